@@ -1,0 +1,3 @@
+//! The bdev ChiMod: block devices on memory, files and raw devices.
+
+mod allocator;

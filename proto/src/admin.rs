@@ -1,0 +1,133 @@
+//! The admin module's contract: pools and the runtime itself.
+//!
+//! An admin task carries a buffer of [`ADMIN_BUFFER_BYTES`](crate::limits::ADMIN_BUFFER_BYTES).
+//! Its request stands there encoded ([`crate::codec`]), `arguments[0]` bytes long. The reply
+//! comes back in the same buffer, `values[0]` bytes long: the method's reply type where the
+//! status is ok, else a text (UTF-8) that says what happened, to what, and what to do. Only
+//! [`Method::Ping`] has neither.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::PoolId;
+
+/// What the admin module does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Method {
+    /// Nothing: completes at once, on the worker. Shows that the runtime answers.
+    Ping = 0,
+    /// [`GetOrCreatePool`] → [`PoolInfo`].
+    GetOrCreatePool = 1,
+    /// [`DestroyPool`] → `()`, after the pool's tasks in flight have completed.
+    DestroyPool = 2,
+    /// [`ListPools`] → [`PoolList`].
+    ListPools = 3,
+    /// [`FindPool`] → [`PoolInfo`].
+    FindPool = 4,
+    /// [`FlushPools`] → `()`, when what was completed before is on stable storage.
+    FlushPools = 5,
+    /// `()` → `()`: the runtime stops accepting tasks, completes those in flight and ends.
+    StopRuntime = 6,
+    /// `()` → [`RuntimeStatus`].
+    GetStatus = 7,
+}
+
+impl Method {
+    /// The method with this number.
+    #[must_use]
+    pub const fn from_number(number: u16) -> Option<Self> {
+        Some(match number {
+            0 => Self::Ping,
+            1 => Self::GetOrCreatePool,
+            2 => Self::DestroyPool,
+            3 => Self::ListPools,
+            4 => Self::FindPool,
+            5 => Self::FlushPools,
+            6 => Self::StopRuntime,
+            7 => Self::GetStatus,
+            _ => return None,
+        })
+    }
+}
+
+/// Asks for a pool: gives the one that is there, or creates it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GetOrCreatePool {
+    /// The module, a bare word without suffix, for example `chimaera_bdev`.
+    pub module: String,
+    /// The pool's name, unique in the runtime. Its meaning is the module's: a path, for example.
+    pub name: String,
+    /// The pool's id, or [`PoolId::NULL`] to let the host choose (or find it by name).
+    pub id: PoolId,
+    /// The module's creation parameters, encoded as the module defines.
+    pub params: Vec<u8>,
+}
+
+/// Names a pool by id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestroyPool {
+    /// The pool.
+    pub id: PoolId,
+}
+
+/// Asks for the pools whose id is above `after`, in order of id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListPools {
+    /// The last id of the page before, or `None` for the first page.
+    pub after: Option<PoolId>,
+}
+
+/// A page of pools.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolList {
+    /// The pools, in order of id.
+    pub pools: Vec<PoolInfo>,
+    /// Whether there are more after the last of these.
+    pub more: bool,
+}
+
+/// Names a pool by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FindPool {
+    /// The pool's name, exactly.
+    pub name: String,
+}
+
+/// Asks that pools be flushed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlushPools {
+    /// The pool, or `None` for every pool.
+    pub id: Option<PoolId>,
+}
+
+/// What the host knows of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolInfo {
+    /// The pool's id.
+    pub id: PoolId,
+    /// The pool's name.
+    pub name: String,
+    /// The module that it belongs to.
+    pub module: String,
+    /// Whether this very request created it.
+    pub created: bool,
+}
+
+/// What the host knows of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeStatus {
+    /// Version of the runtime.
+    pub version: String,
+    /// Its process id.
+    pub process_id: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Number of workers.
+    pub worker_count: u32,
+    /// Connected sessions, the asking one included.
+    pub session_count: u32,
+    /// Pools, the admin pool not counted.
+    pub pool_count: u32,
+    /// Modules in use, by name.
+    pub modules: Vec<String>,
+}

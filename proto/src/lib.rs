@@ -1,0 +1,28 @@
+//! The contract between the processes and libraries of Chimaera.
+//!
+//! Everything that two sides must agree on stands here once: ids, limits, units, the layout of
+//! tasks and completions, status codes and control messages. Nothing here does I/O, maps memory
+//! or blocks.
+//!
+//! Laws of this crate:
+//! - A value that comes from the other side enters through one parsing function that returns a
+//!   typed, validated value or an error that says what is wrong. Nothing here panics on input.
+//! - A number that both sides use stands in [`limits`], with the inequalities between the
+//!   numbers asserted at compile time.
+
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod bdev;
+pub mod codec;
+pub mod control;
+pub mod ids;
+pub mod limits;
+pub mod query;
+pub mod status;
+pub mod task;
+
+pub use ids::{ContainerId, NodeId, PoolId};
+pub use query::PoolQuery;
+pub use status::{Failure, Status};
+pub use task::{BufferRange, Completion, Descriptor};
