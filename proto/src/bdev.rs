@@ -129,7 +129,11 @@ impl Block {
     /// The block of this type at this offset.
     #[must_use]
     pub const fn new(offset: u64, block_type: BlockType) -> Self {
-        Self { offset, size: block_type.size(), block_type }
+        Self {
+            offset,
+            size: block_type.size(),
+            block_type,
+        }
     }
 
     /// The two words that stand for the block in arguments, values and lists.
@@ -137,7 +141,11 @@ impl Block {
     /// A size that does not fit 32 bits, which no block has, becomes 0 and so a wrong size.
     #[must_use]
     pub const fn to_words(self) -> [u64; 2] {
-        let size = if self.size > u32::MAX as u64 { 0 } else { self.size };
+        let size = if self.size > u32::MAX as u64 {
+            0
+        } else {
+            self.size
+        };
         [self.offset, size | (self.block_type as u64) << 32]
     }
 
@@ -264,7 +272,10 @@ impl TransferArguments {
         };
         let offset_in_block = arguments[2];
         match offset_in_block.checked_add(len_bytes as u64) {
-            Some(end) if end <= block.size => Ok(Self { block, offset_in_block }),
+            Some(end) if end <= block.size => Ok(Self {
+                block,
+                offset_in_block,
+            }),
             _ => Err(Status::BeyondBlock),
         }
     }
@@ -405,7 +416,11 @@ mod tests {
             (u64::MAX, BlockType::Mib1, 1 << 44),
         ];
         for (size, block_type, count) in cases {
-            assert_eq!(AllocationPlan::for_size(size), AllocationPlan { block_type, count }, "{size}");
+            assert_eq!(
+                AllocationPlan::for_size(size),
+                AllocationPlan { block_type, count },
+                "{size}"
+            );
         }
         assert_eq!(AllocationPlan::for_size(u64::MAX).total_bytes(), None);
     }
@@ -416,20 +431,33 @@ mod tests {
             let block = Block::new(3 * MEGABYTE, block_type);
             assert_eq!(Block::from_words(block.to_words()), Ok(block));
             assert_eq!(Block::from_bytes(block.to_bytes()), Ok(block));
-            let shifted = Block { offset: block.offset + 2048, ..block };
-            assert_eq!(Block::from_words(shifted.to_words()), Err(Status::WrongSize));
+            let shifted = Block {
+                offset: block.offset + 2048,
+                ..block
+            };
+            assert_eq!(
+                Block::from_words(shifted.to_words()),
+                Err(Status::WrongSize)
+            );
             for size in [0, 1, 4095, u64::MAX, block.size + (1 << 32)] {
                 let wrong = Block { size, ..block };
                 assert_eq!(Block::from_words(wrong.to_words()), Err(Status::WrongSize));
             }
         }
-        assert_eq!(Block::from_words([0, 4096 | 4 << 32]), Err(Status::WrongSize));
+        assert_eq!(
+            Block::from_words([0, 4096 | 4 << 32]),
+            Err(Status::WrongSize)
+        );
     }
 
     #[test]
     fn a_transfer_must_end_within_its_block() {
         let arguments = |offset_in_block| {
-            TransferArguments { block: Block::new(0, BlockType::Kib4), offset_in_block }.to_arguments()
+            TransferArguments {
+                block: Block::new(0, BlockType::Kib4),
+                offset_in_block,
+            }
+            .to_arguments()
         };
         assert!(TransferArguments::parse(arguments(0), 4096).is_ok());
         assert!(TransferArguments::parse(arguments(4096), 0).is_ok());
@@ -465,7 +493,11 @@ mod tests {
             },
         };
         let bytes = codec::encode(&stats).expect("encodes");
-        assert!(bytes.len() <= STATS_BUFFER_BYTES as usize, "{}", bytes.len());
+        assert!(
+            bytes.len() <= STATS_BUFFER_BYTES as usize,
+            "{}",
+            bytes.len()
+        );
         assert_eq!(codec::decode::<Stats>(&bytes).expect("decodes"), stats);
     }
 }

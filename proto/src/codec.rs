@@ -40,7 +40,10 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
     let bytes = bincode::serde::encode_to_vec(message, FORMAT)
         .map_err(|error| CodecError::Encode(error.to_string()))?;
     if bytes.len() > LIMIT_BYTES {
-        return Err(CodecError::Encode(format!("{} bytes, at most {LIMIT_BYTES}", bytes.len())));
+        return Err(CodecError::Encode(format!(
+            "{} bytes, at most {LIMIT_BYTES}",
+            bytes.len()
+        )));
     }
     Ok(bytes)
 }
@@ -76,7 +79,10 @@ mod tests {
         let mut bytes = encode(&(1u32, "name".to_owned())).expect("encodes");
         assert!(decode::<(u32, String)>(&bytes).is_ok());
         bytes.push(0);
-        assert!(matches!(decode::<(u32, String)>(&bytes), Err(CodecError::Trailing(1))));
+        assert!(matches!(
+            decode::<(u32, String)>(&bytes),
+            Err(CodecError::Trailing(1))
+        ));
         assert!(decode::<(u32, String)>(&bytes[..2]).is_err());
     }
 }

@@ -123,10 +123,11 @@ pub fn decode<T: serde::de::DeserializeOwned>(packet: &[u8]) -> Result<T, Contro
     if packet.len() > MAX_CONTROL_MESSAGE_BYTES {
         return Err(ControlError::TooLong(packet.len()));
     }
-    let (preamble, body) = packet.split_at_checked(PREAMBLE_BYTES).ok_or(ControlError::NotOurs)?;
-    let word = |index: usize| {
-        u32::from_le_bytes(std::array::from_fn(|byte| preamble[index * 4 + byte]))
-    };
+    let (preamble, body) = packet
+        .split_at_checked(PREAMBLE_BYTES)
+        .ok_or(ControlError::NotOurs)?;
+    let word =
+        |index: usize| u32::from_le_bytes(std::array::from_fn(|byte| preamble[index * 4 + byte]));
     let (magic, protocol, layout) = (word(0), word(1), word(2));
     if magic != MAGIC {
         return Err(ControlError::NotOurs);
@@ -143,7 +144,9 @@ mod tests {
 
     #[test]
     fn messages_read_as_they_are_written() {
-        let request = Request::Hello { client_name: "test".to_owned() };
+        let request = Request::Hello {
+            client_name: "test".to_owned(),
+        };
         let packet = encode(&request).expect("encodes");
         assert_eq!(decode::<Request>(&packet).expect("decodes"), request);
     }
@@ -152,15 +155,26 @@ mod tests {
     fn strangers_and_other_versions_are_told_apart() {
         let packet = encode_versions(&Reply::LaneOpened, 7, 9).expect("encodes");
         let error = decode::<Reply>(&packet).expect_err("another version");
-        assert!(matches!(error, ControlError::Version { protocol: 7, layout: 9 }));
+        assert!(matches!(
+            error,
+            ControlError::Version {
+                protocol: 7,
+                layout: 9
+            }
+        ));
         assert!(error.to_string().contains("protocol version 7"));
-        assert!(matches!(decode::<Reply>(b"GET / HTTP/1.1\r\n"), Err(ControlError::NotOurs)));
+        assert!(matches!(
+            decode::<Reply>(b"GET / HTTP/1.1\r\n"),
+            Err(ControlError::NotOurs)
+        ));
         assert!(matches!(decode::<Reply>(b""), Err(ControlError::NotOurs)));
     }
 
     #[test]
     fn a_message_that_would_not_fit_is_refused_by_its_sender() {
-        let request = Request::Hello { client_name: "x".repeat(MAX_CONTROL_MESSAGE_BYTES) };
+        let request = Request::Hello {
+            client_name: "x".repeat(MAX_CONTROL_MESSAGE_BYTES),
+        };
         assert!(matches!(encode(&request), Err(ControlError::TooLong(_))));
     }
 }

@@ -88,7 +88,12 @@ mod tests {
 
     #[test]
     fn pool_ids_read_as_they_are_written() {
-        for id in [PoolId::NULL, PoolId::ADMIN, PoolId::new(8000, 7), PoolId::new(u32::MAX, u32::MAX)] {
+        for id in [
+            PoolId::NULL,
+            PoolId::ADMIN,
+            PoolId::new(8000, 7),
+            PoolId::new(u32::MAX, u32::MAX),
+        ] {
             assert_eq!(id.to_string().parse(), Ok(id));
             assert_eq!(PoolId::from_word(id.to_word()), id);
         }
@@ -96,9 +101,21 @@ mod tests {
 
     #[test]
     fn what_is_not_a_pool_id_is_refused_with_its_text() {
-        for text in ["", "8000", "8000.", ".0", "8000.0.0", "-1.0", "4294967296.0", "a.b"] {
+        for text in [
+            "",
+            "8000",
+            "8000.",
+            ".0",
+            "8000.0.0",
+            "-1.0",
+            "4294967296.0",
+            "a.b",
+        ] {
             let error = text.parse::<PoolId>().expect_err(text);
-            assert!(error.to_string().contains(&format!("\"{text}\"")), "{error}");
+            assert!(
+                error.to_string().contains(&format!("\"{text}\"")),
+                "{error}"
+            );
         }
     }
 }

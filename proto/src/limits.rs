@@ -58,12 +58,24 @@ pub const MAX_CREATE_PARAMS_BYTES: usize = 16 * 1024;
 pub const MAX_ERROR_TEXT_BYTES: usize = 8 * 1024;
 
 const _: () = {
-    assert!(LANE_DEPTH == u64::BITS as usize, "bitmaps of records are single words");
+    assert!(
+        LANE_DEPTH == u64::BITS as usize,
+        "bitmaps of records are single words"
+    );
     assert!(LANES_OFFSET_BYTES + MAX_LANES * LANE_STRIDE_BYTES <= DATA_OFFSET_BYTES);
-    assert!((DATA_OFFSET_BYTES as u64) < MIN_SEGMENT_BYTES, "a first segment holds buffers too");
-    assert!(DATA_OFFSET_BYTES.is_multiple_of(4096), "buffers can be page-aligned");
+    assert!(
+        (DATA_OFFSET_BYTES as u64) < MIN_SEGMENT_BYTES,
+        "a first segment holds buffers too"
+    );
+    assert!(
+        DATA_OFFSET_BYTES.is_multiple_of(4096),
+        "buffers can be page-aligned"
+    );
     assert!(MIN_SEGMENT_BYTES.is_multiple_of(SEGMENT_GRANULE_BYTES));
-    assert!(MAX_SEGMENTS < crate::task::NO_SEGMENT as usize, "a segment index fits its byte");
+    assert!(
+        MAX_SEGMENTS < crate::task::NO_SEGMENT as usize,
+        "a segment index fits its byte"
+    );
     assert!(
         MAX_POOL_NAME_BYTES + MAX_MODULE_NAME_BYTES + MAX_CREATE_PARAMS_BYTES + 256
             < ADMIN_BUFFER_BYTES as usize,

@@ -52,7 +52,10 @@ impl PoolQuery {
             0 => Self::Local,
             1 => Self::DirectId(ContainerId(a)),
             2 => Self::DirectHash(a),
-            3 => Self::Range { offset: a, count: b },
+            3 => Self::Range {
+                offset: a,
+                count: b,
+            },
             4 => Self::Broadcast,
             5 => Self::Physical(NodeId(a)),
             6 => Self::Dynamic,

@@ -138,8 +138,15 @@ impl Failure {
     /// `EIO` (5), so that a failure never reads as a success.
     #[must_use]
     pub const fn io(errno: i32) -> Self {
-        let errno = if errno > 0 && errno <= u16::MAX as i32 { errno as u16 } else { 5 };
-        Self { status: Status::IoError, errno }
+        let errno = if errno > 0 && errno <= u16::MAX as i32 {
+            errno as u16
+        } else {
+            5
+        };
+        Self {
+            status: Status::IoError,
+            errno,
+        }
     }
 
     /// The word that stands for it in a completion record: code, then errno.
@@ -160,7 +167,12 @@ impl fmt::Display for Failure {
         match self.errno {
             0 => write!(f, "{}", self.status),
             errno => {
-                write!(f, "{}: {}", self.status, std::io::Error::from_raw_os_error(i32::from(errno)))
+                write!(
+                    f,
+                    "{}: {}",
+                    self.status,
+                    std::io::Error::from_raw_os_error(i32::from(errno))
+                )
             }
         }
     }
@@ -174,7 +186,10 @@ impl fmt::Display for Failure {
 pub const fn result_from_word(word: u32) -> Result<(), Failure> {
     match Status::from_code(word as u16) {
         Some(Status::Ok) => Ok(()),
-        Some(status) => Err(Failure { status, errno: (word >> 16) as u16 }),
+        Some(status) => Err(Failure {
+            status,
+            errno: (word >> 16) as u16,
+        }),
         None => Err(Failure::new(Status::ProtocolViolation)),
     }
 }
@@ -197,12 +212,19 @@ mod tests {
 
     #[test]
     fn an_unknown_code_is_never_a_success() {
-        assert_eq!(result_from_word(0xffff), Err(Failure::new(Status::ProtocolViolation)));
+        assert_eq!(
+            result_from_word(0xffff),
+            Err(Failure::new(Status::ProtocolViolation))
+        );
     }
 
     #[test]
     fn an_io_failure_names_its_errno() {
-        assert!(Failure::io(28).to_string().contains("No space left on device"));
+        assert!(
+            Failure::io(28)
+                .to_string()
+                .contains("No space left on device")
+        );
         assert_eq!(Failure::io(-1).errno, 5);
     }
 }

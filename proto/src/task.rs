@@ -154,13 +154,19 @@ impl Completion {
     pub fn success(first_values: &[u64]) -> Self {
         let mut values = [0; VALUE_COUNT];
         values[..first_values.len()].copy_from_slice(first_values);
-        Self { status_word: 0, values }
+        Self {
+            status_word: 0,
+            values,
+        }
     }
 
     /// A failure.
     #[must_use]
     pub fn failure(failure: impl Into<Failure>) -> Self {
-        Self { status_word: failure.into().to_word(), values: [0; VALUE_COUNT] }
+        Self {
+            status_word: failure.into().to_word(),
+            values: [0; VALUE_COUNT],
+        }
     }
 
     /// The values of a success.
@@ -184,9 +190,16 @@ mod tests {
         Descriptor {
             method: 0xabcd,
             pool: PoolId::new(8000, 3),
-            query: PoolQuery::Range { offset: 7, count: u32::MAX },
+            query: PoolQuery::Range {
+                offset: 7,
+                count: u32::MAX,
+            },
             record: 63,
-            buffer: Some(BufferRange { segment: 5, offset_bytes: u64::MAX, len_bytes: u32::MAX }),
+            buffer: Some(BufferRange {
+                segment: 5,
+                offset_bytes: u64::MAX,
+                len_bytes: u32::MAX,
+            }),
             arguments: [1, u64::MAX, 3],
         }
     }
@@ -197,14 +210,21 @@ mod tests {
             PoolQuery::Local,
             PoolQuery::DirectId(ContainerId(9)),
             PoolQuery::DirectHash(77),
-            PoolQuery::Range { offset: 1, count: 2 },
+            PoolQuery::Range {
+                offset: 1,
+                count: 2,
+            },
             PoolQuery::Broadcast,
             PoolQuery::Physical(NodeId(4)),
             PoolQuery::Dynamic,
         ];
         for query in queries {
             for buffer in [None, sample().buffer] {
-                let task = Descriptor { query, buffer, ..sample() };
+                let task = Descriptor {
+                    query,
+                    buffer,
+                    ..sample()
+                };
                 let words = task.to_words(0xdead_beef);
                 assert_eq!(words[0] as u32, 0xdead_beef);
                 assert_eq!(Descriptor::parse(&words), Ok(task));
@@ -221,7 +241,10 @@ mod tests {
         words[0] |= 0xff << 48;
         assert_eq!(
             Descriptor::parse(&words),
-            Err(DescriptorError::Query { record: 63, error: UnknownQueryMode(0xff) })
+            Err(DescriptorError::Query {
+                record: 63,
+                error: UnknownQueryMode(0xff)
+            })
         );
     }
 }

@@ -1,0 +1,286 @@
+//! What crosses between host and plugin: `repr(C)` data and function pointers.
+//!
+//! Calls into a container, and what the host promises about them:
+//!
+//! | entry | thread | may block | who completes |
+//! |---|---|---|---|
+//! | `create`, `check_params`, `flush`, `destroy` | control side | yes | – |
+//! | `submit`, `poll`, `wake_fd` | the worker whose index it passes | no | the plugin, once per task |
+//!
+//! - On one worker, one call at a time: a plugin is never re-entered there. On different workers,
+//!   and against the control side, calls run at the same time.
+//! - `destroy` comes last, after every task has completed and no other call is running.
+//! - Every entry must be there; a container that has nothing to do in one returns at once.
+//! - A task's buffer stays mapped until the task completes, even if its client dies.
+
+use std::ffi::c_void;
+
+use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
+
+/// Version of everything in this module. A host takes only plugins with its own.
+pub const ABI_VERSION: u32 = 1;
+
+/// First word of a module's table: "CHIMODv\0".
+pub const MODULE_MAGIC: u64 = u64::from_le_bytes(*b"CHIMODv\0");
+
+/// First word of a host's table: "CHIHOSTv".
+pub const HOST_MAGIC: u64 = u64::from_le_bytes(*b"CHIHOSTv");
+
+/// Prefix of the symbol under which a library exports its module's table; its name follows.
+pub const SYMBOL_PREFIX: &str = "CHIMAERA_CHIMOD_";
+
+/// The first bytes of a table. They have the same layout in every version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Header {
+    /// [`MODULE_MAGIC`] or [`HOST_MAGIC`].
+    pub magic: u64,
+    /// [`ABI_VERSION`] of the side that made the table.
+    pub abi_version: u32,
+    /// Bytes of the whole table.
+    pub size: u32,
+}
+
+/// Why a module's table cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IncompatibleTable {
+    /// The symbol is there, and is something else.
+    #[error("its module table does not start as one (first word {0:#018x})")]
+    Magic(u64),
+    /// Built with another version of the SDK.
+    #[error(
+        "it was built for plugin ABI version {0}, this host has version {ABI_VERSION}: rebuild it \
+         with the SDK of this host's release"
+    )]
+    Version(u32),
+    /// Same version, other size: somebody changed the SDK without changing its version.
+    #[error("its module table has {found} bytes where version {ABI_VERSION} has {expected}")]
+    Size {
+        /// Bytes that the table claims.
+        found: u32,
+        /// Bytes of this version's table.
+        expected: u32,
+    },
+}
+
+impl Header {
+    /// The header of a table of type `T`.
+    #[must_use]
+    pub const fn of<T>(magic: u64) -> Self {
+        Self {
+            magic,
+            abi_version: ABI_VERSION,
+            size: size_of::<T>() as u32,
+        }
+    }
+
+    /// Whether the table behind this header is a `T` of this version.
+    ///
+    /// # Errors
+    /// See [`IncompatibleTable`].
+    pub const fn check<T>(&self, magic: u64) -> Result<(), IncompatibleTable> {
+        if self.magic != magic {
+            return Err(IncompatibleTable::Magic(self.magic));
+        }
+        if self.abi_version != ABI_VERSION {
+            return Err(IncompatibleTable::Version(self.abi_version));
+        }
+        let expected = size_of::<T>() as u32;
+        if self.size != expected {
+            return Err(IncompatibleTable::Size {
+                found: self.size,
+                expected,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that the receiver only reads, during the call.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Bytes {
+    /// First byte.
+    pub data: *const u8,
+    /// How many.
+    pub len: usize,
+}
+
+impl Bytes {
+    /// Lends a slice for the time of a call.
+    #[must_use]
+    pub const fn new(bytes: &[u8]) -> Self {
+        Self {
+            data: bytes.as_ptr(),
+            len: bytes.len(),
+        }
+    }
+
+    /// The lent bytes.
+    ///
+    /// # Safety
+    /// The lender's slice must outlive `'a`.
+    #[must_use]
+    pub const unsafe fn as_slice<'a>(self) -> &'a [u8] {
+        // SAFETY: `new` took data and length from one slice, which outlives 'a by contract.
+        unsafe { std::slice::from_raw_parts(self.data, self.len) }
+    }
+}
+
+/// Where a control-side call puts the text of its error: it calls `write` at most once.
+#[repr(C)]
+pub struct TextSink {
+    /// Passed back to `write`.
+    pub context: *mut c_void,
+    /// Takes a copy of the text (UTF-8).
+    pub write: unsafe extern "C" fn(context: *mut c_void, text: Bytes),
+}
+
+/// A task, as the host hands it to a container.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct RawTask {
+    /// Names the task at its completion. Its meaning is the host's.
+    pub token: [u64; 2],
+    /// Arguments, by method.
+    pub arguments: [u64; ARGUMENT_COUNT],
+    /// First byte of the buffer, null without one. The client may write there at any time.
+    pub buffer: *mut u8,
+    /// Bytes of the buffer.
+    pub buffer_len: u32,
+    /// What to do.
+    pub method: u16,
+    /// Zero.
+    pub reserved: u16,
+    /// The pool's id.
+    pub pool_major: u32,
+    /// The pool's id.
+    pub pool_minor: u32,
+    /// The container that the query resolved to.
+    pub container: u32,
+    /// Zero.
+    pub reserved2: u32,
+}
+
+/// What a container did in a call, and whether it wants another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Activity(pub u32);
+
+impl Activity {
+    /// Nothing left to do on this worker: `poll` need not be called.
+    pub const IDLE: Self = Self(0);
+    /// Work is under way on this worker: call `poll` on every pass until it is gone. While it
+    /// is, the worker may sleep only if there is a `wake_fd`, which tells it about progress.
+    pub const PENDING: Self = Self(1);
+    /// This call moved something forward: the worker should not think of sleeping yet.
+    pub const PROGRESS: Self = Self(2);
+
+    /// Whether every bit of `other` is set.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl std::ops::BitOr for Activity {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// What `create` gets.
+#[repr(C)]
+pub struct CreateArguments {
+    /// The host. It outlives the container.
+    pub host: *const HostVTable,
+    /// The pool's name (UTF-8).
+    pub name: Bytes,
+    /// The module's own creation parameters.
+    pub params: Bytes,
+    /// The pool's id.
+    pub pool_major: u32,
+    /// The pool's id.
+    pub pool_minor: u32,
+    /// Workers have indexes below this.
+    pub worker_count: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A module's table: exported under [`SYMBOL_PREFIX`] and the module's name.
+///
+/// Functions that return `u32` return a status word ([`chimaera_proto::status`]), 0 for success;
+/// with anything else they have written a text to the sink.
+#[repr(C)]
+pub struct ModuleVTable {
+    /// Checked before anything else is read.
+    pub header: Header,
+    /// The module's name, without suffix (UTF-8).
+    pub name: Bytes,
+    /// The module's own version (UTF-8).
+    pub version: Bytes,
+    /// Makes a container and stores it in `container`.
+    pub create: unsafe extern "C" fn(
+        arguments: *const CreateArguments,
+        container: *mut *mut c_void,
+        error: *const TextSink,
+    ) -> u32,
+    /// Whether creating the pool with these parameters would give this very container. The
+    /// error's text says what differs.
+    pub check_params: unsafe extern "C" fn(
+        container: *const c_void,
+        params: Bytes,
+        error: *const TextSink,
+    ) -> u32,
+    /// Takes a task. Returns [`Activity`].
+    pub submit:
+        unsafe extern "C" fn(container: *const c_void, worker: u32, task: *const RawTask) -> u32,
+    /// Submits and reaps what is under way on this worker. Returns [`Activity`].
+    pub poll: unsafe extern "C" fn(container: *const c_void, worker: u32) -> u32,
+    /// A file that becomes readable when there is progress to be made on this worker, or -1. The
+    /// host watches it edge-triggered and never reads it; the plugin closes it in `destroy`.
+    pub wake_fd: unsafe extern "C" fn(container: *const c_void, worker: u32) -> i32,
+    /// Makes everything that completed before durable.
+    pub flush: unsafe extern "C" fn(container: *const c_void, error: *const TextSink) -> u32,
+    /// Ends the container.
+    pub destroy: unsafe extern "C" fn(container: *mut c_void),
+}
+
+// SAFETY: the table is immutable, and what it points to (name, version, functions) is static.
+unsafe impl Sync for ModuleVTable {}
+// SAFETY: as above.
+unsafe impl Send for ModuleVTable {}
+
+/// The host's table, as a container gets it. It outlives the container.
+#[repr(C)]
+pub struct HostVTable {
+    /// Checked before anything else is read.
+    pub header: Header,
+    /// Passed back to every function.
+    pub context: *const c_void,
+    /// Completes a task, from any thread: the task whose token this is, with a status word and
+    /// the first `value_count` (at most [`VALUE_COUNT`]) values. The token is used up.
+    pub complete: unsafe extern "C" fn(
+        context: *const c_void,
+        token: *const [u64; 2],
+        status_word: u32,
+        values: *const u64,
+        value_count: u32,
+    ),
+    /// Writes a line to the host's log, from any thread. Levels: 1 error, 2 warning, 3 info,
+    /// 4 debug.
+    pub log: unsafe extern "C" fn(context: *const c_void, level: u32, text: Bytes),
+}
+
+// SAFETY: the functions may be called from any thread, by the contract above; the rest is data.
+unsafe impl Sync for HostVTable {}
+// SAFETY: as above.
+unsafe impl Send for HostVTable {}
+
+const _: () = {
+    assert!(VALUE_COUNT <= u32::MAX as usize);
+    assert!(size_of::<Header>() == 16);
+};

@@ -1,0 +1,192 @@
+//! The safe side of the contract: what a module's author implements and is given.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::os::fd::BorrowedFd;
+
+use chimaera_proto::{Failure, PoolId, Status};
+
+use crate::abi::{Activity, Bytes, HostVTable};
+use crate::request::Request;
+
+/// A pool's instance of a module on this node.
+pub trait Container: Send + Sync + Sized + 'static {
+    /// Makes the container of a new pool. Runs on the control side and may block.
+    ///
+    /// # Errors
+    /// Whatever prevents it, for the eyes of whoever asked for the pool. Nothing stays behind.
+    fn create(context: CreateContext<'_>) -> Result<Self, ModuleError>;
+
+    /// Whether a creation request with these parameters means this very container.
+    ///
+    /// # Errors
+    /// [`Status::ParameterMismatch`] with a text that says what differs, or whatever makes the
+    /// parameters unusable.
+    fn check_params(&self, params: &[u8]) -> Result<(), ModuleError>;
+
+    /// Takes a task: completes it now, or keeps the request and completes it later, from any
+    /// thread. Runs on a worker and must not block. Returns [`Activity::PENDING`] if `poll` has
+    /// to be called on this worker.
+    fn submit(&self, worker: &mut Worker<'_>, request: Request) -> Activity;
+
+    /// Moves forward what is under way on this worker. Called on every pass of the worker's
+    /// loop from the time `submit` or `poll` returned [`Activity::PENDING`] until `poll` does
+    /// not. Must not block.
+    fn poll(&self, worker: &mut Worker<'_>) -> Activity {
+        let _ = worker;
+        Activity::IDLE
+    }
+
+    /// A file that becomes readable when `poll` has something to do on the worker with this
+    /// index, so that the worker may sleep meanwhile. It must stay the same and open as long as
+    /// the container lives.
+    fn wake_fd(&self, worker_index: usize) -> Option<BorrowedFd<'_>> {
+        let _ = worker_index;
+        None
+    }
+
+    /// Makes everything that completed before this call durable. Runs on the control side and
+    /// may block.
+    ///
+    /// # Errors
+    /// What went wrong; nothing is known to be durable then.
+    fn flush(&self) -> Result<(), ModuleError> {
+        Ok(())
+    }
+}
+
+/// What a new container is given.
+#[derive(Clone, Copy, Debug)]
+pub struct CreateContext<'a> {
+    /// The host, for logging.
+    pub host: Host,
+    /// The pool's id.
+    pub pool: PoolId,
+    /// The pool's name.
+    pub name: &'a str,
+    /// Creation parameters, as the module's client encoded them: not yet validated.
+    pub params: &'a [u8],
+    /// Workers have indexes below this.
+    pub worker_count: usize,
+}
+
+/// Why a module did not do what the control side asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ModuleError {
+    /// Kind of the error.
+    pub failure: Failure,
+    /// What happened, to what, and what to do.
+    pub message: String,
+}
+
+impl ModuleError {
+    /// An error of this kind. The message says what happened, to what, and what to do.
+    #[must_use]
+    pub fn new(status: Status, message: impl Into<String>) -> Self {
+        Self {
+            failure: Failure::new(status),
+            message: message.into(),
+        }
+    }
+
+    /// An error of the operating system. `action` says what was tried with what.
+    #[must_use]
+    pub fn system(action: impl fmt::Display, error: &std::io::Error) -> Self {
+        let errno = error.raw_os_error().unwrap_or(0);
+        let status = Status::from_errno(errno);
+        Self {
+            failure: Failure {
+                status,
+                errno: u16::try_from(errno).unwrap_or(0),
+            },
+            message: format!("{action}: {error}"),
+        }
+    }
+}
+
+/// Severity of a line in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Level {
+    /// Something failed that should not have.
+    Error = 1,
+    /// Something works, but not as its user may expect.
+    Warning = 2,
+    /// Something happened that an operator wants to see.
+    Info = 3,
+    /// Something that only a developer wants to see.
+    Debug = 4,
+}
+
+/// The host of a container: a copyable handle, valid as long as the container is.
+#[derive(Clone, Copy)]
+pub struct Host {
+    table: *const HostVTable,
+}
+
+// SAFETY: the table may be used from any thread; see `HostVTable`.
+unsafe impl Send for Host {}
+// SAFETY: as above.
+unsafe impl Sync for Host {}
+
+impl Host {
+    /// Takes a host's table.
+    ///
+    /// # Safety
+    /// The table must be valid, of this version, and outlive every copy of the handle.
+    #[must_use]
+    pub const unsafe fn from_table(table: *const HostVTable) -> Self {
+        Self { table }
+    }
+
+    pub(crate) fn table(self) -> &'static HostVTable {
+        // SAFETY: `from_table`'s caller promises that the table outlives every handle, and the
+        // reference is only used during calls that a handle makes.
+        unsafe { &*self.table }
+    }
+
+    /// Writes a line to the host's log. Any thread; does not block on slow readers.
+    pub fn log(self, level: Level, text: impl fmt::Display) {
+        let text = text.to_string();
+        let table = self.table();
+        // SAFETY: the host's function takes any text for the time of the call.
+        unsafe { (table.log)(table.context, level as u32, Bytes::new(text.as_bytes())) };
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Host")
+    }
+}
+
+/// Proof that the code runs on a worker of the host, alone with that worker's index.
+///
+/// It is what makes [`PerWorker`](crate::PerWorker) state accessible without a lock.
+#[derive(Debug)]
+pub struct Worker<'a> {
+    index: usize,
+    _not_send: PhantomData<&'a mut *const ()>,
+}
+
+impl Worker<'_> {
+    /// The worker's index, below [`CreateContext::worker_count`].
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Vouches that the current thread is the only one, and the current call the only one, that
+    /// holds a worker of this host with this index.
+    ///
+    /// # Safety
+    /// What is vouched for must be true as long as the value lives.
+    #[must_use]
+    pub unsafe fn assume(index: usize) -> Self {
+        Self {
+            index,
+            _not_send: PhantomData,
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The plugin's side of the table: functions that lead from the ABI to a [`Container`].
+
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use chimaera_proto::limits::MAX_ERROR_TEXT_BYTES;
+use chimaera_proto::{Failure, PoolId, Status};
+
+use crate::abi::{
+    Activity, Bytes, CreateArguments, HOST_MAGIC, Header, HostVTable, MODULE_MAGIC, ModuleVTable,
+    RawTask, TextSink,
+};
+use crate::container::{Container, CreateContext, Host, Level, ModuleError, Worker};
+use crate::request::Request;
+
+/// A container with what its entry points need.
+struct Instance<C> {
+    container: C,
+    host: Host,
+}
+
+/// The table of a module. Used by [`export_chimod!`](crate::export_chimod).
+#[must_use]
+pub const fn vtable_of<C: Container>(name: &'static str, version: &'static str) -> ModuleVTable {
+    ModuleVTable {
+        header: Header::of::<ModuleVTable>(MODULE_MAGIC),
+        name: Bytes::new(name.as_bytes()),
+        version: Bytes::new(version.as_bytes()),
+        create: create::<C>,
+        check_params: check_params::<C>,
+        submit: submit::<C>,
+        poll: poll::<C>,
+        wake_fd: wake_fd::<C>,
+        flush: flush::<C>,
+        destroy: destroy::<C>,
+    }
+}
+
+unsafe extern "C" fn create<C: Container>(
+    arguments: *const CreateArguments,
+    container: *mut *mut c_void,
+    error: *const TextSink,
+) -> u32 {
+    let made = guarded("creating a container", || {
+        // SAFETY: the host passes arguments that are valid during the call.
+        let arguments = unsafe { &*arguments };
+        // SAFETY: every host's table starts with a header, which is all that is read so far.
+        let header = unsafe { (*arguments.host).header };
+        header.check::<HostVTable>(HOST_MAGIC).map_err(|error| {
+            ModuleError::new(
+                Status::ModuleIncompatible,
+                format!("the host's table: {error}"),
+            )
+        })?;
+        // SAFETY: the table was just checked, and outlives the container by the ABI's contract.
+        let host = unsafe { Host::from_table(arguments.host) };
+        // SAFETY: the host lends both for the time of the call.
+        let (name, params) = unsafe { (arguments.name.as_slice(), arguments.params.as_slice()) };
+        let name = std::str::from_utf8(name).map_err(|_| {
+            ModuleError::new(Status::InvalidArgument, "the pool's name is not UTF-8")
+        })?;
+        let context = CreateContext {
+            host,
+            pool: PoolId::new(arguments.pool_major, arguments.pool_minor),
+            name,
+            params,
+            worker_count: arguments.worker_count as usize,
+        };
+        Ok(Instance {
+            container: C::create(context)?,
+            host,
+        })
+    });
+    match made {
+        Ok(instance) => {
+            // SAFETY: the host passes a place for one pointer.
+            unsafe { *container = Box::into_raw(Box::new(instance)).cast() };
+            0
+        }
+        // SAFETY: the host passes a sink that is valid during the call.
+        Err(failed) => unsafe { report(&failed, error) },
+    }
+}
+
+unsafe extern "C" fn check_params<C: Container>(
+    container: *const c_void,
+    params: Bytes,
+    error: *const TextSink,
+) -> u32 {
+    // SAFETY: the host passes what `create` made, lends the parameters for the call, and passes
+    // a valid sink.
+    unsafe {
+        let instance = instance::<C>(container);
+        finish(
+            guarded("comparing parameters", || {
+                instance.container.check_params(params.as_slice())
+            }),
+            error,
+        )
+    }
+}
+
+unsafe extern "C" fn submit<C: Container>(
+    container: *const c_void,
+    worker: u32,
+    task: *const RawTask,
+) -> u32 {
+    // SAFETY: the host passes what `create` made.
+    let instance = unsafe { instance::<C>(container) };
+    // SAFETY: the host passes each task once, and keeps its buffer mapped until it completes.
+    let request = unsafe { Request::from_raw(*task, instance.host) };
+    on_worker(instance, worker, move |container, worker| {
+        container.submit(worker, request)
+    })
+}
+
+unsafe extern "C" fn poll<C: Container>(container: *const c_void, worker: u32) -> u32 {
+    // SAFETY: the host passes what `create` made.
+    let instance = unsafe { instance::<C>(container) };
+    on_worker(instance, worker, C::poll)
+}
+
+/// Runs a call on a worker. A panic there fails the requests that it drops; since others may be
+/// under way, the container is polled on.
+fn on_worker<C>(
+    instance: &Instance<C>,
+    worker: u32,
+    call: impl FnOnce(&C, &mut Worker<'_>) -> Activity,
+) -> u32 {
+    // SAFETY: the host makes one call at a time per worker, from that worker's thread.
+    let mut worker = unsafe { Worker::assume(worker as usize) };
+    match catch_unwind(AssertUnwindSafe(|| call(&instance.container, &mut worker))) {
+        Ok(activity) => activity.0,
+        Err(payload) => {
+            let text = panic_text(&*payload);
+            instance
+                .host
+                .log(Level::Error, format_args!("the module panicked: {text}"));
+            drop_payload(payload);
+            (Activity::PENDING | Activity::PROGRESS).0
+        }
+    }
+}
+
+unsafe extern "C" fn wake_fd<C: Container>(container: *const c_void, worker: u32) -> i32 {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the host passes what `create` made.
+    let container = unsafe { &instance::<C>(container).container };
+    catch_unwind(AssertUnwindSafe(|| {
+        container
+            .wake_fd(worker as usize)
+            .map_or(-1, |file| file.as_raw_fd())
+    }))
+    .unwrap_or_else(|payload| {
+        drop_payload(payload);
+        -1
+    })
+}
+
+unsafe extern "C" fn flush<C: Container>(container: *const c_void, error: *const TextSink) -> u32 {
+    // SAFETY: the host passes what `create` made, and a valid sink.
+    unsafe {
+        let instance = instance::<C>(container);
+        finish(guarded("flushing", || instance.container.flush()), error)
+    }
+}
+
+unsafe extern "C" fn destroy<C: Container>(container: *mut c_void) {
+    let drop_instance = || {
+        // SAFETY: the host passes what `create` made, once, after every other call.
+        drop(unsafe { Box::from_raw(container.cast::<Instance<C>>()) });
+    };
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(drop_instance)) {
+        drop_payload(payload);
+    }
+}
+
+/// # Safety
+/// `container` must come from `create::<C>` and not be destroyed during `'a`.
+unsafe fn instance<'a, C>(container: *const c_void) -> &'a Instance<C> {
+    // SAFETY: by this function's contract.
+    unsafe { &*container.cast::<Instance<C>>() }
+}
+
+/// Runs a control-side call; a panic becomes its error.
+fn guarded<T>(
+    action: &str,
+    call: impl FnOnce() -> Result<T, ModuleError>,
+) -> Result<T, ModuleError> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|payload| {
+        let text = format!(
+            "the module panicked while {action}: {}",
+            panic_text(&*payload)
+        );
+        drop_payload(payload);
+        Err(ModuleError::new(Status::ModulePanicked, text))
+    })
+}
+
+/// # Safety
+/// `error` must point to a valid sink.
+unsafe fn finish(result: Result<(), ModuleError>, error: *const TextSink) -> u32 {
+    match result {
+        Ok(()) => 0,
+        // SAFETY: by this function's contract.
+        Err(failed) => unsafe { report(&failed, error) },
+    }
+}
+
+/// # Safety
+/// `error` must point to a valid sink.
+unsafe fn report(failed: &ModuleError, error: *const TextSink) -> u32 {
+    let text = &failed.message[..failed.message.floor_char_boundary(MAX_ERROR_TEXT_BYTES)];
+    // SAFETY: the sink is valid, and takes any text for the time of the call.
+    unsafe { ((*error).write)((*error).context, Bytes::new(text.as_bytes())) };
+    match failed.failure.to_word() {
+        // A module that reports "ok" as its error has failed all the same.
+        0 => Failure::new(Status::Aborted).to_word(),
+        word => word,
+    }
+}
+
+fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+/// Drops what a panic left. The payload may be any type, so its own drop may panic as well; the
+/// second payload is leaked rather than tried again.
+fn drop_payload(payload: Box<dyn std::any::Any + Send>) {
+    if let Err(second) = catch_unwind(AssertUnwindSafe(move || drop(payload))) {
+        std::mem::forget(second);
+    }
+}

@@ -1,0 +1,234 @@
+//! The host's side of the table: a module and its containers as safe types.
+
+use std::any::Any;
+use std::ffi::c_void;
+use std::fmt;
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use chimaera_proto::status::result_from_word;
+use chimaera_proto::{PoolId, Status};
+
+use crate::abi::{
+    Activity, Bytes, CreateArguments, Header, HostVTable, IncompatibleTable, MODULE_MAGIC,
+    ModuleVTable, RawTask, TextSink,
+};
+use crate::container::ModuleError;
+
+/// A module that can make containers: linked into this program, or loaded from a library.
+#[derive(Clone)]
+pub struct Module {
+    table: &'static ModuleVTable,
+    // The library stays loaded as long as anything of it may be called.
+    _library: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Module {
+    /// A module that is linked into this program.
+    #[must_use]
+    pub fn linked(table: &'static ModuleVTable) -> Self {
+        Self {
+            table,
+            _library: None,
+        }
+    }
+
+    /// A module that a library exports. `library` is kept until the module and all of its
+    /// containers are gone.
+    ///
+    /// # Errors
+    /// The table is not of this version.
+    ///
+    /// # Safety
+    /// `table` points to a module's table of some version, which stays valid as long as
+    /// `library` is kept. Whatever its header says of this version must be true.
+    pub unsafe fn loaded(
+        table: NonNull<c_void>,
+        library: Arc<dyn Any + Send + Sync>,
+    ) -> Result<Self, IncompatibleTable> {
+        // SAFETY: every version's table starts with a header.
+        let header = unsafe { table.cast::<Header>().read() };
+        header.check::<ModuleVTable>(MODULE_MAGIC)?;
+        // SAFETY: the header vouches for version and size; the table is valid as long as the
+        // library is kept, which is as long as this value and its containers live.
+        let table = unsafe { table.cast::<ModuleVTable>().as_ref() };
+        Ok(Self {
+            table,
+            _library: Some(library),
+        })
+    }
+
+    /// The module's name, without suffix.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.text(self.table.name)
+    }
+
+    /// The module's own version.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        self.text(self.table.version)
+    }
+
+    fn text(&self, bytes: Bytes) -> &str {
+        // SAFETY: the table's texts are static data of the library, which `self` keeps loaded.
+        std::str::from_utf8(unsafe { bytes.as_slice() }).unwrap_or("?")
+    }
+
+    /// Makes the container of a new pool. Blocks as long as the module takes.
+    ///
+    /// # Errors
+    /// What the module reported.
+    pub fn create(
+        &self,
+        host: Arc<HostVTable>,
+        pool: PoolId,
+        name: &str,
+        params: &[u8],
+        worker_count: u32,
+    ) -> Result<ContainerHandle, ModuleError> {
+        let arguments = CreateArguments {
+            host: Arc::as_ptr(&host),
+            name: Bytes::new(name.as_bytes()),
+            params: Bytes::new(params),
+            pool_major: pool.major,
+            pool_minor: pool.minor,
+            worker_count,
+            reserved: 0,
+        };
+        let mut container = std::ptr::null_mut();
+        // SAFETY: everything passed is valid during the call, and the host's table is kept by
+        // the handle until the container is destroyed.
+        call(|error| unsafe {
+            (self.table.create)(&raw const arguments, &raw mut container, error)
+        })?;
+        let container = NonNull::new(container).ok_or_else(|| {
+            ModuleError::new(
+                Status::Aborted,
+                "the module reported success without a container",
+            )
+        })?;
+        Ok(ContainerHandle {
+            container,
+            module: self.clone(),
+            _host: host,
+        })
+    }
+}
+
+impl fmt::Debug for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Module")
+            .field("name", &self.name())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A container, as the host holds it. Dropping it destroys the container and may block.
+pub struct ContainerHandle {
+    container: NonNull<c_void>,
+    module: Module,
+    _host: Arc<HostVTable>,
+}
+
+// SAFETY: the ABI lets every entry be called from any thread, within the rules that the unsafe
+// methods below repeat.
+unsafe impl Send for ContainerHandle {}
+// SAFETY: as above.
+unsafe impl Sync for ContainerHandle {}
+
+impl ContainerHandle {
+    /// The module that the container is of.
+    #[must_use]
+    pub fn module(&self) -> &Module {
+        &self.module
+    }
+
+    /// Whether a creation request with these parameters means this container. May block.
+    ///
+    /// # Errors
+    /// What differs, in the module's words.
+    pub fn check_params(&self, params: &[u8]) -> Result<(), ModuleError> {
+        // SAFETY: the container lives as long as the handle; the arguments are valid during the
+        // call.
+        call(|error| unsafe {
+            (self.module.table.check_params)(self.container.as_ptr(), Bytes::new(params), error)
+        })
+    }
+
+    /// Makes everything that completed before durable. May block.
+    ///
+    /// # Errors
+    /// What the module reported.
+    pub fn flush(&self) -> Result<(), ModuleError> {
+        // SAFETY: the container lives as long as the handle.
+        call(|error| unsafe { (self.module.table.flush)(self.container.as_ptr(), error) })
+    }
+
+    /// Hands a task to the container.
+    ///
+    /// # Safety
+    /// The current thread is the worker with this index and inside no other call of a
+    /// container; the task is handed over only once; its buffer stays mapped until it completes;
+    /// and the handle outlives the task.
+    #[must_use]
+    pub unsafe fn submit(&self, worker: u32, task: &RawTask) -> Activity {
+        // SAFETY: by this function's contract.
+        Activity(unsafe { (self.module.table.submit)(self.container.as_ptr(), worker, task) })
+    }
+
+    /// Lets the container move forward what is under way on a worker.
+    ///
+    /// # Safety
+    /// The current thread is the worker with this index and inside no other call of a container.
+    #[must_use]
+    pub unsafe fn poll(&self, worker: u32) -> Activity {
+        // SAFETY: by this function's contract.
+        Activity(unsafe { (self.module.table.poll)(self.container.as_ptr(), worker) })
+    }
+
+    /// The file that tells a sleeping worker that the container can move forward, if there is
+    /// one. It is open as long as the handle lives.
+    #[must_use]
+    pub fn wake_fd(&self, worker: u32) -> Option<RawFd> {
+        // SAFETY: the container lives as long as the handle.
+        let file = unsafe { (self.module.table.wake_fd)(self.container.as_ptr(), worker) };
+        (file >= 0).then_some(file)
+    }
+}
+
+impl Drop for ContainerHandle {
+    fn drop(&mut self) {
+        // SAFETY: the handle is gone after this, and tasks do not outlive it (`submit`).
+        unsafe { (self.module.table.destroy)(self.container.as_ptr()) };
+    }
+}
+
+impl fmt::Debug for ContainerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ContainerHandle")
+            .field("module", &self.module)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes a control-side call with a sink for its error.
+fn call(function: impl FnOnce(*const TextSink) -> u32) -> Result<(), ModuleError> {
+    let mut text = Vec::<u8>::new();
+    let sink = TextSink {
+        context: (&raw mut text).cast(),
+        write: append,
+    };
+    let word = function(&raw const sink);
+    result_from_word(word).map_err(|failure| ModuleError {
+        failure,
+        message: String::from_utf8_lossy(&text).into_owned(),
+    })
+}
+
+unsafe extern "C" fn append(context: *mut c_void, text: Bytes) {
+    // SAFETY: `call` passes its own vector as the context, and the module calls this only during
+    // the call, on one thread, with a text that is valid meanwhile.
+    unsafe { (*context.cast::<Vec<u8>>()).extend_from_slice(text.as_slice()) };
+}

@@ -1,0 +1,183 @@
+//! A task in the hands of a container.
+
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
+
+use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
+use chimaera_proto::{ContainerId, Failure, PoolId, Status};
+
+use crate::abi::RawTask;
+use crate::container::Host;
+
+/// A task that waits to be completed. It completes exactly once: by [`Request::complete`] or
+/// [`Request::fail`], from any thread, or, if it is dropped, as [`Status::Aborted`] (as
+/// [`Status::ModulePanicked`] where a panic drops it).
+#[derive(Debug)]
+#[must_use = "dropping a request fails its task"]
+pub struct Request {
+    task: RawTask,
+    host: Host,
+}
+
+// SAFETY: the buffer that the task points to is shared memory that any thread may access through
+// `SharedBuffer`'s rules; the token and the host may be used from any thread.
+unsafe impl Send for Request {}
+
+impl Request {
+    /// Takes a task over from the host.
+    ///
+    /// # Safety
+    /// `task` comes from the host behind `host`, is taken over only once, and its buffer is null
+    /// or mapped, for reading and writing, until the task completes.
+    pub unsafe fn from_raw(task: RawTask, host: Host) -> Self {
+        Self { task, host }
+    }
+
+    /// What to do.
+    #[must_use]
+    pub fn method(&self) -> u16 {
+        self.task.method
+    }
+
+    /// The pool that the task is for.
+    #[must_use]
+    pub fn pool(&self) -> PoolId {
+        PoolId::new(self.task.pool_major, self.task.pool_minor)
+    }
+
+    /// The container that the task's query resolved to.
+    #[must_use]
+    pub fn container(&self) -> ContainerId {
+        ContainerId(self.task.container)
+    }
+
+    /// The arguments, as the client wrote them: not yet validated.
+    #[must_use]
+    pub fn arguments(&self) -> [u64; ARGUMENT_COUNT] {
+        self.task.arguments
+    }
+
+    /// The buffer, if one goes along: validated to lie in the client's registered memory.
+    #[must_use]
+    pub fn buffer(&self) -> Option<SharedBuffer<'_>> {
+        (!self.task.buffer.is_null()).then_some(SharedBuffer {
+            data: self.task.buffer,
+            len: self.task.buffer_len as usize,
+            _request: PhantomData,
+        })
+    }
+
+    /// Completes the task with the first of its values.
+    ///
+    /// # Panics
+    /// If there are more than [`VALUE_COUNT`] values: a mistake in the module. The task fails.
+    pub fn complete(self, values: &[u64]) {
+        assert!(
+            values.len() <= VALUE_COUNT,
+            "a completion carries at most {VALUE_COUNT} values"
+        );
+        self.finish(0, values);
+    }
+
+    /// Completes the task as failed.
+    pub fn fail(self, failure: impl Into<Failure>) {
+        self.finish(failure.into().to_word(), &[]);
+    }
+
+    fn finish(self, status_word: u32, values: &[u64]) {
+        ManuallyDrop::new(self).send(status_word, values);
+    }
+
+    /// Must be called once, at the end of the request's life.
+    fn send(&mut self, status_word: u32, values: &[u64]) {
+        let host = self.host.table();
+        // SAFETY: the token is the task's own and used once: `finish` takes the request and
+        // keeps it from being dropped, `drop` runs at most once.
+        unsafe {
+            (host.complete)(
+                host.context,
+                &raw const self.task.token,
+                status_word,
+                values.as_ptr(),
+                values.len() as u32,
+            );
+        }
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        let status = if std::thread::panicking() {
+            Status::ModulePanicked
+        } else {
+            Status::Aborted
+        };
+        self.send(Failure::new(status).to_word(), &[]);
+    }
+}
+
+/// A task's buffer in the client's memory.
+///
+/// The client may change it at any time, so it is only ever copied from and to, once, and what
+/// was copied is what counts. No reference to its bytes is formed.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedBuffer<'request> {
+    data: *mut u8,
+    len: usize,
+    _request: PhantomData<&'request Request>,
+}
+
+impl SharedBuffer<'_> {
+    /// Bytes of the buffer. Never 0 for a buffer that a client allocated.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the buffer has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// First byte, for devices and bulk copies. Valid for `len` bytes until the request
+    /// completes; the client may write there meanwhile.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.data
+    }
+
+    /// Copies out of the buffer, from `offset` on.
+    ///
+    /// # Panics
+    /// If the range does not lie within the buffer: check it against [`Self::len`].
+    pub fn copy_to(&self, offset: usize, target: &mut [u8]) {
+        self.check(offset, target.len());
+        // SAFETY: the range lies within the buffer, which is mapped until the request completes
+        // (`Request::from_raw`), and private memory does not overlap it. The client may write at
+        // the same time; the bytes are plain data, so any mixture of them is a valid copy.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.data.add(offset), target.as_mut_ptr(), target.len());
+        }
+    }
+
+    /// Copies into the buffer, from `offset` on.
+    ///
+    /// # Panics
+    /// If the range does not lie within the buffer: check it against [`Self::len`].
+    pub fn copy_from(&self, offset: usize, source: &[u8]) {
+        self.check(offset, source.len());
+        // SAFETY: as in `copy_to`, in the other direction.
+        unsafe {
+            std::ptr::copy_nonoverlapping(source.as_ptr(), self.data.add(offset), source.len());
+        }
+    }
+
+    fn check(&self, offset: usize, len: usize) {
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.len),
+            "{len} bytes at {offset} are not within a buffer of {}",
+            self.len
+        );
+    }
+}
