@@ -1,0 +1,338 @@
+//! A lane: a ring of task entries, the records in which tasks complete, and the words through
+//! which either side learns that the other sleeps.
+//!
+//! One client thread at a time publishes, one worker takes; records may complete in any order.
+//! Cursors are private to each side: entry `s % DEPTH` is published when it carries the sequence
+//! `s`, which the worker expects next. A client has at most `DEPTH` tasks in flight, so an entry
+//! is free when its turn comes again: of the `DEPTH` tasks since it was last used at least one has
+//! completed, tasks are taken in order, so its own was taken before.
+//!
+//! A record is complete when its flag is the sequence of the task it was given to. So nothing
+//! has to be reset before it is used again, and a sleeper never mistakes one task for another.
+
+use std::fmt;
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chimaera_proto::Completion;
+use chimaera_proto::limits::LANE_DEPTH;
+#[cfg(not(loom))]
+use chimaera_proto::limits::LANE_STRIDE_BYTES;
+use chimaera_proto::task::{DESCRIPTOR_WORDS, VALUE_COUNT};
+
+use crate::futex;
+use crate::segment::Segment;
+use crate::sync::{AtomicU32, AtomicU64, Guard, Ordering};
+
+/// A lane's memory, as it lies in a client's first segment. The model checker uses a smaller
+/// `DEPTH`.
+#[repr(C, align(4096))]
+pub struct LaneMemory<const DEPTH: usize = LANE_DEPTH> {
+    parking: Parking,
+    waiters: Waiters,
+    entries: [Entry; DEPTH],
+    records: [Record; DEPTH],
+}
+
+/// Written by the worker when it parks the lane; cleared by the client that rings.
+#[repr(C, align(128))]
+struct Parking {
+    need_wakeup: AtomicU32,
+}
+
+/// Written by the client when it goes to sleep; bit `n` stands for record `n`.
+#[repr(C, align(128))]
+struct Waiters {
+    /// Somebody sleeps on the record's flag.
+    sleepers: AtomicU64,
+    /// The watcher of the segment's bell wants to know.
+    watched: AtomicU64,
+}
+
+/// A descriptor; the low half of word 0 is its sequence.
+#[repr(C, align(64))]
+struct Entry {
+    words: [AtomicU64; DESCRIPTOR_WORDS],
+}
+
+/// A completion.
+#[repr(C, align(64))]
+struct Record {
+    flag: AtomicU32,
+    status: AtomicU32,
+    values: [AtomicU64; VALUE_COUNT],
+}
+
+#[cfg(not(loom))]
+const _: () = {
+    assert!(size_of::<Entry>() == 64);
+    assert!(size_of::<Record>() == 64);
+    assert!(size_of::<LaneMemory>() == LANE_STRIDE_BYTES);
+};
+
+/// What a worker found at its cursor.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// The next task is not there yet.
+    Nothing,
+    /// The next task: a private copy of its descriptor.
+    Task([u64; DESCRIPTOR_WORDS]),
+    /// A sequence that cannot be there: the client breaks the protocol.
+    Violation {
+        /// The sequence that was found.
+        found: u32,
+    },
+}
+
+/// The client's side.
+impl<const DEPTH: usize> LaneMemory<DEPTH> {
+    /// Publishes a task. `words` carry `sequence`, which is one more than that of the task
+    /// published before; the first is 1. Only one thread publishes at a time, and fewer than
+    /// `DEPTH` tasks are in flight.
+    #[inline]
+    pub fn publish(&self, sequence: u32, words: &[u64; DESCRIPTOR_WORDS]) {
+        debug_assert_eq!(words[0] as u32, sequence);
+        let entry = &self.entries[sequence as usize % DEPTH];
+        for (shared, &word) in entry.words.iter().zip(words).skip(1) {
+            shared.store(word, Ordering::Relaxed);
+        }
+        // Release pairs with the acquire in `take`: who sees the sequence sees the other words.
+        entry.words[0].store(words[0], Guard::Publish.release());
+    }
+
+    /// Whether the worker has parked the lane and must be rung. To be called after publishing;
+    /// says so to one caller only.
+    #[inline]
+    #[must_use]
+    pub fn must_ring(&self) -> bool {
+        // Pairs with the fence in `try_park`. Either our entry is seen there after need_wakeup
+        // was set, and the worker does not park; or need_wakeup is seen here, and we ring.
+        Guard::PublishThenLook.fence();
+        let word = &self.parking.need_wakeup;
+        // A swap only where it is set: the line stays shared on the busy path.
+        word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// Whether the task with this sequence has completed in this record.
+    #[inline]
+    #[must_use]
+    pub fn is_complete(&self, record: usize, sequence: u32) -> bool {
+        // Acquire pairs with the release in `complete`: who sees the flag sees the completion,
+        // and whatever the worker did for the task before.
+        self.records[record].flag.load(Guard::Observe.acquire()) == sequence
+    }
+
+    /// Copies a completion. To be called after [`Self::is_complete`], before the record is given
+    /// to another task.
+    #[inline]
+    #[must_use]
+    pub fn completion(&self, record: usize) -> Completion {
+        let record = &self.records[record];
+        Completion {
+            status_word: record.status.load(Ordering::Relaxed),
+            values: std::array::from_fn(|index| record.values[index].load(Ordering::Relaxed)),
+        }
+    }
+
+    /// Makes sure that a record which was not used for a long time does not carry, by coincidence
+    /// of wrapped numbers, the sequence of the task that it is given to now.
+    pub fn clear_flag(&self, record: usize, sequence: u32) {
+        self.records[record]
+            .flag
+            .store(!sequence, Ordering::Relaxed);
+    }
+
+    /// Sleeps until the task with this sequence has completed in this record, the timeout
+    /// passes, or for no reason at all. Returns whether it has completed.
+    pub fn sleep(&self, record: usize, sequence: u32, timeout: Option<Duration>) -> bool {
+        let bit = 1 << record;
+        self.waiters.sleepers.fetch_or(bit, Ordering::Relaxed);
+        // Pairs with the fence in `look_for_waiters`. Either the worker's completion is seen
+        // below, and we do not sleep; or our bit is seen there, and the worker wakes us: its
+        // completion changes the flag before, so the wake-up cannot slip in between our look and
+        // the kernel's.
+        Guard::AnnounceThenLook.fence();
+        let flag = &self.records[record].flag;
+        let seen = flag.load(Ordering::Relaxed);
+        if seen != sequence {
+            futex::wait(flag, seen, timeout);
+        }
+        self.waiters.sleepers.fetch_and(!bit, Ordering::Relaxed);
+        self.is_complete(record, sequence)
+    }
+
+    /// Asks that the segment's bell be rung when the record completes. Returns whether the task
+    /// has completed already; the bell may not ring then.
+    #[must_use]
+    pub fn watch(&self, record: usize, sequence: u32) -> bool {
+        self.waiters
+            .watched
+            .fetch_or(1 << record, Ordering::Relaxed);
+        // Pairs with the fence in `look_for_waiters`, as in `sleep`.
+        Guard::AnnounceThenLook.fence();
+        self.is_complete(record, sequence)
+    }
+
+    /// Takes back [`Self::watch`].
+    pub fn unwatch(&self, record: usize) {
+        self.waiters
+            .watched
+            .fetch_and(!(1 << record), Ordering::Relaxed);
+    }
+}
+
+/// The worker's side.
+impl<const DEPTH: usize> LaneMemory<DEPTH> {
+    /// Looks for the task with this sequence and copies it. `expected` is one more than the
+    /// sequence taken before, counted from 1 without wrapping; only its low half travels.
+    #[inline]
+    #[must_use]
+    pub fn take(&self, expected: u64) -> Taken {
+        let entry = &self.entries[expected as usize % DEPTH];
+        // Acquire pairs with the release in `publish`.
+        let first = entry.words[0].load(Guard::Take.acquire());
+        let found = first as u32;
+        if found == expected as u32 {
+            let mut words = [first; DESCRIPTOR_WORDS];
+            for (word, shared) in words.iter_mut().zip(&entry.words).skip(1) {
+                *word = shared.load(Ordering::Relaxed);
+            }
+            return Taken::Task(words);
+        }
+        // Otherwise the entry still carries the task of the lap before, or nothing in the first.
+        let before = expected.saturating_sub(DEPTH as u64) as u32;
+        if found == before {
+            Taken::Nothing
+        } else {
+            Taken::Violation { found }
+        }
+    }
+
+    /// Completes the task with this sequence in this record with the first of its values. What
+    /// the other values are is not specified.
+    ///
+    /// # Panics
+    /// If there are more values than a record holds, or no such record: a mistake of the caller.
+    #[inline]
+    pub fn complete(&self, record: usize, sequence: u32, status_word: u32, values: &[u64]) {
+        let record = &self.records[record];
+        record.status.store(status_word, Ordering::Relaxed);
+        for (shared, &value) in record.values[..values.len()].iter().zip(values) {
+            shared.store(value, Ordering::Relaxed);
+        }
+        // Release pairs with the acquire in `is_complete`.
+        record.flag.store(sequence, Guard::Complete.release());
+    }
+
+    /// Orders completions before the look for waiters. One fence serves all lanes of a pass.
+    #[inline]
+    pub fn fence_before_looking() {
+        // Pairs with the fences in `sleep` and `watch`.
+        Guard::CompleteThenLook.fence();
+    }
+
+    /// Which of the records that have `completed` somebody sleeps on, and whether the watcher of
+    /// the segment's bell waits for one. To be called after [`Self::fence_before_looking`], which
+    /// comes after the completions.
+    #[inline]
+    #[must_use]
+    pub fn look_for_waiters(&self, completed: u64) -> (u64, bool) {
+        let sleepers = self.waiters.sleepers.load(Ordering::Relaxed) & completed;
+        let watched = self.waiters.watched.load(Ordering::Relaxed) & completed;
+        (sleepers, watched != 0)
+    }
+
+    /// Wakes whoever sleeps on these records. Never blocks.
+    pub fn wake_sleepers(&self, mut records: u64) {
+        while records != 0 {
+            let record = records.trailing_zeros() as usize;
+            records &= records - 1;
+            futex::wake(&self.records[record].flag);
+        }
+    }
+
+    /// Parks the lane, unless its next task is there already: from now on the client rings.
+    /// Returns whether it is parked.
+    #[must_use]
+    pub fn try_park(&self, expected: u64) -> bool {
+        self.parking.need_wakeup.store(1, Ordering::Relaxed);
+        // Pairs with the fence in `must_ring`.
+        Guard::ParkThenLook.fence();
+        if self.take(expected) == Taken::Nothing {
+            return true;
+        }
+        self.unpark();
+        false
+    }
+
+    /// Takes the lane back into polling: clients need not ring any more.
+    pub fn unpark(&self) {
+        self.parking.need_wakeup.store(0, Ordering::Relaxed);
+    }
+}
+
+impl<const DEPTH: usize> fmt::Debug for LaneMemory<DEPTH> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LaneMemory")
+    }
+}
+
+#[cfg(loom)]
+impl<const DEPTH: usize> LaneMemory<DEPTH> {
+    /// A lane as a new segment has it: all zero.
+    pub(crate) fn zeroed() -> Self {
+        Self {
+            parking: Parking {
+                need_wakeup: AtomicU32::new(0),
+            },
+            waiters: Waiters {
+                sleepers: AtomicU64::new(0),
+                watched: AtomicU64::new(0),
+            },
+            entries: std::array::from_fn(|_| Entry {
+                words: std::array::from_fn(|_| AtomicU64::new(0)),
+            }),
+            records: std::array::from_fn(|_| Record {
+                flag: AtomicU32::new(0),
+                status: AtomicU32::new(0),
+                values: std::array::from_fn(|_| AtomicU64::new(0)),
+            }),
+        }
+    }
+}
+
+/// A lane in a segment, which it keeps mapped.
+#[derive(Clone, Debug)]
+pub struct Lane {
+    memory: NonNull<LaneMemory>,
+    _segment: Arc<Segment>,
+}
+
+// SAFETY: a lane's memory is atomics, and mapped as long as the segment lives.
+unsafe impl Send for Lane {}
+// SAFETY: as above.
+unsafe impl Sync for Lane {}
+
+impl Lane {
+    /// # Safety
+    /// `memory` must lie in `segment`, aligned.
+    pub(crate) unsafe fn new(memory: NonNull<LaneMemory>, segment: Arc<Segment>) -> Self {
+        Self {
+            memory,
+            _segment: segment,
+        }
+    }
+}
+
+impl Deref for Lane {
+    type Target = LaneMemory;
+
+    #[inline(always)]
+    fn deref(&self) -> &LaneMemory {
+        // SAFETY: `new`'s caller vouches for the address; the segment is kept. The memory is
+        // atomics, so a reference stands whatever the other process writes.
+        unsafe { self.memory.as_ref() }
+    }
+}

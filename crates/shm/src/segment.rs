@@ -1,0 +1,295 @@
+//! A segment: a memfd of fixed size that a client made and the host maps too.
+
+use std::ffi::CString;
+use std::fmt;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use chimaera_proto::limits::{
+    LANE_STRIDE_BYTES, LANES_OFFSET_BYTES, MAX_LANES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES,
+    SEGMENT_GRANULE_BYTES,
+};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::unistd::ftruncate;
+
+use crate::futex;
+use crate::lane::{Lane, LaneMemory};
+use crate::sync::{AtomicU32, Ordering};
+
+/// A mapped segment. Its pages appear when they are touched.
+pub struct Segment {
+    address: NonNull<u8>,
+    len: usize,
+    file: OwnedFd,
+}
+
+// SAFETY: the mapping belongs to the value and stays where it is until drop. Its bytes are
+// reached through atomics and raw copies only, which any thread may do.
+unsafe impl Send for Segment {}
+// SAFETY: as above.
+unsafe impl Sync for Segment {}
+
+/// Why a file that the other side sent is not a segment.
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    /// Without these seals its owner could truncate it, and kill whoever touches it.
+    #[error("the segment is not sealed against shrinking and growing")]
+    NotSealed,
+    /// Another kind of memory may fail when it is touched.
+    #[error("the segment is not ordinary shared memory (file system type {0:#x})")]
+    NotMemory(i64),
+    /// Not a size that a segment may have.
+    #[error(
+        "the segment has {0} bytes; from {MIN_SEGMENT_BYTES} to {MAX_SEGMENT_BYTES} in steps of \
+         {SEGMENT_GRANULE_BYTES} are allowed"
+    )]
+    Size(i64),
+    /// The system refused; a write seal does this too.
+    #[error("the segment cannot be mapped: {0}")]
+    Map(#[from] io::Error),
+}
+
+impl Segment {
+    /// Makes a segment of `len_bytes`, sealed against shrinking and growing. The name appears in
+    /// `/proc/PID/maps` and nowhere else.
+    ///
+    /// # Errors
+    /// No memory, no address space, no file descriptors.
+    pub fn create(name: &str, len_bytes: u64) -> io::Result<Self> {
+        let len = i64::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let name = CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let file = memfd_create(name.as_c_str(), flags)?;
+        ftruncate(&file, len)?;
+        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+        Self::map(file, len)
+    }
+
+    /// Checks and maps a segment that the other side made. Seals come first: what is sealed
+    /// cannot change its size between the check and the use.
+    ///
+    /// # Errors
+    /// See [`SegmentError`]. The file is closed then.
+    pub fn receive(file: OwnedFd) -> Result<Self, SegmentError> {
+        let kind = fstatfs(&file).map_err(io::Error::from)?.filesystem_type();
+        if kind != TMPFS_MAGIC {
+            return Err(SegmentError::NotMemory(kind.0));
+        }
+        let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map_err(|_| SegmentError::NotSealed)?;
+        let seals = SealFlag::from_bits_retain(seals);
+        if !seals.contains(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW) {
+            return Err(SegmentError::NotSealed);
+        }
+        let len = nix::sys::stat::fstat(&file)
+            .map_err(io::Error::from)?
+            .st_size;
+        let valid = u64::try_from(len).is_ok_and(|len| {
+            (MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&len)
+                && len.is_multiple_of(SEGMENT_GRANULE_BYTES)
+        });
+        if !valid {
+            return Err(SegmentError::Size(len));
+        }
+        Ok(Self::map(file, len)?)
+    }
+
+    fn map(file: OwnedFd, len: i64) -> io::Result<Self> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let size = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address that the kernel chooses aliases nothing.
+        let address = unsafe { mmap(None, size, protection, flags, &file, 0) }?;
+        Ok(Self {
+            address: address.cast(),
+            len,
+            file,
+        })
+    }
+
+    /// Bytes of the segment.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    /// Whether the segment has no bytes, which none has.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The first byte of a range, if the range lies in the segment. Valid for `len_bytes` as
+    /// long as the segment lives; the other side may write there at any time.
+    #[must_use]
+    #[inline]
+    pub fn range(&self, offset_bytes: u64, len_bytes: u64) -> Option<NonNull<u8>> {
+        let end = offset_bytes.checked_add(len_bytes)?;
+        // SAFETY: the offset is within the mapping, as the end is.
+        (end <= self.len as u64).then(|| unsafe { self.address.add(offset_bytes as usize) })
+    }
+
+    /// A lane of a client's first segment.
+    ///
+    /// # Panics
+    /// If there is no such lane: indexes from the other side are checked before.
+    #[must_use]
+    pub fn lane(self: &Arc<Self>, index: usize) -> Lane {
+        assert!(index < MAX_LANES, "lane {index} of {MAX_LANES}");
+        let offset = LANES_OFFSET_BYTES + index * LANE_STRIDE_BYTES;
+        let memory = self
+            .range(offset as u64, size_of::<LaneMemory>() as u64)
+            .expect("every segment is large enough for its lanes");
+        // SAFETY: the range is mapped as long as the segment lives, aligned (mappings are page-
+        // aligned and so is the offset), and a lane's memory is atomics, valid with any bytes.
+        unsafe { Lane::new(memory.cast(), Arc::clone(self)) }
+    }
+
+    fn bell(&self) -> &AtomicU32 {
+        // SAFETY: the first word of the first page is mapped as long as the segment lives, and
+        // aligned; an atomic is valid with any bytes.
+        unsafe { self.address.cast::<AtomicU32>().as_ref() }
+    }
+
+    /// The number of times that the bell was rung, to be given to [`Segment::wait_for_bell`].
+    #[must_use]
+    pub fn bell_count(&self) -> u32 {
+        // Acquire pairs with the release in `ring_bell`.
+        self.bell().load(Ordering::Acquire)
+    }
+
+    /// Sleeps until the bell is rung once more than `seen`, or for no reason at all.
+    pub fn wait_for_bell(&self, seen: u32) {
+        futex::wait(self.bell(), seen, None);
+    }
+
+    /// Rings the bell of whoever watches many records of this segment at once.
+    pub fn ring_bell(&self) {
+        // Release pairs with the acquire in `bell_count`: who sees the count sees the completions.
+        self.bell().fetch_add(1, Ordering::Release);
+        futex::wake(self.bell());
+    }
+}
+
+impl AsFd for Segment {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own, and nothing borrows it any more. Unmapping
+        // what was mapped does not fail.
+        let _ = unsafe { munmap(self.address.cast(), self.len) };
+    }
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Segment")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    const LEN: u64 = MIN_SEGMENT_BYTES;
+
+    fn memfd(flags: MFdFlags) -> OwnedFd {
+        memfd_create(c"test", MFdFlags::MFD_CLOEXEC | flags).expect("memfd")
+    }
+
+    fn seal(file: &OwnedFd, seals: SealFlag) {
+        fcntl(file, FcntlArg::F_ADD_SEALS(seals)).expect("seal");
+    }
+
+    #[test]
+    fn what_one_side_writes_the_other_reads() {
+        let ours = Segment::create("test", LEN).expect("create");
+        let theirs = Segment::receive(ours.file.try_clone().expect("clone")).expect("receive");
+        let (a, b) = (
+            ours.range(LEN - 8, 8).expect("in"),
+            theirs.range(LEN - 8, 8).expect("in"),
+        );
+        // SAFETY: both ranges are mapped, and nobody else uses them.
+        unsafe {
+            a.cast::<u64>().write(0x0123_4567_89ab_cdef);
+            assert_eq!(b.cast::<u64>().read(), 0x0123_4567_89ab_cdef);
+        }
+    }
+
+    #[test]
+    fn ranges_outside_are_none() {
+        let segment = Segment::create("test", LEN).expect("create");
+        assert!(segment.range(LEN, 0).is_some());
+        for (offset, len) in [
+            (LEN, 1),
+            (LEN + 1, 0),
+            (u64::MAX, 1),
+            (1, u64::MAX),
+            (0, LEN + 1),
+        ] {
+            assert!(segment.range(offset, len).is_none(), "{offset} {len}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_its_owner_can_truncate_is_refused() {
+        let file = memfd(MFdFlags::MFD_ALLOW_SEALING);
+        ftruncate(&file, LEN as i64).expect("truncate");
+        seal(&file, SealFlag::F_SEAL_GROW);
+        assert!(matches!(
+            Segment::receive(file),
+            Err(SegmentError::NotSealed)
+        ));
+    }
+
+    #[test]
+    fn files_that_are_not_memory_are_refused() {
+        let file = std::fs::File::open("/proc/self/exe").expect("open").into();
+        assert!(matches!(
+            Segment::receive(file),
+            Err(SegmentError::NotMemory(_))
+        ));
+        let (reader, _writer) = nix::unistd::pipe().expect("pipe");
+        assert!(matches!(
+            Segment::receive(reader),
+            Err(SegmentError::NotMemory(_))
+        ));
+    }
+
+    #[test]
+    fn sizes_that_no_segment_has_are_refused() {
+        for size in [0, 4096, LEN as i64 + 1, (MAX_SEGMENT_BYTES + 4096) as i64] {
+            let file = memfd(MFdFlags::MFD_ALLOW_SEALING);
+            ftruncate(&file, size).expect("truncate");
+            seal(&file, SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK);
+            assert!(
+                matches!(Segment::receive(file), Err(SegmentError::Size(_))),
+                "{size}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_segment_that_cannot_be_written_is_refused() {
+        let file = memfd(MFdFlags::MFD_ALLOW_SEALING);
+        ftruncate(&file, LEN as i64).expect("truncate");
+        seal(
+            &file,
+            SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_WRITE,
+        );
+        assert!(matches!(Segment::receive(file), Err(SegmentError::Map(_))));
+    }
+}
