@@ -29,9 +29,8 @@ impl Doorbell {
     pub fn from_host(file: OwnedFd) -> Self {
         // SAFETY: whatever file it is, it is owned, open, and only ever written eight bytes to.
         // The host is trusted by its clients.
-        Self {
-            event: unsafe { EventFd::from_owned_fd(file) },
-        }
+        let event = unsafe { EventFd::from_owned_fd(file) };
+        Self { event }
     }
 
     /// Rings. A bell that was rung 2^64 times without effect stays rung.
