@@ -15,6 +15,7 @@
 mod doorbell;
 mod futex;
 mod lane;
+pub mod packet;
 mod segment;
 mod sync;
 
