@@ -1,6 +1,6 @@
 //! Control packets with at most one file beside them, over a `SOCK_SEQPACKET` socket.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use chimaera_proto::limits::MAX_CONTROL_MESSAGE_BYTES;
@@ -47,31 +47,34 @@ pub fn send(socket: impl AsFd, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> io
 /// there is no packet.
 pub fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
     let mut bytes = vec![0; MAX_CONTROL_MESSAGE_BYTES];
-    let mut control = nix::cmsg_space!([RawFd; 1]);
-    let mut slices = [IoSliceMut::new(&mut bytes)];
+    let mut control = ControlArea([0; CONTROL_BYTES]);
+    let mut slice = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: a message header of zeros is valid: everything absent.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut slice;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL_BYTES as _;
     let socket = socket.as_fd().as_raw_fd();
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let (len, flags, file) = loop {
-        match recvmsg::<UnixAddr>(socket, &mut slices, Some(&mut control), flags) {
-            Ok(message) => {
-                let mut file = None;
-                // A truncated control area still carries the files that fitted: take them, so
-                // that they are closed.
-                for part in message.cmsgs()? {
-                    if let ControlMessageOwned::ScmRights(files) = part {
-                        for received in files {
-                            // SAFETY: the kernel has just made this descriptor for us.
-                            file = Some(unsafe { OwnedFd::from_raw_fd(received) });
-                        }
-                    }
+    let len = loop {
+        // SAFETY: the header points to buffers of the lengths it says, which outlive the call.
+        let result = unsafe { libc::recvmsg(socket, &raw mut message, libc::MSG_CMSG_CLOEXEC) };
+        match usize::try_from(result) {
+            Ok(len) => break len,
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
                 }
-                break (message.bytes, message.flags, file);
             }
-            Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(error.into()),
         }
     };
-    if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+    // Taken before anything is refused, so that refused files are closed.
+    let mut files = take_files(&message);
+    if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 || files.len() > 1 {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "a control packet is too long, or carries more than one file",
@@ -81,7 +84,39 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
         return Ok(None);
     }
     bytes.truncate(len);
-    Ok(Some(Packet { bytes, file }))
+    Ok(Some(Packet {
+        bytes,
+        file: files.pop(),
+    }))
+}
+
+/// Room for one file; alignment makes it two.
+const CONTROL_BYTES: usize = 24;
+
+#[repr(align(8))]
+struct ControlArea([u8; CONTROL_BYTES]);
+
+/// The files of a message that `recvmsg` has just filled in. nix's iterator cannot be used: it
+/// gives up on a truncated message, and the files that did fit would stay open for ever.
+fn take_files(message: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut files = Vec::new();
+    // SAFETY: `recvmsg` has set the control area and its length; the macros stay within it. The
+    // descriptors of a rights message are ours from now on, and nobody else takes them.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while !header.is_null() {
+            if (*header).cmsg_level == libc::SOL_SOCKET && (*header).cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(header);
+                let len = (*header).cmsg_len as usize - (data as usize - header as usize);
+                for index in 0..len / size_of::<RawFd>() {
+                    let file = data.cast::<RawFd>().add(index).read_unaligned();
+                    files.push(OwnedFd::from_raw_fd(file));
+                }
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
+    }
+    files
 }
 
 #[cfg(all(test, not(loom)))]
