@@ -81,7 +81,19 @@ impl Request {
 
     /// Completes the task as failed.
     pub fn fail(self, failure: impl Into<Failure>) {
-        self.finish(failure.into().to_word(), &[]);
+        self.fail_with(failure, &[]);
+    }
+
+    /// Completes the task as failed, with values that say more.
+    ///
+    /// # Panics
+    /// As [`Self::complete`].
+    pub fn fail_with(self, failure: impl Into<Failure>, values: &[u64]) {
+        assert!(
+            values.len() <= VALUE_COUNT,
+            "a completion carries at most {VALUE_COUNT} values"
+        );
+        self.finish(failure.into().to_word(), values);
     }
 
     fn finish(self, status_word: u32, values: &[u64]) {

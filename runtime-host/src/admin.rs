@@ -1,0 +1,331 @@
+//! The admin module: pools and the runtime itself, as tasks of pool 1.0.
+//!
+//! Its tasks come in on workers as any other, and are carried out on threads that may block.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use chimaera_chimod::abi::{HostVTable, RawTask};
+use chimaera_chimod::{ModuleError, Request};
+use chimaera_proto::admin::{
+    DestroyPool, FindPool, FlushPools, GetOrCreatePool, ListPools, Method, PoolInfo, PoolList,
+    RuntimeStatus,
+};
+use chimaera_proto::limits::{
+    ADMIN_BUFFER_BYTES, MAX_CREATE_PARAMS_BYTES, MAX_ERROR_TEXT_BYTES, MAX_POOL_NAME_BYTES,
+};
+use chimaera_proto::{PoolId, Status, codec};
+use crossbeam::channel::{Sender, unbounded};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::host::Stopper;
+use crate::jobs::Jobs;
+use crate::modules::Modules;
+use crate::pools::{Claim, Pool, Pools};
+use crate::worker::Command;
+use crate::worker::completions::Router;
+
+/// What the control side of a host shares.
+pub(crate) struct Shared {
+    pub(crate) modules: Modules,
+    pub(crate) pools: Pools,
+    pub(crate) jobs: Jobs,
+    pub(crate) session_count: AtomicU32,
+    pub(crate) stopper: Stopper,
+    pub(crate) started: Instant,
+    /// Points to the router; the field after it.
+    pub(crate) table: Arc<HostVTable>,
+    pub(crate) router: Arc<Router>,
+}
+
+/// The admin module's end on a worker.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    shared: Arc<Shared>,
+}
+
+impl Admin {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Takes a task. Does not block.
+    ///
+    /// # Safety
+    /// As for a container: each task is handed over once, and its buffer stays mapped until it
+    /// completes.
+    pub(crate) unsafe fn submit(&self, task: &RawTask) {
+        // SAFETY: the table lives as long as `shared`, which every holder of the request keeps.
+        let host = unsafe { chimaera_chimod::Host::from_table(Arc::as_ptr(&self.shared.table)) };
+        // SAFETY: by this function's contract.
+        let request = unsafe { Request::from_raw(*task, host) };
+        match Method::from_number(request.method()) {
+            Some(Method::Ping) => request.complete(&[]),
+            Some(method) => {
+                let job = AdminJob {
+                    request,
+                    shared: Arc::clone(&self.shared),
+                };
+                self.shared.jobs.run(move || job.carry_out(method));
+            }
+            None => request.fail(Status::UnknownMethod),
+        }
+    }
+}
+
+/// An admin task on a thread that may block. Fields drop in order: the request first, which
+/// needs the host's table.
+struct AdminJob {
+    request: Request,
+    shared: Arc<Shared>,
+}
+
+impl AdminJob {
+    fn carry_out(self, method: Method) {
+        let shared = &*self.shared;
+        let request = &self.request;
+        let reply = match method {
+            Method::Ping => encode(&()),
+            Method::GetOrCreatePool => answer(request, |asked| shared.get_or_create_pool(&asked)),
+            Method::DestroyPool => {
+                answer(request, |asked: DestroyPool| shared.destroy_pool(asked.id))
+            }
+            Method::ListPools => answer(request, |asked: ListPools| {
+                Ok(shared.list_pools(asked.after))
+            }),
+            Method::FindPool => answer(request, |asked: FindPool| {
+                Ok(shared.pools.find(&asked.name)?.info(false))
+            }),
+            Method::FlushPools => answer(request, |asked: FlushPools| shared.flush_pools(asked.id)),
+            Method::StopRuntime => answer(request, |()| shared.destroy_all_pools()),
+            Method::GetStatus => answer(request, |()| Ok(shared.status())),
+        };
+        let stops = method == Method::StopRuntime;
+        respond(self.request, reply);
+        if stops {
+            // The answer is in its worker's inbox, before anything that stopping sends there.
+            self.shared.stopper.stop();
+        }
+    }
+}
+
+impl Shared {
+    fn get_or_create_pool(&self, asked: &GetOrCreatePool) -> Result<PoolInfo, ModuleError> {
+        check_creation(asked)?;
+        let id = match self.pools.claim(&asked.name, asked.id)? {
+            Claim::Existing(pool) => {
+                let info = pool.info(false);
+                if info.module != asked.module {
+                    return Err(ModuleError::new(
+                        Status::ParameterMismatch,
+                        format!(
+                            "pool {} exists with module {}, asked for {}",
+                            asked.name, info.module, asked.module
+                        ),
+                    ));
+                }
+                pool.container.check_params(&asked.params)?;
+                return Ok(info);
+            }
+            Claim::New(id) => id,
+        };
+        match self.create_pool(id, asked) {
+            Ok(pool) => Ok(pool.info(true)),
+            Err(error) => {
+                self.pools.release(id);
+                Err(error)
+            }
+        }
+    }
+
+    fn create_pool(&self, id: PoolId, asked: &GetOrCreatePool) -> Result<Arc<Pool>, ModuleError> {
+        let module = self.modules.get(&asked.module)?;
+        let worker_count = self.router.inboxes.len() as u32;
+        let table = Arc::clone(&self.table);
+        let container = module.create(table, id, &asked.name, &asked.params, worker_count)?;
+        let pool = Arc::new(Pool {
+            id,
+            name: asked.name.clone(),
+            container,
+        });
+        self.ask_workers(|done| Command::AddPool {
+            pool: Arc::clone(&pool),
+            done,
+        });
+        self.pools.publish(&pool);
+        tracing::info!(pool = %id, name = asked.name, module = asked.module, "pool created");
+        Ok(pool)
+    }
+
+    /// Takes a pool out of use, waits for its tasks in flight, and destroys it.
+    fn destroy_pool(&self, id: PoolId) -> Result<(), ModuleError> {
+        if id == PoolId::ADMIN {
+            return Err(ModuleError::new(
+                Status::PermissionDenied,
+                format!("pool {id} is the admin pool, which cannot be destroyed"),
+            ));
+        }
+        let pool = self.pools.withdraw(id)?;
+        self.ask_workers(|done| Command::RemovePool { id, done });
+        self.pools.wait_for_leases(&pool);
+        let flushed = pool.container.flush();
+        tracing::info!(pool = %id, name = pool.name, "pool destroyed");
+        drop(pool);
+        self.pools.release(id);
+        flushed
+    }
+
+    /// Destroys every pool and refuses new ones.
+    pub(crate) fn destroy_all_pools(&self) -> Result<(), ModuleError> {
+        let mut result = Ok(());
+        for id in self.pools.close() {
+            match self.destroy_pool(id) {
+                Err(error) if error.failure.status == Status::PoolNotFound => {}
+                Err(error) => {
+                    tracing::error!(pool = %id, "destroying the pool: {error}");
+                    result = Err(error);
+                }
+                Ok(()) => {}
+            }
+        }
+        result
+    }
+
+    fn list_pools(&self, after: Option<PoolId>) -> PoolList {
+        let mut left = ADMIN_BUFFER_BYTES as usize / 2;
+        let mut rest = self
+            .pools
+            .list()
+            .into_iter()
+            .skip_while(|pool| after.is_some_and(|after| pool.id <= after))
+            .peekable();
+        let mut pools = Vec::new();
+        while let Some(pool) = rest.next_if(|pool| {
+            let len = pool.name.len() + pool.module.len() + 32;
+            let fits = len <= left;
+            left = left.saturating_sub(len);
+            fits
+        }) {
+            pools.push(pool);
+        }
+        PoolList {
+            pools,
+            more: rest.peek().is_some(),
+        }
+    }
+
+    fn flush_pools(&self, id: Option<PoolId>) -> Result<(), ModuleError> {
+        if let Some(id) = id {
+            return self.pools.get(id)?.container.flush();
+        }
+        for info in self.pools.list() {
+            // A pool that went away meanwhile was flushed on its way.
+            if let Ok(pool) = self.pools.get(info.id) {
+                pool.container.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> RuntimeStatus {
+        RuntimeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            process_id: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            worker_count: self.router.inboxes.len() as u32,
+            session_count: self.session_count.load(Ordering::Relaxed),
+            pool_count: self.pools.list().len() as u32,
+            modules: self.modules.loaded_names(),
+        }
+    }
+
+    /// Sends every worker a command and waits until each has answered.
+    fn ask_workers(&self, command: impl Fn(Sender<()>) -> Command) {
+        let (done, answers) = unbounded();
+        for inbox in &self.router.inboxes {
+            inbox.send(command(done.clone()));
+        }
+        drop(done);
+        // Ends when every worker has answered and dropped its sender.
+        answers.iter().for_each(drop);
+    }
+}
+
+fn check_creation(asked: &GetOrCreatePool) -> Result<(), ModuleError> {
+    let invalid = |text: String| Err(ModuleError::new(Status::InvalidArgument, text));
+    if asked.name.is_empty() || asked.name.len() > MAX_POOL_NAME_BYTES {
+        return invalid(format!(
+            "a pool's name has from 1 to {MAX_POOL_NAME_BYTES} bytes, not {}",
+            asked.name.len()
+        ));
+    }
+    if asked.name.contains('\0') {
+        return invalid("a pool's name contains no zero byte".to_owned());
+    }
+    if asked.id == PoolId::ADMIN {
+        return invalid(format!(
+            "pool id {} is the admin pool's: choose another",
+            asked.id
+        ));
+    }
+    if asked.params.len() > MAX_CREATE_PARAMS_BYTES {
+        return invalid(format!(
+            "creation parameters have at most {MAX_CREATE_PARAMS_BYTES} bytes, not {}",
+            asked.params.len()
+        ));
+    }
+    Ok(())
+}
+
+/// Reads a task's request, acts on it and encodes the reply.
+fn answer<Asked: DeserializeOwned, Reply: Serialize>(
+    request: &Request,
+    act: impl FnOnce(Asked) -> Result<Reply, ModuleError>,
+) -> Result<Vec<u8>, ModuleError> {
+    let invalid = |text: String| ModuleError::new(Status::InvalidArgument, text);
+    let buffer = request
+        .buffer()
+        .ok_or_else(|| invalid("the request has no buffer".to_owned()))?;
+    if buffer.len() < ADMIN_BUFFER_BYTES as usize {
+        return Err(invalid(format!(
+            "an admin task's buffer has {ADMIN_BUFFER_BYTES} bytes"
+        )));
+    }
+    let [len, ..] = request.arguments();
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    if len > ADMIN_BUFFER_BYTES as usize {
+        return Err(invalid(format!(
+            "a request of {len} bytes does not fit its buffer"
+        )));
+    }
+    let mut bytes = vec![0; len];
+    buffer.copy_to(0, &mut bytes);
+    let asked = codec::decode(&bytes).map_err(|error| invalid(error.to_string()))?;
+    encode(&act(asked)?)
+}
+
+fn encode<Reply: Serialize>(reply: &Reply) -> Result<Vec<u8>, ModuleError> {
+    codec::encode(reply).map_err(|error| ModuleError::new(Status::Aborted, error.to_string()))
+}
+
+/// Completes a task with its reply, or with the text of its error.
+fn respond(request: Request, reply: Result<Vec<u8>, ModuleError>) {
+    let write = |bytes: &[u8]| {
+        let buffer = request.buffer()?;
+        (bytes.len() <= buffer.len()).then(|| buffer.copy_from(0, bytes))?;
+        Some(bytes.len() as u64)
+    };
+    match reply {
+        Ok(bytes) => match write(&bytes) {
+            Some(len) => request.complete(&[len]),
+            None => request.fail(Status::InvalidBuffer),
+        },
+        Err(error) => {
+            let text = &error.message[..error.message.floor_char_boundary(MAX_ERROR_TEXT_BYTES)];
+            let len = write(text.as_bytes()).unwrap_or(0);
+            request.fail_with(error.failure, &[len]);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! How a host is set up.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chimaera_chimod::Module;
+
+/// How a host is set up. [`Config::default`] is an embedded host: it listens nowhere, and finds
+/// plugins as a daemon does.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen, or `None` for a host that only its own process uses.
+    pub socket: Option<PathBuf>,
+    /// Number of workers; 0 chooses by the number of processors ([`default_worker_count`]).
+    pub worker_count: usize,
+    /// Processors to pin workers to, in turn. Empty: workers are not pinned.
+    pub pin_to: Vec<usize>,
+    /// How long workers poll before they sleep.
+    pub polling: Polling,
+    /// Folders to look for plugins in, before those of the environment and beside the program.
+    pub plugin_folders: Vec<PathBuf>,
+    /// Modules that are linked into the program. They come before any file.
+    pub modules: Vec<Module>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            socket: None,
+            worker_count: 0,
+            pin_to: Vec::new(),
+            polling: Polling::Balanced,
+            plugin_folders: Vec::new(),
+            modules: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    pub(crate) fn effective_worker_count(&self) -> usize {
+        match self.worker_count {
+            0 => default_worker_count(
+                std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            ),
+            count => count.min(MAX_WORKERS),
+        }
+    }
+}
+
+/// The most workers that a host has: their index fits a task's token.
+pub const MAX_WORKERS: usize = 1024;
+
+/// Workers for so many processors: a quarter of them, at least one and at most 16. The rest is
+/// for the applications, which are why the machine runs.
+#[must_use]
+pub const fn default_worker_count(processors: usize) -> usize {
+    match processors / 4 {
+        0 => 1,
+        count @ 1..=16 => count,
+        _ => 16,
+    }
+}
+
+/// How long a worker polls a lane without traffic before it parks it. A parked lane costs
+/// nothing; the first task after parking costs a wake-up of some microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Polling {
+    /// Polls for 10 ms: for workloads whose pauses are short and must not be felt.
+    Performance,
+    /// Polls for 100 µs: longer than a fast device takes, shorter than anyone's pause.
+    #[default]
+    Balanced,
+    /// Polls for 5 µs: sleeps whenever it can.
+    Powersave,
+}
+
+impl Polling {
+    pub(crate) const fn duration(self) -> Duration {
+        match self {
+            Self::Performance => Duration::from_millis(10),
+            Self::Balanced => Duration::from_micros(100),
+            Self::Powersave => Duration::from_micros(5),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn applications_keep_most_processors() {
+        let counts = [1, 2, 4, 8, 16, 64, 256].map(default_worker_count);
+        assert_eq!(counts, [1, 1, 1, 2, 4, 16, 16]);
+    }
+}

@@ -1,0 +1,421 @@
+//! The control thread: connections, handshakes, lanes, segments, and the end of sessions.
+//!
+//! It never blocks on a client: sockets are non-blocking, and a client that does not read its
+//! replies is dropped. What may take long is the admin module's affair.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use chimaera_proto::Status;
+use chimaera_proto::control::{self, Reply, Request};
+use chimaera_proto::limits::MAX_LANES;
+use chimaera_shm::packet::{self, Packet};
+use chimaera_shm::{Doorbell, Segment};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use crate::admin::Shared;
+use crate::inbox::Inbox;
+use crate::listener::Listener;
+use crate::session::{Peer, Session};
+use crate::worker::Command;
+
+/// What others tell the control thread.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A connection that did not come through the listener.
+    Connect { socket: OwnedFd },
+    /// A worker found a client breaking the protocol.
+    SessionFault { session: u64, reason: String },
+    /// A worker holds nothing of the session any more.
+    SessionReleased { session: u64 },
+    /// End every session, then the thread.
+    Stop,
+}
+
+const LISTENER: u64 = u64::MAX;
+const EVENTS: u64 = u64::MAX - 1;
+
+/// How long to wait before accepting again when the process has no file descriptors left.
+const ACCEPT_PAUSE_MS: u16 = 100;
+
+pub(crate) struct Control {
+    shared: Arc<Shared>,
+    events: Arc<Inbox<Event>>,
+    epoll: Epoll,
+    listener: Option<Listener>,
+    accepting: bool,
+    connections: HashMap<u64, Connection>,
+    next_id: u64,
+    /// Lanes per worker.
+    load: Vec<usize>,
+    stopping: bool,
+}
+
+/// Fields drop in order: the session's memory is unmapped before the socket closes.
+struct Connection {
+    state: State,
+    socket: Arc<OwnedFd>,
+    peer: Peer,
+}
+
+enum State {
+    /// Has not said hello yet.
+    Greeting,
+    Open(Client),
+    /// Workers that have not let go of it yet.
+    Closing {
+        _session: Arc<Session>,
+        workers_left: usize,
+        lanes: Vec<usize>,
+    },
+}
+
+struct Client {
+    session: Arc<Session>,
+    /// Bit per lane that is open.
+    open_lanes: u64,
+    /// The workers of its lanes.
+    lanes: Vec<usize>,
+}
+
+/// Why a request is not carried out.
+struct Refusal {
+    status: Status,
+    reason: String,
+}
+
+impl Refusal {
+    fn new(status: Status, reason: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason: reason.into(),
+        }
+    }
+}
+
+impl Control {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        events: Arc<Inbox<Event>>,
+        listener: Option<Listener>,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(
+            &*events,
+            EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, EVENTS),
+        )?;
+        let load = vec![0; shared.router.inboxes.len()];
+        let mut control = Self {
+            shared,
+            events,
+            epoll,
+            listener,
+            accepting: false,
+            connections: HashMap::new(),
+            next_id: 1,
+            load,
+            stopping: false,
+        };
+        control.resume_accepting()?;
+        Ok(control)
+    }
+
+    /// Serves until every session has ended after [`Event::Stop`].
+    pub(crate) fn run(mut self) {
+        let mut ready = [EpollEvent::empty(); 64];
+        while !(self.stopping && self.connections.is_empty()) {
+            let paused = self.listener.is_some() && !self.accepting;
+            let timeout = if paused {
+                EpollTimeout::from(ACCEPT_PAUSE_MS)
+            } else {
+                EpollTimeout::NONE
+            };
+            // An error can only be a signal.
+            let count = self.epoll.wait(&mut ready, timeout).unwrap_or(0);
+            if paused && let Err(error) = self.resume_accepting() {
+                tracing::error!("cannot accept connections again: {error}");
+            }
+            for event in &ready[..count] {
+                match event.data() {
+                    LISTENER => self.accept(),
+                    EVENTS => self.take_events(),
+                    id => self.receive(id),
+                }
+            }
+        }
+    }
+
+    fn resume_accepting(&mut self) -> io::Result<()> {
+        if let Some(listener) = self.listener.as_ref().filter(|_| !self.accepting) {
+            self.epoll
+                .add(listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
+            self.accepting = true;
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        match listener.accept() {
+            Ok(Some(socket)) => self.add_connection(socket),
+            Ok(None) => {}
+            Err(error) => {
+                // Most likely no descriptors are left. Looking away lets others use the thread.
+                tracing::warn!("cannot accept a connection: {error}");
+                let _ = self.epoll.delete(listener);
+                self.accepting = false;
+            }
+        }
+    }
+
+    fn take_events(&mut self) {
+        while let Some(event) = self.events.receive() {
+            match event {
+                Event::Connect { socket } => self.add_connection(socket),
+                Event::SessionFault { session, reason } => self.end(session, &reason),
+                Event::SessionReleased { session } => self.release(session),
+                Event::Stop => {
+                    self.stopping = true;
+                    self.listener = None;
+                    for id in self.connections.keys().copied().collect::<Vec<_>>() {
+                        self.end(id, "the runtime stops");
+                    }
+                }
+            }
+        }
+    }
+
+    fn add_connection(&mut self, socket: OwnedFd) {
+        if self.stopping {
+            return;
+        }
+        let peer = match getsockopt(&socket, PeerCredentials) {
+            Ok(peer) => Peer {
+                process_id: peer.pid(),
+                user_id: peer.uid(),
+            },
+            Err(error) => {
+                tracing::warn!("a connection without credentials is dropped: {error}");
+                return;
+            }
+        };
+        let id = self.next_id;
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
+        if let Err(error) = self.epoll.add(&socket, EpollEvent::new(interest, id)) {
+            tracing::warn!("a connection is dropped, as it cannot be watched: {error}");
+            return;
+        }
+        self.next_id += 1;
+        let socket = Arc::new(socket);
+        self.connections.insert(
+            id,
+            Connection {
+                socket,
+                peer,
+                state: State::Greeting,
+            },
+        );
+    }
+
+    /// Reads one packet of a connection and answers it.
+    fn receive(&mut self, id: u64) {
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
+        let socket = Arc::clone(&connection.socket);
+        let packet = match packet::receive(&*socket) {
+            Ok(Some(packet)) => packet,
+            Ok(None) => return self.end(id, "it closed the connection"),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => return self.end(id, &error.to_string()),
+        };
+        let answer = self.handle(id, packet);
+        let is_greeting = matches!(
+            self.connections.get(&id),
+            Some(Connection {
+                state: State::Greeting,
+                ..
+            })
+        );
+        let (reply, file) = answer.unwrap_or_else(|refusal| {
+            tracing::warn!(session = id, "request refused: {}", refusal.reason);
+            (
+                Reply::Refused {
+                    status: refusal.status,
+                    reason: refusal.reason,
+                },
+                None,
+            )
+        });
+        let sent = control::encode(&reply)
+            .map_err(io::Error::other)
+            .and_then(|bytes| {
+                packet::send(&*socket, &bytes, file.as_ref().map(|bell| bell.as_fd()))
+            });
+        if let Err(error) = sent {
+            self.end(id, &format!("it does not take its replies: {error}"));
+        } else if is_greeting {
+            self.end(id, "its hello was refused");
+        }
+    }
+
+    fn handle(
+        &mut self,
+        id: u64,
+        packet: Packet,
+    ) -> Result<(Reply, Option<Arc<Doorbell>>), Refusal> {
+        let violation = |error: &dyn std::fmt::Display| {
+            Refusal::new(Status::ProtocolViolation, error.to_string())
+        };
+        let request = control::decode(&packet.bytes).map_err(|error| violation(&error))?;
+        let connection = self
+            .connections
+            .get_mut(&id)
+            .expect("the caller has found it");
+        match (request, &mut connection.state) {
+            (Request::Hello { client_name }, State::Greeting) => {
+                let file = packet
+                    .file
+                    .ok_or_else(|| violation(&"a hello without a segment"))?;
+                let segment = Segment::receive(file).map_err(|error| violation(&error))?;
+                let session = Session::new(id, client_name, connection.peer, segment);
+                tracing::debug!(
+                    session = id,
+                    client = session.name,
+                    process = session.peer.process_id,
+                    user = session.peer.user_id,
+                    "session opened"
+                );
+                let session = Arc::new(session);
+                connection.state = State::Open(Client {
+                    session,
+                    open_lanes: 0,
+                    lanes: Vec::new(),
+                });
+                self.shared.session_count.fetch_add(1, Ordering::Relaxed);
+                let welcome = Reply::Welcome {
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    process_id: std::process::id(),
+                    worker_count: self.shared.router.inboxes.len() as u32,
+                };
+                Ok((welcome, None))
+            }
+            (Request::OpenLane { lane }, State::Open(client)) => {
+                let bell = open_lane(client, lane, &mut self.load, &self.shared)?;
+                Ok((Reply::LaneOpened, Some(bell)))
+            }
+            (Request::AddSegment { segment: index }, State::Open(client)) => {
+                let file = packet
+                    .file
+                    .ok_or_else(|| violation(&"a segment without its memory"))?;
+                let segment = Segment::receive(file).map_err(|error| violation(&error))?;
+                client
+                    .session
+                    .add_segment(index, segment)
+                    .map_err(|reason| Refusal::new(Status::InvalidArgument, reason))?;
+                Ok((Reply::SegmentAdded, None))
+            }
+            (_, State::Greeting) => Err(violation(&"the first request is not a hello")),
+            (_, State::Open(_)) => Err(violation(&"a second hello")),
+            (_, State::Closing { .. }) => Err(Refusal::new(
+                Status::ShuttingDown,
+                "the session is being closed",
+            )),
+        }
+    }
+
+    /// Ends a connection: at once if there is no session yet, else as soon as the workers have
+    /// let go of it.
+    fn end(&mut self, id: u64, reason: &str) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        match std::mem::replace(&mut connection.state, State::Greeting) {
+            State::Greeting => {
+                tracing::debug!(session = id, "connection ended: {reason}");
+                let _ = self.epoll.delete(&*connection.socket);
+                self.connections.remove(&id);
+            }
+            State::Open(Client { session, lanes, .. }) => {
+                tracing::debug!(
+                    session = id,
+                    client = session.name,
+                    "session ended: {reason}"
+                );
+                let _ = self.epoll.delete(&*connection.socket);
+                self.shared.session_count.fetch_sub(1, Ordering::Relaxed);
+                let workers_left = self.shared.router.inboxes.len();
+                connection.state = State::Closing {
+                    _session: session,
+                    workers_left,
+                    lanes,
+                };
+                for inbox in &self.shared.router.inboxes {
+                    inbox.send(Command::CloseSession { session: id });
+                }
+            }
+            closing @ State::Closing { .. } => connection.state = closing,
+        }
+    }
+
+    fn release(&mut self, id: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let State::Closing {
+            workers_left,
+            lanes,
+            ..
+        } = &mut connection.state
+        else {
+            return;
+        };
+        *workers_left -= 1;
+        if *workers_left == 0 {
+            for &worker in &*lanes {
+                self.load[worker] -= 1;
+            }
+            self.connections.remove(&id);
+        }
+    }
+}
+
+/// Hands a lane to the worker with the fewest.
+fn open_lane(
+    client: &mut Client,
+    lane: u32,
+    load: &mut [usize],
+    shared: &Shared,
+) -> Result<Arc<Doorbell>, Refusal> {
+    let index = lane as usize;
+    if index >= MAX_LANES {
+        let reason = format!("there is no lane {lane}: a session has {MAX_LANES}");
+        return Err(Refusal::new(Status::InvalidArgument, reason));
+    }
+    if client.open_lanes & 1 << index != 0 {
+        let reason = format!("lane {lane} is open already");
+        return Err(Refusal::new(Status::InvalidArgument, reason));
+    }
+    let bell = Doorbell::new().map(Arc::new).map_err(|error| {
+        let reason = format!("the daemon cannot make a doorbell ({error}): raise its file limit");
+        Refusal::new(Status::OutOfMemory, reason)
+    })?;
+    let worker = (0..load.len())
+        .min_by_key(|&worker| load[worker])
+        .expect("a host has workers");
+    load[worker] += 1;
+    client.open_lanes |= 1 << index;
+    client.lanes.push(worker);
+    shared.router.inboxes[worker].send(Command::AddLane {
+        session: Arc::clone(&client.session),
+        lane: client.session.first_segment().lane(index),
+        bell: Arc::clone(&bell),
+    });
+    Ok(bell)
+}

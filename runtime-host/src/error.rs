@@ -1,0 +1,37 @@
+//! Why a host does not start.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a host does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// Somebody serves this socket already.
+    #[error("another runtime serves {0}: stop it first, or choose another socket")]
+    AlreadyRunning(PathBuf),
+    /// Something that is not a socket is in the way.
+    #[error("{0} exists and is not a socket: remove it, or choose another socket")]
+    NotASocket(PathBuf),
+    /// The socket's path cannot be used.
+    #[error("cannot listen on {path}: {error}")]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The system lacks what a host needs.
+    #[error("cannot start the runtime: {action}: {error}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl HostError {
+    pub(crate) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::System { action, error }
+    }
+}

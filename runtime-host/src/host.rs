@@ -1,0 +1,190 @@
+//! A running host, and its end.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::Pid;
+use parking_lot::{Condvar, Mutex};
+
+use crate::admin::{Admin, Shared};
+use crate::config::Config;
+use crate::control::{Control, Event};
+use crate::error::HostError;
+use crate::inbox::Inbox;
+use crate::jobs::Jobs;
+use crate::listener::Listener;
+use crate::modules::Modules;
+use crate::pools::Pools;
+use crate::worker::completions::Router;
+use crate::worker::{Command, Worker};
+
+/// A running host. It ends when it is dropped: pools are drained, flushed and closed, sessions
+/// ended, threads joined.
+pub struct Host {
+    shared: Arc<Shared>,
+    events: Arc<Inbox<Event>>,
+    control: Option<JoinHandle<()>>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// Asks a host to stop, from anywhere.
+#[derive(Clone, Default)]
+pub struct Stopper {
+    state: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Stopper {
+    /// Makes [`Host::wait`] return. Does not block.
+    pub fn stop(&self) {
+        *self.state.0.lock() = true;
+        self.state.1.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut stopped = self.state.0.lock();
+        while !*stopped {
+            self.state.1.wait(&mut stopped);
+        }
+    }
+}
+
+impl Host {
+    /// Starts a host. When this returns, clients can connect.
+    ///
+    /// # Errors
+    /// See [`HostError`]. Nothing keeps running then.
+    pub fn start(config: &Config) -> Result<Self, HostError> {
+        let listener = config.socket.as_deref().map(Listener::bind).transpose()?;
+        let worker_count = config.effective_worker_count();
+        let inboxes = (0..worker_count)
+            .map(|_| Inbox::new().map(Arc::new))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(HostError::system("making the workers' inboxes"))?;
+        let router = Arc::new(Router { inboxes });
+        let shared = Arc::new(Shared {
+            modules: Modules::new(&config.modules, &config.plugin_folders),
+            pools: Pools::default(),
+            jobs: Jobs::default(),
+            session_count: AtomicU32::new(0),
+            stopper: Stopper::default(),
+            started: Instant::now(),
+            table: Arc::new(router.table()),
+            router: Arc::clone(&router),
+        });
+        let events = Inbox::new().map(Arc::new);
+        let events = events.map_err(HostError::system("making the control inbox"))?;
+        let control = Control::new(Arc::clone(&shared), Arc::clone(&events), listener)
+            .map_err(HostError::system("making the control thread"))?;
+        // From here on, dropping the host ends what was started.
+        let mut host = Self {
+            shared,
+            events,
+            control: None,
+            workers: Vec::new(),
+        };
+        for index in 0..worker_count {
+            let worker = host.start_worker(index, &router, config);
+            host.workers
+                .push(worker.map_err(HostError::system("starting a worker"))?);
+        }
+        let builder = std::thread::Builder::new().name("chimaera-control".to_owned());
+        let thread = builder.spawn(move || control.run());
+        host.control = Some(thread.map_err(HostError::system("starting the control thread"))?);
+        Ok(host)
+    }
+
+    fn start_worker(
+        &self,
+        index: usize,
+        router: &Arc<Router>,
+        config: &Config,
+    ) -> io::Result<JoinHandle<()>> {
+        let admin = Admin::new(Arc::clone(&self.shared));
+        let events = Arc::clone(&self.events);
+        let polling = config.polling.duration();
+        let worker = Worker::new(index as u16, router, events, admin, polling)?;
+        let router = Arc::clone(router);
+        let processor = match config.pin_to.len() {
+            0 => None,
+            count => Some(config.pin_to[index % count]),
+        };
+        let run = move || {
+            if let Some(processor) = processor
+                && let Err(error) = pin_to(processor)
+            {
+                tracing::warn!("worker {index} is not pinned to processor {processor}: {error}");
+            }
+            worker.run(&router);
+        };
+        std::thread::Builder::new()
+            .name(format!("chimaera-worker-{index}"))
+            .spawn(run)
+    }
+
+    /// Connects the calling process to its own host: gives the client's end of a connection.
+    ///
+    /// # Errors
+    /// No file descriptors are left.
+    pub fn connect(&self) -> io::Result<OwnedFd> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
+        fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        self.events.send(Event::Connect { socket: ours });
+        Ok(theirs)
+    }
+
+    /// What stops this host.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        self.shared.stopper.clone()
+    }
+
+    /// Blocks until somebody asks the host to stop: a client's admin task, or a [`Stopper`]. The
+    /// host then still runs; drop it.
+    pub fn wait(&self) {
+        self.shared.stopper.wait();
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Workers are still there to drain the pools; errors are in the log.
+        if self.control.is_some() {
+            let _ = self.shared.destroy_all_pools();
+        }
+        if let Some(control) = self.control.take() {
+            self.events.send(Event::Stop);
+            join(control);
+        }
+        for inbox in &self.shared.router.inboxes {
+            inbox.send(Command::Stop);
+        }
+        for worker in self.workers.drain(..) {
+            join(worker);
+        }
+    }
+}
+
+fn join(thread: JoinHandle<()>) {
+    let name = thread.thread().name().unwrap_or("a thread").to_owned();
+    if thread.join().is_err() {
+        tracing::error!("{name} panicked: this is a mistake in the runtime");
+    }
+}
+
+fn pin_to(processor: usize) -> nix::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(processor)?;
+    sched_setaffinity(Pid::from_raw(0), &set)
+}

@@ -1,0 +1,33 @@
+//! The Chimaera host, as a library: a daemon or an application runs it in its own process.
+//!
+//! Two sides share the work. The **control side** may block: one thread serves the Unix socket
+//! ([`control`]), and a few threads carry out admin tasks ([`admin`]). **Workers** never block:
+//! each polls the lanes of its clients, hands their tasks to containers, and sleeps when there
+//! is nothing to do ([`worker`]). They share no locks: the control side sends commands to a
+//! worker's inbox, and workers send events to the control side.
+//!
+//! Laws of this crate:
+//! - A client is untrusted. Nothing that it sends or writes makes the host panic, and a fault of
+//!   a client ends its session and nothing else.
+//! - Every accepted task completes exactly once. A session's memory stays mapped until the last
+//!   of its tasks has completed, and a pool lives until then too.
+//! - What may block, loads libraries, opens files or unmaps memory stays off the workers.
+//! - The host knows modules only through [`chimaera_chimod`]. It knows nothing of block devices.
+
+mod admin;
+pub mod config;
+mod control;
+mod error;
+mod host;
+mod inbox;
+mod jobs;
+mod listener;
+mod modules;
+mod pools;
+mod routing;
+mod session;
+mod worker;
+
+pub use config::{Config, Polling};
+pub use error::HostError;
+pub use host::{Host, Stopper};

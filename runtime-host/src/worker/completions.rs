@@ -1,0 +1,275 @@
+//! The way back of a task: from a container's completion to the client's record.
+//!
+//! A task is completed by the worker that took it, so that what is counted per lane and pool
+//! needs no atomics. A completion on another thread travels to that worker's inbox.
+
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use chimaera_chimod::abi::{Bytes, HOST_MAGIC, Header, HostVTable};
+use chimaera_proto::Completion;
+use chimaera_proto::task::VALUE_COUNT;
+use chimaera_shm::{Lane, LaneMemory};
+
+use super::Command;
+use crate::inbox::Inbox;
+use crate::session::Session;
+
+/// Names a task in flight. Valid until the task completes, after which nobody holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Token {
+    pub(crate) worker: u16,
+    pub(crate) pool: u16,
+    pub(crate) lane: u32,
+    pub(crate) sequence: u32,
+    pub(crate) record: u8,
+}
+
+impl Token {
+    pub(crate) fn to_words(self) -> [u64; 2] {
+        [
+            u64::from(self.worker) | u64::from(self.pool) << 16 | u64::from(self.lane) << 32,
+            u64::from(self.sequence) | u64::from(self.record) << 32,
+        ]
+    }
+
+    fn from_words(words: [u64; 2]) -> Self {
+        Self {
+            worker: words[0] as u16,
+            pool: (words[0] >> 16) as u16,
+            lane: (words[0] >> 32) as u32,
+            sequence: words[1] as u32,
+            record: (words[1] >> 32) as u8,
+        }
+    }
+}
+
+/// Where tasks are completed: the inboxes of a host's workers.
+#[derive(Debug)]
+pub(crate) struct Router {
+    pub(crate) inboxes: Vec<Arc<Inbox<Command>>>,
+}
+
+impl Router {
+    /// The table through which containers complete tasks. The router must outlive it.
+    pub(crate) fn table(self: &Arc<Self>) -> HostVTable {
+        HostVTable {
+            header: Header::of::<HostVTable>(HOST_MAGIC),
+            context: Arc::as_ptr(self).cast(),
+            complete: complete_from_container,
+            log: log_from_container,
+        }
+    }
+
+    /// Completes a task, from any thread.
+    #[inline]
+    fn complete(&self, token: Token, status_word: u32, values: &[u64]) {
+        let is_here = LOCAL.with_borrow_mut(|local| match local {
+            Some(local) if std::ptr::eq(local.router, self) && local.worker == token.worker => {
+                local.complete(token, status_word, values);
+                true
+            }
+            _ => false,
+        });
+        if !is_here {
+            let mut all = [0; VALUE_COUNT];
+            all[..values.len()].copy_from_slice(values);
+            let completion = Completion {
+                status_word,
+                values: all,
+            };
+            self.inboxes[usize::from(token.worker)].send(Command::Complete(token, completion));
+        }
+    }
+}
+
+unsafe extern "C" fn complete_from_container(
+    context: *const c_void,
+    token: *const [u64; 2],
+    status_word: u32,
+    values: *const u64,
+    value_count: u32,
+) {
+    // SAFETY: the table's owner keeps the router alive; the SDK passes its request's token, and
+    // as many values as it says, of which there are at most `VALUE_COUNT`.
+    let (router, token, values) = unsafe {
+        let values = std::slice::from_raw_parts(values, value_count as usize);
+        (
+            &*context.cast::<Router>(),
+            Token::from_words(*token),
+            values,
+        )
+    };
+    router.complete(token, status_word, values);
+}
+
+unsafe extern "C" fn log_from_container(_: *const c_void, level: u32, text: Bytes) {
+    // SAFETY: the module lends the text for the time of the call.
+    let text = String::from_utf8_lossy(unsafe { text.as_slice() });
+    match level {
+        1 => tracing::error!(target: "chimod", "{text}"),
+        2 => tracing::warn!(target: "chimod", "{text}"),
+        3 => tracing::info!(target: "chimod", "{text}"),
+        _ => tracing::debug!(target: "chimod", "{text}"),
+    }
+}
+
+thread_local! {
+    /// The completions of the worker that runs on this thread, if one does.
+    static LOCAL: RefCell<Option<Completions>> = const { RefCell::new(None) };
+}
+
+/// What a worker knows of completions: per lane and pool how many there were, and which records
+/// completed since waiters were last looked for.
+#[derive(Debug)]
+pub(crate) struct Completions {
+    router: *const Router,
+    worker: u16,
+    lanes: Vec<Option<LaneCompletions>>,
+    pools: Vec<u64>,
+    /// Lanes with a record that completed since the last look, each once.
+    touched: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct LaneCompletions {
+    lane: Lane,
+    session: Arc<Session>,
+    count: u64,
+    /// Records that completed since the last look.
+    records: u64,
+}
+
+impl Completions {
+    /// Makes this thread the one on which the worker's tasks complete.
+    pub(crate) fn install(router: &Arc<Router>, worker: u16) {
+        LOCAL.set(Some(Self {
+            router: Arc::as_ptr(router),
+            worker,
+            lanes: Vec::new(),
+            pools: Vec::new(),
+            touched: Vec::new(),
+        }));
+    }
+
+    pub(crate) fn uninstall() {
+        LOCAL.set(None);
+    }
+
+    /// Runs with this worker's completions. Not to be called from inside a container's call
+    /// into the host, where they are in use.
+    #[inline]
+    pub(crate) fn with<T>(action: impl FnOnce(&mut Self) -> T) -> T {
+        LOCAL.with_borrow_mut(|local| action(local.as_mut().expect("runs on a worker")))
+    }
+
+    pub(crate) fn add_lane(&mut self, index: u32, lane: Lane, session: Arc<Session>) {
+        let index = index as usize;
+        if self.lanes.len() <= index {
+            self.lanes.resize_with(index + 1, || None);
+        }
+        self.lanes[index] = Some(LaneCompletions {
+            lane,
+            session,
+            count: 0,
+            records: 0,
+        });
+    }
+
+    /// Forgets a lane whose tasks have all completed, and whose waiters were looked for.
+    pub(crate) fn remove_lane(&mut self, index: u32) {
+        self.lanes[index as usize] = None;
+    }
+
+    pub(crate) fn add_pool(&mut self, index: u16) {
+        let index = usize::from(index);
+        if self.pools.len() <= index {
+            self.pools.resize(index + 1, 0);
+        }
+        self.pools[index] = 0;
+    }
+
+    /// Tasks of a lane that have completed.
+    #[inline]
+    pub(crate) fn of_lane(&self, index: u32) -> u64 {
+        self.lanes[index as usize]
+            .as_ref()
+            .map_or(0, |lane| lane.count)
+    }
+
+    /// Tasks of a pool that have completed.
+    pub(crate) fn of_pool(&self, index: u16) -> u64 {
+        self.pools[usize::from(index)]
+    }
+
+    #[inline]
+    fn complete(&mut self, token: Token, status_word: u32, values: &[u64]) {
+        self.pools[usize::from(token.pool)] += 1;
+        self.finish(token, status_word, values);
+    }
+
+    /// Completes a task that was not handed to any pool.
+    #[inline]
+    pub(crate) fn finish(&mut self, token: Token, status_word: u32, values: &[u64]) {
+        let lane = self.lanes[token.lane as usize]
+            .as_mut()
+            .expect("a lane outlives its tasks");
+        lane.lane.complete(
+            usize::from(token.record),
+            token.sequence,
+            status_word,
+            values,
+        );
+        lane.count += 1;
+        if lane.records == 0 {
+            self.touched.push(token.lane);
+        }
+        lane.records |= 1 << token.record;
+    }
+
+    /// Completes a task that another thread completed.
+    pub(crate) fn complete_for(&mut self, token: Token, completion: &Completion) {
+        self.complete(token, completion.status_word, &completion.values);
+    }
+
+    /// Wakes whoever waits for a record that completed since the last look.
+    #[inline]
+    pub(crate) fn wake_waiters(&mut self) {
+        if self.touched.is_empty() {
+            return;
+        }
+        LaneMemory::<{ chimaera_proto::limits::LANE_DEPTH }>::fence_before_looking();
+        for index in self.touched.drain(..) {
+            let lane = self.lanes[index as usize]
+                .as_mut()
+                .expect("a lane outlives its look");
+            let (sleepers, watched) = lane
+                .lane
+                .look_for_waiters(std::mem::take(&mut lane.records));
+            if sleepers != 0 {
+                lane.lane.wake_sleepers(sleepers);
+            }
+            if watched {
+                lane.session.first_segment().ring_bell();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_read_as_they_are_written() {
+        let token = Token {
+            worker: u16::MAX,
+            pool: 7,
+            lane: u32::MAX,
+            sequence: 9,
+            record: 63,
+        };
+        assert_eq!(Token::from_words(token.to_words()), token);
+    }
+}

@@ -1,0 +1,597 @@
+//! A worker: a thread that polls lanes, hands tasks to containers and sleeps when there is
+//! nothing to do.
+//!
+//! The way of a task through a worker reads top to bottom: [`Worker::run`] makes passes,
+//! [`Worker::serve`] takes the tasks of a lane, [`Worker::dispatch`] validates one and hands it to
+//! its container; [`completions`] is the way back.
+//!
+//! Invariants:
+//! - A lane is in `active` exactly if its state is [`LaneState::Active`].
+//! - Tasks in flight of a lane are the tasks taken from it less those completed.
+//! - A pool's container is called only by tasks of this worker, so it may go once as many
+//!   completed as were submitted.
+
+pub(crate) mod completions;
+mod sleep;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chimaera_chimod::Activity;
+use chimaera_chimod::abi::RawTask;
+use chimaera_proto::limits::LANE_DEPTH;
+use chimaera_proto::task::{DESCRIPTOR_WORDS, DescriptorError};
+use chimaera_proto::{Completion, Descriptor, Failure, PoolId, Status};
+use chimaera_shm::{Doorbell, Lane, Taken};
+use crossbeam::channel::Sender;
+
+use crate::admin::Admin;
+use crate::control::Event;
+use crate::inbox::Inbox;
+use crate::pools::Pool;
+use crate::routing::Placement;
+use crate::session::Session;
+use completions::{Completions, Router, Token};
+use sleep::{Sleeper, Wake};
+
+/// What the control side asks of a worker.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Serve this lane. The bell is the one that its client rings.
+    AddLane {
+        session: Arc<Session>,
+        lane: Lane,
+        bell: Arc<Doorbell>,
+    },
+    /// Stop serving the session's lanes. Answered by [`Event::SessionReleased`] once the last of
+    /// its tasks here has completed.
+    CloseSession { session: u64 },
+    /// Accept tasks for this pool. Answered at once.
+    AddPool { pool: Arc<Pool>, done: Sender<()> },
+    /// Accept no more tasks for this pool. Answered once the last of them has completed.
+    RemovePool { id: PoolId, done: Sender<()> },
+    /// A task of this worker was completed elsewhere.
+    Complete(Token, Completion),
+    /// End. There are no lanes and pools any more.
+    Stop,
+}
+
+/// Tasks taken from a lane before the others have their turn.
+const LANE_BUDGET: u64 = 32;
+
+/// Work between two looks at the clock and the doorbells, in tasks or copies of 4 KiB.
+const WORK_PER_TICK: u64 = 256;
+
+/// Passes without work between two looks at the clock.
+const IDLE_PASSES_PER_TICK: u32 = 64;
+
+/// Time between two looks at the doorbells of parked lanes while others keep the worker busy.
+const DOORBELL_INTERVAL: Duration = Duration::from_micros(25);
+
+pub(crate) struct Worker {
+    index: u16,
+    inbox: Arc<Inbox<Command>>,
+    events: Arc<Inbox<Event>>,
+    admin: Admin,
+    sleeper: Sleeper,
+    polling: Duration,
+
+    lanes: Vec<Option<ServedLane>>,
+    active: Vec<u32>,
+    closing: Vec<u64>,
+
+    pools: Vec<Option<ServedPool>>,
+    pool_indexes: HashMap<PoolId, u16>,
+    polled: Vec<u16>,
+    removing: Vec<(u16, Sender<()>)>,
+
+    /// The time as of the last tick.
+    now: Instant,
+    last_look: Instant,
+    last_work: Instant,
+    work_since_tick: u64,
+    stopping: bool,
+}
+
+struct ServedLane {
+    lane: Lane,
+    session: Arc<Session>,
+    bell: Arc<Doorbell>,
+    state: LaneState,
+    /// Sequence of the next task, counted from 1 without wrapping.
+    next: u64,
+    last_task: Instant,
+    /// Index of the last task's pool: most tasks of a lane are for one pool.
+    pool: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LaneState {
+    /// Polled on every pass.
+    Active,
+    /// The client rings when there is a task.
+    Parked,
+    /// Not served any more; tasks in flight still complete.
+    Ended,
+}
+
+/// The id of a pool that is being removed: no task's, for pools cannot be made with it.
+const WITHDRAWN: PoolId = PoolId::NULL;
+
+struct ServedPool {
+    id: PoolId,
+    target: Target,
+    submitted: u64,
+    is_polled: bool,
+    wake_fd: Option<std::os::fd::RawFd>,
+}
+
+enum Target {
+    Admin,
+    Module(Arc<Pool>),
+}
+
+impl Worker {
+    pub(crate) fn new(
+        index: u16,
+        router: &Arc<Router>,
+        events: Arc<Inbox<Event>>,
+        admin: Admin,
+        polling: Duration,
+    ) -> io::Result<Self> {
+        let inbox = Arc::clone(&router.inboxes[usize::from(index)]);
+        let sleeper = Sleeper::new()?;
+        sleeper.watch(&*inbox, Wake::Inbox)?;
+        let now = Instant::now();
+        let mut worker = Self {
+            index,
+            inbox,
+            events,
+            admin,
+            sleeper,
+            polling,
+            lanes: Vec::new(),
+            active: Vec::new(),
+            closing: Vec::new(),
+            pools: Vec::new(),
+            pool_indexes: HashMap::new(),
+            polled: Vec::new(),
+            removing: Vec::new(),
+            now,
+            last_look: now,
+            last_work: now,
+            work_since_tick: 0,
+            stopping: false,
+        };
+        worker.pools.push(Some(ServedPool {
+            id: PoolId::ADMIN,
+            target: Target::Admin,
+            submitted: 0,
+            is_polled: false,
+            wake_fd: None,
+        }));
+        worker.pool_indexes.insert(PoolId::ADMIN, 0);
+        Ok(worker)
+    }
+
+    /// Serves until [`Command::Stop`]. The thread is the worker's alone.
+    pub(crate) fn run(mut self, router: &Arc<Router>) {
+        Completions::install(router, self.index);
+        Completions::with(|completions| completions.add_pool(0));
+        let mut idle_passes = 0;
+        while !self.stopping {
+            let work = self.pass();
+            if work != 0 {
+                idle_passes = 0;
+                self.work_since_tick += work;
+                if self.work_since_tick >= WORK_PER_TICK {
+                    self.tick();
+                }
+                continue;
+            }
+            idle_passes += 1;
+            if idle_passes % IDLE_PASSES_PER_TICK == 0 || self.active.is_empty() {
+                self.tick();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        Completions::uninstall();
+    }
+
+    /// Gives every lane and container its turn. Returns how much there was to do.
+    fn pass(&mut self) -> u64 {
+        let mut work = 0;
+        if self.inbox.is_signalled() {
+            work += self.take_commands();
+        }
+        let mut position = 0;
+        while let Some(&lane) = self.active.get(position) {
+            work += self.serve(lane);
+            // A lane that was ended meanwhile has left its place to another.
+            position += usize::from(self.active.get(position) == Some(&lane));
+        }
+        work += self.poll_containers();
+        Completions::with(Completions::wake_waiters);
+        if !self.closing.is_empty() || !self.removing.is_empty() {
+            self.finish_removals();
+        }
+        work
+    }
+
+    /// Takes the tasks of a lane. Returns how much there was to do.
+    fn serve(&mut self, index: u32) -> u64 {
+        let mut work = 0;
+        let mut budget = None;
+        loop {
+            let served = self.lanes[index as usize]
+                .as_mut()
+                .expect("an active lane is served");
+            match served.lane.take(served.next) {
+                Taken::Nothing => break,
+                Taken::Task(words) => {
+                    // A client has at most LANE_DEPTH tasks in flight; more would grow our
+                    // queues without bound.
+                    let left = budget.get_or_insert_with(|| {
+                        let completed = Completions::with(|all| all.of_lane(index));
+                        (LANE_DEPTH as u64 - (served.next - 1 - completed)).min(LANE_BUDGET)
+                    });
+                    if *left == 0 {
+                        if work == 0 {
+                            self.end_lane(index, "more tasks in flight than its lane has entries");
+                        }
+                        break;
+                    }
+                    *left -= 1;
+                    served.next += 1;
+                    served.last_task = self.now;
+                    work += self.dispatch(index, &words);
+                }
+                Taken::Violation { found } => {
+                    let next = served.next;
+                    self.end_lane(index, &format!("sequence {found} where {next} comes next"));
+                    break;
+                }
+            }
+        }
+        work
+    }
+
+    /// Validates a task and hands it to its container. Returns how much work it is.
+    fn dispatch(&mut self, lane: u32, words: &[u64; DESCRIPTOR_WORDS]) -> u64 {
+        let served = self.lanes[lane as usize]
+            .as_mut()
+            .expect("an active lane is served");
+        let sequence = words[0] as u32;
+        let token = |record, pool| Token {
+            worker: self.index,
+            pool,
+            lane,
+            sequence,
+            record,
+        };
+        let task = match Descriptor::parse(words) {
+            Ok(task) => task,
+            Err(DescriptorError::Query { record, .. }) => {
+                return refuse(token(record, 0), Status::InvalidArgument);
+            }
+            Err(error @ DescriptorError::Record(_)) => {
+                // There is nowhere to complete it, so it does not count as taken.
+                served.next -= 1;
+                self.end_lane(lane, &error.to_string());
+                return 1;
+            }
+        };
+        let container = match Placement::SINGLE_NODE.resolve(task.query) {
+            Ok(container) => container,
+            Err(status) => return refuse(token(task.record, 0), status),
+        };
+        let remembered = self
+            .pools
+            .get(usize::from(served.pool))
+            .and_then(Option::as_ref);
+        if remembered.is_none_or(|pool| pool.id != task.pool) {
+            match self.pool_indexes.get(&task.pool) {
+                Some(&index) => served.pool = index,
+                None => return refuse(token(task.record, 0), Status::PoolNotFound),
+            }
+        }
+        let index = served.pool;
+        let pool = self.pools[usize::from(index)]
+            .as_mut()
+            .expect("a pool with an index is here");
+        let (buffer, buffer_len) = match task.buffer {
+            None => (std::ptr::null_mut(), 0),
+            Some(range) => match served.session.buffer(range) {
+                Some(address) => (address.as_ptr(), range.len_bytes),
+                None => return refuse(token(task.record, 0), Status::InvalidBuffer),
+            },
+        };
+        let raw = RawTask {
+            token: token(task.record, index).to_words(),
+            arguments: task.arguments,
+            buffer,
+            buffer_len,
+            method: task.method,
+            reserved: 0,
+            pool_major: task.pool.major,
+            pool_minor: task.pool.minor,
+            container: container.0,
+            reserved2: 0,
+        };
+        pool.submitted += 1;
+        let activity = match &pool.target {
+            // SAFETY: this thread is the worker with this index and inside no other call; the
+            // task is new; its buffer was found in the session's memory, which this worker keeps
+            // until the lane's tasks have completed; and the pool's place keeps the container
+            // until the pool's tasks have.
+            Target::Module(pool) => unsafe { pool.container.submit(u32::from(self.index), &raw) },
+            Target::Admin => {
+                // SAFETY: as above, with the host itself in the container's place.
+                unsafe { self.admin.submit(&raw) };
+                Activity::IDLE
+            }
+        };
+        if activity.contains(Activity::PENDING) && !pool.is_polled {
+            pool.is_polled = true;
+            self.polled.push(index);
+        }
+        1 + u64::from(buffer_len >> 12)
+    }
+
+    /// Lets containers with something under way move it forward.
+    fn poll_containers(&mut self) -> u64 {
+        let mut work = 0;
+        let (index, pools) = (u32::from(self.index), &mut self.pools);
+        self.polled.retain(|&polled| {
+            let Some(pool) = &mut pools[usize::from(polled)] else {
+                return false;
+            };
+            let Target::Module(module) = &pool.target else {
+                return false;
+            };
+            // SAFETY: this thread is the worker with this index and inside no other call.
+            let activity = unsafe { module.container.poll(index) };
+            work += u64::from(activity.contains(Activity::PROGRESS));
+            pool.is_polled = activity.contains(Activity::PENDING);
+            pool.is_polled
+        });
+        work
+    }
+
+    /// Looks at the clock and the doorbells, parks lanes without traffic, and sleeps if there is
+    /// nothing to poll for.
+    fn tick(&mut self) {
+        self.now = Instant::now();
+        let worked = std::mem::take(&mut self.work_since_tick) != 0;
+        if worked {
+            self.last_work = self.now;
+        }
+        let mut woken = false;
+        if self.now - self.last_look >= DOORBELL_INTERVAL {
+            self.last_look = self.now;
+            let (lanes, active) = (&mut self.lanes, &mut self.active);
+            woken = self.sleeper.look(|wake| on_wake(wake, lanes, active));
+        }
+        self.park_quiet_lanes();
+        // What woke us may have been consumed by this look, so sleeping has to wait for a pass.
+        if worked || woken || !self.active.is_empty() {
+            return;
+        }
+        let wakes_us = |index: &u16| {
+            self.pools[usize::from(*index)]
+                .as_ref()
+                .is_none_or(|pool| pool.wake_fd.is_some())
+        };
+        let is_quiet = self.now - self.last_work >= self.polling;
+        if self.polled.is_empty() || (is_quiet && self.polled.iter().all(wakes_us)) {
+            let (lanes, active) = (&mut self.lanes, &mut self.active);
+            self.sleeper.sleep(|wake| on_wake(wake, lanes, active));
+            self.now = Instant::now();
+            self.last_look = self.now;
+            self.last_work = self.now;
+        }
+    }
+
+    fn park_quiet_lanes(&mut self) {
+        let (now, polling, lanes) = (self.now, self.polling, &mut self.lanes);
+        self.active.retain(|&index| {
+            let served = lanes[index as usize]
+                .as_mut()
+                .expect("an active lane is served");
+            let is_quiet = now.saturating_duration_since(served.last_task) >= polling;
+            if is_quiet && served.lane.try_park(served.next) {
+                served.state = LaneState::Parked;
+            }
+            served.state == LaneState::Active
+        });
+    }
+
+    /// Ends a lane whose client broke the protocol, and has its session closed.
+    fn end_lane(&mut self, index: u32, reason: &str) {
+        let served = self.lanes[index as usize]
+            .as_mut()
+            .expect("an ended lane was served");
+        served.state = LaneState::Ended;
+        let session = served.session.id;
+        self.active.retain(|&active| active != index);
+        self.events.send(Event::SessionFault {
+            session,
+            reason: reason.to_owned(),
+        });
+    }
+}
+
+/// Commands from the control side, and what they set in motion.
+impl Worker {
+    fn take_commands(&mut self) -> u64 {
+        let mut count = 0;
+        while let Some(command) = self.inbox.receive() {
+            count += 1;
+            match command {
+                Command::AddLane {
+                    session,
+                    lane,
+                    bell,
+                } => self.add_lane(session, lane, bell),
+                Command::CloseSession { session } => self.close_session(session),
+                Command::AddPool { pool, done } => {
+                    self.add_pool(pool);
+                    let _ = done.send(());
+                }
+                Command::RemovePool { id, done } => self.remove_pool(id, done),
+                Command::Complete(token, completion) => {
+                    Completions::with(|all| all.complete_for(token, &completion));
+                }
+                Command::Stop => self.stopping = true,
+            }
+        }
+        count
+    }
+
+    fn add_lane(&mut self, session: Arc<Session>, lane: Lane, bell: Arc<Doorbell>) {
+        let free = self.lanes.iter().position(Option::is_none);
+        let index = free.unwrap_or(self.lanes.len());
+        if let Err(error) = self.sleeper.watch(&*bell, Wake::Lane(index as u32)) {
+            let reason = format!("its doorbell cannot be watched: {error}");
+            self.events.send(Event::SessionFault {
+                session: session.id,
+                reason,
+            });
+            return;
+        }
+        Completions::with(|all| all.add_lane(index as u32, lane.clone(), Arc::clone(&session)));
+        let served = ServedLane {
+            lane,
+            session,
+            bell,
+            state: LaneState::Active,
+            next: 1,
+            last_task: self.now,
+            pool: 0,
+        };
+        match free {
+            Some(index) => self.lanes[index] = Some(served),
+            None => self.lanes.push(Some(served)),
+        }
+        self.active.push(index as u32);
+    }
+
+    fn close_session(&mut self, session: u64) {
+        for served in self.lanes.iter_mut().flatten() {
+            if served.session.id == session {
+                served.state = LaneState::Ended;
+            }
+        }
+        let lanes = &self.lanes;
+        self.active.retain(|&index| {
+            lanes[index as usize]
+                .as_ref()
+                .is_some_and(|lane| lane.state == LaneState::Active)
+        });
+        self.closing.push(session);
+    }
+
+    fn add_pool(&mut self, pool: Arc<Pool>) {
+        let free = self.pools.iter().position(Option::is_none);
+        let index = free.unwrap_or(self.pools.len());
+        let mut wake_fd = pool.container.wake_fd(u32::from(self.index));
+        if let Some(file) = wake_fd {
+            // SAFETY: the container keeps the file open, and is kept until `finish_removals`
+            // has forgotten the file.
+            if let Err(error) = unsafe { self.sleeper.watch_raw(file) } {
+                tracing::warn!("pool {}: cannot sleep while it works: {error}", pool.name);
+                wake_fd = None;
+            }
+        }
+        self.pool_indexes.insert(pool.id, index as u16);
+        let served = ServedPool {
+            id: pool.id,
+            target: Target::Module(pool),
+            submitted: 0,
+            is_polled: false,
+            wake_fd,
+        };
+        Completions::with(|all| all.add_pool(index as u16));
+        match free {
+            Some(index) => self.pools[index] = Some(served),
+            None => self.pools.push(Some(served)),
+        }
+    }
+
+    fn remove_pool(&mut self, id: PoolId, done: Sender<()>) {
+        let Some(index) = self.pool_indexes.remove(&id) else {
+            let _ = done.send(());
+            return;
+        };
+        if let Some(pool) = &mut self.pools[usize::from(index)] {
+            pool.id = WITHDRAWN;
+        }
+        self.removing.push((index, done));
+    }
+
+    /// Lets go of sessions and pools whose last task has completed.
+    fn finish_removals(&mut self) {
+        let (pools, sleeper) = (&mut self.pools, &self.sleeper);
+        self.removing.retain(|(index, done)| {
+            let place = &mut pools[usize::from(*index)];
+            let Some(pool) = place else { return false };
+            if pool.submitted != Completions::with(|all| all.of_pool(*index)) {
+                return true;
+            }
+            if let Some(file) = pool.wake_fd {
+                // SAFETY: the container is still here, so its file is open.
+                unsafe { sleeper.forget_raw(file) };
+            }
+            // The control side holds the pool too, so its container is not destroyed here.
+            *place = None;
+            let _ = done.send(());
+            false
+        });
+        let (lanes, events) = (&mut self.lanes, &self.events);
+        self.closing.retain(|&session| {
+            let mut is_busy = false;
+            for (index, place) in lanes.iter_mut().enumerate() {
+                let index = index as u32;
+                let Some(served) = place else { continue };
+                if served.session.id != session {
+                    continue;
+                }
+                if served.next - 1 != Completions::with(|all| all.of_lane(index)) {
+                    is_busy = true;
+                    continue;
+                }
+                sleeper.forget(&*served.bell);
+                Completions::with(|all| all.remove_lane(index));
+                // The control side holds the session too, so nothing is unmapped here.
+                *place = None;
+            }
+            if !is_busy {
+                events.send(Event::SessionReleased { session });
+            }
+            is_busy
+        });
+    }
+}
+
+/// Completes a task without handing it to a container. Returns how much work it was.
+#[cold]
+fn refuse(token: Token, status: Status) -> u64 {
+    let word = Failure::new(status).to_word();
+    Completions::with(|all| all.finish(token, word, &[]));
+    1
+}
+
+fn on_wake(wake: Wake, lanes: &mut [Option<ServedLane>], active: &mut Vec<u32>) {
+    if let Wake::Lane(index) = wake
+        && let Some(Some(served)) = lanes.get_mut(index as usize)
+        && served.state == LaneState::Parked
+    {
+        served.lane.unpark();
+        served.state = LaneState::Active;
+        served.last_task = Instant::now();
+        active.push(index);
+    }
+}
