@@ -33,7 +33,6 @@ impl Session {
             id,
             name,
             peer,
-            socket,
             first: Arc::new(first),
             further,
         }
