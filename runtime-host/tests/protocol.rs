@@ -335,7 +335,7 @@ fn what_is_no_hello_is_refused_with_a_reason() {
         .expect("an answer");
     match control::decode(&answer.bytes).expect("decodes") {
         Reply::Refused { reason, .. } => {
-            assert!(reason.contains("protocol version 99"), "{reason}")
+            assert!(reason.contains("protocol version 99"), "{reason}");
         }
         other => panic!("not refused: {other:?}"),
     }
