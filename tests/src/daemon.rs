@@ -1,0 +1,196 @@
+//! A daemon of the test's own.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::build::{library_folder, program};
+use crate::watchdog::within;
+
+/// A running daemon, killed on drop if it still runs then.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    folder: TempDir,
+    log: Option<JoinHandle<String>>,
+}
+
+impl Daemon {
+    /// Starts a daemon and waits until it serves.
+    ///
+    /// # Panics
+    /// If it does not.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::start_with(&[] as &[&str])
+    }
+
+    /// Starts a daemon with further arguments.
+    ///
+    /// # Panics
+    /// If it does not come to serve.
+    #[must_use]
+    pub fn start_with<S: AsRef<OsStr>>(arguments: &[S]) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let mut command = Command::new(program("chimaera"));
+        command
+            .args(["runtime", "start", "--socket"])
+            .arg(folder.path().join("chimaera.sock"))
+            .arg("--plugin-dir")
+            .arg(library_folder())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the daemon starts");
+        let stdout = child.stdout.take().expect("piped");
+        let mut stderr = child.stderr.take().expect("piped");
+        let log = std::thread::spawn(move || {
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            text
+        });
+        let ready = within("the start of the daemon", move || {
+            let mut line = String::new();
+            BufReader::new(stdout).read_line(&mut line).expect("the daemon's output");
+            line
+        });
+        let mut daemon = Self { child, folder, log: Some(log) };
+        if !ready.starts_with("ready") {
+            panic!("the daemon said {ready:?}, and in its log: {}", daemon.kill());
+        }
+        daemon
+    }
+
+    /// The daemon's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("chimaera.sock")
+    }
+
+    /// A folder for the test's files, removed with the daemon.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The daemon's process id.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A command of the program that talks to this daemon.
+    #[must_use]
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program("chimaera"));
+        command.args(arguments).arg("--socket").arg(self.socket());
+        command
+    }
+
+    /// Runs a command of the program against this daemon.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn run(&self, arguments: &[&str]) -> Finished {
+        finish(self.command(arguments))
+    }
+
+    /// Kills the daemon with SIGKILL and gives its log.
+    pub fn kill(&mut self) -> String {
+        self.signal(Signal::SIGKILL);
+        self.wait().1
+    }
+
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: Signal) {
+        // A daemon that is gone already is what the caller wants or will find out.
+        let _ = kill(Pid::from_raw(self.child.id() as i32), signal);
+    }
+
+    /// Waits for the daemon to end by itself. Gives its exit code and its log.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn wait(&mut self) -> (Option<i32>, String) {
+        let process = Pid::from_raw(self.child.id() as i32);
+        within("the end of the daemon", move || {
+            let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
+            let _ = nix::sys::wait::waitid(nix::sys::wait::Id::Pid(process), flags);
+        });
+        let status = self.child.wait().expect("the daemon was started");
+        let log = self.log.take().map(|log| log.join().unwrap_or_default()).unwrap_or_default();
+        (status.code(), log)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(log) = self.log.take().and_then(|log| log.join().ok())
+            && std::thread::panicking()
+        {
+            eprint_log(&log);
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a failed test shows what its daemon had to say")]
+fn eprint_log(log: &str) {
+    eprintln!("--- the daemon's log ---\n{log}");
+}
+
+/// What a program left behind.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote to its output.
+    pub stdout: String,
+    /// What it wrote to its error output.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// The output of a program that must have succeeded.
+    ///
+    /// # Panics
+    /// If it has not.
+    #[must_use]
+    pub fn success(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.stdout
+    }
+
+    /// The error output of a program that must have failed with this code.
+    ///
+    /// # Panics
+    /// If it has not.
+    #[must_use]
+    pub fn failure(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self.stderr
+    }
+}
+
+/// Runs a program to its end.
+///
+/// # Panics
+/// If it cannot be started or does not end.
+pub fn finish(mut command: Command) -> Finished {
+    let output = within(&format!("{command:?}"), move || {
+        command.stdin(Stdio::null()).output().expect("the program starts")
+    });
+    Finished {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
