@@ -19,6 +19,7 @@ pub mod control;
 pub mod ids;
 pub mod limits;
 pub mod query;
+pub mod socket_path;
 pub mod status;
 pub mod task;
 

@@ -1,0 +1,1 @@
+pub use chimaera_client as c;

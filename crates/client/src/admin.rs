@@ -1,0 +1,268 @@
+//! The client of the admin module: pools, and the runtime itself.
+
+use chimaera_proto::admin::{
+    DestroyPool, FindPool, FlushPools, GetOrCreatePool, ListPools, Method, PoolInfo, PoolList,
+    RuntimeStatus,
+};
+use chimaera_proto::limits::{ADMIN_BUFFER_BYTES, MAX_ERROR_TEXT_BYTES};
+use chimaera_proto::{PoolId, PoolQuery, Status, codec};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::call::{Call, Finished};
+use crate::error::{Error, TaskError};
+use crate::runtime::Runtime;
+use crate::task::Task;
+
+/// The client of the admin module. Every method blocks until its task has ended; those that begin
+/// with `async_` give a handle instead.
+///
+/// Errors: besides what each method says, [`Status::PermissionDenied`],
+/// [`Status::ConnectionLost`], [`Status::OutOfMemory`] where there is no memory for the request.
+#[derive(Clone, Debug)]
+pub struct AdminClient {
+    runtime: Runtime,
+}
+
+impl AdminClient {
+    pub(crate) fn new(runtime: Runtime) -> Self {
+        Self { runtime }
+    }
+
+    /// Gives the pool with this id or name if it is there, else creates it. An id of
+    /// [`PoolId::NULL`] lets the runtime find it by name, or choose one.
+    ///
+    /// # Errors
+    /// [`Status::ParameterMismatch`] if it is there with other parameters, and whatever keeps
+    /// the module from creating it.
+    pub fn get_or_create_pool(
+        &self,
+        query: PoolQuery,
+        request: &GetOrCreatePool,
+    ) -> Result<PoolInfo, Error> {
+        Ok(self.async_get_or_create_pool(query, request)?.wait()?)
+    }
+
+    /// As [`Self::get_or_create_pool`].
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn async_get_or_create_pool(
+        &self,
+        query: PoolQuery,
+        request: &GetOrCreatePool,
+    ) -> Result<Task<PoolInfo>, TaskError> {
+        self.submit(Method::GetOrCreatePool, query, request, finish)
+    }
+
+    /// Destroys a pool, after its tasks in flight have completed.
+    ///
+    /// # Errors
+    /// [`Status::PoolNotFound`].
+    pub fn destroy_pool(&self, id: PoolId) -> Result<(), Error> {
+        Ok(self.async_destroy_pool(id)?.wait()?)
+    }
+
+    /// As [`Self::destroy_pool`].
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn async_destroy_pool(&self, id: PoolId) -> Result<Task<()>, TaskError> {
+        let request = DestroyPool { id };
+        self.submit(Method::DestroyPool, PoolQuery::Local, &request, finish)
+    }
+
+    /// All pools, in order of id. Pools that come and go meanwhile may be in it or not.
+    ///
+    /// # Errors
+    /// See [`AdminClient`].
+    pub fn list_pools(&self) -> Result<Vec<PoolInfo>, Error> {
+        let mut pools: Vec<PoolInfo> = Vec::new();
+        loop {
+            let page = self
+                .async_list_pools(pools.last().map(|pool| pool.id))?
+                .wait()?;
+            let advances =
+                page.pools.first().map(|pool| pool.id) > pools.last().map(|pool| pool.id);
+            pools.extend(page.pools);
+            // A page that does not advance would be asked for again and again.
+            if !page.more || !advances {
+                return Ok(pools);
+            }
+        }
+    }
+
+    /// A page of the pools whose id is above `after`.
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn async_list_pools(&self, after: Option<PoolId>) -> Result<Task<PoolList>, TaskError> {
+        let request = ListPools { after };
+        self.submit(Method::ListPools, PoolQuery::Local, &request, finish)
+    }
+
+    /// The pool with this name.
+    ///
+    /// # Errors
+    /// [`Status::PoolNotFound`].
+    pub fn find_pool(&self, name: &str) -> Result<PoolInfo, Error> {
+        Ok(self.async_find_pool(name)?.wait()?)
+    }
+
+    /// As [`Self::find_pool`].
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn async_find_pool(&self, name: &str) -> Result<Task<PoolInfo>, TaskError> {
+        let request = FindPool {
+            name: name.to_owned(),
+        };
+        self.submit(Method::FindPool, PoolQuery::Local, &request, finish)
+    }
+
+    /// Brings a pool, or every pool, to stable storage: all that completed before this was
+    /// called.
+    ///
+    /// # Errors
+    /// [`Status::PoolNotFound`], [`Status::IoError`].
+    pub fn flush(&self, pool: Option<PoolId>) -> Result<(), Error> {
+        Ok(self.async_flush(pool)?.wait()?)
+    }
+
+    /// As [`Self::flush`].
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn async_flush(&self, pool: Option<PoolId>) -> Result<Task<()>, TaskError> {
+        let request = FlushPools { id: pool };
+        self.submit(Method::FlushPools, PoolQuery::Local, &request, finish)
+    }
+
+    /// Asks the runtime to end: it accepts no more tasks and completes those in flight.
+    ///
+    /// # Errors
+    /// See [`AdminClient`].
+    pub fn stop_runtime(&self) -> Result<(), Error> {
+        Ok(self.async_stop_runtime()?.wait()?)
+    }
+
+    /// As [`Self::stop_runtime`].
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn async_stop_runtime(&self) -> Result<Task<()>, TaskError> {
+        self.submit(Method::StopRuntime, PoolQuery::Local, &(), finish)
+    }
+
+    /// What the runtime knows of itself.
+    ///
+    /// # Errors
+    /// See [`AdminClient`].
+    pub fn status(&self) -> Result<RuntimeStatus, Error> {
+        Ok(self.async_status()?.wait()?)
+    }
+
+    /// As [`Self::status`].
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn async_status(&self) -> Result<Task<RuntimeStatus>, TaskError> {
+        self.submit(Method::GetStatus, PoolQuery::Local, &(), finish)
+    }
+
+    /// Does nothing, on a worker: shows that the runtime answers, and how fast.
+    ///
+    /// # Errors
+    /// See [`AdminClient`].
+    #[inline]
+    pub fn ping(&self) -> Result<(), Error> {
+        match self.runtime.call(&PING) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.during("ping of the runtime")),
+        }
+    }
+
+    /// As [`Self::ping`].
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn async_ping(&self) -> Result<Task<()>, TaskError> {
+        self.runtime
+            .submit(PING, None, |finished| match finished.values() {
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.during("ping of the runtime").into()),
+            })
+    }
+
+    fn submit<T>(
+        &self,
+        method: Method,
+        query: PoolQuery,
+        request: &impl Serialize,
+        finish: fn(Finished) -> Result<T, TaskError>,
+    ) -> Result<Task<T>, TaskError> {
+        let operation = describe(method);
+        let bytes = codec::encode(request)
+            .map_err(|error| Error::new(Status::InvalidArgument, operation).with_detail(error))?;
+        let mut buffer = self
+            .runtime
+            .allocate_buffer(ADMIN_BUFFER_BYTES as usize)
+            .map_err(|error| error.during(operation))?;
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        let call = Call {
+            pool: PoolId::ADMIN,
+            query,
+            method: method as u16,
+            arguments: [bytes.len() as u64, 0, 0],
+        };
+        let submitted = self.runtime.submit(call, Some(buffer), finish);
+        submitted.map_err(|error| error.error.during(operation).into())
+    }
+}
+
+const PING: Call = Call {
+    pool: PoolId::ADMIN,
+    query: PoolQuery::Local,
+    method: Method::Ping as u16,
+    arguments: [0; 3],
+};
+
+/// Reads the reply out of the buffer: the method's, or the error's text.
+fn finish<T: DeserializeOwned>(finished: Finished) -> Result<T, TaskError> {
+    let operation = Method::from_number(finished.call.method).map_or("admin task", describe);
+    // The length is the daemon's; a wrong one reads as no reply.
+    let reply = usize::try_from(finished.completion.values[0])
+        .ok()
+        .and_then(|len| finished.buffer.as_deref()?.get(..len))
+        .unwrap_or_default();
+    match finished.values() {
+        Ok(_) => codec::decode(reply).map_err(|error| {
+            Error::new(Status::ProtocolViolation, operation)
+                .with_detail(error)
+                .into()
+        }),
+        Err(error) => {
+            let error = error.during(operation);
+            let text = reply.get(..MAX_ERROR_TEXT_BYTES).unwrap_or(reply);
+            let text = String::from_utf8_lossy(text);
+            if text.is_empty() {
+                Err(error.into())
+            } else {
+                Err(error.with_detail(text).into())
+            }
+        }
+    }
+}
+
+const fn describe(method: Method) -> &'static str {
+    match method {
+        Method::Ping => "ping of the runtime",
+        Method::GetOrCreatePool => "creating a pool",
+        Method::DestroyPool => "destroying a pool",
+        Method::ListPools => "listing the pools",
+        Method::FindPool => "finding a pool",
+        Method::FlushPools => "flushing pools",
+        Method::StopRuntime => "stopping the runtime",
+        Method::GetStatus => "asking for the runtime's status",
+    }
+}

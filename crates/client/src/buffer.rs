@@ -1,0 +1,313 @@
+//! Buffers in memory that the runtime can reach.
+//!
+//! Laws of this module:
+//! - A [`Buffer`] owns its bytes alone. A task that may touch them either borrows the buffer for
+//!   its whole life (a call that does not return before) or owns the buffer (a task handle), so
+//!   whoever holds a buffer holds one that nobody else uses.
+//! - The daemon touches only what tasks in flight name. A client trusts its daemon in this, as it
+//!   trusts the kernel with the buffer of a `read`.
+
+use std::fmt;
+use std::ops::{Bound, Deref, DerefMut, RangeBounds};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use chimaera_proto::{BufferRange, Status};
+
+use crate::error::Error;
+use crate::memory::{Extent, Memory, Register};
+
+/// Bytes that the runtime can read and write in place. It is given back when it is dropped, on
+/// any thread, also after the [`Runtime`](crate::Runtime) that it came from.
+pub struct Buffer {
+    address: NonNull<u8>,
+    len: usize,
+    /// `Some` until drop.
+    extent: Option<Extent>,
+    memory: Arc<Memory>,
+}
+
+// SAFETY: the buffer owns the bytes at `address` alone, as a `Box<[u8]>` would; what else it has
+// is Send and Sync.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; a shared buffer is only read.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    pub(crate) fn allocate(
+        memory: &Arc<Memory>,
+        len: usize,
+        register: Register<'_>,
+    ) -> Result<Self, Error> {
+        let extent = memory.allocate(len as u64, register)?;
+        let address = memory
+            .segment(extent.segment)
+            .range(extent.offset_bytes, extent.len_bytes)
+            .expect("extents lie in their segments");
+        Ok(Self {
+            address,
+            len,
+            extent: Some(extent),
+            memory: Arc::clone(memory),
+        })
+    }
+
+    /// Bytes that the buffer can have without being allocated anew; at least its length.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.extent().len_bytes as usize
+    }
+
+    /// Changes the length, so that a task transfers that many bytes. Bytes that appear have
+    /// unspecified values.
+    ///
+    /// # Panics
+    /// If `len` is beyond the capacity.
+    pub fn set_len(&mut self, len: usize) {
+        let capacity = self.capacity();
+        assert!(
+            len <= capacity,
+            "length {len} of a buffer with capacity {capacity}"
+        );
+        self.len = len;
+    }
+
+    /// A part of the buffer, to be sent. Panics as indexing does.
+    #[must_use]
+    pub fn range(&self, range: impl RangeBounds<usize>) -> BufferSlice<'_> {
+        BufferSlice::from(self).range(range)
+    }
+
+    /// A part of the buffer, to be filled. Panics as indexing does.
+    #[must_use]
+    pub fn range_mut(&mut self, range: impl RangeBounds<usize>) -> BufferSliceMut<'_> {
+        let (start, len) = resolve(range, self.len);
+        BufferSliceMut {
+            buffer: self,
+            start,
+            len,
+        }
+    }
+
+    fn extent(&self) -> &Extent {
+        self.extent.as_ref().expect("there until drop")
+    }
+
+    /// How a task names this part of the buffer.
+    ///
+    /// # Errors
+    /// If the buffer belongs to another connection, or a task cannot name that many bytes.
+    #[inline]
+    pub(crate) fn wire_range(
+        &self,
+        start: usize,
+        len: usize,
+        memory: &Arc<Memory>,
+    ) -> Result<BufferRange, Error> {
+        if !Arc::ptr_eq(&self.memory, memory) {
+            return Err(foreign());
+        }
+        let extent = self.extent();
+        Ok(BufferRange {
+            segment: extent.segment,
+            offset_bytes: extent.offset_bytes + start as u64,
+            len_bytes: u32::try_from(len).map_err(|_| too_long(len))?,
+        })
+    }
+}
+
+#[cold]
+fn foreign() -> Error {
+    Error::new(Status::InvalidBuffer, "submitting a task").with_detail(
+        "the buffer belongs to another connection: allocate it from the runtime that the task \
+         is for",
+    )
+}
+
+#[cold]
+fn too_long(len: usize) -> Error {
+    Error::new(Status::InvalidBuffer, "submitting a task").with_detail(format!(
+        "a task transfers at most {} bytes, not {len}: use a range of the buffer",
+        u32::MAX
+    ))
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `len` is at most the extent's length; the extent lies in a segment that
+        // `memory` keeps mapped, and belongs to this buffer until drop. Mapped shared memory is
+        // initialised: zero, or what was there before. No task in flight writes it, since such a
+        // task has the buffer or borrows it mutably.
+        unsafe { std::slice::from_raw_parts(self.address.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Buffer {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`; the buffer is borrowed mutably, so nobody else in this process
+        // has a reference, and no task in flight reads it either.
+        unsafe { std::slice::from_raw_parts_mut(self.address.as_ptr(), self.len) }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        self
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Buffer")
+            .field("len", &self.len)
+            .field("capacity", &self.capacity())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(extent) = self.extent.take() {
+            self.memory.free(extent);
+        }
+    }
+}
+
+/// A part of a buffer, borrowed to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct BufferSlice<'a> {
+    buffer: &'a Buffer,
+    start: usize,
+    len: usize,
+}
+
+impl<'a> BufferSlice<'a> {
+    /// A part of this part. Panics as indexing does.
+    #[must_use]
+    pub fn range(self, range: impl RangeBounds<usize>) -> Self {
+        let (start, len) = resolve(range, self.len);
+        Self {
+            start: self.start + start,
+            len,
+            ..self
+        }
+    }
+
+    /// How a task names it.
+    #[inline]
+    pub(crate) fn wire_range(&self, memory: &Arc<Memory>) -> Result<BufferRange, Error> {
+        self.buffer.wire_range(self.start, self.len, memory)
+    }
+}
+
+impl Deref for BufferSlice<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buffer[self.start..][..self.len]
+    }
+}
+
+impl<'a> From<&'a Buffer> for BufferSlice<'a> {
+    #[inline]
+    fn from(buffer: &'a Buffer) -> Self {
+        Self {
+            buffer,
+            start: 0,
+            len: buffer.len,
+        }
+    }
+}
+
+impl<'a> From<&'a mut Buffer> for BufferSlice<'a> {
+    #[inline]
+    fn from(buffer: &'a mut Buffer) -> Self {
+        Self::from(&*buffer)
+    }
+}
+
+/// A part of a buffer, borrowed to be filled.
+#[derive(Debug)]
+pub struct BufferSliceMut<'a> {
+    buffer: &'a mut Buffer,
+    start: usize,
+    len: usize,
+}
+
+impl BufferSliceMut<'_> {
+    /// A part of this part, borrowed for a shorter time. Panics as indexing does.
+    #[must_use]
+    pub fn range_mut(&mut self, range: impl RangeBounds<usize>) -> BufferSliceMut<'_> {
+        let (start, len) = resolve(range, self.len);
+        BufferSliceMut {
+            buffer: self.buffer,
+            start: self.start + start,
+            len,
+        }
+    }
+
+    /// The same part as one to be sent.
+    #[inline]
+    pub(crate) fn as_slice(&self) -> BufferSlice<'_> {
+        BufferSlice {
+            buffer: self.buffer,
+            start: self.start,
+            len: self.len,
+        }
+    }
+}
+
+impl Deref for BufferSliceMut<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buffer[self.start..][..self.len]
+    }
+}
+
+impl DerefMut for BufferSliceMut<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.start..][..self.len]
+    }
+}
+
+impl<'a> From<&'a mut Buffer> for BufferSliceMut<'a> {
+    #[inline]
+    fn from(buffer: &'a mut Buffer) -> Self {
+        let len = buffer.len;
+        Self {
+            buffer,
+            start: 0,
+            len,
+        }
+    }
+}
+
+/// Start and length of a range within `len`.
+fn resolve(range: impl RangeBounds<usize>, len: usize) -> (usize, usize) {
+    let start = match range.start_bound() {
+        Bound::Included(&start) => start,
+        Bound::Excluded(&before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(&last) => last.saturating_add(1),
+        Bound::Excluded(&end) => end,
+        Bound::Unbounded => len,
+    };
+    assert!(
+        start <= end && end <= len,
+        "range {start}..{end} of a buffer of {len} bytes"
+    );
+    (start, end - start)
+}

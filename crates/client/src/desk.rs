@@ -1,0 +1,204 @@
+//! The desk of a lane: completions that were harvested, buffers that were left behind, and the
+//! wakers of futures.
+//!
+//! Everything here is off the busy path. See [`crate::lane`] for who may do what.
+
+use std::collections::HashMap;
+use std::sync::atomic::{Ordering, fence};
+use std::task::Waker;
+
+use chimaera_proto::Completion;
+use chimaera_proto::limits::LANE_DEPTH;
+
+use crate::buffer::Buffer;
+use crate::lane::{ATTACHED, ClientLane, DONE, Flight, ORPHANED, OWNED};
+
+/// Wakers to be woken when no lock is held: waking runs code of the executor's.
+pub(crate) type Wakers = Vec<Waker>;
+
+/// What lies at the desk.
+pub(crate) struct Desk {
+    /// Completions of tasks whose records were needed for others, by sequence.
+    harvested: HashMap<u64, Completion>,
+    /// Buffers of tasks whose handles were dropped, by record.
+    parked: [Option<Buffer>; LANE_DEPTH],
+    /// Whom to wake when the task in a record completes.
+    wakers: [Option<Waker>; LANE_DEPTH],
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self {
+            harvested: HashMap::new(),
+            parked: [const { None }; LANE_DEPTH],
+            wakers: [const { None }; LANE_DEPTH],
+        }
+    }
+}
+
+/// What became of a task whose owner took it up.
+pub(crate) enum TakenUp {
+    /// It is the owner's: the record is `OWNED` and complete or in flight.
+    Owned,
+    /// It completed before, and its record was needed.
+    Harvested(Completion),
+}
+
+impl ClientLane {
+    /// Makes an attached task `OWNED`, so that its owner can wait for it.
+    #[inline]
+    pub(crate) fn take_up(&self, flight: Flight, left_waker: bool) -> TakenUp {
+        if !self.move_claim(flight, OWNED) {
+            return TakenUp::Harvested(self.fetch_harvested(flight));
+        }
+        if left_waker {
+            self.forget_waker(&mut self.desk.lock(), flight.record);
+        }
+        TakenUp::Owned
+    }
+
+    /// Fetches a completion that was harvested: the claim says so.
+    #[cold]
+    fn fetch_harvested(&self, flight: Flight) -> Completion {
+        self.desk
+            .lock()
+            .harvested
+            .remove(&flight.sequence)
+            .expect("a task that left its record without its owner was harvested")
+    }
+
+    /// Leaves a waker for an attached task. Returns whether the task has completed already; the
+    /// waker may not be woken then.
+    pub(crate) fn leave_waker(&self, flight: Flight, waker: &Waker) -> bool {
+        let mut desk = self.desk.lock();
+        if !self.is_attached(flight) {
+            return true;
+        }
+        match &mut desk.wakers[flight.record] {
+            Some(present) => present.clone_from(waker),
+            place @ None => *place = Some(waker.clone()),
+        }
+        self.mark_awaited(flight.record);
+        // The bell's watcher reads the bell, then the marks, under this lock. Had it been here
+        // before, the bell rings after it read it.
+        self.memory.watch(flight.record, flight.wire())
+    }
+
+    fn forget_waker(&self, desk: &mut Desk, record: usize) -> Option<Waker> {
+        let waker = desk.wakers[record].take()?;
+        self.unmark_awaited(record);
+        self.memory.unwatch(record);
+        // This may have taken away a watch that a starved submitter relies on (`watch_all`),
+        // between the task's completion and the worker's look for waiters. Of this fence and
+        // those of `watch_all` one comes first: either the submitter sees the completion that
+        // was seen here, or `starved` is seen here.
+        fence(Ordering::SeqCst);
+        self.ring_if_starved();
+        Some(waker)
+    }
+
+    /// Collects the wakers of tasks that have completed.
+    pub(crate) fn collect_wakers(&self, wakers: &mut Wakers) {
+        if self.awaited() == 0 {
+            return;
+        }
+        let mut desk = self.desk.lock();
+        let mut awaited = self.awaited();
+        while awaited != 0 {
+            let record = awaited.trailing_zeros() as usize;
+            awaited &= awaited - 1;
+            // The claim is the waker's task's: whoever moves it on takes the waker along.
+            let (flight, _) = self.claim_of(record);
+            if self.memory.is_complete(record, flight.wire()) {
+                wakers.extend(self.forget_waker(&mut desk, record));
+            }
+        }
+    }
+
+    /// Leaves a task behind whose handle is dropped. Its buffer stays here until it completes.
+    #[cold]
+    pub(crate) fn abandon(&self, flight: Flight, buffer: Option<Buffer>) {
+        let mut desk = self.desk.lock();
+        if !self.move_claim(flight, ORPHANED) {
+            desk.harvested.remove(&flight.sequence);
+            return;
+        }
+        self.forget_waker(&mut desk, flight.record);
+        desk.parked[flight.record] = buffer;
+        self.mark_orphan(flight);
+        self.reap(&mut desk, flight.record);
+    }
+
+    /// Frees the records and buffers of orphans that have completed.
+    #[cold]
+    pub(crate) fn reap_orphans(&self) {
+        let mut desk = self.desk.lock();
+        let mut orphans = self.orphans();
+        while orphans != 0 {
+            let record = orphans.trailing_zeros() as usize;
+            orphans &= orphans - 1;
+            self.reap(&mut desk, record);
+        }
+    }
+
+    /// Frees the record of an orphan if its task has completed. The claim of an orphan changes
+    /// only here, under the desk's lock.
+    fn reap(&self, desk: &mut Desk, record: usize) {
+        let (flight, tag) = self.claim_of(record);
+        if tag == ORPHANED && self.memory.is_complete(record, flight.wire()) {
+            desk.parked[record] = None;
+            self.unmark_orphan(record);
+            self.settle(flight);
+            self.release(flight);
+        }
+    }
+
+    /// Copies the completions of all attached tasks that have completed, and frees their records,
+    /// and those of orphans.
+    pub(crate) fn harvest(&self, wakers: &mut Wakers) {
+        let mut desk = self.desk.lock();
+        for record in 0..LANE_DEPTH {
+            let (flight, tag) = self.claim_of(record);
+            match tag {
+                ORPHANED => self.reap(&mut desk, record),
+                ATTACHED if self.memory.is_complete(record, flight.wire()) => {
+                    let completion = self.memory.completion(record);
+                    // Its owner may take it up at this moment; then it frees the record.
+                    if self.move_claim(flight, DONE) {
+                        desk.harvested.insert(flight.sequence, completion);
+                        wakers.extend(self.forget_waker(&mut desk, record));
+                        self.release(flight);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether a harvest would free a record.
+    pub(crate) fn harvestable(&self) -> bool {
+        (0..LANE_DEPTH).any(|record| {
+            let (flight, tag) = self.claim_of(record);
+            matches!(tag, ATTACHED | ORPHANED) && self.memory.is_complete(record, flight.wire())
+        })
+    }
+
+    /// Asks for the bell when any record completes, on behalf of the submitter.
+    pub(crate) fn watch_all(&self) {
+        let _desk = self.desk.lock();
+        for record in 0..LANE_DEPTH {
+            // Whether it is complete already is looked at afterwards.
+            let _ = self.memory.watch(record, self.claim_of(record).0.wire());
+        }
+    }
+
+    /// Takes back [`Self::watch_all`], but leaves what wakers wait for.
+    pub(crate) fn unwatch_all(&self) {
+        let desk = self.desk.lock();
+        for (record, waker) in desk.wakers.iter().enumerate() {
+            if waker.is_none() {
+                self.memory.unwatch(record);
+            }
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The one error type of every client.
+//!
+//! An error says what happened, to what, and what to do. Its text is put together only when there
+//! is an error, so it costs a call that succeeds nothing.
+
+use std::fmt;
+
+use chimaera_proto::{Failure, Status};
+
+use crate::buffer::Buffer;
+
+/// What went wrong, with what, and what can be done.
+///
+/// [`Error::status`] tells the cases apart for a program, [`Error::errno`] gives the system's
+/// number behind it, and the text (`Display`) is for whoever reads it.
+#[derive(thiserror::Error)]
+#[error("{0}")]
+pub struct Error(Box<Report>);
+
+#[derive(Debug)]
+struct Report {
+    operation: String,
+    failure: Failure,
+    detail: Option<String>,
+    no_daemon: bool,
+}
+
+impl Error {
+    /// An error with a status or failure, for an operation such as "write of 4096 bytes to …".
+    pub fn new(failure: impl Into<Failure>, operation: impl fmt::Display) -> Self {
+        Self(Box::new(Report {
+            operation: operation.to_string(),
+            failure: failure.into(),
+            detail: None,
+            no_daemon: false,
+        }))
+    }
+
+    /// The same error with a text that says more than its status does, and what to do.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl fmt::Display) -> Self {
+        self.0.detail = Some(detail.to_string());
+        self
+    }
+
+    /// The same error as one of a larger operation, which knows better what was being done.
+    #[must_use]
+    pub fn during(mut self, operation: impl fmt::Display) -> Self {
+        self.0.operation = operation.to_string();
+        self
+    }
+
+    pub(crate) fn io(error: &std::io::Error, operation: impl fmt::Display) -> Self {
+        let failure = match error.raw_os_error() {
+            Some(errno) => Failure {
+                status: Status::from_errno(errno),
+                ..Failure::io(errno)
+            },
+            None => Failure::new(Status::IoError),
+        };
+        Self::new(failure, operation)
+    }
+
+    pub(crate) fn without_daemon(mut self) -> Self {
+        self.0.no_daemon = true;
+        self
+    }
+
+    /// What happened, for a program to tell apart.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.0.failure.status
+    }
+
+    /// Status and errno.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        self.0.failure
+    }
+
+    /// The system's error number behind it, if there was one.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        (self.0.failure.errno != 0).then_some(i32::from(self.0.failure.errno))
+    }
+
+    /// What was being done, to what.
+    #[must_use]
+    pub fn operation(&self) -> &str {
+        &self.0.operation
+    }
+
+    /// Whether a connection failed because no daemon listens at the path.
+    #[must_use]
+    pub fn is_no_daemon(&self) -> bool {
+        self.0.no_daemon
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.operation, self.failure)?;
+        match (&self.detail, advice(self.failure.status)) {
+            (Some(detail), _) => write!(f, ": {detail}"),
+            (None, Some(advice)) => write!(f, ": {advice}"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = &self.0;
+        f.debug_struct("Error")
+            .field("operation", &report.operation)
+            .field("failure", &report.failure)
+            .field("detail", &report.detail)
+            .finish()
+    }
+}
+
+/// What to do, where the status alone says it.
+const fn advice(status: Status) -> Option<&'static str> {
+    Some(match status {
+        Status::PoolNotFound => "create the pool first, or check its id",
+        Status::NoSpace => "free blocks, or ask for less",
+        Status::NotAllocated | Status::DoubleFree => {
+            "use only blocks that AllocateBlocks gave and that were not freed since"
+        }
+        Status::WrongSize | Status::OutOfRange => "use blocks as AllocateBlocks gave them",
+        Status::BeyondBlock => "transfer less, or begin earlier in the block",
+        Status::Alignment => "create the pool with an alignment that the device supports",
+        Status::PermissionDenied => "check the owner and mode of the file, device or pool",
+        Status::CorruptedMetadata => "restore the device from a copy, or format it anew",
+        Status::ConnectionLost => "connect again; what was not flushed may be lost",
+        Status::ShuttingDown => "connect again when the runtime is back",
+        Status::ModuleNotFound => "install the module's library in a plugin folder",
+        _ => return None,
+    })
+}
+
+/// The error of a task, together with the buffer that went along with it.
+///
+/// `?` turns it into an [`Error`], or into a boxed error, where the buffer is not needed.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct TaskError {
+    /// What happened.
+    pub error: Error,
+    /// The buffer that the task was given, if any. Nobody else uses it any more.
+    pub buffer: Option<Buffer>,
+}
+
+impl TaskError {
+    /// Joins an error with the buffer that it must not lose.
+    #[must_use]
+    pub fn new(error: Error, buffer: Option<Buffer>) -> Self {
+        Self { error, buffer }
+    }
+
+    /// What happened, for a program to tell apart.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.error.status()
+    }
+
+    /// Takes the buffer out.
+    #[must_use]
+    pub fn into_buffer(self) -> Option<Buffer> {
+        self.buffer
+    }
+}
+
+impl From<Error> for TaskError {
+    fn from(error: Error) -> Self {
+        Self::new(error, None)
+    }
+}
+
+impl From<TaskError> for Error {
+    fn from(error: TaskError) -> Self {
+        error.error
+    }
+}

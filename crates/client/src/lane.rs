@@ -1,0 +1,454 @@
+//! A lane from the client's side: sequences, records, and who owns which.
+//!
+//! A task in flight is a record and a sequence. The record's **claim** word, in private memory,
+//! holds the sequence of the task that the record was last given to, and a tag:
+//!
+//! ```text
+//!            submit               owner waits
+//! (free) ───────────► ATTACHED ───────────────► OWNED ──► (free)
+//!    │                   │  ▲──── gave up ─────────┘
+//!    │                   ├── handle dropped ──► ORPHANED ──► (free)
+//!    │                   └── harvested ───────► DONE (free)
+//!    └──── call ────► OWNED
+//! ```
+//!
+//! Laws of this module:
+//! - Whoever moves a claim out of `ATTACHED` does so by compare-and-swap, so of a task's owner and
+//!   the harvester exactly one takes the record. The harvester, and a handle that is dropped or
+//!   polled, do this under the lock of the desk, so an owner who loses the race finds the
+//!   completion at the desk as soon as it has that lock.
+//! - Only an `OWNED` record is slept on, by its one owner. Nobody else frees it, so it cannot be
+//!   given to another task meanwhile, and the sleeper's word is its task's. Who waits for *any*
+//!   record sleeps on the segment's bell instead.
+//! - A record is freed after its task completed and its completion was copied, never before, so
+//!   no more tasks are in flight than the lane has entries.
+//! - Locks are taken in the order: submission, desk, memory. No waker runs under any of them.
+//!
+//! **When the daemon dies** ([`crate::link`]), every task in flight is completed here instead.
+//! The watcher of the connection stores `lost`, then fences, then reads every claim. A submitter
+//! stores its claim, publishes, fences (in `must_ring`), then reads `lost`. Of two fences one
+//! comes first: either the watcher sees the claim, or the submitter sees `lost`, and whoever sees
+//! completes the task, under the desk's lock. The record is not given to another task meanwhile:
+//! whoever takes a record looks at `lost` after taking it, and a record that became free through
+//! such a completion was freed by somebody who had seen `lost` or its consequences.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::time::{Duration, Instant};
+
+use chimaera_proto::limits::LANE_DEPTH;
+use chimaera_proto::{BufferRange, Completion, Descriptor, Status};
+use chimaera_shm::{Doorbell, Lane, LaneMemory, Segment};
+use crossbeam::utils::CachePadded;
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::call::Call;
+use crate::desk::{Desk, Wakers};
+use crate::link::Link;
+use crate::waiting::Patience;
+
+/// What a claim says of its record, below its sequence.
+pub(crate) const DONE: u64 = 0;
+/// A task handle holds the task, and does not wait at the moment.
+pub(crate) const ATTACHED: u64 = 1;
+/// Somebody waits, or will soon, and frees the record.
+pub(crate) const OWNED: u64 = 2;
+/// The handle was dropped; the task's buffer is at the desk.
+pub(crate) const ORPHANED: u64 = 3;
+
+/// The claim of a task.
+#[inline]
+pub(crate) const fn claim(sequence: u64, tag: u64) -> u64 {
+    sequence << 2 | tag
+}
+
+/// A task in flight on a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flight {
+    pub(crate) record: usize,
+    pub(crate) sequence: u64,
+}
+
+impl Flight {
+    #[inline]
+    pub(crate) const fn bit(self) -> u64 {
+        1 << self.record
+    }
+
+    /// The part of the sequence that travels.
+    #[inline]
+    pub(crate) const fn wire(self) -> u32 {
+        self.sequence as u32
+    }
+}
+
+/// The connection is lost, so nothing can be submitted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lost;
+
+/// A lane of this process.
+pub(crate) struct ClientLane {
+    pub(crate) memory: Lane,
+    /// The first segment, which has the bell.
+    pub(crate) segment: Arc<Segment>,
+    doorbell: Doorbell,
+    pub(crate) patience: Patience,
+    submission: CachePadded<Mutex<Submission>>,
+    /// Records that became free since the submitter last looked.
+    free: CachePadded<AtomicU64>,
+    claims: CachePadded<[AtomicU64; LANE_DEPTH]>,
+    signs: CachePadded<Signs>,
+    pub(crate) desk: CachePadded<Mutex<Desk>>,
+    /// The connection lives as long as somebody can still wait for a task.
+    pub(crate) link: Arc<Link>,
+}
+
+/// Words that are read with every task and seldom written.
+struct Signs {
+    lost: AtomicBool,
+    /// A submitter waits for a record.
+    starved: AtomicBool,
+    /// Records whose handles were dropped in flight.
+    orphans: AtomicU64,
+    /// Records for whose completion somebody left a waker.
+    awaited: AtomicU64,
+}
+
+/// What the submitting thread has for itself.
+struct Submission {
+    next_sequence: u64,
+    free: u64,
+}
+
+impl ClientLane {
+    /// A lane of which nothing was used yet.
+    pub(crate) fn new(
+        index: usize,
+        segment: Arc<Segment>,
+        doorbell: Doorbell,
+        patience: Patience,
+        link: Arc<Link>,
+    ) -> Self {
+        Self {
+            memory: segment.lane(index),
+            segment,
+            doorbell,
+            patience,
+            submission: CachePadded::new(Mutex::new(Submission {
+                next_sequence: 1,
+                free: u64::MAX,
+            })),
+            free: CachePadded::new(AtomicU64::new(0)),
+            claims: CachePadded::new([const { AtomicU64::new(0) }; LANE_DEPTH]),
+            signs: CachePadded::new(Signs {
+                lost: AtomicBool::new(false),
+                starved: AtomicBool::new(false),
+                orphans: AtomicU64::new(0),
+                awaited: AtomicU64::new(0),
+            }),
+            desk: CachePadded::default(),
+            link,
+        }
+    }
+
+    /// Submits a task whose claim gets this tag. Waits for a free record if there is none.
+    #[inline]
+    pub(crate) fn submit(
+        &self,
+        call: &Call,
+        buffer: Option<BufferRange>,
+        tag: u64,
+    ) -> Result<Flight, Lost> {
+        let mut wakers = Wakers::new();
+        let mut submission = self.submission.lock();
+        let record = match self.free_record(&mut submission) {
+            Some(record) => record,
+            None => self.wait_for_record(&mut submission, &mut wakers),
+        };
+        let flight = self.publish(submission, record, call, buffer, tag);
+        for waker in wakers {
+            waker.wake();
+        }
+        flight
+    }
+
+    /// Submits a task if that needs no waiting for anybody. For callers who own records of this
+    /// lane: they may be the ones who are waited for.
+    pub(crate) fn try_submit(
+        &self,
+        call: &Call,
+        buffer: Option<BufferRange>,
+        tag: u64,
+    ) -> Option<Result<Flight, Lost>> {
+        let mut submission = self.submission.try_lock()?;
+        let record = self.free_record(&mut submission)?;
+        Some(self.publish(submission, record, call, buffer, tag))
+    }
+
+    #[inline]
+    fn publish(
+        &self,
+        mut submission: MutexGuard<'_, Submission>,
+        record: usize,
+        call: &Call,
+        buffer: Option<BufferRange>,
+        tag: u64,
+    ) -> Result<Flight, Lost> {
+        // Relaxed: who freed this record after a loss had seen it, and freeing and taking are
+        // ordered; see the module's documentation.
+        if self.signs.lost.load(Ordering::Relaxed) {
+            submission.free |= 1 << record;
+            return Err(Lost);
+        }
+        let sequence = submission.next_sequence;
+        submission.next_sequence += 1;
+        let flight = Flight { record, sequence };
+        let last = self.claims[record].load(Ordering::Relaxed) >> 2;
+        if sequence - last > 1 << 31 {
+            // Under the lock, lest the record be completed as lost under its old claim meanwhile.
+            let _desk = self.desk.lock();
+            self.claims[record].store(claim(sequence, tag), Ordering::Relaxed);
+            self.memory.clear_flag(record, flight.wire());
+        }
+        self.claims[record].store(claim(sequence, tag), Ordering::Relaxed);
+        let descriptor = Descriptor {
+            method: call.method,
+            pool: call.pool,
+            query: call.query,
+            record: record as u8,
+            buffer,
+            arguments: call.arguments,
+        };
+        self.memory
+            .publish(flight.wire(), &descriptor.to_words(flight.wire()));
+        drop(submission);
+        if self.memory.must_ring() {
+            self.doorbell.ring();
+        }
+        // Comes after the fence in `must_ring`, which pairs with that in `complete_all_as_lost`.
+        if self.signs.lost.load(Ordering::Relaxed) {
+            self.complete_as_lost();
+        }
+        Ok(flight)
+    }
+
+    /// Takes a record that is free. Reaps orphans when there are any, so that the buffers of
+    /// dropped handles do not stay with a lane that is never full.
+    #[inline]
+    fn free_record(&self, submission: &mut Submission) -> Option<usize> {
+        if self.signs.orphans.load(Ordering::Relaxed) != 0 {
+            self.reap_orphans();
+        }
+        if submission.free == 0 {
+            // Acquire pairs with `release`: the completion was copied before.
+            submission.free = self.free.swap(0, Ordering::Acquire);
+            if submission.free == 0 {
+                return None;
+            }
+        }
+        let record = submission.free.trailing_zeros();
+        submission.free &= submission.free - 1;
+        Some(record as usize)
+    }
+
+    /// Waits until a record is free: harvests what is complete, else looks for the oldest task's
+    /// completion for a while, else sleeps on the segment's bell.
+    #[cold]
+    fn wait_for_record(&self, submission: &mut Submission, wakers: &mut Wakers) -> usize {
+        loop {
+            self.harvest(wakers);
+            if let Some(record) = self.free_record(submission) {
+                return record;
+            }
+            let oldest = self.oldest_flight();
+            let ready = || {
+                self.memory.is_complete(oldest.record, oldest.wire())
+                    || self.free.load(Ordering::Relaxed) != 0
+            };
+            // The oldest may be complete and its owner on the way to free it: then sleeping is
+            // right, or this thread might keep the owner from its processor.
+            if self.patience.spin(ready) && self.harvestable() {
+                continue;
+            }
+            // Pairs with `release` and `give_back`. Either they see `starved` and ring, or what
+            // they did is seen below. A completion by the worker rings because of `watch_all`.
+            self.signs.starved.store(true, Ordering::SeqCst);
+            let seen = self.segment.bell_count();
+            self.watch_all();
+            if self.free.load(Ordering::SeqCst) == 0 && !self.harvestable() {
+                self.segment.wait_for_bell(seen);
+            }
+            self.unwatch_all();
+            self.signs.starved.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// The task in flight with the lowest sequence. To be called with no record free.
+    fn oldest_flight(&self) -> Flight {
+        (0..LANE_DEPTH)
+            .map(|record| self.claim_of(record).0)
+            .min_by_key(|flight| flight.sequence)
+            .expect("a lane has records")
+    }
+
+    /// The task that a record was last given to, and what became of it.
+    #[inline]
+    pub(crate) fn claim_of(&self, record: usize) -> (Flight, u64) {
+        let claim = self.claims[record].load(Ordering::Relaxed);
+        let sequence = claim >> 2;
+        (Flight { record, sequence }, claim & 3)
+    }
+
+    /// Frees a record whose completion was copied, or is of no interest.
+    #[inline]
+    pub(crate) fn release(&self, flight: Flight) {
+        // Release pairs with the acquire in `free_record`. SeqCst here and below is the pair of
+        // `wait_for_record`; on x86 it costs nothing beyond the swap itself.
+        self.free.fetch_or(flight.bit(), Ordering::SeqCst);
+        self.ring_if_starved();
+    }
+
+    /// Wakes a submitter that waits for what this thread has just done, which was a `SeqCst`
+    /// operation or followed by such a fence.
+    #[inline]
+    pub(crate) fn ring_if_starved(&self) {
+        if self.signs.starved.load(Ordering::SeqCst) {
+            self.segment.ring_bell();
+        }
+    }
+
+    /// Whether an attached task's record is still its own, which it is until it was harvested.
+    #[inline]
+    pub(crate) fn is_attached(&self, flight: Flight) -> bool {
+        // Relaxed: a harvested completion is fetched under the desk's lock.
+        self.claims[flight.record].load(Ordering::Relaxed) == claim(flight.sequence, ATTACHED)
+    }
+
+    /// Whether the task has completed, harvested or not.
+    #[inline]
+    pub(crate) fn is_complete(&self, flight: Flight) -> bool {
+        self.memory.is_complete(flight.record, flight.wire()) || !self.is_attached(flight)
+    }
+
+    /// Moves an attached task's claim. False if it was harvested before.
+    #[inline]
+    pub(crate) fn move_claim(&self, flight: Flight, tag: u64) -> bool {
+        // Relaxed: the claim orders nothing; completions are ordered by the record's flag, and
+        // what lies at the desk by its lock.
+        self.claims[flight.record]
+            .compare_exchange(
+                claim(flight.sequence, ATTACHED),
+                claim(flight.sequence, tag),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            )
+            .is_ok()
+    }
+
+    /// Gives an owned task, which may be incomplete, back to the harvester's reach.
+    pub(crate) fn give_back(&self, flight: Flight) {
+        // Pairs with `wait_for_record`: a starved submitter may have passed over this record
+        // because it was owned.
+        self.claims[flight.record].swap(claim(flight.sequence, ATTACHED), Ordering::SeqCst);
+        self.ring_if_starved();
+    }
+
+    /// Waits for an owned task, frees its record and gives its completion.
+    #[inline]
+    pub(crate) fn finish_owned(&self, flight: Flight) -> Completion {
+        self.wait_owned(flight, None);
+        self.retire(flight)
+    }
+
+    /// Copies the completion of a complete, owned task and frees its record.
+    #[inline]
+    pub(crate) fn retire(&self, flight: Flight) -> Completion {
+        let completion = self.memory.completion(flight.record);
+        self.release(flight);
+        completion
+    }
+
+    /// Waits for an owned task until the deadline. Returns whether it is complete.
+    #[inline]
+    pub(crate) fn wait_owned(&self, flight: Flight, deadline: Option<Instant>) -> bool {
+        let complete = || self.memory.is_complete(flight.record, flight.wire());
+        if self.patience.spin_until(complete, deadline) {
+            return true;
+        }
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return complete();
+            }
+            if self.memory.sleep(flight.record, flight.wire(), left) {
+                return true;
+            }
+        }
+    }
+
+    /// Ends an orphan's claim. Only under the desk's lock.
+    pub(crate) fn settle(&self, flight: Flight) {
+        self.claims[flight.record].store(claim(flight.sequence, DONE), Ordering::Relaxed);
+    }
+
+    pub(crate) fn mark_orphan(&self, flight: Flight) {
+        self.signs.orphans.fetch_or(flight.bit(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn unmark_orphan(&self, record: usize) {
+        self.signs
+            .orphans
+            .fetch_and(!(1 << record), Ordering::Relaxed);
+    }
+
+    /// Records whose handles were dropped in flight.
+    pub(crate) fn orphans(&self) -> u64 {
+        self.signs.orphans.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn mark_awaited(&self, record: usize) {
+        self.signs.awaited.fetch_or(1 << record, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unmark_awaited(&self, record: usize) {
+        self.signs
+            .awaited
+            .fetch_and(!(1 << record), Ordering::Relaxed);
+    }
+
+    /// Records for whose completion somebody left a waker.
+    pub(crate) fn awaited(&self) -> u64 {
+        self.signs.awaited.load(Ordering::Relaxed)
+    }
+
+    /// Completes everything in flight in the place of a daemon that is gone, and wakes whoever
+    /// waits for it. Nothing can be submitted from now on.
+    pub(crate) fn complete_all_as_lost(&self) {
+        self.signs.lost.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `must_ring`; see the module's documentation.
+        fence(Ordering::SeqCst);
+        self.complete_as_lost();
+    }
+
+    /// Completes what is in flight and was not completed by the daemon, which is gone.
+    #[cold]
+    fn complete_as_lost(&self) {
+        let lost = Completion::failure(Status::ConnectionLost);
+        let mut completed = 0;
+        // One thread at a time: another might have stopped between looking and completing.
+        let desk = self.desk.lock();
+        for record in 0..LANE_DEPTH {
+            let (flight, tag) = self.claim_of(record);
+            if tag != DONE && !self.memory.is_complete(record, flight.wire()) {
+                self.memory
+                    .complete(record, flight.wire(), lost.status_word, &lost.values);
+                completed |= flight.bit();
+            }
+        }
+        drop(desk);
+        LaneMemory::<LANE_DEPTH>::fence_before_looking();
+        let (sleepers, _) = self.memory.look_for_waiters(completed);
+        self.memory.wake_sleepers(sleepers);
+        self.segment.ring_bell();
+    }
+}

@@ -1,0 +1,64 @@
+//! Client of the Chimaera runtime: what every module's client builds on.
+//!
+//! ```no_run
+//! use chimaera_client::Runtime;
+//!
+//! # fn main() -> Result<(), chimaera_client::Error> {
+//! let runtime = Runtime::connect()?;
+//! for pool in runtime.admin().list_pools()? {
+//!     println!("{} {} ({})", pool.id, pool.name, pool.module);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Reading order: [`Runtime`] submits a [`Call`] on its thread's lane (`lanes`, `lane`) and gets
+//! a [`Task`]. What happens when a lane is full, a handle is dropped or awaited is in `desk`,
+//! what happens when the daemon dies in `link`. [`Buffer`]s come from `memory`.
+//!
+//! Laws of this crate:
+//! - No safe code can free, reuse or alias a buffer that a task in flight may touch.
+//! - Every task handle is completed, whatever dies.
+//! - A task costs no system call while both sides are awake, and no allocation.
+//! - Every public handle is `Send + Sync`, and threads do not queue for one another's locks.
+
+mod admin;
+mod buffer;
+mod call;
+mod control;
+mod desk;
+mod error;
+mod lane;
+mod lanes;
+mod link;
+mod memory;
+mod options;
+mod parts;
+mod runtime;
+mod task;
+mod waiting;
+
+pub use admin::AdminClient;
+pub use buffer::{Buffer, BufferSlice, BufferSliceMut};
+pub use call::{Call, Finished, Values};
+pub use chimaera_proto as proto;
+pub use chimaera_proto::admin::{PoolInfo, RuntimeStatus};
+pub use chimaera_proto::socket_path::default_socket_path;
+pub use chimaera_proto::{ContainerId, Failure, NodeId, PoolId, PoolQuery, Status};
+pub use error::{Error, TaskError};
+pub use options::{ConnectOptions, KeepAlive};
+pub use parts::PartError;
+pub use runtime::{DaemonInfo, Runtime};
+pub use task::Task;
+
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Runtime>();
+    shared::<AdminClient>();
+    shared::<Buffer>();
+    shared::<BufferSlice<'_>>();
+    shared::<BufferSliceMut<'_>>();
+    shared::<Task<(u64, Buffer)>>();
+    shared::<Error>();
+    shared::<TaskError>();
+};

@@ -1,0 +1,169 @@
+//! The connection: its socket, the thread that learns of the daemon's death, and the thread that
+//! wakes futures.
+//!
+//! Laws of this module:
+//! - When the daemon's end of the socket closes, nothing of it touches the segments any more: the
+//!   kernel sees to that for a process that died, the host for a session that it ended. Only then
+//!   are tasks completed in its place, and their buffers given back to their owners.
+//! - Neither thread uses the processor while nothing happens. The second begins with the first
+//!   future that has to wait.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::{self, JoinHandle};
+
+use chimaera_proto::Status;
+use chimaera_shm::Segment;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{Shutdown, shutdown};
+use parking_lot::Mutex;
+
+use crate::control::ControlSocket;
+use crate::desk::Wakers;
+use crate::error::Error;
+use crate::lane::ClientLane;
+use crate::options::KeepAlive;
+
+/// A connection. It is closed when nobody can wait for a task any more: the runtime and all task
+/// handles are dropped.
+pub(crate) struct Link {
+    pub(crate) control: ControlSocket,
+    roster: Arc<Roster>,
+    hangup_watcher: Mutex<Option<JoinHandle<()>>>,
+    bell_watcher: OnceLock<Option<JoinHandle<()>>>,
+    keep_alive: Option<KeepAlive>,
+}
+
+/// What the threads work on. It does not keep the lanes alive, nor the connection.
+struct Roster {
+    lanes: Mutex<Vec<Weak<ClientLane>>>,
+    /// The segment that has the bell.
+    segment: Arc<Segment>,
+    lost: AtomicBool,
+    /// The connection is closed from this side.
+    ended: AtomicBool,
+}
+
+impl Link {
+    /// Begins to watch a connection whose handshake is done.
+    pub(crate) fn new(
+        control: ControlSocket,
+        segment: Arc<Segment>,
+        keep_alive: Option<KeepAlive>,
+    ) -> Result<Self, Error> {
+        let roster = Arc::new(Roster {
+            lanes: Mutex::default(),
+            segment,
+            lost: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        });
+        let link = Self {
+            control,
+            roster,
+            hangup_watcher: Mutex::default(),
+            bell_watcher: OnceLock::new(),
+            keep_alive,
+        };
+        let (roster, socket) = (Arc::clone(&link.roster), Arc::clone(link.control.socket()));
+        let watcher = thread::Builder::new()
+            .name("chimaera-link".to_owned())
+            .spawn(move || roster.watch_for_hangup(&socket))
+            .map_err(|error| Error::io(&error, "starting a thread for the connection"))?;
+        *link.hangup_watcher.lock() = Some(watcher);
+        Ok(link)
+    }
+
+    /// Includes a new lane in what happens when the daemon dies.
+    pub(crate) fn enrol(&self, lane: &Arc<ClientLane>) -> Result<(), Error> {
+        let mut lanes = self.roster.lanes.lock();
+        // Under the lock: the list is gone through after `lost` is set.
+        if self.is_lost() {
+            return Err(Error::new(Status::ConnectionLost, "opening a lane"));
+        }
+        lanes.push(Arc::downgrade(lane));
+        Ok(())
+    }
+
+    /// Whether the daemon went away.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.roster.lost.load(Ordering::Relaxed)
+    }
+
+    /// Sees to it that left wakers are woken. Returns whether they will be.
+    pub(crate) fn watch_the_bell(&self) -> bool {
+        self.bell_watcher
+            .get_or_init(|| {
+                let roster = Arc::clone(&self.roster);
+                thread::Builder::new()
+                    .name("chimaera-bell".to_owned())
+                    .spawn(move || roster.watch_the_bell())
+                    .ok()
+            })
+            .is_some()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.roster.ended.store(true, Ordering::Release);
+        // Wakes the thread that watches for a hangup, and is one to the daemon.
+        let _ = shutdown(self.control.socket().as_raw_fd(), Shutdown::Both);
+        self.roster.segment.ring_bell();
+        let bell_watcher = self.bell_watcher.take().flatten();
+        for watcher in [self.hangup_watcher.get_mut().take(), bell_watcher]
+            .into_iter()
+            .flatten()
+        {
+            // A thread that dropped the last handle ends on its own.
+            if watcher.thread().id() != thread::current().id() {
+                let _ = watcher.join();
+            }
+        }
+        drop(self.keep_alive.take());
+    }
+}
+
+impl Roster {
+    /// Sleeps until the socket is closed from either side. Completes what is in flight if it was
+    /// the daemon's.
+    fn watch_for_hangup(&self, socket: &OwnedFd) {
+        // Nothing is asked for, since replies are others' business: a hangup comes unasked, and
+        // only when both directions are closed.
+        let mut sockets = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+        while !matches!(poll(&mut sockets, PollTimeout::NONE), Ok(1..)) {}
+        if self.ended.load(Ordering::Acquire) {
+            return;
+        }
+        let lanes = {
+            let lanes = self.lanes.lock();
+            self.lost.store(true, Ordering::Relaxed);
+            lanes.clone()
+        };
+        for lane in lanes.iter().filter_map(Weak::upgrade) {
+            lane.complete_all_as_lost();
+        }
+    }
+
+    /// Sleeps until the bell rings, and wakes the futures whose tasks have completed.
+    fn watch_the_bell(&self) {
+        loop {
+            // Before looking: what completes afterwards rings once more.
+            let seen = self.segment.bell_count();
+            if self.ended.load(Ordering::Acquire) {
+                return;
+            }
+            let mut wakers = Wakers::new();
+            let lanes = self.lanes.lock().clone();
+            for lane in lanes.iter().filter_map(Weak::upgrade) {
+                lane.collect_wakers(&mut wakers);
+            }
+            for waker in wakers {
+                // A waker is an executor's code; one that panics must not stop the others.
+                let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+            }
+            self.segment.wait_for_bell(seen);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! How to connect.
+
+use std::any::Any;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use chimaera_proto::limits::{
+    DATA_OFFSET_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SEGMENT_GRANULE_BYTES,
+};
+use chimaera_proto::socket_path::default_socket_path;
+
+use crate::control::ControlSocket;
+use crate::error::Error;
+use crate::runtime::Runtime;
+
+/// Something that a connection keeps alive, and that is dropped after the connection is closed.
+pub type KeepAlive = Box<dyn Any + Send + Sync>;
+
+/// How to connect to a runtime. The defaults suit most programs.
+pub struct ConnectOptions {
+    pub(crate) buffer_bytes: u64,
+    pub(crate) spin: Duration,
+    pub(crate) client_name: Option<String>,
+    pub(crate) keep_alive: Option<KeepAlive>,
+}
+
+impl Default for ConnectOptions {
+    fn default() -> Self {
+        Self {
+            buffer_bytes: 256 << 20,
+            spin: Duration::from_micros(30),
+            client_name: None,
+            keep_alive: None,
+        }
+    }
+}
+
+impl ConnectOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Bytes of address space for buffers with which to begin, and by which to grow (256 MiB).
+    /// Memory is used only where it is touched.
+    #[must_use]
+    pub fn buffer_bytes(mut self, bytes: u64) -> Self {
+        self.buffer_bytes = bytes;
+        self
+    }
+
+    /// How long a thread that waits for a task looks for its completion before it sleeps (30 µs).
+    /// On a machine with one processor it sleeps at once.
+    #[must_use]
+    pub fn spin(mut self, duration: Duration) -> Self {
+        self.spin = duration;
+        self
+    }
+
+    /// The name under which the daemon's operator sees this client; the program's by default.
+    #[must_use]
+    pub fn client_name(mut self, name: impl Into<String>) -> Self {
+        self.client_name = Some(name.into());
+        self
+    }
+
+    /// Keeps something alive until the connection is closed: a runtime that this process embeds.
+    #[must_use]
+    pub fn keep_alive(mut self, what: KeepAlive) -> Self {
+        self.keep_alive = Some(what);
+        self
+    }
+
+    /// Connects to the daemon at the default path ([`default_socket_path`]).
+    ///
+    /// # Errors
+    /// As [`Self::connect_to`].
+    pub fn connect(self) -> Result<Runtime, Error> {
+        self.connect_to(default_socket_path())
+    }
+
+    /// Connects to the daemon at this path.
+    ///
+    /// # Errors
+    /// No daemon there ([`Error::is_no_daemon`]), no right to use it, another version, or a
+    /// refusal; no memory for the segment.
+    pub fn connect_to(self, path: impl AsRef<Path>) -> Result<Runtime, Error> {
+        Runtime::open(ControlSocket::connect(path.as_ref())?, self)
+    }
+
+    /// Connects over a socket of type `SOCK_SEQPACKET` whose other end a host holds.
+    ///
+    /// # Errors
+    /// As [`Self::connect_to`].
+    pub fn from_socket(self, socket: OwnedFd) -> Result<Runtime, Error> {
+        Runtime::open(ControlSocket::from_socket(socket)?, self)
+    }
+
+    /// Bytes of a segment for the buffers alone.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        let least = MIN_SEGMENT_BYTES;
+        let most = MAX_SEGMENT_BYTES - DATA_OFFSET_BYTES as u64;
+        self.buffer_bytes
+            .clamp(least, most)
+            .next_multiple_of(SEGMENT_GRANULE_BYTES)
+    }
+
+    /// The name under which the daemon's operator sees this client.
+    pub(crate) fn name(&self) -> String {
+        let mut name = self.client_name.clone().unwrap_or_else(|| {
+            std::env::current_exe()
+                .ok()
+                .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+                .unwrap_or_else(|| "unnamed".to_owned())
+        });
+        // A longer one would be of no use to anybody, and not fit the message at some length.
+        name.truncate(name.floor_char_boundary(256));
+        name
+    }
+}

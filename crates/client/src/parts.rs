@@ -1,0 +1,186 @@
+//! Many calls with parts of one buffer, in flight at the same time.
+//!
+//! Law of this module: the buffer is borrowed until every task has ended, whatever unwinds in
+//! between. The calls come from the caller's iterator, which may panic; the tasks in flight are
+//! then waited for on the way out.
+
+use std::ops::Range;
+
+use chimaera_proto::Failure;
+use chimaera_proto::limits::LANE_DEPTH;
+
+use crate::buffer::{BufferSlice, BufferSliceMut};
+use crate::call::{Call, Values, values};
+use crate::error::Error;
+use crate::lane::{ClientLane, Flight, Lost, OWNED};
+use crate::runtime::{Runtime, connection_lost};
+
+/// Why not all parts succeeded.
+#[derive(Debug)]
+pub struct PartError {
+    /// The first part, in order, that failed. Later ones may have been carried out or not.
+    pub part: usize,
+    /// What happened to it.
+    pub error: Error,
+}
+
+impl Runtime {
+    /// Carries out calls with parts of a buffer that the module may read and write, as many at a
+    /// time as the lane has room for. Blocks until all are done. `done` gets each part's number
+    /// and values, in order. After a failure no further parts are begun.
+    ///
+    /// # Errors
+    /// The first part that failed.
+    ///
+    /// # Panics
+    /// If a part's range is not within the buffer.
+    pub fn call_parts_receiving(
+        &self,
+        buffer: BufferSliceMut<'_>,
+        parts: impl IntoIterator<Item = (Call, Range<usize>)>,
+        done: impl FnMut(usize, &Values),
+    ) -> Result<(), PartError> {
+        self.call_parts(buffer.as_slice(), parts, done)
+    }
+
+    /// As [`Self::call_parts_receiving`], with parts of a buffer that the module only reads.
+    ///
+    /// # Safety
+    /// As [`Self::call_sending`], for every call.
+    ///
+    /// # Errors
+    /// The first part that failed.
+    ///
+    /// # Panics
+    /// If a part's range is not within the buffer.
+    pub unsafe fn call_parts_sending(
+        &self,
+        buffer: BufferSlice<'_>,
+        parts: impl IntoIterator<Item = (Call, Range<usize>)>,
+        done: impl FnMut(usize, &Values),
+    ) -> Result<(), PartError> {
+        self.call_parts(buffer, parts, done)
+    }
+
+    fn call_parts(
+        &self,
+        buffer: BufferSlice<'_>,
+        parts: impl IntoIterator<Item = (Call, Range<usize>)>,
+        mut done: impl FnMut(usize, &Values),
+    ) -> Result<(), PartError> {
+        let fail = |part| move |error| PartError { part, error };
+        let lane = self.lanes().current().map_err(fail(0))?;
+        let mut window = Window::new(lane);
+        for (part, (call, range)) in parts.into_iter().enumerate() {
+            let wire = buffer.range(range).wire_range(self.memory());
+            let submitted = wire.map_err(fail(part)).and_then(|wire| {
+                loop {
+                    match window.submit(&call, wire, part) {
+                        Some(Ok(())) => return Ok(()),
+                        Some(Err(_)) => return Err(fail(part)(connection_lost(&call))),
+                        None => window.finish_first(&mut done)?,
+                    }
+                }
+            });
+            if let Err(error) = submitted {
+                // Parts before this one may have failed too, and come first.
+                window.finish_all(&mut done)?;
+                return Err(error);
+            }
+        }
+        window.finish_all(&mut done)
+    }
+}
+
+/// Tasks in flight that were submitted one after another.
+struct Window<'a> {
+    lane: &'a ClientLane,
+    /// A ring: the first is at `first % LANE_DEPTH`.
+    members: [Option<Member>; LANE_DEPTH],
+    first: usize,
+    count: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Member {
+    flight: Flight,
+    call: Call,
+    part: usize,
+}
+
+impl<'a> Window<'a> {
+    fn new(lane: &'a ClientLane) -> Self {
+        Self {
+            lane,
+            members: [None; LANE_DEPTH],
+            first: 0,
+            count: 0,
+        }
+    }
+
+    /// Submits, waiting for a record only while this window has none: whoever holds up the lane
+    /// may be waiting for one of this window's. `None`: finish some first.
+    fn submit(
+        &mut self,
+        call: &Call,
+        buffer: chimaera_proto::BufferRange,
+        part: usize,
+    ) -> Option<Result<(), Lost>> {
+        let submitted = match self.count {
+            0 => self.lane.submit(call, Some(buffer), OWNED),
+            LANE_DEPTH => return None,
+            _ => self.lane.try_submit(call, Some(buffer), OWNED)?,
+        };
+        Some(submitted.map(|flight| {
+            self.members[(self.first + self.count) % LANE_DEPTH] = Some(Member {
+                flight,
+                call: *call,
+                part,
+            });
+            self.count += 1;
+        }))
+    }
+
+    fn pop(&mut self) -> Option<(Member, Result<Values, Error>)> {
+        let member = self.members[self.first % LANE_DEPTH].take()?;
+        let completion = self.lane.finish_owned(member.flight);
+        self.first += 1;
+        self.count -= 1;
+        Some((member, values(&member.call, &completion)))
+    }
+
+    fn finish_first(&mut self, done: &mut impl FnMut(usize, &Values)) -> Result<(), PartError> {
+        match self.pop() {
+            Some((member, Ok(values))) => done(member.part, &values),
+            Some((member, Err(error))) => {
+                return Err(PartError {
+                    part: member.part,
+                    error,
+                });
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn finish_all(&mut self, done: &mut impl FnMut(usize, &Values)) -> Result<(), PartError> {
+        while self.count != 0 {
+            self.finish_first(done)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Window<'_> {
+    fn drop(&mut self) {
+        while self.pop().is_some() {}
+    }
+}
+
+impl PartError {
+    /// Status and errno of the failure.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        self.error.failure()
+    }
+}

@@ -1,0 +1,268 @@
+//! The connection to a runtime, as its users hold it.
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use chimaera_proto::control::{Reply, Request};
+use chimaera_proto::limits::DATA_OFFSET_BYTES;
+use chimaera_proto::{BufferRange, Status};
+use chimaera_shm::Segment;
+
+use crate::admin::AdminClient;
+use crate::buffer::{Buffer, BufferSlice, BufferSliceMut};
+use crate::call::{Call, Finished, Values, values};
+use crate::control::ControlSocket;
+use crate::error::{Error, TaskError};
+use crate::lane::{ATTACHED, OWNED};
+use crate::lanes::Lanes;
+use crate::link::Link;
+use crate::memory::Memory;
+use crate::options::ConnectOptions;
+use crate::task::Task;
+use crate::waiting::Patience;
+
+/// A connection to a runtime. Clones are the same connection. It ends when the last clone and the
+/// last task handle are dropped; buffers may live longer.
+///
+/// All methods can be called from any number of threads, each of which has a lane of its own.
+#[derive(Clone)]
+pub struct Runtime {
+    session: Arc<Session>,
+}
+
+struct Session {
+    lanes: Arc<Lanes>,
+    memory: Arc<Memory>,
+    link: Arc<Link>,
+    daemon: DaemonInfo,
+}
+
+/// What the runtime said of itself at connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonInfo {
+    /// Version of its program.
+    pub version: String,
+    /// Its process id.
+    pub process_id: u32,
+    /// Number of its workers.
+    pub worker_count: u32,
+}
+
+impl Runtime {
+    /// Connects to the daemon at the default path; see [`ConnectOptions::connect`].
+    ///
+    /// # Errors
+    /// As [`ConnectOptions::connect_to`].
+    pub fn connect() -> Result<Self, Error> {
+        ConnectOptions::new().connect()
+    }
+
+    /// Connects to the daemon at this path.
+    ///
+    /// # Errors
+    /// As [`ConnectOptions::connect_to`].
+    pub fn connect_to(path: impl AsRef<Path>) -> Result<Self, Error> {
+        ConnectOptions::new().connect_to(path)
+    }
+
+    /// Connects over a socket of type `SOCK_SEQPACKET` whose other end a host holds.
+    ///
+    /// # Errors
+    /// As [`ConnectOptions::connect_to`].
+    pub fn from_socket(socket: OwnedFd) -> Result<Self, Error> {
+        ConnectOptions::new().from_socket(socket)
+    }
+
+    pub(crate) fn open(control: ControlSocket, options: ConnectOptions) -> Result<Self, Error> {
+        let operation = "connecting to the runtime";
+        let buffer_bytes = options.segment_bytes();
+        let segment = Segment::create("chimaera-client", buffer_bytes + DATA_OFFSET_BYTES as u64)
+            .map_err(|error| Error::io(&error, "allocating shared memory"))?;
+        let hello = Request::Hello {
+            client_name: options.name(),
+        };
+        let (reply, _) = control.request(&hello, Some(segment.as_fd()), operation)?;
+        let Reply::Welcome {
+            version,
+            process_id,
+            worker_count,
+        } = reply
+        else {
+            return Err(Error::new(Status::ProtocolViolation, operation)
+                .with_detail("the daemon's reply is not the expected one"));
+        };
+        let segment = Arc::new(segment);
+        let link = Link::new(control, Arc::clone(&segment), options.keep_alive)?;
+        let link = Arc::new(link);
+        let patience = Patience::new(options.spin);
+        let lanes = Lanes::new(Arc::clone(&segment), patience, Arc::clone(&link));
+        Ok(Self {
+            session: Arc::new(Session {
+                lanes: Arc::new(lanes),
+                memory: Arc::new(Memory::new(segment, buffer_bytes)),
+                link,
+                daemon: DaemonInfo {
+                    version,
+                    process_id,
+                    worker_count,
+                },
+            }),
+        })
+    }
+
+    /// What the runtime said of itself at connection.
+    #[must_use]
+    pub fn daemon(&self) -> &DaemonInfo {
+        &self.session.daemon
+    }
+
+    /// Whether the runtime was still there when this was looked at.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        !self.session.link.is_lost()
+    }
+
+    /// The client of the runtime's admin module: pools, and the runtime itself.
+    #[must_use]
+    pub fn admin(&self) -> AdminClient {
+        AdminClient::new(self.clone())
+    }
+
+    /// Allocates a buffer that tasks of this runtime can use: aligned to 4096 from that length
+    /// on, else to 64. Its contents are unspecified. A length of 0 is allowed. It does not block,
+    /// save for registering another segment with the daemon when the present ones are full.
+    ///
+    /// # Errors
+    /// [`Status::OutOfMemory`] where the system's memory, or the number of segments, ends;
+    /// [`Status::ConnectionLost`].
+    pub fn allocate_buffer(&self, len: usize) -> Result<Buffer, Error> {
+        Buffer::allocate(&self.session.memory, len, &|index, segment| {
+            self.add_segment(index, segment)
+        })
+    }
+
+    fn add_segment(&self, index: usize, segment: &Segment) -> Result<(), Error> {
+        let operation = "registering shared memory";
+        let request = Request::AddSegment {
+            segment: index as u32,
+        };
+        let control = &self.session.link.control;
+        match control.request(&request, Some(segment.as_fd()), operation)? {
+            (Reply::SegmentAdded, _) => Ok(()),
+            _ => Err(Error::new(Status::ProtocolViolation, operation)
+                .with_detail("the daemon's reply is not the expected one")),
+        }
+    }
+
+    /// Carries out a call without a buffer. Blocks until it is done.
+    ///
+    /// # Errors
+    /// The task's failure, or [`Status::ConnectionLost`].
+    #[inline]
+    pub fn call(&self, call: &Call) -> Result<Values, Error> {
+        self.call_with(call, None)
+    }
+
+    /// Carries out a call whose buffer the module may read and write. Blocks until it is done.
+    ///
+    /// # Errors
+    /// As [`Self::call`]; [`Status::InvalidBuffer`] for a buffer of another connection.
+    #[inline]
+    pub fn call_receiving(&self, call: &Call, buffer: BufferSliceMut<'_>) -> Result<Values, Error> {
+        let range = buffer.as_slice().wire_range(&self.session.memory)?;
+        self.call_with(call, Some(range))
+    }
+
+    /// Carries out a call whose buffer the module only reads. Blocks until it is done.
+    ///
+    /// # Safety
+    /// By its module's contract the method never writes its buffer: others in this process may
+    /// hold references to it.
+    ///
+    /// # Errors
+    /// As [`Self::call_receiving`].
+    #[inline]
+    pub unsafe fn call_sending(
+        &self,
+        call: &Call,
+        buffer: BufferSlice<'_>,
+    ) -> Result<Values, Error> {
+        let range = buffer.wire_range(&self.session.memory)?;
+        self.call_with(call, Some(range))
+    }
+
+    /// The borrow of the buffer lasts in the caller until this returns, and nothing between
+    /// submitting and waiting can unwind.
+    #[inline]
+    fn call_with(&self, call: &Call, buffer: Option<BufferRange>) -> Result<Values, Error> {
+        let lane = self.session.lanes.current()?;
+        match lane.submit(call, buffer, OWNED) {
+            Ok(flight) => values(call, &lane.finish_owned(flight)),
+            Err(_) => Err(connection_lost(call)),
+        }
+    }
+
+    /// Submits a call, with a buffer that goes along and comes back. Does not wait, save for a
+    /// free record when the lane is full and nothing on it has completed.
+    ///
+    /// `finish` makes the task's result of what comes back, on the thread that asks for it.
+    ///
+    /// # Errors
+    /// [`Status::ConnectionLost`], or [`Status::InvalidBuffer`] for a buffer of another
+    /// connection; the buffer comes back with the error.
+    #[inline]
+    pub fn submit<T>(
+        &self,
+        call: Call,
+        buffer: Option<Buffer>,
+        finish: fn(Finished) -> Result<T, TaskError>,
+    ) -> Result<Task<T>, TaskError> {
+        let memory = &self.session.memory;
+        let range = match buffer
+            .as_ref()
+            .map(|buffer| BufferSlice::from(buffer).wire_range(memory))
+        {
+            None => None,
+            Some(Ok(range)) => Some(range),
+            Some(Err(error)) => return Err(TaskError::new(error, buffer)),
+        };
+        let lane = match self.session.lanes.current() {
+            Ok(lane) => lane,
+            Err(error) => return Err(TaskError::new(error, buffer)),
+        };
+        match lane.submit(&call, range, ATTACHED) {
+            Ok(flight) => Ok(Task::new(Arc::clone(lane), flight, call, buffer, finish)),
+            Err(_) => Err(TaskError::new(connection_lost(&call), buffer)),
+        }
+    }
+
+    /// Frees what dropped task handles left behind and whose tasks have completed. Submitting
+    /// does this on its own lane; this does it on all.
+    pub fn reap(&self) {
+        self.session.lanes.reap_orphans();
+    }
+
+    pub(crate) fn lanes(&self) -> &Arc<Lanes> {
+        &self.session.lanes
+    }
+
+    pub(crate) fn memory(&self) -> &Arc<Memory> {
+        &self.session.memory
+    }
+}
+
+#[cold]
+pub(crate) fn connection_lost(call: &Call) -> Error {
+    Error::new(Status::ConnectionLost, call)
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime")
+            .field("daemon", &self.session.daemon)
+            .field("connected", &self.is_connected())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,66 @@
+//! How long a thread looks for something before it sleeps.
+
+use std::hint;
+use std::num::NonZeroUsize;
+use std::time::{Duration, Instant};
+
+/// Looks without pausing: what is about to come is seen at once.
+const EAGER_LOOKS: u32 = 64;
+
+/// Looks between two looks at the clock, each after a pause.
+const LOOKS_PER_CLOCK: u32 = 32;
+
+/// How long to look before sleeping.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    spin: Duration,
+}
+
+impl Patience {
+    /// Looks for about this long; not at all where the other side could not run meanwhile.
+    pub(crate) fn new(spin: Duration) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self {
+            spin: if processors > 1 { spin } else { Duration::ZERO },
+        }
+    }
+
+    /// Looks until `ready`, or until patience ends. Returns whether it is ready.
+    #[inline]
+    pub(crate) fn spin(self, ready: impl Fn() -> bool) -> bool {
+        self.spin_until(ready, None)
+    }
+
+    /// As [`Self::spin`], with a deadline of the caller's.
+    #[inline]
+    pub(crate) fn spin_until(self, ready: impl Fn() -> bool, deadline: Option<Instant>) -> bool {
+        if ready() {
+            return true;
+        }
+        if self.spin.is_zero() {
+            return false;
+        }
+        for _ in 0..EAGER_LOOKS {
+            if ready() {
+                return true;
+            }
+        }
+        let mut end = None;
+        loop {
+            for _ in 0..LOOKS_PER_CLOCK {
+                hint::spin_loop();
+                if ready() {
+                    return true;
+                }
+            }
+            let now = Instant::now();
+            let end = *end.get_or_insert_with(|| {
+                let end = now + self.spin;
+                deadline.map_or(end, |deadline| deadline.min(end))
+            });
+            if now >= end {
+                return false;
+            }
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The connection: its beginning, its refusals, and the daemon's death in the middle.
+
+mod fake_host;
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use chimaera_client::proto::limits::LANE_DEPTH;
+use chimaera_client::{ConnectOptions, Runtime, Status};
+use fake_host::{FakeHost, Watchdog};
+use support::{ECHO, FILL, HOLD, block_on, call, echo, module, submit, submit_buffer};
+
+#[test]
+fn no_daemon_is_an_error_that_says_what_to_do() {
+    let _watchdog = Watchdog::new();
+    let error = Runtime::connect_to("/nonexistent/chimaera.sock").expect_err("nobody there");
+    assert!(error.is_no_daemon());
+    let text = error.to_string();
+    for part in ["/nonexistent/chimaera.sock", "CHIMAERA_SOCKET", "start"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn another_version_is_told_as_such() {
+    let _watchdog = Watchdog::new();
+    let (_host, socket) = FakeHost::start_as((77, 1), module);
+    let error = Runtime::from_socket(socket).expect_err("another version");
+    assert_eq!(error.status(), Status::Unsupported);
+    assert!(error.to_string().contains("protocol version 77"), "{error}");
+    assert!(!error.is_no_daemon());
+}
+
+#[test]
+fn a_refusal_gives_the_daemons_reason() {
+    let _watchdog = Watchdog::new();
+    let (_host, socket) = FakeHost::start(module);
+    let options = ConnectOptions::new().client_name("refuse me");
+    let error = options.from_socket(socket).expect_err("refused");
+    assert_eq!(error.status(), Status::PermissionDenied);
+    assert!(error.to_string().contains("ask the operator"), "{error}");
+}
+
+#[test]
+fn what_is_kept_alive_goes_after_the_connection() {
+    struct Kept(Arc<AtomicBool>, Option<FakeHost>);
+    impl Drop for Kept {
+        fn drop(&mut self) {
+            // Joins the host's control thread, which ends when the connection is closed.
+            drop(self.1.take());
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let _watchdog = Watchdog::new();
+    let (host, socket) = FakeHost::start(module);
+    let gone = Arc::new(AtomicBool::new(false));
+    let kept = Kept(Arc::clone(&gone), Some(host));
+    let options = ConnectOptions::new().keep_alive(Box::new(kept));
+    let runtime = options.from_socket(socket).expect("connects");
+    assert_eq!(echo(&runtime, 3), 3);
+    let clone = runtime.clone();
+    drop(runtime);
+    assert!(!gone.load(Ordering::SeqCst));
+    assert_eq!(echo(&clone, 4), 4);
+    drop(clone);
+    assert!(gone.load(Ordering::SeqCst));
+}
+
+fn lost(status: Status) {
+    assert_eq!(status, Status::ConnectionLost);
+}
+
+#[test]
+fn whoever_spins_sleeps_or_awaits_learns_of_the_daemons_death() {
+    let _watchdog = Watchdog::new();
+    for spin in [
+        Duration::ZERO,
+        Duration::from_micros(30),
+        Duration::from_secs(5),
+    ] {
+        let options = ConnectOptions::new().spin(spin);
+        let (mut host, runtime) = FakeHost::connect_with(options, module);
+        thread::scope(|scope| {
+            scope.spawn(|| lost(runtime.call(&call(HOLD, 1)).expect_err("lost").status()));
+            scope.spawn(|| lost(submit(&runtime, HOLD, 1).wait().expect_err("lost").status()));
+            scope.spawn(|| {
+                let task = submit(&runtime, HOLD, 1);
+                lost(block_on(task).expect_err("lost").status());
+            });
+            scope.spawn(|| {
+                let buffer = runtime.allocate_buffer(10).expect("buffer");
+                let mut task = submit_buffer(&runtime, HOLD, 1, buffer);
+                let error = task
+                    .wait_timeout(Duration::MAX)
+                    .expect("ended")
+                    .expect_err("lost");
+                assert_eq!(error.status(), Status::ConnectionLost);
+                assert_eq!(
+                    error.into_buffer().expect("the buffer comes back").len(),
+                    10
+                );
+            });
+            host.wait_for_held(4);
+            host.kill();
+        });
+        assert!(!runtime.is_connected());
+        lost(runtime.call(&call(ECHO, 1)).expect_err("lost").status());
+    }
+}
+
+#[test]
+fn a_submitter_without_a_record_learns_of_the_daemons_death() {
+    let _watchdog = Watchdog::new();
+    let (mut host, runtime) = FakeHost::connect(module);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let tasks: Vec<_> = (0..LANE_DEPTH as u64)
+                .map(|n| submit(&runtime, HOLD, n))
+                .collect();
+            lost(runtime.call(&call(HOLD, 1)).expect_err("lost").status());
+            for task in tasks {
+                lost(task.wait().expect_err("lost").status());
+            }
+        });
+        host.wait_for_held(LANE_DEPTH);
+        host.kill();
+    });
+}
+
+#[test]
+fn no_task_is_missed_when_the_daemon_dies_under_load() {
+    let _watchdog = Watchdog::new();
+    for round in 0..60 {
+        let (mut host, runtime) = FakeHost::connect(module);
+        thread::scope(|scope| {
+            for thread in 0..2 {
+                let runtime = &runtime;
+                scope.spawn(move || load_until_lost(runtime, thread));
+            }
+            while host.lane_count() < 2 {
+                thread::yield_now();
+            }
+            for _ in 0..round * 50 {
+                std::hint::spin_loop();
+            }
+            host.kill();
+        });
+        // What is said at once from now on.
+        lost(runtime.call(&call(ECHO, 1)).expect_err("lost").status());
+        let buffer = runtime
+            .allocate_buffer(8)
+            .expect("present segments still serve");
+        let error = runtime
+            .submit(call(FILL, 1), Some(buffer), support::with_buffer)
+            .expect_err("lost");
+        assert_eq!(error.into_buffer().expect("comes back").len(), 8);
+    }
+}
+
+fn load_until_lost(runtime: &Runtime, thread: u64) {
+    loop {
+        let mut failed = 0;
+        let tasks: Vec<_> = (0..100)
+            .map_while(|n| {
+                let task =
+                    runtime.submit(call(ECHO, n), None, |finished| Ok(finished.values()?[0]));
+                task.map_err(|error| lost(error.status())).ok()
+            })
+            .collect();
+        for task in tasks {
+            match task.wait() {
+                Ok(number) => assert!(number < 100),
+                Err(error) => {
+                    lost(error.status());
+                    failed += 1;
+                }
+            }
+        }
+        match runtime.call(&call(ECHO, thread)) {
+            Ok(values) => assert!(failed == 0 && values[0] == thread),
+            Err(error) => return lost(error.status()),
+        }
+    }
+}
+
+#[test]
+fn a_thread_without_a_lane_is_told_of_the_loss_too() {
+    let _watchdog = Watchdog::new();
+    let (mut host, runtime) = FakeHost::connect(module);
+    host.kill();
+    lost(runtime.call(&call(ECHO, 1)).expect_err("lost").status());
+    let error = runtime
+        .allocate_buffer(1 << 30)
+        .expect_err("cannot be registered");
+    lost(error.status());
+}

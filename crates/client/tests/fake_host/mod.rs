@@ -1,0 +1,402 @@
+//! A host in this process that is just enough to test clients against: it answers the control
+//! messages and serves lanes on one thread, with a function of the test's as its only module. It
+//! can be killed at any moment.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use chimaera_client::proto::control::{self, Reply, Request};
+use chimaera_client::proto::limits::{LANE_DEPTH, LAYOUT_VERSION, PROTOCOL_VERSION};
+use chimaera_client::proto::{Completion, Descriptor};
+use chimaera_client::{ConnectOptions, Runtime, Status};
+use chimaera_shm::{Doorbell, Lane, LaneMemory, Segment, Taken};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
+    UnixAddr, recvmsg, sendmsg, shutdown, socketpair,
+};
+use parking_lot::Mutex;
+
+/// What the test's module does with a task.
+pub enum Verdict {
+    /// Completes it.
+    Done(Completion),
+    /// Keeps it until [`FakeHost::release_held`].
+    Hold,
+}
+
+impl Verdict {
+    pub fn ok(values: &[u64]) -> Self {
+        Self::Done(Completion::success(values))
+    }
+
+    pub fn fail(status: Status) -> Self {
+        Self::Done(Completion::failure(status))
+    }
+}
+
+/// A task's buffer, as the host sees it.
+#[derive(Clone, Copy)]
+pub struct HostBuffer {
+    address: NonNull<u8>,
+    len: usize,
+}
+
+impl HostBuffer {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn address(&self) -> usize {
+        self.address.as_ptr() as usize
+    }
+
+    pub fn read(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len];
+        // SAFETY: the range was checked to lie in a segment that the host keeps mapped.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.address.as_ptr(), bytes.as_mut_ptr(), self.len);
+        }
+        bytes
+    }
+
+    pub fn write(&self, bytes: &[u8]) {
+        assert!(bytes.len() <= self.len);
+        // SAFETY: as in `read`.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.address.as_ptr(), bytes.len());
+        }
+    }
+}
+
+/// The test's module.
+pub trait Module: FnMut(Descriptor, Option<HostBuffer>) -> Verdict + Send + 'static {}
+impl<F: FnMut(Descriptor, Option<HostBuffer>) -> Verdict + Send + 'static> Module for F {}
+
+pub struct FakeHost {
+    shared: Arc<Shared>,
+    socket: Arc<OwnedFd>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    lanes: Mutex<Vec<Lane>>,
+    lane_count: AtomicUsize,
+    segments: Mutex<Vec<Arc<Segment>>>,
+    doorbell: Doorbell,
+    /// Set: the worker stops at once.
+    dead: AtomicBool,
+    /// Set: the worker completes what it holds.
+    gate: AtomicBool,
+    /// Tasks that the worker holds.
+    held: AtomicUsize,
+    parked: AtomicBool,
+}
+
+impl FakeHost {
+    /// Starts a host and connects to it.
+    pub fn connect(module: impl Module) -> (Self, Runtime) {
+        Self::connect_with(ConnectOptions::new().buffer_bytes(16 << 20), module)
+    }
+
+    pub fn connect_with(options: ConnectOptions, module: impl Module) -> (Self, Runtime) {
+        let (host, socket) = Self::start(module);
+        let runtime = options.from_socket(socket).expect("connects");
+        (host, runtime)
+    }
+
+    /// Starts a host; the socket is for a client.
+    pub fn start(module: impl Module) -> (Self, OwnedFd) {
+        Self::start_as((PROTOCOL_VERSION, LAYOUT_VERSION), module)
+    }
+
+    /// Starts a host that speaks other versions.
+    pub fn start_as(versions: (u32, u32), module: impl Module) -> (Self, OwnedFd) {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .expect("socketpair");
+        let shared = Arc::new(Shared {
+            lanes: Mutex::default(),
+            lane_count: AtomicUsize::new(0),
+            segments: Mutex::default(),
+            doorbell: Doorbell::new().expect("eventfd"),
+            dead: AtomicBool::new(false),
+            gate: AtomicBool::new(false),
+            held: AtomicUsize::new(0),
+            parked: AtomicBool::new(false),
+        });
+        let socket = Arc::new(ours);
+        let (for_control, control_socket) = (Arc::clone(&shared), Arc::clone(&socket));
+        let for_worker = Arc::clone(&shared);
+        let threads = vec![
+            thread::spawn(move || for_control.serve_control(&control_socket, versions)),
+            thread::spawn(move || for_worker.work(module)),
+        ];
+        let host = Self {
+            shared,
+            socket,
+            threads,
+        };
+        (host, theirs)
+    }
+
+    /// Completes what is held, and holds nothing from now on.
+    pub fn release_held(&self) {
+        self.shared.gate.store(true, Ordering::Release);
+        self.shared.doorbell.ring();
+    }
+
+    /// Waits until this many tasks are held.
+    pub fn wait_for_held(&self, count: usize) {
+        while self.shared.held.load(Ordering::Acquire) < count {
+            thread::yield_now();
+        }
+    }
+
+    pub fn is_parked(&self) -> bool {
+        self.shared.parked.load(Ordering::Acquire)
+    }
+
+    pub fn lane_count(&self) -> usize {
+        self.shared.lane_count.load(Ordering::Acquire)
+    }
+
+    pub fn segment_count(&self) -> usize {
+        self.shared.segments.lock().len()
+    }
+
+    /// Dies: the worker stops where it is, then the socket closes.
+    pub fn kill(&mut self) {
+        self.shared.dead.store(true, Ordering::Release);
+        self.shared.doorbell.ring();
+        if let Some(worker) = self.threads.pop() {
+            worker.join().expect("the fake host's worker panicked");
+        }
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        for thread in self.threads.drain(..) {
+            thread.join().expect("the fake host panicked");
+        }
+    }
+}
+
+impl Drop for FakeHost {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            self.kill();
+        }
+    }
+}
+
+impl Shared {
+    fn serve_control(&self, socket: &OwnedFd, versions: (u32, u32)) {
+        loop {
+            let mut packet = vec![0; 32 * 1024];
+            let mut space = nix::cmsg_space!([RawFd; 2]);
+            let mut parts = [IoSliceMut::new(&mut packet)];
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            let Ok(message) =
+                recvmsg::<UnixAddr>(socket.as_raw_fd(), &mut parts, Some(&mut space), flags)
+            else {
+                return;
+            };
+            let len = message.bytes;
+            let mut files = Vec::new();
+            for part in message.cmsgs().expect("control messages") {
+                if let ControlMessageOwned::ScmRights(numbers) = part {
+                    // SAFETY: the kernel made these for this message.
+                    files.extend(numbers.iter().map(|&n| unsafe { OwnedFd::from_raw_fd(n) }));
+                }
+            }
+            if len == 0 {
+                return;
+            }
+            let (reply, file) = match control::decode::<Request>(&packet[..len]) {
+                Ok(request) => self.answer(request, files.pop()),
+                Err(error) => panic!("{error}"),
+            };
+            let packet = control::encode_versions(&reply, versions.0, versions.1).expect("encodes");
+            let files = file.map(|file: RawFd| [file]);
+            let rights = files
+                .as_ref()
+                .map(|files| [ControlMessage::ScmRights(files)]);
+            let _ = sendmsg::<UnixAddr>(
+                socket.as_raw_fd(),
+                &[IoSlice::new(&packet)],
+                rights.as_ref().map_or(&[][..], |rights| &rights[..]),
+                MsgFlags::MSG_NOSIGNAL,
+                None,
+            );
+        }
+    }
+
+    fn answer(&self, request: Request, file: Option<OwnedFd>) -> (Reply, Option<RawFd>) {
+        match request {
+            Request::Hello { client_name } => {
+                assert!(!client_name.is_empty());
+                if client_name == "refuse me" {
+                    let reason = "this client is not welcome: ask the operator".to_owned();
+                    let status = Status::PermissionDenied;
+                    return (Reply::Refused { status, reason }, None);
+                }
+                self.add_segment(0, file);
+                let welcome = Reply::Welcome {
+                    version: "fake".to_owned(),
+                    process_id: std::process::id(),
+                    worker_count: 1,
+                };
+                (welcome, None)
+            }
+            Request::AddSegment { segment } => {
+                self.add_segment(segment as usize, file);
+                (Reply::SegmentAdded, None)
+            }
+            Request::OpenLane { lane } => {
+                let segment = Arc::clone(&self.segments.lock()[0]);
+                let mut lanes = self.lanes.lock();
+                assert_eq!(lanes.len(), lane as usize, "lanes are opened in order");
+                lanes.push(segment.lane(lane as usize));
+                self.lane_count.store(lanes.len(), Ordering::Release);
+                self.doorbell.ring();
+                (Reply::LaneOpened, Some(self.doorbell.as_fd().as_raw_fd()))
+            }
+        }
+    }
+
+    fn add_segment(&self, index: usize, file: Option<OwnedFd>) {
+        let segment = Segment::receive(file.expect("a segment")).expect("a valid segment");
+        let mut segments = self.segments.lock();
+        assert_eq!(segments.len(), index);
+        segments.push(Arc::new(segment));
+    }
+
+    fn work(&self, mut module: impl Module) {
+        let mut lanes: Vec<(Lane, u64)> = Vec::new();
+        let mut segments: Vec<Arc<Segment>> = Vec::new();
+        let mut held: VecDeque<(usize, Descriptor, u32)> = VecDeque::new();
+        let mut idle_passes = 0;
+        while !self.dead.load(Ordering::Acquire) {
+            if self.lane_count.load(Ordering::Acquire) > lanes.len() {
+                let known = lanes.len();
+                let all = self.lanes.lock();
+                lanes.extend(all[known..].iter().map(|lane| (lane.clone(), 1)));
+            }
+            let mut any = 0;
+            let mut completed = [0u64; 64];
+            for (index, (lane, next)) in lanes.iter_mut().enumerate() {
+                let words = match lane.take(*next) {
+                    Taken::Nothing => continue,
+                    Taken::Task(words) => words,
+                    Taken::Violation { found } => panic!("{found} where {next} was expected"),
+                };
+                let sequence = *next as u32;
+                *next += 1;
+                any += 1;
+                let task = Descriptor::parse(&words).expect("a valid descriptor");
+                let buffer = task.buffer.map(|range| {
+                    if usize::from(range.segment) >= segments.len() {
+                        segments = self.segments.lock().clone();
+                    }
+                    let len = range.len_bytes as usize;
+                    let address = segments[usize::from(range.segment)]
+                        .range(range.offset_bytes, len as u64)
+                        .expect("the buffer lies in its segment");
+                    HostBuffer { address, len }
+                });
+                match module(task, buffer) {
+                    Verdict::Done(done) => {
+                        let record = usize::from(task.record);
+                        lane.complete(record, sequence, done.status_word, &done.values);
+                        completed[index] |= 1 << record;
+                    }
+                    Verdict::Hold => {
+                        held.push_back((index, task, sequence));
+                        self.held.store(held.len(), Ordering::Release);
+                    }
+                }
+            }
+            if self.gate.load(Ordering::Acquire) {
+                for (index, task, sequence) in held.drain(..) {
+                    let record = usize::from(task.record);
+                    let done = Completion::success(&task.arguments);
+                    lanes[index]
+                        .0
+                        .complete(record, sequence, done.status_word, &done.values);
+                    completed[index] |= 1 << record;
+                    any += 1;
+                }
+                self.held.store(0, Ordering::Release);
+            }
+            if any > 0 {
+                idle_passes = 0;
+                LaneMemory::<LANE_DEPTH>::fence_before_looking();
+                let mut ring = false;
+                for ((lane, _), &completed) in lanes.iter().zip(&completed) {
+                    let (sleepers, bell) = lane.look_for_waiters(completed);
+                    lane.wake_sleepers(sleepers);
+                    ring |= bell;
+                }
+                if ring {
+                    self.segments.lock()[0].ring_bell();
+                }
+                continue;
+            }
+            idle_passes += 1;
+            if idle_passes > 2000 {
+                idle_passes = 0;
+                self.park(&lanes);
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    fn park(&self, lanes: &[(Lane, u64)]) {
+        // Empty the bell first: what rings later is seen by the poll.
+        let mut count = [0; 8];
+        let _ = nix::unistd::read(&self.doorbell, &mut count);
+        let busy = lanes.iter().any(|(lane, next)| !lane.try_park(*next));
+        let news = self.lane_count.load(Ordering::Acquire) > lanes.len()
+            || self.dead.load(Ordering::Acquire)
+            || (self.gate.load(Ordering::Acquire) && self.held.load(Ordering::Acquire) > 0);
+        if !busy && !news {
+            self.parked.store(true, Ordering::Release);
+            let bell = self.doorbell.as_fd();
+            let mut bells = [nix::poll::PollFd::new(bell, nix::poll::PollFlags::POLLIN)];
+            let _ = nix::poll::poll(&mut bells, nix::poll::PollTimeout::NONE);
+            self.parked.store(false, Ordering::Release);
+        }
+        for (lane, _) in lanes {
+            lane.unpark();
+        }
+    }
+}
+
+/// Ends the process when a test takes far too long, which is what a lost wake-up looks like.
+pub struct Watchdog {
+    _alive: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    pub fn new() -> Self {
+        let (alive, done) = mpsc::channel::<()>();
+        let test = thread::current().name().unwrap_or("test").to_owned();
+        thread::spawn(move || {
+            if done.recv_timeout(Duration::from_secs(30)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{test} hangs");
+                std::process::abort();
+            }
+        });
+        Self { _alive: alive }
+    }
+}

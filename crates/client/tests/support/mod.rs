@@ -1,0 +1,114 @@
+//! The module that the tests talk to, and short words for talking to it.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+
+use chimaera_client::proto::Descriptor;
+use chimaera_client::{
+    Buffer, Call, Finished, PoolId, PoolQuery, Runtime, Status, Task, TaskError, Values,
+};
+
+use crate::fake_host::{HostBuffer, Verdict};
+
+/// Gives the arguments back.
+pub const ECHO: u16 = 1;
+/// As [`ECHO`], when the test says so.
+pub const HOLD: u16 = 2;
+/// Fills the buffer with the first argument's low byte.
+pub const FILL: u16 = 3;
+/// Adds up the buffer's bytes.
+pub const SUM: u16 = 4;
+/// Fails with the status whose code the first argument is.
+pub const FAIL: u16 = 5;
+/// Gives the buffer's address in the host.
+pub const LOCATE: u16 = 6;
+
+pub fn module(task: Descriptor, buffer: Option<HostBuffer>) -> Verdict {
+    match task.method {
+        ECHO => Verdict::ok(&task.arguments),
+        HOLD => Verdict::Hold,
+        FILL => {
+            let buffer = buffer.expect("a buffer");
+            buffer.write(&vec![task.arguments[0] as u8; buffer.len()]);
+            Verdict::ok(&[buffer.len() as u64])
+        }
+        SUM => {
+            let bytes = buffer.expect("a buffer").read();
+            Verdict::ok(&[bytes.iter().map(|&byte| u64::from(byte)).sum()])
+        }
+        FAIL => Verdict::fail(Status::from_code(task.arguments[0] as u16).expect("a status")),
+        LOCATE => Verdict::ok(&[buffer.expect("a buffer").address() as u64]),
+        _ => Verdict::fail(Status::UnknownMethod),
+    }
+}
+
+pub fn call(method: u16, argument: u64) -> Call {
+    Call {
+        pool: PoolId::new(9000, 0),
+        query: PoolQuery::Local,
+        method,
+        arguments: [argument, 0, 0],
+    }
+}
+
+pub fn echo(runtime: &Runtime, argument: u64) -> u64 {
+    runtime.call(&call(ECHO, argument)).expect("echo")[0]
+}
+
+/// Submits; the result is the first value.
+pub fn submit(runtime: &Runtime, method: u16, argument: u64) -> Task<u64> {
+    runtime
+        .submit(call(method, argument), None, |finished| {
+            Ok(finished.values()?[0])
+        })
+        .expect("submits")
+}
+
+/// Submits with a buffer; the result is the first value and the buffer.
+pub fn submit_buffer(
+    runtime: &Runtime,
+    method: u16,
+    argument: u64,
+    buffer: Buffer,
+) -> Task<(u64, Buffer)> {
+    runtime
+        .submit(call(method, argument), Some(buffer), with_buffer)
+        .expect("submits")
+}
+
+pub fn with_buffer(mut finished: Finished) -> Result<(u64, Buffer), TaskError> {
+    let buffer = finished.buffer.take();
+    match (finished.values(), buffer) {
+        (Ok(values), Some(buffer)) => Ok((first(&values), buffer)),
+        (Ok(_), None) => unreachable!("the buffer comes back"),
+        (Err(error), buffer) => Err(TaskError::new(error, buffer)),
+    }
+}
+
+fn first(values: &Values) -> u64 {
+    values[0]
+}
+
+/// The smallest executor: the thread sleeps until it is woken.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Lanes: one per thread, reused, shared when there are more threads than lanes.
+
+mod fake_host;
+mod support;
+
+use std::sync::Barrier;
+use std::thread;
+
+use chimaera_client::proto::limits::{LANE_DEPTH, MAX_LANES};
+use chimaera_client::{Runtime, Task};
+use fake_host::{FakeHost, Watchdog};
+use support::{ECHO, FILL, call, echo, module, submit, submit_buffer};
+
+#[test]
+fn threads_that_end_leave_their_lanes_to_others() {
+    let _watchdog = Watchdog::new();
+    let (host, runtime) = FakeHost::connect(module);
+    for round in 0..20 {
+        let runtime = runtime.clone();
+        thread::spawn(move || assert_eq!(echo(&runtime, round), round))
+            .join()
+            .expect("thread");
+    }
+    assert_eq!(host.lane_count(), 1);
+    let barrier = Barrier::new(3);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                echo(&runtime, 1);
+                barrier.wait();
+            });
+        }
+    });
+    assert_eq!(
+        host.lane_count(),
+        3,
+        "threads at the same time have lanes of their own"
+    );
+}
+
+#[test]
+fn more_threads_than_lanes_share() {
+    let _watchdog = Watchdog::new();
+    let (host, runtime) = FakeHost::connect(module);
+    let threads = MAX_LANES as u64 + 16;
+    let barrier = Barrier::new(threads as usize);
+    thread::scope(|scope| {
+        for thread in 0..threads {
+            let (runtime, barrier) = (&runtime, &barrier);
+            scope.spawn(move || {
+                echo(runtime, 0);
+                barrier.wait();
+                for round in 0..30 {
+                    let number = thread << 32 | round;
+                    assert_eq!(echo(runtime, number), number);
+                }
+                let tasks: Vec<_> = (0..150)
+                    .map(|n| submit(runtime, ECHO, thread + n))
+                    .collect();
+                for (n, task) in (0..).zip(tasks) {
+                    assert_eq!(task.wait().expect("echo"), thread + n);
+                }
+            });
+        }
+    });
+    assert_eq!(host.lane_count(), MAX_LANES);
+}
+
+#[test]
+fn one_lane_can_be_used_by_many_threads_in_every_way() {
+    let _watchdog = Watchdog::new();
+    let (_host, runtime) = FakeHost::connect(module);
+    // All lanes are open and in use, so that the threads below share them.
+    let (opened, done) = (Barrier::new(MAX_LANES + 1), Barrier::new(MAX_LANES + 1));
+    thread::scope(|scope| {
+        for _ in 0..MAX_LANES {
+            scope.spawn(|| {
+                echo(&runtime, 0);
+                opened.wait();
+                done.wait();
+            });
+        }
+        opened.wait();
+        // As many more, so that each lane has one more user; then some that all meet there.
+        let users: Vec<_> = (0..8u64)
+            .map(|user| {
+                scope.spawn({
+                    let runtime = &runtime;
+                    move || use_in_every_way(runtime, user)
+                })
+            })
+            .collect();
+        for user in users {
+            user.join().expect("user");
+        }
+        done.wait();
+    });
+}
+
+fn use_in_every_way(runtime: &Runtime, user: u64) {
+    for round in 0..20 {
+        let tasks: Vec<Task<u64>> = (0..100).map(|n| submit(runtime, ECHO, n)).collect();
+        let number = user << 32 | round;
+        assert_eq!(echo(runtime, number), number);
+        let mut buffer = runtime.allocate_buffer(LANE_DEPTH * 4).expect("buffer");
+        let parts = (0..LANE_DEPTH * 4).map(|n| (call(FILL, n as u64), n..n + 1));
+        let mut count = 0;
+        runtime
+            .call_parts_receiving((&mut buffer).into(), parts, |part, values| {
+                assert_eq!((part, values[0]), (count, 1));
+                count += 1;
+            })
+            .expect("fills");
+        assert!(buffer.iter().enumerate().all(|(n, &byte)| byte == n as u8));
+        let dropped = submit_buffer(runtime, FILL, 1, buffer);
+        drop(dropped);
+        for (n, task) in (0..).zip(tasks) {
+            assert_eq!(task.wait().expect("echo"), n);
+        }
+    }
+}
+
+#[test]
+fn several_runtimes_in_one_thread_do_not_mix() {
+    let _watchdog = Watchdog::new();
+    let hosts: Vec<_> = (0..3u64)
+        .map(|which| {
+            FakeHost::connect(move |task, buffer| match task.method {
+                ECHO => fake_host::Verdict::ok(&[which]),
+                _ => module(task, buffer),
+            })
+        })
+        .collect();
+    for _ in 0..10 {
+        for (which, (_, runtime)) in (0..).zip(&hosts) {
+            assert_eq!(echo(runtime, 77), which);
+        }
+    }
+}
+
+#[test]
+fn handles_move_between_threads() {
+    let _watchdog = Watchdog::new();
+    let (_host, runtime) = FakeHost::connect(module);
+    let (sender, receiver) = std::sync::mpsc::channel::<(u64, Task<u64>)>();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for (number, task) in receiver {
+                assert_eq!(task.wait().expect("echo"), number);
+            }
+        });
+        for number in 0..5000 {
+            sender
+                .send((number, submit(&runtime, ECHO, number)))
+                .expect("sends");
+        }
+        drop(sender);
+    });
+}
