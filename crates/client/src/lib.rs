@@ -27,6 +27,8 @@ mod buffer;
 mod call;
 mod control;
 mod desk;
+#[cfg(feature = "embed")]
+mod embed;
 mod error;
 mod lane;
 mod lanes;
@@ -45,6 +47,8 @@ pub use chimaera_proto as proto;
 pub use chimaera_proto::admin::{PoolInfo, RuntimeStatus};
 pub use chimaera_proto::socket_path::default_socket_path;
 pub use chimaera_proto::{ContainerId, Failure, NodeId, PoolId, PoolQuery, Status};
+#[cfg(feature = "embed")]
+pub use embed::Embed;
 pub use error::{Error, TaskError};
 pub use options::{ConnectOptions, KeepAlive};
 pub use parts::PartError;

@@ -1,0 +1,191 @@
+//! What the program understands.
+
+use std::path::PathBuf;
+
+use chimaera_bdev_client::PoolId;
+use chimaera_runtime::Polling;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::size::parse_size;
+
+/// Share block storage between the programs of a machine.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, after_help = EXIT_CODES)]
+pub(crate) struct Arguments {
+    /// The daemon's socket [default: /run/chimaera/chimaera.sock as root, else
+    /// $XDG_RUNTIME_DIR/chimaera.sock]
+    #[arg(long, global = true, env = "CHIMAERA_SOCKET", value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no runtime at the socket, 4 no such pool, file or \
+module, 5 exists with other parameters or is in use, 6 not permitted, 7 not enough space";
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start, stop and look at the daemon
+    #[command(subcommand)]
+    Runtime(RuntimeCommand),
+    /// Create, list and destroy block device pools
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// See it work: a runtime of its own, a RAM pool and a file pool, in under 10 seconds
+    Demo,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RuntimeCommand {
+    /// Run the daemon; it writes "ready" and serves until it is told to stop
+    Start(StartArguments),
+    /// Stop the daemon: pools are drained, flushed and closed first
+    Stop,
+    /// Show what the daemon is doing
+    Status(OutputArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArguments {
+    /// Number of workers [default: a quarter of the processors, at least 1 and at most 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) workers: Option<u16>,
+
+    /// Processors to pin the workers to, for example 2,3
+    #[arg(long, value_name = "CPU,…", value_delimiter = ',')]
+    pub(crate) pin: Vec<usize>,
+
+    /// How long workers poll before they sleep
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) polling: PollingArgument,
+
+    /// Folder with plugins, before those of $CHIMAERA_PLUGIN_PATH and beside the program; may be
+    /// given several times
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) plugin_dir: Vec<PathBuf>,
+
+    /// Return once the daemon serves, and leave it running in the background
+    #[arg(long)]
+    pub(crate) detach: bool,
+
+    /// Where a detached daemon writes its log [default: the socket's path with .log]
+    #[arg(long, value_name = "FILE", requires = "detach")]
+    pub(crate) log: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum PollingArgument {
+    /// Poll for 10 ms
+    Performance,
+    /// Poll for 100 µs
+    #[default]
+    Balanced,
+    /// Poll for 5 µs
+    Powersave,
+}
+
+impl From<PollingArgument> for Polling {
+    fn from(argument: PollingArgument) -> Self {
+        match argument {
+            PollingArgument::Performance => Self::Performance,
+            PollingArgument::Balanced => Self::Balanced,
+            PollingArgument::Powersave => Self::Powersave,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolCommand {
+    /// Create a pool, or find it if it is there with the same parameters
+    Create(CreateArguments),
+    /// List the pools
+    List(OutputArguments),
+    /// Show what a pool is and has done
+    Stats(NamedPool),
+    /// Destroy a pool, after its operations in flight have completed
+    Destroy {
+        /// The pool's name
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArguments {
+    /// The pool's name; for a file pool the path of a file or block device
+    pub(crate) name: String,
+
+    /// What the pool stores its blocks on
+    #[arg(long = "type", value_enum)]
+    pub(crate) kind: KindArgument,
+
+    /// Bytes to manage, for example 4096, 64KiB or 1GiB [default: all of the file or device]
+    #[arg(long, value_parser = parse_size, required_if_eq("kind", "ram"))]
+    pub(crate) size: Option<u64>,
+
+    /// Operations in flight on the device per worker [default: 32]
+    #[arg(long, value_name = "N")]
+    pub(crate) io_depth: Option<u32>,
+
+    /// Alignment of device operations in bytes [default: 4096]
+    #[arg(long, value_name = "N", value_parser = parse_alignment)]
+    pub(crate) alignment: Option<u32>,
+
+    /// The pool's id, for example 8000.0 [default: chosen by the runtime]
+    #[arg(long)]
+    pub(crate) id: Option<PoolId>,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KindArgument {
+    /// Memory, lost when the pool or the daemon ends
+    Ram,
+    /// A regular file or a block device
+    File,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NamedPool {
+    /// The pool's name
+    pub(crate) name: String,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct OutputArguments {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn parse_alignment(text: &str) -> Result<u32, String> {
+    let size = parse_size(text)?;
+    u32::try_from(size).map_err(|_| format!("\"{text}\" is too large for an alignment"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_ram_pool_needs_a_size() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("chimaera pool create p --type ram").is_err());
+        assert!(parse("chimaera pool create p --type ram --size 1GiB").is_ok());
+        assert!(parse("chimaera pool create /dev/x --type file").is_ok());
+        assert!(parse("chimaera pool create p --type ram --size much").is_err());
+        assert!(parse("chimaera pool create p --type ram --size 1GiB --id 8000").is_err());
+    }
+}

@@ -1,0 +1,67 @@
+//! Why a command failed, for people and for scripts.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use chimaera_bdev_client::{Error, Status};
+use chimaera_runtime::HostError;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    text: String,
+}
+
+const FAILED: u8 = 1;
+const NO_RUNTIME: u8 = 3;
+const NOT_FOUND: u8 = 4;
+const IN_THE_WAY: u8 = 5;
+const NOT_PERMITTED: u8 = 6;
+const NO_SPACE: u8 = 7;
+
+impl Failure {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self { code: FAILED, text: text.into() }
+    }
+
+    /// A failure of the operating system. `action` says what was tried with what.
+    pub(crate) fn system(action: impl fmt::Display) -> impl FnOnce(std::io::Error) -> Self {
+        move |error| Self::new(format!("{action}: {error}"))
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.code)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match error.status() {
+            _ if error.is_no_daemon() => NO_RUNTIME,
+            Status::ConnectionLost => NO_RUNTIME,
+            Status::PoolNotFound | Status::NotFound | Status::ModuleNotFound => NOT_FOUND,
+            Status::ParameterMismatch | Status::Busy => IN_THE_WAY,
+            Status::PermissionDenied => NOT_PERMITTED,
+            Status::NoSpace => NO_SPACE,
+            _ => FAILED,
+        };
+        Self { code, text: error.to_string() }
+    }
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        let code = match error {
+            HostError::AlreadyRunning(_) | HostError::NotASocket(_) => IN_THE_WAY,
+            _ => FAILED,
+        };
+        Self { code, text: error.to_string() }
+    }
+}

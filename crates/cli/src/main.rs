@@ -1,0 +1,35 @@
+//! The program `chimaera`: the daemon, its operator's commands, and a demo.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod daemon;
+mod demo;
+mod failure;
+mod output;
+mod pool;
+mod runtime;
+mod size;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Arguments, Command};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let socket = arguments.socket.as_deref();
+    let result = match arguments.command {
+        Command::Runtime(command) => runtime::run(&command, socket),
+        Command::Pool(command) => pool::run(&command, socket),
+        Command::Demo => demo::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::error(&failure);
+            failure.exit_code()
+        }
+    }
+}

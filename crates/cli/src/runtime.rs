@@ -1,0 +1,97 @@
+//! `chimaera runtime`: the daemon as a whole.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use chimaera_client::{Runtime, RuntimeStatus, default_socket_path};
+use serde::Serialize;
+
+use crate::args::{OutputArguments, RuntimeCommand};
+use crate::failure::Failure;
+use crate::{daemon, output};
+
+/// How long `stop` waits for the daemon to be gone after it said that it stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often `stop` looks whether the daemon is gone.
+const STOP_LOOK: Duration = Duration::from_millis(5);
+
+pub(crate) fn run(command: &RuntimeCommand, socket: Option<&Path>) -> Result<(), Failure> {
+    match command {
+        RuntimeCommand::Start(arguments) => {
+            let socket = socket.map_or_else(default_socket_path, Path::to_path_buf);
+            if arguments.detach {
+                daemon::detach(arguments, &socket)
+            } else {
+                daemon::run(arguments, &socket)
+            }
+        }
+        RuntimeCommand::Stop => stop(socket),
+        RuntimeCommand::Status(output) => status(*output, socket),
+    }
+}
+
+/// Connects to the daemon at the socket that was given, or at the default one.
+pub(crate) fn connect(socket: Option<&Path>) -> Result<Runtime, Failure> {
+    Ok(match socket {
+        Some(path) => Runtime::connect_to(path)?,
+        None => Runtime::connect()?,
+    })
+}
+
+fn stop(socket: Option<&Path>) -> Result<(), Failure> {
+    let runtime = connect(socket)?;
+    runtime.admin().stop_runtime()?;
+    // The daemon closes its connections when nothing is left to do but to end.
+    let deadline = Instant::now() + STOP_PATIENCE;
+    while runtime.is_connected() {
+        if Instant::now() > deadline {
+            return Err(Failure::new("the daemon is stopping, and takes long: see its log"));
+        }
+        std::thread::sleep(STOP_LOOK);
+    }
+    output::line("stopped");
+    Ok(())
+}
+
+/// What `status --json` prints.
+#[derive(Serialize)]
+struct StatusReport<'a> {
+    version: &'a str,
+    process_id: u32,
+    uptime_seconds: u64,
+    workers: u32,
+    sessions: u32,
+    pools: u32,
+    modules: &'a [String],
+}
+
+fn status(output: OutputArguments, socket: Option<&Path>) -> Result<(), Failure> {
+    let status: RuntimeStatus = connect(socket)?.admin().status()?;
+    let report = StatusReport {
+        version: &status.version,
+        process_id: status.process_id,
+        uptime_seconds: status.uptime_seconds,
+        workers: status.worker_count,
+        sessions: status.session_count,
+        pools: status.pool_count,
+        modules: &status.modules,
+    };
+    if output.json {
+        return output::json(&report);
+    }
+    let modules = if report.modules.is_empty() { "none".into() } else { report.modules.join(", ") };
+    let rows = [
+        ("version", report.version.to_owned()),
+        ("process id", report.process_id.to_string()),
+        ("uptime", format!("{} s", report.uptime_seconds)),
+        ("workers", report.workers.to_string()),
+        ("sessions", format!("{} (this one included)", report.sessions)),
+        ("pools", report.pools.to_string()),
+        ("modules", modules),
+    ];
+    for (name, value) in rows {
+        output::line(format_args!("{name:<12}{value}"));
+    }
+    Ok(())
+}

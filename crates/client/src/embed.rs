@@ -1,0 +1,106 @@
+//! A runtime inside the calling process.
+
+use std::path::PathBuf;
+
+use chimaera_chimod::Module;
+use chimaera_proto::Status;
+use chimaera_runtime::{Config, Host, Polling};
+
+use crate::error::Error;
+use crate::options::ConnectOptions;
+use crate::runtime::Runtime;
+
+/// How to run a host inside the calling process. It is the same host as a daemon's, reached
+/// through the same code; it ends with the last handle to it.
+///
+/// ```no_run
+/// # fn main() -> Result<(), chimaera_client::Error> {
+/// let runtime = chimaera_client::Runtime::embed().workers(1).start()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Default)]
+#[must_use = "an embedded runtime runs once it is started"]
+pub struct Embed {
+    config: Config,
+    options: ConnectOptions,
+}
+
+impl Embed {
+    /// Uses a module that is linked into the program, so that no library has to be found for it.
+    pub fn with_module(mut self, module: Module) -> Self {
+        self.config.modules.push(module);
+        self
+    }
+
+    /// Looks for plugins in this folder before others.
+    pub fn plugin_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.config.plugin_folders.push(folder.into());
+        self
+    }
+
+    /// Number of workers; 0, the default, chooses by the number of processors.
+    pub fn workers(mut self, count: usize) -> Self {
+        self.config.worker_count = count;
+        self
+    }
+
+    /// How long workers poll before they sleep.
+    pub fn polling(mut self, polling: Polling) -> Self {
+        self.config.polling = polling;
+        self
+    }
+
+    /// Lets other processes connect to the embedded host at this path.
+    pub fn listen(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.config.socket = Some(socket.into());
+        self
+    }
+
+    /// How the calling process connects to it.
+    pub fn connect_options(mut self, options: ConnectOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Starts the host and connects to it. Blocks for a few milliseconds.
+    ///
+    /// # Errors
+    /// The host cannot start, for example because another one listens at its path; or as for a
+    /// connection.
+    pub fn start(self) -> Result<Runtime, Error> {
+        let failed = |error: &dyn std::fmt::Display| {
+            Error::new(Status::Aborted, "starting an embedded runtime").with_detail(error)
+        };
+        let host = Host::start(&self.config).map_err(|error| failed(&error))?;
+        let socket = host.connect().map_err(|error| failed(&error))?;
+        self.options.keep_alive(Box::new(host)).from_socket(socket)
+    }
+
+    /// Connects to the daemon at the default path, or starts the host if there is none.
+    ///
+    /// # Errors
+    /// As [`ConnectOptions::connect`], save for an absent daemon, and as [`Self::start`].
+    pub fn connect_or_start(self) -> Result<Runtime, Error> {
+        match Runtime::connect() {
+            Err(error) if error.is_no_daemon() => self.start(),
+            result => result,
+        }
+    }
+}
+
+impl Runtime {
+    /// Prepares a runtime inside the calling process.
+    pub fn embed() -> Embed {
+        Embed::default()
+    }
+
+    /// Connects to the daemon at the default path or, if there is none, runs a host inside the
+    /// calling process, with modules from the plugin folders.
+    ///
+    /// # Errors
+    /// As [`Embed::connect_or_start`].
+    pub fn connect_or_embed() -> Result<Self, Error> {
+        Self::embed().connect_or_start()
+    }
+}

@@ -1,0 +1,126 @@
+//! The client of the echo module: what an application uses, and a template for other modules'.
+//!
+//! ```no_run
+//! use chimaera_echo_client::{Client, PoolId, PoolQuery, Runtime};
+//!
+//! # fn main() -> Result<(), chimaera_echo_client::Error> {
+//! let runtime = Runtime::connect()?;
+//! let echo = Client::new(&runtime, PoolId::new(9000, 0));
+//! echo.create(PoolQuery::Dynamic, "echo", "hello")?;
+//! assert_eq!(echo.echo(7)?, 7);
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+use chimaera_client::proto::admin::GetOrCreatePool;
+use chimaera_client::{Buffer, Call, Finished, PoolInfo, Task, TaskError};
+pub use chimaera_client::{Error, PoolId, PoolQuery, Runtime, Status};
+use chimaera_echo_proto::{MAX_GREETING_BYTES, MODULE_NAME, Method};
+
+/// An echo pool, from a client's side. Any number of threads can use it.
+#[derive(Clone, Debug)]
+pub struct Client {
+    runtime: Runtime,
+    pool: PoolId,
+}
+
+impl Client {
+    /// A client of the pool with this id, which [`Client::create`] makes if it is not there yet.
+    #[must_use]
+    pub fn new(runtime: &Runtime, pool: PoolId) -> Self {
+        Self {
+            runtime: runtime.clone(),
+            pool,
+        }
+    }
+
+    /// Makes the pool, or finds it with the same greeting. Blocks.
+    ///
+    /// # Errors
+    /// [`Status::ParameterMismatch`] if it is there with another greeting;
+    /// [`Status::InvalidArgument`] for a greeting that is too long.
+    pub fn create(&self, query: PoolQuery, name: &str, greeting: &str) -> Result<PoolInfo, Error> {
+        let request = GetOrCreatePool {
+            module: MODULE_NAME.to_owned(),
+            name: name.to_owned(),
+            id: self.pool,
+            params: greeting.as_bytes().to_vec(),
+        };
+        self.runtime.admin().get_or_create_pool(query, &request)
+    }
+
+    /// Sends a word there and back: an empty task. Blocks.
+    ///
+    /// # Errors
+    /// [`Status::PoolNotFound`], [`Status::ConnectionLost`].
+    #[inline]
+    pub fn echo(&self, word: u64) -> Result<u64, Error> {
+        let values = self.runtime.call(&self.call(Method::Echo, word))?;
+        Ok(values[0])
+    }
+
+    /// As [`Self::echo`], without waiting.
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    #[inline]
+    pub fn async_echo(&self, word: u64) -> Result<Task<u64>, TaskError> {
+        self.runtime
+            .submit(self.call(Method::Echo, word), None, |finished| {
+                Ok(finished.values()?[0])
+            })
+    }
+
+    /// Reverses the bytes of a buffer. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::echo`].
+    pub fn reverse(&self, buffer: &mut Buffer) -> Result<(), Error> {
+        self.runtime
+            .call_receiving(&self.call(Method::Reverse, 0), buffer.into())?;
+        Ok(())
+    }
+
+    /// As [`Self::reverse`], without waiting. The buffer goes along and comes back.
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn async_reverse(&self, buffer: Buffer) -> Result<Task<Buffer>, TaskError> {
+        self.runtime
+            .submit(self.call(Method::Reverse, 0), Some(buffer), reversed)
+    }
+
+    /// The pool's greeting. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::echo`]; [`Status::OutOfMemory`].
+    pub fn greet(&self) -> Result<String, Error> {
+        let mut buffer = self.runtime.allocate_buffer(MAX_GREETING_BYTES)?;
+        let values = self
+            .runtime
+            .call_receiving(&self.call(Method::Greet, 0), (&mut buffer).into())?;
+        // The length is the host's; one that no greeting has reads as none.
+        let len = usize::try_from(values[0]).unwrap_or(usize::MAX);
+        Ok(String::from_utf8_lossy(buffer.get(..len).unwrap_or_default()).into_owned())
+    }
+
+    fn call(&self, method: Method, argument: u64) -> Call {
+        Call {
+            pool: self.pool,
+            query: PoolQuery::Local,
+            method: method as u16,
+            arguments: [argument, 0, 0],
+        }
+    }
+}
+
+fn reversed(finished: Finished) -> Result<Buffer, TaskError> {
+    let result = finished.values();
+    match (result, finished.buffer) {
+        (Ok(_), Some(buffer)) => Ok(buffer),
+        (Err(error), buffer) => Err(TaskError::new(error, buffer)),
+        (Ok(_), None) => unreachable!("a buffer that goes along comes back"),
+    }
+}

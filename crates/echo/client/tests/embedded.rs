@@ -1,0 +1,84 @@
+//! The echo module, linked into the process and served by an embedded host.
+
+use chimaera_echo_client::{Client, PoolId, PoolQuery, Runtime, Status};
+
+fn echo() -> (Runtime, Client) {
+    let embed = Runtime::embed().with_module(chimaera_echo_runtime::module());
+    let runtime = embed.workers(1).start().expect("the host starts");
+    let client = Client::new(&runtime, PoolId::new(9000, 0));
+    let info = client
+        .create(PoolQuery::Dynamic, "echo", "hello")
+        .expect("the pool is made");
+    assert!(info.created);
+    (runtime, client)
+}
+
+#[test]
+fn words_come_back() {
+    let (_runtime, echo) = echo();
+    for word in [0, 1, u64::MAX] {
+        assert_eq!(echo.echo(word).expect("comes back"), word);
+    }
+    let tasks: Vec<_> = (0..500)
+        .map(|word| echo.async_echo(word).expect("is taken"))
+        .collect();
+    for (word, task) in (0..500).zip(tasks) {
+        assert_eq!(task.wait().expect("comes back"), word);
+    }
+}
+
+#[test]
+fn buffers_come_back_reversed() {
+    let (runtime, echo) = echo();
+    for len in [0, 1, 2, 4095, 4096, 8192, 8193, 100_000] {
+        let mut buffer = runtime.allocate_buffer(len).expect("a buffer");
+        for (index, byte) in buffer.iter_mut().enumerate() {
+            *byte = (index % 251) as u8;
+        }
+        let expected: Vec<u8> = buffer.iter().rev().copied().collect();
+        echo.reverse(&mut buffer).expect("is reversed");
+        assert_eq!(*buffer, *expected, "{len}");
+        let buffer = echo
+            .async_reverse(buffer)
+            .expect("is taken")
+            .wait()
+            .expect("is reversed");
+        assert!(buffer.iter().rev().eq(&expected), "{len}");
+    }
+}
+
+#[test]
+fn a_pool_keeps_its_greeting() {
+    let (runtime, echo) = echo();
+    assert_eq!(echo.greet().expect("greets"), "hello");
+    let again = echo
+        .create(PoolQuery::Dynamic, "echo", "hello")
+        .expect("the same pool");
+    assert!(!again.created);
+    let error = echo
+        .create(PoolQuery::Dynamic, "echo", "goodbye")
+        .expect_err("another greeting");
+    assert_eq!(error.status(), Status::ParameterMismatch);
+    assert!(
+        error
+            .to_string()
+            .contains("\"hello\", asked for \"goodbye\""),
+        "{error}"
+    );
+    let other = Client::new(&runtime, PoolId::new(9001, 0));
+    let error = other
+        .create(PoolQuery::Dynamic, "echo", "hello")
+        .expect_err("another id");
+    assert!(
+        error
+            .to_string()
+            .contains("exists with id 9000.0, asked for 9001.0"),
+        "{error}"
+    );
+    let error = other.echo(1).expect_err("not created");
+    assert_eq!(error.status(), Status::PoolNotFound);
+    let error = other
+        .create(PoolQuery::Dynamic, "other", &"x".repeat(65))
+        .expect_err("too long");
+    assert_eq!(error.status(), Status::InvalidArgument);
+}
