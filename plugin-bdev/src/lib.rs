@@ -29,6 +29,11 @@ mod params;
 mod ram;
 mod transfer;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use container::BdevContainer;
 
 chimaera_chimod::export_chimod!(BdevContainer, "chimaera_bdev");
