@@ -12,6 +12,8 @@ mod open;
 mod operation;
 mod probe;
 mod queue;
+#[cfg(test)]
+mod queue_tests;
 
 use std::fs::File;
 use std::io;
