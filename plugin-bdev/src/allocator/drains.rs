@@ -43,8 +43,16 @@ impl<C> Drains<C> {
     ) -> Vec<WaitingFree<C>> {
         let mut waiting = self.0.lock();
         let late = weakened(Weakness::DrainAnnouncedLate);
-        let awaited = if late { pins.busy() } else { pins.start_draining() };
-        let free = WaitingFree { slot, awaited, notice };
+        let awaited = if late {
+            pins.busy()
+        } else {
+            pins.start_draining()
+        };
+        let free = WaitingFree {
+            slot,
+            awaited,
+            notice,
+        };
         waiting.entry(megabyte).or_default().push(free);
         let released = Self::take_released(&mut waiting, megabyte, pins);
         if late && waiting.contains_key(&megabyte) {
