@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::FreeCompletion;
 use super::pins::{Phases, Pins};
 use super::slots::Slot;
-use super::sync::Mutex;
+use super::sync::{Mutex, Weakness, weakened};
 
 /// The waiting frees of a pool, by the number of their megabyte.
 pub(super) struct Drains<C>(Mutex<HashMap<usize, Vec<WaitingFree<C>>>>);
@@ -42,13 +42,23 @@ impl<C> Drains<C> {
         notice: Notice<C>,
     ) -> Vec<WaitingFree<C>> {
         let mut waiting = self.0.lock();
+        let late = weakened(Weakness::DrainAnnouncedLate);
+        let awaited = if late {
+            pins.busy()
+        } else {
+            pins.start_draining()
+        };
         let free = WaitingFree {
             slot,
-            awaited: pins.start_draining(),
+            awaited,
             notice,
         };
         waiting.entry(megabyte).or_default().push(free);
-        Self::take_released(&mut waiting, megabyte, pins)
+        let released = Self::take_released(&mut waiting, megabyte, pins);
+        if late && waiting.contains_key(&megabyte) {
+            let _ = pins.start_draining();
+        }
+        released
     }
 
     /// The frees that have nothing left to wait for: called when a count came to zero.

@@ -142,12 +142,7 @@ impl Pins {
 
     /// Announces that frees wait. The phases in which there is I/O now.
     pub(super) fn start_draining(&self) -> Phases {
-        if weakened(Weakness::DrainAnnouncedLate) {
-            let busy = Phases::busy(self.0.load(Ordering::Acquire));
-            self.0.fetch_or(DRAINING, Ordering::AcqRel);
-            return busy;
-        }
-        // One step, so that whoever leaves a busy phase finds the announcement. Acquire and
+        // One step, so that whoever ends what is awaited finds the announcement. Acquire and
         // release as in `is_idle`.
         let word = self.0.fetch_or(DRAINING, Ordering::AcqRel);
         if weakened(Weakness::DrainAwaitsCurrentOnly) {

@@ -31,7 +31,7 @@ pub(super) enum Weakness {
     PinCountsRelaxed,
     /// An I/O gives its pin back without release.
     UnpinRelaxed,
-    /// A free notes which phases are busy before it announces that it drains.
+    /// A free announces that it waits only when it has looked at the counts for the last time.
     DrainAnnouncedLate,
     /// A pending free waits only for the phase that is current.
     DrainAwaitsCurrentOnly,
