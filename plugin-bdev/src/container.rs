@@ -217,6 +217,8 @@ impl BdevContainer {
                 Backend::Ram(_) => false,
                 Backend::File(device) => device.is_direct(),
             },
+            // Both as they were declared, which is also what a request for the pool is compared
+            // with; through the page cache there is no alignment to keep.
             io_depth: self.parameters.io_depth,
             alignment: self.parameters.alignment,
             activity: self.counters.sum(),

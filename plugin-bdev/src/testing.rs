@@ -102,7 +102,7 @@ pub(crate) fn loose_request(recorder: &Arc<Recorder>, task: u64, buffer: &mut Bu
     }
 }
 
-fn raw_task(
+pub(crate) fn raw_task(
     task: u64,
     method: u16,
     arguments: [u64; ARGUMENT_COUNT],

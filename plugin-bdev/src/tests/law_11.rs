@@ -1,10 +1,11 @@
 //! An I/O accepted before a block was freed never lands in that block's next life.
 
 use chimaera_chimod::Activity;
-use chimaera_proto::bdev::{Method, free_arguments};
+use chimaera_proto::Status;
+use chimaera_proto::bdev::{Block, Method, allocate_arguments, free_arguments};
 
 use super::on_every_file;
-use crate::testing::{Buffer, file_params};
+use crate::testing::{Buffer, Pool, file_params};
 
 const UNIT: u64 = 4096;
 
@@ -53,5 +54,56 @@ fn who_saw_its_write_complete_frees_at_once() {
             let (free, _) = pool.submit_to(0, Method::FreeBlocks as u16, arguments, None);
             pool.take(free).expect("without a pass").expect("freed");
         }
+    });
+}
+
+/// Writes, reads and frees a block of one's own, with the last read still under way when the
+/// block is freed.
+fn live_in_a_block(pool: &Pool, worker: u32, life: u32) {
+    let wait = |task| pool.wait_on(|| vec![worker], task);
+    let arguments = allocate_arguments(UNIT);
+    let allocate = Method::AllocateBlocks as u16;
+    let (task, _) = pool.submit_to(worker, allocate, arguments, None);
+    let block = match wait(task) {
+        Ok(values) => Block::from_words([values[1], values[2]]).expect("the pool's own"),
+        // The other thread has it, or a transfer holds it up.
+        Err(failure) => return assert_eq!(failure, Status::NoSpace.into()),
+    };
+    let value = (life * 2 + worker) as u8;
+    let mut odd = Buffer::of(&[value; 1001], 3);
+    let mut whole = Buffer::of(&[value; 4096], 0);
+    let task = pool.start(worker, Method::Write, block, 0, &mut whole);
+    wait(task).expect("its own block");
+    let task = pool.start(worker, Method::Write, block, 1500, &mut odd);
+    wait(task).expect("its own block");
+    let mut read = Buffer::new(4096, 0);
+    let late = [
+        pool.start(worker, Method::Read, block, 0, &mut read),
+        // Late writes of another value must not be found in the block's next life.
+        pool.start(worker, Method::Write, block, 7, {
+            odd.bytes_mut().fill(!value);
+            &mut odd
+        }),
+    ];
+    let arguments = free_arguments(1, Some(block));
+    let (free, _) = pool.submit_to(worker, Method::FreeBlocks as u16, arguments, None);
+    for task in late {
+        wait(task).expect("accepted before the free");
+    }
+    let right = |byte: &u8| *byte == value || *byte == !value;
+    assert!(read.bytes().iter().all(right), "somebody else's bytes");
+    wait(free).expect("its own block");
+}
+
+#[test]
+fn lives_of_a_block_on_two_threads_never_meet() {
+    // Two units: sometimes each thread has one, and often both want the same.
+    on_every_file(&file_params(2 * UNIT), 2, |pool| {
+        std::thread::scope(|scope| {
+            for worker in 0..2 {
+                scope.spawn(move || (0..300).for_each(|life| live_in_a_block(pool, worker, life)));
+            }
+        });
+        assert_eq!(pool.stats().remaining_size, 2 * UNIT);
     });
 }

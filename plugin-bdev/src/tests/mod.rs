@@ -5,6 +5,7 @@ mod creation;
 mod devices;
 mod law_11;
 mod law_13;
+mod measure;
 mod sizes;
 mod transfers;
 
