@@ -18,7 +18,7 @@ use chimaera_proto::task::{ARGUMENT_COUNT, Completion, VALUE_COUNT};
 use chimaera_proto::{Failure, PoolId, Status, codec};
 
 /// How long a test waits before it fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 type Outcome = Result<[u64; VALUE_COUNT], Failure>;
 

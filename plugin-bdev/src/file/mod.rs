@@ -29,6 +29,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::params::Parameters;
 use crate::transfer::Transfer;
 use aio::Aio;
+use open::Lock;
 pub(crate) use open::Undo;
 use operation::Operation;
 use queue::{Crossing, Outcome, WorkerQueue};
@@ -50,6 +51,7 @@ pub(crate) struct FileDevice {
     unit_bytes: u32,
     host: Host,
     told_of_early_end: AtomicBool,
+    _lock: Lock,
 }
 
 impl FileDevice {
@@ -95,6 +97,7 @@ impl FileDevice {
             },
             host: context.host,
             told_of_early_end: AtomicBool::new(false),
+            _lock: opened.lock,
         };
         Ok((device, opened.undo))
     }

@@ -35,7 +35,12 @@ pub(super) struct Opened {
     pub(super) direct: bool,
     /// Takes back what was changed, unless told that the pool came into being.
     pub(super) undo: Undo,
+    /// To be dropped when nothing uses the file any more.
+    pub(super) lock: Lock,
 }
+
+/// An exclusive lock on a regular file. A block device has none: it is claimed as it is opened.
+pub(super) struct Lock(Option<Arc<File>>);
 
 /// What to take back if the pool does not come into being.
 pub(crate) struct Undo {
@@ -62,10 +67,13 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
     let path = Path::new(name);
     let (file, kind, created) = open_existing_or_new(path, parameters.total_size)?;
     let file = Arc::new(file);
-    match kind {
+    let lock = match kind {
         Kind::Regular => lock(path, &file)?,
-        Kind::BlockDevice => check_writable(path, &file)?,
-    }
+        Kind::BlockDevice => {
+            check_writable(path, &file)?;
+            Lock(None)
+        }
+    };
     let mut undo = Undo {
         file: Arc::clone(&file),
         path: path.to_owned(),
@@ -91,6 +99,7 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
         total_size,
         direct: direct != Direct::No,
         undo,
+        lock,
     })
 }
 
@@ -171,13 +180,14 @@ fn kind_of(path: &Path, metadata: &Metadata) -> Result<Kind, ModuleError> {
     ))
 }
 
-fn lock(path: &Path, file: &File) -> Result<(), ModuleError> {
+fn lock(path: &Path, file: &Arc<File>) -> Result<Lock, ModuleError> {
     file.try_lock().map_err(|error| match error {
         TryLockError::WouldBlock => busy(path, "another pool, or another process, has locked it"),
         TryLockError::Error(error) => {
             ModuleError::system(format_args!("cannot lock {}", path.display()), &error)
         }
     })?;
+    let lock = Lock(Some(Arc::clone(file)));
     // Whoever held the lock before may have removed the file, as `Undo` does: then the name
     // leads elsewhere, and this pool would lie on a file that vanishes with it.
     let same = match (std::fs::metadata(path), file.metadata()) {
@@ -185,7 +195,7 @@ fn lock(path: &Path, file: &File) -> Result<(), ModuleError> {
         _ => false,
     };
     if same {
-        Ok(())
+        Ok(lock)
     } else {
         Err(busy(path, "it was replaced just now"))
     }
@@ -349,6 +359,16 @@ fn settle_size(
         })?;
     }
     Ok(asked)
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file would do it too, but not before a process that was forked meanwhile
+        // has closed its copy.
+        if let Some(file) = &self.0 {
+            let _ = file.unlock();
+        }
+    }
 }
 
 impl Undo {

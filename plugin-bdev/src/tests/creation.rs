@@ -131,7 +131,7 @@ fn a_file_has_one_pool_at_a_time_under_whatever_name() {
     let elsewhere = File::open(&name).expect("opened");
     elsewhere.try_lock().expect("nobody has it");
     assert_refused(&name, &larger, Status::Busy, &[&name]);
-    drop(elsewhere);
+    elsewhere.unlock().expect("unlocked");
     Pool::create(&name, &larger, 1).expect("free again");
 }
 
