@@ -1,3 +1,39 @@
 //! The bdev ChiMod: block devices on memory, files and raw devices.
+//!
+//! # The way of a request
+//!
+//! 1. [`container`] receives a task on a worker and finds its method.
+//! 2. [`blocks`] allocates and frees, through the [`allocator`]: the only place that knows which
+//!    blocks there are. Such a task ends at once, but for a free that waits for transfers.
+//! 3. A read or write is checked and its block pinned; it is a [`transfer`] from then on.
+//! 4. [`ram`] copies it, and it is finished.
+//! 5. [`file`] queues it on its worker. The worker's next pass starts all that is queued with one
+//!    system call, after it has reaped what ended before, without any.
+//! 6. Back in [`container`] the block is unpinned, the end is counted ([`counters`]), and the task
+//!    completes.
+//!
+//! # Laws
+//! - What a client names is checked against the pool's own tables, each time.
+//! - What a client's buffer holds is copied once, or moved by the device itself; no reference to
+//!   it is ever formed.
+//! - A worker waits for nobody: not for a device, not for a client, and for other workers only as
+//!   long as a short critical section takes.
+//! - Every request is completed exactly once, by whoever has it; there is no other list of them.
 
 mod allocator;
+mod blocks;
+mod container;
+mod counters;
+mod file;
+mod params;
+mod ram;
+mod transfer;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use container::BdevContainer;
+
+chimaera_chimod::export_chimod!(BdevContainer, "chimaera_bdev");

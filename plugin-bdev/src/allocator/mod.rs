@@ -1,1 +1,410 @@
-//! Which blocks of a pool are allocated.
+//! Which blocks of a pool are allocated, and which I/O may touch them.
+//!
+//! Several workers use one [`Allocator`] at the same time. There is no lock over all of it.
+//!
+//! # Laws
+//! - Only a live block can be pinned, and only a pinned block is read or written. A block is live
+//!   from its allocation to its free, with its offset, its size and its type.
+//! - A pin that was given before a block was freed keeps the block's space from being allocated
+//!   again (law 11). The free completes when the space is released, not before.
+//! - What is refused changes nothing. An allocation is all or nothing, and so is a free.
+//! - A megabyte whose blocks are all released can be allocated as a megabyte, and a megabyte that
+//!   nobody has broken is broken only when no partly used one has a fitting slot (law 12).
+//! - [`Allocator::remaining_bytes`] is one word: space leaves it before it is handed out, and
+//!   enters it when it can be had again, before the free completes.
+//! - Memory is used for what is allocated, not for what could be.
+//!
+//! # Parts
+//! - [`slots`]: where in a megabyte a block can lie. Pure functions.
+//! - [`megabyte`]: a record per megabyte. Two bitmaps: what is *live*, and what is *reserved*. Free
+//!   neighbours are neighbouring zeros, so there is nothing to merge.
+//! - [`pins`], [`drains`]: I/O in flight, and the frees that wait for it.
+//! - [`index`]: where to find free space. A megabyte is in the set of the whole ones, or in the
+//!   class of its largest free slot, or, if it is full, nowhere. It changes its place only while its
+//!   lock is held, and enters the new place before it leaves the old one, so that who looks at all
+//!   places sees it.
+//! - [`space`]: how much is free.
+//! - [`release`]: the end of a block: pins and frees.
+//! - [`mapping`]: memory. The only unsafe code.
+//! - [`sync`]: what loom replaces.
+#![deny(unsafe_code)]
+#![cfg_attr(
+    any(not(test), loom),
+    expect(
+        dead_code,
+        unused_imports,
+        reason = "the pool that will use it is yet to come"
+    )
+)]
+
+mod drains;
+mod index;
+mod mapping;
+mod megabyte;
+mod pins;
+mod release;
+mod slots;
+mod space;
+mod sync;
+
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod measure;
+#[cfg(all(test, not(loom)))]
+mod model_tests;
+#[cfg(all(test, not(loom)))]
+mod stress_tests;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use std::io;
+use std::ops::Range;
+
+use chimaera_proto::bdev::{AllocationPlan, Block, BlockType, MEGABYTE, UNIT_BYTES};
+use chimaera_proto::status::Status;
+
+use drains::Drains;
+use index::{Class, Index};
+use mapping::SparseArray;
+use megabyte::{Locked, Megabyte};
+pub(crate) use release::{FreeCompletion, FreeError, Pin};
+use slots::{CLASSES, Fill, Slot, UNITS, units_of};
+use space::Space;
+use sync::{AtomicBool, AtomicU64, Backoff, CachePadded, Ordering, Weakness, weakened};
+
+/// The allocator of one pool. `C` is told when a free is complete.
+pub(crate) struct Allocator<C> {
+    total_units: u64,
+    megabytes: SparseArray<Megabyte>,
+    wholes: Index,
+    /// Partly used megabytes, by their largest free slot, the smallest first.
+    classes: [Class; CLASSES],
+    space: Space,
+    /// Held by who breaks a whole megabyte for a smaller block, or finds that there is none.
+    breaking: CachePadded<AtomicBool>,
+    /// Where each worker found its last small block.
+    cursors: [CachePadded<AtomicU64>; CURSORS],
+    drains: Drains<C>,
+}
+
+const CURSORS: usize = if cfg!(loom) { 1 } else { 32 };
+
+/// Partly used megabytes that are tried before others get time to let go of theirs.
+const BUSY_MAXIMUM: usize = 8;
+
+impl<C> Allocator<C> {
+    /// Largest size of a pool in bytes: 256 TiB less one megabyte.
+    pub(crate) const TOTAL_BYTES_MAXIMUM: u64 = space::MEGABYTES_MAXIMUM * MEGABYTE;
+
+    /// An allocator of `total_bytes`, rounded down to whole units of 4 KiB, all free.
+    ///
+    /// Takes address space of some 130 bytes per megabyte; memory only as blocks are allocated.
+    ///
+    /// # Errors
+    /// `InvalidInput` for less than a unit or more than [`Self::TOTAL_BYTES_MAXIMUM`]; what the
+    /// system says if it has no address space to give.
+    pub(crate) fn new(total_bytes: u64) -> io::Result<Self> {
+        let total_units = total_bytes / UNIT_BYTES;
+        if total_units == 0 || total_bytes > Self::TOTAL_BYTES_MAXIMUM {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let count = usize::try_from(total_units.div_ceil(UNITS)).map_err(io::Error::other)?;
+        let allocator = Self {
+            total_units,
+            megabytes: SparseArray::new(count)?,
+            wholes: Index::full(count)?,
+            classes: [Class::new(count)?, Class::new(count)?, Class::new(count)?],
+            space: Space::new(total_units, total_units / UNITS),
+            breaking: CachePadded::default(),
+            cursors: std::array::from_fn(|_| CachePadded::default()),
+            drains: Drains::new(),
+        };
+        let tail_units = (total_units % UNITS) as usize;
+        if tail_units != 0 {
+            let mut locked = allocator.megabytes[count - 1].lock();
+            locked.cut_off(tail_units);
+            allocator.enter_class(count - 1, locked.fill());
+            allocator.wholes.remove(count - 1);
+        }
+        Ok(allocator)
+    }
+
+    /// Bytes of the pool, in whole units.
+    pub(crate) const fn total_bytes(&self) -> u64 {
+        self.total_units * UNIT_BYTES
+    }
+
+    /// Bytes that are free, at one moment. Not necessarily in one piece.
+    pub(crate) fn remaining_bytes(&self) -> u64 {
+        self.space.units() * UNIT_BYTES
+    }
+
+    /// Allocates what the plan says and hands each block to `sink`, in no particular order.
+    ///
+    /// `worker` is the caller's number: workers that go on where they were get into each other's
+    /// way less. Takes no memory for the list, and waits for nothing but others' short critical
+    /// sections.
+    ///
+    /// # Errors
+    /// Nothing has changed, and `sink` was not called:
+    /// - [`Status::NoSpace`]: at some moment during the call there was not enough.
+    /// - [`Status::InvalidArgument`]: several blocks of less than a megabyte, which
+    ///   [`AllocationPlan::for_size`] never asks for.
+    pub(crate) fn allocate(
+        &self,
+        plan: AllocationPlan,
+        worker: usize,
+        mut sink: impl FnMut(Block),
+    ) -> Result<(), Status> {
+        match (plan.block_type, plan.count) {
+            (_, 0) => {}
+            (BlockType::Mib1, count) => self.allocate_megabytes(count, sink)?,
+            (block_type, 1) => sink(self.allocate_small(block_type, worker)?),
+            _ => return Err(Status::InvalidArgument),
+        }
+        Ok(())
+    }
+
+    /// Allocates this very block: one that is known from an earlier life of the pool.
+    ///
+    /// # Errors
+    /// [`Status::WrongSize`] and [`Status::OutOfRange`] for a block that cannot be;
+    /// [`Status::Busy`] if some of its space is allocated. Nothing has changed.
+    pub(crate) fn adopt(&self, block: Block) -> Result<(), Status> {
+        let (index, slot) = self.locate(block)?;
+        let mut locked = self.megabytes[index].lock();
+        let before = locked.fill();
+        let (wholes, units) = (u64::from(before == Fill::Empty), units_of(slot.block_type));
+        if !locked.reserve_slot(slot) {
+            return Err(Status::Busy);
+        }
+        // The count may be promised to somebody who has not found his megabyte yet.
+        if wholes == 1 && !self.space.reserve(wholes, units) {
+            locked.release(slot);
+            return Err(Status::Busy);
+        }
+        if wholes == 0 {
+            self.space.take(units);
+        }
+        self.change_class(index, before, locked.fill());
+        self.megabytes[index].make_live(slot);
+        Ok(())
+    }
+
+    /// Calls `visit` with every live block in these megabytes. While others allocate and free, a
+    /// block that does so meanwhile may be seen or not.
+    pub(crate) fn for_each_live(&self, megabytes: Range<usize>, mut visit: impl FnMut(Block)) {
+        for index in megabytes.start..megabytes.end.min(self.megabytes.len()) {
+            self.megabytes[index]
+                .live_slots()
+                .for_each(|slot| visit(block_at(index, slot)));
+        }
+    }
+
+    fn allocate_megabytes(&self, count: u64, mut sink: impl FnMut(Block)) -> Result<(), Status> {
+        if !self.space.reserve(count, count.saturating_mul(UNITS)) {
+            return Err(Status::NoSpace);
+        }
+        let mut start = 0;
+        for _ in 0..count {
+            let (index, mut locked) = self.lock_reserved_whole(start);
+            let slot = locked
+                .reserve(BlockType::Mib1)
+                .expect("an empty megabyte has room");
+            self.change_class(index, Fill::Empty, locked.fill());
+            self.megabytes[index].make_live(slot);
+            drop(locked);
+            start = index + 1;
+            sink(block_at(index, slot));
+        }
+        Ok(())
+    }
+
+    fn allocate_small(&self, block_type: BlockType, worker: usize) -> Result<Block, Status> {
+        let cursor = &self.cursors[worker % CURSORS];
+        let classes = &self.classes[block_type as usize..];
+        let backoff = Backoff::new();
+        loop {
+            let start = cursor.load(Ordering::Relaxed) as usize;
+            let found = classes
+                .iter()
+                .find_map(|class| self.allocate_in(class, block_type, start));
+            if let Some((index, slot)) = found {
+                if index != start {
+                    cursor.store(index as u64, Ordering::Relaxed);
+                }
+                return Ok(block_at(index, slot));
+            }
+            if let Some(outcome) = self.break_whole(classes, block_type) {
+                return outcome;
+            }
+            backoff.snooze();
+        }
+    }
+
+    /// Allocates in a partly used megabyte of the class, unless there is none or all are busy.
+    #[inline]
+    fn allocate_in(
+        &self,
+        class: &Class,
+        block_type: BlockType,
+        start: usize,
+    ) -> Option<(usize, Slot)> {
+        if class.census().is_zero() {
+            return None;
+        }
+        let mut start = start;
+        for _ in 0..BUSY_MAXIMUM {
+            let index = class.index.find(start)?;
+            start = index + 1;
+            let Some(mut locked) = self.megabytes[index].try_lock() else {
+                continue;
+            };
+            let before = locked.fill();
+            // It may have become whole since it was found: then it must be reserved as such.
+            if before == Fill::Empty {
+                continue;
+            }
+            let Some(slot) = locked.reserve(block_type) else {
+                continue;
+            };
+            self.space.take(units_of(block_type));
+            self.change_class(index, before, locked.fill());
+            self.megabytes[index].make_live(slot);
+            return Some((index, slot));
+        }
+        None
+    }
+
+    /// Breaks a whole megabyte if no partly used one fits; `None` if one may fit after all.
+    ///
+    /// One at a time: what is broken off shows in the classes before the next one looks. So while
+    /// the flag is held, space that fits shows in the classes or among the whole megabytes, and
+    /// where neither shows any, at a moment when both were looked at, there was none.
+    fn break_whole(
+        &self,
+        classes: &[Class],
+        block_type: BlockType,
+    ) -> Option<Result<Block, Status>> {
+        let exclusive = !weakened(Weakness::BreakNotExclusive);
+        if exclusive && self.breaking.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        let outcome = self.break_whole_exclusively(classes, block_type);
+        // Release pairs with the acquire above: who holds the flag next finds what was broken off.
+        self.breaking.store(false, Ordering::Release);
+        outcome
+    }
+
+    fn break_whole_exclusively(
+        &self,
+        classes: &[Class],
+        block_type: BlockType,
+    ) -> Option<Result<Block, Status>> {
+        let before: [_; CLASSES] =
+            std::array::from_fn(|class| classes.get(class).map(Class::census));
+        if before.iter().flatten().any(|census| !census.is_zero()) {
+            return None;
+        }
+        if !self.space.reserve(1, units_of(block_type)) {
+            // No class had a member added while the whole megabytes were looked at: then all were
+            // empty throughout. A megabyte that became whole counted as whole before it left its
+            // class, so it was not overlooked.
+            let unchanged = classes
+                .iter()
+                .zip(before)
+                .all(|(class, census)| Some(class.census()) == census);
+            return unchanged.then_some(Err(Status::NoSpace));
+        }
+        let (index, mut locked) = self.lock_reserved_whole(0);
+        let slot = locked
+            .reserve(block_type)
+            .expect("an empty megabyte has room");
+        self.change_class(index, Fill::Empty, locked.fill());
+        self.megabytes[index].make_live(slot);
+        Some(Ok(block_at(index, slot)))
+    }
+
+    /// Finds a wholly free megabyte. The caller has reserved one of the count, so there is one.
+    #[inline]
+    fn lock_reserved_whole(&self, start: usize) -> (usize, Locked<'_>) {
+        let backoff = Backoff::new();
+        let mut start = start;
+        loop {
+            let found = self.wholes.find(start);
+            let locked = found.and_then(|index| Some((index, self.megabytes[index].try_lock()?)));
+            match locked {
+                Some((index, locked)) if locked.fill() == Fill::Empty => return (index, locked),
+                _ => {
+                    start = found.map_or(0, |index| index + 1);
+                    backoff.snooze();
+                }
+            }
+        }
+    }
+}
+
+impl<C> Allocator<C> {
+    /// Moves a megabyte, whose lock is held, to where it is found now.
+    #[inline]
+    fn change_class(&self, index: usize, before: Fill, after: Fill) {
+        if before == after {
+            return;
+        }
+        if weakened(Weakness::ClassLeftFirst) {
+            self.leave_class(index, before);
+            self.enter_class(index, after);
+            return;
+        }
+        self.enter_class(index, after);
+        self.leave_class(index, before);
+    }
+
+    #[inline]
+    fn enter_class(&self, index: usize, fill: Fill) {
+        if let Some(class) = fill.class() {
+            self.classes[class].insert(index);
+        } else if fill == Fill::Empty {
+            self.wholes.insert(index);
+        }
+    }
+
+    #[inline]
+    fn leave_class(&self, index: usize, fill: Fill) {
+        if let Some(class) = fill.class() {
+            self.classes[class].remove(index);
+        } else if fill == Fill::Empty {
+            self.wholes.remove(index);
+        }
+    }
+
+    /// Megabyte and slot of a block as a client names it.
+    #[inline]
+    fn locate(&self, block: Block) -> Result<(usize, Slot), Status> {
+        let size = block.block_type.size();
+        if block.size != size || !block.offset.is_multiple_of(size) {
+            return Err(Status::WrongSize);
+        }
+        if block
+            .offset
+            .checked_add(size)
+            .is_none_or(|end| end > self.total_bytes())
+        {
+            return Err(Status::OutOfRange);
+        }
+        let number = (block.offset % MEGABYTE / size) as usize;
+        Ok((
+            (block.offset / MEGABYTE) as usize,
+            Slot {
+                block_type: block.block_type,
+                number,
+            },
+        ))
+    }
+}
+
+fn block_at(index: usize, slot: Slot) -> Block {
+    let offset = index as u64 * MEGABYTE + slot.first_unit() as u64 * UNIT_BYTES;
+    Block::new(offset, slot.block_type)
+}

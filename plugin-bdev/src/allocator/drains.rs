@@ -1,0 +1,130 @@
+//! Frees that wait until I/O accepted before them has ended.
+//!
+//! Laws:
+//! - A free that finds I/O on its megabyte waits here; its space stays reserved meanwhile.
+//! - Each such free ends: I/O that ends brings the count of a phase to zero, and whoever does that
+//!   while the pins say that frees wait calls [`Drains::advance`].
+//! - The lock here is taken by frees that have to wait and by I/O that ends what they wait for,
+//!   never elsewhere, and nothing foreign is called under it.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::FreeCompletion;
+use super::pins::{Phases, Pins};
+use super::slots::Slot;
+use super::sync::{Mutex, Weakness, weakened};
+
+/// The waiting frees of a pool, by the number of their megabyte.
+pub(super) struct Drains<C>(Mutex<HashMap<usize, Vec<WaitingFree<C>>>>);
+
+/// A dead block whose space is not released yet.
+pub(super) struct WaitingFree<C> {
+    pub(super) slot: Slot,
+    /// The phases that were busy when the free looked, and were not seen at zero since.
+    awaited: Phases,
+    pub(super) notice: Notice<C>,
+}
+
+impl<C> Drains<C> {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(HashMap::new()))
+    }
+
+    /// Lets a block that has just died wait for the I/O that its megabyte's pins show. What can be
+    /// released now: perhaps this block, perhaps others.
+    pub(super) fn wait(
+        &self,
+        megabyte: usize,
+        pins: &Pins,
+        slot: Slot,
+        notice: Notice<C>,
+    ) -> Vec<WaitingFree<C>> {
+        let mut waiting = self.0.lock();
+        let late = weakened(Weakness::DrainAnnouncedLate);
+        let awaited = if late {
+            pins.busy()
+        } else {
+            pins.start_draining()
+        };
+        let free = WaitingFree {
+            slot,
+            awaited,
+            notice,
+        };
+        waiting.entry(megabyte).or_default().push(free);
+        let released = Self::take_released(&mut waiting, megabyte, pins);
+        if late && waiting.contains_key(&megabyte) {
+            let _ = pins.start_draining();
+        }
+        released
+    }
+
+    /// The frees that have nothing left to wait for: called when a count came to zero.
+    pub(super) fn advance(&self, megabyte: usize, pins: &Pins) -> Vec<WaitingFree<C>> {
+        Self::take_released(&mut self.0.lock(), megabyte, pins)
+    }
+
+    fn take_released(
+        waiting: &mut HashMap<usize, Vec<WaitingFree<C>>>,
+        megabyte: usize,
+        pins: &Pins,
+    ) -> Vec<WaitingFree<C>> {
+        // Another call may have served them all.
+        let Some(frees) = waiting.get_mut(&megabyte) else {
+            return Vec::new();
+        };
+        loop {
+            let busy = pins.busy();
+            let mut awaited = Phases::default();
+            for free in frees.iter_mut() {
+                free.awaited = free.awaited.intersection(busy);
+                awaited = awaited.union(free.awaited);
+            }
+            // After an exchange the counts are read again. Who brings one to zero after that
+            // finds the announcement and calls `advance`, which waits for the lock.
+            if !pins.flip_if_needed(awaited) {
+                break;
+            }
+        }
+        let released = frees
+            .extract_if(.., |free| free.awaited.is_empty())
+            .collect();
+        if frees.is_empty() {
+            waiting.remove(&megabyte);
+            pins.stop_draining();
+        }
+        released
+    }
+}
+
+/// The completion of a free, or a share of it: the last share to be fulfilled completes.
+pub(super) enum Notice<C> {
+    /// Undivided: nothing waits yet, and nothing is allocated.
+    Whole(C),
+    Share(Arc<Mutex<Option<C>>>),
+}
+
+impl<C: FreeCompletion> Notice<C> {
+    /// Makes two of one.
+    pub(super) fn split(self) -> (Self, Self) {
+        let shared = match self {
+            Self::Whole(completion) => Arc::new(Mutex::new(Some(completion))),
+            Self::Share(shared) => shared,
+        };
+        (Self::Share(Arc::clone(&shared)), Self::Share(shared))
+    }
+
+    /// Says that this share's part is released.
+    pub(super) fn fulfil(self) {
+        let completion = match self {
+            Self::Whole(completion) => Some(completion),
+            // Of all who hold a share exactly the last one gets what is inside.
+            Self::Share(shared) => Arc::into_inner(shared).and_then(|last| last.lock().take()),
+        };
+        if let Some(completion) = completion {
+            completion.freed();
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! A set of megabytes in which a member is found in a few steps, whatever the size of the pool.
+//!
+//! A tree of words with 64 children each: a bit of the lowest level is a megabyte, a bit above says
+//! that the word below it is not empty.
+//!
+//! Laws:
+//! - The bit of a megabyte changes only under that megabyte's lock. The bits above change without
+//!   a lock.
+//! - At rest, whatever is in the set can be found: a word that is not empty has its bit set. While
+//!   others change the set a search may miss a member, so who knows better searches again.
+//! - The reverse is not kept: a bit above an empty word is cleared by the search that falls for it.
+//!   So a megabyte that goes and comes touches its own word and little else.
+//!
+//! **Why no bit is lost.** Two write the bit above a word: who made the word non-empty sets it,
+//! *afterwards*; a search that found the word empty clears it, and looks at the word once more
+//! *afterwards*. Both write the bit, and writes of one word have one order. If the clearing comes
+//! first, the bit ends set. If it comes second, it acquires what the setting released, so the second
+//! look finds the word non-empty, and sets the bit again. For this the bit has to be written even
+//! where it seems set already.
+#![forbid(unsafe_code)]
+
+use std::io;
+
+use super::mapping::SparseArray;
+use super::sync::{AtomicU64, CachePadded, Ordering, Weakness, weakened};
+
+/// A set of megabytes.
+pub(super) struct Index {
+    words: SparseArray<AtomicU64>,
+    /// From the lowest on; the highest has one word.
+    levels: [Level; HEIGHT_MAXIMUM],
+    height: usize,
+    /// What is xored with a word to have a bit set per member.
+    mask: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Level {
+    first_word: usize,
+    words: usize,
+}
+
+const HEIGHT_MAXIMUM: usize = 5;
+const _: () = assert!(super::space::MEGABYTES_MAXIMUM < 64_u64.pow(HEIGHT_MAXIMUM as u32));
+
+impl Index {
+    /// An empty set for this many megabytes.
+    ///
+    /// # Errors
+    /// If there is no address space for it.
+    pub(super) fn empty(megabytes: usize) -> io::Result<Self> {
+        Self::new(megabytes, 0)
+    }
+
+    /// A set of all of them. It needs no more memory than an empty one: its bits are inverted.
+    ///
+    /// # Errors
+    /// If there is no address space for it.
+    pub(super) fn full(megabytes: usize) -> io::Result<Self> {
+        let index = Self::new(megabytes, u64::MAX)?;
+        let mut members = megabytes;
+        for level in &index.levels[..index.height] {
+            if !members.is_multiple_of(64) {
+                let last = &index.words[level.first_word + level.words - 1];
+                last.store(u64::MAX << (members % 64), Ordering::Relaxed);
+            }
+            members = level.words;
+        }
+        Ok(index)
+    }
+
+    fn new(megabytes: usize, mask: u64) -> io::Result<Self> {
+        let mut levels = [Level::default(); HEIGHT_MAXIMUM];
+        let (mut height, mut first_word, mut members) = (0, 0, megabytes);
+        while height == 0 || members > 1 {
+            let words = members.div_ceil(64);
+            levels[height] = Level { first_word, words };
+            (height, first_word, members) = (height + 1, first_word + words, words);
+        }
+        Ok(Self {
+            words: SparseArray::new(first_word)?,
+            levels,
+            height,
+            mask,
+        })
+    }
+
+    /// Adds a megabyte that is not in the set. Its lock is held.
+    #[inline]
+    pub(super) fn insert(&self, megabyte: usize) {
+        self.set(0, megabyte);
+    }
+
+    /// Removes a megabyte that is in the set. Its lock is held.
+    #[inline]
+    pub(super) fn remove(&self, megabyte: usize) {
+        self.clear(0, megabyte);
+    }
+
+    /// A member: the first one from `start` on, or else the first one.
+    #[inline]
+    pub(super) fn find(&self, start: usize) -> Option<usize> {
+        let onward = if start == 0 {
+            None
+        } else {
+            self.search(0, start)
+        };
+        onward.or_else(|| self.search(self.height - 1, 0))
+    }
+
+    /// The first member among those that hang on the bit at this position, or on one after it.
+    fn search(&self, level: usize, position: usize) -> Option<usize> {
+        let (mut level, mut position) = (level, position);
+        loop {
+            let word = position / 64;
+            // Beyond the end of this level there is nothing at the levels above either.
+            let bits = self.members(level, word)?;
+            let onward = bits & u64::MAX << (position % 64);
+            if onward != 0 {
+                position = word * 64 + onward.trailing_zeros() as usize;
+                if level == 0 {
+                    return Some(position);
+                }
+                (level, position) = (level - 1, position * 64);
+            } else {
+                if level + 1 == self.height {
+                    return None;
+                }
+                if bits == 0 {
+                    self.correct(level + 1, word);
+                }
+                (level, position) = (level + 1, word + 1);
+            }
+        }
+    }
+
+    /// Clears the bit above a word that was found empty.
+    fn correct(&self, level: usize, position: usize) {
+        let bit = 1 << (position % 64);
+        if self
+            .members(level, position / 64)
+            .is_none_or(|bits| bits & bit == 0)
+        {
+            return;
+        }
+        self.clear(level, position);
+        let refilled = self
+            .members(level - 1, position)
+            .is_some_and(|bits| bits != 0);
+        if refilled && !weakened(Weakness::SummaryNotRechecked) {
+            self.set(level, position);
+        }
+    }
+
+    #[inline]
+    fn set(&self, level: usize, position: usize) {
+        let (mut level, mut position) = (level, position);
+        loop {
+            let bit = 1 << (position % 64);
+            let word = self.word(level, position / 64);
+            if level > 0
+                && weakened(Weakness::SummaryNotRewritten)
+                && (word.load(Ordering::Acquire) ^ self.mask) & bit != 0
+            {
+                return;
+            }
+            let before = if self.mask == 0 {
+                word.fetch_or(bit, Ordering::AcqRel)
+            } else {
+                !word.fetch_and(!bit, Ordering::AcqRel)
+            };
+            // A word that had members has its bit, or whoever gave it the first one will set it.
+            if before != 0 || level + 1 == self.height {
+                return;
+            }
+            (level, position) = (level + 1, position / 64);
+        }
+    }
+
+    #[inline]
+    fn clear(&self, level: usize, position: usize) {
+        let bit = 1 << (position % 64);
+        let word = self.word(level, position / 64);
+        if self.mask == 0 {
+            word.fetch_and(!bit, Ordering::AcqRel);
+        } else {
+            word.fetch_or(bit, Ordering::AcqRel);
+        }
+    }
+
+    #[inline]
+    fn word(&self, level: usize, word: usize) -> &AtomicU64 {
+        &self.words[self.levels[level].first_word + word]
+    }
+
+    #[inline]
+    fn members(&self, level: usize, word: usize) -> Option<u64> {
+        let exists = word < self.levels[level].words;
+        exists.then(|| self.word(level, word).load(Ordering::Acquire) ^ self.mask)
+    }
+
+    /// Bytes that are backed by memory now.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn resident_bytes(&self) -> usize {
+        self.words.resident_bytes()
+    }
+}
+
+/// The megabytes whose largest free slot is of one size, and how many they are.
+///
+/// The count tells a search that missed one from one that found that there is none.
+pub(super) struct Class {
+    pub(super) index: Index,
+    /// Low half: how many. High half: how many have ever been added.
+    census: CachePadded<AtomicU64>,
+}
+
+/// What a census was at a moment. Two equal ones: nothing was added in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Census(u64);
+
+impl Census {
+    /// Whether the class was empty.
+    #[inline]
+    pub(super) const fn is_zero(self) -> bool {
+        self.0 as u32 == 0
+    }
+}
+
+impl Class {
+    /// An empty class of a pool of this many megabytes.
+    ///
+    /// # Errors
+    /// If there is no address space for it.
+    pub(super) fn new(megabytes: usize) -> io::Result<Self> {
+        Ok(Self {
+            index: Index::empty(megabytes)?,
+            census: CachePadded::default(),
+        })
+    }
+
+    #[inline]
+    pub(super) fn insert(&self, megabyte: usize) {
+        self.index.insert(megabyte);
+        self.census.fetch_add((1 << 32) + 1, Ordering::AcqRel);
+    }
+
+    #[inline]
+    pub(super) fn remove(&self, megabyte: usize) {
+        self.index.remove(megabyte);
+        self.census.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// How many there are.
+    #[inline]
+    pub(super) fn census(&self) -> Census {
+        Census(self.census.load(Ordering::Acquire))
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_in_the_set_is_found(
+            size in prop_oneof![1_usize..200, 4000_usize..5000, 262_000_usize..262_300],
+            full in any::<bool>(),
+            steps in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>()), 1..200),
+        ) {
+            let index = if full { Index::full(size) } else { Index::empty(size) }.expect("maps");
+            let mut model: BTreeSet<usize> = if full { (0..size).collect() } else { BTreeSet::new() };
+            for (place, search) in steps {
+                let place = place.index(size);
+                if search {
+                    let expected = model.range(place..).next().or(model.first());
+                    prop_assert_eq!(index.find(place), expected.copied());
+                } else if model.insert(place) {
+                    index.insert(place);
+                } else {
+                    model.remove(&place);
+                    index.remove(place);
+                }
+            }
+            while let Some(first) = model.pop_first() {
+                prop_assert_eq!(index.find(0), Some(first));
+                index.remove(first);
+            }
+            prop_assert_eq!(index.find(size - 1), None);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Arrays as long as the largest pool needs that cost memory only where they are used.
+//!
+//! Laws:
+//! - All of the module's unsafe code is here; what it hands out is an ordinary slice.
+//! - Only types for which zero bytes are a value are stored, and only shared references are given
+//!   out, so what changes in place is atomic.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::ops::Deref;
+
+use super::megabyte::Megabyte;
+use super::sync::AtomicU64;
+
+/// Types of which all bytes zero are the value that [`Default`] gives.
+///
+/// # Safety
+/// Memory filled with zero bytes must be a valid value, equal to the default one, that needs no
+/// dropping.
+pub(super) unsafe trait Zeroed: Default + Sync + Send {}
+
+// SAFETY: an atomic has the representation of its integer, of which 0 is the default.
+unsafe impl Zeroed for AtomicU64 {}
+// SAFETY: it consists of atomic integers and padding only, and its default is all zero.
+unsafe impl Zeroed for Megabyte {}
+
+/// A fixed number of elements, all zero at first, in memory that appears when it is written.
+#[cfg(not(loom))]
+pub(super) struct SparseArray<T> {
+    first: std::ptr::NonNull<T>,
+    length: usize,
+}
+
+/// Loom's atomics live on the heap.
+#[cfg(loom)]
+pub(super) struct SparseArray<T>(Box<[T]>);
+
+#[cfg(not(loom))]
+mod mapped {
+    use std::num::NonZeroUsize;
+    use std::ptr::NonNull;
+
+    use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+
+    use super::{Deref, SparseArray, Zeroed, io};
+
+    // SAFETY: the array owns its mapping as a box owns its memory, so it goes where its elements
+    // may go.
+    unsafe impl<T: Send> Send for SparseArray<T> {}
+    // SAFETY: a shared array gives out nothing but shared references to its elements.
+    unsafe impl<T: Sync> Sync for SparseArray<T> {}
+
+    impl<T: Zeroed> SparseArray<T> {
+        /// Reserves address space for `length` elements.
+        ///
+        /// # Errors
+        /// What the system says when it has no such space to give.
+        pub(in super::super) fn new(length: usize) -> io::Result<Self> {
+            // A mapping is aligned to a page, and no page is smaller than this.
+            const { assert!(align_of::<T>() <= 4096 && size_of::<T>() > 0) };
+            let bytes = length
+                .checked_mul(size_of::<T>())
+                .and_then(NonZeroUsize::new);
+            let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
+            // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+            let first = unsafe {
+                mmap_anonymous(
+                    None,
+                    bytes,
+                    ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                    MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
+                )
+            }?;
+            // Huge pages would spend 2 MiB where a few bytes are used. A kernel without them
+            // refuses the advice, and does not need it.
+            // SAFETY: the range is the mapping just made; the advice changes no contents.
+            let _ = unsafe { madvise(first, bytes.get(), MmapAdvise::MADV_NOHUGEPAGE) };
+            Ok(Self {
+                first: first.cast(),
+                length,
+            })
+        }
+
+        /// Bytes that are backed by memory now.
+        #[cfg(test)]
+        pub(in super::super) fn resident_bytes(&self) -> usize {
+            let bytes = self.length * size_of::<T>();
+            let mut pages = vec![0_u8; bytes.div_ceil(4096)];
+            // SAFETY: the range is this array's mapping, and the vector has a byte for each of its
+            // pages.
+            let result =
+                unsafe { libc::mincore(self.first.as_ptr().cast(), bytes, pages.as_mut_ptr()) };
+            assert_eq!(result, 0, "mincore: {}", io::Error::last_os_error());
+            pages.iter().filter(|page| **page & 1 != 0).count() * 4096
+        }
+    }
+
+    impl<T> Deref for SparseArray<T> {
+        type Target = [T];
+
+        #[inline]
+        fn deref(&self) -> &[T] {
+            // SAFETY: the mapping holds this many elements, aligned, valid since it was made
+            // (all zero, see `Zeroed`), and lives until `drop`, so longer than `self` is borrowed.
+            // Nobody gets a mutable reference.
+            unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.length) }
+        }
+    }
+
+    impl<T> Drop for SparseArray<T> {
+        fn drop(&mut self) {
+            let address: NonNull<std::ffi::c_void> = self.first.cast();
+            // SAFETY: it is exactly the mapping made in `new`, and no borrow of it outlives `self`.
+            let result = unsafe { munmap(address, self.length * size_of::<T>()) };
+            debug_assert_eq!(result, Ok(()));
+        }
+    }
+}
+
+#[cfg(loom)]
+impl<T: Zeroed> SparseArray<T> {
+    pub(super) fn new(length: usize) -> io::Result<Self> {
+        Ok(Self((0..length).map(|_| T::default()).collect()))
+    }
+}
+
+#[cfg(loom)]
+impl<T> Deref for SparseArray<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}

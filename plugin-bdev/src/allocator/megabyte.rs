@@ -1,0 +1,210 @@
+//! The record of one megabyte: which of its blocks are live, and which of its space is taken.
+//!
+//! Laws:
+//! - A block is live if and only if the bit of its own type at its own place is set. Reads and
+//!   writes of anything else are refused.
+//! - Space is reserved before a block in it goes live, and until the block is dead and all I/O on
+//!   it has ended. So whoever clears a live bit owns the space until he releases it.
+//! - Live bits change by atomic operations alone; reserved bits only under the record's lock.
+#![forbid(unsafe_code)]
+
+use chimaera_proto::bdev::BlockType;
+
+use super::pins::Pins;
+use super::slots::{Fill, LIVE_WORDS, Slot, UNIT_WORDS, UnitMap};
+use super::sync::{AtomicU32, AtomicU64, Backoff, Ordering, Weakness, weakened};
+
+/// State of one megabyte. All zero: wholly free.
+///
+/// What every I/O touches and what only allocation touches lie in different cache lines.
+#[derive(Debug, Default)]
+#[repr(C, align(128))]
+pub(super) struct Megabyte {
+    transfer: TransferLine,
+    allocation: AllocationLine,
+}
+
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+struct TransferLine {
+    pins: Pins,
+    /// See [`Slot::live_place`].
+    live: [AtomicU64; LIVE_WORDS],
+}
+
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+struct AllocationLine {
+    /// [`LOCKED`], and the [`Fill`] that the free-space index shows.
+    state: AtomicU32,
+    /// A bit per unit that cannot be allocated.
+    reserved: [AtomicU64; UNIT_WORDS],
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Megabyte>() == 128, "two cache lines");
+
+const LOCKED: u32 = 1 << 31;
+
+impl Megabyte {
+    /// I/O that may still touch the megabyte's blocks.
+    #[inline]
+    pub(super) const fn pins(&self) -> &Pins {
+        &self.transfer.pins
+    }
+
+    /// Whether this block is live.
+    #[inline]
+    pub(super) fn is_live(&self, slot: Slot) -> bool {
+        let (word, bit) = slot.live_place();
+        // Acquire pairs with the release in `make_live`: whoever finds the block live finds its
+        // space as its last owner left it.
+        self.transfer.live[word].load(Ordering::Acquire) & bit != 0
+    }
+
+    /// Whether a block of another type lives at the slot's first unit.
+    pub(super) fn is_live_otherwise(&self, slot: Slot) -> bool {
+        BlockType::ALL.into_iter().any(|block_type| {
+            let other = Slot::holding(slot.first_unit(), block_type);
+            other != slot && self.is_live(other)
+        })
+    }
+
+    /// The live blocks, as they are found one word after the other.
+    pub(super) fn live_slots(&self) -> impl Iterator<Item = Slot> {
+        let words = self.transfer.live.iter().enumerate();
+        words.flat_map(|(word, bits)| {
+            let mut bits = bits.load(Ordering::Acquire);
+            std::iter::from_fn(move || {
+                let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
+                bits &= bits - 1;
+                Slot::from_live_place(word, bit)
+            })
+        })
+    }
+
+    /// Lets the block be used. Its space is reserved.
+    #[inline]
+    pub(super) fn make_live(&self, slot: Slot) {
+        let (word, bit) = slot.live_place();
+        let before = self.transfer.live[word].fetch_or(bit, Ordering::Release);
+        debug_assert_eq!(before & bit, 0, "two blocks in one place");
+    }
+
+    /// Ends the life of the block; its space stays reserved, and is now the caller's to release.
+    /// `false` if it was not live. Of several callers one succeeds.
+    #[inline]
+    pub(super) fn make_dead(&self, slot: Slot) -> bool {
+        let (word, bit) = slot.live_place();
+        self.transfer.live[word].fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    }
+
+    /// Takes the lock, unless somebody has it.
+    #[inline]
+    pub(super) fn try_lock(&self) -> Option<Locked<'_>> {
+        let state = &self.allocation.state;
+        let seen = state.load(Ordering::Relaxed);
+        // Acquire pairs with the release in `Locked::drop`.
+        let taken = seen & LOCKED == 0
+            && state
+                .compare_exchange(seen, seen | LOCKED, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok();
+        taken.then(|| Locked {
+            line: &self.allocation,
+            fill: Fill::from_number(seen),
+        })
+    }
+
+    /// Takes the lock. Nobody holds it for longer than it takes to choose a slot and to set a few
+    /// bits, so waiting is spinning first and yielding then.
+    #[inline]
+    pub(super) fn lock(&self) -> Locked<'_> {
+        let backoff = Backoff::new();
+        loop {
+            if let Some(locked) = self.try_lock() {
+                return locked;
+            }
+            backoff.snooze();
+        }
+    }
+}
+
+/// The lock of a megabyte, held. The fill when it is dropped is what others find.
+#[derive(Debug)]
+pub(super) struct Locked<'a> {
+    line: &'a AllocationLine,
+    fill: Fill,
+}
+
+impl Locked<'_> {
+    /// How full the megabyte is.
+    #[inline]
+    pub(super) const fn fill(&self) -> Fill {
+        self.fill
+    }
+
+    /// Reserves the slot of this type that breaks the least, if there is one.
+    #[inline]
+    pub(super) fn reserve(&mut self, block_type: BlockType) -> Option<Slot> {
+        let mut units = self.units();
+        let slot = Slot::choose(block_type, &units)?;
+        slot.occupy(&mut units);
+        self.store(units);
+        Some(slot)
+    }
+
+    /// Reserves this slot, if it is free.
+    pub(super) fn reserve_slot(&mut self, slot: Slot) -> bool {
+        let mut units = self.units();
+        let free = slot.is_free(&units);
+        if free {
+            slot.occupy(&mut units);
+            self.store(units);
+        }
+        free
+    }
+
+    /// Reserves all units from this one on, for good: they lie beyond the end of the pool.
+    pub(super) fn cut_off(&mut self, first_unit: usize) {
+        let mut units = self.units();
+        for unit in first_unit..64 * UNIT_WORDS {
+            Slot::holding(unit, BlockType::Kib4).occupy(&mut units);
+        }
+        self.store(units);
+    }
+
+    /// Gives a slot back. The caller had reserved it.
+    #[inline]
+    pub(super) fn release(&mut self, slot: Slot) {
+        let mut units = self.units();
+        slot.vacate(&mut units);
+        self.store(units);
+    }
+
+    // Relaxed, because the lock orders all accesses to the map.
+    #[inline]
+    fn units(&self) -> UnitMap {
+        std::array::from_fn(|word| self.line.reserved[word].load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn store(&mut self, units: UnitMap) {
+        for (word, bits) in self.line.reserved.iter().zip(units) {
+            word.store(bits, Ordering::Relaxed);
+        }
+        self.fill = Fill::of(&units);
+    }
+}
+
+impl Drop for Locked<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let unlock = Weakness::UnlockRelaxed;
+        let order = if weakened(unlock) {
+            Ordering::Relaxed
+        } else {
+            Ordering::Release
+        };
+        self.line.state.store(self.fill as u32, order);
+    }
+}

@@ -1,0 +1,179 @@
+//! The count of I/O operations that may touch a megabyte's blocks (law 11).
+//!
+//! An I/O enters before it looks whether its block is live, and leaves when the storage no longer
+//! works for it. A free makes its block dead first and looks at the count then. Both write the same
+//! word, and writes of one word have one order, so either
+//!
+//! - the free comes later: it finds the I/O counted, and waits; or
+//! - the I/O comes later: it acquires what the free released with its write, so it finds the block
+//!   dead, and is refused.
+//!
+//! **Two phases** keep a megabyte that is never idle from starving a free. Each I/O is counted in
+//! the phase that is current when it enters. A free waits for those phases that were busy when it
+//! looked; each must be seen at zero once. The phase that is not current gets no new I/O, so it
+//! drains; then the phases are exchanged, and the other one drains.
+#![forbid(unsafe_code)]
+
+use super::sync::{AtomicU64, Ordering, Weakness, weakened};
+
+/// Bit 63: the current phase. Bit 62: [`DRAINING`]. Below: two counts.
+#[derive(Debug, Default)]
+pub(super) struct Pins(AtomicU64);
+
+/// Set while frees wait: whoever brings a count to zero then has to call on them.
+const DRAINING: u64 = 1 << 62;
+const CURRENT_BIT: u32 = 63;
+const COUNT_BITS: u32 = 31;
+const COUNT_MAXIMUM: u64 = (1 << COUNT_BITS) - 1;
+const COUNTS: u64 = DRAINING - 1;
+
+/// Which of the two counts an I/O stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Phase(u8);
+
+impl Phase {
+    #[inline]
+    const fn current(word: u64) -> Self {
+        Self((word >> CURRENT_BIT) as u8)
+    }
+
+    #[inline]
+    const fn one(self) -> u64 {
+        1 << (self.0 as u32 * COUNT_BITS)
+    }
+
+    #[inline]
+    const fn count(self, word: u64) -> u64 {
+        word >> (self.0 as u32 * COUNT_BITS) & COUNT_MAXIMUM
+    }
+}
+
+/// A set of phases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Phases([bool; 2]);
+
+impl Phases {
+    const fn busy(word: u64) -> Self {
+        Self([Phase(0).count(word) != 0, Phase(1).count(word) != 0])
+    }
+
+    pub(super) const fn is_empty(self) -> bool {
+        !self.0[0] && !self.0[1]
+    }
+
+    pub(super) const fn union(self, other: Self) -> Self {
+        Self([self.0[0] || other.0[0], self.0[1] || other.0[1]])
+    }
+
+    pub(super) const fn intersection(self, other: Self) -> Self {
+        Self([self.0[0] && other.0[0], self.0[1] && other.0[1]])
+    }
+
+    const fn is_only(self, phase: Phase) -> bool {
+        self.0[phase.0 as usize] && !self.0[1 - phase.0 as usize]
+    }
+}
+
+impl Pins {
+    /// Counts an I/O, before it looks whether its block is live.
+    #[inline]
+    pub(super) fn enter(&self) -> Phase {
+        let relaxed = weakened(Weakness::PinCountsRelaxed);
+        // Acquire pairs with the release of the free that found us absent (`is_idle`,
+        // `start_draining`), so that we find its block dead. It is enough to read from any later
+        // write: they all are read-modify-writes, and so continue the free's release sequence.
+        let order = if relaxed {
+            Ordering::Relaxed
+        } else {
+            Ordering::Acquire
+        };
+        let mut word = self.0.load(Ordering::Relaxed);
+        loop {
+            let phase = Phase::current(word);
+            assert!(
+                phase.count(word) < COUNT_MAXIMUM,
+                "more I/O than memory could hold"
+            );
+            match self
+                .0
+                .compare_exchange_weak(word, word + phase.one(), order, Ordering::Relaxed)
+            {
+                Ok(_) => return phase,
+                Err(changed) => word = changed,
+            }
+        }
+    }
+
+    /// Ends an I/O. `true` if frees may have waited for this: see [`super::drains`].
+    #[inline]
+    #[must_use]
+    pub(super) fn leave(&self, phase: Phase) -> bool {
+        let relaxed = weakened(Weakness::UnpinRelaxed);
+        // Release pairs with the acquire in `is_idle`, `start_draining` and `busy`: all that the
+        // I/O did happens before the space gets its next owner.
+        let order = if relaxed {
+            Ordering::Relaxed
+        } else {
+            Ordering::Release
+        };
+        let before = self.0.fetch_sub(phase.one(), order);
+        debug_assert_ne!(phase.count(before), 0, "left twice");
+        phase.count(before) == 1 && before & DRAINING != 0
+    }
+
+    /// Whether no I/O is counted: asked by a free, after its block died.
+    ///
+    /// `false` may be out of date; `true` is not.
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        let word = self.0.load(Ordering::Relaxed);
+        if word & COUNTS != 0 {
+            return false;
+        }
+        if weakened(Weakness::FreeOnlyLoadsPins) {
+            return true;
+        }
+        // The word is written, although it does not change, to take a place in the order of its
+        // writes. Acquire pairs with `leave`, release with `enter`.
+        self.0
+            .compare_exchange(word, word, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Announces that frees wait. The phases in which there is I/O now.
+    pub(super) fn start_draining(&self) -> Phases {
+        // One step, so that whoever ends what is awaited finds the announcement. Acquire and
+        // release as in `is_idle`.
+        let word = self.0.fetch_or(DRAINING, Ordering::AcqRel);
+        if weakened(Weakness::DrainAwaitsCurrentOnly) {
+            let mut only = Phases::default();
+            only.0[Phase::current(word).0 as usize] = true;
+            return Phases::busy(word).intersection(only);
+        }
+        Phases::busy(word)
+    }
+
+    /// The phases in which there is I/O now. Those who ask hold the lock under which frees wait.
+    pub(super) fn busy(&self) -> Phases {
+        // Acquire pairs with `leave`. The word read is no older than the one that the waiting
+        // frees saw, because they saw it under the same lock.
+        Phases::busy(self.0.load(Ordering::Acquire))
+    }
+
+    /// Exchanges the phases if frees wait for the current one and not for the other. Whether it
+    /// was done.
+    pub(super) fn flip_if_needed(&self, awaited: Phases) -> bool {
+        // The current phase changes only here, under the lock.
+        let current = Phase::current(self.0.load(Ordering::Relaxed));
+        let needed = awaited.is_only(current) && !weakened(Weakness::DrainNeverFlips);
+        if needed {
+            self.0.fetch_xor(1 << CURRENT_BIT, Ordering::AcqRel);
+        }
+        needed
+    }
+
+    /// Takes the announcement back: no free waits.
+    pub(super) fn stop_draining(&self) {
+        self.0.fetch_and(!DRAINING, Ordering::AcqRel);
+    }
+}

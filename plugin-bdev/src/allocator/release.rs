@@ -1,0 +1,180 @@
+//! The use of blocks and their end: pins and frees.
+//!
+//! A free kills the block first, so that no new I/O is accepted, and releases its space when the
+//! pins show that no I/O accepted before can be running: at once, or later, out of the `unpin` of
+//! the last one. See [`super::pins`] for why this is safe and [`super::drains`] for why it ends.
+#![forbid(unsafe_code)]
+
+use chimaera_proto::bdev::Block;
+use chimaera_proto::status::Status;
+
+use super::Allocator;
+use super::drains::{Notice, WaitingFree};
+use super::pins::Phase;
+use super::slots::{Fill, Slot, units_of};
+use super::sync::{Weakness, weakened};
+
+/// Is told that a free is complete.
+pub(crate) trait FreeCompletion: Send {
+    /// All the blocks are released. Called exactly once, by whoever ends the last thing that the
+    /// free waited for: within [`Allocator::free`], or within another thread's
+    /// [`Allocator::unpin`], [`Allocator::pin`] or [`Allocator::free`]. No lock is held.
+    fn freed(self);
+}
+
+/// Why a list of blocks was not freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FreeError {
+    /// Position in the list of the block that was refused.
+    pub(crate) position: usize,
+    /// Why.
+    pub(crate) status: Status,
+}
+
+/// The right to read and write one block until it is given back with [`Allocator::unpin`].
+///
+/// It may be sent to another thread. One that is dropped is never given back: frees in its megabyte
+/// then never complete.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a pin that is not given back holds up frees for ever"]
+pub(crate) struct Pin {
+    megabyte: u32,
+    phase: Phase,
+}
+
+impl<C: FreeCompletion> Allocator<C> {
+    /// Accepts an I/O on the block: until the pin is given back, its space goes to nobody else.
+    ///
+    /// Never waits for other I/O. It may complete frees that waited, see [`FreeCompletion::freed`].
+    ///
+    /// # Errors
+    /// [`Status::OutOfRange`], [`Status::WrongSize`] if another type is allocated at its offset,
+    /// else [`Status::NotAllocated`].
+    #[inline]
+    pub(crate) fn pin(&self, block: Block) -> Result<Pin, Status> {
+        let (index, slot) = self.locate(block)?;
+        let megabyte = &self.megabytes[index];
+        let early = weakened(Weakness::PinChecksLiveFirst).then(|| megabyte.is_live(slot));
+        let pin = Pin {
+            megabyte: index as u32,
+            phase: megabyte.pins().enter(),
+        };
+        // After the I/O is counted, not before: see the module `pins`.
+        if early.unwrap_or_else(|| megabyte.is_live(slot)) {
+            return Ok(pin);
+        }
+        self.unpin(pin);
+        // Should it have become live just now, it was not when it was looked at.
+        Err(self
+            .check_live(block, Status::NotAllocated)
+            .err()
+            .unwrap_or(Status::NotAllocated))
+    }
+
+    /// Ends an I/O: the storage has nothing to do with its block any more.
+    ///
+    /// May complete frees that waited for it, see [`FreeCompletion::freed`].
+    #[inline]
+    pub(crate) fn unpin(&self, pin: Pin) {
+        let index = pin.megabyte as usize;
+        let pins = self.megabytes[index].pins();
+        if pins.leave(pin.phase) {
+            self.end_waiting(index, self.drains.advance(index, pins));
+        }
+    }
+
+    /// Frees the blocks, all or none. `completion` is called when their space is released: before
+    /// this returns if no I/O on their megabytes is in flight, else when that has ended. If the
+    /// allocator is dropped before, `completion` is dropped.
+    ///
+    /// # Errors
+    /// All blocks are as they were, and the completion comes back, with the first block found that
+    /// cannot be freed: [`Status::OutOfRange`], [`Status::WrongSize`] if another type is allocated
+    /// at its offset, else [`Status::DoubleFree`]. When a block is named twice, in this list or by
+    /// someone else at the same time, other blocks of the list may for a moment seem freed.
+    pub(crate) fn free(&self, blocks: &[Block], completion: C) -> Result<(), (FreeError, C)> {
+        if let Err(error) = self.claim(blocks) {
+            return Err((error, completion));
+        }
+        let mut notice = Notice::Whole(completion);
+        for block in blocks {
+            let (index, slot) = self.locate(*block).expect("checked when it was claimed");
+            let pins = self.megabytes[index].pins();
+            if pins.is_idle() {
+                self.release(index, slot);
+            } else {
+                let (rest, share) = notice.split();
+                notice = rest;
+                self.end_waiting(index, self.drains.wait(index, pins, slot, share));
+            }
+        }
+        notice.fulfil();
+        Ok(())
+    }
+
+    /// Makes all blocks dead, or none. Their space is the caller's to release then.
+    fn claim(&self, blocks: &[Block]) -> Result<(), FreeError> {
+        // One block is claimed or not, which changes nothing. Of several, all are looked at
+        // before the first one is touched.
+        if blocks.len() > 1 {
+            for (position, block) in blocks.iter().enumerate() {
+                self.check_live(*block, Status::DoubleFree)
+                    .map_err(|status| FreeError { position, status })?;
+            }
+        }
+        for (position, block) in blocks.iter().enumerate() {
+            let claimed = self.locate(*block).and_then(|(index, slot)| {
+                if self.megabytes[index].make_dead(slot) {
+                    return Ok(());
+                }
+                self.check_live(*block, Status::DoubleFree)?;
+                Err(Status::DoubleFree)
+            });
+            if let Err(status) = claimed {
+                // Their space was reserved all the while, so nobody else's block is there.
+                for block in &blocks[..position] {
+                    let (index, slot) = self.locate(*block).expect("checked when it was claimed");
+                    self.megabytes[index].make_live(slot);
+                }
+                return Err(FreeError { position, status });
+            }
+        }
+        Ok(())
+    }
+
+    fn end_waiting(&self, index: usize, frees: Vec<WaitingFree<C>>) {
+        for free in frees {
+            self.release(index, free.slot);
+            free.notice.fulfil();
+        }
+    }
+
+    /// Makes the space of a dead block available, now that no I/O can touch it.
+    #[inline]
+    fn release(&self, index: usize, slot: Slot) {
+        let mut locked = self.megabytes[index].lock();
+        let before = locked.fill();
+        locked.release(slot);
+        let after = locked.fill();
+        // In the index before it is in the count, because who gets it from the count must find
+        // it. In the count before it leaves its class: see `break_whole_exclusively`.
+        if before != after {
+            self.enter_class(index, after);
+        }
+        self.space
+            .give(units_of(slot.block_type), after == Fill::Empty);
+        if before != after {
+            self.leave_class(index, before);
+        }
+    }
+
+    /// Whether a block is live; if not, `otherwise` or that it is allocated as something else.
+    fn check_live(&self, block: Block, otherwise: Status) -> Result<(), Status> {
+        let (index, slot) = self.locate(block)?;
+        match &self.megabytes[index] {
+            megabyte if megabyte.is_live(slot) => Ok(()),
+            megabyte if megabyte.is_live_otherwise(slot) => Err(Status::WrongSize),
+            _ => Err(otherwise),
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Where blocks lie inside a megabyte: pure arithmetic on bitmaps.
+//!
+//! A megabyte has 256 units of 4 KiB, kept in four words: a word is a 256 KiB slot, a 16-bit lane
+//! of it a 64 KiB slot. So free neighbours need no merging: a slot is free when its bits are 0.
+#![forbid(unsafe_code)]
+
+use chimaera_proto::bdev::{BlockType, MEGABYTE, UNIT_BYTES};
+
+/// Units of 4 KiB in a megabyte.
+pub(super) const UNITS: u64 = MEGABYTE / UNIT_BYTES;
+
+/// Words of a map with a bit per unit.
+pub(super) const UNIT_WORDS: usize = UNITS as usize / 64;
+
+/// Words of a map of blocks: a bit per unit, and one word for the larger types.
+pub(super) const LIVE_WORDS: usize = UNIT_WORDS + 1;
+
+/// A bit per unit.
+pub(super) type UnitMap = [u64; UNIT_WORDS];
+
+/// A place in a megabyte where a block of some type can lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    /// Type of the block.
+    pub(super) block_type: BlockType,
+    /// Which of the megabyte's slots of this type.
+    pub(super) number: usize,
+}
+
+impl Slot {
+    /// The slot of this type that holds the unit.
+    pub(super) const fn holding(unit: usize, block_type: BlockType) -> Self {
+        Self {
+            block_type,
+            number: unit / units_of(block_type) as usize,
+        }
+    }
+
+    /// Its first unit.
+    pub(super) const fn first_unit(self) -> usize {
+        self.number * units_of(self.block_type) as usize
+    }
+
+    /// Word and bit that stand for the block in a map of blocks.
+    #[inline]
+    pub(super) const fn live_place(self) -> (usize, u64) {
+        let bit = match self.block_type {
+            BlockType::Kib4 => return (self.number / 64, 1 << (self.number % 64)),
+            BlockType::Kib64 => self.number,
+            BlockType::Kib256 => 16 + self.number,
+            BlockType::Mib1 => 20,
+        };
+        (UNIT_WORDS, 1 << bit)
+    }
+
+    /// The slot that a bit of a map of blocks stands for, if any.
+    pub(super) const fn from_live_place(word: usize, bit: usize) -> Option<Self> {
+        let (block_type, number) = match (word < UNIT_WORDS, bit) {
+            (true, bit) => (BlockType::Kib4, word * 64 + bit),
+            (false, 0..16) => (BlockType::Kib64, bit),
+            (false, 16..20) => (BlockType::Kib256, bit - 16),
+            (false, 20) => (BlockType::Mib1, 0),
+            (false, _) => return None,
+        };
+        Some(Self { block_type, number })
+    }
+
+    /// Sets the units of the slot.
+    #[inline]
+    pub(super) const fn occupy(self, units: &mut UnitMap) {
+        match self.block_type {
+            BlockType::Kib4 => units[self.number / 64] |= 1 << (self.number % 64),
+            BlockType::Kib64 => units[self.number / 4] |= LANE << (16 * (self.number % 4)),
+            BlockType::Kib256 => units[self.number] = u64::MAX,
+            BlockType::Mib1 => *units = [u64::MAX; UNIT_WORDS],
+        }
+    }
+
+    /// Clears the units of the slot.
+    #[inline]
+    pub(super) const fn vacate(self, units: &mut UnitMap) {
+        match self.block_type {
+            BlockType::Kib4 => units[self.number / 64] &= !(1 << (self.number % 64)),
+            BlockType::Kib64 => units[self.number / 4] &= !(LANE << (16 * (self.number % 4))),
+            BlockType::Kib256 => units[self.number] = 0,
+            BlockType::Mib1 => *units = [0; UNIT_WORDS],
+        }
+    }
+
+    /// Whether none of the slot's units is set.
+    pub(super) const fn is_free(self, units: &UnitMap) -> bool {
+        match self.block_type {
+            BlockType::Kib4 => units[self.number / 64] & 1 << (self.number % 64) == 0,
+            BlockType::Kib64 => units[self.number / 4] & LANE << (16 * (self.number % 4)) == 0,
+            BlockType::Kib256 => units[self.number] == 0,
+            BlockType::Mib1 => matches!(units, [0, 0, 0, 0]),
+        }
+    }
+
+    /// The free slot of this type that breaks the least: first one in what is broken already,
+    /// last one in what is whole. The lowest among equals.
+    #[inline]
+    pub(super) fn choose(block_type: BlockType, units: &UnitMap) -> Option<Self> {
+        let number = match block_type {
+            BlockType::Kib4 => choose_unit(units),
+            BlockType::Kib64 => choose_lane(units),
+            BlockType::Kib256 => units.iter().position(|word| *word == 0),
+            BlockType::Mib1 => (*units == [0; UNIT_WORDS]).then_some(0),
+        };
+        number.map(|number| Self { block_type, number })
+    }
+}
+
+/// Units of a block of this type.
+#[inline]
+pub(super) const fn units_of(block_type: BlockType) -> u64 {
+    block_type.size() / UNIT_BYTES
+}
+
+/// How much of a megabyte is taken, as far as allocation needs to know.
+///
+/// The numbers are those in the record's state word: 0 must be `Empty`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub(super) enum Fill {
+    /// All of it is free.
+    Empty = 0,
+    /// Partly used; the largest free slot is a 4 KiB one.
+    Kib4Left = 1,
+    /// Partly used; the largest free slot is a 64 KiB one.
+    Kib64Left = 2,
+    /// Partly used; the largest free slot is a 256 KiB one.
+    Kib256Left = 3,
+    /// Nothing of it is free.
+    Full = 4,
+}
+
+impl Fill {
+    #[inline]
+    pub(super) fn of(units: &UnitMap) -> Self {
+        let zeros = units.iter().filter(|word| **word == 0).count();
+        if zeros == UNIT_WORDS {
+            Self::Empty
+        } else if zeros > 0 {
+            Self::Kib256Left
+        } else if units.iter().any(|word| free_lanes(*word) != 0) {
+            Self::Kib64Left
+        } else if *units != [u64::MAX; UNIT_WORDS] {
+            Self::Kib4Left
+        } else {
+            Self::Full
+        }
+    }
+
+    pub(super) const fn from_number(number: u32) -> Self {
+        match number {
+            0 => Self::Empty,
+            1 => Self::Kib4Left,
+            2 => Self::Kib64Left,
+            3 => Self::Kib256Left,
+            _ => Self::Full,
+        }
+    }
+
+    /// Position among the classes of partly used megabytes, smallest free slot first.
+    #[inline]
+    pub(super) const fn class(self) -> Option<usize> {
+        match self {
+            Self::Empty | Self::Full => None,
+            Self::Kib4Left => Some(0),
+            Self::Kib64Left => Some(1),
+            Self::Kib256Left => Some(2),
+        }
+    }
+}
+
+/// Classes of partly used megabytes: by the largest slot left in them.
+pub(super) const CLASSES: usize = 3;
+
+const LANE: u64 = 0xFFFF;
+const LANE_TOPS: u64 = 0x8000_8000_8000_8000;
+
+/// The top bit of each 16-bit lane that is 0.
+#[inline]
+const fn free_lanes(word: u64) -> u64 {
+    // Adding cannot carry out of a lane, because the lane's top bit is masked before.
+    let below_top_nonzero = (word & !LANE_TOPS) + !LANE_TOPS;
+    !(below_top_nonzero | word) & LANE_TOPS
+}
+
+fn choose_unit(units: &UnitMap) -> Option<usize> {
+    let lowest_free = |word: usize, shift: usize| {
+        let free = !units[word] >> shift << shift;
+        word * 64 + free.trailing_zeros() as usize
+    };
+    let lane_shift = |tops: u64| tops.trailing_zeros() as usize & !15;
+    let mut free_lane = None;
+    for (word, &bits) in units.iter().enumerate() {
+        let free = free_lanes(bits);
+        let split = LANE_TOPS & !free & !free_lanes(!bits);
+        if split != 0 {
+            return Some(lowest_free(word, lane_shift(split)));
+        }
+        if bits != 0 && free != 0 && free_lane.is_none() {
+            free_lane = Some(lowest_free(word, lane_shift(free)));
+        }
+    }
+    free_lane.or_else(|| {
+        units
+            .iter()
+            .position(|word| *word == 0)
+            .map(|word| word * 64)
+    })
+}
+
+fn choose_lane(units: &UnitMap) -> Option<usize> {
+    let lane = |word: usize| {
+        let tops = free_lanes(units[word]);
+        (tops != 0).then(|| word * 4 + tops.trailing_zeros() as usize / 16)
+    };
+    let broken = (0..UNIT_WORDS)
+        .filter(|word| units[*word] != 0)
+        .find_map(lane);
+    broken.or_else(|| (0..UNIT_WORDS).find_map(lane))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_lanes_are_exactly_the_zero_ones() {
+        for lane in 0..4 {
+            for value in 0..=0xFFFF_u64 {
+                for rest in [0, u64::MAX, 0x0001_8000_7FFF_0100] {
+                    let word = rest & !(LANE << (16 * lane)) | value << (16 * lane);
+                    let free = free_lanes(word) >> (16 * lane + 15) & 1 == 1;
+                    assert_eq!(free, value == 0, "{word:#x} {lane}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_slot_breaks_the_least() {
+        let mut units = [0; UNIT_WORDS];
+        let mut take = |block_type| {
+            let slot = Slot::choose(block_type, &units)?;
+            assert!(slot.is_free(&units));
+            slot.occupy(&mut units);
+            Some(slot.first_unit())
+        };
+        assert_eq!(take(BlockType::Kib4), Some(0));
+        assert_eq!(
+            take(BlockType::Kib64),
+            Some(16),
+            "beside the unit, in the broken 256 KiB"
+        );
+        assert_eq!(take(BlockType::Kib256), Some(64));
+        assert_eq!(take(BlockType::Kib4), Some(1), "in the broken 64 KiB");
+        assert_eq!(take(BlockType::Kib64), Some(32));
+        assert_eq!(take(BlockType::Kib64), Some(48));
+        assert_eq!(
+            take(BlockType::Kib64),
+            Some(128),
+            "now a 256 KiB has to break"
+        );
+        assert_eq!(take(BlockType::Kib256), Some(192));
+        for unit in 2..16 {
+            assert_eq!(take(BlockType::Kib4), Some(unit));
+        }
+        assert_eq!(take(BlockType::Kib4), Some(144));
+        assert_eq!(take(BlockType::Kib256), None);
+        assert_eq!(take(BlockType::Mib1), None);
+    }
+
+    #[test]
+    fn places_and_slots_correspond() {
+        for block_type in BlockType::ALL {
+            for number in 0..(UNITS / units_of(block_type)) as usize {
+                let slot = Slot { block_type, number };
+                let (word, bit) = slot.live_place();
+                assert_eq!(
+                    Slot::from_live_place(word, bit.trailing_zeros() as usize),
+                    Some(slot)
+                );
+                assert_eq!(Slot::holding(slot.first_unit(), block_type), slot);
+                let mut units = [0; UNIT_WORDS];
+                slot.occupy(&mut units);
+                let set: u32 = units.iter().map(|word| word.count_ones()).sum();
+                assert_eq!(u64::from(set), units_of(block_type));
+                slot.vacate(&mut units);
+                assert_eq!(Fill::of(&units), Fill::Empty);
+            }
+        }
+        assert_eq!(Slot::from_live_place(UNIT_WORDS, 21), None);
+    }
+}

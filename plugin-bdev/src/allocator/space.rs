@@ -1,0 +1,81 @@
+//! How much of a pool is free: one word, so that it is exact at any moment.
+//!
+//! Laws:
+//! - Whole megabytes are subtracted here before they are looked for. So who got them here finds
+//!   them, and requests for several are met wholly or not at all.
+//! - Space is added before others can take it, and subtracted before it is handed out, so the word
+//!   never falls below zero.
+#![forbid(unsafe_code)]
+
+use super::slots::UNITS;
+use super::sync::{AtomicU64, CachePadded, Ordering, Weakness, weakened};
+
+/// Bits 0 to 27: whole megabytes free. Above: units free, those of the whole megabytes included.
+pub(super) struct Space(CachePadded<AtomicU64>);
+
+const MEGABYTE_BITS: u32 = 28;
+const UNIT: u64 = 1 << MEGABYTE_BITS;
+
+/// Most megabytes of a pool.
+pub(super) const MEGABYTES_MAXIMUM: u64 = UNIT - 1;
+
+const _: () = assert!(
+    MEGABYTES_MAXIMUM <= u64::MAX / UNIT / UNITS,
+    "the units fit their bits"
+);
+
+impl Space {
+    pub(super) fn new(units: u64, whole_megabytes: u64) -> Self {
+        debug_assert!(whole_megabytes <= MEGABYTES_MAXIMUM);
+        Self(CachePadded::new(AtomicU64::new(
+            units * UNIT + whole_megabytes,
+        )))
+    }
+
+    /// Free units.
+    pub(super) fn units(&self) -> u64 {
+        self.0.load(Ordering::Acquire) / UNIT
+    }
+
+    /// Takes whole megabytes out of the count, of whose units `units` are taken. `false` if there
+    /// are not as many.
+    #[inline]
+    pub(super) fn reserve(&self, megabytes: u64, units: u64) -> bool {
+        // Acquire pairs with the release in `give`: the megabytes counted are in the index.
+        let mut word = self.0.load(Ordering::Acquire);
+        loop {
+            if word % UNIT < megabytes {
+                return false;
+            }
+            let less = units * UNIT + megabytes;
+            if weakened(Weakness::WholesNotReserved) {
+                self.0.fetch_sub(less, Ordering::AcqRel);
+                return true;
+            }
+            let order = (Ordering::AcqRel, Ordering::Acquire);
+            match self
+                .0
+                .compare_exchange_weak(word, word - less, order.0, order.1)
+            {
+                Ok(_) => return true,
+                Err(changed) => word = changed,
+            }
+        }
+    }
+
+    /// Takes units of a megabyte that is partly used.
+    #[inline]
+    pub(super) fn take(&self, units: u64) {
+        let before = self.0.fetch_sub(units * UNIT, Ordering::AcqRel);
+        debug_assert!(before / UNIT >= units, "more taken than there is");
+    }
+
+    /// Adds units, and their megabyte if that is now wholly free and in the index.
+    #[inline]
+    pub(super) fn give(&self, units: u64, megabyte_is_whole: bool) {
+        self.0.fetch_add(
+            units * UNIT + u64::from(megabyte_is_whole),
+            Ordering::AcqRel,
+        );
+    }
+}

@@ -1,0 +1,115 @@
+//! The atomics, locks and waiting that the allocator is built from, so that loom can take their
+//! place (`--cfg loom`) and run every interleaving of the same code.
+#![forbid(unsafe_code)]
+
+pub(super) use crossbeam::utils::CachePadded;
+
+#[cfg(not(loom))]
+pub(super) use {
+    crossbeam::utils::Backoff,
+    parking_lot::Mutex,
+    std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+};
+
+#[cfg(loom)]
+pub(super) use {
+    loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    modelled::{Backoff, Mutex, with_weakness},
+};
+
+/// A step that an argument in this module's comments depends on.
+///
+/// A model that never fails proves nothing, so under loom each of these steps can be left out, and
+/// a test shows that the model then finds the fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Weakness {
+    /// A pin looks at the live map before it counts itself.
+    PinChecksLiveFirst,
+    /// A free reads the pins without writing them.
+    FreeOnlyLoadsPins,
+    /// A pin counts itself without acquire.
+    PinCountsRelaxed,
+    /// An I/O gives its pin back without release.
+    UnpinRelaxed,
+    /// A free announces that it waits only when it has looked at the counts for the last time.
+    DrainAnnouncedLate,
+    /// A pending free waits only for the phase that is current.
+    DrainAwaitsCurrentOnly,
+    /// The phases are never exchanged.
+    DrainNeverFlips,
+    /// A summary bit is cleared without a second look at its child.
+    SummaryNotRechecked,
+    /// A summary bit that seems to be set already is not set again.
+    SummaryNotRewritten,
+    /// Whoever breaks a megabyte lets others break or give up meanwhile.
+    BreakNotExclusive,
+    /// A megabyte leaves its old class before it enters the new one.
+    ClassLeftFirst,
+    /// Whole megabytes are checked and subtracted in two steps.
+    WholesNotReserved,
+    /// A megabyte's lock is released without release.
+    UnlockRelaxed,
+}
+
+/// Whether a step is left out: never, except in loom's models.
+#[cfg(not(loom))]
+#[inline]
+pub(super) const fn weakened(_: Weakness) -> bool {
+    false
+}
+
+#[cfg(loom)]
+pub(super) fn weakened(weakness: Weakness) -> bool {
+    modelled::current_weakness() == Some(weakness)
+}
+
+#[cfg(loom)]
+mod modelled {
+    use std::cell::Cell;
+
+    use super::Weakness;
+
+    // Loom runs all threads of a model on the thread that started it, so a thread-local keeps
+    // models that run side by side apart.
+    thread_local! {
+        static WEAKNESS: Cell<Option<Weakness>> = const { Cell::new(None) };
+    }
+
+    pub(in super::super) fn current_weakness() -> Option<Weakness> {
+        WEAKNESS.get()
+    }
+
+    /// Runs a model with one step left out.
+    pub(in super::super) fn with_weakness(weakness: Option<Weakness>, model: impl FnOnce()) {
+        WEAKNESS.set(weakness);
+        model();
+        WEAKNESS.set(None);
+    }
+
+    /// Loom's mutex with parking_lot's interface.
+    #[derive(Debug, Default)]
+    pub(in super::super) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(in super::super) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub(in super::super) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
+            self.0.lock().expect("a model that panicked has ended")
+        }
+    }
+
+    /// Waiting gives way to the other threads of the model.
+    pub(in super::super) struct Backoff;
+
+    impl Backoff {
+        pub(in super::super) const fn new() -> Self {
+            Self
+        }
+
+        pub(in super::super) fn snooze(&self) {
+            loom::thread::yield_now();
+        }
+    }
+}

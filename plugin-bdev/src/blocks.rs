@@ -1,0 +1,191 @@
+//! Allocating and freeing blocks: the lists of blocks, and the tasks that carry them.
+//!
+//! A list is read from the client's buffer once, into private memory, and only as many blocks as
+//! the buffer really holds are believed. A buffer that is too small for the answer is refused
+//! before anything was allocated.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+
+use chimaera_chimod::{ModuleError, Request};
+use chimaera_proto::Status;
+use chimaera_proto::bdev::{AllocationPlan, BLOCK_WIRE_BYTES, Block, INLINE_BLOCKS, UNIT_BYTES};
+use chimaera_proto::task::VALUE_COUNT;
+
+use crate::allocator::{Allocator, FreeCompletion};
+use crate::counters::WorkerCounters;
+
+/// Blocks that are read from a list at a time.
+const CHUNK_BLOCKS: usize = 256;
+
+/// A task that completes when its blocks are free, perhaps after transfers on them have ended.
+#[derive(Debug)]
+pub(crate) struct PendingFree {
+    request: Request,
+}
+
+impl FreeCompletion for PendingFree {
+    fn freed(self) {
+        self.request.complete(&[]);
+    }
+}
+
+/// The allocator of a pool of this size.
+///
+/// # Errors
+/// [`Status::InvalidArgument`] for a pool that is larger than the allocator can manage,
+/// [`Status::OutOfMemory`] if there is no room for its tables.
+pub(crate) fn allocator_of(total_size: u64) -> Result<Allocator<PendingFree>, ModuleError> {
+    Allocator::new(total_size).map_err(|error| {
+        let most = Allocator::<PendingFree>::TOTAL_BYTES_MAXIMUM;
+        if error.kind() == io::ErrorKind::InvalidInput {
+            return ModuleError::new(
+                Status::InvalidArgument,
+                format!("a pool of {total_size} bytes cannot be managed: give at most {most}"),
+            );
+        }
+        ModuleError::system(
+            format_args!("no room for the tables of a pool of {total_size} bytes"),
+            &error,
+        )
+    })
+}
+
+/// Allocates blocks as the task asks, and completes it.
+pub(crate) fn allocate(
+    allocator: &Allocator<PendingFree>,
+    worker_index: usize,
+    counters: &WorkerCounters,
+    request: Request,
+) {
+    let [size, ..] = request.arguments();
+    let plan = AllocationPlan::for_size(size);
+    let allocated = if plan.count <= INLINE_BLOCKS as u64 {
+        allocate_inline(allocator, worker_index, plan)
+    } else {
+        allocate_to_buffer(allocator, worker_index, plan, &request)
+    };
+    match allocated {
+        Ok(values) => {
+            counters.allocated_blocks.add(plan.count);
+            request.complete(&values);
+        }
+        Err(status) => {
+            counters.errors.add(1);
+            request.fail(status);
+        }
+    }
+}
+
+fn allocate_inline(
+    allocator: &Allocator<PendingFree>,
+    worker_index: usize,
+    plan: AllocationPlan,
+) -> Result<[u64; VALUE_COUNT], Status> {
+    let mut values = [0; VALUE_COUNT];
+    values[0] = plan.count;
+    let mut place = 1;
+    if plan.count > 0 {
+        allocator.allocate(plan, worker_index, |block: Block| {
+            values[place..place + 2].copy_from_slice(&block.to_words());
+            place += 2;
+        })?;
+    }
+    Ok(values)
+}
+
+fn allocate_to_buffer(
+    allocator: &Allocator<PendingFree>,
+    worker_index: usize,
+    plan: AllocationPlan,
+    request: &Request,
+) -> Result<[u64; VALUE_COUNT], Status> {
+    // First, because no buffer would help.
+    if plan
+        .total_bytes()
+        .is_none_or(|bytes| bytes > allocator.total_bytes())
+    {
+        return Err(Status::NoSpace);
+    }
+    let buffer = request.buffer().ok_or(Status::InvalidBuffer)?;
+    if plan
+        .list_bytes()
+        .is_none_or(|bytes| bytes > buffer.len() as u64)
+    {
+        return Err(Status::InvalidBuffer);
+    }
+    let mut offset = 0;
+    allocator.allocate(plan, worker_index, |block: Block| {
+        buffer.copy_from(offset, &block.to_bytes());
+        offset += BLOCK_WIRE_BYTES;
+    })?;
+    let mut values = [0; VALUE_COUNT];
+    values[0] = plan.count;
+    Ok(values)
+}
+
+/// Frees the blocks that the task names. It completes when they are free.
+pub(crate) fn free(
+    allocator: &Allocator<PendingFree>,
+    counters: &WorkerCounters,
+    request: Request,
+) {
+    let [count, first, second] = request.arguments();
+    let single;
+    let list;
+    let blocks: &[Block] = match count {
+        0 => return request.complete(&[]),
+        1 => match Block::from_words([first, second]) {
+            Ok(block) => {
+                single = [block];
+                &single
+            }
+            Err(status) => return refuse(counters, request, status),
+        },
+        _ => match read_list(&request, count, allocator.total_bytes()) {
+            Ok(blocks) => {
+                list = blocks;
+                &list
+            }
+            Err(status) => return refuse(counters, request, status),
+        },
+    };
+    // Before, since the task may complete inside the call.
+    counters.freed_blocks.add(count);
+    if let Err((error, pending)) = allocator.free(blocks, PendingFree { request }) {
+        counters.freed_blocks.take_back(count);
+        refuse(counters, pending.request, error.status);
+    }
+}
+
+fn refuse(counters: &WorkerCounters, request: Request, status: Status) {
+    counters.errors.add(1);
+    request.fail(status);
+}
+
+fn read_list(request: &Request, count: u64, total_size: u64) -> Result<Vec<Block>, Status> {
+    let buffer = request.buffer().ok_or(Status::InvalidBuffer)?;
+    let capacity = (buffer.len() / BLOCK_WIRE_BYTES) as u64;
+    if count > capacity {
+        return Err(Status::InvalidBuffer);
+    }
+    // More blocks than the pool can have: one of them is named twice.
+    if count > total_size / UNIT_BYTES {
+        return Err(Status::DoubleFree);
+    }
+    let count = count as usize;
+    let mut blocks = Vec::new();
+    blocks
+        .try_reserve_exact(count)
+        .map_err(|_| Status::OutOfMemory)?;
+    let mut chunk = [[0; BLOCK_WIRE_BYTES]; CHUNK_BLOCKS];
+    while blocks.len() < count {
+        let chunk = &mut chunk[..CHUNK_BLOCKS.min(count - blocks.len())];
+        buffer.copy_to(blocks.len() * BLOCK_WIRE_BYTES, chunk.as_flattened_mut());
+        for &bytes in &*chunk {
+            blocks.push(Block::from_bytes(bytes)?);
+        }
+    }
+    Ok(blocks)
+}

@@ -1,0 +1,89 @@
+//! Counts of what was really done, one set per worker.
+//!
+//! Laws:
+//! - Only the worker whose set it is adds to it, with a plain load and store: no worker ever
+//!   waits for another one's cache line. Whoever reads sums over all sets.
+//! - Something is counted before its task completes, so that a client that has seen its task
+//!   complete finds it in the statistics.
+
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chimaera_proto::bdev::Activity;
+use crossbeam::utils::CachePadded;
+
+/// The counts of every worker.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    workers: Box<[CachePadded<WorkerCounters>]>,
+}
+
+/// The counts of one worker. Only that worker may add.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerCounters {
+    pub(crate) read_operations: Count,
+    pub(crate) write_operations: Count,
+    pub(crate) read_bytes: Count,
+    pub(crate) write_bytes: Count,
+    pub(crate) allocated_blocks: Count,
+    pub(crate) freed_blocks: Count,
+    pub(crate) unaligned_operations: Count,
+    pub(crate) errors: Count,
+}
+
+/// A number that one thread changes and others read.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    /// Adds, on the only thread that changes this count.
+    pub(crate) fn add(&self, more: u64) {
+        self.0
+            .store(self.read().wrapping_add(more), Ordering::Relaxed);
+    }
+
+    /// Takes back what was added too early, on the only thread that changes this count.
+    pub(crate) fn take_back(&self, less: u64) {
+        self.0
+            .store(self.read().wrapping_sub(less), Ordering::Relaxed);
+    }
+
+    // Relaxed: the counts order nothing, and each is exact by itself.
+    fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Counters {
+    pub(crate) fn new(worker_count: usize) -> Self {
+        Self {
+            workers: (0..worker_count).map(|_| CachePadded::default()).collect(),
+        }
+    }
+
+    /// The counts of the worker with this index.
+    pub(crate) fn of(&self, worker_index: usize) -> &WorkerCounters {
+        &self.workers[worker_index]
+    }
+
+    /// The sums over all workers.
+    pub(crate) fn sum(&self) -> Activity {
+        let sum = |count: fn(&WorkerCounters) -> &Count| {
+            self.workers
+                .iter()
+                .map(|worker| count(worker).read())
+                .fold(0, u64::wrapping_add)
+        };
+        Activity {
+            read_operations: sum(|worker| &worker.read_operations),
+            write_operations: sum(|worker| &worker.write_operations),
+            read_bytes: sum(|worker| &worker.read_bytes),
+            write_bytes: sum(|worker| &worker.write_bytes),
+            allocated_blocks: sum(|worker| &worker.allocated_blocks),
+            freed_blocks: sum(|worker| &worker.freed_blocks),
+            unaligned_operations: sum(|worker| &worker.unaligned_operations),
+            errors: sum(|worker| &worker.errors),
+        }
+    }
+}

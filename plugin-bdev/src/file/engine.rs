@@ -1,0 +1,54 @@
+//! The seam between a worker's queue and whatever carries its operations out: the kernel's AIO,
+//! or in tests a script. Everything a queue asks of a device passes here, but for making it
+//! durable, which is the control side's.
+
+use std::io;
+
+/// What to do on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opcode {
+    Read,
+    Write,
+}
+
+/// An operation on the device, as it is submitted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Submission {
+    /// Comes back with the result.
+    pub(super) tag: u64,
+    pub(super) opcode: Opcode,
+    /// First byte of memory.
+    pub(super) address: *mut u8,
+    pub(super) len_bytes: u32,
+    /// Where on the device, in bytes.
+    pub(super) offset_in_device: u64,
+}
+
+// SAFETY: the address is a number until an engine uses it, under the contract of
+// `Engine::submit`, which holds on any thread.
+unsafe impl Send for Submission {}
+
+/// How an operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DeviceResult {
+    pub(super) tag: u64,
+    /// Bytes transferred, or a negative errno.
+    pub(super) result: i64,
+}
+
+/// What carries out the operations of one worker.
+pub(super) trait Engine {
+    /// Starts operations, in order, and returns how many were started: at least one if `batch`
+    /// is not empty. The rest was not touched.
+    ///
+    /// # Errors
+    /// `WouldBlock` if none can be started now; any other error is that of the first operation.
+    ///
+    /// # Safety
+    /// The memory of every operation that is started must stay valid, and for reads must not be
+    /// referenced, until its result was reaped or the engine was dropped.
+    unsafe fn submit(&mut self, batch: &[Submission]) -> io::Result<usize>;
+
+    /// Appends the results of operations that ended since the last call.
+    fn reap(&mut self, results: &mut Vec<DeviceResult>);
+}

@@ -1,0 +1,201 @@
+//! Pools on files and block devices.
+//!
+//! [`open`] gets the file, [`queue`] leads each worker's transfers through an [`engine`], of which
+//! [`aio`] is the kernel's. [`operation`] says how a transfer is done on a device that knows only
+//! whole blocks, and [`exclusion`] which writes must not meet while that happens.
+
+mod aio;
+mod bounce;
+mod engine;
+mod exclusion;
+mod open;
+mod operation;
+mod probe;
+mod queue;
+#[cfg(test)]
+mod queue_tests;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWorker, Worker};
+use chimaera_proto::bdev::UNIT_BYTES;
+use chimaera_proto::{Failure, Status};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::params::Parameters;
+use crate::transfer::Transfer;
+use aio::Aio;
+use open::Lock;
+pub(crate) use open::Undo;
+use operation::Operation;
+use queue::{Crossing, Outcome, WorkerQueue};
+
+/// The errno of an I/O error that has no better one.
+const EIO: i32 = 5;
+
+/// The file or device of a pool.
+pub(crate) struct FileDevice {
+    // First, and so dropped first: that waits for what is under way on the file.
+    queues: PerWorker<WorkerQueue<Aio>>,
+    crossing: Crossing,
+    wakes: Box<[Arc<EventFd>]>,
+    file: Arc<File>,
+    name: String,
+    total_size: u64,
+    direct: bool,
+    /// Bytes in which the device reads and writes: 1 through the page cache.
+    unit_bytes: u32,
+    host: Host,
+    told_of_early_end: AtomicBool,
+    _lock: Lock,
+}
+
+impl FileDevice {
+    /// Opens the pool's file and makes every worker's way to it. What was changed for it is taken
+    /// back if the second value is dropped.
+    ///
+    /// # Errors
+    /// Whatever prevents it; the file is as it was before.
+    pub(crate) fn new(
+        context: &CreateContext<'_>,
+        parameters: &Parameters,
+    ) -> Result<(Self, Undo), ModuleError> {
+        let opened = open::open(context.name, parameters, context.host)?;
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        let wakes = (0..context.worker_count)
+            .map(|_| EventFd::from_value_and_flags(0, flags).map(Arc::new))
+            .collect::<Result<Box<[_]>, _>>()
+            .map_err(|errno| {
+                ModuleError::system("cannot make an eventfd", &io::Error::from(errno))
+            })?;
+        let make_queue = |worker_index: usize| {
+            let file = Arc::clone(&opened.file);
+            let wake = Arc::clone(&wakes[worker_index]);
+            Aio::new(file, wake, parameters.io_depth)
+                .map(|engine| WorkerQueue::new(engine, parameters.io_depth, worker_index))
+                .map_err(|error| no_context(&error, parameters.io_depth, context.worker_count))
+        };
+        // SAFETY: the value becomes a part of the container that the context is for, which
+        // reaches it only from its own calls on workers.
+        let queues = unsafe { PerWorker::try_new(context, make_queue) }?;
+        let device = Self {
+            queues,
+            crossing: Crossing::new(&wakes),
+            wakes,
+            file: opened.file,
+            name: context.name.to_owned(),
+            total_size: opened.total_size,
+            direct: opened.direct,
+            unit_bytes: if opened.direct {
+                parameters.alignment
+            } else {
+                1
+            },
+            host: context.host,
+            told_of_early_end: AtomicBool::new(false),
+            _lock: opened.lock,
+        };
+        Ok((device, opened.undo))
+    }
+
+    /// Bytes that the pool manages.
+    pub(crate) fn total_size(&self) -> u64 {
+        self.total_size
+    }
+
+    /// Whether I/O bypasses the page cache.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Bytes that a pool over the whole file would manage now.
+    pub(crate) fn whole_size(&self) -> Result<u64, ModuleError> {
+        let size = open::size_of(&self.file).map_err(|error| {
+            let action = format_args!("cannot find out the size of {}", self.name);
+            ModuleError::system(action, &error)
+        })?;
+        Ok(size - size % UNIT_BYTES)
+    }
+
+    /// Takes a transfer of at least one byte, and tells whether the device has to do it in
+    /// another way than asked, because it is not aligned.
+    pub(crate) fn accept(&self, worker: &mut Worker<'_>, transfer: Transfer) -> bool {
+        let operation = Operation::new(transfer, self.unit_bytes);
+        let unaligned = operation.is_unaligned();
+        self.queues
+            .get_mut(worker)
+            .accept(operation, &self.crossing);
+        unaligned
+    }
+
+    /// Moves the worker's transfers forward, and calls `finished` for those that have ended.
+    pub(crate) fn poll(
+        &self,
+        worker: &mut Worker<'_>,
+        mut finished: impl FnMut(Transfer, Result<(), Failure>),
+    ) -> Activity {
+        self.queues
+            .get_mut(worker)
+            .poll(&self.crossing, &mut |transfer, outcome| {
+                let result = match outcome {
+                    Outcome::Done => Ok(()),
+                    Outcome::Failed(failure) => Err(failure),
+                    Outcome::EndedEarly => {
+                        self.tell_of_early_end(&transfer);
+                        Err(Failure::io(EIO))
+                    }
+                };
+                finished(transfer, result);
+            })
+    }
+
+    /// The file that is readable when the worker's transfers may move forward.
+    pub(crate) fn wake_fd(&self, worker_index: usize) -> Option<BorrowedFd<'_>> {
+        Some(self.wakes.get(worker_index)?.as_fd())
+    }
+
+    /// Makes what was written durable.
+    pub(crate) fn flush(&self) -> Result<(), ModuleError> {
+        self.file.sync_data().map_err(|error| {
+            ModuleError::system(format_args!("cannot flush {}", self.name), &error)
+        })
+    }
+
+    /// Once: the cause does not go away, and every transfer behind the end would repeat it.
+    fn tell_of_early_end(&self, transfer: &Transfer) {
+        if self.told_of_early_end.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.host.log(
+            Level::Error,
+            format_args!(
+                "{}: it ends before byte {}, though the pool has {} bytes: it was truncated while \
+                 in use, or its device shrank; transfers beyond its end fail",
+                self.name,
+                transfer.offset_in_pool + u64::from(transfer.len_bytes),
+                self.total_size
+            ),
+        );
+    }
+}
+
+fn no_context(error: &io::Error, io_depth: u32, worker_count: usize) -> ModuleError {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return ModuleError {
+            failure: Failure {
+                status: Status::OutOfMemory,
+                errno: libc::EAGAIN as u16,
+            },
+            message: format!(
+                "the system's asynchronous I/O operations are used up: this pool needs {io_depth} \
+                 for each of {worker_count} workers; raise /proc/sys/fs/aio-max-nr, or give a \
+                 smaller io_depth"
+            ),
+        };
+    }
+    ModuleError::system("cannot set up asynchronous I/O (io_setup)", error)
+}

@@ -1,0 +1,392 @@
+//! Opens the file or block device behind a pool, for this pool alone.
+//!
+//! Laws:
+//! - A pool has its file to itself, in this process and any other: a regular file carries an
+//!   exclusive `flock`, a block device is claimed (`O_EXCL`, which a mounted file system, a
+//!   running array and another pool do too). The kernel takes both back from who crashes.
+//! - A creation that fails leaves things as they were: what was created goes, what was grown
+//!   shrinks again. Nothing is changed before the lock is held.
+//! - Nothing but regular files and block devices is opened at all: opening a terminal or a tape
+//!   does things to it.
+
+#![forbid(unsafe_code)]
+
+use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chimaera_chimod::{Host, Level, ModuleError};
+use chimaera_proto::Status;
+use chimaera_proto::bdev::UNIT_BYTES;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+
+use super::probe::{DirectNeed, device_block_bytes, device_is_read_only, direct_need};
+use crate::params::Parameters;
+
+/// A file that a pool may use.
+pub(super) struct Opened {
+    pub(super) file: Arc<File>,
+    /// Bytes that the pool manages, a multiple of [`UNIT_BYTES`].
+    pub(super) total_size: u64,
+    /// Whether I/O bypasses the page cache.
+    pub(super) direct: bool,
+    /// Takes back what was changed, unless told that the pool came into being.
+    pub(super) undo: Undo,
+    /// To be dropped when nothing uses the file any more.
+    pub(super) lock: Lock,
+}
+
+/// An exclusive lock on a regular file. A block device has none: it is claimed as it is opened.
+pub(super) struct Lock(Option<Arc<File>>);
+
+/// What to take back if the pool does not come into being.
+pub(crate) struct Undo {
+    file: Arc<File>,
+    path: PathBuf,
+    created: bool,
+    grown_from: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Regular,
+    BlockDevice,
+}
+
+/// Opens the file that `name` is the path of, as `parameters` say.
+pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Opened, ModuleError> {
+    if name.is_empty() || name.contains('\0') {
+        return Err(ModuleError::new(
+            Status::InvalidArgument,
+            format!("a file pool's name is the path of its file, and {name:?} is none"),
+        ));
+    }
+    let path = Path::new(name);
+    let (file, kind, created) = open_existing_or_new(path, parameters.total_size)?;
+    let file = Arc::new(file);
+    let lock = match kind {
+        Kind::Regular => lock(path, &file)?,
+        Kind::BlockDevice => {
+            check_writable(path, &file)?;
+            Lock(None)
+        }
+    };
+    let mut undo = Undo {
+        file: Arc::clone(&file),
+        path: path.to_owned(),
+        created,
+        grown_from: None,
+    };
+    let direct = make_direct(path, &file, kind, parameters.alignment)?;
+    let total_size = settle_size(path, &file, kind, parameters.total_size, &mut undo)?;
+    if direct == Direct::Untold {
+        try_alignment(path, &file, total_size, parameters.alignment)?;
+    }
+    if direct == Direct::No {
+        host.log(
+            Level::Warning,
+            format_args!(
+                "{name}: its file system has no direct I/O; the pool works through the page \
+                 cache, and flushing it takes longer"
+            ),
+        );
+    }
+    Ok(Opened {
+        file,
+        total_size,
+        direct: direct != Direct::No,
+        undo,
+        lock,
+    })
+}
+
+/// Bytes of a file or device now.
+pub(super) fn size_of(file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_block_device() {
+        let mut device = file;
+        return device.seek(SeekFrom::End(0));
+    }
+    Ok(metadata.len())
+}
+
+fn open_existing_or_new(path: &Path, asked: u64) -> Result<(File, Kind, bool), ModuleError> {
+    let failed = |action: &str, error: &io::Error| {
+        ModuleError::system(format_args!("cannot {action} {}", path.display()), error)
+    };
+    let kind = match std::fs::metadata(path) {
+        Ok(metadata) => kind_of(path, &metadata)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if asked == 0 {
+                return Err(ModuleError::new(
+                    Status::NotFound,
+                    format!(
+                        "{} does not exist: give a total_size to have it created, or create it",
+                        path.display()
+                    ),
+                ));
+            }
+            // Only the owner of the daemon may reach what its clients store.
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(path)
+                .map_err(|error| failed("create", &error))?;
+            return Ok((file, Kind::Regular, true));
+        }
+        Err(error) => return Err(failed("look at", &error)),
+    };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    if kind == Kind::BlockDevice {
+        options.custom_flags(libc::O_EXCL);
+    }
+    let file = options.open(path).map_err(|error| {
+        if error.raw_os_error() == Some(libc::EBUSY) {
+            return busy(path, "it is mounted, part of an array, or another pool's");
+        }
+        failed("open", &error)
+    })?;
+    let metadata = file.metadata().map_err(|error| failed("look at", &error))?;
+    // Looked at again: the first look was at the name, which may lead elsewhere by now.
+    if kind_of(path, &metadata)? != kind {
+        return Err(busy(path, "it was replaced just now"));
+    }
+    Ok((file, kind, false))
+}
+
+fn kind_of(path: &Path, metadata: &Metadata) -> Result<Kind, ModuleError> {
+    let file_type = metadata.file_type();
+    let other = match file_type {
+        _ if file_type.is_file() => return Ok(Kind::Regular),
+        _ if file_type.is_block_device() => return Ok(Kind::BlockDevice),
+        _ if file_type.is_dir() => "a directory",
+        _ if file_type.is_char_device() => "a character device",
+        _ if file_type.is_fifo() => "a FIFO",
+        _ if file_type.is_socket() => "a socket",
+        _ => "something else",
+    };
+    Err(ModuleError::new(
+        Status::InvalidArgument,
+        format!(
+            "{} is {other}: a file pool needs a regular file or a block device",
+            path.display()
+        ),
+    ))
+}
+
+fn lock(path: &Path, file: &Arc<File>) -> Result<Lock, ModuleError> {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => busy(path, "another pool, or another process, has locked it"),
+        TryLockError::Error(error) => {
+            ModuleError::system(format_args!("cannot lock {}", path.display()), &error)
+        }
+    })?;
+    let lock = Lock(Some(Arc::clone(file)));
+    // Whoever held the lock before may have removed the file, as `Undo` does: then the name
+    // leads elsewhere, and this pool would lie on a file that vanishes with it.
+    let same = match (std::fs::metadata(path), file.metadata()) {
+        (Ok(named), Ok(opened)) => (named.dev(), named.ino()) == (opened.dev(), opened.ino()),
+        _ => false,
+    };
+    if same {
+        Ok(lock)
+    } else {
+        Err(busy(path, "it was replaced just now"))
+    }
+}
+
+/// The kernel opens a read-only device for writing, and fails the writes.
+fn check_writable(path: &Path, device: &File) -> Result<(), ModuleError> {
+    match device_is_read_only(device) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(ModuleError::system(
+            format_args!("cannot write to {}", path.display()),
+            &io::Error::from_raw_os_error(libc::EROFS),
+        )),
+        Err(errno) => Err(ModuleError::system(
+            format_args!("cannot ask whether {} is read-only", path.display()),
+            &errno.into(),
+        )),
+    }
+}
+
+fn busy(path: &Path, cause: &str) -> ModuleError {
+    ModuleError::new(
+        Status::Busy,
+        format!(
+            "{} is in use: {cause}; use another file, or end its other use",
+            path.display()
+        ),
+    )
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direct {
+    /// With an alignment that is known to do.
+    Yes,
+    /// With an alignment that nobody vouches for.
+    Untold,
+    No,
+}
+
+/// Makes the file's I/O bypass the page cache, if that is possible.
+fn make_direct(
+    path: &Path,
+    file: &File,
+    kind: Kind,
+    alignment: u32,
+) -> Result<Direct, ModuleError> {
+    let failed = |action: &str, errno: nix::Error| {
+        let error = io::Error::from(errno);
+        ModuleError::system(format_args!("cannot {action} {}", path.display()), &error)
+    };
+    // It takes the flag, and caches all the same: its pages are the file.
+    let in_memory = kind == Kind::Regular
+        && fstatfs(file).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
+    let need = direct_need(file);
+    if in_memory || need == DirectNeed::Unsupported {
+        return Ok(Direct::No);
+    }
+    let flags = fcntl(file, FcntlArg::F_GETFL).map_err(|errno| failed("ask about", errno))?;
+    let flags = OFlag::from_bits_retain(flags) | OFlag::O_DIRECT;
+    match fcntl(file, FcntlArg::F_SETFL(flags)) {
+        Ok(_) => {}
+        Err(nix::Error::EINVAL) => return Ok(Direct::No),
+        Err(errno) => return Err(failed("use direct I/O on", errno)),
+    }
+    let mut needed = match need {
+        DirectNeed::Alignment(bytes) => Some(bytes),
+        DirectNeed::Unknown | DirectNeed::Unsupported => None,
+    };
+    if kind == Kind::BlockDevice {
+        let bytes = device_block_bytes(file)
+            .map_err(|errno| failed("ask for the logical block size of", errno))?;
+        needed = needed.max(Some(bytes));
+    }
+    match needed {
+        Some(bytes) if alignment < bytes => Err(ModuleError::new(
+            Status::Alignment,
+            format!(
+                "alignment is {alignment}, and {} needs {bytes}: give an alignment of at least \
+                 {bytes}",
+                path.display()
+            ),
+        )),
+        Some(_) => Ok(Direct::Yes),
+        None => Ok(Direct::Untold),
+    }
+}
+
+/// Reads one unit where a coarser device would refuse it.
+fn try_alignment(
+    path: &Path,
+    file: &File,
+    total_size: u64,
+    alignment: u32,
+) -> Result<(), ModuleError> {
+    #[repr(align(4096))]
+    struct Memory([u8; 4096]);
+    let mut memory = Memory([0; 4096]);
+    let unit = &mut memory.0[..alignment as usize];
+    match file.read_at(unit, total_size - u64::from(alignment)) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(ModuleError::new(
+            Status::Alignment,
+            format!(
+                "alignment is {alignment}, and {} refuses to read {alignment} bytes: give a \
+                 larger alignment, at most 4096",
+                path.display()
+            ),
+        )),
+        Err(error) => Err(ModuleError::system(
+            format_args!("cannot read {}", path.display()),
+            &error,
+        )),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// Finds out how much the pool manages, and makes the file that long.
+fn settle_size(
+    path: &Path,
+    file: &File,
+    kind: Kind,
+    asked: u64,
+    undo: &mut Undo,
+) -> Result<u64, ModuleError> {
+    let is = size_of(file).map_err(|error| {
+        ModuleError::system(
+            format_args!("cannot find out the size of {}", path.display()),
+            &error,
+        )
+    })?;
+    if asked == 0 {
+        let total_size = is - is % UNIT_BYTES;
+        if total_size == 0 {
+            return Err(ModuleError::new(
+                Status::InvalidArgument,
+                format!(
+                    "{} has {is} bytes, less than the smallest block ({UNIT_BYTES}): give a \
+                     total_size",
+                    path.display()
+                ),
+            ));
+        }
+        return Ok(total_size);
+    }
+    if asked > is {
+        if kind == Kind::BlockDevice {
+            return Err(ModuleError::new(
+                Status::InvalidArgument,
+                format!(
+                    "total_size is {asked} bytes, and the device {} has {is}: give at most that, \
+                     or 0 for all of it",
+                    path.display()
+                ),
+            ));
+        }
+        undo.grown_from = Some(is);
+        file.set_len(asked).map_err(|error| {
+            ModuleError::system(
+                format_args!("cannot grow {} from {is} to {asked} bytes", path.display()),
+                &error,
+            )
+        })?;
+    }
+    Ok(asked)
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file would do it too, but not before a process that was forked meanwhile
+        // has closed its copy.
+        if let Some(file) = &self.0 {
+            let _ = file.unlock();
+        }
+    }
+}
+
+impl Undo {
+    /// The pool came into being: what was done stays.
+    pub(crate) fn keep(mut self) {
+        self.created = false;
+        self.grown_from = None;
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        // Failing here leaves a file too many or too long, which the error that led here
+        // outweighs.
+        if self.created {
+            let _ = std::fs::remove_file(&self.path);
+        } else if let Some(len) = self.grown_from {
+            let _ = self.file.set_len(len);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What the kernel knows of a file or device: calls that no safe crate at hand offers.
+
+use std::fs::File;
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+
+nix::ioctl_read_bad!(logical_block_size, libc::BLKSSZGET, libc::c_int);
+nix::ioctl_read_bad!(read_only, BLKROGET, libc::c_int);
+
+/// `_IO(0x12, 94)` of `linux/fs.h`, which `libc` lacks.
+const BLKROGET: libc::Ioctl = 0x125e as libc::Ioctl;
+
+/// What direct I/O on a file needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DirectNeed {
+    /// Offsets, lengths and addresses that are multiples of so many bytes.
+    Alignment(u32),
+    /// There is no direct I/O on this file.
+    Unsupported,
+    /// The file system does not say.
+    Unknown,
+}
+
+/// Asks the file system behind an open file.
+pub(super) fn direct_need(file: &File) -> DirectNeed {
+    let mut answer = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is an empty C string, which with AT_EMPTY_PATH names the open file; the
+    // kernel writes one `statx` structure to the place for one.
+    let result = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            answer.as_mut_ptr(),
+        )
+    };
+    // SAFETY: a `statx` consists of integers, for which zeroes are a value, and the kernel wrote
+    // integers over them.
+    let answer = unsafe { answer.assume_init() };
+    if result != 0 || answer.stx_mask & libc::STATX_DIOALIGN == 0 {
+        return DirectNeed::Unknown;
+    }
+    match answer.stx_dio_offset_align.max(answer.stx_dio_mem_align) {
+        0 => DirectNeed::Unsupported,
+        bytes => DirectNeed::Alignment(bytes),
+    }
+}
+
+/// Bytes of a block device's logical block, the least that it reads or writes.
+pub(super) fn device_block_bytes(device: &File) -> nix::Result<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes one integer to `bytes`, which is one.
+    unsafe { logical_block_size(device.as_raw_fd(), &raw mut bytes) }?;
+    Ok(bytes.unsigned_abs())
+}
+
+/// Whether a block device refuses to be written.
+pub(super) fn device_is_read_only(device: &File) -> nix::Result<bool> {
+    let mut flag: libc::c_int = 0;
+    // SAFETY: the kernel writes one integer to `flag`, which is one.
+    unsafe { read_only(device.as_raw_fd(), &raw mut flag) }?;
+    Ok(flag != 0)
+}

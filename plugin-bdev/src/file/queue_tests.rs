@@ -1,0 +1,348 @@
+//! A queue on a device that does what a test tells it: refuses, takes part of a batch, stops
+//! short, holds back.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use chimaera_chimod::Activity;
+use chimaera_proto::Failure;
+use chimaera_proto::bdev::{AllocationPlan, Block, MEGABYTE};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::engine::{DeviceResult, Engine, Opcode, Submission};
+use super::operation::Operation;
+use super::queue::{Crossing, Outcome, WorkerQueue};
+use crate::allocator::Allocator;
+use crate::blocks::PendingFree;
+use crate::testing::{Buffer, Recorder, loose_request};
+use crate::transfer::{Direction, Transfer};
+
+const UNIT: u32 = 512;
+
+/// A device in memory, shared by its test and the engines of all workers.
+struct Device {
+    bytes: Vec<u8>,
+    /// What the next submissions are answered: how many are taken, or an errno. All are taken
+    /// when it is empty.
+    answers: VecDeque<Result<usize, i32>>,
+    /// Most bytes that an operation transfers.
+    most_bytes: u32,
+    /// Whether results are kept back.
+    hold: bool,
+    calls: usize,
+    in_flight: usize,
+    most_in_flight: usize,
+}
+
+struct Scripted {
+    device: Rc<RefCell<Device>>,
+    held: Vec<Submission>,
+}
+
+impl Engine for Scripted {
+    unsafe fn submit(&mut self, batch: &[Submission]) -> io::Result<usize> {
+        let mut device = self.device.borrow_mut();
+        device.calls += 1;
+        let count = match device.answers.pop_front() {
+            Some(Ok(count)) => count.min(batch.len()),
+            Some(Err(errno)) => return Err(io::Error::from_raw_os_error(errno)),
+            None => batch.len(),
+        };
+        self.held.extend_from_slice(&batch[..count]);
+        device.in_flight += count;
+        device.most_in_flight = device.most_in_flight.max(device.in_flight);
+        Ok(count)
+    }
+
+    fn reap(&mut self, results: &mut Vec<DeviceResult>) {
+        let mut device = self.device.borrow_mut();
+        if device.hold {
+            return;
+        }
+        for submission in self.held.drain(..) {
+            device.in_flight -= 1;
+            let start = submission.offset_in_device as usize;
+            let end = device
+                .bytes
+                .len()
+                .min(start + submission.len_bytes as usize);
+            let end = end.min(start + device.most_bytes as usize);
+            let range = &mut device.bytes[start.min(end)..end];
+            // SAFETY: the memory is valid for the operation's length, which is at least the
+            // range's, and unreferenced, by `submit`'s contract: the operation has not ended.
+            unsafe {
+                match submission.opcode {
+                    Opcode::Read => submission
+                        .address
+                        .copy_from_nonoverlapping(range.as_ptr(), range.len()),
+                    Opcode::Write => submission
+                        .address
+                        .copy_to_nonoverlapping(range.as_mut_ptr(), range.len()),
+                }
+            }
+            results.push(DeviceResult {
+                tag: submission.tag,
+                result: range.len() as i64,
+            });
+        }
+    }
+}
+
+/// Queues of some workers on one device, and one block that they write and read.
+struct Rig {
+    device: Rc<RefCell<Device>>,
+    queues: Vec<WorkerQueue<Scripted>>,
+    crossing: Crossing,
+    wakes: Vec<Arc<EventFd>>,
+    allocator: Allocator<PendingFree>,
+    block: Block,
+    recorder: Arc<Recorder>,
+    /// Where each transfer that ended began, and how it ended.
+    ended: Vec<(u64, Outcome)>,
+    next_task: u64,
+}
+
+impl Rig {
+    fn new(workers: usize, depth: u32) -> Self {
+        let device = Rc::new(RefCell::new(Device {
+            bytes: (0..MEGABYTE).map(|at| (at % 251) as u8).collect(),
+            answers: VecDeque::new(),
+            most_bytes: u32::MAX,
+            hold: false,
+            calls: 0,
+            in_flight: 0,
+            most_in_flight: 0,
+        }));
+        let flags = EfdFlags::EFD_NONBLOCK;
+        let wakes: Vec<_> = (0..workers)
+            .map(|_| Arc::new(EventFd::from_value_and_flags(0, flags).expect("an eventfd")))
+            .collect();
+        let queue = |worker| {
+            let engine = Scripted {
+                device: Rc::clone(&device),
+                held: Vec::new(),
+            };
+            WorkerQueue::new(engine, depth, worker)
+        };
+        let allocator = Allocator::new(MEGABYTE).expect("made");
+        let mut block = None;
+        let plan = AllocationPlan::for_size(MEGABYTE);
+        let allocated = allocator.allocate(plan, 0, |allocated| block = Some(allocated));
+        allocated.expect("room");
+        Self {
+            queues: (0..workers).map(queue).collect(),
+            device,
+            crossing: Crossing::new(&wakes),
+            wakes,
+            allocator,
+            block: block.expect("allocated"),
+            recorder: Arc::default(),
+            ended: Vec::new(),
+            next_task: 0,
+        }
+    }
+
+    /// Hands a transfer to a worker.
+    fn accept(&mut self, worker: usize, direction: Direction, offset: u64, buffer: &mut Buffer) {
+        let task = self.next_task;
+        self.next_task += 1;
+        let transfer = Transfer {
+            request: loose_request(&self.recorder, task, buffer),
+            pin: self.allocator.pin(self.block).expect("allocated"),
+            direction,
+            block: self.block,
+            offset_in_pool: offset,
+            len_bytes: buffer.len as u32,
+        };
+        let operation = Operation::new(transfer, UNIT);
+        self.queues[worker].accept(operation, &self.crossing);
+    }
+
+    fn pass(&mut self, worker: usize) -> Activity {
+        let (ended, allocator) = (&mut self.ended, &self.allocator);
+        self.queues[worker].poll(&self.crossing, &mut |transfer, outcome| {
+            ended.push((transfer.offset_in_pool, outcome));
+            allocator.unpin(transfer.pin);
+            transfer.request.complete(&[]);
+        })
+    }
+
+    /// Makes passes until nothing is left, at most so many.
+    fn passes(&mut self, most: usize) {
+        for _ in 0..most {
+            let all = 0..self.queues.len();
+            if all.fold(Activity::IDLE, |sum, worker| sum | self.pass(worker)) == Activity::IDLE {
+                return;
+            }
+        }
+        panic!("operations are left after {most} passes");
+    }
+
+    fn woken(&self, worker: usize) -> bool {
+        self.wakes[worker].read().is_ok()
+    }
+}
+
+const AT_WORK: Activity = Activity(Activity::PENDING.0 | Activity::PROGRESS.0);
+
+#[test]
+fn a_batch_is_one_call_and_never_more_than_the_depth() {
+    let mut rig = Rig::new(1, 4);
+    let mut buffers: Vec<_> = (0..10).map(|_| Buffer::new(512, 0)).collect();
+    for (at, buffer) in buffers.iter_mut().enumerate() {
+        rig.accept(0, Direction::Read, at as u64 * 512, buffer);
+    }
+    assert_eq!(rig.device.borrow().calls, 0, "nothing is submitted before");
+    rig.passes(10);
+    let device = rig.device.borrow();
+    assert_eq!((device.calls, device.most_in_flight), (3, 4));
+    let order: Vec<_> = rig.ended.iter().map(|(offset, _)| offset / 512).collect();
+    assert_eq!(order, (0..10).collect::<Vec<_>>());
+    for (at, buffer) in buffers.iter().enumerate() {
+        assert_eq!(buffer.bytes(), &device.bytes[at * 512..][..512]);
+    }
+}
+
+#[test]
+fn what_the_kernel_has_no_room_for_stays_queued() {
+    let mut rig = Rig::new(1, 4);
+    rig.device.borrow_mut().answers = [Err(libc::EAGAIN), Ok(1), Ok(2), Err(libc::EAGAIN)].into();
+    let mut buffers: Vec<_> = (0..4).map(|_| Buffer::new(512, 0)).collect();
+    for buffer in &mut buffers {
+        rig.accept(0, Direction::Read, 0, buffer);
+    }
+    assert_eq!(rig.pass(0), AT_WORK, "no result would end its sleep");
+    assert_eq!(rig.device.borrow().in_flight, 0);
+    let _ = rig.pass(0);
+    assert_eq!(rig.device.borrow().in_flight, 3, "in parts, until refused");
+    rig.passes(10);
+    assert_eq!(rig.ended, [(0, Outcome::Done); 4]);
+}
+
+#[test]
+fn an_operation_that_is_refused_fails_alone() {
+    let mut rig = Rig::new(1, 4);
+    rig.device.borrow_mut().answers = [Ok(1), Err(libc::EINVAL), Ok(1)].into();
+    let mut buffers: Vec<_> = (0..3).map(|_| Buffer::new(512, 0)).collect();
+    for (at, buffer) in buffers.iter_mut().enumerate() {
+        rig.accept(0, Direction::Read, at as u64 * 512, buffer);
+    }
+    rig.passes(10);
+    let failed = Outcome::Failed(Failure::io(libc::EINVAL));
+    let expected = [(512, failed), (0, Outcome::Done), (1024, Outcome::Done)];
+    assert_eq!(rig.ended, expected);
+}
+
+#[test]
+fn a_device_that_stops_short_is_asked_for_the_rest() {
+    let mut rig = Rig::new(1, 2);
+    // One and a half units, so that each answer leaves a torn one.
+    rig.device.borrow_mut().most_bytes = UNIT + UNIT / 2;
+    let mut model = rig.device.borrow().bytes.clone();
+    let mut aligned = Buffer::of(&[1; 4096], 0);
+    rig.accept(0, Direction::Write, 0, &mut aligned);
+    model[..4096].fill(1);
+    let mut unaligned = Buffer::of(&[2; 3000], 7);
+    rig.accept(0, Direction::Write, 5001, &mut unaligned);
+    model[5001..8001].fill(2);
+    rig.passes(100);
+    assert!(rig.device.borrow().bytes == model);
+
+    let mut buffer = Buffer::new(9000, 1);
+    rig.accept(0, Direction::Read, 3, &mut buffer);
+    rig.passes(100);
+    assert!(buffer.bytes() == &model[3..9003]);
+    assert!(
+        rig.ended
+            .iter()
+            .all(|(_, outcome)| *outcome == Outcome::Done)
+    );
+}
+
+#[test]
+fn a_device_that_ends_early_fails_the_transfer() {
+    let mut rig = Rig::new(1, 2);
+    rig.device.borrow_mut().bytes.truncate(1024 + 100);
+    let mut buffers: Vec<_> = (0..3).map(|_| Buffer::new(512, 0)).collect();
+    for (at, buffer) in buffers.iter_mut().enumerate() {
+        rig.accept(0, Direction::Read, at as u64 * 512, buffer);
+    }
+    let mut write = Buffer::new(3, 0);
+    rig.accept(0, Direction::Write, 1030, &mut write);
+    rig.passes(10);
+    let early = Outcome::EndedEarly;
+    let expected = [
+        (0, Outcome::Done),
+        (512, Outcome::Done),
+        (1024, early),
+        (1030, early),
+    ];
+    assert_eq!(rig.ended, expected);
+}
+
+#[test]
+fn a_write_that_waited_for_another_workers_goes_on_at_its_own() {
+    let mut rig = Rig::new(2, 4);
+    rig.device.borrow_mut().hold = true;
+    let mut first = Buffer::of(&[1; 10], 0);
+    let mut second = Buffer::of(&[2; 10], 0);
+    let mut third = Buffer::of(&[3; 10], 0);
+    rig.accept(0, Direction::Write, 100, &mut first);
+    rig.accept(1, Direction::Write, 110, &mut second);
+    rig.accept(0, Direction::Write, 120, &mut third);
+    for _ in 0..3 {
+        assert!(rig.pass(0).contains(Activity::PENDING));
+        assert_eq!(rig.pass(1), Activity::PENDING, "it waits for its turn");
+    }
+    assert_eq!(rig.device.borrow().in_flight, 1);
+
+    rig.device.borrow_mut().hold = false;
+    assert!(!rig.woken(1));
+    while rig.ended.is_empty() {
+        let _ = rig.pass(0);
+    }
+    assert_eq!(rig.pass(0), Activity::PENDING, "the third has to wait on");
+    assert!(rig.woken(1), "worker 1 may be asleep");
+    assert_eq!(rig.pass(1), AT_WORK);
+    rig.passes(20);
+    assert!(rig.woken(0), "worker 0 was asleep meanwhile");
+    let offsets: Vec<_> = rig.ended.iter().map(|(offset, _)| *offset).collect();
+    assert_eq!(offsets, [100, 110, 120], "first come, first served");
+    let device = rig.device.borrow();
+    let written = [[1; 10], [2; 10], [3; 10]].concat();
+    assert_eq!(device.bytes[100..130], written);
+    assert_eq!(device.bytes[99], 99);
+    assert_eq!(device.bytes[130], 130);
+}
+
+#[test]
+fn reads_and_whole_writes_do_not_wait_for_each_other() {
+    let mut rig = Rig::new(1, 8);
+    rig.device.borrow_mut().hold = true;
+    let mut buffers: Vec<_> = (0..4).map(|_| Buffer::new(512, 0)).collect();
+    let mut bounced = Buffer::new(512, 1);
+    let mut odd_read = Buffer::new(100, 1);
+    let [a, b, c, late] = &mut buffers[..] else {
+        panic!("four of them");
+    };
+    rig.accept(0, Direction::Write, 0, a);
+    rig.accept(0, Direction::Write, 0, b);
+    rig.accept(0, Direction::Write, 512, &mut bounced);
+    rig.accept(0, Direction::Read, 0, c);
+    rig.accept(0, Direction::Read, 9, &mut odd_read);
+    let mut part = Buffer::new(1, 0);
+    rig.accept(0, Direction::Write, 2000, &mut part);
+    rig.accept(0, Direction::Write, 4096, late);
+    let _ = rig.pass(0);
+    assert_eq!(
+        rig.device.borrow().in_flight,
+        5,
+        "all but the write of a part, and who came after it"
+    );
+    rig.device.borrow_mut().hold = false;
+    rig.passes(20);
+    assert_eq!(rig.ended.len(), 7);
+}

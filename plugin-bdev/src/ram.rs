@@ -1,0 +1,106 @@
+//! Pools in memory: private pages of this process, given by the kernel when they are first
+//! touched.
+//!
+//! Laws:
+//! - No reference to pool memory or to a client's memory is ever formed: several workers, and the
+//!   client, may touch the same bytes at the same time. They are only copied, as raw bytes.
+//! - A range is checked against the pool's size before it is touched, whoever vouched for it.
+
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+
+use chimaera_chimod::{ModuleError, SharedBuffer};
+use chimaera_proto::Status;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use crate::transfer::Direction;
+
+/// The memory of a pool.
+#[derive(Debug)]
+pub(crate) struct RamDevice {
+    memory: NonNull<u8>,
+    len_bytes: usize,
+}
+
+// SAFETY: the memory belongs to the process, not to a thread, and is only accessed by raw copies
+// within its bounds.
+unsafe impl Send for RamDevice {}
+// SAFETY: as above. Copies that meet on the same bytes mix them, which is what a device does
+// with overlapping transfers; no reference and no type's invariant is involved.
+unsafe impl Sync for RamDevice {}
+
+impl RamDevice {
+    /// Reserves address space for a pool of this size; memory is used as it is written.
+    ///
+    /// # Errors
+    /// [`Status::OutOfMemory`] if there is not that much address space.
+    pub(crate) fn new(total_size: u64) -> Result<Self, ModuleError> {
+        let refused = |cause: &dyn std::fmt::Display| {
+            ModuleError::new(
+                Status::OutOfMemory,
+                format!(
+                    "no room for a memory pool of {total_size} bytes: {cause}; give a smaller \
+                     total_size"
+                ),
+            )
+        };
+        let length = usize::try_from(total_size)
+            .ok()
+            .and_then(NonZeroUsize::new)
+            .ok_or_else(|| refused(&"it is not a possible size of memory"))?;
+        // SAFETY: a new private mapping at an address of the kernel's choice touches nothing
+        // that exists.
+        let memory = unsafe {
+            mmap_anonymous(
+                None,
+                length,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
+            )
+        }
+        .map_err(|errno| refused(&errno))?;
+        // Only a hint: without huge pages the pool is slower, and nothing else.
+        // SAFETY: the range is the mapping just made; this advice does not change its contents.
+        let _ = unsafe { madvise(memory, length.get(), MmapAdvise::MADV_HUGEPAGE) };
+        Ok(Self {
+            memory: memory.cast(),
+            len_bytes: length.get(),
+        })
+    }
+
+    /// Copies between the pool, from `offset` on, and the whole of the client's buffer.
+    ///
+    /// # Panics
+    /// If the range does not lie within the pool: the caller checked it.
+    pub(crate) fn copy(&self, direction: Direction, offset: u64, buffer: &SharedBuffer<'_>) {
+        let len = buffer.len();
+        let offset = usize::try_from(offset)
+            .ok()
+            .filter(|offset| {
+                offset
+                    .checked_add(len)
+                    .is_some_and(|end| end <= self.len_bytes)
+            })
+            .expect("a checked transfer lies within the pool");
+        // SAFETY: `offset..offset + len` lies within the mapping, as just checked.
+        let inside = unsafe { self.memory.as_ptr().add(offset) };
+        let outside = buffer.as_ptr();
+        let (source, target) = match direction {
+            Direction::Read => (inside, outside),
+            Direction::Write => (outside, inside),
+        };
+        // SAFETY: both ranges are mapped for `len` bytes: the pool's until `self` is dropped, the
+        // client's until its request completes, which `buffer` borrows. They do not overlap,
+        // because the pool's mapping is private to this value. Bytes that somebody else changes
+        // meanwhile may arrive in any mixture; they are plain data to both sides.
+        unsafe { std::ptr::copy_nonoverlapping(source, target, len) };
+    }
+}
+
+impl Drop for RamDevice {
+    fn drop(&mut self) {
+        // SAFETY: the range is the mapping that `new` made. Nobody copies any more, since copies
+        // borrow the value. Unmapping a whole valid mapping does not fail.
+        let _ = unsafe { munmap(self.memory.cast(), self.len_bytes) };
+    }
+}

@@ -1,0 +1,263 @@
+//! Creating a pool succeeds, or says what to do and leaves nothing behind.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+
+use chimaera_chimod::ModuleError;
+use chimaera_proto::bdev::{CreateParams, PerfMetrics};
+use chimaera_proto::{PoolId, Status};
+
+use crate::testing::{Pool, disk_folder, file_params, memory_folder, name_in, ram_params};
+
+const MIB: u64 = 1 << 20;
+
+fn refusal(name: &str, params: &CreateParams) -> ModuleError {
+    match Pool::create(name, params, 1) {
+        Ok(_) => panic!("{name} was made with {params:?}"),
+        Err(error) => error,
+    }
+}
+
+#[track_caller]
+fn assert_refused(name: &str, params: &CreateParams, status: Status, texts: &[&str]) {
+    let error = refusal(name, params);
+    assert_eq!(error.failure.status, status, "{error}");
+    for text in texts {
+        assert!(error.message.contains(text), "no {text:?} in {error}");
+    }
+}
+
+#[test]
+fn io_depth_and_alignment_have_limits_on_files_only() {
+    let folder = disk_folder();
+    let name = name_in(&folder, "pool");
+    let params = file_params(MIB);
+    for io_depth in [0, CreateParams::MAX_IO_DEPTH + 1, u32::MAX] {
+        let params = CreateParams { io_depth, ..params };
+        let texts = ["io_depth", &io_depth.to_string(), "4096"];
+        assert_refused(&name, &params, Status::InvalidArgument, &texts);
+    }
+    for alignment in [0, 1, 256, 768, 8192, 1 << 31] {
+        let params = CreateParams {
+            alignment,
+            ..params
+        };
+        let texts = [&alignment.to_string(), "512", "4096"];
+        assert_refused(&name, &params, Status::Alignment, &texts);
+    }
+    assert!(!fs::exists(&name).expect("the folder is there"));
+    let ignored = CreateParams {
+        io_depth: 0,
+        alignment: 3,
+        ..ram_params(MIB)
+    };
+    Pool::create("memory", &ignored, 1).expect("memory has neither");
+}
+
+#[test]
+fn metrics_are_finite_and_not_negative() {
+    for value in [f64::NAN, f64::INFINITY, -1.0] {
+        let metrics = PerfMetrics {
+            write_latency_us: value,
+            ..PerfMetrics::default()
+        };
+        let params = CreateParams {
+            perf_metrics: Some(metrics),
+            ..ram_params(MIB)
+        };
+        assert_refused(
+            "memory",
+            &params,
+            Status::InvalidArgument,
+            &["write_latency_us"],
+        );
+    }
+}
+
+#[test]
+fn parameters_of_another_kind_are_refused() {
+    let recorder = std::sync::Arc::default();
+    let pool = Pool::create_recorded("memory", &ram_params(MIB), 1, recorder).expect("made");
+    let error = pool.handle().check_params(&[1, 2, 3]).expect_err("garbage");
+    assert_eq!(error.failure.status, Status::InvalidArgument);
+    assert_eq!(pool.handle().module().name(), "chimaera_bdev");
+    let _ = PoolId::new(0, 0);
+}
+
+#[test]
+fn only_files_and_block_devices_are_opened() {
+    let folder = disk_folder();
+    let fifo = name_in(&folder, "fifo");
+    nix::unistd::mkfifo(fifo.as_str(), nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    let socket = name_in(&folder, "socket");
+    let _listener = UnixListener::bind(&socket).expect("a socket");
+    let directory = name_in(&folder, "");
+    for (name, kind) in [
+        (directory.as_str(), "a directory"),
+        ("/dev/null", "a character device"),
+        (fifo.as_str(), "a FIFO"),
+        (socket.as_str(), "a socket"),
+    ] {
+        let texts = [name, kind, "block device"];
+        assert_refused(name, &file_params(MIB), Status::InvalidArgument, &texts);
+    }
+    for name in ["", "a\0b"] {
+        assert_refused(name, &file_params(MIB), Status::InvalidArgument, &["path"]);
+    }
+    let below_a_file = name_in(&folder, "file");
+    File::create(&below_a_file).expect("made");
+    let name = format!("{below_a_file}/pool");
+    assert_refused(&name, &file_params(MIB), Status::NotFound, &[&name]);
+}
+
+#[test]
+fn a_file_has_one_pool_at_a_time_under_whatever_name() {
+    let folder = disk_folder();
+    let name = name_in(&folder, "pool");
+    let pool = Pool::create(&name, &file_params(MIB), 1).expect("made");
+    let link = name_in(&folder, "link");
+    std::os::unix::fs::symlink(&name, &link).expect("linked");
+    let other = name_in(&folder, "other");
+    fs::hard_link(&name, &other).expect("linked");
+    let larger = file_params(2 * MIB);
+    for name in [&name, &link, &other] {
+        assert_refused(name, &larger, Status::Busy, &[name, "in use"]);
+    }
+    let len = fs::metadata(&name).expect("still there").len();
+    assert_eq!(len, MIB, "a refused pool changes nothing");
+
+    drop(pool);
+    let elsewhere = File::open(&name).expect("opened");
+    elsewhere.try_lock().expect("nobody has it");
+    assert_refused(&name, &larger, Status::Busy, &[&name]);
+    elsewhere.unlock().expect("unlocked");
+    Pool::create(&name, &larger, 1).expect("free again");
+}
+
+#[test]
+fn a_new_file_belongs_to_the_daemon_alone() {
+    let folder = disk_folder();
+    let name = name_in(&folder, "pool");
+    let _pool = Pool::create(&name, &file_params(MIB + 5000), 1).expect("made");
+    let metadata = fs::metadata(&name).expect("there");
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+    assert_eq!(metadata.len(), MIB + 4096, "whole units of 4 KiB");
+    assert_eq!(metadata.blocks(), 0, "a new file is sparse");
+}
+
+#[test]
+fn a_creation_that_fails_late_leaves_the_file_as_it_was() {
+    let too_large = 1 << 60;
+    let mut folders = vec![disk_folder()];
+    folders.extend(memory_folder());
+    for folder in &folders {
+        let name = name_in(folder, "pool");
+        refusal(&name, &file_params(too_large));
+        assert!(!fs::exists(&name).expect("the folder is there"));
+
+        fs::write(&name, [7; 5000]).expect("written");
+        refusal(&name, &file_params(too_large));
+        assert_eq!(fs::read(&name).expect("read"), [7; 5000]);
+    }
+}
+
+#[test]
+fn missing_rights_are_told_as_such() {
+    let nobody = nix::unistd::Uid::from_raw(65_534);
+    if !nix::unistd::geteuid().is_root() {
+        // The daemon's own rights are those of the test: take them away from the file instead.
+        let folder = disk_folder();
+        let name = name_in(&folder, "pool");
+        fs::write(&name, [0; 4096]).expect("written");
+        fs::set_permissions(&name, PermissionsExt::from_mode(0o400)).expect("changed");
+        assert_refused(&name, &file_params(0), Status::PermissionDenied, &[&name]);
+        return;
+    }
+    let folder = disk_folder();
+    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("changed");
+    let name = name_in(&folder, "pool");
+    fs::write(&name, [0; 4096]).expect("written");
+    fs::set_permissions(&name, PermissionsExt::from_mode(0o444)).expect("changed");
+    // The user of file accesses is a thread's own, so this concerns no other test.
+    let thread = std::thread::spawn(move || {
+        nix::unistd::setfsuid(nobody);
+        let texts = [name.as_str(), "Permission denied"];
+        assert_refused(&name, &file_params(0), Status::PermissionDenied, &texts);
+        let absent = name.clone() + "2";
+        assert_refused(&absent, &file_params(MIB), Status::PermissionDenied, &[]);
+    });
+    thread.join().expect("the thread's assertions hold");
+}
+
+#[test]
+fn the_page_cache_is_told_of_and_only_where_it_is_used() {
+    let on_disk = disk_folder();
+    let pool = Pool::create(&name_in(&on_disk, "pool"), &file_params(MIB), 1).expect("made");
+    assert!(pool.stats().direct_io);
+    assert_eq!(pool.recorder().log(), []);
+    let Some(in_memory) = memory_folder() else {
+        return;
+    };
+    let name = name_in(&in_memory, "pool");
+    let pool = Pool::create(&name, &file_params(MIB), 1).expect("made");
+    assert!(!pool.stats().direct_io);
+    let log = pool.recorder().log();
+    assert!(
+        matches!(&log[..], [(2, text)] if text.contains(&name) && text.contains("page cache")),
+        "{log:?}"
+    );
+}
+
+#[test]
+fn parameters_are_compared_with_what_the_pool_is() {
+    let folder = disk_folder();
+    let name = name_in(&folder, "pool");
+    let params = file_params(MIB);
+    let pool = Pool::create(&name, &params, 1).expect("made");
+    let same = [
+        params,
+        file_params(MIB + 4095),
+        file_params(0),
+        CreateParams {
+            perf_metrics: Some(PerfMetrics::default()),
+            ..params
+        },
+    ];
+    for params in same {
+        pool.check(&params).expect("the same");
+    }
+    let other = CreateParams {
+        io_depth: 64,
+        total_size: 2 * MIB,
+        ..params
+    };
+    let error = pool.check(&other).expect_err("different");
+    assert_eq!(error.failure.status, Status::ParameterMismatch);
+    assert!(
+        error.message.contains("io_depth is 32, asked for 64"),
+        "{error}"
+    );
+    assert!(
+        error
+            .message
+            .contains("total_size is 1048576, asked for 2097152"),
+        "{error}"
+    );
+    assert!(!error.message.contains("alignment"), "{error}");
+    let error = pool.check(&ram_params(MIB)).expect_err("different");
+    assert!(error.message.contains("bdev_type is file, asked for ram"));
+
+    drop(pool);
+    let part = Pool::create(&name, &file_params(MIB / 2), 1).expect("a part of the file");
+    let error = part.check(&file_params(0)).expect_err("not the whole file");
+    assert!(error.message.contains("total_size is 524288"), "{error}");
+
+    let memory = Pool::create("memory", &ram_params(MIB), 1).expect("made");
+    let ignored = CreateParams {
+        io_depth: 7,
+        ..ram_params(MIB)
+    };
+    memory.check(&ignored).expect("memory has no depth");
+    memory.check(&ram_params(2 * MIB)).expect_err("different");
+}
