@@ -17,7 +17,8 @@
 //! - What a client's buffer holds is copied once, or moved by the device itself; no reference to
 //!   it is ever formed.
 //! - A worker waits for nobody: not for a device, not for a client, and for other workers only as
-//!   long as a short critical section takes.
+//!   long as a short critical section takes. The kernel may break this where a file system finds
+//!   space for a sparse file, or has nothing but the page cache: it does so inside `io_submit`.
 //! - Every request is completed exactly once, by whoever has it; there is no other list of them.
 
 mod allocator;
