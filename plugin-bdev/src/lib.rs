@@ -2,14 +2,14 @@
 //!
 //! # The way of a request
 //!
-//! 1. [`container`] receives a task on a worker and finds its method.
-//! 2. [`blocks`] allocates and frees, through the [`allocator`]: the only place that knows which
+//! 1. `container` receives a task on a worker and finds its method.
+//! 2. `blocks` allocates and frees, through the `allocator`: the only place that knows which
 //!    blocks there are. Such a task ends at once, but for a free that waits for transfers.
-//! 3. A read or write is checked and its block pinned; it is a [`transfer`] from then on.
-//! 4. [`ram`] copies it, and it is finished.
-//! 5. [`file`] queues it on its worker. The worker's next pass starts all that is queued with one
+//! 3. A read or write is checked and its block pinned; it is a `transfer` from then on.
+//! 4. `ram` copies it, and it is finished.
+//! 5. `file` queues it on its worker. The worker's next pass starts all that is queued with one
 //!    system call, after it has reaped what ended before, without any.
-//! 6. Back in [`container`] the block is unpinned, the end is counted ([`counters`]), and the task
+//! 6. Back in `container` the block is unpinned, the end is counted (`counters`), and the task
 //!    completes.
 //!
 //! # Laws
@@ -17,7 +17,8 @@
 //! - What a client's buffer holds is copied once, or moved by the device itself; no reference to
 //!   it is ever formed.
 //! - A worker waits for nobody: not for a device, not for a client, and for other workers only as
-//!   long as a short critical section takes.
+//!   long as a short critical section takes. The kernel may break this where a file system finds
+//!   space for a sparse file, or has nothing but the page cache: it does so inside `io_submit`.
 //! - Every request is completed exactly once, by whoever has it; there is no other list of them.
 
 mod allocator;

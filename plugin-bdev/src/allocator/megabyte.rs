@@ -146,39 +146,33 @@ impl Locked<'_> {
     /// Reserves the slot of this type that breaks the least, if there is one.
     #[inline]
     pub(super) fn reserve(&mut self, block_type: BlockType) -> Option<Slot> {
-        let mut units = self.units();
-        let slot = Slot::choose(block_type, &units)?;
-        slot.occupy(&mut units);
-        self.store(units);
+        let slot = Slot::choose(block_type, &self.units())?;
+        self.change(slot, |word, bits| word | bits);
         Some(slot)
     }
 
     /// Reserves this slot, if it is free.
     pub(super) fn reserve_slot(&mut self, slot: Slot) -> bool {
-        let mut units = self.units();
-        let free = slot.is_free(&units);
+        let free = slot.is_free(&self.units());
         if free {
-            slot.occupy(&mut units);
-            self.store(units);
+            self.change(slot, |word, bits| word | bits);
         }
         free
     }
 
     /// Reserves all units from this one on, for good: they lie beyond the end of the pool.
     pub(super) fn cut_off(&mut self, first_unit: usize) {
-        let mut units = self.units();
         for unit in first_unit..64 * UNIT_WORDS {
-            Slot::holding(unit, BlockType::Kib4).occupy(&mut units);
+            self.change(Slot::holding(unit, BlockType::Kib4), |word, bits| {
+                word | bits
+            });
         }
-        self.store(units);
     }
 
     /// Gives a slot back. The caller had reserved it.
     #[inline]
     pub(super) fn release(&mut self, slot: Slot) {
-        let mut units = self.units();
-        slot.vacate(&mut units);
-        self.store(units);
+        self.change(slot, |word, bits| word & !bits);
     }
 
     // Relaxed, because the lock orders all accesses to the map.
@@ -188,7 +182,9 @@ impl Locked<'_> {
     }
 
     #[inline]
-    fn store(&mut self, units: UnitMap) {
+    fn change(&mut self, slot: Slot, change: impl Fn(u64, u64) -> u64) {
+        let (before, bits) = (self.units(), slot.units());
+        let units: UnitMap = std::array::from_fn(|word| change(before[word], bits[word]));
         for (word, bits) in self.line.reserved.iter().zip(units) {
             word.store(bits, Ordering::Relaxed);
         }

@@ -65,36 +65,35 @@ impl Slot {
         Some(Self { block_type, number })
     }
 
-    /// Sets the units of the slot.
+    /// The slot's units.
+    ///
+    /// Without indexing by a number that is not a constant, so that maps stay in registers: this
+    /// is on the way of every allocation and every free.
     #[inline]
-    pub(super) const fn occupy(self, units: &mut UnitMap) {
-        match self.block_type {
-            BlockType::Kib4 => units[self.number / 64] |= 1 << (self.number % 64),
-            BlockType::Kib64 => units[self.number / 4] |= LANE << (16 * (self.number % 4)),
-            BlockType::Kib256 => units[self.number] = u64::MAX,
-            BlockType::Mib1 => *units = [u64::MAX; UNIT_WORDS],
+    pub(super) const fn units(self) -> UnitMap {
+        let (word, bits) = match self.block_type {
+            BlockType::Kib4 => (self.number / 64, 1 << (self.number % 64)),
+            BlockType::Kib64 => (self.number / 4, LANE << (16 * (self.number % 4))),
+            BlockType::Kib256 => (self.number, u64::MAX),
+            BlockType::Mib1 => return [u64::MAX; UNIT_WORDS],
+        };
+        const fn bits_if(bits: u64, condition: bool) -> u64 {
+            if condition { bits } else { 0 }
         }
-    }
-
-    /// Clears the units of the slot.
-    #[inline]
-    pub(super) const fn vacate(self, units: &mut UnitMap) {
-        match self.block_type {
-            BlockType::Kib4 => units[self.number / 64] &= !(1 << (self.number % 64)),
-            BlockType::Kib64 => units[self.number / 4] &= !(LANE << (16 * (self.number % 4))),
-            BlockType::Kib256 => units[self.number] = 0,
-            BlockType::Mib1 => *units = [0; UNIT_WORDS],
-        }
+        [
+            bits_if(bits, word == 0),
+            bits_if(bits, word == 1),
+            bits_if(bits, word == 2),
+            bits_if(bits, word == 3),
+        ]
     }
 
     /// Whether none of the slot's units is set.
-    pub(super) const fn is_free(self, units: &UnitMap) -> bool {
-        match self.block_type {
-            BlockType::Kib4 => units[self.number / 64] & 1 << (self.number % 64) == 0,
-            BlockType::Kib64 => units[self.number / 4] & LANE << (16 * (self.number % 4)) == 0,
-            BlockType::Kib256 => units[self.number] == 0,
-            BlockType::Mib1 => matches!(units, [0, 0, 0, 0]),
-        }
+    pub(super) fn is_free(self, units: &UnitMap) -> bool {
+        self.units()
+            .iter()
+            .zip(units)
+            .all(|(mine, theirs)| mine & theirs == 0)
     }
 
     /// The free slot of this type that breaks the least: first one in what is broken already,
@@ -137,15 +136,15 @@ pub(super) enum Fill {
 
 impl Fill {
     #[inline]
-    pub(super) fn of(units: &UnitMap) -> Self {
-        let zeros = units.iter().filter(|word| **word == 0).count();
-        if zeros == UNIT_WORDS {
+    pub(super) const fn of(units: &UnitMap) -> Self {
+        let [a, b, c, d] = *units;
+        if a | b | c | d == 0 {
             Self::Empty
-        } else if zeros > 0 {
+        } else if a == 0 || b == 0 || c == 0 || d == 0 {
             Self::Kib256Left
-        } else if units.iter().any(|word| free_lanes(*word) != 0) {
+        } else if free_lanes(a) | free_lanes(b) | free_lanes(c) | free_lanes(d) != 0 {
             Self::Kib64Left
-        } else if *units != [u64::MAX; UNIT_WORDS] {
+        } else if a & b & c & d != u64::MAX {
             Self::Kib4Left
         } else {
             Self::Full
@@ -188,40 +187,40 @@ const fn free_lanes(word: u64) -> u64 {
     !(below_top_nonzero | word) & LANE_TOPS
 }
 
+#[inline]
 fn choose_unit(units: &UnitMap) -> Option<usize> {
-    let lowest_free = |word: usize, shift: usize| {
-        let free = !units[word] >> shift << shift;
-        word * 64 + free.trailing_zeros() as usize
-    };
-    let lane_shift = |tops: u64| tops.trailing_zeros() as usize & !15;
     let mut free_lane = None;
+    let mut free_word = None;
     for (word, &bits) in units.iter().enumerate() {
         let free = free_lanes(bits);
         let split = LANE_TOPS & !free & !free_lanes(!bits);
         if split != 0 {
-            return Some(lowest_free(word, lane_shift(split)));
+            // The lowest unit that is free in the lowest such lane.
+            let lane_start = split.trailing_zeros() & !15;
+            let free_units = !bits >> lane_start << lane_start;
+            return Some(word * 64 + free_units.trailing_zeros() as usize);
         }
-        if bits != 0 && free != 0 && free_lane.is_none() {
-            free_lane = Some(lowest_free(word, lane_shift(free)));
+        if bits == 0 {
+            free_word = free_word.or(Some(word * 64));
+        } else if free != 0 {
+            free_lane = free_lane.or(Some(word * 64 + (free.trailing_zeros() as usize & !15)));
         }
     }
-    free_lane.or_else(|| {
-        units
-            .iter()
-            .position(|word| *word == 0)
-            .map(|word| word * 64)
-    })
+    free_lane.or(free_word)
 }
 
+#[inline]
 fn choose_lane(units: &UnitMap) -> Option<usize> {
-    let lane = |word: usize| {
-        let tops = free_lanes(units[word]);
-        (tops != 0).then(|| word * 4 + tops.trailing_zeros() as usize / 16)
-    };
-    let broken = (0..UNIT_WORDS)
-        .filter(|word| units[*word] != 0)
-        .find_map(lane);
-    broken.or_else(|| (0..UNIT_WORDS).find_map(lane))
+    let mut free_word = None;
+    for (word, &bits) in units.iter().enumerate() {
+        let free = free_lanes(bits);
+        if bits == 0 {
+            free_word = free_word.or(Some(word * 4));
+        } else if free != 0 {
+            return Some(word * 4 + free.trailing_zeros() as usize / 16);
+        }
+    }
+    free_word
 }
 
 #[cfg(all(test, not(loom)))]
@@ -247,7 +246,7 @@ mod tests {
         let mut take = |block_type| {
             let slot = Slot::choose(block_type, &units)?;
             assert!(slot.is_free(&units));
-            slot.occupy(&mut units);
+            units = std::array::from_fn(|word| units[word] | slot.units()[word]);
             Some(slot.first_unit())
         };
         assert_eq!(take(BlockType::Kib4), Some(0));
@@ -285,12 +284,11 @@ mod tests {
                     Some(slot)
                 );
                 assert_eq!(Slot::holding(slot.first_unit(), block_type), slot);
-                let mut units = [0; UNIT_WORDS];
-                slot.occupy(&mut units);
+                let units = slot.units();
                 let set: u32 = units.iter().map(|word| word.count_ones()).sum();
                 assert_eq!(u64::from(set), units_of(block_type));
-                slot.vacate(&mut units);
-                assert_eq!(Fill::of(&units), Fill::Empty);
+                let first = slot.first_unit();
+                assert_eq!(units[first / 64].trailing_zeros() as usize, first % 64);
             }
         }
         assert_eq!(Slot::from_live_place(UNIT_WORDS, 21), None);

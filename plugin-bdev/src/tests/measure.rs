@@ -121,6 +121,7 @@ fn measure_file() {
     let (pool, completed) = create(&name_in(&folder, "pool"), &params);
     let blocks = allocate(&pool, BLOCKS as u64);
     let mut buffer = Buffer::of(&[1; BLOCK_BYTES], 0);
+    let mut part = Buffer::of(&[2; 100], 0);
     let drive = |task_of: &mut dyn FnMut(usize) -> RawTask, depth: u64, most: u64| {
         let first = completed.load(Ordering::Relaxed);
         let mut submitted = 0;
@@ -140,14 +141,19 @@ fn measure_file() {
     // Every block once, so that what is measured does not include giving the file its space.
     let mut fill = |at: usize| transfer(Method::Write, blocks[at], &mut buffer);
     drive(&mut fill, 32, BLOCKS as u64);
-    for method in [Method::Write, Method::Read] {
+    for (method, buffer) in [
+        (Method::Write, &mut buffer),
+        (Method::Read, &mut Buffer::new(BLOCK_BYTES, 0)),
+        (Method::Write, &mut part),
+    ] {
+        let len = buffer.len;
         for depth in [1, 32] {
             let mut next = |at: usize| {
                 let block = blocks[at.wrapping_mul(2_654_435_761) % BLOCKS];
-                transfer(method, block, &mut buffer)
+                transfer(method, block, buffer)
             };
             let rate = drive(&mut next, depth, u64::MAX);
-            println!("file, {method:?} of 4096 bytes at depth {depth}: {rate:.0} per second");
+            println!("file, {method:?} of {len} bytes at depth {depth}: {rate:.0} per second");
         }
     }
 }
