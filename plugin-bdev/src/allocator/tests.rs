@@ -30,7 +30,7 @@ impl TestAllocator {
     pub(super) fn allocate_list(&self, size: u64, worker: usize) -> Result<Vec<Block>, Status> {
         let mut blocks = Vec::new();
         self.allocate(AllocationPlan::for_size(size), worker, |block| {
-            blocks.push(block)
+            blocks.push(block);
         })?;
         Ok(blocks)
     }
