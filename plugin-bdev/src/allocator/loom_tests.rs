@@ -7,6 +7,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+use chimaera_proto::bdev::AllocationPlan;
 use chimaera_proto::bdev::BlockType::{self, Kib4, Kib64, Kib256, Mib1};
 use loom::thread;
 

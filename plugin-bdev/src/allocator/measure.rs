@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use chimaera_proto::bdev::BlockType;
+use chimaera_proto::bdev::{AllocationPlan, BlockType};
 
 use super::*;
 

@@ -31,11 +31,7 @@
 #![deny(unsafe_code)]
 #![cfg_attr(
     any(not(test), loom),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "the pool that will use it is yet to come"
-    )
+    expect(dead_code, reason = "the pool that will use it is yet to come")
 )]
 
 mod allocate;
@@ -63,15 +59,16 @@ mod tests;
 use std::io;
 use std::ops::Range;
 
-use chimaera_proto::bdev::{AllocationPlan, Block, BlockType, MEGABYTE, UNIT_BYTES};
+use chimaera_proto::bdev::{Block, MEGABYTE, UNIT_BYTES};
 use chimaera_proto::status::Status;
 
 use drains::Drains;
 use index::{Class, Index};
 use mapping::SparseArray;
 use megabyte::Megabyte;
+#[cfg_attr(not(test), expect(unused_imports, reason = "as above"))]
 pub(crate) use release::{FreeCompletion, FreeError, Pin};
-use slots::{CLASSES, Fill, Slot, UNITS, units_of};
+use slots::{CLASSES, Fill, Slot, UNITS};
 use space::Space;
 use sync::{AtomicBool, AtomicU64, CachePadded, Weakness, weakened};
 
@@ -140,12 +137,15 @@ impl<C> Allocator<C> {
     }
 
     /// Calls `visit` with every live block in these megabytes. While others allocate and free, a
-    /// block that does so meanwhile may be seen or not.
+    /// block that does so meanwhile may be seen or not. Passes over wholly free megabytes without
+    /// touching their records, so that looking costs no memory.
     pub(crate) fn for_each_live(&self, megabytes: Range<usize>, mut visit: impl FnMut(Block)) {
         for index in megabytes.start..megabytes.end.min(self.megabytes.len()) {
-            self.megabytes[index]
-                .live_slots()
-                .for_each(|slot| visit(block_at(index, slot)));
+            // A megabyte leaves the whole ones before a block in it goes live.
+            if !self.wholes.contains(index) {
+                let slots = self.megabytes[index].live_slots();
+                slots.for_each(|slot| visit(block_at(index, slot)));
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chimaera_proto::bdev::BlockType::{Kib4, Kib64, Kib256, Mib1};
+use chimaera_proto::bdev::{AllocationPlan, BlockType};
 
 use super::*;
 
