@@ -97,6 +97,12 @@ impl Index {
         self.clear(0, megabyte);
     }
 
+    /// Whether the megabyte is in the set.
+    pub(super) fn contains(&self, megabyte: usize) -> bool {
+        let members = self.members(0, megabyte / 64);
+        members.is_some_and(|bits| bits >> (megabyte % 64) & 1 == 1)
+    }
+
     /// A member: the first one from `start` on, or else the first one.
     #[inline]
     pub(super) fn find(&self, start: usize) -> Option<usize> {

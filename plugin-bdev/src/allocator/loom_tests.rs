@@ -7,10 +7,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+use chimaera_proto::bdev::AllocationPlan;
 use chimaera_proto::bdev::BlockType::{self, Kib4, Kib64, Kib256, Mib1};
 use loom::thread;
 
-use super::sync::with_weakness;
+use super::sync::{Ordering, Weakness, with_weakness};
 use super::*;
 
 /// Storage of a block, a part for each thread that writes it.
@@ -306,6 +307,19 @@ fn free_against_small_allocation() {
     assert_eq!(allocate(&allocator, Mib1), Ok(Block::new(0, Mib1)));
 }
 
+/// The room for a small block moves: first it is a whole megabyte, then a slot.
+fn room_comes_before_it_goes() {
+    let allocator = Arc::new(Allocator::<()>::new(2 * MEGABYTE).expect("memory"));
+    let full = [0, 1, 2, 3].map(|_| allocate(&allocator, Kib256).expect("room"));
+    let other = Arc::clone(&allocator);
+    let thread = thread::spawn(move || {
+        assert!(other.free(&full[..1], ()).is_ok());
+        let _ = allocate(&other, Mib1);
+    });
+    allocate(&allocator, Kib256).expect("room at any moment");
+    thread.join().expect("no panic");
+}
+
 macro_rules! models {
     ($($name:ident: $preemptions:literal, $model:expr;)+) => {
         $(#[test]
@@ -329,6 +343,7 @@ models! {
     loom_a_block_is_freed_once: 4, two_free_one_block;
     loom_a_freed_megabyte_is_whole: 4, free_against_allocation;
     loom_room_is_found_while_it_moves: 4, free_against_small_allocation;
+    loom_room_that_comes_in_time_is_found: 4, room_comes_before_it_goes;
 }
 
 macro_rules! weakened_models {
@@ -364,6 +379,10 @@ weakened_models! {
         BreakNotExclusive, 2, two_share_the_last_megabyte, "NoSpace";
     loom_fails_if_a_class_is_left_first:
         ClassLeftFirst, 2, search_while_a_megabyte_changes_its_class, "NoSpace";
+    loom_fails_if_a_whole_is_counted_late:
+        WholeCountedLate, 3, free_against_small_allocation, "NoSpace";
+    loom_fails_if_the_census_is_not_repeated:
+        CensusNotRepeated, 3, room_comes_before_it_goes, "NoSpace";
     loom_fails_if_unlock_is_relaxed:
         UnlockRelaxed, 3, two_share_a_broken_megabyte, "two blocks in one place";
     // Whoever got a megabyte from the count that is not there looks for it for ever.

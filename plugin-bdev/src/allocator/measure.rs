@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use chimaera_proto::bdev::BlockType;
+use chimaera_proto::bdev::{AllocationPlan, BlockType};
 
 use super::*;
 
@@ -54,7 +54,7 @@ fn measure_allocation() {
     };
     for block_type in BlockType::ALL {
         time(&format!("allocate + free {block_type}, empty pool"), || {
-            pair(block_type)
+            pair(block_type);
         });
     }
     let block = one(BlockType::Kib4);
@@ -65,7 +65,7 @@ fn measure_allocation() {
         );
     }
     time("pin + unpin", || {
-        allocator.unpin(allocator.pin(black_box(block)).expect("live"))
+        allocator.unpin(allocator.pin(black_box(block)).expect("live"));
     });
     let start = Instant::now();
     let plan = AllocationPlan::for_size(1 << 40);

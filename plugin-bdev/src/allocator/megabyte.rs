@@ -99,6 +99,12 @@ impl Megabyte {
         self.transfer.live[word].fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 
+    /// How full the megabyte was a moment ago.
+    #[inline]
+    pub(super) fn fill(&self) -> Fill {
+        Fill::from_number(self.allocation.state.load(Ordering::Relaxed) & !LOCKED)
+    }
+
     /// Takes the lock, unless somebody has it.
     #[inline]
     pub(super) fn try_lock(&self) -> Option<Locked<'_>> {

@@ -24,19 +24,17 @@
 //!   lock is held, and enters the new place before it leaves the old one, so that who looks at all
 //!   places sees it.
 //! - [`space`]: how much is free.
+//! - [`allocate`]: the beginning of a block: where its space comes from.
 //! - [`release`]: the end of a block: pins and frees.
 //! - [`mapping`]: memory. The only unsafe code.
 //! - [`sync`]: what loom replaces.
 #![deny(unsafe_code)]
 #![cfg_attr(
     any(not(test), loom),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "the pool that will use it is yet to come"
-    )
+    expect(dead_code, reason = "the pool that will use it is yet to come")
 )]
 
+mod allocate;
 mod drains;
 mod index;
 mod mapping;
@@ -61,17 +59,18 @@ mod tests;
 use std::io;
 use std::ops::Range;
 
-use chimaera_proto::bdev::{AllocationPlan, Block, BlockType, MEGABYTE, UNIT_BYTES};
+use chimaera_proto::bdev::{Block, MEGABYTE, UNIT_BYTES};
 use chimaera_proto::status::Status;
 
 use drains::Drains;
 use index::{Class, Index};
 use mapping::SparseArray;
-use megabyte::{Locked, Megabyte};
+use megabyte::Megabyte;
+#[cfg_attr(not(test), expect(unused_imports, reason = "as above"))]
 pub(crate) use release::{FreeCompletion, FreeError, Pin};
-use slots::{CLASSES, Fill, Slot, UNITS, units_of};
+use slots::{CLASSES, Fill, Slot, UNITS};
 use space::Space;
-use sync::{AtomicBool, AtomicU64, Backoff, CachePadded, Ordering, Weakness, weakened};
+use sync::{AtomicBool, AtomicU64, CachePadded, Weakness, weakened};
 
 /// The allocator of one pool. `C` is told when a free is complete.
 pub(crate) struct Allocator<C> {
@@ -89,9 +88,6 @@ pub(crate) struct Allocator<C> {
 }
 
 const CURSORS: usize = if cfg!(loom) { 1 } else { 32 };
-
-/// Partly used megabytes that are tried before others get time to let go of theirs.
-const BUSY_MAXIMUM: usize = 8;
 
 impl<C> Allocator<C> {
     /// Largest size of a pool in bytes: 256 TiB less one megabyte.
@@ -140,212 +136,19 @@ impl<C> Allocator<C> {
         self.space.units() * UNIT_BYTES
     }
 
-    /// Allocates what the plan says and hands each block to `sink`, in no particular order.
-    ///
-    /// `worker` is the caller's number: workers that go on where they were get into each other's
-    /// way less. Takes no memory for the list, and waits for nothing but others' short critical
-    /// sections.
-    ///
-    /// # Errors
-    /// Nothing has changed, and `sink` was not called:
-    /// - [`Status::NoSpace`]: at some moment during the call there was not enough.
-    /// - [`Status::InvalidArgument`]: several blocks of less than a megabyte, which
-    ///   [`AllocationPlan::for_size`] never asks for.
-    pub(crate) fn allocate(
-        &self,
-        plan: AllocationPlan,
-        worker: usize,
-        mut sink: impl FnMut(Block),
-    ) -> Result<(), Status> {
-        match (plan.block_type, plan.count) {
-            (_, 0) => {}
-            (BlockType::Mib1, count) => self.allocate_megabytes(count, sink)?,
-            (block_type, 1) => sink(self.allocate_small(block_type, worker)?),
-            _ => return Err(Status::InvalidArgument),
-        }
-        Ok(())
-    }
-
-    /// Allocates this very block: one that is known from an earlier life of the pool.
-    ///
-    /// # Errors
-    /// [`Status::WrongSize`] and [`Status::OutOfRange`] for a block that cannot be;
-    /// [`Status::Busy`] if some of its space is allocated. Nothing has changed.
-    pub(crate) fn adopt(&self, block: Block) -> Result<(), Status> {
-        let (index, slot) = self.locate(block)?;
-        let mut locked = self.megabytes[index].lock();
-        let before = locked.fill();
-        let (wholes, units) = (u64::from(before == Fill::Empty), units_of(slot.block_type));
-        if !locked.reserve_slot(slot) {
-            return Err(Status::Busy);
-        }
-        // The count may be promised to somebody who has not found his megabyte yet.
-        if wholes == 1 && !self.space.reserve(wholes, units) {
-            locked.release(slot);
-            return Err(Status::Busy);
-        }
-        if wholes == 0 {
-            self.space.take(units);
-        }
-        self.change_class(index, before, locked.fill());
-        self.megabytes[index].make_live(slot);
-        Ok(())
-    }
-
     /// Calls `visit` with every live block in these megabytes. While others allocate and free, a
-    /// block that does so meanwhile may be seen or not.
+    /// block that does so meanwhile may be seen or not. Passes over wholly free megabytes without
+    /// touching their records, so that looking costs no memory.
     pub(crate) fn for_each_live(&self, megabytes: Range<usize>, mut visit: impl FnMut(Block)) {
         for index in megabytes.start..megabytes.end.min(self.megabytes.len()) {
-            self.megabytes[index]
-                .live_slots()
-                .for_each(|slot| visit(block_at(index, slot)));
-        }
-    }
-
-    fn allocate_megabytes(&self, count: u64, mut sink: impl FnMut(Block)) -> Result<(), Status> {
-        if !self.space.reserve(count, count.saturating_mul(UNITS)) {
-            return Err(Status::NoSpace);
-        }
-        let mut start = 0;
-        for _ in 0..count {
-            let (index, mut locked) = self.lock_reserved_whole(start);
-            let slot = locked
-                .reserve(BlockType::Mib1)
-                .expect("an empty megabyte has room");
-            self.change_class(index, Fill::Empty, locked.fill());
-            self.megabytes[index].make_live(slot);
-            drop(locked);
-            start = index + 1;
-            sink(block_at(index, slot));
-        }
-        Ok(())
-    }
-
-    fn allocate_small(&self, block_type: BlockType, worker: usize) -> Result<Block, Status> {
-        let cursor = &self.cursors[worker % CURSORS];
-        let classes = &self.classes[block_type as usize..];
-        let backoff = Backoff::new();
-        loop {
-            let start = cursor.load(Ordering::Relaxed) as usize;
-            let found = classes
-                .iter()
-                .find_map(|class| self.allocate_in(class, block_type, start));
-            if let Some((index, slot)) = found {
-                if index != start {
-                    cursor.store(index as u64, Ordering::Relaxed);
-                }
-                return Ok(block_at(index, slot));
-            }
-            if let Some(outcome) = self.break_whole(classes, block_type) {
-                return outcome;
-            }
-            backoff.snooze();
-        }
-    }
-
-    /// Allocates in a partly used megabyte of the class, unless there is none or all are busy.
-    #[inline]
-    fn allocate_in(
-        &self,
-        class: &Class,
-        block_type: BlockType,
-        start: usize,
-    ) -> Option<(usize, Slot)> {
-        if class.census().is_zero() {
-            return None;
-        }
-        let mut start = start;
-        for _ in 0..BUSY_MAXIMUM {
-            let index = class.index.find(start)?;
-            start = index + 1;
-            let Some(mut locked) = self.megabytes[index].try_lock() else {
-                continue;
-            };
-            let before = locked.fill();
-            // It may have become whole since it was found: then it must be reserved as such.
-            if before == Fill::Empty {
-                continue;
-            }
-            let Some(slot) = locked.reserve(block_type) else {
-                continue;
-            };
-            self.space.take(units_of(block_type));
-            self.change_class(index, before, locked.fill());
-            self.megabytes[index].make_live(slot);
-            return Some((index, slot));
-        }
-        None
-    }
-
-    /// Breaks a whole megabyte if no partly used one fits; `None` if one may fit after all.
-    ///
-    /// One at a time: what is broken off shows in the classes before the next one looks. So while
-    /// the flag is held, space that fits shows in the classes or among the whole megabytes, and
-    /// where neither shows any, at a moment when both were looked at, there was none.
-    fn break_whole(
-        &self,
-        classes: &[Class],
-        block_type: BlockType,
-    ) -> Option<Result<Block, Status>> {
-        let exclusive = !weakened(Weakness::BreakNotExclusive);
-        if exclusive && self.breaking.swap(true, Ordering::Acquire) {
-            return None;
-        }
-        let outcome = self.break_whole_exclusively(classes, block_type);
-        // Release pairs with the acquire above: who holds the flag next finds what was broken off.
-        self.breaking.store(false, Ordering::Release);
-        outcome
-    }
-
-    fn break_whole_exclusively(
-        &self,
-        classes: &[Class],
-        block_type: BlockType,
-    ) -> Option<Result<Block, Status>> {
-        let before: [_; CLASSES] =
-            std::array::from_fn(|class| classes.get(class).map(Class::census));
-        if before.iter().flatten().any(|census| !census.is_zero()) {
-            return None;
-        }
-        if !self.space.reserve(1, units_of(block_type)) {
-            // No class had a member added while the whole megabytes were looked at: then all were
-            // empty throughout. A megabyte that became whole counted as whole before it left its
-            // class, so it was not overlooked.
-            let unchanged = classes
-                .iter()
-                .zip(before)
-                .all(|(class, census)| Some(class.census()) == census);
-            return unchanged.then_some(Err(Status::NoSpace));
-        }
-        let (index, mut locked) = self.lock_reserved_whole(0);
-        let slot = locked
-            .reserve(block_type)
-            .expect("an empty megabyte has room");
-        self.change_class(index, Fill::Empty, locked.fill());
-        self.megabytes[index].make_live(slot);
-        Some(Ok(block_at(index, slot)))
-    }
-
-    /// Finds a wholly free megabyte. The caller has reserved one of the count, so there is one.
-    #[inline]
-    fn lock_reserved_whole(&self, start: usize) -> (usize, Locked<'_>) {
-        let backoff = Backoff::new();
-        let mut start = start;
-        loop {
-            let found = self.wholes.find(start);
-            let locked = found.and_then(|index| Some((index, self.megabytes[index].try_lock()?)));
-            match locked {
-                Some((index, locked)) if locked.fill() == Fill::Empty => return (index, locked),
-                _ => {
-                    start = found.map_or(0, |index| index + 1);
-                    backoff.snooze();
-                }
+            // A megabyte leaves the whole ones before a block in it goes live.
+            if !self.wholes.contains(index) {
+                let slots = self.megabytes[index].live_slots();
+                slots.for_each(|slot| visit(block_at(index, slot)));
             }
         }
     }
-}
 
-impl<C> Allocator<C> {
     /// Moves a megabyte, whose lock is held, to where it is found now.
     #[inline]
     fn change_class(&self, index: usize, before: Fill, after: Fill) {

@@ -10,7 +10,10 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::sample::Index as Choice;
 
+use super::slots::units_of;
 use super::tests::{Completions, TestAllocator};
+use chimaera_proto::bdev::{AllocationPlan, BlockType};
+
 use super::*;
 
 #[derive(Clone, Debug)]

@@ -161,9 +161,13 @@ impl<C: FreeCompletion> Allocator<C> {
         if before != after {
             self.enter_class(index, after);
         }
+        let late = weakened(Weakness::WholeCountedLate);
+        if before != after && late {
+            self.leave_class(index, before);
+        }
         self.space
             .give(units_of(slot.block_type), after == Fill::Empty);
-        if before != after {
+        if before != after && !late {
             self.leave_class(index, before);
         }
     }

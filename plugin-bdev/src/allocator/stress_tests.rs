@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::tests::{Completions, TestAllocator};
+use chimaera_proto::bdev::{AllocationPlan, BlockType};
+
 use super::*;
 
 const THREADS: usize = 4;

@@ -45,6 +45,10 @@ pub(super) enum Weakness {
     BreakNotExclusive,
     /// A megabyte leaves its old class before it enters the new one.
     ClassLeftFirst,
+    /// A megabyte that becomes whole leaves its class before it counts as whole.
+    WholeCountedLate,
+    /// Who finds no space does not look whether some came in the meantime.
+    CensusNotRepeated,
     /// Whole megabytes are checked and subtracted in two steps.
     WholesNotReserved,
     /// A megabyte's lock is released without release.

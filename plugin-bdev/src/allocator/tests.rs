@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chimaera_proto::bdev::BlockType::{Kib4, Kib64, Kib256, Mib1};
+use chimaera_proto::bdev::{AllocationPlan, BlockType};
 
 use super::*;
 
@@ -30,7 +31,7 @@ impl TestAllocator {
     pub(super) fn allocate_list(&self, size: u64, worker: usize) -> Result<Vec<Block>, Status> {
         let mut blocks = Vec::new();
         self.allocate(AllocationPlan::for_size(size), worker, |block| {
-            blocks.push(block)
+            blocks.push(block);
         })?;
         Ok(blocks)
     }

@@ -1,0 +1,220 @@
+//! The beginning of blocks: where their space comes from.
+//!
+//! Megabytes come out of the count of whole ones first and out of the index then. Smaller blocks
+//! come from partly used megabytes, of those with the smallest slots that fit; only where there is
+//! none is a whole one broken.
+#![forbid(unsafe_code)]
+
+use chimaera_proto::bdev::{AllocationPlan, Block, BlockType};
+use chimaera_proto::status::Status;
+
+use super::index::Class;
+use super::megabyte::Locked;
+use super::slots::{CLASSES, Fill, Slot, UNITS, units_of};
+use super::sync::{Backoff, Ordering, Weakness, weakened};
+use super::{Allocator, CURSORS, block_at};
+
+/// Partly used megabytes that are tried before others get time to let go of theirs.
+const BUSY_MAXIMUM: usize = 8;
+
+impl<C> Allocator<C> {
+    /// Allocates what the plan says and hands each block to `sink`, in no particular order.
+    ///
+    /// `worker` is the caller's number: workers that go on where they were get into each other's
+    /// way less. Takes no memory for the list, and waits for nothing but others' short critical
+    /// sections.
+    ///
+    /// # Errors
+    /// Nothing has changed, and `sink` was not called:
+    /// - [`Status::NoSpace`]: at some moment during the call there was not enough.
+    /// - [`Status::InvalidArgument`]: several blocks of less than a megabyte, which
+    ///   [`AllocationPlan::for_size`] never asks for.
+    pub(crate) fn allocate(
+        &self,
+        plan: AllocationPlan,
+        worker: usize,
+        mut sink: impl FnMut(Block),
+    ) -> Result<(), Status> {
+        match (plan.block_type, plan.count) {
+            (_, 0) => {}
+            (BlockType::Mib1, count) => self.allocate_megabytes(count, sink)?,
+            (block_type, 1) => sink(self.allocate_small(block_type, worker)?),
+            _ => return Err(Status::InvalidArgument),
+        }
+        Ok(())
+    }
+
+    /// Allocates this very block: one that is known from an earlier life of the pool.
+    ///
+    /// # Errors
+    /// [`Status::WrongSize`] and [`Status::OutOfRange`] for a block that cannot be;
+    /// [`Status::Busy`] if some of its space is allocated. Nothing has changed.
+    pub(crate) fn adopt(&self, block: Block) -> Result<(), Status> {
+        let (index, slot) = self.locate(block)?;
+        let mut locked = self.megabytes[index].lock();
+        let before = locked.fill();
+        let (wholes, units) = (u64::from(before == Fill::Empty), units_of(slot.block_type));
+        if !locked.reserve_slot(slot) {
+            return Err(Status::Busy);
+        }
+        // The count may be promised to somebody who has not found his megabyte yet.
+        if wholes == 1 && !self.space.reserve(wholes, units) {
+            locked.release(slot);
+            return Err(Status::Busy);
+        }
+        if wholes == 0 {
+            self.space.take(units);
+        }
+        self.change_class(index, before, locked.fill());
+        self.megabytes[index].make_live(slot);
+        Ok(())
+    }
+
+    fn allocate_megabytes(&self, count: u64, mut sink: impl FnMut(Block)) -> Result<(), Status> {
+        if !self.space.reserve(count, count.saturating_mul(UNITS)) {
+            return Err(Status::NoSpace);
+        }
+        let mut start = 0;
+        for _ in 0..count {
+            let (index, mut locked) = self.lock_reserved_whole(start);
+            let slot = locked
+                .reserve(BlockType::Mib1)
+                .expect("an empty megabyte has room");
+            self.change_class(index, Fill::Empty, locked.fill());
+            self.megabytes[index].make_live(slot);
+            drop(locked);
+            start = index + 1;
+            sink(block_at(index, slot));
+        }
+        Ok(())
+    }
+
+    fn allocate_small(&self, block_type: BlockType, worker: usize) -> Result<Block, Status> {
+        let cursor = &self.cursors[worker % CURSORS];
+        let backoff = Backoff::new();
+        loop {
+            let start = cursor.load(Ordering::Relaxed) as usize;
+            let mut classes = block_type as usize..CLASSES;
+            let found = classes.find_map(|class| self.allocate_in(class, block_type, start));
+            let outcome = match found {
+                Some(place) => Some(Ok(place)),
+                None => self.break_whole(block_type),
+            };
+            match outcome {
+                Some(Ok((index, slot))) => {
+                    if index != start {
+                        cursor.store(index as u64, Ordering::Relaxed);
+                    }
+                    return Ok(block_at(index, slot));
+                }
+                Some(Err(status)) => return Err(status),
+                None => backoff.snooze(),
+            }
+        }
+    }
+
+    /// Allocates in a partly used megabyte of the class, unless there is none or all are busy.
+    #[inline]
+    fn allocate_in(
+        &self,
+        class: usize,
+        block_type: BlockType,
+        start: usize,
+    ) -> Option<(usize, Slot)> {
+        let members = &self.classes[class];
+        if members.census().is_zero() {
+            return None;
+        }
+        let mut start = start;
+        // Where the last block was found there is often room for the next one.
+        let at_hand = self.megabytes[start].fill().class() == Some(class);
+        let mut at_hand = at_hand.then_some(start);
+        for _ in 0..BUSY_MAXIMUM {
+            let index = match at_hand.take() {
+                Some(index) => index,
+                None => members.index.find(start)?,
+            };
+            start = index + 1;
+            let Some(mut locked) = self.megabytes[index].try_lock() else {
+                continue;
+            };
+            let before = locked.fill();
+            // It may have become whole since it was found: then it must be reserved as such.
+            if before == Fill::Empty {
+                continue;
+            }
+            let Some(slot) = locked.reserve(block_type) else {
+                continue;
+            };
+            self.space.take(units_of(block_type));
+            self.change_class(index, before, locked.fill());
+            self.megabytes[index].make_live(slot);
+            return Some((index, slot));
+        }
+        None
+    }
+
+    /// Breaks a whole megabyte if no partly used one fits; `None` if one may fit after all.
+    ///
+    /// One at a time: what is broken off shows in the classes before the next one looks. So while
+    /// the flag is held, space that fits shows in the classes or among the whole megabytes, and
+    /// where neither shows any, at a moment when both were looked at, there was none.
+    fn break_whole(&self, block_type: BlockType) -> Option<Result<(usize, Slot), Status>> {
+        let exclusive = !weakened(Weakness::BreakNotExclusive);
+        if exclusive && self.breaking.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        let outcome = self.break_whole_exclusively(block_type);
+        // Release pairs with the acquire above: who holds the flag next finds what was broken off.
+        self.breaking.store(false, Ordering::Release);
+        outcome
+    }
+
+    fn break_whole_exclusively(
+        &self,
+        block_type: BlockType,
+    ) -> Option<Result<(usize, Slot), Status>> {
+        let censuses = || self.classes.each_ref().map(Class::census);
+        let fitting = block_type as usize..;
+        let before = censuses();
+        if before[fitting.clone()]
+            .iter()
+            .any(|census| !census.is_zero())
+        {
+            return None;
+        }
+        if !self.space.reserve(1, units_of(block_type)) {
+            // If no class had a member added while the whole megabytes were looked at, all were
+            // empty throughout. A megabyte that became whole counted as whole before it left its
+            // class, so it was not overlooked.
+            let unchanged = weakened(Weakness::CensusNotRepeated)
+                || censuses()[fitting.clone()] == before[fitting];
+            return unchanged.then_some(Err(Status::NoSpace));
+        }
+        let (index, mut locked) = self.lock_reserved_whole(0);
+        let slot = locked
+            .reserve(block_type)
+            .expect("an empty megabyte has room");
+        self.change_class(index, Fill::Empty, locked.fill());
+        self.megabytes[index].make_live(slot);
+        Some(Ok((index, slot)))
+    }
+
+    /// Finds a wholly free megabyte. The caller has reserved one of the count, so there is one.
+    #[inline]
+    fn lock_reserved_whole(&self, start: usize) -> (usize, Locked<'_>) {
+        let backoff = Backoff::new();
+        let mut start = start;
+        loop {
+            let found = self.wholes.find(start);
+            let locked = found.and_then(|index| Some((index, self.megabytes[index].try_lock()?)));
+            match locked {
+                Some((index, locked)) if locked.fill() == Fill::Empty => return (index, locked),
+                _ => {
+                    start = found.map_or(0, |index| index + 1);
+                    backoff.snooze();
+                }
+            }
+        }
+    }
+}
