@@ -1,1 +1,52 @@
-pub use chimaera_client as c;
+//! Client of the block-device module: pools on files, devices and memory, divided into blocks.
+//!
+//! ```no_run
+//! use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime};
+//!
+//! # fn main() -> Result<(), chimaera_bdev_client::Error> {
+//! let runtime = Runtime::connect()?;
+//! let bdev = Client::new(&runtime, PoolId::new(8000, 0));
+//! bdev.create(PoolQuery::Dynamic, "/dev/nvme0n1", &CreateOptions::file().io_depth(64))?;
+//! let blocks = bdev.allocate_blocks(PoolQuery::Local, 512 * 1024)?;
+//! let mut buffer = runtime.allocate_buffer(4096)?;
+//! buffer.fill(0xAB);
+//! let written: u64 = bdev.write(PoolQuery::Local, &blocks[0], &buffer)?;
+//! let read: u64 = bdev.read(PoolQuery::Local, &blocks[0], &mut buffer)?;
+//! let stats = bdev.get_stats()?;
+//!
+//! let task = bdev.async_write(PoolQuery::Local, &blocks[0], buffer)?;
+//! let (written, buffer) = task.wait()?;
+//! bdev.free_blocks(PoolQuery::Local, &blocks)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Client`] has every operation twice: one that blocks, and an `async_` twin that gives a
+//! [`Task`] to wait for, to ask, or to await. Every method can be called from any number of
+//! threads.
+//!
+//! Laws of this crate:
+//! - What the host answers is checked before it is believed: lists, counts, lengths.
+//! - What cannot succeed is refused here with the host's own status, before anything is sent.
+//! - `unsafe` stands in `transfer` only.
+
+mod blocks;
+mod client;
+mod options;
+mod transfer;
+
+pub use chimaera_client::{
+    Buffer, BufferSlice, BufferSliceMut, ConnectOptions, Error, Failure, PoolId, PoolInfo,
+    PoolQuery, Runtime, Status, Task, TaskError,
+};
+pub use chimaera_proto::bdev::{
+    Activity, AllocationPlan, BdevType, Block, BlockType, PerfMetrics, Stats,
+};
+pub use client::Client;
+pub use options::CreateOptions;
+
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Client>();
+    shared::<Task<Vec<Block>>>();
+};

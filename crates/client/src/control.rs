@@ -31,8 +31,9 @@ const MOST_FILES: usize = 4;
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
     socket: Arc<OwnedFd>,
-    /// False after a request that got no answer: a later answer would be taken for another's.
-    in_step: Mutex<bool>,
+    /// Why nothing more can be asked, if so. After a request without an answer, a later answer
+    /// would be taken for another's.
+    broken: Mutex<Option<Status>>,
 }
 
 impl ControlSocket {
@@ -76,7 +77,7 @@ impl ControlSocket {
     fn new(socket: OwnedFd) -> Self {
         Self {
             socket: Arc::new(socket),
-            in_step: Mutex::new(true),
+            broken: Mutex::default(),
         }
     }
 
@@ -95,17 +96,17 @@ impl ControlSocket {
         file: Option<BorrowedFd<'_>>,
         operation: &str,
     ) -> Result<(Reply, Option<OwnedFd>), Error> {
-        let mut in_step = self.in_step.lock();
-        if !*in_step {
-            return Err(Error::new(Status::Busy, operation)
-                .with_detail("the daemon did not answer an earlier request; connect again"));
+        let mut broken = self.broken.lock();
+        match *broken {
+            None => {}
+            Some(Status::Busy) => {
+                return Err(Error::new(Status::Busy, operation)
+                    .with_detail("the daemon did not answer an earlier request; connect again"));
+            }
+            Some(status) => return Err(Error::new(status, operation)),
         }
-        // Set back only when the answer is there.
-        *in_step = false;
-        self.send(request, file, operation)?;
-        let (packet, mut files) = self.receive(operation)?;
-        let reply = control::decode(&packet).map_err(|error| broken(&error, operation))?;
-        *in_step = true;
+        let exchanged = self.exchange(request, file, operation);
+        let (reply, mut files) = exchanged.inspect_err(|error| *broken = Some(error.status()))?;
         match reply {
             Reply::Refused { status, reason } => {
                 Err(Error::new(status, operation).with_detail(reason))
@@ -114,13 +115,25 @@ impl ControlSocket {
         }
     }
 
+    fn exchange(
+        &self,
+        request: &Request,
+        file: Option<BorrowedFd<'_>>,
+        operation: &str,
+    ) -> Result<(Reply, Vec<OwnedFd>), Error> {
+        self.send(request, file, operation)?;
+        let (packet, files) = self.receive(operation)?;
+        let reply = control::decode(&packet).map_err(|error| unreadable(&error, operation))?;
+        Ok((reply, files))
+    }
+
     fn send(
         &self,
         request: &Request,
         file: Option<BorrowedFd<'_>>,
         operation: &str,
     ) -> Result<(), Error> {
-        let packet = control::encode(request).map_err(|error| broken(&error, operation))?;
+        let packet = control::encode(request).map_err(|error| unreadable(&error, operation))?;
         let files = file.map(|file| [file.as_raw_fd()]);
         let rights = files
             .as_ref()
@@ -200,7 +213,7 @@ fn lost(errno: Errno, operation: &str) -> Error {
     }
 }
 
-fn broken(error: &ControlError, operation: &str) -> Error {
+fn unreadable(error: &ControlError, operation: &str) -> Error {
     let status = match error {
         ControlError::Version { .. } => Status::Unsupported,
         ControlError::TooLong(_) => Status::InvalidArgument,

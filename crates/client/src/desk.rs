@@ -2,6 +2,9 @@
 //! wakers of futures.
 //!
 //! Everything here is off the busy path. See [`crate::lane`] for who may do what.
+//!
+//! Law of this module: wakers are cloned, woken and dropped while the desk is not locked. They are
+//! an executor's: even dropping one may drop a future with handles of this lane.
 
 use std::collections::HashMap;
 use std::sync::atomic::{Ordering, fence};
@@ -52,7 +55,10 @@ impl ClientLane {
             return TakenUp::Harvested(self.fetch_harvested(flight));
         }
         if left_waker {
-            self.forget_waker(&mut self.desk.lock(), flight.record);
+            let mut desk = self.desk.lock();
+            let waker = self.forget_waker(&mut desk, flight.record);
+            drop(desk);
+            drop(waker);
         }
         TakenUp::Owned
     }
@@ -70,20 +76,22 @@ impl ClientLane {
     /// Leaves a waker for an attached task. Returns whether the task has completed already; the
     /// waker may not be woken then.
     pub(crate) fn leave_waker(&self, flight: Flight, waker: &Waker) -> bool {
+        let mut waker = Some(waker.clone());
         let mut desk = self.desk.lock();
         if !self.is_attached(flight) {
+            drop(desk);
             return true;
         }
-        match &mut desk.wakers[flight.record] {
-            Some(present) => present.clone_from(waker),
-            place @ None => *place = Some(waker.clone()),
-        }
+        std::mem::swap(&mut desk.wakers[flight.record], &mut waker);
         self.mark_awaited(flight.record);
         // The bell's watcher reads the bell, then the marks, under this lock. Had it been here
         // before, the bell rings after it read it.
-        self.memory.watch(flight.record, flight.wire())
+        let complete = self.memory.watch(flight.record, flight.wire());
+        drop(desk);
+        complete
     }
 
+    #[must_use = "it is dropped when the desk is not locked"]
     fn forget_waker(&self, desk: &mut Desk, record: usize) -> Option<Waker> {
         let waker = desk.wakers[record].take()?;
         self.unmark_awaited(record);
@@ -123,10 +131,12 @@ impl ClientLane {
             desk.harvested.remove(&flight.sequence);
             return;
         }
-        self.forget_waker(&mut desk, flight.record);
+        let waker = self.forget_waker(&mut desk, flight.record);
         desk.parked[flight.record] = buffer;
         self.mark_orphan(flight);
         self.reap(&mut desk, flight.record);
+        drop(desk);
+        drop(waker);
     }
 
     /// Frees the records and buffers of orphans that have completed.

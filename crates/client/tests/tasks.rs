@@ -331,6 +331,29 @@ fn a_waker_may_submit_itself() {
 }
 
 #[test]
+fn a_waker_may_hold_the_last_handle() {
+    struct Hold(#[expect(dead_code, reason = "held, not used")] chimaera_client::Task<u64>);
+    impl Wake for Hold {
+        fn wake(self: Arc<Self>) {}
+    }
+    let _watchdog = Watchdog::new();
+    let (host, runtime) = FakeHost::connect(module);
+    let holding = || Waker::from(Arc::new(Hold(submit(&runtime, HOLD, 1))));
+    let mut task = submit(&runtime, HOLD, 2);
+    for _ in 0..3 {
+        // Replaced, and so dropped, the next time.
+        let poll = std::pin::Pin::new(&mut task).poll(&mut Context::from_waker(&holding()));
+        assert!(poll.is_pending());
+    }
+    drop(task);
+    let mut task = submit(&runtime, HOLD, 3);
+    let poll = std::pin::Pin::new(&mut task).poll(&mut Context::from_waker(&holding()));
+    assert!(poll.is_pending());
+    host.release_held();
+    assert_eq!(task.wait().expect("echo"), 3);
+}
+
+#[test]
 fn handles_outlive_the_runtime() {
     let _watchdog = Watchdog::new();
     let (host, runtime) = FakeHost::connect(module);

@@ -5,7 +5,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::collections::VecDeque;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ use nix::sys::socket::{
 use parking_lot::Mutex;
 
 /// What the test's module does with a task.
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Completes it.
     Done(Completion),
     /// Keeps it until [`FakeHost::release_held`].
@@ -33,32 +33,32 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    pub fn ok(values: &[u64]) -> Self {
+    pub(crate) fn ok(values: &[u64]) -> Self {
         Self::Done(Completion::success(values))
     }
 
-    pub fn fail(status: Status) -> Self {
+    pub(crate) fn fail(status: Status) -> Self {
         Self::Done(Completion::failure(status))
     }
 }
 
 /// A task's buffer, as the host sees it.
 #[derive(Clone, Copy)]
-pub struct HostBuffer {
+pub(crate) struct HostBuffer {
     address: NonNull<u8>,
     len: usize,
 }
 
 impl HostBuffer {
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    pub fn address(&self) -> usize {
+    pub(crate) fn address(&self) -> usize {
         self.address.as_ptr() as usize
     }
 
-    pub fn read(&self) -> Vec<u8> {
+    pub(crate) fn read(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len];
         // SAFETY: the range was checked to lie in a segment that the host keeps mapped.
         unsafe {
@@ -67,7 +67,7 @@ impl HostBuffer {
         bytes
     }
 
-    pub fn write(&self, bytes: &[u8]) {
+    pub(crate) fn write(&self, bytes: &[u8]) {
         assert!(bytes.len() <= self.len);
         // SAFETY: as in `read`.
         unsafe {
@@ -77,10 +77,13 @@ impl HostBuffer {
 }
 
 /// The test's module.
-pub trait Module: FnMut(Descriptor, Option<HostBuffer>) -> Verdict + Send + 'static {}
+pub(crate) trait Module:
+    FnMut(Descriptor, Option<HostBuffer>) -> Verdict + Send + 'static
+{
+}
 impl<F: FnMut(Descriptor, Option<HostBuffer>) -> Verdict + Send + 'static> Module for F {}
 
-pub struct FakeHost {
+pub(crate) struct FakeHost {
     shared: Arc<Shared>,
     socket: Arc<OwnedFd>,
     threads: Vec<JoinHandle<()>>,
@@ -102,23 +105,23 @@ struct Shared {
 
 impl FakeHost {
     /// Starts a host and connects to it.
-    pub fn connect(module: impl Module) -> (Self, Runtime) {
+    pub(crate) fn connect(module: impl Module) -> (Self, Runtime) {
         Self::connect_with(ConnectOptions::new().buffer_bytes(16 << 20), module)
     }
 
-    pub fn connect_with(options: ConnectOptions, module: impl Module) -> (Self, Runtime) {
+    pub(crate) fn connect_with(options: ConnectOptions, module: impl Module) -> (Self, Runtime) {
         let (host, socket) = Self::start(module);
         let runtime = options.from_socket(socket).expect("connects");
         (host, runtime)
     }
 
     /// Starts a host; the socket is for a client.
-    pub fn start(module: impl Module) -> (Self, OwnedFd) {
+    pub(crate) fn start(module: impl Module) -> (Self, OwnedFd) {
         Self::start_as((PROTOCOL_VERSION, LAYOUT_VERSION), module)
     }
 
     /// Starts a host that speaks other versions.
-    pub fn start_as(versions: (u32, u32), module: impl Module) -> (Self, OwnedFd) {
+    pub(crate) fn start_as(versions: (u32, u32), module: impl Module) -> (Self, OwnedFd) {
         let (ours, theirs) = socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -152,32 +155,32 @@ impl FakeHost {
     }
 
     /// Completes what is held, and holds nothing from now on.
-    pub fn release_held(&self) {
+    pub(crate) fn release_held(&self) {
         self.shared.gate.store(true, Ordering::Release);
         self.shared.doorbell.ring();
     }
 
     /// Waits until this many tasks are held.
-    pub fn wait_for_held(&self, count: usize) {
+    pub(crate) fn wait_for_held(&self, count: usize) {
         while self.shared.held.load(Ordering::Acquire) < count {
             thread::yield_now();
         }
     }
 
-    pub fn is_parked(&self) -> bool {
+    pub(crate) fn is_parked(&self) -> bool {
         self.shared.parked.load(Ordering::Acquire)
     }
 
-    pub fn lane_count(&self) -> usize {
+    pub(crate) fn lane_count(&self) -> usize {
         self.shared.lane_count.load(Ordering::Acquire)
     }
 
-    pub fn segment_count(&self) -> usize {
+    pub(crate) fn segment_count(&self) -> usize {
         self.shared.segments.lock().len()
     }
 
     /// Dies: the worker stops where it is, then the socket closes.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.shared.dead.store(true, Ordering::Release);
         self.shared.doorbell.ring();
         if let Some(worker) = self.threads.pop() {
@@ -284,15 +287,16 @@ impl Shared {
         let mut lanes: Vec<(Lane, u64)> = Vec::new();
         let mut segments: Vec<Arc<Segment>> = Vec::new();
         let mut held: VecDeque<(usize, Descriptor, u32)> = VecDeque::new();
+        let mut completed: Vec<u64> = Vec::new();
         let mut idle_passes = 0;
         while !self.dead.load(Ordering::Acquire) {
             if self.lane_count.load(Ordering::Acquire) > lanes.len() {
                 let known = lanes.len();
                 let all = self.lanes.lock();
                 lanes.extend(all[known..].iter().map(|lane| (lane.clone(), 1)));
+                completed.resize(lanes.len(), 0);
             }
             let mut any = 0;
-            let mut completed = [0u64; 64];
             for (index, (lane, next)) in lanes.iter_mut().enumerate() {
                 let words = match lane.take(*next) {
                     Taken::Nothing => continue,
@@ -341,8 +345,8 @@ impl Shared {
                 idle_passes = 0;
                 LaneMemory::<LANE_DEPTH>::fence_before_looking();
                 let mut ring = false;
-                for ((lane, _), &completed) in lanes.iter().zip(&completed) {
-                    let (sleepers, bell) = lane.look_for_waiters(completed);
+                for ((lane, _), completed) in lanes.iter().zip(&mut completed) {
+                    let (sleepers, bell) = lane.look_for_waiters(std::mem::take(completed));
                     lane.wake_sleepers(sleepers);
                     ring |= bell;
                 }
@@ -383,17 +387,17 @@ impl Shared {
 }
 
 /// Ends the process when a test takes far too long, which is what a lost wake-up looks like.
-pub struct Watchdog {
+pub(crate) struct Watchdog {
     _alive: mpsc::Sender<()>,
 }
 
 impl Watchdog {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (alive, done) = mpsc::channel::<()>();
         let test = thread::current().name().unwrap_or("test").to_owned();
         thread::spawn(move || {
             if done.recv_timeout(Duration::from_secs(30)) == Err(mpsc::RecvTimeoutError::Timeout) {
-                eprintln!("{test} hangs");
+                let _ = writeln!(std::io::stderr(), "{test} hangs");
                 std::process::abort();
             }
         });

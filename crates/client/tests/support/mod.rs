@@ -16,19 +16,19 @@ use chimaera_client::{
 use crate::fake_host::{HostBuffer, Verdict};
 
 /// Gives the arguments back.
-pub const ECHO: u16 = 1;
+pub(crate) const ECHO: u16 = 1;
 /// As [`ECHO`], when the test says so.
-pub const HOLD: u16 = 2;
+pub(crate) const HOLD: u16 = 2;
 /// Fills the buffer with the first argument's low byte.
-pub const FILL: u16 = 3;
+pub(crate) const FILL: u16 = 3;
 /// Adds up the buffer's bytes.
-pub const SUM: u16 = 4;
+pub(crate) const SUM: u16 = 4;
 /// Fails with the status whose code the first argument is.
-pub const FAIL: u16 = 5;
+pub(crate) const FAIL: u16 = 5;
 /// Gives the buffer's address in the host.
-pub const LOCATE: u16 = 6;
+pub(crate) const LOCATE: u16 = 6;
 
-pub fn module(task: Descriptor, buffer: Option<HostBuffer>) -> Verdict {
+pub(crate) fn module(task: Descriptor, buffer: Option<HostBuffer>) -> Verdict {
     match task.method {
         ECHO => Verdict::ok(&task.arguments),
         HOLD => Verdict::Hold,
@@ -47,7 +47,7 @@ pub fn module(task: Descriptor, buffer: Option<HostBuffer>) -> Verdict {
     }
 }
 
-pub fn call(method: u16, argument: u64) -> Call {
+pub(crate) fn call(method: u16, argument: u64) -> Call {
     Call {
         pool: PoolId::new(9000, 0),
         query: PoolQuery::Local,
@@ -56,12 +56,12 @@ pub fn call(method: u16, argument: u64) -> Call {
     }
 }
 
-pub fn echo(runtime: &Runtime, argument: u64) -> u64 {
+pub(crate) fn echo(runtime: &Runtime, argument: u64) -> u64 {
     runtime.call(&call(ECHO, argument)).expect("echo")[0]
 }
 
 /// Submits; the result is the first value.
-pub fn submit(runtime: &Runtime, method: u16, argument: u64) -> Task<u64> {
+pub(crate) fn submit(runtime: &Runtime, method: u16, argument: u64) -> Task<u64> {
     runtime
         .submit(call(method, argument), None, |finished| {
             Ok(finished.values()?[0])
@@ -70,7 +70,7 @@ pub fn submit(runtime: &Runtime, method: u16, argument: u64) -> Task<u64> {
 }
 
 /// Submits with a buffer; the result is the first value and the buffer.
-pub fn submit_buffer(
+pub(crate) fn submit_buffer(
     runtime: &Runtime,
     method: u16,
     argument: u64,
@@ -81,7 +81,7 @@ pub fn submit_buffer(
         .expect("submits")
 }
 
-pub fn with_buffer(mut finished: Finished) -> Result<(u64, Buffer), TaskError> {
+pub(crate) fn with_buffer(mut finished: Finished) -> Result<(u64, Buffer), TaskError> {
     let buffer = finished.buffer.take();
     match (finished.values(), buffer) {
         (Ok(values), Some(buffer)) => Ok((first(&values), buffer)),
@@ -95,7 +95,7 @@ fn first(values: &Values) -> u64 {
 }
 
 /// The smallest executor: the thread sleeps until it is woken.
-pub fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {

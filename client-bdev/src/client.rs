@@ -1,0 +1,191 @@
+//! The client itself: which pool it is for, creating it, and what it says of itself.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chimaera_client::{
+    Call, Error, Finished, PoolId, PoolInfo, PoolQuery, Runtime, Status, Task, TaskError,
+};
+use chimaera_proto::admin::GetOrCreatePool;
+use chimaera_proto::bdev::{MODULE_NAME, Method, STATS_BUFFER_BYTES, Stats};
+use chimaera_proto::codec;
+
+use crate::options::CreateOptions;
+
+/// The client of one block-device pool.
+///
+/// Blocking methods wait until their task has ended, spinning for a bounded time and then
+/// sleeping. Their `async_` twins do not wait, save for a free place when the calling thread has
+/// as many tasks in flight as a lane holds. Every method can be called from any number of threads
+/// at once; each thread has a lane of its own.
+///
+/// Errors, besides what each method says: [`Status::PoolNotFound`],
+/// [`Status::PermissionDenied`], [`Status::ConnectionLost`], [`Status::ShuttingDown`].
+pub struct Client {
+    runtime: Runtime,
+    /// The pool's id as one word; it changes once at most, when the host chooses it.
+    pool: AtomicU64,
+}
+
+impl Client {
+    /// A client for the pool with this id, which may be created later. With [`PoolId::NULL`], the
+    /// host chooses the id when the pool is created. Sends nothing.
+    #[must_use]
+    pub fn new(runtime: &Runtime, pool: PoolId) -> Self {
+        Self {
+            runtime: runtime.clone(),
+            pool: AtomicU64::new(to_word(pool)),
+        }
+    }
+
+    /// A client for the pool with this name, which must be there.
+    ///
+    /// # Errors
+    /// [`Status::PoolNotFound`]; [`Status::InvalidArgument`] if it is of another module.
+    pub fn open(runtime: &Runtime, name: &str) -> Result<Self, Error> {
+        let operation = format_args!("opening the pool \"{name}\"");
+        let info = runtime
+            .admin()
+            .find_pool(name)
+            .map_err(|error| error.during(operation))?;
+        if info.module != MODULE_NAME {
+            return Err(
+                Error::new(Status::InvalidArgument, operation).with_detail(format!(
+                    "it is a pool of the module {}, not of {MODULE_NAME}",
+                    info.module
+                )),
+            );
+        }
+        Ok(Self::new(runtime, info.id))
+    }
+
+    /// The pool's id. [`PoolId::NULL`] as long as the host has to choose it.
+    #[inline]
+    #[must_use]
+    pub fn pool_id(&self) -> PoolId {
+        // Relaxed: the id stands for itself.
+        from_word(self.pool.load(Ordering::Relaxed))
+    }
+
+    /// The runtime that the client talks to.
+    #[must_use]
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// Creates the pool, or finds it if it is there with the same parameters;
+    /// [`PoolInfo::created`] says which. The name is the path of a file or device, or any name for
+    /// memory. A client that was made with [`PoolId::NULL`] has the pool's id from now on.
+    ///
+    /// # Errors
+    /// [`Status::ParameterMismatch`] if it is there with other parameters; [`Status::NotFound`],
+    /// [`Status::PermissionDenied`], [`Status::Alignment`], [`Status::CorruptedMetadata`],
+    /// [`Status::InvalidArgument`], [`Status::NoSpace`], [`Status::IoError`] as the file, device
+    /// or parameters have it.
+    pub fn create(
+        &self,
+        query: PoolQuery,
+        name: &str,
+        options: &CreateOptions,
+    ) -> Result<PoolInfo, Error> {
+        let describe = |error: Error| error.during(format_args!("creating the pool \"{name}\""));
+        let task = self.async_create(query, name, options);
+        let info = task
+            .and_then(Task::wait)
+            .map_err(|error| describe(error.error))?;
+        if self.pool_id().is_null() {
+            self.pool.store(to_word(info.id), Ordering::Relaxed);
+        }
+        Ok(info)
+    }
+
+    /// As [`Self::create`]. A client that was made with [`PoolId::NULL`] keeps it: make another
+    /// with the id that the task gives.
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn async_create(
+        &self,
+        query: PoolQuery,
+        name: &str,
+        options: &CreateOptions,
+    ) -> Result<Task<PoolInfo>, TaskError> {
+        let params = codec::encode(options.params()).map_err(|error| {
+            Error::new(Status::InvalidArgument, "creating a pool").with_detail(error)
+        })?;
+        let request = GetOrCreatePool {
+            module: MODULE_NAME.to_owned(),
+            name: name.to_owned(),
+            id: self.pool_id(),
+            params,
+        };
+        self.runtime
+            .admin()
+            .async_get_or_create_pool(query, &request)
+    }
+
+    /// What the pool is and has done: the characteristics given at creation, the exact remaining
+    /// size in bytes, and what was really measured.
+    ///
+    /// # Errors
+    /// See [`Client`].
+    pub fn get_stats(&self) -> Result<Stats, Error> {
+        Ok(self.async_get_stats()?.wait()?)
+    }
+
+    /// As [`Self::get_stats`].
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn async_get_stats(&self) -> Result<Task<Stats>, TaskError> {
+        let call = self.call(PoolQuery::Local, Method::GetStats, [0; 3]);
+        let buffer = self.runtime.allocate_buffer(STATS_BUFFER_BYTES as usize)?;
+        self.runtime.submit(call, Some(buffer), finish_stats)
+    }
+
+    #[inline]
+    pub(crate) fn call(&self, query: PoolQuery, method: Method, arguments: [u64; 3]) -> Call {
+        Call {
+            pool: self.pool_id(),
+            query,
+            method: method as u16,
+            arguments,
+        }
+    }
+}
+
+fn finish_stats(finished: Finished) -> Result<Stats, TaskError> {
+    let operation = format!("statistics of pool {}", finished.call.pool);
+    let values = finished
+        .values()
+        .map_err(|error| error.during(&operation))?;
+    let bytes = usize::try_from(values[0])
+        .ok()
+        .and_then(|len| finished.buffer.as_deref()?.get(..len))
+        .unwrap_or_default();
+    let stats = codec::decode(bytes);
+    Ok(stats
+        .map_err(|error| Error::new(Status::ProtocolViolation, operation).with_detail(error))?)
+}
+
+const fn to_word(pool: PoolId) -> u64 {
+    (pool.major as u64) << 32 | pool.minor as u64
+}
+
+const fn from_word(word: u64) -> PoolId {
+    PoolId::new((word >> 32) as u32, word as u32)
+}
+
+impl Clone for Client {
+    fn clone(&self) -> Self {
+        Self::new(&self.runtime, self.pool_id())
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("pool", &self.pool_id())
+            .finish_non_exhaustive()
+    }
+}

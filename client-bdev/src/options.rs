@@ -1,0 +1,73 @@
+//! Parameters of a pool's creation.
+
+use chimaera_proto::bdev::{BdevType, CreateParams, PerfMetrics};
+
+/// What a pool is created with. Begin with [`CreateOptions::file`] or [`CreateOptions::ram`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CreateOptions {
+    params: CreateParams,
+}
+
+impl CreateOptions {
+    /// A file or block device, whose path is the pool's name. All of it, unless
+    /// [`Self::total_size`] says less.
+    #[must_use]
+    pub const fn file() -> Self {
+        Self::new(BdevType::File, 0)
+    }
+
+    /// Memory of this many bytes. Its contents are lost when the pool or the runtime ends.
+    #[must_use]
+    pub const fn ram(total_size: u64) -> Self {
+        Self::new(BdevType::Ram, total_size)
+    }
+
+    const fn new(bdev_type: BdevType, total_size: u64) -> Self {
+        Self {
+            params: CreateParams {
+                bdev_type,
+                total_size,
+                io_depth: CreateParams::DEFAULT_IO_DEPTH,
+                alignment: CreateParams::DEFAULT_ALIGNMENT,
+                perf_metrics: None,
+            },
+        }
+    }
+
+    /// Bytes to manage; 0 for all of a file or device.
+    #[must_use]
+    pub const fn total_size(mut self, bytes: u64) -> Self {
+        self.params.total_size = bytes;
+        self
+    }
+
+    /// Operations in flight on the device per worker (32; 16 to 128 are usual). Ignored for
+    /// memory.
+    #[must_use]
+    pub const fn io_depth(mut self, operations: u32) -> Self {
+        self.params.io_depth = operations;
+        self
+    }
+
+    /// Alignment of device operations in bytes (4096): a power of two from 512 to 4096 that the
+    /// device supports.
+    #[must_use]
+    pub const fn alignment(mut self, bytes: u32) -> Self {
+        self.params.alignment = bytes;
+        self
+    }
+
+    /// The device's characteristics, as [`Client::get_stats`](crate::Client::get_stats) is to
+    /// give them back. Without, it gives conservative defaults.
+    #[must_use]
+    pub const fn perf_metrics(mut self, metrics: PerfMetrics) -> Self {
+        self.params.perf_metrics = Some(metrics);
+        self
+    }
+
+    /// The parameters as they travel.
+    #[must_use]
+    pub const fn params(&self) -> &CreateParams {
+        &self.params
+    }
+}
