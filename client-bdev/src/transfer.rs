@@ -189,9 +189,10 @@ impl Client {
         let buffer = buffer.into();
         let len = buffer.len();
         let parts = self.parts(query, Method::Read, blocks, len)?;
+        let mut read = 0;
         let result = self
             .runtime()
-            .call_parts_receiving(buffer, parts, |_, _| ());
+            .call_parts_receiving(buffer, parts, |_, values| read += values[0]);
         result.map_err(|error| self.part_error(Method::Read, blocks, error))?;
         Ok(read)
     }

@@ -24,7 +24,10 @@ pub fn library_folder() -> &'static Path {
     FOLDER.get_or_init(|| {
         // …/target/debug/deps/test-0123 → …/target/debug
         let test = std::env::current_exe().expect("a test knows its own path");
-        let folder = test.ancestors().nth(2).expect("tests lie below a profile's folder");
+        let folder = test
+            .ancestors()
+            .nth(2)
+            .expect("tests lie below a profile's folder");
         build(folder);
         folder.to_path_buf()
     })
@@ -38,7 +41,9 @@ pub fn program(name: &str) -> PathBuf {
 
 fn build(folder: &Path) {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--bins", "--lib"]);
+    command
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--quiet", "--bins", "--lib"]);
     command.arg("--examples");
     for package in PACKAGES {
         command.args(["--package", package]);

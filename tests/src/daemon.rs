@@ -58,12 +58,21 @@ impl Daemon {
         });
         let ready = within("the start of the daemon", move || {
             let mut line = String::new();
-            BufReader::new(stdout).read_line(&mut line).expect("the daemon's output");
+            BufReader::new(stdout)
+                .read_line(&mut line)
+                .expect("the daemon's output");
             line
         });
-        let mut daemon = Self { child, folder, log: Some(log) };
+        let mut daemon = Self {
+            child,
+            folder,
+            log: Some(log),
+        };
         if !ready.starts_with("ready") {
-            panic!("the daemon said {ready:?}, and in its log: {}", daemon.kill());
+            panic!(
+                "the daemon said {ready:?}, and in its log: {}",
+                daemon.kill()
+            );
         }
         daemon
     }
@@ -125,7 +134,11 @@ impl Daemon {
             let _ = nix::sys::wait::waitid(nix::sys::wait::Id::Pid(process), flags);
         });
         let status = self.child.wait().expect("the daemon was started");
-        let log = self.log.take().map(|log| log.join().unwrap_or_default()).unwrap_or_default();
+        let log = self
+            .log
+            .take()
+            .map(|log| log.join().unwrap_or_default())
+            .unwrap_or_default();
         (status.code(), log)
     }
 }
@@ -142,7 +155,10 @@ impl Drop for Daemon {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a failed test shows what its daemon had to say")]
+#[expect(
+    clippy::print_stderr,
+    reason = "a failed test shows what its daemon had to say"
+)]
 fn eprint_log(log: &str) {
     eprintln!("--- the daemon's log ---\n{log}");
 }
@@ -186,7 +202,10 @@ impl Finished {
 /// If it cannot be started or does not end.
 pub fn finish(mut command: Command) -> Finished {
     let output = within(&format!("{command:?}"), move || {
-        command.stdin(Stdio::null()).output().expect("the program starts")
+        command
+            .stdin(Stdio::null())
+            .output()
+            .expect("the program starts")
     });
     Finished {
         code: output.status.code(),

@@ -30,7 +30,9 @@ impl LoopDevice {
             let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(format!("this machine allows no loop device: {text}"));
         }
-        Ok(Self { path: String::from_utf8_lossy(&output.stdout).trim().into() })
+        Ok(Self {
+            path: String::from_utf8_lossy(&output.stdout).trim().into(),
+        })
     }
 
     /// The device, for example `/dev/loop0`.
@@ -42,7 +44,10 @@ impl LoopDevice {
 
 impl Drop for LoopDevice {
     fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
+        let _ = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.path)
+            .status();
     }
 }
 
@@ -52,7 +57,8 @@ impl Drop for LoopDevice {
 /// The reason, to be printed by a test that is skipped for it.
 pub fn tmpfs_folder() -> Result<TempDir, String> {
     let mounted = Path::new("/dev/shm");
-    let kind = nix::sys::statfs::statfs(mounted).map_err(|error| format!("no /dev/shm: {error}"))?;
+    let kind =
+        nix::sys::statfs::statfs(mounted).map_err(|error| format!("no /dev/shm: {error}"))?;
     if kind.filesystem_type() != nix::sys::statfs::TMPFS_MAGIC {
         return Err("/dev/shm is no tmpfs".to_owned());
     }

@@ -21,7 +21,14 @@ impl Daemon {
         let folder = TempDir::new()?;
         let socket = folder.path().join("chimaera.sock");
         let mut child = Command::new(&program)
-            .args(["runtime", "start", "--workers", "1", "--polling", "performance"])
+            .args([
+                "runtime",
+                "start",
+                "--workers",
+                "1",
+                "--polling",
+                "performance",
+            ])
             .args(["--pin", &processor.to_string()])
             .arg("--socket")
             .arg(&socket)
@@ -38,8 +45,16 @@ impl Daemon {
         if let Some(stdout) = child.stdout.take() {
             BufReader::new(stdout).read_line(&mut line)?;
         }
-        let daemon = Self { child, socket, _folder: folder };
-        if line.starts_with("ready") { Ok(daemon) } else { Err("the daemon did not start".into()) }
+        let daemon = Self {
+            child,
+            socket,
+            _folder: folder,
+        };
+        if line.starts_with("ready") {
+            Ok(daemon)
+        } else {
+            Err("the daemon did not start".into())
+        }
     }
 
     pub(crate) fn socket(&self) -> &Path {

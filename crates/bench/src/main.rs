@@ -31,7 +31,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let daemon = daemon::Daemon::start(theirs)?;
     let trip = round_trip::RoundTrip::new(daemon.socket())?;
     println!("this process on processor {ours}, the daemon's worker on processor {theirs}\n");
-    println!("{:>5}  {:>12}  {:>12}  {:>8}", "round", "ping-pong", "empty task", "ratio");
+    println!(
+        "{:>5}  {:>12}  {:>12}  {:>8}",
+        "round", "ping-pong", "empty task", "ratio"
+    );
     let mut kept: Vec<(f64, f64, f64)> = Vec::new();
     for round in 1..=ROUNDS {
         let before = floor::ping_pong(theirs)?;
@@ -39,8 +42,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         let after = floor::ping_pong(theirs)?;
         let floor = f64::midpoint(before, after);
         let is_steady = before.max(after) <= STEADY * before.min(after);
-        let note = if is_steady { "" } else { "  dropped: the floor moved" };
-        println!("{round:>5}  {floor:>9.0} ns  {task:>9.0} ns  {:>8.2}{note}", task / floor);
+        let note = if is_steady {
+            ""
+        } else {
+            "  dropped: the floor moved"
+        };
+        println!(
+            "{round:>5}  {floor:>9.0} ns  {task:>9.0} ns  {:>8.2}{note}",
+            task / floor
+        );
         if is_steady {
             kept.push((floor, task, task / floor));
         }
@@ -50,7 +60,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         values.sort_by(f64::total_cmp);
         values.get(values.len() / 2).copied()
     };
-    match (median(|row| row.0), median(|row| row.1), median(|row| row.2)) {
+    match (
+        median(|row| row.0),
+        median(|row| row.1),
+        median(|row| row.2),
+    ) {
         (Some(floor), Some(task), Some(ratio)) => println!(
             "\nmedian of {} rounds ({} dropped): ping-pong {floor:.0} ns, empty task {task:.0} ns, \
              ratio {ratio:.2}",

@@ -50,24 +50,44 @@ pub(crate) fn run(arguments: &StartArguments, socket: &Path) -> Result<(), Failu
 pub(crate) fn detach(arguments: &StartArguments, socket: &Path) -> Result<(), Failure> {
     let log_path = arguments.log.clone().unwrap_or_else(|| log_beside(socket));
     let log = File::options().create(true).append(true).open(&log_path);
-    let log = log.map_err(Failure::system(format_args!("cannot write {}", log_path.display())))?;
+    let log = log.map_err(Failure::system(format_args!(
+        "cannot write {}",
+        log_path.display()
+    )))?;
     let program = std::env::current_exe().map_err(Failure::system("cannot find this program"))?;
-    let attached = std::env::args_os().skip(1).filter(|argument| argument != "--detach");
+    let attached = std::env::args_os()
+        .skip(1)
+        .filter(|argument| argument != "--detach");
     let mut command = Command::new(program);
-    command.args(without_log(attached)).env("CHIMAERA_SOCKET", socket);
+    command
+        .args(without_log(attached))
+        .env("CHIMAERA_SOCKET", socket);
     // A process group of its own: the terminal's signals do not reach it.
-    command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
-    let mut daemon = command.spawn().map_err(Failure::system("cannot start the daemon"))?;
+    command
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log);
+    let mut daemon = command
+        .spawn()
+        .map_err(Failure::system("cannot start the daemon"))?;
     let mut said = String::new();
     if let Some(stdout) = daemon.stdout.take() {
         let _ = BufReader::new(stdout).read_line(&mut said);
     }
     if said.starts_with(READY) {
-        output::line(format_args!("{} with process id {}", said.trim_end(), daemon.id()));
+        output::line(format_args!(
+            "{} with process id {}",
+            said.trim_end(),
+            daemon.id()
+        ));
         return Ok(());
     }
     let _ = daemon.wait();
-    Err(Failure::new(format!("the daemon did not start: see {}", log_path.display())))
+    Err(Failure::new(format!(
+        "the daemon did not start: see {}",
+        log_path.display()
+    )))
 }
 
 fn log_beside(socket: &Path) -> PathBuf {
@@ -83,14 +103,19 @@ fn without_log(
     let mut skip = false;
     arguments.filter(move |argument| {
         let is_value = std::mem::replace(&mut skip, argument == "--log");
-        let is_joined = argument.to_str().is_some_and(|text| text.starts_with("--log="));
+        let is_joined = argument
+            .to_str()
+            .is_some_and(|text| text.starts_with("--log="));
         !(is_value || skip || is_joined)
     })
 }
 
 fn start_logging() {
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 /// Every lane of every client needs a file descriptor.
@@ -103,7 +128,9 @@ fn raise_file_limit() {
 }
 
 fn block_signals() -> Result<SigSet, Failure> {
-    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
+        .into_iter()
+        .collect();
     signals
         .thread_block()
         .map_err(|error| Failure::new(format!("cannot block signals: {error}")))?;

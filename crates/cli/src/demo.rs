@@ -26,19 +26,31 @@ pub(crate) fn run() -> Result<(), Failure> {
         .prefix("chimaera-demo-")
         .tempdir()
         .map_err(Failure::system("cannot make a temporary folder"))?;
-    let runtime = Runtime::embed().with_module(chimaera_bdev_runtime::module()).start()?;
+    let runtime = Runtime::embed()
+        .with_module(chimaera_bdev_runtime::module())
+        .start()?;
     output::line(format_args!(
         "Chimaera {}: an embedded runtime, {} worker(s), no daemon needed",
         runtime.daemon().version,
         runtime.daemon().worker_count,
     ));
     let file = folder.path().join("pool");
-    let file = file.to_str().ok_or_else(|| Failure::new("the temporary folder is not UTF-8"))?;
+    let file = file
+        .to_str()
+        .ok_or_else(|| Failure::new("the temporary folder is not UTF-8"))?;
     let ram_pool = Client::new(&runtime, PoolId::new(8001, 0));
-    ram_pool.create(PoolQuery::Dynamic, "demo-ram", &CreateOptions::ram(POOL_BYTES))?;
+    ram_pool.create(
+        PoolQuery::Dynamic,
+        "demo-ram",
+        &CreateOptions::ram(POOL_BYTES),
+    )?;
     show_pool("RAM pool demo-ram", &runtime, &ram_pool)?;
     let file_pool = Client::new(&runtime, PoolId::new(8000, 0));
-    file_pool.create(PoolQuery::Dynamic, file, &CreateOptions::file().total_size(POOL_BYTES))?;
+    file_pool.create(
+        PoolQuery::Dynamic,
+        file,
+        &CreateOptions::file().total_size(POOL_BYTES),
+    )?;
     show_pool(&format!("File pool {file}"), &runtime, &file_pool)?;
     output::line("\nNext: chimaera runtime start, and see docs/ for the way on.");
     Ok(())
@@ -47,7 +59,10 @@ pub(crate) fn run() -> Result<(), Failure> {
 fn show_pool(title: &str, runtime: &Runtime, pool: &Client) -> Result<(), Failure> {
     let stats = pool.get_stats()?;
     let access = if stats.direct_io { ", direct I/O" } else { "" };
-    output::line(format_args!("\n{title}: {}{access}", show_size(stats.total_size)));
+    output::line(format_args!(
+        "\n{title}: {}{access}",
+        show_size(stats.total_size)
+    ));
     show_workflow(runtime, pool)?;
     show_speed(runtime, pool)
 }
@@ -69,7 +84,11 @@ fn show_workflow(runtime: &Runtime, pool: &Client) -> Result<(), Failure> {
     let before = pool.get_stats()?.remaining_size;
     pool.free_blocks(QUERY, &blocks)?;
     let after = pool.get_stats()?.remaining_size;
-    output::line(format_args!("  freed      {} → {} free", show_size(before), show_size(after)));
+    output::line(format_args!(
+        "  freed      {} → {} free",
+        show_size(before),
+        show_size(after)
+    ));
     if *data == *back {
         Ok(())
     } else {
@@ -86,7 +105,15 @@ fn describe(blocks: &[Block]) -> String {
 }
 
 fn show_speed(runtime: &Runtime, pool: &Client) -> Result<(), Failure> {
-    let heading = ["  block", "write p50", "p99", "bandwidth", "read p50", "p99", "bandwidth"];
+    let heading = [
+        "  block",
+        "write p50",
+        "p99",
+        "bandwidth",
+        "read p50",
+        "p99",
+        "bandwidth",
+    ];
     let mut table = output::table(&heading, 1);
     for block_type in BlockType::ALL {
         let size = block_type.size();
@@ -117,7 +144,11 @@ impl Measurement {
     fn cells(&self) -> [String; 3] {
         let micros = |duration: Duration| format!("{:.2} µs", duration.as_secs_f64() * 1e6);
         let gigabytes = self.bytes_per_second / 1e9;
-        [micros(self.median), micros(self.percentile_99), format!("{gigabytes:.2} GB/s")]
+        [
+            micros(self.median),
+            micros(self.percentile_99),
+            format!("{gigabytes:.2} GB/s"),
+        ]
     }
 }
 

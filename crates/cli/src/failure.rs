@@ -22,7 +22,10 @@ const NO_SPACE: u8 = 7;
 
 impl Failure {
     pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self { code: FAILED, text: text.into() }
+        Self {
+            code: FAILED,
+            text: text.into(),
+        }
     }
 
     /// A failure of the operating system. `action` says what was tried with what.
@@ -52,7 +55,10 @@ impl From<Error> for Failure {
             Status::NoSpace => NO_SPACE,
             _ => FAILED,
         };
-        Self { code, text: error.to_string() }
+        Self {
+            code,
+            text: error.to_string(),
+        }
     }
 }
 
@@ -62,6 +68,9 @@ impl From<HostError> for Failure {
             HostError::AlreadyRunning(_) | HostError::NotASocket(_) => IN_THE_WAY,
             _ => FAILED,
         };
-        Self { code, text: error.to_string() }
+        Self {
+            code,
+            text: error.to_string(),
+        }
     }
 }

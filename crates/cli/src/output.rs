@@ -1,6 +1,9 @@
 //! The program's output: the one place that writes to the terminal.
 
-#![expect(clippy::print_stderr, reason = "writing to the terminal is what this is for")]
+#![expect(
+    clippy::print_stderr,
+    reason = "writing to the terminal is what this is for"
+)]
 
 use std::fmt::Display;
 use std::io::Write;

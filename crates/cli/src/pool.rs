@@ -32,7 +32,12 @@ struct PoolReport<'a> {
 
 impl<'a> PoolReport<'a> {
     fn new(info: &'a PoolInfo, created: Option<bool>) -> Self {
-        Self { id: info.id.to_string(), name: &info.name, module: &info.module, created }
+        Self {
+            id: info.id.to_string(),
+            name: &info.name,
+            module: &info.module,
+            created,
+        }
     }
 }
 
@@ -54,8 +59,15 @@ fn create(arguments: &CreateArguments, socket: Option<&Path>) -> Result<(), Fail
     if arguments.output.json {
         return output::json(&PoolReport::new(&info, Some(info.created)));
     }
-    let verb = if info.created { "created" } else { "exists with these parameters:" };
-    output::line(format_args!("{verb} pool {} with id {}", info.name, info.id));
+    let verb = if info.created {
+        "created"
+    } else {
+        "exists with these parameters:"
+    };
+    output::line(format_args!(
+        "{verb} pool {} with id {}",
+        info.name, info.id
+    ));
     Ok(())
 }
 
@@ -64,8 +76,10 @@ fn pool_name(arguments: &CreateArguments) -> Result<String, Failure> {
     if arguments.kind == KindArgument::Ram {
         return Ok(arguments.name.clone());
     }
-    let path = std::path::absolute(&arguments.name)
-        .map_err(Failure::system(format_args!("{} is not a path", arguments.name)))?;
+    let path = std::path::absolute(&arguments.name).map_err(Failure::system(format_args!(
+        "{} is not a path",
+        arguments.name
+    )))?;
     path.into_os_string()
         .into_string()
         .map_err(|path| Failure::new(format!("{} is not UTF-8", path.display())))
@@ -74,7 +88,10 @@ fn pool_name(arguments: &CreateArguments) -> Result<String, Failure> {
 fn list(output: OutputArguments, socket: Option<&Path>) -> Result<(), Failure> {
     let pools = connect(socket)?.admin().list_pools()?;
     if output.json {
-        let reports: Vec<_> = pools.iter().map(|pool| PoolReport::new(pool, None)).collect();
+        let reports: Vec<_> = pools
+            .iter()
+            .map(|pool| PoolReport::new(pool, None))
+            .collect();
         return output::json(&reports);
     }
     if pools.is_empty() {
@@ -94,7 +111,11 @@ fn stats(pool: &NamedPool, socket: Option<&Path>) -> Result<(), Failure> {
     let id = find(&runtime, &pool.name)?;
     let stats = Client::new(&runtime, id).get_stats()?;
     if pool.output.json {
-        return output::json(&StatsReport { id: id.to_string(), name: &pool.name, stats: &stats });
+        return output::json(&StatsReport {
+            id: id.to_string(),
+            name: &pool.name,
+            stats: &stats,
+        });
     }
     for (name, value) in stats_rows(&stats) {
         output::line(format_args!("{name:<22}{value}"));
@@ -115,17 +136,63 @@ fn stats_rows(stats: &Stats) -> Vec<(&'static str, String)> {
     let (metrics, activity) = (&stats.metrics, &stats.activity);
     vec![
         ("type", stats.bdev_type.to_string()),
-        ("size", format!("{} ({} bytes)", show_size(stats.total_size), stats.total_size)),
-        ("remaining", format!("{} ({} bytes)", show_size(stats.remaining_size), stats.remaining_size)),
-        ("direct I/O", if stats.direct_io { "yes" } else { "no" }.to_owned()),
+        (
+            "size",
+            format!(
+                "{} ({} bytes)",
+                show_size(stats.total_size),
+                stats.total_size
+            ),
+        ),
+        (
+            "remaining",
+            format!(
+                "{} ({} bytes)",
+                show_size(stats.remaining_size),
+                stats.remaining_size
+            ),
+        ),
+        (
+            "direct I/O",
+            if stats.direct_io { "yes" } else { "no" }.to_owned(),
+        ),
         ("I/O depth", stats.io_depth.to_string()),
         ("alignment", stats.alignment.to_string()),
-        ("declared read", format!("{} MB/s, {} µs", metrics.read_bandwidth_mbps, metrics.read_latency_us)),
-        ("declared write", format!("{} MB/s, {} µs", metrics.write_bandwidth_mbps, metrics.write_latency_us)),
+        (
+            "declared read",
+            format!(
+                "{} MB/s, {} µs",
+                metrics.read_bandwidth_mbps, metrics.read_latency_us
+            ),
+        ),
+        (
+            "declared write",
+            format!(
+                "{} MB/s, {} µs",
+                metrics.write_bandwidth_mbps, metrics.write_latency_us
+            ),
+        ),
         ("declared IOPS", metrics.iops.to_string()),
-        ("reads", format!("{} ({})", activity.read_operations, show_size(activity.read_bytes))),
-        ("writes", format!("{} ({})", activity.write_operations, show_size(activity.write_bytes))),
-        ("unaligned operations", activity.unaligned_operations.to_string()),
+        (
+            "reads",
+            format!(
+                "{} ({})",
+                activity.read_operations,
+                show_size(activity.read_bytes)
+            ),
+        ),
+        (
+            "writes",
+            format!(
+                "{} ({})",
+                activity.write_operations,
+                show_size(activity.write_bytes)
+            ),
+        ),
+        (
+            "unaligned operations",
+            activity.unaligned_operations.to_string(),
+        ),
         ("blocks allocated", activity.allocated_blocks.to_string()),
         ("blocks freed", activity.freed_blocks.to_string()),
         ("errors", activity.errors.to_string()),
@@ -144,7 +211,10 @@ fn destroy(name: &str, socket: Option<&Path>) -> Result<(), Failure> {
 fn find(runtime: &chimaera_client::Runtime, name: &str) -> Result<PoolId, Failure> {
     let admin = runtime.admin();
     let found = admin.find_pool(name).or_else(|error| {
-        match std::path::absolute(name).ok().and_then(|path| path.into_os_string().into_string().ok()) {
+        match std::path::absolute(name)
+            .ok()
+            .and_then(|path| path.into_os_string().into_string().ok())
+        {
             Some(path) if path != name => admin.find_pool(&path).map_err(|_| error),
             _ => Err(error),
         }

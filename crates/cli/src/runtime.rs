@@ -46,7 +46,9 @@ fn stop(socket: Option<&Path>) -> Result<(), Failure> {
     let deadline = Instant::now() + STOP_PATIENCE;
     while runtime.is_connected() {
         if Instant::now() > deadline {
-            return Err(Failure::new("the daemon is stopping, and takes long: see its log"));
+            return Err(Failure::new(
+                "the daemon is stopping, and takes long: see its log",
+            ));
         }
         std::thread::sleep(STOP_LOOK);
     }
@@ -80,13 +82,20 @@ fn status(output: OutputArguments, socket: Option<&Path>) -> Result<(), Failure>
     if output.json {
         return output::json(&report);
     }
-    let modules = if report.modules.is_empty() { "none".into() } else { report.modules.join(", ") };
+    let modules = if report.modules.is_empty() {
+        "none".into()
+    } else {
+        report.modules.join(", ")
+    };
     let rows = [
         ("version", report.version.to_owned()),
         ("process id", report.process_id.to_string()),
         ("uptime", format!("{} s", report.uptime_seconds)),
         ("workers", report.workers.to_string()),
-        ("sessions", format!("{} (this one included)", report.sessions)),
+        (
+            "sessions",
+            format!("{} (this one included)", report.sessions),
+        ),
         ("pools", report.pools.to_string()),
         ("modules", modules),
     ];
