@@ -66,7 +66,7 @@ use drains::Drains;
 use index::{Class, Index};
 use mapping::SparseArray;
 use megabyte::Megabyte;
-#[cfg_attr(not(test), expect(unused_imports, reason = "as above"))]
+#[cfg_attr(any(not(test), loom), expect(unused_imports, reason = "as above"))]
 pub(crate) use release::{FreeCompletion, FreeError, Pin};
 use slots::{CLASSES, Fill, Slot, UNITS};
 use space::Space;
