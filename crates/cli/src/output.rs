@@ -35,7 +35,7 @@ pub(crate) fn error(failure: &Failure) {
 /// A table with a heading; columns from `first_number` on are numbers.
 pub(crate) fn table(heading: &[&str], first_number: usize) -> Table {
     let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(heading);
+    table.load_style(NOTHING).set_header(heading);
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
         if index >= first_number {
