@@ -1,8 +1,9 @@
 //! How long a thread looks for something before it sleeps.
 
 use std::hint;
-use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
+
+use nix::unistd::{SysconfVar, sysconf};
 
 /// Looks without pausing: what is about to come is seen at once.
 const EAGER_LOOKS: u32 = 64;
@@ -19,9 +20,15 @@ pub(crate) struct Patience {
 impl Patience {
     /// Looks for about this long; not at all where the other side could not run meanwhile.
     pub(crate) fn new(spin: Duration) -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        // Of the machine, not of this thread: a client that is pinned to one processor has the
+        // daemon on another, and should look all the more.
+        let processors = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
         Self {
-            spin: if processors > 1 { spin } else { Duration::ZERO },
+            spin: if processors == Some(1) {
+                Duration::ZERO
+            } else {
+                spin
+            },
         }
     }
 
