@@ -283,6 +283,7 @@ impl TransferArguments {
 
 /// What a pool stores its blocks on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(u32)]
 pub enum BdevType {
     /// A regular file or a block device, named by the pool's name.
