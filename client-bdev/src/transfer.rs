@@ -187,11 +187,11 @@ impl Client {
         buffer: impl Into<BufferSliceMut<'a>>,
     ) -> Result<u64, Error> {
         let buffer = buffer.into();
-        let len = buffer.len();
-        let parts = self.parts(query, Method::Read, blocks, len)?;
+        let parts = self.parts(query, Method::Read, blocks, buffer.len())?;
+        let mut read = 0;
         let result = self
             .runtime()
-            .call_parts_receiving(buffer, parts, |_, _| ());
+            .call_parts_receiving(buffer, parts, |_, values| read += values[0]);
         result.map_err(|error| self.part_error(Method::Read, blocks, error))?;
         Ok(read)
     }

@@ -19,7 +19,11 @@ impl Patience {
     /// Looks for about this long; not at all where the other side could not run meanwhile.
     pub(crate) fn new(spin: Duration) -> Self {
         Self {
-            spin: if one_processor() { Duration::ZERO } else { spin },
+            spin: if one_processor() {
+                Duration::ZERO
+            } else {
+                spin
+            },
         }
     }
 
