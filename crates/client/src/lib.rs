@@ -29,6 +29,8 @@ mod control;
 mod desk;
 mod error;
 mod lane;
+#[cfg(test)]
+mod lane_tests;
 mod lanes;
 mod link;
 mod memory;
