@@ -187,8 +187,7 @@ impl Client {
         buffer: impl Into<BufferSliceMut<'a>>,
     ) -> Result<u64, Error> {
         let buffer = buffer.into();
-        let len = buffer.len();
-        let parts = self.parts(query, Method::Read, blocks, len)?;
+        let parts = self.parts(query, Method::Read, blocks, buffer.len())?;
         let mut read = 0;
         let result = self
             .runtime()

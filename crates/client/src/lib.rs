@@ -31,6 +31,8 @@ mod desk;
 mod embed;
 mod error;
 mod lane;
+#[cfg(test)]
+mod lane_tests;
 mod lanes;
 mod link;
 mod memory;

@@ -68,24 +68,24 @@ impl Runtime {
         parts: impl IntoIterator<Item = (Call, Range<usize>)>,
         mut done: impl FnMut(usize, &Values),
     ) -> Result<(), PartError> {
-        let fail = |part| move |error| PartError { part, error };
-        let lane = self.lanes().current().map_err(fail(0))?;
+        let lane = self.lanes().current();
+        let lane = lane.map_err(|error| PartError { part: 0, error })?;
         let mut window = Window::new(lane);
         for (part, (call, range)) in parts.into_iter().enumerate() {
-            let wire = buffer.range(range).wire_range(self.memory());
-            let submitted = wire.map_err(fail(part)).and_then(|wire| {
-                loop {
+            let refused = match buffer.range(range).wire_range(self.memory()) {
+                Err(error) => Some(error),
+                Ok(wire) => loop {
                     match window.submit(&call, wire, part) {
-                        Some(Ok(())) => return Ok(()),
-                        Some(Err(_)) => return Err(fail(part)(connection_lost(&call))),
+                        Some(Ok(())) => break None,
+                        Some(Err(_)) => break Some(connection_lost(&call)),
                         None => window.finish_first(&mut done)?,
                     }
-                }
-            });
-            if let Err(error) = submitted {
+                },
+            };
+            if let Some(error) = refused {
                 // Parts before this one may have failed too, and come first.
                 window.finish_all(&mut done)?;
-                return Err(error);
+                return Err(PartError { part, error });
             }
         }
         window.finish_all(&mut done)

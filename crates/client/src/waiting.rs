@@ -3,8 +3,6 @@
 use std::hint;
 use std::time::{Duration, Instant};
 
-use nix::unistd::{SysconfVar, sysconf};
-
 /// Looks without pausing: what is about to come is seen at once.
 const EAGER_LOOKS: u32 = 64;
 
@@ -20,11 +18,8 @@ pub(crate) struct Patience {
 impl Patience {
     /// Looks for about this long; not at all where the other side could not run meanwhile.
     pub(crate) fn new(spin: Duration) -> Self {
-        // Of the machine, not of this thread: a client that is pinned to one processor has the
-        // daemon on another, and should look all the more.
-        let processors = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
         Self {
-            spin: if processors == Some(1) {
+            spin: if one_processor() {
                 Duration::ZERO
             } else {
                 spin
@@ -70,4 +65,12 @@ impl Patience {
             }
         }
     }
+}
+
+/// Whether the machine has a single processor. Not whether this thread may use one only: the
+/// daemon may use the others.
+fn one_processor() -> bool {
+    // A list of ranges: "0" or "0-7,9".
+    std::fs::read_to_string("/sys/devices/system/cpu/online")
+        .is_ok_and(|online| !online.contains(['-', ',']))
 }

@@ -157,3 +157,29 @@ fn handles_move_between_threads() {
         drop(sender);
     });
 }
+
+#[test]
+fn a_panic_between_parts_waits_for_those_in_flight() {
+    let _watchdog = Watchdog::new();
+    let (host, runtime) = FakeHost::connect(module);
+    let buffer = runtime.allocate_buffer(64).expect("buffer");
+    let host = &host;
+    let unwound = thread::scope(|scope| {
+        let user = scope.spawn(|| {
+            let mut buffer = buffer;
+            let parts = (0..10).map(|n| {
+                assert!(n < 5, "the caller's iterator fails");
+                (call(support::HOLD, 0), n..n + 1)
+            });
+            let _ = runtime.call_parts_receiving((&mut buffer).into(), parts, |_, _| ());
+        });
+        host.wait_for_held(5);
+        // Its stack unwinds by now, or will; it may not come to its end.
+        thread::sleep(std::time::Duration::from_millis(20));
+        assert!(!user.is_finished());
+        host.release_held();
+        user.join()
+    });
+    assert!(unwound.is_err());
+    echo(&runtime, 1);
+}
