@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 
 /// Packages whose programs or libraries tests run. Tests of one package do not make cargo build
 /// another's.
-const PACKAGES: [&str; 5] = [
+const PACKAGES: [&str; 6] = [
+    "chimaera-tests",
     "chimaera-cli",
     "chimaera-bdev-runtime",
     "chimaera-bdev-client",

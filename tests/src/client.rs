@@ -1,2 +1,240 @@
-//! A client process for tests: does one thing against a daemon and says how it went.
-fn main() {}
+//! A client process for tests: does one thing against the daemon of `CHIMAERA_SOCKET`, says in
+//! lines how far it is, and waits for a line where the test decides when it goes on.
+
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::io::Write;
+
+use chimaera_bdev_client::{
+    Block, BlockType, Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status, Task,
+};
+use chimaera_faulty_runtime::Method;
+use chimaera_tests::{Faulty, Pattern, show_blocks};
+
+const QUERY: PoolQuery = PoolQuery::Local;
+
+fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["share", pool, writer, rounds] => share(pool, number(writer), number(rounds)),
+        ["storm", pool] => storm(pool),
+        ["hold", pool, count] => hold(number(pool), number(count)),
+        ["find-a-runtime"] => find_a_runtime(),
+        _ => panic!("no such command: {arguments:?}"),
+    }
+}
+
+fn number(text: &str) -> u32 {
+    text.parse().expect("a number")
+}
+
+fn say(line: &str) {
+    // The test may be gone; then nobody needs this process.
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
+    }
+}
+
+/// Waits until the test says to go on. If it is gone, so is the reason to be here.
+fn wait_for_the_test() {
+    let mut line = String::new();
+    if !std::io::stdin()
+        .read_line(&mut line)
+        .is_ok_and(|len| len > 0)
+    {
+        std::process::exit(1);
+    }
+}
+
+/// A generator of test data; the same seed gives the same numbers (xorshift).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}
+
+/// Uses a pool together with other processes: allocates, writes, reads back and frees, in an
+/// order of its own, and checks all that it holds again and again.
+fn share(pool: &str, writer: u32, rounds: u32) {
+    let runtime = Runtime::connect().expect("the daemon is there");
+    let client = Client::open(&runtime, pool).expect("the pool is there");
+    let mut mine = Blocks {
+        client: &client,
+        writer,
+        live: Vec::new(),
+    };
+    let mut numbers = Numbers(u64::from(writer) + 1);
+    say("ready");
+    wait_for_the_test();
+    const SIZES: [u64; 6] = [1, 4096, 60_000, 200_000, 1 << 20, (2 << 20) + 1];
+    for round in 0..rounds {
+        let full = mine.live.len() >= 24;
+        if full || (!mine.live.is_empty() && numbers.below(5) < 2) {
+            let chosen = numbers.below(mine.live.len());
+            mine.free(chosen);
+        } else {
+            mine.allocate(SIZES[numbers.below(SIZES.len())], round);
+        }
+        if !mine.live.is_empty() {
+            let chosen = numbers.below(mine.live.len());
+            mine.rewrite_a_part(chosen, &mut numbers);
+            mine.check(chosen);
+        }
+    }
+    mine.check_all();
+    let held = mine.live.iter().map(|(block, _)| *block);
+    say(&format!("holding {}", show_blocks(held)));
+    wait_for_the_test();
+    mine.check_all();
+    while !mine.live.is_empty() {
+        mine.free(0);
+    }
+    say("done");
+}
+
+/// The blocks of a process, and what it wrote to each.
+struct Blocks<'a> {
+    client: &'a Client,
+    writer: u32,
+    live: Vec<(Block, Pattern)>,
+}
+
+impl Blocks<'_> {
+    /// Allocates and fills blocks, all writes under way at once. If there is no space, another
+    /// process has it.
+    fn allocate(&mut self, size: u64, generation: u32) {
+        let blocks = match self.client.allocate_blocks(QUERY, size) {
+            Err(error) if error.status() == Status::NoSpace => return,
+            result => result.expect("an allocation"),
+        };
+        let pattern = Pattern::new(self.writer, generation);
+        let writes: Vec<_> = blocks
+            .iter()
+            .map(|block| {
+                let mut buffer = self.buffer(block.size as usize);
+                pattern.fill(block.offset, &mut buffer);
+                self.client
+                    .async_write(QUERY, block, buffer)
+                    .expect("a write is taken")
+            })
+            .collect();
+        for (block, write) in blocks.iter().zip(writes) {
+            let (written, _) = write.wait().expect("a write");
+            assert_eq!(written, block.size);
+        }
+        self.live
+            .extend(blocks.into_iter().map(|block| (block, pattern)));
+    }
+
+    /// Writes again what is there, at an offset and of a length that nothing is aligned to: a
+    /// neighbour's byte that this changes back is found by the neighbour.
+    fn rewrite_a_part(&self, index: usize, numbers: &mut Numbers) {
+        let (block, pattern) = self.live[index];
+        let start = numbers.below(block.size as usize);
+        let len = 1 + numbers.below((block.size as usize - start).min(9000));
+        let mut buffer = self.buffer(len);
+        pattern.fill(block.offset + start as u64, &mut buffer);
+        self.client
+            .write_at(QUERY, &block, start as u64, &buffer)
+            .expect("a write");
+    }
+
+    fn check(&self, index: usize) {
+        let (block, pattern) = self.live[index];
+        let mut buffer = self.buffer(block.size as usize);
+        let read = self.client.read(QUERY, &block, &mut buffer);
+        assert_eq!(read.expect("a read"), block.size);
+        pattern.check(block.offset, &buffer);
+    }
+
+    fn check_all(&self) {
+        (0..self.live.len()).for_each(|index| self.check(index));
+    }
+
+    fn free(&mut self, index: usize) {
+        self.check(index);
+        let (block, _) = self.live.swap_remove(index);
+        self.client.free_blocks(QUERY, &[block]).expect("a free");
+    }
+
+    fn buffer(&self, len: usize) -> chimaera_bdev_client::Buffer {
+        let buffer = self.client.runtime().allocate_buffer(len);
+        buffer.expect("a buffer")
+    }
+}
+
+/// Keeps as much I/O in flight as a lane takes, until it is killed.
+fn storm(pool: &str) {
+    const IN_FLIGHT: usize = 48;
+    let runtime = Runtime::connect().expect("the daemon is there");
+    let client = Client::open(&runtime, pool).expect("the pool is there");
+    let blocks: Vec<Block> = (0..IN_FLIGHT)
+        .map(|_| client.allocate_blocks(QUERY, BlockType::Kib64.size()))
+        .map(|blocks| blocks.expect("an allocation")[0])
+        .collect();
+    let submit = |block: &Block, buffer| {
+        let task: Task<_> = client
+            .async_write(QUERY, block, buffer)
+            .expect("a write is taken");
+        task
+    };
+    let mut tasks: VecDeque<_> = blocks
+        .iter()
+        .map(|block| {
+            let buffer = runtime.allocate_buffer(block.size as usize);
+            (block, submit(block, buffer.expect("a buffer")))
+        })
+        .collect();
+    say(&format!("storming {}", show_blocks(blocks.iter().copied())));
+    while let Some((block, task)) = tasks.pop_front() {
+        let (_, buffer) = task.wait().expect("a write");
+        tasks.push_back((block, submit(block, buffer)));
+    }
+}
+
+/// Leaves requests with a module that does not complete them.
+fn hold(pool: u32, count: u32) {
+    let runtime = Runtime::connect().expect("the daemon is there");
+    let faulty = Faulty::new(&runtime, pool);
+    let _tasks: Vec<_> = (0..count)
+        .map(|_| {
+            let buffer = runtime.allocate_buffer(64 << 10).expect("a buffer");
+            faulty
+                .start(Method::Hold, Some(buffer))
+                .expect("a request is taken")
+        })
+        .collect();
+    say("holding");
+    wait_for_the_test();
+}
+
+/// Uses the daemon, or else a runtime inside this process, as an application would.
+fn find_a_runtime() {
+    let used = || -> Result<u32, Error> {
+        let runtime = Runtime::connect_or_embed()?;
+        let client = Client::new(&runtime, PoolId::NULL);
+        client.create(PoolQuery::Dynamic, "found", &CreateOptions::ram(1 << 20))?;
+        let blocks = client.allocate_blocks(QUERY, 4096)?;
+        let pattern = Pattern::new(1, 1);
+        let mut buffer = runtime.allocate_buffer(4096)?;
+        pattern.fill(blocks[0].offset, &mut buffer);
+        client.write(QUERY, &blocks[0], &buffer)?;
+        buffer.fill(0);
+        client.read(QUERY, &blocks[0], &mut buffer)?;
+        pattern.check(blocks[0].offset, &buffer);
+        client.free_blocks(QUERY, &blocks)?;
+        Ok(runtime.daemon().process_id)
+    };
+    match used() {
+        Ok(process_id) if process_id == std::process::id() => say("embedded"),
+        Ok(process_id) => say(&format!("connected {process_id}")),
+        Err(error) => say(&format!("failed {error}")),
+    }
+}

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 
+use chimaera_bdev_client::Runtime;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::build::{library_folder, program};
@@ -17,7 +19,8 @@ use crate::watchdog::within;
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
-    folder: TempDir,
+    /// `None` once it was taken over.
+    folder: Option<TempDir>,
     log: Option<JoinHandle<String>>,
 }
 
@@ -31,20 +34,31 @@ impl Daemon {
         Self::start_with(&[] as &[&str])
     }
 
-    /// Starts a daemon with further arguments.
+    /// Starts a daemon with further arguments. Its plugin folders come before that of the built
+    /// libraries.
     ///
     /// # Panics
     /// If it does not come to serve.
     #[must_use]
     pub fn start_with<S: AsRef<OsStr>>(arguments: &[S]) -> Self {
         let folder = TempDir::new().expect("a folder");
+        Self::start_in(folder, arguments)
+    }
+
+    /// Starts a daemon with its socket in this folder, which may hold what another left behind.
+    ///
+    /// # Panics
+    /// If it does not come to serve.
+    #[must_use]
+    pub fn start_in<S: AsRef<OsStr>>(folder: TempDir, arguments: &[S]) -> Self {
         let mut command = Command::new(program("chimaera"));
         command
             .args(["runtime", "start", "--socket"])
             .arg(folder.path().join("chimaera.sock"))
+            .args(arguments)
             .arg("--plugin-dir")
             .arg(library_folder())
-            .args(arguments)
+            .env_remove("CHIMAERA_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -65,7 +79,7 @@ impl Daemon {
         });
         let mut daemon = Self {
             child,
-            folder,
+            folder: Some(folder),
             log: Some(log),
         };
         if !ready.starts_with("ready") {
@@ -80,13 +94,51 @@ impl Daemon {
     /// The daemon's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.folder.path().join("chimaera.sock")
+        self.folder().join("chimaera.sock")
     }
 
     /// A folder for the test's files, removed with the daemon.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        self.folder.as_ref().expect("there until taken over").path()
+    }
+
+    /// Kills the daemon with SIGKILL and gives its folder, for another daemon to take over.
+    ///
+    /// # Panics
+    /// If it is gone.
+    #[must_use]
+    pub fn kill_and_leave(mut self) -> TempDir {
+        self.kill();
+        self.folder.take().expect("there until taken over")
+    }
+
+    /// Connects the test itself to the daemon.
+    ///
+    /// # Panics
+    /// If it cannot.
+    #[must_use]
+    pub fn connect(&self) -> Runtime {
+        Runtime::connect_to(self.socket()).expect("the daemon welcomes its clients")
+    }
+
+    /// What `runtime status --json` prints.
+    ///
+    /// # Panics
+    /// If it is no JSON.
+    #[must_use]
+    pub fn status(&self) -> Value {
+        let text = self.run(&["runtime", "status", "--json"]).success();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// How many clients the daemon counts, besides the one that asks.
+    ///
+    /// # Panics
+    /// If it does not say.
+    #[must_use]
+    pub fn sessions(&self) -> u64 {
+        self.status()["sessions"].as_u64().expect("a number") - 1
     }
 
     /// The daemon's process id.

@@ -1,4 +1,5 @@
-//! What the tests of the whole system stand on: built programs, a daemon of their own, devices.
+//! What the tests of the whole system stand on: built programs, a daemon of their own, client
+//! processes, devices.
 //!
 //! Every test has a daemon of its own, on a socket in a folder of its own, so that tests run at
 //! the same time. What a test starts it ends, by process id; what it makes lies in its folder.
@@ -8,12 +9,27 @@
 mod build;
 mod daemon;
 mod device;
+mod faulty;
+mod pattern;
+mod process;
 mod watchdog;
 
 pub use build::{library_folder, program};
 pub use daemon::{Daemon, Finished, finish};
-pub use device::{LoopDevice, tmpfs_folder};
-pub use watchdog::within;
+pub use device::{LoopDevice, SmallFileSystem, disk_folder, tmpfs_folder};
+pub use faulty::Faulty;
+pub use pattern::Pattern;
+pub use process::{ClientProcess, parse_blocks, show_blocks};
+pub use watchdog::{until, within};
 
 /// Longer than anything in these tests takes on a loaded machine of two cores.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Says on the error output what a test did not prove, and why.
+#[expect(
+    clippy::print_stderr,
+    reason = "whoever runs the tests wants to know what they did not prove"
+)]
+pub fn skipped(what: &str, reason: &str) {
+    eprintln!("skipped {what}: {reason}");
+}

@@ -1,19 +1,29 @@
 //! A module that does wrong what a module can do wrong, each on demand, to show that the host
 //! holds. It is for tests only.
 
-use std::sync::Mutex;
+#![forbid(unsafe_code)]
+
+mod contract;
+
+use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use chimaera_chimod::{Activity, Container, CreateContext, ModuleError, Request, Worker};
-use chimaera_proto::Status;
+use chimaera_proto::{PoolId, Status};
 
-/// Tells by its creation parameters (UTF-8) what to do wrong when a pool is made.
-#[derive(Debug)]
+pub use contract::{MODULE_NAME, Method, RELEASED, params};
+
 struct Faulty {
     params: Vec<u8>,
-    held: Mutex<Vec<Request>>,
+    /// Requests for `poll` to panic with.
+    doomed: Mutex<Vec<Request>>,
 }
 
 chimaera_chimod::export_chimod!(Faulty, "chimaera_faulty");
+
+/// Held requests of every pool, so that another pool can ask for their release.
+static HELD: Mutex<Vec<Request>> = Mutex::new(Vec::new());
 
 /// A payload whose own drop panics: the nastiest thing to throw.
 struct Bomb;
@@ -26,16 +36,17 @@ impl Drop for Bomb {
 
 impl Container for Faulty {
     fn create(context: CreateContext<'_>) -> Result<Self, ModuleError> {
-        match context.params {
-            b"panic" => panic!("as asked, while creating {}", context.name),
-            b"error" => Err(ModuleError::new(Status::NoSpace, "as asked: no space")),
-            b"ok as error" => Err(ModuleError::new(
+        match std::str::from_utf8(context.params).unwrap_or_default() {
+            params::CREATE_PANIC => panic!("as asked, while creating {}", context.name),
+            params::CREATE_BOMB => std::panic::panic_any(Bomb),
+            params::CREATE_ERROR => Err(ModuleError::new(Status::NoSpace, "as asked: no space")),
+            params::CREATE_OK_AS_ERROR => Err(ModuleError::new(
                 Status::Ok,
                 "as asked: an error that is none",
             )),
             params => Ok(Self {
-                params: params.to_vec(),
-                held: Mutex::default(),
+                params: params.as_bytes().to_vec(),
+                doomed: Mutex::default(),
             }),
         }
     }
@@ -49,38 +60,108 @@ impl Container for Faulty {
     }
 
     fn submit(&self, _: &mut Worker<'_>, request: Request) -> Activity {
-        match request.method() {
-            0 => request.complete(&[]),
-            1 => panic!("as asked, with the request in hand"),
-            2 => drop(request),
-            3 => std::panic::panic_any(Bomb),
-            // Completes on a thread that the host does not know.
-            4 => drop(std::thread::spawn(move || request.complete(&[4]))),
-            // Keeps the request until method 6 comes.
-            5 => self.held.lock().expect("not poisoned").push(request),
-            6 => {
-                for held in self.held.lock().expect("not poisoned").drain(..) {
-                    held.complete(&[6]);
-                }
-                request.complete(&[]);
+        let Some(method) = Method::from_number(request.method()) else {
+            request.fail(Status::UnknownMethod);
+            return Activity::IDLE;
+        };
+        let [argument, ..] = request.arguments();
+        match method {
+            Method::Complete => request.complete(&[]),
+            Method::Panic => panic!("as asked, with the request in hand"),
+            Method::Drop => drop(request),
+            Method::PanicWithBomb => std::panic::panic_any(Bomb),
+            Method::CompleteElsewhere => {
+                thread::spawn(move || request.complete(&[argument]));
             }
-            // More values than a completion carries.
-            7 => request.complete(&[0; 8]),
-            // Panics on a thread of its own, with the request in hand.
-            8 => drop(std::thread::spawn(move || {
-                let _request = request;
-                panic!("as asked, on a thread of the module's");
-            })),
-            _ => request.fail(Status::UnknownMethod),
+            Method::Hold => held().push(request),
+            Method::Release => {
+                let taken = take_held(&request);
+                let count = taken.len() as u64;
+                taken.into_iter().for_each(release);
+                request.complete(&[count]);
+            }
+            Method::TooManyValues => request.complete(&[0; 8]),
+            Method::PanicElsewhere => {
+                thread::spawn(move || {
+                    let _request = request;
+                    panic!("as asked, on a thread of the module's");
+                });
+            }
+            Method::CountHeld => {
+                let pool = named_pool(&request);
+                let count = held().iter().filter(|held| held.pool() == pool).count();
+                request.complete(&[count as u64]);
+            }
+            Method::DropHeld => {
+                let taken = take_held(&request);
+                let count = taken.len() as u64;
+                thread::spawn(move || drop(taken));
+                request.complete(&[count]);
+            }
+            Method::PanicInPoll => {
+                lock(&self.doomed).push(request);
+                return Activity::PENDING;
+            }
         }
         Activity::IDLE
     }
 
-    fn flush(&self) -> Result<(), ModuleError> {
-        match &*self.params {
-            b"flush panic" => panic!("as asked, while flushing"),
-            b"flush error" => Err(ModuleError::new(Status::IoError, "as asked: cannot flush")),
-            _ => Ok(()),
+    fn poll(&self, _: &mut Worker<'_>) -> Activity {
+        let doomed = lock(&self.doomed).pop();
+        match doomed {
+            Some(_request) => panic!("as asked, while polling"),
+            None => Activity::IDLE,
         }
     }
+
+    fn wake_fd(&self, _: usize) -> Option<BorrowedFd<'_>> {
+        assert!(!self.is(params::WAKE_PANIC), "as asked, about waking");
+        None
+    }
+
+    fn flush(&self) -> Result<(), ModuleError> {
+        assert!(!self.is(params::FLUSH_PANIC), "as asked, while flushing");
+        if self.is(params::FLUSH_ERROR) {
+            return Err(ModuleError::new(Status::IoError, "as asked: cannot flush"));
+        }
+        Ok(())
+    }
+}
+
+impl Faulty {
+    fn is(&self, params: &str) -> bool {
+        self.params == params.as_bytes()
+    }
+}
+
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        assert!(!self.is(params::DROP_PANIC), "as asked, while going");
+    }
+}
+
+fn held() -> MutexGuard<'static, Vec<Request>> {
+    lock(&HELD)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The pool that a request's arguments name.
+fn named_pool(request: &Request) -> PoolId {
+    let [major, minor, _] = request.arguments();
+    PoolId::new(major as u32, minor as u32)
+}
+
+fn take_held(request: &Request) -> Vec<Request> {
+    let pool = named_pool(request);
+    held().extract_if(.., |held| held.pool() == pool).collect()
+}
+
+fn release(request: Request) {
+    if let Some(buffer) = request.buffer() {
+        buffer.copy_from(0, &vec![RELEASED; buffer.len()]);
+    }
+    request.complete(&[u64::from(RELEASED)]);
 }

@@ -1,0 +1,81 @@
+//! What tests ask of the module.
+
+/// Name of the module; its library is `libchimaera_faulty_runtime.so`.
+pub const MODULE_NAME: &str = "chimaera_faulty";
+
+/// What completions of held requests carry as their first value, and their buffers everywhere.
+pub const RELEASED: u8 = 0xFE;
+
+/// What the module does with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Method {
+    /// Completes it.
+    Complete = 0,
+    /// Panics with it in hand.
+    Panic = 1,
+    /// Drops it.
+    Drop = 2,
+    /// Panics with a payload that panics as it is dropped.
+    PanicWithBomb = 3,
+    /// Completes it on a thread that the host does not know, with the argument as its value.
+    CompleteElsewhere = 4,
+    /// Keeps it until [`Method::Release`] or [`Method::DropHeld`], which a pool of its own can
+    /// ask for: one that is being destroyed takes no more tasks.
+    Hold = 5,
+    /// Completes what the pool in the arguments (major, minor) holds, after it has filled the
+    /// buffers, with [`RELEASED`]. `values[0]`: how many.
+    Release = 6,
+    /// Completes it with more values than a completion carries.
+    TooManyValues = 7,
+    /// Panics with it in hand, on a thread of its own.
+    PanicElsewhere = 8,
+    /// `values[0]`: how many requests the pool in the arguments holds.
+    CountHeld = 9,
+    /// Drops what the pool in the arguments holds, on a thread of its own.
+    DropHeld = 10,
+    /// Keeps it until `poll` is called, which panics with it in hand.
+    PanicInPoll = 11,
+}
+
+impl Method {
+    pub(crate) fn from_number(number: u16) -> Option<Self> {
+        use Method::*;
+        let all = [
+            Complete,
+            Panic,
+            Drop,
+            PanicWithBomb,
+            CompleteElsewhere,
+            Hold,
+            Release,
+            TooManyValues,
+            PanicElsewhere,
+            CountHeld,
+            DropHeld,
+            PanicInPoll,
+        ];
+        all.into_iter().find(|&method| method as u16 == number)
+    }
+}
+
+/// What the module does wrong outside of tasks: a pool's creation parameters, as UTF-8. Any
+/// other text makes a pool that is right in that.
+pub mod params {
+    /// `create` panics.
+    pub const CREATE_PANIC: &str = "create panic";
+    /// `create` panics with a payload that panics as it is dropped.
+    pub const CREATE_BOMB: &str = "create bomb";
+    /// `create` fails for want of space.
+    pub const CREATE_ERROR: &str = "create error";
+    /// `create` fails with a status that says that all is well.
+    pub const CREATE_OK_AS_ERROR: &str = "create ok as error";
+    /// `flush` panics.
+    pub const FLUSH_PANIC: &str = "flush panic";
+    /// `flush` fails.
+    pub const FLUSH_ERROR: &str = "flush error";
+    /// `wake_fd` panics.
+    pub const WAKE_PANIC: &str = "wake panic";
+    /// The container panics as it is dropped.
+    pub const DROP_PANIC: &str = "drop panic";
+}

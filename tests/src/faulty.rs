@@ -1,0 +1,106 @@
+//! The client of the module that does everything wrong.
+
+use chimaera_bdev_client::{Buffer, Error, PoolId, PoolInfo, PoolQuery, Runtime, Task, TaskError};
+use chimaera_client::proto::admin::GetOrCreatePool;
+use chimaera_client::{Call, Values};
+use chimaera_faulty_runtime::{MODULE_NAME, Method};
+
+/// A pool of the module that does everything wrong.
+#[derive(Clone, Debug)]
+pub struct Faulty {
+    runtime: Runtime,
+    pool: PoolId,
+}
+
+impl Faulty {
+    /// A client of the pool with this number, which may not be there.
+    #[must_use]
+    pub fn new(runtime: &Runtime, number: u32) -> Self {
+        Self {
+            runtime: runtime.clone(),
+            pool: PoolId::new(6666, number),
+        }
+    }
+
+    /// Makes the pool, named after its id. Gives what the host says of it.
+    ///
+    /// # Errors
+    /// Those of creation.
+    pub fn create(&self, params: &str) -> Result<PoolInfo, Error> {
+        let request = GetOrCreatePool {
+            module: MODULE_NAME.to_owned(),
+            name: format!("faulty {}", self.pool),
+            id: self.pool,
+            params: params.as_bytes().to_vec(),
+        };
+        self.runtime
+            .admin()
+            .get_or_create_pool(PoolQuery::Dynamic, &request)
+    }
+
+    /// A client of this pool's that is made, and does right what it is not asked to do wrong.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[must_use]
+    pub fn created(runtime: &Runtime, number: u32) -> Self {
+        let pool = Self::new(runtime, number);
+        pool.create("").expect("the pool is made");
+        pool
+    }
+
+    /// The pool's id.
+    #[must_use]
+    pub fn pool_id(&self) -> PoolId {
+        self.pool
+    }
+
+    /// Has the module do this, and waits for the result.
+    ///
+    /// # Errors
+    /// The task's.
+    pub fn call(&self, method: Method) -> Result<Values, Error> {
+        self.runtime.call(&self.call_of(method))
+    }
+
+    /// Has the module do this, without waiting.
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn start(
+        &self,
+        method: Method,
+        buffer: Option<Buffer>,
+    ) -> Result<Task<(Values, Option<Buffer>)>, TaskError> {
+        self.runtime
+            .submit(self.call_of(method), buffer, |mut finished| {
+                let buffer = finished.buffer.take();
+                match finished.values() {
+                    Ok(values) => Ok((values, buffer)),
+                    Err(error) => Err(TaskError::new(error, buffer)),
+                }
+            })
+    }
+
+    /// Has this pool do something with the requests that another pool holds. Gives their number.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[must_use]
+    pub fn about_held(&self, method: Method, holder: PoolId) -> u64 {
+        let call = Call {
+            arguments: [u64::from(holder.major), u64::from(holder.minor), 0],
+            ..self.call_of(method)
+        };
+        self.runtime.call(&call).expect("the module counts")[0]
+    }
+
+    fn call_of(&self, method: Method) -> Call {
+        Call {
+            pool: self.pool,
+            query: PoolQuery::Local,
+            method: method as u16,
+            arguments: [7, 0, 0],
+        }
+    }
+}
