@@ -44,7 +44,7 @@ impl ControlSocket {
             let error = Error::io(&errno.into(), operation());
             match errno {
                 Errno::ENOENT | Errno::ECONNREFUSED => error.without_daemon().with_detail(format!(
-                    "no daemon listens there: start one (`chimaera start`), or set \
+                    "no daemon listens there: start one (`chimaera runtime start`), or set \
                      {SOCKET_VARIABLE} to the socket of one that runs"
                 )),
                 Errno::EACCES | Errno::EPERM => error.with_detail(
