@@ -1,0 +1,301 @@
+//! A module that does everything wrong: the host goes on, and each task ends, once, with a
+//! status that says what happened.
+
+use std::time::Duration;
+
+use chimaera_bdev_client::{Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status};
+use chimaera_faulty_runtime::{Method, RELEASED, params};
+use chimaera_tests::{ClientProcess, Daemon, Faulty, PATIENCE, until, within};
+
+#[track_caller]
+fn assert_status<T: std::fmt::Debug>(result: Result<T, impl Into<Error>>, status: Status) -> Error {
+    let error: Error = match result {
+        Ok(value) => panic!("{value:?} instead of {status:?}"),
+        Err(error) => error.into(),
+    };
+    assert_eq!(error.status(), status, "{error}");
+    error
+}
+
+/// The host serves on, this client and others, this module and others.
+#[track_caller]
+fn assert_goes_on(daemon: &Daemon, faulty: &Faulty) {
+    faulty.call(Method::Complete).expect("the pool goes on");
+    let other = daemon.connect();
+    let bdev = Client::new(&other, PoolId::new(8000, 0));
+    bdev.create(PoolQuery::Dynamic, "other", &CreateOptions::ram(1 << 20))
+        .expect("other pools go on");
+    let blocks = bdev.allocate_blocks(PoolQuery::Local, 4096);
+    bdev.free_blocks(PoolQuery::Local, &blocks.expect("a block"))
+        .expect("a free");
+}
+
+/// The host counts what it handed to a pool and what came back. If any task had ended twice or
+/// never, these would not meet, and this would not return.
+fn destroy(runtime: &Runtime, pool: PoolId) -> Result<(), Error> {
+    let admin = runtime.admin();
+    within("destroying a pool", move || admin.destroy_pool(pool))
+}
+
+#[test]
+fn a_module_that_panics_while_a_pool_is_made_leaves_no_pool() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let faulty = Faulty::new(&runtime, 0);
+    let cases = [
+        (
+            params::CREATE_PANIC,
+            Status::ModulePanicked,
+            "as asked, while creating",
+        ),
+        (params::CREATE_BOMB, Status::ModulePanicked, "no message"),
+        (params::CREATE_ERROR, Status::NoSpace, "as asked: no space"),
+        (
+            params::CREATE_OK_AS_ERROR,
+            Status::Aborted,
+            "an error that is none",
+        ),
+    ];
+    for (params, status, words) in cases {
+        let error = assert_status(faulty.create(params), status);
+        assert!(error.to_string().contains(words), "{error}");
+        assert_status(faulty.call(Method::Complete), Status::PoolNotFound);
+        assert_eq!(runtime.admin().list_pools().expect("a list"), []);
+    }
+    assert!(faulty.create("").expect("id and name are free").created);
+    assert_goes_on(&daemon, &faulty);
+}
+
+#[test]
+fn a_module_that_panics_while_it_compares_parameters_keeps_its_pool() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let faulty = Faulty::created(&runtime, 0);
+    let error = assert_status(faulty.create("others"), Status::ModulePanicked);
+    let words = "panicked while comparing parameters: other parameters make this module panic";
+    assert!(error.to_string().contains(words), "{error}");
+    assert!(!faulty.create("").expect("the pool is there").created);
+    assert_goes_on(&daemon, &faulty);
+}
+
+#[test]
+fn each_task_that_a_module_mistreats_ends_with_a_status_and_no_other_does() {
+    let daemon = Daemon::start_with(&["--workers", "2"]);
+    let runtime = daemon.connect();
+    let faulty = Faulty::created(&runtime, 0);
+    let cases = [
+        (Method::Panic, Status::ModulePanicked),
+        (Method::PanicWithBomb, Status::ModulePanicked),
+        (Method::PanicInPoll, Status::ModulePanicked),
+        (Method::PanicElsewhere, Status::ModulePanicked),
+        (Method::TooManyValues, Status::ModulePanicked),
+        (Method::Drop, Status::Aborted),
+    ];
+    for (method, status) in cases {
+        let failing = || faulty.start(method, None).expect("a task is taken");
+        assert_status(failing().wait(), status);
+        assert_status(faulty.call(method), status);
+        // In the midst of others, which all end well.
+        let tasks: Vec<_> = (0..200)
+            .map(|index| match index % 4 {
+                0 => failing(),
+                1 => faulty
+                    .start(Method::CompleteElsewhere, None)
+                    .expect("taken"),
+                _ => faulty.start(Method::Complete, None).expect("taken"),
+            })
+            .collect();
+        for (index, task) in tasks.into_iter().enumerate() {
+            match (index % 4, task.wait()) {
+                (0, result) => drop(assert_status(result, status)),
+                (1, result) => assert_eq!(result.expect("completed elsewhere").0[0], 7),
+                (_, result) => drop(result.expect("completed")),
+            }
+        }
+    }
+    let refused = runtime.call(&chimaera_client::Call {
+        pool: faulty.pool_id(),
+        query: PoolQuery::Local,
+        method: 4711,
+        arguments: [0; 3],
+    });
+    assert_status(refused, Status::UnknownMethod);
+    assert_goes_on(&daemon, &faulty);
+    destroy(&runtime, faulty.pool_id()).expect("every task has ended once");
+}
+
+#[test]
+fn buffers_come_back_with_tasks_that_failed() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let faulty = Faulty::created(&runtime, 0);
+    let mut buffer = runtime.allocate_buffer(4096).expect("a buffer");
+    buffer.fill(0x77);
+    for method in [Method::Panic, Method::Drop, Method::PanicElsewhere] {
+        let task = faulty.start(method, Some(buffer)).expect("taken");
+        let refused = task.wait().expect_err("as asked");
+        buffer = refused.buffer.expect("the buffer comes back");
+        assert!(buffer.iter().all(|&byte| byte == 0x77));
+    }
+}
+
+#[test]
+fn a_module_that_fails_to_flush_says_so_and_its_pool_goes_all_the_same() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let cases = [
+        (
+            params::FLUSH_PANIC,
+            Status::ModulePanicked,
+            "while flushing",
+        ),
+        (params::FLUSH_ERROR, Status::IoError, "cannot flush"),
+    ];
+    for (number, (params, status, words)) in (0..).zip(cases) {
+        let faulty = Faulty::new(&runtime, number);
+        faulty.create(params).expect("the pool is made");
+        let admin = runtime.admin();
+        for flushed in [
+            admin.flush(Some(faulty.pool_id())),
+            admin.flush(None),
+            destroy(&runtime, faulty.pool_id()),
+        ] {
+            let error = assert_status(flushed, status);
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        assert_status(faulty.call(Method::Complete), Status::PoolNotFound);
+        assert_eq!(admin.list_pools().expect("a list"), []);
+        assert!(faulty.create("").expect("id and name are free").created);
+        assert_goes_on(&daemon, &faulty);
+        destroy(&runtime, faulty.pool_id()).expect("the pool goes");
+        destroy(&runtime, PoolId::new(8000, 0)).expect("the pool goes");
+    }
+}
+
+#[test]
+fn a_module_that_panics_at_its_beginning_or_end_stops_neither() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let faulty = Faulty::new(&runtime, 0);
+    for params in [params::WAKE_PANIC, params::DROP_PANIC] {
+        faulty.create(params).expect("the pool is made");
+        assert_goes_on(&daemon, &faulty);
+        destroy(&runtime, faulty.pool_id()).expect("the pool goes");
+    }
+    assert!(faulty.create("").expect("id and name are free").created);
+}
+
+#[test]
+fn destroying_a_pool_waits_for_the_requests_that_its_module_holds() {
+    let daemon = Daemon::start_with(&["--workers", "2"]);
+    let runtime = daemon.connect();
+    let holder = Faulty::created(&runtime, 0);
+    let key = Faulty::created(&runtime, 1);
+    let held: Vec<_> = (0..5)
+        .map(|_| {
+            let buffer = runtime.allocate_buffer(4096).expect("a buffer");
+            holder.start(Method::Hold, Some(buffer)).expect("taken")
+        })
+        .collect();
+    until("the requests are held", || {
+        key.about_held(Method::CountHeld, holder.pool_id()) == 5
+    });
+    let mut destruction = runtime
+        .admin()
+        .async_destroy_pool(holder.pool_id())
+        .expect("is asked for");
+    // Once new tasks are refused, the pool waits for the old ones.
+    until("new tasks are refused", || {
+        holder.call(Method::Complete).is_err()
+    });
+    assert_status(holder.call(Method::Complete), Status::PoolNotFound);
+    let early = destruction.wait_timeout(Duration::from_millis(50));
+    assert!(early.is_none(), "destroyed with requests in flight");
+    assert!(held.iter().all(|task| !task.is_complete()));
+    // Its id is taken until it is gone: who wants the pool anew has to wait.
+    assert_status(
+        runtime.admin().destroy_pool(holder.pool_id()),
+        Status::PoolNotFound,
+    );
+
+    assert_eq!(key.about_held(Method::Release, holder.pool_id()), 5);
+    for task in held {
+        let (values, buffer) = task.wait().expect("released");
+        assert_eq!(values[0], u64::from(RELEASED));
+        let buffer = buffer.expect("the buffer comes back");
+        assert!(buffer.iter().all(|&byte| byte == RELEASED));
+    }
+    destruction
+        .wait_timeout(PATIENCE)
+        .expect("the last request has completed")
+        .expect("the pool goes");
+    assert!(holder.create("").expect("id and name are free").created);
+    assert_goes_on(&daemon, &holder);
+}
+
+/// How many segments of its clients the daemon has mapped.
+fn client_segments(daemon: &Daemon) -> usize {
+    let path = format!("/proc/{}/maps", daemon.process_id());
+    let maps = std::fs::read_to_string(path).expect("the daemon's memory can be looked at");
+    let lines = maps.lines();
+    lines
+        .filter(|line| line.contains("memfd:chimaera-client"))
+        .count()
+}
+
+#[test]
+fn a_dead_clients_memory_is_kept_until_its_requests_end_and_no_longer() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let holder = Faulty::created(&runtime, 0);
+    let key = Faulty::created(&runtime, 1);
+    let before = (daemon.sessions(), client_segments(&daemon));
+    assert!(before.1 >= 1, "the test's own segment");
+    for end in [Method::Release, Method::DropHeld] {
+        let mut client = ClientProcess::start(&daemon.socket(), &["hold", "0", "9"]);
+        client.expect("holding");
+        until("the requests are held", || {
+            key.about_held(Method::CountHeld, holder.pool_id()) == 9
+        });
+        client.kill();
+        until("the daemon learns of the client's death", || {
+            daemon.sessions() == before.0
+        });
+        assert_eq!(
+            client_segments(&daemon),
+            before.1 + 1,
+            "the module may still write there"
+        );
+        // Writes into the dead client's memory, and completes into it.
+        assert_eq!(key.about_held(end, holder.pool_id()), 9);
+        until("the dead client's memory is let go of", || {
+            client_segments(&daemon) == before.1
+        });
+        assert_goes_on(&daemon, &holder);
+    }
+    destroy(&runtime, holder.pool_id()).expect("every task has ended once");
+}
+
+#[test]
+fn stopping_a_daemon_waits_for_held_requests_and_gives_them_their_results() {
+    let mut daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let holder = Faulty::created(&runtime, 1);
+    // Destroyed last, as the pool with the highest id: it can still be asked when the daemon
+    // waits for the one before.
+    let key = Faulty::created(&runtime, 2);
+    let held = holder.start(Method::Hold, None).expect("taken");
+    until("the request is held", || {
+        key.about_held(Method::CountHeld, holder.pool_id()) == 1
+    });
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    until("new tasks are refused", || {
+        holder.call(Method::Complete).is_err()
+    });
+    assert!(!held.is_complete());
+    assert_eq!(key.about_held(Method::Release, holder.pool_id()), 1);
+    let (values, _) = held.wait().expect("the result comes before the end");
+    assert_eq!(values[0], u64::from(RELEASED));
+    assert_eq!(daemon.wait().0, Some(0));
+    assert_status(key.call(Method::Complete), Status::ConnectionLost);
+}
