@@ -83,11 +83,11 @@ pub(crate) fn detach(arguments: &StartArguments, socket: &Path) -> Result<(), Fa
         ));
         return Ok(());
     }
-    let _ = daemon.wait();
-    Err(Failure::new(format!(
-        "the daemon did not start: see {}",
-        log_path.display()
-    )))
+    let code = daemon.wait().ok().and_then(|status| status.code());
+    Err(Failure::of_child(
+        code,
+        format!("the daemon did not start: see {}", log_path.display()),
+    ))
 }
 
 fn log_beside(socket: &Path) -> PathBuf {

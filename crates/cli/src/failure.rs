@@ -33,6 +33,15 @@ impl Failure {
         move |error| Self::new(format!("{action}: {error}"))
     }
 
+    /// A failure of another process of this program, whose exit code says more than the text.
+    pub(crate) fn of_child(code: Option<i32>, text: impl Into<String>) -> Self {
+        let code = code.and_then(|code| u8::try_from(code).ok());
+        Self {
+            code: code.filter(|&code| code != 0).unwrap_or(FAILED),
+            text: text.into(),
+        }
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }
