@@ -21,6 +21,7 @@ fn main() {
         ["share", pool, writer, rounds] => share(pool, number(writer), number(rounds)),
         ["storm", pool] => storm(pool),
         ["hold", pool, count] => hold(number(pool), number(count)),
+        ["wait", pool] => wait(number(pool)),
         ["find-a-runtime"] => find_a_runtime(),
         _ => panic!("no such command: {arguments:?}"),
     }
@@ -213,6 +214,15 @@ fn hold(pool: u32, count: u32) {
         .collect();
     say("holding");
     wait_for_the_test();
+}
+
+/// Waits for a request that a module does not complete until it is told.
+fn wait(pool: u32) {
+    let runtime = Runtime::connect().expect("the daemon is there");
+    let faulty = Faulty::new(&runtime, pool);
+    say("waiting");
+    faulty.call(Method::Hold).expect("released");
+    say("released");
 }
 
 /// Uses the daemon, or else a runtime inside this process, as an application would.

@@ -241,7 +241,6 @@ impl Finished {
     ///
     /// # Panics
     /// If it has not.
-    #[must_use]
     pub fn failure(self, code: i32) -> String {
         assert_eq!(self.code, Some(code), "{self:?}");
         self.stderr

@@ -73,6 +73,12 @@ impl ClientProcess {
         }
     }
 
+    /// The client's process id.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Tells the client to go on.
     ///
     /// # Panics

@@ -1,0 +1,637 @@
+//! The daemon as its operator sees it: its start and its end, its commands, their exit codes and
+//! what they print.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+
+use chimaera_bdev_client::{
+    BlockType, Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status,
+};
+use chimaera_client::ConnectOptions;
+use chimaera_faulty_runtime::Method;
+use chimaera_tests::{
+    ClientProcess, Daemon, Faulty, Finished, PATIENCE, Pattern, SmallFileSystem, disk_folder,
+    finish, program, skipped, until, within,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+// Exit codes, as `chimaera help` gives them.
+const FAILED: i32 = 1;
+const WRONG_USAGE: i32 = 2;
+const NO_RUNTIME: i32 = 3;
+const NOT_FOUND: i32 = 4;
+const IN_THE_WAY: i32 = 5;
+const NOT_PERMITTED: i32 = 6;
+const NO_SPACE: i32 = 7;
+
+/// Runs the program with no daemon in mind.
+fn chimaera(arguments: &[&str]) -> Finished {
+    let mut command = Command::new(program("chimaera"));
+    command.args(arguments).env_remove("CHIMAERA_SOCKET");
+    finish(command)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[track_caller]
+fn assert_lost<T: std::fmt::Debug>(result: Result<T, impl Into<Error>>) {
+    let error: Error = result.expect_err("the daemon is gone").into();
+    assert_eq!(error.status(), Status::ConnectionLost, "{error}");
+    assert!(error.to_string().contains("connect again"), "{error}");
+}
+
+#[test]
+fn a_second_daemon_on_a_socket_is_refused_and_does_not_disturb_the_first() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let text = daemon.run(&["runtime", "start"]).failure(IN_THE_WAY);
+    assert!(text.contains("another runtime serves"), "{text}");
+    let text = daemon.run(&["runtime", "start", "--detach"]);
+    let text = text.failure(IN_THE_WAY);
+    assert!(text.contains("did not start"), "{text}");
+    runtime.admin().ping().expect("the first goes on");
+    daemon.connect().admin().ping().expect("and takes clients");
+}
+
+#[test]
+fn a_file_in_the_sockets_place_is_not_removed() {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("precious");
+    std::fs::write(&path, "not a socket").expect("a file");
+    let refused = chimaera(&["runtime", "start", "--socket", text(&path)]);
+    let refused = refused.failure(IN_THE_WAY);
+    assert!(refused.contains("is not a socket"), "{refused}");
+    assert_eq!(
+        std::fs::read_to_string(&path).expect("the file"),
+        "not a socket"
+    );
+}
+
+#[test]
+fn each_signal_to_end_stops_the_daemon_in_good_order() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        let mut daemon = Daemon::start();
+        let runtime = daemon.connect();
+        runtime.admin().ping().expect("it serves");
+        daemon.signal(signal);
+        let (code, log) = daemon.wait();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("stopped"), "{log}");
+        let left: Vec<_> = std::fs::read_dir(daemon.folder())
+            .expect("its folder")
+            .collect();
+        assert!(left.is_empty(), "{signal} leaves {left:?}");
+        within("learning of the end", move || {
+            until("the connection ends", || !runtime.is_connected());
+            assert_lost(runtime.admin().ping());
+        });
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_daemon_that_waits_for_a_module() {
+    let mut daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let faulty = Faulty::created(&runtime, 0);
+    let held = faulty.start(Method::Hold, None).expect("taken");
+    until("the request is held", || {
+        faulty.about_held(Method::CountHeld, faulty.pool_id()) == 1
+    });
+    daemon.signal(Signal::SIGTERM);
+    until("new tasks are refused", || {
+        faulty.call(Method::Complete).is_err()
+    });
+    assert!(!held.is_complete());
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().0, Some(1));
+    assert_lost(held.wait());
+}
+
+#[test]
+fn stopping_ends_the_connections_of_clients_that_are_there() {
+    let mut daemon = Daemon::start();
+    let clients: Vec<_> = (0..3).map(|_| daemon.connect()).collect();
+    for client in &clients {
+        client.admin().ping().expect("it serves");
+    }
+    let said = daemon.run(&["runtime", "stop"]).success();
+    assert_eq!(said, "stopped\n");
+    assert!(!daemon.socket().exists(), "nobody can connect any more");
+    assert_eq!(daemon.wait().0, Some(0));
+    for client in clients {
+        until("the connection ends", || !client.is_connected());
+        assert_lost(client.admin().ping());
+        assert_lost(Client::new(&client, PoolId::new(1, 2)).allocate_blocks(PoolQuery::Local, 1));
+    }
+    daemon.run(&["runtime", "stop"]).failure(NO_RUNTIME);
+}
+
+#[test]
+fn a_killed_daemon_leaves_a_socket_that_the_next_one_takes_over() {
+    let folder = Daemon::start().kill_and_leave();
+    let socket = folder.path().join("chimaera.sock");
+    assert!(socket.exists(), "a killed daemon cannot clean up");
+    let refused = chimaera(&["pool", "list", "--socket", text(&socket)]);
+    let refused = refused.failure(NO_RUNTIME);
+    assert!(refused.contains("no daemon listens there"), "{refused}");
+    let next = Daemon::start_in(folder, &[] as &[&str]);
+    next.connect().admin().ping().expect("the next one serves");
+    assert_eq!(next.sessions(), 0);
+}
+
+/// Polls a future on this thread, which sleeps in between.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+/// Whether a thread of this process sleeps.
+fn sleeps(thread: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+    stat.is_ok_and(|stat| stat.contains(") S "))
+}
+
+#[test]
+fn whoever_waits_when_the_daemon_is_killed_learns_that_the_connection_is_lost() {
+    let mut daemon = Daemon::start_with(&["--workers", "2"]);
+    let runtime = daemon.connect();
+    let holder = Faulty::created(&runtime, 0);
+    let key = Faulty::created(&runtime, 1);
+    let start = |holder: &Faulty, runtime: &Runtime| {
+        let buffer = runtime.allocate_buffer(4096).expect("a buffer");
+        holder.start(Method::Hold, Some(buffer)).expect("taken")
+    };
+    type Wait = Box<dyn FnOnce(Faulty, Runtime) + Send>;
+    let ways: Vec<(&str, u64, Wait)> = vec![
+        (
+            "a call",
+            1,
+            Box::new(|holder, _| assert_lost(holder.call(Method::Hold))),
+        ),
+        (
+            "a wait",
+            1,
+            Box::new(move |holder, runtime| {
+                let refused = start(&holder, &runtime).wait().expect_err("lost");
+                assert!(refused.buffer.is_some(), "the buffer comes back");
+                assert_lost(Err::<(), _>(refused));
+            }),
+        ),
+        (
+            "a wait with a timeout",
+            1,
+            Box::new(move |holder, runtime| {
+                let mut task = start(&holder, &runtime);
+                assert_lost(task.wait_timeout(PATIENCE * 2).expect("no timeout"));
+            }),
+        ),
+        (
+            "a future",
+            1,
+            Box::new(move |holder, runtime| assert_lost(block_on(start(&holder, &runtime)))),
+        ),
+        (
+            "a wait for a place in a full lane",
+            64,
+            Box::new(move |holder, runtime| {
+                let tasks: Vec<_> = (0..64).map(|_| start(&holder, &runtime)).collect();
+                assert_lost(holder.start(Method::Complete, None));
+                tasks.into_iter().for_each(|task| assert_lost(task.wait()));
+            }),
+        ),
+        (
+            "a destruction that waits for a request",
+            1,
+            Box::new(move |holder, runtime| {
+                let _held = start(&holder, &runtime);
+                assert_lost(runtime.admin().destroy_pool(holder.pool_id()));
+            }),
+        ),
+    ];
+    let mut waiting = Vec::new();
+    let mut expected = 0;
+    for (number, (what, count, wait)) in (10..).zip(ways) {
+        // A pool of its own each: one is being destroyed.
+        let pool = Faulty::created(&runtime, number);
+        let connection = daemon.connect();
+        let (tell, told) = channel();
+        let thread = thread::spawn(move || {
+            tell.send(nix::unistd::gettid().as_raw()).expect("listens");
+            let holder = Faulty::new(&connection, number);
+            within(what, move || wait(holder, connection));
+        });
+        let id = told.recv_timeout(PATIENCE).expect("it begins");
+        until("the requests are held", || {
+            key.about_held(Method::CountHeld, pool.pool_id()) == count
+        });
+        until("the client sleeps", || sleeps(id));
+        expected += count;
+        waiting.push((what, thread));
+    }
+    // One that spins instead of sleeping.
+    let spinning = ConnectOptions::new().spin(PATIENCE * 2);
+    let spinning = spinning.connect_to(daemon.socket()).expect("connects");
+    let thread = thread::spawn(move || {
+        assert_lost(Faulty::new(&spinning, 0).call(Method::Hold));
+    });
+    until("the request is held", || {
+        key.about_held(Method::CountHeld, holder.pool_id()) == 1
+    });
+    assert_eq!(expected, 69, "all of them wait");
+    waiting.push(("a call that spins", thread));
+
+    daemon.kill();
+    for (what, thread) in waiting {
+        within(what, move || thread.join()).unwrap_or_else(|_| panic!("{what} failed"));
+    }
+    until("the connection ends", || !runtime.is_connected());
+    assert_lost(holder.call(Method::Complete));
+    assert_lost(runtime.admin().status());
+}
+
+#[test]
+fn a_pool_is_destroyed_after_its_writes_in_flight_and_they_are_on_the_file() {
+    const BLOCKS: u64 = 48;
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let folder = disk_folder();
+    let path = folder.path().join("pool");
+    let options = CreateOptions::file().total_size(BLOCKS << 16).io_depth(4);
+    for round in 0..8 {
+        let pool = Client::new(&runtime, PoolId::new(8000, round));
+        pool.create(PoolQuery::Dynamic, text(&path), &options)
+            .expect("the file is free");
+        let pattern = Pattern::new(0, round);
+        let tasks: Vec<_> = (0..BLOCKS)
+            .map(|_| {
+                let block = pool
+                    .allocate_blocks(PoolQuery::Local, BlockType::Kib64.size())
+                    .expect("a block")[0];
+                let mut buffer = runtime.allocate_buffer(1 << 16).expect("a buffer");
+                pattern.fill(block.offset, &mut buffer);
+                pool.async_write(PoolQuery::Local, &block, buffer)
+                    .expect("taken")
+            })
+            .collect();
+        let destroyed = runtime.admin().async_destroy_pool(pool.pool_id());
+        let mut destroyed = destroyed.expect("is asked for");
+        destroyed
+            .wait_timeout(PATIENCE)
+            .expect("it does not hang")
+            .expect("the pool goes");
+        for mut task in tasks {
+            let result = task.try_wait().expect("done before the pool went");
+            assert_eq!(result.expect("what was taken is carried out").0, 1 << 16);
+        }
+        pattern.check(0, &std::fs::read(&path).expect("the file"));
+        let gone = pool.get_stats().expect_err("the pool is gone");
+        assert_eq!(gone.status(), Status::PoolNotFound);
+    }
+}
+
+#[test]
+fn every_exit_code_says_what_happened() {
+    let daemon = Daemon::start();
+    let folder = disk_folder();
+    let file = folder.path().join("pool");
+    let file = text(&file);
+    let create = |arguments: &[&str]| {
+        let mut all = vec!["pool", "create"];
+        all.extend(arguments);
+        daemon.run(&all)
+    };
+    let sized = [file, "--type", "file", "--size", "1MiB"];
+    let other_size = [file, "--type", "file", "--size", "2MiB"];
+
+    let said = create(&sized).success();
+    assert!(said.starts_with("created pool"), "{said}");
+    let said = create(&sized).success();
+    assert!(said.starts_with("exists with these parameters"), "{said}");
+    let said = create(&other_size).failure(IN_THE_WAY);
+    assert!(said.contains("total_size is 1048576"), "{said}");
+    let link = folder.path().join("link");
+    std::fs::hard_link(file, &link).expect("a link");
+    create(&[text(&link), "--type", "file"]).failure(IN_THE_WAY);
+
+    create(&[
+        "p",
+        "--type",
+        "file",
+        "--size",
+        "1MiB",
+        "--alignment",
+        "100",
+    ])
+    .failure(FAILED);
+    create(&["/dev/null", "--type", "file"]).failure(FAILED);
+    for wrong in [
+        &["p", "--type", "ram"][..],
+        &["p"],
+        &["p", "--type", "tape", "--size", "1MiB"],
+        &["p", "--type", "ram", "--size", "much"],
+        &["p", "--type", "ram", "--size", "-1"],
+        &["p", "--type", "ram", "--size", "1MiB", "--id", "x"],
+    ] {
+        let said = create(wrong).failure(WRONG_USAGE);
+        assert!(said.contains("error:"), "{said}");
+    }
+    chimaera(&["nonsense"]).failure(WRONG_USAGE);
+    chimaera(&[]).failure(WRONG_USAGE);
+    chimaera(&["runtime", "start", "--workers", "0"]).failure(WRONG_USAGE);
+
+    daemon.run(&["pool", "stats", "nobody"]).failure(NOT_FOUND);
+    daemon
+        .run(&["pool", "destroy", "nobody"])
+        .failure(NOT_FOUND);
+    let absent = folder.path().join("absent");
+    let said = create(&[text(&absent), "--type", "file"]).failure(NOT_FOUND);
+    assert!(said.contains("does not exist"), "{said}");
+
+    let nobody = folder.path().join("nobody.sock");
+    for command in [
+        &["runtime", "status"][..],
+        &["runtime", "stop"],
+        &["pool", "list"],
+        &["pool", "stats", "p"],
+        &["pool", "destroy", "p"],
+        &["pool", "create", "p", "--type", "ram", "--size", "1MiB"],
+    ] {
+        let mut all = command.to_vec();
+        all.extend(["--socket", text(&nobody)]);
+        let said = chimaera(&all).failure(NO_RUNTIME);
+        assert!(said.contains("`chimaera runtime start`"), "{said}");
+    }
+    let read_only = "/sys/kernel/uevent_seqnum";
+    if Path::new(read_only).exists() {
+        create(&[read_only, "--type", "file"]).failure(NOT_PERMITTED);
+    } else {
+        skipped("exit code 6", "no sysfs");
+    }
+    match SmallFileSystem::mount("nr_inodes=1") {
+        Ok(full) => {
+            let path = full.folder().join("pool");
+            create(&[text(&path), "--type", "file", "--size", "1MiB"]).failure(NO_SPACE);
+        }
+        Err(reason) => skipped("exit code 7", &reason),
+    }
+    // Nothing of all this has changed anything.
+    assert_eq!(daemon.status()["pools"], 1);
+    assert!(daemon.run(&["pool", "list"]).success().contains(file));
+}
+
+#[test]
+fn sizes_are_read_as_people_write_them() {
+    let daemon = Daemon::start();
+    for (size, bytes) in [
+        ("4096", 4096u64),
+        ("64KiB", 64 << 10),
+        ("1.5MiB", 3 << 19),
+        ("1GiB", 1 << 30),
+        ("1MB", 999_424),
+        ("5000", 4096),
+    ] {
+        let create = ["pool", "create", size, "--type", "ram", "--size", size];
+        let _ = daemon.run(&create).success();
+        let stats = json(&daemon.run(&["pool", "stats", size, "--json"]).success());
+        assert_eq!(stats["total_size"], bytes, "{size}");
+    }
+}
+
+#[test]
+fn json_has_the_fields_that_scripts_rely_on() {
+    let daemon = Daemon::start_with(&["--workers", "2"]);
+    let none = json(&daemon.run(&["pool", "list", "--json"]).success());
+    assert_eq!(none, Value::Array(Vec::new()));
+
+    let create = [
+        "pool", "create", "first", "--type", "ram", "--size", "1MiB", "--id", "8001.7", "--json",
+    ];
+    let first = json(&daemon.run(&create).success());
+    let pool = serde_json::json!({
+        "id": "8001.7", "name": "first", "module": "chimaera_bdev",
+    });
+    let with_created = |created: bool| {
+        let mut expected = pool.clone();
+        expected["created"] = created.into();
+        expected
+    };
+    assert_eq!(first, with_created(true));
+    let again = json(&daemon.run(&create).success());
+    assert_eq!(again, with_created(false));
+    let list = json(&daemon.run(&["pool", "list", "--json"]).success());
+    assert_eq!(list, Value::Array(vec![pool]));
+
+    let stats = json(&daemon.run(&["pool", "stats", "first", "--json"]).success());
+    for (field, value) in [
+        ("id", Value::from("8001.7")),
+        ("name", "first".into()),
+        ("total_size", (1 << 20).into()),
+        ("remaining_size", (1 << 20).into()),
+        ("direct_io", false.into()),
+        ("io_depth", 32.into()),
+        ("alignment", 4096.into()),
+    ] {
+        assert_eq!(stats[field], value, "{field}");
+    }
+    for (field, value) in [
+        ("read_bandwidth_mbps", 100.0),
+        ("write_bandwidth_mbps", 100.0),
+        ("read_latency_us", 1000.0),
+        ("write_latency_us", 1000.0),
+        ("iops", 1000.0),
+    ] {
+        assert_eq!(stats["metrics"][field], value, "{field}");
+    }
+    for field in [
+        "read_operations",
+        "write_operations",
+        "read_bytes",
+        "write_bytes",
+        "allocated_blocks",
+        "freed_blocks",
+        "unaligned_operations",
+        "errors",
+    ] {
+        assert_eq!(stats["activity"][field], 0, "{field}");
+    }
+
+    let status = daemon.status();
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["process_id"], daemon.process_id());
+    assert!(status["uptime_seconds"].is_u64(), "{status}");
+    assert_eq!(status["workers"], 2);
+    assert_eq!(status["sessions"], 1, "the one that asks");
+    assert_eq!(status["pools"], 1);
+    assert_eq!(status["modules"], serde_json::json!(["chimaera_bdev"]));
+
+    // Without --json the same is there for people.
+    let shown = daemon.run(&["pool", "stats", "first"]).success();
+    assert!(shown.contains("1.0 MiB (1048576 bytes)"), "{shown}");
+    let shown = daemon.run(&["runtime", "status"]).success();
+    assert!(shown.contains("modules     chimaera_bdev"), "{shown}");
+    let shown = daemon.run(&["pool", "destroy", "first"]).success();
+    assert!(
+        shown.contains("destroyed pool first with id 8001.7"),
+        "{shown}"
+    );
+    assert_eq!(daemon.run(&["pool", "list"]).success(), "no pools\n");
+}
+
+#[test]
+fn a_file_pool_may_be_named_by_a_relative_path() {
+    let daemon = Daemon::start();
+    let folder = disk_folder();
+    let run = |arguments: &[&str]| {
+        let mut command = daemon.command(arguments);
+        command.current_dir(folder.path());
+        finish(command).success()
+    };
+    let created = json(&run(&[
+        "pool", "create", "relative", "--type", "file", "--size", "1MiB", "--json",
+    ]));
+    let path = folder.path().canonicalize().expect("a folder");
+    let name = created["name"].as_str().expect("a name");
+    assert_eq!(PathBuf::from(name), path.join("relative"));
+    let stats = json(&run(&["pool", "stats", "relative", "--json"]));
+    assert_eq!(stats["id"], created["id"]);
+    let _ = run(&["pool", "destroy", "relative"]);
+    assert!(path.join("relative").exists(), "the data stays");
+}
+
+#[test]
+fn the_environment_names_the_socket_where_no_argument_does() {
+    let daemon = Daemon::start();
+    let with_variable = |socket: &Path, arguments: &[&str]| {
+        let mut command = Command::new(program("chimaera"));
+        command.args(arguments).env("CHIMAERA_SOCKET", socket);
+        finish(command)
+    };
+    let status = with_variable(&daemon.socket(), &["runtime", "status", "--json"]).success();
+    assert_eq!(json(&status)["process_id"], daemon.process_id());
+    let nowhere = daemon.folder().join("nowhere");
+    with_variable(&nowhere, &["runtime", "status"]).failure(NO_RUNTIME);
+    let socket = daemon.socket();
+    let argument = ["runtime", "status", "--socket", text(&socket)];
+    let _ = with_variable(&nowhere, &argument).success();
+
+    // A daemon is started there too, and clients find it.
+    let socket = daemon.folder().join("second.sock");
+    let _ = with_variable(&socket, &["runtime", "start", "--detach"]).success();
+    let detached = Detached::at(&socket);
+    let mut client = ClientProcess::start(&socket, &["find-a-runtime"]);
+    assert_eq!(client.expect("connected"), detached.process_id.to_string());
+    client.succeed();
+}
+
+/// A daemon in the background, killed on drop if it still runs then.
+struct Detached {
+    process_id: i32,
+}
+
+impl Detached {
+    fn at(socket: &Path) -> Self {
+        let status = chimaera(&["runtime", "status", "--json", "--socket", text(socket)]);
+        let process_id = json(&status.success())["process_id"].as_i64();
+        Self {
+            process_id: process_id.expect("a number") as i32,
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process_id));
+        // Where nobody collects orphans, what is left of one is a zombie.
+        stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        if !self.is_gone() {
+            let _ = kill(Pid::from_raw(self.process_id), Signal::SIGKILL);
+        }
+    }
+}
+
+#[test]
+fn a_detached_daemon_serves_in_the_background_until_it_is_stopped() {
+    let folder = TempDir::new().expect("a folder");
+    let socket = folder.path().join("socket");
+    let run = |arguments: &[&str]| {
+        let mut all = arguments.to_vec();
+        all.extend(["--socket", text(&socket)]);
+        chimaera(&all)
+    };
+    let named_log = folder.path().join("named");
+    for (log, arguments) in [
+        (folder.path().join("socket.log"), &[][..]),
+        (named_log.clone(), &["--log", text(&named_log)]),
+    ] {
+        let mut start = vec!["runtime", "start", "--detach", "--polling", "powersave"];
+        start.extend(arguments);
+        let said = run(&start).success();
+        let detached = Detached::at(&socket);
+        assert!(said.starts_with("ready on"), "{said}");
+        assert!(
+            said.contains(&format!("process id {}", detached.process_id)),
+            "{said}"
+        );
+        let log = std::fs::read_to_string(log).expect("the log");
+        assert!(log.contains("serving"), "{log}");
+        let client = Runtime::connect_to(&socket).expect("it serves");
+        client.admin().ping().expect("it serves");
+        let _ = run(&["runtime", "stop"]).success();
+        until("the process ends", || detached.is_gone());
+        assert!(!socket.exists());
+    }
+    run(&["runtime", "start", "--log", "x"]).failure(WRONG_USAGE);
+}
+
+#[test]
+fn of_daemons_started_at_once_one_serves_and_the_others_say_why_not() {
+    let folder = TempDir::new().expect("a folder");
+    let socket = folder.path().join("socket");
+    let start = ["runtime", "start", "--detach", "--socket", text(&socket)];
+    let codes: Vec<_> = thread::scope(|scope| {
+        let starts: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| chimaera(&start).code))
+            .collect();
+        starts
+            .into_iter()
+            .map(|start| start.join().expect("no panic"))
+            .collect()
+    });
+    let _detached = Detached::at(&socket);
+    let serving = codes.iter().filter(|&&code| code == Some(0)).count();
+    let refused = codes.iter().filter(|&&code| code == Some(IN_THE_WAY));
+    assert_eq!((serving, refused.count()), (1, 3), "{codes:?}");
+    let runtime = Runtime::connect_to(&socket).expect("one serves");
+    runtime.admin().ping().expect("one serves");
+    let _ = chimaera(&["runtime", "stop", "--socket", text(&socket)]).success();
+}

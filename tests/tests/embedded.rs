@@ -1,0 +1,211 @@
+//! A runtime inside the application: the same runtime, without a daemon.
+
+use std::path::Path;
+use std::process::Command;
+
+use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, Status};
+use chimaera_tests::{ClientProcess, Daemon, Pattern, disk_folder, library_folder, program, until};
+use tempfile::TempDir;
+
+const QUERY: PoolQuery = PoolQuery::Local;
+const POOL_BYTES: u64 = 4 << 20;
+
+/// A runtime in this process, with the bdev module linked in.
+fn embedded() -> Runtime {
+    Runtime::embed()
+        .with_module(chimaera_bdev_runtime::module())
+        .workers(1)
+        .start()
+        .expect("the runtime starts")
+}
+
+fn pool(runtime: &Runtime, name: &str, options: &CreateOptions) -> Client {
+    let pool = Client::new(runtime, PoolId::new(8000, 0));
+    let info = pool.create(PoolQuery::Dynamic, name, options);
+    assert!(info.expect("the pool is made").created);
+    pool
+}
+
+/// Fills a pool and checks it.
+fn use_all_of(pool: &Client, writer: u32) {
+    let pattern = Pattern::new(writer, 1);
+    let blocks = pool
+        .allocate_blocks(QUERY, POOL_BYTES)
+        .expect("all of the pool");
+    let mut buffer = pool.runtime().allocate_buffer(1 << 20).expect("a buffer");
+    for block in &blocks {
+        pattern.fill(block.offset, &mut buffer);
+        pool.write(QUERY, block, &buffer).expect("a write");
+    }
+    for block in &blocks {
+        pool.read(QUERY, block, &mut buffer).expect("a read");
+        pattern.check(block.offset, &buffer);
+    }
+    pool.free_blocks(QUERY, &blocks).expect("a free");
+    let stats = pool.get_stats().expect("statistics");
+    assert_eq!(stats.remaining_size, POOL_BYTES);
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+#[test]
+fn an_application_without_a_daemon_embeds_a_runtime_and_finds_its_module() {
+    let folder = TempDir::new().expect("a folder");
+    let nowhere = folder.path().join("nobody.sock");
+    let mut client = ClientProcess::start(&nowhere, &["find-a-runtime"]);
+    client.expect("embedded");
+    client.succeed();
+    assert!(!nowhere.exists(), "it serves nobody else");
+}
+
+#[test]
+fn an_application_with_a_daemon_connects_to_it() {
+    let daemon = Daemon::start();
+    let mut client = ClientProcess::start(&daemon.socket(), &["find-a-runtime"]);
+    assert_eq!(client.expect("connected"), daemon.process_id().to_string());
+    client.succeed();
+    let pools = daemon.connect().admin().list_pools().expect("a list");
+    assert_eq!(pools[0].name, "found", "the pool is the daemon's");
+}
+
+/// Only where there is no daemon: one that cannot be used is an error, not a reason to work
+/// beside it.
+#[test]
+fn an_application_does_not_embed_beside_a_daemon_that_it_cannot_use() {
+    let folder = TempDir::new().expect("a folder");
+    let socket = folder.path().join("other.sock");
+    let _other = std::os::unix::net::UnixListener::bind(&socket).expect("another program");
+    let mut client = ClientProcess::start(&socket, &["find-a-runtime"]);
+    let said = client.expect("failed");
+    assert!(said.contains(text(&socket)), "{said}");
+    client.succeed();
+}
+
+#[test]
+fn a_module_that_is_linked_in_needs_no_library() {
+    let runtime = embedded();
+    assert_eq!(runtime.daemon().process_id, std::process::id());
+    use_all_of(
+        &pool(&runtime, "linked", &CreateOptions::ram(POOL_BYTES)),
+        1,
+    );
+    let status = runtime.admin().status().expect("a status");
+    assert_eq!(status.modules, ["chimaera_bdev"]);
+    let folder = disk_folder();
+    let file = folder.path().join("pool");
+    let pool = Client::new(&runtime, PoolId::new(8001, 0));
+    let options = CreateOptions::file().total_size(POOL_BYTES);
+    pool.create(PoolQuery::Dynamic, text(&file), &options)
+        .expect("the pool is made");
+    use_all_of(&pool, 2);
+}
+
+#[test]
+fn an_embedded_runtime_loads_libraries_as_a_daemon_does() {
+    let runtime = Runtime::embed()
+        .plugin_folder(library_folder())
+        .workers(2)
+        .start()
+        .expect("the runtime starts");
+    let status = runtime.admin().status().expect("a status");
+    assert_eq!(status.modules, [] as [&str; 0]);
+    use_all_of(
+        &pool(&runtime, "loaded", &CreateOptions::ram(POOL_BYTES)),
+        1,
+    );
+}
+
+#[test]
+fn an_embedded_runtime_that_listens_serves_other_processes() {
+    let folder = TempDir::new().expect("a folder");
+    let socket = folder.path().join("embedded.sock");
+    let runtime = Runtime::embed()
+        .with_module(chimaera_bdev_runtime::module())
+        .listen(&socket)
+        .start()
+        .expect("the runtime starts");
+    // A process of its own works on the pool of this one, together with this one.
+    let shared = pool(&runtime, "shared", &CreateOptions::ram(16 << 20));
+    let mine = shared.allocate_blocks(QUERY, 2 << 20).expect("blocks");
+    let pattern = Pattern::new(99, 1);
+    let mut buffer = runtime.allocate_buffer(1 << 20).expect("a buffer");
+    for block in &mine {
+        pattern.fill(block.offset, &mut buffer);
+        shared.write(QUERY, block, &buffer).expect("a write");
+    }
+    let mut client = ClientProcess::start(&socket, &["share", "shared", "1", "60"]);
+    client.expect("ready");
+    let sessions = runtime.admin().status().expect("a status").session_count;
+    assert_eq!(sessions, 2);
+    client.go_on();
+    client.expect("holding");
+    client.go_on();
+    client.expect("done");
+    client.succeed();
+    for block in &mine {
+        shared.read(QUERY, block, &mut buffer).expect("a read");
+        pattern.check(block.offset, &buffer);
+    }
+    shared.free_blocks(QUERY, &mine).expect("a free");
+    assert_eq!(
+        shared.get_stats().expect("statistics").remaining_size,
+        16 << 20
+    );
+    // The operator's commands work as with a daemon, and so does the refusal of a second host.
+    let mut status = Command::new(program("chimaera"));
+    status.args(["pool", "list", "--socket", text(&socket)]);
+    let listed = chimaera_tests::finish(status).success();
+    assert!(listed.contains("shared"), "{listed}");
+    let second = Runtime::embed().listen(&socket).start();
+    let error = second.expect_err("the socket is taken").to_string();
+    assert!(error.contains("another runtime serves"), "{error}");
+
+    let other = Runtime::connect_to(&socket).expect("it listens");
+    drop((shared, buffer, runtime));
+    assert!(!socket.exists(), "with the last handle goes the runtime");
+    until("its clients learn of its end", || !other.is_connected());
+    let error = other.admin().ping().expect_err("gone");
+    assert_eq!(error.status(), Status::ConnectionLost);
+}
+
+#[test]
+fn two_runtimes_in_one_process_know_nothing_of_each_other() {
+    let (first, second) = (embedded(), embedded());
+    let pools =
+        [&first, &second].map(|runtime| pool(runtime, "same", &CreateOptions::ram(POOL_BYTES)));
+    std::thread::scope(|scope| {
+        for (writer, pool) in (1..).zip(&pools) {
+            scope.spawn(move || (0..5).for_each(|_| use_all_of(pool, writer)));
+        }
+    });
+    let block = pools[0].allocate_blocks(QUERY, 4096).expect("a block")[0];
+    let error = pools[1]
+        .free_blocks(QUERY, &[block])
+        .expect_err("a block of the other's");
+    assert_eq!(error.status(), Status::DoubleFree);
+    let foreign = second.allocate_buffer(4096).expect("a buffer");
+    let error = pools[0]
+        .write(QUERY, &block, &foreign)
+        .expect_err("a buffer of the other's");
+    assert_eq!(error.status(), Status::InvalidBuffer);
+
+    // A file is one pool's, whichever runtime that is in.
+    let folder = disk_folder();
+    let file = folder.path().join("pool");
+    let options = CreateOptions::file().total_size(POOL_BYTES);
+    let on_file = |runtime: &Runtime| {
+        let pool = Client::new(runtime, PoolId::new(8001, 0));
+        pool.create(PoolQuery::Dynamic, text(&file), &options)
+    };
+    on_file(&first).expect("the pool is made");
+    let error = on_file(&second).expect_err("the file is in use");
+    assert_eq!(error.status(), Status::Busy, "{error}");
+
+    drop(pools);
+    drop(first);
+    let info = on_file(&second).expect("its end gives the file free");
+    assert!(info.created);
+    second.admin().ping().expect("the other goes on");
+}
