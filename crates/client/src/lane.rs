@@ -151,12 +151,6 @@ impl ClientLane {
         }
     }
 
-    /// Goes on with this sequence, for tests of what happens after very many tasks.
-    #[cfg(test)]
-    pub(crate) fn begin_at(&self, sequence: u64) {
-        self.submission.lock().next_sequence = sequence;
-    }
-
     /// Submits a task whose claim gets this tag. Waits for a free record if there is none.
     #[inline]
     pub(crate) fn submit(
@@ -456,5 +450,18 @@ impl ClientLane {
         let (sleepers, _) = self.memory.look_for_waiters(completed);
         self.memory.wake_sleepers(sleepers);
         self.segment.ring_bell();
+    }
+}
+
+#[cfg(test)]
+impl ClientLane {
+    /// Goes on with this sequence, as if that many tasks had been.
+    pub(crate) fn begin_at(&self, sequence: u64) {
+        self.submission.lock().next_sequence = sequence;
+    }
+
+    /// Whether a submitter waits for a record.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.signs.starved.load(Ordering::SeqCst)
     }
 }
