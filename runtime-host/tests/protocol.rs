@@ -8,7 +8,7 @@ use chimaera_proto::admin::{FindPool, Method, RuntimeStatus};
 use chimaera_proto::control::{self, Reply, Request};
 use chimaera_proto::limits::{ADMIN_BUFFER_BYTES, DATA_OFFSET_BYTES, LANE_DEPTH};
 use chimaera_proto::{
-    BufferRange, Completion, ContainerId, Descriptor, PoolId, PoolQuery, Status, codec,
+    Access, BufferRange, Completion, ContainerId, Descriptor, PoolId, PoolQuery, Status, codec,
 };
 use chimaera_runtime::{Config, Host};
 use chimaera_shm::{Doorbell, Lane, Segment, packet};
@@ -137,6 +137,7 @@ const BUFFER: BufferRange = BufferRange {
     segment: 0,
     offset_bytes: DATA_OFFSET_BYTES as u64,
     len_bytes: ADMIN_BUFFER_BYTES,
+    access: Access::ReadWrite,
 };
 
 fn ping() -> Descriptor {
@@ -202,6 +203,7 @@ fn tasks_that_name_what_is_not_there_are_refused_and_the_session_goes_on() {
             segment,
             offset_bytes,
             len_bytes,
+            access: Access::ReadWrite,
         })
     };
     let bad_buffers = [

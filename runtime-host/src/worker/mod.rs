@@ -23,7 +23,7 @@ use chimaera_chimod::Activity;
 use chimaera_chimod::abi::RawTask;
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::task::{DESCRIPTOR_WORDS, DescriptorError};
-use chimaera_proto::{Completion, Descriptor, Failure, PoolId, Status};
+use chimaera_proto::{Access, Completion, Descriptor, Failure, PoolId, Status};
 use chimaera_shm::{Doorbell, Lane, Taken};
 use crossbeam::channel::Sender;
 
@@ -302,10 +302,14 @@ impl Worker {
         let pool = self.pools[usize::from(index)]
             .as_mut()
             .expect("a pool with an index is here");
-        let (buffer, buffer_len) = match task.buffer {
-            None => (std::ptr::null_mut(), 0),
+        let (buffer, buffer_len, read_only) = match task.buffer {
+            None => (std::ptr::null_mut(), 0, false),
             Some(range) => match served.session.buffer(range) {
-                Some(address) => (address.as_ptr(), range.len_bytes),
+                Some(address) => (
+                    address.as_ptr(),
+                    range.len_bytes,
+                    range.access == Access::ReadOnly,
+                ),
                 None => return refuse(token(task.record, 0), Status::InvalidBuffer),
             },
         };
@@ -315,11 +319,11 @@ impl Worker {
             buffer,
             buffer_len,
             method: task.method,
-            reserved: 0,
+            buffer_is_read_only: u16::from(read_only),
             pool_major: task.pool.major,
             pool_minor: task.pool.minor,
             container: container.0,
-            reserved2: 0,
+            reserved: 0,
         };
         pool.submitted += 1;
         let activity = match &pool.target {
