@@ -121,11 +121,12 @@ impl Pools {
         }
     }
 
-    /// Makes a claimed pool known. Workers know it already.
-    pub(crate) fn publish(&self, pool: &Arc<Pool>) {
+    /// Makes a claimed pool known. Workers know it already. Its maker keeps nothing of it: from
+    /// now on it can be destroyed, and only a [`Lease`] tells who waits for that.
+    pub(crate) fn publish(&self, pool: Arc<Pool>) {
         let mut state = self.state.lock();
         if let Some(entry) = state.by_id.get_mut(&pool.id) {
-            entry.phase = Phase::Ready(Arc::clone(pool));
+            entry.phase = Phase::Ready(pool);
         }
         self.changed.notify_all();
     }
