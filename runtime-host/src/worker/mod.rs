@@ -117,11 +117,9 @@ enum LaneState {
     Ended,
 }
 
-/// The id of a pool that is being removed: no task's, for pools cannot be made with it.
-const WITHDRAWN: PoolId = PoolId::NULL;
-
 struct ServedPool {
-    id: PoolId,
+    /// The id that tasks name it by; none once it is being removed.
+    id: Option<PoolId>,
     target: Target,
     submitted: u64,
     is_polled: bool,
@@ -166,7 +164,7 @@ impl Worker {
             stopping: false,
         };
         worker.pools.push(Some(ServedPool {
-            id: PoolId::ADMIN,
+            id: Some(PoolId::ADMIN),
             target: Target::Admin,
             submitted: 0,
             is_polled: false,
@@ -292,7 +290,7 @@ impl Worker {
             .pools
             .get(usize::from(served.pool))
             .and_then(Option::as_ref);
-        if remembered.is_none_or(|pool| pool.id != task.pool) {
+        if remembered.is_none_or(|pool| pool.id != Some(task.pool)) {
             match self.pool_indexes.get(&task.pool) {
                 Some(&index) => served.pool = index,
                 None => return refuse(token(task.record, 0), Status::PoolNotFound),
@@ -508,7 +506,7 @@ impl Worker {
         }
         self.pool_indexes.insert(pool.id, index as u16);
         let served = ServedPool {
-            id: pool.id,
+            id: Some(pool.id),
             target: Target::Module(pool),
             submitted: 0,
             is_polled: false,
@@ -527,7 +525,7 @@ impl Worker {
             return;
         };
         if let Some(pool) = &mut self.pools[usize::from(index)] {
-            pool.id = WITHDRAWN;
+            pool.id = None;
         }
         self.removing.push((index, done));
     }
