@@ -246,6 +246,9 @@ impl Worker {
                     served.next += 1;
                     served.last_task = self.now;
                     work += self.dispatch(index, &words);
+                    if self.lane_has_ended(index) {
+                        break;
+                    }
                 }
                 Taken::Violation { found } => {
                     let next = served.next;
@@ -407,6 +410,12 @@ impl Worker {
         });
     }
 
+    fn lane_has_ended(&self, index: u32) -> bool {
+        self.lanes[index as usize]
+            .as_ref()
+            .is_none_or(|served| served.state == LaneState::Ended)
+    }
+
     /// Ends a lane whose client broke the protocol, and has its session closed.
     fn end_lane(&mut self, index: u32, reason: &str) {
         let served = self.lanes[index as usize]
@@ -532,7 +541,7 @@ impl Worker {
 
     /// Lets go of sessions and pools whose last task has completed.
     fn finish_removals(&mut self) {
-        let (pools, sleeper) = (&mut self.pools, &self.sleeper);
+        let (pools, polled, sleeper) = (&mut self.pools, &mut self.polled, &self.sleeper);
         self.removing.retain(|(index, done)| {
             let place = &mut pools[usize::from(*index)];
             let Some(pool) = place else { return false };
@@ -543,6 +552,8 @@ impl Worker {
                 // SAFETY: the container is still here, so its file is open.
                 unsafe { sleeper.forget_raw(file) };
             }
+            // The place may be another pool's soon, which is not to be polled for this one.
+            polled.retain(|polled| polled != index);
             // The control side holds the pool too, so its container is not destroyed here.
             *place = None;
             let _ = done.send(());
