@@ -64,8 +64,9 @@ const LANE_BUDGET: u64 = 32;
 /// Work between two looks at the clock and the doorbells, in tasks or copies of 4 KiB.
 const WORK_PER_TICK: u64 = 256;
 
-/// Passes without work between two looks at the clock.
-const IDLE_PASSES_PER_TICK: u32 = 64;
+/// Passes between two looks at the clock. They are counted whether there was work or not: a client
+/// with one task at a time gives work to few passes, and would put the look off for long.
+const PASSES_PER_TICK: u32 = 64;
 
 /// Time between two looks at the doorbells of parked lanes while others keep the worker busy.
 const DOORBELL_INTERVAL: Duration = Duration::from_micros(25);
@@ -178,21 +179,16 @@ impl Worker {
     pub(crate) fn run(mut self, router: &Arc<Router>) {
         Completions::install(router, self.index);
         Completions::with(|completions| completions.add_pool(0));
-        let mut idle_passes = 0;
+        let mut passes = 0;
         while !self.stopping {
             let work = self.pass();
-            if work != 0 {
-                idle_passes = 0;
-                self.work_since_tick += work;
-                if self.work_since_tick >= WORK_PER_TICK {
-                    self.tick();
-                }
-                continue;
-            }
-            idle_passes += 1;
-            if idle_passes % IDLE_PASSES_PER_TICK == 0 || self.active.is_empty() {
+            self.work_since_tick += work;
+            passes += 1;
+            let is_idle = work == 0 && self.active.is_empty();
+            if is_idle || passes >= PASSES_PER_TICK || self.work_since_tick >= WORK_PER_TICK {
+                passes = 0;
                 self.tick();
-            } else {
+            } else if work == 0 {
                 std::hint::spin_loop();
             }
         }
