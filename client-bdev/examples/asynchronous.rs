@@ -9,7 +9,9 @@ use std::time::Duration;
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let runtime = Runtime::connect()?;
+    // A daemon if one runs, else a runtime inside this process, with the module linked in.
+    let embed = Runtime::embed().with_module(chimaera_bdev_runtime::module());
+    let runtime = embed.connect_or_start()?;
     let bdev = Client::new(&runtime, PoolId::NULL);
     bdev.create(
         PoolQuery::Dynamic,

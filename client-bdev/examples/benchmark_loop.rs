@@ -12,7 +12,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let operations: u64 = std::env::args()
         .nth(1)
         .map_or(Ok(1000), |text| text.parse())?;
-    let runtime = Runtime::connect()?;
+    // A daemon if one runs, else a runtime inside this process, with the module linked in.
+    let embed = Runtime::embed().with_module(chimaera_bdev_runtime::module());
+    let runtime = embed.connect_or_start()?;
     let bdev = Client::new(&runtime, PoolId::NULL);
     bdev.create(
         PoolQuery::Dynamic,

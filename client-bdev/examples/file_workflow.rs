@@ -16,7 +16,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             temporary.path().display().to_string()
         }
     };
-    let runtime = Runtime::connect()?;
+    // A daemon if one runs, else a runtime inside this process, with the module linked in.
+    let embed = Runtime::embed().with_module(chimaera_bdev_runtime::module());
+    let runtime = embed.connect_or_start()?;
     let bdev = Client::new(&runtime, PoolId::NULL);
     let options = CreateOptions::file()
         .io_depth(64)
@@ -42,14 +44,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut other = runtime.allocate_buffer(buffer.len())?;
     bdev.read(PoolQuery::Local, &blocks[0], &mut other)?;
-    println!(
-        "data integrity: {}",
-        if buffer[..] == other[..] {
-            "pass"
-        } else {
-            "FAIL"
-        }
-    );
+    if buffer[..] != other[..] {
+        return Err("what was read is not what was written".into());
+    }
+    println!("data integrity: pass");
 
     let stats = bdev.get_stats()?;
     println!("declared: {:?}", stats.metrics);

@@ -12,7 +12,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mib: u64 = std::env::args()
         .nth(1)
         .map_or(Ok(64), |text| text.parse())?;
-    let runtime = Runtime::connect()?;
+    // A daemon if one runs, else a runtime inside this process, with the module linked in.
+    let embed = Runtime::embed().with_module(chimaera_bdev_runtime::module());
+    let runtime = embed.connect_or_start()?;
     let bdev = Client::new(&runtime, PoolId::new(8001, 0));
     bdev.create(
         PoolQuery::Dynamic,
@@ -43,10 +45,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "read:  {read_time:?}, {:.0} MiB/s",
         mib_per_second(read_time)
     );
-    println!(
-        "data integrity: {}",
-        if data[..] == back[..] { "pass" } else { "FAIL" }
-    );
+    if data[..] != back[..] {
+        return Err("what was read is not what was written".into());
+    }
+    println!("data integrity: pass");
 
     bdev.free_blocks(PoolQuery::Local, &blocks)?;
     runtime.admin().destroy_pool(bdev.pool_id())?;

@@ -131,16 +131,11 @@ impl Shared {
             }
             Claim::New(id) => id,
         };
-        match self.create_pool(id, asked) {
-            Ok(pool) => Ok(pool.info(true)),
-            Err(error) => {
-                self.pools.release(id);
-                Err(error)
-            }
-        }
+        self.create_pool(id, asked)
+            .inspect_err(|_| self.pools.release(id))
     }
 
-    fn create_pool(&self, id: PoolId, asked: &GetOrCreatePool) -> Result<Arc<Pool>, ModuleError> {
+    fn create_pool(&self, id: PoolId, asked: &GetOrCreatePool) -> Result<PoolInfo, ModuleError> {
         let module = self.modules.get(&asked.module)?;
         let worker_count = self.router.inboxes.len() as u32;
         let table = Arc::clone(&self.table);
@@ -154,9 +149,10 @@ impl Shared {
             pool: Arc::clone(&pool),
             done,
         });
-        self.pools.publish(&pool);
+        let info = pool.info(true);
+        self.pools.publish(pool);
         tracing::info!(pool = %id, name = asked.name, module = asked.module, "pool created");
-        Ok(pool)
+        Ok(info)
     }
 
     /// Takes a pool out of use, waits for its tasks in flight, and destroys it.
@@ -313,7 +309,7 @@ fn encode<Reply: Serialize>(reply: &Reply) -> Result<Vec<u8>, ModuleError> {
 /// Completes a task with its reply, or with the text of its error.
 fn respond(request: Request, reply: Result<Vec<u8>, ModuleError>) {
     let write = |bytes: &[u8]| {
-        let buffer = request.buffer()?;
+        let buffer = request.writable_buffer()?;
         (bytes.len() <= buffer.len()).then(|| buffer.copy_from(0, bytes))?;
         Some(bytes.len() as u64)
     };

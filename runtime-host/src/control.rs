@@ -52,6 +52,7 @@ pub(crate) struct Control {
     next_id: u64,
     /// Lanes per worker.
     load: Vec<usize>,
+    mapped: Mapped,
     stopping: bool,
 }
 
@@ -68,7 +69,7 @@ enum State {
     Open(Client),
     /// Workers that have not let go of it yet.
     Closing {
-        _session: Arc<Session>,
+        session: Arc<Session>,
         workers_left: usize,
         lanes: Vec<usize>,
     },
@@ -118,6 +119,7 @@ impl Control {
             connections: HashMap::new(),
             next_id: 1,
             load,
+            mapped: Mapped::default(),
             stopping: false,
         };
         control.resume_accepting()?;
@@ -284,6 +286,7 @@ impl Control {
                     .file
                     .ok_or_else(|| violation(&"a hello without a segment"))?;
                 let segment = Segment::receive(file).map_err(|error| violation(&error))?;
+                self.mapped.take(segment.len(), None)?;
                 let session = Session::new(id, client_name, connection.peer, segment);
                 tracing::debug!(
                     session = id,
@@ -315,10 +318,15 @@ impl Control {
                     .file
                     .ok_or_else(|| violation(&"a segment without its memory"))?;
                 let segment = Segment::receive(file).map_err(|error| violation(&error))?;
+                let len_bytes = segment.len();
+                self.mapped.take(len_bytes, Some(&client.session))?;
                 client
                     .session
                     .add_segment(index, segment)
-                    .map_err(|reason| Refusal::new(Status::InvalidArgument, reason))?;
+                    .map_err(|reason| {
+                        self.mapped.give_back([len_bytes]);
+                        Refusal::new(Status::InvalidArgument, reason)
+                    })?;
                 Ok((Reply::SegmentAdded, None))
             }
             (_, State::Greeting) => Err(violation(&"the first request is not a hello")),
@@ -352,7 +360,7 @@ impl Control {
                 self.shared.session_count.fetch_sub(1, Ordering::Relaxed);
                 let workers_left = self.shared.router.inboxes.len();
                 connection.state = State::Closing {
-                    _session: session,
+                    session,
                     workers_left,
                     lanes,
                 };
@@ -369,9 +377,9 @@ impl Control {
             return;
         };
         let State::Closing {
+            session,
             workers_left,
             lanes,
-            ..
         } = &mut connection.state
         else {
             return;
@@ -381,7 +389,57 @@ impl Control {
             for &worker in &*lanes {
                 self.load[worker] -= 1;
             }
+            self.mapped.give_back(session.segment_sizes());
             self.connections.remove(&id);
+        }
+    }
+}
+
+/// What sessions take of the process's address space. A segment costs its client nothing, but the
+/// process ends when it finds no place for memory of its own.
+#[derive(Default)]
+struct Mapped {
+    bytes: u64,
+    segments: usize,
+}
+
+impl Mapped {
+    /// Half of the smallest address space that a process has on the machines we serve.
+    const MAX_BYTES: u64 = 64 << 40;
+
+    /// So much of it for one session, so that one client is not all.
+    const MAX_SESSION_BYTES: u64 = Self::MAX_BYTES / 16;
+
+    /// Half of the mappings that Linux lets a process have unless told otherwise.
+    const MAX_SEGMENTS: usize = 32 * 1024;
+
+    /// Counts a segment that `session` registers, or that opens a session.
+    fn take(&mut self, len_bytes: u64, session: Option<&Session>) -> Result<(), Refusal> {
+        let refused = |reason| Err(Refusal::new(Status::OutOfMemory, reason));
+        let own_bytes: u64 = session.map_or(0, |session| session.segment_sizes().sum());
+        if own_bytes + len_bytes > Self::MAX_SESSION_BYTES {
+            return refused(format!(
+                "a session has segments of at most {} bytes together, and this one would have {}",
+                Self::MAX_SESSION_BYTES,
+                own_bytes + len_bytes
+            ));
+        }
+        if self.bytes + len_bytes > Self::MAX_BYTES || self.segments == Self::MAX_SEGMENTS {
+            return refused(format!(
+                "the daemon maps {} segments with {} bytes of other clients, and has no place for \
+                 {len_bytes} more",
+                self.segments, self.bytes
+            ));
+        }
+        self.bytes += len_bytes;
+        self.segments += 1;
+        Ok(())
+    }
+
+    fn give_back(&mut self, sizes: impl IntoIterator<Item = u64>) {
+        for len_bytes in sizes {
+            self.bytes -= len_bytes;
+            self.segments -= 1;
         }
     }
 }

@@ -15,6 +15,7 @@ use chimaera_chimod::abi::{Header, MODULE_MAGIC, ModuleVTable, SYMBOL_PREFIX};
 use chimaera_chimod::{Module, ModuleError};
 use chimaera_proto::Status;
 use chimaera_proto::limits::MAX_MODULE_NAME_BYTES;
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use object::elf;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader};
 use object::{Object, ObjectSection, ObjectSymbol};
@@ -124,26 +125,29 @@ fn load(path: &Path, name: &str) -> Result<Module, ModuleError> {
             format!("{}: {reason}", path.display()),
         )
     };
-    let bytes = std::fs::read(path).map_err(|error| {
-        ModuleError::system(format_args!("cannot read {}", path.display()), &error)
-    })?;
+    let unreadable =
+        |error| ModuleError::system(format_args!("cannot read {}", path.display()), &error);
+    // In full, for the loader looks for a bare file name in folders of its own.
+    let path = &std::path::absolute(path).map_err(unreadable)?;
+    let bytes = std::fs::read(path).map_err(unreadable)?;
     examine(&bytes, name).map_err(refuse)?;
     // SAFETY: loading runs the library's initialisers, and using it runs its code. The operator
     // put it into a plugin folder and so trusts it; what can go wrong by accident (truncation,
     // another program's library, another version) was ruled out by `examine`.
-    let library = unsafe { libloading::Library::new(path) }
-        .map_err(|error| refuse(format!("cannot be loaded: {error}")))?;
+    // What it lacks is found missing now: with lazy binding the first call would end the process.
+    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
+        .map_err(|error| refuse(format!("cannot be loaded: {}", reason(&error))))?;
     let symbol = format!("{SYMBOL_PREFIX}{name}\0");
     // SAFETY: the symbol is data; its address is all that is taken.
     let address = unsafe {
         library
             .get::<*mut c_void>(symbol.as_bytes())
-            .map(|symbol| symbol.try_as_raw_ptr())
+            .map(libloading::os::unix::Symbol::into_raw)
     };
-    let table = address
-        .map_err(|error| refuse(format!("has no module table: {error}")))?
-        .and_then(NonNull::new)
-        .ok_or_else(|| refuse("has an empty module table".to_owned()))?;
+    let table =
+        address.map_err(|error| refuse(format!("has no module table: {}", reason(&error))))?;
+    let table =
+        NonNull::new(table).ok_or_else(|| refuse("has an empty module table".to_owned()))?;
     // Never unloaded; see the module's documentation.
     let library = Arc::new(std::mem::ManuallyDrop::new(library));
     // SAFETY: `examine` found a table of this version and size under this symbol.
@@ -156,6 +160,12 @@ fn load(path: &Path, name: &str) -> Result<Module, ModuleError> {
         )));
     }
     Ok(module)
+}
+
+/// What the loader says. The error by itself says only which of its functions failed.
+fn reason(error: &libloading::Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Whether the file can be loaded, and exports a table that this host can use as `name`.
@@ -261,5 +271,46 @@ fn read_header(bytes: &[u8]) -> Header {
         magic: u64::from(word(0)) | u64::from(word(4)) << 32,
         abi_version: word(8),
         size: word(12),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chimaera_chimod::abi::ABI_VERSION;
+    use std::process::Command;
+
+    /// A library with a module table of this version, which calls a function that nobody has.
+    fn incomplete_library(folder: &Path) {
+        let source = folder.join("incomplete.c");
+        let text = format!(
+            "extern void missing(void);\n\
+             static void entry(void) {{ missing(); }}\n\
+             struct {{ unsigned long magic; unsigned version, size; void *rest[{rest}]; }}\n\
+             CHIMAERA_CHIMOD_incomplete = {{ {MODULE_MAGIC}ul, {ABI_VERSION}, {size}, \
+             {{ \"incomplete\", (void *)10, \"1\", (void *)1, entry }} }};\n",
+            size = size_of::<ModuleVTable>(),
+            rest = (size_of::<ModuleVTable>() - size_of::<Header>()) / size_of::<usize>(),
+        );
+        std::fs::write(&source, text).expect("writes");
+        let compiled = Command::new("cc")
+            .args(["-shared", "-fPIC", "-Wl,-z,lazy", "-o"])
+            .arg(folder.join("libincomplete_runtime.so"))
+            .arg(&source)
+            .status();
+        assert!(compiled.expect("there is a C compiler").success());
+    }
+
+    #[test]
+    fn a_library_that_lacks_a_function_is_refused_rather_than_called() {
+        let folder = tempfile::tempdir().expect("folder");
+        incomplete_library(folder.path());
+        let modules = Modules::new(&[], &[folder.path().to_owned()]);
+        let error = modules.get("incomplete").expect_err("is refused");
+        assert_eq!(error.failure.status, Status::ModuleIncompatible);
+        assert!(
+            error.message.contains("undefined symbol: missing"),
+            "{error}"
+        );
     }
 }

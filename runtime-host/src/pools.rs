@@ -29,6 +29,12 @@ impl Pool {
     }
 }
 
+/// Pools that a host has at most. Creating is a client's affair, and each worker names pools by an
+/// index of 16 bits, of which the admin pool has one.
+const MAX_POOLS: usize = 4096;
+
+const _: () = assert!(MAX_POOLS < u16::MAX as usize);
+
 /// Every pool by id, the ones that are being made or unmade included: an id and a name are taken
 /// from the first step of creation to the last of destruction.
 #[derive(Debug, Default)]
@@ -107,6 +113,7 @@ impl Pools {
             match state.find(name, id)? {
                 Some(Phase::Ready(pool)) => return Ok(Claim::Existing(self.lease(pool))),
                 Some(Phase::Creating | Phase::Closing) => {}
+                None if state.by_id.len() >= MAX_POOLS => return Err(too_many()),
                 None => {
                     let id = if id.is_null() { state.choose_id()? } else { id };
                     let entry = Entry {
@@ -121,11 +128,12 @@ impl Pools {
         }
     }
 
-    /// Makes a claimed pool known. Workers know it already.
-    pub(crate) fn publish(&self, pool: &Arc<Pool>) {
+    /// Makes a claimed pool known. Workers know it already. Its maker keeps nothing of it: from
+    /// now on it can be destroyed, and only a [`Lease`] tells who waits for that.
+    pub(crate) fn publish(&self, pool: Arc<Pool>) {
         let mut state = self.state.lock();
         if let Some(entry) = state.by_id.get_mut(&pool.id) {
-            entry.phase = Phase::Ready(Arc::clone(pool));
+            entry.phase = Phase::Ready(pool);
         }
         self.changed.notify_all();
     }
@@ -270,6 +278,33 @@ fn not_found(text: String) -> ModuleError {
     ModuleError::new(Status::PoolNotFound, text)
 }
 
+fn too_many() -> ModuleError {
+    let text = format!("the runtime has {MAX_POOLS} pools, which is the most: destroy one");
+    ModuleError::new(Status::Busy, text)
+}
+
 fn shutting_down() -> ModuleError {
     ModuleError::new(Status::ShuttingDown, "the runtime is shutting down")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_are_limited_and_an_end_makes_room() {
+        let pools = Pools::default();
+        let claim = |number: usize| pools.claim(&format!("pool {number}"), PoolId::NULL);
+        let mut last = PoolId::NULL;
+        for number in 0..MAX_POOLS {
+            match claim(number).expect("there is room") {
+                Claim::New(id) => last = id,
+                Claim::Existing(_) => panic!("pool {number} is new"),
+            }
+        }
+        let error = claim(MAX_POOLS).err().expect("is refused");
+        assert_eq!(error.failure.status, Status::Busy);
+        pools.release(last);
+        assert!(matches!(claim(MAX_POOLS), Ok(Claim::New(_))));
+    }
 }

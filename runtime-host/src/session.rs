@@ -42,6 +42,12 @@ impl Session {
         &self.first
     }
 
+    /// How large its segments are, each by itself.
+    pub(crate) fn segment_sizes(&self) -> impl Iterator<Item = u64> {
+        let further = self.further.iter().map_while(OnceLock::get);
+        std::iter::once(self.first.len()).chain(further.map(Segment::len))
+    }
+
     /// Registers a segment under the next index, which must be `index`.
     pub(crate) fn add_segment(&self, index: u32, segment: Segment) -> Result<(), String> {
         let taken = self

@@ -1,22 +1,20 @@
 //! The host against a client that speaks the bare protocol, and breaks it where it can.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use chimaera_proto::admin::{FindPool, Method, RuntimeStatus};
 use chimaera_proto::control::{self, Reply, Request};
-use chimaera_proto::limits::{ADMIN_BUFFER_BYTES, DATA_OFFSET_BYTES, LANE_DEPTH};
+use chimaera_proto::limits::{DATA_OFFSET_BYTES, LANE_DEPTH};
 use chimaera_proto::{
-    BufferRange, Completion, ContainerId, Descriptor, PoolId, PoolQuery, Status, codec,
+    Access, BufferRange, ContainerId, Descriptor, PoolId, PoolQuery, Status, codec,
 };
 use chimaera_runtime::{Config, Host};
-use chimaera_shm::{Doorbell, Lane, Segment, packet};
+use chimaera_shm::{Segment, packet};
 
-/// Longer than anything here takes on a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+mod support;
 
-const SEGMENT_BYTES: u64 = 4 << 20;
+use support::{Client, SEGMENT_BYTES, ask, hello, ping, status};
 
 fn host() -> Host {
     Host::start(&Config {
@@ -24,134 +22,6 @@ fn host() -> Host {
         ..Config::default()
     })
     .expect("the host starts")
-}
-
-fn ask(socket: &OwnedFd, request: &Request, file: Option<&dyn AsFd>) -> (Reply, Option<OwnedFd>) {
-    let bytes = control::encode(request).expect("encodes");
-    packet::send(socket, &bytes, file.map(|file| file.as_fd())).expect("sends");
-    let packet = packet::receive(socket)
-        .expect("receives")
-        .expect("an answer");
-    (
-        control::decode(&packet.bytes).expect("decodes"),
-        packet.file,
-    )
-}
-
-fn hello() -> Request {
-    Request::Hello {
-        client_name: "protocol test".to_owned(),
-    }
-}
-
-/// A session with one lane.
-struct Client {
-    socket: OwnedFd,
-    segment: Arc<Segment>,
-    lane: Lane,
-    bell: Doorbell,
-    sequence: u32,
-}
-
-impl Client {
-    fn new(host: &Host) -> Self {
-        let socket = host.connect().expect("connects");
-        let segment = Arc::new(Segment::create("test", SEGMENT_BYTES).expect("segment"));
-        let (reply, _) = ask(&socket, &hello(), Some(&*segment));
-        assert!(
-            matches!(
-                reply,
-                Reply::Welcome {
-                    worker_count: 2,
-                    ..
-                }
-            ),
-            "{reply:?}"
-        );
-        let (reply, bell) = ask(&socket, &Request::OpenLane { lane: 3 }, None);
-        assert_eq!(reply, Reply::LaneOpened);
-        let bell = Doorbell::from_host(bell.expect("a doorbell"));
-        let lane = segment.lane(3);
-        Self {
-            socket,
-            segment,
-            lane,
-            bell,
-            sequence: 0,
-        }
-    }
-
-    fn publish(&mut self, task: &Descriptor) {
-        self.sequence += 1;
-        self.lane
-            .publish(self.sequence, &task.to_words(self.sequence));
-        if self.lane.must_ring() {
-            self.bell.ring();
-        }
-    }
-
-    fn call(&mut self, task: &Descriptor) -> Completion {
-        self.publish(task);
-        let deadline = Instant::now() + PATIENCE;
-        let record = usize::from(task.record);
-        while !self.lane.is_complete(record, self.sequence) {
-            assert!(Instant::now() < deadline, "the task does not complete");
-            self.lane
-                .sleep(record, self.sequence, Some(Duration::from_millis(100)));
-        }
-        self.lane.completion(record)
-    }
-
-    fn admin(&mut self, method: Method, request: &[u8]) -> Completion {
-        let target = self.buffer(request.len());
-        // SAFETY: the range is mapped, and the host does not look at it before the task.
-        unsafe { std::ptr::copy_nonoverlapping(request.as_ptr(), target, request.len()) };
-        self.call(&Descriptor {
-            method: method as u16,
-            buffer: Some(BUFFER),
-            arguments: [request.len() as u64, 0, 0],
-            ..ping()
-        })
-    }
-
-    fn reply(&self, completion: &Completion) -> Vec<u8> {
-        let len = completion.values[0] as usize;
-        let mut bytes = vec![0; len];
-        // SAFETY: the range is mapped, and the host is done with it.
-        unsafe { std::ptr::copy_nonoverlapping(self.buffer(len), bytes.as_mut_ptr(), len) };
-        bytes
-    }
-
-    fn buffer(&self, len: usize) -> *mut u8 {
-        let range = self.segment.range(DATA_OFFSET_BYTES as u64, len as u64);
-        range.expect("within the segment").as_ptr()
-    }
-
-    /// Waits for the host to close the connection.
-    fn wait_for_end(&self) {
-        while packet::receive(&self.socket).expect("receives").is_some() {}
-    }
-}
-
-const BUFFER: BufferRange = BufferRange {
-    segment: 0,
-    offset_bytes: DATA_OFFSET_BYTES as u64,
-    len_bytes: ADMIN_BUFFER_BYTES,
-};
-
-fn ping() -> Descriptor {
-    Descriptor {
-        method: Method::Ping as u16,
-        pool: PoolId::ADMIN,
-        query: PoolQuery::Local,
-        record: 0,
-        buffer: None,
-        arguments: [0; 3],
-    }
-}
-
-fn status(completion: &Completion) -> Option<Status> {
-    completion.result().err().map(|failure| failure.status)
 }
 
 #[test]
@@ -202,6 +72,7 @@ fn tasks_that_name_what_is_not_there_are_refused_and_the_session_goes_on() {
             segment,
             offset_bytes,
             len_bytes,
+            access: Access::ReadWrite,
         })
     };
     let bad_buffers = [

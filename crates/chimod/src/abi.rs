@@ -150,8 +150,8 @@ pub struct RawTask {
     pub buffer_len: u32,
     /// What to do.
     pub method: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// 1 if the client lets the module only read the buffer, else 0.
+    pub buffer_is_read_only: u16,
     /// The pool's id.
     pub pool_major: u32,
     /// The pool's id.
@@ -159,7 +159,7 @@ pub struct RawTask {
     /// The container that the query resolved to.
     pub container: u32,
     /// Zero.
-    pub reserved2: u32,
+    pub reserved: u32,
 }
 
 /// What a container did in a call, and whether it wants another.
@@ -194,7 +194,7 @@ impl std::ops::BitOr for Activity {
 /// What `create` gets.
 #[repr(C)]
 pub struct CreateArguments {
-    /// The host. It outlives the container.
+    /// The host. The table stays where it is as long as the process lives.
     pub host: *const HostVTable,
     /// The pool's name (UTF-8).
     pub name: Bytes,
@@ -254,7 +254,8 @@ unsafe impl Sync for ModuleVTable {}
 // SAFETY: as above.
 unsafe impl Send for ModuleVTable {}
 
-/// The host's table, as a container gets it. It outlives the container.
+/// The host's table, as a container gets it. It stays valid as long as the process lives, because a
+/// module's threads may outlive its containers, and the host too.
 #[repr(C)]
 pub struct HostVTable {
     /// Checked before anything else is read.
@@ -270,7 +271,7 @@ pub struct HostVTable {
         values: *const u64,
         value_count: u32,
     ),
-    /// Writes a line to the host's log, from any thread. Levels: 1 error, 2 warning, 3 info,
+    /// Writes a line to the host's log, from any thread, also after the host has ended. Levels: 1 error, 2 warning, 3 info,
     /// 4 debug.
     pub log: unsafe extern "C" fn(context: *const c_void, level: u32, text: Bytes),
 }

@@ -119,7 +119,7 @@ pub enum Level {
     Debug = 4,
 }
 
-/// The host of a container: a copyable handle, valid as long as the container is.
+/// The host of a container: a copyable handle.
 #[derive(Clone, Copy)]
 pub struct Host {
     table: *const HostVTable,
@@ -134,7 +134,8 @@ impl Host {
     /// Takes a host's table.
     ///
     /// # Safety
-    /// The table must be valid, of this version, and outlive every copy of the handle.
+    /// The table must be valid, of this version, and outlive every copy of the handle: safe code may
+    /// keep one for ever.
     #[must_use]
     pub const unsafe fn from_table(table: *const HostVTable) -> Self {
         Self { table }

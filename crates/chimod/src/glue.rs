@@ -52,7 +52,7 @@ unsafe extern "C" fn create<C: Container>(
                 format!("the host's table: {error}"),
             )
         })?;
-        // SAFETY: the table was just checked, and outlives the container by the ABI's contract.
+        // SAFETY: the table was just checked, and is never freed, by the ABI's contract.
         let host = unsafe { Host::from_table(arguments.host) };
         // SAFETY: the host lends both for the time of the call.
         let (name, params) = unsafe { (arguments.name.as_slice(), arguments.params.as_slice()) };

@@ -76,7 +76,8 @@ impl Module {
         std::str::from_utf8(unsafe { bytes.as_slice() }).unwrap_or("?")
     }
 
-    /// Makes the container of a new pool. Blocks as long as the module takes.
+    /// Makes the container of a new pool. Blocks as long as the module takes. The host's table is
+    /// never freed after this.
     ///
     /// # Errors
     /// What the module reported.
@@ -89,7 +90,8 @@ impl Module {
         worker_count: u32,
     ) -> Result<ContainerHandle, ModuleError> {
         let arguments = CreateArguments {
-            host: Arc::as_ptr(&host),
+            // Never freed: a module may log from a thread that outlives the container.
+            host: Arc::into_raw(host),
             name: Bytes::new(name.as_bytes()),
             params: Bytes::new(params),
             pool_major: pool.major,
@@ -98,8 +100,7 @@ impl Module {
             reserved: 0,
         };
         let mut container = std::ptr::null_mut();
-        // SAFETY: everything passed is valid during the call, and the host's table is kept by
-        // the handle until the container is destroyed.
+        // SAFETY: everything passed is valid during the call, and the host's table for ever.
         call(|error| unsafe {
             (self.table.create)(&raw const arguments, &raw mut container, error)
         })?;
@@ -112,7 +113,6 @@ impl Module {
         Ok(ContainerHandle {
             container,
             module: self.clone(),
-            _host: host,
         })
     }
 }
@@ -129,7 +129,6 @@ impl fmt::Debug for Module {
 pub struct ContainerHandle {
     container: NonNull<c_void>,
     module: Module,
-    _host: Arc<HostVTable>,
 }
 
 // SAFETY: the ABI lets every entry be called from any thread, within the rules that the unsafe

@@ -52,7 +52,8 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    /// The table through which containers complete tasks. The router must outlive it.
+    /// The table through which containers complete tasks. The router must live until the last of
+    /// them has completed.
     pub(crate) fn table(self: &Arc<Self>) -> HostVTable {
         HostVTable {
             header: Header::of::<HostVTable>(HOST_MAGIC),
@@ -62,25 +63,29 @@ impl Router {
         }
     }
 
-    /// Completes a task, from any thread.
+    /// Completes a task if this is the thread of its worker.
     #[inline]
-    fn complete(&self, token: Token, status_word: u32, values: &[u64]) {
-        let is_here = LOCAL.with_borrow_mut(|local| match local {
+    fn complete_here(&self, token: Token, status_word: u32, values: &[u64]) -> bool {
+        // A module's thread may drop a request as it ends, when there is no `LOCAL` any more.
+        let is_here = LOCAL.try_with(|local| match &mut *local.borrow_mut() {
             Some(local) if std::ptr::eq(local.router, self) && local.worker == token.worker => {
                 local.complete(token, status_word, values);
                 true
             }
             _ => false,
         });
-        if !is_here {
-            let mut all = [0; VALUE_COUNT];
-            all[..values.len()].copy_from_slice(values);
-            let completion = Completion {
-                status_word,
-                values: all,
-            };
-            self.inboxes[usize::from(token.worker)].send(Command::Complete(token, completion));
-        }
+        is_here.unwrap_or(false)
+    }
+
+    /// Has the task's worker complete it.
+    fn send_to_worker(&self, token: Token, status_word: u32, values: &[u64]) {
+        let mut all = [0; VALUE_COUNT];
+        all[..values.len()].copy_from_slice(values);
+        let completion = Completion {
+            status_word,
+            values: all,
+        };
+        self.inboxes[usize::from(token.worker)].send(Command::Complete(token, completion));
     }
 }
 
@@ -91,17 +96,25 @@ unsafe extern "C" fn complete_from_container(
     values: *const u64,
     value_count: u32,
 ) {
-    // SAFETY: the table's owner keeps the router alive; the SDK passes its request's token, and
-    // as many values as it says, of which there are at most `VALUE_COUNT`.
-    let (router, token, values) = unsafe {
+    // SAFETY: the SDK passes its request's token, and as many values as it says, of which there
+    // are at most `VALUE_COUNT`.
+    let (token, values) = unsafe {
         let values = std::slice::from_raw_parts(values, value_count as usize);
-        (
-            &*context.cast::<Router>(),
-            Token::from_words(*token),
-            values,
-        )
+        (Token::from_words(*token), values)
     };
-    router.complete(token, status_word, values);
+    let router = context.cast::<Router>();
+    // SAFETY: the host does not end before the task has completed, which it has not yet.
+    if unsafe { &*router }.complete_here(token, status_word, values) {
+        return;
+    }
+    // SAFETY: as above, and the pointer comes from an `Arc` (`Router::table`). Once the message is
+    // in the inbox the host may end, on other threads, before `send` returns on this one: so this
+    // call has a share of its own in what it uses.
+    let router = unsafe {
+        Arc::increment_strong_count(router);
+        Arc::from_raw(router)
+    };
+    router.send_to_worker(token, status_word, values);
 }
 
 unsafe extern "C" fn log_from_container(_: *const c_void, level: u32, text: Bytes) {
@@ -215,12 +228,17 @@ impl Completions {
         let lane = self.lanes[token.lane as usize]
             .as_mut()
             .expect("a lane outlives its tasks");
-        lane.lane.complete(
-            usize::from(token.record),
-            token.sequence,
-            status_word,
-            values,
-        );
+        let record = usize::from(token.record);
+        if status_word == 0 {
+            lane.lane
+                .complete(record, token.sequence, status_word, values);
+        } else {
+            // Clients of every module may look at a failure's values; absent ones are zero.
+            let mut all = [0; VALUE_COUNT];
+            all[..values.len()].copy_from_slice(values);
+            lane.lane
+                .complete(record, token.sequence, status_word, &all);
+        }
         lane.count += 1;
         if lane.records == 0 {
             self.touched.push(token.lane);

@@ -23,7 +23,7 @@ use chimaera_chimod::Activity;
 use chimaera_chimod::abi::RawTask;
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::task::{DESCRIPTOR_WORDS, DescriptorError};
-use chimaera_proto::{Completion, Descriptor, Failure, PoolId, Status};
+use chimaera_proto::{Access, Completion, Descriptor, Failure, PoolId, Status};
 use chimaera_shm::{Doorbell, Lane, Taken};
 use crossbeam::channel::Sender;
 
@@ -64,8 +64,9 @@ const LANE_BUDGET: u64 = 32;
 /// Work between two looks at the clock and the doorbells, in tasks or copies of 4 KiB.
 const WORK_PER_TICK: u64 = 256;
 
-/// Passes without work between two looks at the clock.
-const IDLE_PASSES_PER_TICK: u32 = 64;
+/// Passes between two looks at the clock. They are counted whether there was work or not: a client
+/// with one task at a time gives work to few passes, and would put the look off for long.
+const PASSES_PER_TICK: u32 = 64;
 
 /// Time between two looks at the doorbells of parked lanes while others keep the worker busy.
 const DOORBELL_INTERVAL: Duration = Duration::from_micros(25);
@@ -117,11 +118,9 @@ enum LaneState {
     Ended,
 }
 
-/// The id of a pool that is being removed: no task's, for pools cannot be made with it.
-const WITHDRAWN: PoolId = PoolId::NULL;
-
 struct ServedPool {
-    id: PoolId,
+    /// The id that tasks name it by; none once it is being removed.
+    id: Option<PoolId>,
     target: Target,
     submitted: u64,
     is_polled: bool,
@@ -166,7 +165,7 @@ impl Worker {
             stopping: false,
         };
         worker.pools.push(Some(ServedPool {
-            id: PoolId::ADMIN,
+            id: Some(PoolId::ADMIN),
             target: Target::Admin,
             submitted: 0,
             is_polled: false,
@@ -180,21 +179,16 @@ impl Worker {
     pub(crate) fn run(mut self, router: &Arc<Router>) {
         Completions::install(router, self.index);
         Completions::with(|completions| completions.add_pool(0));
-        let mut idle_passes = 0;
+        let mut passes = 0;
         while !self.stopping {
             let work = self.pass();
-            if work != 0 {
-                idle_passes = 0;
-                self.work_since_tick += work;
-                if self.work_since_tick >= WORK_PER_TICK {
-                    self.tick();
-                }
-                continue;
-            }
-            idle_passes += 1;
-            if idle_passes % IDLE_PASSES_PER_TICK == 0 || self.active.is_empty() {
+            self.work_since_tick += work;
+            passes += 1;
+            let is_idle = work == 0 && self.active.is_empty();
+            if is_idle || passes >= PASSES_PER_TICK || self.work_since_tick >= WORK_PER_TICK {
+                passes = 0;
                 self.tick();
-            } else {
+            } else if work == 0 {
                 std::hint::spin_loop();
             }
         }
@@ -248,6 +242,9 @@ impl Worker {
                     served.next += 1;
                     served.last_task = self.now;
                     work += self.dispatch(index, &words);
+                    if self.lane_has_ended(index) {
+                        break;
+                    }
                 }
                 Taken::Violation { found } => {
                     let next = served.next;
@@ -292,7 +289,7 @@ impl Worker {
             .pools
             .get(usize::from(served.pool))
             .and_then(Option::as_ref);
-        if remembered.is_none_or(|pool| pool.id != task.pool) {
+        if remembered.is_none_or(|pool| pool.id != Some(task.pool)) {
             match self.pool_indexes.get(&task.pool) {
                 Some(&index) => served.pool = index,
                 None => return refuse(token(task.record, 0), Status::PoolNotFound),
@@ -302,10 +299,14 @@ impl Worker {
         let pool = self.pools[usize::from(index)]
             .as_mut()
             .expect("a pool with an index is here");
-        let (buffer, buffer_len) = match task.buffer {
-            None => (std::ptr::null_mut(), 0),
+        let (buffer, buffer_len, read_only) = match task.buffer {
+            None => (std::ptr::null_mut(), 0, false),
             Some(range) => match served.session.buffer(range) {
-                Some(address) => (address.as_ptr(), range.len_bytes),
+                Some(address) => (
+                    address.as_ptr(),
+                    range.len_bytes,
+                    range.access == Access::ReadOnly,
+                ),
                 None => return refuse(token(task.record, 0), Status::InvalidBuffer),
             },
         };
@@ -315,11 +316,11 @@ impl Worker {
             buffer,
             buffer_len,
             method: task.method,
-            reserved: 0,
+            buffer_is_read_only: u16::from(read_only),
             pool_major: task.pool.major,
             pool_minor: task.pool.minor,
             container: container.0,
-            reserved2: 0,
+            reserved: 0,
         };
         pool.submitted += 1;
         let activity = match &pool.target {
@@ -407,6 +408,12 @@ impl Worker {
             }
             served.state == LaneState::Active
         });
+    }
+
+    fn lane_has_ended(&self, index: u32) -> bool {
+        self.lanes[index as usize]
+            .as_ref()
+            .is_none_or(|served| served.state == LaneState::Ended)
     }
 
     /// Ends a lane whose client broke the protocol, and has its session closed.
@@ -508,7 +515,7 @@ impl Worker {
         }
         self.pool_indexes.insert(pool.id, index as u16);
         let served = ServedPool {
-            id: pool.id,
+            id: Some(pool.id),
             target: Target::Module(pool),
             submitted: 0,
             is_polled: false,
@@ -527,14 +534,14 @@ impl Worker {
             return;
         };
         if let Some(pool) = &mut self.pools[usize::from(index)] {
-            pool.id = WITHDRAWN;
+            pool.id = None;
         }
         self.removing.push((index, done));
     }
 
     /// Lets go of sessions and pools whose last task has completed.
     fn finish_removals(&mut self) {
-        let (pools, sleeper) = (&mut self.pools, &self.sleeper);
+        let (pools, polled, sleeper) = (&mut self.pools, &mut self.polled, &self.sleeper);
         self.removing.retain(|(index, done)| {
             let place = &mut pools[usize::from(*index)];
             let Some(pool) = place else { return false };
@@ -545,6 +552,8 @@ impl Worker {
                 // SAFETY: the container is still here, so its file is open.
                 unsafe { sleeper.forget_raw(file) };
             }
+            // The place may be another pool's soon, which is not to be polled for this one.
+            polled.retain(|polled| polled != index);
             // The control side holds the pool too, so its container is not destroyed here.
             *place = None;
             let _ = done.send(());

@@ -1,0 +1,141 @@
+//! Sessions and pools that come and go at the same time. Alone in its program, because it counts
+//! what the process has open.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use chimaera_chimod::{Activity, Container, CreateContext, ModuleError, Request, Worker};
+use chimaera_proto::admin::{DestroyPool, FlushPools, GetOrCreatePool, Method};
+use chimaera_proto::{Descriptor, PoolId, Status, codec};
+use chimaera_runtime::{Config, Host};
+
+mod support;
+
+use support::{Client, PATIENCE, ping, status};
+
+/// Completes tasks at once, on a thread of its own, or by dropping them.
+struct Churned;
+
+chimaera_chimod::export_chimod!(Churned, "churned");
+
+static COMPLETED: AtomicU64 = AtomicU64::new(0);
+
+impl Container for Churned {
+    fn create(_: CreateContext<'_>) -> Result<Self, ModuleError> {
+        Ok(Self)
+    }
+
+    fn check_params(&self, _: &[u8]) -> Result<(), ModuleError> {
+        Ok(())
+    }
+
+    fn submit(&self, _: &mut Worker<'_>, request: Request) -> Activity {
+        COMPLETED.fetch_add(1, Ordering::Relaxed);
+        match request.method() % 3 {
+            0 => request.complete(&[]),
+            1 => drop(std::thread::spawn(move || request.complete(&[]))),
+            _ => drop(request),
+        }
+        Activity::PENDING
+    }
+}
+
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("listed").count()
+}
+
+fn encode(request: &impl serde::Serialize) -> Vec<u8> {
+    codec::encode(request).expect("encodes")
+}
+
+/// A client that uses and abuses pools for a while, then leaves with tasks in flight.
+fn live(host: &Host, seed: u32) {
+    let mut client = Client::new(host);
+    let pool = PoolId::new(8000 + seed % 3, 0);
+    let created = GetOrCreatePool {
+        module: "churned".to_owned(),
+        name: pool.to_string(),
+        id: pool,
+        params: Vec::new(),
+    };
+    let created = encode(&created);
+    assert_eq!(
+        status(&client.admin(Method::GetOrCreatePool, &created)),
+        None
+    );
+    for round in 0..20 {
+        let task = Descriptor {
+            method: round + seed as u16,
+            pool,
+            record: 1,
+            ..ping()
+        };
+        let ended = status(&client.call(&task));
+        let expected = [None, Some(Status::Aborted), Some(Status::PoolNotFound)];
+        assert!(expected.contains(&ended), "{ended:?}");
+    }
+    if seed.is_multiple_of(2) {
+        let flush = encode(&FlushPools { id: None });
+        assert_eq!(status(&client.admin(Method::FlushPools, &flush)), None);
+    }
+    let destroy = encode(&DestroyPool { id: pool });
+    let ended = status(&client.admin(Method::DestroyPool, &destroy));
+    assert!(
+        [None, Some(Status::PoolNotFound)].contains(&ended),
+        "{ended:?}"
+    );
+    for record in 1..32 {
+        client.publish(&Descriptor {
+            method: u16::from(record),
+            pool,
+            record,
+            ..ping()
+        });
+    }
+}
+
+#[test]
+fn sessions_and_pools_that_come_and_go_leave_nothing_behind() {
+    let (done, watched) = std::sync::mpsc::channel();
+    let watchdog = std::thread::spawn(move || {
+        if watched.recv_timeout(2 * PATIENCE).is_err() {
+            std::process::abort();
+        }
+    });
+    let files = open_files();
+    for round in 0..10 {
+        let host = Host::start(&Config {
+            worker_count: 2,
+            modules: vec![module()],
+            ..Config::default()
+        })
+        .expect("the host starts");
+        let deadline = Instant::now() + Duration::from_millis(100);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let host = &host;
+                scope.spawn(move || {
+                    let mut seed = thread + round;
+                    while Instant::now() < deadline {
+                        live(host, seed);
+                        seed += 1;
+                    }
+                });
+            }
+        });
+        drop(host);
+    }
+    assert!(COMPLETED.load(Ordering::Relaxed) > 0);
+    // Threads of the module may still hold the router, and with it the inboxes' files.
+    let deadline = Instant::now() + PATIENCE;
+    while open_files() > files {
+        assert!(
+            Instant::now() < deadline,
+            "{} files, {files} before",
+            open_files()
+        );
+        std::thread::yield_now();
+    }
+    done.send(()).expect("is watched");
+    watchdog.join().expect("joins");
+}
