@@ -22,6 +22,7 @@ mod host;
 mod inbox;
 mod jobs;
 mod listener;
+mod mapped;
 mod modules;
 mod pools;
 mod routing;
