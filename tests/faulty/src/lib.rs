@@ -160,7 +160,7 @@ fn take_held(request: &Request) -> Vec<Request> {
 }
 
 fn release(request: Request) {
-    if let Some(buffer) = request.buffer() {
+    if let Some(buffer) = request.writable_buffer() {
         buffer.copy_from(0, &vec![RELEASED; buffer.len()]);
     }
     request.complete(&[u64::from(RELEASED)]);
