@@ -10,7 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use chimaera_bdev_client::{
-    Block, BlockType, Client, CreateOptions, Error, PerfMetrics, PoolId, PoolQuery, Runtime, Status,
+    Block, BlockType, Client, CreateOptions, Error, PerfMetrics, PoolId, PoolQuery, Runtime,
+    Status, Task,
 };
 use chimaera_client::Call;
 use chimaera_proto::bdev::{Method, TransferArguments};
@@ -100,9 +101,7 @@ fn an_allocation_without_space_takes_nothing() {
             &["not enough free space", "8000.0"],
         );
         assert_eq!(remaining(&pool), free, "{size}");
-        let result = pool
-            .async_allocate_blocks(QUERY, size)
-            .and_then(|task| task.wait());
+        let result = pool.async_allocate_blocks(QUERY, size).and_then(Task::wait);
         assert_refused(result, Status::NoSpace, &[]);
         assert_eq!(remaining(&pool), free, "{size}");
     }
