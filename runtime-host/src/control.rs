@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use chimaera_proto::Status;
 use chimaera_proto::control::{self, Reply, Request};
 use chimaera_proto::limits::MAX_LANES;
-use chimaera_shm::packet::{self, Packet};
+use chimaera_shm::packet;
 use chimaera_shm::{Doorbell, Segment};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -231,13 +231,22 @@ impl Control {
             return;
         };
         let socket = Arc::clone(&connection.socket);
-        let packet = match packet::receive(&*socket) {
-            Ok(Some(packet)) => packet,
-            Ok(None) => return self.end(id, "it closed the connection"),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) => return self.end(id, &error.to_string()),
-        };
-        let answer = self.handle(id, packet);
+        let mut files = Vec::new();
+        match packet::receive_with_files(&*socket, &mut files) {
+            Ok(Some(bytes)) => self.answer(id, &socket, &bytes, &mut files),
+            Ok(None) => self.end(id, "it closed the connection"),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => self.end(id, &error.to_string()),
+        }
+        if !files.is_empty() {
+            // Whatever they are: to close some files takes as long as their owner wants.
+            self.shared.closers.run(move || drop(files));
+        }
+    }
+
+    /// Answers a request. Takes from `files` what it uses.
+    fn answer(&mut self, id: u64, socket: &OwnedFd, packet: &[u8], files: &mut Vec<OwnedFd>) {
+        let answer = self.handle(id, packet, files);
         let is_greeting = matches!(
             self.connections.get(&id),
             Some(Connection {
@@ -257,9 +266,7 @@ impl Control {
         });
         let sent = control::encode(&reply)
             .map_err(io::Error::other)
-            .and_then(|bytes| {
-                packet::send(&*socket, &bytes, file.as_ref().map(|bell| bell.as_fd()))
-            });
+            .and_then(|bytes| packet::send(socket, &bytes, file.as_ref().map(|bell| bell.as_fd())));
         if let Err(error) = sent {
             self.end(id, &format!("it does not take its replies: {error}"));
         } else if is_greeting {
@@ -270,22 +277,20 @@ impl Control {
     fn handle(
         &mut self,
         id: u64,
-        packet: Packet,
+        packet: &[u8],
+        files: &mut Vec<OwnedFd>,
     ) -> Result<(Reply, Option<Arc<Doorbell>>), Refusal> {
         let violation = |error: &dyn std::fmt::Display| {
             Refusal::new(Status::ProtocolViolation, error.to_string())
         };
-        let request = control::decode(&packet.bytes).map_err(|error| violation(&error))?;
+        let request = control::decode(packet).map_err(|error| violation(&error))?;
         let connection = self
             .connections
             .get_mut(&id)
             .expect("the caller has found it");
         match (request, &mut connection.state) {
             (Request::Hello { client_name }, State::Greeting) => {
-                let file = packet
-                    .file
-                    .ok_or_else(|| violation(&"a hello without a segment"))?;
-                let segment = Segment::receive(file).map_err(|error| violation(&error))?;
+                let segment = receive_segment(files, "a hello without a segment")?;
                 self.mapped.take(segment.len(), None)?;
                 let session = Session::new(id, client_name, connection.peer, segment);
                 tracing::debug!(
@@ -314,10 +319,7 @@ impl Control {
                 Ok((Reply::LaneOpened, Some(bell)))
             }
             (Request::AddSegment { segment: index }, State::Open(client)) => {
-                let file = packet
-                    .file
-                    .ok_or_else(|| violation(&"a segment without its memory"))?;
-                let segment = Segment::receive(file).map_err(|error| violation(&error))?;
+                let segment = receive_segment(files, "a segment without its memory")?;
                 let len_bytes = segment.len();
                 self.mapped.take(len_bytes, Some(&client.session))?;
                 client
@@ -393,6 +395,15 @@ impl Control {
             self.connections.remove(&id);
         }
     }
+}
+
+/// Maps the segment beside a request. Leaves a file that is none.
+fn receive_segment(files: &mut Vec<OwnedFd>, missing: &str) -> Result<Segment, Refusal> {
+    let refusal = |reason: String| Refusal::new(Status::ProtocolViolation, reason);
+    let file = files.first().ok_or_else(|| refusal(missing.to_owned()))?;
+    let segment = Segment::receive(file).map_err(|error| refusal(error.to_string()))?;
+    files.clear();
+    Ok(segment)
 }
 
 /// What sessions take of the process's address space. A segment costs its client nothing, but the

@@ -72,6 +72,7 @@ impl Host {
             modules: Modules::new(&config.modules, &config.plugin_folders),
             pools: Pools::default(),
             jobs: Jobs::default(),
+            closers: Jobs::default(),
             session_count: AtomicU32::new(0),
             stopper: Stopper::default(),
             started: Instant::now(),
