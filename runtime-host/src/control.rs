@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,7 +15,7 @@ use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::packet;
 use chimaera_shm::{Doorbell, Segment};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt::PeerCredentials};
 
 use crate::admin::Shared;
 use crate::inbox::Inbox;
@@ -53,10 +53,11 @@ pub(crate) struct Control {
     /// Lanes per worker.
     load: Vec<usize>,
     mapped: Mapped,
+    /// Connections that have ended, and are to be closed.
+    ended: Vec<Arc<OwnedFd>>,
     stopping: bool,
 }
 
-/// Fields drop in order: the session's memory is unmapped before the socket closes.
 struct Connection {
     state: State,
     socket: Arc<OwnedFd>,
@@ -120,6 +121,7 @@ impl Control {
             next_id: 1,
             load,
             mapped: Mapped::default(),
+            ended: Vec::new(),
             stopping: false,
         };
         control.resume_accepting()?;
@@ -148,6 +150,17 @@ impl Control {
                     id => self.receive(id),
                 }
             }
+            self.close_ended();
+        }
+    }
+
+    /// Closes connections. Their clients learn of it at once; what they sent and nobody read, files
+    /// among it, is closed with the socket, for which this thread does not wait.
+    fn close_ended(&mut self) {
+        for socket in self.ended.drain(..) {
+            // It fails where the client has left already.
+            let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+            self.shared.closers.run(move || drop(socket));
         }
     }
 
@@ -211,6 +224,7 @@ impl Control {
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         if let Err(error) = self.epoll.add(&socket, EpollEvent::new(interest, id)) {
             tracing::warn!("a connection is dropped, as it cannot be watched: {error}");
+            self.ended.push(Arc::new(socket));
             return;
         }
         self.next_id += 1;
@@ -350,7 +364,8 @@ impl Control {
             State::Greeting => {
                 tracing::debug!(session = id, "connection ended: {reason}");
                 let _ = self.epoll.delete(&*connection.socket);
-                self.connections.remove(&id);
+                let ended = self.connections.remove(&id);
+                self.ended.extend(ended.map(|connection| connection.socket));
             }
             State::Open(Client { session, lanes, .. }) => {
                 tracing::debug!(
@@ -392,7 +407,9 @@ impl Control {
                 self.load[worker] -= 1;
             }
             self.mapped.give_back(session.segment_sizes());
-            self.connections.remove(&id);
+            // This unmaps the session's memory. The socket is closed after.
+            let ended = self.connections.remove(&id);
+            self.ended.extend(ended.map(|connection| connection.socket));
         }
     }
 }

@@ -9,7 +9,7 @@ use chimaera_proto::Status;
 use chimaera_proto::control::{self, Reply, Request};
 use chimaera_proto::limits::{MAX_SEGMENT_BYTES, MAX_SEGMENTS, MIN_SEGMENT_BYTES};
 use chimaera_runtime::{Config, Host};
-use chimaera_shm::Segment;
+use chimaera_shm::{Segment, packet};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, sockopt};
@@ -101,6 +101,14 @@ fn a_file_that_is_slow_to_close_keeps_nobody_waiting() {
         std::thread::spawn(move || drop(file));
         readers.push((reader, rude));
     }
+    // Files that are never received are closed with the connection.
+    let (file, reader) = slow_to_close();
+    let rude = host.connect().expect("connects");
+    packet::send(&rude, b"no hello", None).expect("sends");
+    // The host may have closed the connection already.
+    let _ = packet::send(&rude, b"never read", Some(file.as_fd()));
+    std::thread::spawn(move || drop(file));
+    readers.push((reader, rude));
     let began = Instant::now();
     assert_eq!(status(&Client::new(&host).call(&ping())), None);
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
