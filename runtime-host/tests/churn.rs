@@ -74,7 +74,7 @@ fn live(host: &Host, seed: u32) {
         let expected = [None, Some(Status::Aborted), Some(Status::PoolNotFound)];
         assert!(expected.contains(&ended), "{ended:?}");
     }
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         let flush = encode(&FlushPools { id: None });
         assert_eq!(status(&client.admin(Method::FlushPools, &flush)), None);
     }
