@@ -269,7 +269,8 @@ impl Control {
             })
         );
         let (reply, file) = answer.unwrap_or_else(|refusal| {
-            tracing::warn!(session = id, "request refused: {}", refusal.reason);
+            // The client is told; it must not be able to fill the log.
+            tracing::debug!(session = id, "request refused: {}", refusal.reason);
             (
                 Reply::Refused {
                     status: refusal.status,
