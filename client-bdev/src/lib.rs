@@ -28,7 +28,8 @@
 //! Laws of this crate:
 //! - What the host answers is checked before it is believed: lists, counts, lengths.
 //! - What cannot succeed is refused here with the host's own status, before anything is sent.
-//! - `unsafe` stands in `transfer` only.
+
+#![forbid(unsafe_code)]
 
 mod blocks;
 mod client;

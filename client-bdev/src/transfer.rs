@@ -1,9 +1,7 @@
 //! Writing and reading.
 //!
-//! Laws of this module:
-//! - A length that does not fit its block is refused here, with the status that the host gives.
-//! - `unsafe` stands for one claim: that [`Method::Write`] only reads its buffer, as the module's
-//!   contract says ([`chimaera_proto::bdev`]).
+//! Law of this module: a length that does not fit its block is refused here, with the status that
+//! the host gives.
 
 use std::ops::Range;
 
@@ -48,8 +46,7 @@ impl Client {
     ) -> Result<u64, Error> {
         let buffer = buffer.into();
         let call = self.transfer(query, Method::Write, block, offset_in_block, buffer.len())?;
-        // SAFETY: by the module's contract Write only reads its buffer.
-        match unsafe { self.runtime().call_sending(&call, buffer) } {
+        match self.runtime().call_sending(&call, buffer) {
             Ok(values) => transferred(&call, &values, buffer.len()),
             Err(error) => Err(error.during(describe(&call, buffer.len()))),
         }
@@ -166,11 +163,9 @@ impl Client {
         let buffer = buffer.into();
         let parts = self.parts(query, Method::Write, blocks, buffer.len())?;
         let mut written = 0;
-        // SAFETY: by the module's contract Write only reads its buffer.
-        let result = unsafe {
-            self.runtime()
-                .call_parts_sending(buffer, parts, |_, values| written += values[0])
-        };
+        let result = self
+            .runtime()
+            .call_parts_sending(buffer, parts, |_, values| written += values[0]);
         result.map_err(|error| self.part_error(Method::Write, blocks, error))?;
         Ok(written)
     }
@@ -187,8 +182,7 @@ impl Client {
         buffer: impl Into<BufferSliceMut<'a>>,
     ) -> Result<u64, Error> {
         let buffer = buffer.into();
-        let len = buffer.len();
-        let parts = self.parts(query, Method::Read, blocks, len)?;
+        let parts = self.parts(query, Method::Read, blocks, buffer.len())?;
         let mut read = 0;
         let result = self
             .runtime()

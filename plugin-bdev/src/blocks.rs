@@ -108,7 +108,7 @@ fn allocate_to_buffer(
     {
         return Err(Status::NoSpace);
     }
-    let buffer = request.buffer().ok_or(Status::InvalidBuffer)?;
+    let buffer = request.writable_buffer().ok_or(Status::InvalidBuffer)?;
     if plan
         .list_bytes()
         .is_none_or(|bytes| bytes > buffer.len() as u64)

@@ -125,8 +125,13 @@ impl BdevContainer {
         // but the block has to be right all the same.
         let len_bytes = request.buffer().map_or(0, |buffer| buffer.len() as u32);
         let arguments = request.arguments();
-        let pinned = TransferArguments::parse(arguments, len_bytes)
-            .and_then(|parsed| Ok((parsed, self.allocator.pin(parsed.block)?)));
+        let pinned = TransferArguments::parse(arguments, len_bytes).and_then(|parsed| {
+            if direction == Direction::Read && len_bytes > 0 && request.writable_buffer().is_none()
+            {
+                return Err(Status::InvalidBuffer);
+            }
+            Ok((parsed, self.allocator.pin(parsed.block)?))
+        });
         let (parsed, pin): (_, Pin) = match pinned {
             Ok(pinned) => pinned,
             Err(status) => {
@@ -151,9 +156,7 @@ impl BdevContainer {
                 return Activity::PENDING;
             }
             Backend::Ram(device) => {
-                if let Some(buffer) = transfer.request.buffer() {
-                    device.copy(direction, transfer.offset_in_pool, &buffer);
-                }
+                device.copy(&transfer);
             }
             Backend::File(_) => {}
         }
@@ -192,7 +195,7 @@ impl BdevContainer {
 
     fn get_stats(&self, worker: &Worker<'_>, request: Request) {
         let written = request
-            .buffer()
+            .writable_buffer()
             .filter(|buffer| buffer.len() >= STATS_BUFFER_BYTES as usize)
             .ok_or(Status::InvalidBuffer)
             .and_then(|buffer| {

@@ -9,11 +9,11 @@
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 
-use chimaera_chimod::{ModuleError, SharedBuffer};
+use chimaera_chimod::ModuleError;
 use chimaera_proto::Status;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
-use crate::transfer::Direction;
+use crate::transfer::{Direction, Transfer};
 
 /// The memory of a pool.
 #[derive(Debug)]
@@ -68,13 +68,13 @@ impl RamDevice {
         })
     }
 
-    /// Copies between the pool, from `offset` on, and the whole of the client's buffer.
+    /// Copies between the pool and the transfer's buffer.
     ///
     /// # Panics
-    /// If the range does not lie within the pool: the caller checked it.
-    pub(crate) fn copy(&self, direction: Direction, offset: u64, buffer: &SharedBuffer<'_>) {
-        let len = buffer.len();
-        let offset = usize::try_from(offset)
+    /// If the transfer does not lie within the pool: the caller checked it.
+    pub(crate) fn copy(&self, transfer: &Transfer) {
+        let len = transfer.len_bytes as usize;
+        let offset = usize::try_from(transfer.offset_in_pool)
             .ok()
             .filter(|offset| {
                 offset
@@ -84,16 +84,22 @@ impl RamDevice {
             .expect("a checked transfer lies within the pool");
         // SAFETY: `offset..offset + len` lies within the mapping, as just checked.
         let inside = unsafe { self.memory.as_ptr().add(offset) };
-        let outside = buffer.as_ptr();
-        let (source, target) = match direction {
-            Direction::Read => (inside, outside),
-            Direction::Write => (outside, inside),
+        let request = &transfer.request;
+        let ends: Option<(*const u8, *mut u8)> = match transfer.direction {
+            Direction::Read => {
+                let buffer = request.writable_buffer();
+                buffer.map(|buffer| (inside.cast_const(), buffer.as_mut_ptr()))
+            }
+            Direction::Write => request.buffer().map(|buffer| (buffer.as_ptr(), inside)),
         };
-        // SAFETY: both ranges are mapped for `len` bytes: the pool's until `self` is dropped, the
-        // client's until its request completes, which `buffer` borrows. They do not overlap,
-        // because the pool's mapping is private to this value. Bytes that somebody else changes
-        // meanwhile may arrive in any mixture; they are plain data to both sides.
-        unsafe { std::ptr::copy_nonoverlapping(source, target, len) };
+        if let Some((source, target)) = ends {
+            // SAFETY: both ranges are mapped for `len` bytes, which is the buffer's length: the
+            // pool's until `self` is dropped, the client's until its request completes, which
+            // `transfer` holds. They do not overlap, because the pool's mapping is private to
+            // this value. Bytes that somebody else changes meanwhile may arrive in any mixture;
+            // they are plain data to both sides.
+            unsafe { std::ptr::copy_nonoverlapping(source, target, len) };
+        }
     }
 }
 

@@ -118,11 +118,11 @@ pub(crate) fn raw_task(
         buffer: data,
         buffer_len: len as u32,
         method,
-        reserved: 0,
+        buffer_is_read_only: 0,
         pool_major: 8000,
         pool_minor: 0,
         container: 0,
-        reserved2: 0,
+        reserved: 0,
     }
 }
 

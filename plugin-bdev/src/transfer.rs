@@ -20,7 +20,8 @@ pub(crate) enum Direction {
 /// because the block is pinned until the transfer is finished.
 #[derive(Debug)]
 pub(crate) struct Transfer {
-    /// The task. Its buffer has `len_bytes` bytes and stays mapped as long as this is held.
+    /// The task. Its buffer has `len_bytes` bytes and stays mapped as long as this is held. A
+    /// read's may be written.
     pub(crate) request: Request,
     /// Keeps a free of the block from completing.
     pub(crate) pin: Pin,

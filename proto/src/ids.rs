@@ -22,7 +22,7 @@ impl PoolId {
     pub const ADMIN: Self = Self::new(1, 0);
 
     /// The first `major` that the host hands out when a creation request leaves the choice to it.
-    pub const FIRST_CHOSEN_MAJOR: u32 = 0x4000_0000;
+    pub const FIRST_CHOSEN_MAJOR: u32 = 100_000;
 
     /// Makes an id from its two parts.
     #[must_use]

@@ -26,4 +26,4 @@ pub mod task;
 pub use ids::{ContainerId, NodeId, PoolId};
 pub use query::PoolQuery;
 pub use status::{Failure, Status};
-pub use task::{BufferRange, Completion, Descriptor};
+pub use task::{Access, BufferRange, Completion, Descriptor};

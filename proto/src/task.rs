@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! descriptor, 8 words of 64 bits, little endian, bit 0 first
-//! word 0   0..32 sequence   32..48 method   48..56 query mode   56..64 buffer segment
+//! word 0   0..32 sequence   32..48 method   48..55 query mode   55 buffer is read-only
+//!          56..64 buffer segment
 //! word 1   0..32 pool major 32..64 pool minor
 //! word 2   0..32 query a    32..64 query b
 //! word 3   0..32 record     32..64 buffer length in bytes
@@ -40,7 +41,24 @@ pub struct BufferRange {
     pub offset_bytes: u64,
     /// Length in bytes.
     pub len_bytes: u32,
+    /// What the module may do with it.
+    pub access: Access,
 }
+
+/// What a module may do with a task's buffer.
+///
+/// The host keeps to it, whatever the module: a client lends out memory to which references may
+/// exist as read-only, and need not know which module a pool really belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read it and write it.
+    ReadWrite,
+    /// Read it.
+    ReadOnly,
+}
+
+/// Bit of the query mode's byte that says [`Access::ReadOnly`].
+const READ_ONLY: u8 = 1 << 7;
 
 /// A task as it travels from client to host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,9 +98,18 @@ impl Descriptor {
     #[must_use]
     pub const fn to_words(&self, sequence: u32) -> [u64; DESCRIPTOR_WORDS] {
         let (mode, a, b) = self.query.to_parts();
-        let (segment, offset, len) = match self.buffer {
-            Some(buffer) => (buffer.segment, buffer.offset_bytes, buffer.len_bytes),
-            None => (NO_SEGMENT, 0, 0),
+        let (segment, offset, len, access) = match self.buffer {
+            Some(buffer) => (
+                buffer.segment,
+                buffer.offset_bytes,
+                buffer.len_bytes,
+                buffer.access,
+            ),
+            None => (NO_SEGMENT, 0, 0, Access::ReadWrite),
+        };
+        let mode = match access {
+            Access::ReadWrite => mode,
+            Access::ReadOnly => mode | READ_ONLY,
         };
         [
             sequence as u64
@@ -111,7 +138,11 @@ impl Descriptor {
         }
         let record = record as u8;
         let mode = (words[0] >> 48) as u8;
-        let query = match PoolQuery::from_parts(mode, words[2] as u32, (words[2] >> 32) as u32) {
+        let query = match PoolQuery::from_parts(
+            mode & !READ_ONLY,
+            words[2] as u32,
+            (words[2] >> 32) as u32,
+        ) {
             Ok(query) => query,
             Err(error) => return Err(DescriptorError::Query { record, error }),
         };
@@ -123,6 +154,11 @@ impl Descriptor {
                 segment,
                 offset_bytes: words[4],
                 len_bytes: (words[3] >> 32) as u32,
+                access: if mode & READ_ONLY == 0 {
+                    Access::ReadWrite
+                } else {
+                    Access::ReadOnly
+                },
             })
         };
         Ok(Self {
@@ -141,7 +177,8 @@ impl Descriptor {
 pub struct Completion {
     /// Status code and errno; see [`crate::status`].
     pub status_word: u32,
-    /// Values, by method. Zero where a method gives fewer.
+    /// Values, by method. Those that a method does not give are zero if the task failed, and
+    /// not specified if it succeeded.
     pub values: [u64; VALUE_COUNT],
 }
 
@@ -199,6 +236,7 @@ mod tests {
                 segment: 5,
                 offset_bytes: u64::MAX,
                 len_bytes: u32::MAX,
+                access: Access::ReadOnly,
             }),
             arguments: [1, u64::MAX, 3],
         }
@@ -219,7 +257,11 @@ mod tests {
             PoolQuery::Dynamic,
         ];
         for query in queries {
-            for buffer in [None, sample().buffer] {
+            let writable = sample().buffer.map(|range| BufferRange {
+                access: Access::ReadWrite,
+                ..range
+            });
+            for buffer in [None, sample().buffer, writable] {
                 let task = Descriptor {
                     query,
                     buffer,
@@ -243,7 +285,7 @@ mod tests {
             Descriptor::parse(&words),
             Err(DescriptorError::Query {
                 record: 63,
-                error: UnknownQueryMode(0xff)
+                error: UnknownQueryMode(0x7f)
             })
         );
     }

@@ -311,7 +311,7 @@ fn encode<Reply: Serialize>(reply: &Reply) -> Result<Vec<u8>, ModuleError> {
 /// Completes a task with its reply, or with the text of its error.
 fn respond(request: Request, reply: Result<Vec<u8>, ModuleError>) {
     let write = |bytes: &[u8]| {
-        let buffer = request.buffer()?;
+        let buffer = request.writable_buffer()?;
         (bytes.len() <= buffer.len()).then(|| buffer.copy_from(0, bytes))?;
         Some(bytes.len() as u64)
     };

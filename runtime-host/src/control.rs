@@ -20,6 +20,7 @@ use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt::PeerCredentials}
 use crate::admin::Shared;
 use crate::inbox::Inbox;
 use crate::listener::Listener;
+use crate::mapped::Mapped;
 use crate::session::{Peer, Session};
 use crate::worker::Command;
 
@@ -306,7 +307,7 @@ impl Control {
         match (request, &mut connection.state) {
             (Request::Hello { client_name }, State::Greeting) => {
                 let segment = receive_segment(files, "a hello without a segment")?;
-                self.mapped.take(segment.len(), None)?;
+                self.mapped.take(segment.len(), None).map_err(no_place)?;
                 let session = Session::new(id, client_name, connection.peer, segment);
                 tracing::debug!(
                     session = id,
@@ -336,7 +337,9 @@ impl Control {
             (Request::AddSegment { segment: index }, State::Open(client)) => {
                 let segment = receive_segment(files, "a segment without its memory")?;
                 let len_bytes = segment.len();
-                self.mapped.take(len_bytes, Some(&client.session))?;
+                self.mapped
+                    .take(len_bytes, Some(&client.session))
+                    .map_err(no_place)?;
                 client
                     .session
                     .add_segment(index, segment)
@@ -424,53 +427,8 @@ fn receive_segment(files: &mut Vec<OwnedFd>, missing: &str) -> Result<Segment, R
     Ok(segment)
 }
 
-/// What sessions take of the process's address space. A segment costs its client nothing, but the
-/// process ends when it finds no place for memory of its own.
-#[derive(Default)]
-struct Mapped {
-    bytes: u64,
-    segments: usize,
-}
-
-impl Mapped {
-    /// Half of the smallest address space that a process has on the machines we serve.
-    const MAX_BYTES: u64 = 64 << 40;
-
-    /// So much of it for one session, so that one client is not all.
-    const MAX_SESSION_BYTES: u64 = Self::MAX_BYTES / 16;
-
-    /// Half of the mappings that Linux lets a process have unless told otherwise.
-    const MAX_SEGMENTS: usize = 32 * 1024;
-
-    /// Counts a segment that `session` registers, or that opens a session.
-    fn take(&mut self, len_bytes: u64, session: Option<&Session>) -> Result<(), Refusal> {
-        let refused = |reason| Err(Refusal::new(Status::OutOfMemory, reason));
-        let own_bytes: u64 = session.map_or(0, |session| session.segment_sizes().sum());
-        if own_bytes + len_bytes > Self::MAX_SESSION_BYTES {
-            return refused(format!(
-                "a session has segments of at most {} bytes together, and this one would have {}",
-                Self::MAX_SESSION_BYTES,
-                own_bytes + len_bytes
-            ));
-        }
-        if self.bytes + len_bytes > Self::MAX_BYTES || self.segments == Self::MAX_SEGMENTS {
-            return refused(format!(
-                "the daemon maps {} segments with {} bytes of other clients, and has no place for \
-                 {len_bytes} more",
-                self.segments, self.bytes
-            ));
-        }
-        self.bytes += len_bytes;
-        self.segments += 1;
-        Ok(())
-    }
-
-    fn give_back(&mut self, sizes: impl IntoIterator<Item = u64>) {
-        for len_bytes in sizes {
-            self.bytes -= len_bytes;
-            self.segments -= 1;
-        }
-    }
+fn no_place(reason: String) -> Refusal {
+    Refusal::new(Status::OutOfMemory, reason)
 }
 
 /// Hands a lane to the worker with the fewest.

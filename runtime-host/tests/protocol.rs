@@ -6,7 +6,9 @@ use std::time::Duration;
 use chimaera_proto::admin::{FindPool, Method, RuntimeStatus};
 use chimaera_proto::control::{self, Reply, Request};
 use chimaera_proto::limits::{DATA_OFFSET_BYTES, LANE_DEPTH};
-use chimaera_proto::{BufferRange, ContainerId, Descriptor, PoolId, PoolQuery, Status, codec};
+use chimaera_proto::{
+    Access, BufferRange, ContainerId, Descriptor, PoolId, PoolQuery, Status, codec,
+};
 use chimaera_runtime::{Config, Host};
 use chimaera_shm::{Segment, packet};
 
@@ -70,6 +72,7 @@ fn tasks_that_name_what_is_not_there_are_refused_and_the_session_goes_on() {
             segment,
             offset_bytes,
             len_bytes,
+            access: Access::ReadWrite,
         })
     };
     let bad_buffers = [

@@ -150,8 +150,8 @@ pub struct RawTask {
     pub buffer_len: u32,
     /// What to do.
     pub method: u16,
-    /// Zero.
-    pub reserved: u16,
+    /// 1 if the client lets the module only read the buffer, else 0.
+    pub buffer_is_read_only: u16,
     /// The pool's id.
     pub pool_major: u32,
     /// The pool's id.
@@ -159,7 +159,7 @@ pub struct RawTask {
     /// The container that the query resolved to.
     pub container: u32,
     /// Zero.
-    pub reserved2: u32,
+    pub reserved: u32,
 }
 
 /// What a container did in a call, and whether it wants another.

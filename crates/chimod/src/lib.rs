@@ -46,7 +46,7 @@ pub use abi::Activity;
 pub use container::{Container, CreateContext, Host, Level, ModuleError, Worker};
 pub use host::Module;
 pub use per_worker::PerWorker;
-pub use request::{Request, SharedBuffer};
+pub use request::{Request, SharedBuffer, WritableBuffer};
 
 #[doc(hidden)]
 pub use glue::vtable_of;

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
+use std::ops::Deref;
 
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 use chimaera_proto::{ContainerId, Failure, PoolId, Status};
@@ -67,6 +68,13 @@ impl Request {
         })
     }
 
+    /// The buffer, if one goes along that the client lets the module write.
+    #[must_use]
+    pub fn writable_buffer(&self) -> Option<WritableBuffer<'_>> {
+        let buffer = self.buffer()?;
+        (self.task.buffer_is_read_only == 0).then_some(WritableBuffer { buffer })
+    }
+
     /// Completes the task with the first of its values.
     ///
     /// # Panics
@@ -128,10 +136,10 @@ impl Drop for Request {
     }
 }
 
-/// A task's buffer in the client's memory.
+/// A task's buffer in the client's memory, to be read.
 ///
-/// The client may change it at any time, so it is only ever copied from and to, once, and what
-/// was copied is what counts. No reference to its bytes is formed.
+/// The client may change it at any time, so it is only ever copied from, once, and what was copied
+/// is what counts. No reference to its bytes is formed.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedBuffer<'request> {
     data: *mut u8,
@@ -140,7 +148,7 @@ pub struct SharedBuffer<'request> {
 }
 
 impl SharedBuffer<'_> {
-    /// Bytes of the buffer. Never 0 for a buffer that a client allocated.
+    /// Bytes of the buffer.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
@@ -152,10 +160,10 @@ impl SharedBuffer<'_> {
         self.len == 0
     }
 
-    /// First byte, for devices and bulk copies. Valid for `len` bytes until the request
+    /// First byte, for devices and bulk copies. Valid for reading `len` bytes until the request
     /// completes; the client may write there meanwhile.
     #[must_use]
-    pub fn as_ptr(&self) -> *mut u8 {
+    pub fn as_ptr(&self) -> *const u8 {
         self.data
     }
 
@@ -173,23 +181,47 @@ impl SharedBuffer<'_> {
         }
     }
 
-    /// Copies into the buffer, from `offset` on.
-    ///
-    /// # Panics
-    /// If the range does not lie within the buffer: check it against [`Self::len`].
-    pub fn copy_from(&self, offset: usize, source: &[u8]) {
-        self.check(offset, source.len());
-        // SAFETY: as in `copy_to`, in the other direction.
-        unsafe {
-            std::ptr::copy_nonoverlapping(source.as_ptr(), self.data.add(offset), source.len());
-        }
-    }
-
     fn check(&self, offset: usize, len: usize) {
         assert!(
             offset.checked_add(len).is_some_and(|end| end <= self.len),
             "{len} bytes at {offset} are not within a buffer of {}",
             self.len
         );
+    }
+}
+
+/// A task's buffer in the client's memory, to be read and written.
+#[derive(Clone, Copy, Debug)]
+pub struct WritableBuffer<'request> {
+    buffer: SharedBuffer<'request>,
+}
+
+impl<'request> Deref for WritableBuffer<'request> {
+    type Target = SharedBuffer<'request>;
+
+    fn deref(&self) -> &SharedBuffer<'request> {
+        &self.buffer
+    }
+}
+
+impl WritableBuffer<'_> {
+    /// First byte, for devices and bulk copies. Valid for `len` bytes until the request
+    /// completes; the client may read and write there meanwhile.
+    #[must_use]
+    pub fn as_mut_ptr(&self) -> *mut u8 {
+        self.buffer.data
+    }
+
+    /// Copies into the buffer, from `offset` on.
+    ///
+    /// # Panics
+    /// If the range does not lie within the buffer: check it against its length.
+    pub fn copy_from(&self, offset: usize, source: &[u8]) {
+        self.buffer.check(offset, source.len());
+        // SAFETY: as in `copy_to`, in the other direction; the client lets us write.
+        unsafe {
+            let target = self.buffer.data.add(offset);
+            std::ptr::copy_nonoverlapping(source.as_ptr(), target, source.len());
+        }
     }
 }

@@ -248,7 +248,7 @@ fn finish<T: DeserializeOwned>(finished: Finished) -> Result<T, TaskError> {
             if text.is_empty() {
                 Err(error.into())
             } else {
-                Err(error.with_detail(text).into())
+                Err(error.with_account(text).into())
             }
         }
     }

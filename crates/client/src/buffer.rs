@@ -12,7 +12,7 @@ use std::ops::{Bound, Deref, DerefMut, RangeBounds};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use chimaera_proto::{BufferRange, Status};
+use chimaera_proto::{Access, BufferRange, Status};
 
 use crate::error::Error;
 use crate::memory::{Extent, Memory, Register};
@@ -103,6 +103,7 @@ impl Buffer {
         start: usize,
         len: usize,
         memory: &Arc<Memory>,
+        access: Access,
     ) -> Result<BufferRange, Error> {
         if !Arc::ptr_eq(&self.memory, memory) {
             return Err(foreign());
@@ -112,6 +113,7 @@ impl Buffer {
             segment: extent.segment,
             offset_bytes: extent.offset_bytes + start as u64,
             len_bytes: u32::try_from(len).map_err(|_| too_long(len))?,
+            access,
         })
     }
 }
@@ -205,8 +207,12 @@ impl<'a> BufferSlice<'a> {
 
     /// How a task names it.
     #[inline]
-    pub(crate) fn wire_range(&self, memory: &Arc<Memory>) -> Result<BufferRange, Error> {
-        self.buffer.wire_range(self.start, self.len, memory)
+    pub(crate) fn wire_range(
+        &self,
+        memory: &Arc<Memory>,
+        access: Access,
+    ) -> Result<BufferRange, Error> {
+        self.buffer.wire_range(self.start, self.len, memory, access)
     }
 }
 

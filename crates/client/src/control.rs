@@ -1,19 +1,18 @@
 //! The control socket: one request at a time, files beside it.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use chimaera_proto::Status;
 use chimaera_proto::control::{self, ControlError, Reply, Request};
-use chimaera_proto::limits::MAX_CONTROL_MESSAGE_BYTES;
 use chimaera_proto::socket_path::SOCKET_VARIABLE;
+use chimaera_shm::packet;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    connect, recvmsg, sendmsg, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 use parking_lot::Mutex;
@@ -23,9 +22,6 @@ use crate::error::Error;
 /// How long the daemon may take for an answer. Its control side answers in microseconds; this
 /// is for one that hangs.
 const PATIENCE_SECONDS: i64 = 20;
-
-/// Files that may come beside a reply: more are a mistake, but must be closed then.
-const MOST_FILES: usize = 4;
 
 /// The socket to the daemon.
 #[derive(Debug)]
@@ -43,10 +39,12 @@ impl ControlSocket {
         let failed = |errno: Errno| {
             let error = Error::io(&errno.into(), operation());
             match errno {
-                Errno::ENOENT | Errno::ECONNREFUSED => error.without_daemon().with_detail(format!(
-                    "no daemon listens there: start one (`chimaera start`), or set \
+                Errno::ENOENT | Errno::ECONNREFUSED => {
+                    error.without_daemon().with_account(format!(
+                        "no daemon listens there: start one (`chimaera runtime start`), or set \
                      {SOCKET_VARIABLE} to the socket of one that runs"
-                )),
+                    ))
+                }
                 Errno::EACCES | Errno::EPERM => error.with_detail(
                     "this user may not use the daemon: its operator decides who may, by the \
                      socket's mode",
@@ -106,12 +104,12 @@ impl ControlSocket {
             Some(status) => return Err(Error::new(status, operation)),
         }
         let exchanged = self.exchange(request, file, operation);
-        let (reply, mut files) = exchanged.inspect_err(|error| *broken = Some(error.status()))?;
+        let (reply, file) = exchanged.inspect_err(|error| *broken = Some(error.status()))?;
         match reply {
             Reply::Refused { status, reason } => {
-                Err(Error::new(status, operation).with_detail(reason))
+                Err(Error::new(status, operation).with_account(reason))
             }
-            reply => Ok((reply, files.pop())),
+            reply => Ok((reply, file)),
         }
     }
 
@@ -120,77 +118,16 @@ impl ControlSocket {
         request: &Request,
         file: Option<BorrowedFd<'_>>,
         operation: &str,
-    ) -> Result<(Reply, Vec<OwnedFd>), Error> {
-        self.send(request, file, operation)?;
-        let (packet, files) = self.receive(operation)?;
-        let reply = control::decode(&packet).map_err(|error| unreadable(&error, operation))?;
-        Ok((reply, files))
-    }
-
-    fn send(
-        &self,
-        request: &Request,
-        file: Option<BorrowedFd<'_>>,
-        operation: &str,
-    ) -> Result<(), Error> {
-        let packet = control::encode(request).map_err(|error| unreadable(&error, operation))?;
-        let files = file.map(|file| [file.as_raw_fd()]);
-        let rights = files
-            .as_ref()
-            .map(|files| [ControlMessage::ScmRights(files)]);
-        let rights = rights.as_ref().map_or(&[][..], |rights| &rights[..]);
-        loop {
-            match sendmsg::<UnixAddr>(
-                self.socket.as_raw_fd(),
-                &[IoSlice::new(&packet)],
-                rights,
-                MsgFlags::MSG_NOSIGNAL,
-                None,
-            ) {
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(lost(errno, operation)),
-                Ok(_) => return Ok(()),
-            }
-        }
-    }
-
-    fn receive(&self, operation: &str) -> Result<(Vec<u8>, Vec<OwnedFd>), Error> {
-        let mut packet = vec![0; MAX_CONTROL_MESSAGE_BYTES];
-        let mut space = nix::cmsg_space!([RawFd; MOST_FILES]);
-        let mut parts = [IoSliceMut::new(&mut packet)];
-        let message = loop {
-            match recvmsg::<UnixAddr>(
-                self.socket.as_raw_fd(),
-                &mut parts,
-                Some(&mut space),
-                MsgFlags::MSG_CMSG_CLOEXEC,
-            ) {
-                Err(Errno::EINTR) => {}
-                result => break result.map_err(|errno| lost(errno, operation))?,
-            }
-        };
-        let (len, flags) = (message.bytes, message.flags);
-        let mut files = Vec::new();
-        for part in message.cmsgs().map_err(|errno| lost(errno, operation))? {
-            if let ControlMessageOwned::ScmRights(numbers) = part {
-                // SAFETY: the kernel made these descriptors for this message, which is read
-                // once, so nobody else owns them.
-                files.extend(
-                    numbers
-                        .into_iter()
-                        .map(|number| unsafe { OwnedFd::from_raw_fd(number) }),
-                );
-            }
-        }
-        if len == 0 {
+    ) -> Result<(Reply, Option<OwnedFd>), Error> {
+        let bytes = control::encode(request).map_err(|error| unreadable(&error, operation))?;
+        let exchanged =
+            packet::send(&*self.socket, &bytes, file).and_then(|()| packet::receive(&*self.socket));
+        let Some(packet) = exchanged.map_err(|error| lost(&error, operation))? else {
             return Err(Error::new(Status::ConnectionLost, operation));
-        }
-        if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) || files.len() > 1 {
-            return Err(Error::new(Status::ProtocolViolation, operation)
-                .with_detail("the reply is too long or brings too many files"));
-        }
-        packet.truncate(len);
-        Ok((packet, files))
+        };
+        let reply =
+            control::decode(&packet.bytes).map_err(|error| unreadable(&error, operation))?;
+        Ok((reply, packet.file))
     }
 }
 
@@ -201,15 +138,18 @@ fn limit_waiting(socket: &impl AsFd) -> nix::Result<()> {
     setsockopt(socket, sockopt::SendTimeout, &patience)
 }
 
-fn lost(errno: Errno, operation: &str) -> Error {
-    match errno {
-        Errno::EAGAIN => Error::new(Status::Busy, operation).with_detail(format!(
+fn lost(error: &io::Error, operation: &str) -> Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => Error::new(Status::Busy, operation).with_detail(format!(
             "the daemon did not answer for {PATIENCE_SECONDS} seconds; see its log"
         )),
-        Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN => {
-            Error::new(Status::ConnectionLost, operation)
+        io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::NotConnected => Error::new(Status::ConnectionLost, operation),
+        io::ErrorKind::InvalidData => {
+            Error::new(Status::ProtocolViolation, operation).with_detail(error)
         }
-        errno => Error::io(&errno.into(), operation),
+        _ => Error::io(error, operation),
     }
 }
 

@@ -22,6 +22,8 @@ struct Report {
     operation: String,
     failure: Failure,
     detail: Option<String>,
+    /// Whether the detail stands in place of the failure's own text.
+    says_all: bool,
     no_daemon: bool,
 }
 
@@ -32,6 +34,7 @@ impl Error {
             operation: operation.to_string(),
             failure: failure.into(),
             detail: None,
+            says_all: false,
             no_daemon: false,
         }))
     }
@@ -41,6 +44,14 @@ impl Error {
     pub fn with_detail(mut self, detail: impl fmt::Display) -> Self {
         self.0.detail = Some(detail.to_string());
         self
+    }
+
+    /// The same error with a text that says all there is to say, in place of its status's: what
+    /// happened, to what, and what to do.
+    #[must_use]
+    pub fn with_account(mut self, account: impl fmt::Display) -> Self {
+        self.0.says_all = true;
+        self.with_detail(account)
     }
 
     /// The same error as one of a larger operation, which knows better what was being done.
@@ -99,11 +110,12 @@ impl Error {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.operation, self.failure)?;
+        write!(f, "{}: ", self.operation)?;
         match (&self.detail, advice(self.failure.status)) {
-            (Some(detail), _) => write!(f, ": {detail}"),
-            (None, Some(advice)) => write!(f, ": {advice}"),
-            (None, None) => Ok(()),
+            (Some(account), _) if self.says_all => write!(f, "{account}"),
+            (Some(detail), _) => write!(f, "{}: {detail}", self.failure),
+            (None, Some(advice)) => write!(f, "{}: {advice}", self.failure),
+            (None, None) => write!(f, "{}", self.failure),
         }
     }
 }

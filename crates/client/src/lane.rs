@@ -23,22 +23,14 @@
 //! - A record is freed after its task completed and its completion was copied, never before, so
 //!   no more tasks are in flight than the lane has entries.
 //! - Locks are taken in the order: submission, desk, memory. No waker runs under any of them.
-//!
-//! **When the daemon dies** ([`crate::link`]), every task in flight is completed here instead.
-//! The watcher of the connection stores `lost`, then fences, then reads every claim. A submitter
-//! stores its claim, publishes, fences (in `must_ring`), then reads `lost`. Of two fences one
-//! comes first: either the watcher sees the claim, or the submitter sees `lost`, and whoever sees
-//! completes the task, under the desk's lock. The record is not given to another task meanwhile:
-//! whoever takes a record looks at `lost` after taking it, and a record that became free through
-//! such a completion was freed by somebody who had seen `lost` or its consequences.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chimaera_proto::limits::LANE_DEPTH;
-use chimaera_proto::{BufferRange, Completion, Descriptor, Status};
-use chimaera_shm::{Doorbell, Lane, LaneMemory, Segment};
+use chimaera_proto::{BufferRange, Completion, Descriptor};
+use chimaera_shm::{Doorbell, Lane, Segment};
 use crossbeam::utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
 
@@ -195,7 +187,7 @@ impl ClientLane {
         tag: u64,
     ) -> Result<Flight, Lost> {
         // Relaxed: who freed this record after a loss had seen it, and freeing and taking are
-        // ordered; see the module's documentation.
+        // ordered; see `crate::loss`.
         if self.signs.lost.load(Ordering::Relaxed) {
             submission.free |= 1 << record;
             return Err(Lost);
@@ -421,34 +413,21 @@ impl ClientLane {
         self.signs.awaited.load(Ordering::Relaxed)
     }
 
-    /// Completes everything in flight in the place of a daemon that is gone, and wakes whoever
-    /// waits for it. Nothing can be submitted from now on.
-    pub(crate) fn complete_all_as_lost(&self) {
+    /// From now on nothing is submitted. Followed by a fence and a look at the claims.
+    pub(crate) fn mark_lost(&self) {
         self.signs.lost.store(true, Ordering::Relaxed);
-        // Pairs with the fence in `must_ring`; see the module's documentation.
-        fence(Ordering::SeqCst);
-        self.complete_as_lost();
+    }
+}
+
+#[cfg(test)]
+impl ClientLane {
+    /// Goes on with this sequence, as if that many tasks had been.
+    pub(crate) fn begin_at(&self, sequence: u64) {
+        self.submission.lock().next_sequence = sequence;
     }
 
-    /// Completes what is in flight and was not completed by the daemon, which is gone.
-    #[cold]
-    fn complete_as_lost(&self) {
-        let lost = Completion::failure(Status::ConnectionLost);
-        let mut completed = 0;
-        // One thread at a time: another might have stopped between looking and completing.
-        let desk = self.desk.lock();
-        for record in 0..LANE_DEPTH {
-            let (flight, tag) = self.claim_of(record);
-            if tag != DONE && !self.memory.is_complete(record, flight.wire()) {
-                self.memory
-                    .complete(record, flight.wire(), lost.status_word, &lost.values);
-                completed |= flight.bit();
-            }
-        }
-        drop(desk);
-        LaneMemory::<LANE_DEPTH>::fence_before_looking();
-        let (sleepers, _) = self.memory.look_for_waiters(completed);
-        self.memory.wake_sleepers(sleepers);
-        self.segment.ring_bell();
+    /// Whether a submitter waits for a record.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.signs.starved.load(Ordering::SeqCst)
     }
 }

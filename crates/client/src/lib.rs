@@ -14,7 +14,7 @@
 //!
 //! Reading order: [`Runtime`] submits a [`Call`] on its thread's lane (`lanes`, `lane`) and gets
 //! a [`Task`]. What happens when a lane is full, a handle is dropped or awaited is in `desk`,
-//! what happens when the daemon dies in `link`. [`Buffer`]s come from `memory`.
+//! what happens when the daemon dies in `link` and `loss`. [`Buffer`]s come from `memory`.
 //!
 //! Laws of this crate:
 //! - No safe code can free, reuse or alias a buffer that a task in flight may touch.
@@ -31,8 +31,11 @@ mod desk;
 mod embed;
 mod error;
 mod lane;
+#[cfg(test)]
+mod lane_tests;
 mod lanes;
 mod link;
+mod loss;
 mod memory;
 mod options;
 mod parts;

@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use chimaera_proto::Failure;
 use chimaera_proto::limits::LANE_DEPTH;
+use chimaera_proto::{Access, Failure};
 
 use crate::buffer::{BufferSlice, BufferSliceMut};
 use crate::call::{Call, Values, values};
@@ -40,52 +40,50 @@ impl Runtime {
         parts: impl IntoIterator<Item = (Call, Range<usize>)>,
         done: impl FnMut(usize, &Values),
     ) -> Result<(), PartError> {
-        self.call_parts(buffer.as_slice(), parts, done)
+        self.call_parts(buffer.as_slice(), Access::ReadWrite, parts, done)
     }
 
-    /// As [`Self::call_parts_receiving`], with parts of a buffer that the module only reads.
-    ///
-    /// # Safety
-    /// As [`Self::call_sending`], for every call.
+    /// As [`Self::call_parts_receiving`], with parts of a buffer that the module may only read.
     ///
     /// # Errors
     /// The first part that failed.
     ///
     /// # Panics
     /// If a part's range is not within the buffer.
-    pub unsafe fn call_parts_sending(
+    pub fn call_parts_sending(
         &self,
         buffer: BufferSlice<'_>,
         parts: impl IntoIterator<Item = (Call, Range<usize>)>,
         done: impl FnMut(usize, &Values),
     ) -> Result<(), PartError> {
-        self.call_parts(buffer, parts, done)
+        self.call_parts(buffer, Access::ReadOnly, parts, done)
     }
 
     fn call_parts(
         &self,
         buffer: BufferSlice<'_>,
+        access: Access,
         parts: impl IntoIterator<Item = (Call, Range<usize>)>,
         mut done: impl FnMut(usize, &Values),
     ) -> Result<(), PartError> {
-        let fail = |part| move |error| PartError { part, error };
-        let lane = self.lanes().current().map_err(fail(0))?;
+        let lane = self.lanes().current();
+        let lane = lane.map_err(|error| PartError { part: 0, error })?;
         let mut window = Window::new(lane);
         for (part, (call, range)) in parts.into_iter().enumerate() {
-            let wire = buffer.range(range).wire_range(self.memory());
-            let submitted = wire.map_err(fail(part)).and_then(|wire| {
-                loop {
+            let refused = match buffer.range(range).wire_range(self.memory(), access) {
+                Err(error) => Some(error),
+                Ok(wire) => loop {
                     match window.submit(&call, wire, part) {
-                        Some(Ok(())) => return Ok(()),
-                        Some(Err(_)) => return Err(fail(part)(connection_lost(&call))),
+                        Some(Ok(())) => break None,
+                        Some(Err(_)) => break Some(connection_lost(&call)),
                         None => window.finish_first(&mut done)?,
                     }
-                }
-            });
-            if let Err(error) = submitted {
+                },
+            };
+            if let Some(error) = refused {
                 // Parts before this one may have failed too, and come first.
                 window.finish_all(&mut done)?;
-                return Err(error);
+                return Err(PartError { part, error });
             }
         }
         window.finish_all(&mut done)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use chimaera_proto::control::{Reply, Request};
 use chimaera_proto::limits::DATA_OFFSET_BYTES;
-use chimaera_proto::{BufferRange, Status};
+use chimaera_proto::{Access, BufferRange, Status};
 use chimaera_shm::Segment;
 
 use crate::admin::AdminClient;
@@ -171,25 +171,20 @@ impl Runtime {
     /// As [`Self::call`]; [`Status::InvalidBuffer`] for a buffer of another connection.
     #[inline]
     pub fn call_receiving(&self, call: &Call, buffer: BufferSliceMut<'_>) -> Result<Values, Error> {
-        let range = buffer.as_slice().wire_range(&self.session.memory)?;
+        let memory = &self.session.memory;
+        let range = buffer.as_slice().wire_range(memory, Access::ReadWrite)?;
         self.call_with(call, Some(range))
     }
 
-    /// Carries out a call whose buffer the module only reads. Blocks until it is done.
-    ///
-    /// # Safety
-    /// By its module's contract the method never writes its buffer: others in this process may
-    /// hold references to it.
+    /// Carries out a call whose buffer the module may only read, which the host sees to. Blocks
+    /// until it is done.
     ///
     /// # Errors
-    /// As [`Self::call_receiving`].
+    /// As [`Self::call_receiving`]; [`Status::InvalidBuffer`] also for a method that would write
+    /// the buffer.
     #[inline]
-    pub unsafe fn call_sending(
-        &self,
-        call: &Call,
-        buffer: BufferSlice<'_>,
-    ) -> Result<Values, Error> {
-        let range = buffer.wire_range(&self.session.memory)?;
+    pub fn call_sending(&self, call: &Call, buffer: BufferSlice<'_>) -> Result<Values, Error> {
+        let range = buffer.wire_range(&self.session.memory, Access::ReadOnly)?;
         self.call_with(call, Some(range))
     }
 
@@ -222,7 +217,7 @@ impl Runtime {
         let memory = &self.session.memory;
         let range = match buffer
             .as_ref()
-            .map(|buffer| BufferSlice::from(buffer).wire_range(memory))
+            .map(|buffer| BufferSlice::from(buffer).wire_range(memory, Access::ReadWrite))
         {
             None => None,
             Some(Ok(range)) => Some(range),

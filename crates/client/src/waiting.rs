@@ -1,7 +1,6 @@
 //! How long a thread looks for something before it sleeps.
 
 use std::hint;
-use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 /// Looks without pausing: what is about to come is seen at once.
@@ -19,9 +18,12 @@ pub(crate) struct Patience {
 impl Patience {
     /// Looks for about this long; not at all where the other side could not run meanwhile.
     pub(crate) fn new(spin: Duration) -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
-            spin: if processors > 1 { spin } else { Duration::ZERO },
+            spin: if one_processor() {
+                Duration::ZERO
+            } else {
+                spin
+            },
         }
     }
 
@@ -63,4 +65,12 @@ impl Patience {
             }
         }
     }
+}
+
+/// Whether the machine has a single processor. Not whether this thread may use one only: the
+/// daemon may use the others.
+fn one_processor() -> bool {
+    // A list of ranges: "0" or "0-7,9".
+    std::fs::read_to_string("/sys/devices/system/cpu/online")
+        .is_ok_and(|online| !online.contains(['-', ',']))
 }

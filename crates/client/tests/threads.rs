@@ -4,12 +4,14 @@ mod fake_host;
 mod support;
 
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use chimaera_client::proto::limits::{LANE_DEPTH, MAX_LANES};
 use chimaera_client::{Runtime, Task};
 use fake_host::{FakeHost, Watchdog};
-use support::{ECHO, FILL, call, echo, module, submit, submit_buffer};
+use support::{ECHO, FILL, HOLD, call, echo, module, submit, submit_buffer};
 
 #[test]
 fn threads_that_end_leave_their_lanes_to_others() {
@@ -156,4 +158,46 @@ fn handles_move_between_threads() {
         }
         drop(sender);
     });
+}
+
+#[test]
+fn a_panic_between_parts_waits_for_those_in_flight() {
+    /// Says when its stack frame unwinds whether the tasks had been released.
+    struct Leaving<'a>(&'a AtomicBool, &'a AtomicBool);
+    impl Drop for Leaving<'_> {
+        fn drop(&mut self) {
+            self.1
+                .store(self.0.load(Ordering::SeqCst), Ordering::SeqCst);
+        }
+    }
+    let _watchdog = Watchdog::new();
+    let (host, runtime) = FakeHost::connect(module);
+    let mut buffer = runtime.allocate_buffer(64).expect("buffer");
+    let (released, waited) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (host, runtime) = (&host, &runtime);
+    let unwound = thread::scope(|scope| {
+        let user = scope.spawn(|| {
+            let _leaving = Leaving(&released, &waited);
+            let parts = (0..10).map(|n| {
+                if n == 5 {
+                    // A panic without its message.
+                    std::panic::resume_unwind(Box::new(()));
+                }
+                (call(HOLD, 0), n..n + 1)
+            });
+            let _ = runtime.call_parts_receiving((&mut buffer).into(), parts, |_, _| ());
+        });
+        host.wait_for_held(5);
+        // Time for it to go where it must not.
+        thread::sleep(Duration::from_millis(20));
+        released.store(true, Ordering::SeqCst);
+        host.release_held();
+        user.join()
+    });
+    assert!(unwound.is_err());
+    assert!(
+        waited.load(Ordering::SeqCst),
+        "the buffer was borrowed until the tasks ended"
+    );
+    echo(runtime, 1);
 }

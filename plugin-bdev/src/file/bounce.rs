@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use chimaera_chimod::SharedBuffer;
+use chimaera_chimod::{SharedBuffer, WritableBuffer};
 use chimaera_proto::Status;
 
 const PAGE_BYTES: usize = 4096;
@@ -44,7 +44,7 @@ impl Bounce {
     }
 
     /// Copies from `at` on into the whole buffer.
-    pub(super) fn copy_out(&mut self, at: u32, buffer: &SharedBuffer<'_>) {
+    pub(super) fn copy_out(&mut self, at: u32, buffer: &WritableBuffer<'_>) {
         self.each_piece(at, buffer.len(), |offset, piece| {
             buffer.copy_from(offset, piece);
         });

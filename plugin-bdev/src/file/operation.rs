@@ -137,7 +137,8 @@ impl Operation {
         }
         let start = match (&mut self.bounce, self.transfer.request.buffer()) {
             (Some(bounce), _) => bounce.address(),
-            (None, Some(buffer)) => buffer.as_ptr(),
+            // Whether it may be written was asked when the transfer was taken.
+            (None, Some(buffer)) => buffer.as_ptr().cast_mut(),
             (None, None) => return Err(Status::InvalidBuffer),
         };
         Ok(Submission {
@@ -192,7 +193,7 @@ impl Operation {
             }
             Phase::New | Phase::Read => {
                 if let (Some(bounce), Some(buffer)) =
-                    (&mut self.bounce, self.transfer.request.buffer())
+                    (&mut self.bounce, self.transfer.request.writable_buffer())
                 {
                     bounce.copy_out(self.span.skip_bytes, &buffer);
                 }

@@ -228,12 +228,17 @@ impl Completions {
         let lane = self.lanes[token.lane as usize]
             .as_mut()
             .expect("a lane outlives its tasks");
-        lane.lane.complete(
-            usize::from(token.record),
-            token.sequence,
-            status_word,
-            values,
-        );
+        let record = usize::from(token.record);
+        if status_word == 0 {
+            lane.lane
+                .complete(record, token.sequence, status_word, values);
+        } else {
+            // Clients of every module may look at a failure's values; absent ones are zero.
+            let mut all = [0; VALUE_COUNT];
+            all[..values.len()].copy_from_slice(values);
+            lane.lane
+                .complete(record, token.sequence, status_word, &all);
+        }
         lane.count += 1;
         if lane.records == 0 {
             self.touched.push(token.lane);

@@ -11,8 +11,11 @@
 //! - A pool's container is called only by tasks of this worker, so it may go once as many
 //!   completed as were submitted.
 
+mod commands;
 pub(crate) mod completions;
 mod sleep;
+
+pub(crate) use commands::Command;
 
 use std::collections::HashMap;
 use std::io;
@@ -23,7 +26,7 @@ use chimaera_chimod::Activity;
 use chimaera_chimod::abi::RawTask;
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::task::{DESCRIPTOR_WORDS, DescriptorError};
-use chimaera_proto::{Completion, Descriptor, Failure, PoolId, Status};
+use chimaera_proto::{Access, Descriptor, Failure, PoolId, Status};
 use chimaera_shm::{Doorbell, Lane, Taken};
 use crossbeam::channel::Sender;
 
@@ -35,28 +38,6 @@ use crate::routing::Placement;
 use crate::session::Session;
 use completions::{Completions, Router, Token};
 use sleep::{Sleeper, Wake};
-
-/// What the control side asks of a worker.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Serve this lane. The bell is the one that its client rings.
-    AddLane {
-        session: Arc<Session>,
-        lane: Lane,
-        bell: Arc<Doorbell>,
-    },
-    /// Stop serving the session's lanes. Answered by [`Event::SessionReleased`] once the last of
-    /// its tasks here has completed.
-    CloseSession { session: u64 },
-    /// Accept tasks for this pool. Answered at once.
-    AddPool { pool: Arc<Pool>, done: Sender<()> },
-    /// Accept no more tasks for this pool. Answered once the last of them has completed.
-    RemovePool { id: PoolId, done: Sender<()> },
-    /// A task of this worker was completed elsewhere.
-    Complete(Token, Completion),
-    /// End. There are no lanes and pools any more.
-    Stop,
-}
 
 /// Tasks taken from a lane before the others have their turn.
 const LANE_BUDGET: u64 = 32;
@@ -299,10 +280,14 @@ impl Worker {
         let pool = self.pools[usize::from(index)]
             .as_mut()
             .expect("a pool with an index is here");
-        let (buffer, buffer_len) = match task.buffer {
-            None => (std::ptr::null_mut(), 0),
+        let (buffer, buffer_len, read_only) = match task.buffer {
+            None => (std::ptr::null_mut(), 0, false),
             Some(range) => match served.session.buffer(range) {
-                Some(address) => (address.as_ptr(), range.len_bytes),
+                Some(address) => (
+                    address.as_ptr(),
+                    range.len_bytes,
+                    range.access == Access::ReadOnly,
+                ),
                 None => return refuse(token(task.record, 0), Status::InvalidBuffer),
             },
         };
@@ -312,11 +297,11 @@ impl Worker {
             buffer,
             buffer_len,
             method: task.method,
-            reserved: 0,
+            buffer_is_read_only: u16::from(read_only),
             pool_major: task.pool.major,
             pool_minor: task.pool.minor,
             container: container.0,
-            reserved2: 0,
+            reserved: 0,
         };
         pool.submitted += 1;
         let activity = match &pool.target {
@@ -423,160 +408,6 @@ impl Worker {
         self.events.send(Event::SessionFault {
             session,
             reason: reason.to_owned(),
-        });
-    }
-}
-
-/// Commands from the control side, and what they set in motion.
-impl Worker {
-    fn take_commands(&mut self) -> u64 {
-        let mut count = 0;
-        while let Some(command) = self.inbox.receive() {
-            count += 1;
-            match command {
-                Command::AddLane {
-                    session,
-                    lane,
-                    bell,
-                } => self.add_lane(session, lane, bell),
-                Command::CloseSession { session } => self.close_session(session),
-                Command::AddPool { pool, done } => {
-                    self.add_pool(pool);
-                    let _ = done.send(());
-                }
-                Command::RemovePool { id, done } => self.remove_pool(id, done),
-                Command::Complete(token, completion) => {
-                    Completions::with(|all| all.complete_for(token, &completion));
-                }
-                Command::Stop => self.stopping = true,
-            }
-        }
-        count
-    }
-
-    fn add_lane(&mut self, session: Arc<Session>, lane: Lane, bell: Arc<Doorbell>) {
-        let free = self.lanes.iter().position(Option::is_none);
-        let index = free.unwrap_or(self.lanes.len());
-        if let Err(error) = self.sleeper.watch(&*bell, Wake::Lane(index as u32)) {
-            let reason = format!("its doorbell cannot be watched: {error}");
-            self.events.send(Event::SessionFault {
-                session: session.id,
-                reason,
-            });
-            return;
-        }
-        Completions::with(|all| all.add_lane(index as u32, lane.clone(), Arc::clone(&session)));
-        let served = ServedLane {
-            lane,
-            session,
-            bell,
-            state: LaneState::Active,
-            next: 1,
-            last_task: self.now,
-            pool: 0,
-        };
-        match free {
-            Some(index) => self.lanes[index] = Some(served),
-            None => self.lanes.push(Some(served)),
-        }
-        self.active.push(index as u32);
-    }
-
-    fn close_session(&mut self, session: u64) {
-        for served in self.lanes.iter_mut().flatten() {
-            if served.session.id == session {
-                served.state = LaneState::Ended;
-            }
-        }
-        let lanes = &self.lanes;
-        self.active.retain(|&index| {
-            lanes[index as usize]
-                .as_ref()
-                .is_some_and(|lane| lane.state == LaneState::Active)
-        });
-        self.closing.push(session);
-    }
-
-    fn add_pool(&mut self, pool: Arc<Pool>) {
-        let free = self.pools.iter().position(Option::is_none);
-        let index = free.unwrap_or(self.pools.len());
-        let mut wake_fd = pool.container.wake_fd(u32::from(self.index));
-        if let Some(file) = wake_fd {
-            // SAFETY: the container keeps the file open, and is kept until `finish_removals`
-            // has forgotten the file.
-            if let Err(error) = unsafe { self.sleeper.watch_raw(file) } {
-                tracing::warn!("pool {}: cannot sleep while it works: {error}", pool.name);
-                wake_fd = None;
-            }
-        }
-        self.pool_indexes.insert(pool.id, index as u16);
-        let served = ServedPool {
-            id: Some(pool.id),
-            target: Target::Module(pool),
-            submitted: 0,
-            is_polled: false,
-            wake_fd,
-        };
-        Completions::with(|all| all.add_pool(index as u16));
-        match free {
-            Some(index) => self.pools[index] = Some(served),
-            None => self.pools.push(Some(served)),
-        }
-    }
-
-    fn remove_pool(&mut self, id: PoolId, done: Sender<()>) {
-        let Some(index) = self.pool_indexes.remove(&id) else {
-            let _ = done.send(());
-            return;
-        };
-        if let Some(pool) = &mut self.pools[usize::from(index)] {
-            pool.id = None;
-        }
-        self.removing.push((index, done));
-    }
-
-    /// Lets go of sessions and pools whose last task has completed.
-    fn finish_removals(&mut self) {
-        let (pools, polled, sleeper) = (&mut self.pools, &mut self.polled, &self.sleeper);
-        self.removing.retain(|(index, done)| {
-            let place = &mut pools[usize::from(*index)];
-            let Some(pool) = place else { return false };
-            if pool.submitted != Completions::with(|all| all.of_pool(*index)) {
-                return true;
-            }
-            if let Some(file) = pool.wake_fd {
-                // SAFETY: the container is still here, so its file is open.
-                unsafe { sleeper.forget_raw(file) };
-            }
-            // The place may be another pool's soon, which is not to be polled for this one.
-            polled.retain(|polled| polled != index);
-            // The control side holds the pool too, so its container is not destroyed here.
-            *place = None;
-            let _ = done.send(());
-            false
-        });
-        let (lanes, events) = (&mut self.lanes, &self.events);
-        self.closing.retain(|&session| {
-            let mut is_busy = false;
-            for (index, place) in lanes.iter_mut().enumerate() {
-                let index = index as u32;
-                let Some(served) = place else { continue };
-                if served.session.id != session {
-                    continue;
-                }
-                if served.next - 1 != Completions::with(|all| all.of_lane(index)) {
-                    is_busy = true;
-                    continue;
-                }
-                sleeper.forget(&*served.bell);
-                Completions::with(|all| all.remove_lane(index));
-                // The control side holds the session too, so nothing is unmapped here.
-                *place = None;
-            }
-            if !is_busy {
-                events.send(Event::SessionReleased { session });
-            }
-            is_busy
         });
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use chimaera_proto::admin::Method;
 use chimaera_proto::control::{self, Reply, Request};
 use chimaera_proto::limits::{ADMIN_BUFFER_BYTES, DATA_OFFSET_BYTES};
-use chimaera_proto::{BufferRange, Completion, Descriptor, PoolId, PoolQuery, Status};
+use chimaera_proto::{Access, BufferRange, Completion, Descriptor, PoolId, PoolQuery, Status};
 use chimaera_runtime::Host;
 use chimaera_shm::{Doorbell, Lane, Segment, packet};
 
@@ -124,6 +124,7 @@ pub(crate) const BUFFER: BufferRange = BufferRange {
     segment: 0,
     offset_bytes: DATA_OFFSET_BYTES as u64,
     len_bytes: ADMIN_BUFFER_BYTES,
+    access: Access::ReadWrite,
 };
 
 pub(crate) fn ping() -> Descriptor {

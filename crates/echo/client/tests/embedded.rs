@@ -1,6 +1,8 @@
 //! The echo module, linked into the process and served by an embedded host.
 
+use chimaera_client::Call;
 use chimaera_echo_client::{Client, PoolId, PoolQuery, Runtime, Status};
+use chimaera_echo_proto::Method;
 
 fn echo() -> (Runtime, Client) {
     let embed = Runtime::embed().with_module(chimaera_echo_runtime::module());
@@ -81,4 +83,27 @@ fn a_pool_keeps_its_greeting() {
         .create(PoolQuery::Dynamic, "other", &"x".repeat(65))
         .expect_err("too long");
     assert_eq!(error.status(), Status::InvalidArgument);
+}
+
+#[test]
+fn a_buffer_that_is_lent_for_reading_is_not_written() {
+    let (runtime, echo) = echo();
+    let mut buffer = runtime.allocate_buffer(64).expect("a buffer");
+    buffer.fill(7);
+    buffer[0] = 1;
+    for method in [Method::Reverse, Method::Greet] {
+        let call = Call {
+            pool: PoolId::new(9000, 0),
+            query: PoolQuery::Local,
+            method: method as u16,
+            arguments: [0; 3],
+        };
+        let error = runtime
+            .call_sending(&call, (&buffer).into())
+            .expect_err("is not written");
+        assert_eq!(error.status(), Status::InvalidBuffer);
+    }
+    assert_eq!((buffer[0], buffer[63]), (1, 7));
+    echo.reverse(&mut buffer).expect("is lent for writing");
+    assert_eq!((buffer[0], buffer[63]), (7, 1));
 }

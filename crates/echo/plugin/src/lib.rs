@@ -56,7 +56,7 @@ impl Container for Echo {
 impl Echo {
     fn greet(&self, request: Request) {
         let greeting = self.greeting.as_bytes();
-        match request.buffer() {
+        match request.writable_buffer() {
             Some(buffer) if buffer.len() >= greeting.len() => buffer.copy_from(0, greeting),
             _ => return request.fail(Status::InvalidBuffer),
         }
@@ -78,21 +78,22 @@ fn parse_greeting(params: &[u8]) -> Result<&str, ModuleError> {
 
 /// Exchanges chunks from both ends, working towards the middle.
 fn reverse(request: Request) {
-    if let Some(buffer) = request.buffer() {
-        let (mut front, mut back) = ([0; CHUNK_BYTES], [0; CHUNK_BYTES]);
-        let (mut start, mut end) = (0, buffer.len());
-        while start < end {
-            // The last chunk may be both the first and the last half of what is left.
-            let len = CHUNK_BYTES.min((end - start).div_ceil(2));
-            buffer.copy_to(start, &mut front[..len]);
-            buffer.copy_to(end - len, &mut back[..len]);
-            front[..len].reverse();
-            back[..len].reverse();
-            buffer.copy_from(start, &back[..len]);
-            buffer.copy_from(end - len, &front[..len]);
-            start += len;
-            end -= len;
-        }
+    let Some(buffer) = request.writable_buffer() else {
+        return request.fail(Status::InvalidBuffer);
+    };
+    let (mut front, mut back) = ([0; CHUNK_BYTES], [0; CHUNK_BYTES]);
+    let (mut start, mut end) = (0, buffer.len());
+    while start < end {
+        // The last chunk may be both the first and the last half of what is left.
+        let len = CHUNK_BYTES.min((end - start).div_ceil(2));
+        buffer.copy_to(start, &mut front[..len]);
+        buffer.copy_to(end - len, &mut back[..len]);
+        front[..len].reverse();
+        back[..len].reverse();
+        buffer.copy_from(start, &back[..len]);
+        buffer.copy_from(end - len, &front[..len]);
+        start += len;
+        end -= len;
     }
     request.complete(&[]);
 }

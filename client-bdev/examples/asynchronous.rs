@@ -1,0 +1,62 @@
+//! Many tasks in flight at once, waited for in three ways.
+//!
+//! `cargo run --example asynchronous`
+
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
+use std::time::Duration;
+
+use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // A daemon if one runs, else a runtime inside this process, with the module linked in.
+    let embed = Runtime::embed().with_module(chimaera_bdev_runtime::module());
+    let runtime = embed.connect_or_start()?;
+    let bdev = Client::new(&runtime, PoolId::NULL);
+    bdev.create(
+        PoolQuery::Dynamic,
+        "asynchronous_example",
+        &CreateOptions::ram(64 << 20),
+    )?;
+    let blocks = bdev
+        .async_allocate_blocks(PoolQuery::Local, 32 << 20)?
+        .wait()?;
+
+    // All writes at once; each buffer goes along with its task and comes back.
+    let mut writes = Vec::new();
+    for (number, block) in blocks.iter().enumerate() {
+        let mut buffer = runtime.allocate_buffer(65536)?;
+        buffer.fill(number as u8);
+        writes.push(bdev.async_write(PoolQuery::Local, block, buffer)?);
+    }
+    let mut buffers = Vec::new();
+    for write in writes {
+        let (written, buffer) = write.wait()?;
+        assert_eq!(written, 65536);
+        buffers.push(buffer);
+    }
+    println!("wrote {} blocks", blocks.len());
+
+    // One read, with other work between looks at it.
+    let buffer = buffers.pop().ok_or("there is a buffer")?;
+    let mut read = bdev.async_read(PoolQuery::Local, &blocks[5], buffer)?;
+    let (_, buffer) = loop {
+        match read.wait_timeout(Duration::from_millis(1)) {
+            Some(result) => break result?,
+            None => println!("not yet"),
+        }
+    };
+    println!("block 5 begins with {}", buffer[0]);
+
+    // On any executor.
+    let tokio = tokio::runtime::Builder::new_current_thread().build()?;
+    tokio.block_on(async {
+        let (read, buffer) = bdev
+            .async_read(PoolQuery::Local, &blocks[7], buffer)?
+            .await?;
+        println!("read {read} bytes, block 7 begins with {}", buffer[0]);
+        bdev.async_free_blocks(PoolQuery::Local, &blocks)?.await
+    })?;
+    runtime.admin().destroy_pool(bdev.pool_id())?;
+    Ok(())
+}

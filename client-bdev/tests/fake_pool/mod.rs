@@ -1,0 +1,247 @@
+//! A block-device module and an admin module for the fake host: enough of both for the client's
+//! sake, in memory, with blocks handed out one after another.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::collections::BTreeMap;
+
+use chimaera_bdev_client::{Activity, AllocationPlan, BdevType, Block, PerfMetrics, Stats, Status};
+use chimaera_proto::admin::{self, DestroyPool, FindPool, GetOrCreatePool, ListPools, PoolList};
+use chimaera_proto::bdev::{
+    BLOCK_WIRE_BYTES, CreateParams, INLINE_BLOCKS, Method, TransferArguments,
+};
+use chimaera_proto::{Completion, Descriptor, PoolId, codec};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::fake_host::{HostBuffer, Verdict};
+
+pub(crate) struct FakePools {
+    pools: BTreeMap<PoolId, Pool>,
+    /// Pools on one page of a list.
+    page: usize,
+}
+
+struct Pool {
+    name: String,
+    module: String,
+    params: Vec<u8>,
+    bytes: Vec<u8>,
+    allocated: BTreeMap<u64, Block>,
+    next: u64,
+    size: u64,
+    metrics: PerfMetrics,
+}
+
+pub(crate) fn pools() -> impl FnMut(Descriptor, Option<HostBuffer>) -> Verdict + Send + 'static {
+    let mut pools = FakePools {
+        pools: BTreeMap::new(),
+        page: 3,
+    };
+    move |task, buffer| {
+        if task.pool == PoolId::ADMIN {
+            pools.administer(task, buffer)
+        } else {
+            match pools.pools.get_mut(&task.pool) {
+                Some(pool) => pool
+                    .serve(task, buffer)
+                    .map_or_else(Verdict::fail, |values| Verdict::ok(&values)),
+                None => Verdict::fail(Status::PoolNotFound),
+            }
+        }
+    }
+}
+
+impl FakePools {
+    fn administer(&mut self, task: Descriptor, buffer: Option<HostBuffer>) -> Verdict {
+        let method = admin::Method::from_number(task.method);
+        let Some(buffer) = buffer else {
+            assert_eq!(method, Some(admin::Method::Ping));
+            return Verdict::ok(&[]);
+        };
+        let request = buffer.read();
+        let request = &request[..task.arguments[0] as usize];
+        match method {
+            Some(admin::Method::GetOrCreatePool) => {
+                reply(&buffer, self.get_or_create(parse(request)))
+            }
+            Some(admin::Method::DestroyPool) => {
+                let DestroyPool { id } = parse(request);
+                let missing = (Status::PoolNotFound, format!("there is no pool {id}"));
+                reply(&buffer, self.pools.remove(&id).map(|_| ()).ok_or(missing))
+            }
+            Some(admin::Method::ListPools) => {
+                let ListPools { after } = parse(request);
+                let after = after.unwrap_or(PoolId::NULL);
+                let mut ids = self.pools.keys().filter(|&&id| id > after);
+                let pools = ids
+                    .by_ref()
+                    .take(self.page)
+                    .map(|&id| self.info(id, false))
+                    .collect();
+                let more = ids.next().is_some();
+                reply(&buffer, Ok(PoolList { pools, more }))
+            }
+            Some(admin::Method::FindPool) => {
+                let FindPool { name } = parse(request);
+                let found = self.pools.iter().find(|(_, pool)| pool.name == name);
+                let missing = (Status::PoolNotFound, format!("there is no pool \"{name}\""));
+                let found = found.map(|(&id, _)| self.info(id, false)).ok_or(missing);
+                reply(&buffer, found)
+            }
+            Some(admin::Method::FlushPools) => reply(&buffer, Ok(())),
+            _ => Verdict::fail(Status::Unsupported),
+        }
+    }
+
+    fn info(&self, id: PoolId, created: bool) -> admin::PoolInfo {
+        let pool = &self.pools[&id];
+        admin::PoolInfo {
+            id,
+            name: pool.name.clone(),
+            module: pool.module.clone(),
+            created,
+        }
+    }
+
+    fn get_or_create(
+        &mut self,
+        request: GetOrCreatePool,
+    ) -> Result<admin::PoolInfo, (Status, String)> {
+        let id = if request.id.is_null() {
+            PoolId::new(PoolId::FIRST_CHOSEN_MAJOR, self.pools.len() as u32)
+        } else {
+            request.id
+        };
+        if let Some(pool) = self.pools.get(&id) {
+            if pool.params != request.params {
+                let text = format!("pool {id} has other parameters: use those, or another id");
+                return Err((Status::ParameterMismatch, text));
+            }
+            return Ok(self.info(id, false));
+        }
+        let params: CreateParams = parse(&request.params);
+        let size = params.total_size.max(4 << 20);
+        let pool = Pool {
+            name: request.name,
+            module: request.module,
+            params: request.params,
+            bytes: vec![0; size as usize],
+            allocated: BTreeMap::new(),
+            next: 0,
+            size,
+            metrics: params.perf_metrics.unwrap_or_default(),
+        };
+        self.pools.insert(id, pool);
+        Ok(self.info(id, true))
+    }
+}
+
+impl Pool {
+    fn serve(&mut self, task: Descriptor, buffer: Option<HostBuffer>) -> Result<Vec<u64>, Status> {
+        match Method::from_number(task.method).ok_or(Status::UnknownMethod)? {
+            Method::AllocateBlocks => self.allocate(task.arguments[0], buffer),
+            Method::FreeBlocks => self.free(task, buffer),
+            method @ (Method::Write | Method::Read) => {
+                let buffer = buffer.expect("transfers have buffers");
+                let transfer = TransferArguments::parse(task.arguments, buffer.len() as u32)?;
+                let block = transfer.block;
+                if self.allocated.get(&block.offset) != Some(&block) {
+                    return Err(Status::NotAllocated);
+                }
+                let start = (block.offset + transfer.offset_in_block) as usize;
+                let range = start..start + buffer.len();
+                if method == Method::Write {
+                    self.bytes[range].copy_from_slice(&buffer.read());
+                } else {
+                    buffer.write(&self.bytes[range]);
+                }
+                Ok(vec![buffer.len() as u64])
+            }
+            Method::GetStats => {
+                let buffer = buffer.expect("statistics have a buffer");
+                let used: u64 = self.allocated.values().map(|block| block.size).sum();
+                let stats = Stats {
+                    metrics: self.metrics,
+                    remaining_size: self.size - used,
+                    total_size: self.size,
+                    bdev_type: BdevType::Ram,
+                    direct_io: false,
+                    io_depth: 32,
+                    alignment: 4096,
+                    activity: Activity::default(),
+                };
+                let bytes = codec::encode(&stats).expect("encodes");
+                buffer.write(&bytes);
+                Ok(vec![bytes.len() as u64])
+            }
+        }
+    }
+
+    fn allocate(&mut self, size: u64, buffer: Option<HostBuffer>) -> Result<Vec<u64>, Status> {
+        let plan = AllocationPlan::for_size(size);
+        let start = self.next.next_multiple_of(plan.block_type.size());
+        let end = plan
+            .total_bytes()
+            .and_then(|bytes| bytes.checked_add(start));
+        if end.is_none_or(|end| end > self.size) {
+            return Err(Status::NoSpace);
+        }
+        let blocks: Vec<Block> = (0..plan.count)
+            .map(|n| Block::new(start + n * plan.block_type.size(), plan.block_type))
+            .collect();
+        self.next = start + plan.count * plan.block_type.size();
+        self.allocated
+            .extend(blocks.iter().map(|&block| (block.offset, block)));
+        let mut values = vec![plan.count];
+        if blocks.len() <= INLINE_BLOCKS {
+            assert!(buffer.is_none(), "few blocks need no list");
+            values.extend(blocks.iter().flat_map(|block| block.to_words()));
+        } else {
+            let list: Vec<u8> = blocks.iter().flat_map(|block| block.to_bytes()).collect();
+            let buffer = buffer.expect("many blocks need a list");
+            assert_eq!(buffer.len(), list.len(), "the list fits exactly");
+            buffer.write(&list);
+        }
+        Ok(values)
+    }
+
+    fn free(&mut self, task: Descriptor, buffer: Option<HostBuffer>) -> Result<Vec<u64>, Status> {
+        let [count, a, b] = task.arguments;
+        let blocks: Vec<Block> = match buffer {
+            None if count == 1 => vec![Block::from_words([a, b])?],
+            None => Vec::new(),
+            Some(buffer) => buffer
+                .read()
+                .as_chunks::<BLOCK_WIRE_BYTES>()
+                .0
+                .iter()
+                .map(|&bytes| Block::from_bytes(bytes))
+                .collect::<Result<_, _>>()?,
+        };
+        assert_eq!(blocks.len() as u64, count);
+        for block in blocks {
+            match self.allocated.get(&block.offset) {
+                Some(known) if *known == block => self.allocated.remove(&block.offset),
+                Some(_) => return Err(Status::WrongSize),
+                None => return Err(Status::DoubleFree),
+            };
+        }
+        Ok(Vec::new())
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> T {
+    codec::decode(bytes).expect("a request of this kind")
+}
+
+fn reply<T: Serialize>(buffer: &HostBuffer, result: Result<T, (Status, String)>) -> Verdict {
+    let (bytes, status) = match result {
+        Ok(value) => (codec::encode(&value).expect("encodes"), None),
+        Err((status, text)) => (text.into_bytes(), Some(status)),
+    };
+    buffer.write(&bytes);
+    let mut completion = status.map_or(Completion::success(&[]), Completion::failure);
+    completion.values[0] = bytes.len() as u64;
+    Verdict::Done(completion)
+}

@@ -1,0 +1,265 @@
+//! A lane without a daemon: the moments that tests against a host meet too seldom.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use chimaera_proto::limits::{LANE_DEPTH, MIN_SEGMENT_BYTES};
+use chimaera_proto::{Descriptor, PoolId, PoolQuery, Status};
+use chimaera_shm::{Doorbell, LaneMemory, Segment, Taken};
+
+use crate::call::Call;
+use crate::control::ControlSocket;
+use crate::desk::TakenUp;
+use crate::lane::{ATTACHED, ClientLane, Flight, OWNED};
+use crate::link::Link;
+use crate::waiting::Patience;
+
+/// A link to nobody: its other end stays open as long as it is kept.
+fn link(segment: &Arc<Segment>) -> (Arc<Link>, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().expect("socket pair");
+    let control = ControlSocket::from_socket(OwnedFd::from(ours)).expect("socket");
+    let link = Link::new(control, Arc::clone(segment), None).expect("link");
+    (Arc::new(link), theirs)
+}
+
+fn lane(segment: &Arc<Segment>, link: &Arc<Link>) -> ClientLane {
+    ClientLane::new(
+        0,
+        Arc::clone(segment),
+        Doorbell::new().expect("bell"),
+        Patience::new(Duration::from_micros(10)),
+        Arc::clone(link),
+    )
+}
+
+fn segment() -> Arc<Segment> {
+    Arc::new(Segment::create("test", MIN_SEGMENT_BYTES).expect("segment"))
+}
+
+fn call(number: u64) -> Call {
+    Call {
+        pool: PoolId::ADMIN,
+        query: PoolQuery::Local,
+        method: 0,
+        arguments: [number, 0, 0],
+    }
+}
+
+fn submit(lane: &ClientLane, number: u64, tag: u64) -> Flight {
+    lane.submit(&call(number), None, tag).expect("submits")
+}
+
+fn soon() -> Option<Instant> {
+    Some(Instant::now() + Duration::from_secs(10))
+}
+
+#[test]
+fn sequences_wrap_without_mistaking_one_task_for_another() {
+    let segment = segment();
+    let (link, _other_end) = link(&segment);
+    let lane = lane(&segment, &link);
+    let first = (1 << 32) - 100;
+    lane.begin_at(first);
+    let (memory, done) = (segment.lane(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut next = first;
+            while !done.load(Ordering::Acquire) {
+                // An entry that no lap has used yet does not hold what it would hold here.
+                if let Taken::Task(words) = memory.take(next) {
+                    let task = Descriptor::parse(&words).expect("a descriptor");
+                    memory.complete(task.record.into(), next as u32, 0, &task.arguments);
+                    next += 1;
+                    memory.wake_sleepers(u64::MAX);
+                }
+                thread::yield_now();
+            }
+        });
+        for number in 0..1000 {
+            let flight = submit(&lane, number, OWNED);
+            assert!(lane.wait_owned(flight, soon()));
+            assert_eq!(lane.retire(flight).values[0], number);
+        }
+        done.store(true, Ordering::Release);
+    });
+}
+
+#[test]
+fn a_record_that_rested_for_very_long_does_not_look_complete() {
+    let segment = segment();
+    let (link, _other_end) = link(&segment);
+    let lane = lane(&segment, &link);
+    let mut last = [0; LANE_DEPTH];
+    for number in 0..LANE_DEPTH as u64 {
+        let flight = submit(&lane, number, OWNED);
+        lane.memory.complete(flight.record, flight.wire(), 0, &[]);
+        last[flight.record] = flight.sequence;
+    }
+    (0..LANE_DEPTH).for_each(|record| {
+        let sequence = last[record];
+        lane.release(Flight { record, sequence });
+    });
+    for (record, sequence) in last.into_iter().enumerate() {
+        lane.begin_at(sequence + (1 << 32));
+        let flight = submit(&lane, 0, OWNED);
+        assert_eq!((flight.record, flight.wire()), (record, sequence as u32));
+        assert!(!lane.memory.is_complete(record, flight.wire()));
+    }
+}
+
+#[test]
+fn no_task_is_missed_at_the_moment_of_the_loss() {
+    let segment = segment();
+    let (link, _other_end) = link(&segment);
+    let mut in_time = 0;
+    for round in 0..20_000u64 {
+        let lane = lane(&segment, &link);
+        lane.begin_at(1 + round);
+        let go = AtomicUsize::new(0);
+        // Both begin when both are there, each after a little more or less.
+        let begin = |delay: u64| {
+            go.fetch_add(1, Ordering::SeqCst);
+            while go.load(Ordering::SeqCst) < 2 {
+                thread::yield_now();
+            }
+            (0..delay).for_each(|_| std::hint::spin_loop());
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                begin(round % 7);
+                lane.complete_all_as_lost();
+            });
+            begin(round % 5);
+            if let Ok(flight) = lane.submit(&call(round), None, OWNED) {
+                assert!(lane.wait_owned(flight, soon()), "a task was missed");
+                let failure = lane.retire(flight).result().expect_err("lost");
+                assert_eq!(failure.status, Status::ConnectionLost);
+                in_time += 1;
+            }
+        });
+        if round >= 2000 && in_time > 100 {
+            break;
+        }
+    }
+    assert!(in_time > 0, "no round was of use");
+}
+
+/// Runs what starves until the submitter waits, then `help`.
+fn starve(lane: &ClientLane, help: impl FnOnce()) {
+    thread::scope(|scope| {
+        let submitter = scope.spawn(|| submit(lane, 99, OWNED));
+        while !lane.is_starved() {
+            thread::yield_now();
+        }
+        // It looks once more before it sleeps. Time to do so makes the test sharper; it is right
+        // in any case.
+        thread::sleep(Duration::from_millis(5));
+        help();
+        let end = soon().expect("a time");
+        while !submitter.is_finished() {
+            if Instant::now() > end {
+                // It would be joined forever.
+                let _ = std::io::Write::write_all(&mut std::io::stderr(), b"never woken\n");
+                std::process::abort();
+            }
+            thread::yield_now();
+        }
+    });
+}
+
+#[test]
+fn a_starved_submitter_is_woken_by_an_owner_who_frees_a_record() {
+    let segment = segment();
+    let (link, _other_end) = link(&segment);
+    let lane = lane(&segment, &link);
+    let flights: Vec<_> = (0..LANE_DEPTH as u64)
+        .map(|n| submit(&lane, n, OWNED))
+        .collect();
+    for flight in &flights {
+        // Without a ring: whoever was to be rung for these was rung before.
+        lane.memory.complete(flight.record, flight.wire(), 0, &[]);
+    }
+    starve(&lane, || lane.release(flights[5]));
+}
+
+#[test]
+fn a_starved_submitter_is_woken_when_a_complete_task_is_given_back() {
+    let segment = segment();
+    let (link, _other_end) = link(&segment);
+    let lane = lane(&segment, &link);
+    let flights: Vec<_> = (0..LANE_DEPTH as u64)
+        .map(|n| submit(&lane, n, OWNED))
+        .collect();
+    for flight in &flights {
+        lane.memory.complete(flight.record, flight.wire(), 0, &[]);
+    }
+    starve(&lane, || lane.give_back(flights[7]));
+    assert!(matches!(
+        lane.take_up(flights[7], false),
+        TakenUp::Harvested(_)
+    ));
+}
+
+#[test]
+fn a_starved_submitter_is_woken_by_the_worker_and_harvests() {
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let segment = segment();
+    let (link, _other_end) = link(&segment);
+    let lane = lane(&segment, &link);
+    let flights: Vec<_> = (0..LANE_DEPTH as u64)
+        .map(|n| submit(&lane, n, ATTACHED))
+        .collect();
+    let count = Arc::new(Count(AtomicUsize::new(0)));
+    assert!(!lane.leave_waker(flights[9], &Waker::from(Arc::clone(&count))));
+    let complete = |flight: Flight| {
+        lane.memory.complete(flight.record, flight.wire(), 0, &[9]);
+        LaneMemory::<LANE_DEPTH>::fence_before_looking();
+        if lane.memory.look_for_waiters(flight.bit()).1 {
+            segment.ring_bell();
+        }
+    };
+    starve(&lane, || complete(flights[8]));
+    starve(&lane, || complete(flights[9]));
+    assert_eq!(
+        count.0.load(Ordering::SeqCst),
+        1,
+        "a harvested task's waker is woken"
+    );
+    for flight in [flights[8], flights[9]] {
+        assert!(lane.is_complete(flight));
+        match lane.take_up(flight, true) {
+            TakenUp::Harvested(completion) => assert_eq!(completion.values[0], 9),
+            TakenUp::Owned => panic!("its record was needed"),
+        }
+    }
+}
+
+#[test]
+fn a_starved_submitter_is_woken_where_the_bell_would_not_ring_any_more() {
+    let segment = segment();
+    let (link, _other_end) = link(&segment);
+    let lane = lane(&segment, &link);
+    let flights: Vec<_> = (0..LANE_DEPTH as u64)
+        .map(|n| submit(&lane, n, ATTACHED))
+        .collect();
+    assert!(!lane.leave_waker(flights[3], Waker::noop()));
+    starve(&lane, || {
+        let mut wakers = Vec::new();
+        lane.memory
+            .complete(flights[3].record, flights[3].wire(), 0, &[]);
+        // The bell's watcher comes by before the worker looks for waiters.
+        lane.collect_wakers(&mut wakers);
+        assert_eq!(wakers.len(), 1);
+        assert!(!lane.memory.look_for_waiters(flights[3].bit()).1);
+    });
+}

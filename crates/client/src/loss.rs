@@ -1,0 +1,50 @@
+//! What a lane does when the daemon dies ([`crate::link`]): every task in flight is completed here
+//! instead, and none is missed.
+//!
+//! The watcher of the connection stores `lost`, then fences, then reads every claim. A submitter
+//! stores its claim, publishes, fences (in `must_ring`), then reads `lost`. Of two fences one
+//! comes first: either the watcher sees the claim, or the submitter sees `lost`, and whoever sees
+//! completes the task, under the desk's lock. The record is not given to another task meanwhile:
+//! whoever takes a record looks at `lost` after taking it, and a record that became free through
+//! such a completion was freed by somebody who had seen `lost` or its consequences.
+
+use std::sync::atomic::{Ordering, fence};
+
+use chimaera_proto::limits::LANE_DEPTH;
+use chimaera_proto::{Completion, Status};
+use chimaera_shm::LaneMemory;
+
+use crate::lane::{ClientLane, DONE};
+
+impl ClientLane {
+    /// Completes everything in flight in the place of a daemon that is gone, and wakes whoever
+    /// waits for it. Nothing can be submitted from now on.
+    pub(crate) fn complete_all_as_lost(&self) {
+        self.mark_lost();
+        // Pairs with the fence in `must_ring`; see the module's documentation.
+        fence(Ordering::SeqCst);
+        self.complete_as_lost();
+    }
+
+    /// Completes what is in flight and was not completed by the daemon, which is gone.
+    #[cold]
+    pub(crate) fn complete_as_lost(&self) {
+        let lost = Completion::failure(Status::ConnectionLost);
+        let mut completed = 0;
+        // One thread at a time: another might have stopped between looking and completing.
+        let desk = self.desk.lock();
+        for record in 0..LANE_DEPTH {
+            let (flight, tag) = self.claim_of(record);
+            if tag != DONE && !self.memory.is_complete(record, flight.wire()) {
+                self.memory
+                    .complete(record, flight.wire(), lost.status_word, &lost.values);
+                completed |= flight.bit();
+            }
+        }
+        drop(desk);
+        LaneMemory::<LANE_DEPTH>::fence_before_looking();
+        let (sleepers, _) = self.memory.look_for_waiters(completed);
+        self.memory.wake_sleepers(sleepers);
+        self.segment.ring_bell();
+    }
+}

@@ -1,0 +1,147 @@
+//! The bdev module's contract: blocks, methods, creation parameters, statistics.
+//!
+//! How tasks lay out their arguments is written once, here, as pairs of functions that write and
+//! read them. Lists of blocks that do not fit a descriptor or a completion travel in the task's
+//! buffer, [`BLOCK_WIRE_BYTES`] each.
+
+mod block;
+mod pool;
+
+use crate::status::Status;
+use crate::task::{ARGUMENT_COUNT, VALUE_COUNT};
+
+pub use block::{AllocationPlan, Block, BlockType};
+pub use pool::{Activity, BdevType, CreateParams, PerfMetrics, Stats};
+
+/// Name of the module; its library is `libchimaera_bdev_runtime.so`.
+pub const MODULE_NAME: &str = "chimaera_bdev";
+
+/// Bytes of the largest block, and the unit in which a pool is divided.
+pub const MEGABYTE: u64 = 1 << 20;
+
+/// Bytes of the smallest block, and the granularity of a pool's size.
+pub const UNIT_BYTES: u64 = 4096;
+
+/// Bytes of a block in a list.
+pub const BLOCK_WIRE_BYTES: usize = 16;
+
+/// Blocks that fit a completion record; longer lists need a buffer.
+pub const INLINE_BLOCKS: usize = (VALUE_COUNT - 1) / 2;
+
+/// Bytes that a buffer for [`Method::GetStats`] must have.
+pub const STATS_BUFFER_BYTES: u32 = 512;
+
+/// What the bdev module does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Method {
+    /// Allocates blocks: [`allocate_arguments`].
+    AllocateBlocks = 1,
+    /// Frees blocks: [`free_arguments`].
+    FreeBlocks = 2,
+    /// Writes the task's buffer to a block: [`TransferArguments`]. `values[0]`: bytes written.
+    Write = 3,
+    /// Reads from a block into the task's buffer: [`TransferArguments`]. `values[0]`: bytes read.
+    Read = 4,
+    /// Gives [`Stats`], encoded ([`crate::codec`]) in the buffer, `values[0]` bytes long.
+    GetStats = 5,
+}
+
+impl Method {
+    /// The method with this number.
+    #[must_use]
+    pub const fn from_number(number: u16) -> Option<Self> {
+        Some(match number {
+            1 => Self::AllocateBlocks,
+            2 => Self::FreeBlocks,
+            3 => Self::Write,
+            4 => Self::Read,
+            5 => Self::GetStats,
+            _ => return None,
+        })
+    }
+}
+
+/// Arguments of [`Method::AllocateBlocks`]. The blocks come back in the values (count, then two
+/// words each) if there are at most [`INLINE_BLOCKS`], else as a list in the buffer, with the
+/// count in `values[0]`.
+#[must_use]
+pub const fn allocate_arguments(size: u64) -> [u64; ARGUMENT_COUNT] {
+    [size, 0, 0]
+}
+
+/// Arguments of [`Method::FreeBlocks`]: the count, and the block itself if it is one. More are
+/// listed in the buffer.
+#[must_use]
+pub const fn free_arguments(count: u64, single: Option<Block>) -> [u64; ARGUMENT_COUNT] {
+    match single {
+        Some(block) => {
+            let [a, b] = block.to_words();
+            [count, a, b]
+        }
+        None => [count, 0, 0],
+    }
+}
+
+/// Arguments of [`Method::Write`] and [`Method::Read`]. The length is the buffer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransferArguments {
+    /// The block.
+    pub block: Block,
+    /// Where in the block the transfer begins, in bytes.
+    pub offset_in_block: u64,
+}
+
+impl TransferArguments {
+    /// Lays the arguments out.
+    #[must_use]
+    pub const fn to_arguments(self) -> [u64; ARGUMENT_COUNT] {
+        let [a, b] = self.block.to_words();
+        [a, b, self.offset_in_block]
+    }
+
+    /// Reads the arguments, for a transfer of `len_bytes`.
+    ///
+    /// # Errors
+    /// [`Status::WrongSize`] as [`Block::from_words`]; [`Status::BeyondBlock`] if the transfer
+    /// does not end within the block.
+    pub const fn parse(arguments: [u64; ARGUMENT_COUNT], len_bytes: u32) -> Result<Self, Status> {
+        let block = match Block::from_words([arguments[0], arguments[1]]) {
+            Ok(block) => block,
+            Err(status) => return Err(status),
+        };
+        let offset_in_block = arguments[2];
+        match offset_in_block.checked_add(len_bytes as u64) {
+            Some(end) if end <= block.size => Ok(Self {
+                block,
+                offset_in_block,
+            }),
+            _ => Err(Status::BeyondBlock),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transfer_must_end_within_its_block() {
+        let arguments = |offset_in_block| {
+            TransferArguments {
+                block: Block::new(0, BlockType::Kib4),
+                offset_in_block,
+            }
+            .to_arguments()
+        };
+        assert!(TransferArguments::parse(arguments(0), 4096).is_ok());
+        assert!(TransferArguments::parse(arguments(4096), 0).is_ok());
+        for (offset, len) in [(1, 4096), (4097, 0), (u64::MAX, 1), (0, u32::MAX)] {
+            assert_eq!(
+                TransferArguments::parse(arguments(offset), len),
+                Err(Status::BeyondBlock),
+                "{offset} {len}"
+            );
+        }
+    }
+}

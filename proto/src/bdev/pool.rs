@@ -1,0 +1,157 @@
+//! Pools: what they are made of and what they have done.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What a pool stores its blocks on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u32)]
+pub enum BdevType {
+    /// A regular file or a block device, named by the pool's name.
+    File = 0,
+    /// Memory. Lost when the pool or the runtime ends.
+    Ram = 1,
+}
+
+impl fmt::Display for BdevType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::File => "file",
+            Self::Ram => "ram",
+        })
+    }
+}
+
+/// Characteristics of a device as its user declares them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PerfMetrics {
+    /// Read bandwidth in MB/s.
+    pub read_bandwidth_mbps: f64,
+    /// Write bandwidth in MB/s.
+    pub write_bandwidth_mbps: f64,
+    /// Average read latency in microseconds.
+    pub read_latency_us: f64,
+    /// Average write latency in microseconds.
+    pub write_latency_us: f64,
+    /// I/O operations per second.
+    pub iops: f64,
+}
+
+impl Default for PerfMetrics {
+    /// The conservative values that stand where none were given.
+    fn default() -> Self {
+        Self {
+            read_bandwidth_mbps: 100.0,
+            write_bandwidth_mbps: 100.0,
+            read_latency_us: 1000.0,
+            write_latency_us: 1000.0,
+            iops: 1000.0,
+        }
+    }
+}
+
+/// Parameters of a pool's creation.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CreateParams {
+    /// File or memory.
+    pub bdev_type: BdevType,
+    /// Bytes to manage. 0: all of the file or device; required for memory.
+    pub total_size: u64,
+    /// Operations in flight on the device per worker, of a file pool; ignored for memory.
+    pub io_depth: u32,
+    /// Alignment of device operations in bytes: a power of two, from 512 to 4096.
+    pub alignment: u32,
+    /// The device's characteristics; defaults where absent.
+    pub perf_metrics: Option<PerfMetrics>,
+}
+
+impl CreateParams {
+    /// The default of [`Self::io_depth`].
+    pub const DEFAULT_IO_DEPTH: u32 = 32;
+    /// The default of [`Self::alignment`].
+    pub const DEFAULT_ALIGNMENT: u32 = 4096;
+    /// The largest [`Self::io_depth`].
+    pub const MAX_IO_DEPTH: u32 = 4096;
+}
+
+/// What a pool is and has done.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// The characteristics declared at creation.
+    pub metrics: PerfMetrics,
+    /// Bytes that are free, exactly. They may not be free in one piece.
+    pub remaining_size: u64,
+    /// Bytes that the pool manages.
+    pub total_size: u64,
+    /// File or memory.
+    pub bdev_type: BdevType,
+    /// Whether device I/O bypasses the page cache.
+    pub direct_io: bool,
+    /// Operations in flight on the device per worker.
+    pub io_depth: u32,
+    /// Alignment of device operations in bytes.
+    pub alignment: u32,
+    /// What was really done since the pool was opened.
+    pub activity: Activity,
+}
+
+/// Counts of what was really done since a pool was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activity {
+    /// Reads completed.
+    pub read_operations: u64,
+    /// Writes completed.
+    pub write_operations: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Blocks allocated.
+    pub allocated_blocks: u64,
+    /// Blocks freed.
+    pub freed_blocks: u64,
+    /// Reads and writes whose offset, length or memory was not aligned as the device needs.
+    pub unaligned_operations: u64,
+    /// Operations refused or failed.
+    pub errors: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bdev::STATS_BUFFER_BYTES;
+    use crate::codec;
+
+    #[test]
+    fn statistics_fit_their_buffer() {
+        let most = u64::MAX;
+        let stats = Stats {
+            metrics: PerfMetrics::default(),
+            remaining_size: most,
+            total_size: most,
+            bdev_type: BdevType::Ram,
+            direct_io: true,
+            io_depth: u32::MAX,
+            alignment: u32::MAX,
+            activity: Activity {
+                read_operations: most,
+                write_operations: most,
+                read_bytes: most,
+                write_bytes: most,
+                allocated_blocks: most,
+                freed_blocks: most,
+                unaligned_operations: most,
+                errors: most,
+            },
+        };
+        let bytes = codec::encode(&stats).expect("encodes");
+        assert!(
+            bytes.len() <= STATS_BUFFER_BYTES as usize,
+            "{}",
+            bytes.len()
+        );
+        assert_eq!(codec::decode::<Stats>(&bytes).expect("decodes"), stats);
+    }
+}
