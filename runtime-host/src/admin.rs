@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) modules: Modules,
     pub(crate) pools: Pools,
     pub(crate) jobs: Jobs,
+    /// Closes files that clients sent, which may block for ever.
+    pub(crate) closers: Jobs,
     pub(crate) session_count: AtomicU32,
     pub(crate) stopper: Stopper,
     pub(crate) started: Instant,

@@ -5,17 +5,17 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use chimaera_proto::Status;
 use chimaera_proto::control::{self, Reply, Request};
 use chimaera_proto::limits::MAX_LANES;
-use chimaera_shm::packet::{self, Packet};
+use chimaera_shm::packet;
 use chimaera_shm::{Doorbell, Segment};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt::PeerCredentials};
 
 use crate::admin::Shared;
 use crate::inbox::Inbox;
@@ -54,10 +54,11 @@ pub(crate) struct Control {
     /// Lanes per worker.
     load: Vec<usize>,
     mapped: Mapped,
+    /// Connections that have ended, and are to be closed.
+    ended: Vec<Arc<OwnedFd>>,
     stopping: bool,
 }
 
-/// Fields drop in order: the session's memory is unmapped before the socket closes.
 struct Connection {
     state: State,
     socket: Arc<OwnedFd>,
@@ -121,6 +122,7 @@ impl Control {
             next_id: 1,
             load,
             mapped: Mapped::default(),
+            ended: Vec::new(),
             stopping: false,
         };
         control.resume_accepting()?;
@@ -149,6 +151,17 @@ impl Control {
                     id => self.receive(id),
                 }
             }
+            self.close_ended();
+        }
+    }
+
+    /// Closes connections. Their clients learn of it at once; what they sent and nobody read, files
+    /// among it, is closed with the socket, for which this thread does not wait.
+    fn close_ended(&mut self) {
+        for socket in self.ended.drain(..) {
+            // It fails where the client has left already.
+            let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+            self.shared.closers.run(move || drop(socket));
         }
     }
 
@@ -212,6 +225,7 @@ impl Control {
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         if let Err(error) = self.epoll.add(&socket, EpollEvent::new(interest, id)) {
             tracing::warn!("a connection is dropped, as it cannot be watched: {error}");
+            self.ended.push(Arc::new(socket));
             return;
         }
         self.next_id += 1;
@@ -232,13 +246,22 @@ impl Control {
             return;
         };
         let socket = Arc::clone(&connection.socket);
-        let packet = match packet::receive(&*socket) {
-            Ok(Some(packet)) => packet,
-            Ok(None) => return self.end(id, "it closed the connection"),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) => return self.end(id, &error.to_string()),
-        };
-        let answer = self.handle(id, packet);
+        let mut files = Vec::new();
+        match packet::receive_with_files(&*socket, &mut files) {
+            Ok(Some(bytes)) => self.answer(id, &socket, &bytes, &mut files),
+            Ok(None) => self.end(id, "it closed the connection"),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => self.end(id, &error.to_string()),
+        }
+        if !files.is_empty() {
+            // Whatever they are: to close some files takes as long as their owner wants.
+            self.shared.closers.run(move || drop(files));
+        }
+    }
+
+    /// Answers a request. Takes from `files` what it uses.
+    fn answer(&mut self, id: u64, socket: &OwnedFd, packet: &[u8], files: &mut Vec<OwnedFd>) {
+        let answer = self.handle(id, packet, files);
         let is_greeting = matches!(
             self.connections.get(&id),
             Some(Connection {
@@ -247,7 +270,8 @@ impl Control {
             })
         );
         let (reply, file) = answer.unwrap_or_else(|refusal| {
-            tracing::warn!(session = id, "request refused: {}", refusal.reason);
+            // The client is told; it must not be able to fill the log.
+            tracing::debug!(session = id, "request refused: {}", refusal.reason);
             (
                 Reply::Refused {
                     status: refusal.status,
@@ -258,9 +282,7 @@ impl Control {
         });
         let sent = control::encode(&reply)
             .map_err(io::Error::other)
-            .and_then(|bytes| {
-                packet::send(&*socket, &bytes, file.as_ref().map(|bell| bell.as_fd()))
-            });
+            .and_then(|bytes| packet::send(socket, &bytes, file.as_ref().map(|bell| bell.as_fd())));
         if let Err(error) = sent {
             self.end(id, &format!("it does not take its replies: {error}"));
         } else if is_greeting {
@@ -271,22 +293,20 @@ impl Control {
     fn handle(
         &mut self,
         id: u64,
-        packet: Packet,
+        packet: &[u8],
+        files: &mut Vec<OwnedFd>,
     ) -> Result<(Reply, Option<Arc<Doorbell>>), Refusal> {
         let violation = |error: &dyn std::fmt::Display| {
             Refusal::new(Status::ProtocolViolation, error.to_string())
         };
-        let request = control::decode(&packet.bytes).map_err(|error| violation(&error))?;
+        let request = control::decode(packet).map_err(|error| violation(&error))?;
         let connection = self
             .connections
             .get_mut(&id)
             .expect("the caller has found it");
         match (request, &mut connection.state) {
             (Request::Hello { client_name }, State::Greeting) => {
-                let file = packet
-                    .file
-                    .ok_or_else(|| violation(&"a hello without a segment"))?;
-                let segment = Segment::receive(file).map_err(|error| violation(&error))?;
+                let segment = receive_segment(files, "a hello without a segment")?;
                 self.mapped.take(segment.len(), None).map_err(no_place)?;
                 let session = Session::new(id, client_name, connection.peer, segment);
                 tracing::debug!(
@@ -315,10 +335,7 @@ impl Control {
                 Ok((Reply::LaneOpened, Some(bell)))
             }
             (Request::AddSegment { segment: index }, State::Open(client)) => {
-                let file = packet
-                    .file
-                    .ok_or_else(|| violation(&"a segment without its memory"))?;
-                let segment = Segment::receive(file).map_err(|error| violation(&error))?;
+                let segment = receive_segment(files, "a segment without its memory")?;
                 let len_bytes = segment.len();
                 self.mapped
                     .take(len_bytes, Some(&client.session))
@@ -351,7 +368,8 @@ impl Control {
             State::Greeting => {
                 tracing::debug!(session = id, "connection ended: {reason}");
                 let _ = self.epoll.delete(&*connection.socket);
-                self.connections.remove(&id);
+                let ended = self.connections.remove(&id);
+                self.ended.extend(ended.map(|connection| connection.socket));
             }
             State::Open(Client { session, lanes, .. }) => {
                 tracing::debug!(
@@ -393,9 +411,20 @@ impl Control {
                 self.load[worker] -= 1;
             }
             self.mapped.give_back(session.segment_sizes());
-            self.connections.remove(&id);
+            // This unmaps the session's memory. The socket is closed after.
+            let ended = self.connections.remove(&id);
+            self.ended.extend(ended.map(|connection| connection.socket));
         }
     }
+}
+
+/// Maps the segment beside a request. Leaves a file that is none.
+fn receive_segment(files: &mut Vec<OwnedFd>, missing: &str) -> Result<Segment, Refusal> {
+    let refusal = |reason: String| Refusal::new(Status::ProtocolViolation, reason);
+    let file = files.first().ok_or_else(|| refusal(missing.to_owned()))?;
+    let segment = Segment::receive(file).map_err(|error| refusal(error.to_string()))?;
+    files.clear();
+    Ok(segment)
 }
 
 fn no_place(reason: String) -> Refusal {

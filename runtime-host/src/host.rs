@@ -26,7 +26,8 @@ use crate::worker::completions::Router;
 use crate::worker::{Command, Worker};
 
 /// A running host. It ends when it is dropped: pools are drained, flushed and closed, sessions
-/// ended, threads joined.
+/// ended, the workers and the control thread joined. Threads for blocking jobs end by themselves,
+/// a second after their last one.
 pub struct Host {
     shared: Arc<Shared>,
     events: Arc<Inbox<Event>>,
@@ -72,6 +73,7 @@ impl Host {
             modules: Modules::new(&config.modules, &config.plugin_folders),
             pools: Pools::default(),
             jobs: Jobs::default(),
+            closers: Jobs::default(),
             session_count: AtomicU32::new(0),
             stopper: Stopper::default(),
             started: Instant::now(),

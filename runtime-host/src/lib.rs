@@ -1,9 +1,9 @@
 //! The Chimaera host, as a library: a daemon or an application runs it in its own process.
 //!
 //! Two sides share the work. The **control side** may block: one thread serves the Unix socket
-//! ([`control`]), and a few threads carry out admin tasks ([`admin`]). **Workers** never block:
+//! (`control`), and a few threads carry out admin tasks (`admin`). **Workers** never block:
 //! each polls the lanes of its clients, hands their tasks to containers, and sleeps when there
-//! is nothing to do ([`worker`]). They share no locks: the control side sends commands to a
+//! is nothing to do (`worker`). They share no locks: the control side sends commands to a
 //! worker's inbox, and workers send events to the control side.
 //!
 //! Laws of this crate:

@@ -110,9 +110,14 @@ impl Pools {
             if state.closed {
                 return Err(shutting_down());
             }
+            // Before anything is compared: a pool that is not made after all, or is gone in a moment,
+            // is in nobody's way.
+            if state.is_changing(name, id) {
+                self.changed.wait(&mut state);
+                continue;
+            }
             match state.find(name, id)? {
-                Some(Phase::Ready(pool)) => return Ok(Claim::Existing(self.lease(pool))),
-                Some(Phase::Creating | Phase::Closing) => {}
+                Some(pool) => return Ok(Claim::Existing(self.lease(pool))),
                 None if state.by_id.len() >= MAX_POOLS => return Err(too_many()),
                 None => {
                     let id = if id.is_null() { state.choose_id()? } else { id };
@@ -124,7 +129,6 @@ impl Pools {
                     return Ok(Claim::New(id));
                 }
             }
-            self.changed.wait(&mut state);
         }
     }
 
@@ -228,8 +232,15 @@ impl Pools {
 }
 
 impl State {
-    /// The entry with this name and id; a null id matches any.
-    fn find(&self, name: &str, id: PoolId) -> Result<Option<&Phase>, ModuleError> {
+    /// Whether a pool with this name or id is being made or unmade.
+    fn is_changing(&self, name: &str, id: PoolId) -> bool {
+        self.by_id.iter().any(|(&found, entry)| {
+            (found == id || entry.name == name) && !matches!(entry.phase, Phase::Ready(_))
+        })
+    }
+
+    /// The pool with this name and id, none of which is changing; a null id matches any.
+    fn find(&self, name: &str, id: PoolId) -> Result<Option<&Arc<Pool>>, ModuleError> {
         let by_name = self.by_id.iter().find(|(_, entry)| entry.name == name);
         match by_name.or_else(|| self.by_id.get_key_value(&id)) {
             None => Ok(None),
@@ -240,7 +251,10 @@ impl State {
                 "pool {id} exists with name {}, asked for {name}",
                 entry.name
             ))),
-            Some((_, entry)) => Ok(Some(&entry.phase)),
+            Some((_, entry)) => match &entry.phase {
+                Phase::Ready(pool) => Ok(Some(pool)),
+                Phase::Creating | Phase::Closing => unreachable!("a changing pool is waited for"),
+            },
         }
     }
 
@@ -306,5 +320,19 @@ mod tests {
         assert_eq!(error.failure.status, Status::Busy);
         pools.release(last);
         assert!(matches!(claim(MAX_POOLS), Ok(Claim::New(_))));
+    }
+
+    #[test]
+    fn a_name_is_free_once_its_pool_is_gone_whatever_id_is_asked_for() {
+        let pools = Pools::default();
+        let (first, second) = (PoolId::new(8000, 0), PoolId::new(9000, 0));
+        assert!(matches!(pools.claim("name", first), Ok(Claim::New(_))));
+        std::thread::scope(|scope| {
+            let claimed = scope.spawn(|| pools.claim("name", second).map(|_| ()));
+            // Long enough to find the name taken; nothing depends on whether it does.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            pools.release(first);
+            assert_eq!(claimed.join().expect("joins"), Ok(()));
+        });
     }
 }

@@ -147,7 +147,8 @@ impl Host {
         unsafe { &*self.table }
     }
 
-    /// Writes a line to the host's log. Any thread; does not block on slow readers.
+    /// Writes a line to the host's log. Any thread; blocks as long as whatever the host logs to, so
+    /// a worker's busy path is not the place.
     pub fn log(self, level: Level, text: impl fmt::Display) {
         let text = text.to_string();
         let table = self.table();

@@ -3,10 +3,8 @@
 use std::hint;
 use std::time::{Duration, Instant};
 
-/// Looks without pausing: what is about to come is seen at once.
-const EAGER_LOOKS: u32 = 64;
-
-/// Looks between two looks at the clock, each after a pause.
+/// Looks between two looks at the clock, each after a pause: every look takes the line away from
+/// the other side, which is about to write it.
 const LOOKS_PER_CLOCK: u32 = 32;
 
 /// How long to look before sleeping.
@@ -41,11 +39,6 @@ impl Patience {
         }
         if self.spin.is_zero() {
             return false;
-        }
-        for _ in 0..EAGER_LOOKS {
-            if ready() {
-                return true;
-            }
         }
         let mut end = None;
         loop {

@@ -46,6 +46,24 @@ pub fn send(socket: impl AsFd, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> io
 /// what the system reports. On a non-blocking socket [`io::ErrorKind::WouldBlock`] means that
 /// there is no packet.
 pub fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
+    let mut files = Vec::new();
+    let bytes = receive_with_files(socket, &mut files)?;
+    Ok(bytes.map(|bytes| Packet {
+        bytes,
+        file: files.pop(),
+    }))
+}
+
+/// Like [`receive`], for one who does not trust the other side: every file that came in is put
+/// into `files`, those of a refused packet too. To close a file of a stranger's choice may take as
+/// long as the stranger likes.
+///
+/// # Errors
+/// As [`receive`], but nothing is closed.
+pub fn receive_with_files(
+    socket: impl AsFd,
+    files: &mut Vec<OwnedFd>,
+) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = vec![0; MAX_CONTROL_MESSAGE_BYTES];
     let mut control = ControlArea([0; CONTROL_BYTES]);
     let mut slice = libc::iovec {
@@ -72,8 +90,8 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
             }
         }
     };
-    // Taken before anything is refused, so that refused files are closed.
-    let mut files = take_files(&message);
+    // Taken before anything is refused, so that no file stays open that nobody knows of.
+    files.extend(take_files(&message));
     if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 || files.len() > 1 {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
@@ -84,10 +102,7 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
         return Ok(None);
     }
     bytes.truncate(len);
-    Ok(Some(Packet {
-        bytes,
-        file: files.pop(),
-    }))
+    Ok(Some(bytes))
 }
 
 /// Room for one file; alignment makes it two.

@@ -42,8 +42,8 @@ pub enum SegmentError {
     #[error("the segment is not sealed against shrinking and growing")]
     NotSealed,
     /// Another kind of memory may fail when it is touched.
-    #[error("the segment is not ordinary shared memory (file system type {0:#x})")]
-    NotMemory(i64),
+    #[error("the segment is not ordinary shared memory")]
+    NotMemory,
     /// Not a size that a segment may have.
     #[error(
         "the segment has {0} bytes; from {MIN_SEGMENT_BYTES} to {MAX_SEGMENT_BYTES} in steps of \
@@ -73,21 +73,25 @@ impl Segment {
     }
 
     /// Checks and maps a segment that the other side made. Seals come first: what is sealed
-    /// cannot change its size between the check and the use.
+    /// cannot change its size between the check and the use. And only memory can be sealed: any
+    /// other question to a file may be answered by a file system of the other side's, or never.
+    ///
+    /// The caller keeps the file, since closing one that is refused may take for ever as well.
     ///
     /// # Errors
-    /// See [`SegmentError`]. The file is closed then.
-    pub fn receive(file: OwnedFd) -> Result<Self, SegmentError> {
-        let kind = fstatfs(&file).map_err(io::Error::from)?.filesystem_type();
-        if kind != TMPFS_MAGIC {
-            return Err(SegmentError::NotMemory(kind.0));
-        }
-        let seals = fcntl(&file, FcntlArg::F_GET_SEALS).map_err(|_| SegmentError::NotSealed)?;
+    /// See [`SegmentError`].
+    pub fn receive(file: &OwnedFd) -> Result<Self, SegmentError> {
+        let seals = fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| SegmentError::NotMemory)?;
         let seals = SealFlag::from_bits_retain(seals);
         if !seals.contains(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW) {
             return Err(SegmentError::NotSealed);
         }
-        let len = nix::sys::stat::fstat(&file)
+        // Memory of huge pages can be sealed too.
+        let kind = fstatfs(file).map_err(io::Error::from)?.filesystem_type();
+        if kind != TMPFS_MAGIC {
+            return Err(SegmentError::NotMemory);
+        }
+        let len = nix::sys::stat::fstat(file)
             .map_err(io::Error::from)?
             .st_size;
         let valid = u64::try_from(len).is_ok_and(|len| {
@@ -97,7 +101,7 @@ impl Segment {
         if !valid {
             return Err(SegmentError::Size(len));
         }
-        Ok(Self::map(file, len)?)
+        Ok(Self::map(file.try_clone()?, len)?)
     }
 
     fn map(file: OwnedFd, len: i64) -> io::Result<Self> {
@@ -217,7 +221,7 @@ mod tests {
     #[test]
     fn what_one_side_writes_the_other_reads() {
         let ours = Segment::create("test", LEN).expect("create");
-        let theirs = Segment::receive(ours.file.try_clone().expect("clone")).expect("receive");
+        let theirs = Segment::receive(&ours.file).expect("receive");
         let (a, b) = (
             ours.range(LEN - 8, 8).expect("in"),
             theirs.range(LEN - 8, 8).expect("in"),
@@ -250,22 +254,22 @@ mod tests {
         ftruncate(&file, LEN as i64).expect("truncate");
         seal(&file, SealFlag::F_SEAL_GROW);
         assert!(matches!(
-            Segment::receive(file),
+            Segment::receive(&file),
             Err(SegmentError::NotSealed)
         ));
     }
 
     #[test]
     fn files_that_are_not_memory_are_refused() {
-        let file = std::fs::File::open("/proc/self/exe").expect("open").into();
+        let file: OwnedFd = std::fs::File::open("/proc/self/exe").expect("open").into();
         assert!(matches!(
-            Segment::receive(file),
-            Err(SegmentError::NotMemory(_))
+            Segment::receive(&file),
+            Err(SegmentError::NotMemory)
         ));
         let (reader, _writer) = nix::unistd::pipe().expect("pipe");
         assert!(matches!(
-            Segment::receive(reader),
-            Err(SegmentError::NotMemory(_))
+            Segment::receive(&reader),
+            Err(SegmentError::NotMemory)
         ));
     }
 
@@ -276,7 +280,7 @@ mod tests {
             ftruncate(&file, size).expect("truncate");
             seal(&file, SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK);
             assert!(
-                matches!(Segment::receive(file), Err(SegmentError::Size(_))),
+                matches!(Segment::receive(&file), Err(SegmentError::Size(_))),
                 "{size}"
             );
         }
@@ -290,6 +294,6 @@ mod tests {
             &file,
             SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_WRITE,
         );
-        assert!(matches!(Segment::receive(file), Err(SegmentError::Map(_))));
+        assert!(matches!(Segment::receive(&file), Err(SegmentError::Map(_))));
     }
 }

@@ -277,7 +277,7 @@ impl Shared {
     }
 
     fn add_segment(&self, index: usize, file: Option<OwnedFd>) {
-        let segment = Segment::receive(file.expect("a segment")).expect("a valid segment");
+        let segment = Segment::receive(&file.expect("a segment")).expect("a valid segment");
         let mut segments = self.segments.lock();
         assert_eq!(segments.len(), index);
         segments.push(Arc::new(segment));
