@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::build::{library_folder, program};
-use crate::watchdog::within;
+use crate::watchdog::{Watchdog, within};
 
 /// A running daemon, killed on drop if it still runs then.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct Daemon {
     /// `None` once it was taken over.
     folder: Option<TempDir>,
     log: Option<JoinHandle<String>>,
+    /// `None` once the process was collected.
+    watchdog: Option<Watchdog>,
 }
 
 impl Daemon {
@@ -63,6 +65,7 @@ impl Daemon {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the daemon starts");
+        let watchdog = Watchdog::with_daemon(Pid::from_raw(child.id() as i32));
         let stdout = child.stdout.take().expect("piped");
         let mut stderr = child.stderr.take().expect("piped");
         let log = std::thread::spawn(move || {
@@ -81,6 +84,7 @@ impl Daemon {
             child,
             folder: Some(folder),
             log: Some(log),
+            watchdog: Some(watchdog),
         };
         if !ready.starts_with("ready") {
             panic!(
@@ -185,6 +189,7 @@ impl Daemon {
             let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
             let _ = nix::sys::wait::waitid(nix::sys::wait::Id::Pid(process), flags);
         });
+        self.watchdog = None;
         let status = self.child.wait().expect("the daemon was started");
         let log = self
             .log
@@ -197,6 +202,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        self.watchdog = None;
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Some(log) = self.log.take().and_then(|log| log.join().ok())

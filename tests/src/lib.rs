@@ -20,7 +20,7 @@ pub use device::{LoopDevice, SmallFileSystem, disk_folder, tmpfs_folder};
 pub use faulty::Faulty;
 pub use pattern::Pattern;
 pub use process::{ClientProcess, parse_blocks, show_blocks};
-pub use watchdog::{until, within};
+pub use watchdog::{Watchdog, until, within};
 
 /// Longer than anything in these tests takes on a loaded machine of two cores.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);

@@ -1,8 +1,12 @@
 //! Limits on how long something may take: a test that hangs fails instead.
 
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::process::exit;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::PATIENCE;
 
@@ -38,4 +42,54 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
         thread::sleep(LOOK);
     }
+}
+
+/// A limit on a whole test: calls of the client block, and so could the test. If it is not
+/// dropped in time, its daemon is killed, whose clients then fail instead of waiting on; and if
+/// that does not help, the test's process ends.
+#[derive(Debug)]
+pub struct Watchdog {
+    _alive: Sender<()>,
+}
+
+impl Watchdog {
+    /// Begins to watch a test that has no daemon.
+    #[must_use]
+    pub fn start() -> Self {
+        let (alive, watched) = channel();
+        thread::spawn(move || watch(&watched, None));
+        Self { _alive: alive }
+    }
+
+    /// Begins to watch a test with this daemon, which must not be collected before the watchdog
+    /// is dropped.
+    pub(crate) fn with_daemon(process: Pid) -> Self {
+        let (alive, watched) = channel();
+        thread::spawn(move || watch(&watched, Some(process)));
+        Self { _alive: alive }
+    }
+}
+
+fn watch(watched: &Receiver<()>, daemon: Option<Pid>) {
+    let gone = || watched.recv_timeout(2 * PATIENCE) == Err(RecvTimeoutError::Disconnected);
+    if gone() {
+        return;
+    }
+    if let Some(process) = daemon {
+        complain("a test hangs: its daemon is killed");
+        let _ = kill(process, Signal::SIGKILL);
+        if gone() {
+            return;
+        }
+    }
+    complain("a test hangs: its process ends");
+    exit(101);
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the last word of a test that can say nothing any more"
+)]
+fn complain(text: &str) {
+    eprintln!("{text}");
 }

@@ -16,8 +16,8 @@ use chimaera_bdev_client::{
 use chimaera_client::ConnectOptions;
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::{
-    ClientProcess, Daemon, Faulty, Finished, PATIENCE, Pattern, SmallFileSystem, disk_folder,
-    finish, program, skipped, until, within,
+    ClientProcess, Daemon, Faulty, Finished, PATIENCE, Pattern, SmallFileSystem, Watchdog,
+    disk_folder, finish, program, skipped, until, within,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -108,7 +108,7 @@ fn a_second_signal_ends_a_daemon_that_waits_for_a_module() {
     let mut daemon = Daemon::start();
     let runtime = daemon.connect();
     let faulty = Faulty::created(&runtime, 0);
-    let held = faulty.start(Method::Hold, None).expect("taken");
+    let mut held = faulty.start(Method::Hold, None).expect("taken");
     until("the request is held", || {
         faulty.about_held(Method::CountHeld, faulty.pool_id()) == 1
     });
@@ -119,7 +119,7 @@ fn a_second_signal_ends_a_daemon_that_waits_for_a_module() {
     assert!(!held.is_complete());
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().0, Some(1));
-    assert_lost(held.wait());
+    assert_lost(held.wait_timeout(PATIENCE).expect("it ends"));
 }
 
 #[test]
@@ -581,6 +581,7 @@ impl Drop for Detached {
 
 #[test]
 fn a_detached_daemon_serves_in_the_background_until_it_is_stopped() {
+    let _watchdog = Watchdog::start();
     let folder = TempDir::new().expect("a folder");
     let socket = folder.path().join("socket");
     let run = |arguments: &[&str]| {
@@ -615,6 +616,7 @@ fn a_detached_daemon_serves_in_the_background_until_it_is_stopped() {
 
 #[test]
 fn of_daemons_started_at_once_one_serves_and_the_others_say_why_not() {
+    let _watchdog = Watchdog::start();
     let folder = TempDir::new().expect("a folder");
     let socket = folder.path().join("socket");
     let start = ["runtime", "start", "--detach", "--socket", text(&socket)];

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::process::Command;
 
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, Status};
-use chimaera_tests::{ClientProcess, Daemon, Pattern, disk_folder, library_folder, program, until};
+use chimaera_tests::{
+    ClientProcess, Daemon, Pattern, Watchdog, disk_folder, library_folder, program, until,
+};
 use tempfile::TempDir;
 
 const QUERY: PoolQuery = PoolQuery::Local;
@@ -85,6 +87,7 @@ fn an_application_does_not_embed_beside_a_daemon_that_it_cannot_use() {
 
 #[test]
 fn a_module_that_is_linked_in_needs_no_library() {
+    let _watchdog = Watchdog::start();
     let runtime = embedded();
     assert_eq!(runtime.daemon().process_id, std::process::id());
     use_all_of(
@@ -104,6 +107,7 @@ fn a_module_that_is_linked_in_needs_no_library() {
 
 #[test]
 fn an_embedded_runtime_loads_libraries_as_a_daemon_does() {
+    let _watchdog = Watchdog::start();
     let runtime = Runtime::embed()
         .plugin_folder(library_folder())
         .workers(2)
@@ -119,6 +123,7 @@ fn an_embedded_runtime_loads_libraries_as_a_daemon_does() {
 
 #[test]
 fn an_embedded_runtime_that_listens_serves_other_processes() {
+    let _watchdog = Watchdog::start();
     let folder = TempDir::new().expect("a folder");
     let socket = folder.path().join("embedded.sock");
     let runtime = Runtime::embed()
@@ -172,6 +177,7 @@ fn an_embedded_runtime_that_listens_serves_other_processes() {
 
 #[test]
 fn two_runtimes_in_one_process_know_nothing_of_each_other() {
+    let _watchdog = Watchdog::start();
     let (first, second) = (embedded(), embedded());
     let pools =
         [&first, &second].map(|runtime| pool(runtime, "same", &CreateOptions::ram(POOL_BYTES)));
