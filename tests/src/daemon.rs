@@ -22,8 +22,7 @@ pub struct Daemon {
     /// `None` once it was taken over.
     folder: Option<TempDir>,
     log: Option<JoinHandle<String>>,
-    /// `None` once the process was collected.
-    watchdog: Option<Watchdog>,
+    watchdog: Watchdog,
 }
 
 impl Daemon {
@@ -84,7 +83,7 @@ impl Daemon {
             child,
             folder: Some(folder),
             log: Some(log),
-            watchdog: Some(watchdog),
+            watchdog,
         };
         if !ready.starts_with("ready") {
             panic!(
@@ -189,7 +188,7 @@ impl Daemon {
             let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
             let _ = nix::sys::wait::waitid(nix::sys::wait::Id::Pid(process), flags);
         });
-        self.watchdog = None;
+        self.watchdog.let_go_of_the_daemon();
         let status = self.child.wait().expect("the daemon was started");
         let log = self
             .log
@@ -202,7 +201,7 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        self.watchdog = None;
+        self.watchdog.let_go_of_the_daemon();
         let _ = self.child.kill();
         let _ = self.child.wait();
         if let Some(log) = self.log.take().and_then(|log| log.join().ok())

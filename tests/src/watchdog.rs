@@ -1,7 +1,9 @@
 //! Limits on how long something may take: a test that hangs fails instead.
 
+use std::io::Write;
 use std::process::exit;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -49,6 +51,7 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 /// that does not help, the test's process ends.
 #[derive(Debug)]
 pub struct Watchdog {
+    daemon: Arc<Mutex<Option<Pid>>>,
     _alive: Sender<()>,
 }
 
@@ -56,40 +59,48 @@ impl Watchdog {
     /// Begins to watch a test that has no daemon.
     #[must_use]
     pub fn start() -> Self {
-        let (alive, watched) = channel();
-        thread::spawn(move || watch(&watched, None));
-        Self { _alive: alive }
+        Self::watch(None)
     }
 
-    /// Begins to watch a test with this daemon, which must not be collected before the watchdog
-    /// is dropped.
+    /// Begins to watch a test with this daemon.
     pub(crate) fn with_daemon(process: Pid) -> Self {
+        Self::watch(Some(process))
+    }
+
+    fn watch(daemon: Option<Pid>) -> Self {
         let (alive, watched) = channel();
-        thread::spawn(move || watch(&watched, Some(process)));
-        Self { _alive: alive }
+        let daemon = Arc::new(Mutex::new(daemon));
+        let shared = Arc::clone(&daemon);
+        thread::spawn(move || watch(&watched, &shared));
+        Self {
+            daemon,
+            _alive: alive,
+        }
+    }
+
+    /// The daemon is about to be collected: its process id may be another's from then on.
+    pub(crate) fn let_go_of_the_daemon(&self) {
+        *self.daemon.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
-fn watch(watched: &Receiver<()>, daemon: Option<Pid>) {
-    let gone = || watched.recv_timeout(2 * PATIENCE) == Err(RecvTimeoutError::Disconnected);
-    if gone() {
+fn watch(watched: &Receiver<()>, daemon: &Mutex<Option<Pid>>) {
+    let ended = || watched.recv_timeout(2 * PATIENCE) == Err(RecvTimeoutError::Disconnected);
+    if ended() {
         return;
     }
-    if let Some(process) = daemon {
+    if let Some(process) = *daemon.lock().unwrap_or_else(PoisonError::into_inner) {
         complain("a test hangs: its daemon is killed");
         let _ = kill(process, Signal::SIGKILL);
-        if gone() {
-            return;
-        }
+    }
+    if ended() {
+        return;
     }
     complain("a test hangs: its process ends");
     exit(101);
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "the last word of a test that can say nothing any more"
-)]
+/// Past the harness, which shows what a test prints only once it has ended.
 fn complain(text: &str) {
-    eprintln!("{text}");
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
