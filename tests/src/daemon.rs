@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 
 use chimaera_bdev_client::Runtime;
@@ -12,6 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::PATIENCE;
 use crate::build::{library_folder, program};
 use crate::watchdog::{Watchdog, within};
 
@@ -255,14 +257,23 @@ impl Finished {
 /// Runs a program to its end.
 ///
 /// # Panics
-/// If it cannot be started or does not end.
+/// If it cannot be started or does not end, and is killed for that.
 pub fn finish(mut command: Command) -> Finished {
-    let output = within(&format!("{command:?}"), move || {
-        command
-            .stdin(Stdio::null())
-            .output()
-            .expect("the program starts")
-    });
+    let what = format!("{command:?}");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command.spawn().expect("the program starts");
+    let process = Pid::from_raw(child.id() as i32);
+    let (done, ended) = channel();
+    std::thread::spawn(move || done.send(child.wait_with_output()));
+    let Ok(output) = ended.recv_timeout(PATIENCE) else {
+        // It was not collected: that is what did not happen.
+        let _ = kill(process, Signal::SIGKILL);
+        panic!("{what} takes longer than {PATIENCE:?}");
+    };
+    let output = output.expect("the program's output");
     Finished {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
