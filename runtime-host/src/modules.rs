@@ -129,6 +129,10 @@ fn load(path: &Path, name: &str) -> Result<Module, ModuleError> {
         |error| ModuleError::system(format_args!("cannot read {}", path.display()), &error);
     // In full, for the loader looks for a bare file name in folders of its own.
     let path = &std::path::absolute(path).map_err(unreadable)?;
+    // Reading anything else, a pipe for example, might never end.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(refuse("is not a regular file".to_owned()));
+    }
     let bytes = std::fs::read(path).map_err(unreadable)?;
     examine(&bytes, name).map_err(refuse)?;
     // SAFETY: loading runs the library's initialisers, and using it runs its code. The operator
