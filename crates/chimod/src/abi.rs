@@ -271,8 +271,8 @@ pub struct HostVTable {
         values: *const u64,
         value_count: u32,
     ),
-    /// Writes a line to the host's log, from any thread, also after the host has ended. Levels: 1 error, 2 warning, 3 info,
-    /// 4 debug.
+    /// Writes a line to the host's log, from any thread, also after the host has ended. Levels: 1
+    /// error, 2 warning, 3 info, 4 debug.
     pub log: unsafe extern "C" fn(context: *const c_void, level: u32, text: Bytes),
 }
 
