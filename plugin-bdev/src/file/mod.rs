@@ -19,6 +19,8 @@ mod queue;
 mod queue_tests;
 mod select;
 mod uring;
+#[cfg(test)]
+mod uring_tests;
 
 use std::fs::File;
 use std::io;

@@ -14,6 +14,10 @@ use super::engine::{DeviceResult, Engine, Submission};
 use super::uring::Uring;
 
 /// One of the kernel's engines.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one per worker, and a box would be one more step on every pass"
+)]
 pub(super) enum KernelEngine {
     Libaio(Aio),
     IoUring(Uring),
