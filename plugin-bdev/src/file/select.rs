@@ -132,28 +132,28 @@ fn no_ring(error: &io::Error) -> ModuleError {
     let switch = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
     let reason = match (error.raw_os_error(), switch.as_deref().map(str::trim)) {
         (Some(libc::ENOSYS), _) => {
-            "this kernel has none, or a sandbox hides it; allow it there, or use libaio"
+            "this kernel has none, or a sandbox hides it; allow it there, or ask for libaio"
         }
         (Some(libc::EOPNOTSUPP | libc::EINVAL), _) => {
-            "this kernel's is too old (5.6 is needed); use libaio"
+            "this kernel's is too old (5.6 is needed); ask for libaio"
         }
         (Some(libc::EPERM | libc::EACCES), Ok("2")) => {
-            "it is switched off; write 0 to /proc/sys/kernel/io_uring_disabled, or use libaio"
+            "it is switched off; write 0 to /proc/sys/kernel/io_uring_disabled, or ask for libaio"
         }
         (Some(libc::EPERM | libc::EACCES), Ok("1")) => {
             "it is switched off for unprivileged users; run the daemon with a group that \
              /proc/sys/kernel/io_uring_group names, write 0 to \
-             /proc/sys/kernel/io_uring_disabled, or use libaio"
+             /proc/sys/kernel/io_uring_disabled, or ask for libaio"
         }
         (Some(libc::EPERM | libc::EACCES), _) => {
             "a sandbox (seccomp, as containers have it) or a security policy forbids it; allow \
-             it there, or use libaio"
+             it there, or ask for libaio"
         }
         (Some(libc::ENOMEM), _) => {
             "there is no memory for it; raise the limit of locked memory (ulimit -l), give a \
-             smaller io_depth, or use libaio"
+             smaller io_depth, or ask for libaio"
         }
-        _ => "use libaio",
+        _ => "ask for libaio",
     };
     let mut refusal = ModuleError::system("cannot set up io_uring", error);
     refusal.message = format!("{}: {reason}", refusal.message);

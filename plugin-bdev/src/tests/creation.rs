@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 
 use chimaera_chimod::ModuleError;
-use chimaera_proto::bdev::{CreateParams, PerfMetrics};
+use chimaera_proto::bdev::{CreateParams, IoEngine, PerfMetrics};
 use chimaera_proto::{PoolId, Status};
 
 use super::with_every_engine;
@@ -200,7 +200,12 @@ fn missing_rights_are_told_as_such() {
 #[test]
 fn the_page_cache_is_told_of_and_only_where_it_is_used() {
     let on_disk = disk_folder();
-    let pool = Pool::create(&name_in(&on_disk, "pool"), &file_params(MIB), 1).expect("made");
+    // Named, because falling back to it is told, too.
+    let params = CreateParams {
+        io_engine: IoEngine::Libaio,
+        ..file_params(MIB)
+    };
+    let pool = Pool::create(&name_in(&on_disk, "pool"), &params, 1).expect("made");
     assert!(pool.stats().direct_io);
     assert_eq!(pool.recorder().log(), []);
     let Some(in_memory) = memory_folder() else {

@@ -153,7 +153,7 @@ fn a_sandbox_that_forbids_io_uring_leaves_libaio() {
                 &[
                     "cannot set up io_uring",
                     "Operation not permitted",
-                    "use libaio",
+                    "ask for libaio",
                 ],
             );
         });
@@ -164,7 +164,7 @@ fn a_sandbox_that_forbids_io_uring_leaves_libaio() {
 fn a_kernel_without_io_uring_leaves_libaio() {
     forbidding(&[libc::SYS_io_uring_setup], libc::ENOSYS, || {
         assert_falls_back("this kernel has none");
-        let texts = ["this kernel has none", "use libaio"];
+        let texts = ["this kernel has none", "ask for libaio"];
         assert_refused(IoEngine::IoUring, Status::Unsupported, &texts);
     });
 }
