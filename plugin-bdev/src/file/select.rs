@@ -11,7 +11,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::aio::Aio;
 use super::engine::{DeviceResult, Engine, Submission};
-use super::uring::Uring;
+use super::uring::{self, Uring};
 
 /// One of the kernel's engines.
 #[expect(
@@ -83,7 +83,9 @@ pub(super) fn choose<T>(
     (pool_name, host): (&str, Host),
 ) -> Result<(T, IoEngine), ModuleError> {
     let (first, second) = match asked {
-        IoEngine::Auto if direct => (IoEngine::IoUring, IoEngine::Libaio),
+        IoEngine::Auto if direct && !uring::interrupts_workers() => {
+            (IoEngine::IoUring, IoEngine::Libaio)
+        }
         IoEngine::Auto => (IoEngine::Libaio, IoEngine::IoUring),
         kind => return Ok((make(kind)?, kind)),
     };

@@ -219,22 +219,32 @@ fn entry(submission: &Submission) -> squeue::Entry {
     entry.user_data(tag)
 }
 
-/// Makes a ring whose results the kernel makes when the worker calls it anyway, instead of
-/// interrupting it, and which goes on behind an operation that is refused; an older kernel's
-/// knows neither.
+/// Whether a ring's results interrupt its worker here, as on kernels before 5.19.
+pub(super) fn interrupts_workers() -> bool {
+    matches!(cooperative_ring(1), Err(error) if is_unknown(&error))
+}
+
 fn new_ring(depth: u32) -> io::Result<IoUring> {
-    let cooperative = IoUring::builder()
+    match cooperative_ring(depth) {
+        Err(error) if is_unknown(&error) => IoUring::builder().dontfork().build(depth),
+        other => other,
+    }
+}
+
+/// Makes a ring whose results the kernel makes when the worker calls it anyway, instead of
+/// interrupting it, and which goes on behind an operation that is refused.
+fn cooperative_ring(depth: u32) -> io::Result<IoUring> {
+    IoUring::builder()
         .dontfork()
         .setup_coop_taskrun()
         .setup_taskrun_flag()
         .setup_submit_all()
-        .build(depth);
-    match cooperative {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            IoUring::builder().dontfork().build(depth)
-        }
-        other => other,
-    }
+        .build(depth)
+}
+
+/// Whether the kernel does not know what was asked for.
+fn is_unknown(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
 }
 
 /// Finds out now what a sandbox that lets a ring be made may still refuse, and what an old

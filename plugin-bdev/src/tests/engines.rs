@@ -170,6 +170,18 @@ fn a_kernel_without_io_uring_leaves_libaio() {
 }
 
 #[test]
+fn an_old_kernels_io_uring_is_not_chosen() {
+    forbidding(&[libc::SYS_io_uring_setup], libc::EINVAL, || {
+        let folder = disk_folder();
+        let pool = Pool::create(&name_in(&folder, "pool"), &params(IoEngine::Auto), 1);
+        let pool = pool.expect("made");
+        assert_eq!(pool.stats().io_engine, Some(IoEngine::Libaio));
+        assert_eq!(pool.recorder().log(), [], "nothing was refused");
+        assert_refused(IoEngine::IoUring, Status::Unsupported, &["too old"]);
+    });
+}
+
+#[test]
 fn libaio_that_is_used_up_leaves_io_uring() {
     if !engines().contains(&IoEngine::IoUring) {
         return;
