@@ -41,7 +41,7 @@ pub use chimaera_client::{
     PoolQuery, Runtime, Status, Task, TaskError,
 };
 pub use chimaera_proto::bdev::{
-    Activity, AllocationPlan, BdevType, Block, BlockType, PerfMetrics, Stats,
+    Activity, AllocationPlan, BdevType, Block, BlockType, IoEngine, PerfMetrics, Stats,
 };
 pub use client::Client;
 pub use options::CreateOptions;

@@ -1,6 +1,6 @@
 //! Parameters of a pool's creation.
 
-use chimaera_proto::bdev::{BdevType, CreateParams, PerfMetrics};
+use chimaera_proto::bdev::{BdevType, CreateParams, IoEngine, PerfMetrics};
 
 /// What a pool is created with. Begin with [`CreateOptions::file`] or [`CreateOptions::ram`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,6 +29,7 @@ impl CreateOptions {
                 total_size,
                 io_depth: CreateParams::DEFAULT_IO_DEPTH,
                 alignment: CreateParams::DEFAULT_ALIGNMENT,
+                io_engine: IoEngine::Auto,
                 perf_metrics: None,
             },
         }
@@ -54,6 +55,15 @@ impl CreateOptions {
     #[must_use]
     pub const fn alignment(mut self, bytes: u32) -> Self {
         self.params.alignment = bytes;
+        self
+    }
+
+    /// What carries out the I/O of a file pool ([`IoEngine::Auto`]: whichever serves the file
+    /// better). One that is named here and that the system forbids makes the creation fail.
+    /// Ignored for memory.
+    #[must_use]
+    pub const fn io_engine(mut self, engine: IoEngine) -> Self {
+        self.params.io_engine = engine;
         self
     }
 

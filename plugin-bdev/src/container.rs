@@ -32,7 +32,7 @@ pub struct BdevContainer {
     backend: Backend,
     allocator: Allocator<PendingFree>,
     counters: Counters,
-    /// With the pool's real size.
+    /// With the pool's real size and engine.
     parameters: Parameters,
 }
 
@@ -49,6 +49,7 @@ impl Container for BdevContainer {
             BdevType::File => {
                 let (device, undo) = FileDevice::new(&context, &parameters)?;
                 parameters.total_size = device.total_size();
+                parameters.io_engine = device.io_engine();
                 (Backend::File(Box::new(device)), Some(undo))
             }
         };
@@ -224,6 +225,10 @@ impl BdevContainer {
             // with; through the page cache there is no alignment to keep.
             io_depth: self.parameters.io_depth,
             alignment: self.parameters.alignment,
+            io_engine: match &self.backend {
+                Backend::Ram(_) => None,
+                Backend::File(device) => Some(device.io_engine()),
+            },
             activity: self.counters.sum(),
         }
     }

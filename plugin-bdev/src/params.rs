@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use chimaera_chimod::ModuleError;
-use chimaera_proto::bdev::{BdevType, CreateParams, PerfMetrics, UNIT_BYTES};
+use chimaera_proto::bdev::{BdevType, CreateParams, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::{Status, codec};
 
 /// Smallest alignment of device operations.
@@ -21,6 +21,7 @@ pub(crate) struct Parameters {
     pub(crate) total_size: u64,
     pub(crate) io_depth: u32,
     pub(crate) alignment: u32,
+    pub(crate) io_engine: IoEngine,
     pub(crate) metrics: PerfMetrics,
 }
 
@@ -65,15 +66,17 @@ impl Parameters {
             total_size,
             io_depth: params.io_depth,
             alignment: params.alignment,
+            io_engine: params.io_engine,
             metrics,
         })
     }
 
     /// Whether a request with the parameters `asked` means the pool that was made with `self`.
-    /// `self.total_size` must be the pool's real size; `whole` is the size that a request for
-    /// "all there is" stands for.
+    /// `self.total_size` and `self.io_engine` must be the pool's real ones; `whole` is the size
+    /// that a request for "all there is" stands for. Who leaves the engine open takes any.
     ///
-    /// Memory has neither depth nor alignment, so those of a memory pool are not compared.
+    /// Memory has neither depth nor alignment nor engine, so those of a memory pool are not
+    /// compared.
     pub(crate) fn check_same(&self, asked: &Self, whole: u64) -> Result<(), ModuleError> {
         let mut differences = Vec::new();
         let mut compare = |name: &str, is: String, wanted: String| {
@@ -106,6 +109,13 @@ impl Parameters {
                 self.alignment.to_string(),
                 asked.alignment.to_string(),
             );
+            if asked.io_engine != IoEngine::Auto {
+                compare(
+                    "io_engine",
+                    self.io_engine.to_string(),
+                    asked.io_engine.to_string(),
+                );
+            }
         }
         let asked_metrics = named_metrics(&asked.metrics);
         for ((name, is), (_, wanted)) in named_metrics(&self.metrics).into_iter().zip(asked_metrics)

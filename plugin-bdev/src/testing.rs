@@ -11,8 +11,8 @@ use chimaera_chimod::abi::{Activity, Bytes, HOST_MAGIC, Header, HostVTable, RawT
 use chimaera_chimod::host::ContainerHandle;
 use chimaera_chimod::{Host, ModuleError, Request};
 use chimaera_proto::bdev::{
-    AllocationPlan, BdevType, Block, CreateParams, INLINE_BLOCKS, Method, STATS_BUFFER_BYTES,
-    Stats, TransferArguments, allocate_arguments, free_arguments,
+    AllocationPlan, BdevType, Block, CreateParams, INLINE_BLOCKS, IoEngine, Method,
+    STATS_BUFFER_BYTES, Stats, TransferArguments, allocate_arguments, free_arguments,
 };
 use chimaera_proto::task::{ARGUMENT_COUNT, Completion, VALUE_COUNT};
 use chimaera_proto::{Failure, PoolId, Status, codec};
@@ -363,6 +363,7 @@ pub(crate) fn file_params(total_size: u64) -> CreateParams {
         total_size,
         io_depth: CreateParams::DEFAULT_IO_DEPTH,
         alignment: CreateParams::DEFAULT_ALIGNMENT,
+        io_engine: IoEngine::Auto,
         perf_metrics: None,
     }
 }

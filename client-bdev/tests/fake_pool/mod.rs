@@ -169,6 +169,7 @@ impl Pool {
                     direct_io: false,
                     io_depth: 32,
                     alignment: 4096,
+                    io_engine: None,
                     activity: Activity::default(),
                 };
                 let bytes = codec::encode(&stats).expect("encodes");

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use chimaera_bdev_client::PoolId;
+use chimaera_bdev_client::{IoEngine, PoolId};
 use chimaera_runtime::Polling;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -132,6 +132,10 @@ pub(crate) struct CreateArguments {
     #[arg(long, value_name = "N", value_parser = parse_alignment)]
     pub(crate) alignment: Option<u32>,
 
+    /// What carries out the I/O of a file pool
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) io_engine: IoEngineArgument,
+
     /// The pool's id, for example 8000.0 [default: chosen by the runtime]
     #[arg(long)]
     pub(crate) id: Option<PoolId>,
@@ -146,6 +150,28 @@ pub(crate) enum KindArgument {
     Ram,
     /// A regular file or a block device
     File,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum IoEngineArgument {
+    /// Whichever serves the file better, of those that the system permits
+    #[default]
+    Auto,
+    /// Linux AIO
+    Libaio,
+    /// io_uring
+    #[value(name = "io_uring")]
+    IoUring,
+}
+
+impl From<IoEngineArgument> for IoEngine {
+    fn from(argument: IoEngineArgument) -> Self {
+        match argument {
+            IoEngineArgument::Auto => Self::Auto,
+            IoEngineArgument::Libaio => Self::Libaio,
+            IoEngineArgument::IoUring => Self::IoUring,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -187,5 +213,19 @@ mod tests {
         assert!(parse("chimaera pool create /dev/x --type file").is_ok());
         assert!(parse("chimaera pool create p --type ram --size much").is_err());
         assert!(parse("chimaera pool create p --type ram --size 1GiB --id 8000").is_err());
+    }
+
+    #[test]
+    fn an_engine_has_one_name_here_and_in_statistics() {
+        for engine in [IoEngine::Auto, IoEngine::Libaio, IoEngine::IoUring] {
+            let line = format!("chimaera pool create /dev/x --type file --io-engine {engine}");
+            let arguments = Arguments::try_parse_from(line.split(' ')).expect("understood");
+            let Command::Pool(PoolCommand::Create(create)) = arguments.command else {
+                panic!("{line} creates a pool");
+            };
+            assert_eq!(IoEngine::from(create.io_engine), engine);
+            let json = serde_json::to_string(&engine).expect("encodes");
+            assert_eq!(json, format!("\"{engine}\""));
+        }
     }
 }

@@ -54,6 +54,7 @@ fn create(arguments: &CreateArguments, socket: Option<&Path>) -> Result<(), Fail
     if let Some(alignment) = arguments.alignment {
         options = options.alignment(alignment);
     }
+    options = options.io_engine(arguments.io_engine.into());
     let client = Client::new(&runtime, arguments.id.unwrap_or(PoolId::NULL));
     let info = client.create(PoolQuery::Dynamic, &name, &options)?;
     if arguments.output.json {
@@ -155,6 +156,12 @@ fn stats_rows(stats: &Stats) -> Vec<(&'static str, String)> {
         (
             "direct I/O",
             if stats.direct_io { "yes" } else { "no" }.to_owned(),
+        ),
+        (
+            "I/O engine",
+            stats
+                .io_engine
+                .map_or_else(|| "none".to_owned(), |engine| engine.to_string()),
         ),
         ("I/O depth", stats.io_depth.to_string()),
         ("alignment", stats.alignment.to_string()),

@@ -1,5 +1,5 @@
-//! The seam between a worker's queue and whatever carries its operations out: the kernel's AIO,
-//! or in tests a script. Everything a queue asks of a device passes here, but for making it
+//! The seam between a worker's queue and whatever carries its operations out: the kernel's AIO or
+//! io_uring, or in tests a script. Everything a queue asks of a device passes here, but for making it
 //! durable, which is the control side's.
 
 use std::io;

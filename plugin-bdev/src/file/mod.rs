@@ -1,12 +1,15 @@
 //! Pools on files and block devices.
 //!
-//! [`open`] gets the file, [`queue`] leads each worker's transfers through an [`engine`], of which
-//! [`aio`] is the kernel's. [`operation`] says how a transfer is done on a device that knows only
-//! whole blocks, and [`exclusion`] which writes must not meet while that happens.
+//! [`open`] gets the file, [`queue`] leads each worker's transfers through an [`engine`]. The
+//! kernel has two, [`aio`] and [`uring`], of which [`select`] takes one. [`operation`] says how a
+//! transfer is done on a device that knows only whole blocks, and [`exclusion`] which writes must
+//! not meet while that happens.
 
 mod aio;
 mod bounce;
 mod engine;
+#[cfg(test)]
+mod engine_tests;
 mod exclusion;
 mod open;
 mod operation;
@@ -14,6 +17,10 @@ mod probe;
 mod queue;
 #[cfg(test)]
 mod queue_tests;
+mod select;
+mod uring;
+#[cfg(test)]
+mod uring_tests;
 
 use std::fs::File;
 use std::io;
@@ -22,17 +29,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWorker, Worker};
-use chimaera_proto::bdev::UNIT_BYTES;
-use chimaera_proto::{Failure, Status};
+use chimaera_proto::Failure;
+use chimaera_proto::bdev::{IoEngine, UNIT_BYTES};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::params::Parameters;
 use crate::transfer::Transfer;
-use aio::Aio;
 use open::Lock;
 pub(crate) use open::Undo;
 use operation::Operation;
 use queue::{Crossing, Outcome, WorkerQueue};
+use select::{KernelEngine, Needs};
 
 /// The errno of an I/O error that has no better one.
 const EIO: i32 = 5;
@@ -40,13 +47,14 @@ const EIO: i32 = 5;
 /// The file or device of a pool.
 pub(crate) struct FileDevice {
     // First, and so dropped first: that waits for what is under way on the file.
-    queues: PerWorker<WorkerQueue<Aio>>,
+    queues: PerWorker<WorkerQueue<KernelEngine>>,
     crossing: Crossing,
     wakes: Box<[Arc<EventFd>]>,
     file: Arc<File>,
     name: String,
     total_size: u64,
     direct: bool,
+    io_engine: IoEngine,
     /// Bytes in which the device reads and writes: 1 through the page cache.
     unit_bytes: u32,
     host: Host,
@@ -72,16 +80,27 @@ impl FileDevice {
             .map_err(|errno| {
                 ModuleError::system("cannot make an eventfd", &io::Error::from(errno))
             })?;
-        let make_queue = |worker_index: usize| {
-            let file = Arc::clone(&opened.file);
-            let wake = Arc::clone(&wakes[worker_index]);
-            Aio::new(file, wake, parameters.io_depth)
-                .map(|engine| WorkerQueue::new(engine, parameters.io_depth, worker_index))
-                .map_err(|error| no_context(&error, parameters.io_depth, context.worker_count))
+        let make_queue = |kind, worker_index: usize| {
+            let needs = Needs {
+                file: &opened.file,
+                wake: &wakes[worker_index],
+                io_depth: parameters.io_depth,
+                worker_count: context.worker_count,
+            };
+            let engine = KernelEngine::new(kind, &needs)?;
+            Ok(WorkerQueue::new(engine, parameters.io_depth, worker_index))
         };
-        // SAFETY: the value becomes a part of the container that the context is for, which
-        // reaches it only from its own calls on workers.
-        let queues = unsafe { PerWorker::try_new(context, make_queue) }?;
+        let make_queues = |kind| {
+            // SAFETY: the value becomes a part of the container that the context is for, which
+            // reaches it only from its own calls on workers.
+            unsafe { PerWorker::try_new(context, |worker| make_queue(kind, worker)) }
+        };
+        let (queues, io_engine) = select::choose(
+            parameters.io_engine,
+            opened.direct,
+            make_queues,
+            (context.name, context.host),
+        )?;
         let device = Self {
             queues,
             crossing: Crossing::new(&wakes),
@@ -90,6 +109,7 @@ impl FileDevice {
             name: context.name.to_owned(),
             total_size: opened.total_size,
             direct: opened.direct,
+            io_engine,
             unit_bytes: if opened.direct {
                 parameters.alignment
             } else {
@@ -110,6 +130,11 @@ impl FileDevice {
     /// Whether I/O bypasses the page cache.
     pub(crate) fn is_direct(&self) -> bool {
         self.direct
+    }
+
+    /// The engine that its I/O goes through, which is not [`IoEngine::Auto`].
+    pub(crate) fn io_engine(&self) -> IoEngine {
+        self.io_engine
     }
 
     /// Bytes that a pool over the whole file would manage now.
@@ -181,21 +206,4 @@ impl FileDevice {
             ),
         );
     }
-}
-
-fn no_context(error: &io::Error, io_depth: u32, worker_count: usize) -> ModuleError {
-    if error.kind() == io::ErrorKind::WouldBlock {
-        return ModuleError {
-            failure: Failure {
-                status: Status::OutOfMemory,
-                errno: libc::EAGAIN as u16,
-            },
-            message: format!(
-                "the system's asynchronous I/O operations are used up: this pool needs {io_depth} \
-                 for each of {worker_count} workers; raise /proc/sys/fs/aio-max-nr, or give a \
-                 smaller io_depth"
-            ),
-        };
-    }
-    ModuleError::system("cannot set up asynchronous I/O (io_setup)", error)
 }

@@ -10,6 +10,7 @@
 //! Laws:
 //! - A client's buffer is copied into private memory once. What it holds later does not count.
 //! - A device that stops short is asked for the rest, from the last whole device block on.
+//! - A device that was interrupted or had no room at the moment is asked again, so often.
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,9 @@ use super::engine::{Opcode, Submission};
 use super::exclusion::Mode;
 use crate::transfer::{Direction, Transfer};
 
+/// How often in a row the device may answer that it did not get to it.
+const MOST_RETRIES: u8 = 100;
+
 /// A transfer on its way to, on, and back from the device.
 pub(super) struct Operation {
     pub(super) transfer: Transfer,
@@ -29,6 +33,8 @@ pub(super) struct Operation {
     phase: Phase,
     /// Bytes of the span that the phase has behind it.
     done_bytes: u32,
+    /// Answers in a row that the device did not get to it.
+    retries: u8,
     bounce: Option<Bounce>,
 }
 
@@ -106,6 +112,7 @@ impl Operation {
             span,
             phase: Phase::New,
             done_bytes: 0,
+            retries: 0,
             bounce: None,
         }
     }
@@ -172,8 +179,14 @@ impl Operation {
     pub(super) fn advance(&mut self, result: i64) -> Step {
         let Ok(bytes) = u64::try_from(result) else {
             let errno = i32::try_from(result.unsigned_abs()).unwrap_or(0);
+            let is_passing = matches!(errno, libc::EAGAIN | libc::EINTR);
+            if is_passing && self.retries < MOST_RETRIES {
+                self.retries += 1;
+                return Step::Continue;
+            }
             return Step::Finished(Err(Failure::io(errno)));
         };
+        self.retries = 0;
         let missing_bytes = self.span.len_bytes - self.done_bytes;
         if bytes < u64::from(missing_bytes) {
             let bytes = bytes as u32;

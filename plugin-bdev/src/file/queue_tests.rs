@@ -28,6 +28,8 @@ struct Device {
     /// What the next submissions are answered: how many are taken, or an errno. All are taken
     /// when it is empty.
     answers: VecDeque<Result<usize, i32>>,
+    /// What the next operations end with, instead of being done.
+    errors: VecDeque<i32>,
     /// Most bytes that an operation transfers.
     most_bytes: u32,
     /// Whether results are kept back.
@@ -64,6 +66,13 @@ impl Engine for Scripted {
         }
         for submission in self.held.drain(..) {
             device.in_flight -= 1;
+            if let Some(errno) = device.errors.pop_front() {
+                results.push(DeviceResult {
+                    tag: submission.tag,
+                    result: -i64::from(errno),
+                });
+                continue;
+            }
             let start = submission.offset_in_device as usize;
             let end = device
                 .bytes
@@ -110,6 +119,7 @@ impl Rig {
         let device = Rc::new(RefCell::new(Device {
             bytes: (0..MEGABYTE).map(|at| (at % 251) as u8).collect(),
             answers: VecDeque::new(),
+            errors: VecDeque::new(),
             most_bytes: u32::MAX,
             hold: false,
             calls: 0,
@@ -260,6 +270,28 @@ fn a_device_that_stops_short_is_asked_for_the_rest() {
             .iter()
             .all(|(_, outcome)| *outcome == Outcome::Done)
     );
+}
+
+#[test]
+fn a_device_that_did_not_get_to_it_is_asked_again_but_not_for_ever() {
+    let mut rig = Rig::new(1, 2);
+    rig.device.borrow_mut().errors = [libc::EAGAIN, libc::EINTR].into();
+    let mut buffer = Buffer::new(512, 0);
+    rig.accept(0, Direction::Read, 512, &mut buffer);
+    rig.passes(10);
+    assert_eq!(rig.ended, [(512, Outcome::Done)]);
+    assert_eq!(buffer.bytes(), &rig.device.borrow().bytes[512..1024]);
+
+    rig.device.borrow_mut().errors = vec![libc::EAGAIN; 1000].into();
+    rig.accept(0, Direction::Read, 512, &mut buffer);
+    rig.passes(500);
+    let failed = Outcome::Failed(Failure::io(libc::EAGAIN));
+    assert_eq!(rig.ended[1], (512, failed));
+
+    rig.device.borrow_mut().errors = [libc::EIO].into();
+    rig.accept(0, Direction::Read, 512, &mut buffer);
+    rig.passes(10);
+    assert_eq!(rig.ended[2], (512, Outcome::Failed(Failure::io(libc::EIO))));
 }
 
 #[test]

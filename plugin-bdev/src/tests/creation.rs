@@ -5,9 +5,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 
 use chimaera_chimod::ModuleError;
-use chimaera_proto::bdev::{CreateParams, PerfMetrics};
+use chimaera_proto::bdev::{CreateParams, IoEngine, PerfMetrics};
 use chimaera_proto::{PoolId, Status};
 
+use super::with_every_engine;
 use crate::testing::{Pool, disk_folder, file_params, memory_folder, name_in, ram_params};
 
 const MIB: u64 = 1 << 20;
@@ -113,9 +114,15 @@ fn only_files_and_block_devices_are_opened() {
 
 #[test]
 fn a_file_has_one_pool_at_a_time_under_whatever_name() {
+    for params in with_every_engine(&file_params(MIB)) {
+        check_exclusive(&params);
+    }
+}
+
+fn check_exclusive(params: &CreateParams) {
     let folder = disk_folder();
     let name = name_in(&folder, "pool");
-    let pool = Pool::create(&name, &file_params(MIB), 1).expect("made");
+    let pool = Pool::create(&name, params, 1).expect("made");
     let link = name_in(&folder, "link");
     std::os::unix::fs::symlink(&name, &link).expect("linked");
     let other = name_in(&folder, "other");
@@ -193,7 +200,12 @@ fn missing_rights_are_told_as_such() {
 #[test]
 fn the_page_cache_is_told_of_and_only_where_it_is_used() {
     let on_disk = disk_folder();
-    let pool = Pool::create(&name_in(&on_disk, "pool"), &file_params(MIB), 1).expect("made");
+    // Named, because falling back to it is told, too.
+    let params = CreateParams {
+        io_engine: IoEngine::Libaio,
+        ..file_params(MIB)
+    };
+    let pool = Pool::create(&name_in(&on_disk, "pool"), &params, 1).expect("made");
     assert!(pool.stats().direct_io);
     assert_eq!(pool.recorder().log(), []);
     let Some(in_memory) = memory_folder() else {

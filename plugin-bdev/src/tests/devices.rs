@@ -7,6 +7,7 @@ use std::time::Instant;
 use chimaera_proto::Status;
 use chimaera_proto::bdev::CreateParams;
 
+use super::with_every_engine;
 use crate::testing::{PATIENCE, Pool, disk_folder, file_params, name_in};
 
 const MIB: u64 = 1 << 20;
@@ -76,7 +77,13 @@ fn a_block_device_is_a_pool_of_its_size_and_has_one_at_a_time() {
         Status::InvalidArgument,
         "at most that",
     );
-    let pool = Pool::create(name, &file_params(0), 1).expect("made");
+    for params in with_every_engine(&file_params(0)) {
+        use_whole_device(name, &params);
+    }
+}
+
+fn use_whole_device(name: &str, params: &CreateParams) {
+    let pool = Pool::create(name, params, 1).expect("made");
     let stats = pool.stats();
     assert_eq!(stats.total_size, 4 * MIB);
     assert!(stats.direct_io);

@@ -10,10 +10,13 @@ use std::time::{Duration, Instant};
 
 use chimaera_chimod::abi::{Bytes, HOST_MAGIC, Header, HostVTable, RawTask};
 use chimaera_chimod::host::ContainerHandle;
-use chimaera_proto::bdev::{Block, BlockType, CreateParams, Method, TransferArguments};
+use chimaera_proto::bdev::{Block, BlockType, CreateParams, IoEngine, Method, TransferArguments};
 use chimaera_proto::{PoolId, codec};
 
-use crate::testing::{Buffer, disk_folder, file_params, name_in, ram_params, raw_task};
+use super::engines;
+use crate::testing::{
+    Buffer, disk_folder, file_params, memory_folder, name_in, ram_params, raw_task,
+};
 
 const BLOCK_BYTES: usize = 4096;
 
@@ -111,49 +114,117 @@ fn measure_memory() {
     }
 }
 
-#[test]
-#[ignore = "a measurement"]
-fn measure_file() {
-    const BLOCKS: usize = 4096;
-    const TIME: Duration = Duration::from_millis(1500);
-    let folder = disk_folder();
-    let params = file_params((BLOCKS * BLOCK_BYTES) as u64);
-    let (pool, completed) = create(&name_in(&folder, "pool"), &params);
-    let blocks = allocate(&pool, BLOCKS as u64);
-    let mut buffer = Buffer::of(&[1; BLOCK_BYTES], 0);
-    let mut part = Buffer::of(&[2; 100], 0);
-    let drive = |task_of: &mut dyn FnMut(usize) -> RawTask, depth: u64, most: u64| {
-        let first = completed.load(Ordering::Relaxed);
+/// A file pool with one engine, all of whose blocks were written once, so that what is measured
+/// does not include giving the file its space.
+struct FilePool {
+    pool: ContainerHandle,
+    completed: &'static AtomicU64,
+    blocks: Vec<Block>,
+}
+
+impl FilePool {
+    const BLOCKS: usize = 16_384;
+
+    /// `None`, with a word why, where the system refuses the engine.
+    fn new(folder: &tempfile::TempDir, io_engine: IoEngine) -> Option<Self> {
+        let params = CreateParams {
+            io_engine,
+            ..file_params((Self::BLOCKS * BLOCK_BYTES) as u64)
+        };
+        if !engines().contains(&io_engine) {
+            return None;
+        }
+        let (pool, completed) = create(&name_in(folder, &io_engine.to_string()), &params);
+        let blocks = allocate(&pool, Self::BLOCKS as u64);
+        let made = Self {
+            pool,
+            completed,
+            blocks,
+        };
+        let mut buffer = Buffer::of(&[1; BLOCK_BYTES], 0);
+        let mut fill = |at: usize| transfer(Method::Write, made.blocks[at], &mut buffer);
+        made.drive(&mut fill, 32, Self::BLOCKS as u64, Duration::MAX);
+        Some(made)
+    }
+
+    /// Keeps `depth` tasks in flight, until `most` are done or the time is over. Returns how many
+    /// were done per second.
+    fn drive(
+        &self,
+        task_of: &mut dyn FnMut(usize) -> RawTask,
+        depth: u64,
+        most: u64,
+        time: Duration,
+    ) -> f64 {
+        let first = self.completed.load(Ordering::Relaxed);
         let mut submitted = 0;
         let start = Instant::now();
         loop {
-            let done = completed.load(Ordering::Relaxed) - first;
-            if done >= most || (start.elapsed() > TIME && done == submitted) {
+            let done = self.completed.load(Ordering::Relaxed) - first;
+            let is_over = submitted >= most || start.elapsed() > time;
+            if is_over && done == submitted {
                 return done as f64 / start.elapsed().as_secs_f64();
             }
-            while submitted - done < depth && submitted < most && start.elapsed() < TIME {
-                submit(&pool, &task_of(submitted as usize));
+            while !is_over && submitted - done < depth && submitted < most {
+                submit(&self.pool, &task_of(submitted as usize));
                 submitted += 1;
             }
-            poll(&pool);
+            poll(&self.pool);
         }
-    };
-    // Every block once, so that what is measured does not include giving the file its space.
-    let mut fill = |at: usize| transfer(Method::Write, blocks[at], &mut buffer);
-    drive(&mut fill, 32, BLOCKS as u64);
-    for (method, buffer) in [
-        (Method::Write, &mut buffer),
-        (Method::Read, &mut Buffer::new(BLOCK_BYTES, 0)),
-        (Method::Write, &mut part),
-    ] {
-        let len = buffer.len;
-        for depth in [1, 32] {
-            let mut next = |at: usize| {
-                let block = blocks[at.wrapping_mul(2_654_435_761) % BLOCKS];
-                transfer(method, block, buffer)
-            };
-            let rate = drive(&mut next, depth, u64::MAX);
-            println!("file, {method:?} of {len} bytes at depth {depth}: {rate:.0} per second");
+    }
+
+    /// Transfers of blocks in no order, per second.
+    fn rate(&self, method: Method, buffer: &mut Buffer, depth: u64) -> f64 {
+        let mut next = |at: usize| {
+            let block = self.blocks[at.wrapping_mul(2_654_435_761) % Self::BLOCKS];
+            transfer(method, block, buffer)
+        };
+        self.drive(&mut next, depth, u64::MAX, Duration::from_millis(250))
+    }
+}
+
+/// Compares the engines in pairs of short runs, whose order changes, because machines are noisy.
+#[test]
+#[ignore = "a measurement"]
+fn measure_file() {
+    const PAIRS: usize = 16;
+    for (place, folder) in [("disk", Some(disk_folder())), ("tmpfs", memory_folder())] {
+        let Some(folder) = folder else { continue };
+        let aio = FilePool::new(&folder, IoEngine::Libaio);
+        let uring = FilePool::new(&folder, IoEngine::IoUring);
+        let (Some(aio), Some(uring)) = (aio, uring) else {
+            println!("{place}: nothing to compare with");
+            continue;
+        };
+        for (method, len) in [
+            (Method::Read, BLOCK_BYTES),
+            (Method::Write, BLOCK_BYTES),
+            (Method::Write, 100),
+        ] {
+            let mut buffer = Buffer::of(&vec![1; len], 0);
+            for depth in [1, 32] {
+                let mut pairs: Vec<[f64; 2]> = (0..PAIRS)
+                    .map(|pair| {
+                        let mut rates = [0.0; 2];
+                        for turn in [pair % 2, 1 - pair % 2] {
+                            let pool = [&aio, &uring][turn];
+                            rates[turn] = pool.rate(method, &mut buffer, depth);
+                        }
+                        rates
+                    })
+                    .collect();
+                pairs.sort_by(|a, b| (a[1] / a[0]).total_cmp(&(b[1] / b[0])));
+                let ratio = |at: usize| pairs[at][1] / pairs[at][0];
+                let [aio, uring] = pairs[PAIRS / 2];
+                println!(
+                    "{place}, {method:?} of {len} bytes at depth {depth}: libaio {aio:.0} per \
+                     second, io_uring {uring:.0}; io_uring is {:.2} times as fast, half of the \
+                     pairs {:.2} to {:.2}",
+                    ratio(PAIRS / 2),
+                    ratio(PAIRS / 4),
+                    ratio(PAIRS - 1 - PAIRS / 4),
+                );
+            }
         }
     }
 }

@@ -3,18 +3,21 @@
 mod blocks;
 mod creation;
 mod devices;
+mod engines;
 mod law_11;
 mod law_13;
 mod measure;
 mod sizes;
 mod transfers;
 
-use chimaera_proto::bdev::CreateParams;
+use std::sync::LazyLock;
+
+use chimaera_proto::bdev::{CreateParams, IoEngine};
 
 use crate::testing::{Pool, disk_folder, file_params, memory_folder, name_in, ram_params};
 
-/// Calls `test` with a new pool of each kind: in memory, on a disk without page cache, and on a
-/// file system that has nothing else.
+/// Calls `test` with a new pool of each kind: in memory; and with each engine on a disk without
+/// page cache, and on a file system that has nothing else.
 fn on_every_backend(total_size: u64, workers: u32, test: impl Fn(&Pool)) {
     test(&Pool::create("memory", &ram_params(total_size), workers).expect("a memory pool"));
     on_every_file(&file_params(total_size), workers, test);
@@ -23,7 +26,44 @@ fn on_every_backend(total_size: u64, workers: u32, test: impl Fn(&Pool)) {
 /// As [`on_every_backend`], without memory.
 fn on_every_file(params: &CreateParams, workers: u32, test: impl Fn(&Pool)) {
     for folder in [Some(disk_folder()), memory_folder()].into_iter().flatten() {
-        let pool = Pool::create(&name_in(&folder, "pool"), params, workers);
-        test(&pool.expect("a file pool"));
+        for params in with_every_engine(params) {
+            let name = name_in(&folder, &params.io_engine.to_string());
+            let pool = Pool::create(&name, &params, workers).expect("a file pool");
+            assert_eq!(pool.stats().io_engine, Some(params.io_engine));
+            test(&pool);
+        }
     }
+}
+
+/// The parameters, with each engine that the system permits.
+fn with_every_engine(params: &CreateParams) -> Vec<CreateParams> {
+    engines()
+        .iter()
+        .map(|&io_engine| CreateParams {
+            io_engine,
+            ..*params
+        })
+        .collect()
+}
+
+/// The engines that the system permits, with a word about one that it does not.
+#[expect(
+    clippy::print_stderr,
+    reason = "whoever runs the tests wants to know what they did not prove"
+)]
+fn engines() -> &'static [IoEngine] {
+    static ENGINES: LazyLock<Vec<IoEngine>> = LazyLock::new(|| {
+        let mut engines = vec![IoEngine::Libaio];
+        let folder = disk_folder();
+        let params = CreateParams {
+            io_engine: IoEngine::IoUring,
+            ..file_params(1 << 20)
+        };
+        match Pool::create(&name_in(&folder, "pool"), &params, 1) {
+            Ok(_) => engines.push(IoEngine::IoUring),
+            Err(error) => eprintln!("skipped, no io_uring here: {}", error.message),
+        }
+        engines
+    });
+    &ENGINES
 }

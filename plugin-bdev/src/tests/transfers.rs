@@ -8,7 +8,7 @@ use chimaera_proto::Status;
 use chimaera_proto::bdev::{CreateParams, Method, PerfMetrics};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{on_every_backend, on_every_file};
+use super::{on_every_backend, on_every_file, with_every_engine};
 use crate::testing::{Buffer, Pool, disk_folder, file_params, name_in, ram_params};
 
 const MIB: u64 = 1 << 20;
@@ -123,42 +123,46 @@ fn a_sleeping_worker_is_woken_by_the_end_of_its_transfers() {
 
 #[test]
 fn a_file_that_was_truncated_fails_transfers_and_says_so_once() {
-    let folder = disk_folder();
-    let name = name_in(&folder, "pool");
-    let pool = Pool::create(&name, &file_params(MIB), 1).expect("made");
-    let block = pool.allocate(MIB).expect("room")[0];
-    let file = OpenOptions::new().write(true).open(&name).expect("opened");
-    file.set_len(10_000).expect("truncated");
-    for _ in 0..2 {
-        for (offset, len) in [(0, 65_536), (12_288, 4096), (8192, 4096), (10_001, 3)] {
-            let failure = pool.read(block, offset, len).expect_err("not there");
-            assert_eq!((failure.status, failure.errno), (Status::IoError, 5));
+    for params in with_every_engine(&file_params(MIB)) {
+        let folder = disk_folder();
+        let name = name_in(&folder, "pool");
+        let pool = Pool::create(&name, &params, 1).expect("made");
+        let block = pool.allocate(MIB).expect("room")[0];
+        let file = OpenOptions::new().write(true).open(&name).expect("opened");
+        file.set_len(10_000).expect("truncated");
+        for _ in 0..2 {
+            for (offset, len) in [(0, 65_536), (12_288, 4096), (8192, 4096), (10_001, 3)] {
+                let failure = pool.read(block, offset, len).expect_err("not there");
+                assert_eq!((failure.status, failure.errno), (Status::IoError, 5));
+            }
         }
+        let log = pool.recorder().log();
+        assert!(
+            matches!(&log[..], [(1, text)] if text.contains("truncated") && text.contains(&name)),
+            "{log:?}"
+        );
+        pool.write(block, 0, &[1; 4096])
+            .expect("what is there still works");
     }
-    let log = pool.recorder().log();
-    assert!(
-        matches!(&log[..], [(1, text)] if text.contains("truncated") && text.contains(&name)),
-        "{log:?}"
-    );
-    pool.write(block, 0, &[1; 4096])
-        .expect("what is there still works");
 }
 
 #[test]
 fn a_pool_with_transfers_under_way_can_be_dropped() {
-    let folder = disk_folder();
-    let pool = Pool::create(&name_in(&folder, "pool"), &file_params(MIB), 1).expect("made");
-    let block = pool.allocate(MIB).expect("room")[0];
-    let recorder = pool.recorder_handle();
-    let mut buffers: Vec<_> = (0..40).map(|_| Buffer::new(4096 * 4, 0)).collect();
-    let tasks: Vec<_> = buffers
-        .iter_mut()
-        .map(|buffer| pool.start(0, Method::Read, block, 0, buffer))
-        .collect();
-    let _ = pool.poll(0);
-    drop(pool);
-    for task in tasks {
-        let outcome = recorder.take(task).expect("every task completes");
-        assert_eq!(outcome.expect_err("not done").status, Status::Aborted);
+    for params in with_every_engine(&file_params(MIB)) {
+        let folder = disk_folder();
+        let pool = Pool::create(&name_in(&folder, "pool"), &params, 1).expect("made");
+        let block = pool.allocate(MIB).expect("room")[0];
+        let recorder = pool.recorder_handle();
+        let mut buffers: Vec<_> = (0..40).map(|_| Buffer::new(4096 * 4, 0)).collect();
+        let tasks: Vec<_> = buffers
+            .iter_mut()
+            .map(|buffer| pool.start(0, Method::Read, block, 0, buffer))
+            .collect();
+        let _ = pool.poll(0);
+        drop(pool);
+        for task in tasks {
+            let outcome = recorder.take(task).expect("every task completes");
+            assert_eq!(outcome.expect_err("not done").status, Status::Aborted);
+        }
     }
 }

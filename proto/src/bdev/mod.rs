@@ -11,7 +11,7 @@ use crate::status::Status;
 use crate::task::{ARGUMENT_COUNT, VALUE_COUNT};
 
 pub use block::{AllocationPlan, Block, BlockType};
-pub use pool::{Activity, BdevType, CreateParams, PerfMetrics, Stats};
+pub use pool::{Activity, BdevType, CreateParams, IoEngine, PerfMetrics, Stats};
 
 /// Name of the module; its library is `libchimaera_bdev_runtime.so`.
 pub const MODULE_NAME: &str = "chimaera_bdev";

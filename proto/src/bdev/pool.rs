@@ -24,6 +24,30 @@ impl fmt::Display for BdevType {
     }
 }
 
+/// What carries out the I/O of a file pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u32)]
+pub enum IoEngine {
+    /// Whichever serves this kind of file better, of those that the system permits.
+    #[default]
+    Auto = 0,
+    /// Linux AIO.
+    Libaio = 1,
+    /// io_uring.
+    IoUring = 2,
+}
+
+impl fmt::Display for IoEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Libaio => "libaio",
+            Self::IoUring => "io_uring",
+        })
+    }
+}
+
 /// Characteristics of a device as its user declares them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PerfMetrics {
@@ -63,6 +87,8 @@ pub struct CreateParams {
     pub io_depth: u32,
     /// Alignment of device operations in bytes: a power of two, from 512 to 4096.
     pub alignment: u32,
+    /// What carries out the I/O of a file pool; ignored for memory.
+    pub io_engine: IoEngine,
     /// The device's characteristics; defaults where absent.
     pub perf_metrics: Option<PerfMetrics>,
 }
@@ -93,6 +119,8 @@ pub struct Stats {
     pub io_depth: u32,
     /// Alignment of device operations in bytes.
     pub alignment: u32,
+    /// What really carries out the I/O, and so never [`IoEngine::Auto`]; nothing for memory.
+    pub io_engine: Option<IoEngine>,
     /// What was really done since the pool was opened.
     pub activity: Activity,
 }
@@ -135,6 +163,7 @@ mod tests {
             direct_io: true,
             io_depth: u32::MAX,
             alignment: u32::MAX,
+            io_engine: Some(IoEngine::IoUring),
             activity: Activity {
                 read_operations: most,
                 write_operations: most,

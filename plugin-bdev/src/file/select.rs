@@ -1,0 +1,166 @@
+//! Which of the kernel's engines a pool gets.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use chimaera_chimod::{Host, Level, ModuleError};
+use chimaera_proto::bdev::IoEngine;
+use chimaera_proto::{Failure, Status};
+use nix::sys::eventfd::EventFd;
+
+use super::aio::Aio;
+use super::engine::{DeviceResult, Engine, Submission};
+use super::uring::{self, Uring};
+
+/// One of the kernel's engines.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one per worker, and a box would be one more step on every pass"
+)]
+pub(super) enum KernelEngine {
+    Libaio(Aio),
+    IoUring(Uring),
+}
+
+impl Engine for KernelEngine {
+    unsafe fn submit(&mut self, batch: &[Submission]) -> io::Result<usize> {
+        // SAFETY: by this function's contract, which is theirs.
+        unsafe {
+            match self {
+                Self::Libaio(engine) => engine.submit(batch),
+                Self::IoUring(engine) => engine.submit(batch),
+            }
+        }
+    }
+
+    fn reap(&mut self, results: &mut Vec<DeviceResult>) {
+        match self {
+            Self::Libaio(engine) => engine.reap(results),
+            Self::IoUring(engine) => engine.reap(results),
+        }
+    }
+}
+
+/// What a worker's engine is made for.
+pub(super) struct Needs<'a> {
+    pub(super) file: &'a Arc<File>,
+    /// Signalled when an operation ends.
+    pub(super) wake: &'a Arc<EventFd>,
+    /// Operations in flight.
+    pub(super) io_depth: u32,
+    /// Workers of the pool, each of which has an engine.
+    pub(super) worker_count: usize,
+}
+
+impl KernelEngine {
+    /// Makes an engine of this kind, which is not [`IoEngine::Auto`].
+    ///
+    /// # Errors
+    /// Why the kernel refuses it, and what to do.
+    pub(super) fn new(kind: IoEngine, needs: &Needs<'_>) -> Result<Self, ModuleError> {
+        let (file, wake) = (Arc::clone(needs.file), Arc::clone(needs.wake));
+        if kind == IoEngine::IoUring {
+            return Uring::new(&file, wake, needs.io_depth)
+                .map(Self::IoUring)
+                .map_err(|error| no_ring(&error));
+        }
+        Aio::new(file, wake, needs.io_depth)
+            .map(Self::Libaio)
+            .map_err(|error| no_context(&error, needs))
+    }
+}
+
+/// Calls `make` for the kind of engine that was asked for. Where the choice is free and the
+/// better kind is refused, the other takes its place, and the host's log says so.
+///
+/// # Errors
+/// Why what was asked for, or either kind, cannot be had.
+pub(super) fn choose<T>(
+    asked: IoEngine,
+    direct: bool,
+    mut make: impl FnMut(IoEngine) -> Result<T, ModuleError>,
+    (pool_name, host): (&str, Host),
+) -> Result<(T, IoEngine), ModuleError> {
+    let (first, second) = match asked {
+        IoEngine::Auto if direct && !uring::interrupts_workers() => {
+            (IoEngine::IoUring, IoEngine::Libaio)
+        }
+        IoEngine::Auto => (IoEngine::Libaio, IoEngine::IoUring),
+        kind => return Ok((make(kind)?, kind)),
+    };
+    let refusal = match make(first) {
+        Ok(made) => return Ok((made, first)),
+        Err(refusal) => refusal.message,
+    };
+    match make(second) {
+        Ok(made) => {
+            host.log(
+                Level::Warning,
+                format_args!("{pool_name}: its I/O goes through {second}: {refusal}"),
+            );
+            Ok((made, second))
+        }
+        Err(error) => Err(ModuleError {
+            message: format!("{refusal}; and {}", error.message),
+            ..error
+        }),
+    }
+}
+
+fn no_context(error: &io::Error, needs: &Needs<'_>) -> ModuleError {
+    if error.kind() == io::ErrorKind::WouldBlock {
+        let Needs {
+            io_depth,
+            worker_count,
+            ..
+        } = needs;
+        return ModuleError {
+            failure: Failure {
+                status: Status::OutOfMemory,
+                errno: libc::EAGAIN as u16,
+            },
+            message: format!(
+                "the system's asynchronous I/O operations are used up: this pool needs {io_depth} \
+                 for each of {worker_count} workers; raise /proc/sys/fs/aio-max-nr, or give a \
+                 smaller io_depth"
+            ),
+        };
+    }
+    ModuleError::system("cannot set up asynchronous I/O (io_setup)", error)
+}
+
+fn no_ring(error: &io::Error) -> ModuleError {
+    let switch = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+    let reason = match (error.raw_os_error(), switch.as_deref().map(str::trim)) {
+        (Some(libc::ENOSYS), _) => {
+            "this kernel has none, or a sandbox hides it; allow it there, or ask for libaio"
+        }
+        (Some(libc::EOPNOTSUPP | libc::EINVAL), _) => {
+            "this kernel's is too old (5.6 is needed); ask for libaio"
+        }
+        (Some(libc::EPERM | libc::EACCES), Ok("2")) => {
+            "it is switched off; write 0 to /proc/sys/kernel/io_uring_disabled, or ask for libaio"
+        }
+        (Some(libc::EPERM | libc::EACCES), Ok("1")) => {
+            "it is switched off for unprivileged users; run the daemon with a group that \
+             /proc/sys/kernel/io_uring_group names, write 0 to \
+             /proc/sys/kernel/io_uring_disabled, or ask for libaio"
+        }
+        (Some(libc::EPERM | libc::EACCES), _) => {
+            "a sandbox (seccomp, as containers have it) or a security policy forbids it; allow \
+             it there, or ask for libaio"
+        }
+        (Some(libc::ENOMEM), _) => {
+            "there is no memory for it; raise the limit of locked memory (ulimit -l), give a \
+             smaller io_depth, or ask for libaio"
+        }
+        _ => "ask for libaio",
+    };
+    let mut refusal = ModuleError::system("cannot set up io_uring", error);
+    refusal.message = format!("{}: {reason}", refusal.message);
+    if let Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::EINVAL) = error.raw_os_error() {
+        refusal.failure.status = Status::Unsupported;
+    }
+    refusal
+}

@@ -1,0 +1,275 @@
+//! io_uring: an [`Engine`] per worker.
+//!
+//! Laws:
+//! - A ring is used by one thread at a time, which `&mut self` says. It may move to another one,
+//!   which destroys it in the end: so it is not bound to a thread (`IORING_SETUP_SINGLE_ISSUER`,
+//!   and `IORING_SETUP_DEFER_TASKRUN` with it), or only a worker could wait for its operations.
+//! - Results are taken from the mapped ring without a system call. Where the kernel may have put
+//!   off making them, it says so in the ring (`IORING_SQ_TASKRUN`), and only then is it called.
+//! - At most `depth` operations are in flight, and there is room for twice as many results: the
+//!   ring of results never overflows.
+//! - Dropping a ring waits until the kernel touches no memory of its operations any more.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+
+use io_uring::types::Fixed;
+use io_uring::{EnterFlags, IoUring, Probe, opcode, squeue};
+use nix::sys::eventfd::EventFd;
+
+use super::engine::{DeviceResult, Engine, Opcode, Submission};
+
+/// Where the ring's table of files holds the pool's.
+const POOL_FILE: Fixed = Fixed(0);
+
+/// A ring on one file.
+pub(super) struct Uring {
+    ring: IoUring,
+    wake: Arc<EventFd>,
+    depth: usize,
+    /// Operations in the ring whose results were not taken yet.
+    in_flight: usize,
+    /// The last of them, if the kernel would not take them from the ring: their tags.
+    kept_back: VecDeque<u64>,
+    /// Why the kernel takes nothing any more. It is never asked again: what was kept back must
+    /// not start after its failure was reported.
+    refused: Option<i32>,
+    /// Errors that take the place of the next calls' results.
+    #[cfg(test)]
+    pub(super) refusals: VecDeque<i32>,
+}
+
+impl Uring {
+    /// Makes a ring for `depth` operations in flight on `file`. `wake` is signalled when one
+    /// ends.
+    ///
+    /// # Errors
+    /// The kernel's, if it refuses anything that the engine needs.
+    pub(super) fn new(file: &File, wake: Arc<EventFd>, depth: u32) -> io::Result<Self> {
+        let mut ring = new_ring(depth)?;
+        check_operations(&mut ring)?;
+        let submitter = ring.submitter();
+        submitter.register_files(&[file.as_raw_fd()])?;
+        submitter.register_eventfd(wake.as_fd().as_raw_fd())?;
+        Ok(Self {
+            ring,
+            wake,
+            depth: depth as usize,
+            in_flight: 0,
+            kept_back: VecDeque::new(),
+            refused: None,
+            #[cfg(test)]
+            refusals: VecDeque::new(),
+        })
+    }
+
+    /// Has the kernel take what is in the ring. Returns how many operations it left there, and
+    /// its error.
+    fn enter(&mut self) -> (usize, Option<io::Error>) {
+        #[cfg(test)]
+        if let Some(errno) = self.refusals.pop_front() {
+            let left = self.ring.submission().len();
+            return (left, Some(io::Error::from_raw_os_error(errno)));
+        }
+        let error = self.ring.submit().err();
+        (self.ring.submission().len(), error)
+    }
+
+    /// Takes over what the kernel left in the ring, to offer it again at the next pass.
+    #[cold]
+    fn keep_back(&mut self, tags: impl Iterator<Item = u64>, error: Option<io::Error>) {
+        self.kept_back.extend(tags);
+        if let Some(error) = error
+            && !is_passing(&error)
+        {
+            self.refused = Some(error.raw_os_error().unwrap_or(libc::EIO));
+        }
+        // No result may be on its way, and the worker must not sleep. This fails only if the
+        // counter is full, and then the file is readable anyway.
+        let _ = self.wake.write(1);
+    }
+
+    /// Offers the kernel what it would not take.
+    #[cold]
+    fn offer_again(&mut self, results: &mut Vec<DeviceResult>) {
+        if self.refused.is_none() {
+            let (left, error) = self.enter();
+            self.kept_back.drain(..self.kept_back.len() - left);
+            if left > 0 {
+                self.keep_back(std::iter::empty(), error);
+            }
+        }
+        if let Some(errno) = self.refused {
+            self.in_flight -= self.kept_back.len();
+            results.extend(self.kept_back.drain(..).map(|tag| DeviceResult {
+                tag,
+                result: -i64::from(errno),
+            }));
+        }
+    }
+
+    /// Has the kernel run what it put off, and waits for so many results.
+    fn wait(&mut self, results: usize) -> io::Result<usize> {
+        let flags = EnterFlags::GETEVENTS.bits();
+        // SAFETY: there is no argument, and nothing is submitted.
+        unsafe {
+            let submitter = self.ring.submitter();
+            submitter.enter::<libc::sigset_t>(0, results as u32, flags, None)
+        }
+    }
+
+    fn take(&mut self, mut result: impl FnMut(DeviceResult)) -> usize {
+        let mut count = 0;
+        for entry in self.ring.completion() {
+            result(DeviceResult {
+                tag: entry.user_data(),
+                result: i64::from(entry.result()),
+            });
+            count += 1;
+        }
+        self.in_flight -= count;
+        count
+    }
+}
+
+impl Engine for Uring {
+    unsafe fn submit(&mut self, batch: &[Submission]) -> io::Result<usize> {
+        if let Some(errno) = self.refused {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        let room = match self.kept_back.is_empty() {
+            true => self.depth - self.in_flight,
+            false => 0,
+        };
+        let mut count = 0;
+        {
+            let mut queue = self.ring.submission();
+            for submission in batch.iter().take(room) {
+                // SAFETY: the memory that it names stays valid until the operation ends, by this
+                // function's contract; ended operations are all that `reap` reports, and `drop`
+                // waits for the others.
+                if unsafe { queue.push(&entry(submission)) }.is_err() {
+                    break;
+                }
+                count += 1;
+            }
+        }
+        if count == 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.in_flight += count;
+        let (left, error) = self.enter();
+        if left > 0 {
+            let rest = batch[count - left..count].iter();
+            self.keep_back(rest.map(|submission| submission.tag), error);
+        }
+        Ok(count)
+    }
+
+    fn reap(&mut self, results: &mut Vec<DeviceResult>) {
+        if self.in_flight == 0 {
+            return;
+        }
+        if !self.kept_back.is_empty() {
+            self.offer_again(results);
+        }
+        let taken = self.take(|result| results.push(result));
+        if taken == 0 && self.ring.submission().taskrun() {
+            // An error is an interruption, after which the flag still stands.
+            let _ = self.wait(0);
+            self.take(|result| results.push(result));
+        }
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        // What the kernel never took it does not touch: nothing is submitted here.
+        while self.in_flight > self.kept_back.len() {
+            if self.take(|_| {}) == 0 && self.wait(1).is_err() {
+                // Interrupted: results come without being waited for, too.
+                std::thread::yield_now();
+            }
+        }
+        // The kernel takes a ring apart at its leisure. The file is to be closed when the pool
+        // is; failing leaves it to the ring's end.
+        let _ = self.ring.submitter().unregister_files();
+    }
+}
+
+fn entry(submission: &Submission) -> squeue::Entry {
+    let Submission {
+        tag,
+        opcode,
+        address,
+        len_bytes,
+        offset_in_device,
+    } = *submission;
+    let entry = match opcode {
+        Opcode::Read => opcode::Read::new(POOL_FILE, address, len_bytes)
+            .offset(offset_in_device)
+            .build(),
+        Opcode::Write => opcode::Write::new(POOL_FILE, address, len_bytes)
+            .offset(offset_in_device)
+            .build(),
+    };
+    entry.user_data(tag)
+}
+
+/// Whether a ring's results interrupt its worker here, as on kernels before 5.19.
+pub(super) fn interrupts_workers() -> bool {
+    matches!(cooperative_ring(1), Err(error) if is_unknown(&error))
+}
+
+fn new_ring(depth: u32) -> io::Result<IoUring> {
+    match cooperative_ring(depth) {
+        Err(error) if is_unknown(&error) => IoUring::builder().dontfork().build(depth),
+        other => other,
+    }
+}
+
+/// Makes a ring whose results the kernel makes when the worker calls it anyway, instead of
+/// interrupting it, and which goes on behind an operation that is refused.
+fn cooperative_ring(depth: u32) -> io::Result<IoUring> {
+    IoUring::builder()
+        .dontfork()
+        .setup_coop_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .build(depth)
+}
+
+/// Whether the kernel does not know what was asked for.
+fn is_unknown(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
+}
+
+/// Finds out now what a sandbox that lets a ring be made may still refuse, and what an old
+/// kernel lacks.
+fn check_operations(ring: &mut IoUring) -> io::Result<()> {
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    if !probe.is_supported(opcode::Read::CODE) || !probe.is_supported(opcode::Write::CODE) {
+        return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+    }
+    // SAFETY: the operation names no memory.
+    let pushed = unsafe { ring.submission().push(&opcode::Nop::new().build()) };
+    pushed.map_err(io::Error::other)?;
+    ring.submit_and_wait(1)?;
+    match ring.completion().next() {
+        Some(entry) if entry.result() == 0 => Ok(()),
+        Some(entry) => Err(io::Error::from_raw_os_error(-entry.result())),
+        None => Err(io::Error::other("an operation did not end")),
+    }
+}
+
+/// Whether the same call may succeed later.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::EINTR | libc::EBUSY | libc::ENOMEM)
+    )
+}

@@ -1,0 +1,211 @@
+//! A pool gets the engine that was asked for; or, where the choice is free, one that is permitted.
+
+use chimaera_proto::Status;
+use chimaera_proto::bdev::{CreateParams, IoEngine};
+
+use super::{engines, with_every_engine};
+use crate::testing::{Pool, disk_folder, file_params, memory_folder, name_in};
+
+const MIB: u64 = 1 << 20;
+
+fn params(io_engine: IoEngine) -> CreateParams {
+    CreateParams {
+        io_engine,
+        ..file_params(MIB)
+    }
+}
+
+/// Runs `test` on a thread whose system calls with these numbers fail, as in a sandbox.
+fn forbidding(calls: &[libc::c_long], errno: i32, test: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let sandbox = scope.spawn(|| {
+            forbid(calls, errno);
+            test();
+        });
+        sandbox.join().expect("the thread's assertions hold");
+    });
+}
+
+/// Makes system calls of this thread fail, for the rest of its life.
+fn forbid(calls: &[libc::c_long], errno: i32) {
+    let step = |code: u32, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let answer = |answer| step(libc::BPF_RET | libc::BPF_K, answer);
+    // The call's number is the first field of what the filter is shown.
+    let mut filter = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0)];
+    for &call in calls {
+        filter.push(libc::sock_filter {
+            jf: 1,
+            ..step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, call as u32)
+        });
+        filter.push(answer(libc::SECCOMP_RET_ERRNO | errno.cast_unsigned()));
+    }
+    filter.push(answer(libc::SECCOMP_RET_ALLOW));
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the first call takes numbers only. The second reads the program and its filter,
+    // both alive during the call. Both concern this thread alone.
+    let result = unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        libc::prctl(
+            libc::PR_SET_SECCOMP,
+            libc::SECCOMP_MODE_FILTER,
+            &raw const program,
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// A pool on a disk whose engine is left open.
+fn assert_falls_back(reason: &str) {
+    let folder = disk_folder();
+    let name = name_in(&folder, "pool");
+    let pool = Pool::create(&name, &params(IoEngine::Auto), 2).expect("there is another engine");
+    assert_eq!(pool.stats().io_engine, Some(IoEngine::Libaio));
+    let log = pool.recorder().log();
+    assert!(
+        matches!(&log[..], [(2, text)] if text.contains(&name)
+            && text.contains("goes through libaio")
+            && text.contains(reason)),
+        "{log:?}"
+    );
+    let block = pool.allocate(4096).expect("room")[0];
+    pool.write(block, 3, &[1; 100]).expect("written");
+    assert_eq!(pool.read(block, 3, 100).expect("read"), [1; 100]);
+}
+
+#[track_caller]
+fn assert_refused(io_engine: IoEngine, status: Status, texts: &[&str]) {
+    let folder = disk_folder();
+    let name = name_in(&folder, "pool");
+    let Err(error) = Pool::create(&name, &params(io_engine), 1) else {
+        panic!("{io_engine} was had");
+    };
+    assert_eq!(error.failure.status, status, "{error}");
+    for text in texts {
+        assert!(error.message.contains(text), "no {text:?} in {error}");
+    }
+    assert!(!std::fs::exists(&name).expect("the folder is there"));
+}
+
+#[test]
+fn what_is_asked_for_is_had() {
+    let folder = disk_folder();
+    for params in with_every_engine(&file_params(MIB)) {
+        let name = name_in(&folder, &params.io_engine.to_string());
+        let pool = Pool::create(&name, &params, 1).expect("made");
+        assert_eq!(pool.stats().io_engine, Some(params.io_engine));
+        assert_eq!(pool.recorder().log(), []);
+    }
+}
+
+#[test]
+fn the_choice_is_io_uring_without_the_page_cache_and_libaio_with_it() {
+    let on_disk = disk_folder();
+    let pool = Pool::create(&name_in(&on_disk, "pool"), &params(IoEngine::Auto), 1);
+    let expected = engines().last().copied();
+    assert_eq!(pool.expect("made").stats().io_engine, expected);
+    let Some(in_memory) = memory_folder() else {
+        return;
+    };
+    let pool = Pool::create(&name_in(&in_memory, "pool"), &params(IoEngine::Auto), 1);
+    let engine = pool.expect("made").stats().io_engine;
+    assert_eq!(engine, Some(IoEngine::Libaio));
+}
+
+#[test]
+fn a_pool_is_the_same_whichever_engine_was_chosen_but_not_with_another_one() {
+    let folder = disk_folder();
+    let created = params(IoEngine::Libaio);
+    let pool = Pool::create(&name_in(&folder, "pool"), &created, 1).expect("made");
+    pool.check(&created).expect("the same");
+    pool.check(&params(IoEngine::Auto)).expect("any will do");
+    let error = pool.check(&params(IoEngine::IoUring)).expect_err("another");
+    assert_eq!(error.failure.status, Status::ParameterMismatch);
+    let text = "io_engine is libaio, asked for io_uring";
+    assert!(error.message.contains(text), "{error}");
+    drop(pool);
+
+    let name = name_in(&folder, "open");
+    let pool = Pool::create(&name, &params(IoEngine::Auto), 1).expect("made");
+    let chosen = pool.stats().io_engine.expect("a file pool has one");
+    pool.check(&params(chosen)).expect("that is what it has");
+}
+
+#[test]
+fn a_sandbox_that_forbids_io_uring_leaves_libaio() {
+    for call in [
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+    ] {
+        forbidding(&[call], libc::EPERM, || {
+            assert_falls_back("cannot set up io_uring");
+            assert_refused(
+                IoEngine::IoUring,
+                Status::PermissionDenied,
+                &[
+                    "cannot set up io_uring",
+                    "Operation not permitted",
+                    "ask for libaio",
+                ],
+            );
+        });
+    }
+}
+
+#[test]
+fn a_kernel_without_io_uring_leaves_libaio() {
+    forbidding(&[libc::SYS_io_uring_setup], libc::ENOSYS, || {
+        assert_falls_back("this kernel has none");
+        let texts = ["this kernel has none", "ask for libaio"];
+        assert_refused(IoEngine::IoUring, Status::Unsupported, &texts);
+    });
+}
+
+#[test]
+fn an_old_kernels_io_uring_is_not_chosen() {
+    forbidding(&[libc::SYS_io_uring_setup], libc::EINVAL, || {
+        let folder = disk_folder();
+        let pool = Pool::create(&name_in(&folder, "pool"), &params(IoEngine::Auto), 1);
+        let pool = pool.expect("made");
+        assert_eq!(pool.stats().io_engine, Some(IoEngine::Libaio));
+        assert_eq!(pool.recorder().log(), [], "nothing was refused");
+        assert_refused(IoEngine::IoUring, Status::Unsupported, &["too old"]);
+    });
+}
+
+#[test]
+fn libaio_that_is_used_up_leaves_io_uring() {
+    if !engines().contains(&IoEngine::IoUring) {
+        return;
+    }
+    forbidding(&[libc::SYS_io_setup], libc::EAGAIN, || {
+        let texts = ["/proc/sys/fs/aio-max-nr", "32 for each of 1 workers"];
+        assert_refused(IoEngine::Libaio, Status::OutOfMemory, &texts);
+        let Some(folder) = memory_folder() else {
+            return;
+        };
+        let name = name_in(&folder, "pool");
+        let pool = Pool::create(&name, &params(IoEngine::Auto), 1).expect("the other engine");
+        assert_eq!(pool.stats().io_engine, Some(IoEngine::IoUring));
+        let log = pool.recorder().log();
+        let told = |(_, text): &(u32, String)| text.contains("goes through io_uring");
+        assert!(log.iter().any(told), "{log:?}");
+    });
+}
+
+#[test]
+fn who_gets_neither_engine_hears_why() {
+    let calls = [libc::SYS_io_uring_setup, libc::SYS_io_setup];
+    forbidding(&calls, libc::EPERM, || {
+        let texts = ["cannot set up io_uring", "(io_setup)"];
+        assert_refused(IoEngine::Auto, Status::PermissionDenied, &texts);
+    });
+}
