@@ -279,7 +279,7 @@ impl<const DEPTH: usize> fmt::Debug for LaneMemory<DEPTH> {
     }
 }
 
-#[cfg(loom)]
+#[cfg(all(test, loom))]
 impl<const DEPTH: usize> LaneMemory<DEPTH> {
     /// A lane as a new segment has it: all zero.
     pub(crate) fn zeroed() -> Self {

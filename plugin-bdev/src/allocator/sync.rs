@@ -14,8 +14,10 @@ pub(super) use {
 #[cfg(loom)]
 pub(super) use {
     loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    modelled::{Backoff, Mutex, with_weakness},
+    modelled::{Backoff, Mutex},
 };
+#[cfg(all(test, loom))]
+pub(super) use modelled::with_weakness;
 
 /// A step that an argument in this module's comments depends on.
 ///
