@@ -11,13 +11,13 @@ pub(super) use {
     std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
+#[cfg(all(test, loom))]
+pub(super) use modelled::with_weakness;
 #[cfg(loom)]
 pub(super) use {
     loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     modelled::{Backoff, Mutex},
 };
-#[cfg(all(test, loom))]
-pub(super) use modelled::with_weakness;
 
 /// A step that an argument in this module's comments depends on.
 ///
