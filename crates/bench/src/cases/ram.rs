@@ -16,6 +16,9 @@ use crate::timing::{BATCH, Random, each_call, per_call, rate, task_rate};
 /// Bytes of a pool.
 const POOL_BYTES: u64 = 1 << 30;
 
+/// Bytes that a pool is written with at once.
+const FILL_BYTES: u64 = 4 << 20;
+
 /// Transfers in flight where the blocks are large: enough to keep the worker copying.
 const LARGE_DEPTH: usize = 4;
 
@@ -90,12 +93,12 @@ impl RamPool {
             blocks: Vec::new(),
             size,
         };
-        let mut buffer = runtime.allocate_buffer(size as usize)?;
-        buffer.fill(0xA5);
         for _ in 0..POOL_BYTES / size {
-            let block = pool.bdev.allocate_blocks(QUERY, size)?[0];
-            pool.bdev.write(QUERY, &block, &buffer)?;
-            pool.blocks.push(block);
+            pool.blocks.push(pool.bdev.allocate_blocks(QUERY, size)?[0]);
+        }
+        let piece = filled(runtime, FILL_BYTES)?;
+        for blocks in pool.blocks.chunks((FILL_BYTES / size) as usize) {
+            pool.bdev.write_blocks(QUERY, blocks, &piece)?;
         }
         // The blocks are used in an order that no prefetcher foresees, the same every time.
         let mut random = Random::new();
