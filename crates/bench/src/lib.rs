@@ -1,7 +1,7 @@
 //! Measures Chimaera against the machine's own limits and against its peers.
 //!
-//! Reading order: a [`case`] is something measured beside a yardstick; [`runner`] runs its rounds;
-//! [`cases`] has them all; [`report`] draws what came out. `docs/BENCHMARKS.md` says what is
+//! Reading order: a `case` is something measured beside a yardstick; `runner` runs its rounds;
+//! `cases` has them all; `report` draws what came out. `docs/BENCHMARKS.md` says what is
 //! measured against what, and what was seen.
 //!
 //! Laws of this crate:
