@@ -1,46 +1,37 @@
 //! A daemon in a process of its own.
 
-use std::error::Error;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// A daemon with one pinned worker; it ends with this value.
+use crate::error::Result;
+
+/// A daemon with one pinned worker and the default policy; it ends with this value.
 pub(crate) struct Daemon {
     child: Child,
     socket: PathBuf,
+    start: Duration,
     _folder: TempDir,
 }
 
 impl Daemon {
-    /// Starts the program that lies beside this one, and waits until it serves.
-    pub(crate) fn start(processor: usize) -> Result<Self, Box<dyn Error>> {
-        let program = std::env::current_exe()?.with_file_name("chimaera");
+    /// Starts this program as a daemon, and waits until it serves.
+    pub(crate) fn start(processor: usize) -> Result<Self> {
         let folder = TempDir::new()?;
         let socket = folder.path().join("chimaera.sock");
-        let mut child = Command::new(&program)
-            .args([
-                "runtime",
-                "start",
-                "--workers",
-                "1",
-                "--polling",
-                "performance",
-            ])
+        let begin = Instant::now();
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["runtime", "start", "--workers", "1"])
             .args(["--pin", &processor.to_string()])
             .arg("--socket")
             .arg(&socket)
-            .env("CHIMAERA_LOG", "warn")
+            .env("CHIMAERA_LOG", "error")
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|error| {
-                format!(
-                    "cannot start {}: {error}; build it with cargo build --release --workspace",
-                    program.display()
-                )
-            })?;
+            .spawn()?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {
             BufReader::new(stdout).read_line(&mut line)?;
@@ -48,6 +39,7 @@ impl Daemon {
         let daemon = Self {
             child,
             socket,
+            start: begin.elapsed(),
             _folder: folder,
         };
         if line.starts_with("ready") {
@@ -59,6 +51,15 @@ impl Daemon {
 
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How long it took from the program's start until it said that it is ready.
+    pub(crate) fn start_time(&self) -> Duration {
+        self.start
     }
 }
 

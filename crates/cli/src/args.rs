@@ -35,6 +35,41 @@ pub(crate) enum Command {
     Pool(PoolCommand),
     /// See it work: a runtime of its own, a RAM pool and a file pool, in under 10 seconds
     Demo,
+    /// Measure it against the machine's limits and against its peers
+    Bench(BenchArguments),
+    /// The other process of a yardstick, which `bench` starts
+    #[command(hide = true, name = chimaera_bench::PARTNER_COMMAND)]
+    BenchPartner {
+        /// The processor to run on
+        processor: usize,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    /// Run only the cases whose names begin so; may be given several times [default: all]
+    #[arg(long = "case", value_name = "NAME", num_args = 1..)]
+    pub(crate) cases: Vec<String>,
+
+    /// Name the cases, and run none
+    #[arg(long)]
+    pub(crate) list: bool,
+
+    /// Few and short rounds: under a minute in all
+    #[arg(long)]
+    pub(crate) quick: bool,
+
+    /// Write the figures to a file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+
+    /// Write a page with charts
+    #[arg(long, value_name = "FILE.html")]
+    pub(crate) report: Option<PathBuf>,
+
+    /// Where file pools are made, on the file system to be measured; they need 512 MiB
+    #[arg(long, value_name = "FOLDER", default_value = "/var/tmp")]
+    pub(crate) folder: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bench;
 mod daemon;
 mod demo;
 mod failure;
@@ -24,6 +25,8 @@ fn main() -> ExitCode {
         Command::Runtime(command) => runtime::run(&command, socket),
         Command::Pool(command) => pool::run(&command, socket),
         Command::Demo => demo::run(),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::BenchPartner { processor } => bench::partner(processor),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,96 @@
+//! Figures over something that is varied, for the report's charts.
+
+use crate::bench::Bench;
+use crate::cases::{file, ram};
+use crate::error::Result;
+use crate::result::{Chart, Curve};
+use crate::timing::task_rate;
+
+const DEPTHS: [usize; 6] = [1, 2, 4, 8, 16, 32];
+const SIZES: [u64; 4] = [4 << 10, 64 << 10, 256 << 10, 1 << 20];
+
+/// Transfers in flight where the size is varied.
+const SIZE_DEPTH: usize = 4;
+
+/// Looks at a point, of which the best counts: a curve has no rounds that could be dropped.
+const LOOKS: usize = 3;
+
+pub(crate) fn measure(bench: &Bench) -> Result<Vec<Curve>> {
+    let echo = bench.echo()?;
+    let mut curves = vec![
+        over_depth("bare ring", |depth| {
+            bench.settle();
+            best(|| bench.partner.ring_rate(depth as u64, bench.window()))
+        })?,
+        over_depth("empty task", |depth| {
+            best(|| task_rate(depth, bench.window(), |_| Ok(echo.async_echo(7)?)))
+        })?,
+    ];
+    let small = ram::pool_of(bench, SIZES[0])?;
+    curves.push(over_depth("RAM pool, read", |depth| {
+        best(|| small.rate(bench, depth, false))
+    })?);
+    curves.push(over_depth("RAM pool, write", |depth| {
+        best(|| small.rate(bench, depth, true))
+    })?);
+    drop(small);
+    curves.extend(over_size(bench)?);
+    if let Ok(pool) = file::pool_in(bench, &bench.folder) {
+        curves.push(over_depth("file pool, read", |depth| {
+            pool.rate(bench, depth, false)
+        })?);
+        if let Some(fio) = &bench.fio {
+            bench.settle();
+            curves.push(over_depth("fio libaio, read", |depth| {
+                let figures = pool.fio(bench, fio, "libaio", depth, false)?;
+                Ok(figures.rate)
+            })?);
+        }
+    }
+    Ok(curves)
+}
+
+fn best(mut rate: impl FnMut() -> Result<f64>) -> Result<f64> {
+    (0..LOOKS).try_fold(0.0, |best, _| Ok(rate()?.max(best)))
+}
+
+fn over_depth(name: &'static str, mut rate: impl FnMut(usize) -> Result<f64>) -> Result<Curve> {
+    let points: Result<Vec<_>> = DEPTHS
+        .iter()
+        .map(|&depth| Ok((depth as f64, rate(depth)?)))
+        .collect();
+    Ok(Curve {
+        chart: Chart::RateOverDepth,
+        name,
+        points: points?,
+    })
+}
+
+fn over_size(bench: &Bench) -> Result<Vec<Curve>> {
+    let mut curves = [
+        "memcpy, read",
+        "memcpy, write",
+        "RAM pool, read",
+        "RAM pool, write",
+    ]
+    .map(|name| Curve {
+        chart: Chart::BandwidthOverSize,
+        name,
+        points: Vec::new(),
+    });
+    for size in SIZES {
+        let pool = ram::pool_of(bench, size)?;
+        let memory = ram::memory_of(bench)?;
+        let memory = &mut memory.borrow_mut();
+        let rates = [
+            best(|| ram::copy_rate(bench, &pool, memory, SIZE_DEPTH, false))?,
+            best(|| ram::copy_rate(bench, &pool, memory, SIZE_DEPTH, true))?,
+            best(|| pool.rate(bench, SIZE_DEPTH, false))?,
+            best(|| pool.rate(bench, SIZE_DEPTH, true))?,
+        ];
+        for (curve, rate) in curves.iter_mut().zip(rates) {
+            curve.points.push((size as f64, rate * size as f64));
+        }
+    }
+    Ok(curves.into())
+}

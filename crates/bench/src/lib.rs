@@ -1,0 +1,206 @@
+//! Measures Chimaera against the machine's own limits and against its peers.
+//!
+//! Reading order: a `case` is something measured beside a yardstick; `runner` runs its rounds;
+//! `cases` has them all; `report` draws what came out. `docs/BENCHMARKS.md` says what is
+//! measured against what, and what was seen.
+//!
+//! Laws of this crate:
+//! - Every figure stands beside one of the same round, and the ratio is what counts: machines
+//!   differ, and shared ones differ from minute to minute.
+//! - What is not met, not kept or not there is said.
+//! - The daemon is a process of its own with its default policy; only its worker is pinned.
+
+#![deny(unsafe_code)]
+
+mod bench;
+mod case;
+mod cases;
+mod curves;
+mod daemon;
+mod error;
+mod fio;
+mod machine;
+#[expect(unsafe_code, reason = "it maps memory and sleeps on its words")]
+mod memory;
+mod partner;
+mod report;
+mod result;
+mod runner;
+mod timing;
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Instant;
+
+pub use case::Unit;
+pub use error::{Error, Result};
+pub use partner::{PARTNER_COMMAND, run_partner};
+pub use report::to_html;
+pub use result::{Absent, CaseResult, Chart, Conditions, Curve, Percentiles, Results};
+
+use bench::Bench;
+use case::Case;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Names of cases, or beginnings of names; all if there are none.
+    pub cases: Vec<String>,
+    /// Few and short rounds: under a minute in all.
+    pub quick: bool,
+    /// Whether the curves of the report are measured too.
+    pub curves: bool,
+    /// Where file pools are made, which hold some hundred MiB.
+    pub folder: PathBuf,
+}
+
+/// What a run tells while it runs.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// A case begins.
+    Begin {
+        /// How many are done.
+        done: usize,
+        /// How many there are.
+        of: usize,
+        /// What is measured.
+        title: &'a str,
+    },
+    /// A case is done.
+    Done(&'a CaseResult),
+}
+
+/// Names and titles of all cases.
+#[must_use]
+pub fn list() -> Vec<(String, String)> {
+    let all = cases::all().into_iter();
+    all.map(|case| (case.name, case.title)).collect()
+}
+
+/// Runs cases. The calling thread is pinned from then on. Takes minutes, or, if quick, less than
+/// one.
+///
+/// # Errors
+/// A name that no case has; a machine with one processor; a daemon that does not start. A case
+/// that fails does not end the others: its result says why.
+pub fn run(options: &Options, mut progress: impl FnMut(Progress<'_>)) -> Result<Results> {
+    let begin = Instant::now();
+    let chosen = choose(&options.cases)?;
+    let bench = Rc::new(Bench::new(options)?);
+    let mut results = Vec::new();
+    for (done, case) in chosen.iter().enumerate() {
+        progress(Progress::Begin {
+            done,
+            of: chosen.len(),
+            title: &case.title,
+        });
+        let result = runner::run(&bench, case).unwrap_or_else(|error| failed(case, &error));
+        progress(Progress::Done(&result));
+        results.push(result);
+    }
+    let curves = if options.curves {
+        progress(Progress::Begin {
+            done: chosen.len(),
+            of: chosen.len(),
+            title: "Curves for the report",
+        });
+        curves::measure(&bench)?
+    } else {
+        Vec::new()
+    };
+    Ok(Results {
+        conditions: Conditions {
+            machine: machine::describe(),
+            quick: options.quick,
+            client_processor: bench.processors.client,
+            worker_processor: bench.processors.worker,
+            seconds: begin.elapsed().as_secs_f64(),
+        },
+        cases: results,
+        curves,
+        absent: absent(&bench),
+    })
+}
+
+fn choose(names: &[String]) -> Result<Vec<Case>> {
+    let all = cases::all();
+    for name in names {
+        if !all.iter().any(|case| case.name.starts_with(name)) {
+            return Err(format!("no case is called \"{name}\": see chimaera bench --list").into());
+        }
+    }
+    let is_chosen =
+        |case: &Case| names.is_empty() || names.iter().any(|name| case.name.starts_with(name));
+    Ok(all.into_iter().filter(is_chosen).collect())
+}
+
+fn failed(case: &Case, error: &Error) -> CaseResult {
+    CaseResult {
+        name: case.name.clone(),
+        title: case.title.clone(),
+        unit: case.unit,
+        value: None,
+        yardstick: case.yardstick.to_owned(),
+        yardstick_value: None,
+        ratio: None,
+        target: case.target.to_string(),
+        advantage: None,
+        met: None,
+        rounds_kept: 0,
+        rounds_dropped: 0,
+        floor_ns: None,
+        percentiles: None,
+        peers: Vec::new(),
+        failure: Some(error.to_string()),
+    }
+}
+
+fn absent(bench: &Bench) -> Vec<Absent> {
+    let mut absent = Vec::new();
+    let mut add = |name: &str, reason: &str| {
+        absent.push(Absent {
+            name: name.to_owned(),
+            reason: reason.to_owned(),
+        });
+    };
+    if bench.fio.is_none() {
+        add(
+            "fio (libaio, io_uring)",
+            "the program fio is not on the PATH",
+        );
+    }
+    add(
+        "iceoryx2 request-response",
+        "no driver for it is built into this program",
+    );
+    add(
+        "qemu-storage-daemon over vhost-user-blk",
+        "no driver for it is built into this program",
+    );
+    add("NBD", "no driver for it is built into this program");
+    absent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_has_a_name_of_its_own() {
+        let mut names: Vec<String> = list().into_iter().map(|case| case.0).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert!(count > 0);
+    }
+
+    #[test]
+    fn cases_are_chosen_by_the_beginning_of_their_names() -> Result<()> {
+        assert_eq!(choose(&[])?.len(), list().len());
+        assert_eq!(choose(&["empty-task-depth-32".to_owned()])?.len(), 1);
+        assert!(choose(&["ram-".to_owned()])?.len() > 1);
+        assert!(choose(&["nonsense".to_owned()]).is_err());
+        Ok(())
+    }
+}

@@ -1,0 +1,276 @@
+//! The partner: a copy of this program on the worker's processor, with which the machine's own
+//! minimum is measured between two processes.
+//!
+//! It has the shared page as its standard input and an eventfd as its standard output.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::Signal;
+
+use crate::error::Result;
+use crate::machine::pin_to;
+use crate::memory::{Entry, Page, RING_ENTRIES, Shared, futex_wait, futex_wake};
+use crate::timing::{BATCH, median};
+
+/// The subcommand by which the program becomes a partner.
+pub const PARTNER_COMMAND: &str = "bench-partner";
+
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Batches of a look at the floor.
+const FLOOR_BATCHES: u64 = 400;
+
+const END: u32 = 0;
+const PING_PONG: u32 = 1;
+const RING: u32 = 2;
+const ANSWER: u32 = 3;
+
+/// Word 1 of the ring's last entry.
+const LAST: u64 = 1;
+
+/// The other process.
+pub(crate) struct Partner {
+    page: Shared,
+    bell: EventFd,
+    /// None if a thread of a test stands in for it.
+    child: Option<Child>,
+}
+
+impl Partner {
+    pub(crate) fn start(processor: usize) -> Result<Self> {
+        let (page, file) = Shared::create()?;
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+        let child = Command::new(std::env::current_exe()?)
+            .arg(PARTNER_COMMAND)
+            .arg(processor.to_string())
+            .stdin(Stdio::from(file))
+            .stdout(Stdio::from(bell.as_fd().try_clone_to_owned()?))
+            .spawn()?;
+        Ok(Self {
+            page,
+            bell,
+            child: Some(child),
+        })
+    }
+
+    /// Nanoseconds that a cache line takes to the other process and back: the floor under
+    /// everything that two processes do together.
+    pub(crate) fn ping_pong(&self) -> Result<f64> {
+        let trips = FLOOR_BATCHES * BATCH;
+        let job = self.begin(PING_PONG, trips);
+        let ball = &self.page.ball.0;
+        let mut batches = Vec::new();
+        let mut next = 0;
+        for _ in 0..FLOOR_BATCHES {
+            let begin = Instant::now();
+            for _ in 0..BATCH {
+                ball.store(next + 1, Release);
+                next += 2;
+                spin_until(|| ball.load(Acquire) == next)?;
+            }
+            batches.push(begin.elapsed().as_secs_f64() * 1e9 / BATCH as f64);
+        }
+        self.end(job)?;
+        Ok(median(&mut batches).unwrap_or(f64::NAN))
+    }
+
+    /// Entries per second through a ring of descriptors without any check, `depth` in flight:
+    /// as many cache lines travel as for tasks, and nothing else is done.
+    pub(crate) fn ring_rate(&self, depth: u64, window: Duration) -> Result<f64> {
+        let job = self.begin(RING, 0);
+        let wait_for = |task: u64| {
+            let record = &self.page.records[task as usize % RING_ENTRIES];
+            spin_until(|| record.0[0].load(Acquire) == task)
+        };
+        let begin = Instant::now();
+        let mut task = 0;
+        let mut is_last = false;
+        while !is_last {
+            task += 1;
+            if task % 1024 == 0 {
+                is_last = begin.elapsed() >= window;
+            }
+            if task > depth {
+                wait_for(task - depth)?;
+            }
+            write_entry(
+                &self.page.entries[task as usize % RING_ENTRIES],
+                task,
+                |word| {
+                    if word == 1 {
+                        u64::from(is_last) * LAST
+                    } else {
+                        task
+                    }
+                },
+            );
+        }
+        wait_for(task)?;
+        let rate = task as f64 / begin.elapsed().as_secs_f64();
+        self.end(job)?;
+        Ok(rate)
+    }
+
+    /// Round trips by way of the kernel, each after a silence: this process rings an eventfd on
+    /// which the partner sleeps, and sleeps on a futex until the partner answers.
+    pub(crate) fn wake_ups(&self, count: u32, silence: Duration) -> Result<Vec<f64>> {
+        let job = self.begin(ANSWER, u64::from(count));
+        let answers = &self.page.answers.0;
+        let mut nanos = Vec::new();
+        for _ in 0..count {
+            std::thread::sleep(silence);
+            let before = answers.load(Relaxed);
+            let begin = Instant::now();
+            self.bell.write(1)?;
+            while answers.load(Acquire) == before {
+                futex_wait(answers, before);
+            }
+            nanos.push(begin.elapsed().as_secs_f64() * 1e9);
+        }
+        self.end(job)?;
+        Ok(nanos)
+    }
+
+    fn begin(&self, command: u32, amount: u64) -> u32 {
+        let page = &*self.page;
+        page.ball.0.store(0, Relaxed);
+        for entry in page.entries.iter().chain(&page.records) {
+            entry.0[0].store(0, Relaxed);
+        }
+        page.command.store(command, Relaxed);
+        page.amount.store(amount, Relaxed);
+        let job = page.commands.0.fetch_add(1, Release) + 1;
+        futex_wake(&page.commands.0);
+        job
+    }
+
+    fn end(&self, job: u32) -> Result<()> {
+        spin_until(|| self.page.done.0.load(Acquire) == job)
+    }
+}
+
+impl Drop for Partner {
+    fn drop(&mut self) {
+        self.begin(END, 0);
+        if let Some(mut child) = self.child.take() {
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What the partner does until its parent ends it, or ends.
+///
+/// # Errors
+/// This process was not started as a partner, or its parent went silent.
+pub fn run_partner(processor: usize) -> Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    pin_to(&[processor])?;
+    let page = Shared::open(std::io::stdin())?;
+    obey(&page, &std::io::stdout().as_fd().try_clone_to_owned()?)
+}
+
+/// Carries out commands until the last.
+fn obey(page: &Page, bell: &OwnedFd) -> Result<()> {
+    let mut seen = 0;
+    loop {
+        while page.commands.0.load(Acquire) == seen {
+            futex_wait(&page.commands.0, seen);
+        }
+        seen += 1;
+        let amount = page.amount.load(Relaxed);
+        match page.command.load(Relaxed) {
+            END => return Ok(()),
+            PING_PONG => pong(page, amount)?,
+            RING => serve_ring(page)?,
+            ANSWER => answer(page, bell, amount)?,
+            other => return Err(format!("there is no command {other}").into()),
+        }
+        page.done.0.store(seen, Release);
+    }
+}
+
+fn pong(page: &Page, trips: u64) -> Result<()> {
+    for trip in 0..trips {
+        spin_until(|| page.ball.0.load(Acquire) == 2 * trip + 1)?;
+        page.ball.0.store(2 * trip + 2, Release);
+    }
+    Ok(())
+}
+
+fn serve_ring(page: &Page) -> Result<()> {
+    for task in 1u64.. {
+        let position = task as usize % RING_ENTRIES;
+        let entry = &page.entries[position].0;
+        spin_until(|| entry[0].load(Acquire) == task)?;
+        let words: [u64; 8] = std::array::from_fn(|word| entry[word].load(Relaxed));
+        write_entry(&page.records[position], task, |word| words[word]);
+        if words[1] == LAST {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn answer(page: &Page, bell: &OwnedFd, times: u64) -> Result<()> {
+    for _ in 0..times {
+        nix::unistd::read(bell, &mut [0; 8])?;
+        page.answers.0.fetch_add(1, Release);
+        futex_wake(&page.answers.0);
+    }
+    Ok(())
+}
+
+/// Writes a whole cache line; what says that it is there comes last.
+#[inline]
+fn write_entry(entry: &Entry, task: u64, words: impl Fn(usize) -> u64) {
+    for (index, word) in entry.0.iter().enumerate().skip(1) {
+        word.store(words(index), Relaxed);
+    }
+    entry.0[0].store(task, Release);
+}
+
+/// Looks until it is so; an error if that takes as if the other side had gone.
+#[inline]
+fn spin_until(is_so: impl Fn() -> bool) -> Result<()> {
+    let mut looks = 0u32;
+    let mut begin = None;
+    while !is_so() {
+        looks = looks.wrapping_add(1);
+        if looks.is_multiple_of(1 << 22)
+            && begin.get_or_insert_with(Instant::now).elapsed() > PATIENCE
+        {
+            return Err("the other process of the yardstick does not answer".into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_yardstick_measures_something() -> Result<()> {
+        let (page, file) = Shared::create()?;
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+        let (other_page, other_bell) = (Shared::open(file)?, bell.as_fd().try_clone_to_owned()?);
+        let other = std::thread::spawn(move || obey(&other_page, &other_bell));
+        let partner = Partner {
+            page,
+            bell,
+            child: None,
+        };
+        let window = Duration::from_millis(1);
+        assert!(partner.ring_rate(32, window)? > 0.0);
+        assert!(partner.ring_rate(1, window)? > 0.0);
+        let wake_ups = partner.wake_ups(3, window)?;
+        assert!(wake_ups.len() == 3 && wake_ups.iter().all(|&nanos| nanos > 0.0));
+        drop(partner);
+        other.join().expect("the other side does not panic")
+    }
+}

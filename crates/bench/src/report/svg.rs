@@ -1,0 +1,261 @@
+//! Charts as SVG. Colours come from the page's style, so that they suit light and dark.
+
+use std::fmt::Write;
+
+use crate::case::Unit;
+
+/// Colours of the style.
+const COLOURS: usize = 6;
+
+/// A line of a chart.
+pub(super) struct Line {
+    pub(super) name: String,
+    /// Position on the horizontal axis, as an index into its labels, and value.
+    pub(super) points: Vec<(usize, f64)>,
+}
+
+/// Lines over labelled positions, the values on a logarithmic axis. The name of each stands at
+/// its end.
+pub(super) fn lines(labels: &[String], unit: Unit, lines: &[Line]) -> String {
+    const WIDTH: f64 = 500.0;
+    const HEIGHT: f64 = 320.0;
+    const LEFT: f64 = 62.0;
+    const RIGHT: f64 = 128.0;
+    let values = lines
+        .iter()
+        .flat_map(|line| &line.points)
+        .map(|point| point.1);
+    let Some((low, high)) = decades(values) else {
+        return String::new();
+    };
+    let bottom = HEIGHT - 30.0;
+    let x = |index: usize| {
+        let steps = labels.len().saturating_sub(1).max(1) as f64;
+        LEFT + (WIDTH - LEFT - RIGHT) * index as f64 / steps
+    };
+    let y = |value: f64| bottom - (bottom - 12.0) * (value.log10() - low) / (high - low);
+    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">");
+    for (value, has_label) in grid_values(low, high) {
+        let at = y(value);
+        let end = WIDTH - RIGHT;
+        let _ = write!(
+            svg,
+            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{end}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>"
+        );
+        if has_label {
+            let label = short(unit, value);
+            text(&mut svg, (LEFT - 8.0, at + 4.0), "end", "soft", &label);
+        }
+    }
+    for (index, label) in labels.iter().enumerate() {
+        text(&mut svg, (x(index), HEIGHT - 8.0), "middle", "soft", label);
+    }
+    let mut ends = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        let colour = index % COLOURS;
+        let mut path = String::new();
+        for (step, &(position, value)) in line.points.iter().enumerate() {
+            let (x, y) = (x(position), y(value));
+            let verb = if step == 0 { 'M' } else { 'L' };
+            let _ = write!(path, "{verb}{x:.1} {y:.1}");
+            let _ = write!(
+                svg,
+                "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"var(--c{colour})\"><title>{}: \
+                 {}</title></circle>",
+                escape(&line.name),
+                unit.show(value)
+            );
+        }
+        let _ = write!(
+            svg,
+            "<path d=\"{path}\" fill=\"none\" stroke=\"var(--c{colour})\" stroke-width=\"2\"/>"
+        );
+        if let Some(&(position, value)) = line.points.last() {
+            ends.push((y(value), x(position), colour, line.name.as_str()));
+        }
+    }
+    name_ends(&mut svg, ends);
+    svg.push_str("</svg>");
+    svg
+}
+
+/// Writes the lines' names at their ends, one below the other where they are close.
+fn name_ends(svg: &mut String, mut ends: Vec<(f64, f64, usize, &str)>) {
+    const APART: f64 = 14.0;
+    ends.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut free = f64::MIN;
+    for (y, x, colour, name) in ends {
+        let y = y.max(free);
+        free = y + APART;
+        let _ = write!(
+            svg,
+            "<text x=\"{:.1}\" y=\"{:.1}\" style=\"fill:var(--c{colour})\">{}</text>",
+            x + 9.0,
+            y + 4.0,
+            escape(name)
+        );
+    }
+}
+
+/// A bar: its name, how long it is, its colour, and what is said of it.
+pub(super) struct Bar {
+    pub(super) name: String,
+    /// None draws an empty place.
+    pub(super) value: Option<f64>,
+    pub(super) colour: &'static str,
+    pub(super) note: String,
+}
+
+/// Horizontal bars from 0 to the greatest value.
+pub(super) fn bars(bars: &[Bar]) -> String {
+    const NAMES: f64 = 150.0;
+    const END: f64 = 390.0;
+    let most = bars.iter().filter_map(|bar| bar.value).fold(0.0, f64::max);
+    let height = 26.0 * bars.len() as f64;
+    let mut svg = format!("<svg viewBox=\"0 0 500 {height}\" role=\"img\">");
+    for (index, bar) in bars.iter().enumerate() {
+        let top = 26.0 * index as f64;
+        text(&mut svg, (NAMES - 10.0, top + 17.0), "end", "", &bar.name);
+        let width = match bar.value {
+            Some(value) if most > 0.0 => ((END - NAMES) * value / most).max(1.5),
+            _ => 0.0,
+        };
+        rectangle(&mut svg, (NAMES, top + 4.0), (width, 18.0), bar.colour);
+        text(
+            &mut svg,
+            (NAMES + width + 8.0, top + 17.0),
+            "start",
+            "soft",
+            &bar.note,
+        );
+    }
+    svg.push_str("</svg>");
+    svg
+}
+
+/// Bars from a line in the middle, on a logarithmic axis: to the right what is above 1.
+pub(super) fn around_one(bars: &[Bar]) -> String {
+    const NAMES: f64 = 350.0;
+    const MIDDLE: f64 = 590.0;
+    const PER_DECADE: f64 = 150.0;
+    const REACH: f64 = 1.4;
+    let height = 24.0 * bars.len() as f64 + 26.0;
+    let mut svg = format!("<svg viewBox=\"0 0 1060 {height}\" role=\"img\">");
+    for (factor, label) in [(0.1, "10 × short"), (1.0, "target"), (10.0, "10 × better")] {
+        let x = MIDDLE + PER_DECADE * f64::log10(factor);
+        let class = if factor == 1.0 { "mark" } else { "grid" };
+        text(&mut svg, (x, 12.0), "middle", "soft", label);
+        let _ = write!(
+            svg,
+            "<line class=\"{class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"18\" y2=\"{height}\"/>"
+        );
+    }
+    for (index, bar) in bars.iter().enumerate() {
+        let top = 22.0 + 24.0 * index as f64;
+        text(&mut svg, (NAMES - 10.0, top + 16.0), "end", "", &bar.name);
+        if let Some(value) = bar.value.filter(|value| *value > 0.0) {
+            let width = PER_DECADE * value.log10().clamp(-REACH, REACH);
+            let left = MIDDLE + width.min(0.0);
+            rectangle(
+                &mut svg,
+                (left, top + 4.0),
+                (width.abs().max(1.5), 15.0),
+                bar.colour,
+            );
+        }
+        text(&mut svg, (820.0, top + 16.0), "start", "soft", &bar.note);
+    }
+    svg.push_str("</svg>");
+    svg
+}
+
+fn rectangle(svg: &mut String, (x, y): (f64, f64), (width, height): (f64, f64), colour: &str) {
+    let _ = write!(
+        svg,
+        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height}\" rx=\"3\" \
+         fill=\"var(--{colour})\"/>"
+    );
+}
+
+fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, class: &str, text: &str) {
+    let text = escape(text);
+    let _ = write!(
+        svg,
+        "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" class=\"{class}\">{text}</text>"
+    );
+}
+
+/// The powers of ten that values lie between.
+fn decades(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
+    let mut range: Option<(f64, f64)> = None;
+    for value in values.filter(|value| *value > 0.0 && value.is_finite()) {
+        let (low, high) = range.unwrap_or((value, value));
+        range = Some((low.min(value), high.max(value)));
+    }
+    let (low, high) = range?;
+    // Half a decade is enough room; a whole one would leave the chart half empty.
+    let low = (2.0 * low.log10()).floor() / 2.0;
+    let high = (2.0 * high.log10()).ceil() / 2.0;
+    Some((low, if high > low { high } else { low + 0.5 }))
+}
+
+/// Where the grid's lines are, and which carry a label: 1, 2 and 5 of each power of ten.
+fn grid_values(low: f64, high: f64) -> Vec<(f64, bool)> {
+    let is_wide = high - low > 2.0;
+    let powers = low.floor() as i32..=high.ceil() as i32;
+    powers
+        .flat_map(|power| [1.0, 2.0, 5.0].map(|step| (step, step * 10f64.powi(power))))
+        .filter(|(_, value)| (low - 0.001..=high + 0.001).contains(&value.log10()))
+        .map(|(step, value)| (value, step == 1.0 || !is_wide))
+        .collect()
+}
+
+/// A round figure, without decimals that say nothing.
+fn short(unit: Unit, value: f64) -> String {
+    let text = unit.show(value);
+    match text.split_once(' ') {
+        Some((number, name)) if number.contains('.') => {
+            let number = number.trim_end_matches('0').trim_end_matches('.');
+            format!("{number} {name}")
+        }
+        _ => text,
+    }
+}
+
+/// Text as it may stand in a page.
+pub(super) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_axis_holds_all_values() {
+        assert_eq!(decades([].into_iter()), None);
+        assert_eq!(decades([0.0, f64::NAN].into_iter()), None);
+        assert_eq!(decades([100.0].into_iter()), Some((2.0, 2.5)));
+        assert_eq!(decades([155.0, 90_000.0].into_iter()), Some((2.0, 5.0)));
+    }
+
+    #[test]
+    fn labels_are_round() {
+        assert_eq!(short(Unit::PerSecond, 1e6), "1 M/s");
+        assert_eq!(short(Unit::Nanoseconds, 200.0), "200 ns");
+        assert_eq!(short(Unit::PerSecond, 20e6), "20 M/s");
+    }
+
+    #[test]
+    fn a_name_cannot_break_out() {
+        let line = Line {
+            name: "<script>".to_owned(),
+            points: vec![(0, 1.0), (1, 10.0)],
+        };
+        let svg = lines(&["a".to_owned(), "b".to_owned()], Unit::PerSecond, &[line]);
+        assert!(!svg.contains("<script>") && svg.contains("&lt;script&gt;"));
+    }
+}

@@ -1,0 +1,143 @@
+//! `chimaera bench`: measures the machine's limits and what is left of them.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use chimaera_bench::{CaseResult, Options, Progress, Results};
+use comfy_table::Table;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::BenchArguments;
+use crate::failure::Failure;
+use crate::output;
+
+pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
+    if arguments.list {
+        let mut table = output::table(&["CASE", "WHAT IS MEASURED"], 2);
+        for (name, title) in chimaera_bench::list() {
+            table.add_row([name, title]);
+        }
+        output::line(table.trim_fmt());
+        return Ok(());
+    }
+    let options = Options {
+        cases: arguments.cases.clone(),
+        quick: arguments.quick,
+        curves: arguments.report.is_some(),
+        folder: arguments.folder.clone(),
+    };
+    let bar = progress_bar();
+    let results = chimaera_bench::run(&options, |progress| match progress {
+        Progress::Begin { done, of, title } => {
+            bar.set_length(of as u64);
+            bar.set_position(done as u64);
+            bar.set_message(title.to_owned());
+        }
+        Progress::Done(_) => {}
+    });
+    bar.finish_and_clear();
+    let results = results.map_err(failed)?;
+    show(&results);
+    if let Some(path) = &arguments.json {
+        write(path, &results.to_json())?;
+    }
+    if let Some(path) = &arguments.report {
+        write(path, &chimaera_bench::to_html(&results))?;
+    }
+    Ok(())
+}
+
+/// The hidden command by which `bench` has a second process.
+pub(crate) fn partner(processor: usize) -> Result<(), Failure> {
+    chimaera_bench::run_partner(processor).map_err(failed)
+}
+
+fn failed(error: chimaera_bench::Error) -> Failure {
+    Failure::new(error.to_string())
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    fs::write(path, text).map_err(Failure::system(format_args!(
+        "cannot write {}",
+        path.display()
+    )))
+}
+
+/// A line that says what is being measured; on a terminal only.
+fn progress_bar() -> ProgressBar {
+    let bar = ProgressBar::new(1);
+    if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}  {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn show(results: &Results) {
+    let heading = [
+        "CASE",
+        "MEASURED",
+        "YARDSTICK",
+        "IS",
+        "RATIO",
+        "TARGET",
+        "MET",
+        "ROUNDS",
+    ];
+    let mut table = output::table(&heading, 8);
+    for case in &results.cases {
+        add_row(&mut table, case);
+    }
+    output::line(table.trim_fmt());
+    for case in &results.cases {
+        if let Some(failure) = &case.failure {
+            output::line(format_args!("{}: {failure}", case.name));
+        }
+    }
+    for absent in &results.absent {
+        output::line(format_args!("absent: {}: {}", absent.name, absent.reason));
+    }
+    let conditions = &results.conditions;
+    output::line(format_args!(
+        "{}; client on processor {}, worker on {}; {:.0} s",
+        conditions.machine,
+        conditions.client_processor,
+        conditions.worker_processor,
+        conditions.seconds
+    ));
+    let met = |wanted| {
+        results
+            .cases
+            .iter()
+            .filter(|case| case.met == wanted)
+            .count()
+    };
+    output::line(format_args!(
+        "targets: {} met, {} not met, {} not known",
+        met(Some(true)),
+        met(Some(false)),
+        met(None)
+    ));
+}
+
+fn add_row(table: &mut Table, case: &CaseResult) {
+    let figure = |value: Option<f64>| value.map_or("-".to_owned(), |value| case.unit.show(value));
+    let rounds = case.rounds_kept + case.rounds_dropped;
+    table.add_row([
+        case.name.clone(),
+        figure(case.value),
+        case.yardstick.clone(),
+        figure(case.yardstick_value),
+        case.ratio
+            .map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
+        case.target.clone(),
+        match case.met {
+            Some(true) => "yes",
+            Some(false) => "NO",
+            None => "?",
+        }
+        .to_owned(),
+        format!("{} of {rounds}", case.rounds_kept),
+    ]);
+}
