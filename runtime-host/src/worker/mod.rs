@@ -42,6 +42,9 @@ use sleep::{Sleeper, Wake};
 /// Tasks taken from a lane before the others have their turn.
 const LANE_BUDGET: u64 = 32;
 
+/// Tasks copied from a lane before the first of them is dispatched.
+const BATCH: usize = 8;
+
 /// Work between two looks at the clock and the doorbells, in tasks or copies of 4 KiB.
 const WORK_PER_TICK: u64 = 256;
 
@@ -197,44 +200,84 @@ impl Worker {
     }
 
     /// Takes the tasks of a lane. Returns how much there was to do.
+    ///
+    /// Tasks are copied several at a time before the first is dispatched: so the lines of their
+    /// entries come over together, not one after the end of the other's task.
     fn serve(&mut self, index: u32) -> u64 {
         let mut work = 0;
-        let mut budget = None;
-        loop {
-            let served = self.lanes[index as usize]
-                .as_mut()
-                .expect("an active lane is served");
-            match served.lane.take(served.next) {
+        let mut budget = LANE_BUDGET;
+        while budget != 0 {
+            let mut batch = [[0; DESCRIPTOR_WORDS]; BATCH];
+            let (count, violation) = self.take_batch(index, &mut batch);
+            for words in &batch[..count] {
+                let served = self.lanes[index as usize]
+                    .as_mut()
+                    .expect("an active lane is served");
+                served.next += 1;
+                work += self.dispatch(index, words);
+                if self.lane_has_ended(index) {
+                    return work;
+                }
+            }
+            if let Some(reason) = violation {
+                self.end_lane(index, &reason);
+                return work;
+            }
+            if count < BATCH {
+                break;
+            }
+            budget -= BATCH as u64;
+        }
+        work
+    }
+
+    /// Copies the next tasks of a lane, as many as there are and fit. The second value says what
+    /// comes after them that a client must not do.
+    #[inline]
+    fn take_batch(
+        &mut self,
+        index: u32,
+        batch: &mut [[u64; DESCRIPTOR_WORDS]; BATCH],
+    ) -> (usize, Option<String>) {
+        let served = self.lanes[index as usize]
+            .as_mut()
+            .expect("an active lane is served");
+        let mut count = 0;
+        while count < BATCH {
+            match served.lane.take(served.next + count as u64) {
                 Taken::Nothing => break,
                 Taken::Task(words) => {
-                    // A client has at most LANE_DEPTH tasks in flight; more would grow our
-                    // queues without bound.
-                    let left = budget.get_or_insert_with(|| {
-                        let completed = Completions::with(|all| all.of_lane(index));
-                        (LANE_DEPTH as u64 - (served.next - 1 - completed)).min(LANE_BUDGET)
-                    });
-                    if *left == 0 {
-                        if work == 0 {
-                            self.end_lane(index, "more tasks in flight than its lane has entries");
-                        }
-                        break;
-                    }
-                    *left -= 1;
-                    served.next += 1;
-                    served.last_task = self.now;
-                    work += self.dispatch(index, &words);
-                    if self.lane_has_ended(index) {
-                        break;
-                    }
+                    batch[count] = words;
+                    count += 1;
                 }
                 Taken::Violation { found } => {
-                    let next = served.next;
-                    self.end_lane(index, &format!("sequence {found} where {next} comes next"));
-                    break;
+                    let next = served.next + count as u64;
+                    return (
+                        count,
+                        Some(format!("sequence {found} where {next} comes next")),
+                    );
                 }
             }
         }
-        work
+        if count == 0 {
+            return (0, None);
+        }
+        served.last_task = self.now;
+        // More tasks in flight than that would grow our queues without bound.
+        let completed = Completions::with(|all| all.of_lane(index));
+        let most = LANE_DEPTH as u64 - (served.next - 1 - completed);
+        if count as u64 > most {
+            let reason = "more tasks in flight than its lane has entries".to_owned();
+            return (most as usize, Some(reason));
+        }
+        if count > 1 {
+            // The client is ahead and does not look at these yet: what was copied comes back into
+            // lines that are here by then.
+            for words in &batch[..count] {
+                served.lane.prefetch_record(words[3] as usize % LANE_DEPTH);
+            }
+        }
+        (count, None)
     }
 
     /// Validates a task and hands it to its container. Returns how much work it is.
