@@ -29,7 +29,7 @@ impl Default for ConnectOptions {
     fn default() -> Self {
         Self {
             buffer_bytes: 256 << 20,
-            spin: Duration::from_micros(30),
+            spin: Duration::from_micros(100),
             client_name: None,
             keep_alive: None,
         }
@@ -51,7 +51,7 @@ impl ConnectOptions {
         self
     }
 
-    /// How long a thread that waits for a task looks for its completion before it sleeps (30 µs).
+    /// How long a thread that waits for a task looks for its completion before it sleeps (100 µs).
     /// On a machine with one processor it sleeps at once.
     #[must_use]
     pub fn spin(mut self, duration: Duration) -> Self {
