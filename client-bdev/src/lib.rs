@@ -51,3 +51,8 @@ const _: () = {
     shared::<Client>();
     shared::<Task<Vec<Block>>>();
 };
+
+/// Keeps the README's example compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
