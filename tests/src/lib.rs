@@ -14,6 +14,7 @@ mod device;
 mod faulty;
 mod pattern;
 mod process;
+mod refusal;
 mod watchdog;
 
 pub use build::{library_folder, program};
@@ -22,6 +23,7 @@ pub use device::{LoopDevice, SmallFileSystem, disk_folder, tmpfs_folder};
 pub use faulty::Faulty;
 pub use pattern::Pattern;
 pub use process::{ClientProcess, parse_blocks, show_blocks};
+pub use refusal::{assert_not_created, assert_refused, client, memory, remaining, text};
 pub use watchdog::{Watchdog, until, within};
 
 /// Longer than anything in these tests takes on a loaded machine of two cores.

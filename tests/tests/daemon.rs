@@ -17,7 +17,7 @@ use chimaera_client::ConnectOptions;
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::{
     ClientProcess, Daemon, Faulty, Finished, PATIENCE, Pattern, SmallFileSystem, Watchdog,
-    disk_folder, finish, program, skipped, until, within,
+    disk_folder, finish, program, skipped, text, until, within,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -38,10 +38,6 @@ fn chimaera(arguments: &[&str]) -> Finished {
     let mut command = Command::new(program("chimaera"));
     command.args(arguments).env_remove("CHIMAERA_SOCKET");
     finish(command)
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
 }
 
 fn json(text: &str) -> Value {

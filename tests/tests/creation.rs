@@ -1,0 +1,353 @@
+//! What keeps a pool from being made, and what makes it as asked, against a real daemon.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use chimaera_bdev_client::{Client, CreateOptions, PerfMetrics, PoolId, PoolQuery, Status};
+use chimaera_tests::{
+    Daemon, Faulty, LoopDevice, assert_not_created, assert_refused, client, disk_folder, remaining,
+    skipped, text,
+};
+
+const QUERY: PoolQuery = PoolQuery::Local;
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn a_file_that_is_not_there_is_not_found() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let pool = client(&runtime, 0);
+    let absent = daemon.folder().join("absent");
+    assert_not_created(
+        &pool,
+        text(&absent),
+        &CreateOptions::file(),
+        Status::NotFound,
+        &["does not exist", "give a total_size"],
+    );
+    let nowhere = daemon.folder().join("nowhere/file");
+    assert_not_created(
+        &pool,
+        text(&nowhere),
+        &CreateOptions::file().total_size(MIB),
+        Status::NotFound,
+        &["cannot create"],
+    );
+    assert!(!absent.exists() && !nowhere.exists());
+}
+
+#[test]
+fn parameters_that_make_no_pool_are_refused_and_leave_no_file() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let pool = client(&runtime, 0);
+    let file = disk_folder();
+    let path = file.path().join("pool");
+    let name = text(&path);
+    let sized = CreateOptions::file().total_size(MIB);
+    let invalid = Status::InvalidArgument;
+    let refused = |name: &str, options: CreateOptions, status, words: &[&str]| {
+        assert_not_created(&pool, name, &options, status, words);
+    };
+    refused("ram", CreateOptions::ram(0), invalid, &["total_size"]);
+    refused("ram", CreateOptions::ram(4095), invalid, &["at least 4096"]);
+    refused(name, sized.total_size(100), invalid, &["at least 4096"]);
+    refused(name, sized.io_depth(0), invalid, &["io_depth is 0"]);
+    refused(name, sized.io_depth(4097), invalid, &["io_depth is 4097"]);
+    for alignment in [0, 1, 256, 513, 8192, u32::MAX] {
+        let words = [&*format!("alignment is {alignment}"), "power of two"];
+        refused(name, sized.alignment(alignment), Status::Alignment, &words);
+    }
+    let metrics = PerfMetrics {
+        iops: f64::NAN,
+        ..PerfMetrics::default()
+    };
+    refused(name, sized.perf_metrics(metrics), invalid, &["iops is NaN"]);
+    assert!(!path.exists(), "no refused creation leaves a file");
+    refused("", CreateOptions::ram(MIB), invalid, &["from 1 to 4096"]);
+    let long = "x".repeat(4097);
+    refused(&long, CreateOptions::ram(MIB), invalid, &["4097"]);
+
+    let admin = Client::new(&runtime, PoolId::ADMIN);
+    let refused = admin.create(PoolQuery::Dynamic, "mine", &CreateOptions::ram(MIB));
+    assert_refused(refused, invalid, &["admin pool"]);
+    let destroyed = runtime.admin().destroy_pool(PoolId::ADMIN);
+    assert_refused(
+        destroyed,
+        Status::PermissionDenied,
+        &["cannot be destroyed"],
+    );
+}
+
+#[test]
+fn what_is_no_file_or_device_is_not_opened() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let pool = client(&runtime, 0);
+    let fifo = daemon.folder().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+    let socket = daemon.socket();
+    let cases = [
+        (text(daemon.folder()), "is a directory"),
+        ("/dev/null", "is a character device"),
+        (text(&fifo), "is a FIFO"),
+        (text(&socket), "is a socket"),
+    ];
+    for (name, words) in cases {
+        assert_not_created(
+            &pool,
+            name,
+            &CreateOptions::file().total_size(MIB),
+            Status::InvalidArgument,
+            &[words, "regular file or a block device"],
+        );
+    }
+}
+
+#[test]
+fn a_file_pool_without_a_size_is_as_large_as_its_file() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let folder = disk_folder();
+    let path = folder.path().join("pool");
+    let name = text(&path);
+    let file = File::create(&path).expect("a file");
+    for len in [0, 4095] {
+        file.set_len(len).expect("a length");
+        assert_not_created(
+            &client(&runtime, 0),
+            name,
+            &CreateOptions::file(),
+            Status::InvalidArgument,
+            &[&format!("has {len} bytes"), "give a total_size"],
+        );
+    }
+    file.set_len(MIB + 5000).expect("a length");
+    let pool = client(&runtime, 0);
+    let info = pool
+        .create(PoolQuery::Dynamic, name, &CreateOptions::file())
+        .expect("the pool is made");
+    assert!(info.created);
+    assert_eq!(remaining(&pool), MIB + 4096, "whole blocks only");
+    assert_eq!(file.metadata().expect("a file").len(), MIB + 5000);
+}
+
+#[test]
+fn a_file_grows_to_the_size_asked_for_and_keeps_what_it_has() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let folder = disk_folder();
+    let path = folder.path().join("pool");
+    std::fs::write(&path, [0x5A; 4096]).expect("a file");
+    let pool = client(&runtime, 0);
+    let options = CreateOptions::file().total_size(2 * MIB);
+    pool.create(PoolQuery::Dynamic, text(&path), &options)
+        .expect("the pool is made");
+    let file = File::open(&path).expect("the file");
+    assert_eq!(file.metadata().expect("a file").len(), 2 * MIB);
+    assert_eq!(remaining(&pool), 2 * MIB);
+    let mut bytes = [0; 4096];
+    file.read_exact_at(&mut bytes, 0).expect("a read");
+    assert_eq!(bytes, [0x5A; 4096]);
+    // A block of the part that was added is as good as any.
+    let blocks = pool.allocate_blocks(QUERY, 2 * MIB).expect("all of it");
+    let buffer = runtime.allocate_buffer(4096).expect("a buffer");
+    let last = blocks.iter().max().expect("two blocks");
+    pool.write_at(QUERY, last, MIB - 4096, &buffer)
+        .expect("a write to its end");
+}
+
+#[test]
+fn a_file_serves_one_pool_at_a_time_in_one_daemon_and_in_two() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let folder = disk_folder();
+    let path = folder.path().join("pool");
+    let options = CreateOptions::file().total_size(MIB);
+    let pool = client(&runtime, 0);
+    pool.create(PoolQuery::Dynamic, text(&path), &options)
+        .expect("the pool is made");
+    // The same file under another name is the same file.
+    let link = folder.path().join("link");
+    std::fs::hard_link(&path, &link).expect("a link");
+    let busy = ["is in use", "use another file"];
+    assert_not_created(
+        &client(&runtime, 1),
+        text(&link),
+        &options,
+        Status::Busy,
+        &busy,
+    );
+    let second = Daemon::start();
+    let elsewhere = client(&second.connect(), 0);
+    assert_not_created(&elsewhere, text(&path), &options, Status::Busy, &busy);
+    assert_eq!(remaining(&pool), MIB, "the pool is as it was");
+
+    runtime
+        .admin()
+        .destroy_pool(pool.pool_id())
+        .expect("the pool goes");
+    let info = elsewhere.create(PoolQuery::Dynamic, text(&path), &options);
+    assert!(info.expect("the file is free again").created);
+}
+
+#[test]
+fn a_pool_that_exists_otherwise_says_what_differs() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let folder = disk_folder();
+    let path = folder.path().join("pool");
+    let name = text(&path);
+    let options = CreateOptions::file().total_size(MIB);
+    let pool = client(&runtime, 0);
+    pool.create(PoolQuery::Dynamic, name, &options)
+        .expect("the pool is made");
+
+    let mismatch = Status::ParameterMismatch;
+    let refused = |pool: &Client, name: &str, options: CreateOptions, words: &[&str]| {
+        let result = pool.create(PoolQuery::Dynamic, name, &options);
+        assert_refused(result, mismatch, words);
+    };
+    refused(
+        &client(&runtime, 1),
+        name,
+        options,
+        &["exists with id 8000.0, asked for 8000.1"],
+    );
+    refused(
+        &pool,
+        "another",
+        options,
+        &["pool 8000.0 exists with name", "asked for another"],
+    );
+    refused(
+        &pool,
+        name,
+        CreateOptions::ram(MIB),
+        &["bdev_type is file, asked for ram"],
+    );
+    let iops = |iops| PerfMetrics {
+        iops,
+        ..PerfMetrics::default()
+    };
+    refused(
+        &pool,
+        name,
+        options
+            .total_size(2 * MIB)
+            .io_depth(64)
+            .alignment(512)
+            .perf_metrics(iops(7.0)),
+        &[
+            "total_size is 1048576, asked for 2097152",
+            "io_depth is 32, asked for 64",
+            "alignment is 4096, asked for 512",
+            "iops is 1000, asked for 7",
+        ],
+    );
+    let file = std::fs::metadata(&path).expect("the file");
+    assert_eq!(file.len(), MIB, "a refused request grows nothing");
+
+    let faulty = Faulty::created(&runtime, 0);
+    let info = faulty.create("").expect("it is there");
+    let bdev = Client::new(&runtime, faulty.pool_id());
+    refused(
+        &bdev,
+        &info.name,
+        CreateOptions::ram(MIB),
+        &["exists with module chimaera_faulty, asked for chimaera_bdev"],
+    );
+    assert_refused(
+        Client::open(&runtime, &info.name),
+        Status::InvalidArgument,
+        &["a pool of the module chimaera_faulty, not of chimaera_bdev"],
+    );
+
+    // The same again, in each of the ways to say it, is the same pool.
+    for same in [
+        options,
+        CreateOptions::file(),
+        options.perf_metrics(iops(1000.0)),
+    ] {
+        for client in [&pool, &Client::new(&runtime, PoolId::NULL)] {
+            let info = client
+                .create(PoolQuery::Dynamic, name, &same)
+                .expect("the same pool");
+            assert!(!info.created);
+            assert_eq!(info.id, pool.pool_id());
+        }
+    }
+}
+
+#[test]
+fn a_file_that_the_daemon_may_not_write_is_refused_as_such() {
+    // The kernel lets nobody write it, not even root.
+    let read_only = Path::new("/sys/kernel/uevent_seqnum");
+    if !read_only.exists() {
+        return skipped("a file that nobody may write", "no sysfs");
+    }
+    let daemon = Daemon::start();
+    let error = assert_not_created(
+        &client(&daemon.connect(), 0),
+        text(read_only),
+        &CreateOptions::file(),
+        Status::PermissionDenied,
+        &["cannot open", text(read_only)],
+    );
+    assert!(error.errno().is_some(), "{error:?}");
+}
+
+#[test]
+fn a_device_that_is_read_only_is_refused_as_such() {
+    let folder = disk_folder();
+    let device = match LoopDevice::attach_with(folder.path(), MIB, &["--read-only"]) {
+        Ok(device) => device,
+        Err(reason) => return skipped("a read-only device", &reason),
+    };
+    let daemon = Daemon::start();
+    assert_not_created(
+        &client(&daemon.connect(), 0),
+        text(device.path()),
+        &CreateOptions::file(),
+        Status::PermissionDenied,
+        &["Read-only"],
+    );
+}
+
+#[test]
+fn a_device_refuses_a_finer_alignment_and_a_larger_size_than_it_has() {
+    let folder = disk_folder();
+    let options = ["--sector-size", "4096"];
+    let device = match LoopDevice::attach_with(folder.path(), MIB, &options) {
+        Ok(device) => device,
+        Err(reason) => return skipped("a device with blocks of 4096 bytes", &reason),
+    };
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let name = text(device.path());
+    let pool = client(&runtime, 0);
+    assert_not_created(
+        &pool,
+        name,
+        &CreateOptions::file().alignment(512),
+        Status::Alignment,
+        &["alignment is 512", "needs 4096"],
+    );
+    assert_not_created(
+        &pool,
+        name,
+        &CreateOptions::file().total_size(2 * MIB),
+        Status::InvalidArgument,
+        &["2097152", "has 1048576"],
+    );
+    pool.create(PoolQuery::Dynamic, name, &CreateOptions::file())
+        .expect("the device itself is all right");
+    assert_not_created(
+        &client(&Daemon::start().connect(), 0),
+        name,
+        &CreateOptions::file(),
+        Status::Busy,
+        &["is in use"],
+    );
+}
