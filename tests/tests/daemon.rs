@@ -1,8 +1,7 @@
-//! The daemon as its operator sees it: its start and its end, its commands, their exit codes and
-//! what they print.
+//! The daemon as its operator sees it: its start and its end, and who learns of it.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::process::Command;
 use std::sync::Arc;
@@ -16,8 +15,8 @@ use chimaera_bdev_client::{
 use chimaera_client::ConnectOptions;
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::{
-    ClientProcess, Daemon, Faulty, Finished, PATIENCE, Pattern, SmallFileSystem, Watchdog,
-    disk_folder, finish, program, skipped, text, until, within,
+    ClientProcess, Daemon, Faulty, Finished, PATIENCE, Pattern, Watchdog, disk_folder, finish,
+    program, text, until, within,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -25,13 +24,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 // Exit codes, as `chimaera help` gives them.
-const FAILED: i32 = 1;
 const WRONG_USAGE: i32 = 2;
 const NO_RUNTIME: i32 = 3;
-const NOT_FOUND: i32 = 4;
 const IN_THE_WAY: i32 = 5;
-const NOT_PERMITTED: i32 = 6;
-const NO_SPACE: i32 = 7;
 
 /// Runs the program with no daemon in mind.
 fn chimaera(arguments: &[&str]) -> Finished {
@@ -310,215 +305,6 @@ fn a_pool_is_destroyed_after_its_writes_in_flight_and_they_are_on_the_file() {
         let gone = pool.get_stats().expect_err("the pool is gone");
         assert_eq!(gone.status(), Status::PoolNotFound);
     }
-}
-
-#[test]
-fn every_exit_code_says_what_happened() {
-    let daemon = Daemon::start();
-    let folder = disk_folder();
-    let file = folder.path().join("pool");
-    let file = text(&file);
-    let create = |arguments: &[&str]| {
-        let mut all = vec!["pool", "create"];
-        all.extend(arguments);
-        daemon.run(&all)
-    };
-    let sized = [file, "--type", "file", "--size", "1MiB"];
-    let other_size = [file, "--type", "file", "--size", "2MiB"];
-
-    let said = create(&sized).success();
-    assert!(said.starts_with("created pool"), "{said}");
-    let said = create(&sized).success();
-    assert!(said.starts_with("exists with these parameters"), "{said}");
-    let said = create(&other_size).failure(IN_THE_WAY);
-    assert!(said.contains("total_size is 1048576"), "{said}");
-    let link = folder.path().join("link");
-    std::fs::hard_link(file, &link).expect("a link");
-    create(&[text(&link), "--type", "file"]).failure(IN_THE_WAY);
-
-    create(&[
-        "p",
-        "--type",
-        "file",
-        "--size",
-        "1MiB",
-        "--alignment",
-        "100",
-    ])
-    .failure(FAILED);
-    create(&["/dev/null", "--type", "file"]).failure(FAILED);
-    for wrong in [
-        &["p", "--type", "ram"][..],
-        &["p"],
-        &["p", "--type", "tape", "--size", "1MiB"],
-        &["p", "--type", "ram", "--size", "much"],
-        &["p", "--type", "ram", "--size", "-1"],
-        &["p", "--type", "ram", "--size", "1MiB", "--id", "x"],
-    ] {
-        let said = create(wrong).failure(WRONG_USAGE);
-        assert!(said.contains("error:"), "{said}");
-    }
-    chimaera(&["nonsense"]).failure(WRONG_USAGE);
-    chimaera(&[]).failure(WRONG_USAGE);
-    chimaera(&["runtime", "start", "--workers", "0"]).failure(WRONG_USAGE);
-
-    daemon.run(&["pool", "stats", "nobody"]).failure(NOT_FOUND);
-    daemon
-        .run(&["pool", "destroy", "nobody"])
-        .failure(NOT_FOUND);
-    let absent = folder.path().join("absent");
-    let said = create(&[text(&absent), "--type", "file"]).failure(NOT_FOUND);
-    assert!(said.contains("does not exist"), "{said}");
-
-    let nobody = folder.path().join("nobody.sock");
-    for command in [
-        &["runtime", "status"][..],
-        &["runtime", "stop"],
-        &["pool", "list"],
-        &["pool", "stats", "p"],
-        &["pool", "destroy", "p"],
-        &["pool", "create", "p", "--type", "ram", "--size", "1MiB"],
-    ] {
-        let mut all = command.to_vec();
-        all.extend(["--socket", text(&nobody)]);
-        let said = chimaera(&all).failure(NO_RUNTIME);
-        assert!(said.contains("`chimaera runtime start`"), "{said}");
-    }
-    let read_only = "/sys/kernel/uevent_seqnum";
-    if Path::new(read_only).exists() {
-        create(&[read_only, "--type", "file"]).failure(NOT_PERMITTED);
-    } else {
-        skipped("exit code 6", "no sysfs");
-    }
-    match SmallFileSystem::mount("nr_inodes=1") {
-        Ok(full) => {
-            let path = full.folder().join("pool");
-            create(&[text(&path), "--type", "file", "--size", "1MiB"]).failure(NO_SPACE);
-        }
-        Err(reason) => skipped("exit code 7", &reason),
-    }
-    // Nothing of all this has changed anything.
-    assert_eq!(daemon.status()["pools"], 1);
-    assert!(daemon.run(&["pool", "list"]).success().contains(file));
-}
-
-#[test]
-fn sizes_are_read_as_people_write_them() {
-    let daemon = Daemon::start();
-    for (size, bytes) in [
-        ("4096", 4096u64),
-        ("64KiB", 64 << 10),
-        ("1.5MiB", 3 << 19),
-        ("1GiB", 1 << 30),
-        ("1MB", 999_424),
-        ("5000", 4096),
-    ] {
-        let create = ["pool", "create", size, "--type", "ram", "--size", size];
-        let _ = daemon.run(&create).success();
-        let stats = json(&daemon.run(&["pool", "stats", size, "--json"]).success());
-        assert_eq!(stats["total_size"], bytes, "{size}");
-    }
-}
-
-#[test]
-fn json_has_the_fields_that_scripts_rely_on() {
-    let daemon = Daemon::start_with(&["--workers", "2"]);
-    let none = json(&daemon.run(&["pool", "list", "--json"]).success());
-    assert_eq!(none, Value::Array(Vec::new()));
-
-    let create = [
-        "pool", "create", "first", "--type", "ram", "--size", "1MiB", "--id", "8001.7", "--json",
-    ];
-    let first = json(&daemon.run(&create).success());
-    let pool = serde_json::json!({
-        "id": "8001.7", "name": "first", "module": "chimaera_bdev",
-    });
-    let with_created = |created: bool| {
-        let mut expected = pool.clone();
-        expected["created"] = created.into();
-        expected
-    };
-    assert_eq!(first, with_created(true));
-    let again = json(&daemon.run(&create).success());
-    assert_eq!(again, with_created(false));
-    let list = json(&daemon.run(&["pool", "list", "--json"]).success());
-    assert_eq!(list, Value::Array(vec![pool]));
-
-    let stats = json(&daemon.run(&["pool", "stats", "first", "--json"]).success());
-    for (field, value) in [
-        ("id", Value::from("8001.7")),
-        ("name", "first".into()),
-        ("total_size", (1 << 20).into()),
-        ("remaining_size", (1 << 20).into()),
-        ("direct_io", false.into()),
-        ("io_depth", 32.into()),
-        ("alignment", 4096.into()),
-    ] {
-        assert_eq!(stats[field], value, "{field}");
-    }
-    for (field, value) in [
-        ("read_bandwidth_mbps", 100.0),
-        ("write_bandwidth_mbps", 100.0),
-        ("read_latency_us", 1000.0),
-        ("write_latency_us", 1000.0),
-        ("iops", 1000.0),
-    ] {
-        assert_eq!(stats["metrics"][field], value, "{field}");
-    }
-    for field in [
-        "read_operations",
-        "write_operations",
-        "read_bytes",
-        "write_bytes",
-        "allocated_blocks",
-        "freed_blocks",
-        "unaligned_operations",
-        "errors",
-    ] {
-        assert_eq!(stats["activity"][field], 0, "{field}");
-    }
-
-    let status = daemon.status();
-    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(status["process_id"], daemon.process_id());
-    assert!(status["uptime_seconds"].is_u64(), "{status}");
-    assert_eq!(status["workers"], 2);
-    assert_eq!(status["sessions"], 1, "the one that asks");
-    assert_eq!(status["pools"], 1);
-    assert_eq!(status["modules"], serde_json::json!(["chimaera_bdev"]));
-
-    // Without --json the same is there for people.
-    let shown = daemon.run(&["pool", "stats", "first"]).success();
-    assert!(shown.contains("1.0 MiB (1048576 bytes)"), "{shown}");
-    let shown = daemon.run(&["runtime", "status"]).success();
-    assert!(shown.contains("modules     chimaera_bdev"), "{shown}");
-    let shown = daemon.run(&["pool", "destroy", "first"]).success();
-    assert!(
-        shown.contains("destroyed pool first with id 8001.7"),
-        "{shown}"
-    );
-    assert_eq!(daemon.run(&["pool", "list"]).success(), "no pools\n");
-}
-
-#[test]
-fn a_file_pool_may_be_named_by_a_relative_path() {
-    let daemon = Daemon::start();
-    let folder = disk_folder();
-    let run = |arguments: &[&str]| {
-        let mut command = daemon.command(arguments);
-        command.current_dir(folder.path());
-        finish(command).success()
-    };
-    let created = json(&run(&[
-        "pool", "create", "relative", "--type", "file", "--size", "1MiB", "--json",
-    ]));
-    let path = folder.path().canonicalize().expect("a folder");
-    let name = created["name"].as_str().expect("a name");
-    assert_eq!(PathBuf::from(name), path.join("relative"));
-    let stats = json(&run(&["pool", "stats", "relative", "--json"]));
-    assert_eq!(stats["id"], created["id"]);
-    let _ = run(&["pool", "destroy", "relative"]);
-    assert!(path.join("relative").exists(), "the data stays");
 }
 
 #[test]
