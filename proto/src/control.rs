@@ -48,6 +48,10 @@ pub enum Reply {
         process_id: u32,
         /// Number of workers.
         worker_count: u32,
+        /// Whether the daemon orders parking a lane against its client's publishing for both, by
+        /// a barrier on registered processes (`membarrier(2)`, global expedited). A client may
+        /// then do without a fence per task.
+        parks_with_barrier: bool,
     },
     /// To [`Request::OpenLane`]. Beside it: the eventfd that rings the lane's worker.
     LaneOpened,

@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     /// Points to the router; the field after it.
     pub(crate) table: Arc<HostVTable>,
     pub(crate) router: Arc<Router>,
+    /// Whether workers park lanes with a barrier, which spares clients a fence per task.
+    pub(crate) parks_with_barrier: bool,
 }
 
 /// The admin module's end on a worker.

@@ -327,6 +327,7 @@ impl Control {
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     process_id: std::process::id(),
                     worker_count: self.shared.router.inboxes.len() as u32,
+                    parks_with_barrier: self.shared.parks_with_barrier,
                 };
                 Ok((welcome, None))
             }

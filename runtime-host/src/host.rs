@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU32;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use chimaera_shm::barrier;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -79,6 +80,7 @@ impl Host {
             started: Instant::now(),
             table: Arc::new(router.table()),
             router: Arc::clone(&router),
+            parks_with_barrier: barrier::is_available(),
         });
         let events = Inbox::new().map(Arc::new);
         let events = events.map_err(HostError::system("making the control inbox"))?;
@@ -111,7 +113,8 @@ impl Host {
         let admin = Admin::new(Arc::clone(&self.shared));
         let events = Arc::clone(&self.events);
         let polling = config.polling.duration();
-        let worker = Worker::new(index as u16, router, events, admin, polling)?;
+        let barrier = self.shared.parks_with_barrier;
+        let worker = Worker::new(index as u16, router, events, admin, polling, barrier)?;
         let router = Arc::clone(router);
         let processor = match config.pin_to.len() {
             0 => None,

@@ -10,7 +10,7 @@ use chimaera_proto::{
     Access, BufferRange, ContainerId, Descriptor, PoolId, PoolQuery, Status, codec,
 };
 use chimaera_runtime::{Config, Host};
-use chimaera_shm::{Segment, packet};
+use chimaera_shm::{PublishOrder, Segment, packet};
 
 mod support;
 
@@ -145,7 +145,7 @@ fn a_lane_that_breaks_the_protocol_ends_its_session_and_no_other() {
             let mut words = ping().to_words(client.sequence);
             words[3] = 64;
             client.lane.publish(client.sequence, &words);
-            if client.lane.must_ring() {
+            if client.lane.must_ring(PublishOrder::Fence) {
                 client.bell.ring();
             }
         },

@@ -51,7 +51,7 @@ impl ClientLane {
     /// Makes an attached task `OWNED`, so that its owner can wait for it.
     #[inline]
     pub(crate) fn take_up(&self, flight: Flight, left_waker: bool) -> TakenUp {
-        if !self.move_claim(flight, OWNED) {
+        if !self.claim_for_handle(flight, OWNED) {
             return TakenUp::Harvested(self.fetch_harvested(flight));
         }
         if left_waker {
@@ -127,7 +127,7 @@ impl ClientLane {
     #[cold]
     pub(crate) fn abandon(&self, flight: Flight, buffer: Option<Buffer>) {
         let mut desk = self.desk.lock();
-        if !self.move_claim(flight, ORPHANED) {
+        if !self.claim_for_handle(flight, ORPHANED) {
             desk.harvested.remove(&flight.sequence);
             return;
         }

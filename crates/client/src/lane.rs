@@ -16,7 +16,8 @@
 //! - Whoever moves a claim out of `ATTACHED` does so by compare-and-swap, so of a task's owner and
 //!   the harvester exactly one takes the record. The harvester, and a handle that is dropped or
 //!   polled, do this under the lock of the desk, so an owner who loses the race finds the
-//!   completion at the desk as soon as it has that lock.
+//!   completion at the desk as soon as it has that lock. Only the submitter harvests; so a
+//!   thread that owns the lane moves the claims of the handles it holds by plain stores.
 //! - Only an `OWNED` record is slept on, by its one owner. Nobody else frees it, so it cannot be
 //!   given to another task meanwhile, and the sleeper's word is its task's. Who waits for *any*
 //!   record sleeps on the segment's bell instead.
@@ -32,11 +33,12 @@ use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::{BufferRange, Completion, Descriptor};
 use chimaera_shm::{Doorbell, Lane, Segment};
 use crossbeam::utils::CachePadded;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::call::Call;
 use crate::desk::{Desk, Wakers};
 use crate::link::Link;
+use crate::submission::{Submission, Turn, Use};
 use crate::waiting::Patience;
 
 /// What a claim says of its record, below its sequence.
@@ -85,9 +87,7 @@ pub(crate) struct ClientLane {
     pub(crate) segment: Arc<Segment>,
     doorbell: Doorbell,
     pub(crate) patience: Patience,
-    submission: CachePadded<Mutex<Submission>>,
-    /// Records that became free since the submitter last looked.
-    free: CachePadded<AtomicU64>,
+    pub(crate) submission: Submission,
     claims: CachePadded<[AtomicU64; LANE_DEPTH]>,
     signs: CachePadded<Signs>,
     pub(crate) desk: CachePadded<Mutex<Desk>>,
@@ -106,31 +106,22 @@ struct Signs {
     awaited: AtomicU64,
 }
 
-/// What the submitting thread has for itself.
-struct Submission {
-    next_sequence: u64,
-    free: u64,
-}
-
 impl ClientLane {
     /// A lane of which nothing was used yet.
     pub(crate) fn new(
         index: usize,
-        segment: Arc<Segment>,
+        kind: Use,
         doorbell: Doorbell,
         patience: Patience,
         link: Arc<Link>,
     ) -> Self {
+        let segment = Arc::clone(link.segment());
         Self {
             memory: segment.lane(index),
             segment,
             doorbell,
             patience,
-            submission: CachePadded::new(Mutex::new(Submission {
-                next_sequence: 1,
-                free: u64::MAX,
-            })),
-            free: CachePadded::new(AtomicU64::new(0)),
+            submission: Submission::new(kind),
             claims: CachePadded::new([const { AtomicU64::new(0) }; LANE_DEPTH]),
             signs: CachePadded::new(Signs {
                 lost: AtomicBool::new(false),
@@ -151,13 +142,13 @@ impl ClientLane {
         buffer: Option<BufferRange>,
         tag: u64,
     ) -> Result<Flight, Lost> {
+        let mut turn = self.submission.turn();
+        if let Some(record) = self.free_record(&mut turn) {
+            return self.publish(turn, record, call, buffer, tag);
+        }
         let mut wakers = Wakers::new();
-        let mut submission = self.submission.lock();
-        let record = match self.free_record(&mut submission) {
-            Some(record) => record,
-            None => self.wait_for_record(&mut submission, &mut wakers),
-        };
-        let flight = self.publish(submission, record, call, buffer, tag);
+        let record = self.wait_for_record(&mut turn, &mut wakers);
+        let flight = self.publish(turn, record, call, buffer, tag);
         for waker in wakers {
             waker.wake();
         }
@@ -172,15 +163,15 @@ impl ClientLane {
         buffer: Option<BufferRange>,
         tag: u64,
     ) -> Option<Result<Flight, Lost>> {
-        let mut submission = self.submission.try_lock()?;
-        let record = self.free_record(&mut submission)?;
-        Some(self.publish(submission, record, call, buffer, tag))
+        let mut turn = self.submission.try_turn()?;
+        let record = self.free_record(&mut turn)?;
+        Some(self.publish(turn, record, call, buffer, tag))
     }
 
     #[inline]
     fn publish(
         &self,
-        mut submission: MutexGuard<'_, Submission>,
+        mut turn: Turn<'_>,
         record: usize,
         call: &Call,
         buffer: Option<BufferRange>,
@@ -189,11 +180,10 @@ impl ClientLane {
         // Relaxed: who freed this record after a loss had seen it, and freeing and taking are
         // ordered; see `crate::loss`.
         if self.signs.lost.load(Ordering::Relaxed) {
-            submission.free |= 1 << record;
+            turn.put_back(record);
             return Err(Lost);
         }
-        let sequence = submission.next_sequence;
-        submission.next_sequence += 1;
+        let sequence = turn.next_sequence();
         let flight = Flight { record, sequence };
         let last = self.claims[record].load(Ordering::Relaxed) >> 2;
         if sequence - last > 1 << 31 {
@@ -213,11 +203,11 @@ impl ClientLane {
         };
         self.memory
             .publish(flight.wire(), &descriptor.to_words(flight.wire()));
-        drop(submission);
-        if self.memory.must_ring() {
+        drop(turn);
+        if self.memory.must_ring(self.link.publish_order()) {
             self.doorbell.ring();
         }
-        // Comes after the fence in `must_ring`, which pairs with that in `complete_all_as_lost`.
+        // Comes after what orders `must_ring`, which pairs with that in `complete_all_as_lost`.
         if self.signs.lost.load(Ordering::Relaxed) {
             self.complete_as_lost();
         }
@@ -227,35 +217,26 @@ impl ClientLane {
     /// Takes a record that is free. Reaps orphans when there are any, so that the buffers of
     /// dropped handles do not stay with a lane that is never full.
     #[inline]
-    fn free_record(&self, submission: &mut Submission) -> Option<usize> {
+    fn free_record(&self, turn: &mut Turn<'_>) -> Option<usize> {
         if self.signs.orphans.load(Ordering::Relaxed) != 0 {
             self.reap_orphans();
         }
-        if submission.free == 0 {
-            // Acquire pairs with `release`: the completion was copied before.
-            submission.free = self.free.swap(0, Ordering::Acquire);
-            if submission.free == 0 {
-                return None;
-            }
-        }
-        let record = submission.free.trailing_zeros();
-        submission.free &= submission.free - 1;
-        Some(record as usize)
+        turn.take_record()
     }
 
     /// Waits until a record is free: harvests what is complete, else looks for the oldest task's
     /// completion for a while, else sleeps on the segment's bell.
     #[cold]
-    fn wait_for_record(&self, submission: &mut Submission, wakers: &mut Wakers) -> usize {
+    fn wait_for_record(&self, turn: &mut Turn<'_>, wakers: &mut Wakers) -> usize {
         loop {
             self.harvest(wakers);
-            if let Some(record) = self.free_record(submission) {
+            if let Some(record) = self.free_record(turn) {
                 return record;
             }
             let oldest = self.oldest_flight();
             let ready = || {
                 self.memory.is_complete(oldest.record, oldest.wire())
-                    || self.free.load(Ordering::Relaxed) != 0
+                    || self.submission.has_returned()
             };
             // The oldest may be complete and its owner on the way to free it: then sleeping is
             // right, or this thread might keep the owner from its processor.
@@ -267,7 +248,7 @@ impl ClientLane {
             self.signs.starved.store(true, Ordering::SeqCst);
             let seen = self.segment.bell_count();
             self.watch_all();
-            if self.free.load(Ordering::SeqCst) == 0 && !self.harvestable() {
+            if !self.submission.has_returned() && !self.harvestable() {
                 self.segment.wait_for_bell(seen);
             }
             self.unwatch_all();
@@ -294,10 +275,9 @@ impl ClientLane {
     /// Frees a record whose completion was copied, or is of no interest.
     #[inline]
     pub(crate) fn release(&self, flight: Flight) {
-        // Release pairs with the acquire in `free_record`. SeqCst here and below is the pair of
-        // `wait_for_record`; on x86 it costs nothing beyond the swap itself.
-        self.free.fetch_or(flight.bit(), Ordering::SeqCst);
-        self.ring_if_starved();
+        if self.submission.free(flight.bit()) {
+            self.ring_if_starved();
+        }
     }
 
     /// Wakes a submitter that waits for what this thread has just done, which was a `SeqCst`
@@ -322,8 +302,22 @@ impl ClientLane {
         self.memory.is_complete(flight.record, flight.wire()) || !self.is_attached(flight)
     }
 
-    /// Moves an attached task's claim. False if it was harvested before.
+    /// Moves an attached task's claim on behalf of its handle. False if it was harvested before.
     #[inline]
+    pub(crate) fn claim_for_handle(&self, flight: Flight, tag: u64) -> bool {
+        if !self.submission.is_mine() {
+            return self.move_claim(flight, tag);
+        }
+        // Only the submitter harvests, and that is this thread, which is here now.
+        let is_attached = self.is_attached(flight);
+        if is_attached {
+            let word = &self.claims[flight.record];
+            word.store(claim(flight.sequence, tag), Ordering::Relaxed);
+        }
+        is_attached
+    }
+
+    /// Moves an attached task's claim. False if somebody else did before.
     pub(crate) fn move_claim(&self, flight: Flight, tag: u64) -> bool {
         // Relaxed: the claim orders nothing; completions are ordered by the record's flag, and
         // what lies at the desk by its lock.
@@ -423,7 +417,7 @@ impl ClientLane {
 impl ClientLane {
     /// Goes on with this sequence, as if that many tasks had been.
     pub(crate) fn begin_at(&self, sequence: u64) {
-        self.submission.lock().next_sequence = sequence;
+        self.submission.begin_at(sequence);
     }
 
     /// Whether a submitter waits for a record.

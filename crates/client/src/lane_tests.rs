@@ -10,27 +10,28 @@ use std::time::{Duration, Instant};
 
 use chimaera_proto::limits::{LANE_DEPTH, MIN_SEGMENT_BYTES};
 use chimaera_proto::{Descriptor, PoolId, PoolQuery, Status};
-use chimaera_shm::{Doorbell, LaneMemory, Segment, Taken};
+use chimaera_shm::{Doorbell, LaneMemory, PublishOrder, Segment, Taken};
 
 use crate::call::Call;
 use crate::control::ControlSocket;
 use crate::desk::TakenUp;
 use crate::lane::{ATTACHED, ClientLane, Flight, OWNED};
 use crate::link::Link;
+use crate::submission::Use;
 use crate::waiting::Patience;
 
 /// A link to nobody: its other end stays open as long as it is kept.
 fn link(segment: &Arc<Segment>) -> (Arc<Link>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("socket pair");
     let control = ControlSocket::from_socket(OwnedFd::from(ours)).expect("socket");
-    let link = Link::new(control, Arc::clone(segment), None).expect("link");
+    let link = Link::new(control, Arc::clone(segment), PublishOrder::Fence, None).expect("link");
     (Arc::new(link), theirs)
 }
 
-fn lane(segment: &Arc<Segment>, link: &Arc<Link>) -> ClientLane {
+fn lane(link: &Arc<Link>) -> ClientLane {
     ClientLane::new(
         0,
-        Arc::clone(segment),
+        Use::Shared,
         Doorbell::new().expect("bell"),
         Patience::new(Duration::from_micros(10)),
         Arc::clone(link),
@@ -62,7 +63,7 @@ fn soon() -> Option<Instant> {
 fn sequences_wrap_without_mistaking_one_task_for_another() {
     let segment = segment();
     let (link, _other_end) = link(&segment);
-    let lane = lane(&segment, &link);
+    let lane = lane(&link);
     let first = (1 << 32) - 100;
     lane.begin_at(first);
     let (memory, done) = (segment.lane(0), AtomicBool::new(false));
@@ -93,7 +94,7 @@ fn sequences_wrap_without_mistaking_one_task_for_another() {
 fn a_record_that_rested_for_very_long_does_not_look_complete() {
     let segment = segment();
     let (link, _other_end) = link(&segment);
-    let lane = lane(&segment, &link);
+    let lane = lane(&link);
     let mut last = [0; LANE_DEPTH];
     for number in 0..LANE_DEPTH as u64 {
         let flight = submit(&lane, number, OWNED);
@@ -118,7 +119,7 @@ fn no_task_is_missed_at_the_moment_of_the_loss() {
     let (link, _other_end) = link(&segment);
     let mut in_time = 0;
     for round in 0..20_000u64 {
-        let lane = lane(&segment, &link);
+        let lane = lane(&link);
         lane.begin_at(1 + round);
         let go = AtomicUsize::new(0);
         // Both begin when both are there, each after a little more or less.
@@ -176,7 +177,7 @@ fn starve(lane: &ClientLane, help: impl FnOnce()) {
 fn a_starved_submitter_is_woken_by_an_owner_who_frees_a_record() {
     let segment = segment();
     let (link, _other_end) = link(&segment);
-    let lane = lane(&segment, &link);
+    let lane = lane(&link);
     let flights: Vec<_> = (0..LANE_DEPTH as u64)
         .map(|n| submit(&lane, n, OWNED))
         .collect();
@@ -191,7 +192,7 @@ fn a_starved_submitter_is_woken_by_an_owner_who_frees_a_record() {
 fn a_starved_submitter_is_woken_when_a_complete_task_is_given_back() {
     let segment = segment();
     let (link, _other_end) = link(&segment);
-    let lane = lane(&segment, &link);
+    let lane = lane(&link);
     let flights: Vec<_> = (0..LANE_DEPTH as u64)
         .map(|n| submit(&lane, n, OWNED))
         .collect();
@@ -215,7 +216,7 @@ fn a_starved_submitter_is_woken_by_the_worker_and_harvests() {
     }
     let segment = segment();
     let (link, _other_end) = link(&segment);
-    let lane = lane(&segment, &link);
+    let lane = lane(&link);
     let flights: Vec<_> = (0..LANE_DEPTH as u64)
         .map(|n| submit(&lane, n, ATTACHED))
         .collect();
@@ -248,7 +249,7 @@ fn a_starved_submitter_is_woken_by_the_worker_and_harvests() {
 fn a_starved_submitter_is_woken_where_the_bell_would_not_ring_any_more() {
     let segment = segment();
     let (link, _other_end) = link(&segment);
-    let lane = lane(&segment, &link);
+    let lane = lane(&link);
     let flights: Vec<_> = (0..LANE_DEPTH as u64)
         .map(|n| submit(&lane, n, ATTACHED))
         .collect();

@@ -1,8 +1,8 @@
 //! Which lane a thread uses.
 //!
-//! Each thread has a lane of its own, opened when it first submits and given to another thread
-//! when it ends. When all lanes are open and in use, threads share. Having a lane for oneself is
-//! a matter of speed only: a lane is safe to share, so nothing here has to be exact.
+//! Each thread owns a lane, opened when it first submits and given to another thread when it ends.
+//! The last lanes are kept for threads that find all others taken, and for threads that are ending
+//! and cannot own anything any more: those share.
 
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,12 +11,13 @@ use std::sync::{Arc, OnceLock, Weak};
 use chimaera_proto::Status;
 use chimaera_proto::control::{Reply, Request};
 use chimaera_proto::limits::MAX_LANES;
-use chimaera_shm::{Doorbell, Segment};
+use chimaera_shm::Doorbell;
 use parking_lot::Mutex;
 
 use crate::error::Error;
 use crate::lane::ClientLane;
 use crate::link::Link;
+use crate::submission::Use;
 use crate::waiting::Patience;
 
 thread_local! {
@@ -27,20 +28,27 @@ thread_local! {
     static LEASES: RefCell<Vec<Lease>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Lanes that are shared, the last of a session.
+const SHARED_LANES: usize = 8;
+
+/// Lanes that are owned, the first of a session.
+const OWNED_LANES: usize = MAX_LANES - SHARED_LANES;
+
 /// A thread's use of a lane.
 struct Lease {
     session: u64,
     index: usize,
-    /// Whether the lane was taken for this thread alone.
-    own: bool,
     lanes: Weak<Lanes>,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        // What this thread still does as it ends must not find a lane that is not its own.
+        LAST.set((0, 0));
         if let Some(lanes) = self.lanes.upgrade()
-            && self.own
+            && self.index < OWNED_LANES
         {
+            lanes.lane(self.index).submission.disown();
             lanes.directory.lock().idle.push(self.index);
         }
     }
@@ -51,29 +59,27 @@ pub(crate) struct Lanes {
     session: u64,
     lanes: [OnceLock<Arc<ClientLane>>; MAX_LANES],
     directory: Mutex<Directory>,
-    segment: Arc<Segment>,
     patience: Patience,
     link: Arc<Link>,
 }
 
 #[derive(Default)]
 struct Directory {
-    /// Open lanes whose threads ended.
+    /// Open lanes whose owners ended.
     idle: Vec<usize>,
-    /// Lanes `0..opened` are open.
+    /// Of the lanes that are owned, those before this one are open.
     opened: usize,
     /// Counts those who share, to spread them.
-    shared: usize,
+    sharers: usize,
 }
 
 impl Lanes {
-    pub(crate) fn new(segment: Arc<Segment>, patience: Patience, link: Arc<Link>) -> Self {
+    pub(crate) fn new(patience: Patience, link: Arc<Link>) -> Self {
         static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
         Self {
             session: NEXT_SESSION.fetch_add(1, Ordering::Relaxed),
             lanes: [const { OnceLock::new() }; MAX_LANES],
             directory: Mutex::default(),
-            segment,
             patience,
             link,
         }
@@ -96,56 +102,65 @@ impl Lanes {
 
     #[cold]
     fn find(self: &Arc<Self>) -> Result<&Arc<ClientLane>, Error> {
-        // A thread that is ending has no leases any more; what it does now needs none.
-        let leased = LEASES
-            .try_with(|leases| {
-                let leases = leases.borrow();
-                let lease = leases.iter().find(|lease| lease.session == self.session);
-                lease.map(|lease| lease.index)
-            })
-            .ok()
-            .flatten();
+        let leased = LEASES.try_with(|leases| {
+            let leases = leases.borrow();
+            let lease = leases.iter().find(|lease| lease.session == self.session);
+            lease.map(|lease| lease.index)
+        });
         let index = match leased {
-            Some(index) => index,
-            None => self.lease()?,
+            Ok(Some(index)) => index,
+            Ok(None) => self.lease()?,
+            // The thread is ending, and has no leases any more.
+            Err(_) => self.share(&mut self.directory.lock())?,
         };
         LAST.set((self.session, index));
-        Ok(self.lanes[index].get().expect("leased lanes are open"))
+        Ok(self.lane(index))
+    }
+
+    fn lane(&self, index: usize) -> &Arc<ClientLane> {
+        self.lanes[index].get().expect("leased lanes are open")
     }
 
     /// Takes a lane for this thread: an idle one, a new one, or one that is shared.
     fn lease(self: &Arc<Self>) -> Result<usize, Error> {
-        let (index, own) = {
+        let index = {
             let mut directory = self.directory.lock();
             if let Some(index) = directory.idle.pop() {
-                (index, true)
-            } else if directory.opened < MAX_LANES {
+                self.lane(index).submission.own();
+                index
+            } else if directory.opened < OWNED_LANES {
                 let index = directory.opened;
-                let lane = self.open(index)?;
-                assert!(self.lanes[index].set(lane).is_ok(), "lanes are opened once");
+                self.open(index, Use::Owned)?.submission.own();
                 directory.opened += 1;
-                (index, true)
+                index
             } else {
-                directory.shared += 1;
-                (directory.shared % MAX_LANES, false)
+                self.share(&mut directory)?
             }
         };
         let lease = Lease {
             session: self.session,
             index,
-            own,
             lanes: Arc::downgrade(self),
         };
-        // Where there is no place for it any more, it is dropped and the lane idle at once.
-        let _ = LEASES.try_with(|leases| {
-            let mut leases = leases.borrow_mut();
+        LEASES.with_borrow_mut(|leases| {
             leases.retain(|lease| lease.lanes.strong_count() != 0);
             leases.push(lease);
         });
         Ok(index)
     }
 
-    fn open(&self, index: usize) -> Result<Arc<ClientLane>, Error> {
+    /// Chooses a lane that is shared.
+    fn share(&self, directory: &mut Directory) -> Result<usize, Error> {
+        let index = OWNED_LANES + directory.sharers % SHARED_LANES;
+        if self.lanes[index].get().is_none() {
+            self.open(index, Use::Shared)?;
+        }
+        directory.sharers += 1;
+        Ok(index)
+    }
+
+    /// Opens a lane. To be called with the directory locked.
+    fn open(&self, index: usize, kind: Use) -> Result<&Arc<ClientLane>, Error> {
         let operation = "opening a lane";
         let request = Request::OpenLane { lane: index as u32 };
         let (reply, file) = self.link.control.request(&request, None, operation)?;
@@ -155,13 +170,14 @@ impl Lanes {
         };
         let lane = Arc::new(ClientLane::new(
             index,
-            Arc::clone(&self.segment),
+            kind,
             Doorbell::from_host(doorbell),
             self.patience,
             Arc::clone(&self.link),
         ));
         self.link.enrol(&lane)?;
-        Ok(lane)
+        assert!(self.lanes[index].set(lane).is_ok(), "lanes are opened once");
+        Ok(self.lane(index))
     }
 
     /// Frees what dropped handles left behind, on all lanes.

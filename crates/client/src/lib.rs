@@ -40,6 +40,7 @@ mod memory;
 mod options;
 mod parts;
 mod runtime;
+mod submission;
 mod task;
 mod waiting;
 

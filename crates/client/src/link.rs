@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, JoinHandle};
 
 use chimaera_proto::Status;
-use chimaera_shm::Segment;
+use chimaera_shm::{PublishOrder, Segment};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 use parking_lot::Mutex;
@@ -34,6 +34,7 @@ pub(crate) struct Link {
     hangup_watcher: Mutex<Option<JoinHandle<()>>>,
     bell_watcher: OnceLock<Option<JoinHandle<()>>>,
     keep_alive: Option<KeepAlive>,
+    publish_order: PublishOrder,
 }
 
 /// What the threads work on. It does not keep the lanes alive, nor the connection.
@@ -51,6 +52,7 @@ impl Link {
     pub(crate) fn new(
         control: ControlSocket,
         segment: Arc<Segment>,
+        publish_order: PublishOrder,
         keep_alive: Option<KeepAlive>,
     ) -> Result<Self, Error> {
         let roster = Arc::new(Roster {
@@ -65,6 +67,7 @@ impl Link {
             hangup_watcher: Mutex::default(),
             bell_watcher: OnceLock::new(),
             keep_alive,
+            publish_order,
         };
         let (roster, socket) = (Arc::clone(&link.roster), Arc::clone(link.control.socket()));
         let watcher = thread::Builder::new()
@@ -73,6 +76,17 @@ impl Link {
             .map_err(|error| Error::io(&error, "starting a thread for the connection"))?;
         *link.hangup_watcher.lock() = Some(watcher);
         Ok(link)
+    }
+
+    /// The first segment, which has the lanes and the bell.
+    pub(crate) fn segment(&self) -> &Arc<Segment> {
+        &self.roster.segment
+    }
+
+    /// Who sees to it that publishing a task and looking whether to ring stay in this order.
+    #[inline]
+    pub(crate) fn publish_order(&self) -> PublishOrder {
+        self.publish_order
     }
 
     /// Includes a new lane in what happens when the daemon dies.

@@ -4,7 +4,8 @@
 //! The watcher of the connection stores `lost`, then fences, then reads every claim. A submitter
 //! stores its claim, publishes, fences (in `must_ring`), then reads `lost`. Of two fences one
 //! comes first: either the watcher sees the claim, or the submitter sees `lost`, and whoever sees
-//! completes the task, under the desk's lock. The record is not given to another task meanwhile:
+//! completes the task, under the desk's lock. Where submitters leave their fence to the host's
+//! barrier, the watcher calls that barrier itself in the place of the host that is gone. The record is not given to another task meanwhile:
 //! whoever takes a record looks at `lost` after taking it, and a record that became free through
 //! such a completion was freed by somebody who had seen `lost` or its consequences.
 
@@ -12,7 +13,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::{Completion, Status};
-use chimaera_shm::LaneMemory;
+use chimaera_shm::{LaneMemory, PublishOrder, barrier};
 
 use crate::lane::{ClientLane, DONE};
 
@@ -21,8 +22,11 @@ impl ClientLane {
     /// waits for it. Nothing can be submitted from now on.
     pub(crate) fn complete_all_as_lost(&self) {
         self.mark_lost();
-        // Pairs with the fence in `must_ring`; see the module's documentation.
-        fence(Ordering::SeqCst);
+        // Pairs with what orders `must_ring`; see the module's documentation.
+        match self.link.publish_order() {
+            PublishOrder::Fence => fence(Ordering::SeqCst),
+            PublishOrder::HostBarrier => barrier::barrier(),
+        }
         self.complete_as_lost();
     }
 

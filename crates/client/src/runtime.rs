@@ -8,7 +8,7 @@ use std::sync::Arc;
 use chimaera_proto::control::{Reply, Request};
 use chimaera_proto::limits::DATA_OFFSET_BYTES;
 use chimaera_proto::{Access, BufferRange, Status};
-use chimaera_shm::Segment;
+use chimaera_shm::{PublishOrder, Segment, barrier};
 
 use crate::admin::AdminClient;
 use crate::buffer::{Buffer, BufferSlice, BufferSliceMut};
@@ -88,16 +88,22 @@ impl Runtime {
             version,
             process_id,
             worker_count,
+            parks_with_barrier,
         } = reply
         else {
             return Err(Error::new(Status::ProtocolViolation, operation)
                 .with_detail("the daemon's reply is not the expected one"));
         };
         let segment = Arc::new(segment);
-        let link = Link::new(control, Arc::clone(&segment), options.keep_alive)?;
+        let order = if parks_with_barrier && barrier::register() {
+            PublishOrder::HostBarrier
+        } else {
+            PublishOrder::Fence
+        };
+        let link = Link::new(control, Arc::clone(&segment), order, options.keep_alive)?;
         let link = Arc::new(link);
         let patience = Patience::new(options.spin);
-        let lanes = Lanes::new(Arc::clone(&segment), patience, Arc::clone(&link));
+        let lanes = Lanes::new(patience, Arc::clone(&link));
         Ok(Self {
             session: Arc::new(Session {
                 lanes: Arc::new(lanes),

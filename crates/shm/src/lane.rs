@@ -22,9 +22,10 @@ use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::limits::LANE_STRIDE_BYTES;
 use chimaera_proto::task::{DESCRIPTOR_WORDS, VALUE_COUNT};
 
+use crate::barrier::PublishOrder;
 use crate::futex;
 use crate::segment::Segment;
-use crate::sync::{AtomicU32, AtomicU64, Guard, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Guard, Ordering, compiler_fence};
 
 /// A lane's memory, as it lies in a client's first segment. The model checker uses a smaller
 /// `DEPTH`.
@@ -106,10 +107,16 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
     /// says so to one caller only.
     #[inline]
     #[must_use]
-    pub fn must_ring(&self) -> bool {
-        // Pairs with the fence in `try_park`. Either our entry is seen there after need_wakeup
-        // was set, and the worker does not park; or need_wakeup is seen here, and we ring.
-        Guard::PublishThenLook.fence();
+    pub fn must_ring(&self, order: PublishOrder) -> bool {
+        // Pairs with what comes between `begin_park` and `finish_park`. Either our entry is seen
+        // there after need_wakeup was set, and the worker does not park; or need_wakeup is seen
+        // here, and we ring.
+        match order {
+            PublishOrder::Fence => Guard::PublishThenLook.fence(),
+            // The fence is the barrier's, at whatever instruction it interrupts us; the compiler
+            // must leave the two in their order for that to help.
+            PublishOrder::HostBarrier => compiler_fence(Ordering::SeqCst),
+        }
         let word = &self.parking.need_wakeup;
         // A swap only where it is set: the line stays shared on the busy path.
         word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::Relaxed) != 0
@@ -267,13 +274,22 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
         }
     }
 
-    /// Parks the lane, unless its next task is there already: from now on the client rings.
-    /// Returns whether it is parked.
-    #[must_use]
-    pub fn try_park(&self, expected: u64) -> bool {
+    /// Announces that the lane is going to be parked: from now on the client rings.
+    pub fn begin_park(&self) {
         self.parking.need_wakeup.store(1, Ordering::Relaxed);
+    }
+
+    /// Orders [`Self::begin_park`] of any number of lanes before [`Self::finish_park`] of any of
+    /// them, for clients with [`PublishOrder::Fence`]. Others need a
+    /// [`barrier`](crate::barrier::barrier) as well.
+    pub fn fence_before_parking() {
         // Pairs with the fence in `must_ring`.
         Guard::ParkThenLook.fence();
+    }
+
+    /// Parks the lane, unless its next task is there already. Returns whether it is parked.
+    #[must_use]
+    pub fn finish_park(&self, expected: u64) -> bool {
         if self.take(expected) == Taken::Nothing {
             return true;
         }

@@ -12,6 +12,7 @@
 //!   and what the other side wrote is compared with what it may be.
 //! - Every ordering names the instruction on the other side that it pairs with.
 
+pub mod barrier;
 mod doorbell;
 mod futex;
 mod lane;
@@ -19,6 +20,7 @@ pub mod packet;
 mod segment;
 mod sync;
 
+pub use barrier::PublishOrder;
 pub use doorbell::Doorbell;
 pub use lane::{Lane, LaneMemory, Taken};
 pub use segment::{Segment, SegmentError};

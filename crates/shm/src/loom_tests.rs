@@ -8,6 +8,7 @@ use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
+use crate::barrier::PublishOrder;
 use crate::lane::{LaneMemory, Taken};
 use crate::sync::{Guard, break_guard};
 
@@ -96,7 +97,7 @@ fn no_task_is_left_in_a_parked_lane() {
         move || {
             for sequence in 1..=2 {
                 lane.publish(sequence, &task(sequence));
-                if lane.must_ring() {
+                if lane.must_ring(PublishOrder::Fence) {
                     bell.ring();
                 }
             }
@@ -106,11 +107,14 @@ fn no_task_is_left_in_a_parked_lane() {
     while expected <= 2 {
         match lane.take(expected) {
             Taken::Task(_) => expected += 1,
-            Taken::Nothing if lane.try_park(expected) => {
-                bell.wait();
-                lane.unpark();
+            Taken::Nothing => {
+                lane.begin_park();
+                Lane::fence_before_parking();
+                if lane.finish_park(expected) {
+                    bell.wait();
+                    lane.unpark();
+                }
             }
-            Taken::Nothing => {}
             Taken::Violation { found } => panic!("found {found} at {expected}"),
         }
     }

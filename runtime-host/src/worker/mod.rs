@@ -27,7 +27,7 @@ use chimaera_chimod::abi::RawTask;
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::task::{DESCRIPTOR_WORDS, DescriptorError};
 use chimaera_proto::{Access, Descriptor, Failure, PoolId, Status};
-use chimaera_shm::{Doorbell, Lane, Taken};
+use chimaera_shm::{Doorbell, Lane, LaneMemory, Taken, barrier};
 use crossbeam::channel::Sender;
 
 use crate::admin::Admin;
@@ -62,6 +62,8 @@ pub(crate) struct Worker {
     admin: Admin,
     sleeper: Sleeper,
     polling: Duration,
+    /// Whether clients rely on a barrier when a lane is parked.
+    parks_with_barrier: bool,
 
     lanes: Vec<Option<ServedLane>>,
     active: Vec<u32>,
@@ -123,6 +125,7 @@ impl Worker {
         events: Arc<Inbox<Event>>,
         admin: Admin,
         polling: Duration,
+        parks_with_barrier: bool,
     ) -> io::Result<Self> {
         let inbox = Arc::clone(&router.inboxes[usize::from(index)]);
         let sleeper = Sleeper::new()?;
@@ -135,6 +138,7 @@ impl Worker {
             admin,
             sleeper,
             polling,
+            parks_with_barrier,
             lanes: Vec::new(),
             active: Vec::new(),
             closing: Vec::new(),
@@ -210,9 +214,7 @@ impl Worker {
             let mut batch = [[0; DESCRIPTOR_WORDS]; BATCH];
             let (count, violation) = self.take_batch(index, &mut batch);
             for words in &batch[..count] {
-                let served = self.lanes[index as usize]
-                    .as_mut()
-                    .expect("an active lane is served");
+                let served = served_lane(&mut self.lanes, index);
                 served.next += 1;
                 work += self.dispatch(index, words);
                 if self.lane_has_ended(index) {
@@ -239,9 +241,7 @@ impl Worker {
         index: u32,
         batch: &mut [[u64; DESCRIPTOR_WORDS]; BATCH],
     ) -> (usize, Option<String>) {
-        let served = self.lanes[index as usize]
-            .as_mut()
-            .expect("an active lane is served");
+        let served = served_lane(&mut self.lanes, index);
         let mut count = 0;
         while count < BATCH {
             match served.lane.take(served.next + count as u64) {
@@ -282,9 +282,7 @@ impl Worker {
 
     /// Validates a task and hands it to its container. Returns how much work it is.
     fn dispatch(&mut self, lane: u32, words: &[u64; DESCRIPTOR_WORDS]) -> u64 {
-        let served = self.lanes[lane as usize]
-            .as_mut()
-            .expect("an active lane is served");
+        let served = served_lane(&mut self.lanes, lane);
         let sequence = words[0] as u32;
         let token = |record, pool| Token {
             worker: self.index,
@@ -420,14 +418,30 @@ impl Worker {
         }
     }
 
+    /// Parks the lanes that had no task for as long as the worker polls. One barrier serves all
+    /// of them.
     fn park_quiet_lanes(&mut self) {
         let (now, polling, lanes) = (self.now, self.polling, &mut self.lanes);
+        let is_quiet =
+            |served: &ServedLane| now.saturating_duration_since(served.last_task) >= polling;
+        let mut any = false;
+        for &index in &self.active {
+            let served = served_lane(lanes, index);
+            if is_quiet(served) {
+                served.lane.begin_park();
+                any = true;
+            }
+        }
+        if !any {
+            return;
+        }
+        LaneMemory::<LANE_DEPTH>::fence_before_parking();
+        if self.parks_with_barrier {
+            barrier::barrier();
+        }
         self.active.retain(|&index| {
-            let served = lanes[index as usize]
-                .as_mut()
-                .expect("an active lane is served");
-            let is_quiet = now.saturating_duration_since(served.last_task) >= polling;
-            if is_quiet && served.lane.try_park(served.next) {
+            let served = served_lane(lanes, index);
+            if is_quiet(served) && served.lane.finish_park(served.next) {
                 served.state = LaneState::Parked;
             }
             served.state == LaneState::Active
@@ -461,6 +475,12 @@ fn refuse(token: Token, status: Status) -> u64 {
     let word = Failure::new(status).to_word();
     Completions::with(|all| all.finish(token, word, &[]));
     1
+}
+
+fn served_lane(lanes: &mut [Option<ServedLane>], index: u32) -> &mut ServedLane {
+    lanes[index as usize]
+        .as_mut()
+        .expect("an active lane is served")
 }
 
 fn on_wake(wake: Wake, lanes: &mut [Option<ServedLane>], active: &mut Vec<u32>) {

@@ -11,7 +11,7 @@ use chimaera_proto::control::{self, Reply, Request};
 use chimaera_proto::limits::{ADMIN_BUFFER_BYTES, DATA_OFFSET_BYTES};
 use chimaera_proto::{Access, BufferRange, Completion, Descriptor, PoolId, PoolQuery, Status};
 use chimaera_runtime::Host;
-use chimaera_shm::{Doorbell, Lane, Segment, packet};
+use chimaera_shm::{Doorbell, Lane, PublishOrder, Segment, packet};
 
 /// Longer than anything here takes on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -72,7 +72,7 @@ impl Client {
         self.sequence += 1;
         self.lane
             .publish(self.sequence, &task.to_words(self.sequence));
-        if self.lane.must_ring() {
+        if self.lane.must_ring(PublishOrder::Fence) {
             self.bell.ring();
         }
     }

@@ -257,6 +257,7 @@ impl Shared {
                     version: "fake".to_owned(),
                     process_id: std::process::id(),
                     worker_count: 1,
+                    parks_with_barrier: false,
                 };
                 (welcome, None)
             }
@@ -369,7 +370,9 @@ impl Shared {
         // Empty the bell first: what rings later is seen by the poll.
         let mut count = [0; 8];
         let _ = nix::unistd::read(&self.doorbell, &mut count);
-        let busy = lanes.iter().any(|(lane, next)| !lane.try_park(*next));
+        lanes.iter().for_each(|(lane, _)| lane.begin_park());
+        LaneMemory::<LANE_DEPTH>::fence_before_parking();
+        let busy = lanes.iter().any(|(lane, next)| !lane.finish_park(*next));
         let news = self.lane_count.load(Ordering::Acquire) > lanes.len()
             || self.dead.load(Ordering::Acquire)
             || (self.gate.load(Ordering::Acquire) && self.held.load(Ordering::Acquire) > 0);

@@ -1,0 +1,203 @@
+//! Who may submit on a lane, and what it has for that: sequences and free records.
+//!
+//! A lane is **owned** or **shared** for its whole life. An owned lane is lent to one thread at a
+//! time ([`crate::lanes`]), and only that thread submits on it: what it has for itself are plain
+//! loads and stores. On a shared lane whoever has the lock submits.
+//!
+//! Laws of this module:
+//! - `owner` is a thread's token only between that thread's own [`Submission::own`] and
+//!   [`Submission::disown`]. So a thread that finds its own token is the owner, and stays it until
+//!   it says otherwise. Tokens are addresses in thread-local memory: no two running threads have
+//!   the same, and a thread has disowned its lanes before its memory is another's.
+//! - `next_sequence` and `free` are touched by the submitter only. From one owner to the next they
+//!   travel under the lock of the directory, from one sharer to the next under the lock here.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crossbeam::utils::CachePadded;
+use parking_lot::{Mutex, MutexGuard};
+
+thread_local! {
+    /// Lends its address. No destructor, so there is one for as long as the thread runs.
+    static TOKEN: Cell<u8> = const { Cell::new(0) };
+}
+
+/// What tells the calling thread from all that run. Never 0.
+#[inline]
+fn thread_token() -> usize {
+    TOKEN.with(|token| std::ptr::from_ref(token).addr())
+}
+
+const NOBODY: usize = 0;
+
+/// Whether a lane has one submitter or many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Owned,
+    Shared,
+}
+
+/// The submitting side of a lane.
+pub(crate) struct Submission {
+    place: CachePadded<Place>,
+    /// Records that others freed since the submitter last looked.
+    returned: CachePadded<AtomicU64>,
+}
+
+/// What the submitter has for itself.
+struct Place {
+    kind: Use,
+    owner: AtomicUsize,
+    lock: Mutex<()>,
+    next_sequence: AtomicU64,
+    free: AtomicU64,
+}
+
+impl Submission {
+    /// Of a lane of which nothing was used yet.
+    pub(crate) fn new(kind: Use) -> Self {
+        Self {
+            place: CachePadded::new(Place {
+                kind,
+                owner: AtomicUsize::new(NOBODY),
+                lock: Mutex::new(()),
+                next_sequence: AtomicU64::new(1),
+                free: AtomicU64::new(u64::MAX),
+            }),
+            returned: CachePadded::new(AtomicU64::new(0)),
+        }
+    }
+
+    /// Makes the calling thread the owner. The lane is owned, by nobody at present.
+    pub(crate) fn own(&self) {
+        debug_assert_eq!(self.place.kind, Use::Owned);
+        debug_assert_eq!(self.place.owner.load(Ordering::Relaxed), NOBODY);
+        self.place.owner.store(thread_token(), Ordering::Relaxed);
+    }
+
+    /// Ends the calling thread's ownership. It does not submit on the lane any more.
+    pub(crate) fn disown(&self) {
+        debug_assert!(self.is_mine());
+        self.place.owner.store(NOBODY, Ordering::Relaxed);
+    }
+
+    /// Whether the calling thread is the only one that submits.
+    #[inline]
+    pub(crate) fn is_mine(&self) -> bool {
+        self.place.owner.load(Ordering::Relaxed) == thread_token()
+    }
+
+    /// Waits until the calling thread may submit, which on a lane of its own it always may.
+    ///
+    /// # Panics
+    /// If the lane is another thread's: a mistake in this crate.
+    #[inline]
+    pub(crate) fn turn(&self) -> Turn<'_> {
+        let lock = if self.is_mine() {
+            None
+        } else {
+            Some(self.shared_lock().lock())
+        };
+        Turn {
+            submission: self,
+            _lock: lock,
+        }
+    }
+
+    /// As [`Self::turn`], if that needs no waiting.
+    #[inline]
+    pub(crate) fn try_turn(&self) -> Option<Turn<'_>> {
+        let lock = if self.is_mine() {
+            None
+        } else {
+            Some(self.shared_lock().try_lock()?)
+        };
+        Some(Turn {
+            submission: self,
+            _lock: lock,
+        })
+    }
+
+    fn shared_lock(&self) -> &Mutex<()> {
+        assert_eq!(
+            self.place.kind,
+            Use::Shared,
+            "submitting on a lane of another thread"
+        );
+        &self.place.lock
+    }
+
+    /// Frees records whose completions were copied, or are of no interest. Returns whether a
+    /// submitter may be waiting for that.
+    #[inline]
+    pub(crate) fn free(&self, records: u64) -> bool {
+        if self.is_mine() {
+            // The submitter is this thread, and at something else.
+            let free = self.place.free.load(Ordering::Relaxed);
+            self.place.free.store(free | records, Ordering::Relaxed);
+            return false;
+        }
+        // Release pairs with the acquire in `take_record`. SeqCst is one side of what keeps a
+        // starved submitter from sleeping for ever (`ClientLane::wait_for_record`); on x86 it
+        // costs nothing beyond the exchange itself.
+        self.returned.fetch_or(records, Ordering::SeqCst);
+        true
+    }
+
+    /// Whether others have freed records since the submitter last looked. `SeqCst`.
+    pub(crate) fn has_returned(&self) -> bool {
+        self.returned.load(Ordering::SeqCst) != 0
+    }
+
+    /// Goes on with this sequence, as if that many tasks had been.
+    #[cfg(test)]
+    pub(crate) fn begin_at(&self, sequence: u64) {
+        self.place.next_sequence.store(sequence, Ordering::Relaxed);
+    }
+}
+
+/// The right to submit, until it is dropped.
+pub(crate) struct Turn<'a> {
+    submission: &'a Submission,
+    _lock: Option<MutexGuard<'a, ()>>,
+}
+
+impl Turn<'_> {
+    /// Takes a record that is free.
+    #[inline]
+    pub(crate) fn take_record(&mut self) -> Option<usize> {
+        let place = &self.submission.place;
+        let mut free = place.free.load(Ordering::Relaxed);
+        if free == 0 {
+            // Acquire pairs with `Submission::free`: the completion was copied before. A swap
+            // only where there is something: it would take the line from those who free.
+            if self.submission.returned.load(Ordering::Relaxed) != 0 {
+                free = self.submission.returned.swap(0, Ordering::Acquire);
+            }
+            if free == 0 {
+                return None;
+            }
+        }
+        place.free.store(free & (free - 1), Ordering::Relaxed);
+        Some(free.trailing_zeros() as usize)
+    }
+
+    /// Gives back a record that was taken and not used.
+    pub(crate) fn put_back(&mut self, record: usize) {
+        let free = &self.submission.place.free;
+        free.store(
+            free.load(Ordering::Relaxed) | 1 << record,
+            Ordering::Relaxed,
+        );
+    }
+
+    /// The next task's sequence.
+    #[inline]
+    pub(crate) fn next_sequence(&mut self) -> u64 {
+        let next = &self.submission.place.next_sequence;
+        let sequence = next.load(Ordering::Relaxed);
+        next.store(sequence + 1, Ordering::Relaxed);
+        sequence
+    }
+}
