@@ -94,12 +94,10 @@ pub(crate) fn loose_request(recorder: &Arc<Recorder>, task: u64, buffer: &mut Bu
     // Leaked together with a count of the recorder: a request may outlive everything.
     let table = Box::leak(Box::new(table_of(recorder)));
     std::mem::forget(Arc::clone(recorder));
-    // SAFETY: the table is valid for ever; each task is made once by its test, which keeps the
-    // buffer until the task has completed.
-    unsafe {
-        let host = Host::from_table(table);
-        Request::from_raw(raw_task(task, 0, [0; 3], Some(buffer)), host)
-    }
+    let task = Box::leak(Box::new(raw_task(task, 0, [0; 3], Some(buffer))));
+    // SAFETY: table and task are valid for ever; each task is made once by its test, which keeps
+    // the buffer until the task has completed.
+    unsafe { Request::from_raw(task.into(), Host::from_table(table)) }
 }
 
 pub(crate) fn raw_task(
@@ -223,10 +221,11 @@ impl Pool {
         let task = self
             .next_task
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let raw = raw_task(task, method, arguments, buffer);
+        // Leaked: it has to stay until it completes, which may be when the test is over.
+        let raw = Box::leak(Box::new(raw_task(task, method, arguments, buffer)));
         // SAFETY: the test calls for one worker from one thread at a time, keeps the buffer
         // until the task completes, and this pool until all have.
-        let activity = unsafe { self.handle.submit(worker, &raw) };
+        let activity = unsafe { self.handle.submit(worker, raw.into()) };
         (task, activity)
     }
 

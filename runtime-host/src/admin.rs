@@ -2,6 +2,7 @@
 //!
 //! Its tasks come in on workers as any other, and are carried out on threads that may block.
 
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -58,13 +59,13 @@ impl Admin {
     /// Takes a task. Does not block.
     ///
     /// # Safety
-    /// As for a container: each task is handed over once, and its buffer stays mapped until it
-    /// completes.
-    pub(crate) unsafe fn submit(&self, task: &RawTask) {
+    /// As for a container: each task is handed over once, and stays as it is until it completes,
+    /// as does the mapping of its buffer.
+    pub(crate) unsafe fn submit(&self, task: NonNull<RawTask>) {
         // SAFETY: the table lives as long as `shared`, which every holder of the request keeps.
         let host = unsafe { chimaera_chimod::Host::from_table(Arc::as_ptr(&self.shared.table)) };
         // SAFETY: by this function's contract.
-        let request = unsafe { Request::from_raw(*task, host) };
+        let request = unsafe { Request::from_raw(task, host) };
         match Method::from_number(request.method()) {
             Some(Method::Ping) => request.complete(&[]),
             Some(method) => {

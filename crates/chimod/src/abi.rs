@@ -162,6 +162,22 @@ pub struct RawTask {
     pub reserved: u32,
 }
 
+impl RawTask {
+    /// A place for a task.
+    pub const EMPTY: Self = Self {
+        token: [0; 2],
+        arguments: [0; ARGUMENT_COUNT],
+        buffer: std::ptr::null_mut(),
+        buffer_len: 0,
+        method: 0,
+        buffer_is_read_only: 0,
+        pool_major: 0,
+        pool_minor: 0,
+        container: 0,
+        reserved: 0,
+    };
+}
+
 /// What a container did in a call, and whether it wants another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(transparent)]
@@ -235,7 +251,8 @@ pub struct ModuleVTable {
         params: Bytes,
         error: *const TextSink,
     ) -> u32,
-    /// Takes a task. Returns [`Activity`].
+    /// Takes a task, which stays where it is, unchanged, until it completes. Returns
+    /// [`Activity`].
     pub submit:
         unsafe extern "C" fn(container: *const c_void, worker: u32, task: *const RawTask) -> u32,
     /// Submits and reaps what is under way on this worker. Returns [`Activity`].

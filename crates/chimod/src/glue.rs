@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
 
 use chimaera_proto::limits::MAX_ERROR_TEXT_BYTES;
 use chimaera_proto::{Failure, PoolId, Status};
@@ -107,8 +108,9 @@ unsafe extern "C" fn submit<C: Container>(
 ) -> u32 {
     // SAFETY: the host passes what `create` made.
     let instance = unsafe { instance::<C>(container) };
-    // SAFETY: the host passes each task once, and keeps its buffer mapped until it completes.
-    let request = unsafe { Request::from_raw(*task, instance.host) };
+    // SAFETY: the host passes each task once, and keeps it and its buffer until it completes.
+    let request =
+        unsafe { Request::from_raw(NonNull::new_unchecked(task.cast_mut()), instance.host) };
     on_worker(instance, worker, move |container, worker| {
         container.submit(worker, request)
     })

@@ -169,12 +169,14 @@ impl ContainerHandle {
     ///
     /// # Safety
     /// The current thread is the worker with this index and inside no other call of a
-    /// container; the task is handed over only once; its buffer stays mapped until it completes;
-    /// and the handle outlives the task.
+    /// container; the task is handed over only once, and stays where it is, unchanged, until it
+    /// completes; so long its buffer stays mapped; and the handle outlives the task.
+    #[inline]
     #[must_use]
-    pub unsafe fn submit(&self, worker: u32, task: &RawTask) -> Activity {
+    pub unsafe fn submit(&self, worker: u32, task: NonNull<RawTask>) -> Activity {
+        let (container, task) = (self.container.as_ptr(), task.as_ptr());
         // SAFETY: by this function's contract.
-        Activity(unsafe { (self.module.table.submit)(self.container.as_ptr(), worker, task) })
+        Activity(unsafe { (self.module.table.submit)(container, worker, task) })
     }
 
     /// Lets the container move forward what is under way on a worker.

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
+use std::ptr::NonNull;
 
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 use chimaera_proto::{ContainerId, Failure, PoolId, Status};
@@ -16,69 +17,86 @@ use crate::container::Host;
 #[derive(Debug)]
 #[must_use = "dropping a request fails its task"]
 pub struct Request {
-    task: RawTask,
+    /// The host's: what a task is told of would otherwise be copied at every step of its way.
+    task: NonNull<RawTask>,
     host: Host,
 }
 
-// SAFETY: the buffer that the task points to is shared memory that any thread may access through
-// `SharedBuffer`'s rules; the token and the host may be used from any thread.
+// SAFETY: the task does not change as long as there is a request. The buffer that it points to is
+// shared memory that any thread may access through `SharedBuffer`'s rules; the token and the host
+// may be used from any thread.
 unsafe impl Send for Request {}
 
 impl Request {
     /// Takes a task over from the host.
     ///
     /// # Safety
-    /// `task` comes from the host behind `host`, is taken over only once, and its buffer is null
-    /// or mapped, for reading and writing, until the task completes.
-    pub unsafe fn from_raw(task: RawTask, host: Host) -> Self {
+    /// `task` comes from the host behind `host`, is taken over only once, and stays where it is,
+    /// unchanged, until it completes; so long its buffer is null or mapped, for reading and
+    /// writing.
+    pub unsafe fn from_raw(task: NonNull<RawTask>, host: Host) -> Self {
         Self { task, host }
     }
 
+    #[inline]
+    fn task(&self) -> &RawTask {
+        // SAFETY: `from_raw`'s caller keeps it as it is until the task completes, which takes the
+        // request.
+        unsafe { self.task.as_ref() }
+    }
+
     /// What to do.
+    #[inline]
     #[must_use]
     pub fn method(&self) -> u16 {
-        self.task.method
+        self.task().method
     }
 
     /// The pool that the task is for.
+    #[inline]
     #[must_use]
     pub fn pool(&self) -> PoolId {
-        PoolId::new(self.task.pool_major, self.task.pool_minor)
+        PoolId::new(self.task().pool_major, self.task().pool_minor)
     }
 
     /// The container that the task's query resolved to.
+    #[inline]
     #[must_use]
     pub fn container(&self) -> ContainerId {
-        ContainerId(self.task.container)
+        ContainerId(self.task().container)
     }
 
     /// The arguments, as the client wrote them: not yet validated.
+    #[inline]
     #[must_use]
     pub fn arguments(&self) -> [u64; ARGUMENT_COUNT] {
-        self.task.arguments
+        self.task().arguments
     }
 
     /// The buffer, if one goes along: validated to lie in the client's registered memory.
+    #[inline]
     #[must_use]
     pub fn buffer(&self) -> Option<SharedBuffer<'_>> {
-        (!self.task.buffer.is_null()).then_some(SharedBuffer {
-            data: self.task.buffer,
-            len: self.task.buffer_len as usize,
+        (!self.task().buffer.is_null()).then_some(SharedBuffer {
+            data: self.task().buffer,
+            len: self.task().buffer_len as usize,
             _request: PhantomData,
         })
     }
 
     /// The buffer, if one goes along that the client lets the module write.
+    #[inline]
     #[must_use]
     pub fn writable_buffer(&self) -> Option<WritableBuffer<'_>> {
         let buffer = self.buffer()?;
-        (self.task.buffer_is_read_only == 0).then_some(WritableBuffer { buffer })
+        (self.task().buffer_is_read_only == 0).then_some(WritableBuffer { buffer })
     }
 
     /// Completes the task with the first of its values.
     ///
     /// # Panics
     /// If there are more than [`VALUE_COUNT`] values: a mistake in the module. The task fails.
+    #[inline]
     pub fn complete(self, values: &[u64]) {
         assert!(
             values.len() <= VALUE_COUNT,
@@ -104,11 +122,13 @@ impl Request {
         self.finish(failure.into().to_word(), values);
     }
 
+    #[inline]
     fn finish(self, status_word: u32, values: &[u64]) {
         ManuallyDrop::new(self).send(status_word, values);
     }
 
     /// Must be called once, at the end of the request's life.
+    #[inline]
     fn send(&mut self, status_word: u32, values: &[u64]) {
         let host = self.host.table();
         // SAFETY: the token is the task's own and used once: `finish` takes the request and
@@ -116,7 +136,7 @@ impl Request {
         unsafe {
             (host.complete)(
                 host.context,
-                &raw const self.task.token,
+                &raw const (*self.task.as_ptr()).token,
                 status_word,
                 values.as_ptr(),
                 values.len() as u32,

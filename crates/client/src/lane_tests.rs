@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chimaera_proto::limits::{LANE_DEPTH, MIN_SEGMENT_BYTES};
+use chimaera_proto::task::DESCRIPTOR_WORDS;
 use chimaera_proto::{Descriptor, PoolId, PoolQuery, Status};
 use chimaera_shm::{Doorbell, LaneMemory, PublishOrder, Segment, Taken};
 
@@ -72,7 +73,8 @@ fn sequences_wrap_without_mistaking_one_task_for_another() {
             let mut next = first;
             while !done.load(Ordering::Acquire) {
                 // An entry that no lap has used yet does not hold what it would hold here.
-                if let Taken::Task(words) = memory.take(next) {
+                let mut words = [0; DESCRIPTOR_WORDS];
+                if memory.take(next, &mut words) == Taken::Task {
                     let task = Descriptor::parse(&words).expect("a descriptor");
                     memory.complete(task.record.into(), next as u32, 0, &task.arguments);
                     next += 1;

@@ -78,8 +78,8 @@ const _: () = {
 pub enum Taken {
     /// The next task is not there yet.
     Nothing,
-    /// The next task: a private copy of its descriptor.
-    Task([u64; DESCRIPTOR_WORDS]),
+    /// The next task, which was copied.
+    Task,
     /// A sequence that cannot be there: the client breaks the protocol.
     Violation {
         /// The sequence that was found.
@@ -192,21 +192,22 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
 
 /// The worker's side.
 impl<const DEPTH: usize> LaneMemory<DEPTH> {
-    /// Looks for the task with this sequence and copies it. `expected` is one more than the
-    /// sequence taken before, counted from 1 without wrapping; only its low half travels.
+    /// Looks for the task with this sequence and copies its descriptor to `words`. `expected` is
+    /// one more than the sequence taken before, counted from 1 without wrapping; only its low half
+    /// travels.
     #[inline]
     #[must_use]
-    pub fn take(&self, expected: u64) -> Taken {
+    pub fn take(&self, expected: u64, words: &mut [u64; DESCRIPTOR_WORDS]) -> Taken {
         let entry = &self.entries[expected as usize % DEPTH];
         // Acquire pairs with the release in `publish`.
         let first = entry.words[0].load(Guard::Take.acquire());
         let found = first as u32;
         if found == expected as u32 {
-            let mut words = [first; DESCRIPTOR_WORDS];
+            words[0] = first;
             for (word, shared) in words.iter_mut().zip(&entry.words).skip(1) {
                 *word = shared.load(Ordering::Relaxed);
             }
-            return Taken::Task(words);
+            return Taken::Task;
         }
         // Otherwise the entry still carries the task of the lap before, or nothing in the first.
         let before = expected.saturating_sub(DEPTH as u64) as u32;
@@ -290,7 +291,7 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
     /// Parks the lane, unless its next task is there already. Returns whether it is parked.
     #[must_use]
     pub fn finish_park(&self, expected: u64) -> bool {
-        if self.take(expected) == Taken::Nothing {
+        if self.take(expected, &mut [0; DESCRIPTOR_WORDS]) == Taken::Nothing {
             return true;
         }
         self.unpark();

@@ -62,13 +62,14 @@ fn tasks_travel_whole() {
         let lane = Arc::clone(&lane);
         move || {
             for expected in 1..=3u64 {
-                let words = loop {
-                    match lane.take(expected) {
-                        Taken::Task(words) => break words,
+                let mut words = [0; DESCRIPTOR_WORDS];
+                loop {
+                    match lane.take(expected, &mut words) {
+                        Taken::Task => break,
                         Taken::Nothing => thread::yield_now(),
                         Taken::Violation { found } => panic!("found {found} at {expected}"),
                     }
-                };
+                }
                 assert_eq!(words, task(expected as u32));
                 lane.complete(0, expected as u32, 7, &[words[1] + 1]);
             }
@@ -105,8 +106,8 @@ fn no_task_is_left_in_a_parked_lane() {
     });
     let mut expected = 1;
     while expected <= 2 {
-        match lane.take(expected) {
-            Taken::Task(_) => expected += 1,
+        match lane.take(expected, &mut [0; DESCRIPTOR_WORDS]) {
+            Taken::Task => expected += 1,
             Taken::Nothing => {
                 lane.begin_park();
                 Lane::fence_before_parking();

@@ -54,7 +54,7 @@ fn create(name: &str, params: &CreateParams) -> (ContainerHandle, &'static Atomi
 
 fn submit(pool: &ContainerHandle, task: &RawTask) {
     // SAFETY: this thread is the only worker; every buffer outlives its task, and the pool too.
-    let _ = unsafe { pool.submit(0, task) };
+    let _ = unsafe { pool.submit(0, task.into()) };
 }
 
 fn poll(pool: &ContainerHandle) {

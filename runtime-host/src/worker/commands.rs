@@ -11,6 +11,7 @@ use chimaera_shm::{Doorbell, Lane};
 use crossbeam::channel::Sender;
 
 use super::completions::{Completions, Token};
+use super::lane_tasks::LaneTasks;
 use super::sleep::Wake;
 use super::{LaneState, ServedLane, ServedPool, Target, Worker};
 use crate::control::Event;
@@ -77,9 +78,14 @@ impl Worker {
             });
             return;
         }
-        Completions::with(|all| all.add_lane(index as u32, lane.clone(), Arc::clone(&session)));
+        let tasks = Arc::new(LaneTasks::new());
+        Completions::with(|all| {
+            let tasks = Arc::clone(&tasks);
+            all.add_lane(index as u32, lane.clone(), tasks, Arc::clone(&session));
+        });
         let served = ServedLane {
             lane,
+            tasks,
             session,
             bell,
             state: LaneState::Active,
@@ -176,7 +182,7 @@ impl Worker {
                 if served.session.id != session {
                     continue;
                 }
-                if served.next - 1 != Completions::with(|all| all.of_lane(index)) {
+                if !served.tasks.is_idle() {
                     is_busy = true;
                     continue;
                 }

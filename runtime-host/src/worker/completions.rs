@@ -13,6 +13,7 @@ use chimaera_proto::task::VALUE_COUNT;
 use chimaera_shm::{Lane, LaneMemory};
 
 use super::Command;
+use super::lane_tasks::LaneTasks;
 use crate::inbox::Inbox;
 use crate::session::Session;
 
@@ -133,9 +134,8 @@ thread_local! {
     static LOCAL: RefCell<Option<Completions>> = const { RefCell::new(None) };
 }
 
-/// What a worker knows of completions: per lane and pool how many there were, and which records
+/// What a worker knows of completions: per pool how many there were, and per lane which records
 /// completed since waiters were last looked for.
-#[derive(Debug)]
 pub(crate) struct Completions {
     router: *const Router,
     worker: u16,
@@ -145,11 +145,10 @@ pub(crate) struct Completions {
     touched: Vec<u32>,
 }
 
-#[derive(Debug)]
 struct LaneCompletions {
     lane: Lane,
+    tasks: Arc<LaneTasks>,
     session: Arc<Session>,
-    count: u64,
     /// Records that completed since the last look.
     records: u64,
 }
@@ -177,15 +176,21 @@ impl Completions {
         LOCAL.with_borrow_mut(|local| action(local.as_mut().expect("runs on a worker")))
     }
 
-    pub(crate) fn add_lane(&mut self, index: u32, lane: Lane, session: Arc<Session>) {
+    pub(crate) fn add_lane(
+        &mut self,
+        index: u32,
+        lane: Lane,
+        tasks: Arc<LaneTasks>,
+        session: Arc<Session>,
+    ) {
         let index = index as usize;
         if self.lanes.len() <= index {
             self.lanes.resize_with(index + 1, || None);
         }
         self.lanes[index] = Some(LaneCompletions {
             lane,
+            tasks,
             session,
-            count: 0,
             records: 0,
         });
     }
@@ -201,14 +206,6 @@ impl Completions {
             self.pools.resize(index + 1, 0);
         }
         self.pools[index] = 0;
-    }
-
-    /// Tasks of a lane that have completed.
-    #[inline]
-    pub(crate) fn of_lane(&self, index: u32) -> u64 {
-        self.lanes[index as usize]
-            .as_ref()
-            .map_or(0, |lane| lane.count)
     }
 
     /// Tasks of a pool that have completed.
@@ -239,7 +236,7 @@ impl Completions {
             lane.lane
                 .complete(record, token.sequence, status_word, &all);
         }
-        lane.count += 1;
+        lane.tasks.end(token.record);
         if lane.records == 0 {
             self.touched.push(token.lane);
         }

@@ -7,18 +7,19 @@
 //!
 //! Invariants:
 //! - A lane is in `active` exactly if its state is [`LaneState::Active`].
-//! - Tasks in flight of a lane are the tasks taken from it less those completed.
 //! - A pool's container is called only by tasks of this worker, so it may go once as many
 //!   completed as were submitted.
 
 mod commands;
 pub(crate) mod completions;
+mod lane_tasks;
 mod sleep;
 
 pub(crate) use commands::Command;
 
 use std::collections::HashMap;
 use std::io;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,7 @@ use crate::pools::Pool;
 use crate::routing::Placement;
 use crate::session::Session;
 use completions::{Completions, Router, Token};
+use lane_tasks::LaneTasks;
 use sleep::{Sleeper, Wake};
 
 /// Tasks taken from a lane before the others have their turn.
@@ -69,6 +71,9 @@ pub(crate) struct Worker {
     active: Vec<u32>,
     closing: Vec<u64>,
 
+    /// Where tasks are copied to as they are taken.
+    batch: Box<[[u64; DESCRIPTOR_WORDS]; BATCH]>,
+
     pools: Vec<Option<ServedPool>>,
     pool_indexes: HashMap<PoolId, u16>,
     polled: Vec<u16>,
@@ -84,6 +89,7 @@ pub(crate) struct Worker {
 
 struct ServedLane {
     lane: Lane,
+    tasks: Arc<LaneTasks>,
     session: Arc<Session>,
     bell: Arc<Doorbell>,
     state: LaneState,
@@ -142,6 +148,7 @@ impl Worker {
             lanes: Vec::new(),
             active: Vec::new(),
             closing: Vec::new(),
+            batch: Box::new([[0; DESCRIPTOR_WORDS]; BATCH]),
             pools: Vec::new(),
             pool_indexes: HashMap::new(),
             polled: Vec::new(),
@@ -211,12 +218,9 @@ impl Worker {
         let mut work = 0;
         let mut budget = LANE_BUDGET;
         while budget != 0 {
-            let mut batch = [[0; DESCRIPTOR_WORDS]; BATCH];
-            let (count, violation) = self.take_batch(index, &mut batch);
-            for words in &batch[..count] {
-                let served = served_lane(&mut self.lanes, index);
-                served.next += 1;
-                work += self.dispatch(index, words);
+            let (count, violation) = self.take_batch(index);
+            for position in 0..count {
+                work += self.dispatch(index, position);
                 if self.lane_has_ended(index) {
                     return work;
                 }
@@ -236,53 +240,41 @@ impl Worker {
     /// Copies the next tasks of a lane, as many as there are and fit. The second value says what
     /// comes after them that a client must not do.
     #[inline]
-    fn take_batch(
-        &mut self,
-        index: u32,
-        batch: &mut [[u64; DESCRIPTOR_WORDS]; BATCH],
-    ) -> (usize, Option<String>) {
+    fn take_batch(&mut self, index: u32) -> (usize, Option<String>) {
         let served = served_lane(&mut self.lanes, index);
-        let mut count = 0;
+        let (mut count, mut violation) = (0, None);
         while count < BATCH {
-            match served.lane.take(served.next + count as u64) {
+            match served.lane.take(served.next, &mut self.batch[count]) {
                 Taken::Nothing => break,
-                Taken::Task(words) => {
-                    batch[count] = words;
+                Taken::Task => {
+                    served.next += 1;
                     count += 1;
                 }
                 Taken::Violation { found } => {
-                    let next = served.next + count as u64;
-                    return (
-                        count,
-                        Some(format!("sequence {found} where {next} comes next")),
-                    );
+                    let next = served.next;
+                    violation = Some(format!("sequence {found} where {next} comes next"));
+                    break;
                 }
             }
         }
         if count == 0 {
-            return (0, None);
+            return (0, violation);
         }
         served.last_task = self.now;
-        // More tasks in flight than that would grow our queues without bound.
-        let completed = Completions::with(|all| all.of_lane(index));
-        let most = LANE_DEPTH as u64 - (served.next - 1 - completed);
-        if count as u64 > most {
-            let reason = "more tasks in flight than its lane has entries".to_owned();
-            return (most as usize, Some(reason));
-        }
         if count > 1 {
             // The client is ahead and does not look at these yet: what was copied comes back into
             // lines that are here by then.
-            for words in &batch[..count] {
+            for words in &self.batch[..count] {
                 served.lane.prefetch_record(words[3] as usize % LANE_DEPTH);
             }
         }
-        (count, None)
+        (count, violation)
     }
 
-    /// Validates a task and hands it to its container. Returns how much work it is.
-    fn dispatch(&mut self, lane: u32, words: &[u64; DESCRIPTOR_WORDS]) -> u64 {
+    /// Validates a task of the batch and hands it to its container. Returns how much work it is.
+    fn dispatch(&mut self, lane: u32, position: usize) -> u64 {
         let served = served_lane(&mut self.lanes, lane);
+        let words = &self.batch[position];
         let sequence = words[0] as u32;
         let token = |record, pool| Token {
             worker: self.index,
@@ -291,21 +283,28 @@ impl Worker {
             sequence,
             record,
         };
-        let task = match Descriptor::parse(words) {
-            Ok(task) => task,
-            Err(DescriptorError::Query { record, .. }) => {
-                return refuse(token(record, 0), Status::InvalidArgument);
-            }
+        let (record, task) = match Descriptor::parse(words) {
+            Ok(task) => (task.record, Ok(task)),
+            Err(DescriptorError::Query { record, .. }) => (record, Err(Status::InvalidArgument)),
             Err(error @ DescriptorError::Record(_)) => {
-                // There is nowhere to complete it, so it does not count as taken.
-                served.next -= 1;
+                // There is nowhere to complete it.
                 self.end_lane(lane, &error.to_string());
                 return 1;
             }
         };
+        if !served.tasks.begin(record) {
+            // Nobody has more tasks in flight than their lane has records, either.
+            let reason = format!("record {record} is still in use by a task in flight");
+            self.end_lane(lane, &reason);
+            return 1;
+        }
+        let task = match task {
+            Ok(task) => task,
+            Err(status) => return refuse(token(record, 0), status),
+        };
         let container = match Placement::SINGLE_NODE.resolve(task.query) {
             Ok(container) => container,
-            Err(status) => return refuse(token(task.record, 0), status),
+            Err(status) => return refuse(token(record, 0), status),
         };
         let remembered = self
             .pools
@@ -314,7 +313,7 @@ impl Worker {
         if remembered.is_none_or(|pool| pool.id != Some(task.pool)) {
             match self.pool_indexes.get(&task.pool) {
                 Some(&index) => served.pool = index,
-                None => return refuse(token(task.record, 0), Status::PoolNotFound),
+                None => return refuse(token(record, 0), Status::PoolNotFound),
             }
         }
         let index = served.pool;
@@ -329,31 +328,36 @@ impl Worker {
                     range.len_bytes,
                     range.access == Access::ReadOnly,
                 ),
-                None => return refuse(token(task.record, 0), Status::InvalidBuffer),
+                None => return refuse(token(record, 0), Status::InvalidBuffer),
             },
         };
-        let raw = RawTask {
-            token: token(task.record, index).to_words(),
-            arguments: task.arguments,
-            buffer,
-            buffer_len,
-            method: task.method,
-            buffer_is_read_only: u16::from(read_only),
-            pool_major: task.pool.major,
-            pool_minor: task.pool.minor,
-            container: container.0,
-            reserved: 0,
+        let place = served.tasks.place(record);
+        // SAFETY: the task has just begun, so nobody else has the place.
+        let place = unsafe {
+            place.write(RawTask {
+                token: token(record, index).to_words(),
+                arguments: task.arguments,
+                buffer,
+                buffer_len,
+                method: task.method,
+                buffer_is_read_only: u16::from(read_only),
+                pool_major: task.pool.major,
+                pool_minor: task.pool.minor,
+                container: container.0,
+                reserved: 0,
+            });
+            NonNull::new_unchecked(place)
         };
         pool.submitted += 1;
         let activity = match &pool.target {
             // SAFETY: this thread is the worker with this index and inside no other call; the
-            // task is new; its buffer was found in the session's memory, which this worker keeps
-            // until the lane's tasks have completed; and the pool's place keeps the container
-            // until the pool's tasks have.
-            Target::Module(pool) => unsafe { pool.container.submit(u32::from(self.index), &raw) },
+            // task is new; its place and its buffer, which was found in the session's memory, are
+            // kept by this worker until the lane's tasks have completed; and the pool's place
+            // keeps the container until the pool's tasks have.
+            Target::Module(pool) => unsafe { pool.container.submit(u32::from(self.index), place) },
             Target::Admin => {
                 // SAFETY: as above, with the host itself in the container's place.
-                unsafe { self.admin.submit(&raw) };
+                unsafe { self.admin.submit(place) };
                 Activity::IDLE
             }
         };

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use chimaera_client::proto::control::{self, Reply, Request};
 use chimaera_client::proto::limits::{LANE_DEPTH, LAYOUT_VERSION, PROTOCOL_VERSION};
+use chimaera_client::proto::task::DESCRIPTOR_WORDS;
 use chimaera_client::proto::{Completion, Descriptor};
 use chimaera_client::{ConnectOptions, Runtime, Status};
 use chimaera_shm::{Doorbell, Lane, LaneMemory, Segment, Taken};
@@ -299,11 +300,12 @@ impl Shared {
             }
             let mut any = 0;
             for (index, (lane, next)) in lanes.iter_mut().enumerate() {
-                let words = match lane.take(*next) {
+                let mut words = [0; DESCRIPTOR_WORDS];
+                match lane.take(*next, &mut words) {
                     Taken::Nothing => continue,
-                    Taken::Task(words) => words,
+                    Taken::Task => {}
                     Taken::Violation { found } => panic!("{found} where {next} was expected"),
-                };
+                }
                 let sequence = *next as u32;
                 *next += 1;
                 any += 1;

@@ -1,0 +1,82 @@
+//! The tasks of a lane that are in flight, by record.
+//!
+//! Laws of this module:
+//! - A place is written only while its record is free, and its task is then in flight until it has
+//!   completed: from the moment a container gets the place's address it does not change.
+//! - Only the lane's worker changes what is here. That others may look (a container on a thread of
+//!   its own reads its task) is why the worker learns of completions before it uses a place again.
+
+use std::cell::UnsafeCell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chimaera_chimod::abi::RawTask;
+use chimaera_proto::limits::LANE_DEPTH;
+
+/// A lane's tasks, as containers see them.
+pub(crate) struct LaneTasks {
+    /// Records of tasks in flight. Written by the worker alone, with plain loads and stores.
+    in_flight: AtomicU64,
+    places: [UnsafeCell<RawTask>; LANE_DEPTH],
+}
+
+// SAFETY: a place is written by the worker alone, and only while nobody reads it (`begin`).
+unsafe impl Sync for LaneTasks {}
+// SAFETY: tasks are plain data; their buffers are shared memory.
+unsafe impl Send for LaneTasks {}
+
+impl LaneTasks {
+    pub(crate) fn new() -> Self {
+        Self {
+            in_flight: AtomicU64::new(0),
+            places: [const { UnsafeCell::new(RawTask::EMPTY) }; LANE_DEPTH],
+        }
+    }
+
+    /// Whether nothing is in flight.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) == 0
+    }
+
+    /// Notes a task in a record. False, and nothing changes, if the record's last task has not
+    /// completed: the client breaks the protocol.
+    #[inline]
+    #[must_use]
+    pub(crate) fn begin(&self, record: u8) -> bool {
+        let (bit, in_flight) = (1 << record, self.in_flight.load(Ordering::Relaxed));
+        self.in_flight.store(in_flight | bit, Ordering::Relaxed);
+        in_flight & bit == 0
+    }
+
+    /// Notes that a record's task has completed.
+    #[inline]
+    pub(crate) fn end(&self, record: u8) {
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        self.in_flight
+            .store(in_flight & !(1 << record), Ordering::Relaxed);
+    }
+
+    /// The place of a task that has begun and was not handed over yet.
+    #[inline]
+    pub(crate) fn place(&self, record: u8) -> *mut RawTask {
+        self.places[usize::from(record)].get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_has_one_task_at_a_time() {
+        let tasks = LaneTasks::new();
+        assert!(tasks.is_idle());
+        assert!(tasks.begin(63) && tasks.begin(0));
+        assert!(!tasks.begin(63));
+        tasks.end(63);
+        assert!(tasks.begin(63));
+        tasks.end(63);
+        assert!(!tasks.is_idle());
+        tasks.end(0);
+        assert!(tasks.is_idle());
+    }
+}
