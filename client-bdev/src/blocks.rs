@@ -110,18 +110,18 @@ impl Client {
         self.runtime()
             .submit(call, list, |finished| match finished.values() {
                 Ok(_) => Ok(()),
-                Err(error) => Err(error.during(describe_free(&finished.call)).into()),
+                Err(error) => Err(error.during(describe_free(finished.call())).into()),
             })
             .map_err(|error| error.error.during(describe_free(&call)).into())
     }
 }
 
-fn finish_allocation(finished: Finished) -> Result<Vec<Block>, TaskError> {
-    let call = &finished.call;
+fn finish_allocation(finished: Finished<'_>) -> Result<Vec<Block>, TaskError> {
+    let call = finished.call();
     let values = finished
         .values()
         .map_err(|error| error.during(describe_allocation(call)))?;
-    let list = finished.buffer.as_deref().unwrap_or_default();
+    let list = finished.buffer().map_or(&[][..], |buffer| &buffer[..]);
     Ok(read_blocks(call, &values, list)?)
 }
 

@@ -154,14 +154,14 @@ impl Client {
     }
 }
 
-fn finish_stats(finished: Finished) -> Result<Stats, TaskError> {
-    let operation = format!("statistics of pool {}", finished.call.pool);
+fn finish_stats(finished: Finished<'_>) -> Result<Stats, TaskError> {
+    let operation = format!("statistics of pool {}", finished.call().pool);
     let values = finished
         .values()
         .map_err(|error| error.during(&operation))?;
     let bytes = usize::try_from(values[0])
         .ok()
-        .and_then(|len| finished.buffer.as_deref()?.get(..len))
+        .and_then(|len| finished.buffer()?.get(..len))
         .unwrap_or_default();
     let stats = codec::decode(bytes);
     Ok(stats

@@ -297,13 +297,13 @@ fn refused(status: Status, call: &Call, block: &Block, offset: u64, len: usize) 
 }
 
 #[inline]
-fn finish_transfer(mut finished: Finished) -> Result<(u64, Buffer), TaskError> {
-    let buffer = finished.buffer.take();
+fn finish_transfer(mut finished: Finished<'_>) -> Result<(u64, Buffer), TaskError> {
+    let buffer = finished.take_buffer();
     let len = buffer.as_ref().map_or(0, |buffer| buffer.len());
     let result = finished
         .values()
-        .map_err(|error| error.during(describe(&finished.call, len)))
-        .and_then(|values| transferred(&finished.call, &values, len));
+        .map_err(|error| error.during(describe(finished.call(), len)))
+        .and_then(|values| transferred(finished.call(), &values, len));
     match (result, buffer) {
         (Ok(count), Some(buffer)) => Ok((count, buffer)),
         (Err(error), buffer) => Err(TaskError::new(error, buffer)),

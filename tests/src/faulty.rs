@@ -74,7 +74,7 @@ impl Faulty {
     ) -> Result<Task<(Values, Option<Buffer>)>, TaskError> {
         self.runtime
             .submit(self.call_of(method), buffer, |mut finished| {
-                let buffer = finished.buffer.take();
+                let buffer = finished.take_buffer();
                 match finished.values() {
                     Ok(values) => Ok((values, buffer)),
                     Err(error) => Err(TaskError::new(error, buffer)),

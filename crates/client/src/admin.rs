@@ -199,7 +199,7 @@ impl AdminClient {
         method: Method,
         query: PoolQuery,
         request: &impl Serialize,
-        finish: fn(Finished) -> Result<T, TaskError>,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Result<Task<T>, TaskError> {
         let operation = describe(method);
         let bytes = codec::encode(request)
@@ -228,12 +228,12 @@ const PING: Call = Call {
 };
 
 /// Reads the reply out of the buffer: the method's, or the error's text.
-fn finish<T: DeserializeOwned>(finished: Finished) -> Result<T, TaskError> {
-    let operation = Method::from_number(finished.call.method).map_or("admin task", describe);
+fn finish<T: DeserializeOwned>(finished: Finished<'_>) -> Result<T, TaskError> {
+    let operation = Method::from_number(finished.call().method).map_or("admin task", describe);
     // The length is the daemon's; a wrong one reads as no reply.
-    let reply = usize::try_from(finished.completion.values[0])
+    let reply = usize::try_from(finished.values_in_any_case()[0])
         .ok()
-        .and_then(|len| finished.buffer.as_deref()?.get(..len))
+        .and_then(|len| finished.buffer()?.get(..len))
         .unwrap_or_default();
     match finished.values() {
         Ok(_) => codec::decode(reply).map_err(|error| {

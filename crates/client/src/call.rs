@@ -2,8 +2,10 @@
 
 use std::fmt;
 
+use chimaera_proto::status::result_from_word;
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
-use chimaera_proto::{Completion, PoolId, PoolQuery};
+use chimaera_proto::{Failure, PoolId, PoolQuery};
+use chimaera_shm::Record;
 
 use crate::buffer::Buffer;
 use crate::error::Error;
@@ -31,32 +33,81 @@ impl fmt::Display for Call {
 }
 
 /// A task that has ended: what a module's client makes its result of.
-#[derive(Debug)]
-pub struct Finished {
-    /// What was asked for.
-    pub call: Call,
-    /// How it ended.
-    pub completion: Completion,
-    /// The buffer that went along.
-    pub buffer: Option<Buffer>,
+pub struct Finished<'a> {
+    call: &'a Call,
+    record: &'a Record,
+    buffer: &'a mut Option<Buffer>,
 }
 
-impl Finished {
+impl<'a> Finished<'a> {
+    #[inline]
+    pub(crate) fn new(call: &'a Call, record: &'a Record, buffer: &'a mut Option<Buffer>) -> Self {
+        Self {
+            call,
+            record,
+            buffer,
+        }
+    }
+
+    /// What was asked for.
+    #[inline]
+    #[must_use]
+    pub fn call(&self) -> &Call {
+        self.call
+    }
+
     /// The values of a success.
     ///
     /// # Errors
     /// The failure, as an error of the method with its number; a module's client knows its name
     /// and replaces that text ([`Error::during`]).
+    #[inline]
     pub fn values(&self) -> Result<Values, Error> {
-        values(&self.call, &self.completion)
+        values(self.call, self.record)
+    }
+
+    /// The values of a task whether it succeeded or failed: a module may let a failure's say more.
+    /// Those that it does not give are zero then.
+    #[inline]
+    #[must_use]
+    pub fn values_in_any_case(&self) -> Values {
+        self.record.values()
+    }
+
+    /// The buffer that went along, unless it was taken.
+    #[must_use]
+    pub fn buffer(&self) -> Option<&Buffer> {
+        self.buffer.as_ref()
+    }
+
+    /// Takes the buffer that went along. One that is not taken is dropped with this.
+    #[inline]
+    #[must_use]
+    pub fn take_buffer(&mut self) -> Option<Buffer> {
+        self.buffer.take()
+    }
+}
+
+impl fmt::Debug for Finished<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Finished")
+            .field("call", self.call)
+            .field("record", self.record)
+            .field("buffer", self.buffer)
+            .finish()
     }
 }
 
 /// The values of a completion, or its failure as an error of the call.
 #[inline]
-pub(crate) fn values(call: &Call, completion: &Completion) -> Result<Values, Error> {
-    match completion.result() {
-        Ok(values) => Ok(*values),
-        Err(failure) => Err(Error::new(failure, call)),
+pub(crate) fn values(call: &Call, record: &Record) -> Result<Values, Error> {
+    match result_from_word(record.status_word()) {
+        Ok(()) => Ok(record.values()),
+        Err(failure) => Err(failed(call, failure)),
     }
+}
+
+#[cold]
+fn failed(call: &Call, failure: Failure) -> Error {
+    Error::new(failure, call)
 }

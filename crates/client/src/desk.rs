@@ -1,5 +1,5 @@
-//! The desk of a lane: completions that were harvested, buffers that were left behind, and the
-//! wakers of futures.
+//! The desk of a lane: tasks that were harvested, places that were left behind, and the wakers of
+//! futures.
 //!
 //! Everything here is off the busy path. See [`crate::lane`] for who may do what.
 //!
@@ -10,21 +10,20 @@ use std::collections::HashMap;
 use std::sync::atomic::{Ordering, fence};
 use std::task::Waker;
 
-use chimaera_proto::Completion;
 use chimaera_proto::limits::LANE_DEPTH;
+use chimaera_shm::Record;
 
-use crate::buffer::Buffer;
+use crate::call::Call;
 use crate::lane::{ATTACHED, ClientLane, DONE, Flight, ORPHANED, OWNED};
+use crate::place::Place;
 
 /// Wakers to be woken when no lock is held: waking runs code of the executor's.
 pub(crate) type Wakers = Vec<Waker>;
 
 /// What lies at the desk.
 pub(crate) struct Desk {
-    /// Completions of tasks whose records were needed for others, by sequence.
-    harvested: HashMap<u64, Completion>,
-    /// Buffers of tasks whose handles were dropped, by record.
-    parked: [Option<Buffer>; LANE_DEPTH],
+    /// Tasks whose records were needed for others, by sequence.
+    parcels: HashMap<u64, Box<Parcel>>,
     /// Whom to wake when the task in a record completes.
     wakers: [Option<Waker>; LANE_DEPTH],
 }
@@ -32,45 +31,77 @@ pub(crate) struct Desk {
 impl Default for Desk {
     fn default() -> Self {
         Self {
-            harvested: HashMap::new(),
-            parked: [const { None }; LANE_DEPTH],
+            parcels: HashMap::new(),
             wakers: [const { None }; LANE_DEPTH],
         }
     }
 }
 
-/// What became of a task whose owner took it up.
+impl Desk {
+    /// Whether there are harvested tasks whose handles did not come for them yet.
+    pub(crate) fn has_parcels(&self) -> bool {
+        !self.parcels.is_empty()
+    }
+}
+
+/// A task that completed before its handle asked, and whose record was needed.
+pub(crate) struct Parcel {
+    pub(crate) record: Record,
+    pub(crate) place: Place,
+}
+
+/// What became of a task whose handle took it up.
 pub(crate) enum TakenUp {
-    /// It is the owner's: the record is `OWNED` and complete or in flight.
+    /// It is the handle's: the record is `OWNED` and complete or in flight.
     Owned,
     /// It completed before, and its record was needed.
-    Harvested(Completion),
+    Harvested(Box<Parcel>),
 }
 
 impl ClientLane {
-    /// Makes an attached task `OWNED`, so that its owner can wait for it.
+    /// Makes an attached task `OWNED`, so that its handle can wait for it.
     #[inline]
-    pub(crate) fn take_up(&self, flight: Flight, left_waker: bool) -> TakenUp {
+    pub(crate) fn take_up(&self, flight: Flight) -> TakenUp {
         if !self.claim_for_handle(flight, OWNED) {
-            return TakenUp::Harvested(self.fetch_harvested(flight));
+            return TakenUp::Harvested(self.fetch_parcel(flight));
         }
-        if left_waker {
-            let mut desk = self.desk.lock();
-            let waker = self.forget_waker(&mut desk, flight.record);
-            drop(desk);
-            drop(waker);
+        if self.awaited() & flight.bit() != 0 {
+            self.take_waker_back(flight);
         }
         TakenUp::Owned
     }
 
-    /// Fetches a completion that was harvested: the claim says so.
     #[cold]
-    fn fetch_harvested(&self, flight: Flight) -> Completion {
+    fn take_waker_back(&self, flight: Flight) {
+        let mut desk = self.desk.lock();
+        let waker = self.forget_waker(&mut desk, flight.record);
+        drop(desk);
+        drop(waker);
+    }
+
+    /// Fetches a task that was harvested: the claim says so.
+    #[cold]
+    fn fetch_parcel(&self, flight: Flight) -> Box<Parcel> {
         self.desk
             .lock()
-            .harvested
+            .parcels
             .remove(&flight.sequence)
-            .expect("a task that left its record without its owner was harvested")
+            .expect("a task that left its record without its handle was harvested")
+    }
+
+    /// What an attached task was asked to do.
+    pub(crate) fn call_of(&self, flight: Flight) -> Call {
+        let desk = self.desk.lock();
+        if self.is_attached(flight) {
+            // SAFETY: the place is the handle's, who asks, or its harvester's, who would have the
+            // desk locked.
+            return unsafe { self.places.of(flight.record) }.call;
+        }
+        let parcel = desk.parcels.get(&flight.sequence);
+        parcel
+            .expect("an attached task is at its record or the desk")
+            .place
+            .call
     }
 
     /// Leaves a waker for an attached task. Returns whether the task has completed already; the
@@ -123,16 +154,18 @@ impl ClientLane {
         }
     }
 
-    /// Leaves a task behind whose handle is dropped. Its buffer stays here until it completes.
+    /// Leaves a task behind whose handle is dropped. Its buffer stays in its place until it
+    /// completes.
     #[cold]
-    pub(crate) fn abandon(&self, flight: Flight, buffer: Option<Buffer>) {
+    pub(crate) fn abandon(&self, flight: Flight) {
         let mut desk = self.desk.lock();
         if !self.claim_for_handle(flight, ORPHANED) {
-            desk.harvested.remove(&flight.sequence);
+            let parcel = desk.parcels.remove(&flight.sequence);
+            drop(desk);
+            drop(parcel);
             return;
         }
         let waker = self.forget_waker(&mut desk, flight.record);
-        desk.parked[flight.record] = buffer;
         self.mark_orphan(flight);
         self.reap(&mut desk, flight.record);
         drop(desk);
@@ -153,32 +186,42 @@ impl ClientLane {
 
     /// Frees the record of an orphan if its task has completed. The claim of an orphan changes
     /// only here, under the desk's lock.
-    fn reap(&self, desk: &mut Desk, record: usize) {
+    fn reap(&self, _: &mut Desk, record: usize) {
         let (flight, tag) = self.claim_of(record);
         if tag == ORPHANED && self.memory.is_complete(record, flight.wire()) {
-            desk.parked[record] = None;
+            // SAFETY: an orphan's place is the desk's, which is locked.
+            unsafe { self.places.of(record) }.buffer = None;
             self.unmark_orphan(record);
             self.settle(flight);
             self.release(flight);
         }
     }
 
-    /// Copies the completions of all attached tasks that have completed, and frees their records,
-    /// and those of orphans.
+    /// Takes all attached tasks that have completed to the desk, and frees their records, and those
+    /// of orphans.
     pub(crate) fn harvest(&self, wakers: &mut Wakers) {
         let mut desk = self.desk.lock();
         for record in 0..LANE_DEPTH {
             let (flight, tag) = self.claim_of(record);
             match tag {
                 ORPHANED => self.reap(&mut desk, record),
-                ATTACHED if self.memory.is_complete(record, flight.wire()) => {
-                    let completion = self.memory.completion(record);
-                    // Its owner may take it up at this moment; then it frees the record.
-                    if self.move_claim(flight, DONE) {
-                        desk.harvested.insert(flight.sequence, completion);
-                        wakers.extend(self.forget_waker(&mut desk, record));
-                        self.release(flight);
-                    }
+                ATTACHED
+                    if self.memory.is_complete(record, flight.wire())
+                    // Its handle may take it up at this moment; then it frees the record.
+                    && self.move_claim(flight, DONE) =>
+                {
+                    // SAFETY: the claim was moved by this thread.
+                    let place = unsafe { self.places.of(record) };
+                    let parcel = Parcel {
+                        record: self.memory.record(record).copy(),
+                        place: Place {
+                            call: place.call,
+                            buffer: place.buffer.take(),
+                        },
+                    };
+                    desk.parcels.insert(flight.sequence, Box::new(parcel));
+                    wakers.extend(self.forget_waker(&mut desk, record));
+                    self.release(flight);
                 }
                 _ => {}
             }

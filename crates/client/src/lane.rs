@@ -30,14 +30,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chimaera_proto::limits::LANE_DEPTH;
-use chimaera_proto::{BufferRange, Completion, Descriptor};
-use chimaera_shm::{Doorbell, Lane, Segment};
+use chimaera_proto::{BufferRange, Descriptor};
+use chimaera_shm::{Doorbell, Lane, Record, Segment};
 use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 
 use crate::call::Call;
 use crate::desk::{Desk, Wakers};
 use crate::link::Link;
+use crate::place::{Place, Places};
 use crate::submission::{Submission, Turn, Use};
 use crate::waiting::Patience;
 
@@ -47,7 +48,7 @@ pub(crate) const DONE: u64 = 0;
 pub(crate) const ATTACHED: u64 = 1;
 /// Somebody waits, or will soon, and frees the record.
 pub(crate) const OWNED: u64 = 2;
-/// The handle was dropped; the task's buffer is at the desk.
+/// The handle was dropped; its place is the desk's.
 pub(crate) const ORPHANED: u64 = 3;
 
 /// The claim of a task.
@@ -89,6 +90,7 @@ pub(crate) struct ClientLane {
     pub(crate) patience: Patience,
     pub(crate) submission: Submission,
     claims: CachePadded<[AtomicU64; LANE_DEPTH]>,
+    pub(crate) places: Places,
     signs: CachePadded<Signs>,
     pub(crate) desk: CachePadded<Mutex<Desk>>,
     /// The connection lives as long as somebody can still wait for a task.
@@ -123,6 +125,7 @@ impl ClientLane {
             patience,
             submission: Submission::new(kind),
             claims: CachePadded::new([const { AtomicU64::new(0) }; LANE_DEPTH]),
+            places: Places::new(),
             signs: CachePadded::new(Signs {
                 lost: AtomicBool::new(false),
                 starved: AtomicBool::new(false),
@@ -134,21 +137,39 @@ impl ClientLane {
         }
     }
 
-    /// Submits a task whose claim gets this tag. Waits for a free record if there is none.
+    /// Submits a task that its submitter waits for. Waits for a free record if there is none.
     #[inline]
-    pub(crate) fn submit(
+    pub(crate) fn submit(&self, call: &Call, buffer: Option<BufferRange>) -> Result<Flight, Lost> {
+        self.submit_with(call, buffer, OWNED, |_| {})
+    }
+
+    /// Submits a task that gets a handle, at whose place `leave` leaves what goes along. Waits for
+    /// a free record if there is none.
+    #[inline]
+    pub(crate) fn submit_attached(
+        &self,
+        call: &Call,
+        buffer: Option<BufferRange>,
+        leave: impl FnOnce(&mut Place),
+    ) -> Result<Flight, Lost> {
+        self.submit_with(call, buffer, ATTACHED, leave)
+    }
+
+    #[inline]
+    fn submit_with(
         &self,
         call: &Call,
         buffer: Option<BufferRange>,
         tag: u64,
+        leave: impl FnOnce(&mut Place),
     ) -> Result<Flight, Lost> {
         let mut turn = self.submission.turn();
         if let Some(record) = self.free_record(&mut turn) {
-            return self.publish(turn, record, call, buffer, tag);
+            return self.publish(turn, record, call, buffer, tag, leave);
         }
         let mut wakers = Wakers::new();
         let record = self.wait_for_record(&mut turn, &mut wakers);
-        let flight = self.publish(turn, record, call, buffer, tag);
+        let flight = self.publish(turn, record, call, buffer, tag, leave);
         for waker in wakers {
             waker.wake();
         }
@@ -161,11 +182,10 @@ impl ClientLane {
         &self,
         call: &Call,
         buffer: Option<BufferRange>,
-        tag: u64,
     ) -> Option<Result<Flight, Lost>> {
         let mut turn = self.submission.try_turn()?;
         let record = self.free_record(&mut turn)?;
-        Some(self.publish(turn, record, call, buffer, tag))
+        Some(self.publish(turn, record, call, buffer, OWNED, |_| {}))
     }
 
     #[inline]
@@ -176,6 +196,7 @@ impl ClientLane {
         call: &Call,
         buffer: Option<BufferRange>,
         tag: u64,
+        leave: impl FnOnce(&mut Place),
     ) -> Result<Flight, Lost> {
         // Relaxed: who freed this record after a loss had seen it, and freeing and taking are
         // ordered; see `crate::loss`.
@@ -183,6 +204,8 @@ impl ClientLane {
             turn.put_back(record);
             return Err(Lost);
         }
+        // SAFETY: the record is free, and this is its submitter.
+        leave(unsafe { self.places.of(record) });
         let sequence = turn.next_sequence();
         let flight = Flight { record, sequence };
         let last = self.claims[record].load(Ordering::Relaxed) >> 2;
@@ -272,11 +295,25 @@ impl ClientLane {
         (Flight { record, sequence }, claim & 3)
     }
 
-    /// Frees a record whose completion was copied, or is of no interest.
+    /// Frees a record whose completion was copied, or is of no interest. For whoever has a share in
+    /// the lane, or its desk locked; handles have neither ([`Self::release_from_handle`]).
     #[inline]
     pub(crate) fn release(&self, flight: Flight) {
         if self.submission.free(flight.bit()) {
             self.ring_if_starved();
+        }
+    }
+
+    /// Frees the record of a handle. The lane may be gone as soon as that is done: so the thread
+    /// that owns the lane has freed the record with its last access to the lane, and others are
+    /// waited for under the lock of the desk ([`Self::is_held`]).
+    #[inline]
+    pub(crate) fn release_from_handle(&self, flight: Flight) {
+        if self.submission.is_mine() {
+            self.release(flight);
+        } else {
+            let _desk = self.desk.lock();
+            self.release(flight);
         }
     }
 
@@ -339,19 +376,14 @@ impl ClientLane {
         self.ring_if_starved();
     }
 
-    /// Waits for an owned task, frees its record and gives its completion.
+    /// Waits for a task of [`Self::submit`], takes what is wanted of its completion and frees its
+    /// record.
     #[inline]
-    pub(crate) fn finish_owned(&self, flight: Flight) -> Completion {
+    pub(crate) fn finish<T>(&self, flight: Flight, take: impl FnOnce(&Record) -> T) -> T {
         self.wait_owned(flight, None);
-        self.retire(flight)
-    }
-
-    /// Copies the completion of a complete, owned task and frees its record.
-    #[inline]
-    pub(crate) fn retire(&self, flight: Flight) -> Completion {
-        let completion = self.memory.completion(flight.record);
+        let taken = take(self.memory.record(flight.record));
         self.release(flight);
-        completion
+        taken
     }
 
     /// Waits for an owned task until the deadline. Returns whether it is complete.
@@ -405,6 +437,20 @@ impl ClientLane {
     /// Records for whose completion somebody left a waker.
     pub(crate) fn awaited(&self) -> u64 {
         self.signs.awaited.load(Ordering::Relaxed)
+    }
+
+    /// Whether a handle may still use the lane. To be asked when nobody can submit any more.
+    pub(crate) fn is_held(&self) -> bool {
+        let desk = self.desk.lock();
+        // Acquire pairs with the release of whoever freed a record with its last access.
+        let mut taken = !self.submission.free_records();
+        let mut is_held = desk.has_parcels();
+        while taken != 0 {
+            let (_, tag) = self.claim_of(taken.trailing_zeros() as usize);
+            is_held |= matches!(tag, ATTACHED | OWNED);
+            taken &= taken - 1;
+        }
+        is_held
     }
 
     /// From now on nothing is submitted. Followed by a fence and a look at the claims.

@@ -9,14 +9,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chimaera_proto::limits::{LANE_DEPTH, MIN_SEGMENT_BYTES};
+use chimaera_proto::status::result_from_word;
 use chimaera_proto::task::DESCRIPTOR_WORDS;
 use chimaera_proto::{Descriptor, PoolId, PoolQuery, Status};
-use chimaera_shm::{Doorbell, LaneMemory, PublishOrder, Segment, Taken};
+use chimaera_shm::{Doorbell, LaneMemory, PublishOrder, Record, Segment, Taken};
 
 use crate::call::Call;
 use crate::control::ControlSocket;
 use crate::desk::TakenUp;
-use crate::lane::{ATTACHED, ClientLane, Flight, OWNED};
+use crate::lane::{ClientLane, Flight};
 use crate::link::Link;
 use crate::submission::Use;
 use crate::waiting::Patience;
@@ -52,8 +53,15 @@ fn call(number: u64) -> Call {
     }
 }
 
-fn submit(lane: &ClientLane, number: u64, tag: u64) -> Flight {
-    lane.submit(&call(number), None, tag).expect("submits")
+/// A task that its submitter waits for.
+fn submit(lane: &ClientLane, number: u64) -> Flight {
+    lane.submit(&call(number), None).expect("submits")
+}
+
+/// A task with a handle.
+fn attach(lane: &ClientLane, number: u64) -> Flight {
+    let attached = lane.submit_attached(&call(number), None, |place| place.call = call(number));
+    attached.expect("submits")
 }
 
 fn soon() -> Option<Instant> {
@@ -84,9 +92,9 @@ fn sequences_wrap_without_mistaking_one_task_for_another() {
             }
         });
         for number in 0..1000 {
-            let flight = submit(&lane, number, OWNED);
+            let flight = submit(&lane, number);
             assert!(lane.wait_owned(flight, soon()));
-            assert_eq!(lane.retire(flight).values[0], number);
+            assert_eq!(lane.finish(flight, |record| record.value(0)), number);
         }
         done.store(true, Ordering::Release);
     });
@@ -99,7 +107,7 @@ fn a_record_that_rested_for_very_long_does_not_look_complete() {
     let lane = lane(&link);
     let mut last = [0; LANE_DEPTH];
     for number in 0..LANE_DEPTH as u64 {
-        let flight = submit(&lane, number, OWNED);
+        let flight = submit(&lane, number);
         lane.memory.complete(flight.record, flight.wire(), 0, &[]);
         last[flight.record] = flight.sequence;
     }
@@ -109,7 +117,7 @@ fn a_record_that_rested_for_very_long_does_not_look_complete() {
     });
     for (record, sequence) in last.into_iter().enumerate() {
         lane.begin_at(sequence + (1 << 32));
-        let flight = submit(&lane, 0, OWNED);
+        let flight = submit(&lane, 0);
         assert_eq!((flight.record, flight.wire()), (record, sequence as u32));
         assert!(!lane.memory.is_complete(record, flight.wire()));
     }
@@ -138,9 +146,10 @@ fn no_task_is_missed_at_the_moment_of_the_loss() {
                 lane.complete_all_as_lost();
             });
             begin(round % 5);
-            if let Ok(flight) = lane.submit(&call(round), None, OWNED) {
+            if let Ok(flight) = lane.submit(&call(round), None) {
                 assert!(lane.wait_owned(flight, soon()), "a task was missed");
-                let failure = lane.retire(flight).result().expect_err("lost");
+                let word = lane.finish(flight, Record::status_word);
+                let failure = result_from_word(word).expect_err("lost");
                 assert_eq!(failure.status, Status::ConnectionLost);
                 in_time += 1;
             }
@@ -155,7 +164,7 @@ fn no_task_is_missed_at_the_moment_of_the_loss() {
 /// Runs what starves until the submitter waits, then `help`.
 fn starve(lane: &ClientLane, help: impl FnOnce()) {
     thread::scope(|scope| {
-        let submitter = scope.spawn(|| submit(lane, 99, OWNED));
+        let submitter = scope.spawn(|| submit(lane, 99));
         while !lane.is_starved() {
             thread::yield_now();
         }
@@ -180,9 +189,7 @@ fn a_starved_submitter_is_woken_by_an_owner_who_frees_a_record() {
     let segment = segment();
     let (link, _other_end) = link(&segment);
     let lane = lane(&link);
-    let flights: Vec<_> = (0..LANE_DEPTH as u64)
-        .map(|n| submit(&lane, n, OWNED))
-        .collect();
+    let flights: Vec<_> = (0..LANE_DEPTH as u64).map(|n| submit(&lane, n)).collect();
     for flight in &flights {
         // Without a ring: whoever was to be rung for these was rung before.
         lane.memory.complete(flight.record, flight.wire(), 0, &[]);
@@ -195,17 +202,12 @@ fn a_starved_submitter_is_woken_when_a_complete_task_is_given_back() {
     let segment = segment();
     let (link, _other_end) = link(&segment);
     let lane = lane(&link);
-    let flights: Vec<_> = (0..LANE_DEPTH as u64)
-        .map(|n| submit(&lane, n, OWNED))
-        .collect();
+    let flights: Vec<_> = (0..LANE_DEPTH as u64).map(|n| submit(&lane, n)).collect();
     for flight in &flights {
         lane.memory.complete(flight.record, flight.wire(), 0, &[]);
     }
     starve(&lane, || lane.give_back(flights[7]));
-    assert!(matches!(
-        lane.take_up(flights[7], false),
-        TakenUp::Harvested(_)
-    ));
+    assert!(matches!(lane.take_up(flights[7]), TakenUp::Harvested(_)));
 }
 
 #[test]
@@ -219,9 +221,7 @@ fn a_starved_submitter_is_woken_by_the_worker_and_harvests() {
     let segment = segment();
     let (link, _other_end) = link(&segment);
     let lane = lane(&link);
-    let flights: Vec<_> = (0..LANE_DEPTH as u64)
-        .map(|n| submit(&lane, n, ATTACHED))
-        .collect();
+    let flights: Vec<_> = (0..LANE_DEPTH as u64).map(|n| attach(&lane, n)).collect();
     let count = Arc::new(Count(AtomicUsize::new(0)));
     assert!(!lane.leave_waker(flights[9], &Waker::from(Arc::clone(&count))));
     let complete = |flight: Flight| {
@@ -240,8 +240,8 @@ fn a_starved_submitter_is_woken_by_the_worker_and_harvests() {
     );
     for flight in [flights[8], flights[9]] {
         assert!(lane.is_complete(flight));
-        match lane.take_up(flight, true) {
-            TakenUp::Harvested(completion) => assert_eq!(completion.values[0], 9),
+        match lane.take_up(flight) {
+            TakenUp::Harvested(parcel) => assert_eq!(parcel.record.value(0), 9),
             TakenUp::Owned => panic!("its record was needed"),
         }
     }
@@ -252,9 +252,7 @@ fn a_starved_submitter_is_woken_where_the_bell_would_not_ring_any_more() {
     let segment = segment();
     let (link, _other_end) = link(&segment);
     let lane = lane(&link);
-    let flights: Vec<_> = (0..LANE_DEPTH as u64)
-        .map(|n| submit(&lane, n, ATTACHED))
-        .collect();
+    let flights: Vec<_> = (0..LANE_DEPTH as u64).map(|n| attach(&lane, n)).collect();
     assert!(!lane.leave_waker(flights[3], Waker::noop()));
     starve(&lane, || {
         let mut wakers = Vec::new();

@@ -5,8 +5,12 @@
 //! and cannot own anything any more: those share.
 
 use std::cell::{Cell, RefCell};
+use std::ops::Deref;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::thread;
+use std::time::Duration;
 
 use chimaera_proto::Status;
 use chimaera_proto::control::{Reply, Request};
@@ -19,6 +23,36 @@ use crate::lane::ClientLane;
 use crate::link::Link;
 use crate::submission::Use;
 use crate::waiting::Patience;
+
+/// A task handle's lane. Not counted: counting would cost every task two locked instructions, each
+/// of which waits until all that was written before is with the worker. Instead a session that
+/// ends looks which of its lanes still have handles, and keeps those ([`linger`]).
+#[derive(Clone, Copy)]
+pub(crate) struct LaneRef(NonNull<ClientLane>);
+
+// SAFETY: a lane is shared among threads.
+unsafe impl Send for LaneRef {}
+// SAFETY: as above.
+unsafe impl Sync for LaneRef {}
+
+impl LaneRef {
+    /// For the handle of a task that was submitted on the lane and not yet finished.
+    #[inline]
+    pub(crate) fn of(lane: &Arc<ClientLane>) -> Self {
+        Self(NonNull::from(&**lane))
+    }
+}
+
+impl Deref for LaneRef {
+    type Target = ClientLane;
+
+    #[inline]
+    fn deref(&self) -> &ClientLane {
+        // SAFETY: the handle's task holds a record of the lane or lies at its desk, so `is_held`
+        // says that it is held, and whoever keeps the lane does so until it says otherwise.
+        unsafe { self.0.as_ref() }
+    }
+}
 
 thread_local! {
     /// The lane that this thread used last: session and index. No destructor, so it can be read
@@ -189,3 +223,41 @@ impl Lanes {
         }
     }
 }
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        // Nobody submits any more, so there will be no new handles.
+        let held: Vec<_> = self
+            .lanes
+            .iter_mut()
+            .filter_map(OnceLock::take)
+            .filter(|lane| lane.is_held())
+            .collect();
+        if held.is_empty() {
+            return;
+        }
+        let kept = held.clone();
+        let thread = thread::Builder::new().name("chimaera-linger".to_owned());
+        if thread.spawn(move || linger(held)).is_ok() {
+            drop(kept);
+        } else {
+            // Without a thread nobody can tell when the last handle goes.
+            std::mem::forget(kept);
+        }
+    }
+}
+
+/// Keeps lanes, and with them the connection, until their last handles are gone.
+///
+/// Handles do not tell when they go, so this asks, less and less often: it notices within as much
+/// time again as they took, at most [`LONGEST_LINGER`].
+fn linger(mut lanes: Vec<Arc<ClientLane>>) {
+    let mut pause = Duration::from_millis(1);
+    while !lanes.is_empty() {
+        thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_LINGER);
+        lanes.retain(|lane| lane.is_held());
+    }
+}
+
+const LONGEST_LINGER: Duration = Duration::from_secs(1);

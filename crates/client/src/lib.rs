@@ -39,6 +39,7 @@ mod loss;
 mod memory;
 mod options;
 mod parts;
+mod place;
 mod runtime;
 mod submission;
 mod task;

@@ -8,11 +8,12 @@ use std::ops::Range;
 
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::{Access, Failure};
+use chimaera_shm::Record;
 
 use crate::buffer::{BufferSlice, BufferSliceMut};
 use crate::call::{Call, Values, values};
 use crate::error::Error;
-use crate::lane::{ClientLane, Flight, Lost, OWNED};
+use crate::lane::{ClientLane, Flight, Lost};
 use crate::runtime::{Runtime, connection_lost};
 
 /// Why not all parts succeeded.
@@ -125,9 +126,9 @@ impl<'a> Window<'a> {
         part: usize,
     ) -> Option<Result<(), Lost>> {
         let submitted = match self.count {
-            0 => self.lane.submit(call, Some(buffer), OWNED),
+            0 => self.lane.submit(call, Some(buffer)),
             LANE_DEPTH => return None,
-            _ => self.lane.try_submit(call, Some(buffer), OWNED)?,
+            _ => self.lane.try_submit(call, Some(buffer))?,
         };
         Some(submitted.map(|flight| {
             self.members[(self.first + self.count) % LANE_DEPTH] = Some(Member {
@@ -141,10 +142,11 @@ impl<'a> Window<'a> {
 
     fn pop(&mut self) -> Option<(Member, Result<Values, Error>)> {
         let member = self.members[self.first % LANE_DEPTH].take()?;
-        let completion = self.lane.finish_owned(member.flight);
+        let take = |record: &Record| values(&member.call, record);
+        let result = self.lane.finish(member.flight, take);
         self.first += 1;
         self.count -= 1;
-        Some((member, values(&member.call, &completion)))
+        Some((member, result))
     }
 
     fn finish_first(&mut self, done: &mut impl FnMut(usize, &Values)) -> Result<(), PartError> {

@@ -15,7 +15,6 @@ use crate::buffer::{Buffer, BufferSlice, BufferSliceMut};
 use crate::call::{Call, Finished, Values, values};
 use crate::control::ControlSocket;
 use crate::error::{Error, TaskError};
-use crate::lane::{ATTACHED, OWNED};
 use crate::lanes::Lanes;
 use crate::link::Link;
 use crate::memory::Memory;
@@ -199,8 +198,8 @@ impl Runtime {
     #[inline]
     fn call_with(&self, call: &Call, buffer: Option<BufferRange>) -> Result<Values, Error> {
         let lane = self.session.lanes.current()?;
-        match lane.submit(call, buffer, OWNED) {
-            Ok(flight) => values(call, &lane.finish_owned(flight)),
+        match lane.submit(call, buffer) {
+            Ok(flight) => lane.finish(flight, |record| values(call, record)),
             Err(_) => Err(connection_lost(call)),
         }
     }
@@ -218,7 +217,7 @@ impl Runtime {
         &self,
         call: Call,
         buffer: Option<Buffer>,
-        finish: fn(Finished) -> Result<T, TaskError>,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Result<Task<T>, TaskError> {
         let memory = &self.session.memory;
         let range = match buffer
@@ -233,8 +232,15 @@ impl Runtime {
             Ok(lane) => lane,
             Err(error) => return Err(TaskError::new(error, buffer)),
         };
-        match lane.submit(&call, range, ATTACHED) {
-            Ok(flight) => Ok(Task::new(Arc::clone(lane), flight, call, buffer, finish)),
+        let mut buffer = buffer;
+        let submitted = lane.submit_attached(&call, range, |place| {
+            place.call = call;
+            if buffer.is_some() {
+                place.buffer = buffer.take();
+            }
+        });
+        match submitted {
+            Ok(flight) => Ok(Task::new(lane, flight, finish)),
             Err(_) => Err(TaskError::new(connection_lost(&call), buffer)),
         }
     }

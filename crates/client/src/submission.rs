@@ -135,7 +135,8 @@ impl Submission {
         if self.is_mine() {
             // The submitter is this thread, and at something else.
             let free = self.place.free.load(Ordering::Relaxed);
-            self.place.free.store(free | records, Ordering::Relaxed);
+            // Release pairs with the acquire in `free_records`.
+            self.place.free.store(free | records, Ordering::Release);
             return false;
         }
         // Release pairs with the acquire in `take_record`. SeqCst is one side of what keeps a
@@ -148,6 +149,11 @@ impl Submission {
     /// Whether others have freed records since the submitter last looked. `SeqCst`.
     pub(crate) fn has_returned(&self) -> bool {
         self.returned.load(Ordering::SeqCst) != 0
+    }
+
+    /// Records of no task, when nobody can submit any more.
+    pub(crate) fn free_records(&self) -> u64 {
+        self.place.free.load(Ordering::Acquire) | self.returned.load(Ordering::Acquire)
     }
 
     /// Goes on with this sequence, as if that many tasks had been.

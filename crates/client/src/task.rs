@@ -1,24 +1,24 @@
 //! Handles of tasks in flight.
 //!
 //! Laws of this module:
-//! - The buffer of a task in flight is in its handle, out of reach. It comes out with the result,
-//!   or goes to the lane's desk when the handle is dropped, and is freed when the task is done.
-//!   A handle that is forgotten takes its buffer along: that leaks, and nothing more.
+//! - The buffer of a task in flight is at its record ([`crate::place`]), out of reach. It comes out
+//!   with the result, or stays there when the handle is dropped, and is freed when the task is
+//!   done. A handle that is forgotten leaves its record, and its buffer, taken: that leaks, and
+//!   nothing more.
 
 use std::fmt;
 use std::future::Future;
+use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use chimaera_proto::Completion;
-
-use crate::buffer::Buffer;
 use crate::call::{Call, Finished};
-use crate::desk::TakenUp;
+use crate::desk::{Parcel, TakenUp};
 use crate::error::TaskError;
-use crate::lane::{ClientLane, Flight};
+use crate::lane::{ClientLane, Flight, OWNED};
+use crate::lanes::LaneRef;
 
 /// A task in flight, or one that has ended and whose result nobody took yet.
 ///
@@ -29,36 +29,26 @@ use crate::lane::{ClientLane, Flight};
 pub struct Task<T> {
     /// `None` once the result was taken.
     pending: Option<Pending>,
-    finish: fn(Finished) -> Result<T, TaskError>,
+    finish: fn(Finished<'_>) -> Result<T, TaskError>,
 }
 
 struct Pending {
-    lane: Arc<ClientLane>,
+    lane: LaneRef,
     flight: Flight,
-    left_waker: bool,
-    call: Call,
-    buffer: Option<Buffer>,
-    /// Set while the claim is this handle's, and when there is nothing left in flight.
-    settled: bool,
 }
 
 impl<T> Task<T> {
+    /// The handle of a task that was submitted with [`ClientLane::submit_attached`].
     #[inline]
     pub(crate) fn new(
-        lane: Arc<ClientLane>,
+        lane: &Arc<ClientLane>,
         flight: Flight,
-        call: Call,
-        buffer: Option<Buffer>,
-        finish: fn(Finished) -> Result<T, TaskError>,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Self {
         Self {
             pending: Some(Pending {
-                lane,
+                lane: LaneRef::of(lane),
                 flight,
-                left_waker: false,
-                call,
-                buffer,
-                settled: false,
             }),
             finish,
         }
@@ -73,9 +63,7 @@ impl<T> Task<T> {
     /// If the result was taken before by [`Task::try_wait`], [`Task::wait_timeout`] or `await`.
     #[inline]
     pub fn wait(mut self) -> Result<T, TaskError> {
-        let mut pending = self.take();
-        let completion = pending.wait();
-        pending.finish(completion, self.finish)
+        self.take().wait(self.finish)
     }
 
     /// Blocks until the task has ended, but no longer than this. `None`: it has not, and the
@@ -88,8 +76,12 @@ impl<T> Task<T> {
     /// As [`Task::wait`].
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<T, TaskError>> {
         let deadline = Instant::now().checked_add(timeout);
-        let completion = self.pending().wait_until(deadline)?;
-        Some(self.take().finish(completion, self.finish))
+        let pending = self.take();
+        if pending.waits_until(deadline) {
+            return Some(pending.wait(self.finish));
+        }
+        self.pending = Some(pending);
+        None
     }
 
     /// The result if the task has ended. Does not block.
@@ -103,8 +95,7 @@ impl<T> Task<T> {
         if !self.is_complete() {
             return None;
         }
-        let completion = self.pending().wait();
-        Some(self.take().finish(completion, self.finish))
+        Some(self.take().wait(self.finish))
     }
 
     /// Whether the task has ended, so that waiting would not block. Does not block.
@@ -117,12 +108,9 @@ impl<T> Task<T> {
 
     /// What was asked for, as long as the result was not taken.
     #[must_use]
-    pub fn request(&self) -> Option<&Call> {
-        self.pending.as_ref().map(|pending| &pending.call)
-    }
-
-    fn pending(&mut self) -> &mut Pending {
-        self.pending.as_mut().expect(TAKEN)
+    pub fn request(&self) -> Option<Call> {
+        let pending = self.pending.as_ref()?;
+        Some(pending.lane.call_of(pending.flight))
     }
 
     #[inline]
@@ -134,61 +122,72 @@ impl<T> Task<T> {
 const TAKEN: &str = "the result of this task was taken before";
 
 impl Pending {
-    /// Blocks until the task has ended.
+    /// Blocks until the task has ended, and makes its result.
     #[inline]
-    fn wait(&mut self) -> Completion {
-        match self.take_up() {
+    fn wait<T>(self, finish: fn(Finished<'_>) -> Result<T, TaskError>) -> Result<T, TaskError> {
+        // From here on the record is freed, or is not there any more.
+        let this = ManuallyDrop::new(self);
+        let (lane, flight) = (this.lane, this.flight);
+        match lane.take_up(flight) {
             TakenUp::Owned => {
-                let completion = self.lane.finish_owned(self.flight);
-                self.settled = true;
-                completion
+                lane.wait_owned(flight, None);
+                // Also if `finish`, which is a module's client's, panics.
+                let end = End { lane, flight };
+                // SAFETY: the claim was moved by this thread, which makes the place its own.
+                let place = unsafe { lane.places.of(flight.record) };
+                let record = lane.memory.record(flight.record);
+                let result = finish(Finished::new(&place.call, record, &mut place.buffer));
+                drop(end);
+                result
             }
-            TakenUp::Harvested(completion) => completion,
+            TakenUp::Harvested(mut parcel) => {
+                let Parcel { record, place } = &mut *parcel;
+                finish(Finished::new(&place.call, record, &mut place.buffer))
+            }
         }
     }
 
-    fn wait_until(&mut self, deadline: Option<Instant>) -> Option<Completion> {
-        match self.take_up() {
-            TakenUp::Owned => {
-                if !self.lane.wait_owned(self.flight, deadline) {
-                    self.lane.give_back(self.flight);
-                    return None;
-                }
-                self.settled = true;
-                Some(self.lane.retire(self.flight))
-            }
-            TakenUp::Harvested(completion) => Some(completion),
+    /// Blocks until the task has ended, but no longer than until the deadline. Returns whether it
+    /// has.
+    fn waits_until(&self, deadline: Option<Instant>) -> bool {
+        let (lane, flight) = (self.lane, self.flight);
+        if lane.is_complete(flight) {
+            return true;
         }
+        // Only a record that nobody else frees is slept on.
+        if !lane.claim_for_handle(flight, OWNED) {
+            return true;
+        }
+        let is_complete = lane.wait_owned(flight, deadline);
+        lane.give_back(flight);
+        is_complete
     }
+}
 
-    #[inline]
-    fn take_up(&mut self) -> TakenUp {
-        let taken = self.lane.take_up(self.flight, self.left_waker);
-        self.left_waker = false;
-        self.settled |= matches!(taken, TakenUp::Harvested(_));
-        taken
-    }
+/// The end of a task whose claim is its handle's: its place is emptied and its record freed.
+struct End {
+    lane: LaneRef,
+    flight: Flight,
+}
 
+impl Drop for End {
     #[inline]
-    fn finish<T>(
-        mut self,
-        completion: Completion,
-        finish: fn(Finished) -> Result<T, TaskError>,
-    ) -> Result<T, TaskError> {
-        finish(Finished {
-            call: self.call,
-            completion,
-            buffer: self.buffer.take(),
-        })
+    fn drop(&mut self) {
+        // SAFETY: as where this is made; what used the place before is done.
+        let left = unsafe { self.lane.places.of(self.flight.record) }
+            .buffer
+            .take();
+        if left.is_some() {
+            drop(left);
+        }
+        self.lane.release_from_handle(self.flight);
     }
 }
 
 impl Drop for Pending {
     #[inline]
     fn drop(&mut self) {
-        if !self.settled {
-            self.lane.abandon(self.flight, self.buffer.take());
-        }
+        self.lane.abandon(self.flight);
     }
 }
 
@@ -196,21 +195,19 @@ impl<T> Future for Task<T> {
     type Output = Result<T, TaskError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let pending = self.pending();
+        let pending = self.pending.as_ref().expect(TAKEN);
         if !pending.lane.is_complete(pending.flight) {
             if !pending.lane.link.watch_the_bell() {
                 // No thread to be had: then the executor has to ask again and again.
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            pending.left_waker = true;
             if !pending.lane.leave_waker(pending.flight, context.waker()) {
                 return Poll::Pending;
             }
         }
-        let completion = self.pending().wait();
         let finish = self.finish;
-        Poll::Ready(self.take().finish(completion, finish))
+        Poll::Ready(self.take().wait(finish))
     }
 }
 

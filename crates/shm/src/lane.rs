@@ -58,12 +58,60 @@ struct Entry {
     words: [AtomicU64; DESCRIPTOR_WORDS],
 }
 
-/// A completion.
+/// A place for a completion.
 #[repr(C, align(64))]
-struct Record {
+pub struct Record {
     flag: AtomicU32,
     status: AtomicU32,
     values: [AtomicU64; VALUE_COUNT],
+}
+
+/// A completion that is there ([`LaneMemory::is_complete`]), and stays until the record is given to
+/// another task. Whoever reads a word twice may find two different ones: the other side's mistake,
+/// not an error here.
+impl Record {
+    /// Status code and errno.
+    #[inline]
+    #[must_use]
+    pub fn status_word(&self) -> u32 {
+        self.status.load(Ordering::Relaxed)
+    }
+
+    /// One of the values.
+    ///
+    /// # Panics
+    /// If there is no value with this index.
+    #[inline]
+    #[must_use]
+    pub fn value(&self, index: usize) -> u64 {
+        self.values[index].load(Ordering::Relaxed)
+    }
+
+    /// All values.
+    #[inline]
+    #[must_use]
+    pub fn values(&self) -> [u64; VALUE_COUNT] {
+        std::array::from_fn(|index| self.value(index))
+    }
+
+    /// A copy in private memory.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        Self {
+            flag: AtomicU32::new(self.flag.load(Ordering::Relaxed)),
+            status: AtomicU32::new(self.status_word()),
+            values: self.values().map(AtomicU64::new),
+        }
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("status_word", &self.status_word())
+            .field("values", &self.values())
+            .finish()
+    }
 }
 
 #[cfg(not(loom))]
@@ -131,15 +179,22 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
         self.records[record].flag.load(Guard::Observe.acquire()) == sequence
     }
 
+    /// The place where a task completes.
+    #[inline]
+    #[must_use]
+    pub fn record(&self, record: usize) -> &Record {
+        &self.records[record]
+    }
+
     /// Copies a completion. To be called after [`Self::is_complete`], before the record is given
     /// to another task.
     #[inline]
     #[must_use]
     pub fn completion(&self, record: usize) -> Completion {
-        let record = &self.records[record];
+        let record = self.record(record);
         Completion {
-            status_word: record.status.load(Ordering::Relaxed),
-            values: std::array::from_fn(|index| record.values[index].load(Ordering::Relaxed)),
+            status_word: record.status_word(),
+            values: record.values(),
         }
     }
 

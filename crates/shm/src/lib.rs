@@ -22,7 +22,7 @@ mod sync;
 
 pub use barrier::PublishOrder;
 pub use doorbell::Doorbell;
-pub use lane::{Lane, LaneMemory, Taken};
+pub use lane::{Lane, LaneMemory, Record, Taken};
 pub use segment::{Segment, SegmentError};
 
 #[cfg(all(test, loom))]

@@ -81,8 +81,8 @@ pub(crate) fn submit_buffer(
         .expect("submits")
 }
 
-pub(crate) fn with_buffer(mut finished: Finished) -> Result<(u64, Buffer), TaskError> {
-    let buffer = finished.buffer.take();
+pub(crate) fn with_buffer(mut finished: Finished<'_>) -> Result<(u64, Buffer), TaskError> {
+    let buffer = finished.take_buffer();
     match (finished.values(), buffer) {
         (Ok(values), Some(buffer)) => Ok((first(&values), buffer)),
         (Ok(_), None) => unreachable!("the buffer comes back"),

@@ -116,9 +116,8 @@ impl Client {
     }
 }
 
-fn reversed(finished: Finished) -> Result<Buffer, TaskError> {
-    let result = finished.values();
-    match (result, finished.buffer) {
+fn reversed(mut finished: Finished<'_>) -> Result<Buffer, TaskError> {
+    match (finished.values(), finished.take_buffer()) {
         (Ok(_), Some(buffer)) => Ok(buffer),
         (Err(error), buffer) => Err(TaskError::new(error, buffer)),
         (Ok(_), None) => unreachable!("a buffer that goes along comes back"),
