@@ -276,14 +276,9 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
     /// Asks for the line of a record that is going to be written soon. A hint; touches nothing.
     #[inline]
     pub fn prefetch_record(&self, record: usize) {
-        #[cfg(all(target_arch = "x86_64", not(loom)))]
-        {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-            let address = (&raw const self.records[record]).cast::<i8>();
-            // SAFETY: a prefetch has no effect but on caches, whatever the address.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(address) };
-        }
-        #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+        #[cfg(not(loom))]
+        crate::prefetch::for_writing((&raw const self.records[record]).cast());
+        #[cfg(loom)]
         let _ = record;
     }
 

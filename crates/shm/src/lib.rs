@@ -17,6 +17,8 @@ mod doorbell;
 mod futex;
 mod lane;
 pub mod packet;
+#[cfg(not(loom))]
+mod prefetch;
 mod segment;
 mod sync;
 

@@ -45,7 +45,7 @@ use sleep::{Sleeper, Wake};
 const LANE_BUDGET: u64 = 32;
 
 /// Tasks copied from a lane before the first of them is dispatched.
-const BATCH: usize = 8;
+const BATCH: usize = 16;
 
 /// Work between two looks at the clock and the doorbells, in tasks or copies of 4 KiB.
 const WORK_PER_TICK: u64 = 256;
@@ -274,7 +274,11 @@ impl Worker {
     /// Validates a task of the batch and hands it to its container. Returns how much work it is.
     fn dispatch(&mut self, lane: u32, position: usize) -> u64 {
         let served = served_lane(&mut self.lanes, lane);
-        let words = &self.batch[position];
+        // Word by word: a copy by larger loads would wait until the small stores of `take` are in the
+        // cache, and with them every completion before.
+        let taken = &self.batch[position];
+        let words =
+            &std::array::from_fn(|word| unsafe { std::ptr::read_volatile(&raw const taken[word]) });
         let sequence = words[0] as u32;
         let token = |record, pool| Token {
             worker: self.index,

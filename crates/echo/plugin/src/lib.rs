@@ -76,7 +76,9 @@ fn parse_greeting(params: &[u8]) -> Result<&str, ModuleError> {
         })
 }
 
-/// Exchanges chunks from both ends, working towards the middle.
+/// Exchanges chunks from both ends, working towards the middle. Not inlined: its buffers would be part
+/// of the stack of every task.
+#[inline(never)]
 fn reverse(request: Request) {
     let Some(buffer) = request.writable_buffer() else {
         return request.fail(Status::InvalidBuffer);
