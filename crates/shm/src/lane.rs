@@ -144,7 +144,8 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
     pub fn publish(&self, sequence: u32, words: &[u64; DESCRIPTOR_WORDS]) {
         debug_assert_eq!(words[0] as u32, sequence);
         let entry = &self.entries[sequence as usize % DEPTH];
-        for (shared, &word) in entry.words.iter().zip(words).skip(1) {
+        // Slices of a length that the compiler knows: `skip` leaves it a loop, now and then.
+        for (shared, &word) in entry.words[1..].iter().zip(&words[1..]) {
             shared.store(word, Ordering::Relaxed);
         }
         // Release pairs with the acquire in `take`: who sees the sequence sees the other words.
@@ -259,7 +260,7 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
         let found = first as u32;
         if found == expected as u32 {
             words[0] = first;
-            for (word, shared) in words.iter_mut().zip(&entry.words).skip(1) {
+            for (word, shared) in words[1..].iter_mut().zip(&entry.words[1..]) {
                 *word = shared.load(Ordering::Relaxed);
             }
             return Taken::Task;

@@ -1,0 +1,177 @@
+//! The cases of a worker.
+//!
+//! A lane is filled while the worker stands still. What is counted is the way from the completion
+//! of its 32nd task to that of its 64th: as many tasks as a worker takes from a lane in one pass,
+//! so that whatever a worker does once in a pass or a batch is in it, wherever it stood before.
+
+use std::fs;
+use std::path::Path;
+
+use chimaera_bdev_client::{Block, Client as BdevClient, CreateOptions};
+use chimaera_client::{Buffer, ConnectOptions, PoolId, PoolQuery, Runtime, Task, TaskError};
+use chimaera_echo_client::Client as EchoClient;
+use chimaera_proto::limits::LANE_DEPTH;
+use nix::unistd::Pid;
+
+use crate::Result;
+use crate::limits::Figure;
+use crate::rounds::Rounds;
+use crate::steps::Steps;
+use crate::subject::{Process, Ready};
+
+/// The subject that is a host.
+pub(crate) const ROLE: &str = "host";
+
+/// How a host names its workers, as far as the system keeps a thread's name.
+const THREAD_NAME: &str = "chimaera-worker";
+
+const BLOCK_BYTES: usize = 4096;
+
+/// An empty task.
+pub const ECHO: &str = "worker-echo";
+/// Reading 4 KiB of a memory pool.
+pub const READ: &str = "worker-read-4KiB";
+/// Writing 4 KiB to a memory pool.
+pub const WRITE: &str = "worker-write-4KiB";
+/// Allocating a block of 4 KiB.
+pub const ALLOCATE: &str = "worker-allocate";
+/// Freeing a block of 4 KiB.
+pub const FREE: &str = "worker-free";
+
+/// Counts them all.
+pub(crate) fn count(program: &Path) -> Result<Vec<Figure>> {
+    let process = Process::start(program, ROLE)?;
+    let mut ready = process.go()?;
+    let connection = ready
+        .connection
+        .take()
+        .ok_or("a host can be connected to")?;
+    let runtime = ConnectOptions::new().from_socket(connection)?;
+    let thread = find_worker(process.id())?;
+    let mut worker = Worker {
+        steps: Steps::seize(process, thread)?,
+        ready,
+    };
+    let mut figures = vec![count_echo(&mut worker, &runtime)?];
+    figures.extend(count_bdev(&mut worker, &runtime)?);
+    Ok(figures)
+}
+
+fn count_echo(worker: &mut Worker, runtime: &Runtime) -> Result<Figure> {
+    let echo = EchoClient::new(runtime, PoolId::new(9000, 0));
+    echo.create(PoolQuery::Dynamic, "echo", "")?;
+    let mut rounds = Rounds::default();
+    while rounds.goes_on(ECHO)? {
+        let (count, _) = worker.round((0..LANE_DEPTH as u64).map(|word| echo.async_echo(word)))?;
+        rounds.add(count);
+    }
+    figure(ECHO, &rounds)
+}
+
+/// The four of a memory pool, one after another in each round.
+fn count_bdev(worker: &mut Worker, runtime: &Runtime) -> Result<Vec<Figure>> {
+    let local = PoolQuery::Local;
+    let bdev = BdevClient::new(runtime, PoolId::new(8000, 0));
+    bdev.create(PoolQuery::Dynamic, "memory", &CreateOptions::ram(64 << 20))?;
+    let buffers = (0..LANE_DEPTH).map(|_| runtime.allocate_buffer(BLOCK_BYTES));
+    let mut buffers = buffers.collect::<std::result::Result<Vec<_>, _>>()?;
+    let mut cases = [ALLOCATE, WRITE, READ, FREE].map(|case| (case, Rounds::default()));
+    while any_goes_on(&cases)? {
+        let allocations =
+            (0..LANE_DEPTH).map(|_| bdev.async_allocate_blocks(local, BLOCK_BYTES as u64));
+        let (allocated, blocks) = worker.round(allocations)?;
+        let blocks: Vec<Block> = blocks.into_iter().flatten().collect();
+        let (written, returned) = transfers(worker, &blocks, buffers, |block, buffer| {
+            bdev.async_write(local, block, buffer)
+        })?;
+        let (read, returned) = transfers(worker, &blocks, returned, |block, buffer| {
+            bdev.async_read(local, block, buffer)
+        })?;
+        buffers = returned;
+        let frees = blocks
+            .iter()
+            .map(|&block| bdev.async_free_blocks(local, &[block]));
+        let (freed, _) = worker.round(frees)?;
+        for ((_, rounds), count) in cases.iter_mut().zip([allocated, written, read, freed]) {
+            rounds.add(count);
+        }
+    }
+    cases
+        .iter()
+        .map(|(case, rounds)| figure(case, rounds))
+        .collect()
+}
+
+fn any_goes_on(cases: &[(&str, Rounds)]) -> Result<bool> {
+    for (case, rounds) in cases {
+        if rounds.goes_on(case)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn figure(case: &'static str, rounds: &Rounds) -> Result<Figure> {
+    Figure::new(case, rounds, LANE_DEPTH / 2)
+}
+
+/// A round of transfers. Gives the count, and the buffers back.
+fn transfers(
+    worker: &mut Worker,
+    blocks: &[Block],
+    buffers: Vec<Buffer>,
+    start: impl Fn(&Block, Buffer) -> std::result::Result<Task<(u64, Buffer)>, TaskError>,
+) -> Result<(u64, Vec<Buffer>)> {
+    let tasks = blocks
+        .iter()
+        .zip(buffers)
+        .map(|(block, buffer)| start(block, buffer));
+    let (count, results) = worker.round(tasks)?;
+    Ok((
+        count,
+        results.into_iter().map(|(_, buffer)| buffer).collect(),
+    ))
+}
+
+/// The thread that is counted.
+struct Worker {
+    steps: Steps,
+    ready: Ready,
+}
+
+impl Worker {
+    /// Submits the tasks while the worker stands still, then counts what it takes for the second
+    /// half of them. Gives their results too.
+    fn round<T>(
+        &mut self,
+        tasks: impl Iterator<Item = std::result::Result<Task<T>, TaskError>>,
+    ) -> Result<(u64, Vec<T>)> {
+        self.steps.stop()?;
+        let tasks = tasks.collect::<std::result::Result<Vec<_>, _>>()?;
+        if tasks.len() != LANE_DEPTH {
+            return Err("a round fills a lane".into());
+        }
+        let copying = &self.ready.copying;
+        let mut step_to = |task: usize| {
+            let task = &tasks[task];
+            self.steps.step_until(copying, |_| task.is_complete())
+        };
+        step_to(LANE_DEPTH / 2 - 1)?;
+        let count = step_to(LANE_DEPTH - 1)?;
+        self.steps.run(None)?;
+        let results = tasks.into_iter().map(Task::wait);
+        Ok((count, results.collect::<std::result::Result<_, _>>()?))
+    }
+}
+
+/// The only worker of a host, by its thread's name.
+fn find_worker(process: Pid) -> Result<Pid> {
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        let thread = thread?;
+        if fs::read_to_string(thread.path().join("comm"))?.starts_with(THREAD_NAME) {
+            let id: i32 = thread.file_name().to_string_lossy().parse()?;
+            return Ok(Pid::from_raw(id));
+        }
+    }
+    Err(format!("the host has no thread called {THREAD_NAME}").into())
+}
