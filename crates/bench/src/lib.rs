@@ -36,7 +36,7 @@ pub use case::Unit;
 pub use error::{Error, Result};
 pub use partner::{PARTNER_COMMAND, run_partner};
 pub use report::to_html;
-pub use result::{Absent, CaseResult, Chart, Conditions, Curve, Percentiles, Results};
+pub use result::{Absent, CaseResult, Chart, Conditions, Curve, Dropped, Percentiles, Results};
 
 use bench::Bench;
 use case::Case;
@@ -148,6 +148,7 @@ fn failed(case: &Case, error: &Error) -> CaseResult {
         met: None,
         rounds_kept: 0,
         rounds_dropped: 0,
+        dropped_because: Dropped::default(),
         floor_ns: None,
         percentiles: None,
         peers: Vec::new(),

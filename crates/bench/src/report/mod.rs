@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::case::Unit;
-use crate::result::{CaseResult, Chart, Results};
+use crate::result::{CaseResult, Chart, Dropped, Results};
 use svg::{Bar, Line, escape};
 
 /// Writes the page. It needs nothing else: no script, no font, no picture.
@@ -46,7 +46,7 @@ pub fn to_html(results: &Results) -> String {
     page.push_str(&section(
         "How far to trust this",
         "The floor is the round trip of a bare cache line between the two processors. A round in \
-         which it moved, or in which others used the machine, is dropped. Curves are the best of \
+         which it moved, others used the machine or something failed is dropped. Curves are the best of \
          three looks.",
         &trust(results),
     ));
@@ -197,22 +197,27 @@ fn curves(results: &Results, chart: Chart) -> String {
 fn trust(results: &Results) -> String {
     let cases = &results.cases;
     let kept: usize = cases.iter().map(|case| case.rounds_kept).sum();
-    let dropped: usize = cases.iter().map(|case| case.rounds_dropped).sum();
+    let dropped = cases.iter().map(|case| case.dropped_because);
+    let dropped = dropped.fold(Dropped::default(), std::ops::Add::add);
     let floors: Vec<f64> = cases.iter().filter_map(|case| case.floor_ns).collect();
-    let mut bars = vec![
-        Bar {
-            name: "rounds kept".to_owned(),
-            value: Some(kept as f64),
-            colour: "good",
-            note: kept.to_string(),
-        },
-        Bar {
-            name: "rounds dropped".to_owned(),
-            value: Some(dropped as f64),
+    let mut bars = vec![Bar {
+        name: "rounds kept".to_owned(),
+        value: Some(kept as f64),
+        colour: "good",
+        note: kept.to_string(),
+    }];
+    for (name, count) in [
+        ("floor changed", dropped.floor_changed),
+        ("others at work", dropped.others_used_the_machine),
+        ("failed", dropped.failed),
+    ] {
+        bars.push(Bar {
+            name: name.to_owned(),
+            value: Some(count as f64),
             colour: "dim",
-            note: dropped.to_string(),
-        },
-    ];
+            note: format!("{count} dropped"),
+        });
+    }
     let mut html = svg::bars(&bars);
     bars.clear();
     for (name, pick) in [
@@ -292,9 +297,13 @@ fn row(case: &CaseResult) -> String {
         Some(failure) => format!("<br><span class=\"bad\">{}</span>", escape(failure)),
         None => String::new(),
     };
+    let dropped = match case.dropped_because {
+        dropped if dropped.total() == 0 => String::new(),
+        dropped => format!("<br><span class=\"soft\">{dropped}</span>"),
+    };
     format!(
         "<tr><td>{}{failure}<td class=\"n\">{}<td>{}<td class=\"n\">{}<td class=\"n\">{}\
-         <td class=\"n\">{}<td class=\"{class}\">{met}<td class=\"n\">{} of {}</tr>\n",
+         <td class=\"n\">{}<td class=\"{class}\">{met}<td class=\"n\">{} of {}{dropped}</tr>\n",
         escape(&case.title),
         figure(case.value),
         escape(&case.yardstick),
@@ -322,6 +331,8 @@ mod tests {
             "is absent: it is not installed",
             "155 ns",
             "empty task",
+            "2 others, 1 floor",
+            "6 dropped",
         ] {
             assert!(page.contains(text), "{text}");
         }
