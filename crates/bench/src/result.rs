@@ -36,11 +36,11 @@ pub struct Conditions {
 }
 
 /// A peer that is not there.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Absent {
     /// Its name.
     pub name: String,
-    /// Why.
+    /// Why, and how to get it.
     pub reason: String,
 }
 
