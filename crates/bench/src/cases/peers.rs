@@ -9,13 +9,25 @@ use crate::case::{BESIDE, Case, Effort, Measure, Round, Target, Unit};
 use crate::cases::file::{FilePool, best, pool_in};
 use crate::cases::tasks::DEPTH;
 use crate::error::Result;
+use crate::partner::Partner;
 use crate::peers::fio::{self, Job};
+use crate::peers::iceoryx2::Caller;
 use crate::peers::need;
 use crate::peers::qemu::{POLL_MANY_NS, POLL_ONE_NS, Qemu, Server};
 use crate::peers::vhost::Disk;
+use crate::timing::{BATCH, per_call};
 
 pub(super) fn cases() -> Vec<Case> {
-    let mut cases = Vec::new();
+    let mut cases = vec![Case {
+        name: "empty-task-vs-iceoryx2".into(),
+        title: format!("Empty task, depth 1{BESIDE}iceoryx2"),
+        unit: Unit::Nanoseconds,
+        yardstick: "iceoryx2 request-response",
+        // Four times as fast.
+        target: Target::AtMost(0.25),
+        effort: Effort::Quick,
+        prepare: Box::new(empty_task),
+    }];
     for way in [Way::Vhost, Way::Nbd] {
         for is_write in [false, true] {
             for depth in [1, DEPTH] {
@@ -55,6 +67,24 @@ fn file_case(way: Way, depth: usize, is_write: bool) -> Case {
             Way::Nbd => beside_nbd(bench, depth, is_write),
         }),
     }
+}
+
+fn empty_task(bench: &Rc<Bench>) -> Result<Measure> {
+    need(&bench.peers.iceoryx2)?;
+    let (bench, echo) = (Rc::clone(bench), bench.echo()?);
+    // A process of its own: should it fail, no other case does.
+    let caller = Caller::new(Partner::start(bench.processors.worker)?)?;
+    Ok(Box::new(move || {
+        let ours = per_call(BATCH, bench.window(), || {
+            echo.echo(7)?;
+            Ok(())
+        })?;
+        bench.settle();
+        let theirs = caller.round_trip(bench.window())?;
+        let mut round = Round::new(ours, theirs);
+        round.peers.push(("iceoryx2", theirs));
+        Ok(round)
+    }))
 }
 
 /// The pool, and daemons that serve the file beside it.

@@ -2,6 +2,7 @@
 //! begins, and named as absent, with the reason and the remedy, if it is not there.
 
 pub(crate) mod fio;
+pub(crate) mod iceoryx2;
 pub(crate) mod qemu;
 pub(crate) mod vhost;
 
@@ -11,7 +12,7 @@ use fio::Fio;
 use qemu::Qemu;
 
 /// How a program comes by the drivers that are left out by default.
-#[cfg(not(feature = "peer-blkio"))]
+#[cfg(not(all(feature = "peer-blkio", feature = "peer-iceoryx2")))]
 const NOT_BUILT_IN: &str = "this program was built without its driver; build it with \
                             cargo build --release --workspace --features peers";
 
@@ -21,7 +22,7 @@ pub(crate) type Found<T> = std::result::Result<T, Absent>;
 /// All that were looked for.
 pub(crate) struct Peers {
     pub(crate) fio: Found<Fio>,
-    /// Request-response of iceoryx2, for which there is no driver.
+    /// Request-response of iceoryx2.
     pub(crate) iceoryx2: Found<()>,
     /// The storage daemon, and a driver for its vhost-user-blk.
     pub(crate) vhost: Found<Qemu>,
@@ -36,10 +37,8 @@ impl Peers {
         Self {
             nbd: nbd(&fio, &qemu).map_err(|reason| absent("NBD (fio)", &reason)),
             fio: fio.map_err(|reason| absent("fio (libaio, io_uring)", &reason)),
-            iceoryx2: Err(absent(
-                "iceoryx2 request-response",
-                "no driver for it is built into this program",
-            )),
+            iceoryx2: iceoryx2::find()
+                .map_err(|reason| absent("iceoryx2 request-response", &reason)),
             vhost: vhost::find()
                 .and(qemu)
                 .and_then(Qemu::with_vhost_user)
@@ -119,7 +118,10 @@ mod tests {
 
     #[test]
     fn drivers_that_are_left_out_name_the_feature() {
-        for (found, is_built_in) in [(vhost::find(), cfg!(feature = "peer-blkio"))] {
+        for (found, is_built_in) in [
+            (iceoryx2::find(), cfg!(feature = "peer-iceoryx2")),
+            (vhost::find(), cfg!(feature = "peer-blkio")),
+        ] {
             match found {
                 Ok(()) => assert!(is_built_in),
                 Err(reason) => assert!(!is_built_in && reason.contains("--features peers")),
