@@ -1,5 +1,6 @@
 //! The report: one page with everything in it, to be looked at.
 
+mod peers;
 mod svg;
 
 use std::collections::BTreeSet;
@@ -53,8 +54,10 @@ pub fn to_html(results: &Results) -> String {
     page.push_str("</div>");
     page.push_str(&section(
         "Peers side by side",
-        "The same work on a file made in the same way.",
-        &peers(results),
+        "The same work: files were made in the same way, and every process was on the same \
+         processors. Ours is the median over all cases of the work; the ratios in the table below \
+         are of the same rounds.",
+        &peers::charts(results),
     ));
     page.push_str(&section("All figures", "", &table(results)));
     page.push_str("</main></body></html>\n");
@@ -241,37 +244,6 @@ fn trust(results: &Results) -> String {
         );
     }
     html
-}
-
-fn peers(results: &Results) -> String {
-    let mut html = String::new();
-    for case in results.cases.iter().filter(|case| !case.peers.is_empty()) {
-        let ours = case.value.map(|value| ("Chimaera", value));
-        let all = ours.into_iter().chain(case.peers.iter().copied());
-        let bars: Vec<Bar> = all
-            .map(|(name, value)| Bar {
-                name: name.to_owned(),
-                value: Some(value),
-                colour: if name == "Chimaera" { "c0" } else { "c5" },
-                note: case.unit.show(value),
-            })
-            .collect();
-        let better = if case.unit.less_is_better() {
-            "less is better"
-        } else {
-            "more is better"
-        };
-        let _ = write!(
-            html,
-            "<div><p>{} ({better})</p>{}</div>",
-            escape(&case.title),
-            svg::bars(&bars)
-        );
-    }
-    if html.is_empty() {
-        return html;
-    }
-    format!("<div class=\"peers\">{html}</div>")
 }
 
 fn table(results: &Results) -> String {
