@@ -13,7 +13,7 @@ use crate::partner::Partner;
 use crate::peers::fio::{self, Job};
 use crate::peers::iceoryx2::Caller;
 use crate::peers::need;
-use crate::peers::qemu::{POLL_MANY_NS, POLL_ONE_NS, Qemu, Server};
+use crate::peers::qemu::{POLL_MANY_NS, POLL_NS, POLL_ONE_NS, Qemu, Server};
 use crate::peers::vhost::Disk;
 use crate::timing::{BATCH, per_call};
 
@@ -88,19 +88,18 @@ fn empty_task(bench: &Rc<Bench>) -> Result<Measure> {
 }
 
 /// The pool, and daemons that serve the file beside it.
-fn serve(bench: &Bench, qemu: &Qemu, depth: usize) -> Result<(Rc<FilePool>, Vec<Server>)> {
+fn serve(bench: &Bench, qemu: &Qemu, polls_ns: &[u32]) -> Result<(Rc<FilePool>, Vec<Server>)> {
     let pool = pool_in(bench, &bench.folder)?;
-    let polls_ns = if depth == 1 {
-        POLL_ONE_NS
-    } else {
-        POLL_MANY_NS
-    };
-    let servers = qemu.serve(&pool.for_peers, &polls_ns, bench.processors.worker)?;
+    let servers = qemu.serve(&pool.for_peers, polls_ns, bench.processors.worker)?;
     Ok((pool, servers))
 }
 
 fn beside_vhost(bench: &Rc<Bench>, depth: usize, is_write: bool) -> Result<Measure> {
-    let (pool, servers) = serve(bench, need(&bench.peers.vhost)?, depth)?;
+    let polls_ns = match depth {
+        1 => POLL_ONE_NS,
+        _ => POLL_MANY_NS,
+    };
+    let (pool, servers) = serve(bench, need(&bench.peers.vhost)?, &polls_ns)?;
     let bench = Rc::clone(bench);
     // A disk goes before its server does.
     let mut disks = Vec::new();
@@ -125,7 +124,7 @@ fn beside_vhost(bench: &Rc<Bench>, depth: usize, is_write: bool) -> Result<Measu
 
 fn beside_nbd(bench: &Rc<Bench>, depth: usize, is_write: bool) -> Result<Measure> {
     let (qemu, fio) = need(&bench.peers.nbd)?.clone();
-    let (pool, servers) = serve(bench, &qemu, depth)?;
+    let (pool, servers) = serve(bench, &qemu, &[POLL_NS])?;
     let bench = Rc::clone(bench);
     Ok(Box::new(move || {
         round(&bench, &pool, depth, is_write, || {

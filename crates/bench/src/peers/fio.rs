@@ -49,9 +49,7 @@ impl Fio {
     pub(crate) fn find() -> std::result::Result<Self, String> {
         let mut command = Command::new("fio");
         let output = command.arg("--enghelp").stdin(Stdio::null()).output();
-        let output = output.map_err(|error| {
-            format!("the program fio cannot be run ({error}); install it and have it on the PATH")
-        })?;
+        let output = output.map_err(|error| super::cannot_run("fio", &error))?;
         Ok(Self {
             has_nbd: has_engine(&output.stdout, "nbd"),
         })

@@ -6,6 +6,8 @@ pub(crate) mod iceoryx2;
 pub(crate) mod qemu;
 pub(crate) mod vhost;
 
+use std::io::{Error, ErrorKind};
+
 use crate::error::Result;
 use crate::result::Absent;
 use fio::Fio;
@@ -60,10 +62,17 @@ impl Peers {
 
 /// A peer, for a case that is nothing without it.
 pub(crate) fn need<T>(found: &Found<T>) -> Result<&T> {
-    found.as_ref().map_err(|absent| {
-        let Absent { name, reason } = absent;
-        format!("not run, {name} is absent: {reason}").into()
-    })
+    // The reason stands once, with those that are absent.
+    let explain = |absent: &Absent| format!("not run: {} is absent", absent.name).into();
+    found.as_ref().map_err(explain)
+}
+
+/// Why a peer's program cannot be asked what it can do.
+fn cannot_run(program: &str, error: &Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => format!("the program {program} is not on the PATH; install it"),
+        _ => format!("the program {program} cannot be run: {error}"),
+    }
 }
 
 fn nbd(
@@ -106,13 +115,18 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_is_missing_is_to_be_installed() {
+        let reason = |kind: ErrorKind| cannot_run("fio", &kind.into());
+        let missing = "the program fio is not on the PATH; install it";
+        assert_eq!(reason(ErrorKind::NotFound), missing);
+        assert!(reason(ErrorKind::PermissionDenied).contains("fio cannot be run"));
+    }
+
+    #[test]
     fn a_case_says_which_peer_it_lacks() {
         let found: Found<()> = Err(absent("a peer", "it is not installed; install it"));
         let error = need(&found).expect_err("it is absent").to_string();
-        assert_eq!(
-            error,
-            "not run, a peer is absent: it is not installed; install it"
-        );
+        assert_eq!(error, "not run: a peer is absent");
         assert!(need(&Ok(7)).is_ok());
     }
 

@@ -14,12 +14,14 @@ const PROGRAM: &str = "qemu-storage-daemon";
 /// How it may access a file. Which is better depends on kernel and device, so both are tried.
 const ENGINES: [&str; 2] = ["native", "io_uring"];
 
-/// Nanoseconds that its I/O thread may look for work before it sleeps, where one transfer is in
-/// flight: QEMU's default, and as long as a fast device may take.
-pub(crate) const POLL_ONE_NS: [u32; 2] = [32_768, 200_000];
+/// Nanoseconds that its I/O thread may look for work before it sleeps: QEMU's default.
+pub(crate) const POLL_NS: u32 = 32_768;
 
-/// The same where many are: then looking keeps it from its work.
-pub(crate) const POLL_MANY_NS: [u32; 2] = [0, 32_768];
+/// The same where one transfer is in flight: also as long as a fast device may take.
+pub(crate) const POLL_ONE_NS: [u32; 2] = [POLL_NS, 200_000];
+
+/// The same where many are: then looking may keep it from its work.
+pub(crate) const POLL_MANY_NS: [u32; 2] = [0, POLL_NS];
 
 /// The name under which its NBD server has the file.
 const NBD_NAME: &str = "disk";
@@ -38,12 +40,9 @@ impl Qemu {
     pub(crate) fn find() -> std::result::Result<Self, String> {
         let mut command = Command::new(PROGRAM);
         command.arg("--help").stdin(Stdio::null());
-        let output = command.output().map_err(|error| {
-            format!(
-                "the program {PROGRAM} cannot be run ({error}); install QEMU's tools and have it \
-                 on the PATH"
-            )
-        })?;
+        let output = command
+            .output()
+            .map_err(|error| super::cannot_run(PROGRAM, &error))?;
         Ok(Self {
             has_vhost_user: String::from_utf8_lossy(&output.stdout).contains("vhost-user-blk"),
         })
