@@ -14,10 +14,10 @@ use crate::cases::idle::Crowd;
 use crate::cases::ram::RamPool;
 use crate::daemon::Daemon;
 use crate::error::Result;
-use crate::fio::Fio;
 use crate::machine::{Processors, pin_to, raise_file_limit};
 use crate::memory::HugeMemory;
 use crate::partner::Partner;
+use crate::peers::Peers;
 
 /// Bytes of address space for the buffers of a client.
 const BUFFER_BYTES: u64 = 64 << 20;
@@ -38,7 +38,7 @@ pub(crate) struct Bench {
     _daemon: Daemon,
     pub(crate) partner: Partner,
     pub(crate) processors: Processors,
-    pub(crate) fio: Option<Fio>,
+    pub(crate) peers: Peers,
     /// Where file pools are made.
     pub(crate) folder: PathBuf,
     pub(crate) is_quick: bool,
@@ -63,7 +63,7 @@ impl Bench {
             _daemon: daemon,
             partner,
             processors,
-            fio: Fio::find(),
+            peers: Peers::find(),
             folder: options.folder.clone(),
             is_quick: options.quick,
             begin: Instant::now(),

@@ -9,6 +9,10 @@ use serde::Serialize;
 use crate::bench::Bench;
 use crate::error::Result;
 
+/// Stands in a title between the work and the peer beside which it is done. Cases of the same work
+/// have the same title up to it.
+pub(crate) const BESIDE: &str = ", beside ";
+
 /// A line of the suite.
 pub(crate) struct Case {
     /// By which it is asked for.

@@ -39,7 +39,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Curve>> {
         curves.push(over_depth("file pool, read", |depth| {
             pool.rate(bench, depth, false)
         })?);
-        if let Some(fio) = &bench.fio {
+        if let Ok(fio) = &bench.peers.fio {
             bench.settle();
             curves.push(over_depth("fio libaio, read", |depth| {
                 let figures = pool.fio(bench, fio, "libaio", depth, false)?;

@@ -18,11 +18,13 @@ mod cases;
 mod curves;
 mod daemon;
 mod error;
-mod fio;
 mod machine;
 #[expect(unsafe_code, reason = "it maps memory and sleeps on its words")]
 mod memory;
 mod partner;
+mod peers;
+#[expect(unsafe_code, reason = "it prepares processes between fork and exec")]
+mod process;
 mod report;
 mod result;
 mod runner;
@@ -36,7 +38,7 @@ pub use case::Unit;
 pub use error::{Error, Result};
 pub use partner::{PARTNER_COMMAND, run_partner};
 pub use report::to_html;
-pub use result::{Absent, CaseResult, Chart, Conditions, Curve, Percentiles, Results};
+pub use result::{Absent, CaseResult, Chart, Conditions, Curve, Dropped, Percentiles, Results};
 
 use bench::Bench;
 use case::Case;
@@ -118,7 +120,7 @@ pub fn run(options: &Options, mut progress: impl FnMut(Progress<'_>)) -> Result<
         },
         cases: results,
         curves,
-        absent: absent(&bench),
+        absent: bench.peers.absent(),
     })
 }
 
@@ -148,37 +150,12 @@ fn failed(case: &Case, error: &Error) -> CaseResult {
         met: None,
         rounds_kept: 0,
         rounds_dropped: 0,
+        dropped_because: Dropped::default(),
         floor_ns: None,
         percentiles: None,
         peers: Vec::new(),
         failure: Some(error.to_string()),
     }
-}
-
-fn absent(bench: &Bench) -> Vec<Absent> {
-    let mut absent = Vec::new();
-    let mut add = |name: &str, reason: &str| {
-        absent.push(Absent {
-            name: name.to_owned(),
-            reason: reason.to_owned(),
-        });
-    };
-    if bench.fio.is_none() {
-        add(
-            "fio (libaio, io_uring)",
-            "the program fio is not on the PATH",
-        );
-    }
-    add(
-        "iceoryx2 request-response",
-        "no driver for it is built into this program",
-    );
-    add(
-        "qemu-storage-daemon over vhost-user-blk",
-        "no driver for it is built into this program",
-    );
-    add("NBD", "no driver for it is built into this program");
-    absent
 }
 
 #[cfg(test)]

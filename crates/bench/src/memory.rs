@@ -1,7 +1,5 @@
 //! The memory of the yardsticks: a page that two processes share, and memory in huge pages.
 //!
-//! The only file of this crate with `unsafe`.
-//!
 //! Laws:
 //! - What is shared consists of atomics only, so the other process may write it at any time.
 //! - The file behind shared memory is sealed, or made by the parent process, which seals it.

@@ -1,19 +1,23 @@
 //! The partner: a copy of this program on the worker's processor, with which the machine's own
 //! minimum is measured between two processes.
 //!
-//! It has the shared page as its standard input and an eventfd as its standard output.
+//! It has the shared page as its standard input, an eventfd as its standard output, and for its
+//! working folder one that goes with it.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 use crate::error::Result;
 use crate::machine::pin_to;
 use crate::memory::{Entry, Page, RING_ENTRIES, Shared, futex_wait, futex_wake};
+use crate::peers::iceoryx2;
 use crate::timing::{BATCH, median};
 
 /// The subcommand by which the program becomes a partner.
@@ -29,6 +33,8 @@ const END: u32 = 0;
 const PING_PONG: u32 = 1;
 const RING: u32 = 2;
 const ANSWER: u32 = 3;
+const SERVE_ICEORYX2: u32 = 4;
+const NOTHING: u32 = 5;
 
 /// Word 1 of the ring's last entry.
 const LAST: u64 = 1;
@@ -39,15 +45,22 @@ pub(crate) struct Partner {
     bell: EventFd,
     /// None if a thread of a test stands in for it.
     child: Option<Child>,
+    #[cfg_attr(
+        not(feature = "peer-iceoryx2"),
+        expect(dead_code, reason = "only iceoryx2 puts something into it")
+    )]
+    folder: TempDir,
 }
 
 impl Partner {
     pub(crate) fn start(processor: usize) -> Result<Self> {
+        let folder = new_folder()?;
         let (page, file) = Shared::create()?;
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
         let child = Command::new(std::env::current_exe()?)
             .arg(PARTNER_COMMAND)
             .arg(processor.to_string())
+            .current_dir(folder.path())
             .stdin(Stdio::from(file))
             .stdout(Stdio::from(bell.as_fd().try_clone_to_owned()?))
             .spawn()?;
@@ -55,6 +68,7 @@ impl Partner {
             page,
             bell,
             child: Some(child),
+            folder,
         })
     }
 
@@ -136,6 +150,27 @@ impl Partner {
         Ok(nanos)
     }
 
+    /// Has the partner serve iceoryx2's requests, in its folder, while `work` runs.
+    #[cfg(feature = "peer-iceoryx2")]
+    pub(crate) fn while_it_serves_iceoryx2<T>(
+        &self,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        self.begin(SERVE_ICEORYX2, 0);
+        let result = work();
+        // It serves until there is another command. One that has failed is not waited for again.
+        let job = self.begin(NOTHING, 0);
+        let result = result?;
+        self.end(job)?;
+        Ok(result)
+    }
+
+    /// The folder in which the partner works.
+    #[cfg(feature = "peer-iceoryx2")]
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn begin(&self, command: u32, amount: u64) -> u32 {
         let page = &*self.page;
         page.ball.0.store(0, Relaxed);
@@ -171,12 +206,21 @@ pub fn run_partner(processor: usize) -> Result<()> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     pin_to(&[processor])?;
     let page = Shared::open(std::io::stdin())?;
-    obey(&page, &std::io::stdout().as_fd().try_clone_to_owned()?)
+    let folder = std::env::current_dir()?;
+    let bell = std::io::stdout().as_fd().try_clone_to_owned()?;
+    obey(&page, &bell, &folder)
+}
+
+fn new_folder() -> Result<TempDir> {
+    Ok(tempfile::Builder::new()
+        .prefix("chimaera-bench-")
+        .tempdir()?)
 }
 
 /// Carries out commands until the last.
-fn obey(page: &Page, bell: &OwnedFd) -> Result<()> {
+fn obey(page: &Page, bell: &OwnedFd, folder: &Path) -> Result<()> {
     let mut seen = 0;
+    let mut iceoryx2 = None;
     loop {
         while page.commands.0.load(Acquire) == seen {
             futex_wait(&page.commands.0, seen);
@@ -188,6 +232,15 @@ fn obey(page: &Page, bell: &OwnedFd) -> Result<()> {
             PING_PONG => pong(page, amount)?,
             RING => serve_ring(page)?,
             ANSWER => answer(page, bell, amount)?,
+            SERVE_ICEORYX2 => {
+                let server = match iceoryx2.take() {
+                    Some(server) => server,
+                    None => iceoryx2::Server::new(folder)?,
+                };
+                server.serve_while(|| page.commands.0.load(Acquire) == seen)?;
+                iceoryx2 = Some(server);
+            }
+            NOTHING => {}
             other => return Err(format!("there is no command {other}").into()),
         }
         page.done.0.store(seen, Release);
@@ -236,7 +289,7 @@ fn write_entry(entry: &Entry, task: u64, words: impl Fn(usize) -> u64) {
 
 /// Looks until it is so; an error if that takes as if the other side had gone.
 #[inline]
-fn spin_until(is_so: impl Fn() -> bool) -> Result<()> {
+pub(crate) fn spin_until(mut is_so: impl FnMut() -> bool) -> Result<()> {
     let mut looks = 0u32;
     let mut begin = None;
     while !is_so() {
@@ -244,27 +297,38 @@ fn spin_until(is_so: impl Fn() -> bool) -> Result<()> {
         if looks.is_multiple_of(1 << 22)
             && begin.get_or_insert_with(Instant::now).elapsed() > PATIENCE
         {
-            return Err("the other process of the yardstick does not answer".into());
+            return Err("the other process does not answer: it hangs or has ended".into());
         }
     }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::thread::JoinHandle;
+
     use super::*;
 
-    #[test]
-    fn every_yardstick_measures_something() -> Result<()> {
+    /// A thread in the place of the other process; it ends after the partner was dropped.
+    pub(crate) fn partner_in_a_thread() -> Result<(Partner, JoinHandle<Result<()>>)> {
         let (page, file) = Shared::create()?;
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
         let (other_page, other_bell) = (Shared::open(file)?, bell.as_fd().try_clone_to_owned()?);
-        let other = std::thread::spawn(move || obey(&other_page, &other_bell));
+        let folder = new_folder()?;
+        let other_folder = folder.path().to_owned();
+        let other = std::thread::spawn(move || obey(&other_page, &other_bell, &other_folder));
         let partner = Partner {
             page,
             bell,
             child: None,
+            folder,
         };
+        Ok((partner, other))
+    }
+
+    #[test]
+    fn every_yardstick_measures_something() -> Result<()> {
+        let (partner, other) = partner_in_a_thread()?;
         let window = Duration::from_millis(1);
         assert!(partner.ring_rate(32, window)? > 0.0);
         assert!(partner.ring_rate(1, window)? > 0.0);

@@ -1,5 +1,8 @@
 //! What was measured, as it is handed on.
 
+use std::fmt;
+use std::ops::Add;
+
 use serde::Serialize;
 
 use crate::case::Unit;
@@ -33,11 +36,11 @@ pub struct Conditions {
 }
 
 /// A peer that is not there.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Absent {
     /// Its name.
     pub name: String,
-    /// Why.
+    /// Why, and how to get it.
     pub reason: String,
 }
 
@@ -67,8 +70,10 @@ pub struct CaseResult {
     pub met: Option<bool>,
     /// Rounds that count.
     pub rounds_kept: usize,
-    /// Rounds in which the floor moved, or others used the machine.
+    /// Rounds that do not.
     pub rounds_dropped: usize,
+    /// Why they do not.
+    pub dropped_because: Dropped,
     /// Round trip of a bare cache line meanwhile, in nanoseconds.
     pub floor_ns: Option<f64>,
     /// Latencies of single calls in nanoseconds.
@@ -77,9 +82,56 @@ pub struct CaseResult {
     /// Others who did the same thing, in the same unit.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<(&'static str, f64)>,
-    /// Why there is no figure.
+    /// Why there is no figure, or what failed in a round that was dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+}
+
+/// Rounds that were dropped, by reason. Each counts once, by the first reason that holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    /// Something in them failed.
+    pub failed: usize,
+    /// Other programs, or other machines on the same hardware, used the processors.
+    pub others_used_the_machine: usize,
+    /// The floor was not the same before and after.
+    pub floor_changed: usize,
+}
+
+impl Dropped {
+    /// All of them.
+    #[must_use]
+    pub fn total(self) -> usize {
+        self.failed + self.others_used_the_machine + self.floor_changed
+    }
+}
+
+impl Add for Dropped {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            failed: self.failed + other.failed,
+            others_used_the_machine: self.others_used_the_machine + other.others_used_the_machine,
+            floor_changed: self.floor_changed + other.floor_changed,
+        }
+    }
+}
+
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reasons = [
+            (self.failed, "failed"),
+            (self.others_used_the_machine, "others"),
+            (self.floor_changed, "floor"),
+        ];
+        let mut separator = "";
+        for (count, reason) in reasons.into_iter().filter(|reason| reason.0 > 0) {
+            write!(f, "{separator}{count} {reason}")?;
+            separator = ", ";
+        }
+        Ok(())
+    }
 }
 
 /// Latencies in nanoseconds.
@@ -153,7 +205,12 @@ pub(crate) mod tests {
             advantage: Some(1.03),
             met,
             rounds_kept: 10,
-            rounds_dropped: 1,
+            rounds_dropped: 3,
+            dropped_because: Dropped {
+                others_used_the_machine: 2,
+                floor_changed: 1,
+                ..Dropped::default()
+            },
             floor_ns: Some(100.0),
             percentiles: Some(Percentiles {
                 p50: 155,
@@ -220,6 +277,27 @@ pub(crate) mod tests {
             assert!(cases[0].get(key).is_some(), "{key}");
         }
         assert_eq!(cases[0]["percentiles"]["p99.9"], 900);
+        let reasons = serde_json::json!(
+            {"failed": 0, "others_used_the_machine": 2, "floor_changed": 1}
+        );
+        assert_eq!(cases[0]["dropped_because"], reasons);
         assert_eq!(all["absent"][0]["name"], "fio");
+    }
+
+    #[test]
+    fn reasons_are_told_in_short() {
+        let mut dropped = Dropped::default();
+        assert_eq!((dropped.to_string(), dropped.total()), (String::new(), 0));
+        dropped.floor_changed = 2;
+        assert_eq!(dropped.to_string(), "2 floor");
+        dropped = dropped
+            + Dropped {
+                failed: 1,
+                ..Dropped::default()
+            };
+        assert_eq!(
+            (dropped.to_string().as_str(), dropped.total()),
+            ("1 failed, 2 floor", 3)
+        );
     }
 }

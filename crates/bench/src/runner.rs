@@ -2,8 +2,9 @@
 //!
 //! Laws:
 //! - The floor is measured before and after each round, in the processes that the round uses.
-//! - A round in which the floor moved, or in which others used the machine, is counted and left
-//!   out. If none is left, the figures of all are shown and nothing is said of the target.
+//! - A round in which the floor moved, in which others used the machine or in which something
+//!   failed is left out, and counted with the reason. If none is left, the figures of all are
+//!   shown and nothing is said of the target.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -14,7 +15,7 @@ use crate::bench::Bench;
 use crate::case::{Case, Effort, Measure, Round};
 use crate::error::Result;
 use crate::machine::Usage;
-use crate::result::{CaseResult, Percentiles};
+use crate::result::{CaseResult, Dropped, Percentiles};
 use crate::timing::{histogram, median};
 
 /// A round whose floor changes by more than this factor from before to after says nothing.
@@ -26,12 +27,59 @@ const OTHERS_SHARE: f64 = 0.10;
 /// What can be told apart of others' use: a tick of the kernel's accounting for each processor.
 const OTHERS_UNSEEN_SECONDS: f64 = 0.02;
 
+/// Rounds that may fail: what fails this often does so again, and may take long to.
+const MOST_FAILURES: usize = 2;
+
 /// A round and what the machine did meanwhile.
 #[derive(Debug)]
 struct Witnessed {
     round: Round,
     floor: f64,
-    is_kept: bool,
+    /// Counts nothing if the round is kept.
+    dropped: Dropped,
+}
+
+impl Witnessed {
+    fn is_kept(&self) -> bool {
+        self.dropped.total() == 0
+    }
+}
+
+/// All rounds of a case.
+#[derive(Debug, Default)]
+struct Rounds {
+    whole: Vec<Witnessed>,
+    failures: usize,
+    last_failure: Option<String>,
+}
+
+impl Rounds {
+    fn add(&mut self, round: Result<Witnessed>) {
+        match round {
+            Ok(round) => self.whole.push(round),
+            Err(error) => {
+                self.failures += 1;
+                self.last_failure = Some(error.to_string());
+            }
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.whole.len() + self.failures
+    }
+
+    fn kept(&self) -> usize {
+        self.whole.iter().filter(|round| round.is_kept()).count()
+    }
+
+    fn dropped(&self) -> Dropped {
+        let failed = Dropped {
+            failed: self.failures,
+            ..Dropped::default()
+        };
+        let whole = self.whole.iter().map(|round| round.dropped);
+        whole.fold(failed, std::ops::Add::add)
+    }
 }
 
 /// Measures a case.
@@ -45,14 +93,13 @@ pub(crate) fn run(bench: &Rc<Bench>, case: &Case) -> Result<CaseResult> {
         (Effort::Counted, true) => 1,
         (Effort::Counted, false) => 3,
     };
-    let mut rounds = Vec::new();
-    let mut kept = 0;
+    let mut rounds = Rounds::default();
     // As many again may be dropped, as long as there is time.
-    while kept < wanted && (rounds.len() < wanted || rounds.len() < 2 * wanted && bench.has_time())
+    while rounds.kept() < wanted
+        && rounds.failures < MOST_FAILURES
+        && (rounds.count() < wanted || rounds.count() < 2 * wanted && bench.has_time())
     {
-        let round = witness(bench, case.effort, &mut measure)?;
-        kept += usize::from(round.is_kept);
-        rounds.push(round);
+        rounds.add(witness(bench, case.effort, &mut measure));
     }
     Ok(sum_up(case, &rounds))
 }
@@ -62,7 +109,7 @@ fn witness(bench: &Bench, effort: Effort, measure: &mut Measure) -> Result<Witne
         return Ok(Witnessed {
             round: measure()?,
             floor: f64::NAN,
-            is_kept: true,
+            dropped: Dropped::default(),
         });
     }
     bench.settle();
@@ -72,19 +119,31 @@ fn witness(bench: &Bench, effort: Effort, measure: &mut Measure) -> Result<Witne
     bench.settle();
     let after = bench.partner.ping_pong()?;
     let others = Usage::now().others_since(usage);
-    let allowed = OTHERS_SHARE * begin.elapsed().as_secs_f64() + OTHERS_UNSEEN_SECONDS;
     Ok(Witnessed {
         round,
         floor: f64::midpoint(before, after),
-        is_kept: before.max(after) <= STEADY * before.min(after) && others <= allowed,
+        dropped: judge(before, after, others, begin.elapsed().as_secs_f64()),
     })
 }
 
-fn sum_up(case: &Case, rounds: &[Witnessed]) -> CaseResult {
-    let kept = rounds.iter().filter(|round| round.is_kept).count();
+/// Why a round is dropped, if it is: by the floor before and after, and by the processor time that
+/// others used in it. Their use comes first, since it is what moves a floor.
+fn judge(before: f64, after: f64, others_seconds: f64, seconds: f64) -> Dropped {
+    let is_alone = others_seconds <= OTHERS_SHARE * seconds + OTHERS_UNSEEN_SECONDS;
+    let is_steady = before.max(after) <= STEADY * before.min(after);
+    Dropped {
+        failed: 0,
+        others_used_the_machine: usize::from(!is_alone),
+        floor_changed: usize::from(is_alone && !is_steady),
+    }
+}
+
+fn sum_up(case: &Case, rounds: &Rounds) -> CaseResult {
+    let kept = rounds.kept();
     let counted: Vec<&Witnessed> = rounds
+        .whole
         .iter()
-        .filter(|round| round.is_kept || kept == 0)
+        .filter(|round| round.is_kept() || kept == 0)
         .collect();
     let middle = |pick: &dyn Fn(&Witnessed) -> Option<f64>| {
         let mut values: Vec<f64> = counted.iter().filter_map(|round| pick(round)).collect();
@@ -124,11 +183,12 @@ fn sum_up(case: &Case, rounds: &[Witnessed]) -> CaseResult {
             .filter(|_| kept > 0)
             .map(|ratio| case.target.is_met_by(ratio)),
         rounds_kept: kept,
-        rounds_dropped: rounds.len() - kept,
+        rounds_dropped: rounds.dropped().total(),
+        dropped_because: rounds.dropped(),
         floor_ns: middle(&|one| Some(one.floor).filter(|floor| floor.is_finite())),
         percentiles: percentiles(&latencies),
         peers,
-        failure: None,
+        failure: rounds.last_failure.clone(),
     }
 }
 
@@ -169,8 +229,45 @@ mod tests {
         Witnessed {
             round,
             floor: 100.0,
-            is_kept,
+            dropped: judge(100.0, if is_kept { 100.0 } else { 200.0 }, 0.0, 1.0),
         }
+    }
+
+    fn whole(rounds: impl Into<Vec<Witnessed>>) -> Rounds {
+        Rounds {
+            whole: rounds.into(),
+            ..Rounds::default()
+        }
+    }
+
+    #[test]
+    fn a_round_is_dropped_for_one_reason() {
+        let reasons = |before, after, others| {
+            let dropped = judge(before, after, others, 1.0);
+            (dropped.others_used_the_machine, dropped.floor_changed)
+        };
+        assert_eq!(reasons(100.0, 120.0, 0.1), (0, 0));
+        assert_eq!(reasons(100.0, 130.0, 0.1), (0, 1));
+        assert_eq!(reasons(130.0, 100.0, 0.1), (0, 1));
+        assert_eq!(reasons(100.0, 100.0, 0.2), (1, 0));
+        assert_eq!(reasons(100.0, 130.0, 0.2), (1, 0));
+    }
+
+    #[test]
+    fn rounds_that_fail_are_counted_and_say_why() {
+        let mut rounds = whole([round(150.0, 100.0, true), round(150.0, 100.0, false)]);
+        rounds.add(Err("the server went away".into()));
+        let result = sum_up(&case(), &rounds);
+        assert_eq!((result.rounds_kept, result.rounds_dropped), (1, 2));
+        let reasons = result.dropped_because;
+        assert_eq!((reasons.failed, reasons.floor_changed), (1, 1));
+        assert_eq!(result.failure.as_deref(), Some("the server went away"));
+        assert_eq!((result.value, result.met), (Some(150.0), Some(true)));
+
+        let mut rounds = Rounds::default();
+        rounds.add(Err("it is not there".into()));
+        let result = sum_up(&case(), &rounds);
+        assert_eq!((result.value, result.ratio, result.met), (None, None, None));
     }
 
     #[test]
@@ -181,8 +278,9 @@ mod tests {
             round(170.0, 100.0, true),
             round(160.0, 100.0, true),
         ];
-        let result = sum_up(&case(), &rounds);
+        let result = sum_up(&case(), &whole(rounds));
         assert_eq!((result.rounds_kept, result.rounds_dropped), (3, 1));
+        assert_eq!(result.dropped_because.floor_changed, 1);
         assert_eq!(result.value, Some(160.0));
         assert_eq!(result.ratio, Some(1.6));
         assert_eq!(result.met, Some(true));
@@ -192,13 +290,13 @@ mod tests {
 
     #[test]
     fn a_target_that_is_not_met_is_reported() {
-        let result = sum_up(&case(), &[round(170.0, 100.0, true)]);
+        let result = sum_up(&case(), &whole([round(170.0, 100.0, true)]));
         assert_eq!(result.met, Some(false));
     }
 
     #[test]
     fn without_a_steady_round_nothing_is_said_of_the_target() {
-        let result = sum_up(&case(), &[round(150.0, 100.0, false)]);
+        let result = sum_up(&case(), &whole([round(150.0, 100.0, false)]));
         assert_eq!(result.value, Some(150.0));
         assert_eq!((result.met, result.rounds_kept), (None, 0));
     }
@@ -207,7 +305,7 @@ mod tests {
     fn without_a_yardstick_there_is_no_ratio() {
         let mut alone = round(150.0, 100.0, true);
         alone.round.yardstick = None;
-        let result = sum_up(&case(), &[alone]);
+        let result = sum_up(&case(), &whole([alone]));
         assert_eq!(result.value, Some(150.0));
         assert_eq!((result.ratio, result.met), (None, None));
     }

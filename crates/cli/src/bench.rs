@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use chimaera_bench::{CaseResult, Options, Progress, Results};
+use chimaera_bench::{CaseResult, Dropped, Options, Progress, Results};
 use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -95,6 +95,10 @@ fn show(results: &Results) {
             output::line(format_args!("{}: {failure}", case.name));
         }
     }
+    let dropped = results.cases.iter().map(|case| case.dropped_because);
+    if let Some(why) = why_dropped(dropped.fold(Dropped::default(), |all, one| all + one)) {
+        output::line(why);
+    }
     for absent in &results.absent {
         output::line(format_args!("absent: {}: {}", absent.name, absent.reason));
     }
@@ -138,6 +142,49 @@ fn add_row(table: &mut Table, case: &CaseResult) {
             None => "?",
         }
         .to_owned(),
-        format!("{} of {rounds}", case.rounds_kept),
+        match case.dropped_because {
+            dropped if dropped.total() == 0 => format!("{} of {rounds}", case.rounds_kept),
+            dropped => format!("{} of {rounds} ({dropped})", case.rounds_kept),
+        },
     ]);
+}
+
+/// What the short reasons in the table mean; none if no round was dropped.
+fn why_dropped(dropped: Dropped) -> Option<String> {
+    let reasons = [
+        (dropped.failed, "something failed (failed)"),
+        (
+            dropped.others_used_the_machine,
+            "others used the machine (others)",
+        ),
+        (dropped.floor_changed, "the floor changed (floor)"),
+    ];
+    let reasons: Vec<String> = reasons
+        .iter()
+        .filter(|reason| reason.0 > 0)
+        .map(|(count, reason)| format!("{count} because {reason}"))
+        .collect();
+    (!reasons.is_empty()).then(|| format!("rounds dropped: {}", reasons.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_told_only_if_there_are_any() {
+        assert_eq!(why_dropped(Dropped::default()), None);
+        let dropped = Dropped {
+            floor_changed: 2,
+            failed: 1,
+            ..Dropped::default()
+        };
+        assert_eq!(
+            why_dropped(dropped).as_deref(),
+            Some(
+                "rounds dropped: 1 because something failed (failed), 2 because the floor changed \
+                 (floor)"
+            )
+        );
+    }
 }

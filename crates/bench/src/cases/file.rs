@@ -7,18 +7,19 @@ use std::rc::Rc;
 
 use chimaera_bdev_client::{Block, Buffer, Client, CreateOptions, PoolId, PoolQuery};
 use chimaera_client::Runtime;
+use hdrhistogram::Histogram;
 use tempfile::TempDir;
 
 use crate::bench::Bench;
 use crate::case::{Case, Effort, Measure, Round, Target, Unit};
 use crate::error::Result;
-use crate::fio::{Figures, Fio, Job};
+use crate::peers::fio::{Disk, Figures, Fio, Job};
 use crate::timing::{Random, each_call, task_rate};
 
-/// Bytes of a pool's file, and of fio's.
+/// Bytes of a pool's file, and of the peers'.
 const FILE_BYTES: u64 = 256 << 20;
 
-const BLOCK_BYTES: u64 = 4 << 10;
+pub(crate) const BLOCK_BYTES: u64 = 4 << 10;
 const DEPTH: usize = 32;
 const QUERY: PoolQuery = PoolQuery::Local;
 
@@ -70,11 +71,12 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-/// A pool on a file, all of it allocated and written, and a file like it for fio.
+/// A pool on a file, all of it allocated and written, and a file like it for peers.
 pub(crate) struct FilePool {
     bdev: Client,
     blocks: Vec<Block>,
-    for_fio: PathBuf,
+    /// Which the peers use in turns.
+    pub(crate) for_peers: PathBuf,
     _folder: TempDir,
 }
 
@@ -83,9 +85,9 @@ impl FilePool {
         let folder = tempfile::Builder::new()
             .prefix("chimaera-bench-")
             .tempdir_in(folder)?;
-        let (pool_file, for_fio) = (folder.path().join("pool"), folder.path().join("fio"));
+        let (pool_file, for_peers) = (folder.path().join("pool"), folder.path().join("peers"));
         write_file(&pool_file)?;
-        write_file(&for_fio)?;
+        write_file(&for_peers)?;
         let bdev = Client::new(runtime, PoolId::NULL);
         let name = pool_file.to_str().ok_or("the folder's name is not UTF-8")?;
         let info = bdev.create(PoolQuery::Dynamic, name, &CreateOptions::file());
@@ -93,7 +95,7 @@ impl FilePool {
         let mut pool = Self {
             bdev,
             blocks: Vec::new(),
-            for_fio,
+            for_peers,
             _folder: folder,
         };
         // A pool may need some of its file for itself.
@@ -127,6 +129,27 @@ impl FilePool {
         })
     }
 
+    /// The latencies of single transfers, one after another.
+    pub(crate) fn latencies(&self, bench: &Bench, is_write: bool) -> Result<Histogram<u64>> {
+        let mut buffer = bench.runtime.allocate_buffer(BLOCK_BYTES as usize)?;
+        buffer.fill(0xA5);
+        let mut blocks = self.blocks.iter().cycle();
+        each_call(bench.device_window(), || {
+            let block = blocks.next().ok_or("the pool has no blocks")?;
+            if is_write {
+                self.bdev.write(QUERY, block, &buffer)?;
+            } else {
+                self.bdev.read(QUERY, block, &mut buffer)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Where the blocks lie in the file, in bytes and in the order in which they are used.
+    pub(crate) fn offsets(&self) -> Vec<u64> {
+        self.blocks.iter().map(|block| block.offset).collect()
+    }
+
     /// What fio does with the file that is like the pool's.
     pub(crate) fn fio(
         &self,
@@ -137,8 +160,7 @@ impl FilePool {
         is_write: bool,
     ) -> Result<Figures> {
         fio.run(&Job {
-            engine,
-            file: &self.for_fio,
+            disk: Disk::File(engine, &self.for_peers),
             is_write,
             depth,
             processor: bench.processors.worker,
@@ -174,25 +196,19 @@ pub(crate) fn pool_in(bench: &Bench, folder: &Path) -> Result<Rc<FilePool>> {
         .get(folder.to_owned(), || FilePool::make(&bench.runtime, folder))
 }
 
+/// The best figure of peers.
+pub(crate) fn best(peers: &[(&'static str, f64)], better: fn(f64, f64) -> f64) -> Option<f64> {
+    peers.iter().map(|peer| peer.1).reduce(better)
+}
+
 fn one(bench: &Rc<Bench>, is_write: bool) -> Result<Measure> {
     let (bench, pool) = (Rc::clone(bench), pool_in(bench, &bench.folder)?);
-    let mut buffer = bench.runtime.allocate_buffer(BLOCK_BYTES as usize)?;
-    buffer.fill(0xA5);
     Ok(Box::new(move || {
-        let mut blocks = pool.blocks.iter().cycle();
-        let latencies = each_call(bench.device_window(), || {
-            let block = blocks.next().ok_or("the pool has no blocks")?;
-            if is_write {
-                pool.bdev.write(QUERY, block, &buffer)?;
-            } else {
-                pool.bdev.read(QUERY, block, &mut buffer)?;
-            }
-            Ok(())
-        })?;
+        let latencies = pool.latencies(&bench, is_write)?;
         bench.settle();
-        let fio = match &bench.fio {
-            Some(fio) => Some(pool.fio(&bench, fio, "libaio", 1, is_write)?.p50_ns),
-            None => None,
+        let fio = match &bench.peers.fio {
+            Ok(fio) => Some(pool.fio(&bench, fio, "libaio", 1, is_write)?.p50_ns),
+            Err(_) => None,
         };
         Ok(Round {
             value: latencies.value_at_quantile(0.5) as f64,
@@ -219,7 +235,7 @@ fn many(
         let mut peers = Vec::new();
         for engine in engines {
             // A sandbox may forbid io_uring: then there is one peer less.
-            if let Some(fio) = &bench.fio
+            if let Ok(fio) = &bench.peers.fio
                 && let Ok(figures) = pool.fio(&bench, fio, engine, DEPTH, is_write)
             {
                 let name = match *engine {
@@ -231,7 +247,7 @@ fn many(
         }
         Ok(Round {
             value,
-            yardstick: peers.iter().map(|peer| peer.1).reduce(f64::max),
+            yardstick: best(&peers, f64::max),
             latencies: None,
             peers,
         })

@@ -4,6 +4,7 @@ mod blocks;
 pub(crate) mod file;
 pub(crate) mod idle;
 mod large;
+mod peers;
 pub(crate) mod ram;
 mod tasks;
 
@@ -14,6 +15,7 @@ pub(crate) fn all() -> Vec<Case> {
     all.extend(ram::cases());
     all.extend(blocks::cases());
     all.extend(file::cases());
+    all.extend(peers::cases());
     all.extend(idle::cases());
     all.extend(large::cases());
     all

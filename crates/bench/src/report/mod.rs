@@ -1,12 +1,13 @@
 //! The report: one page with everything in it, to be looked at.
 
+mod peers;
 mod svg;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::case::Unit;
-use crate::result::{CaseResult, Chart, Results};
+use crate::result::{CaseResult, Chart, Dropped, Results};
 use svg::{Bar, Line, escape};
 
 /// Writes the page. It needs nothing else: no script, no font, no picture.
@@ -46,15 +47,17 @@ pub fn to_html(results: &Results) -> String {
     page.push_str(&section(
         "How far to trust this",
         "The floor is the round trip of a bare cache line between the two processors. A round in \
-         which it moved, or in which others used the machine, is dropped. Curves are the best of \
+         which it moved, others used the machine or something failed is dropped. Curves are the best of \
          three looks.",
         &trust(results),
     ));
     page.push_str("</div>");
     page.push_str(&section(
         "Peers side by side",
-        "The same work on a file made in the same way.",
-        &peers(results),
+        "The same work: files were made in the same way, and every process was on the same \
+         processors. Ours is the median over all cases of the work; the ratios in the table below \
+         are of the same rounds.",
+        &peers::charts(results),
     ));
     page.push_str(&section("All figures", "", &table(results)));
     page.push_str("</main></body></html>\n");
@@ -197,22 +200,27 @@ fn curves(results: &Results, chart: Chart) -> String {
 fn trust(results: &Results) -> String {
     let cases = &results.cases;
     let kept: usize = cases.iter().map(|case| case.rounds_kept).sum();
-    let dropped: usize = cases.iter().map(|case| case.rounds_dropped).sum();
+    let dropped = cases.iter().map(|case| case.dropped_because);
+    let dropped = dropped.fold(Dropped::default(), std::ops::Add::add);
     let floors: Vec<f64> = cases.iter().filter_map(|case| case.floor_ns).collect();
-    let mut bars = vec![
-        Bar {
-            name: "rounds kept".to_owned(),
-            value: Some(kept as f64),
-            colour: "good",
-            note: kept.to_string(),
-        },
-        Bar {
-            name: "rounds dropped".to_owned(),
-            value: Some(dropped as f64),
+    let mut bars = vec![Bar {
+        name: "rounds kept".to_owned(),
+        value: Some(kept as f64),
+        colour: "good",
+        note: kept.to_string(),
+    }];
+    for (name, count) in [
+        ("floor changed", dropped.floor_changed),
+        ("others at work", dropped.others_used_the_machine),
+        ("failed", dropped.failed),
+    ] {
+        bars.push(Bar {
+            name: name.to_owned(),
+            value: Some(count as f64),
             colour: "dim",
-            note: dropped.to_string(),
-        },
-    ];
+            note: format!("{count} dropped"),
+        });
+    }
     let mut html = svg::bars(&bars);
     bars.clear();
     for (name, pick) in [
@@ -238,37 +246,6 @@ fn trust(results: &Results) -> String {
     html
 }
 
-fn peers(results: &Results) -> String {
-    let mut html = String::new();
-    for case in results.cases.iter().filter(|case| !case.peers.is_empty()) {
-        let ours = case.value.map(|value| ("Chimaera", value));
-        let all = ours.into_iter().chain(case.peers.iter().copied());
-        let bars: Vec<Bar> = all
-            .map(|(name, value)| Bar {
-                name: name.to_owned(),
-                value: Some(value),
-                colour: if name == "Chimaera" { "c0" } else { "c5" },
-                note: case.unit.show(value),
-            })
-            .collect();
-        let better = if case.unit.less_is_better() {
-            "less is better"
-        } else {
-            "more is better"
-        };
-        let _ = write!(
-            html,
-            "<div><p>{} ({better})</p>{}</div>",
-            escape(&case.title),
-            svg::bars(&bars)
-        );
-    }
-    if html.is_empty() {
-        return html;
-    }
-    format!("<div class=\"peers\">{html}</div>")
-}
-
 fn table(results: &Results) -> String {
     let mut html = "<table><tr><th>Case<th class=\"n\">Measured<th>Yardstick<th class=\"n\">is\
                     <th class=\"n\">Ratio<th class=\"n\">Target<th>Met<th class=\"n\">Rounds kept\
@@ -292,9 +269,13 @@ fn row(case: &CaseResult) -> String {
         Some(failure) => format!("<br><span class=\"bad\">{}</span>", escape(failure)),
         None => String::new(),
     };
+    let dropped = match case.dropped_because {
+        dropped if dropped.total() == 0 => String::new(),
+        dropped => format!("<br><span class=\"soft\">{dropped}</span>"),
+    };
     format!(
         "<tr><td>{}{failure}<td class=\"n\">{}<td>{}<td class=\"n\">{}<td class=\"n\">{}\
-         <td class=\"n\">{}<td class=\"{class}\">{met}<td class=\"n\">{} of {}</tr>\n",
+         <td class=\"n\">{}<td class=\"{class}\">{met}<td class=\"n\">{} of {}{dropped}</tr>\n",
         escape(&case.title),
         figure(case.value),
         escape(&case.yardstick),
@@ -322,6 +303,8 @@ mod tests {
             "is absent: it is not installed",
             "155 ns",
             "empty task",
+            "2 others, 1 floor",
+            "6 dropped",
         ] {
             assert!(page.contains(text), "{text}");
         }

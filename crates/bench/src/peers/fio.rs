@@ -9,12 +9,24 @@ use serde_json::Value;
 use crate::error::Result;
 
 /// Its program.
-pub(crate) struct Fio;
+#[derive(Clone, Debug)]
+pub(crate) struct Fio {
+    /// Whether it can be an NBD client.
+    pub(crate) has_nbd: bool,
+}
 
-/// What it is to do: transfers of 4 KiB at random places of a file, past the page cache.
+/// Of what it makes transfers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Disk<'a> {
+    /// A file, by one of its engines.
+    File(&'static str, &'a Path),
+    /// What an NBD server has, by its URI.
+    Nbd(&'a str),
+}
+
+/// What it is to do: transfers of 4 KiB at random places, past the page cache.
 pub(crate) struct Job<'a> {
-    pub(crate) engine: &'static str,
-    pub(crate) file: &'a Path,
+    pub(crate) disk: Disk<'a>,
     pub(crate) is_write: bool,
     pub(crate) depth: usize,
     pub(crate) processor: usize,
@@ -31,13 +43,22 @@ pub(crate) struct Figures {
 
 impl Fio {
     /// Looks whether it is there.
-    pub(crate) fn find() -> Option<Self> {
+    ///
+    /// # Errors
+    /// Why not, and what to do.
+    pub(crate) fn find() -> std::result::Result<Self, String> {
         let mut command = Command::new("fio");
-        command.arg("--version").stdout(Stdio::null());
-        let is_there = command.status().is_ok_and(|status| status.success());
-        is_there.then_some(Self)
+        let output = command.arg("--enghelp").stdin(Stdio::null()).output();
+        let output = output.map_err(|error| super::cannot_run("fio", &error))?;
+        Ok(Self {
+            has_nbd: has_engine(&output.stdout, "nbd"),
+        })
     }
 
+    /// Blocks for the job's window and a moment more.
+    ///
+    /// # Errors
+    /// fio failed: what it said.
     pub(crate) fn run(&self, job: &Job<'_>) -> Result<Figures> {
         let direction = if job.is_write { "write" } else { "read" };
         let mut command = Command::new("fio");
@@ -55,11 +76,15 @@ impl Fio {
                 "--lat_percentiles=1",
             ])
             .arg(format!("--rw=rand{direction}"))
-            .arg(format!("--ioengine={}", job.engine))
-            .arg(format!("--filename={}", job.file.display()))
             .arg(format!("--iodepth={}", job.depth))
             .arg(format!("--cpus_allowed={}", job.processor))
             .arg(format!("--runtime={}ms", job.window.as_millis()));
+        let (engine, disk) = match job.disk {
+            Disk::File(engine, file) => (engine, format!("--filename={}", file.display())),
+            Disk::Nbd(uri) => ("nbd", format!("--uri={uri}")),
+        };
+        // An engine's own options are understood only after it is named.
+        command.arg(format!("--ioengine={engine}")).arg(disk);
         if job.depth > 1 {
             // A rate is wanted: clocks that it does not look at make it faster.
             command.arg("--gtod_reduce=1");
@@ -67,10 +92,16 @@ impl Fio {
         let output = command.output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(format!("fio with {} failed: {}", job.engine, said.trim()).into());
+            return Err(format!("fio with {engine} failed: {}", said.trim()).into());
         }
         parse(&output.stdout, direction)
     }
+}
+
+/// Whether an engine is in the list that fio writes, one on a line.
+fn has_engine(list: &[u8], engine: &str) -> bool {
+    let list = String::from_utf8_lossy(list);
+    list.lines().any(|line| line.trim() == engine)
 }
 
 /// Reads what fio writes. Warnings may come before the JSON.
@@ -89,6 +120,13 @@ fn parse(output: &[u8], direction: &str) -> Result<Figures> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn its_engines_are_known() {
+        let list = b"Available IO engines:\n\tlibaio\n\tnbd\n";
+        assert!(has_engine(list, "nbd") && !has_engine(list, "aio"));
+        assert!(!has_engine(b"", "nbd"));
+    }
 
     #[test]
     fn its_output_is_understood() -> Result<()> {
