@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use chimaera_client::Task;
+use chimaera_client::{Task, TaskSet};
 use hdrhistogram::Histogram;
 
 use crate::error::Result;
@@ -104,7 +104,6 @@ pub(crate) fn task_rate<T>(
     for _ in 0..depth {
         flying.push_back(submit(None)?);
     }
-    let mut failure = None;
     let calls = rate(window, || {
         if let Some(task) = flying.pop_front() {
             flying.push_back(submit(Some(task.wait()?))?);
@@ -112,14 +111,32 @@ pub(crate) fn task_rate<T>(
         Ok(())
     });
     for task in flying {
-        if let Err(error) = task.wait() {
-            failure = Some(error);
+        task.wait()?;
+    }
+    calls
+}
+
+/// As [`task_rate`], for tasks that do not end in the order in which they were submitted: whichever
+/// ends first is followed by the next, as a device's benchmark does it.
+pub(crate) fn unordered_rate<T>(
+    depth: usize,
+    window: Duration,
+    mut submit: impl FnMut(Option<T>) -> Result<Task<T>>,
+) -> Result<f64> {
+    let mut flying = TaskSet::new();
+    for _ in 0..depth {
+        flying.push(submit(None)?);
+    }
+    let calls = rate(window, || {
+        if let Some(result) = flying.wait_any() {
+            flying.push(submit(Some(result?))?);
         }
+        Ok(())
+    });
+    while let Some(result) = flying.wait_any() {
+        result?;
     }
-    match failure {
-        Some(error) => Err(error.into()),
-        None => calls,
-    }
+    calls
 }
 
 /// A sequence that looks random and is the same every time (xorshift).

@@ -41,6 +41,7 @@ mod options;
 mod parts;
 mod place;
 mod runtime;
+mod set;
 mod submission;
 mod task;
 mod waiting;
@@ -58,6 +59,7 @@ pub use error::{Error, TaskError};
 pub use options::{ConnectOptions, KeepAlive};
 pub use parts::PartError;
 pub use runtime::{DaemonInfo, Runtime};
+pub use set::TaskSet;
 pub use task::Task;
 
 const _: () = {
@@ -68,6 +70,7 @@ const _: () = {
     shared::<BufferSlice<'_>>();
     shared::<BufferSliceMut<'_>>();
     shared::<Task<(u64, Buffer)>>();
+    shared::<TaskSet<(u64, Buffer)>>();
     shared::<Error>();
     shared::<TaskError>();
 };

@@ -11,7 +11,7 @@ use std::future::Future;
 use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::call::{Call, Finished};
@@ -19,6 +19,7 @@ use crate::desk::{Parcel, TakenUp};
 use crate::error::TaskError;
 use crate::lane::{ClientLane, Flight, OWNED};
 use crate::lanes::LaneRef;
+use crate::waiting::Patience;
 
 /// A task in flight, or one that has ended and whose result nobody took yet.
 ///
@@ -113,10 +114,42 @@ impl<T> Task<T> {
         Some(pending.lane.call_of(pending.flight))
     }
 
+    /// Has a waker woken when the task has ended, unless it has already.
+    ///
+    /// # Panics
+    /// As [`Task::wait`].
+    pub(crate) fn watch(&self, waker: &Waker) -> Watch {
+        let pending = self.pending.as_ref().expect(TAKEN);
+        if pending.lane.is_complete(pending.flight) {
+            Watch::Complete
+        } else if !pending.lane.link.watch_the_bell() {
+            Watch::Impossible
+        } else if pending.lane.leave_waker(pending.flight, waker) {
+            Watch::Complete
+        } else {
+            Watch::Waiting
+        }
+    }
+
+    /// How long to look for the task's end.
+    pub(crate) fn patience(&self) -> Patience {
+        self.pending.as_ref().expect(TAKEN).lane.patience
+    }
+
     #[inline]
     fn take(&mut self) -> Pending {
         self.pending.take().expect(TAKEN)
     }
+}
+
+/// Whether a waker was left with a task.
+pub(crate) enum Watch {
+    /// The task has ended.
+    Complete,
+    /// The waker is woken when it does.
+    Waiting,
+    /// There is no thread to be had that would wake it.
+    Impossible,
 }
 
 const TAKEN: &str = "the result of this task was taken before";
@@ -195,19 +228,18 @@ impl<T> Future for Task<T> {
     type Output = Result<T, TaskError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let pending = self.pending.as_ref().expect(TAKEN);
-        if !pending.lane.is_complete(pending.flight) {
-            if !pending.lane.link.watch_the_bell() {
-                // No thread to be had: then the executor has to ask again and again.
-                context.waker().wake_by_ref();
-                return Poll::Pending;
+        match self.watch(context.waker()) {
+            Watch::Complete => {
+                let finish = self.finish;
+                Poll::Ready(self.take().wait(finish))
             }
-            if !pending.lane.leave_waker(pending.flight, context.waker()) {
-                return Poll::Pending;
+            Watch::Waiting => Poll::Pending,
+            Watch::Impossible => {
+                // The executor has to ask again and again.
+                context.waker().wake_by_ref();
+                Poll::Pending
             }
         }
-        let finish = self.finish;
-        Poll::Ready(self.take().wait(finish))
     }
 }
 

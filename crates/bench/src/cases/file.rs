@@ -14,7 +14,7 @@ use crate::bench::Bench;
 use crate::case::{Case, Effort, Measure, Round, Target, Unit};
 use crate::error::Result;
 use crate::peers::fio::{Disk, Figures, Fio, Job};
-use crate::timing::{Random, each_call, task_rate};
+use crate::timing::{Random, each_call, unordered_rate};
 
 /// Bytes of a pool's file, and of the peers'.
 const FILE_BYTES: u64 = 256 << 20;
@@ -115,7 +115,7 @@ impl FilePool {
     pub(crate) fn rate(&self, bench: &Bench, depth: usize, is_write: bool) -> Result<f64> {
         let mut blocks = self.blocks.iter().cycle();
         let window = bench.device_window();
-        task_rate(depth, window, |last: Option<(u64, Buffer)>| {
+        unordered_rate(depth, window, |last: Option<(u64, Buffer)>| {
             let buffer = match last {
                 Some((_, buffer)) => buffer,
                 None => bench.runtime.allocate_buffer(BLOCK_BYTES as usize)?,
