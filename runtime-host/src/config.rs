@@ -67,7 +67,8 @@ pub const fn default_worker_count(processors: usize) -> usize {
 pub enum Polling {
     /// Polls for 10 ms: for workloads whose pauses are short and must not be felt.
     Performance,
-    /// Polls for 100 µs: longer than a fast device takes, shorter than anyone's pause.
+    /// Polls for 100 µs, and for 1 ms while something is under way: longer than a device takes,
+    /// shorter than anyone's pause.
     #[default]
     Balanced,
     /// Polls for 5 µs: sleeps whenever it can.
@@ -80,6 +81,16 @@ impl Polling {
             Self::Performance => Duration::from_millis(10),
             Self::Balanced => Duration::from_micros(100),
             Self::Powersave => Duration::from_micros(5),
+        }
+    }
+
+    /// How long to poll while a task is in flight, whose end and successor are to be expected. To
+    /// sleep and be woken takes as long as many a device: who sleeps while the device works finds
+    /// it idle afterwards.
+    pub(crate) const fn duration_in_flight(self) -> Duration {
+        match self {
+            Self::Balanced => Duration::from_millis(1),
+            Self::Performance | Self::Powersave => self.duration(),
         }
     }
 }

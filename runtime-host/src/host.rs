@@ -112,7 +112,7 @@ impl Host {
     ) -> io::Result<JoinHandle<()>> {
         let admin = Admin::new(Arc::clone(&self.shared));
         let events = Arc::clone(&self.events);
-        let polling = config.polling.duration();
+        let polling = config.polling;
         let barrier = self.shared.parks_with_barrier;
         let worker = Worker::new(index as u16, router, events, admin, polling, barrier)?;
         let router = Arc::clone(router);

@@ -272,7 +272,9 @@ impl ClientLane {
             let seen = self.segment.bell_count();
             self.watch_all();
             if !self.submission.has_returned() && !self.harvestable() {
+                let begin = Instant::now();
                 self.segment.wait_for_bell(seen);
+                self.patience.learn_from_sleep(begin.elapsed());
             }
             self.unwatch_all();
             self.signs.starved.store(false, Ordering::Relaxed);
@@ -393,12 +395,14 @@ impl ClientLane {
         if self.patience.spin_until(complete, deadline) {
             return true;
         }
+        let begin = Instant::now();
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 return complete();
             }
             if self.memory.sleep(flight.record, flight.wire(), left) {
+                self.patience.learn_from_sleep(begin.elapsed());
                 return true;
             }
         }

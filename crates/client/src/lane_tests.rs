@@ -35,7 +35,7 @@ fn lane(link: &Arc<Link>) -> ClientLane {
         0,
         Use::Shared,
         Doorbell::new().expect("bell"),
-        Patience::new(Duration::from_micros(10)),
+        Patience::new(Some(Duration::from_micros(10))),
         Arc::clone(link),
     )
 }

@@ -93,7 +93,8 @@ pub(crate) struct Lanes {
     session: u64,
     lanes: [OnceLock<Arc<ClientLane>>; MAX_LANES],
     directory: Mutex<Directory>,
-    patience: Patience,
+    /// How long threads look before they sleep, if that was asked for.
+    spin: Option<Duration>,
     link: Arc<Link>,
 }
 
@@ -108,13 +109,13 @@ struct Directory {
 }
 
 impl Lanes {
-    pub(crate) fn new(patience: Patience, link: Arc<Link>) -> Self {
+    pub(crate) fn new(spin: Option<Duration>, link: Arc<Link>) -> Self {
         static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
         Self {
             session: NEXT_SESSION.fetch_add(1, Ordering::Relaxed),
             lanes: [const { OnceLock::new() }; MAX_LANES],
             directory: Mutex::default(),
-            patience,
+            spin,
             link,
         }
     }
@@ -206,7 +207,7 @@ impl Lanes {
             index,
             kind,
             Doorbell::from_host(doorbell),
-            self.patience,
+            Patience::new(self.spin),
             Arc::clone(&self.link),
         ));
         self.link.enrol(&lane)?;

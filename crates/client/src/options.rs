@@ -20,7 +20,7 @@ pub type KeepAlive = Box<dyn Any + Send + Sync>;
 /// How to connect to a runtime. The defaults suit most programs.
 pub struct ConnectOptions {
     pub(crate) buffer_bytes: u64,
-    pub(crate) spin: Duration,
+    pub(crate) spin: Option<Duration>,
     pub(crate) client_name: Option<String>,
     pub(crate) keep_alive: Option<KeepAlive>,
 }
@@ -29,7 +29,7 @@ impl Default for ConnectOptions {
     fn default() -> Self {
         Self {
             buffer_bytes: 256 << 20,
-            spin: Duration::from_micros(100),
+            spin: None,
             client_name: None,
             keep_alive: None,
         }
@@ -51,11 +51,12 @@ impl ConnectOptions {
         self
     }
 
-    /// How long a thread that waits for a task looks for its completion before it sleeps (100 µs).
-    /// On a machine with one processor it sleeps at once.
+    /// How long a thread that waits for a task looks for its completion before it sleeps. Without
+    /// this it is 100 µs, and up to 1 ms where tasks turn out to take longer than the one and less
+    /// than the other. On a machine with one processor it sleeps at once.
     #[must_use]
     pub fn spin(mut self, duration: Duration) -> Self {
-        self.spin = duration;
+        self.spin = Some(duration);
         self
     }
 

@@ -20,7 +20,6 @@ use crate::link::Link;
 use crate::memory::Memory;
 use crate::options::ConnectOptions;
 use crate::task::Task;
-use crate::waiting::Patience;
 
 /// A connection to a runtime. Clones are the same connection. It ends when the last clone and the
 /// last task handle are dropped; buffers may live longer.
@@ -101,8 +100,7 @@ impl Runtime {
         };
         let link = Link::new(control, Arc::clone(&segment), order, options.keep_alive)?;
         let link = Arc::new(link);
-        let patience = Patience::new(options.spin);
-        let lanes = Lanes::new(patience, Arc::clone(&link));
+        let lanes = Lanes::new(options.spin, Arc::clone(&link));
         Ok(Self {
             session: Arc::new(Session {
                 lanes: Arc::new(lanes),

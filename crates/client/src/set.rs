@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::Instant;
 
 use crate::error::TaskError;
 use crate::task::{Task, Watch};
@@ -68,10 +69,11 @@ impl<T> TaskSet<T> {
     /// Blocks until a task has ended, and gives its result; `None` if the set is empty. Spins for a
     /// bounded time, then sleeps.
     pub fn wait_any(&mut self) -> Option<Result<T, TaskError>> {
-        let any = |tasks: &VecDeque<Task<T>>| tasks.iter().any(Task::is_complete);
         let patience = self.tasks.front()?.patience();
-        if !patience.spin(|| any(&self.tasks)) {
+        if !patience.spin(|| self.tasks.iter().any(Task::is_complete)) {
+            let begin = Instant::now();
             self.sleep();
+            patience.learn_from_sleep(begin.elapsed());
         }
         self.try_wait_any()
     }

@@ -132,8 +132,8 @@ impl<T> Task<T> {
     }
 
     /// How long to look for the task's end.
-    pub(crate) fn patience(&self) -> Patience {
-        self.pending.as_ref().expect(TAKEN).lane.patience
+    pub(crate) fn patience(&self) -> &Patience {
+        &self.pending.as_ref().expect(TAKEN).lane.patience
     }
 
     #[inline]

@@ -91,6 +91,7 @@ impl Worker {
             state: LaneState::Active,
             next: 1,
             last_task: self.now,
+            was_busy: false,
             pool: 0,
         };
         match free {

@@ -32,6 +32,7 @@ use chimaera_shm::{Doorbell, Lane, LaneMemory, Taken, barrier};
 use crossbeam::channel::Sender;
 
 use crate::admin::Admin;
+use crate::config::Polling;
 use crate::control::Event;
 use crate::inbox::Inbox;
 use crate::pools::Pool;
@@ -63,7 +64,7 @@ pub(crate) struct Worker {
     events: Arc<Inbox<Event>>,
     admin: Admin,
     sleeper: Sleeper,
-    polling: Duration,
+    polling: Polling,
     /// Whether clients rely on a barrier when a lane is parked.
     parks_with_barrier: bool,
 
@@ -95,9 +96,24 @@ struct ServedLane {
     state: LaneState,
     /// Sequence of the next task, counted from 1 without wrapping.
     next: u64,
+    /// When it was last seen to have a task, or the last of its tasks to have completed.
     last_task: Instant,
+    /// Whether tasks were in flight when that was last looked at.
+    was_busy: bool,
     /// Index of the last task's pool: most tasks of a lane are for one pool.
     pool: u16,
+}
+
+impl ServedLane {
+    /// Whether there was nothing for as long as is polled for.
+    fn is_quiet(&self, now: Instant, polling: Polling) -> bool {
+        let patience = if self.was_busy {
+            polling.duration_in_flight()
+        } else {
+            polling.duration()
+        };
+        now.saturating_duration_since(self.last_task) >= patience
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -130,7 +146,7 @@ impl Worker {
         router: &Arc<Router>,
         events: Arc<Inbox<Event>>,
         admin: Admin,
-        polling: Duration,
+        polling: Polling,
         parks_with_barrier: bool,
     ) -> io::Result<Self> {
         let inbox = Arc::clone(&router.inboxes[usize::from(index)]);
@@ -416,7 +432,7 @@ impl Worker {
                 .as_ref()
                 .is_none_or(|pool| pool.wake_fd.is_some())
         };
-        let is_quiet = self.now - self.last_work >= self.polling;
+        let is_quiet = self.now - self.last_work >= self.polling.duration_in_flight();
         if self.polled.is_empty() || (is_quiet && self.polled.iter().all(wakes_us)) {
             let (lanes, active) = (&mut self.lanes, &mut self.active);
             self.sleeper.sleep(|wake| on_wake(wake, lanes, active));
@@ -430,12 +446,15 @@ impl Worker {
     /// of them.
     fn park_quiet_lanes(&mut self) {
         let (now, polling, lanes) = (self.now, self.polling, &mut self.lanes);
-        let is_quiet =
-            |served: &ServedLane| now.saturating_duration_since(served.last_task) >= polling;
         let mut any = false;
         for &index in &self.active {
             let served = served_lane(lanes, index);
-            if is_quiet(served) {
+            let is_busy = !served.tasks.is_idle();
+            if served.was_busy && !is_busy {
+                served.last_task = now;
+            }
+            served.was_busy = is_busy;
+            if served.is_quiet(now, polling) {
                 served.lane.begin_park();
                 any = true;
             }
@@ -449,7 +468,7 @@ impl Worker {
         }
         self.active.retain(|&index| {
             let served = served_lane(lanes, index);
-            if is_quiet(served) && served.lane.finish_park(served.next) {
+            if served.is_quiet(now, polling) && served.lane.finish_park(served.next) {
                 served.state = LaneState::Parked;
             }
             served.state == LaneState::Active
