@@ -13,7 +13,7 @@ use chimaera_proto::Status;
 use chimaera_proto::bdev::{AllocationPlan, BLOCK_WIRE_BYTES, Block, INLINE_BLOCKS, UNIT_BYTES};
 use chimaera_proto::task::VALUE_COUNT;
 
-use crate::allocator::{Allocator, FreeCompletion};
+use crate::allocator::{Allocator, FreeCompletion, Threads};
 use crate::counters::WorkerCounters;
 
 /// Blocks that are read from a list at a time.
@@ -31,13 +31,20 @@ impl FreeCompletion for PendingFree {
     }
 }
 
-/// The allocator of a pool of this size.
+/// The allocator of a pool of this size, for so many workers.
 ///
 /// # Errors
 /// [`Status::InvalidArgument`] for a pool that is larger than the allocator can manage,
 /// [`Status::OutOfMemory`] if there is no room for its tables.
-pub(crate) fn allocator_of(total_size: u64) -> Result<Allocator<PendingFree>, ModuleError> {
-    Allocator::new(total_size).map_err(|error| {
+pub(crate) fn allocator_of(
+    total_size: u64,
+    worker_count: usize,
+) -> Result<Allocator<PendingFree>, ModuleError> {
+    let threads = match worker_count {
+        1 => Threads::One,
+        _ => Threads::Many,
+    };
+    Allocator::new(total_size, threads).map_err(|error| {
         let most = Allocator::<PendingFree>::TOTAL_BYTES_MAXIMUM;
         if error.kind() == io::ErrorKind::InvalidInput {
             return ModuleError::new(

@@ -53,7 +53,7 @@ impl Container for BdevContainer {
                 (Backend::File(Box::new(device)), Some(undo))
             }
         };
-        let allocator = blocks::allocator_of(parameters.total_size)?;
+        let allocator = blocks::allocator_of(parameters.total_size, context.worker_count)?;
         // Nothing can fail any more.
         if let Some(undo) = undo {
             undo.keep();

@@ -88,7 +88,7 @@ fn assert_both_got_one(results: [Result<Block, Status>; 2]) {
 
 /// I/O on a block, by this many threads, runs while the block is freed.
 fn io_against_free<const THREADS: usize>() {
-    let allocator = Arc::new(Allocator::new(MEGABYTE).expect("memory"));
+    let allocator = Arc::new(Allocator::new(MEGABYTE, Threads::Many).expect("memory"));
     let block = Block::new(0, Kib256);
     allocator.adopt(block).expect("free");
     let storage = Storage::new(THREADS);
@@ -121,7 +121,7 @@ fn io_against_free<const THREADS: usize>() {
 
 /// A free has to wait for I/O in both phases, while more I/O comes and goes.
 fn free_with_both_phases_busy() {
-    let allocator = Arc::new(Allocator::new(MEGABYTE).expect("memory"));
+    let allocator = Arc::new(Allocator::new(MEGABYTE, Threads::Many).expect("memory"));
     let [block, other, busy] = [0, 1, 2].map(|number| Block::new(number * Kib4.size(), Kib4));
     for block in [block, other, busy] {
         allocator.adopt(block).expect("free");

@@ -36,7 +36,7 @@ fn time(name: &str, mut once: impl FnMut()) {
 #[test]
 #[ignore = "a measurement"]
 fn measure_allocation() {
-    let allocator = Allocator::<Nothing>::new(16 << 40).expect("address space");
+    let allocator = Allocator::<Nothing>::new(16 << 40, Threads::Many).expect("address space");
     let one = |block_type: BlockType| {
         let mut found = None;
         let plan = AllocationPlan {
@@ -82,7 +82,7 @@ fn measure_allocation() {
 #[ignore = "a measurement"]
 fn measure_two_workers() {
     for block_type in [BlockType::Kib4, BlockType::Mib1] {
-        let allocator = Allocator::<Nothing>::new(16 << 40).expect("address space");
+        let allocator = Allocator::<Nothing>::new(16 << 40, Threads::Many).expect("address space");
         let plan = AllocationPlan {
             block_type,
             count: 1,

@@ -1,6 +1,7 @@
 //! Which blocks of a pool are allocated, and which I/O may touch them.
 //!
-//! Several workers use one [`Allocator`] at the same time. There is no lock over all of it.
+//! Several workers use one [`Allocator`] at the same time ([`Threads::Many`]). There is no lock over
+//! all of it.
 //!
 //! # Laws
 //! - Only a live block can be pinned, and only a pinned block is read or written. A block is live
@@ -66,6 +67,7 @@ use drains::Drains;
 use index::{Class, Index};
 use mapping::SparseArray;
 use megabyte::Megabyte;
+pub(crate) use pins::Threads;
 #[cfg_attr(any(not(test), loom), expect(unused_imports, reason = "as above"))]
 pub(crate) use release::{FreeCompletion, FreeError, Pin};
 use slots::{CLASSES, Fill, Slot, UNITS};
@@ -74,6 +76,7 @@ use sync::{AtomicBool, AtomicU64, CachePadded, Weakness, weakened};
 
 /// The allocator of one pool. `C` is told when a free is complete.
 pub(crate) struct Allocator<C> {
+    threads: Threads,
     total_units: u64,
     megabytes: SparseArray<Megabyte>,
     wholes: Index,
@@ -100,13 +103,14 @@ impl<C> Allocator<C> {
     /// # Errors
     /// `InvalidInput` for less than a unit or more than [`Self::TOTAL_BYTES_MAXIMUM`]; what the
     /// system says if it has no address space to give.
-    pub(crate) fn new(total_bytes: u64) -> io::Result<Self> {
+    pub(crate) fn new(total_bytes: u64, threads: Threads) -> io::Result<Self> {
         let total_units = total_bytes / UNIT_BYTES;
         if total_units == 0 || total_bytes > Self::TOTAL_BYTES_MAXIMUM {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let count = usize::try_from(total_units.div_ceil(UNITS)).map_err(io::Error::other)?;
         let allocator = Self {
+            threads,
             total_units,
             megabytes: SparseArray::new(count)?,
             wholes: Index::full(count)?,

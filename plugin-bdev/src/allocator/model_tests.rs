@@ -265,8 +265,14 @@ fn chosen(choices: &[Choice], live: &[Block]) -> Vec<Block> {
     blocks
 }
 
+/// Runs the steps with an allocator for one thread, and with one for many.
 fn run(total: u64, steps: Vec<Step>) {
-    let allocator = TestAllocator::new(total).expect("address space");
+    run_with(Threads::One, total, steps.clone());
+    run_with(Threads::Many, total, steps);
+}
+
+fn run_with(threads: Threads, total: u64, steps: Vec<Step>) {
+    let allocator = TestAllocator::new(total, threads).expect("address space");
     let mut model = Model {
         total,
         live: BTreeMap::new(),

@@ -12,6 +12,10 @@
 //! the phase that is current when it enters. A free waits for those phases that were busy when it
 //! looked; each must be seen at zero once. The phase that is not current gets no new I/O, so it
 //! drains; then the phases are exchanged, and the other one drains.
+//!
+//! **One thread** that is alone with the allocator has nobody to be ordered against. It counts with
+//! plain loads and stores: a locked instruction after a transfer would wait until the last byte of
+//! the transfer is in the cache, and with it all that comes next.
 #![forbid(unsafe_code)]
 
 use super::sync::{AtomicU64, Ordering, Weakness, weakened};
@@ -26,6 +30,7 @@ const CURRENT_BIT: u32 = 63;
 const COUNT_BITS: u32 = 31;
 const COUNT_MAXIMUM: u64 = (1 << COUNT_BITS) - 1;
 const COUNTS: u64 = DRAINING - 1;
+const TOO_MANY: &str = "more I/O than memory could hold";
 
 /// Which of the two counts an I/O stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,10 +79,26 @@ impl Phases {
     }
 }
 
+/// Who may use an allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// One thread, or several one after another, each of which knows that the last has stopped.
+    One,
+    /// Any number at the same time.
+    Many,
+}
+
 impl Pins {
     /// Counts an I/O, before it looks whether its block is live.
     #[inline]
-    pub(super) fn enter(&self) -> Phase {
+    pub(super) fn enter(&self, threads: Threads) -> Phase {
+        if threads == Threads::One {
+            let word = self.0.load(Ordering::Relaxed);
+            let phase = Phase::current(word);
+            assert!(phase.count(word) < COUNT_MAXIMUM, "{TOO_MANY}");
+            self.0.store(word + phase.one(), Ordering::Relaxed);
+            return phase;
+        }
         let relaxed = weakened(Weakness::PinCountsRelaxed);
         // Acquire pairs with the release of the free that found us absent (`is_idle`,
         // `start_draining`), so that we find its block dead. It is enough to read from any later
@@ -90,10 +111,7 @@ impl Pins {
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
             let phase = Phase::current(word);
-            assert!(
-                phase.count(word) < COUNT_MAXIMUM,
-                "more I/O than memory could hold"
-            );
+            assert!(phase.count(word) < COUNT_MAXIMUM, "{TOO_MANY}");
             match self
                 .0
                 .compare_exchange_weak(word, word + phase.one(), order, Ordering::Relaxed)
@@ -107,7 +125,12 @@ impl Pins {
     /// Ends an I/O. `true` if frees may have waited for this: see [`super::drains`].
     #[inline]
     #[must_use]
-    pub(super) fn leave(&self, phase: Phase) -> bool {
+    pub(super) fn leave(&self, phase: Phase, threads: Threads) -> bool {
+        if threads == Threads::One {
+            let before = self.0.load(Ordering::Relaxed);
+            self.0.store(before - phase.one(), Ordering::Relaxed);
+            return Self::was_awaited(phase, before);
+        }
         let relaxed = weakened(Weakness::UnpinRelaxed);
         // Release pairs with the acquire in `is_idle`, `start_draining` and `busy`: all that the
         // I/O did happens before the space gets its next owner.
@@ -116,7 +139,12 @@ impl Pins {
         } else {
             Ordering::Release
         };
-        let before = self.0.fetch_sub(phase.one(), order);
+        Self::was_awaited(phase, self.0.fetch_sub(phase.one(), order))
+    }
+
+    /// Whether frees wait for the I/O that was the last in its phase, and has left.
+    #[inline]
+    fn was_awaited(phase: Phase, before: u64) -> bool {
         debug_assert_ne!(phase.count(before), 0, "left twice");
         phase.count(before) == 1 && before & DRAINING != 0
     }

@@ -57,7 +57,7 @@ impl<C: FreeCompletion> Allocator<C> {
         let early = weakened(Weakness::PinChecksLiveFirst).then(|| megabyte.is_live(slot));
         let pin = Pin {
             megabyte: index as u32,
-            phase: megabyte.pins().enter(),
+            phase: megabyte.pins().enter(self.threads),
         };
         // After the I/O is counted, not before: see the module `pins`.
         if early.unwrap_or_else(|| megabyte.is_live(slot)) {
@@ -78,7 +78,7 @@ impl<C: FreeCompletion> Allocator<C> {
     pub(crate) fn unpin(&self, pin: Pin) {
         let index = pin.megabyte as usize;
         let pins = self.megabytes[index].pins();
-        if pins.leave(pin.phase) {
+        if pins.leave(pin.phase, self.threads) {
             self.end_waiting(index, self.drains.advance(index, pins));
         }
     }

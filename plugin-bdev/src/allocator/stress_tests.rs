@@ -41,7 +41,7 @@ impl Random {
 #[test]
 fn threads_never_get_overlapping_blocks_and_nothing_is_lost() {
     let total = 5 * MEGABYTE + 100 * 1024;
-    let allocator = TestAllocator::new(total).expect("address space");
+    let allocator = TestAllocator::new(total, Threads::Many).expect("address space");
     let completed = Completions::default();
     let freed = AtomicUsize::new(0);
     let owners = Owners((0..total / UNIT_BYTES).map(|_| AtomicU32::new(0)).collect());
@@ -112,7 +112,7 @@ fn threads_never_get_overlapping_blocks_and_nothing_is_lost() {
 #[test]
 fn of_requests_for_more_than_there_is_as_many_succeed_as_fit() {
     for round in 0..300 {
-        let allocator = TestAllocator::new(10 * MEGABYTE).expect("address space");
+        let allocator = TestAllocator::new(10 * MEGABYTE, Threads::Many).expect("address space");
         let size = [8, 5, 4, 3][round % 4];
         let granted = AtomicUsize::new(0);
         std::thread::scope(|scope| {
@@ -141,7 +141,7 @@ fn of_requests_for_more_than_there_is_as_many_succeed_as_fit() {
 #[test]
 fn each_gets_its_share_of_a_pool_that_is_just_large_enough() {
     for _ in 0..100 {
-        let allocator = TestAllocator::new(2 * MEGABYTE).expect("address space");
+        let allocator = TestAllocator::new(2 * MEGABYTE, Threads::Many).expect("address space");
         std::thread::scope(|scope| {
             for thread in 0..THREADS {
                 let allocator = &allocator;
@@ -163,7 +163,7 @@ fn each_gets_its_share_of_a_pool_that_is_just_large_enough() {
 fn io_never_meets_the_next_life_of_its_block() {
     const LIVES: u32 = 3000;
     // One block's place is allocated and freed again and again; its life's number is its content.
-    let allocator = TestAllocator::new(UNIT_BYTES).expect("address space");
+    let allocator = TestAllocator::new(UNIT_BYTES, Threads::Many).expect("address space");
     let block = Block::new(0, BlockType::Kib4);
     let content = AtomicU32::new(0);
     std::thread::scope(|scope| {

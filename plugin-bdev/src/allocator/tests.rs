@@ -52,13 +52,13 @@ impl TestAllocator {
 }
 
 fn allocator(total_bytes: u64) -> TestAllocator {
-    Allocator::new(total_bytes).expect("address space")
+    Allocator::new(total_bytes, Threads::Many).expect("address space")
 }
 
 #[test]
 fn sizes_that_no_pool_has_are_refused() {
     for size in [0, 4095, TestAllocator::TOTAL_BYTES_MAXIMUM + 1, u64::MAX] {
-        assert!(TestAllocator::new(size).is_err(), "{size}");
+        assert!(TestAllocator::new(size, Threads::Many).is_err(), "{size}");
     }
     assert_eq!(allocator(4097).total_bytes(), 4096);
 }

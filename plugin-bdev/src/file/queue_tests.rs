@@ -15,7 +15,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::engine::{DeviceResult, Engine, Opcode, Submission};
 use super::operation::Operation;
 use super::queue::{Crossing, Outcome, WorkerQueue};
-use crate::allocator::Allocator;
+use crate::allocator::{Allocator, Threads};
 use crate::blocks::PendingFree;
 use crate::testing::{Buffer, Recorder, loose_request};
 use crate::transfer::{Direction, Transfer};
@@ -137,7 +137,7 @@ impl Rig {
             };
             WorkerQueue::new(engine, depth, worker)
         };
-        let allocator = Allocator::new(MEGABYTE).expect("made");
+        let allocator = Allocator::new(MEGABYTE, Threads::Many).expect("made");
         let mut block = None;
         let plan = AllocationPlan::for_size(MEGABYTE);
         let allocated = allocator.allocate(plan, 0, |allocated| block = Some(allocated));

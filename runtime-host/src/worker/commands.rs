@@ -91,6 +91,7 @@ impl Worker {
             state: LaneState::Active,
             next: 1,
             last_task: self.now,
+            had_task: false,
             was_busy: false,
             pool: 0,
         };

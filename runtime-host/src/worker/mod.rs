@@ -96,9 +96,11 @@ struct ServedLane {
     state: LaneState,
     /// Sequence of the next task, counted from 1 without wrapping.
     next: u64,
-    /// When it was last seen to have a task, or the last of its tasks to have completed.
+    /// The last tick before which a task was taken, or the last in flight completed.
     last_task: Instant,
-    /// Whether tasks were in flight when that was last looked at.
+    /// Whether a task was taken since the last tick.
+    had_task: bool,
+    /// Whether tasks were in flight at the last tick.
     was_busy: bool,
     /// Index of the last task's pool: most tasks of a lane are for one pool.
     pool: u16,
@@ -276,7 +278,7 @@ impl Worker {
         if count == 0 {
             return (0, violation);
         }
-        served.last_task = self.now;
+        served.had_task = true;
         if count > 1 {
             // The client is ahead and does not look at these yet: what was copied comes back into
             // lines that are here by then.
@@ -450,9 +452,10 @@ impl Worker {
         for &index in &self.active {
             let served = served_lane(lanes, index);
             let is_busy = !served.tasks.is_idle();
-            if served.was_busy && !is_busy {
+            if served.had_task || (served.was_busy && !is_busy) {
                 served.last_task = now;
             }
+            served.had_task = false;
             served.was_busy = is_busy;
             if served.is_quiet(now, polling) {
                 served.lane.begin_park();
