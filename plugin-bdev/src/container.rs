@@ -16,6 +16,7 @@ use chimaera_chimod::{Activity, Container, CreateContext, ModuleError, Request, 
 use chimaera_proto::bdev::{
     BdevType, Method, PerfMetrics, STATS_BUFFER_BYTES, Stats, TransferArguments,
 };
+use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, Status, codec};
 
 use crate::allocator::{Allocator, Pin};
@@ -88,6 +89,22 @@ impl Container for BdevContainer {
             None => self.refuse(worker, request, Status::UnknownMethod),
         }
         Activity::IDLE
+    }
+
+    const PREFETCHES: bool = true;
+
+    fn prefetch(&self, method: u16, arguments: &[u64; ARGUMENT_COUNT]) {
+        if let Backend::Ram(device) = &self.backend
+            && method == Method::Read as u16
+            && let Ok(transfer) = TransferArguments::parse(*arguments, 0)
+        {
+            device.prefetch(
+                transfer
+                    .block
+                    .offset
+                    .saturating_add(transfer.offset_in_block),
+            );
+        }
     }
 
     fn poll(&self, worker: &mut Worker<'_>) -> Activity {

@@ -28,6 +28,7 @@ mod counters;
 mod file;
 mod params;
 mod ram;
+mod stream;
 mod transfer;
 
 #[cfg(test)]

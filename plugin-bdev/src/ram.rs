@@ -13,13 +13,20 @@ use chimaera_chimod::ModuleError;
 use chimaera_proto::Status;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
+use crate::stream;
 use crate::transfer::{Direction, Transfer};
+
+/// Lines of a coming read that are asked for.
+const PREFETCHED_LINES: usize = 16;
+const LINE_BYTES: usize = 64;
 
 /// The memory of a pool.
 #[derive(Debug)]
 pub(crate) struct RamDevice {
     memory: NonNull<u8>,
     len_bytes: usize,
+    /// Whether long writes go past the caches.
+    streams: bool,
 }
 
 // SAFETY: the memory belongs to the process, not to a thread, and is only accessed by raw copies
@@ -65,7 +72,30 @@ impl RamDevice {
         Ok(Self {
             memory: memory.cast(),
             len_bytes: length.get(),
+            streams: stream::pays_off(total_size),
         })
+    }
+
+    /// Asks for the first lines that a read from this offset needs: the processor notices by itself
+    /// that more are read one after another, but not before it has waited for the first of them.
+    #[inline]
+    pub(crate) fn prefetch(&self, offset_in_pool: u64) {
+        let offset = usize::try_from(offset_in_pool).unwrap_or(usize::MAX);
+        for line in 0..PREFETCHED_LINES {
+            let Some(at) = offset.checked_add(line * LINE_BYTES) else {
+                return;
+            };
+            if at >= self.len_bytes {
+                return;
+            }
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: within the mapping, as just checked; and a prefetch has no effect but on
+            // caches, wherever it points.
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T0>(self.memory.as_ptr().add(at).cast());
+            }
+        }
     }
 
     /// Copies between the pool and the transfer's buffer.
@@ -98,7 +128,14 @@ impl RamDevice {
             // `transfer` holds. They do not overlap, because the pool's mapping is private to
             // this value. Bytes that somebody else changes meanwhile may arrive in any mixture;
             // they are plain data to both sides.
-            unsafe { std::ptr::copy_nonoverlapping(source, target, len) };
+            unsafe {
+                if self.streams && len >= stream::SHORTEST && transfer.direction == Direction::Write
+                {
+                    stream::copy(source, target, len);
+                } else {
+                    std::ptr::copy_nonoverlapping(source, target, len);
+                }
+            }
         }
     }
 }

@@ -226,6 +226,13 @@ pub struct CreateArguments {
     pub reserved: u32,
 }
 
+/// See [`ModuleVTable::prefetch`].
+pub type Prefetch = unsafe extern "C" fn(
+    container: *const c_void,
+    method: u16,
+    arguments: *const [u64; ARGUMENT_COUNT],
+);
+
 /// A module's table: exported under [`SYMBOL_PREFIX`] and the module's name.
 ///
 /// Functions that return `u32` return a status word ([`chimaera_proto::status`]), 0 for success;
@@ -255,6 +262,9 @@ pub struct ModuleVTable {
     /// [`Activity`].
     pub submit:
         unsafe extern "C" fn(container: *const c_void, worker: u32, task: *const RawTask) -> u32,
+    /// Is told of a task that is soon to be submitted, by method and arguments, or `None` where
+    /// that is of no use. Has no effect but on caches.
+    pub prefetch: Option<Prefetch>,
     /// Submits and reaps what is under way on this worker. Returns [`Activity`].
     pub poll: unsafe extern "C" fn(container: *const c_void, worker: u32) -> u32,
     /// A file that becomes readable when there is progress to be made on this worker, or -1. The

@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 
+use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, PoolId, Status};
 
 use crate::abi::{Activity, Bytes, HostVTable};
@@ -28,6 +29,18 @@ pub trait Container: Send + Sync + Sized + 'static {
     /// thread. Runs on a worker and must not block. Returns [`Activity::PENDING`] if `poll` has
     /// to be called on this worker.
     fn submit(&self, worker: &mut Worker<'_>, request: Request) -> Activity;
+
+    /// Whether [`Self::prefetch`] is of any use. Without it the host does not call it.
+    const PREFETCHES: bool = false;
+
+    /// Is told of a task that a worker will submit within the next microseconds, while others are
+    /// submitted before it: to bring what the task will touch nearer to the processor, by hints that
+    /// have no other effect. The arguments are as the client wrote them, and will be validated when
+    /// the task is submitted.
+    #[inline]
+    fn prefetch(&self, method: u16, arguments: &[u64; ARGUMENT_COUNT]) {
+        let _ = (method, arguments);
+    }
 
     /// Moves forward what is under way on this worker. Called on every pass of the worker's
     /// loop from the time `submit` or `poll` returned [`Activity::PENDING`] until `poll` does

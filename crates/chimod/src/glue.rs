@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
 use chimaera_proto::limits::MAX_ERROR_TEXT_BYTES;
+use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, PoolId, Status};
 
 use crate::abi::{
@@ -30,6 +31,11 @@ pub const fn vtable_of<C: Container>(name: &'static str, version: &'static str) 
         create: create::<C>,
         check_params: check_params::<C>,
         submit: submit::<C>,
+        prefetch: if C::PREFETCHES {
+            Some(prefetch::<C>)
+        } else {
+            None
+        },
         poll: poll::<C>,
         wake_fd: wake_fd::<C>,
         flush: flush::<C>,
@@ -114,6 +120,20 @@ unsafe extern "C" fn submit<C: Container>(
     on_worker(instance, worker, move |container, worker| {
         container.submit(worker, request)
     })
+}
+
+unsafe extern "C" fn prefetch<C: Container>(
+    container: *const c_void,
+    method: u16,
+    arguments: *const [u64; ARGUMENT_COUNT],
+) {
+    // SAFETY: the host passes what `create` made, and arguments that are valid during the call.
+    let (container, arguments) = unsafe { (&instance::<C>(container).container, &*arguments) };
+    let hint = || container.prefetch(method, arguments);
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(hint)) {
+        // Whatever it is, it shows again when the task comes.
+        drop_payload(payload);
+    }
 }
 
 unsafe extern "C" fn poll<C: Container>(container: *const c_void, worker: u32) -> u32 {

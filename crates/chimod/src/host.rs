@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use chimaera_proto::status::result_from_word;
+use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{PoolId, Status};
 
 use crate::abi::{
@@ -177,6 +178,15 @@ impl ContainerHandle {
         let (container, task) = (self.container.as_ptr(), task.as_ptr());
         // SAFETY: by this function's contract.
         Activity(unsafe { (self.module.table.submit)(container, worker, task) })
+    }
+
+    /// Tells the container of a task that is soon to be submitted, if it wants to know. Any thread.
+    #[inline]
+    pub fn prefetch(&self, method: u16, arguments: &[u64; ARGUMENT_COUNT]) {
+        if let Some(prefetch) = self.module.table.prefetch {
+            // SAFETY: the container is there as long as the handle.
+            unsafe { prefetch(self.container.as_ptr(), method, arguments) };
+        }
     }
 
     /// Lets the container move forward what is under way on a worker.
