@@ -94,16 +94,16 @@ impl Container for BdevContainer {
     const PREFETCHES: bool = true;
 
     fn prefetch(&self, method: u16, arguments: &[u64; ARGUMENT_COUNT]) {
-        if let Backend::Ram(device) = &self.backend
-            && method == Method::Read as u16
-            && let Ok(transfer) = TransferArguments::parse(*arguments, 0)
-        {
-            device.prefetch(
-                transfer
-                    .block
-                    .offset
-                    .saturating_add(transfer.offset_in_block),
-            );
+        let is_read = method == Method::Read as u16;
+        if !is_read && method != Method::Write as u16 {
+            return;
+        }
+        if let Ok(transfer) = TransferArguments::parse(*arguments, 0) {
+            self.allocator.prefetch(transfer.block);
+            if is_read && let Backend::Ram(device) = &self.backend {
+                let start = transfer.block.offset;
+                device.prefetch(start.saturating_add(transfer.offset_in_block));
+            }
         }
     }
 

@@ -27,6 +27,7 @@ mod container;
 mod counters;
 mod file;
 mod params;
+mod prefetch;
 mod ram;
 mod stream;
 mod transfer;

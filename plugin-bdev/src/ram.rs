@@ -13,11 +13,13 @@ use chimaera_chimod::ModuleError;
 use chimaera_proto::Status;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
+use crate::prefetch;
 use crate::stream;
 use crate::transfer::{Direction, Transfer};
 
-/// Lines of a coming read that are asked for.
-const PREFETCHED_LINES: usize = 16;
+/// Lines of a coming read that are asked for: enough for the processor to see where it goes. More would
+/// take the places of what is being copied meanwhile.
+const PREFETCHED_LINES: usize = 2;
 const LINE_BYTES: usize = 64;
 
 /// The memory of a pool.
@@ -88,13 +90,7 @@ impl RamDevice {
             if at >= self.len_bytes {
                 return;
             }
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: within the mapping, as just checked; and a prefetch has no effect but on
-            // caches, wherever it points.
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                _mm_prefetch::<_MM_HINT_T0>(self.memory.as_ptr().add(at).cast());
-            }
+            prefetch::line(self.memory.as_ptr().wrapping_add(at));
         }
     }
 

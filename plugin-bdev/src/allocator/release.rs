@@ -71,6 +71,14 @@ impl<C: FreeCompletion> Allocator<C> {
             .unwrap_or(Status::NotAllocated))
     }
 
+    /// Asks for what [`Self::pin`] of this block will look at. A hint, and no more.
+    #[inline]
+    pub(crate) fn prefetch(&self, block: Block) {
+        if let Ok((index, _)) = self.locate(block) {
+            crate::prefetch::line(&raw const self.megabytes[index]);
+        }
+    }
+
     /// Ends an I/O: the storage has nothing to do with its block any more.
     ///
     /// May complete frees that waited for it, see [`FreeCompletion::freed`].

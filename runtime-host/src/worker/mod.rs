@@ -308,11 +308,7 @@ impl Worker {
     /// Validates a task of the batch and hands it to its container. Returns how much work it is.
     fn dispatch(&mut self, lane: u32, position: usize) -> u64 {
         let served = served_lane(&mut self.lanes, lane);
-        // Word by word: a copy by larger loads would wait until the small stores of `take` are in the
-        // cache, and with them every completion before.
-        let taken = &self.batch[position];
-        let words =
-            &std::array::from_fn(|word| unsafe { std::ptr::read_volatile(&raw const taken[word]) });
+        let words = &word_by_word(&self.batch[position]);
         let sequence = words[0] as u32;
         let token = |record, pool| Token {
             worker: self.index,
@@ -513,6 +509,15 @@ impl Worker {
             reason: reason.to_owned(),
         });
     }
+}
+
+/// Copies a descriptor by loads of single words. Larger ones would find the small stores of
+/// [`Lane::take`] still on their way to the cache, and wait for them, and so for all completions
+/// before them.
+#[inline(always)]
+fn word_by_word(words: &[u64; DESCRIPTOR_WORDS]) -> [u64; DESCRIPTOR_WORDS] {
+    // SAFETY: every reference is valid for reading; volatile keeps the loads from being merged.
+    std::array::from_fn(|word| unsafe { std::ptr::read_volatile(&raw const words[word]) })
 }
 
 /// Completes a task without handing it to a container. Returns how much work it was.
