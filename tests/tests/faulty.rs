@@ -249,8 +249,11 @@ fn a_dead_clients_memory_is_kept_until_its_requests_end_and_no_longer() {
     let runtime = daemon.connect();
     let holder = Faulty::created(&runtime, 0);
     let key = Faulty::created(&runtime, 1);
-    let before = (daemon.sessions(), client_segments(&daemon));
-    assert!(before.1 >= 1, "the test's own segment");
+    // Who asks for the sessions connects for that, and goes again.
+    let sessions = daemon.sessions();
+    until("only the test's own segment is mapped", || {
+        client_segments(&daemon) == 1
+    });
     for end in [Method::Release, Method::DropHeld] {
         let mut client = ClientProcess::start(&daemon.socket(), &["hold", "0", "9"]);
         client.expect("holding");
@@ -259,17 +262,23 @@ fn a_dead_clients_memory_is_kept_until_its_requests_end_and_no_longer() {
         });
         client.kill();
         until("the daemon learns of the client's death", || {
-            daemon.sessions() == before.0
+            daemon.sessions() == sessions
         });
-        assert_eq!(
-            client_segments(&daemon),
-            before.1 + 1,
-            "the module may still write there"
+        until(
+            "the test's and the dead client's segments are mapped",
+            || client_segments(&daemon) == 2,
         );
+        let kept = "the module may still write there";
+        assert_eq!(
+            key.about_held(Method::CountHeld, holder.pool_id()),
+            9,
+            "{kept}"
+        );
+        assert_eq!(client_segments(&daemon), 2, "{kept}");
         // Writes into the dead client's memory, and completes into it.
         assert_eq!(key.about_held(end, holder.pool_id()), 9);
         until("the dead client's memory is let go of", || {
-            client_segments(&daemon) == before.1
+            client_segments(&daemon) == 1
         });
         assert_goes_on(&daemon, &holder);
     }

@@ -69,6 +69,39 @@ fn what_is_kept_alive_goes_after_the_connection() {
     assert!(gone.load(Ordering::SeqCst));
 }
 
+#[test]
+fn the_connection_stays_until_the_last_handle_goes_and_no_longer() {
+    struct Kept(Arc<AtomicBool>);
+    impl Drop for Kept {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let _watchdog = Watchdog::new();
+    let (host, socket) = FakeHost::start(module);
+    let gone = Arc::new(AtomicBool::new(false));
+    let options = ConnectOptions::new().keep_alive(Box::new(Kept(Arc::clone(&gone))));
+    let runtime = options.from_socket(socket).expect("connects");
+    // One is waited for, one given up while it is in flight, one harvested and given up.
+    let (waited, given_up) = (submit(&runtime, HOLD, 1), submit(&runtime, HOLD, 2));
+    let harvested = submit(&runtime, ECHO, 3);
+    let many: Vec<_> = (0..2 * LANE_DEPTH as u64)
+        .map(|n| submit(&runtime, ECHO, n))
+        .collect();
+    drop((runtime, many));
+    // Long enough for what would be closed too early to be closed.
+    thread::sleep(Duration::from_millis(30));
+    assert!(!gone.load(Ordering::SeqCst));
+    drop(given_up);
+    host.release_held();
+    assert_eq!(waited.wait().expect("held"), 1);
+    assert!(!gone.load(Ordering::SeqCst));
+    drop(harvested);
+    while !gone.load(Ordering::SeqCst) {
+        thread::yield_now();
+    }
+}
+
 fn lost(status: Status) {
     assert_eq!(status, Status::ConnectionLost);
 }

@@ -201,3 +201,85 @@ fn a_panic_between_parts_waits_for_those_in_flight() {
     );
     echo(runtime, 1);
 }
+
+#[test]
+fn a_thread_may_wait_while_the_one_that_submitted_goes_on() {
+    let _watchdog = Watchdog::new();
+    let (_host, runtime) = FakeHost::connect(module);
+    // More than a lane holds: so the submitter harvests what the other is about to take up.
+    let (tasks, taken) = std::sync::mpsc::sync_channel::<(u64, Task<u64>)>(4 * LANE_DEPTH);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..20_000 {
+                let task = submit(&runtime, ECHO, number);
+                tasks.send((number, task)).expect("the other waits");
+                if number % 3 == 0 {
+                    assert_eq!(echo(&runtime, number), number);
+                }
+            }
+            drop(tasks);
+        });
+        for (number, mut task) in taken {
+            match number % 5 {
+                0 => drop(task),
+                1 => {
+                    let result = task.wait_timeout(Duration::from_secs(10));
+                    assert_eq!(result.expect("in time").expect("echo"), number);
+                }
+                _ => assert_eq!(task.wait().expect("echo"), number),
+            }
+        }
+    });
+}
+
+#[test]
+fn a_lane_goes_to_another_thread_with_tasks_of_the_first_in_flight() {
+    let _watchdog = Watchdog::new();
+    let (host, runtime) = FakeHost::connect(module);
+    let held = thread::scope(|scope| {
+        let first = scope.spawn(|| {
+            (0..5)
+                .map(|n| submit(&runtime, HOLD, n))
+                .collect::<Vec<_>>()
+        });
+        first.join().expect("no panic")
+    });
+    thread::scope(|scope| {
+        let second = scope.spawn(|| {
+            for number in 0..500 {
+                assert_eq!(echo(&runtime, number), number);
+            }
+        });
+        second.join().expect("no panic");
+    });
+    assert_eq!(host.lane_count(), 1);
+    host.release_held();
+    for (number, task) in (0..).zip(held) {
+        assert_eq!(task.wait().expect("held"), number);
+    }
+}
+
+#[test]
+fn a_thread_that_is_ending_can_still_submit() {
+    struct AtTheEnd(Runtime);
+    impl Drop for AtTheEnd {
+        fn drop(&mut self) {
+            assert_eq!(echo(&self.0, 7), 7);
+        }
+    }
+    thread_local! {
+        static LAST: std::cell::RefCell<Option<AtTheEnd>> = const { std::cell::RefCell::new(None) };
+    }
+    let _watchdog = Watchdog::new();
+    let (host, runtime) = FakeHost::connect(module);
+    for _ in 0..3 {
+        let runtime = runtime.clone();
+        let thread = thread::spawn(move || {
+            // Before the lane is leased, and so dropped after it.
+            LAST.set(Some(AtTheEnd(runtime.clone())));
+            echo(&runtime, 1)
+        });
+        assert_eq!(thread.join().expect("no panic"), 1);
+    }
+    assert!(host.lane_count() <= 4, "{} lanes", host.lane_count());
+}

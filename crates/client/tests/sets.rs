@@ -1,0 +1,73 @@
+//! Waiting for whichever task ends first.
+
+mod fake_host;
+mod support;
+
+use std::collections::HashSet;
+use std::thread;
+use std::time::Duration;
+
+use chimaera_client::proto::limits::LANE_DEPTH;
+use chimaera_client::{ConnectOptions, Status, TaskSet};
+use fake_host::{FakeHost, Watchdog};
+use support::{ECHO, FAIL, HOLD, module, submit};
+
+#[test]
+fn whichever_ends_first_comes_first() {
+    let _watchdog = Watchdog::new();
+    let (host, runtime) = FakeHost::connect(module);
+    let mut tasks = TaskSet::new();
+    assert!(tasks.wait_any().is_none() && tasks.try_wait_any().is_none());
+    tasks.push(submit(&runtime, HOLD, 1));
+    tasks.push(submit(&runtime, ECHO, 2));
+    assert_eq!(tasks.wait_any().expect("one has ended").expect("echo"), 2);
+    assert!(tasks.try_wait_any().is_none());
+    assert_eq!(tasks.len(), 1);
+    tasks.push(submit(&runtime, FAIL, Status::NoSpace.code().into()));
+    let failed = tasks.wait_any().expect("another has ended");
+    assert_eq!(failed.expect_err("fails").status(), Status::NoSpace);
+    host.release_held();
+    assert_eq!(tasks.wait_any().expect("the last").expect("held"), 1);
+    assert!(tasks.is_empty());
+}
+
+#[test]
+fn a_set_sleeps_until_a_task_of_any_connection_ends() {
+    let _watchdog = Watchdog::new();
+    let options = || ConnectOptions::new().spin(Duration::ZERO);
+    let (first_host, first) = FakeHost::connect_with(options(), module);
+    let (second_host, second) = FakeHost::connect_with(options(), module);
+    let mut tasks = TaskSet::new();
+    tasks.push(submit(&first, HOLD, 1));
+    tasks.push(submit(&second, HOLD, 2));
+    first_host.wait_for_held(1);
+    second_host.wait_for_held(1);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            let result = tasks.wait_any().expect("there are tasks");
+            (result.expect("held"), tasks.len())
+        });
+        // Both hosts sleep as well, so that nothing happens by chance.
+        while !(first_host.is_parked() && second_host.is_parked()) {
+            thread::yield_now();
+        }
+        second_host.release_held();
+        assert_eq!(waiting.join().expect("no panic"), (2, 1));
+    });
+    first_host.release_held();
+    assert_eq!(tasks.wait_any().expect("the other").expect("held"), 1);
+}
+
+#[test]
+fn a_set_may_hold_more_than_a_lane_and_loses_none() {
+    let _watchdog = Watchdog::new();
+    let (_host, runtime) = FakeHost::connect(module);
+    let mut tasks = TaskSet::default();
+    let count = 5 * LANE_DEPTH as u64;
+    tasks.extend((0..count).map(|number| submit(&runtime, ECHO, number)));
+    let mut seen = HashSet::new();
+    while let Some(result) = tasks.wait_any() {
+        assert!(seen.insert(result.expect("echo")));
+    }
+    assert_eq!(seen, (0..count).collect());
+}

@@ -1,0 +1,108 @@
+//! What a worker does when there is little to do: looking at the clock and the doorbells, parking
+//! lanes, and sleeping.
+
+use std::time::{Duration, Instant};
+
+use chimaera_proto::limits::LANE_DEPTH;
+use chimaera_shm::{LaneMemory, barrier};
+
+use super::sleep::Wake;
+use super::{LaneState, ServedLane, Worker, served_lane};
+use crate::config::Polling;
+
+/// Time between two looks at the doorbells of parked lanes while others keep the worker busy.
+const DOORBELL_INTERVAL: Duration = Duration::from_micros(25);
+
+impl Worker {
+    /// Looks at the clock and the doorbells, parks lanes without traffic, and sleeps if there is
+    /// nothing to poll for.
+    pub(super) fn tick(&mut self) {
+        self.now = Instant::now();
+        let worked = std::mem::take(&mut self.work_since_tick) != 0;
+        if worked {
+            self.last_work = self.now;
+        }
+        let mut woken = false;
+        if self.now - self.last_look >= DOORBELL_INTERVAL {
+            self.last_look = self.now;
+            let (lanes, active) = (&mut self.lanes, &mut self.active);
+            woken = self.sleeper.look(|wake| on_wake(wake, lanes, active));
+        }
+        self.park_quiet_lanes();
+        // What woke us may have been consumed by this look, so sleeping has to wait for a pass.
+        if worked || woken || !self.active.is_empty() {
+            return;
+        }
+        let wakes_us = |index: &u16| {
+            self.pools[usize::from(*index)]
+                .as_ref()
+                .is_none_or(|pool| pool.wake_fd.is_some())
+        };
+        let is_quiet = self.now - self.last_work >= self.polling.duration_in_flight();
+        if self.polled.is_empty() || (is_quiet && self.polled.iter().all(wakes_us)) {
+            let (lanes, active) = (&mut self.lanes, &mut self.active);
+            self.sleeper.sleep(|wake| on_wake(wake, lanes, active));
+            self.now = Instant::now();
+            self.last_look = self.now;
+            self.last_work = self.now;
+        }
+    }
+
+    /// Parks the lanes that had no task for as long as the worker polls. One barrier serves all
+    /// of them.
+    fn park_quiet_lanes(&mut self) {
+        let (now, polling, lanes) = (self.now, self.polling, &mut self.lanes);
+        let mut any = false;
+        for &index in &self.active {
+            let served = served_lane(lanes, index);
+            let is_busy = !served.tasks.is_idle();
+            if served.had_task || (served.was_busy && !is_busy) {
+                served.last_task = now;
+            }
+            served.had_task = false;
+            served.was_busy = is_busy;
+            if served.is_quiet(now, polling) {
+                served.lane.begin_park();
+                any = true;
+            }
+        }
+        if !any {
+            return;
+        }
+        LaneMemory::<LANE_DEPTH>::fence_before_parking();
+        if self.parks_with_barrier {
+            barrier::barrier();
+        }
+        self.active.retain(|&index| {
+            let served = served_lane(lanes, index);
+            if served.is_quiet(now, polling) && served.lane.finish_park(served.next) {
+                served.state = LaneState::Parked;
+            }
+            served.state == LaneState::Active
+        });
+    }
+}
+
+impl ServedLane {
+    /// Whether there was nothing for as long as is polled for.
+    fn is_quiet(&self, now: Instant, polling: Polling) -> bool {
+        let patience = if self.was_busy {
+            polling.duration_in_flight()
+        } else {
+            polling.duration()
+        };
+        now.saturating_duration_since(self.last_task) >= patience
+    }
+}
+
+fn on_wake(wake: Wake, lanes: &mut [Option<ServedLane>], active: &mut Vec<u32>) {
+    if let Wake::Lane(index) = wake
+        && let Some(Some(served)) = lanes.get_mut(index as usize)
+        && served.state == LaneState::Parked
+    {
+        served.lane.unpark();
+        served.state = LaneState::Active;
+        served.last_task = Instant::now();
+        active.push(index);
+    }
+}

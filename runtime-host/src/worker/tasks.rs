@@ -1,0 +1,234 @@
+//! The way of a task from its lane to its container.
+
+use std::ptr::NonNull;
+
+use chimaera_chimod::Activity;
+use chimaera_chimod::abi::RawTask;
+use chimaera_proto::limits::LANE_DEPTH;
+use chimaera_proto::task::{DESCRIPTOR_WORDS, DescriptorError};
+use chimaera_proto::{Access, Descriptor, Failure, Status};
+use chimaera_shm::Taken;
+
+use super::completions::{Completions, Token};
+use super::{LaneState, Target, Worker, served_lane};
+use crate::control::Event;
+use crate::routing::Placement;
+
+/// Tasks taken from a lane before the others have their turn.
+const LANE_BUDGET: u64 = 32;
+
+/// Tasks copied from a lane before the first of them is dispatched.
+pub(super) const BATCH: usize = 16;
+
+impl Worker {
+    /// Takes the tasks of a lane. Returns how much there was to do.
+    ///
+    /// Tasks are copied several at a time before the first is dispatched: so the lines of their
+    /// entries come over together, not one after the end of the other's task.
+    pub(super) fn serve(&mut self, index: u32) -> u64 {
+        let mut work = 0;
+        let mut budget = LANE_BUDGET;
+        while budget != 0 {
+            let (count, violation) = self.take_batch(index);
+            for position in 0..count {
+                if position + 1 < count {
+                    self.prefetch(index, position + 1);
+                }
+                work += self.dispatch(index, position);
+                if self.lane_has_ended(index) {
+                    return work;
+                }
+            }
+            if let Some(reason) = violation {
+                self.end_lane(index, &reason);
+                return work;
+            }
+            if count < BATCH {
+                break;
+            }
+            budget -= BATCH as u64;
+        }
+        work
+    }
+
+    /// Copies the next tasks of a lane, as many as there are and fit. The second value says what
+    /// comes after them that a client must not do.
+    #[inline]
+    fn take_batch(&mut self, index: u32) -> (usize, Option<String>) {
+        let served = served_lane(&mut self.lanes, index);
+        let (mut count, mut violation) = (0, None);
+        while count < BATCH {
+            match served.lane.take(served.next, &mut self.batch[count]) {
+                Taken::Nothing => break,
+                Taken::Task => {
+                    served.next += 1;
+                    count += 1;
+                }
+                Taken::Violation { found } => {
+                    let next = served.next;
+                    violation = Some(format!("sequence {found} where {next} comes next"));
+                    break;
+                }
+            }
+        }
+        if count == 0 {
+            return (0, violation);
+        }
+        served.had_task = true;
+        if count > 1 {
+            // The client is ahead and does not look at these yet: what was copied comes back into
+            // lines that are here by then.
+            for words in &self.batch[..count] {
+                served.lane.prefetch_record(words[3] as usize % LANE_DEPTH);
+            }
+        }
+        (count, violation)
+    }
+
+    /// Tells the container of the lane's last task of a task of the batch, which is most likely its
+    /// too. A container that gets another's arguments brings the wrong lines near, and no more.
+    #[inline]
+    fn prefetch(&self, lane: u32, position: usize) {
+        let pool = self.lanes[lane as usize].as_ref().map(|served| served.pool);
+        let pool = pool.and_then(|pool| self.pools[usize::from(pool)].as_ref());
+        if let Some(Target::Module(pool)) = pool.map(|pool| &pool.target) {
+            let words = &self.batch[position];
+            let arguments = [words[5], words[6], words[7]];
+            pool.container.prefetch((words[0] >> 32) as u16, &arguments);
+        }
+    }
+
+    /// Validates a task of the batch and hands it to its container. Returns how much work it is.
+    fn dispatch(&mut self, lane: u32, position: usize) -> u64 {
+        let served = served_lane(&mut self.lanes, lane);
+        let words = &word_by_word(&self.batch[position]);
+        let sequence = words[0] as u32;
+        let token = |record, pool| Token {
+            worker: self.index,
+            pool,
+            lane,
+            sequence,
+            record,
+        };
+        let (record, task) = match Descriptor::parse(words) {
+            Ok(task) => (task.record, Ok(task)),
+            Err(DescriptorError::Query { record, .. }) => (record, Err(Status::InvalidArgument)),
+            Err(error @ DescriptorError::Record(_)) => {
+                // There is nowhere to complete it.
+                self.end_lane(lane, &error.to_string());
+                return 1;
+            }
+        };
+        if !served.tasks.begin(record) {
+            // Nobody has more tasks in flight than their lane has records, either.
+            let reason = format!("record {record} is still in use by a task in flight");
+            self.end_lane(lane, &reason);
+            return 1;
+        }
+        let task = match task {
+            Ok(task) => task,
+            Err(status) => return refuse(token(record, 0), status),
+        };
+        let container = match Placement::SINGLE_NODE.resolve(task.query) {
+            Ok(container) => container,
+            Err(status) => return refuse(token(record, 0), status),
+        };
+        let remembered = self
+            .pools
+            .get(usize::from(served.pool))
+            .and_then(Option::as_ref);
+        if remembered.is_none_or(|pool| pool.id != Some(task.pool)) {
+            match self.pool_indexes.get(&task.pool) {
+                Some(&index) => served.pool = index,
+                None => return refuse(token(record, 0), Status::PoolNotFound),
+            }
+        }
+        let index = served.pool;
+        let pool = self.pools[usize::from(index)]
+            .as_mut()
+            .expect("a pool with an index is here");
+        let (buffer, buffer_len, read_only) = match task.buffer {
+            None => (std::ptr::null_mut(), 0, false),
+            Some(range) => match served.session.buffer(range) {
+                Some(address) => (
+                    address.as_ptr(),
+                    range.len_bytes,
+                    range.access == Access::ReadOnly,
+                ),
+                None => return refuse(token(record, 0), Status::InvalidBuffer),
+            },
+        };
+        let place = served.tasks.place(record);
+        // SAFETY: the task has just begun, so nobody else has the place.
+        let place = unsafe {
+            place.write(RawTask {
+                token: token(record, index).to_words(),
+                arguments: task.arguments,
+                buffer,
+                buffer_len,
+                method: task.method,
+                buffer_is_read_only: u16::from(read_only),
+                pool_major: task.pool.major,
+                pool_minor: task.pool.minor,
+                container: container.0,
+                reserved: 0,
+            });
+            NonNull::new_unchecked(place)
+        };
+        pool.submitted += 1;
+        let activity = match &pool.target {
+            // SAFETY: this thread is the worker with this index and inside no other call; the
+            // task is new; its place and its buffer, which was found in the session's memory, are
+            // kept by this worker until the lane's tasks have completed; and the pool's place
+            // keeps the container until the pool's tasks have.
+            Target::Module(pool) => unsafe { pool.container.submit(u32::from(self.index), place) },
+            Target::Admin => {
+                // SAFETY: as above, with the host itself in the container's place.
+                unsafe { self.admin.submit(place) };
+                Activity::IDLE
+            }
+        };
+        if activity.contains(Activity::PENDING) && !pool.is_polled {
+            pool.is_polled = true;
+            self.polled.push(index);
+        }
+        1 + u64::from(buffer_len >> 12)
+    }
+
+    fn lane_has_ended(&self, index: u32) -> bool {
+        self.lanes[index as usize]
+            .as_ref()
+            .is_none_or(|served| served.state == LaneState::Ended)
+    }
+
+    /// Ends a lane whose client broke the protocol, and has its session closed.
+    fn end_lane(&mut self, index: u32, reason: &str) {
+        let served = self.lanes[index as usize]
+            .as_mut()
+            .expect("an ended lane was served");
+        served.state = LaneState::Ended;
+        let session = served.session.id;
+        self.active.retain(|&active| active != index);
+        self.events.send(Event::SessionFault {
+            session,
+            reason: reason.to_owned(),
+        });
+    }
+}
+
+/// Copies a descriptor by loads of single words. Larger ones would find the small stores of
+/// [`Lane::take`] still on their way to the cache, and wait for them, and so for all completions
+/// before them.
+#[inline(always)]
+fn word_by_word(words: &[u64; DESCRIPTOR_WORDS]) -> [u64; DESCRIPTOR_WORDS] {
+    // SAFETY: every reference is valid for reading; volatile keeps the loads from being merged.
+    std::array::from_fn(|word| unsafe { std::ptr::read_volatile(&raw const words[word]) })
+}
+
+/// Completes a task without handing it to a container. Returns how much work it was.
+#[cold]
+fn refuse(token: Token, status: Status) -> u64 {
+    let word = Failure::new(status).to_word();
+    Completions::with(|all| all.finish(token, word, &[]));
+    1
+}
