@@ -4,7 +4,7 @@
 
 use chimaera_proto::task::DESCRIPTOR_WORDS;
 use loom::sync::Arc;
-use loom::sync::atomic::{AtomicBool, Ordering};
+use loom::sync::atomic::{AtomicBool, Ordering, fence};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
@@ -120,6 +120,81 @@ fn no_task_is_left_in_a_parked_lane() {
         }
     }
     client.join().expect("client");
+}
+
+/// The host's barrier as the model sees it: from when the worker asks until it goes on, the client
+/// passes through a full fence, wherever it is.
+struct Barrier {
+    asked: AtomicBool,
+    passed: AtomicBool,
+}
+
+impl Barrier {
+    /// The worker's side. `waits` is what makes it a barrier.
+    fn call(&self, waits: bool) {
+        fence(Ordering::SeqCst);
+        self.asked.store(true, Ordering::Release);
+        while waits && !self.passed.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        fence(Ordering::SeqCst);
+    }
+
+    /// What the kernel has the client do at the instruction that it has come to.
+    fn pass(&self) {
+        while !self.asked.load(Ordering::Acquire) {
+            thread::yield_now();
+        }
+        fence(Ordering::SeqCst);
+        self.passed.store(true, Ordering::Release);
+    }
+}
+
+/// A client without a fence of its own, which the barrier meets before its `meeting`th step, is seen
+/// by the worker that parks or sees that it has to ring.
+fn no_task_is_left_behind_a_barrier(meeting: usize, waits: bool) {
+    let lane = Arc::new(Lane::zeroed());
+    let barrier = Arc::new(Barrier {
+        asked: AtomicBool::new(false),
+        passed: AtomicBool::new(false),
+    });
+    let client = thread::spawn({
+        let (lane, barrier) = (Arc::clone(&lane), Arc::clone(&barrier));
+        move || {
+            let meets = |step| {
+                if step == meeting {
+                    barrier.pass();
+                }
+            };
+            meets(0);
+            lane.publish(1, &task(1));
+            meets(1);
+            let rings = lane.must_ring(PublishOrder::HostBarrier);
+            meets(2);
+            rings
+        }
+    });
+    lane.begin_park();
+    Lane::fence_before_parking();
+    barrier.call(waits);
+    let is_parked = lane.finish_park(1);
+    let rings = client.join().expect("client");
+    assert!(!is_parked || rings, "parked with a task, and nobody rings");
+}
+
+#[test]
+fn loom_a_barrier_stands_for_the_clients_fence() {
+    for meeting in 0..3 {
+        model(move || no_task_is_left_behind_a_barrier(meeting, true));
+    }
+}
+
+#[test]
+#[should_panic]
+fn loom_without_waiting_it_does_not() {
+    for meeting in 0..3 {
+        model(move || no_task_is_left_behind_a_barrier(meeting, false));
+    }
 }
 
 /// A client that sleeps at once still learns of its completion.

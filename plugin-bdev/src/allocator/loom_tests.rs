@@ -198,7 +198,7 @@ fn search_against_insert_and_remove() {
 
 /// Two want small blocks of a pool that has room for both in its only megabyte.
 fn two_share_the_last_megabyte() {
-    let allocator = Arc::new(Allocator::<()>::new(MEGABYTE).expect("memory"));
+    let allocator = Arc::new(Allocator::<()>::new(MEGABYTE, Threads::Many).expect("memory"));
     let other = Arc::clone(&allocator);
     let thread = thread::spawn(move || allocate(&other, Kib256));
     let blocks = [
@@ -211,7 +211,7 @@ fn two_share_the_last_megabyte() {
 
 /// Two take units of a megabyte that stays in its class.
 fn two_share_a_broken_megabyte() {
-    let allocator = Arc::new(Allocator::<()>::new(MEGABYTE).expect("memory"));
+    let allocator = Arc::new(Allocator::<()>::new(MEGABYTE, Threads::Many).expect("memory"));
     allocator.adopt(Block::new(0, Kib4)).expect("free");
     let other = Arc::clone(&allocator);
     let thread = thread::spawn(move || allocate(&other, Kib4));
@@ -221,7 +221,7 @@ fn two_share_a_broken_megabyte() {
 
 /// A small block is wanted while its megabyte goes from class to class.
 fn search_while_a_megabyte_changes_its_class() {
-    let allocator = Arc::new(Allocator::<()>::new(MEGABYTE).expect("memory"));
+    let allocator = Arc::new(Allocator::<()>::new(MEGABYTE, Threads::Many).expect("memory"));
     // Three 256 KiB slots and three lanes of the fourth are taken: one lane is left.
     let mut held: Vec<_> = (0..3)
         .map(|_| allocate(&allocator, Kib256).expect("room"))
@@ -237,7 +237,7 @@ fn search_while_a_megabyte_changes_its_class() {
 
 /// Two want two megabytes each of a pool that has three.
 fn two_want_more_than_there_is() {
-    let allocator = Arc::new(Allocator::<()>::new(3 * MEGABYTE).expect("memory"));
+    let allocator = Arc::new(Allocator::<()>::new(3 * MEGABYTE, Threads::Many).expect("memory"));
     let take_two = |allocator: &Allocator<()>| {
         let mut count = 0;
         let plan = AllocationPlan {
@@ -256,7 +256,7 @@ fn two_want_more_than_there_is() {
 
 /// Two take the last two megabytes.
 fn two_take_a_megabyte_each() {
-    let allocator = Arc::new(Allocator::<()>::new(2 * MEGABYTE).expect("memory"));
+    let allocator = Arc::new(Allocator::<()>::new(2 * MEGABYTE, Threads::Many).expect("memory"));
     let other = Arc::clone(&allocator);
     let thread = thread::spawn(move || allocate(&other, Mib1));
     assert_both_got_one([allocate(&allocator, Mib1), thread.join().expect("no panic")]);
@@ -265,7 +265,7 @@ fn two_take_a_megabyte_each() {
 
 /// Two free the same block.
 fn two_free_one_block() {
-    let allocator = Arc::new(Allocator::<()>::new(MEGABYTE).expect("memory"));
+    let allocator = Arc::new(Allocator::<()>::new(MEGABYTE, Threads::Many).expect("memory"));
     let block = allocate(&allocator, Kib64).expect("room");
     let free = move |allocator: &Allocator<()>| match allocator.free(&[block], ()) {
         Ok(()) => Ok(()),
@@ -281,7 +281,7 @@ fn two_free_one_block() {
 
 /// A megabyte becomes whole while somebody wants a megabyte, and somebody a small block.
 fn free_against_allocation() {
-    let allocator = Arc::new(Allocator::<()>::new(MEGABYTE).expect("memory"));
+    let allocator = Arc::new(Allocator::<()>::new(MEGABYTE, Threads::Many).expect("memory"));
     let block = allocate(&allocator, Kib64).expect("room");
     let other = Arc::clone(&allocator);
     let thread = thread::spawn(move || allocate(&other, Mib1));
@@ -296,7 +296,7 @@ fn free_against_allocation() {
 
 /// A full pool gives a small block to one while another frees the only one.
 fn free_against_small_allocation() {
-    let allocator = Arc::new(Allocator::<()>::new(MEGABYTE).expect("memory"));
+    let allocator = Arc::new(Allocator::<()>::new(MEGABYTE, Threads::Many).expect("memory"));
     let first = allocate(&allocator, Kib64).expect("room");
     let freer = Arc::clone(&allocator);
     let thread = thread::spawn(move || assert!(freer.free(&[first], ()).is_ok()));
@@ -309,7 +309,7 @@ fn free_against_small_allocation() {
 
 /// The room for a small block moves: first it is a whole megabyte, then a slot.
 fn room_comes_before_it_goes() {
-    let allocator = Arc::new(Allocator::<()>::new(2 * MEGABYTE).expect("memory"));
+    let allocator = Arc::new(Allocator::<()>::new(2 * MEGABYTE, Threads::Many).expect("memory"));
     let full = [0, 1, 2, 3].map(|_| allocate(&allocator, Kib256).expect("room"));
     let other = Arc::clone(&allocator);
     let thread = thread::spawn(move || {
