@@ -95,14 +95,11 @@ impl Container for BdevContainer {
 
     fn prefetch(&self, method: u16, arguments: &[u64; ARGUMENT_COUNT]) {
         let is_read = method == Method::Read as u16;
-        if !is_read && method != Method::Write as u16 {
-            return;
-        }
-        if let Ok(transfer) = TransferArguments::parse(*arguments, 0) {
-            self.allocator.prefetch(transfer.block);
+        if is_read || method == Method::Write as u16 {
+            let start = TransferArguments::probable_start(arguments);
+            self.allocator.prefetch(start);
             if is_read && let Backend::Ram(device) = &self.backend {
-                let start = transfer.block.offset;
-                device.prefetch(start.saturating_add(transfer.offset_in_block));
+                device.prefetch(start);
             }
         }
     }

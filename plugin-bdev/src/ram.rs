@@ -17,9 +17,9 @@ use crate::prefetch;
 use crate::stream;
 use crate::transfer::{Direction, Transfer};
 
-/// Lines of a coming read that are asked for: enough for the processor to see where it goes. More would
+/// Bytes of a coming read that are asked for: enough for the processor to see where it goes. More would
 /// take the places of what is being copied meanwhile.
-const PREFETCHED_LINES: usize = 2;
+const PREFETCHED_BYTES: u64 = 2 * LINE_BYTES as u64;
 const LINE_BYTES: usize = 64;
 
 /// The memory of a pool.
@@ -82,15 +82,11 @@ impl RamDevice {
     /// that more are read one after another, but not before it has waited for the first of them.
     #[inline]
     pub(crate) fn prefetch(&self, offset_in_pool: u64) {
-        let offset = usize::try_from(offset_in_pool).unwrap_or(usize::MAX);
-        for line in 0..PREFETCHED_LINES {
-            let Some(at) = offset.checked_add(line * LINE_BYTES) else {
-                return;
-            };
-            if at >= self.len_bytes {
-                return;
+        let end = offset_in_pool.saturating_add(PREFETCHED_BYTES);
+        if end <= self.len_bytes as u64 {
+            for at in (offset_in_pool..end).step_by(LINE_BYTES) {
+                prefetch::line(self.memory.as_ptr().wrapping_add(at as usize));
             }
-            prefetch::line(self.memory.as_ptr().wrapping_add(at));
         }
     }
 

@@ -180,6 +180,12 @@ impl ContainerHandle {
         Activity(unsafe { (self.module.table.submit)(container, worker, task) })
     }
 
+    /// Whether the container wants to know of tasks that are soon to be submitted.
+    #[must_use]
+    pub fn prefetches(&self) -> bool {
+        self.module.table.prefetch.is_some()
+    }
+
     /// Tells the container of a task that is soon to be submitted, if it wants to know. Any thread.
     #[inline]
     pub fn prefetch(&self, method: u16, arguments: &[u64; ARGUMENT_COUNT]) {

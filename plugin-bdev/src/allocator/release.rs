@@ -5,7 +5,7 @@
 //! the last one. See [`super::pins`] for why this is safe and [`super::drains`] for why it ends.
 #![forbid(unsafe_code)]
 
-use chimaera_proto::bdev::Block;
+use chimaera_proto::bdev::{Block, MEGABYTE};
 use chimaera_proto::status::Status;
 
 use super::Allocator;
@@ -71,10 +71,11 @@ impl<C: FreeCompletion> Allocator<C> {
             .unwrap_or(Status::NotAllocated))
     }
 
-    /// Asks for what [`Self::pin`] of this block will look at. A hint, and no more.
+    /// Asks for what [`Self::pin`] of a block at this offset will look at. A hint, and no more.
     #[inline]
-    pub(crate) fn prefetch(&self, block: Block) {
-        if let Ok((index, _)) = self.locate(block) {
+    pub(crate) fn prefetch(&self, offset: u64) {
+        if offset < self.total_bytes() {
+            let index = (offset / MEGABYTE) as usize;
             crate::prefetch::line(&raw const self.megabytes[index]);
         }
     }

@@ -100,6 +100,13 @@ impl TransferArguments {
         [a, b, self.offset_in_block]
     }
 
+    /// Where in the pool the transfer begins, in bytes, if the arguments are right. Good for a guess and
+    /// for nothing else: nothing is validated.
+    #[must_use]
+    pub const fn probable_start(arguments: &[u64; ARGUMENT_COUNT]) -> u64 {
+        arguments[0].wrapping_add(arguments[2])
+    }
+
     /// Reads the arguments, for a transfer of `len_bytes`.
     ///
     /// # Errors

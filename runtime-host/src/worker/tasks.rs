@@ -30,9 +30,17 @@ impl Worker {
         let mut budget = LANE_BUDGET;
         while budget != 0 {
             let (count, violation) = self.take_batch(index);
+            // Most tasks of a lane are for one pool, so the next ones' is likely the last one's. A
+            // container that gets another's arguments brings the wrong lines near, and no more.
+            let likely = match count {
+                0 | 1 => None,
+                _ => self.pool_to_prefetch(index),
+            };
             for position in 0..count {
-                if position + 1 < count {
-                    self.prefetch(index, position + 1);
+                if position + 1 < count
+                    && let Some(pool) = likely
+                {
+                    self.prefetch(pool, position + 1);
                 }
                 work += self.dispatch(index, position);
                 if self.lane_has_ended(index) {
@@ -85,13 +93,20 @@ impl Worker {
         (count, violation)
     }
 
-    /// Tells the container of the lane's last task of a task of the batch, which is most likely its
-    /// too. A container that gets another's arguments brings the wrong lines near, and no more.
+    /// The pool of the lane's last task, if its container wants to know of coming tasks.
+    fn pool_to_prefetch(&self, lane: u32) -> Option<u16> {
+        let index = self.lanes[lane as usize].as_ref()?.pool;
+        let pool = self.pools[usize::from(index)].as_ref()?;
+        matches!(&pool.target, Target::Module(pool) if pool.container.prefetches()).then_some(index)
+    }
+
+    /// Tells the container of a task of the batch.
     #[inline]
-    fn prefetch(&self, lane: u32, position: usize) {
-        let pool = self.lanes[lane as usize].as_ref().map(|served| served.pool);
-        let pool = pool.and_then(|pool| self.pools[usize::from(pool)].as_ref());
-        if let Some(Target::Module(pool)) = pool.map(|pool| &pool.target) {
+    fn prefetch(&self, pool: u16, position: usize) {
+        let pool = self.pools[usize::from(pool)]
+            .as_ref()
+            .map(|pool| &pool.target);
+        if let Some(Target::Module(pool)) = pool {
             let words = &self.batch[position];
             let arguments = [words[5], words[6], words[7]];
             pool.container.prefetch((words[0] >> 32) as u16, &arguments);
