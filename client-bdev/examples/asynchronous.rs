@@ -1,4 +1,4 @@
-//! Many tasks in flight at once, waited for in three ways.
+//! Many tasks in flight at once, waited for in four ways.
 //!
 //! `cargo run --example asynchronous`
 
@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime};
+use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, TaskSet};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // A daemon if one runs, else a runtime inside this process, with the module linked in.
@@ -36,6 +36,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         buffers.push(buffer);
     }
     println!("wrote {} blocks", blocks.len());
+
+    // Eight reads in flight; whichever ends first is followed by the next.
+    let mut reads = TaskSet::new();
+    let (mut waiting, mut bytes) = (blocks.iter(), 0);
+    for buffer in buffers.drain(..8) {
+        let block = waiting.next().ok_or("there are more blocks")?;
+        reads.push(bdev.async_read(PoolQuery::Local, block, buffer)?);
+    }
+    while let Some(result) = reads.wait_any() {
+        let (read, buffer) = result?;
+        bytes += read;
+        if let Some(block) = waiting.next() {
+            reads.push(bdev.async_read(PoolQuery::Local, block, buffer)?);
+        }
+    }
+    println!("read {bytes} bytes");
 
     // One read, with other work between looks at it.
     let buffer = buffers.pop().ok_or("there is a buffer")?;

@@ -38,7 +38,7 @@ mod transfer;
 
 pub use chimaera_client::{
     Buffer, BufferSlice, BufferSliceMut, ConnectOptions, Error, Failure, PoolId, PoolInfo,
-    PoolQuery, Runtime, Status, Task, TaskError,
+    PoolQuery, Runtime, Status, Task, TaskError, TaskSet,
 };
 pub use chimaera_proto::bdev::{
     Activity, AllocationPlan, BdevType, Block, BlockType, IoEngine, PerfMetrics, Stats,
