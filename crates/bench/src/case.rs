@@ -101,6 +101,8 @@ pub(crate) enum Effort {
     Quick,
     /// As above, but a round takes long, so there are few.
     Slow,
+    /// As above, and others do the same several times over.
+    Peers,
     /// A round counts something that others do not change, such as memory: none is dropped.
     Counted,
 }

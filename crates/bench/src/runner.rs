@@ -89,7 +89,8 @@ pub(crate) fn run(bench: &Rc<Bench>, case: &Case) -> Result<CaseResult> {
         (Effort::Quick, true) => 3,
         (Effort::Quick, false) => 11,
         (Effort::Slow, true) => 2,
-        (Effort::Slow, false) => 5,
+        (Effort::Peers, true) => 1,
+        (Effort::Slow | Effort::Peers, false) => 5,
         (Effort::Counted, true) => 1,
         (Effort::Counted, false) => 3,
     };

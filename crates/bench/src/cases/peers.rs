@@ -61,7 +61,7 @@ fn file_case(way: Way, depth: usize, is_write: bool) -> Case {
         unit,
         yardstick,
         target,
-        effort: Effort::Slow,
+        effort: Effort::Peers,
         prepare: Box::new(move |bench| match way {
             Way::Vhost => beside_vhost(bench, depth, is_write),
             Way::Nbd => beside_nbd(bench, depth, is_write),
