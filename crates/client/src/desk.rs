@@ -7,6 +7,7 @@
 //! an executor's: even dropping one may drop a future with handles of this lane.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{Ordering, fence};
 use std::task::Waker;
 
@@ -19,6 +20,14 @@ use crate::place::Place;
 
 /// Wakers to be woken when no lock is held: waking runs code of the executor's.
 pub(crate) type Wakers = Vec<Waker>;
+
+/// Wakes them all. One that panics neither stops the others nor unwinds into who wakes it, which
+/// has a task of its own to see to.
+pub(crate) fn wake_all(wakers: Wakers) {
+    for waker in wakers {
+        let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    }
+}
 
 /// What lies at the desk.
 pub(crate) struct Desk {

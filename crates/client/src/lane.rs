@@ -36,7 +36,7 @@ use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 
 use crate::call::Call;
-use crate::desk::{Desk, Wakers};
+use crate::desk::{Desk, Wakers, wake_all};
 use crate::link::Link;
 use crate::place::{Place, Places};
 use crate::submission::{Submission, Turn, Use};
@@ -170,9 +170,7 @@ impl ClientLane {
         let mut wakers = Wakers::new();
         let record = self.wait_for_record(&mut turn, &mut wakers);
         let flight = self.publish(turn, record, call, buffer, tag, leave);
-        for waker in wakers {
-            waker.wake();
-        }
+        wake_all(wakers);
         flight
     }
 

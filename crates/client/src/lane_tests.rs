@@ -264,3 +264,24 @@ fn a_starved_submitter_is_woken_where_the_bell_would_not_ring_any_more() {
         assert!(!lane.memory.look_for_waiters(flights[3].bit()).1);
     });
 }
+
+#[test]
+fn a_waker_that_panics_does_not_part_a_submitter_from_its_task() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            // A panic without its message.
+            std::panic::resume_unwind(Box::new(()));
+        }
+    }
+    let segment = segment();
+    let (link, _other_end) = link(&segment);
+    let lane = lane(&link);
+    let flights: Vec<_> = (0..LANE_DEPTH as u64).map(|n| attach(&lane, n)).collect();
+    assert!(!lane.leave_waker(flights[4], &Waker::from(Arc::new(Panics))));
+    lane.memory
+        .complete(flights[4].record, flights[4].wire(), 0, &[]);
+    // What it lends its task may be touched until it has waited for it.
+    let flight = submit(&lane, 99);
+    assert_eq!(flight.record, flights[4].record);
+}
