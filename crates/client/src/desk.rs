@@ -13,9 +13,11 @@ use std::task::Waker;
 
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_shm::Record;
+use parking_lot::MutexGuard;
 
 use crate::call::Call;
 use crate::lane::{ATTACHED, ClientLane, DONE, Flight, ORPHANED, OWNED};
+use crate::lanes;
 use crate::place::Place;
 
 /// Wakers to be woken when no lock is held: waking runs code of the executor's.
@@ -35,6 +37,8 @@ pub(crate) struct Desk {
     parcels: HashMap<u64, Box<Parcel>>,
     /// Whom to wake when the task in a record completes.
     wakers: [Option<Waker>; LANE_DEPTH],
+    /// Whether the session has ended, and the lane is kept for its handles.
+    pub(crate) lingers: bool,
 }
 
 impl Default for Desk {
@@ -42,6 +46,7 @@ impl Default for Desk {
         Self {
             parcels: HashMap::new(),
             wakers: [const { None }; LANE_DEPTH],
+            lingers: false,
         }
     }
 }
@@ -50,6 +55,17 @@ impl Desk {
     /// Whether there are harvested tasks whose handles did not come for them yet.
     pub(crate) fn has_parcels(&self) -> bool {
         !self.parcels.is_empty()
+    }
+}
+
+/// Unlocks a desk after what may have been a handle's last use of the lane, which may be gone
+/// then.
+#[inline]
+pub(crate) fn leave(desk: MutexGuard<'_, Desk>) {
+    let lingers = desk.lingers;
+    drop(desk);
+    if lingers {
+        lanes::let_go();
     }
 }
 
@@ -91,11 +107,10 @@ impl ClientLane {
     /// Fetches a task that was harvested: the claim says so.
     #[cold]
     fn fetch_parcel(&self, flight: Flight) -> Box<Parcel> {
-        self.desk
-            .lock()
-            .parcels
-            .remove(&flight.sequence)
-            .expect("a task that left its record without its handle was harvested")
+        let mut desk = self.desk.lock();
+        let parcel = desk.parcels.remove(&flight.sequence);
+        leave(desk);
+        parcel.expect("a task that left its record without its handle was harvested")
     }
 
     /// What an attached task was asked to do.
@@ -170,14 +185,14 @@ impl ClientLane {
         let mut desk = self.desk.lock();
         if !self.claim_for_handle(flight, ORPHANED) {
             let parcel = desk.parcels.remove(&flight.sequence);
-            drop(desk);
+            leave(desk);
             drop(parcel);
             return;
         }
         let waker = self.forget_waker(&mut desk, flight.record);
         self.mark_orphan(flight);
         self.reap(&mut desk, flight.record);
-        drop(desk);
+        leave(desk);
         drop(waker);
     }
 

@@ -36,7 +36,7 @@ use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 
 use crate::call::Call;
-use crate::desk::{Desk, Wakers, wake_all};
+use crate::desk::{Desk, Wakers, leave, wake_all};
 use crate::link::Link;
 use crate::place::{Place, Places};
 use crate::submission::{Submission, Turn, Use};
@@ -310,10 +310,11 @@ impl ClientLane {
     #[inline]
     pub(crate) fn release_from_handle(&self, flight: Flight) {
         if self.submission.is_mine() {
-            self.release(flight);
+            self.submission.free_mine(flight.bit());
         } else {
-            let _desk = self.desk.lock();
+            let desk = self.desk.lock();
             self.release(flight);
+            leave(desk);
         }
     }
 
@@ -439,6 +440,15 @@ impl ClientLane {
     /// Records for whose completion somebody left a waker.
     pub(crate) fn awaited(&self) -> u64 {
         self.signs.awaited.load(Ordering::Relaxed)
+    }
+
+    /// Has handles tell when they go, now that nobody can submit any more. Returns whether there
+    /// are any ([`Self::is_held`]).
+    pub(crate) fn linger(&self) -> bool {
+        // Its thread may end, and leave its token to another, without a session to tell it to.
+        self.submission.end_ownership();
+        self.desk.lock().lingers = true;
+        self.is_held()
     }
 
     /// Whether a handle may still use the lane. To be asked when nobody can submit any more.
