@@ -235,6 +235,11 @@ impl ClientLane {
         Ok(flight)
     }
 
+    /// Whether all records are taken, as far as the submitter can tell without waiting.
+    pub(crate) fn is_full(&self) -> bool {
+        self.submission.free_records() == 0
+    }
+
     /// Takes a record that is free. Reaps orphans when there are any, so that the buffers of
     /// dropped handles do not stay with a lane that is never full.
     #[inline]

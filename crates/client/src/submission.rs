@@ -165,7 +165,7 @@ impl Submission {
         self.returned.load(Ordering::SeqCst) != 0
     }
 
-    /// Records of no task, when nobody can submit any more.
+    /// Records of no task. They stay so when nobody can submit any more.
     pub(crate) fn free_records(&self) -> u64 {
         self.place.free.load(Ordering::Acquire) | self.returned.load(Ordering::Acquire)
     }
