@@ -101,7 +101,8 @@ impl ClientLane {
         let mut desk = self.desk.lock();
         let waker = self.forget_waker(&mut desk, flight.record);
         drop(desk);
-        drop(waker);
+        // One that panics must not part the handle from its task, which is the handle's to end now.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(waker)));
     }
 
     /// Fetches a task that was harvested: the claim says so.

@@ -349,3 +349,29 @@ fn a_sandbox_that_refuses_barriers_leaves_no_task_without_its_end() {
         assert!(lane.wait_owned(flight, soon()), "a task was missed");
     });
 }
+
+#[test]
+fn a_waker_that_panics_when_it_is_dropped_does_not_part_a_handle_from_its_task() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {}
+    }
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            if !thread::panicking() {
+                // A panic without its message.
+                std::panic::resume_unwind(Box::new(()));
+            }
+        }
+    }
+    let segment = segment();
+    let (link, _other_end) = link(&segment);
+    let lane = lane(&link);
+    let flight = attach(&lane, 1);
+    let panics = Arc::new(Panics);
+    let waker = Waker::from(Arc::clone(&panics));
+    assert!(!lane.leave_waker(flight, &waker));
+    // The desk has the last one.
+    drop((panics, waker));
+    assert!(matches!(lane.take_up(flight), TakenUp::Owned));
+}
