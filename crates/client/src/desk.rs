@@ -7,18 +7,29 @@
 //! an executor's: even dropping one may drop a future with handles of this lane.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{Ordering, fence};
 use std::task::Waker;
 
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_shm::Record;
+use parking_lot::MutexGuard;
 
 use crate::call::Call;
 use crate::lane::{ATTACHED, ClientLane, DONE, Flight, ORPHANED, OWNED};
+use crate::lanes;
 use crate::place::Place;
 
 /// Wakers to be woken when no lock is held: waking runs code of the executor's.
 pub(crate) type Wakers = Vec<Waker>;
+
+/// Wakes them all. One that panics neither stops the others nor unwinds into who wakes it, which
+/// has a task of its own to see to.
+pub(crate) fn wake_all(wakers: Wakers) {
+    for waker in wakers {
+        let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    }
+}
 
 /// What lies at the desk.
 pub(crate) struct Desk {
@@ -26,6 +37,8 @@ pub(crate) struct Desk {
     parcels: HashMap<u64, Box<Parcel>>,
     /// Whom to wake when the task in a record completes.
     wakers: [Option<Waker>; LANE_DEPTH],
+    /// Whether the session has ended, and the lane is kept for its handles.
+    pub(crate) lingers: bool,
 }
 
 impl Default for Desk {
@@ -33,6 +46,7 @@ impl Default for Desk {
         Self {
             parcels: HashMap::new(),
             wakers: [const { None }; LANE_DEPTH],
+            lingers: false,
         }
     }
 }
@@ -41,6 +55,17 @@ impl Desk {
     /// Whether there are harvested tasks whose handles did not come for them yet.
     pub(crate) fn has_parcels(&self) -> bool {
         !self.parcels.is_empty()
+    }
+}
+
+/// Unlocks a desk after what may have been a handle's last use of the lane, which may be gone
+/// then.
+#[inline]
+pub(crate) fn leave(desk: MutexGuard<'_, Desk>) {
+    let lingers = desk.lingers;
+    drop(desk);
+    if lingers {
+        lanes::let_go();
     }
 }
 
@@ -76,17 +101,17 @@ impl ClientLane {
         let mut desk = self.desk.lock();
         let waker = self.forget_waker(&mut desk, flight.record);
         drop(desk);
-        drop(waker);
+        // One that panics must not part the handle from its task, which is the handle's to end now.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(waker)));
     }
 
     /// Fetches a task that was harvested: the claim says so.
     #[cold]
     fn fetch_parcel(&self, flight: Flight) -> Box<Parcel> {
-        self.desk
-            .lock()
-            .parcels
-            .remove(&flight.sequence)
-            .expect("a task that left its record without its handle was harvested")
+        let mut desk = self.desk.lock();
+        let parcel = desk.parcels.remove(&flight.sequence);
+        leave(desk);
+        parcel.expect("a task that left its record without its handle was harvested")
     }
 
     /// What an attached task was asked to do.
@@ -161,14 +186,14 @@ impl ClientLane {
         let mut desk = self.desk.lock();
         if !self.claim_for_handle(flight, ORPHANED) {
             let parcel = desk.parcels.remove(&flight.sequence);
-            drop(desk);
+            leave(desk);
             drop(parcel);
             return;
         }
         let waker = self.forget_waker(&mut desk, flight.record);
         self.mark_orphan(flight);
         self.reap(&mut desk, flight.record);
-        drop(desk);
+        leave(desk);
         drop(waker);
     }
 

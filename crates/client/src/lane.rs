@@ -36,7 +36,7 @@ use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 
 use crate::call::Call;
-use crate::desk::{Desk, Wakers};
+use crate::desk::{Desk, Wakers, leave, wake_all};
 use crate::link::Link;
 use crate::place::{Place, Places};
 use crate::submission::{Submission, Turn, Use};
@@ -170,9 +170,7 @@ impl ClientLane {
         let mut wakers = Wakers::new();
         let record = self.wait_for_record(&mut turn, &mut wakers);
         let flight = self.publish(turn, record, call, buffer, tag, leave);
-        for waker in wakers {
-            waker.wake();
-        }
+        wake_all(wakers);
         flight
     }
 
@@ -235,6 +233,11 @@ impl ClientLane {
             self.complete_as_lost();
         }
         Ok(flight)
+    }
+
+    /// Whether all records are taken, as far as the submitter can tell without waiting.
+    pub(crate) fn is_full(&self) -> bool {
+        self.submission.free_records() == 0
     }
 
     /// Takes a record that is free. Reaps orphans when there are any, so that the buffers of
@@ -312,10 +315,11 @@ impl ClientLane {
     #[inline]
     pub(crate) fn release_from_handle(&self, flight: Flight) {
         if self.submission.is_mine() {
-            self.release(flight);
+            self.submission.free_mine(flight.bit());
         } else {
-            let _desk = self.desk.lock();
+            let desk = self.desk.lock();
             self.release(flight);
+            leave(desk);
         }
     }
 
@@ -441,6 +445,15 @@ impl ClientLane {
     /// Records for whose completion somebody left a waker.
     pub(crate) fn awaited(&self) -> u64 {
         self.signs.awaited.load(Ordering::Relaxed)
+    }
+
+    /// Has handles tell when they go, now that nobody can submit any more. Returns whether there
+    /// are any ([`Self::is_held`]).
+    pub(crate) fn linger(&self) -> bool {
+        // Its thread may end, and leave its token to another, without a session to tell it to.
+        self.submission.end_ownership();
+        self.desk.lock().lingers = true;
+        self.is_held()
     }
 
     /// Whether a handle may still use the lane. To be asked when nobody can submit any more.

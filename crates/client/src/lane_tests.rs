@@ -12,7 +12,8 @@ use chimaera_proto::limits::{LANE_DEPTH, MIN_SEGMENT_BYTES};
 use chimaera_proto::status::result_from_word;
 use chimaera_proto::task::DESCRIPTOR_WORDS;
 use chimaera_proto::{Descriptor, PoolId, PoolQuery, Status};
-use chimaera_shm::{Doorbell, LaneMemory, PublishOrder, Record, Segment, Taken};
+use chimaera_shm::{Doorbell, LaneMemory, PublishOrder, Record, Segment, Taken, barrier};
+use nix::libc;
 
 use crate::call::Call;
 use crate::control::ControlSocket;
@@ -24,9 +25,13 @@ use crate::waiting::Patience;
 
 /// A link to nobody: its other end stays open as long as it is kept.
 fn link(segment: &Arc<Segment>) -> (Arc<Link>, UnixStream) {
+    link_with(segment, PublishOrder::Fence)
+}
+
+fn link_with(segment: &Arc<Segment>, order: PublishOrder) -> (Arc<Link>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("socket pair");
     let control = ControlSocket::from_socket(OwnedFd::from(ours)).expect("socket");
-    let link = Link::new(control, Arc::clone(segment), PublishOrder::Fence, None).expect("link");
+    let link = Link::new(control, Arc::clone(segment), order, None).expect("link");
     (Arc::new(link), theirs)
 }
 
@@ -263,4 +268,110 @@ fn a_starved_submitter_is_woken_where_the_bell_would_not_ring_any_more() {
         assert_eq!(wakers.len(), 1);
         assert!(!lane.memory.look_for_waiters(flights[3].bit()).1);
     });
+}
+
+#[test]
+fn a_waker_that_panics_does_not_part_a_submitter_from_its_task() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            // A panic without its message.
+            std::panic::resume_unwind(Box::new(()));
+        }
+    }
+    let segment = segment();
+    let (link, _other_end) = link(&segment);
+    let lane = lane(&link);
+    let flights: Vec<_> = (0..LANE_DEPTH as u64).map(|n| attach(&lane, n)).collect();
+    assert!(!lane.leave_waker(flights[4], &Waker::from(Arc::new(Panics))));
+    lane.memory
+        .complete(flights[4].record, flights[4].wire(), 0, &[]);
+    // What it lends its task may be touched until it has waited for it.
+    let flight = submit(&lane, 99);
+    assert_eq!(flight.record, flights[4].record);
+}
+
+/// Has the system refuse this thread barriers, as a sandbox would, though not to list them.
+fn refuse_barriers() {
+    const EXPEDITED: u32 = 1 << 1;
+    let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let (load, equal) = (
+        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+    );
+    let give = libc::BPF_RET | libc::BPF_K;
+    // The call's number is at 0, its first argument at 16.
+    let mut steps = [
+        step(load, 0, 0, 0),
+        step(equal, libc::SYS_membarrier as u32, 0, 3),
+        step(load, 16, 0, 0),
+        step(equal, EXPEDITED, 0, 1),
+        step(give, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
+        step(give, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: steps.len() as u16,
+        filter: steps.as_mut_ptr(),
+    };
+    // SAFETY: the program and its steps outlive the calls, which copy them; only calls of this
+    // thread are affected.
+    let refused = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const program,
+            ) == 0
+    };
+    assert!(refused, "the filter is taken");
+}
+
+#[test]
+fn a_sandbox_that_refuses_barriers_leaves_no_task_without_its_end() {
+    if !barrier::is_available() {
+        return;
+    }
+    let segment = segment();
+    let (link, _other_end) = link_with(&segment, PublishOrder::HostBarrier);
+    let lane = lane(&link);
+    let flight = submit(&lane, 1);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            refuse_barriers();
+            assert!(!barrier::is_available(), "no host may promise it");
+            lane.complete_all_as_lost();
+        });
+        assert!(lane.wait_owned(flight, soon()), "a task was missed");
+    });
+}
+
+#[test]
+fn a_waker_that_panics_when_it_is_dropped_does_not_part_a_handle_from_its_task() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {}
+    }
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            if !thread::panicking() {
+                // A panic without its message.
+                std::panic::resume_unwind(Box::new(()));
+            }
+        }
+    }
+    let segment = segment();
+    let (link, _other_end) = link(&segment);
+    let lane = lane(&link);
+    let flight = attach(&lane, 1);
+    let panics = Arc::new(Panics);
+    let waker = Waker::from(Arc::clone(&panics));
+    assert!(!lane.leave_waker(flight, &waker));
+    // The desk has the last one.
+    drop((panics, waker));
+    assert!(matches!(lane.take_up(flight), TakenUp::Owned));
 }

@@ -26,7 +26,7 @@ use crate::waiting::Patience;
 
 /// A task handle's lane. Not counted: counting would cost every task two locked instructions, each
 /// of which waits until all that was written before is with the worker. Instead a session that
-/// ends looks which of its lanes still have handles, and keeps those ([`linger`]).
+/// ends looks which of its lanes still have handles, and keeps those ([`LINGERING`]).
 #[derive(Clone, Copy)]
 pub(crate) struct LaneRef(NonNull<ClientLane>);
 
@@ -228,37 +228,53 @@ impl Lanes {
 impl Drop for Lanes {
     fn drop(&mut self) {
         // Nobody submits any more, so there will be no new handles.
-        let held: Vec<_> = self
-            .lanes
-            .iter_mut()
-            .filter_map(OnceLock::take)
-            .filter(|lane| lane.is_held())
-            .collect();
-        if held.is_empty() {
+        let lanes = self.lanes.iter_mut().filter_map(OnceLock::take);
+        // Locked first: a handle that is asked to tell finds its lane there.
+        let mut lingering = LINGERING.lock();
+        let (held, free): (Vec<_>, Vec<_>) = lanes.partition(|lane| lane.linger());
+        let names: Vec<_> = held.iter().map(Arc::downgrade).collect();
+        lingering.extend(held);
+        drop(lingering);
+        if !names.is_empty() {
+            let thread = thread::Builder::new().name("chimaera-linger".to_owned());
+            // Without a thread the few handles that go unnoticed keep the connection.
+            let _ = thread.spawn(move || look_after(names));
+        }
+        drop(free);
+    }
+}
+
+/// Lanes of sessions that have ended, kept for their handles, and with them the connections.
+///
+/// Locked before any desk is.
+static LINGERING: Mutex<Vec<Arc<ClientLane>>> = Mutex::new(Vec::new());
+
+/// Lets those lanes go whose last handles are gone. To be called without locks: what goes may
+/// close a connection, and end a runtime in this process.
+#[cold]
+pub(crate) fn let_go() {
+    let gone: Vec<_> = LINGERING
+        .lock()
+        .extract_if(.., |lane| !lane.is_held())
+        .collect();
+    drop(gone);
+}
+
+/// Lets lanes go where no handle does.
+///
+/// A handle that goes on a lingering lane tells ([`let_go`]), unless it was about to go already when
+/// the session ended: its thread may have found the lane its own. So this asks, less and less often.
+fn look_after(mut lanes: Vec<Weak<ClientLane>>) {
+    let mut pause = Duration::from_millis(8);
+    loop {
+        thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        lanes.retain(|lane| lane.strong_count() != 0);
+        if lanes.is_empty() {
             return;
         }
-        let kept = held.clone();
-        let thread = thread::Builder::new().name("chimaera-linger".to_owned());
-        if thread.spawn(move || linger(held)).is_ok() {
-            drop(kept);
-        } else {
-            // Without a thread nobody can tell when the last handle goes.
-            std::mem::forget(kept);
-        }
+        let_go();
     }
 }
 
-/// Keeps lanes, and with them the connection, until their last handles are gone.
-///
-/// Handles do not tell when they go, so this asks, less and less often: it notices within as much
-/// time again as they took, at most [`LONGEST_LINGER`].
-fn linger(mut lanes: Vec<Arc<ClientLane>>) {
-    let mut pause = Duration::from_millis(1);
-    while !lanes.is_empty() {
-        thread::sleep(pause);
-        pause = (pause * 2).min(LONGEST_LINGER);
-        lanes.retain(|lane| lane.is_held());
-    }
-}
-
-const LONGEST_LINGER: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);

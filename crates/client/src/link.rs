@@ -9,7 +9,6 @@
 //!   future that has to wait.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, JoinHandle};
@@ -21,7 +20,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use parking_lot::Mutex;
 
 use crate::control::ControlSocket;
-use crate::desk::Wakers;
+use crate::desk::{Wakers, wake_all};
 use crate::error::Error;
 use crate::lane::ClientLane;
 use crate::options::KeepAlive;
@@ -173,10 +172,7 @@ impl Roster {
             for lane in lanes.iter().filter_map(Weak::upgrade) {
                 lane.collect_wakers(&mut wakers);
             }
-            for waker in wakers {
-                // A waker is an executor's code; one that panics must not stop the others.
-                let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
-            }
+            wake_all(wakers);
             self.segment.wait_for_bell(seen);
         }
     }

@@ -5,17 +5,23 @@
 //! stores its claim, publishes, fences (in `must_ring`), then reads `lost`. Of two fences one
 //! comes first: either the watcher sees the claim, or the submitter sees `lost`, and whoever sees
 //! completes the task, under the desk's lock. Where submitters leave their fence to the host's
-//! barrier, the watcher calls that barrier itself in the place of the host that is gone. The record is not given to another task meanwhile:
-//! whoever takes a record looks at `lost` after taking it, and a record that became free through
-//! such a completion was freed by somebody who had seen `lost` or its consequences.
+//! barrier, the watcher calls that barrier itself in the place of the host that is gone. The record
+//! is not given to another task meanwhile: whoever takes a record looks at `lost` after taking it,
+//! and a record that became free through such a completion was freed by somebody who had seen
+//! `lost` or its consequences.
 
 use std::sync::atomic::{Ordering, fence};
+use std::thread;
+use std::time::Duration;
 
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::{Completion, Status};
 use chimaera_shm::{LaneMemory, PublishOrder, barrier};
 
 use crate::lane::{ClientLane, DONE};
+
+/// Longer by far than a processor keeps a store to itself.
+const STORES_ARRIVE_WITHIN: Duration = Duration::from_millis(10);
 
 impl ClientLane {
     /// Completes everything in flight in the place of a daemon that is gone, and wakes whoever
@@ -25,7 +31,13 @@ impl ClientLane {
         // Pairs with what orders `must_ring`; see the module's documentation.
         match self.link.publish_order() {
             PublishOrder::Fence => fence(Ordering::SeqCst),
-            PublishOrder::HostBarrier => barrier::barrier(),
+            PublishOrder::HostBarrier => {
+                if !barrier::barrier() {
+                    // A sandbox refuses it now. The claims of those who did not see `lost` were
+                    // stored before they looked, and are on their way to where they are seen.
+                    thread::sleep(STORES_ARRIVE_WITHIN);
+                }
+            }
         }
         self.complete_as_lost();
     }

@@ -2,7 +2,8 @@
 //!
 //! Law of this module: the buffer is borrowed until every task has ended, whatever unwinds in
 //! between. The calls come from the caller's iterator, which may panic; the tasks in flight are
-//! then waited for on the way out.
+//! then waited for on the way out. It may also make calls of its own, which would wait for ever for
+//! a record if all were those in flight here: so none of its code runs while the lane is full.
 
 use std::ops::Range;
 
@@ -85,6 +86,9 @@ impl Runtime {
                 // Parts before this one may have failed too, and come first.
                 window.finish_all(&mut done)?;
                 return Err(PartError { part, error });
+            }
+            if lane.is_full() {
+                window.finish_first(&mut done)?;
             }
         }
         window.finish_all(&mut done)

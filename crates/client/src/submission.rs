@@ -6,9 +6,10 @@
 //!
 //! Laws of this module:
 //! - `owner` is a thread's token only between that thread's own [`Submission::own`] and
-//!   [`Submission::disown`]. So a thread that finds its own token is the owner, and stays it until
-//!   it says otherwise. Tokens are addresses in thread-local memory: no two running threads have
-//!   the same, and a thread has disowned its lanes before its memory is another's.
+//!   [`Submission::disown`], or the session's end. So a thread that finds its own token is the
+//!   owner, and stays it until it says otherwise or nobody submits any more. Tokens are addresses
+//!   in thread-local memory: no two running threads have the same, and a thread has disowned its
+//!   lanes before its memory is another's.
 //! - `next_sequence` and `free` are touched by the submitter only. From one owner to the next they
 //!   travel under the lock of the directory, from one sharer to the next under the lock here.
 
@@ -79,6 +80,12 @@ impl Submission {
     /// Ends the calling thread's ownership. It does not submit on the lane any more.
     pub(crate) fn disown(&self) {
         debug_assert!(self.is_mine());
+        self.end_ownership();
+    }
+
+    /// Ends the ownership of whichever thread has it, when nobody can submit any more. The thread may
+    /// notice later, which does no harm: what only the owner writes, only it has written then.
+    pub(crate) fn end_ownership(&self) {
         self.place.owner.store(NOBODY, Ordering::Relaxed);
     }
 
@@ -134,9 +141,7 @@ impl Submission {
     pub(crate) fn free(&self, records: u64) -> bool {
         if self.is_mine() {
             // The submitter is this thread, and at something else.
-            let free = self.place.free.load(Ordering::Relaxed);
-            // Release pairs with the acquire in `free_records`.
-            self.place.free.store(free | records, Ordering::Release);
+            self.free_mine(records);
             return false;
         }
         // Release pairs with the acquire in `take_record`. SeqCst is one side of what keeps a
@@ -146,12 +151,21 @@ impl Submission {
         true
     }
 
+    /// As [`Self::free`], for a thread that has found the lane its own ([`Self::is_mine`]), and will
+    /// not look again: its ownership may have ended since then.
+    #[inline]
+    pub(crate) fn free_mine(&self, records: u64) {
+        let free = self.place.free.load(Ordering::Relaxed);
+        // Release pairs with the acquire in `free_records`.
+        self.place.free.store(free | records, Ordering::Release);
+    }
+
     /// Whether others have freed records since the submitter last looked. `SeqCst`.
     pub(crate) fn has_returned(&self) -> bool {
         self.returned.load(Ordering::SeqCst) != 0
     }
 
-    /// Records of no task, when nobody can submit any more.
+    /// Records of no task. They stay so when nobody can submit any more.
     pub(crate) fn free_records(&self) -> u64 {
         self.place.free.load(Ordering::Acquire) | self.returned.load(Ordering::Acquire)
     }

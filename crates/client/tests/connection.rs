@@ -230,3 +230,81 @@ fn a_thread_without_a_lane_is_told_of_the_loss_too() {
         .expect_err("cannot be registered");
     lost(error.status());
 }
+
+#[test]
+fn the_last_handle_closes_the_connection_before_it_returns() {
+    struct Kept(Arc<AtomicBool>);
+    impl Drop for Kept {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let _watchdog = Watchdog::new();
+    for ending in 0..3 {
+        let (host, socket) = FakeHost::start(module);
+        let gone = Arc::new(AtomicBool::new(false));
+        let options = ConnectOptions::new().keep_alive(Box::new(Kept(Arc::clone(&gone))));
+        let runtime = options.from_socket(socket).expect("connects");
+        let last = submit(&runtime, HOLD, 1);
+        host.wait_for_held(1);
+        if ending == 2 {
+            host.release_held();
+            // Takes the last one's record, so that its completion lies at the desk.
+            let many: Vec<_> = (0..2 * LANE_DEPTH as u64)
+                .map(|n| submit(&runtime, ECHO, n))
+                .collect();
+            drop(many);
+        }
+        drop(runtime);
+        assert!(!gone.load(Ordering::SeqCst));
+        match ending {
+            0 => {
+                host.release_held();
+                assert_eq!(last.wait().expect("held"), 1);
+            }
+            1 => drop(last),
+            _ => assert_eq!(last.wait().expect("held"), 1),
+        }
+        assert!(gone.load(Ordering::SeqCst), "ending {ending}");
+    }
+}
+
+#[test]
+fn handles_may_end_on_many_threads_while_the_runtime_goes() {
+    let _watchdog = Watchdog::new();
+    for round in 0..200 {
+        let (_host, runtime) = FakeHost::connect(module);
+        thread::scope(|scope| {
+            for thread in 0..4u64 {
+                let runtime = runtime.clone();
+                scope.spawn(move || {
+                    let mut tasks: Vec<_> = (0..90)
+                        .map(|n| {
+                            let buffer = runtime.allocate_buffer(64).expect("buffer");
+                            submit_buffer(&runtime, FILL, n, buffer)
+                        })
+                        .collect();
+                    drop(runtime);
+                    let others = tasks.split_off(45);
+                    let elsewhere = thread::spawn(move || {
+                        for (n, task) in (45..).zip(others) {
+                            match (n + round + thread) % 3 {
+                                0 => drop(task),
+                                1 => drop(block_on(task).expect("fill")),
+                                _ => drop(task.wait().expect("fill")),
+                            }
+                        }
+                    });
+                    for task in tasks {
+                        let (len, buffer) = task.wait().expect("fill");
+                        assert_eq!(len, buffer.len() as u64);
+                    }
+                    if round % 2 == 0 {
+                        elsewhere.join().expect("no panic");
+                    }
+                });
+            }
+            drop(runtime);
+        });
+    }
+}

@@ -283,3 +283,32 @@ fn a_thread_that_is_ending_can_still_submit() {
     }
     assert!(host.lane_count() <= 4, "{} lanes", host.lane_count());
 }
+
+#[test]
+fn calls_may_be_made_between_parts() {
+    let _watchdog = Watchdog::new();
+    let (_host, runtime) = FakeHost::connect(module);
+    let mut buffer = runtime.allocate_buffer(LANE_DEPTH * 3).expect("buffer");
+    let mut other = runtime.allocate_buffer(LANE_DEPTH * 3).expect("buffer");
+    let inner_parts = || {
+        (0..LANE_DEPTH * 2).map(|n| {
+            assert_eq!(echo(&runtime, n as u64), n as u64);
+            (call(FILL, 1), n..n + 1)
+        })
+    };
+    let parts = (0..LANE_DEPTH * 3).map(|n| {
+        assert_eq!(echo(&runtime, n as u64), n as u64);
+        if n % LANE_DEPTH == LANE_DEPTH - 1 {
+            runtime
+                .call_parts_receiving((&mut other).into(), inner_parts(), |_, _| ())
+                .expect("fills");
+        }
+        (call(FILL, 7), n..n + 1)
+    });
+    runtime
+        .call_parts_receiving((&mut buffer).into(), parts, |part, _| {
+            assert_eq!(echo(&runtime, part as u64), part as u64);
+        })
+        .expect("fills");
+    assert!(buffer.iter().all(|&byte| byte == 7));
+}

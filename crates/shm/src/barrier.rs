@@ -37,7 +37,8 @@ pub enum PublishOrder {
 #[must_use]
 pub fn is_available() -> bool {
     let needed = MEMBARRIER_CMD_GLOBAL_EXPEDITED | MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED;
-    membarrier(MEMBARRIER_CMD_QUERY).is_ok_and(|commands| commands & needed == needed)
+    // Tried as well: a sandbox may let one command pass and refuse another.
+    membarrier(MEMBARRIER_CMD_QUERY).is_ok_and(|commands| commands & needed == needed) && barrier()
 }
 
 /// Has this process take part in the barriers of others. Once is enough, more do no harm. Returns
@@ -50,13 +51,11 @@ pub fn register() -> bool {
 /// Returns after every thread of every registered process has passed through a full fence. Takes
 /// some microseconds, and interrupts those threads for as long as a fence takes.
 ///
-/// # Panics
-/// If the system does not have it, though [`is_available`] said so before: promises to clients
-/// would be broken without a sign.
-pub fn barrier() {
-    if let Err(error) = membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED) {
-        panic!("membarrier was available and is not any more: {error}");
-    }
+/// Returns whether it was one. Where [`is_available`] said so it is, unless this process has closed
+/// a sandbox around itself since then.
+#[must_use]
+pub fn barrier() -> bool {
+    membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED).is_ok()
 }
 
 fn membarrier(command: c_int) -> io::Result<c_int> {

@@ -56,6 +56,7 @@ pub(crate) struct Worker {
     polling: Polling,
     /// Whether clients rely on a barrier when a lane is parked.
     parks_with_barrier: bool,
+    warned_of_barrier: bool,
 
     lanes: Vec<Option<ServedLane>>,
     active: Vec<u32>,
@@ -140,6 +141,7 @@ impl Worker {
             sleeper,
             polling,
             parks_with_barrier,
+            warned_of_barrier: false,
             lanes: Vec::new(),
             active: Vec::new(),
             closing: Vec::new(),
