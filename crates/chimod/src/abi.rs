@@ -5,12 +5,13 @@
 //! | entry | thread | may block | who completes |
 //! |---|---|---|---|
 //! | `create`, `check_params`, `flush`, `destroy` | control side | yes | – |
-//! | `submit`, `poll`, `wake_fd` | the worker whose index it passes | no | the plugin, once per task |
+//! | `submit`, `prefetch`, `poll`, `wake_fd` | the worker, whose index it passes where that matters | no | the plugin, once per task |
 //!
 //! - On one worker, one call at a time: a plugin is never re-entered there. On different workers,
 //!   and against the control side, calls run at the same time.
 //! - `destroy` comes last, after every task has completed and no other call is running.
-//! - Every entry must be there; a container that has nothing to do in one returns at once.
+//! - Every entry but `prefetch` must be there; a container that has nothing to do in one returns at
+//!   once.
 //! - A task's buffer stays mapped until the task completes, even if its client dies.
 
 use std::ffi::c_void;
@@ -18,7 +19,7 @@ use std::ffi::c_void;
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 
 /// Version of everything in this module. A host takes only plugins with its own.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// First word of a module's table: "CHIMODv\0".
 pub const MODULE_MAGIC: u64 = u64::from_le_bytes(*b"CHIMODv\0");

@@ -8,7 +8,7 @@ use std::thread::{self, Thread};
 use std::time::Instant;
 
 use crate::error::TaskError;
-use crate::task::{Task, Watch};
+use crate::task::{TAKEN, Task, Watch};
 
 /// Tasks in flight of which the one that ends first is wanted first, such as the transfers that keep
 /// a device busy: with it a slow transfer does not hold up those behind it.
@@ -43,7 +43,11 @@ impl<T> TaskSet<T> {
     }
 
     /// Adds a task, which may be of any connection.
+    ///
+    /// # Panics
+    /// If the task's result was taken before.
     pub fn push(&mut self, task: Task<T>) {
+        assert!(!task.is_taken(), "{TAKEN}");
         self.tasks.push_back(task);
     }
 
@@ -117,7 +121,7 @@ impl<T> Default for TaskSet<T> {
 
 impl<T> Extend<Task<T>> for TaskSet<T> {
     fn extend<I: IntoIterator<Item = Task<T>>>(&mut self, tasks: I) {
-        self.tasks.extend(tasks);
+        tasks.into_iter().for_each(|task| self.push(task));
     }
 }
 

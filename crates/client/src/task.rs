@@ -107,6 +107,11 @@ impl<T> Task<T> {
             .is_none_or(|pending| pending.lane.is_complete(pending.flight))
     }
 
+    /// Whether the result was taken.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.pending.is_none()
+    }
+
     /// What was asked for, as long as the result was not taken.
     #[must_use]
     pub fn request(&self) -> Option<Call> {
@@ -152,7 +157,7 @@ pub(crate) enum Watch {
     Impossible,
 }
 
-const TAKEN: &str = "the result of this task was taken before";
+pub(crate) const TAKEN: &str = "the result of this task was taken before";
 
 impl Pending {
     /// Blocks until the task has ended, and makes its result.

@@ -140,7 +140,7 @@ mod tests {
         }
         let left_behind = rounds_left_behind(|| {
             crate::LaneMemory::<{ chimaera_proto::limits::LANE_DEPTH }>::fence_before_parking();
-            barrier();
+            assert!(barrier());
         });
         assert_eq!(left_behind, 0);
     }

@@ -230,9 +230,11 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
     /// has completed already; the bell may not ring then.
     #[must_use]
     pub fn watch(&self, record: usize, sequence: u32) -> bool {
+        // Release pairs with the acquire in `look_for_waiters`: what the watcher is to find when the
+        // bell rings was noted before.
         self.waiters
             .watched
-            .fetch_or(1 << record, Ordering::Relaxed);
+            .fetch_or(1 << record, Ordering::Release);
         // Pairs with the fence in `look_for_waiters`, as in `sleep`.
         Guard::AnnounceThenLook.fence();
         self.is_complete(record, sequence)
@@ -313,7 +315,7 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
     #[must_use]
     pub fn look_for_waiters(&self, completed: u64) -> (u64, bool) {
         let sleepers = self.waiters.sleepers.load(Ordering::Relaxed) & completed;
-        let watched = self.waiters.watched.load(Ordering::Relaxed) & completed;
+        let watched = self.waiters.watched.load(Ordering::Acquire) & completed;
         (sleepers, watched != 0)
     }
 
