@@ -51,7 +51,7 @@ impl<C> Allocator<C> {
     /// [`Status::Busy`] if some of its space is allocated. Nothing has changed.
     pub(crate) fn adopt(&self, block: Block) -> Result<(), Status> {
         let (index, slot) = self.locate(block)?;
-        let mut locked = self.megabytes[index].lock();
+        let mut locked = self.megabytes[index].lock(self.threads);
         let before = locked.fill();
         let (wholes, units) = (u64::from(before == Fill::Empty), units_of(slot.block_type));
         if !locked.reserve_slot(slot) {
@@ -66,7 +66,7 @@ impl<C> Allocator<C> {
             self.space.take(units);
         }
         self.change_class(index, before, locked.fill());
-        self.megabytes[index].make_live(slot);
+        self.megabytes[index].make_live(slot, self.threads);
         Ok(())
     }
 
@@ -81,7 +81,7 @@ impl<C> Allocator<C> {
                 .reserve(BlockType::Mib1)
                 .expect("an empty megabyte has room");
             self.change_class(index, Fill::Empty, locked.fill());
-            self.megabytes[index].make_live(slot);
+            self.megabytes[index].make_live(slot, self.threads);
             drop(locked);
             start = index + 1;
             sink(block_at(index, slot));
@@ -135,7 +135,7 @@ impl<C> Allocator<C> {
                 None => members.index.find(start)?,
             };
             start = index + 1;
-            let Some(mut locked) = self.megabytes[index].try_lock() else {
+            let Some(mut locked) = self.megabytes[index].try_lock(self.threads) else {
                 continue;
             };
             let before = locked.fill();
@@ -148,7 +148,7 @@ impl<C> Allocator<C> {
             };
             self.space.take(units_of(block_type));
             self.change_class(index, before, locked.fill());
-            self.megabytes[index].make_live(slot);
+            self.megabytes[index].make_live(slot, self.threads);
             return Some((index, slot));
         }
         None
@@ -196,7 +196,7 @@ impl<C> Allocator<C> {
             .reserve(block_type)
             .expect("an empty megabyte has room");
         self.change_class(index, Fill::Empty, locked.fill());
-        self.megabytes[index].make_live(slot);
+        self.megabytes[index].make_live(slot, self.threads);
         Some(Ok((index, slot)))
     }
 
@@ -207,7 +207,8 @@ impl<C> Allocator<C> {
         let mut start = start;
         loop {
             let found = self.wholes.find(start);
-            let locked = found.and_then(|index| Some((index, self.megabytes[index].try_lock()?)));
+            let locked = found
+                .and_then(|index| Some((index, self.megabytes[index].try_lock(self.threads)?)));
             match locked {
                 Some((index, locked)) if locked.fill() == Fill::Empty => return (index, locked),
                 _ => {

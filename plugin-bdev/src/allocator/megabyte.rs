@@ -12,7 +12,7 @@ use chimaera_proto::bdev::BlockType;
 
 use super::pins::Pins;
 use super::slots::{Fill, LIVE_WORDS, Slot, UNIT_WORDS, UnitMap};
-use super::sync::{AtomicU32, AtomicU64, Backoff, Ordering, Weakness, weakened};
+use super::sync::{AtomicU32, AtomicU64, Backoff, Ordering, Threads, Weakness, weakened};
 
 /// State of one megabyte. All zero: wholly free.
 ///
@@ -85,18 +85,18 @@ impl Megabyte {
 
     /// Lets the block be used. Its space is reserved.
     #[inline]
-    pub(super) fn make_live(&self, slot: Slot) {
+    pub(super) fn make_live(&self, slot: Slot, threads: Threads) {
         let (word, bit) = slot.live_place();
-        let before = self.transfer.live[word].fetch_or(bit, Ordering::Release);
+        let before = threads.fetch_or(&self.transfer.live[word], bit, Ordering::Release);
         debug_assert_eq!(before & bit, 0, "two blocks in one place");
     }
 
     /// Ends the life of the block; its space stays reserved, and is now the caller's to release.
     /// `false` if it was not live. Of several callers one succeeds.
     #[inline]
-    pub(super) fn make_dead(&self, slot: Slot) -> bool {
+    pub(super) fn make_dead(&self, slot: Slot, threads: Threads) -> bool {
         let (word, bit) = slot.live_place();
-        self.transfer.live[word].fetch_and(!bit, Ordering::AcqRel) & bit != 0
+        threads.fetch_and(&self.transfer.live[word], !bit, Ordering::AcqRel) & bit != 0
     }
 
     /// How full the megabyte was a moment ago.
@@ -107,9 +107,17 @@ impl Megabyte {
 
     /// Takes the lock, unless somebody has it.
     #[inline]
-    pub(super) fn try_lock(&self) -> Option<Locked<'_>> {
+    pub(super) fn try_lock(&self, threads: Threads) -> Option<Locked<'_>> {
         let state = &self.allocation.state;
         let seen = state.load(Ordering::Relaxed);
+        if threads == Threads::One {
+            debug_assert_eq!(seen & LOCKED, 0, "locked by the only thread");
+            state.store(seen | LOCKED, Ordering::Relaxed);
+            return Some(Locked {
+                line: &self.allocation,
+                fill: Fill::from_number(seen),
+            });
+        }
         // Acquire pairs with the release in `Locked::drop`.
         let taken = seen & LOCKED == 0
             && state
@@ -124,10 +132,10 @@ impl Megabyte {
     /// Takes the lock. Nobody holds it for longer than it takes to choose a slot and to set a few
     /// bits, so waiting is spinning first and yielding then.
     #[inline]
-    pub(super) fn lock(&self) -> Locked<'_> {
+    pub(super) fn lock(&self, threads: Threads) -> Locked<'_> {
         let backoff = Backoff::new();
         loop {
-            if let Some(locked) = self.try_lock() {
+            if let Some(locked) = self.try_lock(threads) {
                 return locked;
             }
             backoff.snooze();

@@ -67,11 +67,11 @@ use drains::Drains;
 use index::{Class, Index};
 use mapping::SparseArray;
 use megabyte::Megabyte;
-pub(crate) use pins::Threads;
 #[cfg_attr(any(not(test), loom), expect(unused_imports, reason = "as above"))]
 pub(crate) use release::{FreeCompletion, FreeError, Pin};
 use slots::{CLASSES, Fill, Slot, UNITS};
 use space::Space;
+pub(crate) use sync::Threads;
 use sync::{AtomicBool, AtomicU64, CachePadded, Weakness, weakened};
 
 /// The allocator of one pool. `C` is told when a free is complete.
@@ -115,14 +115,14 @@ impl<C> Allocator<C> {
             megabytes: SparseArray::new(count)?,
             wholes: Index::full(count)?,
             classes: [Class::new(count)?, Class::new(count)?, Class::new(count)?],
-            space: Space::new(total_units, total_units / UNITS),
+            space: Space::new(total_units, total_units / UNITS, threads),
             breaking: CachePadded::default(),
             cursors: std::array::from_fn(|_| CachePadded::default()),
             drains: Drains::new(),
         };
         let tail_units = (total_units % UNITS) as usize;
         if tail_units != 0 {
-            let mut locked = allocator.megabytes[count - 1].lock();
+            let mut locked = allocator.megabytes[count - 1].lock(threads);
             locked.cut_off(tail_units);
             allocator.enter_class(count - 1, locked.fill());
             allocator.wholes.remove(count - 1);

@@ -12,13 +12,9 @@
 //! the phase that is current when it enters. A free waits for those phases that were busy when it
 //! looked; each must be seen at zero once. The phase that is not current gets no new I/O, so it
 //! drains; then the phases are exchanged, and the other one drains.
-//!
-//! **One thread** that is alone with the allocator has nobody to be ordered against. It counts with
-//! plain loads and stores: a locked instruction after a transfer would wait until the last byte of
-//! the transfer is in the cache, and with it all that comes next.
 #![forbid(unsafe_code)]
 
-use super::sync::{AtomicU64, Ordering, Weakness, weakened};
+use super::sync::{AtomicU64, Ordering, Threads, Weakness, weakened};
 
 /// Bit 63: the current phase. Bit 62: [`DRAINING`]. Below: two counts.
 #[derive(Debug, Default)]
@@ -79,15 +75,6 @@ impl Phases {
     }
 }
 
-/// Who may use an allocator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Threads {
-    /// One thread, or several one after another, each of which knows that the last has stopped.
-    One,
-    /// Any number at the same time.
-    Many,
-}
-
 impl Pins {
     /// Counts an I/O, before it looks whether its block is live.
     #[inline]
@@ -126,11 +113,6 @@ impl Pins {
     #[inline]
     #[must_use]
     pub(super) fn leave(&self, phase: Phase, threads: Threads) -> bool {
-        if threads == Threads::One {
-            let before = self.0.load(Ordering::Relaxed);
-            self.0.store(before - phase.one(), Ordering::Relaxed);
-            return Self::was_awaited(phase, before);
-        }
         let relaxed = weakened(Weakness::UnpinRelaxed);
         // Release pairs with the acquire in `is_idle`, `start_draining` and `busy`: all that the
         // I/O did happens before the space gets its next owner.
@@ -139,12 +121,7 @@ impl Pins {
         } else {
             Ordering::Release
         };
-        Self::was_awaited(phase, self.0.fetch_sub(phase.one(), order))
-    }
-
-    /// Whether frees wait for the I/O that was the last in its phase, and has left.
-    #[inline]
-    fn was_awaited(phase: Phase, before: u64) -> bool {
+        let before = threads.fetch_sub(&self.0, phase.one(), order);
         debug_assert_ne!(phase.count(before), 0, "left twice");
         phase.count(before) == 1 && before & DRAINING != 0
     }
@@ -153,12 +130,12 @@ impl Pins {
     ///
     /// `false` may be out of date; `true` is not.
     #[inline]
-    pub(super) fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self, threads: Threads) -> bool {
         let word = self.0.load(Ordering::Relaxed);
         if word & COUNTS != 0 {
             return false;
         }
-        if weakened(Weakness::FreeOnlyLoadsPins) {
+        if threads == Threads::One || weakened(Weakness::FreeOnlyLoadsPins) {
             return true;
         }
         // The word is written, although it does not change, to take a place in the order of its

@@ -109,7 +109,7 @@ impl<C: FreeCompletion> Allocator<C> {
         for block in blocks {
             let (index, slot) = self.locate(*block).expect("checked when it was claimed");
             let pins = self.megabytes[index].pins();
-            if pins.is_idle() {
+            if pins.is_idle(self.threads) {
                 self.release(index, slot);
             } else {
                 let (rest, share) = notice.split();
@@ -133,7 +133,7 @@ impl<C: FreeCompletion> Allocator<C> {
         }
         for (position, block) in blocks.iter().enumerate() {
             let claimed = self.locate(*block).and_then(|(index, slot)| {
-                if self.megabytes[index].make_dead(slot) {
+                if self.megabytes[index].make_dead(slot, self.threads) {
                     return Ok(());
                 }
                 self.check_live(*block, Status::DoubleFree)?;
@@ -143,7 +143,7 @@ impl<C: FreeCompletion> Allocator<C> {
                 // Their space was reserved all the while, so nobody else's block is there.
                 for block in &blocks[..position] {
                     let (index, slot) = self.locate(*block).expect("checked when it was claimed");
-                    self.megabytes[index].make_live(slot);
+                    self.megabytes[index].make_live(slot, self.threads);
                 }
                 return Err(FreeError { position, status });
             }
@@ -161,7 +161,7 @@ impl<C: FreeCompletion> Allocator<C> {
     /// Makes the space of a dead block available, now that no I/O can touch it.
     #[inline]
     fn release(&self, index: usize, slot: Slot) {
-        let mut locked = self.megabytes[index].lock();
+        let mut locked = self.megabytes[index].lock(self.threads);
         let before = locked.fill();
         locked.release(slot);
         let after = locked.fill();

@@ -8,10 +8,13 @@
 #![forbid(unsafe_code)]
 
 use super::slots::UNITS;
-use super::sync::{AtomicU64, CachePadded, Ordering, Weakness, weakened};
+use super::sync::{AtomicU64, CachePadded, Ordering, Threads, Weakness, weakened};
 
 /// Bits 0 to 27: whole megabytes free. Above: units free, those of the whole megabytes included.
-pub(super) struct Space(CachePadded<AtomicU64>);
+pub(super) struct Space {
+    word: CachePadded<AtomicU64>,
+    threads: Threads,
+}
 
 const MEGABYTE_BITS: u32 = 28;
 const UNIT: u64 = 1 << MEGABYTE_BITS;
@@ -25,16 +28,17 @@ const _: () = assert!(
 );
 
 impl Space {
-    pub(super) fn new(units: u64, whole_megabytes: u64) -> Self {
+    pub(super) fn new(units: u64, whole_megabytes: u64, threads: Threads) -> Self {
         debug_assert!(whole_megabytes <= MEGABYTES_MAXIMUM);
-        Self(CachePadded::new(AtomicU64::new(
-            units * UNIT + whole_megabytes,
-        )))
+        Self {
+            word: CachePadded::new(AtomicU64::new(units * UNIT + whole_megabytes)),
+            threads,
+        }
     }
 
     /// Free units.
     pub(super) fn units(&self) -> u64 {
-        self.0.load(Ordering::Acquire) / UNIT
+        self.word.load(Ordering::Acquire) / UNIT
     }
 
     /// Takes whole megabytes out of the count, of whose units `units` are taken. `false` if there
@@ -42,19 +46,19 @@ impl Space {
     #[inline]
     pub(super) fn reserve(&self, megabytes: u64, units: u64) -> bool {
         // Acquire pairs with the release in `give`: the megabytes counted are in the index.
-        let mut word = self.0.load(Ordering::Acquire);
+        let mut word = self.word.load(Ordering::Acquire);
         loop {
             if word % UNIT < megabytes {
                 return false;
             }
             let less = units * UNIT + megabytes;
             if weakened(Weakness::WholesNotReserved) {
-                self.0.fetch_sub(less, Ordering::AcqRel);
+                self.word.fetch_sub(less, Ordering::AcqRel);
                 return true;
             }
             let order = (Ordering::AcqRel, Ordering::Acquire);
             match self
-                .0
+                .word
                 .compare_exchange_weak(word, word - less, order.0, order.1)
             {
                 Ok(_) => return true,
@@ -66,16 +70,16 @@ impl Space {
     /// Takes units of a megabyte that is partly used.
     #[inline]
     pub(super) fn take(&self, units: u64) {
-        let before = self.0.fetch_sub(units * UNIT, Ordering::AcqRel);
+        let before = self
+            .threads
+            .fetch_sub(&self.word, units * UNIT, Ordering::AcqRel);
         debug_assert!(before / UNIT >= units, "more taken than there is");
     }
 
     /// Adds units, and their megabyte if that is now wholly free and in the index.
     #[inline]
     pub(super) fn give(&self, units: u64, megabyte_is_whole: bool) {
-        self.0.fetch_add(
-            units * UNIT + u64::from(megabyte_is_whole),
-            Ordering::AcqRel,
-        );
+        let more = units * UNIT + u64::from(megabyte_is_whole);
+        self.threads.fetch_add(&self.word, more, Ordering::AcqRel);
     }
 }

@@ -19,6 +19,61 @@ pub(super) use {
     modelled::{Backoff, Mutex},
 };
 
+/// Who may use an allocator. Whoever only looks at how much is free does not count.
+///
+/// One thread that is alone has nobody to be ordered against, and changes words by plain loads and
+/// stores. A locked instruction would wait until all that was stored before is in the cache: the last
+/// byte of a transfer, or the completion of the task before, whose line is still with its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// One thread, or several one after another, each of which knows that the last has stopped.
+    One,
+    /// Any number at the same time.
+    Many,
+}
+
+/// Each gives the word as it was before.
+impl Threads {
+    #[inline]
+    pub(super) fn fetch_or(self, word: &AtomicU64, bits: u64, order: Ordering) -> u64 {
+        match self {
+            Self::One => Self::replace(word, |before| before | bits),
+            Self::Many => word.fetch_or(bits, order),
+        }
+    }
+
+    #[inline]
+    pub(super) fn fetch_and(self, word: &AtomicU64, bits: u64, order: Ordering) -> u64 {
+        match self {
+            Self::One => Self::replace(word, |before| before & bits),
+            Self::Many => word.fetch_and(bits, order),
+        }
+    }
+
+    #[inline]
+    pub(super) fn fetch_add(self, word: &AtomicU64, more: u64, order: Ordering) -> u64 {
+        match self {
+            Self::One => Self::replace(word, |before| before + more),
+            Self::Many => word.fetch_add(more, order),
+        }
+    }
+
+    #[inline]
+    pub(super) fn fetch_sub(self, word: &AtomicU64, less: u64, order: Ordering) -> u64 {
+        match self {
+            Self::One => Self::replace(word, |before| before - less),
+            Self::Many => word.fetch_sub(less, order),
+        }
+    }
+
+    #[inline]
+    fn replace(word: &AtomicU64, change: impl FnOnce(u64) -> u64) -> u64 {
+        let before = word.load(Ordering::Relaxed);
+        word.store(change(before), Ordering::Relaxed);
+        before
+    }
+}
+
 /// A step that an argument in this module's comments depends on.
 ///
 /// A model that never fails proves nothing, so under loom each of these steps can be left out, and
