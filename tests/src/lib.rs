@@ -9,6 +9,7 @@
 use std::io::Write;
 
 mod build;
+mod commands;
 mod daemon;
 mod device;
 mod faulty;
@@ -18,6 +19,7 @@ mod refusal;
 mod watchdog;
 
 pub use build::{library_folder, program};
+pub use commands::{chimaera, exit, json};
 pub use daemon::{Daemon, Finished, finish};
 pub use device::{LoopDevice, SmallFileSystem, disk_folder, tmpfs_folder};
 pub use faulty::Faulty;

@@ -1,32 +1,12 @@
 //! The program's commands as scripts see them: exit codes, sizes, JSON, paths.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use chimaera_tests::{
-    Daemon, Finished, SmallFileSystem, disk_folder, finish, program, skipped, text,
+use chimaera_tests::exit::{
+    FAILED, IN_THE_WAY, NO_RUNTIME, NO_SPACE, NOT_FOUND, NOT_PERMITTED, WRONG_USAGE,
 };
+use chimaera_tests::{Daemon, SmallFileSystem, chimaera, disk_folder, finish, json, skipped, text};
 use serde_json::Value;
-
-// Exit codes, as `chimaera help` gives them.
-const FAILED: i32 = 1;
-const WRONG_USAGE: i32 = 2;
-const NO_RUNTIME: i32 = 3;
-const NOT_FOUND: i32 = 4;
-const IN_THE_WAY: i32 = 5;
-const NOT_PERMITTED: i32 = 6;
-const NO_SPACE: i32 = 7;
-
-/// Runs the program with no daemon in mind.
-fn chimaera(arguments: &[&str]) -> Finished {
-    let mut command = Command::new(program("chimaera"));
-    command.args(arguments).env_remove("CHIMAERA_SOCKET");
-    finish(command)
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
 
 #[test]
 fn every_exit_code_says_what_happened() {

@@ -14,30 +14,14 @@ use chimaera_bdev_client::{
 };
 use chimaera_client::ConnectOptions;
 use chimaera_faulty_runtime::Method;
+use chimaera_tests::exit::{IN_THE_WAY, NO_RUNTIME, WRONG_USAGE};
 use chimaera_tests::{
-    ClientProcess, Daemon, Faulty, Finished, PATIENCE, Pattern, Watchdog, disk_folder, finish,
-    program, text, until, within,
+    ClientProcess, Daemon, Faulty, PATIENCE, Pattern, Watchdog, chimaera, disk_folder, finish,
+    json, program, text, until, within,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
 use tempfile::TempDir;
-
-// Exit codes, as `chimaera help` gives them.
-const WRONG_USAGE: i32 = 2;
-const NO_RUNTIME: i32 = 3;
-const IN_THE_WAY: i32 = 5;
-
-/// Runs the program with no daemon in mind.
-fn chimaera(arguments: &[&str]) -> Finished {
-    let mut command = Command::new(program("chimaera"));
-    command.args(arguments).env_remove("CHIMAERA_SOCKET");
-    finish(command)
-}
-
-fn json(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
 
 #[track_caller]
 fn assert_lost<T: std::fmt::Debug>(result: Result<T, impl Into<Error>>) {

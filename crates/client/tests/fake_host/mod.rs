@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -93,6 +93,8 @@ pub(crate) struct FakeHost {
 struct Shared {
     lanes: Mutex<Vec<Lane>>,
     lane_count: AtomicUsize,
+    /// Lanes that are open, by index.
+    opened: AtomicU64,
     segments: Mutex<Vec<Arc<Segment>>>,
     doorbell: Doorbell,
     /// Set: the worker stops at once.
@@ -133,6 +135,7 @@ impl FakeHost {
         let shared = Arc::new(Shared {
             lanes: Mutex::default(),
             lane_count: AtomicUsize::new(0),
+            opened: AtomicU64::new(0),
             segments: Mutex::default(),
             doorbell: Doorbell::new().expect("eventfd"),
             dead: AtomicBool::new(false),
@@ -268,6 +271,8 @@ impl Shared {
             }
             Request::OpenLane { lane } => {
                 let segment = Arc::clone(&self.segments.lock()[0]);
+                let opened = self.opened.fetch_or(1 << lane, Ordering::Relaxed);
+                assert_eq!(opened & 1 << lane, 0, "lane {lane} is opened once");
                 let mut lanes = self.lanes.lock();
                 lanes.push(segment.lane(lane as usize));
                 self.lane_count.store(lanes.len(), Ordering::Release);
