@@ -2,7 +2,7 @@
 
 use chimaera_client::{Buffer, Call, Error, Finished, PoolQuery, Status, Task, TaskError, Values};
 use chimaera_proto::bdev::{
-    AllocationPlan, BLOCK_WIRE_BYTES, Block, INLINE_BLOCKS, Method, allocate_arguments,
+    AllocationPlan, BLOCK_WIRE_BYTES, Block, INLINE_BLOCKS, Method, OwnerTag, allocate_arguments,
     free_arguments,
 };
 
@@ -19,7 +19,11 @@ impl Client {
         if plan.count > INLINE_BLOCKS as u64 {
             return Ok(self.async_allocate_blocks(query, size)?.wait()?);
         }
-        let call = self.call(query, Method::AllocateBlocks, allocate_arguments(size));
+        let call = self.call(
+            query,
+            Method::AllocateBlocks,
+            allocate_arguments(size, OwnerTag::NONE),
+        );
         match self.runtime().call(&call) {
             Ok(values) => read_blocks(&call, &values, &[]),
             Err(error) => Err(error.during(describe_allocation(&call))),
@@ -36,7 +40,11 @@ impl Client {
         query: PoolQuery,
         size: u64,
     ) -> Result<Task<Vec<Block>>, TaskError> {
-        let call = self.call(query, Method::AllocateBlocks, allocate_arguments(size));
+        let call = self.call(
+            query,
+            Method::AllocateBlocks,
+            allocate_arguments(size, OwnerTag::NONE),
+        );
         let plan = AllocationPlan::for_size(size);
         let list = if plan.count > INLINE_BLOCKS as u64 {
             Some(self.list_buffer(plan, &call)?)

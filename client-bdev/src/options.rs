@@ -31,6 +31,8 @@ impl CreateOptions {
                 alignment: CreateParams::DEFAULT_ALIGNMENT,
                 io_engine: IoEngine::Auto,
                 perf_metrics: None,
+                overwrite: false,
+                read_only: false,
             },
         }
     }

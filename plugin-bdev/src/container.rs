@@ -86,7 +86,9 @@ impl Container for BdevContainer {
             }
             Some(Method::FreeBlocks) => blocks::free(&self.allocator, counters, request),
             Some(Method::GetStats) => self.get_stats(worker, request),
-            None => self.refuse(worker, request, Status::UnknownMethod),
+            Some(Method::Flush | Method::ListBlocks | Method::GetMap) | None => {
+                self.refuse(worker, request, Status::UnknownMethod);
+            }
         }
         Activity::IDLE
     }
@@ -230,6 +232,9 @@ impl BdevContainer {
             metrics,
             remaining_size: self.allocator.remaining_bytes(),
             total_size: self.allocator.total_bytes(),
+            metadata_size: 0,
+            persistent: false,
+            read_only: false,
             bdev_type: self.parameters.bdev_type,
             direct_io: match &self.backend {
                 Backend::Ram(_) => false,

@@ -11,7 +11,7 @@ use chimaera_chimod::abi::{Activity, Bytes, HOST_MAGIC, Header, HostVTable, RawT
 use chimaera_chimod::host::ContainerHandle;
 use chimaera_chimod::{Host, ModuleError, Request};
 use chimaera_proto::bdev::{
-    AllocationPlan, BdevType, Block, CreateParams, INLINE_BLOCKS, IoEngine, Method,
+    AllocationPlan, BdevType, Block, CreateParams, INLINE_BLOCKS, IoEngine, Method, OwnerTag,
     STATS_BUFFER_BYTES, Stats, TransferArguments, allocate_arguments, free_arguments,
 };
 use chimaera_proto::task::{ARGUMENT_COUNT, Completion, VALUE_COUNT};
@@ -279,7 +279,7 @@ impl Pool {
         let values = self
             .run(
                 Method::AllocateBlocks,
-                allocate_arguments(size),
+                allocate_arguments(size, OwnerTag::NONE),
                 list.as_mut(),
             )
             .map_err(|failure| failure.status)?;
@@ -364,6 +364,8 @@ pub(crate) fn file_params(total_size: u64) -> CreateParams {
         alignment: CreateParams::DEFAULT_ALIGNMENT,
         io_engine: IoEngine::Auto,
         perf_metrics: None,
+        overwrite: false,
+        read_only: false,
     }
 }
 

@@ -88,6 +88,10 @@ statuses! {
     IoError = 39, "I/O error";
     /// Metadata on the device is damaged.
     CorruptedMetadata = 40, "corrupted block metadata";
+    /// The pool is open for reading only.
+    ReadOnly = 41, "the pool is open for reading only";
+    /// The file or device holds something that is not a pool.
+    NotBlank = 42, "the file or device holds something else";
 }
 
 impl Status {

@@ -162,6 +162,9 @@ impl Pool {
                 let buffer = buffer.expect("statistics have a buffer");
                 let used: u64 = self.allocated.values().map(|block| block.size).sum();
                 let stats = Stats {
+                    metadata_size: 0,
+                    persistent: false,
+                    read_only: false,
                     metrics: self.metrics,
                     remaining_size: self.size - used,
                     total_size: self.size,

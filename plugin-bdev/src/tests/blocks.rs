@@ -1,7 +1,7 @@
 //! Only what is allocated can be used or freed, and what is refused changes nothing.
 
 use chimaera_proto::bdev::{
-    Block, BlockType, Method, STATS_BUFFER_BYTES, allocate_arguments, free_arguments,
+    Block, BlockType, Method, OwnerTag, STATS_BUFFER_BYTES, allocate_arguments, free_arguments,
 };
 use chimaera_proto::{Failure, Status};
 
@@ -128,14 +128,14 @@ fn a_buffer_that_is_too_small_is_refused_before_anything_changes() {
     };
     let refused = Err(Failure::new(Status::InvalidBuffer));
     for len in [None, Some(1), Some(4 * 16 - 1)] {
-        let arguments = allocate_arguments(4 * MIB);
+        let arguments = allocate_arguments(4 * MIB, OwnerTag::NONE);
         assert_eq!(run(Method::AllocateBlocks, arguments, len), refused);
     }
     assert_eq!(pool.stats().remaining_size, 8 * MIB);
     assert_eq!(
         run(
             Method::AllocateBlocks,
-            allocate_arguments(4 * MIB),
+            allocate_arguments(4 * MIB, OwnerTag::NONE),
             Some(64)
         ),
         Ok(())

@@ -2,7 +2,7 @@
 
 use chimaera_chimod::Activity;
 use chimaera_proto::Status;
-use chimaera_proto::bdev::{Block, Method, allocate_arguments, free_arguments};
+use chimaera_proto::bdev::{Block, Method, OwnerTag, allocate_arguments, free_arguments};
 
 use super::on_every_file;
 use crate::testing::{Buffer, Pool, file_params};
@@ -61,7 +61,7 @@ fn who_saw_its_write_complete_frees_at_once() {
 /// block is freed.
 fn live_in_a_block(pool: &Pool, worker: u32, life: u32) {
     let wait = |task| pool.wait_on(|| vec![worker], task);
-    let arguments = allocate_arguments(UNIT);
+    let arguments = allocate_arguments(UNIT, OwnerTag::NONE);
     let allocate = Method::AllocateBlocks as u16;
     let block = loop {
         let (task, _) = pool.submit_to(worker, allocate, arguments, None);

@@ -5,12 +5,17 @@
 //! buffer, [`BLOCK_WIRE_BYTES`] each.
 
 mod block;
+mod listing;
 mod pool;
 
 use crate::status::Status;
 use crate::task::{ARGUMENT_COUNT, VALUE_COUNT};
 
 pub use block::{AllocationPlan, Block, BlockType};
+pub use listing::{
+    LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MegabyteState, OWNED_BLOCK_WIRE_BYTES, OwnedBlock,
+    OwnerTag, listing_arguments, map_arguments,
+};
 pub use pool::{Activity, BdevType, CreateParams, IoEngine, PerfMetrics, Stats};
 
 /// Name of the module; its library is `libchimaera_bdev_runtime.so`.
@@ -45,6 +50,12 @@ pub enum Method {
     Read = 4,
     /// Gives [`Stats`], encoded ([`crate::codec`]) in the buffer, `values[0]` bytes long.
     GetStats = 5,
+    /// Makes all that completed before durable: writes, allocations, frees. No arguments, no values.
+    Flush = 6,
+    /// Gives the allocated blocks, a page at a time: [`listing_arguments`].
+    ListBlocks = 7,
+    /// Gives the state of every megabyte, a page at a time: [`map_arguments`].
+    GetMap = 8,
 }
 
 impl Method {
@@ -57,17 +68,20 @@ impl Method {
             3 => Self::Write,
             4 => Self::Read,
             5 => Self::GetStats,
+            6 => Self::Flush,
+            7 => Self::ListBlocks,
+            8 => Self::GetMap,
             _ => return None,
         })
     }
 }
 
-/// Arguments of [`Method::AllocateBlocks`]. The blocks come back in the values (count, then two
+/// Arguments of [`Method::AllocateBlocks`]. Every block gets the owner tag. The blocks come back in the values (count, then two
 /// words each) if there are at most [`INLINE_BLOCKS`], else as a list in the buffer, with the
 /// count in `values[0]`.
 #[must_use]
-pub const fn allocate_arguments(size: u64) -> [u64; ARGUMENT_COUNT] {
-    [size, 0, 0]
+pub const fn allocate_arguments(size: u64, owner: OwnerTag) -> [u64; ARGUMENT_COUNT] {
+    [size, owner.0, 0]
 }
 
 /// Arguments of [`Method::FreeBlocks`]: the count, and the block itself if it is one. More are

@@ -91,6 +91,12 @@ pub struct CreateParams {
     pub io_engine: IoEngine,
     /// The device's characteristics; defaults where absent.
     pub perf_metrics: Option<PerfMetrics>,
+    /// Makes a new, empty pool whatever the file or device holds: another pool, a file system.
+    /// Without it, only a blank one becomes a new pool. Ignored for memory.
+    pub overwrite: bool,
+    /// Opens the pool that the file or device holds for reading only, also if its metadata is
+    /// damaged, and writes nothing. Ignored for memory.
+    pub read_only: bool,
 }
 
 impl CreateParams {
@@ -109,8 +115,14 @@ pub struct Stats {
     pub metrics: PerfMetrics,
     /// Bytes that are free, exactly. They may not be free in one piece.
     pub remaining_size: u64,
-    /// Bytes that the pool manages.
+    /// Bytes that the pool manages, those of its metadata included.
     pub total_size: u64,
+    /// Bytes that the pool's metadata takes: reserved at creation, 0 for memory.
+    pub metadata_size: u64,
+    /// Whether what was flushed outlives the runtime. Memory never does.
+    pub persistent: bool,
+    /// Whether the pool is open for reading only.
+    pub read_only: bool,
     /// File or memory.
     pub bdev_type: BdevType,
     /// Whether device I/O bypasses the page cache.
@@ -159,6 +171,9 @@ mod tests {
             metrics: PerfMetrics::default(),
             remaining_size: most,
             total_size: most,
+            metadata_size: most,
+            persistent: true,
+            read_only: true,
             bdev_type: BdevType::Ram,
             direct_io: true,
             io_depth: u32::MAX,
