@@ -26,9 +26,11 @@ mod blocks;
 mod container;
 mod counters;
 mod file;
+mod metadata;
 mod params;
 mod prefetch;
 mod ram;
+mod slots;
 mod stream;
 mod transfer;
 

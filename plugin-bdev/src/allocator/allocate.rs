@@ -10,9 +10,9 @@ use chimaera_proto::status::Status;
 
 use super::index::Class;
 use super::megabyte::Locked;
-use super::slots::{CLASSES, Fill, Slot, UNITS, units_of};
 use super::sync::{Backoff, Ordering, Weakness, weakened};
 use super::{Allocator, CURSORS, block_at};
+use crate::slots::{CLASSES, Fill, Slot, UNITS, units_of};
 
 /// Partly used megabytes that are tried before others get time to let go of theirs.
 const BUSY_MAXIMUM: usize = 8;

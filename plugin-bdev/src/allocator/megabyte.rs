@@ -11,8 +11,8 @@
 use chimaera_proto::bdev::BlockType;
 
 use super::pins::Pins;
-use super::slots::{Fill, LIVE_WORDS, Slot, UNIT_WORDS, UnitMap};
 use super::sync::{AtomicU32, AtomicU64, Backoff, Ordering, Threads, Weakness, weakened};
+use crate::slots::{Fill, LIVE_WORDS, Slot, UNIT_WORDS, UnitMap};
 
 /// State of one megabyte. All zero: wholly free.
 ///

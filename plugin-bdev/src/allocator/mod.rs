@@ -16,7 +16,6 @@
 //! - Memory is used for what is allocated, not for what could be.
 //!
 //! # Parts
-//! - [`slots`]: where in a megabyte a block can lie. Pure functions.
 //! - [`megabyte`]: a record per megabyte. Two bitmaps: what is *live*, and what is *reserved*. Free
 //!   neighbours are neighbouring zeros, so there is nothing to merge.
 //! - [`pins`], [`drains`]: I/O in flight, and the frees that wait for it.
@@ -30,10 +29,6 @@
 //! - [`mapping`]: memory. The only unsafe code.
 //! - [`sync`]: what loom replaces.
 #![deny(unsafe_code)]
-#![cfg_attr(
-    any(not(test), loom),
-    expect(dead_code, reason = "the pool that will use it is yet to come")
-)]
 
 mod allocate;
 mod drains;
@@ -42,7 +37,6 @@ mod mapping;
 mod megabyte;
 mod pins;
 mod release;
-mod slots;
 mod space;
 mod sync;
 
@@ -63,13 +57,12 @@ use std::ops::Range;
 use chimaera_proto::bdev::{Block, MEGABYTE, UNIT_BYTES};
 use chimaera_proto::status::Status;
 
+use crate::slots::{CLASSES, Fill, Slot, UNITS};
 use drains::Drains;
 use index::{Class, Index};
 use mapping::SparseArray;
 use megabyte::Megabyte;
-#[cfg_attr(any(not(test), loom), expect(unused_imports, reason = "as above"))]
 pub(crate) use release::{FreeCompletion, FreeError, Pin};
-use slots::{CLASSES, Fill, Slot, UNITS};
 use space::Space;
 pub(crate) use sync::Threads;
 use sync::{AtomicBool, AtomicU64, CachePadded, Weakness, weakened};

@@ -11,8 +11,8 @@ use chimaera_proto::status::Status;
 use super::Allocator;
 use super::drains::{Notice, WaitingFree};
 use super::pins::Phase;
-use super::slots::{Fill, Slot, units_of};
 use super::sync::{Weakness, weakened};
+use crate::slots::{Fill, Slot, units_of};
 
 /// Is told that a free is complete.
 pub(crate) trait FreeCompletion: Send {
