@@ -54,7 +54,7 @@ impl Container for BdevContainer {
                 (Backend::File(Box::new(device)), Some(undo))
             }
         };
-        let allocator = blocks::allocator_of(parameters.total_size, context.worker_count)?;
+        let allocator = blocks::allocator_of(parameters.total_size, context.worker_count, false)?;
         // Nothing can fail any more.
         if let Some(undo) = undo {
             undo.keep();
@@ -82,7 +82,11 @@ impl Container for BdevContainer {
             Some(Method::Write) => return self.transfer(worker, request, Direction::Write),
             Some(Method::Read) => return self.transfer(worker, request, Direction::Read),
             Some(Method::AllocateBlocks) => {
-                blocks::allocate(&self.allocator, worker.index(), counters, request);
+                if let Some(request) =
+                    blocks::allocate(&self.allocator, worker.index(), counters, request)
+                {
+                    self.refuse(worker, request, Status::NoSpace);
+                }
             }
             Some(Method::FreeBlocks) => blocks::free(&self.allocator, counters, request),
             Some(Method::GetStats) => self.get_stats(worker, request),
