@@ -26,6 +26,7 @@ mod blocks;
 mod container;
 mod counters;
 mod file;
+mod metadata;
 mod params;
 mod prefetch;
 mod ram;
