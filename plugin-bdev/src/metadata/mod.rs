@@ -30,6 +30,7 @@ mod overlay;
 mod page;
 mod recovery;
 mod scan;
+pub(crate) mod signature;
 mod superblock;
 mod table;
 mod tags;
