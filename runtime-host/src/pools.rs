@@ -89,9 +89,64 @@ impl Drop for Lease<'_> {
 pub(crate) enum Claim<'a> {
     /// The pool is there.
     Existing(Lease<'a>),
-    /// Id and name are now taken for the caller, who must [`Pools::publish`] or
-    /// [`Pools::release`] the id.
-    New(PoolId),
+    /// Id and name are now taken for the caller.
+    New(Claimed<'a>),
+}
+
+/// Id and name of a pool that is being made. They are free again if it is dropped.
+#[must_use]
+pub(crate) struct Claimed<'a> {
+    id: PoolId,
+    pools: &'a Pools,
+}
+
+impl Claimed<'_> {
+    pub(crate) fn id(&self) -> PoolId {
+        self.id
+    }
+
+    /// Takes another id instead. Does not wait for it: who has it may wait for ours.
+    ///
+    /// # Errors
+    /// [`Status::Busy`] if a pool has it, be it one that is being made or unmade. Nothing changes.
+    pub(crate) fn move_to(&mut self, id: PoolId) -> Result<(), ModuleError> {
+        if id == self.id {
+            return Ok(());
+        }
+        let mut state = self.pools.state.lock();
+        let name = &state.by_id[&self.id].name;
+        if id == PoolId::ADMIN {
+            return Err(taken(name, id, "the admin pool"));
+        }
+        if let Some(other) = state.by_id.get(&id) {
+            return Err(taken(name, id, &format!("pool {}", other.name)));
+        }
+        let entry = state.by_id.remove(&self.id);
+        let entry = entry.expect("what is claimed is there");
+        state.by_id.insert(id, entry);
+        self.id = id;
+        drop(state);
+        self.pools.changed.notify_all();
+        Ok(())
+    }
+
+    /// Makes the pool known. Workers know it already. Its maker keeps nothing of it: from now on it
+    /// can be destroyed, and only a [`Lease`] tells who waits for that.
+    pub(crate) fn publish(self, pool: Arc<Pool>) {
+        let mut state = self.pools.state.lock();
+        if let Some(entry) = state.by_id.get_mut(&self.id) {
+            entry.phase = Phase::Ready(pool);
+        }
+        drop(state);
+        self.pools.changed.notify_all();
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        self.pools.release(self.id);
+    }
 }
 
 impl Pools {
@@ -126,20 +181,10 @@ impl Pools {
                         phase: Phase::Creating,
                     };
                     state.by_id.insert(id, entry);
-                    return Ok(Claim::New(id));
+                    return Ok(Claim::New(Claimed { id, pools: self }));
                 }
             }
         }
-    }
-
-    /// Makes a claimed pool known. Workers know it already. Its maker keeps nothing of it: from
-    /// now on it can be destroyed, and only a [`Lease`] tells who waits for that.
-    pub(crate) fn publish(&self, pool: Arc<Pool>) {
-        let mut state = self.state.lock();
-        if let Some(entry) = state.by_id.get_mut(&pool.id) {
-            entry.phase = Phase::Ready(pool);
-        }
-        self.changed.notify_all();
     }
 
     /// Gives an id and its name free again.
@@ -292,6 +337,14 @@ fn not_found(text: String) -> ModuleError {
     ModuleError::new(Status::PoolNotFound, text)
 }
 
+fn taken(name: &str, id: PoolId, other: &str) -> ModuleError {
+    let text = format!(
+        "pool {name} has the id {id} by what it stands on, which {other} has in this runtime: \
+         destroy that one first"
+    );
+    ModuleError::new(Status::Busy, text)
+}
+
 fn too_many() -> ModuleError {
     let text = format!("the runtime has {MAX_POOLS} pools, which is the most: destroy one");
     ModuleError::new(Status::Busy, text)
@@ -304,35 +357,109 @@ fn shutting_down() -> ModuleError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    #[track_caller]
+    fn claim<'a>(pools: &'a Pools, name: &str, id: PoolId) -> Claimed<'a> {
+        match pools.claim(name, id) {
+            Ok(Claim::New(claimed)) => claimed,
+            Ok(Claim::Existing(_)) => panic!("pool {name} is new"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn ids(pools: &Pools) -> Vec<PoolId> {
+        pools.state.lock().by_id.keys().copied().collect()
+    }
 
     #[test]
     fn pools_are_limited_and_an_end_makes_room() {
         let pools = Pools::default();
-        let claim = |number: usize| pools.claim(&format!("pool {number}"), PoolId::NULL);
-        let mut last = PoolId::NULL;
-        for number in 0..MAX_POOLS {
-            match claim(number).expect("there is room") {
-                Claim::New(id) => last = id,
-                Claim::Existing(_) => panic!("pool {number} is new"),
-            }
-        }
-        let error = claim(MAX_POOLS).err().expect("is refused");
-        assert_eq!(error.failure.status, Status::Busy);
-        pools.release(last);
-        assert!(matches!(claim(MAX_POOLS), Ok(Claim::New(_))));
+        let name = |number: usize| format!("pool {number}");
+        let mut all: Vec<_> = (0..MAX_POOLS)
+            .map(|number| claim(&pools, &name(number), PoolId::NULL))
+            .collect();
+        let error = pools.claim(&name(MAX_POOLS), PoolId::NULL).err();
+        assert_eq!(error.expect("is refused").failure.status, Status::Busy);
+        all.pop();
+        let _last = claim(&pools, &name(MAX_POOLS), PoolId::NULL);
     }
 
     #[test]
     fn a_name_is_free_once_its_pool_is_gone_whatever_id_is_asked_for() {
         let pools = Pools::default();
         let (first, second) = (PoolId::new(8000, 0), PoolId::new(9000, 0));
-        assert!(matches!(pools.claim("name", first), Ok(Claim::New(_))));
+        let claimed = claim(&pools, "name", first);
         std::thread::scope(|scope| {
-            let claimed = scope.spawn(|| pools.claim("name", second).map(|_| ()));
+            let other = scope.spawn(|| claim(&pools, "name", second).id());
             // Long enough to find the name taken; nothing depends on whether it does.
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            pools.release(first);
-            assert_eq!(claimed.join().expect("joins"), Ok(()));
+            std::thread::sleep(Duration::from_millis(20));
+            drop(claimed);
+            assert_eq!(other.join().expect("joins"), second);
+        });
+    }
+
+    #[test]
+    fn a_claim_that_moves_takes_the_one_id_and_gives_the_other_free() {
+        let pools = Pools::default();
+        let own = PoolId::new(8000, 7);
+        let mut claimed = claim(&pools, "moves", PoolId::NULL);
+        let chosen = claimed.id();
+        claimed.move_to(own).expect("nobody has it");
+        assert_eq!((claimed.id(), ids(&pools)), (own, vec![own]));
+        claimed.move_to(own).expect("it has it");
+        let other = claim(&pools, "other", chosen);
+        drop(claimed);
+        assert_eq!(ids(&pools), [chosen]);
+        drop(other);
+        assert_eq!(ids(&pools), []);
+    }
+
+    #[test]
+    fn a_claim_does_not_move_to_an_id_that_is_taken_and_says_by_whom() {
+        let pools = Pools::default();
+        let own = PoolId::new(8000, 7);
+        let holder = claim(&pools, "holder", own);
+        let mut claimed = claim(&pools, "moves", PoolId::NULL);
+        let chosen = claimed.id();
+        let cases = [
+            (
+                own,
+                "pool moves has the id 8000.7 by what it stands on, which pool holder has",
+            ),
+            (PoolId::ADMIN, "which the admin pool has"),
+        ];
+        for (id, words) in cases {
+            let error = claimed.move_to(id).expect_err("it is taken");
+            assert_eq!(error.failure.status, Status::Busy);
+            assert!(error.message.contains(words), "{error}");
+            assert_eq!((claimed.id(), ids(&pools)), (chosen, vec![own, chosen]));
+        }
+        drop(holder);
+        claimed.move_to(own).expect("it is free again");
+    }
+
+    #[test]
+    fn who_waits_for_an_id_learns_that_its_claim_has_moved_on() {
+        let pools = Pools::default();
+        let own = PoolId::new(8000, 7);
+        let mut claimed = claim(&pools, "moves", PoolId::NULL);
+        let chosen = claimed.id();
+        std::thread::scope(|scope| {
+            let creator = scope.spawn(|| claim(&pools, "other", chosen).id());
+            let destroyer = scope.spawn(|| pools.withdraw(chosen).map(|_| ()));
+            // Long enough for both to wait; nothing depends on whether they do.
+            std::thread::sleep(Duration::from_millis(20));
+            claimed.move_to(own).expect("nobody has it");
+            assert_eq!(creator.join().expect("joins"), chosen);
+            let error = destroyer.join().expect("joins").expect_err("none was made");
+            assert_eq!(error.failure.status, Status::PoolNotFound);
+        });
+        std::thread::scope(|scope| {
+            let closed = scope.spawn(|| pools.close());
+            std::thread::sleep(Duration::from_millis(20));
+            drop(claimed);
+            assert_eq!(closed.join().expect("joins"), []);
         });
     }
 }
