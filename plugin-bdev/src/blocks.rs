@@ -9,11 +9,11 @@
 use std::io;
 
 use chimaera_chimod::{ModuleError, Request};
-use chimaera_proto::Status;
 use chimaera_proto::bdev::{
     AllocationPlan, BLOCK_WIRE_BYTES, Block, INLINE_BLOCKS, OwnerTag, UNIT_BYTES,
 };
 use chimaera_proto::task::VALUE_COUNT;
+use chimaera_proto::{Failure, Status};
 
 use crate::allocator::{Allocator, FreeCompletion, Threads};
 use crate::counters::WorkerCounters;
@@ -172,9 +172,10 @@ pub(crate) fn free(
     }
 }
 
-pub(crate) fn refuse(counters: &WorkerCounters, request: Request, status: Status) {
+/// Completes a task as failed, and counts that.
+pub(crate) fn refuse(counters: &WorkerCounters, request: Request, failure: impl Into<Failure>) {
     counters.errors.add(1);
-    request.fail(status);
+    request.fail(failure);
 }
 
 fn read_list(request: &Request, count: u64, total_size: u64) -> Result<Vec<Block>, Status> {

@@ -26,12 +26,16 @@ mod blocks;
 mod container;
 mod counters;
 mod file;
+mod keeper;
 mod ledger;
+mod listing;
 mod metadata;
 mod params;
+mod persistence;
 mod prefetch;
 mod ram;
 mod slots;
+mod state;
 mod stream;
 mod transfer;
 

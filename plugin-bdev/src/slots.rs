@@ -133,12 +133,6 @@ impl MegabyteMap {
         self
     }
 
-    /// Whether this block is allocated.
-    pub(crate) const fn contains(self, slot: Slot) -> bool {
-        let (word, bit) = slot.live_place();
-        self.0[word] & bit != 0
-    }
-
     /// The blocks, in no particular order. Bits that stand for none are passed over.
     pub(crate) fn blocks(self) -> impl Iterator<Item = Slot> {
         self.0.into_iter().enumerate().flat_map(|(word, bits)| {

@@ -69,7 +69,9 @@ use durability::Durability;
 use index::{Class, Index};
 use mapping::SparseArray;
 use megabyte::Megabyte;
-pub(crate) use release::{FreeCompletion, FreeError, Pin};
+#[cfg(test)]
+pub(crate) use release::FreeError;
+pub(crate) use release::{FreeCompletion, Pin};
 use space::Space;
 pub(crate) use sync::Threads;
 use sync::{AtomicBool, AtomicU64, CachePadded, Weakness, weakened};

@@ -14,7 +14,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::mem;
 
 use crate::slots::UNITS;
 
@@ -257,11 +256,6 @@ impl Checkpoint {
         write_superblock(place.disk, &mut superblock)?;
         *place.superblock = superblock;
         Ok(())
-    }
-
-    /// The epoch's overlay, for whoever asks what is in it.
-    pub(super) fn into_frozen(mut self) -> Overlay {
-        mem::take(&mut self.frozen)
     }
 }
 

@@ -138,7 +138,7 @@ impl Geometry {
 
     /// The pool with so many pages, more than now. Where the new space has no room for its metadata,
     /// or the superblock none for another segment, less is added, or nothing.
-    pub(super) fn grown(&self, total_pages: u64) -> Self {
+    pub(crate) fn grown(&self, total_pages: u64) -> Self {
         let mut grown = self.clone();
         let covered = self.covered_megabytes();
         let covered_pages = u64::from(covered) * UNITS;
@@ -156,7 +156,7 @@ impl Geometry {
 
     /// The pool with so many pages, fewer than now, or `None` if its metadata does not lie within
     /// them. Segments that lie wholly beyond are given up.
-    pub(super) fn shrunk(&self, total_pages: u64) -> Option<Self> {
+    pub(crate) fn shrunk(&self, total_pages: u64) -> Option<Self> {
         let mut shrunk = self.clone();
         shrunk.total_pages = total_pages;
         let kept = |segment: &Segment| u64::from(segment.first_megabyte) * UNITS < total_pages;
@@ -177,6 +177,11 @@ impl Geometry {
     /// How many pages metadata takes.
     pub(crate) fn reserved_pages(&self) -> u64 {
         self.reserved().map(|pages| pages.end - pages.start).sum()
+    }
+
+    /// Pages at the beginning of a new pool that hold its superblocks, journal and table.
+    pub(crate) fn written_pages(&self) -> u64 {
+        self.segments.first().map_or(0, |segment| segment.tags)
     }
 
     /// Pages of the pool.

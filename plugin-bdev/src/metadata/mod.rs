@@ -47,8 +47,8 @@ pub(crate) use geometry::Geometry;
 use journal::{Entry, RECORD_PAGES_MAXIMUM};
 use overlay::{MegabyteSet, Overlay};
 pub(crate) use page::{Disk, PAGE_BYTES, Page};
-pub(crate) use recovery::{Mode, OpenError, Opened, open};
-pub(crate) use superblock::{FORMAT_VERSION, Identity, Owner, Superblock};
+pub(crate) use recovery::{Mode, OpenError, identify, open};
+pub(crate) use superblock::{Identity, Owner, Superblock};
 use table::Record;
 use tags::{Sector, TagPlace};
 #[cfg(test)]
@@ -190,6 +190,11 @@ impl<D: Disk> Metadata<D> {
         self.failing(result)
     }
 
+    /// Whether any block of the pool has, or ever had, a tag.
+    pub(crate) fn has_tags(&self) -> bool {
+        !self.tagged.is_empty()
+    }
+
     /// The tags that these blocks were committed with, by their first units. Blocks.
     ///
     /// # Errors
@@ -221,11 +226,6 @@ impl<D: Disk> Metadata<D> {
         self.checkpoint()?;
         self.change_geometry(geometry)?;
         Ok(true)
-    }
-
-    /// The device.
-    pub(crate) fn disk(&self) -> &D {
-        &self.disk
     }
 
     fn change_geometry(&mut self, geometry: Geometry) -> io::Result<()> {

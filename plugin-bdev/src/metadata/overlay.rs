@@ -59,6 +59,10 @@ impl MegabyteSet {
         is_new
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
     pub(super) fn contains(&self, megabyte: u32) -> bool {
         let word = self.words.get(megabyte as usize / 64);
         word.is_some_and(|bits| bits >> (megabyte % 64) & 1 == 1)

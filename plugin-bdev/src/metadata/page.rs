@@ -3,7 +3,7 @@
 use std::io;
 
 use chimaera_proto::bdev::UNIT_BYTES;
-use zerocopy::{FromZeros, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes of a page. Also the unit of allocation, so that a page's number on the device is the number
 /// of its unit in the pool.
@@ -12,7 +12,7 @@ pub(crate) const PAGE_BYTES: usize = 4096;
 const _: () = assert!(PAGE_BYTES as u64 == UNIT_BYTES);
 
 /// A page in memory, aligned as any device asks for.
-#[derive(Clone, FromZeros, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]
 pub(crate) struct Page(pub(crate) [u8; PAGE_BYTES]);
 

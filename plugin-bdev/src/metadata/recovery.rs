@@ -16,8 +16,9 @@ use super::Metadata;
 use super::checkpoint::Checkpoint;
 use super::geometry::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TablePage};
 use super::overlay::{MegabyteSet, Overlay};
-use super::page::{Disk, Page};
+use super::page::{Disk, PAGE_BYTES, Page};
 use super::scan::{Scan, scan};
+use super::signature::{self, Contents};
 use super::superblock::{NoSuperblock, Superblock};
 use super::table::Records;
 use super::weakness::{Weakness, weakened};
@@ -50,6 +51,8 @@ pub(crate) struct Opened<D> {
 pub(crate) enum OpenError {
     /// There is no pool: the device may be blank, or hold something else.
     NoPool,
+    /// There was a pool, and something else was written over its beginning.
+    Overwritten(Contents),
     /// The device failed.
     Device(io::Error),
     /// The metadata is damaged, in this way.
@@ -70,12 +73,21 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoPool => f.write_str("there is no pool"),
+            Self::Overwritten(contents) => write!(f, "{contents} was written over it"),
             Self::Device(error) => error.fmt(f),
             Self::Damaged(text) | Self::Unsupported(text) | Self::OnlyReadable(text) => {
                 f.write_str(text)
             }
         }
     }
+}
+
+/// The superblock of the pool on a device: what it is and how large. Writes nothing. Blocks.
+///
+/// # Errors
+/// See [`OpenError`].
+pub(crate) fn identify<D: Disk>(disk: &D) -> Result<Superblock, OpenError> {
+    Ok(choose_superblock(disk)?.superblock)
 }
 
 /// Opens the pool on a device, and tells `found` of each megabyte that has blocks. Blocks.
@@ -177,6 +189,11 @@ fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
         }
         (None, None) => return Err(OpenError::NoPool),
     };
+    if copies[0] == Err(NoSuperblock::Absent)
+        && let contents @ Contents::Known(_) = probe_start(disk)?
+    {
+        return Err(OpenError::Overwritten(contents));
+    }
     if copies
         .iter()
         .flatten()
@@ -197,6 +214,17 @@ fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
         damaged: which(&Result::is_err),
         stale: which(&|copy| copy.as_ref() != Ok(&superblock)),
         superblock,
+    })
+}
+
+/// What begins where the first superblock should be.
+fn probe_start<D: Disk>(disk: &D) -> io::Result<Contents> {
+    let bytes = SUPERBLOCK_COPIES[1] * PAGE_BYTES as u64;
+    signature::probe(bytes, &mut |page, bytes| {
+        let mut pages = [Page::ZERO];
+        disk.read(page, &mut pages)?;
+        *bytes = pages[0].0;
+        Ok(())
     })
 }
 

@@ -16,7 +16,6 @@ use std::io;
 
 use super::page::PAGE_BYTES;
 
-
 const KIB: u64 = 1 << 10;
 const PAGE: u64 = PAGE_BYTES as u64;
 
