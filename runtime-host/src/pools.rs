@@ -1,6 +1,7 @@
 //! The pools of a host, as the control side sees them.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -175,7 +176,7 @@ impl Pools {
                 Some(pool) => return Ok(Claim::Existing(self.lease(pool))),
                 None if state.by_id.len() >= MAX_POOLS => return Err(too_many()),
                 None => {
-                    let id = if id.is_null() { state.choose_id()? } else { id };
+                    let id = if id.is_null() { state.choose_id() } else { id };
                     let entry = Entry {
                         name: name.to_owned(),
                         phase: Phase::Creating,
@@ -303,29 +304,18 @@ impl State {
         }
     }
 
-    fn choose_id(&self) -> Result<PoolId, ModuleError> {
-        let first = PoolId::new(PoolId::FIRST_CHOSEN_MAJOR, 0);
-        let last = self
-            .by_id
-            .range(first..)
-            .next_back()
-            .map(|(id, _)| id.major);
-        let major = last.map_or(Some(first.major), |last| last.checked_add(1));
-        let free = || {
-            let majors = PoolId::FIRST_CHOSEN_MAJOR..=u32::MAX;
-            majors
-                .map(|major| PoolId::new(major, 0))
-                .find(|id| !self.by_id.contains_key(id))
-        };
-        major
-            .map(|major| PoolId::new(major, 0))
-            .or_else(free)
-            .ok_or_else(|| {
-                ModuleError::new(
-                    Status::Busy,
-                    "every pool id that the host chooses from is taken",
-                )
-            })
+    /// Chooses an id that no pool has here, at random: it may come to stand on a device, and should
+    /// not be the one that another runtime, or a later one, chooses for another pool. There are so
+    /// many more than `MAX_POOLS` that the first is nearly always free.
+    fn choose_id(&self) -> PoolId {
+        const COUNT: u32 = u32::MAX - PoolId::FIRST_CHOSEN_MAJOR + 1;
+        loop {
+            let random = RandomState::new().hash_one(()) % u64::from(COUNT);
+            let id = PoolId::new(PoolId::FIRST_CHOSEN_MAJOR + random as u32, 0);
+            if !self.by_id.contains_key(&id) {
+                return id;
+            }
+        }
     }
 }
 
@@ -383,6 +373,18 @@ mod tests {
         assert_eq!(error.expect("is refused").failure.status, Status::Busy);
         all.pop();
         let _last = claim(&pools, &name(MAX_POOLS), PoolId::NULL);
+    }
+
+    #[test]
+    fn ids_that_hosts_choose_are_free_to_choose_from_and_seldom_the_same() {
+        let (one, other) = (Pools::default(), Pools::default());
+        for number in 0..100 {
+            let name = format!("pool {number}");
+            // Dropped at once: every id can be chosen every time.
+            let ids = [&one, &other].map(|pools| claim(pools, &name, PoolId::NULL).id());
+            assert!(ids.iter().all(|id| id.major >= PoolId::FIRST_CHOSEN_MAJOR));
+            assert_ne!(ids[0], ids[1]);
+        }
     }
 
     #[test]
