@@ -347,6 +347,7 @@ fn shutting_down() -> ModuleError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc::{Receiver, channel};
     use std::time::Duration;
 
     #[track_caller]
@@ -441,27 +442,34 @@ mod tests {
         claimed.move_to(own).expect("it is free again");
     }
 
+    /// Starts something that has to wait, and gives what tells of its end.
+    fn waiting<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+        let (done, ended) = channel();
+        std::thread::spawn(move || done.send(wait()));
+        // Long enough for it to wait; nothing depends on whether it does.
+        std::thread::sleep(Duration::from_millis(20));
+        ended
+    }
+
     #[test]
     fn who_waits_for_an_id_learns_that_its_claim_has_moved_on() {
-        let pools = Pools::default();
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let pools: &'static Pools = Box::leak(Box::default());
         let own = PoolId::new(8000, 7);
-        let mut claimed = claim(&pools, "moves", PoolId::NULL);
+        let mut claimed = claim(pools, "moves", PoolId::NULL);
         let chosen = claimed.id();
-        std::thread::scope(|scope| {
-            let creator = scope.spawn(|| claim(&pools, "other", chosen).id());
-            let destroyer = scope.spawn(|| pools.withdraw(chosen).map(|_| ()));
-            // Long enough for both to wait; nothing depends on whether they do.
-            std::thread::sleep(Duration::from_millis(20));
-            claimed.move_to(own).expect("nobody has it");
-            assert_eq!(creator.join().expect("joins"), chosen);
-            let error = destroyer.join().expect("joins").expect_err("none was made");
-            assert_eq!(error.failure.status, Status::PoolNotFound);
-        });
-        std::thread::scope(|scope| {
-            let closed = scope.spawn(|| pools.close());
-            std::thread::sleep(Duration::from_millis(20));
-            drop(claimed);
-            assert_eq!(closed.join().expect("joins"), []);
-        });
+        let destroyer = waiting(move || pools.withdraw(chosen).map(|_| ()));
+        let creator = waiting(move || claim(pools, "other", chosen).id());
+        claimed.move_to(own).expect("nobody has it");
+        let made = creator.recv_timeout(PATIENCE).expect("it is woken");
+        assert_eq!(made, chosen);
+        let destroyed = destroyer.recv_timeout(PATIENCE).expect("it is woken");
+        let error = destroyed.expect_err("none was made");
+        assert_eq!(error.failure.status, Status::PoolNotFound);
+
+        let closer = waiting(|| pools.close());
+        drop(claimed);
+        let left = closer.recv_timeout(PATIENCE).expect("it is woken");
+        assert_eq!(left, []);
     }
 }
