@@ -3,8 +3,8 @@
 //! Its tasks come in on workers as any other, and are carried out on threads that may block.
 
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use chimaera_chimod::abi::{HostVTable, RawTask};
@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) closers: Jobs,
     pub(crate) session_count: AtomicU32,
     pub(crate) stopper: Stopper,
+    /// The first failure to flush a pool because the host stops.
+    pub(crate) unflushed: OnceLock<ModuleError>,
     pub(crate) started: Instant,
     /// Points to the router; the field after it.
     pub(crate) table: Arc<HostVTable>,
@@ -192,29 +194,52 @@ impl Shared {
             ));
         }
         let pool = self.pools.withdraw(id)?;
-        self.ask_workers(|done| Command::RemovePool { id, done });
-        self.pools.wait_for_leases(&pool);
-        let flushed = pool.container.flush();
-        tracing::info!(pool = %id, name = pool.name, "pool destroyed");
-        drop(pool);
+        let flushed = self.end_pool(pool);
         self.pools.release(id);
         flushed
     }
 
-    /// Destroys every pool and refuses new ones.
+    /// Destroys every pool and refuses new ones. Returns when none is left, whoever destroys it,
+    /// with the first failure to flush one.
     pub(crate) fn destroy_all_pools(&self) -> Result<(), ModuleError> {
-        let mut result = Ok(());
-        for id in self.pools.close() {
-            match self.destroy_pool(id) {
-                Err(error) if error.failure.status == Status::PoolNotFound => {}
-                Err(error) => {
-                    tracing::error!(pool = %id, "destroying the pool: {error}");
-                    result = Err(error);
+        loop {
+            let ids = self.pools.close();
+            if ids.is_empty() {
+                return self.unflushed.get().cloned().map_or(Ok(()), Err);
+            }
+            for id in ids {
+                // One that is gone was withdrawn by somebody else, who ends it.
+                let Ok(pool) = self.pools.withdraw(id) else {
+                    continue;
+                };
+                let name = pool.name.clone();
+                if let Err(error) = self.end_pool(pool) {
+                    // Noted before the pool is gone, so that whoever waits for that finds it.
+                    let _ = self.unflushed.set(ModuleError {
+                        failure: error.failure,
+                        message: format!("pool {name} ({id}): {}", error.message),
+                    });
                 }
-                Ok(()) => {}
+                self.pools.release(id);
             }
         }
-        result
+    }
+
+    /// Lets a withdrawn pool's tasks end, flushes it and destroys its container, flushed or not.
+    fn end_pool(&self, pool: Arc<Pool>) -> Result<(), ModuleError> {
+        let id = pool.id;
+        self.ask_workers(|done| Command::RemovePool { id, done });
+        self.pools.wait_for_leases(&pool);
+        let flushed = pool.container.flush();
+        match &flushed {
+            Ok(()) => tracing::info!(pool = %id, name = pool.name, "pool destroyed"),
+            Err(error) => tracing::error!(
+                pool = %id,
+                name = pool.name,
+                "pool destroyed, but what it did last may be lost, as it was not flushed: {error}"
+            ),
+        }
+        flushed
     }
 
     fn list_pools(&self, after: Option<PoolId>) -> PoolList {

@@ -1,6 +1,7 @@
 //! The pools of a host, as the control side sees them.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -175,7 +176,7 @@ impl Pools {
                 Some(pool) => return Ok(Claim::Existing(self.lease(pool))),
                 None if state.by_id.len() >= MAX_POOLS => return Err(too_many()),
                 None => {
-                    let id = if id.is_null() { state.choose_id()? } else { id };
+                    let id = if id.is_null() { state.choose_id() } else { id };
                     let entry = Entry {
                         name: name.to_owned(),
                         phase: Phase::Creating,
@@ -303,29 +304,18 @@ impl State {
         }
     }
 
-    fn choose_id(&self) -> Result<PoolId, ModuleError> {
-        let first = PoolId::new(PoolId::FIRST_CHOSEN_MAJOR, 0);
-        let last = self
-            .by_id
-            .range(first..)
-            .next_back()
-            .map(|(id, _)| id.major);
-        let major = last.map_or(Some(first.major), |last| last.checked_add(1));
-        let free = || {
-            let majors = PoolId::FIRST_CHOSEN_MAJOR..=u32::MAX;
-            majors
-                .map(|major| PoolId::new(major, 0))
-                .find(|id| !self.by_id.contains_key(id))
-        };
-        major
-            .map(|major| PoolId::new(major, 0))
-            .or_else(free)
-            .ok_or_else(|| {
-                ModuleError::new(
-                    Status::Busy,
-                    "every pool id that the host chooses from is taken",
-                )
-            })
+    /// Chooses an id that no pool has here, at random: it may come to stand on a device, and should
+    /// not be the one that another runtime, or a later one, chooses for another pool. There are so
+    /// many more than `MAX_POOLS` that the first is nearly always free.
+    fn choose_id(&self) -> PoolId {
+        const COUNT: u32 = u32::MAX - PoolId::FIRST_CHOSEN_MAJOR + 1;
+        loop {
+            let random = RandomState::new().hash_one(()) % u64::from(COUNT);
+            let id = PoolId::new(PoolId::FIRST_CHOSEN_MAJOR + random as u32, 0);
+            if !self.by_id.contains_key(&id) {
+                return id;
+            }
+        }
     }
 }
 
@@ -357,6 +347,7 @@ fn shutting_down() -> ModuleError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc::{Receiver, channel};
     use std::time::Duration;
 
     #[track_caller]
@@ -383,6 +374,18 @@ mod tests {
         assert_eq!(error.expect("is refused").failure.status, Status::Busy);
         all.pop();
         let _last = claim(&pools, &name(MAX_POOLS), PoolId::NULL);
+    }
+
+    #[test]
+    fn ids_that_hosts_choose_are_free_to_choose_from_and_seldom_the_same() {
+        let (one, other) = (Pools::default(), Pools::default());
+        for number in 0..100 {
+            let name = format!("pool {number}");
+            // Dropped at once: every id can be chosen every time.
+            let ids = [&one, &other].map(|pools| claim(pools, &name, PoolId::NULL).id());
+            assert!(ids.iter().all(|id| id.major >= PoolId::FIRST_CHOSEN_MAJOR));
+            assert_ne!(ids[0], ids[1]);
+        }
     }
 
     #[test]
@@ -439,27 +442,34 @@ mod tests {
         claimed.move_to(own).expect("it is free again");
     }
 
+    /// Starts something that has to wait, and gives what tells of its end.
+    fn waiting<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+        let (done, ended) = channel();
+        std::thread::spawn(move || done.send(wait()));
+        // Long enough for it to wait; nothing depends on whether it does.
+        std::thread::sleep(Duration::from_millis(20));
+        ended
+    }
+
     #[test]
     fn who_waits_for_an_id_learns_that_its_claim_has_moved_on() {
-        let pools = Pools::default();
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let pools: &'static Pools = Box::leak(Box::default());
         let own = PoolId::new(8000, 7);
-        let mut claimed = claim(&pools, "moves", PoolId::NULL);
+        let mut claimed = claim(pools, "moves", PoolId::NULL);
         let chosen = claimed.id();
-        std::thread::scope(|scope| {
-            let creator = scope.spawn(|| claim(&pools, "other", chosen).id());
-            let destroyer = scope.spawn(|| pools.withdraw(chosen).map(|_| ()));
-            // Long enough for both to wait; nothing depends on whether they do.
-            std::thread::sleep(Duration::from_millis(20));
-            claimed.move_to(own).expect("nobody has it");
-            assert_eq!(creator.join().expect("joins"), chosen);
-            let error = destroyer.join().expect("joins").expect_err("none was made");
-            assert_eq!(error.failure.status, Status::PoolNotFound);
-        });
-        std::thread::scope(|scope| {
-            let closed = scope.spawn(|| pools.close());
-            std::thread::sleep(Duration::from_millis(20));
-            drop(claimed);
-            assert_eq!(closed.join().expect("joins"), []);
-        });
+        let destroyer = waiting(move || pools.withdraw(chosen).map(|_| ()));
+        let creator = waiting(move || claim(pools, "other", chosen).id());
+        claimed.move_to(own).expect("nobody has it");
+        let made = creator.recv_timeout(PATIENCE).expect("it is woken");
+        assert_eq!(made, chosen);
+        let destroyed = destroyer.recv_timeout(PATIENCE).expect("it is woken");
+        let error = destroyed.expect_err("none was made");
+        assert_eq!(error.failure.status, Status::PoolNotFound);
+
+        let closer = waiting(|| pools.close());
+        drop(claimed);
+        let left = closer.recv_timeout(PATIENCE).expect("it is woken");
+        assert_eq!(left, []);
     }
 }

@@ -140,6 +140,9 @@ pub(crate) enum PoolCommand {
     /// Show what a pool is and has done
     Stats(NamedPool),
     /// Destroy a pool, after its operations in flight have completed
+    ///
+    /// Ends the pool in this daemon. What a memory pool held is lost; what a file pool holds stays on
+    /// its file or device, and creating the pool again opens it.
     Destroy {
         /// The pool's name
         name: String,
