@@ -30,6 +30,7 @@ mod keeper;
 mod ledger;
 mod listing;
 mod metadata;
+pub mod offline;
 mod params;
 mod persistence;
 mod prefetch;

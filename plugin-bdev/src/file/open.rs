@@ -152,7 +152,7 @@ fn size_and_tail(path: &Path, file: &File) -> Result<(u64, Vec<u8>), ModuleError
 }
 
 /// Bytes of a file or device now.
-pub(super) fn size_of(file: &File) -> io::Result<u64> {
+pub(crate) fn size_of(file: &File) -> io::Result<u64> {
     let metadata = file.metadata()?;
     if metadata.file_type().is_block_device() {
         let mut device = file;

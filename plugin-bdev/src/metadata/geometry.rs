@@ -1,11 +1,7 @@
 //! Where a pool's metadata lies on its device: pure arithmetic.
 //!
-//! ```text
-//! page 0      superblock, first copy             2 pages
-//! page 16     superblock, second copy            2 pages
-//! page 18     journal, two halves                from 8 to 8192 pages each
-//! behind it   first segment: table, table, tags
-//! ```
+//! Superblocks, journal and the first segment lie one behind the other; `docs/ON_DISK_FORMAT.md` has a
+//! picture.
 //!
 //! A segment has room for the metadata of a range of megabytes, and stands at the beginning of that
 //! range, the first one behind the journal. A pool that grows beyond its segments gets another one.
@@ -182,6 +178,11 @@ impl Geometry {
     /// Pages at the beginning of a new pool that hold its superblocks, journal and table.
     pub(crate) fn written_pages(&self) -> u64 {
         self.segments.first().map_or(0, |segment| segment.tags)
+    }
+
+    /// How many segments there are.
+    pub(crate) fn segment_count(&self) -> usize {
+        self.segments.len()
     }
 
     /// Pages of the pool.

@@ -1,14 +1,5 @@
-//! The journal: records of what changed since the table was written.
-//!
-//! ```text
-//! record    0 magic "CJRN"   4 checksum   8 epoch (8)   16 sequence (8)
-//!          24 sequence of the first and of the last record of its commit (8 each)
-//!          40 pages (4)   44 number of runs, of megabytes, of tags (4 each)   56 zero (8)
-//!          64 runs: first megabyte (4), how many (4), 1 if each is one block, else 0 (4)
-//!             megabytes: which (4), record of the table (40)
-//!             tags: unit (8), tag (8)
-//!             zero up to the end of the page
-//! ```
+//! The journal: records of what changed since the table was written. `docs/ON_DISK_FORMAT.md` has its
+//! bytes.
 //!
 //! - An epoch's records lie one behind the other in the half of the journal that the epoch's number,
 //!   even or odd, says. Each stands there twice, so that damage to one copy loses nothing.

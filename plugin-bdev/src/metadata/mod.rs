@@ -18,11 +18,13 @@
 //! - [`page`]: pages, checksums, and the [`Disk`] on which all of this lies.
 //! - [`geometry`]: where everything lies.
 //! - [`superblock`], [`table`], [`journal`], [`tags`]: the structures.
+//! - [`check`](mod@check): all of it, for people.
 //! - [`scan`]: reading the journal. [`recovery`]: opening.
 //! - [`overlay`]: what stands in the journal only. [`checkpoint`]: bringing it into the table.
 //! - [`signature`]: what else a device may hold.
 #![forbid(unsafe_code)]
 
+mod check;
 mod checkpoint;
 mod geometry;
 mod journal;
@@ -42,13 +44,14 @@ use chimaera_proto::bdev::OwnerTag;
 
 use crate::slots::{MegabyteMap, UNITS};
 
+pub(crate) use check::{Checked, check, rename};
 use checkpoint::{Checkpoint, Place, write_superblock};
 pub(crate) use geometry::Geometry;
 use journal::{Entry, RECORD_PAGES_MAXIMUM};
 use overlay::{MegabyteSet, Overlay};
 pub(crate) use page::{Disk, PAGE_BYTES, Page};
 pub(crate) use recovery::{Mode, OpenError, identify, open};
-pub(crate) use superblock::{Identity, Owner, Superblock};
+pub(crate) use superblock::{FORMAT_VERSION, Identity, Owner, Superblock};
 use table::Record;
 use tags::{Sector, TagPlace};
 #[cfg(test)]

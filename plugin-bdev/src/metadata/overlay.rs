@@ -59,6 +59,14 @@ impl MegabyteSet {
         is_new
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> u64 {
+        self.words
+            .iter()
+            .map(|word| u64::from(word.count_ones()))
+            .sum()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.words.iter().all(|word| *word == 0)
     }

@@ -65,7 +65,12 @@ pub(crate) enum OpenError {
 
 impl From<io::Error> for OpenError {
     fn from(error: io::Error) -> Self {
-        Self::Device(error)
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                Self::Damaged("it ends within the pool's metadata: it was cut off".to_owned())
+            }
+            _ => Self::Device(error),
+        }
     }
 }
 

@@ -1,26 +1,5 @@
-//! The superblock: what a pool is, and where its parts lie. There are two copies of it.
-//!
-//! All numbers are little-endian.
-//!
-//! ```text
-//!    0 magic "CHIM"          4 checksum, not seeded    8 magic "AERAPOOL"
-//!   16 format version (4)   20 zero (4)
-//!   24 features: incompatible, read-only compatible, compatible (8 each)
-//!   48 UUID (16)            64 generation (8)
-//!   72 pool id: major, minor (4 each)
-//!   80 owner: user, group, mode (4 each)               92 alignment (4)
-//!   96 I/O depth (4)       100 I/O engine (4)         104 perf metrics, IEEE 754 (5 × 8)
-//!  144 seconds since 1970 of the creation (8)
-//!  152 epoch that the table is of (8)                 160 sequence of the last record in it (8)
-//!  168 pages of the pool (8)
-//!  176 journal: first page of each half (2 × 8), pages of a half (8)
-//!  200 number of segments (4)                         204 bytes of the name (4)
-//!  208 zero (48)
-//!  256 segments, 48 bytes each:
-//!      0 first megabyte, megabytes (4 each)   8 first page of each table (2 × 8)
-//!     24 pages of a table, of these written (4 each)  32 first page of the tags, pages (8 each)
-//! 4096 name, UTF-8 (up to 4096)
-//! ```
+//! The superblock: what a pool is, and where its parts lie. There are two copies of it;
+//! `docs/ON_DISK_FORMAT.md` has its bytes.
 
 use chimaera_proto::PoolId;
 use chimaera_proto::bdev::{IoEngine, PerfMetrics};

@@ -1,12 +1,5 @@
-//! The table: a record per megabyte, in pages that carry a checksum each. There are two copies of it.
-//!
-//! ```text
-//! page     0 magic "CTBL"   4 checksum   8 first megabyte (4)   12 zero (4)
-//!         16 epoch of the checkpoint that wrote it (8)   24 zero (8)
-//!         32 records, 40 bytes each   4072 zero
-//! record   0 a bit per block of 4 KiB (32)
-//!         32 bits 0 to 15: blocks of 64 KiB; 16 to 19: of 256 KiB; 20: of 1 MiB; 63: tagged (8)
-//! ```
+//! The table: a record per megabyte, in pages that carry a checksum each. There are two copies of it;
+//! `docs/ON_DISK_FORMAT.md` has its bytes.
 
 use crate::slots::{LIVE_WORDS, MegabyteMap, UNIT_WORDS};
 

@@ -1,8 +1,5 @@
-//! The owner tags: eight bytes per unit of 4 KiB, a block's at its first unit.
-//!
-//! ```text
-//! sector   0 number of the sector in its segment, low half (4)   4 checksum   8 63 tags, 8 bytes each
-//! ```
+//! The owner tags: eight bytes per unit of 4 KiB, a block's at its first unit. `docs/ON_DISK_FORMAT.md` has
+//! the bytes.
 //!
 //! A sector of 512 bytes is written whole or not at all and has its own checksum, so that a page of
 //! eight can be written in place: what a crash leaves half done, the journal does again. There is one
