@@ -23,14 +23,15 @@ pub(crate) struct Arguments {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no runtime at the socket, 4 no such pool, file or \
-module, 5 exists with other parameters or is in use, 6 not permitted, 7 not enough space";
+module, 5 exists with other parameters, is in use or holds something else, 6 not permitted or open \
+for reading only, 7 not enough space, 8 damaged metadata";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start, stop and look at the daemon
     #[command(subcommand)]
     Runtime(RuntimeCommand),
-    /// Create, list and destroy block device pools
+    /// Create, list, look into and destroy block device pools
     #[command(subcommand)]
     Pool(PoolCommand),
     /// See it work: a runtime of its own, a RAM pool and a file pool, in under 10 seconds
@@ -139,7 +140,16 @@ pub(crate) enum PoolCommand {
     List(OutputArguments),
     /// Show what a pool is and has done
     Stats(NamedPool),
-    /// Destroy a pool, after its operations in flight have completed
+    /// Make all that was done in a pool so far durable: data, allocations and frees
+    Flush {
+        /// The pool's name
+        name: String,
+    },
+    /// List a pool's allocated blocks with their owner tags
+    Blocks(NamedPool),
+    /// Draw which megabytes of a pool are in use
+    Map(MapArguments),
+    /// Destroy a pool, after its operations in flight have completed; a file pool's file stays
     Destroy {
         /// The pool's name
         name: String,
@@ -171,12 +181,30 @@ pub(crate) struct CreateArguments {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) io_engine: IoEngineArgument,
 
+    /// Make a new, empty pool whatever the file or device holds, which is lost
+    #[arg(long, conflicts_with = "read_only")]
+    pub(crate) overwrite: bool,
+
+    /// Open the pool that the file or device holds for reading only, even if it is damaged
+    #[arg(long)]
+    pub(crate) read_only: bool,
+
     /// The pool's id, for example 8000.0 [default: chosen by the runtime]
     #[arg(long)]
     pub(crate) id: Option<PoolId>,
 
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MapArguments {
+    /// The pool's name
+    pub(crate) name: String,
+
+    /// Write an image instead
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -248,6 +276,14 @@ mod tests {
         assert!(parse("chimaera pool create /dev/x --type file").is_ok());
         assert!(parse("chimaera pool create p --type ram --size much").is_err());
         assert!(parse("chimaera pool create p --type ram --size 1GiB --id 8000").is_err());
+    }
+
+    #[test]
+    fn a_pool_is_not_overwritten_and_only_read_at_once() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("chimaera pool create /dev/x --type file --overwrite").is_ok());
+        assert!(parse("chimaera pool create /dev/x --type file --read-only").is_ok());
+        assert!(parse("chimaera pool create /dev/x --type file --overwrite --read-only").is_err());
     }
 
     #[test]

@@ -19,6 +19,7 @@ const NOT_FOUND: u8 = 4;
 const IN_THE_WAY: u8 = 5;
 const NOT_PERMITTED: u8 = 6;
 const NO_SPACE: u8 = 7;
+const DAMAGED_METADATA: u8 = 8;
 
 impl Failure {
     pub(crate) fn new(text: impl Into<String>) -> Self {
@@ -59,9 +60,10 @@ impl From<Error> for Failure {
             _ if error.is_no_daemon() => NO_RUNTIME,
             Status::ConnectionLost => NO_RUNTIME,
             Status::PoolNotFound | Status::NotFound | Status::ModuleNotFound => NOT_FOUND,
-            Status::ParameterMismatch | Status::Busy => IN_THE_WAY,
-            Status::PermissionDenied => NOT_PERMITTED,
+            Status::ParameterMismatch | Status::Busy | Status::NotBlank => IN_THE_WAY,
+            Status::PermissionDenied | Status::ReadOnly => NOT_PERMITTED,
             Status::NoSpace => NO_SPACE,
+            Status::CorruptedMetadata => DAMAGED_METADATA,
             _ => FAILED,
         };
         Self {
@@ -80,6 +82,28 @@ impl From<HostError> for Failure {
         Self {
             code,
             text: error.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_has_the_exit_code_that_the_help_gives() {
+        for (status, code) in [
+            (Status::ConnectionLost, 3),
+            (Status::PoolNotFound, 4),
+            (Status::NotBlank, 5),
+            (Status::Busy, 5),
+            (Status::ReadOnly, 6),
+            (Status::NoSpace, 7),
+            (Status::CorruptedMetadata, 8),
+            (Status::IoError, 1),
+        ] {
+            let failure = Failure::from(Error::new(status, "trying"));
+            assert_eq!(failure.code, code, "{status}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod bench;
 mod daemon;
 mod demo;
 mod failure;
+mod map;
 mod output;
 mod pool;
 mod runtime;
