@@ -34,6 +34,9 @@ pub(crate) enum Command {
     /// Create, list, look into and destroy block device pools
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// Prove that a pool keeps across crashes what was flushed
+    #[command(subcommand)]
+    Verify(VerifyCommand),
     /// See it work: a runtime of its own, a RAM pool and a file pool, in under 10 seconds
     Demo,
     /// Measure it against the machine's limits and against its peers
@@ -244,6 +247,57 @@ pub(crate) struct NamedPool {
 
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VerifyCommand {
+    /// Keep a workload of blocks that say what they are going against a pool, and note in a journal
+    /// what was flushed
+    Run(VerifyRunArguments),
+    /// Compare a pool with a journal: all that was flushed is there, intact, and nothing that was freed
+    Check(VerifyCheckArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifiedPool {
+    /// The pool's name; it must be there
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pool: String,
+
+    /// The journal's file: not on the pool, and on a disk that is to survive what the pool is to
+    #[arg(long, value_name = "FILE")]
+    pub(crate) journal: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyRunArguments {
+    #[command(flatten)]
+    pub(crate) pool: VerifiedPool,
+
+    /// How long to run
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=MAX_SECONDS))]
+    pub(crate) seconds: u64,
+
+    /// What the workload is made from: with one thread, the same again [default: chosen and shown]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+
+    /// Threads, each with blocks of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) threads: u8,
+
+    /// Bytes that the workload may hold [default: half of what is free, at most 256 MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) space: Option<u64>,
+}
+
+/// The most seconds of a run: years.
+const MAX_SECONDS: u64 = 1 << 30;
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyCheckArguments {
+    #[command(flatten)]
+    pub(crate) pool: VerifiedPool,
 }
 
 #[derive(Clone, Copy, Debug, Args)]

@@ -34,6 +34,35 @@ impl Failure {
         move |error| Self::new(format!("{action}: {error}"))
     }
 
+    /// There is something where there must not be, or somebody has it.
+    pub(crate) fn in_the_way(text: impl Into<String>) -> Self {
+        Self {
+            code: IN_THE_WAY,
+            text: text.into(),
+        }
+    }
+
+    /// The daemon is not there, or not any more.
+    pub(crate) fn no_runtime(text: impl Into<String>) -> Self {
+        Self {
+            code: NO_RUNTIME,
+            text: text.into(),
+        }
+    }
+
+    /// Whether the daemon is not there.
+    pub(crate) const fn is_no_runtime(&self) -> bool {
+        self.code == NO_RUNTIME
+    }
+
+    /// The same failure, and what to do if it is that the daemon is not there.
+    pub(crate) fn explain_loss(mut self, advice: impl fmt::Display) -> Self {
+        if self.code == NO_RUNTIME {
+            self.text = format!("{}; {advice}", self.text);
+        }
+        self
+    }
+
     /// A failure of another process of this program, whose exit code says more than the text.
     pub(crate) fn of_child(code: Option<i32>, text: impl Into<String>) -> Self {
         let code = code.and_then(|code| u8::try_from(code).ok());

@@ -12,6 +12,7 @@ mod output;
 mod pool;
 mod runtime;
 mod size;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Runtime(command) => runtime::run(&command, socket),
         Command::Pool(command) => pool::run(&command, socket),
+        Command::Verify(command) => verify::run(&command, socket),
         Command::Demo => demo::run(),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::BenchPartner { processor } => bench::partner(processor),
