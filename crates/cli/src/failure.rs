@@ -34,6 +34,14 @@ impl Failure {
         move |error| Self::new(format!("{action}: {error}"))
     }
 
+    /// A file that is not there.
+    pub(crate) fn not_found(text: impl Into<String>) -> Self {
+        Self {
+            code: NOT_FOUND,
+            text: text.into(),
+        }
+    }
+
     /// There is something where there must not be, or somebody has it.
     pub(crate) fn in_the_way(text: impl Into<String>) -> Self {
         Self {

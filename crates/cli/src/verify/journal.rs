@@ -10,7 +10,7 @@
 //! - One run at a time: the file is locked as long as it is open.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::block::JournalId;
@@ -152,7 +152,11 @@ fn is_part_of_a_header(line: &[u8]) -> bool {
 }
 
 fn failed(verb: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
-    Failure::system(format!("cannot {verb} the journal {}", path.display()))
+    let action = format!("cannot {verb} the journal {}", path.display());
+    move |error| match error.kind() {
+        ErrorKind::NotFound => Failure::not_found(format!("{action}: {error}")),
+        _ => Failure::system(action)(error),
+    }
 }
 
 fn locked(path: &Path, error: TryLockError) -> Failure {

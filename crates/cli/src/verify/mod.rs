@@ -39,6 +39,7 @@ use crate::size::show_size;
 use block::JournalId;
 use check::Findings;
 use journal::Journal;
+use model::Model;
 use run::{Plan, Summary};
 
 /// The most that a run holds unless it is told.
@@ -139,8 +140,8 @@ fn show_run(summary: &Summary, seed: u64) {
         show_findings("continued:", before);
     }
     output::line(format_args!(
-        "ran with seed {seed}: {} blocks allocated, {} freed, {} written ({}), {} read and right, \
-         {} flushes",
+        "ran with seed {seed}: {} blocks allocated, {} freed; {} generations written ({}), {} read \
+         and right; {} flushes",
         counts.allocated,
         counts.freed,
         counts.written_blocks,
@@ -154,28 +155,26 @@ fn show_run(summary: &Summary, seed: u64) {
             counts.without_space
         ));
     }
+    show_model(model);
+}
+
+/// What a journal promises.
+fn show_model(model: &Model) {
     output::line(format_args!(
-        "journal {}: {} blocks flushed, {}, after {} flushes in {} runs",
+        "journal {}: {} blocks flushed ({}) by {} run(s), {} records of flushes",
         model.id,
         model.live.len(),
         show_size(model.bytes()),
-        model.flushes,
-        model.runs
+        model.runs,
+        model.flushes
     ));
 }
 
 fn check_pool(arguments: &VerifyCheckArguments, socket: Option<&Path>) -> Result<(), Failure> {
-    let model = journal::read(&arguments.pool.journal)?;
     let pool = open(&connect(socket)?, &arguments.pool.pool)?;
+    let model = journal::read(&arguments.pool.journal)?;
     let findings = check::check(&model, &pool).map_err(during("checking the blocks"))?;
-    output::line(format_args!(
-        "journal {}: {} blocks flushed, {}, after {} flushes in {} runs",
-        model.id,
-        model.live.len(),
-        show_size(model.bytes()),
-        model.flushes,
-        model.runs
-    ));
+    show_model(&model);
     show_findings("found:", &findings);
     if findings.violations.is_empty() {
         return Ok(());

@@ -1,5 +1,6 @@
 //! Runs and checks against a pool in memory that loses its power, and one that breaks its promises.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use chimaera_bdev_client::{Block, BlockType, OwnedBlock, OwnerTag};
@@ -162,12 +163,12 @@ fn what_was_flushed_must_be_there_as_it_was() {
     );
     write(&pool, &live.block, live.generations[0]);
     pool.damage(live.block.offset, |bytes| {
-        bytes[5 * SECTOR_BYTES + 100] ^= 1
+        bytes[5 * SECTOR_BYTES + 100] ^= 1;
     });
     violation(&model, &pool, "wrong checksum in sector 5");
     write(&pool, &live.block, live.generations[0]);
 
-    pool.meddle(|blocks| blocks.clear());
+    pool.meddle(BTreeMap::clear);
     violation(&model, &pool, "is not allocated any more");
     own(
         &pool,
@@ -216,7 +217,7 @@ fn a_block_that_was_being_freed_may_be_there_or_not_but_not_damaged() {
     );
     pool.damage(live.block.offset, |bytes| bytes[..4096].fill(0));
     violation(&model, &pool, "zeros in sector 0, the first of 8");
-    pool.meddle(|blocks| blocks.clear());
+    pool.meddle(BTreeMap::clear);
     let findings = judge(&model, &pool);
     assert_eq!((findings.violations.len(), findings.gone), (0, 1));
 }
