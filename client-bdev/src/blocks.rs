@@ -10,20 +10,40 @@ use crate::client::Client;
 
 impl Client {
     /// Allocates blocks for `size` bytes: below 1 MiB one block of the smallest type that holds
-    /// them, from there on blocks of 1 MiB, rounded up; none for 0. All of them, or none.
+    /// them, from there on blocks of 1 MiB, rounded up; none for 0. All of them, or none. They carry
+    /// no owner tag: see [`Self::allocate_blocks_for`].
+    ///
+    /// On a persistent pool the allocation is durable once a [`Self::flush`] that came after it has
+    /// succeeded. The space of a block that was flushed and then freed is given out again only when
+    /// its free is durable; the pool sees to that itself when it runs out of space, so an
+    /// allocation may wait for a flush.
     ///
     /// # Errors
-    /// [`Status::NoSpace`].
+    /// [`Status::NoSpace`]; [`Status::ReadOnly`] if the pool is open for reading only.
+    #[inline]
     pub fn allocate_blocks(&self, query: PoolQuery, size: u64) -> Result<Vec<Block>, Error> {
+        self.allocate_blocks_for(query, size, OwnerTag::NONE)
+    }
+
+    /// As [`Self::allocate_blocks`]; the pool keeps the tag with every block and gives it back in
+    /// [`Self::list_blocks`]. It means what its user wants it to, and is no right: whoever may use the
+    /// pool may use the block.
+    ///
+    /// # Errors
+    /// As [`Self::allocate_blocks`].
+    pub fn allocate_blocks_for(
+        &self,
+        query: PoolQuery,
+        size: u64,
+        owner: OwnerTag,
+    ) -> Result<Vec<Block>, Error> {
         let plan = AllocationPlan::for_size(size);
         if plan.count > INLINE_BLOCKS as u64 {
-            return Ok(self.async_allocate_blocks(query, size)?.wait()?);
+            let task = self.async_allocate_blocks_for(query, size, owner)?;
+            return Ok(task.wait()?);
         }
-        let call = self.call(
-            query,
-            Method::AllocateBlocks,
-            allocate_arguments(size, OwnerTag::NONE),
-        );
+        let arguments = allocate_arguments(size, owner);
+        let call = self.call(query, Method::AllocateBlocks, arguments);
         match self.runtime().call(&call) {
             Ok(values) => read_blocks(&call, &values, &[]),
             Err(error) => Err(error.during(describe_allocation(&call))),
@@ -35,16 +55,27 @@ impl Client {
     /// # Errors
     /// Those of submitting, and [`Status::NoSpace`] for a size that no pool has; the others come
     /// with the task.
+    #[inline]
     pub fn async_allocate_blocks(
         &self,
         query: PoolQuery,
         size: u64,
     ) -> Result<Task<Vec<Block>>, TaskError> {
-        let call = self.call(
-            query,
-            Method::AllocateBlocks,
-            allocate_arguments(size, OwnerTag::NONE),
-        );
+        self.async_allocate_blocks_for(query, size, OwnerTag::NONE)
+    }
+
+    /// As [`Self::allocate_blocks_for`].
+    ///
+    /// # Errors
+    /// As [`Self::async_allocate_blocks`].
+    pub fn async_allocate_blocks_for(
+        &self,
+        query: PoolQuery,
+        size: u64,
+        owner: OwnerTag,
+    ) -> Result<Task<Vec<Block>>, TaskError> {
+        let arguments = allocate_arguments(size, owner);
+        let call = self.call(query, Method::AllocateBlocks, arguments);
         let plan = AllocationPlan::for_size(size);
         let list = if plan.count > INLINE_BLOCKS as u64 {
             Some(self.list_buffer(plan, &call)?)
@@ -74,9 +105,13 @@ impl Client {
 
     /// Frees blocks, of any types, in any order. All of them, or none.
     ///
+    /// On a persistent pool a free is durable once a [`Self::flush`] that came after it has
+    /// succeeded; a crash before may bring the blocks back, as they were.
+    ///
     /// # Errors
     /// [`Status::DoubleFree`] if one is not allocated or is named twice, [`Status::WrongSize`] if
-    /// one is not as it was allocated, [`Status::OutOfRange`].
+    /// one is not as it was allocated, [`Status::OutOfRange`]; [`Status::ReadOnly`] if the pool is
+    /// open for reading only.
     pub fn free_blocks(&self, query: PoolQuery, blocks: &[Block]) -> Result<(), Error> {
         let &[block] = blocks else {
             return Ok(self.async_free_blocks(query, blocks)?.wait()?);

@@ -78,7 +78,8 @@ impl Client {
     /// memory. A client that was made with [`PoolId::NULL`] has the pool's id from now on.
     ///
     /// # Errors
-    /// [`Status::ParameterMismatch`] if it is there with other parameters; [`Status::NotFound`],
+    /// [`Status::ParameterMismatch`] if it is there with other parameters; [`Status::NotBlank`] if
+    /// the file or device holds something else that is not a pool; [`Status::NotFound`],
     /// [`Status::PermissionDenied`], [`Status::Alignment`], [`Status::CorruptedMetadata`],
     /// [`Status::InvalidArgument`], [`Status::NoSpace`], [`Status::IoError`] as the file, device
     /// or parameters have it.
@@ -143,6 +144,41 @@ impl Client {
         self.runtime.submit(call, Some(buffer), finish_stats)
     }
 
+    /// Makes all that completed before it durable: data, allocations and frees. Blocks until it is.
+    ///
+    /// A write that has completed was given to the device, which may still hold it in a cache. After
+    /// a crash or power cut, a pool on a file or device has all that was flushed, intact; of what
+    /// came after, it may have forgotten allocations and frees, and sectors of a block hold what
+    /// they held before or what was written since. It never mixes two owners' data.
+    ///
+    /// Memory is volatile: there a flush succeeds and means nothing.
+    ///
+    /// # Errors
+    /// [`Status::IoError`] with the device's errno: then nothing is known to be durable that was not
+    /// before.
+    pub fn flush(&self, query: PoolQuery) -> Result<(), Error> {
+        let call = self.call(query, Method::Flush, [0; 3]);
+        match self.runtime.call(&call) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.during(describe_flush(&call))),
+        }
+    }
+
+    /// As [`Self::flush`]. What counts is what completed before this was called: wait for a write
+    /// first if the flush is to cover it.
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn async_flush(&self, query: PoolQuery) -> Result<Task<()>, TaskError> {
+        let call = self.call(query, Method::Flush, [0; 3]);
+        self.runtime
+            .submit(call, None, |finished| match finished.values() {
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.during(describe_flush(finished.call())).into()),
+            })
+            .map_err(|error| error.error.during(describe_flush(&call)).into())
+    }
+
     #[inline]
     pub(crate) fn call(&self, query: PoolQuery, method: Method, arguments: [u64; 3]) -> Call {
         Call {
@@ -166,6 +202,10 @@ fn finish_stats(finished: Finished<'_>) -> Result<Stats, TaskError> {
     let stats = codec::decode(bytes);
     Ok(stats
         .map_err(|error| Error::new(Status::ProtocolViolation, operation).with_detail(error))?)
+}
+
+fn describe_flush(call: &Call) -> String {
+    format!("flushing pool {}", call.pool)
 }
 
 const fn to_word(pool: PoolId) -> u64 {

@@ -25,6 +25,10 @@
 //! [`Task`] to wait for, to ask, or to await. Every method can be called from any number of
 //! threads.
 //!
+//! A completed write has been given to the device; [`Client::flush`] makes everything that completed
+//! before it durable: data, allocations and frees. A program finds its blocks again by the owner tag
+//! that it allocated them with ([`Client::all_blocks`]).
+//!
 //! Laws of this crate:
 //! - What the host answers is checked before it is believed: lists, counts, lengths.
 //! - What cannot succeed is refused here with the host's own status, before anything is sent.
@@ -33,6 +37,7 @@
 
 mod blocks;
 mod client;
+mod listing;
 mod options;
 mod transfer;
 
@@ -41,9 +46,11 @@ pub use chimaera_client::{
     PoolQuery, Runtime, Status, Task, TaskError, TaskSet,
 };
 pub use chimaera_proto::bdev::{
-    Activity, AllocationPlan, BdevType, Block, BlockType, IoEngine, PerfMetrics, Stats,
+    Activity, AllocationPlan, BdevType, Block, BlockType, IoEngine, MegabyteState, OwnedBlock,
+    OwnerTag, PerfMetrics, Stats,
 };
 pub use client::Client;
+pub use listing::{AllBlocks, BlockPage, MapPage, PageCursor};
 pub use options::CreateOptions;
 
 const _: () = {

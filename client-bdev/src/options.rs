@@ -10,7 +10,9 @@ pub struct CreateOptions {
 
 impl CreateOptions {
     /// A file or block device, whose path is the pool's name. All of it, unless
-    /// [`Self::total_size`] says less.
+    /// [`Self::total_size`] says less. What was flushed
+    /// ([`Client::flush`](crate::Client::flush)) outlives the pool and the runtime: create it again to
+    /// open it.
     #[must_use]
     pub const fn file() -> Self {
         Self::new(BdevType::File, 0)
@@ -74,6 +76,28 @@ impl CreateOptions {
     #[must_use]
     pub const fn perf_metrics(mut self, metrics: PerfMetrics) -> Self {
         self.params.perf_metrics = Some(metrics);
+        self
+    }
+
+    /// Makes a new, empty pool whatever the file or device holds: another pool, a file system. What
+    /// it holds is lost. Without it, only a blank file or device becomes a new pool, one that holds
+    /// a pool is opened as that, and all else is refused ([`Status::NotBlank`]). Ignored for memory.
+    ///
+    /// [`Status::NotBlank`]: crate::Status::NotBlank
+    #[must_use]
+    pub const fn overwrite(mut self, overwrite: bool) -> Self {
+        self.params.overwrite = overwrite;
+        self
+    }
+
+    /// Opens the pool that the file or device holds for reading only, also if its metadata is
+    /// damaged, and writes nothing to it: writes, allocations and frees fail with
+    /// [`Status::ReadOnly`]. Ignored for memory.
+    ///
+    /// [`Status::ReadOnly`]: crate::Status::ReadOnly
+    #[must_use]
+    pub const fn read_only(mut self, read_only: bool) -> Self {
+        self.params.read_only = read_only;
         self
     }
 

@@ -15,12 +15,14 @@ use crate::client::Client;
 
 impl Client {
     /// Writes a buffer, or a range of one, to the beginning of a block. Gives the number of bytes
-    /// written, which is all of them. Blocks until they are.
+    /// written, which is all of them. Blocks until they are. Then they were given to the device;
+    /// [`Self::flush`] makes them durable.
     ///
     /// # Errors
     /// [`Status::BeyondBlock`] if the block is smaller; [`Status::NotAllocated`],
     /// [`Status::WrongSize`], [`Status::OutOfRange`] if it is not such a block;
-    /// [`Status::IoError`] with the device's errno.
+    /// [`Status::ReadOnly`] if the pool is open for reading only; [`Status::IoError`] with the
+    /// device's errno.
     #[inline]
     pub fn write<'a>(
         &self,

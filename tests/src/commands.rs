@@ -16,12 +16,14 @@ pub mod exit {
     pub const NO_RUNTIME: i32 = 3;
     /// No such pool, file or module.
     pub const NOT_FOUND: i32 = 4;
-    /// It exists with other parameters, or is in use.
+    /// It exists with other parameters, is in use, or holds something else.
     pub const IN_THE_WAY: i32 = 5;
-    /// Not permitted.
+    /// Not permitted, or open for reading only.
     pub const NOT_PERMITTED: i32 = 6;
     /// Not enough space.
     pub const NO_SPACE: i32 = 7;
+    /// The pool's metadata is damaged.
+    pub const DAMAGED_METADATA: i32 = 8;
 }
 
 /// Runs the program with no daemon in mind, and waits for its end.

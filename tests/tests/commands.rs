@@ -50,6 +50,7 @@ fn every_exit_code_says_what_happened() {
         &["p", "--type", "ram", "--size", "much"],
         &["p", "--type", "ram", "--size", "-1"],
         &["p", "--type", "ram", "--size", "1MiB", "--id", "x"],
+        &["p", "--type", "file", "--overwrite", "--read-only"],
     ] {
         let said = create(wrong).failure(WRONG_USAGE);
         assert!(said.contains("error:"), "{said}");
@@ -62,6 +63,20 @@ fn every_exit_code_says_what_happened() {
     daemon
         .run(&["pool", "destroy", "nobody"])
         .failure(NOT_FOUND);
+    for look in ["flush", "blocks", "map"] {
+        daemon.run(&["pool", look, "nobody"]).failure(NOT_FOUND);
+    }
+    let journal = folder.path().join("journal");
+    let of_nobody = ["--pool", "nobody", "--journal", text(&journal)];
+    for verify in [&["run", "--seconds", "1"][..], &["check"]] {
+        let all = [&["verify"], verify, &of_nobody].concat();
+        daemon.run(&all).failure(NOT_FOUND);
+    }
+    let of_the_pool = ["--pool", file, "--journal", text(&journal)];
+    let said = daemon.run(&[&["verify", "check"][..], &of_the_pool].concat());
+    let said = said.failure(NOT_FOUND);
+    assert!(said.contains("cannot open the journal"), "{said}");
+    assert!(!journal.exists(), "nothing was verified");
     let absent = folder.path().join("absent");
     let said = create(&[text(&absent), "--type", "file"]).failure(NOT_FOUND);
     assert!(said.contains("does not exist"), "{said}");
@@ -73,6 +88,10 @@ fn every_exit_code_says_what_happened() {
         &["pool", "list"],
         &["pool", "stats", "p"],
         &["pool", "destroy", "p"],
+        &["pool", "flush", "p"],
+        &["pool", "blocks", "p"],
+        &["pool", "map", "p"],
+        &["verify", "check", "--pool", "p", "--journal", "j"],
         &["pool", "create", "p", "--type", "ram", "--size", "1MiB"],
     ] {
         let mut all = command.to_vec();
@@ -146,6 +165,9 @@ fn json_has_the_fields_that_scripts_rely_on() {
         ("name", "first".into()),
         ("total_size", (1 << 20).into()),
         ("remaining_size", (1 << 20).into()),
+        ("metadata_size", 0.into()),
+        ("persistent", false.into()),
+        ("read_only", false.into()),
         ("direct_io", false.into()),
         ("io_depth", 32.into()),
         ("alignment", 4096.into()),
@@ -186,6 +208,8 @@ fn json_has_the_fields_that_scripts_rely_on() {
     // Without --json the same is there for people.
     let shown = daemon.run(&["pool", "stats", "first"]).success();
     assert!(shown.contains("1.0 MiB (1048576 bytes)"), "{shown}");
+    let lost = "persistent            no (lost when the pool or the daemon ends)";
+    assert!(shown.contains(lost), "{shown}");
     let shown = daemon.run(&["runtime", "status"]).success();
     assert!(shown.contains("modules     chimaera_bdev"), "{shown}");
     let shown = daemon.run(&["pool", "destroy", "first"]).success();

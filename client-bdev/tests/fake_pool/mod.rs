@@ -5,16 +5,23 @@
 
 use std::collections::BTreeMap;
 
-use chimaera_bdev_client::{Activity, AllocationPlan, BdevType, Block, PerfMetrics, Stats, Status};
+use chimaera_bdev_client::{
+    Activity, AllocationPlan, BdevType, Block, MegabyteState, OwnedBlock, OwnerTag, PerfMetrics,
+    Stats, Status,
+};
 use chimaera_proto::admin::{self, DestroyPool, FindPool, GetOrCreatePool, ListPools, PoolList};
 use chimaera_proto::bdev::{
-    BLOCK_WIRE_BYTES, CreateParams, INLINE_BLOCKS, Method, TransferArguments,
+    BLOCK_WIRE_BYTES, CreateParams, INLINE_BLOCKS, LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MEGABYTE,
+    Method, TransferArguments,
 };
 use chimaera_proto::{Completion, Descriptor, PoolId, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::fake_host::{HostBuffer, Verdict};
+
+/// Megabytes on one page of a list or map.
+const PAGE_MEGABYTES: u64 = 3;
 
 pub(crate) struct FakePools {
     pools: BTreeMap<PoolId, Pool>,
@@ -27,7 +34,8 @@ struct Pool {
     module: String,
     params: Vec<u8>,
     bytes: Vec<u8>,
-    allocated: BTreeMap<u64, Block>,
+    allocated: BTreeMap<u64, OwnedBlock>,
+    read_only: bool,
     next: u64,
     size: u64,
     metrics: PerfMetrics,
@@ -128,6 +136,7 @@ impl FakePools {
             params: request.params,
             bytes: vec![0; size as usize],
             allocated: BTreeMap::new(),
+            read_only: params.read_only,
             next: 0,
             size,
             metrics: params.perf_metrics.unwrap_or_default(),
@@ -139,14 +148,31 @@ impl FakePools {
 
 impl Pool {
     fn serve(&mut self, task: Descriptor, buffer: Option<HostBuffer>) -> Result<Vec<u64>, Status> {
-        match Method::from_number(task.method).ok_or(Status::UnknownMethod)? {
-            Method::AllocateBlocks => self.allocate(task.arguments[0], buffer),
+        let method = Method::from_number(task.method).ok_or(Status::UnknownMethod)?;
+        let changes = matches!(
+            method,
+            Method::AllocateBlocks | Method::FreeBlocks | Method::Write
+        );
+        if self.read_only && changes {
+            return Err(Status::ReadOnly);
+        }
+        match method {
+            Method::AllocateBlocks => {
+                let [size, owner, _] = task.arguments;
+                self.allocate(size, OwnerTag(owner), buffer)
+            }
+            Method::Flush => {
+                assert_eq!((task.arguments, buffer.is_none()), ([0; 3], true));
+                Ok(Vec::new())
+            }
+            Method::ListBlocks => Ok(self.list(task.arguments[0], buffer)),
+            Method::GetMap => Ok(self.map(task.arguments[0], buffer)),
             Method::FreeBlocks => self.free(task, buffer),
             method @ (Method::Write | Method::Read) => {
                 let buffer = buffer.expect("transfers have buffers");
                 let transfer = TransferArguments::parse(task.arguments, buffer.len() as u32)?;
                 let block = transfer.block;
-                if self.allocated.get(&block.offset) != Some(&block) {
+                if !self.is_allocated(block) {
                     return Err(Status::NotAllocated);
                 }
                 let start = (block.offset + transfer.offset_in_block) as usize;
@@ -160,11 +186,11 @@ impl Pool {
             }
             Method::GetStats => {
                 let buffer = buffer.expect("statistics have a buffer");
-                let used: u64 = self.allocated.values().map(|block| block.size).sum();
+                let used: u64 = self.allocated.values().map(|owned| owned.block.size).sum();
                 let stats = Stats {
                     metadata_size: 0,
                     persistent: false,
-                    read_only: false,
+                    read_only: self.read_only,
                     metrics: self.metrics,
                     remaining_size: self.size - used,
                     total_size: self.size,
@@ -182,7 +208,56 @@ impl Pool {
         }
     }
 
-    fn allocate(&mut self, size: u64, buffer: Option<HostBuffer>) -> Result<Vec<u64>, Status> {
+    fn is_allocated(&self, block: Block) -> bool {
+        let known = self.allocated.get(&block.offset);
+        known.is_some_and(|owned| owned.block == block)
+    }
+
+    fn list(&self, first: u64, buffer: Option<HostBuffer>) -> Vec<u64> {
+        let buffer = buffer.expect("a list has a buffer");
+        assert!(buffer.len() >= LISTING_BUFFER_BYTES_MINIMUM);
+        let next = first + PAGE_MEGABYTES;
+        let blocks = self
+            .allocated
+            .range(first * MEGABYTE..next * MEGABYTE)
+            .map(|(_, owned)| owned.to_bytes());
+        let bytes: Vec<[u8; _]> = blocks.collect();
+        buffer.write(bytes.as_flattened());
+        vec![bytes.len() as u64, self.page_after(next)]
+    }
+
+    fn map(&self, first: u64, buffer: Option<HostBuffer>) -> Vec<u64> {
+        let buffer = buffer.expect("a map has a buffer");
+        let next = (first + PAGE_MEGABYTES).min(self.size.div_ceil(MEGABYTE));
+        let states: Vec<u8> = (first..next)
+            .map(|megabyte| {
+                let range = megabyte * MEGABYTE..(megabyte + 1) * MEGABYTE;
+                let blocks = self.allocated.range(range);
+                match blocks.map(|(_, owned)| owned.block.size).sum() {
+                    0 => MegabyteState::Free as u8,
+                    MEGABYTE => MegabyteState::Used as u8,
+                    _ => MegabyteState::Split as u8,
+                }
+            })
+            .collect();
+        buffer.write(&states);
+        vec![states.len() as u64, self.page_after(next)]
+    }
+
+    fn page_after(&self, next: u64) -> u64 {
+        if next * MEGABYTE < self.size {
+            next
+        } else {
+            MAP_END
+        }
+    }
+
+    fn allocate(
+        &mut self,
+        size: u64,
+        owner: OwnerTag,
+        buffer: Option<HostBuffer>,
+    ) -> Result<Vec<u64>, Status> {
         let plan = AllocationPlan::for_size(size);
         let start = self.next.next_multiple_of(plan.block_type.size());
         let end = plan
@@ -195,8 +270,11 @@ impl Pool {
             .map(|n| Block::new(start + n * plan.block_type.size(), plan.block_type))
             .collect();
         self.next = start + plan.count * plan.block_type.size();
-        self.allocated
-            .extend(blocks.iter().map(|&block| (block.offset, block)));
+        self.allocated.extend(
+            blocks
+                .iter()
+                .map(|&block| (block.offset, OwnedBlock { block, owner })),
+        );
         let mut values = vec![plan.count];
         if blocks.len() <= INLINE_BLOCKS {
             assert!(buffer.is_none(), "few blocks need no list");
@@ -226,7 +304,7 @@ impl Pool {
         assert_eq!(blocks.len() as u64, count);
         for block in blocks {
             match self.allocated.get(&block.offset) {
-                Some(known) if *known == block => self.allocated.remove(&block.offset),
+                Some(known) if known.block == block => self.allocated.remove(&block.offset),
                 Some(_) => return Err(Status::WrongSize),
                 None => return Err(Status::DoubleFree),
             };

@@ -23,16 +23,20 @@ pub(crate) struct Arguments {
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no runtime at the socket, 4 no such pool, file or \
-module, 5 exists with other parameters or is in use, 6 not permitted, 7 not enough space";
+module, 5 exists with other parameters, is in use or holds something else, 6 not permitted or open \
+for reading only, 7 not enough space, 8 damaged metadata";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start, stop and look at the daemon
     #[command(subcommand)]
     Runtime(RuntimeCommand),
-    /// Create, list and destroy block device pools
+    /// Create, list, look into and destroy block device pools
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// Prove that a pool keeps across crashes what was flushed
+    #[command(subcommand)]
+    Verify(VerifyCommand),
     /// See it work: a runtime of its own, a RAM pool and a file pool, in under 10 seconds
     Demo,
     /// Measure it against the machine's limits and against its peers
@@ -139,7 +143,22 @@ pub(crate) enum PoolCommand {
     List(OutputArguments),
     /// Show what a pool is and has done
     Stats(NamedPool),
-    /// Destroy a pool, after its operations in flight have completed
+    /// Make all that was done in a pool so far durable: data, allocations and frees
+    Flush {
+        /// The pool's name
+        name: String,
+    },
+    /// List a pool's allocated blocks with their owner tags
+    Blocks(NamedPool),
+    /// Draw which megabytes of a pool are in use
+    Map(MapArguments),
+    /// Show what pool a file or device holds, and whether it is sound; needs no daemon
+    Inspect(InspectArguments),
+    /// Check a file or device that holds a pool, and repair it; no daemon may use it
+    Check(CheckArguments),
+    /// Give the pool that a file or device holds another name, after it was moved; no daemon may use it
+    Rename(RenameArguments),
+    /// Destroy a pool, after its operations in flight have completed; what a file pool holds stays
     ///
     /// Ends the pool in this daemon. What a memory pool held is lost; what a file pool holds stays on
     /// its file or device, and creating the pool again opens it.
@@ -174,12 +193,62 @@ pub(crate) struct CreateArguments {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) io_engine: IoEngineArgument,
 
+    /// Make a new, empty pool whatever the file or device holds, which is lost
+    #[arg(long, conflicts_with = "read_only")]
+    pub(crate) overwrite: bool,
+
+    /// Open the pool that the file or device holds for reading only, even if it is damaged
+    #[arg(long)]
+    pub(crate) read_only: bool,
+
     /// The pool's id, for example 8000.0 [default: chosen by the runtime]
     #[arg(long)]
     pub(crate) id: Option<PoolId>,
 
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArguments {
+    /// The file or device
+    pub(crate) path: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArguments {
+    /// The file or device
+    pub(crate) path: PathBuf,
+
+    /// Repair what can be repaired from a copy, and forget owner tags that are damaged
+    #[arg(long)]
+    pub(crate) repair: bool,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenameArguments {
+    /// The file or device
+    pub(crate) path: PathBuf,
+
+    /// The new name [default: the path]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MapArguments {
+    /// The pool's name
+    pub(crate) name: String,
+
+    /// Write an image instead
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -221,6 +290,57 @@ pub(crate) struct NamedPool {
     pub(crate) output: OutputArguments,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum VerifyCommand {
+    /// Keep a workload of blocks that say what they are going against a pool, and note in a journal
+    /// what was flushed
+    Run(VerifyRunArguments),
+    /// Compare a pool with a journal: all that was flushed is there, intact, and nothing that was freed
+    Check(VerifyCheckArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifiedPool {
+    /// The pool's name; it must be there
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pool: String,
+
+    /// The journal's file: not on the pool, and on a disk that is to survive what the pool is to
+    #[arg(long, value_name = "FILE")]
+    pub(crate) journal: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyRunArguments {
+    #[command(flatten)]
+    pub(crate) pool: VerifiedPool,
+
+    /// How long to run
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=MAX_SECONDS))]
+    pub(crate) seconds: u64,
+
+    /// What the workload is made from: with one thread, the same again [default: chosen and shown]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+
+    /// Threads, each with blocks of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) threads: u8,
+
+    /// Bytes that the workload may hold [default: half of what is free, at most 256 MiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) space: Option<u64>,
+}
+
+/// The most seconds of a run: years.
+const MAX_SECONDS: u64 = 1 << 30;
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyCheckArguments {
+    #[command(flatten)]
+    pub(crate) pool: VerifiedPool,
+}
+
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct OutputArguments {
     /// Print JSON
@@ -251,6 +371,14 @@ mod tests {
         assert!(parse("chimaera pool create /dev/x --type file").is_ok());
         assert!(parse("chimaera pool create p --type ram --size much").is_err());
         assert!(parse("chimaera pool create p --type ram --size 1GiB --id 8000").is_err());
+    }
+
+    #[test]
+    fn a_pool_is_not_overwritten_and_only_read_at_once() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("chimaera pool create /dev/x --type file --overwrite").is_ok());
+        assert!(parse("chimaera pool create /dev/x --type file --read-only").is_ok());
+        assert!(parse("chimaera pool create /dev/x --type file --overwrite --read-only").is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use chimaera_bdev_client::{Error, Status};
+use chimaera_bdev_runtime::offline::ModuleError;
 use chimaera_runtime::HostError;
 
 /// Why a command failed.
@@ -19,6 +20,7 @@ const NOT_FOUND: u8 = 4;
 const IN_THE_WAY: u8 = 5;
 const NOT_PERMITTED: u8 = 6;
 const NO_SPACE: u8 = 7;
+const DAMAGED_METADATA: u8 = 8;
 
 impl Failure {
     pub(crate) fn new(text: impl Into<String>) -> Self {
@@ -31,6 +33,51 @@ impl Failure {
     /// A failure of the operating system. `action` says what was tried with what.
     pub(crate) fn system(action: impl fmt::Display) -> impl FnOnce(std::io::Error) -> Self {
         move |error| Self::new(format!("{action}: {error}"))
+    }
+
+    /// A file that is not there.
+    pub(crate) fn not_found(text: impl Into<String>) -> Self {
+        Self {
+            code: NOT_FOUND,
+            text: text.into(),
+        }
+    }
+
+    /// There is something where there must not be, or somebody has it.
+    pub(crate) fn in_the_way(text: impl Into<String>) -> Self {
+        Self {
+            code: IN_THE_WAY,
+            text: text.into(),
+        }
+    }
+
+    /// A pool's metadata is damaged.
+    pub(crate) fn damaged_metadata(text: impl Into<String>) -> Self {
+        Self {
+            code: DAMAGED_METADATA,
+            text: text.into(),
+        }
+    }
+
+    /// The daemon is not there, or not any more.
+    pub(crate) fn no_runtime(text: impl Into<String>) -> Self {
+        Self {
+            code: NO_RUNTIME,
+            text: text.into(),
+        }
+    }
+
+    /// Whether the daemon is not there.
+    pub(crate) const fn is_no_runtime(&self) -> bool {
+        self.code == NO_RUNTIME
+    }
+
+    /// The same failure, and what to do if it is that the daemon is not there.
+    pub(crate) fn explain_loss(mut self, advice: impl fmt::Display) -> Self {
+        if self.code == NO_RUNTIME {
+            self.text = format!("{}; {advice}", self.text);
+        }
+        self
     }
 
     /// A failure of another process of this program, whose exit code says more than the text.
@@ -57,17 +104,33 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match error.status() {
             _ if error.is_no_daemon() => NO_RUNTIME,
-            Status::ConnectionLost => NO_RUNTIME,
-            Status::PoolNotFound | Status::NotFound | Status::ModuleNotFound => NOT_FOUND,
-            Status::ParameterMismatch | Status::Busy => IN_THE_WAY,
-            Status::PermissionDenied => NOT_PERMITTED,
-            Status::NoSpace => NO_SPACE,
-            _ => FAILED,
+            status => code_of(status),
         };
         Self {
             code,
             text: error.to_string(),
         }
+    }
+}
+
+impl From<ModuleError> for Failure {
+    fn from(error: ModuleError) -> Self {
+        Self {
+            code: code_of(error.failure.status),
+            text: error.message,
+        }
+    }
+}
+
+const fn code_of(status: Status) -> u8 {
+    match status {
+        Status::ConnectionLost => NO_RUNTIME,
+        Status::PoolNotFound | Status::NotFound | Status::ModuleNotFound => NOT_FOUND,
+        Status::ParameterMismatch | Status::Busy | Status::NotBlank => IN_THE_WAY,
+        Status::PermissionDenied | Status::ReadOnly => NOT_PERMITTED,
+        Status::NoSpace => NO_SPACE,
+        Status::CorruptedMetadata => DAMAGED_METADATA,
+        _ => FAILED,
     }
 }
 
@@ -80,6 +143,28 @@ impl From<HostError> for Failure {
         Self {
             code,
             text: error.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_has_the_exit_code_that_the_help_gives() {
+        for (status, code) in [
+            (Status::ConnectionLost, 3),
+            (Status::PoolNotFound, 4),
+            (Status::NotBlank, 5),
+            (Status::Busy, 5),
+            (Status::ReadOnly, 6),
+            (Status::NoSpace, 7),
+            (Status::CorruptedMetadata, 8),
+            (Status::IoError, 1),
+        ] {
+            let failure = Failure::from(Error::new(status, "trying"));
+            assert_eq!(failure.code, code, "{status}");
         }
     }
 }

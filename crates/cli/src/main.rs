@@ -7,10 +7,13 @@ mod bench;
 mod daemon;
 mod demo;
 mod failure;
+mod map;
+mod offline;
 mod output;
 mod pool;
 mod runtime;
 mod size;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -24,6 +27,7 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Runtime(command) => runtime::run(&command, socket),
         Command::Pool(command) => pool::run(&command, socket),
+        Command::Verify(command) => verify::run(&command, socket),
         Command::Demo => demo::run(),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::BenchPartner { processor } => bench::partner(processor),

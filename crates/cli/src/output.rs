@@ -6,7 +6,7 @@
 )]
 
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
@@ -17,6 +17,36 @@ use crate::failure::Failure;
 /// Writes a line. Whoever reads may have gone; then there is nobody to tell.
 pub(crate) fn line(text: impl Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// What pictures are drawn for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Screen {
+    /// Characters of a line.
+    pub(crate) columns: usize,
+    /// Whether colours are seen and wanted.
+    pub(crate) colour: bool,
+}
+
+/// Columns where there is no terminal to ask.
+const COLUMNS: usize = 80;
+
+/// The terminal that the output goes to, or what stands for one. Colours are not wanted if `NO_COLOR`
+/// is set (<https://no-color.org>).
+pub(crate) fn screen() -> Screen {
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return Screen {
+            columns: COLUMNS,
+            colour: false,
+        };
+    }
+    let columns = terminal_size::terminal_size_of(&stdout).map(|(width, _)| usize::from(width.0));
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    Screen {
+        columns: columns.unwrap_or(COLUMNS),
+        colour: !refused,
+    }
 }
 
 /// Writes a value as JSON.

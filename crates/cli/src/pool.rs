@@ -2,20 +2,31 @@
 
 use std::path::Path;
 
-use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolInfo, PoolQuery, Stats};
+use chimaera_bdev_client::{
+    BdevType, Client, CreateOptions, OwnedBlock, PoolId, PoolInfo, PoolQuery, Runtime, Stats,
+};
 use serde::Serialize;
 
 use crate::args::{CreateArguments, KindArgument, NamedPool, OutputArguments, PoolCommand};
 use crate::failure::Failure;
-use crate::output;
 use crate::runtime::connect;
 use crate::size::show_size;
+use crate::{map, offline, output};
 
 pub(crate) fn run(command: &PoolCommand, socket: Option<&Path>) -> Result<(), Failure> {
     match command {
         PoolCommand::Create(arguments) => create(arguments, socket),
         PoolCommand::List(output) => list(*output, socket),
         PoolCommand::Stats(pool) => stats(pool, socket),
+        PoolCommand::Flush { name } => flush(name, socket),
+        PoolCommand::Blocks(pool) => blocks(pool, socket),
+        PoolCommand::Map(arguments) => {
+            let pool = open(&connect(socket)?, &arguments.name)?;
+            map::run(arguments, &pool, &arguments.name)
+        }
+        PoolCommand::Inspect(arguments) => offline::inspect(arguments),
+        PoolCommand::Check(arguments) => offline::check(arguments),
+        PoolCommand::Rename(arguments) => offline::rename(arguments),
         PoolCommand::Destroy { name } => destroy(name, socket),
     }
 }
@@ -54,7 +65,10 @@ fn create(arguments: &CreateArguments, socket: Option<&Path>) -> Result<(), Fail
     if let Some(alignment) = arguments.alignment {
         options = options.alignment(alignment);
     }
-    options = options.io_engine(arguments.io_engine.into());
+    options = options
+        .io_engine(arguments.io_engine.into())
+        .overwrite(arguments.overwrite)
+        .read_only(arguments.read_only);
     let client = Client::new(&runtime, arguments.id.unwrap_or(PoolId::NULL));
     let info = client.create(PoolQuery::Dynamic, &name, &options)?;
     if arguments.output.json {
@@ -108,9 +122,8 @@ fn list(output: OutputArguments, socket: Option<&Path>) -> Result<(), Failure> {
 }
 
 fn stats(pool: &NamedPool, socket: Option<&Path>) -> Result<(), Failure> {
-    let runtime = connect(socket)?;
-    let id = find(&runtime, &pool.name)?;
-    let stats = Client::new(&runtime, id).get_stats()?;
+    let client = open(&connect(socket)?, &pool.name)?;
+    let (id, stats) = (client.pool_id(), client.get_stats()?);
     if pool.output.json {
         return output::json(&StatsReport {
             id: id.to_string(),
@@ -154,9 +167,16 @@ fn stats_rows(stats: &Stats) -> Vec<(&'static str, String)> {
             ),
         ),
         (
-            "direct I/O",
-            if stats.direct_io { "yes" } else { "no" }.to_owned(),
+            "metadata",
+            format!(
+                "{} ({} bytes)",
+                show_size(stats.metadata_size),
+                stats.metadata_size
+            ),
         ),
+        ("persistent", persistence(stats).to_owned()),
+        ("read only", yes_or_no(stats.read_only).to_owned()),
+        ("direct I/O", yes_or_no(stats.direct_io).to_owned()),
         (
             "I/O engine",
             stats
@@ -206,6 +226,75 @@ fn stats_rows(stats: &Stats) -> Vec<(&'static str, String)> {
     ]
 }
 
+const fn yes_or_no(yes: bool) -> &'static str {
+    if yes { "yes" } else { "no" }
+}
+
+const fn persistence(stats: &Stats) -> &'static str {
+    match (stats.persistent, stats.bdev_type) {
+        (true, _) => "yes",
+        (false, BdevType::Ram) => "no (lost when the pool or the daemon ends)",
+        (false, BdevType::File) => "no",
+    }
+}
+
+fn flush(name: &str, socket: Option<&Path>) -> Result<(), Failure> {
+    let pool = open(&connect(socket)?, name)?;
+    pool.flush(PoolQuery::Local)?;
+    let persistent = pool.get_stats()?.persistent;
+    let note = if persistent {
+        ""
+    } else {
+        ", which is not persistent: nothing of it outlives the daemon"
+    };
+    output::line(format_args!("flushed pool {name}{note}"));
+    Ok(())
+}
+
+/// What `blocks --json` prints of a block. The tag is text because a JSON number has not its range.
+#[derive(Serialize)]
+struct BlockReport {
+    offset: u64,
+    size: u64,
+    r#type: String,
+    owner: Option<String>,
+}
+
+impl From<OwnedBlock> for BlockReport {
+    fn from(owned: OwnedBlock) -> Self {
+        Self {
+            offset: owned.block.offset,
+            size: owned.block.size,
+            r#type: owned.block.block_type.to_string(),
+            owner: (!owned.owner.is_none()).then(|| format!("{:016x}", owned.owner.0)),
+        }
+    }
+}
+
+fn blocks(arguments: &NamedPool, socket: Option<&Path>) -> Result<(), Failure> {
+    let pool = open(&connect(socket)?, &arguments.name)?;
+    let blocks = pool
+        .all_blocks(PoolQuery::Local)
+        .map(|owned| owned.map(BlockReport::from));
+    if arguments.output.json {
+        return output::json(&blocks.collect::<Result<Vec<_>, _>>()?);
+    }
+    // Line by line as the pages come: a large pool has more blocks than a table should hold.
+    let mut blocks = blocks.peekable();
+    if blocks.peek().is_none() {
+        output::line("no blocks");
+        return Ok(());
+    }
+    output::line(format_args!("{:>20}  {:<8}OWNER", "OFFSET", "TYPE"));
+    for block in blocks {
+        let block = block?;
+        let owner = block.owner.as_deref().unwrap_or("-");
+        let BlockReport { offset, r#type, .. } = &block;
+        output::line(format_args!("{offset:>20}  {:<8}{owner}", r#type));
+    }
+    Ok(())
+}
+
 fn destroy(name: &str, socket: Option<&Path>) -> Result<(), Failure> {
     let runtime = connect(socket)?;
     let id = find(&runtime, name)?;
@@ -214,8 +303,13 @@ fn destroy(name: &str, socket: Option<&Path>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A client of the pool with this name.
+pub(crate) fn open(runtime: &Runtime, name: &str) -> Result<Client, Failure> {
+    Ok(Client::new(runtime, find(runtime, name)?))
+}
+
 /// A pool's id by its name. A file pool may also be named by a relative path.
-fn find(runtime: &chimaera_client::Runtime, name: &str) -> Result<PoolId, Failure> {
+fn find(runtime: &Runtime, name: &str) -> Result<PoolId, Failure> {
     let admin = runtime.admin();
     let found = admin.find_pool(name).or_else(|error| {
         match std::path::absolute(name)

@@ -1,0 +1,276 @@
+//! Finding blocks again: lists of what is allocated, and the map of a pool.
+//!
+//! Both come in pages, so that neither side ever holds more than a page of a large pool. A page shows
+//! a moment; others may allocate and free between two pages.
+
+use chimaera_client::{Call, Error, Finished, PoolQuery, Status, Task, TaskError};
+use chimaera_proto::bdev::{
+    LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MEGABYTE, MegabyteState, Method, OWNED_BLOCK_WIRE_BYTES,
+    OwnedBlock, listing_arguments, map_arguments,
+};
+
+use crate::client::Client;
+
+/// Bytes of the buffer for a page of a list: the blocks of several megabytes at least, so that a
+/// large pool is not asked for every megabyte.
+const LISTING_BUFFER_BYTES: usize = 16 * LISTING_BUFFER_BYTES_MINIMUM;
+
+/// Bytes of the buffer for a page of the map: a megabyte of the pool each.
+const MAP_BUFFER_BYTES: usize = 64 << 10;
+
+/// Where in a pool a page of a list or map begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PageCursor(u64);
+
+impl PageCursor {
+    /// The beginning of the pool.
+    pub const START: Self = Self(0);
+
+    /// The megabyte that this offset lies in, in bytes.
+    #[must_use]
+    pub const fn at_offset(offset: u64) -> Self {
+        Self(offset / MEGABYTE)
+    }
+
+    /// The megabyte at which the page begins, counted from the beginning of the pool.
+    #[must_use]
+    pub const fn megabyte(self) -> u64 {
+        self.0
+    }
+}
+
+/// A page of the list of allocated blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockPage {
+    /// Blocks and whose they are, in order of offset. There may be none although more pages follow.
+    pub blocks: Vec<OwnedBlock>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<PageCursor>,
+}
+
+/// A page of the map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapPage {
+    /// The states of megabytes that follow one another, from the page's beginning.
+    pub states: Vec<MegabyteState>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<PageCursor>,
+}
+
+impl Client {
+    /// The allocated blocks from a place in the pool on, with their owner tags, a page of them. Blocks
+    /// until they are there. [`Self::all_blocks`] goes through all pages.
+    ///
+    /// This is how a program finds its blocks after a restart: allocate with a tag
+    /// ([`Self::allocate_blocks_for`]), flush, and look for the tag.
+    ///
+    /// # Errors
+    /// See [`Client`]; [`Status::OutOfMemory`] if there is no room for the buffer.
+    pub fn list_blocks(&self, query: PoolQuery, from: PageCursor) -> Result<BlockPage, Error> {
+        Ok(self.async_list_blocks(query, from)?.wait()?)
+    }
+
+    /// As [`Self::list_blocks`].
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn async_list_blocks(
+        &self,
+        query: PoolQuery,
+        from: PageCursor,
+    ) -> Result<Task<BlockPage>, TaskError> {
+        let call = self.call(query, Method::ListBlocks, listing_arguments(from.0));
+        self.submit_page(call, LISTING_BUFFER_BYTES, finish_listing)
+    }
+
+    /// Every allocated block with its owner tag, in order of offset, from all pages. Each step may
+    /// block for a page. It ends after the first error.
+    #[must_use]
+    pub fn all_blocks(&self, query: PoolQuery) -> AllBlocks<'_> {
+        AllBlocks {
+            client: self,
+            query,
+            page: Vec::new().into_iter(),
+            next: Some(PageCursor::START),
+        }
+    }
+
+    /// The state of every megabyte of the pool, from all pages. Blocks until they are there.
+    ///
+    /// # Errors
+    /// As [`Self::list_blocks`].
+    pub fn map(&self, query: PoolQuery) -> Result<Vec<MegabyteState>, Error> {
+        let mut states = Vec::new();
+        let mut next = Some(PageCursor::START);
+        while let Some(from) = next {
+            let page = self.async_map_page(query, from)?.wait()?;
+            states.extend(page.states);
+            next = page.next;
+        }
+        Ok(states)
+    }
+
+    /// A page of [`Self::map`], from a place in the pool on. Does not block.
+    ///
+    /// # Errors
+    /// Those of submitting; the others come with the task.
+    pub fn async_map_page(
+        &self,
+        query: PoolQuery,
+        from: PageCursor,
+    ) -> Result<Task<MapPage>, TaskError> {
+        let call = self.call(query, Method::GetMap, map_arguments(from.0));
+        self.submit_page(call, MAP_BUFFER_BYTES, finish_map)
+    }
+
+    fn submit_page<T>(
+        &self,
+        call: Call,
+        buffer_bytes: usize,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
+    ) -> Result<Task<T>, TaskError> {
+        let buffer = self
+            .runtime()
+            .allocate_buffer(buffer_bytes)
+            .map_err(|error| error.during(describe(&call)))?;
+        self.runtime()
+            .submit(call, Some(buffer), finish)
+            .map_err(|error| error.error.during(describe(&call)).into())
+    }
+}
+
+/// Goes through every allocated block of a pool: [`Client::all_blocks`].
+#[derive(Debug)]
+pub struct AllBlocks<'a> {
+    client: &'a Client,
+    query: PoolQuery,
+    page: std::vec::IntoIter<OwnedBlock>,
+    next: Option<PageCursor>,
+}
+
+impl Iterator for AllBlocks<'_> {
+    type Item = Result<OwnedBlock, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(block) = self.page.next() {
+                return Some(Ok(block));
+            }
+            match self.client.list_blocks(self.query, self.next.take()?) {
+                Ok(page) => {
+                    self.page = page.blocks.into_iter();
+                    self.next = page.next;
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+impl std::iter::FusedIterator for AllBlocks<'_> {}
+
+fn finish_listing(finished: Finished<'_>) -> Result<BlockPage, TaskError> {
+    let page = Page::of(&finished, OWNED_BLOCK_WIRE_BYTES)?;
+    let (entries, _) = page.bytes.as_chunks::<OWNED_BLOCK_WIRE_BYTES>();
+    let mut blocks: Vec<OwnedBlock> = Vec::with_capacity(entries.len());
+    // The first byte that no block before has.
+    let mut free_from = page.first.saturating_mul(MEGABYTE);
+    for &entry in entries {
+        let Ok(owned) = OwnedBlock::from_bytes(entry) else {
+            return page.violation("the host listed a block that cannot be");
+        };
+        let block = owned.block;
+        let Some(end) = block.offset.checked_add(block.size) else {
+            return page.violation("the host listed a block that cannot be");
+        };
+        if block.offset < free_from {
+            return page.violation("the host listed blocks that overlap or are out of order");
+        }
+        if block.offset / MEGABYTE >= page.next {
+            return page.violation("the host listed a block of the next page");
+        }
+        free_from = end;
+        blocks.push(owned);
+    }
+    Ok(BlockPage {
+        blocks,
+        next: page.cursor()?,
+    })
+}
+
+fn finish_map(finished: Finished<'_>) -> Result<MapPage, TaskError> {
+    let page = Page::of(&finished, 1)?;
+    let states = page
+        .bytes
+        .iter()
+        .map(|&number| MegabyteState::from_number(number))
+        .collect::<Option<Vec<_>>>();
+    let Some(states) = states else {
+        return page.violation("the host gave a megabyte a state that there is not");
+    };
+    // A gap between two pages would shift all that follows.
+    let end = page.first.checked_add(states.len() as u64);
+    if page.next != MAP_END && end != Some(page.next) {
+        return page.violation("the next page does not begin where this one ends");
+    }
+    Ok(MapPage {
+        states,
+        next: page.cursor()?,
+    })
+}
+
+/// What the host answered to a request for a page, with its count within the buffer.
+struct Page<'a> {
+    call: &'a Call,
+    first: u64,
+    next: u64,
+    bytes: &'a [u8],
+}
+
+impl<'a> Page<'a> {
+    fn of(finished: &'a Finished<'_>, entry_bytes: usize) -> Result<Self, TaskError> {
+        let call = finished.call();
+        let values = finished
+            .values()
+            .map_err(|error| error.during(describe(call)))?;
+        let mut page = Self {
+            call,
+            first: call.arguments[0],
+            next: values[1],
+            bytes: &[],
+        };
+        let bytes = usize::try_from(values[0])
+            .ok()
+            .and_then(|count| count.checked_mul(entry_bytes))
+            .and_then(|len| finished.buffer()?.get(..len));
+        match bytes {
+            Some(bytes) => page.bytes = bytes,
+            None => return page.violation("the host claims more entries than the buffer holds"),
+        }
+        Ok(page)
+    }
+
+    /// Where the next page begins. It must not begin at this one or before, or reading would never
+    /// end.
+    fn cursor(&self) -> Result<Option<PageCursor>, TaskError> {
+        match self.next {
+            MAP_END => Ok(None),
+            next if next > self.first => Ok(Some(PageCursor(next))),
+            _ => self.violation("the next page does not lie behind this one"),
+        }
+    }
+
+    fn violation<T>(&self, detail: &str) -> Result<T, TaskError> {
+        let error = Error::new(Status::ProtocolViolation, describe(self.call));
+        Err(error.with_detail(detail).into())
+    }
+}
+
+fn describe(call: &Call) -> String {
+    let what = match Method::from_number(call.method) {
+        Some(Method::GetMap) => "reading the map",
+        _ => "listing the blocks",
+    };
+    let [first, ..] = call.arguments;
+    format!("{what} of pool {} from megabyte {first} on", call.pool)
+}

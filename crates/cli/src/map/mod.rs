@@ -1,0 +1,182 @@
+//! `chimaera pool map`: a picture of which megabytes of a pool are in use.
+//!
+//! The pool is cut into cells of as many megabytes as the picture has room for. What a cell holds is
+//! counted here, and drawn for terminals in [`terminal`] and as an image in [`svg`].
+
+mod svg;
+mod terminal;
+
+use std::fs;
+use std::path::Path;
+
+use chimaera_bdev_client::{Client, MegabyteState, PoolQuery};
+
+use crate::args::MapArguments;
+use crate::failure::Failure;
+use crate::output;
+
+/// Bytes that a state stands for.
+const MEGABYTE: u64 = 1 << 20;
+
+/// Most cells of a picture: more could not be told apart.
+const CELLS_MAXIMUM: u64 = 4096;
+
+pub(crate) fn run(arguments: &MapArguments, pool: &Client, name: &str) -> Result<(), Failure> {
+    let map = Map {
+        name,
+        total_size: pool.get_stats()?.total_size,
+        states: &pool.map(PoolQuery::Local)?,
+    };
+    match &arguments.svg {
+        Some(path) => write_svg(path, &map),
+        None => {
+            let screen = output::screen();
+            output::line(terminal::draw(&map, screen.columns, screen.colour));
+            Ok(())
+        }
+    }
+}
+
+fn write_svg(path: &Path, map: &Map<'_>) -> Result<(), Failure> {
+    fs::write(path, svg::draw(map)).map_err(Failure::system(format_args!(
+        "cannot write {}",
+        path.display()
+    )))?;
+    output::line(format_args!("wrote {}", path.display()));
+    Ok(())
+}
+
+/// What is drawn.
+struct Map<'a> {
+    /// The pool's name.
+    name: &'a str,
+    /// Bytes of the pool.
+    total_size: u64,
+    states: &'a [MegabyteState],
+}
+
+impl Map<'_> {
+    /// How many megabytes a cell stands for: a power of two, so that `cells` are enough.
+    fn megabytes_per_cell(&self, cells: u64) -> u64 {
+        (self.states.len() as u64)
+            .div_ceil(cells.max(1))
+            .next_power_of_two()
+    }
+
+    /// What each cell holds.
+    fn cells(&self, megabytes_per_cell: u64) -> Vec<Mixture> {
+        let len = usize::try_from(megabytes_per_cell).unwrap_or(usize::MAX);
+        let chunks = self.states.chunks(len.max(1));
+        chunks.map(Mixture::of).collect()
+    }
+
+    /// Bytes of all megabytes in this state. The last megabyte may be a part of one.
+    fn bytes(&self, state: MegabyteState) -> u64 {
+        let with_index = (0..).zip(self.states);
+        let those = with_index.filter(|&(_, &other)| other == state);
+        those
+            .map(|(index, _)| {
+                self.total_size
+                    .saturating_sub(index * MEGABYTE)
+                    .min(MEGABYTE)
+            })
+            .sum()
+    }
+}
+
+/// The states in the order of a legend, and what they are called.
+const LEGEND: [(MegabyteState, &str); 4] = [
+    (MegabyteState::Used, "used"),
+    (MegabyteState::Split, "split"),
+    (MegabyteState::Metadata, "metadata"),
+    (MegabyteState::Free, "free"),
+];
+
+/// How many megabytes of a cell are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Mixture {
+    free: u64,
+    split: u64,
+    used: u64,
+    metadata: u64,
+}
+
+impl Mixture {
+    fn of(states: &[MegabyteState]) -> Self {
+        let mut mixture = Self::default();
+        for &state in states {
+            *mixture.count_mut(state) += 1;
+        }
+        mixture
+    }
+
+    fn count_mut(&mut self, state: MegabyteState) -> &mut u64 {
+        match state {
+            MegabyteState::Free => &mut self.free,
+            MegabyteState::Split => &mut self.split,
+            MegabyteState::Used => &mut self.used,
+            MegabyteState::Metadata => &mut self.metadata,
+        }
+    }
+
+    fn count(mut self, state: MegabyteState) -> u64 {
+        *self.count_mut(state)
+    }
+
+    fn total(self) -> u64 {
+        self.free + self.split + self.used + self.metadata
+    }
+}
+
+/// States as tests write them: `.` free, `-` split, `#` used, `m` metadata.
+#[cfg(test)]
+fn states(text: &str) -> Vec<MegabyteState> {
+    text.chars()
+        .map(|letter| match letter {
+            '-' => MegabyteState::Split,
+            '#' => MegabyteState::Used,
+            'm' => MegabyteState::Metadata,
+            _ => MegabyteState::Free,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_hold_every_megabyte_once() {
+        let states = states("m##-....#");
+        let map = Map {
+            name: "p",
+            total_size: 8 * MEGABYTE + 4096,
+            states: &states,
+        };
+        for (cells, megabytes) in [(100, 1), (9, 1), (8, 2), (4, 4), (1, 16), (0, 16)] {
+            assert_eq!(map.megabytes_per_cell(cells), megabytes, "{cells}");
+            let cells = map.cells(megabytes);
+            assert_eq!(cells.iter().map(|cell| cell.total()).sum::<u64>(), 9);
+        }
+        let first = Mixture {
+            free: 0,
+            split: 1,
+            used: 2,
+            metadata: 1,
+        };
+        assert_eq!(map.cells(4)[0], first);
+    }
+
+    #[test]
+    fn the_last_megabyte_counts_for_what_there_is_of_it() {
+        let states = states("m##-....#");
+        let map = Map {
+            name: "p",
+            total_size: 8 * MEGABYTE + 4096,
+            states: &states,
+        };
+        assert_eq!(map.bytes(MegabyteState::Used), 2 * MEGABYTE + 4096);
+        let all = LEGEND.iter().map(|&(state, _)| map.bytes(state));
+        assert_eq!(all.sum::<u64>(), map.total_size);
+    }
+}

@@ -1,0 +1,304 @@
+//! Blocks that say what they are.
+//!
+//! Every sector of a block carries whose it is, where it belongs and when it was written, under a
+//! checksum. So a reader tells apart what it looks for from what is stale, torn, misplaced, another
+//! journal's or no such sector at all, sector by sector.
+//!
+//! ```text
+//! word   0         1 2       3       4                  5           6 … 62    63
+//!      ┌─────────┬─────────┬───────┬──────────────────┬────────────┬─────────┬──────────┐
+//!      │ magic   │ journal │ block │ type « 32 |      │ generation │ filling │ checksum │
+//!      │         │         │ offset│ sector in block  │ (a stamp)  │         │ of 0…62  │
+//!      └─────────┴─────────┴───────┴──────────────────┴────────────┴─────────┴──────────┘
+//! ```
+
+use std::fmt;
+
+use chimaera_bdev_client::{Block, OwnerTag};
+
+use super::checksum::{Random, checksum};
+
+/// Bytes of a sector: the least that a device writes whole or not at all.
+pub(super) const SECTOR_BYTES: usize = 512;
+
+const WORDS: usize = SECTOR_BYTES / 8;
+
+/// Words before the filling.
+const HEADER_WORDS: usize = 6;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"chmVRFY1");
+
+/// Bits of a stamp, and so of an owner tag's lower part.
+const STAMP_BITS: u32 = 40;
+
+/// Which journal a block belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct JournalId(pub(super) u128);
+
+impl JournalId {
+    /// The owner tag of an allocation: a part of the journal's id, never 0, then the stamp.
+    pub(super) const fn tag(self, allocation: Stamp) -> OwnerTag {
+        OwnerTag(self.tag_start() << STAMP_BITS | allocation.0)
+    }
+
+    /// Which allocation a tag names, if it is a tag of this journal.
+    pub(super) const fn allocation(self, tag: OwnerTag) -> Option<Stamp> {
+        if tag.0 >> STAMP_BITS == self.tag_start() {
+            Some(Stamp(tag.0 & ((1 << STAMP_BITS) - 1)))
+        } else {
+            None
+        }
+    }
+
+    const fn tag_start(self) -> u64 {
+        (self.0 >> 104) as u64 | 1 << 23
+    }
+}
+
+impl fmt::Display for JournalId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// The name of an allocation or of a write, given once in a journal's life: the thread that made it,
+/// and its number in that thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Stamp(u64);
+
+impl Stamp {
+    pub(super) const fn new(thread: u8, number: u32) -> Self {
+        Self((thread as u64) << 32 | number as u64)
+    }
+
+    pub(super) const fn thread(self) -> u8 {
+        (self.0 >> 32) as u8
+    }
+
+    pub(super) const fn number(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.thread(), self.number())
+    }
+}
+
+/// What a sector turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sector {
+    /// This block's, written by this generation.
+    Of(Stamp),
+    /// A whole sector of this journal, of another place.
+    Misplaced { offset: u64, sector: u32 },
+    /// A whole sector of another journal.
+    OfAnotherJournal(JournalId),
+    /// It begins as a sector of ours and its checksum is wrong.
+    Damaged,
+    /// Zeros.
+    Blank,
+    /// Something else.
+    Foreign,
+}
+
+impl fmt::Display for Sector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Of(stamp) => write!(f, "generation {stamp}"),
+            Self::Misplaced { offset, sector } => {
+                write!(f, "sector {sector} of the block at {offset:#x}")
+            }
+            Self::OfAnotherJournal(id) => write!(f, "a sector of the journal {id}"),
+            Self::Damaged => f.write_str("a sector with a wrong checksum"),
+            Self::Blank => f.write_str("zeros"),
+            Self::Foreign => f.write_str("something else"),
+        }
+    }
+}
+
+/// The first sector of a block that is not as it must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wrong {
+    sector: usize,
+    found: Sector,
+    /// How many sectors are wrong.
+    count: usize,
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sector, found) = (self.sector, self.found);
+        write!(f, "{found} in sector {sector}")?;
+        match self.count {
+            0 | 1 => Ok(()),
+            count => write!(f, ", the first of {count} wrong ones"),
+        }
+    }
+}
+
+/// Fills a block's bytes, all of them, for a generation.
+pub(super) fn fill(id: JournalId, block: &Block, generation: Stamp, bytes: &mut [u8]) {
+    let (sectors, _) = bytes.as_chunks_mut::<SECTOR_BYTES>();
+    for (index, sector) in (0..).zip(sectors) {
+        let header = [
+            MAGIC,
+            id.0 as u64,
+            (id.0 >> 64) as u64,
+            block.offset,
+            (block.block_type as u64) << 32 | index,
+            generation.0,
+        ];
+        let mut random = Random::new(checksum(0, &words_to_bytes(&header)));
+        let (words, _) = sector.as_chunks_mut::<8>();
+        for (at, word) in words[..WORDS - 1].iter_mut().enumerate() {
+            let value = header.get(at).copied().unwrap_or_else(|| random.next());
+            *word = value.to_le_bytes();
+        }
+        let (body, sum) = sector.split_at_mut(SECTOR_BYTES - 8);
+        sum.copy_from_slice(&checksum(0, body).to_le_bytes());
+    }
+}
+
+/// Whether every sector of a block is of one of these generations.
+pub(super) fn examine(
+    id: JournalId,
+    block: &Block,
+    generations: &[Stamp],
+    bytes: &[u8],
+) -> Result<(), Wrong> {
+    let (sectors, _) = bytes.as_chunks::<SECTOR_BYTES>();
+    let mut wrong = sectors
+        .iter()
+        .enumerate()
+        .map(|(index, sector)| (index, identify(id, block, index, sector)))
+        .filter(|(_, found)| !matches!(found, Sector::Of(stamp) if generations.contains(stamp)));
+    match wrong.next() {
+        None => Ok(()),
+        Some((sector, found)) => Err(Wrong {
+            sector,
+            found,
+            count: 1 + wrong.count(),
+        }),
+    }
+}
+
+fn identify(id: JournalId, block: &Block, index: usize, sector: &[u8; SECTOR_BYTES]) -> Sector {
+    let (words, _) = sector.as_chunks::<8>();
+    let word = |at: usize| u64::from_le_bytes(words[at]);
+    if word(0) != MAGIC {
+        let blank = sector.iter().all(|&byte| byte == 0);
+        return if blank {
+            Sector::Blank
+        } else {
+            Sector::Foreign
+        };
+    }
+    if checksum(0, &sector[..SECTOR_BYTES - 8]) != word(WORDS - 1) {
+        return Sector::Damaged;
+    }
+    let other = JournalId(u128::from(word(2)) << 64 | u128::from(word(1)));
+    let place = (block.block_type as u64) << 32 | index as u64;
+    if other != id {
+        Sector::OfAnotherJournal(other)
+    } else if (word(3), word(4)) != (block.offset, place) {
+        Sector::Misplaced {
+            offset: word(3),
+            sector: word(4) as u32,
+        }
+    } else {
+        Sector::Of(Stamp(word(5)))
+    }
+}
+
+fn words_to_bytes(words: &[u64; HEADER_WORDS]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chimaera_bdev_client::BlockType;
+
+    const ID: JournalId = JournalId(0x1234_5678_9abc_def0_0fed_cba9_8765_4321);
+    const GENERATION: Stamp = Stamp::new(3, 17);
+
+    fn filled(id: JournalId, block: &Block, generation: Stamp) -> Vec<u8> {
+        let mut bytes = vec![0; block.size as usize];
+        fill(id, block, generation, &mut bytes);
+        bytes
+    }
+
+    fn first_wrong(block: &Block, bytes: &[u8]) -> (usize, Sector, usize) {
+        let wrong = examine(ID, block, &[GENERATION], bytes).expect_err("it is wrong");
+        (wrong.sector, wrong.found, wrong.count)
+    }
+
+    #[test]
+    fn a_block_is_recognised_by_its_generation_alone() {
+        for block_type in BlockType::ALL {
+            let block = Block::new(5 << 20, block_type);
+            let bytes = filled(ID, &block, GENERATION);
+            assert_eq!(examine(ID, &block, &[GENERATION], &bytes), Ok(()));
+            let other = Stamp::new(3, 18);
+            assert_eq!(examine(ID, &block, &[other, GENERATION], &bytes), Ok(()));
+            let wrong = examine(ID, &block, &[other], &bytes).expect_err("stale");
+            assert_eq!(wrong.found, Sector::Of(GENERATION));
+            assert_eq!(wrong.count, bytes.len() / SECTOR_BYTES);
+        }
+    }
+
+    #[test]
+    fn what_a_sector_holds_instead_is_told_apart() {
+        let block = Block::new(1 << 20, BlockType::Kib4);
+        let good = filled(ID, &block, GENERATION);
+        let replaced = |with: &[u8]| {
+            let mut bytes = good.clone();
+            bytes[512..1024].copy_from_slice(with);
+            first_wrong(&block, &bytes)
+        };
+        assert_eq!(replaced(&[0; 512]), (1, Sector::Blank, 1));
+        assert_eq!(replaced(&[7; 512]), (1, Sector::Foreign, 1));
+        let misplaced = Sector::Misplaced {
+            offset: 1 << 20,
+            sector: 2,
+        };
+        assert_eq!(replaced(&good[1024..1536]), (1, misplaced, 1));
+        let larger = filled(ID, &Block::new(1 << 20, BlockType::Mib1), GENERATION);
+        let misplaced = Sector::Misplaced {
+            offset: 1 << 20,
+            sector: 1,
+        };
+        assert_eq!(replaced(&larger[512..1024]), (1, misplaced, 1));
+        let other = JournalId(ID.0 ^ 1);
+        let others = filled(other, &block, GENERATION);
+        let expected = Sector::OfAnotherJournal(other);
+        assert_eq!(replaced(&others[512..1024]), (1, expected, 1));
+        let stale = filled(ID, &block, Stamp::new(3, 16));
+        let expected = Sector::Of(Stamp::new(3, 16));
+        assert_eq!(replaced(&stale[512..1024]), (1, expected, 1));
+    }
+
+    #[test]
+    fn no_changed_bit_goes_unseen() {
+        let block = Block::new(0, BlockType::Kib4);
+        let good = filled(ID, &block, GENERATION);
+        for bit in 0..512 * 8 {
+            let mut bytes = good.clone();
+            bytes[512 + bit / 8] ^= 1 << (bit % 8);
+            let (sector, _, count) = first_wrong(&block, &bytes);
+            assert_eq!((sector, count), (1, 1), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_tag_names_its_journal_and_allocation() {
+        let stamp = Stamp::new(u8::MAX, u32::MAX);
+        assert_eq!(ID.allocation(ID.tag(stamp)), Some(stamp));
+        assert_eq!((stamp.thread(), stamp.number()), (u8::MAX, u32::MAX));
+        assert_eq!(ID.allocation(OwnerTag::NONE), None);
+        assert_eq!(JournalId(0).allocation(OwnerTag(0)), None);
+        assert_eq!(ID.allocation(JournalId(!ID.0).tag(stamp)), None);
+    }
+}

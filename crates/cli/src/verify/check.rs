@@ -1,0 +1,123 @@
+//! Whether a pool has what a journal promises.
+
+use std::collections::BTreeMap;
+
+use chimaera_bdev_client::{Block, Error, OwnedBlock};
+
+use super::Pool;
+use super::block::{Stamp, examine};
+use super::model::{Live, Model, Stamps};
+
+/// What a check has found.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// What is not as promised, a sentence each.
+    pub(super) violations: Vec<String>,
+    /// Blocks that are there, with their contents.
+    pub(super) intact: u64,
+    /// Bytes of these.
+    pub(super) bytes: u64,
+    /// Of these, blocks that an announced overwriting has changed, in part or whole.
+    pub(super) overwritten: u64,
+    /// Blocks that were being freed and are still there.
+    pub(super) still_there: Vec<Block>,
+    /// Blocks that were being freed and are gone.
+    pub(super) gone: u64,
+    /// Blocks that were allocated after the last record: nothing is promised of them.
+    pub(super) recent: Vec<Block>,
+    /// Allocated blocks with other tags, or none.
+    pub(super) of_others: u64,
+}
+
+/// Compares a pool with a journal: every block that was flushed is there, intact, and none is that was
+/// freed.
+pub(super) fn check(model: &Model, pool: &impl Pool) -> Result<Findings, Error> {
+    let mut findings = Findings::default();
+    let mut listed = BTreeMap::new();
+    for OwnedBlock { block, owner } in pool.list()? {
+        match model.id.allocation(owner) {
+            Some(allocation) => _ = listed.insert(block.offset, (block, allocation)),
+            None => findings.of_others += 1,
+        }
+    }
+    for live in model.live.values() {
+        let there = listed.get(&live.block.offset) == Some(&(live.block, live.allocation));
+        if there {
+            listed.remove(&live.block.offset);
+            findings.examine(model, live, pool)?;
+        } else if live.freeing {
+            findings.gone += 1;
+        } else {
+            let found = listed.get(&live.block.offset);
+            findings.violations.push(lost(live, found));
+        }
+    }
+    for (block, allocation) in listed.into_values() {
+        let stamps = model.threads.get(&allocation.thread());
+        match explain(allocation, stamps.copied().unwrap_or_default()) {
+            Ok(()) => findings.recent.push(block),
+            Err(why) => findings
+                .violations
+                .push(format!("{} {why}", describe(&block, allocation))),
+        }
+    }
+    Ok(findings)
+}
+
+impl Findings {
+    /// Looks into a block that is there.
+    fn examine(&mut self, model: &Model, live: &Live, pool: &impl Pool) -> Result<(), Error> {
+        let block = &live.block;
+        let mut bytes = vec![0; block.size as usize];
+        pool.read(block, &mut bytes)?;
+        if let Err(wrong) = examine(model.id, block, &live.generations, &bytes) {
+            let expected: Vec<_> = live.generations.iter().map(Stamp::to_string).collect();
+            self.violations.push(format!(
+                "{} holds {wrong}; flushed or announced was generation {}",
+                describe(block, live.allocation),
+                expected.join(" or ")
+            ));
+            return Ok(());
+        }
+        if live.freeing {
+            self.still_there.push(*block);
+            return Ok(());
+        }
+        self.intact += 1;
+        self.bytes += block.size;
+        if examine(model.id, block, &live.generations[..1], &bytes).is_err() {
+            self.overwritten += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a block of ours that the journal does not have may be there.
+fn explain(allocation: Stamp, stamps: Stamps) -> Result<(), &'static str> {
+    let number = allocation.number();
+    if number <= stamps.used {
+        Err("is allocated although its free was flushed")
+    } else if number <= stamps.reserved {
+        Ok(())
+    } else {
+        Err("is allocated although no run has ever allocated it")
+    }
+}
+
+fn lost(live: &Live, found: Option<&(Block, Stamp)>) -> String {
+    let what = describe(&live.block, live.allocation);
+    match found {
+        None => format!("{what} was flushed and is not allocated any more"),
+        Some(&(block, allocation)) => {
+            let found = describe(&block, allocation);
+            format!("{what} was flushed, and in its place there is {found}")
+        }
+    }
+}
+
+fn describe(block: &Block, allocation: Stamp) -> String {
+    format!(
+        "the block of {} at {:#x}, allocation {allocation},",
+        block.block_type, block.offset
+    )
+}

@@ -1,0 +1,281 @@
+//! The journal's file: lines ([`Record`]) that are durable before what they announce is done, and
+//! after what they report was.
+//!
+//! Laws of this module:
+//! - An append returns when the line is on the device. One line is one append, so a crash can tear
+//!   the last line and no other.
+//! - A torn last line says nothing: what it was to announce was not done yet, and what it was to
+//!   report is not relied on. It is cut when the journal is continued.
+//! - Whatever else does not read as it was written is damage, and an error.
+//! - One run at a time: the file is locked as long as it is open.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::block::JournalId;
+use super::model::Model;
+use super::record::{HEADER_START, Record};
+use crate::failure::Failure;
+
+/// A journal that is being continued.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    file: File,
+    chain: u64,
+    model: Model,
+}
+
+/// What the bytes of a journal say.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Contents {
+    /// `None` if there is not even a whole first line.
+    pub(super) model: Option<Model>,
+    /// Bytes of whole lines.
+    pub(super) whole_bytes: usize,
+    /// The checksum that the next line continues.
+    chain: u64,
+}
+
+impl Journal {
+    /// Opens a journal to continue it, or makes a new one with this id.
+    pub(super) fn open(path: &Path, new_id: JournalId) -> Result<Self, Failure> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = options.open(path).map_err(failed("open", path))?;
+        file.try_lock().map_err(|error| locked(path, error))?;
+        let contents = read_all(&mut file, path)?;
+        let whole_bytes = contents.whole_bytes as u64;
+        file.set_len(whole_bytes)
+            .and_then(|()| file.seek(SeekFrom::Start(whole_bytes)))
+            .and_then(|_| file.sync_all())
+            .map_err(failed("cut", path))?;
+        let mut journal = Self {
+            path: path.to_path_buf(),
+            file,
+            chain: contents.chain,
+            model: contents.model.clone().unwrap_or(Model::new(new_id)),
+        };
+        if contents.model.is_none() {
+            journal.write(&Record::Header(new_id))?;
+            sync_folder(path)?;
+        }
+        Ok(journal)
+    }
+
+    /// What the journal says up to now.
+    pub(super) const fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Appends a record and waits until it is durable.
+    pub(super) fn append(&mut self, record: &Record) -> Result<(), Failure> {
+        self.model.apply(record).map_err(|contradiction| {
+            Failure::new(format!(
+                "what happened contradicts the journal {}: {contradiction}",
+                self.path.display()
+            ))
+        })?;
+        self.write(record)
+    }
+
+    fn write(&mut self, record: &Record) -> Result<(), Failure> {
+        let mut line = String::new();
+        self.chain = record.write(self.chain, &mut line);
+        self.file
+            .write_all(line.as_bytes())
+            .and_then(|()| self.file.sync_data())
+            .map_err(failed("write", &self.path))
+    }
+}
+
+/// Reads a journal and leaves it as it is.
+pub(super) fn read(path: &Path) -> Result<Model, Failure> {
+    let mut file = File::open(path).map_err(failed("open", path))?;
+    file.try_lock_shared()
+        .map_err(|error| locked(path, error))?;
+    read_all(&mut file, path)?.model.ok_or_else(|| {
+        Failure::new(format!(
+            "the journal {} holds no record yet: there is nothing to check",
+            path.display()
+        ))
+    })
+}
+
+fn read_all(file: &mut File, path: &Path) -> Result<Contents, Failure> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(failed("read", path))?;
+    parse(&bytes).map_err(|damage| Failure::new(format!("{}: {damage}", path.display())))
+}
+
+/// Reads a journal's bytes. An error says what is wrong with them.
+pub(super) fn parse(bytes: &[u8]) -> Result<Contents, String> {
+    let mut contents = Contents {
+        model: None,
+        whole_bytes: 0,
+        chain: 0,
+    };
+    let mut lines = bytes.split_inclusive(|&byte| byte == b'\n');
+    for number in 1.. {
+        let Some(line) = lines.next() else { break };
+        let record = line
+            .strip_suffix(b"\n")
+            .and_then(|line| Record::read(contents.chain, line));
+        let Some((record, chain)) = record else {
+            if number == 1 && !is_part_of_a_header(line) {
+                return Err("this is not a journal of `chimaera verify`".to_owned());
+            }
+            return match lines.next() {
+                None => Ok(contents),
+                Some(_) => Err(format!("line {number} is damaged, and is not the last")),
+            };
+        };
+        match (&mut contents.model, record) {
+            (None, Record::Header(id)) => contents.model = Some(Model::new(id)),
+            (None, _) => return Err("the journal has no beginning".to_owned()),
+            (Some(model), record) => model
+                .apply(&record)
+                .map_err(|contradiction| format!("line {number}: {contradiction}"))?,
+        }
+        contents.whole_bytes += line.len();
+        contents.chain = chain;
+    }
+    Ok(contents)
+}
+
+/// Whether a first line that is not whole may be a journal's. All else is somebody's file, which a
+/// wrong argument must not cost them.
+fn is_part_of_a_header(line: &[u8]) -> bool {
+    let start = HEADER_START.as_bytes();
+    line.starts_with(start) || start.starts_with(line)
+}
+
+fn failed(verb: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
+    let action = format!("cannot {verb} the journal {}", path.display());
+    move |error| match error.kind() {
+        ErrorKind::NotFound => Failure::not_found(format!("{action}: {error}")),
+        _ => Failure::system(action)(error),
+    }
+}
+
+fn locked(path: &Path, error: TryLockError) -> Failure {
+    match error {
+        TryLockError::WouldBlock => Failure::in_the_way(format!(
+            "the journal {} is in use by another `chimaera verify`",
+            path.display()
+        )),
+        TryLockError::Error(error) => failed("lock", path)(error),
+    }
+}
+
+/// A new file is there after a power cut only if its folder is durable too.
+fn sync_folder(path: &Path) -> Result<(), Failure> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed("make durable", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::samples;
+    use super::*;
+
+    /// The sample's bytes, and how many of them each number of lines has.
+    fn sample() -> (Vec<u8>, Vec<usize>) {
+        let (mut text, mut chain, mut ends) = (String::new(), 0, vec![0]);
+        for record in samples() {
+            chain = record.write(chain, &mut text);
+            ends.push(text.len());
+        }
+        (text.into_bytes(), ends)
+    }
+
+    #[test]
+    fn a_journal_that_was_cut_anywhere_says_what_its_whole_lines_say() {
+        let (bytes, ends) = sample();
+        for len in 0..=bytes.len() {
+            let cut = parse(&bytes[..len]).unwrap_or_else(|error| panic!("{len}: {error}"));
+            let whole = ends.iter().copied().filter(|&end| end <= len).max();
+            assert_eq!(Some(cut.whole_bytes), whole, "{len}");
+            assert_eq!(Ok(cut), parse(&bytes[..whole.unwrap_or(0)]), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_torn_last_line_may_hold_anything() {
+        let (bytes, ends) = sample();
+        let last = ends[ends.len() - 2];
+        for at in last..bytes.len() {
+            for value in [0, b'x', 0xff, bytes[at] ^ 1] {
+                let mut torn = bytes.clone();
+                torn[at] = value;
+                if torn != bytes {
+                    assert_eq!(parse(&torn).expect("torn").whole_bytes, last, "{at}");
+                }
+            }
+            let mut torn = bytes[..at].to_vec();
+            torn.resize(bytes.len() + 1000, 0);
+            assert_eq!(parse(&torn).expect("torn").whole_bytes, last, "{at}");
+        }
+    }
+
+    #[test]
+    fn damage_before_the_last_line_is_found() {
+        let (bytes, ends) = sample();
+        // The end of the last but one is left alone: without it, the last line is a longer one.
+        for at in 0..ends[ends.len() - 2] - 1 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x20;
+            assert!(parse(&damaged).is_err(), "{at}");
+        }
+        let without_second = [&bytes[..ends[1]], &bytes[ends[2]..]].concat();
+        assert!(parse(&without_second).is_err());
+        let without_first = &bytes[ends[1]..];
+        assert!(parse(without_first).is_err());
+        assert!(parse(&[&bytes[..], &bytes[..]].concat()).is_err());
+    }
+
+    #[test]
+    fn somebodys_file_is_no_journal() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("notes");
+        for text in ["notes", "a\nb\n", "\0\0\0", "\n"] {
+            std::fs::write(&path, text).expect("writes");
+            let failure = Journal::open(&path, JournalId(1)).expect_err("not a journal");
+            assert!(failure.to_string().contains("not a journal"), "{failure}");
+            assert_eq!(std::fs::read(&path).expect("reads"), text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_journal_is_continued_where_it_was_torn() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("journal");
+        let records = samples();
+        let mut journal = Journal::open(&path, JournalId(0xfeed << 64)).expect("opens");
+        let failure = Journal::open(&path, JournalId(2)).expect_err("in use");
+        assert!(failure.to_string().contains("in use"), "{failure}");
+        for record in &records[1..3] {
+            journal.append(record).expect("appends");
+        }
+        let model = journal.model().clone();
+        drop(journal);
+        let mut bytes = std::fs::read(&path).expect("reads");
+        bytes.extend(b"intend *52428");
+        std::fs::write(&path, &bytes).expect("writes");
+        assert_eq!(read(&path).expect("reads"), model);
+        assert_eq!(std::fs::read(&path).expect("reads"), bytes, "left as it is");
+        let mut journal = Journal::open(&path, JournalId(3)).expect("opens");
+        assert_eq!(*journal.model(), model);
+        for record in &records[3..] {
+            journal.append(record).expect("appends");
+        }
+        drop(journal);
+        assert_eq!(std::fs::read(&path).expect("reads"), sample().0);
+    }
+}

@@ -1,0 +1,226 @@
+//! `chimaera verify`: proves that a pool keeps across crashes what it promises.
+//!
+//! `run` keeps a workload going and notes in a journal, outside the pool, what has been flushed;
+//! `check` compares a pool with a journal. Between them the daemon may be killed or the machine lose its
+//! power, as often as one likes.
+//!
+//! - [`block`]: blocks whose every sector says what it is.
+//! - [`record`] and [`journal`]: what is noted, and how it gets to the device.
+//! - [`model`]: what a journal says must be there.
+//! - [`worker`] and [`run`]: the workload, and how a journal is continued.
+//! - [`check`]: the comparison.
+
+mod block;
+mod check;
+mod checksum;
+mod journal;
+#[cfg(test)]
+mod memory;
+mod model;
+mod record;
+mod run;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use chimaera_bdev_client::{Block, Client, Error, OwnedBlock, OwnerTag, PoolQuery, Status};
+
+use crate::args::{VerifyCheckArguments, VerifyCommand, VerifyRunArguments};
+use crate::failure::Failure;
+use crate::output;
+use crate::pool::open;
+use crate::runtime::connect;
+use crate::size::show_size;
+use block::JournalId;
+use check::Findings;
+use journal::Journal;
+use model::Model;
+use run::{Plan, Summary};
+
+/// The most that a run holds unless it is told.
+const SPACE_BYTES_MAXIMUM: u64 = 256 << 20;
+
+/// Violations that are shown one by one.
+const SHOWN: usize = 20;
+
+/// What is verified: a pool, or a model of one.
+trait Pool: Sync {
+    fn allocate(&self, bytes: u64, owner: OwnerTag) -> Result<Vec<Block>, Error>;
+    fn free(&self, blocks: &[Block]) -> Result<(), Error>;
+    fn write(&self, block: &Block, bytes: &[u8]) -> Result<(), Error>;
+    fn read(&self, block: &Block, bytes: &mut [u8]) -> Result<(), Error>;
+    fn flush(&self) -> Result<(), Error>;
+    fn list(&self) -> Result<Vec<OwnedBlock>, Error>;
+}
+
+const QUERY: PoolQuery = PoolQuery::Local;
+
+impl Pool for Client {
+    fn allocate(&self, bytes: u64, owner: OwnerTag) -> Result<Vec<Block>, Error> {
+        self.allocate_blocks_for(QUERY, bytes, owner)
+    }
+
+    fn free(&self, blocks: &[Block]) -> Result<(), Error> {
+        self.free_blocks(QUERY, blocks)
+    }
+
+    fn write(&self, block: &Block, bytes: &[u8]) -> Result<(), Error> {
+        let mut buffer = self.runtime().allocate_buffer(bytes.len())?;
+        buffer.copy_from_slice(bytes);
+        Client::write(self, QUERY, block, &buffer).map(|_| ())
+    }
+
+    fn read(&self, block: &Block, bytes: &mut [u8]) -> Result<(), Error> {
+        let mut buffer = self.runtime().allocate_buffer(bytes.len())?;
+        Client::read(self, QUERY, block, &mut buffer)?;
+        bytes.copy_from_slice(&buffer);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), Error> {
+        Client::flush(self, QUERY)
+    }
+
+    fn list(&self) -> Result<Vec<OwnedBlock>, Error> {
+        self.all_blocks(QUERY).collect()
+    }
+}
+
+pub(crate) fn run(command: &VerifyCommand, socket: Option<&Path>) -> Result<(), Failure> {
+    match command {
+        VerifyCommand::Run(arguments) => run_workload(arguments, socket),
+        VerifyCommand::Check(arguments) => check_pool(arguments, socket),
+    }
+}
+
+fn run_workload(arguments: &VerifyRunArguments, socket: Option<&Path>) -> Result<(), Failure> {
+    let pool = open(&connect(socket)?, &arguments.pool.pool)?;
+    let path = &arguments.pool.journal;
+    let new_id = JournalId(random()?);
+    let journal = Journal::open(path, new_id)?;
+    let held = journal.model().bytes();
+    let default = || -> Result<u64, Failure> {
+        let free = pool.get_stats()?.remaining_size;
+        Ok(((free + held) / 2).min(SPACE_BYTES_MAXIMUM))
+    };
+    let plan = Plan {
+        threads: arguments.threads,
+        seed: arguments.seed.unwrap_or(new_id.0 as u64),
+        space_bytes: arguments.space.map_or_else(default, Ok)?,
+    };
+    let end = Instant::now() + Duration::from_secs(arguments.seconds);
+    let (outcome, summary) = run::run(&pool, journal, plan, |_| Instant::now() >= end);
+    if let Some(summary) = &summary {
+        show_run(summary, plan.seed);
+    }
+    outcome.map_err(|failure| {
+        failure.explain_loss(format_args!(
+        "the journal {} says what must be there: when the daemon is back and the pool open, run \
+         `chimaera verify check --pool {} --journal {}`",
+        path.display(),
+        arguments.pool.pool,
+        path.display()
+    ))
+    })
+}
+
+fn show_run(summary: &Summary, seed: u64) {
+    let Summary {
+        before,
+        counts,
+        model,
+        ..
+    } = summary;
+    if model.runs > 1 {
+        show_findings("continued:", before);
+    }
+    output::line(format_args!(
+        "ran with seed {seed}: {} blocks allocated, {} freed; {} generations written ({}), {} read \
+         and right; {} flushes",
+        counts.allocated,
+        counts.freed,
+        counts.written_blocks,
+        show_size(counts.written_bytes),
+        counts.read_blocks,
+        counts.flushes
+    ));
+    if counts.without_space > 0 {
+        output::line(format_args!(
+            "{} allocations found no space",
+            counts.without_space
+        ));
+    }
+    show_model(model);
+}
+
+/// What a journal promises.
+fn show_model(model: &Model) {
+    output::line(format_args!(
+        "journal {}: {} blocks flushed ({}) by {} run(s), {} records of flushes",
+        model.id,
+        model.live.len(),
+        show_size(model.bytes()),
+        model.runs,
+        model.flushes
+    ));
+}
+
+fn check_pool(arguments: &VerifyCheckArguments, socket: Option<&Path>) -> Result<(), Failure> {
+    let pool = open(&connect(socket)?, &arguments.pool.pool)?;
+    let model = journal::read(&arguments.pool.journal)?;
+    let findings = check::check(&model, &pool).map_err(during("checking the blocks"))?;
+    show_model(&model);
+    show_findings("found:", &findings);
+    if findings.violations.is_empty() {
+        return Ok(());
+    }
+    for violation in findings.violations.iter().take(SHOWN) {
+        output::line(format_args!("VIOLATION: {violation}"));
+    }
+    let hidden = findings.violations.len().saturating_sub(SHOWN);
+    if hidden > 0 {
+        output::line(format_args!("and {hidden} more"));
+    }
+    Err(Failure::new(format!(
+        "the pool has not what the journal promises: {} violations",
+        findings.violations.len()
+    )))
+}
+
+fn show_findings(what: &str, findings: &Findings) {
+    output::line(format_args!(
+        "{what} {} blocks intact ({}), {} of them in an announced new generation; {} being freed \
+         are gone, {} still there; {} recent; {} of others",
+        findings.intact,
+        show_size(findings.bytes),
+        findings.overwritten,
+        findings.gone,
+        findings.still_there.len(),
+        findings.recent.len(),
+        findings.of_others
+    ));
+}
+
+/// A failure of the pool, while this was being done. A daemon that went away has its own exit code.
+fn during(what: &str) -> impl FnOnce(Error) -> Failure {
+    move |error| match error.status() {
+        Status::ConnectionLost | Status::ShuttingDown => {
+            Failure::no_runtime(format!("the daemon went away during {what}: {error}"))
+        }
+        _ => error.into(),
+    }
+}
+
+/// 128 bits that nobody else has.
+fn random() -> Result<u128, Failure> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(Failure::system("cannot read /dev/urandom"))?;
+    Ok(u128::from_le_bytes(bytes))
+}

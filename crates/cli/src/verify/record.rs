@@ -1,0 +1,315 @@
+//! The journal's lines: what they say, and how they are written.
+//!
+//! ```text
+//! chimaera-verify-journal 1 <id>          the first line
+//! begin <threads> <seed>                  a run begins
+//! intend …                                what is about to be done to flushed blocks:
+//!     -<offset>=<allocation>                  it is being freed
+//!     *<offset>=<allocation>@<generation>     it is being overwritten
+//! flushed <thread> <used> <reserved> …    a flush of this thread's has succeeded, and with it:
+//!     +<offset>/<type>=<allocation>@<generation>  a new block with its contents
+//!     *<offset>=<allocation>@<generation>         new contents
+//!     -<offset>=<allocation>                      a free
+//! ```
+//!
+//! Of the thread's stamps, those up to `used` were given before that flush, so that every block
+//! allocated under them is in the journal or free; those up to `reserved` may be given before its
+//! next record. Every line ends with ` ~` and a checksum that continues that of the line before, in
+//! hexadecimal: a line that was changed, left out or moved is found.
+
+use std::fmt::{self, Display, Write};
+use std::str::FromStr;
+
+use chimaera_bdev_client::{Block, BlockType};
+
+use super::block::{JournalId, Stamp};
+use super::checksum::checksum;
+
+/// How the first line begins.
+pub(super) const HEADER_START: &str = "chimaera-verify-journal 1 ";
+
+/// A line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    Header(JournalId),
+    Begin { threads: u8, seed: u64 },
+    Intend(Vec<Change>),
+    Flushed(Flushed),
+}
+
+/// What a flush has made durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Flushed {
+    pub(super) thread: u8,
+    /// The last stamp that was given before the flush.
+    pub(super) used: u32,
+    /// The last stamp that may be given before the next record.
+    pub(super) reserved: u32,
+    pub(super) changes: Vec<Change>,
+}
+
+/// What happens to a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Allocated {
+        block: Block,
+        allocation: Stamp,
+        generation: Stamp,
+    },
+    Overwritten {
+        offset: u64,
+        allocation: Stamp,
+        generation: Stamp,
+    },
+    Freed {
+        offset: u64,
+        allocation: Stamp,
+    },
+}
+
+impl Record {
+    /// Appends the line, and gives the checksum that the next line continues.
+    pub(super) fn write(&self, chain: u64, text: &mut String) -> u64 {
+        let start = text.len();
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{self}");
+        let sum = checksum(chain, &text.as_bytes()[start..]);
+        let _ = writeln!(text, " ~{sum:016x}");
+        sum
+    }
+
+    /// Reads a line without its end, and gives the checksum that the next line continues. `None` if
+    /// it is not a whole line that was written after that checksum.
+    pub(super) fn read(chain: u64, line: &[u8]) -> Option<(Self, u64)> {
+        let line = str::from_utf8(line).ok()?;
+        let (payload, sum) = line.rsplit_once(" ~")?;
+        // One spelling only, or a changed line could pass for the one that was written.
+        let expected = checksum(chain, payload.as_bytes());
+        if sum != format!("{expected:016x}") {
+            return None;
+        }
+        Some((payload.parse().ok()?, expected))
+    }
+}
+
+impl Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(id) => write!(f, "{HEADER_START}{id}"),
+            Self::Begin { threads, seed } => write!(f, "begin {threads} {seed}"),
+            Self::Intend(changes) => {
+                f.write_str("intend")?;
+                changes.iter().try_for_each(|change| write!(f, " {change}"))
+            }
+            Self::Flushed(flushed) => {
+                let Flushed {
+                    thread,
+                    used,
+                    reserved,
+                    changes,
+                } = flushed;
+                write!(f, "flushed {thread} {used} {reserved}")?;
+                changes.iter().try_for_each(|change| write!(f, " {change}"))
+            }
+        }
+    }
+}
+
+impl Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allocated {
+                block,
+                allocation,
+                generation,
+            } => {
+                let (offset, kind) = (block.offset, block.block_type as u32);
+                write!(f, "+{offset}/{kind}={allocation}@{generation}")
+            }
+            Self::Overwritten {
+                offset,
+                allocation,
+                generation,
+            } => write!(f, "*{offset}={allocation}@{generation}"),
+            Self::Freed { offset, allocation } => write!(f, "-{offset}={allocation}"),
+        }
+    }
+}
+
+/// A line that says nothing that this version knows.
+#[derive(Debug)]
+pub(super) struct Unknown;
+
+impl FromStr for Record {
+    type Err = Unknown;
+
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        if let Some(id) = text.strip_prefix(HEADER_START) {
+            let id = u128::from_str_radix(id, 16).map_err(|_| Unknown)?;
+            return Ok(Self::Header(JournalId(id)));
+        }
+        let mut words = text.split(' ');
+        let record = match words.next() {
+            Some("begin") => Self::Begin {
+                threads: number(words.next())?,
+                seed: number(words.next())?,
+            },
+            Some("intend") => {
+                Self::Intend(words.by_ref().map(str::parse).collect::<Result<_, _>>()?)
+            }
+            Some("flushed") => Self::Flushed(Flushed {
+                thread: number(words.next())?,
+                used: number(words.next())?,
+                reserved: number(words.next())?,
+                changes: words.by_ref().map(str::parse).collect::<Result<_, _>>()?,
+            }),
+            _ => return Err(Unknown),
+        };
+        match words.next() {
+            None => Ok(record),
+            Some(_) => Err(Unknown),
+        }
+    }
+}
+
+impl FromStr for Change {
+    type Err = Unknown;
+
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        let (kind, rest) = text.split_at_checked(1).ok_or(Unknown)?;
+        let (place, stamps) = rest.split_once('=').ok_or(Unknown)?;
+        let both = || {
+            let (allocation, generation) = stamps.split_once('@').ok_or(Unknown)?;
+            Ok((stamp(allocation)?, stamp(generation)?))
+        };
+        match kind {
+            "+" => {
+                let (offset, block_type) = place.split_once('/').ok_or(Unknown)?;
+                let block_type = BlockType::ALL
+                    .get(number::<usize>(Some(block_type))?)
+                    .ok_or(Unknown)?;
+                let (allocation, generation) = both()?;
+                Ok(Self::Allocated {
+                    block: Block::new(number(Some(offset))?, *block_type),
+                    allocation,
+                    generation,
+                })
+            }
+            "*" => {
+                let (allocation, generation) = both()?;
+                Ok(Self::Overwritten {
+                    offset: number(Some(place))?,
+                    allocation,
+                    generation,
+                })
+            }
+            "-" => Ok(Self::Freed {
+                offset: number(Some(place))?,
+                allocation: stamp(stamps)?,
+            }),
+            _ => Err(Unknown),
+        }
+    }
+}
+
+fn number<T: FromStr>(word: Option<&str>) -> Result<T, Unknown> {
+    word.and_then(|word| word.parse().ok()).ok_or(Unknown)
+}
+
+fn stamp(text: &str) -> Result<Stamp, Unknown> {
+    let (thread, in_thread) = text.split_once('.').ok_or(Unknown)?;
+    Ok(Stamp::new(number(Some(thread))?, number(Some(in_thread))?))
+}
+
+#[cfg(test)]
+pub(super) fn samples() -> Vec<Record> {
+    let (a, b, c) = (Stamp::new(0, 1), Stamp::new(0, 2), Stamp::new(0, 300));
+    vec![
+        Record::Header(JournalId(0xfeed << 64)),
+        Record::Begin {
+            threads: 2,
+            seed: u64::MAX,
+        },
+        Record::Flushed(Flushed {
+            thread: 0,
+            used: 2,
+            reserved: 302,
+            changes: vec![Change::Allocated {
+                block: Block::new(5 << 20, BlockType::Kib256),
+                allocation: a,
+                generation: b,
+            }],
+        }),
+        Record::Intend(vec![
+            Change::Overwritten {
+                offset: 5 << 20,
+                allocation: a,
+                generation: c,
+            },
+            Change::Freed {
+                offset: 5 << 20,
+                allocation: a,
+            },
+        ]),
+        Record::Flushed(Flushed {
+            thread: 0,
+            used: 300,
+            reserved: u32::MAX,
+            changes: vec![Change::Freed {
+                offset: 5 << 20,
+                allocation: a,
+            }],
+        }),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_reads_as_it_is_written_and_only_after_its_predecessor() {
+        let mut chain = 0;
+        for record in samples() {
+            let mut text = String::new();
+            let next = record.write(chain, &mut text);
+            let line = text.strip_suffix('\n').expect("a line").as_bytes();
+            assert_eq!(Record::read(chain, line), Some((record, next)));
+            assert_eq!(Record::read(chain ^ 1, line), None);
+            for at in 0..line.len() {
+                let mut changed = line.to_vec();
+                changed[at] ^= 1;
+                assert_eq!(Record::read(chain, &changed), None, "{text} at {at}");
+                assert_eq!(Record::read(chain, &line[..at]), None, "{text} to {at}");
+            }
+            chain = next;
+        }
+    }
+
+    #[test]
+    fn garbage_is_no_record() {
+        for text in [
+            "",
+            " ",
+            "flushed",
+            "flushed 1 2",
+            "flushed 256 1 1",
+            "flushed 0 1 1 ",
+            "begin 1",
+            "begin 1 2 3",
+            "intend +",
+            "intend -1",
+            "intend -1=1",
+            "intend -1=1.x",
+            "intend ?1=1.1",
+            "flushed 0 1 1 +4096/4=0.1@0.2",
+            "flushed 0 1 1 +4096=0.1@0.2",
+            "intend é",
+            "end",
+            "chimaera-verify-journal 1 xyz",
+            "chimaera-verify-journal 2 00",
+        ] {
+            assert!(text.parse::<Record>().is_err(), "{text:?}");
+        }
+    }
+}

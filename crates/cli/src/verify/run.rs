@@ -1,0 +1,246 @@
+//! A workload against a pool, with a journal of what must outlive a crash.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::block::{JournalId, Stamp};
+use super::check::{Findings, check};
+use super::checksum::Random;
+use super::journal::Journal;
+use super::model::{Live, Model};
+use super::record::{Change, Flushed, Record};
+use super::worker::{Counts, Held, Shared, Worker, lock};
+use super::{Pool, during};
+use crate::failure::Failure;
+
+/// How to run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    pub(super) threads: u8,
+    pub(super) seed: u64,
+    /// Bytes that the workload may hold, those of a continued journal included.
+    pub(super) space_bytes: u64,
+}
+
+/// What a run has done.
+#[derive(Debug)]
+pub(super) struct Summary {
+    /// What was found before it began, of a journal that it continued.
+    pub(super) before: Findings,
+    pub(super) counts: Counts,
+    /// What the journal promises now.
+    pub(super) model: Model,
+}
+
+/// Runs a workload until `is_over`, which is asked by every thread before each of its steps. The failure
+/// of a run that had begun comes with what it did until then.
+pub(super) fn run(
+    pool: &impl Pool,
+    mut journal: Journal,
+    plan: Plan,
+    is_over: impl Fn(Counts) -> bool + Sync,
+) -> (Result<(), Failure>, Option<Summary>) {
+    let (before, continued) = match begin(pool, &mut journal, plan) {
+        Ok(begun) => begun,
+        Err(failure) => return (Err(failure), None),
+    };
+    let shared = Shared {
+        pool,
+        id: journal.model().id,
+        held: Mutex::new(ranges(&continued)),
+        journal: Mutex::new(journal),
+        stop: AtomicBool::new(false),
+    };
+    let results = run_threads(&shared, plan, continued, is_over);
+    let mut counts = Counts::default();
+    let mut outcome = Ok(());
+    for (result, of_thread) in results {
+        counts += of_thread;
+        outcome = worse(outcome, result);
+    }
+    let model = lock(&shared.journal).model().clone();
+    let summary = Summary {
+        before,
+        counts,
+        model,
+    };
+    (outcome, Some(summary))
+}
+
+/// The outcome that says more: when a daemon goes away, every thread loses it, and one may have found
+/// something worse before.
+fn worse(one: Result<(), Failure>, other: Result<(), Failure>) -> Result<(), Failure> {
+    match (one, other) {
+        (Err(one), Err(other)) if one.is_no_runtime() => Err(other),
+        (Err(one), _) => Err(one),
+        (Ok(()), other) => other,
+    }
+}
+
+fn run_threads<P: Pool>(
+    shared: &Shared<'_, P>,
+    plan: Plan,
+    continued: Vec<Held>,
+    is_over: impl Fn(Counts) -> bool + Sync,
+) -> Vec<(Result<(), Failure>, Counts)> {
+    let model = lock(&shared.journal).model().clone();
+    let mut blocks = vec![Vec::new(); usize::from(plan.threads)];
+    for (index, held) in continued.into_iter().enumerate() {
+        blocks[index % usize::from(plan.threads)].push(held);
+    }
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..plan.threads)
+            .zip(blocks)
+            .map(|(thread, held)| {
+                let used = model
+                    .threads
+                    .get(&thread)
+                    .map_or(0, |stamps| stamps.reserved);
+                let seed = plan.seed ^ model.runs << 8 ^ u64::from(thread);
+                let mut worker = Worker {
+                    shared,
+                    thread,
+                    used,
+                    reserved: used,
+                    held,
+                    budget_bytes: plan.space_bytes / u64::from(plan.threads),
+                    random: Random::new(seed),
+                    counts: Counts::default(),
+                };
+                let is_over = &is_over;
+                scope.spawn(move || {
+                    let result = worker.run(is_over);
+                    if result.is_err() {
+                        shared.stop.store(true, Ordering::Relaxed);
+                    }
+                    (result, worker.counts)
+                })
+            })
+            .collect();
+        let joined = threads.into_iter().map(thread::ScopedJoinHandle::join);
+        joined
+            .map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+fn ranges(held: &[Held]) -> BTreeMap<u64, u64> {
+    let blocks = held.iter().map(|held| held.block);
+    blocks
+        .map(|block| (block.offset, block.offset + block.size))
+        .collect()
+}
+
+/// Checks what the journal has, settles what the last run left open, and gives the blocks to go on with.
+fn begin(
+    pool: &impl Pool,
+    journal: &mut Journal,
+    plan: Plan,
+) -> Result<(Findings, Vec<Held>), Failure> {
+    let findings = check(journal.model(), pool).map_err(during("checking the blocks"))?;
+    if let Some(first) = findings.violations.first() {
+        return Err(Failure::new(format!(
+            "the pool has not what the journal promises, so the run does not go on: {first} ({} \
+             such in all; `chimaera verify check` lists them)",
+            findings.violations.len()
+        )));
+    }
+    journal.append(&Record::Begin {
+        threads: plan.threads,
+        seed: plan.seed,
+    })?;
+    settle_frees(pool, journal, &findings)?;
+    settle_contents(pool, journal)?;
+    let blocks = journal.model().live.values().map(|live| Held {
+        block: live.block,
+        allocation: live.allocation,
+        generation: live.generations[0],
+    });
+    Ok((findings, blocks.collect()))
+}
+
+/// Frees what the last run was freeing or had just allocated, so that the journal knows every block of
+/// its own again.
+fn settle_frees(
+    pool: &impl Pool,
+    journal: &mut Journal,
+    findings: &Findings,
+) -> Result<(), Failure> {
+    for block in findings.still_there.iter().chain(&findings.recent) {
+        pool.free(&[*block]).map_err(during("a free"))?;
+    }
+    pool.flush()
+        .map_err(during("what the last run left open"))?;
+    let model = journal.model();
+    let freed = model.live.values().filter(|live| live.freeing);
+    let mut changes: Vec<_> = freed
+        .map(|live| Change::Freed {
+            offset: live.block.offset,
+            allocation: live.allocation,
+        })
+        .collect();
+    for (thread, stamps) in model.threads.clone() {
+        journal.append(&Record::Flushed(Flushed {
+            thread,
+            used: stamps.reserved,
+            reserved: stamps.reserved,
+            changes: std::mem::take(&mut changes),
+        }))?;
+    }
+    Ok(())
+}
+
+/// Writes anew what the last run was overwriting, so that every block holds one generation.
+fn settle_contents(pool: &impl Pool, journal: &mut Journal) -> Result<(), Failure> {
+    const THREAD: u8 = 0;
+    let model = journal.model();
+    let id = model.id;
+    let mixed: Vec<Live> = model
+        .live
+        .values()
+        .filter(|live| live.generations.len() > 1)
+        .cloned()
+        .collect();
+    if mixed.is_empty() {
+        return Ok(());
+    }
+    let stamps = model.threads.get(&THREAD).copied().unwrap_or_default();
+    let used = u32::try_from(mixed.len())
+        .ok()
+        .and_then(|count| stamps.reserved.checked_add(count))
+        .ok_or_else(|| Failure::new("the journal has no numbers left: begin a new one"))?;
+    let reserve = |used, reserved, changes| {
+        Record::Flushed(Flushed {
+            thread: THREAD,
+            used,
+            reserved,
+            changes,
+        })
+    };
+    journal.append(&reserve(stamps.reserved, used, Vec::new()))?;
+    let generations = (stamps.reserved + 1..=used).map(|number| Stamp::new(THREAD, number));
+    let changes: Vec<Change> = mixed
+        .iter()
+        .zip(generations.clone())
+        .map(|(live, generation)| Change::Overwritten {
+            offset: live.block.offset,
+            allocation: live.allocation,
+            generation,
+        })
+        .collect();
+    journal.append(&Record::Intend(changes.clone()))?;
+    for (live, generation) in mixed.iter().zip(generations) {
+        write(pool, id, live, generation)?;
+    }
+    pool.flush()
+        .map_err(during("what the last run left open"))?;
+    journal.append(&reserve(used, used, changes))
+}
+
+fn write(pool: &impl Pool, id: JournalId, live: &Live, generation: Stamp) -> Result<(), Failure> {
+    let mut bytes = vec![0; live.block.size as usize];
+    super::block::fill(id, &live.block, generation, &mut bytes);
+    pool.write(&live.block, &bytes).map_err(during("a write"))
+}

@@ -1,0 +1,273 @@
+//! Runs and checks against a pool in memory that loses its power, and one that breaks its promises.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use chimaera_bdev_client::{Block, BlockType, OwnedBlock, OwnerTag};
+
+use super::block::{JournalId, SECTOR_BYTES, Stamp, fill};
+use super::check::{Findings, check};
+use super::checksum::Random;
+use super::journal::{self, Journal};
+use super::memory::{Fault, Memory};
+use super::model::{Live, Model, Stamps};
+use super::run::{Plan, Summary, run};
+use super::worker::Counts;
+use crate::failure::Failure;
+
+const ID: JournalId = JournalId(0xdead << 100 | 0xbeef);
+
+/// Runs until every thread has flushed this often, or until the power is lost.
+fn work(
+    pool: &Memory,
+    path: &Path,
+    (threads, flushes): (u8, u64),
+) -> (Result<(), Failure>, Option<Summary>) {
+    let journal = Journal::open(path, ID).expect("opens");
+    let plan = Plan {
+        threads,
+        seed: 17,
+        space_bytes: 5 << 20,
+    };
+    run(pool, journal, plan, |counts: Counts| {
+        counts.flushes >= flushes
+    })
+}
+
+fn find(pool: &Memory, path: &Path) -> Findings {
+    let model = journal::read(path).expect("reads");
+    check(&model, pool).expect("checks")
+}
+
+#[test]
+fn a_pool_that_keeps_its_promises_passes_however_often_it_loses_its_power() {
+    for threads in [1, 3] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("journal");
+        let pool = Memory::new(8, u64::from(threads), Fault::None);
+        let mut random = Random::new(99);
+        let (mut recent, mut still_there, mut overwritten) = (0, 0, 0);
+        for round in 0..40 {
+            pool.lose_power_after(20 + random.below(700) as u64);
+            let (outcome, summary) = work(&pool, &path, (threads, u64::MAX));
+            let failure = outcome.expect_err("the power is lost");
+            assert!(failure.is_no_runtime(), "{failure}");
+            pool.restart();
+            let findings = find(&pool, &path);
+            assert!(findings.violations.is_empty(), "{round}: {findings:?}");
+            if let Some(summary) = summary {
+                let live = summary.model.live.len() as u64;
+                let found = findings.intact + findings.gone + findings.still_there.len() as u64;
+                assert_eq!(live, found, "{round}");
+            }
+            recent += findings.recent.len();
+            still_there += findings.still_there.len();
+            overwritten += findings.overwritten;
+        }
+        // All that the check has to allow for has happened.
+        assert!(recent > 0 && still_there > 0 && overwritten > 0);
+
+        let (outcome, summary) = work(&pool, &path, (threads, 30));
+        outcome.expect("ends well");
+        let summary = summary.expect("ran");
+        assert!(summary.counts.without_space > 0 || summary.counts.freed > 0);
+        pool.lose_power_after(0);
+        pool.restart();
+        let findings = find(&pool, &path);
+        assert!(findings.violations.is_empty(), "{findings:?}");
+        assert_eq!(findings.intact, summary.model.live.len() as u64);
+        assert_eq!((findings.recent.len(), findings.still_there.len()), (0, 0));
+    }
+}
+
+#[test]
+fn every_broken_promise_is_found() {
+    for fault in [
+        Fault::FlushForgets,
+        Fault::FlushForgetsData,
+        Fault::FlushForgetsFrees,
+        Fault::GivesOutTooEarly,
+        Fault::GivesOutTwice,
+        Fault::WritesBeside,
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("journal");
+        let pool = Memory::new(8, 5, fault);
+        let mut random = Random::new(3);
+        let found = (0..100).any(|_| {
+            pool.lose_power_after(100 + random.below(500) as u64);
+            let (outcome, _) = work(&pool, &path, (2, u64::MAX));
+            let noticed = !outcome.expect_err("it ends").is_no_runtime();
+            pool.restart();
+            noticed || !find(&pool, &path).violations.is_empty()
+        });
+        assert!(found, "{fault:?} goes unseen");
+    }
+}
+
+/// A journal that has one block, and what it promises of it.
+fn one_block(pool: &Memory) -> (Model, Live) {
+    let live = Live {
+        block: Block::new(64 << 10, BlockType::Kib64),
+        allocation: Stamp::new(2, 5),
+        generations: vec![Stamp::new(2, 6)],
+        freeing: false,
+    };
+    let mut model = Model::new(ID);
+    let stamps = Stamps {
+        used: 10,
+        reserved: 20,
+    };
+    model.threads.insert(2, stamps);
+    model.live.insert(live.block.offset, live.clone());
+    write(pool, &live.block, live.generations[0]);
+    own(pool, live.block, ID.tag(live.allocation));
+    (model, live)
+}
+
+fn write(pool: &Memory, block: &Block, generation: Stamp) {
+    pool.damage(block.offset, |bytes| {
+        fill(ID, block, generation, &mut bytes[..block.size as usize]);
+    });
+}
+
+fn own(pool: &Memory, block: Block, owner: OwnerTag) {
+    pool.meddle(|blocks| _ = blocks.insert(block.offset, OwnedBlock { block, owner }));
+}
+
+fn judge(model: &Model, pool: &Memory) -> Findings {
+    check(model, pool).expect("checks")
+}
+
+/// The one violation, which must say this.
+fn violation(model: &Model, pool: &Memory, says: &str) {
+    let findings = judge(model, pool);
+    assert_eq!(findings.violations.len(), 1, "{findings:?}");
+    let text = &findings.violations[0];
+    assert!(text.contains(says), "{text}");
+}
+
+#[test]
+fn what_was_flushed_must_be_there_as_it_was() {
+    let pool = Memory::new(4, 0, Fault::None);
+    let (model, live) = one_block(&pool);
+    let findings = judge(&model, &pool);
+    assert_eq!((findings.intact, findings.bytes), (1, 64 << 10));
+    assert!(findings.violations.is_empty());
+
+    write(&pool, &live.block, Stamp::new(2, 7));
+    violation(
+        &model,
+        &pool,
+        "generation 2.7 in sector 0, the first of 128",
+    );
+    write(&pool, &live.block, live.generations[0]);
+    pool.damage(live.block.offset, |bytes| {
+        bytes[5 * SECTOR_BYTES + 100] ^= 1;
+    });
+    violation(&model, &pool, "wrong checksum in sector 5");
+    write(&pool, &live.block, live.generations[0]);
+
+    pool.meddle(BTreeMap::clear);
+    violation(&model, &pool, "is not allocated any more");
+    own(
+        &pool,
+        Block::new(64 << 10, BlockType::Kib4),
+        ID.tag(live.allocation),
+    );
+    let findings = judge(&model, &pool);
+    assert_eq!(
+        findings.violations.len(),
+        2,
+        "lost, and unknown: {findings:?}"
+    );
+    assert!(findings.violations[0].contains("in its place there is"));
+}
+
+#[test]
+fn an_announced_overwriting_may_have_happened_sector_by_sector() {
+    let pool = Memory::new(4, 0, Fault::None);
+    let (mut model, live) = one_block(&pool);
+    let newer = Stamp::new(2, 11);
+    let mut bytes = vec![0; live.block.size as usize];
+    fill(ID, &live.block, newer, &mut bytes);
+    let tear = |to: &mut [u8]| to[..7 * SECTOR_BYTES].copy_from_slice(&bytes[..7 * SECTOR_BYTES]);
+    pool.damage(live.block.offset, tear);
+    violation(&model, &pool, "generation 2.11 in sector 0");
+    let announced = model.live.get_mut(&live.block.offset).expect("there");
+    announced.generations.push(newer);
+    let findings = judge(&model, &pool);
+    assert!(findings.violations.is_empty());
+    assert_eq!((findings.intact, findings.overwritten), (1, 1));
+}
+
+#[test]
+fn a_block_that_was_being_freed_may_be_there_or_not_but_not_damaged() {
+    let pool = Memory::new(4, 0, Fault::None);
+    let (mut model, live) = one_block(&pool);
+    model
+        .live
+        .get_mut(&live.block.offset)
+        .expect("there")
+        .freeing = true;
+    let findings = judge(&model, &pool);
+    assert_eq!(
+        (findings.violations.len(), findings.still_there.len()),
+        (0, 1)
+    );
+    pool.damage(live.block.offset, |bytes| bytes[..4096].fill(0));
+    violation(&model, &pool, "zeros in sector 0, the first of 8");
+    pool.meddle(BTreeMap::clear);
+    let findings = judge(&model, &pool);
+    assert_eq!((findings.violations.len(), findings.gone), (0, 1));
+}
+
+#[test]
+fn a_block_that_the_journal_does_not_know_is_recent_or_a_violation() {
+    let block = Block::new(1 << 20, BlockType::Kib4);
+    let cases = [
+        (ID.tag(Stamp::new(2, 11)), None),
+        (ID.tag(Stamp::new(2, 20)), None),
+        (
+            ID.tag(Stamp::new(2, 10)),
+            Some("although its free was flushed"),
+        ),
+        (
+            ID.tag(Stamp::new(2, 5)),
+            Some("although its free was flushed"),
+        ),
+        (ID.tag(Stamp::new(2, 21)), Some("no run has ever")),
+        (ID.tag(Stamp::new(3, 1)), Some("no run has ever")),
+    ];
+    for (tag, expected) in cases {
+        let pool = Memory::new(4, 0, Fault::None);
+        let (model, _) = one_block(&pool);
+        own(&pool, block, tag);
+        match expected {
+            None => assert_eq!(judge(&model, &pool).recent, [block]),
+            Some(says) => violation(&model, &pool, says),
+        }
+    }
+    let pool = Memory::new(4, 0, Fault::None);
+    let (model, _) = one_block(&pool);
+    own(&pool, block, OwnerTag::NONE);
+    own(&pool, Block::new(2 << 20, BlockType::Mib1), OwnerTag(77));
+    let findings = judge(&model, &pool);
+    assert_eq!((findings.of_others, findings.violations.len()), (2, 0));
+}
+
+#[test]
+fn a_run_does_not_go_on_from_a_pool_that_has_lost_something() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("journal");
+    let pool = Memory::new(8, 1, Fault::None);
+    work(&pool, &path, (1, 10)).0.expect("ends well");
+    pool.meddle(|blocks| _ = blocks.pop_first());
+    let before = std::fs::read(&path).expect("reads");
+    let failure = work(&pool, &path, (1, 10)).0.expect_err("lost");
+    assert!(
+        failure.to_string().contains("is not allocated any more"),
+        "{failure}"
+    );
+    assert_eq!(std::fs::read(&path).expect("reads"), before);
+}

@@ -1,0 +1,348 @@
+//! One thread of a workload.
+//!
+//! A worker goes in steps. In each it plans what to do to its blocks, has the journal announce what
+//! concerns flushed ones, does it all in some order, flushes, and has the journal report what is
+//! durable now. It reads blocks back on the way, and knows exactly what they must hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chimaera_bdev_client::{Block, Status};
+
+use super::block::{JournalId, Stamp, examine, fill};
+use super::checksum::Random;
+use super::journal::Journal;
+use super::record::{Change, Flushed, Record};
+use super::{Pool, during};
+use crate::failure::Failure;
+
+/// Most actions of a step.
+const ACTIONS_MAXIMUM: usize = 24;
+
+/// Stamps that a step may give: more than its actions can use.
+pub(super) const STAMPS_PER_STEP: u32 = 256;
+
+/// Sizes of allocations, the frequent ones several times; the last two give several blocks.
+const SIZES: [u64; 10] = [
+    4 << 10,
+    4 << 10,
+    4 << 10,
+    4 << 10,
+    64 << 10,
+    64 << 10,
+    256 << 10,
+    1 << 20,
+    2 << 20,
+    3 << 20,
+];
+
+/// What the threads of a run share.
+pub(super) struct Shared<'a, P> {
+    pub(super) pool: &'a P,
+    pub(super) id: JournalId,
+    pub(super) journal: Mutex<Journal>,
+    /// What is held by any thread, by offset, with the end: a block that is given out twice is found
+    /// at once.
+    pub(super) held: Mutex<BTreeMap<u64, u64>>,
+    /// Set: a thread has failed, and the others end after their step.
+    pub(super) stop: AtomicBool,
+}
+
+/// A block that a worker holds, and what it must contain.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) block: Block,
+    pub(super) allocation: Stamp,
+    pub(super) generation: Stamp,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) allocated: u64,
+    pub(super) freed: u64,
+    pub(super) written_blocks: u64,
+    pub(super) written_bytes: u64,
+    pub(super) read_blocks: u64,
+    pub(super) flushes: u64,
+    pub(super) without_space: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.allocated += other.allocated;
+        self.freed += other.freed;
+        self.written_blocks += other.written_blocks;
+        self.written_bytes += other.written_bytes;
+        self.read_blocks += other.read_blocks;
+        self.flushes += other.flushes;
+        self.without_space += other.without_space;
+    }
+}
+
+pub(super) struct Worker<'a, P> {
+    pub(super) shared: &'a Shared<'a, P>,
+    pub(super) thread: u8,
+    /// The last stamp that was given.
+    pub(super) used: u32,
+    /// The last one that the journal lets this step give.
+    pub(super) reserved: u32,
+    pub(super) held: Vec<Held>,
+    /// Bytes that this worker may hold.
+    pub(super) budget_bytes: u64,
+    pub(super) random: Random,
+    pub(super) counts: Counts,
+}
+
+/// Something to do in a step.
+enum Action {
+    Allocate { bytes: u64 },
+    Overwrite { held: Held, generation: Stamp },
+    Free { those: Vec<Held> },
+    Read { held: Held },
+}
+
+impl<P: Pool> Worker<'_, P> {
+    /// Works until `is_over` says so or another thread has failed.
+    pub(super) fn run(&mut self, mut is_over: impl FnMut(Counts) -> bool) -> Result<(), Failure> {
+        self.report(Vec::new(), false)?;
+        loop {
+            let is_last = is_over(self.counts) || self.shared.stop.load(Ordering::Relaxed);
+            self.step(is_last)?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    fn step(&mut self, is_last: bool) -> Result<(), Failure> {
+        let actions = self.plan()?;
+        let announced = announcements(&actions);
+        if !announced.is_empty() {
+            self.append(&Record::Intend(announced.clone()))?;
+        }
+        let mut fresh = Vec::new();
+        for action in actions {
+            match action {
+                Action::Allocate { bytes } => self.allocate(bytes, &mut fresh)?,
+                Action::Overwrite { held, generation } => {
+                    self.write(&held.block, generation)?;
+                    let mine = self.held.iter_mut();
+                    mine.filter(|mine| mine.block == held.block)
+                        .for_each(|mine| mine.generation = generation);
+                }
+                Action::Free { those } => self.free(&those)?,
+                Action::Read { held } => self.read(&held)?,
+            }
+        }
+        self.shared
+            .pool
+            .flush()
+            .map_err(during("what was done since the last flush"))?;
+        self.counts.flushes += 1;
+        let mut changes = announced;
+        changes.extend(fresh.iter().map(|held| Change::Allocated {
+            block: held.block,
+            allocation: held.allocation,
+            generation: held.generation,
+        }));
+        self.held.extend(fresh);
+        self.report(changes, is_last)
+    }
+
+    /// What to do in a step: to each block one thing at most.
+    fn plan(&mut self) -> Result<Vec<Action>, Failure> {
+        let mut actions = Vec::new();
+        let mut taken = BTreeSet::new();
+        let mut bytes = self.held.iter().map(|held| held.block.size).sum::<u64>();
+        for _ in 0..1 + self.random.below(ACTIONS_MAXIMUM) {
+            let kind = self.random.below(8);
+            let size = SIZES[self.random.below(SIZES.len())];
+            let has_room = bytes + size <= self.budget_bytes;
+            if kind < 3 && has_room {
+                bytes += size;
+                actions.push(Action::Allocate { bytes: size });
+                continue;
+            }
+            let Some(held) = self.pick(&mut taken) else {
+                continue;
+            };
+            actions.push(match kind {
+                0 | 1 => {
+                    let mut those = vec![held];
+                    if self.random.one_in(2) {
+                        those.extend(self.pick(&mut taken));
+                    }
+                    bytes -= those.iter().map(|held| held.block.size).sum::<u64>();
+                    Action::Free { those }
+                }
+                2..=4 => Action::Overwrite {
+                    held,
+                    generation: self.stamp()?,
+                },
+                5 if self.random.one_in(2) => {
+                    bytes -= held.block.size;
+                    Action::Free { those: vec![held] }
+                }
+                _ => Action::Read { held },
+            });
+        }
+        Ok(actions)
+    }
+
+    /// A block that nothing is planned for yet.
+    fn pick(&mut self, taken: &mut BTreeSet<u64>) -> Option<Held> {
+        let held = *self.held.get(self.random.below(self.held.len()))?;
+        taken.insert(held.block.offset).then_some(held)
+    }
+
+    fn allocate(&mut self, bytes: u64, fresh: &mut Vec<Held>) -> Result<(), Failure> {
+        let allocation = self.stamp()?;
+        let tag = self.shared.id.tag(allocation);
+        let blocks = match self.shared.pool.allocate(bytes, tag) {
+            Ok(blocks) => blocks,
+            Err(error) if error.status() == Status::NoSpace => {
+                self.counts.without_space += 1;
+                return Ok(());
+            }
+            Err(error) => return Err(during("an allocation")(error)),
+        };
+        self.counts.allocated += blocks.len() as u64;
+        blocks.iter().try_for_each(|block| self.take(block))?;
+        for block in blocks {
+            let generation = self.stamp()?;
+            self.write(&block, generation)?;
+            let mut held = Held {
+                block,
+                allocation,
+                generation,
+            };
+            if self.random.one_in(8) {
+                held.generation = self.stamp()?;
+                self.write(&block, held.generation)?;
+            }
+            self.read(&held)?;
+            // A short life that no flush sees: what the journal never had needs no announcement.
+            if self.random.one_in(8) {
+                self.free(&[held])?;
+            } else {
+                fresh.push(held);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a block is held. The pool must not have given it to anyone else.
+    fn take(&self, block: &Block) -> Result<(), Failure> {
+        let mut all = lock(&self.shared.held);
+        let end = block.offset + block.size;
+        let before = all.range(..end).next_back();
+        if let Some((&offset, _)) = before.filter(|&(_, &other_end)| other_end > block.offset) {
+            return Err(Failure::new(format!(
+                "the pool gave out {} at {:#x}, of which a part is that of the block at \
+                 {offset:#x}, which nobody has freed",
+                block.block_type, block.offset
+            )));
+        }
+        all.insert(block.offset, end);
+        Ok(())
+    }
+
+    fn free(&mut self, those: &[Held]) -> Result<(), Failure> {
+        let blocks: Vec<Block> = those.iter().map(|held| held.block).collect();
+        // Before the free: as soon as it is done, another thread may be given the space.
+        let mut all = lock(&self.shared.held);
+        for block in &blocks {
+            all.remove(&block.offset);
+        }
+        drop(all);
+        self.held.retain(|held| !blocks.contains(&held.block));
+        self.shared.pool.free(&blocks).map_err(during("a free"))?;
+        self.counts.freed += blocks.len() as u64;
+        Ok(())
+    }
+
+    pub(super) fn write(&mut self, block: &Block, generation: Stamp) -> Result<(), Failure> {
+        let mut bytes = vec![0; block.size as usize];
+        fill(self.shared.id, block, generation, &mut bytes);
+        self.shared
+            .pool
+            .write(block, &bytes)
+            .map_err(during("a write"))?;
+        self.counts.written_blocks += 1;
+        self.counts.written_bytes += block.size;
+        Ok(())
+    }
+
+    fn read(&mut self, held: &Held) -> Result<(), Failure> {
+        let block = &held.block;
+        let mut bytes = vec![0; block.size as usize];
+        self.shared
+            .pool
+            .read(block, &mut bytes)
+            .map_err(during("a read"))?;
+        self.counts.read_blocks += 1;
+        examine(self.shared.id, block, &[held.generation], &bytes).map_err(|wrong| {
+            Failure::new(format!(
+                "the block of {} at {:#x} holds {wrong}; written was generation {}",
+                block.block_type, block.offset, held.generation
+            ))
+        })
+    }
+
+    pub(super) fn stamp(&mut self) -> Result<Stamp, Failure> {
+        if self.used == self.reserved {
+            return Err(Failure::new(
+                "the journal has no numbers left: begin a new one",
+            ));
+        }
+        self.used += 1;
+        Ok(Stamp::new(self.thread, self.used))
+    }
+
+    /// Has the journal say what a flush has made durable. After the last step no stamp is left to give,
+    /// so that a check knows that there is no later block.
+    fn report(&mut self, changes: Vec<Change>, is_last: bool) -> Result<(), Failure> {
+        let stamps = if is_last { 0 } else { STAMPS_PER_STEP };
+        self.reserved = self.used.saturating_add(stamps);
+        self.append(&Record::Flushed(Flushed {
+            thread: self.thread,
+            used: self.used,
+            reserved: self.reserved,
+            changes,
+        }))
+    }
+
+    fn append(&self, record: &Record) -> Result<(), Failure> {
+        lock(&self.shared.journal).append(record)
+    }
+}
+
+/// What is about to be done to flushed blocks, which a worker's blocks all are when a step begins.
+fn announcements(actions: &[Action]) -> Vec<Change> {
+    let freed = |held: &Held| Change::Freed {
+        offset: held.block.offset,
+        allocation: held.allocation,
+    };
+    let mut changes = Vec::new();
+    for action in actions {
+        match action {
+            Action::Overwrite { held, generation } => changes.push(Change::Overwritten {
+                offset: held.block.offset,
+                allocation: held.allocation,
+                generation: *generation,
+            }),
+            Action::Free { those } => changes.extend(those.iter().map(freed)),
+            Action::Allocate { .. } | Action::Read { .. } => {}
+        }
+    }
+    changes
+}
+
+/// A thread that panicked has left nothing half done that others rely on.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
