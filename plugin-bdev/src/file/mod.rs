@@ -40,7 +40,7 @@ use crate::persistence::contents_of;
 use crate::transfer::Transfer;
 pub(crate) use disk::FileDisk;
 use open::Lock;
-pub(crate) use open::{Undo, size_of};
+pub(crate) use open::{Undo, patiently, size_of};
 use operation::Operation;
 use queue::{Crossing, Outcome, WorkerQueue};
 use select::{KernelEngine, Needs};

@@ -16,6 +16,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chimaera_chimod::{Host, Level, ModuleError};
 use chimaera_proto::Status;
@@ -200,8 +201,9 @@ fn open_existing_or_new(
     if kind == Kind::BlockDevice {
         options.custom_flags(libc::O_EXCL);
     }
-    let file = options.open(path).map_err(|error| {
-        if error.raw_os_error() == Some(libc::EBUSY) {
+    let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
+    let file = patiently(|| options.open(path), is_busy).map_err(|error| {
+        if is_busy(&error) {
             return busy(path, "it is mounted, part of an array, or another pool's");
         }
         failed("open", &error)
@@ -234,8 +236,32 @@ fn kind_of(path: &Path, metadata: &Metadata) -> Result<Kind, ModuleError> {
     ))
 }
 
+/// How long the kernel is given to let go of what a process had under way that was killed. It closes the
+/// files of an io_uring only when its last operation has ended, after the process has.
+const LET_GO_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often one looks meanwhile.
+const LET_GO_LOOK: Duration = Duration::from_millis(2);
+
+/// Tries until something else than being busy comes out, or patience does.
+pub(crate) fn patiently<T, E>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    is_busy: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let end = Instant::now() + LET_GO_PATIENCE;
+    loop {
+        match attempt() {
+            Err(error) if is_busy(&error) && Instant::now() < end => {
+                std::thread::sleep(LET_GO_LOOK);
+            }
+            result => return result,
+        }
+    }
+}
+
 fn lock(path: &Path, file: &Arc<File>) -> Result<Lock, ModuleError> {
-    file.try_lock().map_err(|error| match error {
+    let is_locked = |error: &TryLockError| matches!(error, TryLockError::WouldBlock);
+    patiently(|| file.try_lock(), is_locked).map_err(|error| match error {
         TryLockError::WouldBlock => busy(path, "another pool, or another process, has locked it"),
         TryLockError::Error(error) => {
             ModuleError::system(format_args!("cannot lock {}", path.display()), &error)
