@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use zerocopy::IntoBytes;
 
 use crate::metadata::{Disk, PAGE_BYTES, Page};
@@ -20,12 +21,14 @@ impl FileDisk {
     }
 
     /// Has the file system set space aside for the first pages of a regular file, where it can: so that
-    /// metadata never finds the file system full.
+    /// metadata never finds the file system full. Not on tmpfs, where nothing lasts and space is memory.
     ///
     /// # Errors
     /// That there is not as much space.
     pub(crate) fn set_aside(&self, pages: u64) -> io::Result<()> {
-        if !self.0.metadata()?.is_file() {
+        let is_in_memory =
+            fstatfs(&self.0).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
+        if is_in_memory || !self.0.metadata()?.is_file() {
             return Ok(());
         }
         let len = i64::try_from(pages * PAGE_BYTES as u64).map_err(io::Error::other)?;
