@@ -7,7 +7,7 @@
 //! - [`block`]: blocks whose every sector says what it is.
 //! - [`record`] and [`journal`]: what is noted, and how it gets to the device.
 //! - [`model`]: what a journal says must be there.
-//! - [`worker`] and [`run`]: the workload, and how a journal is continued.
+//! - [`worker`] and [`mod@run`]: the workload, and how a journal is continued.
 //! - [`check`]: the comparison.
 
 mod block;
