@@ -9,9 +9,11 @@
 use std::io;
 
 use chimaera_chimod::{ModuleError, Request};
-use chimaera_proto::Status;
-use chimaera_proto::bdev::{AllocationPlan, BLOCK_WIRE_BYTES, Block, INLINE_BLOCKS, UNIT_BYTES};
+use chimaera_proto::bdev::{
+    AllocationPlan, BLOCK_WIRE_BYTES, Block, INLINE_BLOCKS, OwnerTag, UNIT_BYTES,
+};
 use chimaera_proto::task::VALUE_COUNT;
+use chimaera_proto::{Failure, Status};
 
 use crate::allocator::{Allocator, FreeCompletion, Threads};
 use crate::counters::WorkerCounters;
@@ -39,12 +41,15 @@ impl FreeCompletion for PendingFree {
 pub(crate) fn allocator_of(
     total_size: u64,
     worker_count: usize,
+    is_persistent: bool,
 ) -> Result<Allocator<PendingFree>, ModuleError> {
-    let threads = match worker_count {
-        1 => Threads::One,
-        _ => Threads::Many,
+    let allocator = match (is_persistent, worker_count) {
+        // Whoever commits is one more thread.
+        (true, _) => Allocator::persistent(total_size, Threads::Many),
+        (false, 1) => Allocator::new(total_size, Threads::One),
+        (false, _) => Allocator::new(total_size, Threads::Many),
     };
-    Allocator::new(total_size, threads).map_err(|error| {
+    allocator.map_err(|error| {
         let most = Allocator::<PendingFree>::TOTAL_BYTES_MAXIMUM;
         if error.kind() == io::ErrorKind::InvalidInput {
             return ModuleError::new(
@@ -59,42 +64,43 @@ pub(crate) fn allocator_of(
     })
 }
 
-/// Allocates blocks as the task asks, and completes it.
+/// Allocates blocks as the task asks, and completes it. If there is not enough space, but more will be
+/// there when frees are durable, the request comes back.
 pub(crate) fn allocate(
     allocator: &Allocator<PendingFree>,
     worker_index: usize,
     counters: &WorkerCounters,
     request: Request,
-) {
-    let [size, ..] = request.arguments();
+) -> Option<Request> {
+    let [size, owner, _] = request.arguments();
     let plan = AllocationPlan::for_size(size);
+    let asked = (plan, OwnerTag(owner));
     let allocated = if plan.count <= INLINE_BLOCKS as u64 {
-        allocate_inline(allocator, worker_index, plan)
+        allocate_inline(allocator, worker_index, asked)
     } else {
-        allocate_to_buffer(allocator, worker_index, plan, &request)
+        allocate_to_buffer(allocator, worker_index, asked, &request)
     };
     match allocated {
         Ok(values) => {
             counters.allocated_blocks.add(plan.count);
             request.complete(&values);
         }
-        Err(status) => {
-            counters.errors.add(1);
-            request.fail(status);
-        }
+        Err(Status::NoSpace) if allocator.has_deferred() => return Some(request),
+        Err(status) => refuse(counters, request, status),
     }
+    None
 }
 
 fn allocate_inline(
     allocator: &Allocator<PendingFree>,
     worker_index: usize,
-    plan: AllocationPlan,
+    (plan, owner): (AllocationPlan, OwnerTag),
 ) -> Result<[u64; VALUE_COUNT], Status> {
     let mut values = [0; VALUE_COUNT];
     values[0] = plan.count;
     let mut place = 1;
     if plan.count > 0 {
-        allocator.allocate(plan, worker_index, |block: Block| {
+        allocator.allocate(plan, owner, worker_index, |block: Block| {
             values[place..place + 2].copy_from_slice(&block.to_words());
             place += 2;
         })?;
@@ -105,7 +111,7 @@ fn allocate_inline(
 fn allocate_to_buffer(
     allocator: &Allocator<PendingFree>,
     worker_index: usize,
-    plan: AllocationPlan,
+    (plan, owner): (AllocationPlan, OwnerTag),
     request: &Request,
 ) -> Result<[u64; VALUE_COUNT], Status> {
     // First, because no buffer would help.
@@ -123,7 +129,7 @@ fn allocate_to_buffer(
         return Err(Status::InvalidBuffer);
     }
     let mut offset = 0;
-    allocator.allocate(plan, worker_index, |block: Block| {
+    allocator.allocate(plan, owner, worker_index, |block: Block| {
         buffer.copy_from(offset, &block.to_bytes());
         offset += BLOCK_WIRE_BYTES;
     })?;
@@ -166,9 +172,10 @@ pub(crate) fn free(
     }
 }
 
-fn refuse(counters: &WorkerCounters, request: Request, status: Status) {
+/// Completes a task as failed, and counts that.
+pub(crate) fn refuse(counters: &WorkerCounters, request: Request, failure: impl Into<Failure>) {
     counters.errors.add(1);
-    request.fail(status);
+    request.fail(failure);
 }
 
 fn read_list(request: &Request, count: u64, total_size: u64) -> Result<Vec<Block>, Status> {

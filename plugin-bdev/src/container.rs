@@ -10,31 +10,45 @@
 
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use chimaera_chimod::{Activity, Container, CreateContext, ModuleError, Request, Worker};
 use chimaera_proto::bdev::{
-    BdevType, Method, PerfMetrics, STATS_BUFFER_BYTES, Stats, TransferArguments,
+    BdevType, Method, PerfMetrics, STATS_BUFFER_BYTES, Stats, TransferArguments, UNIT_BYTES,
 };
 use chimaera_proto::task::ARGUMENT_COUNT;
-use chimaera_proto::{Failure, Status, codec};
+use chimaera_proto::{Failure, PoolId, Status, codec};
 
-use crate::allocator::{Allocator, Pin};
-use crate::blocks::{self, PendingFree};
+use crate::allocator::Pin;
+use crate::blocks;
 use crate::counters::Counters;
 use crate::file::FileDevice;
+use crate::keeper::{Keeper, Work};
+use crate::ledger;
+use crate::listing;
 use crate::params::Parameters;
+use crate::persistence;
 use crate::ram::RamDevice;
+use crate::slots::UNITS;
+use crate::state::PoolState;
 use crate::transfer::{Direction, Transfer};
 
 /// A pool of blocks on memory, a file or a block device.
 pub struct BdevContainer {
-    // Before the allocator, and so dropped first: what is under way has pinned blocks.
+    // First, and so dropped first: it commits, on a file that is still the pool's alone.
+    keeper: Option<Keeper>,
+    // Before the allocator, and so dropped before it: what is under way has pinned blocks.
     backend: Backend,
-    allocator: Allocator<PendingFree>,
-    counters: Counters,
+    state: Arc<PoolState>,
     /// With the pool's real size and engine.
     parameters: Parameters,
+    /// The id that the pool has on its device.
+    own_id: Option<PoolId>,
+    /// Units that metadata takes, and their bytes together.
+    reserved: Vec<Range<u64>>,
+    metadata_size: u64,
 }
 
 enum Backend {
@@ -44,51 +58,58 @@ enum Backend {
 
 impl Container for BdevContainer {
     fn create(context: CreateContext<'_>) -> Result<Self, ModuleError> {
-        let mut parameters = Parameters::decode(context.params)?;
-        let (backend, undo) = match parameters.bdev_type {
-            BdevType::Ram => (Backend::Ram(RamDevice::new(parameters.total_size)?), None),
-            BdevType::File => {
-                let (device, undo) = FileDevice::new(&context, &parameters)?;
-                parameters.total_size = device.total_size();
-                parameters.io_engine = device.io_engine();
-                (Backend::File(Box::new(device)), Some(undo))
-            }
-        };
-        let allocator = blocks::allocator_of(parameters.total_size, context.worker_count)?;
-        // Nothing can fail any more.
-        if let Some(undo) = undo {
-            undo.keep();
+        let parameters = Parameters::decode(context.params)?;
+        match parameters.bdev_type {
+            BdevType::Ram => Self::create_in_memory(&context, parameters),
+            BdevType::File => Self::create_on_file(&context, parameters),
         }
-        Ok(Self {
-            backend,
-            allocator,
-            counters: Counters::new(context.worker_count),
-            parameters,
-        })
+    }
+
+    fn pool_id(&self) -> Option<PoolId> {
+        self.own_id
     }
 
     fn check_params(&self, params: &[u8]) -> Result<(), ModuleError> {
         let asked = Parameters::decode(params)?;
         let whole_size = match &self.backend {
             Backend::Ram(_) => self.parameters.total_size,
-            Backend::File(device) => device.whole_size()?,
+            // A pool may have a little less than its file, where a rest has no room for metadata.
+            Backend::File(device) => match device.whole_size()? {
+                size if size == device.total_size() => self.parameters.total_size,
+                size => size,
+            },
         };
         self.parameters.check_same(&asked, whole_size)
     }
 
     fn submit(&self, worker: &mut Worker<'_>, request: Request) -> Activity {
-        let counters = self.counters.of(worker.index());
+        let PoolState {
+            allocator,
+            counters,
+        } = &*self.state;
+        let counters = counters.of(worker.index());
         match Method::from_number(request.method()) {
             Some(Method::Write) => return self.transfer(worker, request, Direction::Write),
             Some(Method::Read) => return self.transfer(worker, request, Direction::Read),
+            Some(Method::AllocateBlocks | Method::FreeBlocks) if self.parameters.read_only => {
+                self.refuse(worker, request, Status::ReadOnly);
+            }
             Some(Method::AllocateBlocks) => {
-                blocks::allocate(&self.allocator, worker.index(), counters, request);
+                let worker_index = worker.index();
+                if let Some(request) = blocks::allocate(allocator, worker_index, counters, request)
+                {
+                    self.leave(worker, request, Work::Allocate);
+                }
             }
-            Some(Method::FreeBlocks) => blocks::free(&self.allocator, counters, request),
+            Some(Method::FreeBlocks) => blocks::free(allocator, counters, request),
             Some(Method::GetStats) => self.get_stats(worker, request),
-            Some(Method::Flush | Method::ListBlocks | Method::GetMap) | None => {
-                self.refuse(worker, request, Status::UnknownMethod);
+            Some(Method::Flush) => self.leave(worker, request, Work::Flush),
+            Some(Method::ListBlocks) => self.leave(worker, request, Work::List),
+            Some(Method::GetMap) => {
+                let state = |index| allocator.state(index, self.has_metadata(index));
+                listing::answer_map(counters, request, allocator.megabyte_count(), state);
             }
+            None => self.refuse(worker, request, Status::UnknownMethod),
         }
         Activity::IDLE
     }
@@ -99,7 +120,7 @@ impl Container for BdevContainer {
         let is_read = method == Method::Read as u16;
         if is_read || method == Method::Write as u16 {
             let start = TransferArguments::probable_start(arguments);
-            self.allocator.prefetch(start);
+            self.state.allocator.prefetch(start);
             if is_read && let Backend::Ram(device) = &self.backend {
                 device.prefetch(start);
             }
@@ -124,14 +145,102 @@ impl Container for BdevContainer {
     }
 
     fn flush(&self) -> Result<(), ModuleError> {
-        match &self.backend {
-            Backend::Ram(_) => Ok(()),
-            Backend::File(device) => device.flush(),
-        }
+        let Some(keeper) = &self.keeper else {
+            return Ok(());
+        };
+        keeper.flush().map_err(|failure| ModuleError {
+            failure,
+            message: format!("cannot flush the pool: {failure}"),
+        })
     }
 }
 
 impl BdevContainer {
+    fn create_in_memory(
+        context: &CreateContext<'_>,
+        parameters: Parameters,
+    ) -> Result<Self, ModuleError> {
+        let device = RamDevice::new(parameters.total_size)?;
+        let allocator = blocks::allocator_of(parameters.total_size, context.worker_count, false)?;
+        Ok(Self {
+            keeper: None,
+            backend: Backend::Ram(device),
+            state: Arc::new(PoolState {
+                allocator,
+                counters: Counters::new(context.worker_count),
+            }),
+            parameters,
+            own_id: None,
+            reserved: Vec::new(),
+            metadata_size: 0,
+        })
+    }
+
+    fn create_on_file(
+        context: &CreateContext<'_>,
+        parameters: Parameters,
+    ) -> Result<Self, ModuleError> {
+        let (device, undo) = FileDevice::new(context, &parameters)?;
+        let persistence::Persistent { allocator, ledger } =
+            persistence::open_or_format(context, &parameters, &device)?;
+        let own_id = persistence::pool_id(&ledger);
+        let geometry = ledger.metadata().geometry();
+        let reserved = geometry.reserved().collect();
+        let metadata_size = geometry.reserved_pages() * UNIT_BYTES;
+        let parameters = Parameters {
+            total_size: allocator.total_bytes(),
+            io_engine: device.io_engine(),
+            overwrite: false,
+            ..parameters
+        };
+        let state = Arc::new(PoolState {
+            allocator,
+            counters: Counters::new(context.worker_count),
+        });
+        let whose = (context.name.to_owned(), context.host);
+        let keeper = Keeper::start(ledger, Arc::clone(&state), whose, parameters.read_only);
+        let keeper = keeper.map_err(|error| {
+            ModuleError::system("cannot start the thread that keeps a pool", &error)
+        })?;
+        // Nothing can fail any more.
+        undo.keep();
+        Ok(Self {
+            keeper: Some(keeper),
+            backend: Backend::File(Box::new(device)),
+            state,
+            parameters,
+            own_id: Some(own_id),
+            reserved,
+            metadata_size,
+        })
+    }
+
+    /// Leaves a task to the keeper. A pool in memory has none, and nothing that would take long.
+    fn leave(&self, worker: &Worker<'_>, request: Request, work: fn(Request) -> Work) {
+        if let Some(keeper) = &self.keeper {
+            return keeper.push(work(request));
+        }
+        match Method::from_number(request.method()) {
+            Some(Method::ListBlocks) => {
+                let PoolState {
+                    allocator,
+                    counters,
+                } = &*self.state;
+                let nothing_committed = |_: &[u64]| Ok(Vec::new());
+                let list = |first, most| ledger::list(allocator, first, most, nothing_committed);
+                listing::answer_list(counters.of(worker.index()), request, list);
+            }
+            Some(Method::Flush) => request.complete(&[]),
+            _ => self.refuse(worker, request, Status::NoSpace),
+        }
+    }
+
+    fn has_metadata(&self, megabyte: usize) -> bool {
+        let first = megabyte as u64 * UNITS;
+        let mut reserved = self.reserved.iter();
+        reserved.any(|units| units.start < first + UNITS && units.end > first)
+    }
+
     fn transfer(
         &self,
         worker: &mut Worker<'_>,
@@ -141,13 +250,17 @@ impl BdevContainer {
         // A buffer's length is a 32-bit number in every task. Without a buffer nothing moves,
         // but the block has to be right all the same.
         let len_bytes = request.buffer().map_or(0, |buffer| buffer.len() as u32);
+        if direction == Direction::Write && self.parameters.read_only {
+            self.refuse(worker, request, Status::ReadOnly);
+            return Activity::IDLE;
+        }
         let arguments = request.arguments();
         let pinned = TransferArguments::parse(arguments, len_bytes).and_then(|parsed| {
             if direction == Direction::Read && len_bytes > 0 && request.writable_buffer().is_none()
             {
                 return Err(Status::InvalidBuffer);
             }
-            Ok((parsed, self.allocator.pin(parsed.block)?))
+            Ok((parsed, self.state.allocator.pin(parsed.block)?))
         });
         let (parsed, pin): (_, Pin) = match pinned {
             Ok(pinned) => pinned,
@@ -166,7 +279,7 @@ impl BdevContainer {
         };
         match &self.backend {
             Backend::File(device) if len_bytes > 0 => {
-                let counters = self.counters.of(worker.index());
+                let counters = self.state.counters.of(worker.index());
                 if device.accept(worker, transfer) {
                     counters.unaligned_operations.add(1);
                 }
@@ -189,8 +302,8 @@ impl BdevContainer {
             len_bytes,
             ..
         } = transfer;
-        self.allocator.unpin(pin);
-        let counters = self.counters.of(worker_index);
+        self.state.allocator.unpin(pin);
+        let counters = self.state.counters.of(worker_index);
         let len_bytes = u64::from(len_bytes);
         match (result, direction) {
             (Ok(()), Direction::Read) => {
@@ -230,11 +343,11 @@ impl BdevContainer {
         let metrics: PerfMetrics = self.parameters.metrics;
         Stats {
             metrics,
-            remaining_size: self.allocator.remaining_bytes(),
-            total_size: self.allocator.total_bytes(),
-            metadata_size: 0,
-            persistent: false,
-            read_only: false,
+            remaining_size: self.state.allocator.remaining_bytes(),
+            total_size: self.state.allocator.total_bytes(),
+            metadata_size: self.metadata_size,
+            persistent: self.keeper.is_some(),
+            read_only: self.parameters.read_only,
             bdev_type: self.parameters.bdev_type,
             direct_io: match &self.backend {
                 Backend::Ram(_) => false,
@@ -248,12 +361,12 @@ impl BdevContainer {
                 Backend::Ram(_) => None,
                 Backend::File(device) => Some(device.io_engine()),
             },
-            activity: self.counters.sum(),
+            activity: self.state.counters.sum(),
         }
     }
 
     fn refuse(&self, worker: &Worker<'_>, request: Request, status: Status) {
-        self.counters.of(worker.index()).errors.add(1);
+        self.state.counters.of(worker.index()).errors.add(1);
         request.fail(status);
     }
 }

@@ -1,4 +1,4 @@
-//! Counts of what was really done, one set per worker.
+//! Counts of what was really done, one set per worker and one for the pool's keeper.
 //!
 //! Laws:
 //! - Only the worker whose set it is adds to it, with a plain load and store: no worker ever
@@ -16,6 +16,7 @@ use crossbeam::utils::CachePadded;
 /// The counts of every worker.
 #[derive(Debug)]
 pub(crate) struct Counters {
+    /// The last are the keeper's.
     workers: Box<[CachePadded<WorkerCounters>]>,
 }
 
@@ -58,13 +59,18 @@ impl Count {
 impl Counters {
     pub(crate) fn new(worker_count: usize) -> Self {
         Self {
-            workers: (0..worker_count).map(|_| CachePadded::default()).collect(),
+            workers: (0..=worker_count).map(|_| CachePadded::default()).collect(),
         }
     }
 
     /// The counts of the worker with this index.
     pub(crate) fn of(&self, worker_index: usize) -> &WorkerCounters {
         &self.workers[worker_index]
+    }
+
+    /// The counts of the pool's keeper, which is a thread of its own.
+    pub(crate) fn of_keeper(&self) -> &WorkerCounters {
+        &self.workers[self.workers.len() - 1]
     }
 
     /// The sums over all workers.

@@ -26,9 +26,17 @@ mod blocks;
 mod container;
 mod counters;
 mod file;
+mod keeper;
+mod ledger;
+mod listing;
+mod metadata;
+pub mod offline;
 mod params;
+mod persistence;
 mod prefetch;
 mod ram;
+mod slots;
+mod state;
 mod stream;
 mod transfer;
 

@@ -23,6 +23,9 @@ pub(crate) struct Parameters {
     pub(crate) alignment: u32,
     pub(crate) io_engine: IoEngine,
     pub(crate) metrics: PerfMetrics,
+    /// Whatever the file holds, to make a new pool.
+    pub(crate) overwrite: bool,
+    pub(crate) read_only: bool,
 }
 
 impl Parameters {
@@ -68,6 +71,8 @@ impl Parameters {
             alignment: params.alignment,
             io_engine: params.io_engine,
             metrics,
+            overwrite: params.overwrite && params.bdev_type == BdevType::File,
+            read_only: params.read_only && params.bdev_type == BdevType::File,
         })
     }
 
@@ -78,6 +83,28 @@ impl Parameters {
     /// Memory has neither depth nor alignment nor engine, so those of a memory pool are not
     /// compared.
     pub(crate) fn check_same(&self, asked: &Self, whole: u64) -> Result<(), ModuleError> {
+        if asked.overwrite {
+            return Err(ModuleError::new(
+                Status::Busy,
+                "the pool is open, and is not overwritten: destroy it first",
+            ));
+        }
+        let differences = self.differences(asked, whole);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(ModuleError::new(
+            Status::ParameterMismatch,
+            format!(
+                "the pool exists with other parameters: {}",
+                differences.join("; ")
+            ),
+        ))
+    }
+
+    /// What differs between the pool's parameters and those asked for, in words. As
+    /// [`Self::check_same`].
+    pub(crate) fn differences(&self, asked: &Self, whole: u64) -> Vec<String> {
         let mut differences = Vec::new();
         let mut compare = |name: &str, is: String, wanted: String| {
             if is != wanted {
@@ -109,6 +136,11 @@ impl Parameters {
                 self.alignment.to_string(),
                 asked.alignment.to_string(),
             );
+            compare(
+                "read_only",
+                self.read_only.to_string(),
+                asked.read_only.to_string(),
+            );
             if asked.io_engine != IoEngine::Auto {
                 compare(
                     "io_engine",
@@ -122,16 +154,7 @@ impl Parameters {
         {
             compare(name, is.to_string(), wanted.to_string());
         }
-        if differences.is_empty() {
-            return Ok(());
-        }
-        Err(ModuleError::new(
-            Status::ParameterMismatch,
-            format!(
-                "the pool exists with other parameters: {}",
-                differences.join("; ")
-            ),
-        ))
+        differences
     }
 }
 
@@ -151,6 +174,12 @@ fn check_file(params: &CreateParams) -> Result<(), ModuleError> {
                 "alignment is {alignment}: give a power of two from {MIN_ALIGNMENT} to \
                  {MAX_ALIGNMENT}"
             ),
+        ));
+    }
+    if params.overwrite && params.read_only {
+        return Err(invalid(
+            "overwrite makes a new pool, and read_only opens one that is there: give one of them"
+                .to_owned(),
         ));
     }
     Ok(())

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use chimaera_chimod::abi::{Activity, Bytes, HOST_MAGIC, Header, HostVTable, RawTask};
-use chimaera_chimod::host::ContainerHandle;
-use chimaera_chimod::{Host, ModuleError, Request};
+use chimaera_chimod::host::{ContainerHandle, NewPool};
+use chimaera_chimod::{Creator, Host, ModuleError, Request};
 use chimaera_proto::bdev::{
     AllocationPlan, BdevType, Block, CreateParams, INLINE_BLOCKS, IoEngine, Method, OwnerTag,
     STATS_BUFFER_BYTES, Stats, TransferArguments, allocate_arguments, free_arguments,
@@ -182,8 +182,15 @@ impl Pool {
     ) -> Result<Self, ModuleError> {
         let params = codec::encode(params).expect("encodes");
         let table = Arc::new(table_of(&recorder));
-        let id = PoolId::new(8000, 0);
-        let handle = crate::module().create(table, id, name, &params, workers)?;
+        let pool = NewPool {
+            id: PoolId::new(8000, 0),
+            id_is_chosen: false,
+            name,
+            params: &params,
+            creator: Creator { uid: 0, gid: 0 },
+            worker_count: workers,
+        };
+        let handle = crate::module().create(table, &pool)?;
         Ok(Self {
             handle,
             recorder,

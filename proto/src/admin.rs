@@ -57,13 +57,17 @@ pub struct GetOrCreatePool {
     pub module: String,
     /// The pool's name, unique in the runtime. Its meaning is the module's: a path, for example.
     pub name: String,
-    /// The pool's id, or [`PoolId::NULL`] to let the host choose (or find it by name).
+    /// The pool's id, or [`PoolId::NULL`] for whatever id it has: that of the pool with this name,
+    /// else that which it has by what it stands on, else one that the host chooses.
     pub id: PoolId,
     /// The module's creation parameters, encoded as the module defines.
     pub params: Vec<u8>,
 }
 
-/// Names a pool by id.
+/// Asks that a pool end in this runtime: its tasks in flight complete, it is flushed, and its id and
+/// name are free. What a memory pool held is lost; what a file pool holds stays on its file or
+/// device, and creating the pool again opens it. A failure to flush is reported, and the pool is gone
+/// all the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestroyPool {
     /// The pool.

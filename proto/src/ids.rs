@@ -21,7 +21,8 @@ impl PoolId {
     /// The admin module's pool. It exists from the start and cannot be destroyed.
     pub const ADMIN: Self = Self::new(1, 0);
 
-    /// The first `major` that the host hands out when a creation request leaves the choice to it.
+    /// The lowest `major` that the host hands out when a creation request leaves the choice to it.
+    /// It chooses at random from there on.
     pub const FIRST_CHOSEN_MAJOR: u32 = 100_000;
 
     /// Makes an id from its two parts.

@@ -3,11 +3,12 @@
 //! Its tasks come in on workers as any other, and are carried out on threads that may block.
 
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use chimaera_chimod::abi::{HostVTable, RawTask};
+use chimaera_chimod::host::{ContainerHandle, NewPool};
 use chimaera_chimod::{ModuleError, Request};
 use chimaera_proto::admin::{
     DestroyPool, FindPool, FlushPools, GetOrCreatePool, ListPools, Method, PoolInfo, PoolList,
@@ -24,7 +25,8 @@ use serde::de::DeserializeOwned;
 use crate::host::Stopper;
 use crate::jobs::Jobs;
 use crate::modules::Modules;
-use crate::pools::{Claim, Pool, Pools};
+use crate::pools::{Claim, Claimed, Pool, Pools};
+use crate::session::Peer;
 use crate::worker::Command;
 use crate::worker::completions::Router;
 
@@ -37,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) closers: Jobs,
     pub(crate) session_count: AtomicU32,
     pub(crate) stopper: Stopper,
+    /// The first failure to flush a pool because the host stops.
+    pub(crate) unflushed: OnceLock<ModuleError>,
     pub(crate) started: Instant,
     /// Points to the router; the field after it.
     pub(crate) table: Arc<HostVTable>,
@@ -56,12 +60,12 @@ impl Admin {
         Self { shared }
     }
 
-    /// Takes a task. Does not block.
+    /// Takes a task of a client's. Does not block.
     ///
     /// # Safety
     /// As for a container: each task is handed over once, and stays as it is until it completes,
     /// as does the mapping of its buffer.
-    pub(crate) unsafe fn submit(&self, task: NonNull<RawTask>) {
+    pub(crate) unsafe fn submit(&self, task: NonNull<RawTask>, client: Peer) {
         // SAFETY: the table lives as long as `shared`, which every holder of the request keeps.
         let host = unsafe { chimaera_chimod::Host::from_table(Arc::as_ptr(&self.shared.table)) };
         // SAFETY: by this function's contract.
@@ -71,6 +75,7 @@ impl Admin {
             Some(method) => {
                 let job = AdminJob {
                     request,
+                    client,
                     shared: Arc::clone(&self.shared),
                 };
                 self.shared.jobs.run(move || job.carry_out(method));
@@ -84,6 +89,7 @@ impl Admin {
 /// needs the host's table.
 struct AdminJob {
     request: Request,
+    client: Peer,
     shared: Arc<Shared>,
 }
 
@@ -93,7 +99,9 @@ impl AdminJob {
         let request = &self.request;
         let reply = match method {
             Method::Ping => encode(&()),
-            Method::GetOrCreatePool => answer(request, |asked| shared.get_or_create_pool(&asked)),
+            Method::GetOrCreatePool => answer(request, |asked| {
+                shared.get_or_create_pool(&asked, self.client)
+            }),
             Method::DestroyPool => {
                 answer(request, |asked: DestroyPool| shared.destroy_pool(asked.id))
             }
@@ -117,9 +125,13 @@ impl AdminJob {
 }
 
 impl Shared {
-    fn get_or_create_pool(&self, asked: &GetOrCreatePool) -> Result<PoolInfo, ModuleError> {
+    fn get_or_create_pool(
+        &self,
+        asked: &GetOrCreatePool,
+        client: Peer,
+    ) -> Result<PoolInfo, ModuleError> {
         check_creation(asked)?;
-        let id = match self.pools.claim(&asked.name, asked.id)? {
+        match self.pools.claim(&asked.name, asked.id)? {
             Claim::Existing(pool) => {
                 let info = pool.info(false);
                 if info.module != asked.module {
@@ -132,19 +144,32 @@ impl Shared {
                     ));
                 }
                 pool.container.check_params(&asked.params)?;
-                return Ok(info);
+                Ok(info)
             }
-            Claim::New(id) => id,
-        };
-        self.create_pool(id, asked)
-            .inspect_err(|_| self.pools.release(id))
+            Claim::New(claimed) => self.create_pool(claimed, asked, client),
+        }
     }
 
-    fn create_pool(&self, id: PoolId, asked: &GetOrCreatePool) -> Result<PoolInfo, ModuleError> {
+    /// Makes a pool. Where that fails, the container goes before the claim: whoever waits for the
+    /// name finds free what the container stood on.
+    fn create_pool(
+        &self,
+        mut claimed: Claimed<'_>,
+        asked: &GetOrCreatePool,
+        client: Peer,
+    ) -> Result<PoolInfo, ModuleError> {
         let module = self.modules.get(&asked.module)?;
-        let worker_count = self.router.inboxes.len() as u32;
-        let table = Arc::clone(&self.table);
-        let container = module.create(table, id, &asked.name, &asked.params, worker_count)?;
+        let new = NewPool {
+            id: claimed.id(),
+            id_is_chosen: asked.id.is_null(),
+            name: &asked.name,
+            params: &asked.params,
+            creator: client.into(),
+            worker_count: self.router.inboxes.len() as u32,
+        };
+        let container = module.create(Arc::clone(&self.table), &new)?;
+        settle_id(&mut claimed, asked, &container)?;
+        let id = claimed.id();
         let pool = Arc::new(Pool {
             id,
             name: asked.name.clone(),
@@ -155,7 +180,7 @@ impl Shared {
             done,
         });
         let info = pool.info(true);
-        self.pools.publish(pool);
+        claimed.publish(pool);
         tracing::info!(pool = %id, name = asked.name, module = asked.module, "pool created");
         Ok(info)
     }
@@ -169,29 +194,52 @@ impl Shared {
             ));
         }
         let pool = self.pools.withdraw(id)?;
-        self.ask_workers(|done| Command::RemovePool { id, done });
-        self.pools.wait_for_leases(&pool);
-        let flushed = pool.container.flush();
-        tracing::info!(pool = %id, name = pool.name, "pool destroyed");
-        drop(pool);
+        let flushed = self.end_pool(pool);
         self.pools.release(id);
         flushed
     }
 
-    /// Destroys every pool and refuses new ones.
+    /// Destroys every pool and refuses new ones. Returns when none is left, whoever destroys it,
+    /// with the first failure to flush one.
     pub(crate) fn destroy_all_pools(&self) -> Result<(), ModuleError> {
-        let mut result = Ok(());
-        for id in self.pools.close() {
-            match self.destroy_pool(id) {
-                Err(error) if error.failure.status == Status::PoolNotFound => {}
-                Err(error) => {
-                    tracing::error!(pool = %id, "destroying the pool: {error}");
-                    result = Err(error);
+        loop {
+            let ids = self.pools.close();
+            if ids.is_empty() {
+                return self.unflushed.get().cloned().map_or(Ok(()), Err);
+            }
+            for id in ids {
+                // One that is gone was withdrawn by somebody else, who ends it.
+                let Ok(pool) = self.pools.withdraw(id) else {
+                    continue;
+                };
+                let name = pool.name.clone();
+                if let Err(error) = self.end_pool(pool) {
+                    // Noted before the pool is gone, so that whoever waits for that finds it.
+                    let _ = self.unflushed.set(ModuleError {
+                        failure: error.failure,
+                        message: format!("pool {name} ({id}): {}", error.message),
+                    });
                 }
-                Ok(()) => {}
+                self.pools.release(id);
             }
         }
-        result
+    }
+
+    /// Lets a withdrawn pool's tasks end, flushes it and destroys its container, flushed or not.
+    fn end_pool(&self, pool: Arc<Pool>) -> Result<(), ModuleError> {
+        let id = pool.id;
+        self.ask_workers(|done| Command::RemovePool { id, done });
+        self.pools.wait_for_leases(&pool);
+        let flushed = pool.container.flush();
+        match &flushed {
+            Ok(()) => tracing::info!(pool = %id, name = pool.name, "pool destroyed"),
+            Err(error) => tracing::error!(
+                pool = %id,
+                name = pool.name,
+                "pool destroyed, but what it did last may be lost, as it was not flushed: {error}"
+            ),
+        }
+        flushed
     }
 
     fn list_pools(&self, after: Option<PoolId>) -> PoolList {
@@ -251,6 +299,26 @@ impl Shared {
         drop(done);
         // Ends when every worker has answered and dropped its sender.
         answers.iter().for_each(drop);
+    }
+}
+
+/// Gives the pool the id that its container has of its own, if it has one.
+fn settle_id(
+    claimed: &mut Claimed<'_>,
+    asked: &GetOrCreatePool,
+    container: &ContainerHandle,
+) -> Result<(), ModuleError> {
+    match container.pool_id()? {
+        Some(own) if asked.id.is_null() => claimed.move_to(own),
+        Some(own) if own != asked.id => Err(ModuleError::new(
+            Status::ParameterMismatch,
+            format!(
+                "pool {} has the id {own} by what it stands on, asked for {}: ask for that id, or \
+                 for none",
+                asked.name, asked.id
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -215,6 +215,7 @@ impl Control {
             Ok(peer) => Peer {
                 process_id: peer.pid(),
                 user_id: peer.uid(),
+                group_id: peer.gid(),
             },
             Err(error) => {
                 tracing::warn!("a connection without credentials is dropped: {error}");

@@ -1,9 +1,11 @@
-//! Why a host does not start.
+//! Why a host does not start, or does not end well.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why a host does not start.
+use chimaera_chimod::ModuleError;
+
+/// Why a host does not start, or does not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// Somebody serves this socket already.
@@ -28,6 +30,11 @@ pub enum HostError {
         /// What the system said.
         error: io::Error,
     },
+    /// A pool could not be flushed as the host ended. There may be more; the log has all.
+    #[error(
+        "the runtime has stopped, and what was done last may be lost, as it was not flushed: {0}"
+    )]
+    Unflushed(ModuleError),
 }
 
 impl HostError {

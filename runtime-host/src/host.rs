@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -26,8 +26,8 @@ use crate::pools::Pools;
 use crate::worker::completions::Router;
 use crate::worker::{Command, Worker};
 
-/// A running host. It ends when it is dropped: pools are drained, flushed and closed, sessions
-/// ended, the workers and the control thread joined. Threads for blocking jobs end by themselves,
+/// A running host. It ends when it is dropped, or by [`Host::end`]: pools are drained, flushed and
+/// closed, sessions ended, the workers and the control thread joined. Threads for blocking jobs end by themselves,
 /// a second after their last one.
 pub struct Host {
     shared: Arc<Shared>,
@@ -77,6 +77,7 @@ impl Host {
             closers: Jobs::default(),
             session_count: AtomicU32::new(0),
             stopper: Stopper::default(),
+            unflushed: OnceLock::new(),
             started: Instant::now(),
             table: Arc::new(router.table()),
             router: Arc::clone(&router),
@@ -156,18 +157,26 @@ impl Host {
     }
 
     /// Blocks until somebody asks the host to stop: a client's admin task, or a [`Stopper`]. The
-    /// host then still runs; drop it.
+    /// host then still runs; end it.
     pub fn wait(&self) {
         self.shared.stopper.wait();
     }
-}
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        // Workers are still there to drain the pools; errors are in the log.
-        if self.control.is_some() {
-            let _ = self.shared.destroy_all_pools();
-        }
+    /// Ends the host as dropping it does, and says whether what its pools hold is safe. Blocks until
+    /// every task has completed.
+    ///
+    /// # Errors
+    /// [`HostError::Unflushed`]. The host has ended all the same.
+    pub fn end(mut self) -> Result<(), HostError> {
+        self.shut_down()
+    }
+
+    fn shut_down(&mut self) -> Result<(), HostError> {
+        // Workers are still there to drain the pools.
+        let flushed = match self.control {
+            Some(_) => self.shared.destroy_all_pools(),
+            None => Ok(()),
+        };
         if let Some(control) = self.control.take() {
             self.events.send(Event::Stop);
             join(control);
@@ -178,6 +187,14 @@ impl Drop for Host {
         for worker in self.workers.drain(..) {
             join(worker);
         }
+        flushed.map_err(HostError::Unflushed)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Errors are in the log.
+        let _ = self.shut_down();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The pools of a host, as the control side sees them.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -89,9 +90,64 @@ impl Drop for Lease<'_> {
 pub(crate) enum Claim<'a> {
     /// The pool is there.
     Existing(Lease<'a>),
-    /// Id and name are now taken for the caller, who must [`Pools::publish`] or
-    /// [`Pools::release`] the id.
-    New(PoolId),
+    /// Id and name are now taken for the caller.
+    New(Claimed<'a>),
+}
+
+/// Id and name of a pool that is being made. They are free again if it is dropped.
+#[must_use]
+pub(crate) struct Claimed<'a> {
+    id: PoolId,
+    pools: &'a Pools,
+}
+
+impl Claimed<'_> {
+    pub(crate) fn id(&self) -> PoolId {
+        self.id
+    }
+
+    /// Takes another id instead. Does not wait for it: who has it may wait for ours.
+    ///
+    /// # Errors
+    /// [`Status::Busy`] if a pool has it, be it one that is being made or unmade. Nothing changes.
+    pub(crate) fn move_to(&mut self, id: PoolId) -> Result<(), ModuleError> {
+        if id == self.id {
+            return Ok(());
+        }
+        let mut state = self.pools.state.lock();
+        let name = &state.by_id[&self.id].name;
+        if id == PoolId::ADMIN {
+            return Err(taken(name, id, "the admin pool"));
+        }
+        if let Some(other) = state.by_id.get(&id) {
+            return Err(taken(name, id, &format!("pool {}", other.name)));
+        }
+        let entry = state.by_id.remove(&self.id);
+        let entry = entry.expect("what is claimed is there");
+        state.by_id.insert(id, entry);
+        self.id = id;
+        drop(state);
+        self.pools.changed.notify_all();
+        Ok(())
+    }
+
+    /// Makes the pool known. Workers know it already. Its maker keeps nothing of it: from now on it
+    /// can be destroyed, and only a [`Lease`] tells who waits for that.
+    pub(crate) fn publish(self, pool: Arc<Pool>) {
+        let mut state = self.pools.state.lock();
+        if let Some(entry) = state.by_id.get_mut(&self.id) {
+            entry.phase = Phase::Ready(pool);
+        }
+        drop(state);
+        self.pools.changed.notify_all();
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        self.pools.release(self.id);
+    }
 }
 
 impl Pools {
@@ -120,26 +176,16 @@ impl Pools {
                 Some(pool) => return Ok(Claim::Existing(self.lease(pool))),
                 None if state.by_id.len() >= MAX_POOLS => return Err(too_many()),
                 None => {
-                    let id = if id.is_null() { state.choose_id()? } else { id };
+                    let id = if id.is_null() { state.choose_id() } else { id };
                     let entry = Entry {
                         name: name.to_owned(),
                         phase: Phase::Creating,
                     };
                     state.by_id.insert(id, entry);
-                    return Ok(Claim::New(id));
+                    return Ok(Claim::New(Claimed { id, pools: self }));
                 }
             }
         }
-    }
-
-    /// Makes a claimed pool known. Workers know it already. Its maker keeps nothing of it: from
-    /// now on it can be destroyed, and only a [`Lease`] tells who waits for that.
-    pub(crate) fn publish(&self, pool: Arc<Pool>) {
-        let mut state = self.state.lock();
-        if let Some(entry) = state.by_id.get_mut(&pool.id) {
-            entry.phase = Phase::Ready(pool);
-        }
-        self.changed.notify_all();
     }
 
     /// Gives an id and its name free again.
@@ -258,29 +304,18 @@ impl State {
         }
     }
 
-    fn choose_id(&self) -> Result<PoolId, ModuleError> {
-        let first = PoolId::new(PoolId::FIRST_CHOSEN_MAJOR, 0);
-        let last = self
-            .by_id
-            .range(first..)
-            .next_back()
-            .map(|(id, _)| id.major);
-        let major = last.map_or(Some(first.major), |last| last.checked_add(1));
-        let free = || {
-            let majors = PoolId::FIRST_CHOSEN_MAJOR..=u32::MAX;
-            majors
-                .map(|major| PoolId::new(major, 0))
-                .find(|id| !self.by_id.contains_key(id))
-        };
-        major
-            .map(|major| PoolId::new(major, 0))
-            .or_else(free)
-            .ok_or_else(|| {
-                ModuleError::new(
-                    Status::Busy,
-                    "every pool id that the host chooses from is taken",
-                )
-            })
+    /// Chooses an id that no pool has here, at random: it may come to stand on a device, and should
+    /// not be the one that another runtime, or a later one, chooses for another pool. There are so
+    /// many more than `MAX_POOLS` that the first is nearly always free.
+    fn choose_id(&self) -> PoolId {
+        const COUNT: u32 = u32::MAX - PoolId::FIRST_CHOSEN_MAJOR + 1;
+        loop {
+            let random = RandomState::new().hash_one(()) % u64::from(COUNT);
+            let id = PoolId::new(PoolId::FIRST_CHOSEN_MAJOR + random as u32, 0);
+            if !self.by_id.contains_key(&id) {
+                return id;
+            }
+        }
     }
 }
 
@@ -290,6 +325,14 @@ fn mismatch(text: String) -> ModuleError {
 
 fn not_found(text: String) -> ModuleError {
     ModuleError::new(Status::PoolNotFound, text)
+}
+
+fn taken(name: &str, id: PoolId, other: &str) -> ModuleError {
+    let text = format!(
+        "pool {name} has the id {id} by what it stands on, which {other} has in this runtime: \
+         destroy that one first"
+    );
+    ModuleError::new(Status::Busy, text)
 }
 
 fn too_many() -> ModuleError {
@@ -304,35 +347,129 @@ fn shutting_down() -> ModuleError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Duration;
+
+    #[track_caller]
+    fn claim<'a>(pools: &'a Pools, name: &str, id: PoolId) -> Claimed<'a> {
+        match pools.claim(name, id) {
+            Ok(Claim::New(claimed)) => claimed,
+            Ok(Claim::Existing(_)) => panic!("pool {name} is new"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn ids(pools: &Pools) -> Vec<PoolId> {
+        pools.state.lock().by_id.keys().copied().collect()
+    }
 
     #[test]
     fn pools_are_limited_and_an_end_makes_room() {
         let pools = Pools::default();
-        let claim = |number: usize| pools.claim(&format!("pool {number}"), PoolId::NULL);
-        let mut last = PoolId::NULL;
-        for number in 0..MAX_POOLS {
-            match claim(number).expect("there is room") {
-                Claim::New(id) => last = id,
-                Claim::Existing(_) => panic!("pool {number} is new"),
-            }
+        let name = |number: usize| format!("pool {number}");
+        let mut all: Vec<_> = (0..MAX_POOLS)
+            .map(|number| claim(&pools, &name(number), PoolId::NULL))
+            .collect();
+        let error = pools.claim(&name(MAX_POOLS), PoolId::NULL).err();
+        assert_eq!(error.expect("is refused").failure.status, Status::Busy);
+        all.pop();
+        let _last = claim(&pools, &name(MAX_POOLS), PoolId::NULL);
+    }
+
+    #[test]
+    fn ids_that_hosts_choose_are_free_to_choose_from_and_seldom_the_same() {
+        let (one, other) = (Pools::default(), Pools::default());
+        for number in 0..100 {
+            let name = format!("pool {number}");
+            // Dropped at once: every id can be chosen every time.
+            let ids = [&one, &other].map(|pools| claim(pools, &name, PoolId::NULL).id());
+            assert!(ids.iter().all(|id| id.major >= PoolId::FIRST_CHOSEN_MAJOR));
+            assert_ne!(ids[0], ids[1]);
         }
-        let error = claim(MAX_POOLS).err().expect("is refused");
-        assert_eq!(error.failure.status, Status::Busy);
-        pools.release(last);
-        assert!(matches!(claim(MAX_POOLS), Ok(Claim::New(_))));
     }
 
     #[test]
     fn a_name_is_free_once_its_pool_is_gone_whatever_id_is_asked_for() {
         let pools = Pools::default();
         let (first, second) = (PoolId::new(8000, 0), PoolId::new(9000, 0));
-        assert!(matches!(pools.claim("name", first), Ok(Claim::New(_))));
+        let claimed = claim(&pools, "name", first);
         std::thread::scope(|scope| {
-            let claimed = scope.spawn(|| pools.claim("name", second).map(|_| ()));
+            let other = scope.spawn(|| claim(&pools, "name", second).id());
             // Long enough to find the name taken; nothing depends on whether it does.
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            pools.release(first);
-            assert_eq!(claimed.join().expect("joins"), Ok(()));
+            std::thread::sleep(Duration::from_millis(20));
+            drop(claimed);
+            assert_eq!(other.join().expect("joins"), second);
         });
+    }
+
+    #[test]
+    fn a_claim_that_moves_takes_the_one_id_and_gives_the_other_free() {
+        let pools = Pools::default();
+        let own = PoolId::new(8000, 7);
+        let mut claimed = claim(&pools, "moves", PoolId::NULL);
+        let chosen = claimed.id();
+        claimed.move_to(own).expect("nobody has it");
+        assert_eq!((claimed.id(), ids(&pools)), (own, vec![own]));
+        claimed.move_to(own).expect("it has it");
+        let other = claim(&pools, "other", chosen);
+        drop(claimed);
+        assert_eq!(ids(&pools), [chosen]);
+        drop(other);
+        assert_eq!(ids(&pools), []);
+    }
+
+    #[test]
+    fn a_claim_does_not_move_to_an_id_that_is_taken_and_says_by_whom() {
+        let pools = Pools::default();
+        let own = PoolId::new(8000, 7);
+        let holder = claim(&pools, "holder", own);
+        let mut claimed = claim(&pools, "moves", PoolId::NULL);
+        let chosen = claimed.id();
+        let cases = [
+            (
+                own,
+                "pool moves has the id 8000.7 by what it stands on, which pool holder has",
+            ),
+            (PoolId::ADMIN, "which the admin pool has"),
+        ];
+        for (id, words) in cases {
+            let error = claimed.move_to(id).expect_err("it is taken");
+            assert_eq!(error.failure.status, Status::Busy);
+            assert!(error.message.contains(words), "{error}");
+            assert_eq!((claimed.id(), ids(&pools)), (chosen, vec![own, chosen]));
+        }
+        drop(holder);
+        claimed.move_to(own).expect("it is free again");
+    }
+
+    /// Starts something that has to wait, and gives what tells of its end.
+    fn waiting<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+        let (done, ended) = channel();
+        std::thread::spawn(move || done.send(wait()));
+        // Long enough for it to wait; nothing depends on whether it does.
+        std::thread::sleep(Duration::from_millis(20));
+        ended
+    }
+
+    #[test]
+    fn who_waits_for_an_id_learns_that_its_claim_has_moved_on() {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        let pools: &'static Pools = Box::leak(Box::default());
+        let own = PoolId::new(8000, 7);
+        let mut claimed = claim(pools, "moves", PoolId::NULL);
+        let chosen = claimed.id();
+        let destroyer = waiting(move || pools.withdraw(chosen).map(|_| ()));
+        let creator = waiting(move || claim(pools, "other", chosen).id());
+        claimed.move_to(own).expect("nobody has it");
+        let made = creator.recv_timeout(PATIENCE).expect("it is woken");
+        assert_eq!(made, chosen);
+        let destroyed = destroyer.recv_timeout(PATIENCE).expect("it is woken");
+        let error = destroyed.expect_err("none was made");
+        assert_eq!(error.failure.status, Status::PoolNotFound);
+
+        let closer = waiting(|| pools.close());
+        drop(claimed);
+        let left = closer.recv_timeout(PATIENCE).expect("it is woken");
+        assert_eq!(left, []);
     }
 }

@@ -3,6 +3,7 @@
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
+use chimaera_chimod::Creator;
 use chimaera_proto::BufferRange;
 use chimaera_proto::limits::{DATA_OFFSET_BYTES, MAX_SEGMENTS};
 use chimaera_shm::Segment;
@@ -12,6 +13,16 @@ use chimaera_shm::Segment;
 pub(crate) struct Peer {
     pub(crate) process_id: i32,
     pub(crate) user_id: u32,
+    pub(crate) group_id: u32,
+}
+
+impl From<Peer> for Creator {
+    fn from(peer: Peer) -> Self {
+        Self {
+            uid: peer.user_id,
+            gid: peer.group_id,
+        }
+    }
 }
 
 /// A client that was welcomed. Workers share it with the control side, which is the last to let

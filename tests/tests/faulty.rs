@@ -55,6 +55,11 @@ fn a_module_that_panics_while_a_pool_is_made_leaves_no_pool() {
             Status::Aborted,
             "an error that is none",
         ),
+        (
+            params::ID_PANIC,
+            Status::ModulePanicked,
+            "as asked, about the id",
+        ),
     ];
     for (params, status, words) in cases {
         let error = assert_status(faulty.create(params), status);
@@ -169,6 +174,29 @@ fn a_module_that_fails_to_flush_says_so_and_its_pool_goes_all_the_same() {
         assert_goes_on(&daemon, &faulty);
         destroy(&runtime, faulty.pool_id()).expect("the pool goes");
         destroy(&runtime, PoolId::new(8000, 0)).expect("the pool goes");
+    }
+}
+
+#[test]
+fn a_daemon_that_cannot_flush_its_pools_says_so_at_its_end() {
+    let unflushed = "pool faulty 6666.1 (6666.1): as asked: cannot flush";
+    for stop in ["command", "signal"] {
+        let mut daemon = Daemon::start();
+        let runtime = daemon.connect();
+        for (number, params) in (0..).zip(["", params::FLUSH_ERROR, ""]) {
+            let faulty = Faulty::new(&runtime, number);
+            faulty.create(params).expect("the pool is made");
+        }
+        if stop == "command" {
+            let text = daemon.run(&["runtime", "stop"]).failure(1);
+            assert!(text.contains(unflushed), "{text}");
+        } else {
+            daemon.signal(nix::sys::signal::Signal::SIGTERM);
+        }
+        let (code, log) = daemon.wait();
+        assert_eq!(code, Some(1), "{stop}: {log}");
+        assert!(log.contains(unflushed), "{stop}: {log}");
+        assert_eq!(log.matches("pool destroyed").count(), 3, "{stop}: {log}");
     }
 }
 

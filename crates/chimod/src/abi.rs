@@ -4,11 +4,12 @@
 //!
 //! | entry | thread | may block | who completes |
 //! |---|---|---|---|
-//! | `create`, `check_params`, `flush`, `destroy` | control side | yes | – |
+//! | `create`, `pool_id`, `check_params`, `flush`, `destroy` | control side | yes | – |
 //! | `submit`, `prefetch`, `poll`, `wake_fd` | the worker, whose index it passes where that matters | no | the plugin, once per task |
 //!
 //! - On one worker, one call at a time: a plugin is never re-entered there. On different workers,
 //!   and against the control side, calls run at the same time.
+//! - `pool_id` comes right after `create`, once, before any other call.
 //! - `destroy` comes last, after every task has completed and no other call is running.
 //! - Every entry but `prefetch` must be there; a container that has nothing to do in one returns at
 //!   once.
@@ -19,7 +20,7 @@ use std::ffi::c_void;
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 
 /// Version of everything in this module. A host takes only plugins with its own.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// First word of a module's table: "CHIMODv\0".
 pub const MODULE_MAGIC: u64 = u64::from_le_bytes(*b"CHIMODv\0");
@@ -223,8 +224,18 @@ pub struct CreateArguments {
     pub pool_minor: u32,
     /// Workers have indexes below this.
     pub worker_count: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Bits such as [`Self::ID_IS_CHOSEN`]. Those without a meaning are zero.
+    pub flags: u32,
+    /// User id of whoever asked for the pool, by the kernel's word.
+    pub creator_uid: u32,
+    /// Group id of whoever asked for the pool, by the kernel's word.
+    pub creator_gid: u32,
+}
+
+impl CreateArguments {
+    /// In `flags`: the host chose the id. The container may have another of its own
+    /// ([`ModuleVTable::pool_id`]).
+    pub const ID_IS_CHOSEN: u32 = 1;
 }
 
 /// See [`ModuleVTable::prefetch`].
@@ -252,6 +263,14 @@ pub struct ModuleVTable {
         container: *mut *mut c_void,
         error: *const TextSink,
     ) -> u32,
+    /// Stores the id that the pool has by what it stands on, for example by what is recorded on a
+    /// device; or 0.0 if it has none, and is content with the one that `create` got.
+    pub pool_id: unsafe extern "C" fn(
+        container: *const c_void,
+        major: *mut u32,
+        minor: *mut u32,
+        error: *const TextSink,
+    ) -> u32,
     /// Whether creating the pool with these parameters would give this very container. The
     /// error's text says what differs.
     pub check_params: unsafe extern "C" fn(
@@ -271,7 +290,7 @@ pub struct ModuleVTable {
     /// A file that becomes readable when there is progress to be made on this worker, or -1. The
     /// host watches it edge-triggered and never reads it; the plugin closes it in `destroy`.
     pub wake_fd: unsafe extern "C" fn(container: *const c_void, worker: u32) -> i32,
-    /// Makes everything that completed before durable.
+    /// Makes everything that completed before durable. Called on request, and before `destroy`.
     pub flush: unsafe extern "C" fn(container: *const c_void, error: *const TextSink) -> u32,
     /// Ends the container.
     pub destroy: unsafe extern "C" fn(container: *mut c_void),

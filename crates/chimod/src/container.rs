@@ -18,6 +18,17 @@ pub trait Container: Send + Sync + Sized + 'static {
     /// Whatever prevents it, for the eyes of whoever asked for the pool. Nothing stays behind.
     fn create(context: CreateContext<'_>) -> Result<Self, ModuleError>;
 
+    /// The id that the pool has by what it stands on, for example by what is recorded on a device.
+    /// Asked once, after [`Self::create`] and before anything else. Runs on the control side and
+    /// may block.
+    ///
+    /// `None` takes whatever id the context had. Another id than that becomes the pool's if the
+    /// context said [`CreateContext::id_is_chosen`] and no other pool has it; else the pool is not
+    /// made, and the container dropped.
+    fn pool_id(&self) -> Option<PoolId> {
+        None
+    }
+
     /// Whether a creation request with these parameters means this very container.
     ///
     /// # Errors
@@ -61,8 +72,13 @@ pub trait Container: Send + Sync + Sized + 'static {
     /// Makes everything that completed before this call durable. Runs on the control side and
     /// may block.
     ///
+    /// It is also the last call when the pool ends, whether it is destroyed or the host stops:
+    /// after the last task has completed, before the container is dropped. What it makes durable is
+    /// there when the pool is created again; it does not learn which of the two ends it is.
+    ///
     /// # Errors
-    /// What went wrong; nothing is known to be durable then.
+    /// What went wrong; nothing is known to be durable then. Whoever asked to flush, to destroy the
+    /// pool or to stop the host is told. A pool that ends goes all the same.
     fn flush(&self) -> Result<(), ModuleError> {
         Ok(())
     }
@@ -75,12 +91,29 @@ pub struct CreateContext<'a> {
     pub host: Host,
     /// The pool's id.
     pub pool: PoolId,
+    /// Whether the host chose that id, because whoever asked for the pool left it open. The pool may
+    /// then have another of its own: see [`Container::pool_id`]. If this is false, the container is
+    /// made for exactly that id, or not: [`Status::ParameterMismatch`] if it has another.
+    pub id_is_chosen: bool,
     /// The pool's name.
     pub name: &'a str,
+    /// Who asked for the pool.
+    pub creator: Creator,
     /// Creation parameters, as the module's client encoded them: not yet validated.
     pub params: &'a [u8],
     /// Workers have indexes below this.
     pub worker_count: usize,
+}
+
+/// Who asked for a pool: the user and group of the process when it connected to the host, by the
+/// kernel's word (`SO_PEERCRED`), as numbers of the host's user namespace. For an application that
+/// embeds the host and creates a pool itself, its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Creator {
+    /// Effective user id.
+    pub uid: u32,
+    /// Effective group id.
+    pub gid: u32,
 }
 
 /// Why a module did not do what the control side asked.

@@ -12,7 +12,7 @@ use crate::abi::{
     Activity, Bytes, CreateArguments, HOST_MAGIC, Header, HostVTable, MODULE_MAGIC, ModuleVTable,
     RawTask, TextSink,
 };
-use crate::container::{Container, CreateContext, Host, Level, ModuleError, Worker};
+use crate::container::{Container, CreateContext, Creator, Host, Level, ModuleError, Worker};
 use crate::request::Request;
 
 /// A container with what its entry points need.
@@ -29,6 +29,7 @@ pub const fn vtable_of<C: Container>(name: &'static str, version: &'static str) 
         name: Bytes::new(name.as_bytes()),
         version: Bytes::new(version.as_bytes()),
         create: create::<C>,
+        pool_id: pool_id::<C>,
         check_params: check_params::<C>,
         submit: submit::<C>,
         prefetch: if C::PREFETCHES {
@@ -69,7 +70,12 @@ unsafe extern "C" fn create<C: Container>(
         let context = CreateContext {
             host,
             pool: PoolId::new(arguments.pool_major, arguments.pool_minor),
+            id_is_chosen: arguments.flags & CreateArguments::ID_IS_CHOSEN != 0,
             name,
+            creator: Creator {
+                uid: arguments.creator_uid,
+                gid: arguments.creator_gid,
+            },
             params,
             worker_count: arguments.worker_count as usize,
         };
@@ -87,6 +93,26 @@ unsafe extern "C" fn create<C: Container>(
         // SAFETY: the host passes a sink that is valid during the call.
         Err(failed) => unsafe { report(&failed, error) },
     }
+}
+
+unsafe extern "C" fn pool_id<C: Container>(
+    container: *const c_void,
+    major: *mut u32,
+    minor: *mut u32,
+    error: *const TextSink,
+) -> u32 {
+    // SAFETY: the host passes what `create` made.
+    let container = unsafe { &instance::<C>(container).container };
+    let stored = guarded("telling the pool's id", || Ok(container.pool_id())).map(|own| {
+        let id = own.unwrap_or(PoolId::NULL);
+        // SAFETY: the host passes a place for each of the parts.
+        unsafe {
+            *major = id.major;
+            *minor = id.minor;
+        }
+    });
+    // SAFETY: the host passes a sink that is valid during the call.
+    unsafe { finish(stored, error) }
 }
 
 unsafe extern "C" fn check_params<C: Container>(

@@ -15,7 +15,25 @@ use crate::abi::{
     Activity, Bytes, CreateArguments, Header, HostVTable, IncompatibleTable, MODULE_MAGIC,
     ModuleVTable, RawTask, TextSink,
 };
-use crate::container::ModuleError;
+use crate::container::{Creator, ModuleError};
+
+/// What a module is told of the pool that it makes a container for.
+#[derive(Clone, Copy, Debug)]
+pub struct NewPool<'a> {
+    /// The pool's id.
+    pub id: PoolId,
+    /// Whether the host chose the id, and the container may have another of its own
+    /// ([`ContainerHandle::pool_id`]).
+    pub id_is_chosen: bool,
+    /// The pool's name.
+    pub name: &'a str,
+    /// The module's own creation parameters.
+    pub params: &'a [u8],
+    /// Who asked for the pool.
+    pub creator: Creator,
+    /// Workers have indexes below this.
+    pub worker_count: u32,
+}
 
 /// A module that can make containers: linked into this program, or loaded from a library.
 #[derive(Clone)]
@@ -85,20 +103,23 @@ impl Module {
     pub fn create(
         &self,
         host: Arc<HostVTable>,
-        pool: PoolId,
-        name: &str,
-        params: &[u8],
-        worker_count: u32,
+        pool: &NewPool<'_>,
     ) -> Result<ContainerHandle, ModuleError> {
         let arguments = CreateArguments {
             // Never freed: a module may log from a thread that outlives the container.
             host: Arc::into_raw(host),
-            name: Bytes::new(name.as_bytes()),
-            params: Bytes::new(params),
-            pool_major: pool.major,
-            pool_minor: pool.minor,
-            worker_count,
-            reserved: 0,
+            name: Bytes::new(pool.name.as_bytes()),
+            params: Bytes::new(pool.params),
+            pool_major: pool.id.major,
+            pool_minor: pool.id.minor,
+            worker_count: pool.worker_count,
+            flags: if pool.id_is_chosen {
+                CreateArguments::ID_IS_CHOSEN
+            } else {
+                0
+            },
+            creator_uid: pool.creator.uid,
+            creator_gid: pool.creator.gid,
         };
         let mut container = std::ptr::null_mut();
         // SAFETY: everything passed is valid during the call, and the host's table for ever.
@@ -143,6 +164,21 @@ impl ContainerHandle {
     #[must_use]
     pub fn module(&self) -> &Module {
         &self.module
+    }
+
+    /// The id that the pool has by what it stands on, if it has one of its own. To be asked once,
+    /// after creation. May block.
+    ///
+    /// # Errors
+    /// What the module reported: it panicked.
+    pub fn pool_id(&self) -> Result<Option<PoolId>, ModuleError> {
+        let mut id = PoolId::NULL;
+        let (major, minor) = (&raw mut id.major, &raw mut id.minor);
+        // SAFETY: the container lives as long as the handle; the places are valid during the call.
+        call(|error| unsafe {
+            (self.module.table.pool_id)(self.container.as_ptr(), major, minor, error)
+        })?;
+        Ok((!id.is_null()).then_some(id))
     }
 
     /// Whether a creation request with these parameters means this container. May block.

@@ -43,7 +43,7 @@ mod per_worker;
 mod request;
 
 pub use abi::Activity;
-pub use container::{Container, CreateContext, Host, Level, ModuleError, Worker};
+pub use container::{Container, CreateContext, Creator, Host, Level, ModuleError, Worker};
 pub use host::Module;
 pub use per_worker::PerWorker;
 pub use request::{Request, SharedBuffer, WritableBuffer};

@@ -152,7 +152,16 @@ pub(crate) enum PoolCommand {
     Blocks(NamedPool),
     /// Draw which megabytes of a pool are in use
     Map(MapArguments),
-    /// Destroy a pool, after its operations in flight have completed; a file pool's file stays
+    /// Show what pool a file or device holds, and whether it is sound; needs no daemon
+    Inspect(InspectArguments),
+    /// Check a file or device that holds a pool, and repair it; no daemon may use it
+    Check(CheckArguments),
+    /// Give the pool that a file or device holds another name, after it was moved; no daemon may use it
+    Rename(RenameArguments),
+    /// Destroy a pool, after its operations in flight have completed; what a file pool holds stays
+    ///
+    /// Ends the pool in this daemon. What a memory pool held is lost; what a file pool holds stays on
+    /// its file or device, and creating the pool again opens it.
     Destroy {
         /// The pool's name
         name: String,
@@ -198,6 +207,38 @@ pub(crate) struct CreateArguments {
 
     #[command(flatten)]
     pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArguments {
+    /// The file or device
+    pub(crate) path: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArguments {
+    /// The file or device
+    pub(crate) path: PathBuf,
+
+    /// Repair what can be repaired from a copy, and forget owner tags that are damaged
+    #[arg(long)]
+    pub(crate) repair: bool,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenameArguments {
+    /// The file or device
+    pub(crate) path: PathBuf,
+
+    /// The new name [default: the path]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Debug, Args)]

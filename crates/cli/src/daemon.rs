@@ -41,9 +41,9 @@ pub(crate) fn run(arguments: &StartArguments, socket: &Path) -> Result<(), Failu
     output::line(format_args!("{READY} on {}", socket.display()));
     host.wait();
     tracing::info!("stopping");
-    drop(host);
+    let ended = host.end();
     tracing::info!("stopped");
-    Ok(())
+    Ok(ended?)
 }
 
 /// Starts a daemon in the background and returns once it serves.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use chimaera_bdev_client::{Error, Status};
+use chimaera_bdev_runtime::offline::ModuleError;
 use chimaera_runtime::HostError;
 
 /// Why a command failed.
@@ -46,6 +47,14 @@ impl Failure {
     pub(crate) fn in_the_way(text: impl Into<String>) -> Self {
         Self {
             code: IN_THE_WAY,
+            text: text.into(),
+        }
+    }
+
+    /// A pool's metadata is damaged.
+    pub(crate) fn damaged_metadata(text: impl Into<String>) -> Self {
+        Self {
+            code: DAMAGED_METADATA,
             text: text.into(),
         }
     }
@@ -95,18 +104,33 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match error.status() {
             _ if error.is_no_daemon() => NO_RUNTIME,
-            Status::ConnectionLost => NO_RUNTIME,
-            Status::PoolNotFound | Status::NotFound | Status::ModuleNotFound => NOT_FOUND,
-            Status::ParameterMismatch | Status::Busy | Status::NotBlank => IN_THE_WAY,
-            Status::PermissionDenied | Status::ReadOnly => NOT_PERMITTED,
-            Status::NoSpace => NO_SPACE,
-            Status::CorruptedMetadata => DAMAGED_METADATA,
-            _ => FAILED,
+            status => code_of(status),
         };
         Self {
             code,
             text: error.to_string(),
         }
+    }
+}
+
+impl From<ModuleError> for Failure {
+    fn from(error: ModuleError) -> Self {
+        Self {
+            code: code_of(error.failure.status),
+            text: error.message,
+        }
+    }
+}
+
+const fn code_of(status: Status) -> u8 {
+    match status {
+        Status::ConnectionLost => NO_RUNTIME,
+        Status::PoolNotFound | Status::NotFound | Status::ModuleNotFound => NOT_FOUND,
+        Status::ParameterMismatch | Status::Busy | Status::NotBlank => IN_THE_WAY,
+        Status::PermissionDenied | Status::ReadOnly => NOT_PERMITTED,
+        Status::NoSpace => NO_SPACE,
+        Status::CorruptedMetadata => DAMAGED_METADATA,
+        _ => FAILED,
     }
 }
 

@@ -8,6 +8,7 @@ mod daemon;
 mod demo;
 mod failure;
 mod map;
+mod offline;
 mod output;
 mod pool;
 mod runtime;

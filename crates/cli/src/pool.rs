@@ -11,7 +11,7 @@ use crate::args::{CreateArguments, KindArgument, NamedPool, OutputArguments, Poo
 use crate::failure::Failure;
 use crate::runtime::connect;
 use crate::size::show_size;
-use crate::{map, output};
+use crate::{map, offline, output};
 
 pub(crate) fn run(command: &PoolCommand, socket: Option<&Path>) -> Result<(), Failure> {
     match command {
@@ -24,6 +24,9 @@ pub(crate) fn run(command: &PoolCommand, socket: Option<&Path>) -> Result<(), Fa
             let pool = open(&connect(socket)?, &arguments.name)?;
             map::run(arguments, &pool, &arguments.name)
         }
+        PoolCommand::Inspect(arguments) => offline::inspect(arguments),
+        PoolCommand::Check(arguments) => offline::check(arguments),
+        PoolCommand::Rename(arguments) => offline::rename(arguments),
         PoolCommand::Destroy { name } => destroy(name, socket),
     }
 }

@@ -30,11 +30,13 @@ impl AdminClient {
     }
 
     /// Gives the pool with this id or name if it is there, else creates it. An id of
-    /// [`PoolId::NULL`] lets the runtime find it by name, or choose one.
+    /// [`PoolId::NULL`] takes whatever id the pool has: that of the pool with this name, else that
+    /// which it has by what it stands on, else one that the runtime chooses. The reply names it.
     ///
     /// # Errors
-    /// [`Status::ParameterMismatch`] if it is there with other parameters, and whatever keeps
-    /// the module from creating it.
+    /// [`Status::ParameterMismatch`] if it is there with other parameters, or stands on something
+    /// that has another id; [`Status::Busy`] if the id that it has of its own is another pool's
+    /// here; and whatever keeps the module from creating it.
     pub fn get_or_create_pool(
         &self,
         query: PoolQuery,
@@ -55,10 +57,14 @@ impl AdminClient {
         self.submit(Method::GetOrCreatePool, query, request, finish)
     }
 
-    /// Destroys a pool, after its tasks in flight have completed.
+    /// Ends a pool in this runtime, after its tasks in flight have completed. What a memory pool held
+    /// is lost; what a file pool holds stays on its file or device, and creating the pool again
+    /// opens it.
     ///
     /// # Errors
-    /// [`Status::PoolNotFound`].
+    /// [`Status::PoolNotFound`]; [`Status::PermissionDenied`] for the admin pool; whatever kept the
+    /// pool from being flushed, as [`Status::IoError`]: what completed last may be lost then, and
+    /// the pool has ended all the same.
     pub fn destroy_pool(&self, id: PoolId) -> Result<(), Error> {
         Ok(self.async_destroy_pool(id)?.wait()?)
     }
@@ -141,7 +147,8 @@ impl AdminClient {
     /// Asks the runtime to end: it accepts no more tasks and completes those in flight.
     ///
     /// # Errors
-    /// See [`AdminClient`].
+    /// Whatever kept a pool from being flushed, as [`Status::IoError`]: what completed last may be
+    /// lost then, and the runtime ends all the same.
     pub fn stop_runtime(&self) -> Result<(), Error> {
         Ok(self.async_stop_runtime()?.wait()?)
     }

@@ -5,20 +5,21 @@
 //! none is a whole one broken.
 #![forbid(unsafe_code)]
 
-use chimaera_proto::bdev::{AllocationPlan, Block, BlockType};
+use chimaera_proto::bdev::{AllocationPlan, Block, BlockType, OwnerTag};
 use chimaera_proto::status::Status;
 
 use super::index::Class;
 use super::megabyte::Locked;
-use super::slots::{CLASSES, Fill, Slot, UNITS, units_of};
 use super::sync::{Backoff, Ordering, Weakness, weakened};
 use super::{Allocator, CURSORS, block_at};
+use crate::slots::{CLASSES, Fill, Slot, UNITS, units_of};
 
 /// Partly used megabytes that are tried before others get time to let go of theirs.
 const BUSY_MAXIMUM: usize = 8;
 
 impl<C> Allocator<C> {
-    /// Allocates what the plan says and hands each block to `sink`, in no particular order.
+    /// Allocates what the plan says, for this owner, and hands each block to `sink`, in no particular
+    /// order.
     ///
     /// `worker` is the caller's number: workers that go on where they were get into each other's
     /// way less. Takes no memory for the list, and waits for nothing but others' short critical
@@ -32,45 +33,25 @@ impl<C> Allocator<C> {
     pub(crate) fn allocate(
         &self,
         plan: AllocationPlan,
+        owner: OwnerTag,
         worker: usize,
         mut sink: impl FnMut(Block),
     ) -> Result<(), Status> {
         match (plan.block_type, plan.count) {
             (_, 0) => {}
-            (BlockType::Mib1, count) => self.allocate_megabytes(count, sink)?,
-            (block_type, 1) => sink(self.allocate_small(block_type, worker)?),
+            (BlockType::Mib1, count) => self.allocate_megabytes(count, owner, sink)?,
+            (block_type, 1) => sink(self.allocate_small(block_type, owner, worker)?),
             _ => return Err(Status::InvalidArgument),
         }
         Ok(())
     }
 
-    /// Allocates this very block: one that is known from an earlier life of the pool.
-    ///
-    /// # Errors
-    /// [`Status::WrongSize`] and [`Status::OutOfRange`] for a block that cannot be;
-    /// [`Status::Busy`] if some of its space is allocated. Nothing has changed.
-    pub(crate) fn adopt(&self, block: Block) -> Result<(), Status> {
-        let (index, slot) = self.locate(block)?;
-        let mut locked = self.megabytes[index].lock(self.threads);
-        let before = locked.fill();
-        let (wholes, units) = (u64::from(before == Fill::Empty), units_of(slot.block_type));
-        if !locked.reserve_slot(slot) {
-            return Err(Status::Busy);
-        }
-        // The count may be promised to somebody who has not found his megabyte yet.
-        if wholes == 1 && !self.space.reserve(wholes, units) {
-            locked.release(slot);
-            return Err(Status::Busy);
-        }
-        if wholes == 0 {
-            self.space.take(units);
-        }
-        self.change_class(index, before, locked.fill());
-        self.megabytes[index].make_live(slot, self.threads);
-        Ok(())
-    }
-
-    fn allocate_megabytes(&self, count: u64, mut sink: impl FnMut(Block)) -> Result<(), Status> {
+    fn allocate_megabytes(
+        &self,
+        count: u64,
+        owner: OwnerTag,
+        mut sink: impl FnMut(Block),
+    ) -> Result<(), Status> {
         if !self.space.reserve(count, count.saturating_mul(UNITS)) {
             return Err(Status::NoSpace);
         }
@@ -81,7 +62,7 @@ impl<C> Allocator<C> {
                 .reserve(BlockType::Mib1)
                 .expect("an empty megabyte has room");
             self.change_class(index, Fill::Empty, locked.fill());
-            self.megabytes[index].make_live(slot, self.threads);
+            self.start_life(index, slot, owner);
             drop(locked);
             start = index + 1;
             sink(block_at(index, slot));
@@ -89,16 +70,21 @@ impl<C> Allocator<C> {
         Ok(())
     }
 
-    fn allocate_small(&self, block_type: BlockType, worker: usize) -> Result<Block, Status> {
+    fn allocate_small(
+        &self,
+        block_type: BlockType,
+        owner: OwnerTag,
+        worker: usize,
+    ) -> Result<Block, Status> {
         let cursor = &self.cursors[worker % CURSORS];
         let backoff = Backoff::new();
         loop {
             let start = cursor.load(Ordering::Relaxed) as usize;
             let mut classes = block_type as usize..CLASSES;
-            let found = classes.find_map(|class| self.allocate_in(class, block_type, start));
+            let found = classes.find_map(|class| self.allocate_in(class, block_type, owner, start));
             let outcome = match found {
                 Some(place) => Some(Ok(place)),
-                None => self.break_whole(block_type),
+                None => self.break_whole(block_type, owner),
             };
             match outcome {
                 Some(Ok((index, slot))) => {
@@ -119,6 +105,7 @@ impl<C> Allocator<C> {
         &self,
         class: usize,
         block_type: BlockType,
+        owner: OwnerTag,
         start: usize,
     ) -> Option<(usize, Slot)> {
         let members = &self.classes[class];
@@ -148,7 +135,7 @@ impl<C> Allocator<C> {
             };
             self.space.take(units_of(block_type));
             self.change_class(index, before, locked.fill());
-            self.megabytes[index].make_live(slot, self.threads);
+            self.start_life(index, slot, owner);
             return Some((index, slot));
         }
         None
@@ -159,12 +146,16 @@ impl<C> Allocator<C> {
     /// One at a time: what is broken off shows in the classes before the next one looks. So while
     /// the flag is held, space that fits shows in the classes or among the whole megabytes, and
     /// where neither shows any, at a moment when both were looked at, there was none.
-    fn break_whole(&self, block_type: BlockType) -> Option<Result<(usize, Slot), Status>> {
+    fn break_whole(
+        &self,
+        block_type: BlockType,
+        owner: OwnerTag,
+    ) -> Option<Result<(usize, Slot), Status>> {
         let exclusive = !weakened(Weakness::BreakNotExclusive);
         if exclusive && self.breaking.swap(true, Ordering::Acquire) {
             return None;
         }
-        let outcome = self.break_whole_exclusively(block_type);
+        let outcome = self.break_whole_exclusively(block_type, owner);
         // Release pairs with the acquire above: who holds the flag next finds what was broken off.
         self.breaking.store(false, Ordering::Release);
         outcome
@@ -173,6 +164,7 @@ impl<C> Allocator<C> {
     fn break_whole_exclusively(
         &self,
         block_type: BlockType,
+        owner: OwnerTag,
     ) -> Option<Result<(usize, Slot), Status>> {
         let censuses = || self.classes.each_ref().map(Class::census);
         let fitting = block_type as usize..;
@@ -196,8 +188,19 @@ impl<C> Allocator<C> {
             .reserve(block_type)
             .expect("an empty megabyte has room");
         self.change_class(index, Fill::Empty, locked.fill());
-        self.megabytes[index].make_live(slot, self.threads);
+        self.start_life(index, slot, owner);
         Some(Ok((index, slot)))
+    }
+
+    /// Lets a block be used whose space is reserved. The megabyte's lock is held.
+    #[inline]
+    pub(super) fn start_life(&self, index: usize, slot: Slot, owner: OwnerTag) {
+        let unit = index as u64 * UNITS + slot.first_unit() as u64;
+        self.tags.insert(unit, owner);
+        self.megabytes[index].make_live(slot, self.threads);
+        if let Some(durability) = &self.durability {
+            durability.note_change(index);
+        }
     }
 
     /// Finds a wholly free megabyte. The caller has reserved one of the count, so there is one.

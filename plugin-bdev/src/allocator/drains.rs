@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use super::FreeCompletion;
 use super::pins::{Phases, Pins};
-use super::slots::Slot;
 use super::sync::{Mutex, Weakness, weakened};
+use crate::slots::Slot;
 
 /// The waiting frees of a pool, by the number of their megabyte.
 pub(super) struct Drains<C>(Mutex<HashMap<usize, Vec<WaitingFree<C>>>>);

@@ -7,8 +7,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use chimaera_proto::bdev::AllocationPlan;
 use chimaera_proto::bdev::BlockType::{self, Kib4, Kib64, Kib256, Mib1};
+use chimaera_proto::bdev::{AllocationPlan, OwnerTag};
 use loom::thread;
 
 use super::sync::{Ordering, Weakness, with_weakness};
@@ -77,7 +77,7 @@ fn allocate<C>(allocator: &Allocator<C>, block_type: BlockType) -> Result<Block,
         block_type,
         count: 1,
     };
-    allocator.allocate(plan, 0, |block| found = Some(block))?;
+    allocator.allocate(plan, OwnerTag::NONE, 0, |block| found = Some(block))?;
     Ok(found.expect("one block"))
 }
 
@@ -244,7 +244,9 @@ fn two_want_more_than_there_is() {
             block_type: Mib1,
             count: 2,
         };
-        allocator.allocate(plan, 0, |_| count += 1).map(|()| count)
+        allocator
+            .allocate(plan, OwnerTag::NONE, 0, |_| count += 1)
+            .map(|()| count)
     };
     let other = Arc::clone(&allocator);
     let thread = thread::spawn(move || take_two(&other));

@@ -9,6 +9,7 @@
 use std::io;
 use std::ops::Deref;
 
+use super::durability::Shadow;
 use super::megabyte::Megabyte;
 use super::sync::AtomicU64;
 
@@ -23,6 +24,8 @@ pub(super) unsafe trait Zeroed: Default + Sync + Send {}
 unsafe impl Zeroed for AtomicU64 {}
 // SAFETY: it consists of atomic integers and padding only, and its default is all zero.
 unsafe impl Zeroed for Megabyte {}
+// SAFETY: it consists of atomic integers only, and its default is all zero.
+unsafe impl Zeroed for Shadow {}
 
 /// A fixed number of elements, all zero at first, in memory that appears when it is written.
 #[cfg(not(loom))]

@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use chimaera_proto::bdev::{AllocationPlan, BlockType};
+use chimaera_proto::bdev::{AllocationPlan, BlockType, OwnerTag};
 
 use super::*;
 
@@ -44,7 +44,7 @@ fn measure_allocation() {
             count: 1,
         };
         allocator
-            .allocate(plan, 0, |block| found = Some(block))
+            .allocate(plan, OwnerTag::NONE, 0, |block| found = Some(block))
             .expect("room");
         found.expect("one block")
     };
@@ -70,7 +70,7 @@ fn measure_allocation() {
     let start = Instant::now();
     let plan = AllocationPlan::for_size(1 << 40);
     allocator
-        .allocate(plan, 0, |block| _ = black_box(block))
+        .allocate(plan, OwnerTag::NONE, 0, |block| _ = black_box(block))
         .expect("room");
     println!(
         "allocate 1 TiB: {:.1} ns per MiB",
@@ -95,7 +95,7 @@ fn measure_two_workers() {
                     for _ in 0..ROUNDS / 5 {
                         let mut found = None;
                         allocator
-                            .allocate(plan, worker, |block| found = Some(block))
+                            .allocate(plan, OwnerTag::NONE, worker, |block| found = Some(block))
                             .expect("room");
                         let block = found.expect("one block");
                         assert!(allocator.free(&[block], Nothing).is_ok());

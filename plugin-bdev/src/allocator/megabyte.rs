@@ -11,8 +11,8 @@
 use chimaera_proto::bdev::BlockType;
 
 use super::pins::Pins;
-use super::slots::{Fill, LIVE_WORDS, Slot, UNIT_WORDS, UnitMap};
 use super::sync::{AtomicU32, AtomicU64, Backoff, Ordering, Threads, Weakness, weakened};
+use crate::slots::{Fill, LIVE_WORDS, MegabyteMap, Slot, UNIT_WORDS, UnitMap};
 
 /// State of one megabyte. All zero: wholly free.
 ///
@@ -70,17 +70,20 @@ impl Megabyte {
         })
     }
 
-    /// The live blocks, as they are found one word after the other.
-    pub(super) fn live_slots(&self) -> impl Iterator<Item = Slot> {
-        let words = self.transfer.live.iter().enumerate();
-        words.flat_map(|(word, bits)| {
-            let mut bits = bits.load(Ordering::Acquire);
-            std::iter::from_fn(move || {
-                let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
-                bits &= bits - 1;
-                Slot::from_live_place(word, bit)
-            })
-        })
+    /// The live blocks, as they are found one word after the other: without the lock, not those of one
+    /// moment.
+    pub(super) fn live_map(&self) -> MegabyteMap {
+        let words = &self.transfer.live;
+        MegabyteMap(std::array::from_fn(|word| {
+            words[word].load(Ordering::Acquire)
+        }))
+    }
+
+    /// Lets blocks be used that are known from an earlier life of the pool. Their space is reserved.
+    pub(super) fn restore_live(&self, map: MegabyteMap) {
+        for (word, bits) in self.transfer.live.iter().zip(map.0) {
+            word.store(bits, Ordering::Release);
+        }
     }
 
     /// Lets the block be used. Its space is reserved.
@@ -161,32 +164,27 @@ impl Locked<'_> {
     #[inline]
     pub(super) fn reserve(&mut self, block_type: BlockType) -> Option<Slot> {
         let slot = Slot::choose(block_type, &self.units())?;
-        self.change(slot, |word, bits| word | bits);
+        self.change(&slot.units(), |word, bits| word | bits);
         Some(slot)
     }
 
-    /// Reserves this slot, if it is free.
-    pub(super) fn reserve_slot(&mut self, slot: Slot) -> bool {
-        let free = slot.is_free(&self.units());
-        if free {
-            self.change(slot, |word, bits| word | bits);
+    /// Reserves these units, if all are free.
+    pub(super) fn reserve_units(&mut self, units: &UnitMap) -> bool {
+        let taken = self.units();
+        let is_free = taken
+            .iter()
+            .zip(units)
+            .all(|(taken, units)| taken & units == 0);
+        if is_free {
+            self.change(units, |word, bits| word | bits);
         }
-        free
+        is_free
     }
 
-    /// Reserves all units from this one on, for good: they lie beyond the end of the pool.
-    pub(super) fn cut_off(&mut self, first_unit: usize) {
-        for unit in first_unit..64 * UNIT_WORDS {
-            self.change(Slot::holding(unit, BlockType::Kib4), |word, bits| {
-                word | bits
-            });
-        }
-    }
-
-    /// Gives a slot back. The caller had reserved it.
+    /// Gives units back. The caller had reserved them.
     #[inline]
-    pub(super) fn release(&mut self, slot: Slot) {
-        self.change(slot, |word, bits| word & !bits);
+    pub(super) fn release(&mut self, units: &UnitMap) {
+        self.change(units, |word, bits| word & !bits);
     }
 
     // Relaxed, because the lock orders all accesses to the map.
@@ -196,8 +194,8 @@ impl Locked<'_> {
     }
 
     #[inline]
-    fn change(&mut self, slot: Slot, change: impl Fn(u64, u64) -> u64) {
-        let (before, bits) = (self.units(), slot.units());
+    fn change(&mut self, bits: &UnitMap, change: impl Fn(u64, u64) -> u64) {
+        let before = self.units();
         let units: UnitMap = std::array::from_fn(|word| change(before[word], bits[word]));
         for (word, bits) in self.line.reserved.iter().zip(units) {
             word.store(bits, Ordering::Relaxed);

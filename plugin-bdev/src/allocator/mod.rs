@@ -16,7 +16,6 @@
 //! - Memory is used for what is allocated, not for what could be.
 //!
 //! # Parts
-//! - [`slots`]: where in a megabyte a block can lie. Pure functions.
 //! - [`megabyte`]: a record per megabyte. Two bitmaps: what is *live*, and what is *reserved*. Free
 //!   neighbours are neighbouring zeros, so there is nothing to merge.
 //! - [`pins`], [`drains`]: I/O in flight, and the frees that wait for it.
@@ -25,26 +24,25 @@
 //!   lock is held, and enters the new place before it leaves the old one, so that who looks at all
 //!   places sees it.
 //! - [`space`]: how much is free.
+//! - [`tags`]: whose blocks are.
+//! - [`durability`]: of a persistent pool, what its device may say, and the space that waits for it.
 //! - [`allocate`]: the beginning of a block: where its space comes from.
 //! - [`release`]: the end of a block: pins and frees.
 //! - [`mapping`]: memory. The only unsafe code.
 //! - [`sync`]: what loom replaces.
 #![deny(unsafe_code)]
-#![cfg_attr(
-    any(not(test), loom),
-    expect(dead_code, reason = "the pool that will use it is yet to come")
-)]
 
 mod allocate;
 mod drains;
+mod durability;
 mod index;
 mod mapping;
 mod megabyte;
 mod pins;
 mod release;
-mod slots;
 mod space;
 mod sync;
+mod tags;
 
 #[cfg(all(test, loom))]
 mod loom_tests;
@@ -54,25 +52,30 @@ mod measure;
 mod model_tests;
 #[cfg(all(test, not(loom)))]
 mod stress_tests;
+#[cfg(test)]
+mod test_support;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 use std::io;
 use std::ops::Range;
 
-use chimaera_proto::bdev::{Block, MEGABYTE, UNIT_BYTES};
+use chimaera_proto::bdev::{Block, MEGABYTE, MegabyteState, UNIT_BYTES};
 use chimaera_proto::status::Status;
 
+use crate::slots::{CLASSES, Fill, MegabyteMap, Slot, UNITS, UnitMap};
 use drains::Drains;
+use durability::Durability;
 use index::{Class, Index};
 use mapping::SparseArray;
 use megabyte::Megabyte;
-#[cfg_attr(any(not(test), loom), expect(unused_imports, reason = "as above"))]
-pub(crate) use release::{FreeCompletion, FreeError, Pin};
-use slots::{CLASSES, Fill, Slot, UNITS};
+#[cfg(test)]
+pub(crate) use release::FreeError;
+pub(crate) use release::{FreeCompletion, Pin};
 use space::Space;
 pub(crate) use sync::Threads;
 use sync::{AtomicBool, AtomicU64, CachePadded, Weakness, weakened};
+use tags::Tags;
 
 /// The allocator of one pool. `C` is told when a free is complete.
 pub(crate) struct Allocator<C> {
@@ -88,6 +91,9 @@ pub(crate) struct Allocator<C> {
     /// Where each worker found its last small block.
     cursors: [CachePadded<AtomicU64>; CURSORS],
     drains: Drains<C>,
+    tags: Tags,
+    /// Of a pool whose blocks outlive it.
+    durability: Option<Durability>,
 }
 
 const CURSORS: usize = if cfg!(loom) { 1 } else { 32 };
@@ -104,6 +110,25 @@ impl<C> Allocator<C> {
     /// `InvalidInput` for less than a unit or more than [`Self::TOTAL_BYTES_MAXIMUM`]; what the
     /// system says if it has no address space to give.
     pub(crate) fn new(total_bytes: u64, threads: Threads) -> io::Result<Self> {
+        Self::with_durability(total_bytes, threads, |_| Ok(None))
+    }
+
+    /// As [`Self::new`], of a pool whose blocks outlive it: see [`durability`]. Takes some 64 bytes per
+    /// megabyte more.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(crate) fn persistent(total_bytes: u64, threads: Threads) -> io::Result<Self> {
+        Self::with_durability(total_bytes, threads, |count| {
+            Durability::new(count).map(Some)
+        })
+    }
+
+    fn with_durability(
+        total_bytes: u64,
+        threads: Threads,
+        durability: impl FnOnce(usize) -> io::Result<Option<Durability>>,
+    ) -> io::Result<Self> {
         let total_units = total_bytes / UNIT_BYTES;
         if total_units == 0 || total_bytes > Self::TOTAL_BYTES_MAXIMUM {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -119,15 +144,53 @@ impl<C> Allocator<C> {
             breaking: CachePadded::default(),
             cursors: std::array::from_fn(|_| CachePadded::default()),
             drains: Drains::new(),
+            tags: Tags::new(),
+            durability: durability(count)?,
         };
+        // The last megabyte was not counted as a whole one if it is none.
         let tail_units = (total_units % UNITS) as usize;
         if tail_units != 0 {
-            let mut locked = allocator.megabytes[count - 1].lock(threads);
-            locked.cut_off(tail_units);
-            allocator.enter_class(count - 1, locked.fill());
-            allocator.wholes.remove(count - 1);
+            let last = count - 1;
+            let mut locked = allocator.megabytes[last].lock(threads);
+            locked.reserve_units(&units_between(tail_units, UNITS as usize));
+            allocator.change_class(last, Fill::Empty, locked.fill());
         }
         Ok(allocator)
+    }
+
+    /// Takes these units of the pool away, for good, before anybody allocates: they are not for blocks.
+    pub(crate) fn take_away(&self, units: Range<u64>) {
+        let units = units.start..units.end.min(self.total_units);
+        let mut start = units.start;
+        while start < units.end {
+            let index = (start / UNITS) as usize;
+            let end = units.end.min((index as u64 + 1) * UNITS);
+            let taken = end - start;
+            let is_whole = self.wholes.contains(index);
+            if is_whole {
+                let reserved = self.space.reserve(1, taken);
+                debug_assert!(reserved, "a whole megabyte is counted as one");
+            } else {
+                self.space.take(taken);
+            }
+            if is_whole && taken == UNITS {
+                // Its record stays untouched, and so costs no memory: nobody finds it any more.
+                self.wholes.remove(index);
+            } else {
+                let mut locked = self.megabytes[index].lock(self.threads);
+                let before = locked.fill();
+                let first = (start % UNITS) as usize;
+                let free = locked.reserve_units(&units_between(first, first + taken as usize));
+                debug_assert!(free, "nothing is allocated yet");
+                self.change_class(index, before, locked.fill());
+            }
+            start = end;
+        }
+    }
+
+    /// Says that blocks on the device have owner tags, so that new ones must say that they have none.
+    pub(crate) fn expect_tags(&self) {
+        self.tags.set_in_use();
     }
 
     /// Bytes of the pool, in whole units.
@@ -135,21 +198,34 @@ impl<C> Allocator<C> {
         self.total_units * UNIT_BYTES
     }
 
-    /// Bytes that are free, at one moment. Not necessarily in one piece.
+    /// Bytes that can be allocated, at one moment: what is free, not necessarily in one piece, and what
+    /// will be as soon as a commit has made its free durable.
     pub(crate) fn remaining_bytes(&self) -> u64 {
-        self.space.units() * UNIT_BYTES
+        let free = || self.space.units();
+        let units = match &self.durability {
+            Some(durability) => durability.with_deferred(free),
+            None => free(),
+        };
+        units * UNIT_BYTES
     }
 
-    /// Calls `visit` with every live block in these megabytes. While others allocate and free, a
-    /// block that does so meanwhile may be seen or not. Passes over wholly free megabytes without
-    /// touching their records, so that looking costs no memory.
-    pub(crate) fn for_each_live(&self, megabytes: Range<usize>, mut visit: impl FnMut(Block)) {
-        for index in megabytes.start..megabytes.end.min(self.megabytes.len()) {
-            // A megabyte leaves the whole ones before a block in it goes live.
-            if !self.wholes.contains(index) {
-                let slots = self.megabytes[index].live_slots();
-                slots.for_each(|slot| visit(block_at(index, slot)));
-            }
+    /// Megabytes of the pool, the last of which may not be whole.
+    pub(crate) fn megabyte_count(&self) -> usize {
+        self.megabytes.len()
+    }
+
+    /// How much of a megabyte is in use now. What was taken away counts as metadata where there is no
+    /// block besides.
+    pub(crate) fn state(&self, index: usize, has_metadata: bool) -> MegabyteState {
+        if self.wholes.contains(index) {
+            return MegabyteState::Free;
+        }
+        let megabyte = &self.megabytes[index];
+        match (megabyte.fill(), megabyte.live_map() == MegabyteMap::EMPTY) {
+            (_, true) if has_metadata => MegabyteState::Metadata,
+            (_, true) => MegabyteState::Free,
+            (Fill::Full, false) => MegabyteState::Used,
+            (_, false) => MegabyteState::Split,
         }
     }
 
@@ -211,7 +287,16 @@ impl<C> Allocator<C> {
     }
 }
 
-fn block_at(index: usize, slot: Slot) -> Block {
+/// The units of a megabyte from this one on, up to that.
+fn units_between(first: usize, end: usize) -> UnitMap {
+    let below = |end: usize, word: usize| match end.saturating_sub(64 * word) {
+        64.. => u64::MAX,
+        bits => (1 << bits) - 1,
+    };
+    std::array::from_fn(|word| below(end, word) & !below(first, word))
+}
+
+pub(crate) fn block_at(index: usize, slot: Slot) -> Block {
     let offset = index as u64 * MEGABYTE + slot.first_unit() as u64 * UNIT_BYTES;
     Block::new(offset, slot.block_type)
 }

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::sample::Index as Choice;
 
-use super::slots::units_of;
 use super::tests::{Completions, TestAllocator};
+use crate::slots::units_of;
 use chimaera_proto::bdev::{AllocationPlan, BlockType};
 
 use super::*;

@@ -10,9 +10,10 @@ use chimaera_proto::status::Status;
 
 use super::Allocator;
 use super::drains::{Notice, WaitingFree};
+use super::megabyte::Locked;
 use super::pins::Phase;
-use super::slots::{Fill, Slot, units_of};
 use super::sync::{Weakness, weakened};
+use crate::slots::{Fill, Slot, UNITS, UnitMap};
 
 /// Is told that a free is complete.
 pub(crate) trait FreeCompletion: Send {
@@ -148,6 +149,11 @@ impl<C: FreeCompletion> Allocator<C> {
                 return Err(FreeError { position, status });
             }
         }
+        if let Some(durability) = &self.durability {
+            for block in blocks {
+                durability.note_change((block.offset / MEGABYTE) as usize);
+            }
+        }
         Ok(())
     }
 
@@ -162,8 +168,20 @@ impl<C: FreeCompletion> Allocator<C> {
     #[inline]
     fn release(&self, index: usize, slot: Slot) {
         let mut locked = self.megabytes[index].lock(self.threads);
+        // Its next owner's tag comes after this, since the space is still reserved.
+        self.tags
+            .take(index as u64 * UNITS + slot.first_unit() as u64);
+        let waits = self.durability.as_ref();
+        if !waits.is_some_and(|durability| durability.defer(index, slot)) {
+            self.release_units(index, &mut locked, &slot.units());
+        }
+    }
+
+    /// Makes units available that are reserved and that nobody uses or claims any more.
+    #[inline]
+    pub(super) fn release_units(&self, index: usize, locked: &mut Locked<'_>, units: &UnitMap) {
         let before = locked.fill();
-        locked.release(slot);
+        locked.release(units);
         let after = locked.fill();
         // In the index before it is in the count, because who gets it from the count must find
         // it. In the count before it leaves its class: see `break_whole_exclusively`.
@@ -174,8 +192,8 @@ impl<C: FreeCompletion> Allocator<C> {
         if before != after && late {
             self.leave_class(index, before);
         }
-        self.space
-            .give(units_of(slot.block_type), after == Fill::Empty);
+        let count = units.iter().map(|word| u64::from(word.count_ones())).sum();
+        self.space.give(count, after == Fill::Empty);
         if before != after && !late {
             self.leave_class(index, before);
         }

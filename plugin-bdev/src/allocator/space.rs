@@ -7,8 +7,8 @@
 //!   never falls below zero.
 #![forbid(unsafe_code)]
 
-use super::slots::UNITS;
 use super::sync::{AtomicU64, CachePadded, Ordering, Threads, Weakness, weakened};
+use crate::slots::UNITS;
 
 /// Bits 0 to 27: whole megabytes free. Above: units free, those of the whole megabytes included.
 pub(super) struct Space {

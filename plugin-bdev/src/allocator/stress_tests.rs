@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::tests::{Completions, TestAllocator};
-use chimaera_proto::bdev::{AllocationPlan, BlockType};
+use chimaera_proto::bdev::{AllocationPlan, BlockType, OwnerTag};
 
 use super::*;
 
@@ -60,11 +60,12 @@ fn threads_never_get_overlapping_blocks_and_nothing_is_lost() {
                         0 | 1 => {
                             let plan = AllocationPlan::for_size(size);
                             let mut count = 0;
-                            let result = allocator.allocate(plan, thread, |block| {
-                                owners.exchange(block, 0, name);
-                                blocks.push(block);
-                                count += 1;
-                            });
+                            let result =
+                                allocator.allocate(plan, OwnerTag::NONE, thread, |block| {
+                                    owners.exchange(block, 0, name);
+                                    blocks.push(block);
+                                    count += 1;
+                                });
                             assert_eq!(count, if result.is_ok() { plan.count } else { 0 });
                         }
                         2 if !blocks.is_empty() => {
@@ -104,7 +105,12 @@ fn threads_never_get_overlapping_blocks_and_nothing_is_lost() {
     allocator.for_each_live(0..usize::MAX, |_| count += 1);
     assert_eq!(count, 0);
     allocator
-        .allocate(AllocationPlan::for_size(5 * MEGABYTE), 0, |_| count += 1)
+        .allocate(
+            AllocationPlan::for_size(5 * MEGABYTE),
+            OwnerTag::NONE,
+            0,
+            |_| count += 1,
+        )
         .expect("all whole");
     assert_eq!((count, allocator.remaining_bytes()), (5, 100 * 1024));
 }

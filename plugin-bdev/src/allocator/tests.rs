@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chimaera_proto::bdev::BlockType::{Kib4, Kib64, Kib256, Mib1};
-use chimaera_proto::bdev::{AllocationPlan, BlockType};
+use chimaera_proto::bdev::{AllocationPlan, BlockType, OwnerTag};
 
 use super::*;
 
@@ -30,9 +30,14 @@ pub(super) type TestAllocator = Allocator<Completions>;
 impl TestAllocator {
     pub(super) fn allocate_list(&self, size: u64, worker: usize) -> Result<Vec<Block>, Status> {
         let mut blocks = Vec::new();
-        self.allocate(AllocationPlan::for_size(size), worker, |block| {
-            blocks.push(block);
-        })?;
+        self.allocate(
+            AllocationPlan::for_size(size),
+            OwnerTag::NONE,
+            worker,
+            |block| {
+                blocks.push(block);
+            },
+        )?;
         Ok(blocks)
     }
 
@@ -104,7 +109,7 @@ fn allocation_is_all_or_nothing() {
         count: 2,
     };
     assert_eq!(
-        allocator.allocate(several, 0, |_| unreachable!()),
+        allocator.allocate(several, OwnerTag::NONE, 0, |_| unreachable!()),
         Err(Status::InvalidArgument)
     );
 }
@@ -291,7 +296,9 @@ fn memory_grows_with_use_and_not_with_size() {
     let mut blocks = 0;
     for _ in 0..1_000_000 {
         allocator
-            .allocate(AllocationPlan::for_size(4096), 0, |_| blocks += 1)
+            .allocate(AllocationPlan::for_size(4096), OwnerTag::NONE, 0, |_| {
+                blocks += 1
+            })
             .expect("room");
     }
     assert_eq!(blocks, 1_000_000);
@@ -300,7 +307,7 @@ fn memory_grows_with_use_and_not_with_size() {
     let most = used as usize / 5000 + (4 << 20);
     assert!(resident() <= most / 2, "{} of {most}", resident());
     allocator
-        .allocate(AllocationPlan::for_size(1 << 40), 0, |_| ())
+        .allocate(AllocationPlan::for_size(1 << 40), OwnerTag::NONE, 0, |_| ())
         .expect("room");
     let most = (used + (1 << 40)) as usize / 5000 + (4 << 20);
     assert!(resident() <= most, "{} of {most}", resident());

@@ -7,6 +7,7 @@
 
 mod aio;
 mod bounce;
+mod disk;
 mod engine;
 #[cfg(test)]
 mod engine_tests;
@@ -33,10 +34,13 @@ use chimaera_proto::Failure;
 use chimaera_proto::bdev::{IoEngine, UNIT_BYTES};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::metadata::signature::Contents;
 use crate::params::Parameters;
+use crate::persistence::contents_of;
 use crate::transfer::Transfer;
+pub(crate) use disk::FileDisk;
 use open::Lock;
-pub(crate) use open::Undo;
+pub(crate) use open::{Undo, size_of};
 use operation::Operation;
 use queue::{Crossing, Outcome, WorkerQueue};
 use select::{KernelEngine, Needs};
@@ -59,6 +63,8 @@ pub(crate) struct FileDevice {
     unit_bytes: u32,
     host: Host,
     told_of_early_end: AtomicBool,
+    size_before: u64,
+    tail_before: Vec<u8>,
     _lock: Lock,
 }
 
@@ -117,12 +123,14 @@ impl FileDevice {
             },
             host: context.host,
             told_of_early_end: AtomicBool::new(false),
+            size_before: opened.size_before,
+            tail_before: opened.tail_before,
             _lock: opened.lock,
         };
         Ok((device, opened.undo))
     }
 
-    /// Bytes that the pool manages.
+    /// Bytes of the file that the pool may have.
     pub(crate) fn total_size(&self) -> u64 {
         self.total_size
     }
@@ -183,11 +191,17 @@ impl FileDevice {
         Some(self.wakes.get(worker_index)?.as_fd())
     }
 
-    /// Makes what was written durable.
-    pub(crate) fn flush(&self) -> Result<(), ModuleError> {
-        self.file.sync_data().map_err(|error| {
-            ModuleError::system(format_args!("cannot flush {}", self.name), &error)
-        })
+    /// The file, as metadata sees it.
+    pub(crate) fn disk(&self) -> FileDisk {
+        FileDisk::new(Arc::clone(&self.file))
+    }
+
+    /// What the file held when it was opened.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(crate) fn contents_before(&self) -> io::Result<Contents> {
+        contents_of(&self.disk(), self.size_before, &self.tail_before)
     }
 
     /// Once: the cause does not go away, and every transfer behind the end would repeat it.

@@ -23,6 +23,8 @@ use chimaera_proto::bdev::UNIT_BYTES;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
+use crate::metadata::Page;
+
 use super::probe::{DirectNeed, device_block_bytes, device_is_read_only, direct_need};
 use crate::params::Parameters;
 
@@ -37,6 +39,10 @@ pub(super) struct Opened {
     pub(super) undo: Undo,
     /// To be dropped when nothing uses the file any more.
     pub(super) lock: Lock,
+    /// Bytes of the file before it was made longer; 0 if it was made.
+    pub(super) size_before: u64,
+    /// Of these, those that are no whole page.
+    pub(super) tail_before: Vec<u8>,
 }
 
 /// An exclusive lock on a regular file. A block device has none: it is claimed as it is opened.
@@ -65,12 +71,14 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
         ));
     }
     let path = Path::new(name);
-    let (file, kind, created) = open_existing_or_new(path, parameters.total_size)?;
+    let (file, kind, created) = open_existing_or_new(path, parameters)?;
     let file = Arc::new(file);
     let lock = match kind {
         Kind::Regular => lock(path, &file)?,
         Kind::BlockDevice => {
-            check_writable(path, &file)?;
+            if !parameters.read_only {
+                check_writable(path, &file)?;
+            }
             Lock(None)
         }
     };
@@ -81,7 +89,13 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
         grown_from: None,
     };
     let direct = make_direct(path, &file, kind, parameters.alignment)?;
-    let total_size = settle_size(path, &file, kind, parameters.total_size, &mut undo)?;
+    let (size_before, tail_before) = size_and_tail(path, &file)?;
+    let asked = if parameters.read_only {
+        0
+    } else {
+        parameters.total_size
+    };
+    let total_size = settle_size(path, &file, kind, (size_before, asked), &mut undo)?;
     if direct == Direct::Untold {
         try_alignment(path, &file, total_size, parameters.alignment)?;
     }
@@ -101,11 +115,44 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
         direct: direct != Direct::No,
         undo,
         lock,
+        size_before,
+        tail_before,
     })
 }
 
+/// How long the file is, and what stands in it behind its last whole page.
+fn size_and_tail(path: &Path, file: &File) -> Result<(u64, Vec<u8>), ModuleError> {
+    let failed = |error: &io::Error| {
+        ModuleError::system(
+            format_args!("cannot find out the size of {}", path.display()),
+            error,
+        )
+    };
+    let size = size_of(file).map_err(|error| failed(&error))?;
+    let tail_bytes = (size % UNIT_BYTES) as usize;
+    if tail_bytes == 0 {
+        return Ok((size, Vec::new()));
+    }
+    // A whole page, as direct I/O wants it, of which so many bytes are there.
+    let mut page = [Page::ZERO];
+    let offset = size - tail_bytes as u64;
+    let mut read = 0;
+    while read < tail_bytes {
+        match file.read_at(&mut page[0].0[read..], offset + read as u64) {
+            Ok(0) => break,
+            Ok(count) => read += count,
+            // What direct I/O does not let one see is taken for data.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                return Ok((size, vec![u8::MAX; tail_bytes]));
+            }
+            Err(error) => return Err(failed(&error)),
+        }
+    }
+    Ok((size, page[0].0[..tail_bytes].to_vec()))
+}
+
 /// Bytes of a file or device now.
-pub(super) fn size_of(file: &File) -> io::Result<u64> {
+pub(crate) fn size_of(file: &File) -> io::Result<u64> {
     let metadata = file.metadata()?;
     if metadata.file_type().is_block_device() {
         let mut device = file;
@@ -114,14 +161,20 @@ pub(super) fn size_of(file: &File) -> io::Result<u64> {
     Ok(metadata.len())
 }
 
-fn open_existing_or_new(path: &Path, asked: u64) -> Result<(File, Kind, bool), ModuleError> {
+fn open_existing_or_new(
+    path: &Path,
+    parameters: &Parameters,
+) -> Result<(File, Kind, bool), ModuleError> {
     let failed = |action: &str, error: &io::Error| {
         ModuleError::system(format_args!("cannot {action} {}", path.display()), error)
     };
     let kind = match std::fs::metadata(path) {
         Ok(metadata) => kind_of(path, &metadata)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if asked == 0 {
+            if parameters.read_only {
+                return Err(failed("open", &error));
+            }
+            if parameters.total_size == 0 {
                 return Err(ModuleError::new(
                     Status::NotFound,
                     format!(
@@ -143,7 +196,7 @@ fn open_existing_or_new(path: &Path, asked: u64) -> Result<(File, Kind, bool), M
         Err(error) => return Err(failed("look at", &error)),
     };
     let mut options = OpenOptions::new();
-    options.read(true).write(true);
+    options.read(true).write(!parameters.read_only);
     if kind == Kind::BlockDevice {
         options.custom_flags(libc::O_EXCL);
     }
@@ -317,15 +370,9 @@ fn settle_size(
     path: &Path,
     file: &File,
     kind: Kind,
-    asked: u64,
+    (is, asked): (u64, u64),
     undo: &mut Undo,
 ) -> Result<u64, ModuleError> {
-    let is = size_of(file).map_err(|error| {
-        ModuleError::system(
-            format_args!("cannot find out the size of {}", path.display()),
-            &error,
-        )
-    })?;
     if asked == 0 {
         let total_size = is - is % UNIT_BYTES;
         if total_size == 0 {

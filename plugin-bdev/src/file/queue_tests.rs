@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use chimaera_chimod::Activity;
 use chimaera_proto::Failure;
-use chimaera_proto::bdev::{AllocationPlan, Block, MEGABYTE};
+use chimaera_proto::bdev::{AllocationPlan, Block, MEGABYTE, OwnerTag};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::engine::{DeviceResult, Engine, Opcode, Submission};
@@ -140,7 +140,8 @@ impl Rig {
         let allocator = Allocator::new(MEGABYTE, Threads::Many).expect("made");
         let mut block = None;
         let plan = AllocationPlan::for_size(MEGABYTE);
-        let allocated = allocator.allocate(plan, 0, |allocated| block = Some(allocated));
+        let allocated =
+            allocator.allocate(plan, OwnerTag::NONE, 0, |allocated| block = Some(allocated));
         allocated.expect("room");
         Self {
             queues: (0..workers).map(queue).collect(),

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use chimaera_chimod::Creator;
 use chimaera_chimod::abi::{Bytes, HOST_MAGIC, Header, HostVTable, RawTask};
-use chimaera_chimod::host::ContainerHandle;
+use chimaera_chimod::host::{ContainerHandle, NewPool};
 use chimaera_proto::bdev::{Block, BlockType, CreateParams, IoEngine, Method, TransferArguments};
 use chimaera_proto::{PoolId, codec};
 
@@ -48,8 +49,16 @@ fn create(name: &str, params: &CreateParams) -> (ContainerHandle, &'static Atomi
         log: no_log,
     });
     let params = codec::encode(params).expect("encodes");
-    let pool = crate::module().create(table, PoolId::new(1, 0), name, &params, 1);
-    (pool.expect("made"), completed)
+    let pool = NewPool {
+        id: PoolId::new(8000, 0),
+        id_is_chosen: false,
+        name,
+        params: &params,
+        creator: Creator { uid: 0, gid: 0 },
+        worker_count: 1,
+    };
+    let handle = crate::module().create(table, &pool);
+    (handle.expect("made"), completed)
 }
 
 fn submit(pool: &ContainerHandle, task: &RawTask) {

@@ -199,7 +199,7 @@ impl Worker {
             Target::Module(pool) => unsafe { pool.container.submit(u32::from(self.index), place) },
             Target::Admin => {
                 // SAFETY: as above, with the host itself in the container's place.
-                unsafe { self.admin.submit(place) };
+                unsafe { self.admin.submit(place, served.session.peer) };
                 Activity::IDLE
             }
         };

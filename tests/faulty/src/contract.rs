@@ -70,6 +70,8 @@ pub mod params {
     pub const CREATE_ERROR: &str = "create error";
     /// `create` fails with a status that says that all is well.
     pub const CREATE_OK_AS_ERROR: &str = "create ok as error";
+    /// `pool_id` panics.
+    pub const ID_PANIC: &str = "id panic";
     /// `flush` panics.
     pub const FLUSH_PANIC: &str = "flush panic";
     /// `flush` fails.

@@ -51,6 +51,11 @@ impl Container for Faulty {
         }
     }
 
+    fn pool_id(&self) -> Option<PoolId> {
+        assert!(!self.is(params::ID_PANIC), "as asked, about the id");
+        None
+    }
+
     fn check_params(&self, params: &[u8]) -> Result<(), ModuleError> {
         assert!(
             params == self.params,

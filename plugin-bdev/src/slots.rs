@@ -7,29 +7,29 @@
 use chimaera_proto::bdev::{BlockType, MEGABYTE, UNIT_BYTES};
 
 /// Units of 4 KiB in a megabyte.
-pub(super) const UNITS: u64 = MEGABYTE / UNIT_BYTES;
+pub(crate) const UNITS: u64 = MEGABYTE / UNIT_BYTES;
 
 /// Words of a map with a bit per unit.
-pub(super) const UNIT_WORDS: usize = UNITS as usize / 64;
+pub(crate) const UNIT_WORDS: usize = UNITS as usize / 64;
 
 /// Words of a map of blocks: a bit per unit, and one word for the larger types.
-pub(super) const LIVE_WORDS: usize = UNIT_WORDS + 1;
+pub(crate) const LIVE_WORDS: usize = UNIT_WORDS + 1;
 
 /// A bit per unit.
-pub(super) type UnitMap = [u64; UNIT_WORDS];
+pub(crate) type UnitMap = [u64; UNIT_WORDS];
 
 /// A place in a megabyte where a block of some type can lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     /// Type of the block.
-    pub(super) block_type: BlockType,
+    pub(crate) block_type: BlockType,
     /// Which of the megabyte's slots of this type.
-    pub(super) number: usize,
+    pub(crate) number: usize,
 }
 
 impl Slot {
     /// The slot of this type that holds the unit.
-    pub(super) const fn holding(unit: usize, block_type: BlockType) -> Self {
+    pub(crate) const fn holding(unit: usize, block_type: BlockType) -> Self {
         Self {
             block_type,
             number: unit / units_of(block_type) as usize,
@@ -37,13 +37,13 @@ impl Slot {
     }
 
     /// Its first unit.
-    pub(super) const fn first_unit(self) -> usize {
+    pub(crate) const fn first_unit(self) -> usize {
         self.number * units_of(self.block_type) as usize
     }
 
     /// Word and bit that stand for the block in a map of blocks.
     #[inline]
-    pub(super) const fn live_place(self) -> (usize, u64) {
+    pub(crate) const fn live_place(self) -> (usize, u64) {
         let bit = match self.block_type {
             BlockType::Kib4 => return (self.number / 64, 1 << (self.number % 64)),
             BlockType::Kib64 => self.number,
@@ -54,7 +54,7 @@ impl Slot {
     }
 
     /// The slot that a bit of a map of blocks stands for, if any.
-    pub(super) const fn from_live_place(word: usize, bit: usize) -> Option<Self> {
+    pub(crate) const fn from_live_place(word: usize, bit: usize) -> Option<Self> {
         let (block_type, number) = match (word < UNIT_WORDS, bit) {
             (true, bit) => (BlockType::Kib4, word * 64 + bit),
             (false, 0..16) => (BlockType::Kib64, bit),
@@ -70,7 +70,7 @@ impl Slot {
     /// Without indexing by a number that is not a constant, so that maps stay in registers: this
     /// is on the way of every allocation and every free.
     #[inline]
-    pub(super) const fn units(self) -> UnitMap {
+    pub(crate) const fn units(self) -> UnitMap {
         let (word, bits) = match self.block_type {
             BlockType::Kib4 => (self.number / 64, 1 << (self.number % 64)),
             BlockType::Kib64 => (self.number / 4, LANE << (16 * (self.number % 4))),
@@ -89,7 +89,7 @@ impl Slot {
     }
 
     /// Whether none of the slot's units is set.
-    pub(super) fn is_free(self, units: &UnitMap) -> bool {
+    pub(crate) fn is_free(self, units: &UnitMap) -> bool {
         self.units()
             .iter()
             .zip(units)
@@ -99,7 +99,7 @@ impl Slot {
     /// The free slot of this type that breaks the least: first one in what is broken already,
     /// last one in what is whole. The lowest among equals.
     #[inline]
-    pub(super) fn choose(block_type: BlockType, units: &UnitMap) -> Option<Self> {
+    pub(crate) fn choose(block_type: BlockType, units: &UnitMap) -> Option<Self> {
         let number = match block_type {
             BlockType::Kib4 => choose_unit(units),
             BlockType::Kib64 => choose_lane(units),
@@ -110,9 +110,67 @@ impl Slot {
     }
 }
 
+/// Which blocks of a megabyte are allocated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct MegabyteMap(pub(crate) [u64; LIVE_WORDS]);
+
+impl MegabyteMap {
+    /// None.
+    pub(crate) const EMPTY: Self = Self([0; LIVE_WORDS]);
+
+    /// One block, of the whole megabyte.
+    pub(crate) const WHOLE: Self = {
+        let mut words = [0; LIVE_WORDS];
+        words[UNIT_WORDS] = 1 << 20;
+        Self(words)
+    };
+
+    /// The map with this block added.
+    #[cfg(test)]
+    pub(crate) const fn with(mut self, slot: Slot) -> Self {
+        let (word, bit) = slot.live_place();
+        self.0[word] |= bit;
+        self
+    }
+
+    /// The blocks, in no particular order. Bits that stand for none are passed over.
+    pub(crate) fn blocks(self) -> impl Iterator<Item = Slot> {
+        self.0.into_iter().enumerate().flat_map(|(word, bits)| {
+            let mut bits = bits;
+            std::iter::from_fn(move || {
+                let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
+                bits &= bits - 1;
+                Some(Slot::from_live_place(word, bit))
+            })
+            .flatten()
+        })
+    }
+
+    /// The units that its blocks take, or `None` if it has two blocks in one place or bits that stand
+    /// for no block: there can be no such map.
+    pub(crate) fn units(self) -> Option<UnitMap> {
+        const PLACES: u64 = (1 << 21) - 1;
+        if self.0[UNIT_WORDS] & !PLACES != 0 {
+            return None;
+        }
+        // The smallest blocks are units already, and the larger ones are few.
+        let mut units: UnitMap = std::array::from_fn(|word| self.0[word]);
+        let mut larger = Self::EMPTY;
+        larger.0[UNIT_WORDS] = self.0[UNIT_WORDS];
+        for slot in larger.blocks() {
+            if !slot.is_free(&units) {
+                return None;
+            }
+            let more = slot.units();
+            units = std::array::from_fn(|word| units[word] | more[word]);
+        }
+        Some(units)
+    }
+}
+
 /// Units of a block of this type.
 #[inline]
-pub(super) const fn units_of(block_type: BlockType) -> u64 {
+pub(crate) const fn units_of(block_type: BlockType) -> u64 {
     block_type.size() / UNIT_BYTES
 }
 
@@ -121,7 +179,7 @@ pub(super) const fn units_of(block_type: BlockType) -> u64 {
 /// The numbers are those in the record's state word: 0 must be `Empty`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
-pub(super) enum Fill {
+pub(crate) enum Fill {
     /// All of it is free.
     Empty = 0,
     /// Partly used; the largest free slot is a 4 KiB one.
@@ -136,7 +194,7 @@ pub(super) enum Fill {
 
 impl Fill {
     #[inline]
-    pub(super) const fn of(units: &UnitMap) -> Self {
+    pub(crate) const fn of(units: &UnitMap) -> Self {
         let [a, b, c, d] = *units;
         if a | b | c | d == 0 {
             Self::Empty
@@ -151,7 +209,7 @@ impl Fill {
         }
     }
 
-    pub(super) const fn from_number(number: u32) -> Self {
+    pub(crate) const fn from_number(number: u32) -> Self {
         match number {
             0 => Self::Empty,
             1 => Self::Kib4Left,
@@ -163,7 +221,7 @@ impl Fill {
 
     /// Position among the classes of partly used megabytes, smallest free slot first.
     #[inline]
-    pub(super) const fn class(self) -> Option<usize> {
+    pub(crate) const fn class(self) -> Option<usize> {
         match self {
             Self::Empty | Self::Full => None,
             Self::Kib4Left => Some(0),
@@ -174,7 +232,7 @@ impl Fill {
 }
 
 /// Classes of partly used megabytes: by the largest slot left in them.
-pub(super) const CLASSES: usize = 3;
+pub(crate) const CLASSES: usize = 3;
 
 const LANE: u64 = 0xFFFF;
 const LANE_TOPS: u64 = 0x8000_8000_8000_8000;
@@ -226,6 +284,25 @@ fn choose_lane(units: &UnitMap) -> Option<usize> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_map_with_two_blocks_in_one_place_is_none() {
+        let slot = |block_type, number| Slot { block_type, number };
+        let map = MegabyteMap::EMPTY
+            .with(slot(BlockType::Kib4, 0))
+            .with(slot(BlockType::Kib64, 1))
+            .with(slot(BlockType::Kib256, 3));
+        let units = map.units().expect("the blocks lie apart");
+        let set: u32 = units.iter().map(|word| word.count_ones()).sum();
+        assert_eq!(set, 1 + 16 + 64);
+        assert_eq!(map.blocks().count(), 3);
+        assert_eq!(map.with(slot(BlockType::Kib4, 16)).units(), None);
+        assert_eq!(map.with(slot(BlockType::Kib64, 12)).units(), None);
+        assert_eq!(map.with(slot(BlockType::Mib1, 0)).units(), None);
+        assert_eq!(MegabyteMap::WHOLE.units(), Some([u64::MAX; UNIT_WORDS]));
+        assert_eq!(MegabyteMap([0, 0, 0, 0, 1 << 21]).units(), None);
+        assert_eq!(MegabyteMap::EMPTY.units(), Some([0; UNIT_WORDS]));
+    }
 
     #[test]
     fn free_lanes_are_exactly_the_zero_ones() {

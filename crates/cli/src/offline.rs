@@ -1,0 +1,206 @@
+//! `chimaera pool inspect`, `check` and `rename`: pools without a daemon.
+
+use std::path::Path;
+
+use chimaera_bdev_client::{IoEngine, PerfMetrics};
+use chimaera_bdev_runtime::offline::{self, COUNTED, Inspection};
+use serde::Serialize;
+
+use crate::args::{CheckArguments, InspectArguments, OutputArguments, RenameArguments};
+use crate::failure::Failure;
+use crate::output;
+use crate::size::show_size;
+
+pub(crate) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
+    let inspection = offline::inspect(&arguments.path)?;
+    show(&arguments.path, &inspection, arguments.output)
+}
+
+pub(crate) fn check(arguments: &CheckArguments) -> Result<(), Failure> {
+    let inspection = offline::check(&arguments.path, arguments.repair)?;
+    show(&arguments.path, &inspection, arguments.output)
+}
+
+pub(crate) fn rename(arguments: &RenameArguments) -> Result<(), Failure> {
+    let name = match &arguments.name {
+        Some(name) => name.clone(),
+        None => std::path::absolute(&arguments.path)
+            .map_err(Failure::system(format_args!(
+                "{} is not a path",
+                arguments.path.display()
+            )))?
+            .into_os_string()
+            .into_string()
+            .map_err(|path| Failure::new(format!("{} is not UTF-8", path.display())))?,
+    };
+    offline::rename(&arguments.path, &name)?;
+    output::line(format_args!("the pool's name is {name}"));
+    Ok(())
+}
+
+/// Prints what was found. Damage is a failure, after all has been said.
+fn show(path: &Path, inspection: &Inspection, output: OutputArguments) -> Result<(), Failure> {
+    if output.json {
+        output::json(&Report::new(inspection))?;
+    } else {
+        for (name, value) in rows(inspection) {
+            output::line(format_args!("{name:<16}{value}"));
+        }
+        let (mended, mendable) = if inspection.repaired {
+            ("repaired", &inspection.repairable)
+        } else {
+            ("damage, can be repaired", &inspection.repairable)
+        };
+        for text in mendable {
+            output::line(format_args!("{mended}: {text}"));
+        }
+        for text in &inspection.lost {
+            output::line(format_args!("damage: {text}"));
+        }
+    }
+    if inspection.is_sound() {
+        return Ok(());
+    }
+    let advice = match inspection.lost.is_empty() {
+        true => "run chimaera pool check with --repair",
+        false => "create the pool with --read-only to read what can be read",
+    };
+    Err(Failure::damaged_metadata(format!(
+        "the metadata of {} is damaged: {advice}",
+        path.display()
+    )))
+}
+
+fn rows(inspection: &Inspection) -> Vec<(&'static str, String)> {
+    let size = |bytes| format!("{} ({bytes} bytes)", show_size(bytes));
+    let (user, group) = inspection.owner;
+    let blocks = COUNTED.iter().zip(inspection.blocks);
+    let blocks: Vec<_> = blocks
+        .map(|(block_type, count)| format!("{count} of {block_type}"))
+        .collect();
+    let state = match (inspection.in_use, inspection.journal_records) {
+        (true, _) => "in use by a daemon".to_owned(),
+        (false, 0) => "ended in order".to_owned(),
+        (false, records) => format!("not ended in order; {records} journal records to take over"),
+    };
+    let health = match (inspection.is_sound(), inspection.repaired) {
+        (true, false) => "sound",
+        (true, true) => "sound, after a repair",
+        (false, _) => "damaged",
+    };
+    vec![
+        ("name", inspection.name.clone()),
+        ("id", inspection.pool.to_string()),
+        ("UUID", show_uuid(inspection.uuid)),
+        ("format", format!("version {}", inspection.format_version)),
+        (
+            "owner",
+            format!("user {user}, group {group}, mode {:03o}", inspection.mode),
+        ),
+        ("size", size(inspection.total_size)),
+        ("metadata", size(inspection.metadata_size)),
+        ("remaining", size(inspection.remaining_size)),
+        ("blocks", blocks.join(", ")),
+        (
+            "tagged",
+            format!("{} megabytes", inspection.tagged_megabytes),
+        ),
+        ("alignment", inspection.alignment.to_string()),
+        ("I/O depth", inspection.io_depth.to_string()),
+        ("I/O engine", inspection.io_engine.to_string()),
+        ("generation", inspection.generation.to_string()),
+        ("state", state),
+        ("health", health.to_owned()),
+    ]
+}
+
+fn show_uuid(uuid: [u8; 16]) -> String {
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    let groups = [
+        &uuid[..4],
+        &uuid[4..6],
+        &uuid[6..8],
+        &uuid[8..10],
+        &uuid[10..],
+    ];
+    groups.map(hex).join("-")
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    uuid: String,
+    id: String,
+    name: &'a str,
+    format_version: u32,
+    features: [u64; 3],
+    owner_user: u32,
+    owner_group: u32,
+    mode: u32,
+    created: u64,
+    total_size: u64,
+    metadata_size: u64,
+    remaining_size: u64,
+    alignment: u32,
+    io_depth: u32,
+    io_engine: IoEngine,
+    perf_metrics: PerfMetrics,
+    blocks_4k: u64,
+    blocks_64k: u64,
+    blocks_256k: u64,
+    blocks_1m: u64,
+    tagged_megabytes: u64,
+    generation: u64,
+    epoch: u64,
+    journal_records: u64,
+    segments: usize,
+    in_use: bool,
+    sound: bool,
+    repaired: bool,
+    repairable: &'a [String],
+    lost: &'a [String],
+}
+
+impl<'a> Report<'a> {
+    fn new(inspection: &'a Inspection) -> Self {
+        let [blocks_4k, blocks_64k, blocks_256k, blocks_1m] = inspection.blocks;
+        let (owner_user, owner_group) = inspection.owner;
+        Self {
+            uuid: show_uuid(inspection.uuid),
+            id: inspection.pool.to_string(),
+            name: &inspection.name,
+            format_version: inspection.format_version,
+            features: inspection.features,
+            owner_user,
+            owner_group,
+            mode: inspection.mode,
+            created: inspection.created,
+            total_size: inspection.total_size,
+            metadata_size: inspection.metadata_size,
+            remaining_size: inspection.remaining_size,
+            alignment: inspection.alignment,
+            io_depth: inspection.io_depth,
+            io_engine: inspection.io_engine,
+            perf_metrics: inspection.perf_metrics,
+            blocks_4k,
+            blocks_64k,
+            blocks_256k,
+            blocks_1m,
+            tagged_megabytes: inspection.tagged_megabytes,
+            generation: inspection.generation,
+            epoch: inspection.epoch,
+            journal_records: inspection.journal_records,
+            segments: inspection.segments,
+            in_use: inspection.in_use,
+            sound: inspection.is_sound(),
+            repaired: inspection.repaired,
+            repairable: &inspection.repairable,
+            lost: &inspection.lost,
+        }
+    }
+}

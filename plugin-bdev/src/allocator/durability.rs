@@ -1,0 +1,302 @@
+//! What a persistent pool's device may say of its space, and the space that waits for it.
+//!
+//! On the device stands the state of the last commit; in memory, that of now. Space that the device
+//! may call allocated is *claimed*. A block in claimed space that is freed leaves its space *deferred*:
+//! to nobody, until a commit has made the free durable. Otherwise a crash could give a block back to
+//! its old owner with its next owner's data in it (law 14).
+//!
+//! A commit goes so: [`Allocator::collect_changes`] takes the megabytes that have changed and claims
+//! what is allocated in them; what it gives is made durable; [`Allocator::settle`] lets go of what is no
+//! longer claimed. One commit at a time. If it fails, what was claimed stays claimed.
+//!
+//! Laws:
+//! - Claims and deferred space change under the megabyte's lock alone.
+//! - A change is visible in the live map before its megabyte is noted as changed, and a commit takes the
+//!   note back before it looks at the map. So no change is overlooked.
+//! - What was allocated and freed between two commits was never claimed, and costs no commit.
+#![forbid(unsafe_code)]
+
+use std::io;
+
+use chimaera_proto::bdev::OwnerTag;
+
+use super::index::Index;
+use super::mapping::SparseArray;
+use super::sync::{AtomicU64, Backoff, CachePadded, Ordering};
+use super::{Allocator, FreeCompletion};
+use crate::metadata::{Change, Weakness, weakened};
+use crate::slots::{MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
+
+/// What the device may say of each megabyte, and what has changed since.
+pub(super) struct Durability {
+    shadows: SparseArray<Shadow>,
+    changed: Index,
+    deferred: Deferred,
+}
+
+/// What the device may say of a megabyte. All zero: nothing is claimed.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub(super) struct Shadow {
+    claimed: [AtomicU64; UNIT_WORDS],
+    deferred: [AtomicU64; UNIT_WORDS],
+}
+
+impl Durability {
+    /// Nothing is claimed.
+    ///
+    /// # Errors
+    /// If there is no address space for it.
+    pub(super) fn new(megabytes: usize) -> io::Result<Self> {
+        Ok(Self {
+            shadows: SparseArray::new(megabytes)?,
+            changed: Index::empty(megabytes)?,
+            deferred: Deferred::default(),
+        })
+    }
+
+    /// Notes that a block of the megabyte was allocated or freed, after its live bit has changed.
+    #[inline]
+    pub(super) fn note_change(&self, index: usize) {
+        self.changed.insert(index);
+    }
+
+    /// Whether the space of a dead block has to wait for a commit. Then it is this module's from now on.
+    /// The megabyte's lock is held.
+    pub(super) fn defer(&self, index: usize, slot: Slot) -> bool {
+        let shadow = &self.shadows[index];
+        let units = slot.units();
+        let is_claimed =
+            (load(&shadow.claimed).iter().zip(units)).any(|(claimed, mine)| claimed & mine != 0);
+        if !is_claimed || weakened(Weakness::SpaceReusedEarly) {
+            return false;
+        }
+        let deferred = load(&shadow.deferred);
+        store(
+            &shadow.deferred,
+            std::array::from_fn(|word| deferred[word] | units[word]),
+        );
+        self.deferred.add(count(&units));
+        true
+    }
+
+    /// Units that wait for a commit.
+    pub(super) fn deferred_units(&self) -> u64 {
+        self.deferred.units()
+    }
+
+    /// The sum of what is free, as `free` says, and what waits for a commit, at one moment.
+    pub(super) fn with_deferred(&self, free: impl Fn() -> u64) -> u64 {
+        self.deferred.sum_with(free)
+    }
+
+    /// Says that the device calls these units allocated: when a pool is opened.
+    pub(super) fn claim(&self, index: usize, units: UnitMap) {
+        store(&self.shadows[index].claimed, units);
+    }
+
+    /// Bytes that are backed by memory now.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn resident_bytes(&self) -> usize {
+        self.shadows.resident_bytes() + self.changed.resident_bytes()
+    }
+}
+
+impl<C: FreeCompletion> Allocator<C> {
+    /// Begins a commit: the megabytes that have changed since the last one, at most so many, and all
+    /// that is allocated in them. None if the pool is not persistent.
+    pub(crate) fn collect_changes(&self, most: usize) -> Vec<Change> {
+        let Some(durability) = &self.durability else {
+            return Vec::new();
+        };
+        let mut changes = Vec::new();
+        let mut start = 0;
+        while changes.len() < most
+            && let Some(index) = durability.changed.find(start)
+            && index >= start
+        {
+            durability.changed.remove(index);
+            changes.push(self.collect(durability, index));
+            start = index + 1;
+            if start >= self.megabytes.len() {
+                break;
+            }
+        }
+        changes
+    }
+
+    fn collect(&self, durability: &Durability, index: usize) -> Change {
+        // Blocks are born under the lock. Some may die meanwhile, which leaves a note for later.
+        let locked = self.megabytes[index].lock(self.threads);
+        let map = self.megabytes[index].live_map();
+        let shadow = &durability.shadows[index];
+        let claimed = load(&shadow.claimed);
+        let units = map.units().expect("live blocks lie apart");
+        store(
+            &shadow.claimed,
+            std::array::from_fn(|word| claimed[word] | units[word]),
+        );
+        let first_unit = index as u64 * UNITS;
+        let allocated = if self.tags.are_in_use() {
+            let is_new = |slot: &Slot| {
+                let unit = slot.first_unit();
+                claimed[unit / 64] >> (unit % 64) & 1 == 0
+            };
+            map.blocks()
+                .filter(is_new)
+                .map(|slot| first_unit + slot.first_unit() as u64)
+                .map(|unit| (unit, self.tags.take(unit)))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        drop(locked);
+        Change {
+            megabyte: index as u32,
+            map,
+            allocated,
+        }
+    }
+
+    /// Ends a commit: these changes are durable.
+    pub(crate) fn settle(&self, changes: &[Change]) {
+        let Some(durability) = &self.durability else {
+            return;
+        };
+        for change in changes {
+            let index = change.megabyte as usize;
+            let shadow = &durability.shadows[index];
+            let mut locked = self.megabytes[index].lock(self.threads);
+            let claimed = change.map.units().expect("as it was collected");
+            store(&shadow.claimed, claimed);
+            let deferred = load(&shadow.deferred);
+            let freed: UnitMap = std::array::from_fn(|word| deferred[word] & !claimed[word]);
+            let units = count(&freed);
+            if units > 0 {
+                store(
+                    &shadow.deferred,
+                    std::array::from_fn(|word| deferred[word] & claimed[word]),
+                );
+                durability.deferred.begin_move();
+                self.release_units(index, &mut locked, &freed);
+                durability.deferred.end_move(units);
+            }
+        }
+    }
+
+    /// Whether space waits for a commit: then an allocation that found none may find some after it.
+    pub(crate) fn has_deferred(&self) -> bool {
+        let durability = self.durability.as_ref();
+        durability.is_some_and(|durability| durability.deferred_units() > 0)
+    }
+
+    /// Takes over what a device says of a megabyte, before anybody allocates. `false`, and nothing has
+    /// changed, if there can be no such blocks.
+    pub(crate) fn restore(&self, index: usize, map: MegabyteMap) -> bool {
+        let Some(units) = map.units().filter(|_| index < self.megabytes.len()) else {
+            return false;
+        };
+        let megabyte = &self.megabytes[index];
+        let mut locked = megabyte.lock(self.threads);
+        let before = locked.fill();
+        let is_whole = self.wholes.contains(index);
+        let is_free = locked.reserve_units(&units);
+        // One that seems empty and is not among the whole ones is metadata from end to end.
+        if !is_free || (before == crate::slots::Fill::Empty && !is_whole) {
+            return false;
+        }
+        if is_whole {
+            let reserved = self.space.reserve(1, count(&units));
+            debug_assert!(reserved, "a whole megabyte is counted as one");
+        } else {
+            self.space.take(count(&units));
+        }
+        self.change_class(index, before, locked.fill());
+        megabyte.restore_live(map);
+        if let Some(durability) = &self.durability {
+            durability.claim(index, units);
+        }
+        true
+    }
+
+    /// The blocks of a megabyte with the tags that no commit has taken yet; a block that was committed
+    /// comes with `None`.
+    pub(crate) fn list(&self, index: usize) -> Vec<(Slot, Option<OwnerTag>)> {
+        if self.wholes.contains(index) {
+            return Vec::new();
+        }
+        let _locked = self.megabytes[index].lock(self.threads);
+        let map = self.megabytes[index].live_map();
+        let claimed = match &self.durability {
+            Some(durability) => load(&durability.shadows[index].claimed),
+            None => [0; UNIT_WORDS],
+        };
+        let tag = |slot: Slot| {
+            let unit = slot.first_unit();
+            let is_committed = claimed[unit / 64] >> (unit % 64) & 1 == 1;
+            (!is_committed).then(|| self.tags.get(index as u64 * UNITS + unit as u64))
+        };
+        let mut blocks: Vec<_> = map.blocks().map(|slot| (slot, tag(slot))).collect();
+        blocks.sort_by_key(|(slot, _)| slot.first_unit());
+        blocks
+    }
+}
+
+/// Units that wait for a commit: how many, and how often some have begun or ended to become free.
+///
+/// Freed space moves from here to the count of what is free. Whoever adds the two must not look in the
+/// middle of that.
+#[derive(Debug, Default)]
+struct Deferred(CachePadded<AtomicU64>);
+
+const UNIT_BITS: u32 = 40;
+const ONE_MOVE: u64 = 1 << UNIT_BITS;
+
+impl Deferred {
+    fn units(&self) -> u64 {
+        self.0.load(Ordering::Acquire) % ONE_MOVE
+    }
+
+    fn add(&self, units: u64) {
+        self.0.fetch_add(units, Ordering::AcqRel);
+    }
+
+    fn begin_move(&self) {
+        self.0.fetch_add(ONE_MOVE, Ordering::AcqRel);
+    }
+
+    fn end_move(&self, units: u64) {
+        self.0.fetch_add(ONE_MOVE - units, Ordering::AcqRel);
+    }
+
+    /// Acquire on each load keeps them in order, and pairs with the release of the moves: whoever finds
+    /// moved space in `free` finds that the move has begun, and whoever finds that it has ended finds the
+    /// space in `free`.
+    fn sum_with(&self, free: impl Fn() -> u64) -> u64 {
+        let backoff = Backoff::new();
+        loop {
+            let before = self.0.load(Ordering::Acquire);
+            let sum = before % ONE_MOVE + free();
+            let is_moving = before / ONE_MOVE % 2 == 1;
+            if !is_moving && self.0.load(Ordering::Acquire) == before {
+                return sum;
+            }
+            backoff.snooze();
+        }
+    }
+}
+
+// Relaxed, because the megabyte's lock orders all accesses.
+fn load(words: &[AtomicU64; UNIT_WORDS]) -> UnitMap {
+    std::array::from_fn(|word| words[word].load(Ordering::Relaxed))
+}
+
+fn store(words: &[AtomicU64; UNIT_WORDS], bits: UnitMap) {
+    for (word, bits) in words.iter().zip(bits) {
+        word.store(bits, Ordering::Relaxed);
+    }
+}
+
+fn count(units: &UnitMap) -> u64 {
+    units.iter().map(|word| u64::from(word.count_ones())).sum()
+}

@@ -1,0 +1,47 @@
+//! What tests do to an allocator that nobody else does.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use chimaera_proto::bdev::{Block, OwnerTag};
+use chimaera_proto::status::Status;
+
+use super::{Allocator, FreeCompletion, block_at};
+use crate::slots::{Fill, units_of};
+
+impl<C: FreeCompletion> Allocator<C> {
+    /// Allocates this very block.
+    ///
+    /// # Errors
+    /// [`Status::WrongSize`] and [`Status::OutOfRange`] for a block that cannot be;
+    /// [`Status::Busy`] if some of its space is allocated. Nothing has changed.
+    pub(super) fn adopt(&self, block: Block) -> Result<(), Status> {
+        let (index, slot) = self.locate(block)?;
+        let mut locked = self.megabytes[index].lock(self.threads);
+        let before = locked.fill();
+        let (wholes, units) = (u64::from(before == Fill::Empty), units_of(slot.block_type));
+        if !locked.reserve_units(&slot.units()) {
+            return Err(Status::Busy);
+        }
+        // The count may be promised to somebody who has not found his megabyte yet.
+        if wholes == 1 && !self.space.reserve(wholes, units) {
+            locked.release(&slot.units());
+            return Err(Status::Busy);
+        }
+        if wholes == 0 {
+            self.space.take(units);
+        }
+        self.change_class(index, before, locked.fill());
+        self.start_life(index, slot, OwnerTag::NONE);
+        Ok(())
+    }
+
+    /// Calls `visit` with every live block in these megabytes.
+    pub(super) fn for_each_live(&self, megabytes: Range<usize>, mut visit: impl FnMut(Block)) {
+        for index in megabytes.start..megabytes.end.min(self.megabyte_count()) {
+            for (slot, _) in self.list(index) {
+                visit(block_at(index, slot));
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The file of a pool, as its metadata sees it: pages, by plain system calls of a thread that may block.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use nix::fcntl::{FallocateFlags, fallocate};
+use zerocopy::IntoBytes;
+
+use crate::metadata::{Disk, PAGE_BYTES, Page};
+
+/// A file or device that metadata lies on.
+#[derive(Clone, Debug)]
+pub(crate) struct FileDisk(Arc<File>);
+
+impl FileDisk {
+    pub(crate) fn new(file: Arc<File>) -> Self {
+        Self(file)
+    }
+
+    /// Has the file system set space aside for the first pages of a regular file, where it can: so that
+    /// metadata never finds the file system full.
+    ///
+    /// # Errors
+    /// That there is not as much space.
+    pub(crate) fn set_aside(&self, pages: u64) -> io::Result<()> {
+        if !self.0.metadata()?.is_file() {
+            return Ok(());
+        }
+        let len = i64::try_from(pages * PAGE_BYTES as u64).map_err(io::Error::other)?;
+        match fallocate(&self.0, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, len) {
+            Err(nix::Error::EOPNOTSUPP | nix::Error::ENOSYS) | Ok(()) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl Disk for FileDisk {
+    fn read(&self, first_page: u64, pages: &mut [Page]) -> io::Result<()> {
+        let offset = first_page * PAGE_BYTES as u64;
+        self.0.read_exact_at(pages.as_mut_bytes(), offset)
+    }
+
+    fn write(&self, first_page: u64, pages: &[Page]) -> io::Result<()> {
+        let offset = first_page * PAGE_BYTES as u64;
+        self.0.write_all_at(pages.as_bytes(), offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}

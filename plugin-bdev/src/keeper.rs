@@ -1,0 +1,242 @@
+//! The thread that keeps a persistent pool: it commits, and does whatever else waits for the device.
+//!
+//! ```text
+//! workers, control side ──work──▶ queue ──all at once──▶ one commit for all of it ──▶ completions
+//!                                             └─ in between: the checkpoint, step by step
+//! ```
+//!
+//! Laws:
+//! - Whoever leaves work does not wait: not for the thread, and for its lock only as long as it takes to
+//!   append to a list.
+//! - What waits when a commit begins is served by that commit together: flushes from any number of
+//!   clients cost one.
+//! - All work that is taken is completed, also after the device or the thread has failed.
+//! - With nothing to do the thread sleeps.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use chimaera_chimod::{Host, Level, Request};
+use chimaera_proto::{Failure, Status};
+use crossbeam::channel::{Sender, bounded};
+use parking_lot::{Condvar, Mutex};
+
+use crate::blocks::{self, refuse};
+use crate::file::FileDisk;
+use crate::ledger::Ledger;
+use crate::listing;
+use crate::state::PoolState;
+
+/// What a keeper is asked to do.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// To make durable what completed before.
+    Flush(Request),
+    /// To allocate what found no space, after frees have become durable.
+    Allocate(Request),
+    /// To list blocks.
+    List(Request),
+    /// As [`Self::Flush`], for a thread that waits.
+    FlushCall(Sender<Result<(), Failure>>),
+}
+
+/// A pool's keeper. When it is dropped, it commits, brings everything into the table, and ends.
+pub(crate) struct Keeper {
+    queue: Arc<Queue>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    came: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    work: Vec<Work>,
+    /// No more work is coming.
+    ending: bool,
+    /// The thread is gone.
+    gone: bool,
+}
+
+impl Keeper {
+    /// Starts a pool's keeper. A read-only one commits nothing.
+    ///
+    /// # Errors
+    /// The system's, if it has no thread to give.
+    pub(crate) fn start(
+        ledger: Ledger<FileDisk>,
+        pool: Arc<PoolState>,
+        (name, host): (String, Host),
+        read_only: bool,
+    ) -> io::Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let mut thread = Thread {
+            ledger,
+            pool,
+            name,
+            host,
+            read_only,
+        };
+        let own = Arc::clone(&queue);
+        let thread = std::thread::Builder::new()
+            .name("chimaera-keeper".to_owned())
+            .spawn(move || {
+                if catch_unwind(AssertUnwindSafe(|| thread.run(&own))).is_err() {
+                    let text = "the pool's keeper panicked: this is a mistake in the module; nothing can \
+                                be flushed until the pool is created anew";
+                    thread.host.log(Level::Error, format_args!("{}: {text}", thread.name));
+                }
+                let left = {
+                    let mut state = own.state.lock();
+                    state.gone = true;
+                    std::mem::take(&mut state.work)
+                };
+                // Completes each as failed.
+                drop(left);
+            })?;
+        Ok(Self {
+            queue,
+            thread: Some(thread),
+        })
+    }
+
+    /// Leaves work.
+    pub(crate) fn push(&self, work: Work) {
+        let mut state = self.queue.state.lock();
+        if state.gone {
+            drop(state);
+            // A request that is dropped fails.
+            return drop(work);
+        }
+        state.work.push(work);
+        drop(state);
+        self.queue.came.notify_one();
+    }
+
+    /// Makes durable what completed before. Blocks.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(crate) fn flush(&self) -> Result<(), Failure> {
+        let (done, answer) = bounded(1);
+        self.push(Work::FlushCall(done));
+        answer.recv().unwrap_or(Err(Status::Aborted.into()))
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.queue.state.lock().ending = true;
+        self.queue.came.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // It catches its panics.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Queue {
+    /// All work there is. Waits for some, unless there is something else to do; `None` when no more is
+    /// coming.
+    fn take(&self, has_else: bool) -> Option<Vec<Work>> {
+        let mut state = self.state.lock();
+        while state.work.is_empty() && !state.ending && !has_else {
+            self.came.wait(&mut state);
+        }
+        if state.work.is_empty() && state.ending {
+            return None;
+        }
+        Some(std::mem::take(&mut state.work))
+    }
+}
+
+struct Thread {
+    ledger: Ledger<FileDisk>,
+    pool: Arc<PoolState>,
+    name: String,
+    host: Host,
+    read_only: bool,
+}
+
+impl Thread {
+    fn run(&mut self, queue: &Queue) {
+        loop {
+            let wants_checkpoint = !self.read_only && self.ledger.metadata().wants_checkpoint();
+            let Some(work) = queue.take(wants_checkpoint) else {
+                break;
+            };
+            self.serve(work);
+            if wants_checkpoint && let Err(error) = self.ledger.metadata_mut().advance_checkpoint()
+            {
+                self.tell_of_failure(&error);
+            }
+        }
+        if !self.read_only {
+            self.close();
+        }
+    }
+
+    fn serve(&mut self, work: Vec<Work>) {
+        let commits = work.iter().any(|work| !matches!(work, Work::List(_)));
+        let committed = if commits { self.commit() } else { Ok(()) };
+        for work in work {
+            match (work, committed) {
+                (Work::Flush(request), Ok(())) => request.complete(&[]),
+                (Work::Flush(request) | Work::Allocate(request), Err(failure)) => {
+                    refuse(self.pool.counters.of_keeper(), request, failure);
+                }
+                (Work::Allocate(request), Ok(())) => self.allocate(request),
+                (Work::List(request), _) => {
+                    let list = |first, most| self.ledger.list(&self.pool.allocator, first, most);
+                    listing::answer_list(self.pool.counters.of_keeper(), request, list);
+                }
+                // Whoever waited may have given up.
+                (Work::FlushCall(done), result) => drop(done.send(result)),
+            }
+        }
+    }
+
+    fn allocate(&self, request: Request) {
+        let (allocator, counters) = (&self.pool.allocator, self.pool.counters.of_keeper());
+        // All that had been freed before it is there now. What was freed since is for those who come.
+        if let Some(request) = blocks::allocate(allocator, 0, counters, request) {
+            refuse(counters, request, Status::NoSpace);
+        }
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        if self.read_only {
+            return Ok(());
+        }
+        self.ledger.commit(&self.pool.allocator).map_err(|error| {
+            self.tell_of_failure(&error);
+            Failure::io(error.raw_os_error().unwrap_or(0))
+        })
+    }
+
+    fn close(&mut self) {
+        let committed = self.ledger.commit(&self.pool.allocator);
+        let closed = committed.and_then(|()| self.ledger.metadata_mut().checkpoint());
+        if let Err(error) = closed {
+            self.tell_of_failure(&error);
+        }
+    }
+
+    fn tell_of_failure(&self, error: &io::Error) {
+        self.host.log(
+            Level::Error,
+            format_args!(
+                "{}: cannot write the pool's metadata: {error}; nothing more can be flushed until the pool \
+                 is destroyed and created again",
+                self.name
+            ),
+        );
+    }
+}

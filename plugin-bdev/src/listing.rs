@@ -1,0 +1,88 @@
+//! Listings and maps: pages of what is allocated, in a client's buffer.
+//!
+//! A page is bounded by the buffer and by how much is looked at, so that a worker that makes one does not
+//! keep others waiting.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+
+use chimaera_chimod::Request;
+use chimaera_proto::bdev::{
+    LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MegabyteState, OWNED_BLOCK_WIRE_BYTES, OwnedBlock,
+};
+use chimaera_proto::{Failure, Status};
+
+use crate::blocks::refuse;
+use crate::counters::WorkerCounters;
+
+/// Megabytes that one page of a map is about at most.
+const MAP_MEGABYTES: usize = 1 << 16;
+
+/// States that are copied at a time.
+const CHUNK_MEGABYTES: usize = 1024;
+
+/// Lists blocks as the task asks, and completes it. `list` gives the blocks from a megabyte on, at most
+/// so many, and the megabyte at which the next page begins.
+pub(crate) fn answer_list(
+    counters: &WorkerCounters,
+    request: Request,
+    list: impl FnOnce(u64, usize) -> io::Result<(Vec<OwnedBlock>, u64)>,
+) {
+    let [first, ..] = request.arguments();
+    let listed = match request.writable_buffer() {
+        Some(buffer) if buffer.len() >= LISTING_BUFFER_BYTES_MINIMUM => {
+            list(first, buffer.len() / OWNED_BLOCK_WIRE_BYTES)
+                .map(|(blocks, next)| {
+                    for (place, block) in blocks.iter().enumerate() {
+                        buffer.copy_from(place * OWNED_BLOCK_WIRE_BYTES, &block.to_bytes());
+                    }
+                    [blocks.len() as u64, next]
+                })
+                .map_err(|error| failure_of(&error))
+        }
+        _ => Err(Status::InvalidBuffer.into()),
+    };
+    match listed {
+        Ok(values) => request.complete(&values),
+        Err(failure) => refuse(counters, request, failure),
+    }
+}
+
+fn failure_of(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::InvalidData => Status::CorruptedMetadata.into(),
+        _ => Failure::io(error.raw_os_error().unwrap_or(0)),
+    }
+}
+
+/// Maps megabytes as the task asks, and completes it. `state` gives the state of one of so many.
+pub(crate) fn answer_map(
+    counters: &WorkerCounters,
+    request: Request,
+    megabytes: usize,
+    state: impl Fn(usize) -> MegabyteState,
+) {
+    let [first, ..] = request.arguments();
+    let values = match request.writable_buffer() {
+        Some(buffer) if !buffer.is_empty() => {
+            let first = usize::try_from(first).map_or(megabytes, |first| first.min(megabytes));
+            let end = megabytes.min(first + buffer.len().min(MAP_MEGABYTES));
+            let mut chunk = [0; CHUNK_MEGABYTES];
+            for start in (first..end).step_by(CHUNK_MEGABYTES) {
+                let chunk = &mut chunk[..CHUNK_MEGABYTES.min(end - start)];
+                for (byte, index) in chunk.iter_mut().zip(start..) {
+                    *byte = state(index) as u8;
+                }
+                buffer.copy_from(start - first, chunk);
+            }
+            let next = if end < megabytes { end as u64 } else { MAP_END };
+            Ok([(end - first) as u64, next])
+        }
+        _ => Err(Status::InvalidBuffer),
+    };
+    match values {
+        Ok(values) => request.complete(&values),
+        Err(status) => refuse(counters, request, status),
+    }
+}

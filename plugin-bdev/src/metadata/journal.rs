@@ -1,0 +1,347 @@
+//! The journal: records of what changed since the table was written. `docs/ON_DISK_FORMAT.md` has its
+//! bytes.
+//!
+//! - An epoch's records lie one behind the other in the half of the journal that the epoch's number,
+//!   even or odd, says. Each stands there twice, so that damage to one copy loses nothing.
+//! - Sequences grow by one from record to record, through all epochs. A commit is one or more records,
+//!   written at once; one that is not complete never happened.
+//! - A megabyte stands in a record with all that it holds, so that replaying records again changes
+//!   nothing.
+
+use crate::slots::{MegabyteMap, UNITS};
+
+use super::page::{Checksum, PAGE_BYTES, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
+use super::table::{RECORD_BYTES, Record};
+use super::weakness::{Weakness, weakened};
+
+const MAGIC: u32 = u32::from_le_bytes(*b"CJRN");
+const HEADER_BYTES: usize = 64;
+const RUN_BYTES: usize = 12;
+const MEGABYTE_BYTES: usize = 4 + RECORD_BYTES;
+const TAG_BYTES: usize = 16;
+
+/// Pages of the longest record. It bounds how far one must look for the next record behind a damaged
+/// one.
+pub(super) const RECORD_PAGES_MAXIMUM: usize = 64;
+
+/// What a commit changes in a megabyte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) megabyte: u32,
+    pub(super) record: Record,
+    /// Tags of blocks, by unit of the pool.
+    pub(super) tags: Vec<(u64, u64)>,
+}
+
+/// Where in the sequence a record stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) epoch: u64,
+    pub(super) sequence: u64,
+    pub(super) commit_first: u64,
+    pub(super) commit_last: u64,
+}
+
+/// A record that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct JournalRecord {
+    pub(super) position: Position,
+    pub(super) pages: usize,
+    pub(super) contents: Contents,
+}
+
+/// What a record says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Contents {
+    pub(super) records: Vec<(u32, Record)>,
+    pub(super) tags: Vec<(u64, u64)>,
+}
+
+/// Lays out a commit: records of at most `pages_maximum` pages each, each of them twice, from the
+/// sequence `first` on. Gives the pages and the number of records.
+pub(super) fn lay_out(
+    entries: &[Entry],
+    (epoch, first): (u64, u64),
+    pages_maximum: usize,
+    checksum: Checksum,
+) -> (Vec<Page>, u64) {
+    let mut records = Vec::new();
+    let mut draft = Draft::new(pages_maximum);
+    for entry in entries {
+        if !draft.add(entry) {
+            records.push(std::mem::replace(&mut draft, Draft::new(pages_maximum)));
+            let fits = draft.add(entry);
+            debug_assert!(fits, "one megabyte fits the smallest record");
+        }
+    }
+    records.push(draft);
+    let last = first + records.len() as u64 - 1;
+    let count = records.len() as u64;
+    let mut pages = Vec::new();
+    for (draft, sequence) in records.into_iter().zip(first..) {
+        let position = Position {
+            epoch,
+            sequence,
+            commit_first: first,
+            commit_last: last,
+        };
+        let record = draft.to_pages(position, checksum);
+        pages.extend_from_slice(&record);
+        if !weakened(Weakness::RecordWrittenOnce) {
+            pages.extend(record);
+        }
+    }
+    (pages, count)
+}
+
+/// A record that is being put together.
+struct Draft {
+    bytes_left: usize,
+    runs: Vec<(u32, u32, MegabyteMap)>,
+    megabytes: Vec<(u32, Record)>,
+    tags: Vec<(u64, u64)>,
+}
+
+impl Draft {
+    fn new(pages_maximum: usize) -> Self {
+        Self {
+            bytes_left: pages_maximum * PAGE_BYTES - HEADER_BYTES,
+            runs: Vec::new(),
+            megabytes: Vec::new(),
+            tags: Vec::new(),
+        }
+    }
+
+    /// Adds a megabyte, if there is room for it.
+    fn add(&mut self, entry: &Entry) -> bool {
+        let Record { map, tagged } = entry.record;
+        let is_uniform = !tagged && (map == MegabyteMap::EMPTY || map == MegabyteMap::WHOLE);
+        let continues = is_uniform
+            && self.runs.last().is_some_and(|&(first, count, of)| {
+                of == map && first.checked_add(count) == Some(entry.megabyte)
+            });
+        let needed = match (continues, is_uniform) {
+            (true, _) => 0,
+            (false, true) => RUN_BYTES,
+            (false, false) => MEGABYTE_BYTES + TAG_BYTES * entry.tags.len(),
+        };
+        if needed > self.bytes_left {
+            return false;
+        }
+        self.bytes_left -= needed;
+        match self.runs.last_mut() {
+            Some((_, count, _)) if continues => *count += 1,
+            _ if is_uniform => self.runs.push((entry.megabyte, 1, map)),
+            _ => {
+                self.megabytes.push((entry.megabyte, entry.record));
+                self.tags.extend_from_slice(&entry.tags);
+            }
+        }
+        true
+    }
+
+    fn to_pages(&self, position: Position, checksum: Checksum) -> Vec<Page> {
+        let mut bytes = vec![0; HEADER_BYTES];
+        put_u64(&mut bytes, 8, position.epoch);
+        put_u64(&mut bytes, 16, position.sequence);
+        put_u64(&mut bytes, 24, position.commit_first);
+        put_u64(&mut bytes, 32, position.commit_last);
+        let counts = [self.runs.len(), self.megabytes.len(), self.tags.len()];
+        for (place, count) in counts.into_iter().enumerate() {
+            put_u32(&mut bytes, 44 + 4 * place, count as u32);
+        }
+        for &(first, count, map) in &self.runs {
+            for word in [first, count, u32::from(map == MegabyteMap::WHOLE)] {
+                bytes.extend(word.to_le_bytes());
+            }
+        }
+        for &(megabyte, record) in &self.megabytes {
+            bytes.extend(megabyte.to_le_bytes());
+            let at = bytes.len();
+            bytes.resize(at + RECORD_BYTES, 0);
+            record.write(&mut bytes[at..]);
+        }
+        for &(unit, tag) in &self.tags {
+            bytes.extend(unit.to_le_bytes());
+            bytes.extend(tag.to_le_bytes());
+        }
+        bytes.resize(bytes.len().next_multiple_of(PAGE_BYTES), 0);
+        let page_count = (bytes.len() / PAGE_BYTES) as u32;
+        put_u32(&mut bytes, 40, page_count);
+        checksum.seal(MAGIC, &mut bytes);
+        let (pages, _) = bytes.as_chunks::<PAGE_BYTES>();
+        pages.iter().map(|&page| Page(page)).collect()
+    }
+}
+
+/// How many pages the record that begins here claims to have, if one does.
+pub(super) fn claimed_pages(first: &Page) -> Option<usize> {
+    let pages = u32_at(&first.0, 40) as usize;
+    (u32_at(&first.0, 0) == MAGIC && (1..=RECORD_PAGES_MAXIMUM).contains(&pages)).then_some(pages)
+}
+
+/// Reads the record that these pages are, in the journal of a pool of so many megabytes; `None` if they
+/// are none, or a damaged one.
+pub(super) fn read(pages: &[Page], megabytes: u32, checksum: Checksum) -> Option<JournalRecord> {
+    let bytes = bytes_of(pages);
+    if claimed_pages(pages.first()?)? != pages.len() {
+        return None;
+    }
+    if !checksum.holds(MAGIC, bytes) && !weakened(Weakness::JournalUnchecked) {
+        return None;
+    }
+    let position = Position {
+        epoch: u64_at(bytes, 8),
+        sequence: u64_at(bytes, 16),
+        commit_first: u64_at(bytes, 24),
+        commit_last: u64_at(bytes, 32),
+    };
+    Some(JournalRecord {
+        position,
+        pages: pages.len(),
+        contents: read_contents(bytes, megabytes)?,
+    })
+}
+
+fn read_contents(bytes: &[u8], megabytes: u32) -> Option<Contents> {
+    let count = |place: usize| u32_at(bytes, 44 + 4 * place) as usize;
+    let mut rest = &bytes[HEADER_BYTES..];
+    let mut take = |count: usize, size: usize| {
+        let (taken, left) = rest.split_at_checked(count.checked_mul(size)?)?;
+        rest = left;
+        Some(taken)
+    };
+    let runs = take(count(0), RUN_BYTES)?;
+    let places = take(count(1), MEGABYTE_BYTES)?;
+    let tags = take(count(2), TAG_BYTES)?;
+    let mut contents = Contents::default();
+    for run in runs.as_chunks::<RUN_BYTES>().0 {
+        let map = match u32_at(run, 8) {
+            0 => MegabyteMap::EMPTY,
+            1 => MegabyteMap::WHOLE,
+            _ => return None,
+        };
+        let first = u32_at(run, 0);
+        let end = first.checked_add(u32_at(run, 4))?;
+        if end > megabytes {
+            return None;
+        }
+        let record = Record { map, tagged: false };
+        contents
+            .records
+            .extend((first..end).map(|megabyte| (megabyte, record)));
+    }
+    for place in places.as_chunks::<MEGABYTE_BYTES>().0 {
+        let record = Record::read(&place[4..])?;
+        contents.records.push((u32_at(place, 0), record));
+    }
+    let units = u64::from(megabytes) * UNITS;
+    let (places, _) = tags.as_chunks::<TAG_BYTES>();
+    contents.tags = places
+        .iter()
+        .map(|place| (u64_at(place, 0), u64_at(place, 8)))
+        .collect();
+    let inside = contents
+        .records
+        .iter()
+        .all(|(megabyte, _)| *megabyte < megabytes)
+        && contents.tags.iter().all(|(unit, _)| *unit < units);
+    inside.then_some(contents)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slots::Slot;
+    use chimaera_proto::bdev::BlockType;
+
+    fn entries() -> Vec<Entry> {
+        let slot = Slot {
+            block_type: BlockType::Kib4,
+            number: 3,
+        };
+        let plain = |megabyte, map| Entry {
+            megabyte,
+            record: Record { map, tagged: false },
+            tags: Vec::new(),
+        };
+        let mut entries: Vec<_> = (5..2000).map(|at| plain(at, MegabyteMap::WHOLE)).collect();
+        entries.extend((2000..2300).map(|at| plain(at, MegabyteMap::EMPTY.with(slot))));
+        entries.push(plain(2300, MegabyteMap::EMPTY));
+        entries.push(Entry {
+            megabyte: 2301,
+            record: Record {
+                map: MegabyteMap::EMPTY.with(slot),
+                tagged: true,
+            },
+            tags: vec![(2301 * 256 + 3, 0xABCD)],
+        });
+        entries
+    }
+
+    #[test]
+    fn a_commit_reads_as_it_is_laid_out_each_record_twice() {
+        let checksum = Checksum::of_pool(&[5; 16]);
+        let entries = entries();
+        let (pages, count) = lay_out(&entries, (3, 40), 2, checksum);
+        assert!(count > 1, "it does not fit one record");
+        let (mut at, mut found) = (0, Vec::new());
+        let mut contents = Contents::default();
+        while at < pages.len() {
+            let len = claimed_pages(&pages[at]).expect("a record");
+            let record = read(&pages[at..at + len], 2302, checksum).expect("a record");
+            assert_eq!(record.position.epoch, 3);
+            let commit = (record.position.commit_first, record.position.commit_last);
+            assert_eq!(commit, (40, 40 + count - 1));
+            let is_second = found.last() == Some(&record.position.sequence);
+            found.push(record.position.sequence);
+            if !is_second {
+                contents.records.extend(record.contents.records);
+                contents.tags.extend(record.contents.tags);
+            }
+            at += len;
+        }
+        let twice: Vec<_> = (40..40 + count)
+            .flat_map(|sequence| [sequence; 2])
+            .collect();
+        assert_eq!(found, twice);
+        contents.records.sort_by_key(|(megabyte, _)| *megabyte);
+        let expected: Vec<_> = entries
+            .iter()
+            .map(|entry| (entry.megabyte, entry.record))
+            .collect();
+        assert_eq!(contents.records, expected);
+        assert_eq!(contents.tags, [(2301 * 256 + 3, 0xABCD)]);
+    }
+
+    #[test]
+    fn no_bit_of_a_record_can_change() {
+        let checksum = Checksum::of_pool(&[5; 16]);
+        let (pages, _) = lay_out(&entries()[1995..2000], (3, 40), 2, checksum);
+        let record = &pages[..1];
+        assert!(read(record, 2302, checksum).is_some());
+        assert!(read(record, 2302, Checksum::of_pool(&[6; 16])).is_none());
+        assert!(read(record, 2004, checksum).is_none(), "beyond the pool");
+        for bit in 0..PAGE_BYTES * 8 {
+            let mut damaged = record.to_vec();
+            damaged[0].0[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(read(&damaged, 2302, checksum), None, "{bit}");
+        }
+    }
+
+    #[test]
+    fn many_megabytes_alike_take_little_room() {
+        let checksum = Checksum::of_pool(&[5; 16]);
+        let whole = |megabyte| Entry {
+            megabyte,
+            record: Record {
+                map: MegabyteMap::WHOLE,
+                tagged: false,
+            },
+            tags: Vec::new(),
+        };
+        let entries: Vec<_> = (0..1 << 20).map(whole).collect();
+        let (pages, count) = lay_out(&entries, (1, 1), RECORD_PAGES_MAXIMUM, checksum);
+        assert_eq!((pages.len(), count), (2, 1));
+    }
+}

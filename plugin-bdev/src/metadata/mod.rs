@@ -1,0 +1,415 @@
+//! The metadata of a pool on its device: which blocks are allocated, and whose they are.
+//!
+//! `docs/ON_DISK_FORMAT.md` has the format, what is assumed of the medium, and why each crash is
+//! harmless. In short: a *table* has a record per megabyte, twice; a *journal* has the changes since;
+//! a *superblock*, twice, says how far the table goes. A commit appends to the journal and flushes; a
+//! checkpoint brings the journal into the table, step by step, while commits go on.
+//!
+//! # Laws
+//! - What was committed is found again, whatever is lost, torn or reordered that was not flushed.
+//! - Nothing that was read is believed without its checksum, and what has one is still checked for
+//!   what cannot be.
+//! - After an error of the device nothing more is written: what it has done is not known. Opening
+//!   again finds out.
+//! - There are no threads in here, no clock and no randomness but a new pool's UUID, so that tests can
+//!   run it on a simulated device, with a crash at each step.
+//!
+//! # Parts
+//! - [`page`]: pages, checksums, and the [`Disk`] on which all of this lies.
+//! - [`geometry`]: where everything lies.
+//! - [`superblock`], [`table`], [`journal`], [`tags`]: the structures.
+//! - [`check`](mod@check): all of it, for people.
+//! - [`scan`]: reading the journal. [`recovery`]: opening.
+//! - [`overlay`]: what stands in the journal only. [`checkpoint`]: bringing it into the table.
+//! - [`signature`]: what else a device may hold.
+#![forbid(unsafe_code)]
+
+mod check;
+mod checkpoint;
+mod geometry;
+mod journal;
+mod overlay;
+mod page;
+mod recovery;
+mod scan;
+pub(crate) mod signature;
+mod superblock;
+mod table;
+mod tags;
+mod weakness;
+
+use std::io;
+
+use chimaera_proto::bdev::OwnerTag;
+
+use crate::slots::{MegabyteMap, UNITS};
+
+pub(crate) use check::{Checked, check, rename};
+use checkpoint::{Checkpoint, Place, write_superblock};
+pub(crate) use geometry::Geometry;
+use journal::{Entry, RECORD_PAGES_MAXIMUM};
+use overlay::{MegabyteSet, Overlay};
+pub(crate) use page::{Disk, PAGE_BYTES, Page};
+pub(crate) use recovery::{Mode, OpenError, identify, open};
+pub(crate) use superblock::{FORMAT_VERSION, Identity, Owner, Superblock};
+use table::Record;
+use tags::{Sector, TagPlace};
+#[cfg(test)]
+pub(crate) use weakness::with_weakness;
+pub(crate) use weakness::{Weakness, weakened};
+
+/// What has become of a megabyte since the last commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) megabyte: u32,
+    /// All its blocks.
+    pub(crate) map: MegabyteMap,
+    /// Those of them that were allocated since, by their first unit in the pool, with their tags.
+    pub(crate) allocated: Vec<(u64, OwnerTag)>,
+}
+
+/// The metadata of a pool that is open.
+pub(crate) struct Metadata<D> {
+    disk: D,
+    superblock: Superblock,
+    tagged: MegabyteSet,
+    /// The epoch of the journal that commits go into.
+    epoch: u64,
+    /// Pages of its half that are taken.
+    taken_pages: u64,
+    next_sequence: u64,
+    /// The changes of this epoch.
+    overlay: Overlay,
+    /// Brings the epoch before into the table.
+    checkpoint: Option<Checkpoint>,
+    failed: bool,
+}
+
+impl<D: Disk> Metadata<D> {
+    /// Makes a new, empty pool, whatever was on the device. A crash before this returns leaves the new
+    /// pool or, if `wipe` is set or the device was blank, a blank one. Blocks.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(crate) fn format(
+        disk: D,
+        identity: Identity,
+        geometry: Geometry,
+        (uuid, created): ([u8; 16], u64),
+        wipe: bool,
+    ) -> io::Result<Self> {
+        if wipe {
+            wipe_signatures(&disk, geometry.total_pages())?;
+        }
+        let megabytes = geometry.megabytes();
+        let superblock = Superblock {
+            features: superblock::Features::default(),
+            uuid,
+            generation: 1,
+            identity,
+            created,
+            epoch: 0,
+            sequence: 0,
+            geometry,
+        };
+        let pages = superblock.to_pages();
+        for first_page in geometry::SUPERBLOCK_COPIES {
+            disk.write(first_page, &pages)?;
+            disk.flush()?;
+        }
+        Ok(Self {
+            disk,
+            superblock,
+            tagged: MegabyteSet::new(megabytes),
+            epoch: 1,
+            taken_pages: 0,
+            next_sequence: 1,
+            overlay: Overlay::default(),
+            checkpoint: None,
+            failed: false,
+        })
+    }
+
+    /// What the pool is.
+    pub(crate) fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// Where everything lies.
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.superblock.geometry
+    }
+
+    /// Makes these changes durable, and with them all data that was written before: one write and one
+    /// flush, as long as the journal has room. Without changes, one flush. Blocks.
+    ///
+    /// # Errors
+    /// The device's. What is durable then is not known, and nothing more can be committed.
+    pub(crate) fn commit(&mut self, changes: &[Change]) -> io::Result<()> {
+        self.check_usable()?;
+        let result = if changes.is_empty() {
+            self.flush_unless(Weakness::DataNotFlushed)
+        } else {
+            let entries: Vec<_> = changes.iter().map(|change| self.entry(change)).collect();
+            self.append(&entries)
+        };
+        self.failing(result)
+    }
+
+    /// Whether a checkpoint should be taken forward now, by [`Self::advance_checkpoint`].
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        let is_half_full = self.taken_pages > self.geometry().journal_pages / 2;
+        !self.failed && (self.checkpoint.is_some() || is_half_full)
+    }
+
+    /// Takes a checkpoint a small step forward, beginning one if none is under way. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub(crate) fn advance_checkpoint(&mut self) -> io::Result<()> {
+        self.check_usable()?;
+        if self.checkpoint.is_none() {
+            self.switch_halves();
+        }
+        let result = self.step();
+        self.failing(result)
+    }
+
+    /// Brings all that was committed into the table. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub(crate) fn checkpoint(&mut self) -> io::Result<()> {
+        self.check_usable()?;
+        let result = self.finish_checkpoint().and_then(|()| {
+            if self.overlay.is_empty() {
+                return Ok(());
+            }
+            self.switch_halves();
+            self.finish_checkpoint()?;
+            // The second superblock too, so that nothing is left to do.
+            self.disk.flush()
+        });
+        self.failing(result)
+    }
+
+    /// Whether any block of the pool has, or ever had, a tag.
+    pub(crate) fn has_tags(&self) -> bool {
+        !self.tagged.is_empty()
+    }
+
+    /// The tags that these blocks were committed with, by their first units. Blocks.
+    ///
+    /// # Errors
+    /// The device's; `InvalidData` if tags are damaged.
+    pub(crate) fn tags(&self, units: &[u64]) -> io::Result<Vec<OwnerTag>> {
+        let mut cache = None;
+        let tags = units.iter().map(|&unit| self.tag(unit, &mut cache));
+        tags.collect()
+    }
+
+    /// Makes room for so many pages. What the pool has then is for [`Self::geometry`] to say. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub(crate) fn grow(&mut self, total_pages: u64) -> io::Result<()> {
+        self.change_geometry(self.geometry().grown(total_pages))
+    }
+
+    /// Gives up the space behind so many pages, in which the caller knows no blocks. `false` if some of
+    /// the pool's metadata lies there, which stays. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub(crate) fn shrink(&mut self, total_pages: u64) -> io::Result<bool> {
+        let Some(geometry) = self.geometry().shrunk(total_pages) else {
+            return Ok(false);
+        };
+        // The journal may speak of megabytes that will not be there any more.
+        self.checkpoint()?;
+        self.change_geometry(geometry)?;
+        Ok(true)
+    }
+
+    fn change_geometry(&mut self, geometry: Geometry) -> io::Result<()> {
+        self.check_usable()?;
+        if geometry == *self.geometry() {
+            return Ok(());
+        }
+        let mut superblock = self.superblock.clone();
+        superblock.geometry = geometry;
+        let result = write_superblock(&self.disk, &mut superblock).and_then(|()| self.disk.flush());
+        self.superblock = superblock;
+        self.failing(result)
+    }
+
+    fn entry(&self, change: &Change) -> Entry {
+        let tagged = self.tagged.contains(change.megabyte)
+            || change.allocated.iter().any(|(_, tag)| !tag.is_none());
+        let tags = match tagged {
+            true => change
+                .allocated
+                .iter()
+                .map(|&(unit, tag)| (unit, tag.0))
+                .collect(),
+            false => Vec::new(),
+        };
+        Entry {
+            megabyte: change.megabyte,
+            record: Record {
+                map: change.map,
+                tagged,
+            },
+            tags,
+        }
+    }
+
+    fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
+        let checksum = self.superblock.checksum();
+        let journal_pages = self.geometry().journal_pages;
+        let most = RECORD_PAGES_MAXIMUM.min(journal_pages as usize / 2);
+        let mut place = (self.epoch, self.next_sequence);
+        let (mut pages, count) = journal::lay_out(entries, place, most, checksum);
+        if pages.len() as u64 > journal_pages {
+            // More than the whole journal holds: several commits then.
+            let (first, second) = entries.split_at(entries.len() / 2);
+            self.append(first)?;
+            return self.append(second);
+        }
+        if self.taken_pages + pages.len() as u64 > journal_pages {
+            self.finish_checkpoint()?;
+            self.switch_halves();
+            place = (self.epoch, self.next_sequence);
+            (pages, _) = journal::lay_out(entries, place, most, checksum);
+        }
+        let half = self.geometry().journal[(self.epoch % 2) as usize];
+        self.disk.write(half + self.taken_pages, &pages)?;
+        self.flush_unless(Weakness::CommitNotFlushed)?;
+        self.taken_pages += pages.len() as u64;
+        self.next_sequence += count;
+        let contents = journal::Contents {
+            records: entries
+                .iter()
+                .map(|entry| (entry.megabyte, entry.record))
+                .collect(),
+            tags: entries
+                .iter()
+                .flat_map(|entry| entry.tags.iter().copied())
+                .collect(),
+        };
+        self.overlay.apply(contents, &mut self.tagged);
+        Ok(())
+    }
+
+    /// Lets commits go into the other half of the journal, and begins to bring what is in this one into
+    /// the table. No checkpoint may be under way.
+    fn switch_halves(&mut self) {
+        debug_assert!(self.checkpoint.is_none(), "the other half is still in use");
+        let frozen = std::mem::take(&mut self.overlay);
+        let last = self.next_sequence - 1;
+        let geometry = &self.superblock.geometry;
+        self.checkpoint = Some(Checkpoint::new(frozen, self.epoch, last, geometry));
+        self.epoch += 1;
+        self.taken_pages = 0;
+    }
+
+    fn finish_checkpoint(&mut self) -> io::Result<()> {
+        while self.checkpoint.is_some() {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> io::Result<()> {
+        let Some(mut checkpoint) = self.checkpoint.take() else {
+            return Ok(());
+        };
+        let mut place = Place {
+            disk: &self.disk,
+            superblock: &mut self.superblock,
+            tagged: &self.tagged,
+            tagged_later: &self.overlay.newly_tagged,
+        };
+        let result = checkpoint.step(&mut place);
+        if !matches!(result, Ok(true)) {
+            self.checkpoint = Some(checkpoint);
+        }
+        result.map(|_| ())
+    }
+
+    fn tag(&self, unit: u64, cache: &mut Option<(u64, Page)>) -> io::Result<OwnerTag> {
+        let megabyte = (unit / UNITS) as u32;
+        if !self.tagged.contains(megabyte) {
+            return Ok(OwnerTag::NONE);
+        }
+        let frozen = self
+            .checkpoint
+            .as_ref()
+            .map(|checkpoint| &checkpoint.frozen);
+        for overlay in [Some(&self.overlay), frozen].into_iter().flatten() {
+            if let Some(tag) = overlay.tags.get(&unit) {
+                return Ok(OwnerTag(*tag));
+            }
+            if overlay.newly_tagged.contains(&megabyte) {
+                return Ok(OwnerTag::NONE);
+            }
+        }
+        let geometry = self.geometry();
+        let segment = geometry
+            .segment_of(megabyte)
+            .map(|at| geometry.segments[at]);
+        let segment = segment.ok_or(io::ErrorKind::InvalidInput)?;
+        let place = TagPlace::of(unit - u64::from(segment.first_megabyte) * UNITS);
+        let page = segment.tags + place.page;
+        if !matches!(cache, Some((at, _)) if *at == page) {
+            let mut pages = Page::zeroes(1);
+            self.disk.read(page, &mut pages)?;
+            *cache = pages.pop().map(|contents| (page, contents));
+        }
+        let sector = cache
+            .as_ref()
+            .and_then(|(_, page)| Sector::read(page, place.sector, self.superblock.checksum()));
+        let sector = sector.ok_or_else(|| {
+            let text = format!("the owner tags in page {page} are damaged");
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?;
+        Ok(OwnerTag(sector.get(place)))
+    }
+
+    fn flush_unless(&self, weakness: Weakness) -> io::Result<()> {
+        if weakened(weakness) {
+            return Ok(());
+        }
+        self.disk.flush()
+    }
+
+    fn check_usable(&self) -> io::Result<()> {
+        if self.failed {
+            return Err(io::Error::other(
+                "an earlier write of the pool's metadata failed, and nothing more is written: destroy \
+                 the pool and create it again to open it anew",
+            ));
+        }
+        Ok(())
+    }
+
+    fn failing<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        self.failed |= result.is_err();
+        result
+    }
+}
+
+/// Pages at the beginning and at the end that are zeroed before a new pool takes the place of something
+/// else, whose signature could lie there.
+const WIPED_AT_START: u64 = 256;
+const WIPED_AT_END: u64 = 32;
+
+fn wipe_signatures<D: Disk>(disk: &D, total_pages: u64) -> io::Result<()> {
+    let start = WIPED_AT_START.min(total_pages);
+    let end = WIPED_AT_END.min(total_pages - start);
+    disk.write(0, &Page::zeroes(start as usize))?;
+    if end > 0 {
+        disk.write(total_pages - end, &Page::zeroes(end as usize))?;
+    }
+    disk.flush()
+}

@@ -1,0 +1,417 @@
+//! Opening a pool: from what a crash left to what was committed.
+//!
+//! Laws:
+//! - All is read before anything is written, and all that was read is durable before anything is
+//!   built on it: what a process that died had written may still be lost in a power cut.
+//! - Opening does nothing that a crash could interrupt: the journal is read, not replayed. Only damaged
+//!   copies are written again, from those that are not.
+//! - Damage that no copy repairs is an error, and nothing was written then.
+
+use std::fmt;
+use std::io;
+
+use crate::slots::MegabyteMap;
+
+use super::Metadata;
+use super::checkpoint::Checkpoint;
+use super::geometry::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TablePage};
+use super::overlay::{MegabyteSet, Overlay};
+use super::page::{Disk, PAGE_BYTES, Page};
+use super::scan::{Scan, scan};
+use super::signature::{self, Contents};
+use super::superblock::{NoSuperblock, Superblock};
+use super::table::Records;
+use super::weakness::{Weakness, weakened};
+
+/// Pages of the table that are read at once.
+const CHUNK_PAGES: u32 = 256;
+
+/// What opening may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Repair what can be repaired, and refuse the rest.
+    ReadWrite,
+    /// Write nothing. What is damaged is left out.
+    ReadOnly,
+}
+
+/// A pool that was found.
+pub(crate) struct Opened<D> {
+    pub(crate) metadata: Metadata<D>,
+    /// Damage that was repaired, or could have been.
+    pub(crate) repaired: Vec<String>,
+    /// Damage that cannot be repaired: only in [`Mode::ReadOnly`].
+    pub(crate) lost: Vec<String>,
+    /// Commits that stood in the journal and not yet in the table.
+    pub(crate) journal_records: u64,
+}
+
+/// Why a pool cannot be opened.
+#[derive(Debug)]
+pub(crate) enum OpenError {
+    /// There is no pool: the device may be blank, or hold something else.
+    NoPool,
+    /// There was a pool, and something else was written over its beginning.
+    Overwritten(Contents),
+    /// The device failed.
+    Device(io::Error),
+    /// The metadata is damaged, in this way.
+    Damaged(String),
+    /// This program cannot use this pool, for this reason.
+    Unsupported(String),
+    /// The pool may only be read, for this reason.
+    OnlyReadable(String),
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                Self::Damaged("it ends within the pool's metadata: it was cut off".to_owned())
+            }
+            _ => Self::Device(error),
+        }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPool => f.write_str("there is no pool"),
+            Self::Overwritten(contents) => write!(f, "{contents} was written over it"),
+            Self::Device(error) => error.fmt(f),
+            Self::Damaged(text) | Self::Unsupported(text) | Self::OnlyReadable(text) => {
+                f.write_str(text)
+            }
+        }
+    }
+}
+
+/// The superblock of the pool on a device: what it is and how large. Writes nothing. Blocks.
+///
+/// # Errors
+/// See [`OpenError`].
+pub(crate) fn identify<D: Disk>(disk: &D) -> Result<Superblock, OpenError> {
+    Ok(choose_superblock(disk)?.superblock)
+}
+
+/// Opens the pool on a device, and tells `found` of each megabyte that has blocks. Blocks.
+///
+/// `progress` is told now and then how many of how many pages of the table were read.
+///
+/// # Errors
+/// See [`OpenError`]. Nothing was written, unless writing itself failed.
+pub(crate) fn open<D: Disk>(
+    disk: D,
+    mode: Mode,
+    found: &mut dyn FnMut(u32, MegabyteMap),
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Opened<D>, OpenError> {
+    let chosen = choose_superblock(&disk)?;
+    let superblock = chosen.superblock;
+    if superblock.features.forbid_writing() && mode == Mode::ReadWrite {
+        return Err(OpenError::OnlyReadable(
+            "it has features that only a newer program may write: open it for reading only".into(),
+        ));
+    }
+    let mut repaired: Vec<_> = chosen
+        .damaged
+        .iter()
+        .map(|copy| damaged_superblock(*copy))
+        .collect();
+    let mut lost = Vec::new();
+
+    let journal = read_journal(&disk, &superblock)?;
+    lost.extend(journal.damage());
+    let mut tagged = MegabyteSet::new(superblock.geometry.megabytes());
+    let table = read_table(&disk, &superblock, &journal, &mut tagged, found, progress)?;
+    lost.extend(table.lost);
+    if !lost.is_empty() && mode == Mode::ReadWrite {
+        return Err(OpenError::Damaged(lost.join("; ")));
+    }
+    repaired.extend(table.repairs.iter().map(|(page, _)| {
+        let page = superblock.geometry.table_page(*page, 0);
+        format!("page {page} of the table is damaged, and repaired from its copy")
+    }));
+
+    if mode == Mode::ReadWrite {
+        if !weakened(Weakness::RecoveryNotFlushed) {
+            disk.flush()?;
+        }
+        repair(&disk, &superblock, &chosen.stale, &table.repairs)?;
+    }
+    let journal_records = journal.next_sequence() - superblock.sequence - 1;
+    Ok(Opened {
+        metadata: assemble(disk, superblock, tagged, journal),
+        repaired,
+        lost,
+        journal_records,
+    })
+}
+
+struct Chosen {
+    superblock: Superblock,
+    /// Copies that are damaged.
+    damaged: Vec<usize>,
+    /// Copies that are not as they should be: damaged, or older.
+    stale: Vec<usize>,
+}
+
+fn damaged_superblock(copy: usize) -> String {
+    let (name, other) = if copy == 0 {
+        ("first", "second")
+    } else {
+        ("second", "first")
+    };
+    format!("the {name} superblock is damaged, and repaired from the {other}")
+}
+
+fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
+    let mut copies = Vec::new();
+    for first_page in SUPERBLOCK_COPIES {
+        let mut pages = Page::zeroes(SUPERBLOCK_PAGES as usize);
+        copies.push(match disk.read(first_page, &mut pages) {
+            Ok(()) => Superblock::read(&pages),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(NoSuperblock::Absent),
+            Err(error) => return Err(error.into()),
+        });
+    }
+    let unsupported = copies.iter().find_map(|copy| match copy {
+        Err(NoSuperblock::Unsupported(reason)) => Some(reason.clone()),
+        _ => None,
+    });
+    let newest = copies.iter().filter_map(|copy| copy.as_ref().ok());
+    let newest = newest
+        .max_by_key(|superblock| superblock.generation)
+        .cloned();
+    let superblock = match (newest, unsupported) {
+        (_, Some(reason)) => return Err(OpenError::Unsupported(reason)),
+        (Some(superblock), None) => superblock,
+        (None, None) if copies.contains(&Err(NoSuperblock::Damaged)) => {
+            return Err(OpenError::Damaged(
+                "both copies of the superblock are damaged".to_owned(),
+            ));
+        }
+        (None, None) => return Err(OpenError::NoPool),
+    };
+    if copies[0] == Err(NoSuperblock::Absent)
+        && let contents @ Contents::Known(_) = probe_start(disk)?
+    {
+        return Err(OpenError::Overwritten(contents));
+    }
+    if copies
+        .iter()
+        .flatten()
+        .any(|copy| copy.uuid != superblock.uuid)
+    {
+        return Err(OpenError::Damaged(
+            "its two superblocks are of different pools".to_owned(),
+        ));
+    }
+    let which = |is: &dyn Fn(&Result<Superblock, NoSuperblock>) -> bool| {
+        let copies = copies.iter().enumerate();
+        copies
+            .filter(|(_, copy)| is(copy))
+            .map(|(at, _)| at)
+            .collect()
+    };
+    Ok(Chosen {
+        damaged: which(&Result::is_err),
+        stale: which(&|copy| copy.as_ref() != Ok(&superblock)),
+        superblock,
+    })
+}
+
+/// What begins where the first superblock should be.
+fn probe_start<D: Disk>(disk: &D) -> io::Result<Contents> {
+    let bytes = SUPERBLOCK_COPIES[1] * PAGE_BYTES as u64;
+    signature::probe(bytes, &mut |page, bytes| {
+        let mut pages = [Page::ZERO];
+        disk.read(page, &mut pages)?;
+        *bytes = pages[0].0;
+        Ok(())
+    })
+}
+
+/// What stands in the journal: an epoch that may be on its way into the table, and the one after it.
+struct Journal {
+    epoch: u64,
+    older: Scan,
+    newer: Scan,
+}
+
+impl Journal {
+    fn next_sequence(&self) -> u64 {
+        self.newer.next_sequence
+    }
+
+    fn damage(&self) -> impl Iterator<Item = String> {
+        let both = [&self.older, &self.newer];
+        both.into_iter().filter_map(|scan| scan.damage.clone())
+    }
+
+    /// The last record of each megabyte in it.
+    fn last_records(&self) -> Overlay {
+        let mut last = Overlay::default();
+        for contents in self.older.contents.iter().chain(&self.newer.contents) {
+            last.records.extend(contents.records.iter().copied());
+        }
+        last
+    }
+}
+
+fn read_journal<D: Disk>(disk: &D, superblock: &Superblock) -> Result<Journal, OpenError> {
+    let epoch = superblock.epoch + 1;
+    let (geometry, checksum) = (&superblock.geometry, superblock.checksum());
+    let older = scan(disk, geometry, checksum, (epoch, superblock.sequence + 1))?;
+    let newer = scan(disk, geometry, checksum, (epoch + 1, older.next_sequence))?;
+    Ok(Journal {
+        epoch,
+        older,
+        newer,
+    })
+}
+
+#[derive(Default)]
+struct Table {
+    /// Pages of the first copy to be written again, and with what.
+    repairs: Vec<(TablePage, Page)>,
+    lost: Vec<String>,
+}
+
+fn read_table<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    journal: &Journal,
+    tagged: &mut MegabyteSet,
+    found: &mut dyn FnMut(u32, MegabyteMap),
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Table, OpenError> {
+    let geometry = &superblock.geometry;
+    let written = geometry
+        .segments
+        .iter()
+        .map(|segment| u64::from(segment.table_written));
+    let (mut done, of) = (0, written.sum());
+    let mut table = Table::default();
+    let mut changed = journal.last_records().records;
+    let mut pages = Page::zeroes(CHUNK_PAGES as usize);
+    for (position, segment) in geometry.segments.iter().enumerate() {
+        let mut next = 0;
+        while next < segment.table_written {
+            let count = CHUNK_PAGES.min(segment.table_written - next);
+            let chunk = &mut pages[..count as usize];
+            disk.read(segment.tables[0] + u64::from(next), chunk)?;
+            for (page, contents) in (next..).zip(chunk.iter()) {
+                let at = TablePage {
+                    segment: position,
+                    page,
+                };
+                let Some(records) = read_page(disk, superblock, at, contents, &mut table)? else {
+                    continue;
+                };
+                for (record, megabyte) in records.0.iter().zip(geometry.first_megabyte(at)..) {
+                    if record.tagged {
+                        tagged.insert(megabyte);
+                    }
+                    let now = changed.remove(&megabyte).unwrap_or(*record);
+                    if now.map != MegabyteMap::EMPTY {
+                        found(megabyte, now.map);
+                    }
+                }
+            }
+            next += count;
+            done += u64::from(count);
+            progress(done, of);
+        }
+    }
+    for (megabyte, record) in changed {
+        if record.map != MegabyteMap::EMPTY {
+            found(megabyte, record.map);
+        }
+    }
+    Ok(table)
+}
+
+/// The records of a page, whichever copy has them.
+fn read_page<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    at: TablePage,
+    first_copy: &Page,
+    table: &mut Table,
+) -> Result<Option<Records>, OpenError> {
+    let geometry = &superblock.geometry;
+    let (first_megabyte, checksum) = (geometry.first_megabyte(at), superblock.checksum());
+    if let Some(records) = Records::read(first_copy, first_megabyte, checksum) {
+        return Ok(Some(records));
+    }
+    let mut second_copy = Page::zeroes(1);
+    disk.read(geometry.table_page(at, 1), &mut second_copy)?;
+    let records = Records::read(&second_copy[0], first_megabyte, checksum);
+    match second_copy.pop() {
+        Some(page) if records.is_some() => table.repairs.push((at, page)),
+        _ => table.lost.push(format!(
+            "both copies of the table's page for the megabytes from {first_megabyte} on are damaged",
+        )),
+    }
+    Ok(records)
+}
+
+fn repair<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    superblock_copies: &[usize],
+    pages: &[(TablePage, Page)],
+) -> io::Result<()> {
+    for (at, page) in pages {
+        let place = superblock.geometry.table_page(*at, 0);
+        disk.write(place, std::slice::from_ref(page))?;
+    }
+    for copy in superblock_copies {
+        disk.write(SUPERBLOCK_COPIES[*copy], &superblock.to_pages())?;
+    }
+    if !pages.is_empty() || !superblock_copies.is_empty() {
+        disk.flush()?;
+    }
+    Ok(())
+}
+
+fn assemble<D: Disk>(
+    disk: D,
+    superblock: Superblock,
+    mut tagged: MegabyteSet,
+    journal: Journal,
+) -> Metadata<D> {
+    let Journal {
+        epoch,
+        older,
+        newer,
+    } = journal;
+    let mut overlay = Overlay::default();
+    for contents in older.contents {
+        overlay.apply(contents, &mut tagged);
+    }
+    let (mut checkpoint, mut taken_pages) = (None, older.taken_pages);
+    let is_switched = !newer.contents.is_empty();
+    if is_switched {
+        let frozen = std::mem::take(&mut overlay);
+        let last = older.next_sequence - 1;
+        checkpoint = Some(Checkpoint::new(frozen, epoch, last, &superblock.geometry));
+        taken_pages = newer.taken_pages;
+        for contents in newer.contents {
+            overlay.apply(contents, &mut tagged);
+        }
+    }
+    Metadata {
+        disk,
+        superblock,
+        tagged,
+        epoch: epoch + u64::from(is_switched),
+        taken_pages,
+        next_sequence: newer.next_sequence,
+        overlay,
+        checkpoint,
+        failed: false,
+    }
+}

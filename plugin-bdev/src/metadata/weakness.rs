@@ -1,0 +1,71 @@
+//! Steps that the argument of crash safety depends on.
+//!
+//! A test that never fails proves nothing: in tests each of these steps can be left out, and one of
+//! them shows that the simulation of crashes then finds the fault.
+
+/// A step to leave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Weakness {
+    /// A commit does not flush its record.
+    CommitNotFlushed,
+    /// A commit of nothing does not flush the data.
+    DataNotFlushed,
+    /// Both copies of the table are written without a flush in between.
+    TableCopiesTogether,
+    /// The superblock is written before the second copy of the table is durable.
+    SecondCopyNotFlushed,
+    /// The first copy of the superblock is not flushed: before the second one is written, and before
+    /// the journal's old half is used again.
+    SuperblockNotFlushed,
+    /// What recovery found counts as durable without a flush.
+    RecoveryNotFlushed,
+    /// The checksum of a journal's record is not looked at.
+    JournalUnchecked,
+    /// The checksum of a table's page is not looked at.
+    TableUnchecked,
+    /// The checksum of a superblock is not looked at.
+    SuperblockUnchecked,
+    /// The checksum of a sector of tags is not looked at.
+    TagsUnchecked,
+    /// A journal's record stands in the journal once.
+    RecordWrittenOnce,
+    /// Freed space is given away before the free is durable.
+    SpaceReusedEarly,
+}
+
+/// Whether a step is left out: never, except in tests.
+#[cfg(not(test))]
+#[inline]
+pub(crate) const fn weakened(_: Weakness) -> bool {
+    false
+}
+
+#[cfg(test)]
+pub(crate) use tested::{weakened, with_weakness};
+
+#[cfg(test)]
+mod tested {
+    use std::cell::Cell;
+
+    use super::Weakness;
+
+    thread_local! {
+        static WEAKNESS: Cell<Option<Weakness>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn weakened(weakness: Weakness) -> bool {
+        WEAKNESS.get() == Some(weakness)
+    }
+
+    /// Runs something on this thread with one step left out.
+    pub(crate) fn with_weakness<T>(weakness: Option<Weakness>, run: impl FnOnce() -> T) -> T {
+        struct Restore(Option<Weakness>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                WEAKNESS.set(self.0);
+            }
+        }
+        let _restore = Restore(WEAKNESS.replace(weakness));
+        run()
+    }
+}

@@ -1,0 +1,384 @@
+//! Opening the pool that a file or device holds, or making one on it.
+//!
+//! Laws:
+//! - What is not blank and not ours is left as it is, unless the creator says otherwise.
+//! - A pool is opened by its own name and id and with its own parameters, or not at all: an error says
+//!   what differs.
+//! - Whatever is refused, nothing was written.
+
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::time::{Duration, Instant, SystemTime};
+
+use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
+use chimaera_proto::bdev::{IoEngine, UNIT_BYTES};
+use chimaera_proto::{PoolId, Status};
+
+use crate::allocator::Allocator;
+use crate::blocks::{PendingFree, allocator_of};
+use crate::file::{FileDevice, FileDisk};
+use crate::ledger::Ledger;
+use crate::metadata::signature::{self, Contents};
+use crate::metadata::{self, Geometry, Identity, Metadata, Mode, OpenError, Owner, Superblock};
+use crate::params::Parameters;
+
+/// How long opening takes before the log says how far it is, and how often it does then.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Permission bits of a new pool.
+const DEFAULT_MODE: u32 = 0o600;
+
+/// A persistent pool, ready for use.
+pub(crate) struct Persistent {
+    pub(crate) allocator: Allocator<PendingFree>,
+    pub(crate) ledger: Ledger<FileDisk>,
+}
+
+/// Opens the pool on the device, or makes one.
+///
+/// # Errors
+/// [`Status::ParameterMismatch`] for a pool that is another one; [`Status::CorruptedMetadata`];
+/// [`Status::NotBlank`] for something else; [`Status::NotFound`] if nothing is there and a pool was to be
+/// opened for reading only; [`Status::Unsupported`] for one of a newer program; and the device's.
+pub(crate) fn open_or_format(
+    context: &CreateContext<'_>,
+    parameters: &Parameters,
+    device: &FileDevice,
+) -> Result<Persistent, ModuleError> {
+    let place = Place {
+        context,
+        parameters,
+        device,
+        disk: device.disk(),
+    };
+    if parameters.overwrite {
+        return place.format(true);
+    }
+    match metadata::identify(&place.disk) {
+        Ok(superblock) => place.open(&superblock),
+        Err(OpenError::NoPool) => {
+            place.check_blank()?;
+            place.format(false)
+        }
+        Err(error) => Err(place.explain(error)),
+    }
+}
+
+struct Place<'a> {
+    context: &'a CreateContext<'a>,
+    parameters: &'a Parameters,
+    device: &'a FileDevice,
+    disk: FileDisk,
+}
+
+impl Place<'_> {
+    fn open(&self, superblock: &Superblock) -> Result<Persistent, ModuleError> {
+        self.check_identity(&superblock.identity)?;
+        let geometry = self.settle_geometry(superblock)?;
+        let allocator = self.allocator(&geometry)?;
+        let mode = match self.parameters.read_only {
+            true => Mode::ReadOnly,
+            false => Mode::ReadWrite,
+        };
+        let mut impossible = Vec::new();
+        let mut take_over = |megabyte: u32, map| {
+            if !allocator.restore(megabyte as usize, map) {
+                impossible.push(megabyte);
+            }
+        };
+        let mut progress = Progress::new(self.context.host, self.context.name);
+        let opened = metadata::open(self.disk.clone(), mode, &mut take_over, &mut |done, of| {
+            progress.tell(done, of);
+        })
+        .map_err(|error| self.explain(error))?;
+        for text in &opened.repaired {
+            self.log(Level::Warning, text);
+        }
+        for text in &opened.lost {
+            self.log(Level::Error, &format!("{text}: blocks there are not known"));
+        }
+        let mut metadata = opened.metadata;
+        let pages = geometry.total_pages();
+        if let Some(megabyte) = impossible.first() {
+            return Err(self.refuse_blocks(*megabyte, metadata.geometry(), pages));
+        }
+        if !self.parameters.read_only && geometry != *metadata.geometry() {
+            self.resize(&mut metadata, pages)?;
+        }
+        if metadata.has_tags() {
+            allocator.expect_tags();
+        }
+        Ok(Persistent {
+            allocator,
+            ledger: Ledger::new(metadata),
+        })
+    }
+
+    /// The pool must be the one that was asked for.
+    fn check_identity(&self, identity: &Identity) -> Result<(), ModuleError> {
+        let mut differences = Vec::new();
+        if !self.context.id_is_chosen && identity.pool != self.context.pool {
+            let (is, asked) = (identity.pool, self.context.pool);
+            differences.push(format!("its id is {is}, asked for {asked}"));
+        }
+        if identity.name != self.context.name {
+            let (is, asked) = (&identity.name, self.context.name);
+            differences.push(format!(
+                "its name is {is}, asked for {asked} (chimaera pool rename changes it)"
+            ));
+        }
+        let asked = self.parameters;
+        let engine = match (identity.io_engine, asked.io_engine) {
+            (IoEngine::Auto, asked) => asked,
+            (is, _) => is,
+        };
+        let is = Parameters {
+            io_depth: identity.io_depth,
+            alignment: identity.alignment,
+            io_engine: engine,
+            metrics: identity.metrics,
+            ..*asked
+        };
+        differences.extend(is.differences(asked, asked.total_size));
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(self.error(
+            Status::ParameterMismatch,
+            format_args!(
+                "it holds a pool, and another than the one asked for: {}",
+                differences.join("; ")
+            ),
+        ))
+    }
+
+    /// How large the pool will be: as it is, or as its device has grown or shrunk.
+    fn settle_geometry(&self, superblock: &Superblock) -> Result<Geometry, ModuleError> {
+        let geometry = &superblock.geometry;
+        let (is, device) = (
+            geometry.total_pages(),
+            self.device.total_size() / UNIT_BYTES,
+        );
+        let asked = self.parameters.total_size / UNIT_BYTES;
+        if self.parameters.read_only || device == is {
+            return Ok(geometry.clone());
+        }
+        if device > is {
+            return Ok(geometry.grown(device));
+        }
+        if asked != 0 && self.device.whole_size()? / UNIT_BYTES >= is {
+            return Err(self.error(
+                Status::ParameterMismatch,
+                format_args!(
+                    "it holds a pool of {} bytes, asked for {}: ask for that size, or for 0 to have \
+                     all of it",
+                    is * UNIT_BYTES,
+                    asked * UNIT_BYTES
+                ),
+            ));
+        }
+        let shrunk = geometry.shrunk(device);
+        shrunk.ok_or_else(|| self.refuse_to_shrink(geometry, device, "its metadata lies there"))
+    }
+
+    fn resize(&self, metadata: &mut Metadata<FileDisk>, pages: u64) -> Result<(), ModuleError> {
+        let before = metadata.geometry().total_pages() * UNIT_BYTES;
+        let resized = if pages * UNIT_BYTES > before {
+            metadata.grow(pages)
+        } else {
+            metadata.shrink(pages).map(|_| ())
+        };
+        resized.map_err(|error| self.device_failed("change the size of the pool on", &error))?;
+        let now = metadata.geometry().total_pages() * UNIT_BYTES;
+        self.log(
+            Level::Info,
+            &format!("the pool has {now} bytes now, it had {before}"),
+        );
+        Ok(())
+    }
+
+    fn refuse_blocks(&self, megabyte: u32, geometry: &Geometry, pages: u64) -> ModuleError {
+        if pages < geometry.total_pages() {
+            let text = format!("megabyte {megabyte} of it has blocks");
+            return self.refuse_to_shrink(geometry, pages, &text);
+        }
+        let text = format!("megabyte {megabyte} has blocks where there can be none");
+        self.explain(OpenError::Damaged(text))
+    }
+
+    fn refuse_to_shrink(&self, geometry: &Geometry, pages: u64, why: &str) -> ModuleError {
+        self.error(
+            Status::InvalidArgument,
+            format_args!(
+                "it holds a pool of {} bytes and has only {} now, and what is missing is in use: {why}; \
+                 give it its size back",
+                geometry.total_pages() * UNIT_BYTES,
+                pages * UNIT_BYTES
+            ),
+        )
+    }
+
+    fn format(&self, wipe: bool) -> Result<Persistent, ModuleError> {
+        if self.parameters.read_only {
+            return Err(self.error(
+                Status::NotFound,
+                format_args!("it holds no pool that could be opened for reading"),
+            ));
+        }
+        let total_size = self.device.total_size();
+        let geometry = Geometry::new(total_size / UNIT_BYTES).ok_or_else(|| {
+            self.error(
+                Status::InvalidArgument,
+                format_args!(
+                    "{total_size} bytes are too few for a pool that keeps its metadata on the device: \
+                     give at least {}",
+                    Geometry::minimum_bytes()
+                ),
+            )
+        })?;
+        let allocator = self.allocator(&geometry)?;
+        let set_aside = self.disk.set_aside(geometry.written_pages());
+        set_aside.map_err(|error| self.device_failed("set space aside in", &error))?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let birth = (
+            uuid::Uuid::new_v4().into_bytes(),
+            now.map_or(0, |since| since.as_secs()),
+        );
+        let metadata = Metadata::format(self.disk.clone(), self.identity(), geometry, birth, wipe);
+        let metadata = metadata.map_err(|error| self.device_failed("make a pool on", &error))?;
+        Ok(Persistent {
+            allocator,
+            ledger: Ledger::new(metadata),
+        })
+    }
+
+    fn identity(&self) -> Identity {
+        let parameters = self.parameters;
+        Identity {
+            pool: self.context.pool,
+            name: self.context.name.to_owned(),
+            owner: Owner {
+                user: self.context.creator.uid,
+                group: self.context.creator.gid,
+                mode: DEFAULT_MODE,
+            },
+            alignment: parameters.alignment,
+            io_depth: parameters.io_depth,
+            io_engine: parameters.io_engine,
+            metrics: parameters.metrics,
+        }
+    }
+
+    fn check_blank(&self) -> Result<(), ModuleError> {
+        let contents = self.device.contents_before();
+        let contents = contents.map_err(|error| self.device_failed("look at", &error))?;
+        match contents {
+            Contents::Blank => Ok(()),
+            contents => Err(self.not_blank(contents)),
+        }
+    }
+
+    fn not_blank(&self, contents: Contents) -> ModuleError {
+        self.error(
+            Status::NotBlank,
+            format_args!(
+                "it holds {contents}, and no pool: use another file or device, or set overwrite to \
+                 lose what it holds"
+            ),
+        )
+    }
+
+    /// The allocator of a pool of this shape, with nothing allocated yet.
+    fn allocator(&self, geometry: &Geometry) -> Result<Allocator<PendingFree>, ModuleError> {
+        let total_size = geometry.total_pages() * UNIT_BYTES;
+        let allocator = allocator_of(total_size, self.context.worker_count, true)?;
+        for units in geometry.reserved() {
+            allocator.take_away(units);
+        }
+        Ok(allocator)
+    }
+
+    fn explain(&self, error: OpenError) -> ModuleError {
+        match error {
+            OpenError::Device(error) => self.device_failed("read", &error),
+            OpenError::NoPool => self.error(Status::NotFound, format_args!("it holds no pool")),
+            OpenError::Overwritten(contents) => self.not_blank(contents),
+            OpenError::Damaged(text) => self.error(
+                Status::CorruptedMetadata,
+                format_args!(
+                    "corrupted block metadata: {text}; nothing was written; set read_only to read what \
+                     can be read, or see what chimaera pool check says"
+                ),
+            ),
+            OpenError::Unsupported(text) => self.error(
+                Status::Unsupported,
+                format_args!("it holds a pool that cannot be used: {text}; use a newer release"),
+            ),
+            OpenError::OnlyReadable(text) => self.error(Status::Unsupported, format_args!("{text}")),
+        }
+    }
+
+    fn device_failed(&self, action: &str, error: &io::Error) -> ModuleError {
+        ModuleError::system(format_args!("cannot {action} {}", self.context.name), error)
+    }
+
+    fn error(&self, status: Status, text: std::fmt::Arguments<'_>) -> ModuleError {
+        ModuleError::new(status, format!("{}: {text}", self.context.name))
+    }
+
+    fn log(&self, level: Level, text: &str) {
+        let name = self.context.name;
+        self.context.host.log(level, format_args!("{name}: {text}"));
+    }
+}
+
+/// The id of the pool that these metadata are of.
+pub(crate) fn pool_id(ledger: &Ledger<FileDisk>) -> PoolId {
+    ledger.metadata().superblock().identity.pool
+}
+
+/// Tells the log how far opening is, if it takes long.
+struct Progress<'a> {
+    host: Host,
+    name: &'a str,
+    told: Instant,
+}
+
+impl<'a> Progress<'a> {
+    fn new(host: Host, name: &'a str) -> Self {
+        Self {
+            host,
+            name,
+            told: Instant::now(),
+        }
+    }
+
+    fn tell(&mut self, done: u64, of: u64) {
+        if self.told.elapsed() >= PROGRESS_INTERVAL {
+            self.told = Instant::now();
+            let percent = done * 100 / of.max(1);
+            let text = format_args!("{}: opening: {percent} % of the table read", self.name);
+            self.host.log(Level::Info, text);
+        }
+    }
+}
+
+/// What a file held before a pool was made on it: `tail` are its last bytes, if they are no whole page.
+pub(crate) fn contents_of(disk: &FileDisk, size_bytes: u64, tail: &[u8]) -> io::Result<Contents> {
+    use crate::metadata::{Disk, Page};
+
+    let contents = signature::probe(size_bytes, &mut |page, bytes| {
+        let mut pages = [Page::ZERO];
+        disk.read(page, &mut pages)?;
+        *bytes = pages[0].0;
+        Ok(())
+    })?;
+    let first_nonzero = tail.iter().position(|byte| *byte != 0);
+    Ok(match (contents, first_nonzero) {
+        (Contents::Blank, Some(at)) => Contents::Unknown {
+            first_nonzero_offset: size_bytes - tail.len() as u64 + at as u64,
+        },
+        (contents, _) => contents,
+    })
+}

@@ -1,0 +1,265 @@
+//! Pools that have an id by what they stand on, as a pool on a device has.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+
+use chimaera_chimod::{Activity, Container, CreateContext, Creator, ModuleError, Request, Worker};
+use chimaera_proto::admin::{DestroyPool, GetOrCreatePool, ListPools, Method, PoolInfo, PoolList};
+use chimaera_proto::{Descriptor, PoolId, Status, codec};
+use chimaera_runtime::{Config, Host};
+
+mod support;
+
+use support::{Client, ping, status};
+
+/// A container that was told its id by its parameters; that has none if they are empty; and that
+/// panics when it is asked if they are neither.
+struct Recorded {
+    name: String,
+    params: String,
+}
+
+chimaera_chimod::export_chimod!(Recorded, "recorded");
+
+/// What a container was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Told {
+    pool: PoolId,
+    id_is_chosen: bool,
+    creator: Creator,
+}
+
+/// What the containers that are there were told, by their pools' names. Each test has names of its
+/// own.
+static TOLD: Mutex<Option<HashMap<String, Told>>> = Mutex::new(None);
+
+fn all_told() -> MutexGuard<'static, Option<HashMap<String, Told>>> {
+    TOLD.lock().expect("not poisoned")
+}
+
+fn told(name: &str) -> Option<Told> {
+    all_told().as_ref()?.get(name).copied()
+}
+
+impl Container for Recorded {
+    fn create(context: CreateContext<'_>) -> Result<Self, ModuleError> {
+        let told = Told {
+            pool: context.pool,
+            id_is_chosen: context.id_is_chosen,
+            creator: context.creator,
+        };
+        let name = context.name.to_owned();
+        all_told().get_or_insert_default().insert(name, told);
+        Ok(Self {
+            name: context.name.to_owned(),
+            params: String::from_utf8_lossy(context.params).into_owned(),
+        })
+    }
+
+    fn pool_id(&self) -> Option<PoolId> {
+        let is_there = !self.params.is_empty();
+        is_there.then(|| self.params.parse().expect("as asked, about the id"))
+    }
+
+    fn check_params(&self, _: &[u8]) -> Result<(), ModuleError> {
+        Ok(())
+    }
+
+    fn submit(&self, _: &mut Worker<'_>, request: Request) -> Activity {
+        request.complete(&[]);
+        Activity::IDLE
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        all_told().get_or_insert_default().remove(&self.name);
+    }
+}
+
+fn host() -> Host {
+    Host::start(&Config {
+        worker_count: 2,
+        modules: vec![module()],
+        ..Config::default()
+    })
+    .expect("the host starts")
+}
+
+/// Asks for a pool whose own id is in the parameters.
+fn create(
+    client: &mut Client,
+    name: &str,
+    id: PoolId,
+    params: &str,
+) -> Result<PoolInfo, (Status, String)> {
+    let request = GetOrCreatePool {
+        module: "recorded".to_owned(),
+        name: name.to_owned(),
+        id,
+        params: params.as_bytes().to_vec(),
+    };
+    let request = codec::encode(&request).expect("encodes");
+    let completion = client.admin(Method::GetOrCreatePool, &request);
+    let reply = client.reply(&completion);
+    match status(&completion) {
+        None => Ok(codec::decode(&reply).expect("decodes")),
+        Some(status) => Err((status, String::from_utf8(reply).expect("a text"))),
+    }
+}
+
+fn destroy(client: &mut Client, id: PoolId) -> Option<Status> {
+    let request = codec::encode(&DestroyPool { id }).expect("encodes");
+    status(&client.admin(Method::DestroyPool, &request))
+}
+
+fn list(client: &mut Client) -> Vec<PoolId> {
+    let request = codec::encode(&ListPools { after: None }).expect("encodes");
+    let completion = client.admin(Method::ListPools, &request);
+    let list: PoolList = codec::decode(&client.reply(&completion)).expect("decodes");
+    list.pools.iter().map(|pool| pool.id).collect()
+}
+
+fn call(client: &mut Client, pool: PoolId) -> Option<Status> {
+    status(&client.call(&Descriptor {
+        pool,
+        method: 0,
+        ..ping()
+    }))
+}
+
+/// The test's own process: it is the client of its host.
+fn own() -> Creator {
+    Creator {
+        uid: nix::unistd::geteuid().as_raw(),
+        gid: nix::unistd::getegid().as_raw(),
+    }
+}
+
+#[test]
+fn a_container_is_told_who_asks_and_whether_the_id_is_the_hosts_choice() {
+    let host = host();
+    let mut client = Client::new(&host);
+    let asked = PoolId::new(8000, 0);
+    create(&mut client, "told: asked", asked, "").expect("is made");
+    let chosen = create(&mut client, "told: chosen", PoolId::NULL, "").expect("is made");
+    let expected = |pool, id_is_chosen| {
+        Some(Told {
+            pool,
+            id_is_chosen,
+            creator: own(),
+        })
+    };
+    assert_eq!(told("told: asked"), expected(asked, false));
+    assert_eq!(told("told: chosen"), expected(chosen.id, true));
+}
+
+#[test]
+fn a_pool_for_which_the_host_chooses_gets_the_id_that_it_has_of_its_own() {
+    let host = host();
+    let mut client = Client::new(&host);
+    let own = PoolId::new(8000, 7);
+    let made = create(&mut client, "own", PoolId::NULL, "8000.7").expect("is made");
+    assert_eq!((made.id, made.created), (own, true));
+    assert_eq!(list(&mut client), [own]);
+    assert_eq!(call(&mut client, own), None);
+    let chosen = told("own").expect("is there").pool;
+    assert_ne!(chosen, own);
+    assert_eq!(call(&mut client, chosen), Some(Status::PoolNotFound));
+    // The id that it does not have is free.
+    let other = create(&mut client, "own: other", chosen, "").expect("is made");
+    assert_eq!(other.id, chosen);
+    for asked in [PoolId::NULL, own] {
+        let found = create(&mut client, "own", asked, "8000.7").expect("is there");
+        assert_eq!((found.id, found.created), (own, false));
+    }
+    assert_eq!(destroy(&mut client, own), None);
+    let again = create(&mut client, "own", own, "8000.7").expect("is made again");
+    assert_eq!((again.id, again.created), (own, true));
+}
+
+#[test]
+fn a_pool_whose_own_id_cannot_be_its_id_is_not_made_and_leaves_nothing() {
+    let host = host();
+    let mut client = Client::new(&host);
+    let (taken, asked) = (PoolId::new(8000, 7), PoolId::new(9000, 0));
+    create(&mut client, "not: holder", taken, "").expect("is made");
+    let cases = [
+        (
+            PoolId::NULL,
+            "8000.7",
+            Status::Busy,
+            "has the id 8000.7 by what it stands on, which pool not: holder has",
+        ),
+        (PoolId::NULL, "1.0", Status::Busy, "the admin pool has"),
+        (
+            asked,
+            "8000.8",
+            Status::ParameterMismatch,
+            "has the id 8000.8 by what it stands on, asked for 9000.0",
+        ),
+        (
+            asked,
+            "panic",
+            Status::ModulePanicked,
+            "panicked while telling the pool's id: as asked, about the id",
+        ),
+    ];
+    for (id, params, expected, words) in cases {
+        let (status, text) = create(&mut client, "not", id, params).expect_err("is refused");
+        assert_eq!(status, expected, "{text}");
+        assert!(text.contains(words), "{text}");
+        assert_eq!(told("not"), None, "its container is gone");
+        assert_eq!(list(&mut client), [taken]);
+        for id in [asked, PoolId::new(8000, 8)] {
+            assert_eq!(call(&mut client, id), Some(Status::PoolNotFound));
+        }
+    }
+    assert_eq!(destroy(&mut client, taken), None);
+    for (name, id, params) in [
+        ("not", PoolId::NULL, "8000.7"),
+        ("not: asked", asked, "9000.0"),
+        ("not: eight", PoolId::new(8000, 8), ""),
+    ] {
+        let made = create(&mut client, name, id, params).expect("name and id are free");
+        assert!(made.created);
+    }
+}
+
+#[test]
+fn of_pools_that_have_one_id_and_are_made_at_once_one_is_made() {
+    const ROUNDS: usize = 50;
+    let host = host();
+    let own = PoolId::new(8000, 7);
+    let mut clients: Vec<_> = (0..4).map(|_| Client::new(&host)).collect();
+    for _ in 0..ROUNDS {
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let creators: Vec<_> = (0..)
+                .zip(&mut clients)
+                .map(|(number, client)| {
+                    // The last one asks for the id itself, and for a pool that takes any.
+                    let (id, params) = match number {
+                        3 => (own, ""),
+                        _ => (PoolId::NULL, "8000.7"),
+                    };
+                    let name = format!("at once: {number}");
+                    scope.spawn(move || create(client, &name, id, params))
+                })
+                .collect();
+            let joined = creators.into_iter().map(|one| one.join().expect("joins"));
+            joined.collect()
+        });
+        for result in &results {
+            match result {
+                Ok(made) => assert_eq!((made.id, made.created), (own, true)),
+                Err((Status::Busy | Status::ParameterMismatch, _)) => {}
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        let made = results.iter().filter(|result| result.is_ok()).count();
+        assert_eq!(made, 1, "{results:?}");
+        assert_eq!(list(&mut clients[0]), [own]);
+        assert_eq!(destroy(&mut clients[0], own), None);
+        assert_eq!(list(&mut clients[0]), []);
+    }
+}
