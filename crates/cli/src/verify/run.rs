@@ -70,10 +70,10 @@ pub(super) fn run(
 }
 
 /// The outcome that says more: when a daemon goes away, every thread loses it, and one may have found
-/// something worse before.
+/// before that the pool broke a promise.
 fn worse(one: Result<(), Failure>, other: Result<(), Failure>) -> Result<(), Failure> {
     match (one, other) {
-        (Err(one), Err(other)) if one.is_no_runtime() => Err(other),
+        (Err(one), Err(other)) if one.is_loss() => Err(other),
         (Err(one), _) => Err(one),
         (Ok(()), other) => other,
     }
