@@ -82,8 +82,9 @@ impl Place<'_> {
             false => Mode::ReadWrite,
         };
         let mut impossible = Vec::new();
+        let mut restoring = allocator.restoring();
         let mut take_over = |megabyte: u32, map| {
-            if !allocator.restore(megabyte as usize, map) {
+            if !restoring.take_over(megabyte as usize, map) {
                 impossible.push(megabyte);
             }
         };

@@ -25,7 +25,7 @@ use super::mapping::SparseArray;
 use super::sync::{AtomicU64, Backoff, CachePadded, Ordering};
 use super::{Allocator, FreeCompletion};
 use crate::metadata::{Change, Weakness, weakened};
-use crate::slots::{MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
+use crate::slots::{Fill, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
 
 /// What the device may say of each megabyte, and what has changed since.
 pub(super) struct Durability {
@@ -190,29 +190,37 @@ impl<C: FreeCompletion> Allocator<C> {
         durability.is_some_and(|durability| durability.deferred_units() > 0)
     }
 
-    /// Takes over what a device says of a megabyte, before anybody allocates. `false`, and nothing has
-    /// changed, if there can be no such blocks.
-    pub(crate) fn restore(&self, index: usize, map: MegabyteMap) -> bool {
+    /// Begins to take over what a device says, before anybody allocates.
+    pub(crate) fn restoring(&self) -> Restoring<'_, C> {
+        Restoring {
+            allocator: self,
+            next: 0,
+            run: 0,
+            populated: 0,
+        }
+    }
+
+    fn restore(&self, index: usize, map: MegabyteMap) -> bool {
         let Some(units) = map.units().filter(|_| index < self.megabytes.len()) else {
             return false;
         };
         let megabyte = &self.megabytes[index];
-        let mut locked = megabyte.lock(self.threads);
-        let before = locked.fill();
-        let is_whole = self.wholes.contains(index);
-        let is_free = locked.reserve_units(&units);
-        // One that seems empty and is not among the whole ones is metadata from end to end.
-        if !is_free || (before == crate::slots::Fill::Empty && !is_whole) {
-            return false;
-        }
-        if is_whole {
+        if self.wholes.contains(index) {
             let reserved = self.space.reserve(1, count(&units));
             debug_assert!(reserved, "a whole megabyte is counted as one");
+            let fill = megabyte.restore_whole(map, &units);
+            self.change_class(index, Fill::Empty, fill);
         } else {
+            let mut locked = megabyte.lock(self.threads);
+            let before = locked.fill();
+            // One that seems empty and is not among the whole ones is metadata from end to end.
+            if before == Fill::Empty || !locked.reserve_units(&units) {
+                return false;
+            }
             self.space.take(count(&units));
+            self.change_class(index, before, locked.fill());
+            megabyte.restore_live(map);
         }
-        self.change_class(index, before, locked.fill());
-        megabyte.restore_live(map);
         if let Some(durability) = &self.durability {
             durability.claim(index, units);
         }
@@ -239,6 +247,38 @@ impl<C: FreeCompletion> Allocator<C> {
         let mut blocks: Vec<_> = map.blocks().map(|slot| (slot, tag(slot))).collect();
         blocks.sort_by_key(|(slot, _)| slot.first_unit());
         blocks
+    }
+}
+
+/// Takes over what a device says, megabyte by megabyte.
+pub(crate) struct Restoring<'a, C> {
+    allocator: &'a Allocator<C>,
+    /// The megabyte after the last one.
+    next: usize,
+    /// Megabytes that followed one another.
+    run: usize,
+    /// Below this one memory was asked for.
+    populated: usize,
+}
+
+/// Megabytes in a row after which more are expected, and how many.
+const RUN_MEGABYTES: usize = 256;
+const AHEAD_MEGABYTES: usize = 8192;
+
+impl<C: FreeCompletion> Restoring<'_, C> {
+    /// Takes over a megabyte that has blocks, once. `false`, and nothing has changed, if there can be no
+    /// such blocks.
+    pub(crate) fn take_over(&mut self, index: usize, map: MegabyteMap) -> bool {
+        self.run = if index == self.next { self.run + 1 } else { 0 };
+        self.next = index + 1;
+        if self.run >= RUN_MEGABYTES && index >= self.populated {
+            self.populated = index + AHEAD_MEGABYTES;
+            self.allocator.megabytes.populate(index..self.populated);
+            if let Some(durability) = &self.allocator.durability {
+                durability.shadows.populate(index..self.populated);
+            }
+        }
+        self.allocator.restore(index, map)
     }
 }
 

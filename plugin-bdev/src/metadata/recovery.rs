@@ -315,7 +315,7 @@ fn read_table<D: Disk>(
                         tagged.insert(megabyte);
                     }
                     let now = changed.remove(&megabyte).unwrap_or(*record);
-                    if now.map != MegabyteMap::EMPTY {
+                    if !now.map.is_empty() {
                         found(megabyte, now.map);
                     }
                 }
@@ -326,7 +326,7 @@ fn read_table<D: Disk>(
         }
     }
     for (megabyte, record) in changed {
-        if record.map != MegabyteMap::EMPTY {
+        if !record.map.is_empty() {
             found(megabyte, record.map);
         }
     }

@@ -7,6 +7,7 @@ mod engines;
 mod law_11;
 mod law_13;
 mod measure;
+mod measure_opening;
 mod sizes;
 mod transfers;
 
