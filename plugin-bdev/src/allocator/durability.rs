@@ -22,9 +22,9 @@ use chimaera_proto::bdev::OwnerTag;
 
 use super::index::Index;
 use super::mapping::SparseArray;
-use super::sync::{AtomicU64, Backoff, CachePadded, Ordering};
+use super::sync::{AtomicU64, Backoff, CachePadded, Ordering, Weakness, weakened};
 use super::{Allocator, FreeCompletion};
-use crate::metadata::{Change, Weakness, weakened};
+use crate::metadata::{self, Change};
 use crate::slots::{Fill, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
 
 /// What the device may say of each megabyte, and what has changed since.
@@ -68,7 +68,7 @@ impl Durability {
         let units = slot.units();
         let is_claimed =
             (load(&shadow.claimed).iter().zip(units)).any(|(claimed, mine)| claimed & mine != 0);
-        if !is_claimed || weakened(Weakness::SpaceReusedEarly) {
+        if !is_claimed || metadata::weakened(metadata::Weakness::SpaceReusedEarly) {
             return false;
         }
         let deferred = load(&shadow.deferred);
@@ -115,8 +115,14 @@ impl<C: FreeCompletion> Allocator<C> {
             && let Some(index) = durability.changed.find(start)
             && index >= start
         {
-            durability.changed.remove(index);
+            let early = !weakened(Weakness::NoteTakenLast);
+            if early {
+                durability.changed.remove(index);
+            }
             changes.push(self.collect(durability, index));
+            if !early {
+                durability.changed.remove(index);
+            }
             start = index + 1;
             if start >= self.megabytes.len() {
                 break;
@@ -318,7 +324,8 @@ impl Deferred {
             let before = self.0.load(Ordering::Acquire);
             let sum = before % ONE_MOVE + free();
             let is_moving = before / ONE_MOVE % 2 == 1;
-            if !is_moving && self.0.load(Ordering::Acquire) == before {
+            let is_settled = !is_moving && self.0.load(Ordering::Acquire) == before;
+            if is_settled || weakened(Weakness::SumInMidMove) {
                 return sum;
             }
             backoff.snooze();

@@ -132,6 +132,10 @@ impl<C: FreeCompletion> Allocator<C> {
                     .map_err(|status| FreeError { position, status })?;
             }
         }
+        let noted_first = weakened(Weakness::ChangeNotedFirst);
+        if noted_first {
+            self.note_changes(blocks);
+        }
         for (position, block) in blocks.iter().enumerate() {
             let claimed = self.locate(*block).and_then(|(index, slot)| {
                 if self.megabytes[index].make_dead(slot, self.threads) {
@@ -149,12 +153,18 @@ impl<C: FreeCompletion> Allocator<C> {
                 return Err(FreeError { position, status });
             }
         }
+        if !noted_first {
+            self.note_changes(blocks);
+        }
+        Ok(())
+    }
+
+    fn note_changes(&self, blocks: &[Block]) {
         if let Some(durability) = &self.durability {
             for block in blocks {
                 durability.note_change((block.offset / MEGABYTE) as usize);
             }
         }
-        Ok(())
     }
 
     fn end_waiting(&self, index: usize, frees: Vec<WaitingFree<C>>) {

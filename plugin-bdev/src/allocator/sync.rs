@@ -110,6 +110,12 @@ pub(super) enum Weakness {
     WholesNotReserved,
     /// A megabyte's lock is released without release.
     UnlockRelaxed,
+    /// A megabyte is noted as changed before a block in it has died.
+    ChangeNotedFirst,
+    /// A commit takes its note of a megabyte back after it has looked at it.
+    NoteTakenLast,
+    /// Whoever sums up what is free and what waits does not look whether space was moving.
+    SumInMidMove,
 }
 
 /// Whether a step is left out: never, except in loom's models.

@@ -54,7 +54,7 @@ pub(crate) use recovery::{Mode, OpenError, identify, open};
 pub(crate) use superblock::{FORMAT_VERSION, Identity, Owner, Superblock};
 use table::Record;
 use tags::{Sector, TagPlace};
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) use weakness::with_weakness;
 pub(crate) use weakness::{Weakness, weakened};
 
