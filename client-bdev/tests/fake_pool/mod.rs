@@ -179,6 +179,7 @@ impl Pool {
                 buffer.write(&bytes);
                 Ok(vec![bytes.len() as u64])
             }
+            _ => Err(Status::UnknownMethod),
         }
     }
 
