@@ -16,8 +16,8 @@ use chimaera_client::ConnectOptions;
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::exit::{IN_THE_WAY, NO_RUNTIME, WRONG_USAGE};
 use chimaera_tests::{
-    ClientProcess, Daemon, Faulty, PATIENCE, Pattern, Watchdog, chimaera, disk_folder, finish,
-    json, program, text, until, within,
+    ClientProcess, Daemon, Faulty, PATIENCE, Pattern, Watchdog, chimaera, disk_folder, file_bytes,
+    finish, json, program, text, until, within,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -254,24 +254,32 @@ fn whoever_waits_when_the_daemon_is_killed_learns_that_the_connection_is_lost() 
 #[test]
 fn a_pool_is_destroyed_after_its_writes_in_flight_and_they_are_on_the_file() {
     const BLOCKS: u64 = 48;
+    const ROUNDS: u32 = 8;
     let daemon = Daemon::start();
     let runtime = daemon.connect();
     let folder = disk_folder();
     let path = folder.path().join("pool");
-    let options = CreateOptions::file().total_size(BLOCKS << 16).io_depth(4);
-    for round in 0..8 {
-        let pool = Client::new(&runtime, PoolId::new(8000, round));
+    let size = file_bytes(u64::from(ROUNDS) * (BLOCKS << 16) >> 20);
+    let options = CreateOptions::file().total_size(size).io_depth(4);
+    let mut written = Vec::new();
+    // The same pool in each, as the file keeps it.
+    for round in 0..ROUNDS {
+        let pool = Client::new(&runtime, PoolId::new(8000, 0));
         pool.create(PoolQuery::Dynamic, text(&path), &options)
             .expect("the file is free");
         let pattern = Pattern::new(0, round);
-        let tasks: Vec<_> = (0..BLOCKS)
+        let blocks: Vec<_> = (0..BLOCKS)
             .map(|_| {
-                let block = pool
-                    .allocate_blocks(PoolQuery::Local, BlockType::Kib64.size())
-                    .expect("a block")[0];
+                pool.allocate_blocks(PoolQuery::Local, BlockType::Kib64.size())
+                    .expect("a block")[0]
+            })
+            .collect();
+        let tasks: Vec<_> = blocks
+            .iter()
+            .map(|block| {
                 let mut buffer = runtime.allocate_buffer(1 << 16).expect("a buffer");
                 pattern.fill(block.offset, &mut buffer);
-                pool.async_write(PoolQuery::Local, &block, buffer)
+                pool.async_write(PoolQuery::Local, block, buffer)
                     .expect("taken")
             })
             .collect();
@@ -285,7 +293,12 @@ fn a_pool_is_destroyed_after_its_writes_in_flight_and_they_are_on_the_file() {
             let result = task.try_wait().expect("done before the pool went");
             assert_eq!(result.expect("what was taken is carried out").0, 1 << 16);
         }
-        pattern.check(0, &std::fs::read(&path).expect("the file"));
+        let file = std::fs::read(&path).expect("the file");
+        written.extend(blocks.into_iter().map(|block| (block, pattern)));
+        for (block, pattern) in &written {
+            let (start, end) = (block.offset, block.offset + block.size);
+            pattern.check(start, &file[start as usize..end as usize]);
+        }
         let gone = pool.get_stats().expect_err("the pool is gone");
         assert_eq!(gone.status(), Status::PoolNotFound);
     }
