@@ -43,6 +43,13 @@ impl Loop {
         let told = Command::new("losetup").args(["-c", &self.name]).status();
         assert!(told.expect("losetup is there").success(), "told");
     }
+
+    /// Lets nobody write to the device, or all again.
+    pub(crate) fn set_read_only(&self, is_read_only: bool) {
+        let option = if is_read_only { "--setro" } else { "--setrw" };
+        let told = Command::new("blockdev").args([option, &self.name]).status();
+        assert!(told.expect("blockdev is there").success(), "told");
+    }
 }
 
 #[expect(

@@ -6,6 +6,7 @@ mod device;
 mod host;
 mod listing;
 mod places;
+mod sandbox;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ pub(crate) use places::{
     disk_folder, file_bytes, file_params, memory_folder, metadata_bytes_beside, name_in,
     one_block_bytes, ram_params,
 };
+pub(crate) use sandbox::forbidding;
 
 /// How long a test waits before it fails instead of hanging.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

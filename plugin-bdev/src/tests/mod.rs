@@ -6,7 +6,9 @@ mod devices;
 mod engines;
 mod law_11;
 mod law_13;
+mod listing;
 mod measure;
+mod persistence;
 mod sizes;
 mod transfers;
 
