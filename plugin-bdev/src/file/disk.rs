@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -19,17 +20,18 @@ impl FileDisk {
         Self(file)
     }
 
-    /// Has the file system set space aside for the first pages of a regular file, where it can: so that
-    /// metadata never finds the file system full.
+    /// Has the file system set space aside for pages of a regular file, where it can: so that metadata
+    /// never finds the file system full.
     ///
     /// # Errors
     /// That there is not as much space.
-    pub(crate) fn set_aside(&self, pages: u64) -> io::Result<()> {
+    pub(crate) fn set_aside(&self, pages: Range<u64>) -> io::Result<()> {
         if !self.0.metadata()?.is_file() {
             return Ok(());
         }
-        let len = i64::try_from(pages * PAGE_BYTES as u64).map_err(io::Error::other)?;
-        match fallocate(&self.0, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, len) {
+        let bytes = |pages| i64::try_from(pages * PAGE_BYTES as u64).map_err(io::Error::other);
+        let (offset, len) = (bytes(pages.start)?, bytes(pages.end - pages.start)?);
+        match fallocate(&self.0, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
             Err(nix::Error::EOPNOTSUPP | nix::Error::ENOSYS) | Ok(()) => Ok(()),
             Err(errno) => Err(errno.into()),
         }

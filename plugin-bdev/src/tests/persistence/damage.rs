@@ -20,7 +20,7 @@ fn read_only() -> CreateParams {
 /// Where the two copies of the only page of the table of a small pool begin.
 fn tables(size: u64) -> [u64; 2] {
     let geometry = Geometry::new(size / UNIT_BYTES).expect("room");
-    let tags = geometry.written_pages();
+    let tags = geometry.written().next().expect("a segment").end;
     [(tags - 2) * UNIT_BYTES, (tags - 1) * UNIT_BYTES]
 }
 
@@ -136,7 +136,7 @@ fn damaged_owner_tags_fail_the_list_and_nothing_else() {
     on_every_store(size, |store| {
         let written = ended(store);
         let geometry = Geometry::new(size / UNIT_BYTES).expect("room");
-        let tags = geometry.written_pages() * UNIT_BYTES..geometry.reserved_pages() * UNIT_BYTES;
+        let tags = tables(size)[1] + UNIT_BYTES..geometry.reserved_pages() * UNIT_BYTES;
         let image = store.image();
         let used = tags.filter(|&offset| image[offset as usize] != 0);
         for offset in used.step_by(7) {
