@@ -184,7 +184,7 @@ impl<C: FreeCompletion> Allocator<C> {
                     std::array::from_fn(|word| deferred[word] & claimed[word]),
                 );
                 durability.deferred.begin_move();
-                self.release_units(index, &mut locked, &freed);
+                self.release_units(index, &mut locked, (&freed, units));
                 durability.deferred.end_move(units);
             }
         }

@@ -13,7 +13,7 @@ use super::drains::{Notice, WaitingFree};
 use super::megabyte::Locked;
 use super::pins::Phase;
 use super::sync::{Weakness, weakened};
-use crate::slots::{Fill, Slot, UNITS, UnitMap};
+use crate::slots::{Fill, Slot, UNITS, UnitMap, units_of};
 
 /// Is told that a free is complete.
 pub(crate) trait FreeCompletion: Send {
@@ -183,13 +183,19 @@ impl<C: FreeCompletion> Allocator<C> {
             .take(index as u64 * UNITS + slot.first_unit() as u64);
         let waits = self.durability.as_ref();
         if !waits.is_some_and(|durability| durability.defer(index, slot)) {
-            self.release_units(index, &mut locked, &slot.units());
+            let count = units_of(slot.block_type);
+            self.release_units(index, &mut locked, (&slot.units(), count));
         }
     }
 
-    /// Makes units available that are reserved and that nobody uses or claims any more.
+    /// Makes units available, so many, that are reserved and that nobody uses or claims any more.
     #[inline]
-    pub(super) fn release_units(&self, index: usize, locked: &mut Locked<'_>, units: &UnitMap) {
+    pub(super) fn release_units(
+        &self,
+        index: usize,
+        locked: &mut Locked<'_>,
+        (units, count): (&UnitMap, u64),
+    ) {
         let before = locked.fill();
         locked.release(units);
         let after = locked.fill();
@@ -202,7 +208,6 @@ impl<C: FreeCompletion> Allocator<C> {
         if before != after && late {
             self.leave_class(index, before);
         }
-        let count = units.iter().map(|word| u64::from(word.count_ones())).sum();
         self.space.give(count, after == Fill::Empty);
         if before != after && !late {
             self.leave_class(index, before);

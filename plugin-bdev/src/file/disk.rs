@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -20,19 +21,20 @@ impl FileDisk {
         Self(file)
     }
 
-    /// Has the file system set space aside for the first pages of a regular file, where it can: so that
-    /// metadata never finds the file system full. Not on tmpfs, where nothing lasts and space is memory.
+    /// Has the file system set space aside for pages of a regular file, where it can: so that metadata
+    /// never finds the file system full. Not on tmpfs, where nothing lasts and space is memory.
     ///
     /// # Errors
     /// That there is not as much space.
-    pub(crate) fn set_aside(&self, pages: u64) -> io::Result<()> {
+    pub(crate) fn set_aside(&self, pages: Range<u64>) -> io::Result<()> {
         let is_in_memory =
             fstatfs(&self.0).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
         if is_in_memory || !self.0.metadata()?.is_file() {
             return Ok(());
         }
-        let len = i64::try_from(pages * PAGE_BYTES as u64).map_err(io::Error::other)?;
-        match fallocate(&self.0, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, len) {
+        let bytes = |pages| i64::try_from(pages * PAGE_BYTES as u64).map_err(io::Error::other);
+        let (offset, len) = (bytes(pages.start)?, bytes(pages.end - pages.start)?);
+        match fallocate(&self.0, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
             Err(nix::Error::EOPNOTSUPP | nix::Error::ENOSYS) | Ok(()) => Ok(()),
             Err(errno) => Err(errno.into()),
         }

@@ -175,9 +175,11 @@ impl Geometry {
         self.reserved().map(|pages| pages.end - pages.start).sum()
     }
 
-    /// Pages at the beginning of a new pool that hold its superblocks, journal and table.
-    pub(crate) fn written_pages(&self) -> u64 {
-        self.segments.first().map_or(0, |segment| segment.tags)
+    /// The pages that hold its superblocks, its journal and its table, in order. Tags lie in others, of
+    /// which many are never written.
+    pub(crate) fn written(&self) -> impl Iterator<Item = Range<u64>> {
+        let parts = self.reserved().zip(&self.segments);
+        parts.map(|(pages, segment)| pages.start..segment.tags)
     }
 
     /// How many segments there are.
