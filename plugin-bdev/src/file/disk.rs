@@ -12,6 +12,9 @@ use zerocopy::IntoBytes;
 
 use crate::metadata::{Disk, PAGE_BYTES, Page};
 
+/// Pages that are set aside in memory at most: 64 MiB.
+const PAGES_IN_MEMORY_MAXIMUM: u64 = 1 << 14;
+
 /// A file or device that metadata lies on.
 #[derive(Clone, Debug)]
 pub(crate) struct FileDisk(Arc<File>);
@@ -22,14 +25,15 @@ impl FileDisk {
     }
 
     /// Has the file system set space aside for pages of a regular file, where it can: so that metadata
-    /// never finds the file system full. Not on tmpfs, where nothing lasts and space is memory.
+    /// never finds the file system full. On tmpfs, where space is memory, not for very much.
     ///
     /// # Errors
     /// That there is not as much space.
     pub(crate) fn set_aside(&self, pages: Range<u64>) -> io::Result<()> {
         let is_in_memory =
             fstatfs(&self.0).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
-        if is_in_memory || !self.0.metadata()?.is_file() {
+        let is_much = pages.end - pages.start > PAGES_IN_MEMORY_MAXIMUM;
+        if (is_in_memory && is_much) || !self.0.metadata()?.is_file() {
             return Ok(());
         }
         let bytes = |pages| i64::try_from(pages * PAGE_BYTES as u64).map_err(io::Error::other);
