@@ -83,6 +83,7 @@ impl Keeper {
             name,
             host,
             read_only,
+            failure: None,
         };
         let own = Arc::clone(&queue);
         let thread = std::thread::Builder::new()
@@ -163,6 +164,8 @@ struct Thread {
     name: String,
     host: Host,
     read_only: bool,
+    /// The first failure of the device: nothing is written after it.
+    failure: Option<Failure>,
 }
 
 impl Thread {
@@ -175,7 +178,7 @@ impl Thread {
             self.serve(work);
             if wants_checkpoint && let Err(error) = self.ledger.metadata_mut().advance_checkpoint()
             {
-                self.tell_of_failure(&error);
+                self.fail(&error);
             }
         }
         if !self.read_only {
@@ -212,21 +215,29 @@ impl Thread {
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
-        if self.read_only {
-            return Ok(());
+        match self.failure {
+            Some(failure) => Err(failure),
+            None if self.read_only => Ok(()),
+            None => {
+                let committed = self.ledger.commit(&self.pool.allocator);
+                committed.map_err(|error| self.fail(&error))
+            }
         }
-        self.ledger.commit(&self.pool.allocator).map_err(|error| {
-            self.tell_of_failure(&error);
-            Failure::io(error.raw_os_error().unwrap_or(0))
-        })
     }
 
     fn close(&mut self) {
-        let committed = self.ledger.commit(&self.pool.allocator);
-        let closed = committed.and_then(|()| self.ledger.metadata_mut().checkpoint());
-        if let Err(error) = closed {
-            self.tell_of_failure(&error);
+        if self.commit().is_ok()
+            && let Err(error) = self.ledger.metadata_mut().checkpoint()
+        {
+            self.fail(&error);
         }
+    }
+
+    /// Remembers the device's first failure, and tells the log of it.
+    fn fail(&mut self, error: &io::Error) -> Failure {
+        let failure = Failure::io(error.raw_os_error().unwrap_or(0));
+        self.tell_of_failure(error);
+        *self.failure.get_or_insert(failure)
     }
 
     fn tell_of_failure(&self, error: &io::Error) {

@@ -256,7 +256,7 @@ impl Place<'_> {
 
     /// Sees to it that there is space for metadata before anything is written.
     fn set_aside(&self, geometry: &Geometry) -> Result<(), ModuleError> {
-        for pages in geometry.written() {
+        for pages in geometry.set_aside() {
             let set_aside = self.disk.set_aside(pages);
             set_aside.map_err(|error| self.device_failed("set space aside in", &error))?;
         }

@@ -29,6 +29,9 @@ const JOURNAL_PAGES_MAXIMUM: u64 = 8192;
 /// Pages of a pool per page of one half of its journal.
 const PAGES_PER_JOURNAL_PAGE: u64 = 4096;
 
+/// Pages of tags of a segment for which space is set aside: those of 32 GiB.
+const TAG_PAGES_SET_ASIDE: u64 = 1 << 14;
+
 /// Segments that a superblock has room for.
 pub(super) const SEGMENTS_MAXIMUM: usize = 64;
 
@@ -175,11 +178,18 @@ impl Geometry {
         self.reserved().map(|pages| pages.end - pages.start).sum()
     }
 
-    /// The pages that hold its superblocks, its journal and its table, in order. Tags lie in others, of
-    /// which many are never written.
-    pub(crate) fn written(&self) -> impl Iterator<Item = Range<u64>> {
+    /// The pages for which space is set aside, in order: superblocks, journal, table, and tags if they do
+    /// not take much. Of a large pool many tags are never written.
+    pub(crate) fn set_aside(&self) -> impl Iterator<Item = Range<u64>> {
         let parts = self.reserved().zip(&self.segments);
-        parts.map(|(pages, segment)| pages.start..segment.tags)
+        parts.map(|(pages, segment)| {
+            let has_few_tags = segment.tag_pages <= TAG_PAGES_SET_ASIDE;
+            pages.start..if has_few_tags {
+                pages.end
+            } else {
+                segment.tags
+            }
+        })
     }
 
     /// How many segments there are.
