@@ -192,6 +192,12 @@ impl Geometry {
         })
     }
 
+    /// The first page of each copy of the first segment's table.
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn tables(&self) -> [u64; 2] {
+        self.segments[0].tables
+    }
+
     /// How many segments there are.
     pub(crate) fn segment_count(&self) -> usize {
         self.segments.len()

@@ -20,8 +20,7 @@ fn read_only() -> CreateParams {
 /// Where the two copies of the only page of the table of a small pool begin.
 fn tables(size: u64) -> [u64; 2] {
     let geometry = Geometry::new(size / UNIT_BYTES).expect("room");
-    let tags = geometry.written().next().expect("a segment").end;
-    [(tags - 2) * UNIT_BYTES, (tags - 1) * UNIT_BYTES]
+    geometry.tables().map(|page| page * UNIT_BYTES)
 }
 
 #[track_caller]
