@@ -12,11 +12,11 @@
 
 mod block;
 mod check;
-mod checksum;
 mod journal;
 #[cfg(test)]
 mod memory;
 mod model;
+mod random;
 mod record;
 mod run;
 #[cfg(test)]

@@ -7,9 +7,9 @@ use std::thread;
 
 use super::block::{JournalId, Stamp};
 use super::check::{Findings, check};
-use super::checksum::Random;
 use super::journal::Journal;
 use super::model::{Live, Model};
+use super::random::Random;
 use super::record::{Change, Flushed, Record};
 use super::worker::{Counts, Held, Shared, Worker, lock};
 use super::{Pool, during};

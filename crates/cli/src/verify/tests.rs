@@ -7,10 +7,10 @@ use chimaera_bdev_client::{Block, BlockType, OwnedBlock, OwnerTag};
 
 use super::block::{JournalId, SECTOR_BYTES, Stamp, fill};
 use super::check::{Findings, check};
-use super::checksum::Random;
 use super::journal::{self, Journal};
 use super::memory::{Fault, Memory};
 use super::model::{Live, Model, Stamps};
+use super::random::Random;
 use super::run::{Plan, Summary, run};
 use super::worker::Counts;
 use crate::failure::Failure;

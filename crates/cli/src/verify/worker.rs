@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use chimaera_bdev_client::{Block, Status};
 
 use super::block::{JournalId, Stamp, examine, fill};
-use super::checksum::Random;
 use super::journal::Journal;
+use super::random::Random;
 use super::record::{Change, Flushed, Record};
 use super::{Pool, during};
 use crate::failure::Failure;
