@@ -7,7 +7,7 @@ use chimaera_bdev_client::{
 };
 use chimaera_tests::{
     Daemon, LoopDevice, PATIENCE, Pattern, SmallFileSystem, assert_empty, assert_refused, client,
-    disk_folder, file_bytes, remaining, skipped, text, until,
+    disk_folder, file_bytes, remaining, skipped, text,
 };
 use nix::sys::signal::Signal;
 
@@ -17,14 +17,8 @@ const MIB: u64 = 1 << 20;
 /// The pool on this file, whichever id it has.
 fn open(runtime: &Runtime, path: &Path) -> Client {
     let pool = Client::new(runtime, PoolId::NULL);
-    // The kernel takes a ring of io_uring apart, and lets go of its files, when the process that had it
-    // is gone already.
-    until("the file is free", || {
-        match pool.create(PoolQuery::Dynamic, text(path), &CreateOptions::file()) {
-            Err(error) if error.status() == Status::Busy => false,
-            result => result.expect("the pool is opened").created,
-        }
-    });
+    let opened = pool.create(PoolQuery::Dynamic, text(path), &CreateOptions::file());
+    assert!(opened.expect("the pool is opened").created);
     pool
 }
 
