@@ -19,7 +19,7 @@ use crate::slots::UNITS;
 const COMMIT_MEGABYTES: usize = 1 << 16;
 
 /// Megabytes that are looked at for one page of a listing.
-const LISTED_MEGABYTES: usize = 1 << 16;
+const LISTED_MEGABYTES: usize = 1 << 14;
 
 /// The one who commits.
 pub(crate) struct Ledger<D> {

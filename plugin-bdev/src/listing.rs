@@ -17,7 +17,7 @@ use crate::blocks::refuse;
 use crate::counters::WorkerCounters;
 
 /// Megabytes that one page of a map is about at most.
-const MAP_MEGABYTES: usize = 1 << 16;
+const MAP_MEGABYTES: usize = 1 << 14;
 
 /// States that are copied at a time.
 const CHUNK_MEGABYTES: usize = 1024;
