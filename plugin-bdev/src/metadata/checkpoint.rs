@@ -4,11 +4,13 @@
 //! It runs in steps, so that commits, which go into the other half meanwhile, need not wait for it.
 //!
 //! ```text
-//! tags, first copy of the table  ─flush─▶  second copy  ─flush─▶  first superblock  ─flush─▶  second
+//! tags  ─flush─▶  first copy of the table  ─flush─▶  second copy  ─flush─▶  first superblock  ─flush─▶  second
 //! ```
 //!
 //! Laws:
 //! - Of what is written in place twice, one copy is durable while the other is being written.
+//! - A table that calls a megabyte tagged is written after the tags are durable: who finds it so expects
+//!   all of them.
 //! - Until the first superblock is durable, the journal still has all that is being written here, and
 //!   recovery begins again with that.
 
@@ -113,7 +115,12 @@ impl Checkpoint {
                 self.write_tags(place, segment, page)?;
                 self.stage = Stage::Tags(next + 1);
             }
-            Stage::Tags(_) => self.stage = Stage::Table { copy: 0, next: 0 },
+            Stage::Tags(_) => {
+                if !self.tag_pages.is_empty() && !weakened(Weakness::TagsNotFlushed) {
+                    place.disk.flush()?;
+                }
+                self.stage = Stage::Table { copy: 0, next: 0 };
+            }
             Stage::Table { copy, next } if next < self.pages.len() => {
                 let count = self.write_table(place, copy, next)?;
                 let next = next + count;

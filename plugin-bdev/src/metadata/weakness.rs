@@ -10,6 +10,8 @@ pub(crate) enum Weakness {
     CommitNotFlushed,
     /// A commit of nothing does not flush the data.
     DataNotFlushed,
+    /// The table is written before the tags are durable.
+    TagsNotFlushed,
     /// Both copies of the table are written without a flush in between.
     TableCopiesTogether,
     /// The superblock is written before the second copy of the table is durable.
