@@ -222,11 +222,16 @@ impl<D: Disk> Metadata<D> {
     /// # Errors
     /// As [`Self::commit`].
     pub(crate) fn shrink(&mut self, total_pages: u64) -> io::Result<bool> {
+        if self.geometry().shrunk(total_pages).is_none() {
+            return Ok(false);
+        }
+        // The journal may speak of megabytes that will not be there any more.
+        self.checkpoint()?;
+        // Not before: the checkpoint may have written more of the table.
         let Some(geometry) = self.geometry().shrunk(total_pages) else {
             return Ok(false);
         };
-        // The journal may speak of megabytes that will not be there any more.
-        self.checkpoint()?;
+        self.tagged.cut_off(geometry.covered_megabytes());
         self.change_geometry(geometry)?;
         Ok(true)
     }
