@@ -173,7 +173,8 @@ impl Checkpoint {
             } else {
                 Records::empty()
             };
-            for (record, megabyte) in records.0.iter_mut().zip(first_megabyte..) {
+            let end = geometry.segments[at.segment].end_megabyte();
+            for (record, megabyte) in records.0.iter_mut().zip(first_megabyte..end) {
                 if let Some(changed) = self.frozen.records.get(&megabyte) {
                     *record = *changed;
                 }

@@ -310,7 +310,9 @@ fn read_table<D: Disk>(
                 let Some(records) = read_page(disk, superblock, at, contents, &mut table)? else {
                     continue;
                 };
-                for (record, megabyte) in records.0.iter().zip(geometry.first_megabyte(at)..) {
+                // The last page of a segment has room for megabytes of the next one.
+                let megabytes = geometry.first_megabyte(at)..segment.end_megabyte();
+                for (record, megabyte) in records.0.iter().zip(megabytes) {
                     if record.tagged {
                         tagged.insert(megabyte);
                     }
