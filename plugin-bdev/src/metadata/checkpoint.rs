@@ -224,7 +224,13 @@ impl Checkpoint {
         place.disk.read(base.tags + page, &mut pages)?;
         for number in sectors_of(page) {
             let units = Sector::empty(number).units();
-            let (start, end) = (first_unit + units.start, first_unit + units.end);
+            // The last sector has room for the next segment's first megabyte.
+            let end_unit = u64::from(base.end_megabyte()) * UNITS;
+            let start = first_unit + units.start;
+            let end = end_unit.min(first_unit + units.end);
+            if start >= end {
+                break;
+            }
             let megabytes = (start / UNITS) as u32..=((end - 1) / UNITS) as u32;
             let is_new = |megabyte| self.frozen.newly_tagged.contains(&megabyte);
             let was_there = megabytes.clone().any(|megabyte| {
