@@ -165,6 +165,9 @@ impl Checkpoint {
         // The second copy is made from the first, which is durable by now.
         let mut pages = Page::zeroes(run.len());
         place.disk.read(geometry.table_page(first, 0), &mut pages)?;
+        if copy == 0 && !weakened(Weakness::SecondCopyNotLookedAt) {
+            mend_second_copies(place, &run, &pages)?;
+        }
         for (&at, page) in run.iter().zip(&mut pages) {
             let first_megabyte = geometry.first_megabyte(at);
             let was_written = copy == 1 || at.page < geometry.segments[at.segment].table_written;
@@ -271,6 +274,34 @@ impl Checkpoint {
         *place.superblock = superblock;
         Ok(())
     }
+}
+
+/// Sees that the second copies of these pages are there, before the first ones are written over: a crash
+/// may have torn them since.
+fn mend_second_copies<D: Disk>(
+    place: &Place<'_, D>,
+    run: &[TablePage],
+    first_copies: &[Page],
+) -> io::Result<()> {
+    let geometry = &place.superblock.geometry;
+    let checksum = place.superblock.checksum();
+    let mut second_copies = Page::zeroes(run.len());
+    let first_page = geometry.table_page(run[0], 1);
+    place.disk.read(first_page, &mut second_copies)?;
+    let mut is_mended = false;
+    for ((at, first), second) in run.iter().zip(first_copies).zip(&second_copies) {
+        let is_sound = |page| Records::read(page, geometry.first_megabyte(*at), checksum).is_some();
+        let was_written = at.page < geometry.segments[at.segment].table_written;
+        if was_written && is_sound(first) && !is_sound(second) {
+            let page = geometry.table_page(*at, 1);
+            place.disk.write(page, std::slice::from_ref(first))?;
+            is_mended = true;
+        }
+    }
+    if is_mended {
+        place.disk.flush()?;
+    }
+    Ok(())
 }
 
 /// Writes both copies of a superblock, with the next generation. The second one becomes durable with the
