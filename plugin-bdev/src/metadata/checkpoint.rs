@@ -4,11 +4,13 @@
 //! It runs in steps, so that commits, which go into the other half meanwhile, need not wait for it.
 //!
 //! ```text
-//! tags, first copy of the table  ─flush─▶  second copy  ─flush─▶  first superblock  ─flush─▶  second
+//! tags  ─flush─▶  first copy of the table  ─flush─▶  second copy  ─flush─▶  first superblock  ─flush─▶  second
 //! ```
 //!
 //! Laws:
 //! - Of what is written in place twice, one copy is durable while the other is being written.
+//! - A table that calls a megabyte tagged is written after the tags are durable: who finds it so expects
+//!   all of them.
 //! - Until the first superblock is durable, the journal still has all that is being written here, and
 //!   recovery begins again with that.
 
@@ -113,7 +115,12 @@ impl Checkpoint {
                 self.write_tags(place, segment, page)?;
                 self.stage = Stage::Tags(next + 1);
             }
-            Stage::Tags(_) => self.stage = Stage::Table { copy: 0, next: 0 },
+            Stage::Tags(_) => {
+                if !self.tag_pages.is_empty() && !weakened(Weakness::TagsNotFlushed) {
+                    place.disk.flush()?;
+                }
+                self.stage = Stage::Table { copy: 0, next: 0 };
+            }
             Stage::Table { copy, next } if next < self.pages.len() => {
                 let count = self.write_table(place, copy, next)?;
                 let next = next + count;
@@ -158,6 +165,9 @@ impl Checkpoint {
         // The second copy is made from the first, which is durable by now.
         let mut pages = Page::zeroes(run.len());
         place.disk.read(geometry.table_page(first, 0), &mut pages)?;
+        if copy == 0 && !weakened(Weakness::SecondCopyNotLookedAt) {
+            mend_second_copies(place, &run, &pages)?;
+        }
         for (&at, page) in run.iter().zip(&mut pages) {
             let first_megabyte = geometry.first_megabyte(at);
             let was_written = copy == 1 || at.page < geometry.segments[at.segment].table_written;
@@ -217,7 +227,13 @@ impl Checkpoint {
         place.disk.read(base.tags + page, &mut pages)?;
         for number in sectors_of(page) {
             let units = Sector::empty(number).units();
-            let (start, end) = (first_unit + units.start, first_unit + units.end);
+            // The last sector has room for the next segment's first megabyte.
+            let end_unit = u64::from(base.end_megabyte()) * UNITS;
+            let start = first_unit + units.start;
+            let end = end_unit.min(first_unit + units.end);
+            if start >= end {
+                break;
+            }
             let megabytes = (start / UNITS) as u32..=((end - 1) / UNITS) as u32;
             let is_new = |megabyte| self.frozen.newly_tagged.contains(&megabyte);
             let was_there = megabytes.clone().any(|megabyte| {
@@ -258,6 +274,34 @@ impl Checkpoint {
         *place.superblock = superblock;
         Ok(())
     }
+}
+
+/// Sees that the second copies of these pages are there, before the first ones are written over: a crash
+/// may have torn them since.
+fn mend_second_copies<D: Disk>(
+    place: &Place<'_, D>,
+    run: &[TablePage],
+    first_copies: &[Page],
+) -> io::Result<()> {
+    let geometry = &place.superblock.geometry;
+    let checksum = place.superblock.checksum();
+    let mut second_copies = Page::zeroes(run.len());
+    let first_page = geometry.table_page(run[0], 1);
+    place.disk.read(first_page, &mut second_copies)?;
+    let mut is_mended = false;
+    for ((at, first), second) in run.iter().zip(first_copies).zip(&second_copies) {
+        let is_sound = |page| Records::read(page, geometry.first_megabyte(*at), checksum).is_some();
+        let was_written = at.page < geometry.segments[at.segment].table_written;
+        if was_written && is_sound(first) && !is_sound(second) {
+            let page = geometry.table_page(*at, 1);
+            place.disk.write(page, std::slice::from_ref(first))?;
+            is_mended = true;
+        }
+    }
+    if is_mended {
+        place.disk.flush()?;
+    }
+    Ok(())
 }
 
 /// Writes both copies of a superblock, with the next generation. The second one becomes durable with the

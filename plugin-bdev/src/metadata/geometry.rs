@@ -158,7 +158,11 @@ impl Geometry {
     pub(crate) fn shrunk(&self, total_pages: u64) -> Option<Self> {
         let mut shrunk = self.clone();
         shrunk.total_pages = total_pages;
-        let kept = |segment: &Segment| u64::from(segment.first_megabyte) * UNITS < total_pages;
+        // The first one stands behind the journal: without it there is no pool.
+        let kept = |segment: &Segment| {
+            let first_page = u64::from(segment.first_megabyte) * UNITS;
+            first_page == 0 || first_page < total_pages
+        };
         shrunk.segments.retain(kept);
         let inside = |segment: &Segment| segment.pages().end < total_pages;
         shrunk.segments.iter().all(inside).then_some(shrunk)
@@ -330,6 +334,7 @@ mod tests {
         assert_eq!(shrunk.check(), Ok(()));
         assert_eq!(grown.shrunk(11 * MIB + 1), None, "a segment would be cut");
         assert_eq!(grown.shrunk(12), None);
+        assert_eq!(grown.shrunk(0), None);
         let mut most = small;
         for step in 1..100 {
             most = most.grown((20 + 10 * step) * MIB);

@@ -4,7 +4,8 @@
 //! - An epoch's records lie one behind the other in the half of the journal that the epoch's number,
 //!   even or odd, says. Each stands there twice, so that damage to one copy loses nothing.
 //! - Sequences grow by one from record to record, through all epochs. A commit is one or more records,
-//!   written at once; one that is not complete never happened.
+//!   written at once; one that is not complete never happened. Each of its records has the checksum of
+//!   all of them, so that what an earlier attempt at the same place left is not taken for a part of it.
 //! - A megabyte stands in a record with all that it holds, so that replaying records again changes
 //!   nothing.
 
@@ -38,8 +39,25 @@ pub(super) struct Entry {
 pub(super) struct Position {
     pub(super) epoch: u64,
     pub(super) sequence: u64,
-    pub(super) commit_first: u64,
-    pub(super) commit_last: u64,
+    pub(super) commit: Commit,
+}
+
+/// Which commit a record belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Commit {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    /// Checksum of all that it says.
+    pub(super) checksum: u32,
+}
+
+/// How often each record stands in the journal.
+pub(super) fn copies() -> u64 {
+    if weakened(Weakness::RecordWrittenOnce) {
+        1
+    } else {
+        2
+    }
 }
 
 /// A record that was read.
@@ -75,20 +93,26 @@ pub(super) fn lay_out(
         }
     }
     records.push(draft);
-    let last = first + records.len() as u64 - 1;
     let count = records.len() as u64;
+    let mut records: Vec<_> = records.iter().map(Draft::to_bytes).collect();
+    let all = records.iter();
+    let commit = Commit {
+        first,
+        last: first + count - 1,
+        checksum: all.fold(0, |crc, bytes| crc32c::crc32c_append(crc, bytes)),
+    };
     let mut pages = Vec::new();
-    for (draft, sequence) in records.into_iter().zip(first..) {
+    for (bytes, sequence) in records.iter_mut().zip(first..) {
         let position = Position {
             epoch,
             sequence,
-            commit_first: first,
-            commit_last: last,
+            commit,
         };
-        let record = draft.to_pages(position, checksum);
-        pages.extend_from_slice(&record);
-        if !weakened(Weakness::RecordWrittenOnce) {
-            pages.extend(record);
+        position.write(bytes);
+        checksum.seal(MAGIC, bytes);
+        for _ in 0..copies() {
+            let (record, _) = bytes.as_chunks::<PAGE_BYTES>();
+            pages.extend(record.iter().map(|&page| Page(page)));
         }
     }
     (pages, count)
@@ -140,12 +164,9 @@ impl Draft {
         true
     }
 
-    fn to_pages(&self, position: Position, checksum: Checksum) -> Vec<Page> {
+    /// The record's pages, without its position.
+    fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; HEADER_BYTES];
-        put_u64(&mut bytes, 8, position.epoch);
-        put_u64(&mut bytes, 16, position.sequence);
-        put_u64(&mut bytes, 24, position.commit_first);
-        put_u64(&mut bytes, 32, position.commit_last);
         let counts = [self.runs.len(), self.megabytes.len(), self.tags.len()];
         for (place, count) in counts.into_iter().enumerate() {
             put_u32(&mut bytes, 44 + 4 * place, count as u32);
@@ -168,9 +189,32 @@ impl Draft {
         bytes.resize(bytes.len().next_multiple_of(PAGE_BYTES), 0);
         let page_count = (bytes.len() / PAGE_BYTES) as u32;
         put_u32(&mut bytes, 40, page_count);
-        checksum.seal(MAGIC, &mut bytes);
-        let (pages, _) = bytes.as_chunks::<PAGE_BYTES>();
-        pages.iter().map(|&page| Page(page)).collect()
+        bytes
+    }
+}
+
+impl Position {
+    fn write(&self, bytes: &mut [u8]) {
+        put_u64(bytes, 8, self.epoch);
+        put_u64(bytes, 16, self.sequence);
+        put_u64(bytes, 24, self.commit.first);
+        put_u64(bytes, 32, self.commit.last);
+        put_u32(bytes, 56, self.commit.checksum);
+    }
+
+    fn read(bytes: &[u8]) -> Self {
+        Self {
+            epoch: u64_at(bytes, 8),
+            sequence: u64_at(bytes, 16),
+            commit: Commit {
+                first: u64_at(bytes, 24),
+                last: u64_at(bytes, 32),
+                checksum: match weakened(Weakness::CommitsNotToldApart) {
+                    false => u32_at(bytes, 56),
+                    true => 0,
+                },
+            },
+        }
     }
 }
 
@@ -190,14 +234,8 @@ pub(super) fn read(pages: &[Page], megabytes: u32, checksum: Checksum) -> Option
     if !checksum.holds(MAGIC, bytes) && !weakened(Weakness::JournalUnchecked) {
         return None;
     }
-    let position = Position {
-        epoch: u64_at(bytes, 8),
-        sequence: u64_at(bytes, 16),
-        commit_first: u64_at(bytes, 24),
-        commit_last: u64_at(bytes, 32),
-    };
     Some(JournalRecord {
-        position,
+        position: Position::read(bytes),
         pages: pages.len(),
         contents: read_contents(bytes, megabytes)?,
     })
@@ -291,8 +329,8 @@ mod tests {
             let len = claimed_pages(&pages[at]).expect("a record");
             let record = read(&pages[at..at + len], 2302, checksum).expect("a record");
             assert_eq!(record.position.epoch, 3);
-            let commit = (record.position.commit_first, record.position.commit_last);
-            assert_eq!(commit, (40, 40 + count - 1));
+            let commit = record.position.commit;
+            assert_eq!((commit.first, commit.last), (40, 40 + count - 1));
             let is_second = found.last() == Some(&record.position.sequence);
             found.push(record.position.sequence);
             if !is_second {

@@ -86,8 +86,9 @@ pub(crate) struct Metadata<D> {
 }
 
 impl<D: Disk> Metadata<D> {
-    /// Makes a new, empty pool, whatever was on the device. A crash before this returns leaves the new
-    /// pool or, if `wipe` is set or the device was blank, a blank one. Blocks.
+    /// Makes a new, empty pool on a blank device or, if `wipe` is set, on any. A crash before this returns
+    /// leaves the new pool, or none, or superblocks that are called damaged, or, if `wipe` is set, what was
+    /// there before: if that was a pool, then whole or none. Blocks.
     ///
     /// # Errors
     /// The device's.
@@ -113,7 +114,7 @@ impl<D: Disk> Metadata<D> {
             geometry,
         };
         let pages = superblock.to_pages();
-        for first_page in geometry::SUPERBLOCK_COPIES {
+        for first_page in geometry::SUPERBLOCK_COPIES.into_iter().rev() {
             disk.write(first_page, &pages)?;
             disk.flush()?;
         }
@@ -222,11 +223,16 @@ impl<D: Disk> Metadata<D> {
     /// # Errors
     /// As [`Self::commit`].
     pub(crate) fn shrink(&mut self, total_pages: u64) -> io::Result<bool> {
+        if self.geometry().shrunk(total_pages).is_none() {
+            return Ok(false);
+        }
+        // The journal may speak of megabytes that will not be there any more.
+        self.checkpoint()?;
+        // Not before: the checkpoint may have written more of the table.
         let Some(geometry) = self.geometry().shrunk(total_pages) else {
             return Ok(false);
         };
-        // The journal may speak of megabytes that will not be there any more.
-        self.checkpoint()?;
+        self.tagged.cut_off(geometry.covered_megabytes());
         self.change_geometry(geometry)?;
         Ok(true)
     }
@@ -405,6 +411,12 @@ const WIPED_AT_START: u64 = 256;
 const WIPED_AT_END: u64 = 32;
 
 fn wipe_signatures<D: Disk>(disk: &D, total_pages: u64) -> io::Result<()> {
+    // Of a pool that was there the superblocks go first, so that it is never found without the rest.
+    let superblock = Page::zeroes(geometry::SUPERBLOCK_PAGES as usize);
+    for first_page in geometry::SUPERBLOCK_COPIES {
+        disk.write(first_page, &superblock)?;
+    }
+    disk.flush()?;
     let start = WIPED_AT_START.min(total_pages);
     let end = WIPED_AT_END.min(total_pages - start);
     disk.write(0, &Page::zeroes(start as usize))?;

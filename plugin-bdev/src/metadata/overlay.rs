@@ -59,6 +59,15 @@ impl MegabyteSet {
         is_new
     }
 
+    /// Takes the megabytes from this one on out.
+    pub(super) fn cut_off(&mut self, end: u32) {
+        let word = end as usize / 64;
+        if word < self.words.len() {
+            self.words[word] &= (1 << (end % 64)) - 1;
+            self.words[word + 1..].fill(0);
+        }
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> u64 {
         self.words

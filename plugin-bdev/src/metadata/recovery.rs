@@ -3,8 +3,8 @@
 //! Laws:
 //! - All is read before anything is written, and all that was read is durable before anything is
 //!   built on it: what a process that died had written may still be lost in a power cut.
-//! - Opening does nothing that a crash could interrupt: the journal is read, not replayed. Only damaged
-//!   copies are written again, from those that are not.
+//! - Opening does nothing that a crash could interrupt: the journal is read, not replayed. Only copies
+//!   that are damaged or missing are written again, from those that are not.
 //! - Damage that no copy repairs is an error, and nothing was written then.
 
 use std::fmt;
@@ -138,6 +138,7 @@ pub(crate) fn open<D: Disk>(
         if !weakened(Weakness::RecoveryNotFlushed) {
             disk.flush()?;
         }
+        restore_records(&disk, &superblock, &journal)?;
         repair(&disk, &superblock, &chosen.stale, &table.repairs)?;
     }
     let journal_records = journal.next_sequence() - superblock.sequence - 1;
@@ -295,7 +296,12 @@ fn read_table<D: Disk>(
     let (mut done, of) = (0, written.sum());
     let mut table = Table::default();
     let mut changed = journal.last_records().records;
-    let mut pages = Page::zeroes(CHUNK_PAGES as usize);
+    let longest = geometry
+        .segments
+        .iter()
+        .map(|segment| segment.table_written)
+        .max();
+    let mut pages = Page::zeroes(CHUNK_PAGES.min(longest.unwrap_or(0)) as usize);
     for (position, segment) in geometry.segments.iter().enumerate() {
         let mut next = 0;
         while next < segment.table_written {
@@ -358,6 +364,31 @@ fn read_page<D: Disk>(
         )),
     }
     Ok(records)
+}
+
+/// Writes the missing copies of the journal's records, so that again damage to one of them loses nothing.
+fn restore_records<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    journal: &Journal,
+) -> io::Result<()> {
+    let mut is_written = false;
+    for (scan, epoch) in [&journal.older, &journal.newer]
+        .into_iter()
+        .zip(journal.epoch..)
+    {
+        let half = superblock.geometry.journal[(epoch % 2) as usize];
+        for lone in &scan.lone {
+            let mut pages = Page::zeroes(lone.pages as usize);
+            disk.read(half + lone.present_at, &mut pages)?;
+            disk.write(half + lone.missing_at, &pages)?;
+            is_written = true;
+        }
+    }
+    if is_written {
+        disk.flush()?;
+    }
+    Ok(())
 }
 
 fn repair<D: Disk>(

@@ -7,10 +7,11 @@
 use std::io;
 
 use super::geometry::Geometry;
-use super::journal::{self, Contents, JournalRecord, RECORD_PAGES_MAXIMUM};
+use super::journal::{self, Commit, Contents, JournalRecord, RECORD_PAGES_MAXIMUM};
 use super::page::{Checksum, Disk, Page};
+use super::weakness::{Weakness, weakened};
 
-/// Pages behind the last commit that are looked at: more than both copies of the longest record have.
+/// Pages behind the last record that are looked at: more than both copies of the longest record have.
 const LOOK_AHEAD_PAGES: u64 = 2 * RECORD_PAGES_MAXIMUM as u64 + 2;
 
 /// Pages that are read at once.
@@ -25,8 +26,18 @@ pub(super) struct Scan {
     pub(super) next_sequence: u64,
     /// Pages of the half that are taken.
     pub(super) taken_pages: u64,
+    /// Records that count and have one copy: a crash came while the other was written, or it is damaged.
+    pub(super) lone: Vec<Lone>,
     /// What is wrong, if something is.
     pub(super) damage: Option<String>,
+}
+
+/// A record that has one copy, by pages of its half.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lone {
+    pub(super) present_at: u64,
+    pub(super) missing_at: u64,
+    pub(super) pages: u64,
 }
 
 /// Reads the half of the journal that this epoch uses, whose first record has this sequence.
@@ -45,7 +56,7 @@ pub(super) fn scan<D: Disk>(
     };
     let mut progress = Progress::new(epoch, first_sequence);
     let mut at = 0;
-    while at < geometry.journal_pages && at < progress.scan.taken_pages + LOOK_AHEAD_PAGES {
+    while at < geometry.journal_pages && at < progress.reached + LOOK_AHEAD_PAGES {
         let claimed = journal::claimed_pages(&reader.pages(at, 1)?[0]).map(|pages| pages as u64);
         let record = match claimed {
             Some(pages) if at + pages <= geometry.journal_pages => {
@@ -58,21 +69,39 @@ pub(super) fn scan<D: Disk>(
             progress.see(record, at);
         }
     }
-    Ok(progress.scan)
+    let mut scan = progress.scan;
+    // The second place of a record that nobody of ours has written may lie outside.
+    let half = geometry.journal_pages;
+    scan.lone
+        .retain(|lone| lone.missing_at + lone.pages <= half);
+    if weakened(Weakness::LoneRecordLeft) || weakened(Weakness::RecordWrittenOnce) {
+        scan.lone.clear();
+    }
+    Ok(scan)
 }
 
 struct Progress {
     epoch: u64,
     scan: Scan,
+    /// Behind the last record of this epoch, whether it counts or not.
+    reached: u64,
     /// The commit that is not complete yet.
     open: Option<Open>,
+    /// The last one that counts.
+    last: Option<Commit>,
 }
 
 struct Open {
-    first: u64,
-    last: u64,
+    commit: Commit,
     next: u64,
     contents: Vec<Contents>,
+    records: Vec<Seen>,
+}
+
+/// A record of the commit: how many pages it has, and where copies of it end.
+struct Seen {
+    pages: u64,
+    ends: Vec<u64>,
 }
 
 impl Progress {
@@ -83,7 +112,9 @@ impl Progress {
                 next_sequence,
                 ..Scan::default()
             },
+            reached: 0,
             open: None,
+            last: None,
         }
     }
 
@@ -101,48 +132,81 @@ impl Progress {
         if position.epoch != self.epoch {
             return;
         }
+        self.reached = end;
         if position.sequence < committed {
             // The second copy of a record that counts; or of one that a crash left behind it.
-            if position.sequence + 1 == committed {
-                self.scan.taken_pages = self.scan.taken_pages.max(end);
+            if position.sequence + 1 == committed && self.last == Some(position.commit) {
+                self.scan
+                    .lone
+                    .retain(|lone| lone.missing_at + lone.pages != end);
             }
-            return;
-        }
-        if position.commit_first > committed {
+        } else if position.commit.first > committed {
             self.damage(format!(
                 "the journal has record {} of epoch {}, and record {committed} is missing",
                 position.sequence, self.epoch
             ));
-            return;
-        }
-        if position.commit_first == committed {
+        } else if position.commit.first == committed {
             self.add_to_open(record, end);
         }
     }
 
     fn add_to_open(&mut self, record: JournalRecord, end: u64) {
         let position = record.position;
-        let starts = position.sequence == position.commit_first;
-        if starts && self.open.is_none() {
+        let is_open = |open: &Open| open.commit == position.commit;
+        if position.sequence == position.commit.first && !self.open.as_ref().is_some_and(is_open) {
             self.open = Some(Open {
-                first: position.commit_first,
-                last: position.commit_last,
+                commit: position.commit,
                 next: position.sequence,
                 contents: Vec::new(),
+                records: Vec::new(),
             });
         }
-        let Some(open) = &mut self.open else { return };
-        let commit = (position.commit_first, position.commit_last);
-        if position.sequence != open.next || commit != (open.first, open.last) {
+        let Some(open) = self.open.as_mut().filter(|open| is_open(open)) else {
+            return;
+        };
+        if position.sequence + 1 == open.next {
+            let last = open.records.last_mut();
+            last.into_iter().for_each(|seen| seen.ends.push(end));
+        }
+        if position.sequence != open.next {
             return;
         }
         open.contents.push(record.contents);
+        open.records.push(Seen {
+            pages: record.pages as u64,
+            ends: vec![end],
+        });
         open.next += 1;
-        if position.sequence == open.last {
-            self.scan.next_sequence = open.next;
-            self.scan.taken_pages = end;
-            self.scan.contents.append(&mut open.contents);
-            self.open = None;
+        if position.sequence == position.commit.last {
+            self.complete();
+        }
+    }
+
+    /// Lets the open commit count.
+    fn complete(&mut self) {
+        let Some(mut open) = self.open.take() else {
+            return;
+        };
+        self.last = Some(open.commit);
+        self.scan.next_sequence = open.next;
+        self.scan.contents.append(&mut open.contents);
+        for Seen { pages, ends } in open.records {
+            // Commits lie one behind the other, whatever has become of some of the copies.
+            let places = [self.scan.taken_pages, self.scan.taken_pages + pages];
+            let is_there = places.map(|place| ends.contains(&(place + pages)));
+            if let [true, false] | [false, true] = is_there {
+                let [present_at, missing_at] = if is_there[0] {
+                    places
+                } else {
+                    [places[1], places[0]]
+                };
+                self.scan.lone.push(Lone {
+                    present_at,
+                    missing_at,
+                    pages,
+                });
+            }
+            self.scan.taken_pages += journal::copies() * pages;
         }
     }
 

@@ -10,8 +10,12 @@ pub(crate) enum Weakness {
     CommitNotFlushed,
     /// A commit of nothing does not flush the data.
     DataNotFlushed,
+    /// The table is written before the tags are durable.
+    TagsNotFlushed,
     /// Both copies of the table are written without a flush in between.
     TableCopiesTogether,
+    /// The first copy of a page of the table is written over without a look at the second one.
+    SecondCopyNotLookedAt,
     /// The superblock is written before the second copy of the table is durable.
     SecondCopyNotFlushed,
     /// The first copy of the superblock is not flushed: before the second one is written, and before
@@ -29,6 +33,10 @@ pub(crate) enum Weakness {
     TagsUnchecked,
     /// A journal's record stands in the journal once.
     RecordWrittenOnce,
+    /// The copy of a journal's record that a crash has torn is left as it is.
+    LoneRecordLeft,
+    /// Parts of two commits in the same place are taken for one.
+    CommitsNotToldApart,
     /// Freed space is given away before the free is durable.
     SpaceReusedEarly,
 }
