@@ -33,6 +33,8 @@ mod page;
 mod recovery;
 mod scan;
 pub(crate) mod signature;
+#[cfg(all(test, not(loom)))]
+mod simulation;
 mod superblock;
 mod table;
 mod tags;
