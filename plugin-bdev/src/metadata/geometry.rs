@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use crate::slots::UNITS;
 
+use super::journal::RECORD_PAGES_MAXIMUM;
 use super::page::PAGE_BYTES;
 use super::table::RECORDS_PER_PAGE;
 use super::tags::TAGS_PER_PAGE;
@@ -23,7 +24,7 @@ pub(super) const SUPERBLOCK_PAGES: u64 = 2;
 pub(super) const SUPERBLOCK_COPIES: [u64; 2] = [0, 16];
 const JOURNAL_FIRST_PAGE: u64 = SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES;
 
-/// Pages of the smallest half of a journal: two copies of a record with changes of four pages.
+/// Pages of the smallest half of a journal: two copies of two records with changes of two pages each.
 pub(super) const JOURNAL_PAGES_MINIMUM: u64 = 8;
 const JOURNAL_PAGES_MAXIMUM: u64 = 8192;
 /// Pages of a pool per page of one half of its journal.
@@ -205,6 +206,12 @@ impl Geometry {
     /// How many segments there are.
     pub(crate) fn segment_count(&self) -> usize {
         self.segments.len()
+    }
+
+    /// Pages of the longest record in its journal: several fit a half, even of the smallest journal, where
+    /// two pages are enough for a megabyte with all its tags.
+    pub(super) fn record_pages(&self) -> usize {
+        RECORD_PAGES_MAXIMUM.min(self.journal_pages as usize / 4)
     }
 
     /// Pages of the pool.

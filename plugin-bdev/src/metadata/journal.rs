@@ -4,8 +4,8 @@
 //! - An epoch's records lie one behind the other in the half of the journal that the epoch's number,
 //!   even or odd, says. Each stands there twice, so that damage to one copy loses nothing.
 //! - Sequences grow by one from record to record, through all epochs. A commit is one or more records,
-//!   written at once; one that is not complete never happened. Each of its records has the checksum of
-//!   all of them, so that what an earlier attempt at the same place left is not taken for a part of it.
+//!   written at once; one that is not complete never happened. What is left of it is erased before its
+//!   place is used again, so that no later write makes it whole.
 //! - A megabyte stands in a record with all that it holds, so that replaying records again changes
 //!   nothing.
 
@@ -47,8 +47,6 @@ pub(super) struct Position {
 pub(super) struct Commit {
     pub(super) first: u64,
     pub(super) last: u64,
-    /// Checksum of all that it says.
-    pub(super) checksum: u32,
 }
 
 /// How often each record stands in the journal.
@@ -94,22 +92,20 @@ pub(super) fn lay_out(
     }
     records.push(draft);
     let count = records.len() as u64;
-    let mut records: Vec<_> = records.iter().map(Draft::to_bytes).collect();
-    let all = records.iter();
     let commit = Commit {
         first,
         last: first + count - 1,
-        checksum: all.fold(0, |crc, bytes| crc32c::crc32c_append(crc, bytes)),
     };
     let mut pages = Vec::new();
-    for (bytes, sequence) in records.iter_mut().zip(first..) {
+    for (draft, sequence) in records.iter().zip(first..) {
+        let mut bytes = draft.to_bytes();
         let position = Position {
             epoch,
             sequence,
             commit,
         };
-        position.write(bytes);
-        checksum.seal(MAGIC, bytes);
+        position.write(&mut bytes);
+        checksum.seal(MAGIC, &mut bytes);
         for _ in 0..copies() {
             let (record, _) = bytes.as_chunks::<PAGE_BYTES>();
             pages.extend(record.iter().map(|&page| Page(page)));
@@ -199,7 +195,6 @@ impl Position {
         put_u64(bytes, 16, self.sequence);
         put_u64(bytes, 24, self.commit.first);
         put_u64(bytes, 32, self.commit.last);
-        put_u32(bytes, 56, self.commit.checksum);
     }
 
     fn read(bytes: &[u8]) -> Self {
@@ -209,10 +204,6 @@ impl Position {
             commit: Commit {
                 first: u64_at(bytes, 24),
                 last: u64_at(bytes, 32),
-                checksum: match weakened(Weakness::CommitsNotToldApart) {
-                    false => u32_at(bytes, 56),
-                    true => 0,
-                },
             },
         }
     }
@@ -222,6 +213,11 @@ impl Position {
 pub(super) fn claimed_pages(first: &Page) -> Option<usize> {
     let pages = u32_at(&first.0, 40) as usize;
     (u32_at(&first.0, 0) == MAGIC && (1..=RECORD_PAGES_MAXIMUM).contains(&pages)).then_some(pages)
+}
+
+/// Whether a record of this epoch begins here, or once did: damaged or not.
+pub(super) fn begins_record(page: &Page, epoch: u64) -> bool {
+    u32_at(&page.0, 0) == MAGIC && u64_at(&page.0, 8) == epoch
 }
 
 /// Reads the record that these pages are, in the journal of a pool of so many megabytes; `None` if they

@@ -33,6 +33,8 @@ mod page;
 mod recovery;
 mod scan;
 pub(crate) mod signature;
+#[cfg(all(test, not(loom)))]
+mod simulation;
 mod superblock;
 mod table;
 mod tags;
@@ -47,7 +49,7 @@ use crate::slots::{MegabyteMap, UNITS};
 pub(crate) use check::{Checked, check, rename};
 use checkpoint::{Checkpoint, Place, write_superblock};
 pub(crate) use geometry::Geometry;
-use journal::{Entry, RECORD_PAGES_MAXIMUM};
+use journal::Entry;
 use overlay::{MegabyteSet, Overlay};
 pub(crate) use page::{Disk, PAGE_BYTES, Page};
 pub(crate) use recovery::{Mode, OpenError, identify, open};
@@ -273,7 +275,7 @@ impl<D: Disk> Metadata<D> {
     fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
         let checksum = self.superblock.checksum();
         let journal_pages = self.geometry().journal_pages;
-        let most = RECORD_PAGES_MAXIMUM.min(journal_pages as usize / 2);
+        let most = self.geometry().record_pages();
         let mut place = (self.epoch, self.next_sequence);
         let (mut pages, count) = journal::lay_out(entries, place, most, checksum);
         if pages.len() as u64 > journal_pages {

@@ -4,7 +4,8 @@
 //! - All is read before anything is written, and all that was read is durable before anything is
 //!   built on it: what a process that died had written may still be lost in a power cut.
 //! - Opening does nothing that a crash could interrupt: the journal is read, not replayed. Only copies
-//!   that are damaged or missing are written again, from those that are not.
+//!   that are damaged or missing are written again, from those that are not, and what is left of commits
+//!   that do not count is erased.
 //! - Damage that no copy repairs is an error, and nothing was written then.
 
 use std::fmt;
@@ -17,7 +18,7 @@ use super::checkpoint::Checkpoint;
 use super::geometry::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TablePage};
 use super::overlay::{MegabyteSet, Overlay};
 use super::page::{Disk, PAGE_BYTES, Page};
-use super::scan::{Scan, scan};
+use super::scan::{self, Scan, scan};
 use super::signature::{self, Contents};
 use super::superblock::{NoSuperblock, Superblock};
 use super::table::Records;
@@ -139,6 +140,7 @@ pub(crate) fn open<D: Disk>(
             disk.flush()?;
         }
         restore_records(&disk, &superblock, &journal)?;
+        erase_remains(&disk, &superblock, &journal)?;
         repair(&disk, &superblock, &chosen.stale, &table.repairs)?;
     }
     let journal_records = journal.next_sequence() - superblock.sequence - 1;
@@ -382,6 +384,28 @@ fn restore_records<D: Disk>(
             let mut pages = Page::zeroes(lone.pages as usize);
             disk.read(half + lone.present_at, &mut pages)?;
             disk.write(half + lone.missing_at, &pages)?;
+            is_written = true;
+        }
+    }
+    if is_written {
+        disk.flush()?;
+    }
+    Ok(())
+}
+
+/// Erases where records begin that do not count. Otherwise a write to the same place, interrupted as well,
+/// might supply just the sectors that one of them lacks, and it would count then.
+fn erase_remains<D: Disk>(disk: &D, superblock: &Superblock, journal: &Journal) -> io::Result<()> {
+    if weakened(Weakness::RemainsLeft) {
+        return Ok(());
+    }
+    let mut is_written = false;
+    for (scan, epoch) in [&journal.older, &journal.newer]
+        .into_iter()
+        .zip(journal.epoch..)
+    {
+        for page in scan::remains(disk, &superblock.geometry, epoch, scan.taken_pages)? {
+            disk.write(page, &Page::zeroes(1))?;
             is_written = true;
         }
     }

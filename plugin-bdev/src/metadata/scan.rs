@@ -47,13 +47,7 @@ pub(super) fn scan<D: Disk>(
     checksum: Checksum,
     (epoch, first_sequence): (u64, u64),
 ) -> io::Result<Scan> {
-    let mut reader = Reader {
-        disk,
-        first_page: geometry.journal[(epoch % 2) as usize],
-        pages: geometry.journal_pages,
-        chunk: Vec::new(),
-        chunk_at: 0,
-    };
+    let mut reader = Reader::new(disk, geometry, epoch);
     let mut progress = Progress::new(epoch, first_sequence);
     let mut at = 0;
     while at < geometry.journal_pages && at < progress.reached + LOOK_AHEAD_PAGES {
@@ -78,6 +72,23 @@ pub(super) fn scan<D: Disk>(
         scan.lone.clear();
     }
     Ok(scan)
+}
+
+/// Pages of this epoch's half, from this one on, in which a record of the epoch begins. None of them counts.
+pub(super) fn remains<D: Disk>(
+    disk: &D,
+    geometry: &Geometry,
+    epoch: u64,
+    from: u64,
+) -> io::Result<Vec<u64>> {
+    let mut reader = Reader::new(disk, geometry, epoch);
+    let mut found = Vec::new();
+    for at in from..geometry.journal_pages {
+        if journal::begins_record(&reader.pages(at, 1)?[0], epoch) {
+            found.push(reader.first_page + at);
+        }
+    }
+    Ok(found)
 }
 
 struct Progress {
@@ -224,7 +235,17 @@ struct Reader<'a, D> {
     chunk_at: u64,
 }
 
-impl<D: Disk> Reader<'_, D> {
+impl<'a, D: Disk> Reader<'a, D> {
+    fn new(disk: &'a D, geometry: &Geometry, epoch: u64) -> Self {
+        Self {
+            disk,
+            first_page: geometry.journal[(epoch % 2) as usize],
+            pages: geometry.journal_pages,
+            chunk: Vec::new(),
+            chunk_at: 0,
+        }
+    }
+
     /// So many pages from this one on, all of which must be there.
     fn pages(&mut self, at: u64, count: u64) -> io::Result<&[Page]> {
         let end = self.chunk_at + self.chunk.len() as u64;

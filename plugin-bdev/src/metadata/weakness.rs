@@ -35,8 +35,8 @@ pub(crate) enum Weakness {
     RecordWrittenOnce,
     /// The copy of a journal's record that a crash has torn is left as it is.
     LoneRecordLeft,
-    /// Parts of two commits in the same place are taken for one.
-    CommitsNotToldApart,
+    /// What is left of a commit that does not count stays in the journal.
+    RemainsLeft,
     /// Freed space is given away before the free is durable.
     SpaceReusedEarly,
 }

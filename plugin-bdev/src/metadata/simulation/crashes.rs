@@ -1,0 +1,43 @@
+//! Crashes at every write and every flush.
+
+use super::history::{Level, Trial, run};
+use super::run_all;
+
+/// Crashes that are tried at each level, unless the environment asks for more.
+const METADATA_POINTS: u64 = 60_000;
+const STACK_POINTS: u64 = 40_000;
+const PAIRS_POINTS: u64 = 30_000;
+const LIVES: u64 = 5_000;
+const DAMAGE_POINTS: u64 = 20_000;
+
+#[test]
+fn what_was_committed_is_found_after_any_crash() {
+    run_all(METADATA_POINTS, |seed| {
+        run(seed, Level::Metadata, Trial::Crash)
+    });
+}
+
+#[test]
+fn blocks_and_their_data_are_found_after_any_crash() {
+    run_all(STACK_POINTS, |seed| run(seed, Level::Stack, Trial::Crash));
+}
+
+#[test]
+fn what_was_committed_is_found_after_any_two_crashes() {
+    run_all(PAIRS_POINTS, |seed| {
+        run(seed, Level::Metadata, Trial::Pairs)
+    });
+}
+
+#[test]
+fn what_was_committed_is_found_after_many_crashes() {
+    run_all(LIVES, |seed| run(seed, Level::Metadata, Trial::ManyLives));
+    run_all(LIVES, |seed| run(seed, Level::Stack, Trial::ManyLives));
+}
+
+#[test]
+fn damage_that_comes_on_top_of_a_crash_is_repaired_or_told() {
+    run_all(DAMAGE_POINTS, |seed| {
+        run(seed, Level::Metadata, Trial::CrashAndDamage)
+    });
+}

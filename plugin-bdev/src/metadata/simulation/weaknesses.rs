@@ -1,0 +1,139 @@
+//! Each step that can be left out is one that the simulation misses.
+
+use super::history::{Level, Trial, run};
+use crate::metadata::{Weakness, with_weakness};
+
+/// Histories that are tried before a weakness counts as not found.
+const SEEDS: u64 = 400;
+
+/// Sees that leaving the step out makes some history fail, and that the history is sound otherwise.
+fn is_missed(weakness: Weakness, level: Level, trial: Trial) {
+    is_missed_from(0, weakness, level, trial);
+}
+
+/// As [`is_missed`], where it takes long to find the first one: from this seed on.
+fn is_missed_from(first: u64, weakness: Weakness, level: Level, trial: Trial) {
+    let failing = (first..first + SEEDS).find_map(|seed| {
+        let outcome = with_weakness(Some(weakness), || run(seed, level, trial));
+        outcome.err().map(|text| (seed, text))
+    });
+    let Some((seed, text)) = failing else {
+        panic!("{SEEDS} histories do without what {weakness:?} leaves out");
+    };
+    // For whoever reads the output: what goes wrong then.
+    std::io::Write::write_all(
+        &mut std::io::stdout(),
+        format!("{weakness:?}: {text}\n").as_bytes(),
+    )
+    .expect("standard output");
+    let outcome = run(seed, level, trial);
+    outcome.expect("nothing is wrong with the history itself");
+}
+
+#[test]
+fn a_commit_flushes_its_record() {
+    is_missed(Weakness::CommitNotFlushed, Level::Metadata, Trial::Crash);
+}
+
+#[test]
+fn a_commit_of_nothing_flushes_the_data() {
+    is_missed(Weakness::DataNotFlushed, Level::Stack, Trial::Crash);
+}
+
+#[test]
+fn tags_are_durable_before_the_table() {
+    is_missed(Weakness::TagsNotFlushed, Level::Metadata, Trial::Crash);
+}
+
+#[test]
+fn a_copy_of_the_table_is_durable_before_the_other_is_written() {
+    is_missed(Weakness::TableCopiesTogether, Level::Metadata, Trial::Crash);
+}
+
+#[test]
+fn a_torn_second_copy_is_mended_before_the_first_is_written() {
+    is_missed(
+        Weakness::SecondCopyNotLookedAt,
+        Level::Metadata,
+        Trial::Pairs,
+    );
+}
+
+#[test]
+fn the_second_copy_is_durable_before_the_superblock() {
+    is_missed(
+        Weakness::SecondCopyNotFlushed,
+        Level::Metadata,
+        Trial::Pairs,
+    );
+}
+
+#[test]
+fn a_superblock_is_durable_before_the_other_is_written() {
+    is_missed(
+        Weakness::SuperblockNotFlushed,
+        Level::Metadata,
+        Trial::Crash,
+    );
+}
+
+#[test]
+fn what_recovery_found_is_durable_before_it_counts() {
+    is_missed(Weakness::RecoveryNotFlushed, Level::Metadata, Trial::Crash);
+}
+
+#[test]
+fn a_torn_record_does_not_count() {
+    is_missed(Weakness::JournalUnchecked, Level::Metadata, Trial::Crash);
+}
+
+#[test]
+fn a_damaged_page_of_the_table_does_not_count() {
+    is_missed(
+        Weakness::TableUnchecked,
+        Level::Metadata,
+        Trial::CrashAndDamage,
+    );
+}
+
+#[test]
+fn a_torn_superblock_does_not_count() {
+    is_missed(Weakness::SuperblockUnchecked, Level::Metadata, Trial::Crash);
+}
+
+#[test]
+fn damaged_tags_do_not_count() {
+    is_missed(
+        Weakness::TagsUnchecked,
+        Level::Metadata,
+        Trial::CrashAndDamage,
+    );
+}
+
+#[test]
+fn one_copy_of_a_record_may_be_damaged() {
+    is_missed(
+        Weakness::RecordWrittenOnce,
+        Level::Metadata,
+        Trial::CrashAndDamage,
+    );
+}
+
+#[test]
+fn a_record_has_two_copies_again_after_recovery() {
+    is_missed(
+        Weakness::LoneRecordLeft,
+        Level::Metadata,
+        Trial::CrashAndDamage,
+    );
+}
+
+#[test]
+fn what_is_left_of_a_commit_is_no_part_of_the_next() {
+    is_missed_from(254, Weakness::RemainsLeft, Level::Metadata, Trial::Pairs);
+}
+
+#[test]
+fn freed_space_is_given_away_after_the_free_is_durable() {
+    is_missed(Weakness::SpaceReusedEarly, Level::Stack, Trial::Crash);
+}
