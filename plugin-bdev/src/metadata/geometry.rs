@@ -197,7 +197,7 @@ impl Geometry {
     }
 
     /// The first page of each copy of the first segment's table.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(test)]
     pub(crate) fn tables(&self) -> [u64; 2] {
         self.segments[0].tables
     }
