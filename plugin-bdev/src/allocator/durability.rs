@@ -62,7 +62,7 @@ impl Durability {
     /// Notes that a block of the megabyte was allocated or freed, after its live bit has changed.
     #[inline]
     pub(super) fn note_change(&self, index: usize) {
-        self.changed.insert(index);
+        self.changed.note(index);
     }
 
     /// Keeps commits from looking at blocks, of which some may be dead that will live on.

@@ -112,6 +112,8 @@ pub(super) enum Weakness {
     UnlockRelaxed,
     /// A megabyte is noted as changed before a block in it has died.
     ChangeNotedFirst,
+    /// A note relies on another one in its word for what lies above.
+    NoteLeftToOthers,
     /// A commit takes its note of a megabyte back after it has looked at it.
     NoteTakenLast,
     /// A commit looks at blocks whose free is not decided.
