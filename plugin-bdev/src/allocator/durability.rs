@@ -112,15 +112,16 @@ impl Durability {
 }
 
 impl<C: FreeCompletion> Allocator<C> {
-    /// Begins a commit: the megabytes that have changed since the last one, at most so many, and all
-    /// that is allocated in them. None if the pool is not persistent.
-    pub(crate) fn collect_changes(&self, most: usize) -> Vec<Change> {
+    /// Begins a commit: the megabytes from this one on that have changed since the last one, at most so
+    /// many, and all that is allocated in them. None if the pool is not persistent.
+    pub(crate) fn collect_changes(&self, first: usize, most: usize) -> Vec<Change> {
         let Some(durability) = &self.durability else {
             return Vec::new();
         };
         let mut changes = Vec::new();
-        let mut start = 0;
-        while changes.len() < most
+        let mut start = first;
+        while start < self.megabytes.len()
+            && changes.len() < most
             && let Some(index) = durability.changed.find(start)
             && index >= start
         {
@@ -133,9 +134,6 @@ impl<C: FreeCompletion> Allocator<C> {
                 durability.changed.remove(index);
             }
             start = index + 1;
-            if start >= self.megabytes.len() {
-                break;
-            }
         }
         changes
     }
