@@ -43,7 +43,10 @@ pub(crate) fn check<D: Disk + Clone>(
         lost,
         journal_records,
     } = open(disk.clone(), Mode::ReadOnly, found, &mut |_, _| {})?;
-    let stale_pages = stale_second_copies(&metadata)?;
+    // A checkpoint that was interrupted has written some first copies and not yet the second ones. It
+    // will begin again.
+    let may_differ = journal_records > 0;
+    let stale_pages = stale_second_copies(&metadata, may_differ)?;
     let damaged_tags = damaged_tags(&metadata)?;
     let mut repairable = repaired;
     repairable.extend(stale_pages.iter().map(|(page, _)| {
@@ -87,12 +90,13 @@ pub(crate) fn rename<D: Disk>(disk: D, name: String) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Pages of the table whose second copy is not as it should be, with what it should be.
-fn stale_second_copies<D: Disk>(metadata: &Metadata<D>) -> io::Result<Vec<(TablePage, Page)>> {
+/// Pages of the table whose second copy is not as it should be, with what it should be. Where the copies
+/// `may_differ`, one that is sound is.
+fn stale_second_copies<D: Disk>(
+    metadata: &Metadata<D>,
+    may_differ: bool,
+) -> io::Result<Vec<(TablePage, Page)>> {
     let (geometry, checksum) = (metadata.geometry(), metadata.superblock.checksum());
-    // A checkpoint that was interrupted has written some first copies and not yet the second ones. It
-    // will begin again.
-    let may_differ = metadata.checkpoint.is_some();
     let mut stale = Vec::new();
     for (position, segment) in geometry.segments.iter().enumerate() {
         for page in 0..segment.table_written {

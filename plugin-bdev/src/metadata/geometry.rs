@@ -83,7 +83,10 @@ impl Segment {
             table_written: self.table_written,
             ..Self::new(self.first_megabyte, self.megabytes, self.tables[0])
         };
-        self.megabytes > 0 && *self == wanted && self.table_written <= self.table_pages
+        self.megabytes > 0
+            && self.first_megabyte.checked_add(self.megabytes).is_some()
+            && *self == wanted
+            && self.table_written <= self.table_pages
     }
 }
 
@@ -257,9 +260,10 @@ impl Geometry {
         if self.total_pages > (u64::from(u32::MAX) - 1) * UNITS {
             return fail("the pool's size is impossible");
         }
-        let journal = [JOURNAL_FIRST_PAGE, JOURNAL_FIRST_PAGE + self.journal_pages];
-        if !(JOURNAL_PAGES_MINIMUM..=JOURNAL_PAGES_MAXIMUM).contains(&self.journal_pages)
-            || self.journal != journal
+        let is_possible =
+            (JOURNAL_PAGES_MINIMUM..=JOURNAL_PAGES_MAXIMUM).contains(&self.journal_pages);
+        if !is_possible
+            || self.journal != [JOURNAL_FIRST_PAGE, JOURNAL_FIRST_PAGE + self.journal_pages]
         {
             return fail("the journal's place is impossible");
         }
