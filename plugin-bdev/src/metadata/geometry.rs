@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use crate::slots::UNITS;
+use crate::slots::{MegabyteMap, UNITS, units_of};
 
 use super::page::PAGE_BYTES;
 use super::table::RECORDS_PER_PAGE;
@@ -178,6 +178,21 @@ impl Geometry {
             .split_first()
             .map_or((0, &[][..]), |split| (split.0.pages().end, split.1));
         std::iter::once(0..first).chain(others.iter().map(Segment::pages))
+    }
+
+    /// Whether these blocks of a megabyte lie inside the pool, and none in metadata.
+    pub(super) fn has_room(&self, megabyte: u32, map: &MegabyteMap) -> bool {
+        let first = u64::from(megabyte) * UNITS;
+        let blocks = map.blocks().map(|slot| {
+            let start = first + slot.first_unit() as u64;
+            start..start + units_of(slot.block_type)
+        });
+        let is_inside = |block: Range<u64>| {
+            let mut reserved = self.reserved();
+            block.end <= self.total_pages
+                && !reserved.any(|taken| taken.start < block.end && block.start < taken.end)
+        };
+        blocks.into_iter().all(is_inside)
     }
 
     /// How many pages metadata takes.

@@ -196,7 +196,7 @@ fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
         }
         (None, None) => return Err(OpenError::NoPool),
     };
-    if copies[0] == Err(NoSuperblock::Absent)
+    if copies.contains(&Err(NoSuperblock::Absent))
         && let contents @ Contents::Known(_) = probe_start(disk)?
     {
         return Err(OpenError::Overwritten(contents));
@@ -224,9 +224,9 @@ fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
     })
 }
 
-/// What begins where the first superblock should be.
+/// What else there is where the superblocks and nothing but zeroes should be.
 fn probe_start<D: Disk>(disk: &D) -> io::Result<Contents> {
-    let bytes = SUPERBLOCK_COPIES[1] * PAGE_BYTES as u64;
+    let bytes = (SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES) * PAGE_BYTES as u64;
     signature::probe(bytes, &mut |page, bytes| {
         let mut pages = [Page::ZERO];
         disk.read(page, &mut pages)?;

@@ -227,3 +227,34 @@ fn a_commit_that_failed_keeps_its_tags() {
     metadata.commit(&[tagged(6)]).expect_err("not durable");
     assert_eq!(metadata.tags(&[2 * UNITS]).expect("known"), [OwnerTag(6)]);
 }
+
+#[test]
+fn blocks_in_metadata_are_damage() {
+    for (megabyte, is_damage) in [(0, true), (2, false), (63, true)] {
+        let disk = Memory::default();
+        let mut metadata = format(&disk, 64 * UNITS - 1);
+        metadata.commit(&[whole(megabyte)]).expect("committed");
+        let checked = check(&disk, false, &mut |_, _| {}).expect("a pool");
+        assert_eq!(
+            checked.lost.len(),
+            usize::from(is_damage),
+            "{:?}",
+            checked.lost
+        );
+    }
+}
+
+#[test]
+fn what_was_written_over_either_superblock_is_not_written_over() {
+    // The signatures of XFS and of Btrfs.
+    for (page, at, signature) in [(0, 0, &b"XFSB"[..]), (16, 0x40, b"_BHRfS_M")] {
+        let disk = Memory::default();
+        format(&disk, 64 * UNITS);
+        let mut other = Page::zeroes(2);
+        other[0].0[at..at + signature.len()].copy_from_slice(signature);
+        disk.write(page, &other).expect("written");
+        let opened = open_with_blocks(&disk);
+        let is_told = matches!(opened, Err(OpenError::Overwritten(_)));
+        assert!(is_told, "{page}: {:?}", opened.map(|(_, found)| found));
+    }
+}
