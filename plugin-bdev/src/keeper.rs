@@ -10,11 +10,13 @@
 //!   append to a list.
 //! - What waits when a commit begins is served by that commit together: flushes from any number of
 //!   clients cost one.
+//! - A flush waits for at most one page of a list, whoever asks for how many.
 //! - All work that is taken is completed, also after the device or the thread has failed.
 //! - With nothing to do the thread sleeps.
 
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -78,6 +80,7 @@ impl Keeper {
     ) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let mut thread = Thread {
+            lists: VecDeque::new(),
             ledger,
             pool,
             name,
@@ -162,6 +165,8 @@ impl Queue {
 }
 
 struct Thread {
+    /// Lists that are asked for.
+    lists: VecDeque<Request>,
     ledger: Ledger<FileDisk>,
     pool: Arc<PoolState>,
     name: String,
@@ -175,14 +180,18 @@ impl Thread {
     fn run(&mut self, queue: &Queue) {
         loop {
             let wants_checkpoint = !self.read_only && self.ledger.metadata().wants_checkpoint();
-            let Some(work) = queue.take(wants_checkpoint) else {
+            let Some(work) = queue.take(wants_checkpoint || !self.lists.is_empty()) else {
                 break;
             };
             self.serve(work);
+            self.list();
             if wants_checkpoint && let Err(error) = self.ledger.metadata_mut().advance_checkpoint()
             {
                 self.fail(&error);
             }
+        }
+        while !self.lists.is_empty() {
+            self.list();
         }
         if !self.read_only {
             self.close();
@@ -199,13 +208,18 @@ impl Thread {
                     refuse(self.pool.counters.of_keeper(), request, failure);
                 }
                 (Work::Allocate(request), Ok(())) => self.allocate(request),
-                (Work::List(request), _) => {
-                    let list = |first, most| self.ledger.list(&self.pool.allocator, first, most);
-                    listing::answer_list(self.pool.counters.of_keeper(), request, list);
-                }
+                (Work::List(request), _) => self.lists.push_back(request),
                 // Whoever waited may have given up.
                 (Work::FlushCall(done), result) => drop(done.send(result)),
             }
+        }
+    }
+
+    /// Answers one list: whoever flushes does not wait for more of them than that.
+    fn list(&mut self) {
+        if let Some(request) = self.lists.pop_front() {
+            let list = |first, most| self.ledger.list(&self.pool.allocator, first, most);
+            listing::answer_list(self.pool.counters.of_keeper(), request, list);
         }
     }
 

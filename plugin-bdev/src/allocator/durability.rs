@@ -13,6 +13,7 @@
 //! - Claims and deferred space change under the megabyte's lock alone.
 //! - A change is visible in the live map before its megabyte is noted as changed, and a commit takes the
 //!   note back before it looks at the map. So no change is overlooked.
+//! - No commit sees a block dead whose free may yet be refused: a list is being freed, or is not.
 //! - What was allocated and freed between two commits was never claimed, and costs no commit.
 #![forbid(unsafe_code)]
 
@@ -22,7 +23,7 @@ use chimaera_proto::bdev::OwnerTag;
 
 use super::index::Index;
 use super::mapping::SparseArray;
-use super::sync::{AtomicU64, Backoff, CachePadded, Ordering, Weakness, weakened};
+use super::sync::{AtomicU64, Backoff, CachePadded, Ordering, RwLock, Weakness, weakened};
 use super::{Allocator, FreeCompletion};
 use crate::metadata::{self, Change};
 use crate::slots::{Fill, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
@@ -32,6 +33,8 @@ pub(super) struct Durability {
     shadows: SparseArray<Shadow>,
     changed: Index,
     deferred: Deferred,
+    /// Read by who frees a list, until all of it is dead or none; written by who looks what is.
+    undecided: RwLock<()>,
 }
 
 /// What the device may say of a megabyte. All zero: nothing is claimed.
@@ -52,13 +55,19 @@ impl Durability {
             shadows: SparseArray::new(megabytes)?,
             changed: Index::empty(megabytes)?,
             deferred: Deferred::default(),
+            undecided: RwLock::default(),
         })
     }
 
     /// Notes that a block of the megabyte was allocated or freed, after its live bit has changed.
     #[inline]
     pub(super) fn note_change(&self, index: usize) {
-        self.changed.insert(index);
+        self.changed.note(index);
+    }
+
+    /// Keeps commits from looking at blocks, of which some may be dead that will live on.
+    pub(super) fn lock_undecided(&self) -> impl Drop {
+        self.undecided.read()
     }
 
     /// Whether the space of a dead block has to wait for a commit. Then it is this module's from now on.
@@ -103,15 +112,16 @@ impl Durability {
 }
 
 impl<C: FreeCompletion> Allocator<C> {
-    /// Begins a commit: the megabytes that have changed since the last one, at most so many, and all
-    /// that is allocated in them. None if the pool is not persistent.
-    pub(crate) fn collect_changes(&self, most: usize) -> Vec<Change> {
+    /// Begins a commit: the megabytes from this one on that have changed since the last one, at most so
+    /// many, and all that is allocated in them. None if the pool is not persistent.
+    pub(crate) fn collect_changes(&self, first: usize, most: usize) -> Vec<Change> {
         let Some(durability) = &self.durability else {
             return Vec::new();
         };
         let mut changes = Vec::new();
-        let mut start = 0;
-        while changes.len() < most
+        let mut start = first;
+        while start < self.megabytes.len()
+            && changes.len() < most
             && let Some(index) = durability.changed.find(start)
             && index >= start
         {
@@ -124,14 +134,13 @@ impl<C: FreeCompletion> Allocator<C> {
                 durability.changed.remove(index);
             }
             start = index + 1;
-            if start >= self.megabytes.len() {
-                break;
-            }
         }
         changes
     }
 
     fn collect(&self, durability: &Durability, index: usize) -> Change {
+        let decided = !weakened(Weakness::UndecidedFreeCommitted);
+        let _decided = decided.then(|| durability.undecided.write());
         // Blocks are born under the lock. Some may die meanwhile, which leaves a note for later.
         let locked = self.megabytes[index].lock(self.threads);
         let map = self.megabytes[index].live_map();

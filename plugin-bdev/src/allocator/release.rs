@@ -10,6 +10,7 @@ use chimaera_proto::status::Status;
 
 use super::Allocator;
 use super::drains::{Notice, WaitingFree};
+use super::durability::Durability;
 use super::megabyte::Locked;
 use super::pins::Phase;
 use super::sync::{Weakness, weakened};
@@ -136,6 +137,18 @@ impl<C: FreeCompletion> Allocator<C> {
         if noted_first {
             self.note_changes(blocks);
         }
+        self.make_all_dead(blocks)?;
+        if !noted_first {
+            self.note_changes(blocks);
+        }
+        Ok(())
+    }
+
+    /// Makes all blocks dead, or none. No commit looks in between.
+    pub(super) fn make_all_dead(&self, blocks: &[Block]) -> Result<(), FreeError> {
+        // One block is dead for good as soon as it is dead.
+        let durability = self.durability.as_ref().filter(|_| blocks.len() > 1);
+        let _undecided = durability.map(Durability::lock_undecided);
         for (position, block) in blocks.iter().enumerate() {
             let claimed = self.locate(*block).and_then(|(index, slot)| {
                 if self.megabytes[index].make_dead(slot, self.threads) {
@@ -152,9 +165,6 @@ impl<C: FreeCompletion> Allocator<C> {
                 }
                 return Err(FreeError { position, status });
             }
-        }
-        if !noted_first {
-            self.note_changes(blocks);
         }
         Ok(())
     }

@@ -290,7 +290,7 @@ fn memory_grows_with_use_and_not_with_size() {
 fn check_memory(allocator: &TestAllocator) {
     let size = allocator.total_bytes();
     let commit = || loop {
-        let changes = allocator.collect_changes(1 << 16);
+        let changes = allocator.collect_changes(0, 1 << 16);
         allocator.settle(&changes);
         if changes.is_empty() {
             break;

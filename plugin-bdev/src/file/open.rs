@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 use chimaera_chimod::{Host, Level, ModuleError};
 use chimaera_proto::Status;
 use chimaera_proto::bdev::UNIT_BYTES;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::unistd::syncfs;
 
 use crate::metadata::Page;
 
@@ -89,7 +90,15 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
         created,
         grown_from: None,
     };
+    if created {
+        sync_folder_of(path, &file)?;
+    }
     let direct = make_direct(path, &file, kind, parameters.alignment)?;
+    if direct == Direct::No {
+        // Pages whose writing failed seem to be as they are on the device. A hint; what is not written yet
+        // stays.
+        let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    }
     let (size_before, tail_before) = size_and_tail(path, &file)?;
     let asked = if parameters.read_only {
         0
@@ -118,6 +127,21 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
         lock,
         size_before,
         tail_before,
+    })
+}
+
+/// Makes a new file's name durable: a flush of the file need not do that.
+fn sync_folder_of(path: &Path, file: &File) -> Result<(), ModuleError> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let synced = File::open(folder.unwrap_or(Path::new(".")))
+        .and_then(|folder| folder.sync_all())
+        // A folder that may not be read, or that its file system does not sync by itself.
+        .or_else(|_| syncfs(file).map_err(io::Error::from));
+    synced.map_err(|error| {
+        let action = format_args!("cannot make the name of {} durable", path.display());
+        ModuleError::system(action, &error)
     })
 }
 

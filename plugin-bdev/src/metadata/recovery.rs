@@ -136,6 +136,7 @@ pub(crate) fn open<D: Disk>(
     }));
 
     if mode == Mode::ReadWrite {
+        write_last_commit_again(&disk, &superblock, &journal)?;
         if !weakened(Weakness::RecoveryNotFlushed) {
             disk.flush()?;
         }
@@ -197,7 +198,7 @@ fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
         }
         (None, None) => return Err(OpenError::NoPool),
     };
-    if copies[0] == Err(NoSuperblock::Absent)
+    if copies.contains(&Err(NoSuperblock::Absent))
         && let contents @ Contents::Known(_) = probe_start(disk)?
     {
         return Err(OpenError::Overwritten(contents));
@@ -225,9 +226,9 @@ fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
     })
 }
 
-/// What begins where the first superblock should be.
+/// What else there is where the superblocks and nothing but zeroes should be.
 fn probe_start<D: Disk>(disk: &D) -> io::Result<Contents> {
-    let bytes = SUPERBLOCK_COPIES[1] * PAGE_BYTES as u64;
+    let bytes = (SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES) * PAGE_BYTES as u64;
     signature::probe(bytes, &mut |page, bytes| {
         let mut pages = [Page::ZERO];
         disk.read(page, &mut pages)?;
@@ -368,6 +369,29 @@ fn read_page<D: Disk>(
     Ok(records)
 }
 
+/// Writes the last commit as it was read. If the flush that should have made it durable failed, it can
+/// be read, and no later flush makes it durable.
+fn write_last_commit_again<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    journal: &Journal,
+) -> io::Result<()> {
+    let (scan, epoch) = match journal.newer.contents.is_empty() {
+        true => (&journal.older, journal.epoch),
+        false => (&journal.newer, journal.epoch + 1),
+    };
+    let commit = &scan.last_commit;
+    // What nobody of ours has written may seem to reach beyond the half.
+    let end = commit.end.min(superblock.geometry.journal_pages);
+    if commit.start >= end {
+        return Ok(());
+    }
+    let first_page = superblock.geometry.journal[(epoch % 2) as usize] + commit.start;
+    let mut pages = Page::zeroes((end - commit.start) as usize);
+    disk.read(first_page, &mut pages)?;
+    disk.write(first_page, &pages)
+}
+
 /// Writes the missing copies of the journal's records, so that again damage to one of them loses nothing.
 fn restore_records<D: Disk>(
     disk: &D,
@@ -450,12 +474,13 @@ fn assemble<D: Disk>(
         overlay.apply(contents, &mut tagged);
     }
     let (mut checkpoint, mut taken_pages) = (None, older.taken_pages);
+    let mut changes = older.changes;
     let is_switched = !newer.contents.is_empty();
     if is_switched {
         let frozen = std::mem::take(&mut overlay);
         let last = older.next_sequence - 1;
         checkpoint = Some(Checkpoint::new(frozen, epoch, last, &superblock.geometry));
-        taken_pages = newer.taken_pages;
+        (taken_pages, changes) = (newer.taken_pages, newer.changes);
         for contents in newer.contents {
             overlay.apply(contents, &mut tagged);
         }
@@ -466,6 +491,7 @@ fn assemble<D: Disk>(
         tagged,
         epoch: epoch + u64::from(is_switched),
         taken_pages,
+        changes,
         next_sequence: newer.next_sequence,
         overlay,
         checkpoint,

@@ -79,6 +79,34 @@ fn paged(pool: &Pool, buffer_len: usize) -> (Vec<OwnedBlock>, usize) {
 }
 
 #[test]
+fn a_flush_waits_for_one_page_of_a_list_at_most() {
+    const LISTS: usize = 64;
+    let params = file_params(file_bytes(64));
+    on_every_file(&params, 1, |pool| {
+        while pool.allocate(4096).is_ok() {}
+        let mut buffers: Vec<_> = (0..LISTS)
+            .map(|_| crate::testing::Buffer::new(1 << 20, 0))
+            .collect();
+        let lists: Vec<u64> = buffers
+            .iter_mut()
+            .map(|buffer| {
+                let method = Method::ListBlocks as u16;
+                pool.submit_to(0, method, [0; 3], Some(buffer)).0
+            })
+            .collect();
+        let (flush, _) = pool.submit_to(0, Method::Flush as u16, [0; 3], None);
+        pool.wait_on(|| vec![0], flush).expect("flushed");
+        let done: Vec<_> = lists.iter().map(|&list| pool.take(list)).collect();
+        let ahead = done.iter().flatten().count();
+        assert!(ahead < LISTS / 2, "{ahead} lists came before the flush");
+        for (list, done) in lists.into_iter().zip(done) {
+            let listed = done.unwrap_or_else(|| pool.wait_on(|| vec![0], list));
+            assert!((1..=1 << 14).contains(&listed.expect("listed")[0]));
+        }
+    });
+}
+
+#[test]
 fn a_list_has_each_block_once_with_its_owner_in_order_of_offset() {
     on_every_backend(8 * MIB, 1, |pool| {
         let mut expected = Vec::new();
