@@ -119,12 +119,15 @@ impl Keeper {
             // A request that is dropped fails.
             return drop(work);
         }
+        let is_awaited = !matches!(work, Work::List(_));
         state.work.push(work);
         drop(state);
         self.queue.came.notify_one();
-        // Where every processor is busy, the thread was put behind this worker, which goes on to poll: it
-        // would get its turn only when the worker's is over, which takes longer than a device.
-        std::thread::yield_now();
+        if is_awaited {
+            // Where every processor is busy, the thread was put behind this worker, which goes on to poll:
+            // it would get its turn when the worker's is over, which takes longer than a device.
+            std::thread::yield_now();
+        }
     }
 
     /// Makes durable what completed before. Blocks.
