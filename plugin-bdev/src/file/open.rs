@@ -11,23 +11,22 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use chimaera_chimod::{Host, Level, ModuleError};
 use chimaera_proto::Status;
 use chimaera_proto::bdev::UNIT_BYTES;
-use nix::fcntl::{FcntlArg, OFlag, PosixFadviseAdvice, fcntl, posix_fadvise};
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::syncfs;
 
+use super::direct::{Direct, make_direct, try_alignment};
+use super::lock::{Lock, busy, lock, patiently};
+use super::probe::device_is_read_only;
 use crate::metadata::Page;
-
-use super::probe::{DirectNeed, device_block_bytes, device_is_read_only, direct_need};
 use crate::params::Parameters;
 
 /// A file that a pool may use.
@@ -46,9 +45,6 @@ pub(super) struct Opened {
     /// Of these, those that are no whole page.
     pub(super) tail_before: Vec<u8>,
 }
-
-/// An exclusive lock on a regular file. A block device has none: it is claimed as it is opened.
-pub(super) struct Lock(Option<Arc<File>>);
 
 /// What to take back if the pool does not come into being.
 pub(crate) struct Undo {
@@ -81,7 +77,7 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
             if !parameters.read_only {
                 check_writable(path, &file)?;
             }
-            Lock(None)
+            Lock::claimed()
         }
     };
     let mut undo = Undo {
@@ -93,7 +89,7 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
     if created {
         sync_folder_of(path, &file)?;
     }
-    let direct = make_direct(path, &file, kind, parameters.alignment)?;
+    let direct = make_direct(path, &file, kind == Kind::Regular, parameters.alignment)?;
     if direct == Direct::No {
         // Pages whose writing failed seem to be as they are on the device. A hint; what is not written yet
         // stays.
@@ -260,51 +256,6 @@ fn kind_of(path: &Path, metadata: &Metadata) -> Result<Kind, ModuleError> {
     ))
 }
 
-/// How long the kernel is given to let go of what a process had under way that was killed. It closes the
-/// files of an io_uring only when its last operation has ended, after the process has.
-const LET_GO_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How often one looks meanwhile.
-const LET_GO_LOOK: Duration = Duration::from_millis(2);
-
-/// Tries until something else than being busy comes out, or patience does.
-pub(crate) fn patiently<T, E>(
-    mut attempt: impl FnMut() -> Result<T, E>,
-    is_busy: impl Fn(&E) -> bool,
-) -> Result<T, E> {
-    let end = Instant::now() + LET_GO_PATIENCE;
-    loop {
-        match attempt() {
-            Err(error) if is_busy(&error) && Instant::now() < end => {
-                std::thread::sleep(LET_GO_LOOK);
-            }
-            result => return result,
-        }
-    }
-}
-
-fn lock(path: &Path, file: &Arc<File>) -> Result<Lock, ModuleError> {
-    let is_locked = |error: &TryLockError| matches!(error, TryLockError::WouldBlock);
-    patiently(|| file.try_lock(), is_locked).map_err(|error| match error {
-        TryLockError::WouldBlock => busy(path, "another pool, or another process, has locked it"),
-        TryLockError::Error(error) => {
-            ModuleError::system(format_args!("cannot lock {}", path.display()), &error)
-        }
-    })?;
-    let lock = Lock(Some(Arc::clone(file)));
-    // Whoever held the lock before may have removed the file, as `Undo` does: then the name
-    // leads elsewhere, and this pool would lie on a file that vanishes with it.
-    let same = match (std::fs::metadata(path), file.metadata()) {
-        (Ok(named), Ok(opened)) => (named.dev(), named.ino()) == (opened.dev(), opened.ino()),
-        _ => false,
-    };
-    if same {
-        Ok(lock)
-    } else {
-        Err(busy(path, "it was replaced just now"))
-    }
-}
-
 /// The kernel opens a read-only device for writing, and fails the writes.
 fn check_writable(path: &Path, device: &File) -> Result<(), ModuleError> {
     match device_is_read_only(device) {
@@ -317,101 +268,6 @@ fn check_writable(path: &Path, device: &File) -> Result<(), ModuleError> {
             format_args!("cannot ask whether {} is read-only", path.display()),
             &errno.into(),
         )),
-    }
-}
-
-fn busy(path: &Path, cause: &str) -> ModuleError {
-    ModuleError::new(
-        Status::Busy,
-        format!(
-            "{} is in use: {cause}; use another file, or end its other use",
-            path.display()
-        ),
-    )
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direct {
-    /// With an alignment that is known to do.
-    Yes,
-    /// With an alignment that nobody vouches for.
-    Untold,
-    No,
-}
-
-/// Makes the file's I/O bypass the page cache, if that is possible.
-fn make_direct(
-    path: &Path,
-    file: &File,
-    kind: Kind,
-    alignment: u32,
-) -> Result<Direct, ModuleError> {
-    let failed = |action: &str, errno: nix::Error| {
-        let error = io::Error::from(errno);
-        ModuleError::system(format_args!("cannot {action} {}", path.display()), &error)
-    };
-    // It takes the flag, and caches all the same: its pages are the file.
-    let in_memory = kind == Kind::Regular
-        && fstatfs(file).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
-    let need = direct_need(file);
-    if in_memory || need == DirectNeed::Unsupported {
-        return Ok(Direct::No);
-    }
-    let flags = fcntl(file, FcntlArg::F_GETFL).map_err(|errno| failed("ask about", errno))?;
-    let flags = OFlag::from_bits_retain(flags) | OFlag::O_DIRECT;
-    match fcntl(file, FcntlArg::F_SETFL(flags)) {
-        Ok(_) => {}
-        Err(nix::Error::EINVAL) => return Ok(Direct::No),
-        Err(errno) => return Err(failed("use direct I/O on", errno)),
-    }
-    let mut needed = match need {
-        DirectNeed::Alignment(bytes) => Some(bytes),
-        DirectNeed::Unknown | DirectNeed::Unsupported => None,
-    };
-    if kind == Kind::BlockDevice {
-        let bytes = device_block_bytes(file)
-            .map_err(|errno| failed("ask for the logical block size of", errno))?;
-        needed = needed.max(Some(bytes));
-    }
-    match needed {
-        Some(bytes) if alignment < bytes => Err(ModuleError::new(
-            Status::Alignment,
-            format!(
-                "alignment is {alignment}, and {} needs {bytes}: give an alignment of at least \
-                 {bytes}",
-                path.display()
-            ),
-        )),
-        Some(_) => Ok(Direct::Yes),
-        None => Ok(Direct::Untold),
-    }
-}
-
-/// Reads one unit where a coarser device would refuse it.
-fn try_alignment(
-    path: &Path,
-    file: &File,
-    total_size: u64,
-    alignment: u32,
-) -> Result<(), ModuleError> {
-    #[repr(align(4096))]
-    struct Memory([u8; 4096]);
-    let mut memory = Memory([0; 4096]);
-    let unit = &mut memory.0[..alignment as usize];
-    match file.read_at(unit, total_size - u64::from(alignment)) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(ModuleError::new(
-            Status::Alignment,
-            format!(
-                "alignment is {alignment}, and {} refuses to read {alignment} bytes: give a \
-                 larger alignment, at most 4096",
-                path.display()
-            ),
-        )),
-        Err(error) => Err(ModuleError::system(
-            format_args!("cannot read {}", path.display()),
-            &error,
-        )),
-        Ok(_) => Ok(()),
     }
 }
 
@@ -457,16 +313,6 @@ fn settle_size(
         })?;
     }
     Ok(asked)
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Closing the file would do it too, but not before a process that was forked meanwhile
-        // has closed its copy.
-        if let Some(file) = &self.0 {
-            let _ = file.unlock();
-        }
-    }
 }
 
 impl Undo {
