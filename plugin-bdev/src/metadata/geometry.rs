@@ -246,7 +246,8 @@ impl Geometry {
         if self.total_pages > (u64::from(u32::MAX) - 1) * UNITS {
             return fail("the pool's size is impossible");
         }
-        let journal = [JOURNAL_FIRST_PAGE, JOURNAL_FIRST_PAGE + self.journal_pages];
+        let second_half = JOURNAL_FIRST_PAGE.saturating_add(self.journal_pages);
+        let journal = [JOURNAL_FIRST_PAGE, second_half];
         if !(JOURNAL_PAGES_MINIMUM..=JOURNAL_PAGES_MAXIMUM).contains(&self.journal_pages)
             || self.journal != journal
         {

@@ -257,7 +257,9 @@ fn read_contents(bytes: &[u8], megabytes: u32) -> Option<Contents> {
         };
         let first = u32_at(run, 0);
         let end = first.checked_add(u32_at(run, 4))?;
-        if end > megabytes {
+        // No megabyte stands in a record twice: so much memory and no more.
+        let is_too_long = contents.records.len() as u64 + u64::from(end - first) > megabytes.into();
+        if end > megabytes || is_too_long {
             return None;
         }
         let record = Record { map, tagged: false };
