@@ -277,8 +277,10 @@ fn read_contents(bytes: &[u8], megabytes: u32) -> Option<Contents> {
         };
         let first = u32_at(run, 0);
         let end = first.checked_add(u32_at(run, 4))?;
-        let so_far = contents.records.len();
-        if end > megabytes || so_far + (end - first) as usize > EPOCH_CHANGES_MAXIMUM {
+        // No megabyte stands in a record twice, and an epoch has only so many changes: so much memory and
+        // no more.
+        let after = contents.records.len() + (end.saturating_sub(first)) as usize;
+        if end > megabytes || after > EPOCH_CHANGES_MAXIMUM.min(megabytes as usize) {
             return None;
         }
         let record = Record { map, tagged: false };

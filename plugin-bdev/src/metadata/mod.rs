@@ -19,7 +19,7 @@
 //! - [`geometry`]: where everything lies.
 //! - [`superblock`], [`table`], [`journal`], [`tags`]: the structures.
 //! - [`check`](mod@check): all of it, for people.
-//! - [`scan`]: reading the journal. [`recovery`]: opening.
+//! - [`scan`]: reading the journal. [`recovery`]: opening. [`repair`]: what opening writes.
 //! - [`overlay`]: what stands in the journal only. [`checkpoint`]: bringing it into the table.
 //! - [`signature`]: what else a device may hold.
 #![forbid(unsafe_code)]
@@ -33,6 +33,7 @@ mod page;
 mod recovery;
 #[cfg(all(test, not(loom)))]
 mod reopening_tests;
+mod repair;
 mod scan;
 pub(crate) mod signature;
 #[cfg(all(test, not(loom)))]

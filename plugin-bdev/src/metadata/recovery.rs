@@ -18,7 +18,8 @@ use super::checkpoint::Checkpoint;
 use super::geometry::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TablePage};
 use super::overlay::{MegabyteSet, Overlay};
 use super::page::{Disk, PAGE_BYTES, Page};
-use super::scan::{self, Scan, scan};
+use super::repair;
+use super::scan::{Scan, scan};
 use super::signature::{self, Contents};
 use super::superblock::{NoSuperblock, Superblock};
 use super::table::Records;
@@ -136,13 +137,13 @@ pub(crate) fn open<D: Disk>(
     }));
 
     if mode == Mode::ReadWrite {
-        write_last_commit_again(&disk, &superblock, &journal)?;
+        repair::write_last_commit_again(&disk, &superblock, &journal)?;
         if !weakened(Weakness::RecoveryNotFlushed) {
             disk.flush()?;
         }
-        restore_records(&disk, &superblock, &journal)?;
-        erase_remains(&disk, &superblock, &journal)?;
-        repair(&disk, &superblock, &chosen.stale, &table.repairs)?;
+        repair::restore_records(&disk, &superblock, &journal)?;
+        repair::erase_remains(&disk, &superblock, &journal)?;
+        repair::rewrite(&disk, &superblock, &chosen.stale, &table.repairs)?;
     }
     let journal_records = journal.next_sequence() - superblock.sequence - 1;
     Ok(Opened {
@@ -238,10 +239,10 @@ fn probe_start<D: Disk>(disk: &D) -> io::Result<Contents> {
 }
 
 /// What stands in the journal: an epoch that may be on its way into the table, and the one after it.
-struct Journal {
-    epoch: u64,
-    older: Scan,
-    newer: Scan,
+pub(super) struct Journal {
+    pub(super) epoch: u64,
+    pub(super) older: Scan,
+    pub(super) newer: Scan,
 }
 
 impl Journal {
@@ -367,95 +368,6 @@ fn read_page<D: Disk>(
         )),
     }
     Ok(records)
-}
-
-/// Writes the last commit as it was read. If the flush that should have made it durable failed, it can
-/// be read, and no later flush makes it durable.
-fn write_last_commit_again<D: Disk>(
-    disk: &D,
-    superblock: &Superblock,
-    journal: &Journal,
-) -> io::Result<()> {
-    let (scan, epoch) = match journal.newer.contents.is_empty() {
-        true => (&journal.older, journal.epoch),
-        false => (&journal.newer, journal.epoch + 1),
-    };
-    let commit = &scan.last_commit;
-    // What nobody of ours has written may seem to reach beyond the half.
-    let end = commit.end.min(superblock.geometry.journal_pages);
-    if commit.start >= end {
-        return Ok(());
-    }
-    let first_page = superblock.geometry.journal[(epoch % 2) as usize] + commit.start;
-    let mut pages = Page::zeroes((end - commit.start) as usize);
-    disk.read(first_page, &mut pages)?;
-    disk.write(first_page, &pages)
-}
-
-/// Writes the missing copies of the journal's records, so that again damage to one of them loses nothing.
-fn restore_records<D: Disk>(
-    disk: &D,
-    superblock: &Superblock,
-    journal: &Journal,
-) -> io::Result<()> {
-    let mut is_written = false;
-    for (scan, epoch) in [&journal.older, &journal.newer]
-        .into_iter()
-        .zip(journal.epoch..)
-    {
-        let half = superblock.geometry.journal[(epoch % 2) as usize];
-        for lone in &scan.lone {
-            let mut pages = Page::zeroes(lone.pages as usize);
-            disk.read(half + lone.present_at, &mut pages)?;
-            disk.write(half + lone.missing_at, &pages)?;
-            is_written = true;
-        }
-    }
-    if is_written {
-        disk.flush()?;
-    }
-    Ok(())
-}
-
-/// Erases where records begin that do not count. Otherwise a write to the same place, interrupted as well,
-/// might supply just the sectors that one of them lacks, and it would count then.
-fn erase_remains<D: Disk>(disk: &D, superblock: &Superblock, journal: &Journal) -> io::Result<()> {
-    if weakened(Weakness::RemainsLeft) {
-        return Ok(());
-    }
-    let mut is_written = false;
-    for (scan, epoch) in [&journal.older, &journal.newer]
-        .into_iter()
-        .zip(journal.epoch..)
-    {
-        for page in scan::remains(disk, &superblock.geometry, epoch, scan.taken_pages)? {
-            disk.write(page, &Page::zeroes(1))?;
-            is_written = true;
-        }
-    }
-    if is_written {
-        disk.flush()?;
-    }
-    Ok(())
-}
-
-fn repair<D: Disk>(
-    disk: &D,
-    superblock: &Superblock,
-    superblock_copies: &[usize],
-    pages: &[(TablePage, Page)],
-) -> io::Result<()> {
-    for (at, page) in pages {
-        let place = superblock.geometry.table_page(*at, 0);
-        disk.write(place, std::slice::from_ref(page))?;
-    }
-    for copy in superblock_copies {
-        disk.write(SUPERBLOCK_COPIES[*copy], &superblock.to_pages())?;
-    }
-    if !pages.is_empty() || !superblock_copies.is_empty() {
-        disk.flush()?;
-    }
-    Ok(())
 }
 
 fn assemble<D: Disk>(

@@ -184,7 +184,7 @@ impl Progress {
         let Some(open) = self.open.as_mut().filter(|open| is_open(open)) else {
             return;
         };
-        if position.sequence + 1 == open.next {
+        if open.next.checked_sub(1) == Some(position.sequence) {
             let last = open.records.last_mut();
             last.into_iter().for_each(|seen| seen.ends.push(end));
         }

@@ -62,11 +62,6 @@ impl Image {
         ));
     }
 
-    /// Numbers of the pages that were ever written.
-    pub(super) fn written(&self) -> impl Iterator<Item = u64> + '_ {
-        self.pages.keys().copied()
-    }
-
     fn apply(&mut self, write: &Write) {
         for (page, bytes) in (write.first_page..).zip(&write.pages) {
             self.pages.insert(page, Rc::clone(bytes));

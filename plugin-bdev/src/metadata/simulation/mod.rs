@@ -1,9 +1,40 @@
-//! The proof of crash safety: a simulated device, and all that may go wrong on it.
-#![allow(dead_code)]
+//! The proof of crash consistency: a simulated device, and what may go wrong on it.
+//!
+//! # Fault model
+//! - A sector of 512 bytes is written whole or not at all. Until a flush has succeeded, each sector of each
+//!   write before it may be lost or kept, whatever becomes of the others; where writes overlap, any of them
+//!   may have come last. What was flushed stays as it is, unless it is damaged.
+//! - *Crash*: of what was not flushed anything may be left. *Kill*: all of it can be read, and none of it is
+//!   durable. *Failure*: from some write or flush on the device fails all; a write that failed may have
+//!   been done in part.
+//! - *Damage*: at most one piece at a time: a flipped bit, a sector or a page of zeroes, an end that comes
+//!   too early; also on top of a crash.
+//!
+//! # What is checked
+//! Opening finds what the last commit made durable, or what was being made so: of a commit that fits the
+//! journal all or nothing, of a larger one by megabytes; with the tags of that very allocation. What opening
+//! has found once is found again. With the whole stack: each block has its owner's data, from the version
+//! that was flushed on, sector by sector; space adds up; and the pool can go on. With damage: the same, or
+//! an error and no write.
+//!
+//! # Outside the guarantee
+//! - Both copies of the *last* record of the journal damaged: the commit then seems never to have been.
+//! - Damage to both copies of anything else, and to tags, which have one: told, not repaired.
+//! - A pool whose making was interrupted may be called damaged instead of none.
+//! - A device that fails a flush and says later that all is durable, though what it failed on was dropped.
+//! - Contents that somebody forged, checksums included: they may say anything that could be. They do not
+//!   make the program panic; see [`fuzz`].
+//!
+//! # When a test fails
+//! It prints the seed: `CHIMAERA_CRASH_SEED=n cargo test -p chimaera-bdev-runtime --lib <test>` runs just
+//! that history again. The text says in which life, after how many of its writes and flushes, and with what
+//! lost. `CHIMAERA_CRASH_POINTS=n` tries more crashes.
 
 mod crashes;
 mod damage;
+mod damages;
 mod disk;
+pub(super) mod fuzz;
 mod history;
 mod model;
 mod stack;
