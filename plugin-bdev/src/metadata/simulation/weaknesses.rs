@@ -61,7 +61,8 @@ fn a_torn_second_copy_is_mended_before_the_first_is_written() {
 
 #[test]
 fn the_second_copy_is_durable_before_the_superblock() {
-    is_missed(
+    is_missed_from(
+        25,
         Weakness::SecondCopyNotFlushed,
         Level::Metadata,
         Trial::Pairs,
@@ -79,7 +80,12 @@ fn a_superblock_is_durable_before_the_other_is_written() {
 
 #[test]
 fn what_recovery_found_is_durable_before_it_counts() {
-    is_missed(Weakness::RecoveryNotFlushed, Level::Metadata, Trial::Crash);
+    is_missed_from(
+        5,
+        Weakness::RecoveryNotFlushed,
+        Level::Metadata,
+        Trial::Crash,
+    );
 }
 
 #[test]
@@ -98,7 +104,12 @@ fn a_damaged_page_of_the_table_does_not_count() {
 
 #[test]
 fn a_torn_superblock_does_not_count() {
-    is_missed(Weakness::SuperblockUnchecked, Level::Metadata, Trial::Crash);
+    is_missed_from(
+        40,
+        Weakness::SuperblockUnchecked,
+        Level::Metadata,
+        Trial::Crash,
+    );
 }
 
 #[test]
@@ -130,7 +141,7 @@ fn a_record_has_two_copies_again_after_recovery() {
 
 #[test]
 fn what_is_left_of_a_commit_is_no_part_of_the_next() {
-    is_missed_from(254, Weakness::RemainsLeft, Level::Metadata, Trial::Pairs);
+    is_missed_from(324, Weakness::RemainsLeft, Level::Metadata, Trial::Pairs);
 }
 
 #[test]
