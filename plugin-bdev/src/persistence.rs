@@ -12,7 +12,7 @@ use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
-use chimaera_proto::bdev::{IoEngine, UNIT_BYTES};
+use chimaera_proto::bdev::{IoEngine, MEGABYTE, UNIT_BYTES};
 use chimaera_proto::{PoolId, Status};
 
 use crate::allocator::Allocator;
@@ -107,6 +107,7 @@ impl Place<'_> {
         if !self.parameters.read_only && geometry != *metadata.geometry() {
             self.resize(&mut metadata, pages)?;
         }
+        self.tell_of_unused(metadata.geometry());
         if metadata.has_tags() {
             allocator.expect_tags();
         }
@@ -198,6 +199,20 @@ impl Place<'_> {
             &format!("the pool has {now} bytes now, it had {before}"),
         );
         Ok(())
+    }
+
+    /// A pool that has grown as often as it can must not be thought to have grown again.
+    fn tell_of_unused(&self, geometry: &Geometry) {
+        let pages = self.device.total_size() / UNIT_BYTES;
+        let unused = pages.saturating_sub(geometry.total_pages()) * UNIT_BYTES;
+        if unused < MEGABYTE || self.parameters.read_only {
+            return;
+        }
+        let text = format!(
+            "{unused} bytes stay unused: the pool has grown as often as it can; only a new one, made \
+             with overwrite, has them"
+        );
+        self.log(Level::Warning, &text);
     }
 
     fn refuse_blocks(&self, megabyte: u32, geometry: &Geometry, pages: u64) -> ModuleError {
