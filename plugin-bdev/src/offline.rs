@@ -81,16 +81,44 @@ impl Inspection {
     pub fn is_sound(&self) -> bool {
         self.lost.is_empty() && (self.repairable.is_empty() || self.repaired)
     }
+
+    /// This one, with only the damage that another one of the same pool has too.
+    fn with_damage_of_both(mut self, other: &Self) -> Self {
+        self.lost.retain(|text| other.lost.contains(text));
+        self.repairable
+            .retain(|text| other.repairable.contains(text));
+        self
+    }
 }
 
+/// How often metadata that a daemon may be changing is looked at before it is called damaged.
+const LOOKS_WHILE_IN_USE: usize = 8;
+
 /// Reads what stands on a file or device, and checks all of it. Writes nothing. Blocks.
+///
+/// While a daemon uses it, what is read is of several moments and may not go together: only what is
+/// found each time counts as damage.
 ///
 /// # Errors
 /// [`Status::NotFound`] if there is no such file, or no pool in it; [`Status::CorruptedMetadata`] if no
 /// superblock is left; [`Status::Unsupported`] for a pool of a newer program; and the device's.
 pub fn inspect(path: &Path) -> Result<Inspection, ModuleError> {
     let (file, in_use) = open(path, false)?;
-    examine(path, file, in_use, false)
+    let file = Arc::new(file);
+    let mut found = examine(path, &file, in_use, false);
+    if in_use {
+        for _ in 1..LOOKS_WHILE_IN_USE {
+            if found.as_ref().is_ok_and(Inspection::is_sound) {
+                break;
+            }
+            let again = examine(path, &file, in_use, false);
+            found = match (found, again) {
+                (Ok(before), Ok(again)) => Ok(again.with_damage_of_both(&before)),
+                (_, again) => again,
+            };
+        }
+    }
+    found
 }
 
 /// As [`inspect`], on a file or device that nobody uses; with `repair`, repairs what can be repaired,
@@ -100,7 +128,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, ModuleError> {
 /// As [`inspect`]; [`Status::Busy`] if it is in use.
 pub fn check(path: &Path, repair: bool) -> Result<Inspection, ModuleError> {
     let (file, _) = patiently(path, repair)?;
-    examine(path, file, false, repair)
+    examine(path, &Arc::new(file), false, repair)
 }
 
 /// Gives the pool on a file or device that nobody uses another name: its path, after it was moved.
@@ -175,11 +203,16 @@ fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
     }
 }
 
-fn examine(path: &Path, file: File, in_use: bool, repair: bool) -> Result<Inspection, ModuleError> {
-    let size = crate::file::size_of(&file).map_err(|error| {
+fn examine(
+    path: &Path,
+    file: &Arc<File>,
+    in_use: bool,
+    repair: bool,
+) -> Result<Inspection, ModuleError> {
+    let size = crate::file::size_of(file).map_err(|error| {
         ModuleError::system(format_args!("cannot read {}", path.display()), &error)
     })?;
-    let disk = FileDisk::new(Arc::new(file));
+    let disk = FileDisk::new(Arc::clone(file));
     let mut blocks = [0; 4];
     let mut allocated_bytes = 0;
     let checked = metadata::check(&disk, repair, &mut |_, map| {

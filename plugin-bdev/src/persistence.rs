@@ -12,7 +12,7 @@ use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
-use chimaera_proto::bdev::{IoEngine, UNIT_BYTES};
+use chimaera_proto::bdev::{IoEngine, MEGABYTE, UNIT_BYTES};
 use chimaera_proto::{PoolId, Status};
 
 use crate::allocator::Allocator;
@@ -61,7 +61,7 @@ pub(crate) fn open_or_format(
             place.check_blank()?;
             place.format(false)
         }
-        Err(error) => Err(place.explain(error)),
+        Err(error) => Err(place.explain(error, false)),
     }
 }
 
@@ -92,9 +92,13 @@ impl Place<'_> {
         let opened = metadata::open(self.disk.clone(), mode, &mut take_over, &mut |done, of| {
             progress.tell(done, of);
         })
-        .map_err(|error| self.explain(error))?;
+        .map_err(|error| self.explain(error, !self.parameters.read_only))?;
+        let what_is_done = match mode {
+            Mode::ReadWrite => "repaired",
+            Mode::ReadOnly => "not repaired, since the pool is open for reading only",
+        };
         for text in &opened.repaired {
-            self.log(Level::Warning, text);
+            self.log(Level::Warning, &format!("{text}: {what_is_done}"));
         }
         for text in &opened.lost {
             self.log(Level::Error, &format!("{text}: blocks there are not known"));
@@ -107,6 +111,7 @@ impl Place<'_> {
         if !self.parameters.read_only && geometry != *metadata.geometry() {
             self.resize(&mut metadata, pages)?;
         }
+        self.tell_of_unused(metadata.geometry());
         if metadata.has_tags() {
             allocator.expect_tags();
         }
@@ -200,13 +205,27 @@ impl Place<'_> {
         Ok(())
     }
 
+    /// A pool that has grown as often as it can must not be thought to have grown again.
+    fn tell_of_unused(&self, geometry: &Geometry) {
+        let pages = self.device.total_size() / UNIT_BYTES;
+        let unused = pages.saturating_sub(geometry.total_pages()) * UNIT_BYTES;
+        if unused < MEGABYTE || self.parameters.read_only {
+            return;
+        }
+        let text = format!(
+            "{unused} bytes stay unused: the pool has grown as often as it can; only a new one, made \
+             with overwrite, has them"
+        );
+        self.log(Level::Warning, &text);
+    }
+
     fn refuse_blocks(&self, megabyte: u32, geometry: &Geometry, pages: u64) -> ModuleError {
         if pages < geometry.total_pages() {
             let text = format!("megabyte {megabyte} of it has blocks");
             return self.refuse_to_shrink(geometry, pages, &text);
         }
         let text = format!("megabyte {megabyte} has blocks where there can be none");
-        self.explain(OpenError::Damaged(text))
+        self.explain(OpenError::Damaged(text), false)
     }
 
     fn refuse_to_shrink(&self, geometry: &Geometry, pages: u64, why: &str) -> ModuleError {
@@ -248,6 +267,12 @@ impl Place<'_> {
         );
         let metadata = Metadata::format(self.disk.clone(), self.identity(), geometry, birth, wipe);
         let metadata = metadata.map_err(|error| self.device_failed("make a pool on", &error))?;
+        if wipe {
+            self.log(
+                Level::Info,
+                "overwritten: what it held is lost, and a new pool was made",
+            );
+        }
         Ok(Persistent {
             allocator,
             ledger: Ledger::new(metadata),
@@ -309,23 +334,31 @@ impl Place<'_> {
         Ok(allocator)
     }
 
-    fn explain(&self, error: OpenError) -> ModuleError {
+    /// What is wrong. `may_be_readable` says that it might do to open the pool for reading only.
+    fn explain(&self, error: OpenError, may_be_readable: bool) -> ModuleError {
         match error {
             OpenError::Device(error) => self.device_failed("read", &error),
             OpenError::NoPool => self.error(Status::NotFound, format_args!("it holds no pool")),
             OpenError::Overwritten(contents) => self.not_blank(contents),
-            OpenError::Damaged(text) => self.error(
-                Status::CorruptedMetadata,
-                format_args!(
-                    "corrupted block metadata: {text}; nothing was written; set read_only to read what \
-                     can be read, or see what chimaera pool check says"
-                ),
-            ),
+            OpenError::Damaged(text) => {
+                let advice = match may_be_readable {
+                    true => {
+                        "; set read_only to read what can be read, or see what chimaera pool check says"
+                    }
+                    false => "",
+                };
+                self.error(
+                    Status::CorruptedMetadata,
+                    format_args!("corrupted block metadata: {text}; nothing was written{advice}"),
+                )
+            }
             OpenError::Unsupported(text) => self.error(
                 Status::Unsupported,
                 format_args!("it holds a pool that cannot be used: {text}; use a newer release"),
             ),
-            OpenError::OnlyReadable(text) => self.error(Status::Unsupported, format_args!("{text}")),
+            OpenError::OnlyReadable(text) => {
+                self.error(Status::Unsupported, format_args!("{text}"))
+            }
         }
     }
 

@@ -81,6 +81,7 @@ fn rows(inspection: &Inspection) -> Vec<(&'static str, String)> {
     let state = match (inspection.in_use, inspection.journal_records) {
         (true, _) => "in use by a daemon".to_owned(),
         (false, 0) => "at rest: all is in the table".to_owned(),
+        (false, 1) => "1 record of the journal to take over".to_owned(),
         (false, records) => format!("{records} records of the journal to take over"),
     };
     let health = match (inspection.is_sound(), inspection.repaired) {
@@ -103,7 +104,10 @@ fn rows(inspection: &Inspection) -> Vec<(&'static str, String)> {
         ("blocks", blocks.join(", ")),
         (
             "tagged",
-            format!("{} megabytes", inspection.tagged_megabytes),
+            match inspection.tagged_megabytes {
+                1 => "1 megabyte".to_owned(),
+                megabytes => format!("{megabytes} megabytes"),
+            },
         ),
         ("alignment", inspection.alignment.to_string()),
         ("I/O depth", inspection.io_depth.to_string()),
@@ -138,11 +142,12 @@ struct Report<'a> {
     id: String,
     name: &'a str,
     format_version: u32,
-    features: [u64; 3],
+    features: Features,
     owner_user: u32,
     owner_group: u32,
-    mode: u32,
-    created: u64,
+    /// Octal, as `chmod` takes it.
+    mode: String,
+    created_unix_seconds: u64,
     total_size: u64,
     metadata_size: u64,
     remaining_size: u64,
@@ -166,20 +171,33 @@ struct Report<'a> {
     lost: &'a [String],
 }
 
+/// The feature bits, by what a program that does not know one may do.
+#[derive(Serialize)]
+struct Features {
+    incompatible: u64,
+    read_only_compatible: u64,
+    compatible: u64,
+}
+
 impl<'a> Report<'a> {
     fn new(inspection: &'a Inspection) -> Self {
         let [blocks_4k, blocks_64k, blocks_256k, blocks_1m] = inspection.blocks;
         let (owner_user, owner_group) = inspection.owner;
+        let [incompatible, read_only_compatible, compatible] = inspection.features;
         Self {
             uuid: show_uuid(inspection.uuid),
             id: inspection.pool.to_string(),
             name: &inspection.name,
             format_version: inspection.format_version,
-            features: inspection.features,
+            features: Features {
+                incompatible,
+                read_only_compatible,
+                compatible,
+            },
             owner_user,
             owner_group,
-            mode: inspection.mode,
-            created: inspection.created,
+            mode: format!("{:03o}", inspection.mode),
+            created_unix_seconds: inspection.created,
             total_size: inspection.total_size,
             metadata_size: inspection.metadata_size,
             remaining_size: inspection.remaining_size,

@@ -62,10 +62,12 @@ pub(crate) fn check<D: Disk + Clone>(
     let mut repairable = repaired;
     repairable.extend(stale_pages.iter().map(|(page, _)| {
         let page = metadata.geometry().table_page(*page, 1);
-        format!("page {page} of the table, a second copy, is damaged")
+        format!("page {page} of the table, a second copy, is damaged, the first is sound")
     }));
     repairable.extend(damaged_tags.iter().map(|(page, sector)| {
-        format!("owner tags in page {page} are damaged (sector {sector}); a repair forgets them")
+        format!(
+            "owner tags in page {page}, sector {sector}, are damaged, and can only be forgotten"
+        )
     }));
     let mut checked = Checked {
         superblock: metadata.superblock().clone(),

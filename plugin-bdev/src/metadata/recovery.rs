@@ -133,7 +133,7 @@ pub(crate) fn open<D: Disk>(
     }
     repaired.extend(table.repairs.iter().map(|(page, _)| {
         let page = superblock.geometry.table_page(*page, 0);
-        format!("page {page} of the table is damaged, and repaired from its copy")
+        format!("page {page} of the table is damaged, its copy is sound")
     }));
 
     if mode == Mode::ReadWrite {
@@ -168,7 +168,7 @@ fn damaged_superblock(copy: usize) -> String {
     } else {
         ("second", "first")
     };
-    format!("the {name} superblock is damaged, and repaired from the {other}")
+    format!("the {name} superblock is damaged, the {other} is sound")
 }
 
 fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {

@@ -77,9 +77,10 @@ fn legend(map: &Map<'_>, colour: bool) -> String {
             ("", "")
         };
         let (count, size) = (all.count(state), show_size(map.bytes(state)));
+        let unit = if count == 1 { "megabyte" } else { "megabytes" };
         let _ = write!(
             lines,
-            "{start}{character}{end} {name:<9}{count:>10} megabytes{size:>12}"
+            "{start}{character}{end} {name:<9}{count:>10} {unit:<9}{size:>12}"
         );
         lines.push('\n');
     }
@@ -148,7 +149,7 @@ pool: 9.0 MiB, 1.0 MiB a character
 
 █ used              3 megabytes     3.0 MiB
 ▒ split             2 megabytes     2.0 MiB
-M metadata          1 megabytes     1.0 MiB
+M metadata          1 megabyte      1.0 MiB
 · free              3 megabytes     3.0 MiB";
         assert_eq!(draw(&map(&states), 80, false), expected);
     }

@@ -162,7 +162,7 @@ fn failed(verb: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
 fn locked(path: &Path, error: TryLockError) -> Failure {
     match error {
         TryLockError::WouldBlock => Failure::in_the_way(format!(
-            "the journal {} is in use by another `chimaera verify`",
+            "the journal {} is in use by another process",
             path.display()
         )),
         TryLockError::Error(error) => failed("lock", path)(error),

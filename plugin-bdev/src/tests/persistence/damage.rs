@@ -74,12 +74,14 @@ fn two_damaged_superblocks_are_an_error() {
         }
         let words = ["corrupted block metadata", "both copies of the superblock"];
         store.assert_refused(&file_params(0), CORRUPTED, &words);
-        store.assert_refused(&read_only(), CORRUPTED, &words);
+        let said = store.assert_refused(&read_only(), CORRUPTED, &words);
+        assert!(!said.contains("read_only"), "that was tried: {said}");
         let overwritten = CreateParams {
             overwrite: true,
             ..file_params(0)
         };
         let pool = store.open_with(&overwritten).expect("told to");
+        assert_told(&pool, 3, &[&store.name, "what it held is lost"]);
         assert_eq!(pool.list(), []);
     });
 }
@@ -94,6 +96,7 @@ fn a_damaged_page_of_the_table_is_repaired_from_its_copy_and_told() {
         // Nothing is repaired by who only reads.
         let damaged = store.image();
         let pool = store.open_with(&read_only()).expect("there is a copy");
+        assert_told(&pool, 2, &["of the table is damaged", "not repaired"]);
         written.assert_all_of(&pool);
         drop(pool);
         assert!(store.image() == damaged);

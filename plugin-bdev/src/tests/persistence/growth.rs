@@ -89,6 +89,25 @@ fn a_file_that_has_a_little_more_than_its_pool_can_use_is_opened_all_the_same() 
     }
 }
 
+#[test]
+fn a_pool_that_cannot_grow_any_more_says_so() {
+    let store = Store::on_file(file_bytes(2));
+    drop(store.open());
+    for megabytes in 3.. {
+        store.resize(2 * megabytes * MIB);
+        let pool = store.open();
+        let log = pool.recorder().log();
+        if pool.stats().total_size < 2 * megabytes * MIB {
+            assert!(matches!(&log[..], [(2, text)] if text.contains("2097152 bytes stay unused")));
+            return;
+        }
+        assert!(
+            matches!(&log[..], [(3, _)]),
+            "only that it has grown: {log:?}"
+        );
+    }
+}
+
 /// The end of the last of these blocks.
 fn end(blocks: &[Block]) -> u64 {
     let ends = blocks.iter().map(|block| block.offset + block.size);

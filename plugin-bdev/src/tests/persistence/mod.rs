@@ -5,6 +5,7 @@ mod failing;
 mod freed;
 mod growth;
 mod identity;
+mod inspected;
 mod kept;
 mod occupied;
 mod read_only;

@@ -1,0 +1,51 @@
+//! Looking at a pool tells what is so, also while it is in use.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use super::on_every_store;
+use crate::offline;
+use crate::testing::{Pool, disk_folder, file_bytes, file_params, memory_folder, name_in};
+
+/// How often the pool that is looked at changes.
+const CHANGES: usize = 2000;
+
+#[test]
+fn a_pool_that_changes_is_not_called_damaged() {
+    // In memory, flushes follow one another so fast that a look falls between two as often as not.
+    let folder = memory_folder().unwrap_or_else(disk_folder);
+    let name = name_in(&folder, "pool");
+    let pool = Pool::create(&name, &file_params(file_bytes(8)), 1).expect("made");
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let inspection = offline::inspect(Path::new(&name)).expect("a pool");
+                let damage = [inspection.lost, inspection.repairable];
+                assert_eq!((inspection.in_use, damage), (true, [vec![], vec![]]));
+            }
+        });
+        for _ in 0..CHANGES {
+            let blocks = pool.allocate(4096).expect("room");
+            pool.flush().expect("flushed");
+            pool.free(&blocks).expect("allocated");
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn what_is_damaged_while_it_is_in_use_is_told() {
+    on_every_store(file_bytes(8), |store| {
+        let pool = store.open();
+        let path = Path::new(&store.name);
+        assert!(offline::inspect(path).expect("a pool").is_sound());
+        store.damage(100);
+        let inspection = offline::inspect(path).expect("there is a copy");
+        assert!(inspection.in_use && inspection.lost.is_empty());
+        let told = &inspection.repairable[..];
+        assert!(matches!(told, [text] if text.contains("first superblock")));
+        drop(pool);
+    });
+}
