@@ -158,7 +158,7 @@ impl Client {
     /// before.
     pub fn flush(&self, query: PoolQuery) -> Result<(), Error> {
         let call = self.call(query, Method::Flush, [0; 3]);
-        match self.runtime.call(&call) {
+        match self.runtime.call_asleep(&call) {
             Ok(_) => Ok(()),
             Err(error) => Err(error.during(describe_flush(&call))),
         }

@@ -75,10 +75,17 @@ pub(crate) fn allocate(
     let [size, owner, _] = request.arguments();
     let plan = AllocationPlan::for_size(size);
     let asked = (plan, OwnerTag(owner));
-    let allocated = if plan.count <= INLINE_BLOCKS as u64 {
-        allocate_inline(allocator, worker_index, asked)
-    } else {
-        allocate_to_buffer(allocator, worker_index, asked, &request)
+    let attempt = || {
+        if plan.count <= INLINE_BLOCKS as u64 {
+            allocate_inline(allocator, worker_index, asked)
+        } else {
+            allocate_to_buffer(allocator, worker_index, asked, &request)
+        }
+    };
+    let allocated = match attempt() {
+        // What had waited for a commit may have come free since: then it does not show as waiting.
+        Err(Status::NoSpace) if !allocator.has_deferred() => attempt(),
+        allocated => allocated,
     };
     match allocated {
         Ok(values) => {

@@ -70,16 +70,20 @@ impl Container for BdevContainer {
     }
 
     fn check_params(&self, params: &[u8]) -> Result<(), ModuleError> {
-        let asked = Parameters::decode(params)?;
-        let whole_size = match &self.backend {
-            Backend::Ram(_) => self.parameters.total_size,
-            // A pool may have a little less than its file, where a rest has no room for metadata.
-            Backend::File(device) => match device.whole_size()? {
-                size if size == device.total_size() => self.parameters.total_size,
-                size => size,
-            },
+        let mut asked = Parameters::decode(params)?;
+        let Backend::File(device) = &self.backend else {
+            return self
+                .parameters
+                .check_same(&asked, self.parameters.total_size);
         };
-        self.parameters.check_same(&asked, whole_size)
+        // A pool may have a little less than its file, where a rest has no room for metadata.
+        let own_size = |size| match size == device.total_size() {
+            true => self.parameters.total_size,
+            false => size,
+        };
+        asked.total_size = own_size(asked.total_size);
+        self.parameters
+            .check_same(&asked, own_size(device.whole_size()?))
     }
 
     fn submit(&self, worker: &mut Worker<'_>, request: Request) -> Activity {

@@ -10,11 +10,13 @@
 //!   append to a list.
 //! - What waits when a commit begins is served by that commit together: flushes from any number of
 //!   clients cost one.
+//! - A flush waits for at most one page of a list, whoever asks for how many.
 //! - All work that is taken is completed, also after the device or the thread has failed.
 //! - With nothing to do the thread sleeps.
 
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -78,11 +80,13 @@ impl Keeper {
     ) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let mut thread = Thread {
+            lists: VecDeque::new(),
             ledger,
             pool,
             name,
             host,
             read_only,
+            failure: None,
         };
         let own = Arc::clone(&queue);
         let thread = std::thread::Builder::new()
@@ -115,9 +119,15 @@ impl Keeper {
             // A request that is dropped fails.
             return drop(work);
         }
+        let is_awaited = !matches!(work, Work::List(_));
         state.work.push(work);
         drop(state);
         self.queue.came.notify_one();
+        if is_awaited {
+            // Where every processor is busy, the thread was put behind this worker, which goes on to poll:
+            // it would get its turn when the worker's is over, which takes longer than a device.
+            std::thread::yield_now();
+        }
     }
 
     /// Makes durable what completed before. Blocks.
@@ -158,25 +168,33 @@ impl Queue {
 }
 
 struct Thread {
+    /// Lists that are asked for.
+    lists: VecDeque<Request>,
     ledger: Ledger<FileDisk>,
     pool: Arc<PoolState>,
     name: String,
     host: Host,
     read_only: bool,
+    /// The first failure of the device: nothing is written after it.
+    failure: Option<Failure>,
 }
 
 impl Thread {
     fn run(&mut self, queue: &Queue) {
         loop {
             let wants_checkpoint = !self.read_only && self.ledger.metadata().wants_checkpoint();
-            let Some(work) = queue.take(wants_checkpoint) else {
+            let Some(work) = queue.take(wants_checkpoint || !self.lists.is_empty()) else {
                 break;
             };
             self.serve(work);
+            self.list();
             if wants_checkpoint && let Err(error) = self.ledger.metadata_mut().advance_checkpoint()
             {
-                self.tell_of_failure(&error);
+                self.fail(&error);
             }
+        }
+        while !self.lists.is_empty() {
+            self.list();
         }
         if !self.read_only {
             self.close();
@@ -193,13 +211,18 @@ impl Thread {
                     refuse(self.pool.counters.of_keeper(), request, failure);
                 }
                 (Work::Allocate(request), Ok(())) => self.allocate(request),
-                (Work::List(request), _) => {
-                    let list = |first, most| self.ledger.list(&self.pool.allocator, first, most);
-                    listing::answer_list(self.pool.counters.of_keeper(), request, list);
-                }
+                (Work::List(request), _) => self.lists.push_back(request),
                 // Whoever waited may have given up.
                 (Work::FlushCall(done), result) => drop(done.send(result)),
             }
+        }
+    }
+
+    /// Answers one list: whoever flushes does not wait for more of them than that.
+    fn list(&mut self) {
+        if let Some(request) = self.lists.pop_front() {
+            let list = |first, most| self.ledger.list(&self.pool.allocator, first, most);
+            listing::answer_list(self.pool.counters.of_keeper(), request, list);
         }
     }
 
@@ -212,21 +235,29 @@ impl Thread {
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
-        if self.read_only {
-            return Ok(());
+        match self.failure {
+            Some(failure) => Err(failure),
+            None if self.read_only => Ok(()),
+            None => {
+                let committed = self.ledger.commit(&self.pool.allocator);
+                committed.map_err(|error| self.fail(&error))
+            }
         }
-        self.ledger.commit(&self.pool.allocator).map_err(|error| {
-            self.tell_of_failure(&error);
-            Failure::io(error.raw_os_error().unwrap_or(0))
-        })
     }
 
     fn close(&mut self) {
-        let committed = self.ledger.commit(&self.pool.allocator);
-        let closed = committed.and_then(|()| self.ledger.metadata_mut().checkpoint());
-        if let Err(error) = closed {
-            self.tell_of_failure(&error);
+        if self.commit().is_ok()
+            && let Err(error) = self.ledger.metadata_mut().checkpoint()
+        {
+            self.fail(&error);
         }
+    }
+
+    /// Remembers the device's first failure, and tells the log of it.
+    fn fail(&mut self, error: &io::Error) -> Failure {
+        let failure = Failure::io(error.raw_os_error().unwrap_or(0));
+        self.tell_of_failure(error);
+        *self.failure.get_or_insert(failure)
     }
 
     fn tell_of_failure(&self, error: &io::Error) {

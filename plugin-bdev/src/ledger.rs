@@ -19,7 +19,7 @@ use crate::slots::UNITS;
 const COMMIT_MEGABYTES: usize = 1 << 16;
 
 /// Megabytes that are looked at for one page of a listing.
-const LISTED_MEGABYTES: usize = 1 << 16;
+const LISTED_MEGABYTES: usize = 1 << 14;
 
 /// The one who commits.
 pub(crate) struct Ledger<D> {
@@ -39,16 +39,19 @@ impl<D: Disk> Ledger<D> {
     /// # Errors
     /// The device's. Nothing can be committed any more then.
     pub(crate) fn commit<C: FreeCompletion>(&mut self, allocator: &Allocator<C>) -> io::Result<()> {
-        // As often as it takes for all that there is, and no more, whatever others do meanwhile.
-        for _ in 0..=allocator.megabyte_count() / COMMIT_MEGABYTES {
-            let changes = allocator.collect_changes(COMMIT_MEGABYTES);
+        let mut first = 0;
+        loop {
+            let changes = allocator.collect_changes(first, COMMIT_MEGABYTES);
             self.metadata.commit(&changes)?;
             allocator.settle(&changes);
-            if changes.len() < COMMIT_MEGABYTES {
-                break;
+            match changes.last() {
+                // Onward from there: what has changed again before it is for the next commit.
+                Some(last) if changes.len() == COMMIT_MEGABYTES => {
+                    first = last.megabyte as usize + 1;
+                }
+                _ => return Ok(()),
             }
         }
-        Ok(())
     }
 
     /// The metadata, for what concerns it alone.

@@ -17,7 +17,10 @@ use crate::blocks::refuse;
 use crate::counters::WorkerCounters;
 
 /// Megabytes that one page of a map is about at most.
-const MAP_MEGABYTES: usize = 1 << 16;
+const MAP_MEGABYTES: usize = 1 << 14;
+
+/// Blocks on one page of a list at most.
+const LISTED_BLOCKS: usize = 1 << 14;
 
 /// States that are copied at a time.
 const CHUNK_MEGABYTES: usize = 1024;
@@ -31,16 +34,17 @@ pub(crate) fn answer_list(
 ) {
     let [first, ..] = request.arguments();
     let listed = match request.writable_buffer() {
-        Some(buffer) if buffer.len() >= LISTING_BUFFER_BYTES_MINIMUM => {
-            list(first, buffer.len() / OWNED_BLOCK_WIRE_BYTES)
-                .map(|(blocks, next)| {
-                    for (place, block) in blocks.iter().enumerate() {
-                        buffer.copy_from(place * OWNED_BLOCK_WIRE_BYTES, &block.to_bytes());
-                    }
-                    [blocks.len() as u64, next]
-                })
-                .map_err(|error| failure_of(&error))
-        }
+        Some(buffer) if buffer.len() >= LISTING_BUFFER_BYTES_MINIMUM => list(
+            first,
+            LISTED_BLOCKS.min(buffer.len() / OWNED_BLOCK_WIRE_BYTES),
+        )
+        .map(|(blocks, next)| {
+            for (place, block) in blocks.iter().enumerate() {
+                buffer.copy_from(place * OWNED_BLOCK_WIRE_BYTES, &block.to_bytes());
+            }
+            [blocks.len() as u64, next]
+        })
+        .map_err(|error| failure_of(&error)),
         _ => Err(Status::InvalidBuffer.into()),
     };
     match listed {

@@ -99,10 +99,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, ModuleError> {
 /// # Errors
 /// As [`inspect`]; [`Status::Busy`] if it is in use.
 pub fn check(path: &Path, repair: bool) -> Result<Inspection, ModuleError> {
-    let (file, in_use) = open(path, repair)?;
-    if in_use {
-        return Err(busy(path));
-    }
+    let (file, _) = patiently(path, repair)?;
     examine(path, file, false, repair)
 }
 
@@ -120,12 +117,25 @@ pub fn rename(path: &Path, name: &str) -> Result<(), ModuleError> {
             ),
         ));
     }
-    let (file, in_use) = open(path, true)?;
-    if in_use {
-        return Err(busy(path));
-    }
+    let (file, _) = patiently(path, true)?;
     let disk = FileDisk::new(Arc::new(file));
     metadata::rename(disk, name.to_owned()).map_err(|problem| explain(path, problem, None))
+}
+
+/// As [`open`], and waits a moment for what a process that was killed had under way.
+fn patiently(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
+    let opened = crate::file::patiently(
+        || match open(path, writes) {
+            Ok((_, true)) => Err(None),
+            Ok(opened) => Ok(opened),
+            Err(error) => Err(Some(error)),
+        },
+        |error| match error {
+            None => true,
+            Some(error) => error.failure.status == Status::Busy,
+        },
+    );
+    opened.map_err(|error| error.unwrap_or_else(|| busy(path)))
 }
 
 /// Opens a file or device, and tells whether somebody else uses it. The lock goes with the file.

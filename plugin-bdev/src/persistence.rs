@@ -82,8 +82,9 @@ impl Place<'_> {
             false => Mode::ReadWrite,
         };
         let mut impossible = Vec::new();
+        let mut restoring = allocator.restoring();
         let mut take_over = |megabyte: u32, map| {
-            if !allocator.restore(megabyte as usize, map) {
+            if !restoring.take_over(megabyte as usize, map) {
                 impossible.push(megabyte);
             }
         };
@@ -185,6 +186,7 @@ impl Place<'_> {
     fn resize(&self, metadata: &mut Metadata<FileDisk>, pages: u64) -> Result<(), ModuleError> {
         let before = metadata.geometry().total_pages() * UNIT_BYTES;
         let resized = if pages * UNIT_BYTES > before {
+            self.set_aside(&metadata.geometry().grown(pages))?;
             metadata.grow(pages)
         } else {
             metadata.shrink(pages).map(|_| ())
@@ -238,8 +240,7 @@ impl Place<'_> {
             )
         })?;
         let allocator = self.allocator(&geometry)?;
-        let set_aside = self.disk.set_aside(geometry.written_pages());
-        set_aside.map_err(|error| self.device_failed("set space aside in", &error))?;
+        self.set_aside(&geometry)?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let birth = (
             uuid::Uuid::new_v4().into_bytes(),
@@ -251,6 +252,15 @@ impl Place<'_> {
             allocator,
             ledger: Ledger::new(metadata),
         })
+    }
+
+    /// Sees to it that there is space for metadata before anything is written.
+    fn set_aside(&self, geometry: &Geometry) -> Result<(), ModuleError> {
+        for pages in geometry.set_aside() {
+            let set_aside = self.disk.set_aside(pages);
+            set_aside.map_err(|error| self.device_failed("set space aside in", &error))?;
+        }
+        Ok(())
     }
 
     fn identity(&self) -> Identity {

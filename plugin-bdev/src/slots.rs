@@ -146,9 +146,29 @@ impl MegabyteMap {
         })
     }
 
+    /// Whether there is no block.
+    #[inline]
+    pub(crate) const fn is_empty(self) -> bool {
+        let [a, b, c, d, e] = self.0;
+        a | b | c | d | e == 0
+    }
+
     /// The units that its blocks take, or `None` if it has two blocks in one place or bits that stand
     /// for no block: there can be no such map.
+    #[inline]
     pub(crate) fn units(self) -> Option<UnitMap> {
+        // Most megabytes have small blocks only, or are one.
+        let [a, b, c, d, larger] = self.0;
+        match larger {
+            0 => Some([a, b, c, d]),
+            _ if larger == Self::WHOLE.0[UNIT_WORDS] && a | b | c | d == 0 => {
+                Some([u64::MAX; UNIT_WORDS])
+            }
+            _ => self.units_of_mixture(),
+        }
+    }
+
+    fn units_of_mixture(self) -> Option<UnitMap> {
         const PLACES: u64 = (1 << 21) - 1;
         if self.0[UNIT_WORDS] & !PLACES != 0 {
             return None;

@@ -269,13 +269,19 @@ impl Shared {
         if let Some(id) = id {
             return self.pools.get(id)?.container.flush();
         }
+        let mut result = Ok(());
         for info in self.pools.list() {
             // A pool that went away meanwhile was flushed on its way.
-            if let Ok(pool) = self.pools.get(info.id) {
-                pool.container.flush()?;
+            let Ok(pool) = self.pools.get(info.id) else {
+                continue;
+            };
+            // One that fails keeps none of the others from it.
+            if let Err(mut error) = pool.container.flush() {
+                error.message = format!("pool {}: {}", info.name, error.message);
+                result = result.and(Err(error));
             }
         }
-        Ok(())
+        result
     }
 
     fn status(&self) -> RuntimeStatus {

@@ -16,6 +16,7 @@ mod faulty;
 mod pattern;
 mod process;
 mod refusal;
+mod sizes;
 mod watchdog;
 
 pub use build::{library_folder, program};
@@ -26,6 +27,7 @@ pub use faulty::Faulty;
 pub use pattern::Pattern;
 pub use process::{ClientProcess, parse_blocks, show_blocks};
 pub use refusal::{assert_not_created, assert_refused, client, memory, remaining, text};
+pub use sizes::{assert_empty, file_bytes};
 pub use watchdog::{Watchdog, until, within};
 
 /// Longer than anything in these tests takes on a loaded machine of two cores.

@@ -1,13 +1,12 @@
 //! What keeps a pool from being made, and what makes it as asked, against a real daemon.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use chimaera_bdev_client::{Client, CreateOptions, PerfMetrics, PoolId, PoolQuery, Status};
 use chimaera_tests::{
-    Daemon, Faulty, LoopDevice, assert_not_created, assert_refused, client, disk_folder, remaining,
-    skipped, text,
+    Daemon, Faulty, LoopDevice, assert_empty, assert_not_created, assert_refused, client,
+    disk_folder, file_bytes, skipped, text,
 };
 
 const QUERY: PoolQuery = PoolQuery::Local;
@@ -129,33 +128,52 @@ fn a_file_pool_without_a_size_is_as_large_as_its_file() {
         .create(PoolQuery::Dynamic, name, &CreateOptions::file())
         .expect("the pool is made");
     assert!(info.created);
-    assert_eq!(remaining(&pool), MIB + 4096, "whole blocks only");
+    let stats = assert_empty(&pool);
+    assert_eq!(stats.total_size, MIB + 4096, "whole blocks only");
     assert_eq!(file.metadata().expect("a file").len(), MIB + 5000);
 }
 
 #[test]
-fn a_file_grows_to_the_size_asked_for_and_keeps_what_it_has() {
+fn a_file_grows_to_the_size_asked_for() {
     let daemon = Daemon::start();
     let runtime = daemon.connect();
     let folder = disk_folder();
     let path = folder.path().join("pool");
-    std::fs::write(&path, [0x5A; 4096]).expect("a file");
+    std::fs::write(&path, [0; 4096]).expect("a blank file");
     let pool = client(&runtime, 0);
-    let options = CreateOptions::file().total_size(2 * MIB);
+    let size = file_bytes(2);
+    let options = CreateOptions::file().total_size(size);
     pool.create(PoolQuery::Dynamic, text(&path), &options)
         .expect("the pool is made");
     let file = File::open(&path).expect("the file");
-    assert_eq!(file.metadata().expect("a file").len(), 2 * MIB);
-    assert_eq!(remaining(&pool), 2 * MIB);
-    let mut bytes = [0; 4096];
-    file.read_exact_at(&mut bytes, 0).expect("a read");
-    assert_eq!(bytes, [0x5A; 4096]);
+    assert_eq!(file.metadata().expect("a file").len(), size);
+    assert_eq!(assert_empty(&pool).total_size, size);
     // A block of the part that was added is as good as any.
     let blocks = pool.allocate_blocks(QUERY, 2 * MIB).expect("all of it");
     let buffer = runtime.allocate_buffer(4096).expect("a buffer");
     let last = blocks.iter().max().expect("two blocks");
     pool.write_at(QUERY, last, MIB - 4096, &buffer)
         .expect("a write to its end");
+}
+
+#[test]
+fn a_file_that_holds_something_is_refused_and_keeps_it() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let folder = disk_folder();
+    let path = folder.path().join("file");
+    let bytes = [0x5A; 4096];
+    std::fs::write(&path, bytes).expect("a file");
+    for size in [0, 2 * MIB] {
+        assert_not_created(
+            &client(&runtime, 0),
+            text(&path),
+            &CreateOptions::file().total_size(size),
+            Status::NotBlank,
+            &["holds data of an unknown kind", "overwrite"],
+        );
+        assert_eq!(std::fs::read(&path).expect("the file"), bytes);
+    }
 }
 
 #[test]
@@ -182,7 +200,8 @@ fn a_file_serves_one_pool_at_a_time_in_one_daemon_and_in_two() {
     let second = Daemon::start();
     let elsewhere = client(&second.connect(), 0);
     assert_not_created(&elsewhere, text(&path), &options, Status::Busy, &busy);
-    assert_eq!(remaining(&pool), MIB, "the pool is as it was");
+    let stats = assert_empty(&pool);
+    assert_eq!(stats.total_size, MIB, "the pool is as it was");
 
     runtime
         .admin()

@@ -9,15 +9,13 @@ use std::sync::mpsc::channel;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
-use chimaera_bdev_client::{
-    BlockType, Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status,
-};
+use chimaera_bdev_client::{Client, Error, PoolId, PoolQuery, Runtime, Status};
 use chimaera_client::ConnectOptions;
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::exit::{IN_THE_WAY, NO_RUNTIME, WRONG_USAGE};
 use chimaera_tests::{
-    ClientProcess, Daemon, Faulty, PATIENCE, Pattern, Watchdog, chimaera, disk_folder, finish,
-    json, program, text, until, within,
+    ClientProcess, Daemon, Faulty, PATIENCE, Watchdog, chimaera, finish, json, program, text,
+    until, within,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -249,46 +247,6 @@ fn whoever_waits_when_the_daemon_is_killed_learns_that_the_connection_is_lost() 
     until("the connection ends", || !runtime.is_connected());
     assert_lost(holder.call(Method::Complete));
     assert_lost(runtime.admin().status());
-}
-
-#[test]
-fn a_pool_is_destroyed_after_its_writes_in_flight_and_they_are_on_the_file() {
-    const BLOCKS: u64 = 48;
-    let daemon = Daemon::start();
-    let runtime = daemon.connect();
-    let folder = disk_folder();
-    let path = folder.path().join("pool");
-    let options = CreateOptions::file().total_size(BLOCKS << 16).io_depth(4);
-    for round in 0..8 {
-        let pool = Client::new(&runtime, PoolId::new(8000, round));
-        pool.create(PoolQuery::Dynamic, text(&path), &options)
-            .expect("the file is free");
-        let pattern = Pattern::new(0, round);
-        let tasks: Vec<_> = (0..BLOCKS)
-            .map(|_| {
-                let block = pool
-                    .allocate_blocks(PoolQuery::Local, BlockType::Kib64.size())
-                    .expect("a block")[0];
-                let mut buffer = runtime.allocate_buffer(1 << 16).expect("a buffer");
-                pattern.fill(block.offset, &mut buffer);
-                pool.async_write(PoolQuery::Local, &block, buffer)
-                    .expect("taken")
-            })
-            .collect();
-        let destroyed = runtime.admin().async_destroy_pool(pool.pool_id());
-        let mut destroyed = destroyed.expect("is asked for");
-        destroyed
-            .wait_timeout(PATIENCE)
-            .expect("it does not hang")
-            .expect("the pool goes");
-        for mut task in tasks {
-            let result = task.try_wait().expect("done before the pool went");
-            assert_eq!(result.expect("what was taken is carried out").0, 1 << 16);
-        }
-        pattern.check(0, &std::fs::read(&path).expect("the file"));
-        let gone = pool.get_stats().expect_err("the pool is gone");
-        assert_eq!(gone.status(), Status::PoolNotFound);
-    }
 }
 
 #[test]

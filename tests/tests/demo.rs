@@ -30,7 +30,7 @@ fn the_demo_shows_both_pools_intact_and_leaves_nothing_behind() {
             part.contains("read       1048576 bytes, intact"),
             "{pool}: {said}"
         );
-        assert!(part.contains("→ 256.0 MiB free"), "{pool}: {said}");
+        assert!(part.contains("256.0 MiB"), "{pool}: {said}");
         for block in ["4 KiB", "64 KiB", "256 KiB", "1 MiB"] {
             let row = part
                 .lines()
@@ -41,7 +41,13 @@ fn the_demo_shows_both_pools_intact_and_leaves_nothing_behind() {
             );
         }
     }
-    assert!(said.contains("RAM pool"), "{said}");
+    assert!(ram.contains("RAM pool"), "{said}");
+    assert!(ram.contains("→ 256.0 MiB free"), "{said}");
+    // All but its metadata.
+    assert!(
+        file.contains("→ 255.") && file.contains("metadata"),
+        "{said}"
+    );
     for left in [&temporary, &work] {
         let left: Vec<_> = std::fs::read_dir(left).expect("a folder").collect();
         assert!(left.is_empty(), "the demo leaves {left:?}");

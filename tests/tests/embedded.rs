@@ -5,12 +5,14 @@ use std::process::Command;
 
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, Status};
 use chimaera_tests::{
-    ClientProcess, Daemon, Pattern, Watchdog, disk_folder, library_folder, program, until,
+    ClientProcess, Daemon, Pattern, Watchdog, assert_empty, disk_folder, file_bytes,
+    library_folder, program, until,
 };
 use tempfile::TempDir;
 
 const QUERY: PoolQuery = PoolQuery::Local;
-const POOL_BYTES: u64 = 4 << 20;
+/// Bytes that can be allocated in the pools, in whole megabytes.
+const ROOM_BYTES: u64 = 4 << 20;
 
 /// A runtime in this process, with the bdev module linked in.
 fn embedded() -> Runtime {
@@ -32,7 +34,7 @@ fn pool(runtime: &Runtime, name: &str, options: &CreateOptions) -> Client {
 fn use_all_of(pool: &Client, writer: u32) {
     let pattern = Pattern::new(writer, 1);
     let blocks = pool
-        .allocate_blocks(QUERY, POOL_BYTES)
+        .allocate_blocks(QUERY, ROOM_BYTES)
         .expect("all of the pool");
     let mut buffer = pool.runtime().allocate_buffer(1 << 20).expect("a buffer");
     for block in &blocks {
@@ -44,8 +46,7 @@ fn use_all_of(pool: &Client, writer: u32) {
         pattern.check(block.offset, &buffer);
     }
     pool.free_blocks(QUERY, &blocks).expect("a free");
-    let stats = pool.get_stats().expect("statistics");
-    assert_eq!(stats.remaining_size, POOL_BYTES);
+    assert_empty(pool);
 }
 
 fn text(path: &Path) -> &str {
@@ -91,7 +92,7 @@ fn a_module_that_is_linked_in_needs_no_library() {
     let runtime = embedded();
     assert_eq!(runtime.daemon().process_id, std::process::id());
     use_all_of(
-        &pool(&runtime, "linked", &CreateOptions::ram(POOL_BYTES)),
+        &pool(&runtime, "linked", &CreateOptions::ram(ROOM_BYTES)),
         1,
     );
     let status = runtime.admin().status().expect("a status");
@@ -99,7 +100,7 @@ fn a_module_that_is_linked_in_needs_no_library() {
     let folder = disk_folder();
     let file = folder.path().join("pool");
     let pool = Client::new(&runtime, PoolId::new(8001, 0));
-    let options = CreateOptions::file().total_size(POOL_BYTES);
+    let options = CreateOptions::file().total_size(file_bytes(ROOM_BYTES >> 20));
     pool.create(PoolQuery::Dynamic, text(&file), &options)
         .expect("the pool is made");
     use_all_of(&pool, 2);
@@ -116,7 +117,7 @@ fn an_embedded_runtime_loads_libraries_as_a_daemon_does() {
     let status = runtime.admin().status().expect("a status");
     assert_eq!(status.modules, [] as [&str; 0]);
     use_all_of(
-        &pool(&runtime, "loaded", &CreateOptions::ram(POOL_BYTES)),
+        &pool(&runtime, "loaded", &CreateOptions::ram(ROOM_BYTES)),
         1,
     );
 }
@@ -180,7 +181,7 @@ fn two_runtimes_in_one_process_know_nothing_of_each_other() {
     let _watchdog = Watchdog::start();
     let (first, second) = (embedded(), embedded());
     let pools =
-        [&first, &second].map(|runtime| pool(runtime, "same", &CreateOptions::ram(POOL_BYTES)));
+        [&first, &second].map(|runtime| pool(runtime, "same", &CreateOptions::ram(ROOM_BYTES)));
     std::thread::scope(|scope| {
         for (writer, pool) in (1..).zip(&pools) {
             scope.spawn(move || (0..5).for_each(|_| use_all_of(pool, writer)));
@@ -200,7 +201,7 @@ fn two_runtimes_in_one_process_know_nothing_of_each_other() {
     // A file is one pool's, whichever runtime that is in.
     let folder = disk_folder();
     let file = folder.path().join("pool");
-    let options = CreateOptions::file().total_size(POOL_BYTES);
+    let options = CreateOptions::file().total_size(file_bytes(ROOM_BYTES >> 20));
     let on_file = |runtime: &Runtime| {
         let pool = Client::new(runtime, PoolId::new(8001, 0));
         pool.create(PoolQuery::Dynamic, text(&file), &options)

@@ -5,8 +5,8 @@ use std::fs::File;
 
 use chimaera_bdev_client::{Block, Client, CreateOptions, PoolQuery, Status};
 use chimaera_tests::{
-    Daemon, LoopDevice, SmallFileSystem, assert_refused, client, disk_folder, remaining, skipped,
-    text,
+    Daemon, LoopDevice, SmallFileSystem, assert_empty, assert_refused, client, disk_folder,
+    file_bytes, skipped, text,
 };
 
 const QUERY: PoolQuery = PoolQuery::Local;
@@ -42,7 +42,7 @@ fn a_file_truncated_behind_a_pools_back_gives_io_errors_and_the_daemon_goes_on()
     let folder = disk_folder();
     let path = folder.path().join("pool");
     let pool = client(&runtime, 0);
-    let options = CreateOptions::file().total_size(4 * MIB);
+    let options = CreateOptions::file().total_size(file_bytes(4));
     pool.create(PoolQuery::Dynamic, text(&path), &options)
         .expect("the pool is made");
     let blocks = pool.allocate_blocks(QUERY, 4 * MIB).expect("blocks");
@@ -51,19 +51,20 @@ fn a_file_truncated_behind_a_pools_back_gives_io_errors_and_the_daemon_goes_on()
         blocks.iter().max().expect("blocks"),
     );
     let file = File::options().write(true).open(&path);
-    file.and_then(|file| file.set_len(MIB)).expect("truncates");
+    file.and_then(|file| file.set_len(first.offset + MIB))
+        .expect("truncates");
     assert_io_errors(&pool, last, EIO);
     let mut buffer = runtime.allocate_buffer(MIB as usize).expect("a buffer");
     let read = pool.read(QUERY, first, &mut buffer);
     assert_eq!(read.expect("what is left can be read"), MIB);
     pool.free_blocks(QUERY, &blocks).expect("a free");
-    assert_eq!(remaining(&pool), 4 * MIB);
+    assert_empty(&pool);
 }
 
 #[test]
 fn a_device_that_fails_gives_io_errors_and_the_daemon_goes_on() {
     let folder = disk_folder();
-    let device = match LoopDevice::attach(folder.path(), 4 * MIB) {
+    let device = match LoopDevice::attach(folder.path(), file_bytes(4)) {
         Ok(device) => device,
         Err(reason) => return skipped("a device that fails", &reason),
     };
@@ -82,7 +83,7 @@ fn a_device_that_fails_gives_io_errors_and_the_daemon_goes_on() {
     device.fail();
     assert_io_errors(&pool, &blocks[3], EIO);
     pool.free_blocks(QUERY, &blocks).expect("a free");
-    assert_eq!(remaining(&pool), 4 * MIB);
+    assert_empty(&pool);
     runtime.admin().ping().expect("the daemon goes on");
 }
 
@@ -97,7 +98,7 @@ fn a_disk_that_is_full_gives_io_errors_with_their_errno() {
     let path = disk.folder().join("pool");
     let pool = client(&runtime, 0);
     // The file has holes, for which there is no room when they are to be filled.
-    let options = CreateOptions::file().total_size(4 * MIB);
+    let options = CreateOptions::file().total_size(file_bytes(4));
     pool.create(PoolQuery::Dynamic, text(&path), &options)
         .expect("the pool is made");
     let blocks = pool.allocate_blocks(QUERY, 4 * MIB).expect("blocks");

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use chimaera_bdev_client::{Block, Client, CreateOptions, PoolId, PoolQuery};
 use chimaera_tests::{
-    ClientProcess, Daemon, LoopDevice, disk_folder, parse_blocks, skipped, tmpfs_folder, until,
+    ClientProcess, Daemon, LoopDevice, assert_empty, disk_folder, parse_blocks, skipped,
+    tmpfs_folder, until,
 };
 
 const POOL_BYTES: u64 = 48 << 20;
@@ -58,8 +59,9 @@ fn assert_disjoint(mut blocks: Vec<Block>) {
 /// Three processes use the pool at once; the test looks at what they hold together.
 fn share(daemon: &Daemon, name: &str, options: &CreateOptions) {
     let pool = create(daemon, name, options);
-    let total = pool.get_stats().expect("statistics").total_size;
-    assert_eq!((total, remaining(&pool)), (POOL_BYTES, POOL_BYTES));
+    let stats = assert_empty(&pool);
+    let room = stats.remaining_size;
+    assert_eq!(stats.total_size, POOL_BYTES);
 
     let mut clients: Vec<_> = (1..=3)
         .map(|writer| start_sharing(daemon, name, writer))
@@ -73,7 +75,7 @@ fn share(daemon: &Daemon, name: &str, options: &CreateOptions) {
         !held.is_empty(),
         "processes that hold nothing prove nothing"
     );
-    assert_eq!(remaining(&pool), POOL_BYTES - bytes_of(&held));
+    assert_eq!(remaining(&pool), room - bytes_of(&held));
     assert_disjoint(held);
 
     clients.iter_mut().for_each(ClientProcess::go_on);
@@ -81,13 +83,12 @@ fn share(daemon: &Daemon, name: &str, options: &CreateOptions) {
         client.expect("done");
         client.succeed();
     }
-    assert_eq!(remaining(&pool), POOL_BYTES);
-    let all = pool.allocate_blocks(QUERY, POOL_BYTES);
-    assert_eq!(
-        all.expect("a pool without blocks has room for whole ones")
-            .len() as u64,
-        POOL_BYTES >> 20
-    );
+    assert_eq!(remaining(&pool), room);
+    // Metadata takes a part of one megabyte.
+    let whole = room >> 20;
+    let all = pool.allocate_blocks(QUERY, whole << 20);
+    let all = all.expect("a pool without blocks has room for whole ones");
+    assert_eq!(all.len() as u64, whole);
 }
 
 #[test]
@@ -144,6 +145,7 @@ fn processes_share_a_block_device_without_touching_each_others_blocks() {
 /// notice, and its blocks are still blocks.
 fn kill_one_of_three(daemon: &Daemon, name: &str, options: &CreateOptions) {
     let pool = create(daemon, name, options);
+    let room = assert_empty(&pool).remaining_size;
     let before = daemon.sessions();
     let mut others: Vec<_> = (1..=2)
         .map(|writer| start_sharing(daemon, name, writer))
@@ -161,7 +163,7 @@ fn kill_one_of_three(daemon: &Daemon, name: &str, options: &CreateOptions) {
     for client in &mut others {
         held.extend(parse_blocks(&client.expect("holding")));
     }
-    assert_eq!(remaining(&pool), POOL_BYTES - bytes_of(&held));
+    assert_eq!(remaining(&pool), room - bytes_of(&held));
     assert_disjoint(held);
     for mut client in others {
         client.go_on();
@@ -171,10 +173,10 @@ fn kill_one_of_three(daemon: &Daemon, name: &str, options: &CreateOptions) {
     until("the sessions of clients that ended end", || {
         daemon.sessions() == before
     });
-    assert_eq!(remaining(&pool), POOL_BYTES - bytes_of(&lost));
+    assert_eq!(remaining(&pool), room - bytes_of(&lost));
     pool.free_blocks(QUERY, &lost)
         .expect("what the dead left behind can be freed");
-    assert_eq!(remaining(&pool), POOL_BYTES);
+    assert_eq!(remaining(&pool), room);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use crate::error::Result;
+use crate::machine::unpin;
 
 /// A daemon with one pinned worker and the default policy; it ends with this value.
 pub(crate) struct Daemon {
@@ -32,6 +33,8 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
+        // Long before it makes its threads; its worker pins itself.
+        unpin(child.id())?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {
             BufReader::new(stdout).read_line(&mut line)?;

@@ -48,6 +48,19 @@ pub(crate) fn pin_to(processors: &[usize]) -> Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
+/// Lets another process use every processor that it may, which it inherited from a pinned thread of this
+/// one that it may not.
+pub(crate) fn unpin(process: u32) -> Result<()> {
+    let mut set = CpuSet::new();
+    for processor in 0..CpuSet::count() {
+        set.set(processor)?;
+    }
+    Ok(sched_setaffinity(
+        Pid::from_raw(process.cast_signed()),
+        &set,
+    )?)
+}
+
 /// Lets this process have as many files as the system allows it.
 pub(crate) fn raise_file_limit() -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -59,8 +59,12 @@ pub(crate) fn run() -> Result<(), Failure> {
 fn show_pool(title: &str, runtime: &Runtime, pool: &Client) -> Result<(), Failure> {
     let stats = pool.get_stats()?;
     let access = if stats.direct_io { ", direct I/O" } else { "" };
+    let kept = match stats.metadata_size {
+        0 => String::new(),
+        size => format!(", {} of it for its metadata", show_size(size)),
+    };
     output::line(format_args!(
-        "\n{title}: {}{access}",
+        "\n{title}: {}{kept}{access}",
         show_size(stats.total_size)
     ));
     show_workflow(runtime, pool)?;

@@ -35,7 +35,7 @@ impl Failure {
         move |error| Self::new(format!("{action}: {error}"))
     }
 
-    /// A file that is not there.
+    /// A pool or file that is not there, or not any more.
     pub(crate) fn not_found(text: impl Into<String>) -> Self {
         Self {
             code: NOT_FOUND,
@@ -67,14 +67,14 @@ impl Failure {
         }
     }
 
-    /// Whether the daemon is not there.
-    pub(crate) const fn is_no_runtime(&self) -> bool {
-        self.code == NO_RUNTIME
+    /// Whether the daemon, or what it was asked for, is not there.
+    pub(crate) const fn is_loss(&self) -> bool {
+        matches!(self.code, NO_RUNTIME | NOT_FOUND)
     }
 
-    /// The same failure, and what to do if it is that the daemon is not there.
+    /// The same failure, and what to do if it is that something is not there.
     pub(crate) fn explain_loss(mut self, advice: impl fmt::Display) -> Self {
-        if self.code == NO_RUNTIME {
+        if self.is_loss() {
             self.text = format!("{}; {advice}", self.text);
         }
         self

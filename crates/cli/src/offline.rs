@@ -80,8 +80,8 @@ fn rows(inspection: &Inspection) -> Vec<(&'static str, String)> {
         .collect();
     let state = match (inspection.in_use, inspection.journal_records) {
         (true, _) => "in use by a daemon".to_owned(),
-        (false, 0) => "ended in order".to_owned(),
-        (false, records) => format!("not ended in order; {records} journal records to take over"),
+        (false, 0) => "at rest: all is in the table".to_owned(),
+        (false, records) => format!("{records} records of the journal to take over"),
     };
     let health = match (inspection.is_sound(), inspection.repaired) {
         (true, false) => "sound",

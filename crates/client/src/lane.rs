@@ -412,6 +412,16 @@ impl ClientLane {
         }
     }
 
+    /// As [`Self::finish`], for a task that is known to take long: sleeps at once.
+    pub(crate) fn finish_asleep<T>(&self, flight: Flight, take: impl FnOnce(&Record) -> T) -> T {
+        while !self.memory.is_complete(flight.record, flight.wire()) {
+            self.memory.sleep(flight.record, flight.wire(), None);
+        }
+        let taken = take(self.memory.record(flight.record));
+        self.release(flight);
+        taken
+    }
+
     /// Ends an orphan's claim. Only under the desk's lock.
     pub(crate) fn settle(&self, flight: Flight) {
         self.claims[flight.record].store(claim(flight.sequence, DONE), Ordering::Relaxed);

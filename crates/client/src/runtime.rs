@@ -168,6 +168,19 @@ impl Runtime {
         self.call_with(call, None)
     }
 
+    /// As [`Self::call`], for a call that waits for a device at least: the thread sleeps at once, and leaves
+    /// its processor to whoever carries the call out.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub fn call_asleep(&self, call: &Call) -> Result<Values, Error> {
+        let lane = self.session.lanes.current()?;
+        match lane.submit(call, None) {
+            Ok(flight) => lane.finish_asleep(flight, |record| values(call, record)),
+            Err(_) => Err(connection_lost(call)),
+        }
+    }
+
     /// Carries out a call whose buffer the module may read and write. Blocks until it is done.
     ///
     /// # Errors

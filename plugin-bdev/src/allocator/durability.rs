@@ -13,6 +13,7 @@
 //! - Claims and deferred space change under the megabyte's lock alone.
 //! - A change is visible in the live map before its megabyte is noted as changed, and a commit takes the
 //!   note back before it looks at the map. So no change is overlooked.
+//! - No commit sees a block dead whose free may yet be refused: a list is being freed, or is not.
 //! - What was allocated and freed between two commits was never claimed, and costs no commit.
 #![forbid(unsafe_code)]
 
@@ -22,16 +23,18 @@ use chimaera_proto::bdev::OwnerTag;
 
 use super::index::Index;
 use super::mapping::SparseArray;
-use super::sync::{AtomicU64, Backoff, CachePadded, Ordering};
+use super::sync::{AtomicU64, Backoff, CachePadded, Ordering, RwLock, Weakness, weakened};
 use super::{Allocator, FreeCompletion};
-use crate::metadata::{Change, Weakness, weakened};
-use crate::slots::{MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
+use crate::metadata::{self, Change};
+use crate::slots::{Fill, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
 
 /// What the device may say of each megabyte, and what has changed since.
 pub(super) struct Durability {
     shadows: SparseArray<Shadow>,
     changed: Index,
     deferred: Deferred,
+    /// Read by who frees a list, until all of it is dead or none; written by who looks what is.
+    undecided: RwLock<()>,
 }
 
 /// What the device may say of a megabyte. All zero: nothing is claimed.
@@ -52,13 +55,19 @@ impl Durability {
             shadows: SparseArray::new(megabytes)?,
             changed: Index::empty(megabytes)?,
             deferred: Deferred::default(),
+            undecided: RwLock::default(),
         })
     }
 
     /// Notes that a block of the megabyte was allocated or freed, after its live bit has changed.
     #[inline]
     pub(super) fn note_change(&self, index: usize) {
-        self.changed.insert(index);
+        self.changed.note(index);
+    }
+
+    /// Keeps commits from looking at blocks, of which some may be dead that will live on.
+    pub(super) fn lock_undecided(&self) -> impl Drop {
+        self.undecided.read()
     }
 
     /// Whether the space of a dead block has to wait for a commit. Then it is this module's from now on.
@@ -68,7 +77,7 @@ impl Durability {
         let units = slot.units();
         let is_claimed =
             (load(&shadow.claimed).iter().zip(units)).any(|(claimed, mine)| claimed & mine != 0);
-        if !is_claimed || weakened(Weakness::SpaceReusedEarly) {
+        if !is_claimed || metadata::weakened(metadata::Weakness::SpaceReusedEarly) {
             return false;
         }
         let deferred = load(&shadow.deferred);
@@ -103,29 +112,35 @@ impl Durability {
 }
 
 impl<C: FreeCompletion> Allocator<C> {
-    /// Begins a commit: the megabytes that have changed since the last one, at most so many, and all
-    /// that is allocated in them. None if the pool is not persistent.
-    pub(crate) fn collect_changes(&self, most: usize) -> Vec<Change> {
+    /// Begins a commit: the megabytes from this one on that have changed since the last one, at most so
+    /// many, and all that is allocated in them. None if the pool is not persistent.
+    pub(crate) fn collect_changes(&self, first: usize, most: usize) -> Vec<Change> {
         let Some(durability) = &self.durability else {
             return Vec::new();
         };
         let mut changes = Vec::new();
-        let mut start = 0;
-        while changes.len() < most
+        let mut start = first;
+        while start < self.megabytes.len()
+            && changes.len() < most
             && let Some(index) = durability.changed.find(start)
             && index >= start
         {
-            durability.changed.remove(index);
-            changes.push(self.collect(durability, index));
-            start = index + 1;
-            if start >= self.megabytes.len() {
-                break;
+            let early = !weakened(Weakness::NoteTakenLast);
+            if early {
+                durability.changed.remove(index);
             }
+            changes.push(self.collect(durability, index));
+            if !early {
+                durability.changed.remove(index);
+            }
+            start = index + 1;
         }
         changes
     }
 
     fn collect(&self, durability: &Durability, index: usize) -> Change {
+        let decided = !weakened(Weakness::UndecidedFreeCommitted);
+        let _decided = decided.then(|| durability.undecided.write());
         // Blocks are born under the lock. Some may die meanwhile, which leaves a note for later.
         let locked = self.megabytes[index].lock(self.threads);
         let map = self.megabytes[index].live_map();
@@ -178,7 +193,7 @@ impl<C: FreeCompletion> Allocator<C> {
                     std::array::from_fn(|word| deferred[word] & claimed[word]),
                 );
                 durability.deferred.begin_move();
-                self.release_units(index, &mut locked, &freed);
+                self.release_units(index, &mut locked, (&freed, units));
                 durability.deferred.end_move(units);
             }
         }
@@ -190,29 +205,37 @@ impl<C: FreeCompletion> Allocator<C> {
         durability.is_some_and(|durability| durability.deferred_units() > 0)
     }
 
-    /// Takes over what a device says of a megabyte, before anybody allocates. `false`, and nothing has
-    /// changed, if there can be no such blocks.
-    pub(crate) fn restore(&self, index: usize, map: MegabyteMap) -> bool {
+    /// Begins to take over what a device says, before anybody allocates.
+    pub(crate) fn restoring(&self) -> Restoring<'_, C> {
+        Restoring {
+            allocator: self,
+            next: 0,
+            run: 0,
+            populated: 0,
+        }
+    }
+
+    fn restore(&self, index: usize, map: MegabyteMap) -> bool {
         let Some(units) = map.units().filter(|_| index < self.megabytes.len()) else {
             return false;
         };
         let megabyte = &self.megabytes[index];
-        let mut locked = megabyte.lock(self.threads);
-        let before = locked.fill();
-        let is_whole = self.wholes.contains(index);
-        let is_free = locked.reserve_units(&units);
-        // One that seems empty and is not among the whole ones is metadata from end to end.
-        if !is_free || (before == crate::slots::Fill::Empty && !is_whole) {
-            return false;
-        }
-        if is_whole {
+        if self.wholes.contains(index) {
             let reserved = self.space.reserve(1, count(&units));
             debug_assert!(reserved, "a whole megabyte is counted as one");
+            let fill = megabyte.restore_whole(map, &units);
+            self.change_class(index, Fill::Empty, fill);
         } else {
+            let mut locked = megabyte.lock(self.threads);
+            let before = locked.fill();
+            // One that seems empty and is not among the whole ones is metadata from end to end.
+            if before == Fill::Empty || !locked.reserve_units(&units) {
+                return false;
+            }
             self.space.take(count(&units));
+            self.change_class(index, before, locked.fill());
+            megabyte.restore_live(map);
         }
-        self.change_class(index, before, locked.fill());
-        megabyte.restore_live(map);
         if let Some(durability) = &self.durability {
             durability.claim(index, units);
         }
@@ -239,6 +262,38 @@ impl<C: FreeCompletion> Allocator<C> {
         let mut blocks: Vec<_> = map.blocks().map(|slot| (slot, tag(slot))).collect();
         blocks.sort_by_key(|(slot, _)| slot.first_unit());
         blocks
+    }
+}
+
+/// Takes over what a device says, megabyte by megabyte.
+pub(crate) struct Restoring<'a, C> {
+    allocator: &'a Allocator<C>,
+    /// The megabyte after the last one.
+    next: usize,
+    /// Megabytes that followed one another.
+    run: usize,
+    /// Below this one memory was asked for.
+    populated: usize,
+}
+
+/// Megabytes in a row after which more are expected, and how many.
+const RUN_MEGABYTES: usize = 256;
+const AHEAD_MEGABYTES: usize = 8192;
+
+impl<C: FreeCompletion> Restoring<'_, C> {
+    /// Takes over a megabyte that has blocks, once. `false`, and nothing has changed, if there can be no
+    /// such blocks.
+    pub(crate) fn take_over(&mut self, index: usize, map: MegabyteMap) -> bool {
+        self.run = if index == self.next { self.run + 1 } else { 0 };
+        self.next = index + 1;
+        if self.run >= RUN_MEGABYTES && index >= self.populated {
+            self.populated = index + AHEAD_MEGABYTES;
+            self.allocator.megabytes.populate(index..self.populated);
+            if let Some(durability) = &self.allocator.durability {
+                durability.shadows.populate(index..self.populated);
+            }
+        }
+        self.allocator.restore(index, map)
     }
 }
 
@@ -278,7 +333,8 @@ impl Deferred {
             let before = self.0.load(Ordering::Acquire);
             let sum = before % ONE_MOVE + free();
             let is_moving = before / ONE_MOVE % 2 == 1;
-            if !is_moving && self.0.load(Ordering::Acquire) == before {
+            let is_settled = !is_moving && self.0.load(Ordering::Acquire) == before;
+            if is_settled || weakened(Weakness::SumInMidMove) {
                 return sum;
             }
             backoff.snooze();

@@ -17,6 +17,10 @@
 //! first, the bit ends set. If it comes second, it acquires what the setting released, so the second
 //! look finds the word non-empty, and sets the bit again. For this the bit has to be written even
 //! where it seems set already.
+//!
+//! Whoever makes notes by [`Index::note`], without a lock, finds the way to his own note complete when it
+//! returns, and does not rely on others who have noted something in the same word. He only looks at the
+//! bits above: a note and then a look, a clearing and then a look, all in one order, so one sees the other.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -89,6 +93,24 @@ impl Index {
     #[inline]
     pub(super) fn insert(&self, megabyte: usize) {
         self.set(0, megabyte);
+    }
+
+    /// Adds a megabyte, in the set or not. A search that begins after this finds it, if it is not removed.
+    /// Only in sets that were made empty, and that one thread searches.
+    #[inline]
+    pub(super) fn note(&self, megabyte: usize) {
+        if weakened(Weakness::NoteLeftToOthers) {
+            return self.insert(megabyte);
+        }
+        let mut position = megabyte;
+        for level in 0..self.height {
+            let bit = 1 << (position % 64);
+            let word = self.word(level, position / 64);
+            if level == 0 || word.load(Ordering::SeqCst) & bit == 0 {
+                word.fetch_or(bit, Ordering::SeqCst);
+            }
+            position /= 64;
+        }
     }
 
     /// Removes a megabyte that is in the set. Its lock is held.
@@ -188,7 +210,8 @@ impl Index {
         let bit = 1 << (position % 64);
         let word = self.word(level, position / 64);
         if self.mask == 0 {
-            word.fetch_and(!bit, Ordering::AcqRel);
+            // In one order with `note`.
+            word.fetch_and(!bit, Ordering::SeqCst);
         } else {
             word.fetch_or(bit, Ordering::AcqRel);
         }
@@ -202,7 +225,7 @@ impl Index {
     #[inline]
     fn members(&self, level: usize, word: usize) -> Option<u64> {
         let exists = word < self.levels[level].words;
-        exists.then(|| self.word(level, word).load(Ordering::Acquire) ^ self.mask)
+        exists.then(|| self.word(level, word).load(Ordering::SeqCst) ^ self.mask)
     }
 
     /// Bytes that are backed by memory now.

@@ -57,7 +57,7 @@ impl FreeCompletion for () {
 }
 
 /// Explores a model with at most this many preemptions, which is what keeps it short.
-fn explore(preemptions: usize, weakness: Option<Weakness>, model: fn()) {
+pub(super) fn explore(preemptions: usize, weakness: Option<Weakness>, model: fn()) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     let runs = Arc::new(AtomicUsize::new(0));
@@ -71,7 +71,10 @@ fn explore(preemptions: usize, weakness: Option<Weakness>, model: fn()) {
     assert!(runs > 1, "a model with a single schedule shows nothing");
 }
 
-fn allocate<C>(allocator: &Allocator<C>, block_type: BlockType) -> Result<Block, Status> {
+pub(super) fn allocate<C>(
+    allocator: &Allocator<C>,
+    block_type: BlockType,
+) -> Result<Block, Status> {
     let mut found = None;
     let plan = AllocationPlan {
         block_type,

@@ -41,6 +41,7 @@ pub(super) struct SparseArray<T>(Box<[T]>);
 #[cfg(not(loom))]
 mod mapped {
     use std::num::NonZeroUsize;
+    use std::ops::Range;
     use std::ptr::NonNull;
 
     use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
@@ -84,6 +85,22 @@ mod mapped {
             })
         }
 
+        /// Has memory appear for these elements at once, which is cheaper than page by page. A hint:
+        /// where it fails, memory appears as it is written.
+        pub(in super::super) fn populate(&self, elements: Range<usize>) {
+            let end = elements.end.min(self.length) * size_of::<T>();
+            let start = elements.start * size_of::<T>() / 4096 * 4096;
+            if start < end {
+                let first: NonNull<std::ffi::c_void> = self.first.cast();
+                // SAFETY: the range lies within this array's mapping and begins at a page's border;
+                // the advice changes no contents.
+                let _ = unsafe {
+                    let at = first.byte_add(start);
+                    madvise(at, end - start, MmapAdvise::MADV_POPULATE_WRITE)
+                };
+            }
+        }
+
         /// Bytes that are backed by memory now.
         #[cfg(test)]
         pub(in super::super) fn resident_bytes(&self) -> usize {
@@ -125,6 +142,8 @@ impl<T: Zeroed> SparseArray<T> {
     pub(super) fn new(length: usize) -> io::Result<Self> {
         Ok(Self((0..length).map(|_| T::default()).collect()))
     }
+
+    pub(super) fn populate(&self, _: std::ops::Range<usize>) {}
 }
 
 #[cfg(loom)]

@@ -86,6 +86,20 @@ impl Megabyte {
         }
     }
 
+    /// As [`Self::restore_live`], in a megabyte that nobody has touched, and reserves the space. How full
+    /// it is then.
+    ///
+    /// Nothing is read: memory that is read before it is written has to appear twice.
+    pub(super) fn restore_whole(&self, map: MegabyteMap, units: &UnitMap) -> Fill {
+        let fill = Fill::of(units);
+        for (word, bits) in self.allocation.reserved.iter().zip(units) {
+            word.store(*bits, Ordering::Relaxed);
+        }
+        self.restore_live(map);
+        self.allocation.state.store(fill as u32, Ordering::Release);
+        fill
+    }
+
     /// Lets the block be used. Its space is reserved.
     #[inline]
     pub(super) fn make_live(&self, slot: Slot, threads: Threads) {

@@ -45,6 +45,8 @@ mod sync;
 mod tags;
 
 #[cfg(all(test, loom))]
+mod loom_durability_tests;
+#[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
 mod measure;
@@ -69,7 +71,7 @@ use durability::Durability;
 use index::{Class, Index};
 use mapping::SparseArray;
 use megabyte::Megabyte;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) use release::FreeError;
 pub(crate) use release::{FreeCompletion, Pin};
 use space::Space;

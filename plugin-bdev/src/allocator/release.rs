@@ -10,10 +10,11 @@ use chimaera_proto::status::Status;
 
 use super::Allocator;
 use super::drains::{Notice, WaitingFree};
+use super::durability::Durability;
 use super::megabyte::Locked;
 use super::pins::Phase;
 use super::sync::{Weakness, weakened};
-use crate::slots::{Fill, Slot, UNITS, UnitMap};
+use crate::slots::{Fill, Slot, UNITS, UnitMap, units_of};
 
 /// Is told that a free is complete.
 pub(crate) trait FreeCompletion: Send {
@@ -132,6 +133,22 @@ impl<C: FreeCompletion> Allocator<C> {
                     .map_err(|status| FreeError { position, status })?;
             }
         }
+        let noted_first = weakened(Weakness::ChangeNotedFirst);
+        if noted_first {
+            self.note_changes(blocks);
+        }
+        self.make_all_dead(blocks)?;
+        if !noted_first {
+            self.note_changes(blocks);
+        }
+        Ok(())
+    }
+
+    /// Makes all blocks dead, or none. No commit looks in between.
+    pub(super) fn make_all_dead(&self, blocks: &[Block]) -> Result<(), FreeError> {
+        // One block is dead for good as soon as it is dead.
+        let durability = self.durability.as_ref().filter(|_| blocks.len() > 1);
+        let _undecided = durability.map(Durability::lock_undecided);
         for (position, block) in blocks.iter().enumerate() {
             let claimed = self.locate(*block).and_then(|(index, slot)| {
                 if self.megabytes[index].make_dead(slot, self.threads) {
@@ -149,12 +166,15 @@ impl<C: FreeCompletion> Allocator<C> {
                 return Err(FreeError { position, status });
             }
         }
+        Ok(())
+    }
+
+    fn note_changes(&self, blocks: &[Block]) {
         if let Some(durability) = &self.durability {
             for block in blocks {
                 durability.note_change((block.offset / MEGABYTE) as usize);
             }
         }
-        Ok(())
     }
 
     fn end_waiting(&self, index: usize, frees: Vec<WaitingFree<C>>) {
@@ -173,13 +193,19 @@ impl<C: FreeCompletion> Allocator<C> {
             .take(index as u64 * UNITS + slot.first_unit() as u64);
         let waits = self.durability.as_ref();
         if !waits.is_some_and(|durability| durability.defer(index, slot)) {
-            self.release_units(index, &mut locked, &slot.units());
+            let count = units_of(slot.block_type);
+            self.release_units(index, &mut locked, (&slot.units(), count));
         }
     }
 
-    /// Makes units available that are reserved and that nobody uses or claims any more.
+    /// Makes units available, so many, that are reserved and that nobody uses or claims any more.
     #[inline]
-    pub(super) fn release_units(&self, index: usize, locked: &mut Locked<'_>, units: &UnitMap) {
+    pub(super) fn release_units(
+        &self,
+        index: usize,
+        locked: &mut Locked<'_>,
+        (units, count): (&UnitMap, u64),
+    ) {
         let before = locked.fill();
         locked.release(units);
         let after = locked.fill();
@@ -192,7 +218,6 @@ impl<C: FreeCompletion> Allocator<C> {
         if before != after && late {
             self.leave_class(index, before);
         }
-        let count = units.iter().map(|word| u64::from(word.count_ones())).sum();
         self.space.give(count, after == Fill::Empty);
         if before != after && !late {
             self.leave_class(index, before);

@@ -7,7 +7,7 @@ pub(super) use crossbeam::utils::CachePadded;
 #[cfg(not(loom))]
 pub(super) use {
     crossbeam::utils::Backoff,
-    parking_lot::Mutex,
+    parking_lot::{Mutex, RwLock},
     std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
@@ -16,7 +16,7 @@ pub(super) use modelled::with_weakness;
 #[cfg(loom)]
 pub(super) use {
     loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
-    modelled::{Backoff, Mutex},
+    modelled::{Backoff, Mutex, RwLock},
 };
 
 /// Who may use an allocator. Whoever only looks at how much is free does not count.
@@ -110,6 +110,16 @@ pub(super) enum Weakness {
     WholesNotReserved,
     /// A megabyte's lock is released without release.
     UnlockRelaxed,
+    /// A megabyte is noted as changed before a block in it has died.
+    ChangeNotedFirst,
+    /// A note relies on another one in its word for what lies above.
+    NoteLeftToOthers,
+    /// A commit takes its note of a megabyte back after it has looked at it.
+    NoteTakenLast,
+    /// A commit looks at blocks whose free is not decided.
+    UndecidedFreeCommitted,
+    /// Whoever sums up what is free and what waits does not look whether space was moving.
+    SumInMidMove,
 }
 
 /// Whether a step is left out: never, except in loom's models.
@@ -158,6 +168,20 @@ mod modelled {
 
         pub(in super::super) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
             self.0.lock().expect("a model that panicked has ended")
+        }
+    }
+
+    /// Loom's read-write lock with parking_lot's interface.
+    #[derive(Debug, Default)]
+    pub(in super::super) struct RwLock<T>(loom::sync::RwLock<T>);
+
+    impl<T> RwLock<T> {
+        pub(in super::super) fn read(&self) -> loom::sync::RwLockReadGuard<'_, T> {
+            self.0.read().expect("a model that panicked has ended")
+        }
+
+        pub(in super::super) fn write(&self) -> loom::sync::RwLockWriteGuard<'_, T> {
+            self.0.write().expect("a model that panicked has ended")
         }
     }
 

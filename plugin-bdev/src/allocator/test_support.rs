@@ -1,12 +1,15 @@
 //! What tests do to an allocator that nobody else does.
 #![forbid(unsafe_code)]
 
+#[cfg(not(loom))]
 use std::ops::Range;
 
 use chimaera_proto::bdev::{Block, OwnerTag};
 use chimaera_proto::status::Status;
 
-use super::{Allocator, FreeCompletion, block_at};
+#[cfg(not(loom))]
+use super::block_at;
+use super::{Allocator, FreeCompletion};
 use crate::slots::{Fill, units_of};
 
 impl<C: FreeCompletion> Allocator<C> {
@@ -37,6 +40,7 @@ impl<C: FreeCompletion> Allocator<C> {
     }
 
     /// Calls `visit` with every live block in these megabytes.
+    #[cfg(not(loom))]
     pub(super) fn for_each_live(&self, megabytes: Range<usize>, mut visit: impl FnMut(Block)) {
         for index in megabytes.start..megabytes.end.min(self.megabyte_count()) {
             for (slot, _) in self.list(index) {

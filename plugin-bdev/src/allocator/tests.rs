@@ -282,33 +282,50 @@ fn live_blocks_are_listed_and_adopted() {
 
 #[test]
 fn memory_grows_with_use_and_not_with_size() {
-    const SIZE: u64 = 16 << 40;
-    let allocator = allocator(SIZE + 4096);
+    const SIZE: u64 = (16 << 40) + 4096;
+    check_memory(&allocator(SIZE));
+    check_memory(&TestAllocator::persistent(SIZE, Threads::Many).expect("address space"));
+}
+
+fn check_memory(allocator: &TestAllocator) {
+    let size = allocator.total_bytes();
+    let commit = || loop {
+        let changes = allocator.collect_changes(0, 1 << 16);
+        allocator.settle(&changes);
+        if changes.is_empty() {
+            break;
+        }
+    };
     let resident = || {
+        let durability = allocator.durability.as_ref();
+        let durability = durability.map_or(0, super::durability::Durability::resident_bytes);
         let indexes = allocator
             .classes
             .iter()
             .map(|class| &class.index)
             .chain([&allocator.wholes]);
-        allocator.megabytes.resident_bytes() + indexes.map(Index::resident_bytes).sum::<usize>()
+        let indexes: usize = indexes.map(Index::resident_bytes).sum();
+        allocator.megabytes.resident_bytes() + indexes + durability
     };
     assert!(resident() <= 128 << 10, "{}", resident());
     let mut blocks = 0;
     for _ in 0..1_000_000 {
         allocator
             .allocate(AllocationPlan::for_size(4096), OwnerTag::NONE, 0, |_| {
-                blocks += 1
+                blocks += 1;
             })
             .expect("room");
     }
     assert_eq!(blocks, 1_000_000);
-    let used = SIZE + 4096 - allocator.remaining_bytes();
+    commit();
+    let used = size - allocator.remaining_bytes();
     assert_eq!(used, 1_000_000 * 4096);
     let most = used as usize / 5000 + (4 << 20);
     assert!(resident() <= most / 2, "{} of {most}", resident());
     allocator
         .allocate(AllocationPlan::for_size(1 << 40), OwnerTag::NONE, 0, |_| ())
         .expect("room");
+    commit();
     let most = (used + (1 << 40)) as usize / 5000 + (4 << 20);
     assert!(resident() <= most, "{} of {most}", resident());
 }

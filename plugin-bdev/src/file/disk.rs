@@ -2,13 +2,18 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use zerocopy::IntoBytes;
 
 use crate::metadata::{Disk, PAGE_BYTES, Page};
+
+/// Pages that are set aside in memory at most: 64 MiB.
+const PAGES_IN_MEMORY_MAXIMUM: u64 = 1 << 14;
 
 /// A file or device that metadata lies on.
 #[derive(Clone, Debug)]
@@ -19,17 +24,21 @@ impl FileDisk {
         Self(file)
     }
 
-    /// Has the file system set space aside for the first pages of a regular file, where it can: so that
-    /// metadata never finds the file system full.
+    /// Has the file system set space aside for pages of a regular file, where it can: so that metadata
+    /// never finds the file system full. On tmpfs, where space is memory, not for very much.
     ///
     /// # Errors
     /// That there is not as much space.
-    pub(crate) fn set_aside(&self, pages: u64) -> io::Result<()> {
-        if !self.0.metadata()?.is_file() {
+    pub(crate) fn set_aside(&self, pages: Range<u64>) -> io::Result<()> {
+        let is_in_memory =
+            fstatfs(&self.0).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
+        let is_much = pages.end - pages.start > PAGES_IN_MEMORY_MAXIMUM;
+        if (is_in_memory && is_much) || !self.0.metadata()?.is_file() {
             return Ok(());
         }
-        let len = i64::try_from(pages * PAGE_BYTES as u64).map_err(io::Error::other)?;
-        match fallocate(&self.0, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, len) {
+        let bytes = |pages| i64::try_from(pages * PAGE_BYTES as u64).map_err(io::Error::other);
+        let (offset, len) = (bytes(pages.start)?, bytes(pages.end - pages.start)?);
+        match fallocate(&self.0, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
             Err(nix::Error::EOPNOTSUPP | nix::Error::ENOSYS) | Ok(()) => Ok(()),
             Err(errno) => Err(errno.into()),
         }

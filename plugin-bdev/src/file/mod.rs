@@ -7,11 +7,13 @@
 
 mod aio;
 mod bounce;
+mod direct;
 mod disk;
 mod engine;
 #[cfg(test)]
 mod engine_tests;
 mod exclusion;
+mod lock;
 mod open;
 mod operation;
 mod probe;
@@ -39,7 +41,8 @@ use crate::params::Parameters;
 use crate::persistence::contents_of;
 use crate::transfer::Transfer;
 pub(crate) use disk::FileDisk;
-use open::Lock;
+use lock::Lock;
+pub(crate) use lock::patiently;
 pub(crate) use open::{Undo, size_of};
 use operation::Operation;
 use queue::{Crossing, Outcome, WorkerQueue};

@@ -11,21 +11,22 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chimaera_chimod::{Host, Level, ModuleError};
 use chimaera_proto::Status;
 use chimaera_proto::bdev::UNIT_BYTES;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::unistd::syncfs;
 
+use super::direct::{Direct, make_direct, try_alignment};
+use super::lock::{Lock, busy, lock, patiently};
+use super::probe::device_is_read_only;
 use crate::metadata::Page;
-
-use super::probe::{DirectNeed, device_block_bytes, device_is_read_only, direct_need};
 use crate::params::Parameters;
 
 /// A file that a pool may use.
@@ -44,9 +45,6 @@ pub(super) struct Opened {
     /// Of these, those that are no whole page.
     pub(super) tail_before: Vec<u8>,
 }
-
-/// An exclusive lock on a regular file. A block device has none: it is claimed as it is opened.
-pub(super) struct Lock(Option<Arc<File>>);
 
 /// What to take back if the pool does not come into being.
 pub(crate) struct Undo {
@@ -79,7 +77,7 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
             if !parameters.read_only {
                 check_writable(path, &file)?;
             }
-            Lock(None)
+            Lock::claimed()
         }
     };
     let mut undo = Undo {
@@ -88,7 +86,15 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
         created,
         grown_from: None,
     };
-    let direct = make_direct(path, &file, kind, parameters.alignment)?;
+    if created {
+        sync_folder_of(path, &file)?;
+    }
+    let direct = make_direct(path, &file, kind == Kind::Regular, parameters.alignment)?;
+    if direct == Direct::No {
+        // Pages whose writing failed seem to be as they are on the device. A hint; what is not written yet
+        // stays.
+        let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    }
     let (size_before, tail_before) = size_and_tail(path, &file)?;
     let asked = if parameters.read_only {
         0
@@ -117,6 +123,21 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
         lock,
         size_before,
         tail_before,
+    })
+}
+
+/// Makes a new file's name durable: a flush of the file need not do that.
+fn sync_folder_of(path: &Path, file: &File) -> Result<(), ModuleError> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let synced = File::open(folder.unwrap_or(Path::new(".")))
+        .and_then(|folder| folder.sync_all())
+        // A folder that may not be read, or that its file system does not sync by itself.
+        .or_else(|_| syncfs(file).map_err(io::Error::from));
+    synced.map_err(|error| {
+        let action = format_args!("cannot make the name of {} durable", path.display());
+        ModuleError::system(action, &error)
     })
 }
 
@@ -200,8 +221,9 @@ fn open_existing_or_new(
     if kind == Kind::BlockDevice {
         options.custom_flags(libc::O_EXCL);
     }
-    let file = options.open(path).map_err(|error| {
-        if error.raw_os_error() == Some(libc::EBUSY) {
+    let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
+    let file = patiently(|| options.open(path), is_busy).map_err(|error| {
+        if is_busy(&error) {
             return busy(path, "it is mounted, part of an array, or another pool's");
         }
         failed("open", &error)
@@ -234,27 +256,6 @@ fn kind_of(path: &Path, metadata: &Metadata) -> Result<Kind, ModuleError> {
     ))
 }
 
-fn lock(path: &Path, file: &Arc<File>) -> Result<Lock, ModuleError> {
-    file.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => busy(path, "another pool, or another process, has locked it"),
-        TryLockError::Error(error) => {
-            ModuleError::system(format_args!("cannot lock {}", path.display()), &error)
-        }
-    })?;
-    let lock = Lock(Some(Arc::clone(file)));
-    // Whoever held the lock before may have removed the file, as `Undo` does: then the name
-    // leads elsewhere, and this pool would lie on a file that vanishes with it.
-    let same = match (std::fs::metadata(path), file.metadata()) {
-        (Ok(named), Ok(opened)) => (named.dev(), named.ino()) == (opened.dev(), opened.ino()),
-        _ => false,
-    };
-    if same {
-        Ok(lock)
-    } else {
-        Err(busy(path, "it was replaced just now"))
-    }
-}
-
 /// The kernel opens a read-only device for writing, and fails the writes.
 fn check_writable(path: &Path, device: &File) -> Result<(), ModuleError> {
     match device_is_read_only(device) {
@@ -267,101 +268,6 @@ fn check_writable(path: &Path, device: &File) -> Result<(), ModuleError> {
             format_args!("cannot ask whether {} is read-only", path.display()),
             &errno.into(),
         )),
-    }
-}
-
-fn busy(path: &Path, cause: &str) -> ModuleError {
-    ModuleError::new(
-        Status::Busy,
-        format!(
-            "{} is in use: {cause}; use another file, or end its other use",
-            path.display()
-        ),
-    )
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direct {
-    /// With an alignment that is known to do.
-    Yes,
-    /// With an alignment that nobody vouches for.
-    Untold,
-    No,
-}
-
-/// Makes the file's I/O bypass the page cache, if that is possible.
-fn make_direct(
-    path: &Path,
-    file: &File,
-    kind: Kind,
-    alignment: u32,
-) -> Result<Direct, ModuleError> {
-    let failed = |action: &str, errno: nix::Error| {
-        let error = io::Error::from(errno);
-        ModuleError::system(format_args!("cannot {action} {}", path.display()), &error)
-    };
-    // It takes the flag, and caches all the same: its pages are the file.
-    let in_memory = kind == Kind::Regular
-        && fstatfs(file).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
-    let need = direct_need(file);
-    if in_memory || need == DirectNeed::Unsupported {
-        return Ok(Direct::No);
-    }
-    let flags = fcntl(file, FcntlArg::F_GETFL).map_err(|errno| failed("ask about", errno))?;
-    let flags = OFlag::from_bits_retain(flags) | OFlag::O_DIRECT;
-    match fcntl(file, FcntlArg::F_SETFL(flags)) {
-        Ok(_) => {}
-        Err(nix::Error::EINVAL) => return Ok(Direct::No),
-        Err(errno) => return Err(failed("use direct I/O on", errno)),
-    }
-    let mut needed = match need {
-        DirectNeed::Alignment(bytes) => Some(bytes),
-        DirectNeed::Unknown | DirectNeed::Unsupported => None,
-    };
-    if kind == Kind::BlockDevice {
-        let bytes = device_block_bytes(file)
-            .map_err(|errno| failed("ask for the logical block size of", errno))?;
-        needed = needed.max(Some(bytes));
-    }
-    match needed {
-        Some(bytes) if alignment < bytes => Err(ModuleError::new(
-            Status::Alignment,
-            format!(
-                "alignment is {alignment}, and {} needs {bytes}: give an alignment of at least \
-                 {bytes}",
-                path.display()
-            ),
-        )),
-        Some(_) => Ok(Direct::Yes),
-        None => Ok(Direct::Untold),
-    }
-}
-
-/// Reads one unit where a coarser device would refuse it.
-fn try_alignment(
-    path: &Path,
-    file: &File,
-    total_size: u64,
-    alignment: u32,
-) -> Result<(), ModuleError> {
-    #[repr(align(4096))]
-    struct Memory([u8; 4096]);
-    let mut memory = Memory([0; 4096]);
-    let unit = &mut memory.0[..alignment as usize];
-    match file.read_at(unit, total_size - u64::from(alignment)) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(ModuleError::new(
-            Status::Alignment,
-            format!(
-                "alignment is {alignment}, and {} refuses to read {alignment} bytes: give a \
-                 larger alignment, at most 4096",
-                path.display()
-            ),
-        )),
-        Err(error) => Err(ModuleError::system(
-            format_args!("cannot read {}", path.display()),
-            &error,
-        )),
-        Ok(_) => Ok(()),
     }
 }
 
@@ -407,16 +313,6 @@ fn settle_size(
         })?;
     }
     Ok(asked)
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Closing the file would do it too, but not before a process that was forked meanwhile
-        // has closed its copy.
-        if let Some(file) = &self.0 {
-            let _ = file.unlock();
-        }
-    }
 }
 
 impl Undo {

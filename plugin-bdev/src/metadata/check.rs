@@ -6,7 +6,7 @@ use crate::slots::{MegabyteMap, UNITS};
 
 use super::geometry::TablePage;
 use super::page::{Disk, Page};
-use super::recovery::{Mode, OpenError, Opened, open};
+use super::recovery::{Mode, OpenError, Opened, identify, open};
 use super::superblock::Superblock;
 use super::table::Records;
 use super::tags::{Sector, TagPlace, sectors_of};
@@ -37,14 +37,28 @@ pub(crate) fn check<D: Disk + Clone>(
     repair: bool,
     found: &mut dyn FnMut(u32, MegabyteMap),
 ) -> Result<Checked, OpenError> {
+    let geometry = identify(disk)?.geometry;
+    let mut misplaced = None;
+    let mut note = |megabyte, map| {
+        if misplaced.is_none() && !geometry.has_room(megabyte, &map) {
+            misplaced = Some(megabyte);
+        }
+        found(megabyte, map);
+    };
     let Opened {
         metadata,
         repaired,
-        lost,
+        mut lost,
         journal_records,
-    } = open(disk.clone(), Mode::ReadOnly, found, &mut |_, _| {})?;
-    let stale_pages = stale_second_copies(&metadata)?;
+    } = open(disk.clone(), Mode::ReadOnly, &mut note, &mut |_, _| {})?;
+    // A checkpoint that was interrupted has written some first copies and not yet the second ones. It
+    // will begin again.
+    let may_differ = journal_records > 0;
+    let stale_pages = stale_second_copies(&metadata, may_differ)?;
     let damaged_tags = damaged_tags(&metadata)?;
+    lost.extend(
+        misplaced.map(|megabyte| format!("megabyte {megabyte} has blocks where there can be none")),
+    );
     let mut repairable = repaired;
     repairable.extend(stale_pages.iter().map(|(page, _)| {
         let page = metadata.geometry().table_page(*page, 1);
@@ -87,12 +101,13 @@ pub(crate) fn rename<D: Disk>(disk: D, name: String) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Pages of the table whose second copy is not as it should be, with what it should be.
-fn stale_second_copies<D: Disk>(metadata: &Metadata<D>) -> io::Result<Vec<(TablePage, Page)>> {
+/// Pages of the table whose second copy is not as it should be, with what it should be. Where the copies
+/// `may_differ`, one that is sound is.
+fn stale_second_copies<D: Disk>(
+    metadata: &Metadata<D>,
+    may_differ: bool,
+) -> io::Result<Vec<(TablePage, Page)>> {
     let (geometry, checksum) = (metadata.geometry(), metadata.superblock.checksum());
-    // A checkpoint that was interrupted has written some first copies and not yet the second ones. It
-    // will begin again.
-    let may_differ = metadata.checkpoint.is_some();
     let mut stale = Vec::new();
     for (position, segment) in geometry.segments.iter().enumerate() {
         for page in 0..segment.table_written {

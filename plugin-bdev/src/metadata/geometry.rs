@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use crate::slots::UNITS;
+use crate::slots::{MegabyteMap, UNITS, units_of};
 
 use super::journal::RECORD_PAGES_MAXIMUM;
 use super::page::PAGE_BYTES;
@@ -29,6 +29,9 @@ pub(super) const JOURNAL_PAGES_MINIMUM: u64 = 8;
 const JOURNAL_PAGES_MAXIMUM: u64 = 8192;
 /// Pages of a pool per page of one half of its journal.
 const PAGES_PER_JOURNAL_PAGE: u64 = 4096;
+
+/// Pages of tags of a segment for which space is set aside: those of 32 GiB.
+const TAG_PAGES_SET_ASIDE: u64 = 1 << 14;
 
 /// Segments that a superblock has room for.
 pub(super) const SEGMENTS_MAXIMUM: usize = 64;
@@ -81,7 +84,10 @@ impl Segment {
             table_written: self.table_written,
             ..Self::new(self.first_megabyte, self.megabytes, self.tables[0])
         };
-        self.megabytes > 0 && *self == wanted && self.table_written <= self.table_pages
+        self.megabytes > 0
+            && self.first_megabyte.checked_add(self.megabytes).is_some()
+            && *self == wanted
+            && self.table_written <= self.table_pages
     }
 }
 
@@ -175,14 +181,44 @@ impl Geometry {
         std::iter::once(0..first).chain(others.iter().map(Segment::pages))
     }
 
+    /// Whether these blocks of a megabyte lie inside the pool, and none in metadata.
+    pub(super) fn has_room(&self, megabyte: u32, map: &MegabyteMap) -> bool {
+        let first = u64::from(megabyte) * UNITS;
+        let blocks = map.blocks().map(|slot| {
+            let start = first + slot.first_unit() as u64;
+            start..start + units_of(slot.block_type)
+        });
+        let is_inside = |block: Range<u64>| {
+            let mut reserved = self.reserved();
+            block.end <= self.total_pages
+                && !reserved.any(|taken| taken.start < block.end && block.start < taken.end)
+        };
+        blocks.into_iter().all(is_inside)
+    }
+
     /// How many pages metadata takes.
     pub(crate) fn reserved_pages(&self) -> u64 {
         self.reserved().map(|pages| pages.end - pages.start).sum()
     }
 
-    /// Pages at the beginning of a new pool that hold its superblocks, journal and table.
-    pub(crate) fn written_pages(&self) -> u64 {
-        self.segments.first().map_or(0, |segment| segment.tags)
+    /// The pages for which space is set aside, in order: superblocks, journal, table, and tags if they do
+    /// not take much. Of a large pool many tags are never written.
+    pub(crate) fn set_aside(&self) -> impl Iterator<Item = Range<u64>> {
+        let parts = self.reserved().zip(&self.segments);
+        parts.map(|(pages, segment)| {
+            let has_few_tags = segment.tag_pages <= TAG_PAGES_SET_ASIDE;
+            pages.start..if has_few_tags {
+                pages.end
+            } else {
+                segment.tags
+            }
+        })
+    }
+
+    /// The first page of each copy of the first segment's table.
+    #[cfg(test)]
+    pub(crate) fn tables(&self) -> [u64; 2] {
+        self.segments[0].tables
     }
 
     /// How many segments there are.
@@ -246,10 +282,10 @@ impl Geometry {
         if self.total_pages > (u64::from(u32::MAX) - 1) * UNITS {
             return fail("the pool's size is impossible");
         }
-        let second_half = JOURNAL_FIRST_PAGE.saturating_add(self.journal_pages);
-        let journal = [JOURNAL_FIRST_PAGE, second_half];
-        if !(JOURNAL_PAGES_MINIMUM..=JOURNAL_PAGES_MAXIMUM).contains(&self.journal_pages)
-            || self.journal != journal
+        let is_possible =
+            (JOURNAL_PAGES_MINIMUM..=JOURNAL_PAGES_MAXIMUM).contains(&self.journal_pages);
+        if !is_possible
+            || self.journal != [JOURNAL_FIRST_PAGE, JOURNAL_FIRST_PAGE + self.journal_pages]
         {
             return fail("the journal's place is impossible");
         }

@@ -11,7 +11,9 @@
 
 use crate::slots::{MegabyteMap, UNITS};
 
+use super::EPOCH_CHANGES_MAXIMUM;
 use super::page::{Checksum, PAGE_BYTES, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
+use super::superblock::COUNTED_MAXIMUM;
 use super::table::{RECORD_BYTES, Record};
 use super::weakness::{Weakness, weakened};
 
@@ -71,6 +73,20 @@ pub(super) struct JournalRecord {
 pub(super) struct Contents {
     pub(super) records: Vec<(u32, Record)>,
     pub(super) tags: Vec<(u64, u64)>,
+}
+
+impl Contents {
+    /// What a record of these changes says.
+    pub(super) fn of(entries: &[Entry]) -> Self {
+        let tags = entries.iter().flat_map(|entry| entry.tags.iter().copied());
+        Self {
+            records: entries
+                .iter()
+                .map(|entry| (entry.megabyte, entry.record))
+                .collect(),
+            tags: tags.collect(),
+        }
+    }
 }
 
 /// Lays out a commit: records of at most `pages_maximum` pages each, each of them twice, from the
@@ -230,8 +246,12 @@ pub(super) fn read(pages: &[Page], megabytes: u32, checksum: Checksum) -> Option
     if !checksum.holds(MAGIC, bytes) && !weakened(Weakness::JournalUnchecked) {
         return None;
     }
+    let position = Position::read(bytes);
+    if position.epoch.max(position.sequence) > COUNTED_MAXIMUM {
+        return None;
+    }
     Some(JournalRecord {
-        position: Position::read(bytes),
+        position,
         pages: pages.len(),
         contents: read_contents(bytes, megabytes)?,
     })
@@ -257,9 +277,8 @@ fn read_contents(bytes: &[u8], megabytes: u32) -> Option<Contents> {
         };
         let first = u32_at(run, 0);
         let end = first.checked_add(u32_at(run, 4))?;
-        // No megabyte stands in a record twice: so much memory and no more.
-        let is_too_long = contents.records.len() as u64 + u64::from(end - first) > megabytes.into();
-        if end > megabytes || is_too_long {
+        let so_far = contents.records.len();
+        if end > megabytes || so_far + (end - first) as usize > EPOCH_CHANGES_MAXIMUM {
             return None;
         }
         let record = Record { map, tagged: false };

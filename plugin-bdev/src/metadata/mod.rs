@@ -31,6 +31,8 @@ mod journal;
 mod overlay;
 mod page;
 mod recovery;
+#[cfg(all(test, not(loom)))]
+mod reopening_tests;
 mod repair;
 mod scan;
 pub(crate) mod signature;
@@ -57,7 +59,7 @@ pub(crate) use recovery::{Mode, OpenError, identify, open};
 pub(crate) use superblock::{FORMAT_VERSION, Identity, Owner, Superblock};
 use table::Record;
 use tags::{Sector, TagPlace};
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) use weakness::with_weakness;
 pub(crate) use weakness::{Weakness, weakened};
 
@@ -71,6 +73,10 @@ pub(crate) struct Change {
     pub(crate) allocated: Vec<(u64, OwnerTag)>,
 }
 
+/// Changes of megabytes that an epoch of the journal has at most: opening goes through all of them, and a
+/// page of the journal may be about any number.
+const EPOCH_CHANGES_MAXIMUM: usize = 1 << 18;
+
 /// The metadata of a pool that is open.
 pub(crate) struct Metadata<D> {
     disk: D,
@@ -80,6 +86,8 @@ pub(crate) struct Metadata<D> {
     epoch: u64,
     /// Pages of its half that are taken.
     taken_pages: u64,
+    /// Changes of megabytes in it.
+    changes: usize,
     next_sequence: u64,
     /// The changes of this epoch.
     overlay: Overlay,
@@ -127,6 +135,7 @@ impl<D: Disk> Metadata<D> {
             tagged: MegabyteSet::new(megabytes),
             epoch: 1,
             taken_pages: 0,
+            changes: 0,
             next_sequence: 1,
             overlay: Overlay::default(),
             checkpoint: None,
@@ -155,14 +164,21 @@ impl<D: Disk> Metadata<D> {
             self.flush_unless(Weakness::DataNotFlushed)
         } else {
             let entries: Vec<_> = changes.iter().map(|change| self.entry(change)).collect();
-            self.append(&entries)
+            let appended = self.append(&entries);
+            if appended.is_err() {
+                // The tags are nowhere else any more. Nothing is written after this.
+                self.overlay
+                    .apply(journal::Contents::of(&entries), &mut self.tagged);
+            }
+            appended
         };
         self.failing(result)
     }
 
     /// Whether a checkpoint should be taken forward now, by [`Self::advance_checkpoint`].
     pub(crate) fn wants_checkpoint(&self) -> bool {
-        let is_half_full = self.taken_pages > self.geometry().journal_pages / 2;
+        let is_half_full = self.taken_pages > self.geometry().journal_pages / 2
+            || self.changes > EPOCH_CHANGES_MAXIMUM / 2;
         !self.failed && (self.checkpoint.is_some() || is_half_full)
     }
 
@@ -279,13 +295,15 @@ impl<D: Disk> Metadata<D> {
         let most = self.geometry().record_pages();
         let mut place = (self.epoch, self.next_sequence);
         let (mut pages, count) = journal::lay_out(entries, place, most, checksum);
-        if pages.len() as u64 > journal_pages {
-            // More than the whole journal holds: several commits then.
+        if pages.len() as u64 > journal_pages || entries.len() > EPOCH_CHANGES_MAXIMUM {
+            // More than an epoch holds: several commits then.
             let (first, second) = entries.split_at(entries.len() / 2);
             self.append(first)?;
             return self.append(second);
         }
-        if self.taken_pages + pages.len() as u64 > journal_pages {
+        if self.taken_pages + pages.len() as u64 > journal_pages
+            || self.changes + entries.len() > EPOCH_CHANGES_MAXIMUM
+        {
             self.finish_checkpoint()?;
             self.switch_halves();
             place = (self.epoch, self.next_sequence);
@@ -295,18 +313,10 @@ impl<D: Disk> Metadata<D> {
         self.disk.write(half + self.taken_pages, &pages)?;
         self.flush_unless(Weakness::CommitNotFlushed)?;
         self.taken_pages += pages.len() as u64;
+        self.changes += entries.len();
         self.next_sequence += count;
-        let contents = journal::Contents {
-            records: entries
-                .iter()
-                .map(|entry| (entry.megabyte, entry.record))
-                .collect(),
-            tags: entries
-                .iter()
-                .flat_map(|entry| entry.tags.iter().copied())
-                .collect(),
-        };
-        self.overlay.apply(contents, &mut self.tagged);
+        self.overlay
+            .apply(journal::Contents::of(entries), &mut self.tagged);
         Ok(())
     }
 
@@ -320,6 +330,7 @@ impl<D: Disk> Metadata<D> {
         self.checkpoint = Some(Checkpoint::new(frozen, self.epoch, last, geometry));
         self.epoch += 1;
         self.taken_pages = 0;
+        self.changes = 0;
     }
 
     fn finish_checkpoint(&mut self) -> io::Result<()> {

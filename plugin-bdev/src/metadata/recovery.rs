@@ -137,6 +137,7 @@ pub(crate) fn open<D: Disk>(
     }));
 
     if mode == Mode::ReadWrite {
+        repair::write_last_commit_again(&disk, &superblock, &journal)?;
         if !weakened(Weakness::RecoveryNotFlushed) {
             disk.flush()?;
         }
@@ -198,7 +199,7 @@ fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
         }
         (None, None) => return Err(OpenError::NoPool),
     };
-    if copies[0] == Err(NoSuperblock::Absent)
+    if copies.contains(&Err(NoSuperblock::Absent))
         && let contents @ Contents::Known(_) = probe_start(disk)?
     {
         return Err(OpenError::Overwritten(contents));
@@ -226,9 +227,9 @@ fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
     })
 }
 
-/// What begins where the first superblock should be.
+/// What else there is where the superblocks and nothing but zeroes should be.
 fn probe_start<D: Disk>(disk: &D) -> io::Result<Contents> {
-    let bytes = SUPERBLOCK_COPIES[1] * PAGE_BYTES as u64;
+    let bytes = (SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES) * PAGE_BYTES as u64;
     signature::probe(bytes, &mut |page, bytes| {
         let mut pages = [Page::ZERO];
         disk.read(page, &mut pages)?;
@@ -326,7 +327,7 @@ fn read_table<D: Disk>(
                         tagged.insert(megabyte);
                     }
                     let now = changed.remove(&megabyte).unwrap_or(*record);
-                    if now.map != MegabyteMap::EMPTY {
+                    if !now.map.is_empty() {
                         found(megabyte, now.map);
                     }
                 }
@@ -337,7 +338,7 @@ fn read_table<D: Disk>(
         }
     }
     for (megabyte, record) in changed {
-        if record.map != MegabyteMap::EMPTY {
+        if !record.map.is_empty() {
             found(megabyte, record.map);
         }
     }
@@ -385,12 +386,13 @@ fn assemble<D: Disk>(
         overlay.apply(contents, &mut tagged);
     }
     let (mut checkpoint, mut taken_pages) = (None, older.taken_pages);
+    let mut changes = older.changes;
     let is_switched = !newer.contents.is_empty();
     if is_switched {
         let frozen = std::mem::take(&mut overlay);
         let last = older.next_sequence - 1;
         checkpoint = Some(Checkpoint::new(frozen, epoch, last, &superblock.geometry));
-        taken_pages = newer.taken_pages;
+        (taken_pages, changes) = (newer.taken_pages, newer.changes);
         for contents in newer.contents {
             overlay.apply(contents, &mut tagged);
         }
@@ -401,6 +403,7 @@ fn assemble<D: Disk>(
         tagged,
         epoch: epoch + u64::from(is_switched),
         taken_pages,
+        changes,
         next_sequence: newer.next_sequence,
         overlay,
         checkpoint,

@@ -10,6 +10,29 @@ use super::scan;
 use super::superblock::Superblock;
 use super::weakness::{Weakness, weakened};
 
+/// Writes the last commit as it was read. If the flush that should have made it durable failed, it can
+/// be read, and no later flush makes it durable.
+pub(super) fn write_last_commit_again<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    journal: &Journal,
+) -> io::Result<()> {
+    let (scan, epoch) = match journal.newer.contents.is_empty() {
+        true => (&journal.older, journal.epoch),
+        false => (&journal.newer, journal.epoch + 1),
+    };
+    let commit = &scan.last_commit;
+    // What nobody of ours has written may seem to reach beyond the half.
+    let end = commit.end.min(superblock.geometry.journal_pages);
+    if commit.start >= end {
+        return Ok(());
+    }
+    let first_page = superblock.geometry.journal[(epoch % 2) as usize] + commit.start;
+    let mut pages = Page::zeroes((end - commit.start) as usize);
+    disk.read(first_page, &mut pages)?;
+    disk.write(first_page, &pages)
+}
+
 /// Writes the missing copies of the journal's records, so that again damage to one of them loses nothing.
 pub(super) fn restore_records<D: Disk>(
     disk: &D,

@@ -5,7 +5,9 @@
 //! left. A record of a *later* commit there means that one which counted is gone: damage.
 
 use std::io;
+use std::ops::Range;
 
+use super::EPOCH_CHANGES_MAXIMUM;
 use super::geometry::Geometry;
 use super::journal::{self, Commit, Contents, JournalRecord, RECORD_PAGES_MAXIMUM};
 use super::page::{Checksum, Disk, Page};
@@ -26,6 +28,10 @@ pub(super) struct Scan {
     pub(super) next_sequence: u64,
     /// Pages of the half that are taken.
     pub(super) taken_pages: u64,
+    /// How many changes of megabytes the commits have together.
+    pub(super) changes: usize,
+    /// The pages of the half that the last commit takes.
+    pub(super) last_commit: Range<u64>,
     /// Records that count and have one copy: a crash came while the other was written, or it is damaged.
     pub(super) lone: Vec<Lone>,
     /// What is wrong, if something is.
@@ -96,6 +102,8 @@ struct Progress {
     scan: Scan,
     /// Behind the last record of this epoch, whether it counts or not.
     reached: u64,
+    /// Changes of megabytes in all records that were taken up.
+    seen_changes: usize,
     /// The commit that is not complete yet.
     open: Option<Open>,
     /// The last one that counts.
@@ -124,6 +132,7 @@ impl Progress {
                 ..Scan::default()
             },
             reached: 0,
+            seen_changes: 0,
             open: None,
             last: None,
         }
@@ -182,6 +191,14 @@ impl Progress {
         if position.sequence != open.next {
             return;
         }
+        self.seen_changes += record.contents.records.len();
+        // What a crash has left counts here as well.
+        if self.seen_changes > 2 * EPOCH_CHANGES_MAXIMUM {
+            return self.damage(format!(
+                "the journal has more changes of epoch {} than an epoch can have",
+                self.epoch
+            ));
+        }
         open.contents.push(record.contents);
         open.records.push(Seen {
             pages: record.pages as u64,
@@ -200,7 +217,10 @@ impl Progress {
         };
         self.last = Some(open.commit);
         self.scan.next_sequence = open.next;
+        let changes = open.contents.iter().map(|contents| contents.records.len());
+        self.scan.changes += changes.sum::<usize>();
         self.scan.contents.append(&mut open.contents);
+        let begin = self.scan.taken_pages;
         for Seen { pages, ends } in open.records {
             // Commits lie one behind the other, whatever has become of some of the copies.
             let places = [self.scan.taken_pages, self.scan.taken_pages + pages];
@@ -219,6 +239,7 @@ impl Progress {
             }
             self.scan.taken_pages += journal::copies() * pages;
         }
+        self.scan.last_commit = begin..self.scan.taken_pages;
     }
 
     fn damage(&mut self, what: String) {

@@ -16,13 +16,13 @@ const SECOND_MAGIC_AT: usize = 8;
 /// The version of the format that this program writes, and the only one that it reads.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 
+/// No number that is counted on, one by one, ever comes this far.
+pub(super) const COUNTED_MAXIMUM: u64 = 1 << 62;
+
 const BYTES: usize = SUPERBLOCK_PAGES as usize * PAGE_BYTES;
 const SEGMENTS_AT: usize = 256;
 const SEGMENT_BYTES: usize = 48;
 const NAME_AT: usize = PAGE_BYTES;
-
-/// Largest generation, epoch and sequence.
-const COUNT_MAXIMUM: u64 = u64::MAX / 2;
 
 const _: () = {
     assert!(SEGMENTS_AT + SEGMENTS_MAXIMUM * SEGMENT_BYTES <= NAME_AT);
@@ -145,6 +145,13 @@ impl Superblock {
     fn read_checked(bytes: &[u8], features: Features) -> Option<Self> {
         let number = |at| u64_at(bytes, at);
         let metric = |place: usize| f64::from_bits(number(104 + 8 * place));
+        let (generation, epoch, sequence) = (number(64), number(152), number(160));
+        if [generation, epoch, sequence]
+            .iter()
+            .any(|&number| number > COUNTED_MAXIMUM)
+        {
+            return None;
+        }
         let segments = u32_at(bytes, 200) as usize;
         let name_bytes = u32_at(bytes, 204) as usize;
         if segments > SEGMENTS_MAXIMUM || name_bytes > MAX_POOL_NAME_BYTES {
@@ -161,18 +168,11 @@ impl Superblock {
                 .collect(),
         };
         geometry.check().ok()?;
-        // No pool has got so far, and one is added without a thought elsewhere.
-        if [number(64), number(152), number(160)]
-            .iter()
-            .any(|count| *count > COUNT_MAXIMUM)
-        {
-            return None;
-        }
         let name = bytes[NAME_AT..NAME_AT + name_bytes].to_vec();
         Some(Self {
             features,
             uuid: std::array::from_fn(|byte| bytes[48 + byte]),
-            generation: number(64),
+            generation,
             identity: Identity {
                 pool: PoolId::new(u32_at(bytes, 72), u32_at(bytes, 76)),
                 name: String::from_utf8(name).ok()?,
@@ -198,8 +198,8 @@ impl Superblock {
                 },
             },
             created: number(144),
-            epoch: number(152),
-            sequence: number(160),
+            epoch,
+            sequence,
             geometry,
         })
     }

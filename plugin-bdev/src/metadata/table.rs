@@ -28,6 +28,7 @@ pub(super) struct Record {
 
 impl Record {
     /// The record in these bytes, or `None` if there can be no such record.
+    #[inline]
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let mut words: [u64; LIVE_WORDS] = std::array::from_fn(|word| u64_at(bytes, 8 * word));
         let tagged = words[UNIT_WORDS] & TAGGED != 0;

@@ -42,16 +42,16 @@ pub(crate) enum Weakness {
 }
 
 /// Whether a step is left out: never, except in tests.
-#[cfg(not(test))]
+#[cfg(any(not(test), loom))]
 #[inline]
 pub(crate) const fn weakened(_: Weakness) -> bool {
     false
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) use tested::{weakened, with_weakness};
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tested {
     use std::cell::Cell;
 

@@ -1,60 +1,14 @@
 //! Block devices, on a loop device where the system lets the test make one.
 
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Instant;
 
 use chimaera_proto::Status;
 use chimaera_proto::bdev::CreateParams;
 
 use super::with_every_engine;
-use crate::testing::{PATIENCE, Pool, disk_folder, file_params, name_in};
+use crate::testing::{Loop, PATIENCE, Pool, file_params};
 
 const MIB: u64 = 1 << 20;
-
-/// A loop device, detached when dropped.
-struct Loop {
-    name: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Loop {
-    /// A device of this size, or `None`, with a word why, where there can be none.
-    fn attach(size: u64, options: &[&str]) -> Option<Self> {
-        let folder = disk_folder();
-        let file = PathBuf::from(name_in(&folder, "device"));
-        let made = std::fs::File::create(&file).and_then(|made| made.set_len(size));
-        made.expect("the build's folder can be written");
-        let output = Command::new("losetup")
-            .args(["--find", "--show"])
-            .args(options)
-            .arg(&file)
-            .output();
-        match output {
-            Ok(output) if output.status.success() => Some(Self {
-                name: String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-                _folder: folder,
-            }),
-            Ok(output) => skip(&String::from_utf8_lossy(&output.stderr)),
-            Err(error) => skip(&error.to_string()),
-        }
-    }
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "whoever runs the tests wants to know what they did not prove"
-)]
-fn skip(reason: &str) -> Option<Loop> {
-    eprintln!("skipped, no loop device here: {}", reason.trim());
-    None
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").args(["-d", &self.name]).status();
-    }
-}
 
 #[track_caller]
 fn assert_refused(name: &str, params: &CreateParams, status: Status, text: &str) {
@@ -83,14 +37,19 @@ fn a_block_device_is_a_pool_of_its_size_and_has_one_at_a_time() {
 }
 
 fn use_whole_device(name: &str, params: &CreateParams) {
-    let pool = Pool::create(name, params, 1).expect("made");
+    let new = CreateParams {
+        // What the engine before has left.
+        overwrite: true,
+        ..*params
+    };
+    let pool = Pool::create(name, &new, 1).expect("made");
     let stats = pool.stats();
     assert_eq!(stats.total_size, 4 * MIB);
     assert!(stats.direct_io);
     pool.check(&file_params(0)).expect("the whole device");
     assert_refused(name, &file_params(0), Status::Busy, "in use");
 
-    let blocks = pool.allocate(4 * MIB).expect("room");
+    let blocks = pool.allocate(3 * MIB).expect("room");
     let bytes: Vec<u8> = (0..MIB).map(|at| (at % 251) as u8).collect();
     for block in &blocks {
         pool.write(*block, 0, &bytes).expect("written");
@@ -98,18 +57,25 @@ fn use_whole_device(name: &str, params: &CreateParams) {
     }
     let mut expected = bytes;
     expected[777..782].fill(9);
-    for block in &blocks {
-        assert!(pool.read(*block, 0, MIB as usize).expect("read") == expected);
-    }
+    let assert_kept = |pool: &Pool| {
+        for block in &blocks {
+            assert!(pool.read(*block, 0, MIB as usize).expect("read") == expected);
+        }
+    };
+    assert_kept(&pool);
     pool.handle().flush().expect("flushed");
     drop(pool);
     // A process that another test is just starting has a copy of the file for a moment.
     let start = Instant::now();
-    while let Err(error) = Pool::create(name, &file_params(MIB), 1) {
-        assert_eq!(error.failure.status, Status::Busy, "{error}");
-        assert!(start.elapsed() < PATIENCE, "free again: {error}");
+    let pool = loop {
+        match Pool::create(name, params, 1) {
+            Ok(pool) => break pool,
+            Err(error) => assert_eq!(error.failure.status, Status::Busy, "{error}"),
+        }
+        assert!(start.elapsed() < PATIENCE, "free again");
         std::thread::yield_now();
-    }
+    };
+    assert_kept(&pool);
 }
 
 #[test]

@@ -5,14 +5,14 @@ use chimaera_proto::Status;
 use chimaera_proto::bdev::{Block, Method, OwnerTag, allocate_arguments, free_arguments};
 
 use super::on_every_file;
-use crate::testing::{Buffer, Pool, file_params};
+use crate::testing::{Buffer, Pool, file_params, one_block_bytes};
 
 const UNIT: u64 = 4096;
 
 #[test]
 fn a_free_waits_for_transfers_and_the_block_is_nobodys_meanwhile() {
     // The one block there is.
-    on_every_file(&file_params(UNIT), 2, |pool| {
+    on_every_file(&file_params(one_block_bytes()), 2, |pool| {
         let block = pool.allocate(UNIT).expect("room")[0];
         let mut late = Buffer::of(&[1; 4096], 0);
         // Accepted by a worker that makes no pass for now.
@@ -46,7 +46,7 @@ fn a_free_waits_for_transfers_and_the_block_is_nobodys_meanwhile() {
 
 #[test]
 fn who_saw_its_write_complete_frees_at_once() {
-    on_every_file(&file_params(UNIT), 1, |pool| {
+    on_every_file(&file_params(one_block_bytes()), 1, |pool| {
         for round in 0..20 {
             let block = pool.allocate(UNIT).expect("room")[0];
             pool.write(block, 1, &[round; 100]).expect("written");
@@ -100,7 +100,7 @@ fn live_in_a_block(pool: &Pool, worker: u32, life: u32) {
 
 #[test]
 fn lives_of_a_block_on_two_threads_never_meet() {
-    on_every_file(&file_params(UNIT), 2, |pool| {
+    on_every_file(&file_params(one_block_bytes()), 2, |pool| {
         std::thread::scope(|scope| {
             for worker in 0..2 {
                 scope.spawn(move || (0..300).for_each(|life| live_in_a_block(pool, worker, life)));

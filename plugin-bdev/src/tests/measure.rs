@@ -16,7 +16,8 @@ use chimaera_proto::{PoolId, codec};
 
 use super::engines;
 use crate::testing::{
-    Buffer, disk_folder, file_params, memory_folder, name_in, ram_params, raw_task,
+    Buffer, disk_folder, file_params, memory_folder, metadata_bytes_beside, name_in, ram_params,
+    raw_task,
 };
 
 const BLOCK_BYTES: usize = 4096;
@@ -71,14 +72,15 @@ fn poll(pool: &ContainerHandle) {
     let _ = unsafe { pool.poll(0) };
 }
 
-fn allocate(pool: &ContainerHandle, blocks: u64) -> Vec<Block> {
+/// All blocks of 4 KiB of a new pool that begin at this offset. The host drops the answers, but they
+/// come from the start, all of them.
+fn allocate(pool: &ContainerHandle, first_offset: u64, blocks: u64) -> Vec<Block> {
     for _ in 0..blocks {
         let allocate = Method::AllocateBlocks as u16;
         submit(pool, &raw_task(0, allocate, [4096, 0, 0], None));
     }
-    // The host drops the answers; a new pool gives its blocks from the start, all of them.
     (0..blocks)
-        .map(|at| Block::new(at * 4096, BlockType::Kib4))
+        .map(|at| Block::new(first_offset + at * 4096, BlockType::Kib4))
         .collect()
 }
 
@@ -97,7 +99,7 @@ fn measure_memory() {
     const ROUNDS: u32 = 2_000_000;
     const BLOCKS: usize = 256;
     let (pool, _) = create("memory", &ram_params(1 << 20));
-    let blocks = allocate(&pool, BLOCKS as u64);
+    let blocks = allocate(&pool, 0, BLOCKS as u64);
     let per_round = |time: Duration| time.as_nanos() as f64 / f64::from(ROUNDS);
     for len in [BLOCK_BYTES, 64] {
         let mut buffer = Buffer::of(&vec![1; len], 0);
@@ -136,15 +138,17 @@ impl FilePool {
 
     /// `None`, with a word why, where the system refuses the engine.
     fn new(folder: &tempfile::TempDir, io_engine: IoEngine) -> Option<Self> {
+        let metadata = metadata_bytes_beside((Self::BLOCKS * BLOCK_BYTES) as u64);
+        let total_size = metadata + (Self::BLOCKS * BLOCK_BYTES) as u64;
         let params = CreateParams {
             io_engine,
-            ..file_params((Self::BLOCKS * BLOCK_BYTES) as u64)
+            ..file_params(total_size)
         };
         if !engines().contains(&io_engine) {
             return None;
         }
         let (pool, completed) = create(&name_in(folder, &io_engine.to_string()), &params);
-        let blocks = allocate(&pool, Self::BLOCKS as u64);
+        let blocks = allocate(&pool, metadata, Self::BLOCKS as u64);
         let made = Self {
             pool,
             completed,

@@ -6,7 +6,10 @@ mod devices;
 mod engines;
 mod law_11;
 mod law_13;
+mod listing;
 mod measure;
+mod measure_opening;
+mod persistence;
 mod sizes;
 mod transfers;
 

@@ -5,7 +5,9 @@ use std::fs;
 use chimaera_proto::Status;
 use chimaera_proto::bdev::CreateParams;
 
-use crate::testing::{Pool, disk_folder, file_params, name_in, ram_params};
+use crate::testing::{
+    Pool, disk_folder, file_bytes, file_params, name_in, one_block_bytes, ram_params,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -47,16 +49,61 @@ fn a_file_pool_is_as_large_as_its_file_unless_told() {
     );
     fs::write(&name, [1; 4095]).expect("written");
     assert_refused(&name, &file_params(0), Status::InvalidArgument, "4095");
-    fs::write(&name, [1; 8195]).expect("written");
-    let size_of = |params| {
+    let made = |file_len: u64, params| {
+        fs::remove_file(&name).expect("removed");
+        let file = fs::File::create(&name).expect("made");
+        file.set_len(file_len).expect("set");
         let pool = Pool::create(&name, &params, 1).expect("made");
         let size = pool.stats().total_size;
         (size, fs::metadata(&name).expect("there").len())
     };
-    assert_eq!(size_of(file_params(0)), (8192, 8195));
-    assert_eq!(size_of(file_params(4096)), (4096, 8195));
-    assert_eq!(size_of(file_params(MIB)), (MIB, MIB));
-    assert_eq!(size_of(file_params(0)), (MIB, MIB));
-    let kept = fs::read(&name).expect("read");
-    assert_eq!(kept[..8195], [1; 8195], "a file keeps what it holds");
+    assert_eq!(made(MIB + 4099, file_params(0)), (MIB + 4096, MIB + 4099));
+    assert_eq!(made(2 * MIB, file_params(MIB)), (MIB, 2 * MIB));
+    assert_eq!(made(8195, file_params(MIB)), (MIB, MIB));
+    assert_eq!(made(0, file_params(MIB)), (MIB, MIB));
+}
+
+#[test]
+fn metadata_takes_its_part_of_a_file_pool_from_the_beginning() {
+    for megabytes in [1, 4, 40] {
+        let folder = disk_folder();
+        let name = name_in(&folder, "pool");
+        let params = file_params(file_bytes(megabytes));
+        let pool = Pool::create(&name, &params, 1).expect("made");
+        let stats = pool.stats();
+        assert_eq!(stats.total_size, file_bytes(megabytes));
+        assert_eq!(
+            stats.remaining_size,
+            stats.total_size - stats.metadata_size,
+            "a new pool has all the rest"
+        );
+        assert!(stats.persistent && !stats.read_only);
+        let whole = pool.allocate(megabytes * MIB).expect("room for as much");
+        assert!(whole.iter().all(|block| block.offset >= MIB));
+        let small = pool.allocate(4096).expect("room beside the metadata")[0];
+        assert!((stats.metadata_size..MIB).contains(&small.offset));
+        assert_eq!(pool.allocate(MIB), Err(Status::NoSpace));
+    }
+    let pool = Pool::create("memory", &ram_params(MIB), 1).expect("made");
+    assert_eq!(pool.stats().metadata_size, 0);
+    assert!(!pool.stats().persistent);
+}
+
+#[test]
+fn the_smallest_file_pool_has_one_block() {
+    let folder = disk_folder();
+    let name = name_in(&folder, "pool");
+    let least = one_block_bytes();
+    assert_refused(
+        &name,
+        &file_params(least - 4096),
+        Status::InvalidArgument,
+        &format!("give at least {least}"),
+    );
+    assert!(!fs::exists(&name).expect("the folder is there"));
+    let pool = Pool::create(&name, &file_params(least), 1).expect("made");
+    assert_eq!(pool.stats().remaining_size, 4096);
+    let block = pool.allocate(4096).expect("one")[0];
+    assert_eq!(block.offset, least - 4096);
+    assert_eq!(pool.allocate(1), Err(Status::NoSpace));
 }

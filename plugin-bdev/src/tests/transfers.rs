@@ -9,7 +9,7 @@ use chimaera_proto::bdev::{CreateParams, Method, PerfMetrics};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{on_every_backend, on_every_file, with_every_engine};
-use crate::testing::{Buffer, Pool, disk_folder, file_params, name_in, ram_params};
+use crate::testing::{Buffer, Pool, disk_folder, file_bytes, file_params, name_in, ram_params};
 
 const MIB: u64 = 1 << 20;
 
@@ -73,7 +73,7 @@ fn more_requests_than_places_all_complete() {
     for io_depth in [1, 3] {
         let params = CreateParams {
             io_depth,
-            ..file_params(MIB)
+            ..file_params(file_bytes(1))
         };
         on_every_file(&params, 1, |pool| {
             let block = pool.allocate(MIB).expect("room")[0];
@@ -102,7 +102,7 @@ fn more_requests_than_places_all_complete() {
 
 #[test]
 fn a_sleeping_worker_is_woken_by_the_end_of_its_transfers() {
-    on_every_file(&file_params(MIB), 1, |pool| {
+    on_every_file(&file_params(file_bytes(1)), 1, |pool| {
         let block = pool.allocate(MIB).expect("room")[0];
         let mut buffer = Buffer::of(&pattern(1, 65_536), 0);
         let task = pool.start(0, Method::Write, block, 0, &mut buffer);
@@ -123,13 +123,13 @@ fn a_sleeping_worker_is_woken_by_the_end_of_its_transfers() {
 
 #[test]
 fn a_file_that_was_truncated_fails_transfers_and_says_so_once() {
-    for params in with_every_engine(&file_params(MIB)) {
+    for params in with_every_engine(&file_params(file_bytes(1))) {
         let folder = disk_folder();
         let name = name_in(&folder, "pool");
         let pool = Pool::create(&name, &params, 1).expect("made");
         let block = pool.allocate(MIB).expect("room")[0];
         let file = OpenOptions::new().write(true).open(&name).expect("opened");
-        file.set_len(10_000).expect("truncated");
+        file.set_len(block.offset + 10_000).expect("truncated");
         for _ in 0..2 {
             for (offset, len) in [(0, 65_536), (12_288, 4096), (8192, 4096), (10_001, 3)] {
                 let failure = pool.read(block, offset, len).expect_err("not there");
@@ -148,7 +148,7 @@ fn a_file_that_was_truncated_fails_transfers_and_says_so_once() {
 
 #[test]
 fn a_pool_with_transfers_under_way_can_be_dropped() {
-    for params in with_every_engine(&file_params(MIB)) {
+    for params in with_every_engine(&file_params(file_bytes(1))) {
         let folder = disk_folder();
         let pool = Pool::create(&name_in(&folder, "pool"), &params, 1).expect("made");
         let block = pool.allocate(MIB).expect("room")[0];

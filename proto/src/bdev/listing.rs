@@ -97,7 +97,7 @@ pub enum MegabyteState {
     Split = 1,
     /// All.
     Used = 2,
-    /// All or a part, by the pool's own metadata.
+    /// The pool's own metadata, and no blocks besides.
     Metadata = 3,
 }
 

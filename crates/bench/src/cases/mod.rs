@@ -1,6 +1,7 @@
 //! All cases, in the order in which they are run.
 
 mod blocks;
+mod durability;
 pub(crate) mod file;
 pub(crate) mod idle;
 mod large;
@@ -15,6 +16,7 @@ pub(crate) fn all() -> Vec<Case> {
     all.extend(ram::cases());
     all.extend(blocks::cases());
     all.extend(file::cases());
+    all.extend(durability::cases());
     all.extend(peers::cases());
     all.extend(idle::cases());
     all.extend(large::cases());

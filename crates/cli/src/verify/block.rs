@@ -16,7 +16,7 @@ use std::fmt;
 
 use chimaera_bdev_client::{Block, OwnerTag};
 
-use super::checksum::{Random, checksum};
+use super::random::Random;
 
 /// Bytes of a sector: the least that a device writes whole or not at all.
 pub(super) const SECTOR_BYTES: usize = 512;
@@ -150,14 +150,14 @@ pub(super) fn fill(id: JournalId, block: &Block, generation: Stamp, bytes: &mut 
             (block.block_type as u64) << 32 | index,
             generation.0,
         ];
-        let mut random = Random::new(checksum(0, &words_to_bytes(&header)));
+        let mut random = Random::new(u64::from(crc32c::crc32c(&words_to_bytes(&header))));
         let (words, _) = sector.as_chunks_mut::<8>();
         for (at, word) in words[..WORDS - 1].iter_mut().enumerate() {
             let value = header.get(at).copied().unwrap_or_else(|| random.next());
             *word = value.to_le_bytes();
         }
         let (body, sum) = sector.split_at_mut(SECTOR_BYTES - 8);
-        sum.copy_from_slice(&checksum(0, body).to_le_bytes());
+        sum.copy_from_slice(&u64::from(crc32c::crc32c(body)).to_le_bytes());
     }
 }
 
@@ -195,7 +195,7 @@ fn identify(id: JournalId, block: &Block, index: usize, sector: &[u8; SECTOR_BYT
             Sector::Foreign
         };
     }
-    if checksum(0, &sector[..SECTOR_BYTES - 8]) != word(WORDS - 1) {
+    if u64::from(crc32c::crc32c(&sector[..SECTOR_BYTES - 8])) != word(WORDS - 1) {
         return Sector::Damaged;
     }
     let other = JournalId(u128::from(word(2)) << 64 | u128::from(word(1)));

@@ -23,7 +23,7 @@ use crate::failure::Failure;
 pub(super) struct Journal {
     path: PathBuf,
     file: File,
-    chain: u64,
+    chain: u32,
     model: Model,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Contents {
     /// Bytes of whole lines.
     pub(super) whole_bytes: usize,
     /// The checksum that the next line continues.
-    chain: u64,
+    chain: u32,
 }
 
 impl Journal {

@@ -8,7 +8,7 @@ use chimaera_bdev_client::{AllocationPlan, Block, Error, OwnedBlock, OwnerTag, S
 
 use super::Pool;
 use super::block::SECTOR_BYTES;
-use super::checksum::Random;
+use super::random::Random;
 use super::worker::lock;
 
 /// A promise to break.

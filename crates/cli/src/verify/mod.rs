@@ -7,16 +7,16 @@
 //! - [`block`]: blocks whose every sector says what it is.
 //! - [`record`] and [`journal`]: what is noted, and how it gets to the device.
 //! - [`model`]: what a journal says must be there.
-//! - [`worker`] and [`run`]: the workload, and how a journal is continued.
+//! - [`worker`] and [`mod@run`]: the workload, and how a journal is continued.
 //! - [`check`]: the comparison.
 
 mod block;
 mod check;
-mod checksum;
 mod journal;
 #[cfg(test)]
 mod memory;
 mod model;
+mod random;
 mod record;
 mod run;
 #[cfg(test)]
@@ -134,40 +134,46 @@ fn show_run(summary: &Summary, seed: u64) {
         before,
         counts,
         model,
-        ..
     } = summary;
     if model.runs > 1 {
-        show_findings("continued:", before);
+        output::line("the journal was continued; before that, there was in the pool");
+        show_findings(before);
     }
-    output::line(format_args!(
-        "ran with seed {seed}: {} blocks allocated, {} freed; {} generations written ({}), {} read \
-         and right; {} flushes",
-        counts.allocated,
-        counts.freed,
-        counts.written_blocks,
-        show_size(counts.written_bytes),
-        counts.read_blocks,
-        counts.flushes
-    ));
-    if counts.without_space > 0 {
-        output::line(format_args!(
-            "{} allocations found no space",
-            counts.without_space
-        ));
-    }
+    output::line(format_args!("ran with seed {seed}"));
+    show_rows(&[
+        (
+            "allocated",
+            format!(
+                "{} blocks; {} times there was no space",
+                counts.allocated, counts.without_space
+            ),
+        ),
+        ("freed", format!("{} blocks", counts.freed)),
+        (
+            "written",
+            format!(
+                "{} generations ({})",
+                counts.written_blocks,
+                show_size(counts.written_bytes)
+            ),
+        ),
+        ("read", format!("{} blocks, all intact", counts.read_blocks)),
+        ("flushes", counts.flushes.to_string()),
+    ]);
     show_model(model);
 }
 
 /// What a journal promises.
 fn show_model(model: &Model) {
-    output::line(format_args!(
-        "journal {}: {} blocks flushed ({}) by {} run(s), {} records of flushes",
-        model.id,
-        model.live.len(),
-        show_size(model.bytes()),
-        model.runs,
-        model.flushes
-    ));
+    output::line(format_args!("the journal {} promises", model.id));
+    show_rows(&[
+        (
+            "flushed",
+            format!("{} blocks ({})", model.live.len(), show_size(model.bytes())),
+        ),
+        ("runs", model.runs.to_string()),
+        ("records", format!("{} of flushes", model.flushes)),
+    ]);
 }
 
 fn check_pool(arguments: &VerifyCheckArguments, socket: Option<&Path>) -> Result<(), Failure> {
@@ -175,7 +181,8 @@ fn check_pool(arguments: &VerifyCheckArguments, socket: Option<&Path>) -> Result
     let model = journal::read(&arguments.pool.journal)?;
     let findings = check::check(&model, &pool).map_err(during("checking the blocks"))?;
     show_model(&model);
-    show_findings("found:", &findings);
+    output::line("in the pool there is");
+    show_findings(&findings);
     if findings.violations.is_empty() {
         return Ok(());
     }
@@ -192,26 +199,46 @@ fn check_pool(arguments: &VerifyCheckArguments, socket: Option<&Path>) -> Result
     )))
 }
 
-fn show_findings(what: &str, findings: &Findings) {
-    output::line(format_args!(
-        "{what} {} blocks intact ({}), {} of them in an announced new generation; {} being freed \
-         are gone, {} still there; {} recent; {} of others",
-        findings.intact,
-        show_size(findings.bytes),
-        findings.overwritten,
-        findings.gone,
-        findings.still_there.len(),
-        findings.recent.len(),
-        findings.of_others
-    ));
+fn show_findings(findings: &Findings) {
+    let rows = [
+        (
+            "intact",
+            format!(
+                "{} blocks ({}), {} of them with announced new contents",
+                findings.intact,
+                show_size(findings.bytes),
+                findings.overwritten
+            ),
+        ),
+        (
+            "being freed",
+            format!(
+                "{} gone, {} still there",
+                findings.gone,
+                findings.still_there.len()
+            ),
+        ),
+        ("recent", findings.recent.len().to_string()),
+        ("of others", findings.of_others.to_string()),
+        ("violations", findings.violations.len().to_string()),
+    ];
+    show_rows(&rows);
 }
 
-/// A failure of the pool, while this was being done. A daemon that went away has its own exit code.
+fn show_rows(rows: &[(&str, String)]) {
+    for (name, value) in rows {
+        output::line(format_args!("  {name:<14}{value}"));
+    }
+}
+
+/// A failure of the pool, while this was being done. That daemon or pool went away is not the pool's
+/// fault: it is what a crash looks like from here, and has its own exit code.
 fn during(what: &str) -> impl FnOnce(Error) -> Failure {
     move |error| match error.status() {
         Status::ConnectionLost | Status::ShuttingDown => {
-            Failure::no_runtime(format!("the daemon went away during {what}: {error}"))
+            Failure::no_runtime(format!("the daemon went away during {what}"))
         }
+        Status::PoolNotFound => Failure::not_found(format!("the pool went away during {what}")),
         _ => error.into(),
     }
 }

@@ -21,9 +21,9 @@ use std::fmt::{self, Display, Write};
 use std::str::FromStr;
 
 use chimaera_bdev_client::{Block, BlockType};
+use crc32c::crc32c_append;
 
 use super::block::{JournalId, Stamp};
-use super::checksum::checksum;
 
 /// How the first line begins.
 pub(super) const HEADER_START: &str = "chimaera-verify-journal 1 ";
@@ -69,23 +69,23 @@ pub(super) enum Change {
 
 impl Record {
     /// Appends the line, and gives the checksum that the next line continues.
-    pub(super) fn write(&self, chain: u64, text: &mut String) -> u64 {
+    pub(super) fn write(&self, chain: u32, text: &mut String) -> u32 {
         let start = text.len();
         // Writing to a string cannot fail.
         let _ = write!(text, "{self}");
-        let sum = checksum(chain, &text.as_bytes()[start..]);
-        let _ = writeln!(text, " ~{sum:016x}");
+        let sum = crc32c_append(chain, &text.as_bytes()[start..]);
+        let _ = writeln!(text, " ~{sum:08x}");
         sum
     }
 
     /// Reads a line without its end, and gives the checksum that the next line continues. `None` if
     /// it is not a whole line that was written after that checksum.
-    pub(super) fn read(chain: u64, line: &[u8]) -> Option<(Self, u64)> {
+    pub(super) fn read(chain: u32, line: &[u8]) -> Option<(Self, u32)> {
         let line = str::from_utf8(line).ok()?;
         let (payload, sum) = line.rsplit_once(" ~")?;
         // One spelling only, or a changed line could pass for the one that was written.
-        let expected = checksum(chain, payload.as_bytes());
-        if sum != format!("{expected:016x}") {
+        let expected = crc32c_append(chain, payload.as_bytes());
+        if sum != format!("{expected:08x}") {
             return None;
         }
         Some((payload.parse().ok()?, expected))

@@ -7,9 +7,9 @@ use std::thread;
 
 use super::block::{JournalId, Stamp};
 use super::check::{Findings, check};
-use super::checksum::Random;
 use super::journal::Journal;
 use super::model::{Live, Model};
+use super::random::Random;
 use super::record::{Change, Flushed, Record};
 use super::worker::{Counts, Held, Shared, Worker, lock};
 use super::{Pool, during};
@@ -70,10 +70,10 @@ pub(super) fn run(
 }
 
 /// The outcome that says more: when a daemon goes away, every thread loses it, and one may have found
-/// something worse before.
+/// before that the pool broke a promise.
 fn worse(one: Result<(), Failure>, other: Result<(), Failure>) -> Result<(), Failure> {
     match (one, other) {
-        (Err(one), Err(other)) if one.is_no_runtime() => Err(other),
+        (Err(one), Err(other)) if one.is_loss() => Err(other),
         (Err(one), _) => Err(one),
         (Ok(()), other) => other,
     }

@@ -7,10 +7,10 @@ use chimaera_bdev_client::{Block, BlockType, OwnedBlock, OwnerTag};
 
 use super::block::{JournalId, SECTOR_BYTES, Stamp, fill};
 use super::check::{Findings, check};
-use super::checksum::Random;
 use super::journal::{self, Journal};
 use super::memory::{Fault, Memory};
 use super::model::{Live, Model, Stamps};
+use super::random::Random;
 use super::run::{Plan, Summary, run};
 use super::worker::Counts;
 use crate::failure::Failure;
@@ -51,7 +51,7 @@ fn a_pool_that_keeps_its_promises_passes_however_often_it_loses_its_power() {
             pool.lose_power_after(20 + random.below(700) as u64);
             let (outcome, summary) = work(&pool, &path, (threads, u64::MAX));
             let failure = outcome.expect_err("the power is lost");
-            assert!(failure.is_no_runtime(), "{failure}");
+            assert!(failure.is_loss(), "{failure}");
             pool.restart();
             let findings = find(&pool, &path);
             assert!(findings.violations.is_empty(), "{round}: {findings:?}");
@@ -97,7 +97,7 @@ fn every_broken_promise_is_found() {
         let found = (0..100).any(|_| {
             pool.lose_power_after(100 + random.below(500) as u64);
             let (outcome, _) = work(&pool, &path, (2, u64::MAX));
-            let noticed = !outcome.expect_err("it ends").is_no_runtime();
+            let noticed = !outcome.expect_err("it ends").is_loss();
             pool.restart();
             noticed || !find(&pool, &path).violations.is_empty()
         });

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use chimaera_bdev_client::{Block, Status};
 
 use super::block::{JournalId, Stamp, examine, fill};
-use super::checksum::Random;
 use super::journal::Journal;
+use super::random::Random;
 use super::record::{Change, Flushed, Record};
 use super::{Pool, during};
 use crate::failure::Failure;
@@ -22,6 +22,9 @@ const ACTIONS_MAXIMUM: usize = 24;
 
 /// Stamps that a step may give: more than its actions can use.
 pub(super) const STAMPS_PER_STEP: u32 = 256;
+
+// The most that an action uses: an allocation of three blocks, each written twice.
+const _: () = assert!(ACTIONS_MAXIMUM * (1 + 3 * 2) <= STAMPS_PER_STEP as usize);
 
 /// Sizes of allocations, the frequent ones several times; the last two give several blocks.
 const SIZES: [u64; 10] = [

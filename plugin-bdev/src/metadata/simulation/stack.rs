@@ -36,8 +36,9 @@ fn allocator_of(geometry: &Geometry) -> TestAllocator {
 }
 
 fn take_over(allocator: &TestAllocator, found: &Found) -> Result<(), String> {
+    let mut restoring = allocator.restoring();
     for (megabyte, map) in &found.maps {
-        if !allocator.restore(*megabyte as usize, *map) {
+        if !restoring.take_over(*megabyte as usize, *map) {
             return Err(format!(
                 "megabyte {megabyte} has blocks where there can be none"
             ));

@@ -1,0 +1,188 @@
+//! Every interleaving of a commit with what workers do meanwhile; and each argument of [`super::durability`]
+//! seen to fail when its step is left out.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use chimaera_proto::bdev::BlockType::Kib4;
+use loom::thread;
+
+use super::loom_tests::{allocate, explore};
+use super::sync::Weakness;
+use super::*;
+
+/// A pool of a megabyte with one block, of which the device knows.
+fn with_committed_block() -> (Arc<Allocator<()>>, Block) {
+    let allocator = Allocator::<()>::persistent(MEGABYTE, Threads::Many).expect("memory");
+    let block = allocate(&allocator, Kib4).expect("room");
+    commit(&allocator);
+    (Arc::new(allocator), block)
+}
+
+/// What the device says after a commit, if anything has changed.
+fn commit(allocator: &Allocator<()>) -> Option<MegabyteMap> {
+    let changes = allocator.collect_changes(0, 1);
+    allocator.settle(&changes);
+    changes.first().map(|change| change.map)
+}
+
+/// A block is freed while a commit runs: the device knows at last, and the space comes back.
+fn commit_against_free() {
+    let (allocator, block) = with_committed_block();
+    let freer = Arc::clone(&allocator);
+    let thread = thread::spawn(move || assert!(freer.free(&[block], ()).is_ok()));
+    let first = commit(&allocator);
+    thread.join().expect("no panic");
+    let last = commit(&allocator).or(first);
+    assert_eq!(last, Some(MegabyteMap::EMPTY), "the device was not told");
+    assert!(!allocator.has_deferred(), "space is lost");
+    assert_eq!(allocator.remaining_bytes(), MEGABYTE);
+    assert!(
+        allocator.state(0, false) == MegabyteState::Free,
+        "space is lost"
+    );
+}
+
+/// A block is freed while a commit of another change in its megabyte runs.
+fn commit_of_another_change_against_free() {
+    let (allocator, block) = with_committed_block();
+    let other = allocate(&allocator, Kib4).expect("room");
+    let freer = Arc::clone(&allocator);
+    let thread = thread::spawn(move || assert!(freer.free(&[block], ()).is_ok()));
+    let first = commit(&allocator);
+    thread.join().expect("no panic");
+    let last = commit(&allocator).or(first).expect("something has changed");
+    assert_eq!(last.blocks().count(), 1, "the device was not told");
+    assert!(!allocator.has_deferred(), "space is lost");
+    assert!(allocator.free(&[other], ()).is_ok());
+}
+
+/// A block is allocated while a commit runs: the device knows at last.
+fn commit_against_allocation() {
+    let (allocator, _) = with_committed_block();
+    let other = Arc::clone(&allocator);
+    let thread = thread::spawn(move || allocate(&other, Kib4).expect("room"));
+    let first = commit(&allocator);
+    thread.join().expect("no panic");
+    let last = commit(&allocator).or(first).expect("something has changed");
+    assert_eq!(last.blocks().count(), 2, "the device was not told");
+}
+
+/// A list is refused, because it names a block twice, while a commit of another change in its megabyte
+/// runs: at no moment the device hears that the block is free.
+fn commit_against_refused_list() {
+    let (allocator, block) = with_committed_block();
+    let other = allocate(&allocator, Kib4).expect("room");
+    let freer = Arc::clone(&allocator);
+    let thread = thread::spawn(move || {
+        // Without the look at the blocks that comes before: loom would not see what conflicts.
+        assert!(freer.make_all_dead(&[block, block]).is_err());
+    });
+    let map = commit(&allocator).expect("something has changed");
+    thread.join().expect("no panic");
+    assert_eq!(map.blocks().count(), 2, "a refused free was committed");
+    assert!(allocator.free(&[block, other], ()).is_ok());
+}
+
+/// Who has noted a change finds it noted, whatever others do whose megabytes share its word.
+fn note_against_note() {
+    let index = Arc::new(Index::empty(128).expect("memory"));
+    let other = Arc::clone(&index);
+    let thread = thread::spawn(move || other.note(64));
+    index.note(65);
+    assert!(index.find(1).is_some(), "a note was overlooked");
+    thread.join().expect("no panic");
+}
+
+/// A search that clears what lies above the word meanwhile hides no note from the next one.
+fn note_against_search() {
+    let index = Arc::new(Index::empty(128).expect("memory"));
+    index.note(64);
+    index.remove(64);
+    let other = Arc::clone(&index);
+    let thread = thread::spawn(move || other.note(65));
+    let _ = index.find(0);
+    thread.join().expect("no panic");
+    assert!(index.find(1).is_some(), "a note was overlooked");
+}
+
+/// Space moves from what waits to what is free while somebody adds the two.
+fn sum_while_space_moves() {
+    let (allocator, block) = with_committed_block();
+    assert!(allocator.free(&[block], ()).is_ok());
+    let committer = Arc::clone(&allocator);
+    let thread = thread::spawn(move || commit(&committer));
+    assert_eq!(allocator.remaining_bytes(), MEGABYTE, "not exact");
+    thread.join().expect("no panic");
+    assert_eq!(allocator.remaining_bytes(), MEGABYTE, "not exact");
+}
+
+#[test]
+fn loom_a_free_during_a_commit_is_committed() {
+    explore(4, None, commit_against_free);
+}
+
+#[test]
+fn loom_a_free_during_a_commit_of_something_else_is_committed() {
+    explore(3, None, commit_of_another_change_against_free);
+}
+
+#[test]
+fn loom_an_allocation_during_a_commit_is_committed() {
+    explore(3, None, commit_against_allocation);
+}
+
+#[test]
+fn loom_a_free_that_is_refused_is_never_committed() {
+    explore(3, None, commit_against_refused_list);
+}
+
+#[test]
+fn loom_remaining_space_is_exact_while_it_moves() {
+    explore(4, None, sum_while_space_moves);
+}
+
+#[test]
+#[should_panic(expected = "the device was not told")]
+fn loom_fails_if_a_change_is_noted_first() {
+    explore(3, Some(Weakness::ChangeNotedFirst), commit_against_free);
+}
+
+#[test]
+#[should_panic(expected = "the device was not told")]
+fn loom_fails_if_the_note_is_taken_back_last() {
+    explore(
+        3,
+        Some(Weakness::NoteTakenLast),
+        commit_of_another_change_against_free,
+    );
+}
+
+#[test]
+fn loom_a_note_is_found_while_others_note() {
+    explore(4, None, note_against_note);
+}
+
+#[test]
+fn loom_a_note_is_found_after_a_search() {
+    explore(4, None, note_against_search);
+}
+
+#[test]
+#[should_panic(expected = "a note was overlooked")]
+fn loom_fails_if_a_note_is_left_to_others() {
+    explore(4, Some(Weakness::NoteLeftToOthers), note_against_note);
+}
+
+#[test]
+#[should_panic(expected = "a refused free was committed")]
+fn loom_fails_if_a_commit_sees_what_is_undecided() {
+    let weakness = Weakness::UndecidedFreeCommitted;
+    explore(3, Some(weakness), commit_against_refused_list);
+}
+
+#[test]
+#[should_panic(expected = "not exact")]
+fn loom_fails_if_space_is_summed_in_the_middle_of_a_move() {
+    explore(3, Some(Weakness::SumInMidMove), sum_while_space_moves);
+}

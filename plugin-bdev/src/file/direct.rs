@@ -1,0 +1,101 @@
+//! I/O that bypasses the page cache, and the alignment that it needs.
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use chimaera_chimod::ModuleError;
+use chimaera_proto::Status;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+
+use super::probe::{DirectNeed, device_block_bytes, direct_need};
+
+/// Whether a file's I/O bypasses the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direct {
+    /// With an alignment that is known to do.
+    Yes,
+    /// With an alignment that nobody vouches for.
+    Untold,
+    No,
+}
+
+/// Makes the file's I/O bypass the page cache, if that is possible.
+pub(super) fn make_direct(
+    path: &Path,
+    file: &File,
+    is_regular: bool,
+    alignment: u32,
+) -> Result<Direct, ModuleError> {
+    let failed = |action: &str, errno: nix::Error| {
+        let error = io::Error::from(errno);
+        ModuleError::system(format_args!("cannot {action} {}", path.display()), &error)
+    };
+    // It takes the flag, and caches all the same: its pages are the file.
+    let in_memory =
+        is_regular && fstatfs(file).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
+    let need = direct_need(file);
+    if in_memory || need == DirectNeed::Unsupported {
+        return Ok(Direct::No);
+    }
+    let flags = fcntl(file, FcntlArg::F_GETFL).map_err(|errno| failed("ask about", errno))?;
+    let flags = OFlag::from_bits_retain(flags) | OFlag::O_DIRECT;
+    match fcntl(file, FcntlArg::F_SETFL(flags)) {
+        Ok(_) => {}
+        Err(nix::Error::EINVAL) => return Ok(Direct::No),
+        Err(errno) => return Err(failed("use direct I/O on", errno)),
+    }
+    let mut needed = match need {
+        DirectNeed::Alignment(bytes) => Some(bytes),
+        DirectNeed::Unknown | DirectNeed::Unsupported => None,
+    };
+    if !is_regular {
+        let bytes = device_block_bytes(file)
+            .map_err(|errno| failed("ask for the logical block size of", errno))?;
+        needed = needed.max(Some(bytes));
+    }
+    match needed {
+        Some(bytes) if alignment < bytes => Err(ModuleError::new(
+            Status::Alignment,
+            format!(
+                "alignment is {alignment}, and {} needs {bytes}: give an alignment of at least \
+                 {bytes}",
+                path.display()
+            ),
+        )),
+        Some(_) => Ok(Direct::Yes),
+        None => Ok(Direct::Untold),
+    }
+}
+
+/// Reads one unit where a coarser device would refuse it.
+pub(super) fn try_alignment(
+    path: &Path,
+    file: &File,
+    total_size: u64,
+    alignment: u32,
+) -> Result<(), ModuleError> {
+    #[repr(align(4096))]
+    struct Memory([u8; 4096]);
+    let mut memory = Memory([0; 4096]);
+    let unit = &mut memory.0[..alignment as usize];
+    match file.read_at(unit, total_size - u64::from(alignment)) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(ModuleError::new(
+            Status::Alignment,
+            format!(
+                "alignment is {alignment}, and {} refuses to read {alignment} bytes: give a \
+                 larger alignment, at most 4096",
+                path.display()
+            ),
+        )),
+        Err(error) => Err(ModuleError::system(
+            format_args!("cannot read {}", path.display()),
+            &error,
+        )),
+        Ok(_) => Ok(()),
+    }
+}

@@ -1,0 +1,116 @@
+//! A host that keeps what is completed and logged, and tasks without one.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex};
+
+use chimaera_chimod::abi::{Bytes, HOST_MAGIC, Header, HostVTable, RawTask};
+use chimaera_chimod::{Host, Request};
+use chimaera_proto::Failure;
+use chimaera_proto::task::{ARGUMENT_COUNT, Completion, VALUE_COUNT};
+
+use super::Buffer;
+
+pub(super) type Outcome = Result<[u64; VALUE_COUNT], Failure>;
+
+/// What a host was told.
+#[derive(Default)]
+pub(crate) struct Recorder {
+    completions: Mutex<HashMap<u64, Outcome>>,
+    log: Mutex<Vec<(u32, String)>>,
+}
+
+impl Recorder {
+    /// What was logged with its level, so far.
+    pub(crate) fn log(&self) -> Vec<(u32, String)> {
+        self.log.lock().expect("no test panics with it").clone()
+    }
+
+    pub(crate) fn take(&self, task: u64) -> Option<Outcome> {
+        let mut completions = self.completions.lock().expect("no test panics with it");
+        completions.remove(&task)
+    }
+}
+
+unsafe extern "C" fn complete(
+    context: *const c_void,
+    token: *const [u64; 2],
+    status_word: u32,
+    values: *const u64,
+    value_count: u32,
+) {
+    // SAFETY: the table's context is the recorder, which outlives the table; token and values
+    // are valid during the call.
+    let (recorder, token, first) = unsafe {
+        (
+            &*context.cast::<Recorder>(),
+            *token,
+            std::slice::from_raw_parts(values, value_count as usize),
+        )
+    };
+    let mut completion = Completion::success(first);
+    completion.status_word = status_word;
+    let outcome = completion.result().copied();
+    let before = recorder
+        .completions
+        .lock()
+        .expect("no test panics with it")
+        .insert(token[0], outcome);
+    // A panic could not leave this function; an outcome that no test expects does.
+    if before.is_some() {
+        std::process::abort();
+    }
+}
+
+unsafe extern "C" fn log(context: *const c_void, level: u32, text: Bytes) {
+    // SAFETY: as in `complete`; the text is valid during the call.
+    let (recorder, text) = unsafe { (&*context.cast::<Recorder>(), text.as_slice()) };
+    let text = String::from_utf8_lossy(text).into_owned();
+    let mut log = recorder.log.lock().expect("no test panics with it");
+    log.push((level, text));
+}
+
+/// A table that leads to a recorder. The recorder must outlive it.
+pub(super) fn table_of(recorder: &Arc<Recorder>) -> HostVTable {
+    HostVTable {
+        header: Header::of::<HostVTable>(HOST_MAGIC),
+        context: Arc::as_ptr(recorder).cast(),
+        complete,
+        log,
+    }
+}
+
+/// A request without a pool, for tests of what lies below the container.
+pub(crate) fn loose_request(recorder: &Arc<Recorder>, task: u64, buffer: &mut Buffer) -> Request {
+    // Leaked together with a count of the recorder: a request may outlive everything.
+    let table = Box::leak(Box::new(table_of(recorder)));
+    std::mem::forget(Arc::clone(recorder));
+    let task = Box::leak(Box::new(raw_task(task, 0, [0; 3], Some(buffer))));
+    // SAFETY: table and task are valid for ever; each task is made once by its test, which keeps
+    // the buffer until the task has completed.
+    unsafe { Request::from_raw(task.into(), Host::from_table(table)) }
+}
+
+pub(crate) fn raw_task(
+    task: u64,
+    method: u16,
+    arguments: [u64; ARGUMENT_COUNT],
+    buffer: Option<&mut Buffer>,
+) -> RawTask {
+    let (data, len) = match buffer {
+        Some(buffer) => (buffer.address(), buffer.len),
+        None => (std::ptr::null_mut(), 0),
+    };
+    RawTask {
+        token: [task, 0],
+        arguments,
+        buffer: data,
+        buffer_len: len as u32,
+        method,
+        buffer_is_read_only: 0,
+        pool_major: 8000,
+        pool_minor: 0,
+        container: 0,
+        reserved: 0,
+    }
+}

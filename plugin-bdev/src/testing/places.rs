@@ -1,0 +1,75 @@
+//! Parameters of pools, and places to put them.
+
+use std::path::PathBuf;
+
+use chimaera_proto::bdev::{BdevType, CreateParams, IoEngine, MEGABYTE, UNIT_BYTES};
+
+use crate::metadata::Geometry;
+
+pub(crate) fn ram_params(total_size: u64) -> CreateParams {
+    CreateParams {
+        bdev_type: BdevType::Ram,
+        ..file_params(total_size)
+    }
+}
+
+/// Bytes of a file pool with room for so many whole megabytes: its metadata takes a part of one more.
+pub(crate) fn file_bytes(megabytes: u64) -> u64 {
+    let bytes = (megabytes + 1) * MEGABYTE;
+    let geometry = Geometry::new(bytes / UNIT_BYTES).expect("room for metadata");
+    assert!(geometry.reserved_pages() * UNIT_BYTES < MEGABYTE, "in one");
+    bytes
+}
+
+/// Bytes of metadata of a file pool that has room for so many bytes of blocks, exactly.
+pub(crate) fn metadata_bytes_beside(room_bytes: u64) -> u64 {
+    let mut metadata = 0;
+    loop {
+        let total_pages = (room_bytes + metadata) / UNIT_BYTES;
+        let needed = Geometry::new(total_pages).map_or(0, |geometry| geometry.reserved_pages());
+        if needed * UNIT_BYTES == metadata {
+            return metadata;
+        }
+        metadata = (needed * UNIT_BYTES).max(metadata + UNIT_BYTES);
+    }
+}
+
+/// Bytes of a file pool with room for one block of 4 KiB and nothing else.
+pub(crate) fn one_block_bytes() -> u64 {
+    Geometry::minimum_bytes()
+}
+
+pub(crate) fn file_params(total_size: u64) -> CreateParams {
+    CreateParams {
+        bdev_type: BdevType::File,
+        total_size,
+        io_depth: CreateParams::DEFAULT_IO_DEPTH,
+        alignment: CreateParams::DEFAULT_ALIGNMENT,
+        io_engine: IoEngine::Auto,
+        perf_metrics: None,
+        overwrite: false,
+        read_only: false,
+    }
+}
+
+/// A folder on a disk, whose file system has direct I/O, that goes with the value. It lies in
+/// the build's folder, since the system's temporary folder is often in memory.
+pub(crate) fn disk_folder() -> tempfile::TempDir {
+    let build = std::env::current_exe().expect("this test has a path");
+    let folder = build.parent().expect("a file lies in a folder");
+    tempfile::tempdir_in(folder).expect("the build's folder can be written")
+}
+
+/// A folder in memory, whose file system has no real direct I/O, if there is one.
+pub(crate) fn memory_folder() -> Option<tempfile::TempDir> {
+    let folder = "/dev/shm";
+    let system = nix::sys::statfs::statfs(folder).ok()?;
+    let in_memory = system.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC;
+    in_memory.then(|| tempfile::tempdir_in(folder).ok())?
+}
+
+/// The path of a file in a folder, as a pool's name.
+pub(crate) fn name_in(folder: &tempfile::TempDir, file: &str) -> String {
+    let path: PathBuf = folder.path().join(file);
+    path.to_str().expect("test paths are UTF-8").to_owned()
+}

@@ -1,0 +1,106 @@
+//! How long opening a large pool takes, and of what. Prints, and asserts nothing: run it in release mode
+//! with `--ignored --nocapture measure_opening`.
+#![expect(clippy::print_stdout, reason = "a measurement is there to be read")]
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use chimaera_proto::PoolId;
+use chimaera_proto::bdev::{IoEngine, PerfMetrics};
+
+use crate::blocks::allocator_of;
+use crate::file::FileDisk;
+use crate::metadata::{self, Change, Disk, Geometry, Identity, Metadata, Mode, Owner, Page};
+use crate::slots::MegabyteMap;
+use crate::testing::disk_folder;
+
+const TIBIBYTE: u64 = 1 << 40;
+const BLOCKS: u32 = 1_000_000;
+
+#[test]
+#[ignore = "a measurement"]
+fn measure_opening() {
+    let folder = disk_folder();
+    let path = folder.path().join("pool");
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(true);
+    let file = options
+        .custom_flags(libc::O_DIRECT)
+        .open(&path)
+        .expect("a file");
+    file.set_len(TIBIBYTE).expect("it is sparse");
+    let disk = FileDisk::new(Arc::new(file));
+    let identity = Identity {
+        pool: PoolId::new(8000, 0),
+        name: "pool".to_owned(),
+        owner: Owner::default(),
+        alignment: 4096,
+        io_depth: 32,
+        io_engine: IoEngine::Auto,
+        metrics: PerfMetrics::default(),
+    };
+    let geometry = Geometry::new(TIBIBYTE / 4096).expect("room");
+    let first = geometry.reserved_pages().div_ceil(256) as u32;
+    let metadata = Metadata::format(
+        disk.clone(),
+        identity,
+        geometry.clone(),
+        ([1; 16], 0),
+        false,
+    );
+    let mut metadata = metadata.expect("formats");
+    let changes: Vec<_> = (first..first + BLOCKS)
+        .map(|megabyte| Change {
+            megabyte,
+            map: MegabyteMap::WHOLE,
+            allocated: Vec::new(),
+        })
+        .collect();
+    for changes in changes.chunks(1 << 16) {
+        metadata.commit(changes).expect("commits");
+    }
+    metadata.checkpoint().expect("ends in order");
+    metadata.commit(&changes[..1]).expect("commits");
+    drop(metadata);
+
+    for _ in 0..5 {
+        time("reading the table", || {
+            let mut pages = Page::zeroes(256);
+            for chunk in 0..BLOCKS.div_ceil(101 * 256) {
+                disk.read(16_500 + u64::from(chunk) * 256, &mut pages)
+                    .expect("reads");
+            }
+        });
+        time("opening without an allocator", || {
+            let mut count = 0;
+            let opened = metadata::open(
+                disk.clone(),
+                Mode::ReadWrite,
+                &mut |_, _| count += 1,
+                &mut |_, _| {},
+            );
+            assert!(opened.is_ok() && count == BLOCKS);
+        });
+        time("opening", || {
+            let allocator = allocator_of(TIBIBYTE, 1, true).expect("address space");
+            for units in geometry.reserved() {
+                allocator.take_away(units);
+            }
+            let mut restoring = allocator.restoring();
+            let mut restore = |megabyte: u32, map| {
+                assert!(restoring.take_over(megabyte as usize, map));
+            };
+            let opened =
+                metadata::open(disk.clone(), Mode::ReadWrite, &mut restore, &mut |_, _| {});
+            assert!(opened.is_ok());
+        });
+    }
+}
+
+fn time(what: &str, run: impl FnOnce()) {
+    let begin = Instant::now();
+    run();
+    println!("{what}: {:.1} ms", begin.elapsed().as_secs_f64() * 1e3);
+}

@@ -1,0 +1,153 @@
+//! Damaged metadata is repaired from its copy, or told; it is never believed, and never made worse.
+
+use chimaera_proto::Status;
+use chimaera_proto::bdev::{CreateParams, UNIT_BYTES};
+
+use super::{Store, Written, on_every_store};
+use crate::metadata::Geometry;
+use crate::testing::{Pool, file_bytes, file_params};
+
+const CORRUPTED: Status = Status::CorruptedMetadata;
+const SUPERBLOCKS: [u64; 2] = [0, 16 * UNIT_BYTES];
+
+fn read_only() -> CreateParams {
+    CreateParams {
+        read_only: true,
+        ..file_params(0)
+    }
+}
+
+/// Where the two copies of the only page of the table of a small pool begin.
+fn tables(size: u64) -> [u64; 2] {
+    let geometry = Geometry::new(size / UNIT_BYTES).expect("room");
+    geometry.tables().map(|page| page * UNIT_BYTES)
+}
+
+#[track_caller]
+fn assert_told(pool: &Pool, level: u32, words: &[&str]) {
+    let log = pool.recorder().log();
+    assert_eq!(log.len(), 1, "{log:?}");
+    assert_eq!(log[0].0, level, "{log:?}");
+    for word in words {
+        assert!(log[0].1.contains(word), "no {word:?} in {log:?}");
+    }
+}
+
+/// A pool that has ended in order, and what is in it.
+fn ended(store: &Store) -> Written {
+    let pool = store.open();
+    let written = Written::of_all_kinds(&pool);
+    drop(pool);
+    written
+}
+
+#[test]
+fn a_damaged_superblock_is_repaired_from_the_other_and_told() {
+    on_every_store(file_bytes(8), |store| {
+        let written = ended(store);
+        let good = store.image();
+        for (copy, text) in [(0, "the first superblock"), (1, "the second superblock")] {
+            for byte in [0, 30, 300, 4100, 8191] {
+                store.damage(SUPERBLOCKS[copy] + byte);
+                let pool = store.open();
+                assert_told(&pool, 2, &[&store.name, text, "repaired"]);
+                written.assert_all_of(&pool);
+                drop(pool);
+                assert!(store.image() == good, "as it was before the damage");
+                assert_eq!(store.open().recorder().log(), [], "and no word more");
+            }
+            // One that was never written, as far as one sees.
+            store.write(SUPERBLOCKS[copy], &[0; 8192]);
+            let pool = store.open();
+            assert_told(&pool, 2, &[text]);
+            written.assert_all_of(&pool);
+        }
+    });
+}
+
+#[test]
+fn two_damaged_superblocks_are_an_error() {
+    on_every_store(file_bytes(8), |store| {
+        ended(store);
+        for offset in SUPERBLOCKS {
+            store.damage(offset + 100);
+        }
+        let words = ["corrupted block metadata", "both copies of the superblock"];
+        store.assert_refused(&file_params(0), CORRUPTED, &words);
+        store.assert_refused(&read_only(), CORRUPTED, &words);
+        let overwritten = CreateParams {
+            overwrite: true,
+            ..file_params(0)
+        };
+        let pool = store.open_with(&overwritten).expect("told to");
+        assert_eq!(pool.list(), []);
+    });
+}
+
+#[test]
+fn a_damaged_page_of_the_table_is_repaired_from_its_copy_and_told() {
+    let size = file_bytes(8);
+    on_every_store(size, |store| {
+        let written = ended(store);
+        let good = store.image();
+        store.damage(tables(size)[0] + 50);
+        // Nothing is repaired by who only reads.
+        let damaged = store.image();
+        let pool = store.open_with(&read_only()).expect("there is a copy");
+        written.assert_all_of(&pool);
+        drop(pool);
+        assert!(store.image() == damaged);
+        let pool = store.open();
+        assert_told(&pool, 2, &["of the table is damaged", "repaired"]);
+        written.assert_all_of(&pool);
+        drop(pool);
+        assert!(store.image() == good, "as it was before the damage");
+    });
+}
+
+#[test]
+fn a_table_without_a_good_copy_is_an_error_and_may_be_read_around() {
+    let size = file_bytes(8);
+    on_every_store(size, |store| {
+        ended(store);
+        for offset in tables(size) {
+            store.damage(offset + 50);
+        }
+        let words = [
+            "corrupted block metadata",
+            "read_only",
+            "nothing was written",
+        ];
+        store.assert_refused(&file_params(0), CORRUPTED, &words);
+        let before = store.image();
+        let pool = store.open_with(&read_only()).expect("for reading");
+        assert_told(&pool, 1, &[&store.name, "blocks there are not known"]);
+        assert_eq!(pool.list(), [], "what is lost is lost");
+        assert_eq!(pool.allocate(4096), Err(Status::ReadOnly), "and not free");
+        drop(pool);
+        assert!(store.image() == before);
+    });
+}
+
+#[test]
+fn damaged_owner_tags_fail_the_list_and_nothing_else() {
+    let size = file_bytes(8);
+    on_every_store(size, |store| {
+        let written = ended(store);
+        let geometry = Geometry::new(size / UNIT_BYTES).expect("room");
+        let tags = tables(size)[1] + UNIT_BYTES..geometry.reserved_pages() * UNIT_BYTES;
+        let image = store.image();
+        let used = tags.filter(|&offset| image[offset as usize] != 0);
+        for offset in used.step_by(7) {
+            store.damage(offset);
+        }
+        let pool = store.open();
+        assert_eq!(pool.list_page(0, 6144), Err(CORRUPTED));
+        for (owned, bytes) in &written.0 {
+            let read = pool.read(owned.block, 0, bytes.len()).expect("allocated");
+            assert!(&read == bytes);
+        }
+        pool.flush().expect("that goes on");
+        pool.allocate(4096).expect("so does that");
+    });
+}

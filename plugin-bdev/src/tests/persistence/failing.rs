@@ -1,0 +1,91 @@
+//! A device that fails under the metadata: whoever waits for a flush hears of it, and reading goes on.
+
+use chimaera_proto::Status;
+use chimaera_proto::bdev::Method;
+
+use super::{MIB, Written, on_every_store};
+use crate::testing::{file_bytes, file_params, forbidding, one_block_bytes};
+
+const EIO: i32 = 5;
+/// What the keeper writes with, and nobody else.
+const CALLS: [libc::c_long; 2] = [libc::SYS_pwrite64, libc::SYS_pwritev];
+
+#[test]
+fn every_flush_that_waits_hears_of_the_failure_and_so_do_later_ones() {
+    on_every_store(file_bytes(8), |store| {
+        let written = Written::of_all_kinds(&store.open());
+        forbidding(&CALLS, EIO, || {
+            let pool = store.open();
+            let lost = pool.allocate(4096).expect("room")[0];
+            let tasks: Vec<_> = (0..50)
+                .map(|_| pool.submit_to(0, Method::Flush as u16, [0; 3], None).0)
+                .collect();
+            for task in tasks {
+                let failure = pool.wait(task).expect_err("nothing was written");
+                assert_eq!(failure.status, Status::IoError);
+            }
+            for _ in 0..2 {
+                let failure = pool.flush().expect_err("nor will it be");
+                assert_eq!(failure.status, Status::IoError);
+                pool.handle().flush().expect_err("nor will it be");
+            }
+            let log = pool.recorder().log();
+            let told = |(level, text): &(u32, String)| {
+                *level == 1 && text.contains("cannot write the pool's metadata")
+            };
+            assert!(log.iter().any(told), "{log:?}");
+            assert!(log.iter().all(|(_, text)| text.contains(&store.name)));
+            // What needs no metadata goes on.
+            for (owned, bytes) in &written.0 {
+                let read = pool.read(owned.block, 0, bytes.len()).expect("allocated");
+                assert!(&read == bytes);
+            }
+            pool.write(lost, 0, &[1; 4096]).expect("written");
+            assert_eq!(pool.read(lost, 0, 4096).expect("read"), [1; 4096]);
+            assert_eq!(pool.list().len(), written.0.len() + 1);
+        });
+        written.assert_all_of(&store.open());
+    });
+}
+
+#[test]
+fn the_first_failure_comes_with_its_errno() {
+    on_every_store(file_bytes(1), |store| {
+        drop(store.open());
+        forbidding(&CALLS, libc::ENOSPC, || {
+            let pool = store.open();
+            pool.allocate(4096).expect("room");
+            let failure = pool.flush().expect_err("nothing was written");
+            assert_eq!(i32::from(failure.errno), libc::ENOSPC);
+        });
+    });
+}
+
+#[test]
+fn an_allocation_that_waits_for_a_commit_hears_of_its_failure() {
+    on_every_store(one_block_bytes(), |store| {
+        let mut written = Written::default();
+        written.add(&store.open(), 4096);
+        forbidding(&CALLS, EIO, || {
+            let pool = store.open();
+            let block = written.0[0].0.block;
+            pool.free(&[block]).expect("allocated");
+            for _ in 0..3 {
+                assert_eq!(pool.allocate(4096), Err(Status::IoError));
+            }
+        });
+        // The free was never durable.
+        written.assert_all_of(&store.open());
+    });
+}
+
+#[test]
+fn a_device_that_cannot_be_written_is_no_new_pool() {
+    on_every_store(file_bytes(1), |store| {
+        forbidding(&CALLS, EIO, || {
+            store.assert_refused(&file_params(0), Status::IoError, &["cannot make a pool on"]);
+        });
+        let mut written = Written::default();
+        written.add(&store.open(), MIB);
+    });
+}

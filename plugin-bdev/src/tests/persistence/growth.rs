@@ -1,0 +1,152 @@
+//! A pool grows with its file or device, and shrinks where nothing is lost.
+
+use chimaera_proto::Status;
+use chimaera_proto::bdev::Block;
+
+use super::{MIB, Store, Written, on_every_store};
+use crate::testing::{file_bytes, file_params};
+
+/// Opens the pool and checks that it has grown, with all that was there.
+fn assert_grown(store: &Store, size: u64, written: &mut Written) {
+    let pool = store.open();
+    assert_eq!(pool.stats().total_size, size);
+    let log = pool.recorder().log();
+    assert!(
+        matches!(&log[..], [(3, text)] if text.contains(&format!("has {size} bytes now"))),
+        "{log:?}"
+    );
+    written.assert_all_of(&pool);
+    // The new space is as good as any, and everything is kept with it.
+    let before = written.bytes();
+    while written.try_add(&pool, MIB).is_ok() {}
+    assert!(written.bytes() > before, "there is new space");
+    drop(pool);
+    written.assert_all_of(&store.open());
+}
+
+#[test]
+fn a_pool_grows_with_its_file_or_device_as_often_as_that_does() {
+    // 101 megabytes have a page of the table, so that the later steps add some.
+    on_every_store(file_bytes(4), |store| {
+        let mut written = Written::default();
+        written.add(&store.open(), 4 * MIB);
+        for size in [
+            file_bytes(8),
+            file_bytes(8) + 9 * MIB / 4,
+            40 * MIB,
+            110 * MIB,
+        ] {
+            store.resize(size);
+            assert_grown(store, size, &mut written);
+        }
+    });
+}
+
+#[test]
+fn a_larger_size_grows_a_file_and_its_pool() {
+    let store = Store::on_file(0);
+    let mut written = Written::default();
+    let pool = store.open_with(&file_params(file_bytes(3)));
+    written.add(&pool.expect("made"), 3 * MIB);
+    for size in [file_bytes(5), file_bytes(9), 30 * MIB] {
+        drop(store.open_with(&file_params(size)).expect("grown"));
+        let len = std::fs::metadata(&store.name).expect("there").len();
+        assert_eq!(len, size);
+        let pool = store.open_with(&file_params(size)).expect("the same");
+        assert_eq!(pool.stats().total_size, size);
+        written.add(&pool, MIB);
+        written.assert_all_of(&pool);
+    }
+}
+
+#[test]
+fn a_larger_size_than_a_device_has_is_refused() {
+    let Some(store) = Store::on_device(file_bytes(2)) else {
+        return;
+    };
+    drop(store.open());
+    let words = ["at most that"];
+    let params = file_params(file_bytes(3));
+    store.assert_refused(&params, Status::InvalidArgument, &words);
+}
+
+#[test]
+fn a_file_that_has_a_little_more_than_its_pool_can_use_is_opened_all_the_same() {
+    // Behind the last megabyte that the metadata is about there is no room for more metadata.
+    let (made, asked) = (file_bytes(3) + 3 * 4096, file_bytes(4) + 3 * 4096);
+    let store = Store::on_file(made);
+    drop(store.open());
+    let pool = store.open_with(&file_params(asked)).expect("grown");
+    let size = pool.stats().total_size;
+    assert_eq!(size, file_bytes(4), "up to the whole megabyte");
+    for params in [file_params(asked), file_params(0)] {
+        pool.check(&params).expect("the same");
+    }
+    drop(pool);
+    for params in [file_params(asked), file_params(0)] {
+        let pool = store.open_with(&params).expect("the same");
+        assert_eq!(pool.stats().total_size, size);
+    }
+}
+
+/// The end of the last of these blocks.
+fn end(blocks: &[Block]) -> u64 {
+    let ends = blocks.iter().map(|block| block.offset + block.size);
+    ends.max().expect("some")
+}
+
+#[test]
+fn a_pool_shrinks_where_nothing_is_lost_and_not_where_something_is() {
+    on_every_store(file_bytes(10), |store| {
+        let mut written = Written::default();
+        let pool = store.open();
+        written.add(&pool, 5 * MIB);
+        let blocks: Vec<_> = written.0.iter().map(|(owned, _)| owned.block).collect();
+        drop(pool);
+        let whole = store.image();
+        let end = end(&blocks);
+        for size in [end - MIB, end - 4096] {
+            store.resize(size);
+            let words = ["what is missing is in use", "give it its size back"];
+            store.assert_refused(&file_params(0), Status::InvalidArgument, &words);
+        }
+        store.resize(file_bytes(10));
+        store.put(&whole);
+        written.assert_all_of(&store.open());
+
+        store.resize(end);
+        let pool = store.open();
+        assert_eq!(pool.stats().total_size, end);
+        written.assert_all_of(&pool);
+        assert_eq!(pool.allocate(MIB), Err(Status::NoSpace));
+        drop(pool);
+        assert_grown_after_shrinking(store, &mut written);
+    });
+}
+
+fn assert_grown_after_shrinking(store: &Store, written: &mut Written) {
+    store.resize(file_bytes(12));
+    assert_grown(store, file_bytes(12), written);
+}
+
+#[test]
+fn a_file_without_the_end_of_its_metadata_is_refused() {
+    on_every_store(file_bytes(10), |store| {
+        drop(store.open());
+        store.resize(128 << 10);
+        let words = ["its metadata lies there"];
+        store.assert_refused(&file_params(0), Status::InvalidArgument, &words);
+    });
+}
+
+#[test]
+fn an_explicit_size_gives_a_truncated_file_its_length_back() {
+    let store = Store::on_file(file_bytes(10));
+    let mut written = Written::default();
+    written.add(&store.open(), MIB);
+    store.resize(file_bytes(5));
+    let pool = store.open_with(&file_params(file_bytes(10)));
+    let pool = pool.expect("it has its size back");
+    assert_eq!(pool.stats().total_size, file_bytes(10));
+    written.assert_all_of(&pool);
+}

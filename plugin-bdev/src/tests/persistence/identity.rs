@@ -1,0 +1,140 @@
+//! A pool is opened as what it is, or the error says what differs.
+
+use chimaera_proto::bdev::{CreateParams, IoEngine, PerfMetrics};
+use chimaera_proto::{PoolId, Status};
+
+use super::{MIB, Store, Written, on_every_store};
+use crate::testing::{POOL, file_bytes, file_params};
+
+const MISMATCH: Status = Status::ParameterMismatch;
+
+/// Words of an error about each parameter.
+const NAMES: [&str; 7] = [
+    "its id is",
+    "its name is",
+    "io_depth is",
+    "alignment is",
+    "io_engine is",
+    "iops is",
+    "read_latency_us is",
+];
+
+#[test]
+fn each_parameter_that_differs_is_named_and_no_other() {
+    let whole = file_bytes(2);
+    on_every_store(whole, |store| {
+        let made = CreateParams {
+            io_engine: IoEngine::Libaio,
+            ..file_params(0)
+        };
+        let mut written = Written::default();
+        written.add(&store.open_with(&made).expect("made"), MIB);
+        let check = |params: CreateParams, words: &[&str]| {
+            let text = store.assert_refused(&params, MISMATCH, words);
+            for name in NAMES {
+                let is_meant = words.iter().any(|word| word.contains(name));
+                assert_eq!(text.contains(name), is_meant, "{name} in {text}");
+            }
+        };
+        let metrics = PerfMetrics {
+            iops: 7.0,
+            ..PerfMetrics::default()
+        };
+        let depth = CreateParams {
+            io_depth: 64,
+            ..made
+        };
+        check(depth, &["io_depth is 32, asked for 64"]);
+        let alignment = CreateParams {
+            alignment: 512,
+            ..made
+        };
+        check(alignment, &["alignment is 4096, asked for 512"]);
+        let other = CreateParams {
+            perf_metrics: Some(metrics),
+            ..made
+        };
+        check(other, &["iops is 1000, asked for 7"]);
+        let both = CreateParams {
+            perf_metrics: Some(metrics),
+            ..depth
+        };
+        let words = ["iops is 1000, asked for 7", "io_depth is 32, asked for 64"];
+        check(both, &words);
+        let engine = CreateParams {
+            io_engine: IoEngine::IoUring,
+            ..made
+        };
+        // Where the system forbids the other engine, that is what is told.
+        if crate::tests::engines().contains(&IoEngine::IoUring) {
+            check(engine, &["io_engine is libaio, asked for io_uring"]);
+        }
+        let size = file_params(whole - MIB);
+        check(
+            CreateParams {
+                io_engine: made.io_engine,
+                ..size
+            },
+            &[&format!("of {whole} bytes, asked for {}", whole - MIB)],
+        );
+        // As it is, and as "whatever there is".
+        for same in [made, file_params(0), file_params(whole)] {
+            written.assert_all_of(&store.open_with(&same).expect("the same"));
+        }
+    });
+}
+
+#[test]
+fn another_id_is_refused_and_none_adopts_the_pools() {
+    on_every_store(file_bytes(1), |store| {
+        drop(store.open());
+        let other = PoolId::new(8000, 77);
+        let words = ["its id is 8000.0, asked for 8000.77"];
+        store.assert_refused_as((other, false), &file_params(0), MISMATCH, &words);
+        // The host chose this one for a client that asked for none.
+        let pool = store.open_as((other, true), &file_params(0));
+        let pool = pool.expect("any id will do");
+        assert_eq!(pool.handle().pool_id().expect("told"), Some(POOL));
+    });
+}
+
+#[test]
+fn a_new_pool_keeps_the_id_that_was_chosen_for_it() {
+    on_every_store(file_bytes(1), |store| {
+        let chosen = PoolId::new(3, 4);
+        let pool = store.open_as((chosen, true), &file_params(0));
+        drop(pool.expect("made"));
+        let again = store.open_as((PoolId::new(5, 6), true), &file_params(0));
+        let own = again.expect("opened").handle().pool_id();
+        assert_eq!(own.expect("told"), Some(chosen));
+    });
+}
+
+#[test]
+fn a_file_under_another_name_is_refused_with_both_names() {
+    let store = Store::on_file(file_bytes(1));
+    drop(store.open());
+    let moved = Store {
+        name: format!("{}-moved", store.name),
+        ..Store::on_file(MIB)
+    };
+    std::fs::rename(&store.name, &moved.name).expect("renamed");
+    let words = [&*format!(
+        "its name is {}, asked for {}",
+        store.name, moved.name
+    )];
+    moved.assert_refused(&file_params(0), MISMATCH, &words);
+    std::fs::rename(&moved.name, &store.name).expect("renamed");
+    store.open();
+}
+
+#[test]
+fn a_larger_size_with_another_mistake_leaves_the_file_as_long_as_it_was() {
+    let store = Store::on_file(file_bytes(1));
+    drop(store.open());
+    let params = CreateParams {
+        io_depth: 9,
+        ..file_params(file_bytes(5))
+    };
+    store.assert_refused(&params, MISMATCH, &["io_depth is 32, asked for 9"]);
+}

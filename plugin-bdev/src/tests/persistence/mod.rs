@@ -1,0 +1,213 @@
+//! Pools that were there before: on a file, and on a device where there can be one.
+
+mod damage;
+mod failing;
+mod freed;
+mod growth;
+mod identity;
+mod kept;
+mod occupied;
+mod read_only;
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::time::Instant;
+
+use chimaera_chimod::ModuleError;
+use chimaera_proto::bdev::{CreateParams, OwnedBlock, OwnerTag};
+use chimaera_proto::{PoolId, Status};
+
+use crate::testing::{Loop, PATIENCE, POOL, Pool, disk_folder, file_params, name_in};
+
+const MIB: u64 = 1 << 20;
+
+/// Where a pool is, across its lives.
+struct Store {
+    name: String,
+    device: Option<Loop>,
+    _folder: tempfile::TempDir,
+}
+
+impl Store {
+    /// A blank file of this size.
+    fn on_file(size: u64) -> Self {
+        let folder = disk_folder();
+        let name = name_in(&folder, "pool");
+        let made = fs::File::create(&name).and_then(|file| file.set_len(size));
+        made.expect("the build's folder can be written");
+        Self {
+            name,
+            device: None,
+            _folder: folder,
+        }
+    }
+
+    /// A blank device of this size, where there can be one.
+    fn on_device(size: u64) -> Option<Self> {
+        let device = Loop::attach(size, &[])?;
+        Some(Self {
+            name: device.name.clone(),
+            device: Some(device),
+            _folder: disk_folder(),
+        })
+    }
+
+    /// Opens the pool, or makes it.
+    fn open(&self) -> Pool {
+        self.open_with(&file_params(0)).expect("it opens")
+    }
+
+    fn open_with(&self, params: &CreateParams) -> Result<Pool, ModuleError> {
+        self.open_as((POOL, false), params)
+    }
+
+    /// As the pool with this id, which nobody asked for if the second value is set.
+    fn open_as(&self, id: (PoolId, bool), params: &CreateParams) -> Result<Pool, ModuleError> {
+        let start = Instant::now();
+        loop {
+            let opened = Pool::create_as(id, &self.name, params, (1, Default::default()));
+            match opened {
+                // A process that another test is just starting has a copy of the device for a moment.
+                Err(error)
+                    if error.failure.status == Status::Busy
+                        && self.device.is_some()
+                        && start.elapsed() < PATIENCE =>
+                {
+                    std::thread::yield_now();
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    /// The pool is refused with this status and these words, and all is as it was.
+    #[track_caller]
+    fn assert_refused(&self, params: &CreateParams, status: Status, words: &[&str]) -> String {
+        self.assert_refused_as((POOL, false), params, status, words)
+    }
+
+    #[track_caller]
+    fn assert_refused_as(
+        &self,
+        id: (PoolId, bool),
+        params: &CreateParams,
+        status: Status,
+        words: &[&str],
+    ) -> String {
+        let before = self.image();
+        let Err(error) = self.open_as(id, params) else {
+            panic!("opened with {params:?}");
+        };
+        assert_eq!(error.failure.status, status, "{error}");
+        for word in [&self.name.as_str()].into_iter().chain(words) {
+            assert!(error.message.contains(word), "no {word:?} in {error}");
+        }
+        assert!(self.image() == before, "a refusal changes nothing: {error}");
+        error.message
+    }
+
+    /// All that is there: what a crash at this moment would leave.
+    fn image(&self) -> Vec<u8> {
+        fs::read(&self.name).expect("read")
+    }
+
+    /// Puts an image in the place of all that is there.
+    fn put(&self, image: &[u8]) {
+        self.write(0, image);
+        if self.device.is_none() {
+            self.resize(image.len() as u64);
+        }
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) {
+        let file = OpenOptions::new().write(true).open(&self.name);
+        let file = file.expect("opened");
+        file.write_all_at(bytes, offset).expect("written");
+        file.sync_all().expect("written");
+    }
+
+    /// Damages a byte.
+    fn damage(&self, offset: u64) {
+        let byte = self.image()[offset as usize];
+        self.write(offset, &[byte ^ 0x10]);
+    }
+
+    fn resize(&self, size: u64) {
+        match &self.device {
+            Some(device) => device.resize(size),
+            None => {
+                let file = OpenOptions::new().write(true).open(&self.name);
+                let resized = file.and_then(|file| file.set_len(size));
+                resized.expect("resized");
+            }
+        }
+    }
+}
+
+/// Calls `test` with a blank store of each kind.
+fn on_every_store(size: u64, test: impl Fn(&Store)) {
+    test(&Store::on_file(size));
+    if let Some(store) = Store::on_device(size) {
+        test(&store);
+    }
+}
+
+/// Bytes that are another block's nowhere.
+fn pattern(seed: u64, len: u64) -> Vec<u8> {
+    let word = |at: u64| (seed << 32 ^ at).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let words = (1..=len.div_ceil(8)).flat_map(|at| word(at).to_le_bytes());
+    words.take(len as usize).collect()
+}
+
+/// Blocks, with what was written to them.
+#[derive(Default)]
+struct Written(Vec<(OwnedBlock, Vec<u8>)>);
+
+impl Written {
+    /// Blocks of all kinds, each with a tag and data of its own.
+    fn of_all_kinds(pool: &Pool) -> Self {
+        let mut written = Self::default();
+        for size in [4096, 65_536, 262_144, MIB, 2 * MIB, 1] {
+            written.add(pool, size);
+        }
+        written
+    }
+
+    fn add(&mut self, pool: &Pool, size: u64) {
+        self.try_add(pool, size).expect("room");
+    }
+
+    fn try_add(&mut self, pool: &Pool, size: u64) -> Result<(), Status> {
+        let owner = OwnerTag(0x1000 + self.0.len() as u64);
+        for block in pool.allocate_for(size, owner)? {
+            let bytes = pattern(owner.0 ^ block.offset, block.size);
+            pool.write(block, 0, &bytes).expect("written");
+            self.0.push((OwnedBlock { block, owner }, bytes));
+        }
+        Ok(())
+    }
+
+    /// The pool has these blocks and no others, as they are here.
+    #[track_caller]
+    fn assert_all_of(&self, pool: &Pool) {
+        let mut expected: Vec<_> = self.0.iter().map(|(owned, _)| *owned).collect();
+        expected.sort();
+        assert_eq!(pool.list(), expected);
+        for (owned, bytes) in &self.0 {
+            let block = owned.block;
+            let read = pool.read(block, 0, bytes.len()).expect("allocated");
+            assert!(&read == bytes, "{block:?} has other data");
+        }
+        assert_eq!(pool.stats().remaining_size, room(pool) - self.bytes());
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.iter().map(|(owned, _)| owned.block.size).sum()
+    }
+}
+
+/// Bytes of a pool that blocks can have.
+fn room(pool: &Pool) -> u64 {
+    let stats = pool.stats();
+    stats.total_size - stats.metadata_size
+}
