@@ -24,9 +24,6 @@ const SEGMENTS_AT: usize = 256;
 const SEGMENT_BYTES: usize = 48;
 const NAME_AT: usize = PAGE_BYTES;
 
-/// Largest generation, epoch and sequence.
-const COUNT_MAXIMUM: u64 = u64::MAX / 2;
-
 const _: () = {
     assert!(SEGMENTS_AT + SEGMENTS_MAXIMUM * SEGMENT_BYTES <= NAME_AT);
     assert!(NAME_AT + MAX_POOL_NAME_BYTES <= BYTES);
@@ -171,13 +168,6 @@ impl Superblock {
                 .collect(),
         };
         geometry.check().ok()?;
-        // No pool has got so far, and one is added without a thought elsewhere.
-        if [number(64), number(152), number(160)]
-            .iter()
-            .any(|count| *count > COUNT_MAXIMUM)
-        {
-            return None;
-        }
         let name = bytes[NAME_AT..NAME_AT + name_bytes].to_vec();
         Some(Self {
             features,

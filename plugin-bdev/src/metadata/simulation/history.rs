@@ -151,7 +151,7 @@ impl History {
         for position in 0..=recording.len() {
             let losses = match walk.left.unflushed.len() {
                 0 => 0,
-                _ => 5,
+                _ => Loss::EACH.len(),
             };
             let first = self.numbers.below(Loss::EACH.len());
             for number in (first..first + losses).filter(|_| position >= start) {
@@ -201,7 +201,11 @@ impl History {
         (0..start).for_each(|_| walk.step());
         for position in start..=recording.len() {
             let expected = timeline.at(position);
-            self.crash_at(&walk, expected, 0, LOSSES)
+            let losses = match self.trial {
+                Trial::Pairs => Loss::EACH.len(),
+                _ => LOSSES,
+            };
+            self.crash_at(&walk, expected, 0, losses)
                 .map_err(|text| format!("position {position}: {text}"))?;
             walk.step();
         }
@@ -253,7 +257,7 @@ impl History {
             stack::check_allocator(found, &state, is_thorough)?;
         }
         // Opening itself may be interrupted; once it is done, what it found stays.
-        let chance = if depth == 0 { 4 } else { 2 };
+        let chance = if depth == 0 { 16 } else { 3 };
         if recording.has_writes() && depth < DEPTH && self.numbers.below(chance) == 0 {
             let mut walk = recording.walk();
             for position in 0..=recording.len() {

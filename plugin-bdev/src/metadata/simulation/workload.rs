@@ -167,12 +167,16 @@ impl Work<'_> {
     }
 
     fn do_little(&mut self) -> std::io::Result<()> {
-        match self.numbers.below(4) {
+        match self.numbers.below(8) {
+            _ if self.retried.is_empty() => self.commit_much()?,
             0 => self.commit()?,
             1 => self.commit_much()?,
             _ => self.retry()?,
         }
         self.settle();
+        if self.numbers.below(2) == 0 {
+            return Ok(());
+        }
         if self.numbers.below(2) == 0 {
             self.commit()?;
             self.settle();
