@@ -143,7 +143,9 @@ const fn advice(status: Status) -> Option<&'static str> {
         Status::BeyondBlock => "transfer less, or begin earlier in the block",
         Status::Alignment => "create the pool with an alignment that the device supports",
         Status::PermissionDenied => "check the owner and mode of the file, device or pool",
-        Status::CorruptedMetadata => "restore the device from a copy, or format it anew",
+        Status::CorruptedMetadata => {
+            "`chimaera pool check` says what is damaged, and repairs what can be repaired"
+        }
         Status::ConnectionLost => "connect again; what was not flushed may be lost",
         Status::ShuttingDown => "connect again when the runtime is back",
         Status::ModuleNotFound => "install the module's library in a plugin folder",

@@ -129,7 +129,7 @@ pub(crate) fn open<D: Disk>(
     let table = read_table(&disk, &superblock, &journal, &mut tagged, found, progress)?;
     lost.extend(table.lost);
     if !lost.is_empty() && mode == Mode::ReadWrite {
-        return Err(OpenError::Damaged(lost.join("; ")));
+        return Err(OpenError::Damaged(summary(&lost)));
     }
     repaired.extend(table.repairs.iter().map(|(page, _)| {
         let page = superblock.geometry.table_page(*page, 0);
@@ -152,6 +152,18 @@ pub(crate) fn open<D: Disk>(
         lost,
         journal_records,
     })
+}
+
+/// The first of what is damaged; a large table may be damaged in thousands of places.
+fn summary(damage: &[String]) -> String {
+    const SHOWN: usize = 3;
+
+    let (shown, more) = damage.split_at(damage.len().min(SHOWN));
+    let mut text = shown.join("; ");
+    if !more.is_empty() {
+        text.push_str(&format!("; and {} more", more.len()));
+    }
+    text
 }
 
 struct Chosen {
@@ -408,5 +420,18 @@ fn assemble<D: Disk>(
         overlay,
         checkpoint,
         failed: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_stays_short_however_much_is_damaged() {
+        let damage: Vec<_> = (1..=9000).map(|page| format!("page {page}")).collect();
+        assert_eq!(summary(&damage[..1]), "page 1");
+        assert_eq!(summary(&damage[..3]), "page 1; page 2; page 3");
+        assert_eq!(summary(&damage), "page 1; page 2; page 3; and 8997 more");
     }
 }
