@@ -75,29 +75,63 @@ pub(crate) fn allocate(
     let [size, owner, _] = request.arguments();
     let plan = AllocationPlan::for_size(size);
     let asked = (plan, OwnerTag(owner));
-    let attempt = || {
-        if plan.count <= INLINE_BLOCKS as u64 {
-            allocate_inline(allocator, worker_index, asked)
-        } else {
-            allocate_to_buffer(allocator, worker_index, asked, &request)
-        }
-    };
-    let allocated = match attempt() {
-        // What had waited for a commit may have come free since: then it does not show as waiting.
-        Err(Status::NoSpace) if !allocator.has_deferred() => attempt(),
-        allocated => allocated,
-    };
-    match allocated {
+    match attempt(allocator, worker_index, asked, &request) {
         Ok(values) => {
             counters.allocated_blocks.add(plan.count);
             request.complete(&values);
+            None
         }
-        Err(Status::NoSpace) if allocator.has_deferred() => return Some(request),
-        Err(status) => refuse(counters, request, status),
+        Err(status) => not_allocated(allocator, (worker_index, asked), counters, request, status),
     }
+}
+
+/// What comes of an allocation that failed once.
+#[cold]
+fn not_allocated(
+    allocator: &Allocator<PendingFree>,
+    (worker_index, asked): (usize, (AllocationPlan, OwnerTag)),
+    counters: &WorkerCounters,
+    request: Request,
+    status: Status,
+) -> Option<Request> {
+    if status == Status::NoSpace && !allocator.has_deferred() {
+        // What had waited for a commit may have come free since: then it does not show as waiting.
+        match attempt(allocator, worker_index, asked, &request) {
+            Ok(values) => {
+                counters.allocated_blocks.add(asked.0.count);
+                request.complete(&values);
+                return None;
+            }
+            Err(Status::NoSpace) => {}
+            Err(status) => {
+                refuse(counters, request, status);
+                return None;
+            }
+        }
+    }
+    if status == Status::NoSpace && allocator.has_deferred() {
+        return Some(request);
+    }
+    refuse(counters, request, status);
     None
 }
 
+// Always inline, so that the usual way has it in one piece though there is another.
+#[inline(always)]
+fn attempt(
+    allocator: &Allocator<PendingFree>,
+    worker_index: usize,
+    asked: (AllocationPlan, OwnerTag),
+    request: &Request,
+) -> Result<[u64; VALUE_COUNT], Status> {
+    if asked.0.count <= INLINE_BLOCKS as u64 {
+        allocate_inline(allocator, worker_index, asked)
+    } else {
+        allocate_to_buffer(allocator, worker_index, asked, request)
+    }
+}
+
+#[inline(always)]
 fn allocate_inline(
     allocator: &Allocator<PendingFree>,
     worker_index: usize,

@@ -87,33 +87,17 @@ impl Container for BdevContainer {
     }
 
     fn submit(&self, worker: &mut Worker<'_>, request: Request) -> Activity {
-        let PoolState {
-            allocator,
-            counters,
-        } = &*self.state;
-        let counters = counters.of(worker.index());
         match Method::from_number(request.method()) {
             Some(Method::Write) => return self.transfer(worker, request, Direction::Write),
             Some(Method::Read) => return self.transfer(worker, request, Direction::Read),
-            Some(Method::AllocateBlocks | Method::FreeBlocks) if self.parameters.read_only => {
-                self.refuse(worker, request, Status::ReadOnly);
+            Some(Method::AllocateBlocks) if !self.parameters.read_only => {
+                self.allocate(worker, request);
             }
-            Some(Method::AllocateBlocks) => {
-                let worker_index = worker.index();
-                if let Some(request) = blocks::allocate(allocator, worker_index, counters, request)
-                {
-                    self.leave(worker, request, Work::Allocate);
-                }
+            Some(Method::FreeBlocks) if !self.parameters.read_only => {
+                let counters = self.state.counters.of(worker.index());
+                blocks::free(&self.state.allocator, counters, request);
             }
-            Some(Method::FreeBlocks) => blocks::free(allocator, counters, request),
-            Some(Method::GetStats) => self.get_stats(worker, request),
-            Some(Method::Flush) => self.leave(worker, request, Work::Flush),
-            Some(Method::ListBlocks) => self.leave(worker, request, Work::List),
-            Some(Method::GetMap) => {
-                let state = |index| allocator.state(index, self.has_metadata(index));
-                listing::answer_map(counters, request, allocator.megabyte_count(), state);
-            }
-            None => self.refuse(worker, request, Status::UnknownMethod),
+            method => self.answer(worker, request, method),
         }
         Activity::IDLE
     }
@@ -194,6 +178,7 @@ impl BdevContainer {
         let parameters = Parameters {
             total_size: allocator.total_bytes(),
             io_engine: device.io_engine(),
+            metrics: ledger.metadata().superblock().identity.metrics,
             overwrite: false,
             ..parameters
         };
@@ -219,7 +204,34 @@ impl BdevContainer {
         })
     }
 
+    fn allocate(&self, worker: &Worker<'_>, request: Request) {
+        let (worker_index, allocator) = (worker.index(), &self.state.allocator);
+        let counters = self.state.counters.of(worker_index);
+        if let Some(request) = blocks::allocate(allocator, worker_index, counters, request) {
+            self.leave(worker, request, Work::Allocate);
+        }
+    }
+
+    /// Tasks that are rare, and those that are refused. Apart from the others, which are shorter so.
+    #[cold]
+    fn answer(&self, worker: &Worker<'_>, request: Request, method: Option<Method>) {
+        match method {
+            Some(Method::GetStats) => self.get_stats(worker, request),
+            Some(Method::Flush) => self.leave(worker, request, Work::Flush),
+            Some(Method::ListBlocks) => self.leave(worker, request, Work::List),
+            Some(Method::GetMap) => {
+                let allocator = &self.state.allocator;
+                let counters = self.state.counters.of(worker.index());
+                let state = |index| allocator.state(index, self.has_metadata(index));
+                listing::answer_map(counters, request, allocator.megabyte_count(), state);
+            }
+            Some(_) => self.refuse(worker, request, Status::ReadOnly),
+            None => self.refuse(worker, request, Status::UnknownMethod),
+        }
+    }
+
     /// Leaves a task to the keeper. A pool in memory has none, and nothing that would take long.
+    #[cold]
     fn leave(&self, worker: &Worker<'_>, request: Request, work: fn(Request) -> Work) {
         if let Some(keeper) = &self.keeper {
             return keeper.push(work(request));

@@ -255,7 +255,7 @@ impl Thread {
 
     /// Remembers the device's first failure, and tells the log of it.
     fn fail(&mut self, error: &io::Error) -> Failure {
-        let failure = Failure::io(error.raw_os_error().unwrap_or(0));
+        let failure = listing::failure_of(error);
         self.tell_of_failure(error);
         *self.failure.get_or_insert(failure)
     }

@@ -53,7 +53,8 @@ pub(crate) fn answer_list(
     }
 }
 
-fn failure_of(error: &io::Error) -> Failure {
+/// The failure of a task that an error of the device or of its metadata stands for.
+pub(crate) fn failure_of(error: &io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::InvalidData => Status::CorruptedMetadata.into(),
         _ => Failure::io(error.raw_os_error().unwrap_or(0)),

@@ -23,6 +23,8 @@ pub(crate) struct Parameters {
     pub(crate) alignment: u32,
     pub(crate) io_engine: IoEngine,
     pub(crate) metrics: PerfMetrics,
+    /// Whether the metrics were given, and are not the defaults.
+    pub(crate) has_metrics: bool,
     /// Whatever the file holds, to make a new pool.
     pub(crate) overwrite: bool,
     pub(crate) read_only: bool,
@@ -71,6 +73,7 @@ impl Parameters {
             alignment: params.alignment,
             io_engine: params.io_engine,
             metrics,
+            has_metrics: params.perf_metrics.is_some(),
             overwrite: params.overwrite && params.bdev_type == BdevType::File,
             read_only: params.read_only && params.bdev_type == BdevType::File,
         })
@@ -78,7 +81,8 @@ impl Parameters {
 
     /// Whether a request with the parameters `asked` means the pool that was made with `self`.
     /// `self.total_size` and `self.io_engine` must be the pool's real ones; `whole` is the size
-    /// that a request for "all there is" stands for. Who leaves the engine open takes any.
+    /// that a request for "all there is" stands for. Who leaves the engine open takes any, and who gives no
+    /// characteristics takes those of the pool.
     ///
     /// Memory has neither depth nor alignment nor engine, so those of a memory pool are not
     /// compared.
@@ -149,7 +153,12 @@ impl Parameters {
                 );
             }
         }
-        let asked_metrics = named_metrics(&asked.metrics);
+        // Who gives none takes those that the pool has.
+        let asked_metrics = if asked.has_metrics {
+            named_metrics(&asked.metrics)
+        } else {
+            named_metrics(&self.metrics)
+        };
         for ((name, is), (_, wanted)) in named_metrics(&self.metrics).into_iter().zip(asked_metrics)
         {
             compare(name, is.to_string(), wanted.to_string());

@@ -124,20 +124,30 @@ impl<C: FreeCompletion> Allocator<C> {
     }
 
     /// Makes all blocks dead, or none. Their space is the caller's to release then.
+    #[inline]
     fn claim(&self, blocks: &[Block]) -> Result<(), FreeError> {
-        // One block is claimed or not, which changes nothing. Of several, all are looked at
-        // before the first one is touched.
-        if blocks.len() > 1 {
-            for (position, block) in blocks.iter().enumerate() {
-                self.check_live(*block, Status::DoubleFree)
-                    .map_err(|status| FreeError { position, status })?;
-            }
-        }
         let noted_first = weakened(Weakness::ChangeNotedFirst);
         if noted_first {
             self.note_changes(blocks);
         }
-        self.make_all_dead(blocks)?;
+        match blocks {
+            // One block is claimed or not, which changes nothing.
+            [block] => {
+                let claimed = self.make_dead(*block);
+                claimed.map_err(|status| FreeError {
+                    position: 0,
+                    status,
+                })?;
+            }
+            // Of several, all are looked at before the first one is touched.
+            _ => {
+                for (position, block) in blocks.iter().enumerate() {
+                    self.check_live(*block, Status::DoubleFree)
+                        .map_err(|status| FreeError { position, status })?;
+                }
+                self.make_all_dead(blocks)?;
+            }
+        }
         if !noted_first {
             self.note_changes(blocks);
         }
@@ -146,18 +156,9 @@ impl<C: FreeCompletion> Allocator<C> {
 
     /// Makes all blocks dead, or none. No commit looks in between.
     pub(super) fn make_all_dead(&self, blocks: &[Block]) -> Result<(), FreeError> {
-        // One block is dead for good as soon as it is dead.
-        let durability = self.durability.as_ref().filter(|_| blocks.len() > 1);
-        let _undecided = durability.map(Durability::lock_undecided);
+        let _undecided = self.durability.as_ref().map(Durability::lock_undecided);
         for (position, block) in blocks.iter().enumerate() {
-            let claimed = self.locate(*block).and_then(|(index, slot)| {
-                if self.megabytes[index].make_dead(slot, self.threads) {
-                    return Ok(());
-                }
-                self.check_live(*block, Status::DoubleFree)?;
-                Err(Status::DoubleFree)
-            });
-            if let Err(status) = claimed {
+            if let Err(status) = self.make_dead(*block) {
                 // Their space was reserved all the while, so nobody else's block is there.
                 for block in &blocks[..position] {
                     let (index, slot) = self.locate(*block).expect("checked when it was claimed");
@@ -169,6 +170,17 @@ impl<C: FreeCompletion> Allocator<C> {
         Ok(())
     }
 
+    #[inline]
+    fn make_dead(&self, block: Block) -> Result<(), Status> {
+        let (index, slot) = self.locate(block)?;
+        if self.megabytes[index].make_dead(slot, self.threads) {
+            return Ok(());
+        }
+        self.check_live(block, Status::DoubleFree)?;
+        Err(Status::DoubleFree)
+    }
+
+    #[inline]
     fn note_changes(&self, blocks: &[Block]) {
         if let Some(durability) = &self.durability {
             for block in blocks {

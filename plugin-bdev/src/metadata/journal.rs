@@ -225,6 +225,11 @@ impl Position {
     }
 }
 
+/// Whether a record begins here, of whatever pool.
+pub(super) fn is_one(first: &Page) -> bool {
+    u32_at(&first.0, 0) == MAGIC
+}
+
 /// How many pages the record that begins here claims to have, if one does.
 pub(super) fn claimed_pages(first: &Page) -> Option<usize> {
     let pages = u32_at(&first.0, 40) as usize;

@@ -16,13 +16,14 @@ use crate::slots::MegabyteMap;
 use super::Metadata;
 use super::checkpoint::Checkpoint;
 use super::geometry::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TablePage};
+use super::journal;
 use super::overlay::{MegabyteSet, Overlay};
 use super::page::{Disk, PAGE_BYTES, Page};
 use super::repair;
 use super::scan::{Scan, scan};
 use super::signature::{self, Contents};
 use super::superblock::{NoSuperblock, Superblock};
-use super::table::Records;
+use super::table::{self, Records};
 use super::weakness::{Weakness, weakened};
 
 /// Pages of the table that are read at once.
@@ -209,6 +210,12 @@ fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
                 "both copies of the superblock are damaged".to_owned(),
             ));
         }
+        (None, None) if has_traces(disk)? => {
+            return Err(OpenError::Damaged(
+                "both copies of the superblock are gone, and a journal or a table is there"
+                    .to_owned(),
+            ));
+        }
         (None, None) => return Err(OpenError::NoPool),
     };
     if copies.contains(&Err(NoSuperblock::Absent))
@@ -237,6 +244,23 @@ fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
         stale: which(&|copy| copy.as_ref() != Ok(&superblock)),
         superblock,
     })
+}
+
+/// Pages at the beginning among which a journal or a table shows that there was a pool.
+const TRACED_PAGES: u64 = 256;
+
+/// Whether something of a pool is there, though its superblocks are not.
+fn has_traces<D: Disk>(disk: &D) -> io::Result<bool> {
+    let mut pages = Page::zeroes(1);
+    for page in SUPERBLOCK_PAGES..TRACED_PAGES {
+        match disk.read(page, &mut pages) {
+            Ok(()) if journal::is_one(&pages[0]) || table::is_one(&pages[0]) => return Ok(true),
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
 }
 
 /// What else there is where the superblocks and nothing but zeroes should be.

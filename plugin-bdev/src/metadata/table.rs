@@ -49,6 +49,11 @@ impl Record {
     }
 }
 
+/// Whether this is a page of a table, of whatever pool.
+pub(super) fn is_one(page: &Page) -> bool {
+    u32_at(&page.0, 0) == MAGIC
+}
+
 /// The records of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Records(pub(super) [Record; RECORDS_PER_PAGE]);
