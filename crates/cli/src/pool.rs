@@ -79,8 +79,19 @@ fn create(arguments: &CreateArguments, socket: Option<&Path>) -> Result<(), Fail
     } else {
         "exists with these parameters:"
     };
+    // Whoever opens what was there before wants to see that it is there, and whoever does not that it is not.
+    let stats = client.get_stats()?;
+    let taken = stats.total_size
+        - stats
+            .remaining_size
+            .saturating_add(stats.metadata_size)
+            .min(stats.total_size);
+    let contents = match taken {
+        0 => "no blocks are allocated in it".to_owned(),
+        bytes => format!("blocks of {} are allocated in it", show_size(bytes)),
+    };
     output::line(format_args!(
-        "{verb} pool {} with id {}",
+        "{verb} pool {} with id {}; {contents}",
         info.name, info.id
     ));
     Ok(())
