@@ -87,6 +87,19 @@ fn two_damaged_superblocks_are_an_error() {
 }
 
 #[test]
+fn a_pool_without_superblocks_is_damaged_and_not_something_else() {
+    on_every_store(file_bytes(8), |store| {
+        ended(store);
+        for offset in SUPERBLOCKS {
+            store.write(offset, &[0; 8192]);
+        }
+        let words = ["corrupted block metadata", "superblock are gone"];
+        store.assert_refused(&file_params(0), CORRUPTED, &words);
+        store.assert_refused(&read_only(), CORRUPTED, &words);
+    });
+}
+
+#[test]
 fn a_damaged_page_of_the_table_is_repaired_from_its_copy_and_told() {
     let size = file_bytes(8);
     on_every_store(size, |store| {

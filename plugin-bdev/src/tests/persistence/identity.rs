@@ -138,3 +138,27 @@ fn a_larger_size_with_another_mistake_leaves_the_file_as_long_as_it_was() {
     };
     store.assert_refused(&params, MISMATCH, &["io_depth is 32, asked for 9"]);
 }
+
+#[test]
+fn characteristics_that_are_not_given_are_those_of_the_pool() {
+    on_every_store(file_bytes(8), |store| {
+        let metrics = PerfMetrics {
+            iops: 7.0,
+            ..PerfMetrics::default()
+        };
+        let given = CreateParams {
+            perf_metrics: Some(metrics),
+            ..file_params(0)
+        };
+        drop(store.open_with(&given).expect("made"));
+        let pool = store.open_with(&file_params(0)).expect("the same pool");
+        assert_eq!(pool.stats().metrics, metrics);
+        pool.check(&file_params(0)).expect("the same pool");
+        pool.check(&given).expect("the same pool");
+        let other = CreateParams {
+            perf_metrics: Some(PerfMetrics::default()),
+            ..file_params(0)
+        };
+        assert!(pool.check(&other).is_err());
+    });
+}
