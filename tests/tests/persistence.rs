@@ -129,19 +129,34 @@ fn a_daemon_that_is_stopped_keeps_all_that_its_pools_have() {
     check(&pool, pattern, &blocks);
 }
 
+/// A file system of 3 MiB and a daemon, where this machine allows that.
+fn small_disk() -> Option<(SmallFileSystem, Daemon)> {
+    match SmallFileSystem::mount("size=3M") {
+        Ok(disk) => Some((disk, Daemon::start())),
+        Err(reason) => {
+            skipped("a disk that is full", &reason);
+            None
+        }
+    }
+}
+
+/// A pool on a sparse file with room for so many megabytes.
+fn sparse_pool(runtime: &Runtime, path: &Path, megabytes: u64) -> Client {
+    let pool = client(runtime, 0);
+    let options = CreateOptions::file().total_size(file_bytes(megabytes));
+    pool.create(PoolQuery::Dynamic, text(path), &options)
+        .expect("the pool is made");
+    pool
+}
+
 #[test]
 fn a_disk_that_is_full_leaves_metadata_its_space() {
-    let disk = match SmallFileSystem::mount("size=3M") {
-        Ok(disk) => disk,
-        Err(reason) => return skipped("a disk that is full", &reason),
+    let Some((disk, daemon)) = small_disk() else {
+        return;
     };
-    let daemon = Daemon::start();
     let runtime = daemon.connect();
     let path = disk.folder().join("pool");
-    let pool = client(&runtime, 0);
-    let options = CreateOptions::file().total_size(file_bytes(8));
-    pool.create(PoolQuery::Dynamic, text(&path), &options)
-        .expect("the pool is made");
+    let pool = sparse_pool(&runtime, &path, 8);
     let blocks = pool.allocate_blocks(QUERY, 8 * MIB).expect("blocks");
     let buffer = runtime.allocate_buffer(MIB as usize).expect("a buffer");
     let writes = blocks.iter().map(|block| pool.write(QUERY, block, &buffer));
@@ -163,17 +178,12 @@ fn a_disk_that_is_full_leaves_metadata_its_space() {
 
 #[test]
 fn a_pool_does_not_grow_where_its_metadata_would_have_no_space() {
-    let disk = match SmallFileSystem::mount("size=3M") {
-        Ok(disk) => disk,
-        Err(reason) => return skipped("a disk that is full", &reason),
+    let Some((disk, daemon)) = small_disk() else {
+        return;
     };
-    let daemon = Daemon::start();
     let runtime = daemon.connect();
     let path = disk.folder().join("pool");
-    let pool = client(&runtime, 0);
-    let options = CreateOptions::file().total_size(file_bytes(2));
-    pool.create(PoolQuery::Dynamic, text(&path), &options)
-        .expect("the pool is made");
+    let pool = sparse_pool(&runtime, &path, 2);
     runtime
         .admin()
         .destroy_pool(pool.pool_id())
