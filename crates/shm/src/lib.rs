@@ -21,6 +21,7 @@ pub mod packet;
 mod prefetch;
 mod segment;
 mod sync;
+pub mod thread;
 
 pub use barrier::PublishOrder;
 pub use doorbell::Doorbell;

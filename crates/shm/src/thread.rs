@@ -1,0 +1,118 @@
+//! Threads of this project's own, in whatever process.
+//!
+//! Laws:
+//! - No thread is taken for granted. Limits on them (`RLIMIT_NPROC`, `pids.max`) are met at any moment of a
+//!   process's life, and an error says so; nothing panics for want of one.
+//! - A library's threads leave the process's signals to the process: they block all but those that a
+//!   thread causes itself.
+
+use std::io;
+use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
+
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+
+/// The system gave no thread.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the system gives no thread for {name} ({error}): a limit on processes (`ulimit -u`, `pids.max` of \
+     the control group) or on memory (`ulimit -v`) is reached; raise it"
+)]
+pub struct NoThread {
+    name: String,
+    error: io::Error,
+}
+
+impl From<NoThread> for io::Error {
+    fn from(refused: NoThread) -> Self {
+        Self::new(refused.error.kind(), refused)
+    }
+}
+
+/// Starts a thread with this name, of which the system shows the first 15 bytes.
+///
+/// # Errors
+/// [`NoThread`]; `body` is dropped then.
+pub fn spawn<T: Send + 'static>(
+    name: impl Into<String>,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, NoThread> {
+    named(name.into(), |builder| builder.spawn(body))
+}
+
+/// As [`spawn`], for a thread that ends within a scope.
+///
+/// # Errors
+/// [`NoThread`]; `body` is dropped then.
+pub fn spawn_scoped<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: impl Into<String>,
+    body: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>, NoThread> {
+    named(name.into(), |builder| builder.spawn_scoped(scope, body))
+}
+
+fn named<T>(name: String, spawn: impl FnOnce(Builder) -> io::Result<T>) -> Result<T, NoThread> {
+    // A thread has from its first moment the mask of the one that starts it.
+    let before = foreign_signals().thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let spawned = spawn(Builder::new().name(name.clone()));
+    if let Ok(before) = before {
+        // Both calls fail only for arguments that these are not.
+        let _ = before.thread_set_mask();
+    }
+    spawned.map_err(|error| NoThread { name, error })
+}
+
+/// Every signal but those that tell a thread of its own fault. To block these would end the process
+/// without a word of why.
+fn foreign_signals() -> SigSet {
+    let mut signals = SigSet::all();
+    for own in [
+        Signal::SIGABRT,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGILL,
+        Signal::SIGSEGV,
+        Signal::SIGSYS,
+        Signal::SIGTRAP,
+    ] {
+        signals.remove(own);
+    }
+    signals
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_blocks_the_signals_of_others_and_its_starter_blocks_none_for_it() {
+        let before = SigSet::thread_get_mask().expect("a mask");
+        let inside = spawn("chimaera-test", || {
+            SigSet::thread_get_mask().expect("a mask")
+        });
+        let inside = inside.expect("a thread").join().expect("no panic");
+        for blocked in [
+            Signal::SIGTERM,
+            Signal::SIGXFSZ,
+            Signal::SIGUSR1,
+            Signal::SIGHUP,
+        ] {
+            assert!(inside.contains(blocked), "{blocked}");
+        }
+        for open in [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGABRT] {
+            assert!(!inside.contains(open), "{open}");
+        }
+        assert_eq!(SigSet::thread_get_mask().expect("a mask"), before);
+    }
+
+    #[test]
+    fn a_refusal_names_the_thread_and_the_limits() {
+        let error = io::Error::from_raw_os_error(nix::errno::Errno::EAGAIN as i32);
+        let refused = named::<()>("chimaera-test".to_owned(), |_| Err(error));
+        let error = io::Error::from(refused.expect_err("refused"));
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        for word in ["chimaera-test", "ulimit -u", "pids.max", "ulimit -v"] {
+            assert!(error.to_string().contains(word), "{word} in: {error}");
+        }
+    }
+}
