@@ -132,6 +132,17 @@ pub struct RuntimeStatus {
     pub session_count: u32,
     /// Pools, the admin pool not counted.
     pub pool_count: u32,
-    /// Modules in use, by name.
-    pub modules: Vec<String>,
+    /// Modules in use and modules that are linked into the runtime, in order of name.
+    pub modules: Vec<ModuleInfo>,
+}
+
+/// A module, and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleInfo {
+    /// Its name, without suffix.
+    pub name: String,
+    /// Its own version; `None` as long as its library was not loaded.
+    pub version: Option<String>,
+    /// The file that it was or will be loaded from; `None` if it is linked into the runtime.
+    pub library: Option<String>,
 }

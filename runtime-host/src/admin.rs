@@ -292,7 +292,7 @@ impl Shared {
             worker_count: self.router.inboxes.len() as u32,
             session_count: self.session_count.load(Ordering::Relaxed),
             pool_count: self.pools.list().len() as u32,
-            modules: self.modules.loaded_names(),
+            modules: self.modules.list(),
         }
     }
 

@@ -17,9 +17,9 @@ pub struct Config {
     pub pin_to: Vec<usize>,
     /// How long workers poll before they sleep.
     pub polling: Polling,
-    /// Folders to look for plugins in, before those of the environment and beside the program.
+    /// Folders to look for plugins in, before those of the environment. Both come before `modules`.
     pub plugin_folders: Vec<PathBuf>,
-    /// Modules that are linked into the program. They come before any file.
+    /// Modules that are linked into the program. They come before files that lie where the program does.
     pub modules: Vec<Module>,
 }
 

@@ -21,6 +21,7 @@ mod error;
 mod host;
 mod inbox;
 mod jobs;
+mod library;
 mod listener;
 mod mapped;
 mod modules;

@@ -56,11 +56,22 @@ impl Daemon {
     pub fn start_in<S: AsRef<OsStr>>(folder: TempDir, arguments: &[S]) -> Self {
         let mut command = Command::new(program("chimaera"));
         command
-            .args(["runtime", "start", "--socket"])
-            .arg(folder.path().join("chimaera.sock"))
+            .args(["runtime", "start"])
             .args(arguments)
             .arg("--plugin-dir")
-            .arg(library_folder())
+            .arg(library_folder());
+        Self::start_by(command, folder)
+    }
+
+    /// Starts a daemon by a command of the test's own, with its socket in this folder.
+    ///
+    /// # Panics
+    /// If it does not come to serve.
+    #[must_use]
+    pub fn start_by(mut command: Command, folder: TempDir) -> Self {
+        command
+            .arg("--socket")
+            .arg(folder.path().join("chimaera.sock"))
             .env_remove("CHIMAERA_LOG")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use chimaera_tests::exit::{
     FAILED, IN_THE_WAY, NO_RUNTIME, NO_SPACE, NOT_FOUND, NOT_PERMITTED, WRONG_USAGE,
 };
-use chimaera_tests::{Daemon, SmallFileSystem, chimaera, disk_folder, finish, json, skipped, text};
+use chimaera_tests::{
+    Daemon, SmallFileSystem, chimaera, disk_folder, finish, json, library_folder, skipped, text,
+};
 use serde_json::Value;
 
 #[test]
@@ -203,7 +205,14 @@ fn json_has_the_fields_that_scripts_rely_on() {
     assert_eq!(status["workers"], 2);
     assert_eq!(status["sessions"], 1, "the one that asks");
     assert_eq!(status["pools"], 1);
-    assert_eq!(status["modules"], serde_json::json!(["chimaera_bdev"]));
+    let library = library_folder().join("libchimaera_bdev_runtime.so");
+    let module = serde_json::json!({
+        "name": "chimaera_bdev",
+        "version": env!("CARGO_PKG_VERSION"),
+        "built_in": false,
+        "library": text(&library),
+    });
+    assert_eq!(status["modules"], serde_json::json!([module]));
 
     // Without --json the same is there for people.
     let shown = daemon.run(&["pool", "stats", "first"]).success();
@@ -211,7 +220,12 @@ fn json_has_the_fields_that_scripts_rely_on() {
     let lost = "persistent            no (lost when the pool or the daemon ends)";
     assert!(shown.contains(lost), "{shown}");
     let shown = daemon.run(&["runtime", "status"]).success();
-    assert!(shown.contains("modules     chimaera_bdev"), "{shown}");
+    let module = format!(
+        "modules     chimaera_bdev {} ({})",
+        env!("CARGO_PKG_VERSION"),
+        library.display()
+    );
+    assert!(shown.contains(&module), "{shown}");
     let shown = daemon.run(&["pool", "destroy", "first"]).success();
     assert!(
         shown.contains("destroyed pool first with id 8001.7"),

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, Status};
+use chimaera_client::ModuleInfo;
 use chimaera_tests::{
     ClientProcess, Daemon, Pattern, Watchdog, assert_empty, disk_folder, file_bytes,
     library_folder, program, until,
@@ -96,7 +97,12 @@ fn a_module_that_is_linked_in_needs_no_library() {
         1,
     );
     let status = runtime.admin().status().expect("a status");
-    assert_eq!(status.modules, ["chimaera_bdev"]);
+    let linked = ModuleInfo {
+        name: "chimaera_bdev".to_owned(),
+        version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        library: None,
+    };
+    assert_eq!(status.modules, [linked]);
     let folder = disk_folder();
     let file = folder.path().join("pool");
     let pool = Client::new(&runtime, PoolId::new(8001, 0));
@@ -115,7 +121,7 @@ fn an_embedded_runtime_loads_libraries_as_a_daemon_does() {
         .start()
         .expect("the runtime starts");
     let status = runtime.admin().status().expect("a status");
-    assert_eq!(status.modules, [] as [&str; 0]);
+    assert_eq!(status.modules, []);
     use_all_of(
         &pool(&runtime, "loaded", &CreateOptions::ram(ROOM_BYTES)),
         1,

@@ -51,7 +51,9 @@ fn examples_run_on_a_daemon_and_leave_it_as_it_was() {
     for (example, arguments, words) in EXAMPLES {
         run(example, arguments, words, &daemon.socket());
         // It was the daemon that did it: the module is loaded there, and the pool gone.
-        assert_eq!(daemon.status()["modules"][0], "chimaera_bdev", "{example}");
+        let module = &daemon.status()["modules"][0];
+        assert_eq!(module["name"], "chimaera_bdev", "{example}");
+        assert!(module["version"].is_string(), "{example}: {module}");
         let pools = runtime.admin().list_pools().expect("a list");
         assert_eq!(pools, [], "{example}");
     }

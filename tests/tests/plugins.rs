@@ -8,6 +8,7 @@ use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, St
 use chimaera_chimod::abi::{ABI_VERSION, MODULE_MAGIC, ModuleVTable};
 use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_tests::{Daemon, finish, library_folder, skipped};
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// A daemon that looks for plugins in a folder of the test's first.
@@ -75,7 +76,8 @@ impl Plugins {
         let blocks = client.allocate_blocks(PoolQuery::Local, 1 << 20);
         assert_eq!(blocks.expect("blocks").len(), 1);
         let modules = &self.daemon.status()["modules"];
-        assert_eq!(modules.to_string(), "[\"chimaera_bdev\"]");
+        assert_eq!(modules[0]["name"], "chimaera_bdev", "{modules}");
+        assert_eq!(modules[1], Value::Null, "{modules}");
     }
 
     /// Builds a C source as the library of a module.
@@ -411,5 +413,17 @@ fn a_table_that_names_another_module_is_refused() {
     );
     plugins.assert_incompatible("made", "is the module other, not made");
     assert!(mark.exists(), "a library with a right table is loaded");
+    // It stays in memory, so asking again must not load it again.
+    let maps = format!("/proc/{}/maps", plugins.daemon.process_id());
+    let mapped = || {
+        let maps = std::fs::read_to_string(&maps).expect("the daemon's mappings");
+        maps.matches("libmade_runtime.so").count()
+    };
+    let once = mapped();
+    assert!(once > 0, "a copy has the library's name");
+    for _ in 0..8 {
+        plugins.assert_incompatible("made", "is the module other, not made");
+    }
+    assert_eq!(mapped(), once);
     plugins.assert_bdev_works();
 }

@@ -100,8 +100,8 @@ pub(crate) struct StartArguments {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) polling: PollingArgument,
 
-    /// Folder with plugins, before those of $CHIMAERA_PLUGIN_PATH and beside the program; may be
-    /// given several times
+    /// Folder with plugins, before those of $CHIMAERA_PLUGIN_PATH; may be given several times. A module
+    /// there replaces one that is built in
     #[arg(long, value_name = "FOLDER")]
     pub(crate) plugin_dir: Vec<PathBuf>,
 

@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &StartArguments, socket: &Path) -> Result<(), Failu
         pin_to: arguments.pin.clone(),
         polling: arguments.polling.into(),
         plugin_folders: arguments.plugin_dir.clone(),
-        modules: Vec::new(),
+        modules: vec![chimaera_bdev_runtime::module()],
     };
     let host = Host::start(&config)?;
     stop_on_signal(signals, host.stopper());

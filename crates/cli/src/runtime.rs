@@ -1,9 +1,11 @@
 //! `chimaera runtime`: the daemon as a whole.
 
+use std::fmt;
+use std::iter;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use chimaera_client::{Runtime, RuntimeStatus, default_socket_path};
+use chimaera_client::{ModuleInfo, Runtime, RuntimeStatus, default_socket_path};
 use serde::Serialize;
 
 use crate::args::{OutputArguments, RuntimeCommand};
@@ -65,7 +67,38 @@ struct StatusReport<'a> {
     workers: u32,
     sessions: u32,
     pools: u32,
-    modules: &'a [String],
+    modules: Vec<ModuleReport<'a>>,
+}
+
+/// What `status --json` prints of a module.
+#[derive(Serialize)]
+struct ModuleReport<'a> {
+    name: &'a str,
+    /// `null` as long as its library was not loaded.
+    version: Option<&'a str>,
+    built_in: bool,
+    library: Option<&'a str>,
+}
+
+impl<'a> From<&'a ModuleInfo> for ModuleReport<'a> {
+    fn from(module: &'a ModuleInfo) -> Self {
+        Self {
+            name: &module.name,
+            version: module.version.as_deref(),
+            built_in: module.library.is_none(),
+            library: module.library.as_deref(),
+        }
+    }
+}
+
+impl fmt::Display for ModuleReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = self.library.unwrap_or("built in");
+        match self.version {
+            Some(version) => write!(f, "{} {version} ({source})", self.name),
+            None => write!(f, "{} ({source}, not in use yet)", self.name),
+        }
+    }
 }
 
 fn status(output: OutputArguments, socket: Option<&Path>) -> Result<(), Failure> {
@@ -77,16 +110,11 @@ fn status(output: OutputArguments, socket: Option<&Path>) -> Result<(), Failure>
         workers: status.worker_count,
         sessions: status.session_count,
         pools: status.pool_count,
-        modules: &status.modules,
+        modules: status.modules.iter().map(ModuleReport::from).collect(),
     };
     if output.json {
         return output::json(&report);
     }
-    let modules = if report.modules.is_empty() {
-        "none".into()
-    } else {
-        report.modules.join(", ")
-    };
     let rows = [
         ("version", report.version.to_owned()),
         ("process id", report.process_id.to_string()),
@@ -97,10 +125,14 @@ fn status(output: OutputArguments, socket: Option<&Path>) -> Result<(), Failure>
             format!("{} (this one included)", report.sessions),
         ),
         ("pools", report.pools.to_string()),
-        ("modules", modules),
     ];
     for (name, value) in rows {
         output::line(format_args!("{name:<12}{value}"));
+    }
+    // A line each: paths are long.
+    let headings = iter::once("modules").chain(iter::repeat(""));
+    for (module, heading) in report.modules.iter().zip(headings) {
+        output::line(format_args!("{heading:<12}{module}"));
     }
     Ok(())
 }

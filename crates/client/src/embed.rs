@@ -27,7 +27,8 @@ pub struct Embed {
 }
 
 impl Embed {
-    /// Uses a module that is linked into the program, so that no library has to be found for it.
+    /// Uses a module that is linked into the program, so that no library has to be found for it. One in a
+    /// folder that was named, here or by `CHIMAERA_PLUGIN_PATH`, replaces it.
     pub fn with_module(mut self, module: Module) -> Self {
         self.config.modules.push(module);
         self

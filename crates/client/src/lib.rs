@@ -50,7 +50,7 @@ pub use admin::AdminClient;
 pub use buffer::{Buffer, BufferSlice, BufferSliceMut};
 pub use call::{Call, Finished, Values};
 pub use chimaera_proto as proto;
-pub use chimaera_proto::admin::{PoolInfo, RuntimeStatus};
+pub use chimaera_proto::admin::{ModuleInfo, PoolInfo, RuntimeStatus};
 pub use chimaera_proto::socket_path::default_socket_path;
 pub use chimaera_proto::{ContainerId, Failure, NodeId, PoolId, PoolQuery, Status};
 #[cfg(feature = "embed")]

@@ -1,0 +1,335 @@
+//! The library of a plugin: examined as bytes, and loaded from a copy of those very bytes.
+//!
+//! Laws:
+//! - A library is examined before it is loaded, because loading runs code of it, and because touching a
+//!   truncated one kills the process: its segments must lie in the file, and its module table must be of
+//!   this host's version.
+//! - What is loaded is what was examined: a sealed copy in memory. The file may be replaced, overwritten
+//!   in place or truncated at any time, also while the module is in use; the process would be killed by
+//!   SIGBUS if it had mapped the file.
+//! - What is loaded stays so as long as the process lives: its code may be on any thread's stack, and its
+//!   thread-locals outlive its containers. The same bytes are loaded once.
+//!
+//! A library that is to find others beside itself (`$ORIGIN` in its run path) does not: a copy in memory
+//! lies in no folder.
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use chimaera_chimod::abi::{Header, MODULE_MAGIC, ModuleVTable, SYMBOL_PREFIX};
+use chimaera_chimod::{Module, ModuleError};
+use chimaera_proto::Status;
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use object::elf;
+use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader};
+use object::{Object, ObjectSection, ObjectSymbol};
+use parking_lot::Mutex;
+
+/// Loads the module of this name from a file. Blocks.
+pub(crate) fn load(path: &Path, name: &str) -> Result<Module, ModuleError> {
+    let refuse = |reason: String| {
+        ModuleError::new(
+            Status::ModuleIncompatible,
+            format!("{}: {reason}", path.display()),
+        )
+    };
+    let unreadable =
+        |error| ModuleError::system(format_args!("cannot read {}", path.display()), &error);
+    // Reading anything else, a pipe for example, might never end.
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(refuse("is not a regular file".to_owned()));
+    }
+    let bytes = std::fs::read(path).map_err(unreadable)?;
+    examine(&bytes, name).map_err(refuse)?;
+    let loaded = Loaded::of(&bytes, name).map_err(|error| match error {
+        LoadError::Copy(error) => ModuleError::system(
+            format_args!("cannot copy {} into memory", path.display()),
+            &error,
+        ),
+        LoadError::Refused(reason) => refuse(reason),
+    })?;
+    let symbol = format!("{SYMBOL_PREFIX}{name}\0");
+    // SAFETY: the symbol is data; its address is all that is taken.
+    let address = unsafe {
+        loaded
+            .library
+            .get::<*mut c_void>(symbol.as_bytes())
+            .map(libloading::os::unix::Symbol::into_raw)
+    };
+    let table =
+        address.map_err(|error| refuse(format!("has no module table: {}", reason(&error))))?;
+    let table =
+        NonNull::new(table).ok_or_else(|| refuse("has an empty module table".to_owned()))?;
+    // SAFETY: `examine` found a table of this version and size under this symbol, and what is loaded
+    // is what it saw.
+    let module =
+        unsafe { Module::loaded(table, loaded) }.map_err(|error| refuse(error.to_string()))?;
+    if module.name() != name {
+        return Err(refuse(format!(
+            "is the module {}, not {name}",
+            module.name()
+        )));
+    }
+    Ok(module)
+}
+
+/// A library in use, and the memory that it was loaded from.
+#[derive(Debug)]
+struct Loaded {
+    library: Library,
+    /// Stays open. The loader knows the library by the path of this descriptor, and would take another
+    /// one with the same number for the same library; and whoever wants the library's symbols, for a
+    /// backtrace for example, finds them by that path.
+    copy: File,
+    len: usize,
+}
+
+/// All that was ever loaded, by any host of this process. Never unloaded; see the module's documentation.
+/// A library that turned out to be no use is here as well, so that asking for it again takes no more.
+static LOADED: Mutex<Vec<Arc<Loaded>>> = Mutex::new(Vec::new());
+
+enum LoadError {
+    /// There is no memory for the copy.
+    Copy(io::Error),
+    /// The loader does not take the library.
+    Refused(String),
+}
+
+impl Loaded {
+    /// The library with this content, which was examined.
+    fn of(bytes: &[u8], name: &str) -> Result<Arc<Self>, LoadError> {
+        let mut all = LOADED.lock();
+        if let Some(loaded) = all.iter().find(|loaded| loaded.is_of(bytes)) {
+            return Ok(Arc::clone(loaded));
+        }
+        let copy = seal_copy(bytes, name).map_err(LoadError::Copy)?;
+        let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+        // SAFETY: loading runs the library's initialisers, and using it runs its code. The operator
+        // put it into a plugin folder and so trusts it; what can go wrong by accident (truncation,
+        // another program's library, another version) was ruled out by `examine`, of these bytes, which
+        // nobody can change any more.
+        // What it lacks is found missing now: with lazy binding the first call would end the process.
+        let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
+        let library = library.map_err(|error| LoadError::Refused(refusal(&error, bytes)))?;
+        let loaded = Arc::new(Self {
+            library,
+            copy,
+            len: bytes.len(),
+        });
+        all.push(Arc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    /// Whether this was loaded from these bytes.
+    fn is_of(&self, bytes: &[u8]) -> bool {
+        const CHUNK_BYTES: usize = 64 * 1024;
+        let mut chunk = vec![0; CHUNK_BYTES];
+        self.len == bytes.len()
+            && bytes.chunks(CHUNK_BYTES).zip(0..).all(|(expected, index)| {
+                let chunk = &mut chunk[..expected.len()];
+                let offset = index * CHUNK_BYTES as u64;
+                self.copy.read_exact_at(chunk, offset).is_ok() && chunk == expected
+            })
+    }
+}
+
+/// A copy in memory that nobody can change, under the library's name in `/proc/PID/maps`.
+fn seal_copy(bytes: &[u8], name: &str) -> io::Result<File> {
+    let name = format!("lib{name}_runtime.so\0");
+    let name = std::ffi::CStr::from_bytes_with_nul(name.as_bytes())
+        .map_err(|_| io::ErrorKind::InvalidInput)?;
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // Being mapped takes no right to be run as a program, and a system may forbid memory that has it
+    // (`vm.memfd_noexec`). A kernel that does not know this flag does not forbid either.
+    let no_program = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
+    let copy: OwnedFd = match memfd_create(name, flags | no_program) {
+        Err(Errno::EINVAL) => memfd_create(name, flags)?,
+        created => created?,
+    };
+    let mut copy = File::from(copy);
+    copy.write_all(bytes)?;
+    let seals = SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_WRITE
+        | SealFlag::F_SEAL_SEAL;
+    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(copy)
+}
+
+/// Why the loader does not take a library with this content.
+fn refusal(error: &libloading::Error, bytes: &[u8]) -> String {
+    let refusal = format!("cannot be loaded: {}", reason(error));
+    if bytes.windows(ORIGIN.len()).any(|window| window == ORIGIN) {
+        return format!(
+            "{refusal} (a plugin is loaded from a copy in memory, so libraries that it looks for beside \
+             itself, by $ORIGIN in its run path, are not found: link them into it, or install them \
+             where the system looks)"
+        );
+    }
+    refusal
+}
+
+/// In a library's run path: the folder that it lies in.
+const ORIGIN: &[u8] = b"$ORIGIN";
+
+/// What the loader says. The error by itself says only which of its functions failed.
+fn reason(error: &libloading::Error) -> String {
+    let source = std::error::Error::source(error);
+    source.map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// Whether the file can be loaded, and exports a table that this host can use as `name`.
+fn examine(bytes: &[u8], name: &str) -> Result<(), String> {
+    let file = ElfFile64::<object::Endianness>::parse(bytes)
+        .map_err(|error| format!("is not a complete library of this kind of machine: {error}"))?;
+    check_machine(&file)?;
+    check_extents(&file, bytes.len() as u64)?;
+    let wanted = format!("{SYMBOL_PREFIX}{name}");
+    let exported = |symbol: &object::read::elf::ElfSymbol64<'_, '_>| symbol.is_definition();
+    let symbol = file
+        .dynamic_symbols()
+        .filter(exported)
+        .find(|symbol| symbol.name() == Ok(&wanted))
+        .ok_or_else(|| not_exported(&file, name))?;
+    if (symbol.size() as usize) < size_of::<Header>() {
+        return Err("its module table is too small to be one".to_owned());
+    }
+    let header = file
+        .sections()
+        .find_map(|section| {
+            let data = section.data_range(symbol.address(), size_of::<Header>() as u64);
+            data.ok().flatten()
+        })
+        .ok_or("its module table lies outside the file")?;
+    let header = read_header(header);
+    header
+        .check::<ModuleVTable>(MODULE_MAGIC)
+        .map_err(|error| error.to_string())?;
+    if (symbol.size() as usize) < size_of::<ModuleVTable>() {
+        return Err("its module table is shorter than it claims".to_owned());
+    }
+    Ok(())
+}
+
+fn check_machine(file: &ElfFile64<'_>) -> Result<(), String> {
+    let header = file.elf_header();
+    let endian = file.endian();
+    if header.e_type(endian) != elf::ET_DYN {
+        return Err("is not a shared library".to_owned());
+    }
+    let machine = header.e_machine(endian);
+    let own = if cfg!(target_arch = "x86_64") {
+        elf::EM_X86_64
+    } else {
+        elf::EM_AARCH64
+    };
+    if machine != own {
+        return Err(format!(
+            "is for another kind of machine (ELF machine {machine:?})"
+        ));
+    }
+    Ok(())
+}
+
+/// Touching a segment that lies beyond the end of its file kills the process.
+fn check_extents(file: &ElfFile64<'_>, len: u64) -> Result<(), String> {
+    let endian = file.endian();
+    let header = file.elf_header();
+    let data = file.data();
+    let segments = header
+        .program_headers(endian, data)
+        .map_err(|error| error.to_string())?;
+    let sections = header
+        .section_headers(endian, data)
+        .map_err(|error| error.to_string())?;
+    let loaded = segments.iter().map(|segment| segment.file_range(endian));
+    let described = sections
+        .iter()
+        .filter_map(|section| section.file_range(endian));
+    for (offset, size) in loaded.chain(described) {
+        if offset.checked_add(size).is_none_or(|end| end > len) {
+            return Err(format!(
+                "is truncated: it has {len} bytes, and refers to byte {}",
+                offset.saturating_add(size)
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn not_exported(file: &ElfFile64<'_>, name: &str) -> String {
+    let modules: Vec<_> = file
+        .dynamic_symbols()
+        .filter(ObjectSymbol::is_definition)
+        .filter_map(|symbol| {
+            symbol
+                .name()
+                .ok()
+                .and_then(|name| name.strip_prefix(SYMBOL_PREFIX))
+        })
+        .collect();
+    if modules.is_empty() {
+        format!("is not a ChiMod: it exports no {SYMBOL_PREFIX}{name}")
+    } else {
+        format!("exports the module {}, not {name}", modules.join(", "))
+    }
+}
+
+fn read_header(bytes: &[u8]) -> Header {
+    let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|byte| bytes[at + byte]));
+    Header {
+        magic: u64::from(word(0)) | u64::from(word(4)) << 32,
+        abi_version: word(8),
+        size: word(12),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chimaera_chimod::abi::ABI_VERSION;
+    use std::process::Command;
+
+    /// A library with a module table of this version, which calls a function that nobody has.
+    fn incomplete_library(folder: &Path) {
+        let source = folder.join("incomplete.c");
+        let text = format!(
+            "extern void missing(void);\n\
+             static void entry(void) {{ missing(); }}\n\
+             struct {{ unsigned long magic; unsigned version, size; void *rest[{rest}]; }}\n\
+             CHIMAERA_CHIMOD_incomplete = {{ {MODULE_MAGIC}ul, {ABI_VERSION}, {size}, \
+             {{ \"incomplete\", (void *)10, \"1\", (void *)1, entry }} }};\n",
+            size = size_of::<ModuleVTable>(),
+            rest = (size_of::<ModuleVTable>() - size_of::<Header>()) / size_of::<usize>(),
+        );
+        std::fs::write(&source, text).expect("writes");
+        let compiled = Command::new("cc")
+            .args(["-shared", "-fPIC", "-Wl,-z,lazy", "-o"])
+            .arg(folder.join("libincomplete_runtime.so"))
+            .arg(&source)
+            .status();
+        assert!(compiled.expect("there is a C compiler").success());
+    }
+
+    #[test]
+    fn a_library_that_lacks_a_function_is_refused_rather_than_called() {
+        let folder = tempfile::tempdir().expect("folder");
+        incomplete_library(folder.path());
+        let file = folder.path().join("libincomplete_runtime.so");
+        let error = load(&file, "incomplete").expect_err("is refused");
+        assert_eq!(error.failure.status, Status::ModuleIncompatible);
+        assert!(
+            error.message.contains("undefined symbol: missing"),
+            "{error}"
+        );
+    }
+}

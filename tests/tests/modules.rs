@@ -1,0 +1,176 @@
+//! Which module a daemon uses, where there are several of a name, and that it goes on using it whatever
+//! happens to the file.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Status};
+use chimaera_tests::{
+    Daemon, assert_empty, assert_refused, client, library_folder, memory, program, text,
+};
+use tempfile::TempDir;
+
+const QUERY: PoolQuery = PoolQuery::Local;
+const LIBRARY: &str = "libchimaera_bdev_runtime.so";
+const MIB: u64 = 1 << 20;
+
+/// The program alone, as in a folder into which nothing else was built or installed.
+struct Installed {
+    folder: TempDir,
+}
+
+impl Installed {
+    fn new() -> Self {
+        let folder = TempDir::new().expect("a folder");
+        for part in ["bin", "lib/chimaera", "named"] {
+            std::fs::create_dir_all(folder.path().join(part)).expect("a folder");
+        }
+        let installed = Self { folder };
+        std::fs::copy(program("chimaera"), installed.program()).expect("the program");
+        installed
+    }
+
+    fn program(&self) -> PathBuf {
+        self.folder.path().join("bin/chimaera")
+    }
+
+    /// A folder that an operator may name.
+    fn named(&self) -> PathBuf {
+        self.folder.path().join("named")
+    }
+
+    fn start(&self, arguments: &[&str], variable: Option<&Path>) -> Daemon {
+        let mut command = Command::new(self.program());
+        command.args(["runtime", "start"]).args(arguments);
+        match variable {
+            Some(folder) => command.env("CHIMAERA_PLUGIN_PATH", folder),
+            None => command.env_remove("CHIMAERA_PLUGIN_PATH"),
+        };
+        Daemon::start_by(command, TempDir::new().expect("a folder"))
+    }
+}
+
+/// Where the module comes from, as `status` says it to programs and to people.
+fn source(daemon: &Daemon) -> Option<String> {
+    let status = daemon.status();
+    let module = &status["modules"][0];
+    assert_eq!(module["name"], "chimaera_bdev", "{status}");
+    let library = module["library"].as_str().map(str::to_owned);
+    assert_eq!(module["built_in"], library.is_none(), "{status}");
+    let shown = daemon.run(&["runtime", "status"]).success();
+    let said = library.as_deref().unwrap_or("built in");
+    assert!(shown.contains(&format!("({said}")), "{shown}");
+    library
+}
+
+#[test]
+fn a_daemon_has_block_devices_built_in() {
+    let daemon = Installed::new().start(&[], None);
+    let before = daemon.run(&["runtime", "status"]).success();
+    let expected = format!("chimaera_bdev {} (built in)", env!("CARGO_PKG_VERSION"));
+    assert!(before.contains(&expected), "{before}");
+    let pool = memory(&daemon.connect(), MIB);
+    let blocks = pool.allocate_blocks(QUERY, MIB).expect("blocks");
+    pool.free_blocks(QUERY, &blocks).expect("freed");
+    assert_eq!(source(&daemon), None);
+}
+
+#[test]
+fn a_library_that_nobody_named_does_not_stand_in_for_what_is_built_in() {
+    let installed = Installed::new();
+    for place in ["bin", "lib/chimaera"] {
+        let stale = installed.folder.path().join(place).join(LIBRARY);
+        std::fs::write(stale, "of an earlier release").expect("a file");
+    }
+    let daemon = installed.start(&[], None);
+    let _ = memory(&daemon.connect(), MIB);
+    assert_eq!(source(&daemon), None);
+}
+
+#[test]
+fn a_library_in_a_folder_that_the_operator_names_replaces_what_is_built_in() {
+    let installed = Installed::new();
+    let library = installed.named().join(LIBRARY);
+    std::fs::copy(library_folder().join(LIBRARY), &library).expect("the library");
+    let named = installed.named();
+    let ways = [
+        (vec!["--plugin-dir", text(&named)], None),
+        (vec![], Some(&*named)),
+    ];
+    for (arguments, variable) in ways {
+        let daemon = installed.start(&arguments, variable);
+        // Also before anybody has asked for the module.
+        assert_eq!(source(&daemon).as_deref(), Some(text(&library)));
+        let pool = memory(&daemon.connect(), MIB);
+        assert_eq!(source(&daemon).as_deref(), Some(text(&library)));
+        assert_empty(&pool);
+    }
+
+    // What cannot be used is not passed over: the operator wanted it.
+    std::fs::write(&library, "no library").expect("a file");
+    let daemon = installed.start(&["--plugin-dir", text(&named)], None);
+    let pool = client(&daemon.connect(), 0);
+    let refused = pool.create(PoolQuery::Dynamic, "memory", &CreateOptions::ram(MIB));
+    assert_refused(refused, Status::ModuleIncompatible, &[text(&library)]);
+}
+
+/// A pool of the module in use, which threads keep busy until they are told to stop.
+fn keep_busy(pool: &Client, stop: &AtomicBool) {
+    let runtime = pool.runtime();
+    let mut buffer = runtime.allocate_buffer(4096).expect("a buffer");
+    while !stop.load(Ordering::Relaxed) {
+        let blocks = pool.allocate_blocks(QUERY, 4096).expect("blocks");
+        pool.write(QUERY, &blocks[0], &buffer).expect("written");
+        pool.read(QUERY, &blocks[0], &mut buffer).expect("read");
+        pool.free_blocks(QUERY, &blocks).expect("freed");
+    }
+}
+
+#[test]
+fn a_plugin_in_use_does_not_feel_what_happens_to_its_file() {
+    let folder = TempDir::new().expect("a folder");
+    let library = folder.path().join(LIBRARY);
+    let whole = std::fs::read(library_folder().join(LIBRARY)).expect("the library");
+    std::fs::write(&library, &whole).expect("a copy");
+    let daemon = Daemon::start_with(&["--plugin-dir", text(folder.path())]);
+    let runtime = daemon.connect();
+    let pool = memory(&runtime, 64 * MIB);
+    assert_eq!(source(&daemon).as_deref(), Some(text(&library)));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| keep_busy(&pool, &stop));
+        }
+        // In place, as a build or a copy without care does it.
+        let overwrite = |content: &[u8]| {
+            let mut file = OpenOptions::new().write(true).open(&library)?;
+            file.write_all(content)
+        };
+        overwrite(&vec![0xCC; whole.len()]).expect("overwritten");
+        // Code that nobody has called yet.
+        let file = folder.path().join("pool");
+        let other = Client::new(&runtime, PoolId::new(8001, 0));
+        let options = CreateOptions::file().total_size(32 * MIB);
+        other
+            .create(PoolQuery::Dynamic, text(&file), &options)
+            .expect("the pool is made");
+        OpenOptions::new()
+            .write(true)
+            .open(&library)
+            .and_then(|file| file.set_len(0))
+            .expect("truncated");
+        other.flush(QUERY).expect("flushed");
+        runtime
+            .admin()
+            .destroy_pool(other.pool_id())
+            .expect("ended");
+        std::fs::remove_file(&library).expect("removed");
+        runtime.admin().ping().expect("the daemon goes on");
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_empty(&pool);
+}
