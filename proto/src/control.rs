@@ -2,9 +2,16 @@
 //!
 //! The socket is of type `SOCK_SEQPACKET`, so a message is a packet. Each starts with
 //! [`PREAMBLE_BYTES`] bytes that never change between versions, so that two programs of
-//! different versions can tell each other so. Files (a segment, a doorbell) travel beside their
-//! message. A client sends one request at a time and waits for its reply.
+//! different versions can tell each other so. The number of the request follows, then the message. Files
+//! (a segment, a doorbell) travel beside their message.
+//!
+//! A client numbers its requests upwards from 1, and each reply has the number of its request. So a
+//! client may give up waiting for a reply, which it recognises and throws away when it comes late. What
+//! became of a request that was given up it learns by repeating it: after the hello, a request that was
+//! carried out already is answered as it was the first time, and nothing is done twice. A reply with the
+//! number [`NO_REQUEST`] is about the connection, which the daemon then ends.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
@@ -17,6 +24,13 @@ const MAGIC: u32 = u32::from_le_bytes(*b"CHIM");
 /// Length of the part of a message that is the same in every version.
 pub const PREAMBLE_BYTES: usize = 12;
 
+/// Length of the preamble and the request's number.
+const HEAD_BYTES: usize = PREAMBLE_BYTES + size_of::<u64>();
+
+/// The number of no request: the reply's cause is the connection itself, or a packet whose number cannot
+/// be read.
+pub const NO_REQUEST: u64 = 0;
+
 /// What a client asks of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -25,14 +39,16 @@ pub enum Request {
         /// Name of the program, for logs and status.
         client_name: String,
     },
-    /// Hands a lane of the first segment to a worker. The lane must not be open yet.
+    /// Hands a lane of the first segment to a worker. For a lane that is open already the answer is the
+    /// same, with the same eventfd.
     OpenLane {
         /// Index of the lane.
         lane: u32,
     },
     /// Registers one more segment. Beside it: its memfd.
     AddSegment {
-        /// The index it gets: the number of segments registered so far.
+        /// The index it gets: the number of segments registered so far; or that of a segment with this
+        /// very memory, which is registered already.
         segment: u32,
     },
 }
@@ -57,7 +73,8 @@ pub enum Reply {
     LaneOpened,
     /// To [`Request::AddSegment`].
     SegmentAdded,
-    /// To any request that was not carried out. After a refused hello the session ends.
+    /// To any request that was not carried out. After a refused hello, and where it answers no request,
+    /// the connection ends.
     Refused {
         /// What kind of refusal.
         status: Status,
@@ -91,12 +108,12 @@ pub enum ControlError {
     Body(#[from] CodecError),
 }
 
-/// Encodes a [`Request`] or [`Reply`] as a packet.
+/// Encodes a [`Request`] with its number, or the [`Reply`] to it, as a packet.
 ///
 /// # Errors
 /// [`ControlError::TooLong`] or [`ControlError::Body`].
-pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, ControlError> {
-    encode_versions(message, PROTOCOL_VERSION, LAYOUT_VERSION)
+pub fn encode<T: Serialize>(number: u64, message: &T) -> Result<Vec<u8>, ControlError> {
+    encode_versions(number, message, PROTOCOL_VERSION, LAYOUT_VERSION)
 }
 
 /// Like [`encode`], in the name of other versions: for tests of version checks.
@@ -104,6 +121,7 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, ControlError> {
 /// # Errors
 /// As [`encode`].
 pub fn encode_versions<T: Serialize>(
+    number: u64,
     message: &T,
     protocol: u32,
     layout: u32,
@@ -112,6 +130,7 @@ pub fn encode_versions<T: Serialize>(
     for word in [MAGIC, protocol, layout] {
         packet.extend_from_slice(&word.to_le_bytes());
     }
+    packet.extend_from_slice(&number.to_le_bytes());
     packet.extend_from_slice(&codec::encode(message)?);
     if packet.len() > MAX_CONTROL_MESSAGE_BYTES {
         return Err(ControlError::TooLong(packet.len()));
@@ -119,15 +138,27 @@ pub fn encode_versions<T: Serialize>(
     Ok(packet)
 }
 
-/// Decodes a packet as a [`Request`] or [`Reply`].
+/// Decodes a packet as a [`Request`] or [`Reply`], with the request's number.
 ///
 /// # Errors
 /// See [`ControlError`].
-pub fn decode<T: serde::de::DeserializeOwned>(packet: &[u8]) -> Result<T, ControlError> {
+pub fn decode<T: DeserializeOwned>(packet: &[u8]) -> Result<(u64, T), ControlError> {
+    let (number, body) = split(packet)?;
+    Ok((number, codec::decode(body)?))
+}
+
+/// The number of the request to which a packet belongs, also if the rest cannot be read.
+#[must_use]
+pub fn number_of(packet: &[u8]) -> u64 {
+    split(packet).map_or(NO_REQUEST, |(number, _)| number)
+}
+
+/// Checks what comes before a message.
+fn split(packet: &[u8]) -> Result<(u64, &[u8]), ControlError> {
     if packet.len() > MAX_CONTROL_MESSAGE_BYTES {
         return Err(ControlError::TooLong(packet.len()));
     }
-    let (preamble, body) = packet
+    let (preamble, _) = packet
         .split_at_checked(PREAMBLE_BYTES)
         .ok_or(ControlError::NotOurs)?;
     let word =
@@ -139,7 +170,11 @@ pub fn decode<T: serde::de::DeserializeOwned>(packet: &[u8]) -> Result<T, Contro
     if (protocol, layout) != (PROTOCOL_VERSION, LAYOUT_VERSION) {
         return Err(ControlError::Version { protocol, layout });
     }
-    Ok(codec::decode(body)?)
+    let (head, body) = packet
+        .split_at_checked(HEAD_BYTES)
+        .ok_or(ControlError::NotOurs)?;
+    let number = u64::from_le_bytes(std::array::from_fn(|byte| head[PREAMBLE_BYTES + byte]));
+    Ok((number, body))
 }
 
 #[cfg(test)]
@@ -151,13 +186,33 @@ mod tests {
         let request = Request::Hello {
             client_name: "test".to_owned(),
         };
-        let packet = encode(&request).expect("encodes");
-        assert_eq!(decode::<Request>(&packet).expect("decodes"), request);
+        let packet = encode(7, &request).expect("encodes");
+        assert_eq!(decode::<Request>(&packet).expect("decodes"), (7, request));
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_read_still_names_its_request() {
+        let mut packet = encode(u64::MAX - 1, &Reply::LaneOpened).expect("encodes");
+        packet.push(0);
+        assert!(matches!(
+            decode::<Reply>(&packet),
+            Err(ControlError::Body(_))
+        ));
+        assert_eq!(number_of(&packet), u64::MAX - 1);
+        packet.truncate(HEAD_BYTES - 1);
+        assert!(matches!(
+            decode::<Reply>(&packet),
+            Err(ControlError::NotOurs)
+        ));
+        let other = encode_versions(7, &Reply::LaneOpened, 7, 9).expect("encodes");
+        for nameless in [&packet, &other] {
+            assert_eq!(number_of(nameless), NO_REQUEST);
+        }
     }
 
     #[test]
     fn strangers_and_other_versions_are_told_apart() {
-        let packet = encode_versions(&Reply::LaneOpened, 7, 9).expect("encodes");
+        let packet = encode_versions(1, &Reply::LaneOpened, 7, 9).expect("encodes");
         let error = decode::<Reply>(&packet).expect_err("another version");
         assert!(matches!(
             error,
@@ -179,6 +234,6 @@ mod tests {
         let request = Request::Hello {
             client_name: "x".repeat(MAX_CONTROL_MESSAGE_BYTES),
         };
-        assert!(matches!(encode(&request), Err(ControlError::TooLong(_))));
+        assert!(matches!(encode(1, &request), Err(ControlError::TooLong(_))));
     }
 }

@@ -70,6 +70,9 @@ statuses! {
     OutOfMemory = 18, "out of memory";
     /// The other side broke the protocol.
     ProtocolViolation = 19, "the protocol was violated";
+    /// A process, or the system, has no more of something that is used up and comes back: file
+    /// descriptors, threads. The errno says of what; whoever asks again later may succeed.
+    OutOfResources = 20, "a limit of the process or of the system is reached";
     /// The pool has not enough free space, or not in pieces of the size needed.
     NoSpace = 32, "not enough free space";
     /// The block is not allocated.
@@ -107,8 +110,9 @@ impl Status {
         match errno {
             1 | 13 | 30 => Self::PermissionDenied, // EPERM, EACCES, EROFS
             2 | 6 | 19 | 20 => Self::NotFound,     // ENOENT, ENXIO, ENODEV, ENOTDIR
-            12 => Self::OutOfMemory,               // ENOMEM
+            12 | 105 => Self::OutOfMemory,         // ENOMEM, ENOBUFS
             16 => Self::Busy,                      // EBUSY
+            23 | 24 | 109 => Self::OutOfResources, // ENFILE, EMFILE, ETOOMANYREFS
             28 | 122 => Self::NoSpace,             // ENOSPC, EDQUOT
             _ => Self::IoError,
         }

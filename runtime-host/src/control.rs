@@ -13,7 +13,7 @@ use chimaera_proto::Status;
 use chimaera_proto::control::{self, Reply, Request};
 use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::packet;
-use chimaera_shm::{Doorbell, Segment};
+use chimaera_shm::{Doorbell, Segment, SegmentError};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt::PeerCredentials};
 
@@ -73,16 +73,20 @@ enum State {
     Closing {
         session: Arc<Session>,
         workers_left: usize,
-        lanes: Vec<usize>,
+        lanes: Vec<OpenLane>,
     },
 }
 
 struct Client {
     session: Arc<Session>,
-    /// Bit per lane that is open.
-    open_lanes: u64,
-    /// The workers of its lanes.
-    lanes: Vec<usize>,
+    lanes: Vec<OpenLane>,
+}
+
+/// A lane that a worker has. Its client may ask for it again, having missed the answer.
+struct OpenLane {
+    index: usize,
+    worker: usize,
+    bell: Arc<Doorbell>,
 }
 
 /// Why a request is not carried out.
@@ -249,7 +253,7 @@ impl Control {
         let socket = Arc::clone(&connection.socket);
         let mut files = Vec::new();
         match packet::receive_with_files(&*socket, &mut files) {
-            Ok(Some(bytes)) => self.answer(id, &socket, &bytes, &mut files),
+            Ok(Some(packet)) => self.answer(id, &socket, &packet, &mut files),
             Ok(None) => self.end(id, "it closed the connection"),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => self.end(id, &error.to_string()),
@@ -261,7 +265,13 @@ impl Control {
     }
 
     /// Answers a request. Takes from `files` what it uses.
-    fn answer(&mut self, id: u64, socket: &OwnedFd, packet: &[u8], files: &mut Vec<OwnedFd>) {
+    fn answer(
+        &mut self,
+        id: u64,
+        socket: &OwnedFd,
+        packet: &packet::Bytes,
+        files: &mut Vec<OwnedFd>,
+    ) {
         let answer = self.handle(id, packet, files);
         let is_greeting = matches!(
             self.connections.get(&id),
@@ -281,7 +291,7 @@ impl Control {
                 None,
             )
         });
-        let sent = control::encode(&reply)
+        let sent = control::encode(control::number_of(&packet.bytes), &reply)
             .map_err(io::Error::other)
             .and_then(|bytes| packet::send(socket, &bytes, file.as_ref().map(|bell| bell.as_fd())));
         if let Err(error) = sent {
@@ -294,13 +304,16 @@ impl Control {
     fn handle(
         &mut self,
         id: u64,
-        packet: &[u8],
+        packet: &packet::Bytes,
         files: &mut Vec<OwnedFd>,
     ) -> Result<(Reply, Option<Arc<Doorbell>>), Refusal> {
         let violation = |error: &dyn std::fmt::Display| {
             Refusal::new(Status::ProtocolViolation, error.to_string())
         };
-        let request = control::decode(packet).map_err(|error| violation(&error))?;
+        let (_, request) = control::decode(&packet.bytes).map_err(|error| violation(&error))?;
+        if packet.lost_file {
+            return Err(no_descriptor("what came with the request"));
+        }
         let connection = self
             .connections
             .get_mut(&id)
@@ -320,7 +333,6 @@ impl Control {
                 let session = Arc::new(session);
                 connection.state = State::Open(Client {
                     session,
-                    open_lanes: 0,
                     lanes: Vec::new(),
                 });
                 self.shared.session_count.fetch_add(1, Ordering::Relaxed);
@@ -337,6 +349,10 @@ impl Control {
                 Ok((Reply::LaneOpened, Some(bell)))
             }
             (Request::AddSegment { segment: index }, State::Open(client)) => {
+                let file = files.first();
+                if file.is_some_and(|file| client.session.has_segment(index, file)) {
+                    return Ok((Reply::SegmentAdded, None));
+                }
                 let segment = receive_segment(files, "a segment without its memory")?;
                 let len_bytes = segment.len();
                 self.mapped
@@ -409,8 +425,8 @@ impl Control {
         };
         *workers_left -= 1;
         if *workers_left == 0 {
-            for &worker in &*lanes {
-                self.load[worker] -= 1;
+            for lane in &*lanes {
+                self.load[lane.worker] -= 1;
             }
             self.mapped.give_back(session.segment_sizes());
             // This unmaps the session's memory. The socket is closed after.
@@ -422,18 +438,43 @@ impl Control {
 
 /// Maps the segment beside a request. Leaves a file that is none.
 fn receive_segment(files: &mut Vec<OwnedFd>, missing: &str) -> Result<Segment, Refusal> {
-    let refusal = |reason: String| Refusal::new(Status::ProtocolViolation, reason);
-    let file = files.first().ok_or_else(|| refusal(missing.to_owned()))?;
-    let segment = Segment::receive(file).map_err(|error| refusal(error.to_string()))?;
-    files.clear();
-    Ok(segment)
+    let violation = |reason: String| Refusal::new(Status::ProtocolViolation, reason);
+    let file = files.pop().ok_or_else(|| violation(missing.to_owned()))?;
+    Segment::receive(file).map_err(|refused| {
+        files.push(refused.file);
+        match &refused.error {
+            SegmentError::Map(error) => shortage(error, "the segment")
+                .unwrap_or_else(|| violation(refused.error.to_string())),
+            error => violation(error.to_string()),
+        }
+    })
+}
+
+/// The daemon's own want, of which a client can only be told.
+fn shortage(error: &io::Error, what: &str) -> Option<Refusal> {
+    let status = Status::from_errno(error.raw_os_error()?);
+    let advice = match status {
+        Status::OutOfResources => return Some(no_descriptor(what)),
+        Status::OutOfMemory => "its operator raises vm.max_map_count or the limit on its memory",
+        _ => return None,
+    };
+    let reason = format!("the daemon has no place for {what} ({error}): {advice}; try again");
+    Some(Refusal::new(status, reason))
+}
+
+fn no_descriptor(what: &str) -> Refusal {
+    let reason = format!(
+        "the daemon has no file descriptor left for {what}: try again later, or let its operator raise \
+         its `ulimit -n`"
+    );
+    Refusal::new(Status::OutOfResources, reason)
 }
 
 fn no_place(reason: String) -> Refusal {
     Refusal::new(Status::OutOfMemory, reason)
 }
 
-/// Hands a lane to the worker with the fewest.
+/// Hands a lane to the worker with the fewest, unless one has it.
 fn open_lane(
     client: &mut Client,
     lane: u32,
@@ -445,20 +486,24 @@ fn open_lane(
         let reason = format!("there is no lane {lane}: a session has {MAX_LANES}");
         return Err(Refusal::new(Status::InvalidArgument, reason));
     }
-    if client.open_lanes & 1 << index != 0 {
-        let reason = format!("lane {lane} is open already");
-        return Err(Refusal::new(Status::InvalidArgument, reason));
+    if let Some(open) = client.lanes.iter().find(|open| open.index == index) {
+        return Ok(Arc::clone(&open.bell));
     }
     let bell = Doorbell::new().map(Arc::new).map_err(|error| {
-        let reason = format!("the daemon cannot make a doorbell ({error}): raise its file limit");
-        Refusal::new(Status::OutOfMemory, reason)
+        shortage(&error, "a doorbell").unwrap_or_else(|| {
+            let reason = format!("the daemon cannot make a doorbell: {error}");
+            Refusal::new(Status::IoError, reason)
+        })
     })?;
     let worker = (0..load.len())
         .min_by_key(|&worker| load[worker])
         .expect("a host has workers");
     load[worker] += 1;
-    client.open_lanes |= 1 << index;
-    client.lanes.push(worker);
+    client.lanes.push(OpenLane {
+        index,
+        worker,
+        bell: Arc::clone(&bell),
+    });
     shared.router.inboxes[worker].send(Command::AddLane {
         session: Arc::clone(&client.session),
         lane: client.session.first_segment().lane(index),

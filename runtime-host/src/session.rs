@@ -1,5 +1,6 @@
 //! A connected client: its socket, its memory, its identity.
 
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
@@ -57,6 +58,14 @@ impl Session {
     pub(crate) fn segment_sizes(&self) -> impl Iterator<Item = u64> {
         let further = self.further.iter().map_while(OnceLock::get);
         std::iter::once(self.first.len()).chain(further.map(Segment::len))
+    }
+
+    /// Whether the memory in this file is registered under this index already.
+    pub(crate) fn has_segment(&self, index: u32, file: &OwnedFd) -> bool {
+        let further = (index as usize).checked_sub(1);
+        further
+            .and_then(|place| self.further.get(place)?.get())
+            .is_some_and(|segment| segment.is_memory_of(file))
     }
 
     /// Registers a segment under the next index, which must be `index`.

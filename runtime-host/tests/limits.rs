@@ -91,7 +91,7 @@ fn a_file_that_is_slow_to_close_keeps_nobody_waiting() {
     for (request, count) in requests.iter().zip([1, 2]) {
         let (file, reader) = slow_to_close();
         let files = vec![file.as_raw_fd(); count];
-        let packet = control::encode(request).expect("encodes");
+        let packet = control::encode(1, request).expect("encodes");
         let bytes = [IoSlice::new(&packet)];
         let rights = [ControlMessage::ScmRights(&files)];
         let rude = host.connect().expect("connects");

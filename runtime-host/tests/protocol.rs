@@ -4,13 +4,14 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use chimaera_proto::admin::{FindPool, Method, RuntimeStatus};
-use chimaera_proto::control::{self, Reply, Request};
+use chimaera_proto::control::{self, NO_REQUEST, Reply, Request};
 use chimaera_proto::limits::{DATA_OFFSET_BYTES, LANE_DEPTH};
 use chimaera_proto::{
     Access, BufferRange, ContainerId, Descriptor, PoolId, PoolQuery, Status, codec,
 };
 use chimaera_runtime::{Config, Host};
-use chimaera_shm::{PublishOrder, Segment, packet};
+use chimaera_shm::{Doorbell, PublishOrder, Segment, packet};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 mod support;
 
@@ -166,10 +167,13 @@ fn a_lane_that_breaks_the_protocol_ends_its_session_and_no_other() {
             assert!(
                 matches!(
                     reply,
-                    Reply::Refused {
-                        status: Status::ProtocolViolation,
-                        ..
-                    }
+                    (
+                        NO_REQUEST,
+                        Reply::Refused {
+                            status: Status::ProtocolViolation,
+                            ..
+                        }
+                    )
                 ),
                 "{reply:?}"
             );
@@ -199,13 +203,13 @@ fn what_is_no_hello_is_refused_with_a_reason() {
     assert!(refusal(&hello(), Some(&program)).contains("not ordinary shared memory"));
 
     let socket = host.connect().expect("connects");
-    let bytes = control::encode_versions(&hello(), 99, 1).expect("encodes");
+    let bytes = control::encode_versions(1, &hello(), 99, 1).expect("encodes");
     packet::send(&socket, &bytes, None).expect("sends");
     let answer = packet::receive(&socket)
         .expect("receives")
         .expect("an answer");
     match control::decode(&answer.bytes).expect("decodes") {
-        Reply::Refused { reason, .. } => {
+        (NO_REQUEST, Reply::Refused { reason, .. }) => {
             assert!(reason.contains("protocol version 99"), "{reason}");
         }
         other => panic!("not refused: {other:?}"),
@@ -213,7 +217,7 @@ fn what_is_no_hello_is_refused_with_a_reason() {
 }
 
 #[test]
-fn lanes_and_segments_are_opened_once_and_in_order() {
+fn lanes_and_segments_are_there_once_and_in_order() {
     let host = host();
     let client = Client::new(&host);
     let reason =
@@ -221,7 +225,6 @@ fn lanes_and_segments_are_opened_once_and_in_order() {
             Reply::Refused { reason, .. } => reason,
             other => panic!("not refused: {other:?}"),
         };
-    assert!(reason(&Request::OpenLane { lane: 3 }, None).contains("open already"));
     assert!(reason(&Request::OpenLane { lane: 64 }, None).contains("no lane 64"));
     let more = Segment::create("more", SEGMENT_BYTES).expect("segment");
     assert!(reason(&Request::AddSegment { segment: 2 }, Some(&more)).contains("number 1"));
@@ -232,7 +235,70 @@ fn lanes_and_segments_are_opened_once_and_in_order() {
         Some(&more),
     );
     assert_eq!(reply, Reply::SegmentAdded);
-    assert!(reason(&Request::AddSegment { segment: 1 }, Some(&more)).contains("number 2"));
+    let other = Segment::create("other", SEGMENT_BYTES).expect("segment");
+    assert!(reason(&Request::AddSegment { segment: 1 }, Some(&other)).contains("number 2"));
+    let program = std::fs::File::open("/proc/self/exe").expect("opens");
+    assert!(reason(&Request::AddSegment { segment: 1 }, Some(&program)).contains("not ordinary"));
+}
+
+#[test]
+fn a_request_that_is_repeated_is_answered_as_before_and_carried_out_once() {
+    let host = host();
+    let mut client = Client::new(&host);
+    for _ in 0..5 {
+        let (reply, bell) = ask(&client.socket, &Request::OpenLane { lane: 3 }, None);
+        assert_eq!(reply, Reply::LaneOpened);
+        // Both are one bell.
+        let bell = Doorbell::from_host(bell.expect("a doorbell"));
+        client.bell.ring();
+        let mut bells = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut bells, PollTimeout::ZERO), Ok(1));
+        client.bell = bell;
+    }
+    // A second worker on the lane would find sequences that it does not expect, or complete twice.
+    for round in 0..3 * LANE_DEPTH {
+        let record = (round % LANE_DEPTH) as u8;
+        assert_eq!(client.call(&Descriptor { record, ..ping() }).status_word, 0);
+    }
+    let more = Segment::create("more", SEGMENT_BYTES).expect("segment");
+    for segment in [1, 1, 1] {
+        let request = Request::AddSegment { segment };
+        assert_eq!(
+            ask(&client.socket, &request, Some(&more)).0,
+            Reply::SegmentAdded
+        );
+    }
+    let next = Request::AddSegment { segment: 2 };
+    assert_eq!(
+        ask(&client.socket, &next, Some(&more)).0,
+        Reply::SegmentAdded
+    );
+}
+
+#[test]
+fn replies_name_their_requests_also_those_that_cannot_be_read() {
+    let host = host();
+    let client = Client::new(&host);
+    let numbers = [7, 3, u64::MAX];
+    for number in numbers {
+        support::send(
+            &client.socket,
+            number,
+            &Request::OpenLane { lane: 64 },
+            None,
+        );
+    }
+    for number in numbers {
+        let (answered, reply, _) = support::receive(&client.socket);
+        assert_eq!(answered, number);
+        assert!(matches!(reply, Reply::Refused { .. }), "{reply:?}");
+    }
+    let mut garbled = control::encode(11, &hello()).expect("encodes");
+    garbled.push(0);
+    packet::send(&client.socket, &garbled, None).expect("sends");
+    let (answered, reply, _) = support::receive(&client.socket);
+    assert_eq!(answered, 11);
+    assert!(matches!(reply, Reply::Refused { .. }), "{reply:?}");
 }
 
 #[test]

@@ -1,16 +1,26 @@
 //! The control socket: one request at a time, files beside it.
+//!
+//! Laws of this module:
+//! - Replies name their requests. One that comes for a request that was given up is thrown away, its file
+//!   closed. So neither a daemon that is slow nor a shortage in this process costs more than the request
+//!   that it happened to: the next goes on.
+//! - Of a request that failed and was not refused nobody knows whether it is carried out. It may be asked
+//!   again as it was, and of that it does no harm if it was.
+//! - Nothing more is asked once the daemon has gone, or says what is not of this protocol.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chimaera_proto::Status;
-use chimaera_proto::control::{self, ControlError, Reply, Request};
+use chimaera_proto::control::{self, ControlError, NO_REQUEST, Reply, Request};
 use chimaera_proto::socket_path::SOCKET_VARIABLE;
 use chimaera_shm::packet;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
 };
@@ -21,20 +31,80 @@ use crate::error::Error;
 
 /// How long the daemon may take for an answer. Its control side answers in microseconds; this
 /// is for one that hangs.
-const PATIENCE_SECONDS: i64 = 20;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The socket to the daemon.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
     socket: Arc<OwnedFd>,
-    /// Why nothing more can be asked, if so. After a request without an answer, a later answer
-    /// would be taken for another's.
-    broken: Mutex<Option<Status>>,
+    /// How long a request may take, waiting for other threads' requests included.
+    patience: Duration,
+    exchanges: Mutex<Exchanges>,
+}
+
+#[derive(Debug)]
+struct Exchanges {
+    /// The number of the next request.
+    next: u64,
+    /// Why nothing more can be asked, if so.
+    ended: Option<Ending>,
+}
+
+#[derive(Debug)]
+struct Ending {
+    status: Status,
+    account: Option<String>,
+}
+
+/// Why a request was not answered as hoped.
+enum Fault {
+    /// Nothing that keeps the next request from being asked.
+    Passing(Undone),
+    /// The end of the connection.
+    Final(Ending),
+}
+
+/// A request that was not carried out, as far as is known.
+#[derive(Debug)]
+pub(crate) struct Undone {
+    pub(crate) error: Error,
+    /// Whether it is known for certain: the daemon refused, and has not carried out the same request
+    /// before either.
+    pub(crate) is_settled: bool,
+}
+
+impl Undone {
+    fn unsettled(error: Error) -> Self {
+        Self {
+            error,
+            is_settled: false,
+        }
+    }
+
+    fn refused(status: Status, reason: String, operation: &str) -> Self {
+        Self {
+            error: Error::new(status, operation).with_account(reason),
+            // A daemon without descriptors cannot look whether this is a repetition.
+            is_settled: status != Status::OutOfResources,
+        }
+    }
+
+    /// The reply is one to another kind of request.
+    pub(crate) fn unexpected(operation: &str) -> Self {
+        let error = Error::new(Status::ProtocolViolation, operation);
+        Self::unsettled(error.with_detail("the daemon's reply is not the expected one"))
+    }
+}
+
+impl From<Undone> for Error {
+    fn from(undone: Undone) -> Self {
+        undone.error
+    }
 }
 
 impl ControlSocket {
     /// Connects to the daemon that listens at `path`.
-    pub(crate) fn connect(path: &Path) -> Result<Self, Error> {
+    pub(crate) fn connect(path: &Path, patience: Duration) -> Result<Self, Error> {
         let operation = || format!("connecting to the runtime at {}", path.display());
         let failed = |errno: Errno| {
             let error = Error::io(&errno.into(), operation());
@@ -56,26 +126,30 @@ impl ControlSocket {
         let kind = SockType::SeqPacket;
         let flags = SockFlag::SOCK_CLOEXEC;
         let socket = socket(AddressFamily::Unix, kind, flags, None).map_err(failed)?;
-        limit_waiting(&socket).map_err(failed)?;
+        limit_waiting(&socket, patience).map_err(failed)?;
         let address = UnixAddr::new(path).map_err(failed)?;
         connect(socket.as_raw_fd(), &address).map_err(failed)?;
-        Ok(Self::new(socket))
+        Ok(Self::new(socket, patience))
     }
 
     /// Uses a socket of type `SOCK_SEQPACKET` whose other end a host holds already.
-    pub(crate) fn from_socket(socket: OwnedFd) -> Result<Self, Error> {
+    pub(crate) fn from_socket(socket: OwnedFd, patience: Duration) -> Result<Self, Error> {
         let failed = |errno: Errno| Error::io(&errno.into(), "using the socket of a runtime");
         let flags = fcntl(&socket, FcntlArg::F_GETFL).map_err(failed)?;
         let blocking = OFlag::from_bits_retain(flags) - OFlag::O_NONBLOCK;
         fcntl(&socket, FcntlArg::F_SETFL(blocking)).map_err(failed)?;
-        limit_waiting(&socket).map_err(failed)?;
-        Ok(Self::new(socket))
+        limit_waiting(&socket, patience).map_err(failed)?;
+        Ok(Self::new(socket, patience))
     }
 
-    fn new(socket: OwnedFd) -> Self {
+    fn new(socket: OwnedFd, patience: Duration) -> Self {
         Self {
             socket: Arc::new(socket),
-            broken: Mutex::default(),
+            patience,
+            exchanges: Mutex::new(Exchanges {
+                next: NO_REQUEST + 1,
+                ended: None,
+            }),
         }
     }
 
@@ -87,77 +161,182 @@ impl ControlSocket {
     /// Sends a request and waits for its reply, which is not a refusal.
     ///
     /// # Errors
-    /// A refusal, another version, a connection that is lost, or no answer in time.
+    /// A refusal: the request is not carried out. Or another version, or a connection that is lost. Or,
+    /// without an end to the connection, no answer in time ([`Status::Busy`]), or a shortage in this process:
+    /// the request may be carried out or not, and can be repeated.
     pub(crate) fn request(
         &self,
         request: &Request,
         file: Option<BorrowedFd<'_>>,
         operation: &str,
-    ) -> Result<(Reply, Option<OwnedFd>), Error> {
-        let mut broken = self.broken.lock();
-        match *broken {
-            None => {}
-            Some(Status::Busy) => {
-                return Err(Error::new(Status::Busy, operation)
-                    .with_detail("the daemon did not answer an earlier request; connect again"));
-            }
-            Some(status) => return Err(Error::new(status, operation)),
+    ) -> Result<(Reply, Option<OwnedFd>), Undone> {
+        let deadline = Instant::now() + self.patience;
+        let Some(mut exchanges) = self.exchanges.try_lock_until(deadline) else {
+            return Err(Undone::unsettled(self.no_answer(operation)));
+        };
+        if let Some(ending) = &exchanges.ended {
+            return Err(Undone::unsettled(ending.error(operation)));
         }
-        let exchanged = self.exchange(request, file, operation);
-        let (reply, file) = exchanged.inspect_err(|error| *broken = Some(error.status()))?;
-        match reply {
-            Reply::Refused { status, reason } => {
-                Err(Error::new(status, operation).with_account(reason))
-            }
-            reply => Ok((reply, file)),
-        }
+        let number = exchanges.next;
+        exchanges.next += 1;
+        self.exchange(number, request, file, deadline, operation)
+            .map_err(|fault| match fault {
+                Fault::Passing(undone) => undone,
+                Fault::Final(ending) => {
+                    Undone::unsettled(exchanges.ended.insert(ending).error(operation))
+                }
+            })
     }
 
     fn exchange(
         &self,
+        number: u64,
         request: &Request,
         file: Option<BorrowedFd<'_>>,
+        deadline: Instant,
         operation: &str,
-    ) -> Result<(Reply, Option<OwnedFd>), Error> {
-        let bytes = control::encode(request).map_err(|error| unreadable(&error, operation))?;
-        let exchanged =
-            packet::send(&*self.socket, &bytes, file).and_then(|()| packet::receive(&*self.socket));
-        let Some(packet) = exchanged.map_err(|error| lost(&error, operation))? else {
-            return Err(Error::new(Status::ConnectionLost, operation));
-        };
-        let reply =
-            control::decode(&packet.bytes).map_err(|error| unreadable(&error, operation))?;
-        Ok((reply, packet.file))
+    ) -> Result<(Reply, Option<OwnedFd>), Fault> {
+        let bytes = control::encode(number, request).map_err(|error| {
+            let error = Error::new(Status::InvalidArgument, operation).with_detail(error);
+            Fault::Passing(Undone::unsettled(error))
+        })?;
+        // What the daemon said before it closed the connection can still be read.
+        let mut is_closed = false;
+        match packet::send(&*self.socket, &bytes, file) {
+            Ok(()) => {}
+            Err(error) if is_close(&error) => is_closed = true,
+            Err(error) => return Err(self.fault(&error, operation)),
+        }
+        loop {
+            if !self.is_readable(deadline) {
+                return Err(Fault::Passing(Undone::unsettled(self.no_answer(operation))));
+            }
+            let packet = match packet::receive(&*self.socket) {
+                Ok(Some(packet)) => packet,
+                Ok(None) => return Err(Fault::Final(Ending::new(Status::ConnectionLost))),
+                Err(error) if is_close(&error) && !is_closed => {
+                    is_closed = true;
+                    continue;
+                }
+                Err(error) => return Err(self.fault(&error, operation)),
+            };
+            let (answered, reply) = control::decode(&packet.bytes)?;
+            match (answered, reply) {
+                (NO_REQUEST, Reply::Refused { status, reason }) => {
+                    return Err(Fault::Final(Ending {
+                        status,
+                        account: Some(reason),
+                    }));
+                }
+                (1.., _) if answered < number => {}
+                (_, Reply::Refused { status, reason }) if answered == number => {
+                    return Err(Fault::Passing(Undone::refused(status, reason, operation)));
+                }
+                (_, _) if answered == number && packet.lost_file => {
+                    let error = Error::io(&Errno::EMFILE.into(), operation);
+                    return Err(Fault::Passing(Undone::unsettled(error)));
+                }
+                (_, reply) if answered == number => return Ok((reply, packet.file)),
+                _ => {
+                    return Err(Fault::Final(Ending {
+                        status: Status::ProtocolViolation,
+                        account: Some("the daemon answers what was not asked".to_owned()),
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Waits until there is something to be received, or the connection has ended. False: not in time.
+    /// Nobody else receives, so receiving does not block then.
+    fn is_readable(&self, deadline: Instant) -> bool {
+        let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        loop {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            // Rounded up, so that the last look is not before the deadline.
+            let millis = i32::try_from(rest.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+            let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
+            match poll(&mut sockets, timeout) {
+                Ok(0) if rest.is_zero() => return false,
+                Ok(0) | Err(Errno::EINTR) => {}
+                // Receiving will say what is wrong.
+                Ok(_) | Err(_) => return true,
+            }
+        }
+    }
+
+    fn fault(&self, error: &io::Error, operation: &str) -> Fault {
+        let status = error.raw_os_error().map(Status::from_errno);
+        match (error.kind(), status) {
+            (io::ErrorKind::WouldBlock, _) => {
+                Fault::Passing(Undone::unsettled(self.no_answer(operation)))
+            }
+            (_, Some(Status::OutOfResources | Status::OutOfMemory)) => {
+                Fault::Passing(Undone::unsettled(Error::io(error, operation)))
+            }
+            (io::ErrorKind::InvalidData, _) => Fault::Final(Ending {
+                status: Status::ProtocolViolation,
+                account: Some(error.to_string()),
+            }),
+            _ if is_close(error) => Fault::Final(Ending::new(Status::ConnectionLost)),
+            (_, status) => Fault::Final(Ending {
+                status: status.unwrap_or(Status::IoError),
+                account: Some(format!("the connection to the daemon fails: {error}")),
+            }),
+        }
+    }
+
+    fn no_answer(&self, operation: &str) -> Error {
+        Error::new(Status::Busy, operation).with_account(format!(
+            "the daemon did not answer for {:?}: its log may say why; try again",
+            self.patience
+        ))
     }
 }
 
-/// No answer is an error after a while, not a hang.
-fn limit_waiting(socket: &impl AsFd) -> nix::Result<()> {
-    let patience = TimeVal::new(PATIENCE_SECONDS, 0);
+impl Ending {
+    fn new(status: Status) -> Self {
+        Self {
+            status,
+            account: None,
+        }
+    }
+
+    fn error(&self, operation: &str) -> Error {
+        let error = Error::new(self.status, operation);
+        match &self.account {
+            Some(account) => error.with_account(account),
+            None => error,
+        }
+    }
+}
+
+impl From<ControlError> for Fault {
+    fn from(error: ControlError) -> Self {
+        Self::Final(Ending {
+            status: match error {
+                ControlError::Version { .. } => Status::Unsupported,
+                _ => Status::ProtocolViolation,
+            },
+            account: Some(error.to_string()),
+        })
+    }
+}
+
+/// Whether the other side has closed the connection.
+fn is_close(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+    )
+}
+
+/// Connecting and sending are errors after a while, not hangs.
+fn limit_waiting(socket: &impl AsFd, patience: Duration) -> nix::Result<()> {
+    let patience = TimeVal::new(
+        patience.as_secs() as i64,
+        i64::from(patience.subsec_micros()),
+    );
     setsockopt(socket, sockopt::ReceiveTimeout, &patience)?;
     setsockopt(socket, sockopt::SendTimeout, &patience)
-}
-
-fn lost(error: &io::Error, operation: &str) -> Error {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => Error::new(Status::Busy, operation).with_detail(format!(
-            "the daemon did not answer for {PATIENCE_SECONDS} seconds; see its log"
-        )),
-        io::ErrorKind::BrokenPipe
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::NotConnected => Error::new(Status::ConnectionLost, operation),
-        io::ErrorKind::InvalidData => {
-            Error::new(Status::ProtocolViolation, operation).with_detail(error)
-        }
-        _ => Error::io(error, operation),
-    }
-}
-
-fn unreadable(error: &ControlError, operation: &str) -> Error {
-    let status = match error {
-        ControlError::Version { .. } => Status::Unsupported,
-        ControlError::TooLong(_) => Status::InvalidArgument,
-        _ => Status::ProtocolViolation,
-    };
-    Error::new(status, operation).with_detail(error)
 }

@@ -6,6 +6,8 @@
 use std::fmt;
 
 use chimaera_proto::{Failure, Status};
+use chimaera_shm::thread::NoThread;
+use nix::errno::Errno;
 
 use crate::buffer::Buffer;
 
@@ -69,7 +71,16 @@ impl Error {
             },
             None => Failure::new(Status::IoError),
         };
-        Self::new(failure, operation)
+        let io_error = Self::new(failure, operation);
+        match error.raw_os_error().and_then(shortage) {
+            Some(account) => io_error.with_account(account),
+            None => io_error,
+        }
+    }
+
+    /// Where the system starts no thread.
+    pub(crate) fn no_thread(refused: &NoThread, operation: impl fmt::Display) -> Self {
+        Self::new(Status::OutOfResources, operation).with_account(refused)
     }
 
     pub(crate) fn without_daemon(mut self) -> Self {
@@ -129,6 +140,27 @@ impl fmt::Debug for Error {
             .field("detail", &report.detail)
             .finish()
     }
+}
+
+/// What this process has run out of, and what to do.
+fn shortage(errno: i32) -> Option<&'static str> {
+    Some(match Errno::from_raw(errno) {
+        Errno::EMFILE => {
+            "this process has no file descriptor left: raise `ulimit -n`, or close some, and try again"
+        }
+        Errno::ENFILE => {
+            "the system has no file descriptor left: raise fs.file-max, or end programs, and try again"
+        }
+        Errno::ETOOMANYREFS => {
+            "this user has too many file descriptors on their way between processes: raise `ulimit -n`, \
+             and try again"
+        }
+        Errno::ENOMEM | Errno::ENOBUFS => {
+            "this process gets no more memory or address space: raise `ulimit -v`, or free some, and try \
+             again"
+        }
+        _ => return None,
+    })
 }
 
 /// What to do, where the status alone says it.

@@ -16,7 +16,7 @@ use chimaera_shm::{Doorbell, LaneMemory, PublishOrder, Record, Segment, Taken, b
 use nix::libc;
 
 use crate::call::Call;
-use crate::control::ControlSocket;
+use crate::control::{ControlSocket, PATIENCE};
 use crate::desk::TakenUp;
 use crate::lane::{ClientLane, Flight};
 use crate::link::Link;
@@ -30,7 +30,7 @@ fn link(segment: &Arc<Segment>) -> (Arc<Link>, UnixStream) {
 
 fn link_with(segment: &Arc<Segment>, order: PublishOrder) -> (Arc<Link>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("socket pair");
-    let control = ControlSocket::from_socket(OwnedFd::from(ours)).expect("socket");
+    let control = ControlSocket::from_socket(OwnedFd::from(ours), PATIENCE).expect("socket");
     let link = Link::new(control, Arc::clone(segment), order, None).expect("link");
     (Arc::new(link), theirs)
 }

@@ -12,12 +12,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
 
-use chimaera_proto::Status;
 use chimaera_proto::control::{Reply, Request};
 use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::Doorbell;
 use parking_lot::Mutex;
 
+use crate::control::Undone;
 use crate::error::Error;
 use crate::lane::ClientLane;
 use crate::link::Link;
@@ -194,14 +194,14 @@ impl Lanes {
         Ok(index)
     }
 
-    /// Opens a lane. To be called with the directory locked.
+    /// Opens a lane. To be called with the directory locked. A lane that was asked for before, without an
+    /// answer, is asked for again: the daemon may have opened it.
     fn open(&self, index: usize, kind: Use) -> Result<&Arc<ClientLane>, Error> {
         let operation = "opening a lane";
         let request = Request::OpenLane { lane: index as u32 };
         let (reply, file) = self.link.control.request(&request, None, operation)?;
         let (Reply::LaneOpened, Some(doorbell)) = (reply, file) else {
-            return Err(Error::new(Status::ProtocolViolation, operation)
-                .with_detail("the daemon's reply is not the expected one"));
+            return Err(Undone::unexpected(operation).error);
         };
         let lane = Arc::new(ClientLane::new(
             index,

@@ -7,6 +7,8 @@
 //!   A freed extent goes back to the shard that it came from. What is too large for a shard's
 //!   regions comes from the segments themselves.
 //! - No lock is held while another is taken, save that segments are registered one at a time.
+//! - An index is given to one segment only, as far as the daemon can know: a segment for which it was asked
+//!   keeps its index until the daemon has it or refuses it.
 //! - A segment stays mapped as long as the memory lives, which every buffer shares.
 //!
 //! `offset-allocator` rounds: a free range is filed under the bin below its size, a request is
@@ -19,13 +21,14 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use chimaera_proto::Status;
 use chimaera_proto::limits::{DATA_OFFSET_BYTES, MAX_SEGMENT_BYTES, MAX_SEGMENTS};
-use chimaera_proto::{Failure, Status};
 use chimaera_shm::Segment;
 use crossbeam::utils::CachePadded;
 use offset_allocator::{Allocation, Allocator};
 use parking_lot::Mutex;
 
+use crate::control::Undone;
 use crate::error::Error;
 
 /// Shards, a power of two; more threads than these share some.
@@ -97,15 +100,23 @@ enum Place {
     Segment(Allocation<u32>),
 }
 
-/// Registers a segment with the daemon under an index.
-pub(crate) type Register<'a> = &'a dyn Fn(usize, &Segment) -> Result<(), Error>;
+/// Registers a segment with the daemon under an index. It may be registered already.
+pub(crate) type Register<'a> = &'a dyn Fn(usize, &Segment) -> Result<(), Undone>;
 
 /// All memory of one session.
 pub(crate) struct Memory {
     segments: [OnceLock<Arc<Segment>>; MAX_SEGMENTS],
-    spaces: Mutex<Vec<Space>>,
+    spaces: Mutex<Spaces>,
     shards: Box<[CachePadded<Mutex<Shard>>]>,
     growth_bytes: u64,
+}
+
+/// The segments that the daemon knows, and the one of which nobody knows whether it does.
+struct Spaces {
+    list: Vec<Space>,
+    /// The daemon was asked to register it under the next index, and did not say that it did, nor that
+    /// it will not. Until it does, no other segment can have that index.
+    unsettled: Option<Segment>,
 }
 
 /// The free and used ranges of a segment.
@@ -142,7 +153,10 @@ impl Memory {
         let space = Space::new(&first, DATA_OFFSET_BYTES as u64);
         let memory = Self {
             segments: [const { OnceLock::new() }; MAX_SEGMENTS],
-            spaces: Mutex::new(vec![space]),
+            spaces: Mutex::new(Spaces {
+                list: vec![space],
+                unsettled: None,
+            }),
             shards: (0..SHARDS).map(|_| CachePadded::default()).collect(),
             growth_bytes,
         };
@@ -204,7 +218,7 @@ impl Memory {
     }
 
     fn free_range(&self, segment: u8, allocation: Allocation<u32>) {
-        self.spaces.lock()[usize::from(segment)]
+        self.spaces.lock().list[usize::from(segment)]
             .allocator
             .free(allocation);
     }
@@ -223,19 +237,27 @@ impl Memory {
             }
         };
         let mut spaces = self.spaces.lock();
-        // The newest has most room.
-        let found = spaces
-            .iter_mut()
-            .enumerate()
-            .rev()
-            .find_map(|(index, space)| {
-                let allocation = space.allocator.allocate(units)?;
-                Some(space.extent(index, allocation, units))
-            });
-        if let Some(extent) = found {
-            return Ok(extent);
+        // At most an unsettled segment, which may be too small, and one that is large enough.
+        for _ in 0..2 {
+            if let Some(extent) = spaces.allocate(units) {
+                return Ok(extent);
+            }
+            self.grow(&mut spaces, units, register, &operation)?;
         }
-        let index = spaces.len();
+        spaces
+            .allocate(units)
+            .ok_or_else(|| Error::new(Status::OutOfMemory, operation()))
+    }
+
+    /// Adds a segment: one that has room for so many units, or the one that is unsettled.
+    fn grow(
+        &self,
+        spaces: &mut Spaces,
+        units: u32,
+        register: Register<'_>,
+        operation: &dyn Fn() -> String,
+    ) -> Result<(), Error> {
+        let index = spaces.list.len();
         if index == MAX_SEGMENTS {
             return Err(
                 Error::new(Status::OutOfMemory, operation()).with_detail(format!(
@@ -244,26 +266,40 @@ impl Memory {
                 )),
             );
         }
-        let len = self
-            .growth_bytes
-            .max(round_up_to_bin(units) * SEGMENT_UNIT_BYTES)
-            .min(MAX_SEGMENT_BYTES);
-        let segment = Segment::create("chimaera-buffers", len).map_err(|error| {
-            Error::new(
-                Failure {
-                    status: Status::OutOfMemory,
-                    ..Failure::io(error.raw_os_error().unwrap_or(0))
-                },
-                operation(),
-            )
-        })?;
-        register(index, &segment)?;
-        let mut space = Space::new(&segment, 0);
+        let segment = match spaces.unsettled.take() {
+            Some(segment) => segment,
+            None => {
+                let len = self
+                    .growth_bytes
+                    .max(round_up_to_bin(units) * SEGMENT_UNIT_BYTES)
+                    .min(MAX_SEGMENT_BYTES);
+                Segment::create("chimaera-buffers", len)
+                    .map_err(|error| Error::io(&error, operation()))?
+            }
+        };
+        match register(index, &segment) {
+            Ok(()) => {}
+            Err(undone) => {
+                if !undone.is_settled {
+                    spaces.unsettled = Some(segment);
+                }
+                return Err(undone.error);
+            }
+        }
+        spaces.list.push(Space::new(&segment, 0));
         let _ = self.segments[index].set(Arc::new(segment));
-        let allocation = space.allocator.allocate(units);
-        let extent = allocation.map(|allocation| space.extent(index, allocation, units));
-        spaces.push(space);
-        extent.ok_or_else(|| Error::new(Status::OutOfMemory, operation()))
+        Ok(())
+    }
+}
+
+impl Spaces {
+    fn allocate(&mut self, units: u32) -> Option<Extent> {
+        // The newest has most room.
+        let spaces = self.list.iter_mut().enumerate().rev();
+        spaces.into_iter().find_map(|(index, space)| {
+            let allocation = space.allocator.allocate(units)?;
+            Some(space.extent(index, allocation, units))
+        })
     }
 }
 

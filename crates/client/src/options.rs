@@ -10,7 +10,7 @@ use chimaera_proto::limits::{
 };
 use chimaera_proto::socket_path::default_socket_path;
 
-use crate::control::ControlSocket;
+use crate::control::{ControlSocket, PATIENCE};
 use crate::error::Error;
 use crate::runtime::Runtime;
 
@@ -23,6 +23,7 @@ pub struct ConnectOptions {
     pub(crate) spin: Option<Duration>,
     pub(crate) client_name: Option<String>,
     pub(crate) keep_alive: Option<KeepAlive>,
+    pub(crate) control_patience: Duration,
 }
 
 impl Default for ConnectOptions {
@@ -32,6 +33,7 @@ impl Default for ConnectOptions {
             spin: None,
             client_name: None,
             keep_alive: None,
+            control_patience: PATIENCE,
         }
     }
 }
@@ -74,6 +76,14 @@ impl ConnectOptions {
         self
     }
 
+    /// How long the daemon may take for the answer to a request. For tests of what comes after.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn control_patience(mut self, patience: Duration) -> Self {
+        self.control_patience = patience;
+        self
+    }
+
     /// Connects to the daemon at the default path ([`default_socket_path`]).
     ///
     /// # Errors
@@ -88,7 +98,8 @@ impl ConnectOptions {
     /// No daemon there ([`Error::is_no_daemon`]), no right to use it, another version, or a
     /// refusal; no memory for the segment.
     pub fn connect_to(self, path: impl AsRef<Path>) -> Result<Runtime, Error> {
-        Runtime::open(ControlSocket::connect(path.as_ref())?, self)
+        let control = ControlSocket::connect(path.as_ref(), self.control_patience)?;
+        Runtime::open(control, self)
     }
 
     /// Connects over a socket of type `SOCK_SEQPACKET` whose other end a host holds.
@@ -96,7 +107,8 @@ impl ConnectOptions {
     /// # Errors
     /// As [`Self::connect_to`].
     pub fn from_socket(self, socket: OwnedFd) -> Result<Runtime, Error> {
-        Runtime::open(ControlSocket::from_socket(socket)?, self)
+        let control = ControlSocket::from_socket(socket, self.control_patience)?;
+        Runtime::open(control, self)
     }
 
     /// Bytes of a segment for the buffers alone.

@@ -13,7 +13,7 @@ use chimaera_shm::{PublishOrder, Segment, barrier};
 use crate::admin::AdminClient;
 use crate::buffer::{Buffer, BufferSlice, BufferSliceMut};
 use crate::call::{Call, Finished, Values, values};
-use crate::control::ControlSocket;
+use crate::control::{ControlSocket, Undone};
 use crate::error::{Error, TaskError};
 use crate::lanes::Lanes;
 use crate::link::Link;
@@ -89,8 +89,7 @@ impl Runtime {
             parks_with_barrier,
         } = reply
         else {
-            return Err(Error::new(Status::ProtocolViolation, operation)
-                .with_detail("the daemon's reply is not the expected one"));
+            return Err(Undone::unexpected(operation).error);
         };
         let segment = Arc::new(segment);
         let order = if parks_with_barrier && barrier::register() {
@@ -139,6 +138,8 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Status::OutOfMemory`] where the system's memory, or the number of segments, ends;
+    /// [`Status::OutOfResources`] where file descriptors do, and [`Status::Busy`] where the daemon does not
+    /// answer, after which another attempt may succeed;
     /// [`Status::ConnectionLost`].
     pub fn allocate_buffer(&self, len: usize) -> Result<Buffer, Error> {
         Buffer::allocate(&self.session.memory, len, &|index, segment| {
@@ -146,7 +147,7 @@ impl Runtime {
         })
     }
 
-    fn add_segment(&self, index: usize, segment: &Segment) -> Result<(), Error> {
+    fn add_segment(&self, index: usize, segment: &Segment) -> Result<(), Undone> {
         let operation = "registering shared memory";
         let request = Request::AddSegment {
             segment: index as u32,
@@ -154,8 +155,7 @@ impl Runtime {
         let control = &self.session.link.control;
         match control.request(&request, Some(segment.as_fd()), operation)? {
             (Reply::SegmentAdded, _) => Ok(()),
-            _ => Err(Error::new(Status::ProtocolViolation, operation)
-                .with_detail("the daemon's reply is not the expected one")),
+            _ => Err(Undone::unexpected(operation)),
         }
     }
 

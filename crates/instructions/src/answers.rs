@@ -49,10 +49,11 @@ fn serve_control(socket: &OwnedFd, lane: &OnceLock<Lane>) -> Result<()> {
     let doorbell = Doorbell::new()?;
     let mut segment = None;
     while let Some(packet) = packet::receive(socket)? {
-        let (reply, file) = match control::decode(&packet.bytes)? {
+        let (number, request) = control::decode(&packet.bytes)?;
+        let (reply, file) = match request {
             Request::Hello { .. } => {
                 let file = packet.file.ok_or("a hello comes with a segment")?;
-                segment = Some(Arc::new(Segment::receive(&file)?));
+                segment = Some(Arc::new(Segment::receive(file)?));
                 let welcome = Reply::Welcome {
                     version: "answers".to_owned(),
                     process_id: std::process::id(),
@@ -69,7 +70,7 @@ fn serve_control(socket: &OwnedFd, lane: &OnceLock<Lane>) -> Result<()> {
             }
             Request::AddSegment { .. } => (Reply::SegmentAdded, None),
         };
-        packet::send(socket, &control::encode(&reply)?, file)?;
+        packet::send(socket, &control::encode(number, &reply)?, file)?;
     }
     Ok(())
 }

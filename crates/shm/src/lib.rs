@@ -26,7 +26,7 @@ pub mod thread;
 pub use barrier::PublishOrder;
 pub use doorbell::Doorbell;
 pub use lane::{Lane, LaneMemory, Record, Taken};
-pub use segment::{Segment, SegmentError};
+pub use segment::{RefusedFile, Segment, SegmentError};
 
 #[cfg(all(test, loom))]
 mod loom_tests;

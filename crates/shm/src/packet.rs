@@ -13,6 +13,17 @@ pub struct Packet {
     pub bytes: Vec<u8>,
     /// The file beside it.
     pub file: Option<OwnedFd>,
+    /// There was a file beside it, for which this process had no descriptor left: it is gone.
+    pub lost_file: bool,
+}
+
+/// The bytes of a packet whose files are elsewhere.
+#[derive(Debug)]
+pub struct Bytes {
+    /// What was sent.
+    pub bytes: Vec<u8>,
+    /// As [`Packet::lost_file`].
+    pub lost_file: bool,
 }
 
 /// Sends a packet whole. Never raises SIGPIPE.
@@ -38,7 +49,8 @@ pub fn send(socket: impl AsFd, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> io
     }
 }
 
-/// Receives a packet, or `None` once the other side has closed the connection.
+/// Receives a packet, or `None` once the other side has closed the connection. Where descriptors have run
+/// out the packet comes in all the same, without its file.
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidData`] for a packet that is longer than
@@ -47,10 +59,11 @@ pub fn send(socket: impl AsFd, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> io
 /// there is no packet.
 pub fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
     let mut files = Vec::new();
-    let bytes = receive_with_files(socket, &mut files)?;
-    Ok(bytes.map(|bytes| Packet {
+    let received = receive_with_files(socket, &mut files)?;
+    Ok(received.map(|Bytes { bytes, lost_file }| Packet {
         bytes,
         file: files.pop(),
+        lost_file,
     }))
 }
 
@@ -63,7 +76,7 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
 pub fn receive_with_files(
     socket: impl AsFd,
     files: &mut Vec<OwnedFd>,
-) -> io::Result<Option<Vec<u8>>> {
+) -> io::Result<Option<Bytes>> {
     let mut bytes = vec![0; MAX_CONTROL_MESSAGE_BYTES];
     let mut control = ControlArea([0; CONTROL_BYTES]);
     let mut slice = libc::iovec {
@@ -91,8 +104,14 @@ pub fn receive_with_files(
         }
     };
     // Taken before anything is refused, so that no file stays open that nobody knows of.
-    files.extend(take_files(&message));
-    if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 || files.len() > 1 {
+    let taken = take_files(&message);
+    let count = taken.len();
+    files.extend(taken);
+    // The kernel cuts files off where there is no room for their numbers, and where the process may have
+    // no further one. In the first case those for which there was room are here.
+    let is_cut = message.msg_flags & libc::MSG_CTRUNC != 0;
+    let lost_file = is_cut && count < ROOM_FOR_FILES;
+    if message.msg_flags & libc::MSG_TRUNC != 0 || count > 1 || is_cut && !lost_file {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "a control packet is too long, or carries more than one file",
@@ -102,11 +121,19 @@ pub fn receive_with_files(
         return Ok(None);
     }
     bytes.truncate(len);
-    Ok(Some(bytes))
+    Ok(Some(Bytes { bytes, lost_file }))
 }
 
 /// Room for one file; alignment makes it two.
 const CONTROL_BYTES: usize = 24;
+
+/// Files for which there is room behind the header of their message.
+const ROOM_FOR_FILES: usize = 2;
+
+const _: () = assert!(
+    CONTROL_BYTES == size_of::<libc::cmsghdr>() + ROOM_FOR_FILES * size_of::<RawFd>(),
+    "the control area has room for so many files and no more"
+);
 
 #[repr(align(8))]
 struct ControlArea([u8; CONTROL_BYTES]);

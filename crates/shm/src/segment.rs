@@ -55,6 +55,16 @@ pub enum SegmentError {
     Map(#[from] io::Error),
 }
 
+/// A file that is not taken as a segment. It is the caller's to close, which may take for ever.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct RefusedFile {
+    /// The file.
+    pub file: OwnedFd,
+    /// Why.
+    pub error: SegmentError,
+}
+
 impl Segment {
     /// Makes a segment of `len_bytes`, sealed against shrinking and growing. The name appears in
     /// `/proc/PID/maps` and nowhere else.
@@ -69,23 +79,30 @@ impl Segment {
         ftruncate(&file, len)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-        Self::map(file, len)
+        Self::map(file, len).map_err(|(_, error)| error)
     }
 
     /// Checks and maps a segment that the other side made. Seals come first: what is sealed
     /// cannot change its size between the check and the use. And only memory can be sealed: any
     /// other question to a file may be answered by a file system of the other side's, or never.
     ///
-    /// The caller keeps the file, since closing one that is refused may take for ever as well.
+    /// This takes no further descriptor.
     ///
     /// # Errors
-    /// See [`SegmentError`].
-    pub fn receive(file: &OwnedFd) -> Result<Self, SegmentError> {
-        let seals = fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| SegmentError::NotMemory)?;
-        let seals = SealFlag::from_bits_retain(seals);
-        if !seals.contains(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW) {
-            return Err(SegmentError::NotSealed);
+    /// The file, since closing one that is refused may take for ever as well; see [`SegmentError`].
+    pub fn receive(file: OwnedFd) -> Result<Self, RefusedFile> {
+        match Self::check(&file) {
+            Ok(len) => Self::map(file, len).map_err(|(file, error)| RefusedFile {
+                file,
+                error: SegmentError::Map(error),
+            }),
+            Err(error) => Err(RefusedFile { file, error }),
         }
+    }
+
+    /// The length of what may be mapped.
+    fn check(file: &OwnedFd) -> Result<i64, SegmentError> {
+        check_seals(file)?;
         // Memory of huge pages can be sealed too.
         let kind = fstatfs(file).map_err(io::Error::from)?.filesystem_type();
         if kind != TMPFS_MAGIC {
@@ -101,21 +118,39 @@ impl Segment {
         if !valid {
             return Err(SegmentError::Size(len));
         }
-        Ok(Self::map(file.try_clone()?, len)?)
+        Ok(len)
     }
 
-    fn map(file: OwnedFd, len: i64) -> io::Result<Self> {
-        let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let size = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+    /// Whether a file that the other side sent is this segment's memory.
+    #[must_use]
+    pub fn is_memory_of(&self, file: &OwnedFd) -> bool {
+        // Seals come first here too: what has them answers.
+        let name_of = |file: &OwnedFd| {
+            let found = nix::sys::stat::fstat(file).ok()?;
+            Some((found.st_dev, found.st_ino))
+        };
+        check_seals(file).is_ok()
+            && name_of(file).is_some_and(|name| name_of(&self.file) == Some(name))
+    }
+
+    fn map(file: OwnedFd, len: i64) -> Result<Self, (OwnedFd, io::Error)> {
+        let Some((len, size)) = usize::try_from(len)
+            .ok()
+            .and_then(|len| Some((len, NonZeroUsize::new(len)?)))
+        else {
+            return Err((file, io::ErrorKind::InvalidInput.into()));
+        };
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
         // SAFETY: a new mapping at an address that the kernel chooses aliases nothing.
-        let address = unsafe { mmap(None, size, protection, flags, &file, 0) }?;
-        Ok(Self {
-            address: address.cast(),
-            len,
-            file,
-        })
+        match unsafe { mmap(None, size, protection, flags, &file, 0) } {
+            Ok(address) => Ok(Self {
+                address: address.cast(),
+                len,
+                file,
+            }),
+            Err(error) => Err((file, error.into())),
+        }
     }
 
     /// Bytes of the segment.
@@ -182,6 +217,16 @@ impl Segment {
     }
 }
 
+/// Whether a file is memory whose size stays.
+fn check_seals(file: &OwnedFd) -> Result<(), SegmentError> {
+    let seals = fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| SegmentError::NotMemory)?;
+    let seals = SealFlag::from_bits_retain(seals);
+    if !seals.contains(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW) {
+        return Err(SegmentError::NotSealed);
+    }
+    Ok(())
+}
+
 impl AsFd for Segment {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -214,6 +259,14 @@ mod tests {
         memfd_create(c"test", MFdFlags::MFD_CLOEXEC | flags).expect("memfd")
     }
 
+    fn copy(file: &OwnedFd) -> OwnedFd {
+        file.try_clone().expect("a descriptor")
+    }
+
+    fn refusal(file: OwnedFd) -> SegmentError {
+        Segment::receive(file).expect_err("is refused").error
+    }
+
     fn seal(file: &OwnedFd, seals: SealFlag) {
         fcntl(file, FcntlArg::F_ADD_SEALS(seals)).expect("seal");
     }
@@ -221,7 +274,10 @@ mod tests {
     #[test]
     fn what_one_side_writes_the_other_reads() {
         let ours = Segment::create("test", LEN).expect("create");
-        let theirs = Segment::receive(&ours.file).expect("receive");
+        let theirs = Segment::receive(copy(&ours.file)).expect("receive");
+        assert!(theirs.is_memory_of(&ours.file) && ours.is_memory_of(&theirs.file));
+        let other = Segment::create("test", LEN).expect("create");
+        assert!(!theirs.is_memory_of(&other.file));
         let (a, b) = (
             ours.range(LEN - 8, 8).expect("in"),
             theirs.range(LEN - 8, 8).expect("in"),
@@ -253,24 +309,15 @@ mod tests {
         let file = memfd(MFdFlags::MFD_ALLOW_SEALING);
         ftruncate(&file, LEN as i64).expect("truncate");
         seal(&file, SealFlag::F_SEAL_GROW);
-        assert!(matches!(
-            Segment::receive(&file),
-            Err(SegmentError::NotSealed)
-        ));
+        assert!(matches!(refusal(file), SegmentError::NotSealed));
     }
 
     #[test]
     fn files_that_are_not_memory_are_refused() {
         let file: OwnedFd = std::fs::File::open("/proc/self/exe").expect("open").into();
-        assert!(matches!(
-            Segment::receive(&file),
-            Err(SegmentError::NotMemory)
-        ));
+        assert!(matches!(refusal(file), SegmentError::NotMemory));
         let (reader, _writer) = nix::unistd::pipe().expect("pipe");
-        assert!(matches!(
-            Segment::receive(&reader),
-            Err(SegmentError::NotMemory)
-        ));
+        assert!(matches!(refusal(reader), SegmentError::NotMemory));
     }
 
     #[test]
@@ -279,10 +326,7 @@ mod tests {
             let file = memfd(MFdFlags::MFD_ALLOW_SEALING);
             ftruncate(&file, size).expect("truncate");
             seal(&file, SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK);
-            assert!(
-                matches!(Segment::receive(&file), Err(SegmentError::Size(_))),
-                "{size}"
-            );
+            assert!(matches!(refusal(file), SegmentError::Size(_)), "{size}");
         }
     }
 
@@ -294,6 +338,6 @@ mod tests {
             &file,
             SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_WRITE,
         );
-        assert!(matches!(Segment::receive(&file), Err(SegmentError::Map(_))));
+        assert!(matches!(refusal(file), SegmentError::Map(_)));
     }
 }

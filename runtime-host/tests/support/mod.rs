@@ -23,15 +23,23 @@ pub(crate) fn ask(
     request: &Request,
     file: Option<&dyn AsFd>,
 ) -> (Reply, Option<OwnedFd>) {
-    let bytes = control::encode(request).expect("encodes");
+    send(socket, 1, request, file);
+    let (number, reply, file) = receive(socket);
+    assert_eq!(number, 1, "{reply:?}");
+    (reply, file)
+}
+
+pub(crate) fn send(socket: &OwnedFd, number: u64, request: &Request, file: Option<&dyn AsFd>) {
+    let bytes = control::encode(number, request).expect("encodes");
     packet::send(socket, &bytes, file.map(|file| file.as_fd())).expect("sends");
+}
+
+pub(crate) fn receive(socket: &OwnedFd) -> (u64, Reply, Option<OwnedFd>) {
     let packet = packet::receive(socket)
         .expect("receives")
         .expect("an answer");
-    (
-        control::decode(&packet.bytes).expect("decodes"),
-        packet.file,
-    )
+    let (number, reply) = control::decode(&packet.bytes).expect("decodes");
+    (number, reply, packet.file)
 }
 
 pub(crate) fn hello() -> Request {

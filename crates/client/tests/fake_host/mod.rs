@@ -84,6 +84,21 @@ pub(crate) trait Module:
 }
 impl<F: FnMut(Descriptor, Option<HostBuffer>) -> Verdict + Send + 'static> Module for F {}
 
+/// What becomes of a request.
+pub(crate) enum Next {
+    /// It is carried out, and its answer kept until [`FakeHost::send_late_answers`].
+    Late,
+    /// It is lost.
+    Lost,
+    /// It is refused.
+    Refused(Status),
+    /// It is carried out, and answered under this number.
+    Numbered(u64),
+}
+
+/// A reply with the number of its request, and the file beside it.
+type Answer = (u64, Reply, Option<RawFd>);
+
 pub(crate) struct FakeHost {
     shared: Arc<Shared>,
     socket: Arc<OwnedFd>,
@@ -96,6 +111,9 @@ struct Shared {
     /// Lanes that are open, by index.
     opened: AtomicU64,
     segments: Mutex<Vec<Arc<Segment>>>,
+    /// What becomes of the next requests; those after them are answered.
+    next_answers: Mutex<VecDeque<Next>>,
+    late: Mutex<Vec<Answer>>,
     doorbell: Doorbell,
     /// Set: the worker stops at once.
     dead: AtomicBool,
@@ -137,6 +155,8 @@ impl FakeHost {
             lane_count: AtomicUsize::new(0),
             opened: AtomicU64::new(0),
             segments: Mutex::default(),
+            next_answers: Mutex::default(),
+            late: Mutex::default(),
             doorbell: Doorbell::new().expect("eventfd"),
             dead: AtomicBool::new(false),
             gate: AtomicBool::new(false),
@@ -169,6 +189,21 @@ impl FakeHost {
         while self.shared.held.load(Ordering::Acquire) < count {
             thread::yield_now();
         }
+    }
+
+    /// Says what becomes of the next requests.
+    pub(crate) fn next(&self, answers: impl IntoIterator<Item = Next>) {
+        self.shared.next_answers.lock().extend(answers);
+    }
+
+    /// Sends the answers that were kept. Gives their number.
+    pub(crate) fn send_late_answers(&self) -> usize {
+        let late = std::mem::take(&mut *self.shared.late.lock());
+        let versions = (PROTOCOL_VERSION, LAYOUT_VERSION);
+        for answer in &late {
+            send(&self.socket, versions, answer);
+        }
+        late.len()
     }
 
     pub(crate) fn is_parked(&self) -> bool {
@@ -228,22 +263,29 @@ impl Shared {
             if len == 0 {
                 return;
             }
-            let (reply, file) = match control::decode::<Request>(&packet[..len]) {
-                Ok(request) => self.answer(request, files.pop()),
-                Err(error) => panic!("{error}"),
+            let (number, request) = control::decode(&packet[..len]).expect("a request");
+            let next = self.next_answers.lock().pop_front();
+            let answered = match next {
+                None => number,
+                Some(Next::Numbered(other)) => other,
+                Some(Next::Lost) => continue,
+                Some(Next::Late) => {
+                    let (reply, file) = self.answer(request, files.pop());
+                    self.late.lock().push((number, reply, file));
+                    continue;
+                }
+                Some(Next::Refused(status)) => {
+                    let reason = "not now: the test says so".to_owned();
+                    send(
+                        socket,
+                        versions,
+                        &(number, Reply::Refused { status, reason }, None),
+                    );
+                    continue;
+                }
             };
-            let packet = control::encode_versions(&reply, versions.0, versions.1).expect("encodes");
-            let files = file.map(|file: RawFd| [file]);
-            let rights = files
-                .as_ref()
-                .map(|files| [ControlMessage::ScmRights(files)]);
-            let _ = sendmsg::<UnixAddr>(
-                socket.as_raw_fd(),
-                &[IoSlice::new(&packet)],
-                rights.as_ref().map_or(&[][..], |rights| &rights[..]),
-                MsgFlags::MSG_NOSIGNAL,
-                None,
-            );
+            let (reply, file) = self.answer(request, files.pop());
+            send(socket, versions, &(answered, reply, file));
         }
     }
 
@@ -272,19 +314,25 @@ impl Shared {
             Request::OpenLane { lane } => {
                 let segment = Arc::clone(&self.segments.lock()[0]);
                 let opened = self.opened.fetch_or(1 << lane, Ordering::Relaxed);
-                assert_eq!(opened & 1 << lane, 0, "lane {lane} is opened once");
-                let mut lanes = self.lanes.lock();
-                lanes.push(segment.lane(lane as usize));
-                self.lane_count.store(lanes.len(), Ordering::Release);
-                self.doorbell.ring();
+                if opened & 1 << lane == 0 {
+                    let mut lanes = self.lanes.lock();
+                    lanes.push(segment.lane(lane as usize));
+                    self.lane_count.store(lanes.len(), Ordering::Release);
+                    self.doorbell.ring();
+                }
                 (Reply::LaneOpened, Some(self.doorbell.as_fd().as_raw_fd()))
             }
         }
     }
 
     fn add_segment(&self, index: usize, file: Option<OwnedFd>) {
-        let segment = Segment::receive(&file.expect("a segment")).expect("a valid segment");
+        let file = file.expect("a segment");
         let mut segments = self.segments.lock();
+        if let Some(known) = segments.get(index) {
+            assert!(known.is_memory_of(&file), "segment {index} is another");
+            return;
+        }
+        let segment = Segment::receive(file).expect("a valid segment");
         assert_eq!(segments.len(), index);
         segments.push(Arc::new(segment));
     }
@@ -393,6 +441,21 @@ impl Shared {
             lane.unpark();
         }
     }
+}
+
+fn send(socket: &OwnedFd, versions: (u32, u32), (number, reply, file): &Answer) {
+    let packet = control::encode_versions(*number, reply, versions.0, versions.1).expect("encodes");
+    let files = file.map(|file| [file]);
+    let rights = files
+        .as_ref()
+        .map(|files| [ControlMessage::ScmRights(files)]);
+    let _ = sendmsg::<UnixAddr>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(&packet)],
+        rights.as_ref().map_or(&[][..], |rights| &rights[..]),
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    );
 }
 
 /// Ends the process when a test takes far too long, which is what a lost wake-up looks like.
