@@ -11,10 +11,11 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use chimaera_proto::Status;
-use chimaera_shm::{PublishOrder, Segment};
+use chimaera_shm::{PublishOrder, Segment, thread};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 use parking_lot::Mutex;
@@ -25,13 +26,18 @@ use crate::error::Error;
 use crate::lane::ClientLane;
 use crate::options::KeepAlive;
 
+/// How long to do without a thread that the system did not give, before asking for it again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(10);
+
 /// A connection. It is closed when nobody can wait for a task any more: the runtime and all task
 /// handles are dropped.
 pub(crate) struct Link {
     pub(crate) control: ControlSocket,
     roster: Arc<Roster>,
     hangup_watcher: Mutex<Option<JoinHandle<()>>>,
-    bell_watcher: OnceLock<Option<JoinHandle<()>>>,
+    bell_watcher: OnceLock<JoinHandle<()>>,
+    /// When the system last gave no thread for it. Held while it is started.
+    bell_refusal: Mutex<Option<Instant>>,
     keep_alive: Option<KeepAlive>,
     publish_order: PublishOrder,
 }
@@ -65,14 +71,13 @@ impl Link {
             roster,
             hangup_watcher: Mutex::default(),
             bell_watcher: OnceLock::new(),
+            bell_refusal: Mutex::default(),
             keep_alive,
             publish_order,
         };
         let (roster, socket) = (Arc::clone(&link.roster), Arc::clone(link.control.socket()));
-        let watcher = thread::Builder::new()
-            .name("chimaera-link".to_owned())
-            .spawn(move || roster.watch_for_hangup(&socket))
-            .map_err(|error| Error::io(&error, "starting a thread for the connection"))?;
+        let watcher = thread::spawn("chimaera-link", move || roster.watch_for_hangup(&socket))
+            .map_err(|error| Error::no_thread(&error, "starting a thread for the connection"))?;
         *link.hangup_watcher.lock() = Some(watcher);
         Ok(link)
     }
@@ -104,17 +109,30 @@ impl Link {
         self.roster.lost.load(Ordering::Relaxed)
     }
 
-    /// Sees to it that left wakers are woken. Returns whether they will be.
+    /// Sees to it that left wakers are woken. Returns whether they will be: false where there is no
+    /// thread to be had, for which is asked again later.
     pub(crate) fn watch_the_bell(&self) -> bool {
-        self.bell_watcher
-            .get_or_init(|| {
-                let roster = Arc::clone(&self.roster);
-                thread::Builder::new()
-                    .name("chimaera-bell".to_owned())
-                    .spawn(move || roster.watch_the_bell())
-                    .ok()
-            })
-            .is_some()
+        self.bell_watcher.get().is_some() || self.start_bell_watcher()
+    }
+
+    #[cold]
+    fn start_bell_watcher(&self) -> bool {
+        let mut refusal = self.bell_refusal.lock();
+        if self.bell_watcher.get().is_some() {
+            return true;
+        }
+        // Whoever is told so asks again at once and without end.
+        if refusal.is_some_and(|last| last.elapsed() < RETRY_INTERVAL) {
+            return false;
+        }
+        let roster = Arc::clone(&self.roster);
+        match thread::spawn("chimaera-bell", move || roster.watch_the_bell()) {
+            Ok(watcher) => self.bell_watcher.set(watcher).is_ok(),
+            Err(_) => {
+                *refusal = Some(Instant::now());
+                false
+            }
+        }
     }
 }
 
@@ -124,13 +142,13 @@ impl Drop for Link {
         // Wakes the thread that watches for a hangup, and is one to the daemon.
         let _ = shutdown(self.control.socket().as_raw_fd(), Shutdown::Both);
         self.roster.segment.ring_bell();
-        let bell_watcher = self.bell_watcher.take().flatten();
+        let bell_watcher = self.bell_watcher.take();
         for watcher in [self.hangup_watcher.get_mut().take(), bell_watcher]
             .into_iter()
             .flatten()
         {
             // A thread that dropped the last handle ends on its own.
-            if watcher.thread().id() != thread::current().id() {
+            if watcher.thread().id() != std::thread::current().id() {
                 let _ = watcher.join();
             }
         }
