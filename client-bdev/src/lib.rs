@@ -46,8 +46,8 @@ pub use chimaera_client::{
     PoolQuery, Runtime, Status, Task, TaskError, TaskSet,
 };
 pub use chimaera_proto::bdev::{
-    Activity, AllocationPlan, BdevType, Block, BlockType, IoEngine, MegabyteState, OwnedBlock,
-    OwnerTag, PerfMetrics, Stats,
+    Activity, AllocationPlan, BdevType, Block, BlockType, IoEngine, MODULE_NAME, MegabyteState,
+    OwnedBlock, OwnerTag, PerfMetrics, Stats,
 };
 pub use client::Client;
 pub use listing::{AllBlocks, BlockPage, MapPage, PageCursor};

@@ -209,9 +209,7 @@ fn examine(
     in_use: bool,
     repair: bool,
 ) -> Result<Inspection, ModuleError> {
-    let size = crate::file::size_of(file).map_err(|error| {
-        ModuleError::system(format_args!("cannot read {}", path.display()), &error)
-    })?;
+    let (size, tail) = crate::file::size_and_tail(path, file)?;
     let disk = FileDisk::new(Arc::clone(file));
     let mut blocks = [0; 4];
     let mut allocated_bytes = 0;
@@ -223,7 +221,7 @@ fn examine(
     });
     match checked {
         Ok(checked) => Ok(report(checked, blocks, allocated_bytes, in_use, size)),
-        Err(problem) => Err(explain(path, problem, Some((&disk, size)))),
+        Err(problem) => Err(explain(path, problem, Some((&disk, size, &tail)))),
     }
 }
 
@@ -282,13 +280,14 @@ fn report(
 /// Types of the blocks that [`Inspection::blocks`] counts, in its order.
 pub const COUNTED: [BlockType; 4] = BlockType::ALL;
 
-fn explain(path: &Path, problem: OpenError, place: Option<(&FileDisk, u64)>) -> ModuleError {
+/// `place` is where to look for what is there instead of a pool: the disk, its size, and its last bytes.
+fn explain(path: &Path, problem: OpenError, place: Option<(&FileDisk, u64, &[u8])>) -> ModuleError {
     match problem {
         OpenError::Device(cause) => {
             ModuleError::system(format_args!("cannot read {}", path.display()), &cause)
         }
         OpenError::NoPool => {
-            let contents = place.and_then(|(disk, size)| contents_of(disk, size, &[]).ok());
+            let contents = place.and_then(|(disk, size, tail)| contents_of(disk, size, tail).ok());
             match contents {
                 Some(contents) => error(
                     path,

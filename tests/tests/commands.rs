@@ -231,7 +231,8 @@ fn json_has_the_fields_that_scripts_rely_on() {
         shown.contains("destroyed pool first with id 8001.7"),
         "{shown}"
     );
-    assert_eq!(daemon.run(&["pool", "list"]).success(), "no pools\n");
+    let shown = daemon.run(&["pool", "list"]).success();
+    assert!(shown.starts_with("no pools are open"), "{shown}");
 }
 
 #[test]

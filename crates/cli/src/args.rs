@@ -10,15 +10,26 @@ use crate::size::parse_size;
 
 /// Share block storage between the programs of a machine.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, after_help = EXIT_CODES)]
+#[command(name = "chimaera", version, propagate_version = true, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: Global,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes, before its name or after.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
     /// The daemon's socket [default: /run/chimaera/chimaera.sock as root, else
     /// $XDG_RUNTIME_DIR/chimaera.sock]
     #[arg(long, global = true, env = "CHIMAERA_SOCKET", value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 
-    #[command(subcommand)]
-    pub(crate) command: Command,
+    /// Print JSON: the answer to standard output, an error to standard error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
 }
 
 const EXIT_CODES: &str = "\
@@ -63,9 +74,9 @@ pub(crate) struct BenchArguments {
     #[arg(long)]
     pub(crate) quick: bool,
 
-    /// Write the figures to a file as JSON
+    /// Write the figures to a file as JSON, case by case as they come
     #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
+    pub(crate) figures: Option<PathBuf>,
 
     /// Write a page with charts
     #[arg(long, value_name = "FILE.html")]
@@ -83,7 +94,7 @@ pub(crate) enum RuntimeCommand {
     /// Stop the daemon: pools are drained, flushed and closed first
     Stop,
     /// Show what the daemon is doing
-    Status(OutputArguments),
+    Status,
 }
 
 #[derive(Debug, Args)]
@@ -140,16 +151,22 @@ pub(crate) enum PoolCommand {
     /// Create a pool, or find it if it is there with the same parameters
     Create(CreateArguments),
     /// List the pools
-    List(OutputArguments),
+    List,
     /// Show what a pool is and has done
-    Stats(NamedPool),
+    Stats {
+        /// The pool's name
+        name: String,
+    },
     /// Make all that was done in a pool so far durable: data, allocations and frees
     Flush {
         /// The pool's name
         name: String,
     },
     /// List a pool's allocated blocks with their owner tags
-    Blocks(NamedPool),
+    Blocks {
+        /// The pool's name
+        name: String,
+    },
     /// Draw which megabytes of a pool are in use
     Map(MapArguments),
     /// Show what pool a file or device holds, and whether it is sound; needs no daemon
@@ -204,18 +221,12 @@ pub(crate) struct CreateArguments {
     /// The pool's id, for example 8000.0 [default: chosen by the runtime]
     #[arg(long)]
     pub(crate) id: Option<PoolId>,
-
-    #[command(flatten)]
-    pub(crate) output: OutputArguments,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArguments {
     /// The file or device
     pub(crate) path: PathBuf,
-
-    #[command(flatten)]
-    pub(crate) output: OutputArguments,
 }
 
 #[derive(Debug, Args)]
@@ -226,9 +237,6 @@ pub(crate) struct CheckArguments {
     /// Repair what can be repaired from a copy, and forget owner tags that are damaged
     #[arg(long)]
     pub(crate) repair: bool,
-
-    #[command(flatten)]
-    pub(crate) output: OutputArguments,
 }
 
 #[derive(Debug, Args)]
@@ -281,15 +289,6 @@ impl From<IoEngineArgument> for IoEngine {
     }
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct NamedPool {
-    /// The pool's name
-    pub(crate) name: String,
-
-    #[command(flatten)]
-    pub(crate) output: OutputArguments,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum VerifyCommand {
     /// Keep a workload of blocks that say what they are going against a pool, and note in a journal
@@ -339,13 +338,6 @@ const MAX_SECONDS: u64 = 1 << 30;
 pub(crate) struct VerifyCheckArguments {
     #[command(flatten)]
     pub(crate) pool: VerifiedPool,
-}
-
-#[derive(Clone, Copy, Debug, Args)]
-pub(crate) struct OutputArguments {
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 fn parse_alignment(text: &str) -> Result<u32, String> {

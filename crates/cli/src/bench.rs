@@ -8,11 +8,11 @@ use chimaera_bench::{CaseResult, Dropped, Options, Progress, Results};
 use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::args::BenchArguments;
+use crate::args::{BenchArguments, Global};
 use crate::failure::Failure;
 use crate::output;
 
-pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &BenchArguments, global: &Global) -> Result<(), Failure> {
     if arguments.list {
         let mut table = output::table(&["CASE", "WHAT IS MEASURED"], 2);
         for (name, title) in chimaera_bench::list() {
@@ -38,8 +38,12 @@ pub(crate) fn run(arguments: &BenchArguments) -> Result<(), Failure> {
     });
     bar.finish_and_clear();
     let results = results.map_err(failed)?;
-    show(&results);
-    if let Some(path) = &arguments.json {
+    if global.json {
+        output::line(results.to_json().trim_end());
+    } else {
+        show(&results);
+    }
+    if let Some(path) = &arguments.figures {
         write(path, &results.to_json())?;
     }
     if let Some(path) = &arguments.report {

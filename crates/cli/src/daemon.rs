@@ -9,9 +9,10 @@ use std::process::{Command, Stdio};
 use chimaera_runtime::{Config, Host, Stopper};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
+use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::StartArguments;
+use crate::args::{Global, StartArguments};
 use crate::failure::Failure;
 use crate::output;
 
@@ -38,7 +39,7 @@ pub(crate) fn run(arguments: &StartArguments, socket: &Path) -> Result<(), Failu
     let host = Host::start(&config)?;
     stop_on_signal(signals, host.stopper());
     tracing::info!(socket = %socket.display(), "serving");
-    output::line(format_args!("{READY} on {}", socket.display()));
+    output::announce(format_args!("{READY} on {}", socket.display()));
     host.wait();
     tracing::info!("stopping");
     let ended = host.end();
@@ -46,8 +47,20 @@ pub(crate) fn run(arguments: &StartArguments, socket: &Path) -> Result<(), Failu
     Ok(ended?)
 }
 
+/// What `start --detach --json` prints.
+#[derive(Serialize)]
+struct DetachReport<'a> {
+    process_id: u32,
+    socket: &'a Path,
+    log: &'a Path,
+}
+
 /// Starts a daemon in the background and returns once it serves.
-pub(crate) fn detach(arguments: &StartArguments, socket: &Path) -> Result<(), Failure> {
+pub(crate) fn detach(
+    arguments: &StartArguments,
+    socket: &Path,
+    global: &Global,
+) -> Result<(), Failure> {
     let log_path = arguments.log.clone().unwrap_or_else(|| log_beside(socket));
     let log = File::options().create(true).append(true).open(&log_path);
     let log = log.map_err(Failure::system(format_args!(
@@ -76,6 +89,13 @@ pub(crate) fn detach(arguments: &StartArguments, socket: &Path) -> Result<(), Fa
         let _ = BufReader::new(stdout).read_line(&mut said);
     }
     if said.starts_with(READY) {
+        if global.json {
+            return output::json(&DetachReport {
+                process_id: daemon.id(),
+                socket,
+                log: &log_path,
+            });
+        }
         output::line(format_args!(
             "{} with process id {}",
             said.trim_end(),

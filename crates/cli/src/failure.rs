@@ -15,6 +15,7 @@ pub(crate) struct Failure {
 }
 
 const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
 const NO_RUNTIME: u8 = 3;
 const NOT_FOUND: u8 = 4;
 const IN_THE_WAY: u8 = 5;
@@ -26,6 +27,14 @@ impl Failure {
     pub(crate) fn new(text: impl Into<String>) -> Self {
         Self {
             code: FAILED,
+            text: text.into(),
+        }
+    }
+
+    /// Arguments that make no sense.
+    pub(crate) fn usage(text: impl Into<String>) -> Self {
+        Self {
+            code: WRONG_USAGE,
             text: text.into(),
         }
     }
@@ -87,6 +96,15 @@ impl Failure {
             code: code.filter(|&code| code != 0).unwrap_or(FAILED),
             text: text.into(),
         }
+    }
+
+    /// What happened, to what, and what to do.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) const fn code(&self) -> u8 {
+        self.code
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {

@@ -19,24 +19,34 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Arguments, Command};
+use args::{Arguments, Command, Global};
+use failure::Failure;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let socket = arguments.socket.as_deref();
-    let result = match arguments.command {
-        Command::Runtime(command) => runtime::run(&command, socket),
-        Command::Pool(command) => pool::run(&command, socket),
-        Command::Verify(command) => verify::run(&command, socket),
-        Command::Demo => demo::run(),
-        Command::Bench(arguments) => bench::run(&arguments),
-        Command::BenchPartner { processor } => bench::partner(processor),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            output::error(&failure);
-            failure.exit_code()
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // What was not understood may be anything; that JSON is wanted can be seen all the same.
+        Err(error) => {
+            return output::usage(&error, std::env::args_os().any(|word| word == "--json"));
         }
+    };
+    let global = &arguments.global;
+    match run(&arguments.command, global).and_then(|()| output::finish()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => output::error(&failure, global.json),
+    }
+}
+
+fn run(command: &Command, global: &Global) -> Result<(), Failure> {
+    match command {
+        Command::Runtime(command) => runtime::run(command, global),
+        Command::Pool(command) => pool::run(command, global),
+        Command::Verify(command) => verify::run(command, global),
+        Command::Demo if global.json => {
+            Err(Failure::usage("the demo is for people: it prints no JSON"))
+        }
+        Command::Demo => demo::run(),
+        Command::Bench(arguments) => bench::run(arguments, global),
+        Command::BenchPartner { processor } => bench::partner(*processor),
     }
 }

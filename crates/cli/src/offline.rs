@@ -6,22 +6,22 @@ use chimaera_bdev_client::{IoEngine, PerfMetrics};
 use chimaera_bdev_runtime::offline::{self, COUNTED, Inspection};
 use serde::Serialize;
 
-use crate::args::{CheckArguments, InspectArguments, OutputArguments, RenameArguments};
+use crate::args::{CheckArguments, Global, InspectArguments, RenameArguments};
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, printable};
 use crate::size::show_size;
 
-pub(crate) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
+pub(crate) fn inspect(arguments: &InspectArguments, global: &Global) -> Result<(), Failure> {
     let inspection = offline::inspect(&arguments.path)?;
-    show(&arguments.path, &inspection, arguments.output)
+    show(&arguments.path, &inspection, global)
 }
 
-pub(crate) fn check(arguments: &CheckArguments) -> Result<(), Failure> {
+pub(crate) fn check(arguments: &CheckArguments, global: &Global) -> Result<(), Failure> {
     let inspection = offline::check(&arguments.path, arguments.repair)?;
-    show(&arguments.path, &inspection, arguments.output)
+    show(&arguments.path, &inspection, global)
 }
 
-pub(crate) fn rename(arguments: &RenameArguments) -> Result<(), Failure> {
+pub(crate) fn rename(arguments: &RenameArguments, global: &Global) -> Result<(), Failure> {
     let name = match &arguments.name {
         Some(name) => name.clone(),
         None => std::path::absolute(&arguments.path)
@@ -34,13 +34,22 @@ pub(crate) fn rename(arguments: &RenameArguments) -> Result<(), Failure> {
             .map_err(|path| Failure::new(format!("{} is not UTF-8", path.display())))?,
     };
     offline::rename(&arguments.path, &name)?;
-    output::line(format_args!("the pool's name is {name}"));
+    if global.json {
+        return output::json(&RenameReport { name: &name });
+    }
+    output::line(format_args!("the pool's name is {}", printable(&name)));
     Ok(())
 }
 
+/// What `rename --json` prints.
+#[derive(Serialize)]
+struct RenameReport<'a> {
+    name: &'a str,
+}
+
 /// Prints what was found. Damage is a failure, after all has been said.
-fn show(path: &Path, inspection: &Inspection, output: OutputArguments) -> Result<(), Failure> {
-    if output.json {
+fn show(path: &Path, inspection: &Inspection, global: &Global) -> Result<(), Failure> {
+    if global.json {
         output::json(&Report::new(inspection))?;
     } else {
         for (name, value) in rows(inspection) {
@@ -90,7 +99,7 @@ fn rows(inspection: &Inspection) -> Vec<(&'static str, String)> {
         (false, _) => "damaged",
     };
     vec![
-        ("name", inspection.name.clone()),
+        ("name", printable(&inspection.name).into_owned()),
         ("id", inspection.pool.to_string()),
         ("UUID", show_uuid(inspection.uuid)),
         ("format", format!("version {}", inspection.format_version)),

@@ -1,12 +1,17 @@
 //! The program's output: the one place that writes to the terminal.
+//!
+//! Laws of this module:
+//! - An answer that cannot be written is a failure of the command ([`finish`]), though what it was to do is done.
+//!   A reader that has gone, as `head` does, has what it wanted.
+//! - Nothing that is written here ends the program: whoever reads may be gone, or out of space.
+//! - What others have named (pools, files, modules) is shown so that it can move no cursor, begin no
+//!   line and hide nothing ([`printable`]).
 
-#![expect(
-    clippy::print_stderr,
-    reason = "writing to the terminal is what this is for"
-)]
-
+use std::borrow::Cow;
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
@@ -14,9 +19,91 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// Writes a line. Whoever reads may have gone; then there is nobody to tell.
+/// Why nothing more can be written to standard output.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// Writes a line of the answer. After one that could not be written there are no more.
 pub(crate) fn line(text: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    if is_lost() {
+        return;
+    }
+    if let Err(error) = writeln!(io::stdout(), "{text}") {
+        let _ = LOST.set(error);
+    }
+}
+
+/// Writes a line that is no answer: whether anybody reads it changes nothing.
+pub(crate) fn announce(text: impl Display) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// Whether the answer is of no use any more, so that a long one may end.
+pub(crate) fn is_lost() -> bool {
+    LOST.get().is_some()
+}
+
+/// Ends the answer.
+///
+/// # Errors
+/// It could not be written, and its reader has not gone.
+pub(crate) fn finish() -> Result<(), Failure> {
+    if !is_lost()
+        && let Err(error) = io::stdout().flush()
+    {
+        let _ = LOST.set(error);
+    }
+    match LOST.get() {
+        Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::new(format!(
+            "the command did what it was told, but its answer cannot be written to standard output: \
+             {error}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Prints what the parser of arguments has to say: help, the version, or what is wrong with them.
+pub(crate) fn usage(error: &clap::Error, json: bool) -> ExitCode {
+    if !error.use_stderr() {
+        if let Err(error) = error.print() {
+            let _ = LOST.set(error);
+        }
+        return finish().map_or_else(
+            |failure| self::error(&failure, json),
+            |()| ExitCode::SUCCESS,
+        );
+    }
+    if json {
+        let text = error.to_string();
+        let said = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+        return self::error(&Failure::usage(said), true);
+    }
+    let _ = error.print();
+    Failure::usage("").exit_code()
+}
+
+/// A text of somebody else's with everything escaped that does not show as a character of its own:
+/// controls, line ends, and what turns the direction of writing.
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_hidden) {
+        return text.into();
+    }
+    let mut shown = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if is_hidden(character) {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown.into()
+}
+
+fn is_hidden(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        )
 }
 
 /// What pictures are drawn for.
@@ -57,9 +144,24 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes an error where errors go.
-pub(crate) fn error(failure: &Failure) {
-    eprintln!("chimaera: {failure}");
+/// What `--json` prints of a failure.
+#[derive(Serialize)]
+struct ErrorReport<'a> {
+    error: &'a str,
+    exit_code: u8,
+}
+
+/// Writes an error where errors go, and gives the exit code that says the same.
+pub(crate) fn error(failure: &Failure, json: bool) -> ExitCode {
+    let report = ErrorReport {
+        error: failure.text(),
+        exit_code: failure.code(),
+    };
+    let _ = match serde_json::to_string(&report) {
+        Ok(text) if json => writeln!(io::stderr(), "{text}"),
+        _ => writeln!(io::stderr(), "chimaera: {}", printable(failure.text())),
+    };
+    failure.exit_code()
 }
 
 /// A table with a heading; columns from `first_number` on are numbers.
@@ -73,4 +175,23 @@ pub(crate) fn table(heading: &[&str], first_number: usize) -> Table {
         }
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_show_is_escaped_and_all_else_is_left() {
+        for (text, shown) in [
+            ("/dev/nvme0n1", "/dev/nvme0n1"),
+            ("größer 日本 👍 \"'", "größer 日本 👍 \"'"),
+            ("a\nb\tc", "a\\nb\\tc"),
+            ("\u{1b}[2J", "\\u{1b}[2J"),
+            ("\u{9b}2J\u{7f}", "\\u{9b}2J\\u{7f}"),
+            ("a\u{202e}b\u{2028}", "a\\u{202e}b\\u{2028}"),
+        ] {
+            assert_eq!(printable(text), shown);
+        }
+    }
 }

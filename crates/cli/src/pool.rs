@@ -1,33 +1,33 @@
 //! `chimaera pool`: block device pools.
 
-use std::path::Path;
-
 use chimaera_bdev_client::{
-    BdevType, Client, CreateOptions, OwnedBlock, PoolId, PoolInfo, PoolQuery, Runtime, Stats,
+    BdevType, Client, CreateOptions, MODULE_NAME, OwnedBlock, PoolId, PoolInfo, PoolQuery, Runtime,
+    Stats,
 };
 use serde::Serialize;
 
-use crate::args::{CreateArguments, KindArgument, NamedPool, OutputArguments, PoolCommand};
+use crate::args::{CreateArguments, Global, KindArgument, PoolCommand};
 use crate::failure::Failure;
+use crate::output::{self, printable};
 use crate::runtime::connect;
 use crate::size::show_size;
-use crate::{map, offline, output};
+use crate::{map, offline};
 
-pub(crate) fn run(command: &PoolCommand, socket: Option<&Path>) -> Result<(), Failure> {
+pub(crate) fn run(command: &PoolCommand, global: &Global) -> Result<(), Failure> {
     match command {
-        PoolCommand::Create(arguments) => create(arguments, socket),
-        PoolCommand::List(output) => list(*output, socket),
-        PoolCommand::Stats(pool) => stats(pool, socket),
-        PoolCommand::Flush { name } => flush(name, socket),
-        PoolCommand::Blocks(pool) => blocks(pool, socket),
+        PoolCommand::Create(arguments) => create(arguments, global),
+        PoolCommand::List => list(global),
+        PoolCommand::Stats { name } => stats(name, global),
+        PoolCommand::Flush { name } => flush(name, global),
+        PoolCommand::Blocks { name } => blocks(name, global),
         PoolCommand::Map(arguments) => {
-            let pool = open(&connect(socket)?, &arguments.name)?;
-            map::run(arguments, &pool, &arguments.name)
+            let pool = open(&connect(global)?, &arguments.name)?;
+            map::run(arguments, &pool, global)
         }
-        PoolCommand::Inspect(arguments) => offline::inspect(arguments),
-        PoolCommand::Check(arguments) => offline::check(arguments),
-        PoolCommand::Rename(arguments) => offline::rename(arguments),
-        PoolCommand::Destroy { name } => destroy(name, socket),
+        PoolCommand::Inspect(arguments) => offline::inspect(arguments, global),
+        PoolCommand::Check(arguments) => offline::check(arguments, global),
+        PoolCommand::Rename(arguments) => offline::rename(arguments, global),
+        PoolCommand::Destroy { name } => destroy(name, global),
     }
 }
 
@@ -52,9 +52,9 @@ impl<'a> PoolReport<'a> {
     }
 }
 
-fn create(arguments: &CreateArguments, socket: Option<&Path>) -> Result<(), Failure> {
+fn create(arguments: &CreateArguments, global: &Global) -> Result<(), Failure> {
     let name = pool_name(arguments)?;
-    let runtime = connect(socket)?;
+    let runtime = connect(global)?;
     let mut options = match arguments.kind {
         KindArgument::Ram => CreateOptions::ram(arguments.size.unwrap_or(0)),
         KindArgument::File => CreateOptions::file().total_size(arguments.size.unwrap_or(0)),
@@ -71,7 +71,7 @@ fn create(arguments: &CreateArguments, socket: Option<&Path>) -> Result<(), Fail
         .read_only(arguments.read_only);
     let client = Client::new(&runtime, arguments.id.unwrap_or(PoolId::NULL));
     let info = client.create(PoolQuery::Dynamic, &name, &options)?;
-    if arguments.output.json {
+    if global.json {
         return output::json(&PoolReport::new(&info, Some(info.created)));
     }
     let verb = if info.created {
@@ -92,7 +92,8 @@ fn create(arguments: &CreateArguments, socket: Option<&Path>) -> Result<(), Fail
     };
     output::line(format_args!(
         "{verb} pool {} with id {}; {contents}",
-        info.name, info.id
+        printable(&info.name),
+        info.id
     ));
     Ok(())
 }
@@ -111,9 +112,9 @@ fn pool_name(arguments: &CreateArguments) -> Result<String, Failure> {
         .map_err(|path| Failure::new(format!("{} is not UTF-8", path.display())))
 }
 
-fn list(output: OutputArguments, socket: Option<&Path>) -> Result<(), Failure> {
-    let pools = connect(socket)?.admin().list_pools()?;
-    if output.json {
+fn list(global: &Global) -> Result<(), Failure> {
+    let pools = connect(global)?.admin().list_pools()?;
+    if global.json {
         let reports: Vec<_> = pools
             .iter()
             .map(|pool| PoolReport::new(pool, None))
@@ -121,24 +122,31 @@ fn list(output: OutputArguments, socket: Option<&Path>) -> Result<(), Failure> {
         return output::json(&reports);
     }
     if pools.is_empty() {
-        output::line("no pools");
+        output::line(
+            "no pools are open in this daemon; one that a file or device holds is opened by \
+             `pool create PATH --type file`",
+        );
         return Ok(());
     }
     let mut table = output::table(&["ID", "NAME", "MODULE"], 3);
     for pool in &pools {
-        table.add_row([&pool.id.to_string(), &pool.name, &pool.module]);
+        table.add_row([
+            pool.id.to_string().into(),
+            printable(&pool.name),
+            printable(&pool.module),
+        ]);
     }
     output::line(table.trim_fmt());
     Ok(())
 }
 
-fn stats(pool: &NamedPool, socket: Option<&Path>) -> Result<(), Failure> {
-    let client = open(&connect(socket)?, &pool.name)?;
+fn stats(name: &str, global: &Global) -> Result<(), Failure> {
+    let client = open(&connect(global)?, name)?;
     let (id, stats) = (client.pool_id(), client.get_stats()?);
-    if pool.output.json {
+    if global.json {
         return output::json(&StatsReport {
             id: id.to_string(),
-            name: &pool.name,
+            name,
             stats: &stats,
         });
     }
@@ -249,16 +257,38 @@ const fn persistence(stats: &Stats) -> &'static str {
     }
 }
 
-fn flush(name: &str, socket: Option<&Path>) -> Result<(), Failure> {
-    let pool = open(&connect(socket)?, name)?;
-    pool.flush(PoolQuery::Local)?;
-    let persistent = pool.get_stats()?.persistent;
-    let note = if persistent {
-        ""
+/// What `flush --json` prints. Only bdev's pools say whether they are persistent.
+#[derive(Serialize)]
+struct FlushReport<'a> {
+    id: String,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    persistent: Option<bool>,
+}
+
+/// Flushes a pool of any module, by the container's own flush.
+fn flush(name: &str, global: &Global) -> Result<(), Failure> {
+    let runtime = connect(global)?;
+    let pool = find(&runtime, name)?;
+    runtime.admin().flush(Some(pool.id))?;
+    let persistent = if pool.module == MODULE_NAME {
+        Some(Client::new(&runtime, pool.id).get_stats()?.persistent)
     } else {
-        ", which is not persistent: nothing of it outlives the daemon"
+        None
     };
-    output::line(format_args!("flushed pool {name}{note}"));
+    if global.json {
+        return output::json(&FlushReport {
+            id: pool.id.to_string(),
+            name: &pool.name,
+            persistent,
+        });
+    }
+    let note = if persistent == Some(false) {
+        ", which is not persistent: nothing of it outlives the daemon"
+    } else {
+        ""
+    };
+    output::line(format_args!("flushed pool {}{note}", printable(&pool.name)));
     Ok(())
 }
 
@@ -282,12 +312,12 @@ impl From<OwnedBlock> for BlockReport {
     }
 }
 
-fn blocks(arguments: &NamedPool, socket: Option<&Path>) -> Result<(), Failure> {
-    let pool = open(&connect(socket)?, &arguments.name)?;
+fn blocks(name: &str, global: &Global) -> Result<(), Failure> {
+    let pool = open(&connect(global)?, name)?;
     let blocks = pool
         .all_blocks(PoolQuery::Local)
         .map(|owned| owned.map(BlockReport::from));
-    if arguments.output.json {
+    if global.json {
         return output::json(&blocks.collect::<Result<Vec<_>, _>>()?);
     }
     // Line by line as the pages come: a large pool has more blocks than a table should hold.
@@ -298,6 +328,9 @@ fn blocks(arguments: &NamedPool, socket: Option<&Path>) -> Result<(), Failure> {
     }
     output::line(format_args!("{:>20}  {:<8}OWNER", "OFFSET", "TYPE"));
     for block in blocks {
+        if output::is_lost() {
+            break;
+        }
         let block = block?;
         let owner = block.owner.as_deref().unwrap_or("-");
         let BlockReport { offset, r#type, .. } = &block;
@@ -306,21 +339,50 @@ fn blocks(arguments: &NamedPool, socket: Option<&Path>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn destroy(name: &str, socket: Option<&Path>) -> Result<(), Failure> {
-    let runtime = connect(socket)?;
-    let id = find(&runtime, name)?;
-    runtime.admin().destroy_pool(id)?;
-    output::line(format_args!("destroyed pool {name} with id {id}"));
+/// What `destroy --json` prints.
+#[derive(Serialize)]
+struct DestroyReport<'a> {
+    id: String,
+    name: &'a str,
+}
+
+fn destroy(name: &str, global: &Global) -> Result<(), Failure> {
+    let runtime = connect(global)?;
+    let pool = find(&runtime, name)?;
+    runtime.admin().destroy_pool(pool.id)?;
+    let id = pool.id.to_string();
+    if global.json {
+        return output::json(&DestroyReport {
+            id,
+            name: &pool.name,
+        });
+    }
+    output::line(format_args!(
+        "destroyed pool {} with id {id}",
+        printable(&pool.name)
+    ));
     Ok(())
 }
 
-/// A client of the pool with this name.
+/// A client of the block device pool with this name. Another module's methods have the same numbers and
+/// do something else: what lists blocks here may empty a pool there.
+///
+/// # Errors
+/// There is no such pool, or it is another module's.
 pub(crate) fn open(runtime: &Runtime, name: &str) -> Result<Client, Failure> {
-    Ok(Client::new(runtime, find(runtime, name)?))
+    let pool = find(runtime, name)?;
+    if pool.module != MODULE_NAME {
+        return Err(Failure::in_the_way(format!(
+            "pool {} is of the module {}, and this command is for block device pools, those of \
+             {MODULE_NAME}: use the module's own client",
+            pool.name, pool.module
+        )));
+    }
+    Ok(Client::new(runtime, pool.id))
 }
 
-/// A pool's id by its name. A file pool may also be named by a relative path.
-fn find(runtime: &Runtime, name: &str) -> Result<PoolId, Failure> {
+/// A pool by its name. A file pool may also be named by a relative path.
+fn find(runtime: &Runtime, name: &str) -> Result<PoolInfo, Failure> {
     let admin = runtime.admin();
     let found = admin.find_pool(name).or_else(|error| {
         match std::path::absolute(name)
@@ -331,5 +393,5 @@ fn find(runtime: &Runtime, name: &str) -> Result<PoolId, Failure> {
             _ => Err(error),
         }
     });
-    Ok(found?.id)
+    Ok(found?)
 }

@@ -2,13 +2,12 @@
 
 use std::fmt;
 use std::iter;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chimaera_client::{ModuleInfo, Runtime, RuntimeStatus, default_socket_path};
 use serde::Serialize;
 
-use crate::args::{OutputArguments, RuntimeCommand};
+use crate::args::{Global, RuntimeCommand};
 use crate::failure::Failure;
 use crate::{daemon, output};
 
@@ -18,31 +17,38 @@ const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// How often `stop` looks whether the daemon is gone.
 const STOP_LOOK: Duration = Duration::from_millis(5);
 
-pub(crate) fn run(command: &RuntimeCommand, socket: Option<&Path>) -> Result<(), Failure> {
+pub(crate) fn run(command: &RuntimeCommand, global: &Global) -> Result<(), Failure> {
     match command {
         RuntimeCommand::Start(arguments) => {
-            let socket = socket.map_or_else(default_socket_path, Path::to_path_buf);
+            let socket = global.socket.clone().unwrap_or_else(default_socket_path);
             if arguments.detach {
-                daemon::detach(arguments, &socket)
+                daemon::detach(arguments, &socket, global)
             } else {
                 daemon::run(arguments, &socket)
             }
         }
-        RuntimeCommand::Stop => stop(socket),
-        RuntimeCommand::Status(output) => status(*output, socket),
+        RuntimeCommand::Stop => stop(global),
+        RuntimeCommand::Status => status(global),
     }
 }
 
 /// Connects to the daemon at the socket that was given, or at the default one.
-pub(crate) fn connect(socket: Option<&Path>) -> Result<Runtime, Failure> {
-    Ok(match socket {
+pub(crate) fn connect(global: &Global) -> Result<Runtime, Failure> {
+    Ok(match &global.socket {
         Some(path) => Runtime::connect_to(path)?,
         None => Runtime::connect()?,
     })
 }
 
-fn stop(socket: Option<&Path>) -> Result<(), Failure> {
-    let runtime = connect(socket)?;
+/// What `stop --json` prints.
+#[derive(Serialize)]
+struct StopReport {
+    stopped: bool,
+    process_id: u32,
+}
+
+fn stop(global: &Global) -> Result<(), Failure> {
+    let runtime = connect(global)?;
     runtime.admin().stop_runtime()?;
     // The daemon closes its connections when nothing is left to do but to end.
     let deadline = Instant::now() + STOP_PATIENCE;
@@ -53,6 +59,12 @@ fn stop(socket: Option<&Path>) -> Result<(), Failure> {
             ));
         }
         std::thread::sleep(STOP_LOOK);
+    }
+    if global.json {
+        return output::json(&StopReport {
+            stopped: true,
+            process_id: runtime.daemon().process_id,
+        });
     }
     output::line("stopped");
     Ok(())
@@ -93,7 +105,7 @@ impl<'a> From<&'a ModuleInfo> for ModuleReport<'a> {
 
 impl fmt::Display for ModuleReport<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let source = self.library.unwrap_or("built in");
+        let source = output::printable(self.library.unwrap_or("built in"));
         match self.version {
             Some(version) => write!(f, "{} {version} ({source})", self.name),
             None => write!(f, "{} ({source}, not in use yet)", self.name),
@@ -101,8 +113,8 @@ impl fmt::Display for ModuleReport<'_> {
     }
 }
 
-fn status(output: OutputArguments, socket: Option<&Path>) -> Result<(), Failure> {
-    let status: RuntimeStatus = connect(socket)?.admin().status()?;
+fn status(global: &Global) -> Result<(), Failure> {
+    let status: RuntimeStatus = connect(global)?.admin().status()?;
     let report = StatusReport {
         version: &status.version,
         process_id: status.process_id,
@@ -112,7 +124,7 @@ fn status(output: OutputArguments, socket: Option<&Path>) -> Result<(), Failure>
         pools: status.pool_count,
         modules: status.modules.iter().map(ModuleReport::from).collect(),
     };
-    if output.json {
+    if global.json {
         return output::json(&report);
     }
     let rows = [

@@ -43,7 +43,7 @@ use crate::transfer::Transfer;
 pub(crate) use disk::FileDisk;
 use lock::Lock;
 pub(crate) use lock::patiently;
-pub(crate) use open::{Undo, size_of};
+pub(crate) use open::{Undo, size_and_tail};
 use operation::Operation;
 use queue::{Crossing, Outcome, WorkerQueue};
 use select::{KernelEngine, Needs};

@@ -142,7 +142,7 @@ fn sync_folder_of(path: &Path, file: &File) -> Result<(), ModuleError> {
 }
 
 /// How long the file is, and what stands in it behind its last whole page.
-fn size_and_tail(path: &Path, file: &File) -> Result<(u64, Vec<u8>), ModuleError> {
+pub(crate) fn size_and_tail(path: &Path, file: &File) -> Result<(u64, Vec<u8>), ModuleError> {
     let failed = |error: &io::Error| {
         ModuleError::system(
             format_args!("cannot find out the size of {}", path.display()),
@@ -173,7 +173,7 @@ fn size_and_tail(path: &Path, file: &File) -> Result<(u64, Vec<u8>), ModuleError
 }
 
 /// Bytes of a file or device now.
-pub(crate) fn size_of(file: &File) -> io::Result<u64> {
+pub(super) fn size_of(file: &File) -> io::Result<u64> {
     let metadata = file.metadata()?;
     if metadata.file_type().is_block_device() {
         let mut device = file;

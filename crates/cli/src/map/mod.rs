@@ -10,10 +10,11 @@ use std::fs;
 use std::path::Path;
 
 use chimaera_bdev_client::{Client, MegabyteState, PoolQuery};
+use serde::Serialize;
 
-use crate::args::MapArguments;
+use crate::args::{Global, MapArguments};
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, printable};
 
 /// Bytes that a state stands for.
 const MEGABYTE: u64 = 1 << 20;
@@ -21,14 +22,20 @@ const MEGABYTE: u64 = 1 << 20;
 /// Most cells of a picture: more could not be told apart.
 const CELLS_MAXIMUM: u64 = 4096;
 
-pub(crate) fn run(arguments: &MapArguments, pool: &Client, name: &str) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &MapArguments, pool: &Client, global: &Global) -> Result<(), Failure> {
+    let name = printable(&arguments.name);
     let map = Map {
-        name,
+        name: &name,
         total_size: pool.get_stats()?.total_size,
         states: &pool.map(PoolQuery::Local)?,
     };
     match &arguments.svg {
-        Some(path) => write_svg(path, &map),
+        Some(path) => write_svg(path, &map, global),
+        None if global.json => output::json(&MapReport {
+            name: &arguments.name,
+            total_size: map.total_size,
+            runs: runs(map.states),
+        }),
         None => {
             let screen = output::screen();
             output::line(terminal::draw(&map, screen.columns, screen.colour));
@@ -37,13 +44,53 @@ pub(crate) fn run(arguments: &MapArguments, pool: &Client, name: &str) -> Result
     }
 }
 
-fn write_svg(path: &Path, map: &Map<'_>) -> Result<(), Failure> {
+/// What `map --json` prints.
+#[derive(Serialize)]
+struct MapReport<'a> {
+    name: &'a str,
+    total_size: u64,
+    runs: Vec<Run>,
+}
+
+/// Neighbouring megabytes in one state. The last one of a pool may be a part of a megabyte.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Run {
+    state: &'static str,
+    first_megabyte: usize,
+    megabytes: usize,
+}
+
+fn runs(states: &[MegabyteState]) -> Vec<Run> {
+    let mut first_megabyte = 0;
+    let chunks = states.chunk_by(|one, other| one == other);
+    let run = |chunk: &[MegabyteState]| {
+        let run = Run {
+            state: name_of(chunk[0]),
+            first_megabyte,
+            megabytes: chunk.len(),
+        };
+        first_megabyte += chunk.len();
+        run
+    };
+    chunks.map(run).collect()
+}
+
+fn write_svg(path: &Path, map: &Map<'_>, global: &Global) -> Result<(), Failure> {
     fs::write(path, svg::draw(map)).map_err(Failure::system(format_args!(
         "cannot write {}",
         path.display()
     )))?;
+    if global.json {
+        return output::json(&SvgReport { svg: path });
+    }
     output::line(format_args!("wrote {}", path.display()));
     Ok(())
+}
+
+/// What `map --svg FILE --json` prints.
+#[derive(Serialize)]
+struct SvgReport<'a> {
+    svg: &'a Path,
 }
 
 /// What is drawn.
@@ -91,6 +138,11 @@ const LEGEND: [(MegabyteState, &str); 4] = [
     (MegabyteState::Metadata, "metadata"),
     (MegabyteState::Free, "free"),
 ];
+
+fn name_of(state: MegabyteState) -> &'static str {
+    let named = LEGEND.iter().find(|(named, _)| *named == state);
+    named.map_or("unknown", |(_, name)| name)
+}
 
 /// How many megabytes of a cell are in which state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,6 +217,24 @@ mod tests {
             metadata: 1,
         };
         assert_eq!(map.cells(4)[0], first);
+    }
+
+    #[test]
+    fn runs_hold_every_megabyte_once() {
+        let run = |state, first_megabyte, megabytes| Run {
+            state,
+            first_megabyte,
+            megabytes,
+        };
+        let expected = [
+            run("metadata", 0, 1),
+            run("used", 1, 2),
+            run("split", 3, 1),
+            run("free", 4, 4),
+            run("used", 8, 1),
+        ];
+        assert_eq!(runs(&states("m##-....#")), expected);
+        assert_eq!(runs(&[]), []);
     }
 
     #[test]

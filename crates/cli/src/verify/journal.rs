@@ -11,7 +11,10 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 use super::block::JournalId;
 use super::model::Model;
@@ -43,7 +46,7 @@ impl Journal {
     pub(super) fn open(path: &Path, new_id: JournalId) -> Result<Self, Failure> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        let mut file = options.open(path).map_err(failed("open", path))?;
+        let mut file = open(&mut options, path)?;
         file.try_lock().map_err(|error| locked(path, error))?;
         let contents = read_all(&mut file, path)?;
         let whole_bytes = contents.whole_bytes as u64;
@@ -92,7 +95,7 @@ impl Journal {
 
 /// Reads a journal and leaves it as it is.
 pub(super) fn read(path: &Path) -> Result<Model, Failure> {
-    let mut file = File::open(path).map_err(failed("open", path))?;
+    let mut file = open(OpenOptions::new().read(true), path)?;
     file.try_lock_shared()
         .map_err(|error| locked(path, error))?;
     read_all(&mut file, path)?.model.ok_or_else(|| {
@@ -103,9 +106,30 @@ pub(super) fn read(path: &Path) -> Result<Model, Failure> {
     })
 }
 
+/// Opens a journal that is a regular file. Any other may have no end, or wait for ever for a writer.
+fn open(options: &mut OpenOptions, path: &Path) -> Result<File, Failure> {
+    let without_waiting = options.custom_flags(OFlag::O_NONBLOCK.bits());
+    let file = without_waiting.open(path).map_err(failed("open", path))?;
+    let kind = file.metadata().map_err(failed("open", path))?.file_type();
+    if kind.is_file() {
+        return Ok(file);
+    }
+    Err(Failure::new(format!(
+        "the journal {} is not a regular file: name one, or one that does not exist yet",
+        path.display()
+    )))
+}
+
+/// Reads all of a journal, but of somebody's file only as much as shows that it is none.
 fn read_all(file: &mut File, path: &Path) -> Result<Contents, Failure> {
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(failed("read", path))?;
+    Read::by_ref(file)
+        .take(HEADER_START.len() as u64)
+        .read_to_end(&mut bytes)
+        .map_err(failed("read", path))?;
+    if is_part_of_a_header(&bytes) {
+        file.read_to_end(&mut bytes).map_err(failed("read", path))?;
+    }
     parse(&bytes).map_err(|damage| Failure::new(format!("{}: {damage}", path.display())))
 }
 

@@ -9,6 +9,7 @@
 //! - [`model`]: what a journal says must be there.
 //! - [`worker`] and [`mod@run`]: the workload, and how a journal is continued.
 //! - [`check`]: the comparison.
+//! - [`report`]: what programs are told of both.
 
 mod block;
 mod check;
@@ -18,6 +19,7 @@ mod memory;
 mod model;
 mod random;
 mod record;
+mod report;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -25,12 +27,11 @@ mod worker;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chimaera_bdev_client::{Block, Client, Error, OwnedBlock, OwnerTag, PoolQuery, Status};
 
-use crate::args::{VerifyCheckArguments, VerifyCommand, VerifyRunArguments};
+use crate::args::{Global, VerifyCheckArguments, VerifyCommand, VerifyRunArguments};
 use crate::failure::Failure;
 use crate::output;
 use crate::pool::open;
@@ -91,15 +92,15 @@ impl Pool for Client {
     }
 }
 
-pub(crate) fn run(command: &VerifyCommand, socket: Option<&Path>) -> Result<(), Failure> {
+pub(crate) fn run(command: &VerifyCommand, global: &Global) -> Result<(), Failure> {
     match command {
-        VerifyCommand::Run(arguments) => run_workload(arguments, socket),
-        VerifyCommand::Check(arguments) => check_pool(arguments, socket),
+        VerifyCommand::Run(arguments) => run_workload(arguments, global),
+        VerifyCommand::Check(arguments) => check_pool(arguments, global),
     }
 }
 
-fn run_workload(arguments: &VerifyRunArguments, socket: Option<&Path>) -> Result<(), Failure> {
-    let pool = open(&connect(socket)?, &arguments.pool.pool)?;
+fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), Failure> {
+    let pool = open(&connect(global)?, &arguments.pool.pool)?;
     let path = &arguments.pool.journal;
     let new_id = JournalId(random()?);
     let journal = Journal::open(path, new_id)?;
@@ -115,8 +116,10 @@ fn run_workload(arguments: &VerifyRunArguments, socket: Option<&Path>) -> Result
     };
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
     let (outcome, summary) = run::run(&pool, journal, plan, |_| Instant::now() >= end);
-    if let Some(summary) = &summary {
-        show_run(summary, plan.seed);
+    match &summary {
+        Some(summary) if global.json => output::json(&report::Run::new(summary, plan.seed))?,
+        Some(summary) => show_run(summary, plan.seed),
+        None => {}
     }
     outcome.map_err(|failure| {
         failure.explain_loss(format_args!(
@@ -176,16 +179,28 @@ fn show_model(model: &Model) {
     ]);
 }
 
-fn check_pool(arguments: &VerifyCheckArguments, socket: Option<&Path>) -> Result<(), Failure> {
-    let pool = open(&connect(socket)?, &arguments.pool.pool)?;
+fn check_pool(arguments: &VerifyCheckArguments, global: &Global) -> Result<(), Failure> {
+    let pool = open(&connect(global)?, &arguments.pool.pool)?;
     let model = journal::read(&arguments.pool.journal)?;
     let findings = check::check(&model, &pool).map_err(during("checking the blocks"))?;
-    show_model(&model);
-    output::line("in the pool there is");
-    show_findings(&findings);
+    if global.json {
+        output::json(&report::Check::new(&model, &findings))?;
+    } else {
+        show_check(&model, &findings);
+    }
     if findings.violations.is_empty() {
         return Ok(());
     }
+    Err(Failure::new(format!(
+        "the pool has not what the journal promises: {} violations",
+        findings.violations.len()
+    )))
+}
+
+fn show_check(model: &Model, findings: &Findings) {
+    show_model(model);
+    output::line("in the pool there is");
+    show_findings(findings);
     for violation in findings.violations.iter().take(SHOWN) {
         output::line(format_args!("VIOLATION: {violation}"));
     }
@@ -193,10 +208,6 @@ fn check_pool(arguments: &VerifyCheckArguments, socket: Option<&Path>) -> Result
     if hidden > 0 {
         output::line(format_args!("and {hidden} more"));
     }
-    Err(Failure::new(format!(
-        "the pool has not what the journal promises: {} violations",
-        findings.violations.len()
-    )))
 }
 
 fn show_findings(findings: &Findings) {

@@ -49,3 +49,18 @@ fn what_is_damaged_while_it_is_in_use_is_told() {
         drop(pool);
     });
 }
+
+#[test]
+fn what_holds_something_is_not_called_empty_however_short_it_is() {
+    let folder = disk_folder();
+    let name = name_in(&folder, "somebody's");
+    for (contents, told) in [
+        (vec![0; 4096], "nothing but zeroes"),
+        (b"root:x:0:0:root:/root:/bin/bash\n".to_vec(), "offset 0x0"),
+        ([&[0; 8192][..], b"tail"].concat(), "offset 0x2000"),
+    ] {
+        std::fs::write(&name, &contents).expect("writes");
+        let error = offline::inspect(Path::new(&name)).expect_err("no pool");
+        assert!(error.message.contains(told), "{error}");
+    }
+}

@@ -1,0 +1,117 @@
+//! What `--json` prints of runs and checks.
+
+use serde::Serialize;
+
+use super::check::Findings;
+use super::model::Model;
+use super::run::Summary;
+use super::worker::Counts;
+
+/// Of `verify run`.
+#[derive(Serialize)]
+pub(super) struct Run<'a> {
+    seed: u64,
+    allocated_blocks: u64,
+    freed_blocks: u64,
+    written_blocks: u64,
+    written_bytes: u64,
+    read_blocks: u64,
+    flushes: u64,
+    times_without_space: u64,
+    promised: Promised,
+    /// What was in the pool before, of a journal that was continued.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<Found<'a>>,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(summary: &'a Summary, seed: u64) -> Self {
+        let Counts {
+            allocated,
+            freed,
+            written_blocks,
+            written_bytes,
+            read_blocks,
+            flushes,
+            without_space,
+        } = summary.counts;
+        Self {
+            seed,
+            allocated_blocks: allocated,
+            freed_blocks: freed,
+            written_blocks,
+            written_bytes,
+            read_blocks,
+            flushes,
+            times_without_space: without_space,
+            promised: Promised::new(&summary.model),
+            before: (summary.model.runs > 1).then(|| Found::new(&summary.before)),
+        }
+    }
+}
+
+/// Of `verify check`.
+#[derive(Serialize)]
+pub(super) struct Check<'a> {
+    promised: Promised,
+    found: Found<'a>,
+}
+
+impl<'a> Check<'a> {
+    pub(super) fn new(model: &Model, findings: &'a Findings) -> Self {
+        Self {
+            promised: Promised::new(model),
+            found: Found::new(findings),
+        }
+    }
+}
+
+/// What a journal promises.
+#[derive(Serialize)]
+struct Promised {
+    journal: String,
+    flushed_blocks: usize,
+    flushed_bytes: u64,
+    runs: u64,
+    records_of_flushes: u64,
+}
+
+impl Promised {
+    fn new(model: &Model) -> Self {
+        Self {
+            journal: model.id.to_string(),
+            flushed_blocks: model.live.len(),
+            flushed_bytes: model.bytes(),
+            runs: model.runs,
+            records_of_flushes: model.flushes,
+        }
+    }
+}
+
+/// What a pool has.
+#[derive(Serialize)]
+struct Found<'a> {
+    intact_blocks: u64,
+    intact_bytes: u64,
+    overwritten_blocks: u64,
+    blocks_being_freed_gone: u64,
+    blocks_being_freed_still_there: usize,
+    recent_blocks: usize,
+    blocks_of_others: u64,
+    violations: &'a [String],
+}
+
+impl<'a> Found<'a> {
+    fn new(findings: &'a Findings) -> Self {
+        Self {
+            intact_blocks: findings.intact,
+            intact_bytes: findings.bytes,
+            overwritten_blocks: findings.overwritten,
+            blocks_being_freed_gone: findings.gone,
+            blocks_being_freed_still_there: findings.still_there.len(),
+            recent_blocks: findings.recent.len(),
+            blocks_of_others: findings.of_others,
+            violations: &findings.violations,
+        }
+    }
+}
