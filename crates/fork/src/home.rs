@@ -1,0 +1,169 @@
+//! Values that know their process.
+
+use std::fmt;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::page::{Owner, PAGE_BYTES, Process, hold, map_wiped};
+use crate::table::{self, Item, Registration};
+
+/// A number that is 0 in every process but the one that made it. Clones share the number.
+///
+/// It costs a page, and a look at it a load from a line that nobody writes: for what is looked at with
+/// every task. [`Process`] is for all else.
+#[derive(Clone, Debug)]
+pub struct Home {
+    word: NonNull<AtomicU64>,
+    _page: Arc<HomePage>,
+}
+
+// SAFETY: the word is an atomic, and mapped as long as the page that the value shares.
+unsafe impl Send for Home {}
+// SAFETY: as above.
+unsafe impl Sync for Home {}
+
+#[derive(Debug)]
+struct HomePage {
+    word: NonNull<AtomicU64>,
+    /// Whether it is a page of the kernel's emptying; else a word that the handler empties.
+    is_wiped: bool,
+    registration: Registration,
+}
+
+// SAFETY: as for `Home`, which alone uses the word.
+unsafe impl Send for HomePage {}
+// SAFETY: as above.
+unsafe impl Sync for HomePage {}
+
+impl Home {
+    /// Makes this process the home of something with this number.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for the number 0; no memory.
+    pub fn new(number: u64) -> io::Result<Self> {
+        if number == 0 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let held = hold();
+        let (word, is_wiped) = match map_wiped() {
+            Some(page) => (page.cast::<AtomicU64>(), true),
+            None => (NonNull::from(Box::leak(Box::default())), false),
+        };
+        // SAFETY: an aligned word of zeros that is there until the page is dropped.
+        unsafe { word.as_ref() }.store(number, Ordering::Relaxed);
+        let give_back = || {
+            // SAFETY: the word was made as this says, and nobody has it any more.
+            unsafe { give_back(word, is_wiped) };
+        };
+        let item = Item::Word(word.as_ptr().expose_provenance());
+        let registration = table::add(&held, item).inspect_err(|_| give_back())?;
+        Ok(Self {
+            word,
+            _page: Arc::new(HomePage {
+                word,
+                is_wiped,
+                registration,
+            }),
+        })
+    }
+
+    /// The number, or 0 in another process. Takes no lock.
+    #[inline]
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        // SAFETY: the word is mapped as long as the page that this value shares.
+        unsafe { self.word.as_ref() }.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is the process that made it. Takes no lock.
+    #[inline]
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.number() != 0
+    }
+}
+
+impl Drop for HomePage {
+    fn drop(&mut self) {
+        if self.registration.process.owner() != Owner::This {
+            // A page that is empty, in a child that has other things to do.
+            return;
+        }
+        let held = hold();
+        table::remove(&held, &self.registration);
+        // SAFETY: the word was made as this says, and nobody has it any more.
+        unsafe { give_back(self.word, self.is_wiped) };
+    }
+}
+
+/// # Safety
+/// The word was made by [`Home::new`], in a page of its own or not, and is not used any more.
+unsafe fn give_back(word: NonNull<AtomicU64>, is_wiped: bool) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        if is_wiped {
+            libc::munmap(word.as_ptr().cast(), PAGE_BYTES);
+        } else {
+            drop(Box::from_raw(word.as_ptr()));
+        }
+    }
+}
+
+/// A value that only the process that made it drops. In a forked child it is forgotten: what it would
+/// do there, such as waiting for threads or taking locks, cannot be done.
+pub struct Native<T> {
+    value: ManuallyDrop<T>,
+    process: Process,
+}
+
+impl<T> Native<T> {
+    /// Makes a value of this process's.
+    #[must_use]
+    pub fn new(value: T) -> Self {
+        Self {
+            value: ManuallyDrop::new(value),
+            process: Process::current(),
+        }
+    }
+
+    /// Whether this is the process that made it. Takes no lock.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.process.is_current()
+    }
+}
+
+impl<T> Drop for Native<T> {
+    fn drop(&mut self) {
+        if self.is_here() {
+            // SAFETY: the value is dropped here, and not used after.
+            unsafe { ManuallyDrop::drop(&mut self.value) };
+        }
+    }
+}
+
+impl<T> Deref for Native<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T> DerefMut for Native<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Native<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value.fmt(f)
+    }
+}

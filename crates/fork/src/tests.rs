@@ -1,0 +1,262 @@
+//! What children have, of whichever kind they are.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::page::hold;
+use crate::{Home, Mapping, Native, Private, Process};
+
+const BYTES: usize = 1 << 20;
+
+/// How a child is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Fork,
+    /// By the bare system call, so that no handler runs.
+    Clone,
+}
+
+const KINDS: [Kind; 2] = [Kind::Fork, Kind::Clone];
+
+/// Runs something in a child, and gives the parent what it found wrong. A child of many threads has
+/// one, so this neither panics nor waits for anybody; of one without a handler, nor allocates.
+fn child(kind: Kind, check: impl FnOnce() -> Result<(), &'static str>) {
+    // SAFETY: the child runs `check` and ends; what it uses is its own, or written for children.
+    let id = unsafe {
+        match kind {
+            Kind::Fork => libc::fork(),
+            Kind::Clone => libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) as libc::pid_t,
+        }
+    };
+    assert!(id >= 0, "{}", io::Error::last_os_error());
+    if id == 0 {
+        // Hangs otherwise, where something is wrong with locks.
+        // SAFETY: these end the child, after some time or now, and write bytes that are there.
+        unsafe {
+            libc::alarm(30);
+            let found = check();
+            if let Err(text) = found {
+                libc::write(2, text.as_ptr().cast(), text.len());
+            }
+            libc::_exit(i32::from(found.is_err()));
+        }
+    }
+    let mut status = 0;
+    // SAFETY: the status is written to a word that is there.
+    let ended = unsafe { libc::waitpid(id, &raw mut status, 0) };
+    assert_eq!((ended, status), (id, 0), "in a child by {kind:?}");
+}
+
+/// Drops a child's copy of a value, which is the parent's to drop there.
+fn drop_copy<T>(value: &T) {
+    // SAFETY: the child uses the value no more, and ends without dropping it.
+    drop(unsafe { ptr::read(value) });
+}
+
+fn holds(condition: bool, what: &'static str) -> Result<(), &'static str> {
+    if condition { Ok(()) } else { Err(what) }
+}
+
+/// Shared memory, as segments are.
+fn shared_memory() -> Mapping {
+    let map = || {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        // SAFETY: a new mapping where the kernel likes.
+        let address = unsafe { libc::mmap(ptr::null_mut(), BYTES, protection, flags, -1, 0) };
+        NonNull::new(address.cast()).ok_or_else(io::Error::last_os_error)
+    };
+    // SAFETY: the mapping has so many bytes and is nobody else's.
+    unsafe { Mapping::new(BYTES, map) }.expect("a mapping")
+}
+
+fn identity(file: RawFd) -> Option<(u64, u64)> {
+    let found = std::fs::metadata(format!("/proc/self/fd/{file}")).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+#[test]
+fn a_child_is_another_process_and_so_is_its_child() {
+    let here = Process::current();
+    let home = Home::new(7).expect("a home");
+    for kind in KINDS {
+        child(kind, || {
+            holds(!here.is_current(), "the parent's process")?;
+            holds(home.number() == 0 && !home.is_here(), "the parent's home")?;
+            holds(Process::current().is_current(), "the child's process")?;
+            if kind == Kind::Clone {
+                // What follows needs the allocator, whose locks other threads may have had.
+                return Ok(());
+            }
+            let child_process = Process::current();
+            let child_home = Home::new(8).map_err(|_| "no home")?;
+            for kind in KINDS {
+                child(kind, || {
+                    let is_foreign = !here.is_current() && !child_process.is_current();
+                    holds(is_foreign, "processes")?;
+                    holds(!home.is_here() && !child_home.is_here(), "homes")
+                });
+            }
+            holds(!here.is_current() && child_home.number() == 8, "unchanged")
+        });
+    }
+    assert!(here.is_current() && home.number() == 7);
+}
+
+#[test]
+fn a_child_of_fork_has_private_zeros_where_the_parent_has_shared_memory() {
+    let memory = shared_memory();
+    let address = memory.address();
+    // SAFETY: the mapping is this test's own.
+    unsafe { address.write_bytes(0xAB, BYTES) };
+    child(Kind::Fork, || {
+        // SAFETY: private memory of the child's, as this test is about.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(address.as_ptr(), BYTES) };
+        holds(bytes.iter().all(|&byte| byte == 0), "not zeros")?;
+        bytes.fill(0xCD);
+        drop_copy(&memory);
+        holds(
+            bytes.iter().all(|&byte| byte == 0xCD),
+            "gone with the value",
+        )
+    });
+    // SAFETY: as above.
+    assert_eq!(unsafe { address.add(BYTES - 1).read() }, 0xAB);
+}
+
+#[test]
+fn no_mapping_of_a_childs_comes_to_lie_where_its_parents_are() {
+    let memory = shared_memory();
+    let range = memory.address().as_ptr().addr()..memory.address().as_ptr().addr() + BYTES;
+    for kind in KINDS {
+        child(kind, || {
+            // Without the handler it is this crate's own first mapping that sees to it.
+            let mappings = [(); 8].map(|()| shared_memory());
+            let meets = |mapping: &Mapping| {
+                let address = mapping.address().as_ptr().addr();
+                address < range.end && range.start < address + BYTES
+            };
+            holds(!mappings.iter().any(meets), "a mapping in the hole")
+        });
+    }
+}
+
+#[test]
+fn a_childs_copy_of_a_file_is_another_file_that_it_may_close() {
+    let file = tempfile();
+    let number = file.as_raw_fd();
+    let is = identity(number);
+    let copy = Private::new(|| file.try_clone()).expect("a copy");
+    child(Kind::Fork, || {
+        holds(identity(number) != is, "the file is open")?;
+        holds(identity(number).is_some(), "the number is free")?;
+        drop_copy(&file);
+        holds(identity(number).is_none(), "the number stays taken")?;
+        // Whoever has the number next has it to himself.
+        let next = File::open("/dev/null").map_err(|_| "no file")?;
+        holds(next.as_raw_fd() == number, "another number")?;
+        drop_copy(&copy);
+        holds(identity(number).is_some(), "closed by somebody else")
+    });
+}
+
+#[test]
+fn a_child_without_a_handler_leaves_its_parents_files_alone() {
+    let file = tempfile();
+    let number = file.as_raw_fd();
+    let is = identity(number);
+    child(Kind::Clone, || {
+        drop_copy(&file);
+        holds(identity(number) == is, "it was closed")?;
+        let own = Private::new(|| File::open("/dev/null")).map_err(|_| "no file")?;
+        let own_number = own.as_raw_fd();
+        drop(own);
+        holds(identity(own_number).is_none(), "its own stays open")
+    });
+}
+
+#[test]
+fn a_value_is_dropped_by_the_process_that_made_it() {
+    static DROPPED: AtomicBool = AtomicBool::new(false);
+    struct Tells;
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            DROPPED.store(true, Ordering::Relaxed);
+        }
+    }
+    let value = Native::new(Tells);
+    for kind in KINDS {
+        child(kind, || {
+            drop_copy(&value);
+            holds(!DROPPED.load(Ordering::Relaxed), "dropped in a child")
+        });
+    }
+    drop(value);
+    assert!(DROPPED.load(Ordering::Relaxed));
+}
+
+/// A lock of another thread's would be taken in the child for ever.
+#[test]
+fn a_child_waits_for_no_thread_of_its_parents() {
+    let (locked, is_locked) = std::sync::mpsc::channel();
+    let (unlock, may_unlock) = std::sync::mpsc::channel::<()>();
+    let holder = thread::spawn(move || {
+        let held = hold();
+        locked.send(()).expect("somebody waits");
+        let _ = may_unlock.recv();
+        drop(held);
+    });
+    is_locked.recv().expect("it locks");
+    child(Kind::Clone, || {
+        drop(hold());
+        Ok(())
+    });
+    drop(unlock);
+    holder.join().expect("it unlocks");
+    // `fork` waits for others itself, and lets them go on.
+    for _ in 0..20 {
+        let others = [(); 2].map(|()| thread::spawn(|| drop(tempfile())));
+        child(Kind::Fork, || {
+            drop(hold());
+            Ok(())
+        });
+        for other in others {
+            other.join().expect("it goes on");
+        }
+    }
+}
+
+/// What has gone is another's concern: its number and its place are free again.
+#[test]
+fn what_was_dropped_is_not_taken_away_any_more() {
+    let file = tempfile();
+    let number = file.as_raw_fd();
+    drop(file);
+    let other: OwnedFd = File::open("/proc/self/exe").expect("a file").into();
+    // SAFETY: the number is free, or this test's own.
+    let other_number = unsafe { libc::fcntl(other.as_raw_fd(), libc::F_DUPFD, number) };
+    let is = identity(other_number);
+    child(Kind::Fork, || {
+        holds(identity(other_number) == is, "it was taken")
+    });
+    // SAFETY: made above.
+    unsafe { libc::close(other_number) };
+}
+
+fn tempfile() -> Private<File> {
+    Private::new(|| {
+        // SAFETY: the name is a string of this program's.
+        let file = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) };
+        if file < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made it.
+        Ok(unsafe { std::os::fd::FromRawFd::from_raw_fd(file) })
+    })
+    .expect("a file")
+}
