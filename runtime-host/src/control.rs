@@ -21,6 +21,7 @@ use crate::admin::Shared;
 use crate::inbox::Inbox;
 use crate::listener::Listener;
 use crate::mapped::Mapped;
+use crate::peer_process;
 use crate::session::{Peer, Session};
 use crate::worker::Command;
 
@@ -39,6 +40,8 @@ pub(crate) enum Event {
 
 const LISTENER: u64 = u64::MAX;
 const EVENTS: u64 = u64::MAX - 1;
+/// Beside the id of a connection: that its process has ended.
+const PROCESS_ENDED: u64 = 1 << 62;
 
 /// How long to wait before accepting again when the process has no file descriptors left.
 const ACCEPT_PAUSE_MS: u16 = 100;
@@ -56,6 +59,8 @@ pub(crate) struct Control {
     mapped: Mapped,
     /// Connections that have ended, and are to be closed.
     ended: Vec<Arc<OwnedFd>>,
+    /// Whether the log says already that processes cannot be watched.
+    told_of_unwatched: bool,
     stopping: bool,
 }
 
@@ -63,6 +68,8 @@ struct Connection {
     state: State,
     socket: Arc<OwnedFd>,
     peer: Peer,
+    /// Readable once the client's process has ended.
+    process: Option<OwnedFd>,
 }
 
 enum State {
@@ -104,6 +111,9 @@ impl Refusal {
     }
 }
 
+/// The process that made a connection is gone.
+struct ProcessEnded;
+
 impl Control {
     pub(crate) fn new(
         shared: Arc<Shared>,
@@ -127,6 +137,7 @@ impl Control {
             load,
             mapped: Mapped::default(),
             ended: Vec::new(),
+            told_of_unwatched: false,
             stopping: false,
         };
         control.resume_accepting()?;
@@ -152,6 +163,9 @@ impl Control {
                 match event.data() {
                     LISTENER => self.accept(),
                     EVENTS => self.take_events(),
+                    id if id & PROCESS_ENDED != 0 => {
+                        self.end(id & !PROCESS_ENDED, "its process has ended");
+                    }
                     id => self.receive(id),
                 }
             }
@@ -234,15 +248,56 @@ impl Control {
             return;
         }
         self.next_id += 1;
+        let Ok(process) = self.watch_process(id, &socket, peer) else {
+            tracing::debug!(session = id, "connection dropped: its process has ended");
+            let _ = self.epoll.delete(&socket);
+            self.ended.push(Arc::new(socket));
+            return;
+        };
         let socket = Arc::new(socket);
         self.connections.insert(
             id,
             Connection {
                 socket,
                 peer,
+                process,
                 state: State::Greeting,
             },
         );
+    }
+
+    /// Has the end of a connection's process end the connection. Where that cannot be, its socket
+    /// has to tell, which it does unless somebody else holds it too.
+    ///
+    /// # Errors
+    /// The process has ended already.
+    fn watch_process(
+        &mut self,
+        id: u64,
+        socket: &OwnedFd,
+        peer: Peer,
+    ) -> Result<Option<OwnedFd>, ProcessEnded> {
+        let watched = peer_process::watch(socket, peer.process_id).and_then(|process| {
+            if let Some(process) = &process {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, id | PROCESS_ENDED);
+                self.epoll.add(process, event)?;
+            }
+            Ok(process)
+        });
+        match watched {
+            Ok(process) => Ok(process),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ProcessEnded),
+            Err(error) => {
+                if !self.told_of_unwatched {
+                    self.told_of_unwatched = true;
+                    tracing::warn!(
+                        "cannot watch the processes of clients: {error}; the session of one that \
+                         dies may last as long as a child that it left behind"
+                    );
+                }
+                Ok(None)
+            }
+        }
     }
 
     /// Reads one packet of a connection and answers it.
@@ -382,6 +437,10 @@ impl Control {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
+        if let Some(process) = connection.process.take() {
+            // Closing it would do, but not where a forked child holds a copy.
+            let _ = self.epoll.delete(&process);
+        }
         match std::mem::replace(&mut connection.state, State::Greeting) {
             State::Greeting => {
                 tracing::debug!(session = id, "connection ended: {reason}");

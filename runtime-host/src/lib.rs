@@ -25,6 +25,7 @@ mod library;
 mod listener;
 mod mapped;
 mod modules;
+mod peer_process;
 mod pools;
 mod routing;
 mod session;

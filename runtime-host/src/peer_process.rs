@@ -1,0 +1,81 @@
+//! The process behind a connection, and how the host learns of its end.
+//!
+//! A socket alone does not tell: a child that was forked without any handler (`clone(2)`) holds a
+//! copy of it, and the kernel reports a hangup only when the last copy is closed. A connection is
+//! the process's that made it, so it ends with that process, whoever else holds the socket.
+
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
+
+/// A file that becomes readable when the process at the other end of the socket has ended. `None`
+/// where it is of no use: that process is this one, or one that cannot be named from here.
+///
+/// # Errors
+/// [`io::ErrorKind::NotFound`] if it has ended already; else what the system refuses, most likely
+/// for want of descriptors.
+pub(crate) fn watch(socket: impl AsFd, process_id: i32) -> io::Result<Option<OwnedFd>> {
+    // An embedded host's own process, or one beyond this one's namespace.
+    if process_id == 0 || process_id.cast_unsigned() == std::process::id() {
+        return Ok(None);
+    }
+    let opened = match getsockopt(&socket, PeerPidfd) {
+        // Before Linux 6.5. The id may have become another process's since the connection was
+        // made: then that one's end ends a connection whose own process was gone already.
+        Err(Errno::ENOPROTOOPT | Errno::EINVAL) => open_process(process_id),
+        opened => opened,
+    };
+    match opened {
+        Ok(process) => Ok(Some(process)),
+        Err(Errno::ESRCH) => Err(io::ErrorKind::NotFound.into()),
+        // Before Linux 5.3, or in a sandbox.
+        Err(Errno::ENOSYS | Errno::EPERM) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn open_process(process_id: i32) -> nix::Result<OwnedFd> {
+    // SAFETY: the call takes two integers and touches no memory of this process.
+    let file = unsafe { libc::syscall(libc::SYS_pidfd_open, process_id, 0) };
+    let file = Errno::result(file)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(file as i32) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::*;
+
+    #[test]
+    fn the_own_process_is_not_watched() {
+        let kind = SockType::SeqPacket;
+        let pair = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC);
+        let (ours, _theirs) = pair.expect("a pair");
+        let watched = watch(&ours, std::process::id().cast_signed()).expect("asked");
+        assert!(watched.is_none());
+    }
+
+    /// What takes the place of the socket's own word on kernels that do not have it.
+    #[test]
+    fn a_process_is_readable_once_it_has_ended() {
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = command.spawn().expect("a process");
+        let process = open_process(child.id().cast_signed()).expect("it runs");
+        let is_readable = |timeout| {
+            let mut files = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+            poll(&mut files, timeout) == Ok(1)
+        };
+        assert!(!is_readable(PollTimeout::ZERO));
+        drop(child.stdin.take());
+        assert!(is_readable(PollTimeout::from(60_000_u16)), "it ended");
+        child.wait().expect("it was started");
+    }
+}
