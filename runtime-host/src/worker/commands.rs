@@ -70,14 +70,7 @@ impl Worker {
     fn add_lane(&mut self, session: Arc<Session>, lane: Lane, bell: Arc<Doorbell>) {
         let free = self.lanes.iter().position(Option::is_none);
         let index = free.unwrap_or(self.lanes.len());
-        if let Err(error) = self.sleeper.watch(&*bell, Wake::Lane(index as u32)) {
-            let reason = format!("its doorbell cannot be watched: {error}");
-            self.events.send(Event::SessionFault {
-                session: session.id,
-                reason,
-            });
-            return;
-        }
+        let is_watched = self.watches(&bell, index as u32);
         let tasks = Arc::new(LaneTasks::new());
         Completions::with(|all| {
             let tasks = Arc::clone(&tasks);
@@ -88,6 +81,7 @@ impl Worker {
             tasks,
             session,
             bell,
+            is_watched,
             state: LaneState::Active,
             next: 1,
             last_task: self.now,
@@ -102,10 +96,25 @@ impl Worker {
         self.active.push(index as u32);
     }
 
+    /// Watches a bell. False where the system has no room for another, of which the log is told once.
+    pub(super) fn watches(&mut self, bell: &Doorbell, lane: u32) -> bool {
+        match self.sleeper.watch(bell, Wake::Lane(lane)) {
+            Ok(()) => true,
+            Err(error) => {
+                if !std::mem::replace(&mut self.warned_of_bells, true) {
+                    tracing::warn!(
+                        "a doorbell cannot be watched ({error}), so its lane is polled: raise \
+                         fs.epoll.max_user_watches"
+                    );
+                }
+                false
+            }
+        }
+    }
+
     fn close_session(&mut self, session: u64) {
         for served in self.lanes.iter_mut().flatten() {
             if served.session.id == session {
-                self.parked -= usize::from(served.state == LaneState::Parked);
                 served.state = LaneState::Ended;
             }
         }

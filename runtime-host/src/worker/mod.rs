@@ -6,11 +6,9 @@
 //!
 //! Invariants:
 //! - A lane is in `active` exactly if its state is [`LaneState::Active`].
-//! - `parked` is the number of lanes whose state is [`LaneState::Parked`].
 //! - A pool's container is called only by tasks of this worker, so it may go once as many
 //!   completed as were submitted.
 
-mod barriers;
 mod commands;
 pub(crate) mod completions;
 mod idle;
@@ -37,7 +35,6 @@ use crate::control::Event;
 use crate::inbox::Inbox;
 use crate::pools::Pool;
 use crate::session::Session;
-use barriers::Barriers;
 use completions::{Completions, Router};
 use lane_tasks::LaneTasks;
 use sleep::{Sleeper, Wake};
@@ -60,11 +57,10 @@ pub(crate) struct Worker {
     /// Whether clients rely on a barrier when a lane is parked.
     parks_with_barrier: bool,
     warned_of_barrier: bool,
-    barriers: Barriers,
+    warned_of_bells: bool,
 
     lanes: Vec<Option<ServedLane>>,
     active: Vec<u32>,
-    parked: usize,
     closing: Vec<u64>,
 
     /// Where tasks are copied to as they are taken.
@@ -88,6 +84,8 @@ struct ServedLane {
     tasks: Arc<LaneTasks>,
     session: Arc<Session>,
     bell: Arc<Doorbell>,
+    /// Whether the bell wakes the worker. A lane whose bell does not is not parked.
+    is_watched: bool,
     state: LaneState,
     /// Sequence of the next task, counted from 1 without wrapping.
     next: u64,
@@ -147,10 +145,9 @@ impl Worker {
             polling,
             parks_with_barrier,
             warned_of_barrier: false,
-            barriers: Barriers::new(now),
+            warned_of_bells: false,
             lanes: Vec::new(),
             active: Vec::new(),
-            parked: 0,
             closing: Vec::new(),
             batch: Box::new([[0; DESCRIPTOR_WORDS]; BATCH]),
             pools: Vec::new(),
