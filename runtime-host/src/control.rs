@@ -10,18 +10,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use chimaera_proto::Status;
-use chimaera_proto::control::{self, Reply, Request};
-use chimaera_proto::limits::MAX_LANES;
+use chimaera_proto::control::{self, NO_REQUEST, Reply, Request};
+use chimaera_proto::limits::{MAX_CONTROL_MESSAGE_BYTES, MAX_LANES};
 use chimaera_shm::packet;
 use chimaera_shm::{Doorbell, Segment, SegmentError};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt::PeerCredentials};
+use nix::sys::socket::{Shutdown, getsockopt, setsockopt, shutdown, sockopt};
 
 use crate::admin::Shared;
 use crate::inbox::Inbox;
 use crate::listener::Listener;
 use crate::mapped::Mapped;
 use crate::peer_process;
+use crate::reserve::{Reserve, is_shortage};
 use crate::session::{Peer, Session};
 use crate::worker::Command;
 
@@ -34,6 +35,8 @@ pub(crate) enum Event {
     SessionFault { session: u64, reason: String },
     /// A worker holds nothing of the session any more.
     SessionReleased { session: u64 },
+    /// A connection was closed while the reserve was in use.
+    DescriptorFreed,
     /// End every session, then the thread.
     Stop,
 }
@@ -43,8 +46,17 @@ const EVENTS: u64 = u64::MAX - 1;
 /// Beside the id of a connection: that its process has ended.
 const PROCESS_ENDED: u64 = 1 << 62;
 
-/// How long to wait before accepting again when the process has no file descriptors left.
+/// How long to wait before accepting again when the process has not even the reserve left.
 const ACCEPT_PAUSE_MS: u16 = 100;
+
+/// How often to look whether a shortage is over.
+const SHORTAGE_LOOK_MS: u16 = 1000;
+
+/// What the replies that a client has not read yet may take of the kernel's memory. With them goes what
+/// it may hold of the descriptors that the daemon's user can have on their way.
+const REPLY_BUFFER_BYTES: usize = 32 * 1024;
+
+const _: () = assert!(REPLY_BUFFER_BYTES > MAX_CONTROL_MESSAGE_BYTES);
 
 pub(crate) struct Control {
     shared: Arc<Shared>,
@@ -52,6 +64,7 @@ pub(crate) struct Control {
     epoll: Epoll,
     listener: Option<Listener>,
     accepting: bool,
+    reserve: Reserve,
     connections: HashMap<u64, Connection>,
     next_id: u64,
     /// Lanes per worker.
@@ -109,10 +122,22 @@ impl Refusal {
             reason: reason.into(),
         }
     }
+
+    fn into_reply(self) -> Reply {
+        Reply::Refused {
+            status: self.status,
+            reason: self.reason,
+        }
+    }
 }
 
-/// The process that made a connection is gone.
-struct ProcessEnded;
+/// Why a connection is not served though it can be.
+enum Unserved {
+    /// The process that made it is gone.
+    ProcessEnded,
+    /// There is no descriptor with which to learn of the end of that process.
+    Shortage(io::Error),
+}
 
 impl Control {
     pub(crate) fn new(
@@ -132,6 +157,7 @@ impl Control {
             epoll,
             listener,
             accepting: false,
+            reserve: Reserve::new()?,
             connections: HashMap::new(),
             next_id: 1,
             load,
@@ -151,13 +177,19 @@ impl Control {
             let paused = self.listener.is_some() && !self.accepting;
             let timeout = if paused {
                 EpollTimeout::from(ACCEPT_PAUSE_MS)
+            } else if self.reserve.is_short() {
+                EpollTimeout::from(SHORTAGE_LOOK_MS)
             } else {
                 EpollTimeout::NONE
             };
             // An error can only be a signal.
             let count = self.epoll.wait(&mut ready, timeout).unwrap_or(0);
+            if self.reserve.is_short() {
+                self.reserve.restore();
+            }
             if paused && let Err(error) = self.resume_accepting() {
-                tracing::error!("cannot accept connections again: {error}");
+                self.reserve
+                    .note(&format!("connections cannot be watched for: {error}"));
             }
             for event in &ready[..count] {
                 match event.data() {
@@ -179,7 +211,14 @@ impl Control {
         for socket in self.ended.drain(..) {
             // It fails where the client has left already.
             let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
-            self.shared.closers.run(move || drop(socket));
+            // Whose descriptor this thread waits for, if it does.
+            let waiting = self.reserve.is_spent().then(|| Arc::clone(&self.events));
+            self.shared.closers.run(move || {
+                drop(socket);
+                if let Some(events) = waiting {
+                    events.send(Event::DescriptorFreed);
+                }
+            });
         }
     }
 
@@ -200,12 +239,28 @@ impl Control {
             Ok(Some(socket)) => self.add_connection(socket),
             Ok(None) => {}
             Err(error) => {
-                // Most likely no descriptors are left. Looking away lets others use the thread.
-                tracing::warn!("cannot accept a connection: {error}");
+                self.reserve
+                    .note(&format!("a connection cannot be accepted: {error}"));
+                if self.reserve.spend()
+                    && let Ok(Some(socket)) = listener.accept()
+                {
+                    let refusal = no_descriptor("another client");
+                    self.turn_away(Arc::new(socket), refusal);
+                    return;
+                }
+                // Looking away lets others use the thread.
                 let _ = self.epoll.delete(listener);
                 self.accepting = false;
             }
         }
+    }
+
+    /// Closes a connection that was not served, after telling its client why.
+    fn turn_away(&mut self, socket: Arc<OwnedFd>, refusal: Refusal) {
+        // A client that cannot be told learns as much as can be: that the connection is closed.
+        let _ = send(&socket, NO_REQUEST, &refusal.into_reply(), None);
+        self.reserve.count_turned_away();
+        self.ended.push(socket);
     }
 
     fn take_events(&mut self) {
@@ -214,6 +269,8 @@ impl Control {
                 Event::Connect { socket } => self.add_connection(socket),
                 Event::SessionFault { session, reason } => self.end(session, &reason),
                 Event::SessionReleased { session } => self.release(session),
+                // The descriptor is got back before the next look at the listener.
+                Event::DescriptorFreed => {}
                 Event::Stop => {
                     self.stopping = true;
                     self.listener = None;
@@ -229,7 +286,7 @@ impl Control {
         if self.stopping {
             return;
         }
-        let peer = match getsockopt(&socket, PeerCredentials) {
+        let peer = match getsockopt(&socket, sockopt::PeerCredentials) {
             Ok(peer) => Peer {
                 process_id: peer.pid(),
                 user_id: peer.uid(),
@@ -243,16 +300,34 @@ impl Control {
         let id = self.next_id;
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         if let Err(error) = self.epoll.add(&socket, EpollEvent::new(interest, id)) {
-            tracing::warn!("a connection is dropped, as it cannot be watched: {error}");
-            self.ended.push(Arc::new(socket));
+            let error = io::Error::from(error);
+            self.reserve
+                .note(&format!("a connection cannot be watched: {error}"));
+            let refusal = shortage(&error, "another client")
+                .unwrap_or_else(|| Refusal::new(Status::IoError, error.to_string()));
+            self.turn_away(Arc::new(socket), refusal);
             return;
         }
+        // Only a limit: without it the system's own holds.
+        let _ = setsockopt(&socket, sockopt::SndBuf, &REPLY_BUFFER_BYTES);
         self.next_id += 1;
-        let Ok(process) = self.watch_process(id, &socket, peer) else {
-            tracing::debug!(session = id, "connection dropped: its process has ended");
-            let _ = self.epoll.delete(&socket);
-            self.ended.push(Arc::new(socket));
-            return;
+        let process = match self.watch_process(id, &socket, peer) {
+            Ok(process) => process,
+            Err(unserved) => {
+                let _ = self.epoll.delete(&socket);
+                match unserved {
+                    Unserved::ProcessEnded => {
+                        tracing::debug!(session = id, "connection dropped: its process has ended");
+                        self.ended.push(Arc::new(socket));
+                    }
+                    Unserved::Shortage(error) => {
+                        self.reserve
+                            .note(&format!("a client's process cannot be watched: {error}"));
+                        self.turn_away(Arc::new(socket), no_descriptor("another client"));
+                    }
+                }
+                return;
+            }
         };
         let socket = Arc::new(socket);
         self.connections.insert(
@@ -276,7 +351,7 @@ impl Control {
         id: u64,
         socket: &OwnedFd,
         peer: Peer,
-    ) -> Result<Option<OwnedFd>, ProcessEnded> {
+    ) -> Result<Option<OwnedFd>, Unserved> {
         let watched = peer_process::watch(socket, peer.process_id).and_then(|process| {
             if let Some(process) = &process {
                 let event = EpollEvent::new(EpollFlags::EPOLLIN, id | PROCESS_ENDED);
@@ -286,7 +361,8 @@ impl Control {
         });
         match watched {
             Ok(process) => Ok(process),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(ProcessEnded),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Unserved::ProcessEnded),
+            Err(error) if is_shortage(&error) => Err(Unserved::Shortage(error)),
             Err(error) => {
                 if !self.told_of_unwatched {
                     self.told_of_unwatched = true;
@@ -335,20 +411,28 @@ impl Control {
                 ..
             })
         );
-        let (reply, file) = answer.unwrap_or_else(|refusal| {
-            // The client is told; it must not be able to fill the log.
-            tracing::debug!(session = id, "request refused: {}", refusal.reason);
-            (
-                Reply::Refused {
-                    status: refusal.status,
-                    reason: refusal.reason,
-                },
-                None,
-            )
-        });
-        let sent = control::encode(control::number_of(&packet.bytes), &reply)
-            .map_err(io::Error::other)
-            .and_then(|bytes| packet::send(socket, &bytes, file.as_ref().map(|bell| bell.as_fd())));
+        let (reply, file) = match answer {
+            Ok((reply, bell)) => (reply, bell),
+            Err(refusal) => {
+                // The client is told; it must not be able to fill the log.
+                tracing::debug!(session = id, "request refused: {}", refusal.reason);
+                if refusal.status == Status::OutOfResources {
+                    self.reserve.note("a client's request is refused");
+                }
+                (refusal.into_reply(), None)
+            }
+        };
+        let number = control::number_of(&packet.bytes);
+        let sent = match send(socket, number, &reply, file.as_deref()) {
+            // Too many descriptors are on their way: the lane is open, and can be asked for again.
+            Err(error) if file.is_some() && is_shortage(&error) => {
+                self.reserve
+                    .note(&format!("a doorbell cannot be sent: {error}"));
+                let refusal = no_descriptor("the doorbell's way to the client");
+                send(socket, number, &refusal.into_reply(), None)
+            }
+            sent => sent,
+        };
         if let Err(error) = sent {
             self.end(id, &format!("it does not take its replies: {error}"));
         } else if is_greeting {
@@ -493,6 +577,11 @@ impl Control {
             self.ended.extend(ended.map(|connection| connection.socket));
         }
     }
+}
+
+fn send(socket: &OwnedFd, number: u64, reply: &Reply, bell: Option<&Doorbell>) -> io::Result<()> {
+    let packet = control::encode(number, reply).map_err(io::Error::other)?;
+    packet::send(socket, &packet, bell.map(AsFd::as_fd))
 }
 
 /// Maps the segment beside a request. Leaves a file that is none.

@@ -38,6 +38,15 @@ pub enum HostError {
 }
 
 impl HostError {
+    /// What the system said, where it lacks something or refuses it.
+    #[must_use]
+    pub fn system_error(&self) -> Option<&io::Error> {
+        match self {
+            Self::Listen { error, .. } | Self::System { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+
     pub(crate) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::System { action, error }
     }

@@ -27,6 +27,7 @@ mod mapped;
 mod modules;
 mod peer_process;
 mod pools;
+mod reserve;
 mod routing;
 mod session;
 mod worker;

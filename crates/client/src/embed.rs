@@ -1,5 +1,6 @@
 //! A runtime inside the calling process.
 
+use std::io;
 use std::path::PathBuf;
 
 use chimaera_chimod::Module;
@@ -70,11 +71,14 @@ impl Embed {
     /// The host cannot start, for example because another one listens at its path; or as for a
     /// connection.
     pub fn start(self) -> Result<Runtime, Error> {
-        let failed = |error: &dyn std::fmt::Display| {
-            Error::new(Status::Aborted, "starting an embedded runtime").with_detail(error)
-        };
-        let host = Host::start(&self.config).map_err(|error| failed(&error))?;
-        let socket = host.connect().map_err(|error| failed(&error))?;
+        let operation = "starting an embedded runtime";
+        let host = Host::start(&self.config).map_err(|error| {
+            let failure = error.system_error().map_or(Status::Aborted, status_of);
+            Error::new(failure, operation).with_account(error)
+        })?;
+        let socket = host
+            .connect()
+            .map_err(|error| Error::io(&error, operation))?;
         self.options.keep_alive(Box::new(host)).from_socket(socket)
     }
 
@@ -87,6 +91,15 @@ impl Embed {
             Err(error) if error.is_no_daemon() => self.start(),
             result => result,
         }
+    }
+}
+
+/// The status of what the system lacks or refuses. Where it has no thread there is no errno.
+fn status_of(error: &io::Error) -> Status {
+    match error.raw_os_error() {
+        Some(errno) => Status::from_errno(errno),
+        None if error.kind() == io::ErrorKind::WouldBlock => Status::OutOfResources,
+        None => Status::IoError,
     }
 }
 
