@@ -10,7 +10,7 @@ use chimaera_bdev_client::{
     Block, BlockType, Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status, Task,
 };
 use chimaera_faulty_runtime::Method;
-use chimaera_tests::{Faulty, Pattern, show_blocks};
+use chimaera_tests::{Faulty, Pattern, descriptors, limit_descriptors, show_blocks, until};
 
 const QUERY: PoolQuery = PoolQuery::Local;
 
@@ -22,6 +22,9 @@ fn main() {
         ["storm", pool] => storm(pool),
         ["hold", pool, count] => hold(number(pool), number(count)),
         ["wait", pool] => wait(number(pool)),
+        ["starve"] => starve(),
+        ["work-with", limit, path] => work_with(number(limit), path),
+        ["embed-with", limit, path] => embed_with(number(limit), path),
         ["find-a-runtime"] => find_a_runtime(),
         _ => panic!("no such command: {arguments:?}"),
     }
@@ -223,6 +226,110 @@ fn wait(pool: u32) {
     say("waiting");
     faulty.call(Method::Hold).expect("released");
     say("released");
+}
+
+/// Runs out of descriptors for a while, in which threads want lanes, memory and connections.
+fn starve() {
+    const LARGE: usize = 1 << 30;
+    let runtime = Runtime::connect().expect("the daemon is there");
+    let works = |number: u64| -> Result<(), Error> {
+        let client = Client::new(&runtime, PoolId::new(8000, 0));
+        let blocks = client.allocate_blocks(QUERY, 4096)?;
+        let mut buffer = runtime.allocate_buffer(4096)?;
+        buffer.fill(number as u8);
+        client.write(QUERY, &blocks[0], &buffer)?;
+        client.free_blocks(QUERY, &blocks).map(drop)
+    };
+    let on_a_thread = |number| std::thread::scope(|scope| scope.spawn(|| works(number)).join());
+    works(0).expect("there are descriptors");
+    let before = descriptors(std::process::id()).len();
+    let enough = limit_descriptors(std::process::id(), 0);
+    for number in 0..20 {
+        let lane = on_a_thread(number).expect("no panic");
+        let memory = runtime.allocate_buffer(LARGE).map(drop);
+        let connection = Runtime::connect().map(drop);
+        for (what, result) in [
+            ("lane", lane),
+            ("memory", memory),
+            ("connection", connection),
+        ] {
+            let error = result.expect_err(what);
+            let is_clear = error.status() == Status::OutOfResources
+                && error.to_string().contains("no file descriptor left")
+                && error.to_string().contains("ulimit -n");
+            assert!(is_clear, "{what}: {error}");
+        }
+        works(number).expect("a thread with a lane works on");
+        assert!(runtime.is_connected());
+    }
+    limit_descriptors(std::process::id(), enough);
+    assert_eq!(
+        descriptors(std::process::id()).len(),
+        before,
+        "nothing stays open"
+    );
+    let buffer = runtime.allocate_buffer(LARGE).expect("memory again");
+    for number in 0..20 {
+        let lane = on_a_thread(number).expect("no panic");
+        lane.expect("a lane again");
+    }
+    drop((buffer, Runtime::connect().expect("a connection again")));
+    say("done");
+}
+
+/// Does a bit of everything with no more than so many descriptors, and says what came of it.
+fn work_with(limit: u32, path: &str) {
+    limit_descriptors(std::process::id(), limit.into());
+    tell(Runtime::connect().and_then(|runtime| use_a_pool(&runtime, path)));
+}
+
+/// As [`work_with`], with a runtime in this process.
+fn embed_with(limit: u32, path: &str) {
+    let before = descriptors(std::process::id());
+    let enough = limit_descriptors(std::process::id(), limit.into());
+    let module = chimaera_bdev_runtime::module();
+    let runtime = Runtime::embed().with_module(module).workers(1).start();
+    tell(runtime.and_then(|runtime| use_a_pool(&runtime, path)));
+    limit_descriptors(std::process::id(), enough);
+    // Its last sockets are closed by a thread of their own.
+    until("nothing of it is left", || {
+        descriptors(std::process::id()) == before
+    });
+}
+
+fn tell(result: Result<(), Error>) {
+    match result {
+        Ok(()) => say("outcome worked"),
+        Err(error) => say(&format!("outcome {:?} {error}", error.status())),
+    }
+}
+
+/// Makes a pool on a file, and uses it from two threads.
+fn use_a_pool(runtime: &Runtime, path: &str) -> Result<(), Error> {
+    let client = Client::new(runtime, PoolId::NULL);
+    client.create(
+        PoolQuery::Dynamic,
+        path,
+        &CreateOptions::file().total_size(8 << 20),
+    )?;
+    let used = || -> Result<(), Error> {
+        let blocks = client.allocate_blocks(QUERY, 4096)?;
+        let pattern = Pattern::new(1, 1);
+        let mut buffer = runtime.allocate_buffer(4096)?;
+        pattern.fill(blocks[0].offset, &mut buffer);
+        client.write(QUERY, &blocks[0], &buffer)?;
+        buffer.fill(0);
+        client.read(QUERY, &blocks[0], &mut buffer)?;
+        pattern.check(blocks[0].offset, &buffer);
+        client.flush(QUERY)?;
+        client.free_blocks(QUERY, &blocks).map(drop)
+    };
+    let results = std::thread::scope(|scope| {
+        let other = scope.spawn(used);
+        [used(), other.join().expect("no panic")]
+    });
+    let destroyed = runtime.admin().destroy_pool(client.pool_id());
+    results.into_iter().chain([destroyed]).collect()
 }
 
 /// Uses the daemon, or else a runtime inside this process, as an application would.

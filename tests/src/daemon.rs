@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use chimaera_bdev_client::Runtime;
@@ -23,7 +24,8 @@ pub struct Daemon {
     child: Child,
     /// `None` once it was taken over.
     folder: Option<TempDir>,
-    log: Option<JoinHandle<String>>,
+    log: Option<JoinHandle<()>>,
+    log_so_far: Arc<Mutex<String>>,
     watchdog: Watchdog,
 }
 
@@ -80,10 +82,14 @@ impl Daemon {
         let watchdog = Watchdog::with_daemon(Pid::from_raw(child.id() as i32));
         let stdout = child.stdout.take().expect("piped");
         let mut stderr = child.stderr.take().expect("piped");
+        let log_so_far = Arc::new(Mutex::new(String::new()));
+        let shared = Arc::clone(&log_so_far);
         let log = std::thread::spawn(move || {
-            let mut text = String::new();
-            let _ = stderr.read_to_string(&mut text);
-            text
+            let mut piece = [0; 4096];
+            while let Ok(len @ 1..) = stderr.read(&mut piece) {
+                let mut text = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                text.push_str(&String::from_utf8_lossy(&piece[..len]));
+            }
         });
         let ready = within("the start of the daemon", move || {
             let mut line = String::new();
@@ -96,6 +102,7 @@ impl Daemon {
             child,
             folder: Some(folder),
             log: Some(log),
+            log_so_far,
             watchdog,
         };
         if !ready.starts_with("ready") {
@@ -179,6 +186,13 @@ impl Daemon {
         finish(self.command(arguments))
     }
 
+    /// What the daemon has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        let text = self.log_so_far.lock();
+        text.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Kills the daemon with SIGKILL and gives its log.
     pub fn kill(&mut self) -> String {
         self.signal(Signal::SIGKILL);
@@ -203,12 +217,15 @@ impl Daemon {
         });
         self.watchdog.let_go_of_the_daemon();
         let status = self.child.wait().expect("the daemon was started");
-        let log = self
-            .log
-            .take()
-            .map(|log| log.join().unwrap_or_default())
-            .unwrap_or_default();
-        (status.code(), log)
+        (status.code(), self.whole_log())
+    }
+
+    /// The log of a daemon that has ended.
+    fn whole_log(&mut self) -> String {
+        if let Some(log) = self.log.take() {
+            let _ = log.join();
+        }
+        self.log()
     }
 }
 
@@ -217,9 +234,8 @@ impl Drop for Daemon {
         self.watchdog.let_go_of_the_daemon();
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Some(log) = self.log.take().and_then(|log| log.join().ok())
-            && std::thread::panicking()
-        {
+        let log = self.whole_log();
+        if std::thread::panicking() {
             eprint_log(&log);
         }
     }

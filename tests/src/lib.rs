@@ -11,27 +11,25 @@ use std::io::Write;
 mod build;
 mod commands;
 mod daemon;
+mod descriptors;
 mod device;
 mod faulty;
 mod pattern;
 mod process;
 mod refusal;
 mod sizes;
-mod threads;
-mod trace;
 mod watchdog;
 
 pub use build::{library_folder, program};
 pub use commands::{chimaera, exit, json};
 pub use daemon::{Daemon, Finished, finish};
+pub use descriptors::{descriptors, limit_descriptors, limit_for};
 pub use device::{LoopDevice, SmallFileSystem, disk_folder, tmpfs_folder};
 pub use faulty::Faulty;
 pub use pattern::Pattern;
 pub use process::{ClientProcess, parse_blocks, show_blocks};
 pub use refusal::{assert_not_created, assert_refused, client, memory, remaining, text};
 pub use sizes::{assert_empty, file_bytes};
-pub use threads::{threads, workers};
-pub use trace::{SystemCall, Trace};
 pub use watchdog::{Watchdog, until, within};
 
 /// Longer than anything in these tests takes on a loaded machine of two cores.
