@@ -18,6 +18,8 @@ mod pattern;
 mod process;
 mod refusal;
 mod sizes;
+mod threads;
+mod trace;
 mod watchdog;
 
 pub use build::{library_folder, program};
@@ -30,6 +32,8 @@ pub use pattern::Pattern;
 pub use process::{ClientProcess, parse_blocks, show_blocks};
 pub use refusal::{assert_not_created, assert_refused, client, memory, remaining, text};
 pub use sizes::{assert_empty, file_bytes};
+pub use threads::{threads, workers};
+pub use trace::{SystemCall, Trace};
 pub use watchdog::{Watchdog, until, within};
 
 /// Longer than anything in these tests takes on a loaded machine of two cores.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use chimaera_bdev_client::Runtime;
 use chimaera_client::ConnectOptions;
 use chimaera_faulty_runtime::Method;
-use chimaera_tests::{ClientProcess, Daemon, Faulty, until, within};
+use chimaera_tests::{ClientProcess, Daemon, Faulty, threads, until, within, workers};
 
 /// Processor time that a process has used.
 fn processor_time(process: u32) -> Duration {
@@ -39,30 +39,6 @@ fn sleeps(process: u32) -> u64 {
             line.trim().parse::<u64>().ok()
         })
         .sum()
-}
-
-/// The folders of a process's threads in `/proc`.
-fn threads(process: u32) -> Vec<String> {
-    std::fs::read_dir(format!("/proc/{process}/task"))
-        .expect("it runs")
-        .filter_map(|entry| Some(entry.ok()?.path().to_str()?.to_owned()))
-        .collect()
-}
-
-/// The folders of a daemon's workers in `/proc`. A thread names itself when it begins to run,
-/// which may be after the daemon has said that it serves.
-fn workers(daemon: &Daemon, count: usize) -> Vec<String> {
-    let mut found = Vec::new();
-    until("the workers run", || {
-        found = threads(daemon.process_id());
-        // The kernel keeps 15 bytes of a thread's name.
-        found.retain(|thread| {
-            std::fs::read_to_string(format!("{thread}/comm"))
-                .is_ok_and(|name| name.trim() == "chimaera-worker")
-        });
-        found.len() == count
-    });
-    found
 }
 
 fn all_sleep(threads: &[String]) -> bool {

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chimaera_client::{ConnectOptions, Runtime};
@@ -25,7 +27,7 @@ const BUFFER_BYTES: u64 = 64 << 20;
 /// A worker with the default policy sleeps by then if it has nothing to do.
 const SETTLE: Duration = Duration::from_millis(2);
 
-/// A quick run makes up for no dropped round from then on: it is to end within a minute.
+/// A quick run makes up for no dropped round from then on: it is to take no longer than it must.
 const QUICK_RETRIES: Duration = Duration::from_secs(20);
 
 pub(crate) struct Bench {
@@ -42,6 +44,7 @@ pub(crate) struct Bench {
     /// Where file pools are made.
     pub(crate) folder: PathBuf,
     pub(crate) is_quick: bool,
+    stop: Arc<AtomicBool>,
     begin: Instant,
 }
 
@@ -66,6 +69,7 @@ impl Bench {
             peers: Peers::find(),
             folder: options.folder.clone(),
             is_quick: options.quick,
+            stop: Arc::clone(&options.stop),
             begin: Instant::now(),
         })
     }
@@ -83,6 +87,12 @@ impl Bench {
     /// Whether rounds that were dropped may be made up for.
     pub(crate) fn has_time(&self) -> bool {
         !self.is_quick || self.begin.elapsed() < QUICK_RETRIES
+    }
+
+    /// Whether the run is to end with what there is.
+    pub(crate) fn is_stopped(&self) -> bool {
+        // Relaxed: it says nothing of anything else.
+        self.stop.load(Ordering::Relaxed)
     }
 
     /// Lets the worker fall asleep, so that a yardstick has its processor alone.

@@ -124,10 +124,16 @@ pub enum Unit {
     Bytes,
 }
 
+/// Times below this show as nothing, and no clock tells them from it.
+const LEAST_NANOSECONDS: f64 = 0.005;
+
 impl Unit {
     /// A figure as people read it.
     #[must_use]
     pub fn show(self, value: f64) -> String {
+        if self == Self::Nanoseconds && value.abs() < LEAST_NANOSECONDS {
+            return "below what can be measured".to_owned();
+        }
         let steps: &[(f64, &str)] = match self {
             Self::Nanoseconds => &[(1e9, " s"), (1e6, " ms"), (1e3, " µs"), (1.0, " ns")],
             Self::PerSecond => &[(1e6, " M/s"), (1e3, " k/s"), (1.0, " /s")],
@@ -163,6 +169,10 @@ mod tests {
     fn figures_have_the_unit_that_suits_them() {
         assert_eq!(Unit::Nanoseconds.show(155.4), "155 ns");
         assert_eq!(Unit::Nanoseconds.show(0.5), "0.50 ns");
+        for nothing in [0.0, 0.004] {
+            let shown = Unit::Nanoseconds.show(nothing);
+            assert_eq!(shown, "below what can be measured");
+        }
         assert_eq!(Unit::Nanoseconds.show(71_234.0), "71.2 µs");
         assert_eq!(Unit::PerSecond.show(6_123_456.0), "6.12 M/s");
         assert_eq!(Unit::BytesPerSecond.show(9.87e9), "9.87 GB/s");

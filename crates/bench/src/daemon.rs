@@ -1,6 +1,7 @@
 //! A daemon in a process of its own.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -27,9 +28,12 @@ impl Daemon {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["runtime", "start", "--workers", "1"])
             .args(["--pin", &processor.to_string()])
+            .args(["--with-parent", &std::process::id().to_string()])
             .arg("--socket")
             .arg(&socket)
             .env("CHIMAERA_LOG", "error")
+            // What interrupts this program at a terminal is not for the daemon.
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;

@@ -32,6 +32,8 @@ mod timing;
 
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 pub use case::Unit;
@@ -48,12 +50,14 @@ use case::Case;
 pub struct Options {
     /// Names of cases, or beginnings of names; all if there are none.
     pub cases: Vec<String>,
-    /// Few and short rounds: under a minute in all.
+    /// Few and short rounds.
     pub quick: bool,
     /// Whether the curves of the report are measured too.
     pub curves: bool,
     /// Where file pools are made, which hold some hundred MiB.
     pub folder: PathBuf,
+    /// Set: the run is to end early.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// What a run tells while it runs.
@@ -68,8 +72,8 @@ pub enum Progress<'a> {
         /// What is measured.
         title: &'a str,
     },
-    /// A case is done.
-    Done(&'a CaseResult),
+    /// A case is done. The results up to now, of which it is the last.
+    Done(&'a Results),
 }
 
 /// Names and titles of all cases.
@@ -79,8 +83,8 @@ pub fn list() -> Vec<(String, String)> {
     all.map(|case| (case.name, case.title)).collect()
 }
 
-/// Runs cases. The calling thread is pinned from then on. Takes minutes, or, if quick, less than
-/// one.
+/// Runs cases. The calling thread is pinned from then on. Takes minutes, also if quick. Once
+/// [`Options::stop`] is set, it ends after the round that is being measured, with what there is.
 ///
 /// # Errors
 /// A name that no case has; a machine with one processor; a daemon that does not start. A case
@@ -89,39 +93,44 @@ pub fn run(options: &Options, mut progress: impl FnMut(Progress<'_>)) -> Result<
     let begin = Instant::now();
     let chosen = choose(&options.cases)?;
     let bench = Rc::new(Bench::new(options)?);
-    let mut results = Vec::new();
-    for (done, case) in chosen.iter().enumerate() {
-        progress(Progress::Begin {
-            done,
-            of: chosen.len(),
-            title: &case.title,
-        });
-        let result = runner::run(&bench, case).unwrap_or_else(|error| failed(case, &error));
-        progress(Progress::Done(&result));
-        results.push(result);
-    }
-    let curves = if options.curves {
-        progress(Progress::Begin {
-            done: chosen.len(),
-            of: chosen.len(),
-            title: "Curves for the report",
-        });
-        curves::measure(&bench)?
-    } else {
-        Vec::new()
-    };
-    Ok(Results {
+    let mut results = Results {
         conditions: Conditions {
             machine: machine::describe(),
             quick: options.quick,
             client_processor: bench.processors.client,
             worker_processor: bench.processors.worker,
-            seconds: begin.elapsed().as_secs_f64(),
+            seconds: 0.0,
+            interrupted_before: chosen.len(),
         },
-        cases: results,
-        curves,
+        cases: Vec::new(),
+        curves: Vec::new(),
         absent: bench.peers.absent(),
-    })
+    };
+    for case in &chosen {
+        if bench.is_stopped() {
+            break;
+        }
+        progress(Progress::Begin {
+            done: results.cases.len(),
+            of: chosen.len(),
+            title: &case.title,
+        });
+        let result = runner::run(&bench, case).unwrap_or_else(|error| failed(case, &error));
+        results.cases.push(result);
+        results.conditions.interrupted_before -= 1;
+        results.conditions.seconds = begin.elapsed().as_secs_f64();
+        progress(Progress::Done(&results));
+    }
+    if options.curves && !bench.is_stopped() {
+        progress(Progress::Begin {
+            done: chosen.len(),
+            of: chosen.len(),
+            title: "Curves for the report",
+        });
+        results.curves = curves::measure(&bench)?;
+        results.conditions.seconds = begin.elapsed().as_secs_f64();
+    }
+    Ok(results)
 }
 
 fn choose(names: &[String]) -> Result<Vec<Case>> {
@@ -148,6 +157,7 @@ fn failed(case: &Case, error: &Error) -> CaseResult {
         target: case.target.to_string(),
         advantage: None,
         met: None,
+        met_by_medians: None,
         rounds_kept: 0,
         rounds_dropped: 0,
         dropped_because: Dropped::default(),

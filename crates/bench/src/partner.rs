@@ -5,6 +5,7 @@
 //! working folder one that goes with it.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -61,6 +62,8 @@ impl Partner {
             .arg(PARTNER_COMMAND)
             .arg(processor.to_string())
             .current_dir(folder.path())
+            // What interrupts this program at a terminal is not for its partner.
+            .process_group(0)
             .stdin(Stdio::from(file))
             .stdout(Stdio::from(bell.as_fd().try_clone_to_owned()?))
             .spawn()?;

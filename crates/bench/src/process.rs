@@ -29,7 +29,8 @@ impl Process {
     pub(crate) fn start(command: &mut Command, processor: Option<usize>) -> Result<Self> {
         bind(command, processor)?;
         let program = command.get_program().to_string_lossy().into_owned();
-        match command.stdin(Stdio::null()).spawn() {
+        // What interrupts this program at a terminal is not for what it measures with.
+        match command.stdin(Stdio::null()).process_group(0).spawn() {
             Ok(child) => Ok(Self(child)),
             Err(error) => Err(format!("{program} cannot be started: {error}").into()),
         }

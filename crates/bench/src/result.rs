@@ -33,6 +33,8 @@ pub struct Conditions {
     pub worker_processor: usize,
     /// Seconds that the run took.
     pub seconds: f64,
+    /// Cases that were not run, because it was interrupted before.
+    pub interrupted_before: usize,
 }
 
 /// A peer that is not there.
@@ -68,6 +70,9 @@ pub struct CaseResult {
     pub advantage: Option<f64>,
     /// Whether it is; none if nothing can be said.
     pub met: Option<bool>,
+    /// Whether the ratio of the two medians would meet it, which may lie in other rounds.
+    #[serde(skip)]
+    pub met_by_medians: Option<bool>,
     /// Rounds that count.
     pub rounds_kept: usize,
     /// Rounds that do not.
@@ -85,6 +90,25 @@ pub struct CaseResult {
     /// Why there is no figure, or what failed in a round that was dropped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+}
+
+/// Ratios that differ by no more than this from that of the medians need no explanation.
+const SAME_RATIO: f64 = 1.05;
+
+impl CaseResult {
+    /// Why the ratio is not that of the two figures beside it, if one can see that it is not.
+    #[must_use]
+    pub fn explanation(&self) -> Option<String> {
+        let (ratio, of_medians) = (self.ratio?, self.value? / self.yardstick_value?);
+        let apart = (ratio / of_medians).max(of_medians / ratio);
+        let says_otherwise = self.met.is_some() && self.met_by_medians != self.met;
+        (apart > SAME_RATIO || says_otherwise).then(|| {
+            format!(
+                "the ratio is the median of the rounds' own ratios; the two medians, each of other rounds, \
+                 stand {of_medians:.2} to 1"
+            )
+        })
+    }
 }
 
 /// Rounds that were dropped, by reason. Each counts once, by the first reason that holds.
@@ -204,6 +228,7 @@ pub(crate) mod tests {
             target: "≤ 1.6".to_owned(),
             advantage: Some(1.03),
             met,
+            met_by_medians: met,
             rounds_kept: 10,
             rounds_dropped: 3,
             dropped_because: Dropped {
@@ -234,6 +259,7 @@ pub(crate) mod tests {
                 client_processor: 0,
                 worker_processor: 1,
                 seconds: 40.0,
+                interrupted_before: 0,
             },
             cases: vec![case("one", Some(true)), case("two", Some(false)), failed],
             curves: vec![Curve {
@@ -282,6 +308,21 @@ pub(crate) mod tests {
         );
         assert_eq!(cases[0]["dropped_because"], reasons);
         assert_eq!(all["absent"][0]["name"], "fio");
+    }
+
+    #[test]
+    fn a_ratio_that_the_two_medians_contradict_is_explained() {
+        let mut case = sample().cases.remove(0);
+        assert_eq!(case.explanation(), None);
+        case.ratio = Some(1.70);
+        let text = case.explanation().expect("1.70 is not 155 / 100");
+        assert!(text.contains("1.55 to 1"), "{text}");
+        // Nearly the same, and on the other side of the target.
+        case.ratio = Some(1.57);
+        case.met_by_medians = Some(false);
+        assert!(case.explanation().is_some());
+        case.yardstick_value = None;
+        assert_eq!(case.explanation(), None);
     }
 
     #[test]

@@ -97,6 +97,7 @@ pub(crate) fn run(bench: &Rc<Bench>, case: &Case) -> Result<CaseResult> {
     let mut rounds = Rounds::default();
     // As many again may be dropped, as long as there is time.
     while rounds.kept() < wanted
+        && !(bench.is_stopped() && rounds.count() > 0)
         && rounds.failures < MOST_FAILURES
         && (rounds.count() < wanted || rounds.count() < 2 * wanted && bench.has_time())
     {
@@ -151,6 +152,8 @@ fn sum_up(case: &Case, rounds: &Rounds) -> CaseResult {
         median(&mut values)
     };
     let ratio = middle(&|one| Some(one.round.value / one.round.yardstick?));
+    let value = middle(&|one| Some(one.round.value));
+    let yardstick_value = middle(&|one| one.round.yardstick);
     let mut latencies = histogram();
     for one in counted
         .iter()
@@ -174,15 +177,19 @@ fn sum_up(case: &Case, rounds: &Rounds) -> CaseResult {
         name: case.name.clone(),
         title: case.title.clone(),
         unit: case.unit,
-        value: middle(&|one| Some(one.round.value)),
+        value,
         yardstick: case.yardstick.to_owned(),
-        yardstick_value: middle(&|one| one.round.yardstick),
+        yardstick_value,
         ratio,
         target: case.target.to_string(),
         advantage: ratio.map(|ratio| case.target.advantage_of(ratio)),
         met: ratio
             .filter(|_| kept > 0)
             .map(|ratio| case.target.is_met_by(ratio)),
+        met_by_medians: value
+            .zip(yardstick_value)
+            .filter(|_| kept > 0)
+            .map(|(value, yardstick)| case.target.is_met_by(value / yardstick)),
         rounds_kept: kept,
         rounds_dropped: rounds.dropped().total(),
         dropped_because: rounds.dropped(),

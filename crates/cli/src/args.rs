@@ -70,7 +70,7 @@ pub(crate) struct BenchArguments {
     #[arg(long)]
     pub(crate) list: bool,
 
-    /// Few and short rounds: under a minute in all
+    /// Few and short rounds: some two minutes in all
     #[arg(long)]
     pub(crate) quick: bool,
 
@@ -119,6 +119,10 @@ pub(crate) struct StartArguments {
     /// Return once the daemon serves, and leave it running in the background
     #[arg(long)]
     pub(crate) detach: bool,
+
+    /// End with the process of this id, which starts the daemon
+    #[arg(long, value_name = "PID", hide = true, conflicts_with = "detach")]
+    pub(crate) with_parent: Option<i32>,
 
     /// Where a detached daemon writes its log [default: the socket's path with .log]
     #[arg(long, value_name = "FILE", requires = "detach")]

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use chimaera_bench::{CaseResult, Dropped, Options, Progress, Results};
 use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::args::{BenchArguments, Global};
 use crate::failure::Failure;
@@ -26,15 +30,31 @@ pub(crate) fn run(arguments: &BenchArguments, global: &Global) -> Result<(), Fai
         quick: arguments.quick,
         curves: arguments.report.is_some(),
         folder: arguments.folder.clone(),
+        stop: stop_on_signal()?,
     };
+    // Before anything is measured: a file that cannot be written is known of in time.
+    for path in [&arguments.figures, &arguments.report]
+        .into_iter()
+        .flatten()
+    {
+        write(path, "")?;
+    }
     let bar = progress_bar();
+    let mut not_written = None;
     let results = chimaera_bench::run(&options, |progress| match progress {
         Progress::Begin { done, of, title } => {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
             bar.set_message(title.to_owned());
         }
-        Progress::Done(_) => {}
+        Progress::Done(results) => {
+            if bar.is_hidden() {
+                tell(results);
+            }
+            if let Some(path) = &arguments.figures {
+                not_written = write(path, &results.to_json()).err();
+            }
+        }
     });
     bar.finish_and_clear();
     let results = results.map_err(failed)?;
@@ -43,13 +63,65 @@ pub(crate) fn run(arguments: &BenchArguments, global: &Global) -> Result<(), Fai
     } else {
         show(&results);
     }
-    if let Some(path) = &arguments.figures {
-        write(path, &results.to_json())?;
+    if let Some(failure) = not_written {
+        return Err(failure);
     }
     if let Some(path) = &arguments.report {
         write(path, &chimaera_bench::to_html(&results))?;
     }
-    Ok(())
+    match results.conditions.interrupted_before {
+        0 => Ok(()),
+        cases => Err(Failure::new(format!(
+            "interrupted: {cases} cases were not run"
+        ))),
+    }
+}
+
+/// Sets what is given when a signal asks the program to end; the second one ends it at once. To be
+/// called before there are other threads.
+fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
+    let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
+        .into_iter()
+        .collect();
+    signals
+        .thread_block()
+        .map_err(|error| Failure::new(format!("cannot block signals: {error}")))?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stop);
+    let wait = move || {
+        if signals.wait().is_ok() {
+            // Relaxed: it says nothing of anything else.
+            told.store(true, Ordering::Relaxed);
+            output::note("interrupted: ending after this round");
+        }
+        if signals.wait().is_ok() {
+            std::process::exit(1);
+        }
+    };
+    thread::Builder::new()
+        .name("chimaera-signals".to_owned())
+        .spawn(wait)
+        .map_err(Failure::system("cannot start a thread for signals"))?;
+    Ok(stop)
+}
+
+/// Says what the last case came to, to whoever sees no progress bar.
+fn tell(results: &Results) {
+    let Some(case) = results.cases.last() else {
+        return;
+    };
+    let done = results.cases.len();
+    let of = done + results.conditions.interrupted_before;
+    let value = case
+        .value
+        .map_or("-".to_owned(), |value| case.unit.show(value));
+    let ratio = case
+        .ratio
+        .map_or("-".to_owned(), |ratio| format!("{ratio:.2}"));
+    output::note(format_args!(
+        "{done}/{of}  {}: {value}, ratio {ratio}",
+        case.name
+    ));
 }
 
 /// The hidden command by which `bench` has a second process.
@@ -97,6 +169,9 @@ fn show(results: &Results) {
     for case in &results.cases {
         if let Some(failure) = &case.failure {
             output::line(format_args!("{}: {failure}", case.name));
+        }
+        if let Some(explanation) = case.explanation() {
+            output::line(format_args!("{}: {explanation}", case.name));
         }
     }
     let dropped = results.cases.iter().map(|case| case.dropped_because);

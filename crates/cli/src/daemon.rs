@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use chimaera_runtime::{Config, Host, Stopper};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::getppid;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
@@ -24,6 +26,9 @@ const READY: &str = "ready";
 
 /// Runs a daemon until it is told to stop.
 pub(crate) fn run(arguments: &StartArguments, socket: &Path) -> Result<(), Failure> {
+    if let Some(parent) = arguments.with_parent {
+        end_with(parent)?;
+    }
     start_logging();
     raise_file_limit();
     // Before any thread is there, so that every thread inherits it.
@@ -137,6 +142,19 @@ fn start_logging() {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
+}
+
+/// Has the daemon stop in good order when the process that started it ends, however it does.
+fn end_with(parent: i32) -> Result<(), Failure> {
+    set_pdeathsig(Signal::SIGTERM)
+        .map_err(|error| Failure::new(format!("cannot watch process {parent}: {error}")))?;
+    // It may have ended before the kernel was told.
+    if getppid().as_raw() == parent {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "process {parent}, with which the daemon is to end, did not start it or is gone"
+    )))
 }
 
 /// Every lane of every client needs a file descriptor.

@@ -37,6 +37,11 @@ pub(crate) fn announce(text: impl Display) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
+/// Writes a line about how it goes, beside the answer.
+pub(crate) fn note(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Whether the answer is of no use any more, so that a long one may end.
 pub(crate) fn is_lost() -> bool {
     LOST.get().is_some()

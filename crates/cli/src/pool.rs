@@ -1,8 +1,8 @@
 //! `chimaera pool`: block device pools.
 
 use chimaera_bdev_client::{
-    BdevType, Client, CreateOptions, MODULE_NAME, OwnedBlock, PoolId, PoolInfo, PoolQuery, Runtime,
-    Stats,
+    BdevType, BlockType, Client, CreateOptions, MODULE_NAME, OwnedBlock, PoolId, PoolInfo,
+    PoolQuery, Runtime, Stats,
 };
 use serde::Serialize;
 
@@ -79,23 +79,41 @@ fn create(arguments: &CreateArguments, global: &Global) -> Result<(), Failure> {
     } else {
         "exists with these parameters:"
     };
-    // Whoever opens what was there before wants to see that it is there, and whoever does not that it is not.
     let stats = client.get_stats()?;
+    output::line(format_args!(
+        "{verb} pool {} with id {}{}; {}",
+        printable(&info.name),
+        info.id,
+        rounding(arguments.size, &stats),
+        contents(&stats)
+    ));
+    Ok(())
+}
+
+/// That a pool has not the size that was asked for, where it has not.
+fn rounding(asked: Option<u64>, stats: &Stats) -> String {
+    match asked.filter(|&asked| asked != 0 && asked != stats.total_size) {
+        Some(asked) => format!(
+            ", of {} bytes: as many whole blocks of {} as {asked} bytes hold",
+            stats.total_size,
+            BlockType::Kib4.size()
+        ),
+        None => String::new(),
+    }
+}
+
+/// What is in a pool. Whoever opens what was there before wants to see that it is there, and whoever does
+/// not that it is not.
+fn contents(stats: &Stats) -> String {
     let taken = stats.total_size
         - stats
             .remaining_size
             .saturating_add(stats.metadata_size)
             .min(stats.total_size);
-    let contents = match taken {
+    match taken {
         0 => "no blocks are allocated in it".to_owned(),
         bytes => format!("blocks of {} are allocated in it", show_size(bytes)),
-    };
-    output::line(format_args!(
-        "{verb} pool {} with id {}; {contents}",
-        printable(&info.name),
-        info.id
-    ));
-    Ok(())
+    }
 }
 
 /// A file pool's name is a path that the daemon opens: what is relative here is not there.

@@ -115,6 +115,7 @@ impl Worker {
     fn close_session(&mut self, session: u64) {
         for served in self.lanes.iter_mut().flatten() {
             if served.session.id == session {
+                self.parked -= usize::from(served.state == LaneState::Parked);
                 served.state = LaneState::Ended;
             }
         }

@@ -10,7 +10,8 @@ use super::sleep::{Sleeper, Wake};
 use super::{LaneState, ServedLane, Worker, served_lane};
 use crate::config::Polling;
 
-/// Time between two looks at the doorbells of parked lanes while others keep the worker busy.
+/// Time between two looks at the doorbells of parked lanes while others keep the worker busy. A look
+/// is a system call, the only one that a busy worker makes of its own accord.
 const DOORBELL_INTERVAL: Duration = Duration::from_micros(25);
 
 impl Worker {
@@ -23,10 +24,11 @@ impl Worker {
             self.last_work = self.now;
         }
         let mut woken = false;
-        if self.now - self.last_look >= DOORBELL_INTERVAL {
+        // Nobody else rings a worker that is awake: the inbox has a flag, and containers are polled.
+        if self.parked != 0 && self.now - self.last_look >= DOORBELL_INTERVAL {
             self.last_look = self.now;
-            let (lanes, active) = (&mut self.lanes, &mut self.active);
-            woken = self.sleeper.look(|wake| on_wake(wake, lanes, active));
+            let (sleeper, mut bells) = self.bells();
+            woken = sleeper.look(|wake| bells.answer(wake));
         }
         self.park_quiet_lanes();
         // What woke us may have been consumed by this look, so sleeping has to wait for a pass.
@@ -40,18 +42,28 @@ impl Worker {
         };
         let is_quiet = self.now - self.last_work >= self.polling.duration_in_flight();
         if self.polled.is_empty() || (is_quiet && self.polled.iter().all(wakes_us)) {
-            let (lanes, active) = (&mut self.lanes, &mut self.active);
-            self.sleeper.sleep(|wake| on_wake(wake, lanes, active));
+            let (sleeper, mut bells) = self.bells();
+            sleeper.sleep(|wake| bells.answer(wake));
             self.now = Instant::now();
             self.last_look = self.now;
             self.last_work = self.now;
         }
     }
 
+    fn bells(&mut self) -> (&mut Sleeper, Bells<'_>) {
+        let bells = Bells {
+            lanes: &mut self.lanes,
+            active: &mut self.active,
+            parked: &mut self.parked,
+        };
+        (&mut self.sleeper, bells)
+    }
+
     /// Parks the lanes that had no task for as long as the worker polls. One barrier serves all
-    /// of them.
+    /// of them; if it is not due yet, they are polled until it is.
     fn park_quiet_lanes(&mut self) {
         let (now, polling, lanes) = (self.now, self.polling, &mut self.lanes);
+        let may_park = !self.parks_with_barrier || self.barriers.are_due(now);
         let sleeper = &self.sleeper;
         let mut any = false;
         for &index in &self.active {
@@ -62,7 +74,8 @@ impl Worker {
             }
             served.had_task = false;
             served.was_busy = is_busy;
-            if served.is_quiet(now, polling) && served.is_heard(index, sleeper, now) {
+            let may_park = may_park && served.is_quiet(now, polling);
+            if may_park && served.is_heard(index, sleeper, now) {
                 served.lane.begin_park();
                 any = true;
             }
@@ -71,15 +84,21 @@ impl Worker {
             return;
         }
         LaneMemory::<LANE_DEPTH>::fence_before_parking();
-        if self.parks_with_barrier && !barrier::barrier() {
-            self.parks_not_at_all();
-            return;
+        if self.parks_with_barrier {
+            let begin = Instant::now();
+            if !barrier::barrier() {
+                self.parks_not_at_all();
+                return;
+            }
+            self.barriers.note(begin, Instant::now());
         }
+        let parked = &mut self.parked;
         self.active.retain(|&index| {
             let served = served_lane(lanes, index);
             let may_park = served.is_watched && served.is_quiet(now, polling);
             if may_park && served.lane.finish_park(served.next) {
                 served.state = LaneState::Parked;
+                *parked += 1;
             }
             served.state == LaneState::Active
         });
@@ -125,14 +144,24 @@ impl ServedLane {
     }
 }
 
-fn on_wake(wake: Wake, lanes: &mut [Option<ServedLane>], active: &mut Vec<u32>) {
-    if let Wake::Lane(index) = wake
-        && let Some(Some(served)) = lanes.get_mut(index as usize)
-        && served.state == LaneState::Parked
-    {
-        served.lane.unpark();
-        served.state = LaneState::Active;
-        served.last_task = Instant::now();
-        active.push(index);
+/// The lanes whose doorbells may have been rung.
+struct Bells<'a> {
+    lanes: &'a mut [Option<ServedLane>],
+    active: &'a mut Vec<u32>,
+    parked: &'a mut usize,
+}
+
+impl Bells<'_> {
+    fn answer(&mut self, wake: Wake) {
+        if let Wake::Lane(index) = wake
+            && let Some(Some(served)) = self.lanes.get_mut(index as usize)
+            && served.state == LaneState::Parked
+        {
+            served.lane.unpark();
+            served.state = LaneState::Active;
+            served.last_task = Instant::now();
+            self.active.push(index);
+            *self.parked -= 1;
+        }
     }
 }

@@ -6,9 +6,11 @@
 //!
 //! Invariants:
 //! - A lane is in `active` exactly if its state is [`LaneState::Active`].
+//! - `parked` is the number of lanes whose state is [`LaneState::Parked`].
 //! - A pool's container is called only by tasks of this worker, so it may go once as many
 //!   completed as were submitted.
 
+mod barriers;
 mod commands;
 pub(crate) mod completions;
 mod idle;
@@ -35,6 +37,7 @@ use crate::control::Event;
 use crate::inbox::Inbox;
 use crate::pools::Pool;
 use crate::session::Session;
+use barriers::Barriers;
 use completions::{Completions, Router};
 use lane_tasks::LaneTasks;
 use sleep::{Sleeper, Wake};
@@ -57,10 +60,12 @@ pub(crate) struct Worker {
     /// Whether clients rely on a barrier when a lane is parked.
     parks_with_barrier: bool,
     warned_of_barrier: bool,
+    barriers: Barriers,
     warned_of_bells: bool,
 
     lanes: Vec<Option<ServedLane>>,
     active: Vec<u32>,
+    parked: usize,
     closing: Vec<u64>,
 
     /// Where tasks are copied to as they are taken.
@@ -145,9 +150,11 @@ impl Worker {
             polling,
             parks_with_barrier,
             warned_of_barrier: false,
+            barriers: Barriers::new(now),
             warned_of_bells: false,
             lanes: Vec::new(),
             active: Vec::new(),
+            parked: 0,
             closing: Vec::new(),
             batch: Box::new([[0; DESCRIPTOR_WORDS]; BATCH]),
             pools: Vec::new(),

@@ -1,5 +1,6 @@
 //! The report: one page with everything in it, to be looked at.
 
+mod bars;
 mod peers;
 mod svg;
 
@@ -8,7 +9,8 @@ use std::fmt::Write;
 
 use crate::case::Unit;
 use crate::result::{CaseResult, Chart, Dropped, Results};
-use svg::{Bar, Line, escape};
+use bars::Bar;
+use svg::{Line, escape};
 
 /// Writes the page. It needs nothing else: no script, no font, no picture.
 #[must_use]
@@ -79,11 +81,15 @@ fn section(title: &str, text: &str, contents: &str) -> String {
 fn heading(results: &Results) -> String {
     let conditions = &results.conditions;
     let kind = if conditions.quick { "quick" } else { "full" };
+    let interrupted = match conditions.interrupted_before {
+        0 => String::new(),
+        cases => format!(", interrupted with {cases} cases still to be run"),
+    };
     let count = |met| results.cases.iter().filter(|case| case.met == met).count();
     let (met, missed, unknown) = (count(Some(true)), count(Some(false)), count(None));
     let mut html = format!(
         "<h1>Chimaera beside the machine's limits</h1><p>{}; client on processor {}, worker on {}; \
-         a {kind} run of {:.0} s.</p><div class=\"tiles\">",
+         a {kind} run of {:.0} s{interrupted}.</p><div class=\"tiles\">",
         escape(&conditions.machine),
         conditions.client_processor,
         conditions.worker_processor,
@@ -144,7 +150,7 @@ fn targets(results: &Results) -> String {
     if bars.is_empty() {
         return String::new();
     }
-    svg::around_one(&bars)
+    bars::around_one(&bars)
 }
 
 fn latencies(results: &Results) -> String {
@@ -221,7 +227,7 @@ fn trust(results: &Results) -> String {
             note: format!("{count} dropped"),
         });
     }
-    let mut html = svg::bars(&bars);
+    let mut html = bars::from_zero(&bars);
     bars.clear();
     for (name, pick) in [
         ("lowest floor", f64::min as fn(f64, f64) -> f64),
@@ -234,7 +240,7 @@ fn trust(results: &Results) -> String {
             note: Unit::Nanoseconds.show(floor),
         }));
     }
-    html.push_str(&svg::bars(&bars));
+    html.push_str(&bars::from_zero(&bars));
     for absent in &results.absent {
         let _ = write!(
             html,
@@ -247,9 +253,9 @@ fn trust(results: &Results) -> String {
 }
 
 fn table(results: &Results) -> String {
-    let mut html = "<table><tr><th>Case<th class=\"n\">Measured<th>Yardstick<th class=\"n\">is\
-                    <th class=\"n\">Ratio<th class=\"n\">Target<th>Met<th class=\"n\">Rounds kept\
-                    </tr>"
+    let mut html = "<table><tr class=\"head\"><th>Case<th class=\"n\">Measured<th>Yardstick\
+                    <th class=\"n\">is<th class=\"n\">Ratio<th class=\"n\">Target<th>Met\
+                    <th class=\"n\">Rounds kept</tr>"
         .to_owned();
     for case in &results.cases {
         html.push_str(&row(case));
@@ -273,9 +279,17 @@ fn row(case: &CaseResult) -> String {
         dropped if dropped.total() == 0 => String::new(),
         dropped => format!("<br><span class=\"soft\">{dropped}</span>"),
     };
+    let explained = match case.explanation() {
+        Some(text) => format!("<br><span class=\"soft\">{}</span>", escape(&text)),
+        None => String::new(),
+    };
+    // The labels are for narrow screens, where each row is a card.
     format!(
-        "<tr><td>{}{failure}<td class=\"n\">{}<td>{}<td class=\"n\">{}<td class=\"n\">{}\
-         <td class=\"n\">{}<td class=\"{class}\">{met}<td class=\"n\">{} of {}{dropped}</tr>\n",
+        "<tr><td class=\"case\">{}{failure}{explained}<td class=\"n\" data-label=\"Measured\">{}\
+         <td data-label=\"Yardstick\">{}<td class=\"n\" data-label=\"is\">{}\
+         <td class=\"n\" data-label=\"Ratio\">{}<td class=\"n\" data-label=\"Target\">{}\
+         <td class=\"{class}\" data-label=\"Met\">{met}\
+         <td class=\"n\" data-label=\"Rounds kept\">{} of {}{dropped}</tr>\n",
         escape(&case.title),
         figure(case.value),
         escape(&case.yardstick),
@@ -309,7 +323,7 @@ mod tests {
             assert!(page.contains(text), "{text}");
         }
         assert!(
-            page.contains("class=\"bad\">no"),
+            page.contains("class=\"bad\" data-label=\"Met\">no"),
             "what falls short is shown"
         );
         for text in ["http://", "https://", "<script", "<link", "<img", "NaN"] {

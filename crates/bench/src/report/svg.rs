@@ -1,4 +1,4 @@
-//! Charts as SVG. Colours come from the page's style, so that they suit light and dark.
+//! Line charts as SVG. Colours come from the page's style, so that they suit light and dark.
 
 use std::fmt::Write;
 
@@ -81,7 +81,7 @@ pub(super) fn lines(labels: &[String], unit: Unit, lines: &[Line]) -> String {
 
 /// Writes the lines' names at their ends, one below the other where they are close.
 fn name_ends(svg: &mut String, mut ends: Vec<(f64, f64, usize, &str)>) {
-    const APART: f64 = 14.0;
+    const APART: f64 = 17.0;
     ends.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut free = f64::MIN;
     for (y, x, colour, name) in ends {
@@ -95,86 +95,6 @@ fn name_ends(svg: &mut String, mut ends: Vec<(f64, f64, usize, &str)>) {
             escape(name)
         );
     }
-}
-
-/// A bar: its name, how long it is, its colour, and what is said of it.
-pub(super) struct Bar {
-    pub(super) name: String,
-    /// None draws an empty place.
-    pub(super) value: Option<f64>,
-    pub(super) colour: &'static str,
-    pub(super) note: String,
-}
-
-/// Horizontal bars from 0 to the greatest value.
-pub(super) fn bars(bars: &[Bar]) -> String {
-    const NAMES: f64 = 150.0;
-    const END: f64 = 390.0;
-    let most = bars.iter().filter_map(|bar| bar.value).fold(0.0, f64::max);
-    let height = 26.0 * bars.len() as f64;
-    let mut svg = format!("<svg viewBox=\"0 0 500 {height}\" role=\"img\">");
-    for (index, bar) in bars.iter().enumerate() {
-        let top = 26.0 * index as f64;
-        text(&mut svg, (NAMES - 10.0, top + 17.0), "end", "", &bar.name);
-        let width = match bar.value {
-            Some(value) if most > 0.0 => ((END - NAMES) * value / most).max(1.5),
-            _ => 0.0,
-        };
-        rectangle(&mut svg, (NAMES, top + 4.0), (width, 18.0), bar.colour);
-        text(
-            &mut svg,
-            (NAMES + width + 8.0, top + 17.0),
-            "start",
-            "soft",
-            &bar.note,
-        );
-    }
-    svg.push_str("</svg>");
-    svg
-}
-
-/// Bars from a line in the middle, on a logarithmic axis: to the right what is above 1.
-pub(super) fn around_one(bars: &[Bar]) -> String {
-    const NAMES: f64 = 350.0;
-    const MIDDLE: f64 = 590.0;
-    const PER_DECADE: f64 = 150.0;
-    const REACH: f64 = 1.4;
-    let height = 24.0 * bars.len() as f64 + 26.0;
-    let mut svg = format!("<svg viewBox=\"0 0 1060 {height}\" role=\"img\">");
-    for (factor, label) in [(0.1, "10 × short"), (1.0, "target"), (10.0, "10 × better")] {
-        let x = MIDDLE + PER_DECADE * f64::log10(factor);
-        let class = if factor == 1.0 { "mark" } else { "grid" };
-        text(&mut svg, (x, 12.0), "middle", "soft", label);
-        let _ = write!(
-            svg,
-            "<line class=\"{class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"18\" y2=\"{height}\"/>"
-        );
-    }
-    for (index, bar) in bars.iter().enumerate() {
-        let top = 22.0 + 24.0 * index as f64;
-        text(&mut svg, (NAMES - 10.0, top + 16.0), "end", "", &bar.name);
-        if let Some(value) = bar.value.filter(|value| *value > 0.0) {
-            let width = PER_DECADE * value.log10().clamp(-REACH, REACH);
-            let left = MIDDLE + width.min(0.0);
-            rectangle(
-                &mut svg,
-                (left, top + 4.0),
-                (width.abs().max(1.5), 15.0),
-                bar.colour,
-            );
-        }
-        text(&mut svg, (820.0, top + 16.0), "start", "soft", &bar.note);
-    }
-    svg.push_str("</svg>");
-    svg
-}
-
-fn rectangle(svg: &mut String, (x, y): (f64, f64), (width, height): (f64, f64), colour: &str) {
-    let _ = write!(
-        svg,
-        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height}\" rx=\"3\" \
-         fill=\"var(--{colour})\"/>"
-    );
 }
 
 fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, class: &str, text: &str) {

@@ -1,0 +1,79 @@
+//! How often a worker may call a barrier.
+//!
+//! A barrier is called for whichever lanes are parked together, and interrupts every client that
+//! runs. Who decides when lanes are parked are the clients: one that rings its lanes in turn, each
+//! after its pause, would have a barrier called for each of its tasks, at the cost of all others.
+//! So some time passes between two, in which the lanes that fall quiet are gathered and polled on.
+
+use std::time::{Duration, Instant};
+
+/// What passes after a barrier, in multiples of what it took. Barriers take at most one part in
+/// this and one of a worker's time, whatever the machine and the clients make of them.
+const PAUSE: u32 = 16;
+
+/// The longest pause. A barrier in which the worker had to wait for its processor says nothing of
+/// barriers.
+const LONGEST: Duration = Duration::from_millis(100);
+
+#[derive(Debug)]
+pub(super) struct Barriers {
+    due: Instant,
+}
+
+impl Barriers {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { due: now }
+    }
+
+    /// Whether the next barrier may be called.
+    pub(super) fn are_due(&self, now: Instant) -> bool {
+        now >= self.due
+    }
+
+    /// Notes a barrier.
+    pub(super) fn note(&mut self, begin: Instant, end: Instant) {
+        let took = end.saturating_duration_since(begin);
+        self.due = end + (took * PAUSE).min(LONGEST);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client that rings one lane after another, so that at every moment one has just fallen
+    /// quiet.
+    #[test]
+    fn barriers_take_a_bounded_share_of_the_time_whatever_clients_do() {
+        const STEP: Duration = Duration::from_nanos(100);
+        const LASTS: Duration = Duration::from_micros(3);
+        let begin = Instant::now();
+        let (mut now, mut barriers) = (begin, Barriers::new(begin));
+        let mut count = 0;
+        while now - begin < Duration::from_millis(10) {
+            if barriers.are_due(now) {
+                barriers.note(now, now + LASTS);
+                now += LASTS;
+                count += 1;
+            }
+            now += STEP;
+        }
+        let share = (LASTS * count).as_secs_f64() / (now - begin).as_secs_f64();
+        assert!(share <= 1.0 / f64::from(PAUSE), "{count} barriers, {share}");
+        assert!(
+            count > 100,
+            "{count} barriers: lanes are parked all the same"
+        );
+    }
+
+    #[test]
+    fn the_first_is_due_at_once_and_none_is_put_off_for_long() {
+        let now = Instant::now();
+        let mut barriers = Barriers::new(now);
+        assert!(barriers.are_due(now));
+        barriers.note(now, now + Duration::from_secs(10));
+        let end = now + Duration::from_secs(10);
+        assert!(!barriers.are_due(end));
+        assert!(barriers.are_due(end + LONGEST));
+    }
+}
