@@ -189,7 +189,12 @@ impl BdevContainer {
         let whose = (context.name.to_owned(), context.host);
         let keeper = Keeper::start(ledger, Arc::clone(&state), whose, parameters.read_only);
         let keeper = keeper.map_err(|error| {
-            ModuleError::system("cannot start the thread that keeps a pool", &error)
+            let text = format!(
+                "the system gives no thread to keep the pool ({error}): a limit on processes \
+                 (`ulimit -u`, `pids.max` of the control group) or on memory (`ulimit -v`) is reached; \
+                 raise it"
+            );
+            ModuleError::new(Status::OutOfResources, text)
         })?;
         // Nothing can fail any more.
         undo.keep();

@@ -18,6 +18,7 @@ use chimaera_proto::limits::{
     ADMIN_BUFFER_BYTES, MAX_CREATE_PARAMS_BYTES, MAX_ERROR_TEXT_BYTES, MAX_POOL_NAME_BYTES,
 };
 use chimaera_proto::{PoolId, Status, codec};
+use chimaera_shm::thread::NoThread;
 use crossbeam::channel::{Sender, unbounded};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,9 +35,7 @@ use crate::worker::completions::Router;
 pub(crate) struct Shared {
     pub(crate) modules: Modules,
     pub(crate) pools: Pools,
-    pub(crate) jobs: Jobs,
-    /// Closes files that clients sent, which may block for ever.
-    pub(crate) closers: Jobs,
+    pub(crate) threads: Threads,
     pub(crate) session_count: AtomicU32,
     pub(crate) stopper: Stopper,
     /// The first failure to flush a pool because the host stops.
@@ -47,6 +46,44 @@ pub(crate) struct Shared {
     pub(crate) router: Arc<Router>,
     /// Whether workers park lanes with a barrier, which spares clients a fence per task.
     pub(crate) parks_with_barrier: bool,
+}
+
+/// The threads of the control side that carry out what may block, by what that is: no kind can keep
+/// another from its turn.
+pub(crate) struct Threads {
+    /// Make, flush and destroy pools, and load libraries.
+    jobs: Jobs,
+    /// Answers what is known at once: it is asked for when everything else hangs.
+    answers: Jobs,
+    /// Stops the runtime.
+    stop: Jobs,
+    /// Closes files that clients sent, which may block for ever.
+    pub(crate) closers: Jobs,
+}
+
+/// Threads of one kind, at most.
+const MAX_THREADS: usize = 32;
+
+impl Threads {
+    /// Starts one thread of each kind, so that each can do its work when no further one is to be had.
+    pub(crate) fn start() -> Result<Self, NoThread> {
+        Ok(Self {
+            jobs: Jobs::start("chimaera-job", MAX_THREADS)?,
+            answers: Jobs::start("chimaera-answer", 1)?,
+            stop: Jobs::start("chimaera-stop", 1)?,
+            closers: Jobs::start("chimaera-close", MAX_THREADS)?,
+        })
+    }
+
+    fn of(&self, method: Method) -> &Jobs {
+        match method {
+            Method::GetOrCreatePool | Method::DestroyPool | Method::FlushPools => &self.jobs,
+            Method::Ping | Method::ListPools | Method::FindPool | Method::GetStatus => {
+                &self.answers
+            }
+            Method::StopRuntime => &self.stop,
+        }
+    }
 }
 
 /// The admin module's end on a worker.
@@ -78,7 +115,8 @@ impl Admin {
                     client,
                     shared: Arc::clone(&self.shared),
                 };
-                self.shared.jobs.run(move || job.carry_out(method));
+                let threads = self.shared.threads.of(method);
+                threads.run(move || job.carry_out(method));
             }
             None => request.fail(Status::UnknownMethod),
         }

@@ -213,7 +213,7 @@ impl Control {
             let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
             // Whose descriptor this thread waits for, if it does.
             let waiting = self.reserve.is_spent().then(|| Arc::clone(&self.events));
-            self.shared.closers.run(move || {
+            self.shared.threads.closers.run(move || {
                 drop(socket);
                 if let Some(events) = waiting {
                     events.send(Event::DescriptorFreed);
@@ -391,7 +391,7 @@ impl Control {
         }
         if !files.is_empty() {
             // Whatever they are: to close some files takes as long as their owner wants.
-            self.shared.closers.run(move || drop(files));
+            self.shared.threads.closers.run(move || drop(files));
         }
     }
 

@@ -8,18 +8,18 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use chimaera_shm::barrier;
+use chimaera_shm::thread::{self, NoThread};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 use parking_lot::{Condvar, Mutex};
 
-use crate::admin::{Admin, Shared};
+use crate::admin::{Admin, Shared, Threads};
 use crate::config::Config;
 use crate::control::{Control, Event};
 use crate::error::HostError;
 use crate::inbox::Inbox;
-use crate::jobs::Jobs;
 use crate::listener::Listener;
 use crate::modules::Modules;
 use crate::pools::Pools;
@@ -27,8 +27,8 @@ use crate::worker::completions::Router;
 use crate::worker::{Command, Worker};
 
 /// A running host. It ends when it is dropped, or by [`Host::end`]: pools are drained, flushed and
-/// closed, sessions ended, the workers and the control thread joined. Threads for blocking jobs end by themselves,
-/// a second after their last one.
+/// closed, sessions ended, the workers and the control thread joined. Threads for blocking jobs end by themselves
+/// after their last one.
 pub struct Host {
     shared: Arc<Shared>,
     events: Arc<Inbox<Event>>,
@@ -69,12 +69,12 @@ impl Host {
             .map(|_| Inbox::new().map(Arc::new))
             .collect::<io::Result<Vec<_>>>()
             .map_err(HostError::system("making the workers' inboxes"))?;
+        let threads = Threads::start().map_err(no_thread)?;
         let router = Arc::new(Router { inboxes });
         let shared = Arc::new(Shared {
             modules: Modules::new(&config.modules, &config.plugin_folders),
             pools: Pools::default(),
-            jobs: Jobs::default(),
-            closers: Jobs::default(),
+            threads,
             session_count: AtomicU32::new(0),
             stopper: Stopper::default(),
             unflushed: OnceLock::new(),
@@ -99,9 +99,8 @@ impl Host {
             host.workers
                 .push(worker.map_err(HostError::system("starting a worker"))?);
         }
-        let builder = std::thread::Builder::new().name("chimaera-control".to_owned());
-        let thread = builder.spawn(move || control.run());
-        host.control = Some(thread.map_err(HostError::system("starting the control thread"))?);
+        let thread = thread::spawn("chimaera-control", move || control.run());
+        host.control = Some(thread.map_err(no_thread)?);
         Ok(host)
     }
 
@@ -129,9 +128,7 @@ impl Host {
             }
             worker.run(&router);
         };
-        std::thread::Builder::new()
-            .name(format!("chimaera-worker-{index}"))
-            .spawn(run)
+        Ok(thread::spawn(format!("chimaera-worker-{index}"), run)?)
     }
 
     /// Connects the calling process to its own host: gives the client's end of a connection.
@@ -203,6 +200,10 @@ fn join(thread: JoinHandle<()>) {
     if thread.join().is_err() {
         tracing::error!("{name} panicked: this is a mistake in the runtime");
     }
+}
+
+fn no_thread(refused: NoThread) -> HostError {
+    HostError::system("starting its threads")(refused.into())
 }
 
 fn pin_to(processor: usize) -> nix::Result<()> {

@@ -1,23 +1,26 @@
-//! Threads for work that may block: they come when needed and go when idle.
+//! Threads for work that may block: one stays, further ones come when needed and go when idle.
+//!
+//! The one that stays is there before the first job. So every job has somebody who does it, however many
+//! threads the system still gives: where it gives none, a job waits for its turn, and no job is lost.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chimaera_shm::thread::{self, NoThread};
 use parking_lot::{Condvar, Mutex};
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Jobs that run at the same time. A further one waits for its turn.
-const MAX_THREADS: usize = 32;
-
-/// How long a thread without a job stays.
+/// How long a further thread without a job stays.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A pool of threads for blocking jobs.
-#[derive(Clone, Default)]
+/// Threads for jobs of one kind. They end when this is dropped, after the last job.
 pub(crate) struct Jobs {
+    name: &'static str,
+    /// Jobs that run at the same time. A further one waits for its turn.
+    most: usize,
     shared: Arc<Shared>,
 }
 
@@ -32,65 +35,134 @@ struct State {
     queue: VecDeque<Job>,
     threads: usize,
     idle: usize,
+    /// No more jobs are coming.
+    ended: bool,
+    /// The log has it that the system gives no further thread. It is told again once one came.
+    told: bool,
 }
 
 impl Jobs {
-    /// Runs a job on a thread of the pool. Where the system gives no thread, and none is there,
-    /// the job is dropped, and with it whatever it was to complete.
+    /// Starts the thread that stays; at most `most` run at the same time.
+    ///
+    /// # Errors
+    /// The system gives none.
+    pub(crate) fn start(name: &'static str, most: usize) -> Result<Self, NoThread> {
+        let shared = Arc::new(Shared::default());
+        shared.state.lock().threads = 1;
+        let own = Arc::clone(&shared);
+        thread::spawn(name, move || work(&own, None))?;
+        Ok(Self { name, most, shared })
+    }
+
+    /// Runs a job on one of the threads. Does not block.
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut state = self.shared.state.lock();
         state.queue.push_back(Box::new(job));
-        if state.queue.len() <= state.idle || state.threads >= MAX_THREADS {
+        let wants_thread = state.queue.len() > state.idle && state.threads < self.most;
+        state.threads += usize::from(wants_thread);
+        drop(state);
+        if wants_thread {
+            self.add_thread();
+        } else {
             self.shared.job_came.notify_one();
-            return;
         }
-        let shared = Arc::clone(&self.shared);
-        let builder = std::thread::Builder::new().name("chimaera-job".to_owned());
-        match builder.spawn(move || work(&shared)) {
-            Ok(_) => state.threads += 1,
-            Err(error) => {
-                tracing::error!("cannot start a thread for a blocking job: {error}");
-                let unservable = if state.threads == 0 {
-                    state.queue.pop_back()
-                } else {
-                    None
-                };
-                drop(state);
-                drop(unservable);
-            }
+    }
+
+    /// Starts a further thread, which was counted already. Where there is none to be had, those that are
+    /// there do its work, too.
+    fn add_thread(&self) {
+        let own = Arc::clone(&self.shared);
+        let spawned = thread::spawn(self.name, move || work(&own, Some(LINGER)));
+        let mut state = self.shared.state.lock();
+        let Err(refused) = spawned else {
+            state.told = false;
+            return;
+        };
+        state.threads -= 1;
+        let is_news = !std::mem::replace(&mut state.told, true);
+        drop(state);
+        self.shared.job_came.notify_one();
+        if is_news {
+            tracing::warn!("{refused}; until then, what may block is done by fewer threads");
         }
     }
 }
 
-fn work(shared: &Shared) {
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        self.shared.state.lock().ended = true;
+        self.shared.job_came.notify_all();
+    }
+}
+
+/// A thread's life. It ends when nothing came for a while, if it is not to stay.
+fn work(shared: &Shared, patience: Option<Duration>) {
     let mut state = shared.state.lock();
     loop {
         if let Some(job) = state.queue.pop_front() {
             drop(state);
-            if catch_unwind(AssertUnwindSafe(job)).is_err() {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(job)) {
+                // Its drop might panic in turn, and take the thread along.
+                std::mem::forget(payload);
                 tracing::error!("a blocking job panicked: this is a mistake in the runtime");
             }
             state = shared.state.lock();
             continue;
         }
+        if state.ended {
+            break;
+        }
         state.idle += 1;
-        let waited = shared.job_came.wait_for(&mut state, LINGER);
+        let has_waited = match patience {
+            Some(patience) => shared.job_came.wait_for(&mut state, patience).timed_out(),
+            None => {
+                shared.job_came.wait(&mut state);
+                false
+            }
+        };
         state.idle -= 1;
-        if waited.timed_out() && state.queue.is_empty() {
-            state.threads -= 1;
-            return;
+        if has_waited && state.queue.is_empty() {
+            break;
         }
     }
+    state.threads -= 1;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Receiver, channel};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn jobs(most: usize) -> Jobs {
+        Jobs::start("chimaera-job", most).expect("a thread")
+    }
+
+    /// Has a job wait until it is told to end. Gives what tells it.
+    fn occupy(jobs: &Jobs) -> std::sync::mpsc::Sender<()> {
+        let (release, released) = channel::<()>();
+        let (begin, begun) = channel();
+        jobs.run(move || {
+            begin.send(()).expect("listens");
+            let _ = released.recv();
+        });
+        begun.recv_timeout(PATIENCE).expect("it begins");
+        release
+    }
+
+    fn numbered(jobs: &Jobs, count: usize) -> Receiver<usize> {
+        let (done, finished) = channel();
+        for number in 0..count {
+            let done = done.clone();
+            jobs.run(move || done.send(number).expect("listens"));
+        }
+        finished
+    }
 
     #[test]
     fn jobs_that_wait_for_each_other_run_at_the_same_time() {
-        let jobs = Jobs::default();
+        let jobs = jobs(32);
         let (first, second) = (channel(), channel());
         let (done, finished) = channel();
         let other = done.clone();
@@ -105,27 +177,61 @@ mod tests {
             other.send(()).expect("send");
         });
         for _ in 0..2 {
-            finished
-                .recv_timeout(Duration::from_secs(30))
-                .expect("both run");
+            finished.recv_timeout(PATIENCE).expect("both run");
+        }
+    }
+
+    #[test]
+    fn jobs_beyond_the_threads_are_done_in_their_turn() {
+        let jobs = jobs(2);
+        let (one, two) = (occupy(&jobs), occupy(&jobs));
+        let finished = numbered(&jobs, 5);
+        assert!(finished.try_recv().is_err(), "every thread is taken");
+        drop(one);
+        for number in 0..5 {
+            assert_eq!(finished.recv_timeout(PATIENCE), Ok(number));
+        }
+        drop(two);
+    }
+
+    #[test]
+    fn jobs_that_were_left_are_done_after_the_end() {
+        let jobs = jobs(1);
+        let one = occupy(&jobs);
+        let finished = numbered(&jobs, 3);
+        let shared = Arc::downgrade(&jobs.shared);
+        drop(jobs);
+        drop(one);
+        for number in 0..3 {
+            assert_eq!(finished.recv_timeout(PATIENCE), Ok(number));
+        }
+        let end = std::time::Instant::now() + PATIENCE;
+        while shared.strong_count() != 0 {
+            assert!(std::time::Instant::now() < end, "the thread ends");
+            std::thread::yield_now();
         }
     }
 
     #[test]
     fn a_job_that_panics_takes_nothing_along() {
-        let jobs = Jobs::default();
+        /// The nastiest thing to throw.
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("on purpose, while going");
+            }
+        }
+        let jobs = jobs(2);
         let (done, finished) = channel();
-        for index in 0..2 * MAX_THREADS {
+        for index in 0..8 {
             let done = done.clone();
             jobs.run(move || {
                 done.send(index).expect("send");
-                panic!("on purpose");
+                std::panic::panic_any(Bomb);
             });
         }
-        for _ in 0..2 * MAX_THREADS {
-            finished
-                .recv_timeout(Duration::from_secs(30))
-                .expect("all run");
+        for _ in 0..8 {
+            finished.recv_timeout(PATIENCE).expect("all run");
         }
     }
 }

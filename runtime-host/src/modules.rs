@@ -28,6 +28,8 @@ pub(crate) struct Modules {
     linked: Vec<Module>,
     /// Folders that lie where the program does.
     beside: Vec<PathBuf>,
+    /// Held while a library is being loaded, which may take as long as its initialisers want.
+    loading: Mutex<()>,
     used: Mutex<BTreeMap<String, Used>>,
 }
 
@@ -56,11 +58,13 @@ impl Modules {
             named,
             linked: linked.to_vec(),
             beside: beside.unwrap_or_default(),
+            loading: Mutex::default(),
             used: Mutex::default(),
         }
     }
 
-    /// The modules in use, and those that are linked in, by name. Blocks.
+    /// The modules in use, and those that are linked in, by name. Does not wait for one that is being
+    /// loaded.
     pub(crate) fn list(&self) -> Vec<ModuleInfo> {
         let used = self.used.lock();
         let mut list: Vec<_> = used
@@ -84,10 +88,13 @@ impl Modules {
     /// The module with this name, loaded if it is not yet. Blocks.
     pub(crate) fn get(&self, name: &str) -> Result<Module, ModuleError> {
         check_name(name)?;
-        // The lock is kept while loading: two requests for one module load it once.
-        let mut used = self.used.lock();
-        if let Some(used) = used.get(name) {
-            return Ok(used.module.clone());
+        if let Some(module) = self.in_use(name) {
+            return Ok(module);
+        }
+        // Two requests for one module load it once.
+        let _loading = self.loading.lock();
+        if let Some(module) = self.in_use(name) {
+            return Ok(module);
         }
         let found = self.find(name)?;
         let module = found.module.clone();
@@ -97,8 +104,13 @@ impl Modules {
             library = found.library.as_deref().map_or("built in".to_owned(), show),
             "module in use"
         );
-        used.insert(name.to_owned(), found);
+        self.used.lock().insert(name.to_owned(), found);
         Ok(module)
+    }
+
+    fn in_use(&self, name: &str) -> Option<Module> {
+        let used = self.used.lock();
+        used.get(name).map(|used| used.module.clone())
     }
 
     fn find(&self, name: &str) -> Result<Used, ModuleError> {

@@ -26,6 +26,8 @@ fn main() {
         ["work-with", limit, path] => work_with(number(limit), path),
         ["embed-with", limit, path] => embed_with(number(limit), path),
         ["find-a-runtime"] => find_a_runtime(),
+        ["connect"] => connect(),
+        ["take-threads"] => take_threads(),
         _ => panic!("no such command: {arguments:?}"),
     }
 }
@@ -330,6 +332,32 @@ fn use_a_pool(runtime: &Runtime, path: &str) -> Result<(), Error> {
     });
     let destroyed = runtime.admin().destroy_pool(client.pool_id());
     results.into_iter().chain([destroyed]).collect()
+}
+
+/// Takes all threads that its user can have, until the test ends it.
+fn take_threads() {
+    let take = || std::thread::Builder::new().spawn(std::thread::park);
+    let taken: Vec<_> = std::iter::from_fn(|| take().ok()).collect();
+    say(&format!("taken {}", taken.len()));
+    wait_for_the_test();
+    std::process::exit(0);
+}
+
+/// Connects to the daemon, and then to a runtime inside this process, as often as it is told to.
+fn connect() {
+    say("ready");
+    loop {
+        wait_for_the_test();
+        let embedded = || Runtime::embed().workers(1).start();
+        let ways = [Runtime::connect(), embedded()];
+        let said = ways.map(
+            |runtime| match runtime.and_then(|runtime| runtime.admin().ping()) {
+                Ok(()) => "connected".to_owned(),
+                Err(error) => format!("{:?} {error}", error.status()),
+            },
+        );
+        say(&said.join("; "));
+    }
 }
 
 /// Uses the daemon, or else a runtime inside this process, as an application would.

@@ -70,7 +70,20 @@ impl Daemon {
     /// # Panics
     /// If it does not come to serve.
     #[must_use]
-    pub fn start_by(mut command: Command, folder: TempDir) -> Self {
+    pub fn start_by(command: Command, folder: TempDir) -> Self {
+        Self::try_start(command, folder).unwrap_or_else(|refused| {
+            panic!("the daemon ended with {:?}: {}", refused.code, refused.log)
+        })
+    }
+
+    /// As [`Self::start_by`], for a daemon that may not come to serve.
+    ///
+    /// # Errors
+    /// It ended instead.
+    ///
+    /// # Panics
+    /// If it does neither.
+    pub fn try_start(mut command: Command, folder: TempDir) -> Result<Self, Refused> {
         command
             .arg("--socket")
             .arg(folder.path().join("chimaera.sock"))
@@ -105,13 +118,12 @@ impl Daemon {
             log_so_far,
             watchdog,
         };
-        if !ready.starts_with("ready") {
-            panic!(
-                "the daemon said {ready:?}, and in its log: {}",
-                daemon.kill()
-            );
+        if ready.starts_with("ready") {
+            return Ok(daemon);
         }
-        daemon
+        let (code, log) = daemon.wait();
+        let folder = daemon.folder.take().expect("there until taken over");
+        Err(Refused { code, log, folder })
     }
 
     /// The daemon's socket.
@@ -227,6 +239,17 @@ impl Daemon {
         }
         self.log()
     }
+}
+
+/// What is left of a daemon that did not come to serve.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote to its error output.
+    pub log: String,
+    /// The folder of its socket.
+    pub folder: TempDir,
 }
 
 impl Drop for Daemon {

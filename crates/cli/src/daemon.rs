@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use chimaera_runtime::{Config, Host, Stopper};
+use chimaera_shm::thread;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -42,7 +43,7 @@ pub(crate) fn run(arguments: &StartArguments, socket: &Path) -> Result<(), Failu
         modules: vec![chimaera_bdev_runtime::module()],
     };
     let host = Host::start(&config)?;
-    stop_on_signal(signals, host.stopper());
+    stop_on_signal(signals, host.stopper())?;
     tracing::info!(socket = %socket.display(), "serving");
     output::announce(format_args!("{READY} on {}", socket.display()));
     host.wait();
@@ -177,8 +178,8 @@ fn block_signals() -> Result<SigSet, Failure> {
 }
 
 /// The first signal stops the host in good order; a second one ends the process at once.
-fn stop_on_signal(signals: SigSet, stopper: Stopper) {
-    std::thread::spawn(move || {
+fn stop_on_signal(signals: SigSet, stopper: Stopper) -> Result<(), Failure> {
+    let thread = thread::spawn("chimaera-signals", move || {
         if let Ok(signal) = signals.wait() {
             tracing::info!("{signal}: stopping; a second signal ends the daemon at once");
             stopper.stop();
@@ -187,4 +188,7 @@ fn stop_on_signal(signals: SigSet, stopper: Stopper) {
             std::process::exit(1);
         }
     });
+    thread
+        .map(drop)
+        .map_err(|refused| Failure::new(format!("cannot start the runtime: {refused}")))
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use chimaera_proto::control::{Reply, Request};
 use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::Doorbell;
+use chimaera_shm::thread::spawn;
 use parking_lot::Mutex;
 
 use crate::control::Undone;
@@ -236,9 +237,8 @@ impl Drop for Lanes {
         lingering.extend(held);
         drop(lingering);
         if !names.is_empty() {
-            let thread = thread::Builder::new().name("chimaera-linger".to_owned());
             // Without a thread the few handles that go unnoticed keep the connection.
-            let _ = thread.spawn(move || look_after(names));
+            let _ = spawn("chimaera-linger", move || look_after(names));
         }
         drop(free);
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use chimaera_bdev_client::{Block, Buffer, Client, CreateOptions, PoolId, PoolQuery};
 use chimaera_client::Runtime;
+use chimaera_shm::thread::spawn_scoped;
 use nix::libc::O_DIRECT;
 use tempfile::TempDir;
 
@@ -237,7 +238,7 @@ where
         let threads: Vec<_> = (0..THREADS)
             .map(|thread| {
                 let prepare = &prepare;
-                scope.spawn(move || {
+                spawn_scoped(scope, "chimaera-bench", move || {
                     let mut count = 0;
                     let mut call = prepare(thread).map_err(|error| error.to_string())?;
                     while begin.elapsed() < window {
@@ -248,10 +249,13 @@ where
                 })
             })
             .collect();
-        let joined = threads.into_iter().map(thread::ScopedJoinHandle::join);
-        joined
-            .map(|result| result.unwrap_or_else(|_| Err("a thread panicked".into())))
-            .collect()
+        let counts = threads.into_iter().map(|thread| match thread {
+            Ok(thread) => thread
+                .join()
+                .unwrap_or_else(|_| Err("a thread panicked".into())),
+            Err(refused) => Err(refused.to_string()),
+        });
+        counts.collect()
     });
     let mut sum = 0;
     for count in counts {

@@ -1,10 +1,11 @@
 //! Empty tasks: what the way through lane, worker and plugin costs by itself.
 
 use std::rc::Rc;
-use std::sync::Barrier;
+use std::sync::mpsc::channel;
 use std::thread;
 
 use chimaera_echo_client::Client as EchoClient;
+use chimaera_shm::thread::spawn_scoped;
 
 use crate::bench::Bench;
 use crate::case::{Case, Effort, Measure, Round, Target, Unit};
@@ -87,17 +88,35 @@ fn many_threads(bench: &Rc<Bench>, threads: usize) -> Result<Measure> {
 
 /// The rate of all threads together, on the processors that are not the worker's.
 fn rate_of_threads(bench: &Bench, echo: &EchoClient, threads: usize) -> Result<f64> {
-    let begin = Barrier::new(threads);
     let (window, processors) = (bench.window(), &bench.processors.clients[..]);
     thread::scope(|scope| {
-        let one = || -> Result<f64> {
-            pin_to(processors)?;
-            // Every thread has its lane before the clock runs.
-            echo.echo(7)?;
-            begin.wait();
-            task_rate(DEPTH, window, |_| Ok(echo.async_echo(7)?))
-        };
-        let running: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+        let (prepared, all_prepared) = channel();
+        let (mut running, mut gates) = (Vec::new(), Vec::new());
+        for _ in 0..threads {
+            let (gate, begin) = channel::<()>();
+            let prepared = prepared.clone();
+            let one = move || -> Result<f64> {
+                pin_to(processors)?;
+                // Every thread has its lane before the clock runs.
+                echo.echo(7)?;
+                prepared.send(())?;
+                drop(prepared);
+                // One that is not prepared, or not there, keeps the others from beginning.
+                begin
+                    .recv()
+                    .map_err(|_| "another thread did not come to measure")?;
+                task_rate(DEPTH, window, |_| Ok(echo.async_echo(7)?))
+            };
+            running.push(spawn_scoped(scope, "chimaera-bench", one)?);
+            gates.push(gate);
+        }
+        drop(prepared);
+        if all_prepared.iter().take(threads).count() < threads {
+            gates.clear();
+        }
+        for gate in &gates {
+            gate.send(())?;
+        }
         let rates = running.into_iter().map(|thread| match thread.join() {
             Ok(rate) => rate,
             Err(_) => Err("a thread of the measurement panicked".into()),

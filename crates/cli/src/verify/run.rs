@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
+
+use chimaera_shm::thread::{NoThread, spawn_scoped};
 
 use super::block::{JournalId, Stamp};
 use super::check::{Findings, check};
@@ -79,12 +81,15 @@ fn worse(one: Result<(), Failure>, other: Result<(), Failure>) -> Result<(), Fai
     }
 }
 
+/// How a thread ended, and what it did until then.
+type Outcome = (Result<(), Failure>, Counts);
+
 fn run_threads<P: Pool>(
     shared: &Shared<'_, P>,
     plan: Plan,
     continued: Vec<Held>,
     is_over: impl Fn(Counts) -> bool + Sync,
-) -> Vec<(Result<(), Failure>, Counts)> {
+) -> Vec<Outcome> {
     let model = lock(&shared.journal).model().clone();
     let mut blocks = vec![Vec::new(); usize::from(plan.threads)];
     for (index, held) in continued.into_iter().enumerate() {
@@ -110,20 +115,32 @@ fn run_threads<P: Pool>(
                     counts: Counts::default(),
                 };
                 let is_over = &is_over;
-                scope.spawn(move || {
+                let name = format!("chimaera-verify-{thread}");
+                spawn_scoped(scope, name, move || {
                     let result = worker.run(is_over);
                     if result.is_err() {
                         shared.stop.store(true, Ordering::Relaxed);
                     }
                     (result, worker.counts)
                 })
+                // The blocks of one that is not there stay as the journal has them.
+                .inspect_err(|_| shared.stop.store(true, Ordering::Relaxed))
             })
             .collect();
-        let joined = threads.into_iter().map(thread::ScopedJoinHandle::join);
-        joined
-            .map(|result| result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
+        threads.into_iter().map(outcome).collect()
     })
+}
+
+/// What a thread came to, which may be that there is none.
+fn outcome(thread: Result<ScopedJoinHandle<'_, Outcome>, NoThread>) -> Outcome {
+    match thread.map(ScopedJoinHandle::join) {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(panic)) => std::panic::resume_unwind(panic),
+        Err(refused) => {
+            let text = format!("{refused}, or run with fewer `--threads`");
+            (Err(Failure::new(text)), Counts::default())
+        }
+    }
 }
 
 fn ranges(held: &[Held]) -> BTreeMap<u64, u64> {
