@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
 use chimaera_proto::bdev::{IoEngine, MEGABYTE, UNIT_BYTES};
-use chimaera_proto::{PoolId, Status};
+use chimaera_proto::{PoolId, Status, shell};
 
 use crate::allocator::Allocator;
 use crate::blocks::{PendingFree, allocator_of};
@@ -131,7 +131,8 @@ impl Place<'_> {
         if identity.name != self.context.name {
             let (is, asked) = (&identity.name, self.context.name);
             differences.push(format!(
-                "its name is {is}, asked for {asked} (chimaera pool rename changes it)"
+                "its name is {is}, asked for {asked} (`chimaera pool rename {}` changes it)",
+                shell::word(asked)
             ));
         }
         let asked = self.parameters;
@@ -342,10 +343,12 @@ impl Place<'_> {
             OpenError::Overwritten(contents) => self.not_blank(contents),
             OpenError::Damaged(text) => {
                 let advice = match may_be_readable {
-                    true => {
-                        "; set read_only to read what can be read, or see what chimaera pool check says"
-                    }
-                    false => "",
+                    true => format!(
+                        "; set read_only to read what can be read, or see what `chimaera pool check {}` \
+                         says",
+                        shell::word(self.context.name)
+                    ),
+                    false => String::new(),
                 };
                 self.error(
                     Status::CorruptedMetadata,

@@ -1,8 +1,8 @@
 //! The contract between the processes and libraries of Chimaera.
 //!
 //! Everything that two sides must agree on stands here once: ids, limits, units, the layout of
-//! tasks and completions, status codes and control messages. Nothing here does I/O, maps memory
-//! or blocks.
+//! tasks and completions, status codes and control messages. Nothing here maps memory or blocks, and nothing
+//! does I/O save for [`socket_path`], which looks at the folder of the socket.
 //!
 //! Laws of this crate:
 //! - A value that comes from the other side enters through one parsing function that returns a
@@ -19,6 +19,7 @@ pub mod control;
 pub mod ids;
 pub mod limits;
 pub mod query;
+pub mod shell;
 pub mod socket_path;
 pub mod status;
 pub mod task;

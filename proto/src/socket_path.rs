@@ -1,50 +1,349 @@
-//! Where the daemon listens when nobody says otherwise.
+//! Where a daemon listens, and where clients look for one, when nobody says otherwise.
+//!
+//! Whoever listens where clients look is given their data. So the folder must be the user's own, and
+//! one that nobody else can write to; both the daemon and its clients look before they use it. In a
+//! folder like `/tmp` anybody can be the first to make a name, hence the care.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::fs::{self, DirBuilder, Metadata};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 /// The environment variable that names the daemon's socket.
 pub const SOCKET_VARIABLE: &str = "CHIMAERA_SOCKET";
 
-/// The path of the daemon's socket: that in [`SOCKET_VARIABLE`], else
-/// `/run/chimaera/chimaera.sock` for root, else `chimaera.sock` in the user's runtime folder
-/// (`$XDG_RUNTIME_DIR`, or `/run/user/UID` where that is not set). An empty variable counts as
-/// one that is not set.
-#[must_use]
-pub fn default_socket_path() -> PathBuf {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    choose(
-        variable(SOCKET_VARIABLE),
-        nix::unistd::Uid::effective().as_raw(),
-        variable("XDG_RUNTIME_DIR"),
-    )
+/// Where root's daemon listens, which serves the whole machine.
+pub const SYSTEM_SOCKET: &str = "/run/chimaera/chimaera.sock";
+
+const SOCKET_NAME: &str = "chimaera.sock";
+
+/// Rights that others than the owner have to change what is in a folder.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// All the rights that a mode speaks of.
+const ALL_RIGHTS: u32 = 0o7777;
+
+/// A place for the daemon's socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketPlace {
+    path: PathBuf,
+    trust: FolderTrust,
+    user: u32,
 }
 
-fn choose(named: Option<OsString>, user: u32, runtime_folder: Option<OsString>) -> PathBuf {
-    match (named, user, runtime_folder) {
-        (Some(path), ..) => path.into(),
-        (None, 0, _) => "/run/chimaera/chimaera.sock".into(),
-        (None, _, Some(folder)) => PathBuf::from(folder).join("chimaera.sock"),
-        // Never a folder that everybody may write to: whoever listens there would be trusted.
-        (None, user, None) => format!("/run/user/{user}/chimaera.sock").into(),
+/// Why the folder of a socket is trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FolderTrust {
+    /// Somebody who may decide that named it, or only root can have made it.
+    Named,
+    /// It is the user's own and nobody else can write to it.
+    Private,
+    /// It is the user's own and nobody else can even look into it. It lies where everybody may make
+    /// folders, so it must be a folder itself and not a link to one.
+    AmongOthers,
+}
+
+impl SocketPlace {
+    /// Where a daemon of this user listens: the path in [`SOCKET_VARIABLE`], else [`SYSTEM_SOCKET`] for
+    /// root, else `chimaera.sock` in `$XDG_RUNTIME_DIR`, else in `/run/user/UID` if that is the user's,
+    /// else in `/tmp/chimaera-UID`. An empty variable counts as one that is not set.
+    #[must_use]
+    pub fn own() -> Self {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self::choose(
+            variable(SOCKET_VARIABLE),
+            nix::unistd::Uid::effective().as_raw(),
+            variable("XDG_RUNTIME_DIR"),
+            Path::new("/run/user"),
+            Path::new("/tmp"),
+        )
     }
+
+    fn choose(
+        named: Option<OsString>,
+        user: u32,
+        runtime_folder: Option<OsString>,
+        runtime_folders: &Path,
+        temporary: &Path,
+    ) -> Self {
+        let place = |path: PathBuf, trust| Self { path, trust, user };
+        let in_folder = |folder: PathBuf, trust| place(folder.join(SOCKET_NAME), trust);
+        if let Some(path) = named {
+            return place(path.into(), FolderTrust::Named);
+        }
+        if user == 0 {
+            return place(SYSTEM_SOCKET.into(), FolderTrust::Named);
+        }
+        if let Some(folder) = runtime_folder {
+            return in_folder(folder.into(), FolderTrust::Private);
+        }
+        let usual = in_folder(runtime_folders.join(user.to_string()), FolderTrust::Private);
+        if usual.check().is_ok() {
+            return usual;
+        }
+        let folder = temporary.join(format!("chimaera-{user}"));
+        in_folder(folder, FolderTrust::AmongOthers)
+    }
+
+    /// Where clients look, in this order: the user's own place and, unless [`SOCKET_VARIABLE`] names
+    /// one, that of the system.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        let own = Self::own();
+        let system = Self {
+            path: SYSTEM_SOCKET.into(),
+            trust: FolderTrust::Named,
+            user: own.user,
+        };
+        match own.trust {
+            FolderTrust::Named => vec![own],
+            FolderTrust::Private | FolderTrust::AmongOthers => vec![own, system],
+        }
+    }
+
+    /// A socket that somebody named.
+    #[must_use]
+    pub fn named(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            trust: FolderTrust::Named,
+            user: nix::unistd::Uid::effective().as_raw(),
+        }
+    }
+
+    /// The socket's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Looks whether the folder is one in which only this user's daemon can listen.
+    ///
+    /// # Errors
+    /// It is not, or it is not there.
+    pub fn check(&self) -> Result<(), SocketFolderError> {
+        let folder = self.folder();
+        let wrong = |reason| SocketFolderError {
+            folder: folder.to_path_buf(),
+            reason,
+        };
+        let look: fn(&Path) -> io::Result<Metadata> = match self.trust {
+            FolderTrust::Named => return Ok(()),
+            FolderTrust::Private => |folder| fs::metadata(folder),
+            // In a folder like `/tmp`, which is sticky, what is the user's own now stays so.
+            FolderTrust::AmongOthers => |folder| fs::symlink_metadata(folder),
+        };
+        let found = look(folder).map_err(|error| wrong(WrongFolder::System(error)))?;
+        let mode = found.mode() & ALL_RIGHTS;
+        let private = match self.trust {
+            FolderTrust::AmongOthers => mode == 0o700,
+            FolderTrust::Named | FolderTrust::Private => mode & WRITABLE_BY_OTHERS == 0,
+        };
+        if !found.is_dir() {
+            Err(wrong(WrongFolder::NotAFolder))
+        } else if found.uid() != self.user {
+            Err(wrong(WrongFolder::Owner {
+                owner: found.uid(),
+                user: self.user,
+            }))
+        } else if !private {
+            Err(wrong(WrongFolder::Mode { mode }))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes the folder if it is missing, for a daemon that is to listen in it, and checks it.
+    ///
+    /// # Errors
+    /// It cannot be made, or is not one in which only this user's daemon can listen.
+    pub fn prepare(&self) -> Result<(), SocketFolderError> {
+        let mut builder = DirBuilder::new();
+        match self.trust {
+            FolderTrust::Named => builder.recursive(true).mode(0o755),
+            FolderTrust::Private => builder.recursive(true).mode(0o700),
+            // What is there already is looked at, not followed.
+            FolderTrust::AmongOthers => builder.mode(0o700),
+        };
+        match builder.create(self.folder()) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(SocketFolderError {
+                folder: self.folder().to_path_buf(),
+                reason: WrongFolder::System(error),
+            }),
+            _ => self.check(),
+        }
+    }
+
+    fn folder(&self) -> &Path {
+        match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        }
+    }
+}
+
+/// Why a folder is no place for a daemon's socket.
+#[derive(Debug, thiserror::Error)]
+#[error("{} {reason}", folder.display())]
+pub struct SocketFolderError {
+    folder: PathBuf,
+    reason: WrongFolder,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum WrongFolder {
+    #[error("cannot be used: {0}")]
+    System(io::Error),
+    #[error(
+        "is not a folder, so anybody might listen there: remove it, or set {SOCKET_VARIABLE} to \
+         another socket"
+    )]
+    NotAFolder,
+    #[error(
+        "belongs to user {owner}, not to user {user}, so somebody else might listen there: remove it, or \
+         set {SOCKET_VARIABLE} to another socket"
+    )]
+    Owner { owner: u32, user: u32 },
+    #[error(
+        "is open to other users (mode {mode:04o}), so somebody else might listen there: make its mode \
+         0700, or set {SOCKET_VARIABLE} to another socket"
+    )]
+    Mode { mode: u32 },
+}
+
+impl SocketFolderError {
+    /// Whether the folder is simply not there.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(&self.reason, WrongFolder::System(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// The path of this user's daemon's socket ([`SocketPlace::own`]).
+#[must_use]
+pub fn default_socket_path() -> PathBuf {
+    SocketPlace::own().path
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    /// A place below `folder` for a user who has no other.
+    fn place(folder: &Path, user: u32) -> SocketPlace {
+        SocketPlace::choose(None, user, None, &folder.join("run"), &folder.join("tmp"))
+    }
+
+    /// A folder with the folders in which those of users lie, and who the user of this test is. Root
+    /// stands for a user: what is checked is that the folder is the user's.
+    fn sandbox() -> (tempfile::TempDir, u32) {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["run", "tmp"] {
+            fs::create_dir(folder.path().join(name)).expect("a folder");
+        }
+        let user = fs::metadata(folder.path()).expect("it is there").uid();
+        (folder, user)
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("its own");
+    }
 
     #[test]
     fn the_variable_comes_first_and_root_has_its_own_place() {
         let some = |text: &str| Some(OsString::from(text));
         let cases = [
             (some("/a/b"), 0, some("/run/user/0"), "/a/b"),
-            (None, 0, some("/run/user/0"), "/run/chimaera/chimaera.sock"),
+            (None, 0, some("/run/user/0"), SYSTEM_SOCKET),
             (None, 1000, some("/x"), "/x/chimaera.sock"),
-            (None, 1000, None, "/run/user/1000/chimaera.sock"),
+            (None, 1000, None, "/t/chimaera-1000/chimaera.sock"),
         ];
         for (named, user, folder, expected) in cases {
-            assert_eq!(choose(named, user, folder), PathBuf::from(expected));
+            let place = SocketPlace::choose(named, user, folder, Path::new("/r"), Path::new("/t"));
+            assert_eq!(place.path(), Path::new(expected));
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it sets modes of files")]
+    fn the_users_runtime_folder_is_taken_only_if_it_is_the_users() {
+        let (folder, owner) = sandbox();
+        let user = owner.max(1);
+        let runtime = folder.path().join("run").join(user.to_string());
+        fs::create_dir(&runtime).expect("a folder");
+        let mut place = place(folder.path(), user);
+        let own = owner == user;
+        assert_eq!(place.path().starts_with(&runtime), own);
+        set_mode(&runtime, 0o777);
+        place = super::tests::place(folder.path(), user);
+        let expected = folder
+            .path()
+            .join(format!("tmp/chimaera-{user}/chimaera.sock"));
+        assert_eq!(place.path(), expected);
+    }
+
+    /// As a user's place among others, for whoever runs the test.
+    fn among_others(folder: &Path, user: u32) -> SocketPlace {
+        SocketPlace {
+            path: folder.join("tmp/chimaera/chimaera.sock"),
+            trust: FolderTrust::AmongOthers,
+            user,
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it sets modes of files")]
+    fn a_folder_among_others_is_made_for_the_user_alone() {
+        let (folder, user) = sandbox();
+        let place = among_others(folder.path(), user);
+        assert!(place.check().expect_err("not there yet").is_absent());
+        place.prepare().expect("is made");
+        place.check().expect("is right");
+        place.prepare().expect("is there");
+        let mode = fs::metadata(place.folder()).expect("there").mode();
+        assert_eq!(mode & ALL_RIGHTS, 0o700);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it sets modes of files")]
+    fn what_somebody_else_may_have_planted_is_refused_by_daemon_and_client() {
+        let (folder, user) = sandbox();
+        let place = among_others(folder.path(), user);
+        let refused = |place: &SocketPlace, words: &str| {
+            for error in [place.check(), place.prepare()].map(Result::unwrap_err) {
+                let text = error.to_string();
+                assert!(text.contains("tmp/chimaera "), "{text}");
+                assert!(text.contains(words), "{words}: {text}");
+                assert!(!error.is_absent());
+            }
+        };
+        fs::write(place.folder(), "").expect("a file");
+        refused(&place, "is not a folder");
+        fs::remove_file(place.folder()).expect("removed");
+
+        let elsewhere = folder.path().join("elsewhere");
+        fs::create_dir(&elsewhere).expect("a folder");
+        set_mode(&elsewhere, 0o700);
+        symlink(&elsewhere, place.folder()).expect("a link");
+        refused(&place, "is not a folder");
+        fs::remove_file(place.folder()).expect("removed");
+        symlink(folder.path().join("nowhere"), place.folder()).expect("a link");
+        refused(&place, "is not a folder");
+        fs::remove_file(place.folder()).expect("removed");
+
+        fs::create_dir(place.folder()).expect("a folder");
+        for mode in [0o755, 0o770, 0o1777] {
+            set_mode(place.folder(), mode);
+            refused(&place, &format!("(mode {mode:04o})"));
+        }
+        set_mode(place.folder(), 0o700);
+        place.check().expect("is right");
+        let stranger = among_others(folder.path(), user + 1);
+        refused(
+            &stranger,
+            &format!("belongs to user {user}, not to user {}", user + 1),
+        );
     }
 }

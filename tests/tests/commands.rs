@@ -6,7 +6,8 @@ use chimaera_tests::exit::{
     FAILED, IN_THE_WAY, NO_RUNTIME, NO_SPACE, NOT_FOUND, NOT_PERMITTED, WRONG_USAGE,
 };
 use chimaera_tests::{
-    Daemon, SmallFileSystem, chimaera, disk_folder, finish, json, library_folder, skipped, text,
+    Daemon, SmallFileSystem, chimaera, disk_folder, finish, json, library_folder, program, skipped,
+    text,
 };
 use serde_json::Value;
 
@@ -99,7 +100,13 @@ fn every_exit_code_says_what_happened() {
         let mut all = command.to_vec();
         all.extend(["--socket", text(&nobody)]);
         let said = chimaera(&all).failure(NO_RUNTIME);
-        assert!(said.contains("`chimaera runtime start`"), "{said}");
+        // A command that works as it stands there.
+        let start = format!(
+            "`{} runtime start --socket {}`",
+            program("chimaera").display(),
+            nobody.display()
+        );
+        assert!(said.contains(&start), "{said}");
     }
     let read_only = "/sys/kernel/uevent_seqnum";
     if Path::new(read_only).exists() {

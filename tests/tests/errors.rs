@@ -224,7 +224,10 @@ fn where_no_daemon_is_the_error_says_what_to_do_with_a_command_that_there_is() {
     let words = ["no daemon listens there", text(&socket), "CHIMAERA_SOCKET"];
     let error = assert_refused(Err::<(), _>(error), Status::NotFound, &words);
     assert!(
-        error.to_string().contains("`chimaera runtime start`"),
+        error.to_string().contains(&format!(
+            "`chimaera runtime start --socket {}`",
+            text(&socket)
+        )),
         "{error}"
     );
 }

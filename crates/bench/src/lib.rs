@@ -137,7 +137,9 @@ fn choose(names: &[String]) -> Result<Vec<Case>> {
     let all = cases::all();
     for name in names {
         if !all.iter().any(|case| case.name.starts_with(name)) {
-            return Err(format!("no case is called \"{name}\": see chimaera bench --list").into());
+            return Err(
+                format!("no case is called \"{name}\": see `chimaera bench --list`").into(),
+            );
         }
     }
     let is_chosen =

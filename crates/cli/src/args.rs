@@ -20,12 +20,17 @@ pub(crate) struct Arguments {
 }
 
 /// What every command takes, before its name or after.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Global {
-    /// The daemon's socket [default: /run/chimaera/chimaera.sock as root, else
-    /// $XDG_RUNTIME_DIR/chimaera.sock]
-    #[arg(long, global = true, env = "CHIMAERA_SOCKET", value_name = "PATH")]
+    /// The daemon's socket [default: $CHIMAERA_SOCKET, else /run/chimaera/chimaera.sock as root, else
+    /// chimaera.sock in $XDG_RUNTIME_DIR, in /run/user/UID or in /tmp/chimaera-UID; clients that find no
+    /// daemon there use root's]
+    #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
+
+    /// Use a daemon whoever runs it, and not only root's or one's own
+    #[arg(long, global = true)]
+    pub(crate) any_user: bool,
 
     /// Print JSON: the answer to standard output, an error to standard error
     #[arg(long, global = true)]

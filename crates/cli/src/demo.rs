@@ -8,6 +8,7 @@ use chimaera_bdev_client::{
 
 use crate::failure::Failure;
 use crate::output;
+use crate::program;
 use crate::size::show_size;
 
 /// Bytes of each pool.
@@ -52,7 +53,10 @@ pub(crate) fn run() -> Result<(), Failure> {
         &CreateOptions::file().total_size(POOL_BYTES),
     )?;
     show_pool(&format!("File pool {file}"), &runtime, &file_pool)?;
-    output::line("\nNext: chimaera runtime start, and see docs/ for the way on.");
+    output::line(format_args!(
+        "\nNext: `{}` for a daemon that programs share, and README.md for the way on.",
+        program::command_alone(&["runtime", "start", "--detach"])
+    ));
     Ok(())
 }
 

@@ -11,6 +11,7 @@ mod map;
 mod offline;
 mod output;
 mod pool;
+mod program;
 mod runtime;
 mod size;
 mod verify;

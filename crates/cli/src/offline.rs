@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::args::{CheckArguments, Global, InspectArguments, RenameArguments};
 use crate::failure::Failure;
 use crate::output::{self, printable};
+use crate::program;
 use crate::size::show_size;
 
 pub(crate) fn inspect(arguments: &InspectArguments, global: &Global) -> Result<(), Failure> {
@@ -71,8 +72,11 @@ fn show(path: &Path, inspection: &Inspection, global: &Global) -> Result<(), Fai
         return Ok(());
     }
     let advice = match inspection.lost.is_empty() {
-        true => "run chimaera pool check with --repair",
-        false => "create the pool with --read-only to read what can be read",
+        true => format!(
+            "run `{}`",
+            program::command_alone(&["pool", "check", "--repair", &program::path(path)])
+        ),
+        false => "create the pool with --read-only to read what can be read".to_owned(),
     };
     Err(Failure::damaged_metadata(format!(
         "the metadata of {} is damaged: {advice}",

@@ -18,6 +18,7 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::program;
 
 /// Why nothing more can be written to standard output.
 static LOST: OnceLock<io::Error> = OnceLock::new();
@@ -158,13 +159,14 @@ struct ErrorReport<'a> {
 
 /// Writes an error where errors go, and gives the exit code that says the same.
 pub(crate) fn error(failure: &Failure, json: bool) -> ExitCode {
+    let text = program::as_called(failure.text());
     let report = ErrorReport {
-        error: failure.text(),
+        error: &text,
         exit_code: failure.code(),
     };
     let _ = match serde_json::to_string(&report) {
         Ok(text) if json => writeln!(io::stderr(), "{text}"),
-        _ => writeln!(io::stderr(), "chimaera: {}", printable(failure.text())),
+        _ => writeln!(io::stderr(), "chimaera: {}", printable(&text)),
     };
     failure.exit_code()
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::iter;
 use std::time::{Duration, Instant};
 
-use chimaera_client::{ModuleInfo, Runtime, RuntimeStatus, default_socket_path};
+use chimaera_client::{ConnectOptions, ModuleInfo, Runtime, RuntimeStatus, SocketPlace};
 use serde::Serialize;
 
 use crate::args::{Global, RuntimeCommand};
@@ -20,11 +20,17 @@ const STOP_LOOK: Duration = Duration::from_millis(5);
 pub(crate) fn run(command: &RuntimeCommand, global: &Global) -> Result<(), Failure> {
     match command {
         RuntimeCommand::Start(arguments) => {
-            let socket = global.socket.clone().unwrap_or_else(default_socket_path);
+            let place = match &global.socket {
+                Some(path) => SocketPlace::named(path),
+                None => SocketPlace::own(),
+            };
+            place
+                .prepare()
+                .map_err(|error| Failure::new(format!("cannot start the daemon: {error}")))?;
             if arguments.detach {
-                daemon::detach(arguments, &socket, global)
+                daemon::detach(arguments, place.path(), global)
             } else {
-                daemon::run(arguments, &socket)
+                daemon::run(arguments, place.path())
             }
         }
         RuntimeCommand::Stop => stop(global),
@@ -32,11 +38,15 @@ pub(crate) fn run(command: &RuntimeCommand, global: &Global) -> Result<(), Failu
     }
 }
 
-/// Connects to the daemon at the socket that was given, or at the default one.
+/// Connects to the daemon that a command means.
 pub(crate) fn connect(global: &Global) -> Result<Runtime, Failure> {
+    let options = match global.any_user {
+        true => ConnectOptions::new().trust_any_user(),
+        false => ConnectOptions::new(),
+    };
     Ok(match &global.socket {
-        Some(path) => Runtime::connect_to(path)?,
-        None => Runtime::connect()?,
+        Some(path) => options.connect_to(path)?,
+        None => options.connect()?,
     })
 }
 

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use chimaera_proto::Status;
 use chimaera_proto::control::{self, ControlError, NO_REQUEST, Reply, Request};
-use chimaera_proto::socket_path::SOCKET_VARIABLE;
 use chimaera_shm::packet;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -103,18 +102,13 @@ impl From<Undone> for Error {
 }
 
 impl ControlSocket {
-    /// Connects to the daemon that listens at `path`.
+    /// Connects to whoever listens at `path`.
     pub(crate) fn connect(path: &Path, patience: Duration) -> Result<Self, Error> {
         let operation = || format!("connecting to the runtime at {}", path.display());
         let failed = |errno: Errno| {
             let error = Error::io(&errno.into(), operation());
             match errno {
-                Errno::ENOENT | Errno::ECONNREFUSED => {
-                    error.without_daemon().with_account(format!(
-                        "no daemon listens there: start one (`chimaera runtime start`), or set \
-                     {SOCKET_VARIABLE} to the socket of one that runs"
-                    ))
-                }
+                Errno::ENOENT | Errno::ECONNREFUSED => error.without_daemon(),
                 Errno::EACCES | Errno::EPERM => error.with_detail(
                     "this user may not use the daemon: its operator decides who may, by the \
                      socket's mode",

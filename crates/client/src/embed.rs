@@ -82,7 +82,7 @@ impl Embed {
         self.options.keep_alive(Box::new(host)).from_socket(socket)
     }
 
-    /// Connects to the daemon at the default path, or starts the host if there is none.
+    /// Connects to the user's daemon or the system's ([`ConnectOptions::connect`]), or starts the host if there is none.
     ///
     /// # Errors
     /// As [`ConnectOptions::connect`], save for an absent daemon, and as [`Self::start`].
@@ -109,7 +109,7 @@ impl Runtime {
         Embed::default()
     }
 
-    /// Connects to the daemon at the default path or, if there is none, runs a host inside the
+    /// Connects to the user's daemon or the system's or, if there is none, runs a host inside the
     /// calling process, with modules from the plugin folders.
     ///
     /// # Errors

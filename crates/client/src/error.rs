@@ -176,7 +176,7 @@ const fn advice(status: Status) -> Option<&'static str> {
         Status::Alignment => "create the pool with an alignment that the device supports",
         Status::PermissionDenied => "check the owner and mode of the file, device or pool",
         Status::CorruptedMetadata => {
-            "`chimaera pool check` says what is damaged, and repairs what can be repaired"
+            "`chimaera pool check FILE` says what is damaged, and repairs what can be repaired"
         }
         Status::ConnectionLost => "connect again; what was not flushed may be lost",
         Status::ShuttingDown => "connect again when the runtime is back",

@@ -30,6 +30,7 @@ mod desk;
 #[cfg(feature = "embed")]
 mod embed;
 mod error;
+mod finding;
 mod lane;
 #[cfg(test)]
 mod lane_tests;
@@ -51,7 +52,7 @@ pub use buffer::{Buffer, BufferSlice, BufferSliceMut};
 pub use call::{Call, Finished, Values};
 pub use chimaera_proto as proto;
 pub use chimaera_proto::admin::{ModuleInfo, PoolInfo, RuntimeStatus};
-pub use chimaera_proto::socket_path::default_socket_path;
+pub use chimaera_proto::socket_path::{SocketPlace, default_socket_path};
 pub use chimaera_proto::{ContainerId, Failure, NodeId, PoolId, PoolQuery, Status};
 #[cfg(feature = "embed")]
 pub use embed::Embed;

@@ -8,10 +8,11 @@ use std::time::Duration;
 use chimaera_proto::limits::{
     DATA_OFFSET_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SEGMENT_GRANULE_BYTES,
 };
-use chimaera_proto::socket_path::default_socket_path;
+use chimaera_proto::socket_path::SocketPlace;
 
 use crate::control::{ControlSocket, PATIENCE};
 use crate::error::Error;
+use crate::finding::{Trust, find_daemon};
 use crate::runtime::Runtime;
 
 /// Something that a connection keeps alive, and that is dropped after the connection is closed.
@@ -24,6 +25,7 @@ pub struct ConnectOptions {
     pub(crate) client_name: Option<String>,
     pub(crate) keep_alive: Option<KeepAlive>,
     pub(crate) control_patience: Duration,
+    pub(crate) trust: Trust,
 }
 
 impl Default for ConnectOptions {
@@ -34,6 +36,7 @@ impl Default for ConnectOptions {
             client_name: None,
             keep_alive: None,
             control_patience: PATIENCE,
+            trust: Trust::default(),
         }
     }
 }
@@ -84,22 +87,39 @@ impl ConnectOptions {
         self
     }
 
-    /// Connects to the daemon at the default path ([`default_socket_path`]).
+    /// Accepts a daemon that this user runs. A daemon is given what clients write and decides what they
+    /// read, so without this only root's and the calling user's own are accepted.
+    #[must_use]
+    pub fn trust_user(mut self, uid: u32) -> Self {
+        self.trust.add(uid);
+        self
+    }
+
+    /// Accepts a daemon whoever runs it; see [`Self::trust_user`].
+    #[must_use]
+    pub fn trust_any_user(mut self) -> Self {
+        self.trust = Trust::Anybody;
+        self
+    }
+
+    /// Connects to the daemon where daemons listen if nobody says otherwise: at the user's own socket, or
+    /// else at the system's ([`SocketPlace::all`]).
     ///
     /// # Errors
     /// As [`Self::connect_to`].
     pub fn connect(self) -> Result<Runtime, Error> {
-        self.connect_to(default_socket_path())
+        Runtime::open(find_daemon(&SocketPlace::all(), &self)?, self)
     }
 
     /// Connects to the daemon at this path.
     ///
     /// # Errors
     /// No daemon there ([`Error::is_no_daemon`]), no right to use it, another version, or a
-    /// refusal; no memory for the segment.
+    /// refusal; [`Status::PermissionDenied`](crate::Status::PermissionDenied) also if somebody runs it who is
+    /// not trusted; no memory for the segment.
     pub fn connect_to(self, path: impl AsRef<Path>) -> Result<Runtime, Error> {
-        let control = ControlSocket::connect(path.as_ref(), self.control_patience)?;
-        Runtime::open(control, self)
+        let place = SocketPlace::named(path.as_ref());
+        Runtime::open(find_daemon(&[place], &self)?, self)
     }
 
     /// Connects over a socket of type `SOCK_SEQPACKET` whose other end a host holds.

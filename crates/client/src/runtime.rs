@@ -49,7 +49,7 @@ pub struct DaemonInfo {
 }
 
 impl Runtime {
-    /// Connects to the daemon at the default path; see [`ConnectOptions::connect`].
+    /// Connects to the user's daemon or the system's; see [`ConnectOptions::connect`].
     ///
     /// # Errors
     /// As [`ConnectOptions::connect_to`].

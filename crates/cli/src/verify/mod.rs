@@ -31,10 +31,11 @@ use std::time::{Duration, Instant};
 
 use chimaera_bdev_client::{Block, Client, Error, OwnedBlock, OwnerTag, PoolQuery, Status};
 
-use crate::args::{Global, VerifyCheckArguments, VerifyCommand, VerifyRunArguments};
+use crate::args::{Global, VerifiedPool, VerifyCheckArguments, VerifyCommand, VerifyRunArguments};
 use crate::failure::Failure;
 use crate::output;
 use crate::pool::open;
+use crate::program;
 use crate::runtime::connect;
 use crate::size::show_size;
 use block::JournalId;
@@ -123,13 +124,25 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
     }
     outcome.map_err(|failure| {
         failure.explain_loss(format_args!(
-        "the journal {} says what must be there: when the daemon is back and the pool open, run \
-         `chimaera verify check --pool {} --journal {}`",
+        "the journal {} says what must be there: when the daemon is back and the pool open, run `{}`",
         path.display(),
-        arguments.pool.pool,
-        path.display()
+        check_command(&arguments.pool, global)
     ))
     })
+}
+
+/// The command that checks the pool.
+fn check_command(verified: &VerifiedPool, global: &Global) -> String {
+    let journal = program::path(&verified.journal);
+    let words = [
+        "verify",
+        "check",
+        "--pool",
+        &verified.pool,
+        "--journal",
+        &journal,
+    ];
+    program::command(&words, global)
 }
 
 fn show_run(summary: &Summary, seed: u64) {

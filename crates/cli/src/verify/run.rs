@@ -160,7 +160,7 @@ fn begin(
     if let Some(first) = findings.violations.first() {
         return Err(Failure::new(format!(
             "the pool has not what the journal promises, so the run does not go on: {first} ({} \
-             such in all; `chimaera verify check` lists them)",
+             such in all, which verify check lists)",
             findings.violations.len()
         )));
     }

@@ -1,0 +1,106 @@
+//! Finding the daemon, and whether it is one to be trusted.
+
+use std::path::Path;
+
+use chimaera_proto::Status;
+use chimaera_proto::shell;
+use chimaera_proto::socket_path::{SOCKET_VARIABLE, SocketPlace};
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::Uid;
+
+use crate::control::ControlSocket;
+use crate::error::Error;
+use crate::options::ConnectOptions;
+
+/// Whose daemon a client accepts.
+#[derive(Clone, Debug)]
+pub(crate) enum Trust {
+    /// Root's, the client's own user's, and that of these.
+    Users(Vec<u32>),
+    Anybody,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self::Users(Vec::new())
+    }
+}
+
+impl Trust {
+    pub(crate) fn add(&mut self, uid: u32) {
+        if let Self::Users(users) = self {
+            users.push(uid);
+        }
+    }
+
+    fn permits(&self, uid: u32) -> bool {
+        match self {
+            Self::Anybody => true,
+            Self::Users(users) => {
+                uid == 0 || uid == Uid::effective().as_raw() || users.contains(&uid)
+            }
+        }
+    }
+}
+
+/// Connects to the daemon at the first of these places where one listens. Only where there is none the
+/// next is looked at: a daemon that refuses is not gone around.
+pub(crate) fn find_daemon(
+    places: &[SocketPlace],
+    options: &ConnectOptions,
+) -> Result<ControlSocket, Error> {
+    let mut absent = Vec::new();
+    for place in places {
+        // A folder that is not there is a socket that is not there.
+        if let Err(wrong) = place.check()
+            && !wrong.is_absent()
+        {
+            absent.push(wrong.to_string());
+            continue;
+        }
+        let path = place.path();
+        match ControlSocket::connect(path, options.control_patience) {
+            Ok(socket) => return check_who_listens(socket, path, &options.trust),
+            Err(error) if error.is_no_daemon() && places.len() > 1 => {
+                absent.push(format!("nobody listens at {}", path.display()));
+            }
+            Err(error) if error.is_no_daemon() => {
+                return Err(error.with_account(format!(
+                    "no daemon listens there: start one (`chimaera runtime start --socket {}`), or set \
+                     {SOCKET_VARIABLE} to the socket of one that runs",
+                    shell::word(&path.to_string_lossy()),
+                )));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::new(Status::NotFound, "connecting to the runtime")
+        .without_daemon()
+        .with_account(format!(
+            "no daemon was found: {}; start one (`chimaera runtime start`), or set {SOCKET_VARIABLE} to \
+             the socket of one that runs",
+            absent.join("; ")
+        )))
+}
+
+/// The daemon is given what clients write, and answers what they read: it must be somebody's who may.
+fn check_who_listens(
+    socket: ControlSocket,
+    path: &Path,
+    trust: &Trust,
+) -> Result<ControlSocket, Error> {
+    let operation = || format!("connecting to the runtime at {}", path.display());
+    let listener = getsockopt(socket.socket(), sockopt::PeerCredentials)
+        .map_err(|errno| Error::io(&errno.into(), operation()))?;
+    if trust.permits(listener.uid()) {
+        return Ok(socket);
+    }
+    Err(
+        Error::new(Status::PermissionDenied, operation()).with_account(format!(
+            "user {} runs the daemon there, which is neither root nor this user ({}), and would see all \
+             that is stored: a program accepts it by ConnectOptions::trust_user, a command with --any-user",
+            listener.uid(),
+            Uid::effective(),
+        )),
+    )
+}

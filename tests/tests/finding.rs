@@ -1,0 +1,170 @@
+//! Where a daemon listens and clients look if nobody says otherwise, and whose daemon a client takes.
+
+use std::os::unix::fs::MetadataExt;
+
+use chimaera_tests::exit::{FAILED, NO_RUNTIME, NOT_PERMITTED};
+use chimaera_tests::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox, Watchdog, json};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A daemon in the background of a sandbox, killed on drop.
+struct Detached(Pid);
+
+impl Detached {
+    fn start(sandbox: &Sandbox, user: u32, arguments: &[&str]) -> Self {
+        let mut words = vec!["runtime", "start", "--detach"];
+        words.extend(arguments);
+        let said = sandbox.chimaera(user, &words).success();
+        let id = said.trim_end().rsplit(' ').next().expect("a process id");
+        Self(Pid::from_raw(id.parse().expect("a number")))
+    }
+
+    /// Whether this is the daemon that a client of this user's finds.
+    fn is_found_by(&self, sandbox: &Sandbox, user: u32, arguments: &[&str]) -> bool {
+        let mut words = vec!["runtime", "status", "--json"];
+        words.extend(arguments);
+        let status = sandbox.chimaera(user, &words).success();
+        json(&status)["process_id"] == self.0.as_raw()
+    }
+}
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGKILL);
+    }
+}
+
+#[test]
+fn a_user_without_a_runtime_folder_has_a_daemon_in_a_folder_that_nobody_else_can_use() {
+    let _watchdog = Watchdog::start();
+    let Some(sandbox) = Sandbox::new("the default socket of a user") else {
+        return;
+    };
+    let refused = sandbox
+        .chimaera(NOBODY, &["pool", "list"])
+        .failure(NO_RUNTIME);
+    for words in [
+        "/tmp/chimaera-65534/chimaera.sock",
+        "/run/chimaera/chimaera.sock",
+        "`/run/program/chimaera runtime start`",
+    ] {
+        assert!(refused.contains(words), "{words}: {refused}");
+    }
+    let daemon = Detached::start(&sandbox, NOBODY, &[]);
+    assert!(daemon.is_found_by(&sandbox, NOBODY, &[]));
+    let folder = sandbox
+        .path("/tmp/chimaera-65534")
+        .metadata()
+        .expect("made");
+    assert_eq!((folder.uid(), folder.mode() & 0o7777), (NOBODY, 0o700));
+    let stopped = sandbox.chimaera(NOBODY, &["runtime", "stop"]).success();
+    assert_eq!(stopped, "stopped\n");
+}
+
+#[test]
+fn a_folder_that_somebody_else_made_first_is_neither_listened_in_nor_looked_in() {
+    let _watchdog = Watchdog::start();
+    let Some(sandbox) = Sandbox::new("a folder that was planted") else {
+        return;
+    };
+    let planted = "umask 0; mkdir /tmp/chimaera-65534";
+    let _ = sandbox.shell(SOMEBODY_ELSE, planted).success();
+    let socket = ["--socket", "/tmp/chimaera-65534/chimaera.sock"];
+    let _waiting = Detached::start(&sandbox, SOMEBODY_ELSE, &socket);
+    let _ = sandbox
+        .shell(SOMEBODY_ELSE, "chmod 0666 /tmp/chimaera-65534/*")
+        .success();
+    let belongs = "belongs to user 65533, not to user 65534";
+    let refused = sandbox
+        .chimaera(NOBODY, &["pool", "list"])
+        .failure(NO_RUNTIME);
+    assert!(refused.contains(belongs), "{refused}");
+    for more in [&[][..], &["--detach"]] {
+        let mut start = vec!["runtime", "start"];
+        start.extend(more);
+        let refused = sandbox.chimaera(NOBODY, &start).failure(FAILED);
+        assert!(refused.contains(belongs), "{refused}");
+    }
+    // A link to a folder of the user's own is somebody else's as well.
+    let links = "rm -r /tmp/chimaera-65534; ln -s /tmp/own /tmp/chimaera-65534";
+    let _ = sandbox.shell(SOMEBODY_ELSE, links).success();
+    let _ = sandbox.shell(NOBODY, "mkdir -m 0700 /tmp/own").success();
+    let refused = sandbox
+        .chimaera(NOBODY, &["runtime", "start"])
+        .failure(FAILED);
+    assert!(refused.contains("is not a folder"), "{refused}");
+    // Whoever cannot remove it goes elsewhere, as the text says.
+    let elsewhere = "export CHIMAERA_SOCKET=/tmp/own/socket; /run/program/chimaera runtime start --detach \
+                     && /run/program/chimaera runtime stop";
+    let _ = sandbox.shell(NOBODY, elsewhere).success();
+}
+
+#[test]
+fn after_the_users_own_daemon_the_systems_is_looked_for() {
+    let _watchdog = Watchdog::start();
+    let Some(sandbox) = Sandbox::new("the system's daemon") else {
+        return;
+    };
+    let system = Detached::start(&sandbox, ROOT, &[]);
+    assert!(system.is_found_by(&sandbox, ROOT, &[]));
+    // Its operator says who may use it.
+    let refused = sandbox
+        .chimaera(NOBODY, &["pool", "list"])
+        .failure(NOT_PERMITTED);
+    assert!(refused.contains("/run/chimaera/chimaera.sock"), "{refused}");
+    assert!(refused.contains("may not use the daemon"), "{refused}");
+    let _ = sandbox
+        .shell(ROOT, "chmod 0666 /run/chimaera/chimaera.sock")
+        .success();
+    assert!(system.is_found_by(&sandbox, NOBODY, &[]));
+    // Users cannot keep each other from it by making folders.
+    let _ = sandbox
+        .shell(SOMEBODY_ELSE, "mkdir /tmp/chimaera-65534")
+        .success();
+    assert!(system.is_found_by(&sandbox, NOBODY, &[]));
+    let _ = sandbox
+        .shell(SOMEBODY_ELSE, "rmdir /tmp/chimaera-65534")
+        .success();
+
+    let own = Detached::start(&sandbox, NOBODY, &[]);
+    assert!(own.is_found_by(&sandbox, NOBODY, &[]));
+    assert!(system.is_found_by(&sandbox, SOMEBODY_ELSE, &[]));
+    // Named, there is no other.
+    let nowhere = ["pool", "list", "--socket", "/tmp/nowhere"];
+    let refused = sandbox.chimaera(NOBODY, &nowhere).failure(NO_RUNTIME);
+    assert!(
+        refused.contains("start one (`/run/program/chimaera runtime start --socket /tmp/nowhere`)")
+    );
+    let line = "CHIMAERA_SOCKET=/tmp/nowhere /run/program/chimaera pool list";
+    let _ = sandbox.shell(NOBODY, line).failure(NO_RUNTIME);
+    // An empty variable counts as none.
+    let line = "CHIMAERA_SOCKET= /run/program/chimaera pool list";
+    assert_eq!(sandbox.shell(NOBODY, line).success(), "no pools\n");
+}
+
+#[test]
+fn a_daemon_that_somebody_else_runs_is_used_only_by_whoever_says_so() {
+    let _watchdog = Watchdog::start();
+    let Some(sandbox) = Sandbox::new("somebody else's daemon") else {
+        return;
+    };
+    let socket = ["--socket", "/tmp/chimaera.sock"];
+    let daemon = Detached::start(&sandbox, SOMEBODY_ELSE, &socket);
+    let _ = sandbox
+        .shell(SOMEBODY_ELSE, "chmod 0666 /tmp/chimaera.sock")
+        .success();
+    assert!(daemon.is_found_by(&sandbox, SOMEBODY_ELSE, &socket));
+    for user in [NOBODY, ROOT] {
+        let command = ["pool", "list", "--socket", "/tmp/chimaera.sock"];
+        let refused = sandbox.chimaera(user, &command).failure(NOT_PERMITTED);
+        for words in [
+            "user 65533 runs the daemon",
+            "/tmp/chimaera.sock",
+            "--any-user",
+        ] {
+            assert!(refused.contains(words), "{words}: {refused}");
+        }
+        let all = [&socket[..], &["--any-user"]].concat();
+        assert!(daemon.is_found_by(&sandbox, user, &all));
+    }
+}
