@@ -139,7 +139,8 @@ fn after_the_users_own_daemon_the_systems_is_looked_for() {
     let _ = sandbox.shell(NOBODY, line).failure(NO_RUNTIME);
     // An empty variable counts as none.
     let line = "CHIMAERA_SOCKET= /run/program/chimaera pool list";
-    assert_eq!(sandbox.shell(NOBODY, line).success(), "no pools\n");
+    let said = sandbox.shell(NOBODY, line).success();
+    assert!(said.starts_with("no pools"), "{said}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::args::{CreateArguments, Global, KindArgument, PoolCommand};
 use crate::failure::Failure;
 use crate::output::{self, printable};
+use crate::program;
 use crate::runtime::connect;
 use crate::size::show_size;
 use crate::{map, offline};
@@ -140,10 +141,10 @@ fn list(global: &Global) -> Result<(), Failure> {
         return output::json(&reports);
     }
     if pools.is_empty() {
-        output::line(
-            "no pools are open in this daemon; one that a file or device holds is opened by \
-             `pool create PATH --type file`",
-        );
+        output::line(format_args!(
+            "no pools are open in this daemon; one that a file or device holds is opened by `{}`",
+            program::command(&["pool", "create", "PATH", "--type", "file"], global)
+        ));
         return Ok(());
     }
     let mut table = output::table(&["ID", "NAME", "MODULE"], 3);
