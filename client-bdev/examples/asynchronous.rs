@@ -6,12 +6,11 @@
 
 use std::time::Duration;
 
-use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, TaskSet};
+use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, TaskSet, connect_or_embed};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // A daemon if one runs, else a runtime inside this process, with the module linked in.
-    let embed = Runtime::embed().with_module(chimaera_bdev_runtime::module());
-    let runtime = embed.connect_or_start()?;
+    // A daemon if one runs, else a runtime inside this process.
+    let runtime = connect_or_embed()?;
     let bdev = Client::new(&runtime, PoolId::NULL);
     bdev.create(
         PoolQuery::Dynamic,

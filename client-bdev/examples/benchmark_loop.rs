@@ -6,15 +6,14 @@
 
 use std::time::Instant;
 
-use chimaera_bdev_client::{BlockType, Client, CreateOptions, PoolId, PoolQuery, Runtime};
+use chimaera_bdev_client::{BlockType, Client, CreateOptions, PoolId, PoolQuery, connect_or_embed};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let operations: u64 = std::env::args()
         .nth(1)
         .map_or(Ok(1000), |text| text.parse())?;
-    // A daemon if one runs, else a runtime inside this process, with the module linked in.
-    let embed = Runtime::embed().with_module(chimaera_bdev_runtime::module());
-    let runtime = embed.connect_or_start()?;
+    // A daemon if one runs, else a runtime inside this process.
+    let runtime = connect_or_embed()?;
     let bdev = Client::new(&runtime, PoolId::NULL);
     bdev.create(
         PoolQuery::Dynamic,

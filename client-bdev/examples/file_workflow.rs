@@ -5,7 +5,9 @@
 
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
-use chimaera_bdev_client::{Client, CreateOptions, PerfMetrics, PoolId, PoolQuery, Runtime};
+use chimaera_bdev_client::{
+    Client, CreateOptions, PerfMetrics, PoolId, PoolQuery, connect_or_embed,
+};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let temporary = tempfile::NamedTempFile::new()?;
@@ -16,9 +18,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             temporary.path().display().to_string()
         }
     };
-    // A daemon if one runs, else a runtime inside this process, with the module linked in.
-    let embed = Runtime::embed().with_module(chimaera_bdev_runtime::module());
-    let runtime = embed.connect_or_start()?;
+    // A daemon if one runs, else a runtime inside this process.
+    let runtime = connect_or_embed()?;
     let bdev = Client::new(&runtime, PoolId::NULL);
     let options = CreateOptions::file()
         .io_depth(64)

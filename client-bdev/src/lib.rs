@@ -37,19 +37,26 @@
 
 mod blocks;
 mod client;
+#[cfg(feature = "embed")]
+mod embed;
 mod listing;
 mod options;
 mod transfer;
 
 pub use chimaera_client::{
-    Buffer, BufferSlice, BufferSliceMut, ConnectOptions, Error, Failure, PoolId, PoolInfo,
-    PoolQuery, Runtime, Status, Task, TaskError, TaskSet,
+    AdminClient, Buffer, BufferSlice, BufferSliceMut, ConnectOptions, ContainerId, DaemonInfo,
+    Error, Failure, KeepAlive, ModuleInfo, NodeId, PoolId, PoolInfo, PoolQuery, Runtime,
+    RuntimeStatus, Status, Task, TaskError, TaskSet, default_socket_path,
 };
+#[cfg(feature = "embed")]
+pub use chimaera_client::{Embed, Module, Polling};
 pub use chimaera_proto::bdev::{
     Activity, AllocationPlan, BdevType, Block, BlockType, IoEngine, MODULE_NAME, MegabyteState,
     OwnedBlock, OwnerTag, PerfMetrics, Stats,
 };
 pub use client::Client;
+#[cfg(feature = "embed")]
+pub use embed::{connect_or_embed, embed};
 pub use listing::{AllBlocks, BlockPage, MapPage, PageCursor};
 pub use options::CreateOptions;
 

@@ -363,7 +363,7 @@ fn connect() {
 /// Uses the daemon, or else a runtime inside this process, as an application would.
 fn find_a_runtime() {
     let used = || -> Result<u32, Error> {
-        let runtime = Runtime::connect_or_embed()?;
+        let runtime = chimaera_bdev_client::connect_or_embed()?;
         let client = Client::new(&runtime, PoolId::NULL);
         client.create(PoolQuery::Dynamic, "found", &CreateOptions::ram(1 << 20))?;
         let blocks = client.allocate_blocks(QUERY, 4096)?;

@@ -108,13 +108,4 @@ impl Runtime {
     pub fn embed() -> Embed {
         Embed::default()
     }
-
-    /// Connects to the user's daemon or the system's or, if there is none, runs a host inside the
-    /// calling process, with modules from the plugin folders.
-    ///
-    /// # Errors
-    /// As [`Embed::connect_or_start`].
-    pub fn connect_or_embed() -> Result<Self, Error> {
-        Self::embed().connect_or_start()
-    }
 }

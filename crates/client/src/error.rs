@@ -4,6 +4,7 @@
 //! is an error, so it costs a call that succeeds nothing.
 
 use std::fmt;
+use std::io;
 
 use chimaera_proto::{Failure, Status};
 use chimaera_shm::thread::NoThread;
@@ -14,12 +15,13 @@ use crate::buffer::Buffer;
 /// What went wrong, with what, and what can be done.
 ///
 /// [`Error::status`] tells the cases apart for a program, [`Error::errno`] gives the system's
-/// number behind it, and the text (`Display`) is for whoever reads it.
-#[derive(thiserror::Error)]
+/// number behind it, and the text is for whoever reads it: `Display`, and `Debug` too, which is what a `main`
+/// that returns it shows. `{:#?}` shows the parts.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(Box<Report>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Report {
     operation: String,
     failure: Failure,
@@ -133,12 +135,60 @@ impl fmt::Display for Report {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return fmt::Display::fmt(self, f);
+        }
         let report = &self.0;
         f.debug_struct("Error")
             .field("operation", &report.operation)
             .field("failure", &report.failure)
             .field("detail", &report.detail)
             .finish()
+    }
+}
+
+/// Of the kind that the system would give: that of the errno behind it, else what the status is closest to. The
+/// error itself is inside, with all of its text.
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::new(io_kind(&error), error)
+    }
+}
+
+fn io_kind(error: &Error) -> io::ErrorKind {
+    if error.is_no_daemon() {
+        return io::ErrorKind::ConnectionRefused;
+    }
+    if let Some(errno) = error.errno() {
+        return io::Error::from_raw_os_error(errno).kind();
+    }
+    match error.status() {
+        Status::PoolNotFound
+        | Status::ContainerNotFound
+        | Status::NodeNotFound
+        | Status::NotFound
+        | Status::ModuleNotFound => io::ErrorKind::NotFound,
+        Status::InvalidArgument
+        | Status::InvalidBuffer
+        | Status::NotAllocated
+        | Status::DoubleFree
+        | Status::WrongSize
+        | Status::OutOfRange
+        | Status::BeyondBlock
+        | Status::Alignment => io::ErrorKind::InvalidInput,
+        Status::PermissionDenied => io::ErrorKind::PermissionDenied,
+        Status::ParameterMismatch | Status::NotBlank => io::ErrorKind::AlreadyExists,
+        Status::UnknownMethod | Status::ModuleIncompatible | Status::Unsupported => {
+            io::ErrorKind::Unsupported
+        }
+        Status::ConnectionLost => io::ErrorKind::ConnectionReset,
+        Status::ShuttingDown => io::ErrorKind::ConnectionAborted,
+        Status::Busy => io::ErrorKind::ResourceBusy,
+        Status::OutOfMemory => io::ErrorKind::OutOfMemory,
+        Status::NoSpace => io::ErrorKind::StorageFull,
+        Status::ReadOnly => io::ErrorKind::ReadOnlyFilesystem,
+        Status::ProtocolViolation | Status::CorruptedMetadata => io::ErrorKind::InvalidData,
+        _ => io::ErrorKind::Other,
     }
 }
 
@@ -169,9 +219,9 @@ const fn advice(status: Status) -> Option<&'static str> {
         Status::PoolNotFound => "create the pool first, or check its id",
         Status::NoSpace => "free blocks, or ask for less",
         Status::NotAllocated | Status::DoubleFree => {
-            "use only blocks that AllocateBlocks gave and that were not freed since"
+            "use only blocks that `allocate_blocks` gave and that were not freed since"
         }
-        Status::WrongSize | Status::OutOfRange => "use blocks as AllocateBlocks gave them",
+        Status::WrongSize | Status::OutOfRange => "use blocks as `allocate_blocks` gave them",
         Status::BeyondBlock => "transfer less, or begin earlier in the block",
         Status::Alignment => "create the pool with an alignment that the device supports",
         Status::PermissionDenied => "check the owner and mode of the file, device or pool",
@@ -187,8 +237,9 @@ const fn advice(status: Status) -> Option<&'static str> {
 
 /// The error of a task, together with the buffer that went along with it.
 ///
-/// `?` turns it into an [`Error`], or into a boxed error, where the buffer is not needed.
-#[derive(Debug, thiserror::Error)]
+/// `?` turns it into an [`Error`], an [`io::Error`], or a boxed error, where the buffer is not needed. `Debug` is as
+/// that of [`Error`].
+#[derive(thiserror::Error)]
 #[error("{error}")]
 pub struct TaskError {
     /// What happened.
@@ -226,5 +277,74 @@ impl From<Error> for TaskError {
 impl From<TaskError> for Error {
     fn from(error: TaskError) -> Self {
         error.error
+    }
+}
+
+impl From<TaskError> for io::Error {
+    fn from(error: TaskError) -> Self {
+        error.error.into()
+    }
+}
+
+impl fmt::Debug for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return fmt::Display::fmt(self, f);
+        }
+        f.debug_struct("TaskError")
+            .field("error", &self.error)
+            .field("buffer", &self.buffer)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_main_shows_is_what_a_person_reads() {
+        let error = Error::new(Status::NoSpace, "allocating 4096 bytes in pool 8000.0");
+        let text = "allocating 4096 bytes in pool 8000.0: not enough free space: free blocks, or ask for \
+                    less";
+        assert_eq!(format!("{error:?}"), text);
+        assert!(format!("{error:#?}").contains("operation:"));
+        let error = TaskError::from(error);
+        assert_eq!(format!("{error:?}"), text);
+    }
+
+    #[test]
+    fn errors_can_be_kept_and_compared() {
+        let error = Error::new(Failure::io(28), "writing").with_detail("the disk is full");
+        assert_eq!(error.clone(), error);
+        assert_ne!(error, error.clone().during("reading"));
+        assert_ne!(error, Error::new(Status::NoSpace, "writing"));
+    }
+
+    #[test]
+    fn an_error_of_the_system_keeps_its_kind_and_all_of_its_text() {
+        for (error, kind) in [
+            (Error::new(Failure::io(28), "x"), io::ErrorKind::StorageFull),
+            (Error::new(Status::NoSpace, "x"), io::ErrorKind::StorageFull),
+            (
+                Error::new(Status::PoolNotFound, "x"),
+                io::ErrorKind::NotFound,
+            ),
+            (
+                Error::new(Status::ConnectionLost, "x"),
+                io::ErrorKind::ConnectionReset,
+            ),
+            (Error::new(Status::IoError, "x"), io::ErrorKind::Other),
+            (
+                Error::new(Status::NotFound, "x").without_daemon(),
+                io::ErrorKind::ConnectionRefused,
+            ),
+        ] {
+            let text = error.to_string();
+            let of_system = io::Error::from(error.clone());
+            assert_eq!((of_system.kind(), of_system.to_string()), (kind, text));
+            let inside = of_system.downcast::<Error>().expect("it is inside");
+            assert_eq!(inside, error);
+        }
     }
 }

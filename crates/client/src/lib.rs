@@ -50,10 +50,14 @@ mod waiting;
 pub use admin::AdminClient;
 pub use buffer::{Buffer, BufferSlice, BufferSliceMut};
 pub use call::{Call, Finished, Values};
+#[cfg(feature = "embed")]
+pub use chimaera_chimod::Module;
 pub use chimaera_proto as proto;
 pub use chimaera_proto::admin::{ModuleInfo, PoolInfo, RuntimeStatus};
 pub use chimaera_proto::socket_path::{SocketPlace, default_socket_path};
 pub use chimaera_proto::{ContainerId, Failure, NodeId, PoolId, PoolQuery, Status};
+#[cfg(feature = "embed")]
+pub use chimaera_runtime::Polling;
 #[cfg(feature = "embed")]
 pub use embed::Embed;
 pub use error::{Error, TaskError};

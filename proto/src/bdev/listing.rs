@@ -24,6 +24,12 @@ impl OwnerTag {
     /// No tag.
     pub const NONE: Self = Self(0);
 
+    /// The tag that these 64 bits are; 0 is none.
+    #[must_use]
+    pub const fn new(tag: u64) -> Self {
+        Self(tag)
+    }
+
     /// Whether there is no tag.
     #[must_use]
     pub const fn is_none(self) -> bool {
