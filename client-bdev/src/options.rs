@@ -29,8 +29,8 @@ impl CreateOptions {
             params: CreateParams {
                 bdev_type,
                 total_size,
-                io_depth: CreateParams::DEFAULT_IO_DEPTH,
-                alignment: CreateParams::DEFAULT_ALIGNMENT,
+                io_depth: None,
+                alignment: None,
                 io_engine: IoEngine::Auto,
                 perf_metrics: None,
                 overwrite: false,
@@ -46,25 +46,28 @@ impl CreateOptions {
         self
     }
 
-    /// Operations in flight on the device per worker (32; 16 to 128 are usual). Ignored for
-    /// memory.
+    /// Operations in flight on the device per worker (16 to 128 are usual). Without, those that the
+    /// pool was made with, 32 for a new one. They hold for as long as the pool is open: opening it
+    /// again may name others, asking for an open pool may not. Ignored for memory.
     #[must_use]
     pub const fn io_depth(mut self, operations: u32) -> Self {
-        self.params.io_depth = operations;
+        self.params.io_depth = Some(operations);
         self
     }
 
-    /// Alignment of device operations in bytes (4096): a power of two from 512 to 4096 that the
-    /// device supports.
+    /// Alignment of device operations in bytes: a power of two from 512 to 4096 that the device
+    /// supports. Without, and with 0, that which the pool was made with, 4096 for a new one. It holds
+    /// as [`Self::io_depth`] does. Ignored for memory.
     #[must_use]
     pub const fn alignment(mut self, bytes: u32) -> Self {
-        self.params.alignment = bytes;
+        self.params.alignment = Some(bytes);
         self
     }
 
     /// What carries out the I/O of a file pool ([`IoEngine::Auto`]: whichever serves the file
-    /// better). One that is named here and that the system forbids makes the creation fail.
-    /// Ignored for memory.
+    /// better; of a pool that is there, that which it was made with). One that is named here and that
+    /// the system forbids makes the creation fail. It holds as [`Self::io_depth`] does. Ignored for
+    /// memory.
     #[must_use]
     pub const fn io_engine(mut self, engine: IoEngine) -> Self {
         self.params.io_engine = engine;
@@ -72,7 +75,9 @@ impl CreateOptions {
     }
 
     /// The device's characteristics, as [`Client::get_stats`](crate::Client::get_stats) is to
-    /// give them back. Without, it gives conservative defaults.
+    /// give them back. Without, it gives those that the pool has, conservative defaults for a new one.
+    /// Given for a pool that is there, they take the place of its own, at once and for good
+    /// (read-only pools: for as long as they are open); that is for the pool's creator and root.
     #[must_use]
     pub const fn perf_metrics(mut self, metrics: PerfMetrics) -> Self {
         self.params.perf_metrics = Some(metrics);

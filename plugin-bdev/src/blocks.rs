@@ -77,7 +77,7 @@ pub(crate) fn allocate(
     let asked = (plan, OwnerTag(owner));
     match attempt(allocator, worker_index, asked, &request) {
         Ok(values) => {
-            counters.allocated_blocks.add(plan.count);
+            counters.allocations.add(plan.count);
             request.complete(&values);
             None
         }
@@ -98,7 +98,7 @@ fn not_allocated(
         // What had waited for a commit may have come free since: then it does not show as waiting.
         match attempt(allocator, worker_index, asked, &request) {
             Ok(values) => {
-                counters.allocated_blocks.add(asked.0.count);
+                counters.allocations.add(asked.0.count);
                 request.complete(&values);
                 return None;
             }
@@ -205,10 +205,9 @@ pub(crate) fn free(
             Err(status) => return refuse(counters, request, status),
         },
     };
-    // Before, since the task may complete inside the call.
-    counters.freed_blocks.add(count);
-    if let Err((error, pending)) = allocator.free(blocks, PendingFree { request }) {
-        counters.freed_blocks.take_back(count);
+    // When they die, since the task may complete inside the call.
+    let died = || counters.frees.add(count);
+    if let Err((error, pending)) = allocator.free_and_tell(blocks, PendingFree { request }, died) {
         refuse(counters, pending.request, error.status);
     }
 }

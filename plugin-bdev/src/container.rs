@@ -14,9 +14,11 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use chimaera_chimod::{Activity, Container, CreateContext, ModuleError, Request, Worker};
+use chimaera_chimod::{
+    Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+};
 use chimaera_proto::bdev::{
-    BdevType, Method, PerfMetrics, STATS_BUFFER_BYTES, Stats, TransferArguments, UNIT_BYTES,
+    BdevType, Method, STATS_BUFFER_BYTES, Stats, TransferArguments, UNIT_BYTES,
 };
 use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, PoolId, Status, codec};
@@ -24,11 +26,12 @@ use chimaera_proto::{Failure, PoolId, Status, codec};
 use crate::allocator::Pin;
 use crate::blocks;
 use crate::counters::Counters;
+use crate::declared::Declared;
 use crate::file::FileDevice;
 use crate::keeper::{Keeper, Work};
 use crate::ledger;
 use crate::listing;
-use crate::params::Parameters;
+use crate::params::{Parameters, Usage};
 use crate::persistence;
 use crate::ram::RamDevice;
 use crate::slots::UNITS;
@@ -42,8 +45,10 @@ pub struct BdevContainer {
     // Before the allocator, and so dropped before it: what is under way has pinned blocks.
     backend: Backend,
     state: Arc<PoolState>,
-    /// With the pool's real size and engine.
+    /// With the pool's real size.
     parameters: Parameters,
+    /// How the device is really used.
+    usage: Usage,
     /// The id that the pool has on its device.
     own_id: Option<PoolId>,
     /// Units that metadata takes, and their bytes together.
@@ -69,21 +74,36 @@ impl Container for BdevContainer {
         self.own_id
     }
 
-    fn check_params(&self, params: &[u8]) -> Result<(), ModuleError> {
-        let mut asked = Parameters::decode(params)?;
-        let Backend::File(device) = &self.backend else {
-            return self
-                .parameters
-                .check_same(&asked, self.parameters.total_size);
+    fn create_again(&self, again: CreateAgain<'_>) -> Result<(), ModuleError> {
+        let mut asked = Parameters::decode(again.params)?;
+        let whole = match &self.backend {
+            Backend::Ram(_) => self.parameters.total_size,
+            Backend::File(device) => {
+                // A pool may have a little less than its file, where a rest has no room for metadata.
+                let own_size = |size| match size == device.total_size() {
+                    true => self.parameters.total_size,
+                    false => size,
+                };
+                asked.total_size = own_size(asked.total_size);
+                own_size(device.whole_size()?)
+            }
         };
-        // A pool may have a little less than its file, where a rest has no room for metadata.
-        let own_size = |size| match size == device.total_size() {
-            true => self.parameters.total_size,
-            false => size,
-        };
-        asked.total_size = own_size(asked.total_size);
-        self.parameters
-            .check_same(&asked, own_size(device.whole_size()?))
+        self.parameters.check_same(&self.usage, &asked, whole)?;
+        let declared = &self.state.declared;
+        match (declared.change(asked.metrics, again.creator)?, &self.keeper) {
+            (None, _) => Ok(()),
+            (Some(metrics), None) => {
+                declared.set(metrics);
+                Ok(())
+            }
+            (Some(metrics), Some(keeper)) => {
+                let declared = keeper.declare(metrics);
+                declared.map_err(|failure| ModuleError {
+                    failure,
+                    message: format!("cannot record other perf_metrics in the pool: {failure}"),
+                })
+            }
+        }
     }
 
     fn submit(&self, worker: &mut Worker<'_>, request: Request) -> Activity {
@@ -155,8 +175,13 @@ impl BdevContainer {
             backend: Backend::Ram(device),
             state: Arc::new(PoolState {
                 allocator,
-                counters: Counters::new(context.worker_count),
+                counters: Counters::new(context.worker_count, 0),
+                declared: Declared::new(
+                    context.creator.uid,
+                    parameters.metrics.unwrap_or_default(),
+                ),
             }),
+            usage: parameters.usage.or(Usage::default()),
             parameters,
             own_id: None,
             reserved: Vec::new(),
@@ -169,22 +194,28 @@ impl BdevContainer {
         parameters: Parameters,
     ) -> Result<Self, ModuleError> {
         let (device, undo) = FileDevice::new(context, &parameters)?;
-        let persistence::Persistent { allocator, ledger } =
-            persistence::open_or_format(context, &parameters, &device)?;
+        let persistence::Persistent {
+            allocator,
+            ledger,
+            block_count,
+        } = persistence::open_or_format(context, &parameters, &device)?;
         let own_id = persistence::pool_id(&ledger);
         let geometry = ledger.metadata().geometry();
         let reserved = geometry.reserved().collect();
         let metadata_size = geometry.reserved_pages() * UNIT_BYTES;
+        let identity = &ledger.metadata().superblock().identity;
+        // Those that were asked for are recorded, unless the pool is only read.
+        let metrics = parameters.metrics.unwrap_or(identity.metrics);
+        let declared = Declared::new(identity.owner.user, metrics);
         let parameters = Parameters {
             total_size: allocator.total_bytes(),
-            io_engine: device.io_engine(),
-            metrics: ledger.metadata().superblock().identity.metrics,
             overwrite: false,
             ..parameters
         };
         let state = Arc::new(PoolState {
             allocator,
-            counters: Counters::new(context.worker_count),
+            counters: Counters::new(context.worker_count, block_count),
+            declared,
         });
         let whose = (context.name.to_owned(), context.host);
         let keeper = Keeper::start(ledger, Arc::clone(&state), whose, parameters.read_only);
@@ -200,6 +231,7 @@ impl BdevContainer {
         undo.keep();
         Ok(Self {
             keeper: Some(keeper),
+            usage: device.usage(),
             backend: Backend::File(Box::new(device)),
             state,
             parameters,
@@ -246,6 +278,7 @@ impl BdevContainer {
                 let PoolState {
                     allocator,
                     counters,
+                    ..
                 } = &*self.state;
                 let nothing_committed = |_: &[u64]| Ok(Vec::new());
                 let list = |first, most| ledger::list(allocator, first, most, nothing_committed);
@@ -361,12 +394,13 @@ impl BdevContainer {
     }
 
     fn stats(&self) -> Stats {
-        let metrics: PerfMetrics = self.parameters.metrics;
+        let activity = self.state.counters.sum();
         Stats {
-            metrics,
+            metrics: self.state.declared.metrics(),
             remaining_size: self.state.allocator.remaining_bytes(),
             total_size: self.state.allocator.total_bytes(),
             metadata_size: self.metadata_size,
+            allocated_blocks: self.state.counters.allocated_blocks(&activity),
             persistent: self.keeper.is_some(),
             read_only: self.parameters.read_only,
             bdev_type: self.parameters.bdev_type,
@@ -374,15 +408,15 @@ impl BdevContainer {
                 Backend::Ram(_) => false,
                 Backend::File(device) => device.is_direct(),
             },
-            // Both as they were declared, which is also what a request for the pool is compared
-            // with; through the page cache there is no alignment to keep.
-            io_depth: self.parameters.io_depth,
-            alignment: self.parameters.alignment,
+            // As a request for the pool is compared with them; through the page cache there is no
+            // alignment to keep.
+            io_depth: self.usage.io_depth,
+            alignment: self.usage.alignment,
             io_engine: match &self.backend {
                 Backend::Ram(_) => None,
-                Backend::File(device) => Some(device.io_engine()),
+                Backend::File(_) => Some(self.usage.io_engine),
             },
-            activity: self.state.counters.sum(),
+            activity,
         }
     }
 

@@ -5,6 +5,8 @@
 //!   waits for another one's cache line. Whoever reads sums over all sets.
 //! - Something is counted before its task completes, so that a client that has seen its task
 //!   complete finds it in the statistics.
+//! - No free is found whose allocation is not: a block was counted before anybody could free it. So there
+//!   never seem to be more blocks freed than there were.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +20,8 @@ use crossbeam::utils::CachePadded;
 pub(crate) struct Counters {
     /// The last are the keeper's.
     workers: Box<[CachePadded<WorkerCounters>]>,
+    /// Blocks that were there when the pool was opened.
+    blocks_before: u64,
 }
 
 /// The counts of one worker. Only that worker may add.
@@ -27,8 +31,8 @@ pub(crate) struct WorkerCounters {
     pub(crate) write_operations: Count,
     pub(crate) read_bytes: Count,
     pub(crate) write_bytes: Count,
-    pub(crate) allocated_blocks: Count,
-    pub(crate) freed_blocks: Count,
+    pub(crate) allocations: Count,
+    pub(crate) frees: Count,
     pub(crate) unaligned_operations: Count,
     pub(crate) errors: Count,
 }
@@ -40,26 +44,23 @@ pub(crate) struct Count(AtomicU64);
 impl Count {
     /// Adds, on the only thread that changes this count.
     pub(crate) fn add(&self, more: u64) {
-        self.0
-            .store(self.read().wrapping_add(more), Ordering::Relaxed);
+        let before = self.0.load(Ordering::Relaxed);
+        // Release pairs with the acquire in `read`: whoever finds this counted finds all that was counted
+        // before it, on whichever thread, and that this thread knows of.
+        self.0.store(before.wrapping_add(more), Ordering::Release);
     }
 
-    /// Takes back what was added too early, on the only thread that changes this count.
-    pub(crate) fn take_back(&self, less: u64) {
-        self.0
-            .store(self.read().wrapping_sub(less), Ordering::Relaxed);
-    }
-
-    // Relaxed: the counts order nothing, and each is exact by itself.
     fn read(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.0.load(Ordering::Acquire)
     }
 }
 
 impl Counters {
-    pub(crate) fn new(worker_count: usize) -> Self {
+    /// Of a pool that has so many blocks already.
+    pub(crate) fn new(worker_count: usize, blocks_before: u64) -> Self {
         Self {
             workers: (0..=worker_count).map(|_| CachePadded::default()).collect(),
+            blocks_before,
         }
     }
 
@@ -73,6 +74,13 @@ impl Counters {
         &self.workers[self.workers.len() - 1]
     }
 
+    /// Blocks that are allocated now, of which the sums say how many were since the pool was opened.
+    pub(crate) fn allocated_blocks(&self, sums: &Activity) -> u64 {
+        self.blocks_before
+            .wrapping_add(sums.allocations)
+            .wrapping_sub(sums.frees)
+    }
+
     /// The sums over all workers.
     pub(crate) fn sum(&self) -> Activity {
         let sum = |count: fn(&WorkerCounters) -> &Count| {
@@ -81,13 +89,15 @@ impl Counters {
                 .map(|worker| count(worker).read())
                 .fold(0, u64::wrapping_add)
         };
+        // First, by the law above.
+        let frees = sum(|worker| &worker.frees);
         Activity {
             read_operations: sum(|worker| &worker.read_operations),
             write_operations: sum(|worker| &worker.write_operations),
             read_bytes: sum(|worker| &worker.read_bytes),
             write_bytes: sum(|worker| &worker.write_bytes),
-            allocated_blocks: sum(|worker| &worker.allocated_blocks),
-            freed_blocks: sum(|worker| &worker.freed_blocks),
+            allocations: sum(|worker| &worker.allocations),
+            frees,
             unaligned_operations: sum(|worker| &worker.unaligned_operations),
             errors: sum(|worker| &worker.errors),
         }

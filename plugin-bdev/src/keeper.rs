@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use chimaera_chimod::{Host, Level, Request};
+use chimaera_proto::bdev::PerfMetrics;
 use chimaera_proto::{Failure, Status};
 use crossbeam::channel::{Sender, bounded};
 use parking_lot::{Condvar, Mutex};
@@ -44,6 +45,8 @@ pub(crate) enum Work {
     List(Request),
     /// As [`Self::Flush`], for a thread that waits.
     FlushCall(Sender<Result<(), Failure>>),
+    /// To declare other characteristics of the device, for a thread that waits.
+    Declare(PerfMetrics, Sender<Result<(), Failure>>),
 }
 
 /// A pool's keeper. When it is dropped, it commits, brings everything into the table, and ends.
@@ -135,8 +138,20 @@ impl Keeper {
     /// # Errors
     /// The device's.
     pub(crate) fn flush(&self) -> Result<(), Failure> {
+        self.call(Work::FlushCall)
+    }
+
+    /// Declares other characteristics of the pool's device: durably, unless it is only read. Blocks.
+    ///
+    /// # Errors
+    /// The device's. What is declared was not changed then; what stands on the device is not known.
+    pub(crate) fn declare(&self, metrics: PerfMetrics) -> Result<(), Failure> {
+        self.call(|done| Work::Declare(metrics, done))
+    }
+
+    fn call(&self, work: impl FnOnce(Sender<Result<(), Failure>>) -> Work) -> Result<(), Failure> {
         let (done, answer) = bounded(1);
-        self.push(Work::FlushCall(done));
+        self.push(work(done));
         answer.recv().unwrap_or(Err(Status::Aborted.into()))
     }
 }
@@ -202,7 +217,8 @@ impl Thread {
     }
 
     fn serve(&mut self, work: Vec<Work>) {
-        let commits = work.iter().any(|work| !matches!(work, Work::List(_)));
+        let waits_for_commit = |work: &Work| !matches!(work, Work::List(_) | Work::Declare(..));
+        let commits = work.iter().any(waits_for_commit);
         let committed = if commits { self.commit() } else { Ok(()) };
         for work in work {
             match (work, committed) {
@@ -214,6 +230,7 @@ impl Thread {
                 (Work::List(request), _) => self.lists.push_back(request),
                 // Whoever waited may have given up.
                 (Work::FlushCall(done), result) => drop(done.send(result)),
+                (Work::Declare(metrics, done), _) => drop(done.send(self.declare(metrics))),
             }
         }
     }
@@ -232,6 +249,19 @@ impl Thread {
         if let Some(request) = blocks::allocate(allocator, 0, counters, request) {
             refuse(counters, request, Status::NoSpace);
         }
+    }
+
+    fn declare(&mut self, metrics: PerfMetrics) -> Result<(), Failure> {
+        match self.failure {
+            Some(failure) => return Err(failure),
+            None if self.read_only => {}
+            None => {
+                let declared = self.ledger.metadata_mut().declare(metrics);
+                declared.map_err(|error| self.fail(&error))?;
+            }
+        }
+        self.pool.declared.set(metrics);
+        Ok(())
     }
 
     fn commit(&mut self) -> Result<(), Failure> {

@@ -25,6 +25,7 @@ mod allocator;
 mod blocks;
 mod container;
 mod counters;
+mod declared;
 mod file;
 mod keeper;
 mod ledger;

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt;
+
 use chimaera_chimod::ModuleError;
 use chimaera_proto::bdev::{BdevType, CreateParams, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::{Status, codec};
@@ -9,7 +11,7 @@ use chimaera_proto::{Status, codec};
 /// Smallest alignment of device operations.
 const MIN_ALIGNMENT: u32 = 512;
 /// Largest alignment of device operations: the smallest block consists of whole ones.
-const MAX_ALIGNMENT: u32 = 4096;
+pub(crate) const MAX_ALIGNMENT: u32 = 4096;
 
 const _: () = assert!(MAX_ALIGNMENT as u64 <= UNIT_BYTES);
 
@@ -19,15 +21,53 @@ pub(crate) struct Parameters {
     pub(crate) bdev_type: BdevType,
     /// Bytes asked for, a multiple of [`UNIT_BYTES`]. 0, of a file pool only: all there is.
     pub(crate) total_size: u64,
-    pub(crate) io_depth: u32,
-    pub(crate) alignment: u32,
-    pub(crate) io_engine: IoEngine,
-    pub(crate) metrics: PerfMetrics,
-    /// Whether the metrics were given, and are not the defaults.
-    pub(crate) has_metrics: bool,
+    pub(crate) usage: AskedUsage,
+    /// What is declared of the device, if anything is.
+    pub(crate) metrics: Option<PerfMetrics>,
     /// Whatever the file holds, to make a new pool.
     pub(crate) overwrite: bool,
     pub(crate) read_only: bool,
+}
+
+/// How a file pool's device is used. This is a matter of each opening, and not of what stands on the
+/// device: there is recorded only what the pool was made with, for who leaves it open.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Usage {
+    pub(crate) io_depth: u32,
+    pub(crate) alignment: u32,
+    pub(crate) io_engine: IoEngine,
+}
+
+/// How a file pool's device is to be used, as far as somebody says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct AskedUsage {
+    pub(crate) io_depth: Option<u32>,
+    pub(crate) alignment: Option<u32>,
+    pub(crate) io_engine: IoEngine,
+}
+
+impl Default for Usage {
+    fn default() -> Self {
+        Self {
+            io_depth: CreateParams::DEFAULT_IO_DEPTH,
+            alignment: CreateParams::DEFAULT_ALIGNMENT,
+            io_engine: IoEngine::Auto,
+        }
+    }
+}
+
+impl AskedUsage {
+    /// What is said, and where nothing is said the `other`.
+    pub(crate) fn or(&self, other: Usage) -> Usage {
+        Usage {
+            io_depth: self.io_depth.unwrap_or(other.io_depth),
+            alignment: self.alignment.unwrap_or(other.alignment),
+            io_engine: match self.io_engine {
+                IoEngine::Auto => other.io_engine,
+                named => named,
+            },
+        }
+    }
 }
 
 impl Parameters {
@@ -64,124 +104,112 @@ impl Parameters {
         if params.bdev_type == BdevType::File {
             check_file(params)?;
         }
-        let metrics = params.perf_metrics.unwrap_or_default();
-        check_metrics(&metrics)?;
+        if let Some(metrics) = &params.perf_metrics {
+            check_metrics(metrics)?;
+        }
         Ok(Self {
             bdev_type: params.bdev_type,
             total_size,
-            io_depth: params.io_depth,
-            alignment: params.alignment,
-            io_engine: params.io_engine,
-            metrics,
-            has_metrics: params.perf_metrics.is_some(),
+            usage: AskedUsage {
+                io_depth: params.io_depth,
+                alignment: params.alignment.filter(|&alignment| alignment != 0),
+                io_engine: params.io_engine,
+            },
+            metrics: params.perf_metrics,
             overwrite: params.overwrite && params.bdev_type == BdevType::File,
             read_only: params.read_only && params.bdev_type == BdevType::File,
         })
     }
 
-    /// Whether a request with the parameters `asked` means the pool that was made with `self`.
-    /// `self.total_size` and `self.io_engine` must be the pool's real ones; `whole` is the size
-    /// that a request for "all there is" stands for. Who leaves the engine open takes any, and who gives no
-    /// characteristics takes those of the pool.
+    /// Whether a request with the parameters `asked` means the pool that was made with `self` and is open
+    /// now, its device used so. `self.total_size` and `usage` must be the pool's real ones; `whole` is
+    /// the size that a request for "all there is" stands for.
     ///
-    /// Memory has neither depth nor alignment nor engine, so those of a memory pool are not
-    /// compared.
-    pub(crate) fn check_same(&self, asked: &Self, whole: u64) -> Result<(), ModuleError> {
+    /// Who leaves the device's use open takes that of the pool; memory has none, so there it is not
+    /// compared. Characteristics are not compared: they can be declared anew.
+    pub(crate) fn check_same(
+        &self,
+        usage: &Usage,
+        asked: &Self,
+        whole: u64,
+    ) -> Result<(), ModuleError> {
         if asked.overwrite {
             return Err(ModuleError::new(
                 Status::Busy,
                 "the pool is open, and is not overwritten: destroy it first",
             ));
         }
-        let differences = self.differences(asked, whole);
-        if differences.is_empty() {
-            return Ok(());
-        }
-        Err(ModuleError::new(
-            Status::ParameterMismatch,
-            format!(
-                "the pool exists with other parameters: {}",
-                differences.join("; ")
-            ),
-        ))
-    }
-
-    /// What differs between the pool's parameters and those asked for, in words. As
-    /// [`Self::check_same`].
-    pub(crate) fn differences(&self, asked: &Self, whole: u64) -> Vec<String> {
-        let mut differences = Vec::new();
-        let mut compare = |name: &str, is: String, wanted: String| {
-            if is != wanted {
-                differences.push(format!("{name} is {is}, asked for {wanted}"));
-            }
-        };
-        compare(
-            "bdev_type",
-            self.bdev_type.to_string(),
-            asked.bdev_type.to_string(),
-        );
+        let mut differences = Differences::default();
+        differences.compare("bdev_type", self.bdev_type, asked.bdev_type);
         let wanted_size = match asked.total_size {
             0 => whole,
             size => size,
         };
-        compare(
-            "total_size",
-            self.total_size.to_string(),
-            wanted_size.to_string(),
-        );
-        if self.bdev_type == BdevType::File && asked.bdev_type == BdevType::File {
-            compare(
-                "io_depth",
-                self.io_depth.to_string(),
-                asked.io_depth.to_string(),
-            );
-            compare(
-                "alignment",
-                self.alignment.to_string(),
-                asked.alignment.to_string(),
-            );
-            compare(
-                "read_only",
-                self.read_only.to_string(),
-                asked.read_only.to_string(),
-            );
-            if asked.io_engine != IoEngine::Auto {
-                compare(
-                    "io_engine",
-                    self.io_engine.to_string(),
-                    asked.io_engine.to_string(),
-                );
+        differences.compare("total_size", self.total_size, wanted_size);
+        let is_file = self.bdev_type == BdevType::File && asked.bdev_type == BdevType::File;
+        if is_file {
+            differences.compare("read_only", self.read_only, asked.read_only);
+        }
+        let before = differences.0.len();
+        if is_file {
+            let wanted = asked.usage.or(*usage);
+            differences.compare("io_depth", usage.io_depth, wanted.io_depth);
+            differences.compare("alignment", usage.alignment, wanted.alignment);
+            differences.compare("io_engine", usage.io_engine, wanted.io_engine);
+        }
+        if differences.0.is_empty() {
+            return Ok(());
+        }
+        // These hold for as long as a pool is open.
+        let advice = match before {
+            0 => {
+                "; leave them open to use the pool as it is, or destroy it and create it again to open it so"
             }
-        }
-        // Who gives none takes those that the pool has.
-        let asked_metrics = if asked.has_metrics {
-            named_metrics(&asked.metrics)
-        } else {
-            named_metrics(&self.metrics)
+            _ => "",
         };
-        for ((name, is), (_, wanted)) in named_metrics(&self.metrics).into_iter().zip(asked_metrics)
-        {
-            compare(name, is.to_string(), wanted.to_string());
+        Err(ModuleError::new(
+            Status::ParameterMismatch,
+            format!(
+                "the pool exists with other parameters: {}{advice}",
+                differences.0.join("; ")
+            ),
+        ))
+    }
+}
+
+/// What differs between two sets of parameters, in words.
+#[derive(Default)]
+struct Differences(Vec<String>);
+
+impl Differences {
+    fn compare<T: PartialEq + fmt::Display>(&mut self, name: &str, is: T, wanted: T) {
+        if is != wanted {
+            self.0.push(format!("{name} is {is}, asked for {wanted}"));
         }
-        differences
     }
 }
 
 fn check_file(params: &CreateParams) -> Result<(), ModuleError> {
-    if !(1..=CreateParams::MAX_IO_DEPTH).contains(&params.io_depth) {
+    if let Some(io_depth) = params.io_depth
+        && !(1..=CreateParams::MAX_IO_DEPTH).contains(&io_depth)
+    {
         return Err(invalid(format!(
-            "io_depth is {}: give 1 to {}",
-            params.io_depth,
+            "io_depth is {io_depth}: give 1 to {}",
             CreateParams::MAX_IO_DEPTH
         )));
     }
-    let alignment = params.alignment;
-    if !alignment.is_power_of_two() || !(MIN_ALIGNMENT..=MAX_ALIGNMENT).contains(&alignment) {
+    let is_possible = |alignment: u32| {
+        alignment.is_power_of_two() && (MIN_ALIGNMENT..=MAX_ALIGNMENT).contains(&alignment)
+    };
+    if let Some(alignment) = params.alignment
+        && alignment != 0
+        && !is_possible(alignment)
+    {
         return Err(ModuleError::new(
             Status::Alignment,
             format!(
                 "alignment is {alignment}: give a power of two from {MIN_ALIGNMENT} to \
-                 {MAX_ALIGNMENT}"
+                 {MAX_ALIGNMENT}, or 0 for the default"
             ),
         ));
     }

@@ -2,8 +2,8 @@
 //!
 //! Laws:
 //! - What is not blank and not ours is left as it is, unless the creator says otherwise.
-//! - A pool is opened by its own name and id and with its own parameters, or not at all: an error says
-//!   what differs.
+//! - A pool is opened by its own name and id, or not at all: an error says what differs. How its device is
+//!   used is for each opening to say; what is declared of it, for its creator and root to change.
 //! - Whatever is refused, nothing was written.
 
 #![forbid(unsafe_code)]
@@ -12,16 +12,18 @@ use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
-use chimaera_proto::bdev::{IoEngine, MEGABYTE, UNIT_BYTES};
+use chimaera_proto::bdev::{MEGABYTE, UNIT_BYTES};
 use chimaera_proto::{PoolId, Status, shell};
 
 use crate::allocator::Allocator;
 use crate::blocks::{PendingFree, allocator_of};
+use crate::declared;
 use crate::file::{FileDevice, FileDisk};
 use crate::ledger::Ledger;
 use crate::metadata::signature::{self, Contents};
 use crate::metadata::{self, Geometry, Identity, Metadata, Mode, OpenError, Owner, Superblock};
-use crate::params::Parameters;
+use crate::params::{Parameters, Usage};
+use crate::slots::MegabyteMap;
 
 /// How long opening takes before the log says how far it is, and how often it does then.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -33,6 +35,8 @@ const DEFAULT_MODE: u32 = 0o600;
 pub(crate) struct Persistent {
     pub(crate) allocator: Allocator<PendingFree>,
     pub(crate) ledger: Ledger<FileDisk>,
+    /// Blocks that are allocated already.
+    pub(crate) block_count: u64,
 }
 
 /// Opens the pool on the device, or makes one.
@@ -74,7 +78,10 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn open(&self, superblock: &Superblock) -> Result<Persistent, ModuleError> {
-        self.check_identity(&superblock.identity)?;
+        let identity = &superblock.identity;
+        self.check_identity(identity)?;
+        let asked = (self.parameters.metrics, self.context.creator);
+        let changed = declared::change(identity.metrics, identity.owner.user, asked.0, asked.1)?;
         let geometry = self.settle_geometry(superblock)?;
         let allocator = self.allocator(&geometry)?;
         let mode = match self.parameters.read_only {
@@ -82,9 +89,12 @@ impl Place<'_> {
             false => Mode::ReadWrite,
         };
         let mut impossible = Vec::new();
+        let mut block_count = 0;
         let mut restoring = allocator.restoring();
-        let mut take_over = |megabyte: u32, map| {
-            if !restoring.take_over(megabyte as usize, map) {
+        let mut take_over = |megabyte: u32, map: MegabyteMap| {
+            if restoring.take_over(megabyte as usize, map) {
+                block_count += map.count();
+            } else {
                 impossible.push(megabyte);
             }
         };
@@ -112,12 +122,18 @@ impl Place<'_> {
             self.resize(&mut metadata, pages)?;
         }
         self.tell_of_unused(metadata.geometry());
+        // Of a pool that is only read, they hold for as long as it is open.
+        if let Some(metrics) = changed.filter(|_| !self.parameters.read_only) {
+            let declared = metadata.declare(metrics);
+            declared.map_err(|error| self.device_failed("declare characteristics on", &error))?;
+        }
         if metadata.has_tags() {
             allocator.expect_tags();
         }
         Ok(Persistent {
             allocator,
             ledger: Ledger::new(metadata),
+            block_count,
         })
     }
 
@@ -135,19 +151,6 @@ impl Place<'_> {
                 shell::word(asked)
             ));
         }
-        let asked = self.parameters;
-        let engine = match (identity.io_engine, asked.io_engine) {
-            (IoEngine::Auto, asked) => asked,
-            (is, _) => is,
-        };
-        let is = Parameters {
-            io_depth: identity.io_depth,
-            alignment: identity.alignment,
-            io_engine: engine,
-            metrics: identity.metrics,
-            ..*asked
-        };
-        differences.extend(is.differences(asked, asked.total_size));
         if differences.is_empty() {
             return Ok(());
         }
@@ -168,22 +171,30 @@ impl Place<'_> {
             self.device.total_size() / UNIT_BYTES,
         );
         let asked = self.parameters.total_size / UNIT_BYTES;
-        if self.parameters.read_only || device == is {
+        let other_size = || {
+            let text = format!(
+                "it holds a pool of {} bytes, asked for {}: ask for that size, or for 0 to have all of it",
+                is * UNIT_BYTES,
+                asked * UNIT_BYTES
+            );
+            Err(self.error(Status::ParameterMismatch, format_args!("{text}")))
+        };
+        if self.parameters.read_only {
+            // Such a pool is as large as it is, whatever its device has: any size will do that leaves it so.
+            let leaves_it = asked == is || (asked > is && geometry.grown(asked) == *geometry);
+            return match asked == 0 || leaves_it {
+                true => Ok(geometry.clone()),
+                false => other_size(),
+            };
+        }
+        if device == is {
             return Ok(geometry.clone());
         }
         if device > is {
             return Ok(geometry.grown(device));
         }
         if asked != 0 && self.device.whole_size()? / UNIT_BYTES >= is {
-            return Err(self.error(
-                Status::ParameterMismatch,
-                format_args!(
-                    "it holds a pool of {} bytes, asked for {}: ask for that size, or for 0 to have \
-                     all of it",
-                    is * UNIT_BYTES,
-                    asked * UNIT_BYTES
-                ),
-            ));
+            return other_size();
         }
         let shrunk = geometry.shrunk(device);
         shrunk.ok_or_else(|| self.refuse_to_shrink(geometry, device, "its metadata lies there"))
@@ -277,6 +288,7 @@ impl Place<'_> {
         Ok(Persistent {
             allocator,
             ledger: Ledger::new(metadata),
+            block_count: 0,
         })
     }
 
@@ -290,7 +302,7 @@ impl Place<'_> {
     }
 
     fn identity(&self) -> Identity {
-        let parameters = self.parameters;
+        let usage = self.parameters.usage.or(Usage::default());
         Identity {
             pool: self.context.pool,
             name: self.context.name.to_owned(),
@@ -299,10 +311,10 @@ impl Place<'_> {
                 group: self.context.creator.gid,
                 mode: DEFAULT_MODE,
             },
-            alignment: parameters.alignment,
-            io_depth: parameters.io_depth,
-            io_engine: parameters.io_engine,
-            metrics: parameters.metrics,
+            alignment: usage.alignment,
+            io_depth: usage.io_depth,
+            io_engine: usage.io_engine,
+            metrics: self.parameters.metrics.unwrap_or_default(),
         }
     }
 

@@ -146,6 +146,11 @@ impl MegabyteMap {
         })
     }
 
+    /// How many blocks: a bit each.
+    pub(crate) fn count(self) -> u64 {
+        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
     /// Whether there is no block.
     #[inline]
     pub(crate) const fn is_empty(self) -> bool {

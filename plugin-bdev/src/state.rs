@@ -5,9 +5,11 @@
 use crate::allocator::Allocator;
 use crate::blocks::PendingFree;
 use crate::counters::Counters;
+use crate::declared::Declared;
 
-/// Which blocks there are, and what was done.
+/// Which blocks there are, what was done, and what is declared.
 pub(crate) struct PoolState {
     pub(crate) allocator: Allocator<PendingFree>,
     pub(crate) counters: Counters,
+    pub(crate) declared: Declared,
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use chimaera_chimod::abi::{HostVTable, RawTask};
 use chimaera_chimod::host::{ContainerHandle, NewPool};
-use chimaera_chimod::{ModuleError, Request};
+use chimaera_chimod::{CreateAgain, ModuleError, Request};
 use chimaera_proto::admin::{
     DestroyPool, FindPool, FlushPools, GetOrCreatePool, ListPools, Method, PoolInfo, PoolList,
     RuntimeStatus,
@@ -181,7 +181,10 @@ impl Shared {
                         ),
                     ));
                 }
-                pool.container.check_params(&asked.params)?;
+                pool.container.create_again(CreateAgain {
+                    creator: client.into(),
+                    params: &asked.params,
+                })?;
                 Ok(info)
             }
             Claim::New(claimed) => self.create_pool(claimed, asked, client),

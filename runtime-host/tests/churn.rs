@@ -4,7 +4,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use chimaera_chimod::{Activity, Container, CreateContext, ModuleError, Request, Worker};
+use chimaera_chimod::{
+    Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+};
 use chimaera_proto::admin::{DestroyPool, FlushPools, GetOrCreatePool, Method};
 use chimaera_proto::{Descriptor, PoolId, Status, codec};
 use chimaera_runtime::{Config, Host};
@@ -25,7 +27,7 @@ impl Container for Churned {
         Ok(Self)
     }
 
-    fn check_params(&self, _: &[u8]) -> Result<(), ModuleError> {
+    fn create_again(&self, _: CreateAgain<'_>) -> Result<(), ModuleError> {
         Ok(())
     }
 

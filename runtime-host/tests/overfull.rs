@@ -3,7 +3,9 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
-use chimaera_chimod::{Activity, Container, CreateContext, ModuleError, Request, Worker};
+use chimaera_chimod::{
+    Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+};
 use chimaera_proto::admin::{GetOrCreatePool, Method, RuntimeStatus};
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::{Descriptor, PoolId, codec};
@@ -25,7 +27,7 @@ impl Container for Keeping {
         Ok(Self)
     }
 
-    fn check_params(&self, _: &[u8]) -> Result<(), ModuleError> {
+    fn create_again(&self, _: CreateAgain<'_>) -> Result<(), ModuleError> {
         Ok(())
     }
 

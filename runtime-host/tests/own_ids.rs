@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
-use chimaera_chimod::{Activity, Container, CreateContext, Creator, ModuleError, Request, Worker};
+use chimaera_chimod::{
+    Activity, Container, CreateAgain, CreateContext, Creator, ModuleError, Request, Worker,
+};
 use chimaera_proto::admin::{DestroyPool, GetOrCreatePool, ListPools, Method, PoolInfo, PoolList};
 use chimaera_proto::{Descriptor, PoolId, Status, codec};
 use chimaera_runtime::{Config, Host};
@@ -61,7 +63,7 @@ impl Container for Recorded {
         is_there.then(|| self.params.parse().expect("as asked, about the id"))
     }
 
-    fn check_params(&self, _: &[u8]) -> Result<(), ModuleError> {
+    fn create_again(&self, _: CreateAgain<'_>) -> Result<(), ModuleError> {
         Ok(())
     }
 

@@ -4,7 +4,9 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
-use chimaera_chimod::{Activity, Container, CreateContext, ModuleError, Request, Worker};
+use chimaera_chimod::{
+    Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+};
 use chimaera_proto::admin::{DestroyPool, GetOrCreatePool, Method};
 use chimaera_proto::{Completion, Descriptor, PoolId, Status, codec};
 use chimaera_runtime::{Config, Host};
@@ -28,7 +30,7 @@ impl Container for Holding {
         Ok(Self)
     }
 
-    fn check_params(&self, _: &[u8]) -> Result<(), ModuleError> {
+    fn create_again(&self, _: CreateAgain<'_>) -> Result<(), ModuleError> {
         Ok(())
     }
 

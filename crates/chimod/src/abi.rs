@@ -4,7 +4,7 @@
 //!
 //! | entry | thread | may block | who completes |
 //! |---|---|---|---|
-//! | `create`, `pool_id`, `check_params`, `flush`, `destroy` | control side | yes | – |
+//! | `create`, `pool_id`, `create_again`, `flush`, `destroy` | control side | yes | – |
 //! | `submit`, `prefetch`, `poll`, `wake_fd` | the worker, whose index it passes where that matters | no | the plugin, once per task |
 //!
 //! - On one worker, one call at a time: a plugin is never re-entered there. On different workers,
@@ -20,7 +20,7 @@ use std::ffi::c_void;
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 
 /// Version of everything in this module. A host takes only plugins with its own.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// First word of a module's table: "CHIMODv\0".
 pub const MODULE_MAGIC: u64 = u64::from_le_bytes(*b"CHIMODv\0");
@@ -238,6 +238,18 @@ impl CreateArguments {
     pub const ID_IS_CHOSEN: u32 = 1;
 }
 
+/// What `create_again` gets.
+#[derive(Debug)]
+#[repr(C)]
+pub struct CreateAgainArguments {
+    /// The module's own creation parameters.
+    pub params: Bytes,
+    /// User id of whoever asks now, by the kernel's word.
+    pub creator_uid: u32,
+    /// Group id of whoever asks now, by the kernel's word.
+    pub creator_gid: u32,
+}
+
 /// See [`ModuleVTable::prefetch`].
 pub type Prefetch = unsafe extern "C" fn(
     container: *const c_void,
@@ -271,11 +283,11 @@ pub struct ModuleVTable {
         minor: *mut u32,
         error: *const TextSink,
     ) -> u32,
-    /// Whether creating the pool with these parameters would give this very container. The
-    /// error's text says what differs.
-    pub check_params: unsafe extern "C" fn(
+    /// Somebody asks for a pool of this name again, which gives this very container, or an error whose
+    /// text says what differs. May change what the module lets be changed so, for whom it lets.
+    pub create_again: unsafe extern "C" fn(
         container: *const c_void,
-        params: Bytes,
+        arguments: *const CreateAgainArguments,
         error: *const TextSink,
     ) -> u32,
     /// Takes a task, which stays where it is, unchanged, until it completes. Returns

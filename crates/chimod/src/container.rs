@@ -29,12 +29,16 @@ pub trait Container: Send + Sync + Sized + 'static {
         None
     }
 
-    /// Whether a creation request with these parameters means this very container.
+    /// Takes another creation request for a pool of this name. Without an error it gives this very
+    /// container, which is as was asked for: either it was before, or it is now, since a module may
+    /// let some of its parameters be changed so, by whom it lets. Runs on the control side and may
+    /// block; several of these may run at the same time.
     ///
     /// # Errors
-    /// [`Status::ParameterMismatch`] with a text that says what differs, or whatever makes the
+    /// Nothing has changed: [`Status::ParameterMismatch`] with a text that says what differs,
+    /// [`Status::PermissionDenied`] for a change that is not for whoever asks, or whatever makes the
     /// parameters unusable.
-    fn check_params(&self, params: &[u8]) -> Result<(), ModuleError>;
+    fn create_again(&self, asked: CreateAgain<'_>) -> Result<(), ModuleError>;
 
     /// Takes a task: completes it now, or keeps the request and completes it later, from any
     /// thread. Runs on a worker and must not block. Returns [`Activity::PENDING`] if `poll` has
@@ -103,6 +107,15 @@ pub struct CreateContext<'a> {
     pub params: &'a [u8],
     /// Workers have indexes below this.
     pub worker_count: usize,
+}
+
+/// Another creation request for a pool that is there.
+#[derive(Clone, Copy, Debug)]
+pub struct CreateAgain<'a> {
+    /// Who asks now, which need not be who asked before.
+    pub creator: Creator,
+    /// Creation parameters, as the module's client encoded them: not yet validated.
+    pub params: &'a [u8],
 }
 
 /// Who asked for a pool: the user and group of the process when it connected to the host, by the

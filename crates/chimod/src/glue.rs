@@ -9,10 +9,12 @@ use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, PoolId, Status};
 
 use crate::abi::{
-    Activity, Bytes, CreateArguments, HOST_MAGIC, Header, HostVTable, MODULE_MAGIC, ModuleVTable,
-    RawTask, TextSink,
+    Activity, Bytes, CreateAgainArguments, CreateArguments, HOST_MAGIC, Header, HostVTable,
+    MODULE_MAGIC, ModuleVTable, RawTask, TextSink,
 };
-use crate::container::{Container, CreateContext, Creator, Host, Level, ModuleError, Worker};
+use crate::container::{
+    Container, CreateAgain, CreateContext, Creator, Host, Level, ModuleError, Worker,
+};
 use crate::request::Request;
 
 /// A container with what its entry points need.
@@ -30,7 +32,7 @@ pub const fn vtable_of<C: Container>(name: &'static str, version: &'static str) 
         version: Bytes::new(version.as_bytes()),
         create: create::<C>,
         pool_id: pool_id::<C>,
-        check_params: check_params::<C>,
+        create_again: create_again::<C>,
         submit: submit::<C>,
         prefetch: if C::PREFETCHES {
             Some(prefetch::<C>)
@@ -115,22 +117,27 @@ unsafe extern "C" fn pool_id<C: Container>(
     unsafe { finish(stored, error) }
 }
 
-unsafe extern "C" fn check_params<C: Container>(
+unsafe extern "C" fn create_again<C: Container>(
     container: *const c_void,
-    params: Bytes,
+    arguments: *const CreateAgainArguments,
     error: *const TextSink,
 ) -> u32 {
-    // SAFETY: the host passes what `create` made, lends the parameters for the call, and passes
-    // a valid sink.
-    unsafe {
-        let instance = instance::<C>(container);
-        finish(
-            guarded("comparing parameters", || {
-                instance.container.check_params(params.as_slice())
-            }),
-            error,
-        )
-    }
+    // SAFETY: the host passes what `create` made, arguments that are valid during the call, and lends
+    // the parameters for as long.
+    let (container, asked) = unsafe {
+        let arguments = &*arguments;
+        let asked = CreateAgain {
+            creator: Creator {
+                uid: arguments.creator_uid,
+                gid: arguments.creator_gid,
+            },
+            params: arguments.params.as_slice(),
+        };
+        (&instance::<C>(container).container, asked)
+    };
+    let taken = guarded("comparing parameters", || container.create_again(asked));
+    // SAFETY: the host passes a sink that is valid during the call.
+    unsafe { finish(taken, error) }
 }
 
 unsafe extern "C" fn submit<C: Container>(

@@ -12,10 +12,10 @@ use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{PoolId, Status};
 
 use crate::abi::{
-    Activity, Bytes, CreateArguments, Header, HostVTable, IncompatibleTable, MODULE_MAGIC,
-    ModuleVTable, RawTask, TextSink,
+    Activity, Bytes, CreateAgainArguments, CreateArguments, Header, HostVTable, IncompatibleTable,
+    MODULE_MAGIC, ModuleVTable, RawTask, TextSink,
 };
-use crate::container::{Creator, ModuleError};
+use crate::container::{CreateAgain, Creator, ModuleError};
 
 /// What a module is told of the pool that it makes a container for.
 #[derive(Clone, Copy, Debug)]
@@ -181,15 +181,20 @@ impl ContainerHandle {
         Ok((!id.is_null()).then_some(id))
     }
 
-    /// Whether a creation request with these parameters means this container. May block.
+    /// Hands over another creation request for the container's pool. May block.
     ///
     /// # Errors
-    /// What differs, in the module's words.
-    pub fn check_params(&self, params: &[u8]) -> Result<(), ModuleError> {
+    /// What differs, or may not be changed, in the module's words.
+    pub fn create_again(&self, asked: CreateAgain<'_>) -> Result<(), ModuleError> {
+        let arguments = CreateAgainArguments {
+            params: Bytes::new(asked.params),
+            creator_uid: asked.creator.uid,
+            creator_gid: asked.creator.gid,
+        };
         // SAFETY: the container lives as long as the handle; the arguments are valid during the
         // call.
         call(|error| unsafe {
-            (self.module.table.check_params)(self.container.as_ptr(), Bytes::new(params), error)
+            (self.module.table.create_again)(self.container.as_ptr(), &raw const arguments, error)
         })
     }
 

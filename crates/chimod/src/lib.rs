@@ -3,7 +3,9 @@
 //! A module is a type that implements [`Container`] and a line that exports it:
 //!
 //! ```
-//! use chimaera_chimod::{Activity, Container, CreateContext, ModuleError, Request, Worker};
+//! use chimaera_chimod::{
+//!     Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+//! };
 //!
 //! struct Doubler;
 //!
@@ -11,7 +13,7 @@
 //!     fn create(_: CreateContext<'_>) -> Result<Self, ModuleError> {
 //!         Ok(Self)
 //!     }
-//!     fn check_params(&self, _: &[u8]) -> Result<(), ModuleError> {
+//!     fn create_again(&self, _: CreateAgain<'_>) -> Result<(), ModuleError> {
 //!         Ok(())
 //!     }
 //!     fn submit(&self, _: &mut Worker<'_>, request: Request) -> Activity {
@@ -43,7 +45,9 @@ mod per_worker;
 mod request;
 
 pub use abi::Activity;
-pub use container::{Container, CreateContext, Creator, Host, Level, ModuleError, Worker};
+pub use container::{
+    Container, CreateAgain, CreateContext, Creator, Host, Level, ModuleError, Worker,
+};
 pub use host::Module;
 pub use per_worker::PerWorker;
 pub use request::{Request, SharedBuffer, WritableBuffer};

@@ -19,8 +19,8 @@ use crate::slots::{Fill, Slot, UNITS, UnitMap, units_of};
 /// Is told that a free is complete.
 pub(crate) trait FreeCompletion: Send {
     /// All the blocks are released. Called exactly once, by whoever ends the last thing that the
-    /// free waited for: within [`Allocator::free`], or within another thread's
-    /// [`Allocator::unpin`], [`Allocator::pin`] or [`Allocator::free`]. No lock is held.
+    /// free waited for: within [`Allocator::free_and_tell`], or within another thread's
+    /// [`Allocator::unpin`], [`Allocator::pin`] or [`Allocator::free_and_tell`]. No lock is held.
     fn freed(self);
 }
 
@@ -94,19 +94,26 @@ impl<C: FreeCompletion> Allocator<C> {
         }
     }
 
-    /// Frees the blocks, all or none. `completion` is called when their space is released: before
-    /// this returns if no I/O on their megabytes is in flight, else when that has ended. If the
-    /// allocator is dropped before, `completion` is dropped.
+    /// Frees the blocks, all or none. `died` is called when they are no blocks any more, and `completion`
+    /// when their space is released: before this returns if no I/O on their megabytes is in flight, else
+    /// when that has ended. If the allocator is dropped before, `completion` is dropped.
     ///
     /// # Errors
     /// All blocks are as they were, and the completion comes back, with the first block found that
     /// cannot be freed: [`Status::OutOfRange`], [`Status::WrongSize`] if another type is allocated
     /// at its offset, else [`Status::DoubleFree`]. When a block is named twice, in this list or by
     /// someone else at the same time, other blocks of the list may for a moment seem freed.
-    pub(crate) fn free(&self, blocks: &[Block], completion: C) -> Result<(), (FreeError, C)> {
+    #[inline]
+    pub(crate) fn free_and_tell(
+        &self,
+        blocks: &[Block],
+        completion: C,
+        died: impl FnOnce(),
+    ) -> Result<(), (FreeError, C)> {
         if let Err(error) = self.claim(blocks) {
             return Err((error, completion));
         }
+        died();
         let mut notice = Notice::Whole(completion);
         for block in blocks {
             let (index, slot) = self.locate(*block).expect("checked when it was claimed");
@@ -121,6 +128,15 @@ impl<C: FreeCompletion> Allocator<C> {
         }
         notice.fulfil();
         Ok(())
+    }
+
+    /// As [`Self::free_and_tell`], where nobody asks when the blocks die.
+    ///
+    /// # Errors
+    /// As there.
+    #[cfg(test)]
+    pub(crate) fn free(&self, blocks: &[Block], completion: C) -> Result<(), (FreeError, C)> {
+        self.free_and_tell(blocks, completion, || {})
     }
 
     /// Makes all blocks dead, or none. Their space is the caller's to release then.

@@ -1,4 +1,7 @@
 //! I/O that bypasses the page cache, and the alignment that it needs.
+//!
+//! An alignment that somebody names does, or is refused. Where it is left open, that which the pool was
+//! made with is raised to what the device needs, which may be another one by now.
 
 #![forbid(unsafe_code)]
 
@@ -13,13 +16,14 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
 use super::probe::{DirectNeed, device_block_bytes, direct_need};
+use crate::params::MAX_ALIGNMENT;
 
 /// Whether a file's I/O bypasses the page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direct {
-    /// With an alignment that is known to do.
-    Yes,
-    /// With an alignment that nobody vouches for.
+    /// With an alignment of at least so many bytes.
+    Needs(u32),
+    /// With an alignment that nobody knows.
     Untold,
     No,
 }
@@ -29,7 +33,6 @@ pub(super) fn make_direct(
     path: &Path,
     file: &File,
     is_regular: bool,
-    alignment: u32,
 ) -> Result<Direct, ModuleError> {
     let failed = |action: &str, errno: nix::Error| {
         let error = io::Error::from(errno);
@@ -58,8 +61,27 @@ pub(super) fn make_direct(
             .map_err(|errno| failed("ask for the logical block size of", errno))?;
         needed = needed.max(Some(bytes));
     }
-    match needed {
-        Some(bytes) if alignment < bytes => Err(ModuleError::new(
+    Ok(needed.map_or(Direct::Untold, Direct::Needs))
+}
+
+/// The alignment that is used: as `asked`, or else as the pool was `made_with`, if that does.
+pub(super) fn settle_alignment(
+    path: &Path,
+    direct: Direct,
+    asked: Option<u32>,
+    made_with: u32,
+) -> Result<u32, ModuleError> {
+    let alignment = asked.unwrap_or(made_with);
+    match direct {
+        Direct::Needs(bytes) if bytes > MAX_ALIGNMENT => Err(ModuleError::new(
+            Status::Alignment,
+            format!(
+                "{} needs an alignment of {bytes}, and a pool has at most {MAX_ALIGNMENT}: use another \
+                 device, or a file system on it",
+                path.display()
+            ),
+        )),
+        Direct::Needs(bytes) if alignment < bytes && asked.is_some() => Err(ModuleError::new(
             Status::Alignment,
             format!(
                 "alignment is {alignment}, and {} needs {bytes}: give an alignment of at least \
@@ -67,8 +89,8 @@ pub(super) fn make_direct(
                 path.display()
             ),
         )),
-        Some(_) => Ok(Direct::Yes),
-        None => Ok(Direct::Untold),
+        Direct::Needs(bytes) => Ok(alignment.max(bytes)),
+        Direct::Untold | Direct::No => Ok(alignment),
     }
 }
 

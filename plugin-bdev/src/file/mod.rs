@@ -33,11 +33,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWorker, Worker};
 use chimaera_proto::Failure;
-use chimaera_proto::bdev::{IoEngine, UNIT_BYTES};
+use chimaera_proto::bdev::UNIT_BYTES;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::metadata::signature::Contents;
-use crate::params::Parameters;
+use crate::params::{Parameters, Usage};
 use crate::persistence::contents_of;
 use crate::transfer::Transfer;
 pub(crate) use disk::FileDisk;
@@ -61,7 +61,8 @@ pub(crate) struct FileDevice {
     name: String,
     total_size: u64,
     direct: bool,
-    io_engine: IoEngine,
+    /// How the device is really used.
+    usage: Usage,
     /// Bytes in which the device reads and writes: 1 through the page cache.
     unit_bytes: u32,
     host: Host,
@@ -93,11 +94,11 @@ impl FileDevice {
             let needs = Needs {
                 file: &opened.file,
                 wake: &wakes[worker_index],
-                io_depth: parameters.io_depth,
+                io_depth: opened.usage.io_depth,
                 worker_count: context.worker_count,
             };
             let engine = KernelEngine::new(kind, &needs)?;
-            Ok(WorkerQueue::new(engine, parameters.io_depth, worker_index))
+            Ok(WorkerQueue::new(engine, needs.io_depth, worker_index))
         };
         let make_queues = |kind| {
             // SAFETY: the value becomes a part of the container that the context is for, which
@@ -105,7 +106,7 @@ impl FileDevice {
             unsafe { PerWorker::try_new(context, |worker| make_queue(kind, worker)) }
         };
         let (queues, io_engine) = select::choose(
-            parameters.io_engine,
+            (parameters.usage.io_engine, opened.usage.io_engine),
             opened.direct,
             make_queues,
             (context.name, context.host),
@@ -118,11 +119,13 @@ impl FileDevice {
             name: context.name.to_owned(),
             total_size: opened.total_size,
             direct: opened.direct,
-            io_engine,
-            unit_bytes: if opened.direct {
-                parameters.alignment
-            } else {
-                1
+            usage: Usage {
+                io_engine,
+                ..opened.usage
+            },
+            unit_bytes: match opened.direct {
+                true => opened.usage.alignment,
+                false => 1,
             },
             host: context.host,
             told_of_early_end: AtomicBool::new(false),
@@ -143,9 +146,9 @@ impl FileDevice {
         self.direct
     }
 
-    /// The engine that its I/O goes through, which is not [`IoEngine::Auto`].
-    pub(crate) fn io_engine(&self) -> IoEngine {
-        self.io_engine
+    /// How the device is used, with the engine that its I/O really goes through.
+    pub(crate) fn usage(&self) -> Usage {
+        self.usage
     }
 
     /// Bytes that a pool over the whole file would manage now.

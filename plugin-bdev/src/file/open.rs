@@ -23,17 +23,20 @@ use chimaera_proto::bdev::UNIT_BYTES;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::syncfs;
 
-use super::direct::{Direct, make_direct, try_alignment};
+use super::direct::{Direct, make_direct, settle_alignment, try_alignment};
+use super::disk::FileDisk;
 use super::lock::{Lock, busy, lock, patiently};
 use super::probe::device_is_read_only;
-use crate::metadata::Page;
-use crate::params::Parameters;
+use crate::metadata::{self, Page};
+use crate::params::{Parameters, Usage};
 
 /// A file that a pool may use.
 pub(super) struct Opened {
     pub(super) file: Arc<File>,
     /// Bytes that the pool manages, a multiple of [`UNIT_BYTES`].
     pub(super) total_size: u64,
+    /// How the file is used, by what was asked for and what the pool was made with.
+    pub(super) usage: Usage,
     /// Whether I/O bypasses the page cache.
     pub(super) direct: bool,
     /// Takes back what was changed, unless told that the pool came into being.
@@ -89,12 +92,21 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
     if created {
         sync_folder_of(path, &file)?;
     }
-    let direct = make_direct(path, &file, kind == Kind::Regular, parameters.alignment)?;
+    let direct = make_direct(path, &file, kind == Kind::Regular)?;
     if direct == Direct::No {
         // Pages whose writing failed seem to be as they are on the device. A hint; what is not written yet
         // stays.
         let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
+    let made_with = match created || parameters.overwrite {
+        true => Usage::default(),
+        false => usage_of_pool(&file),
+    };
+    let asked = parameters.usage;
+    let usage = Usage {
+        alignment: settle_alignment(path, direct, asked.alignment, made_with.alignment)?,
+        ..asked.or(made_with)
+    };
     let (size_before, tail_before) = size_and_tail(path, &file)?;
     let asked = if parameters.read_only {
         0
@@ -103,7 +115,7 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
     };
     let total_size = settle_size(path, &file, kind, (size_before, asked), &mut undo)?;
     if direct == Direct::Untold {
-        try_alignment(path, &file, total_size, parameters.alignment)?;
+        try_alignment(path, &file, total_size, usage.alignment)?;
     }
     if direct == Direct::No {
         host.log(
@@ -118,12 +130,22 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
     Ok(Opened {
         file,
         total_size,
+        usage,
         direct: direct != Direct::No,
         undo,
         lock,
         size_before,
         tail_before,
     })
+}
+
+/// How the pool that the file holds was meant to be used when it was made. If it holds none, or none that
+/// can be read, that is for whoever opens the pool to say.
+fn usage_of_pool(file: &Arc<File>) -> Usage {
+    match metadata::identify(&FileDisk::new(Arc::clone(file))) {
+        Ok(superblock) => superblock.identity.usage(),
+        Err(_) => Usage::default(),
+    }
 }
 
 /// Makes a new file's name durable: a flush of the file need not do that.

@@ -72,22 +72,26 @@ impl KernelEngine {
 }
 
 /// Calls `make` for the kind of engine that was asked for. Where the choice is free and the
-/// better kind is refused, the other takes its place, and the host's log says so.
+/// `preferred` kind, or without a preference the better one, is refused, the other takes its place,
+/// and the host's log says so.
 ///
 /// # Errors
 /// Why what was asked for, or either kind, cannot be had.
 pub(super) fn choose<T>(
-    asked: IoEngine,
+    (asked, preferred): (IoEngine, IoEngine),
     direct: bool,
     mut make: impl FnMut(IoEngine) -> Result<T, ModuleError>,
     (pool_name, host): (&str, Host),
 ) -> Result<(T, IoEngine), ModuleError> {
-    let (first, second) = match asked {
+    if asked != IoEngine::Auto {
+        return Ok((make(asked)?, asked));
+    }
+    let (first, second) = match preferred {
         IoEngine::Auto if direct && !uring::interrupts_workers() => {
             (IoEngine::IoUring, IoEngine::Libaio)
         }
-        IoEngine::Auto => (IoEngine::Libaio, IoEngine::IoUring),
-        kind => return Ok((make(kind)?, kind)),
+        IoEngine::IoUring => (IoEngine::IoUring, IoEngine::Libaio),
+        IoEngine::Auto | IoEngine::Libaio => (IoEngine::Libaio, IoEngine::IoUring),
     };
     let refusal = match make(first) {
         Ok(made) => return Ok((made, first)),

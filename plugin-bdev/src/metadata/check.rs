@@ -4,13 +4,13 @@ use std::io;
 
 use crate::slots::{MegabyteMap, UNITS};
 
+use super::Metadata;
 use super::geometry::TablePage;
 use super::page::{Disk, Page};
 use super::recovery::{Mode, OpenError, Opened, identify, open};
 use super::superblock::Superblock;
 use super::table::Records;
 use super::tags::{Sector, TagPlace, sectors_of};
-use super::{Metadata, checkpoint};
 
 /// What a check has found.
 #[derive(Debug)]
@@ -97,9 +97,7 @@ pub(crate) fn check<D: Disk + Clone>(
 /// See [`OpenError`].
 pub(crate) fn rename<D: Disk>(disk: D, name: String) -> Result<(), OpenError> {
     let mut metadata = open(disk, Mode::ReadWrite, &mut |_, _| {}, &mut |_, _| {})?.metadata;
-    metadata.superblock.identity.name = name;
-    checkpoint::write_superblock(&metadata.disk, &mut metadata.superblock)?;
-    metadata.disk.flush()?;
+    metadata.rename(name)?;
     Ok(())
 }
 

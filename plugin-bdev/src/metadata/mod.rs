@@ -45,7 +45,7 @@ mod weakness;
 
 use std::io;
 
-use chimaera_proto::bdev::OwnerTag;
+use chimaera_proto::bdev::{OwnerTag, PerfMetrics};
 
 use crate::slots::{MegabyteMap, UNITS};
 
@@ -256,13 +256,36 @@ impl<D: Disk> Metadata<D> {
         Ok(true)
     }
 
+    /// Records other characteristics of the device. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub(crate) fn declare(&mut self, metrics: PerfMetrics) -> io::Result<()> {
+        self.change_superblock(|superblock| superblock.identity.metrics = metrics)
+    }
+
+    /// Gives the pool another name. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub(crate) fn rename(&mut self, name: String) -> io::Result<()> {
+        self.change_superblock(|superblock| superblock.identity.name = name)
+    }
+
     fn change_geometry(&mut self, geometry: Geometry) -> io::Result<()> {
         self.check_usable()?;
         if geometry == *self.geometry() {
             return Ok(());
         }
+        self.change_superblock(|superblock| superblock.geometry = geometry)
+    }
+
+    /// A superblock that is otherwise the same, so that it does not matter at which moment of a checkpoint
+    /// it is written: whichever of the two is found, the journal goes on from there.
+    fn change_superblock(&mut self, change: impl FnOnce(&mut Superblock)) -> io::Result<()> {
+        self.check_usable()?;
         let mut superblock = self.superblock.clone();
-        superblock.geometry = geometry;
+        change(&mut superblock);
         let result = write_superblock(&self.disk, &mut superblock).and_then(|()| self.disk.flush());
         self.superblock = superblock;
         self.failing(result)

@@ -8,6 +8,7 @@ use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 use super::geometry::{Geometry, SEGMENTS_MAXIMUM, SUPERBLOCK_PAGES, Segment};
 use super::page::{Checksum, PAGE_BYTES, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
 use super::weakness::{Weakness, weakened};
+use crate::params::Usage;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CHIM");
 const SECOND_MAGIC: u64 = u64::from_le_bytes(*b"AERAPOOL");
@@ -73,6 +74,17 @@ pub(crate) struct Identity {
     pub(crate) io_depth: u32,
     pub(crate) io_engine: IoEngine,
     pub(crate) metrics: PerfMetrics,
+}
+
+impl Identity {
+    /// How its creator meant the device to be used.
+    pub(crate) fn usage(&self) -> Usage {
+        Usage {
+            io_depth: self.io_depth,
+            alignment: self.alignment,
+            io_engine: self.io_engine,
+        }
+    }
 }
 
 /// A superblock that was checked.

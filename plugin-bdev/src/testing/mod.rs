@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use chimaera_chimod::abi::Activity;
 use chimaera_chimod::host::{ContainerHandle, NewPool};
-use chimaera_chimod::{Creator, ModuleError};
+use chimaera_chimod::{CreateAgain, Creator, ModuleError};
 use chimaera_proto::bdev::{
     AllocationPlan, Block, CreateParams, INLINE_BLOCKS, Method, OwnerTag, STATS_BUFFER_BYTES,
     Stats, TransferArguments, allocate_arguments, free_arguments,
@@ -36,6 +36,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The id of the pools that are made.
 pub(crate) const POOL: PoolId = PoolId::new(8000, 0);
+
+/// Who makes the pools, unless a test says otherwise.
+pub(crate) const ROOT: Creator = Creator { uid: 0, gid: 0 };
 
 /// A pool, driven by its test. Calls for one worker must not meet on two threads.
 pub(crate) struct Pool {
@@ -63,8 +66,19 @@ impl Pool {
         Self::create_as((POOL, false), name, params, (workers, recorder))
     }
 
-    /// With this id, which nobody asked for if `id_is_chosen`.
+    /// With this id, which nobody asked for if the second value is set.
     pub(crate) fn create_as(
+        id: (PoolId, bool),
+        name: &str,
+        params: &CreateParams,
+        recorded: (u32, Arc<Recorder>),
+    ) -> Result<Self, ModuleError> {
+        Self::create_by(ROOT, id, name, params, recorded)
+    }
+
+    /// As [`Self::create_as`], as this user.
+    pub(crate) fn create_by(
+        creator: Creator,
         (id, id_is_chosen): (PoolId, bool),
         name: &str,
         params: &CreateParams,
@@ -77,7 +91,7 @@ impl Pool {
             id_is_chosen,
             name,
             params: &params,
-            creator: Creator { uid: 0, gid: 0 },
+            creator,
             worker_count: workers,
         };
         let handle = crate::module().create(table, &pool)?;
@@ -89,9 +103,19 @@ impl Pool {
         })
     }
 
-    pub(crate) fn check(&self, params: &CreateParams) -> Result<(), ModuleError> {
-        let params = codec::encode(params).expect("encodes");
-        self.handle.check_params(&params)
+    /// Asks for the pool again, with these parameters.
+    pub(crate) fn ask_again(&self, params: &CreateParams) -> Result<(), ModuleError> {
+        self.ask_again_by(ROOT, params)
+    }
+
+    /// As [`Self::ask_again`], as this user.
+    pub(crate) fn ask_again_by(
+        &self,
+        creator: Creator,
+        params: &CreateParams,
+    ) -> Result<(), ModuleError> {
+        let params = &codec::encode(params).expect("encodes");
+        self.handle.create_again(CreateAgain { creator, params })
     }
 
     pub(crate) fn handle(&self) -> &ContainerHandle {

@@ -43,8 +43,8 @@ pub(crate) fn file_params(total_size: u64) -> CreateParams {
     CreateParams {
         bdev_type: BdevType::File,
         total_size,
-        io_depth: CreateParams::DEFAULT_IO_DEPTH,
-        alignment: CreateParams::DEFAULT_ALIGNMENT,
+        io_depth: None,
+        alignment: None,
         io_engine: IoEngine::Auto,
         perf_metrics: None,
         overwrite: false,

@@ -35,8 +35,8 @@ fn blocks_come_and_go() {
         pool.free(&[]).expect("nothing to free");
         let stats = pool.stats();
         assert_eq!(stats.remaining_size, all);
-        assert_eq!(stats.activity.allocated_blocks, 8);
-        assert_eq!(stats.activity.freed_blocks, 8);
+        assert_eq!(stats.activity.allocations, 8);
+        assert_eq!(stats.activity.frees, 8);
         assert_eq!(stats.activity.errors, 2);
     });
 }
@@ -64,7 +64,7 @@ fn a_free_that_is_refused_frees_nothing() {
             assert_eq!(pool.stats().remaining_size, remaining);
         }
         let stats = pool.stats();
-        assert_eq!((stats.activity.freed_blocks, stats.activity.errors), (0, 7));
+        assert_eq!((stats.activity.frees, stats.activity.errors), (0, 7));
         pool.free(&blocks).expect("still allocated");
         assert_eq!(pool.free(&blocks), Err(Status::DoubleFree));
         assert_eq!(pool.free(&[small]), Ok(()));

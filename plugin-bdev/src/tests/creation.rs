@@ -10,7 +10,7 @@ use chimaera_proto::{PoolId, Status};
 
 use super::with_every_engine;
 use crate::testing::{
-    Pool, disk_folder, file_bytes, file_params, memory_folder, name_in, ram_params,
+    Pool, ROOT, disk_folder, file_bytes, file_params, memory_folder, name_in, ram_params,
 };
 
 const MIB: u64 = 1 << 20;
@@ -37,13 +37,16 @@ fn io_depth_and_alignment_have_limits_on_files_only() {
     let name = name_in(&folder, "pool");
     let params = file_params(MIB);
     for io_depth in [0, CreateParams::MAX_IO_DEPTH + 1, u32::MAX] {
-        let params = CreateParams { io_depth, ..params };
+        let params = CreateParams {
+            io_depth: Some(io_depth),
+            ..params
+        };
         let texts = ["io_depth", &io_depth.to_string(), "4096"];
         assert_refused(&name, &params, Status::InvalidArgument, &texts);
     }
-    for alignment in [0, 1, 256, 768, 8192, 1 << 31] {
+    for alignment in [1, 256, 768, 8192, 1 << 31] {
         let params = CreateParams {
-            alignment,
+            alignment: Some(alignment),
             ..params
         };
         let texts = [&alignment.to_string(), "512", "4096"];
@@ -51,8 +54,8 @@ fn io_depth_and_alignment_have_limits_on_files_only() {
     }
     assert!(!fs::exists(&name).expect("the folder is there"));
     let ignored = CreateParams {
-        io_depth: 0,
-        alignment: 3,
+        io_depth: Some(0),
+        alignment: Some(3),
         ..ram_params(MIB)
     };
     Pool::create("memory", &ignored, 1).expect("memory has neither");
@@ -82,7 +85,11 @@ fn metrics_are_finite_and_not_negative() {
 fn parameters_of_another_kind_are_refused() {
     let recorder = std::sync::Arc::default();
     let pool = Pool::create_recorded("memory", &ram_params(MIB), 1, recorder).expect("made");
-    let error = pool.handle().check_params(&[1, 2, 3]).expect_err("garbage");
+    let garbage = chimaera_chimod::CreateAgain {
+        creator: ROOT,
+        params: &[1, 2, 3],
+    };
+    let error = pool.handle().create_again(garbage).expect_err("garbage");
     assert_eq!(error.failure.status, Status::InvalidArgument);
     assert_eq!(pool.handle().module().name(), "chimaera_bdev");
     let _ = PoolId::new(0, 0);
@@ -243,16 +250,25 @@ fn parameters_are_compared_with_what_the_pool_is() {
             perf_metrics: Some(PerfMetrics::default()),
             ..params
         },
+        CreateParams {
+            io_depth: Some(32),
+            alignment: Some(4096),
+            ..params
+        },
+        CreateParams {
+            alignment: Some(0),
+            ..params
+        },
     ];
     for params in same {
-        pool.check(&params).expect("the same");
+        pool.ask_again(&params).expect("the same");
     }
     let other = CreateParams {
-        io_depth: 64,
+        io_depth: Some(64),
         total_size: 2 * MIB,
         ..params
     };
-    let error = pool.check(&other).expect_err("different");
+    let error = pool.ask_again(&other).expect_err("different");
     assert_eq!(error.failure.status, Status::ParameterMismatch);
     assert!(
         error.message.contains("io_depth is 32, asked for 64"),
@@ -265,7 +281,7 @@ fn parameters_are_compared_with_what_the_pool_is() {
         "{error}"
     );
     assert!(!error.message.contains("alignment"), "{error}");
-    let error = pool.check(&ram_params(MIB)).expect_err("different");
+    let error = pool.ask_again(&ram_params(MIB)).expect_err("different");
     assert!(error.message.contains("bdev_type is file, asked for ram"));
 
     drop(pool);
@@ -273,14 +289,18 @@ fn parameters_are_compared_with_what_the_pool_is() {
     let file = File::create(&half).expect("made");
     file.set_len(MIB).expect("set");
     let part = Pool::create(&half, &file_params(MIB / 2), 1).expect("a part of the file");
-    let error = part.check(&file_params(0)).expect_err("not the whole file");
+    let error = part
+        .ask_again(&file_params(0))
+        .expect_err("not the whole file");
     assert!(error.message.contains("total_size is 524288"), "{error}");
 
     let memory = Pool::create("memory", &ram_params(MIB), 1).expect("made");
     let ignored = CreateParams {
-        io_depth: 7,
+        io_depth: Some(7),
         ..ram_params(MIB)
     };
-    memory.check(&ignored).expect("memory has no depth");
-    memory.check(&ram_params(2 * MIB)).expect_err("different");
+    memory.ask_again(&ignored).expect("memory has no depth");
+    memory
+        .ask_again(&ram_params(2 * MIB))
+        .expect_err("different");
 }

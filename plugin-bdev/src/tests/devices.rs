@@ -46,7 +46,7 @@ fn use_whole_device(name: &str, params: &CreateParams) {
     let stats = pool.stats();
     assert_eq!(stats.total_size, 4 * MIB);
     assert!(stats.direct_io);
-    pool.check(&file_params(0)).expect("the whole device");
+    pool.ask_again(&file_params(0)).expect("the whole device");
     assert_refused(name, &file_params(0), Status::Busy, "in use");
 
     let blocks = pool.allocate(3 * MIB).expect("room");
@@ -84,7 +84,7 @@ fn a_device_with_large_blocks_needs_a_large_alignment() {
         return;
     };
     let small = CreateParams {
-        alignment: 512,
+        alignment: Some(512),
         ..file_params(0)
     };
     assert_refused(&device.name, &small, Status::Alignment, "at least 4096");

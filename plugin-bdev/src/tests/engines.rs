@@ -77,9 +77,12 @@ fn a_pool_is_the_same_whichever_engine_was_chosen_but_not_with_another_one() {
     let folder = disk_folder();
     let created = params(IoEngine::Libaio);
     let pool = Pool::create(&name_in(&folder, "pool"), &created, 1).expect("made");
-    pool.check(&created).expect("the same");
-    pool.check(&params(IoEngine::Auto)).expect("any will do");
-    let error = pool.check(&params(IoEngine::IoUring)).expect_err("another");
+    pool.ask_again(&created).expect("the same");
+    pool.ask_again(&params(IoEngine::Auto))
+        .expect("any will do");
+    let error = pool
+        .ask_again(&params(IoEngine::IoUring))
+        .expect_err("another");
     assert_eq!(error.failure.status, Status::ParameterMismatch);
     let text = "io_engine is libaio, asked for io_uring";
     assert!(error.message.contains(text), "{error}");
@@ -88,7 +91,8 @@ fn a_pool_is_the_same_whichever_engine_was_chosen_but_not_with_another_one() {
     let name = name_in(&folder, "open");
     let pool = Pool::create(&name, &params(IoEngine::Auto), 1).expect("made");
     let chosen = pool.stats().io_engine.expect("a file pool has one");
-    pool.check(&params(chosen)).expect("that is what it has");
+    pool.ask_again(&params(chosen))
+        .expect("that is what it has");
 }
 
 #[test]

@@ -174,8 +174,8 @@ fn play(pool: &Pool, workers: u32, block: Block, model: &mut Model, rounds: &[Ro
 
 fn check(workers: u32, io_depth: u32, alignment: u32, cases: u32) {
     let params = CreateParams {
-        io_depth,
-        alignment,
+        io_depth: Some(io_depth),
+        alignment: Some(alignment),
         ..file_params(1 << 20)
     };
     on_every_file(&params, workers, |pool| {

@@ -54,8 +54,8 @@ fn statistics_tell_what_was_declared() {
     };
     let params = CreateParams {
         perf_metrics: Some(metrics),
-        io_depth: 3,
-        alignment: 512,
+        io_depth: Some(3),
+        alignment: Some(512),
         ..file_params(MIB)
     };
     on_every_file(&params, 1, |pool| {
@@ -72,7 +72,7 @@ fn statistics_tell_what_was_declared() {
 fn more_requests_than_places_all_complete() {
     for io_depth in [1, 3] {
         let params = CreateParams {
-            io_depth,
+            io_depth: Some(io_depth),
             ..file_params(file_bytes(1))
         };
         on_every_file(&params, 1, |pool| {

@@ -83,13 +83,16 @@ pub struct CreateParams {
     pub bdev_type: BdevType,
     /// Bytes to manage. 0: all of the file or device; required for memory.
     pub total_size: u64,
-    /// Operations in flight on the device per worker, of a file pool; ignored for memory.
-    pub io_depth: u32,
-    /// Alignment of device operations in bytes: a power of two, from 512 to 4096.
-    pub alignment: u32,
+    /// Operations in flight on the device per worker, of a file pool; ignored for memory. Left open: what
+    /// the pool was made with, [`Self::DEFAULT_IO_DEPTH`] for a new one.
+    pub io_depth: Option<u32>,
+    /// Alignment of device operations in bytes: a power of two, from 512 to 4096. Left open, or 0: what the
+    /// pool was made with, [`Self::DEFAULT_ALIGNMENT`] for a new one.
+    pub alignment: Option<u32>,
     /// What carries out the I/O of a file pool; ignored for memory.
     pub io_engine: IoEngine,
-    /// The device's characteristics; defaults where absent.
+    /// The device's characteristics. Left open: those that the pool has, the defaults for a new one.
+    /// Others than it has replace them, if its creator or root asks.
     pub perf_metrics: Option<PerfMetrics>,
     /// Makes a new, empty pool whatever the file or device holds: another pool, a file system.
     /// Without it, only a blank one becomes a new pool. Ignored for memory.
@@ -100,9 +103,9 @@ pub struct CreateParams {
 }
 
 impl CreateParams {
-    /// The default of [`Self::io_depth`].
+    /// The [`Self::io_depth`] of a new pool, if it is left open.
     pub const DEFAULT_IO_DEPTH: u32 = 32;
-    /// The default of [`Self::alignment`].
+    /// The [`Self::alignment`] of a new pool, if it is left open.
     pub const DEFAULT_ALIGNMENT: u32 = 4096;
     /// The largest [`Self::io_depth`].
     pub const MAX_IO_DEPTH: u32 = 4096;
@@ -111,7 +114,7 @@ impl CreateParams {
 /// What a pool is and has done.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
-    /// The characteristics declared at creation.
+    /// The characteristics that were declared last.
     pub metrics: PerfMetrics,
     /// Bytes that are free, exactly. They may not be free in one piece.
     pub remaining_size: u64,
@@ -119,6 +122,8 @@ pub struct Stats {
     pub total_size: u64,
     /// Bytes that the pool's metadata takes: reserved at creation, 0 for memory.
     pub metadata_size: u64,
+    /// Blocks that are allocated now, exactly, whenever that was.
+    pub allocated_blocks: u64,
     /// Whether what was flushed outlives the runtime. Memory never does.
     pub persistent: bool,
     /// Whether the pool is open for reading only.
@@ -148,10 +153,10 @@ pub struct Activity {
     pub read_bytes: u64,
     /// Bytes written.
     pub write_bytes: u64,
-    /// Blocks allocated.
-    pub allocated_blocks: u64,
-    /// Blocks freed.
-    pub freed_blocks: u64,
+    /// Blocks that were allocated, whether or not they still are.
+    pub allocations: u64,
+    /// Blocks that were freed, whenever they were allocated.
+    pub frees: u64,
     /// Reads and writes whose offset, length or memory was not aligned as the device needs.
     pub unaligned_operations: u64,
     /// Operations refused or failed.
@@ -172,6 +177,7 @@ mod tests {
             remaining_size: most,
             total_size: most,
             metadata_size: most,
+            allocated_blocks: most,
             persistent: true,
             read_only: true,
             bdev_type: BdevType::Ram,
@@ -184,8 +190,8 @@ mod tests {
                 write_operations: most,
                 read_bytes: most,
                 write_bytes: most,
-                allocated_blocks: most,
-                freed_blocks: most,
+                allocations: most,
+                frees: most,
                 unaligned_operations: most,
                 errors: most,
             },

@@ -9,7 +9,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use chimaera_chimod::{Activity, Container, CreateContext, ModuleError, Request, Worker};
+use chimaera_chimod::{
+    Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+};
 use chimaera_proto::{PoolId, Status};
 
 pub use contract::{MODULE_NAME, Method, RELEASED, params};
@@ -56,9 +58,9 @@ impl Container for Faulty {
         None
     }
 
-    fn check_params(&self, params: &[u8]) -> Result<(), ModuleError> {
+    fn create_again(&self, asked: CreateAgain<'_>) -> Result<(), ModuleError> {
         assert!(
-            params == self.params,
+            asked.params == self.params,
             "other parameters make this module panic"
         );
         Ok(())

@@ -3,7 +3,9 @@
 //! It has creation parameters (a greeting), an empty task, and tasks that read and write the
 //! client's buffer. `docs/WRITING_A_CHIMOD.md` walks through it.
 
-use chimaera_chimod::{Activity, Container, CreateContext, ModuleError, Request, Worker};
+use chimaera_chimod::{
+    Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+};
 use chimaera_echo_proto::{MAX_GREETING_BYTES, Method};
 use chimaera_proto::Status;
 
@@ -25,8 +27,8 @@ impl Container for Echo {
         })
     }
 
-    fn check_params(&self, params: &[u8]) -> Result<(), ModuleError> {
-        let asked = parse_greeting(params)?;
+    fn create_again(&self, asked: CreateAgain<'_>) -> Result<(), ModuleError> {
+        let asked = parse_greeting(asked.params)?;
         if asked == self.greeting {
             return Ok(());
         }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use chimaera_proto::bdev::PerfMetrics;
+
 use super::disk::{Image, SimulatedDisk};
 use crate::metadata::recovery::Opened;
 use crate::metadata::{Metadata, Mode, OpenError, PAGE_BYTES, open};
@@ -32,6 +34,8 @@ pub(super) struct Megabyte {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) total_pages: u64,
+    /// What is declared of the device, as a number.
+    pub(super) declared: u64,
     pub(super) megabytes: BTreeMap<u32, Rc<Megabyte>>,
 }
 
@@ -199,6 +203,10 @@ impl Found {
                 state.total_pages
             ));
         }
+        let declared = declared_by(&self.metadata.superblock().identity.metrics);
+        if declared != state.declared {
+            return Err(format!("{declared} is declared, not {}", state.declared));
+        }
         let known = state.megabytes.iter();
         let expected = known.map(|(number, megabyte)| (number, &megabyte.map));
         if !expected.clone().eq(&self.maps) {
@@ -257,6 +265,19 @@ impl Found {
         }
         mixture
     }
+}
+
+/// Characteristics that stand for a number; 0 for the default ones.
+pub(super) fn declaration_of(number: u64) -> PerfMetrics {
+    let default = PerfMetrics::default();
+    PerfMetrics {
+        iops: default.iops + number as f64,
+        ..default
+    }
+}
+
+fn declared_by(metrics: &PerfMetrics) -> u64 {
+    (metrics.iops - PerfMetrics::default().iops) as u64
 }
 
 /// A page of data that says in each sector whose it is and which version.

@@ -8,7 +8,7 @@ use chimaera_proto::bdev::{BlockType, IoEngine, OwnerTag, PerfMetrics};
 use super::Numbers;
 use super::disk::SimulatedDisk;
 use super::history::{Level, Timeline};
-use super::model::{Expected, Found, Megabyte, Owner, State, Tags};
+use super::model::{Expected, Found, Megabyte, Owner, State, Tags, declaration_of};
 use crate::metadata::geometry::JOURNAL_PAGES_MINIMUM;
 use crate::metadata::journal;
 use crate::metadata::{Change, Geometry, Identity, Metadata, Mode, OpenError};
@@ -162,6 +162,7 @@ impl Work<'_> {
             7..10 => self.metadata.advance_checkpoint(),
             10 if self.numbers.below(3) == 0 => self.metadata.checkpoint(),
             10 => self.shrink(),
+            _ if self.numbers.below(2) == 0 => self.declare(),
             _ => self.grow(),
         }
     }
@@ -348,6 +349,16 @@ impl Work<'_> {
         Ok(())
     }
 
+    fn declare(&mut self) -> std::io::Result<()> {
+        let mut after = self.state.clone();
+        after.declared = self.numbers.below(1000) as u64;
+        let done = after.clone();
+        self.expect(after, true);
+        self.metadata.declare(declaration_of(done.declared))?;
+        self.state = done;
+        Ok(())
+    }
+
     fn shrink(&mut self) -> std::io::Result<()> {
         let less = 1 + self.numbers.below(3 * UNITS as usize) as u64;
         let total_pages = self.state.total_pages.saturating_sub(less);
@@ -376,6 +387,7 @@ impl Work<'_> {
             self.metadata.commit(&[change]),
             self.metadata.advance_checkpoint(),
             self.metadata.checkpoint(),
+            self.metadata.declare(declaration_of(7)),
         ];
         if tried.iter().any(Result::is_ok) || self.disk.position() != position {
             return Err(format!("went on after: {error}"));

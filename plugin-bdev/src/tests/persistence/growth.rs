@@ -80,7 +80,7 @@ fn a_file_that_has_a_little_more_than_its_pool_can_use_is_opened_all_the_same() 
     let size = pool.stats().total_size;
     assert_eq!(size, file_bytes(4), "up to the whole megabyte");
     for params in [file_params(asked), file_params(0)] {
-        pool.check(&params).expect("the same");
+        pool.ask_again(&params).expect("the same");
     }
     drop(pool);
     for params in [file_params(asked), file_params(0)] {

@@ -1,6 +1,6 @@
 //! A pool is opened as what it is, or the error says what differs.
 
-use chimaera_proto::bdev::{CreateParams, IoEngine, PerfMetrics};
+use chimaera_proto::bdev::CreateParams;
 use chimaera_proto::{PoolId, Status};
 
 use super::{MIB, Store, Written, on_every_store};
@@ -9,77 +9,51 @@ use crate::testing::{POOL, file_bytes, file_params};
 const MISMATCH: Status = Status::ParameterMismatch;
 
 /// Words of an error about each parameter.
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 6] = [
     "its id is",
     "its name is",
+    "pool of",
     "io_depth is",
     "alignment is",
     "io_engine is",
-    "iops is",
-    "read_latency_us is",
 ];
 
 #[test]
 fn each_parameter_that_differs_is_named_and_no_other() {
     let whole = file_bytes(2);
     on_every_store(whole, |store| {
-        let made = CreateParams {
-            io_engine: IoEngine::Libaio,
-            ..file_params(0)
-        };
         let mut written = Written::default();
-        written.add(&store.open_with(&made).expect("made"), MIB);
-        let check = |params: CreateParams, words: &[&str]| {
-            let text = store.assert_refused(&params, MISMATCH, words);
+        written.add(&store.open(), MIB);
+        let check = |id, params: &CreateParams, words: &[&str]| {
+            let text = store.assert_refused_as((id, false), params, MISMATCH, words);
             for name in NAMES {
                 let is_meant = words.iter().any(|word| word.contains(name));
                 assert_eq!(text.contains(name), is_meant, "{name} in {text}");
             }
         };
-        let metrics = PerfMetrics {
-            iops: 7.0,
-            ..PerfMetrics::default()
-        };
-        let depth = CreateParams {
-            io_depth: 64,
-            ..made
-        };
-        check(depth, &["io_depth is 32, asked for 64"]);
-        let alignment = CreateParams {
-            alignment: 512,
-            ..made
-        };
-        check(alignment, &["alignment is 4096, asked for 512"]);
-        let other = CreateParams {
-            perf_metrics: Some(metrics),
-            ..made
-        };
-        check(other, &["iops is 1000, asked for 7"]);
-        let both = CreateParams {
-            perf_metrics: Some(metrics),
-            ..depth
-        };
-        let words = ["iops is 1000, asked for 7", "io_depth is 32, asked for 64"];
-        check(both, &words);
-        let engine = CreateParams {
-            io_engine: IoEngine::IoUring,
-            ..made
-        };
-        // Where the system forbids the other engine, that is what is told.
-        if crate::tests::engines().contains(&IoEngine::IoUring) {
-            check(engine, &["io_engine is libaio, asked for io_uring"]);
-        }
-        let size = file_params(whole - MIB);
+        let other = PoolId::new(8000, 77);
         check(
-            CreateParams {
-                io_engine: made.io_engine,
-                ..size
-            },
-            &[&format!("of {whole} bytes, asked for {}", whole - MIB)],
+            other,
+            &file_params(0),
+            &["its id is 8000.0, asked for 8000.77"],
         );
+        let smaller = &file_params(whole - MIB);
+        let words = &[&*format!(
+            "pool of {whole} bytes, asked for {}",
+            whole - MIB
+        )];
+        check(POOL, smaller, words);
+        let read_only = &CreateParams {
+            read_only: true,
+            ..*smaller
+        };
+        check(POOL, read_only, words);
         // As it is, and as "whatever there is".
-        for same in [made, file_params(0), file_params(whole)] {
-            written.assert_all_of(&store.open_with(&same).expect("the same"));
+        for same in [file_params(0), file_params(whole)] {
+            for read_only in [false, true] {
+                let same = CreateParams { read_only, ..same };
+                written.assert_all_of(&store.open_with(&same).expect("the same"));
+            }
         }
     });
 }
@@ -132,33 +106,7 @@ fn a_file_under_another_name_is_refused_with_both_names() {
 fn a_larger_size_with_another_mistake_leaves_the_file_as_long_as_it_was() {
     let store = Store::on_file(file_bytes(1));
     drop(store.open());
-    let params = CreateParams {
-        io_depth: 9,
-        ..file_params(file_bytes(5))
-    };
-    store.assert_refused(&params, MISMATCH, &["io_depth is 32, asked for 9"]);
-}
-
-#[test]
-fn characteristics_that_are_not_given_are_those_of_the_pool() {
-    on_every_store(file_bytes(8), |store| {
-        let metrics = PerfMetrics {
-            iops: 7.0,
-            ..PerfMetrics::default()
-        };
-        let given = CreateParams {
-            perf_metrics: Some(metrics),
-            ..file_params(0)
-        };
-        drop(store.open_with(&given).expect("made"));
-        let pool = store.open_with(&file_params(0)).expect("the same pool");
-        assert_eq!(pool.stats().metrics, metrics);
-        pool.check(&file_params(0)).expect("the same pool");
-        pool.check(&given).expect("the same pool");
-        let other = CreateParams {
-            perf_metrics: Some(PerfMetrics::default()),
-            ..file_params(0)
-        };
-        assert!(pool.check(&other).is_err());
-    });
+    let words = ["its id is 8000.0, asked for 8000.77"];
+    let larger = file_params(file_bytes(5));
+    store.assert_refused_as((PoolId::new(8000, 77), false), &larger, MISMATCH, &words);
 }

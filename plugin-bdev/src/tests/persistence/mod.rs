@@ -1,5 +1,6 @@
 //! Pools that were there before: on a file, and on a device where there can be one.
 
+mod characteristics;
 mod damage;
 mod failing;
 mod freed;
@@ -9,16 +10,17 @@ mod inspected;
 mod kept;
 mod occupied;
 mod read_only;
+mod usage;
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use chimaera_chimod::ModuleError;
+use chimaera_chimod::{Creator, ModuleError};
 use chimaera_proto::bdev::{CreateParams, OwnedBlock, OwnerTag};
 use chimaera_proto::{PoolId, Status};
 
-use crate::testing::{Loop, PATIENCE, POOL, Pool, disk_folder, file_params, name_in};
+use crate::testing::{Loop, PATIENCE, POOL, Pool, ROOT, disk_folder, file_params, name_in};
 
 const MIB: u64 = 1 << 20;
 
@@ -64,9 +66,19 @@ impl Store {
 
     /// As the pool with this id, which nobody asked for if the second value is set.
     fn open_as(&self, id: (PoolId, bool), params: &CreateParams) -> Result<Pool, ModuleError> {
+        self.open_by(ROOT, id, params)
+    }
+
+    /// As [`Self::open_as`], as this user.
+    fn open_by(
+        &self,
+        creator: Creator,
+        id: (PoolId, bool),
+        params: &CreateParams,
+    ) -> Result<Pool, ModuleError> {
         let start = Instant::now();
         loop {
-            let opened = Pool::create_as(id, &self.name, params, (1, Default::default()));
+            let opened = Pool::create_by(creator, id, &self.name, params, (1, Default::default()));
             match opened {
                 // A process that another test is just starting has a copy of the device for a moment.
                 Err(error)

@@ -113,7 +113,7 @@ fn overwriting_a_pool_makes_an_empty_one() {
         let old = Written::of_all_kinds(&pool);
         drop(pool);
         let other = CreateParams {
-            io_depth: 9,
+            io_depth: Some(9),
             ..overwrite()
         };
         let pool = store.open_with(&other).expect("told to");
@@ -124,7 +124,7 @@ fn overwriting_a_pool_makes_an_empty_one() {
         new.add(&pool, old.0[0].0.block.size);
         drop(pool);
         let same = CreateParams {
-            io_depth: 9,
+            io_depth: Some(9),
             ..file_params(0)
         };
         new.assert_all_of(&store.open_with(&same).expect("the new one"));
@@ -138,7 +138,7 @@ fn an_open_pool_is_not_overwritten() {
     let written = Written::of_all_kinds(&pool);
     pool.flush().expect("flushed");
     // Through the host, which has it, and by somebody else, who has not.
-    let error = pool.check(&overwrite()).expect_err("open");
+    let error = pool.ask_again(&overwrite()).expect_err("open");
     assert_eq!(error.failure.status, Status::Busy, "{error}");
     assert!(error.message.contains("destroy it first"), "{error}");
     store.assert_refused(&overwrite(), Status::Busy, &["in use"]);

@@ -58,13 +58,15 @@ fn reading_works_and_nothing_else_and_nothing_is_written() {
 fn an_open_pool_is_of_one_kind() {
     let store = Store::on_file(file_bytes(1));
     let pool = store.open();
-    let error = pool.check(&read_only()).expect_err("it is writable");
+    let error = pool.ask_again(&read_only()).expect_err("it is writable");
     let text = "read_only is false, asked for true";
     assert!(error.message.contains(text), "{error}");
     drop(pool);
     let pool = store.open_with(&read_only()).expect("it opens");
-    pool.check(&read_only()).expect("the same");
-    let error = pool.check(&file_params(0)).expect_err("it is read-only");
+    pool.ask_again(&read_only()).expect("the same");
+    let error = pool
+        .ask_again(&file_params(0))
+        .expect_err("it is read-only");
     assert_eq!(error.failure.status, Status::ParameterMismatch);
     let text = "read_only is true, asked for false";
     assert!(error.message.contains(text), "{error}");
