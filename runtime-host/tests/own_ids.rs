@@ -39,6 +39,9 @@ fn all_told() -> MutexGuard<'static, Option<HashMap<String, Told>>> {
     TOLD.lock().expect("not poisoned")
 }
 
+/// Who asked for a pool that was there, by its name.
+static TOLD_AGAIN: Mutex<Vec<(String, Creator)>> = Mutex::new(Vec::new());
+
 fn told(name: &str) -> Option<Told> {
     all_told().as_ref()?.get(name).copied()
 }
@@ -63,7 +66,9 @@ impl Container for Recorded {
         is_there.then(|| self.params.parse().expect("as asked, about the id"))
     }
 
-    fn create_again(&self, _: CreateAgain<'_>) -> Result<(), ModuleError> {
+    fn create_again(&self, asked: CreateAgain<'_>) -> Result<(), ModuleError> {
+        let told = (self.name.clone(), asked.creator);
+        TOLD_AGAIN.lock().expect("not poisoned").push(told);
         Ok(())
     }
 
@@ -154,6 +159,10 @@ fn a_container_is_told_who_asks_and_whether_the_id_is_the_hosts_choice() {
     };
     assert_eq!(told("told: asked"), expected(asked, false));
     assert_eq!(told("told: chosen"), expected(chosen.id, true));
+    let again = create(&mut client, "told: asked", asked, "").expect("is there");
+    assert!(!again.created);
+    let told_again = TOLD_AGAIN.lock().expect("not poisoned");
+    assert!(told_again.contains(&("told: asked".to_owned(), own())));
 }
 
 #[test]

@@ -178,6 +178,7 @@ fn json_has_the_fields_that_scripts_rely_on() {
         ("total_size", (1 << 20).into()),
         ("remaining_size", (1 << 20).into()),
         ("metadata_size", 0.into()),
+        ("allocated_blocks", 0.into()),
         ("persistent", false.into()),
         ("read_only", false.into()),
         ("direct_io", false.into()),
@@ -200,8 +201,8 @@ fn json_has_the_fields_that_scripts_rely_on() {
         "write_operations",
         "read_bytes",
         "write_bytes",
-        "allocated_blocks",
-        "freed_blocks",
+        "allocations",
+        "frees",
         "unaligned_operations",
         "errors",
     ] {

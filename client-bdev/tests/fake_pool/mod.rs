@@ -189,6 +189,7 @@ impl Pool {
                 let used: u64 = self.allocated.values().map(|owned| owned.block.size).sum();
                 let stats = Stats {
                     metadata_size: 0,
+                    allocated_blocks: self.allocated.len() as u64,
                     persistent: false,
                     read_only: self.read_only,
                     metrics: self.metrics,

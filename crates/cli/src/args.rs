@@ -207,11 +207,13 @@ pub(crate) struct CreateArguments {
     #[arg(long, value_parser = parse_size, required_if_eq("kind", "ram"))]
     pub(crate) size: Option<u64>,
 
-    /// Operations in flight on the device per worker [default: 32]
+    /// Operations in flight on the device per worker, for as long as the pool is open [default: as the
+    /// pool was made, 32 for a new one]
     #[arg(long, value_name = "N")]
     pub(crate) io_depth: Option<u32>,
 
-    /// Alignment of device operations in bytes [default: 4096]
+    /// Alignment of device operations in bytes, for as long as the pool is open; 0 for the default
+    /// [default: as the pool was made, 4096 for a new one]
     #[arg(long, value_name = "N", value_parser = parse_alignment)]
     pub(crate) alignment: Option<u32>,
 

@@ -1,8 +1,8 @@
 //! `chimaera pool`: block device pools.
 
 use chimaera_bdev_client::{
-    BdevType, BlockType, Client, CreateOptions, MODULE_NAME, OwnedBlock, PoolId, PoolInfo,
-    PoolQuery, Runtime, Stats,
+    Activity, BdevType, BlockType, Client, CreateOptions, MODULE_NAME, OwnedBlock, PoolId,
+    PoolInfo, PoolQuery, Runtime, Stats,
 };
 use serde::Serialize;
 
@@ -106,12 +106,7 @@ fn rounding(asked: Option<u64>, stats: &Stats) -> String {
 /// What is in a pool. Whoever opens what was there before wants to see that it is there, and whoever does
 /// not that it is not.
 fn contents(stats: &Stats) -> String {
-    let taken = stats.total_size
-        - stats
-            .remaining_size
-            .saturating_add(stats.metadata_size)
-            .min(stats.total_size);
-    match taken {
+    match allocated_bytes(stats) {
         0 => "no blocks are allocated in it".to_owned(),
         bytes => format!("blocks of {} are allocated in it", show_size(bytes)),
     }
@@ -169,10 +164,20 @@ fn stats(name: &str, global: &Global) -> Result<(), Failure> {
             stats: &stats,
         });
     }
-    for (name, value) in stats_rows(&stats) {
+    for (name, value) in state_rows(&stats) {
         output::line(format_args!("{name:<22}{value}"));
     }
+    output::line("since the pool was opened:");
+    for (name, value) in activity_rows(&stats.activity) {
+        output::line(format_args!("  {name:<20}{value}"));
+    }
     Ok(())
+}
+
+/// Bytes of the blocks that are allocated.
+fn allocated_bytes(stats: &Stats) -> u64 {
+    let others = stats.remaining_size.saturating_add(stats.metadata_size);
+    stats.total_size.saturating_sub(others)
 }
 
 /// What `stats --json` prints.
@@ -184,8 +189,9 @@ struct StatsReport<'a> {
     stats: &'a Stats,
 }
 
-fn stats_rows(stats: &Stats) -> Vec<(&'static str, String)> {
-    let (metrics, activity) = (&stats.metrics, &stats.activity);
+/// What a pool is now.
+fn state_rows(stats: &Stats) -> Vec<(&'static str, String)> {
+    let metrics = &stats.metrics;
     vec![
         ("type", stats.bdev_type.to_string()),
         (
@@ -210,6 +216,14 @@ fn stats_rows(stats: &Stats) -> Vec<(&'static str, String)> {
                 "{} ({} bytes)",
                 show_size(stats.metadata_size),
                 stats.metadata_size
+            ),
+        ),
+        (
+            "blocks allocated",
+            format!(
+                "{} ({})",
+                stats.allocated_blocks,
+                show_size(allocated_bytes(stats))
             ),
         ),
         ("persistent", persistence(stats).to_owned()),
@@ -238,6 +252,12 @@ fn stats_rows(stats: &Stats) -> Vec<(&'static str, String)> {
             ),
         ),
         ("declared IOPS", metrics.iops.to_string()),
+    ]
+}
+
+/// What was done in a pool.
+fn activity_rows(activity: &Activity) -> Vec<(&'static str, String)> {
+    vec![
         (
             "reads",
             format!(
@@ -254,12 +274,9 @@ fn stats_rows(stats: &Stats) -> Vec<(&'static str, String)> {
                 show_size(activity.write_bytes)
             ),
         ),
-        (
-            "unaligned operations",
-            activity.unaligned_operations.to_string(),
-        ),
-        ("blocks allocated", activity.allocated_blocks.to_string()),
-        ("blocks freed", activity.freed_blocks.to_string()),
+        ("unaligned", activity.unaligned_operations.to_string()),
+        ("block allocations", activity.allocations.to_string()),
+        ("block frees", activity.frees.to_string()),
         ("errors", activity.errors.to_string()),
     ]
 }
