@@ -27,6 +27,13 @@ pub(crate) struct PendingFree {
     request: Request,
 }
 
+#[cfg(test)]
+impl PendingFree {
+    pub(crate) fn of(request: Request) -> Self {
+        Self { request }
+    }
+}
+
 impl FreeCompletion for PendingFree {
     fn freed(self) {
         self.request.complete(&[]);

@@ -3,7 +3,7 @@
 //! Laws:
 //! - A transfer's block is pinned from before its first byte moves until after its last. While
 //!   it is, a free of the block does not complete, so what was accepted before a free never
-//!   lands in the block's next life.
+//!   lands in the block's next life. A panic in between gives the pin back as well.
 //! - At the end comes first the unpinning, then the counting, then the completion: a client that
 //!   frees a block because it saw its write complete finds the block without pins, and its
 //!   operation in the statistics.
@@ -23,7 +23,6 @@ use chimaera_proto::bdev::{
 use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, PoolId, Status, codec};
 
-use crate::allocator::Pin;
 use crate::blocks;
 use crate::counters::Counters;
 use crate::declared::Declared;
@@ -139,7 +138,8 @@ impl Container for BdevContainer {
         let worker_index = worker.index();
         match &self.backend {
             Backend::Ram(_) => Activity::IDLE,
-            Backend::File(device) => device.poll(worker, |transfer, result| {
+            Backend::File(device) => device.poll(worker, |transfer, pin, result| {
+                self.state.allocator.unpin(pin);
                 self.finish(worker_index, transfer, result);
             }),
         }
@@ -314,9 +314,9 @@ impl BdevContainer {
             {
                 return Err(Status::InvalidBuffer);
             }
-            Ok((parsed, self.state.allocator.pin(parsed.block)?))
+            Ok((parsed, self.state.allocator.hold(parsed.block)?))
         });
-        let (parsed, pin): (_, Pin) = match pinned {
+        let (parsed, pinned) = match pinned {
             Ok(pinned) => pinned,
             Err(status) => {
                 self.refuse(worker, request, status);
@@ -325,16 +325,17 @@ impl BdevContainer {
         };
         let transfer = Transfer {
             request,
-            pin,
             direction,
             block: parsed.block,
             offset_in_pool: parsed.block.offset + parsed.offset_in_block,
             len_bytes,
         };
+        // Named last, and so the first to go when a panic drops both.
+        let pinned = pinned;
         match &self.backend {
             Backend::File(device) if len_bytes > 0 => {
                 let counters = self.state.counters.of(worker.index());
-                if device.accept(worker, transfer) {
+                if device.accept(worker, transfer, pinned) {
                     counters.unaligned_operations.add(1);
                 }
                 return Activity::PENDING;
@@ -344,19 +345,19 @@ impl BdevContainer {
             }
             Backend::File(_) => {}
         }
+        drop(pinned);
         self.finish(worker.index(), transfer, Ok(()));
         Activity::IDLE
     }
 
+    /// Ends a transfer whose block is not pinned any more.
     fn finish(&self, worker_index: usize, transfer: Transfer, result: Result<(), Failure>) {
         let Transfer {
             request,
-            pin,
             direction,
             len_bytes,
             ..
         } = transfer;
-        self.state.allocator.unpin(pin);
         let counters = self.state.counters.of(worker_index);
         let len_bytes = u64::from(len_bytes);
         match (result, direction) {

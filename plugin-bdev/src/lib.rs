@@ -31,6 +31,7 @@ mod keeper;
 mod ledger;
 mod listing;
 mod metadata;
+mod mishap;
 pub mod offline;
 mod params;
 mod persistence;

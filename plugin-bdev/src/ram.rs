@@ -13,6 +13,7 @@ use chimaera_chimod::ModuleError;
 use chimaera_proto::Status;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
 
+use crate::mishap::{Place, may_panic};
 use crate::prefetch;
 use crate::stream;
 use crate::transfer::{Direction, Transfer};
@@ -95,6 +96,7 @@ impl RamDevice {
     /// # Panics
     /// If the transfer does not lie within the pool: the caller checked it.
     pub(crate) fn copy(&self, transfer: &Transfer) {
+        may_panic(Place::Copy);
         let len = transfer.len_bytes as usize;
         let offset = usize::try_from(transfer.offset_in_pool)
             .ok()

@@ -5,8 +5,6 @@
 use chimaera_chimod::Request;
 use chimaera_proto::bdev::Block;
 
-use crate::allocator::Pin;
-
 /// Which way the bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -17,14 +15,12 @@ pub(crate) enum Direction {
 }
 
 /// A transfer on its way: its block is live, its range lies within the block, and both stay so
-/// because the block is pinned until the transfer is finished.
+/// because the block is pinned until the transfer is finished. Whoever has the transfer has the pin.
 #[derive(Debug)]
 pub(crate) struct Transfer {
     /// The task. Its buffer has `len_bytes` bytes and stays mapped as long as this is held. A
     /// read's may be written.
     pub(crate) request: Request,
-    /// Keeps a free of the block from completing.
-    pub(crate) pin: Pin,
     pub(crate) direction: Direction,
     pub(crate) block: Block,
     /// Where the transfer begins, in bytes from the pool's start.

@@ -15,6 +15,8 @@
 //!   note back before it looks at the map. So no change is overlooked.
 //! - No commit sees a block dead whose free may yet be refused: a list is being freed, or is not.
 //! - What was allocated and freed between two commits was never claimed, and costs no commit.
+//! - Deferred space counts as free from the free on ([`super::space`]), since an allocation that waits gets
+//!   it. A commit moves no number from one place to another, so nobody who counts waits for it.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -23,7 +25,7 @@ use chimaera_proto::bdev::OwnerTag;
 
 use super::index::Index;
 use super::mapping::SparseArray;
-use super::sync::{AtomicU64, Backoff, CachePadded, Ordering, RwLock, Weakness, weakened};
+use super::sync::{AtomicU64, CachePadded, Ordering, RwLock, Weakness, weakened};
 use super::{Allocator, FreeCompletion};
 use crate::metadata::{self, Change};
 use crate::slots::{Fill, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
@@ -32,7 +34,8 @@ use crate::slots::{Fill, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
 pub(super) struct Durability {
     shadows: SparseArray<Shadow>,
     changed: Index,
-    deferred: Deferred,
+    /// Units that wait for a commit.
+    deferred_units: CachePadded<AtomicU64>,
     /// Read by who frees a list, until all of it is dead or none; written by who looks what is.
     undecided: RwLock<()>,
 }
@@ -54,7 +57,7 @@ impl Durability {
         Ok(Self {
             shadows: SparseArray::new(megabytes)?,
             changed: Index::empty(megabytes)?,
-            deferred: Deferred::default(),
+            deferred_units: CachePadded::default(),
             undecided: RwLock::default(),
         })
     }
@@ -85,18 +88,10 @@ impl Durability {
             &shadow.deferred,
             std::array::from_fn(|word| deferred[word] | units[word]),
         );
-        self.deferred.add(count(&units));
+        // Acquire and release here and below order this with what becomes free: see `has_deferred`.
+        self.deferred_units
+            .fetch_add(count(&units), Ordering::AcqRel);
         true
-    }
-
-    /// Units that wait for a commit.
-    pub(super) fn deferred_units(&self) -> u64 {
-        self.deferred.units()
-    }
-
-    /// The sum of what is free, as `free` says, and what waits for a commit, at one moment.
-    pub(super) fn with_deferred(&self, free: impl Fn() -> u64) -> u64 {
-        self.deferred.sum_with(free)
     }
 
     /// Says that the device calls these units allocated: when a pool is opened.
@@ -192,17 +187,21 @@ impl<C: FreeCompletion> Allocator<C> {
                     &shadow.deferred,
                     std::array::from_fn(|word| deferred[word] & claimed[word]),
                 );
-                durability.deferred.begin_move();
-                self.release_units(index, &mut locked, (&freed, units));
-                durability.deferred.end_move(units);
+                let uncounted = match weakened(Weakness::DeferredCountedLate) {
+                    true => units,
+                    false => 0,
+                };
+                self.release_units(index, &mut locked, (&freed, uncounted));
+                durability.deferred_units.fetch_sub(units, Ordering::AcqRel);
             }
         }
     }
 
-    /// Whether space waits for a commit: then an allocation that found none may find some after it.
+    /// Whether space waits for a commit: then an allocation that found none may find some after it. If
+    /// not, what waited before can be found.
     pub(crate) fn has_deferred(&self) -> bool {
         let durability = self.durability.as_ref();
-        durability.is_some_and(|durability| durability.deferred_units() > 0)
+        durability.is_some_and(|durability| durability.deferred_units.load(Ordering::Acquire) > 0)
     }
 
     /// Begins to take over what a device says, before anybody allocates.
@@ -294,51 +293,6 @@ impl<C: FreeCompletion> Restoring<'_, C> {
             }
         }
         self.allocator.restore(index, map)
-    }
-}
-
-/// Units that wait for a commit: how many, and how often some have begun or ended to become free.
-///
-/// Freed space moves from here to the count of what is free. Whoever adds the two must not look in the
-/// middle of that.
-#[derive(Debug, Default)]
-struct Deferred(CachePadded<AtomicU64>);
-
-const UNIT_BITS: u32 = 40;
-const ONE_MOVE: u64 = 1 << UNIT_BITS;
-
-impl Deferred {
-    fn units(&self) -> u64 {
-        self.0.load(Ordering::Acquire) % ONE_MOVE
-    }
-
-    fn add(&self, units: u64) {
-        self.0.fetch_add(units, Ordering::AcqRel);
-    }
-
-    fn begin_move(&self) {
-        self.0.fetch_add(ONE_MOVE, Ordering::AcqRel);
-    }
-
-    fn end_move(&self, units: u64) {
-        self.0.fetch_add(ONE_MOVE - units, Ordering::AcqRel);
-    }
-
-    /// Acquire on each load keeps them in order, and pairs with the release of the moves: whoever finds
-    /// moved space in `free` finds that the move has begun, and whoever finds that it has ended finds the
-    /// space in `free`.
-    fn sum_with(&self, free: impl Fn() -> u64) -> u64 {
-        let backoff = Backoff::new();
-        loop {
-            let before = self.0.load(Ordering::Acquire);
-            let sum = before % ONE_MOVE + free();
-            let is_moving = before / ONE_MOVE % 2 == 1;
-            let is_settled = !is_moving && self.0.load(Ordering::Acquire) == before;
-            if is_settled || weakened(Weakness::SumInMidMove) {
-                return sum;
-            }
-            backoff.snooze();
-        }
     }
 }
 

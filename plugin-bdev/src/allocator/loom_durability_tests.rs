@@ -106,8 +106,8 @@ fn note_against_search() {
     assert!(index.find(1).is_some(), "a note was overlooked");
 }
 
-/// Space moves from what waits to what is free while somebody adds the two.
-fn sum_while_space_moves() {
+/// What is free is asked for while a commit lets go of space that waited.
+fn remaining_while_space_moves() {
     let (allocator, block) = with_committed_block();
     assert!(allocator.free(&[block], ()).is_ok());
     let committer = Arc::clone(&allocator);
@@ -139,7 +139,7 @@ fn loom_a_free_that_is_refused_is_never_committed() {
 
 #[test]
 fn loom_remaining_space_is_exact_while_it_moves() {
-    explore(4, None, sum_while_space_moves);
+    explore(4, None, remaining_while_space_moves);
 }
 
 #[test]
@@ -183,6 +183,7 @@ fn loom_fails_if_a_commit_sees_what_is_undecided() {
 
 #[test]
 #[should_panic(expected = "not exact")]
-fn loom_fails_if_space_is_summed_in_the_middle_of_a_move() {
-    explore(3, Some(Weakness::SumInMidMove), sum_while_space_moves);
+fn loom_fails_if_space_that_waits_is_counted_late() {
+    let weakness = Weakness::DeferredCountedLate;
+    explore(3, Some(weakness), remaining_while_space_moves);
 }

@@ -12,7 +12,7 @@
 //! - A megabyte whose blocks are all released can be allocated as a megabyte, and a megabyte that
 //!   nobody has broken is broken only when no partly used one has a fitting slot (law 12).
 //! - [`Allocator::remaining_bytes`] is one word: space leaves it before it is handed out, and
-//!   enters it when it can be had again, before the free completes.
+//!   enters it before the free completes: when it can be had again, or will be after a commit.
 //! - Memory is used for what is allocated, not for what could be.
 //!
 //! # Parts
@@ -73,7 +73,7 @@ use mapping::SparseArray;
 use megabyte::Megabyte;
 #[cfg(all(test, not(loom)))]
 pub(crate) use release::FreeError;
-pub(crate) use release::{FreeCompletion, Pin};
+pub(crate) use release::{FreeCompletion, Pin, Pinned};
 use space::Space;
 pub(crate) use sync::Threads;
 use sync::{AtomicBool, AtomicU64, CachePadded, Weakness, weakened};
@@ -203,12 +203,7 @@ impl<C> Allocator<C> {
     /// Bytes that can be allocated, at one moment: what is free, not necessarily in one piece, and what
     /// will be as soon as a commit has made its free durable.
     pub(crate) fn remaining_bytes(&self) -> u64 {
-        let free = || self.space.units();
-        let units = match &self.durability {
-            Some(durability) => durability.with_deferred(free),
-            None => free(),
-        };
-        units * UNIT_BYTES
+        self.space.units() * UNIT_BYTES
     }
 
     /// Megabytes of the pool, the last of which may not be whole.

@@ -14,6 +14,7 @@ use super::durability::Durability;
 use super::megabyte::Locked;
 use super::pins::Phase;
 use super::sync::{Weakness, weakened};
+use crate::mishap::{Place, may_panic};
 use crate::slots::{Fill, Slot, UNITS, UnitMap, units_of};
 
 /// Is told that a free is complete.
@@ -36,12 +37,35 @@ pub(crate) struct FreeError {
 /// The right to read and write one block until it is given back with [`Allocator::unpin`].
 ///
 /// It may be sent to another thread. One that is dropped is never given back: frees in its megabyte
-/// then never complete.
+/// then never complete. Where a panic could drop it, [`Pinned`] holds it.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a pin that is not given back holds up frees for ever"]
 pub(crate) struct Pin {
     megabyte: u32,
     phase: Phase,
+}
+
+/// A pin that is given back when this is dropped, also by a panic.
+#[must_use = "it is given back when this is dropped"]
+pub(crate) struct Pinned<'a, C: FreeCompletion> {
+    allocator: &'a Allocator<C>,
+    pin: Option<Pin>,
+}
+
+impl<C: FreeCompletion> Pinned<'_, C> {
+    /// The pin, for who gives it back himself.
+    pub(crate) fn into_pin(mut self) -> Pin {
+        self.pin.take().expect("it is taken at its end only")
+    }
+}
+
+impl<C: FreeCompletion> Drop for Pinned<'_, C> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(pin) = self.pin.take() {
+            self.allocator.unpin(pin);
+        }
+    }
 }
 
 impl<C: FreeCompletion> Allocator<C> {
@@ -71,6 +95,18 @@ impl<C: FreeCompletion> Allocator<C> {
             .check_live(block, Status::NotAllocated)
             .err()
             .unwrap_or(Status::NotAllocated))
+    }
+
+    /// As [`Self::pin`], for as long as what it gives is kept.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub(crate) fn hold(&self, block: Block) -> Result<Pinned<'_, C>, Status> {
+        Ok(Pinned {
+            pin: Some(self.pin(block)?),
+            allocator: self,
+        })
     }
 
     /// Asks for what [`Self::pin`] of a block at this offset will look at. A hint, and no more.
@@ -219,20 +255,23 @@ impl<C: FreeCompletion> Allocator<C> {
         // Its next owner's tag comes after this, since the space is still reserved.
         self.tags
             .take(index as u64 * UNITS + slot.first_unit() as u64);
-        let waits = self.durability.as_ref();
-        if !waits.is_some_and(|durability| durability.defer(index, slot)) {
-            let count = units_of(slot.block_type);
+        let count = units_of(slot.block_type);
+        let durability = self.durability.as_ref();
+        if !durability.is_some_and(|durability| durability.defer(index, slot)) {
             self.release_units(index, &mut locked, (&slot.units(), count));
+        } else if !weakened(Weakness::DeferredCountedLate) {
+            self.space.give(count, false);
         }
     }
 
-    /// Makes units available, so many, that are reserved and that nobody uses or claims any more.
+    /// Makes units available that are reserved and that nobody uses or claims any more. So many of them
+    /// were not counted as free before.
     #[inline]
     pub(super) fn release_units(
         &self,
         index: usize,
         locked: &mut Locked<'_>,
-        (units, count): (&UnitMap, u64),
+        (units, uncounted): (&UnitMap, u64),
     ) {
         let before = locked.fill();
         locked.release(units);
@@ -246,7 +285,8 @@ impl<C: FreeCompletion> Allocator<C> {
         if before != after && late {
             self.leave_class(index, before);
         }
-        self.space.give(count, after == Fill::Empty);
+        may_panic(Place::SpaceReleased);
+        self.space.give(uncounted, after == Fill::Empty);
         if before != after && !late {
             self.leave_class(index, before);
         }

@@ -5,6 +5,8 @@
 //!   them, and requests for several are met wholly or not at all.
 //! - Space is added before others can take it, and subtracted before it is handed out, so the word
 //!   never falls below zero.
+//! - Space that waits for a commit is counted among the units, not among the whole megabytes: it is not
+//!   found before.
 #![forbid(unsafe_code)]
 
 use super::sync::{AtomicU64, CachePadded, Ordering, Threads, Weakness, weakened};
@@ -76,7 +78,7 @@ impl Space {
         debug_assert!(before / UNIT >= units, "more taken than there is");
     }
 
-    /// Adds units, and their megabyte if that is now wholly free and in the index.
+    /// Adds units that are not counted yet, and their megabyte if that is now wholly free and in the index.
     #[inline]
     pub(super) fn give(&self, units: u64, megabyte_is_whole: bool) {
         let more = units * UNIT + u64::from(megabyte_is_whole);

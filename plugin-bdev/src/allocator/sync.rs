@@ -118,8 +118,8 @@ pub(super) enum Weakness {
     NoteTakenLast,
     /// A commit looks at blocks whose free is not decided.
     UndecidedFreeCommitted,
-    /// Whoever sums up what is free and what waits does not look whether space was moving.
-    SumInMidMove,
+    /// Space that waits for a commit counts as free only after it.
+    DeferredCountedLate,
 }
 
 /// Whether a step is left out: never, except in loom's models.

@@ -1,13 +1,16 @@
 //! What the allocator promises, promise by promise.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 
 use chimaera_proto::bdev::BlockType::{Kib4, Kib64, Kib256, Mib1};
 use chimaera_proto::bdev::{AllocationPlan, BlockType, OwnerTag};
 
 use super::*;
+use crate::mishap::{Place, arm};
+use crate::testing::PATIENCE;
 
 /// Counts completed frees.
 #[derive(Clone, Debug, Default)]
@@ -342,4 +345,30 @@ fn the_largest_pool_works_at_its_end() {
         Ok(last.offset / MEGABYTE)
     );
     allocator.free_now(&[last]).expect("live");
+}
+
+/// Whoever asks how much is free waits for nobody, also not for a commit that has died.
+#[test]
+fn a_panic_of_who_commits_holds_up_nobody_who_counts() {
+    let allocator = TestAllocator::persistent(2 * MEGABYTE, Threads::Many);
+    let allocator = Arc::new(allocator.expect("address space"));
+    let kept = allocator.allocate_one(Kib64).expect("room");
+    let freed = allocator.allocate_one(Kib64).expect("room");
+    allocator.settle(&allocator.collect_changes(0, 2));
+    allocator.free_now(&[freed]).expect("live");
+    let left = 2 * MEGABYTE - kept.size;
+    assert_eq!(allocator.remaining_bytes(), left, "before it is durable");
+    let changes = allocator.collect_changes(0, 2);
+    arm(Place::SpaceReleased);
+    let settled = catch_unwind(AssertUnwindSafe(|| allocator.settle(&changes)));
+    assert!(settled.is_err());
+    let (told, answer) = mpsc::channel();
+    let asked = Arc::clone(&allocator);
+    std::thread::spawn(move || {
+        let more = asked.allocate_one(Kib64).is_ok();
+        told.send((more, asked.remaining_bytes()))
+    });
+    let answer = answer.recv_timeout(PATIENCE);
+    let answer = answer.expect("it waits for who is gone");
+    assert_eq!(answer, (true, left - kept.size));
 }

@@ -51,4 +51,16 @@ pub(super) trait Engine {
 
     /// Appends the results of operations that ended since the last call.
     fn reap(&mut self, results: &mut Vec<DeviceResult>);
+
+    /// Of the operations that were started, how many the kernel has not taken yet. It is asked again
+    /// each time that results are reaped.
+    fn kept_back(&self) -> usize {
+        0
+    }
+
+    /// Gives up the operations that are kept back, where they are all that was started, and appends their
+    /// tags: they will never be done, and their memory is not touched any more.
+    fn give_up(&mut self, tags: &mut Vec<u64>) {
+        let _ = tags;
+    }
 }

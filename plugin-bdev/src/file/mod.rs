@@ -36,6 +36,7 @@ use chimaera_proto::Failure;
 use chimaera_proto::bdev::UNIT_BYTES;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::allocator::{FreeCompletion, Pin, Pinned};
 use crate::metadata::signature::Contents;
 use crate::params::{Parameters, Usage};
 use crate::persistence::contents_of;
@@ -45,7 +46,7 @@ use lock::Lock;
 pub(crate) use lock::patiently;
 pub(crate) use open::{Undo, size_and_tail};
 use operation::Operation;
-use queue::{Crossing, Outcome, WorkerQueue};
+use queue::{Crossing, Outcome, REFUSAL_PATIENCE, WorkerQueue};
 use select::{KernelEngine, Needs};
 
 /// The errno of an I/O error that has no better one.
@@ -67,6 +68,7 @@ pub(crate) struct FileDevice {
     unit_bytes: u32,
     host: Host,
     told_of_early_end: AtomicBool,
+    told_of_refusal: AtomicBool,
     size_before: u64,
     tail_before: Vec<u8>,
     _lock: Lock,
@@ -129,6 +131,7 @@ impl FileDevice {
             },
             host: context.host,
             told_of_early_end: AtomicBool::new(false),
+            told_of_refusal: AtomicBool::new(false),
             size_before: opened.size_before,
             tail_before: opened.tail_before,
             _lock: opened.lock,
@@ -160,26 +163,32 @@ impl FileDevice {
         Ok(size - size % UNIT_BYTES)
     }
 
-    /// Takes a transfer of at least one byte, and tells whether the device has to do it in
+    /// Takes a transfer of at least one byte, whose block is pinned, and tells whether the device has to do it in
     /// another way than asked, because it is not aligned.
-    pub(crate) fn accept(&self, worker: &mut Worker<'_>, transfer: Transfer) -> bool {
+    pub(crate) fn accept<C: FreeCompletion>(
+        &self,
+        worker: &mut Worker<'_>,
+        transfer: Transfer,
+        pinned: Pinned<'_, C>,
+    ) -> bool {
         let operation = Operation::new(transfer, self.unit_bytes);
         let unaligned = operation.is_unaligned();
         self.queues
             .get_mut(worker)
-            .accept(operation, &self.crossing);
+            .accept(operation, pinned, &self.crossing);
         unaligned
     }
 
-    /// Moves the worker's transfers forward, and calls `finished` for those that have ended.
+    /// Moves the worker's transfers forward, and calls `finished` for those that have ended, with the pins
+    /// of their blocks.
     pub(crate) fn poll(
         &self,
         worker: &mut Worker<'_>,
-        mut finished: impl FnMut(Transfer, Result<(), Failure>),
+        mut finished: impl FnMut(Transfer, Pin, Result<(), Failure>),
     ) -> Activity {
         self.queues
             .get_mut(worker)
-            .poll(&self.crossing, &mut |transfer, outcome| {
+            .poll(&self.crossing, &mut |transfer, pin, outcome| {
                 let result = match outcome {
                     Outcome::Done => Ok(()),
                     Outcome::Failed(failure) => Err(failure),
@@ -187,8 +196,12 @@ impl FileDevice {
                         self.tell_of_early_end(&transfer);
                         Err(Failure::io(EIO))
                     }
+                    Outcome::NotTaken => {
+                        self.tell_of_refusal();
+                        Err(Failure::io(libc::EAGAIN))
+                    }
                 };
-                finished(transfer, result);
+                finished(transfer, pin, result);
             })
     }
 
@@ -208,6 +221,24 @@ impl FileDevice {
     /// The device's.
     pub(crate) fn contents_before(&self) -> io::Result<Contents> {
         contents_of(&self.disk(), self.size_before, &self.tail_before)
+    }
+
+    /// Once: if the cause stays, every transfer would repeat it.
+    #[cold]
+    fn tell_of_refusal(&self) {
+        if self.told_of_refusal.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.host.log(
+            Level::Error,
+            format_args!(
+                "{}: the kernel took no operation for {} seconds (EAGAIN), with none of its worker's under \
+                 way; the transfers that waited failed, and so will others while it goes on: see what the \
+                 kernel's log says of the device, and whether memory is short",
+                self.name,
+                REFUSAL_PATIENCE.as_secs()
+            ),
+        );
     }
 
     /// Once: the cause does not go away, and every transfer behind the end would repeat it.

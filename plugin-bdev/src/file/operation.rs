@@ -19,6 +19,7 @@ use chimaera_proto::{Failure, Status};
 use super::bounce::Bounce;
 use super::engine::{Opcode, Submission};
 use super::exclusion::Mode;
+use crate::mishap::{Place, may_panic};
 use crate::transfer::{Direction, Transfer};
 
 /// How often in a row the device may answer that it did not get to it.
@@ -161,6 +162,7 @@ impl Operation {
     }
 
     fn begin(&mut self) -> Result<(), Status> {
+        may_panic(Place::Begun);
         if self.span.bounced {
             self.bounce = Some(Bounce::new(self.span.len_bytes)?);
         }
@@ -177,6 +179,7 @@ impl Operation {
 
     /// Takes the device's answer to the last submission: bytes transferred, or a negative errno.
     pub(super) fn advance(&mut self, result: i64) -> Step {
+        may_panic(Place::Answered);
         let Ok(bytes) = u64::try_from(result) else {
             let errno = i32::try_from(result.unsigned_abs()).unwrap_or(0);
             let is_passing = matches!(errno, libc::EAGAIN | libc::EINTR);

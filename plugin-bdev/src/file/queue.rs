@@ -10,15 +10,22 @@
 //!   and is never refused.
 //! - An operation stays in this worker's table from its acceptance until it is finished, and so
 //!   does all memory that the device may touch for it.
+//! - The kernel may say that it cannot take anything now. Results of what it has taken make room, so as long
+//!   as something is under way that is waited for. Where nothing is, patience is limited: then all that
+//!   waits fails.
+//! - A panic over an operation ends that operation, and is passed on when all else has been seen to.
 //! - When an operation is finished its grant is given back before anybody hears of the end, so
 //!   that a client's next write does not wait for its last.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chimaera_chimod::Activity;
-use chimaera_proto::Failure;
+use chimaera_proto::{Failure, Status};
 use crossbeam::queue::SegQueue;
 use crossbeam::utils::CachePadded;
 use nix::sys::eventfd::EventFd;
@@ -26,7 +33,12 @@ use nix::sys::eventfd::EventFd;
 use super::engine::{DeviceResult, Engine, Submission};
 use super::exclusion::{BlockExclusion, Waiter};
 use super::operation::{Operation, Step};
+use crate::allocator::{FreeCompletion, Pin, Pinned};
+use crate::mishap::{Place, may_panic};
 use crate::transfer::Transfer;
+
+/// How long the kernel may take nothing while it has nothing to do for this worker.
+pub(super) const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the workers of a pool have in common.
 pub(super) struct Crossing {
@@ -67,6 +79,8 @@ pub(super) enum Outcome {
     Failed(Failure),
     /// The device ended before the pool does.
     EndedEarly,
+    /// The kernel did not take it for [`REFUSAL_PATIENCE`].
+    NotTaken,
 }
 
 /// The operations of one worker.
@@ -80,6 +94,11 @@ pub(super) struct WorkerQueue<E> {
     in_flight: usize,
     depth: usize,
     worker_index: usize,
+    /// Since when the kernel takes nothing, though it has nothing to do.
+    refused_since: Option<Instant>,
+    pub(super) patience: Duration,
+    /// What a panic left, to be passed on.
+    panicked: Option<Box<dyn Any + Send>>,
     // Empty between calls; kept for their memory.
     results: Vec<DeviceResult>,
     granted: Vec<Waiter>,
@@ -96,16 +115,25 @@ impl<E: Engine> WorkerQueue<E> {
             in_flight: 0,
             depth,
             worker_index,
+            refused_since: None,
+            patience: REFUSAL_PATIENCE,
+            panicked: None,
             results: Vec::with_capacity(depth),
             granted: Vec::new(),
         }
     }
 
-    /// Takes an operation. It starts at the next [`Self::poll`] at the earliest.
-    pub(super) fn accept(&mut self, operation: Operation, crossing: &Crossing) {
+    /// Takes an operation, whose block is pinned. It starts at the next [`Self::poll`] at the earliest.
+    pub(super) fn accept<C: FreeCompletion>(
+        &mut self,
+        operation: Operation,
+        pinned: Pinned<'_, C>,
+        crossing: &Crossing,
+    ) {
+        may_panic(Place::Accepted);
         let block_offset = operation.transfer.block.offset;
         let exclusion = operation.exclusion();
-        let index = self.operations.insert(operation);
+        let index = self.operations.vacancy();
         let granted = exclusion.is_none_or(|mode| {
             let waiter = Waiter {
                 worker_index: self.worker_index,
@@ -113,16 +141,20 @@ impl<E: Engine> WorkerQueue<E> {
             };
             crossing.exclusion.acquire(block_offset, mode, waiter)
         });
+        self.operations.fill(index, (operation, pinned.into_pin()));
         if granted {
             self.ready.push_back(index);
         }
     }
 
     /// Moves everything forward that can move, and calls `finished` for what has ended.
+    ///
+    /// # Panics
+    /// If something panicked over an operation. All others, and the queue, are as after any other call.
     pub(super) fn poll(
         &mut self,
         crossing: &Crossing,
-        finished: &mut impl FnMut(Transfer, Outcome),
+        finished: &mut impl FnMut(Transfer, Pin, Outcome),
     ) -> Activity {
         let mut progress = false;
         while let Some(index) = crossing.workers[self.worker_index].granted.pop() {
@@ -131,15 +163,23 @@ impl<E: Engine> WorkerQueue<E> {
         }
         progress |= self.reap(crossing, finished);
         progress |= self.start(crossing, finished);
+        let stuck = self.is_stuck();
+        if !stuck {
+            self.refused_since = None;
+        } else if self.is_out_of_patience() {
+            self.give_up(crossing, finished);
+        }
+        if let Some(payload) = self.panicked.take() {
+            resume_unwind(payload);
+        }
         let mut activity = Activity::IDLE;
         if progress {
             activity = activity | Activity::PROGRESS;
         }
         if !self.operations.is_empty() {
             activity = activity | Activity::PENDING;
-            // The kernel took nothing, and none of its wake-ups will come: the worker must not
-            // sleep before something was taken.
-            let stuck = self.in_flight == 0 && !(self.staged.is_empty() && self.ready.is_empty());
+            // None of the kernel's wake-ups will come: the worker must not sleep before something was
+            // taken.
             if stuck {
                 activity = activity | Activity::PROGRESS;
             }
@@ -148,7 +188,11 @@ impl<E: Engine> WorkerQueue<E> {
     }
 
     /// Takes results, before any system call is made for new work.
-    fn reap(&mut self, crossing: &Crossing, finished: &mut impl FnMut(Transfer, Outcome)) -> bool {
+    fn reap(
+        &mut self,
+        crossing: &Crossing,
+        finished: &mut impl FnMut(Transfer, Pin, Outcome),
+    ) -> bool {
         let mut results = std::mem::take(&mut self.results);
         self.engine.reap(&mut results);
         let progress = !results.is_empty();
@@ -159,22 +203,29 @@ impl<E: Engine> WorkerQueue<E> {
                 continue;
             };
             self.in_flight -= 1;
-            match operation.advance(result.result) {
+            let outcome = match contained(|| operation.advance(result.result)) {
                 // In front: what has begun is ended before something else begins.
-                Step::Continue => self.ready.push_front(index),
-                Step::Finished(Ok(())) => self.finish(index, Outcome::Done, crossing, finished),
-                Step::Finished(Err(failure)) => {
-                    self.finish(index, Outcome::Failed(failure), crossing, finished);
+                Ok(Step::Continue) => {
+                    self.ready.push_front(index);
+                    continue;
                 }
-                Step::EndedEarly => self.finish(index, Outcome::EndedEarly, crossing, finished),
-            }
+                Ok(Step::Finished(Ok(()))) => Outcome::Done,
+                Ok(Step::Finished(Err(failure))) => Outcome::Failed(failure),
+                Ok(Step::EndedEarly) => Outcome::EndedEarly,
+                Err(payload) => self.note_panic(payload),
+            };
+            self.finish(index, outcome, crossing, finished);
         }
         self.results = results;
         progress
     }
 
     /// Fills the free places on the device, in one call as long as the device takes everything.
-    fn start(&mut self, crossing: &Crossing, finished: &mut impl FnMut(Transfer, Outcome)) -> bool {
+    fn start(
+        &mut self,
+        crossing: &Crossing,
+        finished: &mut impl FnMut(Transfer, Pin, Outcome),
+    ) -> bool {
         let mut progress = false;
         loop {
             while self.staged.len() + self.in_flight < self.depth
@@ -184,14 +235,16 @@ impl<E: Engine> WorkerQueue<E> {
                     debug_assert!(false, "operation {index} is ready and not there");
                     continue;
                 };
-                match operation.next(u64::from(index)) {
-                    Ok(submission) => self.staged.push(submission),
-                    Err(status) => {
-                        let outcome = Outcome::Failed(status.into());
-                        self.finish(index, outcome, crossing, finished);
-                        progress = true;
+                let outcome = match contained(|| operation.next(u64::from(index))) {
+                    Ok(Ok(submission)) => {
+                        self.staged.push(submission);
+                        continue;
                     }
-                }
+                    Ok(Err(status)) => Outcome::Failed(status.into()),
+                    Err(payload) => self.note_panic(payload),
+                };
+                self.finish(index, outcome, crossing, finished);
+                progress = true;
             }
             if self.staged.is_empty() {
                 return progress;
@@ -217,14 +270,49 @@ impl<E: Engine> WorkerQueue<E> {
         }
     }
 
+    /// Whether something waits for the kernel, which has nothing to do that would make room.
+    fn is_stuck(&self) -> bool {
+        let kept_back = self.engine.kept_back();
+        let waits = kept_back > 0 || !(self.staged.is_empty() && self.ready.is_empty());
+        waits && self.in_flight == kept_back
+    }
+
+    #[cold]
+    fn is_out_of_patience(&mut self) -> bool {
+        let since = self.refused_since.get_or_insert_with(Instant::now);
+        since.elapsed() >= self.patience
+    }
+
+    /// Fails all that waits for the kernel. What comes after that is tried with new patience.
+    #[cold]
+    fn give_up(&mut self, crossing: &Crossing, finished: &mut impl FnMut(Transfer, Pin, Outcome)) {
+        self.refused_since = None;
+        let mut tags = Vec::new();
+        self.engine.give_up(&mut tags);
+        self.in_flight -= tags.len();
+        tags.extend(self.staged.drain(..).map(|submission| submission.tag));
+        let mut waiting: Vec<u32> = tags.into_iter().map(|tag| tag as u32).collect();
+        waiting.extend(self.ready.drain(..));
+        for index in waiting {
+            self.finish(index, Outcome::NotTaken, crossing, finished);
+        }
+    }
+
+    #[cold]
+    fn note_panic(&mut self, payload: Box<dyn Any + Send>) -> Outcome {
+        // Of several one is enough to find the mistake.
+        self.panicked.get_or_insert(payload);
+        Outcome::Failed(Status::ModulePanicked.into())
+    }
+
     fn finish(
         &mut self,
         index: u32,
         outcome: Outcome,
         crossing: &Crossing,
-        finished: &mut impl FnMut(Transfer, Outcome),
+        finished: &mut impl FnMut(Transfer, Pin, Outcome),
     ) {
-        let Some(operation) = self.operations.remove(index) else {
+        let Some((operation, pin)) = self.operations.remove(index) else {
             return;
         };
         if operation.exclusion().is_some() {
@@ -242,13 +330,20 @@ impl<E: Engine> WorkerQueue<E> {
                 let _ = mailbox.wake.write(1);
             }
         }
-        finished(operation.transfer, outcome);
+        if let Err(payload) = contained(|| finished(operation.transfer, pin, outcome)) {
+            self.note_panic(payload);
+        }
     }
 }
 
-/// Operations by index, whose places are used again.
+/// A panic as a value: what else is under way must not be lost by it.
+fn contained<T>(call: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
+    catch_unwind(AssertUnwindSafe(call))
+}
+
+/// Operations with the pins of their blocks, by index. Places are used again.
 struct Table {
-    places: Vec<Option<Operation>>,
+    places: Vec<Option<(Operation, Pin)>>,
     free: Vec<u32>,
 }
 
@@ -260,24 +355,34 @@ impl Table {
         }
     }
 
-    fn insert(&mut self, operation: Operation) -> u32 {
-        if let Some(index) = self.free.pop() {
-            self.places[index as usize] = Some(operation);
+    /// A place for an operation, which stays free if nobody fills it.
+    fn vacancy(&mut self) -> u32 {
+        if let Some(&index) = self.free.last() {
             return index;
         }
-        self.places.push(Some(operation));
         // Each holds a task of some lane, of which there are far fewer than 32 bits count.
-        (self.places.len() - 1) as u32
+        let index = self.places.len() as u32;
+        self.places.push(None);
+        self.free.push(index);
+        index
+    }
+
+    /// Fills the place that [`Self::vacancy`] gave last.
+    fn fill(&mut self, index: u32, filled: (Operation, Pin)) {
+        debug_assert_eq!(self.free.last(), Some(&index));
+        self.free.pop();
+        self.places[index as usize] = Some(filled);
     }
 
     fn get_mut(&mut self, index: u32) -> Option<&mut Operation> {
-        self.places.get_mut(index as usize)?.as_mut()
+        let place = self.places.get_mut(index as usize)?.as_mut();
+        place.map(|(operation, _)| operation)
     }
 
-    fn remove(&mut self, index: u32) -> Option<Operation> {
-        let operation = self.places.get_mut(index as usize)?.take()?;
+    fn remove(&mut self, index: u32) -> Option<(Operation, Pin)> {
+        let filled = self.places.get_mut(index as usize)?.take()?;
         self.free.push(index);
-        Some(operation)
+        Some(filled)
     }
 
     fn is_empty(&self) -> bool {

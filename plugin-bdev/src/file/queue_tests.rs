@@ -4,12 +4,14 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chimaera_chimod::Activity;
-use chimaera_proto::Failure;
 use chimaera_proto::bdev::{AllocationPlan, Block, MEGABYTE, OwnerTag};
+use chimaera_proto::{Failure, Status};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::engine::{DeviceResult, Engine, Opcode, Submission};
@@ -17,7 +19,8 @@ use super::operation::Operation;
 use super::queue::{Crossing, Outcome, WorkerQueue};
 use crate::allocator::{Allocator, Threads};
 use crate::blocks::PendingFree;
-use crate::testing::{Buffer, Recorder, loose_request};
+use crate::mishap::{Place, arm};
+use crate::testing::{Buffer, PATIENCE, Recorder, loose_request};
 use crate::transfer::{Direction, Transfer};
 
 const UNIT: u32 = 512;
@@ -28,6 +31,8 @@ struct Device {
     /// What the next submissions are answered: how many are taken, or an errno. All are taken
     /// when it is empty.
     answers: VecDeque<Result<usize, i32>>,
+    /// Whether it takes nothing.
+    refuses: bool,
     /// What the next operations end with, instead of being done.
     errors: VecDeque<i32>,
     /// Most bytes that an operation transfers.
@@ -48,6 +53,9 @@ impl Engine for Scripted {
     unsafe fn submit(&mut self, batch: &[Submission]) -> io::Result<usize> {
         let mut device = self.device.borrow_mut();
         device.calls += 1;
+        if device.refuses {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let count = match device.answers.pop_front() {
             Some(Ok(count)) => count.min(batch.len()),
             Some(Err(errno)) => return Err(io::Error::from_raw_os_error(errno)),
@@ -119,6 +127,7 @@ impl Rig {
         let device = Rc::new(RefCell::new(Device {
             bytes: (0..MEGABYTE).map(|at| (at % 251) as u8).collect(),
             answers: VecDeque::new(),
+            refuses: false,
             errors: VecDeque::new(),
             most_bytes: u32::MAX,
             hold: false,
@@ -162,21 +171,21 @@ impl Rig {
         self.next_task += 1;
         let transfer = Transfer {
             request: loose_request(&self.recorder, task, buffer),
-            pin: self.allocator.pin(self.block).expect("allocated"),
             direction,
             block: self.block,
             offset_in_pool: offset,
             len_bytes: buffer.len as u32,
         };
+        let pinned = self.allocator.hold(self.block).expect("allocated");
         let operation = Operation::new(transfer, UNIT);
-        self.queues[worker].accept(operation, &self.crossing);
+        self.queues[worker].accept(operation, pinned, &self.crossing);
     }
 
     fn pass(&mut self, worker: usize) -> Activity {
         let (ended, allocator) = (&mut self.ended, &self.allocator);
-        self.queues[worker].poll(&self.crossing, &mut |transfer, outcome| {
+        self.queues[worker].poll(&self.crossing, &mut |transfer, pin, outcome| {
             ended.push((transfer.offset_in_pool, outcome));
-            allocator.unpin(transfer.pin);
+            allocator.unpin(pin);
             transfer.request.complete(&[]);
         })
     }
@@ -190,6 +199,17 @@ impl Rig {
             }
         }
         panic!("operations are left after {most} passes");
+    }
+
+    /// The block can be freed at once, and allocated again.
+    #[track_caller]
+    fn assert_unpinned(&self) {
+        let mut freed = Buffer::new(1, 0);
+        let task = u64::MAX;
+        let request = loose_request(&self.recorder, task, &mut freed);
+        let free = self.allocator.free(&[self.block], PendingFree::of(request));
+        assert!(free.is_ok(), "it is allocated");
+        assert!(self.recorder.take(task).is_some(), "a pin was lost");
     }
 
     fn woken(&self, worker: usize) -> bool {
@@ -231,6 +251,107 @@ fn what_the_kernel_has_no_room_for_stays_queued() {
     assert_eq!(rig.device.borrow().in_flight, 3, "in parts, until refused");
     rig.passes(10);
     assert_eq!(rig.ended, [(0, Outcome::Done); 4]);
+}
+
+#[test]
+fn what_the_kernel_does_not_take_for_long_fails_and_what_comes_later_is_tried_anew() {
+    let mut rig = Rig::new(1, 2);
+    let patience = Duration::from_millis(100);
+    rig.queues[0].patience = patience;
+    rig.device.borrow_mut().refuses = true;
+    let mut buffers: Vec<_> = (0..5).map(|_| Buffer::new(512, 0)).collect();
+    // More than there are places; the last waits for the one before, besides.
+    for (at, buffer) in buffers.iter_mut().enumerate() {
+        rig.accept(0, Direction::Read, at as u64 * 512, buffer);
+    }
+    let mut waiting = Buffer::of(&[1; 10], 0);
+    let mut waiting_for_it = Buffer::of(&[2; 10], 0);
+    rig.accept(0, Direction::Write, 100, &mut waiting);
+    rig.accept(0, Direction::Write, 110, &mut waiting_for_it);
+    let start = Instant::now();
+    while rig.ended.is_empty() {
+        assert_eq!(rig.pass(0), AT_WORK, "no result would end its sleep");
+        assert!(start.elapsed() < PATIENCE, "it waits for ever");
+    }
+    assert!(start.elapsed() >= patience, "a moment is nothing");
+    while rig.ended.len() < 7 {
+        let _ = rig.pass(0);
+        assert!(start.elapsed() < PATIENCE, "it waits for ever");
+    }
+    assert!(rig.ended.iter().all(|(_, how)| *how == Outcome::NotTaken));
+    assert_eq!(rig.pass(0), Activity::IDLE);
+
+    rig.device.borrow_mut().refuses = false;
+    rig.accept(0, Direction::Write, 100, &mut waiting);
+    rig.passes(10);
+    assert_eq!(rig.ended[7], (100, Outcome::Done));
+    rig.assert_unpinned();
+}
+
+#[test]
+fn what_is_under_way_is_waited_for_however_long_the_kernel_takes_nothing_else() {
+    let mut rig = Rig::new(1, 2);
+    rig.queues[0].patience = Duration::ZERO;
+    rig.device.borrow_mut().hold = true;
+    let mut buffers: Vec<_> = (0..2).map(|_| Buffer::new(512, 0)).collect();
+    let [first, second] = &mut buffers[..] else {
+        panic!("two of them");
+    };
+    rig.accept(0, Direction::Read, 0, first);
+    let _ = rig.pass(0);
+    rig.device.borrow_mut().refuses = true;
+    rig.accept(0, Direction::Read, 512, second);
+    for _ in 0..10 {
+        assert_eq!(rig.pass(0), Activity::PENDING, "the result will wake it");
+    }
+    assert_eq!(rig.ended, []);
+    rig.device.borrow_mut().hold = false;
+    rig.device.borrow_mut().refuses = false;
+    rig.passes(10);
+    assert_eq!(rig.ended, [(0, Outcome::Done), (512, Outcome::Done)]);
+}
+
+/// Whatever panics over one operation ends that one, and no other, and no pin is lost.
+#[test]
+fn a_panic_over_an_operation_ends_that_one_alone() {
+    for place in [Place::Begun, Place::Answered] {
+        let mut rig = Rig::new(1, 4);
+        let mut buffers: Vec<_> = (0..3).map(|_| Buffer::of(&[9; 10], 0)).collect();
+        for (at, buffer) in buffers.iter_mut().enumerate() {
+            // Each waits for the one before.
+            rig.accept(0, Direction::Write, 10 * at as u64, buffer);
+        }
+        arm(place);
+        let mut panics = 0;
+        for _ in 0..100 {
+            let pass = catch_unwind(AssertUnwindSafe(|| rig.pass(0)));
+            panics += u32::from(pass.is_err());
+        }
+        assert_eq!(panics, 1, "it is passed on, once");
+        let failed = Outcome::Failed(Status::ModulePanicked.into());
+        let done = Outcome::Done;
+        assert_eq!(
+            rig.ended,
+            [(0, failed), (10, done), (20, done)],
+            "{place:?}"
+        );
+        rig.assert_unpinned();
+    }
+}
+
+#[test]
+fn a_panic_before_an_operation_is_queued_loses_no_pin() {
+    let mut rig = Rig::new(1, 4);
+    let mut buffer = Buffer::of(&[9; 10], 0);
+    arm(Place::Accepted);
+    let accepted = catch_unwind(AssertUnwindSafe(|| {
+        rig.accept(0, Direction::Write, 0, &mut buffer);
+    }));
+    assert!(accepted.is_err());
+    assert_eq!(rig.pass(0), Activity::IDLE);
+    let outcome = rig.recorder.take(0).expect("completed");
+    assert_eq!(outcome, Err(Status::ModulePanicked.into()));
+    rig.assert_unpinned();
 }
 
 #[test]

@@ -40,6 +40,20 @@ impl Engine for KernelEngine {
             Self::IoUring(engine) => engine.reap(results),
         }
     }
+
+    fn kept_back(&self) -> usize {
+        match self {
+            Self::Libaio(engine) => engine.kept_back(),
+            Self::IoUring(engine) => engine.kept_back(),
+        }
+    }
+
+    fn give_up(&mut self, tags: &mut Vec<u64>) {
+        match self {
+            Self::Libaio(engine) => engine.give_up(tags),
+            Self::IoUring(engine) => engine.give_up(tags),
+        }
+    }
 }
 
 /// What a worker's engine is made for.
@@ -61,7 +75,7 @@ impl KernelEngine {
     pub(super) fn new(kind: IoEngine, needs: &Needs<'_>) -> Result<Self, ModuleError> {
         let (file, wake) = (Arc::clone(needs.file), Arc::clone(needs.wake));
         if kind == IoEngine::IoUring {
-            return Uring::new(&file, wake, needs.io_depth)
+            return Uring::new(file, wake, needs.io_depth)
                 .map(Self::IoUring)
                 .map_err(|error| no_ring(&error));
         }

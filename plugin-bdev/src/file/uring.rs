@@ -28,6 +28,7 @@ const POOL_FILE: Fixed = Fixed(0);
 /// A ring on one file.
 pub(super) struct Uring {
     ring: IoUring,
+    file: Arc<File>,
     wake: Arc<EventFd>,
     depth: usize,
     /// Operations in the ring whose results were not taken yet.
@@ -48,14 +49,13 @@ impl Uring {
     ///
     /// # Errors
     /// The kernel's, if it refuses anything that the engine needs.
-    pub(super) fn new(file: &File, wake: Arc<EventFd>, depth: u32) -> io::Result<Self> {
+    pub(super) fn new(file: Arc<File>, wake: Arc<EventFd>, depth: u32) -> io::Result<Self> {
         let mut ring = new_ring(depth)?;
         check_operations(&mut ring)?;
-        let submitter = ring.submitter();
-        submitter.register_files(&[file.as_raw_fd()])?;
-        submitter.register_eventfd(wake.as_fd().as_raw_fd())?;
+        register(&ring, &file, &wake)?;
         Ok(Self {
             ring,
+            file,
             wake,
             depth: depth as usize,
             in_flight: 0,
@@ -109,6 +109,15 @@ impl Uring {
                 result: -i64::from(errno),
             }));
         }
+    }
+
+    /// Another ring in the place of this one, in which the kernel has nothing under way.
+    fn renew(&mut self) -> io::Result<()> {
+        let ring = new_ring(self.depth as u32)?;
+        register(&ring, &self.file, &self.wake)?;
+        let _ = self.ring.submitter().unregister_files();
+        self.ring = ring;
+        Ok(())
     }
 
     /// Has the kernel run what it put off, and waits for so many results.
@@ -183,6 +192,24 @@ impl Engine for Uring {
             self.take(|result| results.push(result));
         }
     }
+
+    fn kept_back(&self) -> usize {
+        self.kept_back.len()
+    }
+
+    /// What is kept back stands in the ring, and would start with whatever is submitted next: so the ring
+    /// goes. If there is no other, nothing is submitted any more.
+    #[cold]
+    fn give_up(&mut self, tags: &mut Vec<u64>) {
+        if self.kept_back.is_empty() || self.in_flight > self.kept_back.len() {
+            return;
+        }
+        self.in_flight = 0;
+        tags.extend(self.kept_back.drain(..));
+        if let Err(error) = self.renew() {
+            self.refused = Some(error.raw_os_error().unwrap_or(libc::EIO));
+        }
+    }
 }
 
 impl Drop for Uring {
@@ -222,6 +249,13 @@ fn entry(submission: &Submission) -> squeue::Entry {
 /// Whether a ring's results interrupt its worker here, as on kernels before 5.19.
 pub(super) fn interrupts_workers() -> bool {
     matches!(cooperative_ring(1), Err(error) if is_unknown(&error))
+}
+
+/// Tells a ring of the pool's file, and whom to wake.
+fn register(ring: &IoUring, file: &File, wake: &EventFd) -> io::Result<()> {
+    let submitter = ring.submitter();
+    submitter.register_files(&[file.as_raw_fd()])?;
+    submitter.register_eventfd(wake.as_fd().as_raw_fd())
 }
 
 fn new_ring(depth: u32) -> io::Result<IoUring> {

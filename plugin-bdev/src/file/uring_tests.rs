@@ -20,7 +20,7 @@ use crate::testing::{Buffer, disk_folder};
 fn engine(depth: u32) -> Option<(Uring, Arc<File>, Arc<EventFd>)> {
     let (file, wake) = file_and_wake();
     file.write_all_at(&[7; 4096], 0).expect("written");
-    match Uring::new(&file, Arc::clone(&wake), depth) {
+    match Uring::new(Arc::clone(&file), Arc::clone(&wake), depth) {
         Ok(uring) => Some((uring, file, wake)),
         Err(error) => {
             eprintln!("skipped, no io_uring here: {error}");
@@ -119,6 +119,39 @@ fn what_the_kernel_refuses_for_good_fails_and_never_starts() {
     assert_eq!(memory, [0; 2]);
 }
 
+#[test]
+fn what_is_given_up_never_starts_and_the_ring_goes_on() {
+    let Some((mut uring, _file, wake)) = engine(4) else {
+        return;
+    };
+    let mut memory = [0; 4];
+    let batch = reads(&mut memory);
+    uring.refusals = [libc::EAGAIN].into();
+    // SAFETY: the memory outlives the ring, and is not touched before the results are taken.
+    let taken = unsafe { uring.submit(&batch[..2]) };
+    assert_eq!(taken.expect("kept back"), 2);
+    assert_eq!(uring.kept_back(), 2);
+    let mut tags = Vec::new();
+    uring.give_up(&mut tags);
+    assert_eq!((tags, uring.kept_back()), (vec![0, 1], 0));
+    // SAFETY: as above.
+    let taken = unsafe { uring.submit(&batch[2..]) };
+    assert_eq!(taken.expect("submitted"), 2);
+    // Wakes the worker as before.
+    let ended = results_of(&mut uring, &wake, 2);
+    assert_eq!(tags_and_results(&ended), [(2, 1), (3, 1)]);
+    // What is under way is not given up.
+    // SAFETY: as above.
+    let taken = unsafe { uring.submit(&batch[3..]) };
+    assert_eq!(taken.expect("submitted"), 1);
+    let mut tags = Vec::new();
+    uring.give_up(&mut tags);
+    assert_eq!(tags, []);
+    results_of(&mut uring, &wake, 1);
+    drop(uring);
+    assert_eq!(memory, [0, 0, 7, 7]);
+}
+
 /// What the device still wrote after the drop would take the place of what is written then.
 #[test]
 fn dropping_waits_for_what_is_under_way_whoever_does_it() {
@@ -132,10 +165,11 @@ fn dropping_waits_for_what_is_under_way_whoever_does_it() {
         .custom_flags(libc::O_DIRECT)
         .open(&path)
         .expect("a disk has direct I/O");
+    let file = Arc::new(file);
     file.sync_all().expect("flushed");
     for submitter_ends in [true, false] {
         let (_, wake) = file_and_wake();
-        let Ok(mut uring) = Uring::new(&file, wake, 64) else {
+        let Ok(mut uring) = Uring::new(Arc::clone(&file), wake, 64) else {
             return;
         };
         let mut memory = Buffer::new(LEN, 0);

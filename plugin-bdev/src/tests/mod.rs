@@ -9,6 +9,7 @@ mod law_13;
 mod listing;
 mod measure;
 mod measure_opening;
+mod panics;
 mod persistence;
 mod sizes;
 mod transfers;
