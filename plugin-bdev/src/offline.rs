@@ -16,7 +16,7 @@ use chimaera_proto::bdev::{BlockType, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 use chimaera_proto::{PoolId, Status};
 
-use crate::file::FileDisk;
+use crate::file::{FileDisk, refused};
 use crate::metadata::{self, Checked, FORMAT_VERSION, OpenError, PAGE_BYTES};
 use crate::persistence::contents_of;
 
@@ -168,9 +168,7 @@ fn patiently(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
 
 /// Opens a file or device, and tells whether somebody else uses it. The lock goes with the file.
 fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
-    let failed = |error: &io::Error| {
-        ModuleError::system(format_args!("cannot open {}", path.display()), error)
-    };
+    let failed = |error: &io::Error| refused("open", path, error);
     let kind = std::fs::metadata(path)
         .map_err(|error| failed(&error))?
         .file_type();

@@ -16,6 +16,7 @@ mod exclusion;
 mod lock;
 mod open;
 mod operation;
+mod path;
 mod probe;
 mod queue;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use lock::Lock;
 pub(crate) use lock::patiently;
 pub(crate) use open::{Undo, size_and_tail};
 use operation::Operation;
+pub(crate) use path::refused;
 use queue::{Crossing, Outcome, REFUSAL_PATIENCE, WorkerQueue};
 use select::{KernelEngine, Needs};
 

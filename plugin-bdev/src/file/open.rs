@@ -26,6 +26,7 @@ use nix::unistd::syncfs;
 use super::direct::{Direct, make_direct, settle_alignment, try_alignment};
 use super::disk::FileDisk;
 use super::lock::{Lock, busy, lock, patiently};
+use super::path::{ends_with_slash, refused};
 use super::probe::device_is_read_only;
 use crate::metadata::{self, Page};
 use crate::params::{Parameters, Usage};
@@ -208,14 +209,18 @@ fn open_existing_or_new(
     path: &Path,
     parameters: &Parameters,
 ) -> Result<(File, Kind, bool), ModuleError> {
-    let failed = |action: &str, error: &io::Error| {
-        ModuleError::system(format_args!("cannot {action} {}", path.display()), error)
-    };
+    let failed = |action: &str, error: &io::Error| refused(action, path, error);
     let kind = match std::fs::metadata(path) {
         Ok(metadata) => kind_of(path, &metadata)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if parameters.read_only {
+            // A link is not followed to make a file: who made the link would choose the place.
+            let is_link = std::fs::symlink_metadata(path).is_ok();
+            if parameters.read_only || is_link {
                 return Err(failed("open", &error));
+            }
+            if ends_with_slash(path) {
+                let error = io::Error::from_raw_os_error(libc::EISDIR);
+                return Err(failed("create", &error));
             }
             if parameters.total_size == 0 {
                 return Err(ModuleError::new(
@@ -233,7 +238,10 @@ fn open_existing_or_new(
                 .create_new(true)
                 .mode(0o600)
                 .open(path)
-                .map_err(|error| failed("create", &error))?;
+                .map_err(|error| match error.kind() {
+                    io::ErrorKind::AlreadyExists => busy(path, "somebody made it just now"),
+                    _ => failed("create", &error),
+                })?;
             return Ok((file, Kind::Regular, true));
         }
         Err(error) => return Err(failed("look at", &error)),

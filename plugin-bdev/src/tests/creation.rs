@@ -118,7 +118,68 @@ fn only_files_and_block_devices_are_opened() {
     let below_a_file = name_in(&folder, "file");
     File::create(&below_a_file).expect("made");
     let name = format!("{below_a_file}/pool");
-    assert_refused(&name, &file_params(MIB), Status::NotFound, &[&name]);
+    let texts = [name.as_str(), "is no directory"];
+    assert_refused(&name, &file_params(MIB), Status::NotFound, &texts);
+}
+
+#[test]
+fn a_path_that_leads_nowhere_is_told_by_what_is_wrong_with_it_and_nothing_is_made() {
+    let folder = disk_folder();
+    let link = |from: &str, to: &str| {
+        let from = name_in(&folder, from);
+        std::os::unix::fs::symlink(name_in(&folder, to), &from).expect("linked");
+        from
+    };
+    let absent = name_in(&folder, "absent");
+    let dangling = link("dangling", "absent");
+    let chain = link("chain", "dangling");
+    let circle = link("circle", "back");
+    link("back", "circle");
+    let file = name_in(&folder, "file");
+    File::create(&file).expect("made");
+    let long = name_in(&folder, &"x".repeat(300));
+    let (gone, refused) = (Status::NotFound, Status::InvalidArgument);
+    let cases = [
+        (
+            dangling,
+            gone,
+            vec!["a symbolic link to", &absent, "does not exist"],
+        ),
+        (chain, gone, vec!["a symbolic link to", "dangling"]),
+        (circle, refused, vec!["in a circle", "name the file itself"]),
+        (link("to-folder", ""), refused, vec!["is a directory"]),
+        (long, refused, vec!["too long", "255 bytes"]),
+        (
+            format!("{absent}/"),
+            refused,
+            vec!["ends with a slash", "leave that out"],
+        ),
+        (
+            format!("{file}/"),
+            gone,
+            vec!["ends with a slash", "leave that out"],
+        ),
+        (
+            format!("{absent}/pool"),
+            gone,
+            vec!["folder does not exist"],
+        ),
+    ];
+    for (name, status, texts) in cases {
+        for size in [0, MIB] {
+            // A file that would be made by its size is told to need one first.
+            if size == 0 && texts[0].starts_with("folder") {
+                continue;
+            }
+            let texts = [&[name.as_str()], &texts[..]].concat();
+            assert_refused(&name, &file_params(size), status, &texts);
+        }
+    }
+    assert!(!fs::exists(&absent).expect("the folder is there"));
+    // A link to a file that is there is as good as the file.
+    let good = link("good", "file");
+    Pool::create(&good, &file_params(MIB), 1).expect("made");
+    assert_eq!(fs::metadata(&file).expect("there").len(), MIB);
 }
 
 #[test]
@@ -204,7 +265,11 @@ fn missing_rights_are_told_as_such() {
     // The user of file accesses is a thread's own, so this concerns no other test.
     let thread = std::thread::spawn(move || {
         nix::unistd::setfsuid(nobody);
-        let texts = [name.as_str(), "Permission denied"];
+        let texts = [
+            name.as_str(),
+            "Permission denied",
+            "the runtime runs as user",
+        ];
         assert_refused(&name, &file_params(0), Status::PermissionDenied, &texts);
         let absent = name.clone() + "2";
         assert_refused(&absent, &file_params(MIB), Status::PermissionDenied, &[]);
