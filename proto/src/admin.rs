@@ -134,6 +134,39 @@ pub struct RuntimeStatus {
     pub pool_count: u32,
     /// Modules in use and modules that are linked into the runtime, in order of name.
     pub modules: Vec<ModuleInfo>,
+    /// Its log.
+    pub log: LogStatus,
+}
+
+/// What the host knows of its log: also what its log cannot say, because it cannot be written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// The last errors and warnings, the oldest first.
+    pub recent: Vec<LogLine>,
+    /// Lines that were lost since the host started, as the log could not be written as fast as they came.
+    pub lost_lines: u64,
+    /// What keeps the log from being written at this moment, if anything does.
+    pub problem: Option<String>,
+}
+
+/// A complaint that the host logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When, in milliseconds since 1970-01-01, UTC.
+    pub unix_milliseconds: u64,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it says. Printable as it is.
+    pub text: String,
+}
+
+/// How bad something is that the host complains of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Severity {
+    /// Something failed that should not have.
+    Error,
+    /// Something works, but not as its user may expect.
+    Warning,
 }
 
 /// A module, and where it comes from.

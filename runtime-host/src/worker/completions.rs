@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::ffi::c_void;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use chimaera_chimod::abi::{Bytes, HOST_MAGIC, Header, HostVTable};
@@ -15,6 +16,7 @@ use chimaera_shm::{Lane, LaneMemory};
 use super::Command;
 use super::lane_tasks::LaneTasks;
 use crate::inbox::Inbox;
+use crate::log::{self, Level, Source};
 use crate::session::Session;
 
 /// Names a task in flight. Valid until the task completes, after which nobody holds it.
@@ -90,6 +92,9 @@ impl Router {
     }
 }
 
+/// Does not unwind: the token is the host's own, so that what it names is there; there are no more values
+/// than a completion has room for, by the ABI, which the SDK checks on its own side; and nobody calls a
+/// container from inside [`Completions::with`], so that the worker's completions are free.
 unsafe extern "C" fn complete_from_container(
     context: *const c_void,
     token: *const [u64; 2],
@@ -119,13 +124,30 @@ unsafe extern "C" fn complete_from_container(
 }
 
 unsafe extern "C" fn log_from_container(_: *const c_void, level: u32, text: Bytes) {
+    let level = match level {
+        1 => Level::Error,
+        2 => Level::Warning,
+        3 => Level::Info,
+        _ => Level::Debug,
+    };
     // SAFETY: the module lends the text for the time of the call.
-    let text = String::from_utf8_lossy(unsafe { text.as_slice() });
-    match level {
-        1 => tracing::error!(target: "chimod", "{text}"),
-        2 => tracing::warn!(target: "chimod", "{text}"),
-        3 => tracing::info!(target: "chimod", "{text}"),
-        _ => tracing::debug!(target: "chimod", "{text}"),
+    let text = unsafe { text.as_slice() };
+    // Neither blocks nor panics, by the laws of the log.
+    log::say(level, Source::Module, Utf8Lossy(text));
+}
+
+/// Bytes that should be UTF-8, with a replacement character where they are not.
+struct Utf8Lossy<'a>(&'a [u8]);
+
+impl fmt::Display for Utf8Lossy<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            f.write_str(chunk.valid())?;
+            if !chunk.invalid().is_empty() {
+                f.write_char(char::REPLACEMENT_CHARACTER)?;
+            }
+        }
+        Ok(())
     }
 }
 

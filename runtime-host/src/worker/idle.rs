@@ -9,6 +9,7 @@ use chimaera_shm::{LaneMemory, barrier};
 use super::sleep::{Sleeper, Wake};
 use super::{LaneState, ServedLane, Worker, served_lane};
 use crate::config::Polling;
+use crate::log;
 
 /// Time between two looks at the doorbells of parked lanes while others keep the worker busy. A look
 /// is a system call, the only one that a busy worker makes of its own accord.
@@ -112,9 +113,9 @@ impl Worker {
             served_lane(&mut self.lanes, index).lane.unpark();
         }
         if !std::mem::replace(&mut self.warned_of_barrier, true) {
-            tracing::warn!(
+            log::warning(
                 "the system refuses membarrier(2), which it had before: this worker polls its \
-                 clients' lanes without end; let the sandbox allow the call"
+                 clients' lanes without end; let the sandbox allow the call",
             );
         }
     }

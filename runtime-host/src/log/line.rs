@@ -1,0 +1,118 @@
+//! One line of the log.
+
+use std::fmt::{self, Display, Write};
+use std::time::SystemTime;
+
+use super::Level;
+
+/// Bytes of a line's text. A longer one is cut: whoever names pools should not fill the log with one.
+pub(super) const MAX_TEXT_BYTES: usize = 8 * 1024;
+
+/// What stands in the place of what was cut.
+const CUT: &str = " […]";
+
+/// Whose line it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The host's.
+    Host,
+    /// A module's.
+    Module,
+}
+
+/// A line of the log.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// When it was said. It may be written much later.
+    pub time: SystemTime,
+    /// How severe it is.
+    pub level: Level,
+    /// Who says it.
+    pub source: Source,
+    /// What it says. There is no line end in it, and nothing else that a terminal obeys: names of pools
+    /// and clients are whatever a client likes.
+    pub text: String,
+}
+
+impl Line {
+    pub(super) fn new(level: Level, source: Source, text: &dyn Display) -> Self {
+        Self {
+            time: SystemTime::now(),
+            level,
+            source,
+            text: bounded(text, MAX_TEXT_BYTES),
+        }
+    }
+
+    /// What the line takes of the queue.
+    pub(super) fn size(&self) -> usize {
+        size_of::<Self>() + self.text.len()
+    }
+}
+
+/// A text with everything escaped that is no character to be seen, and cut.
+pub(super) fn bounded(text: &dyn Display, max_bytes: usize) -> String {
+    let mut writer = Bounded {
+        text: String::new(),
+        max_bytes,
+    };
+    if write!(writer, "{text}").is_err() {
+        writer.text.push_str(CUT);
+    }
+    writer.text
+}
+
+struct Bounded {
+    text: String,
+    max_bytes: usize,
+}
+
+impl Write for Bounded {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        part.chars()
+            .try_for_each(|character| self.write_char(character))
+    }
+
+    fn write_char(&mut self, character: char) -> fmt::Result {
+        if self.text.len() + CUT.len() + character.len_utf8() > self.max_bytes {
+            return Err(fmt::Error);
+        }
+        if is_hidden(character) {
+            self.text.extend(character.escape_default());
+        } else {
+            self.text.push(character);
+        }
+        Ok(())
+    }
+}
+
+/// Controls, line ends, and what turns the direction of writing.
+fn is_hidden(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_can_begin_a_line_of_the_log_by_a_name() {
+        let name = "a\n2026-01-01 ERROR all is lost\r\u{1b}[2J\u{202e}";
+        let text = bounded(&name, 1000);
+        assert_eq!(
+            text,
+            "a\\n2026-01-01 ERROR all is lost\\r\\u{1b}[2J\\u{202e}"
+        );
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters_and_says_so() {
+        let text = bounded(&"ä".repeat(1000), 100);
+        assert!(text.len() <= 100 && text.ends_with("ä […]"), "{text}");
+        assert_eq!(bounded(&"short", 100), "short");
+    }
+}

@@ -1,0 +1,354 @@
+//! The host's log: nobody who logs waits for it, and nothing that happens to it happens to them.
+//!
+//! Whatever the host and its modules have to say goes into a queue, and one thread writes it: to the
+//! [`Sink`] of a daemon, else to the `tracing` subscriber of the application that embeds the host. Where the
+//! log goes may stand still, fail or panic; that is met by this one thread. There is one log in a process,
+//! since a module's thread may log when its host has ended.
+//!
+//! Laws of this module:
+//! - [`error`] and its like never block, never panic, and may be called on any thread, with any lock held.
+//!   All of the host logs through them and never through `tracing` (a lint holds that).
+//! - The queue has limits. What does not fit is counted, and its number is logged when writing works
+//!   again; the least severe lines go first.
+//! - A line that cannot be written is kept and tried again. Only at the end is it given up, after
+//!   [`END_PATIENCE`].
+//! - Nothing under the lock can panic or wait.
+
+mod line;
+mod queue;
+mod recent;
+mod shares;
+mod sink;
+
+use std::fmt::{Debug, Display};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+pub use chimaera_chimod::Level;
+use chimaera_proto::admin::LogStatus;
+use chimaera_shm::thread;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+pub use line::{Line, Source};
+use queue::Queue;
+use recent::Recent;
+pub(crate) use shares::Shares;
+pub use sink::Sink;
+use sink::Tracing;
+
+/// How long the end waits for what is still to be written.
+pub const END_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the log's thread waits before it tries again what failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long a line may take before the log counts as standing still.
+const STALL: Duration = Duration::from_secs(1);
+
+/// Logs that something failed that should not have.
+pub fn error(text: impl Display) {
+    say(Level::Error, Source::Host, text);
+}
+
+/// Logs that something works, but not as its user may expect.
+pub fn warning(text: impl Display) {
+    say(Level::Warning, Source::Host, text);
+}
+
+/// Logs what an operator wants to see.
+pub fn info(text: impl Display) {
+    say(Level::Info, Source::Host, text);
+}
+
+/// Logs what only a developer wants to see.
+pub fn debug(text: impl Display) {
+    say(Level::Debug, Source::Host, text);
+}
+
+/// Logs a line. Nothing that its text does as it is formatted gets out of here.
+pub(crate) fn say(level: Level, source: Source, text: impl Display) {
+    let is_wanted = THRESHOLDS.let_through(level, source);
+    if !is_wanted && !Recent::keeps(level) {
+        return;
+    }
+    let line = quietly(|| Line::new(level, source, &text))
+        .unwrap_or_else(|| Line::new(level, source, &"a line of the log panicked as it was made"));
+    let mut state = LOG.state.lock();
+    state.recent.note(&line);
+    if is_wanted {
+        state.queue.push(line);
+        LOG.changed.notify_one();
+    }
+}
+
+/// Waits until all that was said before is written, or cannot be, or so much time has passed.
+pub fn flush(patience: Duration) {
+    let end = Instant::now() + patience;
+    let mut state = LOG.state.lock();
+    while state.writer.is_at_work(&state.queue) {
+        if LOG.written.wait_until(&mut state, end).timed_out() {
+            return;
+        }
+    }
+}
+
+/// Has the log's thread open again what it writes to ([`Sink::reopen`]). Does not wait for it.
+pub fn reopen() {
+    LOG.state.lock().reopen = true;
+    LOG.changed.notify_one();
+}
+
+/// What the host tells of its log.
+pub(crate) fn status() -> LogStatus {
+    let state = LOG.state.lock();
+    LogStatus {
+        recent: state.recent.lines(),
+        lost_lines: state.queue.lost_in_all(),
+        problem: match &state.writer {
+            Writer::Failing(reason) => Some(format!("it cannot be written: {reason}")),
+            Writer::Writing(since) if since.elapsed() > STALL => Some(format!(
+                "it stands still for {} s: whoever is to read it does not",
+                since.elapsed().as_secs()
+            )),
+            _ => None,
+        },
+    }
+}
+
+/// Which lines are written: those of each source up to a level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Of the host itself; `None` for no line at all.
+    pub host: Option<Level>,
+    /// Of modules.
+    pub modules: Option<Level>,
+}
+
+/// Starts the log's thread with a sink of the caller's own. To be called before any host is started.
+///
+/// # Errors
+/// The system gives no thread, or the log runs already.
+pub fn start(sink: impl Sink + 'static, thresholds: Thresholds) -> io::Result<Running> {
+    let mut state = LOG.state.lock();
+    if state.writer.is_there() {
+        let reason = "the log of this process is written already";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
+    }
+    THRESHOLDS.set(thresholds);
+    state.start_writer(Box::new(sink))
+}
+
+/// Makes sure that the log's thread runs: the one that is there, else one that hands lines to `tracing`.
+pub(crate) fn ensure_started() -> io::Result<Running> {
+    let mut state = LOG.state.lock();
+    if state.writer.is_there() {
+        state.users += 1;
+        return Ok(Running { _private: () });
+    }
+    THRESHOLDS.follow_tracing();
+    state.start_writer(Box::new(Tracing))
+}
+
+/// Keeps the log's thread running. Dropping the last one ends it, and waits for that no longer than
+/// [`END_PATIENCE`].
+#[derive(Debug)]
+#[must_use]
+pub struct Running {
+    _private: (),
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let end = Instant::now() + END_PATIENCE;
+        let mut state = LOG.state.lock();
+        state.users -= 1;
+        LOG.changed.notify_one();
+        // Another may start meanwhile and keep the thread.
+        while state.users == 0 && state.writer.is_there() {
+            if LOG.written.wait_until(&mut state, end).timed_out() {
+                return;
+            }
+        }
+    }
+}
+
+/// The log of this process.
+static LOG: Log = Log {
+    state: Mutex::new(State {
+        queue: Queue::new(),
+        recent: Recent::new(),
+        users: 0,
+        writer: Writer::Gone,
+        reopen: false,
+    }),
+    changed: Condvar::new(),
+    written: Condvar::new(),
+};
+
+struct Log {
+    state: Mutex<State>,
+    /// There is something to do for the log's thread, its end included.
+    changed: Condvar,
+    /// The log's thread has nothing left to do, cannot do it, or has ended.
+    written: Condvar,
+}
+
+struct State {
+    queue: Queue,
+    recent: Recent,
+    /// How many [`Running`] there are.
+    users: usize,
+    writer: Writer,
+    reopen: bool,
+}
+
+/// What the log's thread does.
+enum Writer {
+    /// There is none.
+    Gone,
+    Idle,
+    /// It is handing a line to the sink, since then.
+    Writing(Instant),
+    /// It waits before it tries again.
+    Failing(String),
+}
+
+impl Writer {
+    fn is_there(&self) -> bool {
+        !matches!(self, Self::Gone)
+    }
+
+    fn is_at_work(&self, queue: &Queue) -> bool {
+        match self {
+            Self::Gone | Self::Failing(_) => false,
+            Self::Idle => !queue.is_empty(),
+            Self::Writing(_) => true,
+        }
+    }
+}
+
+impl State {
+    fn start_writer(&mut self, sink: Box<dyn Sink>) -> io::Result<Running> {
+        thread::spawn("chimaera-log", move || write_all(sink))?;
+        self.writer = Writer::Idle;
+        self.users += 1;
+        Ok(Running { _private: () })
+    }
+}
+
+/// The log's thread.
+fn write_all(mut sink: Box<dyn Sink>) {
+    let mut state = LOG.state.lock();
+    loop {
+        if std::mem::take(&mut state.reopen) {
+            reopen_sink(&mut state, &mut *sink);
+        } else if let Some(line) = state.queue.pop() {
+            if !write(&mut state, &mut *sink, &line) {
+                break;
+            }
+        } else if state.users == 0 {
+            break;
+        } else {
+            state.writer = Writer::Idle;
+            LOG.written.notify_all();
+            LOG.changed.wait(&mut state);
+        }
+    }
+    state.writer = Writer::Gone;
+    LOG.written.notify_all();
+}
+
+/// Writes a line, as often as it takes. Whether it is written; it is given up at the end.
+fn write(state: &mut MutexGuard<'_, State>, sink: &mut dyn Sink, line: &Line) -> bool {
+    loop {
+        state.writer = Writer::Writing(Instant::now());
+        let result = MutexGuard::unlocked(state, || {
+            // A line that makes its reader panic would do so again: it counts as written.
+            quietly(|| sink.write(line)).unwrap_or(Ok(()))
+        });
+        let Err(error) = result else {
+            return true;
+        };
+        if state.users == 0 {
+            return false;
+        }
+        state.writer = Writer::Failing(error.to_string());
+        LOG.written.notify_all();
+        let again = Instant::now() + RETRY;
+        while state.users > 0 && !state.reopen {
+            if LOG.changed.wait_until(state, again).timed_out() {
+                break;
+            }
+        }
+        if std::mem::take(&mut state.reopen) {
+            reopen_sink(state, sink);
+        }
+    }
+}
+
+fn reopen_sink(state: &mut MutexGuard<'_, State>, sink: &mut dyn Sink) {
+    state.writer = Writer::Writing(Instant::now());
+    MutexGuard::unlocked(state, || match quietly(|| sink.reopen()) {
+        Some(Ok(())) => info("the log was opened again, and goes on here"),
+        Some(Err(error)) => error_of_reopening(&error),
+        None => error_of_reopening(&"it panicked"),
+    });
+}
+
+fn error_of_reopening(reason: &dyn Display) {
+    error(format_args!(
+        "the log cannot be opened again, and goes on where it was: {reason}"
+    ));
+}
+
+/// Runs what may panic, and gives what it gives, or `None`.
+fn quietly<T>(action: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(action))
+        .map_err(|payload| {
+            // A payload may be anything, and panic as it is dropped.
+            let dropped = catch_unwind(AssertUnwindSafe(move || drop(payload)));
+            std::mem::forget(dropped);
+        })
+        .ok()
+}
+
+/// Levels above which a source's lines are not even queued.
+static THRESHOLDS: SharedThresholds = SharedThresholds {
+    host: AtomicU32::new(SharedThresholds::ASK_TRACING),
+    modules: AtomicU32::new(SharedThresholds::ASK_TRACING),
+};
+
+/// [`Thresholds`] that any thread looks at. Each is a hint by itself: relaxed will do.
+struct SharedThresholds {
+    host: AtomicU32,
+    modules: AtomicU32,
+}
+
+impl SharedThresholds {
+    const ASK_TRACING: u32 = u32::MAX;
+
+    fn set(&self, thresholds: Thresholds) {
+        let number = |level: Option<Level>| level.map_or(0, |level| level as u32);
+        self.host.store(number(thresholds.host), Ordering::Relaxed);
+        self.modules
+            .store(number(thresholds.modules), Ordering::Relaxed);
+    }
+
+    fn follow_tracing(&self) {
+        self.host.store(Self::ASK_TRACING, Ordering::Relaxed);
+        self.modules.store(Self::ASK_TRACING, Ordering::Relaxed);
+    }
+
+    fn let_through(&self, level: Level, source: Source) -> bool {
+        let threshold = match source {
+            Source::Host => &self.host,
+            Source::Module => &self.modules,
+        };
+        match threshold.load(Ordering::Relaxed) {
+            Self::ASK_TRACING => Tracing::lets_through(level),
+            threshold => level as u32 <= threshold,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The last complaints, for whoever asks the host how it is.
+
+use std::collections::VecDeque;
+use std::time::UNIX_EPOCH;
+
+use chimaera_proto::admin::{LogLine, Severity};
+use chimaera_proto::limits::ADMIN_BUFFER_BYTES;
+
+use super::Level;
+use super::line::{Line, bounded};
+
+/// Complaints of each severity that are kept.
+const KEPT: usize = 8;
+
+/// Bytes of each.
+const MAX_TEXT_BYTES: usize = 512;
+
+const _: () = assert!(
+    2 * KEPT * (MAX_TEXT_BYTES + 32) < ADMIN_BUFFER_BYTES as usize / 4,
+    "they fit a reply, with all else that stands there"
+);
+
+/// The last errors, and beside them the last warnings, of which there may be many more.
+#[derive(Debug)]
+pub(super) struct Recent {
+    errors: VecDeque<Line>,
+    warnings: VecDeque<Line>,
+}
+
+impl Recent {
+    pub(super) const fn new() -> Self {
+        Self {
+            errors: VecDeque::new(),
+            warnings: VecDeque::new(),
+        }
+    }
+
+    /// Whether lines of this level are kept.
+    pub(super) fn keeps(level: Level) -> bool {
+        matches!(level, Level::Error | Level::Warning)
+    }
+
+    pub(super) fn note(&mut self, line: &Line) {
+        let kept = match line.level {
+            Level::Error => &mut self.errors,
+            Level::Warning => &mut self.warnings,
+            Level::Info | Level::Debug => return,
+        };
+        if kept.len() == KEPT {
+            kept.pop_front();
+        }
+        kept.push_back(Line {
+            text: bounded(&line.text, MAX_TEXT_BYTES),
+            ..*line
+        });
+    }
+
+    /// What is kept, the oldest first.
+    pub(super) fn lines(&self) -> Vec<LogLine> {
+        let mut lines: Vec<_> = self.errors.iter().chain(&self.warnings).collect();
+        lines.sort_by_key(|line| line.time);
+        lines.into_iter().map(report).collect()
+    }
+}
+
+fn report(line: &Line) -> LogLine {
+    let since_epoch = line.time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    LogLine {
+        unix_milliseconds: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
+        severity: match line.level {
+            Level::Error => Severity::Error,
+            _ => Severity::Warning,
+        },
+        text: line.text.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Source;
+
+    #[test]
+    fn many_warnings_do_not_displace_the_last_errors() {
+        let mut recent = Recent::new();
+        let mut note = |level, text: &str| recent.note(&Line::new(level, Source::Host, &text));
+        (0..20).for_each(|number| note(Level::Error, &format!("error {number}")));
+        (0..100).for_each(|number| note(Level::Warning, &format!("warning {number}")));
+        note(Level::Info, "no complaint");
+        let texts: Vec<_> = recent.lines().into_iter().map(|line| line.text).collect();
+        let errors = (12..20).map(|number| format!("error {number}"));
+        let warnings = (92..100).map(|number| format!("warning {number}"));
+        assert_eq!(texts, errors.chain(warnings).collect::<Vec<_>>());
+    }
+}
