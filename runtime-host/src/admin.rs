@@ -227,7 +227,7 @@ impl Shared {
         let info = pool.info(true);
         claimed.publish(pool);
         log::info(format_args!(
-            "pool {id} created by {client}: {}, module {}",
+            "pool created: {id} {}, module {}, for {client}",
             asked.name, asked.module
         ));
         Ok(info)
@@ -280,13 +280,13 @@ impl Shared {
         self.ask_workers(|done| Command::RemovePool { id, done });
         self.pools.wait_for_leases(&pool);
         let flushed = pool.container.flush();
-        let by = client.map_or_else(String::new, |client| format!(" by {client}"));
+        let name = &pool.name;
+        let whom = client.map_or_else(String::new, |client| format!(", for {client}"));
         match &flushed {
-            Ok(()) => log::info(format_args!("pool {id} destroyed{by}: {}", pool.name)),
+            Ok(()) => log::info(format_args!("pool destroyed: {id} {name}{whom}")),
             Err(error) => log::error(format_args!(
-                "pool {id} destroyed{by}, but what it did last may be lost, as it was not flushed: \
-                 {error}: {}",
-                pool.name
+                "pool destroyed: {id} {name}{whom}, but what it did last may be lost, as it was not \
+                 flushed: {error}"
             )),
         }
         flushed

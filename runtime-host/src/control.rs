@@ -326,7 +326,9 @@ impl Control {
                 let _ = self.epoll.delete(&socket);
                 match unserved {
                     Unserved::ProcessEnded => {
-                        tracing::debug!(session = id, "connection dropped: its process has ended");
+                        log::debug(format_args!(
+                            "session {id}: connection dropped: its process has ended"
+                        ));
                         self.ended.push(Arc::new(socket));
                     }
                     Unserved::Shortage(error) => {
@@ -375,10 +377,10 @@ impl Control {
             Err(error) => {
                 if !self.told_of_unwatched {
                     self.told_of_unwatched = true;
-                    tracing::warn!(
+                    log::warning(format_args!(
                         "cannot watch the processes of clients: {error}; the session of one that \
                          dies may last as long as a child that it left behind"
-                    );
+                    ));
                 }
                 Ok(None)
             }
@@ -424,7 +426,10 @@ impl Control {
             Ok((reply, bell)) => (reply, bell),
             Err(refusal) => {
                 // The client is told; it must not be able to fill the log.
-                tracing::debug!(session = id, "request refused: {}", refusal.reason);
+                log::debug(format_args!(
+                    "session {id}: request refused: {}",
+                    refusal.reason
+                ));
                 if refusal.status == Status::OutOfResources {
                     self.reserve.note("a client's request is refused");
                 }

@@ -85,7 +85,9 @@ impl Jobs {
         drop(state);
         self.shared.job_came.notify_one();
         if is_news {
-            tracing::warn!("{refused}; until then, what may block is done by fewer threads");
+            log::warning(format_args!(
+                "{refused}; until then, what may block is done by fewer threads"
+            ));
         }
     }
 }
@@ -106,7 +108,9 @@ fn work(shared: &Shared, patience: Option<Duration>) {
             if let Err(payload) = catch_unwind(AssertUnwindSafe(job)) {
                 // Its drop might panic in turn, and take the thread along.
                 std::mem::forget(payload);
-                tracing::error!("a blocking job panicked: this is a mistake in the runtime");
+                log::error(format_args!(
+                    "a blocking job panicked: this is a mistake in the runtime"
+                ));
             }
             state = shared.state.lock();
             continue;

@@ -49,6 +49,11 @@ impl Modules {
         if let Some(value) = std::env::var_os(FOLDERS_VARIABLE) {
             named.extend(std::env::split_paths(&value).filter(|path| !path.as_os_str().is_empty()));
         }
+        // For as long as the host runs, wherever the process goes meanwhile.
+        let named = named
+            .into_iter()
+            .map(|folder| std::path::absolute(&folder).unwrap_or(folder))
+            .collect();
         let program = std::env::current_exe().ok();
         // An installed program's libraries lie in `../lib/chimaera`, a built one's beside it.
         let beside = program
@@ -99,12 +104,11 @@ impl Modules {
         }
         let found = self.find(name)?;
         let module = found.module.clone();
-        tracing::info!(
-            module = name,
-            version = module.version(),
-            library = found.library.as_deref().map_or("built in".to_owned(), show),
-            "module in use"
-        );
+        log::info(format_args!(
+            "module {name} is in use, version {}, {}",
+            module.version(),
+            found.library.as_deref().map_or("built in".to_owned(), show)
+        ));
         self.used.lock().insert(name.to_owned(), found);
         Ok(module)
     }

@@ -6,6 +6,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::log;
+
 use chimaera_proto::Status;
 use chimaera_shm::Doorbell;
 
@@ -64,10 +66,10 @@ impl Reserve {
         match &mut self.shortage {
             Some(shortage) => shortage.last = Instant::now(),
             None => {
-                tracing::warn!(
+                log::warning(format_args!(
                     "{what}: new clients and lanes are refused for as long as that lasts; raise \
                      `ulimit -n` of the runtime, or its memory limit"
-                );
+                ));
                 self.shortage = Some(Shortage {
                     last: Instant::now(),
                     turned_away: 0,
@@ -93,10 +95,10 @@ impl Reserve {
                 .shortage
                 .take_if(|shortage| shortage.last.elapsed() >= QUIET)
         {
-            tracing::warn!(
+            log::warning(format_args!(
                 "the shortage of file descriptors or memory is over; {} clients were turned away",
                 shortage.turned_away
-            );
+            ));
         }
     }
 }

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
-use chimaera_chimod::{Activity, Container, CreateContext, Level, ModuleError, Request, Worker};
+use chimaera_chimod::{
+    Activity, Container, CreateAgain, CreateContext, Level, ModuleError, Request, Worker,
+};
 use chimaera_proto::admin::{DestroyPool, GetOrCreatePool, Method, RuntimeStatus, Severity};
 use chimaera_proto::{Descriptor, PoolId, codec};
 use chimaera_runtime::{Config, Host};
@@ -27,7 +29,7 @@ impl Container for Talking {
         Ok(Self { host: context.host })
     }
 
-    fn check_params(&self, _: &[u8]) -> Result<(), ModuleError> {
+    fn create_again(&self, _: CreateAgain<'_>) -> Result<(), ModuleError> {
         Ok(())
     }
 

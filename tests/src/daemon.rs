@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::PATIENCE;
 use crate::build::{library_folder, program};
-use crate::watchdog::{Watchdog, within};
+use crate::watchdog::{Watchdog, until, within};
 
 /// A running daemon, killed on drop if it still runs then.
 #[derive(Debug)]
@@ -124,6 +124,40 @@ impl Daemon {
         let (code, log) = daemon.wait();
         let folder = daemon.folder.take().expect("there until taken over");
         Err(Refused { code, log, folder })
+    }
+
+    /// Starts a daemon that writes to places of the test's own, and waits until it takes clients.
+    ///
+    /// # Panics
+    /// If it does not.
+    #[must_use]
+    pub fn start_writing_to(stdout: impl Into<Stdio>, stderr: impl Into<Stdio>) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let mut command = Command::new(program("chimaera"));
+        command
+            .args(["runtime", "start", "--plugin-dir"])
+            .arg(library_folder())
+            .arg("--socket")
+            .arg(folder.path().join("chimaera.sock"))
+            .env_remove("CHIMAERA_LOG")
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr);
+        let child = command.spawn().expect("the daemon starts");
+        let watchdog = Watchdog::with_daemon(Pid::from_raw(child.id() as i32));
+        let mut daemon = Self {
+            child,
+            folder: Some(folder),
+            log: None,
+            log_so_far: Arc::default(),
+            watchdog,
+        };
+        until("the daemon takes clients", || {
+            let ended = daemon.child.try_wait().expect("it was started");
+            assert_eq!(ended, None, "the daemon ended");
+            Runtime::connect_to(daemon.socket()).is_ok()
+        });
+        daemon
     }
 
     /// The daemon's socket.

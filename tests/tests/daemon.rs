@@ -36,7 +36,9 @@ fn a_second_daemon_on_a_socket_is_refused_and_does_not_disturb_the_first() {
     assert!(text.contains("another runtime serves"), "{text}");
     let text = daemon.run(&["runtime", "start", "--detach"]);
     let text = text.failure(IN_THE_WAY);
-    assert!(text.contains("did not start"), "{text}");
+    for words in ["did not start", "another runtime serves"] {
+        assert!(text.contains(words), "{text}");
+    }
     runtime.admin().ping().expect("the first goes on");
     daemon.connect().admin().ping().expect("and takes clients");
 }

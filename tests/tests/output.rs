@@ -1,210 +1,328 @@
-//! What the program writes reaches whoever reads it, or its exit code says that it did not; and it is
-//! what it seems to be.
+//! What a daemon writes may go nowhere: its reader is gone or does not read, its disk is full. No job fails for
+//! that, no signal is lost, no answer changes; and when it can be written again, it is.
 
 use std::fs::File;
-use std::os::unix::fs::symlink;
-use std::process::{Command, Output, Stdio};
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::Command;
 
-use chimaera_echo_client::{Client as EchoClient, PoolId, PoolQuery};
-use chimaera_tests::exit::{FAILED, IN_THE_WAY, NO_RUNTIME, NOT_FOUND, WRONG_USAGE};
-use chimaera_tests::{Daemon, chimaera, disk_folder, finish, json, program, text, within};
+use chimaera_bdev_client::{BlockType, PoolQuery, Status};
+use chimaera_faulty_runtime::Method;
+use chimaera_tests::exit::NO_RUNTIME;
+use chimaera_tests::{
+    Daemon, Faulty, SmallFileSystem, assert_refused, memory, program, skipped, text, until,
+};
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
+use nix::unistd::pipe2;
 
-fn full() -> Stdio {
-    File::options()
-        .write(true)
-        .open("/dev/full")
-        .expect("a device that is always full")
-        .into()
+/// What can be wrong with where output goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// A pipe whose reader is gone.
+    ReaderGone,
+    /// A pipe whose reader does not read.
+    ReaderStill,
+    /// A device that takes nothing.
+    FullDevice,
+    /// A file on a disk without room.
+    FullDisk,
 }
 
-fn output(mut command: Command) -> Output {
-    within("a command", move || command.output().expect("it runs"))
+const FAULTS: [Fault; 4] = [
+    Fault::ReaderGone,
+    Fault::ReaderStill,
+    Fault::FullDevice,
+    Fault::FullDisk,
+];
+
+/// Where a daemon's output goes, standard output and standard error alike.
+struct Place {
+    fault: Fault,
+    output: OwnedFd,
+    /// The other end of a pipe.
+    reader: Option<OwnedFd>,
+    disk: Option<SmallFileSystem>,
 }
 
-#[test]
-fn an_answer_that_cannot_be_written_is_a_failure() {
-    let daemon = Daemon::start();
-    let create = ["pool", "create", "p", "--type", "ram", "--size", "1MiB"];
-    let _ = daemon.run(&create).success();
+impl Place {
+    /// A place that is all right so far; or the reason why there is none.
+    fn new(fault: Fault) -> Result<Self, String> {
+        let mut place = match fault {
+            Fault::ReaderGone | Fault::ReaderStill => {
+                let (reader, output) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+                Self {
+                    fault,
+                    output,
+                    reader: Some(reader),
+                    disk: None,
+                }
+            }
+            Fault::FullDevice => Self {
+                fault,
+                output: File::options()
+                    .write(true)
+                    .open("/dev/full")
+                    .map_err(|error| format!("no /dev/full: {error}"))?
+                    .into(),
+                reader: None,
+                disk: None,
+            },
+            Fault::FullDisk => {
+                let disk = SmallFileSystem::mount("size=256k")?;
+                let log = File::options()
+                    .create(true)
+                    .append(true)
+                    .open(disk.folder().join("log"))
+                    .expect("a log");
+                Self {
+                    fault,
+                    output: log.into(),
+                    reader: None,
+                    disk: Some(disk),
+                }
+            }
+        };
+        if fault == Fault::FullDevice {
+            place.fail();
+        }
+        Ok(place)
+    }
+
+    /// Makes it fail, from now on.
+    fn fail(&mut self) {
+        match self.fault {
+            Fault::ReaderGone => self.reader = None,
+            Fault::ReaderStill => {
+                // A description of its own: the daemon's stays as it is, and blocks.
+                let path = format!("/proc/self/fd/{}", self.output.as_raw_fd());
+                let mut pipe = File::options()
+                    .write(true)
+                    .custom_flags(OFlag::O_NONBLOCK.bits())
+                    .open(path)
+                    .expect("the pipe");
+                while pipe.write(&[b'.'; 4096]).is_ok() {}
+                while pipe.write(b".").is_ok() {}
+            }
+            Fault::FullDevice => {}
+            Fault::FullDisk => {
+                let mut filler = File::create(self.filler()).expect("a file");
+                while filler.write_all(&[b'.'; 4096]).is_ok() {}
+            }
+        }
+    }
+
+    fn filler(&self) -> PathBuf {
+        let disk = self.disk.as_ref().expect("it is a disk that is full");
+        disk.folder().join("filler")
+    }
+
+    fn log(&self) -> String {
+        let disk = self.disk.as_ref().expect("it is a disk that is full");
+        std::fs::read_to_string(disk.folder().join("log")).expect("the log")
+    }
+
+    fn start(&self) -> Daemon {
+        let copy = || self.output.try_clone().expect("descriptors are left");
+        Daemon::start_writing_to(copy(), copy())
+    }
+}
+
+/// All kinds of work, on every kind of thread that may have something to say.
+fn work(daemon: &Daemon) {
+    let file = daemon.folder().join("pool");
     for arguments in [
-        &["--help"][..],
-        &["--version"],
-        &["pool", "--help"],
-        &["pool", "list"],
-        &["pool", "list", "--json"],
-        &["pool", "stats", "p"],
-        &["pool", "map", "p"],
-        &["pool", "blocks", "p"],
-        &["pool", "flush", "p"],
-        &["runtime", "status"],
-        &["bench", "--list"],
+        &["pool", "create", "other", "--type", "ram", "--size", "8MiB"][..],
+        &[
+            "pool",
+            "create",
+            text(&file),
+            "--type",
+            "file",
+            "--size",
+            "8MiB",
+        ],
     ] {
-        let mut command = daemon.command(arguments);
-        command.stdout(full()).stderr(Stdio::piped());
-        let said = output(command);
-        assert_eq!(said.status.code(), Some(FAILED), "{arguments:?}");
-        let error = String::from_utf8_lossy(&said.stderr);
-        assert!(error.contains("No space left"), "{arguments:?}: {error}");
+        let _ = daemon.run(arguments).success();
     }
-    // What it was told to do, it did.
-    let mut destroy = daemon.command(&["pool", "destroy", "p"]);
-    destroy.stdout(full()).stderr(Stdio::piped());
-    assert_eq!(output(destroy).status.code(), Some(FAILED));
-    daemon.run(&["pool", "stats", "p"]).failure(NOT_FOUND);
-}
+    let runtime = daemon.connect();
+    let kept = memory(&runtime, 8 << 20);
+    let blocks = kept.allocate_blocks(PoolQuery::Local, 4096);
+    let block = blocks.expect("there is room")[0];
+    assert_eq!(block.block_type, BlockType::Kib4);
+    let mut buffer = runtime.allocate_buffer(4096).expect("a buffer");
+    buffer.fill(0xA5);
+    kept.write(PoolQuery::Local, &block, &buffer)
+        .expect("written");
 
-#[test]
-fn an_error_that_cannot_be_written_changes_no_exit_code() {
-    for (arguments, code) in [
-        (
-            &["pool", "list", "--socket", "/nowhere/socket"][..],
-            NO_RUNTIME,
-        ),
-        (&["pool", "inspect", "/nowhere"], NOT_FOUND),
-        (&["nonsense"], WRONG_USAGE),
-    ] {
-        let mut command = Command::new(program("chimaera"));
-        command.args(arguments).stdout(full()).stderr(full());
-        assert_eq!(output(command).status.code(), Some(code), "{arguments:?}");
+    let faulty = Faulty::created(&runtime, 0);
+    for _ in 0..10 {
+        faulty.call(Method::LogElsewhere).expect("said");
+        assert_refused(
+            faulty.call(Method::PanicElsewhere),
+            Status::ModulePanicked,
+            &[],
+        );
+        assert_refused(faulty.call(Method::Panic), Status::ModulePanicked, &[]);
     }
-}
-
-#[test]
-fn a_reader_that_has_gone_is_no_failure() {
-    let (reader, writer) = std::io::pipe().expect("a pipe");
-    drop(reader);
-    let mut command = Command::new(program("chimaera"));
-    command.arg("--help").stdout(writer).stderr(Stdio::piped());
-    let said = output(command);
-    assert_eq!(said.status.code(), Some(0));
-    assert_eq!(said.stderr, b"");
-}
-
-#[test]
-fn a_name_can_neither_move_the_cursor_nor_begin_a_line() {
-    let daemon = Daemon::start();
-    let name = "p\u{1b}[2J\nforged line\u{202e}";
-    let create = ["pool", "create", name, "--type", "ram", "--size", "1MiB"];
-    let looks = [
-        &create[..],
-        &["pool", "list"],
-        &["pool", "flush", name],
-        &["pool", "map", name],
-        &["pool", "destroy", name],
-    ];
-    for look in looks {
-        let said = daemon.run(look).success();
-        let hidden =
-            |line: &str| line.contains(['\u{1b}', '\u{202e}']) || line.starts_with("forged");
-        assert!(!said.lines().any(hidden), "{look:?}: {said:?}");
+    for name in ["other", text(&file)] {
+        let _ = daemon.run(&["pool", "destroy", name]).success();
     }
-    let said = daemon.run(&["pool", "stats", name]).failure(NOT_FOUND);
-    assert!(said.contains("\\u{1b}[2J\\nforged line"), "{said:?}");
-    assert_eq!(said.trim_end().lines().count(), 1, "{said:?}");
+    buffer.fill(0);
+    kept.read(PoolQuery::Local, &block, &mut buffer)
+        .expect("the pool is there");
+    assert!(buffer.iter().all(|&byte| byte == 0xA5), "and what it holds");
 }
 
-#[test]
-fn json_may_be_asked_for_anywhere_and_errors_are_json_too() {
-    let daemon = Daemon::start();
-    let create = [
-        "--json", "pool", "create", "p", "--type", "ram", "--size", "1MiB",
-    ];
-    let created = json(&daemon.run(&create).success());
-    assert_eq!(created["name"], "p");
-    for arguments in [
-        &["pool", "--json", "stats", "p"][..],
-        &["pool", "flush", "p", "--json"],
-        &["pool", "map", "p", "--json"],
-        &["--json", "pool", "destroy", "p"],
-    ] {
-        assert_eq!(
-            json(&daemon.run(arguments).success())["name"],
-            "p",
-            "{arguments:?}"
+/// The texts of the errors that the daemon tells of.
+fn errors(daemon: &Daemon) -> Vec<String> {
+    let status = daemon.status();
+    let recent = status["log"]["recent"].as_array().expect("a list");
+    let errors = recent.iter().filter(|line| line["severity"] == "error");
+    errors
+        .map(|line| line["text"].as_str().expect("a text").to_owned())
+        .collect()
+}
+
+fn run_with(fault: Fault, is_broken_from_the_start: bool, stops_by_signal: bool) {
+    let mut place = match Place::new(fault) {
+        Ok(place) => place,
+        Err(reason) => return skipped(&format!("output with {fault:?}"), &reason),
+    };
+    if is_broken_from_the_start {
+        place.fail();
+    }
+    let mut daemon = place.start();
+    place.fail();
+    work(&daemon);
+    let errors = errors(&daemon);
+    for expected in ["as asked, line 7", "as asked, on a thread of the module's"] {
+        assert!(
+            errors.iter().any(|text| text.contains(expected)),
+            "{fault:?}: {expected} is not in {errors:?}"
         );
     }
-    for (arguments, code) in [
-        (&["--json", "pool", "stats", "p"][..], NOT_FOUND),
-        (&["pool", "create", "--json"], WRONG_USAGE),
-        (
-            &["pool", "list", "--json", "--socket", "/nowhere/socket"],
-            NO_RUNTIME,
-        ),
-        (&["--json", "pool", "inspect", "/nowhere"], NOT_FOUND),
-    ] {
-        let said = if arguments.contains(&"--socket") {
-            chimaera(arguments)
-        } else {
-            daemon.run(arguments)
-        };
-        let error = json(&said.failure(code));
-        assert_eq!(error["exit_code"], code, "{arguments:?}");
-        assert!(error["error"].as_str().is_some_and(|text| !text.is_empty()));
+    if fault != Fault::ReaderStill {
+        let shown = daemon.run(&["runtime", "status"]).success();
+        assert!(shown.contains("it cannot be written"), "{fault:?}: {shown}");
+    } else {
+        until("it is known that nobody reads", || {
+            let shown = daemon.run(&["runtime", "status"]).success();
+            shown.contains("it stands still")
+        });
     }
-    let stopped = json(&daemon.run(&["--json", "runtime", "stop"]).success());
-    assert_eq!(stopped["process_id"], daemon.process_id());
+    if stops_by_signal {
+        daemon.signal(Signal::SIGTERM);
+    } else {
+        let said = daemon.run(&["runtime", "stop"]).success();
+        assert_eq!(said, "stopped\n");
+    }
+    assert_eq!(daemon.wait().0, Some(0), "{fault:?}");
 }
 
 #[test]
-fn a_pool_of_another_module_is_only_touched_by_what_is_for_every_module() {
-    let daemon = Daemon::start();
+fn a_daemon_whose_output_goes_nowhere_from_the_start_works_and_ends_on_a_signal() {
+    for fault in FAULTS {
+        run_with(fault, true, true);
+    }
+}
+
+#[test]
+fn a_daemon_whose_output_goes_nowhere_from_the_start_works_and_stops_when_told() {
+    for fault in FAULTS {
+        run_with(fault, true, false);
+    }
+}
+
+#[test]
+fn a_daemon_whose_output_fails_later_works_on_and_ends_on_a_signal() {
+    for fault in FAULTS {
+        run_with(fault, false, true);
+    }
+}
+
+#[test]
+fn a_daemon_whose_output_fails_later_works_on_and_stops_when_told() {
+    for fault in FAULTS {
+        run_with(fault, false, false);
+    }
+}
+
+#[test]
+fn what_could_not_be_written_is_when_there_is_room_again_with_the_number_of_what_is_lost() {
+    let mut place = match Place::new(Fault::FullDisk) {
+        Ok(place) => place,
+        Err(reason) => return skipped("a log with room again", &reason),
+    };
+    let mut daemon = place.start();
+    place.fail();
     let runtime = daemon.connect();
-    let echo = EchoClient::new(&runtime, PoolId::NULL);
-    let info = echo
-        .create(PoolQuery::Dynamic, "echo", "")
-        .expect("the echo module is there");
-    for arguments in [
-        &["pool", "stats", "echo"][..],
-        &["pool", "map", "echo"],
-        &["pool", "blocks", "echo"],
-        &["verify", "check", "--pool", "echo", "--journal", "/nowhere"],
-    ] {
-        let said = daemon.run(arguments).failure(IN_THE_WAY);
-        assert!(said.contains("is of the module chimaera_echo"), "{said}");
+    let faulty = Faulty::created(&runtime, 0);
+    // Three lines each are logged, and there is room for a third of them; the errors find it.
+    for _ in 0..4000 {
+        faulty.call(Method::LogElsewhere).expect("said");
     }
-    let said = daemon.run(&["pool", "flush", "echo"]).success();
-    assert_eq!(said, "flushed pool echo\n");
-    let said = daemon.run(&["pool", "destroy", "echo"]).success();
-    assert!(said.contains(&info.id.to_string()), "{said}");
+    let status = daemon.status();
+    let lost = status["log"]["lost_lines"].as_u64().expect("a number");
+    assert!(lost > 0, "{status}");
+    std::fs::remove_file(place.filler()).expect("room again");
+    until("all is written", || {
+        daemon.status()["log"]["problem"].is_null()
+    });
+    until("the last error is written", || {
+        place.log().matches("ERROR module: as asked").count() == 4000
+    });
+    let log = place.log();
+    assert!(
+        log.contains(&format!("{lost} were lost: 0 errors")),
+        "{lost}: {log}"
+    );
+    assert!(log.contains("serving"), "what came first is there: {log}");
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().0, Some(0));
+    assert!(place.log().ends_with("stopped\n"));
 }
 
 #[test]
-fn a_journal_is_a_regular_file_and_somebodys_file_is_not_read_to_its_end() {
-    let daemon = Daemon::start();
-    let folder = disk_folder();
-    let pool = folder.path().join("pool");
-    let create = [
-        "pool",
-        "create",
-        text(&pool),
-        "--type",
-        "file",
-        "--size",
-        "4MiB",
-    ];
-    let _ = daemon.run(&create).success();
-    let fifo = folder.path().join("fifo");
-    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a fifo");
-    let zeroes = folder.path().join("zeroes");
-    symlink("/dev/zero", &zeroes).expect("a link");
-    // Larger than memory, and takes no space.
-    let sparse = folder.path().join("sparse");
-    let file = File::create(&sparse).expect("a file");
-    file.set_len(1 << 40).expect("sparse files");
-    for (journal, why) in [
-        (text(&fifo), "not a regular file"),
-        (text(&zeroes), "not a regular file"),
-        ("/dev/zero", "not a regular file"),
-        (text(&sparse), "not a journal"),
-    ] {
-        for verify in [
-            &["verify", "check"][..],
-            &["verify", "run", "--seconds", "1"],
-        ] {
-            let of_pool = ["--pool", text(&pool), "--journal", journal];
-            let command = daemon.command(&[verify, &of_pool].concat());
-            let said = finish(command).failure(FAILED);
-            assert!(said.contains(why), "{journal}: {said}");
-        }
+fn a_reader_that_reads_again_gets_all_that_was_said_in_its_order() {
+    let mut place = Place::new(Fault::ReaderStill).expect("a pipe");
+    place.fail();
+    let mut daemon = place.start();
+    let runtime = daemon.connect();
+    let faulty = Faulty::created(&runtime, 0);
+    faulty.call(Method::LogElsewhere).expect("said");
+    let reader = place.reader.take().expect("it is there");
+    drop(place);
+    daemon.signal(Signal::SIGTERM);
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut File::from(reader), &mut text).expect("what it says");
+    assert_eq!(daemon.wait().0, Some(0));
+    let places: Vec<_> = ["ready on", "serving", "module: as asked, line 7", "stopped"]
+        .iter()
+        .map(|words| {
+            text.find(words)
+                .unwrap_or_else(|| panic!("{words} in {text}"))
+        })
+        .collect();
+    assert!(places[1..].is_sorted(), "{places:?}: {text}");
+}
+
+#[test]
+fn a_command_whose_complaints_go_nowhere_ends_with_the_code_that_says_the_same() {
+    let run = |stderr: OwnedFd| {
+        let mut command = Command::new(program("chimaera"));
+        command
+            .args(["pool", "list", "--socket", "/nowhere/chimaera.sock"])
+            .stderr(stderr);
+        command.status().expect("it runs").code()
+    };
+    let (reader, gone) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+    drop(reader);
+    assert_eq!(run(gone), Some(NO_RUNTIME));
+    match File::options().write(true).open("/dev/full") {
+        Ok(full) => assert_eq!(run(full.into()), Some(NO_RUNTIME)),
+        Err(error) => skipped("complaints to /dev/full", &error.to_string()),
     }
 }

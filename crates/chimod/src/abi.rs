@@ -236,6 +236,9 @@ impl CreateArguments {
     /// In `flags`: the host chose the id. The container may have another of its own
     /// ([`ModuleVTable::pool_id`]).
     pub const ID_IS_CHOSEN: u32 = 1;
+    /// In `flags`: the module is a library of its own, not linked into the program. Statics are its own then,
+    /// the hook for panics among them, so that it may change them.
+    pub const IS_LIBRARY: u32 = 2;
 }
 
 /// What `create_again` gets.
@@ -330,8 +333,8 @@ pub struct HostVTable {
         values: *const u64,
         value_count: u32,
     ),
-    /// Writes a line to the host's log, from any thread, also after the host has ended. Levels: 1
-    /// error, 2 warning, 3 info, 4 debug.
+    /// Writes a line to the host's log, from any thread, also after the host has ended. Does not block, and
+    /// neither this nor `complete` unwinds. Levels: 1 error, 2 warning, 3 info, 4 debug.
     pub log: unsafe extern "C" fn(context: *const c_void, level: u32, text: Bytes),
 }
 

@@ -206,8 +206,9 @@ impl Host {
         unsafe { &*self.table }
     }
 
-    /// Writes a line to the host's log. Any thread; blocks as long as whatever the host logs to, so
-    /// a worker's busy path is not the place.
+    /// Writes a line to the host's log. Any thread; does not wait until it is written. What stands in it that
+    /// is no character to be seen is escaped, a line end for example. It takes memory and a lock for a moment, so a
+    /// worker's busy path is not the place.
     pub fn log(self, level: Level, text: impl fmt::Display) {
         let text = text.to_string();
         let table = self.table();

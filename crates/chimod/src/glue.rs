@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
+use std::sync::Once;
 
 use chimaera_proto::limits::MAX_ERROR_TEXT_BYTES;
 use chimaera_proto::task::ARGUMENT_COUNT;
@@ -64,6 +65,9 @@ unsafe extern "C" fn create<C: Container>(
         })?;
         // SAFETY: the table was just checked, and is never freed, by the ABI's contract.
         let host = unsafe { Host::from_table(arguments.host) };
+        if arguments.flags & CreateArguments::IS_LIBRARY != 0 {
+            log_panics(host);
+        }
         // SAFETY: the host lends both for the time of the call.
         let (name, params) = unsafe { (arguments.name.as_slice(), arguments.params.as_slice()) };
         let name = std::str::from_utf8(name).map_err(|_| {
@@ -273,6 +277,25 @@ unsafe fn report(failed: &ModuleError, error: *const TextSink) -> u32 {
         0 => Failure::new(Status::Aborted).to_word(),
         word => word,
     }
+}
+
+/// Has panics anywhere in this library, on threads of its own too, logged by the host. The hook that a library
+/// begins with writes to standard error, which is not its to write to and may stand still.
+fn log_panics(host: Host) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        std::panic::set_hook(Box::new(move |panic| {
+            let thread = std::thread::current();
+            let thread = thread.name().unwrap_or("without a name");
+            let text = panic_text(panic.payload());
+            let place = panic.location().map(ToString::to_string);
+            let place = place.unwrap_or_else(|| "an unknown place".to_owned());
+            host.log(
+                Level::Error,
+                format_args!("thread {thread} panicked at {place}: {text}"),
+            );
+        }));
+    });
 }
 
 fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {

@@ -40,7 +40,7 @@ pub struct NewPool<'a> {
 pub struct Module {
     table: &'static ModuleVTable,
     // The library stays loaded as long as anything of it may be called.
-    _library: Option<Arc<dyn Any + Send + Sync>>,
+    library: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Module {
@@ -49,7 +49,7 @@ impl Module {
     pub fn linked(table: &'static ModuleVTable) -> Self {
         Self {
             table,
-            _library: None,
+            library: None,
         }
     }
 
@@ -74,7 +74,7 @@ impl Module {
         let table = unsafe { table.cast::<ModuleVTable>().as_ref() };
         Ok(Self {
             table,
-            _library: Some(library),
+            library: Some(library),
         })
     }
 
@@ -113,11 +113,7 @@ impl Module {
             pool_major: pool.id.major,
             pool_minor: pool.id.minor,
             worker_count: pool.worker_count,
-            flags: if pool.id_is_chosen {
-                CreateArguments::ID_IS_CHOSEN
-            } else {
-                0
-            },
+            flags: flags(pool.id_is_chosen, self.library.is_some()),
             creator_uid: pool.creator.uid,
             creator_gid: pool.creator.gid,
         };
@@ -137,6 +133,11 @@ impl Module {
             module: self.clone(),
         })
     }
+}
+
+fn flags(id_is_chosen: bool, islibrary: bool) -> u32 {
+    let flag = |is_set, flag| if is_set { flag } else { 0 };
+    flag(id_is_chosen, CreateArguments::ID_IS_CHOSEN) | flag(islibrary, CreateArguments::IS_LIBRARY)
 }
 
 impl fmt::Debug for Module {

@@ -102,6 +102,9 @@ pub(crate) enum RuntimeCommand {
     Status,
 }
 
+/// Name of the option by which a daemon in the background learns that it is one.
+pub(crate) const DETACHED_LOG: &str = "detached-log";
+
 #[derive(Debug, Args)]
 pub(crate) struct StartArguments {
     /// Number of workers [default: a quarter of the processors, at least 1 and at most 16]
@@ -132,6 +135,10 @@ pub(crate) struct StartArguments {
     /// Where a detached daemon writes its log [default: the socket's path with .log]
     #[arg(long, value_name = "FILE", requires = "detach")]
     pub(crate) log: Option<PathBuf>,
+
+    /// The log of the daemon that `--detach` has started, which this is
+    #[arg(long = DETACHED_LOG, value_name = "FILE", hide = true, conflicts_with = "detach")]
+    pub(crate) detached_log: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

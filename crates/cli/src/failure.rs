@@ -8,10 +8,11 @@ use chimaera_bdev_runtime::offline::ModuleError;
 use chimaera_runtime::HostError;
 
 /// Why a command failed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     code: u8,
     text: String,
+    is_told: bool,
 }
 
 const FAILED: u8 = 1;
@@ -28,6 +29,7 @@ impl Failure {
         Self {
             code: FAILED,
             text: text.into(),
+            is_told: false,
         }
     }
 
@@ -36,6 +38,7 @@ impl Failure {
         Self {
             code: WRONG_USAGE,
             text: text.into(),
+            is_told: false,
         }
     }
 
@@ -49,6 +52,7 @@ impl Failure {
         Self {
             code: NOT_FOUND,
             text: text.into(),
+            is_told: false,
         }
     }
 
@@ -57,6 +61,7 @@ impl Failure {
         Self {
             code: IN_THE_WAY,
             text: text.into(),
+            is_told: false,
         }
     }
 
@@ -65,6 +70,7 @@ impl Failure {
         Self {
             code: DAMAGED_METADATA,
             text: text.into(),
+            is_told: false,
         }
     }
 
@@ -73,6 +79,7 @@ impl Failure {
         Self {
             code: NO_RUNTIME,
             text: text.into(),
+            is_told: false,
         }
     }
 
@@ -95,6 +102,7 @@ impl Failure {
         Self {
             code: code.filter(|&code| code != 0).unwrap_or(FAILED),
             text: text.into(),
+            is_told: false,
         }
     }
 
@@ -105,6 +113,17 @@ impl Failure {
 
     pub(crate) const fn code(&self) -> u8 {
         self.code
+    }
+
+    /// The same failure, of which whoever is to know it knows.
+    pub(crate) fn told(mut self) -> Self {
+        self.is_told = true;
+        self
+    }
+
+    /// Whether nobody needs to be told.
+    pub(crate) const fn is_told(&self) -> bool {
+        self.is_told
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -127,6 +146,7 @@ impl From<Error> for Failure {
         Self {
             code,
             text: error.to_string(),
+            is_told: false,
         }
     }
 }
@@ -136,6 +156,7 @@ impl From<ModuleError> for Failure {
         Self {
             code: code_of(error.failure.status),
             text: error.message,
+            is_told: false,
         }
     }
 }
@@ -161,6 +182,7 @@ impl From<HostError> for Failure {
         Self {
             code,
             text: error.to_string(),
+            is_told: false,
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod args;
 mod bench;
+mod clock;
 mod daemon;
 mod demo;
 mod failure;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     let global = &arguments.global;
     match run(&arguments.command, global).and_then(|()| output::finish()) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_told() => failure.exit_code(),
         Err(failure) => output::error(&failure, global.json),
     }
 }

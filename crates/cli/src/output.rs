@@ -10,11 +10,13 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
+use nix::errno::Errno;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -33,9 +35,19 @@ pub(crate) fn line(text: impl Display) {
     }
 }
 
-/// Writes a line that is no answer: whether anybody reads it changes nothing.
+/// Writes a line that is no answer: whether anybody reads it changes nothing. As long as nobody does, this
+/// may stand still, and keeps nothing from others meanwhile: not the lock of the standard library either, which
+/// the end of the program takes.
 pub(crate) fn announce(text: impl Display) {
-    let _ = writeln!(io::stdout(), "{text}");
+    let line = format!("{text}\n");
+    let mut rest = line.as_bytes();
+    while !rest.is_empty() {
+        match nix::unistd::write(io::stdout().as_fd(), rest) {
+            Ok(count) if count > 0 => rest = &rest[count..],
+            Err(Errno::EINTR) => {}
+            _ => return,
+        }
+    }
 }
 
 /// Writes a line about how it goes, beside the answer.

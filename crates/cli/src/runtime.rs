@@ -4,12 +4,14 @@ use std::fmt;
 use std::iter;
 use std::time::{Duration, Instant};
 
-use chimaera_client::{ConnectOptions, ModuleInfo, Runtime, RuntimeStatus, SocketPlace};
+use chimaera_client::{
+    ConnectOptions, LogLine, LogStatus, ModuleInfo, Runtime, RuntimeStatus, Severity, SocketPlace,
+};
 use serde::Serialize;
 
 use crate::args::{Global, RuntimeCommand};
 use crate::failure::Failure;
-use crate::{daemon, output};
+use crate::{clock, daemon, output};
 
 /// How long `stop` waits for the daemon to be gone after it said that it stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
@@ -30,7 +32,7 @@ pub(crate) fn run(command: &RuntimeCommand, global: &Global) -> Result<(), Failu
             if arguments.detach {
                 daemon::detach(arguments, place.path(), global)
             } else {
-                daemon::run(arguments, place.path())
+                daemon::run(arguments, place.path(), global)
             }
         }
         RuntimeCommand::Stop => stop(global),
@@ -90,6 +92,7 @@ struct StatusReport<'a> {
     sessions: u32,
     pools: u32,
     modules: Vec<ModuleReport<'a>>,
+    log: LogReport<'a>,
 }
 
 /// What `status --json` prints of a module.
@@ -100,6 +103,67 @@ struct ModuleReport<'a> {
     version: Option<&'a str>,
     built_in: bool,
     library: Option<&'a str>,
+}
+
+/// What `status --json` prints of the log.
+#[derive(Serialize)]
+struct LogReport<'a> {
+    /// `null` if it is written.
+    problem: Option<&'a str>,
+    lost_lines: u64,
+    recent: Vec<LogLineReport<'a>>,
+}
+
+/// An error or a warning that was logged.
+#[derive(Serialize)]
+struct LogLineReport<'a> {
+    time: String,
+    severity: &'static str,
+    text: &'a str,
+}
+
+impl<'a> From<&'a LogStatus> for LogReport<'a> {
+    fn from(log: &'a LogStatus) -> Self {
+        Self {
+            problem: log.problem.as_deref(),
+            lost_lines: log.lost_lines,
+            recent: log.recent.iter().map(LogLineReport::from).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a LogLine> for LogLineReport<'a> {
+    fn from(line: &'a LogLine) -> Self {
+        Self {
+            time: clock::show_unix_milliseconds(line.unix_milliseconds),
+            severity: match line.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            },
+            text: &line.text,
+        }
+    }
+}
+
+impl LogReport<'_> {
+    fn show(&self) {
+        let state = match (self.problem, self.lost_lines) {
+            (None, 0) => "is written".to_owned(),
+            (None, lost) => format!("is written again, {lost} lines are lost"),
+            (Some(problem), 0) => problem.to_owned(),
+            (Some(problem), lost) => format!("{problem}; {lost} lines are lost"),
+        };
+        output::line(format_args!("{:<12}{state}", "log"));
+        let headings = iter::once("complaints").chain(iter::repeat(""));
+        for (line, heading) in self.recent.iter().zip(headings) {
+            let LogLineReport {
+                time,
+                severity,
+                text,
+            } = line;
+            output::line(format_args!("{heading:<12}{time} {severity}: {text}"));
+        }
+    }
 }
 
 impl<'a> From<&'a ModuleInfo> for ModuleReport<'a> {
@@ -133,6 +197,7 @@ fn status(global: &Global) -> Result<(), Failure> {
         sessions: status.session_count,
         pools: status.pool_count,
         modules: status.modules.iter().map(ModuleReport::from).collect(),
+        log: LogReport::from(&status.log),
     };
     if global.json {
         return output::json(&report);
@@ -156,5 +221,6 @@ fn status(global: &Global) -> Result<(), Failure> {
     for (module, heading) in report.modules.iter().zip(headings) {
         output::line(format_args!("{heading:<12}{module}"));
     }
+    report.log.show();
     Ok(())
 }

@@ -53,7 +53,9 @@ pub use call::{Call, Finished, Values};
 #[cfg(feature = "embed")]
 pub use chimaera_chimod::Module;
 pub use chimaera_proto as proto;
-pub use chimaera_proto::admin::{ModuleInfo, PoolInfo, RuntimeStatus};
+pub use chimaera_proto::admin::{
+    LogLine, LogStatus, ModuleInfo, PoolInfo, RuntimeStatus, Severity,
+};
 pub use chimaera_proto::socket_path::{SocketPlace, default_socket_path};
 pub use chimaera_proto::{ContainerId, Failure, NodeId, PoolId, PoolQuery, Status};
 #[cfg(feature = "embed")]

@@ -64,7 +64,8 @@ fn named<T>(name: String, spawn: impl FnOnce(Builder) -> io::Result<T>) -> Resul
 
 /// Every signal but those that tell a thread of its own fault. To block these would end the process
 /// without a word of why.
-fn foreign_signals() -> SigSet {
+#[must_use]
+pub fn foreign_signals() -> SigSet {
     let mut signals = SigSet::all();
     for own in [
         Signal::SIGABRT,

@@ -103,10 +103,10 @@ impl Worker {
             Ok(()) => true,
             Err(error) => {
                 if !std::mem::replace(&mut self.warned_of_bells, true) {
-                    tracing::warn!(
+                    log::warning(format_args!(
                         "a doorbell cannot be watched ({error}), so its lane is polled: raise \
                          fs.epoll.max_user_watches"
-                    );
+                    ));
                 }
                 false
             }

@@ -36,6 +36,8 @@ pub enum Method {
     DropHeld = 10,
     /// Keeps it until `poll` is called, which panics with it in hand.
     PanicInPoll = 11,
+    /// Logs a line of each level with the argument, on a thread of its own, and then completes it.
+    LogElsewhere = 12,
 }
 
 impl Method {
@@ -54,6 +56,7 @@ impl Method {
             CountHeld,
             DropHeld,
             PanicInPoll,
+            LogElsewhere,
         ];
         all.into_iter().find(|&method| method as u16 == number)
     }

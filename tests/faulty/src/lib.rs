@@ -10,13 +10,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use chimaera_chimod::{
-    Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+    Activity, Container, CreateAgain, CreateContext, Host, Level, ModuleError, Request, Worker,
 };
 use chimaera_proto::{PoolId, Status};
 
 pub use contract::{MODULE_NAME, Method, RELEASED, params};
 
 struct Faulty {
+    host: Host,
     params: Vec<u8>,
     /// Requests for `poll` to panic with.
     doomed: Mutex<Vec<Request>>,
@@ -47,6 +48,7 @@ impl Container for Faulty {
                 "as asked: an error that is none",
             )),
             params => Ok(Self {
+                host: context.host,
                 params: params.as_bytes().to_vec(),
                 doomed: Mutex::default(),
             }),
@@ -104,6 +106,15 @@ impl Container for Faulty {
                 let count = taken.len() as u64;
                 thread::spawn(move || drop(taken));
                 request.complete(&[count]);
+            }
+            Method::LogElsewhere => {
+                let host = self.host;
+                thread::spawn(move || {
+                    for level in [Level::Error, Level::Warning, Level::Info, Level::Debug] {
+                        host.log(level, format_args!("as asked, line {argument}"));
+                    }
+                    request.complete(&[]);
+                });
             }
             Method::PanicInPoll => {
                 lock(&self.doomed).push(request);

@@ -1,0 +1,141 @@
+//! A daemon in the background: started by one process, serving in another.
+//!
+//! The daemon is this program once more, with standard error on its log. What it says on standard output is
+//! for whoever starts it: that it is ready, or its last words. Then it lets go of that, as it does of the
+//! folder, the session and the terminal that it was started from.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use chimaera_runtime::log;
+use serde::Serialize;
+
+use super::{READY, absolute, logging};
+use crate::args::{DETACHED_LOG, Global, StartArguments};
+use crate::failure::Failure;
+use crate::output;
+
+/// Bytes of last words that are told.
+const MAX_LAST_WORDS: u64 = 16 * 1024;
+
+/// What `start --detach --json` prints.
+#[derive(Serialize)]
+struct DetachReport<'a> {
+    process_id: u32,
+    socket: &'a Path,
+    log: &'a Path,
+}
+
+/// Starts a daemon in the background and returns once it serves.
+pub(crate) fn detach(
+    arguments: &StartArguments,
+    socket: &Path,
+    global: &Global,
+) -> Result<(), Failure> {
+    // Here, and not only in the daemon, whose complaint would need the terminal that it has not.
+    logging::thresholds()?;
+    let log_path = absolute(&arguments.log.clone().unwrap_or_else(|| log_beside(socket)))?;
+    let log = logging::open(&log_path).map_err(Failure::system(format_args!(
+        "cannot log to {}",
+        log_path.display()
+    )))?;
+    let program = std::env::current_exe().map_err(Failure::system("cannot find this program"))?;
+    let mut daemon = Command::new(program)
+        .args(without_detaching(std::env::args_os().skip(1)))
+        .arg(format!("--{DETACHED_LOG}"))
+        .arg(&log_path)
+        .env("CHIMAERA_SOCKET", socket)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(Failure::system("cannot start the daemon"))?;
+    let said = first_words(&mut daemon);
+    if !said.starts_with(READY) {
+        let status = daemon.wait().ok();
+        return Err(not_started(status, &said, &log_path));
+    }
+    if global.json {
+        return output::json(&DetachReport {
+            process_id: daemon.id(),
+            socket,
+            log: &log_path,
+        });
+    }
+    output::line(format_args!(
+        "{} with process id {}",
+        said.trim_end(),
+        daemon.id()
+    ));
+    Ok(())
+}
+
+/// What the daemon says until it serves, or ends.
+fn first_words(daemon: &mut Child) -> String {
+    let mut said = Vec::new();
+    if let Some(stdout) = daemon.stdout.take() {
+        let mut stdout = BufReader::new(stdout.take(MAX_LAST_WORDS));
+        // Nothing is said that is not said.
+        let _ = stdout.read_until(b'\n', &mut said);
+        if !said.starts_with(READY.as_bytes()) {
+            let _ = stdout.read_to_end(&mut said);
+        }
+    }
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+/// Why the daemon does not serve, in its own words if it had any.
+fn not_started(status: Option<ExitStatus>, said: &str, log: &Path) -> Failure {
+    let code = status.and_then(|status| status.code());
+    let text = match (said.trim_end(), status) {
+        ("", Some(status)) => format!(
+            "the daemon did not start and did not say why ({status}): see {}",
+            log.display()
+        ),
+        (words, _) => format!("the daemon did not start: {words}"),
+    };
+    Failure::of_child(code, text)
+}
+
+fn log_beside(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".log");
+    path.into()
+}
+
+/// The arguments without `--detach` and `--log FILE`.
+fn without_detaching(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut skip = false;
+    arguments.filter(move |argument| {
+        let is_value = std::mem::replace(&mut skip, argument == "--log");
+        let is_joined = argument
+            .to_str()
+            .is_some_and(|text| text.starts_with("--log="));
+        !(is_value || skip || is_joined || argument == "--detach")
+    })
+}
+
+/// Leaves the folder that the daemon was started in, so that it can be removed or unmounted, and the
+/// session, so that its end and its terminal's signals are not this process's. Every path that is still of
+/// use is absolute by now.
+pub(super) fn leave_folder_and_session() {
+    let left = std::env::set_current_dir("/")
+        .and_then(|()| nix::unistd::setsid().map(drop).map_err(Into::into));
+    if let Err(error) = left {
+        log::warning(format_args!(
+            "the daemon keeps the folder or the session that it was started in: {error}"
+        ));
+    }
+}
+
+/// Lets go of standard output, whose reader is about to go.
+pub(super) fn let_go_of_output() {
+    let closed = File::options().write(true).open("/dev/null");
+    let closed = closed.and_then(|null| Ok(nix::unistd::dup2_stdout(null)?));
+    if let Err(error) = closed {
+        log::warning(format_args!("standard output stays open: {error}"));
+    }
+}

@@ -1,0 +1,227 @@
+//! Where the daemon's log goes, and what of it.
+
+use std::fmt::Write;
+use std::fs::File;
+use std::io::{self, IsTerminal, stderr};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::PanicHookInfo;
+use std::path::{Path, PathBuf};
+
+use chimaera_runtime::log::{self, Level, Line, Running, Sink, Source, Thresholds};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::clock;
+use crate::failure::Failure;
+
+/// Environment variable that says what is logged, for example `debug`.
+const VARIABLE: &str = "CHIMAERA_LOG";
+
+/// How long to wait for room in something that does not block.
+const ROOM_PATIENCE_MS: u16 = 1000;
+
+/// Bits of an open log: nobody else's business, and never where a link leads. Opening does not wait for
+/// a reader, should it be a pipe.
+const MODE: u32 = 0o600;
+
+/// Starts the log, and has panics logged. Those of modules in libraries of their own come through the host.
+pub(super) fn start(thresholds: Thresholds, file: Option<&Path>) -> Result<Running, Failure> {
+    let sink = StandardError {
+        file: file.map(Path::to_path_buf),
+        colour: stderr().is_terminal()
+            && std::env::var_os("NO_COLOR").is_none_or(|no| no.is_empty()),
+        line: String::new(),
+        written: 0,
+    };
+    let running = log::start(sink, thresholds)
+        .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(running)
+}
+
+/// Opens a file to log to.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .mode(MODE)
+        .custom_flags(flags.bits())
+        .open(path);
+    file.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ELOOP) => io::Error::new(
+            error.kind(),
+            "it is a symbolic link, which a log does not follow: name the file itself",
+        ),
+        Some(Errno::ENXIO) => {
+            io::Error::new(error.kind(), "it is a pipe that nobody reads, or a socket")
+        }
+        _ => error,
+    })
+}
+
+/// Standard error, which of a detached daemon is its log file: so what the system's libraries may have to
+/// say at the end stands there too.
+///
+/// It is written without the lock of the standard library, which whoever is stuck in a write would keep.
+struct StandardError {
+    /// What to open when it is to be opened again.
+    file: Option<PathBuf>,
+    colour: bool,
+    /// The line that is being written, and how much of it is.
+    line: String,
+    written: usize,
+}
+
+impl Sink for StandardError {
+    fn write(&mut self, line: &Line) -> io::Result<()> {
+        if self.line.is_empty() {
+            self.line = show(line, self.colour);
+        }
+        while self.written < self.line.len() {
+            match nix::unistd::write(stderr().as_fd(), &self.line.as_bytes()[self.written..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => self.written += count,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => wait_for_room()?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.line.clear();
+        self.written = 0;
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        let Some(path) = &self.file else {
+            return Ok(());
+        };
+        nix::unistd::dup2_stderr(open(path)?)?;
+        // Half a line in the old file is none in the new one.
+        self.written = 0;
+        Ok(())
+    }
+}
+
+fn wait_for_room() -> io::Result<()> {
+    let stderr = stderr();
+    let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    match poll(&mut room, PollTimeout::from(ROOM_PATIENCE_MS)) {
+        Ok(0) => Err(io::Error::new(
+            io::ErrorKind::WouldBlock,
+            "whoever is to read it does not",
+        )),
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn show(line: &Line, colour: bool) -> String {
+    let (level, code) = match line.level {
+        Level::Error => ("ERROR", 31),
+        Level::Warning => (" WARN", 33),
+        Level::Info => (" INFO", 32),
+        Level::Debug => ("DEBUG", 34),
+    };
+    let mut shown = clock::show_utc(line.time);
+    // Writing to a string does not fail.
+    let _ = match colour {
+        true => write!(shown, " \u{1b}[{code}m{level}\u{1b}[0m "),
+        false => write!(shown, " {level} "),
+    };
+    if line.source == Source::Module {
+        shown.push_str("module: ");
+    }
+    shown.push_str(&line.text);
+    shown.push('\n');
+    shown
+}
+
+/// Logs a panic, as a line or, with `RUST_BACKTRACE`, as many.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("without a name");
+    let text = panic.payload_as_str().unwrap_or("no message");
+    match panic.location() {
+        Some(place) => log::error(format_args!("thread {thread} panicked at {place}: {text}")),
+        None => log::error(format_args!("thread {thread} panicked: {text}")),
+    }
+    let trace = std::backtrace::Backtrace::capture();
+    if trace.status() == std::backtrace::BacktraceStatus::Captured {
+        trace.to_string().lines().for_each(log::error);
+    }
+}
+
+/// What is to be logged, by the environment.
+pub(super) fn thresholds() -> Result<Thresholds, Failure> {
+    let Some(value) = std::env::var_os(VARIABLE) else {
+        return Ok(DEFAULT);
+    };
+    parse(&value.to_string_lossy()).map_err(|word| {
+        Failure::usage(format!(
+            "{VARIABLE}: \"{}\" is no level of the log: it is off, error, warn, info (which is the \
+             default) or debug, or one for each source, as in host=info,modules=debug",
+            word.escape_default()
+        ))
+    })
+}
+
+const DEFAULT: Thresholds = Thresholds {
+    host: Some(Level::Info),
+    modules: Some(Level::Info),
+};
+
+/// Reads `LEVEL` and `SOURCE=LEVEL`, separated by commas, the later over the earlier. Gives the word that
+/// makes no sense.
+fn parse(text: &str) -> Result<Thresholds, &str> {
+    let mut thresholds = DEFAULT;
+    let words = text.split(',').map(str::trim);
+    for word in words.filter(|word| !word.is_empty()) {
+        let (source, level) = word
+            .split_once('=')
+            .map_or((None, word), |(source, level)| (Some(source), level));
+        let level = match level.to_ascii_lowercase().as_str() {
+            "off" => None,
+            "error" => Some(Level::Error),
+            "warn" | "warning" => Some(Level::Warning),
+            "info" => Some(Level::Info),
+            "debug" | "trace" => Some(Level::Debug),
+            _ => return Err(word),
+        };
+        match source {
+            None => (thresholds.host, thresholds.modules) = (level, level),
+            Some("host") => thresholds.host = level,
+            Some("modules") => thresholds.modules = level,
+            Some(_) => return Err(word),
+        }
+    }
+    Ok(thresholds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_for_all_or_for_one_source() {
+        for (text, host, modules) in [
+            ("", Some(Level::Info), Some(Level::Info)),
+            ("debug", Some(Level::Debug), Some(Level::Debug)),
+            ("OFF", None, None),
+            (
+                "warn,modules=debug",
+                Some(Level::Warning),
+                Some(Level::Debug),
+            ),
+            ("host=error", Some(Level::Error), Some(Level::Info)),
+        ] {
+            assert_eq!(parse(text), Ok(Thresholds { host, modules }), "{text}");
+        }
+        for wrong in ["verbose", "info,debgu", "chimod=debug", "host=", "="] {
+            let word = parse(wrong).expect_err(wrong);
+            assert!(wrong.ends_with(word), "{word}");
+        }
+    }
+}

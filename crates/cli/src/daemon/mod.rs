@@ -1,0 +1,140 @@
+//! The daemon: a host in a process of its own.
+//!
+//! Laws of this module:
+//! - Nobody who reads the daemon's output can hold it up or make it fail: the log has a thread of its own
+//!   ([`chimaera_runtime::log`]), and so has everything else that it writes ([`announcer`]). No other code of
+//!   the daemon writes to standard output or standard error.
+//! - No signal that can be survived ends it without its pools being flushed ([`signals`]).
+
+mod announcer;
+mod detach;
+mod logging;
+mod signals;
+
+use std::path::{Path, PathBuf};
+
+use chimaera_runtime::{Config, Host, log};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::getppid;
+
+use crate::args::{Global, StartArguments};
+use crate::failure::Failure;
+use crate::output;
+
+use announcer::Announcer;
+pub(crate) use detach::detach;
+use signals::Hangup;
+
+/// What a daemon's output begins with once it serves.
+const READY: &str = "ready";
+
+/// Runs a daemon until it is told to stop.
+pub(crate) fn run(
+    arguments: &StartArguments,
+    socket: &Path,
+    global: &Global,
+) -> Result<(), Failure> {
+    if let Some(parent) = arguments.with_parent {
+        end_with(parent)?;
+    }
+    let thresholds = logging::thresholds()?;
+    // Before any thread is there, so that every thread inherits it.
+    signals::block()?;
+    let announcer = Announcer::start()?;
+    let log_file = arguments.detached_log.as_deref();
+    let result = logging::start(thresholds, log_file).and_then(|_log| {
+        let served = serve(arguments, socket, &announcer);
+        // In the foreground it stands there in any case.
+        served.inspect_err(|failure| {
+            if log_file.is_some() {
+                log::error(failure);
+            }
+        })
+    });
+    let json = global.json;
+    result.map_err(|failure| {
+        let told = failure.clone();
+        match log_file {
+            // Whoever has started it reads the last words, and tells them.
+            Some(_) => announcer.say_last(move || output::announce(told)),
+            None => announcer.say_last(move || {
+                output::error(&told, json);
+            }),
+        }
+        failure.told()
+    })
+}
+
+/// Starts a host and ends it. Its log is written until this returns.
+fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Result<(), Failure> {
+    raise_file_limit();
+    let is_detached = arguments.detached_log.is_some();
+    let hangup = if is_detached {
+        Hangup::ReopensTheLog
+    } else {
+        Hangup::Stops
+    };
+    // What stops the daemon is there before there is anything to stop.
+    let signals = signals::watch(hangup)?;
+    let socket = absolute(socket)?;
+    let plugin_folders = arguments.plugin_dir.iter().map(|path| absolute(path));
+    let config = Config {
+        socket: Some(socket.clone()),
+        worker_count: arguments.workers.unwrap_or(0).into(),
+        pin_to: arguments.pin.clone(),
+        polling: arguments.polling.into(),
+        plugin_folders: plugin_folders.collect::<Result<_, _>>()?,
+        modules: vec![chimaera_bdev_runtime::module()],
+    };
+    let host = Host::start(&config)?;
+    signals.stop_on_signal(host.stopper());
+    if is_detached {
+        detach::leave_folder_and_session();
+    }
+    log::info(format_args!("serving {}", socket.display()));
+    announcer.say(move || {
+        output::announce(format_args!("{READY} on {}", socket.display()));
+        if is_detached {
+            detach::let_go_of_output();
+        }
+    });
+    host.wait();
+    log::info("stopping");
+    let ended = host.end();
+    log::info("stopped");
+    Ok(ended?)
+}
+
+/// A path that is the same whatever folder the process is in.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(Failure::system(format_args!(
+        "cannot find out where {} is",
+        path.display()
+    )))
+}
+
+/// Has the daemon stop in good order when the process that started it ends, however it does.
+fn end_with(parent: i32) -> Result<(), Failure> {
+    set_pdeathsig(Signal::SIGTERM)
+        .map_err(|error| Failure::new(format!("cannot watch process {parent}: {error}")))?;
+    // It may have ended before the kernel was told.
+    if getppid().as_raw() == parent {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "process {parent}, with which the daemon is to end, did not start it or is gone"
+    )))
+}
+
+/// Every lane of every client needs a file descriptor.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        log::warning(format_args!(
+            "the limit of open files stays as it is: {error}"
+        ));
+    }
+}

@@ -1,0 +1,156 @@
+//! What the daemon does with signals. `docs/OPERATING.md` has the table.
+//!
+//! Every thread blocks all of them but those by which a thread learns of its own fault. One thread takes
+//! them, one after the other: those that nothing is to be done about are taken and forgotten. A signal that
+//! the kernel sends to one thread for what it did (SIGXFSZ, SIGPIPE) stays blocked there, and the call that
+//! it did it in fails with an error.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chimaera_runtime::{Stopper, log};
+use chimaera_shm::thread;
+use nix::sys::signal::Signal;
+
+use crate::failure::Failure;
+
+/// Exit code of a daemon that did not wait for its end.
+const CUT_SHORT: i32 = 1;
+
+/// What a hangup does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hangup {
+    /// The terminal has gone, and the daemon goes with it.
+    Stops,
+    /// Somebody has put the log away.
+    ReopensTheLog,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Reaction {
+    Stop,
+    ReopenLog,
+    Nothing,
+}
+
+/// Blocks the signals in this thread and those that it starts.
+pub(super) fn block() -> Result<(), Failure> {
+    let blocked = thread::foreign_signals().thread_block();
+    blocked.map_err(|error| Failure::new(format!("cannot block signals: {error}")))
+}
+
+/// What a signal stops, once there is something.
+#[derive(Clone, Default)]
+pub(super) struct Stop {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    is_asked_for: bool,
+    stopper: Option<Stopper>,
+}
+
+impl Stop {
+    /// From now on signals stop this host. One that came before does so at once.
+    pub(super) fn stop_on_signal(&self, stopper: Stopper) {
+        let mut state = self.lock();
+        if state.is_asked_for {
+            stopper.stop();
+        }
+        state.stopper = Some(stopper);
+    }
+
+    /// Stops what there is to stop. Whether this is the first time.
+    fn ask(&self) -> bool {
+        let mut state = self.lock();
+        if let Some(stopper) = &state.stopper {
+            stopper.stop();
+        }
+        !std::mem::replace(&mut state.is_asked_for, true)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts the thread that takes signals.
+pub(super) fn watch(hangup: Hangup) -> Result<Stop, Failure> {
+    let stop = Stop::default();
+    let mask = ignored_at_start();
+    let told = stop.clone();
+    let thread = thread::spawn("chimaera-signals", move || {
+        let signals = thread::foreign_signals();
+        loop {
+            // A real-time signal is no value of the type, and gives an error once it is taken.
+            let Ok(signal) = signals.wait() else {
+                continue;
+            };
+            match reaction(signal, hangup, mask) {
+                Reaction::Stop => stop_or_end(&told, signal),
+                Reaction::ReopenLog => log::reopen(),
+                Reaction::Nothing => log::debug(format_args!("{signal}: nothing to be done")),
+            }
+        }
+    });
+    thread.map_err(|refused| Failure::new(format!("cannot start the runtime: {refused}")))?;
+    Ok(stop)
+}
+
+/// The first signal stops the host in good order; a second one ends the process at once.
+fn stop_or_end(stop: &Stop, signal: Signal) {
+    if stop.ask() {
+        log::info(format_args!(
+            "{signal}: stopping; a second signal ends the daemon at once"
+        ));
+        return;
+    }
+    log::error(format_args!(
+        "{signal}, the second signal: the daemon ends at once, and what was not flushed may be lost"
+    ));
+    log::flush(log::END_PATIENCE);
+    std::process::exit(CUT_SHORT);
+}
+
+/// What a signal that can be taken does. `ignored` is a mask of those that whoever started the daemon had
+/// set to be ignored, as `nohup` does with SIGHUP and a shell with SIGINT for what runs in the background.
+fn reaction(signal: Signal, hangup: Hangup, ignored: u64) -> Reaction {
+    let is_ignored = ignored & 1 << (signal as u32 - 1) != 0;
+    match signal {
+        Signal::SIGTERM | Signal::SIGPWR => Reaction::Stop,
+        Signal::SIGHUP if hangup == Hangup::ReopensTheLog => Reaction::ReopenLog,
+        Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP if !is_ignored => Reaction::Stop,
+        _ => Reaction::Nothing,
+    }
+}
+
+/// The signals that this process was started to ignore, a bit each: the first signal has the lowest. A
+/// blocked signal is queued whether or not it is ignored, so this has to be known.
+fn ignored_at_start() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_ignored_when_the_daemon_was_started_does_not_stop_it() {
+        let ignored = 1 << (Signal::SIGHUP as u32 - 1) | 1 << (Signal::SIGTERM as u32 - 1);
+        let react = |signal| reaction(signal, Hangup::Stops, ignored);
+        assert_eq!(react(Signal::SIGHUP), Reaction::Nothing);
+        assert_eq!(react(Signal::SIGINT), Reaction::Stop);
+        assert_eq!(
+            react(Signal::SIGTERM),
+            Reaction::Stop,
+            "this one always does"
+        );
+        let detached = reaction(Signal::SIGHUP, Hangup::ReopensTheLog, ignored);
+        assert_eq!(detached, Reaction::ReopenLog);
+    }
+}
