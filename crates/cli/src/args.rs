@@ -50,6 +50,9 @@ pub(crate) enum Command {
     /// Create, list, look into and destroy block device pools
     #[command(subcommand)]
     Pool(PoolCommand),
+    /// Begin a module of one's own
+    #[command(subcommand)]
+    Chimod(ChimodCommand),
     /// Prove that a pool keeps across crashes what was flushed
     #[command(subcommand)]
     Verify(VerifyCommand),
@@ -163,6 +166,23 @@ impl From<PollingArgument> for Polling {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum ChimodCommand {
+    /// Write a module that builds and passes its tests, as three packages in a folder of its name
+    New(NewArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NewArguments {
+    /// The module's name: lowercase letters, digits and underscores
+    pub(crate) name: String,
+
+    /// Where Chimaera's packages come from: a checkout's path, or a repository's URL [default: the
+    /// checkout that this program was built from]
+    #[arg(long, value_name = "PATH|URL")]
+    pub(crate) sdk: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
     /// Create a pool, or find it if it is there with the same parameters
     Create(CreateArguments),
@@ -201,14 +221,42 @@ pub(crate) enum PoolCommand {
     },
 }
 
+/// Arguments that mean something for block device pools only.
+const BLOCK_DEVICE_ARGUMENTS: [&str; 7] = [
+    "kind",
+    "size",
+    "io_depth",
+    "alignment",
+    "io_engine",
+    "overwrite",
+    "read_only",
+];
+
 #[derive(Debug, Args)]
 pub(crate) struct CreateArguments {
     /// The pool's name; for a file pool the path of a file or block device
     pub(crate) name: String,
 
-    /// What the pool stores its blocks on
-    #[arg(long = "type", value_enum)]
-    pub(crate) kind: KindArgument,
+    /// What a block device pool stores its blocks on
+    #[arg(long = "type", value_enum, required_unless_present = "module")]
+    pub(crate) kind: Option<KindArgument>,
+
+    /// Create a pool of another module, in whose plugin folder the daemon finds it by this name
+    #[arg(long, value_name = "NAME", conflicts_with_all = BLOCK_DEVICE_ARGUMENTS)]
+    pub(crate) module: Option<String>,
+
+    /// The other module's creation parameters, as this text [default: none]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = BLOCK_DEVICE_ARGUMENTS)]
+    pub(crate) params: Option<String>,
+
+    /// The other module's creation parameters, as the bytes of this file
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "params",
+        conflicts_with_all = BLOCK_DEVICE_ARGUMENTS
+    )]
+    pub(crate) params_file: Option<PathBuf>,
 
     /// Bytes to manage, for example 4096, 64KiB or 1GiB [default: all of the file or device]
     #[arg(long, value_parser = parse_size, required_if_eq("kind", "ram"))]
@@ -381,6 +429,31 @@ mod tests {
         assert!(parse("chimaera pool create /dev/x --type file").is_ok());
         assert!(parse("chimaera pool create p --type ram --size much").is_err());
         assert!(parse("chimaera pool create p --type ram --size 1GiB --id 8000").is_err());
+    }
+
+    #[test]
+    fn what_makes_a_block_device_makes_no_pool_of_another_module() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        assert!(parse("chimaera pool create p").is_err());
+        assert!(parse("chimaera pool create p --module greeter").is_ok());
+        assert!(parse("chimaera pool create p --module greeter --params hello --id 8.0").is_ok());
+        assert!(parse("chimaera pool create p --module greeter --params-file f").is_ok());
+        assert!(
+            parse("chimaera pool create p --module greeter --params a --params-file f").is_err()
+        );
+        assert!(parse("chimaera pool create p --type ram --size 4096 --params hello").is_err());
+        for more in [
+            "--type ram",
+            "--size 1GiB",
+            "--io-depth 1",
+            "--alignment 512",
+            "--io-engine auto",
+            "--overwrite",
+            "--read-only",
+        ] {
+            let line = format!("chimaera pool create p --module greeter {more}");
+            assert!(parse(&line).is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 mod args;
 mod bench;
+mod chimod;
 mod clock;
 mod daemon;
 mod demo;
@@ -44,6 +45,7 @@ fn run(command: &Command, global: &Global) -> Result<(), Failure> {
     match command {
         Command::Runtime(command) => runtime::run(command, global),
         Command::Pool(command) => pool::run(command, global),
+        Command::Chimod(command) => chimod::run(command, global),
         Command::Verify(command) => verify::run(command, global),
         Command::Demo if global.json => {
             Err(Failure::usage("the demo is for people: it prints no JSON"))

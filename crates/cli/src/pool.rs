@@ -1,9 +1,12 @@
 //! `chimaera pool`: block device pools.
 
+use std::fs;
+
 use chimaera_bdev_client::{
     Activity, BdevType, BlockType, Client, CreateOptions, MODULE_NAME, OwnedBlock, PoolId,
     PoolInfo, PoolQuery, Runtime, Stats,
 };
+use chimaera_client::proto::admin::GetOrCreatePool;
 use serde::Serialize;
 
 use crate::args::{CreateArguments, Global, KindArgument, PoolCommand};
@@ -54,9 +57,67 @@ impl<'a> PoolReport<'a> {
 }
 
 fn create(arguments: &CreateArguments, global: &Global) -> Result<(), Failure> {
-    let name = pool_name(arguments)?;
+    match (&arguments.module, arguments.kind) {
+        (Some(module), _) => create_of_module(module, arguments, global),
+        (None, Some(kind)) => create_block_device(kind, arguments, global),
+        (None, None) => unreachable!("one of them is required"),
+    }
+}
+
+/// A pool of a module of which this program knows nothing but the name.
+fn create_of_module(
+    module: &str,
+    arguments: &CreateArguments,
+    global: &Global,
+) -> Result<(), Failure> {
+    let params = match (&arguments.params, &arguments.params_file) {
+        (Some(text), _) => text.clone().into_bytes(),
+        (None, Some(path)) => fs::read(path).map_err(Failure::system(format_args!(
+            "cannot read {}",
+            path.display()
+        )))?,
+        (None, None) => Vec::new(),
+    };
+    let request = GetOrCreatePool {
+        module: module.to_owned(),
+        name: arguments.name.clone(),
+        id: arguments.id.unwrap_or(PoolId::NULL),
+        params,
+    };
     let runtime = connect(global)?;
-    let mut options = match arguments.kind {
+    let info = runtime
+        .admin()
+        .get_or_create_pool(PoolQuery::Dynamic, &request)?;
+    if global.json {
+        return output::json(&PoolReport::new(&info, Some(info.created)));
+    }
+    output::line(format_args!(
+        "{} pool {} of module {} with id {}",
+        verb(&info),
+        printable(&info.name),
+        printable(&info.module),
+        info.id
+    ));
+    Ok(())
+}
+
+/// What became of the request for a pool.
+const fn verb(info: &PoolInfo) -> &'static str {
+    if info.created {
+        "created"
+    } else {
+        "exists with these parameters:"
+    }
+}
+
+fn create_block_device(
+    kind: KindArgument,
+    arguments: &CreateArguments,
+    global: &Global,
+) -> Result<(), Failure> {
+    let name = pool_name(kind, arguments)?;
+    let runtime = connect(global)?;
+    let mut options = match kind {
         KindArgument::Ram => CreateOptions::ram(arguments.size.unwrap_or(0)),
         KindArgument::File => CreateOptions::file().total_size(arguments.size.unwrap_or(0)),
     };
@@ -75,14 +136,10 @@ fn create(arguments: &CreateArguments, global: &Global) -> Result<(), Failure> {
     if global.json {
         return output::json(&PoolReport::new(&info, Some(info.created)));
     }
-    let verb = if info.created {
-        "created"
-    } else {
-        "exists with these parameters:"
-    };
     let stats = client.get_stats()?;
     output::line(format_args!(
-        "{verb} pool {} with id {}{}; {}",
+        "{} pool {} with id {}{}; {}",
+        verb(&info),
         printable(&info.name),
         info.id,
         rounding(arguments.size, &stats),
@@ -113,8 +170,8 @@ fn contents(stats: &Stats) -> String {
 }
 
 /// A file pool's name is a path that the daemon opens: what is relative here is not there.
-fn pool_name(arguments: &CreateArguments) -> Result<String, Failure> {
-    if arguments.kind == KindArgument::Ram {
+fn pool_name(kind: KindArgument, arguments: &CreateArguments) -> Result<String, Failure> {
+    if kind == KindArgument::Ram {
         return Ok(arguments.name.clone());
     }
     let path = std::path::absolute(&arguments.name).map_err(Failure::system(format_args!(
