@@ -73,6 +73,8 @@ statuses! {
     /// A process, or the system, has no more of something that is used up and comes back: file
     /// descriptors, threads. The errno says of what; whoever asks again later may succeed.
     OutOfResources = 20, "a limit of the process or of the system is reached";
+    /// The connection belongs to another process, from which this one was forked.
+    Forked = 21, "the connection belongs to the process that this one was forked from";
     /// The pool has not enough free space, or not in pieces of the size needed.
     NoSpace = 32, "not enough free space";
     /// The block is not allocated.

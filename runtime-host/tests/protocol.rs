@@ -249,7 +249,7 @@ fn a_request_that_is_repeated_is_answered_as_before_and_carried_out_once() {
         let (reply, bell) = ask(&client.socket, &Request::OpenLane { lane: 3 }, None);
         assert_eq!(reply, Reply::LaneOpened);
         // Both are one bell.
-        let bell = Doorbell::from_host(bell.expect("a doorbell"));
+        let bell = Doorbell::from_host(bell.expect("a doorbell")).expect("a doorbell");
         client.bell.ring();
         let mut bells = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
         assert_eq!(poll(&mut bells, PollTimeout::ZERO), Ok(1));

@@ -4,10 +4,13 @@
 //! - A [`Buffer`] owns its bytes alone. A task that may touch them either borrows the buffer for
 //!   its whole life (a call that does not return before) or owns the buffer (a task handle), so
 //!   whoever holds a buffer holds one that nobody else uses.
+//! - In a process that was forked from the buffer's own it is private memory of zeros, and nothing else of
+//!   it is touched.
 //! - The daemon touches only what tasks in flight name. A client trusts its daemon in this, as it
 //!   trusts the kernel with the buffer of a `read`.
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::ops::{Bound, Deref, DerefMut, RangeBounds};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -24,7 +27,7 @@ pub struct Buffer {
     len: usize,
     /// `Some` until drop.
     extent: Option<Extent>,
-    memory: Arc<Memory>,
+    memory: ManuallyDrop<Arc<Memory>>,
 }
 
 // SAFETY: the buffer owns the bytes at `address` alone, as a `Box<[u8]>` would; what else it has
@@ -48,7 +51,7 @@ impl Buffer {
             address,
             len,
             extent: Some(extent),
-            memory: Arc::clone(memory),
+            memory: ManuallyDrop::new(Arc::clone(memory)),
         })
     }
 
@@ -140,7 +143,7 @@ impl Deref for Buffer {
     #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: `len` is at most the extent's length; the extent lies in a segment that
-        // `memory` keeps mapped, and belongs to this buffer until drop. Mapped shared memory is
+        // `memory` keeps mapped (in a forked child private memory takes its place), and belongs to this buffer until drop. Mapped shared memory is
         // initialised: zero, or what was there before. No task in flight writes it, since such a
         // task has the buffer or borrows it mutably.
         unsafe { std::slice::from_raw_parts(self.address.as_ptr(), self.len) }
@@ -179,9 +182,14 @@ impl fmt::Debug for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if !self.memory.is_here() {
+            return;
+        }
         if let Some(extent) = self.extent.take() {
             self.memory.free(extent);
         }
+        // SAFETY: the value is dropped here, and not used after.
+        unsafe { ManuallyDrop::drop(&mut self.memory) };
     }
 }
 

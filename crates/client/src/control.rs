@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chimaera_fork::Private;
 use chimaera_proto::Status;
 use chimaera_proto::control::{self, ControlError, NO_REQUEST, Reply, Request};
 use chimaera_shm::packet;
@@ -35,7 +36,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// The socket to the daemon.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
-    socket: Arc<OwnedFd>,
+    socket: Arc<Private<OwnedFd>>,
     /// How long a request may take, waiting for other threads' requests included.
     patience: Duration,
     exchanges: Mutex<Exchanges>,
@@ -119,7 +120,8 @@ impl ControlSocket {
         };
         let kind = SockType::SeqPacket;
         let flags = SockFlag::SOCK_CLOEXEC;
-        let socket = socket(AddressFamily::Unix, kind, flags, None).map_err(failed)?;
+        let socket = Private::new(|| Ok(socket(AddressFamily::Unix, kind, flags, None)?))
+            .map_err(|error| Error::io(&error, operation()))?;
         limit_waiting(&socket, patience).map_err(failed)?;
         let address = UnixAddr::new(path).map_err(failed)?;
         connect(socket.as_raw_fd(), &address).map_err(failed)?;
@@ -133,10 +135,12 @@ impl ControlSocket {
         let blocking = OFlag::from_bits_retain(flags) - OFlag::O_NONBLOCK;
         fcntl(&socket, FcntlArg::F_SETFL(blocking)).map_err(failed)?;
         limit_waiting(&socket, patience).map_err(failed)?;
+        let socket = Private::adopt(socket)
+            .map_err(|(_, error)| Error::io(&error, "using the socket of a runtime"))?;
         Ok(Self::new(socket, patience))
     }
 
-    fn new(socket: OwnedFd, patience: Duration) -> Self {
+    fn new(socket: Private<OwnedFd>, patience: Duration) -> Self {
         Self {
             socket: Arc::new(socket),
             patience,
@@ -148,7 +152,7 @@ impl ControlSocket {
     }
 
     /// The socket itself, for whoever watches it or ends the connection.
-    pub(crate) fn socket(&self) -> &Arc<OwnedFd> {
+    pub(crate) fn socket(&self) -> &Arc<Private<OwnedFd>> {
         &self.socket
     }
 

@@ -65,6 +65,12 @@ impl Error {
         self
     }
 
+    /// The operation is one of another process.
+    #[cold]
+    pub(crate) fn forked(operation: impl fmt::Display) -> Self {
+        Self::new(Status::Forked, operation)
+    }
+
     pub(crate) fn io(error: &std::io::Error, operation: impl fmt::Display) -> Self {
         let failure = match error.raw_os_error() {
             Some(errno) => Failure {
@@ -229,6 +235,7 @@ const fn advice(status: Status) -> Option<&'static str> {
             "`chimaera pool check FILE` says what is damaged, and repairs what can be repaired"
         }
         Status::ConnectionLost => "connect again; what was not flushed may be lost",
+        Status::Forked => "connect anew in this process",
         Status::ShuttingDown => "connect again when the runtime is back",
         Status::ModuleNotFound => "install the module's library in a plugin folder",
         _ => return None,

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use chimaera_fork::Home;
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::{BufferRange, Descriptor};
 use chimaera_shm::{Doorbell, Lane, Record, Segment};
@@ -95,6 +96,8 @@ pub(crate) struct ClientLane {
     pub(crate) desk: CachePadded<Mutex<Desk>>,
     /// The connection lives as long as somebody can still wait for a task.
     pub(crate) link: Arc<Link>,
+    /// That of the link.
+    home: Home,
 }
 
 /// Words that are read with every task and seldom written.
@@ -133,8 +136,16 @@ impl ClientLane {
                 awaited: AtomicU64::new(0),
             }),
             desk: CachePadded::default(),
+            home: link.home.clone(),
             link,
         }
+    }
+
+    /// Whether the lane is this process's. In one that was forked from it nothing of it may be used: its
+    /// memory is not there, its locks may be taken for ever, and what is in flight is the other's.
+    #[inline]
+    pub(crate) fn is_here(&self) -> bool {
+        self.home.is_here()
     }
 
     /// Submits a task that its submitter waits for. Waits for a free record if there is none.
@@ -316,7 +327,7 @@ impl ClientLane {
     pub(crate) fn release_from_handle(&self, flight: Flight) {
         if self.submission.is_mine() {
             self.submission.free_mine(flight.bit());
-        } else {
+        } else if self.is_here() {
             let desk = self.desk.lock();
             self.release(flight);
             leave(desk);

@@ -31,7 +31,8 @@ fn link(segment: &Arc<Segment>) -> (Arc<Link>, UnixStream) {
 fn link_with(segment: &Arc<Segment>, order: PublishOrder) -> (Arc<Link>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("socket pair");
     let control = ControlSocket::from_socket(OwnedFd::from(ours), PATIENCE).expect("socket");
-    let link = Link::new(control, Arc::clone(segment), order, None).expect("link");
+    let home = chimaera_fork::Home::new(1).expect("a home");
+    let link = Link::new(home, control, Arc::clone(segment), order, None).expect("link");
     (Arc::new(link), theirs)
 }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
 
+use chimaera_fork::Home;
 use chimaera_proto::control::{Reply, Request};
 use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::Doorbell;
@@ -58,10 +59,13 @@ impl Deref for LaneRef {
 thread_local! {
     /// The lane that this thread used last: session and index. No destructor, so it can be read
     /// at any time in a thread's life, at the price of a plain load.
-    static LAST: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
+    static LAST: Cell<(u64, usize)> = const { Cell::new(NONE) };
     /// All lanes of this thread, one per session; given back when it ends.
     static LEASES: RefCell<Vec<Lease>> = const { RefCell::new(Vec::new()) };
 }
+
+/// No session has this number, nor has one in a process that was forked from its own: that is 0.
+const NONE: (u64, usize) = (u64::MAX, 0);
 
 /// Lanes that are shared, the last of a session.
 const SHARED_LANES: usize = 8;
@@ -79,8 +83,9 @@ struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         // What this thread still does as it ends must not find a lane that is not its own.
-        LAST.set((0, 0));
+        LAST.set(NONE);
         if let Some(lanes) = self.lanes.upgrade()
+            && lanes.is_here()
             && self.index < OWNED_LANES
         {
             lanes.lane(self.index).submission.disown();
@@ -91,7 +96,9 @@ impl Drop for Lease {
 
 /// The lanes of a session.
 pub(crate) struct Lanes {
-    session: u64,
+    /// The session's number in this process, and 0 in those that are forked from it: so the look whether a
+    /// thread's last lane is one of this session is a look whether this is its process, too.
+    home: Home,
     lanes: [OnceLock<Arc<ClientLane>>; MAX_LANES],
     directory: Mutex<Directory>,
     /// How long threads look before they sleep, if that was asked for.
@@ -111,9 +118,8 @@ struct Directory {
 
 impl Lanes {
     pub(crate) fn new(spin: Option<Duration>, link: Arc<Link>) -> Self {
-        static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
         Self {
-            session: NEXT_SESSION.fetch_add(1, Ordering::Relaxed),
+            home: link.home.clone(),
             lanes: [const { OnceLock::new() }; MAX_LANES],
             directory: Mutex::default(),
             spin,
@@ -121,14 +127,27 @@ impl Lanes {
         }
     }
 
+    /// A number for a session that is to be: no other has it in this process, nor in one that this was
+    /// forked from.
+    pub(crate) fn next_session() -> u64 {
+        static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
+        NEXT_SESSION.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether this is the session's process.
+    pub(crate) fn is_here(&self) -> bool {
+        self.home.is_here()
+    }
+
     /// The calling thread's lane.
     ///
     /// # Errors
-    /// The thread has none yet, and the daemon refuses one or is gone.
+    /// The thread has none yet, and the daemon refuses one or is gone; or this is another process than the
+    /// session's.
     #[inline]
     pub(crate) fn current(self: &Arc<Self>) -> Result<&Arc<ClientLane>, Error> {
         let (session, index) = LAST.get();
-        if session == self.session
+        if session == self.home.number()
             && let Some(lane) = self.lanes[index].get()
         {
             return Ok(lane);
@@ -138,9 +157,13 @@ impl Lanes {
 
     #[cold]
     fn find(self: &Arc<Self>) -> Result<&Arc<ClientLane>, Error> {
+        let session = self.home.number();
+        if session == 0 {
+            return Err(Error::forked("using a connection"));
+        }
         let leased = LEASES.try_with(|leases| {
             let leases = leases.borrow();
-            let lease = leases.iter().find(|lease| lease.session == self.session);
+            let lease = leases.iter().find(|lease| lease.session == session);
             lease.map(|lease| lease.index)
         });
         let index = match leased {
@@ -149,7 +172,7 @@ impl Lanes {
             // The thread is ending, and has no leases any more.
             Err(_) => self.share(&mut self.directory.lock())?,
         };
-        LAST.set((self.session, index));
+        LAST.set((session, index));
         Ok(self.lane(index))
     }
 
@@ -174,7 +197,7 @@ impl Lanes {
             }
         };
         let lease = Lease {
-            session: self.session,
+            session: self.home.number(),
             index,
             lanes: Arc::downgrade(self),
         };
@@ -207,7 +230,7 @@ impl Lanes {
         let lane = Arc::new(ClientLane::new(
             index,
             kind,
-            Doorbell::from_host(doorbell),
+            Doorbell::from_host(doorbell).map_err(|error| Error::io(&error, operation))?,
             Patience::new(self.spin),
             Arc::clone(&self.link),
         ));
@@ -218,6 +241,9 @@ impl Lanes {
 
     /// Frees what dropped handles left behind, on all lanes.
     pub(crate) fn reap_orphans(&self) {
+        if !self.is_here() {
+            return;
+        }
         for lane in self.lanes.iter().filter_map(OnceLock::get) {
             if lane.orphans() != 0 {
                 lane.reap_orphans();

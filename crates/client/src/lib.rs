@@ -16,7 +16,32 @@
 //! a [`Task`]. What happens when a lane is full, a handle is dropped or awaited is in `desk`,
 //! what happens when the daemon dies in `link` and `loss`. [`Buffer`]s come from `memory`.
 //!
+//! # Forking
+//!
+//! A connection is the process's that made it. In one that was forked from it, also if it is a runtime that is
+//! embedded, every call fails with [`Status::Forked`], tasks end with that error, buffers hold zeros of the
+//! child's own, and dropping any of it does nothing. The child connects anew, and both work:
+//!
+//! ```no_run
+//! # use chimaera_client::{Runtime, Status};
+//! # fn is_child() -> bool { true }
+//! # fn main() -> Result<(), chimaera_client::Error> {
+//! let runtime = Runtime::connect()?;
+//! if is_child() {
+//!     let error = runtime.admin().ping().expect_err("it is the parent's");
+//!     assert_eq!(error.status(), Status::Forked);
+//!     let own = Runtime::connect()?;
+//!     own.admin().ping()?;
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `docs/FORK.md` has the rest, also of children that a bare `clone(2)` makes.
+//!
 //! Laws of this crate:
+//! - Nothing of a connection is touched in another process than its own: whoever begins looks first
+//!   whether this is it, before any lock, and what is dropped elsewhere is forgotten.
 //! - No safe code can free, reuse or alias a buffer that a task in flight may touch.
 //! - Every task handle is completed, whatever dies.
 //! - A task costs no system call while both sides are awake, and no allocation.

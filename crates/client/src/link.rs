@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use chimaera_fork::Home;
 use chimaera_proto::Status;
 use chimaera_shm::{PublishOrder, Segment, thread};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -32,6 +33,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 /// A connection. It is closed when nobody can wait for a task any more: the runtime and all task
 /// handles are dropped.
 pub(crate) struct Link {
+    /// The process that has the threads, the socket and the lanes. In any other nothing here is used.
+    pub(crate) home: Home,
     pub(crate) control: ControlSocket,
     roster: Arc<Roster>,
     hangup_watcher: Mutex<Option<JoinHandle<()>>>,
@@ -55,6 +58,7 @@ struct Roster {
 impl Link {
     /// Begins to watch a connection whose handshake is done.
     pub(crate) fn new(
+        home: Home,
         control: ControlSocket,
         segment: Arc<Segment>,
         publish_order: PublishOrder,
@@ -67,6 +71,7 @@ impl Link {
             ended: AtomicBool::new(false),
         });
         let link = Self {
+            home,
             control,
             roster,
             hangup_watcher: Mutex::default(),

@@ -21,6 +21,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use chimaera_fork::Home;
 use chimaera_proto::Status;
 use chimaera_proto::limits::{DATA_OFFSET_BYTES, MAX_SEGMENT_BYTES, MAX_SEGMENTS};
 use chimaera_shm::Segment;
@@ -105,6 +106,8 @@ pub(crate) type Register<'a> = &'a dyn Fn(usize, &Segment) -> Result<(), Undone>
 
 /// All memory of one session.
 pub(crate) struct Memory {
+    /// The process that has it. In any other nothing of it is touched.
+    home: Home,
     segments: [OnceLock<Arc<Segment>>; MAX_SEGMENTS],
     spaces: Mutex<Spaces>,
     shards: Box<[CachePadded<Mutex<Shard>>]>,
@@ -149,9 +152,10 @@ struct Region {
 
 impl Memory {
     /// The memory of a session whose first segment is `first`.
-    pub(crate) fn new(first: Arc<Segment>, growth_bytes: u64) -> Self {
+    pub(crate) fn new(home: Home, first: Arc<Segment>, growth_bytes: u64) -> Self {
         let space = Space::new(&first, DATA_OFFSET_BYTES as u64);
         let memory = Self {
+            home,
             segments: [const { OnceLock::new() }; MAX_SEGMENTS],
             spaces: Mutex::new(Spaces {
                 list: vec![space],
@@ -171,8 +175,19 @@ impl Memory {
             .expect("an extent lies in a segment that is there")
     }
 
+    /// Whether this is the session's process.
+    #[inline]
+    pub(crate) fn is_here(&self) -> bool {
+        self.home.is_here()
+    }
+
     /// Allocates at least `len_bytes`: aligned to 4096 from that length on, else to 64.
     pub(crate) fn allocate(&self, len_bytes: u64, register: Register<'_>) -> Result<Extent, Error> {
+        if !self.is_here() {
+            return Err(Error::forked(format_args!(
+                "allocating {len_bytes} bytes of shared memory"
+            )));
+        }
         if len_bytes > MOST_FROM_A_SHARD {
             return self.allocate_range(len_bytes, register);
         }

@@ -77,7 +77,9 @@ impl Runtime {
                 Ok(wire) => loop {
                     match window.submit(&call, wire, part) {
                         Some(Ok(())) => break None,
-                        Some(Err(_)) => break Some(connection_lost(&call)),
+                        Some(Err(_)) if lane.is_here() => break Some(connection_lost(&call)),
+                        // The caller's code has forked, and this is the child.
+                        Some(Err(_)) => break Some(Error::forked(call)),
                         None => window.finish_first(&mut done)?,
                     }
                 },
@@ -129,6 +131,9 @@ impl<'a> Window<'a> {
         buffer: chimaera_proto::BufferRange,
         part: usize,
     ) -> Option<Result<(), Lost>> {
+        if !self.lane.is_here() {
+            return Some(Err(Lost));
+        }
         let submitted = match self.count {
             0 => self.lane.submit(call, Some(buffer)),
             LANE_DEPTH => return None,
@@ -147,7 +152,11 @@ impl<'a> Window<'a> {
     fn pop(&mut self) -> Option<(Member, Result<Values, Error>)> {
         let member = self.members[self.first % LANE_DEPTH].take()?;
         let take = |record: &Record| values(&member.call, record);
-        let result = self.lane.finish(member.flight, take);
+        let result = if self.lane.is_here() {
+            self.lane.finish(member.flight, take)
+        } else {
+            Err(Error::forked(member.call))
+        };
         self.first += 1;
         self.count -= 1;
         Some((member, result))

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
+use chimaera_fork::{Home, Native};
 use chimaera_proto::control::{Reply, Request};
 use chimaera_proto::limits::DATA_OFFSET_BYTES;
 use chimaera_proto::{Access, BufferRange, Status};
@@ -27,7 +28,7 @@ use crate::task::Task;
 /// All methods can be called from any number of threads, each of which has a lane of its own.
 #[derive(Clone)]
 pub struct Runtime {
-    session: Arc<Session>,
+    session: Arc<Native<Session>>,
 }
 
 struct Session {
@@ -97,20 +98,28 @@ impl Runtime {
         } else {
             PublishOrder::Fence
         };
-        let link = Link::new(control, Arc::clone(&segment), order, options.keep_alive)?;
+        let home =
+            Home::new(Lanes::next_session()).map_err(|error| Error::io(&error, operation))?;
+        let link = Link::new(
+            home.clone(),
+            control,
+            Arc::clone(&segment),
+            order,
+            options.keep_alive,
+        )?;
         let link = Arc::new(link);
         let lanes = Lanes::new(options.spin, Arc::clone(&link));
         Ok(Self {
-            session: Arc::new(Session {
+            session: Arc::new(Native::new(Session {
                 lanes: Arc::new(lanes),
-                memory: Arc::new(Memory::new(segment, buffer_bytes)),
+                memory: Arc::new(Memory::new(home, segment, buffer_bytes)),
                 link,
                 daemon: DaemonInfo {
                     version,
                     process_id,
                     worker_count,
                 },
-            }),
+            })),
         })
     }
 
@@ -120,10 +129,11 @@ impl Runtime {
         &self.session.daemon
     }
 
-    /// Whether the runtime was still there when this was looked at.
+    /// Whether the runtime was still there when this was looked at. A process that was forked from the one
+    /// that connected is not connected.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        !self.session.link.is_lost()
+        self.session.lanes.is_here() && !self.session.link.is_lost()
     }
 
     /// The client of the runtime's admin module: pools, and the runtime itself.

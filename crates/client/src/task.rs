@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::call::{Call, Finished};
 use crate::desk::{Parcel, TakenUp};
-use crate::error::TaskError;
+use crate::error::{Error, TaskError};
 use crate::lane::{ClientLane, Flight, OWNED};
 use crate::lanes::LaneRef;
 use crate::waiting::Patience;
@@ -102,9 +102,7 @@ impl<T> Task<T> {
     /// Whether the task has ended, so that waiting would not block. Does not block.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.pending
-            .as_ref()
-            .is_none_or(|pending| pending.lane.is_complete(pending.flight))
+        self.pending.as_ref().is_none_or(Pending::is_complete)
     }
 
     /// Whether the result was taken.
@@ -112,10 +110,13 @@ impl<T> Task<T> {
         self.pending.is_none()
     }
 
-    /// What was asked for, as long as the result was not taken.
+    /// What was asked for, as long as the result was not taken, and in the process that asked.
     #[must_use]
     pub fn request(&self) -> Option<Call> {
         let pending = self.pending.as_ref()?;
+        if !pending.lane.is_here() {
+            return None;
+        }
         Some(pending.lane.call_of(pending.flight))
     }
 
@@ -125,7 +126,7 @@ impl<T> Task<T> {
     /// As [`Task::wait`].
     pub(crate) fn watch(&self, waker: &Waker) -> Watch {
         let pending = self.pending.as_ref().expect(TAKEN);
-        if pending.lane.is_complete(pending.flight) {
+        if pending.is_complete() {
             Watch::Complete
         } else if !pending.lane.link.watch_the_bell() {
             Watch::Impossible
@@ -159,13 +160,29 @@ pub(crate) enum Watch {
 
 pub(crate) const TAKEN: &str = "the result of this task was taken before";
 
+/// The task is another process's, as is its buffer.
+#[cold]
+#[inline(never)]
+fn forked<T>() -> Result<T, TaskError> {
+    Err(Error::forked("waiting for a task").into())
+}
+
 impl Pending {
+    /// Whether waiting would not block.
+    #[inline]
+    fn is_complete(&self) -> bool {
+        !self.lane.is_here() || self.lane.is_complete(self.flight)
+    }
+
     /// Blocks until the task has ended, and makes its result.
     #[inline]
     fn wait<T>(self, finish: fn(Finished<'_>) -> Result<T, TaskError>) -> Result<T, TaskError> {
         // From here on the record is freed, or is not there any more.
         let this = ManuallyDrop::new(self);
         let (lane, flight) = (this.lane, this.flight);
+        if !lane.is_here() {
+            return forked();
+        }
         match lane.take_up(flight) {
             TakenUp::Owned => {
                 lane.wait_owned(flight, None);
@@ -189,7 +206,7 @@ impl Pending {
     /// has.
     fn waits_until(&self, deadline: Option<Instant>) -> bool {
         let (lane, flight) = (self.lane, self.flight);
-        if lane.is_complete(flight) {
+        if self.is_complete() {
             return true;
         }
         // Only a record that nobody else frees is slept on.
@@ -225,7 +242,9 @@ impl Drop for End {
 impl Drop for Pending {
     #[inline]
     fn drop(&mut self) {
-        self.lane.abandon(self.flight);
+        if self.lane.is_here() {
+            self.lane.abandon(self.flight);
+        }
     }
 }
 

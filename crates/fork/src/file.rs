@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use crate::page::{Owner, hold};
@@ -14,6 +14,7 @@ use crate::table::{self, Item, Registration};
 pub struct Private<T> {
     value: ManuallyDrop<T>,
     registration: Registration,
+    is_closed_apart: bool,
 }
 
 impl<T: AsRawFd> Private<T> {
@@ -28,9 +29,17 @@ impl<T: AsRawFd> Private<T> {
     /// Takes a file from now on. A child that was forked before has it.
     ///
     /// # Errors
-    /// No memory.
-    pub fn adopt(value: T) -> io::Result<Self> {
-        Self::new(|| Ok(value))
+    /// No memory; the value comes back.
+    pub fn adopt(value: T) -> Result<Self, (T, io::Error)> {
+        let held = hold();
+        match table::add(&held, Item::File(value.as_raw_fd())) {
+            Ok(registration) => Ok(Self {
+                value: ManuallyDrop::new(value),
+                registration,
+                is_closed_apart: false,
+            }),
+            Err(error) => Err((value, error)),
+        }
     }
 }
 
@@ -49,7 +58,16 @@ impl<T> Private<T> {
         Ok(Self {
             value: ManuallyDrop::new(value),
             registration,
+            is_closed_apart: false,
         })
+    }
+
+    /// The same, closed without keeping `fork` waiting, for a file whose end may take as long as a stranger
+    /// likes. A child that is forked at that very moment has it until it ends.
+    #[must_use]
+    pub fn closed_apart(mut self) -> Self {
+        self.is_closed_apart = true;
+        self
     }
 }
 
@@ -59,7 +77,13 @@ impl<T> Drop for Private<T> {
             Owner::This => {
                 let held = hold();
                 table::remove(&held, &self.registration);
-                // Before another thread can fork: a child would have a file that nobody took away.
+                // Else before another thread can fork: a child would have a file that nobody took away.
+                let _held = if self.is_closed_apart {
+                    drop(held);
+                    None
+                } else {
+                    Some(held)
+                };
                 // SAFETY: the value is dropped here, and not used after.
                 unsafe { ManuallyDrop::drop(&mut self.value) };
             }
@@ -77,6 +101,14 @@ impl<T> Deref for Private<T> {
     #[inline]
     fn deref(&self) -> &T {
         &self.value
+    }
+}
+
+/// The value may be changed, but not be exchanged for another: its file is registered.
+impl<T> DerefMut for Private<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
     }
 }
 

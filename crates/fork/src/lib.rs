@@ -17,7 +17,7 @@
 //! Where none ran (a bare `clone(2)` without `CLONE_VM`), files stay open in the child until it ends
 //! or executes another program, and the places of mappings stay empty until the first of this
 //! crate's functions is called there: whoever touches one before is ended by SIGSEGV, unless another
-//! mapping of the child has come to lie there.
+//! mapping of the child has come to lie there. `docs/FORK.md` says what this means to users.
 //!
 //! A library that is loaded has a copy of this crate of its own, with a handler of its own.
 //!

@@ -3,13 +3,14 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use chimaera_fork::Private;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 /// The bell of a sleeping worker. The host makes it, watches it edge-triggered, and never reads
 /// it: its file description is shared with the client, who could make any read or write block.
 #[derive(Debug)]
 pub struct Doorbell {
-    event: EventFd,
+    event: Private<EventFd>,
 }
 
 impl Doorbell {
@@ -20,17 +21,20 @@ impl Doorbell {
     pub fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Self {
-            event: EventFd::from_value_and_flags(0, flags)?,
+            event: Private::new(|| Ok(EventFd::from_value_and_flags(0, flags)?))?,
         })
     }
 
     /// Takes a bell that the host made.
-    #[must_use]
-    pub fn from_host(file: OwnedFd) -> Self {
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn from_host(file: OwnedFd) -> io::Result<Self> {
         // SAFETY: whatever file it is, it is owned, open, and only ever written eight bytes to.
         // The host is trusted by its clients.
         let event = unsafe { EventFd::from_owned_fd(file) };
-        Self { event }
+        let event = Private::adopt(event).map_err(|(_, error)| error)?;
+        Ok(Self { event })
     }
 
     /// Rings. A bell that was rung 2^64 times without effect stays rung.

@@ -8,13 +8,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use chimaera_fork::{Mapping, Private};
 use chimaera_proto::limits::{
     LANE_STRIDE_BYTES, LANES_OFFSET_BYTES, MAX_LANES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES,
     SEGMENT_GRANULE_BYTES,
 };
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::ftruncate;
 
@@ -22,18 +23,12 @@ use crate::futex;
 use crate::lane::{Lane, LaneMemory};
 use crate::sync::{AtomicU32, Ordering};
 
-/// A mapped segment. Its pages appear when they are touched.
+/// A mapped segment. Its pages appear when they are touched. It is this process's: a forked child has
+/// neither the memory nor the file.
 pub struct Segment {
-    address: NonNull<u8>,
-    len: usize,
-    file: OwnedFd,
+    memory: Mapping,
+    file: Private<OwnedFd>,
 }
-
-// SAFETY: the mapping belongs to the value and stays where it is until drop. Its bytes are
-// reached through atomics and raw copies only, which any thread may do.
-unsafe impl Send for Segment {}
-// SAFETY: as above.
-unsafe impl Sync for Segment {}
 
 /// Why a file that the other side sent is not a segment.
 #[derive(Debug, thiserror::Error)]
@@ -75,11 +70,12 @@ impl Segment {
         let len = i64::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
         let name = CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        let file = memfd_create(name.as_c_str(), flags)?;
+        let file = Private::new(|| Ok(memfd_create(name.as_c_str(), flags)?))?;
         ftruncate(&file, len)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-        Self::map(file, len).map_err(|(_, error)| error)
+        let memory = map(&file, len)?;
+        Ok(Self { memory, file })
     }
 
     /// Checks and maps a segment that the other side made. Seals come first: what is sealed
@@ -91,12 +87,16 @@ impl Segment {
     /// # Errors
     /// The file, since closing one that is refused may take for ever as well; see [`SegmentError`].
     pub fn receive(file: OwnedFd) -> Result<Self, RefusedFile> {
-        match Self::check(&file) {
-            Ok(len) => Self::map(file, len).map_err(|(file, error)| RefusedFile {
+        let memory = match Self::check(&file).and_then(|len| Ok(map(&file, len)?)) {
+            Ok(memory) => memory,
+            Err(error) => return Err(RefusedFile { file, error }),
+        };
+        match Private::adopt(file) {
+            Ok(file) => Ok(Self { memory, file }),
+            Err((file, error)) => Err(RefusedFile {
                 file,
                 error: SegmentError::Map(error),
             }),
-            Err(error) => Err(RefusedFile { file, error }),
         }
     }
 
@@ -133,36 +133,16 @@ impl Segment {
             && name_of(file).is_some_and(|name| name_of(&self.file) == Some(name))
     }
 
-    fn map(file: OwnedFd, len: i64) -> Result<Self, (OwnedFd, io::Error)> {
-        let Some((len, size)) = usize::try_from(len)
-            .ok()
-            .and_then(|len| Some((len, NonZeroUsize::new(len)?)))
-        else {
-            return Err((file, io::ErrorKind::InvalidInput.into()));
-        };
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
-        // SAFETY: a new mapping at an address that the kernel chooses aliases nothing.
-        match unsafe { mmap(None, size, protection, flags, &file, 0) } {
-            Ok(address) => Ok(Self {
-                address: address.cast(),
-                len,
-                file,
-            }),
-            Err(error) => Err((file, error.into())),
-        }
-    }
-
     /// Bytes of the segment.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.len as u64
+        self.memory.len() as u64
     }
 
     /// Whether the segment has no bytes, which none has.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.memory.is_empty()
     }
 
     /// The first byte of a range, if the range lies in the segment. Valid for `len_bytes` as
@@ -172,7 +152,7 @@ impl Segment {
     pub fn range(&self, offset_bytes: u64, len_bytes: u64) -> Option<NonNull<u8>> {
         let end = offset_bytes.checked_add(len_bytes)?;
         // SAFETY: the offset is within the mapping, as the end is.
-        (end <= self.len as u64).then(|| unsafe { self.address.add(offset_bytes as usize) })
+        (end <= self.len()).then(|| unsafe { self.memory.address().add(offset_bytes as usize) })
     }
 
     /// A lane of a client's first segment.
@@ -194,7 +174,7 @@ impl Segment {
     fn bell(&self) -> &AtomicU32 {
         // SAFETY: the first word of the first page is mapped as long as the segment lives, and
         // aligned; an atomic is valid with any bytes.
-        unsafe { self.address.cast::<AtomicU32>().as_ref() }
+        unsafe { self.memory.address().cast::<AtomicU32>().as_ref() }
     }
 
     /// The number of times that the bell was rung, to be given to [`Segment::wait_for_bell`].
@@ -217,6 +197,20 @@ impl Segment {
     }
 }
 
+fn map(file: &OwnedFd, len: i64) -> io::Result<Mapping> {
+    let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let size = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+    let map = || {
+        // SAFETY: a new mapping at an address that the kernel chooses aliases nothing.
+        let address = unsafe { mmap(None, size, protection, flags, file, 0) }?;
+        Ok(address.cast())
+    };
+    // SAFETY: segments are whole pages, and nobody else knows of the mapping.
+    unsafe { Mapping::new(len, map) }
+}
+
 /// Whether a file is memory whose size stays.
 fn check_seals(file: &OwnedFd) -> Result<(), SegmentError> {
     let seals = fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| SegmentError::NotMemory)?;
@@ -233,18 +227,10 @@ impl AsFd for Segment {
     }
 }
 
-impl Drop for Segment {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and nothing borrows it any more. Unmapping
-        // what was mapped does not fail.
-        let _ = unsafe { munmap(self.address.cast(), self.len) };
-    }
-}
-
 impl fmt::Debug for Segment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Segment")
-            .field("len", &self.len)
+            .field("len", &self.len())
             .finish_non_exhaustive()
     }
 }

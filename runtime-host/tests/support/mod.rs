@@ -65,7 +65,7 @@ impl Client {
         assert!(matches!(reply, Reply::Welcome { .. }), "{reply:?}");
         let (reply, bell) = ask(&socket, &Request::OpenLane { lane: 3 }, None);
         assert_eq!(reply, Reply::LaneOpened);
-        let bell = Doorbell::from_host(bell.expect("a doorbell"));
+        let bell = Doorbell::from_host(bell.expect("a doorbell")).expect("a doorbell");
         let lane = segment.lane(3);
         Self {
             socket,
