@@ -9,14 +9,13 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::Arc;
 
 pub use chimaera_chimod::ModuleError;
 use chimaera_proto::bdev::{BlockType, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 use chimaera_proto::{PoolId, Status};
 
-use crate::file::{FileDisk, refused};
+use crate::file::{FileDisk, PoolFile, pool_file, refused};
 use crate::metadata::{self, Checked, FORMAT_VERSION, OpenError, PAGE_BYTES};
 use crate::persistence::contents_of;
 
@@ -104,7 +103,7 @@ const LOOKS_WHILE_IN_USE: usize = 8;
 /// superblock is left; [`Status::Unsupported`] for a pool of a newer program; and the device's.
 pub fn inspect(path: &Path) -> Result<Inspection, ModuleError> {
     let (file, in_use) = open(path, false)?;
-    let file = Arc::new(file);
+    let file = pool_file(file)?;
     let mut found = examine(path, &file, in_use, false);
     if in_use {
         for _ in 1..LOOKS_WHILE_IN_USE {
@@ -128,7 +127,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, ModuleError> {
 /// As [`inspect`]; [`Status::Busy`] if it is in use.
 pub fn check(path: &Path, repair: bool) -> Result<Inspection, ModuleError> {
     let (file, _) = patiently(path, repair)?;
-    examine(path, &Arc::new(file), false, repair)
+    examine(path, &pool_file(file)?, false, repair)
 }
 
 /// Gives the pool on a file or device that nobody uses another name: its path, after it was moved.
@@ -146,7 +145,7 @@ pub fn rename(path: &Path, name: &str) -> Result<(), ModuleError> {
         ));
     }
     let (file, _) = patiently(path, true)?;
-    let disk = FileDisk::new(Arc::new(file));
+    let disk = FileDisk::new(pool_file(file)?);
     metadata::rename(disk, name.to_owned()).map_err(|problem| explain(path, problem, None))
 }
 
@@ -203,12 +202,12 @@ fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
 
 fn examine(
     path: &Path,
-    file: &Arc<File>,
+    file: &PoolFile,
     in_use: bool,
     repair: bool,
 ) -> Result<Inspection, ModuleError> {
     let (size, tail) = crate::file::size_and_tail(path, file)?;
-    let disk = FileDisk::new(Arc::clone(file));
+    let disk = FileDisk::new(PoolFile::clone(file));
     let mut blocks = [0; 4];
     let mut allocated_bytes = 0;
     let checked = metadata::check(&disk, repair, &mut |_, map| {

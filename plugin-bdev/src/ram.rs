@@ -10,8 +10,9 @@ use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 
 use chimaera_chimod::ModuleError;
+use chimaera_fork::Mapping;
 use chimaera_proto::Status;
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 
 use crate::mishap::{Place, may_panic};
 use crate::prefetch;
@@ -28,6 +29,9 @@ const LINE_BYTES: usize = 64;
 pub(crate) struct RamDevice {
     memory: NonNull<u8>,
     len_bytes: usize,
+    /// Forked children do not have it: what the pool's clients write while they live would be copied for
+    /// them.
+    _mapping: Mapping,
     /// Whether long writes go past the caches.
     streams: bool,
 }
@@ -58,23 +62,25 @@ impl RamDevice {
             .ok()
             .and_then(NonZeroUsize::new)
             .ok_or_else(|| refused(&"it is not a possible size of memory"))?;
-        // SAFETY: a new private mapping at an address of the kernel's choice touches nothing
-        // that exists.
-        let memory = unsafe {
-            mmap_anonymous(
-                None,
-                length,
-                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-                MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE,
-            )
-        }
-        .map_err(|errno| refused(&errno))?;
+        let map = || {
+            let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+            let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+            // SAFETY: a new private mapping at an address of the kernel's choice touches nothing
+            // that exists.
+            Ok(unsafe { mmap_anonymous(None, length, protection, flags) }?.cast())
+        };
+        // SAFETY: pools are whole pages, and the mapping stays with this value, which copies within it
+        // as long as it lives.
+        let mapping = unsafe { Mapping::new(length.get(), map) };
+        let mapping = mapping.map_err(|error| refused(&error))?;
+        let memory = mapping.address();
         // Only a hint: without huge pages the pool is slower, and nothing else.
         // SAFETY: the range is the mapping just made; this advice does not change its contents.
-        let _ = unsafe { madvise(memory, length.get(), MmapAdvise::MADV_HUGEPAGE) };
+        let _ = unsafe { madvise(memory.cast(), length.get(), MmapAdvise::MADV_HUGEPAGE) };
         Ok(Self {
-            memory: memory.cast(),
+            memory,
             len_bytes: length.get(),
+            _mapping: mapping,
             streams: stream::pays_off(total_size),
         })
     }
@@ -131,13 +137,5 @@ impl RamDevice {
                 }
             }
         }
-    }
-}
-
-impl Drop for RamDevice {
-    fn drop(&mut self) {
-        // SAFETY: the range is the mapping that `new` made. Nobody copies any more, since copies
-        // borrow the value. Unmapping a whole valid mapping does not fail.
-        let _ = unsafe { munmap(self.memory.cast(), self.len_bytes) };
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use chimaera_fork::Private;
 use chimaera_proto::Status;
 use chimaera_proto::control::{self, NO_REQUEST, Reply, Request};
 use chimaera_proto::limits::{MAX_CONTROL_MESSAGE_BYTES, MAX_LANES};
@@ -32,7 +33,7 @@ use crate::worker::Command;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A connection that did not come through the listener.
-    Connect { socket: OwnedFd },
+    Connect { socket: Private<OwnedFd> },
     /// A worker found a client breaking the protocol.
     SessionFault { session: u64, reason: String },
     /// A worker holds nothing of the session any more.
@@ -63,7 +64,7 @@ const _: () = assert!(REPLY_BUFFER_BYTES > MAX_CONTROL_MESSAGE_BYTES);
 pub(crate) struct Control {
     shared: Arc<Shared>,
     events: Arc<Inbox<Event>>,
-    epoll: Epoll,
+    epoll: Private<Epoll>,
     listener: Option<Listener>,
     accepting: bool,
     reserve: Reserve,
@@ -73,7 +74,7 @@ pub(crate) struct Control {
     load: Vec<usize>,
     mapped: Mapped,
     /// Connections that have ended, and are to be closed.
-    ended: Vec<Arc<OwnedFd>>,
+    ended: Vec<Arc<Private<OwnedFd>>>,
     /// Whether the log says already that processes cannot be watched.
     told_of_unwatched: bool,
     faults_told: log::Shares,
@@ -82,7 +83,7 @@ pub(crate) struct Control {
 
 struct Connection {
     state: State,
-    socket: Arc<OwnedFd>,
+    socket: Arc<Private<OwnedFd>>,
     peer: Peer,
     /// Readable once the client's process has ended.
     process: Option<OwnedFd>,
@@ -148,7 +149,8 @@ impl Control {
         events: Arc<Inbox<Event>>,
         listener: Option<Listener>,
     ) -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let make = || Ok(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+        let epoll = Private::with_file(make, |epoll| epoll.0.as_raw_fd())?;
         epoll.add(
             &*events,
             EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, EVENTS),
@@ -260,7 +262,7 @@ impl Control {
     }
 
     /// Closes a connection that was not served, after telling its client why.
-    fn turn_away(&mut self, socket: Arc<OwnedFd>, refusal: Refusal) {
+    fn turn_away(&mut self, socket: Arc<Private<OwnedFd>>, refusal: Refusal) {
         // A client that cannot be told learns as much as can be: that the connection is closed.
         let _ = send(&socket, NO_REQUEST, &refusal.into_reply(), None);
         self.reserve.count_turned_away();
@@ -289,7 +291,7 @@ impl Control {
         }
     }
 
-    fn add_connection(&mut self, socket: OwnedFd) {
+    fn add_connection(&mut self, socket: Private<OwnedFd>) {
         if self.stopping {
             return;
         }

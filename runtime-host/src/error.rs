@@ -30,6 +30,9 @@ pub enum HostError {
         /// What the system said.
         error: io::Error,
     },
+    /// The host is another process's, from which this one was forked. It is as it was.
+    #[error("the runtime belongs to the process that this one was forked from: start one here")]
+    Forked,
     /// A pool could not be flushed as the host ended. There may be more; the log has all.
     #[error(
         "the runtime has stopped, and what was done last may be lost, as it was not flushed: {0}"

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use chimaera_fork::{Private, Process};
 use chimaera_shm::barrier;
 use chimaera_shm::thread::{self, NoThread};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -30,7 +31,11 @@ use crate::worker::{Command, Worker};
 /// A running host. It ends when it is dropped, or by [`Host::end`]: pools are drained, flushed and
 /// closed, sessions ended, the workers and the control thread joined. Threads for blocking jobs end by themselves
 /// after their last one.
+///
+/// It is the process's that started it. In one that was forked from it there are no threads, and whatever is
+/// done with it there does nothing.
 pub struct Host {
+    process: Process,
     shared: Arc<Shared>,
     events: Arc<Inbox<Event>>,
     control: Option<JoinHandle<()>>,
@@ -40,19 +45,35 @@ pub struct Host {
 }
 
 /// Asks a host to stop, from anywhere.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Stopper {
+    process: Process,
     state: Arc<(Mutex<bool>, Condvar)>,
 }
 
+impl Default for Stopper {
+    fn default() -> Self {
+        Self {
+            process: Process::current(),
+            state: Arc::default(),
+        }
+    }
+}
+
 impl Stopper {
-    /// Makes [`Host::wait`] return. Does not block.
+    /// Makes [`Host::wait`] return. Does not block. Does nothing in a forked child.
     pub fn stop(&self) {
+        if !self.process.is_current() {
+            return;
+        }
         *self.state.0.lock() = true;
         self.state.1.notify_all();
     }
 
     fn wait(&self) {
+        if !self.process.is_current() {
+            return;
+        }
         let mut stopped = self.state.0.lock();
         while !*stopped {
             self.state.1.wait(&mut stopped);
@@ -94,6 +115,7 @@ impl Host {
             .map_err(HostError::system("making the control thread"))?;
         // From here on, dropping the host ends what was started.
         let mut host = Self {
+            process: Process::current(),
             shared,
             events,
             control: None,
@@ -142,15 +164,25 @@ impl Host {
     /// Connects the calling process to its own host: gives the client's end of a connection.
     ///
     /// # Errors
-    /// No file descriptors are left.
+    /// No file descriptors are left; [`HostError::Forked`] as the cause.
     pub fn connect(&self) -> io::Result<OwnedFd> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )?;
-        fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        if !self.process.is_current() {
+            return Err(io::Error::other(HostError::Forked));
+        }
+        let mut theirs = None;
+        let ours = Private::new(|| {
+            let (ours, other) = socketpair(
+                AddressFamily::Unix,
+                SockType::SeqPacket,
+                None,
+                SockFlag::SOCK_CLOEXEC,
+            )?;
+            theirs = Some(other);
+            Ok(ours)
+        })?;
+        let ours = ours.closed_apart();
+        let theirs = theirs.expect("both were made");
+        fcntl(&*ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         self.events.send(Event::Connect { socket: ours });
         Ok(theirs)
     }
@@ -162,7 +194,7 @@ impl Host {
     }
 
     /// Blocks until somebody asks the host to stop: a client's admin task, or a [`Stopper`]. The
-    /// host then still runs; end it.
+    /// host then still runs; end it. Returns at once in a forked child.
     pub fn wait(&self) {
         self.shared.stopper.wait();
     }
@@ -171,12 +203,18 @@ impl Host {
     /// every task has completed.
     ///
     /// # Errors
-    /// [`HostError::Unflushed`]. The host has ended all the same.
+    /// [`HostError::Unflushed`]. The host has ended all the same. [`HostError::Forked`] in a forked child, where
+    /// nothing is done.
     pub fn end(mut self) -> Result<(), HostError> {
         self.shut_down()
     }
 
     fn shut_down(&mut self) -> Result<(), HostError> {
+        if !self.process.is_current() {
+            // Of threads that are not here not even the handles can be dropped.
+            std::mem::forget((self.control.take(), std::mem::take(&mut self.workers)));
+            return Err(HostError::Forked);
+        }
         // Workers are still there to drain the pools.
         let flushed = match self.control {
             Some(_) => self.shared.destroy_all_pools(),

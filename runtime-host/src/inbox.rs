@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use chimaera_fork::Private;
 use crossbeam::queue::SegQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -14,7 +15,7 @@ pub(crate) struct Inbox<T> {
     queue: SegQueue<T>,
     // Set after a push, cleared before the queue is emptied.
     signalled: AtomicBool,
-    event: EventFd,
+    event: Private<EventFd>,
 }
 
 impl<T> Inbox<T> {
@@ -23,7 +24,7 @@ impl<T> Inbox<T> {
         Ok(Self {
             queue: SegQueue::new(),
             signalled: AtomicBool::new(false),
-            event: EventFd::from_value_and_flags(0, flags)?,
+            event: Private::new(|| Ok(EventFd::from_value_and_flags(0, flags)?))?,
         })
     }
 

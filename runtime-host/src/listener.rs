@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use chimaera_fork::Private;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{
@@ -15,13 +16,14 @@ use nix::sys::socket::{
 use crate::error::HostError;
 
 /// A listening socket, and the lock that says whose it is. A lock file beside the socket is held
-/// as long as the daemon lives, so a socket whose lock is free was left behind by a crash.
+/// as long as the daemon lives, so a socket whose lock is free was left behind by a crash. Neither is a
+/// forked child's: the lock would be held as long as the child lives.
 #[derive(Debug)]
 pub(crate) struct Listener {
     path: PathBuf,
-    socket: OwnedFd,
+    socket: Private<OwnedFd>,
     lock_path: PathBuf,
-    _lock: Flock<File>,
+    _lock: Private<Flock<File>>,
 }
 
 impl Listener {
@@ -42,8 +44,12 @@ impl Listener {
                 .map_err(failed)?;
         }
         let lock_path = PathBuf::from(format!("{}.lock", path.display()));
-        let lock = lock(&lock_path).map_err(failed)?;
-        let lock = lock.ok_or_else(|| HostError::AlreadyRunning(path.to_owned()))?;
+        let lock = || lock(&lock_path)?.ok_or_else(|| io::ErrorKind::WouldBlock.into());
+        let lock = Private::with_file(lock, |lock| lock.as_raw_fd());
+        let lock = lock.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => HostError::AlreadyRunning(path.to_owned()),
+            _ => failed(error),
+        })?;
         match std::fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(HostError::NotASocket(path.to_owned()));
@@ -52,7 +58,7 @@ impl Listener {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }
-        let socket = open(path).map_err(failed)?;
+        let socket = Private::new(|| open(path)).map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
             socket,
@@ -62,13 +68,19 @@ impl Listener {
     }
 
     /// Takes a waiting connection, if there is one.
-    pub(crate) fn accept(&self) -> io::Result<Option<OwnedFd>> {
+    pub(crate) fn accept(&self) -> io::Result<Option<Private<OwnedFd>>> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        match accept4(self.socket.as_raw_fd(), flags) {
+        let accept = || {
+            let connection = accept4(self.socket.as_raw_fd(), flags)?;
             // SAFETY: the kernel has just made this descriptor for us.
-            Ok(connection) => Ok(Some(unsafe { OwnedFd::from_raw_fd(connection) })),
-            Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => Ok(None),
-            Err(error) => Err(error.into()),
+            Ok(unsafe { OwnedFd::from_raw_fd(connection) })
+        };
+        match Private::new(accept) {
+            Ok(connection) => Ok(Some(connection.closed_apart())),
+            Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => Ok(None),
+                _ => Err(error),
+            },
         }
     }
 }

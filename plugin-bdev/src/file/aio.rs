@@ -7,7 +7,6 @@
 //!   known here (its magic says), `io_getevents` takes its place.
 //! - Dropping a context waits until the kernel touches no memory of its operations any more.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::eventfd::EventFd;
 
+use super::PoolFile;
 use super::engine::{DeviceResult, Engine, Opcode, Submission};
 
 const IOCB_CMD_PREAD: u16 = 0;
@@ -83,7 +83,7 @@ const _: () = {
 pub(super) struct Aio {
     context: libc::c_ulong,
     ring: Option<Ring>,
-    file: Arc<File>,
+    file: PoolFile,
     wake: Arc<EventFd>,
     depth: usize,
     control_blocks: Vec<ControlBlock>,
@@ -98,7 +98,7 @@ impl Aio {
     ///
     /// # Errors
     /// The kernel's; `WouldBlock` if the system's number of AIO operations is exhausted.
-    pub(super) fn new(file: Arc<File>, wake: Arc<EventFd>, depth: u32) -> io::Result<Self> {
+    pub(super) fn new(file: PoolFile, wake: Arc<EventFd>, depth: u32) -> io::Result<Self> {
         let mut context: libc::c_ulong = 0;
         // SAFETY: the kernel writes one word to `context`, which is zero as it demands.
         let result =
@@ -257,6 +257,10 @@ impl Ring {
                 (&raw const (*header).entries).read(),
             )
         };
+        let len = size_of::<RingHeader>() + entries as usize * size_of::<Event>();
+        // A forked child has no use for it. A hint: whether it has it or not, it does nothing with it.
+        // SAFETY: the ring is mapped in whole pages; this changes what children have of it.
+        unsafe { libc::madvise(header.cast_mut().cast(), len, libc::MADV_DONTFORK) };
         let known = magic == RING_MAGIC
             && incompatible == 0
             && header_len as usize == size_of::<RingHeader>()

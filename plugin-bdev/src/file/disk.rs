@@ -1,15 +1,14 @@
 //! The file of a pool, as its metadata sees it: pages, by plain system calls of a thread that may block.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use zerocopy::IntoBytes;
 
+use super::PoolFile;
 use crate::metadata::{Disk, PAGE_BYTES, Page};
 
 /// Pages that are set aside in memory at most: 64 MiB.
@@ -17,10 +16,10 @@ const PAGES_IN_MEMORY_MAXIMUM: u64 = 1 << 14;
 
 /// A file or device that metadata lies on.
 #[derive(Clone, Debug)]
-pub(crate) struct FileDisk(Arc<File>);
+pub(crate) struct FileDisk(PoolFile);
 
 impl FileDisk {
-    pub(crate) fn new(file: Arc<File>) -> Self {
+    pub(crate) fn new(file: PoolFile) -> Self {
         Self(file)
     }
 

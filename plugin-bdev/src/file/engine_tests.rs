@@ -9,11 +9,12 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::engine::{DeviceResult, Engine, Opcode, Submission};
+use super::{PoolFile, pool_file};
 
-pub(super) fn file_and_wake() -> (Arc<File>, Arc<EventFd>) {
+pub(super) fn file_and_wake() -> (PoolFile, Arc<EventFd>) {
     let file = tempfile::tempfile().expect("a temporary file");
     let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK).expect("an eventfd");
-    (Arc::new(file), Arc::new(wake))
+    (pool_file(file).expect("memory"), Arc::new(wake))
 }
 
 /// Waits for the wake-up as a worker does, and takes the results until there are `count`.

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::fs::{File, TryLockError};
+use std::fs::TryLockError;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use chimaera_chimod::ModuleError;
 use chimaera_proto::Status;
 
+use super::PoolFile;
+
 /// An exclusive lock on a regular file. A block device has none: it is claimed as it is opened.
-pub(super) struct Lock(Option<Arc<File>>);
+pub(super) struct Lock(Option<PoolFile>);
 
 impl Lock {
     /// That of a block device, which was claimed as it was opened.
@@ -58,7 +60,7 @@ pub(crate) fn patiently<T, E>(
 ///
 /// # Errors
 /// [`Status::Busy`] if somebody else has, or if the path leads to another file by now.
-pub(super) fn lock(path: &Path, file: &Arc<File>) -> Result<Lock, ModuleError> {
+pub(super) fn lock(path: &Path, file: &PoolFile) -> Result<Lock, ModuleError> {
     let is_locked = |error: &TryLockError| matches!(error, TryLockError::WouldBlock);
     patiently(|| file.try_lock(), is_locked).map_err(|error| match error {
         TryLockError::WouldBlock => busy(path, "another pool, or another process, has locked it"),

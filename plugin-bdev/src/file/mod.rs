@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWorker, Worker};
+use chimaera_fork::Private;
 use chimaera_proto::Failure;
 use chimaera_proto::bdev::UNIT_BYTES;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -51,6 +52,23 @@ pub(crate) use path::refused;
 use queue::{Crossing, Outcome, REFUSAL_PATIENCE, WorkerQueue};
 use select::{KernelEngine, Needs};
 
+/// A pool's file. A forked child does not have it: with it, it would have the lock.
+pub(crate) type PoolFile = Arc<Private<File>>;
+
+/// Makes a file a pool's. To close it may take as long as its file system likes.
+///
+/// # Errors
+/// No memory.
+pub(crate) fn pool_file(file: File) -> Result<PoolFile, ModuleError> {
+    match Private::adopt(file) {
+        Ok(file) => Ok(Arc::new(file.closed_apart())),
+        Err((_, error)) => Err(ModuleError::system(
+            "cannot keep a file from children",
+            &error,
+        )),
+    }
+}
+
 /// The errno of an I/O error that has no better one.
 const EIO: i32 = 5;
 
@@ -60,7 +78,7 @@ pub(crate) struct FileDevice {
     queues: PerWorker<WorkerQueue<KernelEngine>>,
     crossing: Crossing,
     wakes: Box<[Arc<EventFd>]>,
-    file: Arc<File>,
+    file: PoolFile,
     name: String,
     total_size: u64,
     direct: bool,

@@ -28,12 +28,13 @@ use super::disk::FileDisk;
 use super::lock::{Lock, busy, lock, patiently};
 use super::path::{ends_with_slash, refused};
 use super::probe::device_is_read_only;
+use super::{PoolFile, pool_file};
 use crate::metadata::{self, Page};
 use crate::params::{Parameters, Usage};
 
 /// A file that a pool may use.
 pub(super) struct Opened {
-    pub(super) file: Arc<File>,
+    pub(super) file: PoolFile,
     /// Bytes that the pool manages, a multiple of [`UNIT_BYTES`].
     pub(super) total_size: u64,
     /// How the file is used, by what was asked for and what the pool was made with.
@@ -52,7 +53,7 @@ pub(super) struct Opened {
 
 /// What to take back if the pool does not come into being.
 pub(crate) struct Undo {
-    file: Arc<File>,
+    file: PoolFile,
     path: PathBuf,
     created: bool,
     grown_from: Option<u64>,
@@ -74,7 +75,7 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
     }
     let path = Path::new(name);
     let (file, kind, created) = open_existing_or_new(path, parameters)?;
-    let file = Arc::new(file);
+    let file = pool_file(file)?;
     let lock = match kind {
         Kind::Regular => lock(path, &file)?,
         Kind::BlockDevice => {
@@ -142,7 +143,7 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
 
 /// How the pool that the file holds was meant to be used when it was made. If it holds none, or none that
 /// can be read, that is for whoever opens the pool to say.
-fn usage_of_pool(file: &Arc<File>) -> Usage {
+fn usage_of_pool(file: &PoolFile) -> Usage {
     match metadata::identify(&FileDisk::new(Arc::clone(file))) {
         Ok(superblock) => superblock.identity.usage(),
         Err(_) => Usage::default(),

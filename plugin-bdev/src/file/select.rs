@@ -1,6 +1,5 @@
 //! Which of the kernel's engines a pool gets.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -9,6 +8,7 @@ use chimaera_proto::bdev::IoEngine;
 use chimaera_proto::{Failure, Status};
 use nix::sys::eventfd::EventFd;
 
+use super::PoolFile;
 use super::aio::Aio;
 use super::engine::{DeviceResult, Engine, Submission};
 use super::uring::{self, Uring};
@@ -58,7 +58,7 @@ impl Engine for KernelEngine {
 
 /// What a worker's engine is made for.
 pub(super) struct Needs<'a> {
-    pub(super) file: &'a Arc<File>,
+    pub(super) file: &'a PoolFile,
     /// Signalled when an operation ends.
     pub(super) wake: &'a Arc<EventFd>,
     /// Operations in flight.

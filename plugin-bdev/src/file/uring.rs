@@ -16,10 +16,12 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
+use chimaera_fork::Private;
 use io_uring::types::Fixed;
 use io_uring::{EnterFlags, IoUring, Probe, opcode, squeue};
 use nix::sys::eventfd::EventFd;
 
+use super::PoolFile;
 use super::engine::{DeviceResult, Engine, Opcode, Submission};
 
 /// Where the ring's table of files holds the pool's.
@@ -27,8 +29,8 @@ const POOL_FILE: Fixed = Fixed(0);
 
 /// A ring on one file.
 pub(super) struct Uring {
-    ring: IoUring,
-    file: Arc<File>,
+    ring: Private<IoUring>,
+    file: PoolFile,
     wake: Arc<EventFd>,
     depth: usize,
     /// Operations in the ring whose results were not taken yet.
@@ -49,8 +51,8 @@ impl Uring {
     ///
     /// # Errors
     /// The kernel's, if it refuses anything that the engine needs.
-    pub(super) fn new(file: Arc<File>, wake: Arc<EventFd>, depth: u32) -> io::Result<Self> {
-        let mut ring = new_ring(depth)?;
+    pub(super) fn new(file: PoolFile, wake: Arc<EventFd>, depth: u32) -> io::Result<Self> {
+        let mut ring = private_ring(depth)?;
         check_operations(&mut ring)?;
         register(&ring, &file, &wake)?;
         Ok(Self {
@@ -113,7 +115,7 @@ impl Uring {
 
     /// Another ring in the place of this one, in which the kernel has nothing under way.
     fn renew(&mut self) -> io::Result<()> {
-        let ring = new_ring(self.depth as u32)?;
+        let ring = private_ring(self.depth as u32)?;
         register(&ring, &self.file, &self.wake)?;
         let _ = self.ring.submitter().unregister_files();
         self.ring = ring;
@@ -256,6 +258,12 @@ fn register(ring: &IoUring, file: &File, wake: &EventFd) -> io::Result<()> {
     let submitter = ring.submitter();
     submitter.register_files(&[file.as_raw_fd()])?;
     submitter.register_eventfd(wake.as_fd().as_raw_fd())
+}
+
+/// As [`new_ring`], but not a forked child's: there it would keep the pool's file, and with it the lock.
+fn private_ring(depth: u32) -> io::Result<Private<IoUring>> {
+    let ring = Private::with_file(|| new_ring(depth), AsRawFd::as_raw_fd)?;
+    Ok(ring.closed_apart())
 }
 
 fn new_ring(depth: u32) -> io::Result<IoUring> {

@@ -1,6 +1,5 @@
 //! A ring when it is full, when the kernel refuses it, and when it is dropped.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::{Arc, mpsc};
@@ -10,6 +9,7 @@ use nix::sys::eventfd::EventFd;
 use super::engine::{DeviceResult, Engine, Opcode, Submission};
 use super::engine_tests::{file_and_wake, results_of, transfer_often};
 use super::uring::Uring;
+use super::{PoolFile, pool_file};
 use crate::testing::{Buffer, disk_folder};
 
 /// A ring, its file, and its wake-up; or `None`, with a word why.
@@ -17,7 +17,7 @@ use crate::testing::{Buffer, disk_folder};
     clippy::print_stderr,
     reason = "whoever runs the tests wants to know what they did not prove"
 )]
-fn engine(depth: u32) -> Option<(Uring, Arc<File>, Arc<EventFd>)> {
+fn engine(depth: u32) -> Option<(Uring, PoolFile, Arc<EventFd>)> {
     let (file, wake) = file_and_wake();
     file.write_all_at(&[7; 4096], 0).expect("written");
     match Uring::new(Arc::clone(&file), Arc::clone(&wake), depth) {
@@ -165,7 +165,7 @@ fn dropping_waits_for_what_is_under_way_whoever_does_it() {
         .custom_flags(libc::O_DIRECT)
         .open(&path)
         .expect("a disk has direct I/O");
-    let file = Arc::new(file);
+    let file = pool_file(file).expect("memory");
     file.sync_all().expect("flushed");
     for submitter_ends in [true, false] {
         let (_, wake) = file_and_wake();

@@ -4,14 +4,13 @@
 
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
-use std::sync::Arc;
 use std::time::Instant;
 
 use chimaera_proto::PoolId;
 use chimaera_proto::bdev::{IoEngine, PerfMetrics};
 
 use crate::blocks::allocator_of;
-use crate::file::FileDisk;
+use crate::file::{FileDisk, pool_file};
 use crate::metadata::{self, Change, Disk, Geometry, Identity, Metadata, Mode, Owner, Page};
 use crate::slots::MegabyteMap;
 use crate::testing::disk_folder;
@@ -31,7 +30,7 @@ fn measure_opening() {
         .open(&path)
         .expect("a file");
     file.set_len(TIBIBYTE).expect("it is sparse");
-    let disk = FileDisk::new(Arc::new(file));
+    let disk = FileDisk::new(pool_file(file).expect("memory"));
     let identity = Identity {
         pool: PoolId::new(8000, 0),
         name: "pool".to_owned(),

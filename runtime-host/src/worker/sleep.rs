@@ -1,8 +1,9 @@
 //! What a worker can be woken by, and sleeping on it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
+use chimaera_fork::Private;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 /// Something that a worker was woken by.
@@ -42,7 +43,7 @@ impl Wake {
 /// one event, whatever the counter says.
 #[derive(Debug)]
 pub(crate) struct Sleeper {
-    epoll: Epoll,
+    epoll: Private<Epoll>,
     events: Vec<EpollEvent>,
 }
 
@@ -51,7 +52,8 @@ const EVENTS: usize = 64;
 
 impl Sleeper {
     pub(crate) fn new() -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let make = || Ok(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+        let epoll = Private::with_file(make, |epoll| epoll.0.as_raw_fd())?;
         Ok(Self {
             epoll,
             events: vec![EpollEvent::empty(); EVENTS],
