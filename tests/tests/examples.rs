@@ -8,10 +8,11 @@ use chimaera_tests::{Daemon, finish, library_folder, program};
 use tempfile::TempDir;
 
 /// The examples, with arguments that make them quick, and a word of what they say.
-const EXAMPLES: [(&str, &[&str], &str); 4] = [
+const EXAMPLES: [(&str, &[&str], &str); 5] = [
     ("asynchronous", &[], "block 7 begins with 7"),
     ("benchmark_loop", &["20"], "256 KiB:"),
     ("file_workflow", &[], "data integrity: pass"),
+    ("forked_workers", &["3"], "3 workers wrote and read"),
     ("ram_workflow", &["8"], "data integrity: pass"),
 ];
 
