@@ -14,11 +14,10 @@ use chimaera_client::ConnectOptions;
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::exit::{IN_THE_WAY, NO_RUNTIME, WRONG_USAGE};
 use chimaera_tests::{
-    ClientProcess, Daemon, Faulty, PATIENCE, Watchdog, chimaera, finish, json, program, text,
-    until, within,
+    ClientProcess, Daemon, Detached, Faulty, PATIENCE, Watchdog, chimaera, finish, json, program,
+    text, until, within,
 };
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 #[track_caller]
@@ -274,35 +273,6 @@ fn the_environment_names_the_socket_where_no_argument_does() {
     let mut client = ClientProcess::start(&socket, &["find-a-runtime"]);
     assert_eq!(client.expect("connected"), detached.process_id.to_string());
     client.succeed();
-}
-
-/// A daemon in the background, killed on drop if it still runs then.
-struct Detached {
-    process_id: i32,
-}
-
-impl Detached {
-    fn at(socket: &Path) -> Self {
-        let status = chimaera(&["runtime", "status", "--json", "--socket", text(socket)]);
-        let process_id = json(&status.success())["process_id"].as_i64();
-        Self {
-            process_id: process_id.expect("a number") as i32,
-        }
-    }
-
-    fn is_gone(&self) -> bool {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process_id));
-        // Where nobody collects orphans, what is left of one is a zombie.
-        stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
-    }
-}
-
-impl Drop for Detached {
-    fn drop(&mut self) {
-        if !self.is_gone() {
-            let _ = kill(Pid::from_raw(self.process_id), Signal::SIGKILL);
-        }
-    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
 
 use args::{Arguments, Command, Global};
 use failure::Failure;
@@ -33,6 +34,10 @@ fn main() -> ExitCode {
             return output::usage(&error, std::env::args_os().any(|word| word == "--json"));
         }
     };
+    // A file that becomes too large is an error, which says so, and no end without a word.
+    let mut file_size = SigSet::empty();
+    file_size.add(Signal::SIGXFSZ);
+    let _ = file_size.thread_block();
     let global = &arguments.global;
     match run(&arguments.command, global).and_then(|()| output::finish()) {
         Ok(()) => ExitCode::SUCCESS,

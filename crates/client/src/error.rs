@@ -215,6 +215,10 @@ fn shortage(errno: i32) -> Option<&'static str> {
             "this process gets no more memory or address space: raise `ulimit -v`, or free some, and try \
              again"
         }
+        Errno::EFBIG => {
+            "shared memory of this size is more than this process may give a file: raise `ulimit -f`, or \
+             ask for smaller buffers"
+        }
         _ => return None,
     })
 }

@@ -22,6 +22,7 @@ use nix::unistd::ftruncate;
 use crate::futex;
 use crate::lane::{Lane, LaneMemory};
 use crate::sync::{AtomicU32, Ordering};
+use crate::thread;
 
 /// A mapped segment. Its pages appear when they are touched. It is this process's: a forked child has
 /// neither the memory nor the file.
@@ -65,13 +66,14 @@ impl Segment {
     /// `/proc/PID/maps` and nowhere else.
     ///
     /// # Errors
-    /// No memory, no address space, no file descriptors.
+    /// No memory, no address space, no file descriptors; or a limit on the size of files (`EFBIG`), of which this
+    /// process gets no signal.
     pub fn create(name: &str, len_bytes: u64) -> io::Result<Self> {
         let len = i64::try_from(len_bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
         let name = CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let file = Private::new(|| Ok(memfd_create(name.as_c_str(), flags)?))?;
-        ftruncate(&file, len)?;
+        thread::without_file_size_signal(|| ftruncate(&file, len))?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
         let memory = map(&file, len)?;

@@ -62,6 +62,51 @@ fn named<T>(name: String, spawn: impl FnOnce(Builder) -> io::Result<T>) -> Resul
     spawned.map_err(|error| NoThread { name, error })
 }
 
+/// Runs a call that makes a file larger, in whatever thread. Where that goes beyond `RLIMIT_FSIZE`, the call
+/// fails with `EFBIG`, and the signal that would end the process, for which a library has no handler, is
+/// taken away.
+pub fn without_file_size_signal<T>(action: impl FnOnce() -> T) -> T {
+    let mut signal = SigSet::empty();
+    signal.add(Signal::SIGXFSZ);
+    let was_pending = is_pending(Signal::SIGXFSZ);
+    let before = signal.thread_swap_mask(SigmaskHow::SIG_BLOCK);
+    let result = action();
+    if !was_pending {
+        let no_time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: set and time are valid during the call, and nothing is to be told of the signal. Nobody
+        // else takes it: the kernel has sent it to this thread, which blocks it.
+        unsafe { libc::sigtimedwait(signal.as_ref(), std::ptr::null_mut(), &raw const no_time) };
+    }
+    if let Ok(before) = before {
+        // It fails only for arguments that these are not.
+        let _ = before.thread_set_mask();
+    }
+    result
+}
+
+/// Waits for one of these signals, which this thread blocks, and takes it. Gives its number: real-time signals
+/// have no names.
+#[must_use]
+pub fn take_signal(signals: &SigSet) -> i32 {
+    let mut taken = 0;
+    // SAFETY: both places are valid during the call. It fails for sets that name what is no signal; this
+    // one is made of signals.
+    while unsafe { libc::sigwait(signals.as_ref(), &raw mut taken) } != 0 {}
+    taken
+}
+
+fn is_pending(signal: Signal) -> bool {
+    let mut pending = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the call fills the set, and is not asked what is in it where it does not.
+    unsafe {
+        libc::sigpending(pending.as_mut_ptr()) == 0
+            && libc::sigismember(pending.as_ptr(), signal as i32) == 1
+    }
+}
+
 /// Every signal but those that tell a thread of its own fault. To block these would end the process
 /// without a word of why.
 #[must_use]
@@ -104,6 +149,26 @@ mod tests {
             assert!(!inside.contains(open), "{open}");
         }
         assert_eq!(SigSet::thread_get_mask().expect("a mask"), before);
+    }
+
+    #[test]
+    fn a_call_that_makes_a_file_too_large_leaves_no_signal_behind() {
+        let raise = || {
+            // As the kernel does: to this thread.
+            nix::sys::signal::raise(Signal::SIGXFSZ).expect("sent");
+            assert!(is_pending(Signal::SIGXFSZ));
+        };
+        without_file_size_signal(raise);
+        assert!(!is_pending(Signal::SIGXFSZ));
+        // One that was there before is somebody else's.
+        let mut signal = SigSet::empty();
+        signal.add(Signal::SIGXFSZ);
+        signal.thread_block().expect("blocked");
+        raise();
+        without_file_size_signal(|| {});
+        assert!(is_pending(Signal::SIGXFSZ));
+        without_file_size_signal(raise);
+        assert!(is_pending(Signal::SIGXFSZ));
     }
 
     #[test]

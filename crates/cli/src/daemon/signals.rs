@@ -82,8 +82,8 @@ pub(super) fn watch(hangup: Hangup) -> Result<Stop, Failure> {
     let thread = thread::spawn("chimaera-signals", move || {
         let signals = thread::foreign_signals();
         loop {
-            // A real-time signal is no value of the type, and gives an error once it is taken.
-            let Ok(signal) = signals.wait() else {
+            // A real-time signal has no name, and no meaning here.
+            let Ok(signal) = Signal::try_from(thread::take_signal(&signals)) else {
                 continue;
             };
             match reaction(signal, hangup, mask) {
