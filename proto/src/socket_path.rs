@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 /// The environment variable that names the daemon's socket.
 pub const SOCKET_VARIABLE: &str = "CHIMAERA_SOCKET";
 
+/// The longest path that a socket can have, in bytes: the system's `sun_path`, without the zero at its end.
+pub const MAX_SOCKET_PATH_BYTES: usize = 107;
+
 /// Where root's daemon listens, which serves the whole machine.
 pub const SYSTEM_SOCKET: &str = "/run/chimaera/chimaera.sock";
 

@@ -4,13 +4,60 @@ use std::io;
 use std::path::PathBuf;
 
 use chimaera_chimod::ModuleError;
+use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
 
 /// Why a host does not start, or does not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// Somebody serves this socket already.
-    #[error("another runtime serves {0}: stop it first, or choose another socket")]
-    AlreadyRunning(PathBuf),
+    #[error("another runtime{} serves {}: stop it first, or choose another socket", whose(*.process), .socket.display())]
+    AlreadyRunning {
+        /// The socket.
+        socket: PathBuf,
+        /// Its process, if that is known.
+        process: Option<i32>,
+    },
+    /// A runtime was here and runs still, but its socket was removed.
+    #[error(
+        "a runtime with process id {process} holds {}, though its socket {} was removed, so that nobody \
+         can reach it: end it first (`kill {process}` stops it in good order), or choose another socket",
+        .lock.display(),
+        .socket.display()
+    )]
+    SocketGone {
+        /// The socket that is not there.
+        socket: PathBuf,
+        /// The lock that it holds.
+        lock: PathBuf,
+        /// Its process.
+        process: i32,
+    },
+    /// Another program listens there.
+    #[error("{0} is the socket of another program: choose another one")]
+    ForeignSocket(PathBuf),
+    /// The lock beside the socket cannot be taken.
+    #[error("cannot lock {path}, which says whose the socket is: {error}")]
+    Lock {
+        /// The lock's file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Something that is not a regular file is in the lock's place.
+    #[error("{0} is not a regular file: remove it, or choose another socket")]
+    NotALock(PathBuf),
+    /// No socket can have such a long path.
+    #[error(
+        "the socket's path has {len} bytes, of which the system takes at most {MAX_SOCKET_PATH_BYTES}: \
+         choose a shorter one than {}",
+        .path.display()
+    )]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its bytes.
+        len: usize,
+    },
     /// Something that is not a socket is in the way.
     #[error("{0} exists and is not a socket: remove it, or choose another socket")]
     NotASocket(PathBuf),
@@ -38,6 +85,10 @@ pub enum HostError {
         "the runtime has stopped, and what was done last may be lost, as it was not flushed: {0}"
     )]
     Unflushed(ModuleError),
+}
+
+fn whose(process: Option<i32>) -> String {
+    process.map_or_else(String::new, |process| format!(" with process id {process}"))
 }
 
 impl HostError {

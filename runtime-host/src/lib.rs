@@ -36,3 +36,4 @@ mod worker;
 pub use config::{Config, Polling};
 pub use error::HostError;
 pub use host::{Host, Stopper};
+pub use listener::{check_socket_path, lock_holder, process_at};

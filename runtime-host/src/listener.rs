@@ -1,34 +1,57 @@
-//! The Unix socket that a daemon listens on.
+//! The Unix socket that a daemon listens on, and the lock that says whose it is.
+//!
+//! Laws of this module:
+//! - The lock file beside the socket is held as long as the daemon lives, so a socket whose lock is free was
+//!   left behind by a crash; unless somebody answers there: then the lock file was removed, and the socket
+//!   is that daemon's all the same.
+//! - Nothing is removed but what was looked at or made: a path is another file's as soon as somebody else
+//!   has been there.
+//! - No link is followed, and nothing else than a regular file is taken for a lock.
+//! - Where binding fails, it leaves no file.
+//! - Neither socket nor lock is a forked child's: the lock would be held as long as the child lives.
 
-use std::fs::{File, OpenOptions};
-use std::io;
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use chimaera_fork::Private;
+use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, listen, socket,
+    AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind, connect,
+    getsockopt, listen, shutdown, socket, sockopt::PeerCredentials,
 };
+use nix::sys::stat::{Mode, fchmod};
 
 use crate::error::HostError;
 
-/// A listening socket, and the lock that says whose it is. A lock file beside the socket is held
-/// as long as the daemon lives, so a socket whose lock is free was left behind by a crash. Neither is a
-/// forked child's: the lock would be held as long as the child lives.
+/// Which file a path names.
+type FileId = (u64, u64);
+
+/// A socket that listens.
+#[derive(Debug)]
+struct Bound {
+    socket: OwnedFd,
+    /// What its path named once it was bound.
+    file: FileId,
+}
+
+/// A listening socket, and the lock that says whose it is.
 #[derive(Debug)]
 pub(crate) struct Listener {
     path: PathBuf,
-    socket: Private<OwnedFd>,
-    lock_path: PathBuf,
-    _lock: Private<Flock<File>>,
+    bound: Private<Bound>,
+    _lock: Lock,
 }
 
 impl Listener {
     /// Listens on `path`, for the daemon's own user only. Makes the folder if it is missing.
     pub(crate) fn bind(path: &Path) -> Result<Self, HostError> {
+        check_socket_path(path)?;
         let failed = |error: io::Error| HostError::Listen {
             path: path.to_owned(),
             error,
@@ -43,35 +66,28 @@ impl Listener {
                 .create(folder)
                 .map_err(failed)?;
         }
-        let lock_path = PathBuf::from(format!("{}.lock", path.display()));
-        let lock = || lock(&lock_path)?.ok_or_else(|| io::ErrorKind::WouldBlock.into());
-        let lock = Private::with_file(lock, |lock| lock.as_raw_fd());
-        let lock = lock.map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => HostError::AlreadyRunning(path.to_owned()),
-            _ => failed(error),
-        })?;
-        match std::fs::symlink_metadata(path) {
-            Ok(found) if !found.file_type().is_socket() => {
-                return Err(HostError::NotASocket(path.to_owned()));
-            }
-            Ok(_) => std::fs::remove_file(path).map_err(failed)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error)),
-        }
-        let socket = Private::new(|| open(path)).map_err(failed)?;
+        let lock = Lock::take(path)?;
+        make_way(path)?;
+        let bound = Private::with_file(|| open(path), |bound| bound.socket.as_raw_fd());
+        let bound = bound.map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
-            socket,
-            lock_path,
+            bound,
             _lock: lock,
         })
+    }
+
+    /// Nobody can connect any more; who has, waits to be accepted.
+    pub(crate) fn close_entry(&self) {
+        // It fails for nothing that a listening socket is.
+        let _ = shutdown(self.bound.socket.as_raw_fd(), Shutdown::Read);
     }
 
     /// Takes a waiting connection, if there is one.
     pub(crate) fn accept(&self) -> io::Result<Option<Private<OwnedFd>>> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let accept = || {
-            let connection = accept4(self.socket.as_raw_fd(), flags)?;
+            let connection = accept4(self.bound.socket.as_raw_fd(), flags)?;
             // SAFETY: the kernel has just made this descriptor for us.
             Ok(unsafe { OwnedFd::from_raw_fd(connection) })
         };
@@ -87,51 +103,220 @@ impl Listener {
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.bound.socket.as_fd()
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Both are ours as long as the lock is, which the next field's drop gives up. A failure
-        // leaves files that the next daemon removes.
-        let _ = std::fs::remove_file(&self.path);
-        let _ = std::fs::remove_file(&self.lock_path);
+        // Before the lock goes, under which nobody else binds here. A failure leaves a file that the next
+        // daemon removes.
+        let _ = remove_if_same(&self.path, self.bound.file);
     }
 }
 
-/// Takes the lock, or `None` if another daemon has it.
-fn lock(path: &Path) -> io::Result<Option<Flock<File>>> {
-    loop {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?;
-        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => lock,
-            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
-            Err((_, error)) => return Err(error.into()),
-        };
-        // A daemon that ended between our open and our lock has removed the file: what we hold
-        // then is the lock of a name that the next one will not find.
-        let held = lock.metadata()?;
-        match std::fs::metadata(path) {
-            Ok(named) if (named.dev(), named.ino()) == (held.dev(), held.ino()) => {
-                return Ok(Some(lock));
-            }
-            _ => {}
+/// The lock of a socket's path.
+#[derive(Debug)]
+struct Lock {
+    path: PathBuf,
+    file: Private<Flock<File>>,
+}
+
+impl Lock {
+    fn take(socket: &Path) -> Result<Self, HostError> {
+        let path = lock_path(socket);
+        let taken = Private::with_file(|| lock(&path), |lock| lock.as_raw_fd());
+        let mut file = taken.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => held_by_another(socket, &path),
+            io::ErrorKind::InvalidData => HostError::NotALock(path.clone()),
+            _ => HostError::Lock {
+                path: path.clone(),
+                error,
+            },
+        })?;
+        // Only told to people ([`lock_holder`]), so it need not succeed.
+        let _ = file.set_len(0).and_then(|()| file.rewind());
+        let _ = writeln!(file, "{}", std::process::id());
+        Ok(Self { path, file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Under the lock, which the field's drop gives up.
+        if let Ok(held) = self.file.metadata() {
+            let _ = remove_if_same(&self.path, id_of(&held));
         }
     }
 }
 
-fn open(path: &Path) -> io::Result<OwnedFd> {
+/// Whether a socket can lie at this path, which nothing is made for yet.
+///
+/// # Errors
+/// [`HostError::PathTooLong`], or [`HostError::Listen`] for an empty path.
+pub fn check_socket_path(path: &Path) -> Result<(), HostError> {
+    match path.as_os_str().as_bytes().len() {
+        // The system would choose a name of its own.
+        0 => Err(HostError::Listen {
+            path: path.to_owned(),
+            error: Errno::ENOENT.into(),
+        }),
+        len if len > MAX_SOCKET_PATH_BYTES => Err(HostError::PathTooLong {
+            path: path.to_owned(),
+            len,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The process that answers at a socket, by the kernel's word; `None` if nobody does.
+///
+/// # Errors
+/// Somebody may be there, but cannot be asked.
+pub fn process_at(path: &Path) -> io::Result<Option<i32>> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    match connect(socket.as_raw_fd(), &UnixAddr::new(path)?) {
+        Ok(()) => Ok(Some(getsockopt(&socket, PeerCredentials)?.pid())),
+        Err(Errno::ENOENT | Errno::ECONNREFUSED) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The process that holds the lock of a socket which nobody answers at: a runtime whose socket was removed.
+/// `None` if there is none, or it cannot be told.
+#[must_use]
+pub fn lock_holder(socket: &Path) -> Option<i32> {
+    let path = lock_path(socket);
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(flags.bits()).open(path);
+    let mut file = file.ok()?;
+    let inode = file.metadata().ok()?.ino();
+    let mut said = String::new();
+    (&mut file).take(32).read_to_string(&mut said).ok()?;
+    let process: i32 = said.trim().parse().ok()?;
+    // What the file says may be old; who holds a lock the kernel knows.
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let is_holder = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let file = words.get(5).and_then(|file| file.rsplit(':').next());
+        words.get(1) == Some(&"FLOCK")
+            && words.get(4).and_then(|id| id.parse().ok()) == Some(process)
+            && file.and_then(|inode| inode.parse().ok()) == Some(inode)
+    };
+    locks.lines().any(is_holder).then_some(process)
+}
+
+fn lock_path(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".lock");
+    path.into()
+}
+
+/// Takes the lock. It would block if another daemon has it, and is invalid data if it is no regular file.
+fn lock(path: &Path) -> io::Result<Flock<File>> {
+    // A pipe in its place would be waited for.
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(flags.bits())
+            .open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let flock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        let lock = flock.map_err(|(_, error)| io::Error::from(error))?;
+        // A daemon that ended between our open and our lock has removed the file: what we hold
+        // then is the lock of a name that the next one will not find.
+        let held = id_of(&lock.metadata()?);
+        if std::fs::symlink_metadata(path).is_ok_and(|named| id_of(&named) == held) {
+            return Ok(lock);
+        }
+    }
+}
+
+/// Who has the lock is a runtime that serves, one that is about to, or one whose socket is gone.
+fn held_by_another(socket: &Path, lock: &Path) -> HostError {
+    match (process_at(socket), lock_holder(socket)) {
+        (Ok(Some(process)), _) => HostError::AlreadyRunning {
+            socket: socket.to_owned(),
+            process: Some(process),
+        },
+        (Ok(None), Some(process)) if !socket.exists() => HostError::SocketGone {
+            socket: socket.to_owned(),
+            lock: lock.to_owned(),
+            process,
+        },
+        (_, process) => HostError::AlreadyRunning {
+            socket: socket.to_owned(),
+            process,
+        },
+    }
+}
+
+/// Removes what a daemon left behind that died. To be called with the lock.
+fn make_way(path: &Path) -> Result<(), HostError> {
+    let failed = |error: io::Error| HostError::Listen {
+        path: path.to_owned(),
+        error,
+    };
+    let found = match std::fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    if !found.file_type().is_socket() {
+        return Err(HostError::NotASocket(path.to_owned()));
+    }
+    match process_at(path) {
+        Ok(None) => remove_if_same(path, id_of(&found)).map_err(failed),
+        Ok(process) => Err(HostError::AlreadyRunning {
+            socket: path.to_owned(),
+            process,
+        }),
+        // It listens, and is too busy to answer, or is of another kind.
+        Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EAGAIN) => Err(HostError::AlreadyRunning {
+                socket: path.to_owned(),
+                process: None,
+            }),
+            Some(Errno::EPROTOTYPE) => Err(HostError::ForeignSocket(path.to_owned())),
+            _ => Err(failed(error)),
+        },
+    }
+}
+
+/// Removes a file, if the path still names it.
+fn remove_if_same(path: &Path, file: FileId) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(named) if id_of(&named) == file => std::fs::remove_file(path),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn id_of(file: &Metadata) -> FileId {
+    (file.dev(), file.ino())
+}
+
+/// Makes the socket. What it made is removed if it cannot be used.
+fn open(path: &Path) -> io::Result<Bound> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    // The file gets the mode of the socket: there is no moment with wider rights.
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-    // Nobody can connect before `listen`, so there is no moment with wider rights.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    listen(&socket, Backlog::MAXCONN)?;
-    Ok(socket)
+    let file = id_of(&std::fs::symlink_metadata(path)?);
+    if let Err(error) = listen(&socket, Backlog::MAXCONN) {
+        let _ = remove_if_same(path, file);
+        return Err(error.into());
+    }
+    Ok(Bound { socket, file })
 }

@@ -32,7 +32,11 @@ fn a_second_daemon_on_a_socket_is_refused_and_does_not_disturb_the_first() {
     let daemon = Daemon::start();
     let runtime = daemon.connect();
     let text = daemon.run(&["runtime", "start"]).failure(IN_THE_WAY);
-    assert!(text.contains("another runtime serves"), "{text}");
+    let named = format!(
+        "another runtime with process id {} serves",
+        daemon.process_id()
+    );
+    assert!(text.contains(&named), "{text}");
     let text = daemon.run(&["runtime", "start", "--detach"]);
     let text = text.failure(IN_THE_WAY);
     for words in ["did not start", "another runtime serves"] {
@@ -104,7 +108,12 @@ fn stopping_ends_the_connections_of_clients_that_are_there() {
         client.admin().ping().expect("it serves");
     }
     let said = daemon.run(&["runtime", "stop"]).success();
-    assert_eq!(said, "stopped\n");
+    let (process, socket) = (daemon.process_id(), daemon.socket());
+    let expected = format!(
+        "stopped the daemon with process id {process} at {}\n",
+        socket.display()
+    );
+    assert_eq!(said, expected);
     assert!(!daemon.socket().exists(), "nobody can connect any more");
     assert_eq!(daemon.wait().0, Some(0));
     for client in clients {

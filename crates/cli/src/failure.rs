@@ -83,6 +83,11 @@ impl Failure {
         }
     }
 
+    /// Whether the daemon is there, or was, and is on its way.
+    pub(crate) const fn is_ending(&self) -> bool {
+        self.code == NO_RUNTIME
+    }
+
     /// Whether the daemon, or what it was asked for, is not there.
     pub(crate) const fn is_loss(&self) -> bool {
         matches!(self.code, NO_RUNTIME | NOT_FOUND)
@@ -163,7 +168,7 @@ impl From<ModuleError> for Failure {
 
 const fn code_of(status: Status) -> u8 {
     match status {
-        Status::ConnectionLost => NO_RUNTIME,
+        Status::ConnectionLost | Status::ShuttingDown => NO_RUNTIME,
         Status::PoolNotFound | Status::NotFound | Status::ModuleNotFound => NOT_FOUND,
         Status::ParameterMismatch | Status::Busy | Status::NotBlank => IN_THE_WAY,
         Status::PermissionDenied | Status::ReadOnly => NOT_PERMITTED,
@@ -176,7 +181,11 @@ const fn code_of(status: Status) -> u8 {
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
         let code = match error {
-            HostError::AlreadyRunning(_) | HostError::NotASocket(_) => IN_THE_WAY,
+            HostError::AlreadyRunning { .. }
+            | HostError::SocketGone { .. }
+            | HostError::ForeignSocket(_)
+            | HostError::NotALock(_)
+            | HostError::NotASocket(_) => IN_THE_WAY,
             _ => FAILED,
         };
         Self {
@@ -195,6 +204,7 @@ mod tests {
     fn a_status_has_the_exit_code_that_the_help_gives() {
         for (status, code) in [
             (Status::ConnectionLost, 3),
+            (Status::ShuttingDown, 3),
             (Status::PoolNotFound, 4),
             (Status::NotBlank, 5),
             (Status::Busy, 5),

@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::iter;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use chimaera_bdev_client::Status;
 use chimaera_client::{
     ConnectOptions, LogLine, LogStatus, ModuleInfo, Runtime, RuntimeStatus, Severity, SocketPlace,
 };
+use chimaera_runtime::{check_socket_path, lock_holder, process_at};
 use serde::Serialize;
 
 use crate::args::{Global, RuntimeCommand};
@@ -26,6 +29,8 @@ pub(crate) fn run(command: &RuntimeCommand, global: &Global) -> Result<(), Failu
                 Some(path) => SocketPlace::named(path),
                 None => SocketPlace::own(),
             };
+            // Before anything is made.
+            check_socket_path(place.path())?;
             place
                 .prepare()
                 .map_err(|error| Failure::new(format!("cannot start the daemon: {error}")))?;
@@ -60,26 +65,84 @@ struct StopReport {
 }
 
 fn stop(global: &Global) -> Result<(), Failure> {
-    let runtime = connect(global)?;
-    runtime.admin().stop_runtime()?;
-    // The daemon closes its connections when nothing is left to do but to end.
-    let deadline = Instant::now() + STOP_PATIENCE;
-    while runtime.is_connected() {
-        if Instant::now() > deadline {
-            return Err(Failure::new(
-                "the daemon is stopping, and takes long: see its log",
-            ));
+    let socket = socket_in_use(global);
+    let process_id = match connect(global) {
+        Ok(runtime) => {
+            match runtime.admin().stop_runtime() {
+                // Somebody else stops it, and was first.
+                Err(error) if is_ending(error.status()) => {}
+                result => result?,
+            }
+            let process_id = runtime.daemon().process_id;
+            // The daemon closes its connections when nothing is left to do but to end.
+            wait_for_the_end(process_id, || !runtime.is_connected())?;
+            process_id
         }
-        std::thread::sleep(STOP_LOOK);
-    }
+        // A daemon that is stopping welcomes nobody.
+        Err(failure) => match process_at(&socket) {
+            Ok(Some(process)) if failure.is_ending() => {
+                let has_ended = || !process_at(&socket).is_ok_and(|now| now == Some(process));
+                let process_id = process.cast_unsigned();
+                wait_for_the_end(process_id, has_ended)?;
+                process_id
+            }
+            _ => return Err(explain_absence(failure, &socket)),
+        },
+    };
     if global.json {
         return output::json(&StopReport {
             stopped: true,
-            process_id: runtime.daemon().process_id,
+            process_id,
         });
     }
-    output::line("stopped");
+    output::line(format_args!(
+        "stopped the daemon with process id {process_id} at {}",
+        socket.display()
+    ));
     Ok(())
+}
+
+const fn is_ending(status: Status) -> bool {
+    matches!(status, Status::ShuttingDown | Status::ConnectionLost)
+}
+
+fn wait_for_the_end(process_id: u32, has_ended: impl Fn() -> bool) -> Result<(), Failure> {
+    let deadline = Instant::now() + STOP_PATIENCE;
+    while !has_ended() {
+        if Instant::now() > deadline {
+            return Err(Failure::new(format!(
+                "the daemon with process id {process_id} is stopping, and takes long: see its log; \
+                 two signals (`kill {process_id}`) end it at once"
+            )));
+        }
+        std::thread::sleep(STOP_LOOK);
+    }
+    Ok(())
+}
+
+/// Says of a daemon that nobody can reach that it is there all the same.
+fn explain_absence(failure: Failure, socket: &Path) -> Failure {
+    match lock_holder(socket) {
+        Some(process) if failure.is_loss() && !socket.exists() => Failure::no_runtime(format!(
+            "{failure}; but a daemon with process id {process} runs whose socket was removed: \
+             `kill {process}` stops it in good order"
+        )),
+        _ => failure,
+    }
+}
+
+/// The first of the sockets that a command means at which somebody answers, or may; else the first.
+fn socket_in_use(global: &Global) -> PathBuf {
+    let mut sockets = match &global.socket {
+        Some(path) => vec![path.clone()],
+        None => SocketPlace::all()
+            .iter()
+            .map(|place| place.path().to_path_buf())
+            .collect(),
+    };
+    let answers = |socket: &PathBuf| !matches!(process_at(socket), Ok(None));
+    let index = sockets.iter().position(answers).unwrap_or(0);
+    sockets.swap_remove(index)
 }
 
 /// What `status --json` prints.

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use chimaera_fork::Private;
 use chimaera_proto::Status;
 use chimaera_proto::control::{self, ControlError, NO_REQUEST, Reply, Request};
+use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
 use chimaera_shm::packet;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -115,6 +116,10 @@ impl ControlSocket {
                      socket's mode",
                 ),
                 Errno::EAGAIN => error.with_detail("the daemon does not accept connections"),
+                Errno::ENAMETOOLONG => error.with_account(format!(
+                    "a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes, and this one has {}",
+                    path.as_os_str().len()
+                )),
                 _ => error,
             }
         };
