@@ -27,7 +27,7 @@ use crate::host::Stopper;
 use crate::jobs::Jobs;
 use crate::log;
 use crate::modules::Modules;
-use crate::pools::{Claim, Claimed, Pool, Pools};
+use crate::pools::{Claim, Claimed, Pool, Pools, shutting_down};
 use crate::session::Peer;
 use crate::worker::Command;
 use crate::worker::completions::Router;
@@ -153,7 +153,7 @@ impl AdminJob {
             Method::FlushPools => answer(request, |asked: FlushPools| shared.flush_pools(asked.id)),
             Method::StopRuntime => answer(request, |()| {
                 log::info(format_args!("stopping, as {} asks", self.client));
-                shared.destroy_all_pools()
+                shared.end_all_pools()
             }),
             Method::GetStatus => answer(request, |()| Ok(shared.status())),
         };
@@ -247,45 +247,49 @@ impl Shared {
         flushed
     }
 
-    /// Destroys every pool and refuses new ones. Returns when none is left, whoever destroys it,
-    /// with the first failure to flush one.
-    pub(crate) fn destroy_all_pools(&self) -> Result<(), ModuleError> {
-        loop {
-            let ids = self.pools.close();
-            if ids.is_empty() {
-                return self.unflushed.get().cloned().map_or(Ok(()), Err);
+    /// Ends every pool, because the runtime stops. Returns when none is left, whoever ends it, with the
+    /// first failure to flush one.
+    ///
+    /// Before the first pool goes, every worker refuses tasks for any: no client is told that a pool is not
+    /// there which is only on its way.
+    pub(crate) fn end_all_pools(&self) -> Result<(), ModuleError> {
+        self.pools.close();
+        self.ask_workers(|done| Command::RefuseTasks { done });
+        let waits = |names: &[String]| {
+            log::info(format_args!(
+                "stopping waits for pools that are being made or ended: {}",
+                names.join(", ")
+            ));
+        };
+        while let Some(pool) = self.pools.withdraw_any(waits) {
+            let (id, name) = (pool.id, pool.name.clone());
+            if let Err(error) = self.end_pool(pool, None) {
+                // Noted before the pool is gone, so that whoever waits for that finds it.
+                let _ = self.unflushed.set(ModuleError {
+                    failure: error.failure,
+                    message: format!("pool {name} ({id}): {}", error.message),
+                });
             }
-            for id in ids {
-                // One that is gone was withdrawn by somebody else, who ends it.
-                let Ok(pool) = self.pools.withdraw(id) else {
-                    continue;
-                };
-                let name = pool.name.clone();
-                if let Err(error) = self.end_pool(pool, None) {
-                    // Noted before the pool is gone, so that whoever waits for that finds it.
-                    let _ = self.unflushed.set(ModuleError {
-                        failure: error.failure,
-                        message: format!("pool {name} ({id}): {}", error.message),
-                    });
-                }
-                self.pools.release(id);
-            }
+            self.pools.release(id);
         }
+        self.unflushed.get().cloned().map_or(Ok(()), Err)
     }
 
     /// Lets a withdrawn pool's tasks end, flushes it and destroys its container, flushed or not. Without a
-    /// client that asks for it, the runtime stops.
+    /// client that asks for it, the runtime stops: then the log does not speak of destroying, for a pool on a
+    /// file is back with the runtime.
     fn end_pool(&self, pool: Arc<Pool>, client: Option<Peer>) -> Result<(), ModuleError> {
         let id = pool.id;
         self.ask_workers(|done| Command::RemovePool { id, done });
         self.pools.wait_for_leases(&pool);
         let flushed = pool.container.flush();
         let name = &pool.name;
+        let ended = client.map_or("stopped", |_| "destroyed");
         let whom = client.map_or_else(String::new, |client| format!(", for {client}"));
         match &flushed {
-            Ok(()) => log::info(format_args!("pool destroyed: {id} {name}{whom}")),
+            Ok(()) => log::info(format_args!("pool {ended}: {id} {name}{whom}")),
             Err(error) => log::error(format_args!(
-                "pool destroyed: {id} {name}{whom}, but what it did last may be lost, as it was not \
+                "pool {ended}: {id} {name}{whom}, but what it did last may be lost, as it was not \
                  flushed: {error}"
             )),
         }
@@ -318,6 +322,10 @@ impl Shared {
     fn flush_pools(&self, id: Option<PoolId>) -> Result<(), ModuleError> {
         if let Some(id) = id {
             return self.pools.get(id)?.container.flush();
+        }
+        if self.pools.is_closed() {
+            // Some are on their way, and not flushed yet.
+            return Err(shutting_down());
         }
         let mut result = Ok(());
         for info in self.pools.list() {

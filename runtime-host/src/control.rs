@@ -280,19 +280,41 @@ impl Control {
                 Event::SessionReleased { session } => self.release(session),
                 // The descriptor is got back before the next look at the listener.
                 Event::DescriptorFreed => {}
-                Event::Stop => {
-                    self.stopping = true;
-                    self.listener = None;
-                    for id in self.connections.keys().copied().collect::<Vec<_>>() {
-                        self.end(id, "the runtime stops");
-                    }
-                }
+                Event::Stop => self.stop(),
             }
         }
     }
 
+    /// Ends every connection. Whoever has not been welcomed yet, or has connected and was not taken up,
+    /// learns why.
+    fn stop(&mut self) {
+        self.stopping = true;
+        if let Some(listener) = self.listener.take() {
+            listener.close_entry();
+            while let Ok(Some(socket)) = listener.accept() {
+                self.tell_of_the_end(&socket);
+                self.ended.push(Arc::new(socket));
+            }
+        }
+        for id in self.connections.keys().copied().collect::<Vec<_>>() {
+            if let Some(connection) = self.connections.get(&id)
+                && matches!(connection.state, State::Greeting)
+            {
+                self.tell_of_the_end(&connection.socket);
+            }
+            self.end(id, "the runtime stops");
+        }
+    }
+
+    fn tell_of_the_end(&self, socket: &OwnedFd) {
+        // A client that cannot be told learns as much as can be: that the connection is closed.
+        let _ = send(socket, NO_REQUEST, &stopping().into_reply(), None);
+    }
+
     fn add_connection(&mut self, socket: Private<OwnedFd>) {
         if self.stopping {
+            self.tell_of_the_end(&socket);
+            self.ended.push(Arc::new(socket));
             return;
         }
         let peer = match getsockopt(&socket, sockopt::PeerCredentials) {
@@ -474,6 +496,9 @@ impl Control {
             .get_mut(&id)
             .expect("the caller has found it");
         match (request, &mut connection.state) {
+            (Request::Hello { .. }, State::Greeting) if self.shared.pools.is_closed() => {
+                Err(stopping())
+            }
             (Request::Hello { client_name }, State::Greeting) => {
                 let segment = receive_segment(files, "a hello without a segment")?;
                 self.mapped.take(segment.len(), None).map_err(no_place)?;
@@ -605,6 +630,14 @@ impl Control {
             self.ended.extend(ended.map(|connection| connection.socket));
         }
     }
+}
+
+fn stopping() -> Refusal {
+    let reason = format!(
+        "the runtime with process id {} is stopping: connect again when it is back",
+        std::process::id()
+    );
+    Refusal::new(Status::ShuttingDown, reason)
 }
 
 fn send(socket: &OwnedFd, number: u64, reply: &Reply, bell: Option<&Doorbell>) -> io::Result<()> {

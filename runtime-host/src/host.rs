@@ -217,7 +217,7 @@ impl Host {
         }
         // Workers are still there to drain the pools.
         let flushed = match self.control {
-            Some(_) => self.shared.destroy_all_pools(),
+            Some(_) => self.shared.end_all_pools(),
             None => Ok(()),
         };
         if let Some(control) = self.control.take() {

@@ -199,6 +199,9 @@ impl Pools {
     pub(crate) fn withdraw(&self, id: PoolId) -> Result<Arc<Pool>, ModuleError> {
         let mut state = self.state.lock();
         loop {
+            if state.closed {
+                return Err(shutting_down());
+            }
             let Some(entry) = state.by_id.get_mut(&id) else {
                 return Err(not_found(format!("there is no pool {id}")));
             };
@@ -224,45 +227,61 @@ impl Pools {
         }
     }
 
-    /// Refuses new pools from now on, waits for those that are being made or unmade, and gives
-    /// the ids of those that are left.
-    pub(crate) fn close(&self) -> Vec<PoolId> {
-        let mut state = self.state.lock();
-        state.closed = true;
+    /// From now on no pool is made, and nobody but who closes takes one out of use.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
         self.changed.notify_all();
-        while state
-            .by_id
-            .values()
-            .any(|entry| !matches!(entry.phase, Phase::Ready(_)))
-        {
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    /// Takes any pool out of use, after [`Pools::close`]. Those that can be ended come first: one that hangs
+    /// while it is made or unmade keeps no other from being flushed. Blocks while there are only such;
+    /// `None` when no pool is left. `waits` is told which those are, before the first wait.
+    pub(crate) fn withdraw_any(&self, waits: impl FnOnce(&[String])) -> Option<Arc<Pool>> {
+        let mut state = self.state.lock();
+        let mut waits = Some(waits);
+        loop {
+            for entry in state.by_id.values_mut() {
+                if let Phase::Ready(pool) = &entry.phase {
+                    let pool = Arc::clone(pool);
+                    entry.phase = Phase::Closing;
+                    return Some(pool);
+                }
+            }
+            if state.by_id.is_empty() {
+                return None;
+            }
+            if let Some(waits) = waits.take() {
+                let names: Vec<_> = state.by_id.values().map(|e| e.name.clone()).collect();
+                parking_lot::MutexGuard::unlocked(&mut state, || waits(&names));
+                continue;
+            }
             self.changed.wait(&mut state);
         }
-        state.by_id.keys().copied().collect()
     }
 
     pub(crate) fn find(&self, name: &str) -> Result<Lease<'_>, ModuleError> {
-        match self
-            .state
-            .lock()
-            .by_id
-            .values()
-            .find(|entry| entry.name == name)
-        {
+        let state = self.state.lock();
+        match state.by_id.values().find(|entry| entry.name == name) {
             Some(Entry {
                 phase: Phase::Ready(pool),
                 ..
             }) => Ok(self.lease(pool)),
-            _ => Err(not_found(format!("there is no pool named {name}"))),
+            _ => Err(state.absent(format!("there is no pool named {name}"))),
         }
     }
 
     pub(crate) fn get(&self, id: PoolId) -> Result<Lease<'_>, ModuleError> {
-        match self.state.lock().by_id.get(&id) {
+        let state = self.state.lock();
+        match state.by_id.get(&id) {
             Some(Entry {
                 phase: Phase::Ready(pool),
                 ..
             }) => Ok(self.lease(pool)),
-            _ => Err(not_found(format!("there is no pool {id}"))),
+            _ => Err(state.absent(format!("there is no pool {id}"))),
         }
     }
 
@@ -278,6 +297,15 @@ impl Pools {
 }
 
 impl State {
+    /// Why a pool is not there. One that is not any more because the runtime stops may well be back.
+    fn absent(&self, text: String) -> ModuleError {
+        if self.closed {
+            shutting_down()
+        } else {
+            not_found(text)
+        }
+    }
+
     /// Whether a pool with this name or id is being made or unmade.
     fn is_changing(&self, name: &str, id: PoolId) -> bool {
         self.by_id.iter().any(|(&found, entry)| {
@@ -340,8 +368,11 @@ fn too_many() -> ModuleError {
     ModuleError::new(Status::Busy, text)
 }
 
-fn shutting_down() -> ModuleError {
-    ModuleError::new(Status::ShuttingDown, "the runtime is shutting down")
+pub(crate) fn shutting_down() -> ModuleError {
+    ModuleError::new(
+        Status::ShuttingDown,
+        "the runtime is shutting down: connect again when it is back",
+    )
 }
 
 #[cfg(test)]
@@ -467,9 +498,15 @@ mod tests {
         let error = destroyed.expect_err("none was made");
         assert_eq!(error.failure.status, Status::PoolNotFound);
 
-        let closer = waiting(|| pools.close());
+        pools.close();
+        let (tell, told) = channel();
+        let closer = waiting(move || {
+            let waits = |names: &[String]| tell.send(names.to_vec()).expect("listens");
+            pools.withdraw_any(waits).is_none()
+        });
+        let waits_for = told.recv_timeout(PATIENCE).expect("it says so");
+        assert_eq!(waits_for, ["moves"]);
         drop(claimed);
-        let left = closer.recv_timeout(PATIENCE).expect("it is woken");
-        assert_eq!(left, []);
+        assert!(closer.recv_timeout(PATIENCE).expect("it is woken"));
     }
 }

@@ -27,6 +27,8 @@ fn main() {
         ["embed-with", limit, path] => embed_with(number(limit), path),
         ["find-a-runtime"] => find_a_runtime(),
         ["connect"] => connect(),
+        ["write-until-refused", pool] => write_until_refused(pool),
+        ["connect-until-refused"] => connect_until_refused(),
         ["take-threads"] => take_threads(),
         _ => panic!("no such command: {arguments:?}"),
     }
@@ -332,6 +334,43 @@ fn use_a_pool(runtime: &Runtime, path: &str) -> Result<(), Error> {
     });
     let destroyed = runtime.admin().destroy_pool(client.pool_id());
     results.into_iter().chain([destroyed]).collect()
+}
+
+/// Writes to a pool as fast as it can, several tasks at a time, until it is refused, and says how.
+fn write_until_refused(pool: &str) {
+    let runtime = Runtime::connect().expect("the daemon is there");
+    let client = Client::open(&runtime, pool).expect("the pool is there");
+    let blocks = client.allocate_blocks(QUERY, 4096).expect("an allocation");
+    say("writing");
+    let round = || -> Result<(), Error> {
+        let tasks: Vec<_> = (0..16)
+            .map(|_| client.async_write(QUERY, &blocks[0], runtime.allocate_buffer(4096)?))
+            .map(|task| task.map_err(Error::from))
+            .collect();
+        // All of them end, whatever the first came to.
+        let ended = tasks
+            .into_iter()
+            .map(|task| task?.wait().map(drop).map_err(Error::from));
+        ended.fold(Ok(()), Result::and)?;
+        client.get_stats().map(drop)
+    };
+    loop {
+        if let Err(error) = round() {
+            return say(&format!("{:?} {error}", error.status()));
+        }
+    }
+}
+
+/// Connects again and again, until that is refused, and says how.
+fn connect_until_refused() {
+    say("connecting");
+    loop {
+        match Runtime::connect() {
+            Ok(runtime) => drop(runtime),
+            Err(error) if error.is_no_daemon() => return say("NoDaemon"),
+            Err(error) => return say(&format!("{:?} {error}", error.status())),
+        }
+    }
 }
 
 /// Takes all threads that its user can have, until the test ends it.

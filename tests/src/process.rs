@@ -73,6 +73,15 @@ impl ClientProcess {
         }
     }
 
+    /// Waits for the client's next line.
+    ///
+    /// # Panics
+    /// If there is none in time.
+    pub fn line(&mut self) -> String {
+        let line = self.lines.recv_timeout(PATIENCE);
+        line.unwrap_or_else(|_| panic!("the client ended or hangs instead of saying something"))
+    }
+
     /// The client's process id.
     #[must_use]
     pub fn process_id(&self) -> u32 {

@@ -38,9 +38,9 @@ pub(crate) struct Global {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no runtime at the socket, 4 no such pool, file or \
-module, 5 exists with other parameters, is in use or holds something else, 6 not permitted or open \
-for reading only, 7 not enough space, 8 damaged metadata";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no runtime at the socket, or one that is stopping, \
+4 no such pool, file or module, 5 exists with other parameters, is in use or holds something else, \
+6 not permitted or open for reading only, 7 not enough space, 8 damaged metadata";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

@@ -33,6 +33,8 @@ pub(crate) enum Command {
     CloseSession { session: u64 },
     /// Accept tasks for this pool. Answered at once.
     AddPool { pool: Arc<Pool>, done: Sender<()> },
+    /// The host stops: accept no more tasks for any pool. Answered at once.
+    RefuseTasks { done: Sender<()> },
     /// Accept no more tasks for this pool. Answered once the last of them has completed.
     RemovePool { id: PoolId, done: Sender<()> },
     /// A task of this worker was completed elsewhere.
@@ -56,6 +58,10 @@ impl Worker {
                 Command::CloseSession { session } => self.close_session(session),
                 Command::AddPool { pool, done } => {
                     self.add_pool(pool);
+                    let _ = done.send(());
+                }
+                Command::RefuseTasks { done } => {
+                    self.refuse_tasks();
                     let _ = done.send(());
                 }
                 Command::RemovePool { id, done } => self.remove_pool(id, done),
@@ -144,9 +150,12 @@ impl Worker {
                 wake_fd = None;
             }
         }
-        self.pool_indexes.insert(pool.id, index as u16);
+        let id = (!self.refuses_tasks).then_some(pool.id);
+        if let Some(id) = id {
+            self.pool_indexes.insert(id, index as u16);
+        }
         let served = ServedPool {
-            id: Some(pool.id),
+            id,
             target: Target::Module(pool),
             submitted: 0,
             is_polled: false,
@@ -160,14 +169,29 @@ impl Worker {
     }
 
     fn remove_pool(&mut self, id: PoolId, done: Sender<()>) {
-        let Some(index) = self.pool_indexes.remove(&id) else {
-            let _ = done.send(());
-            return;
-        };
-        if let Some(pool) = &mut self.pools[usize::from(index)] {
-            pool.id = None;
+        self.pool_indexes.remove(&id);
+        let served = self.pools.iter_mut().enumerate();
+        let found = served.filter_map(|(index, pool)| Some((index, pool.as_mut()?)));
+        for (index, pool) in found {
+            if matches!(&pool.target, Target::Module(module) if module.id == id) {
+                pool.id = None;
+                self.removing.push((index as u16, done));
+                return;
+            }
         }
-        self.removing.push((index, done));
+        let _ = done.send(());
+    }
+
+    /// Takes the ids of all pools but the admin pool, so that no task finds one. It costs a task nothing
+    /// before: what asks why is the way of a task that has found no pool.
+    fn refuse_tasks(&mut self) {
+        self.refuses_tasks = true;
+        self.pool_indexes.retain(|&id, _| id == PoolId::ADMIN);
+        for pool in self.pools.iter_mut().flatten() {
+            if matches!(pool.target, Target::Module(_)) {
+                pool.id = None;
+            }
+        }
     }
 
     /// Lets go of sessions and pools whose last task has completed.

@@ -81,6 +81,8 @@ pub(crate) struct Worker {
     last_look: Instant,
     last_work: Instant,
     work_since_tick: u64,
+    /// The host stops, and tasks for pools are refused for that.
+    refuses_tasks: bool,
     stopping: bool,
 }
 
@@ -115,7 +117,7 @@ enum LaneState {
 }
 
 struct ServedPool {
-    /// The id that tasks name it by; none once it is being removed.
+    /// The id that tasks name it by; none once it is being removed, or the host stops.
     id: Option<PoolId>,
     target: Target,
     submitted: u64,
@@ -165,6 +167,7 @@ impl Worker {
             last_look: now,
             last_work: now,
             work_since_tick: 0,
+            refuses_tasks: false,
             stopping: false,
         };
         worker.pools.push(Some(ServedPool {

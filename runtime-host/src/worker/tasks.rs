@@ -155,7 +155,7 @@ impl Worker {
         if remembered.is_none_or(|pool| pool.id != Some(task.pool)) {
             match self.pool_indexes.get(&task.pool) {
                 Some(&index) => served.pool = index,
-                None => return refuse(token(record, 0), Status::PoolNotFound),
+                None => return refuse(token(record, 0), self.why_no_pool()),
             }
         }
         let index = served.pool;
@@ -208,6 +208,16 @@ impl Worker {
             self.polled.push(index);
         }
         1 + u64::from(buffer_len >> 12)
+    }
+
+    /// What a task is told whose pool is not here.
+    #[cold]
+    fn why_no_pool(&self) -> Status {
+        if self.refuses_tasks {
+            Status::ShuttingDown
+        } else {
+            Status::PoolNotFound
+        }
     }
 
     fn lane_has_ended(&self, index: u32) -> bool {

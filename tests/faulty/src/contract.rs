@@ -73,6 +73,10 @@ pub mod params {
     pub const CREATE_ERROR: &str = "create error";
     /// `create` fails with a status that says that all is well.
     pub const CREATE_OK_AS_ERROR: &str = "create ok as error";
+    /// `create` hangs until there is a file whose path follows.
+    pub const CREATE_WAITS: &str = "create waits for ";
+    /// `flush` hangs until there is a file whose path follows.
+    pub const FLUSH_WAITS: &str = "flush waits for ";
     /// `pool_id` panics.
     pub const ID_PANIC: &str = "id panic";
     /// `flush` panics.

@@ -39,7 +39,11 @@ impl Drop for Bomb {
 
 impl Container for Faulty {
     fn create(context: CreateContext<'_>) -> Result<Self, ModuleError> {
-        match std::str::from_utf8(context.params).unwrap_or_default() {
+        let params = std::str::from_utf8(context.params).unwrap_or_default();
+        if let Some(path) = params.strip_prefix(params::CREATE_WAITS) {
+            wait_for(path);
+        }
+        match params {
             params::CREATE_PANIC => panic!("as asked, while creating {}", context.name),
             params::CREATE_BOMB => std::panic::panic_any(Bomb),
             params::CREATE_ERROR => Err(ModuleError::new(Status::NoSpace, "as asked: no space")),
@@ -139,6 +143,10 @@ impl Container for Faulty {
 
     fn flush(&self) -> Result<(), ModuleError> {
         assert!(!self.is(params::FLUSH_PANIC), "as asked, while flushing");
+        let params = std::str::from_utf8(&self.params).unwrap_or_default();
+        if let Some(path) = params.strip_prefix(params::FLUSH_WAITS) {
+            wait_for(path);
+        }
         if self.is(params::FLUSH_ERROR) {
             return Err(ModuleError::new(Status::IoError, "as asked: cannot flush"));
         }
@@ -155,6 +163,13 @@ impl Faulty {
 impl Drop for Faulty {
     fn drop(&mut self) {
         assert!(!self.is(params::DROP_PANIC), "as asked, while going");
+    }
+}
+
+/// Hangs until there is such a file.
+fn wait_for(path: &str) {
+    while !std::path::Path::new(path).exists() {
+        thread::sleep(std::time::Duration::from_millis(2));
     }
 }
 

@@ -1,0 +1,168 @@
+//! The end of a daemon, seen by those who work with it meanwhile.
+
+use std::path::Path;
+
+use chimaera_bdev_client::{CreateOptions, PoolId, PoolQuery, Status};
+use chimaera_client::proto::admin::GetOrCreatePool;
+use chimaera_faulty_runtime::{MODULE_NAME, params};
+use chimaera_tests::exit::NO_RUNTIME;
+use chimaera_tests::{
+    ClientProcess, Daemon, Faulty, assert_refused, client, disk_folder, finish, memory, text, until,
+};
+use nix::sys::signal::Signal;
+
+/// What clients may be told of a daemon that stops: that it does, or that it has.
+fn is_about_the_end(said: &str) -> bool {
+    let status = said.split(' ').next().unwrap_or_default();
+    ["ShuttingDown", "ConnectionLost", "NoDaemon"].contains(&status)
+}
+
+#[test]
+fn whoever_works_while_the_daemon_stops_learns_that_and_never_that_a_pool_is_missing() {
+    let folder = disk_folder();
+    let file = folder.path().join("pool");
+    let mut told = Vec::new();
+    for round in 0..6 {
+        let mut daemon = Daemon::start_with(&["--workers", "2"]);
+        let runtime = daemon.connect();
+        let _ = memory(&runtime, 64 << 20);
+        let options = CreateOptions::file().total_size(16 << 20);
+        let pool = client(&runtime, 1);
+        pool.create(PoolQuery::Dynamic, text(&file), &options)
+            .expect("the pool is made");
+        drop((pool, runtime));
+
+        let start = |arguments: &[&str]| ClientProcess::start(&daemon.socket(), arguments);
+        let mut clients: Vec<_> = ["memory", text(&file), "memory", text(&file)]
+            .map(|pool| start(&["write-until-refused", pool]))
+            .into();
+        clients.extend((0..2).map(|_| start(&["connect-until-refused"])));
+        for client in &mut clients {
+            client.line();
+        }
+        if round % 2 == 0 {
+            daemon.signal(Signal::SIGTERM);
+        } else {
+            let _ = daemon.run(&["runtime", "stop"]).success();
+        }
+        for mut client in clients {
+            let said = client.line();
+            assert!(is_about_the_end(&said), "{said}");
+            client.succeed();
+            told.push(said);
+        }
+        let (code, log) = daemon.wait();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("pool stopped:"), "{log}");
+        assert!(!log.contains("destroy"), "{log}");
+    }
+    let refused = told.iter().filter(|said| said.starts_with("ShuttingDown"));
+    assert!(refused.count() > 0, "{told:?}");
+}
+
+/// A pool whose flush, and so the end of the daemon, waits for a file.
+fn pool_that_waits(daemon: &Daemon, file: &Path) {
+    let waits = format!("{}{}", params::FLUSH_WAITS, text(file));
+    let pool = Faulty::new(&daemon.connect(), 0);
+    pool.create(&waits).expect("the pool is made");
+}
+
+#[test]
+fn a_daemon_that_is_stopping_says_so_to_all_who_ask_for_more() {
+    let mut daemon = Daemon::start();
+    let file = daemon.folder().join("go on");
+    let runtime = daemon.connect();
+    // It is the first to be ended, as its id is the lowest.
+    pool_that_waits(&daemon, &file);
+    let pool = memory(&runtime, 1 << 20);
+    let blocks = pool.allocate_blocks(PoolQuery::Local, 4096).expect("space");
+
+    let first = daemon.command(&["runtime", "stop"]);
+    let first = std::thread::spawn(move || finish(first));
+    let shutting_down = |result| {
+        assert_refused::<()>(result, Status::ShuttingDown, &["shutting down"]);
+    };
+    until("tasks are refused", || pool.get_stats().is_err());
+    let freed = pool.free_blocks(PoolQuery::Local, &blocks);
+    shutting_down(freed);
+    let admin = runtime.admin();
+    let ram = CreateOptions::ram(1 << 20);
+    shutting_down(
+        client(&runtime, 7)
+            .create(PoolQuery::Dynamic, "new", &ram)
+            .map(drop),
+    );
+    shutting_down(admin.destroy_pool(PoolId::new(8000, 0)));
+    shutting_down(admin.flush(None));
+    shutting_down(admin.find_pool("no such pool").map(drop));
+    // What can be answered is.
+    assert_eq!(admin.list_pools().expect("a list").len(), 1);
+    assert_eq!(
+        admin.status().expect("a status").process_id,
+        daemon.process_id()
+    );
+    let said = daemon.run(&["pool", "list"]).failure(NO_RUNTIME);
+    let named = format!("process id {} is stopping", daemon.process_id());
+    assert!(said.contains(&named), "{said}");
+
+    let second = admin.async_stop_runtime().expect("is taken");
+    let third = daemon.command(&["runtime", "stop"]);
+    let third = std::thread::spawn(move || finish(third));
+    assert!(!first.is_finished(), "it waits for the pool");
+    std::fs::write(&file, "").expect("a file");
+    second.wait().expect("it has stopped");
+    let said = first.join().expect("no panic").success();
+    let named = format!("process id {}", daemon.process_id());
+    assert!(said.contains(&named), "{said}");
+    // It may have come when there was nothing to stop any more.
+    let third = third.join().expect("no panic");
+    match third.code {
+        Some(NO_RUNTIME) => assert!(third.stderr.contains("no daemon"), "{third:?}"),
+        _ => assert!(third.success().contains(&named)),
+    }
+    assert_eq!(daemon.wait().0, Some(0));
+}
+
+#[test]
+fn creations_that_hang_keep_a_daemon_neither_from_answering_nor_from_ending_what_it_can() {
+    let mut daemon = Daemon::start();
+    let file = daemon.folder().join("go on");
+    let runtime = daemon.connect();
+    let _ = memory(&runtime, 1 << 20);
+    let waits = format!("{}{}", params::CREATE_WAITS, text(&file));
+    // More than there are threads for them.
+    let hanging: Vec<_> = (0..40)
+        .map(|number| GetOrCreatePool {
+            module: MODULE_NAME.to_owned(),
+            name: format!("hanging {number}"),
+            id: PoolId::NULL,
+            params: waits.as_bytes().to_vec(),
+        })
+        .map(|pool| {
+            runtime
+                .admin()
+                .async_get_or_create_pool(PoolQuery::Dynamic, &pool)
+        })
+        .map(|task| task.expect("is taken"))
+        .collect();
+    assert_eq!(daemon.status()["pools"], 1);
+    let listed = daemon.run(&["pool", "list"]).success();
+    assert!(listed.contains("memory"), "{listed}");
+
+    let stop = daemon.command(&["runtime", "stop"]);
+    let stop = std::thread::spawn(move || finish(stop));
+    until("the pool that can be ended is", || {
+        daemon.log().contains("pool stopped")
+    });
+    until("the log says what hangs", || {
+        daemon.log().contains("stopping waits for pools")
+    });
+    std::fs::write(&file, "").expect("a file");
+    let _ = stop.join().expect("no panic").success();
+    for task in hanging {
+        if let Err(error) = task.wait() {
+            assert_eq!(error.status(), Status::ShuttingDown, "{error}");
+        }
+    }
+    assert_eq!(daemon.wait().0, Some(0));
+}
