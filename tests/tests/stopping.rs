@@ -1,15 +1,18 @@
 //! The end of a daemon, seen by those who work with it meanwhile.
 
 use std::path::Path;
+use std::process::Command;
 
 use chimaera_bdev_client::{CreateOptions, PoolId, PoolQuery, Status};
 use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_faulty_runtime::{MODULE_NAME, params};
 use chimaera_tests::exit::NO_RUNTIME;
 use chimaera_tests::{
-    ClientProcess, Daemon, Faulty, assert_refused, client, disk_folder, finish, memory, text, until,
+    ClientProcess, Daemon, Faulty, assert_refused, client, disk_folder, finish, memory, program,
+    skipped, text, until,
 };
 use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 /// What clients may be told of a daemon that stops: that it does, or that it has.
 fn is_about_the_end(said: &str) -> bool {
@@ -58,6 +61,84 @@ fn whoever_works_while_the_daemon_stops_learns_that_and_never_that_a_pool_is_mis
     }
     let refused = told.iter().filter(|said| said.starts_with("ShuttingDown"));
     assert!(refused.count() > 0, "{told:?}");
+}
+
+#[test]
+fn a_workload_that_loses_its_daemon_to_a_stop_ends_as_the_help_says() {
+    let folder = disk_folder();
+    let (file, journal) = (folder.path().join("pool"), folder.path().join("journal"));
+    for round in 0..4 {
+        let mut daemon = Daemon::start_with(&["--workers", "2"]);
+        let create = [
+            "pool",
+            "create",
+            text(&file),
+            "--type",
+            "file",
+            "--size",
+            "32MiB",
+        ];
+        let _ = daemon
+            .run(&create[..if round == 0 { 7 } else { 5 }])
+            .success();
+        let place = ["--pool", text(&file), "--journal", text(&journal)];
+        let run = ["verify", "run", "--seconds", "60", "--threads", "4"];
+        let run = daemon.command(&[&run[..], &place].concat());
+        let grown = |from| std::fs::metadata(&journal).map_or(0, |data| data.len()) > from;
+        let before = std::fs::metadata(&journal).map_or(0, |data| data.len());
+        let run = std::thread::spawn(move || finish(run));
+        until("the workload works", || grown(before + 5_000));
+        let _ = daemon.run(&["runtime", "stop"]).success();
+        let said = run.join().expect("no panic").failure(NO_RUNTIME);
+        assert!(said.contains("the daemon went away"), "{said}");
+        assert_eq!(daemon.wait().0, Some(0));
+    }
+    let daemon = Daemon::start();
+    let _ = daemon
+        .run(&["pool", "create", text(&file), "--type", "file"])
+        .success();
+    let check = [
+        "verify",
+        "check",
+        "--pool",
+        text(&file),
+        "--journal",
+        text(&journal),
+    ];
+    let _ = daemon.run(&check).success();
+}
+
+#[test]
+fn a_daemon_with_little_address_space_is_stopped_like_any_other() {
+    let tool = Command::new("prlimit").arg("--version").output();
+    if !tool.is_ok_and(|output| output.status.success()) {
+        return skipped(
+            "a limit on the address space",
+            "there is no program prlimit",
+        );
+    }
+    let mut served = 0;
+    for mebibytes in [16, 24, 32, 48, 64, 96, 128, 256] {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--as={}", mebibytes << 20));
+        command.arg(program("chimaera"));
+        command.args(["runtime", "start", "--workers", "1"]);
+        let folder = TempDir::new().expect("a folder");
+        match Daemon::try_start(command, folder) {
+            Err(refused) => assert_eq!(served, 0, "{mebibytes} MiB: {refused:?}"),
+            Ok(mut daemon) => {
+                served += 1;
+                if mebibytes < 64 {
+                    // What it has is gone with what it is: a signal needs no more.
+                    daemon.signal(Signal::SIGTERM);
+                } else {
+                    let _ = daemon.run(&["runtime", "stop"]).success();
+                }
+                assert_eq!(daemon.wait().0, Some(0), "{mebibytes} MiB");
+            }
+        }
+    }
+    assert!(served > 2, "{served}");
 }
 
 /// A pool whose flush, and so the end of the daemon, waits for a file.

@@ -47,9 +47,19 @@ pub(crate) fn run(command: &RuntimeCommand, global: &Global) -> Result<(), Failu
 
 /// Connects to the daemon that a command means.
 pub(crate) fn connect(global: &Global) -> Result<Runtime, Failure> {
+    connect_with(ConnectOptions::new(), global)
+}
+
+/// Connects for nothing but questions and orders, with as little memory as can be: a daemon that has no
+/// room for more must still be stopped.
+fn connect_small(global: &Global) -> Result<Runtime, Failure> {
+    connect_with(ConnectOptions::new().buffer_bytes(0), global)
+}
+
+fn connect_with(options: ConnectOptions, global: &Global) -> Result<Runtime, Failure> {
     let options = match global.any_user {
-        true => ConnectOptions::new().trust_any_user(),
-        false => ConnectOptions::new(),
+        true => options.trust_any_user(),
+        false => options,
     };
     Ok(match &global.socket {
         Some(path) => options.connect_to(path)?,
@@ -66,7 +76,7 @@ struct StopReport {
 
 fn stop(global: &Global) -> Result<(), Failure> {
     let socket = socket_in_use(global);
-    let process_id = match connect(global) {
+    let process_id = match connect_small(global) {
         Ok(runtime) => {
             match runtime.admin().stop_runtime() {
                 // Somebody else stops it, and was first.
@@ -251,7 +261,7 @@ impl fmt::Display for ModuleReport<'_> {
 }
 
 fn status(global: &Global) -> Result<(), Failure> {
-    let status: RuntimeStatus = connect(global)?.admin().status()?;
+    let status: RuntimeStatus = connect_small(global)?.admin().status()?;
     let report = StatusReport {
         version: &status.version,
         process_id: status.process_id,
