@@ -1,4 +1,5 @@
-//! What a worker asks of the kernel: nothing while it is busy and nobody is parked, and little else.
+//! What a worker asks of the kernel: nothing while it is busy, nobody is parked and its processor is its
+//! own, and little else.
 //!
 //! Its calls are counted one by one. Where a figure depends on others leaving it its processor, it
 //! is looked for in many short windows: what the worker does of its own accord is in all of them.
@@ -27,9 +28,10 @@ const DOORBELL_INTERVAL: Duration = Duration::from_micros(25);
 
 /// As `runtime-host/src/worker/barriers.rs` has them.
 const BARRIER_PAUSE: u32 = 16;
-const LONGEST_BARRIER_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_BARRIER_PAUSE: Duration = Duration::from_millis(1);
 
 /// Of x86-64, the kind of machine on which calls are told apart.
+const SCHED_YIELD: i64 = 24;
 const EPOLL_WAIT: i64 = 232;
 const EPOLL_PWAIT: i64 = 281;
 const MEMBARRIER: i64 = 324;
@@ -40,21 +42,33 @@ static PROCESSORS: Mutex<()> = Mutex::new(());
 /// A daemon with one worker whose calls are noted, this thread having another processor. None, with
 /// the reason said, where the machine does not permit it.
 fn watched(what: &str, polling: &str) -> Option<(Daemon, Trace)> {
+    watched_on(what, polling, false)
+}
+
+/// The same, this thread having the worker's processor if it `shares` it.
+fn watched_on(what: &str, polling: &str, shares: bool) -> Option<(Daemon, Trace)> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).expect("this thread's processors");
     let all: Vec<usize> = (0..CpuSet::count())
         .filter(|&one| allowed.is_set(one).unwrap_or(false))
         .collect();
-    let [mine, workers_own, ..] = all[..] else {
-        skipped(what, "it needs two processors");
-        return None;
+    let (mine, workers_own) = match all[..] {
+        [one, ..] if shares => (one, one),
+        [mine, workers_own, ..] => (mine, workers_own),
+        _ => {
+            skipped(what, "it needs two processors");
+            return None;
+        }
     };
     let pin = workers_own.to_string();
     let daemon = Daemon::start_with(&["--workers", "1", "--polling", polling, "--pin", &pin]);
-    let mut set = CpuSet::new();
-    set.set(mine).expect("a processor");
-    sched_setaffinity(Pid::from_raw(0), &set).expect("one that it may use");
     match Trace::of(&workers(&daemon, 1)[0]) {
-        Ok(trace) => Some((daemon, trace)),
+        Ok(trace) => {
+            // Not before: what notes the calls may run anywhere.
+            let mut set = CpuSet::new();
+            set.set(mine).expect("a processor");
+            sched_setaffinity(Pid::from_raw(0), &set).expect("one that it may use");
+            Some((daemon, trace))
+        }
         Err(reason) => {
             skipped(what, &reason);
             None
@@ -155,6 +169,29 @@ fn with_a_lane_parked_a_busy_worker_looks_at_its_bells_now_and_then() {
             assert!(Instant::now() < end, "a ring is not heard");
             traffic.window();
         }
+    });
+}
+
+/// With this policy a worker polls for 10 ms, and its client, on the same processor, would wait for as
+/// long. Beside strangers it sleeps instead of yielding, and does not do even that after each task.
+#[test]
+fn a_worker_gives_way_to_a_client_on_its_own_processor_with_every_policy() {
+    const TASKS: usize = 2000;
+    let _alone = PROCESSORS.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((daemon, trace)) = watched_on("giving way", "performance", true) else {
+        return;
+    };
+    within("tasks on one processor", move || {
+        let client = daemon.connect();
+        client.admin().ping().expect("completes");
+        let before = trace.count();
+        (0..TASKS).for_each(|_| client.admin().ping().expect("completes"));
+        let calls = trace.calls(before);
+        let given = calls
+            .iter()
+            .filter(|call| call.number == SCHED_YIELD || is_look(call))
+            .count();
+        assert!(given > TASKS / 10, "{given} times in {TASKS} tasks");
     });
 }
 

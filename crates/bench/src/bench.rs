@@ -37,7 +37,7 @@ pub(crate) struct Bench {
     pub(crate) crowd: Kept<(), Crowd>,
     memory: Kept<usize, RefCell<HugeMemory>>,
     pub(crate) runtime: Runtime,
-    _daemon: Daemon,
+    daemon: Daemon,
     pub(crate) partner: Partner,
     pub(crate) processors: Processors,
     pub(crate) peers: Peers,
@@ -63,7 +63,7 @@ impl Bench {
             crowd: Kept::default(),
             memory: Kept::default(),
             runtime,
-            _daemon: daemon,
+            daemon,
             partner,
             processors,
             peers: Peers::find(),
@@ -98,6 +98,11 @@ impl Bench {
     /// Lets the worker fall asleep, so that a yardstick has its processor alone.
     pub(crate) fn settle(&self) {
         std::thread::sleep(SETTLE);
+    }
+
+    /// One more connection to the daemon.
+    pub(crate) fn connect(&self) -> Result<Runtime> {
+        connect(&self.daemon)
     }
 
     /// A client of an echo pool, whose empty method is an empty task.

@@ -4,8 +4,9 @@
 //! - A process is ended by its id, by whoever holds it, however the holder is left.
 //! - Should this program be killed, the kernel kills what it started.
 
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,41 @@ impl Drop for Process {
     }
 }
 
+/// A process that gives back through a pipe what comes to it through another.
+pub(crate) struct Echo {
+    input: ChildStdin,
+    output: ChildStdout,
+    _process: Process,
+}
+
+impl Echo {
+    /// Starts it on a processor.
+    pub(crate) fn start(processor: usize) -> Result<Self> {
+        let mut command = Command::new("cat");
+        bind(&mut command, Some(processor))?;
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let pipes = (child.stdin.take(), child.stdout.take());
+        let process = Process(child);
+        let (Some(input), Some(output)) = pipes else {
+            return Err("cat has no pipes".into());
+        };
+        Ok(Self {
+            input,
+            output,
+            _process: process,
+        })
+    }
+
+    /// A byte there and back.
+    pub(crate) fn round_trip(&mut self) -> Result<()> {
+        self.input.write_all(&[7])?;
+        Ok(self.output.read_exact(&mut [0])?)
+    }
+}
+
 /// Has what a command starts die with the calling thread, and run on one processor only. Such a
 /// command forks, which takes longer the more memory this process has: nothing that is timed from
 /// its start is started so.
@@ -108,6 +144,14 @@ mod tests {
         let error = process.wait_until(|| false).expect_err("it is never ready");
         assert!(error.to_string().contains("ended"), "{error}");
         Ok(())
+    }
+
+    #[test]
+    fn what_goes_to_an_echo_comes_back() -> Result<()> {
+        let processors = nix::sched::sched_getaffinity(Pid::from_raw(0))?;
+        let first = (0..CpuSet::count()).find(|&one| processors.is_set(one).unwrap_or(false));
+        let mut echo = Echo::start(first.ok_or("a thread has a processor")?)?;
+        (0..3).try_for_each(|_| echo.round_trip())
     }
 
     #[test]

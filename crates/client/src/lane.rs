@@ -41,7 +41,7 @@ use crate::desk::{Desk, Wakers, leave, wake_all};
 use crate::link::Link;
 use crate::place::{Place, Places};
 use crate::submission::{Submission, Turn, Use};
-use crate::waiting::Patience;
+use crate::waiting::{Looked, Patience};
 
 /// What a claim says of its record, below its sequence.
 pub(crate) const DONE: u64 = 0;
@@ -277,7 +277,8 @@ impl ClientLane {
             };
             // The oldest may be complete and its owner on the way to free it: then sleeping is
             // right, or this thread might keep the owner from its processor.
-            if self.patience.spin(ready) && self.harvestable() {
+            let looked = self.patience.spin(&*self.memory, ready);
+            if looked == Looked::Ready && self.harvestable() {
                 continue;
             }
             // Pairs with `release` and `give_back`. Either they see `starved` and ring, or what
@@ -288,7 +289,7 @@ impl ClientLane {
             if !self.submission.has_returned() && !self.harvestable() {
                 let begin = Instant::now();
                 self.segment.wait_for_bell(seen);
-                self.patience.learn_from_sleep(begin.elapsed());
+                self.patience.learn_from_sleep(looked, begin.elapsed());
             }
             self.unwatch_all();
             self.signs.starved.store(false, Ordering::Relaxed);
@@ -407,7 +408,8 @@ impl ClientLane {
     #[inline]
     pub(crate) fn wait_owned(&self, flight: Flight, deadline: Option<Instant>) -> bool {
         let complete = || self.memory.is_complete(flight.record, flight.wire());
-        if self.patience.spin_until(complete, deadline) {
+        let looked = self.patience.spin_until(&*self.memory, complete, deadline);
+        if looked == Looked::Ready {
             return true;
         }
         let begin = Instant::now();
@@ -417,7 +419,7 @@ impl ClientLane {
                 return complete();
             }
             if self.memory.sleep(flight.record, flight.wire(), left) {
-                self.patience.learn_from_sleep(begin.elapsed());
+                self.patience.learn_from_sleep(looked, begin.elapsed());
                 return true;
             }
         }

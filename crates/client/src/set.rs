@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::error::TaskError;
 use crate::task::{TAKEN, Task, Watch};
+use crate::waiting::Looked;
 
 /// Tasks in flight of which the one that ends first is wanted first, such as the transfers that keep
 /// a device busy: with it a slow transfer does not hold up those behind it.
@@ -73,11 +74,13 @@ impl<T> TaskSet<T> {
     /// Blocks until a task has ended, and gives its result; `None` if the set is empty. Spins for a
     /// bounded time, then sleeps.
     pub fn wait_any(&mut self) -> Option<Result<T, TaskError>> {
-        let patience = self.tasks.front()?.patience();
-        if !patience.spin(|| self.tasks.iter().any(Task::is_complete)) {
+        let lane = self.tasks.front()?.lane();
+        let ready = || self.tasks.iter().any(Task::is_complete);
+        let looked = lane.patience.spin(&*lane.memory, ready);
+        if looked != Looked::Ready {
             let begin = Instant::now();
             self.sleep();
-            patience.learn_from_sleep(begin.elapsed());
+            lane.patience.learn_from_sleep(looked, begin.elapsed());
         }
         self.try_wait_any()
     }

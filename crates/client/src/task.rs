@@ -19,7 +19,6 @@ use crate::desk::{Parcel, TakenUp};
 use crate::error::{Error, TaskError};
 use crate::lane::{ClientLane, Flight, OWNED};
 use crate::lanes::LaneRef;
-use crate::waiting::Patience;
 
 /// A task in flight, or one that has ended and whose result nobody took yet.
 ///
@@ -137,9 +136,9 @@ impl<T> Task<T> {
         }
     }
 
-    /// How long to look for the task's end.
-    pub(crate) fn patience(&self) -> &Patience {
-        &self.pending.as_ref().expect(TAKEN).lane.patience
+    /// The lane on which the task's end is to be looked for.
+    pub(crate) fn lane(&self) -> &ClientLane {
+        &self.pending.as_ref().expect(TAKEN).lane
     }
 
     #[inline]

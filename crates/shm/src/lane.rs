@@ -24,6 +24,7 @@ use chimaera_proto::task::{DESCRIPTOR_WORDS, VALUE_COUNT};
 
 use crate::barrier::PublishOrder;
 use crate::futex;
+use crate::processor;
 use crate::segment::Segment;
 use crate::sync::{AtomicU32, AtomicU64, Guard, Ordering, compiler_fence};
 
@@ -41,6 +42,8 @@ pub struct LaneMemory<const DEPTH: usize = LANE_DEPTH> {
 #[repr(C, align(128))]
 struct Parking {
     need_wakeup: AtomicU32,
+    /// Where the worker runs.
+    worker_processor: AtomicU32,
 }
 
 /// Written by the client when it goes to sleep; bit `n` stands for record `n`.
@@ -50,6 +53,8 @@ struct Waiters {
     sleepers: AtomicU64,
     /// The watcher of the segment's bell wants to know.
     watched: AtomicU64,
+    /// Where the client's thread ran when it last waited.
+    client_processor: AtomicU32,
 }
 
 /// A descriptor; the low half of word 0 is its sequence.
@@ -120,6 +125,17 @@ const _: () = {
     assert!(size_of::<Record>() == 64);
     assert!(size_of::<LaneMemory>() == LANE_STRIDE_BYTES);
 };
+
+/// The processor of this thread. The words that hold it order nothing, so the model checker is spared
+/// them.
+#[inline]
+fn here() -> u32 {
+    if cfg!(loom) {
+        processor::UNKNOWN
+    } else {
+        processor::current()
+    }
+}
 
 /// What a worker found at its cursor.
 #[derive(Debug, PartialEq, Eq)]
@@ -210,6 +226,7 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
     /// Sleeps until the task with this sequence has completed in this record, the timeout
     /// passes, or for no reason at all. Returns whether it has completed.
     pub fn sleep(&self, record: usize, sequence: u32, timeout: Option<Duration>) -> bool {
+        self.note_client();
         let bit = 1 << record;
         self.waiters.sleepers.fetch_or(bit, Ordering::Relaxed);
         // Pairs with the fence in `look_for_waiters`. Either the worker's completion is seen
@@ -230,6 +247,7 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
     /// has completed already; the bell may not ring then.
     #[must_use]
     pub fn watch(&self, record: usize, sequence: u32) -> bool {
+        self.note_client();
         // Release pairs with the acquire in `look_for_waiters`: what the watcher is to find when the
         // bell rings was noted before.
         self.waiters
@@ -238,6 +256,28 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
         // Pairs with the fence in `look_for_waiters`, as in `sleep`.
         Guard::AnnounceThenLook.fence();
         self.is_complete(record, sequence)
+    }
+
+    /// Whether the worker, as far as it has said, runs on the processor of this thread, which is about
+    /// to wait. Tells the worker where that is.
+    #[inline]
+    #[must_use]
+    pub fn waits_beside_worker(&self) -> bool {
+        let worker = self.parking.worker_processor.load(Ordering::Relaxed);
+        // Relaxed: either word is a hint, which orders nothing and may be out of date.
+        self.note_client() == worker && worker != processor::UNKNOWN
+    }
+
+    /// Notes where this thread of the client's waits, and gives it.
+    #[inline]
+    fn note_client(&self) -> u32 {
+        let here = here();
+        let word = &self.waiters.client_processor;
+        // Written only where it changes: the worker reads this line after each completion.
+        if word.load(Ordering::Relaxed) != here {
+            word.store(here, Ordering::Relaxed);
+        }
+        here
     }
 
     /// Takes back [`Self::watch`].
@@ -319,6 +359,22 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
         (sleepers, watched != 0)
     }
 
+    /// Whether the lane's client waited on this processor when it last did. What it says is a hint and
+    /// no more: it may have moved, and it may not tell the truth.
+    #[inline]
+    #[must_use]
+    pub fn client_waits_on(&self, processor: u32) -> bool {
+        let client = self.waiters.client_processor.load(Ordering::Relaxed);
+        client == processor && client != processor::UNKNOWN
+    }
+
+    /// Tells the client where the worker runs.
+    pub fn note_worker(&self, processor: u32) {
+        self.parking
+            .worker_processor
+            .store(processor, Ordering::Relaxed);
+    }
+
     /// Wakes whoever sleeps on these records. Never blocks.
     pub fn wake_sleepers(&self, mut records: u64) {
         while records != 0 {
@@ -370,10 +426,12 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
         Self {
             parking: Parking {
                 need_wakeup: AtomicU32::new(0),
+                worker_processor: AtomicU32::new(processor::UNKNOWN),
             },
             waiters: Waiters {
                 sleepers: AtomicU64::new(0),
                 watched: AtomicU64::new(0),
+                client_processor: AtomicU32::new(processor::UNKNOWN),
             },
             entries: std::array::from_fn(|_| Entry {
                 words: std::array::from_fn(|_| AtomicU64::new(0)),

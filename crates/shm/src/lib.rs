@@ -19,6 +19,7 @@ mod lane;
 pub mod packet;
 #[cfg(not(loom))]
 mod prefetch;
+pub mod processor;
 mod segment;
 mod sync;
 pub mod thread;

@@ -13,7 +13,7 @@ const PAUSE: u32 = 16;
 
 /// The longest pause. A barrier in which the worker had to wait for its processor says nothing of
 /// barriers.
-const LONGEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct Barriers {

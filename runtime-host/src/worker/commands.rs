@@ -78,6 +78,8 @@ impl Worker {
         let free = self.lanes.iter().position(Option::is_none);
         let index = free.unwrap_or(self.lanes.len());
         let is_watched = self.watches(&bell, index as u32);
+        self.note_processor();
+        lane.note_worker(self.sharing.processor());
         let tasks = Arc::new(LaneTasks::new());
         Completions::with(|all| {
             let tasks = Arc::clone(&tasks);

@@ -270,12 +270,14 @@ impl Completions {
         self.complete(token, completion.status_word, &completion.values);
     }
 
-    /// Wakes whoever waits for a record that completed since the last look.
+    /// Wakes whoever waits for a record that completed since the last look. Returns whether one of
+    /// those waited on this processor, the worker's.
     #[inline]
-    pub(crate) fn wake_waiters(&mut self) {
+    pub(crate) fn wake_waiters(&mut self, processor: u32) -> bool {
         if self.touched.is_empty() {
-            return;
+            return false;
         }
+        let mut is_beside = false;
         LaneMemory::<{ chimaera_proto::limits::LANE_DEPTH }>::fence_before_looking();
         for index in self.touched.drain(..) {
             let lane = self.lanes[index as usize]
@@ -290,7 +292,9 @@ impl Completions {
             if watched {
                 lane.session.first_segment().ring_bell();
             }
+            is_beside |= lane.lane.client_waits_on(processor);
         }
+        is_beside
     }
 }
 

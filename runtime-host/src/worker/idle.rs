@@ -20,6 +20,7 @@ impl Worker {
     /// nothing to poll for.
     pub(super) fn tick(&mut self) {
         self.now = Instant::now();
+        self.note_processor();
         let worked = std::mem::take(&mut self.work_since_tick) != 0;
         if worked {
             self.last_work = self.now;
@@ -41,10 +42,12 @@ impl Worker {
                 .as_ref()
                 .is_none_or(|pool| pool.wake_fd.is_some())
         };
-        let is_quiet = self.now - self.last_work >= self.polling.duration_in_flight();
+        let is_quiet = self.sharing.is_in_a_hurry()
+            || self.now - self.last_work >= self.polling.duration_in_flight();
         if self.polled.is_empty() || (is_quiet && self.polled.iter().all(wakes_us)) {
             let (sleeper, mut bells) = self.bells();
             sleeper.sleep(|wake| bells.answer(wake));
+            self.note_processor();
             self.now = Instant::now();
             self.last_look = self.now;
             self.last_work = self.now;
@@ -56,6 +59,7 @@ impl Worker {
             lanes: &mut self.lanes,
             active: &mut self.active,
             parked: &mut self.parked,
+            processor: self.sharing.processor(),
         };
         (&mut self.sleeper, bells)
     }
@@ -64,6 +68,7 @@ impl Worker {
     /// of them; if it is not due yet, they are polled until it is.
     fn park_quiet_lanes(&mut self) {
         let (now, polling, lanes) = (self.now, self.polling, &mut self.lanes);
+        let hurries = self.sharing.is_in_a_hurry();
         let may_park = !self.parks_with_barrier || self.barriers.are_due(now);
         let sleeper = &self.sleeper;
         let mut any = false;
@@ -75,7 +80,7 @@ impl Worker {
             }
             served.had_task = false;
             served.was_busy = is_busy;
-            let may_park = may_park && served.is_quiet(now, polling);
+            let may_park = may_park && (hurries || served.is_quiet(now, polling));
             if may_park && served.is_heard(index, sleeper, now) {
                 served.lane.begin_park();
                 any = true;
@@ -96,8 +101,8 @@ impl Worker {
         let parked = &mut self.parked;
         self.active.retain(|&index| {
             let served = served_lane(lanes, index);
-            let may_park = served.is_watched && served.is_quiet(now, polling);
-            if may_park && served.lane.finish_park(served.next) {
+            let is_quiet = hurries || served.is_quiet(now, polling);
+            if served.is_watched && is_quiet && served.lane.finish_park(served.next) {
                 served.state = LaneState::Parked;
                 *parked += 1;
             }
@@ -150,6 +155,8 @@ struct Bells<'a> {
     lanes: &'a mut [Option<ServedLane>],
     active: &'a mut Vec<u32>,
     parked: &'a mut usize,
+    /// Where the worker runs.
+    processor: u32,
 }
 
 impl Bells<'_> {
@@ -158,6 +165,7 @@ impl Bells<'_> {
             && let Some(Some(served)) = self.lanes.get_mut(index as usize)
             && served.state == LaneState::Parked
         {
+            served.lane.note_worker(self.processor);
             served.lane.unpark();
             served.state = LaneState::Active;
             served.last_task = Instant::now();

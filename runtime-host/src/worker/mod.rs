@@ -15,6 +15,7 @@ mod commands;
 pub(crate) mod completions;
 mod idle;
 mod lane_tasks;
+mod sharing;
 mod sleep;
 mod tasks;
 
@@ -40,6 +41,7 @@ use crate::session::Session;
 use barriers::Barriers;
 use completions::{Completions, Router};
 use lane_tasks::LaneTasks;
+use sharing::Sharing;
 use sleep::{Sleeper, Wake};
 use tasks::BATCH;
 
@@ -57,6 +59,7 @@ pub(crate) struct Worker {
     admin: Admin,
     sleeper: Sleeper,
     polling: Polling,
+    sharing: Sharing,
     /// Whether clients rely on a barrier when a lane is parked.
     parks_with_barrier: bool,
     warned_of_barrier: bool,
@@ -150,6 +153,7 @@ impl Worker {
             admin,
             sleeper,
             polling,
+            sharing: Sharing::new(now),
             parks_with_barrier,
             warned_of_barrier: false,
             barriers: Barriers::new(now),
@@ -190,6 +194,10 @@ impl Worker {
             let work = self.pass();
             self.work_since_tick += work;
             passes += 1;
+            if self.sharing.is_on() && self.share_processor(work != 0) {
+                // What woke it has to be looked at before it sleeps again.
+                continue;
+            }
             let is_idle = work == 0 && self.active.is_empty();
             if is_idle || passes >= PASSES_PER_TICK || self.work_since_tick >= WORK_PER_TICK {
                 passes = 0;
@@ -214,7 +222,10 @@ impl Worker {
             position += usize::from(self.active.get(position) == Some(&lane));
         }
         work += self.poll_containers();
-        Completions::with(Completions::wake_waiters);
+        let here = self.sharing.processor();
+        if Completions::with(|all| all.wake_waiters(here)) {
+            self.sharing.begin();
+        }
         if !self.closing.is_empty() || !self.removing.is_empty() {
             self.finish_removals();
         }

@@ -6,6 +6,7 @@ pub(crate) mod file;
 pub(crate) mod idle;
 mod large;
 mod peers;
+mod processors;
 pub(crate) mod ram;
 mod tasks;
 
@@ -19,6 +20,7 @@ pub(crate) fn all() -> Vec<Case> {
     all.extend(durability::cases());
     all.extend(peers::cases());
     all.extend(idle::cases());
+    all.extend(processors::cases());
     all.extend(large::cases());
     all
 }

@@ -1,0 +1,286 @@
+//! What a worker does when clients wait for the very processor that it polls on: it gives way.
+//!
+//! A client that shares the worker's processor cannot submit anything as long as the worker looks for
+//! it. Clients say where they wait, and the worker compares that with where it runs itself, so that one
+//! whose processor is its own does nothing of this. It yields after the first pass that found nothing,
+//! or, if other clients may submit meanwhile, once it has looked for as long as a switch takes. Where
+//! yields go to a stranger ([`Yields`]) it parks its lanes at once and sleeps: who sleeps is given the
+//! processor sooner, once it is rung, than who waits in the queue behind the stranger.
+//!
+//! This holds with every policy: polling on keeps away what is polled for.
+
+use std::time::Instant;
+
+use chimaera_shm::processor::{self, Turn, Yields};
+
+use super::{Worker, served_lane};
+
+/// After a yield that nobody wanted, the next one comes when so many times what a switch takes has
+/// passed.
+const PAUSE: u32 = 8;
+
+/// Whether and how a worker shares its processor with its clients.
+#[derive(Debug)]
+pub(super) struct Sharing {
+    processor: u32,
+    is_on: bool,
+    is_in_a_hurry: bool,
+    yields: Yields,
+    /// The last yield, as long as it is not known what came of it.
+    given: Option<(Instant, Instant)>,
+    /// The first pass without work since there was some.
+    idle_since: Option<Instant>,
+    /// Nobody wants the processor until then, as far as is known.
+    alone_until: Instant,
+}
+
+/// What a worker without work does that shares its processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Poll,
+    GiveUp,
+    Sleep,
+}
+
+impl Sharing {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            processor: processor::UNKNOWN,
+            is_on: false,
+            is_in_a_hurry: false,
+            yields: Yields::new(now),
+            given: None,
+            idle_since: None,
+            alone_until: now,
+        }
+    }
+
+    /// Where the worker runs, as of the last look.
+    #[inline]
+    pub(super) fn processor(&self) -> u32 {
+        self.processor
+    }
+
+    /// A client was answered that waits on this processor.
+    #[inline]
+    pub(super) fn begin(&mut self) {
+        self.is_on = true;
+    }
+
+    /// Whether such clients are to be looked for.
+    #[inline]
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// Whether lanes are to be parked at once.
+    pub(super) fn is_in_a_hurry(&self) -> bool {
+        self.is_in_a_hurry
+    }
+
+    fn end(&mut self) {
+        self.is_on = false;
+        self.given = None;
+        self.idle_since = None;
+    }
+
+    /// Notes that a pass found work.
+    fn note_work(&mut self) {
+        if let Some((begin, end)) = self.given.take() {
+            self.yields.learn(begin, end, true);
+            self.alone_until = end;
+        }
+        self.idle_since = None;
+    }
+
+    /// What to do after a pass that found none. `all` says whether no client is elsewhere.
+    fn next(&mut self, now: Instant, all: bool) -> Next {
+        let idle_since = *self.idle_since.get_or_insert(now);
+        if let Some((begin, end)) = self.given.take()
+            && self.yields.learn(begin, end, false) == Turn::Nobody
+        {
+            self.alone_until = end + self.yields.switch() * PAUSE;
+        }
+        if !self.yields.are_worthwhile(now) {
+            return if all { Next::Sleep } else { Next::Poll };
+        }
+        let looked = now.saturating_duration_since(idle_since);
+        if now < self.alone_until || !all && looked < self.yields.switch() {
+            return Next::Poll;
+        }
+        Next::GiveUp
+    }
+}
+
+impl Worker {
+    /// Gives the processor up, if clients wait for it and the last pass found nothing to do. Returns
+    /// whether it may have slept: a pass has to follow.
+    #[cold]
+    pub(super) fn share_processor(&mut self, worked: bool) -> bool {
+        if worked {
+            self.sharing.note_work();
+            return false;
+        }
+        let here = self.sharing.processor;
+        let (mut any, mut all) = (false, true);
+        for &index in &self.active {
+            let is_beside = served_lane(&mut self.lanes, index)
+                .lane
+                .client_waits_on(here);
+            any |= is_beside;
+            all &= is_beside;
+        }
+        if !any {
+            self.sharing.end();
+            return false;
+        }
+        let now = Instant::now();
+        let next = self.sharing.next(now, all);
+        match next {
+            Next::Poll => {}
+            Next::GiveUp => {
+                processor::give_up();
+                self.sharing.given = Some((now, Instant::now()));
+                self.note_processor();
+            }
+            Next::Sleep => {
+                self.sharing.is_in_a_hurry = true;
+                self.tick();
+                self.sharing.is_in_a_hurry = false;
+                if !self.active.is_empty() {
+                    // No barrier is due yet. Nobody can submit anything before this one has gone.
+                    processor::give_up();
+                }
+            }
+        }
+        next == Next::Sleep
+    }
+
+    /// Looks where this thread runs, and tells the clients whose lanes it polls if that is elsewhere
+    /// than before. Those of parked lanes are told when it takes them back.
+    pub(super) fn note_processor(&mut self) {
+        let here = processor::current();
+        if here == self.sharing.processor {
+            return;
+        }
+        self.sharing.processor = here;
+        for &index in &self.active {
+            served_lane(&mut self.lanes, index).lane.note_worker(here);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const SWITCH: Duration = Duration::from_micros(2);
+    const SLICE: Duration = Duration::from_millis(3);
+    const PASS: Duration = Duration::from_nanos(100);
+
+    /// A worker's passes, in a time of their own.
+    struct Model {
+        sharing: Sharing,
+        now: Instant,
+        yields: u32,
+    }
+
+    impl Model {
+        fn new() -> Self {
+            let now = Instant::now();
+            let sharing = Sharing::new(now);
+            Self {
+                sharing,
+                now,
+                yields: 0,
+            }
+        }
+
+        /// A pass that finds work.
+        fn works(&mut self) {
+            self.now += PASS;
+            self.sharing.note_work();
+        }
+
+        /// A pass that does not; a yield after it takes so long.
+        fn idles(&mut self, yield_takes: Duration, all: bool) -> Next {
+            self.now += PASS;
+            let next = self.sharing.next(self.now, all);
+            if next == Next::GiveUp {
+                let begin = self.now;
+                self.now += yield_takes;
+                self.sharing.given = Some((begin, self.now));
+                self.yields += 1;
+            }
+            next
+        }
+    }
+
+    #[test]
+    fn a_worker_among_its_clients_yields_after_each_turn() {
+        let mut worker = Model::new();
+        for count in 1..=1000 {
+            worker.works();
+            assert_eq!(worker.idles(SWITCH, true), Next::GiveUp);
+            assert_eq!(worker.yields, count);
+        }
+    }
+
+    #[test]
+    fn one_with_clients_elsewhere_looks_for_those_as_long_as_a_switch_takes() {
+        let mut worker = Model::new();
+        worker.works();
+        assert_eq!(worker.idles(SWITCH, true), Next::GiveUp);
+        worker.works();
+        let begin = worker.now;
+        while worker.idles(SWITCH, false) == Next::Poll {}
+        let looked = worker.now - SWITCH - begin;
+        assert!(looked >= SWITCH && looked < 2 * SWITCH, "{looked:?}");
+    }
+
+    #[test]
+    fn yields_are_rare_when_nobody_wants_the_processor() {
+        const LASTS: Duration = Duration::from_millis(10);
+        let mut worker = Model::new();
+        worker.works();
+        worker.idles(SWITCH, true);
+        worker.works();
+        let begin = worker.now;
+        while worker.now - begin < LASTS {
+            worker.idles(SWITCH / 8, true);
+        }
+        let most = LASTS.as_nanos() / (SWITCH * PAUSE).as_nanos() + 2;
+        assert!(worker.yields > 10 && u128::from(worker.yields) <= most);
+    }
+
+    #[test]
+    fn beside_a_stranger_it_sleeps_and_tries_again_later() {
+        let mut worker = Model::new();
+        worker.works();
+        worker.idles(SWITCH, true);
+        worker.works();
+        assert_eq!(worker.idles(SLICE, true), Next::GiveUp);
+        let begin = worker.now;
+        let mut sleeps = 0;
+        // Each time it is rung, does its work, and has nothing more to do.
+        while worker.idles(SLICE, true) == Next::Sleep {
+            worker.works();
+            sleeps += 1;
+        }
+        assert!(sleeps > 1000, "{sleeps} sleeps");
+        assert!(worker.now - begin > 4 * SLICE);
+        assert_eq!(worker.yields, 3);
+    }
+
+    #[test]
+    fn it_does_not_sleep_while_clients_elsewhere_may_submit() {
+        let mut worker = Model::new();
+        worker.works();
+        worker.idles(SLICE, true);
+        for _ in 0..100 {
+            assert_eq!(worker.idles(SLICE, false), Next::Poll);
+        }
+    }
+}
