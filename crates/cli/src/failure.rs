@@ -101,6 +101,14 @@ impl Failure {
         self
     }
 
+    /// The same failure, and what to do, if it has no exit code of its own.
+    pub(crate) fn explain_failed(mut self, advice: impl fmt::Display) -> Self {
+        if self.code == FAILED {
+            self.text = format!("{}; {advice}", self.text);
+        }
+        self
+    }
+
     /// A failure of another process of this program, whose exit code says more than the text.
     pub(crate) fn of_child(code: Option<i32>, text: impl Into<String>) -> Self {
         let code = code.and_then(|code| u8::try_from(code).ok());

@@ -50,10 +50,13 @@ pub(crate) fn connect(global: &Global) -> Result<Runtime, Failure> {
     connect_with(ConnectOptions::new(), global)
 }
 
+/// Bytes for the buffers of questions and orders: what the client takes for the first of them.
+const SMALL_BYTES: u64 = 8 << 20;
+
 /// Connects for nothing but questions and orders, with as little memory as can be: a daemon that has no
 /// room for more must still be stopped.
 fn connect_small(global: &Global) -> Result<Runtime, Failure> {
-    connect_with(ConnectOptions::new().buffer_bytes(0), global)
+    connect_with(ConnectOptions::new().buffer_bytes(SMALL_BYTES), global)
 }
 
 fn connect_with(options: ConnectOptions, global: &Global) -> Result<Runtime, Failure> {
@@ -76,6 +79,7 @@ struct StopReport {
 
 fn stop(global: &Global) -> Result<(), Failure> {
     let socket = socket_in_use(global);
+    let served_by = process_at(&socket).ok().flatten();
     let process_id = match connect_small(global) {
         Ok(runtime) => {
             match runtime.admin().stop_runtime() {
@@ -88,15 +92,18 @@ fn stop(global: &Global) -> Result<(), Failure> {
             wait_for_the_end(process_id, || !runtime.is_connected())?;
             process_id
         }
-        // A daemon that is stopping welcomes nobody.
-        Err(failure) => match process_at(&socket) {
-            Ok(Some(process)) if failure.is_ending() => {
+        Err(failure) => match served_by {
+            // One that is stopping welcomes nobody, and may have ended since.
+            Some(process) if failure.is_ending() => {
                 let has_ended = || !process_at(&socket).is_ok_and(|now| now == Some(process));
                 let process_id = process.cast_unsigned();
                 wait_for_the_end(process_id, has_ended)?;
                 process_id
             }
-            _ => return Err(explain_absence(failure, &socket)),
+            Some(process) => return Err(failure.explain_failed(format_args!(
+                "where the daemon has no room for a client, `kill {process}` stops it in good order"
+            ))),
+            None => return Err(explain_absence(failure, &socket)),
         },
     };
     if global.json {
