@@ -126,17 +126,6 @@ const _: () = {
     assert!(size_of::<LaneMemory>() == LANE_STRIDE_BYTES);
 };
 
-/// The processor of this thread. The words that hold it order nothing, so the model checker is spared
-/// them.
-#[inline]
-fn here() -> u32 {
-    if cfg!(loom) {
-        processor::UNKNOWN
-    } else {
-        processor::current()
-    }
-}
-
 /// What a worker found at its cursor.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Taken {
@@ -271,7 +260,11 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
     /// Notes where this thread of the client's waits, and gives it.
     #[inline]
     fn note_client(&self) -> u32 {
-        let here = here();
+        if cfg!(loom) {
+            // It orders nothing, so the model checker is spared it.
+            return processor::UNKNOWN;
+        }
+        let here = processor::current();
         let word = &self.waiters.client_processor;
         // Written only where it changes: the worker reads this line after each completion.
         if word.load(Ordering::Relaxed) != here {
