@@ -39,8 +39,7 @@ impl Client {
     ) -> Result<Vec<Block>, Error> {
         let plan = AllocationPlan::for_size(size);
         if plan.count > INLINE_BLOCKS as u64 {
-            let task = self.async_allocate_blocks_for(query, size, owner)?;
-            return Ok(task.wait()?);
+            return Ok(self.async_allocate_blocks_for(query, size, owner).wait()?);
         }
         let arguments = allocate_arguments(size, owner);
         let call = self.call(query, Method::AllocateBlocks, arguments);
@@ -51,40 +50,30 @@ impl Client {
     }
 
     /// As [`Self::allocate_blocks`].
-    ///
-    /// # Errors
-    /// Those of submitting, and [`Status::NoSpace`] for a size that no pool has; the others come
-    /// with the task.
     #[inline]
-    pub fn async_allocate_blocks(
-        &self,
-        query: PoolQuery,
-        size: u64,
-    ) -> Result<Task<Vec<Block>>, TaskError> {
+    pub fn async_allocate_blocks(&self, query: PoolQuery, size: u64) -> Task<Vec<Block>> {
         self.async_allocate_blocks_for(query, size, OwnerTag::NONE)
     }
 
     /// As [`Self::allocate_blocks_for`].
-    ///
-    /// # Errors
-    /// As [`Self::async_allocate_blocks`].
     pub fn async_allocate_blocks_for(
         &self,
         query: PoolQuery,
         size: u64,
         owner: OwnerTag,
-    ) -> Result<Task<Vec<Block>>, TaskError> {
+    ) -> Task<Vec<Block>> {
         let arguments = allocate_arguments(size, owner);
         let call = self.call(query, Method::AllocateBlocks, arguments);
         let plan = AllocationPlan::for_size(size);
         let list = if plan.count > INLINE_BLOCKS as u64 {
-            Some(self.list_buffer(plan, &call)?)
+            match self.list_buffer(plan, &call) {
+                Ok(list) => Some(list),
+                Err(error) => return Task::failed(error),
+            }
         } else {
             None
         };
-        self.runtime()
-            .submit(call, list, finish_allocation)
-            .map_err(|error| error.error.during(describe_allocation(&call)).into())
+        self.runtime().submit(call, list, finish_allocation)
     }
 
     /// A buffer that the list of a plan's blocks fits exactly.
@@ -114,7 +103,7 @@ impl Client {
     /// open for reading only.
     pub fn free_blocks(&self, query: PoolQuery, blocks: &[Block]) -> Result<(), Error> {
         let &[block] = blocks else {
-            return Ok(self.async_free_blocks(query, blocks)?.wait()?);
+            return Ok(self.async_free_blocks(query, blocks).wait()?);
         };
         let call = self.call(query, Method::FreeBlocks, free_arguments(1, Some(block)));
         match self.runtime().call(&call) {
@@ -124,14 +113,7 @@ impl Client {
     }
 
     /// As [`Self::free_blocks`].
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
-    pub fn async_free_blocks(
-        &self,
-        query: PoolQuery,
-        blocks: &[Block],
-    ) -> Result<Task<()>, TaskError> {
+    pub fn async_free_blocks(&self, query: PoolQuery, blocks: &[Block]) -> Task<()> {
         let single = match blocks {
             &[block] => Some(block),
             _ => None,
@@ -139,10 +121,13 @@ impl Client {
         let arguments = free_arguments(blocks.len() as u64, single);
         let call = self.call(query, Method::FreeBlocks, arguments);
         let list = if blocks.len() > 1 {
-            let mut list = self
+            let allocated = self
                 .runtime()
-                .allocate_buffer(blocks.len() * BLOCK_WIRE_BYTES)
-                .map_err(|error| error.during(describe_free(&call)))?;
+                .allocate_buffer(blocks.len() * BLOCK_WIRE_BYTES);
+            let mut list = match allocated {
+                Ok(list) => list,
+                Err(error) => return Task::failed(error.during(describe_free(&call))),
+            };
             for (bytes, block) in list.chunks_exact_mut(BLOCK_WIRE_BYTES).zip(blocks) {
                 bytes.copy_from_slice(&block.to_bytes());
             }
@@ -155,7 +140,6 @@ impl Client {
                 Ok(_) => Ok(()),
                 Err(error) => Err(error.during(describe_free(finished.call())).into()),
             })
-            .map_err(|error| error.error.during(describe_free(&call)).into())
     }
 }
 

@@ -15,8 +15,8 @@ use crate::options::CreateOptions;
 /// The client of one block-device pool.
 ///
 /// Blocking methods wait until their task has ended, spinning for a bounded time and then
-/// sleeping. Their `async_` twins do not wait, save for a free place when the calling thread has
-/// as many tasks in flight as a lane holds. Every method can be called from any number of threads
+/// sleeping. Their `async_` twins do not wait, and give a [`Task`]; whatever fails is the task's
+/// result, together with the buffer that went along. Every method can be called from any number of threads
 /// at once; each thread has a lane of its own.
 ///
 /// Errors, besides what each method says: [`Status::PoolNotFound`],
@@ -91,9 +91,7 @@ impl Client {
     ) -> Result<PoolInfo, Error> {
         let describe = |error: Error| error.during(format_args!("creating the pool \"{name}\""));
         let task = self.async_create(query, name, options);
-        let info = task
-            .and_then(Task::wait)
-            .map_err(|error| describe(error.error))?;
+        let info = task.wait().map_err(|error| describe(error.error))?;
         if self.pool_id().is_null() {
             self.pool.store(to_word(info.id), Ordering::Relaxed);
         }
@@ -102,18 +100,19 @@ impl Client {
 
     /// As [`Self::create`]. A client that was made with [`PoolId::NULL`] keeps it: make another
     /// with the id that the task gives.
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
     pub fn async_create(
         &self,
         query: PoolQuery,
         name: &str,
         options: &CreateOptions,
-    ) -> Result<Task<PoolInfo>, TaskError> {
-        let params = codec::encode(options.params()).map_err(|error| {
-            Error::new(Status::InvalidArgument, "creating a pool").with_detail(error)
-        })?;
+    ) -> Task<PoolInfo> {
+        let params = match codec::encode(options.params()) {
+            Ok(params) => params,
+            Err(error) => {
+                let refused = Error::new(Status::InvalidArgument, "creating a pool");
+                return Task::failed(refused.with_detail(error));
+            }
+        };
         let request = GetOrCreatePool {
             module: MODULE_NAME.to_owned(),
             name: name.to_owned(),
@@ -131,17 +130,16 @@ impl Client {
     /// # Errors
     /// See [`Client`].
     pub fn get_stats(&self) -> Result<Stats, Error> {
-        Ok(self.async_get_stats()?.wait()?)
+        Ok(self.async_get_stats().wait()?)
     }
 
     /// As [`Self::get_stats`].
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
-    pub fn async_get_stats(&self) -> Result<Task<Stats>, TaskError> {
+    pub fn async_get_stats(&self) -> Task<Stats> {
         let call = self.call(PoolQuery::Local, Method::GetStats, [0; 3]);
-        let buffer = self.runtime.allocate_buffer(STATS_BUFFER_BYTES as usize)?;
-        self.runtime.submit(call, Some(buffer), finish_stats)
+        match self.runtime.allocate_buffer(STATS_BUFFER_BYTES as usize) {
+            Ok(buffer) => self.runtime.submit(call, Some(buffer), finish_stats),
+            Err(error) => Task::failed(error.during(describe_stats(&call))),
+        }
     }
 
     /// Makes all that completed before it durable: data, allocations and frees. Blocks until it is.
@@ -166,17 +164,13 @@ impl Client {
 
     /// As [`Self::flush`]. What counts is what completed before this was called: wait for a write
     /// first if the flush is to cover it.
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
-    pub fn async_flush(&self, query: PoolQuery) -> Result<Task<()>, TaskError> {
+    pub fn async_flush(&self, query: PoolQuery) -> Task<()> {
         let call = self.call(query, Method::Flush, [0; 3]);
         self.runtime
             .submit(call, None, |finished| match finished.values() {
                 Ok(_) => Ok(()),
                 Err(error) => Err(error.during(describe_flush(finished.call())).into()),
             })
-            .map_err(|error| error.error.during(describe_flush(&call)).into())
     }
 
     #[inline]
@@ -191,17 +185,21 @@ impl Client {
 }
 
 fn finish_stats(finished: Finished<'_>) -> Result<Stats, TaskError> {
-    let operation = format!("statistics of pool {}", finished.call().pool);
+    let describe = || describe_stats(finished.call());
     let values = finished
         .values()
-        .map_err(|error| error.during(&operation))?;
+        .map_err(|error| error.during(describe()))?;
     let bytes = usize::try_from(values[0])
         .ok()
         .and_then(|len| finished.buffer()?.get(..len))
         .unwrap_or_default();
     let stats = codec::decode(bytes);
     Ok(stats
-        .map_err(|error| Error::new(Status::ProtocolViolation, operation).with_detail(error))?)
+        .map_err(|error| Error::new(Status::ProtocolViolation, describe()).with_detail(error))?)
+}
+
+fn describe_stats(call: &Call) -> String {
+    format!("statistics of pool {}", call.pool)
 }
 
 fn describe_flush(call: &Call) -> String {

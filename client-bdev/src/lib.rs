@@ -14,7 +14,7 @@
 //! let read: u64 = bdev.read(PoolQuery::Local, &blocks[0], &mut buffer)?;
 //! let stats = bdev.get_stats()?;
 //!
-//! let task = bdev.async_write(PoolQuery::Local, &blocks[0], buffer)?;
+//! let task = bdev.async_write(PoolQuery::Local, &blocks[0], buffer);
 //! let (written, buffer) = task.wait()?;
 //! bdev.free_blocks(PoolQuery::Local, &blocks)?;
 //! # Ok(())

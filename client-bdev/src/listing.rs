@@ -67,18 +67,11 @@ impl Client {
     /// # Errors
     /// See [`Client`]; [`Status::OutOfMemory`] if there is no room for the buffer.
     pub fn list_blocks(&self, query: PoolQuery, from: PageCursor) -> Result<BlockPage, Error> {
-        Ok(self.async_list_blocks(query, from)?.wait()?)
+        Ok(self.async_list_blocks(query, from).wait()?)
     }
 
     /// As [`Self::list_blocks`].
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
-    pub fn async_list_blocks(
-        &self,
-        query: PoolQuery,
-        from: PageCursor,
-    ) -> Result<Task<BlockPage>, TaskError> {
+    pub fn async_list_blocks(&self, query: PoolQuery, from: PageCursor) -> Task<BlockPage> {
         let call = self.call(query, Method::ListBlocks, listing_arguments(from.0));
         self.submit_page(call, LISTING_BUFFER_BYTES, finish_listing)
     }
@@ -95,30 +88,46 @@ impl Client {
         }
     }
 
+    /// All of [`Self::all_blocks`], at once.
+    pub fn async_all_blocks(&self, query: PoolQuery) -> Task<Vec<OwnedBlock>> {
+        let client = self.clone();
+        Task::of_steps(async move {
+            let mut blocks = Vec::new();
+            let mut next = Some(PageCursor::START);
+            while let Some(from) = next {
+                let page = client.async_list_blocks(query, from).await?;
+                blocks.extend(page.blocks);
+                next = page.next;
+            }
+            Ok(blocks)
+        })
+    }
+
     /// The state of every megabyte of the pool, from all pages. Blocks until they are there.
     ///
     /// # Errors
     /// As [`Self::list_blocks`].
     pub fn map(&self, query: PoolQuery) -> Result<Vec<MegabyteState>, Error> {
-        let mut states = Vec::new();
-        let mut next = Some(PageCursor::START);
-        while let Some(from) = next {
-            let page = self.async_map_page(query, from)?.wait()?;
-            states.extend(page.states);
-            next = page.next;
-        }
-        Ok(states)
+        Ok(self.async_map(query).wait()?)
+    }
+
+    /// As [`Self::map`].
+    pub fn async_map(&self, query: PoolQuery) -> Task<Vec<MegabyteState>> {
+        let client = self.clone();
+        Task::of_steps(async move {
+            let mut states = Vec::new();
+            let mut next = Some(PageCursor::START);
+            while let Some(from) = next {
+                let page = client.async_map_page(query, from).await?;
+                states.extend(page.states);
+                next = page.next;
+            }
+            Ok(states)
+        })
     }
 
     /// A page of [`Self::map`], from a place in the pool on. Does not block.
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
-    pub fn async_map_page(
-        &self,
-        query: PoolQuery,
-        from: PageCursor,
-    ) -> Result<Task<MapPage>, TaskError> {
+    pub fn async_map_page(&self, query: PoolQuery, from: PageCursor) -> Task<MapPage> {
         let call = self.call(query, Method::GetMap, map_arguments(from.0));
         self.submit_page(call, MAP_BUFFER_BYTES, finish_map)
     }
@@ -128,14 +137,11 @@ impl Client {
         call: Call,
         buffer_bytes: usize,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
-    ) -> Result<Task<T>, TaskError> {
-        let buffer = self
-            .runtime()
-            .allocate_buffer(buffer_bytes)
-            .map_err(|error| error.during(describe(&call)))?;
-        self.runtime()
-            .submit(call, Some(buffer), finish)
-            .map_err(|error| error.error.during(describe(&call)).into())
+    ) -> Task<T> {
+        match self.runtime().allocate_buffer(buffer_bytes) {
+            Ok(buffer) => self.runtime().submit(call, Some(buffer), finish),
+            Err(error) => Task::failed(error.during(describe(&call))),
+        }
     }
 }
 

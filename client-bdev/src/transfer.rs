@@ -55,24 +55,17 @@ impl Client {
     }
 
     /// As [`Self::write`]. The buffer goes along and comes back with the result.
-    ///
-    /// # Errors
-    /// Those of submitting, and [`Status::BeyondBlock`], with the buffer; the others come with
-    /// the task, also with the buffer.
     #[inline]
     pub fn async_write(
         &self,
         query: PoolQuery,
         block: &Block,
         buffer: Buffer,
-    ) -> Result<Task<(u64, Buffer)>, TaskError> {
+    ) -> Task<(u64, Buffer)> {
         self.async_write_at(query, block, 0, buffer)
     }
 
     /// As [`Self::write_at`] and [`Self::async_write`].
-    ///
-    /// # Errors
-    /// As [`Self::async_write`].
     #[inline]
     pub fn async_write_at(
         &self,
@@ -80,7 +73,7 @@ impl Client {
         block: &Block,
         offset_in_block: u64,
         buffer: Buffer,
-    ) -> Result<Task<(u64, Buffer)>, TaskError> {
+    ) -> Task<(u64, Buffer)> {
         self.async_transfer(query, Method::Write, block, offset_in_block, buffer)
     }
 
@@ -121,23 +114,17 @@ impl Client {
     }
 
     /// As [`Self::read`]. The buffer goes along and comes back with the result.
-    ///
-    /// # Errors
-    /// As [`Self::async_write`].
     #[inline]
     pub fn async_read(
         &self,
         query: PoolQuery,
         block: &Block,
         buffer: Buffer,
-    ) -> Result<Task<(u64, Buffer)>, TaskError> {
+    ) -> Task<(u64, Buffer)> {
         self.async_read_at(query, block, 0, buffer)
     }
 
     /// As [`Self::read_at`] and [`Self::async_read`].
-    ///
-    /// # Errors
-    /// As [`Self::async_write`].
     #[inline]
     pub fn async_read_at(
         &self,
@@ -145,7 +132,7 @@ impl Client {
         block: &Block,
         offset_in_block: u64,
         buffer: Buffer,
-    ) -> Result<Task<(u64, Buffer)>, TaskError> {
+    ) -> Task<(u64, Buffer)> {
         self.async_transfer(query, Method::Read, block, offset_in_block, buffer)
     }
 
@@ -254,10 +241,10 @@ impl Client {
         block: &Block,
         offset_in_block: u64,
         buffer: Buffer,
-    ) -> Result<Task<(u64, Buffer)>, TaskError> {
+    ) -> Task<(u64, Buffer)> {
         match self.transfer(query, method, block, offset_in_block, buffer.len()) {
             Ok(call) => self.runtime().submit(call, Some(buffer), finish_transfer),
-            Err(error) => Err(TaskError::new(error, Some(buffer))),
+            Err(error) => Task::failed(TaskError::new(error, Some(buffer))),
         }
     }
 

@@ -114,12 +114,12 @@ fn flushes_listings_and_maps_can_be_awaited() {
     tokio
         .block_on(async {
             let owner = OwnerTag(3);
-            let blocks = bdev.async_allocate_blocks_for(LOCAL, 1, owner)?.await?;
-            bdev.async_flush(LOCAL)?.await?;
-            let page = bdev.async_list_blocks(LOCAL, PageCursor::START)?.await?;
+            let blocks = bdev.async_allocate_blocks_for(LOCAL, 1, owner).await?;
+            bdev.async_flush(LOCAL).await?;
+            let page = bdev.async_list_blocks(LOCAL, PageCursor::START).await?;
             let block = blocks[0];
             assert_eq!(page.blocks, [OwnedBlock { block, owner }]);
-            let page = bdev.async_map_page(LOCAL, PageCursor::START)?.await?;
+            let page = bdev.async_map_page(LOCAL, PageCursor::START).await?;
             assert_eq!(page.states[0], MegabyteState::Split);
             assert_eq!(page.next.map(PageCursor::megabyte), Some(3));
             Ok::<_, TaskError>(())

@@ -48,7 +48,7 @@ fn what_is_written_is_read() -> Result<(), Box<dyn std::error::Error>> {
     assert_eq!(stats.metrics, PerfMetrics::default());
     assert_eq!((stats.remaining_size, stats.total_size), (7 * MIB, 8 * MIB));
 
-    let task = bdev.async_write(PoolQuery::Local, &blocks[0], buffer)?;
+    let task = bdev.async_write(PoolQuery::Local, &blocks[0], buffer);
     let (written, buffer) = task.wait()?;
     assert_eq!((written, buffer.len()), (4096, 4096));
     bdev.free_blocks(PoolQuery::Local, &blocks)?;
@@ -67,23 +67,23 @@ fn everything_can_be_awaited() {
         .block_on(async {
             let bdev = Client::new(&runtime, PoolId::new(8001, 0));
             let options = CreateOptions::ram(16 * MIB);
-            bdev.async_create(PoolQuery::Dynamic, "memory", &options)?
+            bdev.async_create(PoolQuery::Dynamic, "memory", &options)
                 .await?;
             let blocks = bdev
-                .async_allocate_blocks(PoolQuery::Local, 10 * MIB)?
+                .async_allocate_blocks(PoolQuery::Local, 10 * MIB)
                 .await?;
             assert_eq!(blocks.len(), 10);
             let mut buffer = runtime.allocate_buffer(4096)?;
             for (number, block) in (1..).zip(&blocks) {
                 buffer.fill(number);
-                (_, buffer) = bdev.async_write(PoolQuery::Local, block, buffer)?.await?;
+                (_, buffer) = bdev.async_write(PoolQuery::Local, block, buffer).await?;
                 (_, buffer) = bdev
-                    .async_read_at(PoolQuery::Local, block, 1, buffer)?
+                    .async_read_at(PoolQuery::Local, block, 1, buffer)
                     .await?;
                 assert_eq!(buffer[..], [&[number; 4095][..], &[0]].concat());
             }
-            bdev.async_free_blocks(PoolQuery::Local, &blocks)?.await?;
-            assert_eq!(bdev.async_get_stats()?.await?.remaining_size, 16 * MIB);
+            bdev.async_free_blocks(PoolQuery::Local, &blocks).await?;
+            assert_eq!(bdev.async_get_stats().await?.remaining_size, 16 * MIB);
             Ok::<_, chimaera_bdev_client::TaskError>(())
         })
         .expect("works");
@@ -231,6 +231,7 @@ fn what_cannot_succeed_is_refused_before_it_is_sent() {
     assert_eq!(error.status(), Status::WrongSize);
     let error = bdev
         .async_write(PoolQuery::Local, &block, buffer)
+        .wait()
         .expect_err("too long");
     assert_eq!(error.status(), Status::BeyondBlock);
     assert_eq!(error.into_buffer().expect("comes back").len(), 4097);
@@ -267,9 +268,7 @@ fn errors_of_the_pool_tell_themselves_apart_and_keep_the_buffer() {
         .expect_err("twice");
     assert_eq!(error.status(), Status::DoubleFree);
     let buffer = runtime.allocate_buffer(10).expect("buffer");
-    let task = bdev
-        .async_write(PoolQuery::Local, &blocks[0], buffer)
-        .expect("submits");
+    let task = bdev.async_write(PoolQuery::Local, &blocks[0], buffer);
     let error = task.wait().expect_err("not allocated");
     assert_eq!(error.status(), Status::NotAllocated);
     assert_eq!(error.into_buffer().expect("comes back").len(), 10);

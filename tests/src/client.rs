@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 
 use chimaera_bdev_client::{
-    Block, BlockType, Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status, Task,
+    Block, BlockType, Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status,
 };
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::{Faulty, Pattern, descriptors, limit_descriptors, show_blocks, until};
@@ -128,9 +128,7 @@ impl Blocks<'_> {
             .map(|block| {
                 let mut buffer = self.buffer(block.size as usize);
                 pattern.fill(block.offset, &mut buffer);
-                self.client
-                    .async_write(QUERY, block, buffer)
-                    .expect("a write is taken")
+                self.client.async_write(QUERY, block, buffer)
             })
             .collect();
         for (block, write) in blocks.iter().zip(writes) {
@@ -187,12 +185,7 @@ fn storm(pool: &str) {
         .map(|_| client.allocate_blocks(QUERY, BlockType::Kib64.size()))
         .map(|blocks| blocks.expect("an allocation")[0])
         .collect();
-    let submit = |block: &Block, buffer| {
-        let task: Task<_> = client
-            .async_write(QUERY, block, buffer)
-            .expect("a write is taken");
-        task
-    };
+    let submit = |block: &Block, buffer| client.async_write(QUERY, block, buffer);
     let mut tasks: VecDeque<_> = blocks
         .iter()
         .map(|block| {
@@ -214,9 +207,7 @@ fn hold(pool: u32, count: u32) {
     let _tasks: Vec<_> = (0..count)
         .map(|_| {
             let buffer = runtime.allocate_buffer(64 << 10).expect("a buffer");
-            faulty
-                .start(Method::Hold, Some(buffer))
-                .expect("a request is taken")
+            faulty.start(Method::Hold, Some(buffer))
         })
         .collect();
     say("holding");
@@ -344,13 +335,15 @@ fn write_until_refused(pool: &str) {
     say("writing");
     let round = || -> Result<(), Error> {
         let tasks: Vec<_> = (0..16)
-            .map(|_| client.async_write(QUERY, &blocks[0], runtime.allocate_buffer(4096)?))
-            .map(|task| task.map_err(Error::from))
+            .map(|_| {
+                let buffer = runtime.allocate_buffer(4096)?;
+                Ok(client.async_write(QUERY, &blocks[0], buffer))
+            })
             .collect();
         // All of them end, whatever the first came to.
         let ended = tasks
             .into_iter()
-            .map(|task| task?.wait().map(drop).map_err(Error::from));
+            .map(|task: Result<_, Error>| task?.wait().map(drop).map_err(Error::from));
         ended.fold(Ok(()), Result::and)?;
         client.get_stats().map(drop)
     };

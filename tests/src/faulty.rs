@@ -64,14 +64,7 @@ impl Faulty {
     }
 
     /// Has the module do this, without waiting.
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
-    pub fn start(
-        &self,
-        method: Method,
-        buffer: Option<Buffer>,
-    ) -> Result<Task<(Values, Option<Buffer>)>, TaskError> {
+    pub fn start(&self, method: Method, buffer: Option<Buffer>) -> Task<(Values, Option<Buffer>)> {
         self.runtime
             .submit(self.call_of(method), buffer, |mut finished| {
                 let buffer = finished.take_buffer();

@@ -142,7 +142,7 @@ impl Held {
         let tasks = targets.iter().map(|block| {
             let mut buffer = runtime.allocate_buffer(BLOCK_BYTES).expect("a buffer");
             pattern.fill(block.offset, &mut buffer);
-            client.async_write(QUERY, block, buffer).expect("taken")
+            client.async_write(QUERY, block, buffer)
         });
         let tasks = tasks.collect();
         let block = allocate();
@@ -226,7 +226,7 @@ impl Held {
         );
         self.buffer.fill(0xCD);
         let refused = self.client.async_write(QUERY, &self.block, self.buffer);
-        let refused = refused.expect_err("it is done for another process");
+        let refused = refused.wait().expect_err("it is done for another process");
         let buffer = refused.buffer.expect("it comes back");
         assert!(buffer.iter().all(|&byte| byte == 0xCD));
         drop(buffer);
@@ -279,7 +279,7 @@ fn work(pool: &str) {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     let buffer = held.runtime.allocate_buffer(4096).expect("a buffer");
-                    drop(held.runtime.admin().async_ping().expect("taken"));
+                    drop(held.runtime.admin().async_ping());
                     thread::scope(|scope| {
                         scope.spawn(|| held.runtime.admin().ping().expect("an answer"));
                     });

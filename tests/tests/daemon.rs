@@ -86,7 +86,7 @@ fn a_second_signal_ends_a_daemon_that_waits_for_a_module() {
     let mut daemon = Daemon::start();
     let runtime = daemon.connect();
     let faulty = Faulty::created(&runtime, 0);
-    let mut held = faulty.start(Method::Hold, None).expect("taken");
+    let mut held = faulty.start(Method::Hold, None);
     until("the request is held", || {
         faulty.about_held(Method::CountHeld, faulty.pool_id()) == 1
     });
@@ -169,7 +169,7 @@ fn whoever_waits_when_the_daemon_is_killed_learns_that_the_connection_is_lost() 
     let key = Faulty::created(&runtime, 1);
     let start = |holder: &Faulty, runtime: &Runtime| {
         let buffer = runtime.allocate_buffer(4096).expect("a buffer");
-        holder.start(Method::Hold, Some(buffer)).expect("taken")
+        holder.start(Method::Hold, Some(buffer))
     };
     type Wait = Box<dyn FnOnce(Faulty, Runtime) + Send>;
     let ways: Vec<(&str, u64, Wait)> = vec![
@@ -205,7 +205,7 @@ fn whoever_waits_when_the_daemon_is_killed_learns_that_the_connection_is_lost() 
             64,
             Box::new(move |holder, runtime| {
                 let tasks: Vec<_> = (0..64).map(|_| start(&holder, &runtime)).collect();
-                assert_lost(holder.start(Method::Complete, None));
+                assert_lost(holder.start(Method::Complete, None).wait());
                 tasks.into_iter().for_each(|task| assert_lost(task.wait()));
             }),
         ),

@@ -4,7 +4,7 @@
 //! Damaged metadata (`CorruptedMetadata`) is not here: no pool keeps metadata on its device yet,
 //! so nothing can be damaged.
 
-use chimaera_bdev_client::{Block, BlockType, Client, PoolQuery, Runtime, Status, Task};
+use chimaera_bdev_client::{Block, BlockType, Client, PoolQuery, Runtime, Status};
 use chimaera_client::Call;
 use chimaera_proto::bdev::{Method, TransferArguments};
 use chimaera_tests::{Daemon, assert_refused, client, disk_folder, memory, remaining, text};
@@ -28,7 +28,7 @@ fn an_allocation_without_space_takes_nothing() {
             &["not enough free space", "8000.0"],
         );
         assert_eq!(remaining(&pool), free, "{size}");
-        let result = pool.async_allocate_blocks(QUERY, size).and_then(Task::wait);
+        let result = pool.async_allocate_blocks(QUERY, size).wait();
         assert_refused(result, Status::NoSpace, &[]);
         assert_eq!(remaining(&pool), free, "{size}");
     }
@@ -146,7 +146,10 @@ fn a_transfer_beyond_its_block_moves_nothing() {
     let across = pool.write_blocks(QUERY, &blocks[..1], &buffer);
     assert_refused(across, Status::BeyondBlock, &["4096 bytes together"]);
     // The buffer of a refused task comes back.
-    let refused = pool.async_write(QUERY, block, buffer).expect_err("refused");
+    let refused = pool
+        .async_write(QUERY, block, buffer)
+        .wait()
+        .expect_err("refused");
     assert_eq!(refused.status(), Status::BeyondBlock);
     let mut buffer = refused.buffer.expect("the buffer comes back");
     assert_eq!(buffer.len(), 8192);

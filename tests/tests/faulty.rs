@@ -97,17 +97,15 @@ fn each_task_that_a_module_mistreats_ends_with_a_status_and_no_other_does() {
         (Method::Drop, Status::Aborted),
     ];
     for (method, status) in cases {
-        let failing = || faulty.start(method, None).expect("a task is taken");
+        let failing = || faulty.start(method, None);
         assert_status(failing().wait(), status);
         assert_status(faulty.call(method), status);
         // In the midst of others, which all end well.
         let tasks: Vec<_> = (0..200)
             .map(|index| match index % 4 {
                 0 => failing(),
-                1 => faulty
-                    .start(Method::CompleteElsewhere, None)
-                    .expect("taken"),
-                _ => faulty.start(Method::Complete, None).expect("taken"),
+                1 => faulty.start(Method::CompleteElsewhere, None),
+                _ => faulty.start(Method::Complete, None),
             })
             .collect();
         for (index, task) in tasks.into_iter().enumerate() {
@@ -137,7 +135,7 @@ fn buffers_come_back_with_tasks_that_failed() {
     let mut buffer = runtime.allocate_buffer(4096).expect("a buffer");
     buffer.fill(0x77);
     for method in [Method::Panic, Method::Drop, Method::PanicElsewhere] {
-        let task = faulty.start(method, Some(buffer)).expect("taken");
+        let task = faulty.start(method, Some(buffer));
         let refused = task.wait().expect_err("as asked");
         buffer = refused.buffer.expect("the buffer comes back");
         assert!(buffer.iter().all(|&byte| byte == 0x77));
@@ -222,16 +220,13 @@ fn destroying_a_pool_waits_for_the_requests_that_its_module_holds() {
     let held: Vec<_> = (0..5)
         .map(|_| {
             let buffer = runtime.allocate_buffer(4096).expect("a buffer");
-            holder.start(Method::Hold, Some(buffer)).expect("taken")
+            holder.start(Method::Hold, Some(buffer))
         })
         .collect();
     until("the requests are held", || {
         key.about_held(Method::CountHeld, holder.pool_id()) == 5
     });
-    let mut destruction = runtime
-        .admin()
-        .async_destroy_pool(holder.pool_id())
-        .expect("is asked for");
+    let mut destruction = runtime.admin().async_destroy_pool(holder.pool_id());
     // Once new tasks are refused, the pool waits for the old ones.
     until("new tasks are refused", || {
         holder.call(Method::Complete).is_err()
@@ -321,7 +316,7 @@ fn stopping_a_daemon_waits_for_held_requests_and_gives_them_their_results() {
     // Destroyed last, as the pool with the highest id: it can still be asked when the daemon
     // waits for the one before.
     let key = Faulty::created(&runtime, 2);
-    let held = holder.start(Method::Hold, None).expect("taken");
+    let held = holder.start(Method::Hold, None);
     until("the request is held", || {
         key.about_held(Method::CountHeld, holder.pool_id()) == 1
     });

@@ -64,7 +64,6 @@ fn a_daemon_and_its_clients_that_wait_use_no_processor() {
     let mut held: Vec<_> = clients
         .iter()
         .map(|client| Faulty::new(client, 0).start(Method::Hold, None))
-        .map(|task| task.expect("taken"))
         .collect();
     let mut process = ClientProcess::start(&daemon.socket(), &["wait", "0"]);
     process.expect("waiting");

@@ -235,11 +235,10 @@ fn a_pool_is_destroyed_after_its_writes_in_flight_and_they_are_on_the_file() {
             .map(|block| {
                 let mut buffer = runtime.allocate_buffer(1 << 16).expect("a buffer");
                 pattern.fill(block.offset, &mut buffer);
-                pool.async_write(QUERY, block, buffer).expect("taken")
+                pool.async_write(QUERY, block, buffer)
             })
             .collect();
-        let destroyed = runtime.admin().async_destroy_pool(pool.pool_id());
-        let mut destroyed = destroyed.expect("is asked for");
+        let mut destroyed = runtime.admin().async_destroy_pool(pool.pool_id());
         destroyed
             .wait_timeout(PATIENCE)
             .expect("it does not hang")

@@ -23,7 +23,7 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Curve>> {
             best(|| bench.partner.ring_rate(depth as u64, bench.window()))
         })?,
         over_depth("empty task", |depth| {
-            best(|| task_rate(depth, bench.window(), |_| Ok(echo.async_echo(7)?)))
+            best(|| task_rate(depth, bench.window(), |_| Ok(echo.async_echo(7))))
         })?,
     ];
     let small = ram::pool_of(bench, SIZES[0])?;

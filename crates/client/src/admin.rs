@@ -9,6 +9,7 @@ use chimaera_proto::{PoolId, PoolQuery, Status, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::buffer::Buffer;
 use crate::call::{Call, Finished};
 use crate::error::{Error, TaskError};
 use crate::runtime::Runtime;
@@ -42,18 +43,15 @@ impl AdminClient {
         query: PoolQuery,
         request: &GetOrCreatePool,
     ) -> Result<PoolInfo, Error> {
-        Ok(self.async_get_or_create_pool(query, request)?.wait()?)
+        Ok(self.async_get_or_create_pool(query, request).wait()?)
     }
 
     /// As [`Self::get_or_create_pool`].
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
     pub fn async_get_or_create_pool(
         &self,
         query: PoolQuery,
         request: &GetOrCreatePool,
-    ) -> Result<Task<PoolInfo>, TaskError> {
+    ) -> Task<PoolInfo> {
         self.submit(Method::GetOrCreatePool, query, request, finish)
     }
 
@@ -66,14 +64,11 @@ impl AdminClient {
     /// pool from being flushed, as [`Status::IoError`]: what completed last may be lost then, and
     /// the pool has ended all the same.
     pub fn destroy_pool(&self, id: PoolId) -> Result<(), Error> {
-        Ok(self.async_destroy_pool(id)?.wait()?)
+        Ok(self.async_destroy_pool(id).wait()?)
     }
 
     /// As [`Self::destroy_pool`].
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
-    pub fn async_destroy_pool(&self, id: PoolId) -> Result<Task<()>, TaskError> {
+    pub fn async_destroy_pool(&self, id: PoolId) -> Task<()> {
         let request = DestroyPool { id };
         self.submit(Method::DestroyPool, PoolQuery::Local, &request, finish)
     }
@@ -83,26 +78,29 @@ impl AdminClient {
     /// # Errors
     /// See [`AdminClient`].
     pub fn list_pools(&self) -> Result<Vec<PoolInfo>, Error> {
-        let mut pools: Vec<PoolInfo> = Vec::new();
-        loop {
-            let page = self
-                .async_list_pools(pools.last().map(|pool| pool.id))?
-                .wait()?;
-            let advances =
-                page.pools.first().map(|pool| pool.id) > pools.last().map(|pool| pool.id);
-            pools.extend(page.pools);
-            // A page that does not advance would be asked for again and again.
-            if !page.more || !advances {
-                return Ok(pools);
+        Ok(self.async_list_pools().wait()?)
+    }
+
+    /// As [`Self::list_pools`].
+    pub fn async_list_pools(&self) -> Task<Vec<PoolInfo>> {
+        let admin = self.clone();
+        Task::of_steps(async move {
+            let mut pools: Vec<PoolInfo> = Vec::new();
+            loop {
+                let last = pools.last().map(|pool| pool.id);
+                let page = admin.async_pool_page(last).await?;
+                let advances = page.pools.first().map(|pool| pool.id) > last;
+                pools.extend(page.pools);
+                // A page that does not advance would be asked for again and again.
+                if !page.more || !advances {
+                    return Ok(pools);
+                }
             }
-        }
+        })
     }
 
     /// A page of the pools whose id is above `after`.
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
-    pub fn async_list_pools(&self, after: Option<PoolId>) -> Result<Task<PoolList>, TaskError> {
+    pub fn async_pool_page(&self, after: Option<PoolId>) -> Task<PoolList> {
         let request = ListPools { after };
         self.submit(Method::ListPools, PoolQuery::Local, &request, finish)
     }
@@ -112,14 +110,11 @@ impl AdminClient {
     /// # Errors
     /// [`Status::PoolNotFound`].
     pub fn find_pool(&self, name: &str) -> Result<PoolInfo, Error> {
-        Ok(self.async_find_pool(name)?.wait()?)
+        Ok(self.async_find_pool(name).wait()?)
     }
 
     /// As [`Self::find_pool`].
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
-    pub fn async_find_pool(&self, name: &str) -> Result<Task<PoolInfo>, TaskError> {
+    pub fn async_find_pool(&self, name: &str) -> Task<PoolInfo> {
         let request = FindPool {
             name: name.to_owned(),
         };
@@ -132,14 +127,11 @@ impl AdminClient {
     /// # Errors
     /// [`Status::PoolNotFound`], [`Status::IoError`].
     pub fn flush(&self, pool: Option<PoolId>) -> Result<(), Error> {
-        Ok(self.async_flush(pool)?.wait()?)
+        Ok(self.async_flush(pool).wait()?)
     }
 
     /// As [`Self::flush`].
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
-    pub fn async_flush(&self, pool: Option<PoolId>) -> Result<Task<()>, TaskError> {
+    pub fn async_flush(&self, pool: Option<PoolId>) -> Task<()> {
         let request = FlushPools { id: pool };
         self.submit(Method::FlushPools, PoolQuery::Local, &request, finish)
     }
@@ -150,14 +142,11 @@ impl AdminClient {
     /// Whatever kept a pool from being flushed, as [`Status::IoError`]: what completed last may be
     /// lost then, and the runtime ends all the same.
     pub fn stop_runtime(&self) -> Result<(), Error> {
-        Ok(self.async_stop_runtime()?.wait()?)
+        Ok(self.async_stop_runtime().wait()?)
     }
 
     /// As [`Self::stop_runtime`].
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
-    pub fn async_stop_runtime(&self) -> Result<Task<()>, TaskError> {
+    pub fn async_stop_runtime(&self) -> Task<()> {
         self.submit(Method::StopRuntime, PoolQuery::Local, &(), finish)
     }
 
@@ -166,14 +155,11 @@ impl AdminClient {
     /// # Errors
     /// See [`AdminClient`].
     pub fn status(&self) -> Result<RuntimeStatus, Error> {
-        Ok(self.async_status()?.wait()?)
+        Ok(self.async_status().wait()?)
     }
 
     /// As [`Self::status`].
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
-    pub fn async_status(&self) -> Result<Task<RuntimeStatus>, TaskError> {
+    pub fn async_status(&self) -> Task<RuntimeStatus> {
         self.submit(Method::GetStatus, PoolQuery::Local, &(), finish)
     }
 
@@ -190,10 +176,7 @@ impl AdminClient {
     }
 
     /// As [`Self::ping`].
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
-    pub fn async_ping(&self) -> Result<Task<()>, TaskError> {
+    pub fn async_ping(&self) -> Task<()> {
         self.runtime
             .submit(PING, None, |finished| match finished.values() {
                 Ok(_) => Ok(()),
@@ -207,14 +190,24 @@ impl AdminClient {
         query: PoolQuery,
         request: &impl Serialize,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
-    ) -> Result<Task<T>, TaskError> {
-        let operation = describe(method);
-        let bytes = codec::encode(request)
-            .map_err(|error| Error::new(Status::InvalidArgument, operation).with_detail(error))?;
-        let mut buffer = self
-            .runtime
-            .allocate_buffer(ADMIN_BUFFER_BYTES as usize)
-            .map_err(|error| error.during(operation))?;
+    ) -> Task<T> {
+        match self.request(method, query, request) {
+            Ok((call, buffer)) => self.runtime.submit(call, Some(buffer), finish),
+            Err(error) => Task::failed(error.during(describe(method))),
+        }
+    }
+
+    /// The call of a method, and its buffer with the request.
+    fn request(
+        &self,
+        method: Method,
+        query: PoolQuery,
+        request: &impl Serialize,
+    ) -> Result<(Call, Buffer), Error> {
+        let bytes = codec::encode(request).map_err(|error| {
+            Error::new(Status::InvalidArgument, describe(method)).with_detail(error)
+        })?;
+        let mut buffer = self.runtime.allocate_buffer(ADMIN_BUFFER_BYTES as usize)?;
         buffer[..bytes.len()].copy_from_slice(&bytes);
         let call = Call {
             pool: PoolId::ADMIN,
@@ -222,8 +215,7 @@ impl AdminClient {
             method: method as u16,
             arguments: [bytes.len() as u64, 0, 0],
         };
-        let submitted = self.runtime.submit(call, Some(buffer), finish);
-        submitted.map_err(|error| error.error.during(operation).into())
+        Ok((call, buffer))
     }
 }
 

@@ -4,11 +4,11 @@ use std::fmt;
 
 use chimaera_proto::status::result_from_word;
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
-use chimaera_proto::{Failure, PoolId, PoolQuery};
+use chimaera_proto::{Completion, Failure, PoolId, PoolQuery};
 use chimaera_shm::Record;
 
 use crate::buffer::Buffer;
-use crate::error::Error;
+use crate::error::{Error, TaskError};
 
 /// What a task asks for. The pool's module gives method and arguments their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Finished<'a> {
     call: &'a Call,
     record: &'a Record,
     buffer: &'a mut Option<Buffer>,
+    /// Why it was not submitted. The record says then that it failed.
+    refusal: Option<&'a Error>,
 }
 
 impl<'a> Finished<'a> {
@@ -46,6 +48,7 @@ impl<'a> Finished<'a> {
             call,
             record,
             buffer,
+            refusal: None,
         }
     }
 
@@ -63,7 +66,10 @@ impl<'a> Finished<'a> {
     /// and replaces that text ([`Error::during`]).
     #[inline]
     pub fn values(&self) -> Result<Values, Error> {
-        values(self.call, self.record)
+        match result_from_word(self.record.status_word()) {
+            Ok(()) => Ok(self.record.values()),
+            Err(failure) => Err(refused_or_failed(self.refusal, self.call, failure)),
+        }
     }
 
     /// The values of a task whether it succeeded or failed: a module may let a failure's say more.
@@ -98,6 +104,42 @@ impl fmt::Debug for Finished<'_> {
     }
 }
 
+/// A task that was not submitted and never will be.
+pub(crate) struct Refused {
+    call: Call,
+    buffer: Option<Buffer>,
+    error: Error,
+}
+
+impl Refused {
+    pub(crate) fn new(call: Call, buffer: Option<Buffer>, error: Error) -> Self {
+        Self {
+            call,
+            buffer,
+            error,
+        }
+    }
+
+    pub(crate) fn call(&self) -> Call {
+        self.call
+    }
+
+    /// Makes the task's result, as of a task that failed: so a module's client says in its own words
+    /// what was refused.
+    pub(crate) fn finish<T>(
+        mut self,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
+    ) -> Result<T, TaskError> {
+        let failed = Completion::failure(self.error.failure());
+        finish(Finished {
+            call: &self.call,
+            record: &Record::of(&failed),
+            buffer: &mut self.buffer,
+            refusal: Some(&self.error),
+        })
+    }
+}
+
 /// The values of a completion, or its failure as an error of the call.
 #[inline]
 pub(crate) fn values(call: &Call, record: &Record) -> Result<Values, Error> {
@@ -105,6 +147,11 @@ pub(crate) fn values(call: &Call, record: &Record) -> Result<Values, Error> {
         Ok(()) => Ok(record.values()),
         Err(failure) => Err(failed(call, failure)),
     }
+}
+
+#[cold]
+fn refused_or_failed(refusal: Option<&Error>, call: &Call, failure: Failure) -> Error {
+    refusal.map_or_else(|| failed(call, failure), Error::clone)
 }
 
 #[cold]

@@ -52,6 +52,14 @@ impl Default for Desk {
 }
 
 impl Desk {
+    /// Records with wakers.
+    fn awaited(&self) -> u64 {
+        let wakers = self.wakers.iter().enumerate();
+        wakers.fold(0, |records, (record, waker)| {
+            records | u64::from(waker.is_some()) << record
+        })
+    }
+
     /// Whether there are harvested tasks whose handles did not come for them yet.
     pub(crate) fn has_parcels(&self) -> bool {
         !self.parcels.is_empty()
@@ -151,13 +159,16 @@ impl ClientLane {
     fn forget_waker(&self, desk: &mut Desk, record: usize) -> Option<Waker> {
         let waker = desk.wakers[record].take()?;
         self.unmark_awaited(record);
+        if self.is_watched_for_room() {
+            return Some(waker);
+        }
         self.memory.unwatch(record);
         // This may have taken away a watch that a starved submitter relies on (`watch_all`),
         // between the task's completion and the worker's look for waiters. Of this fence and
         // those of `watch_all` one comes first: either the submitter sees the completion that
         // was seen here, or `starved` is seen here.
         fence(Ordering::SeqCst);
-        self.ring_if_starved();
+        self.ring_if_wanted();
         Some(waker)
     }
 
@@ -255,28 +266,48 @@ impl ClientLane {
 
     /// Whether a harvest would free a record.
     pub(crate) fn harvestable(&self) -> bool {
-        (0..LANE_DEPTH).any(|record| {
-            let (flight, tag) = self.claim_of(record);
-            matches!(tag, ATTACHED | ORPHANED) && self.memory.is_complete(record, flight.wire())
-        })
+        (0..LANE_DEPTH).any(|record| self.is_harvestable(record))
+    }
+
+    /// Whether a harvest would free this record.
+    pub(crate) fn is_harvestable(&self, record: usize) -> bool {
+        let (flight, tag) = self.claim_of(record);
+        matches!(tag, ATTACHED | ORPHANED) && self.memory.is_complete(record, flight.wire())
     }
 
     /// Asks for the bell when any record completes, on behalf of the submitter.
     pub(crate) fn watch_all(&self) {
         let _desk = self.desk.lock();
-        for record in 0..LANE_DEPTH {
-            // Whether it is complete already is looked at afterwards.
-            let _ = self.memory.watch(record, self.claim_of(record).0.wire());
-        }
+        self.memory.watch_all();
     }
 
     /// Takes back [`Self::watch_all`], but leaves what wakers wait for.
     pub(crate) fn unwatch_all(&self) {
         let desk = self.desk.lock();
-        for (record, waker) in desk.wakers.iter().enumerate() {
-            if waker.is_none() {
-                self.memory.unwatch(record);
-            }
+        if !self.is_watched_for_room() {
+            self.memory.unwatch_many(!desk.awaited());
+        }
+    }
+
+    /// Asks for the bell when any record completes, on behalf of who is about to join the queue, and
+    /// does so before the desk is unlocked.
+    pub(crate) fn watch_for_room(&self) -> MutexGuard<'_, Desk> {
+        let desk = self.desk.lock();
+        self.mark_watched_for_room(true);
+        self.memory.watch_all();
+        desk
+    }
+
+    /// Takes back [`Self::watch_for_room`] where nobody waits any more, but leaves what wakers and
+    /// submitters wait for.
+    pub(crate) fn unwatch_if_empty(&self) {
+        if !self.is_watched_for_room() {
+            return;
+        }
+        let desk = self.desk.lock();
+        if !self.queue.is_waiting() && !self.has_starved_submitter() {
+            self.mark_watched_for_room(false);
+            self.memory.unwatch_many(!desk.awaited());
         }
     }
 }

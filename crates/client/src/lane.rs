@@ -40,6 +40,7 @@ use crate::call::Call;
 use crate::desk::{Desk, Wakers, leave, wake_all};
 use crate::link::Link;
 use crate::place::{Place, Places};
+use crate::queue::Queue;
 use crate::submission::{Submission, Turn, Use};
 use crate::waiting::{Looked, Patience};
 
@@ -93,6 +94,8 @@ pub(crate) struct ClientLane {
     claims: CachePadded<[AtomicU64; LANE_DEPTH]>,
     pub(crate) places: Places,
     signs: CachePadded<Signs>,
+    /// Who waits for a record.
+    pub(crate) queue: CachePadded<Queue>,
     pub(crate) desk: CachePadded<Mutex<Desk>>,
     /// The connection lives as long as somebody can still wait for a task.
     pub(crate) link: Arc<Link>,
@@ -109,6 +112,8 @@ struct Signs {
     orphans: AtomicU64,
     /// Records for whose completion somebody left a waker.
     awaited: AtomicU64,
+    /// The bell rings for all records, on behalf of the queue. Written under the desk's lock.
+    watched_for_room: AtomicBool,
 }
 
 impl ClientLane {
@@ -134,7 +139,9 @@ impl ClientLane {
                 starved: AtomicBool::new(false),
                 orphans: AtomicU64::new(0),
                 awaited: AtomicU64::new(0),
+                watched_for_room: AtomicBool::new(false),
             }),
+            queue: CachePadded::new(Queue::new()),
             desk: CachePadded::default(),
             home: link.home.clone(),
             link,
@@ -156,7 +163,6 @@ impl ClientLane {
 
     /// Submits a task that gets a handle, at whose place `leave` leaves what goes along. Waits for
     /// a free record if there is none.
-    #[inline]
     pub(crate) fn submit_attached(
         &self,
         call: &Call,
@@ -174,7 +180,9 @@ impl ClientLane {
         tag: u64,
         leave: impl FnOnce(&mut Place),
     ) -> Result<Flight, Lost> {
-        let mut turn = self.submission.turn();
+        let Some(mut turn) = self.submission.own_turn() else {
+            return self.submit_shared(call, buffer, tag, leave);
+        };
         if let Some(record) = self.free_record(&mut turn) {
             return self.publish(turn, record, call, buffer, tag, leave);
         }
@@ -185,20 +193,39 @@ impl ClientLane {
         flight
     }
 
-    /// Submits a task if that needs no waiting for anybody. For callers who own records of this
-    /// lane: they may be the ones who are waited for.
-    pub(crate) fn try_submit(
+    /// Submits a task that gets a handle if there is a record and nobody waits for one.
+    #[inline]
+    pub(crate) fn submit_at_once(
+        &self,
+        call: &Call,
+        buffer: Option<BufferRange>,
+        leave: impl FnOnce(&mut Place),
+    ) -> Option<Result<Flight, Lost>> {
+        if self.queue.is_waiting() {
+            return None;
+        }
+        let mut turn = self.submission.turn();
+        let record = self.free_record(&mut turn)?;
+        Some(self.publish(turn, record, call, buffer, ATTACHED, leave))
+    }
+
+    /// Submits a task that gets a handle, if there is a record and no other thread waits for one.
+    pub(crate) fn try_submit_attached(
         &self,
         call: &Call,
         buffer: Option<BufferRange>,
     ) -> Option<Result<Flight, Lost>> {
-        let mut turn = self.submission.try_turn()?;
+        // Those who wait for a lane of this thread's own cannot submit before it comes back.
+        if !self.submission.is_mine() && self.queue.is_waiting() {
+            return None;
+        }
+        let mut turn = self.submission.turn();
         let record = self.free_record(&mut turn)?;
-        Some(self.publish(turn, record, call, buffer, OWNED, |_| {}))
+        Some(self.publish(turn, record, call, buffer, ATTACHED, |_| {}))
     }
 
     #[inline]
-    fn publish(
+    pub(crate) fn publish(
         &self,
         mut turn: Turn<'_>,
         record: usize,
@@ -246,23 +273,18 @@ impl ClientLane {
         Ok(flight)
     }
 
-    /// Whether all records are taken, as far as the submitter can tell without waiting.
-    pub(crate) fn is_full(&self) -> bool {
-        self.submission.free_records() == 0
-    }
-
     /// Takes a record that is free. Reaps orphans when there are any, so that the buffers of
     /// dropped handles do not stay with a lane that is never full.
     #[inline]
-    fn free_record(&self, turn: &mut Turn<'_>) -> Option<usize> {
+    pub(crate) fn free_record(&self, turn: &mut Turn<'_>) -> Option<usize> {
         if self.signs.orphans.load(Ordering::Relaxed) != 0 {
             self.reap_orphans();
         }
         turn.take_record()
     }
 
-    /// Waits until a record is free: harvests what is complete, else looks for the oldest task's
-    /// completion for a while, else sleeps on the segment's bell.
+    /// Waits until a record of the thread's own lane is free: harvests what is complete, else looks for
+    /// the oldest task's completion for a while, else sleeps on the segment's bell.
     #[cold]
     fn wait_for_record(&self, turn: &mut Turn<'_>, wakers: &mut Wakers) -> usize {
         loop {
@@ -288,7 +310,7 @@ impl ClientLane {
             self.watch_all();
             if !self.submission.has_returned() && !self.harvestable() {
                 let begin = Instant::now();
-                self.segment.wait_for_bell(seen);
+                self.segment.wait_for_bell(seen, None);
                 self.patience.learn_from_sleep(looked, begin.elapsed());
             }
             self.unwatch_all();
@@ -317,7 +339,7 @@ impl ClientLane {
     #[inline]
     pub(crate) fn release(&self, flight: Flight) {
         if self.submission.free(flight.bit()) {
-            self.ring_if_starved();
+            self.ring_if_wanted();
         }
     }
 
@@ -326,20 +348,34 @@ impl ClientLane {
     /// waited for under the lock of the desk ([`Self::is_held`]).
     #[inline]
     pub(crate) fn release_from_handle(&self, flight: Flight) {
-        if self.submission.is_mine() {
+        // Who waits for a record of this thread's lane was seen to wait by this thread.
+        if self.submission.is_mine() && !self.queue.is_waiting() {
             self.submission.free_mine(flight.bit());
         } else if self.is_here() {
-            let desk = self.desk.lock();
-            self.release(flight);
-            leave(desk);
+            self.release_at_the_desk(flight);
         }
     }
 
-    /// Wakes a submitter that waits for what this thread has just done, which was a `SeqCst`
-    /// operation or followed by such a fence.
+    #[cold]
+    #[inline(never)]
+    fn release_at_the_desk(&self, flight: Flight) {
+        let mut wakers = Wakers::new();
+        let desk = self.desk.lock();
+        if self.submission.is_mine() {
+            self.submission.free_mine(flight.bit());
+            self.queue.tell(|| self.available(), &mut wakers);
+        } else {
+            self.release(flight);
+        }
+        leave(desk);
+        wake_all(wakers);
+    }
+
+    /// Rings for a submitter, or for tasks in the queue, that wait for what this thread has just done,
+    /// which was a `SeqCst` operation or followed by such a fence.
     #[inline]
-    pub(crate) fn ring_if_starved(&self) {
-        if self.signs.starved.load(Ordering::SeqCst) {
+    pub(crate) fn ring_if_wanted(&self) {
+        if self.signs.starved.load(Ordering::SeqCst) || self.queue.is_waiting() {
             self.segment.ring_bell();
         }
     }
@@ -391,7 +427,7 @@ impl ClientLane {
         // Pairs with `wait_for_record`: a starved submitter may have passed over this record
         // because it was owned.
         self.claims[flight.record].swap(claim(flight.sequence, ATTACHED), Ordering::SeqCst);
-        self.ring_if_starved();
+        self.ring_if_wanted();
     }
 
     /// Waits for a task of [`Self::submit`], takes what is wanted of its completion and frees its
@@ -400,8 +436,18 @@ impl ClientLane {
     pub(crate) fn finish<T>(&self, flight: Flight, take: impl FnOnce(&Record) -> T) -> T {
         self.wait_owned(flight, None);
         let taken = take(self.memory.record(flight.record));
-        self.release(flight);
+        self.release_and_tell(flight);
         taken
+    }
+
+    /// As [`Self::release`], for whoever has nothing locked.
+    #[inline]
+    fn release_and_tell(&self, flight: Flight) {
+        self.release(flight);
+        // On another's lane this comes after a `SeqCst` operation, and that has rung.
+        if self.queue.is_waiting() {
+            self.tell_waiters();
+        }
     }
 
     /// Waits for an owned task until the deadline. Returns whether it is complete.
@@ -431,7 +477,7 @@ impl ClientLane {
             self.memory.sleep(flight.record, flight.wire(), None);
         }
         let taken = take(self.memory.record(flight.record));
-        self.release(flight);
+        self.release_and_tell(flight);
         taken
     }
 
@@ -493,21 +539,38 @@ impl ClientLane {
         is_held
     }
 
+    /// Whether the bell rings for all records, on behalf of the queue.
+    pub(crate) fn is_watched_for_room(&self) -> bool {
+        self.signs.watched_for_room.load(Ordering::Relaxed)
+    }
+
+    /// To be called with the desk locked.
+    pub(crate) fn mark_watched_for_room(&self, is_watched: bool) {
+        self.signs
+            .watched_for_room
+            .store(is_watched, Ordering::Relaxed);
+    }
+
+    /// Whether a submitter relies on the bell ringing for all records.
+    pub(crate) fn has_starved_submitter(&self) -> bool {
+        self.signs.starved.load(Ordering::SeqCst)
+    }
+
+    /// Whether nothing can be submitted any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.signs.lost.load(Ordering::Relaxed)
+    }
+
     /// From now on nothing is submitted. Followed by a fence and a look at the claims.
     pub(crate) fn mark_lost(&self) {
         self.signs.lost.store(true, Ordering::Relaxed);
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 impl ClientLane {
     /// Goes on with this sequence, as if that many tasks had been.
     pub(crate) fn begin_at(&self, sequence: u64) {
         self.submission.begin_at(sequence);
-    }
-
-    /// Whether a submitter waits for a record.
-    pub(crate) fn is_starved(&self) -> bool {
-        self.signs.starved.load(Ordering::SeqCst)
     }
 }

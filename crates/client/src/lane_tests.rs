@@ -36,14 +36,17 @@ fn link_with(segment: &Arc<Segment>, order: PublishOrder) -> (Arc<Link>, UnixStr
     (Arc::new(link), theirs)
 }
 
+/// A lane of the calling thread's own.
 fn lane(link: &Arc<Link>) -> ClientLane {
-    ClientLane::new(
+    let lane = ClientLane::new(
         0,
-        Use::Shared,
+        Use::Owned,
         Doorbell::new().expect("bell"),
         Patience::new(Some(Duration::from_micros(10))),
         Arc::clone(link),
-    )
+    );
+    lane.submission.own();
+    lane
 }
 
 fn segment() -> Arc<Segment> {
@@ -167,11 +170,16 @@ fn no_task_is_missed_at_the_moment_of_the_loss() {
     assert!(in_time > 0, "no round was of use");
 }
 
-/// Runs what starves until the submitter waits, then `help`.
+/// Has another thread, to which the lane goes, submit until it waits, then runs `help`.
 fn starve(lane: &ClientLane, help: impl FnOnce()) {
+    lane.submission.disown();
     thread::scope(|scope| {
-        let submitter = scope.spawn(|| submit(lane, 99));
-        while !lane.is_starved() {
+        let submitter = scope.spawn(|| {
+            lane.submission.own();
+            submit(lane, 99);
+            lane.submission.disown();
+        });
+        while !lane.has_starved_submitter() {
             thread::yield_now();
         }
         // It looks once more before it sleeps. Time to do so makes the test sharper; it is right
@@ -188,6 +196,7 @@ fn starve(lane: &ClientLane, help: impl FnOnce()) {
             thread::yield_now();
         }
     });
+    lane.submission.own();
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
@@ -103,6 +103,8 @@ pub(crate) struct Lanes {
     directory: Mutex<Directory>,
     /// How long threads look before they sleep, if that was asked for.
     spin: Option<Duration>,
+    /// Tasks that wait to be submitted.
+    pub(crate) unsubmitted: AtomicUsize,
     link: Arc<Link>,
 }
 
@@ -123,6 +125,7 @@ impl Lanes {
             lanes: [const { OnceLock::new() }; MAX_LANES],
             directory: Mutex::default(),
             spin,
+            unsubmitted: AtomicUsize::new(0),
             link,
         }
     }

@@ -50,6 +50,7 @@
 mod admin;
 mod buffer;
 mod call;
+mod compound;
 mod control;
 mod desk;
 #[cfg(feature = "embed")]
@@ -57,7 +58,7 @@ mod embed;
 mod error;
 mod finding;
 mod lane;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod lane_tests;
 mod lanes;
 mod link;
@@ -66,10 +67,14 @@ mod memory;
 mod options;
 mod parts;
 mod place;
+mod queue;
+mod room;
 mod runtime;
 mod set;
 mod submission;
+mod sync;
 mod task;
+mod unsubmitted;
 mod waiting;
 
 pub use admin::AdminClient;

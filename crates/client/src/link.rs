@@ -6,7 +6,8 @@
 //!   kernel sees to that for a process that died, the host for a session that it ended. Only then
 //!   are tasks completed in its place, and their buffers given back to their owners.
 //! - Neither thread uses the processor while nothing happens. The second begins with the first
-//!   future that has to wait.
+//!   future that has to wait. While tasks wait for a record it looks now and then whether those that
+//!   were told of one came for it ([`crate::queue`]).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -182,7 +183,8 @@ impl Roster {
         }
     }
 
-    /// Sleeps until the bell rings, and wakes the futures whose tasks have completed.
+    /// Sleeps until the bell rings, and wakes the futures whose tasks have completed, and those for
+    /// which there is a record.
     fn watch_the_bell(&self) {
         loop {
             // Before looking: what completes afterwards rings once more.
@@ -192,11 +194,13 @@ impl Roster {
             }
             let mut wakers = Wakers::new();
             let lanes = self.lanes.lock().clone();
+            let mut look_again = None;
             for lane in lanes.iter().filter_map(Weak::upgrade) {
                 lane.collect_wakers(&mut wakers);
+                look_again = look_again.or(lane.look_after_queue(&mut wakers));
             }
             wake_all(wakers);
-            self.segment.wait_for_bell(seen);
+            self.segment.wait_for_bell(seen, look_again);
         }
     }
 }

@@ -18,6 +18,7 @@ use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::{Completion, Status};
 use chimaera_shm::{LaneMemory, PublishOrder, barrier};
 
+use crate::desk::{Wakers, wake_all};
 use crate::lane::{ClientLane, DONE};
 
 /// Longer by far than a processor keeps a store to itself.
@@ -40,6 +41,10 @@ impl ClientLane {
             }
         }
         self.complete_as_lost();
+        // Whoever joins the queue after this sees `lost`: the queue's lock orders the two.
+        let mut wakers = Wakers::new();
+        self.queue.tell_all(&mut wakers);
+        wake_all(wakers);
     }
 
     /// Completes what is in flight and was not completed by the daemon, which is gone.

@@ -2,8 +2,12 @@
 //!
 //! Law of this module: the buffer is borrowed until every task has ended, whatever unwinds in
 //! between. The calls come from the caller's iterator, which may panic; the tasks in flight are
-//! then waited for on the way out. It may also make calls of its own, which would wait for ever for
-//! a record if all were those in flight here: so none of its code runs while the lane is full.
+//! then waited for on the way out.
+//!
+//! The iterator may also make calls of its own, and wait for a record of this lane. So the tasks in
+//! flight here are attached, as those of handles are, while its code runs: whoever waits for a record
+//! can harvest those that have completed, and two threads on a lane that is shared never wait for one
+//! another.
 
 use std::ops::Range;
 
@@ -13,6 +17,7 @@ use chimaera_shm::Record;
 
 use crate::buffer::{BufferSlice, BufferSliceMut};
 use crate::call::{Call, Values, values};
+use crate::desk::TakenUp;
 use crate::error::Error;
 use crate::lane::{ClientLane, Flight, Lost};
 use crate::runtime::{Runtime, connection_lost};
@@ -89,9 +94,6 @@ impl Runtime {
                 window.finish_all(&mut done)?;
                 return Err(PartError { part, error });
             }
-            if lane.is_full() {
-                window.finish_first(&mut done)?;
-            }
         }
         window.finish_all(&mut done)
     }
@@ -123,8 +125,7 @@ impl<'a> Window<'a> {
         }
     }
 
-    /// Submits, waiting for a record only while this window has none: whoever holds up the lane
-    /// may be waiting for one of this window's. `None`: finish some first.
+    /// Submits, waiting for a record only while this window has none. `None`: finish some first.
     fn submit(
         &mut self,
         call: &Call,
@@ -135,9 +136,9 @@ impl<'a> Window<'a> {
             return Some(Err(Lost));
         }
         let submitted = match self.count {
-            0 => self.lane.submit(call, Some(buffer)),
+            0 => self.lane.submit_attached(call, Some(buffer), |_| {}),
             LANE_DEPTH => return None,
-            _ => self.lane.try_submit(call, Some(buffer))?,
+            _ => self.lane.try_submit_attached(call, Some(buffer))?,
         };
         Some(submitted.map(|flight| {
             self.members[(self.first + self.count) % LANE_DEPTH] = Some(Member {
@@ -152,10 +153,13 @@ impl<'a> Window<'a> {
     fn pop(&mut self) -> Option<(Member, Result<Values, Error>)> {
         let member = self.members[self.first % LANE_DEPTH].take()?;
         let take = |record: &Record| values(&member.call, record);
-        let result = if self.lane.is_here() {
-            self.lane.finish(member.flight, take)
-        } else {
+        let result = if !self.lane.is_here() {
             Err(Error::forked(member.call))
+        } else {
+            match self.lane.take_up(member.flight) {
+                TakenUp::Owned => self.lane.finish(member.flight, take),
+                TakenUp::Harvested(parcel) => take(&parcel.record),
+            }
         };
         self.first += 1;
         self.count -= 1;

@@ -13,14 +13,16 @@ use chimaera_shm::{PublishOrder, Segment, barrier};
 
 use crate::admin::AdminClient;
 use crate::buffer::{Buffer, BufferSlice, BufferSliceMut};
-use crate::call::{Call, Finished, Values, values};
+use crate::call::{Call, Finished, Refused, Values, values};
 use crate::control::{ControlSocket, Undone};
 use crate::error::{Error, TaskError};
+use crate::lane::Lost;
 use crate::lanes::Lanes;
 use crate::link::Link;
 use crate::memory::Memory;
 use crate::options::ConnectOptions;
 use crate::task::Task;
+use crate::unsubmitted::{Unsubmitted, leave_at};
 
 /// A connection to a runtime. Clones are the same connection. It ends when the last clone and the
 /// last task handle are dropped; buffers may live longer.
@@ -225,21 +227,21 @@ impl Runtime {
         }
     }
 
-    /// Submits a call, with a buffer that goes along and comes back. Does not wait, save for a
-    /// free record when the lane is full and nothing on it has completed.
+    /// Asks for a call to be carried out, with a buffer that goes along and comes back. Does not wait:
+    /// if the thread's lane has no room, the task is submitted when it is polled or waited for
+    /// ([`Task`]).
     ///
-    /// `finish` makes the task's result of what comes back, on the thread that asks for it.
-    ///
-    /// # Errors
-    /// [`Status::ConnectionLost`], or [`Status::InvalidBuffer`] for a buffer of another
-    /// connection; the buffer comes back with the error.
+    /// `finish` makes the task's result of what comes back, on the thread that asks for it. Whatever
+    /// keeps the task from being submitted comes as its failure: [`Status::ConnectionLost`],
+    /// [`Status::InvalidBuffer`] for a buffer of another connection, [`Status::Busy`] when too many
+    /// tasks wait to be submitted.
     #[inline]
     pub fn submit<T>(
         &self,
         call: Call,
         buffer: Option<Buffer>,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
-    ) -> Result<Task<T>, TaskError> {
+    ) -> Task<T> {
         let memory = &self.session.memory;
         let range = match buffer
             .as_ref()
@@ -247,22 +249,42 @@ impl Runtime {
         {
             None => None,
             Some(Ok(range)) => Some(range),
-            Some(Err(error)) => return Err(TaskError::new(error, buffer)),
+            Some(Err(error)) => return Task::refused(Refused::new(call, buffer, error), finish),
         };
         let lane = match self.session.lanes.current() {
             Ok(lane) => lane,
-            Err(error) => return Err(TaskError::new(error, buffer)),
+            Err(error) => return Task::refused(Refused::new(call, buffer, error), finish),
         };
         let mut buffer = buffer;
-        let submitted = lane.submit_attached(&call, range, |place| {
-            place.call = call;
-            if buffer.is_some() {
-                place.buffer = buffer.take();
-            }
+        let submitted = lane.submit_at_once(&call, range, |place| {
+            leave_at(place, call, &mut buffer);
         });
         match submitted {
-            Ok(flight) => Ok(Task::new(lane, flight, finish)),
-            Err(_) => Err(TaskError::new(connection_lost(&call), buffer)),
+            Some(Ok(flight)) => Task::new(lane, flight, finish),
+            Some(Err(Lost)) => {
+                let error = connection_lost(&call);
+                Task::refused(Refused::new(call, buffer, error), finish)
+            }
+            None => self.submit_later(call, range, buffer, finish),
+        }
+    }
+
+    /// Makes a task that submits when there is room, which there may be already.
+    #[cold]
+    fn submit_later<T>(
+        &self,
+        call: Call,
+        range: Option<BufferRange>,
+        buffer: Option<Buffer>,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
+    ) -> Task<T> {
+        match Unsubmitted::new(self, call, range, buffer) {
+            Ok(unsubmitted) => {
+                let task = Task::unsubmitted(unsubmitted, finish);
+                let _ = task.is_complete();
+                task
+            }
+            Err(refused) => Task::refused(*refused, finish),
         }
     }
 

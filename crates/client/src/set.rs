@@ -2,12 +2,11 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
-use std::task::{Wake, Waker};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::Instant;
 
 use crate::error::TaskError;
+use crate::room::unpark_this_thread;
 use crate::task::{TAKEN, Task, Watch};
 use crate::waiting::Looked;
 
@@ -67,34 +66,63 @@ impl<T> TaskSet<T> {
     /// The result of a task that has ended, of several the one that was added first; `None` if none
     /// has. Does not block.
     pub fn try_wait_any(&mut self) -> Option<Result<T, TaskError>> {
-        let position = self.tasks.iter().position(Task::is_complete)?;
+        let position = self.first_complete()?;
         Some(self.tasks.remove(position)?.wait())
     }
 
-    /// Blocks until a task has ended, and gives its result; `None` if the set is empty. Spins for a
-    /// bounded time, then sleeps.
+    /// Blocks until a task has ended, and gives its result; `None` if the set is empty. Tasks that were
+    /// not submitted are, in order, as room comes. Spins for a bounded time, then sleeps.
     pub fn wait_any(&mut self) -> Option<Result<T, TaskError>> {
-        let lane = self.tasks.front()?.lane();
-        let ready = || self.tasks.iter().any(Task::is_complete);
-        let looked = lane.patience.spin(&*lane.memory, ready);
+        if self.tasks.is_empty() {
+            return None;
+        }
+        // That of a task in flight: those that are not follow the ones that are.
+        let lane = self.tasks.iter().find_map(Task::lane);
+        let ready = || self.first_complete().is_some();
+        let looked = match lane {
+            Some(lane) => lane.patience.spin(&*lane.memory, ready),
+            None if ready() => Looked::Ready,
+            None => Looked::InVain,
+        };
         if looked != Looked::Ready {
             let begin = Instant::now();
             self.sleep();
-            lane.patience.learn_from_sleep(looked, begin.elapsed());
+            if let Some(lane) = lane {
+                lane.patience.learn_from_sleep(looked, begin.elapsed());
+            }
         }
         self.try_wait_any()
     }
 
+    /// The position of the first task that has ended.
+    ///
+    /// Submits tasks in order until one finds no room: then the others need not ask.
+    fn first_complete(&self) -> Option<usize> {
+        let mut has_room = true;
+        self.tasks.iter().position(|task| {
+            if !has_room && !task.is_submitted() {
+                return false;
+            }
+            let is_complete = task.is_complete();
+            has_room = has_room && (is_complete || task.is_submitted());
+            is_complete
+        })
+    }
+
     /// Sleeps until a task has ended.
     #[cold]
-    fn sleep(&self) {
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    fn sleep(&mut self) {
+        let waker = unpark_this_thread();
         loop {
             let mut is_woken = true;
-            for task in &self.tasks {
+            let mut has_room = true;
+            for task in &mut self.tasks {
+                if !has_room && !task.is_submitted() {
+                    continue;
+                }
                 match task.watch(&waker) {
                     Watch::Complete => return,
-                    Watch::Waiting => {}
+                    Watch::Waiting => has_room = has_room && task.is_submitted(),
                     Watch::Impossible => is_woken = false,
                 }
             }
@@ -104,15 +132,6 @@ impl<T> TaskSet<T> {
                 thread::yield_now();
             }
         }
-    }
-}
-
-/// Wakes a thread that parks.
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
     }
 }
 

@@ -95,35 +95,29 @@ impl Submission {
         self.place.owner.load(Ordering::Relaxed) == thread_token()
     }
 
-    /// Waits until the calling thread may submit, which on a lane of its own it always may.
+    /// The right to submit, if the lane is the calling thread's own.
+    #[inline]
+    pub(crate) fn own_turn(&self) -> Option<Turn<'_>> {
+        self.is_mine().then_some(Turn {
+            submission: self,
+            _lock: None,
+        })
+    }
+
+    /// The right to submit. Waits for others who are submitting on a lane that is shared; they do not
+    /// wait for anything.
     ///
     /// # Panics
     /// If the lane is another thread's: a mistake in this crate.
     #[inline]
     pub(crate) fn turn(&self) -> Turn<'_> {
-        let lock = if self.is_mine() {
-            None
-        } else {
-            Some(self.shared_lock().lock())
-        };
-        Turn {
-            submission: self,
-            _lock: lock,
+        match self.own_turn() {
+            Some(turn) => turn,
+            None => Turn {
+                submission: self,
+                _lock: Some(self.shared_lock().lock()),
+            },
         }
-    }
-
-    /// As [`Self::turn`], if that needs no waiting.
-    #[inline]
-    pub(crate) fn try_turn(&self) -> Option<Turn<'_>> {
-        let lock = if self.is_mine() {
-            None
-        } else {
-            Some(self.shared_lock().try_lock()?)
-        };
-        Some(Turn {
-            submission: self,
-            _lock: lock,
-        })
     }
 
     fn shared_lock(&self) -> &Mutex<()> {
@@ -167,11 +161,14 @@ impl Submission {
 
     /// Records of no task. They stay so when nobody can submit any more.
     pub(crate) fn free_records(&self) -> u64 {
-        self.place.free.load(Ordering::Acquire) | self.returned.load(Ordering::Acquire)
+        // In this order: who does not find here what was returned finds it there, as `take_record` has
+        // it; acquire pairs with its release.
+        let returned = self.returned.load(Ordering::Acquire);
+        returned | self.place.free.load(Ordering::Acquire)
     }
 
     /// Goes on with this sequence, as if that many tasks had been.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(crate) fn begin_at(&self, sequence: u64) {
         self.place.next_sequence.store(sequence, Ordering::Relaxed);
     }
@@ -190,14 +187,15 @@ impl Turn<'_> {
         let place = &self.submission.place;
         let mut free = place.free.load(Ordering::Relaxed);
         if free == 0 {
-            // Acquire pairs with `Submission::free`: the completion was copied before. A swap
+            // Acquire pairs with `Submission::free`: the completion was copied before. It writes
             // only where there is something: it would take the line from those who free.
-            if self.submission.returned.load(Ordering::Relaxed) != 0 {
-                free = self.submission.returned.swap(0, Ordering::Acquire);
-            }
+            free = self.submission.returned.load(Ordering::Relaxed);
             if free == 0 {
                 return None;
             }
+            // First here, then taken from there, lest who counts (`free_records`) miss them meanwhile.
+            place.free.store(free, Ordering::Relaxed);
+            self.submission.returned.fetch_and(!free, Ordering::AcqRel);
         }
         place.free.store(free & (free - 1), Ordering::Relaxed);
         Some(free.trailing_zeros() as usize)

@@ -1,10 +1,12 @@
-//! Handles of tasks in flight.
+//! Handles of tasks.
 //!
 //! Laws of this module:
 //! - The buffer of a task in flight is at its record ([`crate::place`]), out of reach. It comes out
 //!   with the result, or stays there when the handle is dropped, and is freed when the task is
 //!   done. A handle that is forgotten leaves its record, and its buffer, taken: that leaks, and
 //!   nothing more.
+//! - What is not in flight lies in a box of its own ([`Aside`]), so that a handle stays small where it
+//!   matters.
 
 use std::fmt;
 use std::future::Future;
@@ -12,24 +14,60 @@ use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::call::{Call, Finished};
-use crate::desk::{Parcel, TakenUp};
+use parking_lot::Mutex;
+
+use crate::buffer::Buffer;
+use crate::call::{Call, Finished, Refused};
+use crate::compound::Compound;
+use crate::desk::{Parcel, TakenUp, Wakers, wake_all};
 use crate::error::{Error, TaskError};
 use crate::lane::{ClientLane, Flight, OWNED};
 use crate::lanes::LaneRef;
+use crate::room::unpark_this_thread;
+use crate::unsubmitted::{Attempt, Unsubmitted};
 
-/// A task in flight, or one that has ended and whose result nobody took yet.
+/// A task that was asked for, or one that has ended and whose result nobody took yet.
 ///
 /// It can be waited for ([`Task::wait`]), asked ([`Task::try_wait`]), or awaited as a `Future` on
-/// any executor, from any thread. Dropping it gives up the result, not the task: the task is
-/// carried out all the same, and its buffer freed then.
+/// any executor, from any thread. Whatever kept it from succeeding comes as its result.
+///
+/// A task is submitted when it is asked for, if the thread's lane has room: as many may be in flight as
+/// a lane has records. Otherwise it is **unsubmitted**, and submits as soon as there is room when it is
+/// polled, waited for or asked, on the lane of the thread that does so, first come, first served.
+///
+/// Dropping it gives up the result. A task that was submitted is carried out all the same, and its
+/// buffer freed then; one that was not has done nothing, and its buffer is freed at once.
 #[must_use = "the result of a task says whether it succeeded"]
 pub struct Task<T> {
-    /// `None` once the result was taken.
-    pending: Option<Pending>,
+    state: State<T>,
     finish: fn(Finished<'_>) -> Result<T, TaskError>,
+}
+
+enum State<T> {
+    InFlight(Pending),
+    /// `None` once the result was taken.
+    Aside(Option<Box<Aside<T>>>),
+}
+
+/// What is not in flight.
+enum Aside<T> {
+    /// A task that was not in flight when it was last looked at. Locked by who has a shared reference and
+    /// looks again; others do not wait for that, since in a forked process it may never end.
+    Waiting(Mutex<Waiting>),
+    Failed(TaskError),
+    Compound(Compound<T>),
+}
+
+/// A task that found no room, and what became of it.
+enum Waiting {
+    Unsubmitted(Unsubmitted),
+    InFlight(Pending),
+    Refused(Refused),
+    /// It was moved to where it is looked for first.
+    Moved,
 }
 
 struct Pending {
@@ -46,12 +84,50 @@ impl<T> Task<T> {
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Self {
         Self {
-            pending: Some(Pending {
-                lane: LaneRef::of(lane),
-                flight,
-            }),
+            state: State::InFlight(Pending::new(lane, flight)),
             finish,
         }
+    }
+
+    #[cold]
+    pub(crate) fn unsubmitted(
+        task: Unsubmitted,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
+    ) -> Self {
+        let waiting = Waiting::Unsubmitted(task);
+        Self::aside(Aside::Waiting(Mutex::new(waiting)), finish)
+    }
+
+    #[cold]
+    pub(crate) fn refused(
+        refused: Refused,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
+    ) -> Self {
+        let waiting = Waiting::Refused(refused);
+        Self::aside(Aside::Waiting(Mutex::new(waiting)), finish)
+    }
+
+    fn aside(aside: Aside<T>, finish: fn(Finished<'_>) -> Result<T, TaskError>) -> Self {
+        Self {
+            state: State::Aside(Some(Box::new(aside))),
+            finish,
+        }
+    }
+
+    /// A task that has failed before it was submitted, for a module's client that sees beforehand
+    /// that it cannot succeed.
+    #[cold]
+    pub fn failed(error: impl Into<TaskError>) -> Self {
+        Self::aside(Aside::Failed(error.into()), |_| unreachable!("never ran"))
+    }
+
+    /// A task of several: it begins at once, and goes on whenever it is polled, waited for or asked.
+    /// Dropping it drops what it has begun.
+    ///
+    /// The steps must not block; they await other tasks.
+    pub fn of_steps(steps: impl Future<Output = Result<T, TaskError>> + Send + 'static) -> Self {
+        let compound = Compound::new(steps);
+        Self::aside(Aside::Compound(compound), |_| unreachable!("never ran"))
     }
 
     /// Blocks until the task has ended. Spins for a bounded time, then sleeps.
@@ -62,8 +138,8 @@ impl<T> Task<T> {
     /// # Panics
     /// If the result was taken before by [`Task::try_wait`], [`Task::wait_timeout`] or `await`.
     #[inline]
-    pub fn wait(mut self) -> Result<T, TaskError> {
-        self.take().wait(self.finish)
+    pub fn wait(self) -> Result<T, TaskError> {
+        self.state.wait(self.finish)
     }
 
     /// Blocks until the task has ended, but no longer than this. `None`: it has not, and the
@@ -76,15 +152,21 @@ impl<T> Task<T> {
     /// As [`Task::wait`].
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<T, TaskError>> {
         let deadline = Instant::now().checked_add(timeout);
-        let pending = self.take();
-        if pending.waits_until(deadline) {
-            return Some(pending.wait(self.finish));
+        if let State::Aside(_) = self.state
+            && !self.leaves_queue_until(deadline)
+        {
+            return None;
         }
-        self.pending = Some(pending);
-        None
+        if let State::InFlight(pending) = &self.state
+            && !pending.waits_until(deadline)
+        {
+            return None;
+        }
+        Some(self.take_result())
     }
 
-    /// The result if the task has ended. Does not block.
+    /// The result if the task has ended. Does not block. Submits the task if it was not and there is
+    /// room.
     ///
     /// # Errors
     /// The task's failure, together with its buffer.
@@ -95,55 +177,286 @@ impl<T> Task<T> {
         if !self.is_complete() {
             return None;
         }
-        Some(self.take().wait(self.finish))
+        Some(self.take_result())
     }
 
-    /// Whether the task has ended, so that waiting would not block. Does not block.
+    /// Whether the task has ended, so that waiting would not block. Does not block. Submits the task if
+    /// it was not and there is room.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.pending.as_ref().is_none_or(Pending::is_complete)
+        match &self.state {
+            State::InFlight(pending) => pending.is_complete(),
+            State::Aside(aside) => aside.as_ref().is_none_or(|aside| aside.is_complete()),
+        }
+    }
+
+    /// Whether the task was submitted, or can no more be. Does not try to.
+    #[must_use]
+    pub fn is_submitted(&self) -> bool {
+        match &self.state {
+            State::InFlight(_) => true,
+            State::Aside(aside) => aside.as_ref().is_none_or(|aside| aside.is_submitted()),
+        }
+    }
+
+    /// Takes a task back that was not submitted: nothing was done, and its buffer, if it has one,
+    /// comes back.
+    ///
+    /// # Errors
+    /// The task as it was, if it was submitted or has ended.
+    pub fn take_back(self) -> Result<Option<Buffer>, Self> {
+        if let State::Aside(Some(aside)) = &self.state
+            && let Aside::Waiting(waiting) = &**aside
+            && let Waiting::Unsubmitted(task) = &mut *waiting.lock()
+        {
+            return Ok(task.take_buffer());
+        }
+        Err(self)
     }
 
     /// Whether the result was taken.
     pub(crate) fn is_taken(&self) -> bool {
-        self.pending.is_none()
+        matches!(self.state, State::Aside(None))
     }
 
-    /// What was asked for, as long as the result was not taken, and in the process that asked.
+    /// What was asked for, as long as the result was not taken, and in the process that asked; `None`
+    /// also for a task of several steps, for one that could not be asked for, and while another thread
+    /// looks whether there is room for it.
     #[must_use]
     pub fn request(&self) -> Option<Call> {
-        let pending = self.pending.as_ref()?;
-        if !pending.lane.is_here() {
-            return None;
+        match &self.state {
+            State::InFlight(pending) => pending.call(),
+            State::Aside(aside) => aside.as_ref()?.request(),
         }
-        Some(pending.lane.call_of(pending.flight))
     }
 
-    /// Has a waker woken when the task has ended, unless it has already.
+    /// Has a waker woken when the task has ended, or may be submitted, unless it has ended already.
     ///
     /// # Panics
     /// As [`Task::wait`].
-    pub(crate) fn watch(&self, waker: &Waker) -> Watch {
-        let pending = self.pending.as_ref().expect(TAKEN);
-        if pending.is_complete() {
-            Watch::Complete
-        } else if !pending.lane.link.watch_the_bell() {
-            Watch::Impossible
-        } else if pending.lane.leave_waker(pending.flight, waker) {
-            Watch::Complete
-        } else {
-            Watch::Waiting
+    pub(crate) fn watch(&mut self, waker: &Waker) -> Watch {
+        if let State::Aside(aside) = &mut self.state {
+            let aside = aside.as_mut().expect(TAKEN);
+            match aside.watch(waker) {
+                Aim::Wait(watch) => return watch,
+                Aim::InFlight(pending) => self.state = State::InFlight(pending),
+            }
+        }
+        match &self.state {
+            State::InFlight(pending) => pending.watch(waker),
+            State::Aside(_) => unreachable!("it is in flight"),
         }
     }
 
-    /// The lane on which the task's end is to be looked for.
-    pub(crate) fn lane(&self) -> &ClientLane {
-        &self.pending.as_ref().expect(TAKEN).lane
+    /// The lane that the task is in flight on, if it is.
+    pub(crate) fn lane(&self) -> Option<LaneRef> {
+        match &self.state {
+            State::InFlight(pending) => Some(pending.lane),
+            State::Aside(_) => None,
+        }
     }
 
+    /// Blocks until a task that is not in flight is, or has ended, but no longer than until the
+    /// deadline. Returns whether that is so.
+    #[cold]
+    fn leaves_queue_until(&mut self, deadline: Option<Instant>) -> bool {
+        let waker = unpark_this_thread();
+        loop {
+            let is_watched = match self.watch(&waker) {
+                Watch::Complete => return true,
+                _ if matches!(self.state, State::InFlight(_)) => return true,
+                Watch::Waiting => true,
+                Watch::Impossible => false,
+            };
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            match left {
+                Some(Duration::ZERO) => {
+                    if let State::Aside(Some(aside)) = &mut self.state {
+                        aside.leave_queue();
+                    }
+                    return false;
+                }
+                _ if !is_watched => thread::yield_now(),
+                Some(left) => thread::park_timeout(left),
+                None => thread::park(),
+            }
+        }
+    }
+
+    /// As [`Self::wait`]; the result is taken then.
+    fn take_result(&mut self) -> Result<T, TaskError> {
+        std::mem::replace(&mut self.state, State::Aside(None)).wait(self.finish)
+    }
+}
+
+impl<T> State<T> {
+    /// Blocks until the task has ended, and makes its result.
     #[inline]
-    fn take(&mut self) -> Pending {
-        self.pending.take().expect(TAKEN)
+    fn wait(self, finish: fn(Finished<'_>) -> Result<T, TaskError>) -> Result<T, TaskError> {
+        match self {
+            Self::InFlight(pending) => pending.wait(finish),
+            Self::Aside(aside) => wait_aside(aside, finish),
+        }
+    }
+}
+
+/// Apart, lest what lies in the box be moved through the frame of who waits for a task in flight.
+#[cold]
+#[inline(never)]
+fn wait_aside<T>(
+    aside: Option<Box<Aside<T>>>,
+    finish: fn(Finished<'_>) -> Result<T, TaskError>,
+) -> Result<T, TaskError> {
+    aside.expect(TAKEN).wait(finish)
+}
+
+/// What watching a task that is not in flight came to.
+enum Aim {
+    Wait(Watch),
+    InFlight(Pending),
+}
+
+impl<T> Aside<T> {
+    #[cold]
+    fn is_complete(&self) -> bool {
+        match self {
+            Self::Waiting(waiting) => {
+                let mut wakers = Wakers::new();
+                let is_complete = {
+                    let Some(mut waiting) = waiting.try_lock() else {
+                        return false;
+                    };
+                    waiting.advance(None, &mut wakers);
+                    match &*waiting {
+                        Waiting::InFlight(pending) => pending.is_complete(),
+                        Waiting::Unsubmitted(_) => false,
+                        Waiting::Refused(_) | Waiting::Moved => true,
+                    }
+                };
+                wake_all(wakers);
+                is_complete
+            }
+            Self::Failed(_) => true,
+            Self::Compound(compound) => compound.is_complete(),
+        }
+    }
+
+    fn is_submitted(&self) -> bool {
+        match self {
+            Self::Waiting(waiting) => waiting
+                .try_lock()
+                .is_some_and(|waiting| !matches!(*waiting, Waiting::Unsubmitted(_))),
+            Self::Failed(_) | Self::Compound(_) => true,
+        }
+    }
+
+    fn request(&self) -> Option<Call> {
+        match self {
+            Self::Waiting(waiting) => match &*waiting.try_lock()? {
+                Waiting::Unsubmitted(task) => Some(task.call()),
+                Waiting::InFlight(pending) => pending.call(),
+                Waiting::Refused(refused) => Some(refused.call()),
+                Waiting::Moved => None,
+            },
+            Self::Failed(_) | Self::Compound(_) => None,
+        }
+    }
+
+    #[cold]
+    fn watch(&mut self, waker: &Waker) -> Aim {
+        match self {
+            Self::Waiting(waiting) => {
+                let waiting = waiting.get_mut();
+                let mut wakers = Wakers::new();
+                let watch = waiting.advance(Some(waker.clone()), &mut wakers);
+                wake_all(wakers);
+                match std::mem::replace(waiting, Waiting::Moved) {
+                    Waiting::InFlight(pending) => Aim::InFlight(pending),
+                    other => {
+                        *waiting = other;
+                        Aim::Wait(watch)
+                    }
+                }
+            }
+            Self::Failed(_) => Aim::Wait(Watch::Complete),
+            Self::Compound(compound) => Aim::Wait(if compound.watch(waker) {
+                Watch::Complete
+            } else {
+                Watch::Waiting
+            }),
+        }
+    }
+
+    fn leave_queue(&mut self) {
+        if let Self::Waiting(waiting) = self
+            && let Waiting::Unsubmitted(task) = waiting.get_mut()
+        {
+            task.leave_queue();
+        }
+    }
+
+    /// Blocks until the task has ended, and makes its result.
+    #[cold]
+    fn wait(self, finish: fn(Finished<'_>) -> Result<T, TaskError>) -> Result<T, TaskError> {
+        match self {
+            Self::Waiting(waiting) => {
+                let mut waiting = waiting.into_inner();
+                waiting.submit();
+                match waiting {
+                    Waiting::InFlight(pending) => pending.wait(finish),
+                    Waiting::Refused(refused) => refused.finish(finish),
+                    Waiting::Unsubmitted(_) | Waiting::Moved => unreachable!("it was submitted"),
+                }
+            }
+            Self::Failed(error) => Err(error),
+            Self::Compound(mut compound) => {
+                let waker = unpark_this_thread();
+                while !compound.watch(&waker) {
+                    thread::park();
+                }
+                compound.into_result()
+            }
+        }
+    }
+}
+
+impl Waiting {
+    /// Submits if that needs no waiting, else leaves the waker, if there is one, where it is woken when
+    /// there is room.
+    fn advance(&mut self, waker: Option<Waker>, wakers: &mut Wakers) -> Watch {
+        let Self::Unsubmitted(task) = self else {
+            return Watch::Complete;
+        };
+        match task.attempt(waker, wakers) {
+            Attempt::NoRoom => Watch::Waiting,
+            Attempt::Unwatched => Watch::Impossible,
+            attempt => {
+                self.become_of(attempt);
+                Watch::Complete
+            }
+        }
+    }
+
+    /// Submits; blocks until there is room.
+    fn submit(&mut self) {
+        if let Self::Unsubmitted(task) = self {
+            let attempt = task.submit();
+            self.become_of(attempt);
+        }
+    }
+
+    fn become_of(&mut self, attempt: Attempt) {
+        let Self::Unsubmitted(task) = self else {
+            return;
+        };
+        let next = match attempt {
+            Attempt::Submitted(lane, flight) => Self::InFlight(Pending::new(&lane, flight)),
+            Attempt::Refused(error) => {
+                Self::Refused(Refused::new(task.call(), task.take_buffer(), error))
+            }
+            Attempt::NoRoom | Attempt::Unwatched => return,
+        };
+        *self = next;
     }
 }
 
@@ -151,7 +464,7 @@ impl<T> Task<T> {
 pub(crate) enum Watch {
     /// The task has ended.
     Complete,
-    /// The waker is woken when it does.
+    /// The waker is woken when it does, or may be submitted.
     Waiting,
     /// There is no thread to be had that would wake it.
     Impossible,
@@ -167,14 +480,38 @@ fn forked<T>() -> Result<T, TaskError> {
 }
 
 impl Pending {
+    #[inline]
+    fn new(lane: &Arc<ClientLane>, flight: Flight) -> Self {
+        Self {
+            lane: LaneRef::of(lane),
+            flight,
+        }
+    }
+
     /// Whether waiting would not block.
     #[inline]
     fn is_complete(&self) -> bool {
         !self.lane.is_here() || self.lane.is_complete(self.flight)
     }
 
+    fn call(&self) -> Option<Call> {
+        self.lane.is_here().then(|| self.lane.call_of(self.flight))
+    }
+
+    fn watch(&self, waker: &Waker) -> Watch {
+        if self.is_complete() {
+            Watch::Complete
+        } else if !self.lane.link.watch_the_bell() {
+            Watch::Impossible
+        } else if self.lane.leave_waker(self.flight, waker) {
+            Watch::Complete
+        } else {
+            Watch::Waiting
+        }
+    }
+
     /// Blocks until the task has ended, and makes its result.
-    #[inline]
+    #[inline(always)]
     fn wait<T>(self, finish: fn(Finished<'_>) -> Result<T, TaskError>) -> Result<T, TaskError> {
         // From here on the record is freed, or is not there any more.
         let this = ManuallyDrop::new(self);
@@ -252,10 +589,7 @@ impl<T> Future for Task<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.watch(context.waker()) {
-            Watch::Complete => {
-                let finish = self.finish;
-                Poll::Ready(self.take().wait(finish))
-            }
+            Watch::Complete => Poll::Ready(self.take_result()),
             Watch::Waiting => Poll::Pending,
             Watch::Impossible => {
                 // The executor has to ask again and again.

@@ -181,6 +181,7 @@ fn a_buffer_of_another_connection_is_refused() {
     assert!(error.to_string().contains("another connection"), "{error}");
     let error = runtime
         .submit(call(FILL, 1), Some(buffer), support::with_buffer)
+        .wait()
         .expect_err("foreign");
     let buffer = error.into_buffer().expect("comes back");
     let (_, buffer) = submit_buffer(&other, FILL, 1, buffer)

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use chimaera_bdev_client::{Block, Client as BdevClient, CreateOptions};
-use chimaera_client::{Buffer, ConnectOptions, PoolId, PoolQuery, Runtime, Task, TaskError};
+use chimaera_client::{Buffer, ConnectOptions, PoolId, PoolQuery, Runtime, Task};
 use chimaera_echo_client::Client as EchoClient;
 use chimaera_proto::limits::LANE_DEPTH;
 use nix::unistd::Pid;
@@ -120,7 +120,7 @@ fn transfers(
     worker: &mut Worker,
     blocks: &[Block],
     buffers: Vec<Buffer>,
-    start: impl Fn(&Block, Buffer) -> std::result::Result<Task<(u64, Buffer)>, TaskError>,
+    start: impl Fn(&Block, Buffer) -> Task<(u64, Buffer)>,
 ) -> Result<(u64, Vec<Buffer>)> {
     let tasks = blocks
         .iter()
@@ -142,12 +142,9 @@ struct Worker {
 impl Worker {
     /// Submits the tasks while the worker stands still, then counts what it takes for the second
     /// half of them. Gives their results too.
-    fn round<T>(
-        &mut self,
-        tasks: impl Iterator<Item = std::result::Result<Task<T>, TaskError>>,
-    ) -> Result<(u64, Vec<T>)> {
+    fn round<T>(&mut self, tasks: impl Iterator<Item = Task<T>>) -> Result<(u64, Vec<T>)> {
         self.steps.stop()?;
-        let tasks = tasks.collect::<std::result::Result<Vec<_>, _>>()?;
+        let tasks: Vec<_> = tasks.collect();
         if tasks.len() != LANE_DEPTH {
             return Err("a round fills a lane".into());
         }

@@ -75,6 +75,16 @@ pub struct Record {
 /// another task. Whoever reads a word twice may find two different ones: the other side's mistake,
 /// not an error here.
 impl Record {
+    /// A completion in private memory.
+    #[must_use]
+    pub fn of(completion: &Completion) -> Self {
+        Self {
+            flag: AtomicU32::new(0),
+            status: AtomicU32::new(completion.status_word),
+            values: completion.values.map(AtomicU64::new),
+        }
+    }
+
     /// Status code and errno.
     #[inline]
     #[must_use]
@@ -247,6 +257,14 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
         self.is_complete(record, sequence)
     }
 
+    /// As [`Self::watch`], for all records. What has completed already is to be looked for
+    /// afterwards; the bell may not ring for it.
+    pub fn watch_all(&self) {
+        // As in `watch`, twice.
+        self.waiters.watched.fetch_or(u64::MAX, Ordering::Release);
+        Guard::AnnounceThenLook.fence();
+    }
+
     /// Whether the worker, as far as it has said, runs on the processor of this thread, which is about
     /// to wait. Tells the worker where that is.
     #[inline]
@@ -275,9 +293,12 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
 
     /// Takes back [`Self::watch`].
     pub fn unwatch(&self, record: usize) {
-        self.waiters
-            .watched
-            .fetch_and(!(1 << record), Ordering::Relaxed);
+        self.unwatch_many(1 << record);
+    }
+
+    /// Takes back [`Self::watch`] of many records; bit `n` stands for record `n`.
+    pub fn unwatch_many(&self, records: u64) {
+        self.waiters.watched.fetch_and(!records, Ordering::Relaxed);
     }
 }
 

@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::time::Duration;
 
 use chimaera_fork::{Mapping, Private};
 use chimaera_proto::limits::{
@@ -186,9 +187,10 @@ impl Segment {
         self.bell().load(Ordering::Acquire)
     }
 
-    /// Sleeps until the bell is rung once more than `seen`, or for no reason at all.
-    pub fn wait_for_bell(&self, seen: u32) {
-        futex::wait(self.bell(), seen, None);
+    /// Sleeps until the bell is rung once more than `seen`, the timeout passes, or for no reason at
+    /// all.
+    pub fn wait_for_bell(&self, seen: u32, timeout: Option<Duration>) {
+        futex::wait(self.bell(), seen, timeout);
     }
 
     /// Rings the bell of whoever watches many records of this segment at once.

@@ -76,17 +76,17 @@ fn many(bench: &Rc<Bench>) -> Result<Measure> {
         let mut steps = VecDeque::with_capacity(DEPTH);
         for _ in 0..DEPTH {
             steps.push_back(Step::Allocating(
-                bdev.async_allocate_blocks(QUERY, BLOCK_BYTES)?,
+                bdev.async_allocate_blocks(QUERY, BLOCK_BYTES),
             ));
         }
         let steps_per_second = rate(bench.window(), || {
             let next = match steps.pop_front() {
                 Some(Step::Allocating(task)) => {
-                    Step::Freeing(bdev.async_free_blocks(QUERY, &task.wait()?)?)
+                    Step::Freeing(bdev.async_free_blocks(QUERY, &task.wait()?))
                 }
                 Some(Step::Freeing(task)) => {
                     task.wait()?;
-                    Step::Allocating(bdev.async_allocate_blocks(QUERY, BLOCK_BYTES)?)
+                    Step::Allocating(bdev.async_allocate_blocks(QUERY, BLOCK_BYTES))
                 }
                 None => return Err("no step is under way".into()),
             };

@@ -122,9 +122,9 @@ impl FilePool {
             };
             let block = blocks.next().ok_or("the pool has no blocks")?;
             Ok(if is_write {
-                self.bdev.async_write(QUERY, block, buffer)?
+                self.bdev.async_write(QUERY, block, buffer)
             } else {
-                self.bdev.async_read(QUERY, block, buffer)?
+                self.bdev.async_read(QUERY, block, buffer)
             })
         })
     }

@@ -143,7 +143,7 @@ fn allocate(bdev: &Client, count: usize) -> Result<(Vec<Block>, f64)> {
         {
             blocks.extend(task.wait()?);
         }
-        flying.push_back(bdev.async_allocate_blocks(QUERY, BLOCK_BYTES)?);
+        flying.push_back(bdev.async_allocate_blocks(QUERY, BLOCK_BYTES));
     }
     for task in flying {
         blocks.extend(task.wait()?);

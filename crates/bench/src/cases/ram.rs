@@ -119,9 +119,9 @@ impl RamPool {
             };
             let block = blocks.next().ok_or("the pool has no blocks")?;
             Ok(if is_write {
-                self.bdev.async_write(QUERY, block, buffer)?
+                self.bdev.async_write(QUERY, block, buffer)
             } else {
-                self.bdev.async_read(QUERY, block, buffer)?
+                self.bdev.async_read(QUERY, block, buffer)
             })
         })
     }

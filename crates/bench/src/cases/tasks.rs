@@ -75,7 +75,7 @@ fn one_lane(bench: &Rc<Bench>) -> Result<Measure> {
 
 /// Empty tasks per second, `depth` in flight.
 pub(crate) fn empty_rate(bench: &Bench, echo: &EchoClient, depth: usize) -> Result<f64> {
-    task_rate(depth, bench.window(), |_| Ok(echo.async_echo(7)?))
+    task_rate(depth, bench.window(), |_| Ok(echo.async_echo(7)))
 }
 
 fn many_threads(bench: &Rc<Bench>, threads: usize) -> Result<Measure> {
@@ -105,7 +105,7 @@ fn rate_of_threads(bench: &Bench, echo: &EchoClient, threads: usize) -> Result<f
                 begin
                     .recv()
                     .map_err(|_| "another thread did not come to measure")?;
-                task_rate(DEPTH, window, |_| Ok(echo.async_echo(7)?))
+                task_rate(DEPTH, window, |_| Ok(echo.async_echo(7)))
             };
             running.push(spawn_scoped(scope, "chimaera-bench", one)?);
             gates.push(gate);

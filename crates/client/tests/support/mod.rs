@@ -62,11 +62,9 @@ pub(crate) fn echo(runtime: &Runtime, argument: u64) -> u64 {
 
 /// Submits; the result is the first value.
 pub(crate) fn submit(runtime: &Runtime, method: u16, argument: u64) -> Task<u64> {
-    runtime
-        .submit(call(method, argument), None, |finished| {
-            Ok(finished.values()?[0])
-        })
-        .expect("submits")
+    runtime.submit(call(method, argument), None, |finished| {
+        Ok(finished.values()?[0])
+    })
 }
 
 /// Submits with a buffer; the result is the first value and the buffer.
@@ -76,9 +74,7 @@ pub(crate) fn submit_buffer(
     argument: u64,
     buffer: Buffer,
 ) -> Task<(u64, Buffer)> {
-    runtime
-        .submit(call(method, argument), Some(buffer), with_buffer)
-        .expect("submits")
+    runtime.submit(call(method, argument), Some(buffer), with_buffer)
 }
 
 pub(crate) fn with_buffer(mut finished: Finished<'_>) -> Result<(u64, Buffer), TaskError> {

@@ -62,11 +62,8 @@ impl Client {
     }
 
     /// As [`Self::echo`], without waiting.
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
     #[inline]
-    pub fn async_echo(&self, word: u64) -> Result<Task<u64>, TaskError> {
+    pub fn async_echo(&self, word: u64) -> Task<u64> {
         self.runtime
             .submit(self.call(Method::Echo, word), None, |finished| {
                 Ok(finished.values()?[0])
@@ -84,10 +81,7 @@ impl Client {
     }
 
     /// As [`Self::reverse`], without waiting. The buffer goes along and comes back.
-    ///
-    /// # Errors
-    /// Those of submitting; the others come with the task.
-    pub fn async_reverse(&self, buffer: Buffer) -> Result<Task<Buffer>, TaskError> {
+    pub fn async_reverse(&self, buffer: Buffer) -> Task<Buffer> {
         self.runtime
             .submit(self.call(Method::Reverse, 0), Some(buffer), reversed)
     }

@@ -1,0 +1,77 @@
+//! Tasks that are several: a future that goes on when one of its tasks has ended.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+use crate::error::TaskError;
+
+type Steps<T> = Pin<Box<dyn Future<Output = Result<T, TaskError>> + Send>>;
+
+/// A task of several steps.
+pub(crate) struct Compound<T>(Mutex<Progress<T>>);
+
+enum Progress<T> {
+    Going {
+        steps: Steps<T>,
+        /// Who polled last.
+        waker: Waker,
+    },
+    Ended(Result<T, TaskError>),
+}
+
+impl<T> Compound<T> {
+    /// Begins: what can be submitted at once is.
+    pub(crate) fn new(steps: impl Future<Output = Result<T, TaskError>> + Send + 'static) -> Self {
+        let mut progress = Progress::Going {
+            steps: Box::pin(steps),
+            waker: Waker::noop().clone(),
+        };
+        progress.go_on();
+        Self(Mutex::new(progress))
+    }
+
+    /// Goes on as far as it can. Returns whether it has ended; if not, the waker is woken when it can
+    /// go on.
+    pub(crate) fn watch(&mut self, waker: &Waker) -> bool {
+        let progress = self.0.get_mut();
+        if let Progress::Going { waker: last, .. } = progress {
+            last.clone_from(waker);
+        }
+        progress.go_on()
+    }
+
+    /// As [`Self::watch`], on behalf of who polled last.
+    pub(crate) fn is_complete(&self) -> bool {
+        // Who has it locked is going on with it.
+        self.0
+            .try_lock()
+            .is_some_and(|mut progress| progress.go_on())
+    }
+
+    /// The result of what has ended.
+    pub(crate) fn into_result(self) -> Result<T, TaskError> {
+        match self.0.into_inner() {
+            Progress::Ended(result) => result,
+            Progress::Going { .. } => panic!("the result was asked for before there was one"),
+        }
+    }
+}
+
+impl<T> Progress<T> {
+    /// Returns whether it has ended.
+    fn go_on(&mut self) -> bool {
+        let Self::Going { steps, waker } = self else {
+            return true;
+        };
+        match steps.as_mut().poll(&mut Context::from_waker(waker)) {
+            Poll::Pending => false,
+            Poll::Ready(result) => {
+                *self = Self::Ended(result);
+                true
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Tasks that found no room: each has its call and buffer with itself, and submits when it is asked or
+//! waited for, on the lane of the thread that does so.
+//!
+//! Laws of this module:
+//! - A task that was not submitted has done nothing, and is dropped as if it had never been.
+//! - It keeps the session: the lanes are needed until it is submitted.
+//! - How many there may be in a session is limited ([`MOST_UNSUBMITTED`]), lest a program that is
+//!   faster than its device fill the memory with what it wants to do.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+
+use chimaera_proto::{BufferRange, Status};
+
+use crate::buffer::Buffer;
+use crate::call::{Call, Refused};
+use crate::desk::Wakers;
+use crate::error::Error;
+use crate::lane::{ATTACHED, ClientLane, Flight, Lost};
+use crate::lanes::Lanes;
+use crate::place::Place;
+use crate::queue::Ticket;
+use crate::room::Seat;
+use crate::runtime::{Runtime, connection_lost};
+
+/// Tasks of a session that may wait to be submitted.
+pub(crate) const MOST_UNSUBMITTED: usize = 16 * 1024;
+
+/// A task that was not submitted yet.
+pub(crate) struct Unsubmitted {
+    // Left before the session may go.
+    seat: Option<Seat<Arc<ClientLane>>>,
+    call: Call,
+    range: Option<BufferRange>,
+    buffer: Option<Buffer>,
+    counted: Counted,
+}
+
+/// What an attempt came to.
+pub(crate) enum Attempt {
+    Submitted(Arc<ClientLane>, Flight),
+    /// It cannot be submitted any more.
+    Refused(Error),
+    /// There is no room. The waker, if there was one, is woken when there may be.
+    NoRoom,
+    /// There is no room, and no thread to be had that would wake the waker.
+    Unwatched,
+}
+
+impl Unsubmitted {
+    /// Makes a task wait, unless too many do.
+    ///
+    /// # Errors
+    /// [`Status::Busy`].
+    pub(crate) fn new(
+        runtime: &Runtime,
+        call: Call,
+        range: Option<BufferRange>,
+        buffer: Option<Buffer>,
+    ) -> Result<Self, Box<Refused>> {
+        match Counted::new(runtime) {
+            Some(counted) => Ok(Self {
+                seat: None,
+                call,
+                range,
+                buffer,
+                counted,
+            }),
+            None => {
+                let error = Error::new(Status::Busy, call).with_detail(format_args!(
+                    "{MOST_UNSUBMITTED} tasks of this connection wait to be submitted, which is the \
+                     most: wait for some before asking for more"
+                ));
+                Err(Box::new(Refused::new(call, buffer, error)))
+            }
+        }
+    }
+
+    pub(crate) fn call(&self) -> Call {
+        self.call
+    }
+
+    /// Takes the buffer out; the task is not to be submitted any more.
+    pub(crate) fn take_buffer(&mut self) -> Option<Buffer> {
+        self.buffer.take()
+    }
+
+    /// Gives the seat in the queue up, for who is going to ask no more for a while.
+    pub(crate) fn leave_queue(&mut self) {
+        self.seat = None;
+    }
+
+    /// Submits on this thread's lane if that needs no waiting, else takes a seat in its queue if there
+    /// is a waker to be woken. Gives wakers to be woken when nothing is locked.
+    pub(crate) fn attempt(&mut self, waker: Option<Waker>, wakers: &mut Wakers) -> Attempt {
+        let lanes = Arc::clone(self.counted.lanes());
+        let lane = match lanes.current() {
+            Ok(lane) => lane,
+            Err(error) => return Attempt::Refused(error),
+        };
+        if self
+            .seat
+            .as_ref()
+            .is_some_and(|seat| !Arc::ptr_eq(&seat.lane, lane))
+        {
+            self.seat = None;
+        }
+        let attempted = self.attempt_on(lane, wakers);
+        let (Attempt::NoRoom, Some(waker)) = (&attempted, waker) else {
+            return attempted;
+        };
+        let joined = lane.join(self.ticket(), waker);
+        let ticket = joined.ticket;
+        self.seat.get_or_insert_with(|| Seat {
+            lane: Arc::clone(lane),
+            ticket,
+        });
+        if joined.may_go || lane.is_lost() {
+            let attempted = self.attempt_on(lane, wakers);
+            if !matches!(attempted, Attempt::NoRoom) {
+                return attempted;
+            }
+        }
+        if lane.link.watch_the_bell() {
+            Attempt::NoRoom
+        } else {
+            Attempt::Unwatched
+        }
+    }
+
+    fn ticket(&self) -> Option<Ticket> {
+        self.seat.as_ref().map(|seat| seat.ticket)
+    }
+
+    fn attempt_on(&mut self, lane: &Arc<ClientLane>, wakers: &mut Wakers) -> Attempt {
+        let (ticket, call, range) = (self.ticket(), self.call, self.range);
+        let leave = |place: &mut Place| leave_at(place, call, &mut self.buffer);
+        let submitted = lane.submit_in_turn(ticket, &call, range, ATTACHED, leave, wakers);
+        match submitted {
+            None => Attempt::NoRoom,
+            Some(submitted) => self.submitted(lane, submitted),
+        }
+    }
+
+    /// Submits on this thread's lane. Blocks until there is room. Gives no [`Attempt::NoRoom`].
+    pub(crate) fn submit(&mut self) -> Attempt {
+        let lanes = Arc::clone(self.counted.lanes());
+        let lane = match lanes.current() {
+            Ok(lane) => lane,
+            Err(error) => return Attempt::Refused(error),
+        };
+        let (call, range) = (self.call, self.range);
+        let leave = |place: &mut Place| leave_at(place, call, &mut self.buffer);
+        let submitted = lane.submit_attached(&call, range, leave);
+        self.submitted(lane, submitted)
+    }
+
+    fn submitted(&mut self, lane: &Arc<ClientLane>, submitted: Result<Flight, Lost>) -> Attempt {
+        self.seat = None;
+        match submitted {
+            Ok(flight) => Attempt::Submitted(Arc::clone(lane), flight),
+            Err(Lost) => Attempt::Refused(connection_lost(&self.call)),
+        }
+    }
+}
+
+/// Leaves at a record what goes along with its task.
+#[inline]
+pub(crate) fn leave_at(place: &mut Place, call: Call, buffer: &mut Option<Buffer>) {
+    place.call = call;
+    if buffer.is_some() {
+        place.buffer = buffer.take();
+    }
+}
+
+/// One of the session's unsubmitted tasks, as long as it is there.
+struct Counted(Runtime);
+
+impl Counted {
+    fn new(runtime: &Runtime) -> Option<Self> {
+        let count = &runtime.lanes().unsubmitted;
+        // Relaxed: the count stands for itself.
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        if before >= MOST_UNSUBMITTED {
+            count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self(runtime.clone()))
+    }
+
+    fn lanes(&self) -> &Arc<Lanes> {
+        self.0.lanes()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.lanes().unsubmitted.fetch_sub(1, Ordering::Relaxed);
+    }
+}

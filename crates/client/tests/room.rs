@@ -1,0 +1,191 @@
+//! More tasks than a lane has room for: nobody's thread is blocked, everybody gets a turn, and what was not
+//! submitted did nothing.
+
+mod fake_host;
+mod support;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+
+use chimaera_client::proto::limits::LANE_DEPTH;
+use chimaera_client::{ConnectOptions, Runtime, Status, Task};
+use fake_host::{FakeHost, Watchdog};
+use support::{ECHO, FILL, HOLD, block_on, call, module, submit, submit_buffer};
+
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A task that was polled by hand.
+struct Polled {
+    task: Task<u64>,
+    wakes: Arc<Count>,
+}
+
+impl Polled {
+    fn new(task: Task<u64>) -> Self {
+        let wakes = Arc::default();
+        let mut this = Self { task, wakes };
+        assert!(this.poll().is_none(), "it cannot have ended");
+        this
+    }
+
+    fn poll(&mut self) -> Option<u64> {
+        let waker = Waker::from(Arc::clone(&self.wakes));
+        match Pin::new(&mut self.task).poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(result) => Some(result.expect("echo")),
+            Poll::Pending => None,
+        }
+    }
+
+    fn is_woken(&self) -> bool {
+        self.wakes.0.load(Ordering::SeqCst) != 0
+    }
+
+    fn wait_until_woken(&self) {
+        while !self.is_woken() {
+            thread::yield_now();
+        }
+    }
+}
+
+/// Fills the thread's lane with tasks that the host holds.
+fn fill(host: &FakeHost, runtime: &Runtime) -> Vec<Task<u64>> {
+    let tasks: Vec<_> = (0..LANE_DEPTH as u64)
+        .map(|n| submit(runtime, HOLD, n))
+        .collect();
+    host.wait_for_held(LANE_DEPTH);
+    assert!(tasks.iter().all(Task::is_submitted));
+    tasks
+}
+
+#[test]
+fn calls_return_at_once_however_many_are_in_flight() {
+    let _watchdog = Watchdog::new();
+    // The host completes nothing: a call that waited for it would never return.
+    let (mut host, runtime) = FakeHost::connect(module);
+    let tasks: Vec<_> = (0..200).map(|n| submit(&runtime, HOLD, n)).collect();
+    let submitted = tasks.iter().filter(|task| task.is_submitted()).count();
+    assert_eq!(submitted, LANE_DEPTH);
+    assert!(!tasks.iter().any(Task::is_complete));
+    host.kill();
+    for task in tasks {
+        let error = task.wait().expect_err("the host is gone");
+        assert_eq!(error.status(), Status::ConnectionLost);
+    }
+}
+
+#[test]
+fn more_tasks_than_records_are_carried_out_in_any_order_of_waiting() {
+    let _watchdog = Watchdog::new();
+    for count in [65, 128, 129, 1000] {
+        for (is_reversed, is_awaited) in
+            [(false, false), (true, false), (false, true), (true, true)]
+        {
+            let (host, runtime) = FakeHost::connect(module);
+            let mut tasks: Vec<_> = (0..count)
+                .map(|n| (n, submit(&runtime, if n < 64 { HOLD } else { ECHO }, n)))
+                .collect();
+            host.release_held();
+            if is_reversed {
+                tasks.reverse();
+            }
+            for (number, task) in tasks {
+                let result = if is_awaited {
+                    block_on(task)
+                } else {
+                    task.wait()
+                };
+                assert_eq!(result.expect("echo"), number);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_task_that_finds_no_room_keeps_its_buffer_until_it_is_submitted() {
+    let _watchdog = Watchdog::new();
+    let (host, runtime) = FakeHost::connect(module);
+    let held = fill(&host, &runtime);
+    let buffer = || runtime.allocate_buffer(100).expect("a buffer");
+    let kept = submit_buffer(&runtime, FILL, 7, buffer());
+    let taken_back = submit_buffer(&runtime, FILL, 8, buffer());
+    assert!(!kept.is_submitted() && !kept.is_complete());
+    assert_eq!(kept.request(), Some(call(FILL, 7)));
+    let mut buffer = taken_back
+        .take_back()
+        .expect("it was not submitted")
+        .expect("the buffer comes back");
+    buffer.fill(1);
+    host.release_held();
+    let (len, filled) = kept.wait().expect("fills");
+    assert_eq!((len, filled.len()), (100, 100));
+    assert!(filled.iter().all(|&byte| byte == 7));
+    assert!(buffer.iter().all(|&byte| byte == 1), "nothing was done");
+    // What was submitted cannot be taken back.
+    let task = held.into_iter().next().expect("tasks").take_back();
+    assert_eq!(task.expect_err("submitted").wait().expect("echo"), 0);
+}
+
+#[test]
+fn dropping_what_was_not_submitted_gives_its_buffer_back_and_does_nothing() {
+    let _watchdog = Watchdog::new();
+    let options = ConnectOptions::new().buffer_bytes(4 << 20);
+    let (host, runtime) = FakeHost::connect_with(options, module);
+    let held = fill(&host, &runtime);
+    let large = 3 << 20;
+    for polled in [false, true] {
+        let buffer = runtime.allocate_buffer(large).expect("a buffer");
+        let mut task = submit_buffer(&runtime, FILL, 1, buffer);
+        if polled {
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(Pin::new(&mut task).poll(&mut context).is_pending());
+        }
+        drop(task);
+    }
+    // No other segment was needed, so each was freed before the next.
+    assert_eq!(host.segment_count(), 1);
+    host.release_held();
+    for (number, task) in held.into_iter().enumerate() {
+        assert_eq!(task.wait().expect("echo"), number as u64);
+    }
+}
+
+#[test]
+fn those_who_wait_are_woken_one_for_each_record_in_order() {
+    let _watchdog = Watchdog::new();
+    let (host, runtime) = FakeHost::connect(module);
+    let mut held = fill(&host, &runtime);
+    let mut waiting: Vec<_> = (0..4)
+        .map(|n| Polled::new(submit(&runtime, ECHO, n)))
+        .collect();
+    host.release_held();
+    // All complete: a record for each of them can be had.
+    for polled in &mut waiting {
+        polled.wait_until_woken();
+    }
+    for (number, polled) in waiting.iter_mut().enumerate() {
+        let value = polled.poll().unwrap_or_else(|| {
+            // Submitted now, and perhaps not complete yet.
+            assert!(polled.task.is_submitted());
+            loop {
+                if let Some(value) = polled.task.try_wait() {
+                    break value.expect("echo");
+                }
+                thread::yield_now();
+            }
+        });
+        assert_eq!(value, number as u64);
+    }
+    assert_eq!(held.pop().expect("tasks").wait().expect("echo"), 63);
+}
