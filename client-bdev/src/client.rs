@@ -1,13 +1,16 @@
 //! The client itself: which pool it is for, creating it, and what it says of itself.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use chimaera_client::{
     Call, Error, Finished, PoolId, PoolInfo, PoolQuery, Runtime, Status, Task, TaskError,
 };
 use chimaera_proto::admin::GetOrCreatePool;
-use chimaera_proto::bdev::{MODULE_NAME, Method, STATS_BUFFER_BYTES, Stats};
+use chimaera_proto::bdev::{BdevType, MODULE_NAME, Method, STATS_BUFFER_BYTES, Stats};
 use chimaera_proto::codec;
 
 use crate::options::CreateOptions;
@@ -23,8 +26,9 @@ use crate::options::CreateOptions;
 /// [`Status::PermissionDenied`], [`Status::ConnectionLost`], [`Status::ShuttingDown`].
 pub struct Client {
     runtime: Runtime,
-    /// The pool's id as one word; it changes once at most, when the host chooses it.
-    pool: AtomicU64,
+    /// The pool's id as one word; it changes once at most, when the host chooses it. Shared with clones, and with
+    /// a creation that is under way.
+    pool: Arc<AtomicU64>,
 }
 
 impl Client {
@@ -34,7 +38,7 @@ impl Client {
     pub fn new(runtime: &Runtime, pool: PoolId) -> Self {
         Self {
             runtime: runtime.clone(),
-            pool: AtomicU64::new(to_word(pool)),
+            pool: Arc::new(AtomicU64::new(to_word(pool))),
         }
     }
 
@@ -59,6 +63,21 @@ impl Client {
         Ok(Self::new(runtime, info.id))
     }
 
+    /// A client for the pool with this name, which is created if it is not there: [`Self::create`] with
+    /// [`PoolQuery::Dynamic`] and whatever id the pool has.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn open_or_create(
+        runtime: &Runtime,
+        name: &str,
+        options: &CreateOptions,
+    ) -> Result<Self, Error> {
+        let client = Self::new(runtime, PoolId::NULL);
+        client.create(PoolQuery::Dynamic, name, options)?;
+        Ok(client)
+    }
+
     /// The pool's id. [`PoolId::NULL`] as long as the host has to choose it.
     #[inline]
     #[must_use]
@@ -75,7 +94,8 @@ impl Client {
 
     /// Creates the pool, or finds it if it is there with the same parameters;
     /// [`PoolInfo::created`] says which. The name is the path of a file or device, or any name for
-    /// memory. A client that was made with [`PoolId::NULL`] has the pool's id from now on.
+    /// memory. A path that is relative is so to the working folder of this process, and the pool's name is
+    /// the absolute one. A client that was made with [`PoolId::NULL`] has the pool's id from now on.
     ///
     /// # Errors
     /// [`Status::ParameterMismatch`] if it is there with other parameters; [`Status::NotBlank`] if
@@ -89,39 +109,46 @@ impl Client {
         name: &str,
         options: &CreateOptions,
     ) -> Result<PoolInfo, Error> {
-        let describe = |error: Error| error.during(format_args!("creating the pool \"{name}\""));
-        let task = self.async_create(query, name, options);
-        let info = task.wait().map_err(|error| describe(error.error))?;
-        if self.pool_id().is_null() {
-            self.pool.store(to_word(info.id), Ordering::Relaxed);
-        }
-        Ok(info)
+        Ok(self.async_create(query, name, options).wait()?)
     }
 
-    /// As [`Self::create`]. A client that was made with [`PoolId::NULL`] keeps it: make another
-    /// with the id that the task gives.
+    /// As [`Self::create`].
     pub fn async_create(
         &self,
         query: PoolQuery,
         name: &str,
         options: &CreateOptions,
     ) -> Task<PoolInfo> {
-        let params = match codec::encode(options.params()) {
-            Ok(params) => params,
-            Err(error) => {
-                let refused = Error::new(Status::InvalidArgument, "creating a pool");
-                return Task::failed(refused.with_detail(error));
-            }
+        let described = format!("creating the pool \"{name}\"");
+        let request = match self.creation(name, options) {
+            Ok(request) => request,
+            Err(error) => return Task::failed(error.during(described)),
         };
-        let request = GetOrCreatePool {
+        let admin = self.runtime.admin();
+        let task = admin.async_get_or_create_pool(query, &request);
+        let pool = Arc::clone(&self.pool);
+        Task::of_steps(async move {
+            let info = task.await.map_err(|error| error.error.during(described))?;
+            // Relaxed: the id stands for itself. One that is there already is the same.
+            pool.store(to_word(info.id), Ordering::Relaxed);
+            Ok(info)
+        })
+    }
+
+    fn creation(&self, name: &str, options: &CreateOptions) -> Result<GetOrCreatePool, Error> {
+        let refused = |detail: &dyn fmt::Display| {
+            Error::new(Status::InvalidArgument, "creating a pool").with_detail(detail)
+        };
+        let name = match options.params().bdev_type {
+            BdevType::File => absolute(name).map_err(|error| refused(&error))?,
+            BdevType::Ram => name.into(),
+        };
+        Ok(GetOrCreatePool {
             module: MODULE_NAME.to_owned(),
-            name: name.to_owned(),
+            name: name.into_owned(),
             id: self.pool_id(),
-            params,
-        };
-        self.runtime
-            .admin()
-            .async_get_or_create_pool(query, &request)
+            params: codec::encode(options.params()).map_err(|error| refused(&error))?,
+        })
     }
 
     /// What the pool is and has done: the characteristics given at creation, the exact remaining
@@ -206,6 +233,18 @@ fn describe_flush(call: &Call) -> String {
     format!("flushing pool {}", call.pool)
 }
 
+/// A path that means the same to the daemon, whose working folder is another.
+fn absolute(path: &str) -> std::io::Result<Cow<'_, str>> {
+    // An empty one is the daemon's to refuse.
+    if path.is_empty() || Path::new(path).is_absolute() {
+        return Ok(path.into());
+    }
+    let whole = std::path::absolute(path)?.into_os_string().into_string();
+    let whole =
+        whole.map_err(|_| std::io::Error::other("the working folder's path is not UTF-8"))?;
+    Ok(whole.into())
+}
+
 const fn to_word(pool: PoolId) -> u64 {
     (pool.major as u64) << 32 | pool.minor as u64
 }
@@ -216,7 +255,10 @@ const fn from_word(word: u64) -> PoolId {
 
 impl Clone for Client {
     fn clone(&self) -> Self {
-        Self::new(&self.runtime, self.pool_id())
+        Self {
+            runtime: self.runtime.clone(),
+            pool: Arc::clone(&self.pool),
+        }
     }
 }
 

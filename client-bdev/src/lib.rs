@@ -40,6 +40,7 @@
 #![forbid(unsafe_code)]
 
 mod blocks;
+mod bytes;
 mod client;
 #[cfg(feature = "embed")]
 mod embed;

@@ -10,7 +10,7 @@ pub struct CreateOptions {
 
 impl CreateOptions {
     /// A file or block device, whose path is the pool's name. All of it, unless
-    /// [`Self::total_size`] says less. What was flushed
+    /// [`Self::size`] says less. What was flushed
     /// ([`Client::flush`](crate::Client::flush)) outlives the pool and the runtime: create it again to
     /// open it.
     #[must_use]
@@ -20,8 +20,8 @@ impl CreateOptions {
 
     /// Memory of this many bytes. Its contents are lost when the pool or the runtime ends.
     #[must_use]
-    pub const fn ram(total_size: u64) -> Self {
-        Self::new(BdevType::Ram, total_size)
+    pub const fn ram(size: u64) -> Self {
+        Self::new(BdevType::Ram, size)
     }
 
     const fn new(bdev_type: BdevType, total_size: u64) -> Self {
@@ -41,7 +41,7 @@ impl CreateOptions {
 
     /// Bytes to manage; 0 for all of a file or device.
     #[must_use]
-    pub const fn total_size(mut self, bytes: u64) -> Self {
+    pub const fn size(mut self, bytes: u64) -> Self {
         self.params.total_size = bytes;
         self
     }

@@ -129,6 +129,69 @@ fn the_host_can_choose_the_id_and_the_name_finds_it() {
 }
 
 #[test]
+fn a_client_learns_the_id_also_from_a_creation_that_it_does_not_wait_for() {
+    let _watchdog = Watchdog::new();
+    let (_host, runtime) = FakeHost::connect(pools());
+    let bdev = Client::new(&runtime, PoolId::NULL);
+    let clone = bdev.clone();
+    let options = CreateOptions::ram(MIB);
+    let task = bdev.async_create(PoolQuery::Dynamic, "chosen", &options);
+    let info = task.wait().expect("creates");
+    assert_eq!((bdev.pool_id(), clone.pool_id()), (info.id, info.id));
+    let other = Client::open_or_create(&runtime, "other", &options).expect("creates");
+    assert!(!other.pool_id().is_null());
+}
+
+#[test]
+fn a_file_is_named_by_its_whole_path_and_memory_as_it_is() {
+    let _watchdog = Watchdog::new();
+    let (_host, runtime) = FakeHost::connect(pools());
+    let folder = std::env::current_dir().expect("a working folder");
+    for (name, options, expected) in [
+        (
+            "a/pool",
+            CreateOptions::file().size(MIB),
+            folder.join("a/pool"),
+        ),
+        ("/b/pool", CreateOptions::file().size(MIB), "/b/pool".into()),
+        ("c/pool", CreateOptions::ram(MIB), "c/pool".into()),
+    ] {
+        let bdev = Client::new(&runtime, PoolId::NULL);
+        let info = bdev
+            .create(PoolQuery::Dynamic, name, &options)
+            .expect("creates");
+        assert_eq!(std::path::PathBuf::from(info.name), expected);
+    }
+}
+
+#[test]
+fn bytes_that_lie_anywhere_are_written_and_read() -> Result<(), Box<dyn std::error::Error>> {
+    let _watchdog = Watchdog::new();
+    let (_host, runtime) = FakeHost::connect(pools());
+    let bdev = pool(&runtime, 8);
+    let blocks = bdev.allocate_blocks(PoolQuery::Local, 4096)?;
+    assert_eq!(
+        bdev.write_bytes(PoolQuery::Local, &blocks[0], b"somewhere")?,
+        9
+    );
+    assert_eq!(
+        bdev.write_bytes_at(PoolQuery::Local, &blocks[0], 4, b"Where")?,
+        5
+    );
+    let mut bytes = [0; 9];
+    assert_eq!(
+        bdev.read_bytes(PoolQuery::Local, &blocks[0], &mut bytes)?,
+        9
+    );
+    assert_eq!(&bytes, b"someWhere");
+    let mut long = [7; 4097];
+    let error = bdev.read_bytes(PoolQuery::Local, &blocks[0], &mut long);
+    assert_eq!(error.expect_err("too long").status(), Status::BeyondBlock);
+    assert_eq!(long, [7; 4097], "nothing changes");
+    Ok(())
+}
+
+#[test]
 fn admin_lists_all_pages_and_destroys() {
     let _watchdog = Watchdog::new();
     let (_host, runtime) = FakeHost::connect(pools());

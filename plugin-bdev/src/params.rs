@@ -88,12 +88,12 @@ impl Parameters {
             match params.bdev_type {
                 BdevType::Ram if params.total_size == 0 => {
                     return Err(invalid(
-                        "a memory pool needs a total_size: give its size in bytes".to_owned(),
+                        "a memory pool needs a size: give it in bytes".to_owned(),
                     ));
                 }
                 _ if params.total_size != 0 => {
                     return Err(invalid(format!(
-                        "total_size is {} bytes, less than the smallest block: give at least \
+                        "size is {} bytes, less than the smallest block: give at least \
                          {UNIT_BYTES}",
                         params.total_size
                     )));
@@ -145,7 +145,7 @@ impl Parameters {
             0 => whole,
             size => size,
         };
-        differences.compare("total_size", self.total_size, wanted_size);
+        differences.compare("size", self.total_size, wanted_size);
         let is_file = self.bdev_type == BdevType::File && asked.bdev_type == BdevType::File;
         if is_file {
             differences.compare("read_only", self.read_only, asked.read_only);

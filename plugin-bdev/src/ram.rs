@@ -54,7 +54,7 @@ impl RamDevice {
                 Status::OutOfMemory,
                 format!(
                     "no room for a memory pool of {total_size} bytes: {cause}; give a smaller \
-                     total_size"
+                     size"
                 ),
             )
         };

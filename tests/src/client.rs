@@ -305,7 +305,7 @@ fn use_a_pool(runtime: &Runtime, path: &str) -> Result<(), Error> {
     client.create(
         PoolQuery::Dynamic,
         path,
-        &CreateOptions::file().total_size(8 << 20),
+        &CreateOptions::file().size(8 << 20),
     )?;
     let used = || -> Result<(), Error> {
         let blocks = client.allocate_blocks(QUERY, 4096)?;

@@ -398,7 +398,7 @@ fn embed(plugins: &str, socket: &str, file: &str, how: &str) {
         .create(
             PoolQuery::Dynamic,
             file,
-            &CreateOptions::file().total_size(16 << 20),
+            &CreateOptions::file().size(16 << 20),
         )
         .expect("the pool is made");
     let memory = Client::new(&runtime, PoolId::new(8001, 0));

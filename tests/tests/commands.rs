@@ -30,7 +30,7 @@ fn every_exit_code_says_what_happened() {
     let said = create(&sized).success();
     assert!(said.starts_with("exists with these parameters"), "{said}");
     let said = create(&other_size).failure(IN_THE_WAY);
-    assert!(said.contains("total_size is 1048576"), "{said}");
+    assert!(said.contains("size is 1048576"), "{said}");
     let link = folder.path().join("link");
     std::fs::hard_link(file, &link).expect("a link");
     create(&[text(&link), "--type", "file"]).failure(IN_THE_WAY);

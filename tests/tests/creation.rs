@@ -23,13 +23,13 @@ fn a_file_that_is_not_there_is_not_found() {
         text(&absent),
         &CreateOptions::file(),
         Status::NotFound,
-        &["does not exist", "give a total_size"],
+        &["does not exist", "give a"],
     );
     let nowhere = daemon.folder().join("nowhere/file");
     assert_not_created(
         &pool,
         text(&nowhere),
-        &CreateOptions::file().total_size(MIB),
+        &CreateOptions::file().size(MIB),
         Status::NotFound,
         &["cannot create"],
     );
@@ -44,14 +44,14 @@ fn parameters_that_make_no_pool_are_refused_and_leave_no_file() {
     let file = disk_folder();
     let path = file.path().join("pool");
     let name = text(&path);
-    let sized = CreateOptions::file().total_size(MIB);
+    let sized = CreateOptions::file().size(MIB);
     let invalid = Status::InvalidArgument;
     let refused = |name: &str, options: CreateOptions, status, words: &[&str]| {
         assert_not_created(&pool, name, &options, status, words);
     };
-    refused("ram", CreateOptions::ram(0), invalid, &["total_size"]);
+    refused("ram", CreateOptions::ram(0), invalid, &["needs a size"]);
     refused("ram", CreateOptions::ram(4095), invalid, &["at least 4096"]);
-    refused(name, sized.total_size(100), invalid, &["at least 4096"]);
+    refused(name, sized.size(100), invalid, &["at least 4096"]);
     refused(name, sized.io_depth(0), invalid, &["io_depth is 0"]);
     refused(name, sized.io_depth(4097), invalid, &["io_depth is 4097"]);
     for alignment in [1, 256, 513, 8192, u32::MAX] {
@@ -97,7 +97,7 @@ fn what_is_no_file_or_device_is_not_opened() {
         assert_not_created(
             &pool,
             name,
-            &CreateOptions::file().total_size(MIB),
+            &CreateOptions::file().size(MIB),
             Status::InvalidArgument,
             &[words, "regular file or a block device"],
         );
@@ -119,7 +119,7 @@ fn a_file_pool_without_a_size_is_as_large_as_its_file() {
             name,
             &CreateOptions::file(),
             Status::InvalidArgument,
-            &[&format!("has {len} bytes"), "give a total_size"],
+            &[&format!("has {len} bytes"), "give a"],
         );
     }
     file.set_len(MIB + 5000).expect("a length");
@@ -142,7 +142,7 @@ fn a_file_grows_to_the_size_asked_for() {
     std::fs::write(&path, [0; 4096]).expect("a blank file");
     let pool = client(&runtime, 0);
     let size = file_bytes(2);
-    let options = CreateOptions::file().total_size(size);
+    let options = CreateOptions::file().size(size);
     pool.create(PoolQuery::Dynamic, text(&path), &options)
         .expect("the pool is made");
     let file = File::open(&path).expect("the file");
@@ -168,7 +168,7 @@ fn a_file_that_holds_something_is_refused_and_keeps_it() {
         assert_not_created(
             &client(&runtime, 0),
             text(&path),
-            &CreateOptions::file().total_size(size),
+            &CreateOptions::file().size(size),
             Status::NotBlank,
             &["holds data of an unknown kind", "overwrite"],
         );
@@ -182,7 +182,7 @@ fn a_file_serves_one_pool_at_a_time_in_one_daemon_and_in_two() {
     let runtime = daemon.connect();
     let folder = disk_folder();
     let path = folder.path().join("pool");
-    let options = CreateOptions::file().total_size(MIB);
+    let options = CreateOptions::file().size(MIB);
     let pool = client(&runtime, 0);
     pool.create(PoolQuery::Dynamic, text(&path), &options)
         .expect("the pool is made");
@@ -218,7 +218,7 @@ fn a_pool_that_exists_otherwise_says_what_differs() {
     let folder = disk_folder();
     let path = folder.path().join("pool");
     let name = text(&path);
-    let options = CreateOptions::file().total_size(MIB);
+    let options = CreateOptions::file().size(MIB);
     let pool = client(&runtime, 0);
     pool.create(PoolQuery::Dynamic, name, &options)
         .expect("the pool is made");
@@ -249,9 +249,9 @@ fn a_pool_that_exists_otherwise_says_what_differs() {
     refused(
         &pool,
         name,
-        options.total_size(2 * MIB).io_depth(64).alignment(512),
+        options.size(2 * MIB).io_depth(64).alignment(512),
         &[
-            "total_size is 1048576, asked for 2097152",
+            "size is 1048576, asked for 2097152",
             "io_depth is 32, asked for 64",
             "alignment is 4096, asked for 512",
         ],
@@ -349,7 +349,7 @@ fn a_device_refuses_a_finer_alignment_and_a_larger_size_than_it_has() {
     assert_not_created(
         &pool,
         name,
-        &CreateOptions::file().total_size(2 * MIB),
+        &CreateOptions::file().size(2 * MIB),
         Status::InvalidArgument,
         &["2097152", "has 1048576"],
     );

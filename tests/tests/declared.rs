@@ -32,7 +32,7 @@ fn stats(pool: &Client) -> Stats {
 fn creating_a_pool_again_with_another_profile_switches_to_it_for_good() {
     let folder = disk_folder();
     let path = folder.path().join("pool");
-    let options = CreateOptions::file().total_size(file_bytes(2));
+    let options = CreateOptions::file().size(file_bytes(2));
     let daemon = Daemon::start();
     let runtime = daemon.connect();
     let pool = client(&runtime, 0);
@@ -61,7 +61,7 @@ fn creating_a_pool_again_with_another_profile_switches_to_it_for_good() {
 fn an_opening_says_how_the_device_is_used_and_an_open_pool_is_used_as_it_is() {
     let folder = disk_folder();
     let path = folder.path().join("pool");
-    let options = CreateOptions::file().total_size(file_bytes(2));
+    let options = CreateOptions::file().size(file_bytes(2));
     let daemon = Daemon::start();
     let runtime = daemon.connect();
     let (pool, _) = create(&runtime, &path, &options.io_depth(8).alignment(4096));
@@ -93,7 +93,7 @@ fn an_opening_says_how_the_device_is_used_and_an_open_pool_is_used_as_it_is() {
 fn statistics_count_the_blocks_that_are_there_and_not_only_those_since_the_opening() {
     let folder = disk_folder();
     let path = folder.path().join("pool");
-    let options = CreateOptions::file().total_size(file_bytes(4));
+    let options = CreateOptions::file().size(file_bytes(4));
     let daemon = Daemon::start_with(&["--workers", "2"]);
     let runtime = daemon.connect();
     let (pool, _) = create(&runtime, &path, &options);

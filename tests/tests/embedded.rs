@@ -106,7 +106,7 @@ fn a_module_that_is_linked_in_needs_no_library() {
     let folder = disk_folder();
     let file = folder.path().join("pool");
     let pool = Client::new(&runtime, PoolId::new(8001, 0));
-    let options = CreateOptions::file().total_size(file_bytes(ROOM_BYTES >> 20));
+    let options = CreateOptions::file().size(file_bytes(ROOM_BYTES >> 20));
     pool.create(PoolQuery::Dynamic, text(&file), &options)
         .expect("the pool is made");
     use_all_of(&pool, 2);
@@ -207,7 +207,7 @@ fn two_runtimes_in_one_process_know_nothing_of_each_other() {
     // A file is one pool's, whichever runtime that is in.
     let folder = disk_folder();
     let file = folder.path().join("pool");
-    let options = CreateOptions::file().total_size(file_bytes(ROOM_BYTES >> 20));
+    let options = CreateOptions::file().size(file_bytes(ROOM_BYTES >> 20));
     let on_file = |runtime: &Runtime| {
         let pool = Client::new(runtime, PoolId::new(8001, 0));
         pool.create(PoolQuery::Dynamic, text(&file), &options)

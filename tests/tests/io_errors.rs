@@ -41,7 +41,7 @@ fn a_file_truncated_behind_a_pools_back_gives_io_errors_and_the_daemon_goes_on()
     let folder = disk_folder();
     let path = folder.path().join("pool");
     let pool = client(&runtime, 0);
-    let options = CreateOptions::file().total_size(file_bytes(4));
+    let options = CreateOptions::file().size(file_bytes(4));
     pool.create(PoolQuery::Dynamic, text(&path), &options)
         .expect("the pool is made");
     let blocks = pool.allocate_blocks(QUERY, 4 * MIB).expect("blocks");
@@ -97,7 +97,7 @@ fn a_disk_that_is_full_gives_io_errors_with_their_errno() {
     let path = disk.folder().join("pool");
     let pool = client(&runtime, 0);
     // The file has holes, for which there is no room when they are to be filled.
-    let options = CreateOptions::file().total_size(file_bytes(4));
+    let options = CreateOptions::file().size(file_bytes(4));
     pool.create(PoolQuery::Dynamic, text(&path), &options)
         .expect("the pool is made");
     let blocks = pool.allocate_blocks(QUERY, 4 * MIB).expect("blocks");

@@ -154,7 +154,7 @@ fn a_plugin_in_use_does_not_feel_what_happens_to_its_file() {
         // Code that nobody has called yet.
         let file = folder.path().join("pool");
         let other = Client::new(&runtime, PoolId::new(8001, 0));
-        let options = CreateOptions::file().total_size(32 * MIB);
+        let options = CreateOptions::file().size(32 * MIB);
         other
             .create(PoolQuery::Dynamic, text(&file), &options)
             .expect("the pool is made");

@@ -114,7 +114,7 @@ fn a_daemon_that_is_stopped_keeps_all_that_its_pools_have() {
     let mut daemon = Daemon::start();
     let runtime = daemon.connect();
     let pool = client(&runtime, 0);
-    let options = CreateOptions::file().total_size(file_bytes(4));
+    let options = CreateOptions::file().size(file_bytes(4));
     pool.create(PoolQuery::Dynamic, text(&path), &options)
         .expect("the pool is made");
     let blocks = write(&pool, pattern);
@@ -143,7 +143,7 @@ fn small_disk() -> Option<(SmallFileSystem, Daemon)> {
 /// A pool on a sparse file with room for so many megabytes.
 fn sparse_pool(runtime: &Runtime, path: &Path, megabytes: u64) -> Client {
     let pool = client(runtime, 0);
-    let options = CreateOptions::file().total_size(file_bytes(megabytes));
+    let options = CreateOptions::file().size(file_bytes(megabytes));
     pool.create(PoolQuery::Dynamic, text(path), &options)
         .expect("the pool is made");
     pool
@@ -191,7 +191,7 @@ fn a_pool_does_not_grow_where_its_metadata_would_have_no_space() {
     let filler = disk.folder().join("filler");
     let full = std::fs::write(&filler, vec![1; 4 << 20]);
     full.expect_err("there is no space left");
-    let larger = CreateOptions::file().total_size(file_bytes(40));
+    let larger = CreateOptions::file().size(file_bytes(40));
     let refused = pool.create(PoolQuery::Dynamic, text(&path), &larger);
     assert_refused(refused, Status::NoSpace, &["set space aside"]);
     let len = std::fs::metadata(&path).expect("the file").len();
@@ -216,7 +216,7 @@ fn a_pool_is_destroyed_after_its_writes_in_flight_and_they_are_on_the_file() {
     let folder = disk_folder();
     let path = folder.path().join("pool");
     let size = file_bytes((u64::from(ROUNDS) * (BLOCKS << 16)) >> 20);
-    let options = CreateOptions::file().total_size(size).io_depth(4);
+    let options = CreateOptions::file().size(size).io_depth(4);
     let mut written = Vec::new();
     // The same pool in each, as the file keeps it.
     for round in 0..ROUNDS {

@@ -106,7 +106,7 @@ fn processes_share_memory_that_two_workers_serve() {
 fn processes_share_a_file_on_disk_without_touching_each_others_blocks() {
     let folder = disk_folder();
     let file = folder.path().join("pool");
-    let options = CreateOptions::file().total_size(POOL_BYTES);
+    let options = CreateOptions::file().size(POOL_BYTES);
     share(
         &Daemon::start_with(&["--workers", "2"]),
         text(&file),
@@ -123,7 +123,7 @@ fn processes_share_a_file_on_tmpfs_without_touching_each_others_blocks() {
         Err(reason) => return skipped("a pool on tmpfs", &reason),
     };
     let file = folder.path().join("pool");
-    let options = CreateOptions::file().total_size(POOL_BYTES);
+    let options = CreateOptions::file().size(POOL_BYTES);
     share(&Daemon::start(), text(&file), &options);
 }
 
@@ -188,6 +188,6 @@ fn a_client_killed_while_it_writes_to_memory_disturbs_nobody() {
 fn a_client_killed_while_it_writes_to_disk_disturbs_nobody() {
     let folder = disk_folder();
     let file = folder.path().join("pool");
-    let options = CreateOptions::file().total_size(POOL_BYTES);
+    let options = CreateOptions::file().size(POOL_BYTES);
     kill_one_of_three(&Daemon::start(), text(&file), &options);
 }

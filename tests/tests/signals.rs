@@ -39,7 +39,7 @@ fn path_of(daemon: &Daemon) -> std::path::PathBuf {
 fn fill(daemon: &Daemon, pattern: Pattern) -> [Block; 2] {
     let runtime = daemon.connect();
     let pool = client(&runtime, 3);
-    let options = CreateOptions::file().total_size(16 * MIB);
+    let options = CreateOptions::file().size(16 * MIB);
     pool.create(PoolQuery::Dynamic, text(&path_of(daemon)), &options)
         .expect("the pool is made");
     let write = || {
@@ -301,7 +301,7 @@ fn threads_of_the_library_leave_signals_to_the_application() {
         .start()
         .expect("a runtime");
     let pool = client(&runtime, 1);
-    let options = CreateOptions::file().total_size(16 * MIB);
+    let options = CreateOptions::file().size(16 * MIB);
     pool.create(PoolQuery::Dynamic, text(&path), &options)
         .expect("created");
     remote.admin().ping().expect("connected");

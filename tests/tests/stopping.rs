@@ -29,7 +29,7 @@ fn whoever_works_while_the_daemon_stops_learns_that_and_never_that_a_pool_is_mis
         let mut daemon = Daemon::start_with(&["--workers", "2"]);
         let runtime = daemon.connect();
         let _ = memory(&runtime, 64 << 20);
-        let options = CreateOptions::file().total_size(16 << 20);
+        let options = CreateOptions::file().size(16 << 20);
         let pool = client(&runtime, 1);
         pool.create(PoolQuery::Dynamic, text(&file), &options)
             .expect("the pool is made");

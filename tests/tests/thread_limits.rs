@@ -37,7 +37,7 @@ fn daemon_without_threads() -> Option<(Daemon, Denial)> {
 fn work_without_threads(runtime: &Runtime, folder: &Path) {
     let file = folder.join("pool");
     let on_file = || {
-        let options = CreateOptions::file().total_size(8 << 20);
+        let options = CreateOptions::file().size(8 << 20);
         client(runtime, 1).create(PoolQuery::Dynamic, text(&file), &options)
     };
     // It needs a thread that keeps it.
@@ -90,7 +90,7 @@ fn a_daemon_makes_a_pool_on_a_file_once_it_gets_threads_again() {
     drop(denial);
     let file = daemon.folder().join("pool");
     let pool = client(&runtime, 2);
-    let options = CreateOptions::file().total_size(8 << 20);
+    let options = CreateOptions::file().size(8 << 20);
     let made = pool.create(PoolQuery::Dynamic, text(&file), &options);
     made.expect("the pool is made");
     pool.flush(PoolQuery::Local).expect("it has its keeper");

@@ -50,7 +50,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     file_pool.create(
         PoolQuery::Dynamic,
         file,
-        &CreateOptions::file().total_size(POOL_BYTES),
+        &CreateOptions::file().size(POOL_BYTES),
     )?;
     show_pool(&format!("File pool {file}"), &runtime, &file_pool)?;
     output::line(format_args!(

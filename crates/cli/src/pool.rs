@@ -119,7 +119,7 @@ fn create_block_device(
     let runtime = connect(global)?;
     let mut options = match kind {
         KindArgument::Ram => CreateOptions::ram(arguments.size.unwrap_or(0)),
-        KindArgument::File => CreateOptions::file().total_size(arguments.size.unwrap_or(0)),
+        KindArgument::File => CreateOptions::file().size(arguments.size.unwrap_or(0)),
     };
     if let Some(io_depth) = arguments.io_depth {
         options = options.io_depth(io_depth);

@@ -227,7 +227,7 @@ fn open_existing_or_new(
                 return Err(ModuleError::new(
                     Status::NotFound,
                     format!(
-                        "{} does not exist: give a total_size to have it created, or create it",
+                        "{} does not exist: give a size to have it created, or create it",
                         path.display()
                     ),
                 ));
@@ -317,7 +317,7 @@ fn settle_size(
                 Status::InvalidArgument,
                 format!(
                     "{} has {is} bytes, less than the smallest block ({UNIT_BYTES}): give a \
-                     total_size",
+                     size",
                     path.display()
                 ),
             ));
@@ -329,7 +329,7 @@ fn settle_size(
             return Err(ModuleError::new(
                 Status::InvalidArgument,
                 format!(
-                    "total_size is {asked} bytes, and the device {} has {is}: give at most that, \
+                    "size is {asked} bytes, and the device {} has {is}: give at most that, \
                      or 0 for all of it",
                     path.display()
                 ),

@@ -340,9 +340,7 @@ fn parameters_are_compared_with_what_the_pool_is() {
         "{error}"
     );
     assert!(
-        error
-            .message
-            .contains("total_size is 1048576, asked for 2097152"),
+        error.message.contains("size is 1048576, asked for 2097152"),
         "{error}"
     );
     assert!(!error.message.contains("alignment"), "{error}");
@@ -357,7 +355,7 @@ fn parameters_are_compared_with_what_the_pool_is() {
     let error = part
         .ask_again(&file_params(0))
         .expect_err("not the whole file");
-    assert!(error.message.contains("total_size is 524288"), "{error}");
+    assert!(error.message.contains("size is 524288"), "{error}");
 
     let memory = Pool::create("memory", &ram_params(MIB), 1).expect("made");
     let ignored = CreateParams {

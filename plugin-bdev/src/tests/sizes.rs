@@ -23,7 +23,7 @@ fn assert_refused(name: &str, params: &CreateParams, status: Status, text: &str)
 #[test]
 fn memory_needs_a_size_that_the_system_has() {
     let refuse = |size, status, text| assert_refused("memory", &ram_params(size), status, text);
-    refuse(0, Status::InvalidArgument, "needs a total_size");
+    refuse(0, Status::InvalidArgument, "needs a size");
     refuse(4095, Status::InvalidArgument, "at least 4096");
     refuse(1 << 60, Status::OutOfMemory, "smaller");
     refuse(u64::MAX, Status::OutOfMemory, "smaller");
@@ -36,17 +36,12 @@ fn memory_needs_a_size_that_the_system_has() {
 fn a_file_pool_is_as_large_as_its_file_unless_told() {
     let folder = disk_folder();
     let name = name_in(&folder, "pool");
-    assert_refused(&name, &file_params(0), Status::NotFound, "total_size");
+    assert_refused(&name, &file_params(0), Status::NotFound, "give a size");
     assert_refused(&name, &file_params(1), Status::InvalidArgument, "4096");
     assert!(!fs::exists(&name).expect("the folder is there"));
 
     fs::write(&name, []).expect("written");
-    assert_refused(
-        &name,
-        &file_params(0),
-        Status::InvalidArgument,
-        "total_size",
-    );
+    assert_refused(&name, &file_params(0), Status::InvalidArgument, "size");
     fs::write(&name, [1; 4095]).expect("written");
     assert_refused(&name, &file_params(0), Status::InvalidArgument, "4095");
     let made = |file_len: u64, params| {

@@ -104,7 +104,7 @@ impl Flushed {
     fn make(bench: &Bench) -> Result<Self> {
         let folder = folder_in(&bench.folder)?;
         let bdev = Client::new(&bench.runtime, PoolId::NULL);
-        let options = CreateOptions::file().total_size(FILE_BYTES);
+        let options = CreateOptions::file().size(FILE_BYTES);
         bdev.create(
             PoolQuery::Dynamic,
             text(&folder.path().join("pool"))?,
@@ -287,7 +287,7 @@ impl Large {
     }
 
     fn create(&self, bdev: &Client) -> Result<()> {
-        let options = CreateOptions::file().total_size(LARGE_BYTES);
+        let options = CreateOptions::file().size(LARGE_BYTES);
         bdev.create(PoolQuery::Dynamic, &self.name, &options)?;
         Ok(())
     }

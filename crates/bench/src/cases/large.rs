@@ -80,7 +80,7 @@ impl Pools {
             let bdev = Client::new(&runtime, PoolId::NULL);
             let path = folder.path().join(name);
             let path = path.to_str().ok_or("the folder's name is not UTF-8")?;
-            let options = CreateOptions::file().total_size(size);
+            let options = CreateOptions::file().size(size);
             bdev.create(PoolQuery::Dynamic, path, &options)?;
             Ok(bdev)
         };

@@ -72,16 +72,11 @@ impl Pool for Client {
     }
 
     fn write(&self, block: &Block, bytes: &[u8]) -> Result<(), Error> {
-        let mut buffer = self.runtime().allocate_buffer(bytes.len())?;
-        buffer.copy_from_slice(bytes);
-        Client::write(self, QUERY, block, &buffer).map(|_| ())
+        self.write_bytes(QUERY, block, bytes).map(|_| ())
     }
 
     fn read(&self, block: &Block, bytes: &mut [u8]) -> Result<(), Error> {
-        let mut buffer = self.runtime().allocate_buffer(bytes.len())?;
-        Client::read(self, QUERY, block, &mut buffer)?;
-        bytes.copy_from_slice(&buffer);
-        Ok(())
+        self.read_bytes(QUERY, block, bytes).map(|_| ())
     }
 
     fn flush(&self) -> Result<(), Error> {
