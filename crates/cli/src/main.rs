@@ -9,6 +9,7 @@ mod clock;
 mod daemon;
 mod demo;
 mod failure;
+mod input;
 mod map;
 mod offline;
 mod output;

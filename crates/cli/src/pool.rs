@@ -1,16 +1,16 @@
 //! `chimaera pool`: block device pools.
 
-use std::fs;
-
 use chimaera_bdev_client::{
     Activity, BdevType, BlockType, Client, CreateOptions, MODULE_NAME, OwnedBlock, PoolId,
     PoolInfo, PoolQuery, Runtime, Stats,
 };
 use chimaera_client::proto::admin::GetOrCreatePool;
+use chimaera_client::proto::limits::MAX_CREATE_PARAMS_BYTES;
 use serde::Serialize;
 
 use crate::args::{CreateArguments, Global, KindArgument, PoolCommand};
 use crate::failure::Failure;
+use crate::input::read_regular;
 use crate::output::{self, printable};
 use crate::program;
 use crate::runtime::connect;
@@ -72,10 +72,7 @@ fn create_of_module(
 ) -> Result<(), Failure> {
     let params = match (&arguments.params, &arguments.params_file) {
         (Some(text), _) => text.clone().into_bytes(),
-        (None, Some(path)) => fs::read(path).map_err(Failure::system(format_args!(
-            "cannot read {}",
-            path.display()
-        )))?,
+        (None, Some(path)) => read_regular(path, "the parameters' file", MAX_CREATE_PARAMS_BYTES)?,
         (None, None) => Vec::new(),
     };
     let request = GetOrCreatePool {

@@ -11,15 +11,13 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::OFlag;
 
 use super::block::JournalId;
 use super::model::Model;
 use super::record::{HEADER_START, Record};
 use crate::failure::Failure;
+use crate::input::open_regular;
 
 /// A journal that is being continued.
 #[derive(Debug)]
@@ -106,18 +104,10 @@ pub(super) fn read(path: &Path) -> Result<Model, Failure> {
     })
 }
 
-/// Opens a journal that is a regular file. Any other may have no end, or wait for ever for a writer.
 fn open(options: &mut OpenOptions, path: &Path) -> Result<File, Failure> {
-    let without_waiting = options.custom_flags(OFlag::O_NONBLOCK.bits());
-    let file = without_waiting.open(path).map_err(failed("open", path))?;
-    let kind = file.metadata().map_err(failed("open", path))?.file_type();
-    if kind.is_file() {
-        return Ok(file);
-    }
-    Err(Failure::new(format!(
-        "the journal {} is not a regular file: name one, or one that does not exist yet",
-        path.display()
-    )))
+    open_regular(options, path, "the journal", |error| {
+        failed("open", path)(error)
+    })
 }
 
 /// Reads all of a journal, but of somebody's file only as much as shows that it is none.

@@ -1,0 +1,70 @@
+//! Files that the command line names, to be read whole.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+use crate::failure::Failure;
+
+/// Opens a regular file. Any other may have no end, or wait for ever for a writer. `what` says what it is to
+/// be, and `failed` what it means that it cannot be opened.
+pub(crate) fn open_regular(
+    options: &mut OpenOptions,
+    path: &Path,
+    what: &str,
+    failed: impl Fn(std::io::Error) -> Failure,
+) -> Result<File, Failure> {
+    let without_waiting = options.custom_flags(OFlag::O_NONBLOCK.bits());
+    let file = without_waiting.open(path).map_err(&failed)?;
+    if file.metadata().map_err(&failed)?.is_file() {
+        return Ok(file);
+    }
+    Err(Failure::new(format!(
+        "{what} {} is not a regular file: name one",
+        path.display()
+    )))
+}
+
+/// The bytes of a regular file that has at most so many.
+pub(crate) fn read_regular(path: &Path, what: &str, most: usize) -> Result<Vec<u8>, Failure> {
+    let failed =
+        |error| Failure::system(format_args!("cannot read {what} {}", path.display()))(error);
+    let file = open_regular(OpenOptions::new().read(true), path, what, failed)?;
+    let mut bytes = Vec::new();
+    // One more tells a file that is too long from one that just fits.
+    file.take(most as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() > most {
+        return Err(Failure::new(format!(
+            "{what} {} has more than {most} bytes, which is the most",
+            path.display()
+        )));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_that_is_one_and_not_too_long() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        std::fs::write(&path, b"1234").expect("writes");
+        assert_eq!(read_regular(&path, "the file", 4).expect("reads"), b"1234");
+        for (path, most, words) in [
+            (&*path, 3, "more than 3 bytes"),
+            (Path::new("/dev/zero"), 4, "not a regular file"),
+            (folder.path(), 4, "not a regular file"),
+            (Path::new("/nowhere"), 4, "cannot read the file /nowhere"),
+        ] {
+            let failure = read_regular(path, "the file", most).expect_err("refused");
+            assert!(failure.to_string().contains(words), "{failure}");
+        }
+    }
+}
