@@ -129,13 +129,13 @@ fn a_daemon_that_does_not_start_tells_its_last_words_to_whoever_starts_it() {
     let daemon = start(folder.path());
     let again = ["runtime", "start", "--detach", "--socket", "socket"];
     let said = run_in(folder.path(), &again).failure(IN_THE_WAY);
-    assert!(said.contains("another runtime serves"), "{said}");
+    assert!(said.contains("another runtime with process id"), "{said}");
     let mut json = again.to_vec();
     json.push("--json");
     let said = run_in(folder.path(), &json).failure(IN_THE_WAY);
     let said = chimaera_tests::json(&said);
     let words = said["error"].as_str().expect("a text");
-    assert!(words.contains("another runtime serves"), "{said}");
+    assert!(words.contains("another runtime with process id"), "{said}");
     stop(folder.path(), &daemon);
 }
 

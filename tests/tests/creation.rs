@@ -238,7 +238,7 @@ fn a_pool_that_exists_otherwise_says_what_differs() {
         &pool,
         "another",
         options,
-        &["pool 8000.0 exists with name", "asked for another"],
+        &["pool 8000.0 exists with name", "asked for /", "/another"],
     );
     refused(
         &pool,

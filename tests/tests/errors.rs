@@ -107,7 +107,7 @@ fn a_block_that_is_not_allocated_is_refused_and_the_refusal_says_which_way() {
     assert_refused(
         pool.write(QUERY, &block, &buffer),
         Status::NotAllocated,
-        &["the block is not allocated", "AllocateBlocks"],
+        &["the block is not allocated", "allocate_blocks"],
     );
     assert_eq!(remaining(&pool), 4 * MIB);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chimaera_bdev_client::{Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status};
 use chimaera_faulty_runtime::{Method, RELEASED, params};
-use chimaera_tests::{ClientProcess, Daemon, Faulty, PATIENCE, until, within};
+use chimaera_tests::{ClientProcess, Daemon, Faulty, PATIENCE, text, until, within};
 
 #[track_caller]
 fn assert_status<T: std::fmt::Debug>(result: Result<T, impl Into<Error>>, status: Status) -> Error {
@@ -194,7 +194,7 @@ fn a_daemon_that_cannot_flush_its_pools_says_so_at_its_end() {
         let (code, log) = daemon.wait();
         assert_eq!(code, Some(1), "{stop}: {log}");
         assert!(log.contains(unflushed), "{stop}: {log}");
-        assert_eq!(log.matches("pool destroyed").count(), 3, "{stop}: {log}");
+        assert_eq!(log.matches("pool stopped").count(), 3, "{stop}: {log}");
     }
 }
 
@@ -312,22 +312,25 @@ fn a_dead_clients_memory_is_kept_until_its_requests_end_and_no_longer() {
 fn stopping_a_daemon_waits_for_held_requests_and_gives_them_their_results() {
     let mut daemon = Daemon::start();
     let runtime = daemon.connect();
-    let holder = Faulty::created(&runtime, 1);
-    // Destroyed last, as the pool with the highest id: it can still be asked when the daemon
-    // waits for the one before.
-    let key = Faulty::created(&runtime, 2);
+    let key = daemon.folder().join("key");
+    let holder = Faulty::new(&runtime, 1);
+    // Whoever stops takes no more tasks, of no pool: so a file lets go of what is held.
+    let releases = format!("{}{}", params::RELEASES_AT, text(&key));
+    holder.create(&releases).expect("the pool is made");
+    let other = Faulty::created(&runtime, 2);
     let held = holder.start(Method::Hold, None);
     until("the request is held", || {
-        key.about_held(Method::CountHeld, holder.pool_id()) == 1
+        other.about_held(Method::CountHeld, holder.pool_id()) == 1
     });
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
     until("new tasks are refused", || {
-        holder.call(Method::Complete).is_err()
+        other.call(Method::Complete).is_err()
     });
+    assert_status(holder.call(Method::Complete), Status::ShuttingDown);
     assert!(!held.is_complete());
-    assert_eq!(key.about_held(Method::Release, holder.pool_id()), 1);
+    std::fs::write(&key, "").expect("writes");
     let (values, _) = held.wait().expect("the result comes before the end");
     assert_eq!(values[0], u64::from(RELEASED));
     assert_eq!(daemon.wait().0, Some(0));
-    assert_status(key.call(Method::Complete), Status::ConnectionLost);
+    assert_status(other.call(Method::Complete), Status::ConnectionLost);
 }

@@ -75,6 +75,9 @@ pub mod params {
     pub const CREATE_OK_AS_ERROR: &str = "create ok as error";
     /// `create` hangs until there is a file whose path follows.
     pub const CREATE_WAITS: &str = "create waits for ";
+    /// What the pool holds is released when there is a file whose path follows: also of a pool, and in a host,
+    /// that take no more tasks.
+    pub const RELEASES_AT: &str = "releases at ";
     /// `flush` hangs until there is a file whose path follows.
     pub const FLUSH_WAITS: &str = "flush waits for ";
     /// `pool_id` panics.

@@ -86,9 +86,13 @@ impl Container for Faulty {
             Method::CompleteElsewhere => {
                 thread::spawn(move || request.complete(&[argument]));
             }
-            Method::Hold => held().push(request),
+            Method::Hold => {
+                let pool = request.pool();
+                held().push(request);
+                self.release_at_file(pool);
+            }
             Method::Release => {
-                let taken = take_held(&request);
+                let taken = take_held(named_pool(&request));
                 let count = taken.len() as u64;
                 taken.into_iter().for_each(release);
                 request.complete(&[count]);
@@ -106,7 +110,7 @@ impl Container for Faulty {
                 request.complete(&[count as u64]);
             }
             Method::DropHeld => {
-                let taken = take_held(&request);
+                let taken = take_held(named_pool(&request));
                 let count = taken.len() as u64;
                 thread::spawn(move || drop(taken));
                 request.complete(&[count]);
@@ -155,6 +159,18 @@ impl Container for Faulty {
 }
 
 impl Faulty {
+    /// Releases what the pool holds when there is a file that its parameters name, if they do.
+    fn release_at_file(&self, pool: PoolId) {
+        let params = std::str::from_utf8(&self.params).unwrap_or_default();
+        if let Some(path) = params.strip_prefix(params::RELEASES_AT) {
+            let path = path.to_owned();
+            thread::spawn(move || {
+                wait_for(&path);
+                take_held(pool).into_iter().for_each(release);
+            });
+        }
+    }
+
     fn is(&self, params: &str) -> bool {
         self.params == params.as_bytes()
     }
@@ -187,8 +203,7 @@ fn named_pool(request: &Request) -> PoolId {
     PoolId::new(major as u32, minor as u32)
 }
 
-fn take_held(request: &Request) -> Vec<Request> {
-    let pool = named_pool(request);
+fn take_held(pool: PoolId) -> Vec<Request> {
     held().extract_if(.., |held| held.pool() == pool).collect()
 }
 
