@@ -140,7 +140,7 @@ pub(crate) fn remove(_: &Held, registration: &Registration) {
 /// Takes everything away from a child whose parent held `fork` off, and empties its table. Calls
 /// nothing but the kernel.
 pub(crate) fn take_away() {
-    let stand_in = StandIn::new();
+    let mut stand_in = StandIn::new();
     for_each_chunk(|chunk| {
         for entry in &chunk.entries {
             match entry.item() {
@@ -170,7 +170,7 @@ pub(crate) fn give_up_unsettled() {
     FIRST.store(ptr::null_mut(), Ordering::Relaxed);
 }
 
-fn for_each_chunk(act: impl Fn(&'static Chunk)) {
+fn for_each_chunk(mut act: impl FnMut(&'static Chunk)) {
     let mut link = &FIRST;
     // SAFETY: chunks are never given back.
     while let Some(chunk) = unsafe { link.load(Ordering::Acquire).as_ref() } {
@@ -222,25 +222,53 @@ fn empty(address: usize) {
 
 /// A file without meaning, to stand under the numbers of those that a child shall not have: whatever
 /// the child's copies of their owners do with them, it concerns nobody.
-struct StandIn(libc::c_int);
+struct StandIn {
+    /// Negative where there is none.
+    file: libc::c_int,
+    /// There is none only for want of a number, so one of those that go will do.
+    lacks_number: bool,
+    /// It lies under a number that is to be replaced, and stays there.
+    is_in_place: bool,
+}
 
 impl StandIn {
     fn new() -> Self {
-        // SAFETY: the call touches no memory of this process.
-        Self(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+        let file = Self::make();
+        let lacks_number =
+            file < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EMFILE);
+        Self {
+            file,
+            lacks_number,
+            is_in_place: false,
+        }
     }
 
-    fn replace(&self, file: libc::c_int) {
+    fn make() -> libc::c_int {
+        // SAFETY: the call touches no memory of this process.
+        unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }
+    }
+
+    fn replace(&mut self, file: libc::c_int) {
+        if self.lacks_number {
+            self.lacks_number = false;
+            // SAFETY: the file's owner's copy here is not used any more.
+            unsafe { libc::close(file) };
+            self.file = Self::make();
+            self.is_in_place = self.file == file;
+            if self.is_in_place {
+                return;
+            }
+        }
         // SAFETY: the number is that of a file whose owner's copy here is not used any more, and stays
         // that of a file. Without a stand-in the call fails, and the child has the file as a child
         // without a handler has it.
-        unsafe { libc::dup3(self.0, file, libc::O_CLOEXEC) };
+        unsafe { libc::dup3(self.file, file, libc::O_CLOEXEC) };
     }
 
     fn close(self) {
-        if self.0 >= 0 {
+        if self.file >= 0 && !self.is_in_place {
             // SAFETY: the file was made here, and its number is nobody's.
-            unsafe { libc::close(self.0) };
+            unsafe { libc::close(self.file) };
         }
     }
 }
