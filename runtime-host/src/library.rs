@@ -24,6 +24,7 @@ use std::sync::Arc;
 
 use chimaera_chimod::abi::{Header, MODULE_MAGIC, ModuleVTable, SYMBOL_PREFIX};
 use chimaera_chimod::{Module, ModuleError};
+use chimaera_fork::PerProcess;
 use chimaera_proto::Status;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use nix::errno::Errno;
@@ -95,7 +96,7 @@ struct Loaded {
 
 /// All that was ever loaded, by any host of this process. Never unloaded; see the module's documentation.
 /// A library that turned out to be no use is here as well, so that asking for it again takes no more.
-static LOADED: Mutex<Vec<Arc<Loaded>>> = Mutex::new(Vec::new());
+static LOADED: PerProcess<Mutex<Vec<Arc<Loaded>>>> = PerProcess::new(Mutex::default);
 
 enum LoadError {
     /// There is no memory for the copy.
@@ -107,7 +108,7 @@ enum LoadError {
 impl Loaded {
     /// The library with this content, which was examined.
     fn of(bytes: &[u8], name: &str) -> Result<Arc<Self>, LoadError> {
-        let mut all = LOADED.lock();
+        let mut all = LOADED.get().lock();
         if let Some(loaded) = all.iter().find(|loaded| loaded.is_of(bytes)) {
             return Ok(Arc::clone(loaded));
         }

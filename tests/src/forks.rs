@@ -412,7 +412,15 @@ fn embed(plugins: &str, socket: &str, file: &str, how: &str) {
         Some(child) => succeed(child),
         None => {
             assert_forked(client.get_stats());
-            // Drops the runtime, with it the host.
+            // One of the child's own has threads of its own, its log's among them.
+            let own = Runtime::embed().workers(1).start();
+            let own = own.expect("the child's runtime starts");
+            own.admin().ping().expect("it answers");
+            // Its name comes with its first turn. Nobody else would write the child's log.
+            while !has_thread("chimaera-log") {
+                thread::yield_now();
+            }
+            // Drops both runtimes, with them the hosts.
             return;
         }
     }
@@ -434,6 +442,14 @@ fn embed(plugins: &str, socket: &str, file: &str, how: &str) {
     say("ended");
     // The test lets the child go.
     succeed(child);
+}
+
+/// Whether this process has a thread of that name.
+fn has_thread(name: &str) -> bool {
+    std::fs::read_dir("/proc/self/task")
+        .expect("threads")
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+        .any(|found| found.trim() == name)
 }
 
 /// Leaves a child behind that holds a copy of everything, until the test lets it go.

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
 use std::time::Duration;
 
-use chimaera_fork::Home;
+use chimaera_fork::{Home, PerProcess};
 use chimaera_proto::control::{Reply, Request};
 use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::Doorbell;
@@ -260,7 +260,7 @@ impl Drop for Lanes {
         // Nobody submits any more, so there will be no new handles.
         let lanes = self.lanes.iter_mut().filter_map(OnceLock::take);
         // Locked first: a handle that is asked to tell finds its lane there.
-        let mut lingering = LINGERING.lock();
+        let mut lingering = LINGERING.get().lock();
         let (held, free): (Vec<_>, Vec<_>) = lanes.partition(|lane| lane.linger());
         let names: Vec<_> = held.iter().map(Arc::downgrade).collect();
         lingering.extend(held);
@@ -273,16 +273,18 @@ impl Drop for Lanes {
     }
 }
 
-/// Lanes of sessions that have ended, kept for their handles, and with them the connections.
+/// Lanes of sessions that have ended, kept for their handles, and with them the connections. In a forked
+/// child they are its own: its parent's cannot be let go there, as that waits for threads.
 ///
 /// Locked before any desk is.
-static LINGERING: Mutex<Vec<Arc<ClientLane>>> = Mutex::new(Vec::new());
+static LINGERING: PerProcess<Mutex<Vec<Arc<ClientLane>>>> = PerProcess::new(Mutex::default);
 
 /// Lets those lanes go whose last handles are gone. To be called without locks: what goes may
 /// close a connection, and end a runtime in this process.
 #[cold]
 pub(crate) fn let_go() {
     let gone: Vec<_> = LINGERING
+        .get()
         .lock()
         .extract_if(.., |lane| !lane.is_held())
         .collect();

@@ -4,9 +4,9 @@ use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use crate::page::{Owner, PAGE_BYTES, Process, hold, map_wiped};
 use crate::table::{self, Item, Registration};
@@ -165,5 +165,74 @@ impl<T> DerefMut for Native<T> {
 impl<T: fmt::Debug> fmt::Debug for Native<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.value.fmt(f)
+    }
+}
+
+/// A value of which every process has its own, for statics: what a child has of its parent's may be
+/// locked by a thread that is not there, or speak of what is not the child's. It is made when it is
+/// first asked for, and never dropped.
+pub struct PerProcess<T: 'static> {
+    made: AtomicPtr<Made<T>>,
+    make: fn() -> T,
+}
+
+struct Made<T> {
+    process: Process,
+    value: T,
+}
+
+impl<T: Send + Sync> PerProcess<T> {
+    /// Each process makes its own like this.
+    #[must_use]
+    pub const fn new(make: fn() -> T) -> Self {
+        Self {
+            made: AtomicPtr::new(ptr::null_mut()),
+            make,
+        }
+    }
+
+    /// The calling process's. Takes no lock.
+    #[must_use]
+    pub fn get(&self) -> &'static T {
+        let found = self.made.load(Ordering::Acquire);
+        // SAFETY: what stands there is never given back.
+        match unsafe { found.as_ref() } {
+            Some(made) if made.process.is_current() => &made.value,
+            _ => self.make(found),
+        }
+    }
+
+    #[cold]
+    fn make(&self, mut found: *mut Made<T>) -> &'static T {
+        let process = Process::current();
+        let own = Box::into_raw(Box::new(Made {
+            process,
+            value: (self.make)(),
+        }));
+        loop {
+            // Release pairs with the acquire of those who find it: they see what was made.
+            let entered =
+                self.made
+                    .compare_exchange(found, own, Ordering::AcqRel, Ordering::Acquire);
+            let Err(other) = entered else {
+                // SAFETY: it was made here, and is never given back.
+                return unsafe { &(*own).value };
+            };
+            // SAFETY: as in `get`.
+            if let Some(other) = unsafe { other.as_ref() }
+                && other.process == process
+            {
+                // SAFETY: it was made here, and nobody else knows it.
+                drop(unsafe { Box::from_raw(own) });
+                return &other.value;
+            }
+            found = other;
+        }
+    }
+}
+
+impl<T> fmt::Debug for PerProcess<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PerProcess").finish_non_exhaustive()
     }
 }

@@ -12,8 +12,9 @@
 //! - [`Private`] is a file that children do not get. Its number in them stands for a file without
 //!   meaning, lest the child's copy of the value use or close somebody else's.
 //! - [`Native`] is dropped by the process that made it, and by no other.
+//! - [`PerProcess`] is a static of which a child has its own, whoever had taken its parent's lock.
 //!
-//! The last three are seen to by a handler in the child ([`pthread_atfork`](libc::pthread_atfork)).
+//! [`Mapping`] and [`Private`] are seen to by a handler in the child ([`pthread_atfork`](libc::pthread_atfork)).
 //! Where none ran (a bare `clone(2)` without `CLONE_VM`), files stay open in the child until it ends
 //! or executes another program, and the places of mappings stay empty until the first of this
 //! crate's functions is called there: whoever touches one before is ended by SIGSEGV, unless another
@@ -35,7 +36,7 @@ mod page;
 mod table;
 
 pub use file::Private;
-pub use home::{Home, Native};
+pub use home::{Home, Native, PerProcess};
 pub use mapping::Mapping;
 pub use page::Process;
 

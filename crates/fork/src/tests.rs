@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::page::hold;
-use crate::{Home, Mapping, Native, Private, Process};
+use crate::{Home, Mapping, Native, PerProcess, Private, Process};
 
 const BYTES: usize = 1 << 20;
 
@@ -39,7 +41,8 @@ fn child(kind: Kind, check: impl FnOnce() -> Result<(), &'static str>) {
         // SAFETY: these end the child, after some time or now, and write bytes that are there.
         unsafe {
             libc::alarm(30);
-            let found = check();
+            // A panic that went on would end the child's only thread, and the child well.
+            let found = catch_unwind(AssertUnwindSafe(check)).unwrap_or(Err("it panicked"));
             if let Err(text) = found {
                 libc::write(2, text.as_ptr().cast(), text.len());
             }
@@ -165,6 +168,37 @@ fn a_childs_copy_of_a_file_is_another_file_that_it_may_close() {
     });
 }
 
+/// There is no number for a file to stand in, until one of those that go is free.
+#[test]
+fn a_child_of_a_process_without_free_descriptors_has_none_of_its_files() {
+    // The limit is that of a process of its own, as are the files that take all there is.
+    child(Kind::Fork, || {
+        let files = [(); 3].map(|()| tempfile());
+        let limit = files.iter().map(AsRawFd::as_raw_fd).max().unwrap_or(0) as u64 + 1;
+        let limits = libc::rlimit {
+            rlim_cur: limit,
+            rlim_max: limit,
+        };
+        // SAFETY: the limits are there during the call.
+        let limited = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limits) };
+        holds(limited == 0, "no limit")?;
+        // SAFETY: the call makes a number of a file that stays as it is, until there is none.
+        while unsafe { libc::dup(2) } >= 0 {}
+        let are = [0, 1, 2].map(|index: usize| identity(files[index].as_raw_fd()));
+        child(Kind::Fork, || {
+            for (file, is) in files.iter().zip(are) {
+                holds(identity(file.as_raw_fd()) != is, "the file is open")?;
+                holds(identity(file.as_raw_fd()).is_some(), "the number is free")?;
+            }
+            files.iter().for_each(drop_copy);
+            let is_free = |file: &Private<File>| identity(file.as_raw_fd()).is_none();
+            holds(files.iter().all(is_free), "a number stays taken")
+        });
+        let now = [0, 1, 2].map(|index: usize| identity(files[index].as_raw_fd()));
+        holds(now == are, "the parent's are gone")
+    });
+}
+
 #[test]
 fn a_child_without_a_handler_leaves_its_parents_files_alone() {
     let file = tempfile();
@@ -198,6 +232,23 @@ fn a_value_is_dropped_by_the_process_that_made_it() {
     }
     drop(value);
     assert!(DROPPED.load(Ordering::Relaxed));
+}
+
+#[test]
+fn a_child_has_a_static_of_its_own_whoever_has_locked_its_parents() {
+    static LIST: PerProcess<Mutex<Vec<u32>>> = PerProcess::new(Mutex::default);
+    let mut locked = LIST.get().lock().expect("nobody panics");
+    locked.push(1);
+    child(Kind::Fork, || {
+        let mut own = LIST.get().try_lock().map_err(|_| "locked")?;
+        holds(own.is_empty(), "its parent's")?;
+        own.push(2);
+        drop(own);
+        let own = LIST.get().try_lock().map_err(|_| "locked")?;
+        holds(*own == [2], "another one")
+    });
+    drop(locked);
+    assert_eq!(*LIST.get().lock().expect("nobody panics"), [1]);
 }
 
 /// A lock of another thread's would be taken in the child for ever.

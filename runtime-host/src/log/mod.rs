@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use chimaera_chimod::Level;
+use chimaera_fork::{PerProcess, Process};
 use chimaera_proto::admin::LogStatus;
 use chimaera_shm::thread;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -75,20 +76,20 @@ pub(crate) fn say(level: Level, source: Source, text: impl Display) {
     }
     let line = quietly(|| Line::new(level, source, &text))
         .unwrap_or_else(|| Line::new(level, source, &"a line of the log panicked as it was made"));
-    let mut state = LOG.state.lock();
+    let mut state = LOG.get().state.lock();
     state.recent.note(&line);
     if is_wanted {
         state.queue.push(line);
-        LOG.changed.notify_one();
+        LOG.get().changed.notify_one();
     }
 }
 
 /// Waits until all that was said before is written, or cannot be, or so much time has passed.
 pub fn flush(patience: Duration) {
     let end = Instant::now() + patience;
-    let mut state = LOG.state.lock();
+    let mut state = LOG.get().state.lock();
     while state.writer.is_at_work(&state.queue) {
-        if LOG.written.wait_until(&mut state, end).timed_out() {
+        if LOG.get().written.wait_until(&mut state, end).timed_out() {
             return;
         }
     }
@@ -96,13 +97,13 @@ pub fn flush(patience: Duration) {
 
 /// Has the log's thread open again what it writes to ([`Sink::reopen`]). Does not wait for it.
 pub fn reopen() {
-    LOG.state.lock().reopen = true;
-    LOG.changed.notify_one();
+    LOG.get().state.lock().reopen = true;
+    LOG.get().changed.notify_one();
 }
 
 /// What the host tells of its log.
 pub(crate) fn status() -> LogStatus {
-    let state = LOG.state.lock();
+    let state = LOG.get().state.lock();
     LogStatus {
         recent: state.recent.lines(),
         lost_lines: state.queue.lost_in_all(),
@@ -131,7 +132,7 @@ pub struct Thresholds {
 /// # Errors
 /// The system gives no thread, or the log runs already.
 pub fn start(sink: impl Sink + 'static, thresholds: Thresholds) -> io::Result<Running> {
-    let mut state = LOG.state.lock();
+    let mut state = LOG.get().state.lock();
     if state.writer.is_there() {
         let reason = "the log of this process is written already";
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
@@ -142,50 +143,47 @@ pub fn start(sink: impl Sink + 'static, thresholds: Thresholds) -> io::Result<Ru
 
 /// Makes sure that the log's thread runs: the one that is there, else one that hands lines to `tracing`.
 pub(crate) fn ensure_started() -> io::Result<Running> {
-    let mut state = LOG.state.lock();
+    let mut state = LOG.get().state.lock();
     if state.writer.is_there() {
         state.users += 1;
-        return Ok(Running { _private: () });
+        return Ok(Running {
+            process: Process::current(),
+        });
     }
     THRESHOLDS.follow_tracing();
     state.start_writer(Box::new(Tracing))
 }
 
 /// Keeps the log's thread running. Dropping the last one ends it, and waits for that no longer than
-/// [`END_PATIENCE`].
+/// [`END_PATIENCE`]. In a forked child dropping does nothing.
 #[derive(Debug)]
 #[must_use]
 pub struct Running {
-    _private: (),
+    process: Process,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if !self.process.is_current() {
+            // The thread is the parent's.
+            return;
+        }
         let end = Instant::now() + END_PATIENCE;
-        let mut state = LOG.state.lock();
+        let mut state = LOG.get().state.lock();
         state.users -= 1;
-        LOG.changed.notify_one();
+        LOG.get().changed.notify_one();
         // Another may start meanwhile and keep the thread.
         while state.users == 0 && state.writer.is_there() {
-            if LOG.written.wait_until(&mut state, end).timed_out() {
+            if LOG.get().written.wait_until(&mut state, end).timed_out() {
                 return;
             }
         }
     }
 }
 
-/// The log of this process.
-static LOG: Log = Log {
-    state: Mutex::new(State {
-        queue: Queue::new(),
-        recent: Recent::new(),
-        users: 0,
-        writer: Writer::Gone,
-        reopen: false,
-    }),
-    changed: Condvar::new(),
-    written: Condvar::new(),
-};
+/// The log of this process. A forked child has one of its own: its parent's has no thread there, and may be
+/// locked for ever.
+static LOG: PerProcess<Log> = PerProcess::new(Log::new);
 
 struct Log {
     state: Mutex<State>,
@@ -193,6 +191,22 @@ struct Log {
     changed: Condvar,
     /// The log's thread has nothing left to do, cannot do it, or has ended.
     written: Condvar,
+}
+
+impl Log {
+    fn new() -> Self {
+        Self {
+            state: Mutex::new(State {
+                queue: Queue::new(),
+                recent: Recent::new(),
+                users: 0,
+                writer: Writer::Gone,
+                reopen: false,
+            }),
+            changed: Condvar::new(),
+            written: Condvar::new(),
+        }
+    }
 }
 
 struct State {
@@ -234,13 +248,15 @@ impl State {
         thread::spawn("chimaera-log", move || write_all(sink))?;
         self.writer = Writer::Idle;
         self.users += 1;
-        Ok(Running { _private: () })
+        Ok(Running {
+            process: Process::current(),
+        })
     }
 }
 
 /// The log's thread.
 fn write_all(mut sink: Box<dyn Sink>) {
-    let mut state = LOG.state.lock();
+    let mut state = LOG.get().state.lock();
     loop {
         if std::mem::take(&mut state.reopen) {
             reopen_sink(&mut state, &mut *sink);
@@ -252,12 +268,12 @@ fn write_all(mut sink: Box<dyn Sink>) {
             break;
         } else {
             state.writer = Writer::Idle;
-            LOG.written.notify_all();
-            LOG.changed.wait(&mut state);
+            LOG.get().written.notify_all();
+            LOG.get().changed.wait(&mut state);
         }
     }
     state.writer = Writer::Gone;
-    LOG.written.notify_all();
+    LOG.get().written.notify_all();
 }
 
 /// Writes a line, as often as it takes. Whether it is written; it is given up at the end.
@@ -275,10 +291,10 @@ fn write(state: &mut MutexGuard<'_, State>, sink: &mut dyn Sink, line: &Line) ->
             return false;
         }
         state.writer = Writer::Failing(error.to_string());
-        LOG.written.notify_all();
+        LOG.get().written.notify_all();
         let again = Instant::now() + RETRY;
         while state.users > 0 && !state.reopen {
-            if LOG.changed.wait_until(state, again).timed_out() {
+            if LOG.get().changed.wait_until(state, again).timed_out() {
                 break;
             }
         }
