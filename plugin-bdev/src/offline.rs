@@ -15,7 +15,7 @@ use chimaera_proto::bdev::{BlockType, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 use chimaera_proto::{PoolId, Status};
 
-use crate::file::{FileDisk, PoolFile, pool_file, refused};
+use crate::file::{FileDisk, PoolFile, check_stores, pool_file, refused};
 use crate::metadata::{self, Checked, FORMAT_VERSION, OpenError, PAGE_BYTES};
 use crate::persistence::contents_of;
 
@@ -193,6 +193,7 @@ fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
         ));
     }
     let file = options.open(path).map_err(|error| failed(&error))?;
+    check_stores(path, &file)?;
     match file.try_lock() {
         Ok(()) => Ok((file, false)),
         Err(TryLockError::WouldBlock) => Ok((file, true)),

@@ -172,7 +172,7 @@ fn an_embedded_runtime_that_listens_serves_other_processes() {
     assert!(listed.contains("shared"), "{listed}");
     let second = Runtime::embed().listen(&socket).start();
     let error = second.expect_err("the socket is taken").to_string();
-    assert!(error.contains("another runtime serves"), "{error}");
+    assert!(error.contains("another runtime with process id"), "{error}");
 
     let other = Runtime::connect_to(&socket).expect("it listens");
     drop((shared, buffer, runtime));

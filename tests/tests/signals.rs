@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::Command;
 
 use chimaera_bdev_client::{Block, Client, CreateOptions, PoolId, PoolQuery, Runtime, Status};
+use chimaera_faulty_runtime::params;
 use chimaera_tests::exit::NO_SPACE;
 use chimaera_tests::{
-    Daemon, Pattern, assert_refused, client, finish, program, skipped, text, until, within,
+    Daemon, Faulty, Pattern, assert_refused, client, finish, program, skipped, text, until, within,
 };
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -95,11 +96,33 @@ fn signals_that_mean_an_end_flush_every_pool_first() {
         let mut daemon = Daemon::start();
         let pattern = Pattern::new(1, signal as u32);
         let blocks = fill(&daemon, pattern);
+        // Twice at once is one wish: programs that pass a signal on to a process and to its group do that.
         daemon.signal(signal);
+        daemon.signal(Signal::SIGTERM);
         let (code, log) = daemon.wait();
         assert_eq!(code, Some(0), "{signal}: {log}");
         check(&path_of(&daemon), pattern, &blocks);
     }
+}
+
+#[test]
+fn a_second_signal_ends_a_daemon_that_does_not_come_to_its_end() {
+    let mut daemon = Daemon::start();
+    let never = format!(
+        "{}{}",
+        params::FLUSH_WAITS,
+        text(&daemon.folder().join("never"))
+    );
+    let faulty = Faulty::new(&daemon.connect(), 1);
+    faulty.create(&never).expect("the pool is made");
+    let stat = format!("/proc/{}/stat", daemon.process_id());
+    until("it ends at once", || {
+        daemon.signal(Signal::SIGTERM);
+        std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
+    });
+    let (code, log) = daemon.wait();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("the second signal"), "{log}");
 }
 
 #[test]

@@ -41,8 +41,8 @@ const SDK: [(&str, &str); 3] = [
     ("chimaera-proto", "proto"),
 ];
 
-/// Names that are modules already.
-const TAKEN: [&str; 2] = ["chimaera_bdev", "chimaera_echo"];
+/// Names that are modules already, or whose packages would have the names of those that they are built on.
+const TAKEN: [&str; 3] = ["chimaera", "chimaera_bdev", "chimaera_echo"];
 
 pub(crate) fn run(command: &ChimodCommand, global: &Global) -> Result<(), Failure> {
     match command {
@@ -95,7 +95,7 @@ fn check_name(name: &str) -> Result<(), Failure> {
     }
     if TAKEN.contains(&name) {
         return Err(Failure::usage(format!(
-            "{name} is a module of Chimaera's own: choose another name"
+            "{name} is a name of Chimaera's own: choose another one"
         )));
     }
     Ok(())

@@ -48,7 +48,7 @@ use lock::Lock;
 pub(crate) use lock::patiently;
 pub(crate) use open::{Undo, size_and_tail};
 use operation::Operation;
-pub(crate) use path::refused;
+pub(crate) use path::{check_stores, refused};
 use queue::{Crossing, Outcome, REFUSAL_PATIENCE, WorkerQueue};
 use select::{KernelEngine, Needs};
 

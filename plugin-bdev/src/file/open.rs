@@ -26,7 +26,7 @@ use nix::unistd::syncfs;
 use super::direct::{Direct, make_direct, settle_alignment, try_alignment};
 use super::disk::FileDisk;
 use super::lock::{Lock, busy, lock, patiently};
-use super::path::{ends_with_slash, refused};
+use super::path::{check_stores, ends_with_slash, refused};
 use super::probe::device_is_read_only;
 use super::{PoolFile, pool_file};
 use crate::metadata::{self, Page};
@@ -264,6 +264,7 @@ fn open_existing_or_new(
     if kind_of(path, &metadata)? != kind {
         return Err(busy(path, "it was replaced just now"));
     }
+    check_stores(path, &file)?;
     Ok((file, kind, false))
 }
 

@@ -2,12 +2,17 @@
 
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use chimaera_chimod::ModuleError;
 use chimaera_proto::Status;
+use nix::sys::statfs::{
+    BPF_FS_MAGIC, CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC, FsType, PROC_SUPER_MAGIC,
+    SECURITYFS_MAGIC, SYSFS_MAGIC, TRACEFS_MAGIC, fstatfs,
+};
 
 /// The error that something could not be done with a path.
 pub(crate) fn refused(action: &str, path: &Path, error: &io::Error) -> ModuleError {
@@ -22,6 +27,35 @@ pub(crate) fn refused(action: &str, path: &Path, error: &io::Error) -> ModuleErr
         refusal.message = format!("{}: {advice}", refusal.message);
     }
     refusal
+}
+
+/// File systems whose files are the kernel's words and switches. They look regular, and reading one may wait for
+/// ever, or writing it do something to the machine.
+const OF_THE_KERNEL: [FsType; 8] = [
+    PROC_SUPER_MAGIC,
+    SYSFS_MAGIC,
+    DEBUGFS_MAGIC,
+    TRACEFS_MAGIC,
+    SECURITYFS_MAGIC,
+    CGROUP_SUPER_MAGIC,
+    CGROUP2_SUPER_MAGIC,
+    BPF_FS_MAGIC,
+];
+
+/// Refuses an open file that stores nothing. To be asked before anything of it is read.
+pub(crate) fn check_stores(path: &Path, file: &File) -> Result<(), ModuleError> {
+    let system = fstatfs(file).map_err(|errno| refused("look at", path, &errno.into()))?;
+    if !OF_THE_KERNEL.contains(&system.filesystem_type()) {
+        return Ok(());
+    }
+    Err(ModuleError::new(
+        Status::InvalidArgument,
+        format!(
+            "{} is a file of the kernel's own, which stores nothing: a file pool needs a regular file on \
+             a disk or in memory, or a block device",
+            path.display()
+        ),
+    ))
 }
 
 fn advice(path: &Path, errno: i32) -> Option<String> {

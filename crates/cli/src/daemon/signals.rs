@@ -6,6 +6,7 @@
 //! it did it in fails with an error.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use chimaera_runtime::{Stopper, log};
 use chimaera_shm::thread;
@@ -60,13 +61,13 @@ impl Stop {
         state.stopper = Some(stopper);
     }
 
-    /// Stops what there is to stop. Whether this is the first time.
-    fn ask(&self) -> bool {
+    /// Stops what there is to stop.
+    fn ask(&self) {
         let mut state = self.lock();
         if let Some(stopper) = &state.stopper {
             stopper.stop();
         }
-        !std::mem::replace(&mut state.is_asked_for, true)
+        state.is_asked_for = true;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -81,13 +82,14 @@ pub(super) fn watch(hangup: Hangup) -> Result<Stop, Failure> {
     let told = stop.clone();
     let thread = thread::spawn("chimaera-signals", move || {
         let signals = thread::foreign_signals();
+        let mut asked = None;
         loop {
             // A real-time signal has no name, and no meaning here.
             let Ok(signal) = Signal::try_from(thread::take_signal(&signals)) else {
                 continue;
             };
             match reaction(signal, hangup, mask) {
-                Reaction::Stop => stop_or_end(&told, signal),
+                Reaction::Stop => stop_or_end(&told, &mut asked, signal),
                 Reaction::ReopenLog => log::reopen(),
                 Reaction::Nothing => log::debug(format_args!("{signal}: nothing to be done")),
             }
@@ -97,19 +99,34 @@ pub(super) fn watch(hangup: Hangup) -> Result<Stop, Failure> {
     Ok(stop)
 }
 
-/// The first signal stops the host in good order; a second one ends the process at once.
-fn stop_or_end(stop: &Stop, signal: Signal) {
-    if stop.ask() {
-        log::info(format_args!(
-            "{signal}: stopping; a second signal ends the daemon at once"
-        ));
-        return;
+/// Signals that come within this time of the first are the same wish. Programs that pass one on to a process and its
+/// group, as `timeout` does, send it twice.
+const SAME_WISH: Duration = Duration::from_secs(1);
+
+/// The first signal stops the host in good order; a second one, some time after it, ends the process at
+/// once. `asked` is when the first one came.
+fn stop_or_end(stop: &Stop, asked: &mut Option<Instant>, signal: Signal) {
+    stop.ask();
+    match *asked {
+        None => {
+            *asked = Some(Instant::now());
+            log::info(format_args!(
+                "{signal}: stopping; a second signal after {} s or more ends the daemon at once",
+                SAME_WISH.as_secs()
+            ));
+        }
+        Some(first) if first.elapsed() < SAME_WISH => {
+            log::info(format_args!("{signal} again: stopping already"));
+        }
+        Some(_) => {
+            log::error(format_args!(
+                "{signal}, the second signal: the daemon ends at once, and what was not flushed may be \
+                 lost"
+            ));
+            log::flush(log::END_PATIENCE);
+            std::process::exit(CUT_SHORT);
+        }
     }
-    log::error(format_args!(
-        "{signal}, the second signal: the daemon ends at once, and what was not flushed may be lost"
-    ));
-    log::flush(log::END_PATIENCE);
-    std::process::exit(CUT_SHORT);
 }
 
 /// What a signal that can be taken does. `ignored` is a mask of those that whoever started the daemon had

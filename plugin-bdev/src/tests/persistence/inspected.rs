@@ -64,3 +64,12 @@ fn what_holds_something_is_not_called_empty_however_short_it_is() {
         assert!(error.message.contains(told), "{error}");
     }
 }
+
+#[test]
+fn a_file_of_the_kernels_own_is_not_read() {
+    // It looks like a regular file, and reading it may wait for ever.
+    let error = offline::inspect(Path::new("/proc/version")).expect_err("no pool");
+    assert!(error.message.contains("of the kernel's own"), "{error}");
+    let error = Pool::create("/proc/self/mountinfo", &file_params(file_bytes(8)), 1).err();
+    assert!(error.is_some(), "no place for a pool");
+}
