@@ -171,6 +171,44 @@ fn no_task_is_missed_at_the_moment_of_the_loss() {
 }
 
 /// Has another thread, to which the lane goes, submit until it waits, then runs `help`.
+/// The thread with this id sleeps.
+fn sleeps(thread: nix::unistd::Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+    stat.is_ok_and(|stat| stat.contains(") S "))
+}
+
+#[test]
+fn a_daemon_that_dies_between_completing_and_waking_leaves_nobody_asleep() {
+    let segment = segment();
+    let (link, _nobody) = link(&segment);
+    let (tell, told) = std::sync::mpsc::channel();
+    let (done, finished) = std::sync::mpsc::channel();
+    let waiter = thread::spawn(move || {
+        let lane = Arc::new(lane(&link));
+        let flight = submit(&lane, 1);
+        let own = nix::unistd::gettid();
+        tell.send((Arc::clone(&lane), flight, own)).expect("told");
+        lane.finish_asleep(flight, |_| ());
+        let _ = done.send(());
+    });
+    let (lane, flight, sleeper) = told.recv().expect("it submits");
+    let has_announced = || lane.memory.look_for_waiters(flight.bit()).0 != 0;
+    let end = Instant::now() + Duration::from_secs(30);
+    while !(has_announced() && sleeps(sleeper)) {
+        assert!(Instant::now() < end, "it never sleeps");
+        std::thread::yield_now();
+    }
+    // What a daemon does first, and no more.
+    let word = 0;
+    lane.memory
+        .complete(flight.record, flight.wire(), word, &[]);
+    lane.complete_all_as_lost();
+    let woken = finished.recv_timeout(Duration::from_secs(30));
+    lane.memory.wake_sleepers(flight.bit());
+    assert!(woken.is_ok(), "it is not woken");
+    waiter.join().expect("it ends");
+}
+
 fn starve(lane: &ClientLane, help: impl FnOnce()) {
     lane.submission.disown();
     thread::scope(|scope| {

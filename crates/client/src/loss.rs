@@ -47,7 +47,8 @@ impl ClientLane {
         wake_all(wakers);
     }
 
-    /// Completes what is in flight and was not completed by the daemon, which is gone.
+    /// Completes what is in flight and was not completed by the daemon, which is gone, and wakes whoever
+    /// waits, also for what the daemon did complete: it may have died before it woke anybody.
     #[cold]
     pub(crate) fn complete_as_lost(&self) {
         let lost = Completion::failure(Status::ConnectionLost);
@@ -56,11 +57,14 @@ impl ClientLane {
         let desk = self.desk.lock();
         for record in 0..LANE_DEPTH {
             let (flight, tag) = self.claim_of(record);
-            if tag != DONE && !self.memory.is_complete(record, flight.wire()) {
+            if tag == DONE {
+                continue;
+            }
+            if !self.memory.is_complete(record, flight.wire()) {
                 self.memory
                     .complete(record, flight.wire(), lost.status_word, &lost.values);
-                completed |= flight.bit();
             }
+            completed |= flight.bit();
         }
         drop(desk);
         LaneMemory::<LANE_DEPTH>::fence_before_looking();
