@@ -23,7 +23,7 @@
 //!   record sleeps on the segment's bell instead.
 //! - A record is freed after its task completed and its completion was copied, never before, so
 //!   no more tasks are in flight than the lane has entries.
-//! - Locks are taken in the order: submission, desk, memory. No waker runs under any of them.
+//! - Locks are taken in the order: submission, desk, queue, memory. No waker runs under any of them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -122,7 +122,8 @@ impl ConnectOptions {
         Runtime::open(find_daemon(&[place], &self)?, self)
     }
 
-    /// Connects over a socket of type `SOCK_SEQPACKET` whose other end a host holds.
+    /// Connects over a socket of type `SOCK_SEQPACKET` whose other end a host holds. A daemon ends the session when
+    /// the process dies that called `connect(2)` for the socket, whoever has it since.
     ///
     /// # Errors
     /// As [`Self::connect_to`].

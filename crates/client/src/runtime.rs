@@ -68,7 +68,8 @@ impl Runtime {
         ConnectOptions::new().connect_to(path)
     }
 
-    /// Connects over a socket of type `SOCK_SEQPACKET` whose other end a host holds.
+    /// Connects over a socket of type `SOCK_SEQPACKET` whose other end a host holds. A daemon ends the session when
+    /// the process dies that called `connect(2)` for the socket, whoever has it since.
     ///
     /// # Errors
     /// As [`ConnectOptions::connect_to`].
