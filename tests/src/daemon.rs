@@ -251,6 +251,18 @@ impl Daemon {
         let _ = kill(Pid::from_raw(self.child.id() as i32), signal);
     }
 
+    /// Sends the daemon a signal again and again until it has ended.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn insist(&self, signal: Signal) {
+        let stat = format!("/proc/{}/stat", self.child.id());
+        until("the end of the daemon", || {
+            self.signal(signal);
+            std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
+        });
+    }
+
     /// Waits for the daemon to end by itself. Gives its exit code and its log.
     ///
     /// # Panics

@@ -95,7 +95,7 @@ fn a_second_signal_ends_a_daemon_that_waits_for_a_module() {
         faulty.call(Method::Complete).is_err()
     });
     assert!(!held.is_complete());
-    daemon.signal(Signal::SIGTERM);
+    daemon.insist(Signal::SIGTERM);
     assert_eq!(daemon.wait().0, Some(1));
     assert_lost(held.wait_timeout(PATIENCE).expect("it ends"));
 }
