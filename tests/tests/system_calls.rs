@@ -173,7 +173,8 @@ fn with_a_lane_parked_a_busy_worker_looks_at_its_bells_now_and_then() {
 }
 
 /// With this policy a worker polls for 10 ms, and its client, on the same processor, would wait for as
-/// long. Beside strangers it sleeps instead of yielding, and does not do even that after each task.
+/// long. How often it yields is not said: beside strangers, and whoever counts the calls makes each as slow as one
+/// would, it sleeps instead, and does not do even that after each task.
 #[test]
 fn a_worker_gives_way_to_a_client_on_its_own_processor_with_every_policy() {
     const TASKS: usize = 2000;
@@ -184,19 +185,18 @@ fn a_worker_gives_way_to_a_client_on_its_own_processor_with_every_policy() {
     within("tasks on one processor", move || {
         let client = daemon.connect();
         client.admin().ping().expect("completes");
-        // Whether others are on the processor too changes what is right from moment to moment.
-        let (begin, mut most) = (Instant::now(), 0);
-        while most <= TASKS / 10 && begin.elapsed() < LONGEST {
+        let begin = Instant::now();
+        let mut yields = 0;
+        while yields == 0 && begin.elapsed() < LONGEST {
             let before = trace.count();
             (0..TASKS).for_each(|_| client.admin().ping().expect("completes"));
             let calls = trace.calls(before);
-            let given = calls
+            yields += calls
                 .iter()
-                .filter(|call| call.number == SCHED_YIELD || is_look(call))
+                .filter(|call| call.number == SCHED_YIELD)
                 .count();
-            most = most.max(given);
         }
-        assert!(most > TASKS / 10, "{most} times in {TASKS} tasks");
+        assert_ne!(yields, 0, "it never gives way");
     });
 }
 
