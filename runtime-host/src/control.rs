@@ -491,6 +491,14 @@ impl Control {
         if packet.lost_file {
             return Err(no_descriptor("what came with the request"));
         }
+        // Before anything is given out: a request that took the descriptor which a client that was turned away
+        // has just left would leave nothing to tell the next ones with.
+        if self.reserve.is_spent() {
+            self.reserve.restore();
+            if self.reserve.is_spent() {
+                return Err(no_descriptor("anything that a request needs"));
+            }
+        }
         let connection = self
             .connections
             .get_mut(&id)
