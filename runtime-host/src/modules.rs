@@ -10,9 +10,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use chimaera_chimod::{Module, ModuleError};
-use chimaera_proto::Status;
 use chimaera_proto::admin::ModuleInfo;
-use chimaera_proto::limits::MAX_MODULE_NAME_BYTES;
+use chimaera_proto::{Status, check_module_name};
 use parking_lot::Mutex;
 
 use crate::library;
@@ -93,7 +92,8 @@ impl Modules {
 
     /// The module with this name, loaded if it is not yet. Blocks.
     pub(crate) fn get(&self, name: &str) -> Result<Module, ModuleError> {
-        check_name(name)?;
+        check_module_name(name)
+            .map_err(|error| ModuleError::new(Status::InvalidArgument, error.to_string()))?;
         if let Some(module) = self.in_use(name) {
             return Ok(module);
         }
@@ -185,20 +185,4 @@ fn file_name(module: &str) -> String {
 
 fn show(path: &Path) -> String {
     path.display().to_string()
-}
-
-/// A module name comes from clients: it is a bare word, never a path.
-fn check_name(name: &str) -> Result<(), ModuleError> {
-    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    if !name.is_empty() && name.len() <= MAX_MODULE_NAME_BYTES && name.bytes().all(word) {
-        return Ok(());
-    }
-    Err(ModuleError::new(
-        Status::InvalidArgument,
-        format!(
-            "\"{}\" is not a module name: up to {MAX_MODULE_NAME_BYTES} lowercase letters, digits \
-             and underscores",
-            name.escape_default()
-        ),
-    ))
 }

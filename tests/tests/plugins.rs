@@ -135,6 +135,10 @@ fn a_name_that_is_no_bare_word_is_refused_without_looking_for_it() {
         "chimaera-bdev",
         "chimaera.bdev",
         "größe",
+        "2x",
+        "_x",
+        "x_",
+        "x__y",
         &long,
     ] {
         let (status, text) = plugins.refusal(name);

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use std::sync::Once;
 
 use chimaera_proto::limits::MAX_ERROR_TEXT_BYTES;
+use chimaera_proto::module_name::{RULE, is_module_name};
 use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, PoolId, Status};
 
@@ -25,8 +26,12 @@ struct Instance<C> {
 }
 
 /// The table of a module. Used by [`export_chimod!`](crate::export_chimod).
+///
+/// # Panics
+/// If that is no name of a module. A module with such a name does not compile.
 #[must_use]
 pub const fn vtable_of<C: Container>(name: &'static str, version: &'static str) -> ModuleVTable {
+    assert!(is_module_name(name), "{}", RULE);
     ModuleVTable {
         header: Header::of::<ModuleVTable>(MODULE_MAGIC),
         name: Bytes::new(name.as_bytes()),

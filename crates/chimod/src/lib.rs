@@ -57,6 +57,26 @@ pub use glue::vtable_of;
 
 /// Exports a [`Container`] as the module with this name, and defines `module()`, through which
 /// an application that links the crate can use it without a library to load.
+///
+/// What is no name of a module ([`check_module_name`](chimaera_proto::check_module_name)) does not compile:
+///
+/// ```compile_fail,E0080
+/// # use chimaera_chimod::{Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker};
+/// # struct Doubler;
+/// # impl Container for Doubler {
+/// #     fn create(_: CreateContext<'_>) -> Result<Self, ModuleError> {
+/// #         Ok(Self)
+/// #     }
+/// #     fn create_again(&self, _: CreateAgain<'_>) -> Result<(), ModuleError> {
+/// #         Ok(())
+/// #     }
+/// #     fn submit(&self, _: &mut Worker<'_>, _: Request) -> Activity {
+/// #         Activity::IDLE
+/// #     }
+/// # }
+/// chimaera_chimod::export_chimod!(Doubler, "Doubler");
+/// # fn main() {}
+/// ```
 #[macro_export]
 macro_rules! export_chimod {
     ($container:ty, $name:literal) => {

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use chimaera_bdev_client::{IoEngine, PoolId};
+use chimaera_bdev_client::{IoEngine, MODULE_NAME, PoolId};
+use chimaera_client::proto::{NotAModuleName, check_module_name};
 use chimaera_runtime::Polling;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -174,6 +175,7 @@ pub(crate) enum ChimodCommand {
 #[derive(Debug, Args)]
 pub(crate) struct NewArguments {
     /// The module's name: lowercase letters, digits and underscores
+    #[arg(value_parser = parse_module)]
     pub(crate) name: String,
 
     /// Where Chimaera's packages come from: a checkout's path, or a repository's URL [default: the
@@ -232,27 +234,41 @@ const BLOCK_DEVICE_ARGUMENTS: [&str; 7] = [
     "read_only",
 ];
 
+/// Arguments that mean something for pools of other modules only.
+const OTHER_MODULE_ARGUMENTS: [&str; 3] = ["module", "params", "params_file"];
+
 #[derive(Debug, Args)]
 pub(crate) struct CreateArguments {
     /// The pool's name; for a file pool the path of a file or block device
     pub(crate) name: String,
 
     /// What a block device pool stores its blocks on
-    #[arg(long = "type", value_enum, required_unless_present = "module")]
+    #[arg(long = "type", value_enum, required_unless_present_any = OTHER_MODULE_ARGUMENTS)]
     pub(crate) kind: Option<KindArgument>,
 
     /// Create a pool of another module, in whose plugin folder the daemon finds it by this name
-    #[arg(long, value_name = "NAME", conflicts_with_all = BLOCK_DEVICE_ARGUMENTS)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = parse_other_module,
+        conflicts_with_all = BLOCK_DEVICE_ARGUMENTS
+    )]
     pub(crate) module: Option<String>,
 
     /// The other module's creation parameters, as this text [default: none]
-    #[arg(long, value_name = "TEXT", conflicts_with_all = BLOCK_DEVICE_ARGUMENTS)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "module",
+        conflicts_with_all = BLOCK_DEVICE_ARGUMENTS
+    )]
     pub(crate) params: Option<String>,
 
     /// The other module's creation parameters, as the bytes of this file
     #[arg(
         long,
         value_name = "FILE",
+        requires = "module",
         conflicts_with = "params",
         conflicts_with_all = BLOCK_DEVICE_ARGUMENTS
     )]
@@ -406,6 +422,17 @@ pub(crate) struct VerifyCheckArguments {
     pub(crate) pool: VerifiedPool,
 }
 
+fn parse_module(name: &str) -> Result<String, NotAModuleName> {
+    check_module_name(name).map(|()| name.to_owned())
+}
+
+fn parse_other_module(name: &str) -> Result<String, String> {
+    if name == MODULE_NAME {
+        return Err("it makes block devices: use `--type ram` or `--type file` instead".to_owned());
+    }
+    parse_module(name).map_err(|error| error.to_string())
+}
+
 fn parse_alignment(text: &str) -> Result<u32, String> {
     let size = parse_size(text)?;
     u32::try_from(size).map_err(|_| format!("\"{text}\" is too large for an alignment"))
@@ -453,6 +480,29 @@ mod tests {
         ] {
             let line = format!("chimaera pool create p --module greeter {more}");
             assert!(parse(&line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_a_module_is_asked_for_says_what_is_missing_or_wrong() {
+        let refused = |line: &str| {
+            let error = Arguments::try_parse_from(line.split(' ')).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+            error.to_string()
+        };
+        for params in ["--params hello", "--params-file f"] {
+            let text = refused(&format!("chimaera pool create p {params}"));
+            assert!(text.contains("--module <NAME>"), "{text}");
+            assert!(!text.contains("--type"), "{text}");
+        }
+        let text = refused("chimaera pool create p --module chimaera_bdev");
+        assert!(text.contains("use `--type ram` or `--type file`"), "{text}");
+        for line in [
+            "chimaera pool create p --module A-B",
+            "chimaera chimod new A-B",
+        ] {
+            let text = refused(line);
+            assert!(text.contains("\"A-B\" is not a module name"), "{text}");
         }
     }
 
