@@ -58,6 +58,8 @@ pub(crate) struct Threads {
     answers: Jobs,
     /// Stops the runtime.
     stop: Jobs,
+    /// End pools because the runtime stops, each by itself: one that hangs keeps no other from being flushed.
+    ends: Jobs,
     /// Closes files that clients sent, which may block for ever.
     pub(crate) closers: Jobs,
 }
@@ -72,6 +74,7 @@ impl Threads {
             jobs: Jobs::start("chimaera-job", MAX_THREADS)?,
             answers: Jobs::start("chimaera-answer", 1)?,
             stop: Jobs::start("chimaera-stop", 1)?,
+            ends: Jobs::start("chimaera-end", MAX_THREADS)?,
             closers: Jobs::start("chimaera-close", MAX_THREADS)?,
         })
     }
@@ -134,7 +137,7 @@ struct AdminJob {
 
 impl AdminJob {
     fn carry_out(self, method: Method) {
-        let shared = &*self.shared;
+        let shared = &self.shared;
         let request = &self.request;
         let reply = match method {
             Method::Ping => encode(&()),
@@ -173,7 +176,7 @@ impl Shared {
         client: Peer,
     ) -> Result<PoolInfo, ModuleError> {
         check_creation(asked)?;
-        match self.pools.claim(&asked.name, asked.id)? {
+        match self.pools.claim(&asked.name, asked.id, &asked.module)? {
             Claim::Existing(pool) => {
                 let info = pool.info(false);
                 if info.module != asked.module {
@@ -247,32 +250,35 @@ impl Shared {
         flushed
     }
 
-    /// Ends every pool, because the runtime stops. Returns when none is left, whoever ends it, with the
-    /// first failure to flush one.
+    /// Ends every pool, because the runtime stops, several at a time. Returns when none is left, whoever ends
+    /// it, with the first failure to flush one. The log says for which it waits long.
     ///
     /// Before the first pool goes, every worker refuses tasks for any: no client is told that a pool is not
     /// there which is only on its way.
-    pub(crate) fn end_all_pools(&self) -> Result<(), ModuleError> {
+    pub(crate) fn end_all_pools(self: &Arc<Self>) -> Result<(), ModuleError> {
         self.pools.close();
         self.ask_workers(|done| Command::RefuseTasks { done });
-        let waits = |names: &[String]| {
-            log::info(format_args!(
-                "stopping waits for pools that are being made or ended: {}",
-                names.join(", ")
-            ));
+        let tell = |waited_for: &str| {
+            log::warning(format_args!("stopping waits for pools, {waited_for}"));
         };
-        while let Some(pool) = self.pools.withdraw_any(waits) {
-            let (id, name) = (pool.id, pool.name.clone());
-            if let Err(error) = self.end_pool(pool, None) {
-                // Noted before the pool is gone, so that whoever waits for that finds it.
-                let _ = self.unflushed.set(ModuleError {
-                    failure: error.failure,
-                    message: format!("pool {name} ({id}): {}", error.message),
-                });
-            }
-            self.pools.release(id);
+        while let Some(pool) = self.pools.withdraw_any(tell) {
+            let shared = Arc::clone(self);
+            self.threads.ends.run(move || shared.end_at_stop(pool));
         }
         self.unflushed.get().cloned().map_or(Ok(()), Err)
+    }
+
+    /// Ends a withdrawn pool, and notes whether it could not be flushed.
+    fn end_at_stop(&self, pool: Arc<Pool>) {
+        let (id, name) = (pool.id, pool.name.clone());
+        if let Err(error) = self.end_pool(pool, None) {
+            // Noted before the pool is gone, so that whoever waits for that finds it.
+            let _ = self.unflushed.set(ModuleError {
+                failure: error.failure,
+                message: format!("pool {name} ({id}): {}", error.message),
+            });
+        }
+        self.pools.release(id);
     }
 
     /// Lets a withdrawn pool's tasks end, flushes it and destroys its container, flushed or not. Without a

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chimaera_chimod::ModuleError;
 use chimaera_chimod::host::ContainerHandle;
 use chimaera_proto::admin::PoolInfo;
 use chimaera_proto::{PoolId, Status};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// A pool that tasks can be sent to.
 #[derive(Debug)]
@@ -36,6 +37,9 @@ const MAX_POOLS: usize = 4096;
 
 const _: () = assert!(MAX_POOLS < u16::MAX as usize);
 
+/// How long whoever ends all pools waits without a word for those that are being made or unmade.
+const FIRST_NOTICE: Duration = Duration::from_secs(1);
+
 /// Every pool by id, the ones that are being made or unmade included: an id and a name are taken
 /// from the first step of creation to the last of destruction.
 #[derive(Debug, Default)]
@@ -53,6 +57,8 @@ struct State {
 #[derive(Debug)]
 struct Entry {
     name: String,
+    /// The name of its module.
+    module: String,
     phase: Phase,
 }
 
@@ -158,9 +164,14 @@ impl Pools {
         }
     }
 
-    /// Looks for the pool with this name and id, or takes both for a new one. Blocks while a
+    /// Looks for the pool with this name and id, or takes both for a new one of this module's. Blocks while a
     /// pool with the id or name is being made or unmade.
-    pub(crate) fn claim(&self, name: &str, id: PoolId) -> Result<Claim<'_>, ModuleError> {
+    pub(crate) fn claim(
+        &self,
+        name: &str,
+        id: PoolId,
+        module: &str,
+    ) -> Result<Claim<'_>, ModuleError> {
         let mut state = self.state.lock();
         loop {
             if state.closed {
@@ -179,6 +190,7 @@ impl Pools {
                     let id = if id.is_null() { state.choose_id() } else { id };
                     let entry = Entry {
                         name: name.to_owned(),
+                        module: module.to_owned(),
                         phase: Phase::Creating,
                     };
                     state.by_id.insert(id, entry);
@@ -237,12 +249,13 @@ impl Pools {
         self.state.lock().closed
     }
 
-    /// Takes any pool out of use, after [`Pools::close`]. Those that can be ended come first: one that hangs
-    /// while it is made or unmade keeps no other from being flushed. Blocks while there are only such;
-    /// `None` when no pool is left. `waits` is told which those are, before the first wait.
-    pub(crate) fn withdraw_any(&self, waits: impl FnOnce(&[String])) -> Option<Arc<Pool>> {
+    /// Takes any pool out of use, after [`Pools::close`]. Blocks while there are only such as are being made or
+    /// unmade; `None` when no pool is left. `tell` is told which those are, once that has taken a while, and
+    /// then less and less often.
+    pub(crate) fn withdraw_any(&self, tell: impl Fn(&str)) -> Option<Arc<Pool>> {
         let mut state = self.state.lock();
-        let mut waits = Some(waits);
+        let mut patience = FIRST_NOTICE;
+        let mut notice = Instant::now() + patience;
         loop {
             for entry in state.by_id.values_mut() {
                 if let Phase::Ready(pool) = &entry.phase {
@@ -254,12 +267,12 @@ impl Pools {
             if state.by_id.is_empty() {
                 return None;
             }
-            if let Some(waits) = waits.take() {
-                let names: Vec<_> = state.by_id.values().map(|e| e.name.clone()).collect();
-                parking_lot::MutexGuard::unlocked(&mut state, || waits(&names));
-                continue;
+            if self.changed.wait_until(&mut state, notice).timed_out() && !state.by_id.is_empty() {
+                let waited_for = state.describe();
+                MutexGuard::unlocked(&mut state, || tell(&waited_for));
+                patience *= 2;
+                notice = Instant::now() + patience;
             }
-            self.changed.wait(&mut state);
         }
     }
 
@@ -304,6 +317,27 @@ impl State {
         } else {
             not_found(text)
         }
+    }
+
+    /// The pools that are being made and unmade, with their modules. For people, so not more than they read.
+    fn describe(&self) -> String {
+        const NAMED: usize = 8;
+        let describe = |kind: &str, is_of_kind: fn(&Phase) -> bool| {
+            let of_kind = || self.by_id.values().filter(|entry| is_of_kind(&entry.phase));
+            let named = of_kind().take(NAMED);
+            let mut named: Vec<_> = named
+                .map(|entry| format!("{} (module {})", entry.name, entry.module))
+                .collect();
+            let more = of_kind().count() - named.len();
+            if more != 0 {
+                named.push(format!("{more} more"));
+            }
+            (!named.is_empty()).then(|| format!("{kind}: {}", named.join(", ")))
+        };
+        let made = describe("being made", |phase| matches!(phase, Phase::Creating));
+        let ended = describe("being ended", |phase| matches!(phase, Phase::Closing));
+        let all: Vec<_> = made.into_iter().chain(ended).collect();
+        all.join("; ")
     }
 
     /// Whether a pool with this name or id is being made or unmade.
@@ -376,137 +410,4 @@ pub(crate) fn shutting_down() -> ModuleError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc::{Receiver, channel};
-    use std::time::Duration;
-
-    #[track_caller]
-    fn claim<'a>(pools: &'a Pools, name: &str, id: PoolId) -> Claimed<'a> {
-        match pools.claim(name, id) {
-            Ok(Claim::New(claimed)) => claimed,
-            Ok(Claim::Existing(_)) => panic!("pool {name} is new"),
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    fn ids(pools: &Pools) -> Vec<PoolId> {
-        pools.state.lock().by_id.keys().copied().collect()
-    }
-
-    #[test]
-    fn pools_are_limited_and_an_end_makes_room() {
-        let pools = Pools::default();
-        let name = |number: usize| format!("pool {number}");
-        let mut all: Vec<_> = (0..MAX_POOLS)
-            .map(|number| claim(&pools, &name(number), PoolId::NULL))
-            .collect();
-        let error = pools.claim(&name(MAX_POOLS), PoolId::NULL).err();
-        assert_eq!(error.expect("is refused").failure.status, Status::Busy);
-        all.pop();
-        let _last = claim(&pools, &name(MAX_POOLS), PoolId::NULL);
-    }
-
-    #[test]
-    fn ids_that_hosts_choose_are_free_to_choose_from_and_seldom_the_same() {
-        let (one, other) = (Pools::default(), Pools::default());
-        for number in 0..100 {
-            let name = format!("pool {number}");
-            // Dropped at once: every id can be chosen every time.
-            let ids = [&one, &other].map(|pools| claim(pools, &name, PoolId::NULL).id());
-            assert!(ids.iter().all(|id| id.major >= PoolId::FIRST_CHOSEN_MAJOR));
-            assert_ne!(ids[0], ids[1]);
-        }
-    }
-
-    #[test]
-    fn a_name_is_free_once_its_pool_is_gone_whatever_id_is_asked_for() {
-        let pools = Pools::default();
-        let (first, second) = (PoolId::new(8000, 0), PoolId::new(9000, 0));
-        let claimed = claim(&pools, "name", first);
-        std::thread::scope(|scope| {
-            let other = scope.spawn(|| claim(&pools, "name", second).id());
-            // Long enough to find the name taken; nothing depends on whether it does.
-            std::thread::sleep(Duration::from_millis(20));
-            drop(claimed);
-            assert_eq!(other.join().expect("joins"), second);
-        });
-    }
-
-    #[test]
-    fn a_claim_that_moves_takes_the_one_id_and_gives_the_other_free() {
-        let pools = Pools::default();
-        let own = PoolId::new(8000, 7);
-        let mut claimed = claim(&pools, "moves", PoolId::NULL);
-        let chosen = claimed.id();
-        claimed.move_to(own).expect("nobody has it");
-        assert_eq!((claimed.id(), ids(&pools)), (own, vec![own]));
-        claimed.move_to(own).expect("it has it");
-        let other = claim(&pools, "other", chosen);
-        drop(claimed);
-        assert_eq!(ids(&pools), [chosen]);
-        drop(other);
-        assert_eq!(ids(&pools), []);
-    }
-
-    #[test]
-    fn a_claim_does_not_move_to_an_id_that_is_taken_and_says_by_whom() {
-        let pools = Pools::default();
-        let own = PoolId::new(8000, 7);
-        let holder = claim(&pools, "holder", own);
-        let mut claimed = claim(&pools, "moves", PoolId::NULL);
-        let chosen = claimed.id();
-        let cases = [
-            (
-                own,
-                "pool moves has the id 8000.7 by what it stands on, which pool holder has",
-            ),
-            (PoolId::ADMIN, "which the admin pool has"),
-        ];
-        for (id, words) in cases {
-            let error = claimed.move_to(id).expect_err("it is taken");
-            assert_eq!(error.failure.status, Status::Busy);
-            assert!(error.message.contains(words), "{error}");
-            assert_eq!((claimed.id(), ids(&pools)), (chosen, vec![own, chosen]));
-        }
-        drop(holder);
-        claimed.move_to(own).expect("it is free again");
-    }
-
-    /// Starts something that has to wait, and gives what tells of its end.
-    fn waiting<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
-        let (done, ended) = channel();
-        std::thread::spawn(move || done.send(wait()));
-        // Long enough for it to wait; nothing depends on whether it does.
-        std::thread::sleep(Duration::from_millis(20));
-        ended
-    }
-
-    #[test]
-    fn who_waits_for_an_id_learns_that_its_claim_has_moved_on() {
-        const PATIENCE: Duration = Duration::from_secs(30);
-        let pools: &'static Pools = Box::leak(Box::default());
-        let own = PoolId::new(8000, 7);
-        let mut claimed = claim(pools, "moves", PoolId::NULL);
-        let chosen = claimed.id();
-        let destroyer = waiting(move || pools.withdraw(chosen).map(|_| ()));
-        let creator = waiting(move || claim(pools, "other", chosen).id());
-        claimed.move_to(own).expect("nobody has it");
-        let made = creator.recv_timeout(PATIENCE).expect("it is woken");
-        assert_eq!(made, chosen);
-        let destroyed = destroyer.recv_timeout(PATIENCE).expect("it is woken");
-        let error = destroyed.expect_err("none was made");
-        assert_eq!(error.failure.status, Status::PoolNotFound);
-
-        pools.close();
-        let (tell, told) = channel();
-        let closer = waiting(move || {
-            let waits = |names: &[String]| tell.send(names.to_vec()).expect("listens");
-            pools.withdraw_any(waits).is_none()
-        });
-        let waits_for = told.recv_timeout(PATIENCE).expect("it says so");
-        assert_eq!(waits_for, ["moves"]);
-        drop(claimed);
-        assert!(closer.recv_timeout(PATIENCE).expect("it is woken"));
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ use std::process::Command;
 use chimaera_bdev_client::{CreateOptions, PoolId, PoolQuery, Status};
 use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_faulty_runtime::{MODULE_NAME, params};
-use chimaera_tests::exit::NO_RUNTIME;
+use chimaera_tests::exit::{FAILED, NO_RUNTIME};
 use chimaera_tests::{
     ClientProcess, Daemon, Faulty, assert_refused, client, disk_folder, finish, memory, program,
     skipped, text, until,
@@ -153,7 +153,6 @@ fn a_daemon_that_is_stopping_says_so_to_all_who_ask_for_more() {
     let mut daemon = Daemon::start();
     let file = daemon.folder().join("go on");
     let runtime = daemon.connect();
-    // It is the first to be ended, as its id is the lowest.
     pool_that_waits(&daemon, &file);
     let pool = memory(&runtime, 1 << 20);
     let blocks = pool.allocate_blocks(PoolQuery::Local, 4096).expect("space");
@@ -177,8 +176,8 @@ fn a_daemon_that_is_stopping_says_so_to_all_who_ask_for_more() {
     shutting_down(admin.flush(None));
     shutting_down(admin.find_pool("no such pool").map(drop));
     // What can be answered is.
-    until("the first pool is on its way", || {
-        admin.list_pools().expect("a list").len() == 1
+    until("both pools are on their way", || {
+        admin.list_pools().expect("a list").is_empty()
     });
     assert_eq!(
         admin.status().expect("a status").process_id,
@@ -236,9 +235,9 @@ fn creations_that_hang_keep_a_daemon_neither_from_answering_nor_from_ending_what
     until("the pool that can be ended is", || {
         daemon.log().contains("pool stopped")
     });
-    until("the log says what hangs", || {
-        daemon.log().contains("stopping waits for pools")
-    });
+    let hangs = "stopping waits for pools, being made: hanging";
+    until("the log says what hangs", || daemon.log().contains(hangs));
+    assert!(daemon.log().contains("(module chimaera_faulty)"));
     std::fs::write(&file, "").expect("a file");
     let _ = stop.join().expect("no panic").success();
     for task in hanging {
@@ -247,4 +246,40 @@ fn creations_that_hang_keep_a_daemon_neither_from_answering_nor_from_ending_what
         }
     }
     assert_eq!(daemon.wait().0, Some(0));
+}
+
+#[test]
+fn a_pool_that_is_never_flushed_keeps_no_other_from_it_and_the_log_names_it() {
+    let mut daemon = Daemon::start();
+    let file = daemon.folder().join("go on");
+    let disk = disk_folder();
+    let runtime = daemon.connect();
+    pool_that_waits(&daemon, &file);
+    // Ended after it, if one were ended after another.
+    let options = CreateOptions::file().size(8 << 20);
+    let on_file = text(&disk.path().join("pool")).to_owned();
+    let pool = client(&runtime, 1);
+    pool.create(PoolQuery::Dynamic, &on_file, &options)
+        .expect("the pool is made");
+    let kept = pool.allocate_blocks(PoolQuery::Local, 4096).expect("space");
+
+    daemon.signal(Signal::SIGTERM);
+    let stopped = format!("{on_file}\n");
+    until("the other pool is flushed and ended", || {
+        let log = daemon.log();
+        log.contains("pool stopped: 8000.1") && log.contains(&stopped)
+    });
+    let hangs = "stopping waits for pools, being ended: faulty 6666.0 (module chimaera_faulty)";
+    until("the log names it", || daemon.log().contains(hangs));
+    // Somebody insists: what could be flushed is.
+    daemon.insist(Signal::SIGTERM);
+    assert_eq!(daemon.wait().0, Some(FAILED));
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let pool = client(&runtime, 1);
+    pool.create(PoolQuery::Dynamic, &on_file, &CreateOptions::file())
+        .expect("the pool is found");
+    let found = pool.all_blocks(PoolQuery::Local);
+    let found: Result<Vec<_>, _> = found.map(|owned| owned.map(|owned| owned.block)).collect();
+    assert_eq!(kept, found.expect("a list"));
 }
