@@ -99,7 +99,15 @@ impl AdminClient {
         })
     }
 
-    /// A page of the pools whose id is above `after`.
+    /// A page of the pools whose id is above `after`, in order of id.
+    ///
+    /// # Errors
+    /// See [`AdminClient`].
+    pub fn pool_page(&self, after: Option<PoolId>) -> Result<PoolList, Error> {
+        Ok(self.async_pool_page(after).wait()?)
+    }
+
+    /// As [`Self::pool_page`].
     pub fn async_pool_page(&self, after: Option<PoolId>) -> Task<PoolList> {
         let request = ListPools { after };
         self.submit(Method::ListPools, PoolQuery::Local, &request, finish)

@@ -4,6 +4,8 @@
 //! - A [`Buffer`] owns its bytes alone. A task that may touch them either borrows the buffer for
 //!   its whole life (a call that does not return before) or owns the buffer (a task handle), so
 //!   whoever holds a buffer holds one that nobody else uses.
+//! - A task that transfers a part of a buffer which other tasks transfer parts of at the same time owns a **share**
+//!   of the whole: no bytes, but the buffer is freed only when its last share is dropped.
 //! - In a process that was forked from the buffer's own it is private memory of zeros, and nothing else of
 //!   it is touched.
 //! - The daemon touches only what tasks in flight name. A client trusts its daemon in this, as it
@@ -26,8 +28,16 @@ pub struct Buffer {
     address: NonNull<u8>,
     len: usize,
     /// `Some` until drop.
-    extent: Option<Extent>,
+    holding: Option<Holding>,
     memory: ManuallyDrop<Arc<Memory>>,
+}
+
+/// What a buffer keeps.
+enum Holding {
+    /// Its own bytes.
+    Extent(Extent),
+    /// Another buffer, whole.
+    Share(Arc<Buffer>),
 }
 
 // SAFETY: the buffer owns the bytes at `address` alone, as a `Box<[u8]>` would; what else it has
@@ -50,9 +60,19 @@ impl Buffer {
         Ok(Self {
             address,
             len,
-            extent: Some(extent),
+            holding: Some(Holding::Extent(extent)),
             memory: ManuallyDrop::new(Arc::clone(memory)),
         })
+    }
+
+    /// A buffer without bytes that keeps this one, to go along with a task that transfers a part of it.
+    pub(crate) fn share(whole: &Arc<Self>) -> Self {
+        Self {
+            address: whole.address,
+            len: 0,
+            holding: Some(Holding::Share(Arc::clone(whole))),
+            memory: ManuallyDrop::new(Arc::clone(&whole.memory)),
+        }
     }
 
     /// Bytes that the buffer can have without being allocated anew; at least its length.
@@ -93,7 +113,10 @@ impl Buffer {
     }
 
     fn extent(&self) -> &Extent {
-        self.extent.as_ref().expect("there until drop")
+        match self.holding.as_ref().expect("there until drop") {
+            Holding::Extent(extent) => extent,
+            Holding::Share(whole) => whole.extent(),
+        }
     }
 
     /// How a task names this part of the buffer.
@@ -185,8 +208,10 @@ impl Drop for Buffer {
         if !self.memory.is_here() {
             return;
         }
-        if let Some(extent) = self.extent.take() {
-            self.memory.free(extent);
+        match self.holding.take() {
+            Some(Holding::Extent(extent)) => self.memory.free(extent),
+            Some(Holding::Share(whole)) => drop(whole),
+            None => {}
         }
         // SAFETY: the value is dropped here, and not used after.
         unsafe { ManuallyDrop::drop(&mut self.memory) };

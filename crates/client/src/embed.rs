@@ -65,7 +65,7 @@ impl Embed {
         self
     }
 
-    /// Starts the host and connects to it. Blocks for a few milliseconds.
+    /// Starts the host and connects to it. Blocks for a few milliseconds; there is no twin that does not.
     ///
     /// # Errors
     /// The host cannot start, for example because another one listens at its path; or as for a
@@ -83,6 +83,7 @@ impl Embed {
     }
 
     /// Connects to the user's daemon or the system's ([`ConnectOptions::connect`]), or starts the host if there is none.
+    /// Blocks as both do.
     ///
     /// # Errors
     /// As [`ConnectOptions::connect`], save for an absent daemon, and as [`Self::start`].

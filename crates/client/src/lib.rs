@@ -16,6 +16,18 @@
 //! a [`Task`]. What happens when a lane is full, a handle is dropped or awaited is in `desk`,
 //! what happens when the daemon dies in `link` and `loss`. [`Buffer`]s come from `memory`.
 //!
+//! # Without blocking
+//!
+//! Every call that blocks until its task has ended has a twin that gives the [`Task`]: [`Runtime::submit`] for the
+//! `call`s, [`Runtime::submit_parts`] for many parts of a buffer, `async_` methods in the clients of modules. It can be
+//! awaited, also with an executor's timeout in the place of [`Task::wait_timeout`]. These have none:
+//!
+//! - Connecting, and starting a runtime inside the process. That takes several exchanges over a socket, and threads
+//!   that begin, once in a connection's life: do it before the executor runs, or on a thread that may block.
+//! - [`Runtime::allocate_buffer`], and the first call of a thread on a connection. They do not block for any task, but may
+//!   ask the daemon's control thread for memory or a lane, which waits for nobody. Memory is asked for beforehand with
+//!   [`ConnectOptions::buffer_bytes`].
+//!
 //! # Forking
 //!
 //! A connection is the process's that made it. In one that was forked from it, also if it is a runtime that is
@@ -65,6 +77,7 @@ mod link;
 mod loss;
 mod memory;
 mod options;
+mod part_tasks;
 mod parts;
 mod place;
 mod queue;

@@ -103,7 +103,7 @@ impl ConnectOptions {
     }
 
     /// Connects to the daemon where daemons listen if nobody says otherwise: at the user's own socket, or
-    /// else at the system's ([`SocketPlace::all`]).
+    /// else at the system's ([`SocketPlace::all`]). Blocks for the daemon's answers; there is no twin that does not.
     ///
     /// # Errors
     /// As [`Self::connect_to`].
@@ -111,7 +111,7 @@ impl ConnectOptions {
         Runtime::open(find_daemon(&SocketPlace::all(), &self)?, self)
     }
 
-    /// Connects to the daemon at this path.
+    /// Connects to the daemon at this path. Blocks as [`Self::connect`] does.
     ///
     /// # Errors
     /// No daemon there ([`Error::is_no_daemon`]), no right to use it, another version, or a
@@ -123,7 +123,8 @@ impl ConnectOptions {
     }
 
     /// Connects over a socket of type `SOCK_SEQPACKET` whose other end a host holds. A daemon ends the session when
-    /// the process dies that called `connect(2)` for the socket, whoever has it since.
+    /// the process dies that called `connect(2)` for the socket, whoever has it since. Blocks as [`Self::connect`]
+    /// does.
     ///
     /// # Errors
     /// As [`Self::connect_to`].

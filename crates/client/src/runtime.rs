@@ -52,7 +52,8 @@ pub struct DaemonInfo {
 }
 
 impl Runtime {
-    /// Connects to the user's daemon or the system's; see [`ConnectOptions::connect`].
+    /// Connects to the user's daemon or the system's; see [`ConnectOptions::connect`]. Blocks for the daemon's answers;
+    /// there is no twin that does not.
     ///
     /// # Errors
     /// As [`ConnectOptions::connect_to`].
@@ -230,7 +231,7 @@ impl Runtime {
 
     /// Asks for a call to be carried out, with a buffer that goes along and comes back. Does not wait:
     /// if the thread's lane has no room, the task is submitted when it is polled or waited for
-    /// ([`Task`]).
+    /// ([`Task`]). Only a thread's first use of a connection asks the daemon for something, its lane.
     ///
     /// `finish` makes the task's result of what comes back, on the thread that asks for it. Whatever
     /// keeps the task from being submitted comes as its failure: [`Status::ConnectionLost`],
@@ -252,6 +253,18 @@ impl Runtime {
             Some(Ok(range)) => Some(range),
             Some(Err(error)) => return Task::refused(Refused::new(call, buffer, error), finish),
         };
+        self.submit_range(call, range, buffer, finish)
+    }
+
+    /// As [`Self::submit`], with the range that the task names. What goes along keeps it.
+    #[inline]
+    pub(crate) fn submit_range<T>(
+        &self,
+        call: Call,
+        range: Option<BufferRange>,
+        buffer: Option<Buffer>,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
+    ) -> Task<T> {
         let lane = match self.session.lanes.current() {
             Ok(lane) => lane,
             Err(error) => return Task::refused(Refused::new(call, buffer, error), finish),

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Instant;
 
@@ -94,6 +96,24 @@ impl<T> TaskSet<T> {
         self.try_wait_any()
     }
 
+    /// As [`Self::wait_any`], without blocking. Dropping the future leaves the set as it is: no result is
+    /// lost.
+    pub async fn async_wait_any(&mut self) -> Option<Result<T, TaskError>> {
+        poll_fn(|context| {
+            if self.tasks.is_empty() {
+                return Poll::Ready(None);
+            }
+            match self.watch(context.waker()) {
+                Watch::Complete => return Poll::Ready(self.try_wait_any()),
+                Watch::Waiting => {}
+                // The executor has to ask again and again.
+                Watch::Impossible => context.waker().wake_by_ref(),
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
     /// The position of the first task that has ended.
     ///
     /// Submits tasks in order until one finds no room: then the others need not ask.
@@ -114,24 +134,29 @@ impl<T> TaskSet<T> {
     fn sleep(&mut self) {
         let waker = unpark_this_thread();
         loop {
-            let mut is_woken = true;
-            let mut has_room = true;
-            for task in &mut self.tasks {
-                if !has_room && !task.is_submitted() {
-                    continue;
-                }
-                match task.watch(&waker) {
-                    Watch::Complete => return,
-                    Watch::Waiting => has_room = has_room && task.is_submitted(),
-                    Watch::Impossible => is_woken = false,
-                }
-            }
-            if is_woken {
-                thread::park();
-            } else {
-                thread::yield_now();
+            match self.watch(&waker) {
+                Watch::Complete => return,
+                Watch::Waiting => thread::park(),
+                Watch::Impossible => thread::yield_now(),
             }
         }
+    }
+
+    /// Has a waker woken when a task has ended, or may be submitted, unless one has ended already.
+    fn watch(&mut self, waker: &Waker) -> Watch {
+        let mut watch = Watch::Waiting;
+        let mut has_room = true;
+        for task in &mut self.tasks {
+            if !has_room && !task.is_submitted() {
+                continue;
+            }
+            match task.watch(waker) {
+                Watch::Complete => return Watch::Complete,
+                Watch::Waiting => has_room = has_room && task.is_submitted(),
+                Watch::Impossible => watch = Watch::Impossible,
+            }
+        }
+        watch
     }
 }
 

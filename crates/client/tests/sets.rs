@@ -4,13 +4,16 @@ mod fake_host;
 mod support;
 
 use std::collections::HashSet;
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::Duration;
 
 use chimaera_client::proto::limits::LANE_DEPTH;
 use chimaera_client::{ConnectOptions, Status, TaskSet};
 use fake_host::{FakeHost, Watchdog};
-use support::{ECHO, FAIL, HOLD, module, submit};
+use support::{ECHO, FAIL, HOLD, block_on, module, submit};
 
 #[test]
 fn whichever_ends_first_comes_first() {
@@ -70,4 +73,24 @@ fn a_set_may_hold_more_than_a_lane_and_loses_none() {
         assert!(seen.insert(result.expect("echo")));
     }
     assert_eq!(seen, (0..count).collect());
+}
+
+#[test]
+fn a_set_is_awaited_and_keeps_every_result_of_a_wait_that_is_given_up() {
+    let _watchdog = Watchdog::new();
+    let (host, runtime) = FakeHost::connect(module);
+    let mut tasks = TaskSet::default();
+    assert!(block_on(tasks.async_wait_any()).is_none());
+    tasks.extend((0..LANE_DEPTH as u64).map(|number| submit(&runtime, HOLD, number)));
+    tasks.extend((100..400).map(|number| submit(&runtime, ECHO, number)));
+    host.wait_for_held(LANE_DEPTH);
+    // Polled once, and dropped.
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(pin!(tasks.async_wait_any()).poll(&mut context).is_pending());
+    host.release_held();
+    let mut seen = HashSet::new();
+    while let Some(result) = block_on(tasks.async_wait_any()) {
+        assert!(seen.insert(result.expect("echo")));
+    }
+    assert_eq!(seen, (0..LANE_DEPTH as u64).chain(100..400).collect());
 }

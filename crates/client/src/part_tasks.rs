@@ -1,0 +1,160 @@
+//! Many calls with parts of one buffer, in flight at the same time, and nobody who blocks for them.
+//!
+//! Laws of this module:
+//! - A share of the buffer goes along with each part's task. So the buffer is there as long as a task
+//!   may touch it, whatever becomes of the future, and comes back when all have ended.
+//! - Parts are begun one after another, and none while the one before waits to be submitted: however
+//!   many there are, one of them at a time stands in a lane's queue.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::ops::Range;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use chimaera_proto::Access;
+use chimaera_proto::limits::LANE_DEPTH;
+
+use crate::buffer::Buffer;
+use crate::call::{Call, Values};
+use crate::parts::PartError;
+use crate::runtime::Runtime;
+use crate::task::{Task, Watch};
+
+impl Runtime {
+    /// As [`Self::call_parts_receiving`], for the steps of a task ([`Task::of_steps`]): does not block,
+    /// and the buffer goes along and comes back. Nothing is submitted before this is polled.
+    ///
+    /// Dropping the future gives up the result. Parts that were submitted are carried out all the same,
+    /// and the buffer is freed when the last of them has ended.
+    ///
+    /// # Errors
+    /// The first part that failed, and the buffer; it does not come back in a process that was forked from
+    /// the one that polled before. [`Status::Busy`](crate::Status::Busy) when too many tasks wait to be
+    /// submitted.
+    ///
+    /// # Panics
+    /// If a part's range is not within the buffer.
+    pub async fn submit_parts(
+        &self,
+        buffer: Buffer,
+        parts: impl IntoIterator<Item = (Call, Range<usize>)>,
+        mut done: impl FnMut(usize, &Values),
+    ) -> Result<Buffer, (PartError, Option<Buffer>)> {
+        let whole = Arc::new(buffer);
+        let mut window = Window {
+            runtime: self,
+            whole: Arc::clone(&whole),
+            members: VecDeque::new(),
+            failed: None,
+        };
+        let mut parts = parts.into_iter().enumerate().fuse();
+        let result = poll_fn(|context| window.go_on(&mut parts, &mut done, context)).await;
+        drop(window);
+        match (result, Arc::into_inner(whole)) {
+            (Ok(()), Some(buffer)) => Ok(buffer),
+            (Ok(()), None) => unreachable!("a task that has ended has dropped its share"),
+            (Err(error), buffer) => Err((error, buffer)),
+        }
+    }
+}
+
+/// Parts that were begun and have not ended, in order.
+struct Window<'a> {
+    runtime: &'a Runtime,
+    whole: Arc<Buffer>,
+    members: VecDeque<Member>,
+    failed: Option<PartError>,
+}
+
+struct Member {
+    part: usize,
+    task: Task<Values>,
+}
+
+impl Window<'_> {
+    /// Begins and ends parts as far as that needs no waiting.
+    fn go_on(
+        &mut self,
+        parts: &mut impl Iterator<Item = (usize, (Call, Range<usize>))>,
+        done: &mut impl FnMut(usize, &Values),
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), PartError>> {
+        loop {
+            while self.may_begin()
+                && let Some((part, (call, range))) = parts.next()
+            {
+                self.begin(part, call, range);
+            }
+            let mut is_watched = true;
+            // The others need not be watched: they are wanted in order.
+            if self.waits_for_room() && self.members.len() > 1 {
+                match self.members.back_mut().map(|last| last.watch(context)) {
+                    Some(Watch::Impossible) => is_watched = false,
+                    _ if !self.waits_for_room() => continue,
+                    _ => {}
+                }
+            }
+            let Some(first) = self.members.front_mut() else {
+                return Poll::Ready(self.failed.take().map_or(Ok(()), Err));
+            };
+            match first.watch(context) {
+                Watch::Complete => self.end_first(done),
+                Watch::Waiting if is_watched => return Poll::Pending,
+                Watch::Waiting | Watch::Impossible => {
+                    // The executor has to ask again and again.
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    /// Whether the last part waits to be submitted.
+    fn waits_for_room(&self) -> bool {
+        let last = self.members.back();
+        last.is_some_and(|last| !last.task.is_submitted())
+    }
+
+    fn may_begin(&self) -> bool {
+        self.failed.is_none() && self.members.len() < LANE_DEPTH && !self.waits_for_room()
+    }
+
+    fn begin(&mut self, part: usize, call: Call, range: Range<usize>) {
+        let slice = self.whole.range(range);
+        let task = match slice.wire_range(self.runtime.memory(), Access::ReadWrite) {
+            Ok(range) => {
+                let share = Buffer::share(&self.whole);
+                self.runtime
+                    .submit_range(call, Some(range), Some(share), |ended| Ok(ended.values()?))
+            }
+            Err(error) => Task::failed(error),
+        };
+        self.members.push_back(Member { part, task });
+    }
+
+    /// Takes the result of the first part, which has ended.
+    fn end_first(&mut self, done: &mut impl FnMut(usize, &Values)) {
+        let Some(Member { part, task }) = self.members.pop_front() else {
+            return;
+        };
+        match task.wait() {
+            Ok(values) if self.failed.is_none() => done(part, &values),
+            Err(error) if self.failed.is_none() => {
+                let error = error.error;
+                self.failed = Some(PartError { part, error });
+                // It has done nothing, and is not to.
+                if self.waits_for_room() {
+                    self.members.pop_back();
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Member {
+    fn watch(&mut self, context: &Context<'_>) -> Watch {
+        self.task.watch(context.waker())
+    }
+}
