@@ -47,20 +47,29 @@ impl Client {
     /// # Errors
     /// [`Status::PoolNotFound`]; [`Status::InvalidArgument`] if it is of another module.
     pub fn open(runtime: &Runtime, name: &str) -> Result<Self, Error> {
-        let operation = format_args!("opening the pool \"{name}\"");
-        let info = runtime
-            .admin()
-            .find_pool(name)
-            .map_err(|error| error.during(operation))?;
-        if info.module != MODULE_NAME {
-            return Err(
-                Error::new(Status::InvalidArgument, operation).with_detail(format!(
+        Ok(Self::async_open(runtime, name).wait()?)
+    }
+
+    /// As [`Self::open`].
+    pub fn async_open(runtime: &Runtime, name: &str) -> Task<Self> {
+        let operation = format!("opening the pool \"{name}\"");
+        let found = runtime.admin().async_find_pool(name);
+        let runtime = runtime.clone();
+        Task::of_steps(async move {
+            let info = match found.await {
+                Ok(info) => info,
+                Err(error) => return Err(error.error.during(operation).into()),
+            };
+            if info.module != MODULE_NAME {
+                let detail = format!(
                     "it is a pool of the module {}, not of {MODULE_NAME}",
                     info.module
-                )),
-            );
-        }
-        Ok(Self::new(runtime, info.id))
+                );
+                let error = Error::new(Status::InvalidArgument, operation);
+                return Err(error.with_detail(detail).into());
+            }
+            Ok(Self::new(&runtime, info.id))
+        })
     }
 
     /// A client for the pool with this name, which is created if it is not there: [`Self::create`] with
@@ -73,9 +82,21 @@ impl Client {
         name: &str,
         options: &CreateOptions,
     ) -> Result<Self, Error> {
+        Ok(Self::async_open_or_create(runtime, name, options).wait()?)
+    }
+
+    /// As [`Self::open_or_create`].
+    pub fn async_open_or_create(
+        runtime: &Runtime,
+        name: &str,
+        options: &CreateOptions,
+    ) -> Task<Self> {
         let client = Self::new(runtime, PoolId::NULL);
-        client.create(PoolQuery::Dynamic, name, options)?;
-        Ok(client)
+        let created = client.async_create(PoolQuery::Dynamic, name, options);
+        Task::of_steps(async move {
+            created.await?;
+            Ok(client)
+        })
     }
 
     /// The pool's id. [`PoolId::NULL`] as long as the host has to choose it.

@@ -8,7 +8,7 @@ pub fn embed() -> Embed {
 }
 
 /// Connects to the daemon, as [`Runtime::connect`] does, or runs a host inside the calling process if there is
-/// none. Blocks for some milliseconds.
+/// none. Blocks for some milliseconds; there is no twin that does not.
 ///
 /// # Errors
 /// As [`Embed::connect_or_start`]: a daemon that is there and cannot be used is an error, not a reason to run

@@ -22,8 +22,9 @@
 //! ```
 //!
 //! [`Client`] has every operation twice: one that blocks, and an `async_` twin that gives a
-//! [`Task`] to wait for, to ask, or to await. Every method can be called from any number of
-//! threads.
+//! [`Task`] to wait for, to ask, or to await. A buffer goes along with such a task and comes back with its
+//! result. Connecting has no twin ([`chimaera_client`](chimaera_client#without-blocking)). Every method can be
+//! called from any number of threads.
 //!
 //! A completed write has been given to the device; [`Client::flush`] makes everything that completed
 //! before it durable: data, allocations and frees. A program finds its blocks again by the owner tag
@@ -39,6 +40,7 @@
 
 #![forbid(unsafe_code)]
 
+mod across;
 mod blocks;
 mod bytes;
 mod client;

@@ -88,7 +88,8 @@ impl Client {
         }
     }
 
-    /// All of [`Self::all_blocks`], at once.
+    /// All of [`Self::all_blocks`], as one list. Who wants no more than a page at a time asks for pages
+    /// ([`Self::async_list_blocks`]).
     pub fn async_all_blocks(&self, query: PoolQuery) -> Task<Vec<OwnedBlock>> {
         let client = self.clone();
         Task::of_steps(async move {
@@ -126,7 +127,15 @@ impl Client {
         })
     }
 
-    /// A page of [`Self::map`], from a place in the pool on. Does not block.
+    /// A page of [`Self::map`], from a place in the pool on. Blocks until it is there.
+    ///
+    /// # Errors
+    /// As [`Self::list_blocks`].
+    pub fn map_page(&self, query: PoolQuery, from: PageCursor) -> Result<MapPage, Error> {
+        Ok(self.async_map_page(query, from).wait()?)
+    }
+
+    /// As [`Self::map_page`].
     pub fn async_map_page(&self, query: PoolQuery, from: PageCursor) -> Task<MapPage> {
         let call = self.call(query, Method::GetMap, map_arguments(from.0));
         self.submit_page(call, MAP_BUFFER_BYTES, finish_map)

@@ -3,11 +3,9 @@
 //! Law of this module: a length that does not fit its block is refused here, with the status that
 //! the host gives.
 
-use std::ops::Range;
-
 use chimaera_client::{
-    Buffer, BufferSlice, BufferSliceMut, Call, Error, Finished, PartError, PoolQuery, Status, Task,
-    TaskError, Values,
+    Buffer, BufferSlice, BufferSliceMut, Call, Error, Finished, PoolQuery, Status, Task, TaskError,
+    Values,
 };
 use chimaera_proto::bdev::{Block, Method, TransferArguments};
 
@@ -136,103 +134,6 @@ impl Client {
         self.async_transfer(query, Method::Read, block, offset_in_block, buffer)
     }
 
-    /// Writes a buffer across blocks, one after another, as far as it reaches. Many blocks are in
-    /// flight at the same time. Gives the number of bytes written, which is all of them.
-    ///
-    /// # Errors
-    /// [`Status::BeyondBlock`] if the blocks are smaller together; else as [`Self::write`], for
-    /// the first block that failed, of which the text gives the position. What became of later
-    /// blocks is not known then.
-    pub fn write_blocks<'a>(
-        &self,
-        query: PoolQuery,
-        blocks: &[Block],
-        buffer: impl Into<BufferSlice<'a>>,
-    ) -> Result<u64, Error> {
-        let buffer = buffer.into();
-        let parts = self.parts(query, Method::Write, blocks, buffer.len())?;
-        let mut written = 0;
-        let result = self
-            .runtime()
-            .call_parts_sending(buffer, parts, |_, values| written += values[0]);
-        result.map_err(|error| self.part_error(Method::Write, blocks, error))?;
-        Ok(written)
-    }
-
-    /// Reads blocks, one after another, into a buffer, as far as that reaches. Many blocks are in
-    /// flight at the same time. Gives the number of bytes read, which is all of them.
-    ///
-    /// # Errors
-    /// As [`Self::write_blocks`].
-    pub fn read_blocks<'a>(
-        &self,
-        query: PoolQuery,
-        blocks: &[Block],
-        buffer: impl Into<BufferSliceMut<'a>>,
-    ) -> Result<u64, Error> {
-        let buffer = buffer.into();
-        let parts = self.parts(query, Method::Read, blocks, buffer.len())?;
-        let mut read = 0;
-        let result = self
-            .runtime()
-            .call_parts_receiving(buffer, parts, |_, values| read += values[0]);
-        result.map_err(|error| self.part_error(Method::Read, blocks, error))?;
-        Ok(read)
-    }
-
-    /// The calls that transfer `len` bytes to or from blocks, and the range of the buffer for
-    /// each.
-    fn parts(
-        &self,
-        query: PoolQuery,
-        method: Method,
-        blocks: &[Block],
-        len: usize,
-    ) -> Result<impl Iterator<Item = (Call, Range<usize>)>, Error> {
-        let total = blocks
-            .iter()
-            .fold(0u64, |total, block| total.saturating_add(block.size));
-        if len as u64 > total {
-            let verb = verb(method);
-            let operation = format!("{verb} {len} bytes across {} blocks", blocks.len());
-            return Err(Error::new(Status::BeyondBlock, operation)
-                .with_detail(format!("the blocks have {total} bytes together")));
-        }
-        // Checked all before any is sent: a block that cannot be is no half-done transfer.
-        for block in blocks {
-            self.transfer(query, method, block, 0, 0)?;
-        }
-        let mut start = 0;
-        Ok(blocks.iter().map_while(move |block| {
-            let left = len - start;
-            if left == 0 {
-                return None;
-            }
-            let part = usize::try_from(block.size).map_or(left, |size| size.min(left));
-            let range = start..start + part;
-            start += part;
-            let arguments = TransferArguments {
-                block: *block,
-                offset_in_block: 0,
-            };
-            Some((self.call(query, method, arguments.to_arguments()), range))
-        }))
-    }
-
-    #[cold]
-    fn part_error(&self, method: Method, blocks: &[Block], error: PartError) -> Error {
-        let place = match blocks.get(error.part) {
-            Some(block) => format!(" ({} at {:#x})", block.block_type, block.offset),
-            None => String::new(),
-        };
-        let (verb, pool) = (verb(method), self.pool_id());
-        error.error.during(format_args!(
-            "{verb} block {} of {}{place} in pool {pool}",
-            error.part + 1,
-            blocks.len(),
-        ))
-    }
-
     #[inline]
     fn async_transfer(
         &self,
@@ -250,7 +151,7 @@ impl Client {
 
     /// The call of a transfer, if there can be such a block and the transfer ends in it.
     #[inline]
-    fn transfer(
+    pub(crate) fn transfer(
         &self,
         query: PoolQuery,
         method: Method,
@@ -311,8 +212,13 @@ fn transferred(call: &Call, values: &Values, len: usize) -> Result<u64, Error> {
 
 #[cold]
 fn impossible(call: &Call, values: &Values, len: usize) -> Error {
-    Error::new(Status::ProtocolViolation, describe(call, len))
-        .with_detail(format!("the host claims {} bytes", values[0]))
+    claimed(values[0], describe(call, len))
+}
+
+#[cold]
+pub(crate) fn claimed(bytes: u64, operation: String) -> Error {
+    let error = Error::new(Status::ProtocolViolation, operation);
+    error.with_detail(format!("the host claims {bytes} bytes"))
 }
 
 fn describe(call: &Call, len: usize) -> String {
@@ -326,7 +232,7 @@ fn describe(call: &Call, len: usize) -> String {
     format!("{verb} {len} bytes at offset {offset_in_block} of {block} in pool {pool}")
 }
 
-const fn verb(method: Method) -> &'static str {
+pub(crate) const fn verb(method: Method) -> &'static str {
     match method {
         Method::Write => "writing",
         Method::Read => "reading",

@@ -42,13 +42,19 @@ impl Client {
     /// [`Status::ParameterMismatch`] if it is there with another greeting;
     /// [`Status::InvalidArgument`] for a greeting that is too long.
     pub fn create(&self, query: PoolQuery, name: &str, greeting: &str) -> Result<PoolInfo, Error> {
+        Ok(self.async_create(query, name, greeting).wait()?)
+    }
+
+    /// As [`Self::create`], without waiting.
+    pub fn async_create(&self, query: PoolQuery, name: &str, greeting: &str) -> Task<PoolInfo> {
         let request = GetOrCreatePool {
             module: MODULE_NAME.to_owned(),
             name: name.to_owned(),
             id: self.pool,
             params: greeting.as_bytes().to_vec(),
         };
-        self.runtime.admin().get_or_create_pool(query, &request)
+        let admin = self.runtime.admin();
+        admin.async_get_or_create_pool(query, &request)
     }
 
     /// Sends a word there and back: an empty task. Blocks.
@@ -91,13 +97,16 @@ impl Client {
     /// # Errors
     /// As [`Self::echo`]; [`Status::OutOfMemory`].
     pub fn greet(&self) -> Result<String, Error> {
-        let mut buffer = self.runtime.allocate_buffer(MAX_GREETING_BYTES)?;
-        let values = self
-            .runtime
-            .call_receiving(&self.call(Method::Greet, 0), (&mut buffer).into())?;
-        // The length is the host's; one that no greeting has reads as none.
-        let len = usize::try_from(values[0]).unwrap_or(usize::MAX);
-        Ok(String::from_utf8_lossy(buffer.get(..len).unwrap_or_default()).into_owned())
+        Ok(self.async_greet().wait()?)
+    }
+
+    /// As [`Self::greet`], without waiting.
+    pub fn async_greet(&self) -> Task<String> {
+        let call = self.call(Method::Greet, 0);
+        match self.runtime.allocate_buffer(MAX_GREETING_BYTES) {
+            Ok(buffer) => self.runtime.submit(call, Some(buffer), greeted),
+            Err(error) => Task::failed(error),
+        }
     }
 
     fn call(&self, method: Method, argument: u64) -> Call {
@@ -116,4 +125,12 @@ fn reversed(mut finished: Finished<'_>) -> Result<Buffer, TaskError> {
         (Err(error), buffer) => Err(TaskError::new(error, buffer)),
         (Ok(_), None) => unreachable!("a buffer that goes along comes back"),
     }
+}
+
+fn greeted(finished: Finished<'_>) -> Result<String, TaskError> {
+    let values = finished.values()?;
+    // The length is the host's; one that no greeting has reads as none.
+    let len = usize::try_from(values[0]).unwrap_or(usize::MAX);
+    let bytes = finished.buffer().and_then(|buffer| buffer.get(..len));
+    Ok(String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned())
 }

@@ -51,6 +51,9 @@ fn a_pool_keeps_its_greeting() {
         .create(PoolQuery::Dynamic, "echo", "hello")
         .expect("the same pool");
     assert!(!again.created);
+    let again = echo.async_create(PoolQuery::Dynamic, "echo", "hello");
+    assert!(!again.wait().expect("the same pool").created);
+    assert_eq!(echo.async_greet().wait().expect("greets"), "hello");
     let error = echo
         .create(PoolQuery::Dynamic, "echo", "goodbye")
         .expect_err("another greeting");
@@ -72,6 +75,8 @@ fn a_pool_keeps_its_greeting() {
         "{error}"
     );
     let error = other.echo(1).expect_err("not created");
+    assert_eq!(error.status(), Status::PoolNotFound);
+    let error = other.async_greet().wait().expect_err("not created");
     assert_eq!(error.status(), Status::PoolNotFound);
     let error = other
         .create(PoolQuery::Dynamic, "other", &"x".repeat(65))
