@@ -15,7 +15,7 @@ use chimaera_proto::Status;
 use chimaera_proto::control::{self, NO_REQUEST, Reply, Request};
 use chimaera_proto::limits::{MAX_CONTROL_MESSAGE_BYTES, MAX_LANES};
 use chimaera_shm::packet;
-use chimaera_shm::{Doorbell, Segment, SegmentError};
+use chimaera_shm::{Doorbell, Segment, SegmentError, Shortage};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{Shutdown, getsockopt, setsockopt, shutdown, sockopt};
 
@@ -25,7 +25,8 @@ use crate::listener::Listener;
 use crate::log;
 use crate::mapped::Mapped;
 use crate::peer_process;
-use crate::reserve::{Reserve, is_shortage};
+use crate::refusal::Refusal;
+use crate::reserve::Reserve;
 use crate::session::{Peer, Session};
 use crate::worker::Command;
 
@@ -113,28 +114,6 @@ struct OpenLane {
     bell: Arc<Doorbell>,
 }
 
-/// Why a request is not carried out.
-struct Refusal {
-    status: Status,
-    reason: String,
-}
-
-impl Refusal {
-    fn new(status: Status, reason: impl Into<String>) -> Self {
-        Self {
-            status,
-            reason: reason.into(),
-        }
-    }
-
-    fn into_reply(self) -> Reply {
-        Reply::Refused {
-            status: self.status,
-            reason: self.reason,
-        }
-    }
-}
-
 /// Why a connection is not served though it can be.
 enum Unserved {
     /// The process that made it is gone.
@@ -195,7 +174,7 @@ impl Control {
             }
             if paused && let Err(error) = self.resume_accepting() {
                 self.reserve
-                    .note(&format!("connections cannot be watched for: {error}"));
+                    .note("connections cannot be watched for", &error);
             }
             for event in &ready[..count] {
                 match event.data() {
@@ -245,12 +224,11 @@ impl Control {
             Ok(Some(socket)) => self.add_connection(socket),
             Ok(None) => {}
             Err(error) => {
-                self.reserve
-                    .note(&format!("a connection cannot be accepted: {error}"));
+                self.reserve.note("a connection cannot be accepted", &error);
                 if self.reserve.spend()
                     && let Ok(Some(socket)) = listener.accept()
                 {
-                    let refusal = no_descriptor("another client");
+                    let refusal = Refusal::of_system(&error, "another client");
                     self.turn_away(Arc::new(socket), refusal);
                     return;
                 }
@@ -308,7 +286,7 @@ impl Control {
 
     fn tell_of_the_end(&self, socket: &OwnedFd) {
         // A client that cannot be told learns as much as can be: that the connection is closed.
-        let _ = send(socket, NO_REQUEST, &stopping().into_reply(), None);
+        let _ = send(socket, NO_REQUEST, &Refusal::stopping().into_reply(), None);
     }
 
     fn add_connection(&mut self, socket: Private<OwnedFd>) {
@@ -334,10 +312,8 @@ impl Control {
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         if let Err(error) = self.epoll.add(&socket, EpollEvent::new(interest, id)) {
             let error = io::Error::from(error);
-            self.reserve
-                .note(&format!("a connection cannot be watched: {error}"));
-            let refusal = shortage(&error, "another client")
-                .unwrap_or_else(|| Refusal::new(Status::IoError, error.to_string()));
+            self.reserve.note("a connection cannot be watched", &error);
+            let refusal = Refusal::of_system(&error, "another client");
             self.turn_away(Arc::new(socket), refusal);
             return;
         }
@@ -357,8 +333,9 @@ impl Control {
                     }
                     Unserved::Shortage(error) => {
                         self.reserve
-                            .note(&format!("a client's process cannot be watched: {error}"));
-                        self.turn_away(Arc::new(socket), no_descriptor("another client"));
+                            .note("a client's process cannot be watched", &error);
+                        let refusal = Refusal::of_system(&error, "another client");
+                        self.turn_away(Arc::new(socket), refusal);
                     }
                 }
                 return;
@@ -397,7 +374,7 @@ impl Control {
         match watched {
             Ok(process) => Ok(process),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Unserved::ProcessEnded),
-            Err(error) if is_shortage(&error) => Err(Unserved::Shortage(error)),
+            Err(error) if Shortage::of(&error).is_some() => Err(Unserved::Shortage(error)),
             Err(error) => {
                 if !self.told_of_unwatched {
                     self.told_of_unwatched = true;
@@ -454,8 +431,9 @@ impl Control {
                     "session {id}: request refused: {}",
                     refusal.reason
                 ));
-                if refusal.status == Status::OutOfResources {
-                    self.reserve.note("a client's request is refused");
+                if let Some(shortage) = refusal.shortage {
+                    self.reserve
+                        .note_shortage("a client's request is refused", shortage);
                 }
                 (refusal.into_reply(), None)
             }
@@ -463,10 +441,9 @@ impl Control {
         let number = control::number_of(&packet.bytes);
         let sent = match send(socket, number, &reply, file.as_deref()) {
             // Too many descriptors are on their way: the lane is open, and can be asked for again.
-            Err(error) if file.is_some() && is_shortage(&error) => {
-                self.reserve
-                    .note(&format!("a doorbell cannot be sent: {error}"));
-                let refusal = no_descriptor("the doorbell's way to the client");
+            Err(error) if file.is_some() && Shortage::of(&error).is_some() => {
+                self.reserve.note("a doorbell cannot be sent", &error);
+                let refusal = Refusal::of_system(&error, "the doorbell's way to the client");
                 send(socket, number, &refusal.into_reply(), None)
             }
             sent => sent,
@@ -489,14 +466,14 @@ impl Control {
         };
         let (_, request) = control::decode(&packet.bytes).map_err(|error| violation(&error))?;
         if packet.lost_file {
-            return Err(no_descriptor("what came with the request"));
+            return Err(Refusal::no_descriptor("what came with the request"));
         }
         // Before anything is given out: a request that took the descriptor which a client that was turned away
         // has just left would leave nothing to tell the next ones with.
         if self.reserve.is_spent() {
             self.reserve.restore();
             if self.reserve.is_spent() {
-                return Err(no_descriptor("anything that a request needs"));
+                return Err(Refusal::no_descriptor("anything that a request needs"));
             }
         }
         let connection = self
@@ -505,11 +482,13 @@ impl Control {
             .expect("the caller has found it");
         match (request, &mut connection.state) {
             (Request::Hello { .. }, State::Greeting) if self.shared.pools.is_closed() => {
-                Err(stopping())
+                Err(Refusal::stopping())
             }
             (Request::Hello { client_name }, State::Greeting) => {
                 let segment = receive_segment(files, "a hello without a segment")?;
-                self.mapped.take(segment.len(), None).map_err(no_place)?;
+                self.mapped
+                    .take(segment.len(), None)
+                    .map_err(Refusal::no_place)?;
                 let session = Session::new(id, client_name, connection.peer, segment);
                 log::debug(format_args!("{session} opened"));
                 let session = Arc::new(session);
@@ -539,7 +518,7 @@ impl Control {
                 let len_bytes = segment.len();
                 self.mapped
                     .take(len_bytes, Some(&client.session))
-                    .map_err(no_place)?;
+                    .map_err(Refusal::no_place)?;
                 client
                     .session
                     .add_segment(index, segment)
@@ -640,14 +619,6 @@ impl Control {
     }
 }
 
-fn stopping() -> Refusal {
-    let reason = format!(
-        "the runtime with process id {} is stopping: connect again when it is back",
-        std::process::id()
-    );
-    Refusal::new(Status::ShuttingDown, reason)
-}
-
 fn send(socket: &OwnedFd, number: u64, reply: &Reply, bell: Option<&Doorbell>) -> io::Result<()> {
     let packet = control::encode(number, reply).map_err(io::Error::other)?;
     packet::send(socket, &packet, bell.map(AsFd::as_fd))
@@ -660,35 +631,12 @@ fn receive_segment(files: &mut Vec<OwnedFd>, missing: &str) -> Result<Segment, R
     Segment::receive(file).map_err(|refused| {
         files.push(refused.file);
         match &refused.error {
-            SegmentError::Map(error) => shortage(error, "the segment")
-                .unwrap_or_else(|| violation(refused.error.to_string())),
+            SegmentError::Map(error) if Shortage::of(error).is_some() => {
+                Refusal::of_system(error, "the segment")
+            }
             error => violation(error.to_string()),
         }
     })
-}
-
-/// The daemon's own want, of which a client can only be told.
-fn shortage(error: &io::Error, what: &str) -> Option<Refusal> {
-    let status = Status::from_errno(error.raw_os_error()?);
-    let advice = match status {
-        Status::OutOfResources => return Some(no_descriptor(what)),
-        Status::OutOfMemory => "its operator raises vm.max_map_count or the limit on its memory",
-        _ => return None,
-    };
-    let reason = format!("the daemon has no place for {what} ({error}): {advice}; try again");
-    Some(Refusal::new(status, reason))
-}
-
-fn no_descriptor(what: &str) -> Refusal {
-    let reason = format!(
-        "the daemon has no file descriptor left for {what}: try again later, or let its operator raise \
-         its `ulimit -n`"
-    );
-    Refusal::new(Status::OutOfResources, reason)
-}
-
-fn no_place(reason: String) -> Refusal {
-    Refusal::new(Status::OutOfMemory, reason)
 }
 
 /// Hands a lane to the worker with the fewest, unless one has it.
@@ -706,12 +654,8 @@ fn open_lane(
     if let Some(open) = client.lanes.iter().find(|open| open.index == index) {
         return Ok(Arc::clone(&open.bell));
     }
-    let bell = Doorbell::new().map(Arc::new).map_err(|error| {
-        shortage(&error, "a doorbell").unwrap_or_else(|| {
-            let reason = format!("the daemon cannot make a doorbell: {error}");
-            Refusal::new(Status::IoError, reason)
-        })
-    })?;
+    let bell = Doorbell::new().map(Arc::new);
+    let bell = bell.map_err(|error| Refusal::of_system(&error, "a doorbell"))?;
     let worker = (0..load.len())
         .min_by_key(|&worker| load[worker])
         .expect("a host has workers");

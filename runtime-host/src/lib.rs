@@ -28,6 +28,7 @@ mod mapped;
 mod modules;
 mod peer_process;
 mod pools;
+mod refusal;
 mod reserve;
 mod routing;
 mod session;

@@ -1,5 +1,5 @@
-//! What the control thread does when file descriptors have run out: it has kept one, with which it can
-//! take a connection only to say why it does not serve it.
+//! What the control thread does when the host has run out of something: it has kept a descriptor, with which it
+//! can take a connection only to say why it does not serve it.
 //!
 //! The log says when that begins and when it is over, however many clients come meanwhile.
 
@@ -8,32 +8,30 @@ use std::time::{Duration, Instant};
 
 use crate::log;
 
-use chimaera_proto::Status;
-use chimaera_shm::Doorbell;
+use chimaera_shm::{Doorbell, Shortage};
 
 /// How long nothing may have been lacking for a shortage to be over. A client that comes and goes at the
 /// limit would else fill the log.
 const QUIET: Duration = Duration::from_secs(2);
+
+/// How often the log is told of what the system refuses for no want, which may be at every connection.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A descriptor that is kept for the time when there is no other, and what became of it.
 #[derive(Debug)]
 pub(crate) struct Reserve {
     /// A file of no other use. `None` while the descriptor is in use.
     file: Option<Doorbell>,
-    shortage: Option<Shortage>,
+    shortage: Option<Lasting>,
+    /// When the log was last told of a refusal that is for no want.
+    told_of_refusal: Option<Instant>,
 }
 
 /// A time in which something was lacking.
 #[derive(Debug)]
-struct Shortage {
+struct Lasting {
     last: Instant,
     turned_away: u64,
-}
-
-/// Whether a failure is one of want: the process or the system has no more of something.
-pub(crate) fn is_shortage(error: &io::Error) -> bool {
-    let status = error.raw_os_error().map(Status::from_errno);
-    matches!(status, Some(Status::OutOfResources | Status::OutOfMemory))
 }
 
 impl Reserve {
@@ -43,6 +41,7 @@ impl Reserve {
         Ok(Self {
             file: Some(Doorbell::new()?),
             shortage: None,
+            told_of_refusal: None,
         })
     }
 
@@ -61,16 +60,36 @@ impl Reserve {
         self.shortage.is_some()
     }
 
-    /// Notes that something is lacking. `what` is not done for it.
-    pub(crate) fn note(&mut self, what: &str) {
+    /// Notes that something was refused by the system, so that `what` cannot be. Where that is for no want, the
+    /// log has it, and nothing is short.
+    pub(crate) fn note(&mut self, what: &str, error: &io::Error) {
+        match Shortage::of(error) {
+            Some(shortage) => self.note_shortage(&format!("{what} ({error})"), shortage),
+            None => {
+                let now = Instant::now();
+                if self
+                    .told_of_refusal
+                    .is_none_or(|last| now - last >= REFUSAL_INTERVAL)
+                {
+                    self.told_of_refusal = Some(now);
+                    log::warning(format_args!("{what}, as the system refuses: {error}"));
+                }
+            }
+        }
+    }
+
+    /// Notes that something is lacking, so that `what` cannot be.
+    pub(crate) fn note_shortage(&mut self, what: &str, shortage: Shortage) {
         match &mut self.shortage {
-            Some(shortage) => shortage.last = Instant::now(),
+            Some(lasting) => lasting.last = Instant::now(),
             None => {
                 log::warning(format_args!(
-                    "{what}: new clients and lanes are refused for as long as that lasts; raise \
-                     `ulimit -n` of the runtime, or its memory limit"
+                    "{what}, as the runtime has {}: new clients and lanes are refused for as long as that \
+                     lasts; {}",
+                    shortage.what(),
+                    shortage.remedy()
                 ));
-                self.shortage = Some(Shortage {
+                self.shortage = Some(Lasting {
                     last: Instant::now(),
                     turned_away: 0,
                 });
@@ -80,25 +99,74 @@ impl Reserve {
 
     /// Counts a client that was told so.
     pub(crate) fn count_turned_away(&mut self) {
-        if let Some(shortage) = &mut self.shortage {
-            shortage.turned_away += 1;
+        if let Some(lasting) = &mut self.shortage {
+            lasting.turned_away += 1;
         }
     }
 
     /// Gets the descriptor back if there is one, and notes the end of a shortage.
     pub(crate) fn restore(&mut self) {
+        self.restore_by(Instant::now(), Doorbell::new);
+    }
+
+    fn restore_by(&mut self, now: Instant, make: impl Fn() -> io::Result<Doorbell>) {
         if self.file.is_none() {
-            self.file = Doorbell::new().ok();
+            self.file = make().ok();
         }
-        if self.file.is_some()
-            && let Some(shortage) = self
-                .shortage
-                .take_if(|shortage| shortage.last.elapsed() >= QUIET)
+        let Some(lasting) = &mut self.shortage else {
+            return;
+        };
+        if self.file.is_none() || now.saturating_duration_since(lasting.last) < QUIET {
+            return;
+        }
+        // That nobody asked for a descriptor lately does not say that there is one again.
+        if let Err(error) = make()
+            && Shortage::of(&error).is_some()
         {
-            log::warning(format_args!(
-                "the shortage of file descriptors or memory is over; {} clients were turned away",
-                shortage.turned_away
-            ));
+            lasting.last = now;
+            return;
+        }
+        log::warning(format_args!(
+            "the shortage is over; {} clients were turned away",
+            lasting.turned_away
+        ));
+        self.shortage = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_shortage_is_over_when_there_is_a_descriptor_again_and_not_when_nobody_asks() {
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM] {
+            let mut reserve = Reserve::new().expect("a descriptor");
+            reserve.note("a test", &errno.into());
+            assert!(reserve.is_short());
+            let mut now = Instant::now();
+            reserve.restore_by(now, Doorbell::new);
+            assert!(reserve.is_short(), "it is not quiet yet");
+            for _ in 0..3 {
+                now += QUIET;
+                reserve.restore_by(now, || Err(errno.into()));
+                assert!(reserve.is_short(), "{errno} lasts");
+            }
+            reserve.restore_by(now + QUIET / 2, Doorbell::new);
+            assert!(reserve.is_short(), "it was lacking just now");
+            reserve.restore_by(now + QUIET, Doorbell::new);
+            assert!(!reserve.is_short());
+        }
+    }
+
+    #[test]
+    fn what_is_refused_for_no_want_is_no_shortage() {
+        let mut reserve = Reserve::new().expect("a descriptor");
+        for errno in [Errno::EPERM, Errno::EINVAL, Errno::EAGAIN] {
+            reserve.note("a test", &errno.into());
+            assert!(!reserve.is_short(), "{errno}");
         }
     }
 }

@@ -18,7 +18,7 @@ use chimaera_fork::Private;
 use chimaera_proto::Status;
 use chimaera_proto::control::{self, ControlError, NO_REQUEST, Reply, Request};
 use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
-use chimaera_shm::packet;
+use chimaera_shm::{Shortage, packet};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -274,7 +274,7 @@ impl ControlSocket {
             (io::ErrorKind::WouldBlock, _) => {
                 Fault::Passing(Undone::unsettled(self.no_answer(operation)))
             }
-            (_, Some(Status::OutOfResources | Status::OutOfMemory)) => {
+            _ if Shortage::of(error).is_some() => {
                 Fault::Passing(Undone::unsettled(Error::io(error, operation)))
             }
             (io::ErrorKind::InvalidData, _) => Fault::Final(Ending {

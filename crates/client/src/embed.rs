@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use chimaera_chimod::Module;
 use chimaera_proto::Status;
 use chimaera_runtime::{Config, Host, Polling};
+use chimaera_shm::Shortage;
 
 use crate::error::Error;
 use crate::options::ConnectOptions;
@@ -95,12 +96,12 @@ impl Embed {
     }
 }
 
-/// The status of what the system lacks or refuses. Where it has no thread there is no errno.
+/// The status of what the system lacks or refuses.
 fn status_of(error: &io::Error) -> Status {
-    match error.raw_os_error() {
-        Some(errno) => Status::from_errno(errno),
-        None if error.kind() == io::ErrorKind::WouldBlock => Status::OutOfResources,
-        None => Status::IoError,
+    match (Shortage::of(error), error.raw_os_error()) {
+        (Some(shortage), _) => shortage.status(),
+        (None, Some(errno)) => Status::from_errno(errno),
+        (None, None) => Status::IoError,
     }
 }
 

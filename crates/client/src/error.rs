@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 
 use chimaera_proto::{Failure, Status};
+use chimaera_shm::Shortage;
 use chimaera_shm::thread::NoThread;
 use nix::errno::Errno;
 
@@ -72,17 +73,26 @@ impl Error {
     }
 
     pub(crate) fn io(error: &std::io::Error, operation: impl fmt::Display) -> Self {
+        let shortage = Shortage::of(error);
         let failure = match error.raw_os_error() {
             Some(errno) => Failure {
-                status: Status::from_errno(errno),
+                status: shortage.map_or_else(|| Status::from_errno(errno), Shortage::status),
                 ..Failure::io(errno)
             },
-            None => Failure::new(Status::IoError),
+            None => Failure::new(shortage.map_or(Status::IoError, Shortage::status)),
         };
         let io_error = Self::new(failure, operation);
-        match error.raw_os_error().and_then(shortage) {
-            Some(account) => io_error.with_account(account),
-            None => io_error,
+        match (shortage, error.raw_os_error().map(Errno::from_raw)) {
+            (Some(shortage), _) => io_error.with_account(format_args!(
+                "this process has {}: {}, and try again",
+                shortage.what(),
+                shortage.remedy()
+            )),
+            (None, Some(Errno::EFBIG)) => io_error.with_account(
+                "shared memory of this size is more than this process may give a file: raise `ulimit -f`, \
+                 or ask for smaller buffers",
+            ),
+            _ => io_error,
         }
     }
 
@@ -196,31 +206,6 @@ fn io_kind(error: &Error) -> io::ErrorKind {
         Status::ProtocolViolation | Status::CorruptedMetadata => io::ErrorKind::InvalidData,
         _ => io::ErrorKind::Other,
     }
-}
-
-/// What this process has run out of, and what to do.
-fn shortage(errno: i32) -> Option<&'static str> {
-    Some(match Errno::from_raw(errno) {
-        Errno::EMFILE => {
-            "this process has no file descriptor left: raise `ulimit -n`, or close some, and try again"
-        }
-        Errno::ENFILE => {
-            "the system has no file descriptor left: raise fs.file-max, or end programs, and try again"
-        }
-        Errno::ETOOMANYREFS => {
-            "this user has too many file descriptors on their way between processes: raise `ulimit -n`, \
-             and try again"
-        }
-        Errno::ENOMEM | Errno::ENOBUFS => {
-            "this process gets no more memory or address space: raise `ulimit -v`, or free some, and try \
-             again"
-        }
-        Errno::EFBIG => {
-            "shared memory of this size is more than this process may give a file: raise `ulimit -f`, or \
-             ask for smaller buffers"
-        }
-        _ => return None,
-    })
 }
 
 /// What to do, where the status alone says it.

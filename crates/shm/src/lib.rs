@@ -21,6 +21,7 @@ pub mod packet;
 mod prefetch;
 pub mod processor;
 mod segment;
+mod shortage;
 mod sync;
 pub mod thread;
 
@@ -28,6 +29,7 @@ pub use barrier::PublishOrder;
 pub use doorbell::Doorbell;
 pub use lane::{Lane, LaneMemory, Record, Taken};
 pub use segment::{RefusedFile, Segment, SegmentError};
+pub use shortage::Shortage;
 
 #[cfg(all(test, loom))]
 mod loom_tests;

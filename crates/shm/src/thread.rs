@@ -126,6 +126,13 @@ pub fn foreign_signals() -> SigSet {
     signals
 }
 
+/// What a thread is refused with where the system gives this error.
+#[cfg(test)]
+pub(crate) fn spawn_failing(errno: nix::errno::Errno) -> NoThread {
+    let refused = named::<()>("chimaera-test".to_owned(), |_| Err(errno.into()));
+    refused.expect_err("refused")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,9 +180,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_thread_and_the_limits() {
-        let error = io::Error::from_raw_os_error(nix::errno::Errno::EAGAIN as i32);
-        let refused = named::<()>("chimaera-test".to_owned(), |_| Err(error));
-        let error = io::Error::from(refused.expect_err("refused"));
+        let error = io::Error::from(spawn_failing(nix::errno::Errno::EAGAIN));
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         for word in ["chimaera-test", "ulimit -u", "pids.max", "ulimit -v"] {
             assert!(error.to_string().contains(word), "{word} in: {error}");

@@ -1,0 +1,126 @@
+//! What a process, its user or the system has run out of for the moment.
+//!
+//! Such a want is nobody's fault and passes. So it is told apart from all other failures, in this one place:
+//! it ends no connection, whoever meets it says what is lacking and which limit to raise, and who tries again
+//! later may succeed.
+//!
+//! This is about calls that make something: files, mappings, watches, threads, messages with files. That a
+//! write finds a device full is another matter, and so is `EAGAIN` of a socket, whose other side does not read.
+
+use std::io;
+
+use chimaera_proto::Status;
+use nix::errno::Errno;
+
+use crate::thread::NoThread;
+
+/// Something of which there is no more for the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// The process has no file descriptor left.
+    Descriptors,
+    /// The system has none.
+    SystemDescriptors,
+    /// Too many descriptors of the user's are on their way between processes.
+    DescriptorsOnTheirWay,
+    /// There is no room for memory in a file, or for a watch of one.
+    Room,
+    /// No memory, no address space, or too many mappings.
+    Memory,
+    /// The system gives no thread.
+    Threads,
+}
+
+impl Shortage {
+    /// What is lacking, if it is for a want that a call failed.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<Self> {
+        let inner = error.get_ref();
+        if inner
+            .and_then(|inner| inner.downcast_ref::<NoThread>())
+            .is_some()
+        {
+            return Some(Self::Threads);
+        }
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EMFILE) => Some(Self::Descriptors),
+            Some(Errno::ENFILE) => Some(Self::SystemDescriptors),
+            Some(Errno::ETOOMANYREFS) => Some(Self::DescriptorsOnTheirWay),
+            Some(Errno::ENOSPC) => Some(Self::Room),
+            Some(Errno::ENOMEM | Errno::ENOBUFS) => Some(Self::Memory),
+            Some(_) => None,
+            None => (error.kind() == io::ErrorKind::OutOfMemory).then_some(Self::Memory),
+        }
+    }
+
+    /// The status that stands for it between processes.
+    #[must_use]
+    pub const fn status(self) -> Status {
+        match self {
+            Self::Memory => Status::OutOfMemory,
+            _ => Status::OutOfResources,
+        }
+    }
+
+    /// What somebody has who meets it, to be said after "has".
+    #[must_use]
+    pub const fn what(self) -> &'static str {
+        match self {
+            Self::Descriptors => "no file descriptor left",
+            Self::SystemDescriptors => "no file descriptor left, as the system has none",
+            Self::DescriptorsOnTheirWay => {
+                "too many file descriptors on their way to other processes"
+            }
+            Self::Room => "no room left for shared memory or for watching a file",
+            Self::Memory => "no memory, address space or mapping left",
+            Self::Threads => "no further thread",
+        }
+    }
+
+    /// What helps whoever meets it.
+    #[must_use]
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Self::Descriptors | Self::DescriptorsOnTheirWay => "raise `ulimit -n`",
+            Self::SystemDescriptors => "raise fs.file-max, or end programs",
+            Self::Room => "raise the control group's limit on memory, or fs.epoll.max_user_watches",
+            Self::Memory => {
+                "raise `ulimit -v`, the control group's limit on memory, or vm.max_map_count"
+            }
+            Self::Threads => "raise `ulimit -u`, or `pids.max` of the control group",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wants_that_pass_are_told_from_faults() {
+        let wants = [
+            (Errno::EMFILE, Status::OutOfResources, "ulimit -n"),
+            (Errno::ENFILE, Status::OutOfResources, "fs.file-max"),
+            (Errno::ETOOMANYREFS, Status::OutOfResources, "ulimit -n"),
+            (Errno::ENOSPC, Status::OutOfResources, "max_user_watches"),
+            (Errno::ENOMEM, Status::OutOfMemory, "vm.max_map_count"),
+            (Errno::ENOBUFS, Status::OutOfMemory, "ulimit -v"),
+        ];
+        for (errno, status, limit) in wants {
+            let shortage = Shortage::of(&errno.into()).expect("a want");
+            assert_eq!(shortage.status(), status, "{errno}");
+            assert!(shortage.remedy().contains(limit), "{shortage:?}");
+        }
+        // Of a thread it is one, of a socket it is the other side's doing.
+        let faults = [Errno::EAGAIN, Errno::EPIPE, Errno::EINVAL, Errno::EPERM];
+        assert!(
+            faults
+                .iter()
+                .all(|&errno| Shortage::of(&errno.into()).is_none())
+        );
+        let no_thread = crate::thread::spawn_failing(Errno::EAGAIN);
+        assert_eq!(Shortage::of(&no_thread.into()), Some(Shortage::Threads));
+        let without_errno = io::ErrorKind::OutOfMemory.into();
+        assert_eq!(Shortage::of(&without_errno), Some(Shortage::Memory));
+    }
+}

@@ -1,0 +1,80 @@
+//! Why the control thread does not do what a client asks for, in words for that client.
+
+use std::io;
+
+use chimaera_proto::Status;
+use chimaera_proto::control::Reply;
+use chimaera_shm::Shortage;
+
+/// Why a request is not carried out, or a connection not served.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: Status,
+    pub(crate) reason: String,
+    /// What the host has run out of, if it is for that.
+    pub(crate) shortage: Option<Shortage>,
+}
+
+impl Refusal {
+    /// A refusal for what the client asked for, and nothing that the host lacks.
+    pub(crate) fn new(status: Status, reason: impl Into<String>) -> Self {
+        Self {
+            status,
+            reason: reason.into(),
+            shortage: None,
+        }
+    }
+
+    /// The system has refused the host `what` the client needs.
+    pub(crate) fn of_system(error: &io::Error, what: &str) -> Self {
+        match Shortage::of(error) {
+            Some(shortage) => Self::for_want(shortage, what),
+            None => {
+                let reason =
+                    format!("the daemon cannot have {what}, as its system refuses: {error}");
+                let status = error.raw_os_error().map(Status::from_errno);
+                Self::new(status.unwrap_or(Status::IoError), reason)
+            }
+        }
+    }
+
+    /// There is no descriptor left for `what`.
+    pub(crate) fn no_descriptor(what: &str) -> Self {
+        Self::for_want(Shortage::Descriptors, what)
+    }
+
+    /// The host's own want, of which a client can only be told.
+    fn for_want(shortage: Shortage, what: &str) -> Self {
+        let reason = format!(
+            "the daemon has {} for {what}: try again later, or let its operator {}",
+            shortage.what(),
+            shortage.remedy()
+        );
+        Self {
+            status: shortage.status(),
+            reason,
+            shortage: Some(shortage),
+        }
+    }
+
+    /// The client wants more than the host gives one, or all.
+    pub(crate) fn no_place(reason: String) -> Self {
+        Self::new(Status::OutOfMemory, reason)
+    }
+
+    /// The host stops.
+    pub(crate) fn stopping() -> Self {
+        let reason = format!(
+            "the runtime with process id {} is stopping: connect again when it is back",
+            std::process::id()
+        );
+        Self::new(Status::ShuttingDown, reason)
+    }
+
+    pub(crate) fn into_reply(self) -> Reply {
+        Reply::Refused {
+            status: self.status,
+            reason: self.reason,
+        }
+    }
+}
