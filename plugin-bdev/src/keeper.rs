@@ -95,6 +95,7 @@ impl Keeper {
         let thread = std::thread::Builder::new()
             .name("chimaera-keeper".to_owned())
             .spawn(move || {
+                thread.host.adopt_thread();
                 if catch_unwind(AssertUnwindSafe(|| thread.run(&own))).is_err() {
                     let text = "the pool's keeper panicked: this is a mistake in the module; nothing can \
                                 be flushed until the pool is created anew";

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use chimaera_chimod::abi::{HostVTable, RawTask};
-use chimaera_chimod::host::{ContainerHandle, NewPool};
+use chimaera_chimod::host::NewPool;
 use chimaera_chimod::{CreateAgain, ModuleError, Request};
 use chimaera_proto::admin::{
     DestroyPool, FindPool, FlushPools, GetOrCreatePool, ListPools, Method, PoolInfo, PoolList,
@@ -20,6 +20,7 @@ use chimaera_proto::limits::{
 use chimaera_proto::{PoolId, Status, codec};
 use chimaera_shm::thread::NoThread;
 use crossbeam::channel::{Sender, unbounded};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -29,6 +30,7 @@ use crate::log;
 use crate::modules::Modules;
 use crate::pools::{Claim, Claimed, Pool, Pools, shutting_down};
 use crate::session::Peer;
+use crate::speakers::{Container, Speaker};
 use crate::worker::Command;
 use crate::worker::completions::Router;
 
@@ -42,6 +44,8 @@ pub(crate) struct Shared {
     /// The first failure to flush a pool because the host stops.
     pub(crate) unflushed: OnceLock<ModuleError>,
     pub(crate) started: Instant,
+    /// How much users have had the log say of pools that were not made for them.
+    pub(crate) refusals_told: Mutex<log::Shares>,
     /// Points to the router; the field after it.
     pub(crate) table: Arc<HostVTable>,
     pub(crate) router: Arc<Router>,
@@ -194,7 +198,9 @@ impl Shared {
                 })?;
                 Ok(info)
             }
-            Claim::New(claimed) => self.create_pool(claimed, asked, client),
+            Claim::New(claimed) => self
+                .create_pool(claimed, asked, client)
+                .inspect_err(|error| self.tell_of_refusal(asked, client, error)),
         }
     }
 
@@ -207,6 +213,7 @@ impl Shared {
         client: Peer,
     ) -> Result<PoolInfo, ModuleError> {
         let module = self.modules.get(&asked.module)?;
+        let speaker = Speaker::new(module.name(), &asked.name, claimed.id());
         let new = NewPool {
             id: claimed.id(),
             id_is_chosen: asked.id.is_null(),
@@ -214,10 +221,13 @@ impl Shared {
             params: &asked.params,
             creator: client.into(),
             worker_count: self.router.inboxes.len() as u32,
+            speaker: speaker.number(),
         };
-        let container = module.create(Arc::clone(&self.table), &new)?;
+        let made = speaker.during(|| module.create(Arc::clone(&self.table), &new));
+        let container = Container::new(made?, speaker);
         settle_id(&mut claimed, asked, &container)?;
         let id = claimed.id();
+        container.speaker().set_id(id);
         let pool = Arc::new(Pool {
             id,
             name: asked.name.clone(),
@@ -234,6 +244,17 @@ impl Shared {
             asked.name, asked.module
         ));
         Ok(info)
+    }
+
+    /// Logs why a pool is not made, as far as the client's user may have the log say such things.
+    fn tell_of_refusal(&self, asked: &GetOrCreatePool, client: Peer, error: &ModuleError) {
+        let mut told = self.refusals_told.lock();
+        if let Some(skipped) = told.admit(client.user_id, Instant::now()) {
+            log::warning(format_args!(
+                "pool not created: {}, module {}, for {client}: {error}{skipped}",
+                asked.name, asked.module
+            ));
+        }
     }
 
     /// Takes a pool out of use, waits for its tasks in flight, and destroys it.
@@ -377,7 +398,7 @@ impl Shared {
 fn settle_id(
     claimed: &mut Claimed<'_>,
     asked: &GetOrCreatePool,
-    container: &ContainerHandle,
+    container: &Container,
 ) -> Result<(), ModuleError> {
     match container.pool_id()? {
         Some(own) if asked.id.is_null() => claimed.move_to(own),

@@ -105,6 +105,7 @@ impl Host {
             stopper: Stopper::default(),
             unflushed: OnceLock::new(),
             started: Instant::now(),
+            refusals_told: Mutex::default(),
             table: Arc::new(router.table()),
             router: Arc::clone(&router),
             parks_with_barrier: barrier::is_available(),

@@ -32,9 +32,11 @@ mod refusal;
 mod reserve;
 mod routing;
 mod session;
+mod speakers;
 mod worker;
 
 pub use config::{Config, Polling};
 pub use error::HostError;
 pub use host::{Host, Stopper};
 pub use listener::{check_socket_path, lock_holder, process_at};
+pub use speakers::log_panic;

@@ -7,17 +7,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chimaera_chimod::ModuleError;
-use chimaera_chimod::host::ContainerHandle;
 use chimaera_proto::admin::PoolInfo;
 use chimaera_proto::{PoolId, Status};
 use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::speakers::Container;
 
 /// A pool that tasks can be sent to.
 #[derive(Debug)]
 pub(crate) struct Pool {
     pub(crate) id: PoolId,
     pub(crate) name: String,
-    pub(crate) container: ContainerHandle,
+    pub(crate) container: Container,
 }
 
 impl Pool {

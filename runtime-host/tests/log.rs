@@ -150,7 +150,8 @@ fn a_subscriber_that_panics_or_stands_still_fails_no_task_and_delays_no_end() {
     (21..2000).for_each(|minor| live(&mut client, minor));
     let log = ask_status(&mut client).log;
     let last = log.recent.last().expect("there are complaints");
-    assert_eq!(last.text, "said on a thread of the module's");
+    let expected = "module talking, pool pool 1999 (8000.1999): said on a thread of the module's";
+    assert_eq!(last.text, expected);
     assert!(
         log.recent
             .iter()

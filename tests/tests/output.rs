@@ -71,7 +71,7 @@ impl Place {
                 disk: None,
             },
             Fault::FullDisk => {
-                let disk = SmallFileSystem::mount("size=256k")?;
+                let disk = SmallFileSystem::mount("size=1m")?;
                 let log = File::options()
                     .create(true)
                     .append(true)
@@ -275,7 +275,11 @@ fn what_could_not_be_written_is_when_there_is_room_again_with_the_number_of_what
         daemon.status()["log"]["problem"].is_null()
     });
     until("the last error is written", || {
-        place.log().matches("ERROR module: as asked").count() == 4000
+        place
+            .log()
+            .matches("ERROR module chimaera_faulty, pool faulty 6666.0 (6666.0): as asked")
+            .count()
+            == 4000
     });
     let log = place.log();
     assert!(
@@ -302,13 +306,18 @@ fn a_reader_that_reads_again_gets_all_that_was_said_in_its_order() {
     let mut text = String::new();
     std::io::Read::read_to_string(&mut File::from(reader), &mut text).expect("what it says");
     assert_eq!(daemon.wait().0, Some(0));
-    let places: Vec<_> = ["ready on", "serving", "module: as asked, line 7", "stopped"]
-        .iter()
-        .map(|words| {
-            text.find(words)
-                .unwrap_or_else(|| panic!("{words} in {text}"))
-        })
-        .collect();
+    let places: Vec<_> = [
+        "ready on",
+        "serving",
+        "(6666.0): as asked, line 7",
+        "stopped",
+    ]
+    .iter()
+    .map(|words| {
+        text.find(words)
+            .unwrap_or_else(|| panic!("{words} in {text}"))
+    })
+    .collect();
     assert!(places[1..].is_sorted(), "{places:?}: {text}");
 }
 

@@ -20,7 +20,7 @@ use std::ffi::c_void;
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 
 /// Version of everything in this module. A host takes only plugins with its own.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// First word of a module's table: "CHIMODv\0".
 pub const MODULE_MAGIC: u64 = u64::from_le_bytes(*b"CHIMODv\0");
@@ -47,7 +47,9 @@ pub struct Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IncompatibleTable {
     /// The symbol is there, and is something else.
-    #[error("its module table does not start as one (first word {0:#018x})")]
+    #[error(
+        "its module table does not start as one (first word {0:#018x}): rebuild it with the SDK of this host's release"
+    )]
     Magic(u64),
     /// Built with another version of the SDK.
     #[error(
@@ -56,7 +58,10 @@ pub enum IncompatibleTable {
     )]
     Version(u32),
     /// Same version, other size: somebody changed the SDK without changing its version.
-    #[error("its module table has {found} bytes where version {ABI_VERSION} has {expected}")]
+    #[error(
+        "its table has {found} bytes where plugin ABI version {ABI_VERSION} has {expected} in this host: rebuild it \
+         with the SDK of this host's release"
+    )]
     Size {
         /// Bytes that the table claims.
         found: u32,
@@ -230,6 +235,8 @@ pub struct CreateArguments {
     pub creator_uid: u32,
     /// Group id of whoever asked for the pool, by the kernel's word.
     pub creator_gid: u32,
+    /// By which the container names itself to the host when it says something. Its meaning is the host's.
+    pub speaker: u64,
 }
 
 impl CreateArguments {
@@ -334,8 +341,18 @@ pub struct HostVTable {
         value_count: u32,
     ),
     /// Writes a line to the host's log, from any thread, also after the host has ended. Does not block, and
-    /// neither this nor `complete` unwinds. Levels: 1 error, 2 warning, 3 info, 4 debug.
-    pub log: unsafe extern "C" fn(context: *const c_void, level: u32, text: Bytes),
+    /// none of these functions unwinds. `speaker` is the container's, or one of the module's if nobody knows which.
+    /// Levels: 1 error, 2 warning, 3 info, 4 debug.
+    pub log: unsafe extern "C" fn(context: *const c_void, speaker: u64, level: u32, text: Bytes),
+    /// Logs a panic of the current thread, as an error. It is called twice for one panic: from the hook of a module
+    /// that is a library, which knows the place (file, line, column, thread) and of the speaker only the module;
+    /// and from where it is caught, without a place (no bytes), by a speaker that is the container's. The host logs the
+    /// first of them.
+    pub panicked:
+        unsafe extern "C" fn(context: *const c_void, speaker: u64, place: Bytes, text: Bytes),
+    /// Tells the host that the current thread, which is the module's own, works for the container with this
+    /// speaker: a panic there is logged as that pool's.
+    pub adopt_thread: unsafe extern "C" fn(context: *const c_void, speaker: u64),
 }
 
 // SAFETY: the functions may be called from any thread, by the contract above; the rest is data.

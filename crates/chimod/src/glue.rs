@@ -14,9 +14,7 @@ use crate::abi::{
     Activity, Bytes, CreateAgainArguments, CreateArguments, HOST_MAGIC, Header, HostVTable,
     MODULE_MAGIC, ModuleVTable, RawTask, TextSink,
 };
-use crate::container::{
-    Container, CreateAgain, CreateContext, Creator, Host, Level, ModuleError, Worker,
-};
+use crate::container::{Container, CreateAgain, CreateContext, Creator, Host, ModuleError, Worker};
 use crate::request::Request;
 
 /// A container with what its entry points need.
@@ -69,7 +67,7 @@ unsafe extern "C" fn create<C: Container>(
             )
         })?;
         // SAFETY: the table was just checked, and is never freed, by the ABI's contract.
-        let host = unsafe { Host::from_table(arguments.host) };
+        let host = unsafe { Host::from_table(arguments.host) }.spoken_to_by(arguments.speaker);
         if arguments.flags & CreateArguments::IS_LIBRARY != 0 {
             log_panics(host);
         }
@@ -196,11 +194,7 @@ fn on_worker<C>(
     match catch_unwind(AssertUnwindSafe(|| call(&instance.container, &mut worker))) {
         Ok(activity) => activity.0,
         Err(payload) => {
-            let text = panic_text(&*payload);
-            instance
-                .host
-                .log(Level::Error, format_args!("the module panicked: {text}"));
-            drop_payload(payload);
+            caught(instance.host, payload);
             (Activity::PENDING | Activity::PROGRESS).0
         }
     }
@@ -209,14 +203,14 @@ fn on_worker<C>(
 unsafe extern "C" fn wake_fd<C: Container>(container: *const c_void, worker: u32) -> i32 {
     use std::os::fd::AsRawFd;
     // SAFETY: the host passes what `create` made.
-    let container = unsafe { &instance::<C>(container).container };
+    let Instance { container, host } = unsafe { instance::<C>(container) };
     catch_unwind(AssertUnwindSafe(|| {
         container
             .wake_fd(worker as usize)
             .map_or(-1, |file| file.as_raw_fd())
     }))
     .unwrap_or_else(|payload| {
-        drop_payload(payload);
+        caught(*host, payload);
         -1
     })
 }
@@ -230,12 +224,11 @@ unsafe extern "C" fn flush<C: Container>(container: *const c_void, error: *const
 }
 
 unsafe extern "C" fn destroy<C: Container>(container: *mut c_void) {
-    let drop_instance = || {
-        // SAFETY: the host passes what `create` made, once, after every other call.
-        drop(unsafe { Box::from_raw(container.cast::<Instance<C>>()) });
-    };
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(drop_instance)) {
-        drop_payload(payload);
+    // SAFETY: the host passes what `create` made, once, after every other call.
+    let instance = unsafe { Box::from_raw(container.cast::<Instance<C>>()) };
+    let host = instance.host;
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(instance))) {
+        caught(host, payload);
     }
 }
 
@@ -295,12 +288,15 @@ fn log_panics(host: Host) {
             let text = panic_text(panic.payload());
             let place = panic.location().map(ToString::to_string);
             let place = place.unwrap_or_else(|| "an unknown place".to_owned());
-            host.log(
-                Level::Error,
-                format_args!("thread {thread} panicked at {place}: {text}"),
-            );
+            host.panicked(&format!("{place} on thread {thread}"), text);
         }));
     });
+}
+
+/// Has a panic logged that nobody else is told of, if no hook has done that.
+fn caught(host: Host, payload: Box<dyn std::any::Any + Send>) {
+    host.panicked("", panic_text(&*payload));
+    drop_payload(payload);
 }
 
 fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {

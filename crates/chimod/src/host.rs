@@ -33,6 +33,8 @@ pub struct NewPool<'a> {
     pub creator: Creator,
     /// Workers have indexes below this.
     pub worker_count: u32,
+    /// By which the container names itself when it says something.
+    pub speaker: u64,
 }
 
 /// A module that can make containers: linked into this program, or loaded from a library.
@@ -116,6 +118,7 @@ impl Module {
             flags: flags(pool.id_is_chosen, self.library.is_some()),
             creator_uid: pool.creator.uid,
             creator_gid: pool.creator.gid,
+            speaker: pool.speaker,
         };
         let mut container = std::ptr::null_mut();
         // SAFETY: everything passed is valid during the call, and the host's table for ever.

@@ -1,5 +1,6 @@
 //! A task in the hands of a container.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
@@ -8,18 +9,18 @@ use std::ptr::NonNull;
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 use chimaera_proto::{ContainerId, Failure, PoolId, Status};
 
-use crate::abi::RawTask;
+use crate::abi::{HostVTable, RawTask};
 use crate::container::Host;
 
 /// A task that waits to be completed. It completes exactly once: by [`Request::complete`] or
 /// [`Request::fail`], from any thread, or, if it is dropped, as [`Status::Aborted`] (as
 /// [`Status::ModulePanicked`] where a panic drops it).
-#[derive(Debug)]
 #[must_use = "dropping a request fails its task"]
 pub struct Request {
     /// The host's: what a task is told of would otherwise be copied at every step of its way.
     task: NonNull<RawTask>,
-    host: Host,
+    /// The host's as well, and there as long as a request is (`Host::from_table`).
+    table: *const HostVTable,
 }
 
 // SAFETY: the task does not change as long as there is a request. The buffer that it points to is
@@ -35,7 +36,10 @@ impl Request {
     /// unchanged, until it completes; so long its buffer is null or mapped, for reading and
     /// writing.
     pub unsafe fn from_raw(task: NonNull<RawTask>, host: Host) -> Self {
-        Self { task, host }
+        Self {
+            task,
+            table: host.table(),
+        }
     }
 
     #[inline]
@@ -130,10 +134,10 @@ impl Request {
     /// Must be called once, at the end of the request's life.
     #[inline]
     fn send(&mut self, status_word: u32, values: &[u64]) {
-        let host = self.host.table();
-        // SAFETY: the token is the task's own and used once: `finish` takes the request and
-        // keeps it from being dropped, `drop` runs at most once.
+        // SAFETY: the table is there as long as the request. The token is the task's own and used once:
+        // `finish` takes the request and keeps it from being dropped, `drop` runs at most once.
         unsafe {
+            let host = &*self.table;
             (host.complete)(
                 host.context,
                 &raw const (*self.task.as_ptr()).token,
@@ -142,6 +146,14 @@ impl Request {
                 values.len() as u32,
             );
         }
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("task", self.task())
+            .finish_non_exhaustive()
     }
 }
 

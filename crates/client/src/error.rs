@@ -226,6 +226,7 @@ const fn advice(status: Status) -> Option<&'static str> {
         Status::ConnectionLost => "connect again; what was not flushed may be lost",
         Status::Forked => "connect anew in this process",
         Status::ShuttingDown => "connect again when the runtime is back",
+        Status::ModulePanicked => "this is a mistake in the module; the runtime's log says where",
         Status::ModuleNotFound => "install the module's library in a plugin folder",
         _ => return None,
     })

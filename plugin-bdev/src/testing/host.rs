@@ -62,13 +62,24 @@ unsafe extern "C" fn complete(
     }
 }
 
-unsafe extern "C" fn log(context: *const c_void, level: u32, text: Bytes) {
+unsafe extern "C" fn log(context: *const c_void, _: u64, level: u32, text: Bytes) {
     // SAFETY: as in `complete`; the text is valid during the call.
     let (recorder, text) = unsafe { (&*context.cast::<Recorder>(), text.as_slice()) };
     let text = String::from_utf8_lossy(text).into_owned();
     let mut log = recorder.log.lock().expect("no test panics with it");
     log.push((level, text));
 }
+
+/// Records a panic where it is caught. No test's hook tells a host of one.
+unsafe extern "C" fn panicked(context: *const c_void, _: u64, _: Bytes, text: Bytes) {
+    // SAFETY: as in `complete`; the text is valid during the call.
+    let (recorder, text) = unsafe { (&*context.cast::<Recorder>(), text.as_slice()) };
+    let text = format!("panicked: {}", String::from_utf8_lossy(text));
+    let mut log = recorder.log.lock().expect("no test panics with it");
+    log.push((1, text));
+}
+
+unsafe extern "C" fn adopt_thread(_: *const c_void, _: u64) {}
 
 /// A table that leads to a recorder. The recorder must outlive it.
 pub(super) fn table_of(recorder: &Arc<Recorder>) -> HostVTable {
@@ -77,6 +88,8 @@ pub(super) fn table_of(recorder: &Arc<Recorder>) -> HostVTable {
         context: Arc::as_ptr(recorder).cast(),
         complete,
         log,
+        panicked,
+        adopt_thread,
     }
 }
 

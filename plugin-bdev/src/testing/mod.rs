@@ -93,6 +93,7 @@ impl Pool {
             params: &params,
             creator,
             worker_count: workers,
+            speaker: 0,
         };
         let handle = crate::module().create(table, &pool)?;
         Ok(Self {

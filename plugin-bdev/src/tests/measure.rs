@@ -39,7 +39,14 @@ unsafe extern "C" fn count(
     completed.store(completed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
-unsafe extern "C" fn no_log(_: *const c_void, _: u32, _: Bytes) {}
+unsafe extern "C" fn no_log(_: *const c_void, _: u64, _: u32, _: Bytes) {}
+
+unsafe extern "C" fn no_panic(_: *const c_void, _: u64, _: Bytes, _: Bytes) {
+    // One could not leave this function either.
+    std::process::abort();
+}
+
+unsafe extern "C" fn adopt_thread(_: *const c_void, _: u64) {}
 
 fn create(name: &str, params: &CreateParams) -> (ContainerHandle, &'static AtomicU64) {
     let completed: &'static AtomicU64 = Box::leak(Box::default());
@@ -48,6 +55,8 @@ fn create(name: &str, params: &CreateParams) -> (ContainerHandle, &'static Atomi
         context: (&raw const *completed).cast(),
         complete: count,
         log: no_log,
+        panicked: no_panic,
+        adopt_thread,
     });
     let params = codec::encode(params).expect("encodes");
     let pool = NewPool {
@@ -57,6 +66,7 @@ fn create(name: &str, params: &CreateParams) -> (ContainerHandle, &'static Atomi
         params: &params,
         creator: Creator { uid: 0, gid: 0 },
         worker_count: 1,
+        speaker: 0,
     };
     let handle = crate::module().create(table, &pool);
     (handle.expect("made"), completed)

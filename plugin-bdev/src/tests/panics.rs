@@ -31,7 +31,7 @@ fn check(pool: &Pool, place: Place) {
     let log = pool.recorder().log();
     let told = log
         .iter()
-        .filter(|(level, text)| *level == 1 && text.contains("the module panicked: as asked"));
+        .filter(|(level, text)| *level == 1 && text.contains("panicked: as asked"));
     assert_eq!(told.count(), 2, "{log:?}");
     // A pin that was lost would hold this up for ever.
     pool.free(&[block]).expect("allocated");

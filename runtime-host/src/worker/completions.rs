@@ -5,10 +5,9 @@
 
 use std::cell::RefCell;
 use std::ffi::c_void;
-use std::fmt::{self, Write};
 use std::sync::Arc;
 
-use chimaera_chimod::abi::{Bytes, HOST_MAGIC, Header, HostVTable};
+use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable};
 use chimaera_proto::Completion;
 use chimaera_proto::task::VALUE_COUNT;
 use chimaera_shm::{Lane, LaneMemory};
@@ -16,8 +15,8 @@ use chimaera_shm::{Lane, LaneMemory};
 use super::Command;
 use super::lane_tasks::LaneTasks;
 use crate::inbox::Inbox;
-use crate::log::{self, Level, Source};
 use crate::session::Session;
+use crate::speakers;
 
 /// Names a task in flight. Valid until the task completes, after which nobody holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +61,9 @@ impl Router {
             header: Header::of::<HostVTable>(HOST_MAGIC),
             context: Arc::as_ptr(self).cast(),
             complete: complete_from_container,
-            log: log_from_container,
+            log: speakers::log_from_container,
+            panicked: speakers::panic_from_container,
+            adopt_thread: speakers::adopt_thread,
         }
     }
 
@@ -121,34 +122,6 @@ unsafe extern "C" fn complete_from_container(
         Arc::from_raw(router)
     };
     router.send_to_worker(token, status_word, values);
-}
-
-unsafe extern "C" fn log_from_container(_: *const c_void, level: u32, text: Bytes) {
-    let level = match level {
-        1 => Level::Error,
-        2 => Level::Warning,
-        3 => Level::Info,
-        _ => Level::Debug,
-    };
-    // SAFETY: the module lends the text for the time of the call.
-    let text = unsafe { text.as_slice() };
-    // Neither blocks nor panics, by the laws of the log.
-    log::say(level, Source::Module, Utf8Lossy(text));
-}
-
-/// Bytes that should be UTF-8, with a replacement character where they are not.
-struct Utf8Lossy<'a>(&'a [u8]);
-
-impl fmt::Display for Utf8Lossy<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for chunk in self.0.utf8_chunks() {
-            f.write_str(chunk.valid())?;
-            if !chunk.invalid().is_empty() {
-                f.write_char(char::REPLACEMENT_CHARACTER)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 thread_local! {

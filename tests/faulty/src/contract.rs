@@ -38,6 +38,8 @@ pub enum Method {
     PanicInPoll = 11,
     /// Logs a line of each level with the argument, on a thread of its own, and then completes it.
     LogElsewhere = 12,
+    /// Panics with it in hand, on a thread of its own that says for which pool it works.
+    PanicOnAdoptedThread = 13,
 }
 
 impl Method {
@@ -57,6 +59,7 @@ impl Method {
             DropHeld,
             PanicInPoll,
             LogElsewhere,
+            PanicOnAdoptedThread,
         ];
         all.into_iter().find(|&method| method as u16 == number)
     }

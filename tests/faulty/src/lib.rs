@@ -104,6 +104,14 @@ impl Container for Faulty {
                     panic!("as asked, on a thread of the module's");
                 });
             }
+            Method::PanicOnAdoptedThread => {
+                let host = self.host;
+                thread::spawn(move || {
+                    host.adopt_thread();
+                    let _request = request;
+                    panic!("as asked, on a thread that has a pool");
+                });
+            }
             Method::CountHeld => {
                 let pool = named_pool(&request);
                 let count = held().iter().filter(|held| held.pool() == pool).count();

@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 
-use chimaera_runtime::log::{self, Level, Line, Running, Sink, Source, Thresholds};
+use chimaera_runtime::log::{self, Level, Line, Running, Sink, Thresholds};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -131,9 +131,6 @@ fn show(line: &Line, colour: bool) -> String {
         true => write!(shown, " \u{1b}[{code}m{level}\u{1b}[0m "),
         false => write!(shown, " {level} "),
     };
-    if line.source == Source::Module {
-        shown.push_str("module: ");
-    }
     shown.push_str(&line.text);
     shown.push('\n');
     shown
@@ -141,13 +138,7 @@ fn show(line: &Line, colour: bool) -> String {
 
 /// Logs a panic, as a line or, with `RUST_BACKTRACE`, as many.
 fn log_panic(panic: &PanicHookInfo<'_>) {
-    let thread = std::thread::current();
-    let thread = thread.name().unwrap_or("without a name");
-    let text = panic.payload_as_str().unwrap_or("no message");
-    match panic.location() {
-        Some(place) => log::error(format_args!("thread {thread} panicked at {place}: {text}")),
-        None => log::error(format_args!("thread {thread} panicked: {text}")),
-    }
+    chimaera_runtime::log_panic(panic);
     let trace = std::backtrace::Backtrace::capture();
     if trace.status() == std::backtrace::BacktraceStatus::Captured {
         trace.to_string().lines().for_each(log::error);
