@@ -51,6 +51,14 @@ impl<T> Compound<T> {
             .is_some_and(|mut progress| progress.go_on())
     }
 
+    /// Takes the waker of who polled last.
+    pub(crate) fn take_waker(&mut self) -> Option<Waker> {
+        match self.0.get_mut() {
+            Progress::Going { waker, .. } => Some(std::mem::replace(waker, Waker::noop().clone())),
+            Progress::Ended(_) => None,
+        }
+    }
+
     /// The result of what has ended.
     pub(crate) fn into_result(self) -> Result<T, TaskError> {
         match self.0.into_inner() {

@@ -60,6 +60,7 @@
 //! - Every public handle is `Send + Sync`, and threads do not queue for one another's locks.
 
 mod admin;
+mod aside;
 mod buffer;
 mod call;
 mod compound;

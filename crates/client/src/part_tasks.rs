@@ -15,11 +15,12 @@ use std::task::{Context, Poll};
 use chimaera_proto::Access;
 use chimaera_proto::limits::LANE_DEPTH;
 
+use crate::aside::Watch;
 use crate::buffer::Buffer;
 use crate::call::{Call, Values};
 use crate::parts::PartError;
 use crate::runtime::Runtime;
-use crate::task::{Task, Watch};
+use crate::task::Task;
 
 impl Runtime {
     /// As [`Self::call_parts_receiving`], for the steps of a task ([`Task::of_steps`]): does not block,

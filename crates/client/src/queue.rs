@@ -156,6 +156,14 @@ impl Queue {
         }
     }
 
+    /// Takes the waker out of a seat that was not told.
+    pub(crate) fn take_waker(&self, ticket: Ticket) -> Option<Waker> {
+        match self.line.lock().seats.get_mut(&ticket.0)? {
+            Seat::Waits(waker) => Some(std::mem::replace(waker, Waker::noop().clone())),
+            Seat::Told(_) | Seat::Late => None,
+        }
+    }
+
     /// Tells seats of the records that are available.
     #[cold]
     pub(crate) fn tell(&self, available: impl FnOnce() -> usize, wakers: &mut Wakers) {

@@ -35,6 +35,14 @@ pub(crate) struct Seat<L: Deref<Target = ClientLane>> {
     pub(crate) ticket: Ticket,
 }
 
+impl<L: Deref<Target = ClientLane>> Seat<L> {
+    /// Takes the waker out, unless it was woken or this is another process.
+    pub(crate) fn take_waker(&self) -> Option<Waker> {
+        let lane = &*self.lane;
+        lane.is_here().then(|| lane.queue.take_waker(self.ticket))?
+    }
+}
+
 impl<L: Deref<Target = ClientLane>> Drop for Seat<L> {
     fn drop(&mut self) {
         let lane = &*self.lane;

@@ -7,9 +7,10 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Instant;
 
+use crate::aside::Watch;
 use crate::error::TaskError;
 use crate::room::unpark_this_thread;
-use crate::task::{TAKEN, Task, Watch};
+use crate::task::{TAKEN, Task};
 use crate::waiting::Looked;
 
 /// Tasks in flight of which the one that ends first is wanted first, such as the transfers that keep

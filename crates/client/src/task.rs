@@ -17,17 +17,15 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
+use crate::aside::{Aim, Aside, Watch};
 use crate::buffer::Buffer;
 use crate::call::{Call, Finished, Refused};
-use crate::compound::Compound;
-use crate::desk::{Parcel, TakenUp, Wakers, wake_all};
+use crate::desk::{Parcel, TakenUp};
 use crate::error::{Error, TaskError};
 use crate::lane::{ClientLane, Flight, OWNED};
 use crate::lanes::LaneRef;
 use crate::room::unpark_this_thread;
-use crate::unsubmitted::{Attempt, Unsubmitted};
+use crate::unsubmitted::Unsubmitted;
 
 /// A task that was asked for, or one that has ended and whose result nobody took yet.
 ///
@@ -52,25 +50,8 @@ enum State<T> {
     Aside(Option<Box<Aside<T>>>),
 }
 
-/// What is not in flight.
-enum Aside<T> {
-    /// A task that was not in flight when it was last looked at. Locked by who has a shared reference and
-    /// looks again; others do not wait for that, since in a forked process it may never end.
-    Waiting(Mutex<Waiting>),
-    Failed(TaskError),
-    Compound(Compound<T>),
-}
-
-/// A task that found no room, and what became of it.
-enum Waiting {
-    Unsubmitted(Unsubmitted),
-    InFlight(Pending),
-    Refused(Refused),
-    /// It was moved to where it is looked for first.
-    Moved,
-}
-
-struct Pending {
+/// A task in flight.
+pub(crate) struct Pending {
     lane: LaneRef,
     flight: Flight,
 }
@@ -94,8 +75,7 @@ impl<T> Task<T> {
         task: Unsubmitted,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Self {
-        let waiting = Waiting::Unsubmitted(task);
-        Self::aside(Aside::Waiting(Mutex::new(waiting)), finish)
+        Self::aside(Aside::unsubmitted(task), finish)
     }
 
     #[cold]
@@ -103,8 +83,7 @@ impl<T> Task<T> {
         refused: Refused,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Self {
-        let waiting = Waiting::Refused(refused);
-        Self::aside(Aside::Waiting(Mutex::new(waiting)), finish)
+        Self::aside(Aside::refused(refused), finish)
     }
 
     fn aside(aside: Aside<T>, finish: fn(Finished<'_>) -> Result<T, TaskError>) -> Self {
@@ -126,8 +105,7 @@ impl<T> Task<T> {
     ///
     /// The steps must not block; they await other tasks.
     pub fn of_steps(steps: impl Future<Output = Result<T, TaskError>> + Send + 'static) -> Self {
-        let compound = Compound::new(steps);
-        Self::aside(Aside::Compound(compound), |_| unreachable!("never ran"))
+        Self::aside(Aside::of_steps(steps), |_| unreachable!("never ran"))
     }
 
     /// Blocks until the task has ended. Spins for a bounded time, then sleeps.
@@ -152,17 +130,11 @@ impl<T> Task<T> {
     /// As [`Task::wait`].
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<T, TaskError>> {
         let deadline = Instant::now().checked_add(timeout);
-        if let State::Aside(_) = self.state
-            && !self.leaves_queue_until(deadline)
-        {
-            return None;
-        }
-        if let State::InFlight(pending) = &self.state
-            && !pending.waits_until(deadline)
-        {
-            return None;
-        }
-        Some(self.take_result())
+        let has_ended = match &self.state {
+            State::InFlight(pending) => pending.waits_until(deadline),
+            State::Aside(_) => self.waits_aside_until(deadline),
+        };
+        has_ended.then(|| self.take_result())
     }
 
     /// The result if the task has ended. Does not block. Submits the task if it was not and there is
@@ -206,10 +178,9 @@ impl<T> Task<T> {
     /// The task as it was, if it was submitted or has ended.
     pub fn take_back(self) -> Result<Option<Buffer>, Self> {
         if let State::Aside(Some(aside)) = &self.state
-            && let Aside::Waiting(waiting) = &**aside
-            && let Waiting::Unsubmitted(task) = &mut *waiting.lock()
+            && let Some(buffer) = aside.take_back()
         {
-            return Ok(task.take_buffer());
+            return Ok(buffer);
         }
         Err(self)
     }
@@ -256,9 +227,45 @@ impl<T> Task<T> {
         }
     }
 
+    /// Blocks until a task that is not in flight has ended, but no longer than until the deadline. Returns
+    /// whether it has. Whoever polled it before is woken as if nobody had waited meanwhile.
+    #[cold]
+    fn waits_aside_until(&mut self, deadline: Option<Instant>) -> bool {
+        let mut polled_by = None;
+        if let State::Aside(Some(aside)) = &mut self.state {
+            match aside.take_in_flight() {
+                Some(pending) => self.state = State::InFlight(pending),
+                None => polled_by = aside.take_waker(),
+            }
+        }
+        let has_ended = match &self.state {
+            State::InFlight(pending) => pending.waits_until(deadline),
+            State::Aside(_) => self.leaves_queue_until(deadline) && self.ends_by(deadline),
+        };
+        if has_ended {
+            return true;
+        }
+        if let Some(waker) = polled_by {
+            // In the seat that it has, if it has one.
+            if !matches!(self.watch(&waker), Watch::Waiting) {
+                waker.wake();
+            }
+        } else if let State::Aside(Some(aside)) = &mut self.state {
+            aside.leave_queue();
+        }
+        false
+    }
+
+    /// Blocks until a task that has left the queue has ended, but no longer than until the deadline.
+    fn ends_by(&self, deadline: Option<Instant>) -> bool {
+        match &self.state {
+            State::InFlight(pending) => pending.waits_until(deadline),
+            State::Aside(_) => true,
+        }
+    }
+
     /// Blocks until a task that is not in flight is, or has ended, but no longer than until the
     /// deadline. Returns whether that is so.
-    #[cold]
     fn leaves_queue_until(&mut self, deadline: Option<Instant>) -> bool {
         let waker = unpark_this_thread();
         loop {
@@ -270,12 +277,7 @@ impl<T> Task<T> {
             };
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             match left {
-                Some(Duration::ZERO) => {
-                    if let State::Aside(Some(aside)) = &mut self.state {
-                        aside.leave_queue();
-                    }
-                    return false;
-                }
+                Some(Duration::ZERO) => return false,
                 _ if !is_watched => thread::yield_now(),
                 Some(left) => thread::park_timeout(left),
                 None => thread::park(),
@@ -310,166 +312,6 @@ fn wait_aside<T>(
     aside.expect(TAKEN).wait(finish)
 }
 
-/// What watching a task that is not in flight came to.
-enum Aim {
-    Wait(Watch),
-    InFlight(Pending),
-}
-
-impl<T> Aside<T> {
-    #[cold]
-    fn is_complete(&self) -> bool {
-        match self {
-            Self::Waiting(waiting) => {
-                let mut wakers = Wakers::new();
-                let is_complete = {
-                    let Some(mut waiting) = waiting.try_lock() else {
-                        return false;
-                    };
-                    waiting.advance(None, &mut wakers);
-                    match &*waiting {
-                        Waiting::InFlight(pending) => pending.is_complete(),
-                        Waiting::Unsubmitted(_) => false,
-                        Waiting::Refused(_) | Waiting::Moved => true,
-                    }
-                };
-                wake_all(wakers);
-                is_complete
-            }
-            Self::Failed(_) => true,
-            Self::Compound(compound) => compound.is_complete(),
-        }
-    }
-
-    fn is_submitted(&self) -> bool {
-        match self {
-            Self::Waiting(waiting) => waiting
-                .try_lock()
-                .is_some_and(|waiting| !matches!(*waiting, Waiting::Unsubmitted(_))),
-            Self::Failed(_) | Self::Compound(_) => true,
-        }
-    }
-
-    fn request(&self) -> Option<Call> {
-        match self {
-            Self::Waiting(waiting) => match &*waiting.try_lock()? {
-                Waiting::Unsubmitted(task) => Some(task.call()),
-                Waiting::InFlight(pending) => pending.call(),
-                Waiting::Refused(refused) => Some(refused.call()),
-                Waiting::Moved => None,
-            },
-            Self::Failed(_) | Self::Compound(_) => None,
-        }
-    }
-
-    #[cold]
-    fn watch(&mut self, waker: &Waker) -> Aim {
-        match self {
-            Self::Waiting(waiting) => {
-                let waiting = waiting.get_mut();
-                let mut wakers = Wakers::new();
-                let watch = waiting.advance(Some(waker.clone()), &mut wakers);
-                wake_all(wakers);
-                match std::mem::replace(waiting, Waiting::Moved) {
-                    Waiting::InFlight(pending) => Aim::InFlight(pending),
-                    other => {
-                        *waiting = other;
-                        Aim::Wait(watch)
-                    }
-                }
-            }
-            Self::Failed(_) => Aim::Wait(Watch::Complete),
-            Self::Compound(compound) => Aim::Wait(if compound.watch(waker) {
-                Watch::Complete
-            } else {
-                Watch::Waiting
-            }),
-        }
-    }
-
-    fn leave_queue(&mut self) {
-        if let Self::Waiting(waiting) = self
-            && let Waiting::Unsubmitted(task) = waiting.get_mut()
-        {
-            task.leave_queue();
-        }
-    }
-
-    /// Blocks until the task has ended, and makes its result.
-    #[cold]
-    fn wait(self, finish: fn(Finished<'_>) -> Result<T, TaskError>) -> Result<T, TaskError> {
-        match self {
-            Self::Waiting(waiting) => {
-                let mut waiting = waiting.into_inner();
-                waiting.submit();
-                match waiting {
-                    Waiting::InFlight(pending) => pending.wait(finish),
-                    Waiting::Refused(refused) => refused.finish(finish),
-                    Waiting::Unsubmitted(_) | Waiting::Moved => unreachable!("it was submitted"),
-                }
-            }
-            Self::Failed(error) => Err(error),
-            Self::Compound(mut compound) => {
-                let waker = unpark_this_thread();
-                while !compound.watch(&waker) {
-                    thread::park();
-                }
-                compound.into_result()
-            }
-        }
-    }
-}
-
-impl Waiting {
-    /// Submits if that needs no waiting, else leaves the waker, if there is one, where it is woken when
-    /// there is room.
-    fn advance(&mut self, waker: Option<Waker>, wakers: &mut Wakers) -> Watch {
-        let Self::Unsubmitted(task) = self else {
-            return Watch::Complete;
-        };
-        match task.attempt(waker, wakers) {
-            Attempt::NoRoom => Watch::Waiting,
-            Attempt::Unwatched => Watch::Impossible,
-            attempt => {
-                self.become_of(attempt);
-                Watch::Complete
-            }
-        }
-    }
-
-    /// Submits; blocks until there is room.
-    fn submit(&mut self) {
-        if let Self::Unsubmitted(task) = self {
-            let attempt = task.submit();
-            self.become_of(attempt);
-        }
-    }
-
-    fn become_of(&mut self, attempt: Attempt) {
-        let Self::Unsubmitted(task) = self else {
-            return;
-        };
-        let next = match attempt {
-            Attempt::Submitted(lane, flight) => Self::InFlight(Pending::new(&lane, flight)),
-            Attempt::Refused(error) => {
-                Self::Refused(Refused::new(task.call(), task.take_buffer(), error))
-            }
-            Attempt::NoRoom | Attempt::Unwatched => return,
-        };
-        *self = next;
-    }
-}
-
-/// Whether a waker was left with a task.
-pub(crate) enum Watch {
-    /// The task has ended.
-    Complete,
-    /// The waker is woken when it does, or may be submitted.
-    Waiting,
-    /// There is no thread to be had that would wake it.
-    Impossible,
-}
-
 pub(crate) const TAKEN: &str = "the result of this task was taken before";
 
 /// The task is another process's, as is its buffer.
@@ -481,7 +323,7 @@ fn forked<T>() -> Result<T, TaskError> {
 
 impl Pending {
     #[inline]
-    fn new(lane: &Arc<ClientLane>, flight: Flight) -> Self {
+    pub(crate) fn new(lane: &Arc<ClientLane>, flight: Flight) -> Self {
         Self {
             lane: LaneRef::of(lane),
             flight,
@@ -490,11 +332,11 @@ impl Pending {
 
     /// Whether waiting would not block.
     #[inline]
-    fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         !self.lane.is_here() || self.lane.is_complete(self.flight)
     }
 
-    fn call(&self) -> Option<Call> {
+    pub(crate) fn call(&self) -> Option<Call> {
         self.lane.is_here().then(|| self.lane.call_of(self.flight))
     }
 
@@ -512,7 +354,10 @@ impl Pending {
 
     /// Blocks until the task has ended, and makes its result.
     #[inline(always)]
-    fn wait<T>(self, finish: fn(Finished<'_>) -> Result<T, TaskError>) -> Result<T, TaskError> {
+    pub(crate) fn wait<T>(
+        self,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
+    ) -> Result<T, TaskError> {
         // From here on the record is freed, or is not there any more.
         let this = ManuallyDrop::new(self);
         let (lane, flight) = (this.lane, this.flight);

@@ -10,18 +10,19 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
+use std::thread;
 
 use chimaera_proto::{BufferRange, Status};
 
 use crate::buffer::Buffer;
 use crate::call::{Call, Refused};
-use crate::desk::Wakers;
+use crate::desk::{Wakers, wake_all};
 use crate::error::Error;
 use crate::lane::{ATTACHED, ClientLane, Flight, Lost};
 use crate::lanes::Lanes;
 use crate::place::Place;
 use crate::queue::Ticket;
-use crate::room::Seat;
+use crate::room::{Seat, unpark_this_thread};
 use crate::runtime::{Runtime, connection_lost};
 
 /// Tasks of a session that may wait to be submitted.
@@ -86,31 +87,40 @@ impl Unsubmitted {
         self.buffer.take()
     }
 
+    /// Takes the waker of who polled last, unless it was woken since. The seat stays.
+    pub(crate) fn take_waker(&mut self) -> Option<Waker> {
+        self.seat.as_ref()?.take_waker()
+    }
+
     /// Gives the seat in the queue up, for who is going to ask no more for a while.
     pub(crate) fn leave_queue(&mut self) {
         self.seat = None;
     }
 
     /// Submits on this thread's lane if that needs no waiting, else takes a seat in its queue if there
-    /// is a waker to be woken. Gives wakers to be woken when nothing is locked.
+    /// is a waker to be woken. Who has none only asks: the seat stays that of who polled, wherever it is,
+    /// and if the task is submitted, who polled is woken when it ends. Gives wakers to be woken when
+    /// nothing is locked.
     pub(crate) fn attempt(&mut self, waker: Option<Waker>, wakers: &mut Wakers) -> Attempt {
         let lanes = Arc::clone(self.counted.lanes());
         let lane = match lanes.current() {
             Ok(lane) => lane,
-            Err(error) => return Attempt::Refused(error),
+            Err(error) => {
+                wakers.extend(self.take_waker());
+                return Attempt::Refused(error);
+            }
         };
-        if self
-            .seat
-            .as_ref()
-            .is_some_and(|seat| !Arc::ptr_eq(&seat.lane, lane))
-        {
+        let Some(waker) = waker else {
+            return self.attempt_for_another(lane, wakers);
+        };
+        if self.ticket(lane).is_none() {
             self.seat = None;
         }
         let attempted = self.attempt_on(lane, wakers);
-        let (Attempt::NoRoom, Some(waker)) = (&attempted, waker) else {
+        if !matches!(attempted, Attempt::NoRoom) {
             return attempted;
-        };
-        let joined = lane.join(self.ticket(), waker);
+        }
+        let joined = lane.join(self.ticket(lane), waker);
         let ticket = joined.ticket;
         self.seat.get_or_insert_with(|| Seat {
             lane: Arc::clone(lane),
@@ -129,15 +139,33 @@ impl Unsubmitted {
         }
     }
 
-    fn ticket(&self) -> Option<Ticket> {
-        self.seat.as_ref().map(|seat| seat.ticket)
+    /// Submits if that needs no waiting, and leaves the waker of who polled with the task in flight.
+    fn attempt_for_another(&mut self, lane: &Arc<ClientLane>, wakers: &mut Wakers) -> Attempt {
+        let attempted = self.attempt_on(lane, wakers);
+        let waker = match &attempted {
+            Attempt::NoRoom | Attempt::Unwatched => return attempted,
+            Attempt::Submitted(..) | Attempt::Refused(_) => self.take_waker(),
+        };
+        if let Some(waker) = waker
+            && !matches!(&attempted, Attempt::Submitted(lane, flight)
+                if !lane.leave_waker(*flight, &waker))
+        {
+            wakers.push(waker);
+        }
+        attempted
     }
 
+    /// That of the seat, if it is in this lane's queue.
+    fn ticket(&self, lane: &Arc<ClientLane>) -> Option<Ticket> {
+        let seat = self.seat.as_ref()?;
+        Arc::ptr_eq(&seat.lane, lane).then_some(seat.ticket)
+    }
+
+    /// If it submits, or cannot any more, this is to be dropped, and so gives the seat up.
     fn attempt_on(&mut self, lane: &Arc<ClientLane>, wakers: &mut Wakers) -> Attempt {
-        let (ticket, call, range) = (self.ticket(), self.call, self.range);
+        let (ticket, call, range) = (self.ticket(lane), self.call, self.range);
         let leave = |place: &mut Place| leave_at(place, call, &mut self.buffer);
-        let submitted = lane.submit_in_turn(ticket, &call, range, ATTACHED, leave, wakers);
-        match submitted {
+        match lane.submit_in_turn(ticket, &call, range, ATTACHED, leave, wakers) {
             None => Attempt::NoRoom,
             Some(submitted) => self.submitted(lane, submitted),
         }
@@ -150,14 +178,34 @@ impl Unsubmitted {
             Ok(lane) => lane,
             Err(error) => return Attempt::Refused(error),
         };
+        if !lane.submission.is_mine() {
+            return self.submit_shared();
+        }
+        // It takes the next record without queueing, so nobody is to be told of that in its place.
+        self.seat = None;
         let (call, range) = (self.call, self.range);
         let leave = |place: &mut Place| leave_at(place, call, &mut self.buffer);
         let submitted = lane.submit_attached(&call, range, leave);
         self.submitted(lane, submitted)
     }
 
-    fn submitted(&mut self, lane: &Arc<ClientLane>, submitted: Result<Flight, Lost>) -> Attempt {
-        self.seat = None;
+    /// As [`Self::submit`], on a lane that is shared: in the seat that there is, if it is in that queue.
+    #[cold]
+    fn submit_shared(&mut self) -> Attempt {
+        let waker = unpark_this_thread();
+        loop {
+            let mut wakers = Wakers::new();
+            let attempt = self.attempt(Some(waker.clone()), &mut wakers);
+            wake_all(wakers);
+            match attempt {
+                Attempt::NoRoom => thread::park(),
+                Attempt::Unwatched => thread::yield_now(),
+                attempt => return attempt,
+            }
+        }
+    }
+
+    fn submitted(&self, lane: &Arc<ClientLane>, submitted: Result<Flight, Lost>) -> Attempt {
         match submitted {
             Ok(flight) => Attempt::Submitted(Arc::clone(lane), flight),
             Err(Lost) => Attempt::Refused(connection_lost(&self.call)),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
+use std::time::Duration;
 
 use chimaera_client::proto::limits::LANE_DEPTH;
 use chimaera_client::{ConnectOptions, Runtime, Status, Task};
@@ -61,10 +62,19 @@ impl Polled {
 
 /// Fills the thread's lane with tasks that the host holds.
 fn fill(host: &FakeHost, runtime: &Runtime) -> Vec<Task<u64>> {
+    fill_lane(host, runtime, 1)
+}
+
+/// As [`fill`], on a thread that has another lane than the one that was filled before.
+fn fill_more(host: &FakeHost, runtime: &Runtime) -> Vec<Task<u64>> {
+    fill_lane(host, runtime, 2)
+}
+
+fn fill_lane(host: &FakeHost, runtime: &Runtime, lanes: usize) -> Vec<Task<u64>> {
     let tasks: Vec<_> = (0..LANE_DEPTH as u64)
         .map(|n| submit(runtime, HOLD, n))
         .collect();
-    host.wait_for_held(LANE_DEPTH);
+    host.wait_for_held(lanes * LANE_DEPTH);
     assert!(tasks.iter().all(Task::is_submitted));
     tasks
 }
@@ -188,4 +198,51 @@ fn those_who_wait_are_woken_one_for_each_record_in_order() {
         assert_eq!(value, number as u64);
     }
     assert_eq!(held.pop().expect("tasks").wait().expect("echo"), 63);
+}
+
+#[test]
+fn who_only_asks_does_not_take_the_place_of_who_polled() {
+    let _watchdog = Watchdog::new();
+    for asked_with_room in [false, true] {
+        let (host, runtime) = FakeHost::connect(module);
+        let _held = fill(&host, &runtime);
+        let mut polled = Polled::new(submit(&runtime, HOLD, 7));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let _held = (!asked_with_room).then(|| fill_more(&host, &runtime));
+                // With room on this thread's lane it is submitted there.
+                assert!(!polled.task.is_complete());
+                assert_eq!(polled.task.is_submitted(), asked_with_room);
+            });
+        });
+        if asked_with_room {
+            host.wait_for_held(LANE_DEPTH + 1);
+            // Nor does who waits in vain.
+            let timeout = Duration::from_millis(1);
+            assert!(polled.task.wait_timeout(timeout).is_none());
+        }
+        assert!(!polled.is_woken());
+        host.release_held();
+        polled.wait_until_woken();
+    }
+}
+
+#[test]
+fn a_wait_that_ends_too_soon_leaves_who_polled_before_to_be_woken() {
+    let _watchdog = Watchdog::new();
+    for timeout in [Duration::ZERO, Duration::from_millis(1)] {
+        for is_compound in [false, true] {
+            let (host, runtime) = FakeHost::connect(module);
+            let _held = fill(&host, &runtime);
+            let mut task = submit(&runtime, ECHO, 7);
+            if is_compound {
+                task = Task::of_steps(task);
+            }
+            let mut polled = Polled::new(task);
+            assert!(polled.task.wait_timeout(timeout).is_none());
+            host.release_held();
+            polled.wait_until_woken();
+            assert_eq!(polled.task.wait().expect("echo"), 7);
+        }
+    }
 }

@@ -1,0 +1,246 @@
+//! What a task's handle holds while its task is not in flight.
+
+use std::task::Waker;
+use std::thread;
+
+use parking_lot::Mutex;
+
+use crate::buffer::Buffer;
+use crate::call::{Call, Finished, Refused};
+use crate::compound::Compound;
+use crate::desk::{Wakers, wake_all};
+use crate::error::TaskError;
+use crate::room::unpark_this_thread;
+use crate::task::Pending;
+use crate::unsubmitted::{Attempt, Unsubmitted};
+
+/// What is not in flight.
+pub(crate) enum Aside<T> {
+    /// A task that was not in flight when it was last looked at. Locked by who has a shared reference and
+    /// looks again; others do not wait for that, since in a forked process it may never end.
+    Waiting(Mutex<Waiting>),
+    Failed(TaskError),
+    Compound(Compound<T>),
+}
+
+/// A task that found no room, and what became of it.
+pub(crate) enum Waiting {
+    Unsubmitted(Unsubmitted),
+    InFlight(Pending),
+    Refused(Refused),
+    /// It was moved to where it is looked for first.
+    Moved,
+}
+
+/// What watching a task that is not in flight came to.
+pub(crate) enum Aim {
+    Wait(Watch),
+    InFlight(Pending),
+}
+
+impl<T> Aside<T> {
+    pub(crate) fn unsubmitted(task: Unsubmitted) -> Self {
+        Self::Waiting(Mutex::new(Waiting::Unsubmitted(task)))
+    }
+
+    pub(crate) fn refused(refused: Refused) -> Self {
+        Self::Waiting(Mutex::new(Waiting::Refused(refused)))
+    }
+
+    pub(crate) fn of_steps(
+        steps: impl Future<Output = Result<T, TaskError>> + Send + 'static,
+    ) -> Self {
+        Self::Compound(Compound::new(steps))
+    }
+
+    #[cold]
+    pub(crate) fn is_complete(&self) -> bool {
+        match self {
+            Self::Waiting(waiting) => {
+                let mut wakers = Wakers::new();
+                let is_complete = {
+                    let Some(mut waiting) = waiting.try_lock() else {
+                        return false;
+                    };
+                    waiting.advance(None, &mut wakers);
+                    match &*waiting {
+                        Waiting::InFlight(pending) => pending.is_complete(),
+                        Waiting::Unsubmitted(_) => false,
+                        Waiting::Refused(_) | Waiting::Moved => true,
+                    }
+                };
+                wake_all(wakers);
+                is_complete
+            }
+            Self::Failed(_) => true,
+            Self::Compound(compound) => compound.is_complete(),
+        }
+    }
+
+    pub(crate) fn is_submitted(&self) -> bool {
+        match self {
+            Self::Waiting(waiting) => waiting
+                .try_lock()
+                .is_some_and(|waiting| !matches!(*waiting, Waiting::Unsubmitted(_))),
+            Self::Failed(_) | Self::Compound(_) => true,
+        }
+    }
+
+    pub(crate) fn request(&self) -> Option<Call> {
+        match self {
+            Self::Waiting(waiting) => match &*waiting.try_lock()? {
+                Waiting::Unsubmitted(task) => Some(task.call()),
+                Waiting::InFlight(pending) => pending.call(),
+                Waiting::Refused(refused) => Some(refused.call()),
+                Waiting::Moved => None,
+            },
+            Self::Failed(_) | Self::Compound(_) => None,
+        }
+    }
+
+    #[cold]
+    pub(crate) fn watch(&mut self, waker: &Waker) -> Aim {
+        match self {
+            Self::Waiting(waiting) => {
+                let waiting = waiting.get_mut();
+                let mut wakers = Wakers::new();
+                let watch = waiting.advance(Some(waker.clone()), &mut wakers);
+                wake_all(wakers);
+                match self.take_in_flight() {
+                    Some(pending) => Aim::InFlight(pending),
+                    None => Aim::Wait(watch),
+                }
+            }
+            Self::Failed(_) => Aim::Wait(Watch::Complete),
+            Self::Compound(compound) => Aim::Wait(if compound.watch(waker) {
+                Watch::Complete
+            } else {
+                Watch::Waiting
+            }),
+        }
+    }
+
+    /// Takes the buffer of a task that was not submitted, and is not to be any more.
+    pub(crate) fn take_back(&self) -> Option<Option<Buffer>> {
+        let Self::Waiting(waiting) = self else {
+            return None;
+        };
+        match &mut *waiting.lock() {
+            Waiting::Unsubmitted(task) => Some(task.take_buffer()),
+            _ => None,
+        }
+    }
+
+    /// Takes the waker of who polled last, unless it was woken since, for who polls it meanwhile.
+    pub(crate) fn take_waker(&mut self) -> Option<Waker> {
+        match self {
+            Self::Waiting(waiting) => match waiting.get_mut() {
+                Waiting::Unsubmitted(task) => task.take_waker(),
+                _ => None,
+            },
+            Self::Failed(_) => None,
+            Self::Compound(compound) => compound.take_waker(),
+        }
+    }
+
+    /// Takes out what was submitted by who only asked.
+    pub(crate) fn take_in_flight(&mut self) -> Option<Pending> {
+        let Self::Waiting(waiting) = self else {
+            return None;
+        };
+        let waiting = waiting.get_mut();
+        match std::mem::replace(waiting, Waiting::Moved) {
+            Waiting::InFlight(pending) => Some(pending),
+            other => {
+                *waiting = other;
+                None
+            }
+        }
+    }
+
+    /// Gives the seat in the queue up, for who is going to ask no more for a while.
+    pub(crate) fn leave_queue(&mut self) {
+        if let Self::Waiting(waiting) = self
+            && let Waiting::Unsubmitted(task) = waiting.get_mut()
+        {
+            task.leave_queue();
+        }
+    }
+
+    /// Blocks until the task has ended, and makes its result.
+    #[cold]
+    pub(crate) fn wait(
+        self,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
+    ) -> Result<T, TaskError> {
+        match self {
+            Self::Waiting(waiting) => {
+                let mut waiting = waiting.into_inner();
+                waiting.submit();
+                match waiting {
+                    Waiting::InFlight(pending) => pending.wait(finish),
+                    Waiting::Refused(refused) => refused.finish(finish),
+                    Waiting::Unsubmitted(_) | Waiting::Moved => unreachable!("it was submitted"),
+                }
+            }
+            Self::Failed(error) => Err(error),
+            Self::Compound(mut compound) => {
+                let waker = unpark_this_thread();
+                while !compound.watch(&waker) {
+                    thread::park();
+                }
+                compound.into_result()
+            }
+        }
+    }
+}
+
+impl Waiting {
+    /// Submits if that needs no waiting, else leaves the waker, if there is one, where it is woken when
+    /// there is room.
+    fn advance(&mut self, waker: Option<Waker>, wakers: &mut Wakers) -> Watch {
+        let Self::Unsubmitted(task) = self else {
+            return Watch::Complete;
+        };
+        match task.attempt(waker, wakers) {
+            Attempt::NoRoom => Watch::Waiting,
+            Attempt::Unwatched => Watch::Impossible,
+            attempt => {
+                self.become_of(attempt);
+                Watch::Complete
+            }
+        }
+    }
+
+    /// Submits; blocks until there is room.
+    fn submit(&mut self) {
+        if let Self::Unsubmitted(task) = self {
+            let attempt = task.submit();
+            self.become_of(attempt);
+        }
+    }
+
+    fn become_of(&mut self, attempt: Attempt) {
+        let Self::Unsubmitted(task) = self else {
+            return;
+        };
+        let next = match attempt {
+            Attempt::Submitted(lane, flight) => Self::InFlight(Pending::new(&lane, flight)),
+            Attempt::Refused(error) => {
+                Self::Refused(Refused::new(task.call(), task.take_buffer(), error))
+            }
+            Attempt::NoRoom | Attempt::Unwatched => return,
+        };
+        *self = next;
+    }
+}
+
+/// Whether a waker was left with a task.
+pub(crate) enum Watch {
+    /// The task has ended.
+    Complete,
+    /// The waker is woken when it does, or may be submitted.
+    Waiting,
+    /// There is no thread to be had that would wake it.
+    Impossible,
+}
