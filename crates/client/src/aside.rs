@@ -131,6 +131,17 @@ impl<T> Aside<T> {
         }
     }
 
+    /// The session of a task that is not submitted, as a number.
+    pub(crate) fn waits_in(&self) -> Option<usize> {
+        match self {
+            Self::Waiting(waiting) => match &*waiting.try_lock()? {
+                Waiting::Unsubmitted(task) => Some(task.session()),
+                _ => None,
+            },
+            Self::Failed(_) | Self::Compound(_) => None,
+        }
+    }
+
     /// Takes the waker of who polled last, unless it was woken since, for who polls it meanwhile.
     pub(crate) fn take_waker(&mut self) -> Option<Waker> {
         match self {

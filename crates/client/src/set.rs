@@ -117,15 +117,15 @@ impl<T> TaskSet<T> {
 
     /// The position of the first task that has ended.
     ///
-    /// Submits tasks in order until one finds no room: then the others need not ask.
+    /// Submits tasks in order until one finds no room: then the others of its connection need not ask.
     fn first_complete(&self) -> Option<usize> {
-        let mut has_room = true;
+        let mut full = Full::default();
         self.tasks.iter().position(|task| {
-            if !has_room && !task.is_submitted() {
+            if full.holds_up(task) {
                 return false;
             }
             let is_complete = task.is_complete();
-            has_room = has_room && (is_complete || task.is_submitted());
+            full.learn(task);
             is_complete
         })
     }
@@ -146,18 +146,36 @@ impl<T> TaskSet<T> {
     /// Has a waker woken when a task has ended, or may be submitted, unless one has ended already.
     fn watch(&mut self, waker: &Waker) -> Watch {
         let mut watch = Watch::Waiting;
-        let mut has_room = true;
+        let mut full = Full::default();
         for task in &mut self.tasks {
-            if !has_room && !task.is_submitted() {
+            if full.holds_up(task) {
                 continue;
             }
             match task.watch(waker) {
                 Watch::Complete => return Watch::Complete,
-                Watch::Waiting => has_room = has_room && task.is_submitted(),
+                Watch::Waiting => full.learn(task),
                 Watch::Impossible => watch = Watch::Impossible,
             }
         }
         watch
+    }
+}
+
+/// Sessions in which this thread's lane was found full.
+#[derive(Default)]
+struct Full(Vec<usize>);
+
+impl Full {
+    fn holds_up<T>(&self, task: &Task<T>) -> bool {
+        !self.0.is_empty()
+            && task
+                .waits_in()
+                .is_some_and(|session| self.0.contains(&session))
+    }
+
+    /// Learns from a task that was asked for just now.
+    fn learn<T>(&mut self, task: &Task<T>) {
+        self.0.extend(task.waits_in());
     }
 }
 

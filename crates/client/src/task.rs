@@ -227,6 +227,14 @@ impl<T> Task<T> {
         }
     }
 
+    /// The session of a task that is not submitted, as a number.
+    pub(crate) fn waits_in(&self) -> Option<usize> {
+        match &self.state {
+            State::InFlight(_) => None,
+            State::Aside(aside) => aside.as_ref()?.waits_in(),
+        }
+    }
+
     /// Blocks until a task that is not in flight has ended, but no longer than until the deadline. Returns
     /// whether it has. Whoever polled it before is woken as if nobody had waited meanwhile.
     #[cold]

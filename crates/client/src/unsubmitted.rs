@@ -87,6 +87,11 @@ impl Unsubmitted {
         self.buffer.take()
     }
 
+    /// The session, as a number.
+    pub(crate) fn session(&self) -> usize {
+        Arc::as_ptr(self.counted.lanes()).addr()
+    }
+
     /// Takes the waker of who polled last, unless it was woken since. The seat stays.
     pub(crate) fn take_waker(&mut self) -> Option<Waker> {
         self.seat.as_ref()?.take_waker()

@@ -94,3 +94,30 @@ fn a_set_is_awaited_and_keeps_every_result_of_a_wait_that_is_given_up() {
     }
     assert_eq!(seen, (0..LANE_DEPTH as u64).chain(100..400).collect());
 }
+
+#[test]
+fn a_connection_without_room_does_not_hold_up_the_tasks_of_others() {
+    let _watchdog = Watchdog::new();
+    for is_awaited in [false, true] {
+        let (_full_host, full) = FakeHost::connect(module);
+        let (host, runtime) = FakeHost::connect(module);
+        let fill = |runtime| (0..LANE_DEPTH as u64).map(move |n| submit(runtime, HOLD, n));
+        let held: Vec<_> = fill(&full).chain(fill(&runtime)).collect();
+        let mut tasks = TaskSet::new();
+        tasks.push(submit(&full, ECHO, 1));
+        tasks.extend((2..5).map(|number| submit(&runtime, ECHO, number)));
+        host.wait_for_held(LANE_DEPTH);
+        host.release_held();
+        for number in 2..5 {
+            let result = if is_awaited {
+                block_on(tasks.async_wait_any())
+            } else {
+                tasks.wait_any()
+            };
+            let result = result.expect("there are tasks");
+            assert_eq!(result.expect("echo"), number);
+        }
+        assert!(tasks.try_wait_any().is_none() && tasks.len() == 1);
+        drop(held);
+    }
+}
