@@ -178,4 +178,7 @@ pub struct ModuleInfo {
     pub version: Option<String>,
     /// The file that it was or will be loaded from; `None` if it is linked into the runtime.
     pub library: Option<String>,
+    /// Whether the runtime would use something else if it were started now, the library as it has been built since for
+    /// example: what is in use stays so as long as the runtime runs.
+    pub stale: bool,
 }

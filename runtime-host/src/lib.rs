@@ -22,6 +22,7 @@ mod host;
 mod inbox;
 mod jobs;
 mod library;
+mod library_file;
 mod listener;
 pub mod log;
 mod mapped;

@@ -18,7 +18,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -35,8 +35,10 @@ use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader};
 use object::{Object, ObjectSection, ObjectSymbol};
 use parking_lot::Mutex;
 
+use crate::library_file::{LibraryFile, Stamp};
+
 /// Loads the module of this name from a file. Blocks.
-pub(crate) fn load(path: &Path, name: &str) -> Result<Module, ModuleError> {
+pub(crate) fn load(path: &Path, name: &str) -> Result<(Module, LibraryFile), ModuleError> {
     let refuse = |reason: String| {
         ModuleError::new(
             Status::ModuleIncompatible,
@@ -45,8 +47,15 @@ pub(crate) fn load(path: &Path, name: &str) -> Result<Module, ModuleError> {
     };
     let unreadable =
         |error| ModuleError::system(format_args!("cannot read {}", path.display()), &error);
+    if let Some(target) = dangling(path) {
+        return Err(refuse(format!(
+            "is a symbolic link to {}, which is not there: build the module, or remove the link",
+            target.display()
+        )));
+    }
     // Reading anything else, a pipe for example, might never end.
-    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+    let file = std::fs::metadata(path).map_err(unreadable)?;
+    if !file.is_file() {
         return Err(refuse("is not a regular file".to_owned()));
     }
     let bytes = std::fs::read(path).map_err(unreadable)?;
@@ -72,20 +81,30 @@ pub(crate) fn load(path: &Path, name: &str) -> Result<Module, ModuleError> {
         NonNull::new(table).ok_or_else(|| refuse("has an empty module table".to_owned()))?;
     // SAFETY: `examine` found a table of this version and size under this symbol, and what is loaded
     // is what it saw.
-    let module =
-        unsafe { Module::loaded(table, loaded) }.map_err(|error| refuse(error.to_string()))?;
+    let module = unsafe { Module::loaded(table, Arc::clone(&loaded) as _) }
+        .map_err(|error| refuse(error.to_string()))?;
     if module.name() != name {
         return Err(refuse(format!(
-            "is the module {}, not {name}",
+            "is the module {0}, not {name}: ask for the module {0}, from a file named lib{0}_runtime.so",
             module.name()
         )));
     }
-    Ok(module)
+    let file = LibraryFile::new(path, loaded, Stamp::of(&file));
+    Ok((module, file))
+}
+
+/// Where a symbolic link leads that leads nowhere.
+fn dangling(path: &Path) -> Option<PathBuf> {
+    let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    let target = std::fs::read_link(path).ok()?;
+    std::fs::metadata(path)
+        .is_err_and(is_missing)
+        .then_some(target)
 }
 
 /// A library in use, and the memory that it was loaded from.
 #[derive(Debug)]
-struct Loaded {
+pub(crate) struct Loaded {
     library: Library,
     /// Stays open. The loader knows the library by the path of this descriptor, and would take another
     /// one with the same number for the same library; and whoever wants the library's symbols, for a
@@ -130,8 +149,12 @@ impl Loaded {
         Ok(loaded)
     }
 
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.len as u64
+    }
+
     /// Whether this was loaded from these bytes.
-    fn is_of(&self, bytes: &[u8]) -> bool {
+    pub(crate) fn is_of(&self, bytes: &[u8]) -> bool {
         const CHUNK_BYTES: usize = 64 * 1024;
         let mut chunk = vec![0; CHUNK_BYTES];
         self.len == bytes.len()
@@ -191,7 +214,9 @@ fn reason(error: &libloading::Error) -> String {
 /// Whether the file can be loaded, and exports a table that this host can use as `name`.
 fn examine(bytes: &[u8], name: &str) -> Result<(), String> {
     let file = ElfFile64::<object::Endianness>::parse(bytes)
-        .map_err(|error| format!("is not a complete library of this kind of machine: {error}"))?;
+        .map_err(|error| {
+        format!("is not a complete library of this kind of machine: {error}: build it again, or copy it again")
+    })?;
     check_machine(&file)?;
     check_extents(&file, bytes.len() as u64)?;
     let wanted = format!("{SYMBOL_PREFIX}{name}");
@@ -235,7 +260,7 @@ fn check_machine(file: &ElfFile64<'_>) -> Result<(), String> {
     };
     if machine != own {
         return Err(format!(
-            "is for another kind of machine (ELF machine {machine:?})"
+            "is for another kind of machine (ELF machine {machine:?}): build it for this one"
         ));
     }
     Ok(())
@@ -259,7 +284,7 @@ fn check_extents(file: &ElfFile64<'_>, len: u64) -> Result<(), String> {
     for (offset, size) in loaded.chain(described) {
         if offset.checked_add(size).is_none_or(|end| end > len) {
             return Err(format!(
-                "is truncated: it has {len} bytes, and refers to byte {}",
+                "is truncated: it has {len} bytes, and refers to byte {}: build it again, or copy it again",
                 offset.saturating_add(size)
             ));
         }
@@ -279,9 +304,15 @@ fn not_exported(file: &ElfFile64<'_>, name: &str) -> String {
         })
         .collect();
     if modules.is_empty() {
-        format!("is not a ChiMod: it exports no {SYMBOL_PREFIX}{name}")
+        format!(
+            "is not a ChiMod: it exports no {SYMBOL_PREFIX}{name}, which `export_chimod!` makes in a crate of type cdylib"
+        )
     } else {
-        format!("exports the module {}, not {name}", modules.join(", "))
+        let modules = modules.join(", ");
+        format!(
+            "exports the module {modules}, not {name}: ask for the module {modules}, from a file named \
+             lib{modules}_runtime.so"
+        )
     }
 }
 

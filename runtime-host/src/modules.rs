@@ -7,7 +7,8 @@
 //! A module that was used once stays the same as long as the host runs.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use chimaera_chimod::{Module, ModuleError};
 use chimaera_proto::admin::ModuleInfo;
@@ -15,6 +16,7 @@ use chimaera_proto::{Status, check_module_name};
 use parking_lot::Mutex;
 
 use crate::library;
+use crate::library_file::{LibraryFile, Stamp};
 use crate::log;
 
 /// Environment variable with further plugin folders, separated by colons.
@@ -30,7 +32,7 @@ pub(crate) struct Modules {
     beside: Vec<PathBuf>,
     /// Held while a library is being loaded, which may take as long as its initialisers want.
     loading: Mutex<()>,
-    used: Mutex<BTreeMap<String, Used>>,
+    used: Mutex<BTreeMap<String, Arc<Used>>>,
 }
 
 /// A module that was asked for.
@@ -38,7 +40,17 @@ pub(crate) struct Modules {
 struct Used {
     module: Module,
     /// Its file, if it is not linked in.
-    library: Option<PathBuf>,
+    library: Option<LibraryFile>,
+    /// What a host that is started now would use in its place, as the log was last told.
+    told: Mutex<Option<(Place, Option<Stamp>)>>,
+}
+
+/// Where a module is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Library(PathBuf),
+    Linked,
+    Nowhere,
 }
 
 impl Modules {
@@ -49,16 +61,13 @@ impl Modules {
             named.extend(std::env::split_paths(&value).filter(|path| !path.as_os_str().is_empty()));
         }
         // For as long as the host runs, wherever the process goes meanwhile.
-        let named = named
-            .into_iter()
-            .map(|folder| std::path::absolute(&folder).unwrap_or(folder))
-            .collect();
+        let named = named.into_iter().map(whole_path).collect();
         let program = std::env::current_exe().ok();
         // An installed program's libraries lie in `../lib/chimaera`, a built one's beside it.
-        let beside = program
-            .as_deref()
-            .and_then(Path::parent)
-            .map(|folder| vec![folder.join("../lib/chimaera"), folder.to_path_buf()]);
+        let beside = program.as_deref().and_then(Path::parent).map(|folder| {
+            let prefix = folder.parent().unwrap_or(folder);
+            vec![prefix.join("lib/chimaera"), folder.to_path_buf()]
+        });
         Self {
             named,
             linked: linked.to_vec(),
@@ -71,10 +80,15 @@ impl Modules {
     /// The modules in use, and those that are linked in, by name. Does not wait for one that is being
     /// loaded.
     pub(crate) fn list(&self) -> Vec<ModuleInfo> {
-        let used = self.used.lock();
+        let used = self.used.lock().clone();
         let mut list: Vec<_> = used
             .iter()
-            .map(|(name, used)| used.describe(name))
+            .map(|(name, used)| ModuleInfo {
+                name: name.clone(),
+                version: Some(used.module.version().to_owned()),
+                library: used.library_path().map(show),
+                stale: self.replacement(name, used).is_some(),
+            })
             .collect();
         let unused = |module: &&Module| !used.contains_key(module.name());
         for module in self.linked.iter().filter(unused) {
@@ -84,6 +98,7 @@ impl Modules {
                 // That of a library is known once it is loaded.
                 version: library.is_none().then(|| module.version().to_owned()),
                 library: library.as_deref().map(show),
+                stale: false,
             });
         }
         list.sort_by(|one, other| one.name.cmp(&other.name));
@@ -94,54 +109,101 @@ impl Modules {
     pub(crate) fn get(&self, name: &str) -> Result<Module, ModuleError> {
         check_module_name(name)
             .map_err(|error| ModuleError::new(Status::InvalidArgument, error.to_string()))?;
-        if let Some(module) = self.in_use(name) {
-            return Ok(module);
+        if let Some(used) = self.in_use(name) {
+            self.tell_of_replacement(name, &used);
+            return Ok(used.module.clone());
         }
         // Two requests for one module load it once.
         let _loading = self.loading.lock();
-        if let Some(module) = self.in_use(name) {
-            return Ok(module);
+        if let Some(used) = self.in_use(name) {
+            return Ok(used.module.clone());
         }
-        let found = self.find(name)?;
-        let module = found.module.clone();
+        let used = self.find(name)?;
+        let module = used.module.clone();
         log::info(format_args!(
             "module {name} is in use, version {}, {}",
             module.version(),
-            found.library.as_deref().map_or("built in".to_owned(), show)
+            used.library_path().map_or("built in".to_owned(), show)
         ));
-        self.used.lock().insert(name.to_owned(), found);
+        self.used.lock().insert(name.to_owned(), Arc::new(used));
         Ok(module)
     }
 
-    fn in_use(&self, name: &str) -> Option<Module> {
-        let used = self.used.lock();
-        used.get(name).map(|used| used.module.clone())
+    fn in_use(&self, name: &str) -> Option<Arc<Used>> {
+        self.used.lock().get(name).cloned()
+    }
+
+    /// Where a module is that nobody has used yet.
+    fn locate(&self, name: &str) -> Place {
+        if let Some(path) = find(&self.named, name) {
+            return Place::Library(path);
+        }
+        if self.linked.iter().any(|module| module.name() == name) {
+            return Place::Linked;
+        }
+        find(&self.beside, name).map_or(Place::Nowhere, Place::Library)
     }
 
     fn find(&self, name: &str) -> Result<Used, ModuleError> {
-        let load = |path: PathBuf| {
-            // In full, for the loader looks for a bare file name in folders of its own.
-            let path = std::path::absolute(&path).map_err(|error| {
-                ModuleError::system(format_args!("cannot read {}", path.display()), &error)
-            })?;
-            Ok(Used {
-                module: library::load(&path, name)?,
-                library: Some(path),
-            })
+        let (module, library) = match self.locate(name) {
+            Place::Library(path) => {
+                let (module, file) = library::load(&path, name)?;
+                (module, Some(file))
+            }
+            Place::Linked => {
+                let linked = self.linked.iter().find(|module| module.name() == name);
+                (linked.cloned().ok_or_else(|| self.not_found(name))?, None)
+            }
+            Place::Nowhere => return Err(self.not_found(name)),
         };
-        if let Some(path) = find(&self.named, name) {
-            return load(path);
+        Ok(Used {
+            module,
+            library,
+            told: Mutex::default(),
+        })
+    }
+
+    /// What a host that is started now would use in place of a module in use, if that is something else. Reads the
+    /// library once each time that it has changed.
+    fn replacement(&self, name: &str, used: &Used) -> Option<Place> {
+        let place = self.locate(name);
+        let is_same = match (&place, &used.library) {
+            (Place::Library(path), Some(file)) => path == file.path() && file.is_as_loaded(),
+            (Place::Linked, None) | (Place::Nowhere, _) => true,
+            _ => false,
+        };
+        (!is_same).then_some(place)
+    }
+
+    /// Logs once of each replacement that it is not what is used.
+    fn tell_of_replacement(&self, name: &str, used: &Used) {
+        let replacement = self.replacement(name, used).map(|place| {
+            let stamp = match &place {
+                Place::Library(path) => Stamp::at(path),
+                _ => None,
+            };
+            (place, stamp)
+        });
+        let mut told = used.told.lock();
+        if *told == replacement {
+            return;
         }
-        if let Some(module) = self.linked.iter().find(|module| module.name() == name) {
-            return Ok(Used {
-                module: module.clone(),
-                library: None,
-            });
+        if let Some((place, _)) = &replacement {
+            let what = match place {
+                Place::Library(path) => format!("{} as it is now", path.display()),
+                _ => "what is built in".to_owned(),
+            };
+            log::warning(format_args!(
+                "module {name}: its pools go on being made by what was loaded, {}: stop the daemon and start it \
+                 again to use {what}",
+                used.library_path()
+                    .map_or("which is built in".to_owned(), |path| format!(
+                        "from {}",
+                        path.display()
+                    ))
+            ));
         }
-        match find(&self.beside, name) {
-            Some(path) => load(path),
-            None => Err(self.not_found(name)),
-        }
+        *told = replacement;
     }
 
     fn not_found(&self, name: &str) -> ModuleError {
@@ -160,23 +222,29 @@ impl Modules {
 }
 
 impl Used {
-    fn describe(&self, name: &str) -> ModuleInfo {
-        ModuleInfo {
-            name: name.to_owned(),
-            version: Some(self.module.version().to_owned()),
-            library: self.library.as_deref().map(show),
-        }
+    fn library_path(&self) -> Option<&Path> {
+        self.library.as_ref().map(LibraryFile::path)
+    }
+}
+
+/// A folder by a path that means it from everywhere, and that can be read: a link stays as it is, for it may come to
+/// lead elsewhere, but the way back from one does not.
+fn whole_path(folder: PathBuf) -> PathBuf {
+    let path = std::path::absolute(&folder).unwrap_or(folder);
+    match path.components().any(|part| part == Component::ParentDir) {
+        true => path.canonicalize().unwrap_or(path),
+        false => path,
     }
 }
 
 /// The module's library in the first of these folders that has one. What cannot be used is found too: it
-/// is an error of the operator's to be told of, not to be passed over.
+/// is an error of the operator's to be told of, not to be passed over: a link that leads nowhere, for example.
 fn find(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
     let file = file_name(name);
     folders
         .iter()
         .map(|folder| folder.join(&file))
-        .find(|path| path.exists())
+        .find(|path| path.symlink_metadata().is_ok())
 }
 
 fn file_name(module: &str) -> String {

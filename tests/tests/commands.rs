@@ -222,6 +222,7 @@ fn json_has_the_fields_that_scripts_rely_on() {
         "version": env!("CARGO_PKG_VERSION"),
         "built_in": false,
         "library": text(&library),
+        "stale": false,
     });
     assert_eq!(status["modules"], serde_json::json!([module]));
 

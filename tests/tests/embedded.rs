@@ -101,6 +101,7 @@ fn a_module_that_is_linked_in_needs_no_library() {
         name: "chimaera_bdev".to_owned(),
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         library: None,
+        stale: false,
     };
     assert_eq!(status.modules, [linked]);
     let folder = disk_folder();

@@ -10,7 +10,7 @@ use std::thread;
 
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Status};
 use chimaera_tests::{
-    Daemon, assert_empty, assert_refused, client, library_folder, memory, program, text,
+    Daemon, assert_empty, assert_refused, client, exit, library_folder, memory, program, text,
 };
 use tempfile::TempDir;
 
@@ -120,6 +120,77 @@ fn a_library_in_a_folder_that_the_operator_names_replaces_what_is_built_in() {
     let pool = client(&daemon.connect(), 0);
     let refused = pool.create(PoolQuery::Dynamic, "memory", &CreateOptions::ram(MIB));
     assert_refused(refused, Status::ModuleIncompatible, &[text(&library)]);
+}
+
+#[test]
+fn folders_are_named_without_the_way_back_from_others() {
+    let installed = Installed::new();
+    let named = installed.folder.path().join("bin/../named");
+    let daemon = installed.start(&["--plugin-dir", text(&named)], None);
+    let absent = ["pool", "create", "p", "--module", "absent"];
+    let said = daemon.run(&absent).failure(exit::NOT_FOUND);
+    for folder in ["named", "lib/chimaera", "bin"] {
+        let folder = installed.folder.path().join(folder);
+        assert!(said.contains(text(&folder)), "{said}");
+    }
+    assert!(!said.contains(".."), "{said}");
+}
+
+#[test]
+fn a_library_that_was_built_again_is_not_what_is_in_use_and_log_and_status_say_so() {
+    let folder = TempDir::new().expect("a folder");
+    let library = folder.path().join(LIBRARY);
+    let whole = std::fs::read(library_folder().join(LIBRARY)).expect("the library");
+    let place = |content: &[u8]| {
+        // As cargo does it: another file under the same name.
+        let _ = std::fs::remove_file(&library);
+        std::fs::write(&library, content).expect("a library");
+    };
+    place(&whole);
+    let mut daemon = Daemon::start_with(&["--plugin-dir", text(folder.path())]);
+    let runtime = daemon.connect();
+    let create = |number: u32| {
+        let pool = Client::new(&runtime, PoolId::new(8000, number));
+        let options = CreateOptions::ram(MIB);
+        pool.create(PoolQuery::Dynamic, &format!("memory {number}"), &options)
+            .expect("the pool is made");
+    };
+    let is_stale = || daemon.status()["modules"][0]["stale"].clone();
+    create(0);
+    assert_eq!(is_stale(), false);
+    // The same again is no other.
+    place(&whole);
+    create(1);
+    assert_eq!(is_stale(), false);
+
+    place(&[&whole[..], b"anything"].concat());
+    assert_eq!(is_stale(), true);
+    create(2);
+    create(3);
+    let shown = daemon.run(&["runtime", "status"]).success();
+    let other = "of which there is another by now: stop the daemon and start it again to use that";
+    assert!(shown.contains(other), "{shown}");
+    // Where it is gone, the next folder's would be used.
+    std::fs::remove_file(&library).expect("it was there");
+    assert!(library_folder().join(LIBRARY).exists());
+    assert_eq!(is_stale(), true);
+    place(&whole);
+    create(4);
+    assert_eq!(is_stale(), false);
+
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    let (_, log) = daemon.wait();
+    let told = format!(
+        "WARN module chimaera_bdev: its pools go on being made by what was loaded, from {0}: stop the daemon and \
+         start it again to use {0} as it is now",
+        library.display()
+    );
+    assert_eq!(
+        log.matches("go on being made by what was loaded").count(),
+        1,
+        "{log}"
+    );
+    assert!(log.contains(&told), "{log}");
 }
 
 /// A pool of the module in use, which threads keep busy until they are told to stop.

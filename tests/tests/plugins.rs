@@ -167,6 +167,7 @@ fn a_truncated_library_is_refused_wherever_it_ends() {
             text.contains("is truncated") || text.contains("not a complete library"),
             "{end}: {text}"
         );
+        assert!(text.contains("build it again"), "{end}: {text}");
     }
     // A hole where the rest should be is no module either.
     let mut hollow = whole[..whole.len() / 2].to_vec();
@@ -192,6 +193,14 @@ fn a_file_that_is_no_library_is_refused() {
     let rights = nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR;
     nix::unistd::mkfifo(&plugins.path("pipe"), rights).expect("a pipe");
     plugins.assert_incompatible("pipe", "is not a regular file");
+    // It stands there for a reason: it is not passed over for another folder's.
+    std::os::unix::fs::symlink("/nowhere/library.so", plugins.path("chimaera_bdev"))
+        .expect("a link");
+    plugins.assert_incompatible(
+        "chimaera_bdev",
+        "is a symbolic link to /nowhere/library.so, which is not there: build the module",
+    );
+    std::fs::remove_file(plugins.path("chimaera_bdev")).expect("it was there");
     plugins.assert_bdev_works();
 }
 
@@ -267,7 +276,11 @@ fn a_library_that_is_no_module_is_refused() {
 fn another_module_under_a_modules_name_is_refused() {
     let plugins = Plugins::new();
     plugins.place("renamed", &bdev_library());
-    plugins.assert_incompatible("renamed", "exports the module chimaera_bdev, not renamed");
+    plugins.assert_incompatible(
+        "renamed",
+        "exports the module chimaera_bdev, not renamed: ask for the module chimaera_bdev, from a file named \
+         libchimaera_bdev_runtime.so",
+    );
     plugins.assert_bdev_works();
 }
 
@@ -361,7 +374,7 @@ fn a_table_of_another_version_is_refused_before_any_code_of_it_runs() {
                 ..RIGHT
             },
             format!(
-                "has {} bytes where version {ABI_VERSION} has {TABLE_BYTES}",
+                "has {} bytes where plugin ABI version {ABI_VERSION} has {TABLE_BYTES} in this host: rebuild it with",
                 TABLE_BYTES - 8
             ),
         ),

@@ -183,6 +183,8 @@ struct ModuleReport<'a> {
     version: Option<&'a str>,
     built_in: bool,
     library: Option<&'a str>,
+    /// Whether a daemon that is started now would use something else.
+    stale: bool,
 }
 
 /// What `status --json` prints of the log.
@@ -253,6 +255,7 @@ impl<'a> From<&'a ModuleInfo> for ModuleReport<'a> {
             version: module.version.as_deref(),
             built_in: module.library.is_none(),
             library: module.library.as_deref(),
+            stale: module.stale,
         }
     }
 }
@@ -261,6 +264,12 @@ impl fmt::Display for ModuleReport<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let source = output::printable(self.library.unwrap_or("built in"));
         match self.version {
+            Some(version) if self.stale => write!(
+                f,
+                "{} {version} ({source}, of which there is another by now: stop the daemon and start it again to \
+                 use that)",
+                self.name
+            ),
             Some(version) => write!(f, "{} {version} ({source})", self.name),
             None => write!(f, "{} ({source}, not in use yet)", self.name),
         }

@@ -1,0 +1,82 @@
+//! The file that a library was loaded from, looked at later: it may be another one by then.
+//!
+//! What was loaded stays in use as long as the process lives, so whoever builds a module anew and makes a pool of it has
+//! to be told that the pool is one of the old.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::library::Loaded;
+
+/// By what a file is recognised without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// That of the file at a path, if there is one.
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        std::fs::metadata(path).ok().as_ref().map(Self::of)
+    }
+
+    pub(crate) fn of(file: &Metadata) -> Self {
+        Self {
+            device: file.dev(),
+            inode: file.ino(),
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        }
+    }
+}
+
+/// A file and what was loaded from it.
+#[derive(Debug)]
+pub(crate) struct LibraryFile {
+    path: PathBuf,
+    loaded: Arc<Loaded>,
+    /// The file when it was last looked at, and whether it held what was loaded.
+    last: Mutex<(Stamp, bool)>,
+}
+
+impl LibraryFile {
+    /// `stamp` is the file's from before it was read.
+    pub(crate) fn new(path: &Path, loaded: Arc<Loaded>, stamp: Stamp) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            loaded,
+            last: Mutex::new((stamp, true)),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the file at the path holds what was loaded from there. Reads it once each time that it has changed.
+    pub(crate) fn is_as_loaded(&self) -> bool {
+        let Some(stamp) = Stamp::at(&self.path) else {
+            return false;
+        };
+        let mut last = self.last.lock();
+        if last.0 != stamp {
+            *last = (stamp, self.holds_the_same(stamp.size));
+        }
+        last.1
+    }
+
+    fn holds_the_same(&self, size: u64) -> bool {
+        size == self.loaded.len_bytes()
+            && std::fs::metadata(&self.path).is_ok_and(|file| file.is_file())
+            && std::fs::read(&self.path).is_ok_and(|bytes| self.loaded.is_of(&bytes))
+    }
+}
