@@ -13,6 +13,7 @@ use crossbeam::channel::Sender;
 use super::completions::{Completions, Token};
 use super::lane_tasks::LaneTasks;
 use super::sleep::Wake;
+use super::wake_file::WakeFile;
 use super::{LaneState, ServedLane, ServedPool, Target, Worker};
 use crate::control::Event;
 use crate::log;
@@ -140,18 +141,21 @@ impl Worker {
     fn add_pool(&mut self, pool: Arc<Pool>) {
         let free = self.pools.iter().position(Option::is_none);
         let index = free.unwrap_or(self.pools.len());
-        let mut wake_fd = pool.container.wake_fd(u32::from(self.index));
-        if let Some(file) = wake_fd {
-            // SAFETY: the container keeps the file open, and is kept until `finish_removals`
-            // has forgotten the file.
-            if let Err(error) = unsafe { self.sleeper.watch_raw(file) } {
+        let wake_file = pool.container.wake_fd(u32::from(self.index)).map(|file| {
+            let sleeper = &self.sleeper;
+            // SAFETY: the container keeps the file open, and is kept until `finish_removals` has forgotten
+            // the file.
+            let watch = |file| unsafe { sleeper.watch_raw(file) };
+            let (wake_file, watched) = WakeFile::new(file, self.now, watch);
+            if let Err(error) = watched {
                 log::warning(format_args!(
-                    "pool {}: cannot sleep while it works: {error}",
+                    "pool {}: its worker cannot be woken ({error}), so it does not sleep while the pool works, \
+                     until it can: raise fs.epoll.max_user_watches",
                     pool.name
                 ));
-                wake_fd = None;
             }
-        }
+            wake_file
+        });
         let id = (!self.refuses_tasks).then_some(pool.id);
         if let Some(id) = id {
             self.pool_indexes.insert(id, index as u16);
@@ -161,7 +165,7 @@ impl Worker {
             target: Target::Module(pool),
             submitted: 0,
             is_polled: false,
-            wake_fd,
+            wake_file,
         };
         Completions::with(|all| all.add_pool(index as u16));
         match free {
@@ -205,7 +209,7 @@ impl Worker {
             if pool.submitted != Completions::with(|all| all.of_pool(*index)) {
                 return true;
             }
-            if let Some(file) = pool.wake_fd {
+            if let Some(file) = pool.wake_file.as_ref().and_then(WakeFile::watched) {
                 // SAFETY: the container is still here, so its file is open.
                 unsafe { sleeper.forget_raw(file) };
             }

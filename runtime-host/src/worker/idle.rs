@@ -37,14 +37,9 @@ impl Worker {
         if worked || woken || !self.active.is_empty() {
             return;
         }
-        let wakes_us = |index: &u16| {
-            self.pools[usize::from(*index)]
-                .as_ref()
-                .is_none_or(|pool| pool.wake_fd.is_some())
-        };
         let is_quiet = self.sharing.is_in_a_hurry()
             || self.now - self.last_work >= self.polling.duration_in_flight();
-        if self.polled.is_empty() || (is_quiet && self.polled.iter().all(wakes_us)) {
+        if self.polled.is_empty() || (is_quiet && self.is_woken_by_containers()) {
             let (sleeper, mut bells) = self.bells();
             sleeper.sleep(|wake| bells.answer(wake));
             self.note_processor();
@@ -52,6 +47,21 @@ impl Worker {
             self.last_look = self.now;
             self.last_work = self.now;
         }
+    }
+
+    /// Whether every container with something under way wakes this worker when that can move forward.
+    fn is_woken_by_containers(&mut self) -> bool {
+        let (sleeper, pools, now) = (&self.sleeper, &mut self.pools, self.now);
+        self.polled.iter().all(|&index| {
+            let Some(pool) = &mut pools[usize::from(index)] else {
+                return true;
+            };
+            // SAFETY: the container keeps the file open, and is kept until `finish_removals` has forgotten the
+            // file.
+            let watch = |file| unsafe { sleeper.watch_raw(file) };
+            let wake_file = pool.wake_file.as_mut();
+            wake_file.is_some_and(|file| file.wakes(now, watch))
+        })
     }
 
     fn bells(&mut self) -> (&mut Sleeper, Bells<'_>) {

@@ -18,6 +18,7 @@ mod lane_tasks;
 mod sharing;
 mod sleep;
 mod tasks;
+mod wake_file;
 
 pub(crate) use commands::Command;
 
@@ -44,6 +45,7 @@ use lane_tasks::LaneTasks;
 use sharing::Sharing;
 use sleep::{Sleeper, Wake};
 use tasks::BATCH;
+use wake_file::WakeFile;
 
 /// Work between two looks at the clock and the doorbells, in tasks or copies of 4 KiB.
 const WORK_PER_TICK: u64 = 256;
@@ -125,7 +127,7 @@ struct ServedPool {
     target: Target,
     submitted: u64,
     is_polled: bool,
-    wake_fd: Option<std::os::fd::RawFd>,
+    wake_file: Option<WakeFile>,
 }
 
 enum Target {
@@ -179,7 +181,7 @@ impl Worker {
             target: Target::Admin,
             submitted: 0,
             is_polled: false,
-            wake_fd: None,
+            wake_file: None,
         }));
         worker.pool_indexes.insert(PoolId::ADMIN, 0);
         Ok(worker)
