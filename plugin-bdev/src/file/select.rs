@@ -86,11 +86,12 @@ impl KernelEngine {
 }
 
 /// Calls `make` for the kind of engine that was asked for. Where the choice is free and the
-/// `preferred` kind, or without a preference the better one, is refused, the other takes its place,
-/// and the host's log says so.
+/// `preferred` kind, or without a preference the better one, is refused, the other takes its place
+/// for as long as the pool is open, and the host's log says so. Not for want of descriptors: that passes
+/// sooner than the pool closes.
 ///
 /// # Errors
-/// Why what was asked for, or either kind, cannot be had.
+/// Why what was asked for, or either kind, cannot be had; [`Status::OutOfResources`] without descriptors.
 pub(super) fn choose<T>(
     (asked, preferred): (IoEngine, IoEngine),
     direct: bool,
@@ -109,13 +110,16 @@ pub(super) fn choose<T>(
     };
     let refusal = match make(first) {
         Ok(made) => return Ok((made, first)),
+        Err(refusal) if refusal.failure.status == Status::OutOfResources => return Err(refusal),
         Err(refusal) => refusal.message,
     };
     match make(second) {
         Ok(made) => {
             host.log(
                 Level::Warning,
-                format_args!("{pool_name}: its I/O goes through {second}: {refusal}"),
+                format_args!(
+                    "{pool_name}: its I/O goes through {second} until it is opened anew: {refusal}"
+                ),
             );
             Ok((made, second))
         }
@@ -172,6 +176,10 @@ fn no_ring(error: &io::Error) -> ModuleError {
         (Some(libc::ENOMEM), _) => {
             "there is no memory for it; raise the limit of locked memory (ulimit -l), give a \
              smaller io_depth, or ask for libaio"
+        }
+        (Some(libc::EMFILE | libc::ENFILE), _) => {
+            "it takes a file descriptor for each worker; try again later, raise `ulimit -n` or \
+             fs.file-max, or ask for libaio"
         }
         _ => "ask for libaio",
     };

@@ -158,6 +158,19 @@ fn libaio_that_is_used_up_leaves_io_uring() {
     });
 }
 
+/// Libaio would do, but for as long as the pool is open, and descriptors come back sooner.
+#[test]
+fn a_passing_want_of_descriptors_decides_on_no_engine() {
+    for errno in [libc::EMFILE, libc::ENFILE] {
+        forbidding(&[libc::SYS_io_uring_setup], errno, || {
+            let texts = ["cannot set up io_uring", "try again later", "ulimit -n"];
+            for engine in [IoEngine::Auto, IoEngine::IoUring] {
+                assert_refused(engine, Status::OutOfResources, &texts);
+            }
+        });
+    }
+}
+
 #[test]
 fn who_gets_neither_engine_hears_why() {
     let calls = [libc::SYS_io_uring_setup, libc::SYS_io_setup];
