@@ -5,7 +5,11 @@ use std::ops::Range;
 use super::Numbers;
 use super::disk::{Image, SECTOR_BYTES, SimulatedDisk};
 use super::model::{Expected, Found, Tags};
+use crate::metadata::geometry::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
 use crate::metadata::{Mode, OpenError, PAGE_BYTES};
+
+/// What a superblock says of the pool, before it says where the parts lie.
+const SUPERBLOCK_HEADER_BYTES: usize = 256;
 
 /// One piece of damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +24,16 @@ impl Damage {
     /// Some damage to the metadata of a pool.
     pub(super) fn draw(found: &Found, numbers: &mut Numbers) -> Self {
         let page = some_page(found, numbers);
+        // Most of a superblock is not in use, and nobody misses what is lost there.
+        let bytes = if SUPERBLOCK_COPIES.contains(&page) && numbers.below(4) != 0 {
+            SUPERBLOCK_HEADER_BYTES
+        } else {
+            PAGE_BYTES
+        };
         match numbers.below(8) {
             0..4 => Self::FlippedBit {
                 page,
-                bit: numbers.below(8 * PAGE_BYTES),
+                bit: numbers.below(8 * bytes),
             },
             4..6 => Self::ZeroedSector {
                 page,
@@ -94,7 +104,10 @@ fn some_page(found: &Found, numbers: &mut Numbers) -> u64 {
         pages.start + numbers.below((pages.end - pages.start) as usize) as u64
     };
     match numbers.below(8) {
-        0 => of([0..2, 16..18][copy].clone(), numbers),
+        0 => of(
+            SUPERBLOCK_COPIES[copy]..SUPERBLOCK_COPIES[copy] + SUPERBLOCK_PAGES,
+            numbers,
+        ),
         1..5 => of(journal..journal + geometry.journal_pages, numbers),
         5 | 6 => {
             let table = segment.tables[copy];
