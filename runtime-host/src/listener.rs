@@ -8,7 +8,10 @@
 //!   has been there.
 //! - No link is followed, and nothing else than a regular file is taken for a lock.
 //! - Where binding fails, it leaves no file.
-//! - Neither socket nor lock is a forked child's: the lock would be held as long as the child lives.
+//! - Neither socket nor lock is a forked child's: the lock would be held as long as the child lives. So both
+//!   are made while `fork` is held off ([`Private`]), in this order: first that, then the file's lock, which
+//!   nobody waits for and of which no holder holds `fork` off. What can take time is the folder's file
+//!   system, and a socket lies on a local one.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -314,9 +317,54 @@ fn open(path: &Path) -> io::Result<Bound> {
     fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     let file = id_of(&std::fs::symlink_metadata(path)?);
+    listen_at(socket, path, file)
+}
+
+/// Listens on a socket that was bound to this path and made this file there.
+///
+/// Before it listens it answers like one that a crash has left. Where its lock was removed, another daemon may
+/// have come meanwhile and taken it for that. So it is looked whether the path still names it; if so, a
+/// daemon that comes from now on finds somebody who answers. What is left is one that asked before and
+/// removes the file after that look, two steps that follow each other at once: then this daemon serves
+/// nobody, and `runtime status` finds the other.
+fn listen_at(socket: OwnedFd, path: &Path, file: FileId) -> io::Result<Bound> {
     if let Err(error) = listen(&socket, Backlog::MAXCONN) {
         let _ = remove_if_same(path, file);
         return Err(error.into());
     }
+    if !std::fs::symlink_metadata(path).is_ok_and(|named| id_of(&named) == file) {
+        return Err(io::Error::other(
+            "somebody removed the socket as it was made, or put another file in its place: another runtime \
+             may have started there",
+        ));
+    }
     Ok(Bound { socket, file })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_lost_its_place_before_it_listened_is_not_served() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("socket");
+        let bound = || {
+            let flags = SockFlag::SOCK_CLOEXEC;
+            let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None);
+            let socket = socket.expect("a socket");
+            bind(socket.as_raw_fd(), &UnixAddr::new(&path).expect("short")).expect("it is bound");
+            let made = std::fs::symlink_metadata(&path).expect("it is there");
+            (socket, id_of(&made))
+        };
+        let (first, file) = bound();
+        // As another daemon does that found no lock, and nobody who answers.
+        make_way(&path).expect("it is taken for what a crash left");
+        let (second, other) = bound();
+        let error = listen_at(first, &path, file).expect_err("it is another's place");
+        assert!(error.to_string().contains("another runtime"), "{error}");
+        listen_at(second, &path, other).expect("that one listens");
+        let left = std::fs::symlink_metadata(&path).expect("the other's file stays");
+        assert_eq!(id_of(&left), other);
+    }
 }

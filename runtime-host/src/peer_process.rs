@@ -22,8 +22,11 @@ pub(crate) fn watch(socket: impl AsFd, process_id: i32) -> io::Result<Option<Own
         return Ok(None);
     }
     let opened = match getsockopt(&socket, PeerPidfd) {
-        // Before Linux 6.5. The id may have become another process's since the connection was
-        // made: then that one's end ends a connection whose own process was gone already.
+        // Before Linux 6.5. The id may have become another process's since the connection was made, if its
+        // own process ended before this look, and ids have gone round since. No client loses anything by
+        // that: its process is gone, and its connection ends with its last copy of the socket, or with that
+        // other process, whichever is first. It cannot be told from here, since all that the kernel says of
+        // the peer is the number.
         Err(Errno::ENOPROTOOPT | Errno::EINVAL) => open_process(process_id),
         opened => opened,
     };
