@@ -50,6 +50,8 @@ pub struct BdevContainer {
     usage: Usage,
     /// The id that the pool has on its device.
     own_id: Option<PoolId>,
+    /// Whether the device held the pool already.
+    was_opened: bool,
     /// Units that metadata takes, and their bytes together.
     reserved: Vec<Range<u64>>,
     metadata_size: u64,
@@ -71,6 +73,10 @@ impl Container for BdevContainer {
 
     fn pool_id(&self) -> Option<PoolId> {
         self.own_id
+    }
+
+    fn was_opened(&self) -> bool {
+        self.was_opened
     }
 
     fn create_again(&self, again: CreateAgain<'_>) -> Result<(), ModuleError> {
@@ -184,6 +190,7 @@ impl BdevContainer {
             usage: parameters.usage.or(Usage::default()),
             parameters,
             own_id: None,
+            was_opened: false,
             reserved: Vec::new(),
             metadata_size: 0,
         })
@@ -198,6 +205,7 @@ impl BdevContainer {
             allocator,
             ledger,
             block_count,
+            was_opened,
         } = persistence::open_or_format(context, &parameters, &device)?;
         let own_id = persistence::pool_id(&ledger);
         let geometry = ledger.metadata().geometry();
@@ -236,6 +244,7 @@ impl BdevContainer {
             state,
             parameters,
             own_id: Some(own_id),
+            was_opened,
             reserved,
             metadata_size,
         })

@@ -37,6 +37,8 @@ pub(crate) struct Persistent {
     pub(crate) ledger: Ledger<FileDisk>,
     /// Blocks that are allocated already.
     pub(crate) block_count: u64,
+    /// Whether the device held the pool already.
+    pub(crate) was_opened: bool,
 }
 
 /// Opens the pool on the device, or makes one.
@@ -134,6 +136,7 @@ impl Place<'_> {
             allocator,
             ledger: Ledger::new(metadata),
             block_count,
+            was_opened: true,
         })
     }
 
@@ -289,6 +292,7 @@ impl Place<'_> {
             allocator,
             ledger: Ledger::new(metadata),
             block_count: 0,
+            was_opened: false,
         })
     }
 

@@ -113,8 +113,11 @@ pub struct PoolInfo {
     pub name: String,
     /// The module that it belongs to.
     pub module: String,
-    /// Whether this very request created it.
+    /// Whether this very request created it; else it was in use in this runtime already.
     pub created: bool,
+    /// Whether it was there when it was created in this runtime, which then opened it and made no new one: on a
+    /// device for example. As its module says.
+    pub opened: bool,
 }
 
 /// What the host knows of itself.

@@ -226,11 +226,13 @@ impl Shared {
         let made = speaker.during(|| module.create(Arc::clone(&self.table), &new));
         let container = Container::new(made?, speaker);
         settle_id(&mut claimed, asked, &container)?;
+        let opened = container.was_opened()?;
         let id = claimed.id();
         container.speaker().set_id(id);
         let pool = Arc::new(Pool {
             id,
             name: asked.name.clone(),
+            opened,
             container,
         });
         self.ask_workers(|done| Command::AddPool {
@@ -239,8 +241,9 @@ impl Shared {
         });
         let info = pool.info(true);
         claimed.publish(pool);
+        let came = if opened { "opened" } else { "created" };
         log::info(format_args!(
-            "pool created: {id} {}, module {}, for {client}",
+            "pool {came}: {id} {}, module {}, for {client}",
             asked.name, asked.module
         ));
         Ok(info)

@@ -18,6 +18,8 @@ use crate::speakers::Container;
 pub(crate) struct Pool {
     pub(crate) id: PoolId,
     pub(crate) name: String,
+    /// Whether its container opened what was there.
+    pub(crate) opened: bool,
     pub(crate) container: Container,
 }
 
@@ -28,6 +30,7 @@ impl Pool {
             name: self.name.clone(),
             module: self.container.module().name().to_owned(),
             created,
+            opened: self.opened,
         }
     }
 }

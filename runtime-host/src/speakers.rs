@@ -139,6 +139,11 @@ impl Container {
         self.speaker.during(|| self.handle.pool_id())
     }
 
+    /// As [`ContainerHandle::was_opened`].
+    pub(crate) fn was_opened(&self) -> Result<bool, ModuleError> {
+        self.speaker.during(|| self.handle.was_opened())
+    }
+
     /// As [`ContainerHandle::create_again`].
     pub(crate) fn create_again(&self, asked: CreateAgain<'_>) -> Result<(), ModuleError> {
         self.speaker.during(|| self.handle.create_again(asked))

@@ -109,6 +109,7 @@ impl FakePools {
             name: pool.name.clone(),
             module: pool.module.clone(),
             created,
+            opened: false,
         }
     }
 

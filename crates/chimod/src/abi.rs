@@ -4,12 +4,12 @@
 //!
 //! | entry | thread | may block | who completes |
 //! |---|---|---|---|
-//! | `create`, `pool_id`, `create_again`, `flush`, `destroy` | control side | yes | – |
+//! | `create`, `pool_id`, `was_opened`, `create_again`, `flush`, `destroy` | control side | yes | – |
 //! | `submit`, `prefetch`, `poll`, `wake_fd` | the worker, whose index it passes where that matters | no | the plugin, once per task |
 //!
 //! - On one worker, one call at a time: a plugin is never re-entered there. On different workers,
 //!   and against the control side, calls run at the same time.
-//! - `pool_id` comes right after `create`, once, before any other call.
+//! - `pool_id` and then `was_opened` come right after `create`, once each, before any other call.
 //! - `destroy` comes last, after every task has completed and no other call is running.
 //! - Every entry but `prefetch` must be there; a container that has nothing to do in one returns at
 //!   once.
@@ -20,7 +20,7 @@ use std::ffi::c_void;
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 
 /// Version of everything in this module. A host takes only plugins with its own.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// First word of a module's table: "CHIMODv\0".
 pub const MODULE_MAGIC: u64 = u64::from_le_bytes(*b"CHIMODv\0");
@@ -291,6 +291,12 @@ pub struct ModuleVTable {
         container: *const c_void,
         major: *mut u32,
         minor: *mut u32,
+        error: *const TextSink,
+    ) -> u32,
+    /// Stores 1 if `create` opened what the pool stands on as the pool that it held, and 0 if it made a new one.
+    pub was_opened: unsafe extern "C" fn(
+        container: *const c_void,
+        opened: *mut u32,
         error: *const TextSink,
     ) -> u32,
     /// Somebody asks for a pool of this name again, which gives this very container, or an error whose

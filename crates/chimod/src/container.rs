@@ -29,6 +29,13 @@ pub trait Container: Send + Sync + Sized + 'static {
         None
     }
 
+    /// Whether [`Self::create`] opened the pool that was there already, on a device for example, and did not
+    /// make a new one: whoever asked for the pool is told. Asked once, after [`Self::pool_id`]. Runs on the
+    /// control side and may block.
+    fn was_opened(&self) -> bool {
+        false
+    }
+
     /// Takes another creation request for a pool of this name. Without an error it gives this very
     /// container, which is as was asked for: either it was before, or it is now, since a module may
     /// let some of its parameters be changed so, by whom it lets. Runs on the control side and may

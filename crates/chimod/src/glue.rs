@@ -36,6 +36,7 @@ pub const fn vtable_of<C: Container>(name: &'static str, version: &'static str) 
         version: Bytes::new(version.as_bytes()),
         create: create::<C>,
         pool_id: pool_id::<C>,
+        was_opened: was_opened::<C>,
         create_again: create_again::<C>,
         submit: submit::<C>,
         prefetch: if C::PREFETCHES {
@@ -119,6 +120,24 @@ unsafe extern "C" fn pool_id<C: Container>(
             *major = id.major;
             *minor = id.minor;
         }
+    });
+    // SAFETY: the host passes a sink that is valid during the call.
+    unsafe { finish(stored, error) }
+}
+
+unsafe extern "C" fn was_opened<C: Container>(
+    container: *const c_void,
+    opened: *mut u32,
+    error: *const TextSink,
+) -> u32 {
+    // SAFETY: the host passes what `create` made.
+    let container = unsafe { &instance::<C>(container).container };
+    let told = guarded("telling whether the pool was opened", || {
+        Ok(container.was_opened())
+    });
+    let stored = told.map(|was_opened| {
+        // SAFETY: the host passes a place for it.
+        unsafe { *opened = u32::from(was_opened) };
     });
     // SAFETY: the host passes a sink that is valid during the call.
     unsafe { finish(stored, error) }

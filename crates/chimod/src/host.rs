@@ -185,6 +185,20 @@ impl ContainerHandle {
         Ok((!id.is_null()).then_some(id))
     }
 
+    /// Whether the container opened a pool that was there already, and did not make a new one. To be asked once,
+    /// after [`Self::pool_id`]. May block.
+    ///
+    /// # Errors
+    /// What the module reported: it panicked.
+    pub fn was_opened(&self) -> Result<bool, ModuleError> {
+        let mut opened = 0;
+        // SAFETY: the container lives as long as the handle; the place is valid during the call.
+        call(|error| unsafe {
+            (self.module.table.was_opened)(self.container.as_ptr(), &raw mut opened, error)
+        })?;
+        Ok(opened != 0)
+    }
+
     /// Hands over another creation request for the container's pool. May block.
     ///
     /// # Errors
