@@ -6,6 +6,8 @@
 //! status is ok, else a text (UTF-8) that says what happened, to what, and what to do. Only
 //! [`Method::Ping`] has neither.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::PoolId;
@@ -133,12 +135,60 @@ pub struct RuntimeStatus {
     pub worker_count: u32,
     /// Connected sessions, the asking one included.
     pub session_count: u32,
-    /// Pools, the admin pool not counted.
+    /// Whether it is stopping: it takes no more tasks, and ends its pools.
+    pub is_stopping: bool,
+    /// Pools that can be used, the admin pool not counted.
     pub pool_count: u32,
+    /// Pools that are being made or ended.
+    pub changing_count: u32,
+    /// The first of these, at most [`MAX_CHANGING_POOLS`], in order of id.
+    pub changing: Vec<ChangingPool>,
     /// Modules in use and modules that are linked into the runtime, in order of name.
     pub modules: Vec<ModuleInfo>,
     /// Its log.
     pub log: LogStatus,
+}
+
+/// The most pools of [`RuntimeStatus::changing`].
+pub const MAX_CHANGING_POOLS: usize = 8;
+
+/// The most bytes of [`ChangingPool::name`].
+pub const MAX_CHANGING_NAME_BYTES: usize = 256;
+
+/// A pool that is being made or ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangingPool {
+    /// The beginning of its name, of at most [`MAX_CHANGING_NAME_BYTES`].
+    pub name: String,
+    /// Its module.
+    pub module: String,
+    /// How far it is.
+    pub step: PoolStep,
+}
+
+/// How far a pool is that is being made or ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolStep {
+    /// Its module makes it.
+    Making,
+    /// It is being ended, and its tasks in flight have to complete.
+    Draining,
+    /// Its module flushes it for the last time.
+    Flushing,
+    /// Its module lets go of what it stands on.
+    Closing,
+}
+
+impl fmt::Display for PoolStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Making => "which is being made",
+            Self::Draining => "whose tasks in flight have to complete",
+            Self::Flushing => "which is being flushed",
+            Self::Closing => "which is being closed",
+        })
+    }
 }
 
 /// What the host knows of its log: also what its log cannot say, because it cannot be written.

@@ -63,7 +63,7 @@ pub(crate) struct Threads {
     /// Stops the runtime.
     stop: Jobs,
     /// End pools because the runtime stops, each by itself: one that hangs keeps no other from being flushed.
-    ends: Jobs,
+    pub(crate) ends: Jobs,
     /// Closes files that clients sent, which may block for ever.
     pub(crate) closers: Jobs,
 }
@@ -160,7 +160,7 @@ impl AdminJob {
             Method::FlushPools => answer(request, |asked: FlushPools| shared.flush_pools(asked.id)),
             Method::StopRuntime => answer(request, |()| {
                 log::info(format_args!("stopping, as {} asks", self.client));
-                shared.end_all_pools()
+                self.shared.end_all_pools()
             }),
             Method::GetStatus => answer(request, |()| Ok(shared.status())),
         };
@@ -274,58 +274,6 @@ impl Shared {
         flushed
     }
 
-    /// Ends every pool, because the runtime stops, several at a time. Returns when none is left, whoever ends
-    /// it, with the first failure to flush one. The log says for which it waits long.
-    ///
-    /// Before the first pool goes, every worker refuses tasks for any: no client is told that a pool is not
-    /// there which is only on its way.
-    pub(crate) fn end_all_pools(self: &Arc<Self>) -> Result<(), ModuleError> {
-        self.pools.close();
-        self.ask_workers(|done| Command::RefuseTasks { done });
-        let tell = |waited_for: &str| {
-            log::warning(format_args!("stopping waits for pools, {waited_for}"));
-        };
-        while let Some(pool) = self.pools.withdraw_any(tell) {
-            let shared = Arc::clone(self);
-            self.threads.ends.run(move || shared.end_at_stop(pool));
-        }
-        self.unflushed.get().cloned().map_or(Ok(()), Err)
-    }
-
-    /// Ends a withdrawn pool, and notes whether it could not be flushed.
-    fn end_at_stop(&self, pool: Arc<Pool>) {
-        let (id, name) = (pool.id, pool.name.clone());
-        if let Err(error) = self.end_pool(pool, None) {
-            // Noted before the pool is gone, so that whoever waits for that finds it.
-            let _ = self.unflushed.set(ModuleError {
-                failure: error.failure,
-                message: format!("pool {name} ({id}): {}", error.message),
-            });
-        }
-        self.pools.release(id);
-    }
-
-    /// Lets a withdrawn pool's tasks end, flushes it and destroys its container, flushed or not. Without a
-    /// client that asks for it, the runtime stops: then the log does not speak of destroying, for a pool on a
-    /// file is back with the runtime.
-    fn end_pool(&self, pool: Arc<Pool>, client: Option<Peer>) -> Result<(), ModuleError> {
-        let id = pool.id;
-        self.ask_workers(|done| Command::RemovePool { id, done });
-        self.pools.wait_for_leases(&pool);
-        let flushed = pool.container.flush();
-        let name = &pool.name;
-        let ended = client.map_or("stopped", |_| "destroyed");
-        let whom = client.map_or_else(String::new, |client| format!(", for {client}"));
-        match &flushed {
-            Ok(()) => log::info(format_args!("pool {ended}: {id} {name}{whom}")),
-            Err(error) => log::error(format_args!(
-                "pool {ended}: {id} {name}{whom}, but what it did last may be lost, as it was not \
-                 flushed: {error}"
-            )),
-        }
-        flushed
-    }
-
     fn list_pools(&self, after: Option<PoolId>) -> PoolList {
         let mut left = ADMIN_BUFFER_BYTES as usize / 2;
         let mut rest = self
@@ -373,20 +321,24 @@ impl Shared {
     }
 
     fn status(&self) -> RuntimeStatus {
+        let (changing_count, changing) = self.pools.changing();
         RuntimeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process_id: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
             worker_count: self.router.inboxes.len() as u32,
             session_count: self.session_count.load(Ordering::Relaxed),
+            is_stopping: self.pools.is_closed(),
             pool_count: self.pools.list().len() as u32,
+            changing_count: changing_count as u32,
+            changing,
             modules: self.modules.list(),
             log: log::status(),
         }
     }
 
     /// Sends every worker a command and waits until each has answered.
-    fn ask_workers(&self, command: impl Fn(Sender<()>) -> Command) {
+    pub(crate) fn ask_workers(&self, command: impl Fn(Sender<()>) -> Command) {
         let (done, answers) = unbounded();
         for inbox in &self.router.inboxes {
             inbox.send(command(done.clone()));

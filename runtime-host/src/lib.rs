@@ -17,6 +17,7 @@
 mod admin;
 pub mod config;
 mod control;
+mod ending;
 mod error;
 mod host;
 mod inbox;

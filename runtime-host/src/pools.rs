@@ -1,5 +1,7 @@
 //! The pools of a host, as the control side sees them.
 
+mod changes;
+
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Deref;
@@ -7,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chimaera_chimod::ModuleError;
-use chimaera_proto::admin::PoolInfo;
+use chimaera_proto::admin::{PoolInfo, PoolStep};
 use chimaera_proto::{PoolId, Status};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -70,8 +72,12 @@ struct Entry {
 enum Phase {
     Creating,
     Ready(Arc<Pool>),
-    Closing,
+    /// It is not [`PoolStep::Making`].
+    Ending(PoolStep),
 }
+
+/// What the end of a pool begins with.
+const ENDING: Phase = Phase::Ending(PoolStep::Draining);
 
 /// A pool in use on the control side. Its container is not destroyed meanwhile.
 pub(crate) struct Lease<'a> {
@@ -221,9 +227,10 @@ impl Pools {
             let Some(entry) = state.by_id.get_mut(&id) else {
                 return Err(not_found(format!("there is no pool {id}")));
             };
-            match std::mem::replace(&mut entry.phase, Phase::Closing) {
+            match std::mem::replace(&mut entry.phase, ENDING) {
                 Phase::Ready(pool) => return Ok(pool),
-                Phase::Closing => {
+                ending @ Phase::Ending(_) => {
+                    entry.phase = ending;
                     return Err(not_found(format!("pool {id} is being destroyed already")));
                 }
                 Phase::Creating => {
@@ -261,12 +268,8 @@ impl Pools {
         let mut patience = FIRST_NOTICE;
         let mut notice = Instant::now() + patience;
         loop {
-            for entry in state.by_id.values_mut() {
-                if let Phase::Ready(pool) = &entry.phase {
-                    let pool = Arc::clone(pool);
-                    entry.phase = Phase::Closing;
-                    return Some(pool);
-                }
+            if let Some(pool) = state.withdraw_ready() {
+                return Some(pool);
             }
             if state.by_id.is_empty() {
                 return None;
@@ -314,6 +317,20 @@ impl Pools {
 }
 
 impl State {
+    /// Takes the first pool out of use that can be.
+    fn withdraw_ready(&mut self) -> Option<Arc<Pool>> {
+        self.by_id
+            .values_mut()
+            .find_map(|entry| match &entry.phase {
+                Phase::Ready(pool) => {
+                    let pool = Arc::clone(pool);
+                    entry.phase = ENDING;
+                    Some(pool)
+                }
+                _ => None,
+            })
+    }
+
     /// Why a pool is not there. One that is not any more because the runtime stops may well be back.
     fn absent(&self, text: String) -> ModuleError {
         if self.closed {
@@ -321,27 +338,6 @@ impl State {
         } else {
             not_found(text)
         }
-    }
-
-    /// The pools that are being made and unmade, with their modules. For people, so not more than they read.
-    fn describe(&self) -> String {
-        const NAMED: usize = 8;
-        let describe = |kind: &str, is_of_kind: fn(&Phase) -> bool| {
-            let of_kind = || self.by_id.values().filter(|entry| is_of_kind(&entry.phase));
-            let named = of_kind().take(NAMED);
-            let mut named: Vec<_> = named
-                .map(|entry| format!("{} (module {})", entry.name, entry.module))
-                .collect();
-            let more = of_kind().count() - named.len();
-            if more != 0 {
-                named.push(format!("{more} more"));
-            }
-            (!named.is_empty()).then(|| format!("{kind}: {}", named.join(", ")))
-        };
-        let made = describe("being made", |phase| matches!(phase, Phase::Creating));
-        let ended = describe("being ended", |phase| matches!(phase, Phase::Closing));
-        let all: Vec<_> = made.into_iter().chain(ended).collect();
-        all.join("; ")
     }
 
     /// Whether a pool with this name or id is being made or unmade.
@@ -365,7 +361,7 @@ impl State {
             ))),
             Some((_, entry)) => match &entry.phase {
                 Phase::Ready(pool) => Ok(Some(pool)),
-                Phase::Creating | Phase::Closing => unreachable!("a changing pool is waited for"),
+                Phase::Creating | Phase::Ending(_) => unreachable!("a changing pool is waited for"),
             },
         }
     }

@@ -1,0 +1,72 @@
+//! The end of pools: of one that is destroyed, and of all when the runtime stops.
+
+use std::sync::Arc;
+
+use chimaera_chimod::ModuleError;
+use chimaera_proto::admin::PoolStep;
+
+use crate::admin::Shared;
+use crate::log;
+use crate::pools::Pool;
+use crate::session::Peer;
+use crate::worker::Command;
+
+impl Shared {
+    /// Ends every pool, because the runtime stops, several at a time. Returns when none is left, whoever ends
+    /// it, with the first failure to flush one. The log says for which it waits long.
+    ///
+    /// Before the first pool goes, every worker refuses tasks for any: no client is told that a pool is not
+    /// there which is only on its way.
+    pub(crate) fn end_all_pools(self: &Arc<Self>) -> Result<(), ModuleError> {
+        self.pools.close();
+        self.ask_workers(|done| Command::RefuseTasks { done });
+        let tell = |waited_for: &str| {
+            log::warning(format_args!("stopping waits for pools, {waited_for}"));
+        };
+        while let Some(pool) = self.pools.withdraw_any(tell) {
+            let shared = Arc::clone(self);
+            self.threads.ends.run(move || shared.end_at_stop(pool));
+        }
+        self.unflushed.get().cloned().map_or(Ok(()), Err)
+    }
+
+    /// Ends a withdrawn pool, and notes whether it could not be flushed.
+    fn end_at_stop(&self, pool: Arc<Pool>) {
+        let (id, name) = (pool.id, pool.name.clone());
+        if let Err(error) = self.end_pool(pool, None) {
+            // Noted before the pool is gone, so that whoever waits for that finds it.
+            let _ = self.unflushed.set(ModuleError {
+                failure: error.failure,
+                message: format!("pool {name} ({id}): {}", error.message),
+            });
+        }
+        self.pools.release(id);
+    }
+
+    /// Lets a withdrawn pool's tasks end, flushes it and destroys its container, flushed or not. Without a
+    /// client that asks for it, the runtime stops: then the log does not speak of destroying, for a pool on a
+    /// file is back with the runtime.
+    pub(crate) fn end_pool(
+        &self,
+        pool: Arc<Pool>,
+        client: Option<Peer>,
+    ) -> Result<(), ModuleError> {
+        let id = pool.id;
+        self.ask_workers(|done| Command::RemovePool { id, done });
+        self.pools.wait_for_leases(&pool);
+        self.pools.enter(id, PoolStep::Flushing);
+        let flushed = pool.container.flush();
+        self.pools.enter(id, PoolStep::Closing);
+        let name = &pool.name;
+        let ended = client.map_or("stopped", |_| "destroyed");
+        let whom = client.map_or_else(String::new, |client| format!(", for {client}"));
+        match &flushed {
+            Ok(()) => log::info(format_args!("pool {ended}: {id} {name}{whom}")),
+            Err(error) => log::error(format_args!(
+                "pool {ended}: {id} {name}{whom}, but what it did last may be lost, as it was not \
+                 flushed: {error}"
+            )),
+        }
+        flushed
+    }
+}
