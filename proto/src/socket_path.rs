@@ -38,8 +38,10 @@ pub struct SocketPlace {
 /// Why the folder of a socket is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FolderTrust {
-    /// Somebody who may decide that named it, or only root can have made it.
+    /// Somebody who may decide that named it. It is theirs to make.
     Named,
+    /// Only root can have made it.
+    System,
     /// It is the user's own and nobody else can write to it.
     Private,
     /// It is the user's own and nobody else can even look into it. It lies where everybody may make
@@ -76,7 +78,7 @@ impl SocketPlace {
             return place(path.into(), FolderTrust::Named);
         }
         if user == 0 {
-            return place(SYSTEM_SOCKET.into(), FolderTrust::Named);
+            return place(SYSTEM_SOCKET.into(), FolderTrust::System);
         }
         if let Some(folder) = runtime_folder {
             return in_folder(folder.into(), FolderTrust::Private);
@@ -96,11 +98,11 @@ impl SocketPlace {
         let own = Self::own();
         let system = Self {
             path: SYSTEM_SOCKET.into(),
-            trust: FolderTrust::Named,
+            trust: FolderTrust::System,
             user: own.user,
         };
         match own.trust {
-            FolderTrust::Named => vec![own],
+            FolderTrust::Named | FolderTrust::System => vec![own],
             FolderTrust::Private | FolderTrust::AmongOthers => vec![own, system],
         }
     }
@@ -132,7 +134,7 @@ impl SocketPlace {
             reason,
         };
         let look: fn(&Path) -> io::Result<Metadata> = match self.trust {
-            FolderTrust::Named => return Ok(()),
+            FolderTrust::Named | FolderTrust::System => return Ok(()),
             FolderTrust::Private => |folder| fs::metadata(folder),
             // In a folder like `/tmp`, which is sticky, what is the user's own now stays so.
             FolderTrust::AmongOthers => |folder| fs::symlink_metadata(folder),
@@ -141,7 +143,9 @@ impl SocketPlace {
         let mode = found.mode() & ALL_RIGHTS;
         let private = match self.trust {
             FolderTrust::AmongOthers => mode == 0o700,
-            FolderTrust::Named | FolderTrust::Private => mode & WRITABLE_BY_OTHERS == 0,
+            FolderTrust::Named | FolderTrust::System | FolderTrust::Private => {
+                mode & WRITABLE_BY_OTHERS == 0
+            }
         };
         if !found.is_dir() {
             Err(wrong(WrongFolder::NotAFolder))
@@ -157,14 +161,16 @@ impl SocketPlace {
         }
     }
 
-    /// Makes the folder if it is missing, for a daemon that is to listen in it, and checks it.
+    /// Makes the folder if it is missing and nobody named it, for a daemon that is to listen in it, and checks
+    /// it. Where somebody named it, a name that leads nowhere is more likely a mistake.
     ///
     /// # Errors
-    /// It cannot be made, or is not one in which only this user's daemon can listen.
+    /// It is not there, cannot be made, or is not one in which only this user's daemon can listen.
     pub fn prepare(&self) -> Result<(), SocketFolderError> {
         let mut builder = DirBuilder::new();
         match self.trust {
-            FolderTrust::Named => builder.recursive(true).mode(0o755),
+            FolderTrust::Named => return self.check_named(),
+            FolderTrust::System => builder.recursive(true).mode(0o755),
             FolderTrust::Private => builder.recursive(true).mode(0o700),
             // What is there already is looked at, not followed.
             FolderTrust::AmongOthers => builder.mode(0o700),
@@ -176,6 +182,20 @@ impl SocketPlace {
             }),
             _ => self.check(),
         }
+    }
+
+    /// Looks whether there is the folder that somebody named.
+    fn check_named(&self) -> Result<(), SocketFolderError> {
+        let reason = match fs::metadata(self.folder()) {
+            Ok(found) if found.is_dir() => return Ok(()),
+            Ok(_) => WrongFolder::NoFolder,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => WrongFolder::Missing,
+            Err(error) => WrongFolder::System(error),
+        };
+        Err(SocketFolderError {
+            folder: self.folder().to_path_buf(),
+            reason,
+        })
     }
 
     fn folder(&self) -> &Path {
@@ -196,6 +216,10 @@ pub struct SocketFolderError {
 
 #[derive(Debug, thiserror::Error)]
 enum WrongFolder {
+    #[error("is not there: make it, or choose another place for the socket")]
+    Missing,
+    #[error("is not a folder: choose another place for the socket")]
+    NoFolder,
     #[error("cannot be used: {0}")]
     System(io::Error),
     #[error(
@@ -219,7 +243,11 @@ impl SocketFolderError {
     /// Whether the folder is simply not there.
     #[must_use]
     pub fn is_absent(&self) -> bool {
-        matches!(&self.reason, WrongFolder::System(error) if error.kind() == io::ErrorKind::NotFound)
+        match &self.reason {
+            WrongFolder::Missing => true,
+            WrongFolder::System(error) => error.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
     }
 }
 
@@ -285,6 +313,29 @@ mod tests {
             .path()
             .join(format!("tmp/chimaera-{user}/chimaera.sock"));
         assert_eq!(place.path(), expected);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it looks at folders")]
+    fn a_folder_that_somebody_named_is_not_made() {
+        let (folder, _) = sandbox();
+        let path = folder.path().join("named/chimaera.sock");
+        let place = SocketPlace::named(&path);
+        let error = place.prepare().expect_err("it is not there");
+        assert!(
+            error.is_absent() && error.to_string().contains("make it"),
+            "{error}"
+        );
+        assert!(!place.folder().exists());
+        fs::write(place.folder(), "").expect("a file");
+        let error = place.prepare().expect_err("it is a file");
+        assert!(
+            !error.is_absent() && error.to_string().contains("is not a folder"),
+            "{error}"
+        );
+        fs::remove_file(place.folder()).expect("removed");
+        fs::create_dir(place.folder()).expect("a folder");
+        place.prepare().expect("it is there");
     }
 
     /// As a user's place among others, for whoever runs the test.

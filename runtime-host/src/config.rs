@@ -13,7 +13,7 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// Number of workers; 0 chooses by the number of processors ([`default_worker_count`]).
     pub worker_count: usize,
-    /// Processors to pin workers to, in turn. Empty: workers are not pinned.
+    /// Processors to pin workers to, in turn; one that cannot be used is an error. Empty: workers are not pinned.
     pub pin_to: Vec<usize>,
     /// How long workers poll before they sleep.
     pub polling: Polling,

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use chimaera_chimod::ModuleError;
 use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
 
+use crate::processors;
+
 /// Why a host does not start, or does not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -68,6 +70,17 @@ pub enum HostError {
         path: PathBuf,
         /// What the system said.
         error: io::Error,
+    },
+    /// A worker was to be pinned to a processor that cannot be used.
+    #[error(
+        "cannot pin a worker to processor {processor}: this process may use {}",
+        processors::show(.usable)
+    )]
+    NoProcessor {
+        /// The processor.
+        processor: usize,
+        /// Those that can be used, in order.
+        usable: Vec<usize>,
     },
     /// The system lacks what a host needs.
     #[error("cannot start the runtime: {action}: {error}")]

@@ -11,9 +11,7 @@ use chimaera_fork::{Private, Process};
 use chimaera_shm::barrier;
 use chimaera_shm::thread::{self, NoThread};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::Pid;
 use parking_lot::{Condvar, Mutex};
 
 use crate::admin::{Admin, Shared, Threads};
@@ -25,6 +23,7 @@ use crate::listener::Listener;
 use crate::log;
 use crate::modules::Modules;
 use crate::pools::Pools;
+use crate::processors::{check_processors, pin_to};
 use crate::worker::completions::Router;
 use crate::worker::{Command, Worker};
 
@@ -87,6 +86,7 @@ impl Host {
     /// # Errors
     /// See [`HostError`]. Nothing keeps running then.
     pub fn start(config: &Config) -> Result<Self, HostError> {
+        check_processors(&config.pin_to)?;
         // Before the first worker: whoever has something to say later may find no thread for it.
         let log = log::ensure_started().map_err(HostError::system("starting the log's thread"))?;
         let listener = config.socket.as_deref().map(Listener::bind).transpose()?;
@@ -253,10 +253,4 @@ fn join(thread: JoinHandle<()>) {
 
 fn no_thread(refused: NoThread) -> HostError {
     HostError::system("starting its threads")(refused.into())
-}
-
-fn pin_to(processor: usize) -> nix::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(processor)?;
-    sched_setaffinity(Pid::from_raw(0), &set)
 }
