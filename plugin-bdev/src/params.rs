@@ -8,10 +8,8 @@ use chimaera_chimod::ModuleError;
 use chimaera_proto::bdev::{BdevType, CreateParams, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::{Status, codec};
 
-/// Smallest alignment of device operations.
-const MIN_ALIGNMENT: u32 = 512;
 /// Largest alignment of device operations: the smallest block consists of whole ones.
-pub(crate) const MAX_ALIGNMENT: u32 = 4096;
+pub(crate) const MAX_ALIGNMENT: u32 = CreateParams::MAX_ALIGNMENT;
 
 const _: () = assert!(MAX_ALIGNMENT as u64 <= UNIT_BYTES);
 
@@ -198,18 +196,16 @@ fn check_file(params: &CreateParams) -> Result<(), ModuleError> {
             CreateParams::MAX_IO_DEPTH
         )));
     }
-    let is_possible = |alignment: u32| {
-        alignment.is_power_of_two() && (MIN_ALIGNMENT..=MAX_ALIGNMENT).contains(&alignment)
-    };
     if let Some(alignment) = params.alignment
         && alignment != 0
-        && !is_possible(alignment)
+        && !CreateParams::is_alignment(alignment)
     {
         return Err(ModuleError::new(
             Status::Alignment,
             format!(
-                "alignment is {alignment}: give a power of two from {MIN_ALIGNMENT} to \
-                 {MAX_ALIGNMENT}, or 0 for the default"
+                "alignment is {alignment}: give a power of two from {} to {MAX_ALIGNMENT}, or 0 for the \
+                 default",
+                CreateParams::MIN_ALIGNMENT
             ),
         ));
     }

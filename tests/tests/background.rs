@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use chimaera_tests::exit::{FAILED, IN_THE_WAY, WRONG_USAGE};
+use chimaera_tests::exit::{FAILED, IN_THE_WAY, NOT_FOUND, WRONG_USAGE};
 use chimaera_tests::{Detached, Finished, Watchdog, finish, program, text, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,6 +22,7 @@ fn run_in(folder: &Path, arguments: &[&str]) -> Finished {
 }
 
 fn start(folder: &Path) -> Detached {
+    std::fs::create_dir_all(folder.join("plugins")).expect("a folder");
     // Every path is relative.
     let start = [
         "runtime",
@@ -137,6 +138,98 @@ fn a_daemon_that_does_not_start_tells_its_last_words_to_whoever_starts_it() {
     let words = said["error"].as_str().expect("a text");
     assert!(words.contains("another runtime with process id"), "{said}");
     stop(folder.path(), &daemon);
+}
+
+#[test]
+fn a_start_that_is_refused_leaves_the_log_of_the_daemon_that_runs_as_it_is() {
+    let _watchdog = Watchdog::start();
+    let folder = TempDir::new().expect("a folder");
+    let daemon = start(folder.path());
+    let log = folder.path().join("log");
+    until("it serves", || read(&log).contains("serving"));
+    let before = read(&log);
+    let again = [
+        "runtime", "start", "--detach", "--socket", "socket", "--log",
+    ];
+    // Where one serves nothing is begun.
+    let of_its_own = [&again[..], &["log.2"]].concat();
+    let _ = run_in(folder.path(), &of_its_own).failure(IN_THE_WAY);
+    assert!(!folder.path().join("log.2").exists());
+    // Where only the lock tells, the new daemon itself is refused.
+    let socket = folder.path().join("socket");
+    std::fs::rename(&socket, folder.path().join("elsewhere")).expect("renamed");
+    let the_same = [&again[..], &["log"]].concat();
+    let said = run_in(folder.path(), &the_same).failure(IN_THE_WAY);
+    assert!(said.contains("was removed"), "{said}");
+    std::fs::rename(folder.path().join("elsewhere"), &socket).expect("renamed");
+    assert_eq!(read(&log), before);
+    stop(folder.path(), &daemon);
+}
+
+#[test]
+fn what_a_daemon_is_to_use_and_is_not_there_is_refused_before_anything_is_made() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").expect("a file");
+    for detach in [&[][..], &["--detach"]] {
+        for (options, code, words) in [
+            (
+                &["--pin", "0,4711"][..],
+                WRONG_USAGE,
+                "processor 4711: this process may use 0",
+            ),
+            (
+                &["--plugin-dir", "nowhere"],
+                NOT_FOUND,
+                "--plugin-dir nowhere is not there",
+            ),
+            (
+                &["--plugin-dir", "file"],
+                NOT_FOUND,
+                "--plugin-dir file is not a folder",
+            ),
+            (
+                &["--socket", "nowhere/socket"],
+                NOT_FOUND,
+                "nowhere is not there: make it",
+            ),
+            (&["--socket", "file/socket"], FAILED, "file is not a folder"),
+            (
+                &["--socket", "/proc/socket"],
+                FAILED,
+                "choose a socket in a folder where",
+            ),
+        ] {
+            // The last one counts.
+            let socket = match options[0] {
+                "--socket" => &[][..],
+                _ => &["--socket", "socket"],
+            };
+            let start = [&["runtime", "start"], socket, options, detach].concat();
+            let said = run_in(folder.path(), &start).failure(code);
+            assert!(said.contains(words), "{said}");
+            let left: Vec<_> = std::fs::read_dir(folder.path())
+                .expect("a folder")
+                .collect();
+            assert_eq!(left.len(), 1, "{left:?}");
+        }
+    }
+}
+
+#[test]
+fn a_socket_is_named_so_that_it_can_be_found_and_shows_what_it_is() {
+    let _watchdog = Watchdog::start();
+    let folder = TempDir::new().expect("a folder");
+    let socket = "red\u{1b}[31m";
+    let start = ["runtime", "start", "--detach", "--socket", socket];
+    let said = run_in(folder.path(), &start).success();
+    let daemon = Detached::at(&folder.path().join(socket));
+    let stop = ["runtime", "stop", "--socket", socket];
+    let stopped = run_in(folder.path(), &stop).success();
+    let shown = format!("{}/red\\u{{1b}}[31m", text(folder.path()));
+    assert!(said.contains(&format!("ready on {shown} ")), "{said}");
+    assert!(stopped.contains(&format!(" at {shown}\n")), "{stopped}");
+    until("the process ends", || daemon.is_gone());
 }
 
 #[test]

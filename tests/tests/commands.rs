@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use chimaera_tests::exit::{
-    FAILED, IN_THE_WAY, NO_RUNTIME, NO_SPACE, NOT_FOUND, NOT_PERMITTED, WRONG_USAGE,
+    IN_THE_WAY, NO_RUNTIME, NO_SPACE, NOT_FOUND, NOT_PERMITTED, WRONG_USAGE,
 };
 use chimaera_tests::{
     Daemon, SmallFileSystem, chimaera, disk_folder, finish, json, library_folder, program, skipped,
@@ -30,22 +30,15 @@ fn every_exit_code_says_what_happened() {
     let said = create(&sized).success();
     assert!(said.starts_with("exists with these parameters"), "{said}");
     let said = create(&other_size).failure(IN_THE_WAY);
-    assert!(said.contains("size is 1048576"), "{said}");
+    assert!(
+        said.contains("--size is 1048576, asked for 2097152"),
+        "{said}"
+    );
     let link = folder.path().join("link");
     std::fs::hard_link(file, &link).expect("a link");
     create(&[text(&link), "--type", "file"]).failure(IN_THE_WAY);
 
-    create(&[
-        "p",
-        "--type",
-        "file",
-        "--size",
-        "1MiB",
-        "--alignment",
-        "100",
-    ])
-    .failure(FAILED);
-    create(&["/dev/null", "--type", "file"]).failure(FAILED);
+    create(&["/dev/null", "--type", "file"]).failure(WRONG_USAGE);
     for wrong in [
         &["p", "--type", "ram"][..],
         &["p"],
@@ -54,10 +47,50 @@ fn every_exit_code_says_what_happened() {
         &["p", "--type", "ram", "--size", "-1"],
         &["p", "--type", "ram", "--size", "1MiB", "--id", "x"],
         &["p", "--type", "file", "--overwrite", "--read-only"],
+        &["p", "--type", "file", "--alignment", "100"],
+        &["p", "--type", "file", "--io-depth", "0"],
     ] {
         let said = create(wrong).failure(WRONG_USAGE);
         assert!(said.contains("error:"), "{said}");
     }
+    // What the parser of arguments cannot know, and what only the daemon does.
+    let ram =
+        |option: &[&'static str]| [&["p", "--type", "ram", "--size", "1MiB"], option].concat();
+    for (wrong, words) in [
+        (vec!["p", "--type", "ram", "--size", "0"], "--size is 0"),
+        (
+            vec!["p", "--type", "ram", "--size", "1KiB"],
+            "--size is 1024 bytes",
+        ),
+        (
+            vec!["p", "--type", "file", "--size", "1KiB"],
+            "--size is 1024 bytes",
+        ),
+        (ram(&["--read-only"]), "--read-only is for pools on files"),
+        (ram(&["--overwrite"]), "--overwrite is for pools on files"),
+        (
+            ram(&["--io-depth", "1"]),
+            "--io-depth is for pools on files",
+        ),
+        (
+            ram(&["--alignment", "512"]),
+            "--alignment is for pools on files",
+        ),
+        (
+            ram(&["--io-engine", "auto"]),
+            "--io-engine is for pools on files",
+        ),
+        (
+            vec!["", "--type", "ram", "--size", "1MiB"],
+            "from 1 to 4096 bytes",
+        ),
+    ] {
+        let said = create(&wrong).failure(WRONG_USAGE);
+        assert!(said.contains(words), "{said}");
+    }
+    let long = "x".repeat(17 << 10);
+    let said = create(&["p", "--module", "m", "--params", &long]).failure(WRONG_USAGE);
+    assert!(said.contains("--params has 17408 bytes"), "{said}");
     chimaera(&["nonsense"]).failure(WRONG_USAGE);
     chimaera(&[]).failure(WRONG_USAGE);
     chimaera(&["runtime", "start", "--workers", "0"]).failure(WRONG_USAGE);
@@ -73,7 +106,12 @@ fn every_exit_code_says_what_happened() {
     let of_nobody = ["--pool", "nobody", "--journal", text(&journal)];
     for verify in [&["run", "--seconds", "1"][..], &["check"]] {
         let all = [&["verify"], verify, &of_nobody].concat();
-        daemon.run(&all).failure(NOT_FOUND);
+        let said = daemon.run(&all).failure(NOT_FOUND);
+        let hint = format!("/nobody --type file --socket {}`", text(&daemon.socket()));
+        assert!(
+            said.contains(" pool create /") && said.contains(&hint),
+            "{said}"
+        );
     }
     let of_the_pool = ["--pool", file, "--journal", text(&journal)];
     let said = daemon.run(&[&["verify", "check"][..], &of_the_pool].concat());
@@ -163,13 +201,19 @@ fn json_has_the_fields_that_scripts_rely_on() {
     let with_created = |created: bool| {
         let mut expected = pool.clone();
         expected["created"] = created.into();
+        expected["opened"] = false.into();
         expected
     };
     assert_eq!(first, with_created(true));
     let again = json(&daemon.run(&create).success());
     assert_eq!(again, with_created(false));
     let list = json(&daemon.run(&["pool", "list", "--json"]).success());
-    assert_eq!(list, Value::Array(vec![pool]));
+    let mut listed = pool.clone();
+    listed["perf_metrics"] = serde_json::json!({
+        "read_bandwidth_mbps": 100.0, "write_bandwidth_mbps": 100.0,
+        "read_latency_us": 1000.0, "write_latency_us": 1000.0, "iops": 1000.0,
+    });
+    assert_eq!(list, Value::Array(vec![listed]));
 
     let stats = json(&daemon.run(&["pool", "stats", "first", "--json"]).success());
     for (field, value) in [
@@ -216,6 +260,9 @@ fn json_has_the_fields_that_scripts_rely_on() {
     assert_eq!(status["workers"], 2);
     assert_eq!(status["sessions"], 1, "the one that asks");
     assert_eq!(status["pools"], 1);
+    assert_eq!(status["stopping"], false);
+    assert_eq!(status["pools_changing"], 0);
+    assert_eq!(status["changing"], serde_json::json!([]));
     let library = library_folder().join("libchimaera_bdev_runtime.so");
     let module = serde_json::json!({
         "name": "chimaera_bdev",
@@ -266,4 +313,122 @@ fn a_file_pool_may_be_named_by_a_relative_path() {
     assert_eq!(stats["id"], created["id"]);
     let _ = run(&["pool", "destroy", "relative"]);
     assert!(path.join("relative").exists(), "the data stays");
+}
+
+#[test]
+fn a_creation_says_whether_the_pool_was_made_or_opened_or_is_there_already() {
+    let mut daemon = Daemon::start();
+    let folder = disk_folder();
+    let file = folder.path().join("pool");
+    let create = ["pool", "create", text(&file), "--type", "file"];
+    let sized = [&create[..], &["--size", "1MiB"]].concat();
+    let made = daemon.run(&sized).success();
+    assert!(made.starts_with("created pool"), "{made}");
+    let there = json(&daemon.run(&[&create[..], &["--json"]].concat()).success());
+    assert_eq!(
+        (&there["created"], &there["opened"]),
+        (&false.into(), &false.into())
+    );
+
+    let again = daemon.kill_and_leave();
+    daemon = Daemon::start_in(again, &[] as &[&str]);
+    let opened = json(&daemon.run(&[&create[..], &["--json"]].concat()).success());
+    assert_eq!(
+        (&opened["created"], &opened["opened"]),
+        (&true.into(), &true.into())
+    );
+    let destroy = || daemon.run(&["pool", "destroy", text(&file)]).success();
+    let _ = destroy();
+    let opened = daemon.run(&create).success();
+    assert!(
+        opened.starts_with("opened what was there: pool"),
+        "{opened}"
+    );
+    let there = daemon.run(&create).success();
+    assert!(there.starts_with("exists with these parameters"), "{there}");
+    let _ = destroy();
+    let anew = daemon
+        .run(&[&create[..], &["--overwrite"]].concat())
+        .success();
+    assert!(anew.starts_with("created pool"), "{anew}");
+}
+
+#[test]
+fn what_is_declared_of_a_device_is_given_by_options_and_changed_one_by_one() {
+    let daemon = Daemon::start();
+    let declare = |options: &[&str]| {
+        let create = ["pool", "create", "p", "--type", "ram", "--size", "1MiB"];
+        let _ = daemon.run(&[&create[..], options].concat()).success();
+        let listed = json(&daemon.run(&["pool", "list", "--json"]).success());
+        let stats = json(&daemon.run(&["pool", "stats", "p", "--json"]).success());
+        assert_eq!(listed[0]["perf_metrics"], stats["metrics"]);
+        let metrics = &stats["metrics"];
+        let names = [
+            "read_bandwidth_mbps",
+            "write_bandwidth_mbps",
+            "read_latency_us",
+            "write_latency_us",
+            "iops",
+        ];
+        names.map(|name| metrics[name].as_f64().expect("a number"))
+    };
+    let first = declare(&["--iops", "500000", "--read-latency-us", "12.5"]);
+    assert_eq!(first, [100.0, 100.0, 12.5, 1000.0, 500_000.0]);
+    let later = declare(&["--write-bandwidth-mbps", "3000"]);
+    assert_eq!(later, [100.0, 3000.0, 12.5, 1000.0, 500_000.0]);
+    assert_eq!(declare(&[]), later, "nothing is declared anew");
+    let all = declare(&[
+        "--read-bandwidth-mbps",
+        "1",
+        "--write-bandwidth-mbps",
+        "2",
+        "--read-latency-us",
+        "3",
+        "--write-latency-us",
+        "4",
+        "--iops",
+        "5",
+    ]);
+    assert_eq!(all, [1.0, 2.0, 3.0, 4.0, 5.0]);
+}
+
+#[test]
+fn a_list_is_as_wide_as_a_line_whatever_pools_are_named() {
+    let daemon = Daemon::start();
+    let long = format!("first{}last", "x".repeat(4087));
+    for name in ["short", &long] {
+        let create = ["pool", "create", name, "--type", "ram", "--size", "1MiB"];
+        let _ = daemon.run(&create).success();
+    }
+    let listed = daemon.run(&["pool", "list"]).success();
+    assert!(
+        listed.lines().all(|line| line.chars().count() < 170),
+        "{listed}"
+    );
+    assert!(
+        listed.contains("first") && listed.contains("xlast"),
+        "{listed}"
+    );
+    let all = json(&daemon.run(&["pool", "list", "--json"]).success());
+    let names: Vec<_> = all
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|pool| &pool["name"])
+        .collect();
+    assert!(names.contains(&&Value::from(long.as_str())), "{names:?}");
+}
+
+#[test]
+fn an_argument_that_is_no_text_is_named() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut command = std::process::Command::new(program("chimaera"));
+    command
+        .args(["pool", "stats"])
+        .arg(std::ffi::OsStr::from_bytes(b"a\xffb"));
+    let said = finish(command).failure(WRONG_USAGE);
+    assert!(
+        said.contains(r"a\xFFb") && said.contains("not UTF-8"),
+        "{said}"
+    );
 }

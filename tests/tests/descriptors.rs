@@ -130,6 +130,11 @@ fn clients_that_find_no_room_learn_why_and_those_that_are_there_work_on() {
     });
     let status = daemon.run(&["runtime", "status"]);
     assert!(status.stderr.contains("file descriptor"), "{status:?}");
+    let stop = daemon.run(&["runtime", "stop"]);
+    assert!(
+        stop.stderr.contains(&format!("`kill {process}`")),
+        "{stop:?}"
+    );
     assert!(runtime.is_connected());
 
     limit_descriptors(process, enough);

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
-use chimaera_tests::exit::{FAILED, IN_THE_WAY, NO_RUNTIME};
+use chimaera_tests::exit::{FAILED, IN_THE_WAY, NO_RUNTIME, WRONG_USAGE};
 use chimaera_tests::{Daemon, Finished, chimaera, finish, program, text};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -75,6 +75,29 @@ fn a_daemon_whose_socket_was_removed_is_named_by_start_and_stop() {
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().0, Some(0));
     assert!(left(daemon.folder()).is_empty());
+}
+
+#[test]
+fn a_daemon_whose_folder_was_removed_is_named_by_every_command_as_long_as_it_runs() {
+    let mut daemon = Daemon::start();
+    let socket = daemon.socket();
+    let list = ["pool", "list"];
+    std::fs::remove_file(&socket).expect("there is a socket");
+    std::fs::remove_file(lock_of(&socket)).expect("there is a lock");
+    std::fs::remove_dir(daemon.folder()).expect("nothing else is there");
+    let advice = format!("`kill {}` stops it in good order", daemon.process_id());
+    for command in [&list[..], &["runtime", "status"], &["runtime", "stop"]] {
+        let said = daemon.run(command).failure(NO_RUNTIME);
+        assert!(said.contains(&advice), "{said}");
+        assert!(!said.contains("runtime start"), "{said}");
+    }
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().0, Some(0));
+    let said = daemon.run(&list).failure(NO_RUNTIME);
+    assert!(
+        said.contains("no daemon listens there: start one"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -148,7 +171,7 @@ fn a_path_that_is_too_long_is_refused_with_its_limit_and_leaves_nothing() {
     let missing = 108 - folder.path().as_os_str().len() - 1;
     let long = folder.path().join("x".repeat(missing));
     for start in [&["runtime", "start"][..], &["runtime", "start", "--detach"]] {
-        let said = chimaera(&[start, &["--socket", text(&long)]].concat()).failure(FAILED);
+        let said = chimaera(&[start, &["--socket", text(&long)]].concat()).failure(WRONG_USAGE);
         assert!(said.contains("107") && said.contains("108 bytes"), "{said}");
         assert!(left(folder.path()).is_empty(), "{:?}", left(folder.path()));
     }

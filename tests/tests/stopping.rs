@@ -1,17 +1,19 @@
 //! The end of a daemon, seen by those who work with it meanwhile.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use chimaera_bdev_client::{CreateOptions, PoolId, PoolQuery, Status};
 use chimaera_client::proto::admin::GetOrCreatePool;
-use chimaera_faulty_runtime::{MODULE_NAME, params};
+use chimaera_faulty_runtime::{MODULE_NAME, Method, params};
 use chimaera_tests::exit::{FAILED, NO_RUNTIME};
 use chimaera_tests::{
-    ClientProcess, Daemon, Faulty, assert_refused, client, disk_folder, finish, memory, program,
-    skipped, text, until,
+    ClientProcess, Daemon, Faulty, PATIENCE, assert_refused, client, disk_folder, finish, memory,
+    program, skipped, text, until, within,
 };
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// What clients may be told of a daemon that stops: that it does, or that it has.
@@ -179,10 +181,9 @@ fn a_daemon_that_is_stopping_says_so_to_all_who_ask_for_more() {
     until("both pools are on their way", || {
         admin.list_pools().expect("a list").is_empty()
     });
-    assert_eq!(
-        admin.status().expect("a status").process_id,
-        daemon.process_id()
-    );
+    let status = admin.status().expect("a status");
+    assert_eq!(status.process_id, daemon.process_id());
+    assert!(status.is_stopping);
     let said = daemon.run(&["pool", "list"]).failure(NO_RUNTIME);
     let named = format!("process id {} is stopping", daemon.process_id());
     assert!(said.contains(&named), "{said}");
@@ -282,4 +283,160 @@ fn a_pool_that_is_never_flushed_keeps_no_other_from_it_and_the_log_names_it() {
     let found = pool.all_blocks(PoolQuery::Local);
     let found: Result<Vec<_>, _> = found.map(|owned| owned.map(|owned| owned.block)).collect();
     assert_eq!(kept, found.expect("a list"));
+}
+
+/// A command of the program whose words on standard error are read as they come.
+struct Told {
+    child: std::process::Child,
+    lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Told {
+    fn start(mut command: Command) -> Self {
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        let (line, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for text in stderr.lines().map_while(Result::ok) {
+                let _ = line.send(text);
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Waits for a line that has all of these words.
+    fn wait_for(&self, words: &[&str]) {
+        let mut told = Vec::new();
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("{words:?} is not in {told:#?}"));
+            if words.iter().all(|word| line.contains(word)) {
+                return;
+            }
+            told.push(line);
+        }
+    }
+
+    fn exit_code(mut self) -> Option<i32> {
+        within("the end of the program", move || {
+            self.child.wait().expect("it was started").code()
+        })
+    }
+}
+
+#[test]
+fn a_stop_that_takes_long_says_what_it_waits_for_and_no_pool_waits_for_another() {
+    let mut daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let files = ["flush", "flush 2", "make", "release"].map(|name| daemon.folder().join(name));
+    let [flush, flush_2, make, release] = files.each_ref().map(|file| text(file));
+    for (number, file) in [(0, flush), (1, flush_2)] {
+        let waits = format!("{}{file}", params::FLUSH_WAITS);
+        Faulty::new(&runtime, number)
+            .create(&waits)
+            .expect("the pool is made");
+    }
+    let holder = Faulty::new(&runtime, 2);
+    holder
+        .create(&format!("{}{release}", params::RELEASES_AT))
+        .expect("the pool is made");
+    let held = holder.start(Method::Hold, None);
+    let _ = memory(&runtime, 1 << 20);
+    let request = GetOrCreatePool {
+        module: MODULE_NAME.to_owned(),
+        name: "endless".to_owned(),
+        id: PoolId::NULL,
+        params: format!("{}{make}", params::CREATE_WAITS).into_bytes(),
+    };
+    let admin = runtime.admin();
+    let making = admin.async_get_or_create_pool(PoolQuery::Dynamic, &request);
+    until("the creation is known", || {
+        admin.status().expect("a status").changing_count == 1
+    });
+    let shown = daemon.run(&["runtime", "status"]).success();
+    let line = "changing    pool endless of module chimaera_faulty, which is being made";
+    assert!(shown.contains(line), "{shown}");
+
+    let stop = Told::start(daemon.command(&["runtime", "stop"]));
+    let process = format!("the daemon with process id {}", daemon.process_id());
+    stop.wait_for(&[
+        &process,
+        "pool faulty 6666.0 of module chimaera_faulty, which is being flushed",
+        "pool faulty 6666.1 of module chimaera_faulty, which is being flushed",
+        "pool faulty 6666.2 of module chimaera_faulty, whose tasks in flight have to complete",
+        "pool endless of module chimaera_faulty, which is being made",
+    ]);
+    // What can be ended is.
+    assert!(daemon.log().contains("pool stopped: 8000.0"));
+    for file in &files[..2] {
+        std::fs::write(file, "").expect("a file");
+    }
+    stop.wait_for(&[&process, "6666.2"]);
+    for file in &files[2..] {
+        std::fs::write(file, "").expect("a file");
+    }
+    assert_eq!(stop.exit_code(), Some(0));
+    held.wait().expect("it was released");
+    drop(making);
+    assert_eq!(daemon.wait().0, Some(0));
+}
+
+#[test]
+fn a_stop_that_comes_no_further_gives_up_and_says_how_the_daemon_is_ended() {
+    let mut daemon = Daemon::start();
+    pool_that_waits(&daemon, Path::new("/nowhere/at all"));
+    let said = daemon.run(&["runtime", "stop"]).failure(FAILED);
+    let process = daemon.process_id();
+    for words in [
+        "which waits for pool faulty 6666.0 of module chimaera_faulty, which is being flushed",
+        "has not come further for 30 s",
+        &format!("`kill {process}` twice, more than a second apart"),
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    daemon.insist(Signal::SIGTERM);
+    assert_eq!(daemon.wait().0, Some(FAILED));
+}
+
+#[test]
+fn a_daemon_that_is_suspended_is_named_and_waited_for_with_an_end() {
+    let daemon = Daemon::start();
+    let process = daemon.process_id();
+    let resumes = format!("`kill -CONT {process}` resumes it");
+    for command in [
+        &["runtime", "status"][..],
+        &["pool", "list"],
+        &["runtime", "stop"],
+    ] {
+        daemon.signal(Signal::SIGSTOP);
+        let told = Told::start(daemon.command(command));
+        told.wait_for(&["waiting for", &format!("process id {process}"), &resumes]);
+        if command[1] == "list" {
+            told.wait_for(&["did not answer for 20s", &resumes]);
+            assert_eq!(told.exit_code(), Some(FAILED));
+        } else {
+            daemon.signal(Signal::SIGCONT);
+            assert_eq!(told.exit_code(), Some(0), "{command:?}");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_is_suspended_does_not_keep_a_daemon_from_ending() {
+    let mut daemon = Daemon::start();
+    let _ = memory(&daemon.connect(), 64 << 20);
+    let mut client = ClientProcess::start(&daemon.socket(), &["write-until-refused", "memory"]);
+    client.line();
+    let process = Pid::from_raw(client.process_id().cast_signed());
+    kill(process, Signal::SIGSTOP).expect("it runs");
+    let _ = daemon.run(&["runtime", "stop"]).success();
+    assert_eq!(daemon.wait().0, Some(0));
+    kill(process, Signal::SIGCONT).expect("it is there");
+    let said = client.line();
+    assert!(is_about_the_end(&said), "{said}");
+    client.succeed();
 }

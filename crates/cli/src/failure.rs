@@ -83,29 +83,33 @@ impl Failure {
         }
     }
 
-    /// Whether the daemon is there, or was, and is on its way.
-    pub(crate) const fn is_ending(&self) -> bool {
-        self.code == NO_RUNTIME
-    }
-
     /// Whether the daemon, or what it was asked for, is not there.
     pub(crate) const fn is_loss(&self) -> bool {
         matches!(self.code, NO_RUNTIME | NOT_FOUND)
     }
 
-    /// The same failure, and what to do if it is that something is not there.
-    pub(crate) fn explain_loss(mut self, advice: impl fmt::Display) -> Self {
-        if self.is_loss() {
-            self.text = format!("{}; {advice}", self.text);
-        }
+    /// Whether what the daemon was asked for is not there.
+    pub(crate) const fn is_not_found(&self) -> bool {
+        self.code == NOT_FOUND
+    }
+
+    /// The same failure, and what to do.
+    pub(crate) fn explain(mut self, advice: impl fmt::Display) -> Self {
+        self.text = format!("{}; {advice}", self.text);
         self
     }
 
-    /// The same failure, and what to do, if it has no exit code of its own.
-    pub(crate) fn explain_failed(mut self, advice: impl fmt::Display) -> Self {
-        if self.code == FAILED {
-            self.text = format!("{}; {advice}", self.text);
+    /// The same failure, and what to do if the daemon, or what it was asked for, is not there.
+    pub(crate) fn explain_loss(self, advice: impl fmt::Display) -> Self {
+        match self.is_loss() {
+            true => self.explain(advice),
+            false => self,
         }
+    }
+
+    /// The same failure in other words.
+    pub(crate) fn map_text(mut self, words: impl FnOnce(&str) -> String) -> Self {
+        self.text = words(&self.text);
         self
     }
 
@@ -182,8 +186,23 @@ const fn code_of(status: Status) -> u8 {
         Status::PermissionDenied | Status::ReadOnly => NOT_PERMITTED,
         Status::NoSpace => NO_SPACE,
         Status::CorruptedMetadata => DAMAGED_METADATA,
+        Status::InvalidArgument | Status::Alignment => WRONG_USAGE,
         _ => FAILED,
     }
+}
+
+/// Whether it is the place that is wrong, of a folder that is there.
+fn takes_no_files(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::Unsupported
+    )
 }
 
 impl From<HostError> for Failure {
@@ -194,12 +213,20 @@ impl From<HostError> for Failure {
             | HostError::ForeignSocket(_)
             | HostError::NotALock(_)
             | HostError::NotASocket(_) => IN_THE_WAY,
+            HostError::PathTooLong { .. } | HostError::NoProcessor { .. } => WRONG_USAGE,
             _ => FAILED,
         };
-        Self {
+        let is_place = matches!(&error, HostError::Lock { error, .. } | HostError::Listen { error, .. }
+            if takes_no_files(error));
+        let failure = Self {
             code,
             text: error.to_string(),
             is_told: false,
+        };
+        match is_place {
+            true => failure
+                .explain("choose a socket in a folder where this user can make files and sockets"),
+            false => failure,
         }
     }
 }
@@ -219,6 +246,8 @@ mod tests {
             (Status::ReadOnly, 6),
             (Status::NoSpace, 7),
             (Status::CorruptedMetadata, 8),
+            (Status::InvalidArgument, 2),
+            (Status::Alignment, 2),
             (Status::IoError, 1),
         ] {
             let failure = Failure::from(Error::new(status, "trying"));

@@ -39,7 +39,7 @@ pub(crate) fn read_regular(path: &Path, what: &str, most: usize) -> Result<Vec<u
         .read_to_end(&mut bytes)
         .map_err(failed)?;
     if bytes.len() > most {
-        return Err(Failure::new(format!(
+        return Err(Failure::usage(format!(
             "{what} {} has more than {most} bytes, which is the most",
             path.display()
         )));

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod absence;
 mod args;
 mod bench;
 mod chimod;
@@ -15,9 +16,11 @@ mod offline;
 mod output;
 mod pool;
 mod program;
+mod reach;
 mod runtime;
 mod size;
 mod verify;
+mod waiting;
 
 use std::process::ExitCode;
 

@@ -11,13 +11,14 @@ use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use nix::errno::Errno;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::failure::Failure;
 use crate::program;
@@ -90,6 +91,15 @@ pub(crate) fn usage(error: &clap::Error, json: bool) -> ExitCode {
             |()| ExitCode::SUCCESS,
         );
     }
+    if error.kind() == clap::error::ErrorKind::InvalidUtf8
+        && let Some(argument) = std::env::args_os().find(|word| word.to_str().is_none())
+    {
+        let failure = Failure::usage(format!(
+            "the argument {argument:?} is not UTF-8: of all that a command is given, only paths of files of this \
+             machine may be something else, and a pool's name is none"
+        ));
+        return self::error(&failure, json);
+    }
     if json {
         let text = error.to_string();
         let said = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
@@ -116,6 +126,16 @@ pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     shown.into()
 }
 
+/// A path as it is shown.
+pub(crate) fn printable_path(path: &Path) -> String {
+    printable(&path.to_string_lossy()).into_owned()
+}
+
+/// A path in JSON, of which no text is all that it can be.
+pub(crate) fn path_in_json<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
+}
+
 fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -139,19 +159,22 @@ const COLUMNS: usize = 80;
 /// The terminal that the output goes to, or what stands for one. Colours are not wanted if `NO_COLOR`
 /// is set (<https://no-color.org>).
 pub(crate) fn screen() -> Screen {
-    let stdout = std::io::stdout();
-    if !stdout.is_terminal() {
-        return Screen {
-            columns: COLUMNS,
-            colour: false,
-        };
-    }
-    let columns = terminal_size::terminal_size_of(&stdout).map(|(width, _)| usize::from(width.0));
+    let columns = terminal_columns();
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     Screen {
         columns: columns.unwrap_or(COLUMNS),
-        colour: !refused,
+        colour: columns.is_some() && !refused,
     }
+}
+
+/// Characters of a line of the terminal that the output goes to, if it goes to one.
+pub(crate) fn terminal_columns() -> Option<usize> {
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    let size = terminal_size::terminal_size_of(&stdout);
+    Some(size.map_or(COLUMNS, |(width, _)| usize::from(width.0)))
 }
 
 /// Writes a value as JSON.

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use chimaera_client::proto::shell;
 
-use crate::args::Global;
+use crate::args::DaemonArguments;
 
 /// How libraries name the program, which do not know how it was called.
 const NAME_IN_LIBRARIES: &str = "`chimaera ";
@@ -26,18 +26,18 @@ fn name_of(called: Option<OsString>) -> String {
 }
 
 /// A command of this program, for the daemon that this one means.
-pub(crate) fn command(words: &[&str], global: &Global) -> String {
+pub(crate) fn command(words: &[&str], daemon: &DaemonArguments) -> String {
     let mut line = name().to_owned();
     let mut add = |word: &str| {
         line.push(' ');
         line.push_str(&shell::word(word));
     };
     words.iter().for_each(|word| add(word));
-    if let Some(socket) = &global.socket {
+    if let Some(socket) = &daemon.place.socket {
         add("--socket");
         add(&socket.to_string_lossy());
     }
-    if global.any_user {
+    if daemon.any_user {
         add("--any-user");
     }
     line
@@ -45,7 +45,7 @@ pub(crate) fn command(words: &[&str], global: &Global) -> String {
 
 /// A command of this program that needs no daemon.
 pub(crate) fn command_alone(words: &[&str]) -> String {
-    command(words, &Global::default())
+    command(words, &DaemonArguments::default())
 }
 
 /// A path as a word of a command.
@@ -61,6 +61,7 @@ pub(crate) fn as_called(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::SocketArgument;
 
     #[test]
     fn the_program_is_named_as_it_was_called() {
@@ -78,12 +79,13 @@ mod tests {
 
     #[test]
     fn a_command_means_the_daemon_that_this_one_means() {
-        let global = Global {
-            socket: Some("/a b/socket".into()),
+        let daemon = DaemonArguments {
+            place: SocketArgument {
+                socket: Some("/a b/socket".into()),
+            },
             any_user: true,
-            json: true,
         };
-        let line = command(&["verify", "check", "--pool", "my pool"], &global);
+        let line = command(&["verify", "check", "--pool", "my pool"], &daemon);
         let expected = "verify check --pool 'my pool' --socket '/a b/socket' --any-user";
         assert_eq!(line, format!("{} {expected}", name()));
     }

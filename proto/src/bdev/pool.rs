@@ -109,6 +109,16 @@ impl CreateParams {
     pub const DEFAULT_ALIGNMENT: u32 = 4096;
     /// The largest [`Self::io_depth`].
     pub const MAX_IO_DEPTH: u32 = 4096;
+    /// The smallest [`Self::alignment`].
+    pub const MIN_ALIGNMENT: u32 = 512;
+    /// The largest [`Self::alignment`].
+    pub const MAX_ALIGNMENT: u32 = 4096;
+
+    /// Whether device operations can be aligned to so many bytes.
+    #[must_use]
+    pub const fn is_alignment(bytes: u32) -> bool {
+        bytes.is_power_of_two() && bytes >= Self::MIN_ALIGNMENT && bytes <= Self::MAX_ALIGNMENT
+    }
 }
 
 /// What a pool is and has done.

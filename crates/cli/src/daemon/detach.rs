@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use chimaera_runtime::log;
+use chimaera_runtime::{HostError, log, process_at};
 use serde::Serialize;
 
 use super::{READY, absolute, logging};
@@ -25,7 +25,9 @@ const MAX_LAST_WORDS: u64 = 16 * 1024;
 #[derive(Serialize)]
 struct DetachReport<'a> {
     process_id: u32,
+    #[serde(serialize_with = "output::path_in_json")]
     socket: &'a Path,
+    #[serde(serialize_with = "output::path_in_json")]
     log: &'a Path,
 }
 
@@ -37,11 +39,18 @@ pub(crate) fn detach(
 ) -> Result<(), Failure> {
     // Here, and not only in the daemon, whose complaint would need the terminal that it has not.
     logging::thresholds()?;
+    refuse_where_one_serves(socket)?;
     let log_path = absolute(&arguments.log.clone().unwrap_or_else(|| log_beside(socket)))?;
-    let log = logging::open(&log_path).map_err(Failure::system(format_args!(
-        "cannot log to {}",
-        log_path.display()
-    )))?;
+    let log = logging::open(&log_path).map_err(|error| {
+        let failed = Failure::system(format!("cannot log to {}", log_path.display()));
+        match arguments.log {
+            Some(_) => failed(error),
+            None => failed(error).explain(
+                "the log lies beside the socket unless --log names another: choose a socket in a folder \
+                 where this user can make files",
+            ),
+        }
+    })?;
     let program = std::env::current_exe().map_err(Failure::system("cannot find this program"))?;
     let mut daemon = Command::new(program)
         .args(without_detaching(std::env::args_os().skip(1)))
@@ -71,6 +80,22 @@ pub(crate) fn detach(
         daemon.id()
     ));
     Ok(())
+}
+
+/// Refuses to start a daemon where one serves, before a log is made for it. One that comes to serve meanwhile is
+/// found by the daemon itself.
+fn refuse_where_one_serves(socket: &Path) -> Result<(), Failure> {
+    match process_at(socket) {
+        Ok(Some(process)) => {
+            let running = HostError::AlreadyRunning {
+                socket: socket.to_owned(),
+                process: Some(process),
+            };
+            let failure = Failure::from(running);
+            Err(failure.map_text(|text| format!("the daemon did not start: {text}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What the daemon says until it serves, or ends.

@@ -46,10 +46,15 @@ pub(crate) fn run(
     let log_file = arguments.detached_log.as_deref();
     let result = logging::start(thresholds, log_file).and_then(|_log| {
         let served = serve(arguments, socket, &announcer);
-        // In the foreground it stands there in any case.
-        served.inspect_err(|failure| {
-            if log_file.is_some() {
-                log::error(failure);
+        served.map_err(|ended| match ended {
+            // The log may be that of the daemon which serves here.
+            Ended::NotStarted(failure) => failure,
+            Ended::Failed(failure) => {
+                // In the foreground it stands there in any case.
+                if log_file.is_some() {
+                    log::error(&failure);
+                }
+                failure
             }
         })
     });
@@ -67,9 +72,16 @@ pub(crate) fn run(
     })
 }
 
+/// How a daemon fails.
+enum Ended {
+    /// It has not come to serve: nothing here is its own, and it logs nothing.
+    NotStarted(Failure),
+    Failed(Failure),
+}
+
 /// Starts a host and ends it. Its log is written until this returns.
-fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Result<(), Failure> {
-    raise_file_limit();
+fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Result<(), Ended> {
+    let limit_raised = raise_file_limit();
     let is_detached = arguments.detached_log.is_some();
     let hangup = if is_detached {
         Hangup::ReopensTheLog
@@ -77,25 +89,31 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
         Hangup::Stops
     };
     // What stops the daemon is there before there is anything to stop.
-    let signals = signals::watch(hangup)?;
-    let socket = absolute(socket)?;
+    let signals = signals::watch(hangup).map_err(Ended::NotStarted)?;
     let plugin_folders = arguments.plugin_dir.iter().map(|path| absolute(path));
+    let plugin_folders: Result<_, _> = plugin_folders.collect();
     let config = Config {
-        socket: Some(socket.clone()),
+        socket: Some(socket.to_path_buf()),
         worker_count: arguments.workers.unwrap_or(0).into(),
         pin_to: arguments.pin.clone(),
         polling: arguments.polling.into(),
-        plugin_folders: plugin_folders.collect::<Result<_, _>>()?,
+        plugin_folders: plugin_folders.map_err(Ended::NotStarted)?,
         modules: vec![chimaera_bdev_runtime::module()],
     };
-    let host = Host::start(&config)?;
+    let host = Host::start(&config).map_err(|error| Ended::NotStarted(error.into()))?;
+    if let Err(error) = limit_raised {
+        log::warning(format_args!(
+            "the limit of open files stays as it is: {error}"
+        ));
+    }
     signals.stop_on_signal(host.stopper());
     if is_detached {
         detach::leave_folder_and_session();
     }
     log::info(format_args!("serving {}", socket.display()));
+    let ready = format!("{READY} on {}", output::printable_path(socket));
     announcer.say(move || {
-        output::announce(format_args!("{READY} on {}", socket.display()));
+        output::announce(ready);
         if is_detached {
             detach::let_go_of_output();
         }
@@ -104,11 +122,11 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
     log::info("stopping");
     let ended = host.end();
     log::info("stopped");
-    Ok(ended?)
+    ended.map_err(|error| Ended::Failed(error.into()))
 }
 
 /// A path that is the same whatever folder the process is in.
-fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(Failure::system(format_args!(
         "cannot find out where {} is",
         path.display()
@@ -129,12 +147,7 @@ fn end_with(parent: i32) -> Result<(), Failure> {
 }
 
 /// Every lane of every client needs a file descriptor.
-fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        log::warning(format_args!(
-            "the limit of open files stays as it is: {error}"
-        ));
-    }
+fn raise_file_limit() -> nix::Result<()> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
 }

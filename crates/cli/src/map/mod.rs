@@ -83,13 +83,14 @@ fn write_svg(path: &Path, map: &Map<'_>, global: &Global) -> Result<(), Failure>
     if global.json {
         return output::json(&SvgReport { svg: path });
     }
-    output::line(format_args!("wrote {}", path.display()));
+    output::line(format_args!("wrote {}", output::printable_path(path)));
     Ok(())
 }
 
 /// What `map --svg FILE --json` prints.
 #[derive(Serialize)]
 struct SvgReport<'a> {
+    #[serde(serialize_with = "output::path_in_json")]
     svg: &'a Path,
 }
 

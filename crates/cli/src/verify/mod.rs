@@ -36,7 +36,7 @@ use crate::failure::Failure;
 use crate::output;
 use crate::pool::open;
 use crate::program;
-use crate::runtime::connect;
+use crate::reach::connect;
 use crate::size::show_size;
 use block::JournalId;
 use check::Findings;
@@ -96,7 +96,7 @@ pub(crate) fn run(command: &VerifyCommand, global: &Global) -> Result<(), Failur
 }
 
 fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), Failure> {
-    let pool = open(&connect(global)?, &arguments.pool.pool)?;
+    let pool = open_verified(&arguments.pool)?;
     let path = &arguments.pool.journal;
     let new_id = JournalId(random()?);
     let journal = Journal::open(path, new_id)?;
@@ -121,13 +121,19 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
         failure.explain_loss(format_args!(
         "the journal {} says what must be there: when the daemon is back and the pool open, run `{}`",
         path.display(),
-        check_command(&arguments.pool, global)
+        check_command(&arguments.pool)
     ))
     })
 }
 
+/// A client of the pool.
+fn open_verified(verified: &VerifiedPool) -> Result<Client, Failure> {
+    let runtime = connect(&verified.daemon)?;
+    open(&runtime, &verified.pool, &verified.daemon)
+}
+
 /// The command that checks the pool.
-fn check_command(verified: &VerifiedPool, global: &Global) -> String {
+fn check_command(verified: &VerifiedPool) -> String {
     let journal = program::path(&verified.journal);
     let words = [
         "verify",
@@ -137,7 +143,7 @@ fn check_command(verified: &VerifiedPool, global: &Global) -> String {
         "--journal",
         &journal,
     ];
-    program::command(&words, global)
+    program::command(&words, &verified.daemon)
 }
 
 fn show_run(summary: &Summary, seed: u64) {
@@ -188,7 +194,7 @@ fn show_model(model: &Model) {
 }
 
 fn check_pool(arguments: &VerifyCheckArguments, global: &Global) -> Result<(), Failure> {
-    let pool = open(&connect(global)?, &arguments.pool.pool)?;
+    let pool = open_verified(&arguments.pool)?;
     let model = journal::read(&arguments.pool.journal)?;
     let findings = check::check(&model, &pool).map_err(during("checking the blocks"))?;
     if global.json {

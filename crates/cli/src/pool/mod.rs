@@ -1,37 +1,38 @@
 //! `chimaera pool`: block device pools.
 
+mod create;
+mod list;
+
 use chimaera_bdev_client::{
-    Activity, BdevType, BlockType, Client, CreateOptions, MODULE_NAME, OwnedBlock, PoolId,
-    PoolInfo, PoolQuery, Runtime, Stats,
+    Activity, BdevType, Client, MODULE_NAME, OwnedBlock, PerfMetrics, PoolInfo, PoolQuery, Runtime,
+    Stats,
 };
-use chimaera_client::proto::admin::GetOrCreatePool;
-use chimaera_client::proto::limits::MAX_CREATE_PARAMS_BYTES;
 use serde::Serialize;
 
-use crate::args::{CreateArguments, Global, KindArgument, PoolCommand};
+use crate::args::{DaemonArguments, Global, NamedPool, PoolCommand};
 use crate::failure::Failure;
-use crate::input::read_regular;
 use crate::output::{self, printable};
 use crate::program;
-use crate::runtime::connect;
+use crate::reach::{ask, connect};
 use crate::size::show_size;
 use crate::{map, offline};
 
 pub(crate) fn run(command: &PoolCommand, global: &Global) -> Result<(), Failure> {
     match command {
-        PoolCommand::Create(arguments) => create(arguments, global),
-        PoolCommand::List => list(global),
-        PoolCommand::Stats { name } => stats(name, global),
-        PoolCommand::Flush { name } => flush(name, global),
-        PoolCommand::Blocks { name } => blocks(name, global),
+        PoolCommand::Create(arguments) => create::create(arguments, global),
+        PoolCommand::List(daemon) => list::list(daemon, global),
+        PoolCommand::Stats(pool) => stats(pool, global),
+        PoolCommand::Flush(pool) => flush(pool, global),
+        PoolCommand::Blocks(pool) => blocks(pool, global),
         PoolCommand::Map(arguments) => {
-            let pool = open(&connect(global)?, &arguments.name)?;
+            let daemon = &arguments.daemon;
+            let pool = open(&connect(daemon)?, &arguments.name, daemon)?;
             map::run(arguments, &pool, global)
         }
         PoolCommand::Inspect(arguments) => offline::inspect(arguments, global),
         PoolCommand::Check(arguments) => offline::check(arguments, global),
         PoolCommand::Rename(arguments) => offline::rename(arguments, global),
-        PoolCommand::Destroy { name } => destroy(name, global),
+        PoolCommand::Destroy(pool) => destroy(pool, global),
     }
 }
 
@@ -43,178 +44,41 @@ struct PoolReport<'a> {
     module: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opened: Option<bool>,
+    /// Of a block device pool in a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    perf_metrics: Option<PerfMetrics>,
 }
 
 impl<'a> PoolReport<'a> {
-    fn new(info: &'a PoolInfo, created: Option<bool>) -> Self {
+    fn new(info: &'a PoolInfo) -> Self {
         Self {
             id: info.id.to_string(),
             name: &info.name,
             module: &info.module,
-            created,
+            created: None,
+            opened: None,
+            perf_metrics: None,
+        }
+    }
+
+    fn of_creation(info: &'a PoolInfo) -> Self {
+        Self {
+            created: Some(info.created),
+            opened: Some(info.opened),
+            ..Self::new(info)
         }
     }
 }
 
-fn create(arguments: &CreateArguments, global: &Global) -> Result<(), Failure> {
-    match (&arguments.module, arguments.kind) {
-        (Some(module), _) => create_of_module(module, arguments, global),
-        (None, Some(kind)) => create_block_device(kind, arguments, global),
-        (None, None) => unreachable!("one of them is required"),
-    }
-}
-
-/// A pool of a module of which this program knows nothing but the name.
-fn create_of_module(
-    module: &str,
-    arguments: &CreateArguments,
-    global: &Global,
-) -> Result<(), Failure> {
-    let params = match (&arguments.params, &arguments.params_file) {
-        (Some(text), _) => text.clone().into_bytes(),
-        (None, Some(path)) => read_regular(path, "the parameters' file", MAX_CREATE_PARAMS_BYTES)?,
-        (None, None) => Vec::new(),
-    };
-    let request = GetOrCreatePool {
-        module: module.to_owned(),
-        name: arguments.name.clone(),
-        id: arguments.id.unwrap_or(PoolId::NULL),
-        params,
-    };
-    let runtime = connect(global)?;
-    let info = runtime
-        .admin()
-        .get_or_create_pool(PoolQuery::Dynamic, &request)?;
-    if global.json {
-        return output::json(&PoolReport::new(&info, Some(info.created)));
-    }
-    output::line(format_args!(
-        "{} pool {} of module {} with id {}",
-        verb(&info),
-        printable(&info.name),
-        printable(&info.module),
-        info.id
-    ));
-    Ok(())
-}
-
-/// What became of the request for a pool.
-const fn verb(info: &PoolInfo) -> &'static str {
-    if info.created {
-        "created"
-    } else {
-        "exists with these parameters:"
-    }
-}
-
-fn create_block_device(
-    kind: KindArgument,
-    arguments: &CreateArguments,
-    global: &Global,
-) -> Result<(), Failure> {
-    let name = pool_name(kind, arguments)?;
-    let runtime = connect(global)?;
-    let mut options = match kind {
-        KindArgument::Ram => CreateOptions::ram(arguments.size.unwrap_or(0)),
-        KindArgument::File => CreateOptions::file().size(arguments.size.unwrap_or(0)),
-    };
-    if let Some(io_depth) = arguments.io_depth {
-        options = options.io_depth(io_depth);
-    }
-    if let Some(alignment) = arguments.alignment {
-        options = options.alignment(alignment);
-    }
-    options = options
-        .io_engine(arguments.io_engine.into())
-        .overwrite(arguments.overwrite)
-        .read_only(arguments.read_only);
-    let client = Client::new(&runtime, arguments.id.unwrap_or(PoolId::NULL));
-    let info = client.create(PoolQuery::Dynamic, &name, &options)?;
-    if global.json {
-        return output::json(&PoolReport::new(&info, Some(info.created)));
-    }
-    let stats = client.get_stats()?;
-    output::line(format_args!(
-        "{} pool {} with id {}{}; {}",
-        verb(&info),
-        printable(&info.name),
-        info.id,
-        rounding(arguments.size, &stats),
-        contents(&stats)
-    ));
-    Ok(())
-}
-
-/// That a pool has not the size that was asked for, where it has not.
-fn rounding(asked: Option<u64>, stats: &Stats) -> String {
-    match asked.filter(|&asked| asked != 0 && asked != stats.total_size) {
-        Some(asked) => format!(
-            ", of {} bytes: as many whole blocks of {} as {asked} bytes hold",
-            stats.total_size,
-            BlockType::Kib4.size()
-        ),
-        None => String::new(),
-    }
-}
-
-/// What is in a pool. Whoever opens what was there before wants to see that it is there, and whoever does
-/// not that it is not.
-fn contents(stats: &Stats) -> String {
-    match allocated_bytes(stats) {
-        0 => "no blocks are allocated in it".to_owned(),
-        bytes => format!("blocks of {} are allocated in it", show_size(bytes)),
-    }
-}
-
-/// A file pool's name is a path that the daemon opens: what is relative here is not there.
-fn pool_name(kind: KindArgument, arguments: &CreateArguments) -> Result<String, Failure> {
-    if kind == KindArgument::Ram {
-        return Ok(arguments.name.clone());
-    }
-    let path = std::path::absolute(&arguments.name).map_err(Failure::system(format_args!(
-        "{} is not a path",
-        arguments.name
-    )))?;
-    path.into_os_string()
-        .into_string()
-        .map_err(|path| Failure::new(format!("{} is not UTF-8", path.display())))
-}
-
-fn list(global: &Global) -> Result<(), Failure> {
-    let pools = connect(global)?.admin().list_pools()?;
-    if global.json {
-        let reports: Vec<_> = pools
-            .iter()
-            .map(|pool| PoolReport::new(pool, None))
-            .collect();
-        return output::json(&reports);
-    }
-    if pools.is_empty() {
-        output::line(format_args!(
-            "no pools are open in this daemon; one that a file or device holds is opened by `{}`",
-            program::command(&["pool", "create", "PATH", "--type", "file"], global)
-        ));
-        return Ok(());
-    }
-    let mut table = output::table(&["ID", "NAME", "MODULE"], 3);
-    for pool in &pools {
-        table.add_row([
-            pool.id.to_string().into(),
-            printable(&pool.name),
-            printable(&pool.module),
-        ]);
-    }
-    output::line(table.trim_fmt());
-    Ok(())
-}
-
-fn stats(name: &str, global: &Global) -> Result<(), Failure> {
-    let client = open(&connect(global)?, name)?;
+fn stats(pool: &NamedPool, global: &Global) -> Result<(), Failure> {
+    let client = open(&connect(&pool.daemon)?, &pool.name, &pool.daemon)?;
     let (id, stats) = (client.pool_id(), client.get_stats()?);
     if global.json {
         return output::json(&StatsReport {
             id: id.to_string(),
-            name,
+            name: &pool.name,
             stats: &stats,
         });
     }
@@ -357,9 +221,9 @@ struct FlushReport<'a> {
 }
 
 /// Flushes a pool of any module, by the container's own flush.
-fn flush(name: &str, global: &Global) -> Result<(), Failure> {
-    let runtime = connect(global)?;
-    let pool = find(&runtime, name)?;
+fn flush(pool: &NamedPool, global: &Global) -> Result<(), Failure> {
+    let runtime = connect(&pool.daemon)?;
+    let pool = find(&runtime, &pool.name, &pool.daemon)?;
     runtime.admin().flush(Some(pool.id))?;
     let persistent = if pool.module == MODULE_NAME {
         Some(Client::new(&runtime, pool.id).get_stats()?.persistent)
@@ -402,8 +266,8 @@ impl From<OwnedBlock> for BlockReport {
     }
 }
 
-fn blocks(name: &str, global: &Global) -> Result<(), Failure> {
-    let pool = open(&connect(global)?, name)?;
+fn blocks(pool: &NamedPool, global: &Global) -> Result<(), Failure> {
+    let pool = open(&connect(&pool.daemon)?, &pool.name, &pool.daemon)?;
     let blocks = pool
         .all_blocks(PoolQuery::Local)
         .map(|owned| owned.map(BlockReport::from));
@@ -436,9 +300,9 @@ struct DestroyReport<'a> {
     name: &'a str,
 }
 
-fn destroy(name: &str, global: &Global) -> Result<(), Failure> {
-    let runtime = connect(global)?;
-    let pool = find(&runtime, name)?;
+fn destroy(pool: &NamedPool, global: &Global) -> Result<(), Failure> {
+    let runtime = connect(&pool.daemon)?;
+    let pool = find(&runtime, &pool.name, &pool.daemon)?;
     runtime.admin().destroy_pool(pool.id)?;
     let id = pool.id.to_string();
     if global.json {
@@ -459,8 +323,12 @@ fn destroy(name: &str, global: &Global) -> Result<(), Failure> {
 ///
 /// # Errors
 /// There is no such pool, or it is another module's.
-pub(crate) fn open(runtime: &Runtime, name: &str) -> Result<Client, Failure> {
-    let pool = find(runtime, name)?;
+pub(crate) fn open(
+    runtime: &Runtime,
+    name: &str,
+    daemon: &DaemonArguments,
+) -> Result<Client, Failure> {
+    let pool = find(runtime, name, daemon)?;
     if pool.module != MODULE_NAME {
         return Err(Failure::in_the_way(format!(
             "pool {} is of the module {}, and this command is for block device pools, those of \
@@ -472,16 +340,25 @@ pub(crate) fn open(runtime: &Runtime, name: &str) -> Result<Client, Failure> {
 }
 
 /// A pool by its name. A file pool may also be named by a relative path.
-fn find(runtime: &Runtime, name: &str) -> Result<PoolInfo, Failure> {
-    let admin = runtime.admin();
-    let found = admin.find_pool(name).or_else(|error| {
-        match std::path::absolute(name)
-            .ok()
-            .and_then(|path| path.into_os_string().into_string().ok())
-        {
-            Some(path) if path != name => admin.find_pool(&path).map_err(|_| error),
-            _ => Err(error),
-        }
+fn find(runtime: &Runtime, name: &str, daemon: &DaemonArguments) -> Result<PoolInfo, Failure> {
+    let find = |name: &str| ask(runtime.admin().async_find_pool(name), daemon);
+    let absolute = std::path::absolute(name)
+        .ok()
+        .and_then(|path| path.into_os_string().into_string().ok())
+        .filter(|path| path != name);
+    let found = find(name).or_else(|failure| match &absolute {
+        Some(path) if failure.is_not_found() => find(path).map_err(|_| failure),
+        _ => Err(failure),
     });
-    Ok(found?)
+    found.map_err(|failure| match failure.is_not_found() {
+        true => {
+            let list = program::command(&["pool", "list"], daemon);
+            let path = absolute.as_deref().unwrap_or(name);
+            let open = program::command(&["pool", "create", path, "--type", "file"], daemon);
+            failure.explain(format_args!(
+                "`{list}` lists those that are open; one that a file or device holds is opened by `{open}`"
+            ))
+        }
+        false => failure,
+    })
 }

@@ -1,0 +1,286 @@
+//! Arguments of `chimaera pool`.
+
+use std::path::PathBuf;
+
+use chimaera_bdev_client::{IoEngine, MODULE_NAME, PoolId};
+use chimaera_client::proto::bdev::CreateParams;
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{DaemonArguments, parse_module};
+use crate::size::parse_size;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PoolCommand {
+    /// Create a pool, or find it if it is there with the same parameters
+    Create(CreateArguments),
+    /// List the pools
+    List(DaemonArguments),
+    /// Show what a pool is and has done
+    Stats(NamedPool),
+    /// Make all that was done in a pool so far durable: data, allocations and frees
+    Flush(NamedPool),
+    /// List a pool's allocated blocks with their owner tags
+    Blocks(NamedPool),
+    /// Draw which megabytes of a pool are in use
+    Map(MapArguments),
+    /// Show what pool a file or device holds, and whether it is sound; needs no daemon
+    Inspect(InspectArguments),
+    /// Check a file or device that holds a pool, and repair it; no daemon may use it
+    ///
+    /// One that is in use is waited for up to 2 seconds: what a process that was killed had under way may keep it
+    /// in use for a moment.
+    Check(CheckArguments),
+    /// Give the pool that a file or device holds another name, after it was moved; no daemon may use it
+    ///
+    /// One that is in use is waited for as `check` does.
+    Rename(RenameArguments),
+    /// Destroy a pool, after its operations in flight have completed; what a file pool holds stays
+    ///
+    /// Ends the pool in this daemon. What a memory pool held is lost; what a file pool holds stays on
+    /// its file or device, and creating the pool again opens it.
+    Destroy(NamedPool),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NamedPool {
+    /// The pool's name
+    pub(crate) name: String,
+
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArguments,
+}
+
+/// Arguments that mean something for block device pools only.
+const BLOCK_DEVICE_ARGUMENTS: [&str; 12] = [
+    "kind",
+    "size",
+    "io_depth",
+    "alignment",
+    "io_engine",
+    "overwrite",
+    "read_only",
+    "read_bandwidth_mbps",
+    "write_bandwidth_mbps",
+    "read_latency_us",
+    "write_latency_us",
+    "iops",
+];
+
+/// Arguments that mean something for pools of other modules only.
+const OTHER_MODULE_ARGUMENTS: [&str; 3] = ["module", "params", "params_file"];
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArguments {
+    /// The pool's name; for a file pool the path of a file or block device
+    pub(crate) name: String,
+
+    /// What a block device pool stores its blocks on
+    #[arg(long = "type", value_enum, required_unless_present_any = OTHER_MODULE_ARGUMENTS)]
+    pub(crate) kind: Option<KindArgument>,
+
+    /// Create a pool of another module, in whose plugin folder the daemon finds it by this name
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = parse_other_module,
+        conflicts_with_all = BLOCK_DEVICE_ARGUMENTS
+    )]
+    pub(crate) module: Option<String>,
+
+    /// The other module's creation parameters, as this text [default: none]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "module",
+        conflicts_with_all = BLOCK_DEVICE_ARGUMENTS
+    )]
+    pub(crate) params: Option<String>,
+
+    /// The other module's creation parameters, as the bytes of this file
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "module",
+        conflicts_with = "params",
+        conflicts_with_all = BLOCK_DEVICE_ARGUMENTS
+    )]
+    pub(crate) params_file: Option<PathBuf>,
+
+    /// Bytes to manage, for example 4096, 64KiB or 1GiB [default: all of the file or device]
+    #[arg(
+        long,
+        allow_hyphen_values = true,
+        value_parser = parse_size,
+        required_if_eq("kind", "ram")
+    )]
+    pub(crate) size: Option<u64>,
+
+    /// Operations in flight on a file pool's device per worker, for as long as the pool is open [default: as
+    /// the pool was made, 32 for a new one]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(CreateParams::MAX_IO_DEPTH))
+    )]
+    pub(crate) io_depth: Option<u32>,
+
+    /// Alignment of operations on a file pool's device in bytes, for as long as the pool is open; 0 for the
+    /// default [default: as the pool was made, 4096 for a new one]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, value_parser = parse_alignment)]
+    pub(crate) alignment: Option<u32>,
+
+    /// What carries out the I/O of a file pool [default: auto]
+    #[arg(long, value_enum)]
+    pub(crate) io_engine: Option<IoEngineArgument>,
+
+    /// Make a new, empty pool whatever the file or device holds, which is lost
+    #[arg(long, conflicts_with = "read_only")]
+    pub(crate) overwrite: bool,
+
+    /// Open the pool that the file or device holds for reading only, even if it is damaged
+    #[arg(long)]
+    pub(crate) read_only: bool,
+
+    /// The pool's id, for example 8000.0 [default: chosen by the runtime]
+    #[arg(long, allow_negative_numbers = true, value_parser = parse_pool_id)]
+    pub(crate) id: Option<PoolId>,
+
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArguments,
+
+    #[command(
+        flatten,
+        next_help_heading = "What is declared of the device, which `pool stats` gives back"
+    )]
+    pub(crate) metrics: MetricsArguments,
+}
+
+/// Characteristics of the device. Those that are left out stay as they are declared.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct MetricsArguments {
+    /// Read bandwidth in MB/s [default: as declared before, 100 for a new pool]
+    #[arg(long, value_name = "MB/S", allow_negative_numbers = true, value_parser = parse_metric)]
+    pub(crate) read_bandwidth_mbps: Option<f64>,
+
+    /// Write bandwidth in MB/s [default: as declared before, 100 for a new pool]
+    #[arg(long, value_name = "MB/S", allow_negative_numbers = true, value_parser = parse_metric)]
+    pub(crate) write_bandwidth_mbps: Option<f64>,
+
+    /// Average read latency in microseconds [default: as declared before, 1000 for a new pool]
+    #[arg(long, value_name = "µS", allow_negative_numbers = true, value_parser = parse_metric)]
+    pub(crate) read_latency_us: Option<f64>,
+
+    /// Average write latency in microseconds [default: as declared before, 1000 for a new pool]
+    #[arg(long, value_name = "µS", allow_negative_numbers = true, value_parser = parse_metric)]
+    pub(crate) write_latency_us: Option<f64>,
+
+    /// I/O operations per second [default: as declared before, 1000 for a new pool]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_metric)]
+    pub(crate) iops: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArguments {
+    /// The file or device
+    pub(crate) path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArguments {
+    /// The file or device
+    pub(crate) path: PathBuf,
+
+    /// Repair what can be repaired from a copy, and forget owner tags that are damaged
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenameArguments {
+    /// The file or device
+    pub(crate) path: PathBuf,
+
+    /// The new name [default: the path]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MapArguments {
+    /// The pool's name
+    pub(crate) name: String,
+
+    /// Write an image instead
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArguments,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KindArgument {
+    /// Memory, lost when the pool or the daemon ends
+    Ram,
+    /// A regular file or a block device
+    File,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum IoEngineArgument {
+    /// Whichever serves the file better, of those that the system permits
+    #[default]
+    Auto,
+    /// Linux AIO
+    Libaio,
+    /// io_uring
+    #[value(name = "io_uring")]
+    IoUring,
+}
+
+impl From<IoEngineArgument> for IoEngine {
+    fn from(argument: IoEngineArgument) -> Self {
+        match argument {
+            IoEngineArgument::Auto => Self::Auto,
+            IoEngineArgument::Libaio => Self::Libaio,
+            IoEngineArgument::IoUring => Self::IoUring,
+        }
+    }
+}
+
+fn parse_other_module(name: &str) -> Result<String, String> {
+    if name == MODULE_NAME {
+        return Err("it makes block devices: use `--type ram` or `--type file` instead".to_owned());
+    }
+    parse_module(name).map_err(|error| error.to_string())
+}
+
+fn parse_alignment(text: &str) -> Result<u32, String> {
+    let size = parse_size(text)?;
+    let alignment = u32::try_from(size).ok();
+    let is_possible = |&alignment: &u32| alignment == 0 || CreateParams::is_alignment(alignment);
+    alignment.filter(is_possible).ok_or_else(|| {
+        format!(
+            "it is a power of two from {} to {}, or 0 for the default",
+            CreateParams::MIN_ALIGNMENT,
+            CreateParams::MAX_ALIGNMENT
+        )
+    })
+}
+
+fn parse_pool_id(text: &str) -> Result<PoolId, String> {
+    match text.parse() {
+        Ok(PoolId::NULL) => Err("it stands for no id: leave it out to have one chosen".to_owned()),
+        Ok(PoolId::ADMIN) => Err("it is the admin pool's: choose another".to_owned()),
+        Ok(id) => Ok(id),
+        Err(_) => Err("an id is MAJOR.MINOR, for example 8000.0".to_owned()),
+    }
+}
+
+fn parse_metric(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok();
+    value
+        .filter(|value: &f64| value.is_finite() && *value >= 0.0)
+        .ok_or_else(|| "it is a finite number that is not negative".to_owned())
+}

@@ -1,0 +1,91 @@
+//! Arguments of `chimaera runtime`.
+
+use std::path::PathBuf;
+
+use chimaera_runtime::Polling;
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{DaemonArguments, SocketArgument};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RuntimeCommand {
+    /// Run the daemon; it writes "ready" and serves until it is told to stop
+    Start(StartArguments),
+    /// Stop the daemon: pools are drained, flushed and closed first
+    Stop(DaemonArguments),
+    /// Show what the daemon is doing
+    Status(DaemonArguments),
+}
+
+/// Name of the option by which a daemon in the background learns that it is one.
+pub(crate) const DETACHED_LOG: &str = "detached-log";
+
+#[derive(Debug, Args)]
+pub(crate) struct StartArguments {
+    #[command(flatten)]
+    pub(crate) place: SocketArgument,
+
+    /// Number of workers [default: a quarter of the processors, at least 1 and at most 16]
+    #[arg(
+        long,
+        value_name = "N",
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u16).range(1..=1024)
+    )]
+    pub(crate) workers: Option<u16>,
+
+    /// Processors to pin the workers to, for example 2,3
+    #[arg(
+        long,
+        value_name = "CPU,…",
+        value_delimiter = ',',
+        allow_negative_numbers = true
+    )]
+    pub(crate) pin: Vec<usize>,
+
+    /// How long workers poll before they sleep
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) polling: PollingArgument,
+
+    /// Folder with plugins, before those of $CHIMAERA_PLUGIN_PATH; may be given several times. A module
+    /// there replaces one that is built in
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) plugin_dir: Vec<PathBuf>,
+
+    /// Return once the daemon serves, and leave it running in the background
+    #[arg(long)]
+    pub(crate) detach: bool,
+
+    /// End with the process of this id, which starts the daemon
+    #[arg(long, value_name = "PID", hide = true, conflicts_with = "detach")]
+    pub(crate) with_parent: Option<i32>,
+
+    /// Where a detached daemon writes its log [default: the socket's path with .log]
+    #[arg(long, value_name = "FILE", requires = "detach")]
+    pub(crate) log: Option<PathBuf>,
+
+    /// The log of the daemon that `--detach` has started, which this is
+    #[arg(long = DETACHED_LOG, value_name = "FILE", hide = true, conflicts_with = "detach")]
+    pub(crate) detached_log: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum PollingArgument {
+    /// Poll for 10 ms
+    Performance,
+    /// Poll for 100 µs
+    #[default]
+    Balanced,
+    /// Poll for 5 µs
+    Powersave,
+}
+
+impl From<PollingArgument> for Polling {
+    fn from(argument: PollingArgument) -> Self {
+        match argument {
+            PollingArgument::Performance => Self::Performance,
+            PollingArgument::Balanced => Self::Balanced,
+            PollingArgument::Powersave => Self::Powersave,
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! `chimaera pool create`.
+
+use chimaera_bdev_client::{
+    BlockType, Client, CreateOptions, Error, PerfMetrics, PoolId, PoolInfo, PoolQuery, Stats,
+    Status,
+};
+use chimaera_client::proto::admin::GetOrCreatePool;
+use chimaera_client::proto::limits::MAX_CREATE_PARAMS_BYTES;
+
+use super::{PoolReport, allocated_bytes};
+use crate::args::{CreateArguments, Global, KindArgument, MetricsArguments};
+use crate::failure::Failure;
+use crate::input::read_regular;
+use crate::output::{self, printable};
+use crate::reach::connect;
+use crate::size::show_size;
+
+pub(super) fn create(arguments: &CreateArguments, global: &Global) -> Result<(), Failure> {
+    match (&arguments.module, arguments.kind) {
+        (Some(module), _) => create_of_module(module, arguments, global),
+        (None, Some(kind)) => create_block_device(kind, arguments, global),
+        (None, None) => unreachable!("one of them is required"),
+    }
+}
+
+/// A pool of a module of which this program knows nothing but the name.
+fn create_of_module(
+    module: &str,
+    arguments: &CreateArguments,
+    global: &Global,
+) -> Result<(), Failure> {
+    let params = match (&arguments.params, &arguments.params_file) {
+        (Some(text), _) if text.len() > MAX_CREATE_PARAMS_BYTES => {
+            return Err(Failure::usage(format!(
+                "--params has {} bytes, and a module takes at most {MAX_CREATE_PARAMS_BYTES}",
+                text.len()
+            )));
+        }
+        (Some(text), _) => text.clone().into_bytes(),
+        (None, Some(path)) => read_regular(path, "the parameters' file", MAX_CREATE_PARAMS_BYTES)?,
+        (None, None) => Vec::new(),
+    };
+    let request = GetOrCreatePool {
+        module: module.to_owned(),
+        name: arguments.name.clone(),
+        id: arguments.id.unwrap_or(PoolId::NULL),
+        params,
+    };
+    let runtime = connect(&arguments.daemon)?;
+    let info = runtime
+        .admin()
+        .get_or_create_pool(PoolQuery::Dynamic, &request)?;
+    if global.json {
+        return output::json(&PoolReport::of_creation(&info));
+    }
+    output::line(format_args!(
+        "{} pool {} of module {} with id {}",
+        verb(&info),
+        printable(&info.name),
+        printable(&info.module),
+        info.id
+    ));
+    Ok(())
+}
+
+/// What became of the request for a pool.
+const fn verb(info: &PoolInfo) -> &'static str {
+    match (info.created, info.opened) {
+        (true, false) => "created",
+        (true, true) => "opened what was there:",
+        (false, _) => "exists with these parameters:",
+    }
+}
+
+fn create_block_device(
+    kind: KindArgument,
+    arguments: &CreateArguments,
+    global: &Global,
+) -> Result<(), Failure> {
+    check_kind(kind, arguments)?;
+    let name = pool_name(kind, arguments)?;
+    let runtime = connect(&arguments.daemon)?;
+    let options = options(kind, arguments);
+    let client = Client::new(&runtime, arguments.id.unwrap_or(PoolId::NULL));
+    let create = |options: &CreateOptions| {
+        let created = client.create(PoolQuery::Dynamic, &name, options);
+        created.map_err(in_options)
+    };
+    let info = match arguments.metrics.declare(None) {
+        Declaration::Nothing => create(&options)?,
+        Declaration::All(metrics) => create(&options.perf_metrics(metrics))?,
+        Declaration::Some => {
+            // What is declared already is known once the pool is open.
+            let info = create(&options)?;
+            let declared = client.get_stats()?.metrics;
+            if let Declaration::All(metrics) = arguments.metrics.declare(Some(declared)) {
+                let again = options.overwrite(false).perf_metrics(metrics);
+                create(&again).map_err(|failure| {
+                    failure.explain(format_args!(
+                        "the pool is open all the same, as {}",
+                        info.id
+                    ))
+                })?;
+            }
+            info
+        }
+    };
+    if global.json {
+        return output::json(&PoolReport::of_creation(&info));
+    }
+    let stats = client.get_stats()?;
+    output::line(format_args!(
+        "{} pool {} with id {}{}; {}",
+        verb(&info),
+        printable(&info.name),
+        info.id,
+        rounding(arguments.size, &stats),
+        contents(&stats)
+    ));
+    Ok(())
+}
+
+/// Refuses what means something for pools on files only.
+fn check_kind(kind: KindArgument, arguments: &CreateArguments) -> Result<(), Failure> {
+    if kind == KindArgument::File {
+        return Ok(());
+    }
+    let given = [
+        ("--io-depth", arguments.io_depth.is_some()),
+        ("--alignment", arguments.alignment.is_some()),
+        ("--io-engine", arguments.io_engine.is_some()),
+        ("--overwrite", arguments.overwrite),
+        ("--read-only", arguments.read_only),
+    ];
+    let of_files = given.iter().find(|(_, is_given)| *is_given);
+    match (of_files, arguments.size) {
+        (Some((option, _)), _) => Err(Failure::usage(format!(
+            "{option} is for pools on files and devices, and means nothing for memory: leave it out, or give \
+             --type file"
+        ))),
+        (None, Some(0)) => Err(Failure::usage(
+            "--size is 0, and a memory pool needs a size: give at least 4KiB",
+        )),
+        (None, _) => Ok(()),
+    }
+}
+
+fn options(kind: KindArgument, arguments: &CreateArguments) -> CreateOptions {
+    let mut options = match kind {
+        KindArgument::Ram => CreateOptions::ram(arguments.size.unwrap_or(0)),
+        KindArgument::File => CreateOptions::file().size(arguments.size.unwrap_or(0)),
+    };
+    if let Some(io_depth) = arguments.io_depth {
+        options = options.io_depth(io_depth);
+    }
+    if let Some(alignment) = arguments.alignment {
+        options = options.alignment(alignment);
+    }
+    if let Some(engine) = arguments.io_engine {
+        options = options.io_engine(engine.into());
+    }
+    options
+        .overwrite(arguments.overwrite)
+        .read_only(arguments.read_only)
+}
+
+/// What is to be declared of a device.
+#[derive(Debug, PartialEq)]
+enum Declaration {
+    Nothing,
+    /// A part of it, which cannot be declared alone.
+    Some,
+    All(PerfMetrics),
+}
+
+impl MetricsArguments {
+    /// What these declare, in place of what is `declared` already.
+    fn declare(&self, declared: Option<PerfMetrics>) -> Declaration {
+        let given = [
+            self.read_bandwidth_mbps,
+            self.write_bandwidth_mbps,
+            self.read_latency_us,
+            self.write_latency_us,
+            self.iops,
+        ];
+        let is_given = |value: &Option<f64>| value.is_some();
+        if !given.iter().any(is_given) {
+            return Declaration::Nothing;
+        }
+        if !given.iter().all(is_given) && declared.is_none() {
+            return Declaration::Some;
+        }
+        let declared = declared.unwrap_or_default();
+        Declaration::All(PerfMetrics {
+            read_bandwidth_mbps: self
+                .read_bandwidth_mbps
+                .unwrap_or(declared.read_bandwidth_mbps),
+            write_bandwidth_mbps: self
+                .write_bandwidth_mbps
+                .unwrap_or(declared.write_bandwidth_mbps),
+            read_latency_us: self.read_latency_us.unwrap_or(declared.read_latency_us),
+            write_latency_us: self.write_latency_us.unwrap_or(declared.write_latency_us),
+            iops: self.iops.unwrap_or(declared.iops),
+        })
+    }
+}
+
+/// A refusal in which the module's parameters have the names of options.
+fn in_options(error: Error) -> Failure {
+    let is_value = matches!(error.status(), Status::InvalidArgument | Status::Alignment);
+    let is_parameter = is_value || error.status() == Status::ParameterMismatch;
+    let failure = Failure::from(error);
+    match is_parameter {
+        true => failure.map_text(name_options),
+        false => {
+            failure.map_text(|text| text.replace("perf_metrics", "the declared characteristics"))
+        }
+    }
+}
+
+/// Parameters as the module's errors name them, with the options of this program.
+const OPTIONS: [(&str, &str); 7] = [
+    ("bdev_type", "--type"),
+    ("size", "--size"),
+    ("io_depth", "--io-depth"),
+    ("alignment", "--alignment"),
+    ("io_engine", "--io-engine"),
+    ("read_only", "--read-only"),
+    ("overwrite", "--overwrite"),
+];
+
+/// Puts options where a parameter is spoken of: in `size is 4096`, and not in a path or in other words.
+fn name_options(text: &str) -> String {
+    let mut named = text.to_owned();
+    for (parameter, option) in OPTIONS {
+        for before in [": ", "; "] {
+            let spoken_of = format!("{before}{parameter} is ");
+            named = named.replace(&spoken_of, &format!("{before}{option} is "));
+        }
+    }
+    named
+}
+
+/// That a pool has not the size that was asked for, where it has not.
+fn rounding(asked: Option<u64>, stats: &Stats) -> String {
+    match asked.filter(|&asked| asked != 0 && asked != stats.total_size) {
+        Some(asked) => format!(
+            ", of {} bytes: as many whole blocks of {} as {asked} bytes hold",
+            stats.total_size,
+            BlockType::Kib4.size()
+        ),
+        None => String::new(),
+    }
+}
+
+/// What is in a pool. Whoever opens what was there before wants to see that it is there, and whoever does
+/// not that it is not.
+fn contents(stats: &Stats) -> String {
+    match allocated_bytes(stats) {
+        0 => "no blocks are allocated in it".to_owned(),
+        bytes => format!("blocks of {} are allocated in it", show_size(bytes)),
+    }
+}
+
+/// A file pool's name is a path that the daemon opens: what is relative here is not there.
+fn pool_name(kind: KindArgument, arguments: &CreateArguments) -> Result<String, Failure> {
+    if kind == KindArgument::Ram {
+        return Ok(arguments.name.clone());
+    }
+    let path = std::path::absolute(&arguments.name).map_err(Failure::system(format_args!(
+        "{} is not a path",
+        arguments.name
+    )))?;
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| Failure::usage(format!("{} is not UTF-8", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_named_as_options_where_they_are_spoken_of() {
+        let text = "creating pool: the pool exists with other parameters: size is 4096, asked for 8192; io_depth \
+                    is 32, asked for 4";
+        let named = "creating pool: the pool exists with other parameters: --size is 4096, asked for 8192; \
+                     --io-depth is 32, asked for 4";
+        assert_eq!(name_options(text), named);
+        let text = "cannot open /var/io_depth is here: its size is wrong";
+        assert_eq!(name_options(text), text);
+    }
+
+    #[test]
+    fn what_is_not_given_stays_as_it_is_declared() {
+        let iops = MetricsArguments {
+            iops: Some(5.0),
+            ..MetricsArguments::default()
+        };
+        assert_eq!(
+            MetricsArguments::default().declare(None),
+            Declaration::Nothing
+        );
+        assert_eq!(iops.declare(None), Declaration::Some);
+        let declared = PerfMetrics {
+            read_latency_us: 7.0,
+            ..PerfMetrics::default()
+        };
+        let expected = PerfMetrics {
+            iops: 5.0,
+            ..declared
+        };
+        assert_eq!(iops.declare(Some(declared)), Declaration::All(expected));
+    }
+}

@@ -1,0 +1,113 @@
+//! `chimaera pool list`.
+
+use std::borrow::Cow;
+
+use chimaera_bdev_client::{Client, MODULE_NAME, PerfMetrics, PoolInfo, Runtime, Status};
+
+use super::PoolReport;
+use crate::args::{DaemonArguments, Global};
+use crate::failure::Failure;
+use crate::output::{self, printable};
+use crate::program;
+use crate::reach::{ask, connect};
+
+pub(super) fn list(daemon: &DaemonArguments, global: &Global) -> Result<(), Failure> {
+    let runtime = connect(daemon)?;
+    let pools = ask(runtime.admin().async_list_pools(), daemon)?;
+    if global.json {
+        let reports = pools.iter().map(|pool| {
+            let perf_metrics = declared(&runtime, pool)?;
+            Ok(PoolReport {
+                perf_metrics,
+                ..PoolReport::new(pool)
+            })
+        });
+        return output::json(&reports.collect::<Result<Vec<_>, Failure>>()?);
+    }
+    if pools.is_empty() {
+        output::line(format_args!(
+            "no pools are open in this daemon; one that a file or device holds is opened by `{}`",
+            program::command(&["pool", "create", "PATH", "--type", "file"], daemon)
+        ));
+        return Ok(());
+    }
+    let rows: Vec<_> = pools
+        .iter()
+        .map(|pool| {
+            [
+                Cow::from(pool.id.to_string()),
+                printable(&pool.name),
+                printable(&pool.module),
+            ]
+        })
+        .collect();
+    let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let others = widest(0).unwrap_or(0) + widest(2).unwrap_or(0) + 2 * COLUMN_GAP;
+    let width = name_width(output::terminal_columns(), others);
+    let mut table = output::table(&["ID", "NAME", "MODULE"], 3);
+    for [id, name, module] in rows {
+        table.add_row([id, shortened(&name, width).into(), module]);
+    }
+    output::line(table.trim_fmt());
+    Ok(())
+}
+
+/// What is declared of a block device pool; nothing of another's, or of one that has gone meanwhile.
+fn declared(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<PerfMetrics>, Failure> {
+    if pool.module != MODULE_NAME {
+        return Ok(None);
+    }
+    match Client::new(runtime, pool.id).get_stats() {
+        Ok(stats) => Ok(Some(stats.metrics)),
+        Err(error) if error.status() == Status::PoolNotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Characters between columns.
+const COLUMN_GAP: usize = 2;
+
+/// Characters of a name that are shown in any case, and at most. Names have up to 4,096 bytes.
+const NAME_WIDTHS: (usize, usize) = (24, 120);
+
+/// Characters that a list has for names, beside so many of other columns.
+fn name_width(columns: Option<usize>, others: usize) -> usize {
+    let (least, most) = NAME_WIDTHS;
+    columns.map_or(most, |columns| {
+        columns.saturating_sub(others).clamp(least, most)
+    })
+}
+
+/// A text of at most so many characters, with an ellipsis for what is left out of its middle: paths differ at
+/// both ends.
+fn shortened(text: &str, width: usize) -> String {
+    let count = text.chars().count();
+    if count <= width {
+        return text.to_owned();
+    }
+    let head = width / 3;
+    let tail = width - head - 1;
+    let first = text.chars().take(head);
+    let last = text.chars().skip(count - tail);
+    first.chain(['…']).chain(last).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_name_is_shown_by_both_ends_and_a_short_one_as_it_is() {
+        assert_eq!(shortened("/dev/nvme0n1", 12), "/dev/nvme0n1");
+        assert_eq!(shortened("/dev/nvme0n1", 10), "/de…vme0n1");
+        assert_eq!(shortened(&"größe".repeat(900), 120).chars().count(), 120);
+    }
+
+    #[test]
+    fn names_have_the_room_that_others_leave_within_bounds() {
+        assert_eq!(name_width(Some(100), 40), 60);
+        assert_eq!(name_width(Some(10), 40), 24);
+        assert_eq!(name_width(Some(500), 40), 120);
+        assert_eq!(name_width(None, 40), 120);
+    }
+}

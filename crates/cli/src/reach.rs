@@ -1,0 +1,133 @@
+//! Reaching the daemon that a command means: connecting, and asking what it knows at once.
+//!
+//! Laws of this module:
+//! - Nobody waits in silence for longer than a second: it is said then what for ([`Waiting`]).
+//! - A connection and a question have an end within [`PATIENCE`]. Orders take as long as they take.
+//! - A daemon that cannot be reached is named by its process, where that is known.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chimaera_bdev_client::{Error, Status};
+use chimaera_client::{ConnectOptions, Runtime, SocketPlace, Task};
+use chimaera_runtime::process_at;
+
+use crate::absence;
+use crate::args::DaemonArguments;
+use crate::failure::Failure;
+use crate::waiting::Waiting;
+
+/// How long the daemon may take for the answer to a question. For a connection it is the client's own, which
+/// is as long.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Bytes for the buffers of questions and orders: what the client takes for the first of them.
+const SMALL_BYTES: u64 = 8 << 20;
+
+/// Connects to the daemon that a command means.
+pub(crate) fn connect(daemon: &DaemonArguments) -> Result<Runtime, Failure> {
+    connect_with(ConnectOptions::new(), daemon).map_err(|error| explain(error, daemon))
+}
+
+/// Connects for nothing but questions and orders, with as little memory as can be: a daemon that has no
+/// room for more must still be stopped.
+pub(crate) fn connect_small(daemon: &DaemonArguments) -> Result<Runtime, Error> {
+    connect_with(ConnectOptions::new().buffer_bytes(SMALL_BYTES), daemon)
+}
+
+fn connect_with(options: ConnectOptions, daemon: &DaemonArguments) -> Result<Runtime, Error> {
+    let options = match daemon.any_user {
+        true => options.trust_any_user(),
+        false => options,
+    };
+    let _waiting = Waiting::begin(answer_of(daemon));
+    match &daemon.place.socket {
+        Some(path) => options.connect_to(path),
+        None => options.connect(),
+    }
+}
+
+/// Why a daemon was not reached.
+pub(crate) fn explain(error: Error, daemon: &DaemonArguments) -> Failure {
+    let (status, is_absent) = (error.status(), error.is_no_daemon());
+    match status {
+        _ if is_absent => absence::explain(error.into(), &sockets(daemon)),
+        Status::Busy => no_answer(error, daemon),
+        _ => error.into(),
+    }
+}
+
+/// The answer to a question.
+///
+/// # Errors
+/// The question's own, or that there is no answer in time.
+pub(crate) fn ask<T>(mut question: Task<T>, daemon: &DaemonArguments) -> Result<T, Failure> {
+    let _waiting = Waiting::begin(answer_of(daemon));
+    match question.wait_timeout(PATIENCE) {
+        Some(answer) => Ok(answer.map_err(|error| error.error)?),
+        None => {
+            let error = Error::new(Status::Busy, "asking the runtime");
+            let text = format!("the daemon did not answer for {PATIENCE:?}: its log may say why");
+            Err(no_answer(error.with_account(text), daemon))
+        }
+    }
+}
+
+/// A failure that is none of the daemon's own: whatever holds it up may pass.
+fn no_answer(error: Error, daemon: &DaemonArguments) -> Failure {
+    let failure = Failure::new(error.to_string());
+    match process_of(daemon) {
+        Some(process) if is_suspended(process) => failure.explain(format_args!(
+            "its process {process} is suspended, and `kill -CONT {process}` resumes it"
+        )),
+        Some(process) => failure.explain(format_args!("its process is {process}")),
+        None => failure,
+    }
+}
+
+/// What is waited for, in words, when it is asked for.
+fn answer_of(daemon: &DaemonArguments) -> impl FnOnce() -> String + Send + 'static {
+    let daemon = daemon.clone();
+    move || match process_of(&daemon) {
+        Some(process) if is_suspended(process) => format!(
+            "the answer of the daemon with process id {process}, which is suspended: `kill -CONT {process}` \
+             resumes it"
+        ),
+        Some(process) => format!("the answer of the daemon with process id {process}"),
+        None => "the answer of the daemon".to_owned(),
+    }
+}
+
+/// The process of the daemon that a command means, if one listens.
+fn process_of(daemon: &DaemonArguments) -> Option<i32> {
+    process_at(&socket_in_use(daemon)).ok().flatten()
+}
+
+/// Whether a process was stopped by a signal.
+pub(crate) fn is_suspended(process: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    // After the name, which may hold anything.
+    let state = stat.rsplit(") ").next();
+    state.is_some_and(|state| state.starts_with(['T', 't']))
+}
+
+/// The sockets that a command means, absolute, in the order in which they are tried.
+fn sockets(daemon: &DaemonArguments) -> Vec<PathBuf> {
+    let sockets = match &daemon.place.socket {
+        Some(path) => vec![path.clone()],
+        None => SocketPlace::all()
+            .iter()
+            .map(|place| place.path().to_path_buf())
+            .collect(),
+    };
+    let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+    sockets.into_iter().map(absolute).collect()
+}
+
+/// The first of the sockets that a command means at which somebody answers, or may; else the first.
+pub(crate) fn socket_in_use(daemon: &DaemonArguments) -> PathBuf {
+    let mut sockets = sockets(daemon);
+    let answers = |socket: &PathBuf| !matches!(process_at(socket), Ok(None));
+    let index = sockets.iter().position(answers).unwrap_or(0);
+    sockets.swap_remove(index)
+}

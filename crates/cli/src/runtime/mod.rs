@@ -1,0 +1,65 @@
+//! `chimaera runtime`: the daemon as a whole.
+
+mod status;
+mod stop;
+
+use std::path::Path;
+
+use chimaera_client::SocketPlace;
+use chimaera_runtime::{check_processors, check_socket_path};
+
+use crate::args::{Global, RuntimeCommand, StartArguments};
+use crate::daemon;
+use crate::failure::Failure;
+
+pub(crate) fn run(command: &RuntimeCommand, global: &Global) -> Result<(), Failure> {
+    match command {
+        RuntimeCommand::Start(arguments) => start(arguments, global),
+        RuntimeCommand::Stop(daemon) => stop::stop(daemon, global),
+        RuntimeCommand::Status(daemon) => status::status(daemon, global),
+    }
+}
+
+fn start(arguments: &StartArguments, global: &Global) -> Result<(), Failure> {
+    let place = match &arguments.place.socket {
+        Some(path) => SocketPlace::named(path),
+        None => SocketPlace::own(),
+    };
+    // Before anything is made.
+    check_socket_path(place.path())?;
+    let socket = daemon::absolute(place.path())?;
+    check_processors(&arguments.pin)
+        .map_err(|error| Failure::from(error).map_text(|text| format!("--pin: {text}")))?;
+    for folder in &arguments.plugin_dir {
+        check_plugin_folder(folder)?;
+    }
+    place.prepare().map_err(|error| {
+        let text = format!("cannot start the daemon: {error}");
+        match error.is_absent() {
+            true => Failure::not_found(text),
+            false => Failure::new(text),
+        }
+    })?;
+    if arguments.detach {
+        daemon::detach(arguments, &socket, global)
+    } else {
+        daemon::run(arguments, &socket, global)
+    }
+}
+
+/// A folder that is named and is not there is a mistake, whatever may come into it later.
+fn check_plugin_folder(folder: &Path) -> Result<(), Failure> {
+    let shown = folder.display();
+    match std::fs::metadata(folder) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(Failure::not_found(format!(
+            "--plugin-dir {shown} is not a folder: name one that has plugins"
+        ))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::not_found(
+            format!("--plugin-dir {shown} is not there: make it, or name one that has plugins"),
+        )),
+        Err(error) => Err(Failure::system(format_args!(
+            "cannot use --plugin-dir {shown}"
+        ))(error)),
+    }
+}

@@ -1,0 +1,200 @@
+//! `chimaera runtime status`.
+
+use std::fmt;
+use std::iter;
+
+use chimaera_client::{
+    ChangingPool, LogLine, LogStatus, ModuleInfo, PoolStep, RuntimeStatus, Severity,
+};
+use serde::Serialize;
+
+use crate::args::{DaemonArguments, Global};
+use crate::failure::Failure;
+use crate::reach::{ask, connect_small, explain};
+use crate::{clock, output};
+
+/// What `status --json` prints.
+#[derive(Serialize)]
+struct StatusReport<'a> {
+    version: &'a str,
+    process_id: u32,
+    uptime_seconds: u64,
+    stopping: bool,
+    workers: u32,
+    sessions: u32,
+    pools: u32,
+    /// How many are being made or ended, and the first of them.
+    pools_changing: u32,
+    changing: Vec<ChangingReport<'a>>,
+    modules: Vec<ModuleReport<'a>>,
+    log: LogReport<'a>,
+}
+
+/// What `status --json` prints of a pool that is being made or ended.
+#[derive(Serialize)]
+struct ChangingReport<'a> {
+    name: &'a str,
+    module: &'a str,
+    step: PoolStep,
+}
+
+/// A pool that is being made or ended, and how far it is.
+pub(super) fn changing(pool: &ChangingPool) -> String {
+    let name = output::printable(&pool.name);
+    format!("pool {name} of module {}, {}", pool.module, pool.step)
+}
+
+/// What `status --json` prints of a module.
+#[derive(Serialize)]
+struct ModuleReport<'a> {
+    name: &'a str,
+    /// `null` as long as its library was not loaded.
+    version: Option<&'a str>,
+    built_in: bool,
+    library: Option<&'a str>,
+    /// Whether a daemon that is started now would use something else.
+    stale: bool,
+}
+
+/// What `status --json` prints of the log.
+#[derive(Serialize)]
+struct LogReport<'a> {
+    /// `null` if it is written.
+    problem: Option<&'a str>,
+    lost_lines: u64,
+    recent: Vec<LogLineReport<'a>>,
+}
+
+/// An error or a warning that was logged.
+#[derive(Serialize)]
+struct LogLineReport<'a> {
+    time: String,
+    severity: &'static str,
+    text: &'a str,
+}
+
+impl<'a> From<&'a LogStatus> for LogReport<'a> {
+    fn from(log: &'a LogStatus) -> Self {
+        Self {
+            problem: log.problem.as_deref(),
+            lost_lines: log.lost_lines,
+            recent: log.recent.iter().map(LogLineReport::from).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a LogLine> for LogLineReport<'a> {
+    fn from(line: &'a LogLine) -> Self {
+        Self {
+            time: clock::show_unix_milliseconds(line.unix_milliseconds),
+            severity: match line.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            },
+            text: &line.text,
+        }
+    }
+}
+
+impl LogReport<'_> {
+    fn show(&self) {
+        let state = match (self.problem, self.lost_lines) {
+            (None, 0) => "is written".to_owned(),
+            (None, lost) => format!("is written again, {lost} lines are lost"),
+            (Some(problem), 0) => problem.to_owned(),
+            (Some(problem), lost) => format!("{problem}; {lost} lines are lost"),
+        };
+        output::line(format_args!("{:<12}{state}", "log"));
+        let headings = iter::once("complaints").chain(iter::repeat(""));
+        for (line, heading) in self.recent.iter().zip(headings) {
+            let LogLineReport {
+                time,
+                severity,
+                text,
+            } = line;
+            output::line(format_args!("{heading:<12}{time} {severity}: {text}"));
+        }
+    }
+}
+
+impl<'a> From<&'a ModuleInfo> for ModuleReport<'a> {
+    fn from(module: &'a ModuleInfo) -> Self {
+        Self {
+            name: &module.name,
+            version: module.version.as_deref(),
+            built_in: module.library.is_none(),
+            library: module.library.as_deref(),
+            stale: module.stale,
+        }
+    }
+}
+
+impl fmt::Display for ModuleReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = output::printable(self.library.unwrap_or("built in"));
+        match self.version {
+            Some(version) if self.stale => write!(
+                f,
+                "{} {version} ({source}, of which there is another by now: stop the daemon and start it again to \
+                 use that)",
+                self.name
+            ),
+            Some(version) => write!(f, "{} {version} ({source})", self.name),
+            None => write!(f, "{} ({source}, not in use yet)", self.name),
+        }
+    }
+}
+
+pub(super) fn status(daemon: &DaemonArguments, global: &Global) -> Result<(), Failure> {
+    let runtime = connect_small(daemon).map_err(|error| explain(error, daemon))?;
+    let status: RuntimeStatus = ask(runtime.admin().async_status(), daemon)?;
+    let report = StatusReport {
+        version: &status.version,
+        process_id: status.process_id,
+        uptime_seconds: status.uptime_seconds,
+        stopping: status.is_stopping,
+        workers: status.worker_count,
+        sessions: status.session_count,
+        pools: status.pool_count,
+        pools_changing: status.changing_count,
+        changing: status
+            .changing
+            .iter()
+            .map(|pool| ChangingReport {
+                name: &pool.name,
+                module: &pool.module,
+                step: pool.step,
+            })
+            .collect(),
+        modules: status.modules.iter().map(ModuleReport::from).collect(),
+        log: LogReport::from(&status.log),
+    };
+    if global.json {
+        return output::json(&report);
+    }
+    let rows = [
+        ("version", report.version.to_owned()),
+        ("process id", report.process_id.to_string()),
+        ("uptime", format!("{} s", report.uptime_seconds)),
+        ("workers", report.workers.to_string()),
+        (
+            "sessions",
+            format!("{} (this one included)", report.sessions),
+        ),
+        ("pools", report.pools.to_string()),
+    ];
+    for (name, value) in rows {
+        output::line(format_args!("{name:<12}{value}"));
+    }
+    let headings = iter::once("changing").chain(iter::repeat(""));
+    for (pool, heading) in status.changing.iter().zip(headings) {
+        output::line(format_args!("{heading:<12}{}", changing(pool)));
+    }
+    // A line each: paths are long.
+    let headings = iter::once("modules").chain(iter::repeat(""));
+    for (module, heading) in report.modules.iter().zip(headings) {
+        output::line(format_args!("{heading:<12}{module}"));
+    }
+    report.log.show();
+    Ok(())
+}

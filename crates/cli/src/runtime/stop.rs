@@ -1,0 +1,211 @@
+//! `chimaera runtime stop`.
+//!
+//! The order to stop is answered when the last pool has ended, which takes as long as it takes. Meanwhile the
+//! daemon says what it waits for, and as long as that changes there is something to wait for.
+
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use chimaera_client::{Error, Runtime, Status};
+use chimaera_runtime::{lock_holder, process_at};
+use serde::Serialize;
+
+use crate::args::{DaemonArguments, Global};
+use crate::failure::Failure;
+use crate::output;
+use crate::reach::{connect_small, explain, is_suspended, socket_in_use};
+use crate::runtime::status::changing;
+use crate::waiting::SILENCE;
+
+/// How long `stop` waits while nothing changes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often it looks whether the daemon is gone.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What `stop --json` prints.
+#[derive(Serialize)]
+struct StopReport {
+    stopped: bool,
+    process_id: u32,
+}
+
+pub(super) fn stop(daemon: &DaemonArguments, global: &Global) -> Result<(), Failure> {
+    let socket = socket_in_use(daemon);
+    let served_by = process_at(&socket).ok().flatten();
+    let process_id = match connect_small(daemon) {
+        Ok(runtime) => {
+            let mut patience = Patience::new(runtime.daemon().process_id);
+            order(&runtime, &mut patience)?;
+            // The daemon closes its connections when nothing is left to do but to end.
+            patience.wait_until(|| !runtime.is_connected())?;
+            patience.process_id
+        }
+        Err(error) => end_of_unreached(error, served_by, &socket, daemon)?,
+    };
+    if global.json {
+        return output::json(&StopReport {
+            stopped: true,
+            process_id,
+        });
+    }
+    output::line(format_args!(
+        "stopped the daemon with process id {process_id} at {}",
+        output::printable_path(&socket)
+    ));
+    Ok(())
+}
+
+/// Waits for a daemon that welcomes nobody, if it is about to end.
+fn end_of_unreached(
+    error: Error,
+    served_by: Option<i32>,
+    socket: &Path,
+    daemon: &DaemonArguments,
+) -> Result<u32, Failure> {
+    let status = error.status();
+    let is_absent = error.is_no_daemon();
+    let failure = explain(error, daemon);
+    if let Some(process) = served_by {
+        let has_ended = || !process_at(socket).is_ok_and(|now| now == Some(process));
+        let mut patience = Patience::new(process.cast_unsigned());
+        if status == Status::ShuttingDown {
+            patience.wait_until(has_ended)?;
+            return Ok(patience.process_id);
+        }
+        // It may have been ending, or have had no descriptor to say why it closed the connection.
+        let is_loss = is_absent || status == Status::ConnectionLost;
+        if is_loss && patience.wait_a_moment(has_ended) {
+            return Ok(patience.process_id);
+        }
+    }
+    let known = served_by.or_else(|| lock_holder(socket));
+    Err(match known.filter(|_| !is_absent) {
+        Some(process) => failure.explain(format_args!(
+            "where it cannot be asked to stop, `kill {process}` stops it in good order"
+        )),
+        None => failure,
+    })
+}
+
+const fn is_ending(status: Status) -> bool {
+    matches!(status, Status::ShuttingDown | Status::ConnectionLost)
+}
+
+/// Tells the daemon to stop, and waits until its pools have ended.
+fn order(runtime: &Runtime, patience: &mut Patience) -> Result<(), Failure> {
+    let mut order = runtime.admin().async_stop_runtime();
+    loop {
+        match order
+            .wait_timeout(SILENCE)
+            .map(|ended| ended.map_err(Error::from))
+        {
+            Some(Ok(())) => return Ok(()),
+            // Somebody else stops it, and was first.
+            Some(Err(error)) if is_ending(error.status()) => return Ok(()),
+            Some(Err(error)) => return Err(error.into()),
+            None => patience.note(what_it_waits_for(runtime))?,
+        }
+    }
+}
+
+/// What keeps the daemon from ending, in its own words, if it says so.
+fn what_it_waits_for(runtime: &Runtime) -> Option<String> {
+    let status = runtime.admin().async_status().wait_timeout(SILENCE)?.ok()?;
+    let mut waits: Vec<_> = status.changing.iter().map(changing).collect();
+    let further = status.pool_count.saturating_add(status.changing_count) as usize - waits.len();
+    if further > 0 {
+        waits.push(format!("{further} further pools"));
+    }
+    (!waits.is_empty()).then(|| waits.join(", "))
+}
+
+/// Waits for a daemon to end, and says what it is that takes long.
+struct Patience {
+    process_id: u32,
+    /// What was waited for when it was looked last, and since when.
+    waits_for: Option<String>,
+    since: Instant,
+    is_said: bool,
+}
+
+impl Patience {
+    fn new(process_id: u32) -> Self {
+        Self {
+            process_id,
+            waits_for: None,
+            since: Instant::now(),
+            is_said: false,
+        }
+    }
+
+    /// Takes note of what is waited for, and says so where it is news.
+    ///
+    /// # Errors
+    /// It has been the same for too long.
+    fn note(&mut self, waits_for: Option<String>) -> Result<(), Failure> {
+        if waits_for != self.waits_for || !self.is_said {
+            if waits_for != self.waits_for {
+                self.since = Instant::now();
+            }
+            self.waits_for = waits_for;
+            self.is_said = true;
+            output::note(format_args!("waiting for {self} to end"));
+        }
+        if self.since.elapsed() < PATIENCE {
+            return Ok(());
+        }
+        Err(Failure::new(format!(
+            "{self} is stopping, and has not come further for {} s: its log may say why; `kill {process}` twice, \
+             more than a second apart, ends it at once, and what was not flushed may be lost",
+            PATIENCE.as_secs(),
+            process = self.process_id
+        )))
+    }
+
+    /// Whether the daemon ends at once.
+    fn wait_a_moment(&self, has_ended: impl Fn() -> bool) -> bool {
+        while !has_ended() {
+            if self.since.elapsed() > SILENCE {
+                return false;
+            }
+            std::thread::sleep(LOOK);
+        }
+        true
+    }
+
+    /// Waits until the daemon has ended.
+    ///
+    /// # Errors
+    /// It takes too long.
+    fn wait_until(&mut self, has_ended: impl Fn() -> bool) -> Result<(), Failure> {
+        let begun = Instant::now();
+        self.waits_for = None;
+        (self.since, self.is_said) = (begun, false);
+        while !has_ended() {
+            if begun.elapsed() > SILENCE {
+                self.note(None)?;
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Patience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let process = self.process_id;
+        write!(f, "the daemon with process id {process}")?;
+        if is_suspended(process.cast_signed()) {
+            return write!(
+                f,
+                ", which is suspended (`kill -CONT {process}` resumes it),"
+            );
+        }
+        match &self.waits_for {
+            Some(waits_for) => write!(f, ", which waits for {waits_for},"),
+            None => Ok(()),
+        }
+    }
+}
