@@ -89,7 +89,7 @@ impl Drop for Lease {
             && self.index < OWNED_LANES
         {
             lanes.lane(self.index).submission.disown();
-            lanes.directory.lock().idle.push(self.index);
+            lanes.idle.lock().push(self.index);
         }
     }
 }
@@ -100,7 +100,13 @@ pub(crate) struct Lanes {
     /// thread's last lane is one of this session is a look whether this is its process, too.
     home: Home,
     lanes: [OnceLock<Arc<ClientLane>>; MAX_LANES],
-    directory: Mutex<Directory>,
+    /// Open lanes whose owners ended. Held for moments.
+    idle: Mutex<Vec<usize>>,
+    /// Of the lanes that are owned, those before this one are open. Held while a lane is opened, for as long as
+    /// the daemon takes: only who needs one that is not open waits for that.
+    opened: Mutex<usize>,
+    /// Counts those who share, to spread them.
+    sharers: AtomicUsize,
     /// How long threads look before they sleep, if that was asked for.
     spin: Option<Duration>,
     /// Tasks that wait to be submitted.
@@ -108,22 +114,14 @@ pub(crate) struct Lanes {
     link: Arc<Link>,
 }
 
-#[derive(Default)]
-struct Directory {
-    /// Open lanes whose owners ended.
-    idle: Vec<usize>,
-    /// Of the lanes that are owned, those before this one are open.
-    opened: usize,
-    /// Counts those who share, to spread them.
-    sharers: usize,
-}
-
 impl Lanes {
     pub(crate) fn new(spin: Option<Duration>, link: Arc<Link>) -> Self {
         Self {
             home: link.home.clone(),
             lanes: [const { OnceLock::new() }; MAX_LANES],
-            directory: Mutex::default(),
+            idle: Mutex::default(),
+            opened: Mutex::default(),
+            sharers: AtomicUsize::new(0),
             spin,
             unsubmitted: AtomicUsize::new(0),
             link,
@@ -173,7 +171,7 @@ impl Lanes {
             Ok(Some(index)) => index,
             Ok(None) => self.lease()?,
             // The thread is ending, and has no leases any more.
-            Err(_) => self.share(&mut self.directory.lock())?,
+            Err(_) => self.share()?,
         };
         LAST.set((session, index));
         Ok(self.lane(index))
@@ -185,19 +183,12 @@ impl Lanes {
 
     /// Takes a lane for this thread: an idle one, a new one, or one that is shared.
     fn lease(self: &Arc<Self>) -> Result<usize, Error> {
-        let index = {
-            let mut directory = self.directory.lock();
-            if let Some(index) = directory.idle.pop() {
-                self.lane(index).submission.own();
-                index
-            } else if directory.opened < OWNED_LANES {
-                let index = directory.opened;
-                self.open(index, Use::Owned)?.submission.own();
-                directory.opened += 1;
-                index
-            } else {
-                self.share(&mut directory)?
-            }
+        let index = match self.take_idle() {
+            Some(index) => index,
+            None => match self.open_own()? {
+                Some(index) => index,
+                None => self.share()?,
+            },
         };
         let lease = Lease {
             session: self.home.number(),
@@ -211,17 +202,43 @@ impl Lanes {
         Ok(index)
     }
 
-    /// Chooses a lane that is shared.
-    fn share(&self, directory: &mut Directory) -> Result<usize, Error> {
-        let index = OWNED_LANES + directory.sharers % SHARED_LANES;
-        if self.lanes[index].get().is_none() {
-            self.open(index, Use::Shared)?;
+    /// Takes a lane whose owner ended.
+    fn take_idle(&self) -> Option<usize> {
+        let index = self.idle.lock().pop()?;
+        self.lane(index).submission.own();
+        Some(index)
+    }
+
+    /// Opens a lane for this thread, or takes one that became idle meanwhile. `None` if there are no more.
+    fn open_own(&self) -> Result<Option<usize>, Error> {
+        let mut opened = self.opened.lock();
+        if let Some(index) = self.take_idle() {
+            return Ok(Some(index));
         }
-        directory.sharers += 1;
+        let index = *opened;
+        if index == OWNED_LANES {
+            return Ok(None);
+        }
+        self.open(index, Use::Owned)?.submission.own();
+        *opened += 1;
+        Ok(Some(index))
+    }
+
+    /// Chooses a lane that is shared.
+    fn share(&self) -> Result<usize, Error> {
+        let sharer = self.sharers.fetch_add(1, Ordering::Relaxed);
+        let index = OWNED_LANES + sharer % SHARED_LANES;
+        if self.lanes[index].get().is_none() {
+            let _opened = self.opened.lock();
+            // Somebody else may have done it meanwhile.
+            if self.lanes[index].get().is_none() {
+                self.open(index, Use::Shared)?;
+            }
+        }
         Ok(index)
     }
 
-    /// Opens a lane. To be called with the directory locked. A lane that was asked for before, without an
+    /// Opens a lane. To be called with `opened` locked. A lane that was asked for before, without an
     /// answer, is asked for again: the daemon may have opened it.
     fn open(&self, index: usize, kind: Use) -> Result<&Arc<ClientLane>, Error> {
         let operation = "opening a lane";

@@ -6,7 +6,9 @@
 //! - Threads do not queue for one lock: each allocates from the shard that its number falls on.
 //!   A freed extent goes back to the shard that it came from. What is too large for a shard's
 //!   regions comes from the segments themselves.
-//! - No lock is held while another is taken, save that segments are registered one at a time.
+//! - Segments are registered one at a time. Whoever does holds a lock for that ([`Memory::growing`]) for as long
+//!   as the daemon takes, and no other one meanwhile: only who wants a segment, too, waits for it. All other
+//!   locks are held for moments, and none of them while another is taken.
 //! - An index is given to one segment only, as far as the daemon can know: a segment for which it was asked
 //!   keeps its index until the daemon has it or refuses it.
 //! - A segment stays mapped as long as the memory lives, which every buffer shares.
@@ -109,14 +111,16 @@ pub(crate) struct Memory {
     /// The process that has it. In any other nothing of it is touched.
     home: Home,
     segments: [OnceLock<Arc<Segment>>; MAX_SEGMENTS],
-    spaces: Mutex<Spaces>,
+    /// The ranges of the segments that the daemon has.
+    spaces: Mutex<Vec<Space>>,
+    growing: Mutex<Growing>,
     shards: Box<[CachePadded<Mutex<Shard>>]>,
     growth_bytes: u64,
 }
 
-/// The segments that the daemon knows, and the one of which nobody knows whether it does.
-struct Spaces {
-    list: Vec<Space>,
+/// Held by who registers a segment.
+#[derive(Default)]
+struct Growing {
     /// The daemon was asked to register it under the next index, and did not say that it did, nor that
     /// it will not. Until it does, no other segment can have that index.
     unsettled: Option<Segment>,
@@ -157,10 +161,8 @@ impl Memory {
         let memory = Self {
             home,
             segments: [const { OnceLock::new() }; MAX_SEGMENTS],
-            spaces: Mutex::new(Spaces {
-                list: vec![space],
-                unsettled: None,
-            }),
+            spaces: Mutex::new(vec![space]),
+            growing: Mutex::default(),
             shards: (0..SHARDS).map(|_| CachePadded::default()).collect(),
             growth_bytes,
         };
@@ -233,7 +235,7 @@ impl Memory {
     }
 
     fn free_range(&self, segment: u8, allocation: Allocation<u32>) {
-        self.spaces.lock().list[usize::from(segment)]
+        self.spaces.lock()[usize::from(segment)]
             .allocator
             .free(allocation);
     }
@@ -251,28 +253,34 @@ impl Memory {
                 );
             }
         };
-        let mut spaces = self.spaces.lock();
+        if let Some(extent) = find_room(&mut self.spaces.lock(), units) {
+            return Ok(extent);
+        }
+        let mut growing = self.growing.lock();
         // At most an unsettled segment, which may be too small, and one that is large enough.
         for _ in 0..2 {
-            if let Some(extent) = spaces.allocate(units) {
+            // There may be room since somebody freed some, or has just added a segment.
+            if let Some(extent) = find_room(&mut self.spaces.lock(), units) {
                 return Ok(extent);
             }
-            self.grow(&mut spaces, units, register, &operation)?;
+            if let Some(extent) = self.grow(&mut growing, units, register, &operation)? {
+                return Ok(extent);
+            }
         }
-        spaces
-            .allocate(units)
-            .ok_or_else(|| Error::new(Status::OutOfMemory, operation()))
+        Err(Error::new(Status::OutOfMemory, operation()))
     }
 
-    /// Adds a segment: one that has room for so many units, or the one that is unsettled.
+    /// Adds a segment, one that has room for so many units, or the one that is unsettled. Gives so many units of
+    /// it if there are.
     fn grow(
         &self,
-        spaces: &mut Spaces,
+        growing: &mut Growing,
         units: u32,
         register: Register<'_>,
         operation: &dyn Fn() -> String,
-    ) -> Result<(), Error> {
-        let index = spaces.list.len();
+    ) -> Result<Option<Extent>, Error> {
+        // Only who grows adds one.
+        let index = self.spaces.lock().len();
         if index == MAX_SEGMENTS {
             return Err(
                 Error::new(Status::OutOfMemory, operation()).with_detail(format!(
@@ -281,7 +289,7 @@ impl Memory {
                 )),
             );
         }
-        let segment = match spaces.unsettled.take() {
+        let segment = match growing.unsettled.take() {
             Some(segment) => segment,
             None => {
                 let len = self
@@ -296,26 +304,25 @@ impl Memory {
             Ok(()) => {}
             Err(undone) => {
                 if !undone.is_settled {
-                    spaces.unsettled = Some(segment);
+                    growing.unsettled = Some(segment);
                 }
                 return Err(undone.error);
             }
         }
-        spaces.list.push(Space::new(&segment, 0));
+        let space = Space::new(&segment, 0);
+        // Before anybody has an extent of it.
         let _ = self.segments[index].set(Arc::new(segment));
-        Ok(())
+        let mut spaces = self.spaces.lock();
+        spaces.push(space);
+        // Before anybody else has.
+        Ok(spaces[index].allocate(index, units))
     }
 }
 
-impl Spaces {
-    fn allocate(&mut self, units: u32) -> Option<Extent> {
-        // The newest has most room.
-        let spaces = self.list.iter_mut().enumerate().rev();
-        spaces.into_iter().find_map(|(index, space)| {
-            let allocation = space.allocator.allocate(units)?;
-            Some(space.extent(index, allocation, units))
-        })
-    }
+fn find_room(spaces: &mut [Space], units: u32) -> Option<Extent> {
+    // The newest has most room.
+    let mut spaces = spaces.iter_mut().enumerate().rev();
+    spaces.find_map(|(index, space)| space.allocate(index, units))
 }
 
 impl Space {
@@ -328,13 +335,15 @@ impl Space {
         }
     }
 
-    fn extent(&self, index: usize, allocation: Allocation<u32>, units: u32) -> Extent {
-        Extent {
+    /// Some units of this space, which is that of the segment with this index.
+    fn allocate(&mut self, index: usize, units: u32) -> Option<Extent> {
+        let allocation = self.allocator.allocate(units)?;
+        Some(Extent {
             segment: index as u8,
             offset_bytes: self.base_bytes + u64::from(allocation.offset) * SEGMENT_UNIT_BYTES,
             len_bytes: u64::from(units) * SEGMENT_UNIT_BYTES,
             place: Place::Segment(allocation),
-        }
+        })
     }
 }
 

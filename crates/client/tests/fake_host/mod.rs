@@ -196,6 +196,13 @@ impl FakeHost {
         self.shared.next_answers.lock().extend(answers);
     }
 
+    /// Waits until so many answers are kept.
+    pub(crate) fn wait_for_late(&self, count: usize) {
+        while self.shared.late.lock().len() < count {
+            thread::yield_now();
+        }
+    }
+
     /// Sends the answers that were kept. Gives their number.
     pub(crate) fn send_late_answers(&self) -> usize {
         let late = std::mem::take(&mut *self.shared.late.lock());
