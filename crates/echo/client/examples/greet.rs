@@ -1,4 +1,4 @@
-//! Calls an echo pool of the daemon: `cargo run --example greet -- POOL`.
+//! Calls a pool of the daemon: `cargo run --example greet -- POOL`.
 
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
@@ -8,11 +8,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let name = std::env::args().nth(1).ok_or("give the name of a pool")?;
     let runtime = Runtime::connect()?;
     let pool = runtime.admin().find_pool(&name)?;
-    let echo = Client::new(&runtime, pool.id);
+    let client = Client::new(&runtime, pool.id);
     println!(
         "it says {}, and gives back {}",
-        echo.greet()?,
-        echo.echo(7)?
+        client.greet()?,
+        client.echo(7)?
     );
     Ok(())
 }

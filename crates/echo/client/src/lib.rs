@@ -1,13 +1,13 @@
-//! The client of the echo module: what an application uses, and a template for other modules'.
+//! The client of the echo module: what an application uses.
 //!
 //! ```no_run
 //! use chimaera_echo_client::{Client, PoolId, PoolQuery, Runtime};
 //!
 //! # fn main() -> Result<(), chimaera_echo_client::Error> {
 //! let runtime = Runtime::connect()?;
-//! let echo = Client::new(&runtime, PoolId::new(9000, 0));
-//! echo.create(PoolQuery::Dynamic, "echo", "hello")?;
-//! assert_eq!(echo.echo(7)?, 7);
+//! let client = Client::new(&runtime, PoolId::new(9000, 0));
+//! client.create(PoolQuery::Dynamic, "a pool", "hello")?;
+//! assert_eq!(client.echo(7)?, 7);
 //! # Ok(())
 //! # }
 //! ```
@@ -19,7 +19,7 @@ use chimaera_client::{Buffer, Call, Finished, PoolInfo, Task, TaskError};
 pub use chimaera_client::{Error, PoolId, PoolQuery, Runtime, Status};
 use chimaera_echo_proto::{MAX_GREETING_BYTES, MODULE_NAME, Method};
 
-/// An echo pool, from a client's side. Any number of threads can use it.
+/// A pool, from a client's side. Any number of threads can use it.
 #[derive(Clone, Debug)]
 pub struct Client {
     runtime: Runtime,

@@ -4,12 +4,12 @@ use chimaera_client::Call;
 use chimaera_echo_client::{Client, PoolId, PoolQuery, Runtime, Status};
 use chimaera_echo_proto::Method;
 
-fn echo() -> (Runtime, Client) {
+fn start() -> (Runtime, Client) {
     let embed = Runtime::embed().with_module(chimaera_echo_runtime::module());
     let runtime = embed.workers(1).start().expect("the host starts");
     let client = Client::new(&runtime, PoolId::new(9000, 0));
     let info = client
-        .create(PoolQuery::Dynamic, "echo", "hello")
+        .create(PoolQuery::Dynamic, "a pool", "hello")
         .expect("the pool is made");
     assert!(info.created);
     (runtime, client)
@@ -17,11 +17,11 @@ fn echo() -> (Runtime, Client) {
 
 #[test]
 fn words_come_back() {
-    let (_runtime, echo) = echo();
+    let (_runtime, client) = start();
     for word in [0, 1, u64::MAX] {
-        assert_eq!(echo.echo(word).expect("comes back"), word);
+        assert_eq!(client.echo(word).expect("comes back"), word);
     }
-    let tasks: Vec<_> = (0..500).map(|word| echo.async_echo(word)).collect();
+    let tasks: Vec<_> = (0..500).map(|word| client.async_echo(word)).collect();
     for (word, task) in (0..500).zip(tasks) {
         assert_eq!(task.wait().expect("comes back"), word);
     }
@@ -29,33 +29,33 @@ fn words_come_back() {
 
 #[test]
 fn buffers_come_back_reversed() {
-    let (runtime, echo) = echo();
+    let (runtime, client) = start();
     for len in [0, 1, 2, 4095, 4096, 8192, 8193, 100_000] {
         let mut buffer = runtime.allocate_buffer(len).expect("a buffer");
         for (index, byte) in buffer.iter_mut().enumerate() {
             *byte = (index % 251) as u8;
         }
         let expected: Vec<u8> = buffer.iter().rev().copied().collect();
-        echo.reverse(&mut buffer).expect("is reversed");
+        client.reverse(&mut buffer).expect("is reversed");
         assert_eq!(*buffer, *expected, "{len}");
-        let buffer = echo.async_reverse(buffer).wait().expect("is reversed");
+        let buffer = client.async_reverse(buffer).wait().expect("is reversed");
         assert!(buffer.iter().rev().eq(&expected), "{len}");
     }
 }
 
 #[test]
 fn a_pool_keeps_its_greeting() {
-    let (runtime, echo) = echo();
-    assert_eq!(echo.greet().expect("greets"), "hello");
-    let again = echo
-        .create(PoolQuery::Dynamic, "echo", "hello")
+    let (runtime, client) = start();
+    assert_eq!(client.greet().expect("greets"), "hello");
+    let again = client
+        .create(PoolQuery::Dynamic, "a pool", "hello")
         .expect("the same pool");
     assert!(!again.created);
-    let again = echo.async_create(PoolQuery::Dynamic, "echo", "hello");
+    let again = client.async_create(PoolQuery::Dynamic, "a pool", "hello");
     assert!(!again.wait().expect("the same pool").created);
-    assert_eq!(echo.async_greet().wait().expect("greets"), "hello");
-    let error = echo
-        .create(PoolQuery::Dynamic, "echo", "goodbye")
+    assert_eq!(client.async_greet().wait().expect("greets"), "hello");
+    let error = client
+        .create(PoolQuery::Dynamic, "a pool", "goodbye")
         .expect_err("another greeting");
     assert_eq!(error.status(), Status::ParameterMismatch);
     assert!(
@@ -66,7 +66,7 @@ fn a_pool_keeps_its_greeting() {
     );
     let other = Client::new(&runtime, PoolId::new(9001, 0));
     let error = other
-        .create(PoolQuery::Dynamic, "echo", "hello")
+        .create(PoolQuery::Dynamic, "a pool", "hello")
         .expect_err("another id");
     assert!(
         error
@@ -86,7 +86,7 @@ fn a_pool_keeps_its_greeting() {
 
 #[test]
 fn a_buffer_that_is_lent_for_reading_is_not_written() {
-    let (runtime, echo) = echo();
+    let (runtime, client) = start();
     let mut buffer = runtime.allocate_buffer(64).expect("a buffer");
     buffer.fill(7);
     buffer[0] = 1;
@@ -103,6 +103,6 @@ fn a_buffer_that_is_lent_for_reading_is_not_written() {
         assert_eq!(error.status(), Status::InvalidBuffer);
     }
     assert_eq!((buffer[0], buffer[63]), (1, 7));
-    echo.reverse(&mut buffer).expect("is lent for writing");
+    client.reverse(&mut buffer).expect("is lent for writing");
     assert_eq!((buffer[0], buffer[63]), (7, 1));
 }

@@ -12,10 +12,11 @@ fn the_library_is_loaded_by_the_modules_name() {
     let folder = test.parent().expect("it lies in a folder");
     let embed = Runtime::embed().plugin_folder(folder).workers(1);
     let runtime = embed.start().expect("the host starts");
-    let echo = Client::new(&runtime, PoolId::new(9000, 0));
-    echo.create(PoolQuery::Dynamic, "echo", "hello")
+    let client = Client::new(&runtime, PoolId::new(9000, 0));
+    client
+        .create(PoolQuery::Dynamic, "a pool", "hello")
         .expect("the library is found and can be used");
-    assert_eq!(echo.echo(7).expect("comes back"), 7);
+    assert_eq!(client.echo(7).expect("comes back"), 7);
     let status = runtime.admin().status().expect("a status");
     let module = status
         .modules

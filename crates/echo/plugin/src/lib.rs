@@ -1,7 +1,7 @@
-//! The echo ChiMod: the smallest module that shows everything a module needs.
+//! The echo ChiMod: small, and with everything that a module needs.
 //!
 //! It has creation parameters (a greeting), an empty task, and tasks that read and write the
-//! client's buffer. `docs/WRITING_A_CHIMOD.md` walks through it.
+//! client's buffer. `docs/WRITING_A_CHIMOD.md` of Chimaera says what a module may do and must not.
 
 use chimaera_chimod::{
     Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
@@ -9,18 +9,18 @@ use chimaera_chimod::{
 use chimaera_echo_proto::{MAX_GREETING_BYTES, Method};
 use chimaera_proto::Status;
 
-/// Bytes that [`Echo::reverse`] holds at a time, so that a large buffer needs no large copy.
+/// Bytes that [`reverse`] holds at a time, so that a large buffer needs no large copy.
 const CHUNK_BYTES: usize = 4096;
 
-/// An echo pool.
+/// A pool.
 #[derive(Debug)]
-pub struct Echo {
+pub struct EchoPool {
     greeting: String,
 }
 
-chimaera_chimod::export_chimod!(Echo, "chimaera_echo");
+chimaera_chimod::export_chimod!(EchoPool, "chimaera_echo");
 
-impl Container for Echo {
+impl Container for EchoPool {
     fn create(context: CreateContext<'_>) -> Result<Self, ModuleError> {
         Ok(Self {
             greeting: parse_greeting(context.params)?.to_owned(),
@@ -55,7 +55,7 @@ impl Container for Echo {
     }
 }
 
-impl Echo {
+impl EchoPool {
     fn greet(&self, request: Request) {
         let greeting = self.greeting.as_bytes();
         match request.writable_buffer() {

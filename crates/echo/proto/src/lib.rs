@@ -7,7 +7,7 @@
 /// Name of the module; its library is `libchimaera_echo_runtime.so`.
 pub const MODULE_NAME: &str = "chimaera_echo";
 
-/// Longest greeting, in bytes: the creation parameter of an echo pool, as plain UTF-8.
+/// Longest greeting, in bytes: the creation parameter of a pool, as plain UTF-8.
 pub const MAX_GREETING_BYTES: usize = 64;
 
 /// What the echo module does.

@@ -3,9 +3,12 @@
 //! What is written is the echo module itself, as it is built and tested here, under another name. So a new
 //! module is one that works, and cannot fall behind the SDK.
 
+mod sdk;
+
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use chimaera_client::proto::shell;
 use serde::Serialize;
@@ -13,11 +16,12 @@ use serde::Serialize;
 use crate::args::{ChimodCommand, Global, NewArguments};
 use crate::failure::Failure;
 use crate::{output, program};
+use sdk::Sdk;
 
 /// A file of the echo module: its path in the new folder, and what it holds.
 macro_rules! echo {
     ($($path:literal),+ $(,)?) => {
-        [$(($path, include_str!(concat!("../../echo/", $path)))),+]
+        [$(($path, include_str!(concat!("../../../echo/", $path)))),+]
     };
 }
 
@@ -33,12 +37,8 @@ const FILES: [(&str, &str); 9] = echo![
     "client/tests/loaded.rs",
 ];
 
-/// Packages of the SDK that a module needs, and where they lie in a checkout.
-const SDK: [(&str, &str); 3] = [
-    ("chimaera-chimod", "crates/chimod"),
-    ("chimaera-client", "crates/client"),
-    ("chimaera-proto", "proto"),
-];
+/// That of the echo module.
+const EDITION: &str = "2024";
 
 /// Names that are modules already, or whose packages would have the names of those that they are built on.
 const TAKEN: [&str; 3] = ["chimaera", "chimaera_bdev", "chimaera_echo"];
@@ -55,26 +55,69 @@ struct NewReport<'a> {
     module: &'a str,
     folder: &'a Path,
     sdk: String,
+    /// The workspace inside of which the folder lies, without being a part of it.
+    inside: Option<&'a Path>,
+    formatted: bool,
 }
 
 fn new(arguments: &NewArguments, global: &Global) -> Result<(), Failure> {
     let name = &*arguments.name;
     check_free(name)?;
     let sdk = Sdk::find(arguments.sdk.as_deref())?;
-    let folder = Path::new(name);
-    write_module(folder, name, &sdk)?;
+    let folder = std::path::absolute(name).map_err(Failure::system("cannot find this folder"))?;
+    write_module(&folder, name, &sdk)?;
+    let formatted = format_module(&folder);
+    let inside = workspace_around(&folder);
     if global.json {
         return output::json(&NewReport {
             module: name,
-            folder,
+            folder: &folder,
             sdk: sdk.to_string(),
+            inside,
+            formatted,
         });
     }
     output::line(format_args!(
-        "wrote the module {name} into {name}/, with the SDK of {sdk}; its README.md says how to go on, first \
-         with `cd {name} && cargo test`"
+        "wrote the module {name} into {}, with the SDK of {sdk}; its README.md says how to go on, first \
+         with `cd {name} && cargo test`",
+        folder.display()
     ));
+    if let Some(workspace) = inside {
+        output::line(format_args!(
+            "it lies inside of the workspace {}, without being a part of it: move it out of there before it grows, \
+             or it will be in that one's way",
+            workspace.display()
+        ));
+    }
+    if !formatted {
+        output::line("there is no rustfmt here: `cargo fmt` formats it where there is");
+    }
     Ok(())
+}
+
+/// The folder of the workspace of Cargo's that a folder lies in, if it lies in one.
+fn workspace_around(folder: &Path) -> Option<&Path> {
+    let is_root = |folder: &&Path| {
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap_or_default();
+        manifest.lines().any(|line| {
+            let line = line.trim_start();
+            line.starts_with("[workspace]") || line.starts_with("[workspace.")
+        })
+    };
+    folder.ancestors().skip(1).find(is_root)
+}
+
+/// Formats a module, whose lines are as long as its name makes them. False if there is nobody who does.
+fn format_module(folder: &Path) -> bool {
+    let sources = FILES.iter().map(|(path, _)| folder.join(path));
+    let mut rustfmt = Command::new("rustfmt");
+    rustfmt
+        .args(["--quiet", "--edition", EDITION])
+        .args(sources.filter(|path| path.extension().is_some_and(|end| end == "rs")))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    rustfmt.status().is_ok_and(|status| status.success())
 }
 
 /// A module's name that nobody has.
@@ -87,80 +130,30 @@ fn check_free(name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where the packages come from that a module is built on.
-#[derive(Debug)]
-enum Sdk {
-    /// A checkout.
-    Folder(PathBuf),
-    /// A repository.
-    Git(String),
-}
-
-impl std::fmt::Display for Sdk {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Folder(folder) => write!(f, "{}", folder.display()),
-            Self::Git(url) => f.write_str(url),
-        }
-    }
-}
-
-impl Sdk {
-    /// The SDK that was named, else the checkout that this program was built from.
-    fn find(named: Option<&str>) -> Result<Self, Failure> {
-        const BUILT_FROM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-        match named {
-            Some(url) if url.contains("://") || url.starts_with("git@") => {
-                Ok(Self::Git(url.to_owned()))
-            }
-            Some(path) => Self::in_folder(Path::new(path)),
-            None => Self::in_folder(Path::new(BUILT_FROM)).map_err(|_| {
-                Failure::not_found(format!(
-                    "the checkout that this program was built from is not there any more: {BUILT_FROM}; give \
-                     one with --sdk, as a path or as the URL of a repository"
-                ))
-            }),
-        }
-    }
-
-    fn in_folder(folder: &Path) -> Result<Self, Failure> {
-        let found = folder.canonicalize().ok().filter(|folder| {
-            let is_there = |(_, place): &(_, &str)| folder.join(place).join("Cargo.toml").is_file();
-            SDK.iter().all(is_there)
-        });
-        found.map(Self::Folder).ok_or_else(|| {
-            Failure::not_found(format!("{} is no checkout of Chimaera", folder.display()))
-        })
-    }
-
-    /// A package of the SDK as a dependency.
-    fn dependency(&self, package: &str, place: &str) -> String {
-        // In TOML as in JSON, such a string reads as the text that it was made of.
-        let quoted = |text: &str| serde_json::Value::from(text).to_string();
-        match self {
-            Self::Folder(folder) => {
-                let path = folder.join(place);
-                format!(
-                    "{package} = {{ path = {} }}",
-                    quoted(&path.to_string_lossy())
-                )
-            }
-            Self::Git(url) => format!("{package} = {{ git = {} }}", quoted(url)),
-        }
-    }
-}
-
+/// Writes a module into a folder that is made for it, all of it or nothing.
 fn write_module(folder: &Path, name: &str, sdk: &Sdk) -> Result<(), Failure> {
-    let cannot = |path: &Path| Failure::system(format!("cannot write {}", path.display()));
     fs::create_dir(folder).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => Failure::in_the_way(format!(
-            "{} is there already: nothing was written",
+            "{} is there already, so nothing was written: give the module another name, or run this in another \
+             folder",
             folder.display()
         )),
-        _ => cannot(folder)(error),
+        _ => cannot_write(folder)(error),
     })?;
+    write_files(folder, name, sdk).inspect_err(|_| {
+        // Best effort: what it cannot write it may not be able to remove either.
+        let _ = fs::remove_dir_all(folder);
+    })
+}
+
+fn cannot_write(path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
+    Failure::system(format!("cannot write {}", path.display()))
+}
+
+fn write_files(folder: &Path, name: &str, sdk: &Sdk) -> Result<(), Failure> {
     let own = [
         ("Cargo.toml", workspace(name, sdk)),
+        ("Cargo.lock", sdk.lock()),
         ("README.md", readme(name)),
         (".gitignore", "/target\n".to_owned()),
     ];
@@ -168,19 +161,36 @@ fn write_module(folder: &Path, name: &str, sdk: &Sdk) -> Result<(), Failure> {
     for (path, content) in own.into_iter().chain(copied) {
         let path = folder.join(path);
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(cannot(parent))?;
+            fs::create_dir_all(parent).map_err(cannot_write(parent))?;
         }
-        fs::write(&path, content).map_err(cannot(&path))?;
+        fs::write(&path, content).map_err(cannot_write(&path))?;
     }
     Ok(())
 }
 
-/// A file of the echo module's as one of this module's. Its packages, libraries and the module are called by
-/// their whole names everywhere, which stand for nothing else.
+/// A file of the echo module's as one of this module's. Its packages, libraries, its type and the module are called
+/// so everywhere that these words stand for nothing else. What its methods do is still to echo.
 fn renamed(content: &str, name: &str) -> String {
     content
         .replace("chimaera_echo", name)
         .replace("chimaera-echo", &package(name))
+        .replace("EchoPool", &format!("{}Pool", type_name(name)))
+        .replace("echo module", &format!("{name} module"))
+        .replace("echo ChiMod", &format!("{name} ChiMod"))
+        .replace(", a template for new ones", "")
+}
+
+/// A module's name as the beginning of its types' names.
+fn type_name(name: &str) -> String {
+    name.split('_')
+        .flat_map(|word| {
+            word[..1]
+                .to_uppercase()
+                .chars()
+                .chain(word[1..].chars())
+                .collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 /// A module's name as the beginning of its packages' names.
@@ -190,7 +200,6 @@ fn package(name: &str) -> String {
 
 fn workspace(name: &str, sdk: &Sdk) -> String {
     let package = package(name);
-    let sdk = SDK.map(|(package, place)| sdk.dependency(package, place));
     format!(
         "\
 [workspace]
@@ -199,14 +208,13 @@ members = [\"proto\", \"plugin\", \"client\"]
 
 [workspace.package]
 version = \"0.1.0\"
-edition = \"2024\"
+edition = \"{EDITION}\"
 rust-version = \"{rust}\"
 license = \"MIT OR Apache-2.0\"
 publish = false
 
 [workspace.dependencies]
-{sdk}
-{package}-proto = {{ path = \"proto\" }}
+{sdk}{package}-proto = {{ path = \"proto\" }}
 {package}-runtime = {{ path = \"plugin\" }}
 {package}-client = {{ path = \"client\" }}
 
@@ -215,7 +223,7 @@ missing_docs = \"warn\"
 unsafe_op_in_unsafe_fn = \"warn\"
 ",
         rust = env!("CARGO_PKG_RUST_VERSION"),
-        sdk = sdk.join("\n"),
+        sdk = sdk.dependencies(),
     )
 }
 
@@ -238,7 +246,7 @@ A ChiMod, which began as a copy of Chimaera's echo module: its pools give a word
 | `plugin` | `{package}-runtime` | the container, built as `lib{name}_runtime.so`, which the daemon loads |
 | `client` | `{package}-client` | what applications call |
 
-Build and test it:
+`Cargo.lock` began with the versions of other packages with which Chimaera is tested. Build and test it:
 
 ```sh
 cargo build
@@ -266,6 +274,7 @@ A daemon goes on with the library that it has loaded: to use one that was built 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     #[test]
     fn a_name_that_chimaera_has_itself_is_refused() {
@@ -276,17 +285,36 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_echo_modules_names_is_left() {
+    fn nothing_of_the_echo_module_is_left_but_the_method_that_echoes() {
+        let method = [
+            "Method::Echo",
+            "Self::Echo",
+            "Self::echo",
+            "Echo = 0",
+            "fn echo",
+            ".echo(",
+            "async_echo",
+        ];
         for (path, content) in FILES {
             let content = renamed(content, "my_module");
-            assert!(
-                !content.contains("chimaera_echo") && !content.contains("chimaera-echo"),
-                "{path}"
-            );
+            for line in content.lines() {
+                let rest = method
+                    .iter()
+                    .fold(line.to_owned(), |line, words| line.replace(words, ""));
+                assert!(!rest.to_lowercase().contains("echo"), "{path}: {line}");
+            }
         }
         let plugin = renamed(FILES[2].1, "my_module");
-        assert!(plugin.contains("name = \"my-module-runtime\""), "{plugin}");
-        assert!(plugin.contains("name = \"my_module_runtime\""), "{plugin}");
+        for words in [
+            "name = \"my-module-runtime\"",
+            "name = \"my_module_runtime\"",
+            "description = \"The my_module ChiMod\"",
+        ] {
+            assert!(plugin.contains(words), "{plugin}");
+        }
+        let container = renamed(FILES[3].1, "my_module2");
+        let exported = "export_chimod!(MyModule2Pool, \"my_module2\");";
+        assert!(container.contains(exported), "{container}");
     }
 
     #[test]
@@ -311,12 +339,8 @@ mod tests {
     }
 
     #[test]
-    fn an_sdk_is_a_checkout_or_a_repository_and_a_module_never_overwrites() {
+    fn a_module_never_overwrites_what_is_there_and_leaves_nothing_half() {
         let folder = tempfile::tempdir().expect("a folder");
-        let here = Sdk::find(None).expect("the checkout of this test");
-        assert!(matches!(here, Sdk::Folder(_)));
-        let elsewhere = folder.path().to_str().expect("UTF-8");
-        assert!(Sdk::find(Some(elsewhere)).is_err());
         let remote = Sdk::find(Some("https://example.org/chimaera")).expect("a URL");
         let module = folder.path().join("module");
         write_module(&module, "module", &remote).expect("is written");
@@ -325,7 +349,27 @@ mod tests {
         assert!(manifest.contains(expected), "{manifest}");
         let mark = module.join("plugin/src/lib.rs");
         fs::write(&mark, "mine").expect("is written");
-        assert!(write_module(&module, "module", &here).is_err());
+        let error = write_module(&module, "module", &remote).expect_err("it is there");
+        assert_eq!(error.code(), 5);
+        let text = error.to_string();
+        let beginning = format!("{} is there already, so nothing", module.display());
+        assert!(text.starts_with(&beginning), "{text}");
         assert_eq!(fs::read_to_string(&mark).expect("is there"), "mine");
+    }
+
+    #[test]
+    fn a_workspace_around_is_found_whatever_it_has() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let inner = folder.path().join("a/b");
+        assert_eq!(workspace_around(&inner), None);
+        for manifest in [
+            "[package]\n\n[workspace]\n",
+            "[workspace.package]\nversion = \"1\"\n",
+        ] {
+            fs::write(folder.path().join("Cargo.toml"), manifest).expect("is written");
+            assert_eq!(workspace_around(&inner), Some(folder.path()), "{manifest}");
+        }
+        fs::write(folder.path().join("Cargo.toml"), "[package]\n").expect("is written");
+        assert_eq!(workspace_around(&inner), None);
     }
 }
