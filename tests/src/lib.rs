@@ -52,3 +52,8 @@ pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 pub fn skipped(what: &str, reason: &str) {
     let _ = writeln!(std::io::stderr(), "skipped {what}: {reason}");
 }
+
+/// Keeps the guide's examples compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/WRITING_A_CHIMOD.md")]
+struct Guide;
