@@ -225,8 +225,12 @@ impl BdevContainer {
             counters: Counters::new(context.worker_count, block_count),
             declared,
         });
-        let whose = (context.name.to_owned(), context.host);
-        let keeper = Keeper::start(ledger, Arc::clone(&state), whose, parameters.read_only);
+        let keeper = Keeper::start(
+            ledger,
+            Arc::clone(&state),
+            context.host,
+            parameters.read_only,
+        );
         let keeper = keeper.map_err(|error| {
             let text = format!(
                 "the system gives no thread to keep the pool ({error}): a limit on processes \

@@ -78,7 +78,7 @@ impl Keeper {
     pub(crate) fn start(
         ledger: Ledger<FileDisk>,
         pool: Arc<PoolState>,
-        (name, host): (String, Host),
+        host: Host,
         read_only: bool,
     ) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
@@ -86,7 +86,6 @@ impl Keeper {
             lists: VecDeque::new(),
             ledger,
             pool,
-            name,
             host,
             read_only,
             failure: None,
@@ -99,7 +98,7 @@ impl Keeper {
                 if catch_unwind(AssertUnwindSafe(|| thread.run(&own))).is_err() {
                     let text = "the pool's keeper panicked: this is a mistake in the module; nothing can \
                                 be flushed until the pool is created anew";
-                    thread.host.log(Level::Error, format_args!("{}: {text}", thread.name));
+                    thread.host.log(Level::Error, text);
                 }
                 let left = {
                     let mut state = own.state.lock();
@@ -188,7 +187,6 @@ struct Thread {
     lists: VecDeque<Request>,
     ledger: Ledger<FileDisk>,
     pool: Arc<PoolState>,
-    name: String,
     host: Host,
     read_only: bool,
     /// The first failure of the device: nothing is written after it.
@@ -295,9 +293,8 @@ impl Thread {
         self.host.log(
             Level::Error,
             format_args!(
-                "{}: cannot write the pool's metadata: {error}; nothing more can be flushed until the pool \
+                "cannot write the pool's metadata: {error}; nothing more can be flushed until the pool \
                  is destroyed and created again",
-                self.name
             ),
         );
     }

@@ -100,7 +100,7 @@ impl Place<'_> {
                 impossible.push(megabyte);
             }
         };
-        let mut progress = Progress::new(self.context.host, self.context.name);
+        let mut progress = Progress::new(self.context.host);
         let opened = metadata::open(self.disk.clone(), mode, &mut take_over, &mut |done, of| {
             progress.tell(done, of);
         })
@@ -390,8 +390,7 @@ impl Place<'_> {
     }
 
     fn log(&self, level: Level, text: &str) {
-        let name = self.context.name;
-        self.context.host.log(level, format_args!("{name}: {text}"));
+        self.context.host.log(level, text);
     }
 }
 
@@ -401,17 +400,15 @@ pub(crate) fn pool_id(ledger: &Ledger<FileDisk>) -> PoolId {
 }
 
 /// Tells the log how far opening is, if it takes long.
-struct Progress<'a> {
+struct Progress {
     host: Host,
-    name: &'a str,
     told: Instant,
 }
 
-impl<'a> Progress<'a> {
-    fn new(host: Host, name: &'a str) -> Self {
+impl Progress {
+    fn new(host: Host) -> Self {
         Self {
             host,
-            name,
             told: Instant::now(),
         }
     }
@@ -420,7 +417,7 @@ impl<'a> Progress<'a> {
         if self.told.elapsed() >= PROGRESS_INTERVAL {
             self.told = Instant::now();
             let percent = done * 100 / of.max(1);
-            let text = format_args!("{}: opening: {percent} % of the table read", self.name);
+            let text = format_args!("opening: {percent} % of the table read");
             self.host.log(Level::Info, text);
         }
     }

@@ -131,7 +131,7 @@ impl FileDevice {
             (parameters.usage.io_engine, opened.usage.io_engine),
             opened.direct,
             make_queues,
-            (context.name, context.host),
+            context.host,
         )?;
         let device = Self {
             queues,
@@ -252,10 +252,9 @@ impl FileDevice {
         self.host.log(
             Level::Error,
             format_args!(
-                "{}: the kernel took no operation for {} seconds (EAGAIN), with none of its worker's under \
+                "the kernel took no operation for {} seconds (EAGAIN), with none of its worker's under \
                  way; the transfers that waited failed, and so will others while it goes on: see what the \
                  kernel's log says of the device, and whether memory is short",
-                self.name,
                 REFUSAL_PATIENCE.as_secs()
             ),
         );
@@ -269,9 +268,8 @@ impl FileDevice {
         self.host.log(
             Level::Error,
             format_args!(
-                "{}: it ends before byte {}, though the pool has {} bytes: it was truncated while \
+                "the file ends before byte {}, though the pool has {} bytes: it was truncated while \
                  in use, or its device shrank; transfers beyond its end fail",
-                self.name,
                 transfer.offset_in_pool + u64::from(transfer.len_bytes),
                 self.total_size
             ),

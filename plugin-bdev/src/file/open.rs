@@ -123,7 +123,7 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
         host.log(
             Level::Warning,
             format_args!(
-                "{name}: its file system has no direct I/O; the pool works through the page \
+                "its file system has no direct I/O; the pool works through the page \
                  cache, so transfers may hold up other work of their worker, and flushing takes \
                  longer; use a file system with direct I/O where that matters"
             ),

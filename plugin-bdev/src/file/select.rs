@@ -96,7 +96,7 @@ pub(super) fn choose<T>(
     (asked, preferred): (IoEngine, IoEngine),
     direct: bool,
     mut make: impl FnMut(IoEngine) -> Result<T, ModuleError>,
-    (pool_name, host): (&str, Host),
+    host: Host,
 ) -> Result<(T, IoEngine), ModuleError> {
     if asked != IoEngine::Auto {
         return Ok((make(asked)?, asked));
@@ -117,9 +117,7 @@ pub(super) fn choose<T>(
         Ok(made) => {
             host.log(
                 Level::Warning,
-                format_args!(
-                    "{pool_name}: its I/O goes through {second} until it is opened anew: {refusal}"
-                ),
+                format_args!("its I/O goes through {second} until it is opened anew: {refusal}"),
             );
             Ok((made, second))
         }

@@ -50,7 +50,7 @@ fn a_damaged_superblock_is_repaired_from_the_other_and_told() {
             for byte in [0, 30, 300, 4100, 8191] {
                 store.damage(SUPERBLOCKS[copy] + byte);
                 let pool = store.open();
-                assert_told(&pool, 2, &[&store.name, text, "repaired"]);
+                assert_told(&pool, 2, &[text, "repaired"]);
                 written.assert_all_of(&pool);
                 drop(pool);
                 assert!(store.image() == good, "as it was before the damage");
@@ -81,7 +81,7 @@ fn two_damaged_superblocks_are_an_error() {
             ..file_params(0)
         };
         let pool = store.open_with(&overwritten).expect("told to");
-        assert_told(&pool, 3, &[&store.name, "what it held is lost"]);
+        assert_told(&pool, 3, &["what it held is lost"]);
         assert_eq!(pool.list(), []);
     });
 }
@@ -137,7 +137,7 @@ fn a_table_without_a_good_copy_is_an_error_and_may_be_read_around() {
         store.assert_refused(&file_params(0), CORRUPTED, &words);
         let before = store.image();
         let pool = store.open_with(&read_only()).expect("for reading");
-        assert_told(&pool, 1, &[&store.name, "blocks there are not known"]);
+        assert_told(&pool, 1, &["blocks there are not known"]);
         assert_eq!(pool.list(), [], "what is lost is lost");
         assert_eq!(pool.allocate(4096), Err(Status::ReadOnly), "and not free");
         drop(pool);
