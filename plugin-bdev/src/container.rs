@@ -23,6 +23,7 @@ use chimaera_proto::bdev::{
 use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, PoolId, Status, codec};
 
+use crate::block_map::UNITS;
 use crate::blocks;
 use crate::counters::Counters;
 use crate::declared::Declared;
@@ -33,7 +34,6 @@ use crate::listing;
 use crate::params::{Parameters, Usage};
 use crate::persistence;
 use crate::ram::RamDevice;
-use crate::slots::UNITS;
 use crate::state::PoolState;
 use crate::transfer::{Direction, Transfer};
 

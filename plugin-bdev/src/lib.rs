@@ -22,6 +22,7 @@
 //! - Every request is completed exactly once, by whoever has it; there is no other list of them.
 
 mod allocator;
+mod block_map;
 mod blocks;
 mod container;
 mod counters;
@@ -37,7 +38,6 @@ mod params;
 mod persistence;
 mod prefetch;
 mod ram;
-mod slots;
 mod state;
 mod stream;
 mod transfer;

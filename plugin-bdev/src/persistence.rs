@@ -16,6 +16,7 @@ use chimaera_proto::bdev::{MEGABYTE, UNIT_BYTES};
 use chimaera_proto::{PoolId, Status, shell};
 
 use crate::allocator::Allocator;
+use crate::block_map::MegabyteMap;
 use crate::blocks::{PendingFree, allocator_of};
 use crate::declared;
 use crate::file::{FileDevice, FileDisk};
@@ -23,7 +24,6 @@ use crate::ledger::Ledger;
 use crate::metadata::signature::{self, Contents};
 use crate::metadata::{self, Geometry, Identity, Metadata, Mode, OpenError, Owner, Superblock};
 use crate::params::{Parameters, Usage};
-use crate::slots::MegabyteMap;
 
 /// How long opening takes before the log says how far it is, and how often it does then.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);

@@ -8,11 +8,12 @@
 use chimaera_proto::bdev::{AllocationPlan, Block, BlockType, OwnerTag};
 use chimaera_proto::status::Status;
 
+use super::fit::{CLASSES, Fill};
 use super::index::Class;
 use super::megabyte::Locked;
 use super::sync::{Backoff, Ordering, Weakness, weakened};
 use super::{Allocator, CURSORS, block_at};
-use crate::slots::{CLASSES, Fill, Slot, UNITS, units_of};
+use crate::block_map::{Slot, UNITS, units_of};
 
 /// Partly used megabytes that are tried before others get time to let go of theirs.
 const BUSY_MAXIMUM: usize = 8;

@@ -23,12 +23,13 @@ use std::io;
 
 use chimaera_proto::bdev::OwnerTag;
 
+use super::fit::Fill;
 use super::index::Index;
 use super::mapping::SparseArray;
 use super::sync::{AtomicU64, CachePadded, Ordering, RwLock, Weakness, weakened};
 use super::{Allocator, FreeCompletion};
+use crate::block_map::{MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
 use crate::metadata::{self, Change};
-use crate::slots::{Fill, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
 
 /// What the device may say of each megabyte, and what has changed since.
 pub(super) struct Durability {

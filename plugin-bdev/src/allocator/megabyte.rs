@@ -10,9 +10,10 @@
 
 use chimaera_proto::bdev::BlockType;
 
+use super::fit::{self, Fill};
 use super::pins::Pins;
 use super::sync::{AtomicU32, AtomicU64, Backoff, Ordering, Threads, Weakness, weakened};
-use crate::slots::{Fill, LIVE_WORDS, MegabyteMap, Slot, UNIT_WORDS, UnitMap};
+use crate::block_map::{LIVE_WORDS, MegabyteMap, Slot, UNIT_WORDS, UnitMap};
 
 /// State of one megabyte. All zero: wholly free.
 ///
@@ -177,7 +178,7 @@ impl Locked<'_> {
     /// Reserves the slot of this type that breaks the least, if there is one.
     #[inline]
     pub(super) fn reserve(&mut self, block_type: BlockType) -> Option<Slot> {
-        let slot = Slot::choose(block_type, &self.units())?;
+        let slot = fit::choose(block_type, &self.units())?;
         self.change(&slot.units(), |word, bits| word | bits);
         Some(slot)
     }

@@ -35,6 +35,7 @@
 mod allocate;
 mod drains;
 mod durability;
+mod fit;
 mod index;
 mod mapping;
 mod megabyte;
@@ -65,9 +66,10 @@ use std::ops::Range;
 use chimaera_proto::bdev::{Block, MEGABYTE, MegabyteState, UNIT_BYTES};
 use chimaera_proto::status::Status;
 
-use crate::slots::{CLASSES, Fill, MegabyteMap, Slot, UNITS, UnitMap};
+use crate::block_map::{MegabyteMap, Slot, UNITS, UnitMap};
 use drains::Drains;
 use durability::Durability;
+use fit::{CLASSES, Fill};
 use index::{Class, Index};
 use mapping::SparseArray;
 use megabyte::Megabyte;

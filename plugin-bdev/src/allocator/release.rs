@@ -11,11 +11,12 @@ use chimaera_proto::status::Status;
 use super::Allocator;
 use super::drains::{Notice, WaitingFree};
 use super::durability::Durability;
+use super::fit::Fill;
 use super::megabyte::Locked;
 use super::pins::Phase;
 use super::sync::{Weakness, weakened};
+use crate::block_map::{Slot, UNITS, UnitMap, units_of};
 use crate::mishap::{Place, may_panic};
-use crate::slots::{Fill, Slot, UNITS, UnitMap, units_of};
 
 /// Is told that a free is complete.
 pub(crate) trait FreeCompletion: Send {

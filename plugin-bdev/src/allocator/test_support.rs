@@ -9,8 +9,9 @@ use chimaera_proto::status::Status;
 
 #[cfg(not(loom))]
 use super::block_at;
+use super::fit::Fill;
 use super::{Allocator, FreeCompletion};
-use crate::slots::{Fill, units_of};
+use crate::block_map::units_of;
 
 impl<C: FreeCompletion> Allocator<C> {
     /// Allocates this very block.

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::slots::{MegabyteMap, UNITS};
+use crate::block_map::{MegabyteMap, UNITS};
 
 use super::Metadata;
 use super::geometry::TablePage;

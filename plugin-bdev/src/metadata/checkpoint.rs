@@ -17,7 +17,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use crate::slots::UNITS;
+use crate::block_map::UNITS;
 
 use super::geometry::{Geometry, SUPERBLOCK_COPIES, TablePage};
 use super::overlay::{MegabyteSet, Overlay};

@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use crate::slots::{MegabyteMap, UNITS, units_of};
+use crate::block_map::{MegabyteMap, UNITS, units_of};
 
 use super::journal::RECORD_PAGES_MAXIMUM;
 use super::page::PAGE_BYTES;

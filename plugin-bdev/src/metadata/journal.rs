@@ -9,7 +9,7 @@
 //! - A megabyte stands in a record with all that it holds, so that replaying records again changes
 //!   nothing.
 
-use crate::slots::{MegabyteMap, UNITS};
+use crate::block_map::{MegabyteMap, UNITS};
 
 use super::EPOCH_CHANGES_MAXIMUM;
 use super::page::{Checksum, PAGE_BYTES, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
@@ -314,7 +314,7 @@ fn read_contents(bytes: &[u8], megabytes: u32) -> Option<Contents> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slots::Slot;
+    use crate::block_map::Slot;
     use chimaera_proto::bdev::BlockType;
 
     fn entries() -> Vec<Entry> {

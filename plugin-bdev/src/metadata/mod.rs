@@ -47,7 +47,7 @@ use std::io;
 
 use chimaera_proto::bdev::{OwnerTag, PerfMetrics};
 
-use crate::slots::{MegabyteMap, UNITS};
+use crate::block_map::{MegabyteMap, UNITS};
 
 pub(crate) use check::{Checked, check, rename};
 use checkpoint::{Checkpoint, Place, write_superblock};

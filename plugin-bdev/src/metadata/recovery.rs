@@ -11,7 +11,7 @@
 use std::fmt;
 use std::io;
 
-use crate::slots::MegabyteMap;
+use crate::block_map::MegabyteMap;
 
 use super::Metadata;
 use super::checkpoint::Checkpoint;

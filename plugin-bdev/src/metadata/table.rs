@@ -1,7 +1,7 @@
 //! The table: a record per megabyte, in pages that carry a checksum each. There are two copies of it;
 //! `docs/ON_DISK_FORMAT.md` has its bytes.
 
-use crate::slots::{LIVE_WORDS, MegabyteMap, UNIT_WORDS};
+use crate::block_map::{LIVE_WORDS, MegabyteMap, UNIT_WORDS};
 
 use super::page::{Checksum, PAGE_BYTES, Page, put_u32, put_u64, u32_at, u64_at};
 use super::weakness::{Weakness, weakened};
@@ -96,7 +96,7 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slots::Slot;
+    use crate::block_map::Slot;
     use chimaera_proto::bdev::BlockType;
 
     #[test]

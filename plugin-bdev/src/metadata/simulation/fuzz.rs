@@ -9,9 +9,9 @@ use proptest::prelude::*;
 use super::damages::some_pool;
 use super::disk::{Image, SimulatedDisk};
 use super::model::Found;
+use crate::block_map::UNITS;
 use crate::metadata::page::{Checksum, u32_at};
 use crate::metadata::{Mode, PAGE_BYTES, check, journal};
-use crate::slots::UNITS;
 
 const RESEALED: u8 = 1;
 

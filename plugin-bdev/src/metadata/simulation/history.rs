@@ -9,8 +9,8 @@ use super::disk::{Image, Leftover, Loss, Recording, SimulatedDisk, Walk};
 use super::model::{Data, Expected, Found, State, Tags, read_stamp};
 use super::workload::{Pace, Retried};
 use super::{stack, workload};
+use crate::block_map::UNITS;
 use crate::metadata::{Mode, OpenError};
-use crate::slots::UNITS;
 
 /// What is driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use chimaera_proto::bdev::PerfMetrics;
 
 use super::disk::{Image, SimulatedDisk};
+use crate::block_map::{MegabyteMap, Slot, UNITS};
 use crate::metadata::recovery::Opened;
 use crate::metadata::{Metadata, Mode, OpenError, PAGE_BYTES, open};
-use crate::slots::{MegabyteMap, Slot, UNITS};
 
 /// Bytes of a sector of data that say whose it is.
 const STAMP: &[u8; 8] = b"SIMDATA.";
@@ -126,7 +126,7 @@ impl Expected {
     /// Checks that each block of `state` has its own data, from the flushed version on.
     pub(super) fn check_data(&self, image: &Image, state: &State) -> Result<(), String> {
         for (unit, slot, owner) in state.blocks() {
-            let pages = unit..unit + crate::slots::units_of(slot.block_type);
+            let pages = unit..unit + crate::block_map::units_of(slot.block_type);
             for (&(_, page), versions) in self
                 .data
                 .range((owner.life, pages.start)..(owner.life, pages.end))

@@ -11,9 +11,9 @@ use super::history::{Timeline, data_on};
 use super::model::{Data, Expected, Found, Life, Megabyte, Owner, State, Tags, stamped_page};
 use super::workload;
 use crate::allocator::{Allocator, FreeCompletion, Pin, Threads};
+use crate::block_map::{Slot, UNITS, units_of};
 use crate::ledger::Ledger;
 use crate::metadata::{Disk, Geometry, Mode, OpenError, PAGE_BYTES, Page, identify};
-use crate::slots::{Slot, UNITS, units_of};
 
 const STEPS: usize = 24;
 

@@ -9,10 +9,10 @@ use super::Numbers;
 use super::disk::SimulatedDisk;
 use super::history::{Level, Timeline};
 use super::model::{Expected, Found, Megabyte, Owner, State, Tags, declaration_of};
+use crate::block_map::{MegabyteMap, Slot, UNITS};
 use crate::metadata::geometry::JOURNAL_PAGES_MINIMUM;
 use crate::metadata::journal;
 use crate::metadata::{Change, Geometry, Identity, Metadata, Mode, OpenError};
-use crate::slots::{MegabyteMap, Slot, UNITS};
 
 const STEPS: usize = 14;
 

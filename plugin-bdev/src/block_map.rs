@@ -1,7 +1,8 @@
 //! Where blocks lie inside a megabyte: pure arithmetic on bitmaps.
 //!
-//! A megabyte has 256 units of 4 KiB, kept in four words: a word is a 256 KiB slot, a 16-bit lane
-//! of it a 64 KiB slot. So free neighbours need no merging: a slot is free when its bits are 0.
+//! A megabyte has 256 units of 4 KiB, kept in four words: a word is a 256 KiB slot, a quarter of it, 16
+//! bits, a 64 KiB slot. So free neighbours need no merging: a slot is free when its bits are 0.
+
 #![forbid(unsafe_code)]
 
 use chimaera_proto::bdev::{BlockType, MEGABYTE, UNIT_BYTES};
@@ -14,6 +15,9 @@ pub(crate) const UNIT_WORDS: usize = UNITS as usize / 64;
 
 /// Words of a map of blocks: a bit per unit, and one word for the larger types.
 pub(crate) const LIVE_WORDS: usize = UNIT_WORDS + 1;
+
+/// The bits of a 64 KiB slot: a quarter of a word.
+pub(crate) const QUARTER: u64 = 0xFFFF;
 
 /// A bit per unit.
 pub(crate) type UnitMap = [u64; UNIT_WORDS];
@@ -73,7 +77,7 @@ impl Slot {
     pub(crate) const fn units(self) -> UnitMap {
         let (word, bits) = match self.block_type {
             BlockType::Kib4 => (self.number / 64, 1 << (self.number % 64)),
-            BlockType::Kib64 => (self.number / 4, LANE << (16 * (self.number % 4))),
+            BlockType::Kib64 => (self.number / 4, QUARTER << (16 * (self.number % 4))),
             BlockType::Kib256 => (self.number, u64::MAX),
             BlockType::Mib1 => return [u64::MAX; UNIT_WORDS],
         };
@@ -94,19 +98,6 @@ impl Slot {
             .iter()
             .zip(units)
             .all(|(mine, theirs)| mine & theirs == 0)
-    }
-
-    /// The free slot of this type that breaks the least: first one in what is broken already,
-    /// last one in what is whole. The lowest among equals.
-    #[inline]
-    pub(crate) fn choose(block_type: BlockType, units: &UnitMap) -> Option<Self> {
-        let number = match block_type {
-            BlockType::Kib4 => choose_unit(units),
-            BlockType::Kib64 => choose_lane(units),
-            BlockType::Kib256 => units.iter().position(|word| *word == 0),
-            BlockType::Mib1 => (*units == [0; UNIT_WORDS]).then_some(0),
-        };
-        number.map(|number| Self { block_type, number })
     }
 }
 
@@ -199,113 +190,6 @@ pub(crate) const fn units_of(block_type: BlockType) -> u64 {
     block_type.size() / UNIT_BYTES
 }
 
-/// How much of a megabyte is taken, as far as allocation needs to know.
-///
-/// The numbers are those in the record's state word: 0 must be `Empty`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u32)]
-pub(crate) enum Fill {
-    /// All of it is free.
-    Empty = 0,
-    /// Partly used; the largest free slot is a 4 KiB one.
-    Kib4Left = 1,
-    /// Partly used; the largest free slot is a 64 KiB one.
-    Kib64Left = 2,
-    /// Partly used; the largest free slot is a 256 KiB one.
-    Kib256Left = 3,
-    /// Nothing of it is free.
-    Full = 4,
-}
-
-impl Fill {
-    #[inline]
-    pub(crate) const fn of(units: &UnitMap) -> Self {
-        let [a, b, c, d] = *units;
-        if a | b | c | d == 0 {
-            Self::Empty
-        } else if a == 0 || b == 0 || c == 0 || d == 0 {
-            Self::Kib256Left
-        } else if free_lanes(a) | free_lanes(b) | free_lanes(c) | free_lanes(d) != 0 {
-            Self::Kib64Left
-        } else if a & b & c & d != u64::MAX {
-            Self::Kib4Left
-        } else {
-            Self::Full
-        }
-    }
-
-    pub(crate) const fn from_number(number: u32) -> Self {
-        match number {
-            0 => Self::Empty,
-            1 => Self::Kib4Left,
-            2 => Self::Kib64Left,
-            3 => Self::Kib256Left,
-            _ => Self::Full,
-        }
-    }
-
-    /// Position among the classes of partly used megabytes, smallest free slot first.
-    #[inline]
-    pub(crate) const fn class(self) -> Option<usize> {
-        match self {
-            Self::Empty | Self::Full => None,
-            Self::Kib4Left => Some(0),
-            Self::Kib64Left => Some(1),
-            Self::Kib256Left => Some(2),
-        }
-    }
-}
-
-/// Classes of partly used megabytes: by the largest slot left in them.
-pub(crate) const CLASSES: usize = 3;
-
-const LANE: u64 = 0xFFFF;
-const LANE_TOPS: u64 = 0x8000_8000_8000_8000;
-
-/// The top bit of each 16-bit lane that is 0.
-#[inline]
-const fn free_lanes(word: u64) -> u64 {
-    // Adding cannot carry out of a lane, because the lane's top bit is masked before.
-    let below_top_nonzero = (word & !LANE_TOPS) + !LANE_TOPS;
-    !(below_top_nonzero | word) & LANE_TOPS
-}
-
-#[inline]
-fn choose_unit(units: &UnitMap) -> Option<usize> {
-    let mut free_lane = None;
-    let mut free_word = None;
-    for (word, &bits) in units.iter().enumerate() {
-        let free = free_lanes(bits);
-        let split = LANE_TOPS & !free & !free_lanes(!bits);
-        if split != 0 {
-            // The lowest unit that is free in the lowest such lane.
-            let lane_start = split.trailing_zeros() & !15;
-            let free_units = !bits >> lane_start << lane_start;
-            return Some(word * 64 + free_units.trailing_zeros() as usize);
-        }
-        if bits == 0 {
-            free_word = free_word.or(Some(word * 64));
-        } else if free != 0 {
-            free_lane = free_lane.or(Some(word * 64 + (free.trailing_zeros() as usize & !15)));
-        }
-    }
-    free_lane.or(free_word)
-}
-
-#[inline]
-fn choose_lane(units: &UnitMap) -> Option<usize> {
-    let mut free_word = None;
-    for (word, &bits) in units.iter().enumerate() {
-        let free = free_lanes(bits);
-        if bits == 0 {
-            free_word = free_word.or(Some(word * 4));
-        } else if free != 0 {
-            return Some(word * 4 + free.trailing_zeros() as usize / 16);
-        }
-    }
-    free_word
-}
-
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -327,52 +211,6 @@ mod tests {
         assert_eq!(MegabyteMap::WHOLE.units(), Some([u64::MAX; UNIT_WORDS]));
         assert_eq!(MegabyteMap([0, 0, 0, 0, 1 << 21]).units(), None);
         assert_eq!(MegabyteMap::EMPTY.units(), Some([0; UNIT_WORDS]));
-    }
-
-    #[test]
-    fn free_lanes_are_exactly_the_zero_ones() {
-        for lane in 0..4 {
-            for value in 0..=0xFFFF_u64 {
-                for rest in [0, u64::MAX, 0x0001_8000_7FFF_0100] {
-                    let word = rest & !(LANE << (16 * lane)) | value << (16 * lane);
-                    let free = free_lanes(word) >> (16 * lane + 15) & 1 == 1;
-                    assert_eq!(free, value == 0, "{word:#x} {lane}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_slot_breaks_the_least() {
-        let mut units = [0; UNIT_WORDS];
-        let mut take = |block_type| {
-            let slot = Slot::choose(block_type, &units)?;
-            assert!(slot.is_free(&units));
-            units = std::array::from_fn(|word| units[word] | slot.units()[word]);
-            Some(slot.first_unit())
-        };
-        assert_eq!(take(BlockType::Kib4), Some(0));
-        assert_eq!(
-            take(BlockType::Kib64),
-            Some(16),
-            "beside the unit, in the broken 256 KiB"
-        );
-        assert_eq!(take(BlockType::Kib256), Some(64));
-        assert_eq!(take(BlockType::Kib4), Some(1), "in the broken 64 KiB");
-        assert_eq!(take(BlockType::Kib64), Some(32));
-        assert_eq!(take(BlockType::Kib64), Some(48));
-        assert_eq!(
-            take(BlockType::Kib64),
-            Some(128),
-            "now a 256 KiB has to break"
-        );
-        assert_eq!(take(BlockType::Kib256), Some(192));
-        for unit in 2..16 {
-            assert_eq!(take(BlockType::Kib4), Some(unit));
-        }
-        assert_eq!(take(BlockType::Kib4), Some(144));
-        assert_eq!(take(BlockType::Kib256), None);
-        assert_eq!(take(BlockType::Mib1), None);
     }
 
     #[test]
