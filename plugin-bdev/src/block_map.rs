@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use chimaera_proto::bdev::{BlockType, MEGABYTE, UNIT_BYTES};
+use chimaera_proto::bdev::{BlockType, MEGABYTE, OwnerTag, UNIT_BYTES};
 
 /// Units of 4 KiB in a megabyte.
 pub(crate) const UNITS: u64 = MEGABYTE / UNIT_BYTES;
@@ -182,6 +182,17 @@ impl MegabyteMap {
         }
         Some(units)
     }
+}
+
+/// What has become of a megabyte since the last commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// Which one.
+    pub(crate) megabyte: u32,
+    /// All its blocks.
+    pub(crate) map: MegabyteMap,
+    /// Those of them that were allocated since, by their first unit in the pool, with their tags.
+    pub(crate) allocated: Vec<(u64, OwnerTag)>,
 }
 
 /// Units of a block of this type.

@@ -16,8 +16,7 @@ use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 use chimaera_proto::{PoolId, Status};
 
 use crate::file::{FileDisk, PoolFile, check_stores, pool_file, refused};
-use crate::metadata::{self, Checked, FORMAT_VERSION, OpenError, PAGE_BYTES};
-use crate::persistence::contents_of;
+use crate::metadata::{self, Checked, FORMAT_VERSION, OpenError, PAGE_BYTES, signature};
 
 /// What stands on a file or device.
 #[derive(Clone, Debug, PartialEq)]
@@ -285,7 +284,8 @@ fn explain(path: &Path, problem: OpenError, place: Option<(&FileDisk, u64, &[u8]
             ModuleError::system(format_args!("cannot read {}", path.display()), &cause)
         }
         OpenError::NoPool => {
-            let contents = place.and_then(|(disk, size, tail)| contents_of(disk, size, tail).ok());
+            let contents =
+                place.and_then(|(disk, size, tail)| signature::probe(disk, size, tail).ok());
             match contents {
                 Some(contents) => error(
                     path,

@@ -8,6 +8,8 @@ use chimaera_chimod::ModuleError;
 use chimaera_proto::bdev::{BdevType, CreateParams, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::{Status, codec};
 
+use crate::metadata::Identity;
+
 /// Largest alignment of device operations: the smallest block consists of whole ones.
 pub(crate) const MAX_ALIGNMENT: u32 = CreateParams::MAX_ALIGNMENT;
 
@@ -42,6 +44,17 @@ pub(crate) struct AskedUsage {
     pub(crate) io_depth: Option<u32>,
     pub(crate) alignment: Option<u32>,
     pub(crate) io_engine: IoEngine,
+}
+
+impl Usage {
+    /// How the creator of the pool that is on a device meant the device to be used.
+    pub(crate) fn recorded(identity: &Identity) -> Self {
+        Self {
+            io_depth: identity.io_depth,
+            alignment: identity.alignment,
+            io_engine: identity.io_engine,
+        }
+    }
 }
 
 impl Default for Usage {

@@ -21,7 +21,7 @@ use crate::blocks::{PendingFree, allocator_of};
 use crate::declared;
 use crate::file::{FileDevice, FileDisk};
 use crate::ledger::Ledger;
-use crate::metadata::signature::{self, Contents};
+use crate::metadata::signature::Contents;
 use crate::metadata::{self, Geometry, Identity, Metadata, Mode, OpenError, Owner, Superblock};
 use crate::params::{Parameters, Usage};
 
@@ -421,23 +421,4 @@ impl Progress {
             self.host.log(Level::Info, text);
         }
     }
-}
-
-/// What a file held before a pool was made on it: `tail` are its last bytes, if they are no whole page.
-pub(crate) fn contents_of(disk: &FileDisk, size_bytes: u64, tail: &[u8]) -> io::Result<Contents> {
-    use crate::metadata::{Disk, Page};
-
-    let contents = signature::probe(size_bytes, &mut |page, bytes| {
-        let mut pages = [Page::ZERO];
-        disk.read(page, &mut pages)?;
-        *bytes = pages[0].0;
-        Ok(())
-    })?;
-    let first_nonzero = tail.iter().position(|byte| *byte != 0);
-    Ok(match (contents, first_nonzero) {
-        (Contents::Blank, Some(at)) => Contents::Unknown {
-            first_nonzero_offset: size_bytes - tail.len() as u64 + at as u64,
-        },
-        (contents, _) => contents,
-    })
 }

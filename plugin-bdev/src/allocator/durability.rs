@@ -28,8 +28,8 @@ use super::index::Index;
 use super::mapping::SparseArray;
 use super::sync::{AtomicU64, CachePadded, Ordering, RwLock, Weakness, weakened};
 use super::{Allocator, FreeCompletion};
-use crate::block_map::{MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
-use crate::metadata::{self, Change};
+use crate::block_map::{Change, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
+use crate::metadata::{self};
 
 /// What the device may say of each megabyte, and what has changed since.
 pub(super) struct Durability {

@@ -12,7 +12,7 @@ use super::PoolFile;
 use crate::metadata::{Disk, PAGE_BYTES, Page};
 
 /// Pages that are set aside in memory at most: 64 MiB.
-const PAGES_IN_MEMORY_MAXIMUM: u64 = 1 << 14;
+const MAX_PAGES_IN_MEMORY: u64 = 1 << 14;
 
 /// A file or device that metadata lies on.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ impl FileDisk {
     pub(crate) fn set_aside(&self, pages: Range<u64>) -> io::Result<()> {
         let is_in_memory =
             fstatfs(&self.0).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
-        let is_much = pages.end - pages.start > PAGES_IN_MEMORY_MAXIMUM;
+        let is_much = pages.end - pages.start > MAX_PAGES_IN_MEMORY;
         if (is_in_memory && is_much) || !self.0.metadata()?.is_file() {
             return Ok(());
         }

@@ -39,9 +39,8 @@ use chimaera_proto::bdev::UNIT_BYTES;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::allocator::{FreeCompletion, Pin, Pinned};
-use crate::metadata::signature::Contents;
+use crate::metadata::signature::{self, Contents};
 use crate::params::{Parameters, Usage};
-use crate::persistence::contents_of;
 use crate::transfer::Transfer;
 pub(crate) use disk::FileDisk;
 use lock::Lock;
@@ -240,7 +239,7 @@ impl FileDevice {
     /// # Errors
     /// The device's.
     pub(crate) fn contents_before(&self) -> io::Result<Contents> {
-        contents_of(&self.disk(), self.size_before, &self.tail_before)
+        signature::probe(&self.disk(), self.size_before, &self.tail_before)
     }
 
     /// Once: if the cause stays, every transfer would repeat it.

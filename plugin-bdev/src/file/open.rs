@@ -145,7 +145,7 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
 /// can be read, that is for whoever opens the pool to say.
 fn usage_of_pool(file: &PoolFile) -> Usage {
     match metadata::identify(&FileDisk::new(Arc::clone(file))) {
-        Ok(superblock) => superblock.identity.usage(),
+        Ok(superblock) => Usage::recorded(&superblock.identity),
         Err(_) => Usage::default(),
     }
 }

@@ -19,12 +19,13 @@ use std::io;
 
 use crate::block_map::UNITS;
 
-use super::geometry::{Geometry, SUPERBLOCK_COPIES, TablePage};
+use super::geometry::{Geometry, TablePage};
+use super::limits::{SUPERBLOCK_COPIES, TAGS_PER_PAGE};
 use super::overlay::{MegabyteSet, Overlay};
 use super::page::{Checksum, Disk, Page};
 use super::superblock::Superblock;
 use super::table::Records;
-use super::tags::{Sector, TAGS_PER_PAGE, TagPlace, sectors_of};
+use super::tags::{Sector, TagPlace, sectors_of};
 use super::weakness::{Weakness, weakened};
 
 /// Pages that a step reads and writes at most.

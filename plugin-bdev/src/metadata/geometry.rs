@@ -13,28 +13,18 @@ use std::ops::Range;
 
 use crate::block_map::{MegabyteMap, UNITS, units_of};
 
-use super::journal::RECORD_PAGES_MAXIMUM;
-use super::page::PAGE_BYTES;
-use super::table::RECORDS_PER_PAGE;
-use super::tags::TAGS_PER_PAGE;
+use super::limits::{
+    MAX_JOURNAL_PAGES, MAX_RECORD_PAGES, MAX_SEGMENTS, MIN_JOURNAL_PAGES, PAGE_BYTES,
+    RECORDS_PER_PAGE, SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TAGS_PER_PAGE,
+};
 
-/// Pages of a superblock.
-pub(super) const SUPERBLOCK_PAGES: u64 = 2;
-/// First page of each copy of the superblock.
-pub(super) const SUPERBLOCK_COPIES: [u64; 2] = [0, 16];
 const JOURNAL_FIRST_PAGE: u64 = SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES;
 
-/// Pages of the smallest half of a journal: two copies of two records with changes of two pages each.
-pub(super) const JOURNAL_PAGES_MINIMUM: u64 = 8;
-const JOURNAL_PAGES_MAXIMUM: u64 = 8192;
 /// Pages of a pool per page of one half of its journal.
 const PAGES_PER_JOURNAL_PAGE: u64 = 4096;
 
 /// Pages of tags of a segment for which space is set aside: those of 32 GiB.
-const TAG_PAGES_SET_ASIDE: u64 = 1 << 14;
-
-/// Segments that a superblock has room for.
-pub(super) const SEGMENTS_MAXIMUM: usize = 64;
+const MAX_TAG_PAGES_SET_ASIDE: u64 = 1 << 14;
 
 /// The metadata of a range of megabytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +106,7 @@ impl Geometry {
     /// That of a new pool of so many pages, or `None` if it would have no room for a block.
     pub(crate) fn new(total_pages: u64) -> Option<Self> {
         let journal_pages = total_pages / PAGES_PER_JOURNAL_PAGE;
-        let journal_pages = journal_pages.clamp(JOURNAL_PAGES_MINIMUM, JOURNAL_PAGES_MAXIMUM);
+        let journal_pages = journal_pages.clamp(MIN_JOURNAL_PAGES, MAX_JOURNAL_PAGES);
         Self::with_journal(total_pages, journal_pages)
     }
 
@@ -147,7 +137,7 @@ impl Geometry {
         let covered_pages = u64::from(covered) * UNITS;
         grown.total_pages = total_pages.min(covered_pages).max(self.total_pages);
         let more = u32::try_from(total_pages.div_ceil(UNITS)).unwrap_or(u32::MAX);
-        if more > covered && self.segments.len() < SEGMENTS_MAXIMUM {
+        if more > covered && self.segments.len() < MAX_SEGMENTS {
             let segment = Segment::new(covered, more - covered, covered_pages);
             if segment.pages().end < total_pages {
                 grown.segments.push(segment);
@@ -206,7 +196,7 @@ impl Geometry {
     pub(crate) fn set_aside(&self) -> impl Iterator<Item = Range<u64>> {
         let parts = self.reserved().zip(&self.segments);
         parts.map(|(pages, segment)| {
-            let has_few_tags = segment.tag_pages <= TAG_PAGES_SET_ASIDE;
+            let has_few_tags = segment.tag_pages <= MAX_TAG_PAGES_SET_ASIDE;
             pages.start..if has_few_tags {
                 pages.end
             } else {
@@ -229,7 +219,7 @@ impl Geometry {
     /// Pages of the longest record in its journal: several fit a half, even of the smallest journal, where
     /// two pages are enough for a megabyte with all its tags.
     pub(super) fn record_pages(&self) -> usize {
-        RECORD_PAGES_MAXIMUM.min(self.journal_pages as usize / 4)
+        MAX_RECORD_PAGES.min(self.journal_pages as usize / 4)
     }
 
     /// Pages of the pool.
@@ -282,8 +272,7 @@ impl Geometry {
         if self.total_pages > (u64::from(u32::MAX) - 1) * UNITS {
             return fail("the pool's size is impossible");
         }
-        let is_possible =
-            (JOURNAL_PAGES_MINIMUM..=JOURNAL_PAGES_MAXIMUM).contains(&self.journal_pages);
+        let is_possible = (MIN_JOURNAL_PAGES..=MAX_JOURNAL_PAGES).contains(&self.journal_pages);
         if !is_possible
             || self.journal != [JOURNAL_FIRST_PAGE, JOURNAL_FIRST_PAGE + self.journal_pages]
         {
@@ -366,7 +355,7 @@ mod tests {
             most = most.grown((20 + 10 * step) * MIB);
             assert_eq!(most.check(), Ok(()));
         }
-        assert_eq!(most.segments.len(), SEGMENTS_MAXIMUM);
+        assert_eq!(most.segments.len(), MAX_SEGMENTS);
     }
 
     #[test]

@@ -11,10 +11,9 @@
 
 use crate::block_map::{MegabyteMap, UNITS};
 
-use super::EPOCH_CHANGES_MAXIMUM;
-use super::page::{Checksum, PAGE_BYTES, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
-use super::superblock::COUNTED_MAXIMUM;
-use super::table::{RECORD_BYTES, Record};
+use super::limits::{MAX_COUNTED, MAX_EPOCH_CHANGES, MAX_RECORD_PAGES, PAGE_BYTES, RECORD_BYTES};
+use super::page::{Checksum, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
+use super::table::Record;
 use super::weakness::{Weakness, weakened};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CJRN");
@@ -22,10 +21,6 @@ const HEADER_BYTES: usize = 64;
 const RUN_BYTES: usize = 12;
 const MEGABYTE_BYTES: usize = 4 + RECORD_BYTES;
 const TAG_BYTES: usize = 16;
-
-/// Pages of the longest record. It bounds how far one must look for the next record behind a damaged
-/// one.
-pub(super) const RECORD_PAGES_MAXIMUM: usize = 64;
 
 /// What a commit changes in a megabyte.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,7 +228,7 @@ pub(super) fn is_one(first: &Page) -> bool {
 /// How many pages the record that begins here claims to have, if one does.
 pub(super) fn claimed_pages(first: &Page) -> Option<usize> {
     let pages = u32_at(&first.0, 40) as usize;
-    (u32_at(&first.0, 0) == MAGIC && (1..=RECORD_PAGES_MAXIMUM).contains(&pages)).then_some(pages)
+    (u32_at(&first.0, 0) == MAGIC && (1..=MAX_RECORD_PAGES).contains(&pages)).then_some(pages)
 }
 
 /// Whether a record of this epoch begins here, or once did: damaged or not.
@@ -252,7 +247,7 @@ pub(super) fn read(pages: &[Page], megabytes: u32, checksum: Checksum) -> Option
         return None;
     }
     let position = Position::read(bytes);
-    if position.epoch.max(position.sequence) > COUNTED_MAXIMUM {
+    if position.epoch.max(position.sequence) > MAX_COUNTED {
         return None;
     }
     Some(JournalRecord {
@@ -285,7 +280,7 @@ fn read_contents(bytes: &[u8], megabytes: u32) -> Option<Contents> {
         // No megabyte stands in a record twice, and an epoch has only so many changes: so much memory and
         // no more.
         let after = contents.records.len() + (end.saturating_sub(first)) as usize;
-        if end > megabytes || after > EPOCH_CHANGES_MAXIMUM.min(megabytes as usize) {
+        if end > megabytes || after > MAX_EPOCH_CHANGES.min(megabytes as usize) {
             return None;
         }
         let record = Record { map, tagged: false };
@@ -403,7 +398,7 @@ mod tests {
             tags: Vec::new(),
         };
         let entries: Vec<_> = (0..1 << 20).map(whole).collect();
-        let (pages, count) = lay_out(&entries, (1, 1), RECORD_PAGES_MAXIMUM, checksum);
+        let (pages, count) = lay_out(&entries, (1, 1), MAX_RECORD_PAGES, checksum);
         assert_eq!((pages.len(), count), (2, 1));
     }
 }

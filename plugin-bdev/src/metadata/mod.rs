@@ -28,6 +28,7 @@ mod check;
 mod checkpoint;
 mod geometry;
 mod journal;
+mod limits;
 mod overlay;
 mod page;
 mod recovery;
@@ -47,35 +48,23 @@ use std::io;
 
 use chimaera_proto::bdev::{OwnerTag, PerfMetrics};
 
-use crate::block_map::{MegabyteMap, UNITS};
+use crate::block_map::{Change, UNITS};
 
 pub(crate) use check::{Checked, check, rename};
 use checkpoint::{Checkpoint, Place, write_superblock};
 pub(crate) use geometry::Geometry;
 use journal::Entry;
+use limits::MAX_EPOCH_CHANGES;
+pub(crate) use limits::{FORMAT_VERSION, PAGE_BYTES};
 use overlay::{MegabyteSet, Overlay};
-pub(crate) use page::{Disk, PAGE_BYTES, Page};
+pub(crate) use page::{Disk, Page};
 pub(crate) use recovery::{Mode, OpenError, identify, open};
-pub(crate) use superblock::{FORMAT_VERSION, Identity, Owner, Superblock};
+pub(crate) use superblock::{Identity, Owner, Superblock};
 use table::Record;
 use tags::{Sector, TagPlace};
 #[cfg(all(test, not(loom)))]
 pub(crate) use weakness::with_weakness;
 pub(crate) use weakness::{Weakness, weakened};
-
-/// What has become of a megabyte since the last commit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Change {
-    pub(crate) megabyte: u32,
-    /// All its blocks.
-    pub(crate) map: MegabyteMap,
-    /// Those of them that were allocated since, by their first unit in the pool, with their tags.
-    pub(crate) allocated: Vec<(u64, OwnerTag)>,
-}
-
-/// Changes of megabytes that an epoch of the journal has at most: opening goes through all of them, and a
-/// page of the journal may be about any number.
-const EPOCH_CHANGES_MAXIMUM: usize = 1 << 18;
 
 /// The metadata of a pool that is open.
 pub(crate) struct Metadata<D> {
@@ -125,7 +114,7 @@ impl<D: Disk> Metadata<D> {
             geometry,
         };
         let pages = superblock.to_pages();
-        for first_page in geometry::SUPERBLOCK_COPIES.into_iter().rev() {
+        for first_page in limits::SUPERBLOCK_COPIES.into_iter().rev() {
             disk.write(first_page, &pages)?;
             disk.flush()?;
         }
@@ -178,7 +167,7 @@ impl<D: Disk> Metadata<D> {
     /// Whether a checkpoint should be taken forward now, by [`Self::advance_checkpoint`].
     pub(crate) fn wants_checkpoint(&self) -> bool {
         let is_half_full = self.taken_pages > self.geometry().journal_pages / 2
-            || self.changes > EPOCH_CHANGES_MAXIMUM / 2;
+            || self.changes > MAX_EPOCH_CHANGES / 2;
         !self.failed && (self.checkpoint.is_some() || is_half_full)
     }
 
@@ -318,14 +307,14 @@ impl<D: Disk> Metadata<D> {
         let most = self.geometry().record_pages();
         let mut place = (self.epoch, self.next_sequence);
         let (mut pages, count) = journal::lay_out(entries, place, most, checksum);
-        if pages.len() as u64 > journal_pages || entries.len() > EPOCH_CHANGES_MAXIMUM {
+        if pages.len() as u64 > journal_pages || entries.len() > MAX_EPOCH_CHANGES {
             // More than an epoch holds: several commits then.
             let (first, second) = entries.split_at(entries.len() / 2);
             self.append(first)?;
             return self.append(second);
         }
         if self.taken_pages + pages.len() as u64 > journal_pages
-            || self.changes + entries.len() > EPOCH_CHANGES_MAXIMUM
+            || self.changes + entries.len() > MAX_EPOCH_CHANGES
         {
             self.finish_checkpoint()?;
             self.switch_halves();
@@ -449,8 +438,8 @@ const WIPED_AT_END: u64 = 32;
 
 fn wipe_signatures<D: Disk>(disk: &D, total_pages: u64) -> io::Result<()> {
     // Of a pool that was there the superblocks go first, so that it is never found without the rest.
-    let superblock = Page::zeroes(geometry::SUPERBLOCK_PAGES as usize);
-    for first_page in geometry::SUPERBLOCK_COPIES {
+    let superblock = Page::zeroes(limits::SUPERBLOCK_PAGES as usize);
+    for first_page in limits::SUPERBLOCK_COPIES {
         disk.write(first_page, &superblock)?;
     }
     disk.flush()?;

@@ -2,14 +2,9 @@
 
 use std::io;
 
-use chimaera_proto::bdev::UNIT_BYTES;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Bytes of a page. Also the unit of allocation, so that a page's number on the device is the number
-/// of its unit in the pool.
-pub(crate) const PAGE_BYTES: usize = 4096;
-
-const _: () = assert!(PAGE_BYTES as u64 == UNIT_BYTES);
+use super::limits::PAGE_BYTES;
 
 /// A page in memory, aligned as any device asks for.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -15,12 +15,13 @@ use crate::block_map::MegabyteMap;
 
 use super::Metadata;
 use super::checkpoint::Checkpoint;
-use super::geometry::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TablePage};
+use super::geometry::TablePage;
 use super::journal;
+use super::limits::{PAGE_BYTES, SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
 use super::overlay::{MegabyteSet, Overlay};
-use super::page::{Disk, PAGE_BYTES, Page};
+use super::page::{Disk, Page};
 use super::repair;
-use super::scan::{Scan, scan};
+use super::scan::Journal;
 use super::signature::{self, Contents};
 use super::superblock::{NoSuperblock, Superblock};
 use super::table::{self, Records};
@@ -124,7 +125,7 @@ pub(crate) fn open<D: Disk>(
         .collect();
     let mut lost = Vec::new();
 
-    let journal = read_journal(&disk, &superblock)?;
+    let journal = Journal::read(&disk, &superblock)?;
     lost.extend(journal.damage());
     let mut tagged = MegabyteSet::new(superblock.geometry.megabytes());
     let table = read_table(&disk, &superblock, &journal, &mut tagged, found, progress)?;
@@ -266,51 +267,7 @@ fn has_traces<D: Disk>(disk: &D) -> io::Result<bool> {
 /// What else there is where the superblocks and nothing but zeroes should be.
 fn probe_start<D: Disk>(disk: &D) -> io::Result<Contents> {
     let bytes = (SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES) * PAGE_BYTES as u64;
-    signature::probe(bytes, &mut |page, bytes| {
-        let mut pages = [Page::ZERO];
-        disk.read(page, &mut pages)?;
-        *bytes = pages[0].0;
-        Ok(())
-    })
-}
-
-/// What stands in the journal: an epoch that may be on its way into the table, and the one after it.
-pub(super) struct Journal {
-    pub(super) epoch: u64,
-    pub(super) older: Scan,
-    pub(super) newer: Scan,
-}
-
-impl Journal {
-    fn next_sequence(&self) -> u64 {
-        self.newer.next_sequence
-    }
-
-    fn damage(&self) -> impl Iterator<Item = String> {
-        let both = [&self.older, &self.newer];
-        both.into_iter().filter_map(|scan| scan.damage.clone())
-    }
-
-    /// The last record of each megabyte in it.
-    fn last_records(&self) -> Overlay {
-        let mut last = Overlay::default();
-        for contents in self.older.contents.iter().chain(&self.newer.contents) {
-            last.records.extend(contents.records.iter().copied());
-        }
-        last
-    }
-}
-
-fn read_journal<D: Disk>(disk: &D, superblock: &Superblock) -> Result<Journal, OpenError> {
-    let epoch = superblock.epoch + 1;
-    let (geometry, checksum) = (&superblock.geometry, superblock.checksum());
-    let older = scan(disk, geometry, checksum, (epoch, superblock.sequence + 1))?;
-    let newer = scan(disk, geometry, checksum, (epoch + 1, older.next_sequence))?;
-    Ok(Journal {
-        epoch,
-        older,
-        newer,
-    })
+    signature::probe(disk, bytes, &[])
 }
 
 #[derive(Default)]

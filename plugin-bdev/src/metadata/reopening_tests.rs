@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use super::superblock::Features;
 use super::*;
+use crate::block_map::MegabyteMap;
 use chimaera_proto::PoolId;
 use chimaera_proto::bdev::{IoEngine, PerfMetrics};
 
@@ -159,7 +160,7 @@ fn what_no_program_wrote_is_damage_and_no_panic() {
         let mut superblock = sound.clone();
         spoil(&mut superblock);
         let pages = superblock.to_pages();
-        for copy in geometry::SUPERBLOCK_COPIES {
+        for copy in limits::SUPERBLOCK_COPIES {
             disk.write(copy, &pages).expect("written");
         }
         let opened = open_with_blocks(&disk);
@@ -186,9 +187,9 @@ fn opening_goes_through_a_bounded_number_of_changes() {
     drop(metadata);
     let (metadata, found) = open_with_blocks(&disk).expect("sound");
     assert_eq!(found.len(), MEGABYTES as usize);
-    assert!(metadata.changes <= EPOCH_CHANGES_MAXIMUM);
+    assert!(metadata.changes <= MAX_EPOCH_CHANGES);
     let not_in_the_table = metadata.next_sequence - 1 - metadata.superblock.sequence;
-    let most = 2 * EPOCH_CHANGES_MAXIMUM / MEGABYTES as usize;
+    let most = 2 * MAX_EPOCH_CHANGES / MEGABYTES as usize;
     assert!(not_in_the_table <= most as u64, "{not_in_the_table}");
 }
 
@@ -209,8 +210,8 @@ fn a_record_of_more_changes_than_there_can_be_is_none() {
         let (pages, _) = journal::lay_out(&entries, (1, 1), 1, checksum);
         journal::read(&pages[..1], 1 << 20, checksum).is_some()
     };
-    assert!(readable(EPOCH_CHANGES_MAXIMUM));
-    assert!(!readable(EPOCH_CHANGES_MAXIMUM + 1));
+    assert!(readable(MAX_EPOCH_CHANGES));
+    assert!(!readable(MAX_EPOCH_CHANGES + 1));
 }
 
 #[test]

@@ -3,10 +3,10 @@
 
 use std::io;
 
-use super::geometry::{SUPERBLOCK_COPIES, TablePage};
+use super::geometry::TablePage;
+use super::limits::SUPERBLOCK_COPIES;
 use super::page::{Disk, Page};
-use super::recovery::Journal;
-use super::scan;
+use super::scan::{self, Journal};
 use super::superblock::Superblock;
 use super::weakness::{Weakness, weakened};
 

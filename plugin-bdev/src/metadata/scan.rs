@@ -7,17 +7,64 @@
 use std::io;
 use std::ops::Range;
 
-use super::EPOCH_CHANGES_MAXIMUM;
 use super::geometry::Geometry;
-use super::journal::{self, Commit, Contents, JournalRecord, RECORD_PAGES_MAXIMUM};
+use super::journal::{self, Commit, Contents, JournalRecord};
+use super::limits::{MAX_EPOCH_CHANGES, MAX_RECORD_PAGES};
+use super::overlay::Overlay;
 use super::page::{Checksum, Disk, Page};
+use super::superblock::Superblock;
 use super::weakness::{Weakness, weakened};
 
 /// Pages behind the last record that are looked at: more than both copies of the longest record have.
-const LOOK_AHEAD_PAGES: u64 = 2 * RECORD_PAGES_MAXIMUM as u64 + 2;
+const LOOK_AHEAD_PAGES: u64 = 2 * MAX_RECORD_PAGES as u64 + 2;
 
 /// Pages that are read at once.
 const CHUNK_PAGES: u64 = 256;
+
+/// What stands in the journal: an epoch that may be on its way into the table, and the one after it.
+pub(super) struct Journal {
+    pub(super) epoch: u64,
+    pub(super) older: Scan,
+    pub(super) newer: Scan,
+}
+
+impl Journal {
+    /// Reads both halves. Blocks.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(super) fn read<D: Disk>(disk: &D, superblock: &Superblock) -> io::Result<Self> {
+        let epoch = superblock.epoch + 1;
+        let (geometry, checksum) = (&superblock.geometry, superblock.checksum());
+        let older = scan(disk, geometry, checksum, (epoch, superblock.sequence + 1))?;
+        let newer = scan(disk, geometry, checksum, (epoch + 1, older.next_sequence))?;
+        Ok(Self {
+            epoch,
+            older,
+            newer,
+        })
+    }
+
+    /// The sequence behind the last commit.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.newer.next_sequence
+    }
+
+    /// What is wrong with it.
+    pub(super) fn damage(&self) -> impl Iterator<Item = String> {
+        let both = [&self.older, &self.newer];
+        both.into_iter().filter_map(|scan| scan.damage.clone())
+    }
+
+    /// The last record of each megabyte in it.
+    pub(super) fn last_records(&self) -> Overlay {
+        let mut last = Overlay::default();
+        for contents in self.older.contents.iter().chain(&self.newer.contents) {
+            last.records.extend(contents.records.iter().copied());
+        }
+        last
+    }
+}
 
 /// What was found in a half of the journal.
 #[derive(Debug, Default)]
@@ -47,7 +94,7 @@ pub(super) struct Lone {
 }
 
 /// Reads the half of the journal that this epoch uses, whose first record has this sequence.
-pub(super) fn scan<D: Disk>(
+fn scan<D: Disk>(
     disk: &D,
     geometry: &Geometry,
     checksum: Checksum,
@@ -193,7 +240,7 @@ impl Progress {
         }
         self.seen_changes += record.contents.records.len();
         // What a crash has left counts here as well.
-        if self.seen_changes > 2 * EPOCH_CHANGES_MAXIMUM {
+        if self.seen_changes > 2 * MAX_EPOCH_CHANGES {
             return self.damage(format!(
                 "the journal has more changes of epoch {} than an epoch can have",
                 self.epoch

@@ -4,7 +4,7 @@
 //! Laws:
 //! - Nothing is written, and nothing is believed: a name is a hint for people. What decides is
 //!   that not all is zero, and no mistake about a name makes data blank.
-//! - Whole aligned pages are read, front to back, each once and at most [`MOST_PAGES`], because
+//! - Whole aligned pages are read, front to back, each once and at most [`MAX_READ_PAGES`], because
 //!   the file may be open for direct I/O and the device may be slow.
 //! - Offsets and bytes come from the formats' specifications. A format that gives away less than
 //!   two fixed bytes is not in the list.
@@ -14,7 +14,8 @@
 use std::fmt;
 use std::io;
 
-use super::page::PAGE_BYTES;
+use super::limits::PAGE_BYTES;
+use super::page::{Disk, Page};
 
 const KIB: u64 = 1 << 10;
 const PAGE: u64 = PAGE_BYTES as u64;
@@ -33,10 +34,10 @@ const ZFS_UBERBLOCKS_OFFSET: u64 = 128 * KIB;
 const ZFS_SAMPLE_BYTES: u64 = 48 * KIB;
 
 /// At most so many pages are read.
-pub(crate) const MOST_PAGES: u64 = (HEAD_BYTES + ZFS_SAMPLE_BYTES + TAIL_BYTES) / PAGE;
+pub(crate) const MAX_READ_PAGES: u64 = (HEAD_BYTES + ZFS_SAMPLE_BYTES + TAIL_BYTES) / PAGE;
 
 const _: () = {
-    assert!(MOST_PAGES <= 300);
+    assert!(MAX_READ_PAGES <= 300);
     assert!(2 * ZFS_LABEL_BYTES <= HEAD_BYTES);
     assert!(5 * 8 * KIB <= ZFS_SAMPLE_BYTES);
     assert!(HEAD_BYTES.is_multiple_of(PAGE) && TAIL_BYTES.is_multiple_of(PAGE));
@@ -71,24 +72,35 @@ impl fmt::Display for Contents {
     }
 }
 
-/// A page of memory that direct I/O can read into.
-#[repr(align(4096))]
-struct Page([u8; PAGE_BYTES]);
-
-/// Finds out what a file or device of `size_bytes` holds.
-///
-/// `read_page` fills its memory, which is aligned to its size, with the page of this number: the
-/// bytes from `number * 4096` on. Only whole pages are asked for. Bytes after the last whole one
-/// are not looked at: a file that is shorter than a page is blank, whatever it holds, and who
-/// would overwrite its bytes too has to look at them first.
+/// Finds out what stands on a disk of `size_bytes`, of which `tail` are the last bytes, if they make no
+/// whole page: a page is all that can be read where I/O is direct. Blocks.
 ///
 /// # Errors
-/// The first that `read_page` returns; nothing is read after it.
-pub(crate) fn probe(
+/// The first of the disk's; nothing is read after it.
+pub(crate) fn probe(disk: &impl Disk, size_bytes: u64, tail: &[u8]) -> io::Result<Contents> {
+    let contents = probe_pages(size_bytes, &mut |page, bytes| {
+        let mut pages = [Page::ZERO];
+        disk.read(page, &mut pages)?;
+        *bytes = pages[0].0;
+        Ok(())
+    })?;
+    let first_nonzero = tail.iter().position(|byte| *byte != 0);
+    Ok(match (contents, first_nonzero) {
+        (Contents::Blank, Some(at)) => Contents::Unknown {
+            first_nonzero_offset: size_bytes - tail.len() as u64 + at as u64,
+        },
+        (contents, _) => contents,
+    })
+}
+
+/// As [`probe`], of the whole pages of a disk: one that is shorter than a page is blank, whatever it holds.
+///
+/// `read_page` fills the page that it is given with that of this number.
+fn probe_pages(
     size_bytes: u64,
     read_page: &mut dyn FnMut(u64, &mut [u8; PAGE_BYTES]) -> io::Result<()>,
 ) -> io::Result<Contents> {
-    let mut page = Page([0; PAGE_BYTES]);
+    let mut page = [0; PAGE_BYTES];
     let mut best = None;
     let mut boot_sector = None;
     let mut first_nonzero_offset = None;
@@ -96,23 +108,23 @@ pub(crate) fn probe(
     for range in ranges(size_bytes) {
         // The ranges overlap where all is small.
         for number in range.start.max(next)..range.end {
-            read_page(number, &mut page.0)?;
+            read_page(number, &mut page)?;
             next = number + 1;
             let page_offset = number * PAGE;
-            let Some(nonzero) = page.0.iter().position(|&byte| byte != 0) else {
+            let Some(nonzero) = page.iter().position(|&byte| byte != 0) else {
                 continue;
             };
             first_nonzero_offset.get_or_insert(page_offset + nonzero as u64);
             let found = SIGNATURES
                 .iter()
-                .position(|signature| signature.is_in(&page.0, page_offset, size_bytes));
+                .position(|signature| signature.is_in(&page, page_offset, size_bytes));
             // Of several signatures the one that stands first in the list counts.
             best = match (best, found) {
                 (Some(best), Some(found)) => Some(std::cmp::min::<usize>(best, found)),
                 (best, found) => best.or(found),
             };
             if number == 0 {
-                boot_sector = boot_sector_kind(&page.0);
+                boot_sector = boot_sector_kind(&page);
             }
         }
     }

@@ -5,30 +5,19 @@ use chimaera_proto::PoolId;
 use chimaera_proto::bdev::{IoEngine, PerfMetrics};
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 
-use super::geometry::{Geometry, SEGMENTS_MAXIMUM, SUPERBLOCK_PAGES, Segment};
-use super::page::{Checksum, PAGE_BYTES, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
+use super::geometry::{Geometry, Segment};
+use super::limits::{
+    FORMAT_VERSION, MAX_COUNTED, MAX_SEGMENTS, NAME_AT, PAGE_BYTES, SEGMENT_BYTES, SEGMENTS_AT,
+    SUPERBLOCK_PAGES,
+};
+use super::page::{Checksum, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
 use super::weakness::{Weakness, weakened};
-use crate::params::Usage;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CHIM");
 const SECOND_MAGIC: u64 = u64::from_le_bytes(*b"AERAPOOL");
 const SECOND_MAGIC_AT: usize = 8;
 
-/// The version of the format that this program writes, and the only one that it reads.
-pub(crate) const FORMAT_VERSION: u32 = 1;
-
-/// No number that is counted on, one by one, ever comes this far.
-pub(super) const COUNTED_MAXIMUM: u64 = 1 << 62;
-
 const BYTES: usize = SUPERBLOCK_PAGES as usize * PAGE_BYTES;
-const SEGMENTS_AT: usize = 256;
-const SEGMENT_BYTES: usize = 48;
-const NAME_AT: usize = PAGE_BYTES;
-
-const _: () = {
-    assert!(SEGMENTS_AT + SEGMENTS_MAXIMUM * SEGMENT_BYTES <= NAME_AT);
-    assert!(NAME_AT + MAX_POOL_NAME_BYTES <= BYTES);
-};
 
 /// What a program must know to use a pool, a bit per feature. None has been defined yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,17 +63,6 @@ pub(crate) struct Identity {
     pub(crate) io_depth: u32,
     pub(crate) io_engine: IoEngine,
     pub(crate) metrics: PerfMetrics,
-}
-
-impl Identity {
-    /// How its creator meant the device to be used.
-    pub(crate) fn usage(&self) -> Usage {
-        Usage {
-            io_depth: self.io_depth,
-            alignment: self.alignment,
-            io_engine: self.io_engine,
-        }
-    }
 }
 
 /// A superblock that was checked.
@@ -160,13 +138,13 @@ impl Superblock {
         let (generation, epoch, sequence) = (number(64), number(152), number(160));
         if [generation, epoch, sequence]
             .iter()
-            .any(|&number| number > COUNTED_MAXIMUM)
+            .any(|&number| number > MAX_COUNTED)
         {
             return None;
         }
         let segments = u32_at(bytes, 200) as usize;
         let name_bytes = u32_at(bytes, 204) as usize;
-        if segments > SEGMENTS_MAXIMUM || name_bytes > MAX_POOL_NAME_BYTES {
+        if segments > MAX_SEGMENTS || name_bytes > MAX_POOL_NAME_BYTES {
             return None;
         }
         let (places, _) = bytes[SEGMENTS_AT..].as_chunks::<SEGMENT_BYTES>();

@@ -3,18 +3,13 @@
 
 use crate::block_map::{LIVE_WORDS, MegabyteMap, UNIT_WORDS};
 
-use super::page::{Checksum, PAGE_BYTES, Page, put_u32, put_u64, u32_at, u64_at};
+use super::limits::{RECORD_BYTES, RECORDS_AT, RECORDS_PER_PAGE};
+use super::page::{Checksum, Page, put_u32, put_u64, u32_at, u64_at};
 use super::weakness::{Weakness, weakened};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CTBL");
 const FIRST_MEGABYTE_AT: usize = 8;
 const EPOCH_AT: usize = 16;
-const RECORDS_AT: usize = 32;
-/// Bytes of a record, here and in the journal.
-pub(super) const RECORD_BYTES: usize = 8 * LIVE_WORDS;
-
-/// Megabytes that a page is about.
-pub(super) const RECORDS_PER_PAGE: usize = (PAGE_BYTES - RECORDS_AT) / RECORD_BYTES;
 
 const TAGGED: u64 = 1 << 63;
 
@@ -97,6 +92,7 @@ impl Records {
 mod tests {
     use super::*;
     use crate::block_map::Slot;
+    use crate::metadata::limits::PAGE_BYTES;
     use chimaera_proto::bdev::BlockType;
 
     #[test]

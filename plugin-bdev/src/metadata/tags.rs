@@ -6,16 +6,9 @@
 //! copy. A sector is there as soon as one of the megabytes that it is about is *tagged*; before that
 //! its contents mean nothing.
 
-use super::page::{Checksum, PAGE_BYTES, Page, put_u64, u64_at};
+use super::limits::{SECTOR_BYTES, SECTORS_PER_PAGE, TAGS_AT, TAGS_PER_SECTOR};
+use super::page::{Checksum, Page, put_u64, u64_at};
 use super::weakness::{Weakness, weakened};
-
-const SECTOR_BYTES: usize = 512;
-const SECTORS_PER_PAGE: u64 = (PAGE_BYTES / SECTOR_BYTES) as u64;
-const TAGS_AT: usize = 8;
-const TAGS_PER_SECTOR: u64 = ((SECTOR_BYTES - TAGS_AT) / 8) as u64;
-
-/// Units whose tags a page holds.
-pub(super) const TAGS_PER_PAGE: u64 = SECTORS_PER_PAGE * TAGS_PER_SECTOR;
 
 /// Where a unit's tag lies in the tags of its segment. Units count from the segment's first megabyte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,10 +9,10 @@ use std::time::Instant;
 use chimaera_proto::PoolId;
 use chimaera_proto::bdev::{IoEngine, PerfMetrics};
 
-use crate::block_map::MegabyteMap;
+use crate::block_map::{Change, MegabyteMap};
 use crate::blocks::allocator_of;
 use crate::file::{FileDisk, pool_file};
-use crate::metadata::{self, Change, Disk, Geometry, Identity, Metadata, Mode, Owner, Page};
+use crate::metadata::{self, Disk, Geometry, Identity, Metadata, Mode, Owner, Page};
 use crate::testing::disk_folder;
 
 const TIBIBYTE: u64 = 1 << 40;

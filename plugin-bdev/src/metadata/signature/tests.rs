@@ -43,7 +43,7 @@ impl Image {
 
     fn probe(&self) -> Contents {
         let mut numbers = Vec::new();
-        let contents = probe(self.size_bytes, &mut |number, page| {
+        let contents = probe_pages(self.size_bytes, &mut |number, page| {
             numbers.push(number);
             page.fill(0);
             for (offset, bytes) in &self.written {
@@ -55,7 +55,7 @@ impl Image {
             }
             Ok(())
         });
-        assert!(numbers.len() as u64 <= MOST_PAGES, "{}", numbers.len());
+        assert!(numbers.len() as u64 <= MAX_READ_PAGES, "{}", numbers.len());
         assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
         let last = numbers.last().copied();
         assert!(last.is_none_or(|last| (last + 1) * PAGE <= self.size_bytes));
@@ -322,7 +322,7 @@ fn a_read_error_is_passed_on_at_once() {
     let size_bytes = 64 * MIB;
     for bad in [0, 3, 255, (size_bytes - 1) / PAGE] {
         let mut last = None;
-        let result = probe(size_bytes, &mut |number, page| {
+        let result = probe_pages(size_bytes, &mut |number, page| {
             last = Some(number);
             page.fill(0);
             if number == bad {
@@ -342,7 +342,7 @@ fn the_memory_of_a_page_suits_direct_reads() {
         assert!((&raw const *page).addr().is_multiple_of(PAGE_BYTES));
         Ok(())
     };
-    probe(MIB, read).expect("no read fails");
+    probe_pages(MIB, read).expect("no read fails");
 }
 
 /// Programs that make what is in the list of an empty file, with their arguments, `FILE` being
@@ -401,7 +401,7 @@ fn what_real_programs_make_is_recognised() {
 
 fn probe_file(path: &Path) -> io::Result<Contents> {
     let file = File::open(path)?;
-    probe(file.metadata()?.len(), &mut |number, page| {
+    probe_pages(file.metadata()?.len(), &mut |number, page| {
         file.read_exact_at(page, number * PAGE)
     })
 }

@@ -9,9 +9,9 @@ use super::damage::Damage;
 use super::disk::{Image, Loss, SECTOR_BYTES, SimulatedDisk};
 use super::model::{Expected, Found, Megabyte, Owner, State, Tags};
 use super::workload::identity;
-use crate::block_map::{MegabyteMap, Slot, UNITS};
-use crate::metadata::geometry::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
-use crate::metadata::{Change, Geometry, Metadata, Mode, OpenError, PAGE_BYTES};
+use crate::block_map::{Change, MegabyteMap, Slot, UNITS};
+use crate::metadata::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
+use crate::metadata::{Geometry, Metadata, Mode, OpenError, PAGE_BYTES};
 
 /// A pool of two segments, with blocks in the table, in the journal, and with tags.
 pub(super) fn some_pool() -> (Image, Expected) {

@@ -9,10 +9,10 @@ use super::Numbers;
 use super::disk::SimulatedDisk;
 use super::history::{Level, Timeline};
 use super::model::{Expected, Found, Megabyte, Owner, State, Tags, declaration_of};
-use crate::block_map::{MegabyteMap, Slot, UNITS};
-use crate::metadata::geometry::JOURNAL_PAGES_MINIMUM;
+use crate::block_map::{Change, MegabyteMap, Slot, UNITS};
 use crate::metadata::journal;
-use crate::metadata::{Change, Geometry, Identity, Metadata, Mode, OpenError};
+use crate::metadata::limits::MIN_JOURNAL_PAGES;
+use crate::metadata::{Geometry, Identity, Metadata, Mode, OpenError};
 
 const STEPS: usize = 14;
 
@@ -46,7 +46,7 @@ pub(super) fn format(
     disk: &SimulatedDisk,
     total_pages: u64,
 ) -> Result<Metadata<SimulatedDisk>, String> {
-    let journal_pages = JOURNAL_PAGES_MINIMUM + numbers.below(3) as u64 * 5;
+    let journal_pages = MIN_JOURNAL_PAGES + numbers.below(3) as u64 * 5;
     let geometry = Geometry::with_journal(total_pages, journal_pages).expect("room");
     let mut uuid = [0; 16];
     uuid.fill_with(|| numbers.below(256) as u8);
