@@ -1,7 +1,9 @@
 //! Crashes at every write and every flush.
 
-use super::history::{Level, Trial, run};
+use super::history::{Trial, run};
 use super::run_all;
+use super::stack::Stack;
+use super::workload::MetadataAlone;
 
 /// Crashes that are tried at each level, unless the environment asks for more.
 const METADATA_POINTS: u64 = 60_000;
@@ -13,31 +15,31 @@ const DAMAGE_POINTS: u64 = 20_000;
 #[test]
 fn what_was_committed_is_found_after_any_crash() {
     run_all(METADATA_POINTS, |seed| {
-        run(seed, Level::Metadata, Trial::Crash)
+        run::<MetadataAlone>(seed, Trial::Crash)
     });
 }
 
 #[test]
 fn blocks_and_their_data_are_found_after_any_crash() {
-    run_all(STACK_POINTS, |seed| run(seed, Level::Stack, Trial::Crash));
+    run_all(STACK_POINTS, |seed| run::<Stack>(seed, Trial::Crash));
 }
 
 #[test]
 fn what_was_committed_is_found_after_any_two_crashes() {
     run_all(PAIRS_POINTS, |seed| {
-        run(seed, Level::Metadata, Trial::Pairs)
+        run::<MetadataAlone>(seed, Trial::Pairs)
     });
 }
 
 #[test]
 fn what_was_committed_is_found_after_many_crashes() {
-    run_all(LIVES, |seed| run(seed, Level::Metadata, Trial::ManyLives));
-    run_all(LIVES, |seed| run(seed, Level::Stack, Trial::ManyLives));
+    run_all(LIVES, |seed| run::<MetadataAlone>(seed, Trial::ManyLives));
+    run_all(LIVES, |seed| run::<Stack>(seed, Trial::ManyLives));
 }
 
 #[test]
 fn damage_that_comes_on_top_of_a_crash_is_repaired_or_told() {
     run_all(DAMAGE_POINTS, |seed| {
-        run(seed, Level::Metadata, Trial::CrashAndDamage)
+        run::<MetadataAlone>(seed, Trial::CrashAndDamage)
     });
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::Numbers;
 use super::disk::{Image, SECTOR_BYTES, SimulatedDisk};
 use super::model::{Expected, Found, Tags};
-use crate::metadata::geometry::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
+use crate::metadata::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
 use crate::metadata::{Mode, OpenError, PAGE_BYTES};
 
 /// What a superblock says of the pool, before it says where the parts lie.

@@ -6,20 +6,11 @@ use std::rc::Rc;
 use super::Numbers;
 use super::damage::Damage;
 use super::disk::{Image, Leftover, Loss, Recording, SimulatedDisk, Walk};
+use super::level::{Level, Timeline};
 use super::model::{Data, Expected, Found, State, Tags, read_stamp};
-use super::workload::{Pace, Retried};
-use super::{stack, workload};
+use super::workload::{self, Pace, Retried};
 use crate::block_map::UNITS;
 use crate::metadata::{Mode, OpenError};
-
-/// What is driven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Level {
-    /// The metadata alone.
-    Metadata,
-    /// Allocator, ledger and data of blocks.
-    Stack,
-}
 
 /// What is tried of each crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,32 +31,14 @@ const MANY_LIVES: usize = 60;
 const LOSSES: usize = 4;
 const DEPTH: usize = 3;
 
-/// What was expected from which position of the log on.
-pub(super) struct Timeline(Vec<(usize, Expected)>);
-
-impl Timeline {
-    fn new(position: usize, expected: Expected) -> Self {
-        Self(vec![(position, expected)])
-    }
-
-    pub(super) fn push(&mut self, position: usize, expected: Expected) {
-        self.0.push((position, expected));
-    }
-
-    fn at(&self, position: usize) -> &Expected {
-        let after = self.0.partition_point(|(from, _)| *from <= position);
-        &self.0[after - 1].1
-    }
-}
-
 /// Runs the history with this seed. Gives the number of crashes that were tried.
 ///
 /// # Errors
 /// What was found that may not be, with all that is needed to see it again.
-pub(super) fn run(seed: u64, level: Level, trial: Trial) -> Result<u64, String> {
-    let mut history = History {
+pub(super) fn run<L: Level>(seed: u64, trial: Trial) -> Result<u64, String> {
+    let mut history = History::<L> {
         numbers: Numbers::new(seed),
-        level,
+        level: L::default(),
         trial,
         points: 0,
     };
@@ -73,20 +46,20 @@ pub(super) fn run(seed: u64, level: Level, trial: Trial) -> Result<u64, String> 
         Trial::Pairs => history.live_twice(),
         _ => history.live(),
     };
-    outcome.map_err(|text| format!("CHIMAERA_CRASH_SEED={seed} {level:?} {trial:?}: {text}"))?;
+    outcome.map_err(|text| format!("CHIMAERA_CRASH_SEED={seed} {} {trial:?}: {text}", L::NAME))?;
     Ok(history.points)
 }
 
-struct History {
+struct History<L> {
     numbers: Numbers,
-    level: Level,
+    level: L,
     trial: Trial,
     points: u64,
 }
 
-impl History {
+impl<L: Level> History<L> {
     fn live(&mut self) -> Result<(), String> {
-        let pages = workload::device_pages(&mut self.numbers, self.level);
+        let pages = L::device_pages(&mut self.numbers);
         let mut disk = SimulatedDisk::new(Image::blank(pages));
         let state = State {
             total_pages: pages,
@@ -96,7 +69,6 @@ impl History {
             may_be_absent: true,
             ..Expected::exactly(Rc::new(state), Rc::default())
         };
-        let mut retried = workload::Retried::new();
         let lives = match self.trial {
             Trial::ManyLives => MANY_LIVES,
             _ => LIVES,
@@ -104,15 +76,9 @@ impl History {
         for life in 0..lives {
             let start = disk.position();
             let mut timeline = Timeline::new(start, expected.clone());
-            let numbers = &mut self.numbers;
-            match self.level {
-                Level::Metadata => {
-                    let pace = Pace::Random;
-                    workload::live(numbers, &disk, &mut timeline, &expected, &mut retried, pace)
-                }
-                Level::Stack => stack::live(numbers, &disk, &mut timeline, &expected),
-            }
-            .map_err(|text| format!("life {life}: {text}"))?;
+            self.level
+                .live(&mut self.numbers, &disk, &mut timeline, &expected)
+                .map_err(|text| format!("life {life}: {text}"))?;
             let recording = disk.recording();
             if self.trial == Trial::ManyLives {
                 self.points += 1;
@@ -251,11 +217,7 @@ impl History {
         };
         let state = expected.admit(&found, Tags::Exact)?;
         let recording = disk.recording();
-        if self.level == Level::Stack {
-            expected.check_data(&disk.seen(), &state)?;
-            let is_thorough = depth == 0 && self.numbers.below(16) == 0;
-            stack::check_allocator(found, &state, is_thorough)?;
-        }
+        L::check(&mut self.numbers, &disk, found, (expected, &state), depth)?;
         // Opening itself may be interrupted; once it is done, what it found stays.
         let chance = if depth == 0 { 16 } else { 3 };
         if recording.has_writes() && depth < DEPTH && self.numbers.below(chance) == 0 {

@@ -36,6 +36,7 @@ mod damages;
 mod disk;
 pub(super) mod fuzz;
 mod history;
+mod level;
 mod model;
 mod stack;
 mod weaknesses;

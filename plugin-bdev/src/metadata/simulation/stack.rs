@@ -7,7 +7,8 @@ use chimaera_proto::bdev::{AllocationPlan, Block, OwnerTag};
 
 use super::Numbers;
 use super::disk::SimulatedDisk;
-use super::history::{Timeline, data_on};
+use super::history::data_on;
+use super::level::{Level, Timeline};
 use super::model::{Data, Expected, Found, Life, Megabyte, Owner, State, Tags, stamped_page};
 use super::workload;
 use crate::allocator::{Allocator, FreeCompletion, Pin, Threads};
@@ -50,8 +51,42 @@ fn take_over(allocator: &TestAllocator, found: &Found) -> Result<(), String> {
     Ok(())
 }
 
+/// Allocator, metadata in step with it, and the data of blocks.
+#[derive(Default)]
+pub(super) struct Stack;
+
+impl Level for Stack {
+    const NAME: &'static str = "stack";
+
+    fn device_pages(numbers: &mut Numbers) -> u64 {
+        UNITS + numbers.below(4 * UNITS as usize) as u64
+    }
+
+    fn live(
+        &mut self,
+        numbers: &mut Numbers,
+        disk: &SimulatedDisk,
+        timeline: &mut Timeline,
+        expected: &Expected,
+    ) -> Result<(), String> {
+        live(numbers, disk, timeline, expected)
+    }
+
+    fn check(
+        numbers: &mut Numbers,
+        disk: &SimulatedDisk,
+        found: Found,
+        (expected, state): (&Expected, &State),
+        depth: usize,
+    ) -> Result<(), String> {
+        expected.check_data(&disk.seen(), state)?;
+        let is_thorough = depth == 0 && numbers.below(16) == 0;
+        check_allocator(found, state, is_thorough)
+    }
+}
+
 /// A life of a pool: opens it, or makes it if there is none, and works with it.
-pub(super) fn live(
+fn live(
     numbers: &mut Numbers,
     disk: &SimulatedDisk,
     timeline: &mut Timeline,
@@ -302,11 +337,7 @@ fn check_remaining(
 }
 
 /// Checks that an allocator can go on with what was found.
-pub(super) fn check_allocator(
-    found: Found,
-    state: &State,
-    is_thorough: bool,
-) -> Result<(), String> {
+fn check_allocator(found: Found, state: &State, is_thorough: bool) -> Result<(), String> {
     let allocator = allocator_of(found.metadata.geometry());
     take_over(&allocator, &found)?;
     let blocks: Vec<_> = state

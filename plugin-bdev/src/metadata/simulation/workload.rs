@@ -7,7 +7,7 @@ use chimaera_proto::bdev::{BlockType, IoEngine, OwnerTag, PerfMetrics};
 
 use super::Numbers;
 use super::disk::SimulatedDisk;
-use super::history::{Level, Timeline};
+use super::level::{Level, Timeline};
 use super::model::{Expected, Found, Megabyte, Owner, State, Tags, declaration_of};
 use crate::block_map::{Change, MegabyteMap, Slot, UNITS};
 use crate::metadata::journal;
@@ -26,18 +26,6 @@ pub(super) fn identity() -> Identity {
         io_engine: IoEngine::Auto,
         metrics: PerfMetrics::default(),
     }
-}
-
-/// Pages of a new device: few, since recovery is what takes the time.
-pub(super) fn device_pages(numbers: &mut Numbers, level: Level) -> u64 {
-    let most = match (level, numbers.below(4)) {
-        (Level::Stack, _) => 4,
-        // A table of one page or of several.
-        (Level::Metadata, 0) => 350,
-        (Level::Metadata, 1) => 8,
-        (Level::Metadata, _) => 100,
-    };
-    UNITS + numbers.below(most * UNITS as usize) as u64
 }
 
 /// Makes a pool on a new device. The journal is small, so that it is full often.
@@ -64,6 +52,47 @@ pub(super) enum Pace {
     Random,
     /// A commit or two, and a checkpoint.
     Short,
+}
+
+/// The metadata of a pool without anything else.
+#[derive(Default)]
+pub(super) struct MetadataAlone {
+    retried: Retried,
+}
+
+impl Level for MetadataAlone {
+    const NAME: &'static str = "metadata";
+
+    /// Few, since recovery is what takes the time; a table of one page or of several.
+    fn device_pages(numbers: &mut Numbers) -> u64 {
+        let most = match numbers.below(4) {
+            0 => 350,
+            1 => 8,
+            _ => 100,
+        };
+        UNITS + numbers.below(most * UNITS as usize) as u64
+    }
+
+    fn live(
+        &mut self,
+        numbers: &mut Numbers,
+        disk: &SimulatedDisk,
+        timeline: &mut Timeline,
+        expected: &Expected,
+    ) -> Result<(), String> {
+        let retried = &mut self.retried;
+        live(numbers, disk, timeline, expected, retried, Pace::Random)
+    }
+
+    fn check(
+        _: &mut Numbers,
+        _: &SimulatedDisk,
+        _: Found,
+        _: (&Expected, &State),
+        _: usize,
+    ) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// A life of a pool: opens it, or makes it if there is none, and works with it.
