@@ -5,6 +5,9 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use chimaera_bdev_client::{
     Block, BlockType, Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status,
@@ -30,6 +33,7 @@ fn main() {
         ["write-until-refused", pool] => write_until_refused(pool),
         ["connect-until-refused"] => connect_until_refused(),
         ["take-threads"] => take_threads(),
+        ["poll-tasks"] => poll_tasks(),
         _ => panic!("no such command: {arguments:?}"),
     }
 }
@@ -373,6 +377,47 @@ fn take_threads() {
     say(&format!("taken {}", taken.len()));
     wait_for_the_test();
     std::process::exit(0);
+}
+
+/// Polls a task until it has ended, as an executor does, each time that it is told to. Says whether the
+/// connection has its thread for wakers then.
+fn poll_tasks() {
+    struct Woken(AtomicBool);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+    let runtime = Runtime::connect().expect("the daemon is there");
+    let pool = Faulty::created(&runtime, 0);
+    say("ready");
+    loop {
+        wait_for_the_test();
+        let mut task = Box::pin(pool.start(Method::Hold, None));
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        assert!(task.as_mut().poll(&mut context).is_pending());
+        assert_eq!(pool.about_held(Method::Release, pool.pool_id()), 1);
+        let result = loop {
+            until("the waker is woken", || {
+                woken.0.swap(false, Ordering::Acquire)
+            });
+            if let Poll::Ready(result) = task.as_mut().poll(&mut context) {
+                break result;
+            }
+        };
+        result.expect("it was released");
+        let threads = std::fs::read_dir("/proc/self/task").expect("threads");
+        let has_thread = threads.into_iter().any(|thread| {
+            let name = thread.expect("a thread").path().join("comm");
+            std::fs::read_to_string(name).is_ok_and(|name| name.trim() == "chimaera-bell")
+        });
+        say(&format!(
+            "completed {}",
+            if has_thread { "with" } else { "without" }
+        ));
+    }
 }
 
 /// Connects to the daemon, and then to a runtime inside this process, as often as it is told to.

@@ -10,6 +10,7 @@ use std::io::Write;
 
 mod build;
 mod commands;
+mod control_group;
 mod daemon;
 mod descriptors;
 mod detached;
@@ -28,6 +29,7 @@ mod watchdog;
 
 pub use build::{library_folder, program};
 pub use commands::{chimaera, exit, json};
+pub use control_group::ControlGroup;
 pub use daemon::{Daemon, Finished, Refused, finish};
 pub use descriptors::{descriptors, limit_descriptors, limit_for};
 pub use detached::Detached;

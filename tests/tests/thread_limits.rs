@@ -6,8 +6,8 @@ use std::path::Path;
 use chimaera_bdev_client::{CreateOptions, PoolId, PoolQuery, Runtime, Status};
 use chimaera_tests::exit::FAILED;
 use chimaera_tests::{
-    ClientProcess, Daemon, Denial, Faulty, Refused, ThreadLimit, assert_refused, client,
-    disk_folder, finish, library_folder, memory, program, skipped, text,
+    ClientProcess, ControlGroup, Daemon, Denial, Faulty, Refused, ThreadLimit, assert_refused,
+    client, disk_folder, finish, library_folder, memory, program, skipped, text, until,
 };
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -94,6 +94,54 @@ fn a_daemon_makes_a_pool_on_a_file_once_it_gets_threads_again() {
     let made = pool.create(PoolQuery::Dynamic, text(&file), &options);
     made.expect("the pool is made");
     pool.flush(PoolQuery::Local).expect("it has its keeper");
+}
+
+#[test]
+fn a_daemon_whose_control_group_is_full_works_and_is_stopped() {
+    let group = match ControlGroup::of_threads() {
+        Ok(group) => group,
+        Err(reason) => return skipped("a full control group (pids.max)", &reason),
+    };
+    let mut daemon = Daemon::start_with(&["--workers", "2"]);
+    group.take(daemon.process_id());
+    group.deny();
+    let runtime = daemon.connect();
+    work_without_threads(&runtime, daemon.folder());
+    group.allow();
+    let file = daemon.folder().join("pool");
+    let options = CreateOptions::file().size(8 << 20);
+    let made = client(&runtime, 2).create(PoolQuery::Dynamic, text(&file), &options);
+    made.expect("the pool is made");
+    group.deny();
+    let _ = daemon.run(&["runtime", "stop"]).success();
+    let (code, log) = daemon.wait();
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn futures_of_a_client_that_gets_no_thread_complete_and_have_one_once_there_is() {
+    let limit = match ThreadLimit::new() {
+        Ok(limit) => limit,
+        Err(reason) => return skipped("futures without threads", &reason),
+    };
+    let daemon = Daemon::start();
+    let mut command = limit.command(&program("chimaera-test-client"));
+    command
+        .arg("poll-tasks")
+        .env("CHIMAERA_SOCKET", daemon.socket());
+    let mut client = ClientProcess::run(command);
+    client.expect("ready");
+    let denial = limit.deny(client.process_id());
+    for _ in 0..3 {
+        client.go_on();
+        assert_eq!(client.expect("completed"), "without");
+    }
+    drop(denial);
+    until("its connection has the thread", || {
+        client.go_on();
+        client.expect("completed") == "with"
+    });
 }
 
 /// Daemons of users of their own, with one thread more each time.

@@ -311,6 +311,19 @@ mod tests {
     }
 
     #[test]
+    fn want_of_room_for_shared_memory_is_not_want_of_blocks() {
+        let error = Error::io(
+            &Errno::ENOSPC.into(),
+            "allocating 4096 bytes of shared memory",
+        );
+        assert_eq!(error.status(), Status::OutOfResources);
+        assert_eq!(error.errno(), Some(28));
+        for words in ["no room left for shared memory", "try again"] {
+            assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+
+    #[test]
     fn errors_can_be_kept_and_compared() {
         let error = Error::new(Failure::io(28), "writing").with_detail("the disk is full");
         assert_eq!(error.clone(), error);
