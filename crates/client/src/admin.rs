@@ -227,7 +227,7 @@ impl AdminClient {
     }
 }
 
-const PING: Call = Call {
+pub(crate) const PING: Call = Call {
     pool: PoolId::ADMIN,
     query: PoolQuery::Local,
     method: Method::Ping as u16,

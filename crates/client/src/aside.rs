@@ -10,7 +10,8 @@ use crate::call::{Call, Finished, Refused};
 use crate::compound::Compound;
 use crate::desk::{Wakers, wake_all};
 use crate::error::TaskError;
-use crate::room::unpark_this_thread;
+use crate::inside::is_inside;
+use crate::room::{Unparking, unpark_this_thread};
 use crate::task::Pending;
 use crate::unsubmitted::{Attempt, Unsubmitted};
 
@@ -55,6 +56,9 @@ impl<T> Aside<T> {
 
     #[cold]
     pub(crate) fn is_complete(&self) -> bool {
+        if is_inside() {
+            return false;
+        }
         match self {
             Self::Waiting(waiting) => {
                 let mut wakers = Wakers::new();
@@ -197,6 +201,7 @@ impl<T> Aside<T> {
             Self::Failed(error) => Err(error),
             Self::Compound(mut compound) => {
                 let waker = unpark_this_thread();
+                let _unparking = Unparking;
                 while !compound.watch(&waker) {
                     thread::park();
                 }

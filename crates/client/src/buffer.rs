@@ -20,10 +20,13 @@ use std::sync::Arc;
 use chimaera_proto::{Access, BufferRange, Status};
 
 use crate::error::Error;
+use crate::inside::is_inside;
 use crate::memory::{Extent, Memory, Register};
 
 /// Bytes that the runtime can read and write in place. It is given back when it is dropped, on
 /// any thread, also after the [`Runtime`](crate::Runtime) that it came from.
+///
+/// Dropped in a signal handler that has interrupted a call, it may stay taken ([the crate](crate#signal-handlers)).
 pub struct Buffer {
     address: NonNull<u8>,
     len: usize,
@@ -110,6 +113,29 @@ impl Buffer {
             start,
             len,
         }
+    }
+
+    /// As dropping it, for this crate, whose thread may be inside.
+    pub(crate) fn give_back(self) {
+        let mut this = ManuallyDrop::new(self);
+        if this.memory.is_here() {
+            this.free();
+        }
+    }
+
+    /// To be called in the buffer's process, and once.
+    fn free(&mut self) {
+        match self.holding.take() {
+            Some(Holding::Extent(extent)) => self.memory.free(extent),
+            Some(Holding::Share(whole)) => {
+                if let Some(whole) = Arc::into_inner(whole) {
+                    whole.give_back();
+                }
+            }
+            None => {}
+        }
+        // SAFETY: this is the buffer's end, and the value is not used after.
+        unsafe { ManuallyDrop::drop(&mut self.memory) };
     }
 
     fn extent(&self) -> &Extent {
@@ -205,16 +231,10 @@ impl fmt::Debug for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if !self.memory.is_here() {
-            return;
+        // In a signal handler that has interrupted who has the memory's lock it is as if it were forgotten.
+        if self.memory.is_here() && !is_inside() {
+            self.free();
         }
-        match self.holding.take() {
-            Some(Holding::Extent(extent)) => self.memory.free(extent),
-            Some(Holding::Share(whole)) => drop(whole),
-            None => {}
-        }
-        // SAFETY: the value is dropped here, and not used after.
-        unsafe { ManuallyDrop::drop(&mut self.memory) };
     }
 }
 

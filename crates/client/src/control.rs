@@ -26,9 +26,9 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
-use parking_lot::Mutex;
 
 use crate::error::Error;
+use crate::inside::{Inside, Mutex, refuse_inside};
 
 /// How long the daemon may take for an answer. Its control side answers in microseconds; this
 /// is for one that hangs.
@@ -107,6 +107,10 @@ impl ControlSocket {
     /// Connects to whoever listens at `path`.
     pub(crate) fn connect(path: &Path, patience: Duration) -> Result<Self, Error> {
         let operation = || format!("connecting to the runtime at {}", path.display());
+        refuse_inside(format_args!(
+            "connecting to the runtime at {}",
+            path.display()
+        ))?;
         let failed = |errno: Errno| {
             let error = Error::io(&errno.into(), operation());
             match errno {
@@ -125,8 +129,11 @@ impl ControlSocket {
         };
         let kind = SockType::SeqPacket;
         let flags = SockFlag::SOCK_CLOEXEC;
-        let socket = Private::new(|| Ok(socket(AddressFamily::Unix, kind, flags, None)?))
-            .map_err(|error| Error::io(&error, operation()))?;
+        let socket = {
+            let _inside = Inside::enter();
+            Private::new(|| Ok(socket(AddressFamily::Unix, kind, flags, None)?))
+        };
+        let socket = socket.map_err(|error| Error::io(&error, operation()))?;
         limit_waiting(&socket, patience).map_err(failed)?;
         let address = UnixAddr::new(path).map_err(failed)?;
         connect(socket.as_raw_fd(), &address).map_err(failed)?;
@@ -136,12 +143,17 @@ impl ControlSocket {
     /// Uses a socket of type `SOCK_SEQPACKET` whose other end a host holds already.
     pub(crate) fn from_socket(socket: OwnedFd, patience: Duration) -> Result<Self, Error> {
         let failed = |errno: Errno| Error::io(&errno.into(), "using the socket of a runtime");
+        refuse_inside("using the socket of a runtime")?;
         let flags = fcntl(&socket, FcntlArg::F_GETFL).map_err(failed)?;
         let blocking = OFlag::from_bits_retain(flags) - OFlag::O_NONBLOCK;
         fcntl(&socket, FcntlArg::F_SETFL(blocking)).map_err(failed)?;
         limit_waiting(&socket, patience).map_err(failed)?;
-        let socket = Private::adopt(socket)
-            .map_err(|(_, error)| Error::io(&error, "using the socket of a runtime"))?;
+        let adopted = {
+            let _inside = Inside::enter();
+            Private::adopt(socket)
+        };
+        let socket =
+            adopted.map_err(|(_, error)| Error::io(&error, "using the socket of a runtime"))?;
         Ok(Self::new(socket, patience))
     }
 

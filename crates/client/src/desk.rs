@@ -13,12 +13,15 @@ use std::task::Waker;
 
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_shm::Record;
-use parking_lot::MutexGuard;
 
 use crate::call::Call;
+use crate::inside::{MutexGuard, Outermost, is_inside};
 use crate::lane::{ATTACHED, ClientLane, DONE, Flight, ORPHANED, OWNED};
 use crate::lanes;
 use crate::place::Place;
+
+/// No task has this sequence.
+const NO_TASK: u64 = 0;
 
 /// Wakers to be woken when no lock is held: waking runs code of the executor's.
 pub(crate) type Wakers = Vec<Waker>;
@@ -95,13 +98,21 @@ impl ClientLane {
     /// Makes an attached task `OWNED`, so that its handle can wait for it.
     #[inline]
     pub(crate) fn take_up(&self, flight: Flight) -> TakenUp {
-        if !self.claim_for_handle(flight, OWNED) {
+        if !self.own(flight) {
             return TakenUp::Harvested(self.fetch_parcel(flight));
         }
         if self.awaited() & flight.bit() != 0 {
             self.take_waker_back(flight);
         }
         TakenUp::Owned
+    }
+
+    /// Makes an attached task `OWNED`. False if it was harvested before.
+    #[inline]
+    pub(crate) fn own(&self, flight: Flight) -> bool {
+        // A signal handler may harvest.
+        let _inside = Outermost::enter();
+        self.claim_for_handle(flight, OWNED)
     }
 
     #[cold]
@@ -194,6 +205,10 @@ impl ClientLane {
     /// completes.
     #[cold]
     pub(crate) fn abandon(&self, flight: Flight) {
+        if is_inside() {
+            self.forsake(flight);
+            return;
+        }
         let mut desk = self.desk.lock();
         if !self.claim_for_handle(flight, ORPHANED) {
             let parcel = desk.parcels.remove(&flight.sequence);
@@ -212,11 +227,43 @@ impl ClientLane {
     #[cold]
     pub(crate) fn reap_orphans(&self) {
         let mut desk = self.desk.lock();
+        self.find_orphans(&mut desk);
         let mut orphans = self.orphans();
         while orphans != 0 {
             let record = orphans.trailing_zeros() as usize;
             orphans &= orphans - 1;
             self.reap(&mut desk, record);
+        }
+    }
+
+    /// Leaves a task behind whose handle a signal handler drops while it cannot have the desk. A note is
+    /// left instead, and read by who looks for orphans ([`Self::find_orphans`]).
+    #[cold]
+    fn forsake(&self, flight: Flight) {
+        self.forsaken[flight.record].store(flight.sequence, Ordering::Relaxed);
+        // With this the lane may be gone: release pairs with the acquire in `find_orphans`.
+        self.mark_orphan(flight);
+    }
+
+    /// Makes orphans of tasks of which a signal handler has left a note.
+    pub(crate) fn find_orphans(&self, desk: &mut Desk) {
+        let mut noted = self.orphans();
+        while noted != 0 {
+            let record = noted.trailing_zeros() as usize;
+            noted &= noted - 1;
+            // First the mark: who leaves a note from now on leaves another.
+            self.unmark_orphan(record);
+            let sequence = self.forsaken[record].swap(NO_TASK, Ordering::Relaxed);
+            if sequence != NO_TASK && !self.move_claim(Flight { record, sequence }, ORPHANED) {
+                let parcel = desk.parcels.remove(&sequence);
+                if let Some(buffer) = parcel.and_then(|mut parcel| parcel.place.buffer.take()) {
+                    buffer.give_back();
+                }
+            }
+            let (flight, tag) = self.claim_of(record);
+            if tag == ORPHANED {
+                self.mark_orphan(flight);
+            }
         }
     }
 
@@ -226,8 +273,15 @@ impl ClientLane {
         let (flight, tag) = self.claim_of(record);
         if tag == ORPHANED && self.memory.is_complete(record, flight.wire()) {
             // SAFETY: an orphan's place is the desk's, which is locked.
-            unsafe { self.places.of(record) }.buffer = None;
+            let buffer = unsafe { self.places.of(record) }.buffer.take();
+            if let Some(buffer) = buffer {
+                buffer.give_back();
+            }
             self.unmark_orphan(record);
+            if self.forsaken[record].load(Ordering::Relaxed) != NO_TASK {
+                // Of one that was in this record before, and was harvested.
+                self.mark_orphan(flight);
+            }
             self.settle(flight);
             self.release(flight);
         }

@@ -34,10 +34,10 @@ use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::{BufferRange, Descriptor};
 use chimaera_shm::{Doorbell, Lane, Record, Segment};
 use crossbeam::utils::CachePadded;
-use parking_lot::Mutex;
 
 use crate::call::Call;
 use crate::desk::{Desk, Wakers, leave, wake_all};
+use crate::inside::Mutex;
 use crate::link::Link;
 use crate::place::{Place, Places};
 use crate::queue::Queue;
@@ -93,6 +93,8 @@ pub(crate) struct ClientLane {
     pub(crate) submission: Submission,
     claims: CachePadded<[AtomicU64; LANE_DEPTH]>,
     pub(crate) places: Places,
+    /// By record, the sequence of a task whose handle a signal handler dropped and nobody has seen to yet.
+    pub(crate) forsaken: [AtomicU64; LANE_DEPTH],
     signs: CachePadded<Signs>,
     /// Who waits for a record.
     pub(crate) queue: CachePadded<Queue>,
@@ -134,6 +136,7 @@ impl ClientLane {
             submission: Submission::new(kind),
             claims: CachePadded::new([const { AtomicU64::new(0) }; LANE_DEPTH]),
             places: Places::new(),
+            forsaken: [const { AtomicU64::new(0) }; LANE_DEPTH],
             signs: CachePadded::new(Signs {
                 lost: AtomicBool::new(false),
                 starved: AtomicBool::new(false),
@@ -246,10 +249,7 @@ impl ClientLane {
         let flight = Flight { record, sequence };
         let last = self.claims[record].load(Ordering::Relaxed) >> 2;
         if sequence - last > 1 << 31 {
-            // Under the lock, lest the record be completed as lost under its old claim meanwhile.
-            let _desk = self.desk.lock();
-            self.claims[record].store(claim(sequence, tag), Ordering::Relaxed);
-            self.memory.clear_flag(record, flight.wire());
+            self.clear_old_flag(flight, tag);
         }
         self.claims[record].store(claim(sequence, tag), Ordering::Relaxed);
         let descriptor = Descriptor {
@@ -262,7 +262,9 @@ impl ClientLane {
         };
         self.memory
             .publish(flight.wire(), &descriptor.to_words(flight.wire()));
-        drop(turn);
+        // Until the worker is called: a signal handler that submits meanwhile would find that somebody does, and
+        // wait for one who cannot.
+        let _inside = turn.end();
         if self.memory.must_ring(self.link.publish_order()) {
             self.doorbell.ring();
         }
@@ -271,6 +273,17 @@ impl ClientLane {
             self.complete_as_lost();
         }
         Ok(flight)
+    }
+
+    /// Takes care that the flag of a task long ago is not taken for that of this one, which is about to be
+    /// published.
+    #[cold]
+    #[inline(never)]
+    fn clear_old_flag(&self, flight: Flight, tag: u64) {
+        // Under the lock, lest the record be completed as lost under its old claim meanwhile.
+        let _desk = self.desk.lock();
+        self.claims[flight.record].store(claim(flight.sequence, tag), Ordering::Relaxed);
+        self.memory.clear_flag(flight.record, flight.wire());
     }
 
     /// Takes a record that is free. Reaps orphans when there are any, so that the buffers of
@@ -393,7 +406,8 @@ impl ClientLane {
         self.memory.is_complete(flight.record, flight.wire()) || !self.is_attached(flight)
     }
 
-    /// Moves an attached task's claim on behalf of its handle. False if it was harvested before.
+    /// Moves an attached task's claim on behalf of its handle, with the thread inside. False if it was
+    /// harvested before.
     #[inline]
     pub(crate) fn claim_for_handle(&self, flight: Flight, tag: u64) -> bool {
         if !self.submission.is_mine() {
@@ -487,18 +501,18 @@ impl ClientLane {
     }
 
     pub(crate) fn mark_orphan(&self, flight: Flight) {
-        self.signs.orphans.fetch_or(flight.bit(), Ordering::Relaxed);
+        self.signs.orphans.fetch_or(flight.bit(), Ordering::Release);
     }
 
     pub(crate) fn unmark_orphan(&self, record: usize) {
         self.signs
             .orphans
-            .fetch_and(!(1 << record), Ordering::Relaxed);
+            .fetch_and(!(1 << record), Ordering::AcqRel);
     }
 
     /// Records whose handles were dropped in flight.
     pub(crate) fn orphans(&self) -> u64 {
-        self.signs.orphans.load(Ordering::Relaxed)
+        self.signs.orphans.load(Ordering::Acquire)
     }
 
     pub(crate) fn mark_awaited(&self, record: usize) {
@@ -527,7 +541,8 @@ impl ClientLane {
 
     /// Whether a handle may still use the lane. To be asked when nobody can submit any more.
     pub(crate) fn is_held(&self) -> bool {
-        let desk = self.desk.lock();
+        let mut desk = self.desk.lock();
+        self.find_orphans(&mut desk);
         // Acquire pairs with the release of whoever freed a record with its last access.
         let mut taken = !self.submission.free_records();
         let mut is_held = desk.has_parcels();

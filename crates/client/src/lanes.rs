@@ -4,7 +4,7 @@
 //! The last lanes are kept for threads that find all others taken, and for threads that are ending
 //! and cannot own anything any more: those share.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -17,10 +17,10 @@ use chimaera_proto::control::{Reply, Request};
 use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::Doorbell;
 use chimaera_shm::thread::spawn;
-use parking_lot::Mutex;
 
 use crate::control::Undone;
 use crate::error::Error;
+use crate::inside::{Inside, Mutex, NO_LANE, ThisThread, is_inside, refuse_inside};
 use crate::lane::ClientLane;
 use crate::link::Link;
 use crate::submission::Use;
@@ -57,15 +57,9 @@ impl Deref for LaneRef {
 }
 
 thread_local! {
-    /// The lane that this thread used last: session and index. No destructor, so it can be read
-    /// at any time in a thread's life, at the price of a plain load.
-    static LAST: Cell<(u64, usize)> = const { Cell::new(NONE) };
-    /// All lanes of this thread, one per session; given back when it ends.
+    /// All lanes of this thread, one per session; given back when it ends. Used inside only.
     static LEASES: RefCell<Vec<Lease>> = const { RefCell::new(Vec::new()) };
 }
-
-/// No session has this number, nor has one in a process that was forked from its own: that is 0.
-const NONE: (u64, usize) = (u64::MAX, 0);
 
 /// Lanes that are shared, the last of a session.
 const SHARED_LANES: usize = 8;
@@ -83,7 +77,7 @@ struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         // What this thread still does as it ends must not find a lane that is not its own.
-        LAST.set(NONE);
+        use_next(NO_LANE);
         if let Some(lanes) = self.lanes.upgrade()
             && lanes.is_here()
             && self.index < OWNED_LANES
@@ -92,6 +86,12 @@ impl Drop for Lease {
             lanes.idle.lock().push(self.index);
         }
     }
+}
+
+/// The lane that this thread uses from now on.
+fn use_next(lane: (u64, usize)) {
+    let _inside = Inside::enter();
+    ThisThread::with(|thread| thread.last_lane.set(lane));
 }
 
 /// The lanes of a session.
@@ -144,11 +144,12 @@ impl Lanes {
     ///
     /// # Errors
     /// The thread has none yet, and the daemon refuses one or is gone; or this is another process than the
-    /// session's.
+    /// session's; or a signal handler asks, and what it has interrupted is not to be left half done.
     #[inline]
     pub(crate) fn current(self: &Arc<Self>) -> Result<&Arc<ClientLane>, Error> {
-        let (session, index) = LAST.get();
-        if session == self.home.number()
+        let last = ThisThread::with(|thread| (!thread.is_inside()).then(|| thread.last_lane.get()));
+        if let Some((session, index)) = last
+            && session == self.home.number()
             && let Some(lane) = self.lanes[index].get()
         {
             return Ok(lane);
@@ -158,6 +159,8 @@ impl Lanes {
 
     #[cold]
     fn find(self: &Arc<Self>) -> Result<&Arc<ClientLane>, Error> {
+        refuse_inside("using a connection")?;
+        let _inside = Inside::enter();
         let session = self.home.number();
         if session == 0 {
             return Err(Error::forked("using a connection"));
@@ -173,7 +176,7 @@ impl Lanes {
             // The thread is ending, and has no leases any more.
             Err(_) => self.share()?,
         };
-        LAST.set((session, index));
+        use_next((session, index));
         Ok(self.lane(index))
     }
 
@@ -261,7 +264,7 @@ impl Lanes {
 
     /// Frees what dropped handles left behind, on all lanes.
     pub(crate) fn reap_orphans(&self) {
-        if !self.is_here() {
+        if !self.is_here() || is_inside() {
             return;
         }
         for lane in self.lanes.iter().filter_map(OnceLock::get) {

@@ -51,6 +51,35 @@
 //!
 //! `docs/FORK.md` has the rest, also of children that a bare `clone(2)` makes.
 //!
+//! # Signal handlers
+//!
+//! No call of this crate is async-signal-safe, and neither is dropping what it gives. Let the handler set a
+//! flag, or write to a pipe or an `eventfd`, and make the call where the program looks at that; or block the signal
+//! and take it by `signalfd` or `sigwait`. The crate's own threads block all signals but those of faults.
+//!
+//! What happens anyway: a handler that has interrupted the thread where it cannot be left half done (while
+//! it submits, or has a lock of this crate, also while it opens a lane and waits for the daemon) is refused, and
+//! what it has interrupted goes on unharmed. Elsewhere, also while the thread waits for a task, the call is carried
+//! out as any other, before the one that it has interrupted goes on.
+//!
+//! | in a handler that is refused | |
+//! |---|---|
+//! | calls, allocating buffers, connecting | fail with [`Status::Busy`], and a text that names the handler |
+//! | [`Runtime::submit`] and the `async_` calls | give a task that has failed so; its buffer is with the error |
+//! | [`Task::wait`], a [`Task`] that is polled | end with that error. After [`Task::wait`] the task goes on as if dropped |
+//! | [`Task::try_wait`], [`Task::wait_timeout`] | `None`, at once; the handle is as before |
+//! | [`TaskSet::wait_any`] | that error, of no task; all of them stay |
+//! | [`Runtime::reap`] | does nothing |
+//! | dropping a [`Task`] | does what it always does; its record and buffer are free a little later |
+//! | dropping a [`Buffer`] | leaves its memory taken until the connection ends |
+//! | dropping a task that was polled and not submitted | leaves its seat in the lane's queue taken |
+//!
+//! What this crate cannot keep safe: the allocator. All refusals allocate their texts, and most of what is
+//! not refused allocates too, so a handler that interrupts `malloc` or `free`, the program's own included, may
+//! hang or spoil the heap. The same holds for other locks that the handler meets: those of the standard library, of
+//! the program, and of this crate's making and ending of connections: a handler must not drop the last
+//! handle of a connection, nor end an embedded runtime.
+//!
 //! Laws of this crate:
 //! - Nothing of a connection is touched in another process than its own: whoever begins looks first
 //!   whether this is it, before any lock, and what is dropped elsewhere is forgotten.
@@ -70,6 +99,9 @@ mod desk;
 mod embed;
 mod error;
 mod finding;
+mod inside;
+#[cfg(all(test, not(loom), feature = "embed"))]
+mod inside_tests;
 mod lane;
 #[cfg(all(test, not(loom)))]
 mod lane_tests;

@@ -20,11 +20,11 @@ use chimaera_proto::Status;
 use chimaera_shm::{PublishOrder, Segment, thread};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
-use parking_lot::Mutex;
 
 use crate::control::ControlSocket;
 use crate::desk::{Wakers, wake_all};
 use crate::error::Error;
+use crate::inside::Mutex;
 use crate::lane::ClientLane;
 use crate::options::KeepAlive;
 

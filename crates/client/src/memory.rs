@@ -29,10 +29,10 @@ use chimaera_proto::limits::{DATA_OFFSET_BYTES, MAX_SEGMENT_BYTES, MAX_SEGMENTS}
 use chimaera_shm::Segment;
 use crossbeam::utils::CachePadded;
 use offset_allocator::{Allocation, Allocator};
-use parking_lot::Mutex;
 
 use crate::control::Undone;
 use crate::error::Error;
+use crate::inside::{Mutex, refuse_inside};
 
 /// Shards, a power of two; more threads than these share some.
 const SHARDS: usize = 32;
@@ -190,6 +190,9 @@ impl Memory {
                 "allocating {len_bytes} bytes of shared memory"
             )));
         }
+        refuse_inside(format_args!(
+            "allocating {len_bytes} bytes of shared memory"
+        ))?;
         if len_bytes > MOST_FROM_A_SHARD {
             return self.allocate_range(len_bytes, register);
         }

@@ -24,6 +24,23 @@ pub(crate) struct Place {
     pub(crate) buffer: Option<Buffer>,
 }
 
+impl Place {
+    /// Leaves a buffer here, where there is none. Nothing is dropped: the thread is inside.
+    #[inline]
+    pub(crate) fn leave_buffer(&mut self, buffer: Option<Buffer>) {
+        let before = std::mem::replace(&mut self.buffer, buffer);
+        debug_assert!(before.is_none(), "the buffer of a task that has ended");
+        std::mem::forget(before);
+    }
+
+    /// Drops a buffer that nobody took.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn drop_buffer(&mut self) {
+        drop(self.buffer.take());
+    }
+}
+
 /// The places of a lane, by record.
 pub(crate) struct Places([UnsafeCell<Place>; LANE_DEPTH]);
 

@@ -25,6 +25,7 @@ use chimaera_proto::BufferRange;
 
 use crate::call::Call;
 use crate::desk::{Wakers, wake_all};
+use crate::inside::is_inside;
 use crate::lane::{ClientLane, Flight, Lost};
 use crate::place::Place;
 use crate::queue::{Joined, PATIENCE, Ticket};
@@ -36,18 +37,19 @@ pub(crate) struct Seat<L: Deref<Target = ClientLane>> {
 }
 
 impl<L: Deref<Target = ClientLane>> Seat<L> {
-    /// Takes the waker out, unless it was woken or this is another process.
+    /// Takes the waker out, unless it was woken, or this is another process, or a signal handler that has
+    /// interrupted who has the queue.
     pub(crate) fn take_waker(&self) -> Option<Waker> {
         let lane = &*self.lane;
-        lane.is_here().then(|| lane.queue.take_waker(self.ticket))?
+        (lane.is_here() && !is_inside()).then(|| lane.queue.take_waker(self.ticket))?
     }
 }
 
 impl<L: Deref<Target = ClientLane>> Drop for Seat<L> {
     fn drop(&mut self) {
         let lane = &*self.lane;
-        if !lane.is_here() {
-            // The queue is another process's.
+        if !lane.is_here() || is_inside() {
+            // The queue is another process's; or it may be locked by what a signal handler has interrupted.
             return;
         }
         let mut wakers = Wakers::new();
@@ -141,6 +143,7 @@ impl ClientLane {
             return submitted;
         }
         let waker = unpark_this_thread();
+        let _unparking = Unparking;
         let mut seat: Option<Seat<&Self>> = None;
         loop {
             let ticket = seat.as_ref().map(|seat| seat.ticket);
@@ -178,6 +181,16 @@ impl ClientLane {
         self.queue
             .pass_over(Instant::now(), || self.available(), wakers);
         Some(PATIENCE)
+    }
+}
+
+/// Unparks the calling thread when it is dropped, which is when it has parked for the last time. What woke it may
+/// have been for whom it has interrupted: a signal handler waits as well, and its thread has one token for all.
+pub(crate) struct Unparking;
+
+impl Drop for Unparking {
+    fn drop(&mut self) {
+        thread::current().unpark();
     }
 }
 

@@ -16,6 +16,7 @@ use crate::buffer::{Buffer, BufferSlice, BufferSliceMut};
 use crate::call::{Call, Finished, Refused, Values, values};
 use crate::control::{ControlSocket, Undone};
 use crate::error::{Error, TaskError};
+use crate::inside::Inside;
 use crate::lane::Lost;
 use crate::lanes::Lanes;
 use crate::link::Link;
@@ -80,6 +81,7 @@ impl Runtime {
 
     pub(crate) fn open(control: ControlSocket, options: ConnectOptions) -> Result<Self, Error> {
         let operation = "connecting to the runtime";
+        let inside = Inside::enter();
         let buffer_bytes = options.segment_bytes();
         let segment = Segment::create("chimaera-client", buffer_bytes + DATA_OFFSET_BYTES as u64)
             .map_err(|error| Error::io(&error, "allocating shared memory"))?;
@@ -104,6 +106,7 @@ impl Runtime {
         };
         let home =
             Home::new(Lanes::next_session()).map_err(|error| Error::io(&error, operation))?;
+        drop(inside);
         let link = Link::new(
             home.clone(),
             control,

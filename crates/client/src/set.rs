@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use crate::aside::Watch;
 use crate::error::TaskError;
-use crate::room::unpark_this_thread;
+use crate::inside::{is_inside, refusal};
+use crate::room::{Unparking, unpark_this_thread};
 use crate::task::{TAKEN, Task};
 use crate::waiting::Looked;
 
@@ -69,6 +70,9 @@ impl<T> TaskSet<T> {
     /// The result of a task that has ended, of several the one that was added first; `None` if none
     /// has. Does not block.
     pub fn try_wait_any(&mut self) -> Option<Result<T, TaskError>> {
+        if is_inside() {
+            return None;
+        }
         let position = self.first_complete()?;
         Some(self.tasks.remove(position)?.wait())
     }
@@ -78,6 +82,10 @@ impl<T> TaskSet<T> {
     pub fn wait_any(&mut self) -> Option<Result<T, TaskError>> {
         if self.tasks.is_empty() {
             return None;
+        }
+        if is_inside() {
+            // Of no task: all of them stay.
+            return Some(Err(refusal("waiting for a task").into()));
         }
         // That of a task in flight: those that are not follow the ones that are.
         let lane = self.tasks.iter().find_map(Task::lane);
@@ -103,6 +111,9 @@ impl<T> TaskSet<T> {
         poll_fn(|context| {
             if self.tasks.is_empty() {
                 return Poll::Ready(None);
+            }
+            if is_inside() {
+                return Poll::Ready(Some(Err(refusal("waiting for a task").into())));
             }
             match self.watch(context.waker()) {
                 Watch::Complete => return Poll::Ready(self.try_wait_any()),
@@ -134,6 +145,7 @@ impl<T> TaskSet<T> {
     #[cold]
     fn sleep(&mut self) {
         let waker = unpark_this_thread();
+        let _unparking = Unparking;
         loop {
             match self.watch(&waker) {
                 Watch::Complete => return,

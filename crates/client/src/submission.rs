@@ -12,22 +12,20 @@
 //!   lanes before its memory is another's.
 //! - `next_sequence` and `free` are touched by the submitter only. From one owner to the next they
 //!   travel under the lock of the directory, from one sharer to the next under the lock here.
+//! - A thread that has a [`Turn`] is inside ([`crate::inside`]), so no signal handler has another one
+//!   meanwhile, nor frees a record.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam::utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
 
-thread_local! {
-    /// Lends its address. No destructor, so there is one for as long as the thread runs.
-    static TOKEN: Cell<u8> = const { Cell::new(0) };
-}
+use crate::inside::{Outermost, ThisThread, set_bits};
 
 /// What tells the calling thread from all that run. Never 0.
-#[inline]
+#[inline(always)]
 fn thread_token() -> usize {
-    TOKEN.with(|token| std::ptr::from_ref(token).addr())
+    ThisThread::with(ThisThread::token)
 }
 
 const NOBODY: usize = 0;
@@ -98,9 +96,10 @@ impl Submission {
     /// The right to submit, if the lane is the calling thread's own.
     #[inline]
     pub(crate) fn own_turn(&self) -> Option<Turn<'_>> {
-        self.is_mine().then_some(Turn {
+        self.is_mine().then(|| Turn {
             submission: self,
-            _lock: None,
+            lock: None,
+            inside: Outermost::enter(),
         })
     }
 
@@ -113,10 +112,15 @@ impl Submission {
     pub(crate) fn turn(&self) -> Turn<'_> {
         match self.own_turn() {
             Some(turn) => turn,
-            None => Turn {
-                submission: self,
-                _lock: Some(self.shared_lock().lock()),
-            },
+            None => {
+                // Before it is locked: a signal handler must not wait for what it has interrupted.
+                let inside = Outermost::enter();
+                Turn {
+                    submission: self,
+                    lock: Some(self.shared_lock().lock()),
+                    inside,
+                }
+            }
         }
     }
 
@@ -149,9 +153,8 @@ impl Submission {
     /// not look again: its ownership may have ended since then.
     #[inline]
     pub(crate) fn free_mine(&self, records: u64) {
-        let free = self.place.free.load(Ordering::Relaxed);
         // Release pairs with the acquire in `free_records`.
-        self.place.free.store(free | records, Ordering::Release);
+        set_bits(&self.place.free, records);
     }
 
     /// Whether others have freed records since the submitter last looked. `SeqCst`.
@@ -177,7 +180,9 @@ impl Submission {
 /// The right to submit, until it is dropped.
 pub(crate) struct Turn<'a> {
     submission: &'a Submission,
-    _lock: Option<MutexGuard<'a, ()>>,
+    // Unlocked before the thread is outside again.
+    lock: Option<MutexGuard<'a, ()>>,
+    inside: Outermost,
 }
 
 impl Turn<'_> {
@@ -199,6 +204,13 @@ impl Turn<'_> {
         }
         place.free.store(free & (free - 1), Ordering::Relaxed);
         Some(free.trailing_zeros() as usize)
+    }
+
+    /// Lets others submit. The thread stays inside.
+    #[inline]
+    pub(crate) fn end(self) -> Outermost {
+        drop(self.lock);
+        self.inside
     }
 
     /// Gives back a record that was taken and not used.

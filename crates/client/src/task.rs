@@ -22,9 +22,10 @@ use crate::buffer::Buffer;
 use crate::call::{Call, Finished, Refused};
 use crate::desk::{Parcel, TakenUp};
 use crate::error::{Error, TaskError};
-use crate::lane::{ClientLane, Flight, OWNED};
+use crate::inside::{is_inside, refusal};
+use crate::lane::{ClientLane, Flight};
 use crate::lanes::LaneRef;
-use crate::room::unpark_this_thread;
+use crate::room::{Unparking, unpark_this_thread};
 use crate::unsubmitted::Unsubmitted;
 
 /// A task that was asked for, or one that has ended and whose result nobody took yet.
@@ -129,6 +130,9 @@ impl<T> Task<T> {
     /// # Panics
     /// As [`Task::wait`].
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Result<T, TaskError>> {
+        if is_inside() {
+            return None;
+        }
         let deadline = Instant::now().checked_add(timeout);
         let has_ended = match &self.state {
             State::InFlight(pending) => pending.waits_until(deadline),
@@ -146,7 +150,7 @@ impl<T> Task<T> {
     /// # Panics
     /// As [`Task::wait`].
     pub fn try_wait(&mut self) -> Option<Result<T, TaskError>> {
-        if !self.is_complete() {
+        if is_inside() || !self.is_complete() {
             return None;
         }
         Some(self.take_result())
@@ -276,6 +280,7 @@ impl<T> Task<T> {
     /// deadline. Returns whether that is so.
     fn leaves_queue_until(&mut self, deadline: Option<Instant>) -> bool {
         let waker = unpark_this_thread();
+        let _unparking = Unparking;
         loop {
             let is_watched = match self.watch(&waker) {
                 Watch::Complete => return true,
@@ -317,7 +322,11 @@ fn wait_aside<T>(
     aside: Option<Box<Aside<T>>>,
     finish: fn(Finished<'_>) -> Result<T, TaskError>,
 ) -> Result<T, TaskError> {
-    aside.expect(TAKEN).wait(finish)
+    let aside = aside.expect(TAKEN);
+    if is_inside() {
+        return refused();
+    }
+    aside.wait(finish)
 }
 
 pub(crate) const TAKEN: &str = "the result of this task was taken before";
@@ -327,6 +336,13 @@ pub(crate) const TAKEN: &str = "the result of this task was taken before";
 #[inline(never)]
 fn forked<T>() -> Result<T, TaskError> {
     Err(Error::forked("waiting for a task").into())
+}
+
+/// A signal handler waits, and what it has interrupted is not to be left half done.
+#[cold]
+#[inline(never)]
+fn refused<T>() -> Result<T, TaskError> {
+    Err(refusal("waiting for a task").into())
 }
 
 impl Pending {
@@ -345,11 +361,12 @@ impl Pending {
     }
 
     pub(crate) fn call(&self) -> Option<Call> {
-        self.lane.is_here().then(|| self.lane.call_of(self.flight))
+        (self.lane.is_here() && !is_inside()).then(|| self.lane.call_of(self.flight))
     }
 
     fn watch(&self, waker: &Waker) -> Watch {
-        if self.is_complete() {
+        // To be told so by who takes the result.
+        if self.is_complete() || is_inside() {
             Watch::Complete
         } else if !self.lane.link.watch_the_bell() {
             Watch::Impossible
@@ -366,6 +383,9 @@ impl Pending {
         self,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Result<T, TaskError> {
+        if is_inside() {
+            return refused();
+        }
         // From here on the record is freed, or is not there any more.
         let this = ManuallyDrop::new(self);
         let (lane, flight) = (this.lane, this.flight);
@@ -399,7 +419,7 @@ impl Pending {
             return true;
         }
         // Only a record that nobody else frees is slept on.
-        if !lane.claim_for_handle(flight, OWNED) {
+        if !lane.own(flight) {
             return true;
         }
         let is_complete = lane.wait_owned(flight, deadline);
@@ -418,11 +438,9 @@ impl Drop for End {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: as where this is made; what used the place before is done.
-        let left = unsafe { self.lane.places.of(self.flight.record) }
-            .buffer
-            .take();
-        if left.is_some() {
-            drop(left);
+        let place = unsafe { self.lane.places.of(self.flight.record) };
+        if place.buffer.is_some() {
+            place.drop_buffer();
         }
         self.lane.release_from_handle(self.flight);
     }
@@ -441,6 +459,10 @@ impl<T> Future for Task<T> {
     type Output = Result<T, TaskError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if is_inside() {
+            // The executor is in a signal handler itself, and would ask in vain for ever.
+            return Poll::Ready(refused());
+        }
         match self.watch(context.waker()) {
             Watch::Complete => Poll::Ready(self.take_result()),
             Watch::Waiting => Poll::Pending,

@@ -22,7 +22,7 @@ use crate::lane::{ATTACHED, ClientLane, Flight, Lost};
 use crate::lanes::Lanes;
 use crate::place::Place;
 use crate::queue::Ticket;
-use crate::room::{Seat, unpark_this_thread};
+use crate::room::{Seat, Unparking, unpark_this_thread};
 use crate::runtime::{Runtime, connection_lost};
 
 /// Tasks of a session that may wait to be submitted.
@@ -198,6 +198,7 @@ impl Unsubmitted {
     #[cold]
     fn submit_shared(&mut self) -> Attempt {
         let waker = unpark_this_thread();
+        let _unparking = Unparking;
         loop {
             let mut wakers = Wakers::new();
             let attempt = self.attempt(Some(waker.clone()), &mut wakers);
@@ -223,7 +224,7 @@ impl Unsubmitted {
 pub(crate) fn leave_at(place: &mut Place, call: Call, buffer: &mut Option<Buffer>) {
     place.call = call;
     if buffer.is_some() {
-        place.buffer = buffer.take();
+        place.leave_buffer(buffer.take());
     }
 }
 
