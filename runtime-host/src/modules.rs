@@ -208,7 +208,12 @@ impl Modules {
 
     fn not_found(&self, name: &str) -> ModuleError {
         let folders = self.named.iter().chain(&self.beside);
-        let folders: Vec<_> = folders.map(|folder| show(folder)).collect();
+        let folders: Vec<_> = folders
+            .map(|folder| match folder.is_dir() {
+                true => show(folder),
+                false => format!("{} (which is not there)", folder.display()),
+            })
+            .collect();
         ModuleError::new(
             Status::ModuleNotFound,
             format!(

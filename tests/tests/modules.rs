@@ -126,7 +126,8 @@ fn a_library_in_a_folder_that_the_operator_names_replaces_what_is_built_in() {
 fn folders_are_named_without_the_way_back_from_others() {
     let installed = Installed::new();
     let named = installed.folder.path().join("bin/../named");
-    let daemon = installed.start(&["--plugin-dir", text(&named)], None);
+    let nowhere = installed.folder.path().join("nowhere");
+    let daemon = installed.start(&["--plugin-dir", text(&named)], Some(&nowhere));
     let absent = ["pool", "create", "p", "--module", "absent"];
     let said = daemon.run(&absent).failure(exit::NOT_FOUND);
     for folder in ["named", "lib/chimaera", "bin"] {
@@ -134,6 +135,9 @@ fn folders_are_named_without_the_way_back_from_others() {
         assert!(said.contains(text(&folder)), "{said}");
     }
     assert!(!said.contains(".."), "{said}");
+    let missing = format!("{} (which is not there)", nowhere.display());
+    assert!(said.contains(&missing), "{said}");
+    assert_eq!(said.matches("which is not there").count(), 1, "{said}");
 }
 
 #[test]
