@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use chimaera_tests::exit::{FAILED, NO_RUNTIME, NOT_PERMITTED};
-use chimaera_tests::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox, Watchdog, json};
+use chimaera_tests::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox, Watchdog, chimaera, json};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -171,4 +171,27 @@ fn a_daemon_that_somebody_else_runs_is_used_only_by_whoever_says_so() {
         let all = [&socket[..], &["--any-user"]].concat();
         assert!(daemon.is_found_by(&sandbox, user, &all));
     }
+}
+
+#[test]
+fn a_daemon_that_sees_other_files_is_not_taken_for_one_whose_socket_was_removed() {
+    let _watchdog = Watchdog::start();
+    let Some(sandbox) = Sandbox::new("a daemon in a container") else {
+        return;
+    };
+    let socket = ["--socket", "/tmp/in-a-container-of-its-own.sock"];
+    let _daemon = Detached::start(&sandbox, ROOT, &socket);
+    let list = [&["pool", "list"], &socket[..]].concat();
+    let _ = sandbox.chimaera(ROOT, &list).success();
+    let said = chimaera(&list).failure(NO_RUNTIME);
+    assert!(
+        said.contains("no daemon listens there: start one"),
+        "{said}"
+    );
+    // Inside it is one, once the file is gone.
+    let removed = format!("rm {}", socket[1]);
+    let _ = sandbox.shell(ROOT, &removed).success();
+    let _ = sandbox.shell(ROOT, &format!("{removed}.lock")).success();
+    let said = sandbox.chimaera(ROOT, &list).failure(NO_RUNTIME);
+    assert!(said.contains("was removed"), "{said}");
 }

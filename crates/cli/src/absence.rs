@@ -2,10 +2,12 @@
 //!
 //! What is known of one is, in this order: the lock beside the socket, which names its process; and where that is
 //! gone too, the kernel's list of sockets, in which a socket that listens keeps the name that it was given,
-//! whatever became of the file.
+//! whatever became of the file. Such a name means the same file only to processes that see the same files: one in a
+//! container of its own may have a socket of that name elsewhere, and is left alone.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use chimaera_runtime::lock_holder;
@@ -16,8 +18,8 @@ use crate::failure::Failure;
 enum Unreachable {
     /// It has its socket, and takes nobody.
     Closed(i32),
-    /// Its socket's file was removed. `None`: the process is not for this user to see.
-    Removed(Option<i32>),
+    /// Its socket's file was removed.
+    Removed(i32),
 }
 
 /// Says of a daemon that nobody can reach that it is there. Without one it is the failure that it was.
@@ -33,13 +35,9 @@ pub(crate) fn explain(failure: Failure, sockets: &[PathBuf]) -> Failure {
         Unreachable::Closed(process) => format!(
             "the runtime (process {process}) takes nobody at {socket}: it is stopping, or about to serve"
         ),
-        Unreachable::Removed(Some(process)) => format!(
+        Unreachable::Removed(process) => format!(
             "the runtime (process {process}) still runs, but its socket {socket} was removed, so that nobody can \
              reach it: `kill {process}` stops it in good order; then start one anew"
-        ),
-        Unreachable::Removed(None) => format!(
-            "a runtime of another user still runs, but its socket {socket} was removed, so that nobody can reach \
-             it: that user, or root, has to end its process"
         ),
     })
 }
@@ -49,14 +47,16 @@ fn look(socket: &Path) -> Option<Unreachable> {
     if let Some(process) = lock_holder(socket) {
         return Some(match socket.exists() {
             true => Unreachable::Closed(process),
-            false => Unreachable::Removed(Some(process)),
+            false => Unreachable::Removed(process),
         });
     }
     let sockets = fs::read("/proc/net/unix").ok()?;
-    let inode = sockets
+    let mut listeners = sockets
         .split(|&byte| byte == b'\n')
-        .find_map(|line| inode_of_listener(line, socket))?;
-    Some(Unreachable::Removed(process_with_socket(inode)))
+        .filter_map(|line| inode_of_listener(line, socket));
+    listeners
+        .find_map(process_with_socket)
+        .map(Unreachable::Removed)
 }
 
 /// In the flags of a socket: it takes connections.
@@ -84,7 +84,7 @@ fn inode_of_listener(line: &[u8], socket: &Path) -> Option<u64> {
     inode.parse().ok().filter(|_| is_listener)
 }
 
-/// The process that has this socket open, of those that this user may look into.
+/// The process that has this socket open, of those that this user may look into and that see the same files.
 fn process_with_socket(inode: u64) -> Option<i32> {
     let socket = format!("socket:[{inode}]");
     let has_it = |process: &i32| {
@@ -96,9 +96,18 @@ fn process_with_socket(inode: u64) -> Option<i32> {
             .filter_map(|file| fs::read_link(file.path()).ok());
         targets.any(|target| target.as_os_str() == socket.as_str())
     };
+    let ours = view("self");
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let mut processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    processes.find(has_it)
+    processes
+        .find(|process| has_it(process) && ours.is_some() && view(&process.to_string()) == ours)
+}
+
+/// What files a process sees: its mounts, and the folder in which they begin.
+fn view(process: &str) -> Option<(PathBuf, u64, u64)> {
+    let mounts = fs::read_link(format!("/proc/{process}/ns/mnt")).ok()?;
+    let root = fs::metadata(format!("/proc/{process}/root/")).ok()?;
+    Some((mounts, root.dev(), root.ino()))
 }
 
 #[cfg(test)]

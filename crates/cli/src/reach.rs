@@ -111,12 +111,18 @@ pub(crate) fn is_suspended(process: i32) -> bool {
     state.is_some_and(|state| state.starts_with(['T', 't']))
 }
 
-/// The sockets that a command means, absolute, in the order in which they are tried.
+/// The sockets that a command means, absolute, in the order in which they are tried. In a folder that is somebody
+/// else's no client looks.
 fn sockets(daemon: &DaemonArguments) -> Vec<PathBuf> {
     let sockets = match &daemon.place.socket {
         Some(path) => vec![path.clone()],
         None => SocketPlace::all()
             .iter()
+            .filter(|place| {
+                place
+                    .check()
+                    .map_or_else(|wrong| wrong.is_absent(), |()| true)
+            })
             .map(|place| place.path().to_path_buf())
             .collect(),
     };
