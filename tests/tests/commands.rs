@@ -91,6 +91,9 @@ fn every_exit_code_says_what_happened() {
     let long = "x".repeat(17 << 10);
     let said = create(&["p", "--module", "m", "--params", &long]).failure(WRONG_USAGE);
     assert!(said.contains("--params has 17408 bytes"), "{said}");
+    let said = chimaera(&["bench", "--case", "nonsense"]).failure(WRONG_USAGE);
+    assert!(said.contains(" bench --list`"), "{said}");
+    chimaera(&["bench", "--folder", "/nowhere"]).failure(NOT_FOUND);
     chimaera(&["nonsense"]).failure(WRONG_USAGE);
     chimaera(&[]).failure(WRONG_USAGE);
     chimaera(&["runtime", "start", "--workers", "0"]).failure(WRONG_USAGE);

@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::args::{BenchArguments, Global};
 use crate::failure::Failure;
-use crate::output;
+use crate::{output, program};
 
 pub(crate) fn run(arguments: &BenchArguments, global: &Global) -> Result<(), Failure> {
     if arguments.list {
@@ -25,6 +25,7 @@ pub(crate) fn run(arguments: &BenchArguments, global: &Global) -> Result<(), Fai
         output::line(table.trim_fmt());
         return Ok(());
     }
+    check(arguments)?;
     let options = Options {
         cases: arguments.cases.clone(),
         quick: arguments.quick,
@@ -75,6 +76,25 @@ pub(crate) fn run(arguments: &BenchArguments, global: &Global) -> Result<(), Fai
             "interrupted: {cases} cases were not run"
         ))),
     }
+}
+
+/// Refuses what nothing can be measured with.
+fn check(arguments: &BenchArguments) -> Result<(), Failure> {
+    let cases = chimaera_bench::list();
+    let is_case = |name: &str| cases.iter().any(|(case, _)| case.starts_with(name));
+    if let Some(name) = arguments.cases.iter().find(|name| !is_case(name)) {
+        let list = program::command_alone(&["bench", "--list"]);
+        return Err(Failure::usage(format!(
+            "no case's name begins with \"{name}\": `{list}` names them"
+        )));
+    }
+    if !arguments.folder.is_dir() {
+        return Err(Failure::not_found(format!(
+            "--folder {} is no folder that is there: name one on the file system to be measured",
+            arguments.folder.display()
+        )));
+    }
+    Ok(())
 }
 
 /// Sets what is given when a signal asks the program to end; the second one ends it at once. To be

@@ -11,6 +11,7 @@ use std::time::Duration;
 use chimaera_bdev_client::{Error, Status};
 use chimaera_client::{ConnectOptions, Runtime, SocketPlace, Task};
 use chimaera_runtime::process_at;
+use nix::errno::Errno;
 
 use crate::absence;
 use crate::args::DaemonArguments;
@@ -53,6 +54,7 @@ pub(crate) fn explain(error: Error, daemon: &DaemonArguments) -> Failure {
     match status {
         _ if is_absent => absence::explain(error.into(), &sockets(daemon)),
         Status::Busy => no_answer(error, daemon),
+        _ if error.errno() == Some(Errno::ENAMETOOLONG as i32) => Failure::usage(error.to_string()),
         _ => error.into(),
     }
 }

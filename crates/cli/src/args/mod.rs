@@ -7,6 +7,7 @@ mod tests;
 
 use std::path::PathBuf;
 
+use chimaera_bdev_client::BlockType;
 use chimaera_client::proto::{NotAModuleName, check_module_name};
 use clap::{Args, Parser, Subcommand};
 
@@ -183,7 +184,7 @@ pub(crate) struct VerifyRunArguments {
     pub(crate) threads: u8,
 
     /// Bytes that the workload may hold [default: half of what is free, at most 256 MiB]
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, value_parser = parse_space)]
     pub(crate) space: Option<u64>,
 }
 
@@ -194,6 +195,18 @@ const MAX_SECONDS: u64 = 1 << 30;
 pub(crate) struct VerifyCheckArguments {
     #[command(flatten)]
     pub(crate) pool: VerifiedPool,
+}
+
+/// A workload that may hold no block would prove nothing.
+fn parse_space(text: &str) -> Result<u64, String> {
+    let least = BlockType::Kib4.size();
+    let space = parse_size(text)?;
+    match space < least {
+        true => Err(format!(
+            "a workload needs at least {least} bytes, those of a block"
+        )),
+        false => Ok(space),
+    }
 }
 
 fn parse_module(name: &str) -> Result<String, NotAModuleName> {

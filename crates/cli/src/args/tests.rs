@@ -125,6 +125,19 @@ fn a_daemon_is_named_where_one_is_needed_and_nowhere_else() {
 }
 
 #[test]
+fn a_workload_has_room_for_a_block() {
+    let parse = |space: &str| {
+        let line = format!("chimaera verify run --pool p --journal j --seconds 1 --space {space}");
+        Arguments::try_parse_from(line.split(' '))
+    };
+    assert!(parse("4KiB").is_ok());
+    for little in ["0", "4095"] {
+        let text = parse(little).expect_err(little).to_string();
+        assert!(text.contains("at least 4096 bytes"), "{text}");
+    }
+}
+
+#[test]
 fn a_number_that_is_none_for_its_option_is_named_with_what_would_be_one() {
     for (option, value, words) in [
         ("--size", "-1", "not negative"),
