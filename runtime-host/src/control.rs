@@ -3,6 +3,9 @@
 //! It never blocks on a client: sockets are non-blocking, and a client that does not read its
 //! replies is dropped. What may take long is the admin module's affair.
 
+mod arrivals;
+mod requests;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -13,22 +16,22 @@ use std::time::Instant;
 use chimaera_fork::Private;
 use chimaera_proto::Status;
 use chimaera_proto::control::{self, NO_REQUEST, Reply, Request};
-use chimaera_proto::limits::{MAX_CONTROL_MESSAGE_BYTES, MAX_LANES};
+use chimaera_proto::limits::MAX_CONTROL_MESSAGE_BYTES;
 use chimaera_shm::packet;
-use chimaera_shm::{Doorbell, Segment, SegmentError, Shortage};
+use chimaera_shm::{Doorbell, Shortage};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{Shutdown, getsockopt, setsockopt, shutdown, sockopt};
+use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::admin::Shared;
 use crate::inbox::Inbox;
 use crate::listener::Listener;
 use crate::log;
 use crate::mapped::Mapped;
-use crate::peer_process;
 use crate::refusal::Refusal;
 use crate::reserve::Reserve;
 use crate::session::{Peer, Session};
 use crate::worker::Command;
+use requests::{open_lane, receive_segment};
 
 /// What others tell the control thread.
 #[derive(Debug)]
@@ -112,14 +115,6 @@ struct OpenLane {
     index: usize,
     worker: usize,
     bell: Arc<Doorbell>,
-}
-
-/// Why a connection is not served though it can be.
-enum Unserved {
-    /// The process that made it is gone.
-    ProcessEnded,
-    /// There is no descriptor with which to learn of the end of that process.
-    Shortage(io::Error),
 }
 
 impl Control {
@@ -207,46 +202,6 @@ impl Control {
         }
     }
 
-    fn resume_accepting(&mut self) -> io::Result<()> {
-        if let Some(listener) = self.listener.as_ref().filter(|_| !self.accepting) {
-            self.epoll
-                .add(listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
-            self.accepting = true;
-        }
-        Ok(())
-    }
-
-    fn accept(&mut self) {
-        let Some(listener) = &self.listener else {
-            return;
-        };
-        match listener.accept() {
-            Ok(Some(socket)) => self.add_connection(socket),
-            Ok(None) => {}
-            Err(error) => {
-                self.reserve.note("a connection cannot be accepted", &error);
-                if self.reserve.spend()
-                    && let Ok(Some(socket)) = listener.accept()
-                {
-                    let refusal = Refusal::of_system(&error, "another client");
-                    self.turn_away(Arc::new(socket), refusal);
-                    return;
-                }
-                // Looking away lets others use the thread.
-                let _ = self.epoll.delete(listener);
-                self.accepting = false;
-            }
-        }
-    }
-
-    /// Closes a connection that was not served, after telling its client why.
-    fn turn_away(&mut self, socket: Arc<Private<OwnedFd>>, refusal: Refusal) {
-        // A client that cannot be told learns as much as can be: that the connection is closed.
-        let _ = send(&socket, NO_REQUEST, &refusal.into_reply(), None);
-        self.reserve.count_turned_away();
-        self.ended.push(socket);
-    }
-
     fn take_events(&mut self) {
         while let Some(event) = self.events.receive() {
             match event {
@@ -287,105 +242,6 @@ impl Control {
     fn tell_of_the_end(&self, socket: &OwnedFd) {
         // A client that cannot be told learns as much as can be: that the connection is closed.
         let _ = send(socket, NO_REQUEST, &Refusal::stopping().into_reply(), None);
-    }
-
-    fn add_connection(&mut self, socket: Private<OwnedFd>) {
-        if self.stopping {
-            self.tell_of_the_end(&socket);
-            self.ended.push(Arc::new(socket));
-            return;
-        }
-        let peer = match getsockopt(&socket, sockopt::PeerCredentials) {
-            Ok(peer) => Peer {
-                process_id: peer.pid(),
-                user_id: peer.uid(),
-                group_id: peer.gid(),
-            },
-            Err(error) => {
-                log::warning(format_args!(
-                    "a connection without credentials is dropped: {error}"
-                ));
-                return;
-            }
-        };
-        let id = self.next_id;
-        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
-        if let Err(error) = self.epoll.add(&socket, EpollEvent::new(interest, id)) {
-            let error = io::Error::from(error);
-            self.reserve.note("a connection cannot be watched", &error);
-            let refusal = Refusal::of_system(&error, "another client");
-            self.turn_away(Arc::new(socket), refusal);
-            return;
-        }
-        // Only a limit: without it the system's own holds.
-        let _ = setsockopt(&socket, sockopt::SndBuf, &REPLY_BUFFER_BYTES);
-        self.next_id += 1;
-        let process = match self.watch_process(id, &socket, peer) {
-            Ok(process) => process,
-            Err(unserved) => {
-                let _ = self.epoll.delete(&socket);
-                match unserved {
-                    Unserved::ProcessEnded => {
-                        log::debug(format_args!(
-                            "session {id}: connection dropped: its process has ended"
-                        ));
-                        self.ended.push(Arc::new(socket));
-                    }
-                    Unserved::Shortage(error) => {
-                        self.reserve
-                            .note("a client's process cannot be watched", &error);
-                        let refusal = Refusal::of_system(&error, "another client");
-                        self.turn_away(Arc::new(socket), refusal);
-                    }
-                }
-                return;
-            }
-        };
-        let socket = Arc::new(socket);
-        self.connections.insert(
-            id,
-            Connection {
-                socket,
-                peer,
-                process,
-                state: State::Greeting,
-            },
-        );
-    }
-
-    /// Has the end of a connection's process end the connection. Where that cannot be, its socket
-    /// has to tell, which it does unless somebody else holds it too.
-    ///
-    /// # Errors
-    /// The process has ended already.
-    fn watch_process(
-        &mut self,
-        id: u64,
-        socket: &OwnedFd,
-        peer: Peer,
-    ) -> Result<Option<OwnedFd>, Unserved> {
-        let watched = peer_process::watch(socket, peer.process_id).and_then(|process| {
-            if let Some(process) = &process {
-                let event = EpollEvent::new(EpollFlags::EPOLLIN, id | PROCESS_ENDED);
-                self.epoll.add(process, event)?;
-            }
-            Ok(process)
-        });
-        match watched {
-            Ok(process) => Ok(process),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Unserved::ProcessEnded),
-            Err(error) if Shortage::of(&error).is_some() => Err(Unserved::Shortage(error)),
-            Err(error) => {
-                if !self.told_of_unwatched {
-                    self.told_of_unwatched = true;
-                    log::warning(format_args!(
-                        "cannot watch the processes of clients: {error}; the session of one that \
-                         dies may last as long as a child that it left behind"
-                    ));
-                }
-                Ok(None)
-            }
-        }
     }
 
     /// Reads one packet of a connection and answers it.
@@ -622,53 +478,4 @@ impl Control {
 fn send(socket: &OwnedFd, number: u64, reply: &Reply, bell: Option<&Doorbell>) -> io::Result<()> {
     let packet = control::encode(number, reply).map_err(io::Error::other)?;
     packet::send(socket, &packet, bell.map(AsFd::as_fd))
-}
-
-/// Maps the segment beside a request. Leaves a file that is none.
-fn receive_segment(files: &mut Vec<OwnedFd>, missing: &str) -> Result<Segment, Refusal> {
-    let violation = |reason: String| Refusal::new(Status::ProtocolViolation, reason);
-    let file = files.pop().ok_or_else(|| violation(missing.to_owned()))?;
-    Segment::receive(file).map_err(|refused| {
-        files.push(refused.file);
-        match &refused.error {
-            SegmentError::Map(error) if Shortage::of(error).is_some() => {
-                Refusal::of_system(error, "the segment")
-            }
-            error => violation(error.to_string()),
-        }
-    })
-}
-
-/// Hands a lane to the worker with the fewest, unless one has it.
-fn open_lane(
-    client: &mut Client,
-    lane: u32,
-    load: &mut [usize],
-    shared: &Shared,
-) -> Result<Arc<Doorbell>, Refusal> {
-    let index = lane as usize;
-    if index >= MAX_LANES {
-        let reason = format!("there is no lane {lane}: a session has {MAX_LANES}");
-        return Err(Refusal::new(Status::InvalidArgument, reason));
-    }
-    if let Some(open) = client.lanes.iter().find(|open| open.index == index) {
-        return Ok(Arc::clone(&open.bell));
-    }
-    let bell = Doorbell::new().map(Arc::new);
-    let bell = bell.map_err(|error| Refusal::of_system(&error, "a doorbell"))?;
-    let worker = (0..load.len())
-        .min_by_key(|&worker| load[worker])
-        .expect("a host has workers");
-    load[worker] += 1;
-    client.lanes.push(OpenLane {
-        index,
-        worker,
-        bell: Arc::clone(&bell),
-    });
-    shared.router.inboxes[worker].send(Command::AddLane {
-        session: Arc::clone(&client.session),
-        lane: client.session.first_segment().lane(index),
-        bell: Arc::clone(&bell),
-    });
-    Ok(bell)
 }

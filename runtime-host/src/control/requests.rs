@@ -1,0 +1,62 @@
+//! What clients ask for: segments to be mapped, and lanes to be served.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use chimaera_proto::Status;
+use chimaera_proto::limits::MAX_LANES;
+use chimaera_shm::{Doorbell, Segment, SegmentError, Shortage};
+
+use super::{Client, OpenLane};
+use crate::admin::Shared;
+use crate::refusal::Refusal;
+use crate::worker::Command;
+
+/// Maps the segment beside a request. Leaves a file that is none.
+pub(super) fn receive_segment(files: &mut Vec<OwnedFd>, missing: &str) -> Result<Segment, Refusal> {
+    let violation = |reason: String| Refusal::new(Status::ProtocolViolation, reason);
+    let file = files.pop().ok_or_else(|| violation(missing.to_owned()))?;
+    Segment::receive(file).map_err(|refused| {
+        files.push(refused.file);
+        match &refused.error {
+            SegmentError::Map(error) if Shortage::of(error).is_some() => {
+                Refusal::of_system(error, "the segment")
+            }
+            error => violation(error.to_string()),
+        }
+    })
+}
+
+/// Hands a lane to the worker with the fewest, unless one has it.
+pub(super) fn open_lane(
+    client: &mut Client,
+    lane: u32,
+    load: &mut [usize],
+    shared: &Shared,
+) -> Result<Arc<Doorbell>, Refusal> {
+    let index = lane as usize;
+    if index >= MAX_LANES {
+        let reason = format!("there is no lane {lane}: a session has {MAX_LANES}");
+        return Err(Refusal::new(Status::InvalidArgument, reason));
+    }
+    if let Some(open) = client.lanes.iter().find(|open| open.index == index) {
+        return Ok(Arc::clone(&open.bell));
+    }
+    let bell = Doorbell::new().map(Arc::new);
+    let bell = bell.map_err(|error| Refusal::of_system(&error, "a doorbell"))?;
+    let worker = (0..load.len())
+        .min_by_key(|&worker| load[worker])
+        .expect("a host has workers");
+    load[worker] += 1;
+    client.lanes.push(OpenLane {
+        index,
+        worker,
+        bell: Arc::clone(&bell),
+    });
+    shared.router.inboxes[worker].send(Command::AddLane {
+        session: Arc::clone(&client.session),
+        lane: client.session.first_segment().lane(index),
+        bell: Arc::clone(&bell),
+    });
+    Ok(bell)
+}
