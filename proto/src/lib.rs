@@ -18,6 +18,7 @@ pub mod codec;
 pub mod control;
 pub mod ids;
 pub mod limits;
+pub mod module_error;
 pub mod module_name;
 pub mod query;
 pub mod shell;
@@ -26,6 +27,7 @@ pub mod status;
 pub mod task;
 
 pub use ids::{ContainerId, NodeId, PoolId};
+pub use module_error::ModuleError;
 pub use module_name::{NotAModuleName, check_module_name};
 pub use query::PoolQuery;
 pub use status::{Failure, Status};

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 
 use chimaera_proto::task::ARGUMENT_COUNT;
-use chimaera_proto::{Failure, PoolId, Status};
+use chimaera_proto::{ModuleError, PoolId};
 
 use crate::abi::{Activity, Bytes, HostVTable};
 use crate::request::Request;
@@ -134,41 +134,6 @@ pub struct Creator {
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
-}
-
-/// Why a module did not do what the control side asked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct ModuleError {
-    /// Kind of the error.
-    pub failure: Failure,
-    /// What happened, to what, and what to do.
-    pub message: String,
-}
-
-impl ModuleError {
-    /// An error of this kind. The message says what happened, to what, and what to do.
-    #[must_use]
-    pub fn new(status: Status, message: impl Into<String>) -> Self {
-        Self {
-            failure: Failure::new(status),
-            message: message.into(),
-        }
-    }
-
-    /// An error of the operating system. `action` says what was tried with what.
-    #[must_use]
-    pub fn system(action: impl fmt::Display, error: &std::io::Error) -> Self {
-        let errno = error.raw_os_error().unwrap_or(0);
-        let status = Status::from_errno(errno);
-        Self {
-            failure: Failure {
-                status,
-                errno: u16::try_from(errno).unwrap_or(0),
-            },
-            message: format!("{action}: {error}"),
-        }
-    }
 }
 
 /// Severity of a line in the log.

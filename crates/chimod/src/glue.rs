@@ -8,13 +8,13 @@ use std::sync::Once;
 use chimaera_proto::limits::MAX_ERROR_TEXT_BYTES;
 use chimaera_proto::module_name::{RULE, is_module_name};
 use chimaera_proto::task::ARGUMENT_COUNT;
-use chimaera_proto::{Failure, PoolId, Status};
+use chimaera_proto::{Failure, ModuleError, PoolId, Status};
 
 use crate::abi::{
     Activity, Bytes, CreateAgainArguments, CreateArguments, HOST_MAGIC, Header, HostVTable,
     MODULE_MAGIC, ModuleVTable, RawTask, TextSink,
 };
-use crate::container::{Container, CreateAgain, CreateContext, Creator, Host, ModuleError, Worker};
+use crate::container::{Container, CreateAgain, CreateContext, Creator, Host, Worker};
 use crate::request::Request;
 
 /// A container with what its entry points need.

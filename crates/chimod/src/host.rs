@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use chimaera_proto::status::result_from_word;
 use chimaera_proto::task::ARGUMENT_COUNT;
-use chimaera_proto::{PoolId, Status};
+use chimaera_proto::{ModuleError, PoolId, Status};
 
 use crate::abi::{
     Activity, Bytes, CreateAgainArguments, CreateArguments, Header, HostVTable, IncompatibleTable,
     MODULE_MAGIC, ModuleVTable, RawTask, TextSink,
 };
-use crate::container::{CreateAgain, Creator, ModuleError};
+use crate::container::{CreateAgain, Creator};
 
 /// What a module is told of the pool that it makes a container for.
 #[derive(Clone, Copy, Debug)]

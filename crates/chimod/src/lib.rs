@@ -45,9 +45,8 @@ mod per_worker;
 mod request;
 
 pub use abi::Activity;
-pub use container::{
-    Container, CreateAgain, CreateContext, Creator, Host, Level, ModuleError, Worker,
-};
+pub use chimaera_proto::ModuleError;
+pub use container::{Container, CreateAgain, CreateContext, Creator, Host, Level, Worker};
 pub use host::Module;
 pub use per_worker::PerWorker;
 pub use request::{Request, SharedBuffer, WritableBuffer};

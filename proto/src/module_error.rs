@@ -1,0 +1,41 @@
+//! The error of a module, in the words that its client's user reads.
+
+use std::fmt;
+use std::io;
+
+use crate::status::{Failure, Status};
+
+/// Why a module did not do what the control side asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ModuleError {
+    /// Kind of the error.
+    pub failure: Failure,
+    /// What happened, to what, and what to do.
+    pub message: String,
+}
+
+impl ModuleError {
+    /// An error of this kind. The message says what happened, to what, and what to do.
+    #[must_use]
+    pub fn new(status: Status, message: impl Into<String>) -> Self {
+        Self {
+            failure: Failure::new(status),
+            message: message.into(),
+        }
+    }
+
+    /// An error of the operating system. `action` says what was tried with what.
+    #[must_use]
+    pub fn system(action: impl fmt::Display, error: &io::Error) -> Self {
+        let errno = error.raw_os_error().unwrap_or(0);
+        let status = Status::from_errno(errno);
+        Self {
+            failure: Failure {
+                status,
+                errno: u16::try_from(errno).unwrap_or(0),
+            },
+            message: format!("{action}: {error}"),
+        }
+    }
+}
