@@ -23,7 +23,6 @@ use chimaera_proto::bdev::{
 use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, PoolId, Status, codec};
 
-use crate::block_map::UNITS;
 use crate::blocks;
 use crate::counters::Counters;
 use crate::declared::Declared;
@@ -36,6 +35,7 @@ use crate::persistence;
 use crate::ram::RamDevice;
 use crate::state::PoolState;
 use crate::transfer::{Direction, Transfer};
+use chimaera_bdev_format::block_map::UNITS;
 
 /// A pool of blocks on memory, a file or a block device.
 pub struct BdevContainer {

@@ -12,8 +12,8 @@ use std::io;
 use chimaera_proto::bdev::{MAP_END, OwnedBlock, OwnerTag};
 
 use crate::allocator::{Allocator, FreeCompletion, block_at};
-use crate::block_map::UNITS;
-use crate::metadata::{Disk, Metadata};
+use chimaera_bdev_format::block_map::UNITS;
+use chimaera_bdev_format::{Disk, Metadata};
 
 /// Megabytes that one commit is about at most: a list of them is held in memory.
 const COMMIT_MEGABYTES: usize = 1 << 16;
@@ -102,7 +102,9 @@ pub(crate) fn list<C: FreeCompletion>(
         if blocks.len() + found.len() > most {
             break;
         }
-        let unit = |slot: crate::block_map::Slot| index as u64 * UNITS + slot.first_unit() as u64;
+        let unit = |slot: chimaera_bdev_format::block_map::Slot| {
+            index as u64 * UNITS + slot.first_unit() as u64
+        };
         let committed: Vec<u64> = found
             .iter()
             .filter(|(_, tag)| tag.is_none())

@@ -22,7 +22,6 @@
 //! - Every request is completed exactly once, by whoever has it; there is no other list of them.
 
 mod allocator;
-mod block_map;
 mod blocks;
 mod container;
 mod counters;
@@ -31,9 +30,7 @@ mod file;
 mod keeper;
 mod ledger;
 mod listing;
-mod metadata;
 mod mishap;
-pub mod offline;
 mod params;
 mod persistence;
 mod prefetch;
@@ -42,6 +39,8 @@ mod state;
 mod stream;
 mod transfer;
 
+#[cfg(all(test, not(loom)))]
+mod simulation;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

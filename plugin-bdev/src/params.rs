@@ -8,7 +8,7 @@ use chimaera_chimod::ModuleError;
 use chimaera_proto::bdev::{BdevType, CreateParams, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::{Status, codec};
 
-use crate::metadata::Identity;
+use chimaera_bdev_format::Identity;
 
 /// Largest alignment of device operations: the smallest block consists of whole ones.
 pub(crate) const MAX_ALIGNMENT: u32 = CreateParams::MAX_ALIGNMENT;

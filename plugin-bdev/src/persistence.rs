@@ -16,14 +16,15 @@ use chimaera_proto::bdev::{MEGABYTE, UNIT_BYTES};
 use chimaera_proto::{PoolId, Status, shell};
 
 use crate::allocator::Allocator;
-use crate::block_map::MegabyteMap;
 use crate::blocks::{PendingFree, allocator_of};
 use crate::declared;
-use crate::file::{FileDevice, FileDisk};
+use crate::file::FileDevice;
 use crate::ledger::Ledger;
-use crate::metadata::signature::Contents;
-use crate::metadata::{self, Geometry, Identity, Metadata, Mode, OpenError, Owner, Superblock};
 use crate::params::{Parameters, Usage};
+use chimaera_bdev_format::block_map::MegabyteMap;
+use chimaera_bdev_format::image::FileDisk;
+use chimaera_bdev_format::signature::Contents;
+use chimaera_bdev_format::{Geometry, Identity, Metadata, Mode, OpenError, Owner, Superblock};
 
 /// How long opening takes before the log says how far it is, and how often it does then.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -61,7 +62,7 @@ pub(crate) fn open_or_format(
     if parameters.overwrite {
         return place.format(true);
     }
-    match metadata::identify(&place.disk) {
+    match chimaera_bdev_format::identify(&place.disk) {
         Ok(superblock) => place.open(&superblock),
         Err(OpenError::NoPool) => {
             place.check_blank()?;
@@ -101,10 +102,11 @@ impl Place<'_> {
             }
         };
         let mut progress = Progress::new(self.context.host);
-        let opened = metadata::open(self.disk.clone(), mode, &mut take_over, &mut |done, of| {
-            progress.tell(done, of);
-        })
-        .map_err(|error| self.explain(error, !self.parameters.read_only))?;
+        let opened =
+            chimaera_bdev_format::open(self.disk.clone(), mode, &mut take_over, &mut |done, of| {
+                progress.tell(done, of);
+            })
+            .map_err(|error| self.explain(error, !self.parameters.read_only))?;
         let what_is_done = match mode {
             Mode::ReadWrite => "repaired",
             Mode::ReadOnly => "not repaired, since the pool is open for reading only",

@@ -4,7 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use chimaera_bdev_client::{Error, Status};
-use chimaera_bdev_runtime::offline::ModuleError;
+use chimaera_bdev_format::image::ModuleError;
 use chimaera_runtime::HostError;
 
 /// Why a command failed.

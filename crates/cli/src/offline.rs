@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use chimaera_bdev_client::{IoEngine, PerfMetrics};
-use chimaera_bdev_runtime::offline::{self, COUNTED, Inspection};
+use chimaera_bdev_format::image::{self, COUNTED, Inspection};
 use serde::Serialize;
 
 use crate::args::{CheckArguments, Global, InspectArguments, RenameArguments};
@@ -13,12 +13,12 @@ use crate::program;
 use crate::size::show_size;
 
 pub(crate) fn inspect(arguments: &InspectArguments, global: &Global) -> Result<(), Failure> {
-    let inspection = offline::inspect(&arguments.path)?;
+    let inspection = image::inspect(&arguments.path)?;
     show(&arguments.path, &inspection, global)
 }
 
 pub(crate) fn check(arguments: &CheckArguments, global: &Global) -> Result<(), Failure> {
-    let inspection = offline::check(&arguments.path, arguments.repair)?;
+    let inspection = image::check(&arguments.path, arguments.repair)?;
     show(&arguments.path, &inspection, global)
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn rename(arguments: &RenameArguments, global: &Global) -> Result<(),
             .into_string()
             .map_err(|path| Failure::new(format!("{} is not UTF-8", path.display())))?,
     };
-    offline::rename(&arguments.path, &name)?;
+    image::rename(&arguments.path, &name)?;
     if global.json {
         return output::json(&RenameReport { name: &name });
     }

@@ -13,7 +13,7 @@ use super::index::Class;
 use super::megabyte::Locked;
 use super::sync::{Backoff, Ordering, Weakness, weakened};
 use super::{Allocator, CURSORS, block_at};
-use crate::block_map::{Slot, UNITS, units_of};
+use chimaera_bdev_format::block_map::{Slot, UNITS, units_of};
 
 /// Partly used megabytes that are tried before others get time to let go of theirs.
 const BUSY_MAXIMUM: usize = 8;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::FreeCompletion;
 use super::pins::{Phases, Pins};
 use super::sync::{Mutex, Weakness, weakened};
-use crate::block_map::Slot;
+use chimaera_bdev_format::block_map::Slot;
 
 /// The waiting frees of a pool, by the number of their megabyte.
 pub(super) struct Drains<C>(Mutex<HashMap<usize, Vec<WaitingFree<C>>>>);

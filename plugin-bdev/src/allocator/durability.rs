@@ -28,8 +28,7 @@ use super::index::Index;
 use super::mapping::SparseArray;
 use super::sync::{AtomicU64, CachePadded, Ordering, RwLock, Weakness, weakened};
 use super::{Allocator, FreeCompletion};
-use crate::block_map::{Change, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
-use crate::metadata::{self};
+use chimaera_bdev_format::block_map::{Change, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
 
 /// What the device may say of each megabyte, and what has changed since.
 pub(super) struct Durability {
@@ -81,7 +80,9 @@ impl Durability {
         let units = slot.units();
         let is_claimed =
             (load(&shadow.claimed).iter().zip(units)).any(|(claimed, mine)| claimed & mine != 0);
-        if !is_claimed || metadata::weakened(metadata::Weakness::SpaceReusedEarly) {
+        if !is_claimed
+            || chimaera_bdev_format::weakened(chimaera_bdev_format::Weakness::SpaceReusedEarly)
+        {
             return false;
         }
         let deferred = load(&shadow.deferred);

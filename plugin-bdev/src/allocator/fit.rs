@@ -4,7 +4,7 @@
 
 use chimaera_proto::bdev::BlockType;
 
-use crate::block_map::{Slot, UNIT_WORDS, UnitMap};
+use chimaera_bdev_format::block_map::{Slot, UNIT_WORDS, UnitMap};
 
 /// How much of a megabyte is taken, as far as allocation needs to know.
 ///
@@ -129,7 +129,7 @@ fn choose_quarter(units: &UnitMap) -> Option<usize> {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::block_map::QUARTER;
+    use chimaera_bdev_format::block_map::QUARTER;
 
     #[test]
     fn free_quarters_are_exactly_the_zero_ones() {

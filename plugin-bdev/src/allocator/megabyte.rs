@@ -13,7 +13,7 @@ use chimaera_proto::bdev::BlockType;
 use super::fit::{self, Fill};
 use super::pins::Pins;
 use super::sync::{AtomicU32, AtomicU64, Backoff, Ordering, Threads, Weakness, weakened};
-use crate::block_map::{LIVE_WORDS, MegabyteMap, Slot, UNIT_WORDS, UnitMap};
+use chimaera_bdev_format::block_map::{LIVE_WORDS, MegabyteMap, Slot, UNIT_WORDS, UnitMap};
 
 /// State of one megabyte. All zero: wholly free.
 ///

@@ -66,7 +66,7 @@ use std::ops::Range;
 use chimaera_proto::bdev::{Block, MEGABYTE, MegabyteState, UNIT_BYTES};
 use chimaera_proto::status::Status;
 
-use crate::block_map::{MegabyteMap, Slot, UNITS, UnitMap};
+use chimaera_bdev_format::block_map::{MegabyteMap, Slot, UNITS, UnitMap};
 use drains::Drains;
 use durability::Durability;
 use fit::{CLASSES, Fill};

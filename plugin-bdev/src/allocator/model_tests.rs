@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use proptest::sample::Index as Choice;
 
 use super::tests::{Completions, TestAllocator};
-use crate::block_map::units_of;
+use chimaera_bdev_format::block_map::units_of;
 use chimaera_proto::bdev::{AllocationPlan, BlockType};
 
 use super::*;

@@ -15,8 +15,8 @@ use super::fit::Fill;
 use super::megabyte::Locked;
 use super::pins::Phase;
 use super::sync::{Weakness, weakened};
-use crate::block_map::{Slot, UNITS, UnitMap, units_of};
 use crate::mishap::{Place, may_panic};
+use chimaera_bdev_format::block_map::{Slot, UNITS, UnitMap, units_of};
 
 /// Is told that a free is complete.
 pub(crate) trait FreeCompletion: Send {

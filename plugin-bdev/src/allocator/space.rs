@@ -10,7 +10,7 @@
 #![forbid(unsafe_code)]
 
 use super::sync::{AtomicU64, CachePadded, Ordering, Threads, Weakness, weakened};
-use crate::block_map::UNITS;
+use chimaera_bdev_format::block_map::UNITS;
 
 /// Bits 0 to 27: whole megabytes free. Above: units free, those of the whole megabytes included.
 pub(super) struct Space {

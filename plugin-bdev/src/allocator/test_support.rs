@@ -11,7 +11,7 @@ use chimaera_proto::status::Status;
 use super::block_at;
 use super::fit::Fill;
 use super::{Allocator, FreeCompletion};
-use crate::block_map::units_of;
+use chimaera_bdev_format::block_map::units_of;
 
 impl<C: FreeCompletion> Allocator<C> {
     /// Allocates this very block.

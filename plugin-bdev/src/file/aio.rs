@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::eventfd::EventFd;
 
-use super::PoolFile;
 use super::engine::{DeviceResult, Engine, Opcode, Submission};
+use chimaera_bdev_format::image::PoolFile;
 
 const IOCB_CMD_PREAD: u16 = 0;
 const IOCB_CMD_PWRITE: u16 = 1;

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::engine::{DeviceResult, Engine, Opcode, Submission};
-use super::{PoolFile, pool_file};
+use chimaera_bdev_format::image::{PoolFile, pool_file};
 
 pub(super) fn file_and_wake() -> (PoolFile, Arc<EventFd>) {
     let file = tempfile::tempfile().expect("a temporary file");

@@ -8,15 +8,12 @@
 mod aio;
 mod bounce;
 mod direct;
-mod disk;
 mod engine;
 #[cfg(test)]
 mod engine_tests;
 mod exclusion;
-mod lock;
 mod open;
 mod operation;
-mod path;
 mod probe;
 mod queue;
 #[cfg(test)]
@@ -26,47 +23,25 @@ mod uring;
 #[cfg(test)]
 mod uring_tests;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use chimaera_bdev_format::image::{FileDisk, Lock, PoolFile, size_of};
+use chimaera_bdev_format::signature::{self, Contents};
 use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWorker, Worker};
-use chimaera_fork::Private;
 use chimaera_proto::Failure;
 use chimaera_proto::bdev::UNIT_BYTES;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::allocator::{FreeCompletion, Pin, Pinned};
-use crate::metadata::signature::{self, Contents};
 use crate::params::{Parameters, Usage};
 use crate::transfer::Transfer;
-pub(crate) use disk::FileDisk;
-use lock::Lock;
-pub(crate) use lock::patiently;
-pub(crate) use open::{Undo, size_and_tail};
+pub(crate) use open::Undo;
 use operation::Operation;
-pub(crate) use path::{check_stores, refused};
 use queue::{Crossing, Outcome, REFUSAL_PATIENCE, WorkerQueue};
 use select::{KernelEngine, Needs};
-
-/// A pool's file. A forked child does not have it: with it, it would have the lock.
-pub(crate) type PoolFile = Arc<Private<File>>;
-
-/// Makes a file a pool's. To close it may take as long as its file system likes.
-///
-/// # Errors
-/// No memory.
-pub(crate) fn pool_file(file: File) -> Result<PoolFile, ModuleError> {
-    match Private::adopt(file) {
-        Ok(file) => Ok(Arc::new(file.closed_apart())),
-        Err((_, error)) => Err(ModuleError::system(
-            "cannot keep a file from children",
-            &error,
-        )),
-    }
-}
 
 /// The errno of an I/O error that has no better one.
 const EIO: i32 = 5;
@@ -175,7 +150,7 @@ impl FileDevice {
 
     /// Bytes that a pool over the whole file would manage now.
     pub(crate) fn whole_size(&self) -> Result<u64, ModuleError> {
-        let size = open::size_of(&self.file).map_err(|error| {
+        let size = size_of(&self.file).map_err(|error| {
             let action = format_args!("cannot find out the size of {}", self.name);
             ModuleError::system(action, &error)
         })?;

@@ -12,11 +12,15 @@
 #![forbid(unsafe_code)]
 
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use chimaera_bdev_format::image::{
+    FileDisk, Lock, PoolFile, busy, check_stores, ends_with_slash, lock, patiently, pool_file,
+    refused, size_and_tail,
+};
 use chimaera_chimod::{Host, Level, ModuleError};
 use chimaera_proto::Status;
 use chimaera_proto::bdev::UNIT_BYTES;
@@ -24,12 +28,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::syncfs;
 
 use super::direct::{Direct, make_direct, settle_alignment, try_alignment};
-use super::disk::FileDisk;
-use super::lock::{Lock, busy, lock, patiently};
-use super::path::{check_stores, ends_with_slash, refused};
 use super::probe::device_is_read_only;
-use super::{PoolFile, pool_file};
-use crate::metadata::{self, Page};
 use crate::params::{Parameters, Usage};
 
 /// A file that a pool may use.
@@ -144,7 +143,7 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
 /// How the pool that the file holds was meant to be used when it was made. If it holds none, or none that
 /// can be read, that is for whoever opens the pool to say.
 fn usage_of_pool(file: &PoolFile) -> Usage {
-    match metadata::identify(&FileDisk::new(Arc::clone(file))) {
+    match chimaera_bdev_format::identify(&FileDisk::new(Arc::clone(file))) {
         Ok(superblock) => Usage::recorded(&superblock.identity),
         Err(_) => Usage::default(),
     }
@@ -163,47 +162,6 @@ fn sync_folder_of(path: &Path, file: &File) -> Result<(), ModuleError> {
         let action = format_args!("cannot make the name of {} durable", path.display());
         ModuleError::system(action, &error)
     })
-}
-
-/// How long the file is, and what stands in it behind its last whole page.
-pub(crate) fn size_and_tail(path: &Path, file: &File) -> Result<(u64, Vec<u8>), ModuleError> {
-    let failed = |error: &io::Error| {
-        ModuleError::system(
-            format_args!("cannot find out the size of {}", path.display()),
-            error,
-        )
-    };
-    let size = size_of(file).map_err(|error| failed(&error))?;
-    let tail_bytes = (size % UNIT_BYTES) as usize;
-    if tail_bytes == 0 {
-        return Ok((size, Vec::new()));
-    }
-    // A whole page, as direct I/O wants it, of which so many bytes are there.
-    let mut page = [Page::ZERO];
-    let offset = size - tail_bytes as u64;
-    let mut read = 0;
-    while read < tail_bytes {
-        match file.read_at(&mut page[0].0[read..], offset + read as u64) {
-            Ok(0) => break,
-            Ok(count) => read += count,
-            // What direct I/O does not let one see is taken for data.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                return Ok((size, vec![u8::MAX; tail_bytes]));
-            }
-            Err(error) => return Err(failed(&error)),
-        }
-    }
-    Ok((size, page[0].0[..tail_bytes].to_vec()))
-}
-
-/// Bytes of a file or device now.
-pub(super) fn size_of(file: &File) -> io::Result<u64> {
-    let metadata = file.metadata()?;
-    if metadata.file_type().is_block_device() {
-        let mut device = file;
-        return device.seek(SeekFrom::End(0));
-    }
-    Ok(metadata.len())
 }
 
 fn open_existing_or_new(

@@ -8,10 +8,10 @@ use chimaera_proto::bdev::IoEngine;
 use chimaera_proto::{Failure, Status};
 use nix::sys::eventfd::EventFd;
 
-use super::PoolFile;
 use super::aio::Aio;
 use super::engine::{DeviceResult, Engine, Submission};
 use super::uring::{self, Uring};
+use chimaera_bdev_format::image::PoolFile;
 
 /// One of the kernel's engines.
 #[expect(

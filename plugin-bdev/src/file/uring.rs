@@ -21,8 +21,8 @@ use io_uring::types::Fixed;
 use io_uring::{EnterFlags, IoUring, Probe, opcode, squeue};
 use nix::sys::eventfd::EventFd;
 
-use super::PoolFile;
 use super::engine::{DeviceResult, Engine, Opcode, Submission};
+use chimaera_bdev_format::image::PoolFile;
 
 /// Where the ring's table of files holds the pool's.
 const POOL_FILE: Fixed = Fixed(0);

@@ -9,8 +9,8 @@ use nix::sys::eventfd::EventFd;
 use super::engine::{DeviceResult, Engine, Opcode, Submission};
 use super::engine_tests::{file_and_wake, results_of, transfer_often};
 use super::uring::Uring;
-use super::{PoolFile, pool_file};
 use crate::testing::{Buffer, disk_folder};
+use chimaera_bdev_format::image::{PoolFile, pool_file};
 
 /// A ring, its file, and its wake-up; or `None`, with a word why.
 #[expect(

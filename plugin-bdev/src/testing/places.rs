@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use chimaera_proto::bdev::{BdevType, CreateParams, IoEngine, MEGABYTE, UNIT_BYTES};
 
-use crate::metadata::Geometry;
+use chimaera_bdev_format::Geometry;
 
 pub(crate) fn ram_params(total_size: u64) -> CreateParams {
     CreateParams {

@@ -9,11 +9,11 @@ use std::time::Instant;
 use chimaera_proto::PoolId;
 use chimaera_proto::bdev::{IoEngine, PerfMetrics};
 
-use crate::block_map::{Change, MegabyteMap};
 use crate::blocks::allocator_of;
-use crate::file::{FileDisk, pool_file};
-use crate::metadata::{self, Disk, Geometry, Identity, Metadata, Mode, Owner, Page};
 use crate::testing::disk_folder;
+use chimaera_bdev_format::block_map::{Change, MegabyteMap};
+use chimaera_bdev_format::image::{FileDisk, pool_file};
+use chimaera_bdev_format::{Disk, Geometry, Identity, Metadata, Mode, Owner, Page};
 
 const TIBIBYTE: u64 = 1 << 40;
 const BLOCKS: u32 = 1_000_000;
@@ -74,7 +74,7 @@ fn measure_opening() {
         });
         time("opening without an allocator", || {
             let mut count = 0;
-            let opened = metadata::open(
+            let opened = chimaera_bdev_format::open(
                 disk.clone(),
                 Mode::ReadWrite,
                 &mut |_, _| count += 1,
@@ -91,8 +91,12 @@ fn measure_opening() {
             let mut restore = |megabyte: u32, map| {
                 assert!(restoring.take_over(megabyte as usize, map));
             };
-            let opened =
-                metadata::open(disk.clone(), Mode::ReadWrite, &mut restore, &mut |_, _| {});
+            let opened = chimaera_bdev_format::open(
+                disk.clone(),
+                Mode::ReadWrite,
+                &mut restore,
+                &mut |_, _| {},
+            );
             assert!(opened.is_ok());
         });
     }

@@ -73,7 +73,8 @@ fn those_that_are_given_to_an_open_pool_take_their_place_at_once_and_for_good() 
             assert_eq!(pool.stats().metrics, metrics(iops));
             // Nothing has to be flushed for that.
             let crash = store.image();
-            let inspected = crate::offline::inspect(store.name.as_ref()).expect("a pool");
+            let inspected =
+                chimaera_bdev_format::image::inspect(store.name.as_ref()).expect("a pool");
             assert_eq!(inspected.perf_metrics, metrics(iops));
             assert!(inspected.is_sound());
             assert!(crash == store.image());

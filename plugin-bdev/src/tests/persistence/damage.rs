@@ -4,8 +4,8 @@ use chimaera_proto::Status;
 use chimaera_proto::bdev::{CreateParams, UNIT_BYTES};
 
 use super::{Store, Written, on_every_store};
-use crate::metadata::Geometry;
 use crate::testing::{Pool, file_bytes, file_params};
+use chimaera_bdev_format::Geometry;
 
 const CORRUPTED: Status = Status::CorruptedMetadata;
 const SUPERBLOCKS: [u64; 2] = [0, 16 * UNIT_BYTES];

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::on_every_store;
-use crate::offline;
 use crate::testing::{Pool, disk_folder, file_bytes, file_params, memory_folder, name_in};
+use chimaera_bdev_format::image;
 
 /// How often the pool that is looked at changes.
 const CHANGES: usize = 2000;
@@ -21,7 +21,7 @@ fn a_pool_that_changes_is_not_called_damaged() {
     thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
-                let inspection = offline::inspect(Path::new(&name)).expect("a pool");
+                let inspection = image::inspect(Path::new(&name)).expect("a pool");
                 let damage = [inspection.lost, inspection.repairable];
                 assert_eq!((inspection.in_use, damage), (true, [vec![], vec![]]));
             }
@@ -40,9 +40,9 @@ fn what_is_damaged_while_it_is_in_use_is_told() {
     on_every_store(file_bytes(8), |store| {
         let pool = store.open();
         let path = Path::new(&store.name);
-        assert!(offline::inspect(path).expect("a pool").is_sound());
+        assert!(image::inspect(path).expect("a pool").is_sound());
         store.damage(100);
-        let inspection = offline::inspect(path).expect("there is a copy");
+        let inspection = image::inspect(path).expect("there is a copy");
         assert!(inspection.in_use && inspection.lost.is_empty());
         let told = &inspection.repairable[..];
         assert!(matches!(told, [text] if text.contains("first superblock")));
@@ -60,7 +60,7 @@ fn what_holds_something_is_not_called_empty_however_short_it_is() {
         ([&[0; 8192][..], b"tail"].concat(), "offset 0x2000"),
     ] {
         std::fs::write(&name, &contents).expect("writes");
-        let error = offline::inspect(Path::new(&name)).expect_err("no pool");
+        let error = image::inspect(Path::new(&name)).expect_err("no pool");
         assert!(error.message.contains(told), "{error}");
     }
 }
@@ -68,7 +68,7 @@ fn what_holds_something_is_not_called_empty_however_short_it_is() {
 #[test]
 fn a_file_of_the_kernels_own_is_not_read() {
     // It looks like a regular file, and reading it may wait for ever.
-    let error = offline::inspect(Path::new("/proc/version")).expect_err("no pool");
+    let error = image::inspect(Path::new("/proc/version")).expect_err("no pool");
     assert!(error.message.contains("of the kernel's own"), "{error}");
     let error = Pool::create("/proc/self/mountinfo", &file_params(file_bytes(8)), 1).err();
     assert!(error.is_some(), "no place for a pool");

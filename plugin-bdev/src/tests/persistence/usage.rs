@@ -98,7 +98,7 @@ fn a_pool_that_moved_to_a_device_of_larger_blocks_is_opened_with_those() {
         ..Store::on_file(MIB)
     };
     moved.put(&image);
-    crate::offline::rename(moved.name.as_ref(), &moved.name).expect("renamed");
+    chimaera_bdev_format::image::rename(moved.name.as_ref(), &moved.name).expect("renamed");
     let words = ["alignment is 512", "needs 4096"];
     moved.assert_refused(&using(9, 512, IoEngine::Auto), Status::Alignment, &words);
     let pool = moved.open_with(&file_params(0)).expect("opened");

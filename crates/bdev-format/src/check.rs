@@ -1,0 +1,193 @@
+//! A check of all that a pool's metadata consists of, the copies that opening does not look at included.
+
+use std::io;
+
+use crate::block_map::{MegabyteMap, UNITS};
+
+use crate::Metadata;
+use crate::geometry::TablePage;
+use crate::page::{Disk, Page};
+use crate::recovery::{Mode, OpenError, Opened, identify, open};
+use crate::superblock::Superblock;
+use crate::table::Records;
+use crate::tags::{Sector, TagPlace, sectors_of};
+
+/// What a check has found.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    pub(crate) superblock: Superblock,
+    /// Damage that a copy, or the loss of owner tags, mends; and whether it was mended.
+    pub(crate) repairable: Vec<String>,
+    /// Damage that nothing mends.
+    pub(crate) lost: Vec<String>,
+    /// Records of the journal that are not in the table yet.
+    pub(crate) journal_records: u64,
+    /// Megabytes whose blocks have owner tags, or had.
+    pub(crate) tagged_megabytes: u64,
+    pub(crate) repaired: bool,
+}
+
+/// Checks a pool, and tells `found` of each megabyte that has blocks. Repairs what can be repaired, if
+/// asked to and if nothing else is damaged. Blocks.
+///
+/// # Errors
+/// See [`OpenError`]: damage is no error, unless there is no superblock left.
+pub(crate) fn check<D: Disk + Clone>(
+    disk: &D,
+    repair: bool,
+    found: &mut dyn FnMut(u32, MegabyteMap),
+) -> Result<Checked, OpenError> {
+    let geometry = identify(disk)?.geometry;
+    let mut misplaced = None;
+    let mut note = |megabyte, map| {
+        if misplaced.is_none() && !geometry.has_room(megabyte, &map) {
+            misplaced = Some(megabyte);
+        }
+        found(megabyte, map);
+    };
+    let Opened {
+        metadata,
+        repaired,
+        mut lost,
+        journal_records,
+    } = open(disk.clone(), Mode::ReadOnly, &mut note, &mut |_, _| {})?;
+    // A checkpoint that was interrupted has written some first copies and not yet the second ones. It
+    // will begin again.
+    let may_differ = journal_records > 0;
+    let stale_pages = stale_second_copies(&metadata, may_differ)?;
+    let damaged_tags = damaged_tags(&metadata)?;
+    lost.extend(
+        misplaced.map(|megabyte| format!("megabyte {megabyte} has blocks where there can be none")),
+    );
+    let mut repairable = repaired;
+    repairable.extend(stale_pages.iter().map(|(page, _)| {
+        let page = metadata.geometry().table_page(*page, 1);
+        format!("page {page} of the table, a second copy, is damaged, the first is sound")
+    }));
+    repairable.extend(damaged_tags.iter().map(|(page, sector)| {
+        format!(
+            "owner tags in page {page}, sector {sector}, are damaged, and can only be forgotten"
+        )
+    }));
+    let mut checked = Checked {
+        superblock: metadata.superblock().clone(),
+        tagged_megabytes: metadata.tagged.count(),
+        repaired: repair && lost.is_empty() && !repairable.is_empty(),
+        repairable,
+        lost,
+        journal_records,
+    };
+    if checked.repaired {
+        // Opening mends first copies, from which the second ones are made.
+        let opened = open(
+            disk.clone(),
+            Mode::ReadWrite,
+            &mut |_, _| {},
+            &mut |_, _| {},
+        )?;
+        checked.superblock = opened.metadata.superblock().clone();
+        write_repairs(&opened.metadata, &stale_pages, &damaged_tags)?;
+    }
+    Ok(checked)
+}
+
+/// Gives the pool another name. Blocks.
+///
+/// # Errors
+/// See [`OpenError`].
+pub(crate) fn rename<D: Disk>(disk: D, name: String) -> Result<(), OpenError> {
+    let mut metadata = open(disk, Mode::ReadWrite, &mut |_, _| {}, &mut |_, _| {})?.metadata;
+    metadata.rename(name)?;
+    Ok(())
+}
+
+/// Pages of the table whose second copy is not as it should be, with what it should be. Where the copies
+/// `may_differ`, one that is sound is.
+fn stale_second_copies<D: Disk>(
+    metadata: &Metadata<D>,
+    may_differ: bool,
+) -> io::Result<Vec<(TablePage, Page)>> {
+    let (geometry, checksum) = (metadata.geometry(), metadata.superblock.checksum());
+    let mut stale = Vec::new();
+    for (position, segment) in geometry.segments.iter().enumerate() {
+        for page in 0..segment.table_written {
+            let at = TablePage {
+                segment: position,
+                page,
+            };
+            let read = |copy| -> io::Result<_> {
+                let mut pages = Page::zeroes(1);
+                metadata
+                    .disk
+                    .read(geometry.table_page(at, copy), &mut pages)?;
+                let records = Records::read(&pages[0], geometry.first_megabyte(at), checksum);
+                Ok((pages.swap_remove(0), records))
+            };
+            let (first_page, first) = read(0)?;
+            let (_, second) = read(1)?;
+            let differs = second != first && !(may_differ && second.is_some());
+            if first.is_some() && differs {
+                stale.push((at, first_page));
+            }
+        }
+    }
+    Ok(stale)
+}
+
+/// Sectors of tags that should be there and are damaged: page on the device, and number in the segment.
+fn damaged_tags<D: Disk>(metadata: &Metadata<D>) -> io::Result<Vec<(u64, u64)>> {
+    let checksum = metadata.superblock.checksum();
+    let frozen = metadata
+        .checkpoint
+        .as_ref()
+        .map(|checkpoint| &checkpoint.frozen);
+    let overlays = [Some(&metadata.overlay), frozen];
+    let on_device = |megabyte| {
+        let mut overlays = overlays.iter().flatten();
+        metadata.tagged.contains(megabyte)
+            && !overlays.any(|overlay| overlay.newly_tagged.contains(&megabyte))
+    };
+    let mut damaged = Vec::new();
+    for segment in &metadata.geometry().segments {
+        let mut last_page = None;
+        for megabyte in (segment.first_megabyte..segment.end_megabyte()).filter(|at| on_device(*at))
+        {
+            let first = u64::from(megabyte - segment.first_megabyte) * UNITS;
+            let (from, to) = (TagPlace::of(first), TagPlace::of(first + UNITS - 1));
+            for page in from.page..=to.page {
+                let mut pages = Page::zeroes(1);
+                metadata.disk.read(segment.tags + page, &mut pages)?;
+                let mut sectors = sectors_of(page);
+                let relevant = sectors
+                    .by_ref()
+                    .filter(|sector| (from.sector..=to.sector).contains(sector));
+                for sector in relevant {
+                    let is_new = last_page.is_none_or(|last| sector > last);
+                    if is_new && Sector::read(&pages[0], sector, checksum).is_none() {
+                        damaged.push((segment.tags + page, sector));
+                    }
+                    last_page = last_page.max(Some(sector));
+                }
+            }
+        }
+    }
+    Ok(damaged)
+}
+
+fn write_repairs<D: Disk>(
+    metadata: &Metadata<D>,
+    stale_pages: &[(TablePage, Page)],
+    damaged_tags: &[(u64, u64)],
+) -> io::Result<()> {
+    for (at, page) in stale_pages {
+        let place = metadata.geometry().table_page(*at, 1);
+        metadata.disk.write(place, std::slice::from_ref(page))?;
+    }
+    for &(page, sector) in damaged_tags {
+        let mut pages = Page::zeroes(1);
+        metadata.disk.read(page, &mut pages)?;
+        Sector::empty(sector).write(&mut pages[0], metadata.superblock.checksum());
+        metadata.disk.write(page, &pages)?;
+    }
+    metadata.disk.flush()
+}

@@ -1,0 +1,337 @@
+//! The checkpoint: brings an epoch of the journal into the table, so that its half of the journal can
+//! be used again.
+//!
+//! It runs in steps, so that commits, which go into the other half meanwhile, need not wait for it.
+//!
+//! ```text
+//! tags  ─flush─▶  first copy of the table  ─flush─▶  second copy  ─flush─▶  first superblock  ─flush─▶  second
+//! ```
+//!
+//! Laws:
+//! - Of what is written in place twice, one copy is durable while the other is being written.
+//! - A table that calls a megabyte tagged is written after the tags are durable: who finds it so expects
+//!   all of them.
+//! - Until the first superblock is durable, the journal still has all that is being written here, and
+//!   recovery begins again with that.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use crate::block_map::UNITS;
+
+use crate::geometry::{Geometry, TablePage};
+use crate::limits::{SUPERBLOCK_COPIES, TAGS_PER_PAGE};
+use crate::overlay::{MegabyteSet, Overlay};
+use crate::page::{Checksum, Disk, Page};
+use crate::superblock::Superblock;
+use crate::table::Records;
+use crate::tags::{Sector, TagPlace, sectors_of};
+use crate::weakness::{Weakness, weakened};
+
+/// Pages that a step reads and writes at most.
+const STEP_PAGES: usize = 64;
+
+/// A checkpoint under way.
+pub(crate) struct Checkpoint {
+    /// What is being brought into the table.
+    pub(crate) frozen: Overlay,
+    epoch: u64,
+    /// The last record of the epoch.
+    sequence: u64,
+    /// In order.
+    pages: Vec<TablePage>,
+    /// Pages of tags, on the device, with the segment they belong to.
+    tag_pages: Vec<(usize, u64)>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Next page of tags.
+    Tags(usize),
+    /// Next page of a copy of the table.
+    Table {
+        copy: usize,
+        next: usize,
+    },
+    Superblock,
+    Done,
+}
+
+/// What a checkpoint works on.
+pub(crate) struct Place<'a, D> {
+    pub(crate) disk: &'a D,
+    pub(crate) superblock: &'a mut Superblock,
+    /// Megabytes that are tagged, those of the frozen overlay and of later commits included.
+    pub(crate) tagged: &'a MegabyteSet,
+    /// Megabytes that only later commits tagged.
+    pub(crate) tagged_later: &'a BTreeSet<u32>,
+}
+
+impl Checkpoint {
+    /// Begins the checkpoint of an epoch that ended with this record.
+    pub(crate) fn new(frozen: Overlay, epoch: u64, sequence: u64, geometry: &Geometry) -> Self {
+        let mut pages: BTreeSet<TablePage> = frozen
+            .records
+            .keys()
+            .filter_map(|&megabyte| geometry.record_place(megabyte))
+            .map(|(page, _)| page)
+            .collect();
+        // Pages of the table are written from its beginning on, without gaps.
+        for (segment, last) in last_pages(&pages) {
+            let written = geometry.segments[segment].table_written;
+            pages.extend((written..last).map(|page| TablePage { segment, page }));
+        }
+        let tag_pages: BTreeSet<_> = frozen
+            .tags
+            .keys()
+            .copied()
+            .chain(frozen.newly_tagged.iter().flat_map(|&megabyte| {
+                let first = u64::from(megabyte) * UNITS;
+                // The first and the last unit's pages, and those between.
+                (first..first + UNITS)
+                    .step_by(TAGS_PER_PAGE as usize / 2)
+                    .chain([first + UNITS - 1])
+            }))
+            .filter_map(|unit| tag_page(geometry, unit))
+            .collect();
+        Self {
+            frozen,
+            epoch,
+            sequence,
+            pages: pages.into_iter().collect(),
+            tag_pages: tag_pages.into_iter().collect(),
+            stage: Stage::Tags(0),
+        }
+    }
+
+    /// Goes a step further. `true` when nothing is left to do. Blocks.
+    ///
+    /// # Errors
+    /// The device's, or that the table was found damaged. The checkpoint must not go on then.
+    pub(crate) fn step<D: Disk>(&mut self, place: &mut Place<'_, D>) -> io::Result<bool> {
+        match self.stage {
+            Stage::Tags(next) if next < self.tag_pages.len() => {
+                let (segment, page) = self.tag_pages[next];
+                self.write_tags(place, segment, page)?;
+                self.stage = Stage::Tags(next + 1);
+            }
+            Stage::Tags(_) => {
+                if !self.tag_pages.is_empty() && !weakened(Weakness::TagsNotFlushed) {
+                    place.disk.flush()?;
+                }
+                self.stage = Stage::Table { copy: 0, next: 0 };
+            }
+            Stage::Table { copy, next } if next < self.pages.len() => {
+                let count = self.write_table(place, copy, next)?;
+                let next = next + count;
+                self.stage = Stage::Table { copy, next };
+            }
+            Stage::Table { copy: 0, .. } => {
+                if !weakened(Weakness::TableCopiesTogether) {
+                    place.disk.flush()?;
+                }
+                self.stage = Stage::Table { copy: 1, next: 0 };
+            }
+            Stage::Table { .. } => {
+                if !weakened(Weakness::SecondCopyNotFlushed) {
+                    place.disk.flush()?;
+                }
+                self.stage = Stage::Superblock;
+            }
+            Stage::Superblock => {
+                self.write_superblock(place)?;
+                self.stage = Stage::Done;
+            }
+            Stage::Done => {}
+        }
+        Ok(self.stage == Stage::Done)
+    }
+
+    /// Writes pages of a copy of the table that lie one behind the other. Gives their number.
+    fn write_table<D: Disk>(
+        &self,
+        place: &Place<'_, D>,
+        copy: usize,
+        next: usize,
+    ) -> io::Result<usize> {
+        let geometry = &place.superblock.geometry;
+        let checksum = place.superblock.checksum();
+        let first = self.pages[next];
+        let follows = |&(offset, page): &(usize, &TablePage)| {
+            page.segment == first.segment && page.page as usize == first.page as usize + offset
+        };
+        let run = self.pages[next..].iter().enumerate().take(STEP_PAGES);
+        let run: Vec<TablePage> = run.take_while(follows).map(|(_, page)| *page).collect();
+        // The second copy is made from the first, which is durable by now.
+        let mut pages = Page::zeroes(run.len());
+        place.disk.read(geometry.table_page(first, 0), &mut pages)?;
+        if copy == 0 && !weakened(Weakness::SecondCopyNotLookedAt) {
+            mend_second_copies(place, &run, &pages)?;
+        }
+        for (&at, page) in run.iter().zip(&mut pages) {
+            let first_megabyte = geometry.first_megabyte(at);
+            let was_written = copy == 1 || at.page < geometry.segments[at.segment].table_written;
+            let mut records = if was_written {
+                self.read_records(place, at, page, checksum)?
+            } else {
+                Records::empty()
+            };
+            let end = geometry.segments[at.segment].end_megabyte();
+            for (record, megabyte) in records.0.iter_mut().zip(first_megabyte..end) {
+                if let Some(changed) = self.frozen.records.get(&megabyte) {
+                    *record = *changed;
+                }
+            }
+            *page = records.to_page(first_megabyte, self.epoch, checksum);
+        }
+        place.disk.write(geometry.table_page(first, copy), &pages)?;
+        Ok(run.len())
+    }
+
+    /// The records of a page of the first copy, or, if that is damaged, of the second.
+    fn read_records<D: Disk>(
+        &self,
+        place: &Place<'_, D>,
+        at: TablePage,
+        first_copy: &Page,
+        checksum: Checksum,
+    ) -> io::Result<Records> {
+        let geometry = &place.superblock.geometry;
+        let first_megabyte = geometry.first_megabyte(at);
+        if let Some(records) = Records::read(first_copy, first_megabyte, checksum) {
+            return Ok(records);
+        }
+        let mut second_copy = Page::zeroes(1);
+        place
+            .disk
+            .read(geometry.table_page(at, 1), &mut second_copy)?;
+        Records::read(&second_copy[0], first_megabyte, checksum).ok_or_else(|| {
+            let page = geometry.table_page(at, 0);
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("both copies of page {page} of the table are damaged"),
+            )
+        })
+    }
+
+    fn write_tags<D: Disk>(
+        &self,
+        place: &Place<'_, D>,
+        segment: usize,
+        page: u64,
+    ) -> io::Result<()> {
+        let checksum = place.superblock.checksum();
+        let base = &place.superblock.geometry.segments[segment];
+        let first_unit = u64::from(base.first_megabyte) * UNITS;
+        let mut pages = Page::zeroes(1);
+        place.disk.read(base.tags + page, &mut pages)?;
+        for number in sectors_of(page) {
+            let units = Sector::empty(number).units();
+            // The last sector has room for the next segment's first megabyte.
+            let end_unit = u64::from(base.end_megabyte()) * UNITS;
+            let start = first_unit + units.start;
+            let end = end_unit.min(first_unit + units.end);
+            if start >= end {
+                break;
+            }
+            let megabytes = (start / UNITS) as u32..=((end - 1) / UNITS) as u32;
+            let is_new = |megabyte| self.frozen.newly_tagged.contains(&megabyte);
+            let was_there = megabytes.clone().any(|megabyte| {
+                place.tagged.contains(megabyte)
+                    && !is_new(megabyte)
+                    && !place.tagged_later.contains(&megabyte)
+            });
+            let mut changed = self.frozen.tags.range(start..end).peekable();
+            if changed.peek().is_none() && !megabytes.clone().any(is_new) {
+                continue;
+            }
+            let mut sector = match Sector::read(&pages[0], number, checksum) {
+                _ if !was_there => Sector::empty(number),
+                Some(sector) => sector,
+                // Left as it is, so that whoever asks for its tags is told. A check repairs it.
+                None => continue,
+            };
+            for unit in (start..end).filter(|unit| is_new((unit / UNITS) as u32)) {
+                sector.set(TagPlace::of(unit - first_unit), 0);
+            }
+            for (unit, tag) in changed {
+                sector.set(TagPlace::of(unit - first_unit), *tag);
+            }
+            sector.write(&mut pages[0], checksum);
+        }
+        place.disk.write(base.tags + page, &pages)
+    }
+
+    fn write_superblock<D: Disk>(&self, place: &mut Place<'_, D>) -> io::Result<()> {
+        let mut superblock = place.superblock.clone();
+        superblock.epoch = self.epoch;
+        superblock.sequence = self.sequence;
+        for (segment, last) in last_pages(&self.pages.iter().copied().collect()) {
+            let written = &mut superblock.geometry.segments[segment].table_written;
+            *written = (*written).max(last + 1);
+        }
+        write_superblock(place.disk, &mut superblock)?;
+        *place.superblock = superblock;
+        Ok(())
+    }
+}
+
+/// Sees that the second copies of these pages are there, before the first ones are written over: a crash
+/// may have torn them since.
+fn mend_second_copies<D: Disk>(
+    place: &Place<'_, D>,
+    run: &[TablePage],
+    first_copies: &[Page],
+) -> io::Result<()> {
+    let geometry = &place.superblock.geometry;
+    let checksum = place.superblock.checksum();
+    let mut second_copies = Page::zeroes(run.len());
+    let first_page = geometry.table_page(run[0], 1);
+    place.disk.read(first_page, &mut second_copies)?;
+    let mut is_mended = false;
+    for ((at, first), second) in run.iter().zip(first_copies).zip(&second_copies) {
+        let is_sound = |page| Records::read(page, geometry.first_megabyte(*at), checksum).is_some();
+        let was_written = at.page < geometry.segments[at.segment].table_written;
+        if was_written && is_sound(first) && !is_sound(second) {
+            let page = geometry.table_page(*at, 1);
+            place.disk.write(page, std::slice::from_ref(first))?;
+            is_mended = true;
+        }
+    }
+    if is_mended {
+        place.disk.flush()?;
+    }
+    Ok(())
+}
+
+/// Writes both copies of a superblock, with the next generation. The second one becomes durable with the
+/// next flush.
+pub(crate) fn write_superblock<D: Disk>(disk: &D, superblock: &mut Superblock) -> io::Result<()> {
+    superblock.generation += 1;
+    let pages = superblock.to_pages();
+    disk.write(SUPERBLOCK_COPIES[0], &pages)?;
+    if !weakened(Weakness::SuperblockNotFlushed) {
+        disk.flush()?;
+    }
+    disk.write(SUPERBLOCK_COPIES[1], &pages)
+}
+
+/// The segments that these pages belong to, with the last page of each.
+fn last_pages(pages: &BTreeSet<TablePage>) -> Vec<(usize, u32)> {
+    let mut last: Vec<(usize, u32)> = Vec::new();
+    for page in pages {
+        match last.last_mut() {
+            Some((segment, last)) if *segment == page.segment => *last = page.page,
+            _ => last.push((page.segment, page.page)),
+        }
+    }
+    last
+}
+
+/// The segment and the page in its tags that a unit's tag lies in.
+fn tag_page(geometry: &Geometry, unit: u64) -> Option<(usize, u64)> {
+    let segment = geometry.segment_of(u32::try_from(unit / UNITS).ok()?)?;
+    let first = u64::from(geometry.segments[segment].first_megabyte) * UNITS;
+    Some((segment, TagPlace::of(unit - first).page))
+}

@@ -1,0 +1,382 @@
+//! Where a pool's metadata lies on its device: pure arithmetic.
+//!
+//! Superblocks, journal and the first segment lie one behind the other; `docs/ON_DISK_FORMAT.md` has a
+//! picture.
+//!
+//! A segment has room for the metadata of a range of megabytes, and stands at the beginning of that
+//! range, the first one behind the journal. A pool that grows beyond its segments gets another one.
+//!
+//! All of this is space of the pool that is never allocated, so a block's offset in the pool is its
+//! offset on the device.
+
+use std::ops::Range;
+
+use crate::block_map::{MegabyteMap, UNITS, units_of};
+
+use crate::limits::{
+    MAX_JOURNAL_PAGES, MAX_RECORD_PAGES, MAX_SEGMENTS, MIN_JOURNAL_PAGES, PAGE_BYTES,
+    RECORDS_PER_PAGE, SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TAGS_PER_PAGE,
+};
+
+const JOURNAL_FIRST_PAGE: u64 = SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES;
+
+/// Pages of a pool per page of one half of its journal.
+const PAGES_PER_JOURNAL_PAGE: u64 = 4096;
+
+/// Pages of tags of a segment for which space is set aside: those of 32 GiB.
+const MAX_TAG_PAGES_SET_ASIDE: u64 = 1 << 14;
+
+/// The metadata of a range of megabytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) first_megabyte: u32,
+    /// Megabytes that it has room for.
+    pub(crate) megabytes: u32,
+    /// First page of each copy of the table.
+    pub(crate) tables: [u64; 2],
+    pub(crate) table_pages: u32,
+    /// Pages of the table that were ever written. The others stand for megabytes without blocks.
+    pub(crate) table_written: u32,
+    /// First page of the tags.
+    pub(crate) tags: u64,
+    pub(crate) tag_pages: u64,
+}
+
+impl Segment {
+    /// A segment for these megabytes that begins at this page.
+    fn new(first_megabyte: u32, megabytes: u32, first_page: u64) -> Self {
+        let table_pages = megabytes.div_ceil(RECORDS_PER_PAGE as u32);
+        let tables = [first_page, first_page + u64::from(table_pages)];
+        Self {
+            first_megabyte,
+            megabytes,
+            tables,
+            table_pages,
+            table_written: 0,
+            tags: tables[1] + u64::from(table_pages),
+            tag_pages: (u64::from(megabytes) * UNITS).div_ceil(TAGS_PER_PAGE),
+        }
+    }
+
+    /// The pages that it takes.
+    fn pages(&self) -> Range<u64> {
+        self.tables[0]..self.tags.saturating_add(self.tag_pages)
+    }
+
+    /// The megabyte after its last.
+    pub(crate) fn end_megabyte(&self) -> u32 {
+        self.first_megabyte.saturating_add(self.megabytes)
+    }
+
+    /// Whether the parts lie one after another and have room for the megabytes.
+    fn is_consistent(&self) -> bool {
+        let wanted = Self {
+            table_written: self.table_written,
+            ..Self::new(self.first_megabyte, self.megabytes, self.tables[0])
+        };
+        self.megabytes > 0
+            && self.first_megabyte.checked_add(self.megabytes).is_some()
+            && *self == wanted
+            && self.table_written <= self.table_pages
+    }
+}
+
+/// A page of a pool's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TablePage {
+    /// Position of its segment.
+    pub(crate) segment: usize,
+    /// Position in the segment's table.
+    pub(crate) page: u32,
+}
+
+/// Where everything lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Pages of the pool, metadata included.
+    pub(crate) total_pages: u64,
+    /// First page of each half of the journal.
+    pub(crate) journal: [u64; 2],
+    /// Pages of a half.
+    pub(crate) journal_pages: u64,
+    pub(crate) segments: Vec<Segment>,
+}
+
+impl Geometry {
+    /// That of a new pool of so many pages, or `None` if it would have no room for a block.
+    pub fn new(total_pages: u64) -> Option<Self> {
+        let journal_pages = total_pages / PAGES_PER_JOURNAL_PAGE;
+        let journal_pages = journal_pages.clamp(MIN_JOURNAL_PAGES, MAX_JOURNAL_PAGES);
+        Self::with_journal(total_pages, journal_pages)
+    }
+
+    /// That of a new pool with a journal of so many pages in each half.
+    pub fn with_journal(total_pages: u64, journal_pages: u64) -> Option<Self> {
+        let journal = [JOURNAL_FIRST_PAGE, JOURNAL_FIRST_PAGE + journal_pages];
+        let megabytes = u32::try_from(total_pages.div_ceil(UNITS)).ok()?;
+        let segment = Segment::new(0, megabytes, journal[1] + journal_pages);
+        (megabytes > 0 && segment.pages().end < total_pages).then(|| Self {
+            total_pages,
+            journal,
+            journal_pages,
+            segments: vec![segment],
+        })
+    }
+
+    /// Bytes of the smallest pool.
+    pub fn minimum_bytes() -> u64 {
+        let pages = (1..=UNITS).find(|&pages| Self::new(pages).is_some());
+        pages.unwrap_or(UNITS) * PAGE_BYTES as u64
+    }
+
+    /// The pool with so many pages, more than now. Where the new space has no room for its metadata,
+    /// or the superblock none for another segment, less is added, or nothing.
+    pub fn grown(&self, total_pages: u64) -> Self {
+        let mut grown = self.clone();
+        let covered = self.covered_megabytes();
+        let covered_pages = u64::from(covered) * UNITS;
+        grown.total_pages = total_pages.min(covered_pages).max(self.total_pages);
+        let more = u32::try_from(total_pages.div_ceil(UNITS)).unwrap_or(u32::MAX);
+        if more > covered && self.segments.len() < MAX_SEGMENTS {
+            let segment = Segment::new(covered, more - covered, covered_pages);
+            if segment.pages().end < total_pages {
+                grown.segments.push(segment);
+                grown.total_pages = total_pages;
+            }
+        }
+        grown
+    }
+
+    /// The pool with so many pages, fewer than now, or `None` if its metadata does not lie within
+    /// them. Segments that lie wholly beyond are given up.
+    pub fn shrunk(&self, total_pages: u64) -> Option<Self> {
+        let mut shrunk = self.clone();
+        shrunk.total_pages = total_pages;
+        // The first one stands behind the journal: without it there is no pool.
+        let kept = |segment: &Segment| {
+            let first_page = u64::from(segment.first_megabyte) * UNITS;
+            first_page == 0 || first_page < total_pages
+        };
+        shrunk.segments.retain(kept);
+        let inside = |segment: &Segment| segment.pages().end < total_pages;
+        shrunk.segments.iter().all(inside).then_some(shrunk)
+    }
+
+    /// The pages that metadata takes, in order.
+    pub fn reserved(&self) -> impl Iterator<Item = Range<u64>> {
+        let (first, others) = self
+            .segments
+            .split_first()
+            .map_or((0, &[][..]), |split| (split.0.pages().end, split.1));
+        std::iter::once(0..first).chain(others.iter().map(Segment::pages))
+    }
+
+    /// Whether these blocks of a megabyte lie inside the pool, and none in metadata.
+    pub(crate) fn has_room(&self, megabyte: u32, map: &MegabyteMap) -> bool {
+        let first = u64::from(megabyte) * UNITS;
+        let blocks = map.blocks().map(|slot| {
+            let start = first + slot.first_unit() as u64;
+            start..start + units_of(slot.block_type)
+        });
+        let is_inside = |block: Range<u64>| {
+            let mut reserved = self.reserved();
+            block.end <= self.total_pages
+                && !reserved.any(|taken| taken.start < block.end && block.start < taken.end)
+        };
+        blocks.into_iter().all(is_inside)
+    }
+
+    /// How many pages metadata takes.
+    pub fn reserved_pages(&self) -> u64 {
+        self.reserved().map(|pages| pages.end - pages.start).sum()
+    }
+
+    /// The pages for which space is set aside, in order: superblocks, journal, table, and tags if they do
+    /// not take much. Of a large pool many tags are never written.
+    pub fn set_aside(&self) -> impl Iterator<Item = Range<u64>> {
+        let parts = self.reserved().zip(&self.segments);
+        parts.map(|(pages, segment)| {
+            let has_few_tags = segment.tag_pages <= MAX_TAG_PAGES_SET_ASIDE;
+            pages.start..if has_few_tags {
+                pages.end
+            } else {
+                segment.tags
+            }
+        })
+    }
+
+    /// The first page of each copy of the first segment's table.
+    pub fn tables(&self) -> [u64; 2] {
+        self.segments[0].tables
+    }
+
+    /// How many segments there are.
+    pub fn segment_count(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Pages of the longest record in its journal: several fit a half, even of the smallest journal, where
+    /// two pages are enough for a megabyte with all its tags.
+    pub(crate) fn record_pages(&self) -> usize {
+        MAX_RECORD_PAGES.min(self.journal_pages as usize / 4)
+    }
+
+    /// Pages of the pool.
+    pub fn total_pages(&self) -> u64 {
+        self.total_pages
+    }
+
+    /// Megabytes that the segments have room for.
+    pub fn covered_megabytes(&self) -> u32 {
+        self.segments.last().map_or(0, Segment::end_megabyte)
+    }
+
+    /// Megabytes of the pool, the last of which may not be whole.
+    pub fn megabytes(&self) -> u32 {
+        u32::try_from(self.total_pages.div_ceil(UNITS)).unwrap_or(u32::MAX)
+    }
+
+    /// The page of the table, and the place in it, that a megabyte's record has.
+    pub(crate) fn record_place(&self, megabyte: u32) -> Option<(TablePage, usize)> {
+        let segment = self.segment_of(megabyte)?;
+        let record = (megabyte - self.segments[segment].first_megabyte) as usize;
+        let page = TablePage {
+            segment,
+            page: (record / RECORDS_PER_PAGE) as u32,
+        };
+        Some((page, record % RECORDS_PER_PAGE))
+    }
+
+    /// The first megabyte that a page of the table is about.
+    pub(crate) fn first_megabyte(&self, page: TablePage) -> u32 {
+        self.segments[page.segment].first_megabyte + page.page * RECORDS_PER_PAGE as u32
+    }
+
+    /// The page on the device of a copy of a page of the table.
+    pub(crate) fn table_page(&self, page: TablePage, copy: usize) -> u64 {
+        self.segments[page.segment].tables[copy] + u64::from(page.page)
+    }
+
+    pub(crate) fn segment_of(&self, megabyte: u32) -> Option<usize> {
+        let after = self
+            .segments
+            .partition_point(|segment| segment.first_megabyte <= megabyte);
+        let segment = after.checked_sub(1)?;
+        (megabyte < self.segments[segment].end_megabyte()).then_some(segment)
+    }
+
+    /// Whether a geometry that was read from a device can be one. What does not hold, if not.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let fail = |text: &str| Err(text.to_owned());
+        if self.total_pages > (u64::from(u32::MAX) - 1) * UNITS {
+            return fail("the pool's size is impossible");
+        }
+        let is_possible = (MIN_JOURNAL_PAGES..=MAX_JOURNAL_PAGES).contains(&self.journal_pages);
+        if !is_possible
+            || self.journal != [JOURNAL_FIRST_PAGE, JOURNAL_FIRST_PAGE + self.journal_pages]
+        {
+            return fail("the journal's place is impossible");
+        }
+        let mut next_megabyte = 0;
+        for (position, segment) in self.segments.iter().enumerate() {
+            let first_page = match position {
+                0 => self.journal[1] + self.journal_pages,
+                _ => u64::from(segment.first_megabyte) * UNITS,
+            };
+            if segment.first_megabyte != next_megabyte
+                || segment.tables[0] != first_page
+                || !segment.is_consistent()
+                || segment.pages().end >= self.total_pages
+            {
+                return Err(format!("the place of segment {position} is impossible"));
+            }
+            next_megabyte = segment.end_megabyte();
+        }
+        if self.segments.is_empty() || self.megabytes() > next_megabyte {
+            return fail("its segments do not cover the pool");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = UNITS;
+
+    #[test]
+    fn metadata_takes_a_small_part_of_a_pool() {
+        for (pages, most) in [(MIB, 50), (64 * MIB, 200), (1024 * MIB, 1200)] {
+            let geometry = Geometry::new(pages).expect("room");
+            assert_eq!(geometry.check(), Ok(()));
+            assert!(
+                geometry.reserved_pages() <= most,
+                "{}",
+                geometry.reserved_pages()
+            );
+        }
+        let tebibyte = Geometry::new(1 << 28).expect("room");
+        assert!(tebibyte.reserved_pages() * 400 < tebibyte.total_pages);
+    }
+
+    #[test]
+    fn the_smallest_pool_has_room_for_a_block() {
+        let pages = Geometry::minimum_bytes() / PAGE_BYTES as u64;
+        let geometry = Geometry::new(pages).expect("room");
+        assert!(geometry.reserved_pages() < pages);
+        assert_eq!(Geometry::new(pages - 1), None);
+    }
+
+    #[test]
+    fn growth_adds_segments_and_shrinking_gives_them_up() {
+        let small = Geometry::new(10 * MIB + 7).expect("room");
+        assert_eq!(small.grown(10 * MIB + 9).segments.len(), 1);
+        assert_eq!(small.grown(10 * MIB + 9).total_pages, 10 * MIB + 9);
+        let clamped = small.grown(11 * MIB + 2);
+        assert_eq!(clamped.total_pages, 11 * MIB, "no room for a segment");
+        let grown = small.grown(40 * MIB);
+        assert_eq!(grown.check(), Ok(()));
+        assert_eq!(grown.segments.len(), 2);
+        assert_eq!(grown.segments[1].tables[0], 11 * MIB);
+        let places: Vec<_> = [0, 10, 11, 39, 40]
+            .map(|megabyte| grown.segment_of(megabyte))
+            .to_vec();
+        assert_eq!(places, [Some(0), Some(0), Some(1), Some(1), None]);
+        let shrunk = grown.shrunk(11 * MIB).expect("room");
+        assert_eq!(shrunk.segments.len(), 1);
+        assert_eq!(shrunk.check(), Ok(()));
+        assert_eq!(grown.shrunk(11 * MIB + 1), None, "a segment would be cut");
+        assert_eq!(grown.shrunk(12), None);
+        assert_eq!(grown.shrunk(0), None);
+        let mut most = small;
+        for step in 1..100 {
+            most = most.grown((20 + 10 * step) * MIB);
+            assert_eq!(most.check(), Ok(()));
+        }
+        assert_eq!(most.segments.len(), MAX_SEGMENTS);
+    }
+
+    #[test]
+    fn an_impossible_geometry_is_told() {
+        let good = Geometry::new(40 * MIB).expect("room").grown(80 * MIB);
+        let mut bad = Vec::new();
+        let mut change = |change: &dyn Fn(&mut Geometry)| {
+            let mut geometry = good.clone();
+            change(&mut geometry);
+            bad.push(geometry);
+        };
+        change(&|geometry| geometry.total_pages += 10 * MIB);
+        change(&|geometry| geometry.total_pages = 30);
+        change(&|geometry| geometry.journal[1] += 1);
+        change(&|geometry| geometry.journal_pages = u64::MAX / 2);
+        change(&|geometry| geometry.segments.clear());
+        change(&|geometry| geometry.segments[1].first_megabyte += 1);
+        change(&|geometry| geometry.segments[0].tags += 1);
+        change(&|geometry| geometry.segments[1].table_written = u32::MAX);
+        change(&|geometry| geometry.segments[0].megabytes = 0);
+        for geometry in bad {
+            assert!(geometry.check().is_err(), "{geometry:?}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The file of a pool, as its metadata sees it: pages, by plain system calls of a thread that may block.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use chimaera_fork::Private;
+use chimaera_proto::ModuleError;
+use chimaera_proto::bdev::UNIT_BYTES;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use zerocopy::IntoBytes;
+
+use crate::{Disk, PAGE_BYTES, Page};
+
+/// Pages that are set aside in memory at most: 64 MiB.
+const MAX_PAGES_IN_MEMORY: u64 = 1 << 14;
+
+/// A pool's file. A forked child does not have it: with it, it would have the lock.
+pub type PoolFile = Arc<Private<File>>;
+
+/// Makes a file a pool's. To close it may take as long as its file system likes.
+///
+/// # Errors
+/// No memory.
+pub fn pool_file(file: File) -> Result<PoolFile, ModuleError> {
+    match Private::adopt(file) {
+        Ok(file) => Ok(Arc::new(file.closed_apart())),
+        Err((_, error)) => Err(ModuleError::system(
+            "cannot keep a file from children",
+            &error,
+        )),
+    }
+}
+
+/// A file or device that metadata lies on.
+#[derive(Clone, Debug)]
+pub struct FileDisk(PoolFile);
+
+impl FileDisk {
+    /// A disk on this file, whose pages are read and written as its own I/O mode has it.
+    #[must_use]
+    pub fn new(file: PoolFile) -> Self {
+        Self(file)
+    }
+
+    /// Has the file system set space aside for pages of a regular file, where it can: so that metadata
+    /// never finds the file system full. On tmpfs, where space is memory, not for very much.
+    ///
+    /// # Errors
+    /// That there is not as much space.
+    pub fn set_aside(&self, pages: Range<u64>) -> io::Result<()> {
+        let is_in_memory =
+            fstatfs(&self.0).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
+        let is_much = pages.end - pages.start > MAX_PAGES_IN_MEMORY;
+        if (is_in_memory && is_much) || !self.0.metadata()?.is_file() {
+            return Ok(());
+        }
+        let bytes = |pages| i64::try_from(pages * PAGE_BYTES as u64).map_err(io::Error::other);
+        let (offset, len) = (bytes(pages.start)?, bytes(pages.end - pages.start)?);
+        match fallocate(&self.0, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
+            Err(nix::Error::EOPNOTSUPP | nix::Error::ENOSYS) | Ok(()) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl Disk for FileDisk {
+    fn read(&self, first_page: u64, pages: &mut [Page]) -> io::Result<()> {
+        let offset = first_page * PAGE_BYTES as u64;
+        self.0.read_exact_at(pages.as_mut_bytes(), offset)
+    }
+
+    fn write(&self, first_page: u64, pages: &[Page]) -> io::Result<()> {
+        let offset = first_page * PAGE_BYTES as u64;
+        self.0.write_all_at(pages.as_bytes(), offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+/// How long the file is, and what stands in it behind its last whole page.
+pub fn size_and_tail(path: &Path, file: &File) -> Result<(u64, Vec<u8>), ModuleError> {
+    let failed = |error: &io::Error| {
+        ModuleError::system(
+            format_args!("cannot find out the size of {}", path.display()),
+            error,
+        )
+    };
+    let size = size_of(file).map_err(|error| failed(&error))?;
+    let tail_bytes = (size % UNIT_BYTES) as usize;
+    if tail_bytes == 0 {
+        return Ok((size, Vec::new()));
+    }
+    // A whole page, as direct I/O wants it, of which so many bytes are there.
+    let mut page = [Page::ZERO];
+    let offset = size - tail_bytes as u64;
+    let mut read = 0;
+    while read < tail_bytes {
+        match file.read_at(&mut page[0].0[read..], offset + read as u64) {
+            Ok(0) => break,
+            Ok(count) => read += count,
+            // What direct I/O does not let one see is taken for data.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                return Ok((size, vec![u8::MAX; tail_bytes]));
+            }
+            Err(error) => return Err(failed(&error)),
+        }
+    }
+    Ok((size, page[0].0[..tail_bytes].to_vec()))
+}
+
+/// Bytes of a file or device now.
+pub fn size_of(file: &File) -> io::Result<u64> {
+    let metadata = file.metadata()?;
+    if metadata.file_type().is_block_device() {
+        let mut device = file;
+        return device.seek(SeekFrom::End(0));
+    }
+    Ok(metadata.len())
+}

@@ -1,0 +1,325 @@
+//! Looking at pools without a daemon: what stands on a file or device, whether it is sound, and repairs.
+//!
+//! What is looked at may be in use by a daemon, and is then a moment that may have passed. Whatever
+//! writes needs the file or device for itself.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use chimaera_proto::bdev::{BlockType, IoEngine, PerfMetrics, UNIT_BYTES};
+use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
+use chimaera_proto::{ModuleError, PoolId, Status};
+
+use super::disk::{FileDisk, PoolFile, pool_file, size_and_tail};
+use super::exclusive;
+use super::path::{check_stores, refused};
+use crate::check::{self as whole, Checked};
+use crate::recovery::OpenError;
+use crate::{FORMAT_VERSION, PAGE_BYTES, signature};
+
+/// What stands on a file or device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inspection {
+    /// The pool's unique id, which no other pool has.
+    pub uuid: [u8; 16],
+    /// Version of the format.
+    pub format_version: u32,
+    /// Feature bits: who does not know one must not open the pool, may only read it, may use it.
+    pub features: [u64; 3],
+    /// The pool's id.
+    pub pool: PoolId,
+    /// The pool's name.
+    pub name: String,
+    /// User and group that own it.
+    pub owner: (u32, u32),
+    /// Permission bits.
+    pub mode: u32,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// Bytes of the pool, those of its metadata included.
+    pub total_size: u64,
+    /// Bytes of its metadata.
+    pub metadata_size: u64,
+    /// Bytes that can be allocated.
+    pub remaining_size: u64,
+    /// Alignment of device operations in bytes.
+    pub alignment: u32,
+    /// Operations in flight on the device per worker.
+    pub io_depth: u32,
+    /// What carries out the I/O, as it was asked for.
+    pub io_engine: IoEngine,
+    /// The declared characteristics.
+    pub perf_metrics: PerfMetrics,
+    /// Allocated blocks of 4 KiB, 64 KiB, 256 KiB and 1 MiB.
+    pub blocks: [u64; 4],
+    /// Megabytes whose blocks have owner tags, or had.
+    pub tagged_megabytes: u64,
+    /// How often the superblock was written.
+    pub generation: u64,
+    /// The epoch that the table is of.
+    pub epoch: u64,
+    /// Records of the journal that are not in the table yet: none after an orderly end.
+    pub journal_records: u64,
+    /// How often the pool has grown into space with metadata of its own.
+    pub segments: usize,
+    /// Whether a daemon has it open now.
+    pub in_use: bool,
+    /// Damage that [`check`] repairs.
+    pub repairable: Vec<String>,
+    /// Damage that nothing repairs.
+    pub lost: Vec<String>,
+    /// Whether what can be repaired was.
+    pub repaired: bool,
+}
+
+impl Inspection {
+    /// Whether nothing is damaged, or no longer.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.lost.is_empty() && (self.repairable.is_empty() || self.repaired)
+    }
+
+    /// This one, with only the damage that another one of the same pool has too.
+    fn with_damage_of_both(mut self, other: &Self) -> Self {
+        self.lost.retain(|text| other.lost.contains(text));
+        self.repairable
+            .retain(|text| other.repairable.contains(text));
+        self
+    }
+}
+
+/// How often metadata that a daemon may be changing is looked at before it is called damaged.
+const LOOKS_WHILE_IN_USE: usize = 8;
+
+/// Reads what stands on a file or device, and checks all of it. Writes nothing. Blocks.
+///
+/// While a daemon uses it, what is read is of several moments and may not go together: only what is
+/// found each time counts as damage.
+///
+/// # Errors
+/// [`Status::NotFound`] if there is no such file, or no pool in it; [`Status::CorruptedMetadata`] if no
+/// superblock is left; [`Status::Unsupported`] for a pool of a newer program; and the device's.
+pub fn inspect(path: &Path) -> Result<Inspection, ModuleError> {
+    let (file, in_use) = open(path, false)?;
+    let file = pool_file(file)?;
+    let mut found = examine(path, &file, in_use, false);
+    if in_use {
+        for _ in 1..LOOKS_WHILE_IN_USE {
+            if found.as_ref().is_ok_and(Inspection::is_sound) {
+                break;
+            }
+            let again = examine(path, &file, in_use, false);
+            found = match (found, again) {
+                (Ok(before), Ok(again)) => Ok(again.with_damage_of_both(&before)),
+                (_, again) => again,
+            };
+        }
+    }
+    found
+}
+
+/// As [`inspect`], on a file or device that nobody uses; with `repair`, repairs what can be repaired,
+/// unless something cannot.
+///
+/// # Errors
+/// As [`inspect`]; [`Status::Busy`] if it is in use.
+pub fn check(path: &Path, repair: bool) -> Result<Inspection, ModuleError> {
+    let (file, _) = patiently(path, repair)?;
+    examine(path, &pool_file(file)?, false, repair)
+}
+
+/// Gives the pool on a file or device that nobody uses another name: its path, after it was moved.
+///
+/// # Errors
+/// As [`check`], also if the metadata is damaged; [`Status::InvalidArgument`] for an impossible name.
+pub fn rename(path: &Path, name: &str) -> Result<(), ModuleError> {
+    if name.is_empty() || name.len() > MAX_POOL_NAME_BYTES || name.contains('\0') {
+        return Err(error(
+            path,
+            Status::InvalidArgument,
+            format_args!(
+                "a pool's name has from 1 to {MAX_POOL_NAME_BYTES} bytes, none of them zero"
+            ),
+        ));
+    }
+    let (file, _) = patiently(path, true)?;
+    let disk = FileDisk::new(pool_file(file)?);
+    whole::rename(disk, name.to_owned()).map_err(|problem| explain(path, problem, None))
+}
+
+/// As [`open`], and waits a moment for what a process that was killed had under way.
+fn patiently(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
+    let opened = exclusive::patiently(
+        || match open(path, writes) {
+            Ok((_, true)) => Err(None),
+            Ok(opened) => Ok(opened),
+            Err(error) => Err(Some(error)),
+        },
+        |error| match error {
+            None => true,
+            Some(error) => error.failure.status == Status::Busy,
+        },
+    );
+    opened.map_err(|error| error.unwrap_or_else(|| busy(path)))
+}
+
+/// Opens a file or device, and tells whether somebody else uses it. The lock goes with the file.
+fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
+    let failed = |error: &io::Error| refused("open", path, error);
+    let kind = std::fs::metadata(path)
+        .map_err(|error| failed(&error))?
+        .file_type();
+    let mut options = OpenOptions::new();
+    options.read(true).write(writes);
+    if kind.is_block_device() {
+        let exclusive = options.clone().custom_flags(libc::O_EXCL).open(path);
+        return match exclusive {
+            Ok(file) => Ok((file, false)),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && writes => Err(busy(path)),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                let file = options.open(path).map_err(|error| failed(&error))?;
+                Ok((file, true))
+            }
+            Err(error) => Err(failed(&error)),
+        };
+    }
+    if !kind.is_file() {
+        return Err(error(
+            path,
+            Status::InvalidArgument,
+            format_args!("it is neither a regular file nor a block device"),
+        ));
+    }
+    let file = options.open(path).map_err(|error| failed(&error))?;
+    check_stores(path, &file)?;
+    match file.try_lock() {
+        Ok(()) => Ok((file, false)),
+        Err(TryLockError::WouldBlock) => Ok((file, true)),
+        Err(TryLockError::Error(error)) => Err(failed(&error)),
+    }
+}
+
+fn examine(
+    path: &Path,
+    file: &PoolFile,
+    in_use: bool,
+    repair: bool,
+) -> Result<Inspection, ModuleError> {
+    let (size, tail) = size_and_tail(path, file)?;
+    let disk = FileDisk::new(PoolFile::clone(file));
+    let mut blocks = [0; 4];
+    let mut allocated_bytes = 0;
+    let checked = whole::check(&disk, repair, &mut |_, map| {
+        for slot in map.blocks() {
+            blocks[slot.block_type as usize] += 1;
+            allocated_bytes += slot.block_type.size();
+        }
+    });
+    match checked {
+        Ok(checked) => Ok(report(checked, blocks, allocated_bytes, in_use, size)),
+        Err(problem) => Err(explain(path, problem, Some((&disk, size, &tail)))),
+    }
+}
+
+fn report(
+    checked: Checked,
+    blocks: [u64; 4],
+    allocated_bytes: u64,
+    in_use: bool,
+    size: u64,
+) -> Inspection {
+    let mut lost = checked.lost;
+    let superblock = checked.superblock;
+    let geometry = &superblock.geometry;
+    let total_size = geometry.total_pages() * UNIT_BYTES;
+    if size < total_size {
+        lost.push(format!(
+            "it has {size} bytes, and the pool has {total_size}: it was cut off"
+        ));
+    }
+    let metadata_size = geometry.reserved_pages() * PAGE_BYTES as u64;
+    let features = superblock.features;
+    let identity = superblock.identity;
+    Inspection {
+        uuid: superblock.uuid,
+        format_version: FORMAT_VERSION,
+        features: [
+            features.incompatible,
+            features.read_only_compatible,
+            features.compatible,
+        ],
+        pool: identity.pool,
+        name: identity.name,
+        owner: (identity.owner.user, identity.owner.group),
+        mode: identity.owner.mode,
+        created: superblock.created,
+        total_size,
+        metadata_size,
+        remaining_size: total_size.saturating_sub(metadata_size + allocated_bytes),
+        alignment: identity.alignment,
+        io_depth: identity.io_depth,
+        io_engine: identity.io_engine,
+        perf_metrics: identity.metrics,
+        blocks,
+        tagged_megabytes: checked.tagged_megabytes,
+        generation: superblock.generation,
+        epoch: superblock.epoch,
+        journal_records: checked.journal_records,
+        segments: geometry.segment_count(),
+        in_use,
+        repairable: checked.repairable,
+        lost,
+        repaired: checked.repaired,
+    }
+}
+
+/// Types of the blocks that [`Inspection::blocks`] counts, in its order.
+pub const COUNTED: [BlockType; 4] = BlockType::ALL;
+
+/// `place` is where to look for what is there instead of a pool: the disk, its size, and its last bytes.
+fn explain(path: &Path, problem: OpenError, place: Option<(&FileDisk, u64, &[u8])>) -> ModuleError {
+    match problem {
+        OpenError::Device(cause) => {
+            ModuleError::system(format_args!("cannot read {}", path.display()), &cause)
+        }
+        OpenError::NoPool => {
+            let contents =
+                place.and_then(|(disk, size, tail)| signature::probe(disk, size, tail).ok());
+            match contents {
+                Some(contents) => error(
+                    path,
+                    Status::NotFound,
+                    format_args!("it holds {contents}, and no pool"),
+                ),
+                None => error(path, Status::NotFound, format_args!("it holds no pool")),
+            }
+        }
+        OpenError::Overwritten(contents) => error(
+            path,
+            Status::NotBlank,
+            format_args!("it held a pool, over which {contents} was written"),
+        ),
+        OpenError::Damaged(text) => error(
+            path,
+            Status::CorruptedMetadata,
+            format_args!("corrupted block metadata: {text}"),
+        ),
+        OpenError::Unsupported(text) | OpenError::OnlyReadable(text) => {
+            error(path, Status::Unsupported, format_args!("{text}"))
+        }
+    }
+}
+
+fn busy(path: &Path) -> ModuleError {
+    error(
+        path,
+        Status::Busy,
+        format_args!("it is in use: destroy the pool in its daemon, or stop the daemon, first"),
+    )
+}
+
+fn error(path: &Path, status: Status, text: std::fmt::Arguments<'_>) -> ModuleError {
+    ModuleError::new(status, format!("{}: {text}", path.display()))
+}

@@ -1,0 +1,15 @@
+//! Files and devices with pools on them: having one to oneself, and looking at it without a daemon.
+
+// Here are the files that the rest of the crate does without.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
+
+mod disk;
+mod exclusive;
+mod inspect;
+mod path;
+
+pub use chimaera_proto::ModuleError;
+pub use disk::{FileDisk, PoolFile, pool_file, size_and_tail, size_of};
+pub use exclusive::{Lock, busy, lock, patiently};
+pub use inspect::{COUNTED, Inspection, check, inspect, rename};
+pub use path::{check_stores, ends_with_slash, refused};

@@ -1,0 +1,107 @@
+//! What keeps a path from being opened, in words that say what to do.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use chimaera_proto::{ModuleError, Status};
+use nix::sys::statfs::{
+    BPF_FS_MAGIC, CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC, FsType, PROC_SUPER_MAGIC,
+    SECURITYFS_MAGIC, SYSFS_MAGIC, TRACEFS_MAGIC, fstatfs,
+};
+
+/// The error that something could not be done with a path.
+pub fn refused(action: &str, path: &Path, error: &io::Error) -> ModuleError {
+    let shown = path.display();
+    let mut refusal = ModuleError::system(format_args!("cannot {action} {shown}"), error);
+    let errno = error.raw_os_error().unwrap_or(0);
+    // A path that can be none, whatever stands on the disk.
+    if matches!(errno, libc::ELOOP | libc::ENAMETOOLONG | libc::EISDIR) {
+        refusal.failure.status = Status::InvalidArgument;
+    }
+    if let Some(advice) = advice(path, errno) {
+        refusal.message = format!("{}: {advice}", refusal.message);
+    }
+    refusal
+}
+
+/// File systems whose files are the kernel's words and switches. They look regular, and reading one may wait for
+/// ever, or writing it do something to the machine.
+const OF_THE_KERNEL: [FsType; 8] = [
+    PROC_SUPER_MAGIC,
+    SYSFS_MAGIC,
+    DEBUGFS_MAGIC,
+    TRACEFS_MAGIC,
+    SECURITYFS_MAGIC,
+    CGROUP_SUPER_MAGIC,
+    CGROUP2_SUPER_MAGIC,
+    BPF_FS_MAGIC,
+];
+
+/// Refuses an open file that stores nothing. To be asked before anything of it is read.
+pub fn check_stores(path: &Path, file: &File) -> Result<(), ModuleError> {
+    let system = fstatfs(file).map_err(|errno| refused("look at", path, &errno.into()))?;
+    if !OF_THE_KERNEL.contains(&system.filesystem_type()) {
+        return Ok(());
+    }
+    Err(ModuleError::new(
+        Status::InvalidArgument,
+        format!(
+            "{} is a file of the kernel's own, which stores nothing: a file pool needs a regular file on \
+             a disk or in memory, or a block device",
+            path.display()
+        ),
+    ))
+}
+
+fn advice(path: &Path, errno: i32) -> Option<String> {
+    let advice = match errno {
+        libc::ENOENT => match std::fs::read_link(path) {
+            Ok(target) => {
+                return Some(format!(
+                    "it is a symbolic link to {}, which does not exist; create that, or name it instead of \
+                     the link, since no file is made through a link",
+                    target.display()
+                ));
+            }
+            Err(_) if !has_folder(path) => "its folder does not exist; create that first",
+            Err(_) => return None,
+        },
+        libc::ENOTDIR | libc::EISDIR if ends_with_slash(path) => {
+            "it ends with a slash, as only a directory's path does; leave that out"
+        }
+        libc::ENOTDIR => {
+            "something on its way is no directory; see that each part of the path is right"
+        }
+        libc::ELOOP => "its symbolic links lead in a circle, or are too many; name the file itself",
+        libc::ENAMETOOLONG => {
+            "each name in a path has at most 255 bytes on most file systems, and the path 4095; use a \
+             shorter one"
+        }
+        libc::EACCES | libc::EPERM => {
+            return Some(format!(
+                "the runtime runs as user {}, who needs the right to read and write it and to pass each \
+                 directory on its way",
+                nix::unistd::geteuid()
+            ));
+        }
+        libc::EROFS => {
+            "it can only be read; open the pool there with read_only, or use another path"
+        }
+        _ => return None,
+    };
+    Some(advice.to_owned())
+}
+
+/// Whether a file could lie where the path says.
+fn has_folder(path: &Path) -> bool {
+    let folder = path.parent();
+    let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+    folder.is_none_or(Path::is_dir)
+}
+
+/// Whether the path can only be that of a directory.
+pub fn ends_with_slash(path: &Path) -> bool {
+    path.as_os_str().as_bytes().ends_with(b"/")
+}

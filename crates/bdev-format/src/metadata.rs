@@ -1,0 +1,449 @@
+//! The metadata of a pool that is open: commits, checkpoints, and what is asked of it.
+
+use std::io;
+
+use chimaera_proto::bdev::{OwnerTag, PerfMetrics};
+
+use crate::block_map::{Change, UNITS};
+
+use crate::checkpoint::{Checkpoint, Place, write_superblock};
+use crate::geometry::Geometry;
+use crate::journal::{self, Entry};
+use crate::limits::{MAX_EPOCH_CHANGES, SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
+use crate::overlay::{MegabyteSet, Overlay};
+use crate::page::{Disk, Page};
+use crate::scan::Journal;
+use crate::superblock::{Features, Identity, Superblock};
+use crate::table::Record;
+use crate::tags::{Sector, TagPlace};
+use crate::weakness::{Weakness, weakened};
+
+#[cfg(test)]
+mod reopening_tests;
+
+/// The metadata of a pool that is open. A check of it looks at all that it consists of.
+pub struct Metadata<D> {
+    pub(crate) disk: D,
+    pub(crate) superblock: Superblock,
+    pub(crate) tagged: MegabyteSet,
+    /// The epoch of the journal that commits go into.
+    epoch: u64,
+    /// Pages of its half that are taken.
+    taken_pages: u64,
+    /// Changes of megabytes in it.
+    changes: usize,
+    pub(crate) next_sequence: u64,
+    /// The changes of this epoch.
+    pub(crate) overlay: Overlay,
+    /// Brings the epoch before into the table.
+    pub(crate) checkpoint: Option<Checkpoint>,
+    failed: bool,
+}
+
+impl<D: Disk> Metadata<D> {
+    /// Makes a new, empty pool on a blank device or, if `wipe` is set, on any. A crash before this returns
+    /// leaves the new pool, or none, or superblocks that are called damaged, or, if `wipe` is set, what was
+    /// there before: if that was a pool, then whole or none. Blocks.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn format(
+        disk: D,
+        identity: Identity,
+        geometry: Geometry,
+        (uuid, created): ([u8; 16], u64),
+        wipe: bool,
+    ) -> io::Result<Self> {
+        if wipe {
+            wipe_signatures(&disk, geometry.total_pages())?;
+        }
+        let megabytes = geometry.megabytes();
+        let superblock = Superblock {
+            features: Features::default(),
+            uuid,
+            generation: 1,
+            identity,
+            created,
+            epoch: 0,
+            sequence: 0,
+            geometry,
+        };
+        let pages = superblock.to_pages();
+        for first_page in SUPERBLOCK_COPIES.into_iter().rev() {
+            disk.write(first_page, &pages)?;
+            disk.flush()?;
+        }
+        Ok(Self {
+            disk,
+            superblock,
+            tagged: MegabyteSet::new(megabytes),
+            epoch: 1,
+            taken_pages: 0,
+            changes: 0,
+            next_sequence: 1,
+            overlay: Overlay::default(),
+            checkpoint: None,
+            failed: false,
+        })
+    }
+
+    pub(crate) fn after_recovery(
+        disk: D,
+        superblock: Superblock,
+        mut tagged: MegabyteSet,
+        journal: Journal,
+    ) -> Self {
+        let Journal {
+            epoch,
+            older,
+            newer,
+        } = journal;
+        let mut overlay = Overlay::default();
+        for contents in older.contents {
+            overlay.apply(contents, &mut tagged);
+        }
+        let (mut checkpoint, mut taken_pages) = (None, older.taken_pages);
+        let mut changes = older.changes;
+        let is_switched = !newer.contents.is_empty();
+        if is_switched {
+            let frozen = std::mem::take(&mut overlay);
+            let last = older.next_sequence - 1;
+            checkpoint = Some(Checkpoint::new(frozen, epoch, last, &superblock.geometry));
+            (taken_pages, changes) = (newer.taken_pages, newer.changes);
+            for contents in newer.contents {
+                overlay.apply(contents, &mut tagged);
+            }
+        }
+        Self {
+            disk,
+            superblock,
+            tagged,
+            epoch: epoch + u64::from(is_switched),
+            taken_pages,
+            changes,
+            next_sequence: newer.next_sequence,
+            overlay,
+            checkpoint,
+            failed: false,
+        }
+    }
+
+    /// What the pool is.
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// Where everything lies.
+    pub fn geometry(&self) -> &Geometry {
+        &self.superblock.geometry
+    }
+
+    /// Makes these changes durable, and with them all data that was written before: one write and one
+    /// flush, as long as the journal has room. Without changes, one flush. Blocks.
+    ///
+    /// # Errors
+    /// The device's. What is durable then is not known, and nothing more can be committed.
+    pub fn commit(&mut self, changes: &[Change]) -> io::Result<()> {
+        self.check_usable()?;
+        let result = if changes.is_empty() {
+            self.flush_unless(Weakness::DataNotFlushed)
+        } else {
+            let entries: Vec<_> = changes.iter().map(|change| self.entry(change)).collect();
+            let appended = self.append(&entries);
+            if appended.is_err() {
+                // The tags are nowhere else any more. Nothing is written after this.
+                self.overlay
+                    .apply(journal::Contents::of(&entries), &mut self.tagged);
+            }
+            appended
+        };
+        self.failing(result)
+    }
+
+    /// Whether a checkpoint should be taken forward now, by [`Self::advance_checkpoint`].
+    pub fn wants_checkpoint(&self) -> bool {
+        let is_half_full = self.taken_pages > self.geometry().journal_pages / 2
+            || self.changes > MAX_EPOCH_CHANGES / 2;
+        !self.failed && (self.checkpoint.is_some() || is_half_full)
+    }
+
+    /// Takes a checkpoint a small step forward, beginning one if none is under way. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn advance_checkpoint(&mut self) -> io::Result<()> {
+        self.check_usable()?;
+        if self.checkpoint.is_none() {
+            self.switch_halves();
+        }
+        let result = self.step();
+        self.failing(result)
+    }
+
+    /// Brings all that was committed into the table. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn checkpoint(&mut self) -> io::Result<()> {
+        self.check_usable()?;
+        let result = self.finish_checkpoint().and_then(|()| {
+            if self.overlay.is_empty() {
+                return Ok(());
+            }
+            self.switch_halves();
+            self.finish_checkpoint()?;
+            // The second superblock too, so that nothing is left to do.
+            self.disk.flush()
+        });
+        self.failing(result)
+    }
+
+    /// Whether any block of the pool has, or ever had, a tag.
+    pub fn has_tags(&self) -> bool {
+        !self.tagged.is_empty()
+    }
+
+    /// The tags that these blocks were committed with, by their first units. Blocks.
+    ///
+    /// # Errors
+    /// The device's; `InvalidData` if tags are damaged.
+    pub fn tags(&self, units: &[u64]) -> io::Result<Vec<OwnerTag>> {
+        let mut cache = None;
+        let tags = units.iter().map(|&unit| self.tag(unit, &mut cache));
+        tags.collect()
+    }
+
+    /// Makes room for so many pages. What the pool has then is for [`Self::geometry`] to say. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn grow(&mut self, total_pages: u64) -> io::Result<()> {
+        self.change_geometry(self.geometry().grown(total_pages))
+    }
+
+    /// Gives up the space behind so many pages, in which the caller knows no blocks. `false` if some of
+    /// the pool's metadata lies there, which stays. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn shrink(&mut self, total_pages: u64) -> io::Result<bool> {
+        if self.geometry().shrunk(total_pages).is_none() {
+            return Ok(false);
+        }
+        // The journal may speak of megabytes that will not be there any more.
+        self.checkpoint()?;
+        // Not before: the checkpoint may have written more of the table.
+        let Some(geometry) = self.geometry().shrunk(total_pages) else {
+            return Ok(false);
+        };
+        self.tagged.cut_off(geometry.covered_megabytes());
+        self.change_geometry(geometry)?;
+        Ok(true)
+    }
+
+    /// Records other characteristics of the device. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn declare(&mut self, metrics: PerfMetrics) -> io::Result<()> {
+        self.change_superblock(|superblock| superblock.identity.metrics = metrics)
+    }
+
+    /// Gives the pool another name. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn rename(&mut self, name: String) -> io::Result<()> {
+        self.change_superblock(|superblock| superblock.identity.name = name)
+    }
+
+    fn change_geometry(&mut self, geometry: Geometry) -> io::Result<()> {
+        self.check_usable()?;
+        if geometry == *self.geometry() {
+            return Ok(());
+        }
+        self.change_superblock(|superblock| superblock.geometry = geometry)
+    }
+
+    /// A superblock that is otherwise the same, so that it does not matter at which moment of a checkpoint
+    /// it is written: whichever of the two is found, the journal goes on from there.
+    fn change_superblock(&mut self, change: impl FnOnce(&mut Superblock)) -> io::Result<()> {
+        self.check_usable()?;
+        let mut superblock = self.superblock.clone();
+        change(&mut superblock);
+        let result = write_superblock(&self.disk, &mut superblock).and_then(|()| self.disk.flush());
+        self.superblock = superblock;
+        self.failing(result)
+    }
+
+    pub(crate) fn entry(&self, change: &Change) -> Entry {
+        let tagged = self.tagged.contains(change.megabyte)
+            || change.allocated.iter().any(|(_, tag)| !tag.is_none());
+        let tags = match tagged {
+            true => change
+                .allocated
+                .iter()
+                .map(|&(unit, tag)| (unit, tag.0))
+                .collect(),
+            false => Vec::new(),
+        };
+        Entry {
+            megabyte: change.megabyte,
+            record: Record {
+                map: change.map,
+                tagged,
+            },
+            tags,
+        }
+    }
+
+    fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
+        let checksum = self.superblock.checksum();
+        let journal_pages = self.geometry().journal_pages;
+        let most = self.geometry().record_pages();
+        let mut place = (self.epoch, self.next_sequence);
+        let (mut pages, count) = journal::lay_out(entries, place, most, checksum);
+        if pages.len() as u64 > journal_pages || entries.len() > MAX_EPOCH_CHANGES {
+            // More than an epoch holds: several commits then.
+            let (first, second) = entries.split_at(entries.len() / 2);
+            self.append(first)?;
+            return self.append(second);
+        }
+        if self.taken_pages + pages.len() as u64 > journal_pages
+            || self.changes + entries.len() > MAX_EPOCH_CHANGES
+        {
+            self.finish_checkpoint()?;
+            self.switch_halves();
+            place = (self.epoch, self.next_sequence);
+            (pages, _) = journal::lay_out(entries, place, most, checksum);
+        }
+        let half = self.geometry().journal[(self.epoch % 2) as usize];
+        self.disk.write(half + self.taken_pages, &pages)?;
+        self.flush_unless(Weakness::CommitNotFlushed)?;
+        self.taken_pages += pages.len() as u64;
+        self.changes += entries.len();
+        self.next_sequence += count;
+        self.overlay
+            .apply(journal::Contents::of(entries), &mut self.tagged);
+        Ok(())
+    }
+
+    /// Lets commits go into the other half of the journal, and begins to bring what is in this one into
+    /// the table. No checkpoint may be under way.
+    fn switch_halves(&mut self) {
+        debug_assert!(self.checkpoint.is_none(), "the other half is still in use");
+        let frozen = std::mem::take(&mut self.overlay);
+        let last = self.next_sequence - 1;
+        let geometry = &self.superblock.geometry;
+        self.checkpoint = Some(Checkpoint::new(frozen, self.epoch, last, geometry));
+        self.epoch += 1;
+        self.taken_pages = 0;
+        self.changes = 0;
+    }
+
+    fn finish_checkpoint(&mut self) -> io::Result<()> {
+        while self.checkpoint.is_some() {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self) -> io::Result<()> {
+        let Some(mut checkpoint) = self.checkpoint.take() else {
+            return Ok(());
+        };
+        let mut place = Place {
+            disk: &self.disk,
+            superblock: &mut self.superblock,
+            tagged: &self.tagged,
+            tagged_later: &self.overlay.newly_tagged,
+        };
+        let result = checkpoint.step(&mut place);
+        if !matches!(result, Ok(true)) {
+            self.checkpoint = Some(checkpoint);
+        }
+        result.map(|_| ())
+    }
+
+    fn tag(&self, unit: u64, cache: &mut Option<(u64, Page)>) -> io::Result<OwnerTag> {
+        let megabyte = (unit / UNITS) as u32;
+        if !self.tagged.contains(megabyte) {
+            return Ok(OwnerTag::NONE);
+        }
+        let frozen = self
+            .checkpoint
+            .as_ref()
+            .map(|checkpoint| &checkpoint.frozen);
+        for overlay in [Some(&self.overlay), frozen].into_iter().flatten() {
+            if let Some(tag) = overlay.tags.get(&unit) {
+                return Ok(OwnerTag(*tag));
+            }
+            if overlay.newly_tagged.contains(&megabyte) {
+                return Ok(OwnerTag::NONE);
+            }
+        }
+        let geometry = self.geometry();
+        let segment = geometry
+            .segment_of(megabyte)
+            .map(|at| geometry.segments[at]);
+        let segment = segment.ok_or(io::ErrorKind::InvalidInput)?;
+        let place = TagPlace::of(unit - u64::from(segment.first_megabyte) * UNITS);
+        let page = segment.tags + place.page;
+        if !matches!(cache, Some((at, _)) if *at == page) {
+            let mut pages = Page::zeroes(1);
+            self.disk.read(page, &mut pages)?;
+            *cache = pages.pop().map(|contents| (page, contents));
+        }
+        let sector = cache
+            .as_ref()
+            .and_then(|(_, page)| Sector::read(page, place.sector, self.superblock.checksum()));
+        let sector = sector.ok_or_else(|| {
+            let text = format!("the owner tags in page {page} are damaged");
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?;
+        Ok(OwnerTag(sector.get(place)))
+    }
+
+    fn flush_unless(&self, weakness: Weakness) -> io::Result<()> {
+        if weakened(weakness) {
+            return Ok(());
+        }
+        self.disk.flush()
+    }
+
+    fn check_usable(&self) -> io::Result<()> {
+        if self.failed {
+            return Err(io::Error::other(
+                "an earlier write of the pool's metadata failed, and nothing more is written: destroy \
+                 the pool and create it again to open it anew",
+            ));
+        }
+        Ok(())
+    }
+
+    fn failing<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        self.failed |= result.is_err();
+        result
+    }
+}
+
+/// Pages at the beginning and at the end that are zeroed before a new pool takes the place of something
+/// else, whose signature could lie there.
+const WIPED_AT_START: u64 = 256;
+const WIPED_AT_END: u64 = 32;
+
+fn wipe_signatures<D: Disk>(disk: &D, total_pages: u64) -> io::Result<()> {
+    // Of a pool that was there the superblocks go first, so that it is never found without the rest.
+    let superblock = Page::zeroes(SUPERBLOCK_PAGES as usize);
+    for first_page in SUPERBLOCK_COPIES {
+        disk.write(first_page, &superblock)?;
+    }
+    disk.flush()?;
+    let start = WIPED_AT_START.min(total_pages);
+    let end = WIPED_AT_END.min(total_pages - start);
+    disk.write(0, &Page::zeroes(start as usize))?;
+    if end > 0 {
+        disk.write(total_pages - end, &Page::zeroes(end as usize))?;
+    }
+    disk.flush()
+}

@@ -1,0 +1,264 @@
+//! Opening what failures, crashes and people have left.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use chimaera_proto::PoolId;
+use chimaera_proto::bdev::{IoEngine, PerfMetrics};
+
+use super::*;
+use crate::block_map::MegabyteMap;
+use crate::check::check;
+use crate::superblock::{Features, Owner};
+use crate::{Mode, OpenError, open};
+
+/// A device in memory: what is on the medium, and what was written since.
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<Pages>>);
+
+#[derive(Default)]
+struct Pages {
+    durable: BTreeMap<u64, Page>,
+    written: BTreeMap<u64, Page>,
+    /// Flushes that fail. What they should have made durable counts as clean after that, and can be read
+    /// for as long as the power is there.
+    failing_flushes: usize,
+    lost: BTreeMap<u64, Page>,
+}
+
+impl Memory {
+    fn cut_power(&self) {
+        let mut pages = self.0.lock().expect("no panic");
+        pages.written.clear();
+        pages.lost.clear();
+    }
+
+    fn fail_next_flush(&self) {
+        self.0.lock().expect("no panic").failing_flushes = 1;
+    }
+}
+
+impl Disk for Memory {
+    fn read(&self, first_page: u64, pages: &mut [Page]) -> io::Result<()> {
+        let state = self.0.lock().expect("no panic");
+        for (at, page) in (first_page..).zip(pages) {
+            let places = [&state.written, &state.lost, &state.durable];
+            let found = places.iter().find_map(|place| place.get(&at));
+            *page = found.cloned().unwrap_or(Page::ZERO);
+        }
+        Ok(())
+    }
+
+    fn write(&self, first_page: u64, pages: &[Page]) -> io::Result<()> {
+        let mut state = self.0.lock().expect("no panic");
+        let places = (first_page..).zip(pages.iter().cloned());
+        state.written.extend(places);
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let mut state = self.0.lock().expect("no panic");
+        let written = std::mem::take(&mut state.written);
+        if state.failing_flushes > 0 {
+            state.failing_flushes -= 1;
+            state.lost.extend(written);
+            return Err(io::ErrorKind::Other.into());
+        }
+        for page in written.keys() {
+            state.lost.remove(page);
+        }
+        state.durable.extend(written);
+        Ok(())
+    }
+}
+
+fn identity() -> Identity {
+    Identity {
+        pool: PoolId::new(8000, 0),
+        name: "pool".to_owned(),
+        owner: Owner::default(),
+        alignment: 512,
+        io_depth: 1,
+        io_engine: IoEngine::Auto,
+        metrics: PerfMetrics::default(),
+    }
+}
+
+fn format(disk: &Memory, pages: u64) -> Metadata<Memory> {
+    let geometry = Geometry::new(pages).expect("room");
+    Metadata::format(disk.clone(), identity(), geometry, ([7; 16], 0), false).expect("made")
+}
+
+fn whole(megabyte: u32) -> Change {
+    Change {
+        megabyte,
+        map: MegabyteMap::WHOLE,
+        allocated: Vec::new(),
+    }
+}
+
+fn open_with_blocks(disk: &Memory) -> Result<(Metadata<Memory>, Vec<u32>), OpenError> {
+    let mut found = Vec::new();
+    let mut note = |megabyte, _| found.push(megabyte);
+    let opened = open(disk.clone(), Mode::ReadWrite, &mut note, &mut |_, _| {})?;
+    found.sort_unstable();
+    Ok((opened.metadata, found))
+}
+
+#[test]
+fn what_a_failed_flush_left_is_not_built_on_before_it_is_durable() {
+    let disk = Memory::default();
+    let mut metadata = format(&disk, 64 * UNITS);
+    metadata.commit(&[whole(2)]).expect("committed");
+    disk.fail_next_flush();
+    metadata.commit(&[whole(3)]).expect_err("not durable");
+    metadata
+        .commit(&[whole(4)])
+        .expect_err("nothing after that");
+    drop(metadata);
+
+    let (mut metadata, _) = open_with_blocks(&disk).expect("sound");
+    metadata.commit(&[whole(5)]).expect("committed");
+    drop(metadata);
+    disk.cut_power();
+    let (_, found) = open_with_blocks(&disk).expect("what was committed is there");
+    assert!(found.contains(&2) && found.contains(&5), "{found:?}");
+}
+
+#[test]
+fn an_interrupted_checkpoint_is_no_damage() {
+    let disk = Memory::default();
+    let mut metadata = format(&disk, 64 * UNITS);
+    for megabyte in 2..6 {
+        metadata.commit(&[whole(megabyte)]).expect("committed");
+    }
+    metadata.checkpoint().expect("in the table");
+    for megabyte in 6..10 {
+        metadata.commit(&[whole(megabyte)]).expect("committed");
+    }
+    // The tags, and the first copy of the table.
+    for _ in 0..2 {
+        metadata.advance_checkpoint().expect("a step");
+    }
+    drop(metadata);
+    let checked = check(&disk, false, &mut |_, _| {}).expect("a pool");
+    assert_eq!(checked.repairable, Vec::<String>::new());
+    assert_eq!(checked.lost, Vec::<String>::new());
+}
+
+#[test]
+fn what_no_program_wrote_is_damage_and_no_panic() {
+    let disk = Memory::default();
+    let sound = format(&disk, 64 * UNITS).superblock().clone();
+    assert_eq!(sound.features, Features::default());
+    let spoilt: [fn(&mut Superblock); 6] = [
+        |it| it.generation = u64::MAX,
+        |it| it.epoch = u64::MAX,
+        |it| it.epoch = u64::MAX - 1,
+        |it| it.sequence = u64::MAX,
+        |it| it.geometry.journal_pages = u64::MAX,
+        |it| it.geometry.segments[0].megabytes = u32::MAX,
+    ];
+    for (place, spoil) in spoilt.into_iter().enumerate() {
+        let mut superblock = sound.clone();
+        spoil(&mut superblock);
+        let pages = superblock.to_pages();
+        for copy in SUPERBLOCK_COPIES {
+            disk.write(copy, &pages).expect("written");
+        }
+        let opened = open_with_blocks(&disk);
+        let is_damage = matches!(opened, Err(OpenError::Damaged(_)));
+        assert!(is_damage, "{place}: {:?}", opened.map(|(_, found)| found));
+    }
+}
+
+#[test]
+fn opening_goes_through_a_bounded_number_of_changes() {
+    const MEGABYTES: u32 = 1 << 16;
+    let disk = Memory::default();
+    let mut metadata = format(&disk, 1 << 28);
+    let maps = [MegabyteMap::WHOLE, MegabyteMap::EMPTY];
+    for map in maps.into_iter().cycle().take(11) {
+        let changes: Vec<_> = (10_000..10_000 + MEGABYTES)
+            .map(|megabyte| Change {
+                map,
+                ..whole(megabyte)
+            })
+            .collect();
+        metadata.commit(&changes).expect("committed");
+    }
+    drop(metadata);
+    let (metadata, found) = open_with_blocks(&disk).expect("sound");
+    assert_eq!(found.len(), MEGABYTES as usize);
+    assert!(metadata.changes <= MAX_EPOCH_CHANGES);
+    let not_in_the_table = metadata.next_sequence - 1 - metadata.superblock.sequence;
+    let most = 2 * MAX_EPOCH_CHANGES / MEGABYTES as usize;
+    assert!(not_in_the_table <= most as u64, "{not_in_the_table}");
+}
+
+#[test]
+fn a_record_of_more_changes_than_there_can_be_is_none() {
+    let checksum =
+        crate::superblock::Superblock::checksum(format(&Memory::default(), 1 << 28).superblock());
+    let entry = |megabyte| journal::Entry {
+        megabyte,
+        record: Record {
+            map: MegabyteMap::WHOLE,
+            tagged: false,
+        },
+        tags: Vec::new(),
+    };
+    let readable = |count: usize| {
+        let entries: Vec<_> = (0..count as u32).map(entry).collect();
+        let (pages, _) = journal::lay_out(&entries, (1, 1), 1, checksum);
+        journal::read(&pages[..1], 1 << 20, checksum).is_some()
+    };
+    assert!(readable(MAX_EPOCH_CHANGES));
+    assert!(!readable(MAX_EPOCH_CHANGES + 1));
+}
+
+#[test]
+fn a_commit_that_failed_keeps_its_tags() {
+    let disk = Memory::default();
+    let mut metadata = format(&disk, 64 * UNITS);
+    let tagged = |tag| Change {
+        allocated: vec![(2 * UNITS, OwnerTag(tag))],
+        ..whole(2)
+    };
+    metadata.commit(&[tagged(5)]).expect("committed");
+    assert_eq!(metadata.tags(&[2 * UNITS]).expect("known"), [OwnerTag(5)]);
+    disk.fail_next_flush();
+    metadata.commit(&[tagged(6)]).expect_err("not durable");
+    assert_eq!(metadata.tags(&[2 * UNITS]).expect("known"), [OwnerTag(6)]);
+}
+
+#[test]
+fn blocks_in_metadata_are_damage() {
+    for (megabyte, is_damage) in [(0, true), (2, false), (63, true)] {
+        let disk = Memory::default();
+        let mut metadata = format(&disk, 64 * UNITS - 1);
+        metadata.commit(&[whole(megabyte)]).expect("committed");
+        let checked = check(&disk, false, &mut |_, _| {}).expect("a pool");
+        assert_eq!(
+            checked.lost.len(),
+            usize::from(is_damage),
+            "{:?}",
+            checked.lost
+        );
+    }
+}
+
+#[test]
+fn what_was_written_over_either_superblock_is_not_written_over() {
+    // The signatures of XFS and of Btrfs.
+    for (page, at, signature) in [(0, 0, &b"XFSB"[..]), (16, 0x40, b"_BHRfS_M")] {
+        let disk = Memory::default();
+        format(&disk, 64 * UNITS);
+        let mut other = Page::zeroes(2);
+        other[0].0[at..at + signature.len()].copy_from_slice(signature);
+        disk.write(page, &other).expect("written");
+        let opened = open_with_blocks(&disk);
+        let is_told = matches!(opened, Err(OpenError::Overwritten(_)));
+        assert!(is_told, "{page}: {:?}", opened.map(|(_, found)| found));
+    }
+}

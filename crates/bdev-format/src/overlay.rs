@@ -1,0 +1,87 @@
+//! Changes that stand in the journal and not yet in the table.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::journal::Contents;
+use crate::table::Record;
+
+/// The changes of one epoch of the journal, the last of each megabyte and of each tag.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Overlay {
+    pub(crate) records: BTreeMap<u32, Record>,
+    /// By unit of the pool.
+    pub(crate) tags: BTreeMap<u64, u64>,
+    /// Megabytes that were not tagged before: what stands in the place of their tags means nothing.
+    pub(crate) newly_tagged: BTreeSet<u32>,
+}
+
+impl Overlay {
+    /// Adds what a record of the journal says, and keeps `tagged` up to date.
+    pub(crate) fn apply(&mut self, contents: Contents, tagged: &mut MegabyteSet) {
+        for (megabyte, record) in contents.records {
+            if record.tagged && tagged.insert(megabyte) {
+                self.newly_tagged.insert(megabyte);
+            }
+            self.records.insert(megabyte, record);
+        }
+        self.tags.extend(contents.tags);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+}
+
+/// A set of megabytes: a bit each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct MegabyteSet {
+    words: Vec<u64>,
+}
+
+impl MegabyteSet {
+    /// An empty set of a pool of so many megabytes.
+    pub(crate) fn new(megabytes: u32) -> Self {
+        // Zeroed memory that nobody has touched is not there yet.
+        Self {
+            words: vec![0; megabytes.div_ceil(64) as usize],
+        }
+    }
+
+    /// Adds a megabyte; `true` if it was not in the set.
+    pub(crate) fn insert(&mut self, megabyte: u32) -> bool {
+        let word = megabyte as usize / 64;
+        if word >= self.words.len() {
+            self.words.resize(word + 1, 0);
+        }
+        let bit = 1 << (megabyte % 64);
+        let is_new = self.words[word] & bit == 0;
+        self.words[word] |= bit;
+        is_new
+    }
+
+    /// Takes the megabytes from this one on out.
+    pub(crate) fn cut_off(&mut self, end: u32) {
+        let word = end as usize / 64;
+        if word < self.words.len() {
+            self.words[word] &= (1 << (end % 64)) - 1;
+            self.words[word + 1..].fill(0);
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.words
+            .iter()
+            .map(|word| u64::from(word.count_ones()))
+            .sum()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
+    pub(crate) fn contains(&self, megabyte: u32) -> bool {
+        let word = self.words.get(megabyte as usize / 64);
+        word.is_some_and(|bits| bits >> (megabyte % 64) & 1 == 1)
+    }
+}

@@ -1,0 +1,115 @@
+//! Pages: the pieces in which metadata is read and written, and what lies in them.
+
+use std::io;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::limits::PAGE_BYTES;
+
+/// A page in memory, aligned as any device asks for.
+#[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(4096))]
+pub struct Page(pub [u8; PAGE_BYTES]);
+
+impl Page {
+    /// A page of zeroes.
+    pub const ZERO: Self = Self([0; PAGE_BYTES]);
+
+    /// So many pages of zeroes.
+    pub fn zeroes(count: usize) -> Vec<Self> {
+        vec![Self::ZERO; count]
+    }
+}
+
+/// The bytes of pages, one after another.
+pub(crate) fn bytes_of(pages: &[Page]) -> &[u8] {
+    pages.as_bytes()
+}
+
+/// What metadata is kept on. Page numbers count from the beginning of the device.
+///
+/// Of a write it is assumed that it may reach the medium in part, or not at all, in any order with
+/// other writes, sector by sector of 512 bytes, until a flush that began after it has succeeded.
+pub trait Disk {
+    /// Fills `pages` from this page on. Blocks.
+    ///
+    /// # Errors
+    /// The device's; also if it ends before.
+    fn read(&self, first_page: u64, pages: &mut [Page]) -> io::Result<()>;
+
+    /// Writes `pages` from this page on. Blocks until the device has them, which does not make them
+    /// durable.
+    ///
+    /// # Errors
+    /// The device's. What is on the medium then is not known.
+    fn write(&self, first_page: u64, pages: &[Page]) -> io::Result<()>;
+
+    /// Makes everything durable that was written before. Blocks.
+    ///
+    /// # Errors
+    /// The device's. What was written since the last flush may be lost then, whatever a later flush
+    /// says.
+    fn flush(&self) -> io::Result<()>;
+}
+
+/// Reads a little-endian number.
+#[inline]
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]))
+}
+
+/// Reads a little-endian number.
+#[inline]
+pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]))
+}
+
+/// Writes a little-endian number.
+pub(crate) fn put_u32(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+/// Writes a little-endian number.
+pub(crate) fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
+    bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+}
+
+/// Where a checksum of four bytes stands in each structure: after its magic.
+const CHECKSUM_AT: usize = 4;
+
+/// CRC-32C, begun with the pool's own seed, so that what another pool left behind is not taken for
+/// this one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Checksum {
+    seed: u32,
+}
+
+impl Checksum {
+    /// The checksums of the pool with this UUID.
+    pub(crate) fn of_pool(uuid: &[u8; 16]) -> Self {
+        Self {
+            seed: crc32c::crc32c(uuid),
+        }
+    }
+
+    /// The seed of what must be read before the pool is known.
+    pub(crate) const UNSEEDED: Self = Self { seed: 0 };
+
+    /// The checksum of a structure, of which its own place counts as zero.
+    fn compute(self, bytes: &[u8]) -> u32 {
+        let crc = crc32c::crc32c_append(self.seed, &bytes[..CHECKSUM_AT]);
+        let crc = crc32c::crc32c_append(crc, &[0; 4]);
+        crc32c::crc32c_append(crc, &bytes[CHECKSUM_AT + 4..])
+    }
+
+    /// Writes a structure's magic and then its checksum.
+    pub(crate) fn seal(self, magic: u32, bytes: &mut [u8]) {
+        put_u32(bytes, 0, magic);
+        put_u32(bytes, CHECKSUM_AT, self.compute(bytes));
+    }
+
+    /// Whether a structure has this magic and is as it was sealed.
+    pub(crate) fn holds(self, magic: u32, bytes: &[u8]) -> bool {
+        u32_at(bytes, 0) == magic && u32_at(bytes, CHECKSUM_AT) == self.compute(bytes)
+    }
+}

@@ -1,0 +1,377 @@
+//! Opening a pool: from what a crash left to what was committed.
+//!
+//! Laws:
+//! - All is read before anything is written, and all that was read is durable before anything is
+//!   built on it: what a process that died had written may still be lost in a power cut.
+//! - Opening does nothing that a crash could interrupt: the journal is read, not replayed. Only copies
+//!   that are damaged or missing are written again, from those that are not, and what is left of commits
+//!   that do not count is erased.
+//! - Damage that no copy repairs is an error, and nothing was written then.
+
+use std::fmt;
+use std::io;
+
+use crate::block_map::MegabyteMap;
+
+use crate::Metadata;
+use crate::geometry::TablePage;
+use crate::journal;
+use crate::limits::{PAGE_BYTES, SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
+use crate::overlay::MegabyteSet;
+use crate::page::{Disk, Page};
+use crate::repair;
+use crate::scan::Journal;
+use crate::signature::{self, Contents};
+use crate::superblock::{NoSuperblock, Superblock};
+use crate::table::{self, Records};
+use crate::weakness::{Weakness, weakened};
+
+/// Pages of the table that are read at once.
+const CHUNK_PAGES: u32 = 256;
+
+/// What opening may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Repair what can be repaired, and refuse the rest.
+    ReadWrite,
+    /// Write nothing. What is damaged is left out.
+    ReadOnly,
+}
+
+/// A pool that was found.
+pub struct Opened<D> {
+    /// The pool, ready for commits unless it was opened for reading only.
+    pub metadata: Metadata<D>,
+    /// Damage that was repaired, or could have been.
+    pub repaired: Vec<String>,
+    /// Damage that cannot be repaired: only in [`Mode::ReadOnly`].
+    pub lost: Vec<String>,
+    /// Commits that stood in the journal and not yet in the table.
+    pub journal_records: u64,
+}
+
+/// Why a pool cannot be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// There is no pool: the device may be blank, or hold something else.
+    NoPool,
+    /// There was a pool, and something else was written over its beginning.
+    Overwritten(Contents),
+    /// The device failed.
+    Device(io::Error),
+    /// The metadata is damaged, in this way.
+    Damaged(String),
+    /// This program cannot use this pool, for this reason.
+    Unsupported(String),
+    /// The pool may only be read, for this reason.
+    OnlyReadable(String),
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                Self::Damaged("it ends within the pool's metadata: it was cut off".to_owned())
+            }
+            _ => Self::Device(error),
+        }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPool => f.write_str("there is no pool"),
+            Self::Overwritten(contents) => write!(f, "{contents} was written over it"),
+            Self::Device(error) => error.fmt(f),
+            Self::Damaged(text) | Self::Unsupported(text) | Self::OnlyReadable(text) => {
+                f.write_str(text)
+            }
+        }
+    }
+}
+
+/// The superblock of the pool on a device: what it is and how large. Writes nothing. Blocks.
+///
+/// # Errors
+/// See [`OpenError`].
+pub fn identify<D: Disk>(disk: &D) -> Result<Superblock, OpenError> {
+    Ok(choose_superblock(disk)?.superblock)
+}
+
+/// Opens the pool on a device, and tells `found` of each megabyte that has blocks. Blocks.
+///
+/// `progress` is told now and then how many of how many pages of the table were read.
+///
+/// # Errors
+/// See [`OpenError`]. Nothing was written, unless writing itself failed.
+pub fn open<D: Disk>(
+    disk: D,
+    mode: Mode,
+    found: &mut dyn FnMut(u32, MegabyteMap),
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Opened<D>, OpenError> {
+    let chosen = choose_superblock(&disk)?;
+    let superblock = chosen.superblock;
+    if superblock.features.forbid_writing() && mode == Mode::ReadWrite {
+        return Err(OpenError::OnlyReadable(
+            "it has features that only a newer program may write: open it for reading only".into(),
+        ));
+    }
+    let mut repaired: Vec<_> = chosen
+        .damaged
+        .iter()
+        .map(|copy| damaged_superblock(*copy))
+        .collect();
+    let mut lost = Vec::new();
+
+    let journal = Journal::read(&disk, &superblock)?;
+    lost.extend(journal.damage());
+    let mut tagged = MegabyteSet::new(superblock.geometry.megabytes());
+    let table = read_table(&disk, &superblock, &journal, &mut tagged, found, progress)?;
+    lost.extend(table.lost);
+    if !lost.is_empty() && mode == Mode::ReadWrite {
+        return Err(OpenError::Damaged(summary(&lost)));
+    }
+    repaired.extend(table.repairs.iter().map(|(page, _)| {
+        let page = superblock.geometry.table_page(*page, 0);
+        format!("page {page} of the table is damaged, its copy is sound")
+    }));
+
+    if mode == Mode::ReadWrite {
+        repair::write_last_commit_again(&disk, &superblock, &journal)?;
+        if !weakened(Weakness::RecoveryNotFlushed) {
+            disk.flush()?;
+        }
+        repair::restore_records(&disk, &superblock, &journal)?;
+        repair::erase_remains(&disk, &superblock, &journal)?;
+        repair::rewrite(&disk, &superblock, &chosen.stale, &table.repairs)?;
+    }
+    let journal_records = journal.next_sequence() - superblock.sequence - 1;
+    Ok(Opened {
+        metadata: Metadata::after_recovery(disk, superblock, tagged, journal),
+        repaired,
+        lost,
+        journal_records,
+    })
+}
+
+/// The first of what is damaged; a large table may be damaged in thousands of places.
+fn summary(damage: &[String]) -> String {
+    const SHOWN: usize = 3;
+
+    let (shown, more) = damage.split_at(damage.len().min(SHOWN));
+    let mut text = shown.join("; ");
+    if !more.is_empty() {
+        text.push_str(&format!("; and {} more", more.len()));
+    }
+    text
+}
+
+struct Chosen {
+    superblock: Superblock,
+    /// Copies that are damaged.
+    damaged: Vec<usize>,
+    /// Copies that are not as they should be: damaged, or older.
+    stale: Vec<usize>,
+}
+
+fn damaged_superblock(copy: usize) -> String {
+    let (name, other) = if copy == 0 {
+        ("first", "second")
+    } else {
+        ("second", "first")
+    };
+    format!("the {name} superblock is damaged, the {other} is sound")
+}
+
+fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
+    let mut copies = Vec::new();
+    for first_page in SUPERBLOCK_COPIES {
+        let mut pages = Page::zeroes(SUPERBLOCK_PAGES as usize);
+        copies.push(match disk.read(first_page, &mut pages) {
+            Ok(()) => Superblock::read(&pages),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(NoSuperblock::Absent),
+            Err(error) => return Err(error.into()),
+        });
+    }
+    let unsupported = copies.iter().find_map(|copy| match copy {
+        Err(NoSuperblock::Unsupported(reason)) => Some(reason.clone()),
+        _ => None,
+    });
+    let newest = copies.iter().filter_map(|copy| copy.as_ref().ok());
+    let newest = newest
+        .max_by_key(|superblock| superblock.generation)
+        .cloned();
+    let superblock = match (newest, unsupported) {
+        (_, Some(reason)) => return Err(OpenError::Unsupported(reason)),
+        (Some(superblock), None) => superblock,
+        (None, None) if copies.contains(&Err(NoSuperblock::Damaged)) => {
+            return Err(OpenError::Damaged(
+                "both copies of the superblock are damaged".to_owned(),
+            ));
+        }
+        (None, None) if has_traces(disk)? => {
+            return Err(OpenError::Damaged(
+                "both copies of the superblock are gone, and a journal or a table is there"
+                    .to_owned(),
+            ));
+        }
+        (None, None) => return Err(OpenError::NoPool),
+    };
+    if copies.contains(&Err(NoSuperblock::Absent))
+        && let contents @ Contents::Known(_) = probe_start(disk)?
+    {
+        return Err(OpenError::Overwritten(contents));
+    }
+    if copies
+        .iter()
+        .flatten()
+        .any(|copy| copy.uuid != superblock.uuid)
+    {
+        return Err(OpenError::Damaged(
+            "its two superblocks are of different pools".to_owned(),
+        ));
+    }
+    let which = |is: &dyn Fn(&Result<Superblock, NoSuperblock>) -> bool| {
+        let copies = copies.iter().enumerate();
+        copies
+            .filter(|(_, copy)| is(copy))
+            .map(|(at, _)| at)
+            .collect()
+    };
+    Ok(Chosen {
+        damaged: which(&Result::is_err),
+        stale: which(&|copy| copy.as_ref() != Ok(&superblock)),
+        superblock,
+    })
+}
+
+/// Pages at the beginning among which a journal or a table shows that there was a pool.
+const TRACED_PAGES: u64 = 256;
+
+/// Whether something of a pool is there, though its superblocks are not.
+fn has_traces<D: Disk>(disk: &D) -> io::Result<bool> {
+    let mut pages = Page::zeroes(1);
+    for page in SUPERBLOCK_PAGES..TRACED_PAGES {
+        match disk.read(page, &mut pages) {
+            Ok(()) if journal::is_one(&pages[0]) || table::is_one(&pages[0]) => return Ok(true),
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// What else there is where the superblocks and nothing but zeroes should be.
+fn probe_start<D: Disk>(disk: &D) -> io::Result<Contents> {
+    let bytes = (SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES) * PAGE_BYTES as u64;
+    signature::probe(disk, bytes, &[])
+}
+
+#[derive(Default)]
+struct Table {
+    /// Pages of the first copy to be written again, and with what.
+    repairs: Vec<(TablePage, Page)>,
+    lost: Vec<String>,
+}
+
+fn read_table<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    journal: &Journal,
+    tagged: &mut MegabyteSet,
+    found: &mut dyn FnMut(u32, MegabyteMap),
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Table, OpenError> {
+    let geometry = &superblock.geometry;
+    let written = geometry
+        .segments
+        .iter()
+        .map(|segment| u64::from(segment.table_written));
+    let (mut done, of) = (0, written.sum());
+    let mut table = Table::default();
+    let mut changed = journal.last_records().records;
+    let longest = geometry
+        .segments
+        .iter()
+        .map(|segment| segment.table_written)
+        .max();
+    let mut pages = Page::zeroes(CHUNK_PAGES.min(longest.unwrap_or(0)) as usize);
+    for (position, segment) in geometry.segments.iter().enumerate() {
+        let mut next = 0;
+        while next < segment.table_written {
+            let count = CHUNK_PAGES.min(segment.table_written - next);
+            let chunk = &mut pages[..count as usize];
+            disk.read(segment.tables[0] + u64::from(next), chunk)?;
+            for (page, contents) in (next..).zip(chunk.iter()) {
+                let at = TablePage {
+                    segment: position,
+                    page,
+                };
+                let Some(records) = read_page(disk, superblock, at, contents, &mut table)? else {
+                    continue;
+                };
+                // The last page of a segment has room for megabytes of the next one.
+                let megabytes = geometry.first_megabyte(at)..segment.end_megabyte();
+                for (record, megabyte) in records.0.iter().zip(megabytes) {
+                    if record.tagged {
+                        tagged.insert(megabyte);
+                    }
+                    let now = changed.remove(&megabyte).unwrap_or(*record);
+                    if !now.map.is_empty() {
+                        found(megabyte, now.map);
+                    }
+                }
+            }
+            next += count;
+            done += u64::from(count);
+            progress(done, of);
+        }
+    }
+    for (megabyte, record) in changed {
+        if !record.map.is_empty() {
+            found(megabyte, record.map);
+        }
+    }
+    Ok(table)
+}
+
+/// The records of a page, whichever copy has them.
+fn read_page<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    at: TablePage,
+    first_copy: &Page,
+    table: &mut Table,
+) -> Result<Option<Records>, OpenError> {
+    let geometry = &superblock.geometry;
+    let (first_megabyte, checksum) = (geometry.first_megabyte(at), superblock.checksum());
+    if let Some(records) = Records::read(first_copy, first_megabyte, checksum) {
+        return Ok(Some(records));
+    }
+    let mut second_copy = Page::zeroes(1);
+    disk.read(geometry.table_page(at, 1), &mut second_copy)?;
+    let records = Records::read(&second_copy[0], first_megabyte, checksum);
+    match second_copy.pop() {
+        Some(page) if records.is_some() => table.repairs.push((at, page)),
+        _ => table.lost.push(format!(
+            "both copies of the table's page for the megabytes from {first_megabyte} on are damaged",
+        )),
+    }
+    Ok(records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_stays_short_however_much_is_damaged() {
+        let damage: Vec<_> = (1..=9000).map(|page| format!("page {page}")).collect();
+        assert_eq!(summary(&damage[..1]), "page 1");
+        assert_eq!(summary(&damage[..3]), "page 1; page 2; page 3");
+        assert_eq!(summary(&damage), "page 1; page 2; page 3; and 8997 more");
+    }
+}

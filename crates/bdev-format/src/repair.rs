@@ -1,0 +1,105 @@
+//! What opening writes: the last commit, as it was read; copies that are damaged or missing, from those that
+//! are not; and zeroes where a record begins that does not count. A crash in the middle of it leaves less to do.
+
+use std::io;
+
+use crate::geometry::TablePage;
+use crate::limits::SUPERBLOCK_COPIES;
+use crate::page::{Disk, Page};
+use crate::scan::{self, Journal};
+use crate::superblock::Superblock;
+use crate::weakness::{Weakness, weakened};
+
+/// Writes the last commit as it was read. If the flush that should have made it durable failed, it can
+/// be read, and no later flush makes it durable.
+pub(crate) fn write_last_commit_again<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    journal: &Journal,
+) -> io::Result<()> {
+    let (scan, epoch) = match journal.newer.contents.is_empty() {
+        true => (&journal.older, journal.epoch),
+        false => (&journal.newer, journal.epoch + 1),
+    };
+    let commit = &scan.last_commit;
+    // What nobody of ours has written may seem to reach beyond the half.
+    let end = commit.end.min(superblock.geometry.journal_pages);
+    if commit.start >= end {
+        return Ok(());
+    }
+    let first_page = superblock.geometry.journal[(epoch % 2) as usize] + commit.start;
+    let mut pages = Page::zeroes((end - commit.start) as usize);
+    disk.read(first_page, &mut pages)?;
+    disk.write(first_page, &pages)
+}
+
+/// Writes the missing copies of the journal's records, so that again damage to one of them loses nothing.
+pub(crate) fn restore_records<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    journal: &Journal,
+) -> io::Result<()> {
+    let mut is_written = false;
+    for (scan, epoch) in [&journal.older, &journal.newer]
+        .into_iter()
+        .zip(journal.epoch..)
+    {
+        let half = superblock.geometry.journal[(epoch % 2) as usize];
+        for lone in &scan.lone {
+            let mut pages = Page::zeroes(lone.pages as usize);
+            disk.read(half + lone.present_at, &mut pages)?;
+            disk.write(half + lone.missing_at, &pages)?;
+            is_written = true;
+        }
+    }
+    if is_written {
+        disk.flush()?;
+    }
+    Ok(())
+}
+
+/// Erases where records begin that do not count. Otherwise a write to the same place, interrupted as well,
+/// might supply just the sectors that one of them lacks, and it would count then.
+pub(crate) fn erase_remains<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    journal: &Journal,
+) -> io::Result<()> {
+    if weakened(Weakness::RemainsLeft) {
+        return Ok(());
+    }
+    let mut is_written = false;
+    for (scan, epoch) in [&journal.older, &journal.newer]
+        .into_iter()
+        .zip(journal.epoch..)
+    {
+        for page in scan::remains(disk, &superblock.geometry, epoch, scan.taken_pages)? {
+            disk.write(page, &Page::zeroes(1))?;
+            is_written = true;
+        }
+    }
+    if is_written {
+        disk.flush()?;
+    }
+    Ok(())
+}
+
+/// Writes copies of the superblock, and first copies of pages of the table, that are not as they should be.
+pub(crate) fn rewrite<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    superblock_copies: &[usize],
+    pages: &[(TablePage, Page)],
+) -> io::Result<()> {
+    for (at, page) in pages {
+        let place = superblock.geometry.table_page(*at, 0);
+        disk.write(place, std::slice::from_ref(page))?;
+    }
+    for copy in superblock_copies {
+        disk.write(SUPERBLOCK_COPIES[*copy], &superblock.to_pages())?;
+    }
+    if !pages.is_empty() || !superblock_copies.is_empty() {
+        disk.flush()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,329 @@
+//! Reading the journal: which records count, and which traces mean damage.
+//!
+//! A commit counts if each of its records is there in one of its two copies. Behind the last one that
+//! counts there may be anything: the rest of a commit that a crash interrupted, and what earlier epochs
+//! left. A record of a *later* commit there means that one which counted is gone: damage.
+
+use std::io;
+use std::ops::Range;
+
+use crate::geometry::Geometry;
+use crate::journal::{self, Commit, Contents, JournalRecord};
+use crate::limits::{MAX_EPOCH_CHANGES, MAX_RECORD_PAGES};
+use crate::overlay::Overlay;
+use crate::page::{Checksum, Disk, Page};
+use crate::superblock::Superblock;
+use crate::weakness::{Weakness, weakened};
+
+/// Pages behind the last record that are looked at: more than both copies of the longest record have.
+const LOOK_AHEAD_PAGES: u64 = 2 * MAX_RECORD_PAGES as u64 + 2;
+
+/// Pages that are read at once.
+const CHUNK_PAGES: u64 = 256;
+
+/// What stands in the journal: an epoch that may be on its way into the table, and the one after it.
+pub(crate) struct Journal {
+    pub(crate) epoch: u64,
+    pub(crate) older: Scan,
+    pub(crate) newer: Scan,
+}
+
+impl Journal {
+    /// Reads both halves. Blocks.
+    ///
+    /// # Errors
+    /// The device's.
+    pub(crate) fn read<D: Disk>(disk: &D, superblock: &Superblock) -> io::Result<Self> {
+        let epoch = superblock.epoch + 1;
+        let (geometry, checksum) = (&superblock.geometry, superblock.checksum());
+        let older = scan(disk, geometry, checksum, (epoch, superblock.sequence + 1))?;
+        let newer = scan(disk, geometry, checksum, (epoch + 1, older.next_sequence))?;
+        Ok(Self {
+            epoch,
+            older,
+            newer,
+        })
+    }
+
+    /// The sequence behind the last commit.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.newer.next_sequence
+    }
+
+    /// What is wrong with it.
+    pub(crate) fn damage(&self) -> impl Iterator<Item = String> {
+        let both = [&self.older, &self.newer];
+        both.into_iter().filter_map(|scan| scan.damage.clone())
+    }
+
+    /// The last record of each megabyte in it.
+    pub(crate) fn last_records(&self) -> Overlay {
+        let mut last = Overlay::default();
+        for contents in self.older.contents.iter().chain(&self.newer.contents) {
+            last.records.extend(contents.records.iter().copied());
+        }
+        last
+    }
+}
+
+/// What was found in a half of the journal.
+#[derive(Debug, Default)]
+pub(crate) struct Scan {
+    /// What the commits say, in order.
+    pub(crate) contents: Vec<Contents>,
+    /// The sequence behind the last commit.
+    pub(crate) next_sequence: u64,
+    /// Pages of the half that are taken.
+    pub(crate) taken_pages: u64,
+    /// How many changes of megabytes the commits have together.
+    pub(crate) changes: usize,
+    /// The pages of the half that the last commit takes.
+    pub(crate) last_commit: Range<u64>,
+    /// Records that count and have one copy: a crash came while the other was written, or it is damaged.
+    pub(crate) lone: Vec<Lone>,
+    /// What is wrong, if something is.
+    pub(crate) damage: Option<String>,
+}
+
+/// A record that has one copy, by pages of its half.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lone {
+    pub(crate) present_at: u64,
+    pub(crate) missing_at: u64,
+    pub(crate) pages: u64,
+}
+
+/// Reads the half of the journal that this epoch uses, whose first record has this sequence.
+fn scan<D: Disk>(
+    disk: &D,
+    geometry: &Geometry,
+    checksum: Checksum,
+    (epoch, first_sequence): (u64, u64),
+) -> io::Result<Scan> {
+    let mut reader = Reader::new(disk, geometry, epoch);
+    let mut progress = Progress::new(epoch, first_sequence);
+    let mut at = 0;
+    while at < geometry.journal_pages && at < progress.reached + LOOK_AHEAD_PAGES {
+        let claimed = journal::claimed_pages(&reader.pages(at, 1)?[0]).map(|pages| pages as u64);
+        let record = match claimed {
+            Some(pages) if at + pages <= geometry.journal_pages => {
+                journal::read(reader.pages(at, pages)?, geometry.megabytes(), checksum)
+            }
+            _ => None,
+        };
+        at += record.as_ref().map_or(1, |record| record.pages as u64);
+        if let Some(record) = record {
+            progress.see(record, at);
+        }
+    }
+    let mut scan = progress.scan;
+    // The second place of a record that nobody of ours has written may lie outside.
+    let half = geometry.journal_pages;
+    scan.lone
+        .retain(|lone| lone.missing_at + lone.pages <= half);
+    if weakened(Weakness::LoneRecordLeft) || weakened(Weakness::RecordWrittenOnce) {
+        scan.lone.clear();
+    }
+    Ok(scan)
+}
+
+/// Pages of this epoch's half, from this one on, in which a record of the epoch begins. None of them counts.
+pub(crate) fn remains<D: Disk>(
+    disk: &D,
+    geometry: &Geometry,
+    epoch: u64,
+    from: u64,
+) -> io::Result<Vec<u64>> {
+    let mut reader = Reader::new(disk, geometry, epoch);
+    let mut found = Vec::new();
+    for at in from..geometry.journal_pages {
+        if journal::begins_record(&reader.pages(at, 1)?[0], epoch) {
+            found.push(reader.first_page + at);
+        }
+    }
+    Ok(found)
+}
+
+struct Progress {
+    epoch: u64,
+    scan: Scan,
+    /// Behind the last record of this epoch, whether it counts or not.
+    reached: u64,
+    /// Changes of megabytes in all records that were taken up.
+    seen_changes: usize,
+    /// The commit that is not complete yet.
+    open: Option<Open>,
+    /// The last one that counts.
+    last: Option<Commit>,
+}
+
+struct Open {
+    commit: Commit,
+    next: u64,
+    contents: Vec<Contents>,
+    records: Vec<Seen>,
+}
+
+/// A record of the commit: how many pages it has, and where copies of it end.
+struct Seen {
+    pages: u64,
+    ends: Vec<u64>,
+}
+
+impl Progress {
+    fn new(epoch: u64, next_sequence: u64) -> Self {
+        Self {
+            epoch,
+            scan: Scan {
+                next_sequence,
+                ..Scan::default()
+            },
+            reached: 0,
+            seen_changes: 0,
+            open: None,
+            last: None,
+        }
+    }
+
+    /// Takes notice of a record that ends before the page `end`.
+    fn see(&mut self, record: JournalRecord, end: u64) {
+        let position = record.position;
+        let committed = self.scan.next_sequence;
+        if position.epoch > self.epoch {
+            self.damage(format!(
+                "the journal has a record of epoch {}, the superblock is of epoch {} at most",
+                position.epoch,
+                self.epoch - 1
+            ));
+        }
+        if position.epoch != self.epoch {
+            return;
+        }
+        self.reached = end;
+        if position.sequence < committed {
+            // The second copy of a record that counts; or of one that a crash left behind it.
+            if position.sequence + 1 == committed && self.last == Some(position.commit) {
+                self.scan
+                    .lone
+                    .retain(|lone| lone.missing_at + lone.pages != end);
+            }
+        } else if position.commit.first > committed {
+            self.damage(format!(
+                "the journal has record {} of epoch {}, and record {committed} is missing",
+                position.sequence, self.epoch
+            ));
+        } else if position.commit.first == committed {
+            self.add_to_open(record, end);
+        }
+    }
+
+    fn add_to_open(&mut self, record: JournalRecord, end: u64) {
+        let position = record.position;
+        let is_open = |open: &Open| open.commit == position.commit;
+        if position.sequence == position.commit.first && !self.open.as_ref().is_some_and(is_open) {
+            self.open = Some(Open {
+                commit: position.commit,
+                next: position.sequence,
+                contents: Vec::new(),
+                records: Vec::new(),
+            });
+        }
+        let Some(open) = self.open.as_mut().filter(|open| is_open(open)) else {
+            return;
+        };
+        if open.next.checked_sub(1) == Some(position.sequence) {
+            let last = open.records.last_mut();
+            last.into_iter().for_each(|seen| seen.ends.push(end));
+        }
+        if position.sequence != open.next {
+            return;
+        }
+        self.seen_changes += record.contents.records.len();
+        // What a crash has left counts here as well.
+        if self.seen_changes > 2 * MAX_EPOCH_CHANGES {
+            return self.damage(format!(
+                "the journal has more changes of epoch {} than an epoch can have",
+                self.epoch
+            ));
+        }
+        open.contents.push(record.contents);
+        open.records.push(Seen {
+            pages: record.pages as u64,
+            ends: vec![end],
+        });
+        open.next += 1;
+        if position.sequence == position.commit.last {
+            self.complete();
+        }
+    }
+
+    /// Lets the open commit count.
+    fn complete(&mut self) {
+        let Some(mut open) = self.open.take() else {
+            return;
+        };
+        self.last = Some(open.commit);
+        self.scan.next_sequence = open.next;
+        let changes = open.contents.iter().map(|contents| contents.records.len());
+        self.scan.changes += changes.sum::<usize>();
+        self.scan.contents.append(&mut open.contents);
+        let begin = self.scan.taken_pages;
+        for Seen { pages, ends } in open.records {
+            // Commits lie one behind the other, whatever has become of some of the copies.
+            let places = [self.scan.taken_pages, self.scan.taken_pages + pages];
+            let is_there = places.map(|place| ends.contains(&(place + pages)));
+            if let [true, false] | [false, true] = is_there {
+                let [present_at, missing_at] = if is_there[0] {
+                    places
+                } else {
+                    [places[1], places[0]]
+                };
+                self.scan.lone.push(Lone {
+                    present_at,
+                    missing_at,
+                    pages,
+                });
+            }
+            self.scan.taken_pages += journal::copies() * pages;
+        }
+        self.scan.last_commit = begin..self.scan.taken_pages;
+    }
+
+    fn damage(&mut self, what: String) {
+        self.scan.damage.get_or_insert(what);
+    }
+}
+
+/// Reads pages one after another, many at once.
+struct Reader<'a, D> {
+    disk: &'a D,
+    first_page: u64,
+    pages: u64,
+    chunk: Vec<Page>,
+    chunk_at: u64,
+}
+
+impl<'a, D: Disk> Reader<'a, D> {
+    fn new(disk: &'a D, geometry: &Geometry, epoch: u64) -> Self {
+        Self {
+            disk,
+            first_page: geometry.journal[(epoch % 2) as usize],
+            pages: geometry.journal_pages,
+            chunk: Vec::new(),
+            chunk_at: 0,
+        }
+    }
+
+    /// So many pages from this one on, all of which must be there.
+    fn pages(&mut self, at: u64, count: u64) -> io::Result<&[Page]> {
+        let end = self.chunk_at + self.chunk.len() as u64;
+        if at < self.chunk_at || at + count > end {
+            let len = CHUNK_PAGES.min(self.pages - at);
+            self.chunk.resize(len as usize, Page::ZERO);
+            self.chunk_at = at;
+            self.disk.read(self.first_page + at, &mut self.chunk)?;
+        }
+        let start = (at - self.chunk_at) as usize;
+        Ok(&self.chunk[start..start + count as usize])
+    }
+}

@@ -1,0 +1,443 @@
+//! Everything is found where it lies, and only zeroes are blank.
+
+// What real programs make lies in files.
+#![allow(clippy::disallowed_types)]
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::*;
+
+const MIB: u64 = 1024 * KIB;
+
+/// Sizes of which the formats' roundings leave different ends.
+const SIZES: [u64; 5] = [
+    4 * MIB,
+    4 * MIB + 252 * KIB,
+    64 * MIB + 68 * KIB,
+    MIB + 128 * KIB,
+    (1 << 50) + 124 * KIB,
+];
+
+/// Zeroes, but for what was written.
+struct Image {
+    size_bytes: u64,
+    written: Vec<(u64, Vec<u8>)>,
+}
+
+impl Image {
+    fn blank(size_bytes: u64) -> Self {
+        Self {
+            size_bytes,
+            written: Vec::new(),
+        }
+    }
+
+    fn with(mut self, offset: u64, bytes: &[u8]) -> Self {
+        assert!(offset + bytes.len() as u64 <= self.size_bytes);
+        self.written.push((offset, bytes.to_vec()));
+        self
+    }
+
+    fn probe(&self) -> Contents {
+        let mut numbers = Vec::new();
+        let contents = probe_pages(self.size_bytes, &mut |number, page| {
+            numbers.push(number);
+            page.fill(0);
+            for (offset, bytes) in &self.written {
+                for (offset, byte) in (*offset..).zip(bytes) {
+                    if offset / PAGE == number {
+                        page[(offset % PAGE) as usize] = *byte;
+                    }
+                }
+            }
+            Ok(())
+        });
+        assert!(numbers.len() as u64 <= MAX_READ_PAGES, "{}", numbers.len());
+        assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+        let last = numbers.last().copied();
+        assert!(last.is_none_or(|last| (last + 1) * PAGE <= self.size_bytes));
+        contents.expect("no read fails")
+    }
+}
+
+/// Where a signature may lie in something of this size.
+fn offsets(place: Place, size_bytes: u64) -> Vec<u64> {
+    match place {
+        Place::Start(offset) => vec![offset],
+        Place::End {
+            unit_bytes,
+            back_bytes,
+        } => vec![size_bytes / unit_bytes * unit_bytes - back_bytes],
+        Place::ZfsUberblock => {
+            let last = size_bytes / ZFS_LABEL_BYTES * ZFS_LABEL_BYTES - ZFS_LABEL_BYTES;
+            let slots = [0, 4 * KIB, 4 * 4 * KIB, 4 * 8 * KIB];
+            let labels = [0, ZFS_LABEL_BYTES, last];
+            let start = |label| label + ZFS_UBERBLOCKS_OFFSET;
+            labels
+                .into_iter()
+                .flat_map(|label| slots.map(|slot| start(label) + slot))
+                .chain([start(0) + 127 * KIB, start(ZFS_LABEL_BYTES) + 127 * KIB])
+                .collect()
+        }
+    }
+}
+
+#[test]
+fn every_signature_is_recognised_wherever_it_may_lie() {
+    for size_bytes in SIZES {
+        for signature in SIGNATURES {
+            for offset in offsets(signature.place, size_bytes) {
+                assert_eq!(
+                    Image::blank(size_bytes)
+                        .with(offset, signature.bytes)
+                        .probe(),
+                    Contents::Known(signature.name),
+                    "{:?} at {offset:#x} of {size_bytes:#x}",
+                    signature.bytes.escape_ascii().to_string(),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn no_signature_stands_in_the_list_twice_or_is_too_short_to_mean_anything() {
+    for (index, signature) in SIGNATURES.iter().enumerate() {
+        assert!(signature.bytes.len() >= 2, "{}", signature.name);
+        assert!(signature.bytes.iter().any(|&byte| byte != 0));
+        let same = SIGNATURES[..index].iter().any(|earlier| {
+            earlier.bytes == signature.bytes
+                && format!("{:?}", earlier.place) == format!("{:?}", signature.place)
+        });
+        assert!(!same, "{} {:?}", signature.name, signature.place);
+    }
+}
+
+#[test]
+fn a_signature_at_another_place_has_no_name() {
+    for signature in SIGNATURES {
+        let offset = 700 * KIB + 8;
+        let first = signature.bytes.iter().position(|&byte| byte != 0);
+        assert_eq!(
+            Image::blank(4 * MIB).with(offset, signature.bytes).probe(),
+            Contents::Unknown {
+                first_nonzero_offset: offset + first.expect("not all is zero") as u64
+            },
+            "{}",
+            signature.name
+        );
+    }
+}
+
+#[test]
+fn a_zfs_label_is_known_by_its_uberblocks_alone() {
+    let magic = b"\x0c\xb1\xba\0\0\0\0\0";
+    for offset in [64 * KIB, 129 * KIB + 8, 600 * KIB, 900 * KIB] {
+        let image = Image::blank(4 * MIB).with(offset, magic);
+        assert!(matches!(image.probe(), Contents::Unknown { .. }));
+    }
+}
+
+#[test]
+fn an_array_is_named_before_the_file_system_in_it() {
+    let image = Image::blank(16 * MIB)
+        .with(0x438, b"\x53\xef")
+        .with(16 * MIB - 8192, b"\xfc\x4e\x2b\xa9\x01\0\0\0");
+    assert_eq!(image.probe(), Contents::Known(RAID));
+}
+
+#[test]
+fn a_file_system_is_named_before_the_partition_table_that_was_there_before() {
+    let image = Image::blank(16 * MIB)
+        .with(0x438, b"\x53\xef")
+        .with(16 * MIB - 512, b"EFI PART");
+    assert_eq!(image.probe(), Contents::Known(EXT));
+}
+
+/// A Linux partition from sector 2048 on.
+const ENTRY: [u8; 16] = [0x80, 0, 2, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 0, 1, 0];
+
+fn fat_boot_sector() -> [u8; 512] {
+    let mut sector = [0; 512];
+    sector[..3].copy_from_slice(&[0xeb, 0x3c, 0x90]);
+    sector[11..13].copy_from_slice(&512u16.to_le_bytes());
+    sector[13] = 4;
+    sector[14] = 1;
+    sector[16] = 2;
+    sector[19..21].copy_from_slice(&8000u16.to_le_bytes());
+    sector[21] = 0xf8;
+    sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    sector
+}
+
+#[test]
+fn a_partition_table_needs_a_plausible_entry() {
+    let mbr = Contents::Known("an MBR partition table");
+    let boots = Image::blank(4 * MIB).with(510, b"\x55\xaa");
+    assert_eq!(
+        boots.probe(),
+        Contents::Unknown {
+            first_nonzero_offset: 510
+        }
+    );
+    for index in 0..4 {
+        let image = Image::blank(4 * MIB)
+            .with(446 + 16 * index, &ENTRY)
+            .with(510, b"\x55\xaa");
+        assert_eq!(image.probe(), mbr);
+        for (place, bytes) in [(0, &[1u8][..]), (4, &[0]), (8, &[0; 4]), (12, &[0; 4])] {
+            let broken = Image::blank(4 * MIB)
+                .with(446 + 16 * index, &ENTRY)
+                .with(510, b"\x55\xaa")
+                .with(446 + 16 * index + place, bytes);
+            assert!(matches!(broken.probe(), Contents::Unknown { .. }));
+        }
+    }
+}
+
+#[test]
+fn a_fat_boot_sector_is_not_called_a_partition_table() {
+    // The code of this one looks like an entry, and nothing in it says FAT.
+    let image = Image::blank(4 * MIB)
+        .with(0, &fat_boot_sector())
+        .with(446, &ENTRY);
+    assert_eq!(image.probe(), Contents::Known(FAT));
+    for (offset, bytes) in [
+        (0x36, b"FAT12   "),
+        (0x36, b"FAT16   "),
+        (0x52, b"FAT32   "),
+    ] {
+        let named = Image::blank(4 * MIB)
+            .with(offset, bytes)
+            .with(446, &ENTRY)
+            .with(510, b"\x55\xaa");
+        assert_eq!(named.probe(), Contents::Known(FAT));
+    }
+    // One value that no FAT file system has makes it what it looks like otherwise.
+    for (offset, byte) in [(0, 0x33), (12, 3), (13, 3), (14, 0), (16, 0), (21, 1)] {
+        let other = Image::blank(4 * MIB)
+            .with(0, &fat_boot_sector())
+            .with(446, &ENTRY)
+            .with(offset, &[byte]);
+        assert_eq!(
+            other.probe(),
+            Contents::Known("an MBR partition table"),
+            "{offset}"
+        );
+    }
+}
+
+#[test]
+fn a_partition_table_is_named_by_its_newer_kind() {
+    let image = Image::blank(4 * MIB)
+        .with(446, &ENTRY)
+        .with(510, b"\x55\xaa")
+        .with(512, b"EFI PART");
+    assert_eq!(image.probe(), Contents::Known(GPT));
+}
+
+#[test]
+fn zeroes_are_blank() {
+    for size_bytes in SIZES {
+        assert_eq!(Image::blank(size_bytes).probe(), Contents::Blank);
+    }
+}
+
+#[test]
+fn one_byte_is_enough_not_to_be_blank() {
+    for size_bytes in SIZES {
+        let tail = size_bytes - 128 * KIB;
+        for offset in [
+            0,
+            1,
+            511,
+            4095,
+            4096,
+            0x7fff,
+            300 * KIB + 5,
+            MIB - 1,
+            tail,
+            tail + 1,
+            tail + 77 * KIB,
+            size_bytes - 4096,
+            size_bytes - 1,
+        ] {
+            for byte in [1, 0x80, 0xff] {
+                assert_eq!(
+                    Image::blank(size_bytes).with(offset, &[byte]).probe(),
+                    Contents::Unknown {
+                        first_nonzero_offset: offset
+                    },
+                    "{byte:#x} in {size_bytes:#x}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_first_of_several_bytes_is_told() {
+    let image = Image::blank(4 * MIB)
+        .with(4 * MIB - 1, &[1])
+        .with(0x1000, &[7, 7])
+        .with(0x5000, &[1]);
+    let contents = image.probe();
+    assert_eq!(
+        contents.to_string(),
+        "data of an unknown kind (first non-zero byte at offset 0x1000)"
+    );
+}
+
+#[test]
+fn the_middle_is_not_looked_at() {
+    for offset in [MIB, 30 * MIB, 64 * MIB - 128 * KIB - 1] {
+        let image = Image::blank(64 * MIB).with(offset, &[1]);
+        assert_eq!(image.probe(), Contents::Blank, "{offset:#x}");
+    }
+}
+
+#[test]
+fn any_size_will_do() {
+    let odd = [0, 1, 511, 512, 4095, 4097, 8191, 65537, 262_143];
+    let pages = (0..600).map(|page| page * PAGE);
+    for size_bytes in pages.chain(odd).chain([u64::MAX, u64::MAX - 4095]) {
+        assert_eq!(Image::blank(size_bytes).probe(), Contents::Blank);
+        if size_bytes < PAGE {
+            continue;
+        }
+        assert_eq!(
+            Image::blank(size_bytes).with(0, b"XFSB").probe(),
+            Contents::Known("an XFS file system")
+        );
+    }
+    let beyond_pages = Image::blank(2 * PAGE + 5).with(2 * PAGE, b"12345");
+    assert_eq!(beyond_pages.probe(), Contents::Blank);
+}
+
+#[test]
+fn a_read_error_is_passed_on_at_once() {
+    let size_bytes = 64 * MIB;
+    for bad in [0, 3, 255, (size_bytes - 1) / PAGE] {
+        let mut last = None;
+        let result = probe_pages(size_bytes, &mut |number, page| {
+            last = Some(number);
+            page.fill(0);
+            if number == bad {
+                return Err(io::Error::from_raw_os_error(libc::EIO));
+            }
+            Ok(())
+        });
+        let error = result.expect_err("a page cannot be read");
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        assert_eq!(last, Some(bad));
+    }
+}
+
+/// A disk that sees to it that direct I/O could fill the memory that it is given.
+struct Direct;
+
+impl Disk for Direct {
+    fn read(&self, _: u64, pages: &mut [Page]) -> io::Result<()> {
+        assert!(pages.as_ptr().addr().is_multiple_of(PAGE_BYTES));
+        Ok(())
+    }
+
+    fn write(&self, _: u64, _: &[Page]) -> io::Result<()> {
+        unreachable!("looking writes nothing")
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        unreachable!("looking writes nothing")
+    }
+}
+
+#[test]
+fn the_memory_of_a_page_suits_direct_reads() {
+    assert_eq!(
+        probe(&Direct, MIB, &[]).expect("no read fails"),
+        Contents::Blank
+    );
+}
+
+/// Programs that make what is in the list of an empty file, with their arguments, `FILE` being
+/// its path, and what they make of it.
+const MAKERS: &[(&str, &str, &str)] = &[
+    ("mkfs.ext2", "-q -F FILE", EXT),
+    ("mkfs.ext4", "-q -F FILE", EXT),
+    ("mkfs.xfs", "-q -f FILE", "an XFS file system"),
+    ("mkfs.btrfs", "-q -f FILE", "a Btrfs file system"),
+    ("mkfs.f2fs", "-q -f FILE", F2FS),
+    ("mkfs.exfat", "FILE", "an exFAT file system"),
+    ("mkfs.ntfs", "-q -F -f FILE", "an NTFS file system"),
+    ("mkfs.fat", "-F 16 FILE", FAT),
+    ("mkfs.fat", "-F 32 FILE", FAT),
+    ("mkswap", "FILE", SWAP),
+    ("mkswap", "-p 65536 FILE", SWAP),
+    (
+        "qemu-img",
+        "create -q -f qcow2 FILE 64G",
+        "a qcow2 disk image",
+    ),
+    ("qemu-img", "create -q -f vdi FILE 64G", "a VDI disk image"),
+    ("qemu-img", "create -q -f vmdk FILE 64G", VMDK),
+    (
+        "qemu-img",
+        "create -q -f vhdx FILE 64G",
+        "a VHDX disk image",
+    ),
+    ("qemu-img", "create -q -f vpc FILE 64G", "a VHD disk image"),
+];
+
+#[test]
+fn what_real_programs_make_is_recognised() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (program, arguments, name) in MAKERS {
+        let Some(program_path) = find_program(program) else {
+            skip(program);
+            continue;
+        };
+        let image = folder.path().join("image");
+        let made = File::create(&image).and_then(|made| made.set_len(512 * MIB));
+        made.expect("the build's folder can be written");
+        let output = Command::new(program_path)
+            .args(arguments.split(' ').map(|argument| match argument {
+                "FILE" => image.as_os_str(),
+                other => OsStr::new(other),
+            }))
+            .output()
+            .expect("what was found can be started");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program}: {errors}");
+        let contents = probe_file(&image).expect("the image can be read");
+        assert_eq!(contents, Contents::Known(name), "{program} {arguments}");
+    }
+}
+
+fn probe_file(path: &Path) -> io::Result<Contents> {
+    let file = File::open(path)?;
+    probe_pages(file.metadata()?.len(), &mut |number, page| {
+        file.read_exact_at(page, number * PAGE)
+    })
+}
+
+/// Searched for besides the usual path, on which not everybody has the system's own programs.
+fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
+        .map(|folder| folder.join(name))
+        .find(|program| program.is_file())
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "whoever runs the tests wants to know what they did not prove"
+)]
+fn skip(program: &str) {
+    eprintln!("skipped, no {program} here");
+}

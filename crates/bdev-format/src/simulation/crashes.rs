@@ -1,0 +1,37 @@
+//! Crashes at every write and every flush.
+
+use super::history::{Trial, run};
+use super::run_all;
+use super::workload::MetadataAlone;
+
+/// Crashes that are tried, unless the environment asks for more.
+const METADATA_POINTS: u64 = 60_000;
+const PAIRS_POINTS: u64 = 30_000;
+const LIVES: u64 = 5_000;
+const DAMAGE_POINTS: u64 = 20_000;
+
+#[test]
+fn what_was_committed_is_found_after_any_crash() {
+    run_all(METADATA_POINTS, |seed| {
+        run::<MetadataAlone>(seed, Trial::Crash)
+    });
+}
+
+#[test]
+fn what_was_committed_is_found_after_any_two_crashes() {
+    run_all(PAIRS_POINTS, |seed| {
+        run::<MetadataAlone>(seed, Trial::Pairs)
+    });
+}
+
+#[test]
+fn what_was_committed_is_found_after_many_crashes() {
+    run_all(LIVES, |seed| run::<MetadataAlone>(seed, Trial::ManyLives));
+}
+
+#[test]
+fn damage_that_comes_on_top_of_a_crash_is_repaired_or_told() {
+    run_all(DAMAGE_POINTS, |seed| {
+        run::<MetadataAlone>(seed, Trial::CrashAndDamage)
+    });
+}

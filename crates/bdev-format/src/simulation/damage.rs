@@ -1,0 +1,118 @@
+//! Damage to what is durable: flipped bits, zeroed sectors and pages, and devices that end too early.
+
+use std::ops::Range;
+
+use super::Numbers;
+use super::disk::{Image, SECTOR_BYTES, SimulatedDisk};
+use super::model::{Expected, Found, Tags};
+use crate::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
+use crate::{Mode, OpenError, PAGE_BYTES};
+
+/// What a superblock says of the pool, before it says where the parts lie.
+const SUPERBLOCK_HEADER_BYTES: usize = 256;
+
+/// One piece of damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Damage {
+    FlippedBit { page: u64, bit: usize },
+    ZeroedSector { page: u64, sector: usize },
+    ZeroedPage { page: u64 },
+    CutOff { pages: u64 },
+}
+
+impl Damage {
+    /// Some damage to the metadata of a pool.
+    pub(super) fn draw(found: &Found, numbers: &mut Numbers) -> Self {
+        let page = some_page(found, numbers);
+        // Most of a superblock is not in use, and nobody misses what is lost there.
+        let bytes = if SUPERBLOCK_COPIES.contains(&page) && numbers.below(4) != 0 {
+            SUPERBLOCK_HEADER_BYTES
+        } else {
+            PAGE_BYTES
+        };
+        match numbers.below(8) {
+            0..4 => Self::FlippedBit {
+                page,
+                bit: numbers.below(8 * bytes),
+            },
+            4..6 => Self::ZeroedSector {
+                page,
+                sector: numbers.below(PAGE_BYTES / SECTOR_BYTES),
+            },
+            6 => Self::ZeroedPage { page },
+            _ => Self::CutOff { pages: page },
+        }
+    }
+
+    pub(super) fn apply(self, image: &mut Image) {
+        match self {
+            Self::FlippedBit { page, bit } => {
+                image.change(page, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+            }
+            Self::ZeroedSector { page, sector } => {
+                let at = sector * SECTOR_BYTES;
+                image.change(page, |bytes| bytes[at..at + SECTOR_BYTES].fill(0));
+            }
+            Self::ZeroedPage { page } => image.change(page, |bytes| bytes.fill(0)),
+            Self::CutOff { pages } => image.resize(pages),
+        }
+    }
+
+    /// Checks that what is expected is found on this image, or that an error says that it is not; and
+    /// that nothing is written where nothing may be.
+    pub(super) fn check(self, image: &Image, expected: &Expected) -> Result<(), String> {
+        // The end of a device is for the one to check who knows how long it is.
+        let is_cut = image.total_pages() < expected.before.total_pages;
+        for mode in [Mode::ReadOnly, Mode::ReadWrite] {
+            if is_cut && mode == Mode::ReadWrite {
+                continue;
+            }
+            let disk = SimulatedDisk::new(image.clone());
+            let outcome = Found::open(&disk, mode);
+            let wrote = disk.recording().has_writes();
+            if wrote && (mode == Mode::ReadOnly || outcome.is_err()) {
+                return Err(format!("{mode:?}: wrote"));
+            }
+            let found = match outcome {
+                Ok(found) if found.lost.is_empty() => found,
+                // Told that something is missing; nothing is there that was not.
+                Ok(found) if mode == Mode::ReadOnly => {
+                    drop(found);
+                    continue;
+                }
+                Ok(_) => return Err("opened for writing with something lost".to_owned()),
+                // Too short for a superblock.
+                Err(OpenError::NoPool) if image.total_pages() < 2 => continue,
+                Err(OpenError::NoPool) => return Err(format!("{mode:?}: there is no pool")),
+                Err(_) => continue,
+            };
+            expected
+                .admit(&found, Tags::OrError)
+                .map_err(|text| format!("{mode:?}: {text}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A page of metadata, one that is in use if there is a choice.
+fn some_page(found: &Found, numbers: &mut Numbers) -> u64 {
+    let geometry = found.metadata.geometry();
+    let segment = &geometry.segments[numbers.below(geometry.segments.len())];
+    let journal = geometry.journal[numbers.below(2)];
+    let copy = numbers.below(2);
+    let of = |pages: Range<u64>, numbers: &mut Numbers| {
+        pages.start + numbers.below((pages.end - pages.start) as usize) as u64
+    };
+    match numbers.below(8) {
+        0 => of(
+            SUPERBLOCK_COPIES[copy]..SUPERBLOCK_COPIES[copy] + SUPERBLOCK_PAGES,
+            numbers,
+        ),
+        1..5 => of(journal..journal + geometry.journal_pages, numbers),
+        5 | 6 => {
+            let table = segment.tables[copy];
+            of(table..table + u64::from(segment.table_pages), numbers)
+        }
+        _ => of(segment.tags..segment.tags + segment.tag_pages, numbers),
+    }
+}

@@ -1,0 +1,377 @@
+//! The simulated device: remembers what was written since it was last durable, and draws what a crash
+//! may leave of it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+
+use super::Numbers;
+use crate::{Disk, PAGE_BYTES, Page};
+
+/// Bytes that the medium writes whole or not at all.
+pub(super) const SECTOR_BYTES: usize = 512;
+const SECTORS_PER_PAGE: usize = PAGE_BYTES / SECTOR_BYTES;
+
+type Bytes = [u8; PAGE_BYTES];
+
+/// What is on a medium. Copies share their pages.
+#[derive(Clone)]
+pub struct Image {
+    pages: BTreeMap<u64, Rc<Bytes>>,
+    /// Pages that there are.
+    total_pages: u64,
+}
+
+impl Image {
+    /// A device of so many pages, all of them zero.
+    pub fn blank(total_pages: u64) -> Self {
+        Self {
+            pages: BTreeMap::new(),
+            total_pages,
+        }
+    }
+
+    /// Pages of the device.
+    pub fn total_pages(&self) -> u64 {
+        self.total_pages
+    }
+
+    /// Makes the medium larger, or cuts it off.
+    pub(super) fn resize(&mut self, total_pages: u64) {
+        self.total_pages = total_pages;
+        self.pages.retain(|page, _| *page < total_pages);
+    }
+
+    /// The bytes of a page.
+    pub fn page(&self, page: u64) -> Bytes {
+        self.pages
+            .get(&page)
+            .map_or([0; PAGE_BYTES], |bytes| **bytes)
+    }
+
+    /// The bytes of a sector of a page.
+    pub fn sector(&self, page: u64, sector: usize) -> [u8; SECTOR_BYTES] {
+        let at = sector * SECTOR_BYTES;
+        self.pages.get(&page).map_or([0; SECTOR_BYTES], |bytes| {
+            std::array::from_fn(|byte| bytes[at + byte])
+        })
+    }
+
+    /// Changes a page behind everybody's back.
+    pub(super) fn change(&mut self, page: u64, change: impl FnOnce(&mut Bytes)) {
+        let entry = self.pages.entry(page);
+        change(Rc::make_mut(
+            entry.or_insert_with(|| Rc::new([0; PAGE_BYTES])),
+        ));
+    }
+
+    fn apply(&mut self, write: &Write) {
+        for (page, bytes) in (write.first_page..).zip(&write.pages) {
+            self.pages.insert(page, Rc::clone(bytes));
+        }
+    }
+}
+
+/// A write that the device was given.
+#[derive(Clone)]
+pub(super) struct Write {
+    first_page: u64,
+    pages: Vec<Rc<Bytes>>,
+}
+
+impl Write {
+    /// Keeps what is before or behind some sector.
+    fn apply_part(&self, loss: Loss, image: &mut Image, numbers: &mut Numbers) {
+        let cut = numbers.below(self.pages.len() * SECTORS_PER_PAGE + 1);
+        for (page, bytes) in self.pages.iter().enumerate() {
+            let in_page = cut.saturating_sub(page * SECTORS_PER_PAGE);
+            let cut = in_page.min(SECTORS_PER_PAGE) * SECTOR_BYTES;
+            let kept = match loss {
+                Loss::Ends => 0..cut,
+                _ => cut..PAGE_BYTES,
+            };
+            image.change(self.first_page + page as u64, |to| {
+                to[kept.clone()].copy_from_slice(&bytes[kept]);
+            });
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Event {
+    Write(Write),
+    Flush,
+}
+
+/// A device. Its clones are the same one.
+#[derive(Clone)]
+pub struct SimulatedDisk(Rc<RefCell<Inner>>);
+
+struct Inner {
+    /// What was durable at the beginning of the log.
+    base: Image,
+    /// What is read.
+    seen: Image,
+    log: Vec<Event>,
+    /// Writes and flushes that succeed before the device fails.
+    until_failure: Option<u64>,
+}
+
+impl SimulatedDisk {
+    /// A disk that has this on its medium.
+    pub fn new(image: Image) -> Self {
+        Self::with_unflushed(Leftover {
+            durable: image,
+            unflushed: Vec::new(),
+        })
+    }
+
+    /// The device of a process that was killed: everything is visible, and nothing more is durable.
+    pub(super) fn with_unflushed(left: Leftover) -> Self {
+        let mut seen = left.durable.clone();
+        left.unflushed.iter().for_each(|write| seen.apply(write));
+        Self(Rc::new(RefCell::new(Inner {
+            base: left.durable,
+            seen,
+            log: left.unflushed.into_iter().map(Event::Write).collect(),
+            until_failure: None,
+        })))
+    }
+
+    /// How many writes and flushes there were.
+    pub fn position(&self) -> usize {
+        self.0.borrow().log.len()
+    }
+
+    /// Pages of the device.
+    pub fn total_pages(&self) -> u64 {
+        self.0.borrow().seen.total_pages
+    }
+
+    /// The device gets larger, which nothing undoes.
+    pub fn resize(&self, total_pages: u64) {
+        let mut inner = self.0.borrow_mut();
+        inner.base.resize(total_pages);
+        inner.seen.resize(total_pages);
+    }
+
+    /// From now on only so many writes and flushes succeed.
+    pub fn fail_after(&self, events: u64) {
+        self.0.borrow_mut().until_failure = Some(events);
+    }
+
+    /// What is read from the device now.
+    pub fn seen(&self) -> Image {
+        self.0.borrow().seen.clone()
+    }
+
+    pub(super) fn recording(&self) -> Recording {
+        let inner = self.0.borrow();
+        Recording {
+            base: inner.base.clone(),
+            events: inner.log.clone(),
+        }
+    }
+}
+
+impl Inner {
+    fn may_go_on(&mut self) -> io::Result<()> {
+        match &mut self.until_failure {
+            Some(0) => Err(io::Error::other("the simulated device failed")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Disk for SimulatedDisk {
+    fn read(&self, first_page: u64, pages: &mut [Page]) -> io::Result<()> {
+        let inner = self.0.borrow();
+        if first_page + pages.len() as u64 > inner.seen.total_pages {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for (number, page) in (first_page..).zip(pages) {
+            match inner.seen.pages.get(&number) {
+                Some(bytes) => page.0 = **bytes,
+                None => page.0.fill(0),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, first_page: u64, pages: &[Page]) -> io::Result<()> {
+        let mut inner = self.0.borrow_mut();
+        assert!(
+            first_page + pages.len() as u64 <= inner.seen.total_pages,
+            "a write behind the end of the device"
+        );
+        let write = Write {
+            first_page,
+            pages: pages.iter().map(|page| Rc::new(page.0)).collect(),
+        };
+        // One that fails may have reached the medium in part, as any other.
+        let result = inner.may_go_on();
+        inner.seen.apply(&write);
+        inner.log.push(Event::Write(write));
+        result
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let mut inner = self.0.borrow_mut();
+        inner.may_go_on()?;
+        inner.log.push(Event::Flush);
+        Ok(())
+    }
+}
+
+/// All that a device was told.
+pub(super) struct Recording {
+    base: Image,
+    events: Vec<Event>,
+}
+
+impl Recording {
+    pub(super) fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    pub(super) fn has_writes(&self) -> bool {
+        let mut events = self.events.iter();
+        events.any(|event| matches!(event, Event::Write(_)))
+    }
+
+    /// What the device is after so many writes and flushes.
+    pub(super) fn at(&self, position: usize) -> Leftover {
+        let mut walk = self.walk();
+        (0..position).for_each(|_| walk.step());
+        walk.left
+    }
+
+    pub(super) fn walk(&self) -> Walk<'_> {
+        Walk {
+            left: Leftover {
+                durable: self.base.clone(),
+                unflushed: Vec::new(),
+            },
+            events: self.events.iter(),
+        }
+    }
+}
+
+/// Goes through a recording.
+pub(super) struct Walk<'a> {
+    pub(super) left: Leftover,
+    events: std::slice::Iter<'a, Event>,
+}
+
+impl Walk<'_> {
+    /// One write or flush further.
+    pub(super) fn step(&mut self) {
+        match self.events.next() {
+            Some(Event::Write(write)) => self.left.unflushed.push(write.clone()),
+            Some(Event::Flush) => {
+                for write in self.left.unflushed.drain(..) {
+                    self.left.durable.apply(&write);
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+/// A device at some moment.
+#[derive(Clone)]
+pub(super) struct Leftover {
+    pub(super) durable: Image,
+    pub(super) unflushed: Vec<Write>,
+}
+
+/// What a crash does to the writes that were not flushed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Loss {
+    All,
+    None,
+    /// All but the last write.
+    AllButLast,
+    /// The last write.
+    Last,
+    /// Whole writes.
+    Writes,
+    /// The end of each write, from some sector on.
+    Ends,
+    /// The beginning of each write, up to some sector.
+    Beginnings,
+    /// Of each sector, this many of four times what was written.
+    Sectors(usize),
+}
+
+impl Loss {
+    /// The losses to try, the extreme ones first.
+    pub(super) const EACH: [Self; 10] = [
+        Self::All,
+        Self::None,
+        Self::Sectors(2),
+        Self::AllButLast,
+        Self::Ends,
+        Self::Sectors(1),
+        Self::Last,
+        Self::Beginnings,
+        Self::Sectors(3),
+        Self::Writes,
+    ];
+}
+
+impl Leftover {
+    /// What the medium holds after a crash.
+    pub(super) fn crash(&self, loss: Loss, numbers: &mut Numbers) -> Image {
+        let mut image = self.durable.clone();
+        let count = self.unflushed.len();
+        for (at, write) in self.unflushed.iter().enumerate() {
+            let is_last = at + 1 == count;
+            let is_kept = match loss {
+                Loss::All | Loss::Sectors(_) => false,
+                Loss::Ends | Loss::Beginnings => {
+                    write.apply_part(loss, &mut image, numbers);
+                    false
+                }
+                Loss::None => true,
+                Loss::AllButLast => is_last,
+                Loss::Last => !is_last,
+                Loss::Writes => numbers.below(2) == 0,
+            };
+            if is_kept {
+                image.apply(write);
+            }
+        }
+        if let Loss::Sectors(quarters) = loss {
+            self.tear(&mut image, quarters, numbers);
+        }
+        image
+    }
+
+    fn tear(&self, image: &mut Image, quarters: usize, numbers: &mut Numbers) {
+        let mut versions: BTreeMap<u64, Vec<&Bytes>> = BTreeMap::new();
+        for write in &self.unflushed {
+            for (page, bytes) in (write.first_page..).zip(&write.pages) {
+                versions.entry(page).or_default().push(bytes);
+            }
+        }
+        for (page, versions) in versions {
+            image.change(page, |bytes| {
+                for sector in 0..SECTORS_PER_PAGE {
+                    if numbers.below(4) < quarters {
+                        continue;
+                    }
+                    // In any order: any of the versions may have come last.
+                    let at = sector * SECTOR_BYTES;
+                    let version = versions[numbers.below(versions.len())];
+                    bytes[at..at + SECTOR_BYTES].copy_from_slice(&version[at..at + SECTOR_BYTES]);
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Contents that nobody of ours has written: opening them ends, in bounded memory, without a panic.
+//!
+//! An input is a list of patches of a sound pool: `page (1) | flags (1) | offset (2) | length (1) | bytes`.
+//! With bit 0 of the flags the structure that the patch lies in gets a right checksum again, so that what
+//! lies behind the checksum is reached too. Inputs that once failed are in `corpus`.
+
+// Inputs that once failed are files.
+#![allow(clippy::disallowed_methods)]
+
+use proptest::prelude::*;
+
+use super::damages::some_pool;
+use super::disk::{Image, SimulatedDisk};
+use super::model::Found;
+use crate::block_map::UNITS;
+use crate::check::check;
+use crate::page::{Checksum, u32_at};
+use crate::{Mode, PAGE_BYTES, journal};
+
+const RESEALED: u8 = 1;
+
+/// Opens a pool with these patches in every way.
+pub(super) fn open_patched(image: &Image, input: &[u8]) {
+    let mut image = image.clone();
+    let mut rest = input;
+    while let [page, flags, low, high, len, tail @ ..] = rest {
+        let (bytes, tail) = tail.split_at(usize::from(*len).min(tail.len()));
+        rest = tail;
+        // The metadata of the pool lies on its first pages, and at the fourth megabyte.
+        let page = match page {
+            0..250 => u64::from(*page),
+            _ => 3 * UNITS + u64::from(*page - 250),
+        };
+        let at = usize::from(u16::from_le_bytes([*low, *high])) % PAGE_BYTES;
+        image.change(page, |page| {
+            let len = bytes.len().min(PAGE_BYTES - at);
+            page[at..at + len].copy_from_slice(&bytes[..len]);
+        });
+        if flags & RESEALED != 0 {
+            reseal(&mut image, page);
+        }
+    }
+    for mode in [Mode::ReadOnly, Mode::ReadWrite] {
+        let disk = SimulatedDisk::new(image.clone());
+        let opened = Found::open(&disk, mode);
+        if mode == Mode::ReadOnly || opened.is_err() {
+            assert!(!disk.recording().has_writes(), "{mode:?}: wrote");
+        }
+        let Ok(mut found) = opened else { continue };
+        for (megabyte, map) in &found.maps {
+            assert!(map.units().is_some(), "overlapping blocks");
+            let first = u64::from(*megabyte) * UNITS;
+            let units: Vec<_> = map
+                .blocks()
+                .map(|slot| first + slot.first_unit() as u64)
+                .collect();
+            let _ = found.metadata.tags(&units);
+        }
+        if mode == Mode::ReadWrite {
+            let _ = found.metadata.commit(&[]);
+            let _ = found.metadata.checkpoint();
+        }
+    }
+    let disk = SimulatedDisk::new(image);
+    let _ = check(&disk, false, &mut |_, _| {});
+    assert!(!disk.recording().has_writes(), "a check wrote");
+}
+
+/// Gives the structure that begins on this page a right checksum.
+fn reseal(image: &mut Image, page: u64) {
+    let magic = u32_at(&image.page(page), 0);
+    let seeded = Checksum::of_pool(&[7; 16]);
+    let (first_page, pages, checksum) = match page {
+        0 | 1 => (0, 2, Checksum::UNSEEDED),
+        16 | 17 => (16, 2, Checksum::UNSEEDED),
+        18..34 => {
+            let first = crate::Page(image.page(page));
+            let pages = journal::claimed_pages(&first).unwrap_or(1);
+            (page, pages.min((34 - page) as usize), seeded)
+        }
+        _ => (page, 1, seeded),
+    };
+    let mut bytes = Vec::new();
+    (0..pages).for_each(|page| bytes.extend(image.page(first_page + page as u64)));
+    checksum.seal(
+        if page < 18 { u32_at(&bytes, 0) } else { magic },
+        &mut bytes,
+    );
+    for (page, sealed) in (first_page..).zip(bytes.as_chunks::<PAGE_BYTES>().0) {
+        image.change(page, |bytes| *bytes = *sealed);
+    }
+}
+
+/// Patches that go where fields are.
+fn patch() -> impl Strategy<Value = Vec<u8>> {
+    let page = prop_oneof![
+        Just(0_u8),
+        Just(16),
+        18_u8..34,
+        Just(34),
+        Just(35),
+        36_u8..40,
+        250_u8..255
+    ];
+    let offset = prop_oneof![(0_u16..40).prop_map(|word| 8 * word), 0_u16..4096];
+    let number = prop_oneof![
+        prop::collection::vec(any::<u8>(), 1..12),
+        Just(vec![0xFF; 8]),
+        Just(vec![0xFF; 4]),
+        Just(vec![0; 8]),
+        (0_u8..20).prop_map(|byte| vec![byte]),
+    ];
+    (page, any::<bool>(), offset, number).prop_map(|(page, is_resealed, offset, bytes)| {
+        let [low, high] = offset.to_le_bytes();
+        let mut patch = vec![page, u8::from(is_resealed), low, high, bytes.len() as u8];
+        patch.extend(bytes);
+        patch
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 20_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn forged_contents_make_nobody_panic(patches in prop::collection::vec(patch(), 1..5)) {
+        thread_local! {
+            static POOL: Image = some_pool().0;
+        }
+        POOL.with(|image| open_patched(image, &patches.concat()));
+    }
+}
+
+#[test]
+fn what_once_failed_does_so_no_more() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/simulation/corpus");
+    let (image, _) = some_pool();
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("the corpus") {
+        let input = std::fs::read(entry.expect("an entry").path()).expect("an input");
+        open_patched(&image, &input);
+        count += 1;
+    }
+    assert!(count > 0, "an empty corpus proves nothing");
+}

@@ -1,0 +1,313 @@
+//! A history: a pool's lives one after another, each ended by a crash, a kill, a failing device or in good
+//! order; and of each life all the crashes that it might have ended with.
+
+use std::rc::Rc;
+
+use super::Numbers;
+use super::damage::Damage;
+use super::disk::{Image, Leftover, Loss, Recording, SimulatedDisk, Walk};
+use super::level::{Level, Timeline};
+use super::model::{Data, Expected, Found, State, Tags, read_stamp};
+use super::workload::{self, Pace, Retried};
+use crate::block_map::UNITS;
+use crate::{Mode, OpenError};
+
+/// What is tried of each crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trial {
+    /// Opening.
+    Crash,
+    /// Opening after something else was damaged as well.
+    CrashAndDamage,
+    /// No more than one crash of each life: many lives one after another instead.
+    ManyLives,
+    /// After each crash of a short life another one, and each crash of that.
+    Pairs,
+}
+
+/// How much is tried.
+const LIVES: usize = 6;
+const MANY_LIVES: usize = 60;
+const LOSSES: usize = 4;
+const DEPTH: usize = 3;
+
+/// Runs the history with this seed. Gives the number of crashes that were tried.
+///
+/// # Errors
+/// What was found that may not be, with all that is needed to see it again.
+pub fn run<L: Level>(seed: u64, trial: Trial) -> Result<u64, String> {
+    let mut history = History::<L> {
+        numbers: Numbers::new(seed),
+        level: L::default(),
+        trial,
+        points: 0,
+    };
+    let outcome = match trial {
+        Trial::Pairs => history.live_twice(),
+        _ => history.live(),
+    };
+    outcome.map_err(|text| format!("CHIMAERA_CRASH_SEED={seed} {} {trial:?}: {text}", L::NAME))?;
+    Ok(history.points)
+}
+
+struct History<L> {
+    numbers: Numbers,
+    level: L,
+    trial: Trial,
+    points: u64,
+}
+
+impl<L: Level> History<L> {
+    fn live(&mut self) -> Result<(), String> {
+        let pages = L::device_pages(&mut self.numbers);
+        let mut disk = SimulatedDisk::new(Image::blank(pages));
+        let state = State {
+            total_pages: pages,
+            ..State::default()
+        };
+        let mut expected = Expected {
+            may_be_absent: true,
+            ..Expected::exactly(Rc::new(state), Rc::default())
+        };
+        let lives = match self.trial {
+            Trial::ManyLives => MANY_LIVES,
+            _ => LIVES,
+        };
+        for life in 0..lives {
+            let start = disk.position();
+            let mut timeline = Timeline::new(start, expected.clone());
+            self.level
+                .live(&mut self.numbers, &disk, &mut timeline, &expected)
+                .map_err(|text| format!("life {life}: {text}"))?;
+            let recording = disk.recording();
+            if self.trial == Trial::ManyLives {
+                self.points += 1;
+            } else {
+                self.crash_everywhere(&recording, start, &timeline)
+                    .map_err(|text| format!("life {life}, {text}"))?;
+            }
+            (disk, expected) = self.end(&recording, start, &timeline);
+        }
+        Ok(())
+    }
+
+    /// Two short lives, of which the second comes after each crash of the first.
+    fn live_twice(&mut self) -> Result<(), String> {
+        let pages = UNITS * (20 + self.numbers.below(100) as u64);
+        let disk = SimulatedDisk::new(Image::blank(pages));
+        let state = State {
+            total_pages: pages,
+            ..State::default()
+        };
+        let blank = Expected {
+            may_be_absent: true,
+            ..Expected::exactly(Rc::new(state), Rc::default())
+        };
+        let mut retried = Retried::new();
+        let (mut recording, mut timeline) = self.live_shortly(&disk, 0, &blank, &mut retried)?;
+        let mut start = 0;
+        // The others find something in both halves of the journal.
+        for _ in 0..3 {
+            let disk = SimulatedDisk::with_unflushed(recording.at(recording.len()));
+            let expected = timeline.at(recording.len()).clone();
+            start = disk.position();
+            (recording, timeline) = self.live_shortly(&disk, start, &expected, &mut retried)?;
+        }
+        let mut walk = recording.walk();
+        for position in 0..=recording.len() {
+            let losses = match walk.left.unflushed.len() {
+                0 => 0,
+                _ => Loss::EACH.len(),
+            };
+            let first = self.numbers.below(Loss::EACH.len());
+            for number in (first..first + losses).filter(|_| position >= start) {
+                let loss = Loss::EACH[number % Loss::EACH.len()];
+                let image = walk.left.crash(loss, &mut self.numbers);
+                self.live_again(&image, timeline.at(position), &retried)
+                    .map_err(|text| format!("position {position}, lost {loss:?}: {text}"))?;
+            }
+            walk.step();
+        }
+        Ok(())
+    }
+
+    fn live_again(
+        &mut self,
+        image: &Image,
+        expected: &Expected,
+        retried: &Retried,
+    ) -> Result<(), String> {
+        let disk = SimulatedDisk::new(image.clone());
+        let mut retried = retried.clone();
+        let (recording, timeline) = self.live_shortly(&disk, 0, expected, &mut retried)?;
+        self.crash_everywhere(&recording, 0, &timeline)
+    }
+
+    fn live_shortly(
+        &mut self,
+        disk: &SimulatedDisk,
+        start: usize,
+        expected: &Expected,
+        retried: &mut Retried,
+    ) -> Result<(Recording, Timeline), String> {
+        let mut timeline = Timeline::new(start, expected.clone());
+        let numbers = &mut self.numbers;
+        workload::live(numbers, disk, &mut timeline, expected, retried, Pace::Short)?;
+        Ok((disk.recording(), timeline))
+    }
+
+    /// Tries a crash at each write and each flush of a life.
+    fn crash_everywhere(
+        &mut self,
+        recording: &Recording,
+        start: usize,
+        timeline: &Timeline,
+    ) -> Result<(), String> {
+        let mut walk = recording.walk();
+        (0..start).for_each(|_| walk.step());
+        for position in start..=recording.len() {
+            let expected = timeline.at(position);
+            let losses = match self.trial {
+                Trial::Pairs => Loss::EACH.len(),
+                _ => LOSSES,
+            };
+            self.crash_at(&walk, expected, 0, losses)
+                .map_err(|text| format!("position {position}: {text}"))?;
+            walk.step();
+        }
+        Ok(())
+    }
+
+    fn crash_at(
+        &mut self,
+        walk: &Walk<'_>,
+        expected: &Expected,
+        depth: usize,
+        losses: usize,
+    ) -> Result<(), String> {
+        let left = &walk.left;
+        // Where nothing is lost one crash is like another.
+        let losses = if left.unflushed.is_empty() { 1 } else { losses };
+        let first = match left.unflushed.len() {
+            0 => 0,
+            _ => self.numbers.below(Loss::EACH.len()),
+        };
+        for number in first..first + losses {
+            let loss = Loss::EACH[number % Loss::EACH.len()];
+            let image = left.crash(loss, &mut self.numbers);
+            self.points += 1;
+            self.recover(&image, expected, depth)
+                .map_err(|text| format!("lost {loss:?}: {text}"))?;
+        }
+        Ok(())
+    }
+
+    /// Opens what a crash left.
+    fn recover(&mut self, image: &Image, expected: &Expected, depth: usize) -> Result<(), String> {
+        if self.trial == Trial::CrashAndDamage {
+            return self.damage(image, expected);
+        }
+        let disk = SimulatedDisk::new(image.clone());
+        let opened = Found::open(&disk, Mode::ReadWrite);
+        let found = match opened {
+            Err(OpenError::NoPool | OpenError::Damaged(_)) if expected.may_be_absent => {
+                return Ok(());
+            }
+            opened => opened.map_err(|error| format!("opening: {error}"))?,
+        };
+        let state = expected.admit(&found, Tags::Exact)?;
+        let recording = disk.recording();
+        L::check(&mut self.numbers, &disk, found, (expected, &state), depth)?;
+        // Opening itself may be interrupted; once it is done, what it found stays.
+        let chance = if depth == 0 { 16 } else { 3 };
+        if recording.has_writes() && depth < DEPTH && self.numbers.below(chance) == 0 {
+            let mut walk = recording.walk();
+            for position in 0..=recording.len() {
+                let pinned = Expected::exactly(Rc::clone(&state), Rc::clone(&expected.data));
+                let is_over = position == recording.len();
+                let expected = if is_over { &pinned } else { expected };
+                self.crash_at(&walk, expected, depth + 1, 2)
+                    .map_err(|text| format!("recovery, position {position}: {text}"))?;
+                walk.step();
+            }
+        }
+        Ok(())
+    }
+
+    /// Damages what a crash left in one more place. What a first opening found must be what is found
+    /// then, or it must be told that it is not.
+    fn damage(&mut self, image: &Image, expected: &Expected) -> Result<(), String> {
+        if expected.may_be_absent {
+            return Ok(());
+        }
+        let disk = SimulatedDisk::new(image.clone());
+        let found = Found::open(&disk, Mode::ReadWrite).map_err(|error| error.to_string())?;
+        let state = expected.admit(&found, Tags::Exact)?;
+        let pinned = Expected::exactly(state, Rc::default());
+        for (image, expected) in [(image.clone(), expected), (disk.seen(), &pinned)] {
+            let mut damaged = image;
+            let damage = Damage::draw(&found, &mut self.numbers);
+            damage.apply(&mut damaged);
+            damage
+                .check(&damaged, expected)
+                .map_err(|text| format!("{damage:?}: {text}"))?;
+        }
+        Ok(())
+    }
+
+    /// Ends a life: the device of the next one, and what is expected on it.
+    fn end(
+        &mut self,
+        recording: &Recording,
+        start: usize,
+        timeline: &Timeline,
+    ) -> (SimulatedDisk, Expected) {
+        let mut position = recording.len();
+        if self.numbers.below(3) != 0 {
+            // Where something can be lost, if it is found soon.
+            for _ in 0..4 {
+                position = start + self.numbers.below(recording.len() - start + 1);
+                if !recording.at(position).unflushed.is_empty() {
+                    break;
+                }
+            }
+        }
+        let mut expected = timeline.at(position).clone();
+        let left = recording.at(position);
+        if self.numbers.below(3) == 0 {
+            return (SimulatedDisk::with_unflushed(left), expected);
+        }
+        let loss = Loss::EACH[self.numbers.below(Loss::EACH.len())];
+        let image = left.crash(loss, &mut self.numbers);
+        expected.data = Rc::new(data_on(&image, &expected.data));
+        let left = Leftover {
+            durable: image,
+            unflushed: Vec::new(),
+        };
+        (SimulatedDisk::with_unflushed(left), expected)
+    }
+}
+
+/// The versions that are on a medium now, which nothing but a write changes any more.
+pub fn data_on(image: &Image, data: &Data) -> Data {
+    let mut now = Data::new();
+    for (&(life, page), versions) in data {
+        let stamps = (0..8).map(|sector| read_stamp(&image.sector(page, sector)));
+        let mine: Vec<_> = stamps
+            .flatten()
+            .filter(|(of, _)| *of == life)
+            .map(|(_, version)| version)
+            .collect();
+        let mut versions = *versions;
+        if mine.len() == 8 {
+            versions.oldest = mine.iter().copied().min().unwrap_or(0);
+            versions.flushed = versions.oldest;
+            versions.latest = mine.iter().copied().max().unwrap_or(0);
+        } else if versions.flushed == 0 {
+            // What was written to it was lost, or a part of it.
+            continue;
+        }
+        now.insert((life, page), versions);
+    }
+    now
+}

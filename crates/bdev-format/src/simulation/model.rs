@@ -1,0 +1,320 @@
+//! What a pool holds, and what may be found after a crash.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use chimaera_proto::bdev::PerfMetrics;
+
+use super::disk::{Image, SimulatedDisk};
+use crate::block_map::{MegabyteMap, Slot, UNITS};
+use crate::recovery::Opened;
+use crate::{Metadata, Mode, OpenError, PAGE_BYTES, open};
+
+/// Bytes of a sector of data that say whose it is.
+const STAMP: &[u8; 8] = b"SIMDATA.";
+
+/// A block's life: from its allocation to its free. Unique in a history; 0 where nobody asks.
+pub type Life = u64;
+
+/// Whose a block is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The owner tag that it was allocated with, 0 for none.
+    pub tag: u64,
+    /// Which of the blocks that were ever allocated it is.
+    pub life: Life,
+}
+
+/// The blocks of a megabyte.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Megabyte {
+    /// Where they lie.
+    pub map: MegabyteMap,
+    /// By the first unit of each block, in the pool.
+    pub owners: BTreeMap<u64, Owner>,
+}
+
+/// What a pool holds. Megabytes without blocks are not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Pages of the pool.
+    pub total_pages: u64,
+    /// What is declared of the device, as a number.
+    pub declared: u64,
+    /// The blocks, by megabyte.
+    pub megabytes: BTreeMap<u32, Rc<Megabyte>>,
+}
+
+impl State {
+    /// Where the blocks of a megabyte lie.
+    pub fn map(&self, megabyte: u32) -> MegabyteMap {
+        self.megabytes
+            .get(&megabyte)
+            .map_or(MegabyteMap::EMPTY, |megabyte| megabyte.map)
+    }
+
+    /// Puts blocks in the place of those that a megabyte has.
+    pub fn set(&mut self, number: u32, megabyte: Megabyte) {
+        if megabyte.map == MegabyteMap::EMPTY {
+            self.megabytes.remove(&number);
+        } else {
+            self.megabytes.insert(number, Rc::new(megabyte));
+        }
+    }
+
+    /// The blocks, by their first unit.
+    pub fn blocks(&self) -> impl Iterator<Item = (u64, Slot, Owner)> + '_ {
+        self.megabytes.iter().flat_map(|(number, megabyte)| {
+            megabyte.map.blocks().map(move |slot| {
+                let unit = u64::from(*number) * UNITS + slot.first_unit() as u64;
+                (unit, slot, megabyte.owners[&unit])
+            })
+        })
+    }
+}
+
+/// Versions of a page of a block's data that may be found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Versions {
+    /// 0 if none was flushed.
+    pub flushed: u64,
+    /// The oldest of those that its sectors have now: after a crash they may differ.
+    pub oldest: u64,
+    /// The newest that was written.
+    pub latest: u64,
+}
+
+/// The data of blocks: by life and page on the device.
+pub type Data = BTreeMap<(Life, u64), Versions>;
+
+/// What may be found.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    /// What was durable at last.
+    pub before: Rc<State>,
+    /// What is being made durable.
+    pub after: Option<Rc<State>>,
+    /// Whether of `before` and `after` one or the other is found, and no mixture by megabytes.
+    pub is_atomic: bool,
+    /// Whether there may be no pool.
+    pub may_be_absent: bool,
+    /// What may stand in blocks.
+    pub data: Rc<Data>,
+}
+
+impl Expected {
+    /// This state, with this data, and nothing else.
+    pub fn exactly(state: Rc<State>, data: Rc<Data>) -> Self {
+        Self {
+            before: state,
+            data,
+            ..Self::default()
+        }
+    }
+
+    /// The state that was found, if it may be.
+    ///
+    /// # Errors
+    /// Why it may not be any of those.
+    pub fn admit(&self, found: &Found, tags: Tags) -> Result<Rc<State>, String> {
+        let candidates: Vec<_> = [Some(&self.before), self.after.as_ref()]
+            .into_iter()
+            .flatten()
+            .collect();
+        let mut why = Vec::new();
+        for candidate in &candidates {
+            match found.compare(candidate, tags) {
+                Ok(()) => return Ok(Rc::clone(candidate)),
+                Err(text) => why.push(text),
+            }
+        }
+        if let (Some(after), false) = (&self.after, self.is_atomic) {
+            let mixture = found.mixture(&self.before, after);
+            match found.compare(&mixture, tags) {
+                Ok(()) => return Ok(Rc::new(mixture)),
+                Err(text) => why.push(text),
+            }
+        }
+        Err(why.join("; or: "))
+    }
+
+    /// Checks that each block of `state` has its own data, from the flushed version on.
+    pub fn check_data(&self, image: &Image, state: &State) -> Result<(), String> {
+        for (unit, slot, owner) in state.blocks() {
+            let pages = unit..unit + crate::block_map::units_of(slot.block_type);
+            for (&(_, page), versions) in self
+                .data
+                .range((owner.life, pages.start)..(owner.life, pages.end))
+            {
+                if versions.flushed == 0 {
+                    continue;
+                }
+                for sector in 0..8 {
+                    let found = read_stamp(&image.sector(page, sector));
+                    let is_right = found.is_some_and(|(life, version)| {
+                        life == owner.life
+                            && (versions.flushed..=versions.latest).contains(&version)
+                    });
+                    if !is_right {
+                        return Err(format!(
+                            "page {page}, sector {sector}, of life {} has {found:?}, not a version \
+                             of {versions:?}",
+                            owner.life
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How the tags are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tags {
+    /// All must be there.
+    Exact,
+    /// There may be an error instead.
+    OrError,
+}
+
+/// A pool that was opened.
+pub struct Found {
+    /// The pool, ready for commits if it was opened for that.
+    pub metadata: Metadata<SimulatedDisk>,
+    /// The blocks, by megabyte.
+    pub maps: BTreeMap<u32, MegabyteMap>,
+    /// What opening says that it has repaired.
+    pub repaired: Vec<String>,
+    /// What it says that is lost.
+    pub lost: Vec<String>,
+}
+
+impl Found {
+    /// Opens what is on a disk.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; also if a megabyte is found twice.
+    pub fn open(disk: &SimulatedDisk, mode: Mode) -> Result<Self, OpenError> {
+        let mut maps = BTreeMap::new();
+        let mut twice = None;
+        let mut found = |megabyte, map| {
+            if maps.insert(megabyte, map).is_some() {
+                twice = Some(megabyte);
+            }
+        };
+        let Opened {
+            metadata,
+            repaired,
+            lost,
+            ..
+        } = open(disk.clone(), mode, &mut found, &mut |_, _| {})?;
+        assert_eq!(twice, None, "a megabyte was told of twice");
+        Ok(Self {
+            metadata,
+            maps,
+            repaired,
+            lost,
+        })
+    }
+
+    fn compare(&self, state: &State, tags: Tags) -> Result<(), String> {
+        let total_pages = self.metadata.geometry().total_pages();
+        if total_pages != state.total_pages {
+            return Err(format!(
+                "the pool has {total_pages} pages, not {}",
+                state.total_pages
+            ));
+        }
+        let declared = declared_by(&self.metadata.superblock().identity.metrics);
+        if declared != state.declared {
+            return Err(format!("{declared} is declared, not {}", state.declared));
+        }
+        let known = state.megabytes.iter();
+        let expected = known.map(|(number, megabyte)| (number, &megabyte.map));
+        if !expected.clone().eq(&self.maps) {
+            let expected: BTreeMap<_, _> = expected.collect();
+            let all = self.maps.keys().chain(state.megabytes.keys());
+            let differs = all
+                .copied()
+                .find(|number| self.maps.get(number) != expected.get(number).copied());
+            let number = differs.unwrap_or_default();
+            return Err(format!(
+                "megabyte {number} is {:x?}, not {:x?}",
+                self.maps.get(&number),
+                expected.get(&number)
+            ));
+        }
+        for (number, megabyte) in &state.megabytes {
+            self.compare_tags(*number, megabyte, tags)?;
+        }
+        Ok(())
+    }
+
+    fn compare_tags(&self, number: u32, megabyte: &Megabyte, tags: Tags) -> Result<(), String> {
+        let units: Vec<u64> = megabyte.owners.keys().copied().collect();
+        let found = match self.metadata.tags(&units) {
+            Ok(found) => found,
+            Err(_) if tags == Tags::OrError => return Ok(()),
+            Err(error) => return Err(format!("tags of megabyte {number}: {error}")),
+        };
+        let differs = megabyte
+            .owners
+            .iter()
+            .zip(found)
+            .find(|((_, owner), found)| owner.tag != found.0);
+        match differs {
+            None => Ok(()),
+            Some(((unit, owner), found)) => Err(format!(
+                "the block at unit {unit} has tag {}, not {}",
+                found.0, owner.tag
+            )),
+        }
+    }
+
+    /// Each megabyte as one of the two has it, whichever was found.
+    fn mixture(&self, before: &State, after: &State) -> State {
+        let mut mixture = after.clone();
+        for number in before.megabytes.keys().chain(after.megabytes.keys()) {
+            let found = self.maps.get(number).copied().unwrap_or(MegabyteMap::EMPTY);
+            let same = [after, before].into_iter().find(|state| {
+                let megabyte = state.megabytes.get(number).cloned().unwrap_or_default();
+                megabyte.map == found && self.compare_tags(*number, &megabyte, Tags::Exact).is_ok()
+            });
+            if let Some(state) = same {
+                let megabyte = state.megabytes.get(number).cloned().unwrap_or_default();
+                mixture.set(*number, (*megabyte).clone());
+            }
+        }
+        mixture
+    }
+}
+
+/// Characteristics that stand for a number; 0 for the default ones.
+pub(super) fn declaration_of(number: u64) -> PerfMetrics {
+    let default = PerfMetrics::default();
+    PerfMetrics {
+        iops: default.iops + number as f64,
+        ..default
+    }
+}
+
+fn declared_by(metrics: &PerfMetrics) -> u64 {
+    (metrics.iops - PerfMetrics::default().iops) as u64
+}
+
+/// A page of data that says in each sector whose it is and which version.
+pub fn stamped_page(life: Life, version: u64) -> [u8; PAGE_BYTES] {
+    let mut bytes = [0; PAGE_BYTES];
+    for sector in bytes.as_chunks_mut::<512>().0 {
+        sector[..8].copy_from_slice(STAMP);
+        sector[8..16].copy_from_slice(&life.to_le_bytes());
+        sector[16..24].copy_from_slice(&version.to_le_bytes());
+    }
+    bytes
+}
+
+pub(super) fn read_stamp(sector: &[u8; 512]) -> Option<(Life, u64)> {
+    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| sector[at + byte]));
+    (sector[..8] == *STAMP).then(|| (number(8), number(16)))
+}

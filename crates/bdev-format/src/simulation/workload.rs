@@ -1,0 +1,426 @@
+//! Random work on the metadata alone: any change of any megabyte, with checkpoints in single steps between.
+
+use std::rc::Rc;
+
+use chimaera_proto::PoolId;
+use chimaera_proto::bdev::{BlockType, IoEngine, OwnerTag, PerfMetrics};
+
+use super::Numbers;
+use super::disk::SimulatedDisk;
+use super::level::{Level, Timeline};
+use super::model::{Expected, Found, Megabyte, Owner, State, Tags, declaration_of};
+use crate::block_map::{Change, MegabyteMap, Slot, UNITS};
+use crate::journal;
+use crate::limits::MIN_JOURNAL_PAGES;
+use crate::{Geometry, Identity, Metadata, Mode, OpenError};
+
+const STEPS: usize = 14;
+
+pub(super) fn identity() -> Identity {
+    Identity {
+        pool: PoolId::new(8000, 1),
+        name: "simulated".to_owned(),
+        owner: crate::Owner::default(),
+        alignment: 512,
+        io_depth: 8,
+        io_engine: IoEngine::Auto,
+        metrics: PerfMetrics::default(),
+    }
+}
+
+/// Makes a pool on a new device. The journal is small, so that it is full often.
+pub fn format(
+    numbers: &mut Numbers,
+    disk: &SimulatedDisk,
+    total_pages: u64,
+) -> Result<Metadata<SimulatedDisk>, String> {
+    let journal_pages = MIN_JOURNAL_PAGES + numbers.below(3) as u64 * 5;
+    let geometry = Geometry::with_journal(total_pages, journal_pages).expect("room");
+    let mut uuid = [0; 16];
+    uuid.fill_with(|| numbers.below(256) as u8);
+    Metadata::format(disk.clone(), identity(), geometry, (uuid, 0), false)
+        .map_err(|error| format!("making a pool: {error}"))
+}
+
+/// Megabytes of the last large commit, with what was to be in them: it is tried again after a crash, so
+/// that it lies in the same place as what is left of it.
+pub(super) type Retried = Vec<(u32, MegabyteMap)>;
+
+/// What a life is filled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    Random,
+    /// A commit or two, and a checkpoint.
+    Short,
+}
+
+/// The metadata of a pool without anything else.
+#[derive(Default)]
+pub struct MetadataAlone {
+    retried: Retried,
+}
+
+impl Level for MetadataAlone {
+    const NAME: &'static str = "metadata";
+
+    /// Few, since recovery is what takes the time; a table of one page or of several.
+    fn device_pages(numbers: &mut Numbers) -> u64 {
+        let most = match numbers.below(4) {
+            0 => 350,
+            1 => 8,
+            _ => 100,
+        };
+        UNITS + numbers.below(most * UNITS as usize) as u64
+    }
+
+    fn live(
+        &mut self,
+        numbers: &mut Numbers,
+        disk: &SimulatedDisk,
+        timeline: &mut Timeline,
+        expected: &Expected,
+    ) -> Result<(), String> {
+        let retried = &mut self.retried;
+        live(numbers, disk, timeline, expected, retried, Pace::Random)
+    }
+
+    fn check(
+        _: &mut Numbers,
+        _: &SimulatedDisk,
+        _: Found,
+        _: (&Expected, &State),
+        _: usize,
+    ) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// A life of a pool: opens it, or makes it if there is none, and works with it.
+pub(super) fn live(
+    numbers: &mut Numbers,
+    disk: &SimulatedDisk,
+    timeline: &mut Timeline,
+    expected: &Expected,
+    retried: &mut Retried,
+    pace: Pace,
+) -> Result<(), String> {
+    let (metadata, state) = match Found::open(disk, Mode::ReadWrite) {
+        Err(OpenError::NoPool | OpenError::Damaged(_)) if expected.may_be_absent => {
+            let state = Rc::clone(&expected.before);
+            (format(numbers, disk, state.total_pages)?, state)
+        }
+        opened => {
+            let found = opened.map_err(|error| format!("opening: {error}"))?;
+            let state = expected.admit(&found, Tags::Exact)?;
+            (found.metadata, state)
+        }
+    };
+    let mut work = Work {
+        numbers,
+        disk,
+        timeline,
+        metadata,
+        state: (*state).clone(),
+        retried,
+    };
+    work.settle();
+    if pace == Pace::Short {
+        return work
+            .do_little()
+            .map_err(|error| format!("working: {error}"));
+    }
+    if work.numbers.below(4) == 0 {
+        disk.fail_after(work.numbers.below(3 * STEPS) as u64);
+    }
+    for step in 0..STEPS {
+        let outcome = match step {
+            0 if work.numbers.below(2) == 0 => work.retry(),
+            _ => work.step(),
+        };
+        if let Err(error) = outcome {
+            return work.see_that_nothing_is_written(&error);
+        }
+        work.settle();
+    }
+    Ok(())
+}
+
+/// Whether the changes are one commit, which is there wholly or not at all.
+fn fits_the_journal(metadata: &Metadata<SimulatedDisk>, changes: &[Change]) -> bool {
+    let entries: Vec<_> = changes
+        .iter()
+        .map(|change| metadata.entry(change))
+        .collect();
+    let (geometry, checksum) = (metadata.geometry(), metadata.superblock.checksum());
+    let (pages, _) = journal::lay_out(&entries, (1, 1), geometry.record_pages(), checksum);
+    pages.len() as u64 <= geometry.journal_pages
+}
+
+struct Work<'a> {
+    numbers: &'a mut Numbers,
+    disk: &'a SimulatedDisk,
+    timeline: &'a mut Timeline,
+    metadata: Metadata<SimulatedDisk>,
+    state: State,
+    retried: &'a mut Retried,
+}
+
+impl Work<'_> {
+    /// From now on nothing but the state counts.
+    fn settle(&mut self) {
+        let expected = Expected::exactly(Rc::new(self.state.clone()), Rc::default());
+        self.timeline.push(self.disk.position(), expected);
+    }
+
+    /// From now on the new state is found, or the old one.
+    fn expect(&mut self, after: State, is_atomic: bool) {
+        let expected = Expected {
+            before: Rc::new(self.state.clone()),
+            after: Some(Rc::new(after)),
+            is_atomic,
+            ..Expected::default()
+        };
+        self.timeline.push(self.disk.position(), expected);
+    }
+
+    fn step(&mut self) -> std::io::Result<()> {
+        match self.numbers.below(12) {
+            0..5 => self.commit(),
+            5 => self.commit_much(),
+            6 => self.metadata.commit(&[]),
+            7..10 => self.metadata.advance_checkpoint(),
+            10 if self.numbers.below(3) == 0 => self.metadata.checkpoint(),
+            10 => self.shrink(),
+            _ if self.numbers.below(2) == 0 => self.declare(),
+            _ => self.grow(),
+        }
+    }
+
+    fn do_little(&mut self) -> std::io::Result<()> {
+        match self.numbers.below(8) {
+            _ if self.retried.is_empty() => self.commit_much()?,
+            0 => self.commit()?,
+            1 => self.commit_much()?,
+            _ => self.retry()?,
+        }
+        self.settle();
+        if self.numbers.below(2) == 0 {
+            return Ok(());
+        }
+        if self.numbers.below(2) == 0 {
+            self.commit()?;
+            self.settle();
+        }
+        self.metadata.checkpoint()
+    }
+
+    fn commit(&mut self) -> std::io::Result<()> {
+        let count = match self.numbers.below(4) {
+            0 => 1 + self.numbers.below(12),
+            _ => 1 + self.numbers.below(3),
+        };
+        let mut after = self.state.clone();
+        let mut changes: Vec<Change> = Vec::new();
+        for _ in 0..count {
+            let change = self.change();
+            if changes
+                .iter()
+                .all(|other| other.megabyte != change.megabyte)
+            {
+                after.set(change.megabyte, self.changed(&change));
+                changes.push(change);
+            }
+        }
+        self.commit_these(changes, after)
+    }
+
+    /// Many blocks in several megabytes, all of them new and tagged.
+    fn commit_much(&mut self) -> std::io::Result<()> {
+        self.retried.clear();
+        for _ in 0..2 + self.numbers.below(5) {
+            let megabyte = self.some_megabyte();
+            if self.retried.iter().all(|(other, _)| *other != megabyte) {
+                let map = self.add_blocks(MegabyteMap::EMPTY, 300);
+                self.retried.push((megabyte, map));
+            }
+        }
+        self.retry()
+    }
+
+    fn retry(&mut self) -> std::io::Result<()> {
+        let megabytes = self.metadata.geometry().megabytes();
+        self.retried.retain(|(megabyte, _)| *megabyte < megabytes);
+        let mut after = self.state.clone();
+        let mut changes = Vec::new();
+        for (megabyte, map) in self.retried.clone() {
+            let unit = |slot: Slot| u64::from(megabyte) * UNITS + slot.first_unit() as u64;
+            let slots = map.blocks();
+            let change = Change {
+                megabyte,
+                map,
+                allocated: slots
+                    .map(|slot| (unit(slot), OwnerTag(self.numbers.draw())))
+                    .collect(),
+            };
+            after.set(megabyte, self.changed(&change));
+            changes.push(change);
+        }
+        self.commit_these(changes, after)
+    }
+
+    fn commit_these(&mut self, mut changes: Vec<Change>, after: State) -> std::io::Result<()> {
+        changes.sort_by_key(|change| change.megabyte);
+        let is_atomic = fits_the_journal(&self.metadata, &changes);
+        let done = after.clone();
+        self.expect(after, is_atomic);
+        self.metadata.commit(&changes)?;
+        self.state = done;
+        Ok(())
+    }
+
+    /// A few are preferred, so that they change again and again.
+    fn some_megabyte(&mut self) -> u32 {
+        let megabytes = self.metadata.geometry().megabytes() as usize;
+        let megabyte = match self.numbers.below(4) {
+            0 => self.numbers.below(megabytes),
+            _ => self.numbers.below(5) * (megabytes / 5).max(1) % megabytes,
+        };
+        megabyte as u32
+    }
+
+    /// Some change of some megabyte.
+    fn change(&mut self) -> Change {
+        let megabyte = self.some_megabyte();
+        let first_unit = u64::from(megabyte) * UNITS;
+        let before = self.state.map(megabyte);
+        let mut map = MegabyteMap::EMPTY;
+        let density = 1 + self.numbers.below(4);
+        match self.numbers.below(8) {
+            0 => {}
+            1 => map = MegabyteMap::WHOLE,
+            kind => {
+                // Some of the old blocks stay.
+                for slot in before.blocks().filter(|_| kind < 6) {
+                    if self.numbers.below(4) != 0 {
+                        map = map.with(slot);
+                    }
+                }
+                map = self.add_blocks(map, 1 << (2 * density));
+            }
+        }
+        let with_tags = self.numbers.below(2) == 0;
+        let mut allocated = Vec::new();
+        for slot in map.blocks() {
+            // One that was there may have been freed and allocated again.
+            let was_there = before.blocks().any(|other| other == slot);
+            if !was_there || self.numbers.below(8) == 0 {
+                let has_tag = with_tags && self.numbers.below(4) != 0;
+                let tag = if has_tag { self.numbers.draw() } else { 0 };
+                allocated.push((first_unit + slot.first_unit() as u64, OwnerTag(tag)));
+            }
+        }
+        Change {
+            megabyte,
+            map,
+            allocated,
+        }
+    }
+
+    fn add_blocks(&mut self, mut map: MegabyteMap, attempts: usize) -> MegabyteMap {
+        for _ in 0..attempts {
+            let slot = self.slot();
+            if map.units().is_some_and(|units| slot.is_free(&units)) {
+                map = map.with(slot);
+            }
+        }
+        map
+    }
+
+    fn slot(&mut self) -> Slot {
+        let block_type = match self.numbers.below(8) {
+            0 => BlockType::Kib256,
+            1 | 2 => BlockType::Kib64,
+            _ => BlockType::Kib4,
+        };
+        Slot::holding(self.numbers.below(UNITS as usize), block_type)
+    }
+
+    /// The megabyte after a change.
+    fn changed(&self, change: &Change) -> Megabyte {
+        let before = self.state.megabytes.get(&change.megabyte).cloned();
+        let before = before.unwrap_or_default();
+        let first_unit = u64::from(change.megabyte) * UNITS;
+        let owner = |slot: Slot| {
+            let unit = first_unit + slot.first_unit() as u64;
+            let allocated = change.allocated.iter().find(|(at, _)| *at == unit);
+            let tag = match allocated {
+                Some((_, tag)) => tag.0,
+                None => before.owners[&unit].tag,
+            };
+            (unit, Owner { tag, life: 0 })
+        };
+        Megabyte {
+            map: change.map,
+            owners: change.map.blocks().map(owner).collect(),
+        }
+    }
+
+    fn grow(&mut self) -> std::io::Result<()> {
+        let more = 1 + self.numbers.below(3 * UNITS as usize) as u64;
+        let total_pages = self.state.total_pages + more;
+        self.disk.resize(total_pages.max(self.disk.total_pages()));
+        let mut after = self.state.clone();
+        after.total_pages = self.metadata.geometry().grown(total_pages).total_pages();
+        let done = after.clone();
+        self.expect(after, true);
+        self.metadata.grow(total_pages)?;
+        self.state = done;
+        Ok(())
+    }
+
+    fn declare(&mut self) -> std::io::Result<()> {
+        let mut after = self.state.clone();
+        after.declared = self.numbers.below(1000) as u64;
+        let done = after.clone();
+        self.expect(after, true);
+        self.metadata.declare(declaration_of(done.declared))?;
+        self.state = done;
+        Ok(())
+    }
+
+    fn shrink(&mut self) -> std::io::Result<()> {
+        let less = 1 + self.numbers.below(3 * UNITS as usize) as u64;
+        let total_pages = self.state.total_pages.saturating_sub(less);
+        let last = self.state.megabytes.keys().next_back();
+        let is_free = last.is_none_or(|last| (u64::from(*last) + 1) * UNITS <= total_pages);
+        if !is_free {
+            return Ok(());
+        }
+        let mut after = self.state.clone();
+        if self.metadata.geometry().shrunk(total_pages).is_some() {
+            after.total_pages = total_pages;
+        }
+        let done = after.clone();
+        self.expect(after, true);
+        self.metadata.shrink(total_pages)?;
+        self.state = done;
+        Ok(())
+    }
+
+    /// After an error nothing more is written, whatever is asked for.
+    fn see_that_nothing_is_written(&mut self, error: &std::io::Error) -> Result<(), String> {
+        let position = self.disk.position();
+        let change = self.change();
+        let tried = [
+            self.metadata.commit(&[]),
+            self.metadata.commit(&[change]),
+            self.metadata.advance_checkpoint(),
+            self.metadata.checkpoint(),
+            self.metadata.declare(declaration_of(7)),
+        ];
+        if tried.iter().any(Result::is_ok) || self.disk.position() != position {
+            return Err(format!("went on after: {error}"));
+        }
+        Ok(())
+    }
+}

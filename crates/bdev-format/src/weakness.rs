@@ -1,0 +1,80 @@
+//! Steps that the argument of crash safety depends on.
+//!
+//! A test that never fails proves nothing: in tests each of these steps can be left out, and one of
+//! them shows that the simulation of crashes then finds the fault.
+
+/// A step to leave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weakness {
+    /// A commit does not flush its record.
+    CommitNotFlushed,
+    /// A commit of nothing does not flush the data.
+    DataNotFlushed,
+    /// The table is written before the tags are durable.
+    TagsNotFlushed,
+    /// Both copies of the table are written without a flush in between.
+    TableCopiesTogether,
+    /// The first copy of a page of the table is written over without a look at the second one.
+    SecondCopyNotLookedAt,
+    /// The superblock is written before the second copy of the table is durable.
+    SecondCopyNotFlushed,
+    /// The first copy of the superblock is not flushed: before the second one is written, and before
+    /// the journal's old half is used again.
+    SuperblockNotFlushed,
+    /// What recovery found counts as durable without a flush.
+    RecoveryNotFlushed,
+    /// The checksum of a journal's record is not looked at.
+    JournalUnchecked,
+    /// The checksum of a table's page is not looked at.
+    TableUnchecked,
+    /// The checksum of a superblock is not looked at.
+    SuperblockUnchecked,
+    /// The checksum of a sector of tags is not looked at.
+    TagsUnchecked,
+    /// A journal's record stands in the journal once.
+    RecordWrittenOnce,
+    /// The copy of a journal's record that a crash has torn is left as it is.
+    LoneRecordLeft,
+    /// What is left of a commit that does not count stays in the journal.
+    RemainsLeft,
+    /// Freed space is given away before the free is durable.
+    SpaceReusedEarly,
+}
+
+/// Whether a step is left out: never, except in tests, which have the feature `simulation`.
+#[cfg(not(any(test, feature = "simulation")))]
+#[inline]
+pub const fn weakened(_: Weakness) -> bool {
+    false
+}
+
+#[cfg(any(test, feature = "simulation"))]
+pub use tested::{weakened, with_weakness};
+
+#[cfg(any(test, feature = "simulation"))]
+mod tested {
+    use std::cell::Cell;
+
+    use super::Weakness;
+
+    thread_local! {
+        static WEAKNESS: Cell<Option<Weakness>> = const { Cell::new(None) };
+    }
+
+    /// Whether this step is left out on this thread.
+    pub fn weakened(weakness: Weakness) -> bool {
+        WEAKNESS.get() == Some(weakness)
+    }
+
+    /// Runs something on this thread with one step left out.
+    pub fn with_weakness<T>(weakness: Option<Weakness>, run: impl FnOnce() -> T) -> T {
+        struct Restore(Option<Weakness>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                WEAKNESS.set(self.0);
+            }
+        }
+        let _restore = Restore(WEAKNESS.replace(weakness));
+        run()
+    }
+}

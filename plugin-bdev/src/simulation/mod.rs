@@ -1,0 +1,33 @@
+//! Whole pools on a simulated disk: allocator, metadata in step with it, and the data of blocks.
+//!
+//! `chimaera_bdev_format::simulation` says what may go wrong there, and how a failed history is run again.
+
+mod stack;
+
+use chimaera_bdev_format::Weakness;
+use chimaera_bdev_format::simulation::{Trial, is_missed, run, run_all};
+use stack::Stack;
+
+/// Crashes that are tried, unless the environment asks for more.
+const POINTS: u64 = 40_000;
+const LIVES: u64 = 5_000;
+
+#[test]
+fn blocks_and_their_data_are_found_after_any_crash() {
+    run_all(POINTS, |seed| run::<Stack>(seed, Trial::Crash));
+}
+
+#[test]
+fn blocks_and_their_data_are_found_after_many_crashes() {
+    run_all(LIVES, |seed| run::<Stack>(seed, Trial::ManyLives));
+}
+
+#[test]
+fn a_commit_of_nothing_flushes_the_data() {
+    is_missed::<Stack>(Weakness::DataNotFlushed, Trial::Crash);
+}
+
+#[test]
+fn freed_space_is_given_away_after_the_free_is_durable() {
+    is_missed::<Stack>(Weakness::SpaceReusedEarly, Trial::Crash);
+}
