@@ -113,6 +113,7 @@ impl Block {
     }
 
     /// The bytes that stand for the block in a list.
+    #[inline]
     #[must_use]
     pub fn to_bytes(self) -> [u8; BLOCK_WIRE_BYTES] {
         let [a, b] = self.to_words();
@@ -126,6 +127,7 @@ impl Block {
     ///
     /// # Errors
     /// As [`Block::from_words`].
+    #[inline]
     pub fn from_bytes(bytes: [u8; BLOCK_WIRE_BYTES]) -> Result<Self, Status> {
         let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[at + byte]));
         Self::from_words([word(0), word(8)])

@@ -126,6 +126,7 @@ impl TransferArguments {
     /// # Errors
     /// [`Status::WrongSize`] as [`Block::from_words`]; [`Status::BeyondBlock`] if the transfer
     /// does not end within the block.
+    #[inline]
     pub const fn parse(arguments: [u64; ARGUMENT_COUNT], len_bytes: u32) -> Result<Self, Status> {
         let block = match Block::from_words([arguments[0], arguments[1]]) {
             Ok(block) => block,
