@@ -41,7 +41,7 @@ pub use holding::{Held, Holding};
 pub use outside::{cargo_outside, checkout, fenced, program_outside};
 pub use pattern::Pattern;
 pub use polled::Polled;
-pub use process::{ClientProcess, parse_blocks, show_blocks};
+pub use process::{ClientProcess, is_ignored, parse_blocks, show_blocks};
 pub use refusal::{assert_not_created, assert_refused, client, memory, remaining, text};
 pub use sandbox::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox};
 pub use sizes::{assert_empty, file_bytes};

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use chimaera_bdev_client::{Block, BlockType};
+use nix::sys::signal::Signal;
 
 use crate::PATIENCE;
 use crate::build::program;
@@ -153,4 +154,19 @@ pub fn parse_blocks(text: &str) -> Vec<Block> {
     text.split_whitespace()
         .map(|text| parse(text).unwrap_or_else(|| panic!("{text:?} is no block")))
         .collect()
+}
+
+/// Whether this test was started with the signal ignored, as its daemons are then.
+///
+/// # Panics
+/// If the system does not say.
+#[must_use]
+pub fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("proc");
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .expect("a mask");
+    let mask = u64::from_str_radix(mask.trim(), 16).expect("a number");
+    mask & 1 << (signal as u32 - 1) != 0
 }

@@ -8,7 +8,8 @@ use chimaera_bdev_client::{Block, Client, CreateOptions, PoolId, PoolQuery, Runt
 use chimaera_faulty_runtime::params;
 use chimaera_tests::exit::NO_SPACE;
 use chimaera_tests::{
-    Daemon, Faulty, Pattern, assert_refused, client, finish, program, skipped, text, until, within,
+    Daemon, Faulty, Pattern, assert_refused, client, finish, is_ignored, program, skipped, text,
+    until, within,
 };
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -67,17 +68,6 @@ fn check(path: &Path, pattern: Pattern, blocks: &[Block]) {
         pool.read(QUERY, block, &mut buffer).expect("it is there");
         pattern.check(block.offset, &buffer);
     }
-}
-
-/// Whether this test was started with the signal ignored, as its daemons are then.
-fn is_ignored(signal: Signal) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").expect("proc");
-    let mask = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .expect("a mask");
-    let mask = u64::from_str_radix(mask.trim(), 16).expect("a number");
-    mask & 1 << (signal as u32 - 1) != 0
 }
 
 #[test]
