@@ -4,8 +4,7 @@ mod blocks;
 mod creation;
 mod devices;
 mod engines;
-mod law_11;
-mod law_13;
+mod freed_space_waits_for_io;
 mod listing;
 mod measure;
 mod measure_opening;
@@ -13,6 +12,7 @@ mod panics;
 mod persistence;
 mod sizes;
 mod transfers;
+mod writes_change_their_bytes_alone;
 
 use std::sync::LazyLock;
 

@@ -194,7 +194,7 @@ fn check(workers: u32, io_depth: u32, alignment: u32, cases: u32) {
                 play(pool, workers, block, &mut model.borrow_mut(), &rounds);
                 Ok(())
             })
-            .expect("law 13");
+            .expect("the bytes beside it are as they were");
     });
 }
 
