@@ -15,8 +15,8 @@ use chimaera_proto::bdev::{
 use chimaera_proto::task::VALUE_COUNT;
 use chimaera_proto::{Failure, Status};
 
-use crate::allocator::{Allocator, FreeCompletion, Threads};
 use crate::counters::WorkerCounters;
+use chimaera_bdev_allocator::{Allocator, FreeCompletion, Threads};
 
 /// Blocks that are read from a list at a time.
 const CHUNK_BLOCKS: usize = 256;
@@ -57,7 +57,7 @@ pub(crate) fn allocator_of(
         (false, _) => Allocator::new(total_size, Threads::Many),
     };
     allocator.map_err(|error| {
-        let most = Allocator::<PendingFree>::TOTAL_BYTES_MAXIMUM;
+        let most = Allocator::<PendingFree>::MAX_TOTAL_BYTES;
         if error.kind() == io::ErrorKind::InvalidInput {
             return ModuleError::new(
                 Status::InvalidArgument,

@@ -28,13 +28,13 @@ use crate::counters::Counters;
 use crate::declared::Declared;
 use crate::file::FileDevice;
 use crate::keeper::{Keeper, Work};
-use crate::ledger;
 use crate::listing;
 use crate::params::{Parameters, Usage};
 use crate::persistence;
 use crate::ram::RamDevice;
 use crate::state::PoolState;
 use crate::transfer::{Direction, Transfer};
+use chimaera_bdev_allocator::ledger;
 use chimaera_bdev_format::block_map::UNITS;
 
 /// A pool of blocks on memory, a file or a block device.

@@ -29,9 +29,9 @@ use crossbeam::channel::{Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
 use crate::blocks::{self, refuse};
-use crate::ledger::Ledger;
 use crate::listing;
 use crate::state::PoolState;
+use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::image::FileDisk;
 
 /// What a keeper is asked to do.

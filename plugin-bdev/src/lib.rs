@@ -3,7 +3,7 @@
 //! # The way of a request
 //!
 //! 1. `container` receives a task on a worker and finds its method.
-//! 2. `blocks` allocates and frees, through the `allocator`: the only place that knows which
+//! 2. `blocks` allocates and frees, through `chimaera_bdev_allocator`: the only place that knows which
 //!    blocks there are. Such a task ends at once, but for a free that waits for transfers.
 //! 3. A read or write is checked and its block pinned; it is a `transfer` from then on.
 //! 4. `ram` copies it, and it is finished.
@@ -21,26 +21,20 @@
 //!   space for a sparse file, or has nothing but the page cache: it does so inside `io_submit`.
 //! - Every request is completed exactly once, by whoever has it; there is no other list of them.
 
-mod allocator;
 mod blocks;
 mod container;
 mod counters;
 mod declared;
 mod file;
 mod keeper;
-mod ledger;
 mod listing;
-mod mishap;
 mod params;
 mod persistence;
-mod prefetch;
 mod ram;
 mod state;
 mod stream;
 mod transfer;
 
-#[cfg(all(test, not(loom)))]
-mod simulation;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

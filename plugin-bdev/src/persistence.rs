@@ -15,12 +15,12 @@ use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
 use chimaera_proto::bdev::{MEGABYTE, UNIT_BYTES};
 use chimaera_proto::{PoolId, Status, shell};
 
-use crate::allocator::Allocator;
 use crate::blocks::{PendingFree, allocator_of};
 use crate::declared;
 use crate::file::FileDevice;
-use crate::ledger::Ledger;
 use crate::params::{Parameters, Usage};
+use chimaera_bdev_allocator::Allocator;
+use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::block_map::MegabyteMap;
 use chimaera_bdev_format::image::FileDisk;
 use chimaera_bdev_format::signature::Contents;

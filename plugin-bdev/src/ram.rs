@@ -14,10 +14,10 @@ use chimaera_fork::Mapping;
 use chimaera_proto::Status;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 
-use crate::mishap::{Place, may_panic};
-use crate::prefetch;
 use crate::stream;
 use crate::transfer::{Direction, Transfer};
+use chimaera_bdev_allocator::mishap::{Mishap, may_panic};
+use chimaera_bdev_allocator::prefetch;
 
 /// Bytes of a coming read that are asked for: enough for the processor to see where it goes. More would
 /// take the places of what is being copied meanwhile.
@@ -102,7 +102,7 @@ impl RamDevice {
     /// # Panics
     /// If the transfer does not lie within the pool: the caller checked it.
     pub(crate) fn copy(&self, transfer: &Transfer) {
-        may_panic(Place::Copy);
+        may_panic(Mishap::Copy);
         let len = transfer.len_bytes as usize;
         let offset = usize::try_from(transfer.offset_in_pool)
             .ok()

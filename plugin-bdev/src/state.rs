@@ -2,10 +2,10 @@
 
 #![forbid(unsafe_code)]
 
-use crate::allocator::Allocator;
 use crate::blocks::PendingFree;
 use crate::counters::Counters;
 use crate::declared::Declared;
+use chimaera_bdev_allocator::Allocator;
 
 /// Which blocks there are, what was done, and what is declared.
 pub(crate) struct PoolState {

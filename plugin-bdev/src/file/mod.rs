@@ -35,9 +35,9 @@ use chimaera_proto::Failure;
 use chimaera_proto::bdev::UNIT_BYTES;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::allocator::{FreeCompletion, Pin, Pinned};
 use crate::params::{Parameters, Usage};
 use crate::transfer::Transfer;
+use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 pub(crate) use open::Undo;
 use operation::Operation;
 use queue::{Crossing, Outcome, REFUSAL_PATIENCE, WorkerQueue};

@@ -33,9 +33,9 @@ use nix::sys::eventfd::EventFd;
 use super::engine::{DeviceResult, Engine, Submission};
 use super::exclusion::{BlockExclusion, Waiter};
 use super::operation::{Operation, Step};
-use crate::allocator::{FreeCompletion, Pin, Pinned};
-use crate::mishap::{Place, may_panic};
 use crate::transfer::Transfer;
+use chimaera_bdev_allocator::mishap::{Mishap, may_panic};
+use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 
 /// How long the kernel may take nothing while it has nothing to do for this worker.
 pub(super) const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
@@ -130,7 +130,7 @@ impl<E: Engine> WorkerQueue<E> {
         pinned: Pinned<'_, C>,
         crossing: &Crossing,
     ) {
-        may_panic(Place::Accepted);
+        may_panic(Mishap::Accepted);
         let block_offset = operation.transfer.block.offset;
         let exclusion = operation.exclusion();
         let index = self.operations.vacancy();

@@ -4,11 +4,11 @@ use chimaera_proto::Status;
 use chimaera_proto::bdev::{Method, UNIT_BYTES};
 
 use super::on_every_file;
-use crate::mishap::{Place, arm};
 use crate::testing::{Buffer, Pool, file_bytes, file_params, ram_params};
+use chimaera_bdev_allocator::mishap::{Mishap, arm};
 
 /// Transfers of a part of a block, so that on a file they have to read around it first.
-fn check(pool: &Pool, place: Place) {
+fn check(pool: &Pool, place: Mishap) {
     let remaining = pool.stats().remaining_size;
     let block = pool.allocate(UNIT_BYTES).expect("room")[0];
     pool.write(block, 0, &[7; UNIT_BYTES as usize])
@@ -41,29 +41,29 @@ fn check(pool: &Pool, place: Place) {
 #[test]
 fn while_memory_is_copied() {
     let pool = Pool::create("memory", &ram_params(1 << 20), 2).expect("made");
-    check(&pool, Place::Copy);
+    check(&pool, Mishap::Copy);
     // The only worker counts otherwise.
     let pool = Pool::create("memory", &ram_params(1 << 20), 1).expect("made");
-    check(&pool, Place::Copy);
+    check(&pool, Mishap::Copy);
 }
 
 #[test]
 fn before_a_files_transfer_is_queued() {
     on_every_file(&file_params(file_bytes(1)), 1, |pool| {
-        check(pool, Place::Accepted);
+        check(pool, Mishap::Accepted);
     });
 }
 
 #[test]
 fn when_a_files_transfer_begins() {
     on_every_file(&file_params(file_bytes(1)), 1, |pool| {
-        check(pool, Place::Begun);
+        check(pool, Mishap::Begun);
     });
 }
 
 #[test]
 fn when_the_device_has_answered() {
     on_every_file(&file_params(file_bytes(1)), 1, |pool| {
-        check(pool, Place::Answered);
+        check(pool, Mishap::Answered);
     });
 }

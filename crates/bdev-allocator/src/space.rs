@@ -7,13 +7,11 @@
 //!   never falls below zero.
 //! - Space that waits for a commit is counted among the units, not among the whole megabytes: it is not
 //!   found before.
-#![forbid(unsafe_code)]
-
-use super::sync::{AtomicU64, CachePadded, Ordering, Threads, Weakness, weakened};
+use crate::sync::{AtomicU64, CachePadded, Ordering, Threads, Weakness, weakened};
 use chimaera_bdev_format::block_map::UNITS;
 
 /// Bits 0 to 27: whole megabytes free. Above: units free, those of the whole megabytes included.
-pub(super) struct Space {
+pub(crate) struct Space {
     word: CachePadded<AtomicU64>,
     threads: Threads,
 }
@@ -22,16 +20,16 @@ const MEGABYTE_BITS: u32 = 28;
 const UNIT: u64 = 1 << MEGABYTE_BITS;
 
 /// Most megabytes of a pool.
-pub(super) const MEGABYTES_MAXIMUM: u64 = UNIT - 1;
+pub(crate) const MAX_MEGABYTES: u64 = UNIT - 1;
 
 const _: () = assert!(
-    MEGABYTES_MAXIMUM <= u64::MAX / UNIT / UNITS,
+    MAX_MEGABYTES <= u64::MAX / UNIT / UNITS,
     "the units fit their bits"
 );
 
 impl Space {
-    pub(super) fn new(units: u64, whole_megabytes: u64, threads: Threads) -> Self {
-        debug_assert!(whole_megabytes <= MEGABYTES_MAXIMUM);
+    pub(crate) fn new(units: u64, whole_megabytes: u64, threads: Threads) -> Self {
+        debug_assert!(whole_megabytes <= MAX_MEGABYTES);
         Self {
             word: CachePadded::new(AtomicU64::new(units * UNIT + whole_megabytes)),
             threads,
@@ -39,14 +37,14 @@ impl Space {
     }
 
     /// Free units.
-    pub(super) fn units(&self) -> u64 {
+    pub(crate) fn units(&self) -> u64 {
         self.word.load(Ordering::Acquire) / UNIT
     }
 
     /// Takes whole megabytes out of the count, of whose units `units` are taken. `false` if there
     /// are not as many.
     #[inline]
-    pub(super) fn reserve(&self, megabytes: u64, units: u64) -> bool {
+    pub(crate) fn reserve(&self, megabytes: u64, units: u64) -> bool {
         // Acquire pairs with the release in `give`: the megabytes counted are in the index.
         let mut word = self.word.load(Ordering::Acquire);
         loop {
@@ -71,7 +69,7 @@ impl Space {
 
     /// Takes units of a megabyte that is partly used.
     #[inline]
-    pub(super) fn take(&self, units: u64) {
+    pub(crate) fn take(&self, units: u64) {
         let before = self
             .threads
             .fetch_sub(&self.word, units * UNIT, Ordering::AcqRel);
@@ -80,7 +78,7 @@ impl Space {
 
     /// Adds units that are not counted yet, and their megabyte if that is now wholly free and in the index.
     #[inline]
-    pub(super) fn give(&self, units: u64, megabyte_is_whole: bool) {
+    pub(crate) fn give(&self, units: u64, megabyte_is_whole: bool) {
         let more = units * UNIT + u64::from(megabyte_is_whole);
         self.threads.fetch_add(&self.word, more, Ordering::AcqRel);
     }

@@ -16,20 +16,21 @@
 //! - Memory is used for what is allocated, not for what could be.
 //!
 //! # Parts
-//! - [`megabyte`]: a record per megabyte. Two bitmaps: what is *live*, and what is *reserved*. Free
+//! - `megabyte`: a record per megabyte. Two bitmaps: what is *live*, and what is *reserved*. Free
 //!   neighbours are neighbouring zeros, so there is nothing to merge.
-//! - [`pins`], [`drains`]: I/O in flight, and the frees that wait for it.
-//! - [`index`]: where to find free space. A megabyte is in the set of the whole ones, or in the
+//! - `pins`, `drains`: I/O in flight, and the frees that wait for it.
+//! - `index`: where to find free space. A megabyte is in the set of the whole ones, or in the
 //!   class of its largest free slot, or, if it is full, nowhere. It changes its place only while its
 //!   lock is held, and enters the new place before it leaves the old one, so that who looks at all
 //!   places sees it.
-//! - [`space`]: how much is free.
-//! - [`tags`]: whose blocks are.
-//! - [`durability`]: of a persistent pool, what its device may say, and the space that waits for it.
-//! - [`allocate`]: the beginning of a block: where its space comes from.
-//! - [`release`]: the end of a block: pins and frees.
-//! - [`mapping`]: memory. The only unsafe code.
-//! - [`sync`]: what loom replaces.
+//! - `space`: how much is free.
+//! - `tags`: whose blocks are.
+//! - `durability`: of a persistent pool, what its device may say, and the space that waits for it.
+//! - `allocate`: the beginning of a block: where its space comes from.
+//! - `release`: the end of a block: pins and frees.
+//! - [`ledger`]: allocator and metadata, in step.
+//! - `mapping`: memory. The only unsafe code, but for a hint to caches (`prefetch`).
+//! - `sync`: what loom replaces.
 #![deny(unsafe_code)]
 
 mod allocate;
@@ -37,9 +38,12 @@ mod drains;
 mod durability;
 mod fit;
 mod index;
+pub mod ledger;
 mod mapping;
 mod megabyte;
+pub mod mishap;
 mod pins;
+pub mod prefetch;
 mod release;
 mod space;
 mod sync;
@@ -53,6 +57,8 @@ mod loom_tests;
 mod measure;
 #[cfg(all(test, not(loom)))]
 mod model_tests;
+#[cfg(all(test, not(loom)))]
+mod simulation;
 #[cfg(all(test, not(loom)))]
 mod stress_tests;
 #[cfg(test)]
@@ -69,20 +75,19 @@ use chimaera_proto::status::Status;
 use chimaera_bdev_format::block_map::{MegabyteMap, Slot, UNITS, UnitMap};
 use drains::Drains;
 use durability::Durability;
+pub use durability::Restoring;
 use fit::{CLASSES, Fill};
 use index::{Class, Index};
 use mapping::SparseArray;
 use megabyte::Megabyte;
-#[cfg(all(test, not(loom)))]
-pub(crate) use release::FreeError;
-pub(crate) use release::{FreeCompletion, Pin, Pinned};
+pub use release::{FreeCompletion, FreeError, Pin, Pinned};
 use space::Space;
-pub(crate) use sync::Threads;
+pub use sync::Threads;
 use sync::{AtomicBool, AtomicU64, CachePadded, Weakness, weakened};
 use tags::Tags;
 
 /// The allocator of one pool. `C` is told when a free is complete.
-pub(crate) struct Allocator<C> {
+pub struct Allocator<C> {
     threads: Threads,
     total_units: u64,
     megabytes: SparseArray<Megabyte>,
@@ -104,25 +109,25 @@ const CURSORS: usize = if cfg!(loom) { 1 } else { 32 };
 
 impl<C> Allocator<C> {
     /// Largest size of a pool in bytes: 256 TiB less one megabyte.
-    pub(crate) const TOTAL_BYTES_MAXIMUM: u64 = space::MEGABYTES_MAXIMUM * MEGABYTE;
+    pub const MAX_TOTAL_BYTES: u64 = space::MAX_MEGABYTES * MEGABYTE;
 
     /// An allocator of `total_bytes`, rounded down to whole units of 4 KiB, all free.
     ///
     /// Takes address space of some 130 bytes per megabyte; memory only as blocks are allocated.
     ///
     /// # Errors
-    /// `InvalidInput` for less than a unit or more than [`Self::TOTAL_BYTES_MAXIMUM`]; what the
+    /// `InvalidInput` for less than a unit or more than [`Self::MAX_TOTAL_BYTES`]; what the
     /// system says if it has no address space to give.
-    pub(crate) fn new(total_bytes: u64, threads: Threads) -> io::Result<Self> {
+    pub fn new(total_bytes: u64, threads: Threads) -> io::Result<Self> {
         Self::with_durability(total_bytes, threads, |_| Ok(None))
     }
 
-    /// As [`Self::new`], of a pool whose blocks outlive it: see [`durability`]. Takes some 64 bytes per
+    /// As [`Self::new`], of a pool whose blocks outlive it: see `durability`. Takes some 64 bytes per
     /// megabyte more.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub(crate) fn persistent(total_bytes: u64, threads: Threads) -> io::Result<Self> {
+    pub fn persistent(total_bytes: u64, threads: Threads) -> io::Result<Self> {
         Self::with_durability(total_bytes, threads, |count| {
             Durability::new(count).map(Some)
         })
@@ -134,7 +139,7 @@ impl<C> Allocator<C> {
         durability: impl FnOnce(usize) -> io::Result<Option<Durability>>,
     ) -> io::Result<Self> {
         let total_units = total_bytes / UNIT_BYTES;
-        if total_units == 0 || total_bytes > Self::TOTAL_BYTES_MAXIMUM {
+        if total_units == 0 || total_bytes > Self::MAX_TOTAL_BYTES {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let count = usize::try_from(total_units.div_ceil(UNITS)).map_err(io::Error::other)?;
@@ -163,7 +168,7 @@ impl<C> Allocator<C> {
     }
 
     /// Takes these units of the pool away, for good, before anybody allocates: they are not for blocks.
-    pub(crate) fn take_away(&self, units: Range<u64>) {
+    pub fn take_away(&self, units: Range<u64>) {
         let units = units.start..units.end.min(self.total_units);
         let mut start = units.start;
         while start < units.end {
@@ -193,29 +198,29 @@ impl<C> Allocator<C> {
     }
 
     /// Says that blocks on the device have owner tags, so that new ones must say that they have none.
-    pub(crate) fn expect_tags(&self) {
+    pub fn expect_tags(&self) {
         self.tags.set_in_use();
     }
 
     /// Bytes of the pool, in whole units.
-    pub(crate) const fn total_bytes(&self) -> u64 {
+    pub const fn total_bytes(&self) -> u64 {
         self.total_units * UNIT_BYTES
     }
 
     /// Bytes that can be allocated, at one moment: what is free, not necessarily in one piece, and what
     /// will be as soon as a commit has made its free durable.
-    pub(crate) fn remaining_bytes(&self) -> u64 {
+    pub fn remaining_bytes(&self) -> u64 {
         self.space.units() * UNIT_BYTES
     }
 
     /// Megabytes of the pool, the last of which may not be whole.
-    pub(crate) fn megabyte_count(&self) -> usize {
+    pub fn megabyte_count(&self) -> usize {
         self.megabytes.len()
     }
 
     /// How much of a megabyte is in use now. What was taken away counts as metadata where there is no
     /// block besides.
-    pub(crate) fn state(&self, index: usize, has_metadata: bool) -> MegabyteState {
+    pub fn state(&self, index: usize, has_metadata: bool) -> MegabyteState {
         if self.wholes.contains(index) {
             return MegabyteState::Free;
         }
@@ -295,7 +300,9 @@ fn units_between(first: usize, end: usize) -> UnitMap {
     std::array::from_fn(|word| below(end, word) & !below(first, word))
 }
 
-pub(crate) fn block_at(index: usize, slot: Slot) -> Block {
+/// The block that lies in this slot of the megabyte with this index.
+#[must_use]
+pub fn block_at(index: usize, slot: Slot) -> Block {
     let offset = index as u64 * MEGABYTE + slot.first_unit() as u64 * UNIT_BYTES;
     Block::new(offset, slot.block_type)
 }

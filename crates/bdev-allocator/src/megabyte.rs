@@ -6,13 +6,11 @@
 //! - Space is reserved before a block in it goes live, and until the block is dead and all I/O on
 //!   it has ended. So whoever clears a live bit owns the space until he releases it.
 //! - Live bits change by atomic operations alone; reserved bits only under the record's lock.
-#![forbid(unsafe_code)]
-
 use chimaera_proto::bdev::BlockType;
 
-use super::fit::{self, Fill};
-use super::pins::Pins;
-use super::sync::{AtomicU32, AtomicU64, Backoff, Ordering, Threads, Weakness, weakened};
+use crate::fit::{self, Fill};
+use crate::pins::Pins;
+use crate::sync::{AtomicU32, AtomicU64, Backoff, Ordering, Threads, Weakness, weakened};
 use chimaera_bdev_format::block_map::{LIVE_WORDS, MegabyteMap, Slot, UNIT_WORDS, UnitMap};
 
 /// State of one megabyte. All zero: wholly free.
@@ -20,7 +18,7 @@ use chimaera_bdev_format::block_map::{LIVE_WORDS, MegabyteMap, Slot, UNIT_WORDS,
 /// What every I/O touches and what only allocation touches lie in different cache lines.
 #[derive(Debug, Default)]
 #[repr(C, align(128))]
-pub(super) struct Megabyte {
+pub(crate) struct Megabyte {
     transfer: TransferLine,
     allocation: AllocationLine,
 }
@@ -50,13 +48,13 @@ const LOCKED: u32 = 1 << 31;
 impl Megabyte {
     /// I/O that may still touch the megabyte's blocks.
     #[inline]
-    pub(super) const fn pins(&self) -> &Pins {
+    pub(crate) const fn pins(&self) -> &Pins {
         &self.transfer.pins
     }
 
     /// Whether this block is live.
     #[inline]
-    pub(super) fn is_live(&self, slot: Slot) -> bool {
+    pub(crate) fn is_live(&self, slot: Slot) -> bool {
         let (word, bit) = slot.live_place();
         // Acquire pairs with the release in `make_live`: whoever finds the block live finds its
         // space as its last owner left it.
@@ -64,7 +62,7 @@ impl Megabyte {
     }
 
     /// Whether a block of another type lives at the slot's first unit.
-    pub(super) fn is_live_otherwise(&self, slot: Slot) -> bool {
+    pub(crate) fn is_live_otherwise(&self, slot: Slot) -> bool {
         BlockType::ALL.into_iter().any(|block_type| {
             let other = Slot::holding(slot.first_unit(), block_type);
             other != slot && self.is_live(other)
@@ -73,7 +71,7 @@ impl Megabyte {
 
     /// The live blocks, as they are found one word after the other: without the lock, not those of one
     /// moment.
-    pub(super) fn live_map(&self) -> MegabyteMap {
+    pub(crate) fn live_map(&self) -> MegabyteMap {
         let words = &self.transfer.live;
         MegabyteMap(std::array::from_fn(|word| {
             words[word].load(Ordering::Acquire)
@@ -81,7 +79,7 @@ impl Megabyte {
     }
 
     /// Lets blocks be used that are known from an earlier life of the pool. Their space is reserved.
-    pub(super) fn restore_live(&self, map: MegabyteMap) {
+    pub(crate) fn restore_live(&self, map: MegabyteMap) {
         for (word, bits) in self.transfer.live.iter().zip(map.0) {
             word.store(bits, Ordering::Release);
         }
@@ -91,7 +89,7 @@ impl Megabyte {
     /// it is then.
     ///
     /// Nothing is read: memory that is read before it is written has to appear twice.
-    pub(super) fn restore_whole(&self, map: MegabyteMap, units: &UnitMap) -> Fill {
+    pub(crate) fn restore_whole(&self, map: MegabyteMap, units: &UnitMap) -> Fill {
         let fill = Fill::of(units);
         for (word, bits) in self.allocation.reserved.iter().zip(units) {
             word.store(*bits, Ordering::Relaxed);
@@ -103,7 +101,7 @@ impl Megabyte {
 
     /// Lets the block be used. Its space is reserved.
     #[inline]
-    pub(super) fn make_live(&self, slot: Slot, threads: Threads) {
+    pub(crate) fn make_live(&self, slot: Slot, threads: Threads) {
         let (word, bit) = slot.live_place();
         let before = threads.fetch_or(&self.transfer.live[word], bit, Ordering::Release);
         debug_assert_eq!(before & bit, 0, "two blocks in one place");
@@ -112,20 +110,20 @@ impl Megabyte {
     /// Ends the life of the block; its space stays reserved, and is now the caller's to release.
     /// `false` if it was not live. Of several callers one succeeds.
     #[inline]
-    pub(super) fn make_dead(&self, slot: Slot, threads: Threads) -> bool {
+    pub(crate) fn make_dead(&self, slot: Slot, threads: Threads) -> bool {
         let (word, bit) = slot.live_place();
         threads.fetch_and(&self.transfer.live[word], !bit, Ordering::AcqRel) & bit != 0
     }
 
     /// How full the megabyte was a moment ago.
     #[inline]
-    pub(super) fn fill(&self) -> Fill {
+    pub(crate) fn fill(&self) -> Fill {
         Fill::from_number(self.allocation.state.load(Ordering::Relaxed) & !LOCKED)
     }
 
     /// Takes the lock, unless somebody has it.
     #[inline]
-    pub(super) fn try_lock(&self, threads: Threads) -> Option<Locked<'_>> {
+    pub(crate) fn try_lock(&self, threads: Threads) -> Option<Locked<'_>> {
         let state = &self.allocation.state;
         let seen = state.load(Ordering::Relaxed);
         if threads == Threads::One {
@@ -150,7 +148,7 @@ impl Megabyte {
     /// Takes the lock. Nobody holds it for longer than it takes to choose a slot and to set a few
     /// bits, so waiting is spinning first and yielding then.
     #[inline]
-    pub(super) fn lock(&self, threads: Threads) -> Locked<'_> {
+    pub(crate) fn lock(&self, threads: Threads) -> Locked<'_> {
         let backoff = Backoff::new();
         loop {
             if let Some(locked) = self.try_lock(threads) {
@@ -163,7 +161,7 @@ impl Megabyte {
 
 /// The lock of a megabyte, held. The fill when it is dropped is what others find.
 #[derive(Debug)]
-pub(super) struct Locked<'a> {
+pub(crate) struct Locked<'a> {
     line: &'a AllocationLine,
     fill: Fill,
 }
@@ -171,20 +169,20 @@ pub(super) struct Locked<'a> {
 impl Locked<'_> {
     /// How full the megabyte is.
     #[inline]
-    pub(super) const fn fill(&self) -> Fill {
+    pub(crate) const fn fill(&self) -> Fill {
         self.fill
     }
 
     /// Reserves the slot of this type that breaks the least, if there is one.
     #[inline]
-    pub(super) fn reserve(&mut self, block_type: BlockType) -> Option<Slot> {
+    pub(crate) fn reserve(&mut self, block_type: BlockType) -> Option<Slot> {
         let slot = fit::choose(block_type, &self.units())?;
         self.change(&slot.units(), |word, bits| word | bits);
         Some(slot)
     }
 
     /// Reserves these units, if all are free.
-    pub(super) fn reserve_units(&mut self, units: &UnitMap) -> bool {
+    pub(crate) fn reserve_units(&mut self, units: &UnitMap) -> bool {
         let taken = self.units();
         let is_free = taken
             .iter()
@@ -198,7 +196,7 @@ impl Locked<'_> {
 
     /// Gives units back. The caller had reserved them.
     #[inline]
-    pub(super) fn release(&mut self, units: &UnitMap) {
+    pub(crate) fn release(&mut self, units: &UnitMap) {
         self.change(units, |word, bits| word & !bits);
     }
 

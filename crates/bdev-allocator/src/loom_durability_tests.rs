@@ -1,15 +1,13 @@
 //! Every interleaving of a commit with what workers do meanwhile; and each argument of [`super::durability`]
 //! seen to fail when its step is left out.
-#![forbid(unsafe_code)]
-
 use std::sync::Arc;
 
 use chimaera_proto::bdev::BlockType::Kib4;
 use loom::thread;
 
-use super::loom_tests::{allocate, explore};
-use super::sync::Weakness;
 use super::*;
+use crate::loom_tests::{allocate, explore};
+use crate::sync::Weakness;
 
 /// A pool of a megabyte with one block, of which the device knows.
 fn with_committed_block() -> (Arc<Allocator<()>>, Block) {

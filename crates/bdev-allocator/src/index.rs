@@ -21,15 +21,13 @@
 //! Whoever makes notes by [`Index::note`], without a lock, finds the way to his own note complete when it
 //! returns, and does not rely on others who have noted something in the same word. He only looks at the
 //! bits above: a note and then a look, a clearing and then a look, all in one order, so one sees the other.
-#![forbid(unsafe_code)]
-
 use std::io;
 
-use super::mapping::SparseArray;
-use super::sync::{AtomicU64, CachePadded, Ordering, Weakness, weakened};
+use crate::mapping::SparseArray;
+use crate::sync::{AtomicU64, CachePadded, Ordering, Weakness, weakened};
 
 /// A set of megabytes.
-pub(super) struct Index {
+pub(crate) struct Index {
     words: SparseArray<AtomicU64>,
     /// From the lowest on; the highest has one word.
     levels: [Level; HEIGHT_MAXIMUM],
@@ -45,14 +43,14 @@ struct Level {
 }
 
 const HEIGHT_MAXIMUM: usize = 5;
-const _: () = assert!(super::space::MEGABYTES_MAXIMUM < 64_u64.pow(HEIGHT_MAXIMUM as u32));
+const _: () = assert!(super::space::MAX_MEGABYTES < 64_u64.pow(HEIGHT_MAXIMUM as u32));
 
 impl Index {
     /// An empty set for this many megabytes.
     ///
     /// # Errors
     /// If there is no address space for it.
-    pub(super) fn empty(megabytes: usize) -> io::Result<Self> {
+    pub(crate) fn empty(megabytes: usize) -> io::Result<Self> {
         Self::new(megabytes, 0)
     }
 
@@ -60,7 +58,7 @@ impl Index {
     ///
     /// # Errors
     /// If there is no address space for it.
-    pub(super) fn full(megabytes: usize) -> io::Result<Self> {
+    pub(crate) fn full(megabytes: usize) -> io::Result<Self> {
         let index = Self::new(megabytes, u64::MAX)?;
         let mut members = megabytes;
         for level in &index.levels[..index.height] {
@@ -91,14 +89,14 @@ impl Index {
 
     /// Adds a megabyte that is not in the set. Its lock is held.
     #[inline]
-    pub(super) fn insert(&self, megabyte: usize) {
+    pub(crate) fn insert(&self, megabyte: usize) {
         self.set(0, megabyte);
     }
 
     /// Adds a megabyte, in the set or not. A search that begins after this finds it, if it is not removed.
     /// Only in sets that were made empty, and that one thread searches.
     #[inline]
-    pub(super) fn note(&self, megabyte: usize) {
+    pub(crate) fn note(&self, megabyte: usize) {
         if weakened(Weakness::NoteLeftToOthers) {
             return self.insert(megabyte);
         }
@@ -115,19 +113,19 @@ impl Index {
 
     /// Removes a megabyte that is in the set. Its lock is held.
     #[inline]
-    pub(super) fn remove(&self, megabyte: usize) {
+    pub(crate) fn remove(&self, megabyte: usize) {
         self.clear(0, megabyte);
     }
 
     /// Whether the megabyte is in the set.
-    pub(super) fn contains(&self, megabyte: usize) -> bool {
+    pub(crate) fn contains(&self, megabyte: usize) -> bool {
         let members = self.members(0, megabyte / 64);
         members.is_some_and(|bits| bits >> (megabyte % 64) & 1 == 1)
     }
 
     /// A member: the first one from `start` on, or else the first one.
     #[inline]
-    pub(super) fn find(&self, start: usize) -> Option<usize> {
+    pub(crate) fn find(&self, start: usize) -> Option<usize> {
         let onward = if start == 0 {
             None
         } else {
@@ -230,7 +228,7 @@ impl Index {
 
     /// Bytes that are backed by memory now.
     #[cfg(all(test, not(loom)))]
-    pub(super) fn resident_bytes(&self) -> usize {
+    pub(crate) fn resident_bytes(&self) -> usize {
         self.words.resident_bytes()
     }
 }
@@ -238,20 +236,20 @@ impl Index {
 /// The megabytes whose largest free slot is of one size, and how many they are.
 ///
 /// The count tells a search that missed one from one that found that there is none.
-pub(super) struct Class {
-    pub(super) index: Index,
+pub(crate) struct Class {
+    pub(crate) index: Index,
     /// Low half: how many. High half: how many have ever been added.
     census: CachePadded<AtomicU64>,
 }
 
 /// What a census was at a moment. Two equal ones: nothing was added in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Census(u64);
+pub(crate) struct Census(u64);
 
 impl Census {
     /// Whether the class was empty.
     #[inline]
-    pub(super) const fn is_zero(self) -> bool {
+    pub(crate) const fn is_zero(self) -> bool {
         self.0 as u32 == 0
     }
 }
@@ -261,7 +259,7 @@ impl Class {
     ///
     /// # Errors
     /// If there is no address space for it.
-    pub(super) fn new(megabytes: usize) -> io::Result<Self> {
+    pub(crate) fn new(megabytes: usize) -> io::Result<Self> {
         Ok(Self {
             index: Index::empty(megabytes)?,
             census: CachePadded::default(),
@@ -269,20 +267,20 @@ impl Class {
     }
 
     #[inline]
-    pub(super) fn insert(&self, megabyte: usize) {
+    pub(crate) fn insert(&self, megabyte: usize) {
         self.index.insert(megabyte);
         self.census.fetch_add((1 << 32) + 1, Ordering::AcqRel);
     }
 
     #[inline]
-    pub(super) fn remove(&self, megabyte: usize) {
+    pub(crate) fn remove(&self, megabyte: usize) {
         self.index.remove(megabyte);
         self.census.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// How many there are.
     #[inline]
-    pub(super) fn census(&self) -> Census {
+    pub(crate) fn census(&self) -> Census {
         Census(self.census.load(Ordering::Acquire))
     }
 }

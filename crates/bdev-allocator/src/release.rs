@@ -3,23 +3,21 @@
 //! A free kills the block first, so that no new I/O is accepted, and releases its space when the
 //! pins show that no I/O accepted before can be running: at once, or later, out of the `unpin` of
 //! the last one. See [`super::pins`] for why this is safe and [`super::drains`] for why it ends.
-#![forbid(unsafe_code)]
-
 use chimaera_proto::bdev::{Block, MEGABYTE};
 use chimaera_proto::status::Status;
 
-use super::Allocator;
-use super::drains::{Notice, WaitingFree};
-use super::durability::Durability;
-use super::fit::Fill;
-use super::megabyte::Locked;
-use super::pins::Phase;
-use super::sync::{Weakness, weakened};
-use crate::mishap::{Place, may_panic};
+use crate::Allocator;
+use crate::drains::{Notice, WaitingFree};
+use crate::durability::Durability;
+use crate::fit::Fill;
+use crate::megabyte::Locked;
+use crate::mishap::{Mishap, may_panic};
+use crate::pins::Phase;
+use crate::sync::{Weakness, weakened};
 use chimaera_bdev_format::block_map::{Slot, UNITS, UnitMap, units_of};
 
 /// Is told that a free is complete.
-pub(crate) trait FreeCompletion: Send {
+pub trait FreeCompletion: Send {
     /// All the blocks are released. Called exactly once, by whoever ends the last thing that the
     /// free waited for: within [`Allocator::free_and_tell`], or within another thread's
     /// [`Allocator::unpin`], [`Allocator::pin`] or [`Allocator::free_and_tell`]. No lock is held.
@@ -28,11 +26,11 @@ pub(crate) trait FreeCompletion: Send {
 
 /// Why a list of blocks was not freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FreeError {
+pub struct FreeError {
     /// Position in the list of the block that was refused.
-    pub(crate) position: usize,
+    pub position: usize,
     /// Why.
-    pub(crate) status: Status,
+    pub status: Status,
 }
 
 /// The right to read and write one block until it is given back with [`Allocator::unpin`].
@@ -41,21 +39,21 @@ pub(crate) struct FreeError {
 /// then never complete. Where a panic could drop it, [`Pinned`] holds it.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a pin that is not given back holds up frees for ever"]
-pub(crate) struct Pin {
+pub struct Pin {
     megabyte: u32,
     phase: Phase,
 }
 
 /// A pin that is given back when this is dropped, also by a panic.
 #[must_use = "it is given back when this is dropped"]
-pub(crate) struct Pinned<'a, C: FreeCompletion> {
+pub struct Pinned<'a, C: FreeCompletion> {
     allocator: &'a Allocator<C>,
     pin: Option<Pin>,
 }
 
 impl<C: FreeCompletion> Pinned<'_, C> {
     /// The pin, for who gives it back himself.
-    pub(crate) fn into_pin(mut self) -> Pin {
+    pub fn into_pin(mut self) -> Pin {
         self.pin.take().expect("it is taken at its end only")
     }
 }
@@ -78,7 +76,7 @@ impl<C: FreeCompletion> Allocator<C> {
     /// [`Status::OutOfRange`], [`Status::WrongSize`] if another type is allocated at its offset,
     /// else [`Status::NotAllocated`].
     #[inline]
-    pub(crate) fn pin(&self, block: Block) -> Result<Pin, Status> {
+    pub fn pin(&self, block: Block) -> Result<Pin, Status> {
         let (index, slot) = self.locate(block)?;
         let megabyte = &self.megabytes[index];
         let early = weakened(Weakness::PinChecksLiveFirst).then(|| megabyte.is_live(slot));
@@ -103,7 +101,7 @@ impl<C: FreeCompletion> Allocator<C> {
     /// # Errors
     /// As there.
     #[inline]
-    pub(crate) fn hold(&self, block: Block) -> Result<Pinned<'_, C>, Status> {
+    pub fn hold(&self, block: Block) -> Result<Pinned<'_, C>, Status> {
         Ok(Pinned {
             pin: Some(self.pin(block)?),
             allocator: self,
@@ -112,7 +110,7 @@ impl<C: FreeCompletion> Allocator<C> {
 
     /// Asks for what [`Self::pin`] of a block at this offset will look at. A hint, and no more.
     #[inline]
-    pub(crate) fn prefetch(&self, offset: u64) {
+    pub fn prefetch(&self, offset: u64) {
         if offset < self.total_bytes() {
             let index = (offset / MEGABYTE) as usize;
             crate::prefetch::line(&raw const self.megabytes[index]);
@@ -123,7 +121,7 @@ impl<C: FreeCompletion> Allocator<C> {
     ///
     /// May complete frees that waited for it, see [`FreeCompletion::freed`].
     #[inline]
-    pub(crate) fn unpin(&self, pin: Pin) {
+    pub fn unpin(&self, pin: Pin) {
         let index = pin.megabyte as usize;
         let pins = self.megabytes[index].pins();
         if pins.leave(pin.phase, self.threads) {
@@ -141,7 +139,7 @@ impl<C: FreeCompletion> Allocator<C> {
     /// at its offset, else [`Status::DoubleFree`]. When a block is named twice, in this list or by
     /// someone else at the same time, other blocks of the list may for a moment seem freed.
     #[inline]
-    pub(crate) fn free_and_tell(
+    pub fn free_and_tell(
         &self,
         blocks: &[Block],
         completion: C,
@@ -171,8 +169,7 @@ impl<C: FreeCompletion> Allocator<C> {
     ///
     /// # Errors
     /// As there.
-    #[cfg(test)]
-    pub(crate) fn free(&self, blocks: &[Block], completion: C) -> Result<(), (FreeError, C)> {
+    pub fn free(&self, blocks: &[Block], completion: C) -> Result<(), (FreeError, C)> {
         self.free_and_tell(blocks, completion, || {})
     }
 
@@ -208,7 +205,7 @@ impl<C: FreeCompletion> Allocator<C> {
     }
 
     /// Makes all blocks dead, or none. No commit looks in between.
-    pub(super) fn make_all_dead(&self, blocks: &[Block]) -> Result<(), FreeError> {
+    pub(crate) fn make_all_dead(&self, blocks: &[Block]) -> Result<(), FreeError> {
         let _undecided = self.durability.as_ref().map(Durability::lock_undecided);
         for (position, block) in blocks.iter().enumerate() {
             if let Err(status) = self.make_dead(*block) {
@@ -268,7 +265,7 @@ impl<C: FreeCompletion> Allocator<C> {
     /// Makes units available that are reserved and that nobody uses or claims any more. So many of them
     /// were not counted as free before.
     #[inline]
-    pub(super) fn release_units(
+    pub(crate) fn release_units(
         &self,
         index: usize,
         locked: &mut Locked<'_>,
@@ -286,7 +283,7 @@ impl<C: FreeCompletion> Allocator<C> {
         if before != after && late {
             self.leave_class(index, before);
         }
-        may_panic(Place::SpaceReleased);
+        may_panic(Mishap::SpaceReleased);
         self.space.give(uncounted, after == Fill::Empty);
         if before != after && !late {
             self.leave_class(index, before);

@@ -3,16 +3,14 @@
 //! Megabytes come out of the count of whole ones first and out of the index then. Smaller blocks
 //! come from partly used megabytes, of those with the smallest slots that fit; only where there is
 //! none is a whole one broken.
-#![forbid(unsafe_code)]
-
 use chimaera_proto::bdev::{AllocationPlan, Block, BlockType, OwnerTag};
 use chimaera_proto::status::Status;
 
-use super::fit::{CLASSES, Fill};
-use super::index::Class;
-use super::megabyte::Locked;
-use super::sync::{Backoff, Ordering, Weakness, weakened};
-use super::{Allocator, CURSORS, block_at};
+use crate::fit::{CLASSES, Fill};
+use crate::index::Class;
+use crate::megabyte::Locked;
+use crate::sync::{Backoff, Ordering, Weakness, weakened};
+use crate::{Allocator, CURSORS, block_at};
 use chimaera_bdev_format::block_map::{Slot, UNITS, units_of};
 
 /// Partly used megabytes that are tried before others get time to let go of theirs.
@@ -31,7 +29,7 @@ impl<C> Allocator<C> {
     /// - [`Status::NoSpace`]: at some moment during the call there was not enough.
     /// - [`Status::InvalidArgument`]: several blocks of less than a megabyte, which
     ///   [`AllocationPlan::for_size`] never asks for.
-    pub(crate) fn allocate(
+    pub fn allocate(
         &self,
         plan: AllocationPlan,
         owner: OwnerTag,
@@ -195,7 +193,7 @@ impl<C> Allocator<C> {
 
     /// Lets a block be used whose space is reserved. The megabyte's lock is held.
     #[inline]
-    pub(super) fn start_life(&self, index: usize, slot: Slot, owner: OwnerTag) {
+    pub(crate) fn start_life(&self, index: usize, slot: Slot, owner: OwnerTag) {
         let unit = index as u64 * UNITS + slot.first_unit() as u64;
         self.tags.insert(unit, owner);
         self.megabytes[index].make_live(slot, self.threads);

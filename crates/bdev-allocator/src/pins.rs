@@ -12,13 +12,11 @@
 //! the phase that is current when it enters. A free waits for those phases that were busy when it
 //! looked; each must be seen at zero once. The phase that is not current gets no new I/O, so it
 //! drains; then the phases are exchanged, and the other one drains.
-#![forbid(unsafe_code)]
-
-use super::sync::{AtomicU64, Ordering, Threads, Weakness, weakened};
+use crate::sync::{AtomicU64, Ordering, Threads, Weakness, weakened};
 
 /// Bit 63: the current phase. Bit 62: [`DRAINING`]. Below: two counts.
 #[derive(Debug, Default)]
-pub(super) struct Pins(AtomicU64);
+pub(crate) struct Pins(AtomicU64);
 
 /// Set while frees wait: whoever brings a count to zero then has to call on them.
 const DRAINING: u64 = 1 << 62;
@@ -30,7 +28,7 @@ const TOO_MANY: &str = "more I/O than memory could hold";
 
 /// Which of the two counts an I/O stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Phase(u8);
+pub(crate) struct Phase(u8);
 
 impl Phase {
     #[inline]
@@ -51,22 +49,22 @@ impl Phase {
 
 /// A set of phases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Phases([bool; 2]);
+pub(crate) struct Phases([bool; 2]);
 
 impl Phases {
     const fn busy(word: u64) -> Self {
         Self([Phase(0).count(word) != 0, Phase(1).count(word) != 0])
     }
 
-    pub(super) const fn is_empty(self) -> bool {
+    pub(crate) const fn is_empty(self) -> bool {
         !self.0[0] && !self.0[1]
     }
 
-    pub(super) const fn union(self, other: Self) -> Self {
+    pub(crate) const fn union(self, other: Self) -> Self {
         Self([self.0[0] || other.0[0], self.0[1] || other.0[1]])
     }
 
-    pub(super) const fn intersection(self, other: Self) -> Self {
+    pub(crate) const fn intersection(self, other: Self) -> Self {
         Self([self.0[0] && other.0[0], self.0[1] && other.0[1]])
     }
 
@@ -78,7 +76,7 @@ impl Phases {
 impl Pins {
     /// Counts an I/O, before it looks whether its block is live.
     #[inline]
-    pub(super) fn enter(&self, threads: Threads) -> Phase {
+    pub(crate) fn enter(&self, threads: Threads) -> Phase {
         if threads == Threads::One {
             let word = self.0.load(Ordering::Relaxed);
             let phase = Phase::current(word);
@@ -112,7 +110,7 @@ impl Pins {
     /// Ends an I/O. `true` if frees may have waited for this: see [`super::drains`].
     #[inline]
     #[must_use]
-    pub(super) fn leave(&self, phase: Phase, threads: Threads) -> bool {
+    pub(crate) fn leave(&self, phase: Phase, threads: Threads) -> bool {
         let relaxed = weakened(Weakness::UnpinRelaxed);
         // Release pairs with the acquire in `is_idle`, `start_draining` and `busy`: all that the
         // I/O did happens before the space gets its next owner.
@@ -130,7 +128,7 @@ impl Pins {
     ///
     /// `false` may be out of date; `true` is not.
     #[inline]
-    pub(super) fn is_idle(&self, threads: Threads) -> bool {
+    pub(crate) fn is_idle(&self, threads: Threads) -> bool {
         let word = self.0.load(Ordering::Relaxed);
         if word & COUNTS != 0 {
             return false;
@@ -146,7 +144,7 @@ impl Pins {
     }
 
     /// Announces that frees wait. The phases in which there is I/O now.
-    pub(super) fn start_draining(&self) -> Phases {
+    pub(crate) fn start_draining(&self) -> Phases {
         // One step, so that whoever ends what is awaited finds the announcement. Acquire and
         // release as in `is_idle`.
         let word = self.0.fetch_or(DRAINING, Ordering::AcqRel);
@@ -159,7 +157,7 @@ impl Pins {
     }
 
     /// The phases in which there is I/O now. Those who ask hold the lock under which frees wait.
-    pub(super) fn busy(&self) -> Phases {
+    pub(crate) fn busy(&self) -> Phases {
         // Acquire pairs with `leave`. The word read is no older than the one that the waiting
         // frees saw, because they saw it under the same lock.
         Phases::busy(self.0.load(Ordering::Acquire))
@@ -167,7 +165,7 @@ impl Pins {
 
     /// Exchanges the phases if frees wait for the current one and not for the other. Whether it
     /// was done.
-    pub(super) fn flip_if_needed(&self, awaited: Phases) -> bool {
+    pub(crate) fn flip_if_needed(&self, awaited: Phases) -> bool {
         // The current phase changes only here, under the lock.
         let current = Phase::current(self.0.load(Ordering::Relaxed));
         let needed = awaited.is_only(current) && !weakened(Weakness::DrainNeverFlips);
@@ -178,7 +176,7 @@ impl Pins {
     }
 
     /// Takes the announcement back: no free waits.
-    pub(super) fn stop_draining(&self) {
+    pub(crate) fn stop_draining(&self) {
         self.0.fetch_and(!DRAINING, Ordering::AcqRel);
     }
 }

@@ -2,8 +2,6 @@
 //! and each argument seen to fail when its step is left out.
 //!
 //! Run with `RUSTFLAGS="--cfg loom" cargo test -p chimaera-bdev-runtime --release loom_`.
-#![forbid(unsafe_code)]
-
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
@@ -11,8 +9,8 @@ use chimaera_proto::bdev::BlockType::{self, Kib4, Kib64, Kib256, Mib1};
 use chimaera_proto::bdev::{AllocationPlan, OwnerTag};
 use loom::thread;
 
-use super::sync::{Ordering, Weakness, with_weakness};
 use super::*;
+use crate::sync::{Ordering, Weakness, with_weakness};
 
 /// Storage of a block, a part for each thread that writes it.
 ///
@@ -57,7 +55,7 @@ impl FreeCompletion for () {
 }
 
 /// Explores a model with at most this many preemptions, which is what keeps it short.
-pub(super) fn explore(preemptions: usize, weakness: Option<Weakness>, model: fn()) {
+pub(crate) fn explore(preemptions: usize, weakness: Option<Weakness>, model: fn()) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
     let runs = Arc::new(AtomicUsize::new(0));
@@ -71,7 +69,7 @@ pub(super) fn explore(preemptions: usize, weakness: Option<Weakness>, model: fn(
     assert!(runs > 1, "a model with a single schedule shows nothing");
 }
 
-pub(super) fn allocate<C>(
+pub(crate) fn allocate<C>(
     allocator: &Allocator<C>,
     block_type: BlockType,
 ) -> Result<Block, Status> {

@@ -1,23 +1,24 @@
 //! What the allocator promises, promise by promise.
-#![forbid(unsafe_code)]
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use chimaera_proto::bdev::BlockType::{Kib4, Kib64, Kib256, Mib1};
 use chimaera_proto::bdev::{AllocationPlan, BlockType, OwnerTag};
 
 use super::*;
-use crate::mishap::{Place, arm};
-use crate::testing::PATIENCE;
+use crate::mishap::{Mishap, arm};
+
+/// How long a test waits for another thread.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Counts completed frees.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Completions(Arc<AtomicUsize>);
+pub(crate) struct Completions(Arc<AtomicUsize>);
 
 impl Completions {
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
 }
@@ -28,10 +29,10 @@ impl FreeCompletion for Completions {
     }
 }
 
-pub(super) type TestAllocator = Allocator<Completions>;
+pub(crate) type TestAllocator = Allocator<Completions>;
 
 impl TestAllocator {
-    pub(super) fn allocate_list(&self, size: u64, worker: usize) -> Result<Vec<Block>, Status> {
+    pub(crate) fn allocate_list(&self, size: u64, worker: usize) -> Result<Vec<Block>, Status> {
         let mut blocks = Vec::new();
         self.allocate(
             AllocationPlan::for_size(size),
@@ -44,13 +45,13 @@ impl TestAllocator {
         Ok(blocks)
     }
 
-    pub(super) fn allocate_one(&self, block_type: BlockType) -> Result<Block, Status> {
+    pub(crate) fn allocate_one(&self, block_type: BlockType) -> Result<Block, Status> {
         self.allocate_list(block_type.size(), 0)
             .map(|blocks| blocks[0])
     }
 
     /// Frees where nothing can hold the free up.
-    pub(super) fn free_now(&self, blocks: &[Block]) -> Result<(), FreeError> {
+    pub(crate) fn free_now(&self, blocks: &[Block]) -> Result<(), FreeError> {
         let done = Completions::default();
         self.free(blocks, done.clone())
             .map_err(|(error, _)| error)?;
@@ -65,7 +66,7 @@ fn allocator(total_bytes: u64) -> TestAllocator {
 
 #[test]
 fn sizes_that_no_pool_has_are_refused() {
-    for size in [0, 4095, TestAllocator::TOTAL_BYTES_MAXIMUM + 1, u64::MAX] {
+    for size in [0, 4095, TestAllocator::MAX_TOTAL_BYTES + 1, u64::MAX] {
         assert!(TestAllocator::new(size, Threads::Many).is_err(), "{size}");
     }
     assert_eq!(allocator(4097).total_bytes(), 4096);
@@ -335,7 +336,7 @@ fn check_memory(allocator: &TestAllocator) {
 
 #[test]
 fn the_largest_pool_works_at_its_end() {
-    let allocator = allocator(TestAllocator::TOTAL_BYTES_MAXIMUM);
+    let allocator = allocator(TestAllocator::MAX_TOTAL_BYTES);
     let last = Block::new(allocator.total_bytes() - 4096, Kib4);
     allocator.adopt(last).expect("free");
     assert_eq!(
@@ -359,7 +360,7 @@ fn a_panic_of_who_commits_holds_up_nobody_who_counts() {
     let left = 2 * MEGABYTE - kept.size;
     assert_eq!(allocator.remaining_bytes(), left, "before it is durable");
     let changes = allocator.collect_changes(0, 2);
-    arm(Place::SpaceReleased);
+    arm(Mishap::SpaceReleased);
     let settled = catch_unwind(AssertUnwindSafe(|| allocator.settle(&changes)));
     assert!(settled.is_err());
     let (told, answer) = mpsc::channel();

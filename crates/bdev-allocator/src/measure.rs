@@ -1,6 +1,5 @@
 //! How long allocation takes. Prints, and asserts nothing: run it in release mode with
 //! `--ignored --nocapture measure`.
-#![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a measurement is there to be read")]
 
 use std::hint::black_box;

@@ -1,7 +1,5 @@
 //! How full a megabyte is, and which of its free slots an allocation takes.
 
-#![forbid(unsafe_code)]
-
 use chimaera_proto::bdev::BlockType;
 
 use chimaera_bdev_format::block_map::{Slot, UNIT_WORDS, UnitMap};

@@ -1,10 +1,8 @@
 //! Several threads at once on a pool so small that they are in each other's way all the time.
-#![forbid(unsafe_code)]
-
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use super::tests::{Completions, TestAllocator};
+use crate::tests::{Completions, TestAllocator};
 use chimaera_proto::bdev::{AllocationPlan, BlockType, OwnerTag};
 
 use super::*;

@@ -9,16 +9,16 @@
 use std::io;
 use std::ops::Deref;
 
-use super::durability::Shadow;
-use super::megabyte::Megabyte;
-use super::sync::AtomicU64;
+use crate::durability::Shadow;
+use crate::megabyte::Megabyte;
+use crate::sync::AtomicU64;
 
 /// Types of which all bytes zero are the value that [`Default`] gives.
 ///
 /// # Safety
 /// Memory filled with zero bytes must be a valid value, equal to the default one, that needs no
 /// dropping.
-pub(super) unsafe trait Zeroed: Default + Sync + Send {}
+pub(crate) unsafe trait Zeroed: Default + Sync + Send {}
 
 // SAFETY: an atomic has the representation of its integer, of which 0 is the default.
 unsafe impl Zeroed for AtomicU64 {}
@@ -29,14 +29,14 @@ unsafe impl Zeroed for Shadow {}
 
 /// A fixed number of elements, all zero at first, in memory that appears when it is written.
 #[cfg(not(loom))]
-pub(super) struct SparseArray<T> {
+pub(crate) struct SparseArray<T> {
     first: std::ptr::NonNull<T>,
     length: usize,
 }
 
 /// Loom's atomics live on the heap.
 #[cfg(loom)]
-pub(super) struct SparseArray<T>(Box<[T]>);
+pub(crate) struct SparseArray<T>(Box<[T]>);
 
 #[cfg(not(loom))]
 mod mapped {
@@ -59,7 +59,7 @@ mod mapped {
         ///
         /// # Errors
         /// What the system says when it has no such space to give.
-        pub(in super::super) fn new(length: usize) -> io::Result<Self> {
+        pub(crate) fn new(length: usize) -> io::Result<Self> {
             // A mapping is aligned to a page, and no page is smaller than this.
             const { assert!(align_of::<T>() <= 4096 && size_of::<T>() > 0) };
             let bytes = length
@@ -87,7 +87,7 @@ mod mapped {
 
         /// Has memory appear for these elements at once, which is cheaper than page by page. A hint:
         /// where it fails, memory appears as it is written.
-        pub(in super::super) fn populate(&self, elements: Range<usize>) {
+        pub(crate) fn populate(&self, elements: Range<usize>) {
             let end = elements.end.min(self.length) * size_of::<T>();
             let start = elements.start * size_of::<T>() / 4096 * 4096;
             if start < end {
@@ -103,7 +103,7 @@ mod mapped {
 
         /// Bytes that are backed by memory now.
         #[cfg(test)]
-        pub(in super::super) fn resident_bytes(&self) -> usize {
+        pub(crate) fn resident_bytes(&self) -> usize {
             let bytes = self.length * size_of::<T>();
             let mut pages = vec![0_u8; bytes.div_ceil(4096)];
             // SAFETY: the range is this array's mapping, and the vector has a byte for each of its
@@ -139,11 +139,11 @@ mod mapped {
 
 #[cfg(loom)]
 impl<T: Zeroed> SparseArray<T> {
-    pub(super) fn new(length: usize) -> io::Result<Self> {
+    pub(crate) fn new(length: usize) -> io::Result<Self> {
         Ok(Self((0..length).map(|_| T::default()).collect()))
     }
 
-    pub(super) fn populate(&self, _: std::ops::Range<usize>) {}
+    pub(crate) fn populate(&self, _: std::ops::Range<usize>) {}
 }
 
 #[cfg(loom)]

@@ -1,9 +1,10 @@
 //! Hints to the processor's caches.
+#![allow(unsafe_code)]
 
 /// Asks for the cache line of an address that is going to be read soon. It touches nothing, whatever
 /// the address.
 #[inline(always)]
-pub(crate) fn line<T>(address: *const T) {
+pub fn line<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch has no effect but on caches.
     unsafe {

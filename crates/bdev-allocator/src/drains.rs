@@ -6,35 +6,33 @@
 //!   while the pins say that frees wait calls [`Drains::advance`].
 //! - The lock here is taken by frees that have to wait and by I/O that ends what they wait for,
 //!   never elsewhere, and nothing foreign is called under it.
-#![forbid(unsafe_code)]
-
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::FreeCompletion;
-use super::pins::{Phases, Pins};
-use super::sync::{Mutex, Weakness, weakened};
+use crate::FreeCompletion;
+use crate::pins::{Phases, Pins};
+use crate::sync::{Mutex, Weakness, weakened};
 use chimaera_bdev_format::block_map::Slot;
 
 /// The waiting frees of a pool, by the number of their megabyte.
-pub(super) struct Drains<C>(Mutex<HashMap<usize, Vec<WaitingFree<C>>>>);
+pub(crate) struct Drains<C>(Mutex<HashMap<usize, Vec<WaitingFree<C>>>>);
 
 /// A dead block whose space is not released yet.
-pub(super) struct WaitingFree<C> {
-    pub(super) slot: Slot,
+pub(crate) struct WaitingFree<C> {
+    pub(crate) slot: Slot,
     /// The phases that were busy when the free looked, and were not seen at zero since.
     awaited: Phases,
-    pub(super) notice: Notice<C>,
+    pub(crate) notice: Notice<C>,
 }
 
 impl<C> Drains<C> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Mutex::new(HashMap::new()))
     }
 
     /// Lets a block that has just died wait for the I/O that its megabyte's pins show. What can be
     /// released now: perhaps this block, perhaps others.
-    pub(super) fn wait(
+    pub(crate) fn wait(
         &self,
         megabyte: usize,
         pins: &Pins,
@@ -62,7 +60,7 @@ impl<C> Drains<C> {
     }
 
     /// The frees that have nothing left to wait for: called when a count came to zero.
-    pub(super) fn advance(&self, megabyte: usize, pins: &Pins) -> Vec<WaitingFree<C>> {
+    pub(crate) fn advance(&self, megabyte: usize, pins: &Pins) -> Vec<WaitingFree<C>> {
         Self::take_released(&mut self.0.lock(), megabyte, pins)
     }
 
@@ -100,7 +98,7 @@ impl<C> Drains<C> {
 }
 
 /// The completion of a free, or a share of it: the last share to be fulfilled completes.
-pub(super) enum Notice<C> {
+pub(crate) enum Notice<C> {
     /// Undivided: nothing waits yet, and nothing is allocated.
     Whole(C),
     Share(Arc<Mutex<Option<C>>>),
@@ -108,7 +106,7 @@ pub(super) enum Notice<C> {
 
 impl<C: FreeCompletion> Notice<C> {
     /// Makes two of one.
-    pub(super) fn split(self) -> (Self, Self) {
+    pub(crate) fn split(self) -> (Self, Self) {
         let shared = match self {
             Self::Whole(completion) => Arc::new(Mutex::new(Some(completion))),
             Self::Share(shared) => shared,
@@ -117,7 +115,7 @@ impl<C: FreeCompletion> Notice<C> {
     }
 
     /// Says that this share's part is released.
-    pub(super) fn fulfil(self) {
+    pub(crate) fn fulfil(self) {
         let completion = match self {
             Self::Whole(completion) => Some(completion),
             // Of all who hold a share exactly the last one gets what is inside.

@@ -1,6 +1,4 @@
 //! What tests do to an allocator that nobody else does.
-#![forbid(unsafe_code)]
-
 #[cfg(not(loom))]
 use std::ops::Range;
 
@@ -8,9 +6,9 @@ use chimaera_proto::bdev::{Block, OwnerTag};
 use chimaera_proto::status::Status;
 
 #[cfg(not(loom))]
-use super::block_at;
-use super::fit::Fill;
-use super::{Allocator, FreeCompletion};
+use crate::block_at;
+use crate::fit::Fill;
+use crate::{Allocator, FreeCompletion};
 use chimaera_bdev_format::block_map::units_of;
 
 impl<C: FreeCompletion> Allocator<C> {
@@ -19,7 +17,7 @@ impl<C: FreeCompletion> Allocator<C> {
     /// # Errors
     /// [`Status::WrongSize`] and [`Status::OutOfRange`] for a block that cannot be;
     /// [`Status::Busy`] if some of its space is allocated. Nothing has changed.
-    pub(super) fn adopt(&self, block: Block) -> Result<(), Status> {
+    pub(crate) fn adopt(&self, block: Block) -> Result<(), Status> {
         let (index, slot) = self.locate(block)?;
         let mut locked = self.megabytes[index].lock(self.threads);
         let before = locked.fill();
@@ -42,7 +40,7 @@ impl<C: FreeCompletion> Allocator<C> {
 
     /// Calls `visit` with every live block in these megabytes.
     #[cfg(not(loom))]
-    pub(super) fn for_each_live(&self, megabytes: Range<usize>, mut visit: impl FnMut(Block)) {
+    pub(crate) fn for_each_live(&self, megabytes: Range<usize>, mut visit: impl FnMut(Block)) {
         for index in megabytes.start..megabytes.end.min(self.megabyte_count()) {
             for (slot, _) in self.list(index) {
                 visit(block_at(index, slot));

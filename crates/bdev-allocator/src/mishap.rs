@@ -1,11 +1,9 @@
 //! Where a test lets the module panic, to see that nothing is lost by it. There is nothing here outside of
-//! tests.
-
-#![forbid(unsafe_code)]
+//! tests, which have the feature `simulation`.
 
 /// A place at which a mistake of this module, if there were one, would do most harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub enum Mishap {
     /// A pinned block is about to be copied from or to.
     Copy,
     /// A pinned block's transfer is about to be queued.
@@ -18,29 +16,34 @@ pub(crate) enum Place {
     SpaceReleased,
 }
 
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "simulation")))]
+/// Does nothing.
 #[inline(always)]
-pub(crate) const fn may_panic(_: Place) {}
+pub const fn may_panic(_: Mishap) {}
 
-#[cfg(test)]
-pub(crate) use armed::{arm, may_panic};
+#[cfg(any(test, feature = "simulation"))]
+pub use armed::{arm, may_panic};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "simulation"))]
 mod armed {
     use std::cell::Cell;
 
-    use super::Place;
+    use super::Mishap;
 
     thread_local! {
-        static ARMED: Cell<Option<Place>> = const { Cell::new(None) };
+        static ARMED: Cell<Option<Mishap>> = const { Cell::new(None) };
     }
 
     /// Lets this thread panic when it comes to this place for the first time.
-    pub(crate) fn arm(place: Place) {
+    pub fn arm(place: Mishap) {
         ARMED.set(Some(place));
     }
 
-    pub(crate) fn may_panic(place: Place) {
+    /// Panics if this thread is armed for this place.
+    ///
+    /// # Panics
+    /// See there.
+    pub fn may_panic(place: Mishap) {
         if ARMED.get() == Some(place) {
             ARMED.set(None);
             panic!("as asked, at {place:?}");

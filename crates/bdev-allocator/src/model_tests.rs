@@ -3,14 +3,12 @@
 //! Which of two frees that wait in one megabyte ends first is not the model's business. It knows
 //! that space must be held while an I/O accepted before its free runs, and must be released when
 //! its megabyte has no I/O left; in between it takes either.
-#![forbid(unsafe_code)]
-
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proptest::sample::Index as Choice;
 
-use super::tests::{Completions, TestAllocator};
+use crate::tests::{Completions, TestAllocator};
 use chimaera_bdev_format::block_map::units_of;
 use chimaera_proto::bdev::{AllocationPlan, BlockType};
 

@@ -1,20 +1,18 @@
 //! The atomics, locks and waiting that the allocator is built from, so that loom can take their
 //! place (`--cfg loom`) and run every interleaving of the same code.
-#![forbid(unsafe_code)]
-
-pub(super) use crossbeam::utils::CachePadded;
+pub(crate) use crossbeam::utils::CachePadded;
 
 #[cfg(not(loom))]
-pub(super) use {
+pub(crate) use {
     crossbeam::utils::Backoff,
     parking_lot::{Mutex, RwLock},
     std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 #[cfg(all(test, loom))]
-pub(super) use modelled::with_weakness;
+pub(crate) use modelled::with_weakness;
 #[cfg(loom)]
-pub(super) use {
+pub(crate) use {
     loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     modelled::{Backoff, Mutex, RwLock},
 };
@@ -25,7 +23,7 @@ pub(super) use {
 /// stores. A locked instruction would wait until all that was stored before is in the cache: the last
 /// byte of a transfer, or the completion of the task before, whose line is still with its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Threads {
+pub enum Threads {
     /// One thread, or several one after another, each of which knows that the last has stopped.
     One,
     /// Any number at the same time.
@@ -35,7 +33,7 @@ pub(crate) enum Threads {
 /// Each gives the word as it was before.
 impl Threads {
     #[inline]
-    pub(super) fn fetch_or(self, word: &AtomicU64, bits: u64, order: Ordering) -> u64 {
+    pub(crate) fn fetch_or(self, word: &AtomicU64, bits: u64, order: Ordering) -> u64 {
         match self {
             Self::One => Self::replace(word, |before| before | bits),
             Self::Many => word.fetch_or(bits, order),
@@ -43,7 +41,7 @@ impl Threads {
     }
 
     #[inline]
-    pub(super) fn fetch_and(self, word: &AtomicU64, bits: u64, order: Ordering) -> u64 {
+    pub(crate) fn fetch_and(self, word: &AtomicU64, bits: u64, order: Ordering) -> u64 {
         match self {
             Self::One => Self::replace(word, |before| before & bits),
             Self::Many => word.fetch_and(bits, order),
@@ -51,7 +49,7 @@ impl Threads {
     }
 
     #[inline]
-    pub(super) fn fetch_add(self, word: &AtomicU64, more: u64, order: Ordering) -> u64 {
+    pub(crate) fn fetch_add(self, word: &AtomicU64, more: u64, order: Ordering) -> u64 {
         match self {
             Self::One => Self::replace(word, |before| before + more),
             Self::Many => word.fetch_add(more, order),
@@ -59,7 +57,7 @@ impl Threads {
     }
 
     #[inline]
-    pub(super) fn fetch_sub(self, word: &AtomicU64, less: u64, order: Ordering) -> u64 {
+    pub(crate) fn fetch_sub(self, word: &AtomicU64, less: u64, order: Ordering) -> u64 {
         match self {
             Self::One => Self::replace(word, |before| before - less),
             Self::Many => word.fetch_sub(less, order),
@@ -79,7 +77,7 @@ impl Threads {
 /// A model that never fails proves nothing, so under loom each of these steps can be left out, and
 /// a test shows that the model then finds the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Weakness {
+pub(crate) enum Weakness {
     /// A pin looks at the live map before it counts itself.
     PinChecksLiveFirst,
     /// A free reads the pins without writing them.
@@ -125,12 +123,12 @@ pub(super) enum Weakness {
 /// Whether a step is left out: never, except in loom's models.
 #[cfg(not(loom))]
 #[inline]
-pub(super) const fn weakened(_: Weakness) -> bool {
+pub(crate) const fn weakened(_: Weakness) -> bool {
     false
 }
 
 #[cfg(loom)]
-pub(super) fn weakened(weakness: Weakness) -> bool {
+pub(crate) fn weakened(weakness: Weakness) -> bool {
     modelled::current_weakness() == Some(weakness)
 }
 
@@ -146,12 +144,12 @@ mod modelled {
         static WEAKNESS: Cell<Option<Weakness>> = const { Cell::new(None) };
     }
 
-    pub(in super::super) fn current_weakness() -> Option<Weakness> {
+    pub(crate) fn current_weakness() -> Option<Weakness> {
         WEAKNESS.get()
     }
 
     /// Runs a model with one step left out.
-    pub(in super::super) fn with_weakness(weakness: Option<Weakness>, model: impl FnOnce()) {
+    pub(crate) fn with_weakness(weakness: Option<Weakness>, model: impl FnOnce()) {
         WEAKNESS.set(weakness);
         model();
         WEAKNESS.set(None);
@@ -159,41 +157,41 @@ mod modelled {
 
     /// Loom's mutex with parking_lot's interface.
     #[derive(Debug, Default)]
-    pub(in super::super) struct Mutex<T>(loom::sync::Mutex<T>);
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
 
     impl<T> Mutex<T> {
-        pub(in super::super) fn new(value: T) -> Self {
+        pub(crate) fn new(value: T) -> Self {
             Self(loom::sync::Mutex::new(value))
         }
 
-        pub(in super::super) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
+        pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
             self.0.lock().expect("a model that panicked has ended")
         }
     }
 
     /// Loom's read-write lock with parking_lot's interface.
     #[derive(Debug, Default)]
-    pub(in super::super) struct RwLock<T>(loom::sync::RwLock<T>);
+    pub(crate) struct RwLock<T>(loom::sync::RwLock<T>);
 
     impl<T> RwLock<T> {
-        pub(in super::super) fn read(&self) -> loom::sync::RwLockReadGuard<'_, T> {
+        pub(crate) fn read(&self) -> loom::sync::RwLockReadGuard<'_, T> {
             self.0.read().expect("a model that panicked has ended")
         }
 
-        pub(in super::super) fn write(&self) -> loom::sync::RwLockWriteGuard<'_, T> {
+        pub(crate) fn write(&self) -> loom::sync::RwLockWriteGuard<'_, T> {
             self.0.write().expect("a model that panicked has ended")
         }
     }
 
     /// Waiting gives way to the other threads of the model.
-    pub(in super::super) struct Backoff;
+    pub(crate) struct Backoff;
 
     impl Backoff {
-        pub(in super::super) const fn new() -> Self {
+        pub(crate) const fn new() -> Self {
             Self
         }
 
-        pub(in super::super) fn snooze(&self) {
+        pub(crate) fn snooze(&self) {
             loom::thread::yield_now();
         }
     }

@@ -1,17 +1,14 @@
 //! The allocator of a persistent pool and its metadata, in step.
 //!
 //! Laws:
-//! - What the device says is never ahead of what it may: space is claimed before it is written that it
-//!   is allocated, and given away only after it is durable that it is free ([`crate::allocator`]).
+//! - Space is claimed before it is recorded as allocated, and reused only after its free is durable.
 //! - One thread commits. Others allocate and free meanwhile.
-
-#![forbid(unsafe_code)]
 
 use std::io;
 
 use chimaera_proto::bdev::{MAP_END, OwnedBlock, OwnerTag};
 
-use crate::allocator::{Allocator, FreeCompletion, block_at};
+use crate::{Allocator, FreeCompletion, block_at};
 use chimaera_bdev_format::block_map::UNITS;
 use chimaera_bdev_format::{Disk, Metadata};
 
@@ -22,12 +19,14 @@ const COMMIT_MEGABYTES: usize = 1 << 16;
 const LISTED_MEGABYTES: usize = 1 << 14;
 
 /// The one who commits.
-pub(crate) struct Ledger<D> {
+pub struct Ledger<D> {
     metadata: Metadata<D>,
 }
 
 impl<D: Disk> Ledger<D> {
-    pub(crate) fn new(metadata: Metadata<D>) -> Self {
+    /// Begins with metadata whose blocks the allocator has taken over.
+    #[must_use]
+    pub fn new(metadata: Metadata<D>) -> Self {
         Self { metadata }
     }
 
@@ -38,7 +37,7 @@ impl<D: Disk> Ledger<D> {
     ///
     /// # Errors
     /// The device's. Nothing can be committed any more then.
-    pub(crate) fn commit<C: FreeCompletion>(&mut self, allocator: &Allocator<C>) -> io::Result<()> {
+    pub fn commit<C: FreeCompletion>(&mut self, allocator: &Allocator<C>) -> io::Result<()> {
         let mut first = 0;
         loop {
             let changes = allocator.collect_changes(first, COMMIT_MEGABYTES);
@@ -55,12 +54,12 @@ impl<D: Disk> Ledger<D> {
     }
 
     /// The metadata, for what concerns it alone.
-    pub(crate) fn metadata(&self) -> &Metadata<D> {
+    pub fn metadata(&self) -> &Metadata<D> {
         &self.metadata
     }
 
     /// The metadata, for what concerns it alone.
-    pub(crate) fn metadata_mut(&mut self) -> &mut Metadata<D> {
+    pub fn metadata_mut(&mut self) -> &mut Metadata<D> {
         &mut self.metadata
     }
 
@@ -68,7 +67,7 @@ impl<D: Disk> Ledger<D> {
     ///
     /// # Errors
     /// The device's; `InvalidData` if tags are damaged.
-    pub(crate) fn list<C: FreeCompletion>(
+    pub fn list<C: FreeCompletion>(
         &self,
         allocator: &Allocator<C>,
         first_megabyte: u64,
@@ -86,7 +85,7 @@ impl<D: Disk> Ledger<D> {
 ///
 /// # Errors
 /// Those of `committed_tags`.
-pub(crate) fn list<C: FreeCompletion>(
+pub fn list<C: FreeCompletion>(
     allocator: &Allocator<C>,
     first_megabyte: u64,
     most: usize,

@@ -17,21 +17,19 @@
 //! - What was allocated and freed between two commits was never claimed, and costs no commit.
 //! - Deferred space counts as free from the free on ([`super::space`]), since an allocation that waits gets
 //!   it. A commit moves no number from one place to another, so nobody who counts waits for it.
-#![forbid(unsafe_code)]
-
 use std::io;
 
 use chimaera_proto::bdev::OwnerTag;
 
-use super::fit::Fill;
-use super::index::Index;
-use super::mapping::SparseArray;
-use super::sync::{AtomicU64, CachePadded, Ordering, RwLock, Weakness, weakened};
-use super::{Allocator, FreeCompletion};
+use crate::fit::Fill;
+use crate::index::Index;
+use crate::mapping::SparseArray;
+use crate::sync::{AtomicU64, CachePadded, Ordering, RwLock, Weakness, weakened};
+use crate::{Allocator, FreeCompletion};
 use chimaera_bdev_format::block_map::{Change, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
 
 /// What the device may say of each megabyte, and what has changed since.
-pub(super) struct Durability {
+pub(crate) struct Durability {
     shadows: SparseArray<Shadow>,
     changed: Index,
     /// Units that wait for a commit.
@@ -43,7 +41,7 @@ pub(super) struct Durability {
 /// What the device may say of a megabyte. All zero: nothing is claimed.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
-pub(super) struct Shadow {
+pub(crate) struct Shadow {
     claimed: [AtomicU64; UNIT_WORDS],
     deferred: [AtomicU64; UNIT_WORDS],
 }
@@ -53,7 +51,7 @@ impl Durability {
     ///
     /// # Errors
     /// If there is no address space for it.
-    pub(super) fn new(megabytes: usize) -> io::Result<Self> {
+    pub(crate) fn new(megabytes: usize) -> io::Result<Self> {
         Ok(Self {
             shadows: SparseArray::new(megabytes)?,
             changed: Index::empty(megabytes)?,
@@ -64,18 +62,18 @@ impl Durability {
 
     /// Notes that a block of the megabyte was allocated or freed, after its live bit has changed.
     #[inline]
-    pub(super) fn note_change(&self, index: usize) {
+    pub(crate) fn note_change(&self, index: usize) {
         self.changed.note(index);
     }
 
     /// Keeps commits from looking at blocks, of which some may be dead that will live on.
-    pub(super) fn lock_undecided(&self) -> impl Drop {
+    pub(crate) fn lock_undecided(&self) -> impl Drop {
         self.undecided.read()
     }
 
     /// Whether the space of a dead block has to wait for a commit. Then it is this module's from now on.
     /// The megabyte's lock is held.
-    pub(super) fn defer(&self, index: usize, slot: Slot) -> bool {
+    pub(crate) fn defer(&self, index: usize, slot: Slot) -> bool {
         let shadow = &self.shadows[index];
         let units = slot.units();
         let is_claimed =
@@ -97,13 +95,13 @@ impl Durability {
     }
 
     /// Says that the device calls these units allocated: when a pool is opened.
-    pub(super) fn claim(&self, index: usize, units: UnitMap) {
+    pub(crate) fn claim(&self, index: usize, units: UnitMap) {
         store(&self.shadows[index].claimed, units);
     }
 
     /// Bytes that are backed by memory now.
     #[cfg(all(test, not(loom)))]
-    pub(super) fn resident_bytes(&self) -> usize {
+    pub(crate) fn resident_bytes(&self) -> usize {
         self.shadows.resident_bytes() + self.changed.resident_bytes()
     }
 }
@@ -111,7 +109,7 @@ impl Durability {
 impl<C: FreeCompletion> Allocator<C> {
     /// Begins a commit: the megabytes from this one on that have changed since the last one, at most so
     /// many, and all that is allocated in them. None if the pool is not persistent.
-    pub(crate) fn collect_changes(&self, first: usize, most: usize) -> Vec<Change> {
+    pub fn collect_changes(&self, first: usize, most: usize) -> Vec<Change> {
         let Some(durability) = &self.durability else {
             return Vec::new();
         };
@@ -171,7 +169,7 @@ impl<C: FreeCompletion> Allocator<C> {
     }
 
     /// Ends a commit: these changes are durable.
-    pub(crate) fn settle(&self, changes: &[Change]) {
+    pub fn settle(&self, changes: &[Change]) {
         let Some(durability) = &self.durability else {
             return;
         };
@@ -201,13 +199,13 @@ impl<C: FreeCompletion> Allocator<C> {
 
     /// Whether space waits for a commit: then an allocation that found none may find some after it. If
     /// not, what waited before can be found.
-    pub(crate) fn has_deferred(&self) -> bool {
+    pub fn has_deferred(&self) -> bool {
         let durability = self.durability.as_ref();
         durability.is_some_and(|durability| durability.deferred_units.load(Ordering::Acquire) > 0)
     }
 
     /// Begins to take over what a device says, before anybody allocates.
-    pub(crate) fn restoring(&self) -> Restoring<'_, C> {
+    pub fn restoring(&self) -> Restoring<'_, C> {
         Restoring {
             allocator: self,
             next: 0,
@@ -245,7 +243,7 @@ impl<C: FreeCompletion> Allocator<C> {
 
     /// The blocks of a megabyte with the tags that no commit has taken yet; a block that was committed
     /// comes with `None`.
-    pub(crate) fn list(&self, index: usize) -> Vec<(Slot, Option<OwnerTag>)> {
+    pub fn list(&self, index: usize) -> Vec<(Slot, Option<OwnerTag>)> {
         if self.wholes.contains(index) {
             return Vec::new();
         }
@@ -267,7 +265,7 @@ impl<C: FreeCompletion> Allocator<C> {
 }
 
 /// Takes over what a device says, megabyte by megabyte.
-pub(crate) struct Restoring<'a, C> {
+pub struct Restoring<'a, C> {
     allocator: &'a Allocator<C>,
     /// The megabyte after the last one.
     next: usize,
@@ -284,7 +282,7 @@ const AHEAD_MEGABYTES: usize = 8192;
 impl<C: FreeCompletion> Restoring<'_, C> {
     /// Takes over a megabyte that has blocks, once. `false`, and nothing has changed, if there can be no
     /// such blocks.
-    pub(crate) fn take_over(&mut self, index: usize, map: MegabyteMap) -> bool {
+    pub fn take_over(&mut self, index: usize, map: MegabyteMap) -> bool {
         self.run = if index == self.next { self.run + 1 } else { 0 };
         self.next = index + 1;
         if self.run >= RUN_MEGABYTES && index >= self.populated {

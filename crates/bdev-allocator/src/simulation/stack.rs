@@ -12,8 +12,8 @@ use chimaera_bdev_format::simulation::{
 };
 use chimaera_bdev_format::{Disk, Geometry, Mode, OpenError, PAGE_BYTES, Page, identify};
 
-use crate::allocator::{Allocator, FreeCompletion, Pin, Threads};
 use crate::ledger::Ledger;
+use crate::{Allocator, FreeCompletion, Pin, Threads};
 
 const STEPS: usize = 24;
 
