@@ -14,7 +14,8 @@ use crate::abi::{
     Activity, Bytes, CreateAgainArguments, CreateArguments, HOST_MAGIC, Header, HostVTable,
     MODULE_MAGIC, ModuleVTable, RawTask, TextSink,
 };
-use crate::container::{Container, CreateAgain, CreateContext, Creator, Host, Worker};
+use crate::container::{Container, CreateAgain, CreateContext, Creator, Worker};
+use crate::host_handle::Host;
 use crate::request::Request;
 
 /// A container with what its entry points need.

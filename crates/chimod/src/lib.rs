@@ -41,13 +41,15 @@ pub mod abi;
 mod container;
 mod glue;
 pub mod host;
+mod host_handle;
 mod per_worker;
 mod request;
 
 pub use abi::Activity;
 pub use chimaera_proto::ModuleError;
-pub use container::{Container, CreateAgain, CreateContext, Creator, Host, Level, Worker};
+pub use container::{Container, CreateAgain, CreateContext, Creator, Worker};
 pub use host::Module;
+pub use host_handle::{Host, Level};
 pub use per_worker::PerWorker;
 pub use request::{Request, SharedBuffer, WritableBuffer};
 

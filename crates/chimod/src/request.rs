@@ -10,7 +10,7 @@ use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 use chimaera_proto::{ContainerId, Failure, PoolId, Status};
 
 use crate::abi::{HostVTable, RawTask};
-use crate::container::Host;
+use crate::host_handle::Host;
 
 /// A task that waits to be completed. It completes exactly once: by [`Request::complete`] or
 /// [`Request::fail`], from any thread, or, if it is dropped, as [`Status::Aborted`] (as

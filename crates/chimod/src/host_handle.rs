@@ -1,0 +1,93 @@
+//! The host, as a container speaks to it.
+
+use std::fmt;
+
+use crate::abi::{Bytes, HostVTable};
+
+/// Severity of a line in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Level {
+    /// Something failed that should not have.
+    Error = 1,
+    /// Something works, but not as its user may expect.
+    Warning = 2,
+    /// Something happened that an operator wants to see.
+    Info = 3,
+    /// Something that only a developer wants to see.
+    Debug = 4,
+}
+
+/// The host of a container: a copyable handle.
+#[derive(Clone, Copy)]
+pub struct Host {
+    table: *const HostVTable,
+    speaker: u64,
+}
+
+// SAFETY: the table may be used from any thread; see `HostVTable`.
+unsafe impl Send for Host {}
+// SAFETY: as above.
+unsafe impl Sync for Host {}
+
+impl Host {
+    /// Takes a host's table.
+    ///
+    /// # Safety
+    /// The table must be valid, of this version, and outlive every copy of the handle: safe code may
+    /// keep one for ever.
+    #[must_use]
+    pub const unsafe fn from_table(table: *const HostVTable) -> Self {
+        Self { table, speaker: 0 }
+    }
+
+    /// The same host, to which a container speaks that has this number there.
+    pub(crate) const fn spoken_to_by(self, speaker: u64) -> Self {
+        Self { speaker, ..self }
+    }
+
+    pub(crate) fn table(self) -> &'static HostVTable {
+        // SAFETY: `from_table`'s caller promises that the table outlives every handle, and the
+        // reference is only used during calls that a handle makes.
+        unsafe { &*self.table }
+    }
+
+    /// Writes a line to the host's log, which puts the module, the pool and its id before it. Any thread; does not wait
+    /// until it is written. What stands in it that
+    /// is no character to be seen is escaped, a line end for example. It takes memory and a lock for a moment, so a
+    /// worker's busy path is not the place.
+    pub fn log(self, level: Level, text: impl fmt::Display) {
+        let text = text.to_string();
+        let table = self.table();
+        // SAFETY: the host's function takes any text for the time of the call.
+        unsafe {
+            let text = Bytes::new(text.as_bytes());
+            (table.log)(table.context, self.speaker, level as u32, text);
+        };
+    }
+
+    /// Tells the host that the current thread works for this container from now on. To be called first on a thread that
+    /// a container starts: the host names the pool then in the line of the log for a panic there, of which it
+    /// would otherwise know only the module. Does not block.
+    pub fn adopt_thread(self) {
+        let table = self.table();
+        // SAFETY: the host's function may be called on any thread.
+        unsafe { (table.adopt_thread)(table.context, self.speaker) };
+    }
+
+    /// Has the host log a panic of this thread, with the place where it happened or, where it was caught, none.
+    pub(crate) fn panicked(self, place: &str, text: &str) {
+        let table = self.table();
+        // SAFETY: the host's function takes any texts for the time of the call.
+        unsafe {
+            let (place, text) = (Bytes::new(place.as_bytes()), Bytes::new(text.as_bytes()));
+            (table.panicked)(table.context, self.speaker, place, text);
+        };
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Host")
+    }
+}
