@@ -39,6 +39,7 @@ pub(crate) struct Durability {
 }
 
 /// What the device may say of a megabyte. All zero: nothing is claimed.
+#[cfg_attr(not(loom), derive(zerocopy::FromZeros))]
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub(crate) struct Shadow {

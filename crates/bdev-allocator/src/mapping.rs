@@ -9,23 +9,19 @@
 use std::io;
 use std::ops::Deref;
 
-use crate::durability::Shadow;
-use crate::megabyte::Megabyte;
-use crate::sync::AtomicU64;
+/// Types of which all bytes zero are the value that [`Default`] gives, and which need no dropping.
+#[cfg(not(loom))]
+pub(crate) trait Zeroed: zerocopy::FromZeros + Default + Sync + Send {}
 
-/// Types of which all bytes zero are the value that [`Default`] gives.
-///
-/// # Safety
-/// Memory filled with zero bytes must be a valid value, equal to the default one, that needs no
-/// dropping.
-pub(crate) unsafe trait Zeroed: Default + Sync + Send {}
+#[cfg(not(loom))]
+impl<T: zerocopy::FromZeros + Default + Sync + Send> Zeroed for T {}
 
-// SAFETY: an atomic has the representation of its integer, of which 0 is the default.
-unsafe impl Zeroed for AtomicU64 {}
-// SAFETY: it consists of atomic integers and padding only, and its default is all zero.
-unsafe impl Zeroed for Megabyte {}
-// SAFETY: it consists of atomic integers only, and its default is all zero.
-unsafe impl Zeroed for Shadow {}
+/// Loom's atomics are made one by one.
+#[cfg(loom)]
+pub(crate) trait Zeroed: Default + Sync + Send {}
+
+#[cfg(loom)]
+impl<T: Default + Sync + Send> Zeroed for T {}
 
 /// A fixed number of elements, all zero at first, in memory that appears when it is written.
 #[cfg(not(loom))]
@@ -62,6 +58,7 @@ mod mapped {
         pub(crate) fn new(length: usize) -> io::Result<Self> {
             // A mapping is aligned to a page, and no page is smaller than this.
             const { assert!(align_of::<T>() <= 4096 && size_of::<T>() > 0) };
+            const { assert!(!std::mem::needs_drop::<T>()) };
             let bytes = length
                 .checked_mul(size_of::<T>())
                 .and_then(NonZeroUsize::new);

@@ -16,6 +16,7 @@ use chimaera_bdev_format::block_map::{LIVE_WORDS, MegabyteMap, Slot, UNIT_WORDS,
 /// State of one megabyte. All zero: wholly free.
 ///
 /// What every I/O touches and what only allocation touches lie in different cache lines.
+#[cfg_attr(not(loom), derive(zerocopy::FromZeros))]
 #[derive(Debug, Default)]
 #[repr(C, align(128))]
 pub(crate) struct Megabyte {
@@ -23,6 +24,7 @@ pub(crate) struct Megabyte {
     allocation: AllocationLine,
 }
 
+#[cfg_attr(not(loom), derive(zerocopy::FromZeros))]
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 struct TransferLine {
@@ -31,6 +33,7 @@ struct TransferLine {
     live: [AtomicU64; LIVE_WORDS],
 }
 
+#[cfg_attr(not(loom), derive(zerocopy::FromZeros))]
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 struct AllocationLine {

@@ -15,6 +15,7 @@
 use crate::sync::{AtomicU64, Ordering, Threads, Weakness, weakened};
 
 /// Bit 63: the current phase. Bit 62: [`DRAINING`]. Below: two counts.
+#[cfg_attr(not(loom), derive(zerocopy::FromZeros))]
 #[derive(Debug, Default)]
 pub(crate) struct Pins(AtomicU64);
 

@@ -17,9 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chimaera_proto::Completion;
-use chimaera_proto::limits::LANE_DEPTH;
-#[cfg(not(loom))]
-use chimaera_proto::limits::LANE_STRIDE_BYTES;
+use chimaera_proto::limits::{LANE_DEPTH, LANE_STRIDE_BYTES, LANES_OFFSET_BYTES, MAX_LANES};
 use chimaera_proto::task::{DESCRIPTOR_WORDS, VALUE_COUNT};
 
 use crate::barrier::PublishOrder;
@@ -471,10 +469,28 @@ unsafe impl Send for Lane {}
 // SAFETY: as above.
 unsafe impl Sync for Lane {}
 
+impl Segment {
+    /// A lane of a client's first segment.
+    ///
+    /// # Panics
+    /// If there is no such lane: indexes from the other side are checked before.
+    #[must_use]
+    pub fn lane(self: &Arc<Self>, index: usize) -> Lane {
+        assert!(index < MAX_LANES, "lane {index} of {MAX_LANES}");
+        let offset = LANES_OFFSET_BYTES + index * LANE_STRIDE_BYTES;
+        let memory = self
+            .range(offset as u64, size_of::<LaneMemory>() as u64)
+            .expect("every segment is large enough for its lanes");
+        // SAFETY: the range is mapped as long as the segment lives, aligned (mappings are page-
+        // aligned and so is the offset), and a lane's memory is atomics, valid with any bytes.
+        unsafe { Lane::new(memory.cast(), Arc::clone(self)) }
+    }
+}
+
 impl Lane {
     /// # Safety
     /// `memory` must lie in `segment`, aligned.
-    pub(crate) unsafe fn new(memory: NonNull<LaneMemory>, segment: Arc<Segment>) -> Self {
+    unsafe fn new(memory: NonNull<LaneMemory>, segment: Arc<Segment>) -> Self {
         Self {
             memory,
             _segment: segment,

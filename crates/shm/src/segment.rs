@@ -6,14 +6,10 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::time::Duration;
 
 use chimaera_fork::{Mapping, Private};
-use chimaera_proto::limits::{
-    LANE_STRIDE_BYTES, LANES_OFFSET_BYTES, MAX_LANES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES,
-    SEGMENT_GRANULE_BYTES,
-};
+use chimaera_proto::limits::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SEGMENT_GRANULE_BYTES};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
@@ -21,7 +17,6 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::ftruncate;
 
 use crate::futex;
-use crate::lane::{Lane, LaneMemory};
 use crate::sync::{AtomicU32, Ordering};
 use crate::thread;
 
@@ -156,22 +151,6 @@ impl Segment {
         let end = offset_bytes.checked_add(len_bytes)?;
         // SAFETY: the offset is within the mapping, as the end is.
         (end <= self.len()).then(|| unsafe { self.memory.address().add(offset_bytes as usize) })
-    }
-
-    /// A lane of a client's first segment.
-    ///
-    /// # Panics
-    /// If there is no such lane: indexes from the other side are checked before.
-    #[must_use]
-    pub fn lane(self: &Arc<Self>, index: usize) -> Lane {
-        assert!(index < MAX_LANES, "lane {index} of {MAX_LANES}");
-        let offset = LANES_OFFSET_BYTES + index * LANE_STRIDE_BYTES;
-        let memory = self
-            .range(offset as u64, size_of::<LaneMemory>() as u64)
-            .expect("every segment is large enough for its lanes");
-        // SAFETY: the range is mapped as long as the segment lives, aligned (mappings are page-
-        // aligned and so is the offset), and a lane's memory is atomics, valid with any bytes.
-        unsafe { Lane::new(memory.cast(), Arc::clone(self)) }
     }
 
     fn bell(&self) -> &AtomicU32 {
