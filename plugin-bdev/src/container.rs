@@ -84,6 +84,7 @@ impl Container for BdevContainer {
         let whole = match &self.backend {
             Backend::Ram(_) => self.parameters.total_size,
             Backend::File(device) => {
+                device.place().check()?;
                 // A pool may have a little less than its file, where a rest has no room for metadata.
                 let own_size = |size| match size == device.total_size() {
                     true => self.parameters.total_size,
@@ -228,6 +229,7 @@ impl BdevContainer {
         let keeper = Keeper::start(
             ledger,
             Arc::clone(&state),
+            Arc::clone(device.place()),
             context.host,
             parameters.read_only,
         );

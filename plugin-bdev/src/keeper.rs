@@ -29,6 +29,7 @@ use crossbeam::channel::{Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
 use crate::blocks::{self, refuse};
+use crate::file::Place;
 use crate::listing;
 use crate::state::PoolState;
 use chimaera_bdev_allocator::ledger::Ledger;
@@ -78,6 +79,7 @@ impl Keeper {
     pub(crate) fn start(
         ledger: Ledger<FileDisk>,
         pool: Arc<PoolState>,
+        place: Arc<Place>,
         host: Host,
         read_only: bool,
     ) -> io::Result<Self> {
@@ -86,6 +88,7 @@ impl Keeper {
             lists: VecDeque::new(),
             ledger,
             pool,
+            place,
             host,
             read_only,
             failure: None,
@@ -187,6 +190,7 @@ struct Thread {
     lists: VecDeque<Request>,
     ledger: Ledger<FileDisk>,
     pool: Arc<PoolState>,
+    place: Arc<Place>,
     host: Host,
     read_only: bool,
     /// The first failure of the device: nothing is written after it.
@@ -219,6 +223,11 @@ impl Thread {
         let waits_for_commit = |work: &Work| !matches!(work, Work::List(_) | Work::Declare(..));
         let commits = work.iter().any(waits_for_commit);
         let committed = if commits { self.commit() } else { Ok(()) };
+        let is_flush = |work: &Work| matches!(work, Work::Flush(_) | Work::FlushCall(_));
+        if work.iter().any(is_flush) {
+            // Durable, on a file that nobody may find again: destroying the pool comes by here too.
+            self.place.warn_if_lost(self.host);
+        }
         for work in work {
             match (work, committed) {
                 (Work::Flush(request), Ok(())) => request.complete(&[]),

@@ -14,6 +14,7 @@ mod engine_tests;
 mod exclusion;
 mod open;
 mod operation;
+mod place;
 mod probe;
 mod queue;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use crate::transfer::Transfer;
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 pub(crate) use open::Undo;
 use operation::Operation;
+pub(crate) use place::Place;
 use queue::{Crossing, Outcome, REFUSAL_PATIENCE, WorkerQueue};
 use select::{KernelEngine, Needs};
 
@@ -53,6 +55,7 @@ pub(crate) struct FileDevice {
     crossing: Crossing,
     wakes: Box<[Arc<EventFd>]>,
     file: PoolFile,
+    place: Arc<Place>,
     name: String,
     total_size: u64,
     direct: bool,
@@ -111,6 +114,7 @@ impl FileDevice {
             queues,
             crossing: Crossing::new(&wakes),
             wakes,
+            place: Arc::new(Place::new(Arc::clone(&opened.file), context.name)),
             file: opened.file,
             name: context.name.to_owned(),
             total_size: opened.total_size,
@@ -202,6 +206,11 @@ impl FileDevice {
     /// The file that is readable when the worker's transfers may move forward.
     pub(crate) fn wake_fd(&self, worker_index: usize) -> Option<BorrowedFd<'_>> {
         Some(self.wakes.get(worker_index)?.as_fd())
+    }
+
+    /// Where the file was found.
+    pub(crate) fn place(&self) -> &Arc<Place> {
+        &self.place
     }
 
     /// The file, as metadata sees it.

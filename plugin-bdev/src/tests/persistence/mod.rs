@@ -9,6 +9,7 @@ mod identity;
 mod inspected;
 mod kept;
 mod occupied;
+mod place;
 mod read_only;
 mod usage;
 

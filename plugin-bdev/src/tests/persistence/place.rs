@@ -1,0 +1,82 @@
+//! A pool whose file is not at its path any more: nothing fails, and whoever could lose something hears of it.
+
+use std::fs;
+
+use chimaera_proto::Status;
+
+use super::{Store, Written};
+use crate::testing::{Pool, file_bytes, file_params};
+
+/// A pool with blocks, for which `happens` to its file: asking for it again has this word, flushing it warns with
+/// the same one once, and it is as usable as before.
+#[track_caller]
+fn assert_told(happens: impl Fn(&Store), word: &str) {
+    let store = Store::on_file(file_bytes(8));
+    let pool = store.open();
+    let written = Written::of_all_kinds(&pool);
+    pool.ask_again(&file_params(0)).expect("the same pool");
+    pool.flush().expect("flushed");
+    assert_eq!(warnings(&pool), [""; 0]);
+    happens(&store);
+    let error = pool.ask_again(&file_params(0)).expect_err("another file");
+    assert_eq!(error.failure.status, Status::ParameterMismatch);
+    assert!(error.message.contains(word), "{error}");
+    assert!(error.message.contains(&store.name), "{error}");
+    for _ in 0..2 {
+        pool.flush().expect("flushed");
+        pool.handle().flush().expect("flushed");
+    }
+    let told = warnings(&pool);
+    assert!(
+        told.len() == 1 && told[0].contains(word),
+        "once, with {word:?}: {told:?}"
+    );
+    written.assert_all_of(&pool);
+}
+
+fn warnings(pool: &Pool) -> Vec<String> {
+    let lines = pool.recorder().log().into_iter();
+    let of_place = lines.filter(|(_, text)| text.contains("not at its path"));
+    of_place.map(|(_, text)| text).collect()
+}
+
+#[test]
+fn a_file_that_was_removed() {
+    assert_told(
+        |store| fs::remove_file(&store.name).expect("removed"),
+        "it was removed",
+    );
+}
+
+#[test]
+fn a_file_that_was_moved() {
+    let moved = |store: &Store| format!("{}.moved", store.name);
+    assert_told(
+        |store| fs::rename(&store.name, moved(store)).expect("moved"),
+        "it was moved",
+    );
+}
+
+#[test]
+fn a_file_that_was_replaced() {
+    assert_told(
+        |store| {
+            fs::rename(&store.name, format!("{}.moved", store.name)).expect("moved");
+            fs::write(&store.name, []).expect("another one");
+        },
+        "something else is there",
+    );
+}
+
+#[test]
+fn a_file_with_another_name_or_behind_a_link_is_where_it_was() {
+    let store = Store::on_file(file_bytes(1));
+    let pool = store.open();
+    let moved = format!("{}.moved", store.name);
+    fs::hard_link(&store.name, format!("{}.second", store.name)).expect("linked");
+    fs::rename(&store.name, &moved).expect("moved");
+    std::os::unix::fs::symlink(&moved, &store.name).expect("linked");
+    pool.ask_again(&file_params(0)).expect("the same pool");
+    pool.flush().expect("flushed");
+    assert_eq!(warnings(&pool), [""; 0]);
+}
