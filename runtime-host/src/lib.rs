@@ -41,6 +41,6 @@ mod worker;
 pub use config::{Config, Polling};
 pub use error::HostError;
 pub use host::{Host, Stopper};
-pub use listener::{check_socket_path, lock_holder, process_at};
+pub use listener::{LockFile, check_socket_path, lock_holder, process_at};
 pub use processors::check_processors;
 pub use speakers::log_panic;

@@ -23,12 +23,12 @@ use std::path::{Path, PathBuf};
 use chimaera_fork::Private;
 use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::{Flock, FlockArg, OFlag, open as open_file};
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind, connect,
     getsockopt, listen, shutdown, socket, sockopt::PeerCredentials,
 };
-use nix::sys::stat::{Mode, fchmod};
+use nix::sys::stat::{Mode, fchmod, fstat};
 
 use crate::error::HostError;
 
@@ -209,6 +209,30 @@ pub fn lock_holder(socket: &Path) -> Option<i32> {
             && file.and_then(|inode| inode.parse().ok()) == Some(inode)
     };
     locks.lines().any(is_holder).then_some(process)
+}
+
+/// The lock file of a daemon's socket, kept by whoever waits for the daemon's end, to tell then how it ended: a
+/// daemon removes its lock when its pools have ended, and one that is killed leaves it.
+#[derive(Debug)]
+pub struct LockFile {
+    file: OwnedFd,
+}
+
+impl LockFile {
+    /// The lock file beside a socket. Opening it needs no right to read it. `None` if it is not there, or
+    /// cannot be reached.
+    #[must_use]
+    pub fn of(socket: &Path) -> Option<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = open_file(&lock_path(socket), flags, Mode::empty()).ok()?;
+        Some(Self { file })
+    }
+
+    /// Whether the file was removed, whatever has its name by now.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        fstat(&self.file).is_ok_and(|found| found.st_nlink == 0)
+    }
 }
 
 fn lock_path(socket: &Path) -> PathBuf {

@@ -403,6 +403,29 @@ fn a_stop_that_comes_no_further_gives_up_and_says_how_the_daemon_is_ended() {
 }
 
 #[test]
+fn a_stop_whose_daemon_is_killed_or_cut_short_says_that_it_has_not_finished() {
+    let kills: [fn(&Daemon); 2] = [
+        |daemon| daemon.signal(Signal::SIGKILL),
+        |daemon| daemon.insist(Signal::SIGTERM),
+    ];
+    for end in kills {
+        let mut daemon = Daemon::start();
+        pool_that_waits(&daemon, Path::new("/nowhere/at all"));
+        let first = Told::start(daemon.command(&["runtime", "stop"]));
+        first.wait_for(&["which is being flushed"]);
+        // This one is welcomed no more.
+        let second = Told::start(daemon.command(&["runtime", "stop"]));
+        second.wait_for(&["waiting for the daemon with process id"]);
+        end(&daemon);
+        for stop in [first, second] {
+            stop.wait_for(&["has ended without finishing", "may be lost"]);
+            assert_eq!(stop.exit_code(), Some(FAILED));
+        }
+        assert_ne!(daemon.wait().0, Some(0));
+    }
+}
+
+#[test]
 fn a_daemon_that_is_suspended_is_named_and_waited_for_with_an_end() {
     let daemon = Daemon::start();
     let process = daemon.process_id();

@@ -2,13 +2,16 @@
 //!
 //! The order to stop is answered when the last pool has ended, which takes as long as it takes. Meanwhile the
 //! daemon says what it waits for, and as long as that changes there is something to wait for.
+//!
+//! Where no answer comes, because the daemon is gone or somebody else stops it, its lock file says how it ended: a
+//! daemon that was killed or cut short has not removed it.
 
 use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chimaera_client::{Error, Runtime, Status};
-use chimaera_runtime::{lock_holder, process_at};
+use chimaera_runtime::{LockFile, lock_holder, process_at};
 use serde::Serialize;
 
 use crate::args::{DaemonArguments, Global};
@@ -34,15 +37,23 @@ struct StopReport {
 pub(super) fn stop(daemon: &DaemonArguments, global: &Global) -> Result<(), Failure> {
     let socket = socket_in_use(daemon);
     let served_by = process_at(&socket).ok().flatten();
+    let lock = LockFile::of(&socket);
     let process_id = match connect_small(daemon) {
         Ok(runtime) => {
             let mut patience = Patience::new(runtime.daemon().process_id);
-            order(&runtime, &mut patience)?;
+            let is_answered = order(&runtime, &mut patience)?;
             // The daemon closes its connections when nothing is left to do but to end.
             patience.wait_until(|| !runtime.is_connected())?;
+            if !is_answered {
+                patience.check_end(lock.as_ref())?;
+            }
             patience.process_id
         }
-        Err(error) => end_of_unreached(error, served_by, &socket, daemon)?,
+        Err(error) => {
+            let patience = end_of_unreached(error, served_by, &socket, daemon)?;
+            patience.check_end(lock.as_ref())?;
+            patience.process_id
+        }
     };
     if global.json {
         return output::json(&StopReport {
@@ -63,7 +74,7 @@ fn end_of_unreached(
     served_by: Option<i32>,
     socket: &Path,
     daemon: &DaemonArguments,
-) -> Result<u32, Failure> {
+) -> Result<Patience, Failure> {
     let status = error.status();
     let is_absent = error.is_no_daemon();
     let failure = explain(error, daemon);
@@ -72,12 +83,12 @@ fn end_of_unreached(
         let mut patience = Patience::new(process.cast_unsigned());
         if status == Status::ShuttingDown {
             patience.wait_until(has_ended)?;
-            return Ok(patience.process_id);
+            return Ok(patience);
         }
         // It may have been ending, or have had no descriptor to say why it closed the connection.
         let is_loss = is_absent || status == Status::ConnectionLost;
-        if is_loss && patience.wait_a_moment(has_ended) {
-            return Ok(patience.process_id);
+        if is_loss && wait_a_moment(has_ended) {
+            return Ok(patience);
         }
     }
     let known = served_by.or_else(|| lock_holder(socket));
@@ -93,17 +104,18 @@ const fn is_ending(status: Status) -> bool {
     matches!(status, Status::ShuttingDown | Status::ConnectionLost)
 }
 
-/// Tells the daemon to stop, and waits until its pools have ended.
-fn order(runtime: &Runtime, patience: &mut Patience) -> Result<(), Failure> {
+/// Tells the daemon to stop, and waits until its pools have ended. False: that was not answered, for the daemon is
+/// about to end, or gone.
+fn order(runtime: &Runtime, patience: &mut Patience) -> Result<bool, Failure> {
     let mut order = runtime.admin().async_stop_runtime();
     loop {
         match order
             .wait_timeout(SILENCE)
             .map(|ended| ended.map_err(Error::from))
         {
-            Some(Ok(())) => return Ok(()),
-            // Somebody else stops it, and was first.
-            Some(Err(error)) if is_ending(error.status()) => return Ok(()),
+            Some(Ok(())) => return Ok(true),
+            // Somebody else stops it, and was first; or it was killed.
+            Some(Err(error)) if is_ending(error.status()) => return Ok(false),
             Some(Err(error)) => return Err(error.into()),
             None => patience.note(what_it_waits_for(runtime))?,
         }
@@ -164,15 +176,21 @@ impl Patience {
         )))
     }
 
-    /// Whether the daemon ends at once.
-    fn wait_a_moment(&self, has_ended: impl Fn() -> bool) -> bool {
-        while !has_ended() {
-            if self.since.elapsed() > SILENCE {
-                return false;
-            }
-            std::thread::sleep(LOOK);
+    /// That a daemon which has ended, and has not said so, ended by itself. Where its lock cannot be looked at it is
+    /// taken for that.
+    ///
+    /// # Errors
+    /// It was killed or cut short.
+    fn check_end(&self, lock: Option<&LockFile>) -> Result<(), Failure> {
+        // It stops listening a moment before it removes the lock.
+        match lock {
+            Some(lock) if !wait_a_moment(|| lock.is_removed()) => Err(Failure::new(format!(
+                "the daemon with process id {} has ended without finishing, killed or cut short by a second signal: \
+                 what was not flushed may be lost; its log says which pools were stopped before",
+                self.process_id
+            ))),
+            _ => Ok(()),
         }
-        true
     }
 
     /// Waits until the daemon has ended.
@@ -191,6 +209,18 @@ impl Patience {
         }
         Ok(())
     }
+}
+
+/// Whether what is waited for comes at once.
+fn wait_a_moment(has_ended: impl Fn() -> bool) -> bool {
+    let begun = Instant::now();
+    while !has_ended() {
+        if begun.elapsed() > SILENCE {
+            return false;
+        }
+        std::thread::sleep(LOOK);
+    }
+    true
 }
 
 impl fmt::Display for Patience {
