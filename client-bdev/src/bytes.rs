@@ -1,9 +1,10 @@
 //! Writing and reading bytes that lie anywhere, by way of a buffer.
 
-use chimaera_client::{Error, PoolQuery, Task};
-use chimaera_proto::bdev::Block;
+use chimaera_client::{Error, Finished, PoolQuery, Task, TaskError};
+use chimaera_proto::bdev::{Block, Method};
 
 use crate::client::Client;
+use crate::transfer::finish_transfer;
 
 impl Client {
     /// As [`Self::write`], of bytes that lie anywhere. They are copied into a buffer first: where speed
@@ -49,12 +50,11 @@ impl Client {
             Err(error) => return Task::failed(error),
         };
         buffer.copy_from_slice(bytes);
-        let write = self.async_write_at(query, block, offset_in_block, buffer);
-        Task::of_steps(async move {
-            // The buffer is nobody's business, also if this fails.
-            let (written, _) = write.await.map_err(Error::from)?;
-            Ok(written)
-        })
+        let call = self.transfer(query, Method::Write, block, offset_in_block, buffer.len());
+        match call {
+            Ok(call) => self.runtime().submit(call, Some(buffer), finish_written),
+            Err(error) => Task::failed(error),
+        }
     }
 
     /// As [`Self::read`], into memory that lies anywhere, by way of a buffer. Nothing of it changes if the
@@ -106,10 +106,24 @@ impl Client {
             Ok(buffer) => buffer,
             Err(error) => return Task::failed(error),
         };
-        let read = self.async_read_at(query, block, offset_in_block, buffer);
-        Task::of_steps(async move {
-            let (_, buffer) = read.await.map_err(Error::from)?;
-            Ok(buffer.to_vec())
-        })
+        let call = self.transfer(query, Method::Read, block, offset_in_block, buffer.len());
+        match call {
+            Ok(call) => self.runtime().submit(call, Some(buffer), finish_read),
+            Err(error) => Task::failed(error),
+        }
     }
+}
+
+/// The buffer is nobody's business, also if this fails.
+fn finish_written(finished: Finished<'_>) -> Result<u64, TaskError> {
+    let written = finish_transfer(finished);
+    written
+        .map(|(count, _)| count)
+        .map_err(|error| Error::from(error).into())
+}
+
+fn finish_read(finished: Finished<'_>) -> Result<Vec<u8>, TaskError> {
+    let read = finish_transfer(finished);
+    read.map(|(_, buffer)| buffer.to_vec())
+        .map_err(|error| Error::from(error).into())
 }

@@ -187,7 +187,7 @@ fn refused(status: Status, call: &Call, block: &Block, offset: u64, len: usize) 
 }
 
 #[inline]
-fn finish_transfer(mut finished: Finished<'_>) -> Result<(u64, Buffer), TaskError> {
+pub(crate) fn finish_transfer(mut finished: Finished<'_>) -> Result<(u64, Buffer), TaskError> {
     let buffer = finished.take_buffer();
     let len = buffer.as_ref().map_or(0, |buffer| buffer.len());
     let result = finished

@@ -179,6 +179,31 @@ fn bytes_that_lie_anywhere_are_written_and_read() {
 }
 
 #[test]
+fn bytes_whose_task_says_that_it_was_submitted_are_written_though_it_is_dropped() {
+    const TASKS: usize = 300;
+    let _watchdog = Watchdog::new();
+    let (_host, runtime) = FakeHost::connect(pools());
+    let bdev = pool(&runtime, 4);
+    let blocks: Vec<_> = (0..TASKS)
+        .map(|_| bdev.allocate_blocks(QUERY, 4096).expect("allocates")[0])
+        .collect();
+    let tasks = blocks
+        .iter()
+        .map(|block| bdev.async_write_bytes(QUERY, block, &[7; 16]));
+    let tasks: Vec<_> = tasks.collect();
+    let was_submitted: Vec<_> = tasks.iter().map(|task| task.is_submitted()).collect();
+    assert!(was_submitted.contains(&true) && was_submitted.contains(&false));
+    drop(tasks);
+    for (block, was_submitted) in blocks.iter().zip(was_submitted) {
+        // On the same lane, and so carried out after what was submitted before.
+        let mut bytes = [0; 16];
+        bdev.read_bytes(QUERY, block, &mut bytes).expect("reads");
+        let expected = if was_submitted { [7; 16] } else { [0; 16] };
+        assert_eq!(bytes, expected, "{block:?}");
+    }
+}
+
+#[test]
 fn pages_of_pools_and_maps_can_be_had_one_at_a_time() {
     let _watchdog = Watchdog::new();
     let (_host, runtime) = FakeHost::connect(pools());

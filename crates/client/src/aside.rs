@@ -86,7 +86,8 @@ impl<T> Aside<T> {
             Self::Waiting(waiting) => waiting
                 .try_lock()
                 .is_some_and(|waiting| !matches!(*waiting, Waiting::Unsubmitted(_))),
-            Self::Failed(_) | Self::Compound(_) => true,
+            Self::Failed(_) => true,
+            Self::Compound(compound) => compound.has_ended(),
         }
     }
 

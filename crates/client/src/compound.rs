@@ -51,6 +51,13 @@ impl<T> Compound<T> {
             .is_some_and(|mut progress| progress.go_on())
     }
 
+    /// Whether it has ended, as far as it went already. Does not go on.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0
+            .try_lock()
+            .is_some_and(|progress| matches!(*progress, Progress::Ended(_)))
+    }
+
     /// Takes the waker of who polled last.
     pub(crate) fn take_waker(&mut self) -> Option<Waker> {
         match self.0.get_mut() {

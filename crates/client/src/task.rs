@@ -38,7 +38,11 @@ use crate::unsubmitted::Unsubmitted;
 /// polled, waited for or asked, on the lane of the thread that does so, first come, first served.
 ///
 /// Dropping it gives up the result. A task that was submitted is carried out all the same, and its
-/// buffer freed then; one that was not has done nothing, and its buffer is freed at once.
+/// buffer freed then; one that was not has done nothing, and its buffer is freed at once. A task of several steps
+/// ([`Task::of_steps`]) does not begin what it had not begun.
+///
+/// The order of calls is no order of tasks: one that is unsubmitted may be carried out after a task that was asked for
+/// later, also by the same thread. Wait for what others depend on.
 #[must_use = "the result of a task says whether it succeeded"]
 pub struct Task<T> {
     state: State<T>,
@@ -166,7 +170,8 @@ impl<T> Task<T> {
         }
     }
 
-    /// Whether the task was submitted, or can no more be. Does not try to.
+    /// Whether dropping it changes nothing any more: it was submitted, or has ended or failed. Does not try to submit
+    /// it. A task of several steps says so when it has ended.
     #[must_use]
     pub fn is_submitted(&self) -> bool {
         match &self.state {
