@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
+use chimaera_bdev_proto::{Block, Method, TransferArguments};
 use chimaera_client::{
     Buffer, BufferSlice, BufferSliceMut, Call, Error, PartError, PoolQuery, Status, Task,
     TaskError, Values,
 };
-use chimaera_proto::bdev::{Block, Method, TransferArguments};
 
 use crate::client::Client;
 use crate::transfer::{claimed, verb};

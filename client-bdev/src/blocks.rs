@@ -1,10 +1,10 @@
 //! Allocating and freeing blocks.
 
-use chimaera_client::{Buffer, Call, Error, Finished, PoolQuery, Status, Task, TaskError, Values};
-use chimaera_proto::bdev::{
+use chimaera_bdev_proto::{
     AllocationPlan, BLOCK_WIRE_BYTES, Block, INLINE_BLOCKS, Method, OwnerTag, allocate_arguments,
     free_arguments,
 };
+use chimaera_client::{Buffer, Call, Error, Finished, PoolQuery, Status, Task, TaskError, Values};
 
 use crate::client::Client;
 

@@ -1,7 +1,7 @@
 //! Writing and reading bytes that lie anywhere, by way of a buffer.
 
+use chimaera_bdev_proto::{Block, Method};
 use chimaera_client::{Error, Finished, PoolQuery, Task, TaskError};
-use chimaera_proto::bdev::{Block, Method};
 
 use crate::client::Client;
 use crate::transfer::finish_transfer;

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use chimaera_bdev_proto::{BdevType, MODULE_NAME, Method, STATS_BUFFER_BYTES, Stats};
 use chimaera_client::{
     Call, Error, Finished, PoolId, PoolInfo, PoolQuery, Runtime, Status, Task, TaskError,
 };
 use chimaera_proto::admin::GetOrCreatePool;
-use chimaera_proto::bdev::{BdevType, MODULE_NAME, Method, STATS_BUFFER_BYTES, Stats};
 use chimaera_proto::codec;
 
 use crate::options::CreateOptions;

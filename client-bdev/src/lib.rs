@@ -50,6 +50,10 @@ mod listing;
 mod options;
 mod transfer;
 
+pub use chimaera_bdev_proto::{
+    Activity, AllocationPlan, BdevType, Block, BlockType, IoEngine, MODULE_NAME, MegabyteState,
+    OwnedBlock, OwnerTag, PerfMetrics, Stats,
+};
 pub use chimaera_client::{
     AdminClient, Buffer, BufferSlice, BufferSliceMut, ConnectOptions, ContainerId, DaemonInfo,
     Error, Failure, KeepAlive, ModuleInfo, NodeId, PoolId, PoolInfo, PoolQuery, Runtime,
@@ -57,10 +61,6 @@ pub use chimaera_client::{
 };
 #[cfg(feature = "embed")]
 pub use chimaera_client::{Embed, Module, Polling};
-pub use chimaera_proto::bdev::{
-    Activity, AllocationPlan, BdevType, Block, BlockType, IoEngine, MODULE_NAME, MegabyteState,
-    OwnedBlock, OwnerTag, PerfMetrics, Stats,
-};
 pub use client::Client;
 #[cfg(feature = "embed")]
 pub use embed::{connect_or_embed, embed};

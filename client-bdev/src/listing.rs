@@ -3,11 +3,11 @@
 //! Both come in pages, so that neither side ever holds more than a page of a large pool. A page shows
 //! a moment; others may allocate and free between two pages.
 
-use chimaera_client::{Call, Error, Finished, PoolQuery, Status, Task, TaskError};
-use chimaera_proto::bdev::{
+use chimaera_bdev_proto::{
     LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MEGABYTE, MegabyteState, Method, OWNED_BLOCK_WIRE_BYTES,
     OwnedBlock, listing_arguments, map_arguments,
 };
+use chimaera_client::{Call, Error, Finished, PoolQuery, Status, Task, TaskError};
 
 use crate::client::Client;
 

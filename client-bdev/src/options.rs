@@ -1,6 +1,6 @@
 //! Parameters of a pool's creation.
 
-use chimaera_proto::bdev::{BdevType, CreateParams, IoEngine, PerfMetrics};
+use chimaera_bdev_proto::{BdevType, CreateParams, IoEngine, PerfMetrics};
 
 /// What a pool is created with. Begin with [`CreateOptions::file`] or [`CreateOptions::ram`].
 #[derive(Clone, Copy, Debug, PartialEq)]

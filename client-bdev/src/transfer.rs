@@ -3,11 +3,11 @@
 //! Law of this module: a length that does not fit its block is refused here, with the status that
 //! the host gives.
 
+use chimaera_bdev_proto::{Block, Method, TransferArguments};
 use chimaera_client::{
     Buffer, BufferSlice, BufferSliceMut, Call, Error, Finished, PoolQuery, Status, Task, TaskError,
     Values,
 };
-use chimaera_proto::bdev::{Block, Method, TransferArguments};
 
 use crate::client::Client;
 

@@ -6,7 +6,7 @@ mod fake_host;
 use chimaera_bdev_client::{
     Block, BlockType, Client, OwnedBlock, OwnerTag, PageCursor, PoolId, PoolQuery, Status,
 };
-use chimaera_proto::bdev::MAP_END;
+use chimaera_bdev_proto::MAP_END;
 use fake_host::{FakeHost, Verdict, Watchdog};
 
 const MIB: u64 = 1 << 20;

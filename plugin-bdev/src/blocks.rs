@@ -8,10 +8,10 @@
 
 use std::io;
 
-use chimaera_chimod::{ModuleError, Request};
-use chimaera_proto::bdev::{
+use chimaera_bdev_proto::{
     AllocationPlan, BLOCK_WIRE_BYTES, Block, INLINE_BLOCKS, OwnerTag, UNIT_BYTES,
 };
+use chimaera_chimod::{ModuleError, Request};
 use chimaera_proto::task::VALUE_COUNT;
 use chimaera_proto::{Failure, Status};
 

@@ -14,11 +14,11 @@ use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use chimaera_bdev_proto::{
+    BdevType, Method, STATS_BUFFER_BYTES, Stats, TransferArguments, UNIT_BYTES,
+};
 use chimaera_chimod::{
     Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
-};
-use chimaera_proto::bdev::{
-    BdevType, Method, STATS_BUFFER_BYTES, Stats, TransferArguments, UNIT_BYTES,
 };
 use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, PoolId, Status, codec};

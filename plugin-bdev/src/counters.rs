@@ -12,7 +12,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use chimaera_proto::bdev::Activity;
+use chimaera_bdev_proto::Activity;
 use crossbeam::utils::CachePadded;
 
 /// The counts of every worker.

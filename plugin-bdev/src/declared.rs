@@ -6,9 +6,9 @@
 
 #![forbid(unsafe_code)]
 
+use chimaera_bdev_proto::PerfMetrics;
 use chimaera_chimod::{Creator, ModuleError};
 use chimaera_proto::Status;
-use chimaera_proto::bdev::PerfMetrics;
 use parking_lot::Mutex;
 
 /// The declared characteristics of a pool that is open.

@@ -22,8 +22,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use chimaera_bdev_proto::PerfMetrics;
 use chimaera_chimod::{Host, Level, Request};
-use chimaera_proto::bdev::PerfMetrics;
 use chimaera_proto::{Failure, Status};
 use crossbeam::channel::{Sender, bounded};
 use parking_lot::{Condvar, Mutex};

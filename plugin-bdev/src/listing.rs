@@ -7,10 +7,10 @@
 
 use std::io;
 
-use chimaera_chimod::Request;
-use chimaera_proto::bdev::{
+use chimaera_bdev_proto::{
     LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MegabyteState, OWNED_BLOCK_WIRE_BYTES, OwnedBlock,
 };
+use chimaera_chimod::Request;
 use chimaera_proto::{Failure, Status};
 
 use crate::blocks::refuse;

@@ -4,8 +4,8 @@
 
 use std::fmt;
 
+use chimaera_bdev_proto::{BdevType, CreateParams, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_chimod::ModuleError;
-use chimaera_proto::bdev::{BdevType, CreateParams, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::{Status, codec};
 
 use chimaera_bdev_format::Identity;

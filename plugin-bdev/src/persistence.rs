@@ -11,8 +11,8 @@
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
+use chimaera_bdev_proto::{MEGABYTE, UNIT_BYTES};
 use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
-use chimaera_proto::bdev::{MEGABYTE, UNIT_BYTES};
 use chimaera_proto::{PoolId, Status, shell};
 
 use crate::blocks::{PendingFree, allocator_of};

@@ -2,8 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+use chimaera_bdev_proto::Block;
 use chimaera_chimod::Request;
-use chimaera_proto::bdev::Block;
 
 /// Which way the bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

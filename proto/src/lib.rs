@@ -13,7 +13,6 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
-pub mod bdev;
 pub mod codec;
 pub mod control;
 pub mod ids;

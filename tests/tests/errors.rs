@@ -5,8 +5,8 @@
 //! so nothing can be damaged.
 
 use chimaera_bdev_client::{Block, BlockType, Client, PoolQuery, Runtime, Status};
+use chimaera_bdev_proto::{Method, TransferArguments};
 use chimaera_client::Call;
-use chimaera_proto::bdev::{Method, TransferArguments};
 use chimaera_tests::{Daemon, assert_refused, client, disk_folder, memory, remaining, text};
 
 const QUERY: PoolQuery = PoolQuery::Local;

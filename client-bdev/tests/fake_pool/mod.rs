@@ -9,11 +9,11 @@ use chimaera_bdev_client::{
     Activity, AllocationPlan, BdevType, Block, MegabyteState, OwnedBlock, OwnerTag, PerfMetrics,
     Stats, Status,
 };
-use chimaera_proto::admin::{self, DestroyPool, FindPool, GetOrCreatePool, ListPools, PoolList};
-use chimaera_proto::bdev::{
+use chimaera_bdev_proto::{
     BLOCK_WIRE_BYTES, CreateParams, INLINE_BLOCKS, LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MEGABYTE,
     Method, TransferArguments,
 };
+use chimaera_proto::admin::{self, DestroyPool, FindPool, GetOrCreatePool, ListPools, PoolList};
 use chimaera_proto::{Completion, Descriptor, PoolId, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -3,7 +3,7 @@
 //! Megabytes come out of the count of whole ones first and out of the index then. Smaller blocks
 //! come from partly used megabytes, of those with the smallest slots that fit; only where there is
 //! none is a whole one broken.
-use chimaera_proto::bdev::{AllocationPlan, Block, BlockType, OwnerTag};
+use chimaera_bdev_proto::{AllocationPlan, Block, BlockType, OwnerTag};
 use chimaera_proto::status::Status;
 
 use crate::fit::{CLASSES, Fill};

@@ -19,7 +19,7 @@
 //!   it. A commit moves no number from one place to another, so nobody who counts waits for it.
 use std::io;
 
-use chimaera_proto::bdev::OwnerTag;
+use chimaera_bdev_proto::OwnerTag;
 
 use crate::fit::Fill;
 use crate::index::Index;

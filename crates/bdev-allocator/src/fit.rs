@@ -1,6 +1,6 @@
 //! How full a megabyte is, and which of its free slots an allocation takes.
 
-use chimaera_proto::bdev::BlockType;
+use chimaera_bdev_proto::BlockType;
 
 use chimaera_bdev_format::block_map::{Slot, UNIT_WORDS, UnitMap};
 

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use chimaera_proto::bdev::{MAP_END, OwnedBlock, OwnerTag};
+use chimaera_bdev_proto::{MAP_END, OwnedBlock, OwnerTag};
 
 use crate::{Allocator, FreeCompletion, block_at};
 use chimaera_bdev_format::block_map::UNITS;

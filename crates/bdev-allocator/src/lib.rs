@@ -69,7 +69,7 @@ mod tests;
 use std::io;
 use std::ops::Range;
 
-use chimaera_proto::bdev::{Block, MEGABYTE, MegabyteState, UNIT_BYTES};
+use chimaera_bdev_proto::{Block, MEGABYTE, MegabyteState, UNIT_BYTES};
 use chimaera_proto::status::Status;
 
 use chimaera_bdev_format::block_map::{MegabyteMap, Slot, UNITS, UnitMap};

@@ -2,7 +2,7 @@
 //! seen to fail when its step is left out.
 use std::sync::Arc;
 
-use chimaera_proto::bdev::BlockType::Kib4;
+use chimaera_bdev_proto::BlockType::Kib4;
 use loom::thread;
 
 use super::*;

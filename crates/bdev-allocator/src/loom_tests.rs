@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use chimaera_proto::bdev::BlockType::{self, Kib4, Kib64, Kib256, Mib1};
-use chimaera_proto::bdev::{AllocationPlan, OwnerTag};
+use chimaera_bdev_proto::BlockType::{self, Kib4, Kib64, Kib256, Mib1};
+use chimaera_bdev_proto::{AllocationPlan, OwnerTag};
 use loom::thread;
 
 use super::*;

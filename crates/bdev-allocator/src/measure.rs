@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use chimaera_proto::bdev::{AllocationPlan, BlockType, OwnerTag};
+use chimaera_bdev_proto::{AllocationPlan, BlockType, OwnerTag};
 
 use super::*;
 

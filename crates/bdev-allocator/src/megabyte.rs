@@ -6,7 +6,7 @@
 //! - Space is reserved before a block in it goes live, and until the block is dead and all I/O on
 //!   it has ended. So whoever clears a live bit owns the space until he releases it.
 //! - Live bits change by atomic operations alone; reserved bits only under the record's lock.
-use chimaera_proto::bdev::BlockType;
+use chimaera_bdev_proto::BlockType;
 
 use crate::fit::{self, Fill};
 use crate::pins::Pins;

@@ -10,7 +10,7 @@ use proptest::sample::Index as Choice;
 
 use crate::tests::{Completions, TestAllocator};
 use chimaera_bdev_format::block_map::units_of;
-use chimaera_proto::bdev::{AllocationPlan, BlockType};
+use chimaera_bdev_proto::{AllocationPlan, BlockType};
 
 use super::*;
 

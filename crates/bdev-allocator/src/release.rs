@@ -3,7 +3,7 @@
 //! A free kills the block first, so that no new I/O is accepted, and releases its space when the
 //! pins show that no I/O accepted before can be running: at once, or later, out of the `unpin` of
 //! the last one. See [`super::pins`] for why this is safe and [`super::drains`] for why it ends.
-use chimaera_proto::bdev::{Block, MEGABYTE};
+use chimaera_bdev_proto::{Block, MEGABYTE};
 use chimaera_proto::status::Status;
 
 use crate::Allocator;

@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::tests::{Completions, TestAllocator};
-use chimaera_proto::bdev::{AllocationPlan, BlockType, OwnerTag};
+use chimaera_bdev_proto::{AllocationPlan, BlockType, OwnerTag};
 
 use super::*;
 

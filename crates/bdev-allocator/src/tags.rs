@@ -4,7 +4,7 @@
 //! block's space is released. Blocks without a tag cost nothing.
 use std::collections::HashMap;
 
-use chimaera_proto::bdev::OwnerTag;
+use chimaera_bdev_proto::OwnerTag;
 
 use crate::sync::{AtomicBool, AtomicU64, CachePadded, Mutex, Ordering};
 

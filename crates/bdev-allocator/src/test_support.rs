@@ -2,7 +2,7 @@
 #[cfg(not(loom))]
 use std::ops::Range;
 
-use chimaera_proto::bdev::{Block, OwnerTag};
+use chimaera_bdev_proto::{Block, OwnerTag};
 use chimaera_proto::status::Status;
 
 #[cfg(not(loom))]

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use chimaera_proto::bdev::BlockType::{Kib4, Kib64, Kib256, Mib1};
-use chimaera_proto::bdev::{AllocationPlan, BlockType, OwnerTag};
+use chimaera_bdev_proto::BlockType::{Kib4, Kib64, Kib256, Mib1};
+use chimaera_bdev_proto::{AllocationPlan, BlockType, OwnerTag};
 
 use super::*;
 use crate::mishap::{Mishap, arm};

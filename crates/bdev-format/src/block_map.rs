@@ -3,7 +3,7 @@
 //! A megabyte has 256 units of 4 KiB, kept in four words: a word is a 256 KiB slot, a quarter of it, 16
 //! bits, a 64 KiB slot. So free neighbours need no merging: a slot is free when its bits are 0.
 
-use chimaera_proto::bdev::{BlockType, MEGABYTE, OwnerTag, UNIT_BYTES};
+use chimaera_bdev_proto::{BlockType, MEGABYTE, OwnerTag, UNIT_BYTES};
 
 /// Units of 4 KiB in a megabyte.
 pub const UNITS: u64 = MEGABYTE / UNIT_BYTES;

@@ -310,7 +310,7 @@ fn read_contents(bytes: &[u8], megabytes: u32) -> Option<Contents> {
 mod tests {
     use super::*;
     use crate::block_map::Slot;
-    use chimaera_proto::bdev::BlockType;
+    use chimaera_bdev_proto::BlockType;
 
     fn entries() -> Vec<Entry> {
         let slot = Slot {

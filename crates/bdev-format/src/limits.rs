@@ -1,6 +1,6 @@
 //! The numbers of the format that more than one of its parts depends on, and what must hold between them.
 
-use chimaera_proto::bdev::UNIT_BYTES;
+use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 
 use crate::block_map::{LIVE_WORDS, UNITS};

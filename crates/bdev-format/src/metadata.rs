@@ -2,7 +2,7 @@
 
 use std::io;
 
-use chimaera_proto::bdev::{OwnerTag, PerfMetrics};
+use chimaera_bdev_proto::{OwnerTag, PerfMetrics};
 
 use crate::block_map::{Change, UNITS};
 

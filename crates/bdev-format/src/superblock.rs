@@ -1,8 +1,8 @@
 //! The superblock: what a pool is, and where its parts lie. There are two copies of it;
 //! `docs/ON_DISK_FORMAT.md` has its bytes.
 
+use chimaera_bdev_proto::{IoEngine, PerfMetrics};
 use chimaera_proto::PoolId;
-use chimaera_proto::bdev::{IoEngine, PerfMetrics};
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 
 use crate::geometry::{Geometry, Segment};

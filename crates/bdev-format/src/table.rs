@@ -93,7 +93,7 @@ mod tests {
     use super::*;
     use crate::block_map::Slot;
     use crate::limits::PAGE_BYTES;
-    use chimaera_proto::bdev::BlockType;
+    use chimaera_bdev_proto::BlockType;
 
     #[test]
     fn a_page_reads_as_it_is_written_and_no_bit_of_it_can_change() {

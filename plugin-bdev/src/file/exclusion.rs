@@ -22,7 +22,7 @@ use std::collections::{HashMap, VecDeque};
 use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
 
-use chimaera_proto::bdev::UNIT_BYTES;
+use chimaera_bdev_proto::UNIT_BYTES;
 
 /// What a write excludes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

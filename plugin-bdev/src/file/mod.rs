@@ -31,9 +31,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_bdev_format::image::{FileDisk, Lock, PoolFile, size_of};
 use chimaera_bdev_format::signature::{self, Contents};
+use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWorker, Worker};
 use chimaera_proto::Failure;
-use chimaera_proto::bdev::UNIT_BYTES;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::params::{Parameters, Usage};

@@ -21,9 +21,9 @@ use chimaera_bdev_format::image::{
     FileDisk, Lock, PoolFile, busy, check_stores, ends_with_slash, lock, patiently, pool_file,
     refused, size_and_tail,
 };
+use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{Host, Level, ModuleError};
 use chimaera_proto::Status;
-use chimaera_proto::bdev::UNIT_BYTES;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::syncfs;
 

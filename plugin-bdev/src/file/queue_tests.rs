@@ -9,8 +9,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chimaera_bdev_proto::{AllocationPlan, Block, MEGABYTE, OwnerTag};
 use chimaera_chimod::Activity;
-use chimaera_proto::bdev::{AllocationPlan, Block, MEGABYTE, OwnerTag};
 use chimaera_proto::{Failure, Status};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 

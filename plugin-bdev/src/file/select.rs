@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
+use chimaera_bdev_proto::IoEngine;
 use chimaera_chimod::{Host, Level, ModuleError};
-use chimaera_proto::bdev::IoEngine;
 use chimaera_proto::{Failure, Status};
 use nix::sys::eventfd::EventFd;
 

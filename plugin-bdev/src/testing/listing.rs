@@ -1,6 +1,6 @@
 //! Flushing, listing and mapping a pool.
 
-use chimaera_proto::bdev::{
+use chimaera_bdev_proto::{
     LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MegabyteState, Method, OWNED_BLOCK_WIRE_BYTES,
     OwnedBlock, listing_arguments, map_arguments,
 };

@@ -11,13 +11,13 @@ mod sandbox;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chimaera_chimod::abi::Activity;
-use chimaera_chimod::host::{ContainerHandle, NewPool};
-use chimaera_chimod::{CreateAgain, Creator, ModuleError};
-use chimaera_proto::bdev::{
+use chimaera_bdev_proto::{
     AllocationPlan, Block, CreateParams, INLINE_BLOCKS, Method, OwnerTag, STATS_BUFFER_BYTES,
     Stats, TransferArguments, allocate_arguments, free_arguments,
 };
+use chimaera_chimod::abi::Activity;
+use chimaera_chimod::host::{ContainerHandle, NewPool};
+use chimaera_chimod::{CreateAgain, Creator, ModuleError};
 use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, PoolId, Status, codec};
 

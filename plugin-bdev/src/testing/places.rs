@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use chimaera_proto::bdev::{BdevType, CreateParams, IoEngine, MEGABYTE, UNIT_BYTES};
+use chimaera_bdev_proto::{BdevType, CreateParams, IoEngine, MEGABYTE, UNIT_BYTES};
 
 use chimaera_bdev_format::Geometry;
 

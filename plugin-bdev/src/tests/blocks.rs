@@ -1,6 +1,6 @@
 //! Only what is allocated can be used or freed, and what is refused changes nothing.
 
-use chimaera_proto::bdev::{
+use chimaera_bdev_proto::{
     Block, BlockType, Method, OwnerTag, STATS_BUFFER_BYTES, allocate_arguments, free_arguments,
 };
 use chimaera_proto::{Failure, Status};

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 
+use chimaera_bdev_proto::{CreateParams, IoEngine, PerfMetrics};
 use chimaera_chimod::ModuleError;
-use chimaera_proto::bdev::{CreateParams, IoEngine, PerfMetrics};
 use chimaera_proto::{PoolId, Status};
 
 use super::with_every_engine;

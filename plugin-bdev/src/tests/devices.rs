@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
+use chimaera_bdev_proto::CreateParams;
 use chimaera_proto::Status;
-use chimaera_proto::bdev::CreateParams;
 
 use super::with_every_engine;
 use crate::testing::{Loop, PATIENCE, Pool, file_params};

@@ -1,7 +1,7 @@
 //! A pool gets the engine that was asked for; or, where the choice is free, one that is permitted.
 
+use chimaera_bdev_proto::{CreateParams, IoEngine};
 use chimaera_proto::Status;
-use chimaera_proto::bdev::{CreateParams, IoEngine};
 
 use super::{engines, with_every_engine};
 use crate::testing::{Pool, disk_folder, file_params, forbidding, memory_folder, name_in};

@@ -1,8 +1,8 @@
 //! An I/O accepted before a block was freed never lands in that block's next life.
 
+use chimaera_bdev_proto::{Block, Method, OwnerTag, allocate_arguments, free_arguments};
 use chimaera_chimod::Activity;
 use chimaera_proto::Status;
-use chimaera_proto::bdev::{Block, Method, OwnerTag, allocate_arguments, free_arguments};
 
 use super::on_every_file;
 use crate::testing::{Buffer, Pool, file_params, one_block_bytes};

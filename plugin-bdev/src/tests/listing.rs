@@ -1,9 +1,9 @@
 //! Flushes, lists of blocks and maps, in memory and on files.
 
-use chimaera_proto::Status;
-use chimaera_proto::bdev::{
+use chimaera_bdev_proto::{
     LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MegabyteState, Method, OwnedBlock, OwnerTag,
 };
+use chimaera_proto::Status;
 
 use super::{on_every_backend, on_every_file};
 use crate::testing::{Pool, file_bytes, file_params};
@@ -41,7 +41,7 @@ fn many_flushes_at_once_among_other_work_all_complete() {
 }
 
 fn work_and_flush(pool: &Pool, worker: u32) {
-    use chimaera_proto::bdev::{Block, allocate_arguments, free_arguments};
+    use chimaera_bdev_proto::{Block, allocate_arguments, free_arguments};
 
     let wait = |task| pool.wait_on(|| vec![worker], task).expect("done");
     let start = |method: Method, arguments| pool.submit_to(worker, method as u16, arguments, None);
@@ -188,7 +188,7 @@ fn a_page_begins_where_it_is_told_and_there_is_none_behind_the_end() {
     });
 }
 
-fn offset_of(block: &chimaera_proto::bdev::Block) -> u64 {
+fn offset_of(block: &chimaera_bdev_proto::Block) -> u64 {
     block.offset
 }
 

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use chimaera_bdev_proto::{Block, BlockType, CreateParams, IoEngine, Method, TransferArguments};
 use chimaera_chimod::Creator;
 use chimaera_chimod::abi::{Bytes, HOST_MAGIC, Header, HostVTable, RawTask};
 use chimaera_chimod::host::{ContainerHandle, NewPool};
-use chimaera_proto::bdev::{Block, BlockType, CreateParams, IoEngine, Method, TransferArguments};
 use chimaera_proto::{PoolId, codec};
 
 use super::engines;

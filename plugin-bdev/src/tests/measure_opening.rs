@@ -6,8 +6,8 @@ use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Instant;
 
+use chimaera_bdev_proto::{IoEngine, PerfMetrics};
 use chimaera_proto::PoolId;
-use chimaera_proto::bdev::{IoEngine, PerfMetrics};
 
 use crate::blocks::allocator_of;
 use crate::testing::disk_folder;

@@ -16,7 +16,7 @@ mod writes_change_their_bytes_alone;
 
 use std::sync::LazyLock;
 
-use chimaera_proto::bdev::{CreateParams, IoEngine};
+use chimaera_bdev_proto::{CreateParams, IoEngine};
 
 use crate::testing::{Pool, disk_folder, file_params, memory_folder, name_in, ram_params};
 

@@ -1,7 +1,7 @@
 //! A panic of the module in the middle of a transfer fails that transfer, and holds up nothing after it.
 
+use chimaera_bdev_proto::{Method, UNIT_BYTES};
 use chimaera_proto::Status;
-use chimaera_proto::bdev::{Method, UNIT_BYTES};
 
 use super::on_every_file;
 use crate::testing::{Buffer, Pool, file_bytes, file_params, ram_params};

@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use chimaera_bdev_proto::CreateParams;
 use chimaera_proto::Status;
-use chimaera_proto::bdev::CreateParams;
 
 use crate::testing::{
     Pool, disk_folder, file_bytes, file_params, name_in, one_block_bytes, ram_params,

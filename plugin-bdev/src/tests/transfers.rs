@@ -3,9 +3,9 @@
 use std::fs::OpenOptions;
 use std::os::fd::BorrowedFd;
 
+use chimaera_bdev_proto::{CreateParams, Method, PerfMetrics};
 use chimaera_chimod::Activity;
 use chimaera_proto::Status;
-use chimaera_proto::bdev::{CreateParams, Method, PerfMetrics};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{on_every_backend, on_every_file, with_every_engine};

@@ -6,7 +6,7 @@
 //! that several have the value of one of them, and every other byte what it held before. Every
 //! mistake in the exclusion loses somebody's bytes.
 
-use chimaera_proto::bdev::{Block, CreateParams, Method};
+use chimaera_bdev_proto::{Block, CreateParams, Method};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestRunner;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use chimaera_proto::bdev::{AllocationPlan, Block, OwnerTag};
+use chimaera_bdev_proto::{AllocationPlan, Block, OwnerTag};
 
 use chimaera_bdev_format::block_map::{Slot, UNITS, units_of};
 use chimaera_bdev_format::simulation::{

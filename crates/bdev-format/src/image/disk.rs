@@ -7,9 +7,9 @@ use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_fork::Private;
 use chimaera_proto::ModuleError;
-use chimaera_proto::bdev::UNIT_BYTES;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use zerocopy::IntoBytes;

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use chimaera_proto::bdev::{BlockType, IoEngine, PerfMetrics, UNIT_BYTES};
+use chimaera_bdev_proto::{BlockType, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 use chimaera_proto::{ModuleError, PoolId, Status};
 

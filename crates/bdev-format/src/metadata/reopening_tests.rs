@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use chimaera_bdev_proto::{IoEngine, PerfMetrics};
 use chimaera_proto::PoolId;
-use chimaera_proto::bdev::{IoEngine, PerfMetrics};
 
 use super::*;
 use crate::block_map::MegabyteMap;

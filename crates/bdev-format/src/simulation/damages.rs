@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use chimaera_proto::bdev::{BlockType, OwnerTag};
+use chimaera_bdev_proto::{BlockType, OwnerTag};
 
 use super::Numbers;
 use super::damage::Damage;

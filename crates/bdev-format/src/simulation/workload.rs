@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
+use chimaera_bdev_proto::{BlockType, IoEngine, OwnerTag, PerfMetrics};
 use chimaera_proto::PoolId;
-use chimaera_proto::bdev::{BlockType, IoEngine, OwnerTag, PerfMetrics};
 
 use super::Numbers;
 use super::disk::SimulatedDisk;

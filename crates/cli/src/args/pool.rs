@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use chimaera_bdev_client::{IoEngine, MODULE_NAME, PoolId};
-use chimaera_client::proto::bdev::CreateParams;
+use chimaera_bdev_proto::CreateParams;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{DaemonArguments, parse_module};

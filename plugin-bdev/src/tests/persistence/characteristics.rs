@@ -1,8 +1,8 @@
 //! What is declared of a device can be declared anew, for good, by the pool's creator and root.
 
+use chimaera_bdev_proto::{CreateParams, PerfMetrics};
 use chimaera_chimod::Creator;
 use chimaera_proto::Status;
-use chimaera_proto::bdev::{CreateParams, PerfMetrics};
 
 use super::{Store, Written, on_every_store};
 use crate::testing::{POOL, Pool, ROOT, file_bytes, file_params, ram_params};

@@ -1,7 +1,7 @@
 //! Damaged metadata is repaired from its copy, or told; it is never believed, and never made worse.
 
+use chimaera_bdev_proto::{CreateParams, UNIT_BYTES};
 use chimaera_proto::Status;
-use chimaera_proto::bdev::{CreateParams, UNIT_BYTES};
 
 use super::{Store, Written, on_every_store};
 use crate::testing::{Pool, file_bytes, file_params};

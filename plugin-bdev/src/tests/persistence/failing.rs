@@ -1,7 +1,7 @@
 //! A device that fails under the metadata: whoever waits for a flush hears of it, and reading goes on.
 
+use chimaera_bdev_proto::Method;
 use chimaera_proto::Status;
-use chimaera_proto::bdev::Method;
 
 use super::{MIB, Written, on_every_store};
 use crate::testing::{file_bytes, file_params, forbidding, one_block_bytes};

@@ -1,7 +1,7 @@
 //! Space that is freed is another's only when a crash cannot give it back any more.
 
+use chimaera_bdev_proto::{Block, Method, OwnerTag, allocate_arguments};
 use chimaera_proto::Status;
-use chimaera_proto::bdev::{Block, Method, OwnerTag, allocate_arguments};
 
 use super::{MIB, Written, on_every_store, room};
 use crate::testing::{file_bytes, one_block_bytes};

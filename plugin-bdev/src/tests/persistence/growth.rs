@@ -1,7 +1,7 @@
 //! A pool grows with its file or device, and shrinks where nothing is lost.
 
+use chimaera_bdev_proto::Block;
 use chimaera_proto::Status;
-use chimaera_proto::bdev::Block;
 
 use super::{MIB, Store, Written, on_every_store};
 use crate::testing::{file_bytes, file_params};

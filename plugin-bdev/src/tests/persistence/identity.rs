@@ -1,6 +1,6 @@
 //! A pool is opened as what it is, or the error says what differs.
 
-use chimaera_proto::bdev::CreateParams;
+use chimaera_bdev_proto::CreateParams;
 use chimaera_proto::{PoolId, Status};
 
 use super::{MIB, Store, Written, on_every_store};

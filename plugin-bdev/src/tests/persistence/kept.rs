@@ -1,6 +1,6 @@
 //! Blocks, their data and their owners are there again.
 
-use chimaera_proto::bdev::{CreateParams, OwnedBlock, OwnerTag};
+use chimaera_bdev_proto::{CreateParams, OwnedBlock, OwnerTag};
 
 use super::{MIB, Written, on_every_store, room};
 use crate::testing::{POOL, file_bytes, file_params, memory_folder, name_in};

@@ -17,8 +17,8 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
+use chimaera_bdev_proto::{CreateParams, OwnedBlock, OwnerTag};
 use chimaera_chimod::{Creator, ModuleError};
-use chimaera_proto::bdev::{CreateParams, OwnedBlock, OwnerTag};
 use chimaera_proto::{PoolId, Status};
 
 use crate::testing::{Loop, PATIENCE, POOL, Pool, ROOT, disk_folder, file_params, name_in};

@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use chimaera_bdev_proto::CreateParams;
 use chimaera_proto::Status;
-use chimaera_proto::bdev::CreateParams;
 
 use super::{MIB, Store, Written, on_every_store, pattern, room};
 use crate::testing::{disk_folder, file_bytes, file_params, name_in};

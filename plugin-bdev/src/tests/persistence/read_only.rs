@@ -1,7 +1,7 @@
 //! A pool that is open for reading only is read, and nothing else.
 
+use chimaera_bdev_proto::{Block, BlockType, CreateParams};
 use chimaera_proto::Status;
-use chimaera_proto::bdev::{Block, BlockType, CreateParams};
 
 use super::{MIB, Store, Written, on_every_store};
 use crate::testing::{Pool, file_bytes, file_params};

@@ -1,7 +1,7 @@
 //! How a pool's device is used is for each opening to say; who leaves it open has what it was made with.
 
+use chimaera_bdev_proto::{CreateParams, IoEngine, Stats};
 use chimaera_proto::Status;
-use chimaera_proto::bdev::{CreateParams, IoEngine, Stats};
 
 use super::{MIB, Store, Written, on_every_store};
 use crate::testing::{Loop, file_bytes, file_params};

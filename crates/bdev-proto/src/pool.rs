@@ -176,8 +176,8 @@ pub struct Activity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bdev::STATS_BUFFER_BYTES;
-    use crate::codec;
+    use crate::STATS_BUFFER_BYTES;
+    use chimaera_proto::codec;
 
     #[test]
     fn statistics_fit_their_buffer() {

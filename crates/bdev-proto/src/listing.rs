@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BLOCK_WIRE_BYTES, Block, MEGABYTE, UNIT_BYTES};
-use crate::status::Status;
-use crate::task::ARGUMENT_COUNT;
+use crate::{BLOCK_WIRE_BYTES, Block, MEGABYTE, UNIT_BYTES};
+use chimaera_proto::status::Status;
+use chimaera_proto::task::ARGUMENT_COUNT;
 
 /// Bytes of a block with its owner tag in a list.
 pub const OWNED_BLOCK_WIRE_BYTES: usize = BLOCK_WIRE_BYTES + 8;
@@ -124,7 +124,7 @@ impl MegabyteState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bdev::BlockType;
+    use crate::BlockType;
 
     #[test]
     fn an_owned_block_reads_as_it_is_written() {

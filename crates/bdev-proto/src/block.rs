@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BLOCK_WIRE_BYTES, MEGABYTE};
-use crate::status::Status;
+use crate::{BLOCK_WIRE_BYTES, MEGABYTE};
+use chimaera_proto::status::Status;
 
 /// The size category of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

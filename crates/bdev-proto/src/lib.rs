@@ -4,12 +4,14 @@
 //! read them. Lists of blocks that do not fit a descriptor or a completion travel in the task's
 //! buffer, [`BLOCK_WIRE_BYTES`] each.
 
+#![forbid(unsafe_code)]
+
 mod block;
 mod listing;
 mod pool;
 
-use crate::status::Status;
-use crate::task::{ARGUMENT_COUNT, VALUE_COUNT};
+use chimaera_proto::status::Status;
+use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 
 pub use block::{AllocationPlan, Block, BlockType};
 pub use listing::{
@@ -48,7 +50,7 @@ pub enum Method {
     Write = 3,
     /// Reads from a block into the task's buffer: [`TransferArguments`]. `values[0]`: bytes read.
     Read = 4,
-    /// Gives [`Stats`], encoded ([`crate::codec`]) in the buffer, `values[0]` bytes long.
+    /// Gives [`Stats`], encoded ([`chimaera_proto::codec`]) in the buffer, `values[0]` bytes long.
     GetStats = 5,
     /// Makes all that completed before durable: writes, allocations, frees. No arguments, no values.
     Flush = 6,
