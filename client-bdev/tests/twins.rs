@@ -5,7 +5,7 @@ mod fake_host;
 mod fake_pool;
 
 use chimaera_bdev_client::{
-    Block, BlockType, Client, CreateOptions, PageCursor, PoolId, PoolQuery, Runtime, Status,
+    Block, BlockType, Client, CreateOptions, PageCursor, PoolId, PoolQuery, Runtime, Status, Task,
     TaskError,
 };
 use fake_host::{FakeHost, Watchdog};
@@ -191,7 +191,7 @@ fn bytes_whose_task_says_that_it_was_submitted_are_written_though_it_is_dropped(
         .iter()
         .map(|block| bdev.async_write_bytes(QUERY, block, &[7; 16]));
     let tasks: Vec<_> = tasks.collect();
-    let was_submitted: Vec<_> = tasks.iter().map(|task| task.is_submitted()).collect();
+    let was_submitted: Vec<_> = tasks.iter().map(Task::is_submitted).collect();
     assert!(was_submitted.contains(&true) && was_submitted.contains(&false));
     drop(tasks);
     for (block, was_submitted) in blocks.iter().zip(was_submitted) {
