@@ -4,7 +4,7 @@
 //! Laws:
 //! - Nothing is written, and nothing is believed: a name is a hint for people. What decides is
 //!   that not all is zero, and no mistake about a name makes data blank.
-//! - Whole aligned pages are read, front to back, each once and at most [`MAX_READ_PAGES`], because
+//! - Whole aligned pages are read, front to back, each once and at most `MAX_READ_PAGES`, because
 //!   the file may be open for direct I/O and the device may be slow.
 //! - Offsets and bytes come from the formats' specifications. A format that gives away less than
 //!   two fixed bytes is not in the list.

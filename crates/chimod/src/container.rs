@@ -42,8 +42,8 @@ pub trait Container: Send + Sync + Sized + 'static {
     /// block; several of these may run at the same time.
     ///
     /// # Errors
-    /// Nothing has changed: [`Status::ParameterMismatch`] with a text that says what differs,
-    /// [`Status::PermissionDenied`] for a change that is not for whoever asks, or whatever makes the
+    /// Nothing has changed: [`Status::ParameterMismatch`](chimaera_proto::Status::ParameterMismatch) with a text that says what differs,
+    /// [`Status::PermissionDenied`](chimaera_proto::Status::PermissionDenied) for a change that is not for whoever asks, or whatever makes the
     /// parameters unusable.
     fn create_again(&self, asked: CreateAgain<'_>) -> Result<(), ModuleError>;
 
@@ -104,7 +104,7 @@ pub struct CreateContext<'a> {
     pub pool: PoolId,
     /// Whether the host chose that id, because whoever asked for the pool left it open. The pool may
     /// then have another of its own: see [`Container::pool_id`]. If this is false, the container is
-    /// made for exactly that id, or not: [`Status::ParameterMismatch`] if it has another.
+    /// made for exactly that id, or not: [`Status::ParameterMismatch`](chimaera_proto::Status::ParameterMismatch) if it has another.
     pub id_is_chosen: bool,
     /// The pool's name.
     pub name: &'a str,
