@@ -240,15 +240,6 @@ enum WrongFolder {
 }
 
 impl SocketFolderError {
-    /// What the system said, where it was asked in vain.
-    #[must_use]
-    pub const fn system_error(&self) -> Option<&io::Error> {
-        match &self.reason {
-            WrongFolder::System(error) => Some(error),
-            _ => None,
-        }
-    }
-
     /// Whether the folder is simply not there.
     #[must_use]
     pub fn is_absent(&self) -> bool {

@@ -5,9 +5,7 @@ use std::process::ExitCode;
 
 use chimaera_bdev_client::{Error, Status};
 use chimaera_bdev_format::image::ModuleError;
-use chimaera_client::proto::socket_path::SocketFolderError;
 use chimaera_runtime::HostError;
-use nix::errno::Errno;
 
 /// Why a command failed.
 #[derive(Clone, Debug)]
@@ -46,23 +44,7 @@ impl Failure {
 
     /// A failure of the operating system. `action` says what was tried with what.
     pub(crate) fn system(action: impl fmt::Display) -> impl FnOnce(std::io::Error) -> Self {
-        move |error| Self {
-            code: code_of_system(&error),
-            ..Self::new(format!("{action}: {error}"))
-        }
-    }
-
-    /// A folder in which no daemon can listen.
-    pub(crate) fn unusable_folder(error: &SocketFolderError) -> Self {
-        let code = match error.system_error() {
-            Some(error) => code_of_system(error),
-            None if error.is_absent() => NOT_FOUND,
-            None => FAILED,
-        };
-        Self {
-            code,
-            ..Self::new(error.to_string())
-        }
+        move |error| Self::new(format!("{action}: {error}"))
     }
 
     /// A pool or file that is not there, or not any more.
@@ -174,9 +156,9 @@ impl fmt::Display for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let code = match error.is_no_daemon() {
-            true => NO_RUNTIME,
-            false => code_of(error.failure()),
+        let code = match error.status() {
+            _ if error.is_no_daemon() => NO_RUNTIME,
+            status => code_of(status),
         };
         Self {
             code,
@@ -189,39 +171,22 @@ impl From<Error> for Failure {
 impl From<ModuleError> for Failure {
     fn from(error: ModuleError) -> Self {
         Self {
-            code: code_of(error.failure),
+            code: code_of(error.failure.status),
             text: error.message,
             is_told: false,
         }
     }
 }
 
-/// The code of what the system refused: the one place that knows it.
-fn code_of_system(error: &std::io::Error) -> u8 {
-    error.raw_os_error().map_or(FAILED, code_of_errno)
-}
-
-fn code_of_errno(errno: i32) -> u8 {
-    match Errno::from_raw(errno) {
-        Errno::EEXIST | Errno::EISDIR | Errno::ENOTEMPTY | Errno::ETXTBSY => IN_THE_WAY,
-        Errno::EFBIG => NO_SPACE,
-        _ => match Status::from_errno(errno) {
-            Status::IoError => FAILED,
-            status => code_of(status.into()),
-        },
-    }
-}
-
-fn code_of(failure: chimaera_bdev_client::Failure) -> u8 {
-    match failure.status {
+const fn code_of(status: Status) -> u8 {
+    match status {
         Status::ConnectionLost | Status::ShuttingDown => NO_RUNTIME,
         Status::PoolNotFound | Status::NotFound | Status::ModuleNotFound => NOT_FOUND,
         Status::ParameterMismatch | Status::Busy | Status::NotBlank => IN_THE_WAY,
         Status::PermissionDenied | Status::ReadOnly => NOT_PERMITTED,
-        Status::NoSpace | Status::OutOfMemory => NO_SPACE,
+        Status::NoSpace => NO_SPACE,
         Status::CorruptedMetadata => DAMAGED_METADATA,
         Status::InvalidArgument | Status::Alignment => WRONG_USAGE,
-        Status::IoError => code_of_errno(failure.errno.into()),
         _ => FAILED,
     }
 }
@@ -249,8 +214,7 @@ impl From<HostError> for Failure {
             | HostError::NotALock(_)
             | HostError::NotASocket(_) => IN_THE_WAY,
             HostError::PathTooLong { .. } | HostError::NoProcessor { .. } => WRONG_USAGE,
-            HostError::Lock { ref error, .. } => code_of_system(error),
-            ref other => other.system_error().map_or(FAILED, code_of_system),
+            _ => FAILED,
         };
         let is_place = matches!(&error, HostError::Lock { error, .. } | HostError::Listen { error, .. }
             if takes_no_files(error));
@@ -284,44 +248,10 @@ mod tests {
             (Status::CorruptedMetadata, 8),
             (Status::InvalidArgument, 2),
             (Status::Alignment, 2),
-            (Status::OutOfMemory, 7),
             (Status::IoError, 1),
         ] {
             let failure = Failure::from(Error::new(status, "trying"));
             assert_eq!(failure.code, code, "{status}");
-        }
-    }
-
-    #[test]
-    fn what_the_system_refuses_has_one_code_whoever_was_refused() {
-        for (errno, code) in [
-            (Errno::ENOENT, 4),
-            (Errno::ENOTDIR, 4),
-            (Errno::EEXIST, 5),
-            (Errno::EISDIR, 5),
-            (Errno::EBUSY, 5),
-            (Errno::EACCES, 6),
-            (Errno::EROFS, 6),
-            (Errno::ENOSPC, 7),
-            (Errno::ENOMEM, 7),
-            (Errno::EFBIG, 7),
-            (Errno::EIO, 1),
-            (Errno::EMFILE, 1),
-        ] {
-            let number = errno as i32;
-            let error = std::io::Error::from_raw_os_error(number);
-            let of_the_host = HostError::Lock {
-                path: "lock".into(),
-                error: std::io::Error::from_raw_os_error(number),
-            };
-            let of_a_task = chimaera_bdev_client::Failure::io(number);
-            for failure in [
-                Failure::system("trying")(error),
-                Failure::from(of_the_host),
-                Failure::from(Error::new(of_a_task, "trying")),
-            ] {
-                assert_eq!(failure.code, code, "{errno}: {failure}");
-            }
         }
     }
 }
