@@ -16,6 +16,7 @@ pub mod barrier;
 mod doorbell;
 mod futex;
 mod lane;
+mod mapped_lane;
 pub mod packet;
 #[cfg(not(loom))]
 mod prefetch;
@@ -27,7 +28,8 @@ pub mod thread;
 
 pub use barrier::PublishOrder;
 pub use doorbell::Doorbell;
-pub use lane::{Lane, LaneMemory, Record, Taken};
+pub use lane::{LaneMemory, Record, Taken};
+pub use mapped_lane::Lane;
 pub use segment::{RefusedFile, Segment, SegmentError};
 pub use shortage::Shortage;
 
