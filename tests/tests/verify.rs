@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
-use chimaera_tests::exit::{FAILED, NO_RUNTIME, NOT_PERMITTED};
+use chimaera_tests::exit::{FAILED, NO_RUNTIME, NO_SPACE, NOT_PERMITTED};
 use chimaera_tests::{Daemon, Finished, disk_folder, json, text, until};
 use tempfile::TempDir;
 
@@ -142,6 +142,26 @@ fn a_bit_that_changed_is_found_and_nothing_goes_on_from_there() {
     finished.failure(FAILED);
     let said = bench.verify(&daemon, &run).failure(FAILED);
     assert!(said.contains("the run does not go on"), "{said}");
+}
+
+#[test]
+fn a_pool_without_room_for_a_block_is_not_called_intact() {
+    let daemon = Daemon::start();
+    let create = ["pool", "create", "tiny", "--type", "ram", "--size", "4KiB"];
+    let _ = daemon.run(&create).success();
+    let journal = daemon.folder().join("journal");
+    let run = [
+        "verify",
+        "run",
+        "--pool",
+        "tiny",
+        "--seconds",
+        "1",
+        "--journal",
+    ];
+    let said = daemon.run(&[&run[..], &[text(&journal)]].concat());
+    let said = said.failure(NO_SPACE);
+    assert!(said.contains("less than a block has"), "{said}");
 }
 
 #[test]

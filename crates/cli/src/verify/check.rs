@@ -107,7 +107,9 @@ fn explain(allocation: Stamp, stamps: Stamps) -> Result<(), &'static str> {
 fn lost(live: &Live, found: Option<&(Block, Stamp)>) -> String {
     let what = describe(&live.block, live.allocation);
     match found {
-        None => format!("{what} was flushed and is not allocated any more"),
+        None => {
+            format!("{what} was flushed and is not allocated any more, or has lost its owner tag")
+        }
         Some(&(block, allocation)) => {
             let found = describe(&block, allocation);
             format!("{what} was flushed, and in its place there is {found}")

@@ -29,7 +29,9 @@ use std::fs::File;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use chimaera_bdev_client::{Block, Client, Error, OwnedBlock, OwnerTag, PoolQuery, Status};
+use chimaera_bdev_client::{
+    Block, BlockType, Client, Error, OwnedBlock, OwnerTag, PoolQuery, Status,
+};
 
 use crate::args::{Global, VerifiedPool, VerifyCheckArguments, VerifyCommand, VerifyRunArguments};
 use crate::failure::Failure;
@@ -110,6 +112,7 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
         seed: arguments.seed.unwrap_or(new_id.0 as u64),
         space_bytes: arguments.space.map_or_else(default, Ok)?,
     };
+    check_space(plan.space_bytes)?;
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
     let (outcome, summary) = run::run(&pool, journal, plan, |_| Instant::now() >= end);
     match &summary {
@@ -119,11 +122,26 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
     }
     outcome.map_err(|failure| {
         failure.explain_loss(format_args!(
-        "the journal {} says what must be there: when the daemon is back and the pool open, run `{}`",
+        "the journal {} says what must be there: once a daemon has the pool open again, run `{}`",
         path.display(),
         check_command(&arguments.pool)
     ))
     })
+}
+
+/// A run that has no room for a block verifies nothing.
+fn check_space(space_bytes: u64) -> Result<(), Failure> {
+    let least = BlockType::Kib4.size();
+    if space_bytes >= least {
+        return Ok(());
+    }
+    let error = Error::new(Status::NoSpace, "verifying the pool");
+    Err(error
+        .with_account(format!(
+            "half of what is free are {space_bytes} bytes, less than a block has ({least}): free some of the pool, or use a \
+             larger one"
+        ))
+        .into())
 }
 
 /// A client of the pool.
