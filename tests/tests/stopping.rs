@@ -329,6 +329,43 @@ impl Told {
 }
 
 #[test]
+fn an_order_that_takes_long_says_that_it_waits() {
+    let mut daemon = Daemon::start();
+    let file = daemon.folder().join("go on");
+    let waits = |at| format!("{at}{}", text(&file));
+    let (makes, flushes) = (waits(params::CREATE_WAITS), waits(params::FLUSH_WAITS));
+    let create = |name, params| {
+        [
+            "pool",
+            "create",
+            name,
+            "--module",
+            MODULE_NAME,
+            "--params",
+            params,
+        ]
+    };
+    let _ = daemon.run(&create("flushed", &flushes)).success();
+    let _ = daemon.run(&create("destroyed", &flushes)).success();
+    let orders = [
+        &create("made", &makes)[..],
+        &["pool", "flush", "flushed"],
+        &["pool", "destroy", "destroyed"],
+    ];
+    let waiting = orders.map(|order| Told::start(daemon.command(order)));
+    let process = format!("process id {}", daemon.process_id());
+    for order in &waiting {
+        order.wait_for(&["waiting for the answer of the daemon", &process]);
+    }
+    std::fs::write(&file, "").expect("writes");
+    for order in waiting {
+        assert_eq!(order.exit_code(), Some(0));
+    }
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().0, Some(0));
+}
+
+#[test]
 fn a_stop_that_takes_long_says_what_it_waits_for_and_no_pool_waits_for_another() {
     let mut daemon = Daemon::start();
     let runtime = daemon.connect();

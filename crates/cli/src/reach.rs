@@ -75,6 +75,18 @@ pub(crate) fn ask<T>(mut question: Task<T>, daemon: &DaemonArguments) -> Result<
     }
 }
 
+/// What comes of an order, which takes as long as it takes.
+///
+/// # Errors
+/// The order's own.
+pub(crate) fn order<T>(
+    daemon: &DaemonArguments,
+    give: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let _waiting = Waiting::begin(answer_of(daemon));
+    give()
+}
+
 /// A failure that is none of the daemon's own: whatever holds it up may pass.
 fn no_answer(error: Error, daemon: &DaemonArguments) -> Failure {
     let failure = Failure::new(error.to_string());

@@ -12,7 +12,7 @@ use crate::args::{CreateArguments, Global, KindArgument, MetricsArguments};
 use crate::failure::Failure;
 use crate::input::read_regular;
 use crate::output::{self, printable};
-use crate::reach::connect;
+use crate::reach::{connect, order};
 use crate::size::show_size;
 
 pub(super) fn create(arguments: &CreateArguments, global: &Global) -> Result<(), Failure> {
@@ -47,9 +47,10 @@ fn create_of_module(
         params,
     };
     let runtime = connect(&arguments.daemon)?;
-    let info = runtime
-        .admin()
-        .get_or_create_pool(PoolQuery::Dynamic, &request)?;
+    let admin = runtime.admin();
+    let info = order(&arguments.daemon, || {
+        admin.get_or_create_pool(PoolQuery::Dynamic, &request)
+    })?;
     if global.json {
         return output::json(&PoolReport::of_creation(&info));
     }
@@ -83,7 +84,8 @@ fn create_block_device(
     let options = options(kind, arguments);
     let client = Client::new(&runtime, arguments.id.unwrap_or(PoolId::NULL));
     let create = |options: &CreateOptions| {
-        let created = client.create(PoolQuery::Dynamic, &name, options);
+        let daemon = &arguments.daemon;
+        let created = order(daemon, || client.create(PoolQuery::Dynamic, &name, options));
         created.map_err(in_options)
     };
     let info = match arguments.metrics.declare(None) {

@@ -13,7 +13,7 @@ use crate::args::{DaemonArguments, Global, NamedPool, PoolCommand};
 use crate::failure::Failure;
 use crate::output::{self, printable};
 use crate::program;
-use crate::reach::{ask, connect};
+use crate::reach::{ask, connect, order};
 use crate::size::show_size;
 use crate::{map, offline};
 
@@ -221,10 +221,10 @@ struct FlushReport<'a> {
 }
 
 /// Flushes a pool of any module, by the container's own flush.
-fn flush(pool: &NamedPool, global: &Global) -> Result<(), Failure> {
-    let runtime = connect(&pool.daemon)?;
-    let pool = find(&runtime, &pool.name, &pool.daemon)?;
-    runtime.admin().flush(Some(pool.id))?;
+fn flush(named: &NamedPool, global: &Global) -> Result<(), Failure> {
+    let runtime = connect(&named.daemon)?;
+    let pool = find(&runtime, &named.name, &named.daemon)?;
+    order(&named.daemon, || runtime.admin().flush(Some(pool.id)))?;
     let persistent = if pool.module == MODULE_NAME {
         Some(Client::new(&runtime, pool.id).get_stats()?.persistent)
     } else {
@@ -300,10 +300,10 @@ struct DestroyReport<'a> {
     name: &'a str,
 }
 
-fn destroy(pool: &NamedPool, global: &Global) -> Result<(), Failure> {
-    let runtime = connect(&pool.daemon)?;
-    let pool = find(&runtime, &pool.name, &pool.daemon)?;
-    runtime.admin().destroy_pool(pool.id)?;
+fn destroy(named: &NamedPool, global: &Global) -> Result<(), Failure> {
+    let runtime = connect(&named.daemon)?;
+    let pool = find(&runtime, &named.name, &named.daemon)?;
+    order(&named.daemon, || runtime.admin().destroy_pool(pool.id))?;
     let id = pool.id.to_string();
     if global.json {
         return output::json(&DestroyReport {
