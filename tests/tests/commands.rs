@@ -12,6 +12,26 @@ use chimaera_tests::{
 use serde_json::Value;
 
 #[test]
+fn json_is_offered_where_it_is_written() {
+    let cases = json(&chimaera(&["bench", "--list", "--json"]).success());
+    let cases = cases.as_array().expect("a list");
+    assert!(!cases.is_empty());
+    for case in cases {
+        assert!(
+            case["name"].is_string() && case["title"].is_string(),
+            "{case}"
+        );
+    }
+    let help = |command: &str| chimaera(&[command, "--help"]).success();
+    assert!(help("bench").contains("--json"));
+    assert!(!help("demo").contains("--json"));
+    for line in [&["demo", "--json"], &["--json", "demo"]] {
+        let said = json(&chimaera(line).failure(WRONG_USAGE));
+        assert_eq!(said["exit_code"], WRONG_USAGE, "{said}");
+    }
+}
+
+#[test]
 fn every_exit_code_says_what_happened() {
     let daemon = Daemon::start();
     let folder = disk_folder();

@@ -9,8 +9,8 @@ use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_faulty_runtime::{MODULE_NAME, Method, params};
 use chimaera_tests::exit::{FAILED, NO_RUNTIME};
 use chimaera_tests::{
-    ClientProcess, Daemon, Faulty, PATIENCE, assert_refused, client, disk_folder, finish, memory,
-    program, skipped, text, until, within,
+    ClientProcess, Daemon, Faulty, PATIENCE, assert_refused, client, disk_folder, finish, json,
+    memory, program, skipped, text, until, within,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -309,13 +309,13 @@ impl Told {
     }
 
     /// Waits for a line that has all of these words.
-    fn wait_for(&self, words: &[&str]) {
+    fn wait_for(&self, words: &[&str]) -> String {
         let mut told = Vec::new();
         loop {
             let line = self.lines.recv_timeout(PATIENCE);
             let line = line.unwrap_or_else(|_| panic!("{words:?} is not in {told:#?}"));
             if words.iter().all(|word| line.contains(word)) {
-                return;
+                return line;
             }
             told.push(line);
         }
@@ -469,12 +469,16 @@ fn a_daemon_that_is_suspended_is_named_and_waited_for_with_an_end() {
     let resumes = format!("`kill -CONT {process}` resumes it");
     for command in [
         &["runtime", "status"][..],
+        &["runtime", "status", "--json"],
         &["pool", "list"],
         &["runtime", "stop"],
     ] {
         daemon.signal(Signal::SIGSTOP);
         let told = Told::start(daemon.command(command));
-        told.wait_for(&["waiting for", &format!("process id {process}"), &resumes]);
+        let line = told.wait_for(&["waiting for", &format!("process id {process}"), &resumes]);
+        if command.contains(&"--json") {
+            assert!(json(&line)["note"].is_string(), "{line}");
+        }
         if command[1] == "list" {
             told.wait_for(&["did not answer for 20s", &resumes]);
             assert_eq!(told.exit_code(), Some(FAILED));

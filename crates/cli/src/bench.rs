@@ -11,12 +11,27 @@ use chimaera_bench::{CaseResult, Dropped, Options, Progress, Results};
 use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};
+use serde::Serialize;
 
 use crate::args::{BenchArguments, Global};
 use crate::failure::Failure;
 use crate::{output, program};
 
+/// What `bench --list --json` prints of a case.
+#[derive(Serialize)]
+struct CaseReport {
+    name: String,
+    title: String,
+}
+
 pub(crate) fn run(arguments: &BenchArguments, global: &Global) -> Result<(), Failure> {
+    if arguments.list && global.json {
+        let cases: Vec<_> = chimaera_bench::list()
+            .into_iter()
+            .map(|(name, title)| CaseReport { name, title })
+            .collect();
+        return output::json(&cases);
+    }
     if arguments.list {
         let mut table = output::table(&["CASE", "WHAT IS MEASURED"], 2);
         for (name, title) in chimaera_bench::list() {

@@ -43,6 +43,9 @@ fn main() -> ExitCode {
     file_size.add(Signal::SIGXFSZ);
     let _ = file_size.thread_block();
     let global = &arguments.global;
+    if global.json {
+        output::say_notes_in_json();
+    }
     match run(&arguments.command, global).and_then(|()| output::finish()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.is_told() => failure.exit_code(),
@@ -56,10 +59,10 @@ fn run(command: &Command, global: &Global) -> Result<(), Failure> {
         Command::Pool(command) => pool::run(command, global),
         Command::Chimod(command) => chimod::run(command, global),
         Command::Verify(command) => verify::run(command, global),
-        Command::Demo if global.json => {
+        Command::Demo { json } if *json || global.json => {
             Err(Failure::usage("the demo is for people: it prints no JSON"))
         }
-        Command::Demo => demo::run(),
+        Command::Demo { .. } => demo::run(),
         Command::Bench(arguments) => bench::run(arguments, global),
         Command::BenchPartner { processor } => bench::partner(*processor),
     }

@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
@@ -51,9 +52,28 @@ pub(crate) fn announce(text: impl Display) {
     }
 }
 
+/// Whether what is said beside the answer is to be JSON too.
+static NOTES_ARE_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Has notes written as JSON from here on, a line each, so that standard error holds nothing else.
+pub(crate) fn say_notes_in_json() {
+    // Relaxed: it says nothing of anything else.
+    NOTES_ARE_JSON.store(true, Ordering::Relaxed);
+}
+
+/// What `--json` prints of how it goes.
+#[derive(Serialize)]
+struct NoteReport<'a> {
+    note: &'a str,
+}
+
 /// Writes a line about how it goes, beside the answer.
 pub(crate) fn note(text: impl Display) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let text = text.to_string();
+    let _ = match serde_json::to_string(&NoteReport { note: &text }) {
+        Ok(json) if NOTES_ARE_JSON.load(Ordering::Relaxed) => writeln!(io::stderr(), "{json}"),
+        _ => writeln!(io::stderr(), "{text}"),
+    };
 }
 
 /// Whether the answer is of no use any more, so that a long one may end.

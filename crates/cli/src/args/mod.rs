@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
 /// What every command takes, before its name or after.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Global {
-    /// Print JSON: the answer to standard output, an error to standard error
+    /// Print JSON: the answer to standard output, an error and notes, a line each, to standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
 }
@@ -76,7 +76,11 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Verify(VerifyCommand),
     /// See it work: a runtime of its own, a RAM pool and a file pool, in under 10 seconds
-    Demo,
+    Demo {
+        /// The option of all the others, which the demo's help does not offer
+        #[arg(long, hide = true)]
+        json: bool,
+    },
     /// Measure it against the machine's limits and against its peers
     Bench(BenchArguments),
     /// The other process of a yardstick, which `bench` starts
