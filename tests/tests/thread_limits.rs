@@ -175,6 +175,27 @@ fn a_daemon_starts_with_all_of_its_threads_or_says_what_it_lacks_and_leaves_noth
 }
 
 #[test]
+fn a_daemon_in_the_background_that_gets_too_few_threads_says_so_to_whoever_starts_it() {
+    let limit = match ThreadLimit::counted() {
+        Ok(limit) => limit,
+        Err(reason) => return skipped("starts in the background with few threads", &reason),
+    };
+    // With one there is no process for the daemon; with a few, it lacks one after the other.
+    for threads in 1..=5 {
+        let folder = TempDir::new().expect("a folder");
+        let mut command = limit.command_with(&program("chimaera"), threads);
+        command.args(["runtime", "start", "--workers", "1", "--detach", "--socket"]);
+        command.arg(folder.path().join("socket"));
+        let said = finish(command).failure(FAILED);
+        for word in LIMITS {
+            assert!(said.contains(word), "with {threads}: {said}");
+        }
+        let log = std::fs::read_to_string(folder.path().join("socket.log"));
+        assert_eq!(log.unwrap_or_default(), "", "with {threads}");
+    }
+}
+
+#[test]
 fn a_client_that_gets_no_thread_learns_why_and_connects_once_it_gets_one() {
     let limit = match ThreadLimit::new() {
         Ok(limit) => limit,

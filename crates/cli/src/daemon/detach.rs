@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -61,7 +61,7 @@ pub(crate) fn detach(
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
-        .map_err(Failure::system("cannot start the daemon"))?;
+        .map_err(no_process)?;
     let said = first_words(&mut daemon);
     if !said.starts_with(READY) {
         let status = daemon.wait().ok();
@@ -96,6 +96,17 @@ fn refuse_where_one_serves(socket: &Path) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// The system starts no process for the daemon.
+fn no_process(error: std::io::Error) -> Failure {
+    let limit = match error.kind() {
+        ErrorKind::WouldBlock => "processes (`ulimit -u`, `pids.max` of the control group)",
+        ErrorKind::OutOfMemory => "memory (`ulimit -v`, that of the control group)",
+        _ => return Failure::system("cannot start the daemon")(error),
+    };
+    Failure::system("cannot start the daemon")(error)
+        .explain(format_args!("a limit on {limit} is reached: raise it"))
 }
 
 /// What the daemon says until it serves, or ends.

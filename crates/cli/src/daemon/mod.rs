@@ -13,7 +13,8 @@ mod signals;
 
 use std::path::{Path, PathBuf};
 
-use chimaera_runtime::{Config, Host, log};
+use chimaera_runtime::log::{self, Thresholds};
+use chimaera_runtime::{Config, Host};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
@@ -36,14 +37,15 @@ pub(crate) fn run(
     socket: &Path,
     global: &Global,
 ) -> Result<(), Failure> {
-    if let Some(parent) = arguments.with_parent {
-        end_with(parent)?;
-    }
-    let thresholds = logging::thresholds()?;
-    // Before any thread is there, so that every thread inherits it.
-    signals::block()?;
-    let announcer = Announcer::start()?;
     let log_file = arguments.detached_log.as_deref();
+    let (thresholds, announcer) = prepare(arguments).map_err(|failure| match log_file {
+        // Whoever has started it reads standard output; there is no other thread yet that waiting could hold up.
+        Some(_) => {
+            output::announce(&failure);
+            failure.told()
+        }
+        None => failure,
+    })?;
     let result = logging::start(thresholds, log_file).and_then(|_log| {
         let served = serve(arguments, socket, &announcer);
         served.map_err(|ended| match ended {
@@ -70,6 +72,17 @@ pub(crate) fn run(
         }
         failure.told()
     })
+}
+
+/// What comes before the announcer, and it. A failure of these is told without one.
+fn prepare(arguments: &StartArguments) -> Result<(Thresholds, Announcer), Failure> {
+    if let Some(parent) = arguments.with_parent {
+        end_with(parent)?;
+    }
+    let thresholds = logging::thresholds()?;
+    // Before any thread is there, so that every thread inherits it.
+    signals::block()?;
+    Ok((thresholds, Announcer::start()?))
 }
 
 /// How a daemon fails.
