@@ -75,6 +75,8 @@ statuses! {
     OutOfResources = 20, "a limit of the process or of the system is reached";
     /// The connection belongs to another process, from which this one was forked.
     Forked = 21, "the connection belongs to the process that this one was forked from";
+    /// No daemon listens where one was looked for.
+    NoRuntime = 22, "no daemon listens there";
     /// The pool has not enough free space, or not in pieces of the size needed.
     NoSpace = 32, "not enough free space";
     /// The block is not allocated.

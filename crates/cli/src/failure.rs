@@ -156,12 +156,8 @@ impl fmt::Display for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let code = match error.status() {
-            _ if error.is_no_daemon() => NO_RUNTIME,
-            status => code_of(status),
-        };
         Self {
-            code,
+            code: code_of(error.status()),
             text: error.to_string(),
             is_told: false,
         }
@@ -180,7 +176,7 @@ impl From<ModuleError> for Failure {
 
 const fn code_of(status: Status) -> u8 {
     match status {
-        Status::ConnectionLost | Status::ShuttingDown => NO_RUNTIME,
+        Status::NoRuntime | Status::ConnectionLost | Status::ShuttingDown => NO_RUNTIME,
         Status::PoolNotFound | Status::NotFound | Status::ModuleNotFound => NOT_FOUND,
         Status::ParameterMismatch | Status::Busy | Status::NotBlank => IN_THE_WAY,
         Status::PermissionDenied | Status::ReadOnly => NOT_PERMITTED,
@@ -238,6 +234,7 @@ mod tests {
     #[test]
     fn a_status_has_the_exit_code_that_the_help_gives() {
         for (status, code) in [
+            (Status::NoRuntime, 3),
             (Status::ConnectionLost, 3),
             (Status::ShuttingDown, 3),
             (Status::PoolNotFound, 4),

@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chimaera_fork::Private;
-use chimaera_proto::Status;
 use chimaera_proto::control::{self, ControlError, NO_REQUEST, Reply, Request};
 use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
+use chimaera_proto::{Failure, Status};
 use chimaera_shm::{Shortage, packet};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -114,7 +114,13 @@ impl ControlSocket {
         let failed = |errno: Errno| {
             let error = Error::io(&errno.into(), operation());
             match errno {
-                Errno::ENOENT | Errno::ECONNREFUSED => error.without_daemon(),
+                Errno::ENOENT | Errno::ECONNREFUSED => {
+                    let failure = Failure {
+                        status: Status::NoRuntime,
+                        ..error.failure()
+                    };
+                    Error::new(failure, operation())
+                }
                 Errno::EACCES | Errno::EPERM => error.with_detail(
                     "this user may not use the daemon: its operator decides who may, by the \
                      socket's mode",

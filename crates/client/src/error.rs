@@ -29,7 +29,6 @@ struct Report {
     detail: Option<String>,
     /// Whether the detail stands in place of the failure's own text.
     says_all: bool,
-    no_daemon: bool,
 }
 
 impl Error {
@@ -40,7 +39,6 @@ impl Error {
             failure: failure.into(),
             detail: None,
             says_all: false,
-            no_daemon: false,
         }))
     }
 
@@ -101,11 +99,6 @@ impl Error {
         Self::new(Status::OutOfResources, operation).with_account(refused)
     }
 
-    pub(crate) fn without_daemon(mut self) -> Self {
-        self.0.no_daemon = true;
-        self
-    }
-
     /// What happened, for a program to tell apart.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -130,10 +123,11 @@ impl Error {
         &self.0.operation
     }
 
-    /// Whether a connection failed because no daemon listens at the path.
+    /// Whether a connection failed because no daemon listens where one was looked for:
+    /// [`Status::NoRuntime`].
     #[must_use]
     pub fn is_no_daemon(&self) -> bool {
-        self.0.no_daemon
+        self.status() == Status::NoRuntime
     }
 }
 
@@ -172,6 +166,7 @@ impl From<Error> for io::Error {
 }
 
 fn io_kind(error: &Error) -> io::ErrorKind {
+    // Before the errno, which is `ENOENT` where the socket is not there.
     if error.is_no_daemon() {
         return io::ErrorKind::ConnectionRefused;
     }
@@ -224,6 +219,7 @@ const fn advice(status: Status) -> Option<&'static str> {
             "`chimaera pool check FILE` says what is damaged, and repairs what can be repaired"
         }
         Status::ConnectionLost => "connect again; what was not flushed may be lost",
+        Status::NoRuntime => "start one by `chimaera runtime start`",
         Status::Forked => "connect anew in this process",
         Status::ShuttingDown => "connect again when the runtime is back",
         Status::ModulePanicked => "this is a mistake in the module; the runtime's log says where",
@@ -346,7 +342,13 @@ mod tests {
             ),
             (Error::new(Status::IoError, "x"), io::ErrorKind::Other),
             (
-                Error::new(Status::NotFound, "x").without_daemon(),
+                Error::new(
+                    Failure {
+                        status: Status::NoRuntime,
+                        errno: Errno::ENOENT as u16,
+                    },
+                    "x",
+                ),
                 io::ErrorKind::ConnectionRefused,
             ),
         ] {

@@ -74,13 +74,13 @@ pub(crate) fn find_daemon(
             Err(error) => return Err(error),
         }
     }
-    Err(Error::new(Status::NotFound, "connecting to the runtime")
-        .without_daemon()
-        .with_account(format!(
+    Err(Error::new(Status::NoRuntime, "connecting to the runtime").with_account(
+        format!(
             "no daemon was found: {}; start one (`chimaera runtime start`), or set {SOCKET_VARIABLE} to \
              the socket of one that runs",
             absent.join("; ")
-        )))
+        ),
+    ))
 }
 
 /// The daemon is given what clients write, and answers what they read: it must be somebody's who may.

@@ -114,9 +114,9 @@ impl ConnectOptions {
     /// Connects to the daemon at this path. Blocks as [`Self::connect`] does.
     ///
     /// # Errors
-    /// No daemon there ([`Error::is_no_daemon`]), no right to use it, another version, or a
-    /// refusal; [`Status::PermissionDenied`](crate::Status::PermissionDenied) also if somebody runs it who is
-    /// not trusted; no memory for the segment.
+    /// [`Status::NoRuntime`](crate::Status::NoRuntime) where no daemon listens there; no right to use it, another
+    /// version, or a refusal; [`Status::PermissionDenied`](crate::Status::PermissionDenied) also if somebody runs it
+    /// who is not trusted; no memory for the segment.
     pub fn connect_to(self, path: impl AsRef<Path>) -> Result<Runtime, Error> {
         let place = SocketPlace::named(path.as_ref());
         Runtime::open(find_daemon(&[place], &self)?, self)

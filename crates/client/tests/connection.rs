@@ -18,6 +18,7 @@ fn no_daemon_is_an_error_that_says_what_to_do() {
     let _watchdog = Watchdog::new();
     let error = Runtime::connect_to("/nonexistent/chimaera.sock").expect_err("nobody there");
     assert!(error.is_no_daemon());
+    assert_eq!(error.status(), Status::NoRuntime);
     let text = error.to_string();
     for part in ["/nonexistent/chimaera.sock", "CHIMAERA_SOCKET", "start"] {
         assert!(text.contains(part), "{text}");
