@@ -234,11 +234,7 @@ impl BdevContainer {
             parameters.read_only,
         );
         let keeper = keeper.map_err(|error| {
-            let text = format!(
-                "the system gives no thread to keep the pool ({error}): a limit on processes \
-                 (`ulimit -u`, `pids.max` of the control group) or on memory (`ulimit -v`) is reached; \
-                 raise it"
-            );
+            let text = format!("cannot keep the pool: {error}");
             ModuleError::new(Status::OutOfResources, text)
         })?;
         // Nothing can fail any more.

@@ -20,11 +20,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use chimaera_bdev_proto::PerfMetrics;
 use chimaera_chimod::{Host, Level, Request};
 use chimaera_proto::{Failure, Status};
+use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use crossbeam::channel::{Sender, bounded};
 use parking_lot::{Condvar, Mutex};
 
@@ -75,14 +75,14 @@ impl Keeper {
     /// Starts a pool's keeper. A read-only one commits nothing.
     ///
     /// # Errors
-    /// The system's, if it has no thread to give.
+    /// The system has no thread to give.
     pub(crate) fn start(
         ledger: Ledger<FileDisk>,
         pool: Arc<PoolState>,
         place: Arc<Place>,
         host: Host,
         read_only: bool,
-    ) -> io::Result<Self> {
+    ) -> Result<Self, NoThread> {
         let queue = Arc::new(Queue::default());
         let mut thread = Thread {
             lists: VecDeque::new(),
@@ -94,23 +94,21 @@ impl Keeper {
             failure: None,
         };
         let own = Arc::clone(&queue);
-        let thread = std::thread::Builder::new()
-            .name("chimaera-keeper".to_owned())
-            .spawn(move || {
-                thread.host.adopt_thread();
-                if catch_unwind(AssertUnwindSafe(|| thread.run(&own))).is_err() {
-                    let text = "the pool's keeper panicked: this is a mistake in the module; nothing can \
+        let thread = thread::spawn("chimaera-keeper", move || {
+            thread.host.adopt_thread();
+            if catch_unwind(AssertUnwindSafe(|| thread.run(&own))).is_err() {
+                let text = "the pool's keeper panicked: this is a mistake in the module; nothing can \
                                 be flushed until the pool is created anew";
-                    thread.host.log(Level::Error, text);
-                }
-                let left = {
-                    let mut state = own.state.lock();
-                    state.gone = true;
-                    std::mem::take(&mut state.work)
-                };
-                // Completes each as failed.
-                drop(left);
-            })?;
+                thread.host.log(Level::Error, text);
+            }
+            let left = {
+                let mut state = own.state.lock();
+                state.gone = true;
+                std::mem::take(&mut state.work)
+            };
+            // Completes each as failed.
+            drop(left);
+        })?;
         Ok(Self {
             queue,
             thread: Some(thread),

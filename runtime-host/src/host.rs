@@ -4,12 +4,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use chimaera_fork::{Private, Process};
 use chimaera_shm::barrier;
-use chimaera_shm::thread::{self, NoThread};
+use chimaera_shm::thread::{self, JoinHandle, NoThread};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use parking_lot::{Condvar, Mutex};
@@ -243,7 +242,7 @@ impl Drop for Host {
 }
 
 fn join(thread: JoinHandle<()>) {
-    let name = thread.thread().name().unwrap_or("a thread").to_owned();
+    let name = thread.name().to_owned();
     if thread.join().is_err() {
         log::error(format_args!(
             "{name} panicked: this is a mistake in the runtime"

@@ -297,8 +297,8 @@ pub(crate) unsafe extern "C" fn adopt_thread(_: *const c_void, speaker: u64) {
 /// Logs a panic, from a program's hook: in the name of the module that it happened in, if it was one that is
 /// linked into the program.
 pub fn log_panic(panic: &PanicHookInfo<'_>) {
-    let thread = std::thread::current();
-    let thread = thread.name().unwrap_or("without a name");
+    let thread = chimaera_shm::thread::name();
+    let thread = thread.as_deref().unwrap_or("without a name");
     let place = panic.location().map(ToString::to_string);
     let place = place.unwrap_or_else(|| "an unknown place".to_owned());
     let text = panic.payload_as_str().unwrap_or("no message");

@@ -8,6 +8,7 @@
 
 use std::io::Write;
 
+mod address_space;
 mod build;
 mod commands;
 mod control_group;
@@ -29,6 +30,7 @@ mod threads;
 mod trace;
 mod watchdog;
 
+pub use address_space::{address_space, limit_address_space};
 pub use build::{library_folder, program};
 pub use commands::{chimaera, exit, json};
 pub use control_group::ControlGroup;

@@ -304,7 +304,10 @@ fn log_panics(host: Host) {
     ONCE.call_once(|| {
         std::panic::set_hook(Box::new(move |panic| {
             let thread = std::thread::current();
-            let thread = thread.name().unwrap_or("without a name");
+            // Of a thread that the standard library did not start, it does not know the name; the system does.
+            let known = thread.name().map(str::to_owned);
+            let known = known.or_else(|| std::fs::read_to_string("/proc/thread-self/comm").ok());
+            let thread = known.as_deref().map_or("without a name", str::trim_end);
             let text = panic_text(panic.payload());
             let place = panic.location().map(ToString::to_string);
             let place = place.unwrap_or_else(|| "an unknown place".to_owned());

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use chimaera_bench::{CaseResult, Dropped, Options, Progress, Results};
+use chimaera_shm::thread;
 use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};
@@ -133,10 +133,7 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
             std::process::exit(1);
         }
     };
-    thread::Builder::new()
-        .name("chimaera-signals".to_owned())
-        .spawn(wait)
-        .map_err(Failure::system("cannot start a thread for signals"))?;
+    thread::spawn("chimaera-signals", wait).map_err(|refused| Failure::new(refused.to_string()))?;
     Ok(stop)
 }
 

@@ -12,11 +12,11 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use chimaera_fork::Home;
 use chimaera_proto::Status;
+use chimaera_shm::thread::JoinHandle;
 use chimaera_shm::{PublishOrder, Segment, thread};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
@@ -154,7 +154,7 @@ impl Drop for Link {
             .flatten()
         {
             // A thread that dropped the last handle ends on its own.
-            if watcher.thread().id() != std::thread::current().id() {
+            if !watcher.is_current() {
                 let _ = watcher.join();
             }
         }

@@ -24,9 +24,9 @@ pub mod processor;
 mod segment;
 mod shortage;
 mod sync;
-pub mod thread;
 
 pub use barrier::PublishOrder;
+pub use chimaera_thread as thread;
 pub use doorbell::Doorbell;
 pub use lane::{LaneMemory, Record, Taken};
 pub use mapped_lane::Lane;

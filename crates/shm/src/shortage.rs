@@ -118,7 +118,7 @@ mod tests {
                 .iter()
                 .all(|&errno| Shortage::of(&errno.into()).is_none())
         );
-        let no_thread = crate::thread::spawn_failing(Errno::EAGAIN);
+        let no_thread = NoThread::new("chimaera-test", Errno::EAGAIN.into());
         assert_eq!(Shortage::of(&no_thread.into()), Some(Shortage::Threads));
         let without_errno = io::ErrorKind::OutOfMemory.into();
         assert_eq!(Shortage::of(&without_errno), Some(Shortage::Memory));

@@ -4,12 +4,11 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use chimaera_bdev_client::{Block, Buffer, Client, CreateOptions, PoolId, PoolQuery};
 use chimaera_client::Runtime;
-use chimaera_shm::thread::spawn_scoped;
+use chimaera_shm::thread::{scope, spawn_scoped};
 use nix::libc::O_DIRECT;
 use tempfile::TempDir;
 
@@ -234,7 +233,7 @@ where
     F: FnMut() -> Result<()>,
 {
     let begin = Instant::now();
-    let counts: Vec<std::result::Result<u64, String>> = thread::scope(|scope| {
+    let counts: Vec<std::result::Result<u64, String>> = scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
             .map(|thread| {
                 let prepare = &prepare;

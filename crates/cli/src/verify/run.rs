@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, ScopedJoinHandle};
 
-use chimaera_shm::thread::{NoThread, spawn_scoped};
+use chimaera_shm::thread::{NoThread, ScopedJoinHandle, scope, spawn_scoped};
 
 use super::block::{JournalId, Stamp};
 use super::check::{Findings, check};
@@ -95,7 +94,7 @@ fn run_threads<P: Pool>(
     for (index, held) in continued.into_iter().enumerate() {
         blocks[index % usize::from(plan.threads)].push(held);
     }
-    thread::scope(|scope| {
+    scope(|scope| {
         let threads: Vec<_> = (0..plan.threads)
             .zip(blocks)
             .map(|(thread, held)| {

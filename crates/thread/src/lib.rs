@@ -2,14 +2,20 @@
 //!
 //! Laws:
 //! - No thread is taken for granted. Limits on them (`RLIMIT_NPROC`, `pids.max`) are met at any moment of a
-//!   process's life, and an error says so; nothing panics for want of one.
+//!   process's life, and an error says so; nothing panics for want of one, nor for want of address space in
+//!   a new one (`start.rs`).
 //! - A library's threads leave the process's signals to the process: they block all but those that a
 //!   thread causes itself.
 
+mod start;
+
+use std::cell::Cell;
 use std::io;
-use std::thread::{Builder, JoinHandle, Scope, ScopedJoinHandle};
+use std::sync::Arc;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+
+pub use start::{JoinHandle, Scope, ScopedJoinHandle, scope, spawn, spawn_scoped};
 
 /// The system gave no thread.
 #[derive(Debug, thiserror::Error)]
@@ -28,38 +34,42 @@ impl From<NoThread> for io::Error {
     }
 }
 
-/// Starts a thread with this name, of which the system shows the first 15 bytes.
-///
-/// # Errors
-/// [`NoThread`]; `body` is dropped then.
-pub fn spawn<T: Send + 'static>(
-    name: impl Into<String>,
-    body: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>, NoThread> {
-    named(name.into(), |builder| builder.spawn(body))
+impl NoThread {
+    /// A refusal for this reason of a thread with this name.
+    pub fn new(name: impl Into<String>, error: io::Error) -> Self {
+        let name = name.into();
+        Self { name, error }
+    }
 }
 
-/// As [`spawn`], for a thread that ends within a scope.
-///
-/// # Errors
-/// [`NoThread`]; `body` is dropped then.
-pub fn spawn_scoped<'scope, T: Send + 'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    name: impl Into<String>,
-    body: impl FnOnce() -> T + Send + 'scope,
-) -> Result<ScopedJoinHandle<'scope, T>, NoThread> {
-    named(name.into(), |builder| builder.spawn_scoped(scope, body))
+thread_local! {
+    static NAME: Cell<Option<Arc<str>>> = const { Cell::new(None) };
 }
 
-fn named<T>(name: String, spawn: impl FnOnce(Builder) -> io::Result<T>) -> Result<T, NoThread> {
-    // A thread has from its first moment the mask of the one that starts it.
+/// The whole name of the calling thread, if [`spawn`], in this library's copy, or the standard library gave it
+/// one.
+#[must_use]
+pub fn name() -> Option<String> {
+    let given = NAME.try_with(|name| {
+        let given = name.take();
+        name.set(given.clone());
+        given
+    });
+    match given {
+        Ok(Some(name)) => Some(name.to_string()),
+        _ => std::thread::current().name().map(str::to_owned),
+    }
+}
+
+/// A thread has from its first moment the mask of the one that starts it.
+fn with_foreign_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
     let before = foreign_signals().thread_swap_mask(SigmaskHow::SIG_BLOCK);
-    let spawned = spawn(Builder::new().name(name.clone()));
+    let started = start();
     if let Ok(before) = before {
         // Both calls fail only for arguments that these are not.
         let _ = before.thread_set_mask();
     }
-    spawned.map_err(|error| NoThread { name, error })
+    started
 }
 
 /// Runs a call that makes a file larger, in whatever thread. Where that goes beyond `RLIMIT_FSIZE`, the call
@@ -126,15 +136,10 @@ pub fn foreign_signals() -> SigSet {
     signals
 }
 
-/// What a thread is refused with where the system gives this error.
-#[cfg(test)]
-pub(crate) fn spawn_failing(errno: nix::errno::Errno) -> NoThread {
-    let refused = named::<()>("chimaera-test".to_owned(), |_| Err(errno.into()));
-    refused.expect_err("refused")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -180,10 +185,81 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_thread_and_the_limits() {
-        let error = io::Error::from(spawn_failing(nix::errno::Errno::EAGAIN));
+        let error = io::Error::from(NoThread::new(
+            "chimaera-test",
+            nix::errno::Errno::EAGAIN.into(),
+        ));
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
         for word in ["chimaera-test", "ulimit -u", "pids.max", "ulimit -v"] {
             assert!(error.to_string().contains(word), "{word} in: {error}");
+        }
+    }
+
+    #[test]
+    fn a_thread_gives_what_it_came_to_and_has_its_name() {
+        let thread = spawn("chimaera-with-a-long-name", || {
+            let shown = std::fs::read_to_string("/proc/thread-self/comm").expect("a name");
+            (name(), shown)
+        });
+        let thread = thread.expect("a thread");
+        assert_eq!(thread.name(), "chimaera-with-a-long-name");
+        assert!(!thread.is_current());
+        let (whole, shown) = thread.join().expect("no panic");
+        assert_eq!(whole.as_deref(), Some("chimaera-with-a-long-name"));
+        assert_eq!(shown, "chimaera-with-a\n");
+    }
+
+    #[test]
+    fn a_panic_is_given_to_whoever_joins() {
+        let thread = spawn("chimaera-test", || std::panic::resume_unwind(Box::new(7)));
+        let panic: std::thread::Result<()> = thread.expect("a thread").join();
+        assert_eq!(panic.expect_err("a panic").downcast_ref(), Some(&7));
+    }
+
+    #[test]
+    fn a_thread_whose_handle_is_dropped_goes_on() {
+        let (go_on, told) = std::sync::mpsc::channel::<()>();
+        let (done, is_done) = std::sync::mpsc::channel();
+        let body = move || {
+            let _ = told.recv();
+            let _ = done.send(());
+        };
+        drop(spawn("chimaera-test", body).expect("a thread"));
+        go_on.send(()).expect("it is there");
+        is_done.recv().expect("it went on");
+    }
+
+    #[test]
+    fn a_scope_ends_after_its_threads_though_nobody_joins_and_though_it_panics() {
+        /// Counts when it is dropped: the last of what a thread borrows.
+        struct Counts<'a>(&'a AtomicUsize);
+        impl Drop for Counts<'_> {
+            fn drop(&mut self) {
+                std::thread::yield_now();
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        for panics in [false, true] {
+            let dropped = AtomicUsize::new(0);
+            let counted = &dropped;
+            let run = || {
+                scope(|scope| {
+                    for _ in 0..8 {
+                        let inside = Counts(counted);
+                        let give = move || {
+                            let _inside = inside;
+                            Counts(counted)
+                        };
+                        drop(spawn_scoped(scope, "chimaera-test", give).expect("a thread"));
+                    }
+                    if panics {
+                        std::panic::resume_unwind(Box::new(()));
+                    }
+                });
+            };
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+            assert_eq!(result.is_err(), panics);
+            assert_eq!(dropped.load(Ordering::Relaxed), 16);
         }
     }
 }
