@@ -29,6 +29,7 @@ mod report;
 mod result;
 mod runner;
 mod timing;
+mod together;
 
 use std::path::PathBuf;
 use std::rc::Rc;

@@ -3,8 +3,6 @@
 
 use std::process::Command;
 use std::rc::Rc;
-use std::sync::{Barrier, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use chimaera_client::Runtime;
@@ -18,6 +16,7 @@ use crate::error::Result;
 use crate::machine::pin_to;
 use crate::process::{Echo, Process};
 use crate::timing::{each_call, histogram, rate};
+use crate::together::together;
 
 /// Clients that are busy at the same time on two processors, of which a worker wants one as well.
 const CLIENTS: usize = 4;
@@ -125,35 +124,23 @@ fn oversubscribed(bench: &Rc<Bench>) -> Result<Measure> {
 /// Tasks per second of all clients together, each with a thread that may run on both processors, and
 /// their latencies.
 fn rate_of(bench: &Bench, clients: &[EchoClient]) -> Result<(f64, Histogram<u64>)> {
-    let begin = Barrier::new(clients.len());
     let (window, places) = (bench.window() * TURNS, &bench.processors);
     let processors = [places.client, places.worker];
-    let all = Mutex::new(histogram());
-    let one = |echo: &EchoClient| -> Result<f64> {
+    let prepare = |index: usize| {
         pin_to(&processors)?;
+        let echo = &clients[index];
         echo.echo(7)?;
-        begin.wait();
-        let latencies = each_call(window, || Ok(echo.echo(7).map(drop)?))?;
-        let rate = latencies.len() as f64 / window.as_secs_f64();
-        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
-        all.add(latencies)?;
-        Ok(rate)
+        Ok(echo)
     };
-    let rate = thread::scope(|scope| {
-        let running: Vec<_> = clients
-            .iter()
-            .map(|echo| scope.spawn(|| one(echo)))
-            .collect();
-        let rates = running.into_iter().map(|thread| match thread.join() {
-            Ok(rate) => rate,
-            Err(_) => Err("a thread of the measurement panicked".into()),
-        });
-        rates.sum::<Result<f64>>()
+    let each = together(clients.len(), prepare, |echo| {
+        each_call(window, || Ok(echo.echo(7).map(drop)?))
     })?;
-    Ok((
-        rate,
-        all.into_inner().unwrap_or_else(PoisonError::into_inner),
-    ))
+    let (mut rate, mut all) = (0.0, histogram());
+    for latencies in each {
+        rate += latencies.len() as f64 / window.as_secs_f64();
+        all.add(latencies)?;
+    }
+    Ok((rate, all))
 }
 
 /// The mean, in which turns of others count, and not the median of batches, which leaves them out.

@@ -1,17 +1,15 @@
 //! Empty tasks: what the way through lane, worker and plugin costs by itself.
 
 use std::rc::Rc;
-use std::sync::mpsc::channel;
-use std::thread;
 
 use chimaera_echo_client::Client as EchoClient;
-use chimaera_shm::thread::spawn_scoped;
 
 use crate::bench::Bench;
 use crate::case::{Case, Effort, Measure, Round, Target, Unit};
 use crate::error::Result;
 use crate::machine::pin_to;
 use crate::timing::{BATCH, each_call, per_call, task_rate};
+use crate::together::together;
 
 /// Tasks in flight where a rate is measured.
 pub(crate) const DEPTH: usize = 32;
@@ -89,38 +87,13 @@ fn many_threads(bench: &Rc<Bench>, threads: usize) -> Result<Measure> {
 /// The rate of all threads together, on the processors that are not the worker's.
 fn rate_of_threads(bench: &Bench, echo: &EchoClient, threads: usize) -> Result<f64> {
     let (window, processors) = (bench.window(), &bench.processors.clients[..]);
-    thread::scope(|scope| {
-        let (prepared, all_prepared) = channel();
-        let (mut running, mut gates) = (Vec::new(), Vec::new());
-        for _ in 0..threads {
-            let (gate, begin) = channel::<()>();
-            let prepared = prepared.clone();
-            let one = move || -> Result<f64> {
-                pin_to(processors)?;
-                // Every thread has its lane before the clock runs.
-                echo.echo(7)?;
-                prepared.send(())?;
-                drop(prepared);
-                // One that is not prepared, or not there, keeps the others from beginning.
-                begin
-                    .recv()
-                    .map_err(|_| "another thread did not come to measure")?;
-                task_rate(DEPTH, window, |_| Ok(echo.async_echo(7)))
-            };
-            running.push(spawn_scoped(scope, "chimaera-bench", one)?);
-            gates.push(gate);
-        }
-        drop(prepared);
-        if all_prepared.iter().take(threads).count() < threads {
-            gates.clear();
-        }
-        for gate in &gates {
-            gate.send(())?;
-        }
-        let rates = running.into_iter().map(|thread| match thread.join() {
-            Ok(rate) => rate,
-            Err(_) => Err("a thread of the measurement panicked".into()),
-        });
-        rates.sum()
-    })
+    let prepare = |_| {
+        pin_to(processors)?;
+        // Every thread has its lane before the clock runs.
+        Ok(echo.echo(7).map(drop)?)
+    };
+    let rates = together(threads, prepare, |()| {
+        task_rate(DEPTH, window, |_| Ok(echo.async_echo(7)))
+    });
+    Ok(rates?.into_iter().sum())
 }
