@@ -5,9 +5,10 @@
 //! folder like `/tmp` anybody can be the first to make a name, hence the care.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, DirBuilder, Metadata};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// The environment variable that names the daemon's socket.
@@ -40,6 +41,8 @@ pub struct SocketPlace {
 enum FolderTrust {
     /// Somebody who may decide that named it. It is theirs to make.
     Named,
+    /// So did who set [`SOCKET_VARIABLE`].
+    Variable,
     /// Only root can have made it.
     System,
     /// It is the user's own and nobody else can write to it.
@@ -75,7 +78,7 @@ impl SocketPlace {
         let place = |path: PathBuf, trust| Self { path, trust, user };
         let in_folder = |folder: PathBuf, trust| place(folder.join(SOCKET_NAME), trust);
         if let Some(path) = named {
-            return place(path.into(), FolderTrust::Named);
+            return place(path.into(), FolderTrust::Variable);
         }
         if user == 0 {
             return place(SYSTEM_SOCKET.into(), FolderTrust::System);
@@ -102,7 +105,7 @@ impl SocketPlace {
             user: own.user,
         };
         match own.trust {
-            FolderTrust::Named | FolderTrust::System => vec![own],
+            FolderTrust::Named | FolderTrust::Variable | FolderTrust::System => vec![own],
             FolderTrust::Private | FolderTrust::AmongOthers => vec![own, system],
         }
     }
@@ -134,7 +137,7 @@ impl SocketPlace {
             reason,
         };
         let look: fn(&Path) -> io::Result<Metadata> = match self.trust {
-            FolderTrust::Named | FolderTrust::System => return Ok(()),
+            FolderTrust::Named | FolderTrust::Variable | FolderTrust::System => return Ok(()),
             FolderTrust::Private => |folder| fs::metadata(folder),
             // In a folder like `/tmp`, which is sticky, what is the user's own now stays so.
             FolderTrust::AmongOthers => |folder| fs::symlink_metadata(folder),
@@ -143,9 +146,10 @@ impl SocketPlace {
         let mode = found.mode() & ALL_RIGHTS;
         let private = match self.trust {
             FolderTrust::AmongOthers => mode == 0o700,
-            FolderTrust::Named | FolderTrust::System | FolderTrust::Private => {
-                mode & WRITABLE_BY_OTHERS == 0
-            }
+            FolderTrust::Named
+            | FolderTrust::Variable
+            | FolderTrust::System
+            | FolderTrust::Private => mode & WRITABLE_BY_OTHERS == 0,
         };
         if !found.is_dir() {
             Err(wrong(WrongFolder::NotAFolder))
@@ -169,7 +173,7 @@ impl SocketPlace {
     pub fn prepare(&self) -> Result<(), SocketFolderError> {
         let mut builder = DirBuilder::new();
         match self.trust {
-            FolderTrust::Named => return self.check_named(),
+            FolderTrust::Named | FolderTrust::Variable => return self.check_folder(),
             FolderTrust::System => builder.recursive(true).mode(0o755),
             FolderTrust::Private => builder.recursive(true).mode(0o700),
             // What is there already is looked at, not followed.
@@ -184,8 +188,34 @@ impl SocketPlace {
         }
     }
 
+    /// Whether somebody named it, and did not leave it to the defaults.
+    #[must_use]
+    pub const fn is_named(&self) -> bool {
+        matches!(self.trust, FolderTrust::Named | FolderTrust::Variable)
+    }
+
+    /// Looks whether a daemon can listen at a path that somebody named: whether its folder is there, and nothing
+    /// but a socket at the path. Where nobody named it that is the daemon's business.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub fn check_named(&self) -> Result<(), SocketFolderError> {
+        if !self.is_named() {
+            return Ok(());
+        }
+        self.check_folder()?;
+        // A link is not followed, since the daemon does not either.
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) if !found.file_type().is_socket() => Err(SocketFolderError {
+                folder: self.path.clone(),
+                reason: WrongFolder::NoSocket,
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Looks whether there is the folder that somebody named.
-    fn check_named(&self) -> Result<(), SocketFolderError> {
+    fn check_folder(&self) -> Result<(), SocketFolderError> {
         let reason = match fs::metadata(self.folder()) {
             Ok(found) if found.is_dir() => return Ok(()),
             Ok(_) => WrongFolder::NoFolder,
@@ -206,7 +236,18 @@ impl SocketPlace {
     }
 }
 
-/// Why a folder is no place for a daemon's socket.
+/// The path, and the variable if that names it.
+impl fmt::Display for SocketPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match self.trust {
+            FolderTrust::Variable => write!(f, "{path} ({SOCKET_VARIABLE})"),
+            _ => write!(f, "{path}"),
+        }
+    }
+}
+
+/// Why a folder, or what lies in it, is no place for a daemon's socket.
 #[derive(Debug, thiserror::Error)]
 #[error("{} {reason}", folder.display())]
 pub struct SocketFolderError {
@@ -220,6 +261,8 @@ enum WrongFolder {
     Missing,
     #[error("is not a folder: choose another place for the socket")]
     NoFolder,
+    #[error("is not a socket: remove it, or choose another place for the socket")]
+    NoSocket,
     #[error("cannot be used: {0}")]
     System(io::Error),
     #[error(
@@ -336,6 +379,39 @@ mod tests {
         fs::remove_file(place.folder()).expect("removed");
         fs::create_dir(place.folder()).expect("a folder");
         place.prepare().expect("it is there");
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it makes files")]
+    fn what_is_not_a_socket_is_told_where_somebody_named_it() {
+        let (folder, user) = sandbox();
+        let path = folder.path().join("chimaera.sock");
+        let place = SocketPlace::named(&path);
+        let refused = || place.check_named().expect_err("not a socket").to_string();
+        place.check_named().expect("nothing is there yet");
+        symlink(folder.path().join("nowhere"), &path).expect("a link");
+        assert!(refused().contains("chimaera.sock is not a socket"));
+        fs::remove_file(&path).expect("removed");
+        fs::write(&path, "").expect("a file");
+        assert!(refused().contains("chimaera.sock is not a socket"));
+        fs::remove_file(&path).expect("removed");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
+        place.check_named().expect("a socket");
+        let unnamed = among_others(folder.path(), user);
+        unnamed.check_named().expect("the daemon makes it");
+    }
+
+    #[test]
+    fn a_place_says_that_the_variable_names_it() {
+        let by_variable = SocketPlace::choose(
+            Some("/a/b".into()),
+            1000,
+            None,
+            Path::new("/r"),
+            Path::new("/t"),
+        );
+        assert_eq!(by_variable.to_string(), "/a/b (CHIMAERA_SOCKET)");
+        assert_eq!(SocketPlace::named("/a/b").to_string(), "/a/b");
     }
 
     /// As a user's place among others, for whoever runs the test.

@@ -6,8 +6,8 @@ use std::process::Command;
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, Status};
 use chimaera_client::ModuleInfo;
 use chimaera_tests::{
-    ClientProcess, Daemon, Pattern, Watchdog, assert_empty, disk_folder, file_bytes,
-    library_folder, program, until,
+    ClientProcess, Daemon, Detached, Pattern, Watchdog, assert_empty, chimaera, disk_folder,
+    file_bytes, library_folder, program, until,
 };
 use tempfile::TempDir;
 
@@ -62,6 +62,53 @@ fn an_application_without_a_daemon_embeds_a_runtime_and_finds_its_module() {
     client.expect("embedded");
     client.succeed();
     assert!(!nowhere.exists(), "it serves nobody else");
+}
+
+#[test]
+fn an_application_with_a_wrong_variable_does_not_embed_in_silence() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("file");
+    std::fs::write(&file, "somebody's").expect("a file");
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(folder.path().join("nowhere"), &link).expect("a link");
+    for (socket, words) in [
+        (folder.path().join("missing/daemon.sock"), "is not there"),
+        (file.join("daemon.sock"), "is not a folder"),
+        (file.clone(), "is not a socket"),
+        (folder.path().to_owned(), "is not a socket"),
+        (link, "is not a socket"),
+    ] {
+        let mut client = ClientProcess::start(&socket, &["find-a-runtime"]);
+        let said = client.expect("failed");
+        for words in [words, text(&socket), "unset CHIMAERA_SOCKET"] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        client.succeed();
+    }
+}
+
+/// What connecting advises is what makes it succeed.
+#[test]
+fn the_advice_of_who_finds_no_daemon_can_be_followed() {
+    let folder = TempDir::new().expect("a folder");
+    let missing = folder.path().join("missing");
+    let socket = missing.join("daemon.sock");
+    let said = Runtime::connect_to(&socket).expect_err("nobody is there");
+    assert_eq!(said.status(), Status::NoRuntime);
+    let first = format!("{} is not there: make it", text(&missing));
+    assert!(said.to_string().contains(&first), "{said}");
+    std::fs::create_dir(&missing).expect("a folder");
+    let said = Runtime::connect_to(&socket).expect_err("nobody is there");
+    let second = format!("chimaera runtime start --socket {}", text(&socket));
+    assert!(said.to_string().contains(&second), "{said}");
+    let start = ["runtime", "start", "--detach", "--socket", text(&socket)];
+    let _ = chimaera(&start).success();
+    let daemon = Detached::at(&socket);
+    let runtime = Runtime::connect_to(&socket).expect("it listens");
+    assert_eq!(
+        i64::from(runtime.daemon().process_id),
+        i64::from(daemon.process_id)
+    );
 }
 
 #[test]

@@ -10,13 +10,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chimaera_fork::Private;
 use chimaera_proto::control::{self, ControlError, NO_REQUEST, Reply, Request};
-use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
+use chimaera_proto::socket_path::{MAX_SOCKET_PATH_BYTES, SocketPlace};
 use chimaera_proto::{Failure, Status};
 use chimaera_shm::{Shortage, packet};
 use nix::errno::Errno;
@@ -104,17 +103,15 @@ impl From<Undone> for Error {
 }
 
 impl ControlSocket {
-    /// Connects to whoever listens at `path`.
-    pub(crate) fn connect(path: &Path, patience: Duration) -> Result<Self, Error> {
-        let operation = || format!("connecting to the runtime at {}", path.display());
-        refuse_inside(format_args!(
-            "connecting to the runtime at {}",
-            path.display()
-        ))?;
+    /// Connects to whoever listens there.
+    pub(crate) fn connect(place: &SocketPlace, patience: Duration) -> Result<Self, Error> {
+        let operation = || format!("connecting to the runtime at {place}");
+        let path = place.path();
+        refuse_inside(format_args!("connecting to the runtime at {place}"))?;
         let failed = |errno: Errno| {
             let error = Error::io(&errno.into(), operation());
             match errno {
-                Errno::ENOENT | Errno::ECONNREFUSED => {
+                Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED => {
                     let failure = Failure {
                         status: Status::NoRuntime,
                         ..error.failure()
@@ -124,6 +121,9 @@ impl ControlSocket {
                 Errno::EACCES | Errno::EPERM => error.with_detail(
                     "this user may not use the daemon: its operator decides who may, by the \
                      socket's mode",
+                ),
+                Errno::EPROTOTYPE => error.with_account(
+                    "the socket there is another program's: name that of a daemon",
                 ),
                 Errno::EAGAIN => error.with_detail("the daemon does not accept connections"),
                 Errno::ENAMETOOLONG => error.with_account(format!(

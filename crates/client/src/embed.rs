@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use chimaera_chimod::Module;
 use chimaera_proto::Status;
+use chimaera_proto::socket_path::{SOCKET_VARIABLE, SocketPlace};
 use chimaera_runtime::{Config, Host, Polling};
 use chimaera_shm::Shortage;
 
@@ -87,13 +88,29 @@ impl Embed {
     /// Blocks as both do.
     ///
     /// # Errors
-    /// As [`ConnectOptions::connect`], save for an absent daemon, and as [`Self::start`].
+    /// As [`ConnectOptions::connect`], save for an absent daemon, and as [`Self::start`]. [`Status::InvalidArgument`] if
+    /// `CHIMAERA_SOCKET` names a path at which no daemon can listen: it is more likely a mistake than the wish for a
+    /// runtime of one's own.
     pub fn connect_or_start(self) -> Result<Runtime, Error> {
         match Runtime::connect() {
-            Err(error) if error.is_no_daemon() => self.start(),
+            Err(error) if error.is_no_daemon() => {
+                refuse_wrong_variable()?;
+                self.start()
+            }
             result => result,
         }
     }
+}
+
+fn refuse_wrong_variable() -> Result<(), Error> {
+    let place = SocketPlace::own();
+    place.check_named().map_err(|wrong| {
+        let operation = format!("connecting to the runtime at {place}");
+        Error::new(Status::InvalidArgument, operation).with_account(format_args!(
+            "no daemon can listen there: {wrong}; or unset {SOCKET_VARIABLE}, and a runtime inside this process is \
+             used where there is no daemon"
+        ))
+    })
 }
 
 /// The status of what the system lacks or refuses.

@@ -1,7 +1,5 @@
 //! Finding the daemon, and whether it is one to be trusted.
 
-use std::path::Path;
-
 use chimaera_proto::Status;
 use chimaera_proto::shell;
 use chimaera_proto::socket_path::{SOCKET_VARIABLE, SocketPlace};
@@ -50,46 +48,60 @@ pub(crate) fn find_daemon(
     options: &ConnectOptions,
 ) -> Result<ControlSocket, Error> {
     let mut absent = Vec::new();
+    let mut start = "start one";
     for place in places {
         // A folder that is not there is a socket that is not there.
         if let Err(wrong) = place.check()
             && !wrong.is_absent()
         {
             absent.push(wrong.to_string());
+            start = "then start one";
             continue;
         }
-        let path = place.path();
-        match ControlSocket::connect(path, options.control_patience) {
-            Ok(socket) => return check_who_listens(socket, path, &options.trust),
+        match ControlSocket::connect(place, options.control_patience) {
+            Ok(socket) => return check_who_listens(socket, place, &options.trust),
             Err(error) if error.is_no_daemon() && places.len() > 1 => {
-                absent.push(format!("nobody listens at {}", path.display()));
+                absent.push(format!("nobody listens at {place}"));
             }
             Err(error) if error.is_no_daemon() => {
-                return Err(error.with_account(format!(
-                    "no daemon listens there: start one (`chimaera runtime start --socket {}`), or set \
-                     {SOCKET_VARIABLE} to the socket of one that runs",
-                    shell::word(&path.to_string_lossy()),
-                )));
+                return Err(error.with_account(nobody_listens(place)));
             }
             Err(error) => return Err(error),
         }
     }
     Err(Error::new(Status::NoRuntime, "connecting to the runtime").with_account(
         format!(
-            "no daemon was found: {}; start one (`chimaera runtime start`), or set {SOCKET_VARIABLE} to \
-             the socket of one that runs",
+            "no daemon was found: {}; {start} (`chimaera runtime start`), or set {SOCKET_VARIABLE} to the \
+             socket of one that runs",
             absent.join("; ")
         ),
     ))
 }
 
+/// What to do where no daemon listens at the only place where one is looked for.
+fn nobody_listens(place: &SocketPlace) -> String {
+    let first = match place.check_named() {
+        Ok(()) => String::new(),
+        Err(wrong) => format!("{wrong}; then "),
+    };
+    let socket = match place.is_named() {
+        true => format!(" --socket {}", shell::word(&place.path().to_string_lossy())),
+        // The daemon makes the folder that nobody named.
+        false => String::new(),
+    };
+    format!(
+        "no daemon listens there: {first}start one (`chimaera runtime start{socket}`), or set {SOCKET_VARIABLE} to \
+         the socket of one that runs"
+    )
+}
+
 /// The daemon is given what clients write, and answers what they read: it must be somebody's who may.
 fn check_who_listens(
     socket: ControlSocket,
-    path: &Path,
+    place: &SocketPlace,
     trust: &Trust,
 ) -> Result<ControlSocket, Error> {
-    let operation = || format!("connecting to the runtime at {}", path.display());
+    let operation = || format!("connecting to the runtime at {place}");
     let listener = getsockopt(socket.socket(), sockopt::PeerCredentials)
         .map_err(|errno| Error::io(&errno.into(), operation()))?;
     if trust.permits(listener.uid()) {
