@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use chimaera_fork::Private;
 use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
+use chimaera_shm::peer_process;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, open as open_file};
 use nix::sys::socket::{
@@ -177,10 +178,44 @@ pub fn check_socket_path(path: &Path) -> Result<(), HostError> {
 /// # Errors
 /// Somebody may be there, but cannot be asked.
 pub fn process_at(path: &Path) -> io::Result<Option<i32>> {
+    Ok(connect_to(path)?.map(|(_, process)| process))
+}
+
+/// The process that answers at a socket, for whoever waits for its end.
+#[derive(Debug)]
+pub struct DaemonProcess {
+    /// Its id, by the kernel's word; 0 if this process's pid namespace does not have it.
+    pub id: i32,
+    /// A file that becomes readable when it has ended, where there is one ([`peer_process::watch`]).
+    pub end: Option<OwnedFd>,
+}
+
+impl DaemonProcess {
+    /// The process that answers at a socket; `None` if nobody does.
+    ///
+    /// # Errors
+    /// Somebody may be there, but cannot be asked or watched.
+    pub fn at(socket: &Path) -> io::Result<Option<Self>> {
+        let Some((connection, id)) = connect_to(socket)? else {
+            return Ok(None);
+        };
+        match peer_process::watch(&connection, id) {
+            Ok(end) => Ok(Some(Self { id, end })),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Connects to whoever answers at a socket, and says which process that is; `None` if nobody does.
+fn connect_to(path: &Path) -> io::Result<Option<(OwnedFd, i32)>> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
     match connect(socket.as_raw_fd(), &UnixAddr::new(path)?) {
-        Ok(()) => Ok(Some(getsockopt(&socket, PeerCredentials)?.pid())),
+        Ok(()) => {
+            let process = getsockopt(&socket, PeerCredentials)?.pid();
+            Ok(Some((socket, process)))
+        }
         Err(Errno::ENOENT | Errno::ECONNREFUSED) => Ok(None),
         Err(error) => Err(error.into()),
     }

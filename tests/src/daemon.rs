@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 
 use chimaera_bdev_client::Runtime;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -263,6 +264,17 @@ impl Daemon {
         });
     }
 
+    /// Whether the daemon's process has ended, with all of its threads.
+    ///
+    /// # Panics
+    /// If the system does not say.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let process = Id::Pid(Pid::from_raw(self.child.id() as i32));
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+        waitid(process, flags).expect("a child of this process") != WaitStatus::StillAlive
+    }
+
     /// Waits for the daemon to end by itself. Gives its exit code and its log.
     ///
     /// # Panics
@@ -270,8 +282,8 @@ impl Daemon {
     pub fn wait(&mut self) -> (Option<i32>, String) {
         let process = Pid::from_raw(self.child.id() as i32);
         within("the end of the daemon", move || {
-            let flags = nix::sys::wait::WaitPidFlag::WEXITED | nix::sys::wait::WaitPidFlag::WNOWAIT;
-            let _ = nix::sys::wait::waitid(nix::sys::wait::Id::Pid(process), flags);
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+            let _ = waitid(Id::Pid(process), flags);
         });
         self.watchdog.let_go_of_the_daemon();
         let status = self.child.wait().expect("the daemon was started");

@@ -1,9 +1,11 @@
 //! The client of the module that does everything wrong.
 
+use std::path::Path;
+
 use chimaera_bdev_client::{Buffer, Error, PoolId, PoolInfo, PoolQuery, Runtime, Task, TaskError};
 use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_client::{Call, Values};
-use chimaera_faulty_runtime::{MODULE_NAME, Method};
+use chimaera_faulty_runtime::{MODULE_NAME, Method, params};
 
 /// A pool of the module that does everything wrong.
 #[derive(Clone, Debug)]
@@ -47,6 +49,16 @@ impl Faulty {
         let pool = Self::new(runtime, number);
         pool.create("").expect("the pool is made");
         pool
+    }
+
+    /// Makes a pool with the number 0 whose flush, and so the end of the daemon, waits for a file.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn whose_flush_waits(runtime: &Runtime, file: &Path) {
+        let waits = format!("{}{}", params::FLUSH_WAITS, file.display());
+        let pool = Self::new(runtime, 0);
+        pool.create(&waits).expect("the pool is made");
     }
 
     /// The pool's id.

@@ -27,6 +27,7 @@ mod sandbox;
 mod sizes;
 mod thread_limit;
 mod threads;
+mod told;
 mod trace;
 mod watchdog;
 
@@ -49,6 +50,7 @@ pub use sandbox::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox};
 pub use sizes::{assert_empty, file_bytes};
 pub use thread_limit::{Denial, ThreadLimit};
 pub use threads::{threads, workers};
+pub use told::Told;
 pub use trace::{SystemCall, Trace};
 pub use watchdog::{Watchdog, until, within};
 

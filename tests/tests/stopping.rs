@@ -1,16 +1,14 @@
 //! The end of a daemon, seen by those who work with it meanwhile.
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use chimaera_bdev_client::{CreateOptions, PoolId, PoolQuery, Status};
 use chimaera_client::proto::admin::GetOrCreatePool;
-use chimaera_faulty_runtime::{MODULE_NAME, Method, params};
+use chimaera_faulty_runtime::{MODULE_NAME, params};
 use chimaera_tests::exit::{FAILED, NO_RUNTIME};
 use chimaera_tests::{
-    ClientProcess, Daemon, Faulty, PATIENCE, assert_refused, client, disk_folder, finish, json,
-    memory, program, skipped, text, until, within,
+    ClientProcess, Daemon, Faulty, Told, assert_refused, client, disk_folder, finish, json, memory,
+    program, skipped, text, until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -143,19 +141,12 @@ fn a_daemon_with_little_address_space_is_stopped_like_any_other() {
     assert!(served > 2, "{served}");
 }
 
-/// A pool whose flush, and so the end of the daemon, waits for a file.
-fn pool_that_waits(daemon: &Daemon, file: &Path) {
-    let waits = format!("{}{}", params::FLUSH_WAITS, text(file));
-    let pool = Faulty::new(&daemon.connect(), 0);
-    pool.create(&waits).expect("the pool is made");
-}
-
 #[test]
 fn a_daemon_that_is_stopping_says_so_to_all_who_ask_for_more() {
     let mut daemon = Daemon::start();
     let file = daemon.folder().join("go on");
     let runtime = daemon.connect();
-    pool_that_waits(&daemon, &file);
+    Faulty::whose_flush_waits(&daemon.connect(), &file);
     let pool = memory(&runtime, 1 << 20);
     let blocks = pool.allocate_blocks(PoolQuery::Local, 4096).expect("space");
 
@@ -255,7 +246,7 @@ fn a_pool_that_is_never_flushed_keeps_no_other_from_it_and_the_log_names_it() {
     let file = daemon.folder().join("go on");
     let disk = disk_folder();
     let runtime = daemon.connect();
-    pool_that_waits(&daemon, &file);
+    Faulty::whose_flush_waits(&daemon.connect(), &file);
     // Ended after it, if one were ended after another.
     let options = CreateOptions::file().size(8 << 20);
     let on_file = text(&disk.path().join("pool")).to_owned();
@@ -283,49 +274,6 @@ fn a_pool_that_is_never_flushed_keeps_no_other_from_it_and_the_log_names_it() {
     let found = pool.all_blocks(PoolQuery::Local);
     let found: Result<Vec<_>, _> = found.map(|owned| owned.map(|owned| owned.block)).collect();
     assert_eq!(kept, found.expect("a list"));
-}
-
-/// A command of the program whose words on standard error are read as they come.
-struct Told {
-    child: std::process::Child,
-    lines: std::sync::mpsc::Receiver<String>,
-}
-
-impl Told {
-    fn start(mut command: Command) -> Self {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the program starts");
-        let stderr = BufReader::new(child.stderr.take().expect("piped"));
-        let (line, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            for text in stderr.lines().map_while(Result::ok) {
-                let _ = line.send(text);
-            }
-        });
-        Self { child, lines }
-    }
-
-    /// Waits for a line that has all of these words.
-    fn wait_for(&self, words: &[&str]) -> String {
-        let mut told = Vec::new();
-        loop {
-            let line = self.lines.recv_timeout(PATIENCE);
-            let line = line.unwrap_or_else(|_| panic!("{words:?} is not in {told:#?}"));
-            if words.iter().all(|word| line.contains(word)) {
-                return line;
-            }
-            told.push(line);
-        }
-    }
-
-    fn exit_code(mut self) -> Option<i32> {
-        within("the end of the program", move || {
-            self.child.wait().expect("it was started").code()
-        })
-    }
 }
 
 #[test]
@@ -363,103 +311,6 @@ fn an_order_that_takes_long_says_that_it_waits() {
     }
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait().0, Some(0));
-}
-
-#[test]
-fn a_stop_that_takes_long_says_what_it_waits_for_and_no_pool_waits_for_another() {
-    let mut daemon = Daemon::start();
-    let runtime = daemon.connect();
-    let files = ["flush", "flush 2", "make", "release"].map(|name| daemon.folder().join(name));
-    let [flush, flush_2, make, release] = files.each_ref().map(|file| text(file));
-    for (number, file) in [(0, flush), (1, flush_2)] {
-        let waits = format!("{}{file}", params::FLUSH_WAITS);
-        Faulty::new(&runtime, number)
-            .create(&waits)
-            .expect("the pool is made");
-    }
-    let holder = Faulty::new(&runtime, 2);
-    holder
-        .create(&format!("{}{release}", params::RELEASES_AT))
-        .expect("the pool is made");
-    let held = holder.start(Method::Hold, None);
-    let _ = memory(&runtime, 1 << 20);
-    let request = GetOrCreatePool {
-        module: MODULE_NAME.to_owned(),
-        name: "endless".to_owned(),
-        id: PoolId::NULL,
-        params: format!("{}{make}", params::CREATE_WAITS).into_bytes(),
-    };
-    let admin = runtime.admin();
-    let making = admin.async_get_or_create_pool(PoolQuery::Dynamic, &request);
-    until("the creation is known", || {
-        admin.status().expect("a status").changing_count == 1
-    });
-    let shown = daemon.run(&["runtime", "status"]).success();
-    let line = "changing    pool endless of module chimaera_faulty, which is being made";
-    assert!(shown.contains(line), "{shown}");
-
-    let stop = Told::start(daemon.command(&["runtime", "stop"]));
-    let process = format!("the daemon with process id {}", daemon.process_id());
-    stop.wait_for(&[
-        &process,
-        "pool faulty 6666.0 of module chimaera_faulty, which is being flushed",
-        "pool faulty 6666.1 of module chimaera_faulty, which is being flushed",
-        "pool faulty 6666.2 of module chimaera_faulty, whose tasks in flight have to complete",
-        "pool endless of module chimaera_faulty, which is being made",
-    ]);
-    // What can be ended is.
-    assert!(daemon.log().contains("pool stopped: 8000.0"));
-    for file in &files[..2] {
-        std::fs::write(file, "").expect("a file");
-    }
-    stop.wait_for(&[&process, "6666.2"]);
-    for file in &files[2..] {
-        std::fs::write(file, "").expect("a file");
-    }
-    assert_eq!(stop.exit_code(), Some(0));
-    held.wait().expect("it was released");
-    drop(making);
-    assert_eq!(daemon.wait().0, Some(0));
-}
-
-#[test]
-fn a_stop_that_comes_no_further_gives_up_and_says_how_the_daemon_is_ended() {
-    let mut daemon = Daemon::start();
-    pool_that_waits(&daemon, Path::new("/nowhere/at all"));
-    let said = daemon.run(&["runtime", "stop"]).failure(FAILED);
-    let process = daemon.process_id();
-    for words in [
-        "which waits for pool faulty 6666.0 of module chimaera_faulty, which is being flushed",
-        "has not come further for 30 s",
-        &format!("`kill {process}` twice, more than a second apart"),
-    ] {
-        assert!(said.contains(words), "{words}: {said}");
-    }
-    daemon.insist(Signal::SIGTERM);
-    assert_eq!(daemon.wait().0, Some(FAILED));
-}
-
-#[test]
-fn a_stop_whose_daemon_is_killed_or_cut_short_says_that_it_has_not_finished() {
-    let kills: [fn(&Daemon); 2] = [
-        |daemon| daemon.signal(Signal::SIGKILL),
-        |daemon| daemon.insist(Signal::SIGTERM),
-    ];
-    for end in kills {
-        let mut daemon = Daemon::start();
-        pool_that_waits(&daemon, Path::new("/nowhere/at all"));
-        let first = Told::start(daemon.command(&["runtime", "stop"]));
-        first.wait_for(&["which is being flushed"]);
-        // This one is welcomed no more.
-        let second = Told::start(daemon.command(&["runtime", "stop"]));
-        second.wait_for(&["waiting for the daemon with process id"]);
-        end(&daemon);
-        for stop in [first, second] {
-            stop.wait_for(&["has ended without finishing", "may be lost"]);
-            assert_eq!(stop.exit_code(), Some(FAILED));
-        }
-        assert_ne!(daemon.wait().0, Some(0));
-    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The connection to a runtime, as its users hold it.
 
 use std::fmt;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use chimaera_fork::{Home, Native};
 use chimaera_proto::control::{Reply, Request};
 use chimaera_proto::limits::DATA_OFFSET_BYTES;
 use chimaera_proto::{Access, BufferRange, Status};
-use chimaera_shm::{PublishOrder, Segment, barrier};
+use chimaera_shm::{PublishOrder, Segment, barrier, peer_process};
+use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::admin::AdminClient;
 use crate::buffer::{Buffer, BufferSlice, BufferSliceMut};
@@ -141,6 +143,29 @@ impl Runtime {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.session.lanes.is_here() && !self.session.link.is_lost()
+    }
+
+    /// A file that becomes readable when the daemon's process has ended, however it does: a daemon closes its
+    /// connections some time before. `None` for a runtime that this process embeds, and where the system has no such
+    /// file: before Linux 5.3, in a sandbox that forbids it, and before Linux 6.5 of a daemon in another pid
+    /// namespace.
+    ///
+    /// # Errors
+    /// [`Status::ConnectionLost`] if it has ended already; [`Status::OutOfResources`] where this process has no
+    /// descriptor left; [`Status::Forked`].
+    pub fn watch_daemon(&self) -> Result<Option<OwnedFd>, Error> {
+        let operation = "watching the runtime's process";
+        if !self.session.lanes.is_here() {
+            return Err(Error::forked(operation));
+        }
+        let socket = self.session.link.control.socket();
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Error::new(Status::ConnectionLost, operation),
+            _ => Error::io(&error, operation),
+        };
+        let peer = getsockopt(&**socket, sockopt::PeerCredentials);
+        let peer = peer.map_err(|errno| failed(errno.into()))?;
+        peer_process::watch(&**socket, peer.pid()).map_err(failed)
     }
 
     /// The client of the runtime's admin module: pools, and the runtime itself.

@@ -18,6 +18,7 @@ mod futex;
 mod lane;
 mod mapped_lane;
 pub mod packet;
+pub mod peer_process;
 #[cfg(not(loom))]
 mod prefetch;
 pub mod processor;

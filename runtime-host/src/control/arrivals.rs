@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use chimaera_fork::Private;
 use chimaera_proto::control::NO_REQUEST;
-use chimaera_shm::Shortage;
+use chimaera_shm::{Shortage, peer_process};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use super::{Connection, Control, LISTENER, PROCESS_ENDED, REPLY_BUFFER_BYTES, State, send};
 use crate::log;
-use crate::peer_process;
 use crate::refusal::Refusal;
 use crate::session::Peer;
 

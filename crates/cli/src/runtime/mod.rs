@@ -1,5 +1,6 @@
 //! `chimaera runtime`: the daemon as a whole.
 
+mod ending;
 mod status;
 mod stop;
 

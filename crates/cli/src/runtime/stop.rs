@@ -11,21 +11,19 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chimaera_client::{Error, Runtime, Status};
-use chimaera_runtime::{LockFile, lock_holder, process_at};
+use chimaera_runtime::{DaemonProcess, LockFile, lock_holder};
 use serde::Serialize;
 
 use crate::args::{DaemonArguments, Global};
 use crate::failure::Failure;
 use crate::output;
 use crate::reach::{connect_small, explain, is_suspended, socket_in_use};
+use crate::runtime::ending::{Ending, answers, comes};
 use crate::runtime::status::changing;
 use crate::waiting::SILENCE;
 
 /// How long `stop` waits while nothing changes.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How often it looks whether the daemon is gone.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// What `stop --json` prints.
 #[derive(Serialize)]
@@ -36,14 +34,15 @@ struct StopReport {
 
 pub(super) fn stop(daemon: &DaemonArguments, global: &Global) -> Result<(), Failure> {
     let socket = socket_in_use(daemon);
-    let served_by = process_at(&socket).ok().flatten();
+    // Before it is asked to stop: afterwards there may be another one.
+    let served_by = DaemonProcess::at(&socket).ok().flatten();
     let lock = LockFile::of(&socket);
     let process_id = match connect_small(daemon) {
         Ok(runtime) => {
             let mut patience = Patience::new(runtime.daemon().process_id);
+            let ending = Ending::of(&runtime);
             let is_answered = order(&runtime, &mut patience)?;
-            // The daemon closes its connections when nothing is left to do but to end.
-            patience.wait_until(|| !runtime.is_connected())?;
+            patience.wait_for(&ending)?;
             if !is_answered {
                 patience.check_end(lock.as_ref())?;
             }
@@ -71,28 +70,27 @@ pub(super) fn stop(daemon: &DaemonArguments, global: &Global) -> Result<(), Fail
 /// Waits for a daemon that welcomes nobody, if it is about to end.
 fn end_of_unreached(
     error: Error,
-    served_by: Option<i32>,
+    served_by: Option<DaemonProcess>,
     socket: &Path,
     daemon: &DaemonArguments,
 ) -> Result<Patience, Failure> {
     let status = error.status();
     let is_absent = error.is_no_daemon();
     let failure = explain(error, daemon);
-    if let Some(process) = served_by {
-        let has_ended = || !process_at(socket).is_ok_and(|now| now == Some(process));
-        let mut patience = Patience::new(process.cast_unsigned());
-        if status == Status::ShuttingDown {
-            patience.wait_until(has_ended)?;
-            return Ok(patience);
-        }
+    let mut known = None;
+    if let Some(daemon) = served_by {
+        known = Some(daemon.id);
+        let mut patience = Patience::new(daemon.id.cast_unsigned());
         // It may have been ending, or have had no descriptor to say why it closed the connection.
         let is_loss = is_absent || status == Status::ConnectionLost;
-        if is_loss && wait_a_moment(has_ended) {
+        let has_left = || comes(SILENCE, || !answers(socket, daemon.id));
+        if status == Status::ShuttingDown || is_loss && has_left() {
+            patience.wait_for(&Ending::of_unreached(daemon, socket))?;
             return Ok(patience);
         }
     }
-    let known = served_by.or_else(|| lock_holder(socket));
-    Err(match known.filter(|_| !is_absent) {
+    let known = known.or_else(|| lock_holder(socket));
+    Err(match known.filter(|&process| process > 0 && !is_absent) {
         Some(process) => failure.explain(format_args!(
             "where it cannot be asked to stop, `kill {process}` stops it in good order"
         )),
@@ -184,7 +182,7 @@ impl Patience {
     fn check_end(&self, lock: Option<&LockFile>) -> Result<(), Failure> {
         // It stops listening a moment before it removes the lock.
         match lock {
-            Some(lock) if !wait_a_moment(|| lock.is_removed()) => Err(Failure::new(format!(
+            Some(lock) if !comes(SILENCE, || lock.is_removed()) => Err(Failure::new(format!(
                 "the daemon with process id {} has ended without finishing, killed or cut short by a second signal: \
                  what was not flushed may be lost; its log says which pools were stopped before",
                 self.process_id
@@ -197,30 +195,14 @@ impl Patience {
     ///
     /// # Errors
     /// It takes too long.
-    fn wait_until(&mut self, has_ended: impl Fn() -> bool) -> Result<(), Failure> {
-        let begun = Instant::now();
+    fn wait_for(&mut self, ending: &Ending) -> Result<(), Failure> {
         self.waits_for = None;
-        (self.since, self.is_said) = (begun, false);
-        while !has_ended() {
-            if begun.elapsed() > SILENCE {
-                self.note(None)?;
-            }
-            std::thread::sleep(LOOK);
+        (self.since, self.is_said) = (Instant::now(), false);
+        while !ending.comes_within(SILENCE) {
+            self.note(None)?;
         }
         Ok(())
     }
-}
-
-/// Whether what is waited for comes at once.
-fn wait_a_moment(has_ended: impl Fn() -> bool) -> bool {
-    let begun = Instant::now();
-    while !has_ended() {
-        if begun.elapsed() > SILENCE {
-            return false;
-        }
-        std::thread::sleep(LOOK);
-    }
-    true
 }
 
 impl fmt::Display for Patience {

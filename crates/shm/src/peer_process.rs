@@ -1,8 +1,8 @@
-//! The process behind a connection, and how the host learns of its end.
+//! The process at the other end of a connection, and how one learns of its end.
 //!
-//! A socket alone does not tell: a child that was forked without any handler (`clone(2)`) holds a
-//! copy of it, and the kernel reports a hangup only when the last copy is closed. A connection is
-//! the process's that made it, so it ends with that process, whoever else holds the socket.
+//! A socket alone does not tell. A child that was forked without any handler (`clone(2)`) holds a copy of it, and
+//! the kernel reports a hangup only when the last copy is closed; and who has closed its sockets has not ended yet.
+//! At the host's end the process is that which made the connection, at a client's that which listened for it.
 
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -10,23 +10,25 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
 
-/// A file that becomes readable when the process at the other end of the socket has ended. `None`
-/// where it is of no use: that process is this one, or one that cannot be named from here.
+/// A file that becomes readable when the process at the other end of the socket has ended, with all of its threads
+/// and files, however it does. `process_id` is what the system says of that process (`SO_PEERCRED`), 0 for one that
+/// this one's pid namespace does not have. `None` for this process itself, and where there is no such file: before
+/// Linux 5.3, in a sandbox that forbids it, and before Linux 6.5 of a process in another pid namespace.
 ///
 /// # Errors
 /// [`io::ErrorKind::NotFound`] if it has ended already; else what the system refuses, most likely
 /// for want of descriptors.
-pub(crate) fn watch(socket: impl AsFd, process_id: i32) -> io::Result<Option<OwnedFd>> {
-    // An embedded host's own process, or one beyond this one's namespace.
-    if process_id == 0 || process_id.cast_unsigned() == std::process::id() {
+pub fn watch(socket: impl AsFd, process_id: i32) -> io::Result<Option<OwnedFd>> {
+    if process_id.cast_unsigned() == std::process::id() {
         return Ok(None);
     }
     let opened = match getsockopt(&socket, PeerPidfd) {
+        Err(Errno::ENOPROTOOPT | Errno::EINVAL) if process_id == 0 => return Ok(None),
         // Before Linux 6.5. The id may have become another process's since the connection was made, if its
         // own process ended before this look, and ids have gone round since. No client loses anything by
         // that: its process is gone, and its connection ends with its last copy of the socket, or with that
-        // other process, whichever is first. It cannot be told from here, since all that the kernel says of
-        // the peer is the number.
+        // other process, whichever is first. Who waits for a daemon's end waits too long then. It cannot be told
+        // from here, since all that the kernel says of the peer is the number.
         Err(Errno::ENOPROTOOPT | Errno::EINVAL) => open_process(process_id),
         opened => opened,
     };

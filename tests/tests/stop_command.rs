@@ -1,0 +1,178 @@
+//! `chimaera runtime stop`: when it returns, and what it says.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{PipeReader, Write, pipe};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use chimaera_bdev_client::{PoolId, PoolQuery};
+use chimaera_client::proto::admin::GetOrCreatePool;
+use chimaera_faulty_runtime::{MODULE_NAME, Method, params};
+use chimaera_tests::exit::FAILED;
+use chimaera_tests::{Daemon, Faulty, Told, finish, memory, skipped, text, until};
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
+
+/// A daemon whose log nobody reads, so that it takes a while from the end of its last connection to its own.
+struct Slow {
+    daemon: Daemon,
+    _log: PipeReader,
+}
+
+impl Slow {
+    fn start() -> Self {
+        let (reader, writer) = pipe().expect("a pipe");
+        // By a description of its own, which does not block.
+        let mut filler = File::options()
+            .write(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(format!("/proc/self/fd/{}", writer.as_raw_fd()))
+            .expect("the pipe");
+        while filler.write(&[b'.'; 4096]).is_ok() {}
+        Self {
+            daemon: Daemon::start_writing_to(Stdio::null(), writer),
+            _log: reader,
+        }
+    }
+}
+
+#[test]
+fn a_stop_returns_when_the_process_of_the_daemon_has_ended() {
+    let Slow { daemon, _log } = Slow::start();
+    let _ = daemon.run(&["runtime", "stop"]).success();
+    assert!(daemon.has_ended());
+
+    // Also where the daemon welcomes nobody any more.
+    let Slow { daemon, _log } = Slow::start();
+    let file = daemon.folder().join("go on");
+    let runtime = daemon.connect();
+    Faulty::whose_flush_waits(&runtime, &file);
+    daemon.signal(Signal::SIGTERM);
+    until("it stops", || {
+        runtime.admin().list_pools().expect("a list").is_empty()
+    });
+    let stop = Told::start(daemon.command(&["runtime", "stop"]));
+    stop.wait_for(&["waiting for the daemon with process id"]);
+    std::fs::write(&file, "").expect("a file");
+    assert_eq!(stop.exit_code(), Some(0));
+    assert!(daemon.has_ended());
+}
+
+#[test]
+fn a_stop_from_another_pid_namespace_waits_for_the_process_too() {
+    let inside = |program: &OsStr| {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork"]).arg(program);
+        command
+    };
+    if finish(inside("true".as_ref())).code != Some(0) {
+        let what = "a stop from another pid namespace";
+        return skipped(what, "unshare --pid does not work here");
+    }
+    let Slow { daemon, _log } = Slow::start();
+    let stop = daemon.command(&["runtime", "stop"]);
+    let mut command = inside(stop.get_program());
+    command.args(stop.get_args());
+    let _ = finish(command).success();
+    assert!(daemon.has_ended());
+}
+
+#[test]
+fn a_stop_that_takes_long_says_what_it_waits_for_and_no_pool_waits_for_another() {
+    let mut daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let files = ["flush", "flush 2", "make", "release"].map(|name| daemon.folder().join(name));
+    let [flush, flush_2, make, release] = files.each_ref().map(|file| text(file));
+    for (number, file) in [(0, flush), (1, flush_2)] {
+        let waits = format!("{}{file}", params::FLUSH_WAITS);
+        Faulty::new(&runtime, number)
+            .create(&waits)
+            .expect("the pool is made");
+    }
+    let holder = Faulty::new(&runtime, 2);
+    holder
+        .create(&format!("{}{release}", params::RELEASES_AT))
+        .expect("the pool is made");
+    let held = holder.start(Method::Hold, None);
+    let _ = memory(&runtime, 1 << 20);
+    let request = GetOrCreatePool {
+        module: MODULE_NAME.to_owned(),
+        name: "endless".to_owned(),
+        id: PoolId::NULL,
+        params: format!("{}{make}", params::CREATE_WAITS).into_bytes(),
+    };
+    let admin = runtime.admin();
+    let making = admin.async_get_or_create_pool(PoolQuery::Dynamic, &request);
+    until("the creation is known", || {
+        admin.status().expect("a status").changing_count == 1
+    });
+    let shown = daemon.run(&["runtime", "status"]).success();
+    let line = "changing    pool endless of module chimaera_faulty, which is being made";
+    assert!(shown.contains(line), "{shown}");
+
+    let stop = Told::start(daemon.command(&["runtime", "stop"]));
+    let process = format!("the daemon with process id {}", daemon.process_id());
+    stop.wait_for(&[
+        &process,
+        "pool faulty 6666.0 of module chimaera_faulty, which is being flushed",
+        "pool faulty 6666.1 of module chimaera_faulty, which is being flushed",
+        "pool faulty 6666.2 of module chimaera_faulty, whose tasks in flight have to complete",
+        "pool endless of module chimaera_faulty, which is being made",
+    ]);
+    // What can be ended is.
+    assert!(daemon.log().contains("pool stopped: 8000.0"));
+    for file in &files[..2] {
+        std::fs::write(file, "").expect("a file");
+    }
+    stop.wait_for(&[&process, "6666.2"]);
+    for file in &files[2..] {
+        std::fs::write(file, "").expect("a file");
+    }
+    assert_eq!(stop.exit_code(), Some(0));
+    held.wait().expect("it was released");
+    drop(making);
+    assert_eq!(daemon.wait().0, Some(0));
+}
+
+#[test]
+fn a_stop_that_comes_no_further_gives_up_and_says_how_the_daemon_is_ended() {
+    let mut daemon = Daemon::start();
+    Faulty::whose_flush_waits(&daemon.connect(), Path::new("/nowhere/at all"));
+    let said = daemon.run(&["runtime", "stop"]).failure(FAILED);
+    let process = daemon.process_id();
+    for words in [
+        "which waits for pool faulty 6666.0 of module chimaera_faulty, which is being flushed",
+        "has not come further for 30 s",
+        &format!("`kill {process}` twice, more than a second apart"),
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    daemon.insist(Signal::SIGTERM);
+    assert_eq!(daemon.wait().0, Some(FAILED));
+}
+
+#[test]
+fn a_stop_whose_daemon_is_killed_or_cut_short_says_that_it_has_not_finished() {
+    let kills: [fn(&Daemon); 2] = [
+        |daemon| daemon.signal(Signal::SIGKILL),
+        |daemon| daemon.insist(Signal::SIGTERM),
+    ];
+    for end in kills {
+        let mut daemon = Daemon::start();
+        Faulty::whose_flush_waits(&daemon.connect(), Path::new("/nowhere/at all"));
+        let first = Told::start(daemon.command(&["runtime", "stop"]));
+        first.wait_for(&["which is being flushed"]);
+        // This one is welcomed no more.
+        let second = Told::start(daemon.command(&["runtime", "stop"]));
+        second.wait_for(&["waiting for the daemon with process id"]);
+        end(&daemon);
+        for stop in [first, second] {
+            stop.wait_for(&["has ended without finishing", "may be lost"]);
+            assert_eq!(stop.exit_code(), Some(FAILED));
+        }
+        assert_ne!(daemon.wait().0, Some(0));
+    }
+}
