@@ -11,6 +11,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 /// The environment variable that names the daemon's socket.
 pub const SOCKET_VARIABLE: &str = "CHIMAERA_SOCKET";
 
@@ -283,6 +285,21 @@ enum WrongFolder {
 }
 
 impl SocketFolderError {
+    /// The system's error number that says the same; none of a folder that is only open to others.
+    #[must_use]
+    pub fn errno(&self) -> Option<i32> {
+        let errno = match &self.reason {
+            WrongFolder::System(error) => return error.raw_os_error(),
+            WrongFolder::Missing => Errno::ENOENT,
+            WrongFolder::NoFolder => Errno::ENOTDIR,
+            WrongFolder::NoSocket | WrongFolder::NotAFolder | WrongFolder::Owner { .. } => {
+                Errno::EEXIST
+            }
+            WrongFolder::Mode { .. } => return None,
+        };
+        Some(errno as i32)
+    }
+
     /// Whether the folder is simply not there.
     #[must_use]
     pub fn is_absent(&self) -> bool {

@@ -193,10 +193,14 @@ fn what_a_daemon_is_to_use_and_is_not_there_is_refused_before_anything_is_made()
                 NOT_FOUND,
                 "nowhere is not there: make it",
             ),
-            (&["--socket", "file/socket"], FAILED, "file is not a folder"),
+            (
+                &["--socket", "file/socket"],
+                NOT_FOUND,
+                "file is not a folder",
+            ),
             (
                 &["--socket", "/proc/socket"],
-                FAILED,
+                NOT_FOUND,
                 "choose a socket in a folder where",
             ),
         ] {

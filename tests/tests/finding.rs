@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use chimaera_tests::exit::{FAILED, NO_RUNTIME, NOT_PERMITTED};
+use chimaera_tests::exit::{IN_THE_WAY, NO_RUNTIME, NOT_PERMITTED};
 use chimaera_tests::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox, Watchdog, chimaera, json};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -85,7 +85,7 @@ fn a_folder_that_somebody_else_made_first_is_neither_listened_in_nor_looked_in()
     for more in [&[][..], &["--detach"]] {
         let mut start = vec!["runtime", "start"];
         start.extend(more);
-        let refused = sandbox.chimaera(NOBODY, &start).failure(FAILED);
+        let refused = sandbox.chimaera(NOBODY, &start).failure(IN_THE_WAY);
         assert!(refused.contains(belongs), "{refused}");
     }
     // A link to a folder of the user's own is somebody else's as well.
@@ -94,7 +94,7 @@ fn a_folder_that_somebody_else_made_first_is_neither_listened_in_nor_looked_in()
     let _ = sandbox.shell(NOBODY, "mkdir -m 0700 /tmp/own").success();
     let refused = sandbox
         .chimaera(NOBODY, &["runtime", "start"])
-        .failure(FAILED);
+        .failure(IN_THE_WAY);
     assert!(refused.contains("is not a folder"), "{refused}");
     // Whoever cannot remove it goes elsewhere, as the text says.
     let elsewhere = "export CHIMAERA_SOCKET=/tmp/own/socket; /run/program/chimaera runtime start --detach \

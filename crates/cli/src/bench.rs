@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use chimaera_bdev_client::Error;
 use chimaera_bench::{CaseResult, Dropped, Options, Progress, Results};
 use chimaera_shm::thread;
 use comfy_table::Table;
@@ -161,8 +162,16 @@ pub(crate) fn partner(processor: usize) -> Result<(), Failure> {
     chimaera_bench::run_partner(processor).map_err(failed)
 }
 
+/// An error of which the kinds that have an exit code are told apart.
 fn failed(error: chimaera_bench::Error) -> Failure {
-    Failure::new(error.to_string())
+    let error = match error.downcast::<Error>() {
+        Ok(error) => return (*error).into(),
+        Err(error) => error,
+    };
+    match error.downcast::<std::io::Error>() {
+        Ok(error) => Failure::system("cannot measure")(*error),
+        Err(error) => Failure::new(error.to_string()),
+    }
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {

@@ -1,11 +1,14 @@
 //! Why a command failed, for people and for scripts.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use chimaera_bdev_client::{Error, Status};
 use chimaera_bdev_format::image::ModuleError;
+use chimaera_client::proto::socket_path::SocketFolderError;
 use chimaera_runtime::HostError;
+use nix::errno::Errno;
 
 /// Why a command failed.
 #[derive(Clone, Debug)]
@@ -44,7 +47,18 @@ impl Failure {
 
     /// A failure of the operating system. `action` says what was tried with what.
     pub(crate) fn system(action: impl fmt::Display) -> impl FnOnce(std::io::Error) -> Self {
-        move |error| Self::new(format!("{action}: {error}"))
+        move |error| Self {
+            code: code_of_system(&error),
+            ..Self::new(format!("{action}: {error}"))
+        }
+    }
+
+    /// A folder in which no daemon can listen.
+    pub(crate) fn unusable_folder(error: &SocketFolderError) -> Self {
+        Self {
+            code: error.errno().map_or(FAILED, code_of_errno),
+            ..Self::new(error.to_string())
+        }
     }
 
     /// A pool or file that is not there, or not any more.
@@ -157,7 +171,7 @@ impl fmt::Display for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self {
-            code: code_of(error.status()),
+            code: code_of(error.failure()),
             text: error.to_string(),
             is_told: false,
         }
@@ -167,29 +181,61 @@ impl From<Error> for Failure {
 impl From<ModuleError> for Failure {
     fn from(error: ModuleError) -> Self {
         Self {
-            code: code_of(error.failure.status),
+            code: code_of(error.failure),
             text: error.message,
             is_told: false,
         }
     }
 }
 
-const fn code_of(status: Status) -> u8 {
-    match status {
+/// The code of what the system refused. Libraries may have wrapped it to name the file; its kind stays.
+fn code_of_system(error: &std::io::Error) -> u8 {
+    let kind = || code_of_kind(error.kind());
+    error.raw_os_error().map_or_else(kind, code_of_errno)
+}
+
+fn code_of_errno(errno: i32) -> u8 {
+    match Errno::from_raw(errno) {
+        Errno::ENXIO | Errno::ENODEV => NOT_FOUND,
+        _ => code_of_kind(std::io::Error::from_raw_os_error(errno).kind()),
+    }
+}
+
+/// The one place that knows what the codes are for refusals of the system.
+const fn code_of_kind(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => NOT_FOUND,
+        ErrorKind::AlreadyExists
+        | ErrorKind::IsADirectory
+        | ErrorKind::DirectoryNotEmpty
+        | ErrorKind::ResourceBusy
+        | ErrorKind::ExecutableFileBusy
+        | ErrorKind::AddrInUse => IN_THE_WAY,
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => NOT_PERMITTED,
+        ErrorKind::StorageFull
+        | ErrorKind::QuotaExceeded
+        | ErrorKind::FileTooLarge
+        | ErrorKind::OutOfMemory => NO_SPACE,
+        _ => FAILED,
+    }
+}
+
+fn code_of(failure: chimaera_bdev_client::Failure) -> u8 {
+    match failure.status {
         Status::NoRuntime | Status::ConnectionLost | Status::ShuttingDown => NO_RUNTIME,
         Status::PoolNotFound | Status::NotFound | Status::ModuleNotFound => NOT_FOUND,
         Status::ParameterMismatch | Status::Busy | Status::NotBlank => IN_THE_WAY,
         Status::PermissionDenied | Status::ReadOnly => NOT_PERMITTED,
-        Status::NoSpace => NO_SPACE,
+        Status::NoSpace | Status::OutOfMemory => NO_SPACE,
         Status::CorruptedMetadata => DAMAGED_METADATA,
         Status::InvalidArgument | Status::Alignment => WRONG_USAGE,
+        Status::IoError | Status::OutOfResources => code_of_errno(failure.errno.into()),
         _ => FAILED,
     }
 }
 
 /// Whether it is the place that is wrong, of a folder that is there.
 fn takes_no_files(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
     matches!(
         error.kind(),
         ErrorKind::NotFound
@@ -210,7 +256,8 @@ impl From<HostError> for Failure {
             | HostError::NotALock(_)
             | HostError::NotASocket(_) => IN_THE_WAY,
             HostError::PathTooLong { .. } | HostError::NoProcessor { .. } => WRONG_USAGE,
-            _ => FAILED,
+            HostError::Lock { ref error, .. } => code_of_system(error),
+            ref other => other.system_error().map_or(FAILED, code_of_system),
         };
         let is_place = matches!(&error, HostError::Lock { error, .. } | HostError::Listen { error, .. }
             if takes_no_files(error));
@@ -245,10 +292,46 @@ mod tests {
             (Status::CorruptedMetadata, 8),
             (Status::InvalidArgument, 2),
             (Status::Alignment, 2),
+            (Status::OutOfMemory, 7),
             (Status::IoError, 1),
         ] {
             let failure = Failure::from(Error::new(status, "trying"));
             assert_eq!(failure.code, code, "{status}");
+        }
+    }
+
+    #[test]
+    fn what_the_system_refuses_has_one_code_whoever_was_refused() {
+        for (errno, code) in [
+            (Errno::ENOENT, 4),
+            (Errno::ENOTDIR, 4),
+            (Errno::ENXIO, 4),
+            (Errno::EEXIST, 5),
+            (Errno::EISDIR, 5),
+            (Errno::EBUSY, 5),
+            (Errno::EACCES, 6),
+            (Errno::EROFS, 6),
+            (Errno::ENOSPC, 7),
+            (Errno::ENOMEM, 7),
+            (Errno::EFBIG, 7),
+            (Errno::EDQUOT, 7),
+            (Errno::EIO, 1),
+            (Errno::EMFILE, 1),
+        ] {
+            let number = errno as i32;
+            let error = std::io::Error::from_raw_os_error(number);
+            let of_the_host = HostError::Lock {
+                path: "lock".into(),
+                error: std::io::Error::from_raw_os_error(number),
+            };
+            let of_a_task = chimaera_bdev_client::Failure::io(number);
+            for failure in [
+                Failure::system("trying")(error),
+                Failure::from(of_the_host),
+                Failure::from(Error::new(of_a_task, "trying")),
+            ] {
+                assert_eq!(failure.code, code, "{errno}: {failure}");
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn open_regular(
     if file.metadata().map_err(&failed)?.is_file() {
         return Ok(file);
     }
-    Err(Failure::new(format!(
+    Err(Failure::in_the_way(format!(
         "{what} {} is not a regular file: name one",
         path.display()
     )))

@@ -32,7 +32,7 @@ pub(crate) fn rename(arguments: &RenameArguments, global: &Global) -> Result<(),
             )))?
             .into_os_string()
             .into_string()
-            .map_err(|path| Failure::new(format!("{} is not UTF-8", path.display())))?,
+            .map_err(|path| Failure::usage(format!("{} is not UTF-8", path.display())))?,
     };
     image::rename(&arguments.path, &name)?;
     if global.json {

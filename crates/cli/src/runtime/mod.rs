@@ -35,11 +35,8 @@ fn start(arguments: &StartArguments, global: &Global) -> Result<(), Failure> {
         check_plugin_folder(folder)?;
     }
     place.prepare().map_err(|error| {
-        let text = format!("cannot start the daemon: {error}");
-        match error.is_absent() {
-            true => Failure::not_found(text),
-            false => Failure::new(text),
-        }
+        let failure = Failure::unusable_folder(&error);
+        failure.map_text(|text| format!("cannot start the daemon: {text}"))
     })?;
     if arguments.detach {
         daemon::detach(arguments, &socket, global)

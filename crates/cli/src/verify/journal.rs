@@ -10,7 +10,7 @@
 //! - One run at a time: the file is locked as long as it is open.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::block::JournalId;
@@ -120,6 +120,12 @@ fn read_all(file: &mut File, path: &Path) -> Result<Contents, Failure> {
     if is_part_of_a_header(&bytes) {
         file.read_to_end(&mut bytes).map_err(failed("read", path))?;
     }
+    if !is_part_of_a_header(&bytes) {
+        return Err(Failure::in_the_way(format!(
+            "{} is not a journal of `chimaera verify`: name another file",
+            path.display()
+        )));
+    }
     parse(&bytes).map_err(|damage| Failure::new(format!("{}: {damage}", path.display())))
 }
 
@@ -167,10 +173,7 @@ fn is_part_of_a_header(line: &[u8]) -> bool {
 
 fn failed(verb: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
     let action = format!("cannot {verb} the journal {}", path.display());
-    move |error| match error.kind() {
-        ErrorKind::NotFound => Failure::not_found(format!("{action}: {error}")),
-        _ => Failure::system(action)(error),
-    }
+    Failure::system(action)
 }
 
 fn locked(path: &Path, error: TryLockError) -> Failure {
