@@ -219,6 +219,10 @@ impl Worker {
         }
         let mut position = 0;
         while let Some(&lane) = self.active.get(position) {
+            if self.sharing.holds_back() && self.is_held_back(lane) {
+                position += 1;
+                continue;
+            }
             work += self.serve(lane);
             // A lane that was ended meanwhile has left its place to another.
             position += usize::from(self.active.get(position) == Some(&lane));

@@ -7,23 +7,34 @@
 //! yields go to a stranger ([`Yields`]) it parks its lanes at once and sleeps: who sleeps is given the
 //! processor sooner, once it is rung, than who waits in the queue behind the stranger.
 //!
+//! Where others keep it busy from elsewhere, it takes tasks from clients beside it now and then only. To be
+//! woken, such a client takes the processor from the worker at once, and everybody else waits meanwhile: a client beside
+//! the worker that was served as often as it asks cost those elsewhere half of what they get done.
+//!
 //! This holds with every policy: polling on keeps away what is polled for.
 
 use std::time::Instant;
 
 use chimaera_shm::processor::{self, Turn, Yields};
 
-use super::{Worker, served_lane};
+use super::{ServedLane, Worker, served_lane};
 
 /// After a yield that nobody wanted, the next one comes when so many times what a switch takes has
 /// passed.
 const PAUSE: u32 = 8;
+
+/// Clients beside the worker are held back for so many times what a switch takes, as long as others keep it
+/// busy. Each costs those others two switches, so that they lose one part in eight for each client beside the
+/// worker.
+const HOLD: u32 = 16;
 
 /// Whether and how a worker shares its processor with its clients.
 #[derive(Debug)]
 pub(super) struct Sharing {
     processor: u32,
     is_on: bool,
+    /// Whether such a client was answered since this was last looked at.
+    has_answered: bool,
     is_in_a_hurry: bool,
     yields: Yields,
     /// The last yield, as long as it is not known what came of it.
@@ -32,6 +43,8 @@ pub(super) struct Sharing {
     idle_since: Option<Instant>,
     /// Nobody wants the processor until then, as far as is known.
     alone_until: Instant,
+    /// Until then no tasks are taken from clients that wait on this processor.
+    hold_until: Option<Instant>,
 }
 
 /// What a worker without work does that shares its processor.
@@ -47,11 +60,13 @@ impl Sharing {
         Self {
             processor: processor::UNKNOWN,
             is_on: false,
+            has_answered: false,
             is_in_a_hurry: false,
             yields: Yields::new(now),
             given: None,
             idle_since: None,
             alone_until: now,
+            hold_until: None,
         }
     }
 
@@ -65,6 +80,7 @@ impl Sharing {
     #[inline]
     pub(super) fn begin(&mut self) {
         self.is_on = true;
+        self.has_answered = true;
     }
 
     /// Whether such clients are to be looked for.
@@ -78,8 +94,29 @@ impl Sharing {
         self.is_in_a_hurry
     }
 
+    /// Whether clients that wait on this processor are left for later.
+    #[inline]
+    pub(super) fn holds_back(&self) -> bool {
+        self.hold_until.is_some()
+    }
+
+    /// Looks, after a pass that found work, whether clients are to be held back in the next one. `all` says whether no
+    /// client is elsewhere.
+    fn hold(&mut self, now: Instant, all: impl FnOnce() -> bool) {
+        let has_answered = std::mem::take(&mut self.has_answered);
+        match self.hold_until {
+            Some(until) if now < until => {}
+            Some(_) => self.hold_until = None,
+            None if has_answered && !all() => {
+                self.hold_until = Some(now + self.yields.switch() * HOLD);
+            }
+            None => {}
+        }
+    }
+
     fn end(&mut self) {
         self.is_on = false;
+        self.hold_until = None;
         self.given = None;
         self.idle_since = None;
     }
@@ -96,6 +133,14 @@ impl Sharing {
     /// What to do after a pass that found none. `all` says whether no client is elsewhere.
     fn next(&mut self, now: Instant, all: bool) -> Next {
         let idle_since = *self.idle_since.get_or_insert(now);
+        let looked = now.saturating_duration_since(idle_since);
+        if let Some(until) = self.hold_until {
+            if now >= until || looked >= self.yields.switch() {
+                // Those elsewhere had their time, or have nothing to do: the next pass serves everybody.
+                self.hold_until = None;
+            }
+            return Next::Poll;
+        }
         if let Some((begin, end)) = self.given.take()
             && self.yields.learn(begin, end, false) == Turn::Nobody
         {
@@ -104,7 +149,6 @@ impl Sharing {
         if !self.yields.are_worthwhile(now) {
             return if all { Next::Sleep } else { Next::Poll };
         }
-        let looked = now.saturating_duration_since(idle_since);
         if now < self.alone_until || !all && looked < self.yields.switch() {
             return Next::Poll;
         }
@@ -119,17 +163,13 @@ impl Worker {
     pub(super) fn share_processor(&mut self, worked: bool) -> bool {
         if worked {
             self.sharing.note_work();
+            let (lanes, active) = (&self.lanes, &self.active);
+            let here = self.sharing.processor;
+            self.sharing
+                .hold(Instant::now(), || clients_beside(lanes, active, here).1);
             return false;
         }
-        let here = self.sharing.processor;
-        let (mut any, mut all) = (false, true);
-        for &index in &self.active {
-            let is_beside = served_lane(&mut self.lanes, index)
-                .lane
-                .client_waits_on(here);
-            any |= is_beside;
-            all &= is_beside;
-        }
+        let (any, all) = clients_beside(&self.lanes, &self.active, self.sharing.processor);
         if !any {
             self.sharing.end();
             return false;
@@ -156,6 +196,15 @@ impl Worker {
         next == Next::Sleep
     }
 
+    /// Whether a lane's tasks are left for later, while clients are held back.
+    #[cold]
+    pub(super) fn is_held_back(&mut self, lane: u32) -> bool {
+        let here = self.sharing.processor;
+        served_lane(&mut self.lanes, lane)
+            .lane
+            .client_waits_on(here)
+    }
+
     /// Looks where this thread runs, and tells the clients whose lanes it polls if that is elsewhere
     /// than before. Those of parked lanes are told when it takes them back.
     pub(super) fn note_processor(&mut self) {
@@ -168,6 +217,18 @@ impl Worker {
             served_lane(&mut self.lanes, index).lane.note_worker(here);
         }
     }
+}
+
+/// Whether any client of these lanes waits on this processor, and whether all do.
+fn clients_beside(lanes: &[Option<ServedLane>], active: &[u32], here: u32) -> (bool, bool) {
+    let (mut any, mut all) = (false, true);
+    for &index in active {
+        let served = lanes[index as usize].as_ref();
+        let is_beside = served.is_some_and(|served| served.lane.client_waits_on(here));
+        any |= is_beside;
+        all &= is_beside;
+    }
+    (any, all)
 }
 
 #[cfg(test)]
@@ -198,10 +259,27 @@ mod tests {
             }
         }
 
-        /// A pass that finds work.
+        /// A pass that finds work, all of it elsewhere.
         fn works(&mut self) {
             self.now += PASS;
             self.sharing.note_work();
+            self.sharing.hold(self.now, || false);
+        }
+
+        /// A pass that answers a client beside it. `all` says whether no client is elsewhere.
+        fn answers_beside(&mut self, all: bool) {
+            self.sharing.begin();
+            self.now += PASS;
+            self.sharing.note_work();
+            self.sharing.hold(self.now, || all);
+        }
+
+        /// Yields once, to somebody who has something to do then.
+        fn learns_a_switch(&mut self) {
+            self.works();
+            assert_eq!(self.idles(SWITCH, true), Next::GiveUp);
+            self.works();
+            assert_eq!(self.sharing.yields.switch(), SWITCH);
         }
 
         /// A pass that does not; a yield after it takes so long.
@@ -272,6 +350,57 @@ mod tests {
         assert!(sleeps > 1000, "{sleeps} sleeps");
         assert!(worker.now - begin > 4 * SLICE);
         assert_eq!(worker.yields, 3);
+    }
+
+    #[test]
+    fn clients_beside_it_are_held_back_as_long_as_others_keep_it_busy() {
+        let mut worker = Model::new();
+        worker.learns_a_switch();
+        worker.answers_beside(false);
+        assert!(worker.sharing.holds_back());
+        let begin = worker.now;
+        while worker.sharing.holds_back() {
+            // Somebody elsewhere, who is answered in less than a switch.
+            for _ in 0..5 {
+                assert_eq!(worker.idles(SWITCH, false), Next::Poll);
+            }
+            worker.works();
+        }
+        let held = worker.now - begin;
+        assert!(
+            held >= SWITCH * HOLD && held < SWITCH * (HOLD + 2),
+            "{held:?}"
+        );
+        // Served once more, they are held back again.
+        worker.answers_beside(false);
+        assert!(worker.sharing.holds_back());
+    }
+
+    #[test]
+    fn clients_beside_it_are_served_as_soon_as_those_elsewhere_have_nothing_to_do() {
+        let mut worker = Model::new();
+        worker.learns_a_switch();
+        worker.answers_beside(false);
+        let begin = worker.now;
+        while worker.sharing.holds_back() {
+            // It serves them before it gives the processor up.
+            assert_eq!(worker.idles(SWITCH, false), Next::Poll);
+        }
+        assert!(worker.now - begin < 2 * SWITCH);
+    }
+
+    #[test]
+    fn nobody_is_held_back_where_all_are_beside_it_or_none_was_answered() {
+        let mut worker = Model::new();
+        worker.learns_a_switch();
+        worker.answers_beside(true);
+        assert!(!worker.sharing.holds_back());
+        worker.works();
+        assert!(!worker.sharing.holds_back());
+        worker.answers_beside(false);
+        assert!(worker.sharing.holds_back());
+        worker.sharing.end();
+        assert!(!worker.sharing.holds_back());
     }
 
     #[test]
