@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chimaera_bdev_client::{Block, Error, OwnedBlock};
+use chimaera_bdev_client::{Block, Error, OwnedBlock, OwnerTag};
 
 use super::Pool;
 use super::block::{Stamp, examine};
@@ -33,8 +33,10 @@ pub(super) struct Findings {
 /// freed.
 pub(super) fn check(model: &Model, pool: &impl Pool) -> Result<Findings, Error> {
     let mut findings = Findings::default();
-    let mut listed = BTreeMap::new();
-    for OwnedBlock { block, owner } in pool.list()? {
+    let (mut listed, mut all) = (BTreeMap::new(), BTreeMap::new());
+    for owned in pool.list()? {
+        let OwnedBlock { block, owner } = owned;
+        all.insert(block.offset, owned);
         match model.id.allocation(owner) {
             Some(allocation) => _ = listed.insert(block.offset, (block, allocation)),
             None => findings.of_others += 1,
@@ -48,8 +50,8 @@ pub(super) fn check(model: &Model, pool: &impl Pool) -> Result<Findings, Error> 
         } else if live.freeing {
             findings.gone += 1;
         } else {
-            let found = listed.get(&live.block.offset);
-            findings.violations.push(lost(live, found));
+            let found = in_place_of(&live.block, &all);
+            findings.violations.push(lost(model, live, found, pool)?);
         }
     }
     for (block, allocation) in listed.into_values() {
@@ -104,17 +106,52 @@ fn explain(allocation: Stamp, stamps: Stamps) -> Result<(), &'static str> {
     }
 }
 
-fn lost(live: &Live, found: Option<&(Block, Stamp)>) -> String {
+/// The allocated block that begins at a block's place or reaches into it, if there is one.
+fn in_place_of(block: &Block, all: &BTreeMap<u64, OwnedBlock>) -> Option<OwnedBlock> {
+    let end = |owned: &OwnedBlock| owned.block.offset + owned.block.size;
+    let before = all.range(..=block.offset).next_back();
+    let before = before.filter(|(_, owned)| end(owned) > block.offset);
+    let within = || all.range(block.offset..block.offset + block.size).next();
+    before.or_else(within).map(|(_, owned)| *owned)
+}
+
+/// What became of a block that was flushed and is not there with its tag.
+fn lost(
+    model: &Model,
+    live: &Live,
+    found: Option<OwnedBlock>,
+    pool: &impl Pool,
+) -> Result<String, Error> {
     let what = describe(&live.block, live.allocation);
-    match found {
-        None => {
-            format!("{what} was flushed and is not allocated any more, or has lost its owner tag")
-        }
-        Some(&(block, allocation)) => {
-            let found = describe(&block, allocation);
-            format!("{what} was flushed, and in its place there is {found}")
-        }
+    let Some(OwnedBlock { block, owner }) = found else {
+        return Ok(format!("{what} was flushed and is not allocated any more"));
+    };
+    if block == live.block && owner.is_none() {
+        let mut bytes = vec![0; block.size as usize];
+        pool.read(&block, &mut bytes)?;
+        let contents = match examine(model.id, &block, &live.generations, &bytes) {
+            Ok(()) => "holds what was flushed".to_owned(),
+            Err(wrong) => format!("holds {wrong}"),
+        };
+        return Ok(format!(
+            "{what} was flushed, and has lost its owner tag: it is allocated without one, and {contents}"
+        ));
     }
+    let found = match model.id.allocation(owner) {
+        Some(allocation) => describe(&block, allocation),
+        None => format!(
+            "a block of {} at {:#x} with {}",
+            block.block_type,
+            block.offset,
+            match owner {
+                OwnerTag::NONE => "no owner tag".to_owned(),
+                OwnerTag(tag) => format!("somebody else's owner tag, {tag}"),
+            }
+        ),
+    };
+    Ok(format!(
+        "{what} was flushed, and in its place there is {found}"
+    ))
 }
 
 fn describe(block: &Block, allocation: Stamp) -> String {

@@ -185,6 +185,48 @@ fn what_was_flushed_must_be_there_as_it_was() {
 }
 
 #[test]
+fn what_became_of_a_block_is_told_by_what_is_in_its_place() {
+    let pool = Memory::new(4, 0, Fault::None);
+    let (model, live) = one_block(&pool);
+    let Block { offset, .. } = live.block;
+    for (block, owner, says) in [
+        (
+            live.block,
+            OwnerTag::NONE,
+            "has lost its owner tag: it is allocated without one, and holds what was flushed",
+        ),
+        (
+            live.block,
+            OwnerTag(77),
+            "in its place there is a block of 64 KiB at 0x10000 with somebody else's owner tag, 77",
+        ),
+        (
+            Block::new(offset + 4096, BlockType::Kib4),
+            OwnerTag::NONE,
+            "in its place there is a block of 4 KiB at 0x11000 with no owner tag",
+        ),
+        (
+            Block::new(0, BlockType::Mib1),
+            OwnerTag::NONE,
+            "in its place there is a block of 1 MiB at 0x0 with no owner tag",
+        ),
+        (
+            Block::new(0, BlockType::Kib64),
+            OwnerTag::NONE,
+            "was flushed and is not allocated any more",
+        ),
+    ] {
+        pool.meddle(BTreeMap::clear);
+        own(&pool, block, owner);
+        violation(&model, &pool, says);
+    }
+    pool.meddle(BTreeMap::clear);
+    own(&pool, live.block, OwnerTag::NONE);
+    pool.damage(offset, |bytes| bytes[..SECTOR_BYTES].fill(0));
+    violation(&model, &pool, "and holds zeros in sector 0");
+}
+
+#[test]
 fn an_announced_overwriting_may_have_happened_sector_by_sector() {
     let pool = Memory::new(4, 0, Fault::None);
     let (mut model, live) = one_block(&pool);
