@@ -222,7 +222,8 @@ impl Control {
     /// learns why.
     fn stop(&mut self) {
         self.stopping = true;
-        if let Some(listener) = self.listener.take() {
+        if let Some(mut listener) = self.listener.take() {
+            listener.leave_word(self.shared.unflushed.get());
             listener.close_entry();
             while let Ok(Some(socket)) = listener.accept() {
                 self.tell_of_the_end(&socket);

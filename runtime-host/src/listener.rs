@@ -6,35 +6,31 @@
 //!   is that daemon's all the same.
 //! - Nothing is removed but what was looked at or made: a path is another file's as soon as somebody else
 //!   has been there.
-//! - No link is followed, and nothing else than a regular file is taken for a lock.
 //! - Where binding fails, it leaves no file.
 //! - Neither socket nor lock is a forked child's: the lock would be held as long as the child lives. So both
 //!   are made while `fork` is held off ([`Private`]), in this order: first that, then the file's lock, which
 //!   nobody waits for and of which no holder holds `fork` off. What can take time is the folder's file
 //!   system, and a socket lies on a local one.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
+use chimaera_chimod::ModuleError;
 use chimaera_fork::Private;
 use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
 use chimaera_shm::peer_process;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag, open as open_file};
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind, connect,
     getsockopt, listen, shutdown, socket, sockopt::PeerCredentials,
 };
-use nix::sys::stat::{Mode, fchmod, fstat};
+use nix::sys::stat::{Mode, fchmod};
 
 use crate::error::HostError;
-
-/// Which file a path names.
-type FileId = (u64, u64);
+use crate::lock::{FileId, Lock, id_of, lock_holder, lock_path, remove_if_same};
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -49,7 +45,7 @@ struct Bound {
 pub(crate) struct Listener {
     path: PathBuf,
     bound: Private<Bound>,
-    _lock: Lock,
+    lock: Lock,
 }
 
 impl Listener {
@@ -70,14 +66,14 @@ impl Listener {
                 .create(folder)
                 .map_err(failed)?;
         }
-        let lock = Lock::take(path)?;
+        let lock = Lock::take(path).map_err(|error| lock_refused(path, error))?;
         make_way(path)?;
         let bound = Private::with_file(|| open(path), |bound| bound.socket.as_raw_fd());
         let bound = bound.map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
             bound,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -85,6 +81,11 @@ impl Listener {
     pub(crate) fn close_entry(&self) {
         // It fails for nothing that a listening socket is.
         let _ = shutdown(self.bound.socket.as_raw_fd(), Shutdown::Read);
+    }
+
+    /// Leaves word of how the host's pools have ended, for whoever waits for its end and has no answer.
+    pub(crate) fn leave_word(&mut self, unflushed: Option<&ModuleError>) {
+        self.lock.leave_word(unflushed);
     }
 
     /// Takes a waiting connection, if there is one.
@@ -116,41 +117,6 @@ impl Drop for Listener {
         // Before the lock goes, under which nobody else binds here. A failure leaves a file that the next
         // daemon removes.
         let _ = remove_if_same(&self.path, self.bound.file);
-    }
-}
-
-/// The lock of a socket's path.
-#[derive(Debug)]
-struct Lock {
-    path: PathBuf,
-    file: Private<Flock<File>>,
-}
-
-impl Lock {
-    fn take(socket: &Path) -> Result<Self, HostError> {
-        let path = lock_path(socket);
-        let taken = Private::with_file(|| lock(&path), |lock| lock.as_raw_fd());
-        let mut file = taken.map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => held_by_another(socket, &path),
-            io::ErrorKind::InvalidData => HostError::NotALock(path.clone()),
-            _ => HostError::Lock {
-                path: path.clone(),
-                error,
-            },
-        })?;
-        // Only told to people ([`lock_holder`]), so it need not succeed.
-        let _ = file.set_len(0).and_then(|()| file.rewind());
-        let _ = writeln!(file, "{}", std::process::id());
-        Ok(Self { path, file })
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Under the lock, which the field's drop gives up.
-        if let Ok(held) = self.file.metadata() {
-            let _ = remove_if_same(&self.path, id_of(&held));
-        }
     }
 }
 
@@ -221,85 +187,13 @@ fn connect_to(path: &Path) -> io::Result<Option<(OwnedFd, i32)>> {
     }
 }
 
-/// The process that holds the lock of a socket which nobody answers at: a runtime whose socket was removed.
-/// `None` if there is none, or it cannot be told.
-#[must_use]
-pub fn lock_holder(socket: &Path) -> Option<i32> {
+/// Why the lock of a socket cannot be taken.
+fn lock_refused(socket: &Path, error: io::Error) -> HostError {
     let path = lock_path(socket);
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let mut options = OpenOptions::new();
-    let file = options.read(true).custom_flags(flags.bits()).open(path);
-    let mut file = file.ok()?;
-    let inode = file.metadata().ok()?.ino();
-    let mut said = String::new();
-    (&mut file).take(32).read_to_string(&mut said).ok()?;
-    let process: i32 = said.trim().parse().ok()?;
-    // What the file says may be old; who holds a lock the kernel knows.
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let is_holder = |line: &str| {
-        let words: Vec<_> = line.split_whitespace().collect();
-        let file = words.get(5).and_then(|file| file.rsplit(':').next());
-        words.get(1) == Some(&"FLOCK")
-            && words.get(4).and_then(|id| id.parse().ok()) == Some(process)
-            && file.and_then(|inode| inode.parse().ok()) == Some(inode)
-    };
-    locks.lines().any(is_holder).then_some(process)
-}
-
-/// The lock file of a daemon's socket, kept by whoever waits for the daemon's end, to tell then how it ended: a
-/// daemon removes its lock when its pools have ended, and one that is killed leaves it.
-#[derive(Debug)]
-pub struct LockFile {
-    file: OwnedFd,
-}
-
-impl LockFile {
-    /// The lock file beside a socket. Opening it needs no right to read it. `None` if it is not there, or
-    /// cannot be reached.
-    #[must_use]
-    pub fn of(socket: &Path) -> Option<Self> {
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = open_file(&lock_path(socket), flags, Mode::empty()).ok()?;
-        Some(Self { file })
-    }
-
-    /// Whether the file was removed, whatever has its name by now.
-    #[must_use]
-    pub fn is_removed(&self) -> bool {
-        fstat(&self.file).is_ok_and(|found| found.st_nlink == 0)
-    }
-}
-
-fn lock_path(socket: &Path) -> PathBuf {
-    let mut path = socket.as_os_str().to_owned();
-    path.push(".lock");
-    path.into()
-}
-
-/// Takes the lock. It would block if another daemon has it, and is invalid data if it is no regular file.
-fn lock(path: &Path) -> io::Result<Flock<File>> {
-    // A pipe in its place would be waited for.
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    loop {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(flags.bits())
-            .open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let flock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
-        let lock = flock.map_err(|(_, error)| io::Error::from(error))?;
-        // A daemon that ended between our open and our lock has removed the file: what we hold
-        // then is the lock of a name that the next one will not find.
-        let held = id_of(&lock.metadata()?);
-        if std::fs::symlink_metadata(path).is_ok_and(|named| id_of(&named) == held) {
-            return Ok(lock);
-        }
+    match error.kind() {
+        io::ErrorKind::WouldBlock => held_by_another(socket, &path),
+        io::ErrorKind::InvalidData => HostError::NotALock(path),
+        _ => HostError::Lock { path, error },
     }
 }
 
@@ -352,20 +246,6 @@ fn make_way(path: &Path) -> Result<(), HostError> {
             _ => Err(failed(error)),
         },
     }
-}
-
-/// Removes a file, if the path still names it.
-fn remove_if_same(path: &Path, file: FileId) -> io::Result<()> {
-    match std::fs::symlink_metadata(path) {
-        Ok(named) if id_of(&named) == file => std::fs::remove_file(path),
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn id_of(file: &Metadata) -> FileId {
-    (file.dev(), file.ino())
 }
 
 /// Makes the socket. What it made is removed if it cannot be used.

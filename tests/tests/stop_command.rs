@@ -62,6 +62,60 @@ fn a_stop_returns_when_the_process_of_the_daemon_has_ended() {
 }
 
 #[test]
+fn every_stop_of_a_daemon_that_could_not_flush_a_pool_fails_and_names_it() {
+    let mut daemon = Daemon::start();
+    let file = daemon.folder().join("go on");
+    let runtime = daemon.connect();
+    Faulty::whose_flush_waits(&runtime, &file);
+    let failing = Faulty::new(&runtime, 1);
+    failing
+        .create(params::FLUSH_ERROR)
+        .expect("the pool is made");
+    let ordered = Told::start(daemon.command(&["runtime", "stop"]));
+    ordered.wait_for(&["which is being flushed"]);
+    // This one is welcomed no more.
+    let refused = Told::start(daemon.command(&["runtime", "stop", "--json"]));
+    refused.wait_for(&["waiting for the daemon with process id"]);
+    std::fs::write(&file, "").expect("a file");
+    for stop in [ordered, refused] {
+        stop.wait_for(&[
+            &format!("process id {} has ended", daemon.process_id()),
+            "pool faulty 6666.1 (6666.1): as asked: cannot flush",
+            "may be lost",
+        ]);
+        assert_eq!(stop.exit_code(), Some(FAILED));
+        assert!(daemon.has_ended());
+    }
+    assert_eq!(daemon.wait().0, Some(FAILED));
+}
+
+#[test]
+fn a_stop_that_does_not_learn_how_the_daemon_ended_says_that() {
+    let mut daemon = Daemon::start();
+    let file = daemon.folder().join("go on");
+    let runtime = daemon.connect();
+    Faulty::whose_flush_waits(&runtime, &file);
+    daemon.signal(Signal::SIGTERM);
+    until("it stops", || {
+        let pools = runtime.admin().list_pools();
+        pools.expect("a list").is_empty()
+    });
+    let start = || {
+        let stop = Told::start(daemon.command(&["runtime", "stop"]));
+        stop.wait_for(&["waiting for the daemon with process id"]);
+        stop
+    };
+    let first = start();
+    std::fs::remove_file(daemon.folder().join("chimaera.sock.lock")).expect("it is there");
+    let second = start();
+    std::fs::write(&file, "").expect("a file");
+    assert_eq!(first.exit_code(), Some(0), "it has the lock file open");
+    second.wait_for(&["whether its pools were flushed is not known"]);
+    assert_eq!(second.exit_code(), Some(FAILED));
+    assert_eq!(daemon.wait().0, Some(0));
+}
+
+#[test]
 fn a_stop_from_another_pid_namespace_waits_for_the_process_too() {
     let inside = |program: &OsStr| {
         let mut command = Command::new("unshare");

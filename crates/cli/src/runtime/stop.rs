@@ -3,15 +3,15 @@
 //! The order to stop is answered when the last pool has ended, which takes as long as it takes. Meanwhile the
 //! daemon says what it waits for, and as long as that changes there is something to wait for.
 //!
-//! Where no answer comes, because the daemon is gone or somebody else stops it, its lock file says how it ended: a
-//! daemon that was killed or cut short has not removed it.
+//! Where no answer comes, because the daemon is gone or somebody else stops it, its lock file says how it ended.
+//! Nothing but the daemon's own word, the one or the other, is taken for a success.
 
 use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chimaera_client::{Error, Runtime, Status};
-use chimaera_runtime::{DaemonProcess, LockFile, lock_holder};
+use chimaera_runtime::{DaemonEnd, DaemonProcess, LockFile, lock_holder};
 use serde::Serialize;
 
 use crate::args::{DaemonArguments, Global};
@@ -41,10 +41,12 @@ pub(super) fn stop(daemon: &DaemonArguments, global: &Global) -> Result<(), Fail
         Ok(runtime) => {
             let mut patience = Patience::new(runtime.daemon().process_id);
             let ending = Ending::of(&runtime);
-            let is_answered = order(&runtime, &mut patience)?;
+            let answer = order(&runtime, &mut patience)?;
             patience.wait_for(&ending)?;
-            if !is_answered {
-                patience.check_end(lock.as_ref())?;
+            match answer {
+                Answer::Finished => {}
+                Answer::Unflushed(error) => return Err(patience.unflushed(error)),
+                Answer::None => patience.check_end(lock.as_ref())?,
             }
             patience.process_id
         }
@@ -102,21 +104,43 @@ const fn is_ending(status: Status) -> bool {
     matches!(status, Status::ShuttingDown | Status::ConnectionLost)
 }
 
-/// Tells the daemon to stop, and waits until its pools have ended. False: that was not answered, for the daemon is
-/// about to end, or gone.
-fn order(runtime: &Runtime, patience: &mut Patience) -> Result<bool, Failure> {
+/// What a daemon answers to the order to stop.
+enum Answer {
+    /// Its pools are flushed and have ended.
+    Finished,
+    /// A pool was not flushed. All have ended.
+    Unflushed(Error),
+    /// Nothing: it is about to end, or gone.
+    None,
+}
+
+/// Tells the daemon to stop, and waits until its pools have ended.
+///
+/// # Errors
+/// It does not stop.
+fn order(runtime: &Runtime, patience: &mut Patience) -> Result<Answer, Failure> {
     let mut order = runtime.admin().async_stop_runtime();
     loop {
         match order
             .wait_timeout(SILENCE)
             .map(|ended| ended.map_err(Error::from))
         {
-            Some(Ok(())) => return Ok(true),
+            Some(Ok(())) => return Ok(Answer::Finished),
             // Somebody else stops it, and was first; or it was killed.
-            Some(Err(error)) if is_ending(error.status()) => return Ok(false),
+            Some(Err(error)) if is_ending(error.status()) => return Ok(Answer::None),
+            Some(Err(error)) if is_stopping(runtime) => return Ok(Answer::Unflushed(error)),
             Some(Err(error)) => return Err(error.into()),
             None => patience.note(what_it_waits_for(runtime))?,
         }
+    }
+}
+
+/// Whether the daemon stops, or has: an order that has failed was carried out then.
+fn is_stopping(runtime: &Runtime) -> bool {
+    match runtime.admin().async_status().wait_timeout(SILENCE) {
+        Some(Ok(status)) => status.is_stopping,
+        Some(Err(error)) => is_ending(error.status()),
+        None => true,
     }
 }
 
@@ -174,21 +198,39 @@ impl Patience {
         )))
     }
 
-    /// That a daemon which has ended, and has not said so, ended by itself. Where its lock cannot be looked at it is
-    /// taken for that.
+    /// That a daemon which has ended, and has not told this client how, has flushed its pools.
     ///
     /// # Errors
-    /// It was killed or cut short.
+    /// It has not, or that is not known.
     fn check_end(&self, lock: Option<&LockFile>) -> Result<(), Failure> {
-        // It stops listening a moment before it removes the lock.
-        match lock {
-            Some(lock) if !comes(SILENCE, || lock.is_removed()) => Err(Failure::new(format!(
-                "the daemon with process id {} has ended without finishing, killed or cut short by a second signal: \
-                 what was not flushed may be lost; its log says which pools were stopped before",
-                self.process_id
-            ))),
-            _ => Ok(()),
-        }
+        // Where its process cannot be watched, it may not have left word yet.
+        let has_left_word = |lock: &LockFile| lock.end() != DaemonEnd::CutShort;
+        let end = lock.map_or(DaemonEnd::Unknown, |lock| {
+            comes(SILENCE, || has_left_word(lock));
+            lock.end()
+        });
+        let process = self.process_id;
+        Err(match end {
+            DaemonEnd::Finished => return Ok(()),
+            DaemonEnd::Unflushed(text) => self.unflushed(text),
+            DaemonEnd::CutShort => Failure::new(format!(
+                "the daemon with process id {process} has ended without finishing, killed or cut short by a second \
+                 signal: what was not flushed may be lost; its log says which pools were stopped before",
+            )),
+            DaemonEnd::Unknown => Failure::new(format!(
+                "the daemon with process id {process} has ended, and whether its pools were flushed is not known, as \
+                 its lock file was removed or may not be read: its log says which pools were stopped",
+            )),
+        })
+    }
+
+    /// The failure of a daemon that has ended and could not flush a pool, which the reason names.
+    fn unflushed(&self, reason: impl fmt::Display) -> Failure {
+        Failure::new(format!(
+            "the daemon with process id {} has ended, and what was done last may be lost, as it was not flushed: {reason}; \
+             its log says whether that is so of other pools, too",
+            self.process_id
+        ))
     }
 
     /// Waits until the daemon has ended.

@@ -1,0 +1,273 @@
+//! The lock beside a daemon's socket: whose the socket is, and how that daemon ended.
+//!
+//! The file has a line with the daemon's process id, and once the daemon's pools have ended a second one, its last
+//! word. Then it is removed. Whoever has it open from before reads the word, and knows by its absence that the daemon
+//! was killed or cut short.
+//!
+//! Laws of this module:
+//! - No link is followed, and nothing else than a regular file is taken for a lock.
+//! - A file is removed only under the lock, and only if the path still names it.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use chimaera_chimod::ModuleError;
+use chimaera_fork::Private;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+
+/// Which file a path names.
+pub(crate) type FileId = (u64, u64);
+
+/// The last word of a daemon that has flushed all of its pools.
+const FINISHED: &str = "finished";
+
+/// What that of one begins with which has not. The reason follows.
+const UNFLUSHED: &str = "unflushed: ";
+
+/// The most bytes of a last word, its line's end included. So it fits the page that the process id lies in, and needs
+/// no space that may be wanting.
+const MAX_WORD_BYTES: usize = 2048;
+
+/// The most bytes of a lock file.
+const MAX_BYTES: usize = MAX_WORD_BYTES + 32;
+
+/// The lock of a socket's path, held until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    path: PathBuf,
+    file: Private<Flock<File>>,
+}
+
+impl Lock {
+    /// Takes the lock of a socket. It would block if another daemon has it, and is invalid data if it is no regular
+    /// file.
+    pub(crate) fn take(socket: &Path) -> io::Result<Self> {
+        let path = lock_path(socket);
+        let mut file = Private::with_file(|| lock(&path), |lock| lock.as_raw_fd())?;
+        // Only told to people ([`lock_holder`]), so it need not succeed.
+        let _ = file.set_len(0).and_then(|()| file.rewind());
+        let _ = writeln!(file, "{}", std::process::id());
+        Ok(Self { path, file })
+    }
+
+    /// Leaves word of how the pools have ended. Who waits for it and does not find it says that it is not known, so
+    /// this need not succeed either.
+    pub(crate) fn leave_word(&mut self, unflushed: Option<&ModuleError>) {
+        let word = match unflushed {
+            None => FINISHED.to_owned(),
+            Some(error) => format!("{UNFLUSHED}{error}").replace(['\n', '\r'], " "),
+        };
+        let end = word.floor_char_boundary(MAX_WORD_BYTES - 1);
+        let _ = writeln!(self.file, "{}", &word[..end]);
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Under the lock, which the field's drop gives up.
+        if let Ok(held) = self.file.metadata() {
+            let _ = remove_if_same(&self.path, id_of(&held));
+        }
+    }
+}
+
+/// The process that holds the lock of a socket which nobody answers at: a runtime whose socket was removed.
+/// `None` if there is none, or it cannot be told.
+#[must_use]
+pub fn lock_holder(socket: &Path) -> Option<i32> {
+    let file = LockFile::of(socket)?;
+    let inode = file.file.metadata().ok()?.ino();
+    let process: i32 = file.lines()?.0.parse().ok()?;
+    // What the file says may be old; who holds a lock the kernel knows.
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let is_holder = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let file = words.get(5).and_then(|file| file.rsplit(':').next());
+        words.get(1) == Some(&"FLOCK")
+            && words.get(4).and_then(|id| id.parse().ok()) == Some(process)
+            && file.and_then(|inode| inode.parse().ok()) == Some(inode)
+    };
+    locks.lines().any(is_holder).then_some(process)
+}
+
+/// The lock file of a daemon's socket, kept by whoever waits for the daemon's end, to tell then how it ended.
+#[derive(Debug)]
+pub struct LockFile {
+    file: File,
+}
+
+/// How a daemon ended, by its lock file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DaemonEnd {
+    /// It has flushed every pool.
+    Finished,
+    /// It ended by itself, and could not flush a pool: which, and why.
+    Unflushed(String),
+    /// It was killed or cut short, or goes on.
+    CutShort,
+    /// Its lock file was removed, and does not say how it ended, or may not be read.
+    Unknown,
+}
+
+impl LockFile {
+    /// The lock file beside a socket. Without the right to read it, it only tells whether it is there. `None` if it
+    /// is not, or cannot be reached.
+    #[must_use]
+    pub fn of(socket: &Path) -> Option<Self> {
+        let file = Self::open(socket, OFlag::empty());
+        file.or_else(|_| Self::open(socket, OFlag::O_PATH)).ok()
+    }
+
+    fn open(socket: &Path, flags: OFlag) -> io::Result<Self> {
+        // A pipe in its place would be waited for.
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | flags;
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(flags.bits());
+        let file = options.open(lock_path(socket))?;
+        Ok(Self { file })
+    }
+
+    /// How the daemon ended, which must have.
+    #[must_use]
+    pub fn end(&self) -> DaemonEnd {
+        let word = self.lines().and_then(|(_, word)| word);
+        match word.as_deref() {
+            Some(FINISHED) => return DaemonEnd::Finished,
+            Some(word) if word.starts_with(UNFLUSHED) => {
+                return DaemonEnd::Unflushed(word[UNFLUSHED.len()..].to_owned());
+            }
+            _ => {}
+        }
+        // Whatever has its name by now.
+        match self.file.metadata() {
+            Ok(found) if found.nlink() > 0 => DaemonEnd::CutShort,
+            _ => DaemonEnd::Unknown,
+        }
+    }
+
+    /// What the file says, as far as its lines are whole: the process, and its last word, if there is one.
+    fn lines(&self) -> Option<(String, Option<String>)> {
+        let mut bytes = [0; MAX_BYTES];
+        let len = self.file.read_at(&mut bytes, 0).ok()?;
+        let text = String::from_utf8_lossy(&bytes[..len]);
+        let mut lines = text.split_inclusive('\n');
+        let mut line = || Some(lines.next()?.strip_suffix('\n')?.to_owned());
+        Some((line()?, line()))
+    }
+}
+
+pub(crate) fn lock_path(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".lock");
+    path.into()
+}
+
+/// Takes the lock, as [`Lock::take`] does.
+fn lock(path: &Path) -> io::Result<Flock<File>> {
+    // A pipe in its place would be waited for.
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(flags.bits())
+            .open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let flock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        let lock = flock.map_err(|(_, error)| io::Error::from(error))?;
+        // A daemon that ended between our open and our lock has removed the file: what we hold
+        // then is the lock of a name that the next one will not find.
+        let held = id_of(&lock.metadata()?);
+        if std::fs::symlink_metadata(path).is_ok_and(|named| id_of(&named) == held) {
+            return Ok(lock);
+        }
+    }
+}
+
+/// Removes a file, if the path still names it.
+pub(crate) fn remove_if_same(path: &Path, file: FileId) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(named) if id_of(&named) == file => std::fs::remove_file(path),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) fn id_of(file: &Metadata) -> FileId {
+    (file.dev(), file.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use chimaera_proto::Status;
+
+    use super::*;
+
+    /// How a daemon ended that left word, for whoever had the file open before.
+    fn told(end: impl FnOnce(Lock)) -> DaemonEnd {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("socket");
+        let lock = Lock::take(&socket).expect("nobody has it");
+        let file = LockFile::of(&socket).expect("it is there");
+        assert_eq!(file.end(), DaemonEnd::CutShort, "it has said nothing yet");
+        end(lock);
+        file.end()
+    }
+
+    #[test]
+    fn the_lock_tells_how_its_daemon_ended_as_far_as_that_is_known() {
+        let finished = told(|mut lock| lock.leave_word(None));
+        assert_eq!(finished, DaemonEnd::Finished);
+        let failed = |text: &str| {
+            let error = ModuleError::new(Status::IoError, text);
+            told(|mut lock| lock.leave_word(Some(&error)))
+        };
+        let line = DaemonEnd::Unflushed("pool a (1.2): no\u{20ac} more".to_owned());
+        assert_eq!(failed("pool a (1.2): no\u{20ac}\nmore"), line);
+        let DaemonEnd::Unflushed(cut) = failed(&"\u{20ac}".repeat(MAX_WORD_BYTES)) else {
+            panic!("it is known");
+        };
+        assert!(cut.chars().all(|character| character == '\u{20ac}'));
+        // It ended by itself, and had nothing to say; or its file was removed by somebody.
+        assert_eq!(told(drop), DaemonEnd::Unknown);
+        assert_eq!(told(std::mem::forget), DaemonEnd::CutShort);
+    }
+
+    #[test]
+    fn who_may_not_read_the_lock_knows_whether_its_daemon_was_cut_short_and_no_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("socket");
+        let mut lock = Lock::take(&socket).expect("nobody has it");
+        let file = LockFile::open(&socket, OFlag::O_PATH).expect("it is there");
+        lock.leave_word(None);
+        assert_eq!(file.end(), DaemonEnd::CutShort);
+        drop(lock);
+        assert_eq!(file.end(), DaemonEnd::Unknown);
+    }
+
+    #[test]
+    fn the_last_word_of_one_daemon_is_not_the_next_ones() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("socket");
+        let mut lock = Lock::take(&socket).expect("nobody has it");
+        lock.leave_word(None);
+        // As one does that is killed in that very moment.
+        let copy = folder.path().join("copy");
+        std::fs::hard_link(lock_path(&socket), &copy).expect("a link");
+        drop(lock);
+        std::fs::rename(copy, lock_path(&socket)).expect("renamed");
+        let _lock = Lock::take(&socket).expect("nobody has it");
+        let file = LockFile::of(&socket).expect("it is there");
+        assert_eq!(file.end(), DaemonEnd::CutShort);
+        assert_eq!(lock_holder(&socket), Some(std::process::id().cast_signed()));
+    }
+}
