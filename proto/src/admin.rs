@@ -178,6 +178,8 @@ pub enum PoolStep {
     Flushing,
     /// Its module lets go of what it stands on.
     Closing,
+    /// It is being ended, its tasks have completed, and orders that came before have to end: a flush, for example.
+    InUse,
 }
 
 impl fmt::Display for PoolStep {
@@ -187,6 +189,7 @@ impl fmt::Display for PoolStep {
             Self::Draining => "whose tasks in flight have to complete",
             Self::Flushing => "which is being flushed",
             Self::Closing => "which is being closed",
+            Self::InUse => "which an order that came before still uses",
         })
     }
 }

@@ -53,6 +53,7 @@ impl Shared {
     ) -> Result<(), ModuleError> {
         let id = pool.id;
         self.ask_workers(|done| Command::RemovePool { id, done });
+        self.pools.enter(id, PoolStep::InUse);
         self.pools.wait_for_leases(&pool);
         self.pools.enter(id, PoolStep::Flushing);
         let flushed = pool.container.flush();

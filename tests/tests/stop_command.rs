@@ -192,6 +192,34 @@ fn a_stop_that_takes_long_says_what_it_waits_for_and_no_pool_waits_for_another()
 }
 
 #[test]
+fn a_pool_that_waits_for_an_order_is_told_apart_from_one_that_waits_for_tasks() {
+    let mut daemon = Daemon::start();
+    let file = daemon.folder().join("go on");
+    let runtime = daemon.connect();
+    Faulty::whose_flush_waits(&runtime, &file);
+    let admin = runtime.admin();
+    let flush = admin.async_flush(Some(PoolId::new(6666, 0)));
+    until("the flush has begun", || {
+        daemon.log().contains("as asked: a flush waits")
+    });
+    let destroy = admin.async_destroy_pool(PoolId::new(6666, 0));
+    let in_use =
+        "pool faulty 6666.0 of module chimaera_faulty, which an order that came before still uses";
+    until("the status tells", || {
+        let shown = daemon.run(&["runtime", "status"]).success();
+        shown.contains(in_use)
+    });
+    assert_eq!(daemon.status()["changing"][0]["step"], "in_use");
+    let stop = Told::start(daemon.command(&["runtime", "stop"]));
+    stop.wait_for(&[in_use]);
+    std::fs::write(&file, "").expect("a file");
+    flush.wait().expect("it is flushed");
+    destroy.wait().expect("it is destroyed");
+    assert_eq!(stop.exit_code(), Some(0));
+    assert_eq!(daemon.wait().0, Some(0));
+}
+
+#[test]
 fn a_stop_that_comes_no_further_gives_up_and_says_how_the_daemon_is_ended() {
     let mut daemon = Daemon::start();
     Faulty::whose_flush_waits(&daemon.connect(), Path::new("/nowhere/at all"));

@@ -157,6 +157,7 @@ impl Container for Faulty {
         assert!(!self.is(params::FLUSH_PANIC), "as asked, while flushing");
         let params = std::str::from_utf8(&self.params).unwrap_or_default();
         if let Some(path) = params.strip_prefix(params::FLUSH_WAITS) {
+            self.host.log(Level::Info, "as asked: a flush waits");
             wait_for(path);
         }
         if self.is(params::FLUSH_ERROR) {
