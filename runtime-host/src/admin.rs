@@ -213,7 +213,7 @@ impl Shared {
         client: Peer,
     ) -> Result<PoolInfo, ModuleError> {
         let module = self.modules.get(&asked.module)?;
-        let speaker = Speaker::new(module.name(), &asked.name, claimed.id());
+        let speaker = Speaker::new(module.name(), &asked.name);
         let new = NewPool {
             id: claimed.id(),
             id_is_chosen: asked.id.is_null(),
@@ -226,9 +226,9 @@ impl Shared {
         let made = speaker.during(|| module.create(Arc::clone(&self.table), &new));
         let container = Container::new(made?, speaker);
         settle_id(&mut claimed, asked, &container)?;
-        let opened = container.was_opened()?;
         let id = claimed.id();
         container.speaker().set_id(id);
+        let opened = container.was_opened()?;
         let pool = Arc::new(Pool {
             id,
             name: asked.name.clone(),

@@ -61,8 +61,8 @@ static SPEAKERS: PerProcess<Mutex<Speakers>> = PerProcess::new(Mutex::default);
 struct Speakers {
     /// Names of modules that had a pool. There are no more than libraries and what is linked in.
     modules: Vec<String>,
-    /// The pools that are there, by number.
-    pools: HashMap<u64, (PoolId, String)>,
+    /// The pools that are there, by number. The id of one that is being made is not known yet.
+    pools: HashMap<u64, (Option<PoolId>, String)>,
     last: u64,
 }
 
@@ -71,7 +71,9 @@ struct Speakers {
 pub(crate) struct Speaker(u64);
 
 impl Speaker {
-    pub(crate) fn new(module: &str, pool: &str, id: PoolId) -> Self {
+    /// A pool of this name that is being made. Until its id is known ([`Self::set_id`]) it has none: it may turn out to be
+    /// another than was asked for or chosen, by what it stands on.
+    pub(crate) fn new(module: &str, pool: &str) -> Self {
         let mut speakers = SPEAKERS.get().lock();
         let known = speakers.modules.iter().position(|name| name == module);
         let module = known.unwrap_or_else(|| {
@@ -80,7 +82,7 @@ impl Speaker {
         });
         speakers.last += 1;
         let number = speakers.last | (module as u64) << POOL_BITS;
-        speakers.pools.insert(number, (id, pool.to_owned()));
+        speakers.pools.insert(number, (None, pool.to_owned()));
         Self(number)
     }
 
@@ -89,10 +91,10 @@ impl Speaker {
         self.0
     }
 
-    /// The pool has another id than was thought.
+    /// The pool has this id.
     pub(crate) fn set_id(&self, id: PoolId) {
         if let Some((known, _)) = SPEAKERS.get().lock().pools.get_mut(&self.0) {
-            *known = id;
+            *known = Some(id);
         }
     }
 
@@ -233,7 +235,8 @@ impl<T: fmt::Display> fmt::Display for Said<T> {
         let module = module.unwrap_or_else(|| "unknown".to_owned());
         write!(f, "module {module}")?;
         match pool {
-            Some((id, name)) => write!(f, ", pool {name} ({id})")?,
+            Some((Some(id), name)) => write!(f, ", pool {name} ({id})")?,
+            Some((None, name)) => write!(f, ", pool {name}")?,
             None if self.speaker & pool_bits == 0 => {}
             None => f.write_str(", a pool that has ended")?,
         }
@@ -346,11 +349,13 @@ mod tests {
 
     #[test]
     fn a_speaker_is_named_by_module_and_pool_and_still_by_module_when_the_pool_is_gone() {
-        let speaker = Speaker::new("first", "a pool", PoolId::new(1, 2));
-        let other = Speaker::new("second", "another", PoolId::new(3, 4));
-        let again = Speaker::new("first", "a third", PoolId::new(5, 6));
+        let speaker = Speaker::new("first", "a pool");
+        let other = Speaker::new("second", "another");
+        other.set_id(PoolId::new(3, 4));
+        let again = Speaker::new("first", "a third");
+        again.set_id(PoolId::new(5, 6));
         let number = speaker.number();
-        assert_eq!(shown(number), "module first, pool a pool (1.2): said");
+        assert_eq!(shown(number), "module first, pool a pool: said");
         assert_eq!(
             shown(again.number()),
             "module first, pool a third (5.6): said"
@@ -368,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_told_once_in_the_name_of_the_call_that_it_ends() {
-        let speaker = Speaker::new("told", "a pool", PoolId::new(1, 2));
+        let speaker = Speaker::new("told", "a pool");
         assert_eq!(tell(), None, "no call");
         speaker.during(|| {
             assert_eq!(tell(), Some(speaker.number()));
