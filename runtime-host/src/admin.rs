@@ -24,7 +24,9 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::control::Event;
 use crate::host::Stopper;
+use crate::inbox::Inbox;
 use crate::jobs::Jobs;
 use crate::log;
 use crate::modules::Modules;
@@ -41,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) threads: Threads,
     pub(crate) session_count: AtomicU32,
     pub(crate) stopper: Stopper,
+    /// What the control thread is told.
+    pub(crate) events: Arc<Inbox<Event>>,
     /// The first failure to flush a pool because the host stops.
     pub(crate) unflushed: OnceLock<ModuleError>,
     pub(crate) started: Instant,
@@ -167,7 +171,9 @@ impl AdminJob {
         let stops = method == Method::StopRuntime;
         respond(self.request, reply);
         if stops {
-            // The answer is in its worker's inbox, before anything that stopping sends there.
+            // The answer is in its worker's inbox, before anything that stopping sends there. Sessions end also
+            // where nobody waits for the host to be stopped, as in an application that embeds it.
+            self.shared.events.send(Event::Stop);
             self.shared.stopper.stop();
         }
     }

@@ -218,10 +218,12 @@ impl Control {
         }
     }
 
-    /// Ends every connection. Whoever has not been welcomed yet, or has connected and was not taken up,
-    /// learns why.
+    /// Ends every connection, when it is told so for the first time. Whoever has not been welcomed yet, or has
+    /// connected and was not taken up, learns why.
     fn stop(&mut self) {
-        self.stopping = true;
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
         if let Some(mut listener) = self.listener.take() {
             listener.leave_word(self.shared.unflushed.get());
             listener.close_entry();

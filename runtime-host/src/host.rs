@@ -35,7 +35,6 @@ use crate::worker::{Command, Worker};
 pub struct Host {
     process: Process,
     shared: Arc<Shared>,
-    events: Arc<Inbox<Event>>,
     control: Option<JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
     /// Dropped last, so that what its end has to say is written.
@@ -96,12 +95,15 @@ impl Host {
             .map_err(HostError::system("making the workers' inboxes"))?;
         let threads = Threads::start().map_err(no_thread)?;
         let router = Arc::new(Router { inboxes });
+        let events = Inbox::new().map(Arc::new);
+        let events = events.map_err(HostError::system("making the control inbox"))?;
         let shared = Arc::new(Shared {
             modules: Modules::new(&config.modules, &config.plugin_folders),
             pools: Pools::default(),
             threads,
             session_count: AtomicU32::new(0),
             stopper: Stopper::default(),
+            events: Arc::clone(&events),
             unflushed: OnceLock::new(),
             started: Instant::now(),
             refusals_told: Mutex::default(),
@@ -109,15 +111,12 @@ impl Host {
             router: Arc::clone(&router),
             parks_with_barrier: barrier::is_available(),
         });
-        let events = Inbox::new().map(Arc::new);
-        let events = events.map_err(HostError::system("making the control inbox"))?;
         let control = Control::new(Arc::clone(&shared), Arc::clone(&events), listener)
             .map_err(HostError::system("making the control thread"))?;
         // From here on, dropping the host ends what was started.
         let mut host = Self {
             process: Process::current(),
             shared,
-            events,
             control: None,
             workers: Vec::new(),
             _log: log,
@@ -139,7 +138,7 @@ impl Host {
         config: &Config,
     ) -> io::Result<JoinHandle<()>> {
         let admin = Admin::new(Arc::clone(&self.shared));
-        let events = Arc::clone(&self.events);
+        let events = Arc::clone(&self.shared.events);
         let polling = config.polling;
         let barrier = self.shared.parks_with_barrier;
         let worker = Worker::new(index as u16, router, events, admin, polling, barrier)?;
@@ -164,10 +163,14 @@ impl Host {
     /// Connects the calling process to its own host: gives the client's end of a connection.
     ///
     /// # Errors
-    /// No file descriptors are left; [`HostError::Forked`] as the cause.
+    /// No file descriptors are left; the host was stopped; [`HostError::Forked`] as the cause.
     pub fn connect(&self) -> io::Result<OwnedFd> {
         if !self.process.is_current() {
             return Err(io::Error::other(HostError::Forked));
+        }
+        if self.shared.pools.is_closed() {
+            let reason = "the runtime inside this process was stopped";
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason));
         }
         let mut theirs = None;
         let ours = Private::new(|| {
@@ -183,7 +186,7 @@ impl Host {
         let ours = ours.closed_apart();
         let theirs = theirs.expect("both were made");
         fcntl(&*ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        self.events.send(Event::Connect { socket: ours });
+        self.shared.events.send(Event::Connect { socket: ours });
         Ok(theirs)
     }
 
@@ -193,8 +196,9 @@ impl Host {
         self.shared.stopper.clone()
     }
 
-    /// Blocks until somebody asks the host to stop: a client's admin task, or a [`Stopper`]. The
-    /// host then still runs; end it. Returns at once in a forked child.
+    /// Blocks until somebody asks the host to stop: a client's admin task, which has ended its pools and ends
+    /// its sessions, or a [`Stopper`], which has ended nothing. The host then still has its threads; end it. Returns
+    /// at once in a forked child.
     pub fn wait(&self) {
         self.shared.stopper.wait();
     }
@@ -221,7 +225,7 @@ impl Host {
             None => Ok(()),
         };
         if let Some(control) = self.control.take() {
-            self.events.send(Event::Stop);
+            self.shared.events.send(Event::Stop);
             join(control);
         }
         for inbox in &self.shared.router.inboxes {

@@ -230,6 +230,38 @@ fn an_embedded_runtime_that_listens_serves_other_processes() {
     assert_eq!(error.status(), Status::ConnectionLost);
 }
 
+/// As with a daemon, to every client.
+#[test]
+fn an_embedded_runtime_that_was_stopped_is_not_connected() {
+    let _watchdog = Watchdog::start();
+    let folder = TempDir::new().expect("a folder");
+    let socket = folder.path().join("embedded.sock");
+    let start = || {
+        let embed = Runtime::embed().with_module(chimaera_bdev_runtime::module());
+        embed.listen(&socket).start().expect("the runtime starts")
+    };
+    let runtime = start();
+    let pool = pool(&runtime, "stopped", &CreateOptions::ram(ROOM_BYTES));
+    let other = Runtime::connect_to(&socket).expect("it listens");
+    runtime.admin().stop_runtime().expect("it stops");
+    for client in [&runtime, &other] {
+        until("the connection ends", || !client.is_connected());
+        let error = client.admin().ping().expect_err("stopped");
+        assert_eq!(error.status(), Status::ConnectionLost);
+    }
+    let error = pool.allocate_blocks(QUERY, 4096).expect_err("stopped");
+    assert_eq!(error.status(), Status::ConnectionLost);
+    assert!(!socket.exists(), "it listens no more");
+    let error = Runtime::connect_to(&socket).expect_err("stopped");
+    assert_eq!(error.status(), Status::NoRuntime);
+
+    // Its place is free before its handles are gone.
+    let second = start();
+    let other = Runtime::connect_to(&socket).expect("it listens");
+    other.admin().stop_runtime().expect("it stops");
+    until("the connection ends", || !second.is_connected());
+}
+
 #[test]
 fn two_runtimes_in_one_process_know_nothing_of_each_other() {
     let _watchdog = Watchdog::start();

@@ -14,7 +14,8 @@ use crate::options::ConnectOptions;
 use crate::runtime::Runtime;
 
 /// How to run a host inside the calling process. It is the same host as a daemon's, reached
-/// through the same code; it ends with the last handle to it.
+/// through the same code; it ends with the last handle to it, or when a client stops it
+/// ([`AdminClient::stop_runtime`](crate::AdminClient::stop_runtime)), which is the end of all connections to it.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), chimaera_client::Error> {
