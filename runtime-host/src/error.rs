@@ -16,22 +16,24 @@ pub enum HostError {
     AlreadyRunning {
         /// The socket.
         socket: PathBuf,
-        /// Its process, if that is known.
+        /// Its process, if that is known; 0 if this one's pid namespace does not have it.
         process: Option<i32>,
     },
     /// A runtime was here and runs still, but its socket was removed.
     #[error(
-        "a runtime with process id {process} holds {}, though its socket {} was removed, so that nobody \
-         can reach it: end it first (`kill {process}` stops it in good order), or choose another socket",
+        "a runtime {} holds {}, though its socket {} was removed, so that nobody can reach it: {}, or choose \
+         another socket",
+        show_process(*.process),
         .lock.display(),
-        .socket.display()
+        .socket.display(),
+        how_to_end(*.process)
     )]
     SocketGone {
         /// The socket that is not there.
         socket: PathBuf,
         /// The lock that it holds.
         lock: PathBuf,
-        /// Its process.
+        /// Its process, 0 if this one's pid namespace does not have it.
         process: i32,
     },
     /// Another program listens there.
@@ -101,7 +103,25 @@ pub enum HostError {
 }
 
 fn whose(process: Option<i32>) -> String {
-    process.map_or_else(String::new, |process| format!(" with process id {process}"))
+    process.map_or_else(String::new, |process| format!(" {}", show_process(process)))
+}
+
+/// Which process a daemon is, to follow its name. 0 is one that this process's pid namespace does not have, so that no
+/// number names it here.
+#[must_use]
+pub fn show_process(process: i32) -> String {
+    match process {
+        0 => "in another pid namespace (a container's, for example)".to_owned(),
+        _ => format!("with process id {process}"),
+    }
+}
+
+/// How a daemon is ended that cannot be reached.
+fn how_to_end(process: i32) -> String {
+    match process {
+        0 => "end it there first, where `kill` reaches the process that the lock names".to_owned(),
+        _ => format!("end it first (`kill {process}` stops it in good order)"),
+    }
 }
 
 impl HostError {

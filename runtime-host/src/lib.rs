@@ -39,7 +39,7 @@ mod speakers;
 mod worker;
 
 pub use config::{Config, Polling};
-pub use error::HostError;
+pub use error::{HostError, show_process};
 pub use host::{Host, Stopper};
 pub use listener::{DaemonProcess, check_socket_path, process_at};
 pub use lock::{DaemonEnd, LockFile, lock_holder};

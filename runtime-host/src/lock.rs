@@ -13,9 +13,11 @@ use std::io::{self, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chimaera_chimod::ModuleError;
 use chimaera_fork::Private;
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
 /// Which file a path names.
@@ -34,6 +36,10 @@ const MAX_WORD_BYTES: usize = 2048;
 /// The most bytes of a lock file.
 const MAX_BYTES: usize = MAX_WORD_BYTES + 32;
 
+/// How often a lock is tried again that others look at, and how long they may take for that.
+const LOOKERS_TRIES: usize = 100;
+const LOOKERS_MOMENT: Duration = Duration::from_millis(1);
+
 /// The lock of a socket's path, held until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Lock {
@@ -46,7 +52,18 @@ impl Lock {
     /// file.
     pub(crate) fn take(socket: &Path) -> io::Result<Self> {
         let path = lock_path(socket);
-        let mut file = Private::with_file(|| lock(&path), |lock| lock.as_raw_fd())?;
+        let take = || Private::with_file(|| lock(&path), |lock| lock.as_raw_fd());
+        let mut taken = take();
+        // Whoever only looks whether it is held ([`is_locked`]) has it for a moment.
+        for _ in 0..LOOKERS_TRIES {
+            match &taken {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_locked(socket) => {}
+                _ => break,
+            }
+            std::thread::sleep(LOOKERS_MOMENT);
+            taken = take();
+        }
+        let mut file = taken?;
         // Only told to people ([`lock_holder`]), so it need not succeed.
         let _ = file.set_len(0).and_then(|()| file.rewind());
         let _ = writeln!(file, "{}", std::process::id());
@@ -75,7 +92,7 @@ impl Drop for Lock {
 }
 
 /// The process that holds the lock of a socket which nobody answers at: a runtime whose socket was removed.
-/// `None` if there is none, or it cannot be told.
+/// 0 if this process's pid namespace does not have it. `None` if there is none, or it cannot be told.
 #[must_use]
 pub fn lock_holder(socket: &Path) -> Option<i32> {
     let file = LockFile::of(socket)?;
@@ -83,14 +100,30 @@ pub fn lock_holder(socket: &Path) -> Option<i32> {
     let process: i32 = file.lines()?.0.parse().ok()?;
     // What the file says may be old; who holds a lock the kernel knows.
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    let is_holder = |line: &str| {
+    let holder = |line: &str| {
         let words: Vec<_> = line.split_whitespace().collect();
         let file = words.get(5).and_then(|file| file.rsplit(':').next());
-        words.get(1) == Some(&"FLOCK")
-            && words.get(4).and_then(|id| id.parse().ok()) == Some(process)
-            && file.and_then(|inode| inode.parse().ok()) == Some(inode)
+        let is_this = words.get(1) == Some(&"FLOCK")
+            && file.and_then(|inode| inode.parse().ok()) == Some(inode);
+        words.get(4).filter(|_| is_this)?.parse::<i32>().ok()
     };
-    locks.lines().any(is_holder).then_some(process)
+    let mut holders = locks.lines().filter_map(holder).peekable();
+    match holders.peek() {
+        Some(_) => holders.any(|holder| holder == process).then_some(process),
+        // The kernel's list has no holders that are in other pid namespaces.
+        None => is_locked(socket).then_some(0),
+    }
+}
+
+/// Whether somebody holds the lock of a socket, of whom the kernel may not say who it is. As far as it can be told: for
+/// a moment the file is locked, shared with whoever else looks.
+fn is_locked(socket: &Path) -> bool {
+    let Ok(LockFile { file }) = LockFile::open(socket, OFlag::empty()) else {
+        return false;
+    };
+    let locked = Flock::lock(file, FlockArg::LockSharedNonblock);
+    // One that is had is given up when this returns, also where a forked child has the file.
+    matches!(locked, Err((_, Errno::EAGAIN)))
 }
 
 /// The lock file of a daemon's socket, kept by whoever waits for the daemon's end, to tell then how it ended.
@@ -208,6 +241,8 @@ pub(crate) fn id_of(file: &Metadata) -> FileId {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use chimaera_proto::Status;
 
     use super::*;
@@ -240,6 +275,30 @@ mod tests {
         // It ended by itself, and had nothing to say; or its file was removed by somebody.
         assert_eq!(told(drop), DaemonEnd::Unknown);
         assert_eq!(told(std::mem::forget), DaemonEnd::CutShort);
+    }
+
+    #[test]
+    fn whoever_looks_at_a_lock_keeps_no_daemon_from_taking_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = folder.path().join("socket");
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let _ = is_locked(&socket);
+                }
+            });
+            let taken: Vec<_> = (0..1000).map(|_| Lock::take(&socket).map(drop)).collect();
+            is_over.store(true, Ordering::Relaxed);
+            for taken in taken {
+                taken.expect("nobody has it");
+            }
+        });
+        let held = Lock::take(&socket).expect("nobody has it");
+        assert!(is_locked(&socket));
+        assert!(Lock::take(&socket).is_err());
+        drop(held);
+        assert!(!is_locked(&socket));
     }
 
     #[test]

@@ -10,13 +10,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use chimaera_runtime::lock_holder;
+use chimaera_runtime::{lock_holder, show_process};
 
 use crate::failure::Failure;
 
 /// A daemon that nobody can reach.
 enum Unreachable {
-    /// It has its socket, and takes nobody.
+    /// It has its socket, and takes nobody. As for the other, 0 is a process in another pid namespace.
     Closed(i32),
     /// Its socket's file was removed.
     Removed(i32),
@@ -33,10 +33,16 @@ pub(crate) fn explain(failure: Failure, sockets: &[PathBuf]) -> Failure {
     let socket = socket.display();
     Failure::no_runtime(match unreachable {
         Unreachable::Closed(process) => format!(
-            "the runtime (process {process}) takes nobody at {socket}: it is stopping, or about to serve"
+            "the runtime {} takes nobody at {socket}: it is stopping, or about to serve",
+            show_process(process)
+        ),
+        Unreachable::Removed(process @ 0) => format!(
+            "the runtime {} still runs, but its socket {socket} was removed, so that nobody can reach it: end it \
+             there, where `kill` reaches the process that {socket}.lock names; then start one anew",
+            show_process(process)
         ),
         Unreachable::Removed(process) => format!(
-            "the runtime (process {process}) still runs, but its socket {socket} was removed, so that nobody can \
+            "the runtime with process id {process} still runs, but its socket {socket} was removed, so that nobody can \
              reach it: `kill {process}` stops it in good order; then start one anew"
         ),
     })

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use chimaera_bdev_client::{Error, Status};
 use chimaera_client::{ConnectOptions, Runtime, SocketPlace, Task};
-use chimaera_runtime::process_at;
+use chimaera_runtime::{process_at, show_process};
 use nix::errno::Errno;
 
 use crate::absence;
@@ -94,7 +94,9 @@ fn no_answer(error: Error, daemon: &DaemonArguments) -> Failure {
         Some(process) if is_suspended(process) => failure.explain(format_args!(
             "its process {process} is suspended, and `kill -CONT {process}` resumes it"
         )),
-        Some(process) => failure.explain(format_args!("its process is {process}")),
+        Some(process) => {
+            failure.explain(format_args!("it is the daemon {}", show_process(process)))
+        }
         None => failure,
     }
 }
@@ -107,13 +109,13 @@ fn answer_of(daemon: &DaemonArguments) -> impl FnOnce() -> String + Send + 'stat
             "the answer of the daemon with process id {process}, which is suspended: `kill -CONT {process}` \
              resumes it"
         ),
-        Some(process) => format!("the answer of the daemon with process id {process}"),
+        Some(process) => format!("the answer of the daemon {}", show_process(process)),
         None => "the answer of the daemon".to_owned(),
     }
 }
 
-/// The process of the daemon that a command means, if one listens.
-fn process_of(daemon: &DaemonArguments) -> Option<i32> {
+/// The process of the daemon that a command means, if one listens; 0 if it is in another pid namespace.
+pub(crate) fn process_of(daemon: &DaemonArguments) -> Option<i32> {
     process_at(&socket_in_use(daemon)).ok().flatten()
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::args::{DaemonArguments, Global};
 use crate::failure::Failure;
-use crate::reach::{ask, connect_small, explain};
+use crate::reach::{ask, connect_small, explain, process_of};
 use crate::{clock, output};
 
 /// What `status --json` prints.
@@ -145,6 +145,17 @@ impl fmt::Display for ModuleReport<'_> {
     }
 }
 
+/// The daemon's process id in its own pid namespace, and what it is in this one if that is another.
+fn process_id(own: u32, here: Option<i32>) -> String {
+    match here {
+        Some(0) => format!("{own}, in its own pid namespace (a container's, for example)"),
+        Some(here) if here.cast_unsigned() != own => {
+            format!("{here}, and {own} in its own pid namespace")
+        }
+        _ => own.to_string(),
+    }
+}
+
 pub(super) fn status(daemon: &DaemonArguments, global: &Global) -> Result<(), Failure> {
     let runtime = connect_small(daemon).map_err(|error| explain(error, daemon))?;
     let status: RuntimeStatus = ask(runtime.admin().async_status(), daemon)?;
@@ -174,7 +185,10 @@ pub(super) fn status(daemon: &DaemonArguments, global: &Global) -> Result<(), Fa
     }
     let rows = [
         ("version", report.version.to_owned()),
-        ("process id", report.process_id.to_string()),
+        (
+            "process id",
+            process_id(report.process_id, process_of(daemon)),
+        ),
         ("uptime", format!("{} s", report.uptime_seconds)),
         ("workers", report.workers.to_string()),
         (

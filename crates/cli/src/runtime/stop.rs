@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chimaera_client::{Error, Runtime, Status};
-use chimaera_runtime::{DaemonEnd, DaemonProcess, LockFile, lock_holder};
+use chimaera_runtime::{DaemonEnd, DaemonProcess, LockFile, lock_holder, show_process};
 use serde::Serialize;
 
 use crate::args::{DaemonArguments, Global};
@@ -37,9 +37,11 @@ pub(super) fn stop(daemon: &DaemonArguments, global: &Global) -> Result<(), Fail
     // Before it is asked to stop: afterwards there may be another one.
     let served_by = DaemonProcess::at(&socket).ok().flatten();
     let lock = LockFile::of(&socket);
-    let process_id = match connect_small(daemon) {
+    let patience = match connect_small(daemon) {
         Ok(runtime) => {
-            let mut patience = Patience::new(runtime.daemon().process_id);
+            let own_id = runtime.daemon().process_id;
+            let process = served_by.map_or(own_id.cast_signed(), |daemon| daemon.id);
+            let mut patience = Patience::new(process, own_id);
             let ending = Ending::of(&runtime);
             let answer = order(&runtime, &mut patience)?;
             patience.wait_for(&ending)?;
@@ -48,14 +50,19 @@ pub(super) fn stop(daemon: &DaemonArguments, global: &Global) -> Result<(), Fail
                 Answer::Unflushed(error) => return Err(patience.unflushed(error)),
                 Answer::None => patience.check_end(lock.as_ref())?,
             }
-            patience.process_id
+            patience
         }
         Err(error) => {
             let patience = end_of_unreached(error, served_by, &socket, daemon)?;
             patience.check_end(lock.as_ref())?;
-            patience.process_id
+            patience
         }
     };
+    let Patience {
+        process,
+        process_id,
+        ..
+    } = patience;
     if global.json {
         return output::json(&StopReport {
             stopped: true,
@@ -63,7 +70,8 @@ pub(super) fn stop(daemon: &DaemonArguments, global: &Global) -> Result<(), Fail
         });
     }
     output::line(format_args!(
-        "stopped the daemon with process id {process_id} at {}",
+        "stopped the daemon {} at {}",
+        show_process(process),
         output::printable_path(&socket)
     ));
     Ok(())
@@ -82,7 +90,7 @@ fn end_of_unreached(
     let mut known = None;
     if let Some(daemon) = served_by {
         known = Some(daemon.id);
-        let mut patience = Patience::new(daemon.id.cast_unsigned());
+        let mut patience = Patience::new(daemon.id, 0);
         // It may have been ending, or have had no descriptor to say why it closed the connection.
         let is_loss = is_absent || status == Status::ConnectionLost;
         let has_left = || comes(SILENCE, || !answers(socket, daemon.id));
@@ -157,6 +165,9 @@ fn what_it_waits_for(runtime: &Runtime) -> Option<String> {
 
 /// Waits for a daemon to end, and says what it is that takes long.
 struct Patience {
+    /// Its process here; 0 if this pid namespace does not have it.
+    process: i32,
+    /// The number that a script is told: where there is none here, that of the daemon's own pid namespace.
     process_id: u32,
     /// What was waited for when it was looked last, and since when.
     waits_for: Option<String>,
@@ -165,9 +176,13 @@ struct Patience {
 }
 
 impl Patience {
-    fn new(process_id: u32) -> Self {
+    fn new(process: i32, own_id: u32) -> Self {
         Self {
-            process_id,
+            process,
+            process_id: match process {
+                0 => own_id,
+                _ => process.cast_unsigned(),
+            },
             waits_for: None,
             since: Instant::now(),
             is_said: false,
@@ -191,10 +206,13 @@ impl Patience {
             return Ok(());
         }
         Err(Failure::new(format!(
-            "{self} is stopping, and has not come further for {} s: its log may say why; `kill {process}` twice, \
-             more than a second apart, ends it at once, and what was not flushed may be lost",
+            "{self} is stopping, and has not come further for {} s: its log may say why; {}, more than a second \
+             apart, ends it at once, and what was not flushed may be lost",
             PATIENCE.as_secs(),
-            process = self.process_id
+            match self.process {
+                0 => "SIGTERM twice, sent there".to_owned(),
+                process => format!("`kill {process}` twice"),
+            }
         )))
     }
 
@@ -209,16 +227,16 @@ impl Patience {
             comes(SILENCE, || has_left_word(lock));
             lock.end()
         });
-        let process = self.process_id;
+        let daemon = show_process(self.process);
         Err(match end {
             DaemonEnd::Finished => return Ok(()),
             DaemonEnd::Unflushed(text) => self.unflushed(text),
             DaemonEnd::CutShort => Failure::new(format!(
-                "the daemon with process id {process} has ended without finishing, killed or cut short by a second \
+                "the daemon {daemon} has ended without finishing, killed or cut short by a second \
                  signal: what was not flushed may be lost; its log says which pools were stopped before",
             )),
             DaemonEnd::Unknown => Failure::new(format!(
-                "the daemon with process id {process} has ended, and whether its pools were flushed is not known, as \
+                "the daemon {daemon} has ended, and whether its pools were flushed is not known, as \
                  its lock file was removed or may not be read: its log says which pools were stopped",
             )),
         })
@@ -227,9 +245,9 @@ impl Patience {
     /// The failure of a daemon that has ended and could not flush a pool, which the reason names.
     fn unflushed(&self, reason: impl fmt::Display) -> Failure {
         Failure::new(format!(
-            "the daemon with process id {} has ended, and what was done last may be lost, as it was not flushed: {reason}; \
+            "the daemon {} has ended, and what was done last may be lost, as it was not flushed: {reason}; \
              its log says whether that is so of other pools, too",
-            self.process_id
+            show_process(self.process)
         ))
     }
 
@@ -249,9 +267,9 @@ impl Patience {
 
 impl fmt::Display for Patience {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let process = self.process_id;
-        write!(f, "the daemon with process id {process}")?;
-        if is_suspended(process.cast_signed()) {
+        let process = self.process;
+        write!(f, "the daemon {}", show_process(process))?;
+        if is_suspended(process) {
             return write!(
                 f,
                 ", which is suspended (`kill -CONT {process}` resumes it),"
