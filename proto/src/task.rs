@@ -93,6 +93,40 @@ pub enum DescriptorError {
     },
 }
 
+/// A descriptor's words before [`Descriptor::parse`]: whatever a client may have written there.
+#[derive(Clone, Copy, Debug)]
+pub struct Unvalidated<'a>(pub &'a [u64; DESCRIPTOR_WORDS]);
+
+impl Unvalidated<'_> {
+    /// The sequence, as far as it travels: its low half.
+    #[inline]
+    #[must_use]
+    pub const fn sequence(self) -> u32 {
+        self.0[0] as u32
+    }
+
+    /// The method.
+    #[inline]
+    #[must_use]
+    pub const fn method(self) -> u16 {
+        (self.0[0] >> 32) as u16
+    }
+
+    /// The record, which may be none of the lane's.
+    #[inline]
+    #[must_use]
+    pub const fn record(self) -> u32 {
+        self.0[3] as u32
+    }
+
+    /// The arguments.
+    #[inline]
+    #[must_use]
+    pub const fn arguments(self) -> [u64; ARGUMENT_COUNT] {
+        [self.0[5], self.0[6], self.0[7]]
+    }
+}
+
 impl Descriptor {
     /// Lays the descriptor out, ready to be published as the task with this sequence.
     #[must_use]
@@ -132,7 +166,8 @@ impl Descriptor {
     /// # Errors
     /// See [`DescriptorError`].
     pub const fn parse(words: &[u64; DESCRIPTOR_WORDS]) -> Result<Self, DescriptorError> {
-        let record = words[3] as u32;
+        let unvalidated = Unvalidated(words);
+        let record = unvalidated.record();
         if record as usize >= LANE_DEPTH {
             return Err(DescriptorError::Record(record));
         }
@@ -162,12 +197,12 @@ impl Descriptor {
             })
         };
         Ok(Self {
-            method: (words[0] >> 32) as u16,
+            method: unvalidated.method(),
             pool: PoolId::from_word(words[1]),
             query,
             record,
             buffer,
-            arguments: [words[5], words[6], words[7]],
+            arguments: unvalidated.arguments(),
         })
     }
 }
@@ -268,7 +303,7 @@ mod tests {
                     ..sample()
                 };
                 let words = task.to_words(0xdead_beef);
-                assert_eq!(words[0] as u32, 0xdead_beef);
+                assert_eq!(Unvalidated(&words).sequence(), 0xdead_beef);
                 assert_eq!(Descriptor::parse(&words), Ok(task));
             }
         }

@@ -5,14 +5,15 @@ use std::ptr::NonNull;
 use chimaera_chimod::Activity;
 use chimaera_chimod::abi::RawTask;
 use chimaera_proto::limits::LANE_DEPTH;
-use chimaera_proto::task::{DESCRIPTOR_WORDS, DescriptorError};
-use chimaera_proto::{Access, Descriptor, Failure, Status};
+use chimaera_proto::task::{DESCRIPTOR_WORDS, DescriptorError, Unvalidated};
+use chimaera_proto::{Access, ContainerId, Descriptor, Failure, Status};
 use chimaera_shm::Taken;
 
 use super::completions::{Completions, Token};
 use super::{LaneState, Target, Worker, served_lane};
 use crate::control::Event;
 use crate::routing::Placement;
+use crate::session::Session;
 
 /// Tasks taken from a lane before the others have their turn.
 const LANE_BUDGET: u64 = 32;
@@ -87,7 +88,8 @@ impl Worker {
             // The client is ahead and does not look at these yet: what was copied comes back into
             // lines that are here by then.
             for words in &self.batch[..count] {
-                served.lane.prefetch_record(words[3] as usize % LANE_DEPTH);
+                let record = Unvalidated(words).record() as usize;
+                served.lane.prefetch_record(record % LANE_DEPTH);
             }
         }
         (count, violation)
@@ -107,9 +109,8 @@ impl Worker {
             .as_ref()
             .map(|pool| &pool.target);
         if let Some(Target::Module(pool)) = pool {
-            let words = &self.batch[position];
-            let arguments = [words[5], words[6], words[7]];
-            pool.container.prefetch((words[0] >> 32) as u16, &arguments);
+            let task = Unvalidated(&self.batch[position]);
+            pool.container.prefetch(task.method(), &task.arguments());
         }
     }
 
@@ -117,7 +118,7 @@ impl Worker {
     fn dispatch(&mut self, lane: u32, position: usize) -> u64 {
         let served = served_lane(&mut self.lanes, lane);
         let words = &word_by_word(&self.batch[position]);
-        let sequence = words[0] as u32;
+        let sequence = Unvalidated(words).sequence();
         let token = |record, pool| Token {
             worker: self.index,
             pool,
@@ -159,37 +160,18 @@ impl Worker {
             }
         }
         let index = served.pool;
-        let pool = self.pools[usize::from(index)]
-            .as_mut()
-            .expect("a pool with an index is here");
-        let (buffer, buffer_len, read_only) = match task.buffer {
-            None => (std::ptr::null_mut(), 0, false),
-            Some(range) => match served.session.buffer(range) {
-                Some(address) => (
-                    address.as_ptr(),
-                    range.len_bytes,
-                    range.access == Access::ReadOnly,
-                ),
-                None => return refuse(token(record, 0), Status::InvalidBuffer),
-            },
+        let Some(buffer) = Buffer::of(&task, &served.session) else {
+            return refuse(token(record, 0), Status::InvalidBuffer);
         };
         let place = served.tasks.place(record);
         // SAFETY: the task has just begun, so nobody else has the place.
         let place = unsafe {
-            place.write(RawTask {
-                token: token(record, index).to_words(),
-                arguments: task.arguments,
-                buffer,
-                buffer_len,
-                method: task.method,
-                buffer_is_read_only: u16::from(read_only),
-                pool_major: task.pool.major,
-                pool_minor: task.pool.minor,
-                container: container.0,
-                reserved: 0,
-            });
+            place.write(raw_task(&task, token(record, index), container, buffer));
             NonNull::new_unchecked(place)
         };
+        let pool = self.pools[usize::from(index)]
+            .as_mut()
+            .expect("a pool with an index is here");
         pool.submitted += 1;
         let activity = match &pool.target {
             // SAFETY: this thread is the worker with this index and inside no other call; the
@@ -207,7 +189,7 @@ impl Worker {
             pool.is_polled = true;
             self.polled.push(index);
         }
-        1 + u64::from(buffer_len >> 12)
+        1 + u64::from(buffer.len >> 12)
     }
 
     /// What a task is told whose pool is not here.
@@ -238,6 +220,50 @@ impl Worker {
             session,
             reason: reason.to_owned(),
         });
+    }
+}
+
+/// A task's buffer in the host's address space; null and empty if it has none.
+#[derive(Clone, Copy)]
+struct Buffer {
+    address: *mut u8,
+    len: u32,
+    is_read_only: bool,
+}
+
+impl Buffer {
+    /// None if the task names memory that the session does not have.
+    #[inline]
+    fn of(task: &Descriptor, session: &Session) -> Option<Self> {
+        let Some(range) = task.buffer else {
+            return Some(Self {
+                address: std::ptr::null_mut(),
+                len: 0,
+                is_read_only: false,
+            });
+        };
+        Some(Self {
+            address: session.buffer(range)?.as_ptr(),
+            len: range.len_bytes,
+            is_read_only: range.access == Access::ReadOnly,
+        })
+    }
+}
+
+/// A task as its container gets it.
+#[inline]
+fn raw_task(task: &Descriptor, token: Token, container: ContainerId, buffer: Buffer) -> RawTask {
+    RawTask {
+        token: token.to_words(),
+        arguments: task.arguments,
+        buffer: buffer.address,
+        buffer_len: buffer.len,
+        method: task.method,
+        buffer_is_read_only: u16::from(buffer.is_read_only),
+        pool_major: task.pool.major,
+        pool_minor: task.pool.minor,
+        container: container.0,
+        reserved: 0,
     }
 }
 
