@@ -273,10 +273,12 @@ pub(crate) unsafe extern "C" fn panic_from_container(
     _: *const c_void,
     speaker: u64,
     place: Bytes,
+    thread: Bytes,
     text: Bytes,
 ) {
-    // SAFETY: the module lends both for the time of the call.
-    let (place, text) = unsafe { (Utf8Lossy(place.as_slice()), Utf8Lossy(text.as_slice())) };
+    // SAFETY: the module lends all of them for the time of the call.
+    let [place, thread, text] =
+        [place, thread, text].map(|text| Utf8Lossy(unsafe { text.as_slice() }));
     if place.0.is_empty() {
         let call = CALL.get();
         if call & TOLD != 0 {
@@ -288,7 +290,11 @@ pub(crate) unsafe extern "C" fn panic_from_container(
         return;
     }
     let speaker = tell().unwrap_or(module_of(speaker));
-    let text = format_args!("panicked at {place}: {text}");
+    let thread: &dyn fmt::Display = match thread.0.is_empty() {
+        true => &thread_name(),
+        false => &thread,
+    };
+    let text = format_args!("panicked at {place} on thread {thread}: {text}");
     log::say(Level::Error, Source::Module, Said { speaker, text });
 }
 
@@ -300,8 +306,7 @@ pub(crate) unsafe extern "C" fn adopt_thread(_: *const c_void, speaker: u64) {
 /// Logs a panic, from a program's hook: in the name of the module that it happened in, if it was one that is
 /// linked into the program.
 pub fn log_panic(panic: &PanicHookInfo<'_>) {
-    let thread = chimaera_shm::thread::name();
-    let thread = thread.as_deref().unwrap_or("without a name");
+    let thread = thread_name();
     let place = panic.location().map(ToString::to_string);
     let place = place.unwrap_or_else(|| "an unknown place".to_owned());
     let text = panic.payload_as_str().unwrap_or("no message");
@@ -312,6 +317,11 @@ pub fn log_panic(panic: &PanicHookInfo<'_>) {
         }
         None => log::error(format_args!("thread {thread} panicked at {place}: {text}")),
     }
+}
+
+/// The whole name of the calling thread, in a sentence that speaks of a thread.
+fn thread_name() -> String {
+    chimaera_shm::thread::name().unwrap_or_else(|| "without a name".to_owned())
 }
 
 /// In whose call this thread is, if in any; its panic counts as told from here on.

@@ -22,18 +22,31 @@ fn what_a_module_says_and_how_it_panics_names_module_and_pool_in_one_line() {
     let faulty = Faulty::created(&runtime, 0);
     faulty.call(Method::LogElsewhere).expect("said");
     let panics = [
-        (Method::Panic, "with the request in hand", POOL),
-        (Method::PanicInPoll, "while polling", POOL),
+        (
+            Method::Panic,
+            "with the request in hand",
+            POOL,
+            "chimaera-worker-",
+        ),
+        (
+            Method::PanicInPoll,
+            "while polling",
+            POOL,
+            "chimaera-worker-",
+        ),
+        // The system would give it the name of the worker that has started it.
         (
             Method::PanicOnAdoptedThread,
             "on a thread that has a pool",
             POOL,
+            "without a name",
         ),
         // Nobody knows for whom it works.
         (
             Method::PanicElsewhere,
             "on a thread of the module's",
             "module chimaera_faulty: ",
+            "without a name",
         ),
     ];
     for (method, ..) in panics {
@@ -51,13 +64,13 @@ fn what_a_module_says_and_how_it_panics_names_module_and_pool_in_one_line() {
     for said in [&*log, &shown] {
         let text = "as asked, line 7";
         assert!(said.contains(&format!("{POOL}{text}")), "{said}");
-        for (_, words, who) in panics {
+        for (_, words, who, thread) in panics {
             let lines = lines(said, words);
             assert_eq!(lines.len(), 1, "{words}: {said}");
             let line = lines[0];
             let at = format!("{who}panicked at tests/faulty/src/lib.rs:");
             assert!(line.contains(&at), "{at} in {line}");
-            assert!(line.contains(" on thread "), "{line}");
+            assert!(line.contains(&format!(" on thread {thread}")), "{line}");
         }
     }
     assert_eq!(lines(&log, "panicked").len(), panics.len(), "{log}");

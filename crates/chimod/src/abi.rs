@@ -20,7 +20,7 @@ use std::ffi::c_void;
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 
 /// Version of everything in this module. A host takes only plugins with its own.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// First word of a module's table: "CHIMODv\0".
 pub const MODULE_MAGIC: u64 = u64::from_le_bytes(*b"CHIMODv\0");
@@ -351,11 +351,17 @@ pub struct HostVTable {
     /// Levels: 1 error, 2 warning, 3 info, 4 debug.
     pub log: unsafe extern "C" fn(context: *const c_void, speaker: u64, level: u32, text: Bytes),
     /// Logs a panic of the current thread, as an error. It is called twice for one panic: from the hook of a module
-    /// that is a library, which knows the place (file, line, column, thread) and of the speaker only the module;
+    /// that is a library, which knows the place (file, line, column) and of the speaker only the module;
     /// and from where it is caught, without a place (no bytes), by a speaker that is the container's. The host logs the
-    /// first of them.
-    pub panicked:
-        unsafe extern "C" fn(context: *const c_void, speaker: u64, place: Bytes, text: Bytes),
+    /// first of them. The name of the thread is there (no bytes) only where the library has given it one: those of the
+    /// host's threads the host knows.
+    pub panicked: unsafe extern "C" fn(
+        context: *const c_void,
+        speaker: u64,
+        place: Bytes,
+        thread: Bytes,
+        text: Bytes,
+    ),
     /// Tells the host that the current thread, which is the module's own, works for the container with this
     /// speaker: a panic there is logged as that pool's.
     pub adopt_thread: unsafe extern "C" fn(context: *const c_void, speaker: u64),

@@ -303,22 +303,21 @@ fn log_panics(host: Host) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         std::panic::set_hook(Box::new(move |panic| {
+            // Of a thread that this library did not start, the host may know the name. The system's is no help: it is
+            // cut, and a thread without a name has that of whoever started it.
             let thread = std::thread::current();
-            // Of a thread that the standard library did not start, it does not know the name; the system does.
-            let known = thread.name().map(str::to_owned);
-            let known = known.or_else(|| std::fs::read_to_string("/proc/thread-self/comm").ok());
-            let thread = known.as_deref().map_or("without a name", str::trim_end);
+            let thread = thread.name().unwrap_or_default();
             let text = panic_text(panic.payload());
             let place = panic.location().map(ToString::to_string);
             let place = place.unwrap_or_else(|| "an unknown place".to_owned());
-            host.panicked(&format!("{place} on thread {thread}"), text);
+            host.panicked(&place, thread, text);
         }));
     });
 }
 
 /// Has a panic logged that nobody else is told of, if no hook has done that.
 fn caught(host: Host, payload: Box<dyn std::any::Any + Send>) {
-    host.panicked("", panic_text(&*payload));
+    host.panicked("", "", panic_text(&*payload));
     drop_payload(payload);
 }
 

@@ -75,13 +75,15 @@ impl Host {
         unsafe { (table.adopt_thread)(table.context, self.speaker) };
     }
 
-    /// Has the host log a panic of this thread, with the place where it happened or, where it was caught, none.
-    pub(crate) fn panicked(self, place: &str, text: &str) {
+    /// Has the host log a panic of this thread, with the place where it happened or, where it was caught, none; and with
+    /// the thread's name, if this library knows one.
+    pub(crate) fn panicked(self, place: &str, thread: &str, text: &str) {
         let table = self.table();
         // SAFETY: the host's function takes any texts for the time of the call.
         unsafe {
-            let (place, text) = (Bytes::new(place.as_bytes()), Bytes::new(text.as_bytes()));
-            (table.panicked)(table.context, self.speaker, place, text);
+            let [place, thread, text] =
+                [place, thread, text].map(|text| Bytes::new(text.as_bytes()));
+            (table.panicked)(table.context, self.speaker, place, thread, text);
         };
     }
 }

@@ -71,7 +71,7 @@ unsafe extern "C" fn log(context: *const c_void, _: u64, level: u32, text: Bytes
 }
 
 /// Records a panic where it is caught. No test's hook tells a host of one.
-unsafe extern "C" fn panicked(context: *const c_void, _: u64, _: Bytes, text: Bytes) {
+unsafe extern "C" fn panicked(context: *const c_void, _: u64, _: Bytes, _: Bytes, text: Bytes) {
     // SAFETY: as in `complete`; the text is valid during the call.
     let (recorder, text) = unsafe { (&*context.cast::<Recorder>(), text.as_slice()) };
     let text = format!("panicked: {}", String::from_utf8_lossy(text));

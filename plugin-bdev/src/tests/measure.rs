@@ -41,7 +41,7 @@ unsafe extern "C" fn count(
 
 unsafe extern "C" fn no_log(_: *const c_void, _: u64, _: u32, _: Bytes) {}
 
-unsafe extern "C" fn no_panic(_: *const c_void, _: u64, _: Bytes, _: Bytes) {
+unsafe extern "C" fn no_panic(_: *const c_void, _: u64, _: Bytes, _: Bytes, _: Bytes) {
     // One could not leave this function either.
     std::process::abort();
 }
