@@ -291,8 +291,7 @@ impl Control {
                     refusal.reason
                 ));
                 if let Some(shortage) = refusal.shortage {
-                    self.reserve
-                        .note_shortage("a client's request is refused", shortage);
+                    self.reserve.note_refused_request(shortage);
                 }
                 (refusal.into_reply(), None)
             }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use chimaera_chimod::ModuleError;
 use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
+use chimaera_shm::Shortage;
 
 use crate::processors;
 
@@ -40,7 +41,7 @@ pub enum HostError {
     #[error("{0} is the socket of another program: choose another one")]
     ForeignSocket(PathBuf),
     /// The lock beside the socket cannot be taken.
-    #[error("cannot lock {path}, which says whose the socket is: {error}")]
+    #[error("cannot lock {path}, which says whose the socket is: {}", show_refusal(.error))]
     Lock {
         /// The lock's file.
         path: PathBuf,
@@ -66,7 +67,7 @@ pub enum HostError {
     #[error("{0} exists and is not a socket: remove it, or choose another socket")]
     NotASocket(PathBuf),
     /// The socket's path cannot be used.
-    #[error("cannot listen on {path}: {error}")]
+    #[error("cannot listen on {path}: {}", show_refusal(.error))]
     Listen {
         /// The socket.
         path: PathBuf,
@@ -85,7 +86,7 @@ pub enum HostError {
         usable: Vec<usize>,
     },
     /// The system lacks what a host needs.
-    #[error("cannot start the runtime: {action}: {error}")]
+    #[error("cannot start the runtime: {action}: {}", show_refusal(.error))]
     System {
         /// What was tried.
         action: &'static str,
@@ -104,6 +105,19 @@ pub enum HostError {
 
 fn whose(process: Option<i32>) -> String {
     process.map_or_else(String::new, |process| format!(" {}", show_process(process)))
+}
+
+/// What the system said, and where descriptors ran out what helps. Of files, want of room is another matter
+/// than of what [`Shortage`] is about, and threads say themselves what is lacking.
+fn show_refusal(error: &io::Error) -> String {
+    match Shortage::of(error) {
+        Some(shortage @ (Shortage::Descriptors | Shortage::SystemDescriptors)) => format!(
+            "this process has {}: {} ({error})",
+            shortage.what(),
+            shortage.remedy()
+        ),
+        _ => error.to_string(),
+    }
 }
 
 /// Which process a daemon is, to follow its name. 0 is one that this process's pid namespace does not have, so that no

@@ -32,6 +32,23 @@ pub(crate) struct Reserve {
 struct Lasting {
     last: Instant,
     turned_away: u64,
+    refused_requests: u64,
+}
+
+impl Lasting {
+    /// What came of it, for the log.
+    fn summary(&self) -> String {
+        let clients = (self.turned_away, "clients were turned away");
+        let requests = (self.refused_requests, "requests were refused");
+        let counts = [clients, requests].into_iter().filter(|count| count.0 > 0);
+        let counts: Vec<_> = counts
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect();
+        match counts.is_empty() {
+            true => "the shortage is over".to_owned(),
+            false => format!("the shortage is over; {}", counts.join(", ")),
+        }
+    }
 }
 
 impl Reserve {
@@ -79,7 +96,7 @@ impl Reserve {
     }
 
     /// Notes that something is lacking, so that `what` cannot be.
-    pub(crate) fn note_shortage(&mut self, what: &str, shortage: Shortage) {
+    fn note_shortage(&mut self, what: &str, shortage: Shortage) {
         match &mut self.shortage {
             Some(lasting) => lasting.last = Instant::now(),
             None => {
@@ -92,8 +109,17 @@ impl Reserve {
                 self.shortage = Some(Lasting {
                     last: Instant::now(),
                     turned_away: 0,
+                    refused_requests: 0,
                 });
             }
+        }
+    }
+
+    /// Notes that a client's request is refused because something is lacking.
+    pub(crate) fn note_refused_request(&mut self, shortage: Shortage) {
+        self.note_shortage("a client's request is refused", shortage);
+        if let Some(lasting) = &mut self.shortage {
+            lasting.refused_requests += 1;
         }
     }
 
@@ -126,10 +152,7 @@ impl Reserve {
             lasting.last = now;
             return;
         }
-        log::warning(format_args!(
-            "the shortage is over; {} clients were turned away",
-            lasting.turned_away
-        ));
+        log::warning(lasting.summary());
         self.shortage = None;
     }
 }
@@ -159,6 +182,26 @@ mod tests {
             reserve.restore_by(now + QUIET, Doorbell::new);
             assert!(!reserve.is_short());
         }
+    }
+
+    #[test]
+    fn the_log_has_whom_a_shortage_concerned_and_nobody_else() {
+        let summary = |turned_away, refused_requests| {
+            let last = Instant::now();
+            let lasting = Lasting {
+                last,
+                turned_away,
+                refused_requests,
+            };
+            lasting.summary()
+        };
+        assert_eq!(summary(0, 0), "the shortage is over");
+        assert_eq!(
+            summary(0, 2),
+            "the shortage is over; 2 requests were refused"
+        );
+        let both = "the shortage is over; 3 clients were turned away, 2 requests were refused";
+        assert_eq!(summary(3, 2), both);
     }
 
     #[test]

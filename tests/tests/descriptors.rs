@@ -6,10 +6,13 @@ use std::thread;
 use std::time::Duration;
 
 use chimaera_bdev_client::{Error, PoolQuery, Runtime, Status};
+use chimaera_tests::exit::FAILED;
 use chimaera_tests::{
     ClientProcess, Daemon, client, descriptors, finish, limit_descriptors, limit_for, memory,
     program, text, until,
 };
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
 
 const QUERY: PoolQuery = PoolQuery::Local;
 
@@ -64,6 +67,35 @@ fn a_client_works_or_says_why_not_whatever_its_limit() {
 fn a_program_that_embeds_the_runtime_works_or_says_why_not_whatever_its_limit() {
     let daemon = Daemon::start();
     with_every_limit(3, |limit| outcome(&daemon, "embed-with", limit));
+}
+
+#[test]
+fn a_daemon_starts_or_names_the_limit_whatever_it_is() {
+    for limit in 1.. {
+        let folder = TempDir::new().expect("a folder");
+        let mut command = Command::new("prlimit");
+        command
+            .arg(format!("--nofile={limit}:{limit}"))
+            .arg(program("chimaera"))
+            .args(["runtime", "start", "--workers", "1"]);
+        match Daemon::try_start(command, folder) {
+            // The system's loader, which needs some to find libraries.
+            Err(refused) if refused.code == Some(127) => {}
+            Err(refused) => {
+                assert!(limit < 32, "so many must do: {}", refused.log);
+                assert_eq!(refused.code, Some(FAILED), "{limit}: {}", refused.log);
+                assert!(
+                    refused.log.contains("raise `ulimit -n`"),
+                    "{limit}: {}",
+                    refused.log
+                );
+            }
+            Ok(mut daemon) => {
+                daemon.signal(Signal::SIGTERM);
+                return assert_eq!(daemon.wait().0, Some(0));
+            }
+        }
+    }
 }
 
 #[test]

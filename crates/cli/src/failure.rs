@@ -8,6 +8,7 @@ use chimaera_bdev_client::{Error, Status};
 use chimaera_bdev_format::image::ModuleError;
 use chimaera_client::proto::socket_path::SocketFolderError;
 use chimaera_runtime::HostError;
+use chimaera_shm::Shortage;
 use nix::errno::Errno;
 
 /// Why a command failed.
@@ -47,9 +48,17 @@ impl Failure {
 
     /// A failure of the operating system. `action` says what was tried with what.
     pub(crate) fn system(action: impl fmt::Display) -> impl FnOnce(std::io::Error) -> Self {
-        move |error| Self {
-            code: code_of_system(&error),
-            ..Self::new(format!("{action}: {error}"))
+        move |error| {
+            let failure = Self {
+                code: code_of_system(&error),
+                ..Self::new(format!("{action}: {error}"))
+            };
+            match Shortage::of(&error) {
+                Some(shortage @ (Shortage::Descriptors | Shortage::SystemDescriptors)) => {
+                    failure.explain(shortage.remedy())
+                }
+                _ => failure,
+            }
         }
     }
 
