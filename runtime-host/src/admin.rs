@@ -147,6 +147,8 @@ impl AdminJob {
     fn carry_out(self, method: Method) {
         let shared = &self.shared;
         let request = &self.request;
+        // What was not asked for in so many words is not done: a flush of another module has this number.
+        let mut stops = false;
         let reply = match method {
             Method::Ping => encode(&()),
             Method::GetOrCreatePool => answer(request, |asked| {
@@ -163,12 +165,12 @@ impl AdminJob {
             }),
             Method::FlushPools => answer(request, |asked: FlushPools| shared.flush_pools(asked.id)),
             Method::StopRuntime => answer(request, |()| {
+                stops = true;
                 log::info(format_args!("stopping, as {} asks", self.client));
                 self.shared.end_all_pools()
             }),
             Method::GetStatus => answer(request, |()| Ok(shared.status())),
         };
-        let stops = method == Method::StopRuntime;
         respond(self.request, reply);
         if stops {
             // The answer is in its worker's inbox, before anything that stopping sends there. Sessions end also
