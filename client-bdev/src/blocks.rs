@@ -135,12 +135,31 @@ impl Client {
         } else {
             None
         };
-        self.runtime()
-            .submit(call, list, |finished| match finished.values() {
-                Ok(_) => Ok(()),
-                Err(error) => Err(error.during(describe_free(finished.call())).into()),
-            })
+        self.runtime().submit(call, list, finish_free)
     }
+}
+
+fn finish_free(finished: Finished<'_>) -> Result<(), TaskError> {
+    let Err(error) = finished.values() else {
+        return Ok(());
+    };
+    let operation = describe_free(finished.call());
+    Err(match refused_block(&finished) {
+        Some((number, block)) => error.during(format_args!(
+            "{operation}, of which number {number} ({} at {:#x}) is refused",
+            block.block_type, block.offset
+        )),
+        None => error.during(operation),
+    }
+    .into())
+}
+
+/// The block of a list for which it was not freed, and its number, if the host says it and it can be.
+fn refused_block(finished: &Finished<'_>) -> Option<(usize, Block)> {
+    let number = usize::try_from(finished.values_in_any_case()[0]).ok()?;
+    let (entries, _) = finished.buffer()?.as_chunks::<BLOCK_WIRE_BYTES>();
+    let &entry = entries.get(number.checked_sub(1)?)?;
+    Some((number, Block::from_bytes(entry).ok()?))
 }
 
 fn finish_allocation(finished: Finished<'_>) -> Result<Vec<Block>, TaskError> {

@@ -177,11 +177,16 @@ impl Client {
 fn refused(status: Status, call: &Call, block: &Block, offset: u64, len: usize) -> Error {
     let error = Error::new(status, describe(call, len));
     match status {
-        Status::BeyondBlock => error.with_detail(format!(
-            "the block has {} bytes, the transfer ends at {}",
-            block.size,
-            offset.saturating_add(len as u64)
-        )),
+        Status::BeyondBlock => error.with_detail(match offset.checked_add(len as u64) {
+            Some(end) => format!(
+                "the block has {} bytes, the transfer ends at {end}: transfer less, or begin earlier in the block",
+                block.size
+            ),
+            None => format!(
+                "the block has {} bytes, and an offset is one in the block: begin in it",
+                block.size
+            ),
+        }),
         _ => error,
     }
 }

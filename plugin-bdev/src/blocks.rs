@@ -215,7 +215,9 @@ pub(crate) fn free(
     // When they die, since the task may complete inside the call.
     let died = || counters.frees.add(count);
     if let Err((error, pending)) = allocator.free_and_tell(blocks, PendingFree { request }, died) {
-        refuse(counters, pending.request, error.status);
+        counters.errors.add(1);
+        let number = error.position as u64 + 1;
+        pending.request.fail_with(error.status, &[number]);
     }
 }
 

@@ -176,7 +176,11 @@ impl Parameters {
             0 => {
                 "; leave them open to use the pool as it is, or destroy it and create it again to open it so"
             }
-            _ => "",
+            _ if self.read_only != asked.read_only && is_file => {
+                "; whether a pool is open for reading only holds as long as it is open: ask for it as it is, or \
+                 destroy it, which leaves what it holds, and create it again"
+            }
+            _ => "; ask for it as it is, or take another name",
         };
         Err(ModuleError::new(
             Status::ParameterMismatch,

@@ -4,7 +4,7 @@
 //! Damaged metadata (`CorruptedMetadata`) is not here: no pool keeps metadata on its device yet,
 //! so nothing can be damaged.
 
-use chimaera_bdev_client::{Block, BlockType, Client, PoolQuery, Runtime, Status};
+use chimaera_bdev_client::{Block, BlockType, Client, NodeId, PoolId, PoolQuery, Runtime, Status};
 use chimaera_bdev_proto::{Method, TransferArguments};
 use chimaera_client::Call;
 use chimaera_tests::{Daemon, assert_refused, client, disk_folder, memory, remaining, text};
@@ -88,12 +88,16 @@ fn a_block_that_is_not_allocated_is_refused_and_the_refusal_says_which_way() {
         assert_refused(
             pool.free_blocks(QUERY, &[block, other, wrong]),
             of_free,
-            &[],
+            &["freeing 3 blocks in pool 8000.0"],
         );
         assert_eq!(remaining(&pool), free, "{wrong:?}");
     }
     let twice = pool.free_blocks(QUERY, &[block, block]);
-    assert_refused(twice, Status::DoubleFree, &["named twice"]);
+    let words = ["named twice", "number 2 (4 KiB at 0x"];
+    assert_refused(twice, Status::DoubleFree, &words);
+    let third = pool.free_blocks(QUERY, &[block, other, never]);
+    let words = ["of which number 3 (4 KiB at 0x300000) is refused"];
+    assert_refused(third, Status::DoubleFree, &words);
     let read = pool.read(QUERY, &block, &mut buffer);
     assert_eq!(read.expect("the block is still allocated"), 4096);
     assert!(buffer.iter().all(|&byte| byte == 0xAA), "and untouched");
@@ -141,7 +145,8 @@ fn a_transfer_beyond_its_block_moves_nothing() {
     );
     for offset in [1, 4096, 4097, u64::MAX] {
         let write = pool.write_at(QUERY, block, offset, buffer.range(..4096));
-        assert_refused(write, Status::BeyondBlock, &["the block has 4096 bytes"]);
+        let words = ["the block has 4096 bytes", "begin"];
+        assert_refused(write, Status::BeyondBlock, &words);
     }
     let across = pool.write_blocks(QUERY, &blocks[..1], &buffer);
     assert_refused(across, Status::BeyondBlock, &["4096 bytes together"]);
@@ -194,6 +199,35 @@ fn a_pool_that_is_not_there_is_not_found_by_any_operation() {
     let admin = runtime.admin();
     assert_refused(admin.destroy_pool(pool.pool_id()), status, &["8000.404"]);
     assert_refused(admin.flush(Some(pool.pool_id())), status, &["8000.404"]);
+}
+
+/// An order to stop is not what a flush becomes that is sent to the wrong module.
+#[test]
+fn pools_that_cannot_be_a_block_devices_are_named_and_nothing_happens_to_the_daemon() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let null = Client::new(&runtime, PoolId::NULL);
+    let words = ["PoolId::NULL", "open it by its name"];
+    assert_refused(null.flush(QUERY), Status::PoolNotFound, &words);
+    let admin = Client::new(&runtime, PoolId::ADMIN);
+    let words = ["1.0 (`PoolId::ADMIN`)", "Runtime::admin"];
+    assert_refused(admin.flush(QUERY), Status::InvalidArgument, &words);
+    assert_refused(
+        admin.allocate_blocks(QUERY, 1),
+        Status::InvalidArgument,
+        &words,
+    );
+    let pool = memory(&runtime, MIB);
+    let nothing = PoolQuery::Range {
+        offset: 0,
+        count: 0,
+    };
+    let words = ["pool 8000.0", "a range of 0 containers"];
+    assert_refused(pool.flush(nothing), Status::InvalidArgument, &words);
+    let elsewhere = PoolQuery::Physical(NodeId(7));
+    assert_refused(pool.flush(elsewhere), Status::NodeNotFound, &["on node 0"]);
+    assert_eq!(remaining(&pool), MIB);
+    assert!(daemon.connect().is_connected(), "it welcomes others");
 }
 
 #[test]

@@ -44,7 +44,8 @@ pub const STATS_BUFFER_BYTES: u32 = 512;
 pub enum Method {
     /// Allocates blocks: [`allocate_arguments`].
     AllocateBlocks = 1,
-    /// Frees blocks: [`free_arguments`].
+    /// Frees blocks: [`free_arguments`]. Of a refusal that is one block's, `values[0]` is its number in the list, from 1
+    /// on.
     FreeBlocks = 2,
     /// Writes the task's buffer to a block: [`TransferArguments`]. `values[0]`: bytes written.
     Write = 3,

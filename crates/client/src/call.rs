@@ -4,7 +4,7 @@ use std::fmt;
 
 use chimaera_proto::status::result_from_word;
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
-use chimaera_proto::{Completion, Failure, PoolId, PoolQuery};
+use chimaera_proto::{Completion, Failure, PoolId, PoolQuery, Status};
 use chimaera_shm::Record;
 
 use crate::buffer::Buffer;
@@ -156,5 +156,25 @@ fn refused_or_failed(refusal: Option<&Error>, call: &Call, failure: Failure) -> 
 
 #[cold]
 fn failed(call: &Call, failure: Failure) -> Error {
-    Error::new(failure, call)
+    let error = Error::new(failure, call);
+    match (failure.status, call.query) {
+        (Status::PoolNotFound, _) if call.pool.is_null() => error.with_detail(
+            "0.0 (`PoolId::NULL`) stands for no pool: create the pool first, or open it by its name",
+        ),
+        (Status::InvalidArgument, PoolQuery::Range { count: 0, .. }) => error.with_detail(
+            "the query names a range of 0 containers: name 1 at least, or use `PoolQuery::Local`",
+        ),
+        (Status::ContainerNotFound | Status::NodeNotFound, query) => error.with_detail(format_args!(
+            "it asks for {query}: a pool has one container, 0, on node 0; use `PoolQuery::Local`"
+        )),
+        // The admin module says more where it is asked what it answers.
+        (Status::InvalidArgument | Status::InvalidBuffer | Status::UnknownMethod, _)
+            if call.pool == PoolId::ADMIN =>
+        {
+            error.with_detail(
+                "1.0 (`PoolId::ADMIN`) is the admin module's pool: use `Runtime::admin`, or the id of another pool",
+            )
+        }
+        _ => error,
+    }
 }
