@@ -56,8 +56,8 @@ pub use chimaera_bdev_proto::{
 };
 pub use chimaera_client::{
     AdminClient, Buffer, BufferSlice, BufferSliceMut, ConnectOptions, ContainerId, DaemonInfo,
-    Error, Failure, KeepAlive, ModuleInfo, NodeId, PoolId, PoolInfo, PoolQuery, Runtime,
-    RuntimeStatus, Status, Task, TaskError, TaskSet, default_socket_path,
+    Error, Failure, KeepAlive, ModuleInfo, ModuleReplacement, NodeId, PoolId, PoolInfo, PoolQuery,
+    Runtime, RuntimeStatus, Status, Task, TaskError, TaskSet, default_socket_path,
 };
 #[cfg(feature = "embed")]
 pub use chimaera_client::{Embed, Module, Polling};

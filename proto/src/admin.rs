@@ -234,7 +234,20 @@ pub struct ModuleInfo {
     pub version: Option<String>,
     /// The file that it was or will be loaded from; `None` if it is linked into the runtime.
     pub library: Option<String>,
-    /// Whether the runtime would use something else if it were started now, the library as it has been built since for
-    /// example: what is in use stays so as long as the runtime runs.
-    pub stale: bool,
+    /// Whether that file is not there any more, or cannot be reached.
+    pub removed: bool,
+    /// What the runtime would use if it were started now, where that is something else: what is in use stays so as
+    /// long as the runtime runs.
+    pub replacement: Option<ModuleReplacement>,
+}
+
+/// What a runtime that is started now would use in place of a module in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ModuleReplacement {
+    /// This file: another one, or the same as it has been built since.
+    Library(String),
+    /// What is linked into the runtime.
+    BuiltIn,
+    /// Nothing: it would not find the module.
+    Nothing,
 }

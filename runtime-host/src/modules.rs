@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use chimaera_chimod::{Module, ModuleError};
-use chimaera_proto::admin::ModuleInfo;
+use chimaera_proto::admin::{ModuleInfo, ModuleReplacement};
 use chimaera_proto::{Status, check_module_name};
 use parking_lot::Mutex;
 
@@ -53,6 +53,16 @@ enum Place {
     Nowhere,
 }
 
+impl Place {
+    fn into_replacement(self) -> ModuleReplacement {
+        match self {
+            Self::Library(path) => ModuleReplacement::Library(show(&path)),
+            Self::Linked => ModuleReplacement::BuiltIn,
+            Self::Nowhere => ModuleReplacement::Nothing,
+        }
+    }
+}
+
 impl Modules {
     /// `folders` come before those of the environment.
     pub(crate) fn new(linked: &[Module], folders: &[PathBuf]) -> Self {
@@ -87,7 +97,8 @@ impl Modules {
                 name: name.clone(),
                 version: Some(used.module.version().to_owned()),
                 library: used.library_path().map(show),
-                stale: self.replacement(name, used).is_some(),
+                removed: used.is_removed(),
+                replacement: self.replacement(name, used).map(Place::into_replacement),
             })
             .collect();
         let unused = |module: &&Module| !used.contains_key(module.name());
@@ -98,7 +109,8 @@ impl Modules {
                 // That of a library is known once it is loaded.
                 version: library.is_none().then(|| module.version().to_owned()),
                 library: library.as_deref().map(show),
-                stale: false,
+                removed: false,
+                replacement: None,
             });
         }
         list.sort_by(|one, other| one.name.cmp(&other.name));
@@ -166,10 +178,14 @@ impl Modules {
     /// What a host that is started now would use in place of a module in use, if that is something else. Reads the
     /// library once each time that it has changed.
     fn replacement(&self, name: &str, used: &Used) -> Option<Place> {
-        let place = self.locate(name);
+        let place = match self.locate(name) {
+            // A link that leads nowhere.
+            Place::Library(path) if Stamp::at(&path).is_none() => Place::Nowhere,
+            place => place,
+        };
         let is_same = match (&place, &used.library) {
             (Place::Library(path), Some(file)) => path == file.path() && file.is_as_loaded(),
-            (Place::Linked, None) | (Place::Nowhere, _) => true,
+            (Place::Linked, None) => true,
             _ => false,
         };
         (!is_same).then_some(place)
@@ -189,18 +205,24 @@ impl Modules {
             return;
         }
         if let Some((place, _)) = &replacement {
+            let restart = "stop the daemon and start it again to use";
             let what = match place {
-                Place::Library(path) => format!("{} as it is now", path.display()),
-                _ => "what is built in".to_owned(),
+                Place::Library(path) => format!("{restart} {} as it is now", path.display()),
+                Place::Linked => format!("{restart} what is built in"),
+                Place::Nowhere => {
+                    "a daemon that is started now does not find the module".to_owned()
+                }
+            };
+            let library = used.library_path().map(show);
+            let from = library.map_or("which is built in".to_owned(), |path| {
+                format!("from {path}")
+            });
+            let removed = match used.is_removed() {
+                true => ", which was removed",
+                false => "",
             };
             log::warning(format_args!(
-                "module {name}: its pools go on being made by what was loaded, {}: stop the daemon and start it \
-                 again to use {what}",
-                used.library_path()
-                    .map_or("which is built in".to_owned(), |path| format!(
-                        "from {}",
-                        path.display()
-                    ))
+                "module {name}: its pools go on being made by what was loaded, {from}{removed}: {what}"
             ));
         }
         *told = replacement;
@@ -229,6 +251,12 @@ impl Modules {
 impl Used {
     fn library_path(&self) -> Option<&Path> {
         self.library.as_ref().map(LibraryFile::path)
+    }
+
+    /// Whether the file that it was loaded from is not there any more.
+    fn is_removed(&self) -> bool {
+        let path = self.library_path();
+        path.is_some_and(|path| Stamp::at(path).is_none())
     }
 }
 

@@ -293,6 +293,7 @@ fn json_has_the_fields_that_scripts_rely_on() {
         "built_in": false,
         "library": text(&library),
         "stale": false,
+        "removed": false,
     });
     assert_eq!(status["modules"], serde_json::json!([module]));
 

@@ -148,7 +148,8 @@ fn a_module_that_is_linked_in_needs_no_library() {
         name: "chimaera_bdev".to_owned(),
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         library: None,
-        stale: false,
+        removed: false,
+        replacement: None,
     };
     assert_eq!(status.modules, [linked]);
     let folder = disk_folder();

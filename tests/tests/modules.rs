@@ -10,7 +10,8 @@ use std::thread;
 
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Status};
 use chimaera_tests::{
-    Daemon, assert_empty, assert_refused, client, exit, library_folder, memory, program, text,
+    Daemon, Faulty, assert_empty, assert_refused, client, exit, library_folder, memory, program,
+    text,
 };
 use tempfile::TempDir;
 
@@ -195,6 +196,75 @@ fn a_library_that_was_built_again_is_not_what_is_in_use_and_log_and_status_say_s
         "{log}"
     );
     assert!(log.contains(&told), "{log}");
+}
+
+#[test]
+fn a_library_that_was_removed_is_in_use_as_long_as_the_daemon_runs_and_log_and_status_say_so() {
+    const FAULTY: &str = "libchimaera_faulty_runtime.so";
+    let installed = Installed::new();
+    let named = installed.named();
+    let library = named.join(FAULTY);
+    let place = |folder: &Path| {
+        std::fs::copy(library_folder().join(FAULTY), folder.join(FAULTY)).expect("the library");
+    };
+    place(&named);
+    let mut daemon = installed.start(&["--plugin-dir", text(&named)], None);
+    let runtime = daemon.connect();
+    let _first = Faulty::created(&runtime, 0);
+    let status = || {
+        let status = daemon.status();
+        let modules = status["modules"].as_array().expect("a list").clone();
+        let module = modules
+            .into_iter()
+            .find(|module| module["name"] == "chimaera_faulty");
+        let module = module.expect("it is in use");
+        let shown = daemon.run(&["runtime", "status"]).success();
+        (module["stale"] == true, module["removed"] == true, shown)
+    };
+    assert!(matches!(status(), (false, false, _)));
+
+    std::fs::remove_file(&library).expect("it is there");
+    let removed = |then: &str| {
+        format!(
+            "({}, which was removed: a daemon that is started now {then})",
+            library.display()
+        )
+    };
+    let (is_stale, is_removed, shown) = status();
+    assert!(is_stale && is_removed, "{shown}");
+    assert!(
+        shown.contains(&removed("does not find the module")),
+        "{shown}"
+    );
+    for number in 1..3 {
+        let _further = Faulty::created(&runtime, number);
+    }
+    // A link that leads nowhere is as good as none.
+    std::os::unix::fs::symlink("nowhere", &library).expect("a link");
+    let (_, is_removed, shown) = status();
+    assert!(
+        is_removed && shown.contains(&removed("does not find the module")),
+        "{shown}"
+    );
+    std::fs::remove_file(&library).expect("it is there");
+
+    let beside = installed.folder.path().join("lib/chimaera");
+    place(&beside);
+    let (is_stale, is_removed, shown) = status();
+    assert!(is_stale && is_removed, "{shown}");
+    let other = format!("uses {}", beside.join(FAULTY).display());
+    assert!(shown.contains(&removed(&other)), "{shown}");
+    place(&named);
+    assert!(matches!(status(), (false, false, _)));
+
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    let (_, log) = daemon.wait();
+    let told = format!(
+        "WARN module chimaera_faulty: its pools go on being made by what was loaded, from {}, which was removed: a \
+         daemon that is started now does not find the module",
+        library.display()
+    );
+    assert_eq!(log.matches(&told).count(), 1, "{log}");
 }
 
 /// A pool of the module in use, which threads keep busy until they are told to stop.

@@ -130,7 +130,8 @@ pub use call::{Call, Finished, Values};
 pub use chimaera_chimod::Module;
 pub use chimaera_proto as proto;
 pub use chimaera_proto::admin::{
-    ChangingPool, LogLine, LogStatus, ModuleInfo, PoolInfo, PoolStep, RuntimeStatus, Severity,
+    ChangingPool, LogLine, LogStatus, ModuleInfo, ModuleReplacement, PoolInfo, PoolStep,
+    RuntimeStatus, Severity,
 };
 pub use chimaera_proto::socket_path::{SocketPlace, default_socket_path};
 pub use chimaera_proto::{ContainerId, Failure, NodeId, PoolId, PoolQuery, Status};

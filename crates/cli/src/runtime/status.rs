@@ -4,7 +4,8 @@ use std::fmt;
 use std::iter;
 
 use chimaera_client::{
-    ChangingPool, LogLine, LogStatus, ModuleInfo, PoolStep, RuntimeStatus, Severity,
+    ChangingPool, LogLine, LogStatus, ModuleInfo, ModuleReplacement, PoolStep, RuntimeStatus,
+    Severity,
 };
 use serde::Serialize;
 
@@ -52,8 +53,12 @@ struct ModuleReport<'a> {
     version: Option<&'a str>,
     built_in: bool,
     library: Option<&'a str>,
-    /// Whether a daemon that is started now would use something else.
+    /// Whether a daemon that is started now would use something else, or nothing.
     stale: bool,
+    /// Whether its library is not there any more.
+    removed: bool,
+    #[serde(skip)]
+    replacement: Option<&'a ModuleReplacement>,
 }
 
 /// What `status --json` prints of the log.
@@ -124,7 +129,9 @@ impl<'a> From<&'a ModuleInfo> for ModuleReport<'a> {
             version: module.version.as_deref(),
             built_in: module.library.is_none(),
             library: module.library.as_deref(),
-            stale: module.stale,
+            stale: module.replacement.is_some(),
+            removed: module.removed,
+            replacement: module.replacement.as_ref(),
         }
     }
 }
@@ -132,16 +139,25 @@ impl<'a> From<&'a ModuleInfo> for ModuleReport<'a> {
 impl fmt::Display for ModuleReport<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let source = output::printable(self.library.unwrap_or("built in"));
-        match self.version {
-            Some(version) if self.stale => write!(
-                f,
-                "{} {version} ({source}, of which there is another by now: stop the daemon and start it again to \
-                 use that)",
-                self.name
-            ),
-            Some(version) => write!(f, "{} {version} ({source})", self.name),
-            None => write!(f, "{} ({source}, not in use yet)", self.name),
+        let Some(version) = self.version else {
+            return write!(f, "{} ({source}, not in use yet)", self.name);
+        };
+        write!(f, "{} {version} ({source}", self.name)?;
+        match self.replacement {
+            Some(replacement) if self.removed => {
+                f.write_str(", which was removed: a daemon that is started now ")?;
+                match replacement {
+                    ModuleReplacement::Library(path) => write!(f, "uses {}", output::printable(path))?,
+                    ModuleReplacement::BuiltIn => f.write_str("uses what is built in")?,
+                    ModuleReplacement::Nothing => f.write_str("does not find the module")?,
+                }
+            }
+            Some(_) => f.write_str(
+                ", of which there is another by now: stop the daemon and start it again to use that",
+            )?,
+            None => {}
         }
+        f.write_str(")")
     }
 }
 
