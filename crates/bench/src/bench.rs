@@ -7,22 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use chimaera_client::{ConnectOptions, Runtime};
-use chimaera_echo_client::{Client as EchoClient, PoolId, PoolQuery};
+use chimaera_client::Runtime;
+use chimaera_echo_client::Client as EchoClient;
 
 use crate::Options;
-use crate::cases::file::FilePool;
-use crate::cases::idle::Crowd;
-use crate::cases::ram::RamPool;
+use crate::connection::{connect, echo_over};
 use crate::daemon::Daemon;
 use crate::error::Result;
 use crate::machine::{Processors, pin_to, raise_file_limit};
 use crate::memory::HugeMemory;
 use crate::partner::Partner;
 use crate::peers::Peers;
-
-/// Bytes of address space for the buffers of a client.
-const BUFFER_BYTES: u64 = 64 << 20;
+use crate::shared::Kept;
+use crate::shared::crowd::Crowd;
+use crate::shared::file_pool::FilePool;
+use crate::shared::ram_pool::{self, RamPool};
 
 /// A worker with the default policy sleeps by then if it has nothing to do.
 const SETTLE: Duration = Duration::from_millis(2);
@@ -32,9 +31,9 @@ const QUICK_RETRIES: Duration = Duration::from_secs(20);
 
 pub(crate) struct Bench {
     // Pools go before the connection and the daemon do.
-    pub(crate) ram_pool: Kept<u64, RamPool>,
-    pub(crate) file_pool: Kept<PathBuf, FilePool>,
-    pub(crate) crowd: Kept<(), Crowd>,
+    ram_pool: Kept<u64, RamPool>,
+    file_pool: Kept<PathBuf, FilePool>,
+    crowd: Kept<usize, Crowd>,
     memory: Kept<usize, RefCell<HugeMemory>>,
     pub(crate) runtime: Runtime,
     daemon: Daemon,
@@ -110,68 +109,28 @@ impl Bench {
         echo_over(&self.runtime)
     }
 
-    /// Memory for the yardstick of a memory pool.
-    pub(crate) fn memory(&self, len: usize) -> Result<Rc<RefCell<HugeMemory>>> {
+    /// A memory pool that is full of blocks of this size.
+    pub(crate) fn ram_pool(&self, block_bytes: u64) -> Result<Rc<RamPool>> {
+        self.ram_pool
+            .get(block_bytes, || RamPool::make(&self.runtime, block_bytes))
+    }
+
+    /// As much memory as a memory pool has, for the pool's yardstick.
+    pub(crate) fn memory(&self) -> Result<Rc<RefCell<HugeMemory>>> {
+        let len = ram_pool::POOL_BYTES as usize;
         self.memory
             .get(len, || Ok(RefCell::new(HugeMemory::new(len)?)))
     }
-}
 
-/// Something that is costly to make and that neighbouring cases share: the last one is kept.
-pub(crate) struct Kept<K, T>(RefCell<Option<(K, Rc<T>)>>);
-
-impl<K, T> Default for Kept<K, T> {
-    fn default() -> Self {
-        Self(RefCell::new(None))
+    /// A full pool on a file in a folder.
+    pub(crate) fn file_pool(&self, folder: &Path) -> Result<Rc<FilePool>> {
+        self.file_pool
+            .get(folder.to_owned(), || FilePool::make(&self.runtime, folder))
     }
-}
 
-impl<K: PartialEq, T> Kept<K, T> {
-    /// The one that is kept, or another in its place.
-    pub(crate) fn get(&self, key: K, make: impl FnOnce() -> Result<T>) -> Result<Rc<T>> {
-        let mut slot = self.0.borrow_mut();
-        if let Some((kept, value)) = slot.as_ref()
-            && *kept == key
-        {
-            return Ok(Rc::clone(value));
-        }
-        *slot = None;
-        let value = Rc::new(make()?);
-        *slot = Some((key, Rc::clone(&value)));
-        Ok(value)
-    }
-}
-
-/// A connection to a daemon.
-pub(crate) fn connect(daemon: &Daemon) -> Result<Runtime> {
-    connect_to(daemon.socket(), BUFFER_BYTES)
-}
-
-/// A connection with so much address space for buffers.
-pub(crate) fn connect_to(socket: &Path, buffer_bytes: u64) -> Result<Runtime> {
-    let options = ConnectOptions::new().buffer_bytes(buffer_bytes);
-    Ok(options.connect_to(socket)?)
-}
-
-/// The echo pool of a connection's daemon.
-pub(crate) fn echo_over(runtime: &Runtime) -> Result<EchoClient> {
-    let echo = EchoClient::new(runtime, PoolId::new(9000, 0));
-    echo.create(PoolQuery::Dynamic, "bench-echo", "")?;
-    Ok(echo)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_one_is_kept() -> Result<()> {
-        let kept = Kept::default();
-        let first = kept.get(1, || Ok("one"))?;
-        assert!(Rc::ptr_eq(&first, &kept.get(1, || Ok("again"))?));
-        assert_eq!(*kept.get(2, || Ok("two"))?, "two");
-        assert!(kept.get(3, || Err("it cannot be made".into())).is_err());
-        assert_eq!(*kept.get(2, || Ok("made again"))?, "made again");
-        Ok(())
+    /// A daemon with so many clients that do nothing, on the worker's processor.
+    pub(crate) fn crowd(&self, count: usize) -> Result<Rc<Crowd>> {
+        self.crowd
+            .get(count, || Crowd::make(self.processors.worker, count))
     }
 }

@@ -1,9 +1,10 @@
 //! Figures over something that is varied, for the report's charts.
 
 use crate::bench::Bench;
-use crate::cases::{file, ram};
+use crate::cases::file::run_fio;
 use crate::error::Result;
 use crate::result::{Chart, Curve};
+use crate::shared::ram_pool::copy_rate;
 use crate::timing::task_rate;
 
 const DEPTHS: [usize; 6] = [1, 2, 4, 8, 16, 32];
@@ -26,23 +27,23 @@ pub(crate) fn measure(bench: &Bench) -> Result<Vec<Curve>> {
             best(|| task_rate(depth, bench.window(), |_| Ok(echo.async_echo(7))))
         })?,
     ];
-    let small = ram::pool_of(bench, SIZES[0])?;
+    let small = bench.ram_pool(SIZES[0])?;
     curves.push(over_depth("RAM pool, read", |depth| {
-        best(|| small.rate(bench, depth, false))
+        best(|| small.rate(depth, bench.window(), false))
     })?);
     curves.push(over_depth("RAM pool, write", |depth| {
-        best(|| small.rate(bench, depth, true))
+        best(|| small.rate(depth, bench.window(), true))
     })?);
     drop(small);
     curves.extend(over_size(bench)?);
-    if let Ok(pool) = file::pool_in(bench, &bench.folder) {
+    if let Ok(pool) = bench.file_pool(&bench.folder) {
         curves.push(over_depth("file pool, read", |depth| {
-            pool.rate(bench, depth, false)
+            pool.rate(depth, bench.device_window(), false)
         })?);
         if let Ok(fio) = &bench.peers.fio {
             bench.settle();
             curves.push(over_depth("fio libaio, read", |depth| {
-                let figures = pool.fio(bench, fio, "libaio", depth, false)?;
+                let figures = run_fio(&pool, bench, fio, "libaio", depth, false)?;
                 Ok(figures.rate)
             })?);
         }
@@ -79,14 +80,14 @@ fn over_size(bench: &Bench) -> Result<Vec<Curve>> {
         points: Vec::new(),
     });
     for size in SIZES {
-        let pool = ram::pool_of(bench, size)?;
-        let memory = ram::memory_of(bench)?;
+        let pool = bench.ram_pool(size)?;
+        let memory = bench.memory()?;
         let memory = &mut memory.borrow_mut();
         let rates = [
-            best(|| ram::copy_rate(bench, &pool, memory, SIZE_DEPTH, false))?,
-            best(|| ram::copy_rate(bench, &pool, memory, SIZE_DEPTH, true))?,
-            best(|| pool.rate(bench, SIZE_DEPTH, false))?,
-            best(|| pool.rate(bench, SIZE_DEPTH, true))?,
+            best(|| copy_rate(&pool, memory, SIZE_DEPTH, bench.window(), false))?,
+            best(|| copy_rate(&pool, memory, SIZE_DEPTH, bench.window(), true))?,
+            best(|| pool.rate(SIZE_DEPTH, bench.window(), false))?,
+            best(|| pool.rate(SIZE_DEPTH, bench.window(), true))?,
         ];
         for (curve, rate) in curves.iter_mut().zip(rates) {
             curve.points.push((size as f64, rate * size as f64));

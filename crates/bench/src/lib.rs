@@ -15,6 +15,7 @@
 mod bench;
 mod case;
 mod cases;
+mod connection;
 mod curves;
 mod daemon;
 mod error;
@@ -28,6 +29,7 @@ mod process;
 mod report;
 mod result;
 mod runner;
+mod shared;
 mod timing;
 mod together;
 
@@ -40,8 +42,9 @@ use std::time::Instant;
 pub use case::Unit;
 pub use error::{Error, Result};
 pub use partner::{PARTNER_COMMAND, run_partner};
+pub use peers::Absent;
 pub use report::to_html;
-pub use result::{Absent, CaseResult, Chart, Conditions, Curve, Dropped, Percentiles, Results};
+pub use result::{CaseResult, Chart, Conditions, Curve, Dropped, Percentiles, Results};
 
 use bench::Bench;
 use case::Case;

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::error::Result;
 use crate::machine::pin_to;
 use crate::memory::{Entry, Page, RING_ENTRIES, Shared, futex_wait, futex_wake};
-use crate::peers::iceoryx2;
+use crate::peers::iceoryx2::server::Server;
 use crate::timing::{BATCH, median};
 
 /// The subcommand by which the program becomes a partner.
@@ -238,7 +238,7 @@ fn obey(page: &Page, bell: &OwnedFd, folder: &Path) -> Result<()> {
             SERVE_ICEORYX2 => {
                 let server = match iceoryx2.take() {
                     Some(server) => server,
-                    None => iceoryx2::Server::new(folder)?,
+                    None => Server::new(folder)?,
                 };
                 server.serve_while(|| page.commands.0.load(Acquire) == seen)?;
                 iceoryx2 = Some(server);

@@ -6,6 +6,7 @@ use std::ops::Add;
 use serde::Serialize;
 
 use crate::case::Unit;
+use crate::peers::Absent;
 
 /// A run of the suite.
 #[derive(Debug, Serialize)]
@@ -35,15 +36,6 @@ pub struct Conditions {
     pub seconds: f64,
     /// Cases that were not run, because it was interrupted before.
     pub interrupted_before: usize,
-}
-
-/// A peer that is not there.
-#[derive(Clone, Debug, Serialize)]
-pub struct Absent {
-    /// Its name.
-    pub name: String,
-    /// Why, and how to get it.
-    pub reason: String,
 }
 
 /// What came of a case.

@@ -12,8 +12,9 @@ use chimaera_shm::thread::{scope, spawn_scoped};
 use nix::libc::O_DIRECT;
 use tempfile::TempDir;
 
-use crate::bench::{Bench, connect};
+use crate::bench::Bench;
 use crate::case::{Case, Effort, Measure, Round, Target, Unit};
+use crate::connection::connect;
 use crate::daemon::Daemon;
 use crate::error::Result;
 use crate::timing::{each_call, median};

@@ -3,13 +3,13 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use chimaera_client::Runtime;
-
-use crate::bench::{Bench, connect, connect_to, echo_over};
+use crate::bench::Bench;
 use crate::case::{Case, Effort, Measure, Round, Target, Unit};
+use crate::connection::echo_over;
 use crate::daemon::Daemon;
 use crate::error::Result;
-use crate::machine::{processor_time_ns, resident_bytes};
+use crate::machine::resident_bytes;
+use crate::shared::crowd::Crowd;
 use crate::timing::{BATCH, histogram, median, per_call};
 
 /// Idle clients of which an active one is to notice nothing.
@@ -89,43 +89,6 @@ pub(super) fn cases() -> Vec<Case> {
     ]
 }
 
-/// Clients that have used a lane, and do nothing now.
-pub(crate) struct Crowd {
-    clients: Vec<Runtime>,
-    daemon: Daemon,
-    /// What the daemon's memory grew by.
-    grown_bytes: u64,
-}
-
-impl Crowd {
-    fn make(processor: usize, count: usize) -> Result<Self> {
-        let daemon = Daemon::start(processor)?;
-        // One that comes first pays for what all share.
-        let first = connect(&daemon)?;
-        echo_over(&first)?.echo(7)?;
-        let before = resident_bytes(daemon.process())?;
-        let mut clients = vec![first];
-        for _ in 0..count {
-            let client = connect_to(daemon.socket(), 0)?;
-            echo_over(&client)?.echo(7)?;
-            clients.push(client);
-        }
-        let after = resident_bytes(daemon.process())?;
-        Ok(Self {
-            clients,
-            daemon,
-            grown_bytes: after.saturating_sub(before),
-        })
-    }
-
-    /// Processor time that the daemon uses while its clients do nothing, in nanoseconds.
-    fn time_used_ns(&self, window: Duration) -> Result<u64> {
-        let before = processor_time_ns(self.daemon.process())?;
-        std::thread::sleep(window);
-        Ok(processor_time_ns(self.daemon.process())? - before)
-    }
-}
-
 fn wake_up(bench: &Rc<Bench>) -> Result<Measure> {
     let (bench, echo) = (Rc::clone(bench), bench.echo()?);
     let silence = Duration::from_millis(if bench.is_quick { 50 } else { 1000 });
@@ -163,13 +126,8 @@ fn idle_daemon(bench: &Rc<Bench>) -> Result<Measure> {
     }))
 }
 
-fn crowd(bench: &Bench) -> Result<Rc<Crowd>> {
-    let make = || Crowd::make(bench.processors.worker, CROWD);
-    bench.crowd.get((), make)
-}
-
 fn crowd_latency(bench: &Rc<Bench>) -> Result<Measure> {
-    let (bench, crowd) = (Rc::clone(bench), crowd(bench)?);
+    let (bench, crowd) = (Rc::clone(bench), bench.crowd(CROWD)?);
     let among = echo_over(&crowd.clients[0])?;
     let alone = bench.echo()?;
     Ok(Box::new(move || {
@@ -187,7 +145,7 @@ fn crowd_latency(bench: &Rc<Bench>) -> Result<Measure> {
 }
 
 fn crowd_memory(bench: &Rc<Bench>) -> Result<Measure> {
-    let crowd = crowd(bench)?;
+    let crowd = bench.crowd(CROWD)?;
     Ok(Box::new(move || {
         let each = crowd.grown_bytes as f64 / CROWD as f64;
         Ok(Round::new(each, f64::from(64 << 10)))

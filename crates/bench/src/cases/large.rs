@@ -8,9 +8,10 @@ use chimaera_bdev_client::{Block, Client, CreateOptions, PoolId, PoolQuery, Task
 use chimaera_client::Runtime;
 use tempfile::TempDir;
 
-use crate::bench::{Bench, connect};
+use crate::bench::Bench;
 use crate::case::{Case, Effort, Measure, Round, Target, Unit};
 use crate::cases::tasks::DEPTH;
+use crate::connection::connect;
 use crate::daemon::Daemon;
 use crate::error::Result;
 use crate::machine::resident_bytes;

@@ -6,15 +6,16 @@ use hdrhistogram::Histogram;
 
 use crate::bench::Bench;
 use crate::case::{BESIDE, Case, Effort, Measure, Round, Target, Unit};
-use crate::cases::file::{FilePool, best, pool_in};
+use crate::cases::file::best;
 use crate::cases::tasks::DEPTH;
 use crate::error::Result;
 use crate::partner::Partner;
 use crate::peers::fio::{self, Job};
-use crate::peers::iceoryx2::Caller;
+use crate::peers::iceoryx2::caller::Caller;
 use crate::peers::need;
 use crate::peers::qemu::{POLL_MANY_NS, POLL_NS, POLL_ONE_NS, Qemu, Server};
 use crate::peers::vhost::Disk;
+use crate::shared::file_pool::FilePool;
 use crate::timing::{BATCH, per_call};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -89,7 +90,7 @@ fn empty_task(bench: &Rc<Bench>) -> Result<Measure> {
 
 /// The pool, and daemons that serve the file beside it.
 fn serve(bench: &Bench, qemu: &Qemu, polls_ns: &[u32]) -> Result<(Rc<FilePool>, Vec<Server>)> {
-    let pool = pool_in(bench, &bench.folder)?;
+    let pool = bench.file_pool(&bench.folder)?;
     let servers = qemu.serve(&pool.for_peers, polls_ns, bench.processors.worker)?;
     Ok((pool, servers))
 }
@@ -158,10 +159,10 @@ fn round(
 ) -> Result<Round> {
     let (value, latencies) = match depth {
         1 => {
-            let latencies = pool.latencies(bench, is_write)?;
+            let latencies = pool.latencies(bench.device_window(), is_write)?;
             (p50_ns(&latencies), Some(latencies))
         }
-        _ => (pool.rate(bench, depth, is_write)?, None),
+        _ => (pool.rate(depth, bench.device_window(), is_write)?, None),
     };
     bench.settle();
     let better = if depth == 1 { f64::min } else { f64::max };
@@ -200,10 +201,10 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::cases::file::BLOCK_BYTES;
     use crate::machine::Processors;
+    use crate::peers::Absent;
     use crate::peers::{Found, Peers};
-    use crate::result::Absent;
+    use crate::shared::file_pool::BLOCK_BYTES;
 
     #[test]
     fn of_a_peer_that_ran_in_several_ways_the_best_counts() {

@@ -9,8 +9,9 @@ use chimaera_client::Runtime;
 use chimaera_echo_client::Client as EchoClient;
 use hdrhistogram::Histogram;
 
-use crate::bench::{Bench, connect, echo_over};
+use crate::bench::Bench;
 use crate::case::{Case, Effort, Measure, Round, Target, Unit};
+use crate::connection::{connect, echo_over};
 use crate::daemon::Daemon;
 use crate::error::Result;
 use crate::machine::pin_to;

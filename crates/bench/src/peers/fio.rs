@@ -49,7 +49,7 @@ impl Fio {
     pub(crate) fn find() -> std::result::Result<Self, String> {
         let mut command = Command::new("fio");
         let output = command.arg("--enghelp").stdin(Stdio::null()).output();
-        let output = output.map_err(|error| super::cannot_run("fio", &error))?;
+        let output = output.map_err(|error| super::absent::cannot_run("fio", &error))?;
         Ok(Self {
             has_nbd: has_engine(&output.stdout, "nbd"),
         })

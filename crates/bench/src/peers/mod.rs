@@ -1,25 +1,16 @@
 //! Peers: others that do the same work. None of them is needed; each is looked for when a run
 //! begins, and named as absent, with the reason and the remedy, if it is not there.
 
+mod absent;
 pub(crate) mod fio;
 pub(crate) mod iceoryx2;
 pub(crate) mod qemu;
 pub(crate) mod vhost;
 
-use std::io::{Error, ErrorKind};
-
-use crate::error::Result;
-use crate::result::Absent;
+pub use absent::Absent;
+pub(crate) use absent::{Found, need};
 use fio::Fio;
 use qemu::Qemu;
-
-/// How a program comes by the drivers that are left out by default.
-#[cfg(not(all(feature = "peer-blkio", feature = "peer-iceoryx2")))]
-const NOT_BUILT_IN: &str = "this program was built without its driver; build it with \
-                            cargo build --release --workspace --features peers";
-
-/// What was found of a peer, or why it is absent and how to get it.
-pub(crate) type Found<T> = std::result::Result<T, Absent>;
 
 /// All that were looked for.
 pub(crate) struct Peers {
@@ -37,14 +28,14 @@ impl Peers {
     pub(crate) fn find() -> Self {
         let (fio, qemu) = (Fio::find(), Qemu::find());
         Self {
-            nbd: nbd(&fio, &qemu).map_err(|reason| absent("NBD (fio)", &reason)),
-            fio: fio.map_err(|reason| absent("fio (libaio, io_uring)", &reason)),
+            nbd: nbd(&fio, &qemu).map_err(|reason| missing("NBD (fio)", &reason)),
+            fio: fio.map_err(|reason| missing("fio (libaio, io_uring)", &reason)),
             iceoryx2: iceoryx2::find()
-                .map_err(|reason| absent("iceoryx2 request-response", &reason)),
+                .map_err(|reason| missing("iceoryx2 request-response", &reason)),
             vhost: vhost::find()
                 .and(qemu)
                 .and_then(Qemu::with_vhost_user)
-                .map_err(|reason| absent("qemu-storage-daemon over vhost-user-blk", &reason)),
+                .map_err(|reason| missing("qemu-storage-daemon over vhost-user-blk", &reason)),
         }
     }
 
@@ -57,21 +48,6 @@ impl Peers {
             self.nbd.as_ref().err(),
         ];
         all.into_iter().flatten().cloned().collect()
-    }
-}
-
-/// A peer, for a case that is nothing without it.
-pub(crate) fn need<T>(found: &Found<T>) -> Result<&T> {
-    // The reason stands once, with those that are absent.
-    let explain = |absent: &Absent| format!("not run: {} is absent", absent.name).into();
-    found.as_ref().map_err(explain)
-}
-
-/// Why a peer's program cannot be asked what it can do.
-fn cannot_run(program: &str, error: &Error) -> String {
-    match error.kind() {
-        ErrorKind::NotFound => format!("the program {program} is not on the PATH; install it"),
-        _ => format!("the program {program} cannot be run: {error}"),
     }
 }
 
@@ -90,7 +66,7 @@ fn nbd(
     Ok((qemu.clone()?, fio))
 }
 
-fn absent(name: &str, reason: &str) -> Absent {
+fn missing(name: &str, reason: &str) -> Absent {
     Absent {
         name: name.to_owned(),
         reason: reason.to_owned(),
@@ -99,6 +75,9 @@ fn absent(name: &str, reason: &str) -> Absent {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
+    use super::absent::cannot_run;
     use super::*;
 
     #[test]
@@ -124,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_case_says_which_peer_it_lacks() {
-        let found: Found<()> = Err(absent("a peer", "it is not installed; install it"));
+        let found: Found<()> = Err(missing("a peer", "it is not installed; install it"));
         let error = need(&found).expect_err("it is absent").to_string();
         assert_eq!(error, "not run: a peer is absent");
         assert!(need(&Ok(7)).is_ok());

@@ -42,7 +42,7 @@ impl Qemu {
         command.arg("--help").stdin(Stdio::null());
         let output = command
             .output()
-            .map_err(|error| super::cannot_run(PROGRAM, &error))?;
+            .map_err(|error| super::absent::cannot_run(PROGRAM, &error))?;
         Ok(Self {
             has_vhost_user: String::from_utf8_lossy(&output.stdout).contains("vhost-user-blk"),
         })

@@ -8,7 +8,7 @@ pub(crate) fn find() -> std::result::Result<(), String> {
     #[cfg(feature = "peer-blkio")]
     return Ok(());
     #[cfg(not(feature = "peer-blkio"))]
-    Err(super::NOT_BUILT_IN.to_owned())
+    Err(super::absent::NOT_BUILT_IN.to_owned())
 }
 
 #[cfg(feature = "peer-blkio")]
@@ -30,8 +30,8 @@ mod driver {
     use blkio::{Blkio, Blkioq, Completion, MemoryRegion, ReqFlags};
     use hdrhistogram::Histogram;
 
-    use crate::cases::file::BLOCK_BYTES;
     use crate::error::Result;
+    use crate::shared::file_pool::BLOCK_BYTES;
     use crate::timing::each_call;
 
     /// Transfers that may be in flight.
@@ -173,7 +173,7 @@ mod stub {
 
     impl Disk {
         pub(crate) fn connect(_socket: &Path, _offsets: &[u64]) -> Result<Self> {
-            Err(super::super::NOT_BUILT_IN.into())
+            Err(crate::peers::absent::NOT_BUILT_IN.into())
         }
 
         pub(crate) fn latencies(&mut self, _: Duration, _: bool) -> Result<Histogram<u64>> {
