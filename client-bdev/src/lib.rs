@@ -51,13 +51,15 @@ mod options;
 mod transfer;
 
 pub use chimaera_bdev_proto::{
-    Activity, AllocationPlan, BdevType, Block, BlockType, IoEngine, MODULE_NAME, MegabyteState,
-    OwnedBlock, OwnerTag, PerfMetrics, Stats,
+    Activity, AllocationPlan, BdevType, Block, BlockType, CreateParams, IoEngine, MODULE_NAME,
+    MegabyteState, OwnedBlock, OwnerTag, PerfMetrics, Stats,
 };
 pub use chimaera_client::{
-    AdminClient, Buffer, BufferSlice, BufferSliceMut, ConnectOptions, ContainerId, DaemonInfo,
-    Error, Failure, KeepAlive, ModuleInfo, ModuleReplacement, NodeId, PoolId, PoolInfo, PoolQuery,
-    Runtime, RuntimeStatus, Status, Task, TaskError, TaskSet, default_socket_path,
+    AdminClient, Buffer, BufferSlice, BufferSliceMut, Call, ChangingPool, ConnectOptions,
+    ContainerId, DaemonInfo, Error, Failure, Finished, GetOrCreatePool, KeepAlive, LogLine,
+    LogStatus, ModuleInfo, ModuleReplacement, NodeId, ParsePoolIdError, PartError, PoolId,
+    PoolInfo, PoolList, PoolQuery, PoolStep, Runtime, RuntimeStatus, Severity, SocketPlace, Status,
+    Task, TaskError, TaskSet, Values, default_socket_path,
 };
 #[cfg(feature = "embed")]
 pub use chimaera_client::{Embed, Module, Polling};

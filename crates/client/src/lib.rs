@@ -130,9 +130,10 @@ pub use call::{Call, Finished, Values};
 pub use chimaera_chimod::Module;
 pub use chimaera_proto as proto;
 pub use chimaera_proto::admin::{
-    ChangingPool, LogLine, LogStatus, ModuleInfo, ModuleReplacement, PoolInfo, PoolStep,
-    RuntimeStatus, Severity,
+    ChangingPool, GetOrCreatePool, LogLine, LogStatus, ModuleInfo, ModuleReplacement, PoolInfo,
+    PoolList, PoolStep, RuntimeStatus, Severity,
 };
+pub use chimaera_proto::ids::ParsePoolIdError;
 pub use chimaera_proto::socket_path::{SocketPlace, default_socket_path};
 pub use chimaera_proto::{ContainerId, Failure, NodeId, PoolId, PoolQuery, Status};
 #[cfg(feature = "embed")]
