@@ -25,8 +25,15 @@
 //! - Connecting, and starting a runtime inside the process. That takes several exchanges over a socket, and threads
 //!   that begin, once in a connection's life: do it before the executor runs, or on a thread that may block.
 //! - [`Runtime::allocate_buffer`], and the first call of a thread on a connection. They do not block for any task, but may
-//!   ask the daemon's control thread for memory or a lane, which waits for nobody. Memory is asked for beforehand with
-//!   [`ConnectOptions::buffer_bytes`].
+//!   ask the daemon's control thread for memory or a lane. A daemon that runs answers in microseconds, whatever its
+//!   devices do. One that does not (suspended by SIGSTOP, or starved of its processor) **holds the thread for up to
+//!   20 seconds**, and then the call fails with [`Status::Busy`]; so does an `async_` call on a thread without a lane, or one
+//!   that needs a buffer of its own (lists, statistics, `_bytes`, everything of [`AdminClient`]). Several threads that need
+//!   something new at the same time wait for one another.
+//!
+//! An executor's thread does not come to that if it has its lane before ([`AdminClient::ping`] when the thread starts, as
+//! in a runtime's `on_thread_start`), and if memory suffices: [`ConnectOptions::buffer_bytes`] is what the connection
+//! begins with, 256 MiB, and buffers that are allocated beforehand and used again need no more.
 //!
 //! # Forking
 //!
