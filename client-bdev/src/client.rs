@@ -22,8 +22,24 @@ use crate::options::CreateOptions;
 /// result, together with the buffer that went along. Every method can be called from any number of threads
 /// at once; each thread has a lane of its own.
 ///
-/// Errors, besides what each method says: [`Status::PoolNotFound`],
-/// [`Status::PermissionDenied`], [`Status::ConnectionLost`], [`Status::ShuttingDown`].
+/// # Errors
+///
+/// Besides what each method says, every call may fail with:
+///
+/// | status | why |
+/// |---|---|
+/// | [`Status::PoolNotFound`] | there is no pool with the client's id: not yet, or not any more; or it is [`PoolId::NULL`] |
+/// | [`Status::ContainerNotFound`], [`Status::NodeNotFound`], [`Status::InvalidArgument`] | the query names a container or a node that is not there, or a range of none |
+/// | [`Status::InvalidArgument`], [`Status::UnknownMethod`] | the id is another module's pool |
+/// | [`Status::ShuttingDown`] | the runtime is being stopped |
+/// | [`Status::ConnectionLost`] | the daemon went away, or the embedded runtime was stopped |
+/// | [`Status::Forked`] | the connection is that of the process that this one was forked from |
+/// | [`Status::Busy`] | of an `async_` method: 16,384 tasks of the connection wait to be submitted. Of any: a signal handler calls, and has interrupted another call; or the daemon does not answer for 20 s where a thread needs its lane or further memory |
+/// | [`Status::OutOfResources`] | such a lane or memory lacks a file descriptor or room |
+/// | [`Status::OutOfMemory`] | there is no memory for the buffer of lists, statistics, `_bytes` and of creating; or the host has none for the task |
+/// | [`Status::InvalidBuffer`] | of what takes a buffer: it is another connection's, or longer than 4 GiB |
+/// | [`Status::Aborted`], [`Status::ModulePanicked`] | the module dropped the task, or panicked with it |
+/// | [`Status::ProtocolViolation`] | the host answered what cannot be |
 pub struct Client {
     runtime: Runtime,
     /// The pool's id as one word; it changes once at most, when the host chooses it. Shared with clones, and with

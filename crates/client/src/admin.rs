@@ -18,8 +18,15 @@ use crate::task::Task;
 /// The client of the admin module. Every method blocks until its task has ended; those that begin
 /// with `async_` give a handle instead.
 ///
-/// Errors: besides what each method says, [`Status::PermissionDenied`],
-/// [`Status::ConnectionLost`], [`Status::OutOfMemory`] where there is no memory for the request.
+/// # Errors
+///
+/// Besides what each method says, every call may fail with [`Status::ConnectionLost`]; [`Status::ShuttingDown`] where the
+/// runtime is being stopped, save for what asks for its status or lists; [`Status::Forked`] in a forked child;
+/// [`Status::OutOfMemory`] or [`Status::OutOfResources`] where there is no memory, descriptor or thread for the request;
+/// [`Status::InvalidArgument`] for a request that is too long, or a query of no container; [`Status::ContainerNotFound`]
+/// and [`Status::NodeNotFound`] for one of another than there is; and [`Status::Busy`] for what comes from a signal handler
+/// that has interrupted another call, for an `async_` method where 16,384 tasks wait to be submitted, and where the daemon
+/// does not answer for 20 s a thread that needs its lane or memory.
 #[derive(Clone, Debug)]
 pub struct AdminClient {
     runtime: Runtime,

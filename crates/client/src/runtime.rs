@@ -179,10 +179,10 @@ impl Runtime {
     /// save for registering another segment with the daemon when the present ones are full.
     ///
     /// # Errors
-    /// [`Status::OutOfMemory`] where the system's memory, or the number of segments, ends;
-    /// [`Status::OutOfResources`] where file descriptors do, and [`Status::Busy`] where the daemon does not
-    /// answer, after which another attempt may succeed;
-    /// [`Status::ConnectionLost`].
+    /// [`Status::OutOfMemory`] where the system's memory, or the number of segments, ends, and for more than a segment
+    /// holds; [`Status::OutOfResources`] where file descriptors do, and [`Status::Busy`] where the daemon does not
+    /// answer for 20 s, after which another attempt may succeed, or for a signal handler; [`Status::ConnectionLost`]
+    /// where the present segments are full; [`Status::Forked`].
     pub fn allocate_buffer(&self, len: usize) -> Result<Buffer, Error> {
         Buffer::allocate(&self.session.memory, len, &|index, segment| {
             self.add_segment(index, segment)
@@ -204,7 +204,9 @@ impl Runtime {
     /// Carries out a call without a buffer. Blocks until it is done.
     ///
     /// # Errors
-    /// The task's failure, or [`Status::ConnectionLost`].
+    /// The task's failure, or [`Status::ConnectionLost`]; [`Status::Forked`] in a forked child; [`Status::Busy`] for a
+    /// signal handler that has interrupted another call. A thread's first call asks the daemon for a lane: then also
+    /// [`Status::Busy`] where it does not answer for 20 s, and [`Status::OutOfResources`] where descriptors end.
     #[inline]
     pub fn call(&self, call: &Call) -> Result<Values, Error> {
         self.call_with(call, None)
@@ -263,8 +265,8 @@ impl Runtime {
     ///
     /// `finish` makes the task's result of what comes back, on the thread that asks for it. Whatever
     /// keeps the task from being submitted comes as its failure: [`Status::ConnectionLost`],
-    /// [`Status::InvalidBuffer`] for a buffer of another connection, [`Status::Busy`] when too many
-    /// tasks wait to be submitted.
+    /// [`Status::InvalidBuffer`] for a buffer of another connection or of more than 4 GiB, [`Status::Busy`] when 16,384
+    /// tasks of the connection wait to be submitted, and what [`Self::call`] may fail with.
     #[inline]
     pub fn submit<T>(
         &self,
