@@ -67,3 +67,8 @@ pub fn skipped(what: &str, reason: &str) {
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/WRITING_A_CHIMOD.md")]
 struct Guide;
+
+/// Keeps the example of forking compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/FORK.md")]
+struct Forking;
