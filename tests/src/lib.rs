@@ -72,3 +72,8 @@ struct Guide;
 #[cfg(doctest)]
 #[doc = include_str!("../../docs/FORK.md")]
 struct Forking;
+
+/// Keeps the example of reconnecting compiling.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/BDEV.md")]
+struct BlockDevices;
