@@ -21,6 +21,7 @@ pub mod module_error;
 pub mod module_name;
 pub mod query;
 pub mod shell;
+pub mod shown;
 pub mod socket_path;
 pub mod status;
 pub mod task;

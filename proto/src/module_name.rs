@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::limits::MAX_MODULE_NAME_BYTES;
+use crate::shown::brief;
 
 /// The rule, as whoever broke it reads it.
 pub const RULE: &str = "a module's name is up to 64 lowercase letters, digits and single underscores, begins with a \
@@ -52,11 +53,7 @@ pub struct NotAModuleName(String);
 
 impl fmt::Display for NotAModuleName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "\"{}\" is not a module name: {RULE}",
-            self.0.escape_default()
-        )
+        write!(f, "\"{}\" is not a module name: {RULE}", brief(&self.0))
     }
 }
 
@@ -75,7 +72,7 @@ mod tests {
             "größe", "a\n", "a\0", &long,
         ] {
             let error = check_module_name(name).expect_err(name).to_string();
-            let shown = format!("\"{}\" is not a module name", name.escape_default());
+            let shown = format!("\"{}\" is not a module name", brief(name));
             assert!(error.starts_with(&shown), "{error}");
         }
     }

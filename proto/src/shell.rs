@@ -2,21 +2,70 @@
 
 use std::borrow::Cow;
 
-/// The text as one word of a POSIX shell's command line, quoted only where it has to be.
+use crate::shown::is_hidden;
+
+/// The text as one word of a POSIX shell's command line, quoted only where it has to be. What [is hidden](is_hidden)
+/// is escaped within `$'…'`, which shells know that hold to POSIX of 2024, and most others: so the word stays what it is
+/// where hidden characters are escaped before they are shown.
 #[must_use]
 pub fn word(text: &str) -> Cow<'_, str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./,:+=@%".contains(&byte);
     if !text.is_empty() && text.bytes().all(plain) {
         return Cow::Borrowed(text);
     }
+    if text.contains(is_hidden) {
+        return Cow::Owned(escaped(text));
+    }
     // Within single quotes everything stands for itself, save for these.
     Cow::Owned(format!("'{}'", text.replace('\'', r"'\''")))
+}
+
+fn escaped(text: &str) -> String {
+    let mut word = "$'".to_owned();
+    for character in text.chars() {
+        match character {
+            '\'' | '\\' => word.extend(['\\', character]),
+            _ if is_hidden(character) => {
+                // With three digits always, so that none that follows is taken for one of these.
+                for byte in character.to_string().bytes() {
+                    word.push_str(&format!("\\{byte:03o}"));
+                }
+            }
+            _ => word.push(character),
+        }
+    }
+    word.push('\'');
+    word
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shown::printable;
     use std::process::Command;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it starts a shell")]
+    fn a_word_with_hidden_characters_stays_itself_where_they_are_escaped() {
+        for text in [
+            "a\\b\nc",
+            "\u{1b}[31mred's\u{1b}[0m1",
+            "a\u{202e}b",
+            "\n",
+            "é\r2",
+        ] {
+            let word = word(text);
+            assert_eq!(printable(&word), word);
+            let output = Command::new("bash")
+                .args(["-c", &format!("printf %s {word}")])
+                .output();
+            // Not every machine has this one, and of others not all know the quotes.
+            if let Ok(output) = output {
+                assert_eq!(String::from_utf8(output.stdout).as_deref(), Ok(text));
+            }
+        }
+        assert_eq!(word("a\u{1b}'1"), r"$'a\033\'1'");
+    }
 
     #[test]
     #[cfg_attr(miri, ignore = "it starts a shell")]
@@ -29,7 +78,7 @@ mod tests {
             "it's",
             "$HOME",
             "`id`",
-            "a\\b\nc",
+            "a\\b",
             "größe",
             "~",
             "*",

@@ -26,6 +26,8 @@ use chimaera_chimod::abi::{Header, MODULE_MAGIC, ModuleVTable, SYMBOL_PREFIX};
 use chimaera_chimod::{Module, ModuleError};
 use chimaera_fork::PerProcess;
 use chimaera_proto::Status;
+use chimaera_proto::module_name::{RULE, is_module_name};
+use chimaera_proto::shown::brief;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -84,10 +86,7 @@ pub(crate) fn load(path: &Path, name: &str) -> Result<(Module, LibraryFile), Mod
     let module = unsafe { Module::loaded(table, Arc::clone(&loaded) as _) }
         .map_err(|error| refuse(error.to_string()))?;
     if module.name() != name {
-        return Err(refuse(format!(
-            "is the module {0}, not {name}: ask for the module {0}, from a file named lib{0}_runtime.so",
-            module.name()
-        )));
+        return Err(refuse(is_another(module.name(), name)));
     }
     let file = LibraryFile::new(path, loaded, Stamp::of(&file));
     Ok((module, file))
@@ -208,7 +207,23 @@ const ORIGIN: &[u8] = b"$ORIGIN";
 /// What the loader says. The error by itself says only which of its functions failed.
 fn reason(error: &libloading::Error) -> String {
     let source = std::error::Error::source(error);
-    source.map_or_else(|| error.to_string(), ToString::to_string)
+    let said = source.map_or_else(|| error.to_string(), ToString::to_string);
+    // It has names out of the library, which have no limit.
+    brief(&said).into_owned()
+}
+
+/// What is wrong with a library that has a module of another name.
+fn is_another(module: &str, name: &str) -> String {
+    match is_module_name(module) {
+        true => format!(
+            "is the module {module}, not {name}: ask for the module {module}, from a file named \
+             lib{module}_runtime.so"
+        ),
+        false => format!(
+            "is a module that calls itself \"{}\", not {name}: {RULE}",
+            brief(module)
+        ),
+    }
 }
 
 /// Whether the file can be loaded, and exports a table that this host can use as `name`.
@@ -292,8 +307,11 @@ fn check_extents(file: &ElfFile64<'_>, len: u64) -> Result<(), String> {
     Ok(())
 }
 
+/// The most modules of one library that an error names.
+const MODULES_SHOWN: usize = 4;
+
 fn not_exported(file: &ElfFile64<'_>, name: &str) -> String {
-    let modules: Vec<_> = file
+    let modules = file
         .dynamic_symbols()
         .filter(ObjectSymbol::is_definition)
         .filter_map(|symbol| {
@@ -301,8 +319,9 @@ fn not_exported(file: &ElfFile64<'_>, name: &str) -> String {
                 .name()
                 .ok()
                 .and_then(|name| name.strip_prefix(SYMBOL_PREFIX))
-        })
-        .collect();
+        });
+    let modules = modules.filter(|name| is_module_name(name));
+    let modules: Vec<_> = modules.take(MODULES_SHOWN).collect();
     if modules.is_empty() {
         format!(
             "is not a ChiMod: it exports no {SYMBOL_PREFIX}{name}, which `export_chimod!` makes in a crate of type cdylib"

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use chimaera_chimod::{Module, ModuleError};
 use chimaera_proto::admin::{ModuleInfo, ModuleReplacement};
+use chimaera_proto::shown::brief;
 use chimaera_proto::{Status, check_module_name};
 use parking_lot::Mutex;
 
@@ -95,7 +96,7 @@ impl Modules {
             .iter()
             .map(|(name, used)| ModuleInfo {
                 name: name.clone(),
-                version: Some(used.module.version().to_owned()),
+                version: Some(brief(used.module.version()).into_owned()),
                 library: used.library_path().map(show),
                 removed: used.is_removed(),
                 replacement: self.replacement(name, used).map(Place::into_replacement),
@@ -107,7 +108,9 @@ impl Modules {
             list.push(ModuleInfo {
                 name: module.name().to_owned(),
                 // That of a library is known once it is loaded.
-                version: library.is_none().then(|| module.version().to_owned()),
+                version: library
+                    .is_none()
+                    .then(|| brief(module.version()).into_owned()),
                 library: library.as_deref().map(show),
                 removed: false,
                 replacement: None,
@@ -134,7 +137,7 @@ impl Modules {
         let module = used.module.clone();
         log::info(format_args!(
             "module {name} is in use, version {}, {}",
-            module.version(),
+            brief(module.version()),
             used.library_path().map_or("built in".to_owned(), show)
         ));
         self.used.lock().insert(name.to_owned(), Arc::new(used));

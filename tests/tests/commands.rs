@@ -32,6 +32,25 @@ fn json_is_offered_where_it_is_written() {
 }
 
 #[test]
+fn a_value_that_does_not_show_is_shown_escaped_and_a_suggested_command_means_the_same() {
+    for arguments in [
+        &["pool", "create", "x", "--type", "\u{1b}[31mred"][..],
+        &["pool", "\u{1b}[31mred"],
+        &["pool", "list", "--\u{1b}[31mred"],
+        &["--json", "pool", "create", "x", "--type", "\u{1b}[31mred"],
+    ] {
+        let said = chimaera(arguments).failure(WRONG_USAGE);
+        assert!(said.contains(r"u{1b}[31mred"), "{arguments:?}: {said}");
+        assert!(!said.contains('\u{1b}'), "{arguments:?}: {said}");
+    }
+    let daemon = Daemon::start();
+    let said = daemon
+        .run(&["pool", "flush", "a\u{1b}[1m'b"])
+        .failure(NOT_FOUND);
+    assert!(said.contains(r"a\033[1m\'b' --type file"), "{said}");
+}
+
+#[test]
 fn every_exit_code_says_what_happened() {
     let daemon = Daemon::start();
     let folder = disk_folder();

@@ -7,6 +7,7 @@ use std::process::Command;
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, Status};
 use chimaera_chimod::abi::{ABI_VERSION, MODULE_MAGIC, ModuleVTable};
 use chimaera_client::proto::admin::GetOrCreatePool;
+use chimaera_client::proto::shown::brief;
 use chimaera_tests::{Daemon, finish, library_folder, skipped};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -143,7 +144,7 @@ fn a_name_that_is_no_bare_word_is_refused_without_looking_for_it() {
     ] {
         let (status, text) = plugins.refusal(name);
         assert_eq!(status, Status::InvalidArgument, "{name:?}: {text}");
-        let shown = format!("\"{}\" is not a module name", name.escape_default());
+        let shown = format!("\"{}\" is not a module name", brief(name));
         assert!(text.contains(&shown), "{shown} in: {text}");
     }
     let (status, _) = plugins.refusal(&"a".repeat(64));
@@ -327,6 +328,9 @@ struct Table {
     name: &'static str,
 }
 
+/// A name that nobody can print, as the source has it, and as it is shown.
+const UNSHOWN: [&str; 2] = ["a\\0b\\033[2J", "\"a\\u{0}b\\u{1b}[2J\""];
+
 const TABLE_BYTES: usize = size_of::<ModuleVTable>();
 
 const RIGHT: Table = Table {
@@ -409,6 +413,36 @@ fn a_table_of_another_version_is_refused_before_any_code_of_it_runs() {
     plugins.compile("made", "char CHIMAERA_CHIMOD_made[4096];\n");
     plugins.assert_incompatible("made", "module table");
     assert!(!mark.exists(), "its constructor ran");
+    plugins.assert_bdev_works();
+}
+
+#[test]
+fn what_a_library_calls_itself_is_shown_escaped_and_cut() {
+    let plugins = Plugins::new();
+    let mark = plugins.folder.path().join("mark");
+    let of_name = |name| {
+        let table = Table { name, ..RIGHT };
+        source("made", &table, &mark)
+    };
+    let [name, shown] = UNSHOWN;
+    plugins.compile("made", &of_name(name));
+    let reason =
+        format!("is a module that calls itself {shown}, not made: a module's name is up to");
+    plugins.assert_incompatible("made", &reason);
+    let long = of_name("@").replace('@', &"x".repeat(1 << 20));
+    plugins.compile("made", &long);
+    plugins.assert_incompatible("made", "xx…\", not made: a module's name is up to");
+    // One that the loader has something to say of.
+    let lacks = "x".repeat(100_000);
+    let lacking =
+        of_name("made") + &format!("extern int {lacks}; int *used(void) {{ return &{lacks}; }}");
+    plugins.compile("made", &lacking);
+    let (_, said) = plugins.refusal("made");
+    assert!(
+        said.contains("cannot be loaded: ") && said.contains("undefined symbol: xx"),
+        "{said}"
+    );
+    assert!(said.len() < 2000, "{} bytes", said.len());
     plugins.assert_bdev_works();
 }
 

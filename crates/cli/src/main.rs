@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         // What was not understood may be anything; that JSON is wanted can be seen all the same.
         Err(error) => {
-            return output::usage(&error, std::env::args_os().any(|word| word == "--json"));
+            return output::usage(error, std::env::args_os().any(|word| word == "--json"));
         }
     };
     // A file that becomes too large is an error, which says so, and no end without a word.

@@ -7,7 +7,6 @@
 //! - What others have named (pools, files, modules) is shown so that it can move no cursor, begin no
 //!   line and hide nothing ([`printable`]).
 
-use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -16,6 +15,8 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub(crate) use chimaera_client::proto::shown::printable;
+use clap::error::ContextValue;
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 use nix::errno::Errno;
@@ -101,7 +102,7 @@ pub(crate) fn finish() -> Result<(), Failure> {
 }
 
 /// Prints what the parser of arguments has to say: help, the version, or what is wrong with them.
-pub(crate) fn usage(error: &clap::Error, json: bool) -> ExitCode {
+pub(crate) fn usage(error: clap::Error, json: bool) -> ExitCode {
     if !error.use_stderr() {
         if let Err(error) = error.print() {
             let _ = LOST.set(error);
@@ -120,6 +121,7 @@ pub(crate) fn usage(error: &clap::Error, json: bool) -> ExitCode {
         ));
         return self::error(&failure, json);
     }
+    let error = with_values_shown(error);
     if json {
         let text = error.to_string();
         let said = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
@@ -129,21 +131,20 @@ pub(crate) fn usage(error: &clap::Error, json: bool) -> ExitCode {
     Failure::usage("").exit_code()
 }
 
-/// A text of somebody else's with everything escaped that does not show as a character of its own:
-/// controls, line ends, and what turns the direction of writing.
-pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_hidden) {
-        return text.into();
+/// An error of the parser's with what was typed made [`printable`]: to its output belong styles, so that it would take
+/// escapes in a value for some and leave them out.
+fn with_values_shown(mut error: clap::Error) -> clap::Error {
+    let typed: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(text) => Some((kind, printable(text).into_owned())),
+            _ => None,
+        })
+        .collect();
+    for (kind, text) in typed {
+        error.insert(kind, ContextValue::String(text));
     }
-    let mut shown = String::with_capacity(text.len() + 16);
-    for character in text.chars() {
-        if is_hidden(character) {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown.into()
+    error
 }
 
 /// A path as it is shown.
@@ -154,14 +155,6 @@ pub(crate) fn printable_path(path: &Path) -> String {
 /// A path in JSON, of which no text is all that it can be.
 pub(crate) fn path_in_json<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path.to_string_lossy())
-}
-
-fn is_hidden(character: char) -> bool {
-    character.is_control()
-        || matches!(
-            character,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-        )
 }
 
 /// What pictures are drawn for.
@@ -237,23 +230,4 @@ pub(crate) fn table(heading: &[&str], first_number: usize) -> Table {
         }
     }
     table
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_does_not_show_is_escaped_and_all_else_is_left() {
-        for (text, shown) in [
-            ("/dev/nvme0n1", "/dev/nvme0n1"),
-            ("größer 日本 👍 \"'", "größer 日本 👍 \"'"),
-            ("a\nb\tc", "a\\nb\\tc"),
-            ("\u{1b}[2J", "\\u{1b}[2J"),
-            ("\u{9b}2J\u{7f}", "\\u{9b}2J\\u{7f}"),
-            ("a\u{202e}b\u{2028}", "a\\u{202e}b\\u{2028}"),
-        ] {
-            assert_eq!(printable(text), shown);
-        }
-    }
 }

@@ -3,6 +3,8 @@
 use std::fmt::{self, Display, Write};
 use std::time::SystemTime;
 
+use chimaera_proto::shown::is_hidden;
+
 use super::Level;
 
 /// Bytes of a line's text. A longer one is cut: whoever names pools should not fill the log with one.
@@ -84,15 +86,6 @@ impl Write for Bounded {
         }
         Ok(())
     }
-}
-
-/// Controls, line ends, and what turns the direction of writing.
-fn is_hidden(character: char) -> bool {
-    character.is_control()
-        || matches!(
-            character,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-        )
 }
 
 #[cfg(test)]
