@@ -73,10 +73,6 @@ const _: () = {
     );
     assert!(MIN_SEGMENT_BYTES.is_multiple_of(SEGMENT_GRANULE_BYTES));
     assert!(
-        MAX_SEGMENTS < crate::task::NO_SEGMENT as usize,
-        "a segment index fits its byte"
-    );
-    assert!(
         MAX_POOL_NAME_BYTES + MAX_MODULE_NAME_BYTES + MAX_CREATE_PARAMS_BYTES + 256
             < ADMIN_BUFFER_BYTES as usize,
         "a creation request fits the admin buffer"

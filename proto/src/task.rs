@@ -16,7 +16,7 @@
 //! ```
 
 use crate::ids::PoolId;
-use crate::limits::LANE_DEPTH;
+use crate::limits::{LANE_DEPTH, MAX_SEGMENTS};
 use crate::query::{PoolQuery, UnknownQueryMode};
 use crate::status::{Failure, result_from_word};
 
@@ -31,6 +31,11 @@ pub const VALUE_COUNT: usize = 7;
 
 /// The buffer segment of a task without a buffer.
 pub const NO_SEGMENT: u8 = u8::MAX;
+
+const _: () = assert!(
+    MAX_SEGMENTS < NO_SEGMENT as usize,
+    "a segment index fits its byte"
+);
 
 /// A range of a session's registered memory, as a client names it: not yet validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,8 +7,6 @@ use chimaera_chimod::ModuleError;
 use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
 use chimaera_shm::Shortage;
 
-use crate::processors;
-
 /// Why a host does not start, or does not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -77,7 +75,7 @@ pub enum HostError {
     /// A worker was to be pinned to a processor that cannot be used.
     #[error(
         "cannot pin a worker to processor {processor}: this process may use {}",
-        processors::show(.usable)
+        show_ranges(.usable)
     )]
     NoProcessor {
         /// The processor.
@@ -150,5 +148,34 @@ impl HostError {
 
     pub(crate) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::System { action, error }
+    }
+}
+
+/// Numbers in order as ranges, for example `0-3, 6`.
+pub(crate) fn show_ranges(numbers: &[usize]) -> String {
+    let ranges: Vec<_> = numbers
+        .chunk_by(|one, next| one + 1 == *next)
+        .map(|range| match range {
+            [one] => one.to_string(),
+            [first, .., last] => format!("{first}-{last}"),
+            [] => unreachable!("a chunk has an element"),
+        })
+        .collect();
+    ranges.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_shown_as_ranges() {
+        for (numbers, shown) in [
+            (&[][..], ""),
+            (&[3], "3"),
+            (&[0, 1, 2, 5, 7, 8], "0-2, 5, 7-8"),
+        ] {
+            assert_eq!(show_ranges(numbers), shown);
+        }
     }
 }

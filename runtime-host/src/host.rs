@@ -11,20 +11,23 @@ use chimaera_shm::barrier;
 use chimaera_shm::thread::{self, JoinHandle, NoThread};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
-use crate::admin::{Admin, Shared, Threads};
+use crate::builtin::admin::Admin;
 use crate::config::Config;
-use crate::control::{Control, Event};
+use crate::control::Control;
+use crate::control::listener::Listener;
 use crate::error::HostError;
 use crate::inbox::Inbox;
-use crate::listener::Listener;
 use crate::log;
+use crate::messages::{Command, Event};
 use crate::modules::Modules;
 use crate::pools::Pools;
 use crate::processors::{check_processors, pin_to};
-use crate::worker::completions::Router;
-use crate::worker::{Command, Worker};
+use crate::router::Router;
+use crate::shared::{Shared, Threads};
+use crate::stop::Stopper;
+use crate::worker::Worker;
 
 /// A running host. It ends when it is dropped, or by [`Host::end`]: pools are drained, flushed and
 /// closed, sessions ended, the workers and the control thread joined. Threads for blocking jobs end by themselves
@@ -39,43 +42,6 @@ pub struct Host {
     workers: Vec<JoinHandle<()>>,
     /// Dropped last, so that what its end has to say is written.
     _log: log::Running,
-}
-
-/// Asks a host to stop, from anywhere.
-#[derive(Clone)]
-pub struct Stopper {
-    process: Process,
-    state: Arc<(Mutex<bool>, Condvar)>,
-}
-
-impl Default for Stopper {
-    fn default() -> Self {
-        Self {
-            process: Process::current(),
-            state: Arc::default(),
-        }
-    }
-}
-
-impl Stopper {
-    /// Makes [`Host::wait`] return. Does not block. Does nothing in a forked child.
-    pub fn stop(&self) {
-        if !self.process.is_current() {
-            return;
-        }
-        *self.state.0.lock() = true;
-        self.state.1.notify_all();
-    }
-
-    fn wait(&self) {
-        if !self.process.is_current() {
-            return;
-        }
-        let mut stopped = self.state.0.lock();
-        while !*stopped {
-            self.state.1.wait(&mut stopped);
-        }
-    }
 }
 
 impl Host {

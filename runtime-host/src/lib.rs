@@ -1,7 +1,7 @@
 //! The Chimaera host, as a library: a daemon or an application runs it in its own process.
 //!
 //! Two sides share the work. The **control side** may block: one thread serves the Unix socket
-//! (`control`), and a few threads carry out admin tasks (`admin`). **Workers** never block:
+//! (`control`), and a few threads carry out admin tasks (`builtin`). **Workers** never block:
 //! each polls the lanes of its clients, hands their tasks to containers, and sleeps when there
 //! is nothing to do (`worker`). They share no locks: the control side sends commands to a
 //! worker's inbox, and workers send events to the control side.
@@ -14,7 +14,7 @@
 //! - What may block, loads libraries, opens files or unmaps memory stays off the workers.
 //! - The host knows modules only through [`chimaera_chimod`]. It knows nothing of block devices.
 
-mod admin;
+mod builtin;
 pub mod config;
 mod control;
 mod ending;
@@ -24,24 +24,28 @@ mod inbox;
 mod jobs;
 mod library;
 mod library_file;
-mod listener;
+mod loaded;
 mod lock;
 pub mod log;
-mod mapped;
+mod messages;
 mod modules;
 mod pools;
 mod processors;
 mod refusal;
 mod reserve;
+mod router;
 mod routing;
 mod session;
+mod shared;
 mod speakers;
+mod stop;
 mod worker;
 
 pub use config::{Config, Polling};
+pub use control::listener::{DaemonProcess, check_socket_path, process_at};
 pub use error::{HostError, show_process};
-pub use host::{Host, Stopper};
-pub use listener::{DaemonProcess, check_socket_path, process_at};
+pub use host::Host;
 pub use lock::{DaemonEnd, LockFile, lock_holder};
 pub use processors::check_processors;
 pub use speakers::log_panic;
+pub use stop::Stopper;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::library::Loaded;
+use crate::loaded::Loaded;
 
 /// By what a file is recognised without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -50,22 +50,10 @@ pub(crate) fn pin_to(processor: usize) -> nix::Result<()> {
     sched_setaffinity(THIS_THREAD, &set)
 }
 
-/// Numbers in order as ranges, for example `0-3, 6`.
-pub(crate) fn show(numbers: &[usize]) -> String {
-    let ranges: Vec<_> = numbers
-        .chunk_by(|one, next| one + 1 == *next)
-        .map(|range| match range {
-            [one] => one.to_string(),
-            [first, .., last] => format!("{first}-{last}"),
-            [] => unreachable!("a chunk has an element"),
-        })
-        .collect();
-    ranges.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::show_ranges;
 
     #[test]
     fn a_processor_is_refused_that_is_not_there_and_those_that_are_are_named() {
@@ -76,18 +64,7 @@ mod tests {
             let error = check_processors(&[usable[0], wanted]).expect_err("it is not there");
             let text = error.to_string();
             assert!(text.contains(&format!("processor {wanted}")), "{text}");
-            assert!(text.contains(&show(&usable)), "{text}");
-        }
-    }
-
-    #[test]
-    fn numbers_are_shown_as_ranges() {
-        for (numbers, shown) in [
-            (&[][..], ""),
-            (&[3], "3"),
-            (&[0, 1, 2, 5, 7, 8], "0-2, 5, 7-8"),
-        ] {
-            assert_eq!(show(numbers), shown);
+            assert!(text.contains(&show_ranges(&usable)), "{text}");
         }
     }
 }

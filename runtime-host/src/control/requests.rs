@@ -8,9 +8,9 @@ use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::{Doorbell, Segment, SegmentError, Shortage};
 
 use super::{Client, OpenLane};
-use crate::admin::Shared;
+use crate::messages::Command;
 use crate::refusal::Refusal;
-use crate::worker::Command;
+use crate::shared::Shared;
 
 /// Maps the segment beside a request. Leaves a file that is none.
 pub(super) fn receive_segment(files: &mut Vec<OwnedFd>, missing: &str) -> Result<Segment, Refusal> {

@@ -6,43 +6,19 @@
 
 use std::sync::Arc;
 
-use chimaera_proto::{Completion, PoolId};
+use chimaera_proto::PoolId;
 use chimaera_shm::{Doorbell, Lane};
 use crossbeam::channel::Sender;
 
-use super::completions::{Completions, Token};
+use super::completions::Completions;
 use super::lane_tasks::LaneTasks;
 use super::sleep::Wake;
 use super::wake_file::WakeFile;
 use super::{LaneState, ServedLane, ServedPool, Target, Worker};
-use crate::control::Event;
 use crate::log;
+use crate::messages::{Command, Event};
 use crate::pools::Pool;
 use crate::session::Session;
-
-/// What the control side asks of a worker.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Serve this lane. The bell is the one that its client rings.
-    AddLane {
-        session: Arc<Session>,
-        lane: Lane,
-        bell: Arc<Doorbell>,
-    },
-    /// Stop serving the session's lanes. Answered by [`Event::SessionReleased`] once the last of
-    /// its tasks here has completed.
-    CloseSession { session: u64 },
-    /// Accept tasks for this pool. Answered at once.
-    AddPool { pool: Arc<Pool>, done: Sender<()> },
-    /// The host stops: accept no more tasks for any pool. Answered at once.
-    RefuseTasks { done: Sender<()> },
-    /// Accept no more tasks for this pool. Answered once the last of them has completed.
-    RemovePool { id: PoolId, done: Sender<()> },
-    /// A task of this worker was completed elsewhere.
-    Complete(Token, Completion),
-    /// End. There are no lanes and pools any more.
-    Stop,
-}
 
 impl Worker {
     /// Carries out what is in the inbox. Returns how much there was.

@@ -12,46 +12,11 @@ use chimaera_proto::Completion;
 use chimaera_proto::task::VALUE_COUNT;
 use chimaera_shm::{Lane, LaneMemory};
 
-use super::Command;
 use super::lane_tasks::LaneTasks;
-use crate::inbox::Inbox;
+use crate::messages::Token;
+use crate::router::Router;
 use crate::session::Session;
 use crate::speakers;
-
-/// Names a task in flight. Valid until the task completes, after which nobody holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Token {
-    pub(crate) worker: u16,
-    pub(crate) pool: u16,
-    pub(crate) lane: u32,
-    pub(crate) sequence: u32,
-    pub(crate) record: u8,
-}
-
-impl Token {
-    pub(crate) fn to_words(self) -> [u64; 2] {
-        [
-            u64::from(self.worker) | u64::from(self.pool) << 16 | u64::from(self.lane) << 32,
-            u64::from(self.sequence) | u64::from(self.record) << 32,
-        ]
-    }
-
-    fn from_words(words: [u64; 2]) -> Self {
-        Self {
-            worker: words[0] as u16,
-            pool: (words[0] >> 16) as u16,
-            lane: (words[0] >> 32) as u32,
-            sequence: words[1] as u32,
-            record: (words[1] >> 32) as u8,
-        }
-    }
-}
-
-/// Where tasks are completed: the inboxes of a host's workers.
-#[derive(Debug)]
-pub(crate) struct Router {
-    pub(crate) inboxes: Vec<Arc<Inbox<Command>>>,
-}
 
 impl Router {
     /// The table through which containers complete tasks. The router must live until the last of
@@ -79,17 +44,6 @@ impl Router {
             _ => false,
         });
         is_here.unwrap_or(false)
-    }
-
-    /// Has the task's worker complete it.
-    fn send_to_worker(&self, token: Token, status_word: u32, values: &[u64]) {
-        let mut all = [0; VALUE_COUNT];
-        all[..values.len()].copy_from_slice(values);
-        let completion = Completion {
-            status_word,
-            values: all,
-        };
-        self.inboxes[usize::from(token.worker)].send(Command::Complete(token, completion));
     }
 }
 
@@ -268,22 +222,5 @@ impl Completions {
             is_beside |= lane.lane.client_waits_on(processor);
         }
         is_beside
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tokens_read_as_they_are_written() {
-        let token = Token {
-            worker: u16::MAX,
-            pool: 7,
-            lane: u32::MAX,
-            sequence: 9,
-            record: 63,
-        };
-        assert_eq!(Token::from_words(token.to_words()), token);
     }
 }

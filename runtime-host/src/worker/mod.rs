@@ -20,8 +20,6 @@ mod sleep;
 mod tasks;
 mod wake_file;
 
-pub(crate) use commands::Command;
-
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -33,19 +31,22 @@ use chimaera_proto::task::DESCRIPTOR_WORDS;
 use chimaera_shm::{Doorbell, Lane};
 use crossbeam::channel::Sender;
 
-use crate::admin::Admin;
+use crate::builtin::admin::Admin;
 use crate::config::Polling;
-use crate::control::Event;
 use crate::inbox::Inbox;
+use crate::messages::{Command, Event};
 use crate::pools::Pool;
+use crate::router::Router;
 use crate::session::Session;
 use barriers::Barriers;
-use completions::{Completions, Router};
+use completions::Completions;
 use lane_tasks::LaneTasks;
 use sharing::Sharing;
 use sleep::{Sleeper, Wake};
-use tasks::BATCH;
 use wake_file::WakeFile;
+
+/// Tasks copied from a lane before the first of them is dispatched.
+const BATCH: usize = 16;
 
 /// Work between two looks at the clock and the doorbells, in tasks or copies of 4 KiB.
 const WORK_PER_TICK: u64 = 256;

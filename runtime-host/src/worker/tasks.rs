@@ -9,17 +9,14 @@ use chimaera_proto::task::{DESCRIPTOR_WORDS, DescriptorError, Unvalidated};
 use chimaera_proto::{Access, ContainerId, Descriptor, Failure, Status};
 use chimaera_shm::Taken;
 
-use super::completions::{Completions, Token};
-use super::{LaneState, Target, Worker, served_lane};
-use crate::control::Event;
+use super::completions::Completions;
+use super::{BATCH, LaneState, Target, Worker, served_lane};
+use crate::messages::{Event, Token};
 use crate::routing::Placement;
 use crate::session::Session;
 
 /// Tasks taken from a lane before the others have their turn.
 const LANE_BUDGET: u64 = 32;
-
-/// Tasks copied from a lane before the first of them is dispatched.
-pub(super) const BATCH: usize = 16;
 
 impl Worker {
     /// Takes the tasks of a lane. Returns how much there was to do.

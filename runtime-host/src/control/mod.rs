@@ -4,6 +4,8 @@
 //! replies is dropped. What may take long is the admin module's affair.
 
 mod arrivals;
+pub(crate) mod listener;
+mod mapped;
 mod requests;
 
 use std::collections::HashMap;
@@ -22,31 +24,16 @@ use chimaera_shm::{Doorbell, Shortage};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::admin::Shared;
 use crate::inbox::Inbox;
-use crate::listener::Listener;
 use crate::log;
-use crate::mapped::Mapped;
+use crate::messages::{Command, Event};
 use crate::refusal::Refusal;
 use crate::reserve::Reserve;
 use crate::session::{Peer, Session};
-use crate::worker::Command;
+use crate::shared::Shared;
+use listener::Listener;
+use mapped::Mapped;
 use requests::{open_lane, receive_segment};
-
-/// What others tell the control thread.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// A connection that did not come through the listener.
-    Connect { socket: Private<OwnedFd> },
-    /// A worker found a client breaking the protocol.
-    SessionFault { session: u64, reason: String },
-    /// A worker holds nothing of the session any more.
-    SessionReleased { session: u64 },
-    /// A connection was closed while the reserve was in use.
-    DescriptorFreed,
-    /// End every session, then the thread.
-    Stop,
-}
 
 const LISTENER: u64 = u64::MAX;
 const EVENTS: u64 = u64::MAX - 1;

@@ -1,0 +1,3 @@
+//! Modules that are part of the host.
+
+pub(crate) mod admin;

@@ -1,0 +1,97 @@
+//! What the two sides of a host tell each other, through inboxes.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use chimaera_fork::Private;
+use chimaera_proto::{Completion, PoolId};
+use chimaera_shm::{Doorbell, Lane};
+use crossbeam::channel::Sender;
+
+use crate::pools::Pool;
+use crate::session::Session;
+
+/// What the control side asks of a worker.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Serve this lane. The bell is the one that its client rings.
+    AddLane {
+        session: Arc<Session>,
+        lane: Lane,
+        bell: Arc<Doorbell>,
+    },
+    /// Stop serving the session's lanes. Answered by [`Event::SessionReleased`] once the last of
+    /// its tasks here has completed.
+    CloseSession { session: u64 },
+    /// Accept tasks for this pool. Answered at once.
+    AddPool { pool: Arc<Pool>, done: Sender<()> },
+    /// The host stops: accept no more tasks for any pool. Answered at once.
+    RefuseTasks { done: Sender<()> },
+    /// Accept no more tasks for this pool. Answered once the last of them has completed.
+    RemovePool { id: PoolId, done: Sender<()> },
+    /// A task of this worker was completed elsewhere.
+    Complete(Token, Completion),
+    /// End. There are no lanes and pools any more.
+    Stop,
+}
+
+/// What others tell the control thread.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A connection that did not come through the listener.
+    Connect { socket: Private<OwnedFd> },
+    /// A worker found a client breaking the protocol.
+    SessionFault { session: u64, reason: String },
+    /// A worker holds nothing of the session any more.
+    SessionReleased { session: u64 },
+    /// A connection was closed while the reserve was in use.
+    DescriptorFreed,
+    /// End every session, then the thread.
+    Stop,
+}
+
+/// Names a task in flight. Valid until the task completes, after which nobody holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Token {
+    pub(crate) worker: u16,
+    pub(crate) pool: u16,
+    pub(crate) lane: u32,
+    pub(crate) sequence: u32,
+    pub(crate) record: u8,
+}
+
+impl Token {
+    pub(crate) fn to_words(self) -> [u64; 2] {
+        [
+            u64::from(self.worker) | u64::from(self.pool) << 16 | u64::from(self.lane) << 32,
+            u64::from(self.sequence) | u64::from(self.record) << 32,
+        ]
+    }
+
+    pub(crate) fn from_words(words: [u64; 2]) -> Self {
+        Self {
+            worker: words[0] as u16,
+            pool: (words[0] >> 16) as u16,
+            lane: (words[0] >> 32) as u32,
+            sequence: words[1] as u32,
+            record: (words[1] >> 32) as u8,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_read_as_they_are_written() {
+        let token = Token {
+            worker: u16::MAX,
+            pool: 7,
+            lane: u32::MAX,
+            sequence: 9,
+            record: 63,
+        };
+        assert_eq!(Token::from_words(token.to_words()), token);
+    }
+}

@@ -1,0 +1,97 @@
+//! What the control side of a host shares.
+
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use chimaera_chimod::ModuleError;
+use chimaera_chimod::abi::HostVTable;
+use chimaera_proto::admin::Method;
+use chimaera_shm::thread::NoThread;
+use crossbeam::channel::{Sender, unbounded};
+use parking_lot::Mutex;
+
+use crate::inbox::Inbox;
+use crate::jobs::Jobs;
+use crate::log;
+use crate::messages::{Command, Event};
+use crate::modules::Modules;
+use crate::pools::Pools;
+use crate::router::Router;
+use crate::stop::Stopper;
+
+/// What the control side of a host shares.
+pub(crate) struct Shared {
+    pub(crate) modules: Modules,
+    pub(crate) pools: Pools,
+    pub(crate) threads: Threads,
+    pub(crate) session_count: AtomicU32,
+    pub(crate) stopper: Stopper,
+    /// What the control thread is told.
+    pub(crate) events: Arc<Inbox<Event>>,
+    /// The first failure to flush a pool because the host stops.
+    pub(crate) unflushed: OnceLock<ModuleError>,
+    pub(crate) started: Instant,
+    /// How much users have had the log say of pools that were not made for them.
+    pub(crate) refusals_told: Mutex<log::Shares>,
+    /// Points to the router; the field after it.
+    pub(crate) table: Arc<HostVTable>,
+    pub(crate) router: Arc<Router>,
+    /// Whether workers park lanes with a barrier, which spares clients a fence per task.
+    pub(crate) parks_with_barrier: bool,
+}
+
+impl Shared {
+    /// Sends every worker a command and waits until each has answered.
+    pub(crate) fn ask_workers(&self, command: impl Fn(Sender<()>) -> Command) {
+        let (done, answers) = unbounded();
+        for inbox in &self.router.inboxes {
+            inbox.send(command(done.clone()));
+        }
+        drop(done);
+        // Ends when every worker has answered and dropped its sender.
+        answers.iter().for_each(drop);
+    }
+}
+
+/// The threads of the control side that carry out what may block, by what that is: no kind can keep
+/// another from its turn.
+pub(crate) struct Threads {
+    /// Make, flush and destroy pools, and load libraries.
+    jobs: Jobs,
+    /// Answers what is known at once: it is asked for when everything else hangs.
+    answers: Jobs,
+    /// Stops the runtime.
+    stop: Jobs,
+    /// End pools because the runtime stops, each by itself: one that hangs keeps no other from being flushed.
+    pub(crate) ends: Jobs,
+    /// Closes files that clients sent, which may block for ever.
+    pub(crate) closers: Jobs,
+}
+
+/// Threads of one kind, at most.
+const MAX_THREADS: usize = 32;
+
+impl Threads {
+    /// Starts one thread of each kind, so that each can do its work when no further one is to be had.
+    pub(crate) fn start() -> Result<Self, NoThread> {
+        Ok(Self {
+            jobs: Jobs::start("chimaera-job", MAX_THREADS)?,
+            answers: Jobs::start("chimaera-answer", 1)?,
+            stop: Jobs::start("chimaera-stop", 1)?,
+            ends: Jobs::start("chimaera-end", MAX_THREADS)?,
+            closers: Jobs::start("chimaera-close", MAX_THREADS)?,
+        })
+    }
+
+    /// Those for an order of the admin module.
+    pub(crate) fn of(&self, method: Method) -> &Jobs {
+        match method {
+            Method::GetOrCreatePool | Method::DestroyPool | Method::FlushPools => &self.jobs,
+            Method::Ping | Method::ListPools | Method::FindPool | Method::GetStatus => {
+                &self.answers
+            }
+            Method::StopRuntime => &self.stop,
+        }
+    }
+}
