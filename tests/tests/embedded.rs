@@ -264,6 +264,21 @@ fn an_embedded_runtime_that_was_stopped_is_not_connected() {
 }
 
 #[test]
+fn an_embedded_runtime_is_stopped_by_a_command_that_does_not_wait_for_the_application() {
+    let _watchdog = Watchdog::start();
+    let folder = TempDir::new().expect("a folder");
+    let socket = folder.path().join("embedded.sock");
+    let embed = Runtime::embed().with_module(chimaera_bdev_runtime::module());
+    let runtime = embed.listen(&socket).start().expect("the runtime starts");
+    let path = socket.to_str().expect("text");
+    let stopped = chimaera(&["runtime", "stop", "--socket", path]);
+    let note = "it is an application with a runtime inside";
+    assert!(stopped.stderr.contains(note), "{stopped:?}");
+    let _ = stopped.success();
+    until("the connection ends", || !runtime.is_connected());
+}
+
+#[test]
 fn two_runtimes_in_one_process_know_nothing_of_each_other() {
     let _watchdog = Watchdog::start();
     let (first, second) = (embedded(), embedded());

@@ -25,6 +25,9 @@ use crate::waiting::SILENCE;
 /// How long `stop` waits while nothing changes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long `stop` waits for the process of a runtime that has ended: one inside an application goes on.
+const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What `stop --json` prints.
 #[derive(Serialize)]
 struct StopReport {
@@ -43,12 +46,16 @@ pub(super) fn stop(daemon: &DaemonArguments, global: &Global) -> Result<(), Fail
             let process = served_by.map_or(own_id.cast_signed(), |daemon| daemon.id);
             let mut patience = Patience::new(process, own_id);
             let ending = Ending::of(&runtime);
-            let answer = order(&runtime, &mut patience)?;
-            patience.wait_for(&ending)?;
-            match answer {
-                Answer::Finished => {}
-                Answer::Unflushed(error) => return Err(patience.unflushed(error)),
-                Answer::None => patience.check_end(lock.as_ref())?,
+            match order(&runtime, &mut patience)? {
+                Answer::Finished => patience.wait_for_exit(&ending, &runtime)?,
+                Answer::Unflushed(error) => {
+                    patience.wait_for_exit(&ending, &runtime)?;
+                    return Err(patience.unflushed(error));
+                }
+                Answer::None => {
+                    patience.wait_for(&ending)?;
+                    patience.check_end(lock.as_ref())?;
+                }
             }
             patience
         }
@@ -249,6 +256,25 @@ impl Patience {
              its log says whether that is so of other pools, too",
             show_process(self.process)
         ))
+    }
+
+    /// Waits for the end of a daemon whose pools have ended. An application that has had its runtime inside goes on
+    /// without, which is said.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    fn wait_for_exit(&mut self, ending: &Ending, runtime: &Runtime) -> Result<(), Failure> {
+        if ending.comes_within(EXIT_PATIENCE) {
+            return Ok(());
+        }
+        if runtime.is_connected() {
+            return self.wait_for(ending);
+        }
+        output::note(format_args!(
+            "the runtime has ended, and its process {} has not: it is an application with a runtime inside, or              hangs at its end",
+            show_process(self.process)
+        ));
+        Ok(())
     }
 
     /// Waits until the daemon has ended.
