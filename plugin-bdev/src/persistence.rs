@@ -17,7 +17,7 @@ use chimaera_proto::{PoolId, Status, shell};
 
 use crate::blocks::{PendingFree, allocator_of};
 use crate::declared;
-use crate::file::FileDevice;
+use crate::file::{FileDevice, not_blank};
 use crate::params::{Parameters, Usage};
 use chimaera_bdev_allocator::Allocator;
 use chimaera_bdev_allocator::ledger::Ledger;
@@ -151,10 +151,12 @@ impl Place<'_> {
         }
         if identity.name != self.context.name {
             let (is, asked) = (&identity.name, self.context.name);
-            differences.push(format!(
-                "its name is {is}, asked for {asked} (`chimaera pool rename {}` changes it)",
-                shell::word(asked)
-            ));
+            let advice = match self.device.place().is_reached_by(is) {
+                // By a link, for example.
+                true => "both lead to it: ask for it by the name that it has".to_owned(),
+                false => format!("`chimaera pool rename {}` changes it", shell::word(asked)),
+            };
+            differences.push(format!("its name is {is}, asked for {asked} ({advice})"));
         }
         if differences.is_empty() {
             return Ok(());
@@ -334,13 +336,7 @@ impl Place<'_> {
     }
 
     fn not_blank(&self, contents: Contents) -> ModuleError {
-        self.error(
-            Status::NotBlank,
-            format_args!(
-                "it holds {contents}, and no pool: use another file or device, or set overwrite to \
-                 lose what it holds"
-            ),
-        )
+        not_blank(&self.context.name, contents)
     }
 
     /// The allocator of a pool of this shape, with nothing allocated yet.

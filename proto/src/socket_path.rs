@@ -145,6 +145,11 @@ impl SocketPlace {
             FolderTrust::AmongOthers => |folder| fs::symlink_metadata(folder),
         };
         let found = look(folder).map_err(|error| wrong(WrongFolder::System(error)))?;
+        let remedy = match self.trust {
+            // It has no other use.
+            FolderTrust::AmongOthers => "remove it",
+            _ => "set XDG_RUNTIME_DIR to a folder of this user's own",
+        };
         let mode = found.mode() & ALL_RIGHTS;
         let private = match self.trust {
             FolderTrust::AmongOthers => mode == 0o700,
@@ -154,11 +159,12 @@ impl SocketPlace {
             | FolderTrust::Private => mode & WRITABLE_BY_OTHERS == 0,
         };
         if !found.is_dir() {
-            Err(wrong(WrongFolder::NotAFolder))
+            Err(wrong(WrongFolder::NotAFolder { remedy }))
         } else if found.uid() != self.user {
             Err(wrong(WrongFolder::Owner {
                 owner: found.uid(),
                 user: self.user,
+                remedy,
             }))
         } else if !private {
             Err(wrong(WrongFolder::Mode { mode }))
@@ -268,15 +274,19 @@ enum WrongFolder {
     #[error("cannot be used: {0}")]
     System(io::Error),
     #[error(
-        "is not a folder, so anybody might listen there: remove it, or set {SOCKET_VARIABLE} to \
+        "is not a folder, so anybody might listen there: {remedy}, or set {SOCKET_VARIABLE} to \
          another socket"
     )]
-    NotAFolder,
+    NotAFolder { remedy: &'static str },
     #[error(
-        "belongs to user {owner}, not to user {user}, so somebody else might listen there: remove it, or \
+        "belongs to user {owner}, not to user {user}, so somebody else might listen there: {remedy}, or \
          set {SOCKET_VARIABLE} to another socket"
     )]
-    Owner { owner: u32, user: u32 },
+    Owner {
+        owner: u32,
+        user: u32,
+        remedy: &'static str,
+    },
     #[error(
         "is open to other users (mode {mode:04o}), so somebody else might listen there: make its mode \
          0700, or set {SOCKET_VARIABLE} to another socket"
@@ -292,7 +302,7 @@ impl SocketFolderError {
             WrongFolder::System(error) => return error.raw_os_error(),
             WrongFolder::Missing => Errno::ENOENT,
             WrongFolder::NoFolder => Errno::ENOTDIR,
-            WrongFolder::NoSocket | WrongFolder::NotAFolder | WrongFolder::Owner { .. } => {
+            WrongFolder::NoSocket | WrongFolder::NotAFolder { .. } | WrongFolder::Owner { .. } => {
                 Errno::EEXIST
             }
             WrongFolder::Mode { .. } => return None,
@@ -437,6 +447,22 @@ mod tests {
             path: folder.join("tmp/chimaera/chimaera.sock"),
             trust: FolderTrust::AmongOthers,
             user,
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it looks at folders")]
+    fn nobody_is_told_to_remove_a_folder_that_a_variable_names() {
+        let (folder, user) = sandbox();
+        let file = folder.path().join("file");
+        fs::write(&file, "").expect("a file");
+        for (named, user) in [(folder.path(), user + 1), (&file, user.max(1))] {
+            let (runtime, tmp) = (Path::new("/run"), Path::new("/tmp"));
+            let variable = Some(named.into());
+            let place = SocketPlace::choose(None, user, variable, runtime, tmp);
+            let text = place.check().expect_err("it is not the user's").to_string();
+            assert!(text.contains("set XDG_RUNTIME_DIR to"), "{text}");
+            assert!(!text.contains("remove"), "{text}");
         }
     }
 

@@ -210,7 +210,12 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
             .truncate(false)
             .mode(0o600)
             .custom_flags(flags.bits())
-            .open(path)?;
+            .open(path)
+            .map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+                // A symbolic link, which is not followed.
+                Some(Errno::ELOOP) => io::ErrorKind::InvalidData.into(),
+                _ => error,
+            })?;
         if !file.metadata()?.is_file() {
             return Err(io::ErrorKind::InvalidData.into());
         }

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
-use chimaera_tests::exit::{FAILED, IN_THE_WAY, NO_RUNTIME, WRONG_USAGE};
+use chimaera_tests::exit::{IN_THE_WAY, NO_RUNTIME, WRONG_USAGE};
 use chimaera_tests::{Daemon, Finished, chimaera, finish, program, text};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -142,8 +142,9 @@ fn a_lock_that_is_a_link_or_no_file_is_not_touched() {
     let socket = folder.path().join("socket");
     let target = folder.path().join("precious");
     symlink(&target, lock_of(&socket)).expect("a link");
-    let said = start(&socket).failure(FAILED);
-    assert!(said.contains("socket.lock"), "{said}");
+    let said = start(&socket).failure(IN_THE_WAY);
+    let words = "socket.lock is not a regular file: remove it";
+    assert!(said.contains(words), "{said}");
     assert!(!target.exists(), "the link was followed");
     std::fs::remove_file(lock_of(&socket)).expect("a link");
 

@@ -39,7 +39,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::params::{Parameters, Usage};
 use crate::transfer::Transfer;
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
-pub(crate) use open::Undo;
+pub(crate) use open::{Undo, not_blank};
 use operation::Operation;
 pub(crate) use place::Place;
 use queue::{Crossing, Outcome, REFUSAL_PATIENCE, WorkerQueue};

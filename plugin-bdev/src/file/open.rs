@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::fmt::Display;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -21,6 +22,7 @@ use chimaera_bdev_format::image::{
     FileDisk, Lock, PoolFile, busy, check_stores, ends_with_slash, lock, patiently, pool_file,
     refused, size_and_tail,
 };
+use chimaera_bdev_format::signature::Contents;
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{Host, Level, ModuleError};
 use chimaera_proto::Status;
@@ -114,6 +116,9 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
     } else {
         parameters.total_size
     };
+    if size_before < UNIT_BYTES && !parameters.overwrite {
+        refuse_what_is_no_pool(path, &tail_before)?;
+    }
     let total_size = settle_size(path, &file, kind, (size_before, asked), &mut undo)?;
     if direct == Direct::Untold {
         try_alignment(path, &file, total_size, usage.alignment)?;
@@ -259,6 +264,31 @@ fn check_writable(path: &Path, device: &File) -> Result<(), ModuleError> {
             &errno.into(),
         )),
     }
+}
+
+/// Refuses a file that has less than a page, all of it in `bytes`, if something else stands there: that it is too small
+/// for a pool is not what is wrong with it.
+fn refuse_what_is_no_pool(path: &Path, bytes: &[u8]) -> Result<(), ModuleError> {
+    match bytes.iter().position(|&byte| byte != 0) {
+        None => Ok(()),
+        Some(at) => {
+            let contents = Contents::Unknown {
+                first_nonzero_offset: at as u64,
+            };
+            Err(not_blank(&path.display(), contents))
+        }
+    }
+}
+
+/// What is in the way of a pool on a file or device that holds something else.
+pub(crate) fn not_blank(name: &dyn Display, contents: Contents) -> ModuleError {
+    ModuleError::new(
+        Status::NotBlank,
+        format!(
+            "{name}: it holds {contents}, and no pool: use another file or device, or set overwrite to lose what it \
+             holds"
+        ),
+    )
 }
 
 /// Finds out how much the pool manages, and makes the file that long.

@@ -63,6 +63,13 @@ impl Place {
         }
     }
 
+    /// Whether this path leads to the file too. Blocks as looking at a path does.
+    pub(crate) fn is_reached_by(&self, path: &str) -> bool {
+        let named = std::fs::metadata(path);
+        let own = self.file.metadata();
+        own.is_ok_and(|own| named.is_ok_and(|named| is_same(&own, &named)))
+    }
+
     /// Warns in the log, once, if the path does not lead to the file. Blocks as looking at a path does.
     pub(crate) fn warn_if_lost(&self, host: Host) {
         let Some(lost) = self.lost() else {

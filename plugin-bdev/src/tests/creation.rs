@@ -183,6 +183,22 @@ fn a_path_that_leads_nowhere_is_told_by_what_is_wrong_with_it_and_nothing_is_mad
 }
 
 #[test]
+fn a_small_file_of_somebodys_is_refused_for_what_it_holds() {
+    let folder = disk_folder();
+    let name = name_in(&folder, "passwd");
+    let text = "\0root:x:0:0::/root:/bin/sh\n";
+    fs::write(&name, text).expect("written");
+    let words = [&name, "it holds data", "at offset 0x1", "and no pool"];
+    for size in [0, MIB] {
+        assert_refused(&name, &file_params(size), Status::NotBlank, &words);
+        assert_eq!(fs::read_to_string(&name).expect("there"), text);
+    }
+    fs::write(&name, [0; 100]).expect("written");
+    let words = ["has 100 bytes", "give a size"];
+    assert_refused(&name, &file_params(0), Status::InvalidArgument, &words);
+}
+
+#[test]
 fn a_file_has_one_pool_at_a_time_under_whatever_name() {
     for params in with_every_engine(&file_params(MIB)) {
         check_exclusive(&params);

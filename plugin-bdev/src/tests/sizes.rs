@@ -42,7 +42,7 @@ fn a_file_pool_is_as_large_as_its_file_unless_told() {
 
     fs::write(&name, []).expect("written");
     assert_refused(&name, &file_params(0), Status::InvalidArgument, "size");
-    fs::write(&name, [1; 4095]).expect("written");
+    fs::write(&name, [0; 4095]).expect("written");
     assert_refused(&name, &file_params(0), Status::InvalidArgument, "4095");
     let made = |file_len: u64, params| {
         fs::remove_file(&name).expect("removed");

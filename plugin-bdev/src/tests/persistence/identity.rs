@@ -97,8 +97,20 @@ fn a_file_under_another_name_is_refused_with_both_names() {
         "its name is {}, asked for {}",
         store.name, moved.name
     )];
-    moved.assert_refused(&file_params(0), MISMATCH, &words);
+    let rename = format!("(`chimaera pool rename {}` changes it)", moved.name);
+    moved.assert_refused(&file_params(0), MISMATCH, &[words[0], &rename]);
     std::fs::rename(&moved.name, &store.name).expect("renamed");
+    // To rename it would leave whoever asks by the name that it has without it.
+    for is_symbolic in [true, false] {
+        let linked = match is_symbolic {
+            true => std::os::unix::fs::symlink(&store.name, &moved.name),
+            false => std::fs::hard_link(&store.name, &moved.name),
+        };
+        linked.expect("linked");
+        let advice = "both lead to it: ask for it by the name that it has";
+        moved.assert_refused(&file_params(0), MISMATCH, &[words[0], advice]);
+        std::fs::remove_file(&moved.name).expect("removed");
+    }
     store.open();
 }
 
