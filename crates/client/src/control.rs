@@ -179,7 +179,9 @@ impl ControlSocket {
         &self.socket
     }
 
-    /// Sends a request and waits for its reply, which is not a refusal.
+    /// Sends a request and waits for its reply, which is not a refusal. Patience is counted from `since`, when the
+    /// caller began to wait for what the request is about: who stood behind another request that a silent daemon has not
+    /// answered, and has no patience left, sends none.
     ///
     /// # Errors
     /// A refusal: the request is not carried out. Or another version, or a connection that is lost. Or,
@@ -189,10 +191,12 @@ impl ControlSocket {
         &self,
         request: &Request,
         file: Option<BorrowedFd<'_>>,
+        since: Instant,
         operation: &str,
     ) -> Result<(Reply, Option<OwnedFd>), Undone> {
-        let deadline = Instant::now() + self.patience;
-        let Some(mut exchanges) = self.exchanges.try_lock_until(deadline) else {
+        let deadline = since + self.patience;
+        let exchanges = self.exchanges.try_lock_until(deadline);
+        let Some(mut exchanges) = exchanges.filter(|_| Instant::now() < deadline) else {
             return Err(Undone::unsettled(self.no_answer(operation)));
         };
         if let Some(ending) = &exchanges.ended {

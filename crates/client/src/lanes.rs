@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chimaera_fork::{Home, PerProcess};
 use chimaera_proto::control::{Reply, Request};
@@ -214,6 +214,7 @@ impl Lanes {
 
     /// Opens a lane for this thread, or takes one that became idle meanwhile. `None` if there are no more.
     fn open_own(&self) -> Result<Option<usize>, Error> {
+        let since = Instant::now();
         let mut opened = self.opened.lock();
         if let Some(index) = self.take_idle() {
             return Ok(Some(index));
@@ -222,7 +223,7 @@ impl Lanes {
         if index == OWNED_LANES {
             return Ok(None);
         }
-        self.open(index, Use::Owned)?.submission.own();
+        self.open(index, Use::Owned, since)?.submission.own();
         *opened += 1;
         Ok(Some(index))
     }
@@ -232,21 +233,25 @@ impl Lanes {
         let sharer = self.sharers.fetch_add(1, Ordering::Relaxed);
         let index = OWNED_LANES + sharer % SHARED_LANES;
         if self.lanes[index].get().is_none() {
+            let since = Instant::now();
             let _opened = self.opened.lock();
             // Somebody else may have done it meanwhile.
             if self.lanes[index].get().is_none() {
-                self.open(index, Use::Shared)?;
+                self.open(index, Use::Shared, since)?;
             }
         }
         Ok(index)
     }
 
     /// Opens a lane. To be called with `opened` locked. A lane that was asked for before, without an
-    /// answer, is asked for again: the daemon may have opened it.
-    fn open(&self, index: usize, kind: Use) -> Result<&Arc<ClientLane>, Error> {
+    /// answer, is asked for again: the daemon may have opened it. The caller waits since that time.
+    fn open(&self, index: usize, kind: Use, since: Instant) -> Result<&Arc<ClientLane>, Error> {
         let operation = "opening a lane";
         let request = Request::OpenLane { lane: index as u32 };
-        let (reply, file) = self.link.control.request(&request, None, operation)?;
+        let (reply, file) = self
+            .link
+            .control
+            .request(&request, None, since, operation)?;
         let (Reply::LaneOpened, Some(doorbell)) = (reply, file) else {
             return Err(Undone::unexpected(operation).error);
         };

@@ -29,7 +29,7 @@
 //!   devices do. One that does not (suspended by SIGSTOP, or starved of its processor) **holds the thread for up to
 //!   20 seconds**, and then the call fails with [`Status::Busy`]; so does an `async_` call on a thread without a lane, or one
 //!   that needs a buffer of its own (lists, statistics, `_bytes`, everything of [`AdminClient`]). Several threads that need
-//!   something new at the same time wait for one another.
+//!   something new at the same time wait for one another, and none of them for longer than that in all.
 //!
 //! An executor's thread does not come to that if it has its lane before ([`AdminClient::ping`] when the thread starts, as
 //! in a runtime's `on_thread_start`), and if memory suffices: [`ConnectOptions::buffer_bytes`] is what the connection

@@ -22,6 +22,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use chimaera_fork::Home;
 use chimaera_proto::Status;
@@ -103,8 +104,9 @@ enum Place {
     Segment(Allocation<u32>),
 }
 
-/// Registers a segment with the daemon under an index. It may be registered already.
-pub(crate) type Register<'a> = &'a dyn Fn(usize, &Segment) -> Result<(), Undone>;
+/// Registers a segment with the daemon under an index. It may be registered already. The time is when its caller began to
+/// wait.
+pub(crate) type Register<'a> = &'a dyn Fn(usize, &Segment, Instant) -> Result<(), Undone>;
 
 /// All memory of one session.
 pub(crate) struct Memory {
@@ -259,7 +261,9 @@ impl Memory {
         if let Some(extent) = find_room(&mut self.spaces.lock(), units) {
             return Ok(extent);
         }
+        let since = Instant::now();
         let mut growing = self.growing.lock();
+        let register = &|index, segment: &Segment| register(index, segment, since);
         // At most an unsettled segment, which may be too small, and one that is large enough.
         for _ in 0..2 {
             // There may be room since somebody freed some, or has just added a segment.
@@ -279,7 +283,7 @@ impl Memory {
         &self,
         growing: &mut Growing,
         units: u32,
-        register: Register<'_>,
+        register: &dyn Fn(usize, &Segment) -> Result<(), Undone>,
         operation: &dyn Fn() -> String,
     ) -> Result<Option<Extent>, Error> {
         // Only who grows adds one.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use chimaera_fork::{Home, Native};
 use chimaera_proto::control::{Reply, Request};
@@ -90,7 +91,8 @@ impl Runtime {
         let hello = Request::Hello {
             client_name: options.name(),
         };
-        let (reply, _) = control.request(&hello, Some(segment.as_fd()), operation)?;
+        let (reply, _) =
+            control.request(&hello, Some(segment.as_fd()), Instant::now(), operation)?;
         let Reply::Welcome {
             version,
             process_id,
@@ -184,18 +186,18 @@ impl Runtime {
     /// answer for 20 s, after which another attempt may succeed, or for a signal handler; [`Status::ConnectionLost`]
     /// where the present segments are full; [`Status::Forked`].
     pub fn allocate_buffer(&self, len: usize) -> Result<Buffer, Error> {
-        Buffer::allocate(&self.session.memory, len, &|index, segment| {
-            self.add_segment(index, segment)
+        Buffer::allocate(&self.session.memory, len, &|index, segment, since| {
+            self.add_segment(index, segment, since)
         })
     }
 
-    fn add_segment(&self, index: usize, segment: &Segment) -> Result<(), Undone> {
+    fn add_segment(&self, index: usize, segment: &Segment, since: Instant) -> Result<(), Undone> {
         let operation = "registering shared memory";
         let request = Request::AddSegment {
             segment: index as u32,
         };
         let control = &self.session.link.control;
-        match control.request(&request, Some(segment.as_fd()), operation)? {
+        match control.request(&request, Some(segment.as_fd()), since, operation)? {
             (Reply::SegmentAdded, _) => Ok(()),
             _ => Err(Undone::unexpected(operation)),
         }

@@ -4,6 +4,7 @@ mod fake_host;
 mod support;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
@@ -218,4 +219,35 @@ fn who_is_turned_away_learns_why_before_and_after_saying_hello() {
     // With the hello unread, which the system tells the client first.
     drop(ours);
     client.join().expect("the client learns why");
+}
+
+#[test]
+fn threads_that_wait_behind_one_another_share_the_time_that_they_wait() {
+    const THREADS: usize = 4;
+    let _watchdog = Watchdog::new();
+    let (host, socket) = FakeHost::start(module);
+    let options = ConnectOptions::new()
+        .buffer_bytes(SEGMENT as u64)
+        .control_patience(Duration::from_secs(2));
+    let runtime = options.from_socket(socket).expect("it answers");
+    let _full = runtime.allocate_buffer(SEGMENT / 4 * 3).expect("room");
+    let each_waits = |what: &(dyn Fn() -> Error + Sync)| {
+        // Another request would be answered at once.
+        host.next([Next::Late]);
+        let begin = Barrier::new(THREADS);
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    begin.wait();
+                    assert_eq!(what().status(), Status::Busy);
+                });
+            }
+        });
+        // Who came second found no patience left for a request of its own.
+        assert_eq!(host.send_late_answers(), 1);
+    };
+    each_waits(&|| runtime.allocate_buffer(SEGMENT).expect_err("no answer"));
+    each_waits(&|| runtime.call(&call(ECHO, 1)).expect_err("no answer"));
+    echoes(&runtime, 2);
+    is_usable(&runtime, SEGMENT);
 }
