@@ -4,8 +4,10 @@ use std::ffi::OsStr;
 use std::process::Command;
 
 use chimaera_tests::exit::{IN_THE_WAY, NO_RUNTIME};
-use chimaera_tests::{Daemon, Finished, Told, finish, skipped};
-use nix::sys::signal::Signal;
+use chimaera_tests::{Daemon, Finished, Told, finish, library_folder, program, skipped};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
 
 const ELSEWHERE: &str = "in another pid namespace";
 
@@ -82,6 +84,43 @@ fn a_daemon_whose_process_is_not_seen_is_said_to_be_elsewhere() {
         assert!(!said.contains("runtime start"), "{command}: {said}");
     }
     daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait().0, Some(0));
+}
+
+#[test]
+fn a_daemon_below_this_namespace_is_named_by_its_number_here_when_its_socket_is_gone() {
+    if !is_possible("a daemon in a pid namespace of its own") {
+        return;
+    }
+    let mut command = inside(program("chimaera"));
+    command
+        .args(["runtime", "start", "--plugin-dir"])
+        .arg(library_folder());
+    let mut daemon = Daemon::start_by(command, TempDir::new().expect("a folder"));
+    let parent = daemon.process_id();
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    let process: i32 = children
+        .expect("it runs")
+        .trim()
+        .parse()
+        .expect("it has one");
+    let lock = daemon.socket().with_extension("sock.lock");
+    let own = std::fs::read_to_string(lock).expect("it is there");
+    assert_eq!(own.trim(), "1", "its number there");
+
+    std::fs::remove_file(daemon.socket()).expect("there is a socket");
+    for (words, code) in [
+        (&["runtime", "start"][..], IN_THE_WAY),
+        (&["runtime", "start", "--detach"], IN_THE_WAY),
+        (&["runtime", "status"], NO_RUNTIME),
+        (&["pool", "list"], NO_RUNTIME),
+        (&["runtime", "stop"], NO_RUNTIME),
+    ] {
+        let said = daemon.run(words).failure(code);
+        let advice = format!("`kill {process}` stops it in good order");
+        assert!(said.contains(&advice), "{words:?}: {said}");
+    }
+    kill(Pid::from_raw(process), Signal::SIGTERM).expect("it runs");
     assert_eq!(daemon.wait().0, Some(0));
 }
 
