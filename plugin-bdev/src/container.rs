@@ -163,9 +163,15 @@ impl Container for BdevContainer {
         let Some(keeper) = &self.keeper else {
             return Ok(());
         };
-        keeper.flush().map_err(|failure| ModuleError {
-            failure,
-            message: format!("cannot flush the pool: {failure}"),
+        keeper.flush().map_err(|failure| {
+            let is_whole = match &self.backend {
+                Backend::File(device) => device.place().check_whole(),
+                Backend::Ram(_) => Ok(()),
+            };
+            is_whole.err().unwrap_or_else(|| ModuleError {
+                failure,
+                message: format!("cannot flush the pool: {failure}"),
+            })
         })
     }
 }

@@ -222,20 +222,26 @@ impl Thread {
         let commits = work.iter().any(waits_for_commit);
         let committed = if commits { self.commit() } else { Ok(()) };
         let is_flush = |work: &Work| matches!(work, Work::Flush(_) | Work::FlushCall(_));
+        let mut flushed = committed;
         if work.iter().any(is_flush) {
             // Durable, on a file that nobody may find again: destroying the pool comes by here too.
             self.place.warn_if_lost(self.host);
+            let is_whole = self.place.check_whole();
+            flushed = flushed.and(is_whole.map_err(|error| error.failure));
         }
         for work in work {
             match (work, committed) {
-                (Work::Flush(request), Ok(())) => request.complete(&[]),
-                (Work::Flush(request) | Work::Allocate(request), Err(failure)) => {
+                (Work::Flush(request), _) => match flushed {
+                    Ok(()) => request.complete(&[]),
+                    Err(failure) => refuse(self.pool.counters.of_keeper(), request, failure),
+                },
+                (Work::Allocate(request), Err(failure)) => {
                     refuse(self.pool.counters.of_keeper(), request, failure);
                 }
                 (Work::Allocate(request), Ok(())) => self.allocate(request),
                 (Work::List(request), _) => self.lists.push_back(request),
                 // Whoever waited may have given up.
-                (Work::FlushCall(done), result) => drop(done.send(result)),
+                (Work::FlushCall(done), _) => drop(done.send(flushed)),
                 (Work::Declare(metrics, done), _) => drop(done.send(self.declare(metrics))),
             }
         }

@@ -249,12 +249,12 @@ impl Place<'_> {
 
     fn refuse_to_shrink(&self, geometry: &Geometry, pages: u64, why: &str) -> ModuleError {
         self.error(
-            Status::InvalidArgument,
+            Status::CorruptedMetadata,
             format_args!(
-                "it holds a pool of {} bytes and has only {} now, and what is missing is in use: {why}; \
+                "it has {} bytes, and the pool has {}: it was cut off, and what is missing is in use: {why}; \
                  give it its size back",
-                geometry.total_pages() * UNIT_BYTES,
-                pages * UNIT_BYTES
+                pages * UNIT_BYTES,
+                geometry.total_pages() * UNIT_BYTES
             ),
         )
     }

@@ -114,7 +114,11 @@ impl FileDevice {
             queues,
             crossing: Crossing::new(&wakes),
             wakes,
-            place: Arc::new(Place::new(Arc::clone(&opened.file), context.name)),
+            place: Arc::new(Place::new(
+                Arc::clone(&opened.file),
+                context.name,
+                opened.total_size,
+            )),
             file: opened.file,
             name: context.name.to_owned(),
             total_size: opened.total_size,

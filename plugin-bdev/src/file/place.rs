@@ -1,7 +1,8 @@
-//! Whether the path that a pool is named by still leads to its file.
+//! Whether the path that a pool is named by still leads to its file, and whether that is still all there.
 //!
 //! An open file stays usable when its name goes, so nothing fails: but when the pool ends, a file without a
-//! name is gone, with all that was flushed.
+//! name is gone, with all that was flushed. One that was cut has lost a part of it already, and a flush, which
+//! could only promise the rest, fails.
 
 #![forbid(unsafe_code)]
 
@@ -12,19 +13,21 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use chimaera_bdev_format::image::PoolFile;
+use chimaera_bdev_format::image::{PoolFile, size_of};
 use chimaera_chimod::{Host, Level, ModuleError};
-use chimaera_proto::Status;
+use chimaera_proto::{Failure, Status};
 
-/// An open file, and the path that it was opened at.
+/// An open file, the path that it was opened at, and how long it was then.
 #[derive(Debug)]
 pub(crate) struct Place {
     file: PoolFile,
     path: PathBuf,
+    /// Bytes that the pool has of it.
+    total_size: u64,
     told: AtomicBool,
 }
 
-/// What became of a file that its path does not lead to.
+/// What became of a file that its path does not lead to, or that is not all there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lost {
     /// It has no name at all.
@@ -33,33 +36,54 @@ enum Lost {
     Moved,
     /// Something else is at its path.
     Replaced,
+    /// It has fewer bytes than the pool has of it.
+    Cut { total_size: u64, size: u64 },
 }
 
 impl Place {
-    pub(super) fn new(file: PoolFile, path: impl Into<PathBuf>) -> Self {
+    pub(super) fn new(file: PoolFile, path: impl Into<PathBuf>, total_size: u64) -> Self {
         Self {
             file,
             path: path.into(),
+            total_size,
             told: AtomicBool::new(false),
         }
     }
 
-    /// Refuses to give the open pool for what is at its path, where that is not the pool's file. Blocks as
-    /// looking at a path does.
+    /// Refuses to give the open pool for what is at its path, where that is not the pool's file or not all of it.
+    /// Blocks as looking at a path does.
     ///
     /// # Errors
-    /// [`Status::ParameterMismatch`], if the path does not lead to the file.
+    /// [`Status::ParameterMismatch`], if the path does not lead to the file, or the file was cut.
     pub(crate) fn check(&self) -> Result<(), ModuleError> {
-        match self.lost() {
+        let Some(lost) = self.lost() else {
+            return Ok(());
+        };
+        let path = self.path.display();
+        let text = match lost {
+            Lost::Cut { .. } => format!("the pool is open on {path}, which is not whole: {lost}"),
+            _ => format!(
+                "the pool is open on a file that is not at {path} any more: {lost}; destroy the pool, and \
+                 create it again on what is there then"
+            ),
+        };
+        Err(ModuleError::new(Status::ParameterMismatch, text))
+    }
+
+    /// Why nothing can be flushed to the file: a part of it is lost. Blocks as looking at a file does.
+    ///
+    /// # Errors
+    /// [`Status::IoError`], if the file was cut.
+    pub(crate) fn check_whole(&self) -> Result<(), ModuleError> {
+        match self.cut() {
             None => Ok(()),
-            Some(lost) => Err(ModuleError::new(
-                Status::ParameterMismatch,
-                format!(
-                    "the pool is open on a file that is not at {} any more: {lost}; destroy the pool, and \
-                     create it again on what is there then",
+            Some(lost) => Err(ModuleError {
+                failure: Failure::io(libc::EIO),
+                message: format!(
+                    "cannot flush the pool: {} is not whole: {lost}",
                     self.path.display()
                 ),
-            )),
+            }),
         }
     }
 
@@ -70,15 +94,20 @@ impl Place {
         own.is_ok_and(|own| named.is_ok_and(|named| is_same(&own, &named)))
     }
 
-    /// Warns in the log, once, if the path does not lead to the file. Blocks as looking at a path does.
+    /// Warns in the log, once, if the path does not lead to the file, or the file was cut. Blocks as looking at a
+    /// path does.
     pub(crate) fn warn_if_lost(&self, host: Host) {
         let Some(lost) = self.lost() else {
             return;
         };
         if !self.told.swap(true, Ordering::Relaxed) {
+            let what = match lost {
+                Lost::Cut { .. } => "is not whole",
+                _ => "is not at its path any more",
+            };
             host.log(
                 Level::Warning,
-                format_args!("the pool's file is not at its path any more: {lost}"),
+                format_args!("the pool's file {what}: {lost}"),
             );
         }
     }
@@ -90,10 +119,17 @@ impl Place {
             return Some(Lost::Removed);
         }
         match std::fs::metadata(&self.path) {
-            Ok(named) => (!is_same(&own, &named)).then_some(Lost::Replaced),
+            Ok(named) if !is_same(&own, &named) => Some(Lost::Replaced),
+            Ok(_) => self.cut(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Lost::Moved),
             Err(_) => None,
         }
+    }
+
+    /// Whether bytes are missing that the pool has. `None` also where the file does not say how long it is.
+    fn cut(&self) -> Option<Lost> {
+        let (total_size, size) = (self.total_size, size_of(&self.file).ok()?);
+        (size < total_size).then_some(Lost::Cut { total_size, size })
     }
 }
 
@@ -110,6 +146,14 @@ fn is_same(one: &Metadata, other: &Metadata) -> bool {
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Cut { total_size, size } => {
+                return write!(
+                    f,
+                    "it was cut off, has {size} bytes of {total_size}, and what lay behind them is lost: copy \
+                     elsewhere what is still wanted, destroy the pool, and see what `chimaera pool check` says of \
+                     the file"
+                );
+            }
             Self::Removed => {
                 "it was removed, and all that it holds is lost when the pool ends: copy elsewhere what is \
                  still wanted before that"

@@ -126,8 +126,12 @@ fn a_pool_shrinks_where_nothing_is_lost_and_not_where_something_is() {
         let end = end(&blocks);
         for size in [end - MIB, end - 4096] {
             store.resize(size);
-            let words = ["what is missing is in use", "give it its size back"];
-            store.assert_refused(&file_params(0), Status::InvalidArgument, &words);
+            let words = [
+                "it was cut off",
+                "what is missing is in use",
+                "give it its size back",
+            ];
+            store.assert_refused(&file_params(0), Status::CorruptedMetadata, &words);
         }
         store.resize(file_bytes(10));
         store.put(&whole);
@@ -153,8 +157,8 @@ fn a_file_without_the_end_of_its_metadata_is_refused() {
     on_every_store(file_bytes(10), |store| {
         drop(store.open());
         store.resize(128 << 10);
-        let words = ["its metadata lies there"];
-        store.assert_refused(&file_params(0), Status::InvalidArgument, &words);
+        let words = ["it was cut off", "its metadata lies there"];
+        store.assert_refused(&file_params(0), Status::CorruptedMetadata, &words);
     });
 }
 

@@ -1,10 +1,11 @@
-//! A pool whose file is not at its path any more: nothing fails, and whoever could lose something hears of it.
+//! A pool whose file is not at its path any more: nothing fails, and whoever could lose something hears of it. Of
+//! one whose file was cut, flushes fail.
 
 use std::fs;
 
 use chimaera_proto::Status;
 
-use super::{Store, Written};
+use super::{MIB, Store, Written};
 use crate::testing::{Pool, file_bytes, file_params};
 
 /// A pool with blocks, for which `happens` to its file: asking for it again has this word, flushing it warns with
@@ -79,4 +80,27 @@ fn a_file_with_another_name_or_behind_a_link_is_where_it_was() {
     pool.ask_again(&file_params(0)).expect("the same pool");
     pool.flush().expect("flushed");
     assert_eq!(warnings(&pool), [""; 0]);
+}
+
+#[test]
+fn a_file_that_was_cut_is_not_flushed_and_not_given_until_it_is_whole_again() {
+    let store = Store::on_file(file_bytes(8));
+    let pool = store.open();
+    let words = format!("it was cut off, has 1048576 bytes of {}", file_bytes(8));
+    store.resize(MIB);
+    let error = pool.ask_again(&file_params(0)).expect_err("it was cut");
+    assert_eq!(error.failure.status, Status::ParameterMismatch);
+    assert!(error.message.contains(&words), "{error}");
+    for _ in 0..2 {
+        let failure = pool.flush().expect_err("a part is lost");
+        assert_eq!(failure.status, Status::IoError);
+        let error = pool.handle().flush().expect_err("a part is lost");
+        assert!(error.message.contains(&words), "{error}");
+    }
+    let log = pool.recorder().log();
+    let told: Vec<_> = log.iter().filter(|line| line.1.contains(&words)).collect();
+    assert!(told.len() == 1 && told[0].0 == 2, "a warning: {log:?}");
+    store.resize(file_bytes(8));
+    pool.flush().expect("it is whole");
+    pool.ask_again(&file_params(0)).expect("it is whole");
 }
