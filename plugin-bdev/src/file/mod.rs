@@ -6,6 +6,7 @@
 //! not meet while that happens.
 
 mod aio;
+mod beneath;
 mod bounce;
 mod direct;
 mod engine;

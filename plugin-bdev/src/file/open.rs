@@ -3,7 +3,8 @@
 //! Laws:
 //! - A pool has its file to itself, in this process and any other: a regular file carries an
 //!   exclusive `flock`, a block device is claimed (`O_EXCL`, which a mounted file system, a
-//!   running array and another pool do too). The kernel takes both back from who crashes.
+//!   running array and another pool do too), and the file that a loop device stands on is locked. The
+//!   kernel takes all of it back from who crashes.
 //! - A creation that fails leaves things as they were: what was created goes, what was grown
 //!   shrinks again. Nothing is changed before the lock is held.
 //! - Nothing but regular files and block devices is opened at all: opening a terminal or a tape
@@ -29,6 +30,7 @@ use chimaera_proto::Status;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::syncfs;
 
+use super::beneath::lock_beneath;
 use super::direct::{Direct, make_direct, settle_alignment, try_alignment};
 use super::probe::device_is_read_only;
 use crate::params::{Parameters, Usage};
@@ -83,7 +85,7 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
             if !parameters.read_only {
                 check_writable(path, &file)?;
             }
-            Lock::claimed()
+            lock_beneath(path, &file)?
         }
     };
     let mut undo = Undo {

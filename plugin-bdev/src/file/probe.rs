@@ -10,6 +10,13 @@ nix::ioctl_read_bad!(read_only, BLKROGET, libc::c_int);
 /// `_IO(0x12, 94)` of `linux/fs.h`, which `libc` lacks.
 const BLKROGET: libc::Ioctl = 0x125e as libc::Ioctl;
 
+/// 64-bit words of a `struct loop_info64` of `linux/loop.h`, which `libc` lacks.
+const LOOP_INFO_WORDS: usize = 29;
+
+nix::ioctl_read_bad!(loop_status, LOOP_GET_STATUS64, [u64; LOOP_INFO_WORDS]);
+
+const LOOP_GET_STATUS64: libc::Ioctl = 0x4c05;
+
 /// What direct I/O on a file needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DirectNeed {
@@ -61,4 +68,12 @@ pub(super) fn device_is_read_only(device: &File) -> nix::Result<bool> {
     // SAFETY: the kernel writes one integer to `flag`, which is one.
     unsafe { read_only(device.as_raw_fd(), &raw mut flag) }?;
     Ok(flag != 0)
+}
+
+/// Device and inode of the file that a loop device, or a partition of one, stands on.
+pub(super) fn file_of_loop_device(device: &File) -> nix::Result<(u64, u64)> {
+    let mut words = [0; LOOP_INFO_WORDS];
+    // SAFETY: the kernel writes a `loop_info64` to `words`, which has its size and alignment and consists of integers.
+    unsafe { loop_status(device.as_raw_fd(), &raw mut words) }?;
+    Ok((words[0], words[1]))
 }

@@ -36,6 +36,11 @@ impl Loop {
         }
     }
 
+    /// The file that it stands on.
+    pub(crate) fn file(&self) -> &str {
+        self.file.to_str().expect("UTF-8")
+    }
+
     /// Gives the device another size, as one does that grows a volume.
     pub(crate) fn resize(&self, size: u64) {
         let file = File::options().write(true).open(&self.file);

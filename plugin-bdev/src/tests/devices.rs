@@ -36,6 +36,27 @@ fn a_block_device_is_a_pool_of_its_size_and_has_one_at_a_time() {
     }
 }
 
+#[test]
+fn a_loop_device_and_the_file_that_it_stands_on_have_one_pool_together() {
+    let Some(device) = Loop::attach(4 * MIB, &[]) else {
+        return;
+    };
+    let over = CreateParams {
+        overwrite: true,
+        ..file_params(0)
+    };
+    let (name, file) = (&*device.name, device.file());
+    let pool = Pool::create(name, &over, 1).expect("made");
+    assert_refused(file, &over, Status::Busy, "has locked it");
+    pool.handle().flush().expect("flushed");
+    drop(pool);
+    let reason = format!("{name} is in use: it is a loop device on {file}, which another pool");
+    let pool = Pool::create(file, &over, 1).expect("made");
+    assert_refused(name, &over, Status::Busy, &reason);
+    drop(pool);
+    Pool::create(name, &over, 1).expect("free again");
+}
+
 fn use_whole_device(name: &str, params: &CreateParams) {
     let new = CreateParams {
         // What the engine before has left.

@@ -1,0 +1,62 @@
+//! The file that a loop device stands on: whoever has the one for a pool must have the other too.
+//!
+//! The kernel says which file that is (device and inode), and by which path it was attached. The path may lead elsewhere
+//! or nowhere, in another mount namespace for example; then nothing is locked.
+
+#![forbid(unsafe_code)]
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use chimaera_bdev_format::image::{Lock, busy, lock, pool_file};
+use chimaera_chimod::ModuleError;
+use chimaera_proto::Status;
+use nix::sys::stat::{major, minor};
+
+use super::probe::file_of_loop_device;
+
+/// Locks what an open block device stands on, if that is a regular file that can be reached.
+///
+/// # Errors
+/// [`Status::Busy`] if it is another pool's, or locked by another process.
+pub(super) fn lock_beneath(path: &Path, device: &File) -> Result<Lock, ModuleError> {
+    let Some((beneath, file)) = file_beneath(device) else {
+        return Ok(Lock::claimed());
+    };
+    lock(&beneath, &pool_file(file)?).map_err(|error| match error.failure.status {
+        Status::Busy => busy(
+            path,
+            &format!(
+                "it is a loop device on {}, which another pool, or another process, has locked",
+                beneath.display()
+            ),
+        ),
+        _ => error,
+    })
+}
+
+fn file_beneath(device: &File) -> Option<(PathBuf, File)> {
+    let number = device.metadata().ok()?.rdev();
+    let attached = attached_path(&format!("{}:{}", major(number), minor(number)))?;
+    let mut options = OpenOptions::new();
+    // A pipe in its place would be waited for.
+    options.read(true).custom_flags(libc::O_NONBLOCK);
+    let file = options.open(&attached).ok()?;
+    let found = file.metadata().ok()?;
+    let is_it = found.is_file() && file_of_loop_device(device).ok()? == (found.dev(), found.ino());
+    is_it.then_some((attached, file))
+}
+
+/// The path that a loop device of this number, or the one that it is a partition of, was attached by.
+fn attached_path(number: &str) -> Option<PathBuf> {
+    let folder = Path::new("/sys/dev/block").join(number);
+    let read = |name: &str| std::fs::read(folder.join(name)).ok();
+    let mut said = read("loop/backing_file").or_else(|| read("../loop/backing_file"))?;
+    if said.last() == Some(&b'\n') {
+        said.pop();
+    }
+    Some(OsString::from_vec(said).into())
+}
