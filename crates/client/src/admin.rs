@@ -11,9 +11,10 @@ use serde::de::DeserializeOwned;
 
 use crate::buffer::Buffer;
 use crate::call::{Call, Finished};
-use crate::error::{Error, TaskError};
+use crate::error::Error;
 use crate::runtime::Runtime;
 use crate::task::Task;
+use crate::task_error::TaskError;
 
 /// The client of the admin module. Every method blocks until its task has ended; those that begin
 /// with `async_` give a handle instead.

@@ -9,10 +9,10 @@ use crate::buffer::Buffer;
 use crate::call::{Call, Finished, Refused};
 use crate::compound::Compound;
 use crate::desk::{Wakers, wake_all};
-use crate::error::TaskError;
 use crate::inside::is_inside;
 use crate::room::{Unparking, unpark_this_thread};
 use crate::task::Pending;
+use crate::task_error::TaskError;
 use crate::unsubmitted::{Attempt, Unsubmitted};
 
 /// What is not in flight.

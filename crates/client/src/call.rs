@@ -8,7 +8,8 @@ use chimaera_proto::{Completion, Failure, PoolId, PoolQuery, Status};
 use chimaera_shm::Record;
 
 use crate::buffer::Buffer;
-use crate::error::{Error, TaskError};
+use crate::error::Error;
+use crate::task_error::TaskError;
 
 /// What a task asks for. The pool's module gives method and arguments their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

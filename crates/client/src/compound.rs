@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
-use crate::error::TaskError;
+use crate::task_error::TaskError;
 
 type Steps<T> = Pin<Box<dyn Future<Output = Result<T, TaskError>> + Send>>;
 

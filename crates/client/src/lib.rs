@@ -127,6 +127,7 @@ mod set;
 mod submission;
 mod sync;
 mod task;
+mod task_error;
 mod unsubmitted;
 mod waiting;
 
@@ -147,12 +148,13 @@ pub use chimaera_proto::{ContainerId, Failure, NodeId, PoolId, PoolQuery, Status
 pub use chimaera_runtime::Polling;
 #[cfg(feature = "embed")]
 pub use embed::Embed;
-pub use error::{Error, TaskError};
+pub use error::Error;
 pub use options::{ConnectOptions, KeepAlive};
 pub use parts::PartError;
 pub use runtime::{DaemonInfo, Runtime};
 pub use set::TaskSet;
 pub use task::Task;
+pub use task_error::TaskError;
 
 const _: () = {
     const fn shared<T: Send + Sync>() {}

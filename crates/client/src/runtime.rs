@@ -18,7 +18,7 @@ use crate::admin::AdminClient;
 use crate::buffer::{Buffer, BufferSlice, BufferSliceMut};
 use crate::call::{Call, Finished, Refused, Values, values};
 use crate::control::{ControlSocket, Undone};
-use crate::error::{Error, TaskError};
+use crate::error::Error;
 use crate::inside::Inside;
 use crate::lane::Lost;
 use crate::lanes::Lanes;
@@ -26,6 +26,7 @@ use crate::link::Link;
 use crate::memory::Memory;
 use crate::options::ConnectOptions;
 use crate::task::Task;
+use crate::task_error::TaskError;
 use crate::unsubmitted::{Unsubmitted, leave_at};
 
 /// A connection to a runtime. Clones are the same connection. It ends when the last clone and the

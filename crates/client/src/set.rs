@@ -8,10 +8,10 @@ use std::thread;
 use std::time::Instant;
 
 use crate::aside::Watch;
-use crate::error::TaskError;
 use crate::inside::{is_inside, refusal};
 use crate::room::{Unparking, unpark_this_thread};
 use crate::task::{TAKEN, Task};
+use crate::task_error::TaskError;
 use crate::waiting::Looked;
 
 /// Tasks in flight of which the one that ends first is wanted first, such as the transfers that keep

@@ -21,11 +21,12 @@ use crate::aside::{Aim, Aside, Watch};
 use crate::buffer::Buffer;
 use crate::call::{Call, Finished, Refused};
 use crate::desk::{Parcel, TakenUp};
-use crate::error::{Error, TaskError};
+use crate::error::Error;
 use crate::inside::{is_inside, refusal};
 use crate::lane::{ClientLane, Flight};
 use crate::lanes::LaneRef;
 use crate::room::{Unparking, unpark_this_thread};
+use crate::task_error::TaskError;
 use crate::unsubmitted::Unsubmitted;
 
 /// A task that was asked for, or one that has ended and whose result nobody took yet.

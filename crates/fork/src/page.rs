@@ -1,4 +1,7 @@
 //! The page that tells a child from its parent, and the lock that keeps `fork` out.
+//!
+//! This file and `table` import each other: a child's handler, which is set up with the page, takes away what the table
+//! lists, and the table is changed only by whoever has the page's lock.
 
 use std::cell::UnsafeCell;
 use std::ptr::{self, NonNull};
