@@ -249,7 +249,9 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
             .open(path)
             .map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
                 // A symbolic link, which is not followed.
-                Some(Errno::ELOOP) => io::ErrorKind::InvalidData.into(),
+                Some(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => {
+                    io::ErrorKind::InvalidData.into()
+                }
                 _ => error,
             })?;
         if !file.metadata()?.is_file() {

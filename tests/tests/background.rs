@@ -1,10 +1,11 @@
 //! A daemon in the background: what it keeps of where it was started, its log, and its last words.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use chimaera_tests::exit::{FAILED, IN_THE_WAY, NOT_FOUND, WRONG_USAGE};
+use chimaera_tests::exit::{IN_THE_WAY, NOT_FOUND, WRONG_USAGE};
 use chimaera_tests::{Detached, Finished, Watchdog, finish, program, text, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -118,9 +119,15 @@ fn a_log_is_not_where_a_link_leads() {
     std::fs::write(&precious, "mine").expect("a file");
     symlink(&precious, folder.path().join("socket.log")).expect("a link");
     let start = ["runtime", "start", "--detach", "--socket", "socket"];
-    let said = run_in(folder.path(), &start).failure(FAILED);
+    let said = run_in(folder.path(), &start).failure(IN_THE_WAY);
     assert!(said.contains("symbolic link"), "{said}");
     assert_eq!(read(&precious), "mine");
+    let _listener = UnixListener::bind(folder.path().join("other")).expect("listens");
+    for (log, words) in [(".", "it is a folder"), ("other", "or a socket")] {
+        let start = [&start[..], &["--log", log]].concat();
+        let said = run_in(folder.path(), &start).failure(IN_THE_WAY);
+        assert!(said.contains(words), "{said}");
+    }
 }
 
 #[test]

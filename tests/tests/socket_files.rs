@@ -151,7 +151,17 @@ fn a_lock_that_is_a_link_or_no_file_is_not_touched() {
     let fifo = nix::unistd::mkfifo(&lock_of(&socket), nix::sys::stat::Mode::S_IRWXU);
     fifo.expect("a pipe");
     let said = start(&socket).failure(IN_THE_WAY);
-    assert!(said.contains("is not a regular file"), "{said}");
+    assert!(said.contains(words), "{said}");
+    std::fs::remove_file(lock_of(&socket)).expect("a pipe");
+
+    std::fs::create_dir(lock_of(&socket)).expect("a folder");
+    let said = start(&socket).failure(IN_THE_WAY);
+    assert!(said.contains(words), "{said}");
+    std::fs::remove_dir(lock_of(&socket)).expect("a folder");
+
+    let _listener = UnixListener::bind(lock_of(&socket)).expect("listens");
+    let said = start(&socket).failure(IN_THE_WAY);
+    assert!(said.contains(words), "{said}");
     assert_eq!(left(folder.path()), ["socket.lock"]);
 }
 

@@ -50,15 +50,16 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
         .mode(MODE)
         .custom_flags(flags.bits())
         .open(path);
-    file.map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ELOOP) => io::Error::new(
-            error.kind(),
-            "it is a symbolic link, which a log does not follow: name the file itself",
-        ),
-        Some(Errno::ENXIO) => {
-            io::Error::new(error.kind(), "it is a pipe that nobody reads, or a socket")
-        }
-        _ => error,
+    file.map_err(|error| {
+        let in_the_way = match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ELOOP) => {
+                "it is a symbolic link, which a log does not follow: name the file itself"
+            }
+            Some(Errno::EISDIR) => "it is a folder: name a file in it",
+            Some(Errno::ENXIO) => "it is a pipe that nobody reads, or a socket: name a file",
+            _ => return error,
+        };
+        io::Error::new(io::ErrorKind::AlreadyExists, in_the_way)
     })
 }
 
