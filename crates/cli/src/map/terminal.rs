@@ -78,9 +78,15 @@ fn legend(map: &Map<'_>, colour: bool) -> String {
         };
         let (count, size) = (all.count(state), show_size(map.bytes(state)));
         let unit = if count == 1 { "megabyte" } else { "megabytes" };
+        // A pool's last megabyte may be a part of one.
+        let part = match map.bytes(state) < count * MEGABYTE {
+            true if count == 1 => ", a part of one",
+            true => ", the last a part of one",
+            false => "",
+        };
         let _ = write!(
             lines,
-            "{start}{character}{end} {name:<9}{count:>10} {unit:<9}{size:>12}"
+            "{start}{character}{end} {name:<9}{count:>10} {unit:<9}{size:>12}{part}"
         );
         lines.push('\n');
     }
@@ -152,6 +158,19 @@ pool: 9.0 MiB, 1.0 MiB a character
 M metadata          1 megabyte      1.0 MiB
 · free              3 megabytes     3.0 MiB";
         assert_eq!(draw(&map(&states), 80, false), expected);
+    }
+
+    #[test]
+    fn a_megabyte_that_is_not_whole_is_said_to_be_a_part_of_one() {
+        let states = states("m.");
+        let small = |total_size| Map {
+            total_size,
+            ..map(&states)
+        };
+        let drawn = draw(&small(MEGABYTE + 8192), 80, false);
+        let expected = "· free              1 megabyte      8.0 KiB, a part of one";
+        assert!(drawn.ends_with(expected), "{drawn}");
+        assert!(!drawn.contains("1.0 MiB, a part"), "{drawn}");
     }
 
     #[test]
