@@ -222,7 +222,7 @@ impl Client {
         let call = self.call(query, Method::Flush, [0; 3]);
         match self.runtime.call_asleep(&call) {
             Ok(_) => Ok(()),
-            Err(error) => Err(error.during(describe_flush(&call))),
+            Err(error) => Err(not_flushed(error, &call)),
         }
     }
 
@@ -233,7 +233,7 @@ impl Client {
         self.runtime
             .submit(call, None, |finished| match finished.values() {
                 Ok(_) => Ok(()),
-                Err(error) => Err(error.during(describe_flush(finished.call())).into()),
+                Err(error) => Err(not_flushed(error, finished.call()).into()),
             })
     }
 
@@ -266,8 +266,17 @@ fn describe_stats(call: &Call) -> String {
     format!("statistics of pool {}", call.pool)
 }
 
-fn describe_flush(call: &Call) -> String {
-    format!("flushing pool {}", call.pool)
+/// The error of a flush. After a failure of the device's there is only one thing that helps.
+fn not_flushed(error: Error, call: &Call) -> Error {
+    let is_the_devices = error.status() == Status::IoError;
+    let error = error.during(format_args!("flushing pool {}", call.pool));
+    match is_the_devices {
+        true => error.with_detail(
+            "nothing more of it can be flushed until it is destroyed and created again; the daemon's log says \
+             more (`chimaera runtime status`)",
+        ),
+        false => error,
+    }
 }
 
 /// A path that means the same to the daemon, whose working folder is another.

@@ -64,10 +64,11 @@ pub(crate) fn allocator_of(
                 format!("a pool of {total_size} bytes cannot be managed: give at most {most}"),
             );
         }
-        ModuleError::system(
-            format_args!("no room for the tables of a pool of {total_size} bytes"),
-            &error,
-        )
+        let action = format_args!("no room for the tables of a pool of {total_size} bytes");
+        let mut refusal = ModuleError::system(action, &error);
+        refusal.failure.status = Status::OutOfMemory;
+        refusal.message += "; give a smaller size, or raise the limit on the runtime's address space (`ulimit -v`)";
+        refusal
     })
 }
 

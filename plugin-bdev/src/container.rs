@@ -163,15 +163,9 @@ impl Container for BdevContainer {
         let Some(keeper) = &self.keeper else {
             return Ok(());
         };
-        keeper.flush().map_err(|failure| {
-            let is_whole = match &self.backend {
-                Backend::File(device) => device.place().check_whole(),
-                Backend::Ram(_) => Ok(()),
-            };
-            is_whole.err().unwrap_or_else(|| ModuleError {
-                failure,
-                message: format!("cannot flush the pool: {failure}"),
-            })
+        keeper.flush().map_err(|failure| match &self.backend {
+            Backend::File(device) => device.place().explain(failure),
+            Backend::Ram(_) => ModuleError::new(failure.status, failure.to_string()),
         })
     }
 }

@@ -226,8 +226,7 @@ impl Thread {
         if work.iter().any(is_flush) {
             // Durable, on a file that nobody may find again: destroying the pool comes by here too.
             self.place.warn_if_lost(self.host);
-            let is_whole = self.place.check_whole();
-            flushed = flushed.and(is_whole.map_err(|error| error.failure));
+            flushed = flushed.and_then(|()| self.place.check_whole());
         }
         for work in work {
             match (work, committed) {

@@ -362,7 +362,9 @@ impl Place<'_> {
                          says",
                         shell::word(self.context.name)
                     ),
-                    false => String::new(),
+                    false => {
+                        "; put back a copy of it, or set overwrite to lose what it holds".to_owned()
+                    }
                 };
                 self.error(
                     Status::CorruptedMetadata,

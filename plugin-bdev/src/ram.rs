@@ -54,7 +54,7 @@ impl RamDevice {
                 Status::OutOfMemory,
                 format!(
                     "no room for a memory pool of {total_size} bytes: {cause}; give a smaller \
-                     size"
+                     size, or raise the limit on the runtime's address space (`ulimit -v`)"
                 ),
             )
         };

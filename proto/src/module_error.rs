@@ -15,6 +15,15 @@ pub struct ModuleError {
     pub message: String,
 }
 
+/// What helps where descriptors ran out: they are the whole process's, so the action says nothing of it.
+const fn remedy(errno: i32) -> &'static str {
+    match errno {
+        23 => "; raise fs.file-max, or end programs", // ENFILE
+        24 => "; raise `ulimit -n`",                  // EMFILE
+        _ => "",
+    }
+}
+
 impl ModuleError {
     /// An error of this kind. The message says what happened, to what, and what to do.
     #[must_use]
@@ -35,7 +44,23 @@ impl ModuleError {
                 status,
                 errno: u16::try_from(errno).unwrap_or(0),
             },
-            message: format!("{action}: {error}"),
+            message: format!("{action}: {error}{}", remedy(errno)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_want_of_descriptors_names_its_limit_whatever_wanted_one() {
+        for (errno, limit) in [(24, "raise `ulimit -n`"), (23, "raise fs.file-max")] {
+            let error = ModuleError::system("cannot make it", &io::Error::from_raw_os_error(errno));
+            assert_eq!(error.failure.status, Status::OutOfResources);
+            assert!(error.message.contains(limit), "{error}");
+        }
+        let error = ModuleError::system("cannot make it", &io::Error::from_raw_os_error(5));
+        assert!(error.message.ends_with("(os error 5)"), "{error}");
     }
 }

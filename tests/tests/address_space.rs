@@ -1,8 +1,8 @@
 //! Limits on address space, met in the middle of the work: what does not fit is refused, and no process ends.
 
-use chimaera_bdev_client::{CreateOptions, PoolQuery, Runtime};
+use chimaera_bdev_client::{CreateOptions, PoolQuery, Runtime, Status};
 use chimaera_tests::{
-    ClientProcess, Daemon, client, disk_folder, limit_address_space, memory, text,
+    ClientProcess, Daemon, assert_refused, client, disk_folder, limit_address_space, memory, text,
 };
 
 /// So many keepers leave their stacks to threads that come later.
@@ -54,4 +54,14 @@ fn a_daemon_without_address_space_lives_on_and_keeps_its_pools() {
     let _ = daemon.run(&["runtime", "stop"]).success();
     let (code, log) = daemon.wait();
     assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn a_memory_pool_without_address_space_names_the_limit() {
+    let daemon = Daemon::start();
+    let holder = daemon.connect();
+    limit_address_space(daemon.process_id(), Some(1 << 30));
+    let options = CreateOptions::ram(8 << 30);
+    let refused = client(&holder, 0).create(PoolQuery::Dynamic, "memory", &options);
+    assert_refused(refused, Status::OutOfMemory, &["no room", "ulimit -v"]);
 }

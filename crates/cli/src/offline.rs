@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use chimaera_bdev_client::{IoEngine, PerfMetrics};
-use chimaera_bdev_format::image::{self, COUNTED, Inspection};
+use chimaera_bdev_client::{IoEngine, PerfMetrics, Status};
+use chimaera_bdev_format::image::{self, COUNTED, Inspection, ModuleError};
 use serde::Serialize;
 
 use crate::args::{CheckArguments, Global, InspectArguments, RenameArguments};
@@ -13,13 +13,26 @@ use crate::program;
 use crate::size::show_size;
 
 pub(crate) fn inspect(arguments: &InspectArguments, global: &Global) -> Result<(), Failure> {
-    let inspection = image::inspect(&arguments.path)?;
+    let inspection = image::inspect(&arguments.path).map_err(explain)?;
     show(&arguments.path, &inspection, global)
 }
 
 pub(crate) fn check(arguments: &CheckArguments, global: &Global) -> Result<(), Failure> {
-    let inspection = image::check(&arguments.path, arguments.repair)?;
+    let inspection = image::check(&arguments.path, arguments.repair).map_err(explain)?;
     show(&arguments.path, &inspection, global)
+}
+
+/// Why nothing can be shown of a pool. Without a superblock nothing is left that could be repaired.
+fn explain(error: ModuleError) -> Failure {
+    let is_damaged = error.failure.status == Status::CorruptedMetadata;
+    let failure = Failure::from(error);
+    match is_damaged {
+        true => failure.explain(
+            "nothing repairs that: put back a copy of it, or create the pool with --overwrite, which loses what \
+             it holds",
+        ),
+        false => failure,
+    }
 }
 
 pub(crate) fn rename(arguments: &RenameArguments, global: &Global) -> Result<(), Failure> {

@@ -70,21 +70,26 @@ impl Place {
         Err(ModuleError::new(Status::ParameterMismatch, text))
     }
 
-    /// Why nothing can be flushed to the file: a part of it is lost. Blocks as looking at a file does.
+    /// Refuses to call flushed what is on the file, where a part of it is lost. Blocks as looking at a file does.
     ///
     /// # Errors
     /// [`Status::IoError`], if the file was cut.
-    pub(crate) fn check_whole(&self) -> Result<(), ModuleError> {
-        match self.cut() {
-            None => Ok(()),
-            Some(lost) => Err(ModuleError {
-                failure: Failure::io(libc::EIO),
-                message: format!(
-                    "cannot flush the pool: {} is not whole: {lost}",
-                    self.path.display()
-                ),
-            }),
-        }
+    pub(crate) fn check_whole(&self) -> Result<(), Failure> {
+        let cut = self.cut();
+        cut.map_or(Ok(()), |_| Err(Failure::io(libc::EIO)))
+    }
+
+    /// Why the pool was not flushed, and what to do.
+    pub(crate) fn explain(&self, failure: Failure) -> ModuleError {
+        let path = self.path.display();
+        let message = match self.cut() {
+            Some(cut) => format!("cannot flush {path}, which is not whole: {cut}"),
+            None => format!(
+                "cannot flush {path}: {failure}; nothing more of it can be flushed until the pool is destroyed \
+                 and created again, and what came after its last flush may be lost then"
+            ),
+        };
+        ModuleError { failure, message }
     }
 
     /// Whether this path leads to the file too. Blocks as looking at a path does.

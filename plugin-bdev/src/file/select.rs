@@ -182,7 +182,7 @@ fn no_ring(error: &io::Error) -> ModuleError {
         _ => "ask for libaio",
     };
     let mut refusal = ModuleError::system("cannot set up io_uring", error);
-    refusal.message = format!("{}: {reason}", refusal.message);
+    refusal.message = format!("cannot set up io_uring: {error}: {reason}");
     if let Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::EINVAL) = error.raw_os_error() {
         refusal.failure.status = Status::Unsupported;
     }

@@ -211,7 +211,7 @@ impl MetricsArguments {
 fn in_options(error: Error) -> Failure {
     let is_value = matches!(error.status(), Status::InvalidArgument | Status::Alignment);
     let is_parameter = is_value || error.status() == Status::ParameterMismatch;
-    let failure = Failure::from(error);
+    let failure = Failure::from(error).map_text(advise_options);
     match is_parameter {
         true => failure.map_text(name_options),
         false => {
@@ -230,6 +230,20 @@ const OPTIONS: [(&str, &str); 7] = [
     ("read_only", "--read-only"),
     ("overwrite", "--overwrite"),
 ];
+
+/// What the module advises, with the options of this program.
+const ADVICE: [(&str, &str); 4] = [
+    (" set overwrite ", " give --overwrite "),
+    (" set read_only ", " give --read-only "),
+    (" there with read_only", " there with --read-only"),
+    (" a smaller io_depth", " a smaller --io-depth"),
+];
+
+/// Puts options into the module's advice, of which the words around them tell that it is that.
+fn advise_options(text: &str) -> String {
+    let replace = |text: String, (words, option): (&str, &str)| text.replace(words, option);
+    ADVICE.into_iter().fold(text.to_owned(), replace)
+}
 
 /// Puts options where a parameter is spoken of: in `size is 4096`, and not in a path or in other words.
 fn name_options(text: &str) -> String {
@@ -291,6 +305,13 @@ mod tests {
         assert_eq!(name_options(text), named);
         let text = "cannot open /var/io_depth is here: its size is wrong";
         assert_eq!(name_options(text), text);
+    }
+
+    #[test]
+    fn advice_names_options() {
+        let text = "/set overwrite: it holds data, and no pool: use another file, or set overwrite to lose it";
+        let named = "/set overwrite: it holds data, and no pool: use another file, or give --overwrite to lose it";
+        assert_eq!(advise_options(text), named);
     }
 
     #[test]

@@ -72,7 +72,11 @@ fn two_damaged_superblocks_are_an_error() {
         for offset in SUPERBLOCKS {
             store.damage(offset + 100);
         }
-        let words = ["corrupted block metadata", "both copies of the superblock"];
+        let words = [
+            "corrupted block metadata",
+            "both copies of the superblock",
+            "put back a copy of it",
+        ];
         store.assert_refused(&file_params(0), CORRUPTED, &words);
         let said = store.assert_refused(&read_only(), CORRUPTED, &words);
         assert!(!said.contains("read_only"), "that was tried: {said}");

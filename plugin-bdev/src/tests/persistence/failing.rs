@@ -27,7 +27,10 @@ fn every_flush_that_waits_hears_of_the_failure_and_so_do_later_ones() {
             for _ in 0..2 {
                 let failure = pool.flush().expect_err("nor will it be");
                 assert_eq!(failure.status, Status::IoError);
-                pool.handle().flush().expect_err("nor will it be");
+                let error = pool.handle().flush().expect_err("nor will it be");
+                for words in [&store.name, "destroyed and created again"] {
+                    assert!(error.message.contains(words), "{error}");
+                }
             }
             let log = pool.recorder().log();
             let told = |(level, text): &(u32, String)| {
