@@ -42,8 +42,11 @@ use crate::options::CreateOptions;
 /// | [`Status::ProtocolViolation`] | the host answered what cannot be |
 pub struct Client {
     runtime: Runtime,
-    /// The pool's id as one word; it changes once at most, when the host chooses it. Shared with clones, and with
-    /// a creation that is under way.
+    /// The id that creation asks for: the caller's own choice, else [`PoolId::NULL`]. One that the host chose is not
+    /// asked for again: blocks that others have of a pool that is gone must not be names in the next.
+    chosen: PoolId,
+    /// The pool's id as one word; it changes only where creation gives an id that the caller did not choose. Shared
+    /// with clones, and with a creation that is under way.
     pool: Arc<AtomicU64>,
 }
 
@@ -52,8 +55,13 @@ impl Client {
     /// host chooses the id when the pool is created. Sends nothing.
     #[must_use]
     pub fn new(runtime: &Runtime, pool: PoolId) -> Self {
+        Self::of_pool(runtime, pool, pool)
+    }
+
+    fn of_pool(runtime: &Runtime, chosen: PoolId, pool: PoolId) -> Self {
         Self {
             runtime: runtime.clone(),
+            chosen,
             pool: Arc::new(AtomicU64::new(to_word(pool))),
         }
     }
@@ -84,7 +92,7 @@ impl Client {
                 let error = Error::new(Status::InvalidArgument, operation);
                 return Err(error.with_detail(detail).into());
             }
-            Ok(Self::new(&runtime, info.id))
+            Ok(Self::of_pool(&runtime, PoolId::NULL, info.id))
         })
     }
 
@@ -132,7 +140,13 @@ impl Client {
     /// Creates the pool, or finds it if it is there with the same parameters;
     /// [`PoolInfo::created`] says which. The name is the path of a file or device, or any name for
     /// memory. A path that is relative is so to the working folder of this process, and the pool's name is
-    /// the absolute one. A client that was made with [`PoolId::NULL`] has the pool's id from now on.
+    /// the absolute one.
+    ///
+    /// A client that was made with [`PoolId::NULL`], or by [`Self::open`], asks for whatever id the pool has, and has that
+    /// from now on, as its clones have. So where it creates a memory pool again that was destroyed, the new one has another
+    /// id, and whoever still has blocks of the old one meets [`Status::PoolNotFound`]. **With an id that the caller chose,
+    /// the new pool has the old one's id, and blocks of the old one are valid names in it**: reads and writes with them
+    /// reach whoever has been given their space since. Choose another id, or see to it that all forget their blocks.
     ///
     /// # Errors
     /// [`Status::ParameterMismatch`] if it is there with other parameters; [`Status::NotBlank`] if
@@ -166,7 +180,7 @@ impl Client {
         let pool = Arc::clone(&self.pool);
         Task::of_steps(async move {
             let info = task.await.map_err(|error| error.error.during(described))?;
-            // Relaxed: the id stands for itself. One that is there already is the same.
+            // Relaxed: the id stands for itself. One that the caller chose is there already.
             pool.store(to_word(info.id), Ordering::Relaxed);
             Ok(info)
         })
@@ -183,7 +197,7 @@ impl Client {
         Ok(GetOrCreatePool {
             module: MODULE_NAME.to_owned(),
             name: name.into_owned(),
-            id: self.pool_id(),
+            id: self.chosen,
             params: codec::encode(options.params()).map_err(|error| refused(&error))?,
         })
     }
@@ -303,6 +317,7 @@ impl Clone for Client {
     fn clone(&self) -> Self {
         Self {
             runtime: self.runtime.clone(),
+            chosen: self.chosen,
             pool: Arc::clone(&self.pool),
         }
     }

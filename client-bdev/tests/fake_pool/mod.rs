@@ -118,7 +118,12 @@ impl FakePools {
         request: GetOrCreatePool,
     ) -> Result<admin::PoolInfo, (Status, String)> {
         let id = if request.id.is_null() {
-            PoolId::new(PoolId::FIRST_CHOSEN_MAJOR, self.pools.len() as u32)
+            let named = self
+                .pools
+                .iter()
+                .find(|(_, pool)| pool.name == request.name);
+            let new = PoolId::new(PoolId::FIRST_CHOSEN_MAJOR, self.pools.len() as u32);
+            named.map_or(new, |(&id, _)| id)
         } else {
             request.id
         };

@@ -67,6 +67,10 @@ impl AdminClient {
     /// is lost; what a file pool holds stays on its file or device, and creating the pool again
     /// opens it.
     ///
+    /// A pool is named by its id. A memory pool that is created after this with the same id is another pool, but what
+    /// clients kept of the old one, such as blocks, names something in it. An id of [`PoolId::NULL`] at creation draws
+    /// one that the old pool did not have.
+    ///
     /// # Errors
     /// [`Status::PoolNotFound`]; [`Status::PermissionDenied`] for the admin pool; whatever kept the
     /// pool from being flushed, as [`Status::IoError`]: what completed last may be lost then, and
