@@ -428,6 +428,10 @@ impl BdevContainer {
                 Backend::Ram(_) => None,
                 Backend::File(_) => Some(self.usage.io_engine),
             },
+            file: match &self.backend {
+                Backend::Ram(_) => None,
+                Backend::File(device) => Some(device.place().state()),
+            },
             activity,
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use chimaera_bdev_client::{Block, Client, CreateOptions, PoolId, PoolQuery};
 use chimaera_tests::{
-    ClientProcess, Daemon, LoopDevice, assert_empty, disk_folder, parse_blocks, skipped,
+    ClientProcess, Daemon, LoopDevice, assert_empty, disk_folder, json, parse_blocks, skipped,
     tmpfs_folder, until,
 };
 
@@ -89,6 +89,52 @@ fn share(daemon: &Daemon, name: &str, options: &CreateOptions) {
     let all = pool.allocate_blocks(QUERY, whole << 20);
     let all = all.expect("a pool without blocks has room for whole ones");
     assert_eq!(all.len() as u64, whole);
+}
+
+#[test]
+fn every_answer_about_a_pool_says_that_its_file_was_removed() {
+    let daemon = Daemon::start();
+    let folder = disk_folder();
+    let file = folder.path().join("pool");
+    let name = text(&file);
+    let run = |words: &[&str]| daemon.run(words).success();
+    let create = ["pool", "create", name, "--type", "file", "--size", "8MiB"];
+    let _ = run(&create);
+    let said = run(&["pool", "flush", name]);
+    assert_eq!(said, format!("flushed pool {name}\n"));
+    assert_eq!(
+        json(&run(&["runtime", "status", "--json"]))["lost_files"],
+        json("[]")
+    );
+
+    std::fs::remove_file(&file).expect("removed");
+    let removed = "it was removed, and all that it holds is lost when the pool ends";
+    let said = run(&["pool", "flush", name]);
+    assert!(said.contains(removed), "{said}");
+    let said = run(&["pool", "stats", name]);
+    assert!(said.contains(removed), "{said}");
+    let said = run(&["runtime", "status"]);
+    let line = format!("files       that of pool {name}: {removed}");
+    assert!(said.contains(&line), "{said}");
+    for (words, place) in [
+        (&["pool", "flush", name, "--json"][..], "/file"),
+        (&["pool", "stats", name, "--json"], "/file"),
+        (&["runtime", "status", "--json"], "/lost_files/0/file"),
+    ] {
+        let said = json(&run(words));
+        assert_eq!(said.pointer(place), Some(&json("\"removed\"")), "{said}");
+    }
+    let said = run(&["pool", "destroy", name]);
+    assert!(
+        said.contains("; its file had been removed, and what it held is lost"),
+        "{said}"
+    );
+
+    // The end looks too, where nobody has before.
+    let _ = run(&create);
+    std::fs::rename(&file, folder.path().join("moved")).expect("moved");
+    let said = json(&run(&["pool", "destroy", name, "--json"]));
+    assert_eq!(said["file"], "moved", "{said}");
 }
 
 #[test]

@@ -206,6 +206,7 @@ impl Pool {
                     io_depth: 32,
                     alignment: 4096,
                     io_engine: None,
+                    file: None,
                     activity: Activity::default(),
                 };
                 let bytes = codec::encode(&stats).expect("encodes");

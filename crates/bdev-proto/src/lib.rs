@@ -18,7 +18,7 @@ pub use listing::{
     LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MegabyteState, OWNED_BLOCK_WIRE_BYTES, OwnedBlock,
     OwnerTag, listing_arguments, map_arguments,
 };
-pub use pool::{Activity, BdevType, CreateParams, IoEngine, PerfMetrics, Stats};
+pub use pool::{Activity, BdevType, CreateParams, FileState, IoEngine, PerfMetrics, Stats};
 
 /// Name of the module; its library is `libchimaera_bdev_runtime.so`.
 pub const MODULE_NAME: &str = "chimaera_bdev";

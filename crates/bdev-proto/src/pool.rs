@@ -148,8 +148,54 @@ pub struct Stats {
     pub alignment: u32,
     /// What really carries out the I/O, and so never [`IoEngine::Auto`]; nothing for memory.
     pub io_engine: Option<IoEngine>,
+    /// What became of the pool's file, as it was found when it was looked at last: at each flush, and where the pool
+    /// is asked for again. Nothing for memory.
+    pub file: Option<FileState>,
     /// What was really done since the pool was opened.
     pub activity: Activity,
+}
+
+/// What became of the file that an open pool is on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileState {
+    /// It is at its path, and whole.
+    #[default]
+    InPlace,
+    /// It has no name any more, and goes with the pool.
+    Removed,
+    /// Nothing is at its path.
+    Moved,
+    /// Something else is at its path.
+    Replaced,
+    /// It has fewer bytes than the pool.
+    Cut,
+}
+
+impl FileState {
+    /// What that means for an open pool, and what to do; nothing of a file that is in its place.
+    #[must_use]
+    pub const fn account(self) -> Option<&'static str> {
+        Some(match self {
+            Self::InPlace => return None,
+            Self::Removed => {
+                "it was removed, and all that it holds is lost when the pool ends: copy elsewhere what is \
+                 still wanted before that"
+            }
+            Self::Moved => {
+                "it was moved or its folder is gone, and it is not found by this name when the pool ends: \
+                 move it back, or rename the pool after that (`chimaera pool rename`)"
+            }
+            Self::Replaced => {
+                "something else is there, and this one is not found by its name when the pool ends: put it \
+                 back, or copy elsewhere what is still wanted before that"
+            }
+            Self::Cut => {
+                "it was cut off, and what lay behind its end is lost: copy elsewhere what is still wanted, destroy \
+                 the pool, and see what `chimaera pool check` says of the file"
+            }
+        })
+    }
 }
 
 /// Counts of what was really done since a pool was opened.
@@ -195,6 +241,7 @@ mod tests {
             io_depth: u32::MAX,
             alignment: u32::MAX,
             io_engine: Some(IoEngine::IoUring),
+            file: Some(FileState::Cut),
             activity: Activity {
                 read_operations: most,
                 write_operations: most,

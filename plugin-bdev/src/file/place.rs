@@ -14,8 +14,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_bdev_format::image::{PoolFile, size_of};
+use chimaera_bdev_proto::FileState;
 use chimaera_chimod::{Host, Level, ModuleError};
 use chimaera_proto::{Failure, Status};
+use parking_lot::Mutex;
 
 /// An open file, the path that it was opened at, and how long it was then.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(crate) struct Place {
     /// Bytes that the pool has of it.
     total_size: u64,
     told: AtomicBool,
+    /// What was found when it was looked at last.
+    state: Mutex<FileState>,
 }
 
 /// What became of a file that its path does not lead to, or that is not all there.
@@ -47,6 +51,7 @@ impl Place {
             path: path.into(),
             total_size,
             told: AtomicBool::new(false),
+            state: Mutex::default(),
         }
     }
 
@@ -117,8 +122,19 @@ impl Place {
         }
     }
 
-    /// What became of the file; `None` also where the path cannot be looked at, which says nothing of the file.
+    /// What was found when the path was looked at last. Does not block.
+    pub(crate) fn state(&self) -> FileState {
+        *self.state.lock()
+    }
+
     fn lost(&self) -> Option<Lost> {
+        let lost = self.look();
+        *self.state.lock() = lost.map_or(FileState::InPlace, FileState::from);
+        lost
+    }
+
+    /// What became of the file; `None` also where the path cannot be looked at, which says nothing of the file.
+    fn look(&self) -> Option<Lost> {
         let own = self.file.metadata().ok()?;
         if own.nlink() == 0 {
             return Some(Lost::Removed);
@@ -135,6 +151,17 @@ impl Place {
     fn cut(&self) -> Option<Lost> {
         let (total_size, size) = (self.total_size, size_of(&self.file).ok()?);
         (size < total_size).then_some(Lost::Cut { total_size, size })
+    }
+}
+
+impl From<Lost> for FileState {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Removed => Self::Removed,
+            Lost::Moved => Self::Moved,
+            Lost::Replaced => Self::Replaced,
+            Lost::Cut { .. } => Self::Cut,
+        }
     }
 }
 
@@ -159,17 +186,8 @@ impl fmt::Display for Lost {
                      the file"
                 );
             }
-            Self::Removed => {
-                "it was removed, and all that it holds is lost when the pool ends: copy elsewhere what is \
-                 still wanted before that"
-            }
-            Self::Moved => {
-                "it was moved or its folder is gone, and it is not found by this name when the pool ends: \
-                 move it back, or rename the pool after that (`chimaera pool rename`)"
-            }
-            Self::Replaced => {
-                "something else is there, and this one is not found by its name when the pool ends: put it \
-                 back, or copy elsewhere what is still wanted before that"
+            Self::Removed | Self::Moved | Self::Replaced => {
+                FileState::from(*self).account().unwrap_or_default()
             }
         })
     }

@@ -4,8 +4,8 @@ mod create;
 mod list;
 
 use chimaera_bdev_client::{
-    Activity, BdevType, Client, MODULE_NAME, OwnedBlock, PerfMetrics, PoolInfo, PoolQuery, Runtime,
-    Stats,
+    Activity, BdevType, Client, Error, FileState, MODULE_NAME, OwnedBlock, PerfMetrics, PoolInfo,
+    PoolQuery, Runtime, Stats,
 };
 use serde::Serialize;
 
@@ -145,6 +145,7 @@ fn state_rows(stats: &Stats) -> Vec<(&'static str, String)> {
             ),
         ),
         ("persistent", persistence(stats).to_owned()),
+        ("file", file_state(stats)),
         ("read only", yes_or_no(stats.read_only).to_owned()),
         ("direct I/O", yes_or_no(stats.direct_io).to_owned()),
         (
@@ -211,13 +212,33 @@ const fn persistence(stats: &Stats) -> &'static str {
     }
 }
 
-/// What `flush --json` prints. Only bdev's pools say whether they are persistent.
+/// What became of the pool's file, in a few words.
+fn file_state(stats: &Stats) -> String {
+    match stats.file {
+        None => "none".to_owned(),
+        Some(state) => state
+            .account()
+            .map_or_else(|| "in its place".to_owned(), ToOwned::to_owned),
+    }
+}
+
+/// What `flush --json` prints. Only bdev's pools say whether they are persistent, and what became of their files.
 #[derive(Serialize)]
 struct FlushReport<'a> {
     id: String,
     name: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     persistent: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<FileState>,
+}
+
+/// What a pool of this module's says of itself; nothing if it is another's.
+fn stats_of(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<Stats>, Error> {
+    match pool.module == MODULE_NAME {
+        true => Client::new(runtime, pool.id).get_stats().map(Some),
+        false => Ok(None),
+    }
 }
 
 /// Flushes a pool of any module, by the container's own flush.
@@ -225,22 +246,23 @@ fn flush(named: &NamedPool, global: &Global) -> Result<(), Failure> {
     let runtime = connect(&named.daemon)?;
     let pool = find(&runtime, &named.name, &named.daemon)?;
     order(&named.daemon, || runtime.admin().flush(Some(pool.id)))?;
-    let persistent = if pool.module == MODULE_NAME {
-        Some(Client::new(&runtime, pool.id).get_stats()?.persistent)
-    } else {
-        None
-    };
+    let stats = stats_of(&runtime, &pool)?;
+    let persistent = stats.map(|stats| stats.persistent);
+    let file = stats.and_then(|stats| stats.file);
     if global.json {
         return output::json(&FlushReport {
             id: pool.id.to_string(),
             name: &pool.name,
             persistent,
+            file,
         });
     }
-    let note = if persistent == Some(false) {
-        ", which is not persistent: nothing of it outlives the daemon"
-    } else {
-        ""
+    let note = match file.and_then(FileState::account) {
+        Some(account) => format!(", and its file is not what it was: {account}"),
+        None if persistent == Some(false) => {
+            ", which is not persistent: nothing of it outlives the daemon".to_owned()
+        }
+        None => String::new(),
     };
     output::line(format_args!("flushed pool {}{note}", printable(&pool.name)));
     Ok(())
@@ -298,21 +320,48 @@ fn blocks(pool: &NamedPool, global: &Global) -> Result<(), Failure> {
 struct DestroyReport<'a> {
     id: String,
     name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<FileState>,
+}
+
+/// What became of what a pool held that was on this file, where it is not where it was.
+const fn held(file: FileState) -> Option<&'static str> {
+    Some(match file {
+        FileState::InPlace => return None,
+        FileState::Removed => "its file had been removed, and what it held is lost",
+        FileState::Moved => {
+            "its file had been moved: what it held is there, and `chimaera pool rename` gives it that name"
+        }
+        FileState::Replaced => {
+            "something else is at its file's path: what it held is where the file was moved to, or lost if it was \
+             removed"
+        }
+        FileState::Cut => "its file had been cut off, and what lay behind its end is lost",
+    })
 }
 
 fn destroy(named: &NamedPool, global: &Global) -> Result<(), Failure> {
     let runtime = connect(&named.daemon)?;
     let pool = find(&runtime, &named.name, &named.daemon)?;
-    order(&named.daemon, || runtime.admin().destroy_pool(pool.id))?;
+    // The end flushes too, and says whether that fails; but a pool that has ended says no more of its file.
+    let file = order(&named.daemon, || {
+        let _ = runtime.admin().flush(Some(pool.id));
+        let stats = stats_of(&runtime, &pool).ok().flatten();
+        runtime.admin().destroy_pool(pool.id)?;
+        Ok(stats.and_then(|stats| stats.file))
+    })?;
     let id = pool.id.to_string();
     if global.json {
         return output::json(&DestroyReport {
             id,
             name: &pool.name,
+            file,
         });
     }
+    let note = file.and_then(held);
+    let note = note.map_or_else(String::new, |held| program::as_called(&format!("; {held}")));
     output::line(format_args!(
-        "destroyed pool {} with id {id}",
+        "destroyed pool {} with id {id}{note}",
         printable(&pool.name)
     ));
     Ok(())

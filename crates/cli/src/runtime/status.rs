@@ -3,16 +3,18 @@
 use std::fmt;
 use std::iter;
 
+use chimaera_bdev_client::{Client, FileState, MODULE_NAME};
 use chimaera_client::{
-    ChangingPool, LogLine, LogStatus, ModuleInfo, ModuleReplacement, PoolStep, RuntimeStatus,
-    Severity,
+    ChangingPool, LogLine, LogStatus, ModuleInfo, ModuleReplacement, PoolStep, Runtime,
+    RuntimeStatus, Severity,
 };
 use serde::Serialize;
 
 use crate::args::{DaemonArguments, Global};
 use crate::failure::Failure;
 use crate::reach::{ask, connect_small, explain, process_of};
-use crate::{clock, output};
+use crate::waiting::SILENCE;
+use crate::{clock, output, program};
 
 /// What `status --json` prints.
 #[derive(Serialize)]
@@ -28,6 +30,8 @@ struct StatusReport<'a> {
     pools_changing: u32,
     changing: Vec<ChangingReport<'a>>,
     modules: Vec<ModuleReport<'a>>,
+    /// Those of the pools' files that are not what they were.
+    lost_files: Vec<FileReport>,
     log: LogReport<'a>,
 }
 
@@ -172,6 +176,35 @@ fn process_id(own: u32, here: Option<i32>) -> String {
     }
 }
 
+/// What `status --json` prints of a pool whose file is not in its place, or not whole.
+#[derive(Serialize)]
+struct FileReport {
+    name: String,
+    file: FileState,
+}
+
+/// The pools of which the daemon has found that their files are not what they were. Who does not answer at once is
+/// passed over: that is no reason to say nothing of all the rest.
+fn lost_files(runtime: &Runtime) -> Vec<FileReport> {
+    let pools = runtime.admin().async_list_pools().wait_timeout(SILENCE);
+    let pools = pools.and_then(Result::ok).unwrap_or_default();
+    let mut lost = Vec::new();
+    for pool in pools.into_iter().filter(|pool| pool.module == MODULE_NAME) {
+        let mut stats = Client::new(runtime, pool.id).async_get_stats();
+        let Some(answer) = stats.wait_timeout(SILENCE) else {
+            break;
+        };
+        let file = answer.ok().and_then(|stats| stats.file);
+        if let Some(file) = file.filter(|file| file.account().is_some()) {
+            lost.push(FileReport {
+                name: pool.name,
+                file,
+            });
+        }
+    }
+    lost
+}
+
 pub(super) fn status(daemon: &DaemonArguments, global: &Global) -> Result<(), Failure> {
     let runtime = connect_small(daemon).map_err(|error| explain(error, daemon))?;
     let status: RuntimeStatus = ask(runtime.admin().async_status(), daemon)?;
@@ -194,6 +227,7 @@ pub(super) fn status(daemon: &DaemonArguments, global: &Global) -> Result<(), Fa
             })
             .collect(),
         modules: status.modules.iter().map(ModuleReport::from).collect(),
+        lost_files: lost_files(&runtime),
         log: LogReport::from(&status.log),
     };
     if global.json {
@@ -219,6 +253,12 @@ pub(super) fn status(daemon: &DaemonArguments, global: &Global) -> Result<(), Fa
     let headings = iter::once("changing").chain(iter::repeat(""));
     for (pool, heading) in status.changing.iter().zip(headings) {
         output::line(format_args!("{heading:<12}{}", changing(pool)));
+    }
+    let headings = iter::once("files").chain(iter::repeat(""));
+    for (lost, heading) in report.lost_files.iter().zip(headings) {
+        let name = output::printable(&lost.name);
+        let account = program::as_called(lost.file.account().unwrap_or_default());
+        output::line(format_args!("{heading:<12}that of pool {name}: {account}"));
     }
     // A line each: paths are long.
     let headings = iter::once("modules").chain(iter::repeat(""));
