@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chimaera_bdev_client::{Block, Error, OwnedBlock, OwnerTag};
+use chimaera_bdev_client::{Block, Error, OwnedBlock, OwnerTag, Status};
 
 use super::Pool;
 use super::block::{Stamp, examine};
@@ -71,7 +71,12 @@ impl Findings {
     fn examine(&mut self, model: &Model, live: &Live, pool: &impl Pool) -> Result<(), Error> {
         let block = &live.block;
         let mut bytes = vec![0; block.size as usize];
-        pool.read(block, &mut bytes)?;
+        if let Some(error) = unreadable(pool.read(block, &mut bytes))? {
+            let what = describe(block, live.allocation);
+            self.violations
+                .push(format!("{what} cannot be read: {error}"));
+            return Ok(());
+        }
         if let Err(wrong) = examine(model.id, block, &live.generations, &bytes) {
             let expected: Vec<_> = live.generations.iter().map(Stamp::to_string).collect();
             self.violations.push(format!(
@@ -91,6 +96,18 @@ impl Findings {
             self.overwritten += 1;
         }
         Ok(())
+    }
+}
+
+/// Why a block cannot be read, where the device fails at that: the pool has not kept it, and others may be there.
+///
+/// # Errors
+/// Whatever else kept it from being read, which says nothing of the block.
+fn unreadable(read: Result<(), Error>) -> Result<Option<Error>, Error> {
+    match read {
+        Ok(()) => Ok(None),
+        Err(error) if error.status() == Status::IoError => Ok(Some(error)),
+        Err(error) => Err(error),
     }
 }
 
@@ -128,10 +145,12 @@ fn lost(
     };
     if block == live.block && owner.is_none() {
         let mut bytes = vec![0; block.size as usize];
-        pool.read(&block, &mut bytes)?;
-        let contents = match examine(model.id, &block, &live.generations, &bytes) {
-            Ok(()) => "holds what was flushed".to_owned(),
-            Err(wrong) => format!("holds {wrong}"),
+        let contents = match unreadable(pool.read(&block, &mut bytes))? {
+            Some(error) => format!("cannot be read: {error}"),
+            None => match examine(model.id, &block, &live.generations, &bytes) {
+                Ok(()) => "holds what was flushed".to_owned(),
+                Err(wrong) => format!("holds {wrong}"),
+            },
         };
         return Ok(format!(
             "{what} was flushed, and has lost its owner tag: it is allocated without one, and {contents}"

@@ -1,7 +1,7 @@
 //! A pool in memory that keeps its promises, can lose its power at any operation, and can be told to
 //! break a promise, so that the check is seen to fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use chimaera_bdev_client::{AllocationPlan, Block, Error, OwnedBlock, OwnerTag, Status};
@@ -46,6 +46,8 @@ struct State {
     current: Image,
     /// Operations until the power is lost.
     left: Option<u64>,
+    /// Offsets of blocks at which the device fails.
+    unreadable: BTreeSet<u64>,
     random: Random,
 }
 
@@ -61,6 +63,7 @@ impl Memory {
                 durable: image.clone(),
                 current: image,
                 left: None,
+                unreadable: BTreeSet::new(),
                 random: Random::new(seed),
             }),
         }
@@ -105,6 +108,11 @@ impl Memory {
     /// Changes the bytes of the block at an offset behind everybody's back.
     pub(super) fn damage(&self, offset: u64, change: impl FnOnce(&mut [u8])) {
         change(&mut lock(&self.state).current.bytes[offset as usize..]);
+    }
+
+    /// The device fails at the block at an offset from here on.
+    pub(super) fn fail_to_read(&self, offset: u64) {
+        lock(&self.state).unreadable.insert(offset);
     }
 
     /// Changes what is allocated behind everybody's back.
@@ -228,6 +236,9 @@ impl Pool for Memory {
 
     fn read(&self, block: &Block, bytes: &mut [u8]) -> Result<(), Error> {
         let state = self.begin("reading")?;
+        if state.unreadable.contains(&block.offset) {
+            return Err(Error::new(Status::IoError, "reading"));
+        }
         bytes.copy_from_slice(&state.current.bytes[block.offset as usize..][..bytes.len()]);
         Ok(())
     }

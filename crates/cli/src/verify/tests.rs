@@ -227,6 +227,27 @@ fn what_became_of_a_block_is_told_by_what_is_in_its_place() {
 }
 
 #[test]
+fn a_block_that_cannot_be_read_is_a_violation_and_the_others_are_looked_at() {
+    let pool = Memory::new(1, 1, Fault::None);
+    let (mut model, live) = one_block(&pool);
+    pool.fail_to_read(live.block.offset);
+    let says = "cannot be read: reading: I/O error";
+    violation(&model, &pool, says);
+    let second = Live {
+        block: Block::new(256 << 10, BlockType::Kib64),
+        allocation: Stamp::new(2, 7),
+        ..live.clone()
+    };
+    model.live.insert(second.block.offset, second.clone());
+    write(&pool, &second.block, second.generations[0]);
+    own(&pool, second.block, ID.tag(second.allocation));
+    violation(&model, &pool, says);
+    assert_eq!(judge(&model, &pool).intact, 1);
+    own(&pool, live.block, OwnerTag::NONE);
+    violation(&model, &pool, "without one, and cannot be read");
+}
+
+#[test]
 fn an_announced_overwriting_may_have_happened_sector_by_sector() {
     let pool = Memory::new(4, 0, Fault::None);
     let (mut model, live) = one_block(&pool);
