@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
-use chimaera_tests::exit::{FAILED, NO_RUNTIME, NO_SPACE, NOT_PERMITTED};
+use chimaera_tests::exit::{FAILED, IN_THE_WAY, NO_RUNTIME, NO_SPACE, NOT_PERMITTED};
 use chimaera_tests::{Daemon, Finished, disk_folder, json, text, until};
 use tempfile::TempDir;
 
@@ -236,4 +236,31 @@ fn the_operator_sees_what_is_in_a_pool_on_a_file() {
     let run = ["verify", "run", "--seconds", "1", "--pool", text(&file)];
     let run = [&run[..], &["--journal", text(&other)]].concat();
     daemon.run(&run).failure(NOT_PERMITTED);
+}
+
+#[test]
+fn a_journal_is_for_the_pool_that_it_was_kept_for() {
+    let bench = Bench::new();
+    let daemon = bench.daemon(&["--size", SIZE]);
+    let run = ["run", "--seconds", "1"];
+    let finished = bench.verify(&daemon, &run);
+    let advice = "chimaera verify check --pool";
+    assert!(finished.stderr.contains(advice), "{finished:?}");
+    let _ = finished.success();
+    let create = ["pool", "create", "other", "--type", "ram", "--size", SIZE];
+    let _ = daemon.run(&create).success();
+    let before = bench.written();
+    let journal = bench.journal();
+    let other = ["--pool", "other", "--journal", text(&journal)];
+    for command in [
+        &["verify", "check"][..],
+        &["verify", "run", "--seconds", "1"],
+    ] {
+        let said = daemon.run(&[command, &other].concat()).failure(IN_THE_WAY);
+        for words in ["was kept for the pool", text(&bench.file())] {
+            assert!(said.contains(words), "{said}");
+        }
+    }
+    assert_eq!(bench.written(), before, "it is as it was");
+    let _ = bench.verify(&daemon, &["check"]).success();
 }

@@ -377,6 +377,19 @@ pub(crate) fn open(
     name: &str,
     daemon: &DaemonArguments,
 ) -> Result<Client, Failure> {
+    let pool = find_block_device(runtime, name, daemon)?;
+    Ok(Client::new(runtime, pool.id))
+}
+
+/// The block device pool with this name.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn find_block_device(
+    runtime: &Runtime,
+    name: &str,
+    daemon: &DaemonArguments,
+) -> Result<PoolInfo, Failure> {
     let pool = find(runtime, name, daemon)?;
     if pool.module != MODULE_NAME {
         return Err(Failure::in_the_way(format!(
@@ -385,7 +398,7 @@ pub(crate) fn open(
             pool.name, pool.module
         )));
     }
-    Ok(Client::new(runtime, pool.id))
+    Ok(pool)
 }
 
 /// A pool by its name. A file pool may also be named by a relative path.

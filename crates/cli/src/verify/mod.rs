@@ -27,16 +27,17 @@ mod worker;
 
 use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chimaera_bdev_client::{
-    Block, BlockType, Client, Error, OwnedBlock, OwnerTag, PoolQuery, Status,
+    Block, BlockType, Client, Error, OwnedBlock, OwnerTag, PoolInfo, PoolQuery, Status,
 };
 
 use crate::args::{Global, VerifiedPool, VerifyCheckArguments, VerifyCommand, VerifyRunArguments};
 use crate::failure::Failure;
 use crate::output;
-use crate::pool::open;
+use crate::pool::find_block_device;
 use crate::program;
 use crate::reach::connect;
 use crate::size::show_size;
@@ -44,6 +45,7 @@ use block::JournalId;
 use check::Findings;
 use journal::Journal;
 use model::Model;
+use record::{KeptFor, Record};
 use run::{Plan, Summary};
 
 /// The most that a run holds unless it is told.
@@ -98,10 +100,14 @@ pub(crate) fn run(command: &VerifyCommand, global: &Global) -> Result<(), Failur
 }
 
 fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), Failure> {
-    let pool = open_verified(&arguments.pool)?;
+    let (pool, verified) = open_verified(&arguments.pool)?;
     let path = &arguments.pool.journal;
     let new_id = JournalId(random()?);
-    let journal = Journal::open(path, new_id)?;
+    let mut journal = Journal::open(path, new_id)?;
+    check_kept_for(journal.model(), &verified, path)?;
+    if journal.model().pool.as_ref() != Some(&verified) {
+        journal.append(&Record::Pool(verified))?;
+    }
     let held = journal.model().bytes();
     let default = || -> Result<u64, Failure> {
         let free = pool.get_stats()?.remaining_size;
@@ -113,6 +119,11 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
         space_bytes: arguments.space.map_or_else(default, Ok)?,
     };
     check_space(plan.space_bytes)?;
+    output::note(format_args!(
+        "the journal {} says what must be there: if this run is cut short, run `{}`",
+        path.display(),
+        check_command(&arguments.pool)
+    ));
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
     let (outcome, summary) = run::run(&pool, journal, plan, |_| Instant::now() >= end);
     match &summary {
@@ -127,6 +138,22 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
         check_command(&arguments.pool)
     ))
     })
+}
+
+/// Refuses a journal that was kept for another pool, of which everything in it would be lost here.
+fn check_kept_for(model: &Model, verified: &KeptFor, path: &Path) -> Result<(), Failure> {
+    match &model.pool {
+        Some(kept_for) if !kept_for.may_be(verified) => Err(Failure::in_the_way(format!(
+            "the journal {} was kept for the pool {} with id {}, and says nothing of {} with id {}: name that pool, or \
+             this one's journal",
+            path.display(),
+            kept_for.name,
+            kept_for.id,
+            verified.name,
+            verified.id
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// A run that has no room for a block verifies nothing.
@@ -144,10 +171,13 @@ fn check_space(space_bytes: u64) -> Result<(), Failure> {
         .into())
 }
 
-/// A client of the pool.
-fn open_verified(verified: &VerifiedPool) -> Result<Client, Failure> {
+/// A client of the pool, and which that is.
+fn open_verified(verified: &VerifiedPool) -> Result<(Client, KeptFor), Failure> {
     let runtime = connect(&verified.daemon)?;
-    open(&runtime, &verified.pool, &verified.daemon)
+    let info = find_block_device(&runtime, &verified.pool, &verified.daemon)?;
+    let client = Client::new(&runtime, info.id);
+    let PoolInfo { id, name, .. } = info;
+    Ok((client, KeptFor { id, name }))
 }
 
 /// The command that checks the pool.
@@ -212,8 +242,10 @@ fn show_model(model: &Model) {
 }
 
 fn check_pool(arguments: &VerifyCheckArguments, global: &Global) -> Result<(), Failure> {
-    let pool = open_verified(&arguments.pool)?;
-    let model = journal::read(&arguments.pool.journal)?;
+    let (pool, verified) = open_verified(&arguments.pool)?;
+    let path = &arguments.pool.journal;
+    let model = journal::read(path)?;
+    check_kept_for(&model, &verified, path)?;
     let findings = check::check(&model, &pool).map_err(during("checking the blocks"))?;
     if global.json {
         output::json(&report::Check::new(&model, &findings))?;

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use chimaera_bdev_client::{Block, BlockType};
 
 use super::block::{JournalId, Stamp};
-use super::record::{Change, Flushed, Record};
+use super::record::{Change, Flushed, KeptFor, Record};
 
 /// The state of things that the records up to now promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Model {
     pub(super) id: JournalId,
+    /// The pool that it is kept for, unless it was begun by a version that did not note it.
+    pub(super) pool: Option<KeptFor>,
     /// Blocks whose allocation was flushed and whose free was not, by offset.
     pub(super) live: BTreeMap<u64, Live>,
     /// Which stamps each thread has given.
@@ -50,6 +52,7 @@ impl Model {
     pub(super) const fn new(id: JournalId) -> Self {
         Self {
             id,
+            pool: None,
             live: BTreeMap::new(),
             threads: BTreeMap::new(),
             runs: 0,
@@ -61,6 +64,10 @@ impl Model {
     pub(super) fn apply(&mut self, record: &Record) -> Result<(), Contradiction> {
         match record {
             Record::Header(_) => Err("a second beginning".to_owned()),
+            Record::Pool(pool) => {
+                self.pool = Some(pool.clone());
+                Ok(())
+            }
             Record::Begin { .. } => {
                 self.runs += 1;
                 Ok(())

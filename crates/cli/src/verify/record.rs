@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! chimaera-verify-journal 1 <id>          the first line
+//! pool <id> <name>                        the pool that it is kept for from here on
 //! begin <threads> <seed>                  a run begins
 //! intend …                                what is about to be done to flushed blocks:
 //!     -<offset>=<allocation>                  it is being freed
@@ -12,6 +13,9 @@
 //!     -<offset>=<allocation>                      a free
 //! ```
 //!
+//! A journal has no `pool` until a version that knows it continues it. In the name, `%` and what is no character to be
+//! seen or a space stand as `%` with two digits, byte by byte.
+//!
 //! Of the thread's stamps, those up to `used` were given before that flush, so that every block
 //! allocated under them is in the journal or free; those up to `reserved` may be given before its
 //! next record. Every line ends with ` ~` and a checksum that continues that of the line before, in
@@ -20,7 +24,7 @@
 use std::fmt::{self, Display, Write};
 use std::str::FromStr;
 
-use chimaera_bdev_client::{Block, BlockType};
+use chimaera_bdev_client::{Block, BlockType, PoolId};
 use crc32c::crc32c_append;
 
 use super::block::{JournalId, Stamp};
@@ -28,13 +32,63 @@ use super::block::{JournalId, Stamp};
 /// How the first line begins.
 pub(super) const HEADER_START: &str = "chimaera-verify-journal 1 ";
 
+/// How the line begins that says which pool it is.
+const POOL_START: &str = "pool ";
+
 /// A line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
     Header(JournalId),
+    Pool(KeptFor),
     Begin { threads: u8, seed: u64 },
     Intend(Vec<Change>),
     Flushed(Flushed),
+}
+
+/// The pool that a journal is kept for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KeptFor {
+    pub(super) id: PoolId,
+    pub(super) name: String,
+}
+
+impl KeptFor {
+    /// Whether a pool may be this one: a pool in memory that is made again has another id, and a file that was moved
+    /// another name.
+    pub(super) fn may_be(&self, other: &Self) -> bool {
+        self.id == other.id || self.name == other.name
+    }
+}
+
+impl Display for KeptFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.id)?;
+        self.name.bytes().try_for_each(|byte| match byte {
+            b'%' => f.write_str("%25"),
+            b' '..=b'~' => f.write_char(char::from(byte)),
+            _ => write!(f, "%{byte:02x}"),
+        })
+    }
+}
+
+impl FromStr for KeptFor {
+    type Err = Unknown;
+
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        let (id, mut rest) = text.split_once(' ').ok_or(Unknown)?;
+        let mut name = Vec::new();
+        while let Some((before, after)) = rest.split_once('%') {
+            name.extend(before.bytes());
+            let (digits, after) = after.split_at_checked(2).ok_or(Unknown)?;
+            name.push(u8::from_str_radix(digits, 16).map_err(|_| Unknown)?);
+            rest = after;
+        }
+        name.extend(rest.bytes());
+        Ok(Self {
+            id: id.parse().map_err(|_| Unknown)?,
+            name: String::from_utf8(name).map_err(|_| Unknown)?,
+        })
+    }
 }
 
 /// What a flush has made durable.
@@ -96,6 +150,7 @@ impl Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Header(id) => write!(f, "{HEADER_START}{id}"),
+            Self::Pool(pool) => write!(f, "{POOL_START}{pool}"),
             Self::Begin { threads, seed } => write!(f, "begin {threads} {seed}"),
             Self::Intend(changes) => {
                 f.write_str("intend")?;
@@ -147,6 +202,9 @@ impl FromStr for Record {
         if let Some(id) = text.strip_prefix(HEADER_START) {
             let id = u128::from_str_radix(id, 16).map_err(|_| Unknown)?;
             return Ok(Self::Header(JournalId(id)));
+        }
+        if let Some(pool) = text.strip_prefix(POOL_START) {
+            return pool.parse().map(Self::Pool);
         }
         let mut words = text.split(' ');
         let record = match words.next() {
@@ -226,6 +284,10 @@ pub(super) fn samples() -> Vec<Record> {
     let (a, b, c) = (Stamp::new(0, 1), Stamp::new(0, 2), Stamp::new(0, 300));
     vec![
         Record::Header(JournalId(0xfeed << 64)),
+        Record::Pool(KeptFor {
+            id: PoolId { major: 7, minor: 1 },
+            name: "/a pool/of 100 %\n\u{e9}".to_owned(),
+        }),
         Record::Begin {
             threads: 2,
             seed: u64::MAX,
@@ -306,6 +368,12 @@ mod tests {
             "flushed 0 1 1 +4096=0.1@0.2",
             "intend é",
             "end",
+            "pool",
+            "pool 1.2",
+            "pool x a",
+            "pool 1.2 %",
+            "pool 1.2 %é",
+            "pool 1.2 %ff",
             "chimaera-verify-journal 1 xyz",
             "chimaera-verify-journal 2 00",
         ] {
