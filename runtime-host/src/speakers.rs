@@ -7,7 +7,7 @@
 //! Laws of this module:
 //! - A number outlives the pool, since threads of the module's may. It still names the module then.
 //! - What a worker does here for a task is two stores to memory of its own thread.
-//! - A panic is told once, by whoever has the place: the hook of a library or of the daemon. Where there is none (in an
+//! - A panic is told once, unless there were many of the same speaker's in the last seconds: then the next says how many, by whoever has the place: the hook of a library or of the daemon. Where there is none (in an
 //!   application with a hook of its own), it is told where it is caught.
 
 use std::cell::Cell;
@@ -18,6 +18,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::panic::PanicHookInfo;
 use std::ptr::NonNull;
+use std::time::Instant;
 
 use chimaera_chimod::abi::{Bytes, RawTask};
 use chimaera_chimod::host::ContainerHandle;
@@ -56,6 +57,10 @@ fn leave() {
 
 /// Everybody who speaks in this process, in whichever host.
 static SPEAKERS: PerProcess<Mutex<Speakers>> = PerProcess::new(Mutex::default);
+
+/// How often panics were told, by speaker: one may come again with each call.
+static PANICS_TOLD: PerProcess<Mutex<log::Shares>> =
+    PerProcess::new(|| Mutex::new(log::Shares::per("pool or module")));
 
 #[derive(Default)]
 struct Speakers {
@@ -285,8 +290,7 @@ pub(crate) unsafe extern "C" fn panic_from_container(
             CALL.set(call & !TOLD);
             return;
         }
-        let text = format_args!("panicked: {text}");
-        log::say(Level::Error, Source::Module, Said { speaker, text });
+        say_of_panic(speaker, format_args!("panicked: {text}"));
         return;
     }
     let speaker = tell().unwrap_or(module_of(speaker));
@@ -294,8 +298,19 @@ pub(crate) unsafe extern "C" fn panic_from_container(
         true => &thread_name(),
         false => &thread,
     };
-    let text = format_args!("panicked at {place} on thread {thread}: {text}");
-    log::say(Level::Error, Source::Module, Said { speaker, text });
+    say_of_panic(
+        speaker,
+        format_args!("panicked at {place} on thread {thread}: {text}"),
+    );
+}
+
+/// Logs a panic, if the speaker has not had the log say such things often in the last time.
+fn say_of_panic(speaker: u64, text: fmt::Arguments<'_>) {
+    let skipped = PANICS_TOLD.get().lock().admit(speaker, Instant::now());
+    if let Some(skipped) = skipped {
+        let text = format_args!("{text}{skipped}");
+        log::say(Level::Error, Source::Module, Said { speaker, text });
+    }
 }
 
 /// [`chimaera_chimod::abi::HostVTable::adopt_thread`].
@@ -312,8 +327,10 @@ pub fn log_panic(panic: &PanicHookInfo<'_>) {
     let text = panic.payload_as_str().unwrap_or("no message");
     match tell() {
         Some(speaker) => {
-            let text = format_args!("panicked at {place} on thread {thread}: {text}");
-            log::say(Level::Error, Source::Module, Said { speaker, text });
+            say_of_panic(
+                speaker,
+                format_args!("panicked at {place} on thread {thread}: {text}"),
+            );
         }
         None => log::error(format_args!("thread {thread} panicked at {place}: {text}")),
     }

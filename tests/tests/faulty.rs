@@ -128,6 +128,46 @@ fn each_task_that_a_module_mistreats_ends_with_a_status_and_no_other_does() {
 }
 
 #[test]
+fn a_poll_that_panics_each_time_fills_neither_the_log_nor_the_workers_time_and_may_recover() {
+    // One worker has both pools.
+    let daemon = Daemon::start_with(&["--workers", "1"]);
+    let runtime = daemon.connect();
+    let faulty = Faulty::created(&runtime, 0);
+    let stuck = faulty.start(Method::PanicInEveryPoll, None);
+    let told = || daemon.log().matches("as asked, in every poll").count();
+    until("some of its panics are logged", || told() >= 5);
+    assert!(!stuck.is_complete(), "a request that is kept stays open");
+    assert_goes_on(&daemon, &faulty);
+    let [panics, ..] = faulty.call(Method::PollWell).expect("the pool goes on");
+    // After so many the pause is ten seconds long.
+    assert!(panics < 30, "{panics} panics");
+    stuck.wait().expect("it is polled again");
+    destroy(&runtime, faulty.pool_id()).expect("the pool goes");
+}
+
+#[test]
+fn the_log_tells_some_of_the_panics_that_a_client_can_cause_without_end() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let faulty = Faulty::created(&runtime, 0);
+    for _ in 0..500 {
+        assert_status(faulty.call(Method::Panic), Status::ModulePanicked);
+    }
+    // Others are told of as if there were none.
+    let other = Faulty::created(&runtime, 1);
+    assert_status(other.call(Method::Panic), Status::ModulePanicked);
+    until("another pool's panic is logged", || {
+        let log = daemon.log();
+        let of_other = |line: &&str| line.contains("(6666.1): panicked at");
+        log.lines().filter(of_other).count() == 1
+    });
+    // Lines come in order.
+    let log = daemon.log();
+    let told = log.matches("(6666.0): panicked at").count();
+    assert!((1..250).contains(&told), "{told}");
+}
+
+#[test]
 fn buffers_come_back_with_tasks_that_failed() {
     let daemon = Daemon::start();
     let runtime = daemon.connect();

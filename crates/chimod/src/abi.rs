@@ -198,6 +198,9 @@ impl Activity {
     pub const PENDING: Self = Self(1);
     /// This call moved something forward: the worker should not think of sleeping yet.
     pub const PROGRESS: Self = Self(2);
+    /// This call was ended by a panic. The host makes a pause before it calls `poll` on this worker again, which grows
+    /// while nothing of the pool completes between two panics. For the SDK: a module has no reason to say it.
+    pub const PANICKED: Self = Self(4);
 
     /// Whether every bit of `other` is set.
     #[must_use]

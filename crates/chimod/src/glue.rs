@@ -177,7 +177,8 @@ unsafe extern "C" fn submit<C: Container>(
     // SAFETY: the host passes each task once, and keeps it and its buffer until it completes.
     let request =
         unsafe { Request::from_raw(NonNull::new_unchecked(task.cast_mut()), instance.host) };
-    on_worker(instance, worker, move |container, worker| {
+    let after_panic = Activity::PENDING | Activity::PROGRESS;
+    on_worker(instance, worker, after_panic, move |container, worker| {
         container.submit(worker, request)
     })
 }
@@ -199,14 +200,17 @@ unsafe extern "C" fn prefetch<C: Container>(
 unsafe extern "C" fn poll<C: Container>(container: *const c_void, worker: u32) -> u32 {
     // SAFETY: the host passes what `create` made.
     let instance = unsafe { instance::<C>(container) };
-    on_worker(instance, worker, C::poll)
+    // Once more at once would likely be one more panic.
+    let after_panic = Activity::PENDING | Activity::PROGRESS | Activity::PANICKED;
+    on_worker(instance, worker, after_panic, C::poll)
 }
 
 /// Runs a call on a worker. A panic there fails the requests that it drops; since others may be
-/// under way, the container is polled on.
+/// under way, the container is polled on: `after_panic` says so.
 fn on_worker<C>(
     instance: &Instance<C>,
     worker: u32,
+    after_panic: Activity,
     call: impl FnOnce(&C, &mut Worker<'_>) -> Activity,
 ) -> u32 {
     // SAFETY: the host makes one call at a time per worker, from that worker's thread.
@@ -215,7 +219,7 @@ fn on_worker<C>(
         Ok(activity) => activity.0,
         Err(payload) => {
             caught(instance.host, payload);
-            (Activity::PENDING | Activity::PROGRESS).0
+            after_panic.0
         }
     }
 }

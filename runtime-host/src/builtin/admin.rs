@@ -190,7 +190,7 @@ impl Shared {
     /// Logs why a pool is not made, as far as the client's user may have the log say such things.
     fn tell_of_refusal(&self, asked: &GetOrCreatePool, client: Peer, error: &ModuleError) {
         let mut told = self.refusals_told.lock();
-        if let Some(skipped) = told.admit(client.user_id, Instant::now()) {
+        if let Some(skipped) = told.admit(client.user_id.into(), Instant::now()) {
             log::warning(format_args!(
                 "pool not created: {}, module {}, for {client}: {error}{skipped}",
                 asked.name, asked.module

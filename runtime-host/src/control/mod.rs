@@ -130,7 +130,7 @@ impl Control {
             mapped: Mapped::default(),
             ended: Vec::new(),
             told_of_unwatched: false,
-            faults_told: log::Shares::default(),
+            faults_told: log::Shares::per("user"),
             stopping: false,
         };
         control.resume_accepting()?;
@@ -393,7 +393,7 @@ impl Control {
         else {
             return;
         };
-        if let Some(skipped) = self.faults_told.admit(peer.user_id, Instant::now()) {
+        if let Some(skipped) = self.faults_told.admit(peer.user_id.into(), Instant::now()) {
             let session = &client.session;
             log::warning(format_args!(
                 "{session} is ended, as it broke the protocol: {reason}{skipped}"

@@ -1,21 +1,23 @@
-//! How much of the log the users of clients may fill with their faults.
+//! How much of the log the users of clients, and pools, may fill with their faults.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// Lines that a user's clients may cause in each [`PERIOD`].
+/// Lines that one may cause in each [`PERIOD`].
 const LINES: u32 = 8;
 
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Users that are told apart. There are more only where somebody makes them up.
-const MAX_USERS: usize = 1024;
+/// Those that are told apart. There are more only where somebody makes them up.
+const MAX_SHARES: usize = 1024;
 
-/// Counts lines per user.
-#[derive(Debug, Default)]
+/// Counts lines per user, or per pool.
+#[derive(Debug)]
 pub(crate) struct Shares {
-    by_user: HashMap<u32, Share>,
+    /// What the numbers are of, in a word.
+    whose: &'static str,
+    by_number: HashMap<u64, Share>,
 }
 
 #[derive(Debug)]
@@ -27,15 +29,26 @@ struct Share {
 
 /// Lines that were not logged. Shows as the end of the next one that is.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Skipped(u64);
+pub(crate) struct Skipped {
+    count: u64,
+    whose: &'static str,
+}
 
 impl Shares {
-    /// Whether a line about this user's client may be logged now.
-    pub(crate) fn admit(&mut self, user: u32, now: Instant) -> Option<Skipped> {
-        if self.by_user.len() == MAX_USERS && !self.by_user.contains_key(&user) {
-            self.by_user.clear();
+    /// Shares of those that this word names: "user".
+    pub(crate) fn per(whose: &'static str) -> Self {
+        Self {
+            whose,
+            by_number: HashMap::new(),
         }
-        let share = self.by_user.entry(user).or_insert(Share {
+    }
+
+    /// Whether a line that the one with this number causes may be logged now.
+    pub(crate) fn admit(&mut self, number: u64, now: Instant) -> Option<Skipped> {
+        if self.by_number.len() == MAX_SHARES && !self.by_number.contains_key(&number) {
+            self.by_number.clear();
+        }
+        let share = self.by_number.entry(number).or_insert(Share {
             begin: now,
             lines: 0,
             skipped: 0,
@@ -49,15 +62,22 @@ impl Shares {
             return None;
         }
         share.lines += 1;
-        Some(Skipped(std::mem::take(&mut share.skipped)))
+        Some(Skipped {
+            count: std::mem::take(&mut share.skipped),
+            whose: self.whose,
+        })
     }
 }
 
 impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        let Self { count, whose } = self;
+        match count {
             0 => Ok(()),
-            count => write!(f, " (and {count} more like this before, of the same user)"),
+            _ => write!(
+                f,
+                " (and {count} more like this before, of the same {whose})"
+            ),
         }
     }
 }
@@ -68,26 +88,32 @@ mod tests {
 
     #[test]
     fn a_user_has_a_share_of_the_log_and_takes_none_of_anothers() {
-        let mut shares = Shares::default();
+        let mut shares = Shares::per("user");
+        let skipped = |count| {
+            Some(Skipped {
+                count,
+                whose: "user",
+            })
+        };
         let begin = Instant::now();
         for _ in 0..LINES {
-            assert_eq!(shares.admit(1, begin), Some(Skipped(0)));
+            assert_eq!(shares.admit(1, begin), skipped(0));
         }
         for _ in 0..100 {
             assert_eq!(shares.admit(1, begin), None);
         }
-        assert_eq!(shares.admit(2, begin), Some(Skipped(0)));
-        assert_eq!(shares.admit(1, begin + PERIOD), Some(Skipped(100)));
-        assert_eq!(shares.admit(1, begin + PERIOD), Some(Skipped(0)));
+        assert_eq!(shares.admit(2, begin), skipped(0));
+        assert_eq!(shares.admit(1, begin + PERIOD), skipped(100));
+        assert_eq!(shares.admit(1, begin + PERIOD), skipped(0));
     }
 
     #[test]
     fn users_without_number_take_no_memory_without_number() {
-        let mut shares = Shares::default();
+        let mut shares = Shares::per("user");
         let now = Instant::now();
-        for user in 0..10 * MAX_USERS as u32 {
+        for user in 0..10 * MAX_SHARES as u64 {
             assert!(shares.admit(user, now).is_some());
         }
-        assert!(shares.by_user.len() <= MAX_USERS);
+        assert!(shares.by_number.len() <= MAX_SHARES);
     }
 }

@@ -141,6 +141,7 @@ impl Worker {
             target: Target::Module(pool),
             submitted: 0,
             is_polled: false,
+            pause: None,
             wake_file,
         };
         Completions::with(|all| all.add_pool(index as u16));

@@ -40,8 +40,10 @@ impl Worker {
         let is_quiet = self.sharing.is_in_a_hurry()
             || self.now - self.last_work >= self.polling.duration_in_flight();
         if self.polled.is_empty() || (is_quiet && self.is_woken_by_containers()) {
+            let until = self.end_of_first_pause();
+            let patience = until.map(|until| until.saturating_duration_since(self.now));
             let (sleeper, mut bells) = self.bells();
-            sleeper.sleep(|wake| bells.answer(wake));
+            sleeper.sleep(patience, |wake| bells.answer(wake));
             self.note_processor();
             self.now = Instant::now();
             self.last_look = self.now;
@@ -49,13 +51,25 @@ impl Worker {
         }
     }
 
-    /// Whether every container with something under way wakes this worker when that can move forward.
+    /// When the first of the pauses ends of those who have one, so that a sleep is no longer than that.
+    fn end_of_first_pause(&self) -> Option<Instant> {
+        let polled = self.polled.iter();
+        let pools = polled.filter_map(|&index| self.pools[usize::from(index)].as_ref());
+        pools
+            .filter_map(|pool| Some(pool.pause.as_ref()?.end()))
+            .min()
+    }
+
+    /// Whether every container with something under way wakes this worker when that can move forward, or has a pause.
     fn is_woken_by_containers(&mut self) -> bool {
         let (sleeper, pools, now) = (&self.sleeper, &mut self.pools, self.now);
         self.polled.iter().all(|&index| {
             let Some(pool) = &mut pools[usize::from(index)] else {
                 return true;
             };
+            if pool.pause.as_ref().is_some_and(|pause| pause.lasts(now)) {
+                return true;
+            }
             // SAFETY: the container keeps the file open, and is kept until `finish_removals` has forgotten the
             // file.
             let watch = |file| unsafe { sleeper.watch_raw(file) };

@@ -15,6 +15,7 @@ mod commands;
 pub(crate) mod completions;
 mod idle;
 mod lane_tasks;
+mod pause;
 mod sharing;
 mod sleep;
 mod tasks;
@@ -41,6 +42,7 @@ use crate::session::Session;
 use barriers::Barriers;
 use completions::Completions;
 use lane_tasks::LaneTasks;
+use pause::Pause;
 use sharing::Sharing;
 use sleep::{Sleeper, Wake};
 use wake_file::WakeFile;
@@ -128,6 +130,8 @@ struct ServedPool {
     target: Target,
     submitted: u64,
     is_polled: bool,
+    /// Since `poll` panicked, and until it returns.
+    pause: Option<Pause>,
     wake_file: Option<WakeFile>,
 }
 
@@ -182,6 +186,7 @@ impl Worker {
             target: Target::Admin,
             submitted: 0,
             is_polled: false,
+            pause: None,
             wake_file: None,
         }));
         worker.pool_indexes.insert(PoolId::ADMIN, 0);
@@ -239,10 +244,10 @@ impl Worker {
         work
     }
 
-    /// Lets containers with something under way move it forward.
+    /// Lets containers with something under way move it forward, but for those whose `poll` has just panicked.
     fn poll_containers(&mut self) -> u64 {
         let mut work = 0;
-        let (index, pools) = (u32::from(self.index), &mut self.pools);
+        let (index, pools, now) = (u32::from(self.index), &mut self.pools, self.now);
         self.polled.retain(|&polled| {
             let Some(pool) = &mut pools[usize::from(polled)] else {
                 return false;
@@ -250,8 +255,17 @@ impl Worker {
             let Target::Module(module) = &pool.target else {
                 return false;
             };
+            if pool.pause.as_ref().is_some_and(|pause| pause.lasts(now)) {
+                return true;
+            }
             // SAFETY: this thread is the worker with this index and inside no other call.
             let activity = unsafe { module.container.poll(index) };
+            if activity.contains(Activity::PANICKED) {
+                let completed = Completions::with(|all| all.of_pool(polled));
+                pool.pause = Some(Pause::after(pool.pause.take(), completed, Instant::now()));
+            } else if pool.pause.is_some() {
+                pool.pause = None;
+            }
             work += u64::from(activity.contains(Activity::PROGRESS));
             pool.is_polled = activity.contains(Activity::PENDING);
             pool.is_polled

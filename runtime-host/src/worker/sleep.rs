@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
 
 use chimaera_fork::Private;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -93,9 +94,12 @@ impl Sleeper {
         self.wait(EpollTimeout::ZERO, report)
     }
 
-    /// Sleeps until something happens, and reports it.
-    pub(crate) fn sleep(&mut self, report: impl FnMut(Wake)) {
-        self.wait(EpollTimeout::NONE, report);
+    /// Sleeps until something happens, and reports it; or until so much time has passed, and up to a millisecond more.
+    pub(crate) fn sleep(&mut self, patience: Option<Duration>, report: impl FnMut(Wake)) {
+        let timeout = patience.map_or(EpollTimeout::NONE, |patience| {
+            EpollTimeout::try_from(patience + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX)
+        });
+        self.wait(timeout, report);
     }
 
     fn wait(&mut self, timeout: EpollTimeout, mut report: impl FnMut(Wake)) -> bool {

@@ -40,6 +40,10 @@ pub enum Method {
     LogElsewhere = 12,
     /// Panics with it in hand, on a thread of its own that says for which pool it works.
     PanicOnAdoptedThread = 13,
+    /// Keeps it. From now on each `poll` panics, until [`Method::PollWell`].
+    PanicInEveryPoll = 14,
+    /// `poll` completes what [`Method::PanicInEveryPoll`] kept. `values[0]`: how often it panicked.
+    PollWell = 15,
 }
 
 impl Method {
@@ -60,6 +64,8 @@ impl Method {
             PanicInPoll,
             LogElsewhere,
             PanicOnAdoptedThread,
+            PanicInEveryPoll,
+            PollWell,
         ];
         all.into_iter().find(|&method| method as u16 == number)
     }

@@ -6,6 +6,7 @@
 mod contract;
 
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -21,6 +22,10 @@ struct Faulty {
     params: Vec<u8>,
     /// Requests for `poll` to panic with.
     doomed: Mutex<Vec<Request>>,
+    /// A request that `poll` keeps while it panics.
+    stuck: Mutex<Option<Request>>,
+    panics: AtomicU64,
+    polls_well: AtomicBool,
 }
 
 chimaera_chimod::export_chimod!(Faulty, "chimaera_faulty");
@@ -55,6 +60,9 @@ impl Container for Faulty {
                 host: context.host,
                 params: params.as_bytes().to_vec(),
                 doomed: Mutex::default(),
+                stuck: Mutex::default(),
+                panics: AtomicU64::new(0),
+                polls_well: AtomicBool::new(false),
             }),
         }
     }
@@ -132,6 +140,15 @@ impl Container for Faulty {
                     request.complete(&[]);
                 });
             }
+            Method::PanicInEveryPoll => {
+                *lock(&self.stuck) = Some(request);
+                self.polls_well.store(false, Ordering::Relaxed);
+                return Activity::PENDING;
+            }
+            Method::PollWell => {
+                self.polls_well.store(true, Ordering::Relaxed);
+                request.complete(&[self.panics.load(Ordering::Relaxed)]);
+            }
             Method::PanicInPoll => {
                 lock(&self.doomed).push(request);
                 return Activity::PENDING;
@@ -141,6 +158,13 @@ impl Container for Faulty {
     }
 
     fn poll(&self, _: &mut Worker<'_>) -> Activity {
+        if lock(&self.stuck).is_some() && !self.polls_well.load(Ordering::Relaxed) {
+            self.panics.fetch_add(1, Ordering::Relaxed);
+            panic!("as asked, in every poll");
+        }
+        if let Some(request) = lock(&self.stuck).take() {
+            request.complete(&[]);
+        }
         let doomed = lock(&self.doomed).pop();
         match doomed {
             Some(_request) => panic!("as asked, while polling"),

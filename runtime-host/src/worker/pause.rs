@@ -1,0 +1,66 @@
+//! The pause that a container gets whose `poll` panics.
+//!
+//! It is called again all the same, since it may have requests that only it completes. But a panic that comes again with
+//! each call must not take the worker's time from the others.
+
+use std::time::{Duration, Instant};
+
+const FIRST: Duration = Duration::from_millis(1);
+
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Until when a container is not polled on this worker.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Pause {
+    end: Instant,
+    len: Duration,
+    /// The pool's tasks that had completed on this worker when it began.
+    completed: u64,
+}
+
+impl Pause {
+    /// The pause after a panic. It is twice as long as the last one if no task of the pool has completed since, so that
+    /// who gets forward by panics, a request each, is not held up.
+    pub(super) fn after(last: Option<Self>, completed: u64, now: Instant) -> Self {
+        let len = match last {
+            Some(last) if last.completed == completed => (last.len * 2).min(LONGEST),
+            _ => FIRST,
+        };
+        Self {
+            end: now + len,
+            len,
+            completed,
+        }
+    }
+
+    pub(super) fn lasts(&self, now: Instant) -> bool {
+        now < self.end
+    }
+
+    pub(super) fn end(&self) -> Instant {
+        self.end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_grows_while_nothing_completes_and_has_an_end() {
+        let mut now = Instant::now();
+        let mut pause = Pause::after(None, 3, now);
+        let mut lens = vec![pause.len];
+        while pause.len < LONGEST {
+            assert!(pause.lasts(now));
+            now = pause.end();
+            assert!(!pause.lasts(now));
+            pause = Pause::after(Some(pause), 3, now);
+            lens.push(pause.len);
+        }
+        assert!(lens.is_sorted_by(|one, next| one < next), "{lens:?}");
+        assert_eq!(Pause::after(Some(pause), 3, now).len, LONGEST);
+        let grown = Pause::after(Some(Pause::after(None, 3, now)), 3, now);
+        assert_eq!(Pause::after(Some(grown), 4, now).len, FIRST);
+    }
+}
