@@ -28,7 +28,7 @@ use object::elf;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader};
 use object::{Object, ObjectSection, ObjectSymbol};
 
-use crate::library_file::{LibraryFile, Stamp};
+use crate::library_file::{self, LibraryFile, MAX_LIBRARY_BYTES, Stamp};
 use crate::loaded::{LoadError, Loaded, reason};
 
 /// Loads the module of this name from a file. Blocks.
@@ -52,7 +52,14 @@ pub(crate) fn load(path: &Path, name: &str) -> Result<(Module, LibraryFile), Mod
     if !file.is_file() {
         return Err(refuse("is not a regular file".to_owned()));
     }
-    let bytes = std::fs::read(path).map_err(unreadable)?;
+    let bytes = library_file::read(path).map_err(unreadable)?;
+    let bytes = bytes.ok_or_else(|| {
+        refuse(format!(
+            "is too large: it has {} bytes, and a library may have {MAX_LIBRARY_BYTES}: build it without debug \
+             information, or strip it",
+            file.len()
+        ))
+    })?;
     examine(&bytes, name).map_err(refuse)?;
     let loaded = Loaded::of(&bytes, name).map_err(|error| match error {
         LoadError::Copy(error) => ModuleError::system(

@@ -3,7 +3,8 @@
 //! What was loaded stays in use as long as the process lives, so whoever builds a module anew and makes a pool of it has
 //! to be told that the pool is one of the old.
 
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +12,33 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::loaded::Loaded;
+
+/// The most bytes that a library may have. It is held in memory, and for a moment twice.
+pub(crate) const MAX_LIBRARY_BYTES: u64 = 1 << 30;
+
+/// What an ELF file begins with.
+const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
+
+/// Reads a regular file that should be a library: whole if it begins as one, else no more than its beginning. `None` if
+/// it has more bytes than a library may have.
+pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = File::open(path)?;
+    let mut bytes = Vec::new();
+    (&file)
+        .take(ELF_MAGIC.len() as u64)
+        .read_to_end(&mut bytes)?;
+    if bytes != ELF_MAGIC {
+        return Ok(Some(bytes));
+    }
+    let len = file.metadata()?.len();
+    if len > MAX_LIBRARY_BYTES {
+        return Ok(None);
+    }
+    bytes.reserve_exact(len as usize);
+    // It may grow meanwhile.
+    (&file).take(MAX_LIBRARY_BYTES).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
 
 /// By what a file is recognised without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +105,6 @@ impl LibraryFile {
     fn holds_the_same(&self, size: u64) -> bool {
         size == self.loaded.len_bytes()
             && std::fs::metadata(&self.path).is_ok_and(|file| file.is_file())
-            && std::fs::read(&self.path).is_ok_and(|bytes| self.loaded.is_of(&bytes))
+            && read(&self.path).is_ok_and(|bytes| bytes.is_some_and(|bytes| self.loaded.is_of(&bytes)))
     }
 }

@@ -128,19 +128,22 @@ impl Modules {
             self.tell_of_replacement(name, &used);
             return Ok(used.module.clone());
         }
-        // Two requests for one module load it once.
-        let _loading = self.loading.lock();
+        // Two requests for one module load it once. What is linked in does not wait for a library.
+        let is_loaded = self.locate(name) != Place::Linked;
+        let _loading = is_loaded.then(|| self.loading.lock());
         if let Some(used) = self.in_use(name) {
             return Ok(used.module.clone());
         }
         let used = self.find(name)?;
         let module = used.module.clone();
-        log::info(format_args!(
-            "module {name} is in use, version {}, {}",
-            brief(module.version()),
-            used.library_path().map_or("built in".to_owned(), show)
-        ));
-        self.used.lock().insert(name.to_owned(), Arc::new(used));
+        let library = used.library_path().map_or("built in".to_owned(), show);
+        let before = self.used.lock().insert(name.to_owned(), Arc::new(used));
+        if before.is_none() {
+            log::info(format_args!(
+                "module {name} is in use, version {}, {library}",
+                brief(module.version())
+            ));
+        }
         Ok(module)
     }
 

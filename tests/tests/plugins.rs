@@ -205,6 +205,30 @@ fn a_file_that_is_no_library_is_refused() {
     plugins.assert_bdev_works();
 }
 
+#[test]
+fn a_file_that_is_too_large_for_a_library_is_refused_without_reading_it() {
+    let plugins = Plugins::new();
+    let too_large = (1 << 30) + 1;
+    let grow = |module: &str, len: u64| {
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(plugins.path(module));
+        let file = file.expect("a file");
+        // All of it is a hole.
+        file.set_len(len).expect("the file system has holes");
+    };
+    grow("hollow", 1 << 40);
+    plugins.assert_incompatible("hollow", "is not a complete library");
+    plugins.place("chimaera_bdev", &bdev_library());
+    grow("chimaera_bdev", too_large);
+    let reason = format!("is too large: it has {too_large} bytes");
+    plugins.assert_incompatible("chimaera_bdev", &reason);
+    plugins.place("chimaera_bdev", &bdev_library());
+    plugins.assert_bdev_works();
+}
+
 /// Where an ELF file says what it is.
 mod elf {
     pub(super) const CLASS: usize = 4;
