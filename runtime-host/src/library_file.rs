@@ -105,6 +105,7 @@ impl LibraryFile {
     fn holds_the_same(&self, size: u64) -> bool {
         size == self.loaded.len_bytes()
             && std::fs::metadata(&self.path).is_ok_and(|file| file.is_file())
-            && read(&self.path).is_ok_and(|bytes| bytes.is_some_and(|bytes| self.loaded.is_of(&bytes)))
+            && read(&self.path)
+                .is_ok_and(|bytes| bytes.is_some_and(|bytes| self.loaded.is_of(&bytes)))
     }
 }

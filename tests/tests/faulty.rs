@@ -252,6 +252,24 @@ fn a_module_that_panics_at_its_beginning_or_end_stops_neither() {
 }
 
 #[test]
+fn a_wake_up_file_that_wakes_nobody_is_told_of_as_a_mistake_of_its_module() {
+    let daemon = Daemon::start_with(&["--workers", "1"]);
+    let runtime = daemon.connect();
+    let faulty = Faulty::new(&runtime, 0);
+    faulty.create(params::WAKE_FILE).expect("the pool is made");
+    let named = "pool faulty 6666.0, module chimaera_faulty: worker 0 cannot be woken";
+    until("the log tells of it", || daemon.log().contains(named));
+    let log = daemon.log();
+    let line = log.lines().find(|line| line.contains(named)).expect("told");
+    assert!(
+        line.contains("a mistake in module chimaera_faulty: `wake_fd` has to give an eventfd"),
+        "{line}"
+    );
+    assert!(!line.contains("max_user_watches"), "{line}");
+    assert_goes_on(&daemon, &faulty);
+}
+
+#[test]
 fn destroying_a_pool_waits_for_the_requests_that_its_module_holds() {
     let daemon = Daemon::start_with(&["--workers", "2"]);
     let runtime = daemon.connect();

@@ -13,7 +13,7 @@ use crossbeam::channel::Sender;
 use super::completions::Completions;
 use super::lane_tasks::LaneTasks;
 use super::sleep::Wake;
-use super::wake_file::WakeFile;
+use super::wake_file::{self, WakeFile};
 use super::{LaneState, ServedLane, ServedPool, Target, Worker};
 use crate::log;
 use crate::messages::{Command, Event};
@@ -88,9 +88,9 @@ impl Worker {
             Ok(()) => true,
             Err(error) => {
                 if !std::mem::replace(&mut self.warned_of_bells, true) {
+                    let remedy = wake_file::remedy(&error).unwrap_or("until it can");
                     log::warning(format_args!(
-                        "a doorbell cannot be watched ({error}), so its lane is polled: raise \
-                         fs.epoll.max_user_watches"
+                        "a doorbell cannot be watched ({error}), so its lane is polled: {remedy}"
                     ));
                 }
                 false
@@ -124,10 +124,15 @@ impl Worker {
             let watch = |file| unsafe { sleeper.watch_raw(file) };
             let (wake_file, watched) = WakeFile::new(file, self.now, watch);
             if let Err(error) = watched {
+                let module = pool.container.module().name();
+                let what = wake_file::remedy(&error).map_or_else(
+                    || wake_file::mistake_of(module),
+                    |remedy| format!("until it can: {remedy}"),
+                );
                 log::warning(format_args!(
-                    "pool {}: its worker cannot be woken ({error}), so it does not sleep while the pool works, \
-                     until it can: raise fs.epoll.max_user_watches",
-                    pool.name
+                    "pool {}, module {module}: worker {} cannot be woken ({error}), so it does not sleep while the \
+                     pool works: {what}",
+                    pool.name, self.index
                 ));
             }
             wake_file

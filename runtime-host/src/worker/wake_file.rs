@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+
 /// How often a watch that there was no room for is tried again.
 const INTERVAL: Duration = Duration::from_millis(10);
 
@@ -54,11 +56,26 @@ impl WakeFile {
     }
 }
 
+/// What helps where the system has no room for a watch. `None` if it lacks nothing.
+pub(super) fn remedy(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOSPC) => Some("raise fs.epoll.max_user_watches"),
+        Some(Errno::ENOMEM) => Some("the system has no memory for it"),
+        _ => None,
+    }
+}
+
+/// Why a file of this module's cannot be watched where the system has room.
+pub(super) fn mistake_of(module: &str) -> String {
+    format!(
+        "a mistake in module {module}: `wake_fd` has to give an eventfd, or the like, that stays open, and another one \
+         in each pool"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
-
-    use nix::errno::Errno;
 
     use super::*;
 

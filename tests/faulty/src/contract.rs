@@ -95,6 +95,8 @@ pub mod params {
     pub const FLUSH_PANIC: &str = "flush panic";
     /// `flush` fails.
     pub const FLUSH_ERROR: &str = "flush error";
+    /// `wake_fd` gives a regular file, which wakes nobody.
+    pub const WAKE_FILE: &str = "wake file";
     /// `wake_fd` panics.
     pub const WAKE_PANIC: &str = "wake panic";
     /// The container panics as it is dropped.

@@ -5,7 +5,8 @@
 
 mod contract;
 
-use std::os::fd::BorrowedFd;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -26,6 +27,8 @@ struct Faulty {
     stuck: Mutex<Option<Request>>,
     panics: AtomicU64,
     polls_well: AtomicBool,
+    /// No file that wakes anybody.
+    wake_file: Option<File>,
 }
 
 chimaera_chimod::export_chimod!(Faulty, "chimaera_faulty");
@@ -63,6 +66,10 @@ impl Container for Faulty {
                 stuck: Mutex::default(),
                 panics: AtomicU64::new(0),
                 polls_well: AtomicBool::new(false),
+                wake_file: match params {
+                    params::WAKE_FILE => File::open("/proc/self/exe").ok(),
+                    _ => None,
+                },
             }),
         }
     }
@@ -174,7 +181,7 @@ impl Container for Faulty {
 
     fn wake_fd(&self, _: usize) -> Option<BorrowedFd<'_>> {
         assert!(!self.is(params::WAKE_PANIC), "as asked, about waking");
-        None
+        self.wake_file.as_ref().map(File::as_fd)
     }
 
     fn flush(&self) -> Result<(), ModuleError> {
