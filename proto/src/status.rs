@@ -32,8 +32,9 @@ macro_rules! statuses {
 statuses! {
     /// Done as asked.
     Ok = 0, "done";
-    /// The module let go of the task without completing it.
-    Aborted = 1, "the module dropped the task without completing it";
+    /// The module let go of the task without completing it, or failed it with a status that is not a module's to give
+    /// ([`Status::is_of_runtime`]).
+    Aborted = 1, "the module dropped the task, or failed it without a valid status";
     /// The module panicked while it worked on the task.
     ModulePanicked = 2, "the module panicked while it worked on the task";
     /// The pool's module has no such method.
@@ -106,6 +107,22 @@ impl Status {
     #[must_use]
     pub const fn code(self) -> u16 {
         self as u16
+    }
+
+    /// Whether it is for the runtime and the client library to give, and not for a module: that all is well, and what has
+    /// become of the connection and the runtime. A module's failure with one of these reaches clients as
+    /// [`Status::Aborted`].
+    #[must_use]
+    pub const fn is_of_runtime(self) -> bool {
+        matches!(
+            self,
+            Self::Ok
+                | Self::ShuttingDown
+                | Self::ConnectionLost
+                | Self::ProtocolViolation
+                | Self::Forked
+                | Self::NoRuntime
+        )
     }
 
     /// The status that an errno of opening or changing a file stands for.

@@ -56,7 +56,7 @@ impl Shared {
         self.pools.enter(id, PoolStep::InUse);
         self.pools.wait_for_leases(&pool);
         self.pools.enter(id, PoolStep::Flushing);
-        let flushed = pool.container.flush();
+        let flushed = pool.flush();
         self.pools.enter(id, PoolStep::Closing);
         let name = &pool.name;
         let ended = client.map_or("stopped", |_| "destroyed");

@@ -26,6 +26,12 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
+    /// Makes durable what was done in it. Blocks.
+    pub(crate) fn flush(&self) -> Result<(), ModuleError> {
+        let flushed = self.container.flush();
+        flushed.map_err(|error| with_whose_panic(error, &self.name, self.container.module().name()))
+    }
+
     pub(crate) fn info(&self, created: bool) -> PoolInfo {
         PoolInfo {
             id: self.id,
@@ -133,7 +139,7 @@ impl Claimed<'_> {
         let mut state = self.pools.state.lock();
         let name = &state.by_id[&self.id].name;
         if id == PoolId::ADMIN {
-            return Err(taken(name, id, "the admin pool"));
+            return Err(of_the_admin_pool(name, id));
         }
         if let Some(other) = state.by_id.get(&id) {
             return Err(taken(name, id, &format!("pool {}", other.name)));
@@ -387,6 +393,25 @@ fn mismatch(text: String) -> ModuleError {
 
 fn not_found(text: String) -> ModuleError {
     ModuleError::new(Status::PoolNotFound, text)
+}
+
+/// The error with what the text of a panic lacks: whose it was, and where to look. Any other has the module's own words.
+pub(crate) fn with_whose_panic(mut error: ModuleError, pool: &str, module: &str) -> ModuleError {
+    if error.failure.status == Status::ModulePanicked {
+        error.message = format!(
+            "pool {pool}, module {module}: {}: this is a mistake in the module; the runtime's log says where",
+            error.message
+        );
+    }
+    error
+}
+
+fn of_the_admin_pool(name: &str, id: PoolId) -> ModuleError {
+    let text = format!(
+        "pool {name} has the id {id} by what it stands on, which is the admin pool's in every runtime: a mistake in \
+         the module, or what it stands on is damaged"
+    );
+    ModuleError::new(Status::Busy, text)
 }
 
 fn taken(name: &str, id: PoolId, other: &str) -> ModuleError {

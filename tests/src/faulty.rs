@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use chimaera_bdev_client::{Buffer, Error, PoolId, PoolInfo, PoolQuery, Runtime, Task, TaskError};
+use chimaera_bdev_client::{
+    Buffer, Error, PoolId, PoolInfo, PoolQuery, Runtime, Status, Task, TaskError,
+};
 use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_client::{Call, Values};
 use chimaera_faulty_runtime::{MODULE_NAME, Method, params};
@@ -73,6 +75,18 @@ impl Faulty {
     /// The task's.
     pub fn call(&self, method: Method) -> Result<Values, Error> {
         self.runtime.call(&self.call_of(method))
+    }
+
+    /// Has the module fail a task with this status, and gives what the client is told.
+    ///
+    /// # Errors
+    /// The task's, as there should be one.
+    pub fn fail_with(&self, status: Status) -> Result<Values, Error> {
+        let call = self.call_of(Method::FailWith);
+        self.runtime.call(&Call {
+            arguments: [u64::from(status.code()), 0, 0],
+            ..call
+        })
     }
 
     /// Has the module do this, without waiting.

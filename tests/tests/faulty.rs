@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use chimaera_bdev_client::{Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status};
-use chimaera_faulty_runtime::{Method, RELEASED, params};
+use chimaera_client::proto::admin::GetOrCreatePool;
+use chimaera_faulty_runtime::{MODULE_NAME, Method, RELEASED, params};
 use chimaera_tests::{ClientProcess, Daemon, Faulty, PATIENCE, text, until, within};
 
 #[track_caller]
@@ -56,6 +57,31 @@ fn a_module_that_panics_while_a_pool_is_made_leaves_no_pool() {
             "an error that is none",
         ),
         (
+            params::CREATE_PANIC,
+            Status::ModulePanicked,
+            "pool faulty 6666.0, module chimaera_faulty: the module panicked",
+        ),
+        (
+            params::CREATE_NO_RUNTIME,
+            Status::Aborted,
+            "as asked (the module failed with the status NoRuntime",
+        ),
+        (
+            params::CREATE_SILENT,
+            Status::NoSpace,
+            "creating a pool: not enough free space",
+        ),
+        (
+            params::CREATE_CONTROLS,
+            Status::NoSpace,
+            "as asked\\n\\u{1b}[2J\\u{0}",
+        ),
+        (
+            params::ID_NULL,
+            Status::Aborted,
+            "the id 0.0, which stands for none: a mistake in the module",
+        ),
+        (
             params::ID_PANIC,
             Status::ModulePanicked,
             "as asked, about the id",
@@ -69,6 +95,37 @@ fn a_module_that_panics_while_a_pool_is_made_leaves_no_pool() {
     }
     assert!(faulty.create("").expect("id and name are free").created);
     assert_goes_on(&daemon, &faulty);
+}
+
+#[test]
+fn a_module_does_not_speak_for_the_runtime() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let faulty = Faulty::created(&runtime, 0);
+    for &status in Status::ALL {
+        let told = match status.is_of_runtime() {
+            true => Status::Aborted,
+            false => status,
+        };
+        assert_status(faulty.fail_with(status), told);
+    }
+    assert_goes_on(&daemon, &faulty);
+}
+
+#[test]
+fn a_pool_that_takes_itself_for_the_admin_pool_is_not_made() {
+    let daemon = Daemon::start();
+    let request = GetOrCreatePool {
+        module: MODULE_NAME.to_owned(),
+        name: "admin".to_owned(),
+        id: PoolId::NULL,
+        params: params::ID_ADMIN.as_bytes().to_vec(),
+    };
+    let admin = daemon.connect().admin();
+    let made = admin.get_or_create_pool(PoolQuery::Dynamic, &request);
+    let error = assert_status(made, Status::Busy);
+    let words = "which is the admin pool's in every runtime: a mistake in the module";
+    assert!(error.to_string().contains(words), "{error}");
 }
 
 #[test]
@@ -205,6 +262,21 @@ fn a_module_that_fails_to_flush_says_so_and_its_pool_goes_all_the_same() {
         ] {
             let error = assert_status(flushed, status);
             assert!(error.to_string().contains(words), "{error}");
+            let says_gone = error.to_string().contains("The pool is gone all the same");
+            assert_eq!(
+                says_gone,
+                error.operation() == "destroying a pool",
+                "{error}"
+            );
+            if status == Status::ModulePanicked {
+                let whose = format!("pool faulty {}, module chimaera_faulty: ", faulty.pool_id());
+                assert_eq!(
+                    error.to_string().matches("pool faulty").count(),
+                    1,
+                    "{error}"
+                );
+                assert!(error.to_string().contains(&whose), "{error}");
+            }
         }
         assert_status(faulty.call(Method::Complete), Status::PoolNotFound);
         assert_eq!(admin.list_pools().expect("a list"), []);

@@ -24,7 +24,8 @@ pub trait Container: Send + Sync + Sized + 'static {
     ///
     /// `None` takes whatever id the context had. Another id than that becomes the pool's if the
     /// context said [`CreateContext::id_is_chosen`] and no other pool has it; else the pool is not
-    /// made, and the container dropped.
+    /// made, and the container dropped. So it is for [`PoolId::NULL`] and [`PoolId::ADMIN`], which are no pool's of
+    /// a module.
     fn pool_id(&self) -> Option<PoolId> {
         None
     }

@@ -114,7 +114,18 @@ unsafe extern "C" fn pool_id<C: Container>(
 ) -> u32 {
     // SAFETY: the host passes what `create` made.
     let container = unsafe { &instance::<C>(container).container };
-    let stored = guarded("telling the pool's id", || Ok(container.pool_id())).map(|own| {
+    let told = guarded("telling the pool's id", || match container.pool_id() {
+        Some(PoolId::NULL) => Err(ModuleError::new(
+            Status::Aborted,
+            format!(
+                "the module says that the pool has the id {}, which stands for none: a mistake in the module, or what \
+                 the pool stands on is damaged",
+                PoolId::NULL
+            ),
+        )),
+        own => Ok(own),
+    });
+    let stored = told.map(|own| {
         let id = own.unwrap_or(PoolId::NULL);
         // SAFETY: the host passes a place for each of the parts.
         unsafe {
@@ -294,10 +305,10 @@ unsafe fn report(failed: &ModuleError, error: *const TextSink) -> u32 {
     let text = &failed.message[..failed.message.floor_char_boundary(MAX_ERROR_TEXT_BYTES)];
     // SAFETY: the sink is valid, and takes any text for the time of the call.
     unsafe { ((*error).write)((*error).context, Bytes::new(text.as_bytes())) };
-    match failed.failure.to_word() {
+    match failed.failure.status {
         // A module that reports "ok" as its error has failed all the same.
-        0 => Failure::new(Status::Aborted).to_word(),
-        word => word,
+        Status::Ok => Failure::new(Status::Aborted).to_word(),
+        _ => failed.failure.to_word(),
     }
 }
 

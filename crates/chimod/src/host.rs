@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use chimaera_proto::status::result_from_word;
 use chimaera_proto::task::ARGUMENT_COUNT;
-use chimaera_proto::{ModuleError, PoolId, Status};
+use chimaera_proto::{Failure, ModuleError, PoolId, Status};
 
 use crate::abi::{
     Activity, Bytes, CreateAgainArguments, CreateArguments, Header, HostVTable, IncompatibleTable,
@@ -297,10 +297,35 @@ fn call(function: impl FnOnce(*const TextSink) -> u32) -> Result<(), ModuleError
         write: append,
     };
     let word = function(&raw const sink);
-    result_from_word(word).map_err(|failure| ModuleError {
-        failure,
-        message: String::from_utf8_lossy(&text).into_owned(),
-    })
+    if word == 0 {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let said = result_from_word(word).map_or_else(|failure| failure, |()| Status::Ok.into());
+    let failure = failure_of_module(word);
+    let message = match (text.trim().is_empty(), failure == said) {
+        (true, true) => failure.to_string(),
+        (false, true) => text,
+        (true, false) => not_of_a_module(said.status),
+        (false, false) => format!("{text} ({})", not_of_a_module(said.status)),
+    };
+    Err(ModuleError { failure, message })
+}
+
+/// What a module's status word, which is not 0, says of a failure. What only the runtime says becomes
+/// [`Status::Aborted`]: a client takes it for the runtime's word, and looks for another daemon, for example.
+#[must_use]
+pub fn failure_of_module(word: u32) -> Failure {
+    match result_from_word(word) {
+        Err(failure) if !failure.status.is_of_runtime() => failure,
+        _ => Failure::new(Status::Aborted),
+    }
+}
+
+fn not_of_a_module(status: Status) -> String {
+    format!(
+        "the module failed with the status {status:?} ({status}), which only the runtime gives: a mistake in the module"
+    )
 }
 
 unsafe extern "C" fn append(context: *mut c_void, text: Bytes) {

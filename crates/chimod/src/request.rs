@@ -96,7 +96,8 @@ impl Request {
         (self.task().buffer_is_read_only == 0).then_some(WritableBuffer { buffer })
     }
 
-    /// Completes the task with the first of its values.
+    /// Completes the task with the first of its values. What the client finds in those that are not given is not
+    /// specified: it may be what an earlier task of the same lane had there.
     ///
     /// # Panics
     /// If there are more than [`VALUE_COUNT`] values: a mistake in the module. The task fails.
@@ -109,12 +110,14 @@ impl Request {
         self.finish(0, values);
     }
 
-    /// Completes the task as failed.
+    /// Completes the task as failed. A status that only the runtime gives ([`Status::is_of_runtime`]), [`Status::Ok`]
+    /// among them, reaches the client as [`Status::Aborted`].
     pub fn fail(self, failure: impl Into<Failure>) {
         self.fail_with(failure, &[]);
     }
 
-    /// Completes the task as failed, with values that say more.
+    /// Completes the task as failed, with values that say more; those that are not given are zero. Of the status holds
+    /// what [`Self::fail`] says.
     ///
     /// # Panics
     /// As [`Self::complete`].
@@ -123,7 +126,13 @@ impl Request {
             values.len() <= VALUE_COUNT,
             "a completion carries at most {VALUE_COUNT} values"
         );
-        self.finish(failure.into().to_word(), values);
+        let failure = failure.into();
+        // The host does the same for the others that are not a module's, but would take this one for a success.
+        let failure = match failure.status {
+            Status::Ok => Failure::new(Status::Aborted),
+            _ => failure,
+        };
+        self.finish(failure.to_word(), values);
     }
 
     #[inline]

@@ -5,6 +5,7 @@ use chimaera_proto::admin::{
     RuntimeStatus,
 };
 use chimaera_proto::limits::{ADMIN_BUFFER_BYTES, MAX_ERROR_TEXT_BYTES};
+use chimaera_proto::shown::printable;
 use chimaera_proto::{PoolId, PoolQuery, Status, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -267,7 +268,8 @@ fn finish<T: DeserializeOwned>(finished: Finished<'_>) -> Result<T, TaskError> {
             if text.is_empty() {
                 Err(error.into())
             } else {
-                Err(error.with_account(text).into())
+                // A module may have put anything into it.
+                Err(error.with_account(printable(&text)).into())
             }
         }
     }

@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 
 use crate::log;
 use crate::messages::{Command, Event};
-use crate::pools::{Claim, Claimed, Pool, shutting_down};
+use crate::pools::{Claim, Claimed, Pool, shutting_down, with_whose_panic};
 use crate::session::Peer;
 use crate::shared::Shared;
 use crate::speakers::{Container, Speaker};
@@ -130,14 +130,17 @@ impl Shared {
                         ),
                     ));
                 }
-                pool.container.create_again(CreateAgain {
+                let again = CreateAgain {
                     creator: client.into(),
                     params: &asked.params,
-                })?;
+                };
+                let taken = pool.container.create_again(again);
+                taken.map_err(|error| with_whose_panic(error, &asked.name, &asked.module))?;
                 Ok(info)
             }
             Claim::New(claimed) => self
                 .create_pool(claimed, asked, client)
+                .map_err(|error| with_whose_panic(error, &asked.name, &asked.module))
                 .inspect_err(|error| self.tell_of_refusal(asked, client, error)),
         }
     }
@@ -209,7 +212,11 @@ impl Shared {
         let pool = self.pools.withdraw(id)?;
         let flushed = self.end_pool(pool, Some(client));
         self.pools.release(id);
-        flushed
+        flushed.map_err(|mut error| {
+            error.message +=
+                ". The pool is gone all the same, and what was done last in it may be lost";
+            error
+        })
     }
 
     fn list_pools(&self, after: Option<PoolId>) -> PoolList {
@@ -237,7 +244,7 @@ impl Shared {
 
     fn flush_pools(&self, id: Option<PoolId>) -> Result<(), ModuleError> {
         if let Some(id) = id {
-            return self.pools.get(id)?.container.flush();
+            return self.pools.get(id)?.flush();
         }
         if self.pools.is_closed() {
             // Some are on their way, and not flushed yet.
@@ -250,8 +257,11 @@ impl Shared {
                 continue;
             };
             // One that fails keeps none of the others from it.
-            if let Err(mut error) = pool.container.flush() {
-                error.message = format!("pool {}: {}", info.name, error.message);
+            if let Err(mut error) = pool.flush() {
+                // A panic's text has it already.
+                if error.failure.status != Status::ModulePanicked {
+                    error.message = format!("pool {}: {}", info.name, error.message);
+                }
                 result = result.and(Err(error));
             }
         }

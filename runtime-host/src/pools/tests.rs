@@ -81,7 +81,7 @@ fn a_claim_does_not_move_to_an_id_that_is_taken_and_says_by_whom() {
             own,
             "pool moves has the id 8000.7 by what it stands on, which pool holder has",
         ),
-        (PoolId::ADMIN, "which the admin pool has"),
+        (PoolId::ADMIN, "which is the admin pool's in every runtime"),
     ];
     for (id, words) in cases {
         let error = claimed.move_to(id).expect_err("it is taken");

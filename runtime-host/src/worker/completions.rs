@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable};
+use chimaera_chimod::host::failure_of_module;
 use chimaera_proto::Completion;
 use chimaera_proto::task::VALUE_COUNT;
 use chimaera_shm::{Lane, LaneMemory};
@@ -63,6 +64,10 @@ unsafe extern "C" fn complete_from_container(
         let values = std::slice::from_raw_parts(values, value_count as usize);
         (Token::from_words(*token), values)
     };
+    let status_word = match status_word {
+        0 => 0,
+        word => failure_word(token, word),
+    };
     let router = context.cast::<Router>();
     // SAFETY: the host does not end before the task has completed, which it has not yet.
     if unsafe { &*router }.complete_here(token, status_word, values) {
@@ -76,6 +81,15 @@ unsafe extern "C" fn complete_from_container(
         Arc::from_raw(router)
     };
     router.send_to_worker(token, status_word, values);
+}
+
+/// What the client is told of a failure: a module does not speak for the runtime, but the admin pool does.
+#[cold]
+fn failure_word(token: Token, word: u32) -> u32 {
+    match token.pool {
+        0 => word,
+        _ => failure_of_module(word).to_word(),
+    }
 }
 
 thread_local! {

@@ -44,6 +44,8 @@ pub enum Method {
     PanicInEveryPoll = 14,
     /// `poll` completes what [`Method::PanicInEveryPoll`] kept. `values[0]`: how often it panicked.
     PollWell = 15,
+    /// Fails it with the status whose code is the argument.
+    FailWith = 16,
 }
 
 impl Method {
@@ -66,6 +68,7 @@ impl Method {
             PanicOnAdoptedThread,
             PanicInEveryPoll,
             PollWell,
+            FailWith,
         ];
         all.into_iter().find(|&method| method as u16 == number)
     }
@@ -89,6 +92,16 @@ pub mod params {
     pub const RELEASES_AT: &str = "releases at ";
     /// `flush` hangs until there is a file whose path follows.
     pub const FLUSH_WAITS: &str = "flush waits for ";
+    /// `create` fails with a status that is the client library's.
+    pub const CREATE_NO_RUNTIME: &str = "create no runtime";
+    /// `create` fails without a text.
+    pub const CREATE_SILENT: &str = "create silent";
+    /// `create` fails with a text that has characters which are not to be shown.
+    pub const CREATE_CONTROLS: &str = "create controls";
+    /// `pool_id` gives the id that stands for none.
+    pub const ID_NULL: &str = "id null";
+    /// `pool_id` gives the id of the admin pool.
+    pub const ID_ADMIN: &str = "id admin";
     /// `pool_id` panics.
     pub const ID_PANIC: &str = "id panic";
     /// `flush` panics.

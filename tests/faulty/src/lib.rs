@@ -59,6 +59,11 @@ impl Container for Faulty {
                 Status::Ok,
                 "as asked: an error that is none",
             )),
+            params::CREATE_NO_RUNTIME => Err(ModuleError::new(Status::NoRuntime, "as asked")),
+            params::CREATE_SILENT => Err(ModuleError::new(Status::NoSpace, "")),
+            params::CREATE_CONTROLS => {
+                Err(ModuleError::new(Status::NoSpace, "as asked\n\u{1b}[2J\0"))
+            }
             params => Ok(Self {
                 host: context.host,
                 params: params.as_bytes().to_vec(),
@@ -76,7 +81,10 @@ impl Container for Faulty {
 
     fn pool_id(&self) -> Option<PoolId> {
         assert!(!self.is(params::ID_PANIC), "as asked, about the id");
-        None
+        if self.is(params::ID_ADMIN) {
+            return Some(PoolId::ADMIN);
+        }
+        self.is(params::ID_NULL).then_some(PoolId::NULL)
     }
 
     fn create_again(&self, asked: CreateAgain<'_>) -> Result<(), ModuleError> {
@@ -151,6 +159,10 @@ impl Container for Faulty {
                 *lock(&self.stuck) = Some(request);
                 self.polls_well.store(false, Ordering::Relaxed);
                 return Activity::PENDING;
+            }
+            Method::FailWith => {
+                let status = Status::from_code(argument as u16);
+                request.fail(status.unwrap_or(Status::InvalidArgument));
             }
             Method::PollWell => {
                 self.polls_well.store(true, Ordering::Relaxed);
