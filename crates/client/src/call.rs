@@ -24,7 +24,8 @@ pub struct Call {
     pub arguments: [u64; ARGUMENT_COUNT],
 }
 
-/// The values of a task that succeeded, by method.
+/// The values of a task that succeeded, by method. What stands in those that its module has not given is not specified:
+/// it may be what an earlier task had there.
 pub type Values = [u64; VALUE_COUNT];
 
 impl fmt::Display for Call {
