@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use chimaera_chimod::ModuleError;
 use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
 use chimaera_shm::Shortage;
+use chimaera_shm::thread::standstill::Standstill;
 
 /// Why a host does not start, or does not end well.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,32 @@ pub enum HostError {
         lock: PathBuf,
         /// Its process, 0 if this one's pid namespace does not have it.
         process: i32,
+    },
+    /// A runtime was here that was killed, and has the socket still.
+    #[error(
+        "the runtime {} that serves {} {}: start again when it has ended, or choose another socket",
+        show_process(*.process),
+        .socket.display(),
+        Standstill::of(*.process).unwrap_or(Standstill::Killed)
+    )]
+    Killed {
+        /// The socket.
+        socket: PathBuf,
+        /// Its process.
+        process: i32,
+    },
+    /// A runtime has the socket, and nobody can connect.
+    #[error(
+        "the runtime{} that has {} takes nobody: it is stopping, or about to serve; try again later, or choose another \
+         socket",
+        whose(*.process),
+        .socket.display()
+    )]
+    TakesNobody {
+        /// The socket.
+        socket: PathBuf,
+        /// Its process, if that is known; 0 if this one's pid namespace does not have it.
+        process: Option<i32>,
     },
     /// Another program listens there.
     #[error("{0} is the socket of another program: choose another one")]
@@ -137,6 +164,14 @@ fn how_to_end(process: i32) -> String {
 }
 
 impl HostError {
+    /// Whether the runtime that is in the way may be gone in a moment.
+    pub(crate) const fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Killed { .. } | Self::TakesNobody { .. } | Self::SocketGone { .. }
+        )
+    }
+
     /// What the system said, where it lacks something or refuses it.
     #[must_use]
     pub fn system_error(&self) -> Option<&io::Error> {

@@ -42,7 +42,7 @@ mod stop;
 mod worker;
 
 pub use config::{Config, Polling};
-pub use control::listener::{DaemonProcess, check_socket_path, process_at};
+pub use control::listener::{DaemonProcess, check_socket_path, process_at, served_by};
 pub use error::{HostError, show_process};
 pub use host::Host;
 pub use lock::{DaemonEnd, LockFile, lock_holder};

@@ -260,6 +260,8 @@ impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
         let code = match error {
             HostError::AlreadyRunning { .. }
+            | HostError::Killed { .. }
+            | HostError::TakesNobody { .. }
             | HostError::SocketGone { .. }
             | HostError::ForeignSocket(_)
             | HostError::NotALock(_)

@@ -68,7 +68,8 @@ impl Embed {
         self
     }
 
-    /// Starts the host and connects to it. Blocks for a few milliseconds; there is no twin that does not.
+    /// Starts the host and connects to it. Blocks for a few milliseconds, and up to two seconds where another runtime has
+    /// the path that was killed just now, ends, or is about to serve; there is no twin that does not.
     ///
     /// # Errors
     /// The host cannot start, for example because another one listens at its path; or as for a

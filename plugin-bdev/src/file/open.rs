@@ -20,13 +20,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chimaera_bdev_format::image::{
-    FileDisk, Lock, PoolFile, busy, check_stores, ends_with_slash, lock, patiently, pool_file,
-    refused, size_and_tail,
+    FileDisk, Lock, PoolFile, busy, check_stores, ends_with_slash, lock, pool_file, refused,
+    size_and_tail,
 };
 use chimaera_bdev_format::signature::Contents;
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{Host, Level, ModuleError};
 use chimaera_proto::Status;
+use chimaera_thread::standstill::patiently;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::syncfs;
 

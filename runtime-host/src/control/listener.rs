@@ -17,11 +17,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chimaera_chimod::ModuleError;
 use chimaera_fork::Private;
 use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
 use chimaera_shm::peer_process;
+use chimaera_shm::thread::standstill::{is_killed, patiently};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind, connect,
@@ -49,7 +51,8 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Listens on `path`, for the daemon's own user only. Makes the folder if it is missing.
+    /// Listens on `path`, for the daemon's own user only. Makes the folder if it is missing. Waits up to two seconds
+    /// for a runtime that was killed or ends, and for one that is about to serve.
     pub(crate) fn bind(path: &Path) -> Result<Self, HostError> {
         check_socket_path(path)?;
         let failed = |error: io::Error| HostError::Listen {
@@ -66,8 +69,7 @@ impl Listener {
                 .create(folder)
                 .map_err(failed)?;
         }
-        let lock = Lock::take(path).map_err(|error| lock_refused(path, error))?;
-        make_way(path)?;
+        let lock = patiently(|| take_place(path), HostError::may_pass)?;
         let bound = Private::with_file(|| open(path), |bound| bound.socket.as_raw_fd());
         let bound = bound.map_err(failed)?;
         Ok(Self {
@@ -187,6 +189,13 @@ fn connect_to(path: &Path) -> io::Result<Option<(OwnedFd, i32)>> {
     }
 }
 
+/// Takes the lock of a socket, and its path.
+fn take_place(path: &Path) -> Result<Lock, HostError> {
+    let lock = Lock::take(path).map_err(|error| lock_refused(path, error))?;
+    make_way(path)?;
+    Ok(lock)
+}
+
 /// Why the lock of a socket cannot be taken.
 fn lock_refused(socket: &Path, error: io::Error) -> HostError {
     let path = lock_path(socket);
@@ -197,21 +206,51 @@ fn lock_refused(socket: &Path, error: io::Error) -> HostError {
     }
 }
 
-/// Who has the lock is a runtime that serves, one that is about to, or one whose socket is gone.
+/// Who has the lock is a runtime that serves, one that is about to, one that ends, or one whose socket is gone.
 fn held_by_another(socket: &Path, lock: &Path) -> HostError {
-    match (process_at(socket), lock_holder(socket)) {
-        (Ok(Some(process)), _) => HostError::AlreadyRunning {
+    let holder = lock_holder(socket);
+    match (process_at(socket), holder) {
+        (Ok(Some(process)), _) => served_by(socket, process),
+        (_, Some(process)) if is_killed(process) => HostError::Killed {
             socket: socket.to_owned(),
-            process: Some(process),
+            process,
         },
         (Ok(None), Some(process)) if !socket.exists() => HostError::SocketGone {
             socket: socket.to_owned(),
             lock: lock.to_owned(),
             process,
         },
-        (_, process) => HostError::AlreadyRunning {
+        (Ok(None), process) => HostError::TakesNobody {
             socket: socket.to_owned(),
             process,
+        },
+        (Err(_), process) => HostError::AlreadyRunning {
+            socket: socket.to_owned(),
+            process,
+        },
+    }
+}
+
+/// How often one looks whether a process that listens was killed, and the time between.
+const KILLED_LOOKS: usize = 4;
+const KILLED_LOOK: Duration = Duration::from_millis(1);
+
+/// The error that this process listens at a socket. One that was killed does so until it has freed its memory.
+///
+/// A thread that takes the signal by which it ends shows for some microseconds neither the signal nor its end. So it is
+/// looked more than once.
+#[must_use]
+pub fn served_by(socket: &Path, process: i32) -> HostError {
+    let socket = socket.to_owned();
+    let is_killed = || {
+        std::thread::sleep(KILLED_LOOK);
+        is_killed(process)
+    };
+    match (0..KILLED_LOOKS).any(|_| is_killed()) {
+        true => HostError::Killed { socket, process },
+        false => HostError::AlreadyRunning {
+            socket,
+            process: Some(process),
         },
     }
 }
@@ -232,10 +271,7 @@ fn make_way(path: &Path) -> Result<(), HostError> {
     }
     match process_at(path) {
         Ok(None) => remove_if_same(path, id_of(&found)).map_err(failed),
-        Ok(process) => Err(HostError::AlreadyRunning {
-            socket: path.to_owned(),
-            process,
-        }),
+        Ok(Some(process)) => Err(served_by(path, process)),
         // It listens, and is too busy to answer, or is of another kind.
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EAGAIN) => Err(HostError::AlreadyRunning {

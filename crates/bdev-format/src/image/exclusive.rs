@@ -4,9 +4,9 @@ use std::fs::TryLockError;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use chimaera_proto::{ModuleError, Status};
+use chimaera_thread::standstill::patiently;
 
 use super::disk::PoolFile;
 
@@ -26,29 +26,6 @@ impl Drop for Lock {
         // has closed its copy.
         if let Some(file) = &self.0 {
             let _ = file.unlock();
-        }
-    }
-}
-
-/// How long the kernel is given to let go of what a process had under way that was killed. It closes the
-/// files of an io_uring only when its last operation has ended, after the process has.
-const LET_GO_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How often one looks meanwhile.
-const LET_GO_LOOK: Duration = Duration::from_millis(2);
-
-/// Tries until something else than being busy comes out, or patience does.
-pub fn patiently<T, E>(
-    mut attempt: impl FnMut() -> Result<T, E>,
-    is_busy: impl Fn(&E) -> bool,
-) -> Result<T, E> {
-    let end = Instant::now() + LET_GO_PATIENCE;
-    loop {
-        match attempt() {
-            Err(error) if is_busy(&error) && Instant::now() < end => {
-                std::thread::sleep(LET_GO_LOOK);
-            }
-            result => return result,
         }
     }
 }

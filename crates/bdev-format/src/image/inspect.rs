@@ -11,9 +11,9 @@ use std::path::Path;
 use chimaera_bdev_proto::{BlockType, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 use chimaera_proto::{ModuleError, PoolId, Status};
+use chimaera_thread::standstill;
 
 use super::disk::{FileDisk, PoolFile, pool_file, size_and_tail};
-use super::exclusive;
 use super::path::{check_stores, refused};
 use crate::check::{self as whole, Checked};
 use crate::recovery::OpenError;
@@ -151,7 +151,7 @@ pub fn rename(path: &Path, name: &str) -> Result<(), ModuleError> {
 
 /// As [`open`], and waits a moment for what a process that was killed had under way.
 fn patiently(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
-    let opened = exclusive::patiently(
+    let opened = standstill::patiently(
         || match open(path, writes) {
             Ok((_, true)) => Err(None),
             Ok(opened) => Ok(opened),

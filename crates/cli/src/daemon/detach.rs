@@ -10,13 +10,14 @@ use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use chimaera_runtime::{HostError, log, process_at};
+use chimaera_runtime::{HostError, log, process_at, served_by};
 use serde::Serialize;
 
 use super::{READY, absolute, logging};
 use crate::args::{DETACHED_LOG, Global, StartArguments};
 use crate::failure::Failure;
 use crate::output;
+use crate::waiting::Waiting;
 
 /// Bytes of last words that are told.
 const MAX_LAST_WORDS: u64 = 16 * 1024;
@@ -62,7 +63,9 @@ pub(crate) fn detach(
         .stderr(log)
         .spawn()
         .map_err(no_process)?;
+    let waiting = Waiting::begin(|| "the daemon to serve".to_owned());
     let said = first_words(&mut daemon);
+    drop(waiting);
     if !said.starts_with(READY) {
         let status = daemon.wait().ok();
         return Err(not_started(status, &said, &log_path));
@@ -83,18 +86,16 @@ pub(crate) fn detach(
 }
 
 /// Refuses to start a daemon where one serves, before a log is made for it. One that comes to serve meanwhile is
-/// found by the daemon itself.
+/// found by the daemon itself, which also waits for one that was killed.
 fn refuse_where_one_serves(socket: &Path) -> Result<(), Failure> {
-    match process_at(socket) {
-        Ok(Some(process)) => {
-            let running = HostError::AlreadyRunning {
-                socket: socket.to_owned(),
-                process: Some(process),
-            };
-            let failure = Failure::from(running);
-            Err(failure.map_text(|text| format!("the daemon did not start: {text}")))
+    let Ok(Some(process)) = process_at(socket) else {
+        return Ok(());
+    };
+    match served_by(socket, process) {
+        HostError::Killed { .. } => Ok(()),
+        running => {
+            Err(Failure::from(running).map_text(|text| format!("the daemon did not start: {text}")))
         }
-        _ => Ok(()),
     }
 }
 

@@ -23,6 +23,7 @@ use nix::unistd::getppid;
 use crate::args::{Global, StartArguments};
 use crate::failure::Failure;
 use crate::output;
+use crate::waiting::Waiting;
 
 use announcer::Announcer;
 pub(crate) use detach::detach;
@@ -113,7 +114,10 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
         plugin_folders: plugin_folders.map_err(Ended::NotStarted)?,
         modules: vec![chimaera_bdev_runtime::module()],
     };
+    // In the background it is the one who has started this that says so.
+    let waiting = (!is_detached).then(|| Waiting::begin(|| "the daemon to serve".to_owned()));
     let host = Host::start(&config).map_err(|error| Ended::NotStarted(error.into()))?;
+    drop(waiting);
     if let Err(error) = limit_raised {
         log::warning(format_args!(
             "the limit of open files stays as it is: {error}"
