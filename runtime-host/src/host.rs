@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use chimaera_fork::{Private, Process};
-use chimaera_shm::barrier;
 use chimaera_shm::thread::{self, JoinHandle, NoThread};
+use chimaera_shm::{Doorbell, barrier};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use parking_lot::Mutex;
@@ -28,6 +28,20 @@ use crate::router::Router;
 use crate::shared::{Shared, Threads};
 use crate::stop::Stopper;
 use crate::worker::Worker;
+
+/// Descriptors that a client takes: its connection, its memory, its lane's doorbell, and one that it sends.
+const OF_A_CLIENT: usize = 4;
+
+/// Those of a pool on a file, besides two for each worker: its I/O and what wakes the worker.
+const OF_A_POOL: usize = 1;
+
+/// Whether there are descriptors left for a client with a pool on a file: a daemon that has none serves nobody, and
+/// would say that it does.
+fn check_descriptors(worker_count: usize) -> io::Result<()> {
+    let needed = OF_A_CLIENT + OF_A_POOL + 2 * worker_count;
+    let kept: io::Result<Vec<_>> = (0..needed).map(|_| Doorbell::new()).collect();
+    kept.map(drop)
+}
 
 /// A running host. It ends when it is dropped, or by [`Host::end`]: pools are drained, flushed and
 /// closed, sessions ended, the workers and the control thread joined. Threads for blocking jobs end by themselves
@@ -91,6 +105,12 @@ impl Host {
             let worker = host.start_worker(index, &router, config);
             host.workers
                 .push(worker.map_err(HostError::system("starting a worker"))?);
+        }
+        if config.socket.is_some() {
+            let free = check_descriptors(worker_count);
+            free.map_err(HostError::system(
+                "keeping descriptors for a first client and its pool",
+            ))?;
         }
         let thread = thread::spawn("chimaera-control", move || control.run());
         host.control = Some(thread.map_err(no_thread)?);
