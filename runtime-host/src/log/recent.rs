@@ -20,7 +20,8 @@ const _: () = assert!(
     "they fit a reply, with all else that stands there"
 );
 
-/// The last errors, and beside them the last warnings, of which there may be many more.
+/// The last errors, and beside them the last warnings, of which there may be many more. Of lines with the same text the
+/// last.
 #[derive(Debug)]
 pub(super) struct Recent {
     errors: VecDeque<Line>,
@@ -46,13 +47,13 @@ impl Recent {
             Level::Warning => &mut self.warnings,
             Level::Info | Level::Debug => return,
         };
+        let text = bounded(&line.text, MAX_TEXT_BYTES);
+        // What is said again and again takes one place.
+        kept.retain(|older| older.text != text);
         if kept.len() == KEPT {
             kept.pop_front();
         }
-        kept.push_back(Line {
-            text: bounded(&line.text, MAX_TEXT_BYTES),
-            ..*line
-        });
+        kept.push_back(Line { text, ..*line });
     }
 
     /// What is kept, the oldest first.
@@ -91,5 +92,16 @@ mod tests {
         let errors = (12..20).map(|number| format!("error {number}"));
         let warnings = (92..100).map(|number| format!("warning {number}"));
         assert_eq!(texts, errors.chain(warnings).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_line_that_is_said_again_and_again_displaces_no_other() {
+        let mut recent = Recent::new();
+        let mut note = |text: &str| recent.note(&Line::new(Level::Error, Source::Module, &text));
+        note("again");
+        note("once");
+        (0..20).for_each(|_| note("again"));
+        let texts: Vec<_> = recent.lines().into_iter().map(|line| line.text).collect();
+        assert_eq!(texts, ["once", "again"]);
     }
 }
