@@ -6,6 +6,8 @@ use chimaera_proto::Status;
 use chimaera_proto::control::Reply;
 use chimaera_shm::Shortage;
 
+use crate::session::Peer;
+
 /// Why a request is not carried out, or a connection not served.
 #[derive(Debug)]
 pub(crate) struct Refusal {
@@ -25,13 +27,16 @@ impl Refusal {
         }
     }
 
-    /// The system has refused the host `what` the client needs.
-    pub(crate) fn of_system(error: &io::Error, what: &str) -> Self {
+    /// The system has refused the host `what` this client needs.
+    pub(crate) fn of_system(error: &io::Error, what: &str, client: Peer) -> Self {
         match Shortage::of(error) {
-            Some(shortage) => Self::for_want(shortage, what),
+            Some(shortage) => Self::for_want(shortage, what, client),
             None => {
-                let reason =
-                    format!("the daemon cannot have {what}, as its system refuses: {error}");
+                let host = match client.is_this_process() {
+                    true => "this process",
+                    false => "the daemon",
+                };
+                let reason = format!("{host} cannot have {what}, as its system refuses: {error}");
                 let status = error.raw_os_error().map(Status::from_errno);
                 Self::new(status.unwrap_or(Status::IoError), reason)
             }
@@ -39,17 +44,19 @@ impl Refusal {
     }
 
     /// There is no descriptor left for `what`.
-    pub(crate) fn no_descriptor(what: &str) -> Self {
-        Self::for_want(Shortage::Descriptors, what)
+    pub(crate) fn no_descriptor(what: &str, client: Peer) -> Self {
+        Self::for_want(Shortage::Descriptors, what, client)
     }
 
-    /// The host's own want, of which a client can only be told.
-    fn for_want(shortage: Shortage, what: &str) -> Self {
-        let reason = format!(
-            "the daemon has {} for {what}: try again later, or let its operator {}",
-            shortage.what(),
-            shortage.remedy()
-        );
+    /// The host's own want, of which a client can only be told, unless it is the process that has the host inside.
+    fn for_want(shortage: Shortage, what: &str, client: Peer) -> Self {
+        let (lack, remedy) = (shortage.what(), shortage.remedy());
+        let reason = match client.is_this_process() {
+            true => format!("this process has {lack} for {what}: {remedy}, and try again"),
+            false => format!(
+                "the daemon has {lack} for {what}: try again later, or let its operator {remedy}"
+            ),
+        };
         Self {
             status: shortage.status(),
             reason,

@@ -9,6 +9,7 @@ use chimaera_chimod::Creator;
 use chimaera_proto::BufferRange;
 use chimaera_proto::limits::{DATA_OFFSET_BYTES, MAX_SEGMENTS};
 use chimaera_shm::Segment;
+use nix::sys::socket::UnixCredentials;
 
 /// Who is at the other end of a socket, by the kernel's word.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,23 @@ pub(crate) struct Peer {
     pub(crate) process_id: i32,
     pub(crate) user_id: u32,
     pub(crate) group_id: u32,
+}
+
+impl Peer {
+    /// Whether it is the process that the host is in, which embeds it.
+    pub(crate) fn is_this_process(self) -> bool {
+        self.process_id.cast_unsigned() == std::process::id()
+    }
+}
+
+impl From<UnixCredentials> for Peer {
+    fn from(peer: UnixCredentials) -> Self {
+        Self {
+            process_id: peer.pid(),
+            user_id: peer.uid(),
+            group_id: peer.gid(),
+        }
+    }
 }
 
 impl fmt::Display for Peer {

@@ -44,9 +44,9 @@ impl Control {
                 self.reserve.note("a connection cannot be accepted", &error);
                 if self.reserve.spend()
                     && let Ok(Some(socket)) = listener.accept()
+                    && let Ok(peer) = getsockopt(&socket, sockopt::PeerCredentials)
                 {
-                    let refusal = Refusal::of_system(&error, "another client");
-                    self.turn_away(Arc::new(socket), refusal);
+                    self.turn_away(Arc::new(socket), &error, peer.into());
                     return;
                 }
                 // Looking away lets others use the thread.
@@ -56,8 +56,9 @@ impl Control {
         }
     }
 
-    /// Closes a connection that was not served, after telling its client why.
-    fn turn_away(&mut self, socket: Arc<Private<OwnedFd>>, refusal: Refusal) {
+    /// Closes a connection that was not served, after telling its client why: what the system has refused.
+    fn turn_away(&mut self, socket: Arc<Private<OwnedFd>>, error: &io::Error, client: Peer) {
+        let refusal = Refusal::of_system(error, "another client", client);
         // A client that cannot be told learns as much as can be: that the connection is closed.
         let _ = send(&socket, NO_REQUEST, &refusal.into_reply(), None);
         self.reserve.count_turned_away();
@@ -71,11 +72,7 @@ impl Control {
             return;
         }
         let peer = match getsockopt(&socket, sockopt::PeerCredentials) {
-            Ok(peer) => Peer {
-                process_id: peer.pid(),
-                user_id: peer.uid(),
-                group_id: peer.gid(),
-            },
+            Ok(peer) => Peer::from(peer),
             Err(error) => {
                 log::warning(format_args!(
                     "a connection without credentials is dropped: {error}"
@@ -88,8 +85,7 @@ impl Control {
         if let Err(error) = self.epoll.add(&socket, EpollEvent::new(interest, id)) {
             let error = io::Error::from(error);
             self.reserve.note("a connection cannot be watched", &error);
-            let refusal = Refusal::of_system(&error, "another client");
-            self.turn_away(Arc::new(socket), refusal);
+            self.turn_away(Arc::new(socket), &error, peer);
             return;
         }
         // Only a limit: without it the system's own holds.
@@ -109,8 +105,7 @@ impl Control {
                     Unserved::Shortage(error) => {
                         self.reserve
                             .note("a client's process cannot be watched", &error);
-                        let refusal = Refusal::of_system(&error, "another client");
-                        self.turn_away(Arc::new(socket), refusal);
+                        self.turn_away(Arc::new(socket), &error, peer);
                     }
                 }
                 return;

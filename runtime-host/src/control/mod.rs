@@ -241,8 +241,9 @@ impl Control {
         };
         let socket = Arc::clone(&connection.socket);
         let mut files = Vec::new();
+        let peer = connection.peer;
         match packet::receive_with_files(&*socket, &mut files) {
-            Ok(Some(packet)) => self.answer(id, &socket, &packet, &mut files),
+            Ok(Some(packet)) => self.answer((id, peer), &socket, &packet, &mut files),
             Ok(None) => self.end(id, "it closed the connection"),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => self.end(id, &error.to_string()),
@@ -256,12 +257,12 @@ impl Control {
     /// Answers a request. Takes from `files` what it uses.
     fn answer(
         &mut self,
-        id: u64,
+        (id, peer): (u64, Peer),
         socket: &OwnedFd,
         packet: &packet::Bytes,
         files: &mut Vec<OwnedFd>,
     ) {
-        let answer = self.handle(id, packet, files);
+        let answer = self.handle((id, peer), packet, files);
         let is_greeting = matches!(
             self.connections.get(&id),
             Some(Connection {
@@ -288,7 +289,7 @@ impl Control {
             // Too many descriptors are on their way: the lane is open, and can be asked for again.
             Err(error) if file.is_some() && Shortage::of(&error).is_some() => {
                 self.reserve.note("a doorbell cannot be sent", &error);
-                let refusal = Refusal::of_system(&error, "the doorbell's way to the client");
+                let refusal = Refusal::of_system(&error, "the doorbell's way to the client", peer);
                 send(socket, number, &refusal.into_reply(), None)
             }
             sent => sent,
@@ -302,7 +303,7 @@ impl Control {
 
     fn handle(
         &mut self,
-        id: u64,
+        (id, peer): (u64, Peer),
         packet: &packet::Bytes,
         files: &mut Vec<OwnedFd>,
     ) -> Result<(Reply, Option<Arc<Doorbell>>), Refusal> {
@@ -311,14 +312,17 @@ impl Control {
         };
         let (_, request) = control::decode(&packet.bytes).map_err(|error| violation(&error))?;
         if packet.lost_file {
-            return Err(Refusal::no_descriptor("what came with the request"));
+            return Err(Refusal::no_descriptor("what came with the request", peer));
         }
         // Before anything is given out: a request that took the descriptor which a client that was turned away
         // has just left would leave nothing to tell the next ones with.
         if self.reserve.is_spent() {
             self.reserve.restore();
             if self.reserve.is_spent() {
-                return Err(Refusal::no_descriptor("anything that a request needs"));
+                return Err(Refusal::no_descriptor(
+                    "anything that a request needs",
+                    peer,
+                ));
             }
         }
         let connection = self
@@ -330,11 +334,11 @@ impl Control {
                 Err(Refusal::stopping())
             }
             (Request::Hello { client_name }, State::Greeting) => {
-                let segment = receive_segment(files, "a hello without a segment")?;
+                let segment = receive_segment(files, "a hello without a segment", peer)?;
                 self.mapped
                     .take(segment.len(), None)
                     .map_err(Refusal::no_place)?;
-                let session = Session::new(id, client_name, connection.peer, segment);
+                let session = Session::new(id, client_name, peer, segment);
                 log::debug(format_args!("{session} opened"));
                 let session = Arc::new(session);
                 connection.state = State::Open(Client {
@@ -359,7 +363,7 @@ impl Control {
                 if file.is_some_and(|file| client.session.has_segment(index, file)) {
                     return Ok((Reply::SegmentAdded, None));
                 }
-                let segment = receive_segment(files, "a segment without its memory")?;
+                let segment = receive_segment(files, "a segment without its memory", peer)?;
                 let len_bytes = segment.len();
                 self.mapped
                     .take(len_bytes, Some(&client.session))

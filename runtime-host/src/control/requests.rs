@@ -10,17 +10,22 @@ use chimaera_shm::{Doorbell, Segment, SegmentError, Shortage};
 use super::{Client, OpenLane};
 use crate::messages::Command;
 use crate::refusal::Refusal;
+use crate::session::Peer;
 use crate::shared::Shared;
 
 /// Maps the segment beside a request. Leaves a file that is none.
-pub(super) fn receive_segment(files: &mut Vec<OwnedFd>, missing: &str) -> Result<Segment, Refusal> {
+pub(super) fn receive_segment(
+    files: &mut Vec<OwnedFd>,
+    missing: &str,
+    client: Peer,
+) -> Result<Segment, Refusal> {
     let violation = |reason: String| Refusal::new(Status::ProtocolViolation, reason);
     let file = files.pop().ok_or_else(|| violation(missing.to_owned()))?;
     Segment::receive(file).map_err(|refused| {
         files.push(refused.file);
         match &refused.error {
             SegmentError::Map(error) if Shortage::of(error).is_some() => {
-                Refusal::of_system(error, "the segment")
+                Refusal::of_system(error, "the segment", client)
             }
             error => violation(error.to_string()),
         }
@@ -43,7 +48,8 @@ pub(super) fn open_lane(
         return Ok(Arc::clone(&open.bell));
     }
     let bell = Doorbell::new().map(Arc::new);
-    let bell = bell.map_err(|error| Refusal::of_system(&error, "a doorbell"))?;
+    let peer = client.session.peer;
+    let bell = bell.map_err(|error| Refusal::of_system(&error, "a doorbell", peer))?;
     let worker = (0..load.len())
         .min_by_key(|&worker| load[worker])
         .expect("a host has workers");
