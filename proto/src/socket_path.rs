@@ -202,6 +202,12 @@ impl SocketPlace {
         matches!(self.trust, FolderTrust::Named | FolderTrust::Variable)
     }
 
+    /// Whether [`SOCKET_VARIABLE`] names it.
+    #[must_use]
+    pub const fn is_variables(&self) -> bool {
+        matches!(self.trust, FolderTrust::Variable)
+    }
+
     /// Looks whether a daemon can listen at a path that somebody named: whether its folder is there, and nothing
     /// but a socket at the path. Where nobody named it that is the daemon's business.
     ///

@@ -37,6 +37,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
     socket: Arc<Private<OwnedFd>>,
+    /// Where it is connected to; `None` for a socket that came from the caller.
+    place: Option<SocketPlace>,
     /// How long a request may take, waiting for other threads' requests included.
     patience: Duration,
     exchanges: Mutex<Exchanges>,
@@ -143,7 +145,7 @@ impl ControlSocket {
         limit_waiting(&socket, patience).map_err(failed)?;
         let address = UnixAddr::new(path).map_err(failed)?;
         connect(socket.as_raw_fd(), &address).map_err(failed)?;
-        Ok(Self::new(socket, patience))
+        Ok(Self::new(socket, Some(place.clone()), patience))
     }
 
     /// Uses a socket of type `SOCK_SEQPACKET` whose other end a host holds already.
@@ -160,12 +162,13 @@ impl ControlSocket {
         };
         let socket =
             adopted.map_err(|(_, error)| Error::io(&error, "using the socket of a runtime"))?;
-        Ok(Self::new(socket, patience))
+        Ok(Self::new(socket, None, patience))
     }
 
-    fn new(socket: Private<OwnedFd>, patience: Duration) -> Self {
+    fn new(socket: Private<OwnedFd>, place: Option<SocketPlace>, patience: Duration) -> Self {
         Self {
             socket: Arc::new(socket),
+            place,
             patience,
             exchanges: Mutex::new(Exchanges {
                 next: NO_REQUEST + 1,
@@ -177,6 +180,14 @@ impl ControlSocket {
     /// The socket itself, for whoever watches it or ends the connection.
     pub(crate) fn socket(&self) -> &Arc<Private<OwnedFd>> {
         &self.socket
+    }
+
+    /// What connecting with this socket is called in errors.
+    pub(crate) fn connecting(&self) -> String {
+        match &self.place {
+            Some(place) => format!("connecting to the runtime at {place}"),
+            None => "connecting to the runtime".to_owned(),
+        }
     }
 
     /// Sends a request and waits for its reply, which is not a refusal. Patience is counted from `since`, when the

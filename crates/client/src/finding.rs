@@ -89,9 +89,13 @@ fn nobody_listens(place: &SocketPlace) -> String {
         // The daemon makes the folder that nobody named.
         false => String::new(),
     };
+    // Whom the caller has named a path to does not look at the variable.
+    let other = match place.is_named() && !place.is_variables() {
+        true => "name the socket of one that runs".to_owned(),
+        false => format!("set {SOCKET_VARIABLE} to the socket of one that runs"),
+    };
     format!(
-        "no daemon listens there: {first}start one (`chimaera runtime start{socket}`), or set {SOCKET_VARIABLE} to \
-         the socket of one that runs"
+        "no daemon listens there: {first}start one (`chimaera runtime start{socket}`), or {other}"
     )
 }
 

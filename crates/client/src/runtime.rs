@@ -84,7 +84,8 @@ impl Runtime {
     }
 
     pub(crate) fn open(control: ControlSocket, options: ConnectOptions) -> Result<Self, Error> {
-        let operation = "connecting to the runtime";
+        let connecting = control.connecting();
+        let operation = connecting.as_str();
         let inside = Inside::enter();
         let buffer_bytes = options.segment_bytes();
         let segment = Segment::create("chimaera-client", buffer_bytes + DATA_OFFSET_BYTES as u64)

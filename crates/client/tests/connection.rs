@@ -3,6 +3,7 @@
 mod fake_host;
 mod support;
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -11,6 +12,9 @@ use std::time::Duration;
 use chimaera_client::proto::limits::LANE_DEPTH;
 use chimaera_client::{ConnectOptions, Runtime, Status};
 use fake_host::{FakeHost, Watchdog};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+};
 use support::{ECHO, FILL, HOLD, block_on, call, echo, module, submit, submit_buffer};
 
 #[test]
@@ -20,9 +24,38 @@ fn no_daemon_is_an_error_that_says_what_to_do() {
     assert!(error.is_no_daemon());
     assert_eq!(error.status(), Status::NoRuntime);
     let text = error.to_string();
-    for part in ["/nonexistent/chimaera.sock", "CHIMAERA_SOCKET", "start"] {
+    for part in ["/nonexistent/chimaera.sock", "name the socket", "start"] {
         assert!(text.contains(part), "{text}");
     }
+    // Which this call does not read.
+    assert!(!text.contains("CHIMAERA_SOCKET"), "{text}");
+}
+
+#[test]
+fn a_daemon_that_says_nothing_is_named_by_its_socket() {
+    let _watchdog = Watchdog::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("silent.sock");
+    let listener = socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .expect("a socket");
+    let address = UnixAddr::new(&path).expect("an address");
+    bind(listener.as_raw_fd(), &address).expect("bound");
+    listen(&listener, Backlog::new(4).expect("a number")).expect("it listens");
+    let error = ConnectOptions::new()
+        .control_patience(Duration::from_millis(50))
+        .connect_to(&path)
+        .expect_err("nobody answers");
+    assert_eq!(error.status(), Status::Busy);
+    let said = format!(
+        "connecting to the runtime at {}: the daemon did not answer for 50ms",
+        path.display()
+    );
+    assert!(error.to_string().starts_with(&said), "{error}");
 }
 
 #[test]
