@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use chimaera_bdev_client::{
-    Block, BlockType, Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status,
+    Block, BlockType, Client, ConnectOptions, CreateOptions, Error, PoolId, PoolQuery, Runtime,
+    Status,
 };
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::{
@@ -473,7 +474,14 @@ fn connect() {
 /// Uses the daemon, or else a runtime inside this process, as an application would.
 fn find_a_runtime() {
     let used = || -> Result<u32, Error> {
-        let runtime = chimaera_bdev_client::connect_or_embed()?;
+        let kept = Arc::new(());
+        let options = ConnectOptions::new().keep_alive(Box::new(Arc::clone(&kept)));
+        let runtime = chimaera_bdev_client::embed()
+            .connect_options(options)
+            .connect_or_start()?;
+        if runtime.daemon().process_id != std::process::id() {
+            assert_eq!(Arc::strong_count(&kept), 2, "the options are used");
+        }
         let client = Client::new(&runtime, PoolId::NULL);
         client.create(PoolQuery::Dynamic, "found", &CreateOptions::ram(1 << 20))?;
         let blocks = client.allocate_blocks(QUERY, 4096)?;

@@ -258,7 +258,11 @@ fn where_no_daemon_is_the_error_says_what_to_do_with_a_command_that_there_is() {
     let socket = folder.path().join("nobody.sock");
     let error = Runtime::connect_to(&socket).expect_err("nobody is there");
     assert!(error.is_no_daemon(), "{error}");
-    let words = ["no daemon listens there", text(&socket), "or name the socket"];
+    let words = [
+        "no daemon listens there",
+        text(&socket),
+        "or name the socket",
+    ];
     let error = assert_refused(Err::<(), _>(error), Status::NoRuntime, &words);
     assert!(
         error.to_string().contains(&format!(

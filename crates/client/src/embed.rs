@@ -10,6 +10,7 @@ use chimaera_runtime::{Config, Host, Polling};
 use chimaera_shm::Shortage;
 
 use crate::error::Error;
+use crate::finding::find_daemon;
 use crate::options::ConnectOptions;
 use crate::runtime::Runtime;
 
@@ -62,7 +63,7 @@ impl Embed {
         self
     }
 
-    /// How the calling process connects to it.
+    /// How the calling process connects to it, or to the daemon that [`Self::connect_or_start`] finds.
     pub fn connect_options(mut self, options: ConnectOptions) -> Self {
         self.options = options;
         self
@@ -94,12 +95,13 @@ impl Embed {
     /// `CHIMAERA_SOCKET` names a path at which no daemon can listen: it is more likely a mistake than the wish for a
     /// runtime of one's own.
     pub fn connect_or_start(self) -> Result<Runtime, Error> {
-        match Runtime::connect() {
+        match find_daemon(&SocketPlace::all(), &self.options) {
+            Ok(control) => Runtime::open(control, self.options),
             Err(error) if error.is_no_daemon() => {
                 refuse_wrong_variable()?;
                 self.start()
             }
-            result => result,
+            Err(error) => Err(error),
         }
     }
 }

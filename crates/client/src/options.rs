@@ -116,7 +116,9 @@ impl ConnectOptions {
     /// # Errors
     /// [`Status::NoRuntime`](crate::Status::NoRuntime) where no daemon listens there; no right to use it, another
     /// version, or a refusal; [`Status::PermissionDenied`](crate::Status::PermissionDenied) also if somebody runs it
-    /// who is not trusted; no memory for the segment.
+    /// who is not trusted; [`Status::OutOfMemory`](crate::Status::OutOfMemory),
+    /// [`Status::OutOfResources`](crate::Status::OutOfResources) or, where this process may not have so large a file
+    /// (`ulimit -f`), [`Status::IoError`](crate::Status::IoError) for the segment: see [`Self::buffer_bytes`].
     pub fn connect_to(self, path: impl AsRef<Path>) -> Result<Runtime, Error> {
         let place = SocketPlace::named(path.as_ref());
         Runtime::open(find_daemon(&[place], &self)?, self)

@@ -155,8 +155,9 @@ impl Runtime {
     /// namespace.
     ///
     /// # Errors
-    /// [`Status::ConnectionLost`] if it has ended already; [`Status::OutOfResources`] where this process has no
-    /// descriptor left; [`Status::Forked`].
+    /// [`Status::OutOfResources`] where this process has no descriptor left; [`Status::Forked`]. Of a daemon that has
+    /// ended already there is a file that is readable at once, or, where the system has none of a process that is gone,
+    /// [`Status::ConnectionLost`].
     pub fn watch_daemon(&self) -> Result<Option<OwnedFd>, Error> {
         let operation = "watching the runtime's process";
         if !self.session.lanes.is_here() {
@@ -185,8 +186,9 @@ impl Runtime {
     /// # Errors
     /// [`Status::OutOfMemory`] where the system's memory, or the number of segments, ends, and for more than a segment
     /// holds; [`Status::OutOfResources`] where file descriptors do, and [`Status::Busy`] where the daemon does not
-    /// answer for 20 s, after which another attempt may succeed, or for a signal handler; [`Status::ConnectionLost`]
-    /// where the present segments are full; [`Status::Forked`].
+    /// answer for 20 s, after which another attempt may succeed, or for a signal handler; [`Status::IoError`] where this
+    /// process may not have so large a file (`ulimit -f`); [`Status::ConnectionLost`] where the present segments are full;
+    /// [`Status::Forked`].
     pub fn allocate_buffer(&self, len: usize) -> Result<Buffer, Error> {
         Buffer::allocate(&self.session.memory, len, &|index, segment, since| {
             self.add_segment(index, segment, since)

@@ -16,7 +16,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
 /// Linux 5.3, in a sandbox that forbids it, and before Linux 6.5 of a process in another pid namespace.
 ///
 /// # Errors
-/// [`io::ErrorKind::NotFound`] if it has ended already; else what the system refuses, most likely
+/// [`io::ErrorKind::NotFound`] if it has ended already and the system has no file of it any more; else what the system refuses, most likely
 /// for want of descriptors.
 pub fn watch(socket: impl AsFd, process_id: i32) -> io::Result<Option<OwnedFd>> {
     if process_id.cast_unsigned() == std::process::id() {
