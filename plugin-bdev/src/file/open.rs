@@ -328,14 +328,30 @@ fn settle_size(
             ));
         }
         undo.grown_from = Some(is);
-        file.set_len(asked).map_err(|error| {
-            ModuleError::system(
-                format_args!("cannot grow {} from {is} to {asked} bytes", path.display()),
-                &error,
-            )
-        })?;
+        file.set_len(asked)
+            .map_err(|error| cannot_grow(path, (is, asked), &error))?;
     }
     Ok(asked)
+}
+
+/// Why a file is not made longer. That it would be too long is for whoever gave the size to mend.
+fn cannot_grow(path: &Path, (is, asked): (u64, u64), error: &io::Error) -> ModuleError {
+    let action = format!("cannot grow {} from {is} to {asked} bytes", path.display());
+    match error.raw_os_error() {
+        // More than the system has a number for.
+        None => ModuleError::new(
+            Status::InvalidArgument,
+            format!("{action}, which is more than any file can have: give a smaller size"),
+        ),
+        Some(libc::EFBIG) => {
+            let mut error = ModuleError::system(action, error);
+            error.message.push_str(
+                ": give a smaller size, or use a file system that has files so large, and no `ulimit -f` in the way",
+            );
+            error
+        }
+        Some(_) => ModuleError::system(action, error),
+    }
 }
 
 impl Undo {

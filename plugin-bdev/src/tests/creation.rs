@@ -62,6 +62,30 @@ fn io_depth_and_alignment_have_limits_on_files_only() {
 }
 
 #[test]
+fn a_size_that_no_file_can_have_is_refused_with_advice() {
+    let folder = disk_folder();
+    let name = name_in(&folder, "pool");
+    let advice = "give a smaller size";
+    let texts = [name.as_str(), "more than any file can have", advice];
+    for size in [u64::MAX, 1 << 63] {
+        assert_refused(&name, &file_params(size), Status::InvalidArgument, &texts);
+    }
+    // A file system that has files of this size refuses nothing.
+    let size = i64::MAX as u64 - 4095;
+    let grown = File::create(&name).and_then(|file| file.set_len(size));
+    fs::remove_file(&name).expect("it was made");
+    if let Err(error) = grown {
+        let refused = refusal(&name, &file_params(size));
+        assert_eq!(
+            i32::from(refused.failure.errno),
+            error.raw_os_error().expect("a number")
+        );
+        assert!(refused.message.contains(advice), "{refused}");
+    }
+    assert!(!fs::exists(&name).expect("the folder is there"));
+}
+
+#[test]
 fn metrics_are_finite_and_not_negative() {
     for value in [f64::NAN, f64::INFINITY, -1.0] {
         let metrics = PerfMetrics {
