@@ -12,6 +12,7 @@ use chimaera_client::{
 };
 use chimaera_proto::admin::GetOrCreatePool;
 use chimaera_proto::codec;
+use chimaera_proto::shown::brief;
 
 use crate::options::CreateOptions;
 
@@ -66,7 +67,8 @@ impl Client {
         }
     }
 
-    /// A client for the pool with this name, which must be there.
+    /// A client for the pool with this name, which must be there. A name that no pool has is looked for also as a path that
+    /// is relative to the working folder of this process, as [`Self::create`] takes it.
     ///
     /// # Errors
     /// [`Status::PoolNotFound`]; [`Status::InvalidArgument`] if it is of another module.
@@ -76,8 +78,8 @@ impl Client {
 
     /// As [`Self::open`].
     pub fn async_open(runtime: &Runtime, name: &str) -> Task<Self> {
-        let operation = format!("opening the pool \"{name}\"");
-        let found = runtime.admin().async_find_pool(name);
+        let operation = format!("opening the pool \"{}\"", brief(name));
+        let found = async_find(runtime, name);
         let runtime = runtime.clone();
         Task::of_steps(async move {
             let info = match found.await {
@@ -170,7 +172,7 @@ impl Client {
         name: &str,
         options: &CreateOptions,
     ) -> Task<PoolInfo> {
-        let described = format!("creating the pool \"{name}\"");
+        let described = format!("creating the pool \"{}\"", brief(name));
         let request = match self.creation(name, options) {
             Ok(request) => request,
             Err(error) => return Task::failed(error.during(described)),
@@ -291,6 +293,35 @@ fn not_flushed(error: Error, call: &Call) -> Error {
         ),
         false => error,
     }
+}
+
+/// Finds a pool by its name, or by a path that leads to its file from here.
+fn async_find(runtime: &Runtime, name: &str) -> Task<PoolInfo> {
+    let admin = runtime.admin();
+    let found = admin.async_find_pool(name);
+    // A name of which no path can be made is only a name.
+    let path = absolute(name).ok().filter(|path| path != name);
+    let Some(path) = path.map(Cow::into_owned) else {
+        return found;
+    };
+    let shown = brief(name).into_owned();
+    let is_absent = |error: &TaskError| error.status() == Status::PoolNotFound;
+    Task::of_steps(async move {
+        match found.await {
+            Err(error) if is_absent(&error) => {}
+            found => return found,
+        }
+        match admin.async_find_pool(&path).await {
+            Err(error) if is_absent(&error) => Err(error
+                .error
+                .with_account(format_args!(
+                    "there is no pool named {shown}, and none on the file {}: create it first, or check its name",
+                    brief(&path)
+                ))
+                .into()),
+            found => found,
+        }
+    })
 }
 
 /// A path that means the same to the daemon, whose working folder is another.

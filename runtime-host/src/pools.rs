@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use chimaera_chimod::ModuleError;
 use chimaera_proto::admin::{PoolInfo, PoolStep};
+use chimaera_proto::shown::brief;
 use chimaera_proto::{PoolId, Status};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -231,7 +232,9 @@ impl Pools {
                 return Err(shutting_down());
             }
             let Some(entry) = state.by_id.get_mut(&id) else {
-                return Err(not_found(format!("there is no pool {id}")));
+                return Err(not_found(format!(
+                    "there is no pool {id}: check its id, if it was not destroyed already"
+                )));
             };
             match std::mem::replace(&mut entry.phase, ENDING) {
                 Phase::Ready(pool) => return Ok(pool),
@@ -296,7 +299,10 @@ impl Pools {
                 phase: Phase::Ready(pool),
                 ..
             }) => Ok(self.lease(pool)),
-            _ => Err(state.absent(format!("there is no pool named {name}"))),
+            _ => Err(state.absent(format!(
+                "there is no pool named {}: create it first, or check its name",
+                brief(name)
+            ))),
         }
     }
 
@@ -307,7 +313,9 @@ impl Pools {
                 phase: Phase::Ready(pool),
                 ..
             }) => Ok(self.lease(pool)),
-            _ => Err(state.absent(format!("there is no pool {id}"))),
+            _ => Err(state.absent(format!(
+                "there is no pool {id}: create it first, or check its id"
+            ))),
         }
     }
 
@@ -359,11 +367,13 @@ impl State {
         match by_name.or_else(|| self.by_id.get_key_value(&id)) {
             None => Ok(None),
             Some((&found, _)) if !id.is_null() && found != id => Err(mismatch(format!(
-                "pool {name} exists with id {found}, asked for {id}"
+                "pool {} exists with id {found}, asked for {id}: ask for that id, or for none",
+                brief(name)
             ))),
             Some((_, entry)) if entry.name != name => Err(mismatch(format!(
-                "pool {id} exists with name {}, asked for {name}",
-                entry.name
+                "pool {id} exists with name {}, asked for {}: ask for another id, or for that name",
+                brief(&entry.name),
+                brief(name)
             ))),
             Some((_, entry)) => match &entry.phase {
                 Phase::Ready(pool) => Ok(Some(pool)),

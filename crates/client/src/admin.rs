@@ -5,7 +5,7 @@ use chimaera_proto::admin::{
     RuntimeStatus,
 };
 use chimaera_proto::limits::{ADMIN_BUFFER_BYTES, MAX_ERROR_TEXT_BYTES};
-use chimaera_proto::shown::printable;
+use chimaera_proto::shown::{brief, printable};
 use chimaera_proto::{PoolId, PoolQuery, Status, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -61,7 +61,9 @@ impl AdminClient {
         query: PoolQuery,
         request: &GetOrCreatePool,
     ) -> Task<PoolInfo> {
-        self.submit(Method::GetOrCreatePool, query, request, finish)
+        let operation = format!("creating the pool \"{}\"", brief(&request.name));
+        let created = self.submit(Method::GetOrCreatePool, query, request, finish);
+        named(created, operation)
     }
 
     /// Ends a pool in this runtime, after its tasks in flight have completed. What a memory pool held
@@ -83,7 +85,8 @@ impl AdminClient {
     /// As [`Self::destroy_pool`].
     pub fn async_destroy_pool(&self, id: PoolId) -> Task<()> {
         let request = DestroyPool { id };
-        self.submit(Method::DestroyPool, PoolQuery::Local, &request, finish)
+        let destroyed = self.submit(Method::DestroyPool, PoolQuery::Local, &request, finish);
+        named(destroyed, format!("destroying pool {id}"))
     }
 
     /// All pools, in order of id. Pools that come and go meanwhile may be in it or not.
@@ -126,7 +129,7 @@ impl AdminClient {
         self.submit(Method::ListPools, PoolQuery::Local, &request, finish)
     }
 
-    /// The pool with this name.
+    /// The pool with this name, as it stands in lists: that of a file pool is the whole path.
     ///
     /// # Errors
     /// [`Status::PoolNotFound`].
@@ -139,7 +142,8 @@ impl AdminClient {
         let request = FindPool {
             name: name.to_owned(),
         };
-        self.submit(Method::FindPool, PoolQuery::Local, &request, finish)
+        let found = self.submit(Method::FindPool, PoolQuery::Local, &request, finish);
+        named(found, format!("finding the pool \"{}\"", brief(name)))
     }
 
     /// Brings a pool, or every pool, to stable storage: all that completed before this was
@@ -154,7 +158,12 @@ impl AdminClient {
     /// As [`Self::flush`].
     pub fn async_flush(&self, pool: Option<PoolId>) -> Task<()> {
         let request = FlushPools { id: pool };
-        self.submit(Method::FlushPools, PoolQuery::Local, &request, finish)
+        let flushed = self.submit(Method::FlushPools, PoolQuery::Local, &request, finish);
+        let operation = pool.map(|pool| format!("flushing pool {pool}"));
+        named(
+            flushed,
+            operation.unwrap_or_else(|| describe(Method::FlushPools).to_owned()),
+        )
     }
 
     /// Asks the runtime to end: it accepts no more tasks and completes those in flight.
@@ -246,6 +255,14 @@ pub(crate) const PING: Call = Call {
     method: Method::Ping as u16,
     arguments: [0; 3],
 };
+
+/// The same task, whose error says which pool it is about.
+fn named<T: Send + 'static>(task: Task<T>, operation: String) -> Task<T> {
+    Task::of_steps(async move {
+        let ended = task.await;
+        ended.map_err(|error| error.error.during(operation).into())
+    })
+}
 
 /// Reads the reply out of the buffer: the method's, or the error's text.
 fn finish<T: DeserializeOwned>(finished: Finished<'_>) -> Result<T, TaskError> {
