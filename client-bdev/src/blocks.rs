@@ -82,7 +82,7 @@ impl Client {
             .list_bytes()
             .and_then(|bytes| u32::try_from(bytes).ok())
             .ok_or_else(|| {
-                Error::new(Status::NoSpace, describe_allocation(call)).with_detail(format!(
+                Error::new(Status::NoSpace, describe_allocation(call)).with_account(format!(
                     "a list of {} blocks does not fit a task: allocate in several steps",
                     plan.count
                 ))

@@ -84,6 +84,17 @@ fn errors_about_pools_name_them_and_say_what_to_do() {
 }
 
 #[test]
+fn an_allocation_whose_list_is_too_long_gives_one_reason() {
+    let runtime = embedded();
+    let options = CreateOptions::ram(4 << 20);
+    let client = Client::open_or_create(&runtime, "pool", &options).expect("it is made");
+    let blocks = client.allocate_blocks(QUERY, u64::MAX);
+    let words = ["does not fit a task", "in several steps"];
+    let text = assert_says(blocks, Status::NoSpace, &words);
+    assert!(!text.contains("free space"), "{text}");
+}
+
+#[test]
 fn a_name_that_is_too_long_is_cut_in_the_error() {
     let runtime = embedded();
     let long = "n".repeat(5000);

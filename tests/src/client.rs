@@ -388,6 +388,13 @@ fn connect_at_limits() {
         limit_address_space(std::process::id(), None);
         connected
     };
+    limit_address_space(std::process::id(), Some(address_space() + (16 << 20)));
+    let refused = Runtime::connect();
+    limit_address_space(std::process::id(), None);
+    let refused = refused.expect_err("no room").to_string();
+    for words in ["a segment of", "ulimit -v", "ConnectOptions::buffer_bytes"] {
+        assert!(refused.contains(words), "{refused}");
+    }
     let (mut too_little, mut enough) = (0, 512 << 20);
     assert!(connects_with(enough), "there is enough");
     while too_little + PAGE < enough {

@@ -78,16 +78,33 @@ impl Error {
             None => Failure::new(shortage.map_or(Status::IoError, Shortage::status)),
         };
         let io_error = Self::new(failure, operation);
-        match (shortage, error.raw_os_error().map(Errno::from_raw)) {
-            (Some(shortage), _) => io_error.with_account(format_args!(
+        match shortage {
+            Some(shortage) => io_error.with_account(format_args!(
                 "this process has {}: {}, and try again",
                 shortage.what(),
                 shortage.remedy()
             )),
-            (None, Some(Errno::EFBIG)) => io_error.with_account(
-                "shared memory of this size is more than this process may give a file: raise `ulimit -f`, \
-                 or ask for smaller buffers",
-            ),
+            None => io_error,
+        }
+    }
+
+    /// Where the system refuses a segment of so many bytes. Most of it may be room for further buffers
+    /// ([`ConnectOptions::buffer_bytes`](crate::ConnectOptions::buffer_bytes)).
+    pub(crate) fn segment(error: &io::Error, len_bytes: u64, operation: impl fmt::Display) -> Self {
+        let io_error = Self::io(error, operation);
+        let smaller = "connect with less `ConnectOptions::buffer_bytes`";
+        match (Shortage::of(error), io_error.errno().map(Errno::from_raw)) {
+            (Some(shortage @ (Shortage::Memory | Shortage::Room)), _) => {
+                io_error.with_account(format_args!(
+                    "this process has {} for a segment of {len_bytes} bytes: {}, or {smaller}, and try again",
+                    shortage.what(),
+                    shortage.remedy()
+                ))
+            }
+            (None, Some(Errno::EFBIG)) => io_error.with_account(format_args!(
+                "a segment of {len_bytes} bytes is more than this process may give a file: raise `ulimit -f`, or \
+                 {smaller} and ask for smaller buffers"
+            )),
             _ => io_error,
         }
     }
@@ -249,6 +266,21 @@ mod tests {
         assert_eq!(error.errno(), Some(28));
         for words in ["no room left for shared memory", "try again"] {
             assert!(error.to_string().contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn memory_that_is_refused_is_told_with_its_size_and_what_to_ask_for_instead() {
+        for (errno, status, limit) in [
+            (Errno::ENOMEM, Status::OutOfMemory, "ulimit -v"),
+            (Errno::EFBIG, Status::IoError, "ulimit -f"),
+        ] {
+            let error = Error::segment(&errno.into(), 12_345, "connecting to the runtime");
+            assert_eq!(error.status(), status);
+            let text = error.to_string();
+            for words in ["12345 bytes", limit, "ConnectOptions::buffer_bytes"] {
+                assert!(text.contains(words), "{text}");
+            }
         }
     }
 

@@ -304,7 +304,7 @@ impl Memory {
                     .max(round_up_to_bin(units) * SEGMENT_UNIT_BYTES)
                     .min(MAX_SEGMENT_BYTES);
                 Segment::create("chimaera-buffers", len)
-                    .map_err(|error| Error::io(&error, operation()))?
+                    .map_err(|error| Error::segment(&error, len, operation()))?
             }
         };
         match register(index, &segment) {

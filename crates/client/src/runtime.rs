@@ -88,8 +88,9 @@ impl Runtime {
         let operation = connecting.as_str();
         let inside = Inside::enter();
         let buffer_bytes = options.segment_bytes();
-        let segment = Segment::create("chimaera-client", buffer_bytes + DATA_OFFSET_BYTES as u64)
-            .map_err(|error| Error::io(&error, "allocating shared memory"))?;
+        let len_bytes = buffer_bytes + DATA_OFFSET_BYTES as u64;
+        let segment = Segment::create("chimaera-client", len_bytes)
+            .map_err(|error| Error::segment(&error, len_bytes, operation))?;
         let hello = Request::Hello {
             client_name: options.name(),
         };

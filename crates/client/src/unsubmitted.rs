@@ -69,7 +69,7 @@ impl Unsubmitted {
                 counted,
             }),
             None => {
-                let error = Error::new(Status::Busy, call).with_detail(format_args!(
+                let error = Error::new(Status::Busy, call).with_account(format_args!(
                     "{MOST_UNSUBMITTED} tasks of this connection wait to be submitted, which is the \
                      most: wait for some before asking for more"
                 ));

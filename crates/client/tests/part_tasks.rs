@@ -148,6 +148,7 @@ fn parts_wait_for_room_one_at_a_time_however_many_there_are() {
     let refused = parts_task(&runtime, buffer(), filling(1000)).wait();
     let refused = refused.expect_err("too many wait");
     assert_eq!(refused.status(), Status::Busy);
+    assert!(!refused.to_string().contains("in use"), "{refused}");
     assert!(refused.buffer.is_some());
     host.release_held();
     for (number, task) in (0..).zip(held) {
