@@ -18,7 +18,7 @@ use chimaera_bdev_proto::{
     BdevType, Method, STATS_BUFFER_BYTES, Stats, TransferArguments, UNIT_BYTES,
 };
 use chimaera_chimod::{
-    Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+    Activity, Container, CreateAgain, CreateContext, Level, ModuleError, Request, Worker,
 };
 use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, PoolId, Status, codec};
@@ -29,6 +29,7 @@ use crate::declared::Declared;
 use crate::file::FileDevice;
 use crate::keeper::{Keeper, Work};
 use crate::listing;
+use crate::memory;
 use crate::params::{Parameters, Usage};
 use crate::persistence;
 use crate::ram::RamDevice;
@@ -170,6 +171,22 @@ impl Container for BdevContainer {
     }
 }
 
+/// Memory is taken as it is written, so such a pool can be made, and used as long as little of it is.
+fn warn_if_too_large(context: &CreateContext<'_>, total_size: u64) {
+    let Some(available) = memory::available_bytes().filter(|&available| available < total_size)
+    else {
+        return;
+    };
+    context.host.log(
+        Level::Warning,
+        format_args!(
+            "the pool has {total_size} bytes, more than the {available} bytes of memory that the runtime can have: when \
+             so many are written, the kernel kills the runtime, and every pool in memory is lost; give a smaller \
+             size"
+        ),
+    );
+}
+
 impl BdevContainer {
     fn create_in_memory(
         context: &CreateContext<'_>,
@@ -177,6 +194,7 @@ impl BdevContainer {
     ) -> Result<Self, ModuleError> {
         let device = RamDevice::new(parameters.total_size)?;
         let allocator = blocks::allocator_of(parameters.total_size, context.worker_count, false)?;
+        warn_if_too_large(context, parameters.total_size);
         Ok(Self {
             keeper: None,
             backend: Backend::Ram(device),

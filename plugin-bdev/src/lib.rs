@@ -28,6 +28,7 @@ mod declared;
 mod file;
 mod keeper;
 mod listing;
+mod memory;
 mod params;
 mod persistence;
 mod ram;

@@ -5,6 +5,7 @@ use std::fs;
 use chimaera_bdev_proto::CreateParams;
 use chimaera_proto::Status;
 
+use crate::memory;
 use crate::testing::{
     Pool, disk_folder, file_bytes, file_params, name_in, one_block_bytes, ram_params,
 };
@@ -101,4 +102,20 @@ fn the_smallest_file_pool_has_one_block() {
     let block = pool.allocate(4096).expect("one")[0];
     assert_eq!(block.offset, least - 4096);
     assert_eq!(pool.allocate(1), Err(Status::NoSpace));
+}
+
+#[test]
+fn a_memory_pool_that_is_larger_than_the_memory_there_is_comes_with_a_warning() {
+    let Some(available) = memory::available_bytes() else {
+        return;
+    };
+    let warnings = |size| {
+        let pool = Pool::create("memory", &ram_params(size), 1).expect("a pool");
+        let log = pool.recorder().log();
+        let told =
+            |(level, text): &&(u32, String)| *level == 2 && text.contains("the kernel kills");
+        log.iter().filter(told).count()
+    };
+    assert_eq!(warnings(MIB), 0);
+    assert_eq!(warnings(available + MIB), 1);
 }
