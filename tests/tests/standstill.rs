@@ -1,9 +1,10 @@
 //! Daemons that were killed, and are not gone yet.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use chimaera_bdev_client::{PoolQuery, Runtime};
-use chimaera_tests::{Detached, Watchdog, chimaera, memory, text};
+use chimaera_tests::exit::{FAILED, IN_THE_WAY};
+use chimaera_tests::{Daemon, Detached, Told, Watchdog, chimaera, memory, skipped, text, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -43,4 +44,68 @@ fn a_daemon_starts_where_one_was_killed_just_now() {
         let _ = chimaera(&start).success();
     }
     let _last = Detached::at(&socket);
+}
+
+/// Takes a process into a frozen control group, from which only the test lets it out.
+struct Freezer(PathBuf);
+
+impl Freezer {
+    fn of(process: u32) -> Result<Self, String> {
+        let folder = Path::new("/sys/fs/cgroup/freezer");
+        let folder = folder.join(format!("chimaera-test-{process}"));
+        let failed = |error: std::io::Error| format!("no control group can be made: {error}");
+        std::fs::create_dir(&folder).map_err(failed)?;
+        let freezer = Self(folder);
+        freezer.write("cgroup.procs", &process.to_string());
+        freezer.write("freezer.state", "FROZEN");
+        Ok(freezer)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.join(name), text).expect("the group takes it");
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.0.join("freezer.state"), "THAWED");
+        // Where the process is left the system keeps it.
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_daemon_that_was_killed_and_cannot_end_is_said_to_be() {
+    let mut daemon = Daemon::start();
+    let freezer = match Freezer::of(daemon.process_id()) {
+        Ok(freezer) => freezer,
+        Err(reason) => return skipped("a daemon that cannot end", &reason),
+    };
+    let group = freezer.0.join("freezer.state");
+    until("it is frozen", || {
+        std::fs::read_to_string(&group).is_ok_and(|state| state.trim() == "FROZEN")
+    });
+    let waits = |words: &[&str]| Told::start(daemon.command(words));
+    let frozen = waits(&["pool", "list"]);
+    frozen.wait_for(&["waiting for", "is frozen with its control group"]);
+
+    daemon.signal(Signal::SIGKILL);
+    let said = "was killed and cannot end";
+    let commands = [
+        waits(&["runtime", "status"]),
+        waits(&["pool", "list"]),
+        waits(&["runtime", "stop"]),
+    ];
+    for command in &commands {
+        command.wait_for(&["waiting for", said]);
+    }
+    let refused = daemon.run(&["runtime", "start"]).failure(IN_THE_WAY);
+    assert!(refused.contains(said), "{refused}");
+    for command in commands.into_iter().chain([frozen]) {
+        let last = command.wait_for(&["did not answer for 20s", said]);
+        assert!(!last.contains("in good order"), "{last}");
+        assert_eq!(command.exit_code(), Some(FAILED));
+    }
+    drop(freezer);
+    assert_eq!(daemon.wait().0, None, "it was killed");
 }

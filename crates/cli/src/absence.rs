@@ -11,6 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use chimaera_runtime::{lock_holder, show_process};
+use chimaera_shm::thread::standstill::is_killed;
 
 use crate::failure::Failure;
 
@@ -32,6 +33,12 @@ pub(crate) fn explain(failure: Failure, sockets: &[PathBuf]) -> Failure {
     };
     let socket = socket.display();
     Failure::no_runtime(match unreachable {
+        Unreachable::Closed(process) | Unreachable::Removed(process) if is_killed(process) => {
+            format!(
+                "the runtime {} was killed and has not ended: it does in a moment, unless the system waits for a device",
+                show_process(process)
+            )
+        }
         Unreachable::Closed(process) => format!(
             "the runtime {} takes nobody at {socket}: it is stopping, or about to serve",
             show_process(process)

@@ -11,6 +11,7 @@ use std::time::Duration;
 use chimaera_bdev_client::{Error, Status};
 use chimaera_client::{ConnectOptions, Runtime, SocketPlace, Task};
 use chimaera_runtime::{process_at, show_process};
+use chimaera_shm::thread::standstill::Standstill;
 use nix::errno::Errno;
 
 use crate::absence;
@@ -69,7 +70,7 @@ pub(crate) fn ask<T>(mut question: Task<T>, daemon: &DaemonArguments) -> Result<
         Some(answer) => Ok(answer.map_err(|error| error.error)?),
         None => {
             let error = Error::new(Status::Busy, "asking the runtime");
-            let text = format!("the daemon did not answer for {PATIENCE:?}: its log may say why");
+            let text = format!("the daemon did not answer for {PATIENCE:?}");
             Err(no_answer(error.with_account(text), daemon))
         }
     }
@@ -90,14 +91,17 @@ pub(crate) fn order<T>(
 /// A failure that is none of the daemon's own: whatever holds it up may pass.
 fn no_answer(error: Error, daemon: &DaemonArguments) -> Failure {
     let failure = Failure::new(error.to_string());
-    match process_of(daemon) {
-        Some(process) if is_suspended(process) => failure.explain(format_args!(
-            "its process {process} is suspended, and `kill -CONT {process}` resumes it"
+    let Some(process) = process_of(daemon) else {
+        return failure;
+    };
+    match Standstill::of(process) {
+        Some(standstill) => Failure::new(format!(
+            "the daemon did not answer for {PATIENCE:?}: its process {process} {standstill}"
         )),
-        Some(process) => {
-            failure.explain(format_args!("it is the daemon {}", show_process(process)))
-        }
-        None => failure,
+        None => failure.explain(format_args!(
+            "it is the daemon {}, and its log may say why",
+            show_process(process)
+        )),
     }
 }
 
@@ -105,11 +109,15 @@ fn no_answer(error: Error, daemon: &DaemonArguments) -> Failure {
 fn answer_of(daemon: &DaemonArguments) -> impl FnOnce() -> String + Send + 'static {
     let daemon = daemon.clone();
     move || match process_of(&daemon) {
-        Some(process) if is_suspended(process) => format!(
-            "the answer of the daemon with process id {process}, which is suspended: `kill -CONT {process}` \
-             resumes it"
-        ),
-        Some(process) => format!("the answer of the daemon {}", show_process(process)),
+        Some(process) => {
+            let daemon = show_process(process);
+            match Standstill::of(process) {
+                Some(standstill) => {
+                    format!("the answer of the daemon {daemon}, which {standstill}")
+                }
+                None => format!("the answer of the daemon {daemon}"),
+            }
+        }
         None => "the answer of the daemon".to_owned(),
     }
 }
@@ -117,14 +125,6 @@ fn answer_of(daemon: &DaemonArguments) -> impl FnOnce() -> String + Send + 'stat
 /// The process of the daemon that a command means, if one listens; 0 if it is in another pid namespace.
 pub(crate) fn process_of(daemon: &DaemonArguments) -> Option<i32> {
     process_at(&socket_in_use(daemon)).ok().flatten()
-}
-
-/// Whether a process was stopped by a signal.
-pub(crate) fn is_suspended(process: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // After the name, which may hold anything.
-    let state = stat.rsplit(") ").next();
-    state.is_some_and(|state| state.starts_with(['T', 't']))
 }
 
 /// The sockets that a command means, absolute, in the order in which they are tried. In a folder that is somebody

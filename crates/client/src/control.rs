@@ -17,12 +17,13 @@ use chimaera_fork::Private;
 use chimaera_proto::control::{self, ControlError, NO_REQUEST, Reply, Request};
 use chimaera_proto::socket_path::{MAX_SOCKET_PATH_BYTES, SocketPlace};
 use chimaera_proto::{Failure, Status};
+use chimaera_shm::thread::standstill::Standstill;
 use chimaera_shm::{Shortage, packet};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -323,10 +324,14 @@ impl ControlSocket {
     }
 
     fn no_answer(&self, operation: &str) -> Error {
-        Error::new(Status::Busy, operation).with_account(format!(
-            "the daemon did not answer for {:?}: its log may say why; try again",
-            self.patience
-        ))
+        let peer = getsockopt(&**self.socket, sockopt::PeerCredentials);
+        let standstill = peer.ok().and_then(|peer| Standstill::of(peer.pid()));
+        let why = match standstill {
+            Some(standstill) => format!("its process {standstill}"),
+            None => "its log may say why; try again".to_owned(),
+        };
+        let account = format!("the daemon did not answer for {:?}: {why}", self.patience);
+        Error::new(Status::Busy, operation).with_account(account)
     }
 }
 

@@ -12,12 +12,13 @@ use std::time::{Duration, Instant};
 
 use chimaera_client::{Error, Runtime, Status};
 use chimaera_runtime::{DaemonEnd, DaemonProcess, LockFile, lock_holder, show_process};
+use chimaera_shm::thread::standstill::Standstill;
 use serde::Serialize;
 
 use crate::args::{DaemonArguments, Global};
 use crate::failure::Failure;
 use crate::output;
-use crate::reach::{connect_small, explain, is_suspended, socket_in_use};
+use crate::reach::{connect_small, explain, socket_in_use};
 use crate::runtime::ending::{Ending, answers, comes};
 use crate::runtime::status::changing;
 use crate::waiting::SILENCE;
@@ -107,7 +108,9 @@ fn end_of_unreached(
         }
     }
     let known = known.or_else(|| lock_holder(socket));
-    Err(match known.filter(|&process| process > 0 && !is_absent) {
+    // What stands still takes no signal, and that is said already.
+    let takes_signals = |process: &i32| *process > 0 && Standstill::of(*process).is_none();
+    Err(match known.filter(takes_signals).filter(|_| !is_absent) {
         Some(process) => failure.explain(format_args!(
             "where it cannot be asked to stop, `kill {process}` stops it in good order"
         )),
@@ -212,6 +215,12 @@ impl Patience {
         if self.since.elapsed() < PATIENCE {
             return Ok(());
         }
+        if let Some(standstill) = Standstill::of(self.process) {
+            let daemon = show_process(self.process);
+            return Err(Failure::new(format!(
+                "the daemon {daemon} is stopping, and its process {standstill}"
+            )));
+        }
         Err(Failure::new(format!(
             "{self} is stopping, and has not come further for {} s: its log may say why; {}, more than a second \
              apart, ends it at once, and what was not flushed may be lost",
@@ -295,11 +304,8 @@ impl fmt::Display for Patience {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let process = self.process;
         write!(f, "the daemon {}", show_process(process))?;
-        if is_suspended(process) {
-            return write!(
-                f,
-                ", which is suspended (`kill -CONT {process}` resumes it),"
-            );
+        if let Some(standstill) = Standstill::of(process) {
+            return write!(f, ", which {standstill},");
         }
         match &self.waits_for {
             Some(waits_for) => write!(f, ", which waits for {waits_for},"),
