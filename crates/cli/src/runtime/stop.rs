@@ -280,7 +280,8 @@ impl Patience {
             return self.wait_for(ending);
         }
         output::note(format_args!(
-            "the runtime has ended, and its process {} has not: it is an application with a runtime inside, or              hangs at its end",
+            "the runtime has ended, and its process {} has not: it is an application with a runtime inside, or \
+             hangs at its end",
             show_process(self.process)
         ));
         Ok(())
