@@ -202,7 +202,12 @@ fn a_pool_whose_own_id_cannot_be_its_id_is_not_made_and_leaves_nothing() {
             Status::Busy,
             "has the id 8000.7 by what it stands on, which pool not: holder has",
         ),
-        (PoolId::NULL, "1.0", Status::Busy, "the admin pool has"),
+        (
+            PoolId::NULL,
+            "1.0",
+            Status::Busy,
+            "which is the admin pool's in every runtime",
+        ),
         (
             asked,
             "8000.8",
