@@ -52,7 +52,9 @@ impl AdminClient {
         query: PoolQuery,
         request: &GetOrCreatePool,
     ) -> Result<PoolInfo, Error> {
-        Ok(self.async_get_or_create_pool(query, request).wait()?)
+        named(self.async_get_or_create_pool(query, request).wait(), || {
+            format!("creating the pool \"{}\"", brief(&request.name))
+        })
     }
 
     /// As [`Self::get_or_create_pool`].
@@ -61,9 +63,7 @@ impl AdminClient {
         query: PoolQuery,
         request: &GetOrCreatePool,
     ) -> Task<PoolInfo> {
-        let operation = format!("creating the pool \"{}\"", brief(&request.name));
-        let created = self.submit(Method::GetOrCreatePool, query, request, finish);
-        named(created, operation)
+        self.submit(Method::GetOrCreatePool, query, request, finish)
     }
 
     /// Ends a pool in this runtime, after its tasks in flight have completed. What a memory pool held
@@ -79,14 +79,15 @@ impl AdminClient {
     /// pool from being flushed, as [`Status::IoError`]: what completed last may be lost then, and
     /// the pool has ended all the same.
     pub fn destroy_pool(&self, id: PoolId) -> Result<(), Error> {
-        Ok(self.async_destroy_pool(id).wait()?)
+        named(self.async_destroy_pool(id).wait(), || {
+            format!("destroying pool {id}")
+        })
     }
 
     /// As [`Self::destroy_pool`].
     pub fn async_destroy_pool(&self, id: PoolId) -> Task<()> {
         let request = DestroyPool { id };
-        let destroyed = self.submit(Method::DestroyPool, PoolQuery::Local, &request, finish);
-        named(destroyed, format!("destroying pool {id}"))
+        self.submit(Method::DestroyPool, PoolQuery::Local, &request, finish)
     }
 
     /// All pools, in order of id. Pools that come and go meanwhile may be in it or not.
@@ -134,7 +135,9 @@ impl AdminClient {
     /// # Errors
     /// [`Status::PoolNotFound`].
     pub fn find_pool(&self, name: &str) -> Result<PoolInfo, Error> {
-        Ok(self.async_find_pool(name).wait()?)
+        named(self.async_find_pool(name).wait(), || {
+            format!("finding the pool \"{}\"", brief(name))
+        })
     }
 
     /// As [`Self::find_pool`].
@@ -142,8 +145,7 @@ impl AdminClient {
         let request = FindPool {
             name: name.to_owned(),
         };
-        let found = self.submit(Method::FindPool, PoolQuery::Local, &request, finish);
-        named(found, format!("finding the pool \"{}\"", brief(name)))
+        self.submit(Method::FindPool, PoolQuery::Local, &request, finish)
     }
 
     /// Brings a pool, or every pool, to stable storage: all that completed before this was
@@ -152,18 +154,16 @@ impl AdminClient {
     /// # Errors
     /// [`Status::PoolNotFound`], [`Status::IoError`].
     pub fn flush(&self, pool: Option<PoolId>) -> Result<(), Error> {
-        Ok(self.async_flush(pool).wait()?)
+        named(self.async_flush(pool).wait(), || match pool {
+            Some(pool) => format!("flushing pool {pool}"),
+            None => describe(Method::FlushPools).to_owned(),
+        })
     }
 
     /// As [`Self::flush`].
     pub fn async_flush(&self, pool: Option<PoolId>) -> Task<()> {
         let request = FlushPools { id: pool };
-        let flushed = self.submit(Method::FlushPools, PoolQuery::Local, &request, finish);
-        let operation = pool.map(|pool| format!("flushing pool {pool}"));
-        named(
-            flushed,
-            operation.unwrap_or_else(|| describe(Method::FlushPools).to_owned()),
-        )
+        self.submit(Method::FlushPools, PoolQuery::Local, &request, finish)
     }
 
     /// Asks the runtime to end: it accepts no more tasks and completes those in flight.
@@ -256,12 +256,9 @@ pub(crate) const PING: Call = Call {
     arguments: [0; 3],
 };
 
-/// The same task, whose error says which pool it is about.
-fn named<T: Send + 'static>(task: Task<T>, operation: String) -> Task<T> {
-    Task::of_steps(async move {
-        let ended = task.await;
-        ended.map_err(|error| error.error.during(operation).into())
-    })
+/// What a call came to that has blocked, with an error that says which pool it is about.
+fn named<T>(ended: Result<T, TaskError>, operation: impl FnOnce() -> String) -> Result<T, Error> {
+    ended.map_err(|error| Error::from(error).during(operation()))
 }
 
 /// Reads the reply out of the buffer: the method's, or the error's text.
