@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::condition::{Condvar, Mutex};
 use chimaera_shm::thread::{self, NoThread};
-use parking_lot::{Condvar, Mutex};
 
 use crate::log;
 
@@ -120,7 +120,7 @@ fn work(shared: &Shared, patience: Option<Duration>) {
         }
         state.idle += 1;
         let has_waited = match patience {
-            Some(patience) => shared.job_came.wait_for(&mut state, patience).timed_out(),
+            Some(patience) => shared.job_came.wait_for(&mut state, patience),
             None => {
                 shared.job_came.wait(&mut state);
                 false

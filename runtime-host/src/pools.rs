@@ -8,11 +8,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::condition::{Condvar, Mutex, MutexGuard};
 use chimaera_chimod::ModuleError;
 use chimaera_proto::admin::{PoolInfo, PoolStep};
 use chimaera_proto::shown::brief;
 use chimaera_proto::{PoolId, Status};
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::speakers::Container;
 
@@ -283,7 +283,7 @@ impl Pools {
             if state.by_id.is_empty() {
                 return None;
             }
-            if self.changed.wait_until(&mut state, notice).timed_out() && !state.by_id.is_empty() {
+            if self.changed.wait_until(&mut state, notice) && !state.by_id.is_empty() {
                 let waited_for = state.describe();
                 MutexGuard::unlocked(&mut state, || tell(&waited_for));
                 patience *= 2;

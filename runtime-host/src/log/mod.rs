@@ -26,11 +26,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::condition::{Condvar, Mutex, MutexGuard};
 pub use chimaera_chimod::Level;
 use chimaera_fork::{PerProcess, Process};
 use chimaera_proto::admin::LogStatus;
 use chimaera_shm::thread;
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 pub use line::{Line, Source};
 use queue::Queue;
@@ -89,7 +89,7 @@ pub fn flush(patience: Duration) {
     let end = Instant::now() + patience;
     let mut state = LOG.get().state.lock();
     while state.writer.is_at_work(&state.queue) {
-        if LOG.get().written.wait_until(&mut state, end).timed_out() {
+        if LOG.get().written.wait_until(&mut state, end) {
             return;
         }
     }
@@ -174,7 +174,7 @@ impl Drop for Running {
         LOG.get().changed.notify_one();
         // Another may start meanwhile and keep the thread.
         while state.users == 0 && state.writer.is_there() {
-            if LOG.get().written.wait_until(&mut state, end).timed_out() {
+            if LOG.get().written.wait_until(&mut state, end) {
                 return;
             }
         }
@@ -280,7 +280,7 @@ fn write_all(mut sink: Box<dyn Sink>) {
 fn write(state: &mut MutexGuard<'_, State>, sink: &mut dyn Sink, line: &Line) -> bool {
     loop {
         state.writer = Writer::Writing(Instant::now());
-        let result = MutexGuard::unlocked(state, || {
+        let result = state.unlocked(|| {
             // A line that makes its reader panic would do so again: it counts as written.
             quietly(|| sink.write(line)).unwrap_or(Ok(()))
         });
@@ -294,7 +294,7 @@ fn write(state: &mut MutexGuard<'_, State>, sink: &mut dyn Sink, line: &Line) ->
         LOG.get().written.notify_all();
         let again = Instant::now() + RETRY;
         while state.users > 0 && !state.reopen {
-            if LOG.get().changed.wait_until(state, again).timed_out() {
+            if LOG.get().changed.wait_until(state, again) {
                 break;
             }
         }
@@ -306,7 +306,7 @@ fn write(state: &mut MutexGuard<'_, State>, sink: &mut dyn Sink, line: &Line) ->
 
 fn reopen_sink(state: &mut MutexGuard<'_, State>, sink: &mut dyn Sink) {
     state.writer = Writer::Writing(Instant::now());
-    MutexGuard::unlocked(state, || match quietly(|| sink.reopen()) {
+    state.unlocked(|| match quietly(|| sink.reopen()) {
         Some(Ok(())) => info("the log was opened again, and goes on here"),
         Some(Err(error)) => error_of_reopening(&error),
         None => error_of_reopening(&"it panicked"),
