@@ -24,9 +24,9 @@ use std::sync::Arc;
 use chimaera_bdev_proto::PerfMetrics;
 use chimaera_chimod::{Host, Level, Request};
 use chimaera_proto::{Failure, Status};
+use chimaera_thread::condition::{Condvar, Mutex};
 use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use crossbeam::channel::{Sender, bounded};
-use parking_lot::{Condvar, Mutex};
 
 use crate::blocks::{self, refuse};
 use crate::file::Place;

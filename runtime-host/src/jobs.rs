@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::condition::{Condvar, Mutex};
+use chimaera_shm::thread::condition::{Condvar, Mutex};
 use chimaera_shm::thread::{self, NoThread};
 
 use crate::log;

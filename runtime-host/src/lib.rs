@@ -15,7 +15,6 @@
 //! - The host knows modules only through [`chimaera_chimod`]. It knows nothing of block devices.
 
 mod builtin;
-mod condition;
 pub mod config;
 mod control;
 mod ending;

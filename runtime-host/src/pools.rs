@@ -8,11 +8,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::condition::{Condvar, Mutex, MutexGuard};
 use chimaera_chimod::ModuleError;
 use chimaera_proto::admin::{PoolInfo, PoolStep};
 use chimaera_proto::shown::brief;
 use chimaera_proto::{PoolId, Status};
+use chimaera_shm::thread::condition::{Condvar, Mutex, MutexGuard};
 
 use crate::speakers::Container;
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::condition::{Condvar, Mutex};
 use chimaera_fork::Process;
+use chimaera_shm::thread::condition::{Condvar, Mutex};
 
 /// Asks a host to stop, from anywhere.
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! Threads of this project's own, in whatever process; and processes whose threads do not go on ([`standstill`]).
+//! Threads of this project's own, in whatever process, and what they wait for ([`condition`]); and processes whose threads do not go on ([`standstill`]).
 //!
 //! Laws:
 //! - No thread is taken for granted. Limits on them (`RLIMIT_NPROC`, `pids.max`) are met at any moment of a
@@ -7,6 +7,7 @@
 //! - A library's threads leave the process's signals to the process: they block all but those that a
 //!   thread causes itself.
 
+pub mod condition;
 pub mod standstill;
 mod start;
 

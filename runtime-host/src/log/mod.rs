@@ -26,11 +26,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::condition::{Condvar, Mutex, MutexGuard};
 pub use chimaera_chimod::Level;
 use chimaera_fork::{PerProcess, Process};
 use chimaera_proto::admin::LogStatus;
 use chimaera_shm::thread;
+use chimaera_shm::thread::condition::{Condvar, Mutex, MutexGuard};
 
 pub use line::{Line, Source};
 use queue::Queue;
