@@ -22,6 +22,7 @@ mod error;
 mod machine;
 #[expect(unsafe_code, reason = "it maps memory and sleeps on its words")]
 mod memory;
+mod own_pool;
 mod partner;
 mod peers;
 #[expect(unsafe_code, reason = "it prepares processes between fork and exec")]

@@ -17,6 +17,7 @@ use crate::case::{Case, Effort, Measure, Round, Target, Unit};
 use crate::connection::connect;
 use crate::daemon::Daemon;
 use crate::error::Result;
+use crate::own_pool::OwnPool;
 use crate::timing::{each_call, median};
 
 /// Bytes of the file pool that is flushed, and of the file beside it.
@@ -94,7 +95,8 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// A file pool, and a file like it.
 struct Flushed {
-    bdev: Client,
+    // Before its file.
+    bdev: OwnPool,
     file: File,
     path: PathBuf,
     _folder: TempDir,
@@ -103,7 +105,7 @@ struct Flushed {
 impl Flushed {
     fn make(bench: &Bench) -> Result<Self> {
         let folder = folder_in(&bench.folder)?;
-        let bdev = Client::new(&bench.runtime, PoolId::NULL);
+        let bdev = OwnPool(Client::new(&bench.runtime, PoolId::NULL));
         let options = CreateOptions::file().size(FILE_BYTES);
         bdev.create(
             PoolQuery::Dynamic,
@@ -132,17 +134,6 @@ impl Flushed {
         self.bdev.write(QUERY, &block, &buffer)?;
         self.bdev.flush(QUERY)?;
         Ok((block, buffer))
-    }
-}
-
-impl Drop for Flushed {
-    fn drop(&mut self) {
-        // Its file goes in a moment.
-        let _ = self
-            .bdev
-            .runtime()
-            .admin()
-            .destroy_pool(self.bdev.pool_id());
     }
 }
 

@@ -11,6 +11,7 @@ use hdrhistogram::Histogram;
 use tempfile::TempDir;
 
 use crate::error::Result;
+use crate::own_pool::OwnPool;
 use crate::timing::{Random, each_call, unordered_rate};
 
 /// Bytes of a pool's file, and of the peers'.
@@ -23,7 +24,7 @@ const QUERY: PoolQuery = PoolQuery::Local;
 
 /// A pool on a file, all of it allocated and written, and a file like it for peers.
 pub(crate) struct FilePool {
-    bdev: Client,
+    bdev: OwnPool,
     blocks: Vec<Block>,
     /// Which the peers use in turns.
     pub(crate) for_peers: PathBuf,
@@ -38,7 +39,7 @@ impl FilePool {
         let (pool_file, for_peers) = (folder.path().join("pool"), folder.path().join("peers"));
         write_file(&pool_file)?;
         write_file(&for_peers)?;
-        let bdev = Client::new(runtime, PoolId::NULL);
+        let bdev = OwnPool(Client::new(runtime, PoolId::NULL));
         let name = pool_file.to_str().ok_or("the folder's name is not UTF-8")?;
         let info = bdev.create(PoolQuery::Dynamic, name, &CreateOptions::file());
         info.map_err(|error| format!("no pool on a file in {}: {error}", folder.path().display()))?;
@@ -54,10 +55,7 @@ impl FilePool {
             pool.blocks
                 .push(pool.bdev.allocate_blocks(QUERY, BLOCK_BYTES)?[0]);
         }
-        let mut random = Random::new();
-        for end in (2..=pool.blocks.len()).rev() {
-            pool.blocks.swap(end - 1, random.below(end));
-        }
+        Random::new().shuffle(&mut pool.blocks);
         Ok(pool)
     }
 
@@ -97,16 +95,6 @@ impl FilePool {
     /// Where the blocks lie in the file, in bytes and in the order in which they are used.
     pub(crate) fn offsets(&self) -> Vec<u64> {
         self.blocks.iter().map(|block| block.offset).collect()
-    }
-}
-
-impl Drop for FilePool {
-    fn drop(&mut self) {
-        let _ = self
-            .bdev
-            .runtime()
-            .admin()
-            .destroy_pool(self.bdev.pool_id());
     }
 }
 

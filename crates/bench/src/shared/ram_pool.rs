@@ -7,6 +7,7 @@ use chimaera_client::Runtime;
 
 use crate::error::Result;
 use crate::memory::HugeMemory;
+use crate::own_pool::OwnPool;
 use crate::timing::{Random, rate, task_rate};
 
 /// Bytes of a pool.
@@ -19,14 +20,14 @@ const QUERY: PoolQuery = PoolQuery::Local;
 
 /// A pool whose space is all allocated, in blocks of one size, and written.
 pub(crate) struct RamPool {
-    pub(crate) bdev: Client,
+    pub(crate) bdev: OwnPool,
     pub(crate) blocks: Vec<Block>,
     size: u64,
 }
 
 impl RamPool {
     pub(crate) fn make(runtime: &Runtime, size: u64) -> Result<Self> {
-        let bdev = Client::new(runtime, PoolId::NULL);
+        let bdev = OwnPool(Client::new(runtime, PoolId::NULL));
         let name = format!("bench-ram-{size}");
         bdev.create(PoolQuery::Dynamic, &name, &CreateOptions::ram(POOL_BYTES))?;
         let mut pool = Self {
@@ -41,11 +42,7 @@ impl RamPool {
         for blocks in pool.blocks.chunks((FILL_BYTES / size) as usize) {
             pool.bdev.write_blocks(QUERY, blocks, &piece)?;
         }
-        // The blocks are used in an order that no prefetcher foresees, the same every time.
-        let mut random = Random::new();
-        for end in (2..=pool.blocks.len()).rev() {
-            pool.blocks.swap(end - 1, random.below(end));
-        }
+        Random::new().shuffle(&mut pool.blocks);
         Ok(pool)
     }
 
@@ -77,16 +74,6 @@ impl RamPool {
                 .map(|_| vec![0xA5; self.size as usize])
                 .collect(),
         }
-    }
-}
-
-impl Drop for RamPool {
-    fn drop(&mut self) {
-        let _ = self
-            .bdev
-            .runtime()
-            .admin()
-            .destroy_pool(self.bdev.pool_id());
     }
 }
 
