@@ -22,6 +22,7 @@ pub mod module_name;
 pub mod query;
 pub mod shell;
 pub mod shown;
+mod socket_folder;
 pub mod socket_path;
 pub mod status;
 pub mod task;
