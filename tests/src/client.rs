@@ -15,8 +15,7 @@ use chimaera_bdev_client::{
 };
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::{
-    Faulty, Pattern, address_space, descriptors, limit_address_space, limit_descriptors,
-    show_blocks, until,
+    Faulty, Pattern, connect_at_limits, descriptors, limit_descriptors, show_blocks, until,
 };
 
 const QUERY: PoolQuery = PoolQuery::Local;
@@ -35,7 +34,7 @@ fn main() {
         ["find-a-runtime"] => find_a_runtime(),
         ["connect"] => connect(),
         ["write-until-refused", pool] => write_until_refused(pool),
-        ["connect-at-limits"] => connect_at_limits(),
+        ["connect-at-limits"] => say(&format!("connected {}", connect_at_limits())),
         ["connect-until-refused"] => connect_until_refused(),
         ["take-threads"] => take_threads(),
         ["poll-tasks"] => poll_tasks(),
@@ -373,42 +372,6 @@ fn connect_until_refused() {
             Err(error) => return say(&format!("{:?} {error}", error.status())),
         }
     }
-}
-
-/// Connects with less and less address space that is left, and with a little more and less than is just enough.
-fn connect_at_limits() {
-    const PAGE: u64 = 4096;
-    // Leaves stacks for threads to start from without further address space.
-    for _ in 0..9 {
-        drop(Runtime::connect().expect("the daemon is there"));
-    }
-    let connects_with = |bytes: u64| {
-        limit_address_space(std::process::id(), Some(address_space() + bytes));
-        let connected = Runtime::connect().is_ok();
-        limit_address_space(std::process::id(), None);
-        connected
-    };
-    limit_address_space(std::process::id(), Some(address_space() + (16 << 20)));
-    let refused = Runtime::connect();
-    limit_address_space(std::process::id(), None);
-    let refused = refused.expect_err("no room").to_string();
-    for words in ["a segment of", "ulimit -v", "ConnectOptions::buffer_bytes"] {
-        assert!(refused.contains(words), "{refused}");
-    }
-    let (mut too_little, mut enough) = (0, 512 << 20);
-    assert!(connects_with(enough), "there is enough");
-    while too_little + PAGE < enough {
-        let middle = (too_little + enough) / 2 / PAGE * PAGE;
-        let bound = if connects_with(middle) {
-            &mut enough
-        } else {
-            &mut too_little
-        };
-        *bound = middle;
-    }
-    let around = (enough.saturating_sub(64 * PAGE)..enough + 64 * PAGE).step_by(PAGE as usize);
-    let connected = around.filter(|&bytes| connects_with(bytes)).count();
-    say(&format!("connected {connected}"));
 }
 
 /// Takes all threads that its user can have, until the test ends it.
