@@ -18,7 +18,7 @@ use nix::sys::stat::{major, minor};
 
 use super::probe::file_of_loop_device;
 
-/// Locks what an open block device stands on, if that is a regular file that can be reached.
+/// Locks what an open block device stands on, if that is all of a regular file that can be reached and locked.
 ///
 /// # Errors
 /// [`Status::Busy`] if it is another pool's, or locked by another process.
@@ -26,16 +26,18 @@ pub(super) fn lock_beneath(path: &Path, device: &File) -> Result<Lock, ModuleErr
     let Some((beneath, file)) = file_beneath(device) else {
         return Ok(Lock::claimed());
     };
-    lock(&beneath, &pool_file(file)?).map_err(|error| match error.failure.status {
-        Status::Busy => busy(
+    match lock(&beneath, &pool_file(file)?) {
+        Err(error) if error.failure.status == Status::Busy => Err(busy(
             path,
             &format!(
                 "it is a loop device on {}, which another pool, or another process, has locked",
                 beneath.display()
             ),
-        ),
-        _ => error,
-    })
+        )),
+        // Some file systems lock nothing that is only read, or nothing at all.
+        Err(_) => Ok(Lock::claimed()),
+        locked => locked,
+    }
 }
 
 fn file_beneath(device: &File) -> Option<(PathBuf, File)> {
@@ -50,11 +52,15 @@ fn file_beneath(device: &File) -> Option<(PathBuf, File)> {
     is_it.then_some((attached, file))
 }
 
-/// The path that a loop device of this number, or the one that it is a partition of, was attached by.
+/// The path that a loop device of this number was attached by. One that has only a part of the file is left out, as a
+/// partition is: others may have pools on other parts.
 fn attached_path(number: &str) -> Option<PathBuf> {
-    let folder = Path::new("/sys/dev/block").join(number);
+    let folder = Path::new("/sys/dev/block").join(number).join("loop");
     let read = |name: &str| std::fs::read(folder.join(name)).ok();
-    let mut said = read("loop/backing_file").or_else(|| read("../loop/backing_file"))?;
+    let is_whole = ["offset", "sizelimit"]
+        .iter()
+        .all(|&part| read(part).is_some_and(|said| said.trim_ascii() == b"0"));
+    let mut said = read("backing_file").filter(|_| is_whole)?;
     if said.last() == Some(&b'\n') {
         said.pop();
     }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 
 use super::{disk_folder, name_in};
 
@@ -10,7 +11,7 @@ use super::{disk_folder, name_in};
 pub(crate) struct Loop {
     pub(crate) name: String,
     file: PathBuf,
-    _folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
 }
 
 impl Loop {
@@ -20,6 +21,15 @@ impl Loop {
         let file = PathBuf::from(name_in(&folder, "device"));
         let made = std::fs::File::create(&file).and_then(|made| made.set_len(size));
         made.expect("the build's folder can be written");
+        Self::on(file, Arc::new(folder), options)
+    }
+
+    /// Another device on the same file.
+    pub(crate) fn attach_again(&self, options: &[&str]) -> Option<Self> {
+        Self::on(self.file.clone(), Arc::clone(&self.folder), options)
+    }
+
+    fn on(file: PathBuf, folder: Arc<tempfile::TempDir>, options: &[&str]) -> Option<Self> {
         let output = Command::new("losetup")
             .args(["--find", "--show"])
             .args(options)
@@ -29,7 +39,7 @@ impl Loop {
             Ok(output) if output.status.success() => Some(Self {
                 name: String::from_utf8_lossy(&output.stdout).trim().to_owned(),
                 file,
-                _folder: folder,
+                folder,
             }),
             Ok(output) => skip(&String::from_utf8_lossy(&output.stderr)),
             Err(error) => skip(&error.to_string()),

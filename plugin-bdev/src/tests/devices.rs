@@ -57,6 +57,19 @@ fn a_loop_device_and_the_file_that_it_stands_on_have_one_pool_together() {
     Pool::create(name, &over, 1).expect("free again");
 }
 
+#[test]
+fn two_loop_devices_with_a_part_of_a_file_each_have_a_pool_each() {
+    const SIZE: &str = "4194304";
+    let first = Loop::attach(8 * MIB, &["--sizelimit", SIZE]);
+    let Some(first) = first else { return };
+    let second = first.attach_again(&["--offset", SIZE]).expect("another");
+    let pool = Pool::create(&first.name, &file_params(0), 1).expect("made");
+    let other = Pool::create(&second.name, &file_params(0), 1).expect("made");
+    for pool in [pool, other] {
+        pool.handle().flush().expect("flushed");
+    }
+}
+
 fn use_whole_device(name: &str, params: &CreateParams) {
     let new = CreateParams {
         // What the engine before has left.
