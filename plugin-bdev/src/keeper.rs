@@ -220,6 +220,8 @@ impl Thread {
     fn serve(&mut self, work: Vec<Work>) {
         let waits_for_commit = |work: &Work| !matches!(work, Work::List(_) | Work::Declare(..));
         let commits = work.iter().any(waits_for_commit);
+        // Looked at before a commit makes it long again, as a write to its end may have.
+        let _ = self.place.cut();
         let committed = if commits { self.commit() } else { Ok(()) };
         let is_flush = |work: &Work| matches!(work, Work::Flush(_) | Work::FlushCall(_));
         let mut flushed = committed;

@@ -1,8 +1,8 @@
 //! Whether the path that a pool is named by still leads to its file, and whether that is still all there.
 //!
 //! An open file stays usable when its name goes, so nothing fails: but when the pool ends, a file without a
-//! name is gone, with all that was flushed. One that was cut has lost a part of it already, and a flush, which
-//! could only promise the rest, fails.
+//! name is gone, with all that was flushed. One that was cut has lost a part of it already, also if it has been made
+//! long again, and a flush, which could only promise the rest, fails until the pool has ended.
 
 #![forbid(unsafe_code)]
 
@@ -11,7 +11,7 @@ use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use chimaera_bdev_format::image::{PoolFile, size_of};
 use chimaera_bdev_proto::FileState;
@@ -26,6 +26,8 @@ pub(crate) struct Place {
     path: PathBuf,
     /// Bytes that the pool has of it.
     total_size: u64,
+    /// The fewest bytes that it was seen to have.
+    least_size: AtomicU64,
     told: AtomicBool,
     /// What was found when it was looked at last.
     state: Mutex<FileState>,
@@ -33,7 +35,7 @@ pub(crate) struct Place {
 
 /// What became of a file that its path does not lead to, or that is not all there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lost {
+pub(crate) enum Lost {
     /// It has no name at all.
     Removed,
     /// Nothing is at its path.
@@ -50,6 +52,7 @@ impl Place {
             file,
             path: path.into(),
             total_size,
+            least_size: AtomicU64::new(total_size),
             told: AtomicBool::new(false),
             state: Mutex::default(),
         }
@@ -147,9 +150,12 @@ impl Place {
         }
     }
 
-    /// Whether bytes are missing that the pool has. `None` also where the file does not say how long it is.
-    fn cut(&self) -> Option<Lost> {
-        let (total_size, size) = (self.total_size, size_of(&self.file).ok()?);
+    /// Whether bytes are missing that the pool has, or were when it was looked before: what has come to lie in their place
+    /// is not what was there. `None` also where the file does not say how long it is.
+    pub(crate) fn cut(&self) -> Option<Lost> {
+        let (total_size, now) = (self.total_size, size_of(&self.file).ok()?);
+        // Relaxed: the number stands for itself.
+        let size = self.least_size.fetch_min(now, Ordering::Relaxed).min(now);
         (size < total_size).then_some(Lost::Cut { total_size, size })
     }
 }
@@ -181,7 +187,7 @@ impl fmt::Display for Lost {
             Self::Cut { total_size, size } => {
                 return write!(
                     f,
-                    "it was cut off, has {size} bytes of {total_size}, and what lay behind them is lost: copy \
+                    "it was cut off, to {size} bytes of {total_size}, and what lay behind them is lost: copy \
                      elsewhere what is still wanted, destroy the pool, and see what `chimaera pool check` says of \
                      the file"
                 );

@@ -83,10 +83,10 @@ fn a_file_with_another_name_or_behind_a_link_is_where_it_was() {
 }
 
 #[test]
-fn a_file_that_was_cut_is_not_flushed_and_not_given_until_it_is_whole_again() {
+fn a_file_that_was_cut_is_not_flushed_and_not_given_though_it_is_long_again() {
     let store = Store::on_file(file_bytes(8));
     let pool = store.open();
-    let words = format!("it was cut off, has 1048576 bytes of {}", file_bytes(8));
+    let words = format!("it was cut off, to 1048576 bytes of {}", file_bytes(8));
     store.resize(MIB);
     let error = pool.ask_again(&file_params(0)).expect_err("it was cut");
     assert_eq!(error.failure.status, Status::ParameterMismatch);
@@ -101,6 +101,9 @@ fn a_file_that_was_cut_is_not_flushed_and_not_given_until_it_is_whole_again() {
     let told: Vec<_> = log.iter().filter(|line| line.1.contains(&words)).collect();
     assert!(told.len() == 1 && told[0].0 == 2, "a warning: {log:?}");
     store.resize(file_bytes(8));
-    pool.flush().expect("it is whole");
-    pool.ask_again(&file_params(0)).expect("it is whole");
+    // Zeroes are there now.
+    let failure = pool.flush().expect_err("a part was lost");
+    assert_eq!(failure.status, Status::IoError);
+    let error = pool.ask_again(&file_params(0)).expect_err("it was cut");
+    assert!(error.message.contains(&words), "{error}");
 }
