@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::time::{Duration, Instant};
 
 /// Why a process does not go on. It is shown as what follows "which".
@@ -70,11 +71,18 @@ pub fn is_killed(process: i32) -> bool {
         && threads.all(|thread| {
             let thread = thread.path();
             let thread = thread.display();
-            // One that is gone by now has ended.
-            State::read(&format!("{thread}/stat"))
-                .is_none_or(|state| matches!(state.letter, 'Z' | 'X') || state.flags & ENDS != 0)
-                || is_to_be_killed(&format!("{thread}/status"))
+            let has_ended = match fs::read_to_string(format!("{thread}/stat")) {
+                Ok(stat) => State::parse(&stat).is_some_and(|state| state.ends()),
+                // Anything else says nothing of the thread.
+                Err(error) => is_gone(&error),
+            };
+            has_ended || is_to_be_killed(&format!("{thread}/status"))
         })
+}
+
+/// Whether a thread that was there a moment ago is not any more.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
 fn is_to_be_killed(status: &str) -> bool {
@@ -93,6 +101,11 @@ struct State {
 }
 
 impl State {
+    /// Whether it has ended, or is about to.
+    fn ends(&self) -> bool {
+        matches!(self.letter, 'Z' | 'X') || self.flags & ENDS != 0
+    }
+
     fn read(path: &str) -> Option<Self> {
         Self::parse(&fs::read_to_string(path).ok()?)
     }
