@@ -154,10 +154,7 @@ impl Host {
         if !self.process.is_current() {
             return Err(io::Error::other(HostError::Forked));
         }
-        if self.shared.pools.is_closed() {
-            let reason = "the runtime inside this process was stopped";
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason));
-        }
+        self.refuse_stopped()?;
         let mut theirs = None;
         let ours = Private::new(|| {
             let (ours, other) = socketpair(
@@ -173,7 +170,17 @@ impl Host {
         let theirs = theirs.expect("both were made");
         fcntl(&*ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         self.shared.events.send(Event::Connect { socket: ours });
+        // It may have been stopped since, and nobody reads that any more.
+        self.refuse_stopped()?;
         Ok(theirs)
+    }
+
+    fn refuse_stopped(&self) -> io::Result<()> {
+        if self.shared.pools.is_closed() {
+            let reason = "the runtime inside this process was stopped";
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason));
+        }
+        Ok(())
     }
 
     /// What stops this host.
