@@ -320,12 +320,11 @@ fn log_panics(host: Host) {
         std::panic::set_hook(Box::new(move |panic| {
             // Of a thread that this library did not start, the host may know the name. The system's is no help: it is
             // cut, and a thread without a name has that of whoever started it.
-            let thread = std::thread::current();
-            let thread = thread.name().unwrap_or_default();
+            let thread = chimaera_thread::name().unwrap_or_default();
             let text = panic_text(panic.payload());
             let place = panic.location().map(ToString::to_string);
             let place = place.unwrap_or_else(|| "an unknown place".to_owned());
-            host.panicked(&place, thread, text);
+            host.panicked(&place, &thread, text);
         }));
     });
 }
