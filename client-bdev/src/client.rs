@@ -145,8 +145,9 @@ impl Client {
     /// the absolute one.
     ///
     /// A client that was made with [`PoolId::NULL`], or by [`Self::open`], asks for whatever id the pool has, and has that
-    /// from now on, as its clones have. So where it creates a memory pool again that was destroyed, the new one has another
-    /// id, and whoever still has blocks of the old one meets [`Status::PoolNotFound`]. **With an id that the caller chose,
+    /// from now on, as its clones have: whoever uses one of them has to forget the blocks of the pool before. Where it
+    /// creates a memory pool again that was destroyed, the new one has another id, and clients of the old one that are no
+    /// clones of this one meet [`Status::PoolNotFound`]. **With an id that the caller chose,
     /// the new pool has the old one's id, and blocks of the old one are valid names in it**: reads and writes with them
     /// reach whoever has been given their space since. Choose another id, or see to it that all forget their blocks.
     ///

@@ -2,7 +2,7 @@
 //!
 //! Those of `parking_lot` know who waits by a table of the whole process, which a child inherits with waiters that it does
 //! not have: threads of its own that come to wait in their places fail. These are the system's, of which each is by
-//! itself; so whatever threads of this project wait for, for longer than a moment, are these.
+//! itself; so what the threads of a host and its modules wait for, for longer than a moment, are these.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{self, PoisonError};
