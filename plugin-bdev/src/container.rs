@@ -23,18 +23,18 @@ use chimaera_chimod::{
 use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, PoolId, Status, codec};
 
-use crate::blocks;
-use crate::counters::Counters;
+use crate::backend::file::FileDevice;
+use crate::backend::ram::RamDevice;
+use crate::backend::transfer::{Direction, Transfer};
 use crate::declared::Declared;
-use crate::file::FileDevice;
-use crate::keeper::{Keeper, Work};
-use crate::listing;
-use crate::memory;
 use crate::params::{Parameters, Usage};
-use crate::persistence;
-use crate::ram::RamDevice;
-use crate::state::PoolState;
-use crate::transfer::{Direction, Transfer};
+use crate::pool::counters::Counters;
+use crate::pool::memory;
+use crate::pool::persistence;
+use crate::pool::state::PoolState;
+use crate::tasks::allocation;
+use crate::tasks::keeper::{Keeper, Work};
+use crate::tasks::listing;
 use chimaera_bdev_allocator::ledger;
 use chimaera_bdev_format::block_map::UNITS;
 
@@ -122,7 +122,7 @@ impl Container for BdevContainer {
             }
             Some(Method::FreeBlocks) if !self.parameters.read_only => {
                 let counters = self.state.counters.of(worker.index());
-                blocks::free(&self.state.allocator, counters, request);
+                allocation::free(&self.state.allocator, counters, request);
             }
             method => self.answer(worker, request, method),
         }
@@ -193,7 +193,8 @@ impl BdevContainer {
         parameters: Parameters,
     ) -> Result<Self, ModuleError> {
         let device = RamDevice::new(parameters.total_size)?;
-        let allocator = blocks::allocator_of(parameters.total_size, context.worker_count, false)?;
+        let allocator =
+            allocation::allocator_of(parameters.total_size, context.worker_count, false)?;
         warn_if_too_large(context, parameters.total_size);
         Ok(Self {
             keeper: None,
@@ -273,7 +274,7 @@ impl BdevContainer {
     fn allocate(&self, worker: &Worker<'_>, request: Request) {
         let (worker_index, allocator) = (worker.index(), &self.state.allocator);
         let counters = self.state.counters.of(worker_index);
-        if let Some(request) = blocks::allocate(allocator, worker_index, counters, request) {
+        if let Some(request) = allocation::allocate(allocator, worker_index, counters, request) {
             self.leave(worker, request, Work::Allocate);
         }
     }

@@ -21,20 +21,12 @@
 //!   space for a sparse file, or has nothing but the page cache: it does so inside `io_submit`.
 //! - Every request is completed exactly once, by whoever has it; there is no other list of them.
 
-mod blocks;
+mod backend;
 mod container;
-mod counters;
 mod declared;
-mod file;
-mod keeper;
-mod listing;
-mod memory;
 mod params;
-mod persistence;
-mod ram;
-mod state;
-mod stream;
-mod transfer;
+mod pool;
+mod tasks;
 
 #[cfg(test)]
 mod testing;

@@ -5,7 +5,7 @@ use std::fs;
 use chimaera_bdev_proto::CreateParams;
 use chimaera_proto::Status;
 
-use crate::memory;
+use crate::pool::memory;
 use crate::testing::{
     Pool, disk_folder, file_bytes, file_params, name_in, one_block_bytes, ram_params,
 };

@@ -28,10 +28,10 @@ use chimaera_thread::condition::{Condvar, Mutex};
 use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use crossbeam::channel::{Sender, bounded};
 
-use crate::blocks::{self, refuse};
-use crate::file::Place;
-use crate::listing;
-use crate::state::PoolState;
+use crate::backend::file::Place;
+use crate::pool::state::PoolState;
+use crate::tasks::allocation::{self, refuse};
+use crate::tasks::listing;
 use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::image::FileDisk;
 
@@ -259,7 +259,7 @@ impl Thread {
     fn allocate(&self, request: Request) {
         let (allocator, counters) = (&self.pool.allocator, self.pool.counters.of_keeper());
         // All that had been freed before it is there now. What was freed since is for those who come.
-        if let Some(request) = blocks::allocate(allocator, 0, counters, request) {
+        if let Some(request) = allocation::allocate(allocator, 0, counters, request) {
             refuse(counters, request, Status::NoSpace);
         }
     }

@@ -15,10 +15,10 @@ use chimaera_bdev_proto::{MEGABYTE, UNIT_BYTES};
 use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
 use chimaera_proto::{PoolId, Status, shell};
 
-use crate::blocks::{PendingFree, allocator_of};
+use crate::backend::file::{FileDevice, not_blank};
 use crate::declared;
-use crate::file::{FileDevice, not_blank};
 use crate::params::{Parameters, Usage};
+use crate::tasks::allocation::{PendingFree, allocator_of};
 use chimaera_bdev_allocator::Allocator;
 use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::block_map::MegabyteMap;

@@ -17,9 +17,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::engine::{DeviceResult, Engine, Opcode, Submission};
 use super::operation::Operation;
 use super::queue::{Crossing, Outcome, WorkerQueue};
-use crate::blocks::PendingFree;
+use crate::backend::transfer::{Direction, Transfer};
+use crate::tasks::allocation::PendingFree;
 use crate::testing::{Buffer, PATIENCE, Recorder, loose_request};
-use crate::transfer::{Direction, Transfer};
 use chimaera_bdev_allocator::mishap::{Mishap, arm};
 use chimaera_bdev_allocator::{Allocator, Threads};
 

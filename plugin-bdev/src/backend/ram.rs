@@ -14,8 +14,9 @@ use chimaera_fork::Mapping;
 use chimaera_proto::Status;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 
-use crate::stream;
-use crate::transfer::{Direction, Transfer};
+use super::stream;
+use super::transfer::{Direction, Transfer};
+
 use chimaera_bdev_allocator::mishap::{Mishap, may_panic};
 use chimaera_bdev_allocator::prefetch;
 

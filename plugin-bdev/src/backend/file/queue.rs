@@ -33,7 +33,7 @@ use nix::sys::eventfd::EventFd;
 use super::engine::{DeviceResult, Engine, Submission};
 use super::exclusion::{BlockExclusion, Waiter};
 use super::operation::{Operation, Step};
-use crate::transfer::Transfer;
+use crate::backend::transfer::Transfer;
 use chimaera_bdev_allocator::mishap::{Mishap, may_panic};
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 

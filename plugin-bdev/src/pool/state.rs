@@ -2,9 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-use crate::blocks::PendingFree;
-use crate::counters::Counters;
 use crate::declared::Declared;
+use crate::pool::counters::Counters;
+use crate::tasks::allocation::PendingFree;
 use chimaera_bdev_allocator::Allocator;
 
 /// Which blocks there are, what was done, and what is declared.

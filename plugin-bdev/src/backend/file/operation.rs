@@ -19,7 +19,7 @@ use chimaera_proto::{Failure, Status};
 use super::bounce::Bounce;
 use super::engine::{Opcode, Submission};
 use super::exclusion::Mode;
-use crate::transfer::{Direction, Transfer};
+use crate::backend::transfer::{Direction, Transfer};
 use chimaera_bdev_allocator::mishap::{Mishap, may_panic};
 
 /// How often in a row the device may answer that it did not get to it.

@@ -13,8 +13,8 @@ use chimaera_bdev_proto::{
 use chimaera_chimod::Request;
 use chimaera_proto::{Failure, Status};
 
-use crate::blocks::refuse;
-use crate::counters::WorkerCounters;
+use crate::pool::counters::WorkerCounters;
+use crate::tasks::allocation::refuse;
 
 /// Megabytes that one page of a map is about at most.
 const MAP_MEGABYTES: usize = 1 << 14;

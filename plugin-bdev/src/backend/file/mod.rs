@@ -37,8 +37,8 @@ use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWork
 use chimaera_proto::Failure;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::backend::transfer::Transfer;
 use crate::params::{Parameters, Usage};
-use crate::transfer::Transfer;
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 pub(crate) use open::{Undo, not_blank};
 use operation::Operation;

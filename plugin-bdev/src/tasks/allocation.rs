@@ -15,7 +15,7 @@ use chimaera_chimod::{ModuleError, Request};
 use chimaera_proto::task::VALUE_COUNT;
 use chimaera_proto::{Failure, Status};
 
-use crate::counters::WorkerCounters;
+use crate::pool::counters::WorkerCounters;
 use chimaera_bdev_allocator::{Allocator, FreeCompletion, Threads};
 
 /// Blocks that are read from a list at a time.

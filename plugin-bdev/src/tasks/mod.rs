@@ -1,0 +1,5 @@
+//! What a task of each kind does.
+
+pub(crate) mod allocation;
+pub(crate) mod keeper;
+pub(crate) mod listing;
