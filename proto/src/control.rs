@@ -33,7 +33,7 @@ pub const NO_REQUEST: u64 = 0;
 
 /// What a client asks of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Request {
+pub enum ControlRequest {
     /// Opens the session. Beside it: the memfd of the client's first segment.
     Hello {
         /// Name of the program, for logs and status.
@@ -55,8 +55,8 @@ pub enum Request {
 
 /// What the daemon answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reply {
-    /// To [`Request::Hello`].
+pub enum ControlReply {
+    /// To [`ControlRequest::Hello`].
     Welcome {
         /// Version of the daemon's program.
         version: String,
@@ -69,9 +69,9 @@ pub enum Reply {
         /// then do without a fence per task.
         parks_with_barrier: bool,
     },
-    /// To [`Request::OpenLane`]. Beside it: the eventfd that rings the lane's worker.
+    /// To [`ControlRequest::OpenLane`]. Beside it: the eventfd that rings the lane's worker.
     LaneOpened,
-    /// To [`Request::AddSegment`].
+    /// To [`ControlRequest::AddSegment`].
     SegmentAdded,
     /// To any request that was not carried out. After a refused hello, and where it answers no request,
     /// the connection ends.
@@ -108,7 +108,7 @@ pub enum ControlError {
     Body(#[from] CodecError),
 }
 
-/// Encodes a [`Request`] with its number, or the [`Reply`] to it, as a packet.
+/// Encodes a [`ControlRequest`] with its number, or the [`ControlReply`] to it, as a packet.
 ///
 /// # Errors
 /// [`ControlError::TooLong`] or [`ControlError::Body`].
@@ -138,7 +138,7 @@ pub fn encode_versions<T: Serialize>(
     Ok(packet)
 }
 
-/// Decodes a packet as a [`Request`] or [`Reply`], with the request's number.
+/// Decodes a packet as a [`ControlRequest`] or [`ControlReply`], with the request's number.
 ///
 /// # Errors
 /// See [`ControlError`].
@@ -183,28 +183,31 @@ mod tests {
 
     #[test]
     fn messages_read_as_they_are_written() {
-        let request = Request::Hello {
+        let request = ControlRequest::Hello {
             client_name: "test".to_owned(),
         };
         let packet = encode(7, &request).expect("encodes");
-        assert_eq!(decode::<Request>(&packet).expect("decodes"), (7, request));
+        assert_eq!(
+            decode::<ControlRequest>(&packet).expect("decodes"),
+            (7, request)
+        );
     }
 
     #[test]
     fn a_message_that_cannot_be_read_still_names_its_request() {
-        let mut packet = encode(u64::MAX - 1, &Reply::LaneOpened).expect("encodes");
+        let mut packet = encode(u64::MAX - 1, &ControlReply::LaneOpened).expect("encodes");
         packet.push(0);
         assert!(matches!(
-            decode::<Reply>(&packet),
+            decode::<ControlReply>(&packet),
             Err(ControlError::Body(_))
         ));
         assert_eq!(number_of(&packet), u64::MAX - 1);
         packet.truncate(HEAD_BYTES - 1);
         assert!(matches!(
-            decode::<Reply>(&packet),
+            decode::<ControlReply>(&packet),
             Err(ControlError::NotOurs)
         ));
-        let other = encode_versions(7, &Reply::LaneOpened, 7, 9).expect("encodes");
+        let other = encode_versions(7, &ControlReply::LaneOpened, 7, 9).expect("encodes");
         for nameless in [&packet, &other] {
             assert_eq!(number_of(nameless), NO_REQUEST);
         }
@@ -212,8 +215,8 @@ mod tests {
 
     #[test]
     fn strangers_and_other_versions_are_told_apart() {
-        let packet = encode_versions(1, &Reply::LaneOpened, 7, 9).expect("encodes");
-        let error = decode::<Reply>(&packet).expect_err("another version");
+        let packet = encode_versions(1, &ControlReply::LaneOpened, 7, 9).expect("encodes");
+        let error = decode::<ControlReply>(&packet).expect_err("another version");
         assert!(matches!(
             error,
             ControlError::Version {
@@ -223,15 +226,18 @@ mod tests {
         ));
         assert!(error.to_string().contains("protocol version 7"));
         assert!(matches!(
-            decode::<Reply>(b"GET / HTTP/1.1\r\n"),
+            decode::<ControlReply>(b"GET / HTTP/1.1\r\n"),
             Err(ControlError::NotOurs)
         ));
-        assert!(matches!(decode::<Reply>(b""), Err(ControlError::NotOurs)));
+        assert!(matches!(
+            decode::<ControlReply>(b""),
+            Err(ControlError::NotOurs)
+        ));
     }
 
     #[test]
     fn a_message_that_would_not_fit_is_refused_by_its_sender() {
-        let request = Request::Hello {
+        let request = ControlRequest::Hello {
             client_name: "x".repeat(MAX_CONTROL_MESSAGE_BYTES),
         };
         assert!(matches!(encode(1, &request), Err(ControlError::TooLong(_))));

@@ -3,7 +3,7 @@
 use std::io;
 
 use chimaera_proto::Status;
-use chimaera_proto::control::Reply;
+use chimaera_proto::control::ControlReply;
 use chimaera_shm::Shortage;
 
 use crate::session::Peer;
@@ -78,8 +78,8 @@ impl Refusal {
         Self::new(Status::ShuttingDown, reason)
     }
 
-    pub(crate) fn into_reply(self) -> Reply {
-        Reply::Refused {
+    pub(crate) fn into_reply(self) -> ControlReply {
+        ControlReply::Refused {
             status: self.status,
             reason: self.reason,
         }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use chimaera_proto::Status;
-use chimaera_proto::control::{self, Reply, Request};
+use chimaera_proto::control::{self, ControlReply, ControlRequest};
 use chimaera_proto::limits::{MAX_SEGMENT_BYTES, MAX_SEGMENTS, MIN_SEGMENT_BYTES};
 use chimaera_runtime::{Config, Host};
 use chimaera_shm::{Segment, packet};
@@ -37,10 +37,10 @@ fn clients_cannot_use_up_the_hosts_address_space() {
         let taken = (0..MAX_SEGMENTS as u32).take_while(|&segment| {
             let request = match segment {
                 0 => hello(),
-                _ => Request::AddSegment { segment },
+                _ => ControlRequest::AddSegment { segment },
             };
             match ask(socket, &request, Some(&file.as_fd())).0 {
-                Reply::Refused { status, .. } => {
+                ControlReply::Refused { status, .. } => {
                     assert_eq!(status, Status::OutOfMemory);
                     false
                 }
@@ -61,7 +61,7 @@ fn clients_cannot_use_up_the_hosts_address_space() {
     loop {
         let socket = host.connect().expect("connects");
         match ask(&socket, &hello(), Some(&small)).0 {
-            Reply::Welcome { .. } => break,
+            ControlReply::Welcome { .. } => break,
             reply => assert!(Instant::now() < deadline, "{reply:?}"),
         }
     }
@@ -86,7 +86,7 @@ fn slow_to_close() -> (OwnedFd, TcpStream) {
 #[test]
 fn a_file_that_is_slow_to_close_keeps_nobody_waiting() {
     let host = Host::start(&Config::default()).expect("the host starts");
-    let requests = [hello(), Request::OpenLane { lane: 0 }];
+    let requests = [hello(), ControlRequest::OpenLane { lane: 0 }];
     let mut readers = Vec::new();
     for (request, count) in requests.iter().zip([1, 2]) {
         let (file, reader) = slow_to_close();

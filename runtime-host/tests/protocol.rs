@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use chimaera_proto::admin::{FindPool, Method, RuntimeStatus};
-use chimaera_proto::control::{self, NO_REQUEST, Reply, Request};
+use chimaera_proto::control::{self, ControlReply, ControlRequest, NO_REQUEST};
 use chimaera_proto::limits::{DATA_OFFSET_BYTES, LANE_DEPTH};
 use chimaera_proto::{
     Access, BufferRange, ContainerId, Descriptor, PoolId, PoolQuery, Status, codec,
@@ -172,7 +172,7 @@ fn a_lane_that_breaks_the_protocol_ends_its_session_and_no_other() {
                     reply,
                     (
                         NO_REQUEST,
-                        Reply::Refused {
+                        ControlReply::Refused {
                             status: Status::ProtocolViolation,
                             ..
                         }
@@ -188,7 +188,7 @@ fn a_lane_that_breaks_the_protocol_ends_its_session_and_no_other() {
 #[test]
 fn what_is_no_hello_is_refused_with_a_reason() {
     let host = host();
-    let refusal = |request: &Request, file: Option<&dyn AsFd>| {
+    let refusal = |request: &ControlRequest, file: Option<&dyn AsFd>| {
         let socket = host.connect().expect("connects");
         let (reply, _) = ask(&socket, request, file);
         assert!(
@@ -196,12 +196,12 @@ fn what_is_no_hello_is_refused_with_a_reason() {
             "the session ends"
         );
         match reply {
-            Reply::Refused { reason, .. } => reason,
+            ControlReply::Refused { reason, .. } => reason,
             other => panic!("not refused: {other:?}"),
         }
     };
     assert!(refusal(&hello(), None).contains("without a segment"));
-    assert!(refusal(&Request::OpenLane { lane: 0 }, None).contains("not a hello"));
+    assert!(refusal(&ControlRequest::OpenLane { lane: 0 }, None).contains("not a hello"));
     let program = std::fs::File::open("/proc/self/exe").expect("opens");
     assert!(refusal(&hello(), Some(&program)).contains("not ordinary shared memory"));
 
@@ -212,7 +212,7 @@ fn what_is_no_hello_is_refused_with_a_reason() {
         .expect("receives")
         .expect("an answer");
     match control::decode(&answer.bytes).expect("decodes") {
-        (NO_REQUEST, Reply::Refused { reason, .. }) => {
+        (NO_REQUEST, ControlReply::Refused { reason, .. }) => {
             assert!(reason.contains("protocol version 99"), "{reason}");
         }
         other => panic!("not refused: {other:?}"),
@@ -223,25 +223,34 @@ fn what_is_no_hello_is_refused_with_a_reason() {
 fn lanes_and_segments_are_there_once_and_in_order() {
     let host = host();
     let client = Client::new(&host);
-    let reason =
-        |request: &Request, file: Option<&dyn AsFd>| match ask(&client.socket, request, file).0 {
-            Reply::Refused { reason, .. } => reason,
-            other => panic!("not refused: {other:?}"),
-        };
-    assert!(reason(&Request::OpenLane { lane: 64 }, None).contains("no lane 64"));
+    let reason = |request: &ControlRequest, file: Option<&dyn AsFd>| match ask(
+        &client.socket,
+        request,
+        file,
+    )
+    .0
+    {
+        ControlReply::Refused { reason, .. } => reason,
+        other => panic!("not refused: {other:?}"),
+    };
+    assert!(reason(&ControlRequest::OpenLane { lane: 64 }, None).contains("no lane 64"));
     let more = Segment::create("more", SEGMENT_BYTES).expect("segment");
-    assert!(reason(&Request::AddSegment { segment: 2 }, Some(&more)).contains("number 1"));
-    assert!(reason(&Request::AddSegment { segment: 1 }, None).contains("without its memory"));
+    assert!(reason(&ControlRequest::AddSegment { segment: 2 }, Some(&more)).contains("number 1"));
+    assert!(
+        reason(&ControlRequest::AddSegment { segment: 1 }, None).contains("without its memory")
+    );
     let (reply, _) = ask(
         &client.socket,
-        &Request::AddSegment { segment: 1 },
+        &ControlRequest::AddSegment { segment: 1 },
         Some(&more),
     );
-    assert_eq!(reply, Reply::SegmentAdded);
+    assert_eq!(reply, ControlReply::SegmentAdded);
     let other = Segment::create("other", SEGMENT_BYTES).expect("segment");
-    assert!(reason(&Request::AddSegment { segment: 1 }, Some(&other)).contains("number 2"));
+    assert!(reason(&ControlRequest::AddSegment { segment: 1 }, Some(&other)).contains("number 2"));
     let program = std::fs::File::open("/proc/self/exe").expect("opens");
-    assert!(reason(&Request::AddSegment { segment: 1 }, Some(&program)).contains("not ordinary"));
+    assert!(
+        reason(&ControlRequest::AddSegment { segment: 1 }, Some(&program)).contains("not ordinary")
+    );
 }
 
 #[test]
@@ -249,8 +258,8 @@ fn a_request_that_is_repeated_is_answered_as_before_and_carried_out_once() {
     let host = host();
     let mut client = Client::new(&host);
     for _ in 0..5 {
-        let (reply, bell) = ask(&client.socket, &Request::OpenLane { lane: 3 }, None);
-        assert_eq!(reply, Reply::LaneOpened);
+        let (reply, bell) = ask(&client.socket, &ControlRequest::OpenLane { lane: 3 }, None);
+        assert_eq!(reply, ControlReply::LaneOpened);
         // Both are one bell.
         let bell = Doorbell::from_host(bell.expect("a doorbell")).expect("a doorbell");
         client.bell.ring();
@@ -265,16 +274,16 @@ fn a_request_that_is_repeated_is_answered_as_before_and_carried_out_once() {
     }
     let more = Segment::create("more", SEGMENT_BYTES).expect("segment");
     for segment in [1, 1, 1] {
-        let request = Request::AddSegment { segment };
+        let request = ControlRequest::AddSegment { segment };
         assert_eq!(
             ask(&client.socket, &request, Some(&more)).0,
-            Reply::SegmentAdded
+            ControlReply::SegmentAdded
         );
     }
-    let next = Request::AddSegment { segment: 2 };
+    let next = ControlRequest::AddSegment { segment: 2 };
     assert_eq!(
         ask(&client.socket, &next, Some(&more)).0,
-        Reply::SegmentAdded
+        ControlReply::SegmentAdded
     );
 }
 
@@ -287,21 +296,21 @@ fn replies_name_their_requests_also_those_that_cannot_be_read() {
         support::send(
             &client.socket,
             number,
-            &Request::OpenLane { lane: 64 },
+            &ControlRequest::OpenLane { lane: 64 },
             None,
         );
     }
     for number in numbers {
         let (answered, reply, _) = support::receive(&client.socket);
         assert_eq!(answered, number);
-        assert!(matches!(reply, Reply::Refused { .. }), "{reply:?}");
+        assert!(matches!(reply, ControlReply::Refused { .. }), "{reply:?}");
     }
     let mut garbled = control::encode(11, &hello()).expect("encodes");
     garbled.push(0);
     packet::send(&client.socket, &garbled, None).expect("sends");
     let (answered, reply, _) = support::receive(&client.socket);
     assert_eq!(answered, 11);
-    assert!(matches!(reply, Reply::Refused { .. }), "{reply:?}");
+    assert!(matches!(reply, ControlReply::Refused { .. }), "{reply:?}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chimaera_fork::Private;
-use chimaera_proto::control::{self, ControlError, NO_REQUEST, Reply, Request};
+use chimaera_proto::control::{self, ControlError, ControlReply, ControlRequest, NO_REQUEST};
 use chimaera_proto::socket_path::{MAX_SOCKET_PATH_BYTES, SocketPlace};
 use chimaera_proto::{Failure, Status};
 use chimaera_shm::thread::standstill::Standstill;
@@ -201,11 +201,11 @@ impl ControlSocket {
     /// the request may be carried out or not, and can be repeated.
     pub(crate) fn request(
         &self,
-        request: &Request,
+        request: &ControlRequest,
         file: Option<BorrowedFd<'_>>,
         since: Instant,
         operation: &str,
-    ) -> Result<(Reply, Option<OwnedFd>), Undone> {
+    ) -> Result<(ControlReply, Option<OwnedFd>), Undone> {
         let deadline = since + self.patience;
         let exchanges = self.exchanges.try_lock_until(deadline);
         let Some(mut exchanges) = exchanges.filter(|_| Instant::now() < deadline) else {
@@ -228,11 +228,11 @@ impl ControlSocket {
     fn exchange(
         &self,
         number: u64,
-        request: &Request,
+        request: &ControlRequest,
         file: Option<BorrowedFd<'_>>,
         deadline: Instant,
         operation: &str,
-    ) -> Result<(Reply, Option<OwnedFd>), Fault> {
+    ) -> Result<(ControlReply, Option<OwnedFd>), Fault> {
         let bytes = control::encode(number, request).map_err(|error| {
             let error = Error::new(Status::InvalidArgument, operation).with_detail(error);
             Fault::Passing(Undone::unsettled(error))
@@ -259,14 +259,14 @@ impl ControlSocket {
             };
             let (answered, reply) = control::decode(&packet.bytes)?;
             match (answered, reply) {
-                (NO_REQUEST, Reply::Refused { status, reason }) => {
+                (NO_REQUEST, ControlReply::Refused { status, reason }) => {
                     return Err(Fault::Final(Ending {
                         status,
                         account: Some(reason),
                     }));
                 }
                 (1.., _) if answered < number => {}
-                (_, Reply::Refused { status, reason }) if answered == number => {
+                (_, ControlReply::Refused { status, reason }) if answered == number => {
                     return Err(Fault::Passing(Undone::refused(status, reason, operation)));
                 }
                 (_, _) if answered == number && packet.lost_file => {

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chimaera_fork::{Home, PerProcess};
-use chimaera_proto::control::{Reply, Request};
+use chimaera_proto::control::{ControlReply, ControlRequest};
 use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::Doorbell;
 use chimaera_shm::thread::spawn;
@@ -247,12 +247,12 @@ impl Lanes {
     /// answer, is asked for again: the daemon may have opened it. The caller waits since that time.
     fn open(&self, index: usize, kind: Use, since: Instant) -> Result<&Arc<ClientLane>, Error> {
         let operation = "opening a lane";
-        let request = Request::OpenLane { lane: index as u32 };
+        let request = ControlRequest::OpenLane { lane: index as u32 };
         let (reply, file) = self
             .link
             .control
             .request(&request, None, since, operation)?;
-        let (Reply::LaneOpened, Some(doorbell)) = (reply, file) else {
+        let (ControlReply::LaneOpened, Some(doorbell)) = (reply, file) else {
             return Err(Undone::unexpected(operation).error);
         };
         let lane = Arc::new(ClientLane::new(

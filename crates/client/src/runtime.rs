@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chimaera_fork::{Home, Native};
-use chimaera_proto::control::{Reply, Request};
+use chimaera_proto::control::{ControlReply, ControlRequest};
 use chimaera_proto::limits::DATA_OFFSET_BYTES;
 use chimaera_proto::{Access, BufferRange, Status};
 use chimaera_shm::{PublishOrder, Segment, barrier, peer_process};
@@ -91,12 +91,12 @@ impl Runtime {
         let len_bytes = buffer_bytes + DATA_OFFSET_BYTES as u64;
         let segment = Segment::create("chimaera-client", len_bytes)
             .map_err(|error| Error::segment(&error, len_bytes, operation))?;
-        let hello = Request::Hello {
+        let hello = ControlRequest::Hello {
             client_name: options.name(),
         };
         let (reply, _) =
             control.request(&hello, Some(segment.as_fd()), Instant::now(), operation)?;
-        let Reply::Welcome {
+        let ControlReply::Welcome {
             version,
             process_id,
             worker_count,
@@ -198,12 +198,12 @@ impl Runtime {
 
     fn add_segment(&self, index: usize, segment: &Segment, since: Instant) -> Result<(), Undone> {
         let operation = "registering shared memory";
-        let request = Request::AddSegment {
+        let request = ControlRequest::AddSegment {
             segment: index as u32,
         };
         let control = &self.session.link.control;
         match control.request(&request, Some(segment.as_fd()), since, operation)? {
-            (Reply::SegmentAdded, _) => Ok(()),
+            (ControlReply::SegmentAdded, _) => Ok(()),
             _ => Err(Undone::unexpected(operation)),
         }
     }

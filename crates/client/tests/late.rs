@@ -8,7 +8,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use chimaera_client::proto::control::{self, NO_REQUEST, Reply};
+use chimaera_client::proto::control::{self, ControlReply, NO_REQUEST};
 use chimaera_client::{Buffer, ConnectOptions, Error, Runtime, Status};
 use chimaera_shm::packet;
 use fake_host::{FakeHost, Next, Watchdog};
@@ -189,7 +189,7 @@ fn pair() -> (OwnedFd, OwnedFd) {
 }
 
 fn turn_away(socket: &OwnedFd) {
-    let refusal = Reply::Refused {
+    let refusal = ControlReply::Refused {
         status: Status::OutOfResources,
         reason: "there is no room: come back later".to_owned(),
     };

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use chimaera_proto::Descriptor;
-use chimaera_proto::control::{self, Reply, Request};
+use chimaera_proto::control::{self, ControlReply, ControlRequest};
 use chimaera_proto::task::DESCRIPTOR_WORDS;
 use chimaera_shm::{Doorbell, Lane, Segment, Taken, packet};
 
@@ -51,10 +51,10 @@ fn serve_control(socket: &OwnedFd, lane: &OnceLock<Lane>) -> Result<()> {
     while let Some(packet) = packet::receive(socket)? {
         let (number, request) = control::decode(&packet.bytes)?;
         let (reply, file) = match request {
-            Request::Hello { .. } => {
+            ControlRequest::Hello { .. } => {
                 let file = packet.file.ok_or("a hello comes with a segment")?;
                 segment = Some(Arc::new(Segment::receive(file)?));
-                let welcome = Reply::Welcome {
+                let welcome = ControlReply::Welcome {
                     version: "answers".to_owned(),
                     process_id: std::process::id(),
                     worker_count: 1,
@@ -62,13 +62,13 @@ fn serve_control(socket: &OwnedFd, lane: &OnceLock<Lane>) -> Result<()> {
                 };
                 (welcome, None)
             }
-            Request::OpenLane { lane: index } => {
+            ControlRequest::OpenLane { lane: index } => {
                 let segment = segment.as_ref().ok_or("a hello comes first")?;
                 // The only lane, for the subject has one thread that submits.
                 let _ = lane.set(segment.lane(index as usize));
-                (Reply::LaneOpened, Some(doorbell.as_fd()))
+                (ControlReply::LaneOpened, Some(doorbell.as_fd()))
             }
-            Request::AddSegment { .. } => (Reply::SegmentAdded, None),
+            ControlRequest::AddSegment { .. } => (ControlReply::SegmentAdded, None),
         };
         packet::send(socket, &control::encode(number, &reply)?, file)?;
     }

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use chimaera_fork::Private;
 use chimaera_proto::Status;
-use chimaera_proto::control::{self, NO_REQUEST, Reply, Request};
+use chimaera_proto::control::{self, ControlReply, ControlRequest, NO_REQUEST};
 use chimaera_proto::limits::MAX_CONTROL_MESSAGE_BYTES;
 use chimaera_shm::packet;
 use chimaera_shm::{Doorbell, Shortage};
@@ -306,7 +306,7 @@ impl Control {
         (id, peer): (u64, Peer),
         packet: &packet::Bytes,
         files: &mut Vec<OwnedFd>,
-    ) -> Result<(Reply, Option<Arc<Doorbell>>), Refusal> {
+    ) -> Result<(ControlReply, Option<Arc<Doorbell>>), Refusal> {
         let violation = |error: &dyn std::fmt::Display| {
             Refusal::new(Status::ProtocolViolation, error.to_string())
         };
@@ -330,10 +330,10 @@ impl Control {
             .get_mut(&id)
             .expect("the caller has found it");
         match (request, &mut connection.state) {
-            (Request::Hello { .. }, State::Greeting) if self.shared.pools.is_closed() => {
+            (ControlRequest::Hello { .. }, State::Greeting) if self.shared.pools.is_closed() => {
                 Err(Refusal::stopping())
             }
-            (Request::Hello { client_name }, State::Greeting) => {
+            (ControlRequest::Hello { client_name }, State::Greeting) => {
                 let segment = receive_segment(files, "a hello without a segment", peer)?;
                 self.mapped
                     .take(segment.len(), None)
@@ -346,7 +346,7 @@ impl Control {
                     lanes: Vec::new(),
                 });
                 self.shared.session_count.fetch_add(1, Ordering::Relaxed);
-                let welcome = Reply::Welcome {
+                let welcome = ControlReply::Welcome {
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     process_id: std::process::id(),
                     worker_count: self.shared.router.inboxes.len() as u32,
@@ -354,14 +354,14 @@ impl Control {
                 };
                 Ok((welcome, None))
             }
-            (Request::OpenLane { lane }, State::Open(client)) => {
+            (ControlRequest::OpenLane { lane }, State::Open(client)) => {
                 let bell = open_lane(client, lane, &mut self.load, &self.shared)?;
-                Ok((Reply::LaneOpened, Some(bell)))
+                Ok((ControlReply::LaneOpened, Some(bell)))
             }
-            (Request::AddSegment { segment: index }, State::Open(client)) => {
+            (ControlRequest::AddSegment { segment: index }, State::Open(client)) => {
                 let file = files.first();
                 if file.is_some_and(|file| client.session.has_segment(index, file)) {
-                    return Ok((Reply::SegmentAdded, None));
+                    return Ok((ControlReply::SegmentAdded, None));
                 }
                 let segment = receive_segment(files, "a segment without its memory", peer)?;
                 let len_bytes = segment.len();
@@ -375,7 +375,7 @@ impl Control {
                         self.mapped.give_back([len_bytes]);
                         Refusal::new(Status::InvalidArgument, reason)
                     })?;
-                Ok((Reply::SegmentAdded, None))
+                Ok((ControlReply::SegmentAdded, None))
             }
             (_, State::Greeting) => Err(violation(&"the first request is not a hello")),
             (_, State::Open(_)) => Err(violation(&"a second hello")),
@@ -468,7 +468,12 @@ impl Control {
     }
 }
 
-fn send(socket: &OwnedFd, number: u64, reply: &Reply, bell: Option<&Doorbell>) -> io::Result<()> {
+fn send(
+    socket: &OwnedFd,
+    number: u64,
+    reply: &ControlReply,
+    bell: Option<&Doorbell>,
+) -> io::Result<()> {
     let packet = control::encode(number, reply).map_err(io::Error::other)?;
     packet::send(socket, &packet, bell.map(AsFd::as_fd))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chimaera_proto::admin::Method;
-use chimaera_proto::control::{self, Reply, Request};
+use chimaera_proto::control::{self, ControlReply, ControlRequest};
 use chimaera_proto::limits::{ADMIN_BUFFER_BYTES, DATA_OFFSET_BYTES};
 use chimaera_proto::{Access, BufferRange, Completion, Descriptor, PoolId, PoolQuery, Status};
 use chimaera_runtime::Host;
@@ -20,21 +20,26 @@ pub(crate) const SEGMENT_BYTES: u64 = 4 << 20;
 
 pub(crate) fn ask(
     socket: &OwnedFd,
-    request: &Request,
+    request: &ControlRequest,
     file: Option<&dyn AsFd>,
-) -> (Reply, Option<OwnedFd>) {
+) -> (ControlReply, Option<OwnedFd>) {
     send(socket, 1, request, file);
     let (number, reply, file) = receive(socket);
     assert_eq!(number, 1, "{reply:?}");
     (reply, file)
 }
 
-pub(crate) fn send(socket: &OwnedFd, number: u64, request: &Request, file: Option<&dyn AsFd>) {
+pub(crate) fn send(
+    socket: &OwnedFd,
+    number: u64,
+    request: &ControlRequest,
+    file: Option<&dyn AsFd>,
+) {
     let bytes = control::encode(number, request).expect("encodes");
     packet::send(socket, &bytes, file.map(|file| file.as_fd())).expect("sends");
 }
 
-pub(crate) fn receive(socket: &OwnedFd) -> (u64, Reply, Option<OwnedFd>) {
+pub(crate) fn receive(socket: &OwnedFd) -> (u64, ControlReply, Option<OwnedFd>) {
     let packet = packet::receive(socket)
         .expect("receives")
         .expect("an answer");
@@ -42,8 +47,8 @@ pub(crate) fn receive(socket: &OwnedFd) -> (u64, Reply, Option<OwnedFd>) {
     (number, reply, packet.file)
 }
 
-pub(crate) fn hello() -> Request {
-    Request::Hello {
+pub(crate) fn hello() -> ControlRequest {
+    ControlRequest::Hello {
         client_name: "protocol test".to_owned(),
     }
 }
@@ -62,9 +67,9 @@ impl Client {
         let socket = host.connect().expect("connects");
         let segment = Arc::new(Segment::create("test", SEGMENT_BYTES).expect("segment"));
         let (reply, _) = ask(&socket, &hello(), Some(&*segment));
-        assert!(matches!(reply, Reply::Welcome { .. }), "{reply:?}");
-        let (reply, bell) = ask(&socket, &Request::OpenLane { lane: 3 }, None);
-        assert_eq!(reply, Reply::LaneOpened);
+        assert!(matches!(reply, ControlReply::Welcome { .. }), "{reply:?}");
+        let (reply, bell) = ask(&socket, &ControlRequest::OpenLane { lane: 3 }, None);
+        assert_eq!(reply, ControlReply::LaneOpened);
         let bell = Doorbell::from_host(bell.expect("a doorbell")).expect("a doorbell");
         let lane = segment.lane(3);
         Self {

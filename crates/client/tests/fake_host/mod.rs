@@ -13,7 +13,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use chimaera_client::proto::control::{self, Reply, Request};
+use chimaera_client::proto::control::{self, ControlReply, ControlRequest};
 use chimaera_client::proto::limits::{LANE_DEPTH, LAYOUT_VERSION, PROTOCOL_VERSION};
 use chimaera_client::proto::task::DESCRIPTOR_WORDS;
 use chimaera_client::proto::{Completion, Descriptor};
@@ -97,7 +97,7 @@ pub(crate) enum Next {
 }
 
 /// A reply with the number of its request, and the file beside it.
-type Answer = (u64, Reply, Option<RawFd>);
+type Answer = (u64, ControlReply, Option<RawFd>);
 
 pub(crate) struct FakeHost {
     shared: Arc<Shared>,
@@ -286,7 +286,7 @@ impl Shared {
                     send(
                         socket,
                         versions,
-                        &(number, Reply::Refused { status, reason }, None),
+                        &(number, ControlReply::Refused { status, reason }, None),
                     );
                     continue;
                 }
@@ -296,17 +296,21 @@ impl Shared {
         }
     }
 
-    fn answer(&self, request: Request, file: Option<OwnedFd>) -> (Reply, Option<RawFd>) {
+    fn answer(
+        &self,
+        request: ControlRequest,
+        file: Option<OwnedFd>,
+    ) -> (ControlReply, Option<RawFd>) {
         match request {
-            Request::Hello { client_name } => {
+            ControlRequest::Hello { client_name } => {
                 assert!(!client_name.is_empty());
                 if client_name == "refuse me" {
                     let reason = "this client is not welcome: ask the operator".to_owned();
                     let status = Status::PermissionDenied;
-                    return (Reply::Refused { status, reason }, None);
+                    return (ControlReply::Refused { status, reason }, None);
                 }
                 self.add_segment(0, file);
-                let welcome = Reply::Welcome {
+                let welcome = ControlReply::Welcome {
                     version: "fake".to_owned(),
                     process_id: std::process::id(),
                     worker_count: 1,
@@ -314,11 +318,11 @@ impl Shared {
                 };
                 (welcome, None)
             }
-            Request::AddSegment { segment } => {
+            ControlRequest::AddSegment { segment } => {
                 self.add_segment(segment as usize, file);
-                (Reply::SegmentAdded, None)
+                (ControlReply::SegmentAdded, None)
             }
-            Request::OpenLane { lane } => {
+            ControlRequest::OpenLane { lane } => {
                 let segment = Arc::clone(&self.segments.lock()[0]);
                 let opened = self.opened.fetch_or(1 << lane, Ordering::Relaxed);
                 if opened & 1 << lane == 0 {
@@ -327,7 +331,10 @@ impl Shared {
                     self.lane_count.store(lanes.len(), Ordering::Release);
                     self.doorbell.ring();
                 }
-                (Reply::LaneOpened, Some(self.doorbell.as_fd().as_raw_fd()))
+                (
+                    ControlReply::LaneOpened,
+                    Some(self.doorbell.as_fd().as_raw_fd()),
+                )
             }
         }
     }
