@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use chimaera_shm::LaneMemory;
-use chimaera_shm::processor::{self, Turn, Yields};
+use chimaera_shm::processor::{self, YieldedTo, Yields};
 
 /// Looks between two looks at the clock, each after a pause: every look takes the line away from
 /// the other side, which is about to write it.
@@ -162,9 +162,9 @@ impl Patience {
         let turn = self.yields.learn(begin, here.now(), is_ready);
         match turn {
             _ if is_ready => Some(Looked::Ready),
-            Turn::Nobody => None,
+            YieldedTo::Nobody => None,
             // It had its turn, and cannot do more for us now; or did not get it.
-            Turn::Neighbour | Turn::Stranger => Some(Looked::InTheWay),
+            YieldedTo::Neighbour | YieldedTo::Stranger => Some(Looked::InTheWay),
         }
     }
 

@@ -36,21 +36,21 @@ const FIRST_GUESS: Duration = Duration::from_micros(10);
 
 /// The most that it is taken to take. To be woken takes less than that, so whose turns are longer is
 /// not worth queueing up behind.
-const LONGEST_SWITCH: Duration = Duration::from_micros(100);
+const MAX_SWITCH: Duration = Duration::from_micros(100);
 
 /// A yield beyond so many times what a switch takes went to a stranger.
-const FAR: u32 = 8;
+const STRANGER_SWITCHES: u32 = 8;
 
 /// How long a stranger is made room for no more, in multiples of the turn that it took. So yields
 /// to strangers take at most one part in this and one of the time, however long their turns.
-const PAUSE: u32 = 8;
+const PAUSE_TURNS: u32 = 8;
 
 /// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// Who had the processor while it was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum YieldedTo {
     /// Nobody: it came back sooner than a switch takes.
     Nobody,
     /// The other side, as far as one can tell.
@@ -96,25 +96,25 @@ impl Yields {
     }
 
     /// Learns from a yield. `found` says whether what was waited for was there afterwards.
-    pub fn learn(&self, begin: Instant, end: Instant, found: bool) -> Turn {
+    pub fn learn(&self, begin: Instant, end: Instant, found: bool) -> YieldedTo {
         let (took, switch) = (end.saturating_duration_since(begin), self.switch());
-        let turn = if took > switch * FAR {
-            Turn::Stranger
+        let turn = if took > switch * STRANGER_SWITCHES {
+            YieldedTo::Stranger
         } else if took * 2 < switch {
-            Turn::Nobody
+            YieldedTo::Nobody
         } else {
-            Turn::Neighbour
+            YieldedTo::Neighbour
         };
         if found {
             // Down at once: no stranger makes a switch shorter. Up by steps, since one may have had
             // his turn before the other side had its own.
-            let learned = took.min(switch * 2).min(LONGEST_SWITCH);
+            let learned = took.min(switch * 2).min(MAX_SWITCH);
             self.switch_ns
                 .store(learned.as_nanos().max(1) as u32, Ordering::Relaxed);
         }
-        if turn == Turn::Stranger {
+        if turn == YieldedTo::Stranger {
             let twice = Duration::from_nanos(2 * self.pause_ns.load(Ordering::Relaxed));
-            let pause = (took * PAUSE).max(twice).min(LONGEST_PAUSE).as_nanos() as u64;
+            let pause = (took * PAUSE_TURNS).max(twice).min(MAX_PAUSE).as_nanos() as u64;
             self.pause_ns.store(pause, Ordering::Relaxed);
             self.resume_ns
                 .store(self.since_start(end) + pause, Ordering::Relaxed);
@@ -158,7 +158,7 @@ mod tests {
         }
 
         /// Yields, which takes so long.
-        fn yields(&mut self, took: Duration, found: bool) -> Turn {
+        fn yields(&mut self, took: Duration, found: bool) -> YieldedTo {
             let begin = self.now;
             self.now += took;
             self.yields.learn(begin, self.now, found)
@@ -178,22 +178,22 @@ mod tests {
         }
         assert_eq!(one.yields.switch(), SWITCH);
         // The other side had nothing to say this time.
-        assert_eq!(one.yields(SWITCH, false), Turn::Neighbour);
+        assert_eq!(one.yields(SWITCH, false), YieldedTo::Neighbour);
         assert!(one.is_worthwhile());
     }
 
     #[test]
     fn who_yields_while_nobody_waits_is_told_so() {
         let mut one = Yielder::new();
-        assert_eq!(one.yields(SWITCH / 8, false), Turn::Nobody);
+        assert_eq!(one.yields(SWITCH / 8, false), YieldedTo::Nobody);
         one.yields(SWITCH, true);
-        assert_eq!(one.yields(SWITCH / 8, false), Turn::Nobody);
+        assert_eq!(one.yields(SWITCH / 8, false), YieldedTo::Nobody);
         // An answer that came from elsewhere meanwhile is no switch to reckon by for long.
         one.yields(SWITCH / 8, true);
         for _ in 0..3 {
             one.yields(SWITCH, true);
         }
-        assert_eq!(one.yields(SWITCH, false), Turn::Neighbour);
+        assert_eq!(one.yields(SWITCH, false), YieldedTo::Neighbour);
     }
 
     #[test]
@@ -201,12 +201,12 @@ mod tests {
         for found in [false, true] {
             let mut one = Yielder::new();
             one.yields(SWITCH, true);
-            assert_eq!(one.yields(SLICE, found), Turn::Stranger);
+            assert_eq!(one.yields(SLICE, found), YieldedTo::Stranger);
             let (mut given, mut turns) = (SLICE, 1);
             while one.elapsed() < Duration::from_secs(10) {
                 if one.is_worthwhile() {
                     // Whoever has the processor now and then before the stranger has it.
-                    assert_eq!(one.yields(SLICE, found), Turn::Stranger);
+                    assert_eq!(one.yields(SLICE, found), YieldedTo::Stranger);
                     (given, turns) = (given + SLICE, turns + 1);
                 } else {
                     one.now += SWITCH;
@@ -214,7 +214,7 @@ mod tests {
             }
             assert!(turns > 10, "it is tried again: {turns} times");
             let share = given.as_secs_f64() / one.elapsed().as_secs_f64();
-            assert!(share < 1.0 / f64::from(PAUSE), "{share} of the time");
+            assert!(share < 1.0 / f64::from(PAUSE_TURNS), "{share} of the time");
         }
     }
 
@@ -224,14 +224,14 @@ mod tests {
         for _ in 0..5 {
             one.yields(SLICE, false);
         }
-        one.now += LONGEST_PAUSE;
+        one.now += MAX_PAUSE;
         assert!(one.is_worthwhile());
         one.yields(SWITCH, true);
         assert!(one.is_worthwhile());
         assert_eq!(one.yields.switch(), SWITCH);
         // The next one is met as the first one was.
         one.yields(SLICE, false);
-        one.now += SLICE * PAUSE;
+        one.now += SLICE * PAUSE_TURNS;
         assert!(one.is_worthwhile());
     }
 
@@ -245,7 +245,7 @@ mod tests {
             while !one.is_worthwhile() {
                 one.now += SWITCH;
             }
-            taken_for_a_stranger += u32::from(one.yields(WORK, true) == Turn::Stranger);
+            taken_for_a_stranger += u32::from(one.yields(WORK, true) == YieldedTo::Stranger);
         }
         assert!(taken_for_a_stranger < 5, "{taken_for_a_stranger} times");
     }
@@ -256,7 +256,7 @@ mod tests {
         for _ in 0..100 {
             one.yields(SLICE, true);
         }
-        assert_eq!(one.yields(SLICE, true), Turn::Stranger);
+        assert_eq!(one.yields(SLICE, true), YieldedTo::Stranger);
     }
 
     #[test]

@@ -15,7 +15,7 @@
 
 use std::time::Instant;
 
-use chimaera_shm::processor::{self, Turn, Yields};
+use chimaera_shm::processor::{self, YieldedTo, Yields};
 
 use super::{ServedLane, Worker, served_lane};
 
@@ -142,7 +142,7 @@ impl Sharing {
             return Next::Poll;
         }
         if let Some((begin, end)) = self.given.take()
-            && self.yields.learn(begin, end, false) == Turn::Nobody
+            && self.yields.learn(begin, end, false) == YieldedTo::Nobody
         {
             self.alone_until = end + self.yields.switch() * PAUSE;
         }
