@@ -19,7 +19,7 @@ pub struct Packet {
 
 /// The bytes of a packet whose files are elsewhere.
 #[derive(Debug)]
-pub struct Bytes {
+pub struct PacketBytes {
     /// What was sent.
     pub bytes: Vec<u8>,
     /// As [`Packet::lost_file`].
@@ -60,7 +60,7 @@ pub fn send(socket: impl AsFd, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> io
 pub fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
     let mut files = Vec::new();
     let received = receive_with_files(socket, &mut files)?;
-    Ok(received.map(|Bytes { bytes, lost_file }| Packet {
+    Ok(received.map(|PacketBytes { bytes, lost_file }| Packet {
         bytes,
         file: files.pop(),
         lost_file,
@@ -76,7 +76,7 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
 pub fn receive_with_files(
     socket: impl AsFd,
     files: &mut Vec<OwnedFd>,
-) -> io::Result<Option<Bytes>> {
+) -> io::Result<Option<PacketBytes>> {
     let mut bytes = vec![0; MAX_CONTROL_MESSAGE_BYTES];
     let mut control = ControlArea([0; CONTROL_BYTES]);
     let mut slice = libc::iovec {
@@ -121,7 +121,7 @@ pub fn receive_with_files(
         return Ok(None);
     }
     bytes.truncate(len);
-    Ok(Some(Bytes { bytes, lost_file }))
+    Ok(Some(PacketBytes { bytes, lost_file }))
 }
 
 /// Room for one file; alignment makes it two.

@@ -259,7 +259,7 @@ impl Control {
         &mut self,
         (id, peer): (u64, Peer),
         socket: &OwnedFd,
-        packet: &packet::Bytes,
+        packet: &packet::PacketBytes,
         files: &mut Vec<OwnedFd>,
     ) {
         let answer = self.handle((id, peer), packet, files);
@@ -304,7 +304,7 @@ impl Control {
     fn handle(
         &mut self,
         (id, peer): (u64, Peer),
-        packet: &packet::Bytes,
+        packet: &packet::PacketBytes,
         files: &mut Vec<OwnedFd>,
     ) -> Result<(ControlReply, Option<Arc<Doorbell>>), Refusal> {
         let violation = |error: &dyn std::fmt::Display| {
