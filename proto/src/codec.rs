@@ -10,13 +10,13 @@ use serde::de::DeserializeOwned;
 use crate::limits::ADMIN_BUFFER_BYTES;
 
 /// No message is longer than this, and no decoder allocates more for one.
-const LIMIT_BYTES: usize = ADMIN_BUFFER_BYTES as usize;
+const MAX_MESSAGE_BYTES: usize = ADMIN_BUFFER_BYTES as usize;
 
 const FORMAT: bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Varint,
-    bincode::config::Limit<LIMIT_BYTES>,
-> = bincode::config::standard().with_limit::<LIMIT_BYTES>();
+    bincode::config::Limit<MAX_MESSAGE_BYTES>,
+> = bincode::config::standard().with_limit::<MAX_MESSAGE_BYTES>();
 
 /// A message that cannot be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
@@ -39,9 +39,9 @@ pub enum CodecError {
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, CodecError> {
     let bytes = bincode::serde::encode_to_vec(message, FORMAT)
         .map_err(|error| CodecError::Encode(error.to_string()))?;
-    if bytes.len() > LIMIT_BYTES {
+    if bytes.len() > MAX_MESSAGE_BYTES {
         return Err(CodecError::Encode(format!(
-            "{} bytes, at most {LIMIT_BYTES}",
+            "{} bytes, at most {MAX_MESSAGE_BYTES}",
             bytes.len()
         )));
     }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 /// Characters of a text that is none of ours and has no limit of its own.
-const BRIEF_CHARACTERS: usize = 256;
+const MAX_BRIEF_CHARACTERS: usize = 256;
 
 /// Whether a character does not show as one of its own: controls, line ends, and what turns the direction of
 /// writing.
@@ -39,7 +39,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
 /// The same, and of a long text no more than its beginning.
 #[must_use]
 pub fn brief(text: &str) -> Cow<'_, str> {
-    match text.char_indices().nth(BRIEF_CHARACTERS) {
+    match text.char_indices().nth(MAX_BRIEF_CHARACTERS) {
         None => printable(text),
         Some((end, _)) => format!("{}…", printable(&text[..end])).into(),
     }
@@ -67,11 +67,11 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_before_it_is_escaped() {
-        let long = "ö".repeat(BRIEF_CHARACTERS);
+        let long = "ö".repeat(MAX_BRIEF_CHARACTERS);
         assert_eq!(brief(&long), long);
         assert_eq!(brief(&format!("{long}x")), format!("{long}…"));
         let hidden = "\0".repeat(1 << 20);
-        let shown = format!("{}…", "\\u{0}".repeat(BRIEF_CHARACTERS));
+        let shown = format!("{}…", "\\u{0}".repeat(MAX_BRIEF_CHARACTERS));
         assert_eq!(brief(&hidden), shown);
     }
 }

@@ -205,7 +205,7 @@ impl SocketPlace {
 
     /// Whether [`SOCKET_VARIABLE`] names it.
     #[must_use]
-    pub const fn is_variables(&self) -> bool {
+    pub const fn is_named_by_variable(&self) -> bool {
         matches!(self.trust, FolderTrust::Variable)
     }
 

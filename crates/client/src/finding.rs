@@ -90,7 +90,7 @@ fn nobody_listens(place: &SocketPlace) -> String {
         false => String::new(),
     };
     // Whom the caller has named a path to does not look at the variable.
-    let other = match place.is_named() && !place.is_variables() {
+    let other = match place.is_named() && !place.is_named_by_variable() {
         true => "name the socket of one that runs".to_owned(),
         false => format!("set {SOCKET_VARIABLE} to the socket of one that runs"),
     };
