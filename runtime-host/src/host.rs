@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use chimaera_fork::{Private, Process};
+use chimaera_fork::{Private, ProcessIdentity};
 use chimaera_shm::thread::{self, JoinHandle, NoThread};
 use chimaera_shm::{Doorbell, barrier};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -50,7 +50,7 @@ fn check_descriptors(worker_count: usize) -> io::Result<()> {
 /// It is the process's that started it. In one that was forked from it there are no threads, and whatever is
 /// done with it there does nothing.
 pub struct Host {
-    process: Process,
+    process: ProcessIdentity,
     shared: Arc<Shared>,
     control: Option<JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
@@ -95,7 +95,7 @@ impl Host {
             .map_err(HostError::system("making the control thread"))?;
         // From here on, dropping the host ends what was started.
         let mut host = Self {
-            process: Process::current(),
+            process: ProcessIdentity::current(),
             shared,
             control: None,
             workers: Vec::new(),

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use chimaera_fork::Process;
+use chimaera_fork::ProcessIdentity;
 use chimaera_shm::thread::condition::{Condvar, Mutex};
 
 /// Asks a host to stop, from anywhere.
 #[derive(Clone)]
 pub struct Stopper {
-    process: Process,
+    process: ProcessIdentity,
     state: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Default for Stopper {
     fn default() -> Self {
         Self {
-            process: Process::current(),
+            process: ProcessIdentity::current(),
             state: Arc::default(),
         }
     }

@@ -8,13 +8,13 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use crate::page::{Owner, PAGE_BYTES, Process, hold, map_wiped};
+use crate::page::{Owner, PAGE_BYTES, ProcessIdentity, hold, map_wiped};
 use crate::table::{self, Item, Registration};
 
 /// A number that is 0 in every process but the one that made it. Clones share the number.
 ///
 /// It costs a page, and a look at it a load from a line that nobody writes: for what is looked at with
-/// every task. [`Process`] is for all else.
+/// every task. [`ProcessIdentity`] is for all else.
 #[derive(Clone, Debug)]
 pub struct Home {
     word: NonNull<AtomicU64>,
@@ -117,7 +117,7 @@ unsafe fn give_back(word: NonNull<AtomicU64>, is_wiped: bool) {
 /// do there, such as waiting for threads or taking locks, cannot be done.
 pub struct Native<T> {
     value: ManuallyDrop<T>,
-    process: Process,
+    process: ProcessIdentity,
 }
 
 impl<T> Native<T> {
@@ -126,7 +126,7 @@ impl<T> Native<T> {
     pub fn new(value: T) -> Self {
         Self {
             value: ManuallyDrop::new(value),
-            process: Process::current(),
+            process: ProcessIdentity::current(),
         }
     }
 
@@ -177,7 +177,7 @@ pub struct PerProcess<T: 'static> {
 }
 
 struct Made<T> {
-    process: Process,
+    process: ProcessIdentity,
     value: T,
 }
 
@@ -204,7 +204,7 @@ impl<T: Send + Sync> PerProcess<T> {
 
     #[cold]
     fn make(&self, mut found: *mut Made<T>) -> &'static T {
-        let process = Process::current();
+        let process = ProcessIdentity::current();
         let own = Box::into_raw(Box::new(Made {
             process,
             value: (self.make)(),

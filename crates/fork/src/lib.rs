@@ -4,7 +4,7 @@
 //! has none of the threads, copies of all locks, perhaps taken, and would share the rest with its
 //! parent: both would publish tasks in the same lane. So nothing of it is the child's:
 //!
-//! - [`Home`] and [`Process`] tell a value whether it is in the process that made it. They look at a
+//! - [`Home`] and [`ProcessIdentity`] tell a value whether it is in the process that made it. They look at a
 //!   page that the kernel empties in every child (`MADV_WIPEONFORK`), so they notice children that no
 //!   handler runs in, too (`clone(2)`). That is one load, and comes before any lock.
 //! - [`Mapping`] is memory that children do not get. Its place in them is filled with private pages,
@@ -38,7 +38,7 @@ mod table;
 pub use file::Private;
 pub use home::{Home, Native, PerProcess};
 pub use mapping::Mapping;
-pub use page::Process;
+pub use page::ProcessIdentity;
 
 #[cfg(test)]
 mod tests;

@@ -50,7 +50,7 @@ static LAST_UNSETTLED: AtomicU64 = AtomicU64::new(0);
 
 /// A process, to be compared with the one that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Process {
+pub struct ProcessIdentity {
     generation: u64,
 }
 
@@ -65,7 +65,7 @@ pub(crate) enum Owner {
     Unsettled,
 }
 
-impl Process {
+impl ProcessIdentity {
     /// The calling process.
     #[must_use]
     pub fn current() -> Self {
@@ -103,7 +103,7 @@ pub(crate) struct Held(&'static Page);
 /// Keeps `fork` waiting, and others who would.
 pub(crate) fn hold() -> Held {
     // Settles a child first.
-    let _ = Process::current();
+    let _ = ProcessIdentity::current();
     Held::take(page())
 }
 

@@ -9,7 +9,7 @@ use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use crate::page::{Held, PAGE_BYTES, Process};
+use crate::page::{Held, PAGE_BYTES, ProcessIdentity};
 
 /// Something that a child shall not have.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +81,7 @@ static FIRST: AtomicPtr<Chunk> = AtomicPtr::new(ptr::null_mut());
 pub(crate) struct Registration {
     chunk: &'static Chunk,
     entry: usize,
-    pub(crate) process: Process,
+    pub(crate) process: ProcessIdentity,
 }
 
 impl std::fmt::Debug for Chunk {
@@ -126,7 +126,7 @@ pub(crate) fn add(_: &Held, item: Item) -> io::Result<Registration> {
     Ok(Registration {
         chunk,
         entry,
-        process: Process::current(),
+        process: ProcessIdentity::current(),
     })
 }
 

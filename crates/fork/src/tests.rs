@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::page::hold;
-use crate::{Home, Mapping, Native, PerProcess, Private, Process};
+use crate::{Home, Mapping, Native, PerProcess, Private, ProcessIdentity};
 
 const BYTES: usize = 1 << 20;
 
@@ -85,18 +85,21 @@ fn identity(file: RawFd) -> Option<(u64, u64)> {
 
 #[test]
 fn a_child_is_another_process_and_so_is_its_child() {
-    let here = Process::current();
+    let here = ProcessIdentity::current();
     let home = Home::new(7).expect("a home");
     for kind in KINDS {
         child(kind, || {
             holds(!here.is_current(), "the parent's process")?;
             holds(home.number() == 0 && !home.is_here(), "the parent's home")?;
-            holds(Process::current().is_current(), "the child's process")?;
+            holds(
+                ProcessIdentity::current().is_current(),
+                "the child's process",
+            )?;
             if kind == Kind::Clone {
                 // What follows needs the allocator, whose locks other threads may have had.
                 return Ok(());
             }
-            let child_process = Process::current();
+            let child_process = ProcessIdentity::current();
             let child_home = Home::new(8).map_err(|_| "no home")?;
             for kind in KINDS {
                 child(kind, || {

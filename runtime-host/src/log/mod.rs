@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use chimaera_chimod::Level;
-use chimaera_fork::{PerProcess, Process};
+use chimaera_fork::{PerProcess, ProcessIdentity};
 use chimaera_proto::admin::LogStatus;
 use chimaera_shm::thread;
 use chimaera_shm::thread::condition::{Condvar, Mutex, MutexGuard};
@@ -147,7 +147,7 @@ pub(crate) fn ensure_started() -> io::Result<Running> {
     if state.writer.is_there() {
         state.users += 1;
         return Ok(Running {
-            process: Process::current(),
+            process: ProcessIdentity::current(),
         });
     }
     THRESHOLDS.follow_tracing();
@@ -159,7 +159,7 @@ pub(crate) fn ensure_started() -> io::Result<Running> {
 #[derive(Debug)]
 #[must_use]
 pub struct Running {
-    process: Process,
+    process: ProcessIdentity,
 }
 
 impl Drop for Running {
@@ -249,7 +249,7 @@ impl State {
         self.writer = Writer::Idle;
         self.users += 1;
         Ok(Running {
-            process: Process::current(),
+            process: ProcessIdentity::current(),
         })
     }
 }
