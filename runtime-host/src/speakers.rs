@@ -20,7 +20,7 @@ use std::panic::PanicHookInfo;
 use std::ptr::NonNull;
 use std::time::Instant;
 
-use chimaera_chimod::abi::{Bytes, RawTask};
+use chimaera_chimod::abi::{LentBytes, RawTask};
 use chimaera_chimod::host::ContainerHandle;
 use chimaera_chimod::{Activity, CreateAgain, Module, ModuleError};
 use chimaera_fork::PerProcess;
@@ -259,7 +259,7 @@ pub(crate) unsafe extern "C" fn log_from_container(
     _: *const c_void,
     speaker: u64,
     level: u32,
-    text: Bytes,
+    text: LentBytes,
 ) {
     let level = match level {
         1 => Level::Error,
@@ -277,9 +277,9 @@ pub(crate) unsafe extern "C" fn log_from_container(
 pub(crate) unsafe extern "C" fn panic_from_container(
     _: *const c_void,
     speaker: u64,
-    place: Bytes,
-    thread: Bytes,
-    text: Bytes,
+    place: LentBytes,
+    thread: LentBytes,
+    text: LentBytes,
 ) {
     // SAFETY: the module lends all of them for the time of the call.
     let [place, thread, text] =

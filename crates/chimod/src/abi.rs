@@ -106,14 +106,14 @@ impl Header {
 /// Bytes that the receiver only reads, during the call.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct Bytes {
+pub struct LentBytes {
     /// First byte.
     pub data: *const u8,
     /// How many.
     pub len: usize,
 }
 
-impl Bytes {
+impl LentBytes {
     /// Lends a slice for the time of a call.
     #[must_use]
     pub const fn new(bytes: &[u8]) -> Self {
@@ -140,7 +140,7 @@ pub struct TextSink {
     /// Passed back to `write`.
     pub context: *mut c_void,
     /// Takes a copy of the text (UTF-8).
-    pub write: unsafe extern "C" fn(context: *mut c_void, text: Bytes),
+    pub write: unsafe extern "C" fn(context: *mut c_void, text: LentBytes),
 }
 
 /// A task, as the host hands it to a container.
@@ -219,13 +219,13 @@ impl std::ops::BitOr for Activity {
 
 /// What `create` gets.
 #[repr(C)]
-pub struct CreateArguments {
+pub struct RawCreateContext {
     /// The host. The table stays where it is as long as the process lives.
     pub host: *const HostVTable,
     /// The pool's name (UTF-8).
-    pub name: Bytes,
+    pub name: LentBytes,
     /// The module's own creation parameters.
-    pub params: Bytes,
+    pub params: LentBytes,
     /// The pool's id.
     pub pool_major: u32,
     /// The pool's id.
@@ -242,7 +242,7 @@ pub struct CreateArguments {
     pub speaker: u64,
 }
 
-impl CreateArguments {
+impl RawCreateContext {
     /// In `flags`: the host chose the id. The container may have another of its own
     /// ([`ModuleVTable::pool_id`]).
     pub const ID_IS_CHOSEN: u32 = 1;
@@ -254,9 +254,9 @@ impl CreateArguments {
 /// What `create_again` gets.
 #[derive(Debug)]
 #[repr(C)]
-pub struct CreateAgainArguments {
+pub struct RawCreateAgain {
     /// The module's own creation parameters.
-    pub params: Bytes,
+    pub params: LentBytes,
     /// User id of whoever asks now, by the kernel's word.
     pub creator_uid: u32,
     /// Group id of whoever asks now, by the kernel's word.
@@ -279,12 +279,12 @@ pub struct ModuleVTable {
     /// Checked before anything else is read.
     pub header: Header,
     /// The module's name, without suffix (UTF-8).
-    pub name: Bytes,
+    pub name: LentBytes,
     /// The module's own version (UTF-8).
-    pub version: Bytes,
+    pub version: LentBytes,
     /// Makes a container and stores it in `container`.
     pub create: unsafe extern "C" fn(
-        arguments: *const CreateArguments,
+        arguments: *const RawCreateContext,
         container: *mut *mut c_void,
         error: *const TextSink,
     ) -> u32,
@@ -306,7 +306,7 @@ pub struct ModuleVTable {
     /// text says what differs. May change what the module lets be changed so, for whom it lets.
     pub create_again: unsafe extern "C" fn(
         container: *const c_void,
-        arguments: *const CreateAgainArguments,
+        arguments: *const RawCreateAgain,
         error: *const TextSink,
     ) -> u32,
     /// Takes a task, which stays where it is, unchanged, until it completes. Returns
@@ -352,7 +352,8 @@ pub struct HostVTable {
     /// Writes a line to the host's log, from any thread, also after the host has ended. Does not block, and
     /// none of these functions unwinds. `speaker` is the container's, or one of the module's if nobody knows which.
     /// Levels: 1 error, 2 warning, 3 info, 4 debug.
-    pub log: unsafe extern "C" fn(context: *const c_void, speaker: u64, level: u32, text: Bytes),
+    pub log:
+        unsafe extern "C" fn(context: *const c_void, speaker: u64, level: u32, text: LentBytes),
     /// Logs a panic of the current thread, as an error. It is called twice for one panic: from the hook of a module
     /// that is a library, which knows the place (file, line, column) and of the speaker only the module;
     /// and from where it is caught, without a place (no bytes), by a speaker that is the container's. The host logs the
@@ -361,9 +362,9 @@ pub struct HostVTable {
     pub panicked: unsafe extern "C" fn(
         context: *const c_void,
         speaker: u64,
-        place: Bytes,
-        thread: Bytes,
-        text: Bytes,
+        place: LentBytes,
+        thread: LentBytes,
+        text: LentBytes,
     ),
     /// Tells the host that the current thread, which is the module's own, works for the container with this
     /// speaker: a panic there is logged as that pool's.

@@ -11,8 +11,8 @@ use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, ModuleError, PoolId, Status};
 
 use crate::abi::{
-    Activity, Bytes, CreateAgainArguments, CreateArguments, HOST_MAGIC, Header, HostVTable,
-    MODULE_MAGIC, ModuleVTable, RawTask, TextSink,
+    Activity, HOST_MAGIC, Header, HostVTable, LentBytes, MODULE_MAGIC, ModuleVTable,
+    RawCreateAgain, RawCreateContext, RawTask, TextSink,
 };
 use crate::container::{Container, CreateAgain, CreateContext, Creator, Worker};
 use crate::host_handle::Host;
@@ -33,8 +33,8 @@ pub const fn vtable_of<C: Container>(name: &'static str, version: &'static str) 
     assert!(is_module_name(name), "{}", RULE);
     ModuleVTable {
         header: Header::of::<ModuleVTable>(MODULE_MAGIC),
-        name: Bytes::new(name.as_bytes()),
-        version: Bytes::new(version.as_bytes()),
+        name: LentBytes::new(name.as_bytes()),
+        version: LentBytes::new(version.as_bytes()),
         create: create::<C>,
         pool_id: pool_id::<C>,
         was_opened: was_opened::<C>,
@@ -53,7 +53,7 @@ pub const fn vtable_of<C: Container>(name: &'static str, version: &'static str) 
 }
 
 unsafe extern "C" fn create<C: Container>(
-    arguments: *const CreateArguments,
+    arguments: *const RawCreateContext,
     container: *mut *mut c_void,
     error: *const TextSink,
 ) -> u32 {
@@ -70,7 +70,7 @@ unsafe extern "C" fn create<C: Container>(
         })?;
         // SAFETY: the table was just checked, and is never freed, by the ABI's contract.
         let host = unsafe { Host::from_table(arguments.host) }.spoken_to_by(arguments.speaker);
-        if arguments.flags & CreateArguments::IS_LIBRARY != 0 {
+        if arguments.flags & RawCreateContext::IS_LIBRARY != 0 {
             log_panics(host);
         }
         // SAFETY: the host lends both for the time of the call.
@@ -81,7 +81,7 @@ unsafe extern "C" fn create<C: Container>(
         let context = CreateContext {
             host,
             pool: PoolId::new(arguments.pool_major, arguments.pool_minor),
-            id_is_chosen: arguments.flags & CreateArguments::ID_IS_CHOSEN != 0,
+            id_is_chosen: arguments.flags & RawCreateContext::ID_IS_CHOSEN != 0,
             name,
             creator: Creator {
                 uid: arguments.creator_uid,
@@ -157,7 +157,7 @@ unsafe extern "C" fn was_opened<C: Container>(
 
 unsafe extern "C" fn create_again<C: Container>(
     container: *const c_void,
-    arguments: *const CreateAgainArguments,
+    arguments: *const RawCreateAgain,
     error: *const TextSink,
 ) -> u32 {
     // SAFETY: the host passes what `create` made, arguments that are valid during the call, and lends
@@ -304,7 +304,7 @@ unsafe fn finish(result: Result<(), ModuleError>, error: *const TextSink) -> u32
 unsafe fn report(failed: &ModuleError, error: *const TextSink) -> u32 {
     let text = &failed.message[..failed.message.floor_char_boundary(MAX_ERROR_TEXT_BYTES)];
     // SAFETY: the sink is valid, and takes any text for the time of the call.
-    unsafe { ((*error).write)((*error).context, Bytes::new(text.as_bytes())) };
+    unsafe { ((*error).write)((*error).context, LentBytes::new(text.as_bytes())) };
     match failed.failure.status {
         // A module that reports "ok" as its error has failed all the same.
         Status::Ok => Failure::new(Status::Aborted).to_word(),

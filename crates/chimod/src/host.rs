@@ -12,8 +12,8 @@ use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, ModuleError, PoolId, Status};
 
 use crate::abi::{
-    Activity, Bytes, CreateAgainArguments, CreateArguments, Header, HostVTable, IncompatibleTable,
-    MODULE_MAGIC, ModuleVTable, RawTask, TextSink,
+    Activity, Header, HostVTable, IncompatibleTable, LentBytes, MODULE_MAGIC, ModuleVTable,
+    RawCreateAgain, RawCreateContext, RawTask, TextSink,
 };
 use crate::container::{CreateAgain, Creator};
 
@@ -92,7 +92,7 @@ impl Module {
         self.text(self.table.version)
     }
 
-    fn text(&self, bytes: Bytes) -> &str {
+    fn text(&self, bytes: LentBytes) -> &str {
         // SAFETY: the table's texts are static data of the library, which `self` keeps loaded.
         std::str::from_utf8(unsafe { bytes.as_slice() }).unwrap_or("?")
     }
@@ -107,11 +107,11 @@ impl Module {
         host: Arc<HostVTable>,
         pool: &NewPool<'_>,
     ) -> Result<ContainerHandle, ModuleError> {
-        let arguments = CreateArguments {
+        let arguments = RawCreateContext {
             // Never freed: a module may log from a thread that outlives the container.
             host: Arc::into_raw(host),
-            name: Bytes::new(pool.name.as_bytes()),
-            params: Bytes::new(pool.params),
+            name: LentBytes::new(pool.name.as_bytes()),
+            params: LentBytes::new(pool.params),
             pool_major: pool.id.major,
             pool_minor: pool.id.minor,
             worker_count: pool.worker_count,
@@ -140,7 +140,8 @@ impl Module {
 
 fn flags(id_is_chosen: bool, islibrary: bool) -> u32 {
     let flag = |is_set, flag| if is_set { flag } else { 0 };
-    flag(id_is_chosen, CreateArguments::ID_IS_CHOSEN) | flag(islibrary, CreateArguments::IS_LIBRARY)
+    flag(id_is_chosen, RawCreateContext::ID_IS_CHOSEN)
+        | flag(islibrary, RawCreateContext::IS_LIBRARY)
 }
 
 impl fmt::Debug for Module {
@@ -204,8 +205,8 @@ impl ContainerHandle {
     /// # Errors
     /// What differs, or may not be changed, in the module's words.
     pub fn create_again(&self, asked: CreateAgain<'_>) -> Result<(), ModuleError> {
-        let arguments = CreateAgainArguments {
-            params: Bytes::new(asked.params),
+        let arguments = RawCreateAgain {
+            params: LentBytes::new(asked.params),
             creator_uid: asked.creator.uid,
             creator_gid: asked.creator.gid,
         };
@@ -328,7 +329,7 @@ fn not_of_a_module(status: Status) -> String {
     )
 }
 
-unsafe extern "C" fn append(context: *mut c_void, text: Bytes) {
+unsafe extern "C" fn append(context: *mut c_void, text: LentBytes) {
     // SAFETY: `call` passes its own vector as the context, and the module calls this only during
     // the call, on one thread, with a text that is valid meanwhile.
     unsafe { (*context.cast::<Vec<u8>>()).extend_from_slice(text.as_slice()) };

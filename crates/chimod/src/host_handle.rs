@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::abi::{Bytes, HostVTable};
+use crate::abi::{HostVTable, LentBytes};
 
 /// Severity of a line in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Host {
         let table = self.table();
         // SAFETY: the host's function takes any text for the time of the call.
         unsafe {
-            let text = Bytes::new(text.as_bytes());
+            let text = LentBytes::new(text.as_bytes());
             (table.log)(table.context, self.speaker, level as u32, text);
         };
     }
@@ -82,7 +82,7 @@ impl Host {
         // SAFETY: the host's function takes any texts for the time of the call.
         unsafe {
             let [place, thread, text] =
-                [place, thread, text].map(|text| Bytes::new(text.as_bytes()));
+                [place, thread, text].map(|text| LentBytes::new(text.as_bytes()));
             (table.panicked)(table.context, self.speaker, place, thread, text);
         };
     }

@@ -10,12 +10,12 @@ use crate::container::{CreateContext, Worker};
 /// It belongs to one container: it is made from the container's [`CreateContext`] and must live
 /// inside the container, where only the workers of the container's host can reach it.
 pub struct PerWorker<T> {
-    slots: Box<[Slot<T>]>,
+    slots: Box<[PaddedCell<T>]>,
 }
 
 // A slot has cache lines of its own, so that workers do not slow each other down.
 #[repr(align(128))]
-struct Slot<T>(UnsafeCell<T>);
+struct PaddedCell<T>(UnsafeCell<T>);
 
 // SAFETY: a slot is reached only through `get_mut`, which takes the one `Worker` that exists with
 // the slot's index, so no two threads touch a slot at a time; and through `iter_mut` and drop,
@@ -37,7 +37,7 @@ impl<T> PerWorker<T> {
     ) -> Result<Self, E> {
         let slots = (0..context.worker_count)
             .map(make)
-            .map(|value| value.map(|value| Slot(UnsafeCell::new(value))))
+            .map(|value| value.map(|value| PaddedCell(UnsafeCell::new(value))))
             .collect::<Result<_, E>>()?;
         Ok(Self { slots })
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex};
 
-use chimaera_chimod::abi::{Bytes, HOST_MAGIC, Header, HostVTable, RawTask};
+use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable, LentBytes, RawTask};
 use chimaera_chimod::{Host, Request};
 use chimaera_proto::Failure;
 use chimaera_proto::task::{ARGUMENT_COUNT, Completion, VALUE_COUNT};
@@ -62,7 +62,7 @@ unsafe extern "C" fn complete(
     }
 }
 
-unsafe extern "C" fn log(context: *const c_void, _: u64, level: u32, text: Bytes) {
+unsafe extern "C" fn log(context: *const c_void, _: u64, level: u32, text: LentBytes) {
     // SAFETY: as in `complete`; the text is valid during the call.
     let (recorder, text) = unsafe { (&*context.cast::<Recorder>(), text.as_slice()) };
     let text = String::from_utf8_lossy(text).into_owned();
@@ -71,7 +71,13 @@ unsafe extern "C" fn log(context: *const c_void, _: u64, level: u32, text: Bytes
 }
 
 /// Records a panic where it is caught. No test's hook tells a host of one.
-unsafe extern "C" fn panicked(context: *const c_void, _: u64, _: Bytes, _: Bytes, text: Bytes) {
+unsafe extern "C" fn panicked(
+    context: *const c_void,
+    _: u64,
+    _: LentBytes,
+    _: LentBytes,
+    text: LentBytes,
+) {
     // SAFETY: as in `complete`; the text is valid during the call.
     let (recorder, text) = unsafe { (&*context.cast::<Recorder>(), text.as_slice()) };
     let text = format!("panicked: {}", String::from_utf8_lossy(text));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use chimaera_bdev_proto::{Block, BlockType, CreateParams, IoEngine, Method, TransferArguments};
 use chimaera_chimod::Creator;
-use chimaera_chimod::abi::{Bytes, HOST_MAGIC, Header, HostVTable, RawTask};
+use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable, LentBytes, RawTask};
 use chimaera_chimod::host::{ContainerHandle, NewPool};
 use chimaera_proto::{PoolId, codec};
 
@@ -39,9 +39,9 @@ unsafe extern "C" fn count(
     completed.store(completed.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
-unsafe extern "C" fn no_log(_: *const c_void, _: u64, _: u32, _: Bytes) {}
+unsafe extern "C" fn no_log(_: *const c_void, _: u64, _: u32, _: LentBytes) {}
 
-unsafe extern "C" fn no_panic(_: *const c_void, _: u64, _: Bytes, _: Bytes, _: Bytes) {
+unsafe extern "C" fn no_panic(_: *const c_void, _: u64, _: LentBytes, _: LentBytes, _: LentBytes) {
     // One could not leave this function either.
     std::process::abort();
 }
