@@ -4,7 +4,7 @@
 //! a moment; others may allocate and free between two pages.
 
 use chimaera_bdev_proto::{
-    LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MEGABYTE, MegabyteState, Method, OWNED_BLOCK_WIRE_BYTES,
+    MAP_END, MEGABYTE, MIN_LISTING_BUFFER_BYTES, MegabyteState, Method, OWNED_BLOCK_WIRE_BYTES,
     OwnedBlock, listing_arguments, map_arguments,
 };
 use chimaera_client::{Call, Error, Finished, PoolQuery, Status, Task, TaskError};
@@ -13,7 +13,7 @@ use crate::client::Client;
 
 /// Bytes of the buffer for a page of a list: the blocks of several megabytes at least, so that a
 /// large pool is not asked for every megabyte.
-const LISTING_BUFFER_BYTES: usize = 16 * LISTING_BUFFER_BYTES_MINIMUM;
+const LISTING_BUFFER_BYTES: usize = 16 * MIN_LISTING_BUFFER_BYTES;
 
 /// Bytes of the buffer for a page of the map: a megabyte of the pool each.
 const MAP_BUFFER_BYTES: usize = 64 << 10;

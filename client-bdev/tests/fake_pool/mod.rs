@@ -10,7 +10,7 @@ use chimaera_bdev_client::{
     Stats, Status,
 };
 use chimaera_bdev_proto::{
-    BLOCK_WIRE_BYTES, CreateParams, INLINE_BLOCKS, LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MEGABYTE,
+    BLOCK_WIRE_BYTES, CreateParams, INLINE_BLOCKS, MAP_END, MEGABYTE, MIN_LISTING_BUFFER_BYTES,
     Method, TransferArguments,
 };
 use chimaera_proto::admin::{self, DestroyPool, FindPool, GetOrCreatePool, ListPools, PoolList};
@@ -223,7 +223,7 @@ impl Pool {
 
     fn list(&self, first: u64, buffer: Option<HostBuffer>) -> Vec<u64> {
         let buffer = buffer.expect("a list has a buffer");
-        assert!(buffer.len() >= LISTING_BUFFER_BYTES_MINIMUM);
+        assert!(buffer.len() >= MIN_LISTING_BUFFER_BYTES);
         let next = first + PAGE_MEGABYTES;
         let blocks = self
             .allocated

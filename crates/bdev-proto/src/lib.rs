@@ -15,8 +15,8 @@ use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 
 pub use block::{AllocationPlan, Block, BlockType};
 pub use listing::{
-    LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MegabyteState, OWNED_BLOCK_WIRE_BYTES, OwnedBlock,
-    OwnerTag, listing_arguments, map_arguments,
+    MAP_END, MIN_LISTING_BUFFER_BYTES, MegabyteState, OWNED_BLOCK_WIRE_BYTES, OwnedBlock, OwnerTag,
+    listing_arguments, map_arguments,
 };
 pub use pool::{Activity, BdevType, CreateParams, FileState, IoEngine, PerfMetrics, Stats};
 

@@ -72,7 +72,7 @@ impl OwnedBlock {
 
 /// Arguments of [`Method::ListBlocks`](super::Method::ListBlocks): the megabyte at which the page
 /// begins, in order of offset. The buffer holds at least the blocks of one megabyte
-/// ([`LISTING_BUFFER_BYTES_MINIMUM`]). `values[0]` of its entries are filled, [`OWNED_BLOCK_WIRE_BYTES`]
+/// ([`MIN_LISTING_BUFFER_BYTES`]). `values[0]` of its entries are filled, [`OWNED_BLOCK_WIRE_BYTES`]
 /// each; `values[1]` is the megabyte at which the next page begins, or [`MAP_END`]. A page may be empty
 /// and not the last.
 #[must_use]
@@ -81,7 +81,7 @@ pub const fn listing_arguments(first_megabyte: u64) -> [u64; ARGUMENT_COUNT] {
 }
 
 /// Bytes of the smallest buffer for a page of a listing.
-pub const LISTING_BUFFER_BYTES_MINIMUM: usize =
+pub const MIN_LISTING_BUFFER_BYTES: usize =
     (MEGABYTE / UNIT_BYTES) as usize * OWNED_BLOCK_WIRE_BYTES;
 
 /// Arguments of [`Method::GetMap`](super::Method::GetMap): the megabyte at which the page begins. A

@@ -8,7 +8,7 @@
 use std::io;
 
 use chimaera_bdev_proto::{
-    LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MegabyteState, OWNED_BLOCK_WIRE_BYTES, OwnedBlock,
+    MAP_END, MIN_LISTING_BUFFER_BYTES, MegabyteState, OWNED_BLOCK_WIRE_BYTES, OwnedBlock,
 };
 use chimaera_chimod::Request;
 use chimaera_proto::{Failure, Status};
@@ -34,7 +34,7 @@ pub(crate) fn answer_list(
 ) {
     let [first, ..] = request.arguments();
     let listed = match request.writable_buffer() {
-        Some(buffer) if buffer.len() >= LISTING_BUFFER_BYTES_MINIMUM => list(
+        Some(buffer) if buffer.len() >= MIN_LISTING_BUFFER_BYTES => list(
             first,
             LISTED_BLOCKS.min(buffer.len() / OWNED_BLOCK_WIRE_BYTES),
         )

@@ -1,8 +1,8 @@
 //! Flushing, listing and mapping a pool.
 
 use chimaera_bdev_proto::{
-    LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MegabyteState, Method, OWNED_BLOCK_WIRE_BYTES,
-    OwnedBlock, listing_arguments, map_arguments,
+    MAP_END, MIN_LISTING_BUFFER_BYTES, MegabyteState, Method, OWNED_BLOCK_WIRE_BYTES, OwnedBlock,
+    listing_arguments, map_arguments,
 };
 use chimaera_proto::{Failure, Status};
 
@@ -37,7 +37,7 @@ impl Pool {
         let mut blocks = Vec::new();
         let mut next = 0;
         while next != MAP_END {
-            let page = self.list_page(next, LISTING_BUFFER_BYTES_MINIMUM);
+            let page = self.list_page(next, MIN_LISTING_BUFFER_BYTES);
             let (mut found, after) = page.expect("a page");
             assert!(after > next, "each page goes on");
             blocks.append(&mut found);

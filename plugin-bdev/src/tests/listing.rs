@@ -1,7 +1,7 @@
 //! Flushes, lists of blocks and maps, in memory and on files.
 
 use chimaera_bdev_proto::{
-    LISTING_BUFFER_BYTES_MINIMUM, MAP_END, MegabyteState, Method, OwnedBlock, OwnerTag,
+    MAP_END, MIN_LISTING_BUFFER_BYTES, MegabyteState, Method, OwnedBlock, OwnerTag,
 };
 use chimaera_proto::Status;
 
@@ -9,7 +9,7 @@ use super::{on_every_backend, on_every_file};
 use crate::testing::{Pool, file_bytes, file_params};
 
 const MIB: u64 = 1 << 20;
-const LEAST: usize = LISTING_BUFFER_BYTES_MINIMUM;
+const LEAST: usize = MIN_LISTING_BUFFER_BYTES;
 
 #[test]
 fn a_flush_of_any_pool_completes() {
