@@ -7,7 +7,7 @@ use crate::block_map::{MegabyteMap, UNITS};
 use crate::Metadata;
 use crate::geometry::TablePage;
 use crate::page::{Disk, Page};
-use crate::recovery::{Mode, OpenError, Opened, identify, open};
+use crate::recovery::{OpenError, OpenMode, OpenedPool, identify, open};
 use crate::superblock::Superblock;
 use crate::table::Records;
 use crate::tags::{Sector, TagPlace, sectors_of};
@@ -45,12 +45,12 @@ pub(crate) fn check<D: Disk + Clone>(
         }
         found(megabyte, map);
     };
-    let Opened {
+    let OpenedPool {
         metadata,
         repaired,
         mut lost,
         journal_records,
-    } = open(disk.clone(), Mode::ReadOnly, &mut note, &mut |_, _| {})?;
+    } = open(disk.clone(), OpenMode::ReadOnly, &mut note, &mut |_, _| {})?;
     // A checkpoint that was interrupted has written some first copies and not yet the second ones. It
     // will begin again.
     let may_differ = journal_records > 0;
@@ -81,7 +81,7 @@ pub(crate) fn check<D: Disk + Clone>(
         // Opening mends first copies, from which the second ones are made.
         let opened = open(
             disk.clone(),
-            Mode::ReadWrite,
+            OpenMode::ReadWrite,
             &mut |_, _| {},
             &mut |_, _| {},
         )?;
@@ -96,7 +96,7 @@ pub(crate) fn check<D: Disk + Clone>(
 /// # Errors
 /// See [`OpenError`].
 pub(crate) fn rename<D: Disk>(disk: D, name: String) -> Result<(), OpenError> {
-    let mut metadata = open(disk, Mode::ReadWrite, &mut |_, _| {}, &mut |_, _| {})?.metadata;
+    let mut metadata = open(disk, OpenMode::ReadWrite, &mut |_, _| {}, &mut |_, _| {})?.metadata;
     metadata.rename(name)?;
     Ok(())
 }

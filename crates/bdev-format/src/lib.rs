@@ -52,7 +52,7 @@ pub use geometry::Geometry;
 pub use limits::{FORMAT_VERSION, PAGE_BYTES};
 pub use metadata::Metadata;
 pub use page::{Disk, Page};
-pub use recovery::{Mode, OpenError, Opened, identify, open};
+pub use recovery::{OpenError, OpenMode, OpenedPool, identify, open};
 pub use superblock::{Features, Identity, Owner, Superblock};
 #[cfg(any(test, feature = "simulation"))]
 pub use weakness::with_weakness;

@@ -31,7 +31,7 @@ const CHUNK_PAGES: u32 = 256;
 
 /// What opening may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum OpenMode {
     /// Repair what can be repaired, and refuse the rest.
     ReadWrite,
     /// Write nothing. What is damaged is left out.
@@ -39,12 +39,12 @@ pub enum Mode {
 }
 
 /// A pool that was found.
-pub struct Opened<D> {
+pub struct OpenedPool<D> {
     /// The pool, ready for commits unless it was opened for reading only.
     pub metadata: Metadata<D>,
     /// Damage that was repaired, or could have been.
     pub repaired: Vec<String>,
-    /// Damage that cannot be repaired: only in [`Mode::ReadOnly`].
+    /// Damage that cannot be repaired: only in [`OpenMode::ReadOnly`].
     pub lost: Vec<String>,
     /// Commits that stood in the journal and not yet in the table.
     pub journal_records: u64,
@@ -107,13 +107,13 @@ pub fn identify<D: Disk>(disk: &D) -> Result<Superblock, OpenError> {
 /// See [`OpenError`]. Nothing was written, unless writing itself failed.
 pub fn open<D: Disk>(
     disk: D,
-    mode: Mode,
+    mode: OpenMode,
     found: &mut dyn FnMut(u32, MegabyteMap),
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Opened<D>, OpenError> {
+) -> Result<OpenedPool<D>, OpenError> {
     let chosen = choose_superblock(&disk)?;
     let superblock = chosen.superblock;
-    if superblock.features.forbid_writing() && mode == Mode::ReadWrite {
+    if superblock.features.forbid_writing() && mode == OpenMode::ReadWrite {
         return Err(OpenError::OnlyReadable(
             "it has features that only a newer program may write: open it for reading only".into(),
         ));
@@ -130,7 +130,7 @@ pub fn open<D: Disk>(
     let mut tagged = MegabyteSet::new(superblock.geometry.megabytes());
     let table = read_table(&disk, &superblock, &journal, &mut tagged, found, progress)?;
     lost.extend(table.lost);
-    if !lost.is_empty() && mode == Mode::ReadWrite {
+    if !lost.is_empty() && mode == OpenMode::ReadWrite {
         return Err(OpenError::Damaged(summary(&lost)));
     }
     repaired.extend(table.repairs.iter().map(|(page, _)| {
@@ -138,7 +138,7 @@ pub fn open<D: Disk>(
         format!("page {page} of the table is damaged, its copy is sound")
     }));
 
-    if mode == Mode::ReadWrite {
+    if mode == OpenMode::ReadWrite {
         repair::write_last_commit_again(&disk, &superblock, &journal)?;
         if !weakened(Weakness::RecoveryNotFlushed) {
             disk.flush()?;
@@ -148,7 +148,7 @@ pub fn open<D: Disk>(
         repair::rewrite(&disk, &superblock, &chosen.stale, &table.repairs)?;
     }
     let journal_records = journal.next_sequence() - superblock.sequence - 1;
-    Ok(Opened {
+    Ok(OpenedPool {
         metadata: Metadata::after_recovery(disk, superblock, tagged, journal),
         repaired,
         lost,

@@ -24,7 +24,7 @@ use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::block_map::MegabyteMap;
 use chimaera_bdev_format::image::FileDisk;
 use chimaera_bdev_format::signature::Contents;
-use chimaera_bdev_format::{Geometry, Identity, Metadata, Mode, OpenError, Owner, Superblock};
+use chimaera_bdev_format::{Geometry, Identity, Metadata, OpenError, OpenMode, Owner, Superblock};
 
 /// How long opening takes before the log says how far it is, and how often it does then.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -88,8 +88,8 @@ impl Place<'_> {
         let geometry = self.settle_geometry(superblock)?;
         let allocator = self.allocator(&geometry)?;
         let mode = match self.parameters.read_only {
-            true => Mode::ReadOnly,
-            false => Mode::ReadWrite,
+            true => OpenMode::ReadOnly,
+            false => OpenMode::ReadWrite,
         };
         let mut impossible = Vec::new();
         let mut block_count = 0;
@@ -108,8 +108,8 @@ impl Place<'_> {
             })
             .map_err(|error| self.explain(error, !self.parameters.read_only))?;
         let what_is_done = match mode {
-            Mode::ReadWrite => "repaired",
-            Mode::ReadOnly => "not repaired, since the pool is open for reading only",
+            OpenMode::ReadWrite => "repaired",
+            OpenMode::ReadOnly => "not repaired, since the pool is open for reading only",
         };
         for text in &opened.repaired {
             self.log(Level::Warning, &format!("{text}: {what_is_done}"));

@@ -13,7 +13,7 @@ use crate::tasks::allocation::allocator_of;
 use crate::testing::disk_folder;
 use chimaera_bdev_format::block_map::{Change, MegabyteMap};
 use chimaera_bdev_format::image::{FileDisk, pool_file};
-use chimaera_bdev_format::{Disk, Geometry, Identity, Metadata, Mode, Owner, Page};
+use chimaera_bdev_format::{Disk, Geometry, Identity, Metadata, OpenMode, Owner, Page};
 
 const TIBIBYTE: u64 = 1 << 40;
 const BLOCKS: u32 = 1_000_000;
@@ -76,7 +76,7 @@ fn measure_opening() {
             let mut count = 0;
             let opened = chimaera_bdev_format::open(
                 disk.clone(),
-                Mode::ReadWrite,
+                OpenMode::ReadWrite,
                 &mut |_, _| count += 1,
                 &mut |_, _| {},
             );
@@ -93,7 +93,7 @@ fn measure_opening() {
             };
             let opened = chimaera_bdev_format::open(
                 disk.clone(),
-                Mode::ReadWrite,
+                OpenMode::ReadWrite,
                 &mut restore,
                 &mut |_, _| {},
             );

@@ -10,7 +10,7 @@ use chimaera_bdev_format::simulation::{
     Data, Expected, Found, Level, Life, Megabyte, Numbers, Owner, SimulatedDisk, State, Tags,
     Timeline, data_on, format, stamped_page,
 };
-use chimaera_bdev_format::{Disk, Geometry, Mode, OpenError, PAGE_BYTES, Page, identify};
+use chimaera_bdev_format::{Disk, Geometry, OpenError, OpenMode, PAGE_BYTES, Page, identify};
 
 use crate::ledger::Ledger;
 use crate::{Allocator, FreeCompletion, Pin, Threads};
@@ -107,7 +107,7 @@ fn live(
         identified => {
             let superblock = identified.map_err(|error| format!("identifying: {error}"))?;
             let grown = superblock.geometry.grown(disk.total_pages());
-            let found = Found::open(disk, Mode::ReadWrite);
+            let found = Found::open(disk, OpenMode::ReadWrite);
             let found = found.map_err(|error| format!("opening: {error}"))?;
             let state = expected.admit(&found, Tags::Exact)?;
             take_over(allocator.insert(allocator_of(&grown)), &found)?;

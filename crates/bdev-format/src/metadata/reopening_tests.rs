@@ -10,7 +10,7 @@ use super::*;
 use crate::block_map::MegabyteMap;
 use crate::check::check;
 use crate::superblock::{Features, Owner};
-use crate::{Mode, OpenError, open};
+use crate::{OpenError, OpenMode, open};
 
 /// A device in memory: what is on the medium, and what was written since.
 #[derive(Clone, Default)]
@@ -100,7 +100,7 @@ fn whole(megabyte: u32) -> Change {
 fn open_with_blocks(disk: &Memory) -> Result<(Metadata<Memory>, Vec<u32>), OpenError> {
     let mut found = Vec::new();
     let mut note = |megabyte, _| found.push(megabyte);
-    let opened = open(disk.clone(), Mode::ReadWrite, &mut note, &mut |_, _| {})?;
+    let opened = open(disk.clone(), OpenMode::ReadWrite, &mut note, &mut |_, _| {})?;
     found.sort_unstable();
     Ok((opened.metadata, found))
 }

@@ -6,7 +6,7 @@ use super::Numbers;
 use super::disk::{Image, SECTOR_BYTES, SimulatedDisk};
 use super::model::{Expected, Found, Tags};
 use crate::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
-use crate::{Mode, OpenError, PAGE_BYTES};
+use crate::{OpenError, OpenMode, PAGE_BYTES};
 
 /// What a superblock says of the pool, before it says where the parts lie.
 const SUPERBLOCK_HEADER_BYTES: usize = 256;
@@ -63,20 +63,20 @@ impl Damage {
     pub(super) fn check(self, image: &Image, expected: &Expected) -> Result<(), String> {
         // The end of a device is for the one to check who knows how long it is.
         let is_cut = image.total_pages() < expected.before.total_pages;
-        for mode in [Mode::ReadOnly, Mode::ReadWrite] {
-            if is_cut && mode == Mode::ReadWrite {
+        for mode in [OpenMode::ReadOnly, OpenMode::ReadWrite] {
+            if is_cut && mode == OpenMode::ReadWrite {
                 continue;
             }
             let disk = SimulatedDisk::new(image.clone());
             let outcome = Found::open(&disk, mode);
             let wrote = disk.recording().has_writes();
-            if wrote && (mode == Mode::ReadOnly || outcome.is_err()) {
+            if wrote && (mode == OpenMode::ReadOnly || outcome.is_err()) {
                 return Err(format!("{mode:?}: wrote"));
             }
             let found = match outcome {
                 Ok(found) if found.lost.is_empty() => found,
                 // Told that something is missing; nothing is there that was not.
-                Ok(found) if mode == Mode::ReadOnly => {
+                Ok(found) if mode == OpenMode::ReadOnly => {
                     drop(found);
                     continue;
                 }

@@ -11,7 +11,7 @@ use super::model::{Expected, Found, Megabyte, Owner, State, Tags};
 use super::workload::identity;
 use crate::block_map::{Change, MegabyteMap, Slot, UNITS};
 use crate::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
-use crate::{Geometry, Metadata, Mode, OpenError, PAGE_BYTES};
+use crate::{Geometry, Metadata, OpenError, OpenMode, PAGE_BYTES};
 
 /// A pool of two segments, with blocks in the table, in the journal, and with tags.
 pub(super) fn some_pool() -> (Image, Expected) {
@@ -77,13 +77,13 @@ fn any_bit_of_a_superblock_is_repaired() {
             let bit = bit % (8 * PAGE_BYTES);
             let mut damaged = image.clone();
             Damage::FlippedBit { page, bit }.apply(&mut damaged);
-            for mode in [Mode::ReadOnly, Mode::ReadWrite] {
+            for mode in [OpenMode::ReadOnly, OpenMode::ReadWrite] {
                 let disk = SimulatedDisk::new(damaged.clone());
                 let found = Found::open(&disk, mode).expect("the other copy is sound");
                 expected.admit(&found, Tags::Exact).expect("as it was");
                 assert_eq!((found.repaired.len(), found.lost.len()), (1, 0));
-                assert_eq!(disk.recording().has_writes(), mode == Mode::ReadWrite);
-                if mode == Mode::ReadWrite {
+                assert_eq!(disk.recording().has_writes(), mode == OpenMode::ReadWrite);
+                if mode == OpenMode::ReadWrite {
                     assert_eq!(disk.seen().page(page), image.page(page));
                 }
             }
@@ -94,7 +94,7 @@ fn any_bit_of_a_superblock_is_repaired() {
 #[test]
 fn any_damage_to_metadata_is_repaired_or_told() {
     let (image, expected) = some_pool();
-    let pages = Found::open(&SimulatedDisk::new(image.clone()), Mode::ReadOnly)
+    let pages = Found::open(&SimulatedDisk::new(image.clone()), OpenMode::ReadOnly)
         .expect("it is sound")
         .metadata
         .geometry()
@@ -153,7 +153,7 @@ fn a_commit_of_many_long_records_is_found_and_its_damage_is_told() {
         .at(recording.len())
         .crash(Loss::All, &mut Numbers::new(1));
     let expected = Expected::exactly(Rc::new(state), Rc::default());
-    let found = Found::open(&SimulatedDisk::new(image.clone()), Mode::ReadWrite);
+    let found = Found::open(&SimulatedDisk::new(image.clone()), OpenMode::ReadWrite);
     let admitted = expected.admit(&found.expect("it is sound"), Tags::Exact);
     admitted.expect("as it was committed");
     // Both copies of the second record.
@@ -162,7 +162,7 @@ fn a_commit_of_many_long_records_is_found_and_its_damage_is_told() {
     for page in [128, 192] {
         damaged.change(journal + page, |bytes| bytes.fill(0));
     }
-    let opened = Found::open(&SimulatedDisk::new(damaged), Mode::ReadWrite);
+    let opened = Found::open(&SimulatedDisk::new(damaged), OpenMode::ReadWrite);
     assert!(matches!(opened.err(), Some(OpenError::Damaged(_))));
 }
 
@@ -188,7 +188,7 @@ fn an_old_pool_is_whole_or_gone_while_a_new_one_takes_its_place() {
     for position in 0..=recording.len() {
         for loss in Loss::EACH.into_iter().cycle().take(200) {
             let image = walk.left.crash(loss, &mut numbers);
-            match Found::open(&SimulatedDisk::new(image), Mode::ReadWrite) {
+            match Found::open(&SimulatedDisk::new(image), OpenMode::ReadWrite) {
                 Ok(found) => {
                     let admitted = expected.admit(&found, Tags::Exact);
                     admitted.unwrap_or_else(|text| panic!("{position}, {loss:?}: {text}"));

@@ -15,7 +15,7 @@ use super::model::Found;
 use crate::block_map::UNITS;
 use crate::check::check;
 use crate::page::{Checksum, u32_at};
-use crate::{Mode, PAGE_BYTES, journal};
+use crate::{OpenMode, PAGE_BYTES, journal};
 
 const RESEALED: u8 = 1;
 
@@ -40,10 +40,10 @@ pub(super) fn open_patched(image: &Image, input: &[u8]) {
             reseal(&mut image, page);
         }
     }
-    for mode in [Mode::ReadOnly, Mode::ReadWrite] {
+    for mode in [OpenMode::ReadOnly, OpenMode::ReadWrite] {
         let disk = SimulatedDisk::new(image.clone());
         let opened = Found::open(&disk, mode);
-        if mode == Mode::ReadOnly || opened.is_err() {
+        if mode == OpenMode::ReadOnly || opened.is_err() {
             assert!(!disk.recording().has_writes(), "{mode:?}: wrote");
         }
         let Ok(mut found) = opened else { continue };
@@ -56,7 +56,7 @@ pub(super) fn open_patched(image: &Image, input: &[u8]) {
                 .collect();
             let _ = found.metadata.tags(&units);
         }
-        if mode == Mode::ReadWrite {
+        if mode == OpenMode::ReadWrite {
             let _ = found.metadata.commit(&[]);
             let _ = found.metadata.checkpoint();
         }

@@ -10,7 +10,7 @@ use super::level::{Level, Timeline};
 use super::model::{Data, Expected, Found, State, Tags, read_stamp};
 use super::workload::{self, Pace, Retried};
 use crate::block_map::UNITS;
-use crate::{Mode, OpenError};
+use crate::{OpenError, OpenMode};
 
 /// What is tried of each crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,7 +208,7 @@ impl<L: Level> History<L> {
             return self.damage(image, expected);
         }
         let disk = SimulatedDisk::new(image.clone());
-        let opened = Found::open(&disk, Mode::ReadWrite);
+        let opened = Found::open(&disk, OpenMode::ReadWrite);
         let found = match opened {
             Err(OpenError::NoPool | OpenError::Damaged(_)) if expected.may_be_absent => {
                 return Ok(());
@@ -241,7 +241,7 @@ impl<L: Level> History<L> {
             return Ok(());
         }
         let disk = SimulatedDisk::new(image.clone());
-        let found = Found::open(&disk, Mode::ReadWrite).map_err(|error| error.to_string())?;
+        let found = Found::open(&disk, OpenMode::ReadWrite).map_err(|error| error.to_string())?;
         let state = expected.admit(&found, Tags::Exact)?;
         let pinned = Expected::exactly(state, Rc::default());
         for (image, expected) in [(image.clone(), expected), (disk.seen(), &pinned)] {

@@ -7,8 +7,8 @@ use chimaera_bdev_proto::PerfMetrics;
 
 use super::disk::{Image, SimulatedDisk};
 use crate::block_map::{MegabyteMap, Slot, UNITS};
-use crate::recovery::Opened;
-use crate::{Metadata, Mode, OpenError, PAGE_BYTES, open};
+use crate::recovery::OpenedPool;
+use crate::{Metadata, OpenError, OpenMode, PAGE_BYTES, open};
 
 /// Bytes of a sector of data that say whose it is.
 const STAMP: &[u8; 8] = b"SIMDATA.";
@@ -195,7 +195,7 @@ impl Found {
     ///
     /// # Errors
     /// See [`OpenError`]; also if a megabyte is found twice.
-    pub fn open(disk: &SimulatedDisk, mode: Mode) -> Result<Self, OpenError> {
+    pub fn open(disk: &SimulatedDisk, mode: OpenMode) -> Result<Self, OpenError> {
         let mut maps = BTreeMap::new();
         let mut twice = None;
         let mut found = |megabyte, map| {
@@ -203,7 +203,7 @@ impl Found {
                 twice = Some(megabyte);
             }
         };
-        let Opened {
+        let OpenedPool {
             metadata,
             repaired,
             lost,

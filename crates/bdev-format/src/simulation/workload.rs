@@ -12,7 +12,7 @@ use super::model::{Expected, Found, Megabyte, Owner, State, Tags, declaration_of
 use crate::block_map::{Change, MegabyteMap, Slot, UNITS};
 use crate::journal;
 use crate::limits::MIN_JOURNAL_PAGES;
-use crate::{Geometry, Identity, Metadata, Mode, OpenError};
+use crate::{Geometry, Identity, Metadata, OpenError, OpenMode};
 
 const STEPS: usize = 14;
 
@@ -104,7 +104,7 @@ pub(super) fn live(
     retried: &mut Retried,
     pace: Pace,
 ) -> Result<(), String> {
-    let (metadata, state) = match Found::open(disk, Mode::ReadWrite) {
+    let (metadata, state) = match Found::open(disk, OpenMode::ReadWrite) {
         Err(OpenError::NoPool | OpenError::Damaged(_)) if expected.may_be_absent => {
             let state = Rc::clone(&expected.before);
             (format(numbers, disk, state.total_pages)?, state)
