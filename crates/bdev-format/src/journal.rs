@@ -60,17 +60,17 @@ pub(crate) fn copies() -> u64 {
 pub(crate) struct JournalRecord {
     pub(crate) position: Position,
     pub(crate) pages: usize,
-    pub(crate) contents: Contents,
+    pub(crate) contents: JournalPayload,
 }
 
 /// What a record says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Contents {
+pub(crate) struct JournalPayload {
     pub(crate) records: Vec<(u32, Record)>,
     pub(crate) tags: Vec<(u64, u64)>,
 }
 
-impl Contents {
+impl JournalPayload {
     /// What a record of these changes says.
     pub(crate) fn of(entries: &[Entry]) -> Self {
         let tags = entries.iter().flat_map(|entry| entry.tags.iter().copied());
@@ -257,7 +257,7 @@ pub(crate) fn read(pages: &[Page], megabytes: u32, checksum: Checksum) -> Option
     })
 }
 
-fn read_contents(bytes: &[u8], megabytes: u32) -> Option<Contents> {
+fn read_contents(bytes: &[u8], megabytes: u32) -> Option<JournalPayload> {
     let count = |place: usize| u32_at(bytes, 44 + 4 * place) as usize;
     let mut rest = &bytes[HEADER_BYTES..];
     let mut take = |count: usize, size: usize| {
@@ -268,7 +268,7 @@ fn read_contents(bytes: &[u8], megabytes: u32) -> Option<Contents> {
     let runs = take(count(0), RUN_BYTES)?;
     let places = take(count(1), MEGABYTE_BYTES)?;
     let tags = take(count(2), TAG_BYTES)?;
-    let mut contents = Contents::default();
+    let mut contents = JournalPayload::default();
     for run in runs.as_chunks::<RUN_BYTES>().0 {
         let map = match u32_at(run, 8) {
             0 => MegabyteMap::EMPTY,
@@ -343,7 +343,7 @@ mod tests {
         let (pages, count) = lay_out(&entries, (3, 40), 2, checksum);
         assert!(count > 1, "it does not fit one record");
         let (mut at, mut found) = (0, Vec::new());
-        let mut contents = Contents::default();
+        let mut contents = JournalPayload::default();
         while at < pages.len() {
             let len = claimed_pages(&pages[at]).expect("a record");
             let record = read(&pages[at..at + len], 2302, checksum).expect("a record");

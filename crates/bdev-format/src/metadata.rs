@@ -153,7 +153,7 @@ impl<D: Disk> Metadata<D> {
             if appended.is_err() {
                 // The tags are nowhere else any more. Nothing is written after this.
                 self.overlay
-                    .apply(journal::Contents::of(&entries), &mut self.tagged);
+                    .apply(journal::JournalPayload::of(&entries), &mut self.tagged);
             }
             appended
         };
@@ -324,7 +324,7 @@ impl<D: Disk> Metadata<D> {
         self.changes += entries.len();
         self.next_sequence += count;
         self.overlay
-            .apply(journal::Contents::of(entries), &mut self.tagged);
+            .apply(journal::JournalPayload::of(entries), &mut self.tagged);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::journal::Contents;
+use crate::journal::JournalPayload;
 use crate::table::Record;
 
 /// The changes of one epoch of the journal, the last of each megabyte and of each tag.
@@ -17,7 +17,7 @@ pub(crate) struct Overlay {
 
 impl Overlay {
     /// Adds what a record of the journal says, and keeps `tagged` up to date.
-    pub(crate) fn apply(&mut self, contents: Contents, tagged: &mut MegabyteSet) {
+    pub(crate) fn apply(&mut self, contents: JournalPayload, tagged: &mut MegabyteSet) {
         for (megabyte, record) in contents.records {
             if record.tagged && tagged.insert(megabyte) {
                 self.newly_tagged.insert(megabyte);

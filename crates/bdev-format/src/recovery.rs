@@ -21,7 +21,7 @@ use crate::overlay::MegabyteSet;
 use crate::page::{Disk, Page};
 use crate::repair;
 use crate::scan::Journal;
-use crate::signature::{self, Contents};
+use crate::signature::{self, DeviceContents};
 use crate::superblock::{NoSuperblock, Superblock};
 use crate::table::{self, Records};
 use crate::weakness::{Weakness, weakened};
@@ -56,7 +56,7 @@ pub enum OpenError {
     /// There is no pool: the device may be blank, or hold something else.
     NoPool,
     /// There was a pool, and something else was written over its beginning.
-    Overwritten(Contents),
+    Overwritten(DeviceContents),
     /// The device failed.
     Device(io::Error),
     /// The metadata is damaged, in this way.
@@ -220,7 +220,7 @@ fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
         (None, None) => return Err(OpenError::NoPool),
     };
     if copies.contains(&Err(NoSuperblock::Absent))
-        && let contents @ Contents::Known(_) = probe_start(disk)?
+        && let contents @ DeviceContents::Known(_) = probe_start(disk)?
     {
         return Err(OpenError::Overwritten(contents));
     }
@@ -265,7 +265,7 @@ fn has_traces<D: Disk>(disk: &D) -> io::Result<bool> {
 }
 
 /// What else there is where the superblocks and nothing but zeroes should be.
-fn probe_start<D: Disk>(disk: &D) -> io::Result<Contents> {
+fn probe_start<D: Disk>(disk: &D) -> io::Result<DeviceContents> {
     let bytes = (SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES) * PAGE_BYTES as u64;
     signature::probe(disk, bytes, &[])
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::ops::Range;
 
 use crate::geometry::Geometry;
-use crate::journal::{self, Commit, Contents, JournalRecord};
+use crate::journal::{self, Commit, JournalPayload, JournalRecord};
 use crate::limits::{MAX_EPOCH_CHANGES, MAX_RECORD_PAGES};
 use crate::overlay::Overlay;
 use crate::page::{Checksum, Disk, Page};
@@ -70,7 +70,7 @@ impl Journal {
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     /// What the commits say, in order.
-    pub(crate) contents: Vec<Contents>,
+    pub(crate) contents: Vec<JournalPayload>,
     /// The sequence behind the last commit.
     pub(crate) next_sequence: u64,
     /// Pages of the half that are taken.
@@ -160,7 +160,7 @@ struct Progress {
 struct Open {
     commit: Commit,
     next: u64,
-    contents: Vec<Contents>,
+    contents: Vec<JournalPayload>,
     records: Vec<Seen>,
 }
 

@@ -43,7 +43,7 @@ const _: () = {
 
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Contents {
+pub enum DeviceContents {
     /// All that was looked at is zero: the first MiB and the last 128 KiB at least.
     Blank,
     /// Something that has a name, which comes with its article: "an XFS file system".
@@ -55,7 +55,7 @@ pub enum Contents {
     },
 }
 
-impl fmt::Display for Contents {
+impl fmt::Display for DeviceContents {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Blank => formatter.write_str("nothing but zeroes"),
@@ -75,7 +75,7 @@ impl fmt::Display for Contents {
 ///
 /// # Errors
 /// The first of the disk's; nothing is read after it.
-pub fn probe(disk: &impl Disk, size_bytes: u64, tail: &[u8]) -> io::Result<Contents> {
+pub fn probe(disk: &impl Disk, size_bytes: u64, tail: &[u8]) -> io::Result<DeviceContents> {
     let contents = probe_pages(size_bytes, &mut |page, bytes| {
         let mut pages = [Page::ZERO];
         disk.read(page, &mut pages)?;
@@ -84,7 +84,7 @@ pub fn probe(disk: &impl Disk, size_bytes: u64, tail: &[u8]) -> io::Result<Conte
     })?;
     let first_nonzero = tail.iter().position(|byte| *byte != 0);
     Ok(match (contents, first_nonzero) {
-        (Contents::Blank, Some(at)) => Contents::Unknown {
+        (DeviceContents::Blank, Some(at)) => DeviceContents::Unknown {
             first_nonzero_offset: size_bytes - tail.len() as u64 + at as u64,
         },
         (contents, _) => contents,
@@ -97,7 +97,7 @@ pub fn probe(disk: &impl Disk, size_bytes: u64, tail: &[u8]) -> io::Result<Conte
 fn probe_pages(
     size_bytes: u64,
     read_page: &mut dyn FnMut(u64, &mut [u8; PAGE_BYTES]) -> io::Result<()>,
-) -> io::Result<Contents> {
+) -> io::Result<DeviceContents> {
     let mut page = [0; PAGE_BYTES];
     let mut best = None;
     let mut boot_sector = None;
@@ -128,11 +128,11 @@ fn probe_pages(
     }
     let name = best.map(|index| SIGNATURES[index].name).or(boot_sector);
     Ok(match (name, first_nonzero_offset) {
-        (Some(name), _) => Contents::Known(name),
-        (None, Some(first_nonzero_offset)) => Contents::Unknown {
+        (Some(name), _) => DeviceContents::Known(name),
+        (None, Some(first_nonzero_offset)) => DeviceContents::Unknown {
             first_nonzero_offset,
         },
-        (None, None) => Contents::Blank,
+        (None, None) => DeviceContents::Blank,
     })
 }
 

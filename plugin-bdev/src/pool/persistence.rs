@@ -23,7 +23,7 @@ use chimaera_bdev_allocator::Allocator;
 use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::block_map::MegabyteMap;
 use chimaera_bdev_format::image::FileDisk;
-use chimaera_bdev_format::signature::Contents;
+use chimaera_bdev_format::signature::DeviceContents;
 use chimaera_bdev_format::{Geometry, Identity, Metadata, OpenError, OpenMode, Owner, Superblock};
 
 /// How long opening takes before the log says how far it is, and how often it does then.
@@ -330,12 +330,12 @@ impl Place<'_> {
         let contents = self.device.contents_before();
         let contents = contents.map_err(|error| self.device_failed("look at", &error))?;
         match contents {
-            Contents::Blank => Ok(()),
+            DeviceContents::Blank => Ok(()),
             contents => Err(self.not_blank(contents)),
         }
     }
 
-    fn not_blank(&self, contents: Contents) -> ModuleError {
+    fn not_blank(&self, contents: DeviceContents) -> ModuleError {
         not_blank(&self.context.name, contents)
     }
 

@@ -43,7 +43,7 @@ impl Image {
         self
     }
 
-    fn probe(&self) -> Contents {
+    fn probe(&self) -> DeviceContents {
         let mut numbers = Vec::new();
         let contents = probe_pages(self.size_bytes, &mut |number, page| {
             numbers.push(number);
@@ -96,7 +96,7 @@ fn every_signature_is_recognised_wherever_it_may_lie() {
                     Image::blank(size_bytes)
                         .with(offset, signature.bytes)
                         .probe(),
-                    Contents::Known(signature.name),
+                    DeviceContents::Known(signature.name),
                     "{:?} at {offset:#x} of {size_bytes:#x}",
                     signature.bytes.escape_ascii().to_string(),
                 );
@@ -125,7 +125,7 @@ fn a_signature_at_another_place_has_no_name() {
         let first = signature.bytes.iter().position(|&byte| byte != 0);
         assert_eq!(
             Image::blank(4 * MIB).with(offset, signature.bytes).probe(),
-            Contents::Unknown {
+            DeviceContents::Unknown {
                 first_nonzero_offset: offset + first.expect("not all is zero") as u64
             },
             "{}",
@@ -139,7 +139,7 @@ fn a_zfs_label_is_known_by_its_uberblocks_alone() {
     let magic = b"\x0c\xb1\xba\0\0\0\0\0";
     for offset in [64 * KIB, 129 * KIB + 8, 600 * KIB, 900 * KIB] {
         let image = Image::blank(4 * MIB).with(offset, magic);
-        assert!(matches!(image.probe(), Contents::Unknown { .. }));
+        assert!(matches!(image.probe(), DeviceContents::Unknown { .. }));
     }
 }
 
@@ -148,7 +148,7 @@ fn an_array_is_named_before_the_file_system_in_it() {
     let image = Image::blank(16 * MIB)
         .with(0x438, b"\x53\xef")
         .with(16 * MIB - 8192, b"\xfc\x4e\x2b\xa9\x01\0\0\0");
-    assert_eq!(image.probe(), Contents::Known(RAID));
+    assert_eq!(image.probe(), DeviceContents::Known(RAID));
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_file_system_is_named_before_the_partition_table_that_was_there_before() {
     let image = Image::blank(16 * MIB)
         .with(0x438, b"\x53\xef")
         .with(16 * MIB - 512, b"EFI PART");
-    assert_eq!(image.probe(), Contents::Known(EXT));
+    assert_eq!(image.probe(), DeviceContents::Known(EXT));
 }
 
 /// A Linux partition from sector 2048 on.
@@ -177,11 +177,11 @@ fn fat_boot_sector() -> [u8; 512] {
 
 #[test]
 fn a_partition_table_needs_a_plausible_entry() {
-    let mbr = Contents::Known("an MBR partition table");
+    let mbr = DeviceContents::Known("an MBR partition table");
     let boots = Image::blank(4 * MIB).with(510, b"\x55\xaa");
     assert_eq!(
         boots.probe(),
-        Contents::Unknown {
+        DeviceContents::Unknown {
             first_nonzero_offset: 510
         }
     );
@@ -195,7 +195,7 @@ fn a_partition_table_needs_a_plausible_entry() {
                 .with(446 + 16 * index, &ENTRY)
                 .with(510, b"\x55\xaa")
                 .with(446 + 16 * index + place, bytes);
-            assert!(matches!(broken.probe(), Contents::Unknown { .. }));
+            assert!(matches!(broken.probe(), DeviceContents::Unknown { .. }));
         }
     }
 }
@@ -206,7 +206,7 @@ fn a_fat_boot_sector_is_not_called_a_partition_table() {
     let image = Image::blank(4 * MIB)
         .with(0, &fat_boot_sector())
         .with(446, &ENTRY);
-    assert_eq!(image.probe(), Contents::Known(FAT));
+    assert_eq!(image.probe(), DeviceContents::Known(FAT));
     for (offset, bytes) in [
         (0x36, b"FAT12   "),
         (0x36, b"FAT16   "),
@@ -216,7 +216,7 @@ fn a_fat_boot_sector_is_not_called_a_partition_table() {
             .with(offset, bytes)
             .with(446, &ENTRY)
             .with(510, b"\x55\xaa");
-        assert_eq!(named.probe(), Contents::Known(FAT));
+        assert_eq!(named.probe(), DeviceContents::Known(FAT));
     }
     // One value that no FAT file system has makes it what it looks like otherwise.
     for (offset, byte) in [(0, 0x33), (12, 3), (13, 3), (14, 0), (16, 0), (21, 1)] {
@@ -226,7 +226,7 @@ fn a_fat_boot_sector_is_not_called_a_partition_table() {
             .with(offset, &[byte]);
         assert_eq!(
             other.probe(),
-            Contents::Known("an MBR partition table"),
+            DeviceContents::Known("an MBR partition table"),
             "{offset}"
         );
     }
@@ -238,13 +238,13 @@ fn a_partition_table_is_named_by_its_newer_kind() {
         .with(446, &ENTRY)
         .with(510, b"\x55\xaa")
         .with(512, b"EFI PART");
-    assert_eq!(image.probe(), Contents::Known(GPT));
+    assert_eq!(image.probe(), DeviceContents::Known(GPT));
 }
 
 #[test]
 fn zeroes_are_blank() {
     for size_bytes in SIZES {
-        assert_eq!(Image::blank(size_bytes).probe(), Contents::Blank);
+        assert_eq!(Image::blank(size_bytes).probe(), DeviceContents::Blank);
     }
 }
 
@@ -270,7 +270,7 @@ fn one_byte_is_enough_not_to_be_blank() {
             for byte in [1, 0x80, 0xff] {
                 assert_eq!(
                     Image::blank(size_bytes).with(offset, &[byte]).probe(),
-                    Contents::Unknown {
+                    DeviceContents::Unknown {
                         first_nonzero_offset: offset
                     },
                     "{byte:#x} in {size_bytes:#x}"
@@ -297,7 +297,7 @@ fn the_first_of_several_bytes_is_told() {
 fn the_middle_is_not_looked_at() {
     for offset in [MIB, 30 * MIB, 64 * MIB - 128 * KIB - 1] {
         let image = Image::blank(64 * MIB).with(offset, &[1]);
-        assert_eq!(image.probe(), Contents::Blank, "{offset:#x}");
+        assert_eq!(image.probe(), DeviceContents::Blank, "{offset:#x}");
     }
 }
 
@@ -306,17 +306,17 @@ fn any_size_will_do() {
     let odd = [0, 1, 511, 512, 4095, 4097, 8191, 65537, 262_143];
     let pages = (0..600).map(|page| page * PAGE);
     for size_bytes in pages.chain(odd).chain([u64::MAX, u64::MAX - 4095]) {
-        assert_eq!(Image::blank(size_bytes).probe(), Contents::Blank);
+        assert_eq!(Image::blank(size_bytes).probe(), DeviceContents::Blank);
         if size_bytes < PAGE {
             continue;
         }
         assert_eq!(
             Image::blank(size_bytes).with(0, b"XFSB").probe(),
-            Contents::Known("an XFS file system")
+            DeviceContents::Known("an XFS file system")
         );
     }
     let beyond_pages = Image::blank(2 * PAGE + 5).with(2 * PAGE, b"12345");
-    assert_eq!(beyond_pages.probe(), Contents::Blank);
+    assert_eq!(beyond_pages.probe(), DeviceContents::Blank);
 }
 
 #[test]
@@ -360,7 +360,7 @@ impl Disk for Direct {
 fn the_memory_of_a_page_suits_direct_reads() {
     assert_eq!(
         probe(&Direct, MIB, &[]).expect("no read fails"),
-        Contents::Blank
+        DeviceContents::Blank
     );
 }
 
@@ -414,11 +414,15 @@ fn what_real_programs_make_is_recognised() {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{program}: {errors}");
         let contents = probe_file(&image).expect("the image can be read");
-        assert_eq!(contents, Contents::Known(name), "{program} {arguments}");
+        assert_eq!(
+            contents,
+            DeviceContents::Known(name),
+            "{program} {arguments}"
+        );
     }
 }
 
-fn probe_file(path: &Path) -> io::Result<Contents> {
+fn probe_file(path: &Path) -> io::Result<DeviceContents> {
     let file = File::open(path)?;
     probe_pages(file.metadata()?.len(), &mut |number, page| {
         file.read_exact_at(page, number * PAGE)

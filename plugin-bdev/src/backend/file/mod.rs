@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_bdev_format::image::{FileDisk, Lock, PoolFile, size_of};
-use chimaera_bdev_format::signature::{self, Contents};
+use chimaera_bdev_format::signature::{self, DeviceContents};
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWorker, Worker};
 use chimaera_proto::Failure;
@@ -227,7 +227,7 @@ impl FileDevice {
     ///
     /// # Errors
     /// The device's.
-    pub(crate) fn contents_before(&self) -> io::Result<Contents> {
+    pub(crate) fn contents_before(&self) -> io::Result<DeviceContents> {
         signature::probe(&self.disk(), self.size_before, &self.tail_before)
     }
 

@@ -23,7 +23,7 @@ use chimaera_bdev_format::image::{
     FileDisk, Lock, PoolFile, busy, check_stores, ends_with_slash, lock, pool_file, refused,
     size_and_tail,
 };
-use chimaera_bdev_format::signature::Contents;
+use chimaera_bdev_format::signature::DeviceContents;
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{Host, Level, ModuleError};
 use chimaera_proto::Status;
@@ -275,7 +275,7 @@ fn refuse_what_is_no_pool(path: &Path, bytes: &[u8]) -> Result<(), ModuleError> 
     match bytes.iter().position(|&byte| byte != 0) {
         None => Ok(()),
         Some(at) => {
-            let contents = Contents::Unknown {
+            let contents = DeviceContents::Unknown {
                 first_nonzero_offset: at as u64,
             };
             Err(not_blank(&path.display(), contents))
@@ -284,7 +284,7 @@ fn refuse_what_is_no_pool(path: &Path, bytes: &[u8]) -> Result<(), ModuleError> 
 }
 
 /// What is in the way of a pool on a file or device that holds something else.
-pub(crate) fn not_blank(name: &dyn Display, contents: Contents) -> ModuleError {
+pub(crate) fn not_blank(name: &dyn Display, contents: DeviceContents) -> ModuleError {
     ModuleError::new(
         Status::NotBlank,
         format!(
