@@ -11,16 +11,16 @@ use chimaera_thread::standstill::patiently;
 use super::disk::PoolFile;
 
 /// An exclusive lock on a regular file. A block device has none: it is claimed as it is opened.
-pub struct Lock(Option<PoolFile>);
+pub struct FileLock(Option<PoolFile>);
 
-impl Lock {
+impl FileLock {
     /// That of a block device, which was claimed as it was opened.
-    pub const fn claimed() -> Self {
+    pub const fn of_device() -> Self {
         Self(None)
     }
 }
 
-impl Drop for Lock {
+impl Drop for FileLock {
     fn drop(&mut self) {
         // Closing the file would do it too, but not before a process that was forked meanwhile
         // has closed its copy.
@@ -34,7 +34,7 @@ impl Drop for Lock {
 ///
 /// # Errors
 /// [`Status::Busy`] if somebody else has, or if the path leads to another file by now.
-pub fn lock(path: &Path, file: &PoolFile) -> Result<Lock, ModuleError> {
+pub fn lock(path: &Path, file: &PoolFile) -> Result<FileLock, ModuleError> {
     let is_locked = |error: &TryLockError| matches!(error, TryLockError::WouldBlock);
     patiently(|| file.try_lock(), is_locked).map_err(|error| match error {
         TryLockError::WouldBlock => busy(path, "another pool, or another process, has locked it"),
@@ -42,7 +42,7 @@ pub fn lock(path: &Path, file: &PoolFile) -> Result<Lock, ModuleError> {
             ModuleError::system(format_args!("cannot lock {}", path.display()), &error)
         }
     })?;
-    let lock = Lock(Some(Arc::clone(file)));
+    let lock = FileLock(Some(Arc::clone(file)));
     // Whoever held the lock before may have removed the file, as `Undo` does: then the name
     // leads elsewhere, and this pool would lie on a file that vanishes with it.
     let same = match (std::fs::metadata(path), file.metadata()) {

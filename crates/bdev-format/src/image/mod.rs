@@ -10,6 +10,6 @@ mod path;
 
 pub use chimaera_proto::ModuleError;
 pub use disk::{FileDisk, PoolFile, pool_file, size_and_tail, size_of};
-pub use exclusive::{Lock, busy, lock};
+pub use exclusive::{FileLock, busy, lock};
 pub use inspect::{COUNTED, Inspection, check, inspect, rename};
 pub use path::{check_stores, ends_with_slash, refused};

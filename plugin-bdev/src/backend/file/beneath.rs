@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use chimaera_bdev_format::image::{Lock, busy, lock, pool_file};
+use chimaera_bdev_format::image::{FileLock, busy, lock, pool_file};
 use chimaera_chimod::ModuleError;
 use chimaera_proto::Status;
 use nix::sys::stat::{major, minor};
@@ -22,9 +22,9 @@ use super::probe::file_of_loop_device;
 ///
 /// # Errors
 /// [`Status::Busy`] if it is another pool's, or locked by another process.
-pub(super) fn lock_beneath(path: &Path, device: &File) -> Result<Lock, ModuleError> {
+pub(super) fn lock_beneath(path: &Path, device: &File) -> Result<FileLock, ModuleError> {
     let Some((beneath, file)) = file_beneath(device) else {
-        return Ok(Lock::claimed());
+        return Ok(FileLock::of_device());
     };
     match lock(&beneath, &pool_file(file)?) {
         Err(error) if error.failure.status == Status::Busy => Err(busy(
@@ -35,7 +35,7 @@ pub(super) fn lock_beneath(path: &Path, device: &File) -> Result<Lock, ModuleErr
             ),
         )),
         // Some file systems lock nothing that is only read, or nothing at all.
-        Err(_) => Ok(Lock::claimed()),
+        Err(_) => Ok(FileLock::of_device()),
         locked => locked,
     }
 }

@@ -30,7 +30,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use chimaera_bdev_format::image::{FileDisk, Lock, PoolFile, size_of};
+use chimaera_bdev_format::image::{FileDisk, FileLock, PoolFile, size_of};
 use chimaera_bdev_format::signature::{self, DeviceContents};
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWorker, Worker};
@@ -69,7 +69,7 @@ pub(crate) struct FileDevice {
     told_of_refusal: AtomicBool,
     size_before: u64,
     tail_before: Vec<u8>,
-    _lock: Lock,
+    _lock: FileLock,
 }
 
 impl FileDevice {

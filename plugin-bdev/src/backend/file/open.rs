@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chimaera_bdev_format::image::{
-    FileDisk, Lock, PoolFile, busy, check_stores, ends_with_slash, lock, pool_file, refused,
+    FileDisk, FileLock, PoolFile, busy, check_stores, ends_with_slash, lock, pool_file, refused,
     size_and_tail,
 };
 use chimaera_bdev_format::signature::DeviceContents;
@@ -48,7 +48,7 @@ pub(super) struct Opened {
     /// Takes back what was changed, unless told that the pool came into being.
     pub(super) undo: Undo,
     /// To be dropped when nothing uses the file any more.
-    pub(super) lock: Lock,
+    pub(super) lock: FileLock,
     /// Bytes of the file before it was made longer; 0 if it was made.
     pub(super) size_before: u64,
     /// Of these, those that are no whole page.
