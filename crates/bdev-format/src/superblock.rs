@@ -46,7 +46,7 @@ impl Features {
 
 /// Whose a pool is, as of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Owner {
+pub struct PoolOwner {
     /// User id.
     pub user: u32,
     /// Group id.
@@ -63,7 +63,7 @@ pub struct Identity {
     /// Its name: the path by which it was made, or renamed since.
     pub name: String,
     /// Who made it.
-    pub owner: Owner,
+    pub owner: PoolOwner,
     /// Bytes in which the device was to be read and written.
     pub alignment: u32,
     /// Operations that were to be in flight on the device per worker.
@@ -179,7 +179,7 @@ impl Superblock {
             identity: Identity {
                 pool: PoolId::new(u32_at(bytes, 72), u32_at(bytes, 76)),
                 name: String::from_utf8(name).ok()?,
-                owner: Owner {
+                owner: PoolOwner {
                     user: u32_at(bytes, 80),
                     group: u32_at(bytes, 84),
                     mode: u32_at(bytes, 88),
@@ -300,7 +300,7 @@ mod tests {
             identity: Identity {
                 pool: PoolId::new(8000, 1),
                 name: "/var/tmp/pööl".to_owned(),
-                owner: Owner {
+                owner: PoolOwner {
                     user: 1,
                     group: 2,
                     mode: 0o640,

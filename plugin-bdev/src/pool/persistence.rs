@@ -24,7 +24,9 @@ use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::block_map::MegabyteMap;
 use chimaera_bdev_format::image::FileDisk;
 use chimaera_bdev_format::signature::DeviceContents;
-use chimaera_bdev_format::{Geometry, Identity, Metadata, OpenError, OpenMode, Owner, Superblock};
+use chimaera_bdev_format::{
+    Geometry, Identity, Metadata, OpenError, OpenMode, PoolOwner, Superblock,
+};
 
 /// How long opening takes before the log says how far it is, and how often it does then.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -314,7 +316,7 @@ impl Place<'_> {
         Identity {
             pool: self.context.pool,
             name: self.context.name.to_owned(),
-            owner: Owner {
+            owner: PoolOwner {
                 user: self.context.creator.uid,
                 group: self.context.creator.gid,
                 mode: DEFAULT_MODE,

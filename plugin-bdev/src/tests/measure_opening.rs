@@ -13,7 +13,7 @@ use crate::tasks::allocation::allocator_of;
 use crate::testing::disk_folder;
 use chimaera_bdev_format::block_map::{Change, MegabyteMap};
 use chimaera_bdev_format::image::{FileDisk, pool_file};
-use chimaera_bdev_format::{Disk, Geometry, Identity, Metadata, OpenMode, Owner, Page};
+use chimaera_bdev_format::{Disk, Geometry, Identity, Metadata, OpenMode, Page, PoolOwner};
 
 const TIBIBYTE: u64 = 1 << 40;
 const BLOCKS: u32 = 1_000_000;
@@ -34,7 +34,7 @@ fn measure_opening() {
     let identity = Identity {
         pool: PoolId::new(8000, 0),
         name: "pool".to_owned(),
-        owner: Owner::default(),
+        owner: PoolOwner::default(),
         alignment: 4096,
         io_depth: 32,
         io_engine: IoEngine::Auto,

@@ -7,7 +7,7 @@ use chimaera_bdev_proto::{AllocationPlan, Block, OwnerTag};
 
 use chimaera_bdev_format::block_map::{Slot, UNITS, units_of};
 use chimaera_bdev_format::simulation::{
-    Data, Expected, Found, Level, Life, Megabyte, Numbers, Owner, SimulatedDisk, State, Tags,
+    BlockOwner, Data, Expected, Found, Level, Life, Megabyte, Numbers, SimulatedDisk, State, Tags,
     Timeline, data_on, format, stamped_page,
 };
 use chimaera_bdev_format::{Disk, Geometry, OpenError, OpenMode, PAGE_BYTES, Page, identify};
@@ -173,7 +173,7 @@ struct Work<'a> {
     disk: &'a SimulatedDisk,
     timeline: &'a mut Timeline,
     /// By first unit.
-    live: BTreeMap<u64, (Block, Owner)>,
+    live: BTreeMap<u64, (Block, BlockOwner)>,
     durable: Rc<State>,
     data: Data,
     next_version: u64,
@@ -213,7 +213,7 @@ impl Work<'_> {
             // Where there is no space, there is none.
             let _ = self.allocator.allocate(plan, OwnerTag(tag), 0, |block| {
                 let unit = block.offset / PAGE_BYTES as u64;
-                self.live.insert(unit, (block, Owner { tag, life }));
+                self.live.insert(unit, (block, BlockOwner { tag, life }));
             });
         }
     }
@@ -306,7 +306,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn any_block(&mut self) -> Option<(Block, Owner)> {
+    fn any_block(&mut self) -> Option<(Block, BlockOwner)> {
         let count = self.live.len().max(1);
         self.live.values().nth(self.numbers.below(count)).copied()
     }

@@ -9,7 +9,7 @@ use chimaera_proto::PoolId;
 use super::*;
 use crate::block_map::MegabyteMap;
 use crate::check::check;
-use crate::superblock::{Features, Owner};
+use crate::superblock::{Features, PoolOwner};
 use crate::{OpenError, OpenMode, open};
 
 /// A device in memory: what is on the medium, and what was written since.
@@ -76,7 +76,7 @@ fn identity() -> Identity {
     Identity {
         pool: PoolId::new(8000, 0),
         name: "pool".to_owned(),
-        owner: Owner::default(),
+        owner: PoolOwner::default(),
         alignment: 512,
         io_depth: 1,
         io_engine: IoEngine::Auto,

@@ -7,7 +7,7 @@ use chimaera_bdev_proto::{BlockType, OwnerTag};
 use super::Numbers;
 use super::damage::Damage;
 use super::disk::{Image, Loss, SECTOR_BYTES, SimulatedDisk};
-use super::model::{Expected, Found, Megabyte, Owner, State, Tags};
+use super::model::{BlockOwner, Expected, Found, Megabyte, State, Tags};
 use super::workload::identity;
 use crate::block_map::{Change, MegabyteMap, Slot, UNITS};
 use crate::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
@@ -58,7 +58,7 @@ fn megabyte_of(change: &Change) -> Megabyte {
             .map(|(unit, tag)| {
                 (
                     *unit,
-                    Owner {
+                    BlockOwner {
                         tag: tag.0,
                         life: 0,
                     },
@@ -137,7 +137,7 @@ fn a_commit_of_many_long_records_is_found_and_its_damage_is_told() {
         })
         .collect();
     for change in &changes {
-        let none = Owner { tag: 0, life: 0 };
+        let none = BlockOwner { tag: 0, life: 0 };
         let unit = |slot: Slot| u64::from(change.megabyte) * UNITS + slot.first_unit() as u64;
         let owners = change.map.blocks().map(|slot| (unit(slot), none)).collect();
         let map = change.map;

@@ -49,7 +49,7 @@ pub use disk::{Image, SimulatedDisk};
 pub use history::{Trial, data_on, run};
 pub use level::{Level, Timeline};
 pub use model::{
-    Data, Expected, Found, Life, Megabyte, Owner, State, Tags, Versions, stamped_page,
+    BlockOwner, Data, Expected, Found, Life, Megabyte, State, Tags, Versions, stamped_page,
 };
 pub use workload::{MetadataAlone, format};
 

@@ -18,7 +18,7 @@ pub type Life = u64;
 
 /// Whose a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct BlockOwner {
     /// The owner tag that it was allocated with, 0 for none.
     pub tag: u64,
     /// Which of the blocks that were ever allocated it is.
@@ -31,7 +31,7 @@ pub struct Megabyte {
     /// Where they lie.
     pub map: MegabyteMap,
     /// By the first unit of each block, in the pool.
-    pub owners: BTreeMap<u64, Owner>,
+    pub owners: BTreeMap<u64, BlockOwner>,
 }
 
 /// What a pool holds. Megabytes without blocks are not there.
@@ -63,7 +63,7 @@ impl State {
     }
 
     /// The blocks, by their first unit.
-    pub fn blocks(&self) -> impl Iterator<Item = (u64, Slot, Owner)> + '_ {
+    pub fn blocks(&self) -> impl Iterator<Item = (u64, Slot, BlockOwner)> + '_ {
         self.megabytes.iter().flat_map(|(number, megabyte)| {
             megabyte.map.blocks().map(move |slot| {
                 let unit = u64::from(*number) * UNITS + slot.first_unit() as u64;

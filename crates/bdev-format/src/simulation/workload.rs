@@ -8,7 +8,7 @@ use chimaera_proto::PoolId;
 use super::Numbers;
 use super::disk::SimulatedDisk;
 use super::level::{Level, Timeline};
-use super::model::{Expected, Found, Megabyte, Owner, State, Tags, declaration_of};
+use super::model::{BlockOwner, Expected, Found, Megabyte, State, Tags, declaration_of};
 use crate::block_map::{Change, MegabyteMap, Slot, UNITS};
 use crate::journal;
 use crate::limits::MIN_JOURNAL_PAGES;
@@ -20,7 +20,7 @@ pub(super) fn identity() -> Identity {
     Identity {
         pool: PoolId::new(8000, 1),
         name: "simulated".to_owned(),
-        owner: crate::Owner::default(),
+        owner: crate::PoolOwner::default(),
         alignment: 512,
         io_depth: 8,
         io_engine: IoEngine::Auto,
@@ -357,7 +357,7 @@ impl Work<'_> {
                 Some((_, tag)) => tag.0,
                 None => before.owners[&unit].tag,
             };
-            (unit, Owner { tag, life: 0 })
+            (unit, BlockOwner { tag, life: 0 })
         };
         Megabyte {
             map: change.map,
