@@ -53,7 +53,7 @@ pub use limits::{FORMAT_VERSION, PAGE_BYTES};
 pub use metadata::Metadata;
 pub use page::{Disk, Page};
 pub use recovery::{OpenError, OpenMode, OpenedPool, identify, open};
-pub use superblock::{Features, Identity, PoolOwner, Superblock};
+pub use superblock::{FormatFeatures, Identity, PoolOwner, Superblock};
 #[cfg(any(test, feature = "simulation"))]
 pub use weakness::with_weakness;
 pub use weakness::{Weakness, weakened};

@@ -13,7 +13,7 @@ use crate::limits::{MAX_EPOCH_CHANGES, SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
 use crate::overlay::{MegabyteSet, Overlay};
 use crate::page::{Disk, Page};
 use crate::scan::Journal;
-use crate::superblock::{Features, Identity, Superblock};
+use crate::superblock::{FormatFeatures, Identity, Superblock};
 use crate::table::Record;
 use crate::tags::{Sector, TagPlace};
 use crate::weakness::{Weakness, weakened};
@@ -59,7 +59,7 @@ impl<D: Disk> Metadata<D> {
         }
         let megabytes = geometry.megabytes();
         let superblock = Superblock {
-            features: Features::default(),
+            features: FormatFeatures::default(),
             uuid,
             generation: 1,
             identity,

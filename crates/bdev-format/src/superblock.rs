@@ -21,7 +21,7 @@ const BYTES: usize = SUPERBLOCK_PAGES as usize * PAGE_BYTES;
 
 /// What a program must know to use a pool, a bit per feature. None has been defined yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Features {
+pub struct FormatFeatures {
     /// Who does not know one of these must not open the pool.
     pub incompatible: u64,
     /// Who does not know one of these may only read the pool.
@@ -30,7 +30,7 @@ pub struct Features {
     pub compatible: u64,
 }
 
-impl Features {
+impl FormatFeatures {
     /// Those that this program knows.
     const KNOWN: Self = Self {
         incompatible: 0,
@@ -78,7 +78,7 @@ pub struct Identity {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Superblock {
     /// What a program must know to use the pool.
-    pub features: Features,
+    pub features: FormatFeatures,
     /// What no other pool has, copies of this one aside.
     pub uuid: [u8; 16],
     /// Grows with each change of the superblock.
@@ -124,7 +124,7 @@ impl Superblock {
         if !holds {
             return Err(NoSuperblock::Damaged);
         }
-        let features = Features {
+        let features = FormatFeatures {
             incompatible: u64_at(bytes, 24),
             read_only_compatible: u64_at(bytes, 32),
             compatible: u64_at(bytes, 40),
@@ -135,7 +135,7 @@ impl Superblock {
                 "its format has version {version}, this program knows version {FORMAT_VERSION}"
             )));
         }
-        let unknown = features.incompatible & !Features::KNOWN.incompatible;
+        let unknown = features.incompatible & !FormatFeatures::KNOWN.incompatible;
         if unknown != 0 {
             return Err(NoSuperblock::Unsupported(format!(
                 "it uses features that this program does not know ({unknown:#x})"
@@ -145,7 +145,7 @@ impl Superblock {
         Self::read_checked(bytes, features).ok_or(NoSuperblock::Damaged)
     }
 
-    fn read_checked(bytes: &[u8], features: Features) -> Option<Self> {
+    fn read_checked(bytes: &[u8], features: FormatFeatures) -> Option<Self> {
         let number = |at| u64_at(bytes, at);
         let metric = |place: usize| f64::from_bits(number(104 + 8 * place));
         let (generation, epoch, sequence) = (number(64), number(152), number(160));
@@ -294,7 +294,7 @@ mod tests {
 
     fn superblock() -> Superblock {
         Superblock {
-            features: Features::default(),
+            features: FormatFeatures::default(),
             uuid: [9; 16],
             generation: 3,
             identity: Identity {

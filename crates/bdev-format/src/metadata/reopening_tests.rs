@@ -9,7 +9,7 @@ use chimaera_proto::PoolId;
 use super::*;
 use crate::block_map::MegabyteMap;
 use crate::check::check;
-use crate::superblock::{Features, PoolOwner};
+use crate::superblock::{FormatFeatures, PoolOwner};
 use crate::{OpenError, OpenMode, open};
 
 /// A device in memory: what is on the medium, and what was written since.
@@ -150,7 +150,7 @@ fn an_interrupted_checkpoint_is_no_damage() {
 fn what_no_program_wrote_is_damage_and_no_panic() {
     let disk = Memory::default();
     let sound = format(&disk, 64 * UNITS).superblock().clone();
-    assert_eq!(sound.features, Features::default());
+    assert_eq!(sound.features, FormatFeatures::default());
     let spoilt: [fn(&mut Superblock); 6] = [
         |it| it.generation = u64::MAX,
         |it| it.epoch = u64::MAX,
