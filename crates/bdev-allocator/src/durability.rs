@@ -26,7 +26,9 @@ use crate::index::Index;
 use crate::mapping::SparseArray;
 use crate::sync::{AtomicU64, CachePadded, Ordering, RwLock, Weakness, weakened};
 use crate::{Allocator, FreeCompletion};
-use chimaera_bdev_format::block_map::{Change, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap};
+use chimaera_bdev_format::block_map::{
+    MegabyteChange, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap,
+};
 
 /// What the device may say of each megabyte, and what has changed since.
 pub(crate) struct Durability {
@@ -110,7 +112,7 @@ impl Durability {
 impl<C: FreeCompletion> Allocator<C> {
     /// Begins a commit: the megabytes from this one on that have changed since the last one, at most so
     /// many, and all that is allocated in them. None if the pool is not persistent.
-    pub fn collect_changes(&self, first: usize, most: usize) -> Vec<Change> {
+    pub fn collect_changes(&self, first: usize, most: usize) -> Vec<MegabyteChange> {
         let Some(durability) = &self.durability else {
             return Vec::new();
         };
@@ -134,7 +136,7 @@ impl<C: FreeCompletion> Allocator<C> {
         changes
     }
 
-    fn collect(&self, durability: &Durability, index: usize) -> Change {
+    fn collect(&self, durability: &Durability, index: usize) -> MegabyteChange {
         let decided = !weakened(Weakness::UndecidedFreeCommitted);
         let _decided = decided.then(|| durability.undecided.write());
         // Blocks are born under the lock. Some may die meanwhile, which leaves a note for later.
@@ -162,7 +164,7 @@ impl<C: FreeCompletion> Allocator<C> {
             Vec::new()
         };
         drop(locked);
-        Change {
+        MegabyteChange {
             megabyte: index as u32,
             map,
             allocated,
@@ -170,7 +172,7 @@ impl<C: FreeCompletion> Allocator<C> {
     }
 
     /// Ends a commit: these changes are durable.
-    pub fn settle(&self, changes: &[Change]) {
+    pub fn settle(&self, changes: &[MegabyteChange]) {
         let Some(durability) = &self.durability else {
             return;
         };

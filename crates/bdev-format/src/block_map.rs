@@ -184,7 +184,7 @@ impl MegabyteMap {
 
 /// What has become of a megabyte since the last commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct MegabyteChange {
     /// Which one.
     pub megabyte: u32,
     /// All its blocks.

@@ -4,7 +4,7 @@ use std::io;
 
 use chimaera_bdev_proto::{OwnerTag, PerfMetrics};
 
-use crate::block_map::{Change, UNITS};
+use crate::block_map::{MegabyteChange, UNITS};
 
 use crate::checkpoint::{Checkpoint, Place, write_superblock};
 use crate::geometry::Geometry;
@@ -143,7 +143,7 @@ impl<D: Disk> Metadata<D> {
     ///
     /// # Errors
     /// The device's. What is durable then is not known, and nothing more can be committed.
-    pub fn commit(&mut self, changes: &[Change]) -> io::Result<()> {
+    pub fn commit(&mut self, changes: &[MegabyteChange]) -> io::Result<()> {
         self.check_usable()?;
         let result = if changes.is_empty() {
             self.flush_unless(Weakness::DataNotFlushed)
@@ -276,7 +276,7 @@ impl<D: Disk> Metadata<D> {
         self.failing(result)
     }
 
-    pub(crate) fn entry(&self, change: &Change) -> Entry {
+    pub(crate) fn entry(&self, change: &MegabyteChange) -> Entry {
         let tagged = self.tagged.contains(change.megabyte)
             || change.allocated.iter().any(|(_, tag)| !tag.is_none());
         let tags = match tagged {

@@ -11,7 +11,7 @@ use chimaera_proto::PoolId;
 
 use crate::tasks::allocation::allocator_of;
 use crate::testing::disk_folder;
-use chimaera_bdev_format::block_map::{Change, MegabyteMap};
+use chimaera_bdev_format::block_map::{MegabyteChange, MegabyteMap};
 use chimaera_bdev_format::image::{FileDisk, pool_file};
 use chimaera_bdev_format::{Disk, Geometry, Identity, Metadata, OpenMode, Page, PoolOwner};
 
@@ -51,7 +51,7 @@ fn measure_opening() {
     );
     let mut metadata = metadata.expect("formats");
     let changes: Vec<_> = (first..first + BLOCKS)
-        .map(|megabyte| Change {
+        .map(|megabyte| MegabyteChange {
             megabyte,
             map: MegabyteMap::WHOLE,
             allocated: Vec::new(),

@@ -89,8 +89,8 @@ fn format(disk: &Memory, pages: u64) -> Metadata<Memory> {
     Metadata::format(disk.clone(), identity(), geometry, ([7; 16], 0), false).expect("made")
 }
 
-fn whole(megabyte: u32) -> Change {
-    Change {
+fn whole(megabyte: u32) -> MegabyteChange {
+    MegabyteChange {
         megabyte,
         map: MegabyteMap::WHOLE,
         allocated: Vec::new(),
@@ -180,7 +180,7 @@ fn opening_goes_through_a_bounded_number_of_changes() {
     let maps = [MegabyteMap::WHOLE, MegabyteMap::EMPTY];
     for map in maps.into_iter().cycle().take(11) {
         let changes: Vec<_> = (10_000..10_000 + MEGABYTES)
-            .map(|megabyte| Change {
+            .map(|megabyte| MegabyteChange {
                 map,
                 ..whole(megabyte)
             })
@@ -221,7 +221,7 @@ fn a_record_of_more_changes_than_there_can_be_is_none() {
 fn a_commit_that_failed_keeps_its_tags() {
     let disk = Memory::default();
     let mut metadata = format(&disk, 64 * UNITS);
-    let tagged = |tag| Change {
+    let tagged = |tag| MegabyteChange {
         allocated: vec![(2 * UNITS, OwnerTag(tag))],
         ..whole(2)
     };

@@ -9,7 +9,7 @@ use super::damage::Damage;
 use super::disk::{Image, Loss, SECTOR_BYTES, SimulatedDisk};
 use super::model::{BlockOwner, Expected, Found, Megabyte, State, Tags};
 use super::workload::identity;
-use crate::block_map::{Change, MegabyteMap, Slot, UNITS};
+use crate::block_map::{MegabyteChange, MegabyteMap, Slot, UNITS};
 use crate::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
 use crate::{Geometry, Metadata, OpenError, OpenMode, PAGE_BYTES};
 
@@ -39,18 +39,18 @@ pub(super) fn some_pool() -> (Image, Expected) {
 }
 
 /// So many tagged blocks, the rest of the megabyte free.
-fn change(megabyte: u32, count: u64) -> Change {
+fn change(megabyte: u32, count: u64) -> MegabyteChange {
     let slots = (0..count as usize).map(|number| Slot::holding(number * 7, BlockType::Kib4));
     let map = slots.clone().fold(MegabyteMap::EMPTY, MegabyteMap::with);
     let unit = |slot: Slot| u64::from(megabyte) * UNITS + slot.first_unit() as u64;
-    Change {
+    MegabyteChange {
         megabyte,
         map,
         allocated: slots.map(|slot| (unit(slot), OwnerTag(count))).collect(),
     }
 }
 
-fn megabyte_of(change: &Change) -> Megabyte {
+fn megabyte_of(change: &MegabyteChange) -> Megabyte {
     let allocated = change.allocated.iter();
     Megabyte {
         map: change.map,
@@ -131,7 +131,7 @@ fn a_commit_of_many_long_records_is_found_and_its_damage_is_told() {
         ..State::default()
     };
     let changes: Vec<_> = (100..MEGABYTES - 100)
-        .map(|megabyte| Change {
+        .map(|megabyte| MegabyteChange {
             allocated: Vec::new(),
             ..change(megabyte, 1 + u64::from(megabyte % 9))
         })

@@ -9,7 +9,7 @@ use super::Numbers;
 use super::disk::SimulatedDisk;
 use super::level::{Level, Timeline};
 use super::model::{BlockOwner, Expected, Found, Megabyte, State, Tags, declaration_of};
-use crate::block_map::{Change, MegabyteMap, Slot, UNITS};
+use crate::block_map::{MegabyteChange, MegabyteMap, Slot, UNITS};
 use crate::journal;
 use crate::limits::MIN_JOURNAL_PAGES;
 use crate::{Geometry, Identity, Metadata, OpenError, OpenMode};
@@ -146,7 +146,7 @@ pub(super) fn live(
 }
 
 /// Whether the changes are one commit, which is there wholly or not at all.
-fn fits_the_journal(metadata: &Metadata<SimulatedDisk>, changes: &[Change]) -> bool {
+fn fits_the_journal(metadata: &Metadata<SimulatedDisk>, changes: &[MegabyteChange]) -> bool {
     let entries: Vec<_> = changes
         .iter()
         .map(|change| metadata.entry(change))
@@ -220,7 +220,7 @@ impl Work<'_> {
             _ => 1 + self.numbers.below(3),
         };
         let mut after = self.state.clone();
-        let mut changes: Vec<Change> = Vec::new();
+        let mut changes: Vec<MegabyteChange> = Vec::new();
         for _ in 0..count {
             let change = self.change();
             if changes
@@ -255,7 +255,7 @@ impl Work<'_> {
         for (megabyte, map) in self.retried.clone() {
             let unit = |slot: Slot| u64::from(megabyte) * UNITS + slot.first_unit() as u64;
             let slots = map.blocks();
-            let change = Change {
+            let change = MegabyteChange {
                 megabyte,
                 map,
                 allocated: slots
@@ -268,7 +268,11 @@ impl Work<'_> {
         self.commit_these(changes, after)
     }
 
-    fn commit_these(&mut self, mut changes: Vec<Change>, after: State) -> std::io::Result<()> {
+    fn commit_these(
+        &mut self,
+        mut changes: Vec<MegabyteChange>,
+        after: State,
+    ) -> std::io::Result<()> {
         changes.sort_by_key(|change| change.megabyte);
         let is_atomic = fits_the_journal(&self.metadata, &changes);
         let done = after.clone();
@@ -289,7 +293,7 @@ impl Work<'_> {
     }
 
     /// Some change of some megabyte.
-    fn change(&mut self) -> Change {
+    fn change(&mut self) -> MegabyteChange {
         let megabyte = self.some_megabyte();
         let first_unit = u64::from(megabyte) * UNITS;
         let before = self.state.map(megabyte);
@@ -319,7 +323,7 @@ impl Work<'_> {
                 allocated.push((first_unit + slot.first_unit() as u64, OwnerTag(tag)));
             }
         }
-        Change {
+        MegabyteChange {
             megabyte,
             map,
             allocated,
@@ -346,7 +350,7 @@ impl Work<'_> {
     }
 
     /// The megabyte after a change.
-    fn changed(&self, change: &Change) -> Megabyte {
+    fn changed(&self, change: &MegabyteChange) -> Megabyte {
         let before = self.state.megabytes.get(&change.megabyte).cloned();
         let before = before.unwrap_or_default();
         let first_unit = u64::from(change.megabyte) * UNITS;
