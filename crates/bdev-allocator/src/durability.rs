@@ -82,7 +82,7 @@ impl Durability {
         let is_claimed =
             (load(&shadow.claimed).iter().zip(units)).any(|(claimed, mine)| claimed & mine != 0);
         if !is_claimed
-            || chimaera_bdev_format::weakened(chimaera_bdev_format::Weakness::SpaceReusedEarly)
+            || chimaera_bdev_format::weakened(chimaera_bdev_format::CrashWeakness::SpaceReusedEarly)
         {
             return false;
         }

@@ -26,7 +26,7 @@ use crate::page::{Checksum, Disk, Page};
 use crate::superblock::Superblock;
 use crate::table::Records;
 use crate::tags::{Sector, TagPlace, sectors_of};
-use crate::weakness::{Weakness, weakened};
+use crate::weakness::{CrashWeakness, weakened};
 
 /// Pages that a step reads and writes at most.
 const STEP_PAGES: usize = 64;
@@ -117,7 +117,7 @@ impl Checkpoint {
                 self.stage = Stage::Tags(next + 1);
             }
             Stage::Tags(_) => {
-                if !self.tag_pages.is_empty() && !weakened(Weakness::TagsNotFlushed) {
+                if !self.tag_pages.is_empty() && !weakened(CrashWeakness::TagsNotFlushed) {
                     place.disk.flush()?;
                 }
                 self.stage = Stage::Table { copy: 0, next: 0 };
@@ -128,13 +128,13 @@ impl Checkpoint {
                 self.stage = Stage::Table { copy, next };
             }
             Stage::Table { copy: 0, .. } => {
-                if !weakened(Weakness::TableCopiesTogether) {
+                if !weakened(CrashWeakness::TableCopiesTogether) {
                     place.disk.flush()?;
                 }
                 self.stage = Stage::Table { copy: 1, next: 0 };
             }
             Stage::Table { .. } => {
-                if !weakened(Weakness::SecondCopyNotFlushed) {
+                if !weakened(CrashWeakness::SecondCopyNotFlushed) {
                     place.disk.flush()?;
                 }
                 self.stage = Stage::Superblock;
@@ -166,7 +166,7 @@ impl Checkpoint {
         // The second copy is made from the first, which is durable by now.
         let mut pages = Page::zeroes(run.len());
         place.disk.read(geometry.table_page(first, 0), &mut pages)?;
-        if copy == 0 && !weakened(Weakness::SecondCopyNotLookedAt) {
+        if copy == 0 && !weakened(CrashWeakness::SecondCopyNotLookedAt) {
             mend_second_copies(place, &run, &pages)?;
         }
         for (&at, page) in run.iter().zip(&mut pages) {
@@ -311,7 +311,7 @@ pub(crate) fn write_superblock<D: Disk>(disk: &D, superblock: &mut Superblock) -
     superblock.generation += 1;
     let pages = superblock.to_pages();
     disk.write(SUPERBLOCK_COPIES[0], &pages)?;
-    if !weakened(Weakness::SuperblockNotFlushed) {
+    if !weakened(CrashWeakness::SuperblockNotFlushed) {
         disk.flush()?;
     }
     disk.write(SUPERBLOCK_COPIES[1], &pages)

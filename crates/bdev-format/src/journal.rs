@@ -14,7 +14,7 @@ use crate::block_map::{MegabyteMap, UNITS};
 use crate::limits::{MAX_COUNTED, MAX_EPOCH_CHANGES, MAX_RECORD_PAGES, PAGE_BYTES, RECORD_BYTES};
 use crate::page::{Checksum, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
 use crate::table::Record;
-use crate::weakness::{Weakness, weakened};
+use crate::weakness::{CrashWeakness, weakened};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CJRN");
 const HEADER_BYTES: usize = 64;
@@ -48,7 +48,7 @@ pub(crate) struct Commit {
 
 /// How often each record stands in the journal.
 pub(crate) fn copies() -> u64 {
-    if weakened(Weakness::RecordWrittenOnce) {
+    if weakened(CrashWeakness::RecordWrittenOnce) {
         1
     } else {
         2
@@ -243,7 +243,7 @@ pub(crate) fn read(pages: &[Page], megabytes: u32, checksum: Checksum) -> Option
     if claimed_pages(pages.first()?)? != pages.len() {
         return None;
     }
-    if !checksum.holds(MAGIC, bytes) && !weakened(Weakness::JournalUnchecked) {
+    if !checksum.holds(MAGIC, bytes) && !weakened(CrashWeakness::JournalUnchecked) {
         return None;
     }
     let position = Position::read(bytes);

@@ -56,4 +56,4 @@ pub use recovery::{OpenError, OpenMode, OpenedPool, identify, open};
 pub use superblock::{FormatFeatures, Identity, PoolOwner, Superblock};
 #[cfg(any(test, feature = "simulation"))]
 pub use weakness::with_weakness;
-pub use weakness::{Weakness, weakened};
+pub use weakness::{CrashWeakness, weakened};

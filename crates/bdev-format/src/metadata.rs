@@ -16,7 +16,7 @@ use crate::scan::Journal;
 use crate::superblock::{FormatFeatures, Identity, Superblock};
 use crate::table::Record;
 use crate::tags::{Sector, TagPlace};
-use crate::weakness::{Weakness, weakened};
+use crate::weakness::{CrashWeakness, weakened};
 
 #[cfg(test)]
 mod reopening_tests;
@@ -146,7 +146,7 @@ impl<D: Disk> Metadata<D> {
     pub fn commit(&mut self, changes: &[MegabyteChange]) -> io::Result<()> {
         self.check_usable()?;
         let result = if changes.is_empty() {
-            self.flush_unless(Weakness::DataNotFlushed)
+            self.flush_unless(CrashWeakness::DataNotFlushed)
         } else {
             let entries: Vec<_> = changes.iter().map(|change| self.entry(change)).collect();
             let appended = self.append(&entries);
@@ -319,7 +319,7 @@ impl<D: Disk> Metadata<D> {
         }
         let half = self.geometry().journal[(self.epoch % 2) as usize];
         self.disk.write(half + self.taken_pages, &pages)?;
-        self.flush_unless(Weakness::CommitNotFlushed)?;
+        self.flush_unless(CrashWeakness::CommitNotFlushed)?;
         self.taken_pages += pages.len() as u64;
         self.changes += entries.len();
         self.next_sequence += count;
@@ -404,7 +404,7 @@ impl<D: Disk> Metadata<D> {
         Ok(OwnerTag(sector.get(place)))
     }
 
-    fn flush_unless(&self, weakness: Weakness) -> io::Result<()> {
+    fn flush_unless(&self, weakness: CrashWeakness) -> io::Result<()> {
         if weakened(weakness) {
             return Ok(());
         }

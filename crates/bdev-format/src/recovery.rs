@@ -24,7 +24,7 @@ use crate::scan::Journal;
 use crate::signature::{self, DeviceContents};
 use crate::superblock::{NoSuperblock, Superblock};
 use crate::table::{self, Records};
-use crate::weakness::{Weakness, weakened};
+use crate::weakness::{CrashWeakness, weakened};
 
 /// Pages of the table that are read at once.
 const CHUNK_PAGES: u32 = 256;
@@ -140,7 +140,7 @@ pub fn open<D: Disk>(
 
     if mode == OpenMode::ReadWrite {
         repair::write_last_commit_again(&disk, &superblock, &journal)?;
-        if !weakened(Weakness::RecoveryNotFlushed) {
+        if !weakened(CrashWeakness::RecoveryNotFlushed) {
             disk.flush()?;
         }
         repair::restore_records(&disk, &superblock, &journal)?;

@@ -8,7 +8,7 @@ use crate::limits::SUPERBLOCK_COPIES;
 use crate::page::{Disk, Page};
 use crate::scan::{self, Journal};
 use crate::superblock::Superblock;
-use crate::weakness::{Weakness, weakened};
+use crate::weakness::{CrashWeakness, weakened};
 
 /// Writes the last commit as it was read. If the flush that should have made it durable failed, it can
 /// be read, and no later flush makes it durable.
@@ -65,7 +65,7 @@ pub(crate) fn erase_remains<D: Disk>(
     superblock: &Superblock,
     journal: &Journal,
 ) -> io::Result<()> {
-    if weakened(Weakness::RemainsLeft) {
+    if weakened(CrashWeakness::RemainsLeft) {
         return Ok(());
     }
     let mut is_written = false;

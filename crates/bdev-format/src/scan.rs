@@ -13,7 +13,7 @@ use crate::limits::{MAX_EPOCH_CHANGES, MAX_RECORD_PAGES};
 use crate::overlay::Overlay;
 use crate::page::{Checksum, Disk, Page};
 use crate::superblock::Superblock;
-use crate::weakness::{Weakness, weakened};
+use crate::weakness::{CrashWeakness, weakened};
 
 /// Pages behind the last record that are looked at: more than both copies of the longest record have.
 const LOOK_AHEAD_PAGES: u64 = 2 * MAX_RECORD_PAGES as u64 + 2;
@@ -121,7 +121,7 @@ fn scan<D: Disk>(
     let half = geometry.journal_pages;
     scan.lone
         .retain(|lone| lone.missing_at + lone.pages <= half);
-    if weakened(Weakness::LoneRecordLeft) || weakened(Weakness::RecordWrittenOnce) {
+    if weakened(CrashWeakness::LoneRecordLeft) || weakened(CrashWeakness::RecordWrittenOnce) {
         scan.lone.clear();
     }
     Ok(scan)

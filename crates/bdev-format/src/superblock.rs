@@ -11,7 +11,7 @@ use crate::limits::{
     SUPERBLOCK_PAGES,
 };
 use crate::page::{Checksum, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
-use crate::weakness::{Weakness, weakened};
+use crate::weakness::{CrashWeakness, weakened};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CHIM");
 const SECOND_MAGIC: u64 = u64::from_le_bytes(*b"AERAPOOL");
@@ -120,7 +120,7 @@ impl Superblock {
             return Err(NoSuperblock::Absent);
         }
         let holds = Checksum::UNSEEDED.holds(MAGIC, bytes)
-            || (weakened(Weakness::SuperblockUnchecked) && u32_at(bytes, 0) == MAGIC);
+            || (weakened(CrashWeakness::SuperblockUnchecked) && u32_at(bytes, 0) == MAGIC);
         if !holds {
             return Err(NoSuperblock::Damaged);
         }

@@ -5,7 +5,7 @@ use crate::block_map::{LIVE_WORDS, MegabyteMap, UNIT_WORDS};
 
 use crate::limits::{RECORD_BYTES, RECORDS_AT, RECORDS_PER_PAGE};
 use crate::page::{Checksum, Page, put_u32, put_u64, u32_at, u64_at};
-use crate::weakness::{Weakness, weakened};
+use crate::weakness::{CrashWeakness, weakened};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CTBL");
 const FIRST_MEGABYTE_AT: usize = 8;
@@ -62,7 +62,7 @@ impl Records {
     /// Reads a page that must be about the megabytes from this one on; `None` if it is damaged.
     pub(crate) fn read(page: &Page, first_megabyte: u32, checksum: Checksum) -> Option<Self> {
         let bytes = &page.0;
-        let holds = checksum.holds(MAGIC, bytes) || weakened(Weakness::TableUnchecked);
+        let holds = checksum.holds(MAGIC, bytes) || weakened(CrashWeakness::TableUnchecked);
         if !holds || u32_at(bytes, FIRST_MEGABYTE_AT) != first_megabyte {
             return None;
         }

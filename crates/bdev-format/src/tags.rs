@@ -8,7 +8,7 @@
 
 use crate::limits::{SECTOR_BYTES, SECTORS_PER_PAGE, TAGS_AT, TAGS_PER_SECTOR};
 use crate::page::{Checksum, Page, put_u64, u64_at};
-use crate::weakness::{Weakness, weakened};
+use crate::weakness::{CrashWeakness, weakened};
 
 /// Where a unit's tag lies in the tags of its segment. Units count from the segment's first megabyte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Sector {
     pub(crate) fn read(page: &Page, number: u64, checksum: Checksum) -> Option<Self> {
         let at = (number % SECTORS_PER_PAGE) as usize * SECTOR_BYTES;
         let bytes = &page.0[at..at + SECTOR_BYTES];
-        if !checksum.holds(number as u32, bytes) && !weakened(Weakness::TagsUnchecked) {
+        if !checksum.holds(number as u32, bytes) && !weakened(CrashWeakness::TagsUnchecked) {
             return None;
         }
         Some(Self {

@@ -5,7 +5,7 @@
 
 /// A step to leave out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weakness {
+pub enum CrashWeakness {
     /// A commit does not flush its record.
     CommitNotFlushed,
     /// A commit of nothing does not flush the data.
@@ -44,7 +44,7 @@ pub enum Weakness {
 /// Whether a step is left out: never, except in tests, which have the feature `simulation`.
 #[cfg(not(any(test, feature = "simulation")))]
 #[inline]
-pub const fn weakened(_: Weakness) -> bool {
+pub const fn weakened(_: CrashWeakness) -> bool {
     false
 }
 
@@ -55,20 +55,20 @@ pub use tested::{weakened, with_weakness};
 mod tested {
     use std::cell::Cell;
 
-    use super::Weakness;
+    use super::CrashWeakness;
 
     thread_local! {
-        static WEAKNESS: Cell<Option<Weakness>> = const { Cell::new(None) };
+        static WEAKNESS: Cell<Option<CrashWeakness>> = const { Cell::new(None) };
     }
 
     /// Whether this step is left out on this thread.
-    pub fn weakened(weakness: Weakness) -> bool {
+    pub fn weakened(weakness: CrashWeakness) -> bool {
         WEAKNESS.get() == Some(weakness)
     }
 
     /// Runs something on this thread with one step left out.
-    pub fn with_weakness<T>(weakness: Option<Weakness>, run: impl FnOnce() -> T) -> T {
-        struct Restore(Option<Weakness>);
+    pub fn with_weakness<T>(weakness: Option<CrashWeakness>, run: impl FnOnce() -> T) -> T {
+        struct Restore(Option<CrashWeakness>);
         impl Drop for Restore {
             fn drop(&mut self) {
                 WEAKNESS.set(self.0);

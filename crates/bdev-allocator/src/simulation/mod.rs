@@ -4,7 +4,7 @@
 
 mod stack;
 
-use chimaera_bdev_format::Weakness;
+use chimaera_bdev_format::CrashWeakness;
 use chimaera_bdev_format::simulation::{Trial, is_missed, run, run_all};
 use stack::Stack;
 
@@ -24,10 +24,10 @@ fn blocks_and_their_data_are_found_after_many_crashes() {
 
 #[test]
 fn a_commit_of_nothing_flushes_the_data() {
-    is_missed::<Stack>(Weakness::DataNotFlushed, Trial::Crash);
+    is_missed::<Stack>(CrashWeakness::DataNotFlushed, Trial::Crash);
 }
 
 #[test]
 fn freed_space_is_given_away_after_the_free_is_durable() {
-    is_missed::<Stack>(Weakness::SpaceReusedEarly, Trial::Crash);
+    is_missed::<Stack>(CrashWeakness::SpaceReusedEarly, Trial::Crash);
 }

@@ -53,7 +53,7 @@ pub use model::{
 };
 pub use workload::{MetadataAlone, format};
 
-use crate::weakness::{Weakness, with_weakness};
+use crate::weakness::{CrashWeakness, with_weakness};
 
 /// Numbers that look random, the same ones for the same seed.
 pub struct Numbers(u64);
@@ -115,7 +115,7 @@ const SEEDS: u64 = 100;
 ///
 /// # Panics
 /// If no history fails without it, or one with it.
-pub fn is_missed<L: Level>(weakness: Weakness, trial: Trial) {
+pub fn is_missed<L: Level>(weakness: CrashWeakness, trial: Trial) {
     let failing = (0..SEEDS).find_map(|seed| {
         let outcome = with_weakness(Some(weakness), || run::<L>(seed, trial));
         outcome.err().map(|text| (seed, text))
