@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use chimaera_bdev_client::{
-    Activity, AllocationPlan, BdevType, Block, MegabyteState, OwnedBlock, OwnerTag, PerfMetrics,
-    Stats, Status,
+    AllocationPlan, BdevType, Block, MegabyteState, OperationCounts, OwnedBlock, OwnerTag,
+    PerfMetrics, Stats, Status,
 };
 use chimaera_bdev_proto::{
     BLOCK_WIRE_BYTES, CreateParams, INLINE_BLOCKS, MAP_END, MEGABYTE, MIN_LISTING_BUFFER_BYTES,
@@ -207,7 +207,7 @@ impl Pool {
                     alignment: 4096,
                     io_engine: None,
                     file: None,
-                    activity: Activity::default(),
+                    activity: OperationCounts::default(),
                 };
                 let bytes = codec::encode(&stats).expect("encodes");
                 buffer.write(&bytes);

@@ -18,7 +18,7 @@ pub use listing::{
     MAP_END, MIN_LISTING_BUFFER_BYTES, MegabyteState, OWNED_BLOCK_WIRE_BYTES, OwnedBlock, OwnerTag,
     listing_arguments, map_arguments,
 };
-pub use pool::{Activity, BdevType, CreateParams, FileState, IoEngine, PerfMetrics, Stats};
+pub use pool::{BdevType, CreateParams, FileState, IoEngine, OperationCounts, PerfMetrics, Stats};
 
 /// Name of the module; its library is `libchimaera_bdev_runtime.so`.
 pub const MODULE_NAME: &str = "chimaera_bdev";

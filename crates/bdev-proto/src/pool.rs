@@ -152,7 +152,7 @@ pub struct Stats {
     /// is asked for again. Nothing for memory.
     pub file: Option<FileState>,
     /// What was really done since the pool was opened.
-    pub activity: Activity,
+    pub activity: OperationCounts,
 }
 
 /// What became of the file that an open pool is on.
@@ -200,7 +200,7 @@ impl FileState {
 
 /// Counts of what was really done since a pool was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Activity {
+pub struct OperationCounts {
     /// Reads completed.
     pub read_operations: u64,
     /// Writes completed.
@@ -242,7 +242,7 @@ mod tests {
             alignment: u32::MAX,
             io_engine: Some(IoEngine::IoUring),
             file: Some(FileState::Cut),
-            activity: Activity {
+            activity: OperationCounts {
                 read_operations: most,
                 write_operations: most,
                 read_bytes: most,

@@ -12,7 +12,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use chimaera_bdev_proto::Activity;
+use chimaera_bdev_proto::OperationCounts;
 use crossbeam::utils::CachePadded;
 
 /// The counts of every worker.
@@ -75,14 +75,14 @@ impl Counters {
     }
 
     /// Blocks that are allocated now, of which the sums say how many were since the pool was opened.
-    pub(crate) fn allocated_blocks(&self, sums: &Activity) -> u64 {
+    pub(crate) fn allocated_blocks(&self, sums: &OperationCounts) -> u64 {
         self.blocks_before
             .wrapping_add(sums.allocations)
             .wrapping_sub(sums.frees)
     }
 
     /// The sums over all workers.
-    pub(crate) fn sum(&self) -> Activity {
+    pub(crate) fn sum(&self) -> OperationCounts {
         let sum = |count: fn(&WorkerCounters) -> &Count| {
             self.workers
                 .iter()
@@ -91,7 +91,7 @@ impl Counters {
         };
         // First, by the law above.
         let frees = sum(|worker| &worker.frees);
-        Activity {
+        OperationCounts {
             read_operations: sum(|worker| &worker.read_operations),
             write_operations: sum(|worker| &worker.write_operations),
             read_bytes: sum(|worker| &worker.read_bytes),

@@ -4,8 +4,8 @@ mod create;
 mod list;
 
 use chimaera_bdev_client::{
-    Activity, BdevType, Client, Error, FileState, MODULE_NAME, OwnedBlock, PerfMetrics, PoolInfo,
-    PoolQuery, Runtime, Stats,
+    BdevType, Client, Error, FileState, MODULE_NAME, OperationCounts, OwnedBlock, PerfMetrics,
+    PoolInfo, PoolQuery, Runtime, Stats,
 };
 use serde::Serialize;
 
@@ -175,7 +175,7 @@ fn state_rows(stats: &Stats) -> Vec<(&'static str, String)> {
 }
 
 /// What was done in a pool.
-fn activity_rows(activity: &Activity) -> Vec<(&'static str, String)> {
+fn activity_rows(activity: &OperationCounts) -> Vec<(&'static str, String)> {
     vec![
         (
             "reads",
