@@ -36,12 +36,12 @@
 mod allocate;
 mod drains;
 mod durability;
+pub mod failpoint;
 mod fit;
 mod index;
 pub mod ledger;
 mod mapping;
 mod megabyte;
-pub mod mishap;
 mod pins;
 pub mod prefetch;
 mod release;

@@ -9,9 +9,9 @@ use chimaera_proto::status::Status;
 use crate::Allocator;
 use crate::drains::{Notice, WaitingFree};
 use crate::durability::Durability;
+use crate::failpoint::{Failpoint, may_panic};
 use crate::fit::Fill;
 use crate::megabyte::Locked;
-use crate::mishap::{Mishap, may_panic};
 use crate::pins::Phase;
 use crate::sync::{Weakness, weakened};
 use chimaera_bdev_format::block_map::{Slot, UNITS, UnitMap, units_of};
@@ -283,7 +283,7 @@ impl<C: FreeCompletion> Allocator<C> {
         if before != after && late {
             self.leave_class(index, before);
         }
-        may_panic(Mishap::SpaceReleased);
+        may_panic(Failpoint::SpaceReleased);
         self.space.give(uncounted, after == Fill::Empty);
         if before != after && !late {
             self.leave_class(index, before);

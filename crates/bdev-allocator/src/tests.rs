@@ -8,7 +8,7 @@ use chimaera_bdev_proto::BlockType::{Kib4, Kib64, Kib256, Mib1};
 use chimaera_bdev_proto::{AllocationPlan, BlockType, OwnerTag};
 
 use super::*;
-use crate::mishap::{Mishap, arm};
+use crate::failpoint::{Failpoint, arm};
 
 /// How long a test waits for another thread.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -360,7 +360,7 @@ fn a_panic_of_who_commits_holds_up_nobody_who_counts() {
     let left = 2 * MEGABYTE - kept.size;
     assert_eq!(allocator.remaining_bytes(), left, "before it is durable");
     let changes = allocator.collect_changes(0, 2);
-    arm(Mishap::SpaceReleased);
+    arm(Failpoint::SpaceReleased);
     let settled = catch_unwind(AssertUnwindSafe(|| allocator.settle(&changes)));
     assert!(settled.is_err());
     let (told, answer) = mpsc::channel();

@@ -17,7 +17,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 use super::stream;
 use super::transfer::{Direction, Transfer};
 
-use chimaera_bdev_allocator::mishap::{Mishap, may_panic};
+use chimaera_bdev_allocator::failpoint::{Failpoint, may_panic};
 use chimaera_bdev_allocator::prefetch;
 
 /// Bytes of a coming read that are asked for: enough for the processor to see where it goes. More would
@@ -103,7 +103,7 @@ impl RamDevice {
     /// # Panics
     /// If the transfer does not lie within the pool: the caller checked it.
     pub(crate) fn copy(&self, transfer: &Transfer) {
-        may_panic(Mishap::Copy);
+        may_panic(Failpoint::Copy);
         let len = transfer.len_bytes as usize;
         let offset = usize::try_from(transfer.offset_in_pool)
             .ok()

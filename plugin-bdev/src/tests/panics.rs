@@ -5,10 +5,10 @@ use chimaera_proto::Status;
 
 use super::on_every_file;
 use crate::testing::{Buffer, Pool, file_bytes, file_params, ram_params};
-use chimaera_bdev_allocator::mishap::{Mishap, arm};
+use chimaera_bdev_allocator::failpoint::{Failpoint, arm};
 
 /// Transfers of a part of a block, so that on a file they have to read around it first.
-fn check(pool: &Pool, place: Mishap) {
+fn check(pool: &Pool, place: Failpoint) {
     let remaining = pool.stats().remaining_size;
     let block = pool.allocate(UNIT_BYTES).expect("room")[0];
     pool.write(block, 0, &[7; UNIT_BYTES as usize])
@@ -41,29 +41,29 @@ fn check(pool: &Pool, place: Mishap) {
 #[test]
 fn while_memory_is_copied() {
     let pool = Pool::create("memory", &ram_params(1 << 20), 2).expect("made");
-    check(&pool, Mishap::Copy);
+    check(&pool, Failpoint::Copy);
     // The only worker counts otherwise.
     let pool = Pool::create("memory", &ram_params(1 << 20), 1).expect("made");
-    check(&pool, Mishap::Copy);
+    check(&pool, Failpoint::Copy);
 }
 
 #[test]
 fn before_a_files_transfer_is_queued() {
     on_every_file(&file_params(file_bytes(1)), 1, |pool| {
-        check(pool, Mishap::Accepted);
+        check(pool, Failpoint::Accepted);
     });
 }
 
 #[test]
 fn when_a_files_transfer_begins() {
     on_every_file(&file_params(file_bytes(1)), 1, |pool| {
-        check(pool, Mishap::Begun);
+        check(pool, Failpoint::Begun);
     });
 }
 
 #[test]
 fn when_the_device_has_answered() {
     on_every_file(&file_params(file_bytes(1)), 1, |pool| {
-        check(pool, Mishap::Answered);
+        check(pool, Failpoint::Answered);
     });
 }

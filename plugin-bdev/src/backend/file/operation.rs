@@ -20,7 +20,7 @@ use super::bounce::Bounce;
 use super::engine::{Opcode, Submission};
 use super::exclusion::Mode;
 use crate::backend::transfer::{Direction, Transfer};
-use chimaera_bdev_allocator::mishap::{Mishap, may_panic};
+use chimaera_bdev_allocator::failpoint::{Failpoint, may_panic};
 
 /// How often in a row the device may answer that it did not get to it.
 const MOST_RETRIES: u8 = 100;
@@ -162,7 +162,7 @@ impl Operation {
     }
 
     fn begin(&mut self) -> Result<(), Status> {
-        may_panic(Mishap::Begun);
+        may_panic(Failpoint::Begun);
         if self.span.bounced {
             self.bounce = Some(Bounce::new(self.span.len_bytes)?);
         }
@@ -179,7 +179,7 @@ impl Operation {
 
     /// Takes the device's answer to the last submission: bytes transferred, or a negative errno.
     pub(super) fn advance(&mut self, result: i64) -> Step {
-        may_panic(Mishap::Answered);
+        may_panic(Failpoint::Answered);
         let Ok(bytes) = u64::try_from(result) else {
             let errno = i32::try_from(result.unsigned_abs()).unwrap_or(0);
             let is_passing = matches!(errno, libc::EAGAIN | libc::EINTR);

@@ -34,7 +34,7 @@ use super::engine::{DeviceResult, Engine, Submission};
 use super::exclusion::{BlockExclusion, Waiter};
 use super::operation::{Operation, Step};
 use crate::backend::transfer::Transfer;
-use chimaera_bdev_allocator::mishap::{Mishap, may_panic};
+use chimaera_bdev_allocator::failpoint::{Failpoint, may_panic};
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 
 /// How long the kernel may take nothing while it has nothing to do for this worker.
@@ -130,7 +130,7 @@ impl<E: Engine> WorkerQueue<E> {
         pinned: Pinned<'_, C>,
         crossing: &Crossing,
     ) {
-        may_panic(Mishap::Accepted);
+        may_panic(Failpoint::Accepted);
         let block_offset = operation.transfer.block.offset;
         let exclusion = operation.exclusion();
         let index = self.operations.vacancy();

@@ -20,7 +20,7 @@ use super::queue::{Crossing, Outcome, WorkerQueue};
 use crate::backend::transfer::{Direction, Transfer};
 use crate::tasks::allocation::PendingFree;
 use crate::testing::{Buffer, PATIENCE, Recorder, loose_request};
-use chimaera_bdev_allocator::mishap::{Mishap, arm};
+use chimaera_bdev_allocator::failpoint::{Failpoint, arm};
 use chimaera_bdev_allocator::{Allocator, Threads};
 
 const UNIT: u32 = 512;
@@ -314,7 +314,7 @@ fn what_is_under_way_is_waited_for_however_long_the_kernel_takes_nothing_else() 
 /// Whatever panics over one operation ends that one, and no other, and no pin is lost.
 #[test]
 fn a_panic_over_an_operation_ends_that_one_alone() {
-    for place in [Mishap::Begun, Mishap::Answered] {
+    for place in [Failpoint::Begun, Failpoint::Answered] {
         let mut rig = Rig::new(1, 4);
         let mut buffers: Vec<_> = (0..3).map(|_| Buffer::of(&[9; 10], 0)).collect();
         for (at, buffer) in buffers.iter_mut().enumerate() {
@@ -343,7 +343,7 @@ fn a_panic_over_an_operation_ends_that_one_alone() {
 fn a_panic_before_an_operation_is_queued_loses_no_pin() {
     let mut rig = Rig::new(1, 4);
     let mut buffer = Buffer::of(&[9; 10], 0);
-    arm(Mishap::Accepted);
+    arm(Failpoint::Accepted);
     let accepted = catch_unwind(AssertUnwindSafe(|| {
         rig.accept(0, Direction::Write, 0, &mut buffer);
     }));

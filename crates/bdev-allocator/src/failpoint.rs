@@ -3,7 +3,7 @@
 
 /// A place at which a mistake of this module, if there were one, would do most harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mishap {
+pub enum Failpoint {
     /// A pinned block is about to be copied from or to.
     Copy,
     /// A pinned block's transfer is about to be queued.
@@ -19,7 +19,7 @@ pub enum Mishap {
 #[cfg(not(any(test, feature = "simulation")))]
 /// Does nothing.
 #[inline(always)]
-pub const fn may_panic(_: Mishap) {}
+pub const fn may_panic(_: Failpoint) {}
 
 #[cfg(any(test, feature = "simulation"))]
 pub use armed::{arm, may_panic};
@@ -28,14 +28,14 @@ pub use armed::{arm, may_panic};
 mod armed {
     use std::cell::Cell;
 
-    use super::Mishap;
+    use super::Failpoint;
 
     thread_local! {
-        static ARMED: Cell<Option<Mishap>> = const { Cell::new(None) };
+        static ARMED: Cell<Option<Failpoint>> = const { Cell::new(None) };
     }
 
     /// Lets this thread panic when it comes to this place for the first time.
-    pub fn arm(place: Mishap) {
+    pub fn arm(place: Failpoint) {
         ARMED.set(Some(place));
     }
 
@@ -43,7 +43,7 @@ mod armed {
     ///
     /// # Panics
     /// See there.
-    pub fn may_panic(place: Mishap) {
+    pub fn may_panic(place: Failpoint) {
         if ARMED.get() == Some(place) {
             ARMED.set(None);
             panic!("as asked, at {place:?}");
