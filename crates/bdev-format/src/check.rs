@@ -109,10 +109,10 @@ fn stale_second_copies<D: Disk>(
 ) -> io::Result<Vec<(TablePage, Page)>> {
     let (geometry, checksum) = (metadata.geometry(), metadata.superblock.checksum());
     let mut stale = Vec::new();
-    for (position, segment) in geometry.segments.iter().enumerate() {
-        for page in 0..segment.table_written {
+    for (position, extent) in geometry.extents.iter().enumerate() {
+        for page in 0..extent.table_written {
             let at = TablePage {
-                segment: position,
+                extent: position,
                 page,
             };
             let read = |copy| -> io::Result<_> {
@@ -134,7 +134,7 @@ fn stale_second_copies<D: Disk>(
     Ok(stale)
 }
 
-/// Sectors of tags that should be there and are damaged: page on the device, and number in the segment.
+/// Sectors of tags that should be there and are damaged: page on the device, and number in the extent.
 fn damaged_tags<D: Disk>(metadata: &Metadata<D>) -> io::Result<Vec<(u64, u64)>> {
     let checksum = metadata.superblock.checksum();
     let frozen = metadata
@@ -148,15 +148,14 @@ fn damaged_tags<D: Disk>(metadata: &Metadata<D>) -> io::Result<Vec<(u64, u64)>> 
             && !overlays.any(|overlay| overlay.newly_tagged.contains(&megabyte))
     };
     let mut damaged = Vec::new();
-    for segment in &metadata.geometry().segments {
+    for extent in &metadata.geometry().extents {
         let mut last_page = None;
-        for megabyte in (segment.first_megabyte..segment.end_megabyte()).filter(|at| on_device(*at))
-        {
-            let first = u64::from(megabyte - segment.first_megabyte) * UNITS;
+        for megabyte in (extent.first_megabyte..extent.end_megabyte()).filter(|at| on_device(*at)) {
+            let first = u64::from(megabyte - extent.first_megabyte) * UNITS;
             let (from, to) = (TagPlace::of(first), TagPlace::of(first + UNITS - 1));
             for page in from.page..=to.page {
                 let mut pages = Page::zeroes(1);
-                metadata.disk.read(segment.tags + page, &mut pages)?;
+                metadata.disk.read(extent.tags + page, &mut pages)?;
                 let mut sectors = sectors_of(page);
                 let relevant = sectors
                     .by_ref()
@@ -164,7 +163,7 @@ fn damaged_tags<D: Disk>(metadata: &Metadata<D>) -> io::Result<Vec<(u64, u64)>> 
                 for sector in relevant {
                     let is_new = last_page.is_none_or(|last| sector > last);
                     if is_new && Sector::read(&pages[0], sector, checksum).is_none() {
-                        damaged.push((segment.tags + page, sector));
+                        damaged.push((extent.tags + page, sector));
                     }
                     last_page = last_page.max(Some(sector));
                 }

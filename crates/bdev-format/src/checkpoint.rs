@@ -40,7 +40,7 @@ pub(crate) struct Checkpoint {
     sequence: u64,
     /// In order.
     pages: Vec<TablePage>,
-    /// Pages of tags, on the device, with the segment they belong to.
+    /// Pages of tags, on the device, with the extent they belong to.
     tag_pages: Vec<(usize, u64)>,
     stage: Stage,
 }
@@ -78,9 +78,9 @@ impl Checkpoint {
             .map(|(page, _)| page)
             .collect();
         // Pages of the table are written from its beginning on, without gaps.
-        for (segment, last) in last_pages(&pages) {
-            let written = geometry.segments[segment].table_written;
-            pages.extend((written..last).map(|page| TablePage { segment, page }));
+        for (extent, last) in last_pages(&pages) {
+            let written = geometry.extents[extent].table_written;
+            pages.extend((written..last).map(|page| TablePage { extent, page }));
         }
         let tag_pages: BTreeSet<_> = frozen
             .tags
@@ -112,8 +112,8 @@ impl Checkpoint {
     pub(crate) fn step<D: Disk>(&mut self, place: &mut Place<'_, D>) -> io::Result<bool> {
         match self.stage {
             Stage::Tags(next) if next < self.tag_pages.len() => {
-                let (segment, page) = self.tag_pages[next];
-                self.write_tags(place, segment, page)?;
+                let (extent, page) = self.tag_pages[next];
+                self.write_tags(place, extent, page)?;
                 self.stage = Stage::Tags(next + 1);
             }
             Stage::Tags(_) => {
@@ -159,7 +159,7 @@ impl Checkpoint {
         let checksum = place.superblock.checksum();
         let first = self.pages[next];
         let follows = |&(offset, page): &(usize, &TablePage)| {
-            page.segment == first.segment && page.page as usize == first.page as usize + offset
+            page.extent == first.extent && page.page as usize == first.page as usize + offset
         };
         let run = self.pages[next..].iter().enumerate().take(STEP_PAGES);
         let run: Vec<TablePage> = run.take_while(follows).map(|(_, page)| *page).collect();
@@ -171,13 +171,13 @@ impl Checkpoint {
         }
         for (&at, page) in run.iter().zip(&mut pages) {
             let first_megabyte = geometry.first_megabyte(at);
-            let was_written = copy == 1 || at.page < geometry.segments[at.segment].table_written;
+            let was_written = copy == 1 || at.page < geometry.extents[at.extent].table_written;
             let mut records = if was_written {
                 self.read_records(place, at, page, checksum)?
             } else {
                 Records::empty()
             };
-            let end = geometry.segments[at.segment].end_megabyte();
+            let end = geometry.extents[at.extent].end_megabyte();
             for (record, megabyte) in records.0.iter_mut().zip(first_megabyte..end) {
                 if let Some(changed) = self.frozen.records.get(&megabyte) {
                     *record = *changed;
@@ -218,17 +218,17 @@ impl Checkpoint {
     fn write_tags<D: Disk>(
         &self,
         place: &Place<'_, D>,
-        segment: usize,
+        extent: usize,
         page: u64,
     ) -> io::Result<()> {
         let checksum = place.superblock.checksum();
-        let base = &place.superblock.geometry.segments[segment];
+        let base = &place.superblock.geometry.extents[extent];
         let first_unit = u64::from(base.first_megabyte) * UNITS;
         let mut pages = Page::zeroes(1);
         place.disk.read(base.tags + page, &mut pages)?;
         for number in sectors_of(page) {
             let units = Sector::empty(number).units();
-            // The last sector has room for the next segment's first megabyte.
+            // The last sector has room for the next extent's first megabyte.
             let end_unit = u64::from(base.end_megabyte()) * UNITS;
             let start = first_unit + units.start;
             let end = end_unit.min(first_unit + units.end);
@@ -267,8 +267,8 @@ impl Checkpoint {
         let mut superblock = place.superblock.clone();
         superblock.epoch = self.epoch;
         superblock.sequence = self.sequence;
-        for (segment, last) in last_pages(&self.pages.iter().copied().collect()) {
-            let written = &mut superblock.geometry.segments[segment].table_written;
+        for (extent, last) in last_pages(&self.pages.iter().copied().collect()) {
+            let written = &mut superblock.geometry.extents[extent].table_written;
             *written = (*written).max(last + 1);
         }
         write_superblock(place.disk, &mut superblock)?;
@@ -292,7 +292,7 @@ fn mend_second_copies<D: Disk>(
     let mut is_mended = false;
     for ((at, first), second) in run.iter().zip(first_copies).zip(&second_copies) {
         let is_sound = |page| Records::read(page, geometry.first_megabyte(*at), checksum).is_some();
-        let was_written = at.page < geometry.segments[at.segment].table_written;
+        let was_written = at.page < geometry.extents[at.extent].table_written;
         if was_written && is_sound(first) && !is_sound(second) {
             let page = geometry.table_page(*at, 1);
             place.disk.write(page, std::slice::from_ref(first))?;
@@ -317,21 +317,21 @@ pub(crate) fn write_superblock<D: Disk>(disk: &D, superblock: &mut Superblock) -
     disk.write(SUPERBLOCK_COPIES[1], &pages)
 }
 
-/// The segments that these pages belong to, with the last page of each.
+/// The extents that these pages belong to, with the last page of each.
 fn last_pages(pages: &BTreeSet<TablePage>) -> Vec<(usize, u32)> {
     let mut last: Vec<(usize, u32)> = Vec::new();
     for page in pages {
         match last.last_mut() {
-            Some((segment, last)) if *segment == page.segment => *last = page.page,
-            _ => last.push((page.segment, page.page)),
+            Some((extent, last)) if *extent == page.extent => *last = page.page,
+            _ => last.push((page.extent, page.page)),
         }
     }
     last
 }
 
-/// The segment and the page in its tags that a unit's tag lies in.
+/// The extent and the page in its tags that a unit's tag lies in.
 fn tag_page(geometry: &Geometry, unit: u64) -> Option<(usize, u64)> {
-    let segment = geometry.segment_of(u32::try_from(unit / UNITS).ok()?)?;
-    let first = u64::from(geometry.segments[segment].first_megabyte) * UNITS;
-    Some((segment, TagPlace::of(unit - first).page))
+    let extent = geometry.extent_of(u32::try_from(unit / UNITS).ok()?)?;
+    let first = u64::from(geometry.extents[extent].first_megabyte) * UNITS;
+    Some((extent, TagPlace::of(unit - first).page))
 }

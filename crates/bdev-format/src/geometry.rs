@@ -1,10 +1,10 @@
 //! Where a pool's metadata lies on its device: pure arithmetic.
 //!
-//! Superblocks, journal and the first segment lie one behind the other; `docs/ON_DISK_FORMAT.md` has a
+//! Superblocks, journal and the first extent lie one behind the other; `docs/ON_DISK_FORMAT.md` has a
 //! picture.
 //!
-//! A segment has room for the metadata of a range of megabytes, and stands at the beginning of that
-//! range, the first one behind the journal. A pool that grows beyond its segments gets another one.
+//! An extent has room for the metadata of a range of megabytes, and stands at the beginning of that
+//! range, the first one behind the journal. A pool that grows beyond its extents gets another one.
 //!
 //! All of this is space of the pool that is never allocated, so a block's offset in the pool is its
 //! offset on the device.
@@ -14,7 +14,7 @@ use std::ops::Range;
 use crate::block_map::{MegabyteMap, UNITS, units_of};
 
 use crate::limits::{
-    MAX_JOURNAL_PAGES, MAX_RECORD_PAGES, MAX_SEGMENTS, MIN_JOURNAL_PAGES, PAGE_BYTES,
+    MAX_EXTENTS, MAX_JOURNAL_PAGES, MAX_RECORD_PAGES, MIN_JOURNAL_PAGES, PAGE_BYTES,
     RECORDS_PER_PAGE, SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TAGS_PER_PAGE,
 };
 
@@ -23,12 +23,12 @@ const JOURNAL_FIRST_PAGE: u64 = SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES;
 /// Pages of a pool per page of one half of its journal.
 const PAGES_PER_JOURNAL_PAGE: u64 = 4096;
 
-/// Pages of tags of a segment for which space is set aside: those of 32 GiB.
+/// Pages of tags of an extent for which space is set aside: those of 32 GiB.
 const MAX_TAG_PAGES_SET_ASIDE: u64 = 1 << 14;
 
 /// The metadata of a range of megabytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Segment {
+pub(crate) struct Extent {
     pub(crate) first_megabyte: u32,
     /// Megabytes that it has room for.
     pub(crate) megabytes: u32,
@@ -42,8 +42,8 @@ pub(crate) struct Segment {
     pub(crate) tag_pages: u64,
 }
 
-impl Segment {
-    /// A segment for these megabytes that begins at this page.
+impl Extent {
+    /// An extent for these megabytes that begins at this page.
     fn new(first_megabyte: u32, megabytes: u32, first_page: u64) -> Self {
         let table_pages = megabytes.div_ceil(RECORDS_PER_PAGE as u32);
         let tables = [first_page, first_page + u64::from(table_pages)];
@@ -84,9 +84,9 @@ impl Segment {
 /// A page of a pool's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TablePage {
-    /// Position of its segment.
-    pub(crate) segment: usize,
-    /// Position in the segment's table.
+    /// Position of its extent.
+    pub(crate) extent: usize,
+    /// Position in the extent's table.
     pub(crate) page: u32,
 }
 
@@ -99,7 +99,7 @@ pub struct Geometry {
     pub(crate) journal: [u64; 2],
     /// Pages of a half.
     pub(crate) journal_pages: u64,
-    pub(crate) segments: Vec<Segment>,
+    pub(crate) extents: Vec<Extent>,
 }
 
 impl Geometry {
@@ -114,12 +114,12 @@ impl Geometry {
     pub fn with_journal(total_pages: u64, journal_pages: u64) -> Option<Self> {
         let journal = [JOURNAL_FIRST_PAGE, JOURNAL_FIRST_PAGE + journal_pages];
         let megabytes = u32::try_from(total_pages.div_ceil(UNITS)).ok()?;
-        let segment = Segment::new(0, megabytes, journal[1] + journal_pages);
-        (megabytes > 0 && segment.pages().end < total_pages).then(|| Self {
+        let extent = Extent::new(0, megabytes, journal[1] + journal_pages);
+        (megabytes > 0 && extent.pages().end < total_pages).then(|| Self {
             total_pages,
             journal,
             journal_pages,
-            segments: vec![segment],
+            extents: vec![extent],
         })
     }
 
@@ -130,17 +130,17 @@ impl Geometry {
     }
 
     /// The pool with so many pages, more than now. Where the new space has no room for its metadata,
-    /// or the superblock none for another segment, less is added, or nothing.
+    /// or the superblock none for another extent, less is added, or nothing.
     pub fn grown(&self, total_pages: u64) -> Self {
         let mut grown = self.clone();
         let covered = self.covered_megabytes();
         let covered_pages = u64::from(covered) * UNITS;
         grown.total_pages = total_pages.min(covered_pages).max(self.total_pages);
         let more = u32::try_from(total_pages.div_ceil(UNITS)).unwrap_or(u32::MAX);
-        if more > covered && self.segments.len() < MAX_SEGMENTS {
-            let segment = Segment::new(covered, more - covered, covered_pages);
-            if segment.pages().end < total_pages {
-                grown.segments.push(segment);
+        if more > covered && self.extents.len() < MAX_EXTENTS {
+            let extent = Extent::new(covered, more - covered, covered_pages);
+            if extent.pages().end < total_pages {
+                grown.extents.push(extent);
                 grown.total_pages = total_pages;
             }
         }
@@ -148,27 +148,27 @@ impl Geometry {
     }
 
     /// The pool with so many pages, fewer than now, or `None` if its metadata does not lie within
-    /// them. Segments that lie wholly beyond are given up.
+    /// them. Extents that lie wholly beyond are given up.
     pub fn shrunk(&self, total_pages: u64) -> Option<Self> {
         let mut shrunk = self.clone();
         shrunk.total_pages = total_pages;
         // The first one stands behind the journal: without it there is no pool.
-        let kept = |segment: &Segment| {
-            let first_page = u64::from(segment.first_megabyte) * UNITS;
+        let kept = |extent: &Extent| {
+            let first_page = u64::from(extent.first_megabyte) * UNITS;
             first_page == 0 || first_page < total_pages
         };
-        shrunk.segments.retain(kept);
-        let inside = |segment: &Segment| segment.pages().end < total_pages;
-        shrunk.segments.iter().all(inside).then_some(shrunk)
+        shrunk.extents.retain(kept);
+        let inside = |extent: &Extent| extent.pages().end < total_pages;
+        shrunk.extents.iter().all(inside).then_some(shrunk)
     }
 
     /// The pages that metadata takes, in order.
     pub fn reserved(&self) -> impl Iterator<Item = Range<u64>> {
         let (first, others) = self
-            .segments
+            .extents
             .split_first()
             .map_or((0, &[][..]), |split| (split.0.pages().end, split.1));
-        std::iter::once(0..first).chain(others.iter().map(Segment::pages))
+        std::iter::once(0..first).chain(others.iter().map(Extent::pages))
     }
 
     /// Whether these blocks of a megabyte lie inside the pool, and none in metadata.
@@ -194,25 +194,21 @@ impl Geometry {
     /// The pages for which space is set aside, in order: superblocks, journal, table, and tags if they do
     /// not take much. Of a large pool many tags are never written.
     pub fn set_aside(&self) -> impl Iterator<Item = Range<u64>> {
-        let parts = self.reserved().zip(&self.segments);
-        parts.map(|(pages, segment)| {
-            let has_few_tags = segment.tag_pages <= MAX_TAG_PAGES_SET_ASIDE;
-            pages.start..if has_few_tags {
-                pages.end
-            } else {
-                segment.tags
-            }
+        let parts = self.reserved().zip(&self.extents);
+        parts.map(|(pages, extent)| {
+            let has_few_tags = extent.tag_pages <= MAX_TAG_PAGES_SET_ASIDE;
+            pages.start..if has_few_tags { pages.end } else { extent.tags }
         })
     }
 
-    /// The first page of each copy of the first segment's table.
+    /// The first page of each copy of the first extent's table.
     pub fn tables(&self) -> [u64; 2] {
-        self.segments[0].tables
+        self.extents[0].tables
     }
 
-    /// How many segments there are.
-    pub fn segment_count(&self) -> usize {
-        self.segments.len()
+    /// How many extents there are.
+    pub fn extent_count(&self) -> usize {
+        self.extents.len()
     }
 
     /// Pages of the longest record in its journal: several fit a half, even of the smallest journal, where
@@ -226,9 +222,9 @@ impl Geometry {
         self.total_pages
     }
 
-    /// Megabytes that the segments have room for.
+    /// Megabytes that the extents have room for.
     pub fn covered_megabytes(&self) -> u32 {
-        self.segments.last().map_or(0, Segment::end_megabyte)
+        self.extents.last().map_or(0, Extent::end_megabyte)
     }
 
     /// Megabytes of the pool, the last of which may not be whole.
@@ -238,10 +234,10 @@ impl Geometry {
 
     /// The page of the table, and the place in it, that a megabyte's record has.
     pub(crate) fn record_place(&self, megabyte: u32) -> Option<(TablePage, usize)> {
-        let segment = self.segment_of(megabyte)?;
-        let record = (megabyte - self.segments[segment].first_megabyte) as usize;
+        let extent = self.extent_of(megabyte)?;
+        let record = (megabyte - self.extents[extent].first_megabyte) as usize;
         let page = TablePage {
-            segment,
+            extent,
             page: (record / RECORDS_PER_PAGE) as u32,
         };
         Some((page, record % RECORDS_PER_PAGE))
@@ -249,20 +245,20 @@ impl Geometry {
 
     /// The first megabyte that a page of the table is about.
     pub(crate) fn first_megabyte(&self, page: TablePage) -> u32 {
-        self.segments[page.segment].first_megabyte + page.page * RECORDS_PER_PAGE as u32
+        self.extents[page.extent].first_megabyte + page.page * RECORDS_PER_PAGE as u32
     }
 
     /// The page on the device of a copy of a page of the table.
     pub(crate) fn table_page(&self, page: TablePage, copy: usize) -> u64 {
-        self.segments[page.segment].tables[copy] + u64::from(page.page)
+        self.extents[page.extent].tables[copy] + u64::from(page.page)
     }
 
-    pub(crate) fn segment_of(&self, megabyte: u32) -> Option<usize> {
+    pub(crate) fn extent_of(&self, megabyte: u32) -> Option<usize> {
         let after = self
-            .segments
-            .partition_point(|segment| segment.first_megabyte <= megabyte);
-        let segment = after.checked_sub(1)?;
-        (megabyte < self.segments[segment].end_megabyte()).then_some(segment)
+            .extents
+            .partition_point(|extent| extent.first_megabyte <= megabyte);
+        let extent = after.checked_sub(1)?;
+        (megabyte < self.extents[extent].end_megabyte()).then_some(extent)
     }
 
     /// Whether a geometry that was read from a device can be one. What does not hold, if not.
@@ -278,22 +274,22 @@ impl Geometry {
             return fail("the journal's place is impossible");
         }
         let mut next_megabyte = 0;
-        for (position, segment) in self.segments.iter().enumerate() {
+        for (position, extent) in self.extents.iter().enumerate() {
             let first_page = match position {
                 0 => self.journal[1] + self.journal_pages,
-                _ => u64::from(segment.first_megabyte) * UNITS,
+                _ => u64::from(extent.first_megabyte) * UNITS,
             };
-            if segment.first_megabyte != next_megabyte
-                || segment.tables[0] != first_page
-                || !segment.is_consistent()
-                || segment.pages().end >= self.total_pages
+            if extent.first_megabyte != next_megabyte
+                || extent.tables[0] != first_page
+                || !extent.is_consistent()
+                || extent.pages().end >= self.total_pages
             {
-                return Err(format!("the place of segment {position} is impossible"));
+                return Err(format!("the place of extent {position} is impossible"));
             }
-            next_megabyte = segment.end_megabyte();
+            next_megabyte = extent.end_megabyte();
         }
-        if self.segments.is_empty() || self.megabytes() > next_megabyte {
-            return fail("its segments do not cover the pool");
+        if self.extents.is_empty() || self.megabytes() > next_megabyte {
+            return fail("its extents do not cover the pool");
         }
         Ok(())
     }
@@ -329,24 +325,24 @@ mod tests {
     }
 
     #[test]
-    fn growth_adds_segments_and_shrinking_gives_them_up() {
+    fn growth_adds_extents_and_shrinking_gives_them_up() {
         let small = Geometry::new(10 * MIB + 7).expect("room");
-        assert_eq!(small.grown(10 * MIB + 9).segments.len(), 1);
+        assert_eq!(small.grown(10 * MIB + 9).extents.len(), 1);
         assert_eq!(small.grown(10 * MIB + 9).total_pages, 10 * MIB + 9);
         let clamped = small.grown(11 * MIB + 2);
-        assert_eq!(clamped.total_pages, 11 * MIB, "no room for a segment");
+        assert_eq!(clamped.total_pages, 11 * MIB, "no room for an extent");
         let grown = small.grown(40 * MIB);
         assert_eq!(grown.check(), Ok(()));
-        assert_eq!(grown.segments.len(), 2);
-        assert_eq!(grown.segments[1].tables[0], 11 * MIB);
+        assert_eq!(grown.extents.len(), 2);
+        assert_eq!(grown.extents[1].tables[0], 11 * MIB);
         let places: Vec<_> = [0, 10, 11, 39, 40]
-            .map(|megabyte| grown.segment_of(megabyte))
+            .map(|megabyte| grown.extent_of(megabyte))
             .to_vec();
         assert_eq!(places, [Some(0), Some(0), Some(1), Some(1), None]);
         let shrunk = grown.shrunk(11 * MIB).expect("room");
-        assert_eq!(shrunk.segments.len(), 1);
+        assert_eq!(shrunk.extents.len(), 1);
         assert_eq!(shrunk.check(), Ok(()));
-        assert_eq!(grown.shrunk(11 * MIB + 1), None, "a segment would be cut");
+        assert_eq!(grown.shrunk(11 * MIB + 1), None, "an extent would be cut");
         assert_eq!(grown.shrunk(12), None);
         assert_eq!(grown.shrunk(0), None);
         let mut most = small;
@@ -354,7 +350,7 @@ mod tests {
             most = most.grown((20 + 10 * step) * MIB);
             assert_eq!(most.check(), Ok(()));
         }
-        assert_eq!(most.segments.len(), MAX_SEGMENTS);
+        assert_eq!(most.extents.len(), MAX_EXTENTS);
     }
 
     #[test]
@@ -370,11 +366,11 @@ mod tests {
         change(&|geometry| geometry.total_pages = 30);
         change(&|geometry| geometry.journal[1] += 1);
         change(&|geometry| geometry.journal_pages = u64::MAX / 2);
-        change(&|geometry| geometry.segments.clear());
-        change(&|geometry| geometry.segments[1].first_megabyte += 1);
-        change(&|geometry| geometry.segments[0].tags += 1);
-        change(&|geometry| geometry.segments[1].table_written = u32::MAX);
-        change(&|geometry| geometry.segments[0].megabytes = 0);
+        change(&|geometry| geometry.extents.clear());
+        change(&|geometry| geometry.extents[1].first_megabyte += 1);
+        change(&|geometry| geometry.extents[0].tags += 1);
+        change(&|geometry| geometry.extents[1].table_written = u32::MAX);
+        change(&|geometry| geometry.extents[0].megabytes = 0);
         for geometry in bad {
             assert!(geometry.check().is_err(), "{geometry:?}");
         }

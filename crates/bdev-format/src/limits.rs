@@ -21,12 +21,12 @@ pub(crate) const SUPERBLOCK_PAGES: u64 = 2;
 /// First page of each copy of the superblock.
 pub(crate) const SUPERBLOCK_COPIES: [u64; 2] = [0, 16];
 
-/// Where a superblock's segments begin, in its bytes, and how many bytes each takes.
-pub(crate) const SEGMENTS_AT: usize = 256;
-pub(crate) const SEGMENT_BYTES: usize = 48;
+/// Where a superblock's extents begin, in its bytes, and how many bytes each takes.
+pub(crate) const EXTENTS_AT: usize = 256;
+pub(crate) const EXTENT_BYTES: usize = 48;
 
-/// Segments that a superblock has room for.
-pub(crate) const MAX_SEGMENTS: usize = 64;
+/// Extents that a superblock has room for.
+pub(crate) const MAX_EXTENTS: usize = 64;
 
 /// Where a superblock has the pool's name.
 pub(crate) const NAME_AT: usize = PAGE_BYTES;
@@ -71,7 +71,7 @@ pub(crate) const TAGS_PER_PAGE: u64 = SECTORS_PER_PAGE * TAGS_PER_SECTOR;
 
 const _: () = {
     assert!(PAGE_BYTES as u64 == UNIT_BYTES);
-    assert!(SEGMENTS_AT + MAX_SEGMENTS * SEGMENT_BYTES <= NAME_AT);
+    assert!(EXTENTS_AT + MAX_EXTENTS * EXTENT_BYTES <= NAME_AT);
     assert!(NAME_AT + MAX_POOL_NAME_BYTES <= SUPERBLOCK_PAGES as usize * PAGE_BYTES);
     // The copies of the superblock lie apart.
     assert!(SUPERBLOCK_COPIES[0] + SUPERBLOCK_PAGES <= SUPERBLOCK_COPIES[1]);

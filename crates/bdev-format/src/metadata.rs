@@ -383,12 +383,10 @@ impl<D: Disk> Metadata<D> {
             }
         }
         let geometry = self.geometry();
-        let segment = geometry
-            .segment_of(megabyte)
-            .map(|at| geometry.segments[at]);
-        let segment = segment.ok_or(io::ErrorKind::InvalidInput)?;
-        let place = TagPlace::of(unit - u64::from(segment.first_megabyte) * UNITS);
-        let page = segment.tags + place.page;
+        let extent = geometry.extent_of(megabyte).map(|at| geometry.extents[at]);
+        let extent = extent.ok_or(io::ErrorKind::InvalidInput)?;
+        let place = TagPlace::of(unit - u64::from(extent.first_megabyte) * UNITS);
+        let page = extent.tags + place.page;
         if !matches!(cache, Some((at, _)) if *at == page) {
             let mut pages = Page::zeroes(1);
             self.disk.read(page, &mut pages)?;

@@ -287,34 +287,34 @@ fn read_table<D: Disk>(
 ) -> Result<Table, OpenError> {
     let geometry = &superblock.geometry;
     let written = geometry
-        .segments
+        .extents
         .iter()
-        .map(|segment| u64::from(segment.table_written));
+        .map(|extent| u64::from(extent.table_written));
     let (mut done, of) = (0, written.sum());
     let mut table = Table::default();
     let mut changed = journal.last_records().records;
     let longest = geometry
-        .segments
+        .extents
         .iter()
-        .map(|segment| segment.table_written)
+        .map(|extent| extent.table_written)
         .max();
     let mut pages = Page::zeroes(CHUNK_PAGES.min(longest.unwrap_or(0)) as usize);
-    for (position, segment) in geometry.segments.iter().enumerate() {
+    for (position, extent) in geometry.extents.iter().enumerate() {
         let mut next = 0;
-        while next < segment.table_written {
-            let count = CHUNK_PAGES.min(segment.table_written - next);
+        while next < extent.table_written {
+            let count = CHUNK_PAGES.min(extent.table_written - next);
             let chunk = &mut pages[..count as usize];
-            disk.read(segment.tables[0] + u64::from(next), chunk)?;
+            disk.read(extent.tables[0] + u64::from(next), chunk)?;
             for (page, contents) in (next..).zip(chunk.iter()) {
                 let at = TablePage {
-                    segment: position,
+                    extent: position,
                     page,
                 };
                 let Some(records) = read_page(disk, superblock, at, contents, &mut table)? else {
                     continue;
                 };
-                // The last page of a segment has room for megabytes of the next one.
-                let megabytes = geometry.first_megabyte(at)..segment.end_megabyte();
+                // The last page of an extent has room for megabytes of the next one.
+                let megabytes = geometry.first_megabyte(at)..extent.end_megabyte();
                 for (record, megabyte) in records.0.iter().zip(megabytes) {
                     if record.tagged {
                         tagged.insert(megabyte);

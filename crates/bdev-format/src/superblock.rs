@@ -5,9 +5,9 @@ use chimaera_bdev_proto::{IoEngine, PerfMetrics};
 use chimaera_proto::PoolId;
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 
-use crate::geometry::{Geometry, Segment};
+use crate::geometry::{Extent, Geometry};
 use crate::limits::{
-    FORMAT_VERSION, MAX_COUNTED, MAX_SEGMENTS, NAME_AT, PAGE_BYTES, SEGMENT_BYTES, SEGMENTS_AT,
+    EXTENT_BYTES, EXTENTS_AT, FORMAT_VERSION, MAX_COUNTED, MAX_EXTENTS, NAME_AT, PAGE_BYTES,
     SUPERBLOCK_PAGES,
 };
 use crate::page::{Checksum, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
@@ -155,19 +155,19 @@ impl Superblock {
         {
             return None;
         }
-        let segments = u32_at(bytes, 200) as usize;
+        let extents = u32_at(bytes, 200) as usize;
         let name_bytes = u32_at(bytes, 204) as usize;
-        if segments > MAX_SEGMENTS || name_bytes > MAX_POOL_NAME_BYTES {
+        if extents > MAX_EXTENTS || name_bytes > MAX_POOL_NAME_BYTES {
             return None;
         }
-        let (places, _) = bytes[SEGMENTS_AT..].as_chunks::<SEGMENT_BYTES>();
+        let (places, _) = bytes[EXTENTS_AT..].as_chunks::<EXTENT_BYTES>();
         let geometry = Geometry {
             total_pages: number(168),
             journal: [number(176), number(184)],
             journal_pages: number(192),
-            segments: places[..segments]
+            extents: places[..extents]
                 .iter()
-                .map(|place| read_segment(place))
+                .map(|place| read_extent(place))
                 .collect(),
         };
         geometry.check().ok()?;
@@ -225,7 +225,7 @@ impl Superblock {
             (92, identity.alignment),
             (96, identity.io_depth),
             (100, identity.io_engine as u32),
-            (200, geometry.segments.len() as u32),
+            (200, geometry.extents.len() as u32),
             (204, identity.name.len() as u32),
         ];
         for (at, value) in small {
@@ -253,9 +253,9 @@ impl Superblock {
             put_u64(&mut bytes, at, value);
         }
         bytes[48..64].copy_from_slice(&self.uuid);
-        let (places, _) = bytes[SEGMENTS_AT..NAME_AT].as_chunks_mut::<SEGMENT_BYTES>();
-        for (segment, place) in geometry.segments.iter().zip(places) {
-            write_segment(segment, place);
+        let (places, _) = bytes[EXTENTS_AT..NAME_AT].as_chunks_mut::<EXTENT_BYTES>();
+        for (extent, place) in geometry.extents.iter().zip(places) {
+            write_extent(extent, place);
         }
         let name = identity.name.as_bytes();
         bytes[NAME_AT..NAME_AT + name.len()].copy_from_slice(name);
@@ -265,8 +265,8 @@ impl Superblock {
     }
 }
 
-fn read_segment(bytes: &[u8]) -> Segment {
-    Segment {
+fn read_extent(bytes: &[u8]) -> Extent {
+    Extent {
         first_megabyte: u32_at(bytes, 0),
         megabytes: u32_at(bytes, 4),
         tables: [u64_at(bytes, 8), u64_at(bytes, 16)],
@@ -277,15 +277,15 @@ fn read_segment(bytes: &[u8]) -> Segment {
     }
 }
 
-fn write_segment(segment: &Segment, bytes: &mut [u8]) {
-    put_u32(bytes, 0, segment.first_megabyte);
-    put_u32(bytes, 4, segment.megabytes);
-    put_u64(bytes, 8, segment.tables[0]);
-    put_u64(bytes, 16, segment.tables[1]);
-    put_u32(bytes, 24, segment.table_pages);
-    put_u32(bytes, 28, segment.table_written);
-    put_u64(bytes, 32, segment.tags);
-    put_u64(bytes, 40, segment.tag_pages);
+fn write_extent(extent: &Extent, bytes: &mut [u8]) {
+    put_u32(bytes, 0, extent.first_megabyte);
+    put_u32(bytes, 4, extent.megabytes);
+    put_u64(bytes, 8, extent.tables[0]);
+    put_u64(bytes, 16, extent.tables[1]);
+    put_u32(bytes, 24, extent.table_pages);
+    put_u32(bytes, 28, extent.table_written);
+    put_u64(bytes, 32, extent.tags);
+    put_u64(bytes, 40, extent.tag_pages);
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::limits::{SECTOR_BYTES, SECTORS_PER_PAGE, TAGS_AT, TAGS_PER_SECTOR};
 use crate::page::{Checksum, Page, put_u64, u64_at};
 use crate::weakness::{CrashWeakness, weakened};
 
-/// Where a unit's tag lies in the tags of its segment. Units count from the segment's first megabyte.
+/// Where a unit's tag lies in the tags of its extent. Units count from the extent's first megabyte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TagPlace {
     pub(crate) page: u64,

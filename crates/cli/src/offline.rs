@@ -239,7 +239,7 @@ impl<'a> Report<'a> {
             generation: inspection.generation,
             epoch: inspection.epoch,
             journal_records: inspection.journal_records,
-            segments: inspection.segments,
+            segments: inspection.extents,
             in_use: inspection.in_use,
             sound: inspection.is_sound(),
             repaired: inspection.repaired,

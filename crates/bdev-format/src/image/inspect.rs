@@ -63,7 +63,7 @@ pub struct Inspection {
     /// Records of the journal that are not in the table yet: none after an orderly end.
     pub journal_records: u64,
     /// How often the pool has grown into space with metadata of its own.
-    pub segments: usize,
+    pub extents: usize,
     /// Whether a daemon has it open now.
     pub in_use: bool,
     /// Damage that [`check`] repairs.
@@ -267,7 +267,7 @@ fn report(
         generation: superblock.generation,
         epoch: superblock.epoch,
         journal_records: checked.journal_records,
-        segments: geometry.segment_count(),
+        extents: geometry.extent_count(),
         in_use,
         repairable: checked.repairable,
         lost,

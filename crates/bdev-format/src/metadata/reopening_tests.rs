@@ -157,7 +157,7 @@ fn what_no_program_wrote_is_damage_and_no_panic() {
         |it| it.epoch = u64::MAX - 1,
         |it| it.sequence = u64::MAX,
         |it| it.geometry.journal_pages = u64::MAX,
-        |it| it.geometry.segments[0].megabytes = u32::MAX,
+        |it| it.geometry.extents[0].megabytes = u32::MAX,
     ];
     for (place, spoil) in spoilt.into_iter().enumerate() {
         let mut superblock = sound.clone();

@@ -97,7 +97,7 @@ impl Damage {
 /// A page of metadata, one that is in use if there is a choice.
 fn some_page(found: &Found, numbers: &mut Numbers) -> u64 {
     let geometry = found.metadata.geometry();
-    let segment = &geometry.segments[numbers.below(geometry.segments.len())];
+    let extent = &geometry.extents[numbers.below(geometry.extents.len())];
     let journal = geometry.journal[numbers.below(2)];
     let copy = numbers.below(2);
     let of = |pages: Range<u64>, numbers: &mut Numbers| {
@@ -110,9 +110,9 @@ fn some_page(found: &Found, numbers: &mut Numbers) -> u64 {
         ),
         1..5 => of(journal..journal + geometry.journal_pages, numbers),
         5 | 6 => {
-            let table = segment.tables[copy];
-            of(table..table + u64::from(segment.table_pages), numbers)
+            let table = extent.tables[copy];
+            of(table..table + u64::from(extent.table_pages), numbers)
         }
-        _ => of(segment.tags..segment.tags + segment.tag_pages, numbers),
+        _ => of(extent.tags..extent.tags + extent.tag_pages, numbers),
     }
 }

@@ -13,7 +13,7 @@ use crate::block_map::{MegabyteChange, MegabyteMap, Slot, UNITS};
 use crate::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
 use crate::{Geometry, Metadata, OpenError, OpenMode, PAGE_BYTES};
 
-/// A pool of two segments, with blocks in the table, in the journal, and with tags.
+/// A pool of two extents, with blocks in the table, in the journal, and with tags.
 pub(super) fn some_pool() -> (Image, Expected) {
     let disk = SimulatedDisk::new(Image::blank(6 * UNITS));
     let geometry = Geometry::with_journal(3 * UNITS, 8).expect("room");
