@@ -59,7 +59,7 @@ enum Stage {
 }
 
 /// What a checkpoint works on.
-pub(crate) struct Place<'a, D> {
+pub(crate) struct CheckpointContext<'a, D> {
     pub(crate) disk: &'a D,
     pub(crate) superblock: &'a mut Superblock,
     /// Megabytes that are tagged, those of the frozen overlay and of later commits included.
@@ -109,38 +109,41 @@ impl Checkpoint {
     ///
     /// # Errors
     /// The device's, or that the table was found damaged. The checkpoint must not go on then.
-    pub(crate) fn step<D: Disk>(&mut self, place: &mut Place<'_, D>) -> io::Result<bool> {
+    pub(crate) fn step<D: Disk>(
+        &mut self,
+        context: &mut CheckpointContext<'_, D>,
+    ) -> io::Result<bool> {
         match self.stage {
             Stage::Tags(next) if next < self.tag_pages.len() => {
                 let (extent, page) = self.tag_pages[next];
-                self.write_tags(place, extent, page)?;
+                self.write_tags(context, extent, page)?;
                 self.stage = Stage::Tags(next + 1);
             }
             Stage::Tags(_) => {
                 if !self.tag_pages.is_empty() && !weakened(CrashWeakness::TagsNotFlushed) {
-                    place.disk.flush()?;
+                    context.disk.flush()?;
                 }
                 self.stage = Stage::Table { copy: 0, next: 0 };
             }
             Stage::Table { copy, next } if next < self.pages.len() => {
-                let count = self.write_table(place, copy, next)?;
+                let count = self.write_table(context, copy, next)?;
                 let next = next + count;
                 self.stage = Stage::Table { copy, next };
             }
             Stage::Table { copy: 0, .. } => {
                 if !weakened(CrashWeakness::TableCopiesTogether) {
-                    place.disk.flush()?;
+                    context.disk.flush()?;
                 }
                 self.stage = Stage::Table { copy: 1, next: 0 };
             }
             Stage::Table { .. } => {
                 if !weakened(CrashWeakness::SecondCopyNotFlushed) {
-                    place.disk.flush()?;
+                    context.disk.flush()?;
                 }
                 self.stage = Stage::Superblock;
             }
             Stage::Superblock => {
-                self.write_superblock(place)?;
+                self.write_superblock(context)?;
                 self.stage = Stage::Done;
             }
             Stage::Done => {}
@@ -151,12 +154,12 @@ impl Checkpoint {
     /// Writes pages of a copy of the table that lie one behind the other. Gives their number.
     fn write_table<D: Disk>(
         &self,
-        place: &Place<'_, D>,
+        context: &CheckpointContext<'_, D>,
         copy: usize,
         next: usize,
     ) -> io::Result<usize> {
-        let geometry = &place.superblock.geometry;
-        let checksum = place.superblock.checksum();
+        let geometry = &context.superblock.geometry;
+        let checksum = context.superblock.checksum();
         let first = self.pages[next];
         let follows = |&(offset, page): &(usize, &TablePage)| {
             page.extent == first.extent && page.page as usize == first.page as usize + offset
@@ -165,15 +168,17 @@ impl Checkpoint {
         let run: Vec<TablePage> = run.take_while(follows).map(|(_, page)| *page).collect();
         // The second copy is made from the first, which is durable by now.
         let mut pages = Page::zeroes(run.len());
-        place.disk.read(geometry.table_page(first, 0), &mut pages)?;
+        context
+            .disk
+            .read(geometry.table_page(first, 0), &mut pages)?;
         if copy == 0 && !weakened(CrashWeakness::SecondCopyNotLookedAt) {
-            mend_second_copies(place, &run, &pages)?;
+            mend_second_copies(context, &run, &pages)?;
         }
         for (&at, page) in run.iter().zip(&mut pages) {
             let first_megabyte = geometry.first_megabyte(at);
             let was_written = copy == 1 || at.page < geometry.extents[at.extent].table_written;
             let mut records = if was_written {
-                self.read_records(place, at, page, checksum)?
+                self.read_records(context, at, page, checksum)?
             } else {
                 Records::empty()
             };
@@ -185,25 +190,27 @@ impl Checkpoint {
             }
             *page = records.to_page(first_megabyte, self.epoch, checksum);
         }
-        place.disk.write(geometry.table_page(first, copy), &pages)?;
+        context
+            .disk
+            .write(geometry.table_page(first, copy), &pages)?;
         Ok(run.len())
     }
 
     /// The records of a page of the first copy, or, if that is damaged, of the second.
     fn read_records<D: Disk>(
         &self,
-        place: &Place<'_, D>,
+        context: &CheckpointContext<'_, D>,
         at: TablePage,
         first_copy: &Page,
         checksum: Checksum,
     ) -> io::Result<Records> {
-        let geometry = &place.superblock.geometry;
+        let geometry = &context.superblock.geometry;
         let first_megabyte = geometry.first_megabyte(at);
         if let Some(records) = Records::read(first_copy, first_megabyte, checksum) {
             return Ok(records);
         }
         let mut second_copy = Page::zeroes(1);
-        place
+        context
             .disk
             .read(geometry.table_page(at, 1), &mut second_copy)?;
         Records::read(&second_copy[0], first_megabyte, checksum).ok_or_else(|| {
@@ -217,15 +224,15 @@ impl Checkpoint {
 
     fn write_tags<D: Disk>(
         &self,
-        place: &Place<'_, D>,
+        context: &CheckpointContext<'_, D>,
         extent: usize,
         page: u64,
     ) -> io::Result<()> {
-        let checksum = place.superblock.checksum();
-        let base = &place.superblock.geometry.extents[extent];
+        let checksum = context.superblock.checksum();
+        let base = &context.superblock.geometry.extents[extent];
         let first_unit = u64::from(base.first_megabyte) * UNITS;
         let mut pages = Page::zeroes(1);
-        place.disk.read(base.tags + page, &mut pages)?;
+        context.disk.read(base.tags + page, &mut pages)?;
         for number in sectors_of(page) {
             let units = Sector::empty(number).units();
             // The last sector has room for the next extent's first megabyte.
@@ -238,9 +245,9 @@ impl Checkpoint {
             let megabytes = (start / UNITS) as u32..=((end - 1) / UNITS) as u32;
             let is_new = |megabyte| self.frozen.newly_tagged.contains(&megabyte);
             let was_there = megabytes.clone().any(|megabyte| {
-                place.tagged.contains(megabyte)
+                context.tagged.contains(megabyte)
                     && !is_new(megabyte)
-                    && !place.tagged_later.contains(&megabyte)
+                    && !context.tagged_later.contains(&megabyte)
             });
             let mut changed = self.frozen.tags.range(start..end).peekable();
             if changed.peek().is_none() && !megabytes.clone().any(is_new) {
@@ -260,19 +267,19 @@ impl Checkpoint {
             }
             sector.write(&mut pages[0], checksum);
         }
-        place.disk.write(base.tags + page, &pages)
+        context.disk.write(base.tags + page, &pages)
     }
 
-    fn write_superblock<D: Disk>(&self, place: &mut Place<'_, D>) -> io::Result<()> {
-        let mut superblock = place.superblock.clone();
+    fn write_superblock<D: Disk>(&self, context: &mut CheckpointContext<'_, D>) -> io::Result<()> {
+        let mut superblock = context.superblock.clone();
         superblock.epoch = self.epoch;
         superblock.sequence = self.sequence;
         for (extent, last) in last_pages(&self.pages.iter().copied().collect()) {
             let written = &mut superblock.geometry.extents[extent].table_written;
             *written = (*written).max(last + 1);
         }
-        write_superblock(place.disk, &mut superblock)?;
-        *place.superblock = superblock;
+        write_superblock(context.disk, &mut superblock)?;
+        *context.superblock = superblock;
         Ok(())
     }
 }
@@ -280,27 +287,27 @@ impl Checkpoint {
 /// Sees that the second copies of these pages are there, before the first ones are written over: a crash
 /// may have torn them since.
 fn mend_second_copies<D: Disk>(
-    place: &Place<'_, D>,
+    context: &CheckpointContext<'_, D>,
     run: &[TablePage],
     first_copies: &[Page],
 ) -> io::Result<()> {
-    let geometry = &place.superblock.geometry;
-    let checksum = place.superblock.checksum();
+    let geometry = &context.superblock.geometry;
+    let checksum = context.superblock.checksum();
     let mut second_copies = Page::zeroes(run.len());
     let first_page = geometry.table_page(run[0], 1);
-    place.disk.read(first_page, &mut second_copies)?;
+    context.disk.read(first_page, &mut second_copies)?;
     let mut is_mended = false;
     for ((at, first), second) in run.iter().zip(first_copies).zip(&second_copies) {
         let is_sound = |page| Records::read(page, geometry.first_megabyte(*at), checksum).is_some();
         let was_written = at.page < geometry.extents[at.extent].table_written;
         if was_written && is_sound(first) && !is_sound(second) {
             let page = geometry.table_page(*at, 1);
-            place.disk.write(page, std::slice::from_ref(first))?;
+            context.disk.write(page, std::slice::from_ref(first))?;
             is_mended = true;
         }
     }
     if is_mended {
-        place.disk.flush()?;
+        context.disk.flush()?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use chimaera_bdev_proto::{OwnerTag, PerfMetrics};
 
 use crate::block_map::{MegabyteChange, UNITS};
 
-use crate::checkpoint::{Checkpoint, Place, write_superblock};
+use crate::checkpoint::{Checkpoint, CheckpointContext, write_superblock};
 use crate::geometry::Geometry;
 use crate::journal::{self, Entry};
 use crate::limits::{MAX_EPOCH_CHANGES, SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
@@ -352,13 +352,13 @@ impl<D: Disk> Metadata<D> {
         let Some(mut checkpoint) = self.checkpoint.take() else {
             return Ok(());
         };
-        let mut place = Place {
+        let mut context = CheckpointContext {
             disk: &self.disk,
             superblock: &mut self.superblock,
             tagged: &self.tagged,
             tagged_later: &self.overlay.newly_tagged,
         };
-        let result = checkpoint.step(&mut place);
+        let result = checkpoint.step(&mut context);
         if !matches!(result, Ok(true)) {
             self.checkpoint = Some(checkpoint);
         }

@@ -149,15 +149,15 @@ fn ranges(size_bytes: u64) -> [std::ops::Range<u64>; 3] {
     ]
 }
 
-/// Bytes at a place that tell what a file or device is.
+/// Bytes whose presence at a location tells what a file or device holds.
 struct Signature {
     name: &'static str,
-    place: Place,
+    location: Location,
     bytes: &'static [u8],
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum Location {
     /// So many bytes from the start.
     Start(u64),
     /// So many bytes before the end, where the end is the size rounded down to a multiple of
@@ -169,13 +169,13 @@ enum Place {
 
 impl Signature {
     fn is_in(&self, page: &[u8; PAGE_BYTES], page_offset: u64, size_bytes: u64) -> bool {
-        let offset = match self.place {
-            Place::Start(offset) => Some(offset),
-            Place::End {
+        let offset = match self.location {
+            Location::Start(offset) => Some(offset),
+            Location::End {
                 unit_bytes,
                 back_bytes,
             } => (size_bytes - size_bytes % unit_bytes).checked_sub(back_bytes),
-            Place::ZfsUberblock => {
+            Location::ZfsUberblock => {
                 return in_zfs_uberblocks(page_offset, size_bytes)
                     && page
                         .chunks_exact(KIB as usize)
@@ -236,8 +236,12 @@ fn is_fat_boot_sector(sector: &[u8]) -> bool {
 }
 
 const fn start(name: &'static str, offset: u64, bytes: &'static [u8]) -> Signature {
-    let place = Place::Start(offset);
-    Signature { name, place, bytes }
+    let location = Location::Start(offset);
+    Signature {
+        name,
+        location,
+        bytes,
+    }
 }
 
 const fn end(
@@ -246,16 +250,24 @@ const fn end(
     back_bytes: u64,
     bytes: &'static [u8],
 ) -> Signature {
-    let place = Place::End {
+    let location = Location::End {
         unit_bytes,
         back_bytes,
     };
-    Signature { name, place, bytes }
+    Signature {
+        name,
+        location,
+        bytes,
+    }
 }
 
 const fn zfs(bytes: &'static [u8]) -> Signature {
-    let (name, place) = ("a member of a ZFS pool", Place::ZfsUberblock);
-    Signature { name, place, bytes }
+    let (name, location) = ("a member of a ZFS pool", Location::ZfsUberblock);
+    Signature {
+        name,
+        location,
+        bytes,
+    }
 }
 
 const RAID: &str = "a member of a Linux RAID array";

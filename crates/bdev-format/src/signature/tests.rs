@@ -66,14 +66,14 @@ impl Image {
 }
 
 /// Where a signature may lie in something of this size.
-fn offsets(place: Place, size_bytes: u64) -> Vec<u64> {
-    match place {
-        Place::Start(offset) => vec![offset],
-        Place::End {
+fn offsets(location: Location, size_bytes: u64) -> Vec<u64> {
+    match location {
+        Location::Start(offset) => vec![offset],
+        Location::End {
             unit_bytes,
             back_bytes,
         } => vec![size_bytes / unit_bytes * unit_bytes - back_bytes],
-        Place::ZfsUberblock => {
+        Location::ZfsUberblock => {
             let last = size_bytes / ZFS_LABEL_BYTES * ZFS_LABEL_BYTES - ZFS_LABEL_BYTES;
             let slots = [0, 4 * KIB, 4 * 4 * KIB, 4 * 8 * KIB];
             let labels = [0, ZFS_LABEL_BYTES, last];
@@ -91,7 +91,7 @@ fn offsets(place: Place, size_bytes: u64) -> Vec<u64> {
 fn every_signature_is_recognised_wherever_it_may_lie() {
     for size_bytes in SIZES {
         for signature in SIGNATURES {
-            for offset in offsets(signature.place, size_bytes) {
+            for offset in offsets(signature.location, size_bytes) {
                 assert_eq!(
                     Image::blank(size_bytes)
                         .with(offset, signature.bytes)
@@ -112,9 +112,9 @@ fn no_signature_stands_in_the_list_twice_or_is_too_short_to_mean_anything() {
         assert!(signature.bytes.iter().any(|&byte| byte != 0));
         let same = SIGNATURES[..index].iter().any(|earlier| {
             earlier.bytes == signature.bytes
-                && format!("{:?}", earlier.place) == format!("{:?}", signature.place)
+                && format!("{:?}", earlier.location) == format!("{:?}", signature.location)
         });
-        assert!(!same, "{} {:?}", signature.name, signature.place);
+        assert!(!same, "{} {:?}", signature.name, signature.location);
     }
 }
 
