@@ -9,7 +9,7 @@ use crate::geometry::TablePage;
 use crate::page::{Disk, Page};
 use crate::recovery::{OpenError, OpenMode, OpenedPool, identify, open};
 use crate::superblock::Superblock;
-use crate::table::Records;
+use crate::table::TableEntries;
 use crate::tags::{Sector, TagPlace, sectors_of};
 
 /// What a check has found.
@@ -120,8 +120,8 @@ fn stale_second_copies<D: Disk>(
                 metadata
                     .disk
                     .read(geometry.table_page(at, copy), &mut pages)?;
-                let records = Records::read(&pages[0], geometry.first_megabyte(at), checksum);
-                Ok((pages.swap_remove(0), records))
+                let entries = TableEntries::read(&pages[0], geometry.first_megabyte(at), checksum);
+                Ok((pages.swap_remove(0), entries))
             };
             let (first_page, first) = read(0)?;
             let (_, second) = read(1)?;

@@ -24,7 +24,7 @@ use crate::limits::{SUPERBLOCK_COPIES, TAGS_PER_PAGE};
 use crate::overlay::{MegabyteSet, Overlay};
 use crate::page::{Checksum, Disk, Page};
 use crate::superblock::Superblock;
-use crate::table::Records;
+use crate::table::TableEntries;
 use crate::tags::{Sector, TagPlace, sectors_of};
 use crate::weakness::{CrashWeakness, weakened};
 
@@ -72,9 +72,9 @@ impl Checkpoint {
     /// Begins the checkpoint of an epoch that ended with this record.
     pub(crate) fn new(frozen: Overlay, epoch: u64, sequence: u64, geometry: &Geometry) -> Self {
         let mut pages: BTreeSet<TablePage> = frozen
-            .records
+            .entries
             .keys()
-            .filter_map(|&megabyte| geometry.record_place(megabyte))
+            .filter_map(|&megabyte| geometry.entry_position(megabyte))
             .map(|(page, _)| page)
             .collect();
         // Pages of the table are written from its beginning on, without gaps.
@@ -177,18 +177,18 @@ impl Checkpoint {
         for (&at, page) in run.iter().zip(&mut pages) {
             let first_megabyte = geometry.first_megabyte(at);
             let was_written = copy == 1 || at.page < geometry.extents[at.extent].table_written;
-            let mut records = if was_written {
-                self.read_records(context, at, page, checksum)?
+            let mut entries = if was_written {
+                self.read_entries(context, at, page, checksum)?
             } else {
-                Records::empty()
+                TableEntries::empty()
             };
             let end = geometry.extents[at.extent].end_megabyte();
-            for (record, megabyte) in records.0.iter_mut().zip(first_megabyte..end) {
-                if let Some(changed) = self.frozen.records.get(&megabyte) {
-                    *record = *changed;
+            for (entry, megabyte) in entries.0.iter_mut().zip(first_megabyte..end) {
+                if let Some(changed) = self.frozen.entries.get(&megabyte) {
+                    *entry = *changed;
                 }
             }
-            *page = records.to_page(first_megabyte, self.epoch, checksum);
+            *page = entries.to_page(first_megabyte, self.epoch, checksum);
         }
         context
             .disk
@@ -196,24 +196,24 @@ impl Checkpoint {
         Ok(run.len())
     }
 
-    /// The records of a page of the first copy, or, if that is damaged, of the second.
-    fn read_records<D: Disk>(
+    /// The entries of a page of the first copy, or, if that is damaged, of the second.
+    fn read_entries<D: Disk>(
         &self,
         context: &CheckpointContext<'_, D>,
         at: TablePage,
         first_copy: &Page,
         checksum: Checksum,
-    ) -> io::Result<Records> {
+    ) -> io::Result<TableEntries> {
         let geometry = &context.superblock.geometry;
         let first_megabyte = geometry.first_megabyte(at);
-        if let Some(records) = Records::read(first_copy, first_megabyte, checksum) {
-            return Ok(records);
+        if let Some(entries) = TableEntries::read(first_copy, first_megabyte, checksum) {
+            return Ok(entries);
         }
         let mut second_copy = Page::zeroes(1);
         context
             .disk
             .read(geometry.table_page(at, 1), &mut second_copy)?;
-        Records::read(&second_copy[0], first_megabyte, checksum).ok_or_else(|| {
+        TableEntries::read(&second_copy[0], first_megabyte, checksum).ok_or_else(|| {
             let page = geometry.table_page(at, 0);
             io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -298,7 +298,8 @@ fn mend_second_copies<D: Disk>(
     context.disk.read(first_page, &mut second_copies)?;
     let mut is_mended = false;
     for ((at, first), second) in run.iter().zip(first_copies).zip(&second_copies) {
-        let is_sound = |page| Records::read(page, geometry.first_megabyte(*at), checksum).is_some();
+        let is_sound =
+            |page| TableEntries::read(page, geometry.first_megabyte(*at), checksum).is_some();
         let was_written = at.page < geometry.extents[at.extent].table_written;
         if was_written && is_sound(first) && !is_sound(second) {
             let page = geometry.table_page(*at, 1);

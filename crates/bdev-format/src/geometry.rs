@@ -15,7 +15,7 @@ use crate::block_map::{MegabyteMap, UNITS, units_of};
 
 use crate::limits::{
     MAX_EXTENTS, MAX_JOURNAL_PAGES, MAX_RECORD_PAGES, MIN_JOURNAL_PAGES, PAGE_BYTES,
-    RECORDS_PER_PAGE, SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TAGS_PER_PAGE,
+    SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TABLE_ENTRIES_PER_PAGE, TAGS_PER_PAGE,
 };
 
 const JOURNAL_FIRST_PAGE: u64 = SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES;
@@ -45,7 +45,7 @@ pub(crate) struct Extent {
 impl Extent {
     /// An extent for these megabytes that begins at this page.
     fn new(first_megabyte: u32, megabytes: u32, first_page: u64) -> Self {
-        let table_pages = megabytes.div_ceil(RECORDS_PER_PAGE as u32);
+        let table_pages = megabytes.div_ceil(TABLE_ENTRIES_PER_PAGE as u32);
         let tables = [first_page, first_page + u64::from(table_pages)];
         Self {
             first_megabyte,
@@ -232,20 +232,20 @@ impl Geometry {
         u32::try_from(self.total_pages.div_ceil(UNITS)).unwrap_or(u32::MAX)
     }
 
-    /// The page of the table, and the place in it, that a megabyte's record has.
-    pub(crate) fn record_place(&self, megabyte: u32) -> Option<(TablePage, usize)> {
+    /// The page of the table, and the place in it, that a megabyte's entry has.
+    pub(crate) fn entry_position(&self, megabyte: u32) -> Option<(TablePage, usize)> {
         let extent = self.extent_of(megabyte)?;
-        let record = (megabyte - self.extents[extent].first_megabyte) as usize;
+        let entry = (megabyte - self.extents[extent].first_megabyte) as usize;
         let page = TablePage {
             extent,
-            page: (record / RECORDS_PER_PAGE) as u32,
+            page: (entry / TABLE_ENTRIES_PER_PAGE) as u32,
         };
-        Some((page, record % RECORDS_PER_PAGE))
+        Some((page, entry % TABLE_ENTRIES_PER_PAGE))
     }
 
     /// The first megabyte that a page of the table is about.
     pub(crate) fn first_megabyte(&self, page: TablePage) -> u32 {
-        self.extents[page.extent].first_megabyte + page.page * RECORDS_PER_PAGE as u32
+        self.extents[page.extent].first_megabyte + page.page * TABLE_ENTRIES_PER_PAGE as u32
     }
 
     /// The page on the device of a copy of a page of the table.

@@ -11,22 +11,24 @@
 
 use crate::block_map::{MegabyteMap, UNITS};
 
-use crate::limits::{MAX_COUNTED, MAX_EPOCH_CHANGES, MAX_RECORD_PAGES, PAGE_BYTES, RECORD_BYTES};
+use crate::limits::{
+    MAX_COUNTED, MAX_EPOCH_CHANGES, MAX_RECORD_PAGES, PAGE_BYTES, TABLE_ENTRY_BYTES,
+};
 use crate::page::{Checksum, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
-use crate::table::Record;
+use crate::table::TableEntry;
 use crate::weakness::{CrashWeakness, weakened};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CJRN");
 const HEADER_BYTES: usize = 64;
 const RUN_BYTES: usize = 12;
-const MEGABYTE_BYTES: usize = 4 + RECORD_BYTES;
+const MEGABYTE_BYTES: usize = 4 + TABLE_ENTRY_BYTES;
 const TAG_BYTES: usize = 16;
 
 /// What a commit changes in a megabyte.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct MegabyteUpdate {
     pub(crate) megabyte: u32,
-    pub(crate) record: Record,
+    pub(crate) entry: TableEntry,
     /// Tags of blocks, by unit of the pool.
     pub(crate) tags: Vec<(u64, u64)>,
 }
@@ -60,44 +62,46 @@ pub(crate) fn copies() -> u64 {
 pub(crate) struct JournalRecord {
     pub(crate) position: Position,
     pub(crate) pages: usize,
-    pub(crate) contents: JournalPayload,
+    pub(crate) payload: JournalPayload,
 }
 
 /// What a record says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct JournalPayload {
-    pub(crate) records: Vec<(u32, Record)>,
+    pub(crate) entries: Vec<(u32, TableEntry)>,
     pub(crate) tags: Vec<(u64, u64)>,
 }
 
 impl JournalPayload {
     /// What a record of these changes says.
-    pub(crate) fn of(entries: &[Entry]) -> Self {
-        let tags = entries.iter().flat_map(|entry| entry.tags.iter().copied());
+    pub(crate) fn of(updates: &[MegabyteUpdate]) -> Self {
+        let tags = updates
+            .iter()
+            .flat_map(|update| update.tags.iter().copied());
         Self {
-            records: entries
+            entries: updates
                 .iter()
-                .map(|entry| (entry.megabyte, entry.record))
+                .map(|update| (update.megabyte, update.entry))
                 .collect(),
             tags: tags.collect(),
         }
     }
 }
 
-/// Lays out a commit: records of at most `pages_maximum` pages each, each of them twice, from the
+/// Lays out a commit: records of at most `max_pages` pages each, each of them twice, from the
 /// sequence `first` on. Gives the pages and the number of records.
 pub(crate) fn lay_out(
-    entries: &[Entry],
+    updates: &[MegabyteUpdate],
     (epoch, first): (u64, u64),
-    pages_maximum: usize,
+    max_pages: usize,
     checksum: Checksum,
 ) -> (Vec<Page>, u64) {
     let mut records = Vec::new();
-    let mut draft = Draft::new(pages_maximum);
-    for entry in entries {
-        if !draft.add(entry) {
-            records.push(std::mem::replace(&mut draft, Draft::new(pages_maximum)));
-            let fits = draft.add(entry);
+    let mut draft = Draft::new(max_pages);
+    for update in updates {
+        if !draft.add(update) {
+            records.push(std::mem::replace(&mut draft, Draft::new(max_pages)));
+            let fits = draft.add(update);
             debug_assert!(fits, "one megabyte fits the smallest record");
         }
     }
@@ -129,14 +133,14 @@ pub(crate) fn lay_out(
 struct Draft {
     bytes_left: usize,
     runs: Vec<(u32, u32, MegabyteMap)>,
-    megabytes: Vec<(u32, Record)>,
+    megabytes: Vec<(u32, TableEntry)>,
     tags: Vec<(u64, u64)>,
 }
 
 impl Draft {
-    fn new(pages_maximum: usize) -> Self {
+    fn new(max_pages: usize) -> Self {
         Self {
-            bytes_left: pages_maximum * PAGE_BYTES - HEADER_BYTES,
+            bytes_left: max_pages * PAGE_BYTES - HEADER_BYTES,
             runs: Vec::new(),
             megabytes: Vec::new(),
             tags: Vec::new(),
@@ -144,17 +148,17 @@ impl Draft {
     }
 
     /// Adds a megabyte, if there is room for it.
-    fn add(&mut self, entry: &Entry) -> bool {
-        let Record { map, tagged } = entry.record;
+    fn add(&mut self, update: &MegabyteUpdate) -> bool {
+        let TableEntry { map, tagged } = update.entry;
         let is_uniform = !tagged && (map == MegabyteMap::EMPTY || map == MegabyteMap::WHOLE);
         let continues = is_uniform
             && self.runs.last().is_some_and(|&(first, count, of)| {
-                of == map && first.checked_add(count) == Some(entry.megabyte)
+                of == map && first.checked_add(count) == Some(update.megabyte)
             });
         let needed = match (continues, is_uniform) {
             (true, _) => 0,
             (false, true) => RUN_BYTES,
-            (false, false) => MEGABYTE_BYTES + TAG_BYTES * entry.tags.len(),
+            (false, false) => MEGABYTE_BYTES + TAG_BYTES * update.tags.len(),
         };
         if needed > self.bytes_left {
             return false;
@@ -162,10 +166,10 @@ impl Draft {
         self.bytes_left -= needed;
         match self.runs.last_mut() {
             Some((_, count, _)) if continues => *count += 1,
-            _ if is_uniform => self.runs.push((entry.megabyte, 1, map)),
+            _ if is_uniform => self.runs.push((update.megabyte, 1, map)),
             _ => {
-                self.megabytes.push((entry.megabyte, entry.record));
-                self.tags.extend_from_slice(&entry.tags);
+                self.megabytes.push((update.megabyte, update.entry));
+                self.tags.extend_from_slice(&update.tags);
             }
         }
         true
@@ -183,11 +187,11 @@ impl Draft {
                 bytes.extend(word.to_le_bytes());
             }
         }
-        for &(megabyte, record) in &self.megabytes {
+        for &(megabyte, entry) in &self.megabytes {
             bytes.extend(megabyte.to_le_bytes());
             let at = bytes.len();
-            bytes.resize(at + RECORD_BYTES, 0);
-            record.write(&mut bytes[at..]);
+            bytes.resize(at + TABLE_ENTRY_BYTES, 0);
+            entry.write(&mut bytes[at..]);
         }
         for &(unit, tag) in &self.tags {
             bytes.extend(unit.to_le_bytes());
@@ -221,12 +225,12 @@ impl Position {
 }
 
 /// Whether a record begins here, of whatever pool.
-pub(crate) fn is_one(first: &Page) -> bool {
+pub(crate) fn has_magic(first: &Page) -> bool {
     u32_at(&first.0, 0) == MAGIC
 }
 
 /// How many pages the record that begins here claims to have, if one does.
-pub(crate) fn claimed_pages(first: &Page) -> Option<usize> {
+pub(crate) fn stated_pages(first: &Page) -> Option<usize> {
     let pages = u32_at(&first.0, 40) as usize;
     (u32_at(&first.0, 0) == MAGIC && (1..=MAX_RECORD_PAGES).contains(&pages)).then_some(pages)
 }
@@ -240,7 +244,7 @@ pub(crate) fn begins_record(page: &Page, epoch: u64) -> bool {
 /// are none, or a damaged one.
 pub(crate) fn read(pages: &[Page], megabytes: u32, checksum: Checksum) -> Option<JournalRecord> {
     let bytes = bytes_of(pages);
-    if claimed_pages(pages.first()?)? != pages.len() {
+    if stated_pages(pages.first()?)? != pages.len() {
         return None;
     }
     if !checksum.holds(MAGIC, bytes) && !weakened(CrashWeakness::JournalUnchecked) {
@@ -253,11 +257,11 @@ pub(crate) fn read(pages: &[Page], megabytes: u32, checksum: Checksum) -> Option
     Some(JournalRecord {
         position,
         pages: pages.len(),
-        contents: read_contents(bytes, megabytes)?,
+        payload: read_payload(bytes, megabytes)?,
     })
 }
 
-fn read_contents(bytes: &[u8], megabytes: u32) -> Option<JournalPayload> {
+fn read_payload(bytes: &[u8], megabytes: u32) -> Option<JournalPayload> {
     let count = |place: usize| u32_at(bytes, 44 + 4 * place) as usize;
     let mut rest = &bytes[HEADER_BYTES..];
     let mut take = |count: usize, size: usize| {
@@ -268,7 +272,7 @@ fn read_contents(bytes: &[u8], megabytes: u32) -> Option<JournalPayload> {
     let runs = take(count(0), RUN_BYTES)?;
     let places = take(count(1), MEGABYTE_BYTES)?;
     let tags = take(count(2), TAG_BYTES)?;
-    let mut contents = JournalPayload::default();
+    let mut payload = JournalPayload::default();
     for run in runs.as_chunks::<RUN_BYTES>().0 {
         let map = match u32_at(run, 8) {
             0 => MegabyteMap::EMPTY,
@@ -279,31 +283,31 @@ fn read_contents(bytes: &[u8], megabytes: u32) -> Option<JournalPayload> {
         let end = first.checked_add(u32_at(run, 4))?;
         // No megabyte stands in a record twice, and an epoch has only so many changes: so much memory and
         // no more.
-        let after = contents.records.len() + (end.saturating_sub(first)) as usize;
+        let after = payload.entries.len() + (end.saturating_sub(first)) as usize;
         if end > megabytes || after > MAX_EPOCH_CHANGES.min(megabytes as usize) {
             return None;
         }
-        let record = Record { map, tagged: false };
-        contents
-            .records
-            .extend((first..end).map(|megabyte| (megabyte, record)));
+        let entry = TableEntry { map, tagged: false };
+        payload
+            .entries
+            .extend((first..end).map(|megabyte| (megabyte, entry)));
     }
     for place in places.as_chunks::<MEGABYTE_BYTES>().0 {
-        let record = Record::read(&place[4..])?;
-        contents.records.push((u32_at(place, 0), record));
+        let entry = TableEntry::read(&place[4..])?;
+        payload.entries.push((u32_at(place, 0), entry));
     }
     let units = u64::from(megabytes) * UNITS;
     let (places, _) = tags.as_chunks::<TAG_BYTES>();
-    contents.tags = places
+    payload.tags = places
         .iter()
         .map(|place| (u64_at(place, 0), u64_at(place, 8)))
         .collect();
-    let inside = contents
-        .records
+    let inside = payload
+        .entries
         .iter()
         .all(|(megabyte, _)| *megabyte < megabytes)
-        && contents.tags.iter().all(|(unit, _)| *unit < units);
-    inside.then_some(contents)
+        && payload.tags.iter().all(|(unit, _)| *unit < units);
+    inside.then_some(payload)
 }
 
 #[cfg(test)]
@@ -312,40 +316,40 @@ mod tests {
     use crate::block_map::Slot;
     use chimaera_bdev_proto::BlockType;
 
-    fn entries() -> Vec<Entry> {
+    fn updates() -> Vec<MegabyteUpdate> {
         let slot = Slot {
             block_type: BlockType::Kib4,
             number: 3,
         };
-        let plain = |megabyte, map| Entry {
+        let plain = |megabyte, map| MegabyteUpdate {
             megabyte,
-            record: Record { map, tagged: false },
+            entry: TableEntry { map, tagged: false },
             tags: Vec::new(),
         };
-        let mut entries: Vec<_> = (5..2000).map(|at| plain(at, MegabyteMap::WHOLE)).collect();
-        entries.extend((2000..2300).map(|at| plain(at, MegabyteMap::EMPTY.with(slot))));
-        entries.push(plain(2300, MegabyteMap::EMPTY));
-        entries.push(Entry {
+        let mut updates: Vec<_> = (5..2000).map(|at| plain(at, MegabyteMap::WHOLE)).collect();
+        updates.extend((2000..2300).map(|at| plain(at, MegabyteMap::EMPTY.with(slot))));
+        updates.push(plain(2300, MegabyteMap::EMPTY));
+        updates.push(MegabyteUpdate {
             megabyte: 2301,
-            record: Record {
+            entry: TableEntry {
                 map: MegabyteMap::EMPTY.with(slot),
                 tagged: true,
             },
             tags: vec![(2301 * 256 + 3, 0xABCD)],
         });
-        entries
+        updates
     }
 
     #[test]
     fn a_commit_reads_as_it_is_laid_out_each_record_twice() {
         let checksum = Checksum::of_pool(&[5; 16]);
-        let entries = entries();
-        let (pages, count) = lay_out(&entries, (3, 40), 2, checksum);
+        let updates = updates();
+        let (pages, count) = lay_out(&updates, (3, 40), 2, checksum);
         assert!(count > 1, "it does not fit one record");
         let (mut at, mut found) = (0, Vec::new());
-        let mut contents = JournalPayload::default();
+        let mut payload = JournalPayload::default();
         while at < pages.len() {
-            let len = claimed_pages(&pages[at]).expect("a record");
+            let len = stated_pages(&pages[at]).expect("a record");
             let record = read(&pages[at..at + len], 2302, checksum).expect("a record");
             assert_eq!(record.position.epoch, 3);
             let commit = record.position.commit;
@@ -353,8 +357,8 @@ mod tests {
             let is_second = found.last() == Some(&record.position.sequence);
             found.push(record.position.sequence);
             if !is_second {
-                contents.records.extend(record.contents.records);
-                contents.tags.extend(record.contents.tags);
+                payload.entries.extend(record.payload.entries);
+                payload.tags.extend(record.payload.tags);
             }
             at += len;
         }
@@ -362,19 +366,19 @@ mod tests {
             .flat_map(|sequence| [sequence; 2])
             .collect();
         assert_eq!(found, twice);
-        contents.records.sort_by_key(|(megabyte, _)| *megabyte);
-        let expected: Vec<_> = entries
+        payload.entries.sort_by_key(|(megabyte, _)| *megabyte);
+        let expected: Vec<_> = updates
             .iter()
-            .map(|entry| (entry.megabyte, entry.record))
+            .map(|update| (update.megabyte, update.entry))
             .collect();
-        assert_eq!(contents.records, expected);
-        assert_eq!(contents.tags, [(2301 * 256 + 3, 0xABCD)]);
+        assert_eq!(payload.entries, expected);
+        assert_eq!(payload.tags, [(2301 * 256 + 3, 0xABCD)]);
     }
 
     #[test]
     fn no_bit_of_a_record_can_change() {
         let checksum = Checksum::of_pool(&[5; 16]);
-        let (pages, _) = lay_out(&entries()[1995..2000], (3, 40), 2, checksum);
+        let (pages, _) = lay_out(&updates()[1995..2000], (3, 40), 2, checksum);
         let record = &pages[..1];
         assert!(read(record, 2302, checksum).is_some());
         assert!(read(record, 2302, Checksum::of_pool(&[6; 16])).is_none());
@@ -389,16 +393,16 @@ mod tests {
     #[test]
     fn many_megabytes_alike_take_little_room() {
         let checksum = Checksum::of_pool(&[5; 16]);
-        let whole = |megabyte| Entry {
+        let whole = |megabyte| MegabyteUpdate {
             megabyte,
-            record: Record {
+            entry: TableEntry {
                 map: MegabyteMap::WHOLE,
                 tagged: false,
             },
             tags: Vec::new(),
         };
-        let entries: Vec<_> = (0..1 << 20).map(whole).collect();
-        let (pages, count) = lay_out(&entries, (1, 1), MAX_RECORD_PAGES, checksum);
+        let updates: Vec<_> = (0..1 << 20).map(whole).collect();
+        let (pages, count) = lay_out(&updates, (1, 1), MAX_RECORD_PAGES, checksum);
         assert_eq!((pages.len(), count), (2, 1));
     }
 }

@@ -46,13 +46,14 @@ pub(crate) const MAX_RECORD_PAGES: usize = 64;
 pub(crate) const MAX_EPOCH_CHANGES: usize = 1 << 18;
 
 /// Where the records of a table's page begin, in its bytes.
-pub(crate) const RECORDS_AT: usize = 32;
+pub(crate) const TABLE_ENTRIES_AT: usize = 32;
 
 /// Bytes of a megabyte's record, in the table and in the journal.
-pub(crate) const RECORD_BYTES: usize = 8 * LIVE_WORDS;
+pub(crate) const TABLE_ENTRY_BYTES: usize = 8 * LIVE_WORDS;
 
 /// Megabytes that a page of the table is about.
-pub(crate) const RECORDS_PER_PAGE: usize = (PAGE_BYTES - RECORDS_AT) / RECORD_BYTES;
+pub(crate) const TABLE_ENTRIES_PER_PAGE: usize =
+    (PAGE_BYTES - TABLE_ENTRIES_AT) / TABLE_ENTRY_BYTES;
 
 /// Bytes of a sector of tags, which is written whole or not at all.
 pub(crate) const SECTOR_BYTES: usize = 512;
@@ -78,5 +79,5 @@ const _: () = {
     // Both copies of two of the longest records that a journal of that size has fit a half of it.
     assert!(MIN_JOURNAL_PAGES >= 4 && MAX_JOURNAL_PAGES >= 4 * MAX_RECORD_PAGES as u64);
     // A page has at least one record, and its tags belong to few megabytes.
-    assert!(RECORDS_PER_PAGE > 0 && TAGS_PER_PAGE > UNITS);
+    assert!(TABLE_ENTRIES_PER_PAGE > 0 && TAGS_PER_PAGE > UNITS);
 };

@@ -8,13 +8,13 @@ use crate::block_map::{MegabyteChange, UNITS};
 
 use crate::checkpoint::{Checkpoint, CheckpointContext, write_superblock};
 use crate::geometry::Geometry;
-use crate::journal::{self, Entry};
+use crate::journal::{self, JournalPayload, MegabyteUpdate};
 use crate::limits::{MAX_EPOCH_CHANGES, SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
 use crate::overlay::{MegabyteSet, Overlay};
 use crate::page::{Disk, Page};
 use crate::scan::Journal;
 use crate::superblock::{FormatFeatures, Identity, Superblock};
-use crate::table::Record;
+use crate::table::TableEntry;
 use crate::tags::{Sector, TagPlace};
 use crate::weakness::{CrashWeakness, weakened};
 
@@ -99,19 +99,19 @@ impl<D: Disk> Metadata<D> {
             newer,
         } = journal;
         let mut overlay = Overlay::default();
-        for contents in older.contents {
-            overlay.apply(contents, &mut tagged);
+        for payload in older.payloads {
+            overlay.apply(payload, &mut tagged);
         }
         let (mut checkpoint, mut taken_pages) = (None, older.taken_pages);
         let mut changes = older.changes;
-        let is_switched = !newer.contents.is_empty();
+        let is_switched = !newer.payloads.is_empty();
         if is_switched {
             let frozen = std::mem::take(&mut overlay);
             let last = older.next_sequence - 1;
             checkpoint = Some(Checkpoint::new(frozen, epoch, last, &superblock.geometry));
             (taken_pages, changes) = (newer.taken_pages, newer.changes);
-            for contents in newer.contents {
-                overlay.apply(contents, &mut tagged);
+            for payload in newer.payloads {
+                overlay.apply(payload, &mut tagged);
             }
         }
         Self {
@@ -148,12 +148,15 @@ impl<D: Disk> Metadata<D> {
         let result = if changes.is_empty() {
             self.flush_unless(CrashWeakness::DataNotFlushed)
         } else {
-            let entries: Vec<_> = changes.iter().map(|change| self.entry(change)).collect();
-            let appended = self.append(&entries);
+            let updates: Vec<_> = changes
+                .iter()
+                .map(|change| self.update_of(change))
+                .collect();
+            let appended = self.append(&updates);
             if appended.is_err() {
                 // The tags are nowhere else any more. Nothing is written after this.
                 self.overlay
-                    .apply(journal::JournalPayload::of(&entries), &mut self.tagged);
+                    .apply(JournalPayload::of(&updates), &mut self.tagged);
             }
             appended
         };
@@ -276,7 +279,7 @@ impl<D: Disk> Metadata<D> {
         self.failing(result)
     }
 
-    pub(crate) fn entry(&self, change: &MegabyteChange) -> Entry {
+    pub(crate) fn update_of(&self, change: &MegabyteChange) -> MegabyteUpdate {
         let tagged = self.tagged.contains(change.megabyte)
             || change.allocated.iter().any(|(_, tag)| !tag.is_none());
         let tags = match tagged {
@@ -287,9 +290,9 @@ impl<D: Disk> Metadata<D> {
                 .collect(),
             false => Vec::new(),
         };
-        Entry {
+        MegabyteUpdate {
             megabyte: change.megabyte,
-            record: Record {
+            entry: TableEntry {
                 map: change.map,
                 tagged,
             },
@@ -297,34 +300,34 @@ impl<D: Disk> Metadata<D> {
         }
     }
 
-    fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
+    fn append(&mut self, updates: &[MegabyteUpdate]) -> io::Result<()> {
         let checksum = self.superblock.checksum();
         let journal_pages = self.geometry().journal_pages;
         let most = self.geometry().record_pages();
         let mut place = (self.epoch, self.next_sequence);
-        let (mut pages, count) = journal::lay_out(entries, place, most, checksum);
-        if pages.len() as u64 > journal_pages || entries.len() > MAX_EPOCH_CHANGES {
+        let (mut pages, count) = journal::lay_out(updates, place, most, checksum);
+        if pages.len() as u64 > journal_pages || updates.len() > MAX_EPOCH_CHANGES {
             // More than an epoch holds: several commits then.
-            let (first, second) = entries.split_at(entries.len() / 2);
+            let (first, second) = updates.split_at(updates.len() / 2);
             self.append(first)?;
             return self.append(second);
         }
         if self.taken_pages + pages.len() as u64 > journal_pages
-            || self.changes + entries.len() > MAX_EPOCH_CHANGES
+            || self.changes + updates.len() > MAX_EPOCH_CHANGES
         {
             self.finish_checkpoint()?;
             self.switch_halves();
             place = (self.epoch, self.next_sequence);
-            (pages, _) = journal::lay_out(entries, place, most, checksum);
+            (pages, _) = journal::lay_out(updates, place, most, checksum);
         }
         let half = self.geometry().journal[(self.epoch % 2) as usize];
         self.disk.write(half + self.taken_pages, &pages)?;
         self.flush_unless(CrashWeakness::CommitNotFlushed)?;
         self.taken_pages += pages.len() as u64;
-        self.changes += entries.len();
+        self.changes += updates.len();
         self.next_sequence += count;
         self.overlay
-            .apply(journal::JournalPayload::of(entries), &mut self.tagged);
+            .apply(JournalPayload::of(updates), &mut self.tagged);
         Ok(())
     }
 

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::journal::JournalPayload;
-use crate::table::Record;
+use crate::table::TableEntry;
 
 /// The changes of one epoch of the journal, the last of each megabyte and of each tag.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Overlay {
-    pub(crate) records: BTreeMap<u32, Record>,
+    pub(crate) entries: BTreeMap<u32, TableEntry>,
     /// By unit of the pool.
     pub(crate) tags: BTreeMap<u64, u64>,
     /// Megabytes that were not tagged before: what stands in the place of their tags means nothing.
@@ -17,18 +17,18 @@ pub(crate) struct Overlay {
 
 impl Overlay {
     /// Adds what a record of the journal says, and keeps `tagged` up to date.
-    pub(crate) fn apply(&mut self, contents: JournalPayload, tagged: &mut MegabyteSet) {
-        for (megabyte, record) in contents.records {
-            if record.tagged && tagged.insert(megabyte) {
+    pub(crate) fn apply(&mut self, payload: JournalPayload, tagged: &mut MegabyteSet) {
+        for (megabyte, entry) in payload.entries {
+            if entry.tagged && tagged.insert(megabyte) {
                 self.newly_tagged.insert(megabyte);
             }
-            self.records.insert(megabyte, record);
+            self.entries.insert(megabyte, entry);
         }
-        self.tags.extend(contents.tags);
+        self.tags.extend(payload.tags);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.entries.is_empty()
     }
 }
 

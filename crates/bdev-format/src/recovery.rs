@@ -23,7 +23,7 @@ use crate::repair;
 use crate::scan::Journal;
 use crate::signature::{self, DeviceContents};
 use crate::superblock::{NoSuperblock, Superblock};
-use crate::table::{self, Records};
+use crate::table::{self, TableEntries};
 use crate::weakness::{CrashWeakness, weakened};
 
 /// Pages of the table that are read at once.
@@ -255,7 +255,9 @@ fn has_traces<D: Disk>(disk: &D) -> io::Result<bool> {
     let mut pages = Page::zeroes(1);
     for page in SUPERBLOCK_PAGES..TRACED_PAGES {
         match disk.read(page, &mut pages) {
-            Ok(()) if journal::is_one(&pages[0]) || table::is_one(&pages[0]) => return Ok(true),
+            Ok(()) if journal::has_magic(&pages[0]) || table::has_magic(&pages[0]) => {
+                return Ok(true);
+            }
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
             Err(error) => return Err(error),
@@ -292,7 +294,7 @@ fn read_table<D: Disk>(
         .map(|extent| u64::from(extent.table_written));
     let (mut done, of) = (0, written.sum());
     let mut table = Table::default();
-    let mut changed = journal.last_records().records;
+    let mut changed = journal.last_entries();
     let longest = geometry
         .extents
         .iter()
@@ -310,16 +312,16 @@ fn read_table<D: Disk>(
                     extent: position,
                     page,
                 };
-                let Some(records) = read_page(disk, superblock, at, contents, &mut table)? else {
+                let Some(entries) = read_page(disk, superblock, at, contents, &mut table)? else {
                     continue;
                 };
                 // The last page of an extent has room for megabytes of the next one.
                 let megabytes = geometry.first_megabyte(at)..extent.end_megabyte();
-                for (record, megabyte) in records.0.iter().zip(megabytes) {
-                    if record.tagged {
+                for (entry, megabyte) in entries.0.iter().zip(megabytes) {
+                    if entry.tagged {
                         tagged.insert(megabyte);
                     }
-                    let now = changed.remove(&megabyte).unwrap_or(*record);
+                    let now = changed.remove(&megabyte).unwrap_or(*entry);
                     if !now.map.is_empty() {
                         found(megabyte, now.map);
                     }
@@ -330,37 +332,37 @@ fn read_table<D: Disk>(
             progress(done, of);
         }
     }
-    for (megabyte, record) in changed {
-        if !record.map.is_empty() {
-            found(megabyte, record.map);
+    for (megabyte, entry) in changed {
+        if !entry.map.is_empty() {
+            found(megabyte, entry.map);
         }
     }
     Ok(table)
 }
 
-/// The records of a page, whichever copy has them.
+/// The entries of a page, whichever copy has them.
 fn read_page<D: Disk>(
     disk: &D,
     superblock: &Superblock,
     at: TablePage,
     first_copy: &Page,
     table: &mut Table,
-) -> Result<Option<Records>, OpenError> {
+) -> Result<Option<TableEntries>, OpenError> {
     let geometry = &superblock.geometry;
     let (first_megabyte, checksum) = (geometry.first_megabyte(at), superblock.checksum());
-    if let Some(records) = Records::read(first_copy, first_megabyte, checksum) {
-        return Ok(Some(records));
+    if let Some(entries) = TableEntries::read(first_copy, first_megabyte, checksum) {
+        return Ok(Some(entries));
     }
     let mut second_copy = Page::zeroes(1);
     disk.read(geometry.table_page(at, 1), &mut second_copy)?;
-    let records = Records::read(&second_copy[0], first_megabyte, checksum);
+    let entries = TableEntries::read(&second_copy[0], first_megabyte, checksum);
     match second_copy.pop() {
-        Some(page) if records.is_some() => table.repairs.push((at, page)),
+        Some(page) if entries.is_some() => table.repairs.push((at, page)),
         _ => table.lost.push(format!(
             "both copies of the table's page for the megabytes from {first_megabyte} on are damaged",
         )),
     }
-    Ok(records)
+    Ok(entries)
 }
 
 #[cfg(test)]

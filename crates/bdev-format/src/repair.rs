@@ -17,7 +17,7 @@ pub(crate) fn write_last_commit_again<D: Disk>(
     superblock: &Superblock,
     journal: &Journal,
 ) -> io::Result<()> {
-    let (scan, epoch) = match journal.newer.contents.is_empty() {
+    let (scan, epoch) = match journal.newer.payloads.is_empty() {
         true => (&journal.older, journal.epoch),
         false => (&journal.newer, journal.epoch + 1),
     };

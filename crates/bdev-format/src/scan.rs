@@ -4,15 +4,16 @@
 //! counts there may be anything: the rest of a commit that a crash interrupted, and what earlier epochs
 //! left. A record of a *later* commit there means that one which counted is gone: damage.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 
 use crate::geometry::Geometry;
 use crate::journal::{self, Commit, JournalPayload, JournalRecord};
 use crate::limits::{MAX_EPOCH_CHANGES, MAX_RECORD_PAGES};
-use crate::overlay::Overlay;
 use crate::page::{Checksum, Disk, Page};
 use crate::superblock::Superblock;
+use crate::table::TableEntry;
 use crate::weakness::{CrashWeakness, weakened};
 
 /// Pages behind the last record that are looked at: more than both copies of the longest record have.
@@ -56,11 +57,11 @@ impl Journal {
         both.into_iter().filter_map(|scan| scan.damage.clone())
     }
 
-    /// The last record of each megabyte in it.
-    pub(crate) fn last_records(&self) -> Overlay {
-        let mut last = Overlay::default();
-        for contents in self.older.contents.iter().chain(&self.newer.contents) {
-            last.records.extend(contents.records.iter().copied());
+    /// The last entry of each megabyte in it.
+    pub(crate) fn last_entries(&self) -> BTreeMap<u32, TableEntry> {
+        let mut last = BTreeMap::new();
+        for payload in self.older.payloads.iter().chain(&self.newer.payloads) {
+            last.extend(payload.entries.iter().copied());
         }
         last
     }
@@ -70,7 +71,7 @@ impl Journal {
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     /// What the commits say, in order.
-    pub(crate) contents: Vec<JournalPayload>,
+    pub(crate) payloads: Vec<JournalPayload>,
     /// The sequence behind the last commit.
     pub(crate) next_sequence: u64,
     /// Pages of the half that are taken.
@@ -104,8 +105,8 @@ fn scan<D: Disk>(
     let mut progress = Progress::new(epoch, first_sequence);
     let mut at = 0;
     while at < geometry.journal_pages && at < progress.reached + LOOK_AHEAD_PAGES {
-        let claimed = journal::claimed_pages(&reader.pages(at, 1)?[0]).map(|pages| pages as u64);
-        let record = match claimed {
+        let stated = journal::stated_pages(&reader.pages(at, 1)?[0]).map(|pages| pages as u64);
+        let record = match stated {
             Some(pages) if at + pages <= geometry.journal_pages => {
                 journal::read(reader.pages(at, pages)?, geometry.megabytes(), checksum)
             }
@@ -160,7 +161,7 @@ struct Progress {
 struct Open {
     commit: Commit,
     next: u64,
-    contents: Vec<JournalPayload>,
+    payloads: Vec<JournalPayload>,
     records: Vec<Seen>,
 }
 
@@ -224,7 +225,7 @@ impl Progress {
             self.open = Some(Open {
                 commit: position.commit,
                 next: position.sequence,
-                contents: Vec::new(),
+                payloads: Vec::new(),
                 records: Vec::new(),
             });
         }
@@ -238,7 +239,7 @@ impl Progress {
         if position.sequence != open.next {
             return;
         }
-        self.seen_changes += record.contents.records.len();
+        self.seen_changes += record.payload.entries.len();
         // What a crash has left counts here as well.
         if self.seen_changes > 2 * MAX_EPOCH_CHANGES {
             return self.damage(format!(
@@ -246,7 +247,7 @@ impl Progress {
                 self.epoch
             ));
         }
-        open.contents.push(record.contents);
+        open.payloads.push(record.payload);
         open.records.push(Seen {
             pages: record.pages as u64,
             ends: vec![end],
@@ -264,9 +265,9 @@ impl Progress {
         };
         self.last = Some(open.commit);
         self.scan.next_sequence = open.next;
-        let changes = open.contents.iter().map(|contents| contents.records.len());
+        let changes = open.payloads.iter().map(|payload| payload.entries.len());
         self.scan.changes += changes.sum::<usize>();
-        self.scan.contents.append(&mut open.contents);
+        self.scan.payloads.append(&mut open.payloads);
         let begin = self.scan.taken_pages;
         for Seen { pages, ends } in open.records {
             // Commits lie one behind the other, whatever has become of some of the copies.

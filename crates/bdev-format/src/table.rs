@@ -1,9 +1,9 @@
-//! The table: a record per megabyte, in pages that carry a checksum each. There are two copies of it;
+//! The table: a entry per megabyte, in pages that carry a checksum each. There are two copies of it;
 //! `docs/ON_DISK_FORMAT.md` has its bytes.
 
 use crate::block_map::{LIVE_WORDS, MegabyteMap, UNIT_WORDS};
 
-use crate::limits::{RECORD_BYTES, RECORDS_AT, RECORDS_PER_PAGE};
+use crate::limits::{TABLE_ENTRIES_AT, TABLE_ENTRIES_PER_PAGE, TABLE_ENTRY_BYTES};
 use crate::page::{Checksum, Page, put_u32, put_u64, u32_at, u64_at};
 use crate::weakness::{CrashWeakness, weakened};
 
@@ -15,14 +15,14 @@ const TAGGED: u64 = 1 << 63;
 
 /// What is known of a megabyte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Record {
+pub(crate) struct TableEntry {
     pub(crate) map: MegabyteMap,
     /// Whether its blocks have tags, of which some may be none.
     pub(crate) tagged: bool,
 }
 
-impl Record {
-    /// The record in these bytes, or `None` if there can be no such record.
+impl TableEntry {
+    /// The entry in these bytes, or `None` if there can be no such entry.
     #[inline]
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let mut words: [u64; LIVE_WORDS] = std::array::from_fn(|word| u64_at(bytes, 8 * word));
@@ -33,30 +33,30 @@ impl Record {
         Some(Self { map, tagged })
     }
 
-    /// Writes the record.
+    /// Writes the entry.
     pub(crate) fn write(self, bytes: &mut [u8]) {
         for (word, bits) in self.map.0.into_iter().enumerate() {
             put_u64(bytes, 8 * word, bits);
         }
         if self.tagged {
-            bytes[RECORD_BYTES - 1] |= 0x80;
+            bytes[TABLE_ENTRY_BYTES - 1] |= 0x80;
         }
     }
 }
 
 /// Whether this is a page of a table, of whatever pool.
-pub(crate) fn is_one(page: &Page) -> bool {
+pub(crate) fn has_magic(page: &Page) -> bool {
     u32_at(&page.0, 0) == MAGIC
 }
 
-/// The records of a page.
+/// The entries of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Records(pub(crate) [Record; RECORDS_PER_PAGE]);
+pub(crate) struct TableEntries(pub(crate) [TableEntry; TABLE_ENTRIES_PER_PAGE]);
 
-impl Records {
+impl TableEntries {
     /// Those of a page that was never written.
     pub(crate) fn empty() -> Self {
-        Self([Record::default(); RECORDS_PER_PAGE])
+        Self([TableEntry::default(); TABLE_ENTRIES_PER_PAGE])
     }
 
     /// Reads a page that must be about the megabytes from this one on; `None` if it is damaged.
@@ -66,22 +66,22 @@ impl Records {
         if !holds || u32_at(bytes, FIRST_MEGABYTE_AT) != first_megabyte {
             return None;
         }
-        let mut records = Self::empty();
-        let (places, _) = bytes[RECORDS_AT..].as_chunks::<RECORD_BYTES>();
-        for (record, place) in records.0.iter_mut().zip(places) {
-            *record = Record::read(place)?;
+        let mut entries = Self::empty();
+        let (places, _) = bytes[TABLE_ENTRIES_AT..].as_chunks::<TABLE_ENTRY_BYTES>();
+        for (entry, place) in entries.0.iter_mut().zip(places) {
+            *entry = TableEntry::read(place)?;
         }
-        Some(records)
+        Some(entries)
     }
 
-    /// The page with these records.
+    /// The page with these entries.
     pub(crate) fn to_page(&self, first_megabyte: u32, epoch: u64, checksum: Checksum) -> Page {
         let mut page = Page::ZERO;
         put_u32(&mut page.0, FIRST_MEGABYTE_AT, first_megabyte);
         put_u64(&mut page.0, EPOCH_AT, epoch);
-        let (places, _) = page.0[RECORDS_AT..].as_chunks_mut::<RECORD_BYTES>();
-        for (record, place) in self.0.iter().zip(places) {
-            record.write(place);
+        let (places, _) = page.0[TABLE_ENTRIES_AT..].as_chunks_mut::<TABLE_ENTRY_BYTES>();
+        for (entry, place) in self.0.iter().zip(places) {
+            entry.write(place);
         }
         checksum.seal(MAGIC, &mut page.0);
         page
@@ -98,25 +98,33 @@ mod tests {
     #[test]
     fn a_page_reads_as_it_is_written_and_no_bit_of_it_can_change() {
         let checksum = Checksum::of_pool(&[7; 16]);
-        let mut records = Records::empty();
+        let mut entries = TableEntries::empty();
         let slot = |block_type, number| Slot { block_type, number };
-        records.0[0].map = MegabyteMap::WHOLE;
-        records.0[3] = Record {
+        entries.0[0].map = MegabyteMap::WHOLE;
+        entries.0[3] = TableEntry {
             map: MegabyteMap::EMPTY
                 .with(slot(BlockType::Kib4, 255))
                 .with(slot(BlockType::Kib256, 1)),
             tagged: true,
         };
-        let page = records.to_page(101, 9, checksum);
-        assert_eq!(Records::read(&page, 101, checksum), Some(records));
-        assert_eq!(Records::read(&page, 0, checksum), None, "of another place");
+        let page = entries.to_page(101, 9, checksum);
+        assert_eq!(TableEntries::read(&page, 101, checksum), Some(entries));
+        assert_eq!(
+            TableEntries::read(&page, 0, checksum),
+            None,
+            "of another place"
+        );
         let other = Checksum::of_pool(&[8; 16]);
-        assert_eq!(Records::read(&page, 101, other), None, "of another pool");
+        assert_eq!(
+            TableEntries::read(&page, 101, other),
+            None,
+            "of another pool"
+        );
         for bit in 0..PAGE_BYTES * 8 {
             let mut damaged = page.clone();
             damaged.0[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Records::read(&damaged, 101, checksum), None, "{bit}");
+            assert_eq!(TableEntries::read(&damaged, 101, checksum), None, "{bit}");
         }
-        assert_eq!(Records::read(&Page::ZERO, 0, checksum), None);
+        assert_eq!(TableEntries::read(&Page::ZERO, 0, checksum), None);
     }
 }

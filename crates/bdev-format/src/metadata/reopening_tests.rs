@@ -200,17 +200,17 @@ fn opening_goes_through_a_bounded_number_of_changes() {
 fn a_record_of_more_changes_than_there_can_be_is_none() {
     let checksum =
         crate::superblock::Superblock::checksum(format(&Memory::default(), 1 << 28).superblock());
-    let entry = |megabyte| journal::Entry {
+    let whole = |megabyte| journal::MegabyteUpdate {
         megabyte,
-        record: Record {
+        entry: TableEntry {
             map: MegabyteMap::WHOLE,
             tagged: false,
         },
         tags: Vec::new(),
     };
     let readable = |count: usize| {
-        let entries: Vec<_> = (0..count as u32).map(entry).collect();
-        let (pages, _) = journal::lay_out(&entries, (1, 1), 1, checksum);
+        let updates: Vec<_> = (0..count as u32).map(whole).collect();
+        let (pages, _) = journal::lay_out(&updates, (1, 1), 1, checksum);
         journal::read(&pages[..1], 1 << 20, checksum).is_some()
     };
     assert!(readable(MAX_EPOCH_CHANGES));

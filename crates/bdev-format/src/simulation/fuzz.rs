@@ -75,7 +75,7 @@ fn reseal(image: &mut Image, page: u64) {
         16 | 17 => (16, 2, Checksum::UNSEEDED),
         18..34 => {
             let first = crate::Page(image.page(page));
-            let pages = journal::claimed_pages(&first).unwrap_or(1);
+            let pages = journal::stated_pages(&first).unwrap_or(1);
             (page, pages.min((34 - page) as usize), seeded)
         }
         _ => (page, 1, seeded),

@@ -147,12 +147,12 @@ pub(super) fn live(
 
 /// Whether the changes are one commit, which is there wholly or not at all.
 fn fits_the_journal(metadata: &Metadata<SimulatedDisk>, changes: &[MegabyteChange]) -> bool {
-    let entries: Vec<_> = changes
+    let updates: Vec<_> = changes
         .iter()
-        .map(|change| metadata.entry(change))
+        .map(|change| metadata.update_of(change))
         .collect();
     let (geometry, checksum) = (metadata.geometry(), metadata.superblock.checksum());
-    let (pages, _) = journal::lay_out(&entries, (1, 1), geometry.record_pages(), checksum);
+    let (pages, _) = journal::lay_out(&updates, (1, 1), geometry.record_pages(), checksum);
     pages.len() as u64 <= geometry.journal_pages
 }
 
