@@ -10,7 +10,7 @@ use crate::page::{Disk, Page};
 use crate::recovery::{OpenError, OpenMode, OpenedPool, identify, open};
 use crate::superblock::Superblock;
 use crate::table::TableEntries;
-use crate::tags::{Sector, TagPlace, sectors_of};
+use crate::tags::{TagPlace, TagSector, sectors_of};
 
 /// What a check has found.
 #[derive(Debug)]
@@ -162,7 +162,7 @@ fn damaged_tags<D: Disk>(metadata: &Metadata<D>) -> io::Result<Vec<(u64, u64)>> 
                     .filter(|sector| (from.sector..=to.sector).contains(sector));
                 for sector in relevant {
                     let is_new = last_page.is_none_or(|last| sector > last);
-                    if is_new && Sector::read(&pages[0], sector, checksum).is_none() {
+                    if is_new && TagSector::read(&pages[0], sector, checksum).is_none() {
                         damaged.push((extent.tags + page, sector));
                     }
                     last_page = last_page.max(Some(sector));
@@ -185,7 +185,7 @@ fn write_repairs<D: Disk>(
     for &(page, sector) in damaged_tags {
         let mut pages = Page::zeroes(1);
         metadata.disk.read(page, &mut pages)?;
-        Sector::empty(sector).write(&mut pages[0], metadata.superblock.checksum());
+        TagSector::empty(sector).write(&mut pages[0], metadata.superblock.checksum());
         metadata.disk.write(page, &pages)?;
     }
     metadata.disk.flush()

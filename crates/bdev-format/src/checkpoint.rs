@@ -25,7 +25,7 @@ use crate::overlay::{MegabyteSet, Overlay};
 use crate::page::{Checksum, Disk, Page};
 use crate::superblock::Superblock;
 use crate::table::TableEntries;
-use crate::tags::{Sector, TagPlace, sectors_of};
+use crate::tags::{TagPlace, TagSector, sectors_of};
 use crate::weakness::{CrashWeakness, weakened};
 
 /// Pages that a step reads and writes at most.
@@ -234,7 +234,7 @@ impl Checkpoint {
         let mut pages = Page::zeroes(1);
         context.disk.read(base.tags + page, &mut pages)?;
         for number in sectors_of(page) {
-            let units = Sector::empty(number).units();
+            let units = TagSector::empty(number).units();
             // The last sector has room for the next extent's first megabyte.
             let end_unit = u64::from(base.end_megabyte()) * UNITS;
             let start = first_unit + units.start;
@@ -253,8 +253,8 @@ impl Checkpoint {
             if changed.peek().is_none() && !megabytes.clone().any(is_new) {
                 continue;
             }
-            let mut sector = match Sector::read(&pages[0], number, checksum) {
-                _ if !was_there => Sector::empty(number),
+            let mut sector = match TagSector::read(&pages[0], number, checksum) {
+                _ if !was_there => TagSector::empty(number),
                 Some(sector) => sector,
                 // Left as it is, so that whoever asks for its tags is told. A check repairs it.
                 None => continue,

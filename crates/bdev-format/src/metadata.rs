@@ -15,7 +15,7 @@ use crate::page::{Disk, Page};
 use crate::scan::Journal;
 use crate::superblock::{FormatFeatures, Identity, Superblock};
 use crate::table::TableEntry;
-use crate::tags::{Sector, TagPlace};
+use crate::tags::{TagPlace, TagSector};
 use crate::weakness::{CrashWeakness, weakened};
 
 #[cfg(test)]
@@ -397,7 +397,7 @@ impl<D: Disk> Metadata<D> {
         }
         let sector = cache
             .as_ref()
-            .and_then(|(_, page)| Sector::read(page, place.sector, self.superblock.checksum()));
+            .and_then(|(_, page)| TagSector::read(page, place.sector, self.superblock.checksum()));
         let sector = sector.ok_or_else(|| {
             let text = format!("the owner tags in page {page} are damaged");
             io::Error::new(io::ErrorKind::InvalidData, text)

@@ -128,12 +128,12 @@ pub fn open<D: Disk>(
     let journal = Journal::read(&disk, &superblock)?;
     lost.extend(journal.damage());
     let mut tagged = MegabyteSet::new(superblock.geometry.megabytes());
-    let table = read_table(&disk, &superblock, &journal, &mut tagged, found, progress)?;
-    lost.extend(table.lost);
+    let table_damage = read_table(&disk, &superblock, &journal, &mut tagged, found, progress)?;
+    lost.extend(table_damage.lost);
     if !lost.is_empty() && mode == OpenMode::ReadWrite {
         return Err(OpenError::Damaged(summary(&lost)));
     }
-    repaired.extend(table.repairs.iter().map(|(page, _)| {
+    repaired.extend(table_damage.repairs.iter().map(|(page, _)| {
         let page = superblock.geometry.table_page(*page, 0);
         format!("page {page} of the table is damaged, its copy is sound")
     }));
@@ -145,7 +145,7 @@ pub fn open<D: Disk>(
         }
         repair::restore_records(&disk, &superblock, &journal)?;
         repair::erase_remains(&disk, &superblock, &journal)?;
-        repair::rewrite(&disk, &superblock, &chosen.stale, &table.repairs)?;
+        repair::rewrite(&disk, &superblock, &chosen.stale, &table_damage.repairs)?;
     }
     let journal_records = journal.next_sequence() - superblock.sequence - 1;
     Ok(OpenedPool {
@@ -273,7 +273,7 @@ fn probe_start<D: Disk>(disk: &D) -> io::Result<DeviceContents> {
 }
 
 #[derive(Default)]
-struct Table {
+struct TableDamage {
     /// Pages of the first copy to be written again, and with what.
     repairs: Vec<(TablePage, Page)>,
     lost: Vec<String>,
@@ -286,14 +286,14 @@ fn read_table<D: Disk>(
     tagged: &mut MegabyteSet,
     found: &mut dyn FnMut(u32, MegabyteMap),
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Table, OpenError> {
+) -> Result<TableDamage, OpenError> {
     let geometry = &superblock.geometry;
     let written = geometry
         .extents
         .iter()
         .map(|extent| u64::from(extent.table_written));
     let (mut done, of) = (0, written.sum());
-    let mut table = Table::default();
+    let mut damage = TableDamage::default();
     let mut changed = journal.last_entries();
     let longest = geometry
         .extents
@@ -312,7 +312,7 @@ fn read_table<D: Disk>(
                     extent: position,
                     page,
                 };
-                let Some(entries) = read_page(disk, superblock, at, contents, &mut table)? else {
+                let Some(entries) = read_page(disk, superblock, at, contents, &mut damage)? else {
                     continue;
                 };
                 // The last page of an extent has room for megabytes of the next one.
@@ -337,7 +337,7 @@ fn read_table<D: Disk>(
             found(megabyte, entry.map);
         }
     }
-    Ok(table)
+    Ok(damage)
 }
 
 /// The entries of a page, whichever copy has them.
@@ -346,7 +346,7 @@ fn read_page<D: Disk>(
     superblock: &Superblock,
     at: TablePage,
     first_copy: &Page,
-    table: &mut Table,
+    damage: &mut TableDamage,
 ) -> Result<Option<TableEntries>, OpenError> {
     let geometry = &superblock.geometry;
     let (first_megabyte, checksum) = (geometry.first_megabyte(at), superblock.checksum());
@@ -357,8 +357,8 @@ fn read_page<D: Disk>(
     disk.read(geometry.table_page(at, 1), &mut second_copy)?;
     let entries = TableEntries::read(&second_copy[0], first_megabyte, checksum);
     match second_copy.pop() {
-        Some(page) if entries.is_some() => table.repairs.push((at, page)),
-        _ => table.lost.push(format!(
+        Some(page) if entries.is_some() => damage.repairs.push((at, page)),
+        _ => damage.lost.push(format!(
             "both copies of the table's page for the megabytes from {first_megabyte} on are damaged",
         )),
     }

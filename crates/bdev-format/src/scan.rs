@@ -81,14 +81,14 @@ pub(crate) struct Scan {
     /// The pages of the half that the last commit takes.
     pub(crate) last_commit: Range<u64>,
     /// Records that count and have one copy: a crash came while the other was written, or it is damaged.
-    pub(crate) lone: Vec<Lone>,
+    pub(crate) lone: Vec<LoneRecord>,
     /// What is wrong, if something is.
     pub(crate) damage: Option<String>,
 }
 
 /// A record that has one copy, by pages of its half.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Lone {
+pub(crate) struct LoneRecord {
     pub(crate) present_at: u64,
     pub(crate) missing_at: u64,
     pub(crate) pages: u64,
@@ -102,7 +102,7 @@ fn scan<D: Disk>(
     (epoch, first_sequence): (u64, u64),
 ) -> io::Result<Scan> {
     let mut reader = Reader::new(disk, geometry, epoch);
-    let mut progress = Progress::new(epoch, first_sequence);
+    let mut progress = ScanProgress::new(epoch, first_sequence);
     let mut at = 0;
     while at < geometry.journal_pages && at < progress.reached + LOOK_AHEAD_PAGES {
         let stated = journal::stated_pages(&reader.pages(at, 1)?[0]).map(|pages| pages as u64);
@@ -145,33 +145,33 @@ pub(crate) fn remains<D: Disk>(
     Ok(found)
 }
 
-struct Progress {
+struct ScanProgress {
     epoch: u64,
     scan: Scan,
     /// Behind the last record of this epoch, whether it counts or not.
     reached: u64,
     /// Changes of megabytes in all records that were taken up.
     seen_changes: usize,
-    /// The commit that is not complete yet.
-    open: Option<Open>,
+    /// The commit whose last record was not seen yet.
+    partial: Option<PartialCommit>,
     /// The last one that counts.
     last: Option<Commit>,
 }
 
-struct Open {
+struct PartialCommit {
     commit: Commit,
     next: u64,
     payloads: Vec<JournalPayload>,
-    records: Vec<Seen>,
+    records: Vec<RecordCopies>,
 }
 
 /// A record of the commit: how many pages it has, and where copies of it end.
-struct Seen {
+struct RecordCopies {
     pages: u64,
     ends: Vec<u64>,
 }
 
-impl Progress {
+impl ScanProgress {
     fn new(epoch: u64, next_sequence: u64) -> Self {
         Self {
             epoch,
@@ -181,7 +181,7 @@ impl Progress {
             },
             reached: 0,
             seen_changes: 0,
-            open: None,
+            partial: None,
             last: None,
         }
     }
@@ -214,29 +214,31 @@ impl Progress {
                 position.sequence, self.epoch
             ));
         } else if position.commit.first == committed {
-            self.add_to_open(record, end);
+            self.add_to_partial(record, end);
         }
     }
 
-    fn add_to_open(&mut self, record: JournalRecord, end: u64) {
+    fn add_to_partial(&mut self, record: JournalRecord, end: u64) {
         let position = record.position;
-        let is_open = |open: &Open| open.commit == position.commit;
-        if position.sequence == position.commit.first && !self.open.as_ref().is_some_and(is_open) {
-            self.open = Some(Open {
+        let is_current = |partial: &PartialCommit| partial.commit == position.commit;
+        if position.sequence == position.commit.first
+            && !self.partial.as_ref().is_some_and(is_current)
+        {
+            self.partial = Some(PartialCommit {
                 commit: position.commit,
                 next: position.sequence,
                 payloads: Vec::new(),
                 records: Vec::new(),
             });
         }
-        let Some(open) = self.open.as_mut().filter(|open| is_open(open)) else {
+        let Some(partial) = self.partial.as_mut().filter(|partial| is_current(partial)) else {
             return;
         };
-        if open.next.checked_sub(1) == Some(position.sequence) {
-            let last = open.records.last_mut();
+        if partial.next.checked_sub(1) == Some(position.sequence) {
+            let last = partial.records.last_mut();
             last.into_iter().for_each(|seen| seen.ends.push(end));
         }
-        if position.sequence != open.next {
+        if position.sequence != partial.next {
             return;
         }
         self.seen_changes += record.payload.entries.len();
@@ -247,29 +249,29 @@ impl Progress {
                 self.epoch
             ));
         }
-        open.payloads.push(record.payload);
-        open.records.push(Seen {
+        partial.payloads.push(record.payload);
+        partial.records.push(RecordCopies {
             pages: record.pages as u64,
             ends: vec![end],
         });
-        open.next += 1;
+        partial.next += 1;
         if position.sequence == position.commit.last {
             self.complete();
         }
     }
 
-    /// Lets the open commit count.
+    /// Counts the commit, whose last record was seen.
     fn complete(&mut self) {
-        let Some(mut open) = self.open.take() else {
+        let Some(mut partial) = self.partial.take() else {
             return;
         };
-        self.last = Some(open.commit);
-        self.scan.next_sequence = open.next;
-        let changes = open.payloads.iter().map(|payload| payload.entries.len());
+        self.last = Some(partial.commit);
+        self.scan.next_sequence = partial.next;
+        let changes = partial.payloads.iter().map(|payload| payload.entries.len());
         self.scan.changes += changes.sum::<usize>();
-        self.scan.payloads.append(&mut open.payloads);
+        self.scan.payloads.append(&mut partial.payloads);
         let begin = self.scan.taken_pages;
-        for Seen { pages, ends } in open.records {
+        for RecordCopies { pages, ends } in partial.records {
             // Commits lie one behind the other, whatever has become of some of the copies.
             let places = [self.scan.taken_pages, self.scan.taken_pages + pages];
             let is_there = places.map(|place| ends.contains(&(place + pages)));
@@ -279,7 +281,7 @@ impl Progress {
                 } else {
                     [places[1], places[0]]
                 };
-                self.scan.lone.push(Lone {
+                self.scan.lone.push(LoneRecord {
                     present_at,
                     missing_at,
                     pages,

@@ -32,12 +32,12 @@ impl TagPlace {
 
 /// The tags of a sector.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Sector {
+pub(crate) struct TagSector {
     number: u64,
     tags: [u64; TAGS_PER_SECTOR as usize],
 }
 
-impl Sector {
+impl TagSector {
     /// A sector without tags.
     pub(crate) const fn empty(number: u64) -> Self {
         Self {
@@ -101,19 +101,19 @@ mod tests {
         let checksum = Checksum::of_pool(&[3; 16]);
         let place = TagPlace::of(63 * 11 + 62);
         assert_eq!((place.page, place.sector, place.slot), (1, 11, 62));
-        let mut sector = Sector::empty(11);
+        let mut sector = TagSector::empty(11);
         assert!(sector.units().contains(&(63 * 11 + 62)));
         sector.set(place, u64::MAX);
         let mut page = Page::ZERO;
         sector.write(&mut page, checksum);
-        let read = Sector::read(&page, 11, checksum).expect("as written");
+        let read = TagSector::read(&page, 11, checksum).expect("as written");
         assert_eq!(read.get(place), u64::MAX);
-        assert_eq!(Sector::read(&page, 10, checksum), None, "never written");
+        assert_eq!(TagSector::read(&page, 10, checksum), None, "never written");
         let at = 3 * SECTOR_BYTES;
         for bit in 0..SECTOR_BYTES * 8 {
             let mut damaged = page.clone();
             damaged.0[at + bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Sector::read(&damaged, 11, checksum), None, "{bit}");
+            assert_eq!(TagSector::read(&damaged, 11, checksum), None, "{bit}");
         }
     }
 
@@ -121,7 +121,7 @@ mod tests {
     fn sectors_that_were_never_written_are_not_there() {
         let checksum = Checksum::of_pool(&[3; 16]);
         for sector in 0..16 {
-            assert_eq!(Sector::read(&Page::ZERO, sector, checksum), None);
+            assert_eq!(TagSector::read(&Page::ZERO, sector, checksum), None);
         }
     }
 }
