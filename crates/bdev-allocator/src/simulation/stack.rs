@@ -7,8 +7,8 @@ use chimaera_bdev_proto::{AllocationPlan, Block, OwnerTag};
 
 use chimaera_bdev_format::block_map::{Slot, UNITS, units_of};
 use chimaera_bdev_format::simulation::{
-    BlockOwner, Data, Expected, Found, Level, Life, Megabyte, Numbers, SimulatedDisk, State, Tags,
-    Timeline, data_on, format, stamped_page,
+    BlockData, BlockOwner, Expected, FoundPool, Life, ModelMegabyte, ModelState, Numbers,
+    SimulatedDisk, SystemUnderTest, TagComparison, Timeline, data_on, format, stamped_page,
 };
 use chimaera_bdev_format::{Disk, Geometry, OpenError, OpenMode, PAGE_BYTES, Page, identify};
 
@@ -35,7 +35,7 @@ fn allocator_of(geometry: &Geometry) -> TestAllocator {
     allocator
 }
 
-fn take_over(allocator: &TestAllocator, found: &Found) -> Result<(), String> {
+fn take_over(allocator: &TestAllocator, found: &FoundPool) -> Result<(), String> {
     let mut restoring = allocator.restoring();
     for (megabyte, map) in &found.maps {
         if !restoring.take_over(*megabyte as usize, *map) {
@@ -54,7 +54,7 @@ fn take_over(allocator: &TestAllocator, found: &Found) -> Result<(), String> {
 #[derive(Default)]
 pub(super) struct Stack;
 
-impl Level for Stack {
+impl SystemUnderTest for Stack {
     const NAME: &'static str = "stack";
 
     fn device_pages(numbers: &mut Numbers) -> u64 {
@@ -74,8 +74,8 @@ impl Level for Stack {
     fn check(
         numbers: &mut Numbers,
         disk: &SimulatedDisk,
-        found: Found,
-        (expected, state): (&Expected, &State),
+        found: FoundPool,
+        (expected, state): (&Expected, &ModelState),
         depth: usize,
     ) -> Result<(), String> {
         expected.check_data(&disk.seen(), state)?;
@@ -98,18 +98,18 @@ fn live(
     let (mut metadata, state) = match identify(disk) {
         Err(OpenError::NoPool | OpenError::Damaged(_)) if expected.may_be_absent => {
             let metadata = format(numbers, disk, expected.before.total_pages)?;
-            let state = State {
+            let state = ModelState {
                 total_pages: metadata.geometry().total_pages(),
-                ..State::default()
+                ..ModelState::default()
             };
             (metadata, Rc::new(state))
         }
         identified => {
             let superblock = identified.map_err(|error| format!("identifying: {error}"))?;
             let grown = superblock.geometry.grown(disk.total_pages());
-            let found = Found::open(disk, OpenMode::ReadWrite);
+            let found = FoundPool::open(disk, OpenMode::ReadWrite);
             let found = found.map_err(|error| format!("opening: {error}"))?;
-            let state = expected.admit(&found, Tags::Exact)?;
+            let state = expected.admit(&found, TagComparison::Exact)?;
             take_over(allocator.insert(allocator_of(&grown)), &found)?;
             (found.metadata, state)
         }
@@ -138,7 +138,7 @@ fn live(
     );
     let grown = metadata.grow(disk.total_pages());
     grown.map_err(|error| format!("growing: {error}"))?;
-    let mut work = Work {
+    let mut work = StackWorkload {
         numbers,
         disk,
         timeline,
@@ -168,14 +168,14 @@ fn live(
     Ok(())
 }
 
-struct Work<'a> {
+struct StackWorkload<'a> {
     numbers: &'a mut Numbers,
     disk: &'a SimulatedDisk,
     timeline: &'a mut Timeline,
     /// By first unit.
     live: BTreeMap<u64, (Block, BlockOwner)>,
-    durable: Rc<State>,
-    data: Data,
+    durable: Rc<ModelState>,
+    data: BlockData,
     next_version: u64,
     /// Freed blocks that a write is still going to.
     pinned: Vec<(Pin, Block, Life)>,
@@ -183,7 +183,7 @@ struct Work<'a> {
     ledger: Ledger<SimulatedDisk>,
 }
 
-impl Work<'_> {
+impl StackWorkload<'_> {
     fn settle(&mut self) {
         let expected = Expected::exactly(Rc::clone(&self.durable), Rc::new(self.data.clone()));
         self.timeline.push(self.disk.position(), expected);
@@ -272,11 +272,11 @@ impl Work<'_> {
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        let mut after = State {
+        let mut after = ModelState {
             total_pages: self.durable.total_pages,
-            ..State::default()
+            ..ModelState::default()
         };
-        let mut megabytes: BTreeMap<u32, Megabyte> = BTreeMap::new();
+        let mut megabytes: BTreeMap<u32, ModelMegabyte> = BTreeMap::new();
         for (unit, (block, owner)) in &self.live {
             let megabyte = megabytes.entry((unit / UNITS) as u32).or_default();
             let slot = Slot::holding((unit % UNITS) as usize, block.block_type);
@@ -336,7 +336,7 @@ fn check_remaining(
 }
 
 /// Checks that an allocator can go on with what was found.
-fn check_allocator(found: Found, state: &State, is_thorough: bool) -> Result<(), String> {
+fn check_allocator(found: FoundPool, state: &ModelState, is_thorough: bool) -> Result<(), String> {
     let allocator = allocator_of(found.metadata.geometry());
     take_over(&allocator, &found)?;
     let blocks: Vec<_> = state

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::Numbers;
-use super::disk::{Image, SECTOR_BYTES, SimulatedDisk};
-use super::model::{Expected, Found, Tags};
+use super::disk::{DiskImage, SECTOR_BYTES, SimulatedDisk};
+use super::model::{Expected, FoundPool, TagComparison};
 use crate::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
 use crate::{OpenError, OpenMode, PAGE_BYTES};
 
@@ -22,7 +22,7 @@ pub(super) enum Damage {
 
 impl Damage {
     /// Some damage to the metadata of a pool.
-    pub(super) fn draw(found: &Found, numbers: &mut Numbers) -> Self {
+    pub(super) fn draw(found: &FoundPool, numbers: &mut Numbers) -> Self {
         let page = some_page(found, numbers);
         // Most of a superblock is not in use, and nobody misses what is lost there.
         let bytes = if SUPERBLOCK_COPIES.contains(&page) && numbers.below(4) != 0 {
@@ -44,7 +44,7 @@ impl Damage {
         }
     }
 
-    pub(super) fn apply(self, image: &mut Image) {
+    pub(super) fn apply(self, image: &mut DiskImage) {
         match self {
             Self::FlippedBit { page, bit } => {
                 image.change(page, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
@@ -60,7 +60,7 @@ impl Damage {
 
     /// Checks that what is expected is found on this image, or that an error says that it is not; and
     /// that nothing is written where nothing may be.
-    pub(super) fn check(self, image: &Image, expected: &Expected) -> Result<(), String> {
+    pub(super) fn check(self, image: &DiskImage, expected: &Expected) -> Result<(), String> {
         // The end of a device is for the one to check who knows how long it is.
         let is_cut = image.total_pages() < expected.before.total_pages;
         for mode in [OpenMode::ReadOnly, OpenMode::ReadWrite] {
@@ -68,7 +68,7 @@ impl Damage {
                 continue;
             }
             let disk = SimulatedDisk::new(image.clone());
-            let outcome = Found::open(&disk, mode);
+            let outcome = FoundPool::open(&disk, mode);
             let wrote = disk.recording().has_writes();
             if wrote && (mode == OpenMode::ReadOnly || outcome.is_err()) {
                 return Err(format!("{mode:?}: wrote"));
@@ -87,7 +87,7 @@ impl Damage {
                 Err(_) => continue,
             };
             expected
-                .admit(&found, Tags::OrError)
+                .admit(&found, TagComparison::OrError)
                 .map_err(|text| format!("{mode:?}: {text}"))?;
         }
         Ok(())
@@ -95,7 +95,7 @@ impl Damage {
 }
 
 /// A page of metadata, one that is in use if there is a choice.
-fn some_page(found: &Found, numbers: &mut Numbers) -> u64 {
+fn some_page(found: &FoundPool, numbers: &mut Numbers) -> u64 {
     let geometry = found.metadata.geometry();
     let extent = &geometry.extents[numbers.below(geometry.extents.len())];
     let journal = geometry.journal[numbers.below(2)];

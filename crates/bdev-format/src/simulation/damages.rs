@@ -6,23 +6,23 @@ use chimaera_bdev_proto::{BlockType, OwnerTag};
 
 use super::Numbers;
 use super::damage::Damage;
-use super::disk::{Image, Loss, SECTOR_BYTES, SimulatedDisk};
-use super::model::{BlockOwner, Expected, Found, Megabyte, State, Tags};
+use super::disk::{DiskImage, Loss, SECTOR_BYTES, SimulatedDisk};
+use super::model::{BlockOwner, Expected, FoundPool, ModelMegabyte, ModelState, TagComparison};
 use super::workload::identity;
 use crate::block_map::{MegabyteChange, MegabyteMap, Slot, UNITS};
 use crate::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
 use crate::{Geometry, Metadata, OpenError, OpenMode, PAGE_BYTES};
 
 /// A pool of two extents, with blocks in the table, in the journal, and with tags.
-pub(super) fn some_pool() -> (Image, Expected) {
-    let disk = SimulatedDisk::new(Image::blank(6 * UNITS));
+pub(super) fn some_pool() -> (DiskImage, Expected) {
+    let disk = SimulatedDisk::new(DiskImage::blank(6 * UNITS));
     let geometry = Geometry::with_journal(3 * UNITS, 8).expect("room");
     let metadata = Metadata::format(disk.clone(), identity(), geometry, ([7; 16], 1), false);
     let mut metadata = metadata.expect("a sound device");
     metadata.grow(6 * UNITS).expect("a sound device");
-    let mut state = State {
+    let mut state = ModelState {
         total_pages: 6 * UNITS,
-        ..State::default()
+        ..ModelState::default()
     };
     for (step, megabyte) in [0, 1, 4, 1, 5].into_iter().enumerate() {
         let change = change(megabyte, step as u64 + 2);
@@ -50,9 +50,9 @@ fn change(megabyte: u32, count: u64) -> MegabyteChange {
     }
 }
 
-fn megabyte_of(change: &MegabyteChange) -> Megabyte {
+fn megabyte_of(change: &MegabyteChange) -> ModelMegabyte {
     let allocated = change.allocated.iter();
-    Megabyte {
+    ModelMegabyte {
         map: change.map,
         owners: allocated
             .map(|(unit, tag)| {
@@ -79,8 +79,10 @@ fn any_bit_of_a_superblock_is_repaired() {
             Damage::FlippedBit { page, bit }.apply(&mut damaged);
             for mode in [OpenMode::ReadOnly, OpenMode::ReadWrite] {
                 let disk = SimulatedDisk::new(damaged.clone());
-                let found = Found::open(&disk, mode).expect("the other copy is sound");
-                expected.admit(&found, Tags::Exact).expect("as it was");
+                let found = FoundPool::open(&disk, mode).expect("the other copy is sound");
+                expected
+                    .admit(&found, TagComparison::Exact)
+                    .expect("as it was");
                 assert_eq!((found.repaired.len(), found.lost.len()), (1, 0));
                 assert_eq!(disk.recording().has_writes(), mode == OpenMode::ReadWrite);
                 if mode == OpenMode::ReadWrite {
@@ -94,7 +96,7 @@ fn any_bit_of_a_superblock_is_repaired() {
 #[test]
 fn any_damage_to_metadata_is_repaired_or_told() {
     let (image, expected) = some_pool();
-    let pages = Found::open(&SimulatedDisk::new(image.clone()), OpenMode::ReadOnly)
+    let pages = FoundPool::open(&SimulatedDisk::new(image.clone()), OpenMode::ReadOnly)
         .expect("it is sound")
         .metadata
         .geometry()
@@ -122,13 +124,13 @@ fn any_damage_to_metadata_is_repaired_or_told() {
 fn a_commit_of_many_long_records_is_found_and_its_damage_is_told() {
     const MEGABYTES: u32 = 20_000;
     let total_pages = u64::from(MEGABYTES) * UNITS;
-    let disk = SimulatedDisk::new(Image::blank(total_pages));
+    let disk = SimulatedDisk::new(DiskImage::blank(total_pages));
     let geometry = Geometry::new(total_pages).expect("room");
     let metadata = Metadata::format(disk.clone(), identity(), geometry, ([7; 16], 1), false);
     let mut metadata = metadata.expect("a sound device");
-    let mut state = State {
+    let mut state = ModelState {
         total_pages,
-        ..State::default()
+        ..ModelState::default()
     };
     let changes: Vec<_> = (100..MEGABYTES - 100)
         .map(|megabyte| MegabyteChange {
@@ -141,7 +143,7 @@ fn a_commit_of_many_long_records_is_found_and_its_damage_is_told() {
         let unit = |slot: Slot| u64::from(change.megabyte) * UNITS + slot.first_unit() as u64;
         let owners = change.map.blocks().map(|slot| (unit(slot), none)).collect();
         let map = change.map;
-        state.set(change.megabyte, Megabyte { map, owners });
+        state.set(change.megabyte, ModelMegabyte { map, owners });
     }
     let before = metadata.next_sequence;
     metadata.commit(&changes).expect("a sound device");
@@ -153,8 +155,8 @@ fn a_commit_of_many_long_records_is_found_and_its_damage_is_told() {
         .at(recording.len())
         .crash(Loss::All, &mut Numbers::new(1));
     let expected = Expected::exactly(Rc::new(state), Rc::default());
-    let found = Found::open(&SimulatedDisk::new(image.clone()), OpenMode::ReadWrite);
-    let admitted = expected.admit(&found.expect("it is sound"), Tags::Exact);
+    let found = FoundPool::open(&SimulatedDisk::new(image.clone()), OpenMode::ReadWrite);
+    let admitted = expected.admit(&found.expect("it is sound"), TagComparison::Exact);
     admitted.expect("as it was committed");
     // Both copies of the second record.
     let mut damaged = image;
@@ -162,7 +164,7 @@ fn a_commit_of_many_long_records_is_found_and_its_damage_is_told() {
     for page in [128, 192] {
         damaged.change(journal + page, |bytes| bytes.fill(0));
     }
-    let opened = Found::open(&SimulatedDisk::new(damaged), OpenMode::ReadWrite);
+    let opened = FoundPool::open(&SimulatedDisk::new(damaged), OpenMode::ReadWrite);
     assert!(matches!(opened.err(), Some(OpenError::Damaged(_))));
 }
 
@@ -173,9 +175,9 @@ fn an_old_pool_is_whole_or_gone_while_a_new_one_takes_its_place() {
     let geometry = Geometry::with_journal(6 * UNITS, 8).expect("room");
     let made = Metadata::format(disk.clone(), identity(), geometry, ([8; 16], 2), true);
     made.map(drop).expect("a sound device");
-    let new = State {
+    let new = ModelState {
         total_pages: 6 * UNITS,
-        ..State::default()
+        ..ModelState::default()
     };
     let expected = Expected {
         after: Some(Rc::new(new)),
@@ -188,9 +190,9 @@ fn an_old_pool_is_whole_or_gone_while_a_new_one_takes_its_place() {
     for position in 0..=recording.len() {
         for loss in Loss::EACH.into_iter().cycle().take(200) {
             let image = walk.left.crash(loss, &mut numbers);
-            match Found::open(&SimulatedDisk::new(image), OpenMode::ReadWrite) {
+            match FoundPool::open(&SimulatedDisk::new(image), OpenMode::ReadWrite) {
                 Ok(found) => {
-                    let admitted = expected.admit(&found, Tags::Exact);
+                    let admitted = expected.admit(&found, TagComparison::Exact);
                     admitted.unwrap_or_else(|text| panic!("{position}, {loss:?}: {text}"));
                 }
                 Err(OpenError::NoPool | OpenError::Damaged(_)) => {}

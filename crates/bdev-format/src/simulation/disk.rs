@@ -13,17 +13,17 @@ use crate::{Disk, PAGE_BYTES, Page};
 pub(super) const SECTOR_BYTES: usize = 512;
 const SECTORS_PER_PAGE: usize = PAGE_BYTES / SECTOR_BYTES;
 
-type Bytes = [u8; PAGE_BYTES];
+type PageBytes = [u8; PAGE_BYTES];
 
 /// What is on a medium. Copies share their pages.
 #[derive(Clone)]
-pub struct Image {
-    pages: BTreeMap<u64, Rc<Bytes>>,
+pub struct DiskImage {
+    pages: BTreeMap<u64, Rc<PageBytes>>,
     /// Pages that there are.
     total_pages: u64,
 }
 
-impl Image {
+impl DiskImage {
     /// A device of so many pages, all of them zero.
     pub fn blank(total_pages: u64) -> Self {
         Self {
@@ -44,7 +44,7 @@ impl Image {
     }
 
     /// The bytes of a page.
-    pub fn page(&self, page: u64) -> Bytes {
+    pub fn page(&self, page: u64) -> PageBytes {
         self.pages
             .get(&page)
             .map_or([0; PAGE_BYTES], |bytes| **bytes)
@@ -59,7 +59,7 @@ impl Image {
     }
 
     /// Changes a page behind everybody's back.
-    pub(super) fn change(&mut self, page: u64, change: impl FnOnce(&mut Bytes)) {
+    pub(super) fn change(&mut self, page: u64, change: impl FnOnce(&mut PageBytes)) {
         let entry = self.pages.entry(page);
         change(Rc::make_mut(
             entry.or_insert_with(|| Rc::new([0; PAGE_BYTES])),
@@ -77,12 +77,12 @@ impl Image {
 #[derive(Clone)]
 pub(super) struct Write {
     first_page: u64,
-    pages: Vec<Rc<Bytes>>,
+    pages: Vec<Rc<PageBytes>>,
 }
 
 impl Write {
     /// Keeps what is before or behind some sector.
-    fn apply_part(&self, loss: Loss, image: &mut Image, numbers: &mut Numbers) {
+    fn apply_part(&self, loss: Loss, image: &mut DiskImage, numbers: &mut Numbers) {
         let cut = numbers.below(self.pages.len() * SECTORS_PER_PAGE + 1);
         for (page, bytes) in self.pages.iter().enumerate() {
             let in_page = cut.saturating_sub(page * SECTORS_PER_PAGE);
@@ -110,9 +110,9 @@ pub struct SimulatedDisk(Rc<RefCell<Inner>>);
 
 struct Inner {
     /// What was durable at the beginning of the log.
-    base: Image,
+    base: DiskImage,
     /// What is read.
-    seen: Image,
+    seen: DiskImage,
     log: Vec<Event>,
     /// Writes and flushes that succeed before the device fails.
     until_failure: Option<u64>,
@@ -120,7 +120,7 @@ struct Inner {
 
 impl SimulatedDisk {
     /// A disk that has this on its medium.
-    pub fn new(image: Image) -> Self {
+    pub fn new(image: DiskImage) -> Self {
         Self::with_unflushed(Leftover {
             durable: image,
             unflushed: Vec::new(),
@@ -162,7 +162,7 @@ impl SimulatedDisk {
     }
 
     /// What is read from the device now.
-    pub fn seen(&self) -> Image {
+    pub fn seen(&self) -> DiskImage {
         self.0.borrow().seen.clone()
     }
 
@@ -230,7 +230,7 @@ impl Disk for SimulatedDisk {
 
 /// All that a device was told.
 pub(super) struct Recording {
-    base: Image,
+    base: DiskImage,
     events: Vec<Event>,
 }
 
@@ -286,7 +286,7 @@ impl Walk<'_> {
 /// A device at some moment.
 #[derive(Clone)]
 pub(super) struct Leftover {
-    pub(super) durable: Image,
+    pub(super) durable: DiskImage,
     pub(super) unflushed: Vec<Write>,
 }
 
@@ -327,7 +327,7 @@ impl Loss {
 
 impl Leftover {
     /// What the medium holds after a crash.
-    pub(super) fn crash(&self, loss: Loss, numbers: &mut Numbers) -> Image {
+    pub(super) fn crash(&self, loss: Loss, numbers: &mut Numbers) -> DiskImage {
         let mut image = self.durable.clone();
         let count = self.unflushed.len();
         for (at, write) in self.unflushed.iter().enumerate() {
@@ -353,8 +353,8 @@ impl Leftover {
         image
     }
 
-    fn tear(&self, image: &mut Image, quarters: usize, numbers: &mut Numbers) {
-        let mut versions: BTreeMap<u64, Vec<&Bytes>> = BTreeMap::new();
+    fn tear(&self, image: &mut DiskImage, quarters: usize, numbers: &mut Numbers) {
+        let mut versions: BTreeMap<u64, Vec<&PageBytes>> = BTreeMap::new();
         for write in &self.unflushed {
             for (page, bytes) in (write.first_page..).zip(&write.pages) {
                 versions.entry(page).or_default().push(bytes);

@@ -10,8 +10,8 @@
 use proptest::prelude::*;
 
 use super::damages::some_pool;
-use super::disk::{Image, SimulatedDisk};
-use super::model::Found;
+use super::disk::{DiskImage, SimulatedDisk};
+use super::model::FoundPool;
 use crate::block_map::UNITS;
 use crate::check::check;
 use crate::page::{Checksum, u32_at};
@@ -20,7 +20,7 @@ use crate::{OpenMode, PAGE_BYTES, journal};
 const RESEALED: u8 = 1;
 
 /// Opens a pool with these patches in every way.
-pub(super) fn open_patched(image: &Image, input: &[u8]) {
+pub(super) fn open_patched(image: &DiskImage, input: &[u8]) {
     let mut image = image.clone();
     let mut rest = input;
     while let [page, flags, low, high, len, tail @ ..] = rest {
@@ -42,7 +42,7 @@ pub(super) fn open_patched(image: &Image, input: &[u8]) {
     }
     for mode in [OpenMode::ReadOnly, OpenMode::ReadWrite] {
         let disk = SimulatedDisk::new(image.clone());
-        let opened = Found::open(&disk, mode);
+        let opened = FoundPool::open(&disk, mode);
         if mode == OpenMode::ReadOnly || opened.is_err() {
             assert!(!disk.recording().has_writes(), "{mode:?}: wrote");
         }
@@ -67,7 +67,7 @@ pub(super) fn open_patched(image: &Image, input: &[u8]) {
 }
 
 /// Gives the structure that begins on this page a right checksum.
-fn reseal(image: &mut Image, page: u64) {
+fn reseal(image: &mut DiskImage, page: u64) {
     let magic = u32_at(&image.page(page), 0);
     let seeded = Checksum::of_pool(&[7; 16]);
     let (first_page, pages, checksum) = match page {
@@ -128,7 +128,7 @@ proptest! {
     #[test]
     fn forged_contents_make_nobody_panic(patches in prop::collection::vec(patch(), 1..5)) {
         thread_local! {
-            static POOL: Image = some_pool().0;
+            static POOL: DiskImage = some_pool().0;
         }
         POOL.with(|image| open_patched(image, &patches.concat()));
     }

@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use super::Numbers;
 use super::damage::Damage;
-use super::disk::{Image, Leftover, Loss, Recording, SimulatedDisk, Walk};
-use super::level::{Level, Timeline};
-use super::model::{Data, Expected, Found, State, Tags, read_stamp};
+use super::disk::{DiskImage, Leftover, Loss, Recording, SimulatedDisk, Walk};
+use super::model::{BlockData, Expected, FoundPool, ModelState, TagComparison, read_stamp};
+use super::system_under_test::{SystemUnderTest, Timeline};
 use super::workload::{self, Pace, Retried};
 use crate::block_map::UNITS;
 use crate::{OpenError, OpenMode};
@@ -35,10 +35,10 @@ const DEPTH: usize = 3;
 ///
 /// # Errors
 /// What was found that may not be, with all that is needed to see it again.
-pub fn run<L: Level>(seed: u64, trial: Trial) -> Result<u64, String> {
-    let mut history = History::<L> {
+pub fn run<S: SystemUnderTest>(seed: u64, trial: Trial) -> Result<u64, String> {
+    let mut history = History::<S> {
         numbers: Numbers::new(seed),
-        level: L::default(),
+        system_under_test: S::default(),
         trial,
         points: 0,
     };
@@ -46,24 +46,24 @@ pub fn run<L: Level>(seed: u64, trial: Trial) -> Result<u64, String> {
         Trial::Pairs => history.live_twice(),
         _ => history.live(),
     };
-    outcome.map_err(|text| format!("CHIMAERA_CRASH_SEED={seed} {} {trial:?}: {text}", L::NAME))?;
+    outcome.map_err(|text| format!("CHIMAERA_CRASH_SEED={seed} {} {trial:?}: {text}", S::NAME))?;
     Ok(history.points)
 }
 
-struct History<L> {
+struct History<S> {
     numbers: Numbers,
-    level: L,
+    system_under_test: S,
     trial: Trial,
     points: u64,
 }
 
-impl<L: Level> History<L> {
+impl<S: SystemUnderTest> History<S> {
     fn live(&mut self) -> Result<(), String> {
-        let pages = L::device_pages(&mut self.numbers);
-        let mut disk = SimulatedDisk::new(Image::blank(pages));
-        let state = State {
+        let pages = S::device_pages(&mut self.numbers);
+        let mut disk = SimulatedDisk::new(DiskImage::blank(pages));
+        let state = ModelState {
             total_pages: pages,
-            ..State::default()
+            ..ModelState::default()
         };
         let mut expected = Expected {
             may_be_absent: true,
@@ -76,7 +76,7 @@ impl<L: Level> History<L> {
         for life in 0..lives {
             let start = disk.position();
             let mut timeline = Timeline::new(start, expected.clone());
-            self.level
+            self.system_under_test
                 .live(&mut self.numbers, &disk, &mut timeline, &expected)
                 .map_err(|text| format!("life {life}: {text}"))?;
             let recording = disk.recording();
@@ -94,10 +94,10 @@ impl<L: Level> History<L> {
     /// Two short lives, of which the second comes after each crash of the first.
     fn live_twice(&mut self) -> Result<(), String> {
         let pages = UNITS * (20 + self.numbers.below(100) as u64);
-        let disk = SimulatedDisk::new(Image::blank(pages));
-        let state = State {
+        let disk = SimulatedDisk::new(DiskImage::blank(pages));
+        let state = ModelState {
             total_pages: pages,
-            ..State::default()
+            ..ModelState::default()
         };
         let blank = Expected {
             may_be_absent: true,
@@ -133,7 +133,7 @@ impl<L: Level> History<L> {
 
     fn live_again(
         &mut self,
-        image: &Image,
+        image: &DiskImage,
         expected: &Expected,
         retried: &Retried,
     ) -> Result<(), String> {
@@ -203,21 +203,26 @@ impl<L: Level> History<L> {
     }
 
     /// Opens what a crash left.
-    fn recover(&mut self, image: &Image, expected: &Expected, depth: usize) -> Result<(), String> {
+    fn recover(
+        &mut self,
+        image: &DiskImage,
+        expected: &Expected,
+        depth: usize,
+    ) -> Result<(), String> {
         if self.trial == Trial::CrashAndDamage {
             return self.damage(image, expected);
         }
         let disk = SimulatedDisk::new(image.clone());
-        let opened = Found::open(&disk, OpenMode::ReadWrite);
+        let opened = FoundPool::open(&disk, OpenMode::ReadWrite);
         let found = match opened {
             Err(OpenError::NoPool | OpenError::Damaged(_)) if expected.may_be_absent => {
                 return Ok(());
             }
             opened => opened.map_err(|error| format!("opening: {error}"))?,
         };
-        let state = expected.admit(&found, Tags::Exact)?;
+        let state = expected.admit(&found, TagComparison::Exact)?;
         let recording = disk.recording();
-        L::check(&mut self.numbers, &disk, found, (expected, &state), depth)?;
+        S::check(&mut self.numbers, &disk, found, (expected, &state), depth)?;
         // Opening itself may be interrupted; once it is done, what it found stays.
         let chance = if depth == 0 { 16 } else { 3 };
         if recording.has_writes() && depth < DEPTH && self.numbers.below(chance) == 0 {
@@ -236,13 +241,14 @@ impl<L: Level> History<L> {
 
     /// Damages what a crash left in one more place. What a first opening found must be what is found
     /// then, or it must be told that it is not.
-    fn damage(&mut self, image: &Image, expected: &Expected) -> Result<(), String> {
+    fn damage(&mut self, image: &DiskImage, expected: &Expected) -> Result<(), String> {
         if expected.may_be_absent {
             return Ok(());
         }
         let disk = SimulatedDisk::new(image.clone());
-        let found = Found::open(&disk, OpenMode::ReadWrite).map_err(|error| error.to_string())?;
-        let state = expected.admit(&found, Tags::Exact)?;
+        let found =
+            FoundPool::open(&disk, OpenMode::ReadWrite).map_err(|error| error.to_string())?;
+        let state = expected.admit(&found, TagComparison::Exact)?;
         let pinned = Expected::exactly(state, Rc::default());
         for (image, expected) in [(image.clone(), expected), (disk.seen(), &pinned)] {
             let mut damaged = image;
@@ -289,8 +295,8 @@ impl<L: Level> History<L> {
 }
 
 /// The versions that are on a medium now, which nothing but a write changes any more.
-pub fn data_on(image: &Image, data: &Data) -> Data {
-    let mut now = Data::new();
+pub fn data_on(image: &DiskImage, data: &BlockData) -> BlockData {
+    let mut now = BlockData::new();
     for (&(life, page), versions) in data {
         let stamps = (0..8).map(|sector| read_stamp(&image.sector(page, sector)));
         let mine: Vec<_> = stamps

@@ -39,18 +39,19 @@ mod disk;
 #[cfg(test)]
 mod fuzz;
 mod history;
-mod level;
 mod model;
+mod system_under_test;
 #[cfg(test)]
 mod weaknesses;
 mod workload;
 
-pub use disk::{Image, SimulatedDisk};
+pub use disk::{DiskImage, SimulatedDisk};
 pub use history::{Trial, data_on, run};
-pub use level::{Level, Timeline};
 pub use model::{
-    BlockOwner, Data, Expected, Found, Life, Megabyte, State, Tags, Versions, stamped_page,
+    BlockData, BlockOwner, Expected, FoundPool, Life, ModelMegabyte, ModelState, TagComparison,
+    Versions, stamped_page,
 };
+pub use system_under_test::{SystemUnderTest, Timeline};
 pub use workload::{MetadataAlone, format};
 
 use crate::weakness::{CrashWeakness, with_weakness};
@@ -115,9 +116,9 @@ const SEEDS: u64 = 100;
 ///
 /// # Panics
 /// If no history fails without it, or one with it.
-pub fn is_missed<L: Level>(weakness: CrashWeakness, trial: Trial) {
+pub fn is_missed<S: SystemUnderTest>(weakness: CrashWeakness, trial: Trial) {
     let failing = (0..SEEDS).find_map(|seed| {
-        let outcome = with_weakness(Some(weakness), || run::<L>(seed, trial));
+        let outcome = with_weakness(Some(weakness), || run::<S>(seed, trial));
         outcome.err().map(|text| (seed, text))
     });
     let Some((seed, text)) = failing else {
@@ -129,6 +130,6 @@ pub fn is_missed<L: Level>(weakness: CrashWeakness, trial: Trial) {
         format!("{weakness:?}: {text}\n").as_bytes(),
     )
     .expect("standard output");
-    let outcome = run::<L>(seed, trial);
+    let outcome = run::<S>(seed, trial);
     outcome.expect("nothing is wrong with the history itself");
 }

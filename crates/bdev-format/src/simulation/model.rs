@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use chimaera_bdev_proto::PerfMetrics;
 
-use super::disk::{Image, SimulatedDisk};
+use super::disk::{DiskImage, SimulatedDisk};
 use crate::block_map::{MegabyteMap, Slot, UNITS};
 use crate::recovery::OpenedPool;
 use crate::{Metadata, OpenError, OpenMode, PAGE_BYTES, open};
@@ -27,7 +27,7 @@ pub struct BlockOwner {
 
 /// The blocks of a megabyte.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Megabyte {
+pub struct ModelMegabyte {
     /// Where they lie.
     pub map: MegabyteMap,
     /// By the first unit of each block, in the pool.
@@ -36,16 +36,16 @@ pub struct Megabyte {
 
 /// What a pool holds. Megabytes without blocks are not there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct State {
+pub struct ModelState {
     /// Pages of the pool.
     pub total_pages: u64,
     /// What is declared of the device, as a number.
     pub declared: u64,
     /// The blocks, by megabyte.
-    pub megabytes: BTreeMap<u32, Rc<Megabyte>>,
+    pub megabytes: BTreeMap<u32, Rc<ModelMegabyte>>,
 }
 
-impl State {
+impl ModelState {
     /// Where the blocks of a megabyte lie.
     pub fn map(&self, megabyte: u32) -> MegabyteMap {
         self.megabytes
@@ -54,7 +54,7 @@ impl State {
     }
 
     /// Puts blocks in the place of those that a megabyte has.
-    pub fn set(&mut self, number: u32, megabyte: Megabyte) {
+    pub fn set(&mut self, number: u32, megabyte: ModelMegabyte) {
         if megabyte.map == MegabyteMap::EMPTY {
             self.megabytes.remove(&number);
         } else {
@@ -85,26 +85,26 @@ pub struct Versions {
 }
 
 /// The data of blocks: by life and page on the device.
-pub type Data = BTreeMap<(Life, u64), Versions>;
+pub type BlockData = BTreeMap<(Life, u64), Versions>;
 
 /// What may be found.
 #[derive(Clone, Debug, Default)]
 pub struct Expected {
     /// What was durable at last.
-    pub before: Rc<State>,
+    pub before: Rc<ModelState>,
     /// What is being made durable.
-    pub after: Option<Rc<State>>,
+    pub after: Option<Rc<ModelState>>,
     /// Whether of `before` and `after` one or the other is found, and no mixture by megabytes.
     pub is_atomic: bool,
     /// Whether there may be no pool.
     pub may_be_absent: bool,
     /// What may stand in blocks.
-    pub data: Rc<Data>,
+    pub data: Rc<BlockData>,
 }
 
 impl Expected {
     /// This state, with this data, and nothing else.
-    pub fn exactly(state: Rc<State>, data: Rc<Data>) -> Self {
+    pub fn exactly(state: Rc<ModelState>, data: Rc<BlockData>) -> Self {
         Self {
             before: state,
             data,
@@ -116,7 +116,7 @@ impl Expected {
     ///
     /// # Errors
     /// Why it may not be any of those.
-    pub fn admit(&self, found: &Found, tags: Tags) -> Result<Rc<State>, String> {
+    pub fn admit(&self, found: &FoundPool, tags: TagComparison) -> Result<Rc<ModelState>, String> {
         let candidates: Vec<_> = [Some(&self.before), self.after.as_ref()]
             .into_iter()
             .flatten()
@@ -139,7 +139,7 @@ impl Expected {
     }
 
     /// Checks that each block of `state` has its own data, from the flushed version on.
-    pub fn check_data(&self, image: &Image, state: &State) -> Result<(), String> {
+    pub fn check_data(&self, image: &DiskImage, state: &ModelState) -> Result<(), String> {
         for (unit, slot, owner) in state.blocks() {
             let pages = unit..unit + crate::block_map::units_of(slot.block_type);
             for (&(_, page), versions) in self
@@ -171,7 +171,7 @@ impl Expected {
 
 /// How the tags are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tags {
+pub enum TagComparison {
     /// All must be there.
     Exact,
     /// There may be an error instead.
@@ -179,7 +179,7 @@ pub enum Tags {
 }
 
 /// A pool that was opened.
-pub struct Found {
+pub struct FoundPool {
     /// The pool, ready for commits if it was opened for that.
     pub metadata: Metadata<SimulatedDisk>,
     /// The blocks, by megabyte.
@@ -190,7 +190,7 @@ pub struct Found {
     pub lost: Vec<String>,
 }
 
-impl Found {
+impl FoundPool {
     /// Opens what is on a disk.
     ///
     /// # Errors
@@ -218,7 +218,7 @@ impl Found {
         })
     }
 
-    fn compare(&self, state: &State, tags: Tags) -> Result<(), String> {
+    fn compare(&self, state: &ModelState, tags: TagComparison) -> Result<(), String> {
         let total_pages = self.metadata.geometry().total_pages();
         if total_pages != state.total_pages {
             return Err(format!(
@@ -251,11 +251,16 @@ impl Found {
         Ok(())
     }
 
-    fn compare_tags(&self, number: u32, megabyte: &Megabyte, tags: Tags) -> Result<(), String> {
+    fn compare_tags(
+        &self,
+        number: u32,
+        megabyte: &ModelMegabyte,
+        tags: TagComparison,
+    ) -> Result<(), String> {
         let units: Vec<u64> = megabyte.owners.keys().copied().collect();
         let found = match self.metadata.tags(&units) {
             Ok(found) => found,
-            Err(_) if tags == Tags::OrError => return Ok(()),
+            Err(_) if tags == TagComparison::OrError => return Ok(()),
             Err(error) => return Err(format!("tags of megabyte {number}: {error}")),
         };
         let differs = megabyte
@@ -273,13 +278,16 @@ impl Found {
     }
 
     /// Each megabyte as one of the two has it, whichever was found.
-    fn mixture(&self, before: &State, after: &State) -> State {
+    fn mixture(&self, before: &ModelState, after: &ModelState) -> ModelState {
         let mut mixture = after.clone();
         for number in before.megabytes.keys().chain(after.megabytes.keys()) {
             let found = self.maps.get(number).copied().unwrap_or(MegabyteMap::EMPTY);
             let same = [after, before].into_iter().find(|state| {
                 let megabyte = state.megabytes.get(number).cloned().unwrap_or_default();
-                megabyte.map == found && self.compare_tags(*number, &megabyte, Tags::Exact).is_ok()
+                megabyte.map == found
+                    && self
+                        .compare_tags(*number, &megabyte, TagComparison::Exact)
+                        .is_ok()
             });
             if let Some(state) = same {
                 let megabyte = state.megabytes.get(number).cloned().unwrap_or_default();

@@ -7,8 +7,10 @@ use chimaera_proto::PoolId;
 
 use super::Numbers;
 use super::disk::SimulatedDisk;
-use super::level::{Level, Timeline};
-use super::model::{BlockOwner, Expected, Found, Megabyte, State, Tags, declaration_of};
+use super::model::{
+    BlockOwner, Expected, FoundPool, ModelMegabyte, ModelState, TagComparison, declaration_of,
+};
+use super::system_under_test::{SystemUnderTest, Timeline};
 use crate::block_map::{MegabyteChange, MegabyteMap, Slot, UNITS};
 use crate::journal;
 use crate::limits::MIN_JOURNAL_PAGES;
@@ -60,7 +62,7 @@ pub struct MetadataAlone {
     retried: Retried,
 }
 
-impl Level for MetadataAlone {
+impl SystemUnderTest for MetadataAlone {
     const NAME: &'static str = "metadata";
 
     /// Few, since recovery is what takes the time; a table of one page or of several.
@@ -87,8 +89,8 @@ impl Level for MetadataAlone {
     fn check(
         _: &mut Numbers,
         _: &SimulatedDisk,
-        _: Found,
-        _: (&Expected, &State),
+        _: FoundPool,
+        _: (&Expected, &ModelState),
         _: usize,
     ) -> Result<(), String> {
         Ok(())
@@ -104,18 +106,18 @@ pub(super) fn live(
     retried: &mut Retried,
     pace: Pace,
 ) -> Result<(), String> {
-    let (metadata, state) = match Found::open(disk, OpenMode::ReadWrite) {
+    let (metadata, state) = match FoundPool::open(disk, OpenMode::ReadWrite) {
         Err(OpenError::NoPool | OpenError::Damaged(_)) if expected.may_be_absent => {
             let state = Rc::clone(&expected.before);
             (format(numbers, disk, state.total_pages)?, state)
         }
         opened => {
             let found = opened.map_err(|error| format!("opening: {error}"))?;
-            let state = expected.admit(&found, Tags::Exact)?;
+            let state = expected.admit(&found, TagComparison::Exact)?;
             (found.metadata, state)
         }
     };
-    let mut work = Work {
+    let mut work = MetadataWorkload {
         numbers,
         disk,
         timeline,
@@ -156,16 +158,16 @@ fn fits_the_journal(metadata: &Metadata<SimulatedDisk>, changes: &[MegabyteChang
     pages.len() as u64 <= geometry.journal_pages
 }
 
-struct Work<'a> {
+struct MetadataWorkload<'a> {
     numbers: &'a mut Numbers,
     disk: &'a SimulatedDisk,
     timeline: &'a mut Timeline,
     metadata: Metadata<SimulatedDisk>,
-    state: State,
+    state: ModelState,
     retried: &'a mut Retried,
 }
 
-impl Work<'_> {
+impl MetadataWorkload<'_> {
     /// From now on nothing but the state counts.
     fn settle(&mut self) {
         let expected = Expected::exactly(Rc::new(self.state.clone()), Rc::default());
@@ -173,7 +175,7 @@ impl Work<'_> {
     }
 
     /// From now on the new state is found, or the old one.
-    fn expect(&mut self, after: State, is_atomic: bool) {
+    fn expect(&mut self, after: ModelState, is_atomic: bool) {
         let expected = Expected {
             before: Rc::new(self.state.clone()),
             after: Some(Rc::new(after)),
@@ -271,7 +273,7 @@ impl Work<'_> {
     fn commit_these(
         &mut self,
         mut changes: Vec<MegabyteChange>,
-        after: State,
+        after: ModelState,
     ) -> std::io::Result<()> {
         changes.sort_by_key(|change| change.megabyte);
         let is_atomic = fits_the_journal(&self.metadata, &changes);
@@ -350,7 +352,7 @@ impl Work<'_> {
     }
 
     /// The megabyte after a change.
-    fn changed(&self, change: &MegabyteChange) -> Megabyte {
+    fn changed(&self, change: &MegabyteChange) -> ModelMegabyte {
         let before = self.state.megabytes.get(&change.megabyte).cloned();
         let before = before.unwrap_or_default();
         let first_unit = u64::from(change.megabyte) * UNITS;
@@ -363,7 +365,7 @@ impl Work<'_> {
             };
             (unit, BlockOwner { tag, life: 0 })
         };
-        Megabyte {
+        ModelMegabyte {
             map: change.map,
             owners: change.map.blocks().map(owner).collect(),
         }

@@ -2,10 +2,10 @@
 
 use super::Numbers;
 use super::disk::SimulatedDisk;
-use super::model::{Expected, Found, State};
+use super::model::{Expected, FoundPool, ModelState};
 
 /// A pool, or a part of it, that lives and is found again. It keeps what goes from one life to the next.
-pub trait Level: Default {
+pub trait SystemUnderTest: Default {
     /// What it is called where a history fails.
     const NAME: &'static str;
 
@@ -33,8 +33,8 @@ pub trait Level: Default {
     fn check(
         numbers: &mut Numbers,
         disk: &SimulatedDisk,
-        found: Found,
-        expected: (&Expected, &State),
+        found: FoundPool,
+        expected: (&Expected, &ModelState),
         depth: usize,
     ) -> Result<(), String>;
 }
