@@ -7,14 +7,14 @@ use chimaera_bdev_proto::{AllocationPlan, Block, BlockType, OwnerTag};
 use chimaera_proto::status::Status;
 
 use crate::fit::{CLASSES, Fill};
-use crate::index::Class;
+use crate::index::FillClass;
 use crate::megabyte::Locked;
 use crate::sync::{Backoff, Ordering, Weakness, weakened};
 use crate::{Allocator, CURSORS, block_at};
 use chimaera_bdev_format::block_map::{Slot, UNITS, units_of};
 
 /// Partly used megabytes that are tried before others get time to let go of theirs.
-const BUSY_MAXIMUM: usize = 8;
+const MAX_BUSY_MEGABYTES: usize = 8;
 
 impl<C> Allocator<C> {
     /// Allocates what the plan says, for this owner, and hands each block to `sink`, in no particular
@@ -51,7 +51,7 @@ impl<C> Allocator<C> {
         owner: OwnerTag,
         mut sink: impl FnMut(Block),
     ) -> Result<(), Status> {
-        if !self.space.reserve(count, count.saturating_mul(UNITS)) {
+        if !self.free_space.reserve(count, count.saturating_mul(UNITS)) {
             return Err(Status::NoSpace);
         }
         let mut start = 0;
@@ -115,7 +115,7 @@ impl<C> Allocator<C> {
         // Where the last block was found there is often room for the next one.
         let at_hand = self.megabytes[start].fill().class() == Some(class);
         let mut at_hand = at_hand.then_some(start);
-        for _ in 0..BUSY_MAXIMUM {
+        for _ in 0..MAX_BUSY_MEGABYTES {
             let index = match at_hand.take() {
                 Some(index) => index,
                 None => members.index.find(start)?,
@@ -132,7 +132,7 @@ impl<C> Allocator<C> {
             let Some(slot) = locked.reserve(block_type) else {
                 continue;
             };
-            self.space.take(units_of(block_type));
+            self.free_space.take(units_of(block_type));
             self.change_class(index, before, locked.fill());
             self.start_life(index, slot, owner);
             return Some((index, slot));
@@ -165,7 +165,7 @@ impl<C> Allocator<C> {
         block_type: BlockType,
         owner: OwnerTag,
     ) -> Option<Result<(usize, Slot), Status>> {
-        let censuses = || self.classes.each_ref().map(Class::census);
+        let censuses = || self.classes.each_ref().map(FillClass::census);
         let fitting = block_type as usize..;
         let before = censuses();
         if before[fitting.clone()]
@@ -174,7 +174,7 @@ impl<C> Allocator<C> {
         {
             return None;
         }
-        if !self.space.reserve(1, units_of(block_type)) {
+        if !self.free_space.reserve(1, units_of(block_type)) {
             // If no class had a member added while the whole megabytes were looked at, all were
             // empty throughout. A megabyte that became whole counted as whole before it left its
             // class, so it was not overlooked.
@@ -195,7 +195,7 @@ impl<C> Allocator<C> {
     #[inline]
     pub(crate) fn start_life(&self, index: usize, slot: Slot, owner: OwnerTag) {
         let unit = index as u64 * UNITS + slot.first_unit() as u64;
-        self.tags.insert(unit, owner);
+        self.owner_tags.insert(unit, owner);
         self.megabytes[index].make_live(slot, self.threads);
         if let Some(durability) = &self.durability {
             durability.note_change(index);

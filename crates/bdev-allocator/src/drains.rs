@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::FreeCompletion;
-use crate::pins::{Phases, Pins};
+use crate::pins::{PinPhases, Pins};
 use crate::sync::{Mutex, Weakness, weakened};
 use chimaera_bdev_format::block_map::Slot;
 
@@ -21,7 +21,7 @@ pub(crate) struct Drains<C>(Mutex<HashMap<usize, Vec<WaitingFree<C>>>>);
 pub(crate) struct WaitingFree<C> {
     pub(crate) slot: Slot,
     /// The phases that were busy when the free looked, and were not seen at zero since.
-    awaited: Phases,
+    awaited: PinPhases,
     pub(crate) notice: Notice<C>,
 }
 
@@ -75,7 +75,7 @@ impl<C> Drains<C> {
         };
         loop {
             let busy = pins.busy();
-            let mut awaited = Phases::default();
+            let mut awaited = PinPhases::default();
             for free in frees.iter_mut() {
                 free.awaited = free.awaited.intersection(busy);
                 awaited = awaited.union(free.awaited);

@@ -15,7 +15,7 @@
 //!   note back before it looks at the map. So no change is overlooked.
 //! - No commit sees a block dead whose free may yet be refused: a list is being freed, or is not.
 //! - What was allocated and freed between two commits was never claimed, and costs no commit.
-//! - Deferred space counts as free from the free on ([`super::space`]), since an allocation that waits gets
+//! - Deferred space counts as free from the free on ([`super::free_space`]), since an allocation that waits gets
 //!   it. A commit moves no number from one place to another, so nobody who counts waits for it.
 use std::io;
 
@@ -150,7 +150,7 @@ impl<C: FreeCompletion> Allocator<C> {
             std::array::from_fn(|word| claimed[word] | units[word]),
         );
         let first_unit = index as u64 * UNITS;
-        let allocated = if self.tags.are_in_use() {
+        let allocated = if self.owner_tags.are_in_use() {
             let is_new = |slot: &Slot| {
                 let unit = slot.first_unit();
                 claimed[unit / 64] >> (unit % 64) & 1 == 0
@@ -158,7 +158,7 @@ impl<C: FreeCompletion> Allocator<C> {
             map.blocks()
                 .filter(is_new)
                 .map(|slot| first_unit + slot.first_unit() as u64)
-                .map(|unit| (unit, self.tags.take(unit)))
+                .map(|unit| (unit, self.owner_tags.take(unit)))
                 .collect()
         } else {
             Vec::new()
@@ -223,7 +223,7 @@ impl<C: FreeCompletion> Allocator<C> {
         };
         let megabyte = &self.megabytes[index];
         if self.wholes.contains(index) {
-            let reserved = self.space.reserve(1, count(&units));
+            let reserved = self.free_space.reserve(1, count(&units));
             debug_assert!(reserved, "a whole megabyte is counted as one");
             let fill = megabyte.restore_whole(map, &units);
             self.change_class(index, Fill::Empty, fill);
@@ -234,7 +234,7 @@ impl<C: FreeCompletion> Allocator<C> {
             if before == Fill::Empty || !locked.reserve_units(&units) {
                 return false;
             }
-            self.space.take(count(&units));
+            self.free_space.take(count(&units));
             self.change_class(index, before, locked.fill());
             megabyte.restore_live(map);
         }
@@ -259,7 +259,7 @@ impl<C: FreeCompletion> Allocator<C> {
         let tag = |slot: Slot| {
             let unit = slot.first_unit();
             let is_committed = claimed[unit / 64] >> (unit % 64) & 1 == 1;
-            (!is_committed).then(|| self.tags.get(index as u64 * UNITS + unit as u64))
+            (!is_committed).then(|| self.owner_tags.get(index as u64 * UNITS + unit as u64))
         };
         let mut blocks: Vec<_> = map.blocks().map(|slot| (slot, tag(slot))).collect();
         blocks.sort_by_key(|(slot, _)| slot.first_unit());

@@ -30,20 +30,20 @@ use crate::sync::{AtomicU64, CachePadded, Ordering, Weakness, weakened};
 pub(crate) struct Index {
     words: SparseArray<AtomicU64>,
     /// From the lowest on; the highest has one word.
-    levels: [Level; HEIGHT_MAXIMUM],
+    levels: [TreeLevel; MAX_HEIGHT],
     height: usize,
     /// What is xored with a word to have a bit set per member.
     mask: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Level {
+struct TreeLevel {
     first_word: usize,
     words: usize,
 }
 
-const HEIGHT_MAXIMUM: usize = 5;
-const _: () = assert!(super::space::MAX_MEGABYTES < 64_u64.pow(HEIGHT_MAXIMUM as u32));
+const MAX_HEIGHT: usize = 5;
+const _: () = assert!(super::free_space::MAX_MEGABYTES < 64_u64.pow(MAX_HEIGHT as u32));
 
 impl Index {
     /// An empty set for this many megabytes.
@@ -72,11 +72,11 @@ impl Index {
     }
 
     fn new(megabytes: usize, mask: u64) -> io::Result<Self> {
-        let mut levels = [Level::default(); HEIGHT_MAXIMUM];
+        let mut levels = [TreeLevel::default(); MAX_HEIGHT];
         let (mut height, mut first_word, mut members) = (0, 0, megabytes);
         while height == 0 || members > 1 {
             let words = members.div_ceil(64);
-            levels[height] = Level { first_word, words };
+            levels[height] = TreeLevel { first_word, words };
             (height, first_word, members) = (height + 1, first_word + words, words);
         }
         Ok(Self {
@@ -236,7 +236,7 @@ impl Index {
 /// The megabytes whose largest free slot is of one size, and how many they are.
 ///
 /// The count tells a search that missed one from one that found that there is none.
-pub(crate) struct Class {
+pub(crate) struct FillClass {
     pub(crate) index: Index,
     /// Low half: how many. High half: how many have ever been added.
     census: CachePadded<AtomicU64>,
@@ -254,7 +254,7 @@ impl Census {
     }
 }
 
-impl Class {
+impl FillClass {
     /// An empty class of a pool of this many megabytes.
     ///
     /// # Errors

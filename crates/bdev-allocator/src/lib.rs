@@ -23,8 +23,8 @@
 //!   class of its largest free slot, or, if it is full, nowhere. It changes its place only while its
 //!   lock is held, and enters the new place before it leaves the old one, so that who looks at all
 //!   places sees it.
-//! - `space`: how much is free.
-//! - `tags`: whose blocks are.
+//! - `free_space`: how much is free.
+//! - `owner_tags`: whose blocks are.
 //! - `durability`: of a persistent pool, what its device may say, and the space that waits for it.
 //! - `allocate`: the beginning of a block: where its space comes from.
 //! - `release`: the end of a block: pins and frees.
@@ -38,16 +38,16 @@ mod drains;
 mod durability;
 pub mod failpoint;
 mod fit;
+mod free_space;
 mod index;
 pub mod ledger;
 mod mapping;
 mod megabyte;
+mod owner_tags;
 mod pins;
 pub mod prefetch;
 mod release;
-mod space;
 mod sync;
-mod tags;
 
 #[cfg(all(test, loom))]
 mod loom_durability_tests;
@@ -77,14 +77,14 @@ use drains::Drains;
 use durability::Durability;
 pub use durability::Restoring;
 use fit::{CLASSES, Fill};
-use index::{Class, Index};
+use free_space::FreeSpace;
+use index::{FillClass, Index};
 use mapping::SparseArray;
 use megabyte::Megabyte;
+use owner_tags::OwnerTags;
 pub use release::{FreeCompletion, FreeError, Pin, Pinned};
-use space::Space;
 pub use sync::Threads;
 use sync::{AtomicBool, AtomicU64, CachePadded, Weakness, weakened};
-use tags::Tags;
 
 /// The allocator of one pool. `C` is told when a free is complete.
 pub struct Allocator<C> {
@@ -93,14 +93,14 @@ pub struct Allocator<C> {
     megabytes: SparseArray<Megabyte>,
     wholes: Index,
     /// Partly used megabytes, by their largest free slot, the smallest first.
-    classes: [Class; CLASSES],
-    space: Space,
+    classes: [FillClass; CLASSES],
+    free_space: FreeSpace,
     /// Held by who breaks a whole megabyte for a smaller block, or finds that there is none.
     breaking: CachePadded<AtomicBool>,
     /// Where each worker found its last small block.
     cursors: [CachePadded<AtomicU64>; CURSORS],
     drains: Drains<C>,
-    tags: Tags,
+    owner_tags: OwnerTags,
     /// Of a pool whose blocks outlive it.
     durability: Option<Durability>,
 }
@@ -109,7 +109,7 @@ const CURSORS: usize = if cfg!(loom) { 1 } else { 32 };
 
 impl<C> Allocator<C> {
     /// Largest size of a pool in bytes: 256 TiB less one megabyte.
-    pub const MAX_TOTAL_BYTES: u64 = space::MAX_MEGABYTES * MEGABYTE;
+    pub const MAX_TOTAL_BYTES: u64 = free_space::MAX_MEGABYTES * MEGABYTE;
 
     /// An allocator of `total_bytes`, rounded down to whole units of 4 KiB, all free.
     ///
@@ -148,12 +148,16 @@ impl<C> Allocator<C> {
             total_units,
             megabytes: SparseArray::new(count)?,
             wholes: Index::full(count)?,
-            classes: [Class::new(count)?, Class::new(count)?, Class::new(count)?],
-            space: Space::new(total_units, total_units / UNITS, threads),
+            classes: [
+                FillClass::new(count)?,
+                FillClass::new(count)?,
+                FillClass::new(count)?,
+            ],
+            free_space: FreeSpace::new(total_units, total_units / UNITS, threads),
             breaking: CachePadded::default(),
             cursors: std::array::from_fn(|_| CachePadded::default()),
             drains: Drains::new(),
-            tags: Tags::new(),
+            owner_tags: OwnerTags::new(),
             durability: durability(count)?,
         };
         // The last megabyte was not counted as a whole one if it is none.
@@ -177,10 +181,10 @@ impl<C> Allocator<C> {
             let taken = end - start;
             let is_whole = self.wholes.contains(index);
             if is_whole {
-                let reserved = self.space.reserve(1, taken);
+                let reserved = self.free_space.reserve(1, taken);
                 debug_assert!(reserved, "a whole megabyte is counted as one");
             } else {
-                self.space.take(taken);
+                self.free_space.take(taken);
             }
             if is_whole && taken == UNITS {
                 // Its record stays untouched, and so costs no memory: nobody finds it any more.
@@ -199,7 +203,7 @@ impl<C> Allocator<C> {
 
     /// Says that blocks on the device have owner tags, so that new ones must say that they have none.
     pub fn expect_tags(&self) {
-        self.tags.set_in_use();
+        self.owner_tags.set_in_use();
     }
 
     /// Bytes of the pool, in whole units.
@@ -210,7 +214,7 @@ impl<C> Allocator<C> {
     /// Bytes that can be allocated, at one moment: what is free, not necessarily in one piece, and what
     /// will be as soon as a commit has made its free durable.
     pub fn remaining_bytes(&self) -> u64 {
-        self.space.units() * UNIT_BYTES
+        self.free_space.units() * UNIT_BYTES
     }
 
     /// Megabytes of the pool, the last of which may not be whole.

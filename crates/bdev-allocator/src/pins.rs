@@ -23,15 +23,15 @@ pub(crate) struct Pins(AtomicU64);
 const DRAINING: u64 = 1 << 62;
 const CURRENT_BIT: u32 = 63;
 const COUNT_BITS: u32 = 31;
-const COUNT_MAXIMUM: u64 = (1 << COUNT_BITS) - 1;
+const MAX_COUNT: u64 = (1 << COUNT_BITS) - 1;
 const COUNTS: u64 = DRAINING - 1;
 const TOO_MANY: &str = "more I/O than memory could hold";
 
 /// Which of the two counts an I/O stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Phase(u8);
+pub(crate) struct PinPhase(u8);
 
-impl Phase {
+impl PinPhase {
     #[inline]
     const fn current(word: u64) -> Self {
         Self((word >> CURRENT_BIT) as u8)
@@ -44,17 +44,17 @@ impl Phase {
 
     #[inline]
     const fn count(self, word: u64) -> u64 {
-        word >> (self.0 as u32 * COUNT_BITS) & COUNT_MAXIMUM
+        word >> (self.0 as u32 * COUNT_BITS) & MAX_COUNT
     }
 }
 
 /// A set of phases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Phases([bool; 2]);
+pub(crate) struct PinPhases([bool; 2]);
 
-impl Phases {
+impl PinPhases {
     const fn busy(word: u64) -> Self {
-        Self([Phase(0).count(word) != 0, Phase(1).count(word) != 0])
+        Self([PinPhase(0).count(word) != 0, PinPhase(1).count(word) != 0])
     }
 
     pub(crate) const fn is_empty(self) -> bool {
@@ -69,7 +69,7 @@ impl Phases {
         Self([self.0[0] && other.0[0], self.0[1] && other.0[1]])
     }
 
-    const fn is_only(self, phase: Phase) -> bool {
+    const fn is_only(self, phase: PinPhase) -> bool {
         self.0[phase.0 as usize] && !self.0[1 - phase.0 as usize]
     }
 }
@@ -77,11 +77,11 @@ impl Phases {
 impl Pins {
     /// Counts an I/O, before it looks whether its block is live.
     #[inline]
-    pub(crate) fn enter(&self, threads: Threads) -> Phase {
+    pub(crate) fn enter(&self, threads: Threads) -> PinPhase {
         if threads == Threads::One {
             let word = self.0.load(Ordering::Relaxed);
-            let phase = Phase::current(word);
-            assert!(phase.count(word) < COUNT_MAXIMUM, "{TOO_MANY}");
+            let phase = PinPhase::current(word);
+            assert!(phase.count(word) < MAX_COUNT, "{TOO_MANY}");
             self.0.store(word + phase.one(), Ordering::Relaxed);
             return phase;
         }
@@ -96,8 +96,8 @@ impl Pins {
         };
         let mut word = self.0.load(Ordering::Relaxed);
         loop {
-            let phase = Phase::current(word);
-            assert!(phase.count(word) < COUNT_MAXIMUM, "{TOO_MANY}");
+            let phase = PinPhase::current(word);
+            assert!(phase.count(word) < MAX_COUNT, "{TOO_MANY}");
             match self
                 .0
                 .compare_exchange_weak(word, word + phase.one(), order, Ordering::Relaxed)
@@ -111,7 +111,7 @@ impl Pins {
     /// Ends an I/O. `true` if frees may have waited for this: see [`super::drains`].
     #[inline]
     #[must_use]
-    pub(crate) fn leave(&self, phase: Phase, threads: Threads) -> bool {
+    pub(crate) fn leave(&self, phase: PinPhase, threads: Threads) -> bool {
         let relaxed = weakened(Weakness::UnpinRelaxed);
         // Release pairs with the acquire in `is_idle`, `start_draining` and `busy`: all that the
         // I/O did happens before the space gets its next owner.
@@ -145,30 +145,30 @@ impl Pins {
     }
 
     /// Announces that frees wait. The phases in which there is I/O now.
-    pub(crate) fn start_draining(&self) -> Phases {
+    pub(crate) fn start_draining(&self) -> PinPhases {
         // One step, so that whoever ends what is awaited finds the announcement. Acquire and
         // release as in `is_idle`.
         let word = self.0.fetch_or(DRAINING, Ordering::AcqRel);
         if weakened(Weakness::DrainAwaitsCurrentOnly) {
-            let mut only = Phases::default();
-            only.0[Phase::current(word).0 as usize] = true;
-            return Phases::busy(word).intersection(only);
+            let mut only = PinPhases::default();
+            only.0[PinPhase::current(word).0 as usize] = true;
+            return PinPhases::busy(word).intersection(only);
         }
-        Phases::busy(word)
+        PinPhases::busy(word)
     }
 
     /// The phases in which there is I/O now. Those who ask hold the lock under which frees wait.
-    pub(crate) fn busy(&self) -> Phases {
+    pub(crate) fn busy(&self) -> PinPhases {
         // Acquire pairs with `leave`. The word read is no older than the one that the waiting
         // frees saw, because they saw it under the same lock.
-        Phases::busy(self.0.load(Ordering::Acquire))
+        PinPhases::busy(self.0.load(Ordering::Acquire))
     }
 
     /// Exchanges the phases if frees wait for the current one and not for the other. Whether it
     /// was done.
-    pub(crate) fn flip_if_needed(&self, awaited: Phases) -> bool {
+    pub(crate) fn flip_if_needed(&self, awaited: PinPhases) -> bool {
         // The current phase changes only here, under the lock.
-        let current = Phase::current(self.0.load(Ordering::Relaxed));
+        let current = PinPhase::current(self.0.load(Ordering::Relaxed));
         let needed = awaited.is_only(current) && !weakened(Weakness::DrainNeverFlips);
         if needed {
             self.0.fetch_xor(1 << CURRENT_BIT, Ordering::AcqRel);

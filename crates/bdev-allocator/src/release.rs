@@ -12,7 +12,7 @@ use crate::durability::Durability;
 use crate::failpoint::{Failpoint, may_panic};
 use crate::fit::Fill;
 use crate::megabyte::Locked;
-use crate::pins::Phase;
+use crate::pins::PinPhase;
 use crate::sync::{Weakness, weakened};
 use chimaera_bdev_format::block_map::{Slot, UNITS, UnitMap, units_of};
 
@@ -41,7 +41,7 @@ pub struct FreeError {
 #[must_use = "a pin that is not given back holds up frees for ever"]
 pub struct Pin {
     megabyte: u32,
-    phase: Phase,
+    phase: PinPhase,
 }
 
 /// A pin that is given back when this is dropped, also by a panic.
@@ -251,14 +251,14 @@ impl<C: FreeCompletion> Allocator<C> {
     fn release(&self, index: usize, slot: Slot) {
         let mut locked = self.megabytes[index].lock(self.threads);
         // Its next owner's tag comes after this, since the space is still reserved.
-        self.tags
+        self.owner_tags
             .take(index as u64 * UNITS + slot.first_unit() as u64);
         let count = units_of(slot.block_type);
         let durability = self.durability.as_ref();
         if !durability.is_some_and(|durability| durability.defer(index, slot)) {
             self.release_units(index, &mut locked, (&slot.units(), count));
         } else if !weakened(Weakness::DeferredCountedLate) {
-            self.space.give(count, false);
+            self.free_space.give(count, false);
         }
     }
 
@@ -284,7 +284,7 @@ impl<C: FreeCompletion> Allocator<C> {
             self.leave_class(index, before);
         }
         may_panic(Failpoint::SpaceReleased);
-        self.space.give(uncounted, after == Fill::Empty);
+        self.free_space.give(uncounted, after == Fill::Empty);
         if before != after && !late {
             self.leave_class(index, before);
         }

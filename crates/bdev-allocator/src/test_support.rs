@@ -26,12 +26,12 @@ impl<C: FreeCompletion> Allocator<C> {
             return Err(Status::Busy);
         }
         // The count may be promised to somebody who has not found his megabyte yet.
-        if wholes == 1 && !self.space.reserve(wholes, units) {
+        if wholes == 1 && !self.free_space.reserve(wholes, units) {
             locked.release(&slot.units());
             return Err(Status::Busy);
         }
         if wholes == 0 {
-            self.space.take(units);
+            self.free_space.take(units);
         }
         self.change_class(index, before, locked.fill());
         self.start_life(index, slot, OwnerTag::NONE);

@@ -11,7 +11,7 @@ use crate::sync::{AtomicU64, CachePadded, Ordering, Threads, Weakness, weakened}
 use chimaera_bdev_format::block_map::UNITS;
 
 /// Bits 0 to 27: whole megabytes free. Above: units free, those of the whole megabytes included.
-pub(crate) struct Space {
+pub(crate) struct FreeSpace {
     word: CachePadded<AtomicU64>,
     threads: Threads,
 }
@@ -27,7 +27,7 @@ const _: () = assert!(
     "the units fit their bits"
 );
 
-impl Space {
+impl FreeSpace {
     pub(crate) fn new(units: u64, whole_megabytes: u64, threads: Threads) -> Self {
         debug_assert!(whole_megabytes <= MAX_MEGABYTES);
         Self {

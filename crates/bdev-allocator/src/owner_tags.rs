@@ -13,13 +13,13 @@ const SHARDS: usize = if cfg!(loom) { 1 } else { 16 };
 const UNITS_PER_STRIPE: u64 = 256;
 
 /// The tags, by unit of the pool.
-pub(crate) struct Tags {
+pub(crate) struct OwnerTags {
     shards: [CachePadded<Mutex<HashMap<u64, u64>>>; SHARDS],
     count: AtomicU64,
     in_use: AtomicBool,
 }
 
-impl Tags {
+impl OwnerTags {
     pub(crate) fn new() -> Self {
         Self {
             shards: std::array::from_fn(|_| CachePadded::new(Mutex::new(HashMap::new()))),
