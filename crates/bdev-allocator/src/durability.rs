@@ -45,7 +45,7 @@ pub(crate) struct Durability {
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub(crate) struct Shadow {
-    claimed: [AtomicU64; UNIT_WORDS],
+    recorded: [AtomicU64; UNIT_WORDS],
     deferred: [AtomicU64; UNIT_WORDS],
 }
 
@@ -79,9 +79,9 @@ impl Durability {
     pub(crate) fn defer(&self, index: usize, slot: Slot) -> bool {
         let shadow = &self.shadows[index];
         let units = slot.units();
-        let is_claimed =
-            (load(&shadow.claimed).iter().zip(units)).any(|(claimed, mine)| claimed & mine != 0);
-        if !is_claimed
+        let is_recorded =
+            (load(&shadow.recorded).iter().zip(units)).any(|(recorded, mine)| recorded & mine != 0);
+        if !is_recorded
             || chimaera_bdev_format::weakened(chimaera_bdev_format::CrashWeakness::SpaceReusedEarly)
         {
             return false;
@@ -98,8 +98,8 @@ impl Durability {
     }
 
     /// Says that the device calls these units allocated: when a pool is opened.
-    pub(crate) fn claim(&self, index: usize, units: UnitMap) {
-        store(&self.shadows[index].claimed, units);
+    pub(crate) fn set_recorded(&self, index: usize, units: UnitMap) {
+        store(&self.shadows[index].recorded, units);
     }
 
     /// Bytes that are backed by memory now.
@@ -143,17 +143,17 @@ impl<C: FreeCompletion> Allocator<C> {
         let locked = self.megabytes[index].lock(self.threads);
         let map = self.megabytes[index].live_map();
         let shadow = &durability.shadows[index];
-        let claimed = load(&shadow.claimed);
+        let recorded = load(&shadow.recorded);
         let units = map.units().expect("live blocks lie apart");
         store(
-            &shadow.claimed,
-            std::array::from_fn(|word| claimed[word] | units[word]),
+            &shadow.recorded,
+            std::array::from_fn(|word| recorded[word] | units[word]),
         );
         let first_unit = index as u64 * UNITS;
         let allocated = if self.owner_tags.are_in_use() {
             let is_new = |slot: &Slot| {
                 let unit = slot.first_unit();
-                claimed[unit / 64] >> (unit % 64) & 1 == 0
+                recorded[unit / 64] >> (unit % 64) & 1 == 0
             };
             map.blocks()
                 .filter(is_new)
@@ -180,15 +180,15 @@ impl<C: FreeCompletion> Allocator<C> {
             let index = change.megabyte as usize;
             let shadow = &durability.shadows[index];
             let mut locked = self.megabytes[index].lock(self.threads);
-            let claimed = change.map.units().expect("as it was collected");
-            store(&shadow.claimed, claimed);
+            let recorded = change.map.units().expect("as it was collected");
+            store(&shadow.recorded, recorded);
             let deferred = load(&shadow.deferred);
-            let freed: UnitMap = std::array::from_fn(|word| deferred[word] & !claimed[word]);
+            let freed: UnitMap = std::array::from_fn(|word| deferred[word] & !recorded[word]);
             let units = count(&freed);
             if units > 0 {
                 store(
                     &shadow.deferred,
-                    std::array::from_fn(|word| deferred[word] & claimed[word]),
+                    std::array::from_fn(|word| deferred[word] & recorded[word]),
                 );
                 let uncounted = match weakened(Weakness::DeferredCountedLate) {
                     true => units,
@@ -239,7 +239,7 @@ impl<C: FreeCompletion> Allocator<C> {
             megabyte.restore_live(map);
         }
         if let Some(durability) = &self.durability {
-            durability.claim(index, units);
+            durability.set_recorded(index, units);
         }
         true
     }
@@ -252,13 +252,13 @@ impl<C: FreeCompletion> Allocator<C> {
         }
         let _locked = self.megabytes[index].lock(self.threads);
         let map = self.megabytes[index].live_map();
-        let claimed = match &self.durability {
-            Some(durability) => load(&durability.shadows[index].claimed),
+        let recorded = match &self.durability {
+            Some(durability) => load(&durability.shadows[index].recorded),
             None => [0; UNIT_WORDS],
         };
         let tag = |slot: Slot| {
             let unit = slot.first_unit();
-            let is_committed = claimed[unit / 64] >> (unit % 64) & 1 == 1;
+            let is_committed = recorded[unit / 64] >> (unit % 64) & 1 == 1;
             (!is_committed).then(|| self.owner_tags.get(index as u64 * UNITS + unit as u64))
         };
         let mut blocks: Vec<_> = map.blocks().map(|slot| (slot, tag(slot))).collect();

@@ -145,13 +145,13 @@ impl<C: FreeCompletion> Allocator<C> {
         completion: C,
         died: impl FnOnce(),
     ) -> Result<(), (FreeError, C)> {
-        if let Err(error) = self.claim(blocks) {
+        if let Err(error) = self.end_lives(blocks) {
             return Err((error, completion));
         }
         died();
         let mut notice = Notice::Whole(completion);
         for block in blocks {
-            let (index, slot) = self.locate(*block).expect("checked when it was claimed");
+            let (index, slot) = self.locate(*block).expect("checked when its life ended");
             let pins = self.megabytes[index].pins();
             if pins.is_idle(self.threads) {
                 self.release(index, slot);
@@ -175,16 +175,16 @@ impl<C: FreeCompletion> Allocator<C> {
 
     /// Makes all blocks dead, or none. Their space is the caller's to release then.
     #[inline]
-    fn claim(&self, blocks: &[Block]) -> Result<(), FreeError> {
+    fn end_lives(&self, blocks: &[Block]) -> Result<(), FreeError> {
         let noted_first = weakened(Weakness::ChangeNotedFirst);
         if noted_first {
             self.note_changes(blocks);
         }
         match blocks {
-            // One block is claimed or not, which changes nothing.
+            // A single block is made dead, or is refused and nothing has changed.
             [block] => {
-                let claimed = self.make_dead(*block);
-                claimed.map_err(|status| FreeError {
+                let ended = self.make_dead(*block);
+                ended.map_err(|status| FreeError {
                     position: 0,
                     status,
                 })?;
@@ -211,7 +211,7 @@ impl<C: FreeCompletion> Allocator<C> {
             if let Err(status) = self.make_dead(*block) {
                 // Their space was reserved all the while, so nobody else's block is there.
                 for block in &blocks[..position] {
-                    let (index, slot) = self.locate(*block).expect("checked when it was claimed");
+                    let (index, slot) = self.locate(*block).expect("checked when its life ended");
                     self.megabytes[index].make_live(slot, self.threads);
                 }
                 return Err(FreeError { position, status });
