@@ -28,6 +28,7 @@ use crate::backend::ram::RamDevice;
 use crate::backend::transfer::{Direction, Transfer};
 use crate::declared::Declared;
 use crate::params::{Parameters, Usage};
+use crate::pool::allocator::allocator_of;
 use crate::pool::counters::Counters;
 use crate::pool::memory;
 use crate::pool::persistence;
@@ -193,8 +194,7 @@ impl BdevContainer {
         parameters: Parameters,
     ) -> Result<Self, ModuleError> {
         let device = RamDevice::new(parameters.total_size)?;
-        let allocator =
-            allocation::allocator_of(parameters.total_size, context.worker_count, false)?;
+        let allocator = allocator_of(parameters.total_size, context.worker_count, false)?;
         warn_if_too_large(context, parameters.total_size);
         Ok(Self {
             keeper: None,

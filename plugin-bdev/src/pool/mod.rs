@@ -1,6 +1,8 @@
 //! What a pool is: which blocks it has, what was done in it, and what stands on its device.
 
+pub(crate) mod allocator;
 pub(crate) mod counters;
+pub(crate) mod failure;
 pub(crate) mod memory;
 pub(crate) mod persistence;
 pub(crate) mod state;

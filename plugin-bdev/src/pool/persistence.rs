@@ -18,7 +18,7 @@ use chimaera_proto::{PoolId, Status, shell};
 use crate::backend::file::{FileDevice, not_blank};
 use crate::declared;
 use crate::params::{Parameters, Usage};
-use crate::tasks::allocation::{PendingFree, allocator_of};
+use crate::pool::allocator::{PendingFree, allocator_of};
 use chimaera_bdev_allocator::Allocator;
 use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::block_map::MegabyteMap;

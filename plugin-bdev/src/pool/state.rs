@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use crate::declared::Declared;
+use crate::pool::allocator::PendingFree;
 use crate::pool::counters::Counters;
-use crate::tasks::allocation::PendingFree;
 use chimaera_bdev_allocator::Allocator;
 
 /// Which blocks there are, what was done, and what is declared.

@@ -6,71 +6,20 @@
 
 #![forbid(unsafe_code)]
 
-use std::io;
-
+use chimaera_bdev_allocator::Allocator;
 use chimaera_bdev_proto::{
     AllocationPlan, BLOCK_WIRE_BYTES, Block, INLINE_BLOCKS, OwnerTag, UNIT_BYTES,
 };
-use chimaera_chimod::{ModuleError, Request};
+use chimaera_chimod::Request;
+use chimaera_proto::Status;
 use chimaera_proto::task::VALUE_COUNT;
-use chimaera_proto::{Failure, Status};
 
+use crate::pool::allocator::PendingFree;
 use crate::pool::counters::WorkerCounters;
-use chimaera_bdev_allocator::{Allocator, FreeCompletion, Threads};
+use crate::pool::failure::refuse;
 
 /// Blocks that are read from a list at a time.
 const CHUNK_BLOCKS: usize = 256;
-
-/// A task that completes when its blocks are free, perhaps after transfers on them have ended.
-#[derive(Debug)]
-pub(crate) struct PendingFree {
-    request: Request,
-}
-
-#[cfg(test)]
-impl PendingFree {
-    pub(crate) fn of(request: Request) -> Self {
-        Self { request }
-    }
-}
-
-impl FreeCompletion for PendingFree {
-    fn freed(self) {
-        self.request.complete(&[]);
-    }
-}
-
-/// The allocator of a pool of this size, for so many workers.
-///
-/// # Errors
-/// [`Status::InvalidArgument`] for a pool that is larger than the allocator can manage,
-/// [`Status::OutOfMemory`] if there is no room for its tables.
-pub(crate) fn allocator_of(
-    total_size: u64,
-    worker_count: usize,
-    is_persistent: bool,
-) -> Result<Allocator<PendingFree>, ModuleError> {
-    let allocator = match (is_persistent, worker_count) {
-        // Whoever commits is one more thread.
-        (true, _) => Allocator::persistent(total_size, Threads::Many),
-        (false, 1) => Allocator::new(total_size, Threads::One),
-        (false, _) => Allocator::new(total_size, Threads::Many),
-    };
-    allocator.map_err(|error| {
-        let most = Allocator::<PendingFree>::MAX_TOTAL_BYTES;
-        if error.kind() == io::ErrorKind::InvalidInput {
-            return ModuleError::new(
-                Status::InvalidArgument,
-                format!("a pool of {total_size} bytes cannot be managed: give at most {most}"),
-            );
-        }
-        let action = format_args!("no room for the tables of a pool of {total_size} bytes");
-        let mut refusal = ModuleError::system(action, &error);
-        refusal.failure.status = Status::OutOfMemory;
-        refusal.message += "; give a smaller size, or raise the limit on the runtime's address space (`ulimit -v`)";
-        refusal
-    })
-}
 
 /// Allocates blocks as the task asks, and completes it. If there is not enough space, but more will be
 /// there when frees are durable, the request comes back.
@@ -215,17 +164,12 @@ pub(crate) fn free(
     };
     // When they die, since the task may complete inside the call.
     let died = || counters.frees.add(count);
-    if let Err((error, pending)) = allocator.free_and_tell(blocks, PendingFree { request }, died) {
+    if let Err((error, pending)) = allocator.free_and_tell(blocks, PendingFree::new(request), died)
+    {
         counters.errors.add(1);
         let number = error.position as u64 + 1;
-        pending.request.fail_with(error.status, &[number]);
+        pending.into_request().fail_with(error.status, &[number]);
     }
-}
-
-/// Completes a task as failed, and counts that.
-pub(crate) fn refuse(counters: &WorkerCounters, request: Request, failure: impl Into<Failure>) {
-    counters.errors.add(1);
-    request.fail(failure);
 }
 
 fn read_list(request: &Request, count: u64, total_size: u64) -> Result<Vec<Block>, Status> {

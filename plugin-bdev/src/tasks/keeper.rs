@@ -28,10 +28,10 @@ use chimaera_thread::condition::{Condvar, Mutex};
 use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use crossbeam::channel::{Sender, bounded};
 
+use super::{allocation, listing};
 use crate::backend::file::Place;
+use crate::pool::failure::{failure_of, refuse};
 use crate::pool::state::PoolState;
-use crate::tasks::allocation::{self, refuse};
-use crate::tasks::listing;
 use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::image::FileDisk;
 
@@ -298,7 +298,7 @@ impl Thread {
 
     /// Remembers the device's first failure, and tells the log of it.
     fn fail(&mut self, error: &io::Error) -> Failure {
-        let failure = listing::failure_of(error);
+        let failure = failure_of(error);
         self.tell_of_failure(error);
         *self.failure.get_or_insert(failure)
     }

@@ -11,10 +11,10 @@ use chimaera_bdev_proto::{
     MAP_END, MIN_LISTING_BUFFER_BYTES, MegabyteState, OWNED_BLOCK_WIRE_BYTES, OwnedBlock,
 };
 use chimaera_chimod::Request;
-use chimaera_proto::{Failure, Status};
+use chimaera_proto::Status;
 
 use crate::pool::counters::WorkerCounters;
-use crate::tasks::allocation::refuse;
+use crate::pool::failure::{failure_of, refuse};
 
 /// Megabytes that one page of a map is about at most.
 const MAP_MEGABYTES: usize = 1 << 14;
@@ -50,14 +50,6 @@ pub(crate) fn answer_list(
     match listed {
         Ok(values) => request.complete(&values),
         Err(failure) => refuse(counters, request, failure),
-    }
-}
-
-/// The failure of a task that an error of the device or of its metadata stands for.
-pub(crate) fn failure_of(error: &io::Error) -> Failure {
-    match error.kind() {
-        io::ErrorKind::InvalidData => Status::CorruptedMetadata.into(),
-        _ => Failure::io(error.raw_os_error().unwrap_or(0)),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 use chimaera_bdev_proto::{IoEngine, PerfMetrics};
 use chimaera_proto::PoolId;
 
-use crate::tasks::allocation::allocator_of;
+use crate::pool::allocator::allocator_of;
 use crate::testing::disk_folder;
 use chimaera_bdev_format::block_map::{MegabyteChange, MegabyteMap};
 use chimaera_bdev_format::image::{FileDisk, pool_file};

@@ -18,7 +18,7 @@ use super::engine::{DeviceResult, Engine, Opcode, Submission};
 use super::operation::Operation;
 use super::queue::{Crossing, Outcome, WorkerQueue};
 use crate::backend::transfer::{Direction, Transfer};
-use crate::tasks::allocation::PendingFree;
+use crate::pool::allocator::PendingFree;
 use crate::testing::{Buffer, PATIENCE, Recorder, loose_request};
 use chimaera_bdev_allocator::failpoint::{Failpoint, arm};
 use chimaera_bdev_allocator::{Allocator, Threads};
@@ -207,7 +207,9 @@ impl Rig {
         let mut freed = Buffer::new(1, 0);
         let task = u64::MAX;
         let request = loose_request(&self.recorder, task, &mut freed);
-        let free = self.allocator.free(&[self.block], PendingFree::of(request));
+        let free = self
+            .allocator
+            .free(&[self.block], PendingFree::new(request));
         assert!(free.is_ok(), "it is allocated");
         assert!(self.recorder.take(task).is_some(), "a pin was lost");
     }
