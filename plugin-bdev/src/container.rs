@@ -221,7 +221,7 @@ impl BdevContainer {
         parameters: Parameters,
     ) -> Result<Self, ModuleError> {
         let (device, undo) = FileDevice::new(context, &parameters)?;
-        let persistence::Persistent {
+        let persistence::PersistentPool {
             allocator,
             ledger,
             block_count,

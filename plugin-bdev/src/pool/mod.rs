@@ -4,5 +4,7 @@ pub(crate) mod allocator;
 pub(crate) mod counters;
 pub(crate) mod failure;
 pub(crate) mod memory;
+mod opening;
 pub(crate) mod persistence;
+mod size;
 pub(crate) mod state;

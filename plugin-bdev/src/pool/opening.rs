@@ -1,0 +1,111 @@
+//! What opening a pool has at hand, whether the device holds it already or it is made there.
+
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io;
+
+use chimaera_bdev_allocator::Allocator;
+use chimaera_bdev_format::image::FileDisk;
+use chimaera_bdev_format::signature::DeviceContents;
+use chimaera_bdev_format::{Geometry, OpenError};
+use chimaera_bdev_proto::UNIT_BYTES;
+use chimaera_chimod::{CreateContext, Level, ModuleError};
+use chimaera_proto::{Status, shell};
+
+use super::allocator::{PendingFree, allocator_of};
+use crate::backend::file::{FileDevice, not_blank};
+use crate::params::Parameters;
+
+/// What was asked for, and the device that is to have it.
+pub(super) struct OpeningContext<'a> {
+    pub(super) context: &'a CreateContext<'a>,
+    pub(super) parameters: &'a Parameters,
+    pub(super) device: &'a FileDevice,
+    pub(super) disk: FileDisk,
+}
+
+impl<'a> OpeningContext<'a> {
+    pub(super) fn new(
+        context: &'a CreateContext<'a>,
+        parameters: &'a Parameters,
+        device: &'a FileDevice,
+    ) -> Self {
+        Self {
+            context,
+            parameters,
+            device,
+            disk: device.disk(),
+        }
+    }
+
+    /// The allocator of a pool of this shape, with nothing allocated yet.
+    pub(super) fn allocator(
+        &self,
+        geometry: &Geometry,
+    ) -> Result<Allocator<PendingFree>, ModuleError> {
+        let total_size = geometry.total_pages() * UNIT_BYTES;
+        let allocator = allocator_of(total_size, self.context.worker_count, true)?;
+        for units in geometry.reserved() {
+            allocator.take_away(units);
+        }
+        Ok(allocator)
+    }
+
+    /// Reserves space for metadata in the file, before anything is written.
+    pub(super) fn set_aside(&self, geometry: &Geometry) -> Result<(), ModuleError> {
+        for pages in geometry.set_aside() {
+            let set_aside = self.disk.set_aside(pages);
+            set_aside.map_err(|error| self.device_failed("set space aside in", &error))?;
+        }
+        Ok(())
+    }
+
+    /// Why the pool cannot be opened, and what to do. `may_be_readable` says that opening it for reading only may help.
+    pub(super) fn explain(&self, error: OpenError, may_be_readable: bool) -> ModuleError {
+        match error {
+            OpenError::Device(error) => self.device_failed("read", &error),
+            OpenError::NoPool => self.error(Status::NotFound, format_args!("it holds no pool")),
+            OpenError::Overwritten(contents) => self.not_blank(contents),
+            OpenError::Damaged(text) => {
+                let advice = match may_be_readable {
+                    true => format!(
+                        "; set read_only to read what can be read, or see what `chimaera pool check {}` \
+                         says",
+                        shell::word(self.context.name)
+                    ),
+                    false => {
+                        "; put back a copy of it, or set overwrite to lose what it holds".to_owned()
+                    }
+                };
+                self.error(
+                    Status::CorruptedMetadata,
+                    format_args!("corrupted block metadata: {text}; nothing was written{advice}"),
+                )
+            }
+            OpenError::Unsupported(text) => self.error(
+                Status::Unsupported,
+                format_args!("it holds a pool that cannot be used: {text}; use a newer release"),
+            ),
+            OpenError::OnlyReadable(text) => {
+                self.error(Status::Unsupported, format_args!("{text}"))
+            }
+        }
+    }
+
+    pub(super) fn not_blank(&self, contents: DeviceContents) -> ModuleError {
+        not_blank(&self.context.name, contents)
+    }
+
+    pub(super) fn device_failed(&self, action: &str, error: &io::Error) -> ModuleError {
+        ModuleError::system(format_args!("cannot {action} {}", self.context.name), error)
+    }
+
+    pub(super) fn error(&self, status: Status, text: fmt::Arguments<'_>) -> ModuleError {
+        ModuleError::new(status, format!("{}: {text}", self.context.name))
+    }
+
+    pub(super) fn log(&self, level: Level, text: &str) {
+        self.context.host.log(level, text);
+    }
+}

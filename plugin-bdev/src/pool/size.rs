@@ -1,0 +1,124 @@
+//! How large a pool is that its device holds: as it is, or as the device has grown or shrunk.
+
+#![forbid(unsafe_code)]
+
+use chimaera_bdev_format::image::FileDisk;
+use chimaera_bdev_format::{Geometry, Metadata, OpenError, Superblock};
+use chimaera_bdev_proto::{MEGABYTE, UNIT_BYTES};
+use chimaera_chimod::{Level, ModuleError};
+use chimaera_proto::Status;
+
+use super::opening::OpeningContext;
+
+/// The shape that the pool will have.
+///
+/// # Errors
+/// [`Status::ParameterMismatch`] for another size than was asked for; [`Status::CorruptedMetadata`] if the pool would lose
+/// metadata.
+pub(super) fn settle_geometry(
+    opening: &OpeningContext<'_>,
+    superblock: &Superblock,
+) -> Result<Geometry, ModuleError> {
+    let geometry = &superblock.geometry;
+    let (is, device) = (
+        geometry.total_pages(),
+        opening.device.total_size() / UNIT_BYTES,
+    );
+    let asked = opening.parameters.total_size / UNIT_BYTES;
+    let other_size = || {
+        let text = format!(
+            "it holds a pool of {} bytes, asked for {}: ask for that size, or for 0 to have all of it",
+            is * UNIT_BYTES,
+            asked * UNIT_BYTES
+        );
+        Err(opening.error(Status::ParameterMismatch, format_args!("{text}")))
+    };
+    if opening.parameters.read_only {
+        // Such a pool is as large as it is, whatever its device has: any size will do that leaves it so.
+        let leaves_it = asked == is || (asked > is && geometry.grown(asked) == *geometry);
+        return match asked == 0 || leaves_it {
+            true => Ok(geometry.clone()),
+            false => other_size(),
+        };
+    }
+    if device == is {
+        return Ok(geometry.clone());
+    }
+    if device > is {
+        return Ok(geometry.grown(device));
+    }
+    if asked != 0 && opening.device.whole_size()? / UNIT_BYTES >= is {
+        return other_size();
+    }
+    let shrunk = geometry.shrunk(device);
+    shrunk.ok_or_else(|| refuse_to_shrink(opening, geometry, device, "its metadata lies there"))
+}
+
+/// Gives the pool the size that was settled, in its metadata.
+pub(super) fn resize(
+    opening: &OpeningContext<'_>,
+    metadata: &mut Metadata<FileDisk>,
+    pages: u64,
+) -> Result<(), ModuleError> {
+    let before = metadata.geometry().total_pages() * UNIT_BYTES;
+    let resized = if pages * UNIT_BYTES > before {
+        opening.set_aside(&metadata.geometry().grown(pages))?;
+        metadata.grow(pages)
+    } else {
+        metadata.shrink(pages).map(|_| ())
+    };
+    resized.map_err(|error| opening.device_failed("change the size of the pool on", &error))?;
+    let now = metadata.geometry().total_pages() * UNIT_BYTES;
+    opening.log(
+        Level::Info,
+        &format!("the pool has {now} bytes now, it had {before}"),
+    );
+    Ok(())
+}
+
+/// Warns of space that the pool does not use, since it has grown as often as it can: it must not be thought to have
+/// grown again.
+pub(super) fn tell_of_unused(opening: &OpeningContext<'_>, geometry: &Geometry) {
+    let pages = opening.device.total_size() / UNIT_BYTES;
+    let unused = pages.saturating_sub(geometry.total_pages()) * UNIT_BYTES;
+    if unused < MEGABYTE || opening.parameters.read_only {
+        return;
+    }
+    let text = format!(
+        "{unused} bytes stay unused: the pool has grown as often as it can; only a new one, made \
+         with overwrite, has them"
+    );
+    opening.log(Level::Warning, &text);
+}
+
+/// Why a pool is not opened in which this megabyte has blocks and cannot have any.
+pub(super) fn refuse_blocks(
+    opening: &OpeningContext<'_>,
+    megabyte: u32,
+    geometry: &Geometry,
+    pages: u64,
+) -> ModuleError {
+    if pages < geometry.total_pages() {
+        let text = format!("megabyte {megabyte} of it has blocks");
+        return refuse_to_shrink(opening, geometry, pages, &text);
+    }
+    let text = format!("megabyte {megabyte} has blocks where there can be none");
+    opening.explain(OpenError::Damaged(text), false)
+}
+
+fn refuse_to_shrink(
+    opening: &OpeningContext<'_>,
+    geometry: &Geometry,
+    pages: u64,
+    why: &str,
+) -> ModuleError {
+    opening.error(
+        Status::CorruptedMetadata,
+        format_args!(
+            "it has {} bytes, and the pool has {}: it was cut off, and what is missing is in use: {why}; \
+             give it its size back",
+            pages * UNIT_BYTES,
+            geometry.total_pages() * UNIT_BYTES
+        ),
+    )
+}
