@@ -3,14 +3,21 @@
 //! # The way of a request
 //!
 //! 1. `container` receives a task on a worker and finds its method.
-//! 2. `blocks` allocates and frees, through `chimaera_bdev_allocator`: the only place that knows which
-//!    blocks there are. Such a task ends at once, but for a free that waits for transfers.
-//! 3. A read or write is checked and its block pinned; it is a `transfer` from then on.
-//! 4. `ram` copies it, and it is finished.
-//! 5. `file` queues it on its worker. The worker's next pass starts all that is queued with one
+//! 2. `tasks::allocation` allocates and frees, through `chimaera_bdev_allocator`: the only place that
+//!    knows which blocks there are. Such a task ends at once, but for a free that waits for transfers.
+//! 3. `tasks::transfer` checks a read or write and pins its block; it is a `Transfer` from then on.
+//! 4. `backend::ram` copies it, and it is finished.
+//! 5. `backend::file` queues it on its worker. The worker's next pass starts all that is queued with one
 //!    system call, after it has reaped what ended before, without any.
-//! 6. Back in `container` the block is unpinned, the end is counted (`counters`), and the task
-//!    completes.
+//! 6. Back in `tasks::transfer` the block is unpinned, the end is counted (`pool::counters`), and the
+//!    task completes.
+//!
+//! What waits for metadata, a flush for example, goes to the pool's `tasks::keeper`.
+//!
+//! # The parts
+//!
+//! `tasks` (what a task of each kind does) uses `pool` (what a pool is, and how it is opened), and that uses
+//! `backend` (how bytes get to memory or a device). None knows what lies before it.
 //!
 //! # Laws
 //! - What a client names is checked against the pool's own tables, each time.

@@ -20,7 +20,7 @@ use chimaera_bdev_format::{
 };
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
-use chimaera_proto::{PoolId, Status, shell};
+use chimaera_proto::{Status, shell};
 
 use super::allocator::PendingFree;
 use super::opening::OpeningContext;
@@ -248,11 +248,6 @@ fn check_blank(opening: &OpeningContext<'_>) -> Result<(), ModuleError> {
         DeviceContents::Blank => Ok(()),
         contents => Err(opening.not_blank(contents)),
     }
-}
-
-/// The id of the pool that these metadata are of.
-pub(crate) fn pool_id(ledger: &Ledger<FileDisk>) -> PoolId {
-    ledger.metadata().superblock().identity.pool
 }
 
 /// Tells the log how far opening is, if it takes long.

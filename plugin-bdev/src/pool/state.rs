@@ -1,15 +1,84 @@
-//! What a pool's workers and its keeper share.
+//! What a pool is while it is open.
 
 #![forbid(unsafe_code)]
 
-use crate::declared::Declared;
-use crate::pool::allocator::PendingFree;
-use crate::pool::counters::Counters;
-use chimaera_bdev_allocator::Allocator;
+use std::ops::Range;
+use std::sync::Arc;
 
-/// Which blocks there are, what was done, and what is declared.
+use chimaera_bdev_allocator::Allocator;
+use chimaera_bdev_format::block_map::UNITS;
+use chimaera_bdev_proto::MegabyteState;
+use chimaera_chimod::ModuleError;
+use chimaera_proto::PoolId;
+
+use super::allocator::PendingFree;
+use super::counters::Counters;
+use crate::backend::Backend;
+use crate::declared::Declared;
+use crate::params::{Parameters, Usage};
+
+/// A pool of blocks on memory, a file or a block device.
+pub(crate) struct BlockPool {
+    // Before the allocator, and so dropped before it: what is under way has pinned blocks.
+    pub(crate) backend: Backend,
+    pub(crate) state: Arc<PoolState>,
+    /// With the pool's real size.
+    pub(crate) parameters: Parameters,
+    /// How the device is really used.
+    pub(crate) usage: Usage,
+    /// The id that the pool has on its device. One in memory has none.
+    pub(crate) own_id: Option<PoolId>,
+    /// Whether the device held the pool already.
+    pub(crate) was_opened: bool,
+    /// Units that metadata takes, and their bytes together.
+    pub(crate) reserved: Vec<Range<u64>>,
+    pub(crate) metadata_size: u64,
+}
+
+/// What a pool's workers and its keeper share: which blocks there are, what was done, and what is declared.
 pub(crate) struct PoolState {
     pub(crate) allocator: Allocator<PendingFree>,
     pub(crate) counters: Counters,
     pub(crate) declared: Declared,
+}
+
+impl BlockPool {
+    /// Whether the pool outlives its container, on a device.
+    pub(crate) fn is_persistent(&self) -> bool {
+        self.own_id.is_some()
+    }
+
+    /// Checks that a request with the parameters `asked` means this pool, as it is open now. Blocks as looking at a file
+    /// does.
+    ///
+    /// # Errors
+    /// [`ParameterMismatch`](chimaera_proto::Status::ParameterMismatch) with a text that says what differs.
+    pub(crate) fn check_same(&self, asked: &Parameters) -> Result<(), ModuleError> {
+        let mut asked = *asked;
+        let whole = match &self.backend {
+            Backend::Ram(_) => self.parameters.total_size,
+            Backend::File(device) => {
+                device.place().check()?;
+                // A pool may have a little less than its file, where a rest has no room for metadata.
+                let own_size = |size| match size == device.total_size() {
+                    true => self.parameters.total_size,
+                    false => size,
+                };
+                asked.total_size = own_size(asked.total_size);
+                own_size(device.whole_size()?)
+            }
+        };
+        self.parameters.check_same(&self.usage, &asked, whole)
+    }
+
+    /// How much of a megabyte is used.
+    pub(crate) fn megabyte_state(&self, index: usize) -> MegabyteState {
+        self.state.allocator.state(index, self.has_metadata(index))
+    }
+
+    fn has_metadata(&self, megabyte: usize) -> bool {
+        let first = megabyte as u64 * UNITS;
+        let mut reserved = self.reserved.iter();
+        reserved.any(|units| units.start < first + UNITS && units.end > first)
+    }
 }

@@ -7,14 +7,14 @@
 
 use std::io;
 
-use chimaera_bdev_proto::{
-    MAP_END, MIN_LISTING_BUFFER_BYTES, MegabyteState, OWNED_BLOCK_WIRE_BYTES, OwnedBlock,
-};
+use chimaera_bdev_allocator::ledger;
+use chimaera_bdev_proto::{MAP_END, MIN_LISTING_BUFFER_BYTES, OWNED_BLOCK_WIRE_BYTES, OwnedBlock};
 use chimaera_chimod::Request;
 use chimaera_proto::Status;
 
 use crate::pool::counters::WorkerCounters;
 use crate::pool::failure::{failure_of, refuse};
+use crate::pool::state::{BlockPool, PoolState};
 
 /// Megabytes that one page of a map is about at most.
 const MAP_MEGABYTES: usize = 1 << 14;
@@ -53,14 +53,21 @@ pub(crate) fn answer_list(
     }
 }
 
-/// Maps megabytes as the task asks, and completes it. `state` gives the state of one of so many.
-pub(crate) fn answer_map(
+/// As [`answer_list`], of a pool of which nothing is committed, since it lies in memory.
+pub(crate) fn answer_list_in_memory(
+    state: &PoolState,
     counters: &WorkerCounters,
     request: Request,
-    megabytes: usize,
-    state: impl Fn(usize) -> MegabyteState,
 ) {
+    let nothing_committed = |_: &[u64]| Ok(Vec::new());
+    let list = |first, most| ledger::list(&state.allocator, first, most, nothing_committed);
+    answer_list(counters, request, list);
+}
+
+/// Maps megabytes as the task asks, and completes it.
+pub(crate) fn answer_map(pool: &BlockPool, counters: &WorkerCounters, request: Request) {
     let [first, ..] = request.arguments();
+    let megabytes = pool.state.allocator.megabyte_count();
     let values = match request.writable_buffer() {
         Some(buffer) if !buffer.is_empty() => {
             let first = usize::try_from(first).map_or(megabytes, |first| first.min(megabytes));
@@ -69,7 +76,7 @@ pub(crate) fn answer_map(
             for start in (first..end).step_by(CHUNK_MEGABYTES) {
                 let chunk = &mut chunk[..CHUNK_MEGABYTES.min(end - start)];
                 for (byte, index) in chunk.iter_mut().zip(start..) {
-                    *byte = state(index) as u8;
+                    *byte = pool.megabyte_state(index) as u8;
                 }
                 buffer.copy_from(start - first, chunk);
             }

@@ -3,3 +3,5 @@
 pub(crate) mod allocation;
 pub(crate) mod keeper;
 pub(crate) mod listing;
+pub(crate) mod stats;
+pub(crate) mod transfer;

@@ -1,0 +1,110 @@
+//! Opening a pool: in memory always a new one, on a file the one that it holds, or a new one.
+
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use chimaera_bdev_allocator::ledger::Ledger;
+use chimaera_bdev_format::image::FileDisk;
+use chimaera_bdev_proto::UNIT_BYTES;
+use chimaera_chimod::{CreateContext, Level, ModuleError};
+
+use super::allocator::allocator_of;
+use super::counters::Counters;
+use super::memory;
+use super::persistence::{self, PersistentPool};
+use super::state::{BlockPool, PoolState};
+use crate::backend::Backend;
+use crate::backend::file::{FileDevice, Place, Undo};
+use crate::backend::ram::RamDevice;
+use crate::declared::Declared;
+use crate::params::{Parameters, Usage};
+
+/// Makes a pool in memory.
+///
+/// # Errors
+/// [`OutOfMemory`](chimaera_proto::Status::OutOfMemory), and those of its allocator.
+pub(crate) fn in_memory(
+    context: &CreateContext<'_>,
+    parameters: Parameters,
+) -> Result<BlockPool, ModuleError> {
+    let device = RamDevice::new(parameters.total_size)?;
+    let allocator = allocator_of(parameters.total_size, context.worker_count, false)?;
+    warn_if_too_large(context, parameters.total_size);
+    Ok(BlockPool {
+        backend: Backend::Ram(device),
+        state: Arc::new(PoolState {
+            allocator,
+            counters: Counters::new(context.worker_count, 0),
+            declared: Declared::new(context.creator.uid, parameters.metrics.unwrap_or_default()),
+        }),
+        usage: parameters.usage.or(Usage::default()),
+        parameters,
+        own_id: None,
+        was_opened: false,
+        reserved: Vec::new(),
+        metadata_size: 0,
+    })
+}
+
+/// Opens the pool that a file or device holds, or makes one there. Place and ledger are for the pool's
+/// keeper. What was changed is taken back if the last value is dropped.
+///
+/// # Errors
+/// Whatever prevents it; the file is as it was before.
+pub(crate) fn on_file(
+    context: &CreateContext<'_>,
+    parameters: Parameters,
+) -> Result<(BlockPool, Arc<Place>, Ledger<FileDisk>, Undo), ModuleError> {
+    let (device, undo) = FileDevice::new(context, &parameters)?;
+    let PersistentPool {
+        allocator,
+        ledger,
+        block_count,
+        was_opened,
+    } = persistence::open_or_format(context, &parameters, &device)?;
+    let geometry = ledger.metadata().geometry();
+    let reserved = geometry.reserved().collect();
+    let metadata_size = geometry.reserved_pages() * UNIT_BYTES;
+    let identity = &ledger.metadata().superblock().identity;
+    // Those that were asked for are recorded, unless the pool is only read.
+    let metrics = parameters.metrics.unwrap_or(identity.metrics);
+    let declared = Declared::new(identity.owner.user, metrics);
+    let own_id = identity.pool;
+    let place = Arc::clone(device.place());
+    let pool = BlockPool {
+        usage: device.usage(),
+        backend: Backend::File(Box::new(device)),
+        parameters: Parameters {
+            total_size: allocator.total_bytes(),
+            overwrite: false,
+            ..parameters
+        },
+        state: Arc::new(PoolState {
+            allocator,
+            counters: Counters::new(context.worker_count, block_count),
+            declared,
+        }),
+        own_id: Some(own_id),
+        was_opened,
+        reserved,
+        metadata_size,
+    };
+    Ok((pool, place, ledger, undo))
+}
+
+/// Memory is taken as it is written, so such a pool can be made, and used as long as little of it is.
+fn warn_if_too_large(context: &CreateContext<'_>, total_size: u64) {
+    let Some(available) = memory::available_bytes().filter(|&available| available < total_size)
+    else {
+        return;
+    };
+    context.host.log(
+        Level::Warning,
+        format_args!(
+            "the pool has {total_size} bytes, more than the {available} bytes of memory that the runtime can have: when \
+             so many are written, the kernel kills the runtime, and every pool in memory is lost; give a smaller \
+             size"
+        ),
+    );
+}
