@@ -8,12 +8,11 @@ use parking_lot::Mutex;
 use crate::buffer::Buffer;
 use crate::call::{Call, Finished, Refused};
 use crate::compound::Compound;
-use crate::desk::{Wakers, wake_all};
 use crate::inside::is_inside;
-use crate::room::{Unparking, unpark_this_thread};
 use crate::task::Pending;
 use crate::task_error::TaskError;
 use crate::unsubmitted::{Attempt, Unsubmitted};
+use crate::wakers::{Unparking, Wakers, unpark_this_thread, wake_all};
 
 /// What is not in flight.
 pub(crate) enum Aside<T> {

@@ -19,20 +19,10 @@ use crate::inside::{MutexGuard, Outermost, is_inside};
 use crate::lane::{ATTACHED, ClientLane, DONE, Flight, ORPHANED, OWNED};
 use crate::lanes;
 use crate::place::Place;
+use crate::wakers::Wakers;
 
 /// No task has this sequence.
 const NO_TASK: u64 = 0;
-
-/// Wakers to be woken when no lock is held: waking runs code of the executor's.
-pub(crate) type Wakers = Vec<Waker>;
-
-/// Wakes them all. One that panics neither stops the others nor unwinds into who wakes it, which
-/// has a task of its own to see to.
-pub(crate) fn wake_all(wakers: Wakers) {
-    for waker in wakers {
-        let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
-    }
-}
 
 /// What lies at the desk.
 pub(crate) struct Desk {

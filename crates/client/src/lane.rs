@@ -36,13 +36,14 @@ use chimaera_shm::{Doorbell, Lane, Record, Segment};
 use crossbeam::utils::CachePadded;
 
 use crate::call::Call;
-use crate::desk::{Desk, Wakers, leave, wake_all};
+use crate::desk::{Desk, leave};
 use crate::inside::Mutex;
 use crate::link::Link;
 use crate::place::{Place, Places};
 use crate::queue::Queue;
 use crate::submission::{Submission, Turn, Use};
 use crate::waiting::{Looked, Patience};
+use crate::wakers::{Wakers, wake_all};
 
 /// What a claim says of its record, below its sequence.
 pub(crate) const DONE: u64 = 0;

@@ -130,6 +130,7 @@ mod task;
 mod task_error;
 mod unsubmitted;
 mod waiting;
+mod wakers;
 
 pub use admin::AdminClient;
 pub use buffer::{Buffer, BufferSlice, BufferSliceMut};

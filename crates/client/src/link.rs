@@ -22,11 +22,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::control::ControlSocket;
-use crate::desk::{Wakers, wake_all};
 use crate::error::Error;
 use crate::inside::Mutex;
 use crate::lane::ClientLane;
 use crate::options::KeepAlive;
+use crate::wakers::{Wakers, wake_all};
 
 /// How long to do without a thread that the system did not give, before asking for it again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);

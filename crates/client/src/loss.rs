@@ -18,8 +18,8 @@ use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::{Completion, Status};
 use chimaera_shm::{LaneMemory, PublishOrder, barrier};
 
-use crate::desk::{Wakers, wake_all};
 use crate::lane::{ClientLane, DONE};
+use crate::wakers::{Wakers, wake_all};
 
 /// Longer by far than a processor keeps a store to itself.
 const STORES_ARRIVE_WITHIN: Duration = Duration::from_millis(10);

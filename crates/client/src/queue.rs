@@ -31,8 +31,8 @@ use std::collections::BTreeMap;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crate::desk::Wakers;
 use crate::sync::{AtomicBool, Guard, Mutex, Ordering};
+use crate::wakers::Wakers;
 
 /// How long a record waits for who was told of it, before another is told. Much longer than an
 /// executor takes to poll what was woken.

@@ -10,8 +10,8 @@ use loom::sync::atomic::AtomicUsize;
 use loom::thread;
 
 use super::*;
-use crate::desk::wake_all;
 use crate::sync::break_guard;
+use crate::wakers::wake_all;
 
 fn model(test: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::task::Wake;
 
 use super::*;
-use crate::desk::wake_all;
+use crate::wakers::wake_all;
 
 #[derive(Default)]
 struct Count(AtomicUsize);

@@ -16,19 +16,18 @@
 
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::task::{Wake, Waker};
-use std::thread::{self, Thread};
+use std::task::Waker;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use chimaera_proto::BufferRange;
 
 use crate::call::Call;
-use crate::desk::{Wakers, wake_all};
 use crate::inside::is_inside;
 use crate::lane::{ClientLane, Flight, Lost};
 use crate::place::Place;
 use crate::queue::{Joined, PATIENCE, Ticket};
+use crate::wakers::{Unparking, Wakers, unpark_this_thread, wake_all};
 
 /// A task's place in the queue of a lane, until it is dropped.
 pub(crate) struct Seat<L: Deref<Target = ClientLane>> {
@@ -182,25 +181,4 @@ impl ClientLane {
             .pass_over(Instant::now(), || self.available(), wakers);
         Some(PATIENCE)
     }
-}
-
-/// Unparks the calling thread when it is dropped, which is when it has parked for the last time. What woke it may
-/// have been for whom it has interrupted: a signal handler waits as well, and its thread has one token for all.
-pub(crate) struct Unparking;
-
-impl Drop for Unparking {
-    fn drop(&mut self) {
-        thread::current().unpark();
-    }
-}
-
-/// A waker that unparks the calling thread.
-pub(crate) fn unpark_this_thread() -> Waker {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    Waker::from(Arc::new(Unpark(thread::current())))
 }

@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use crate::aside::Watch;
 use crate::inside::{is_inside, refusal};
-use crate::room::{Unparking, unpark_this_thread};
 use crate::task::{TAKEN, Task};
 use crate::task_error::TaskError;
 use crate::waiting::Looked;
+use crate::wakers::{Unparking, unpark_this_thread};
 
 /// Tasks in flight of which the one that ends first is wanted first, such as the transfers that keep
 /// a device busy: with it a slow transfer does not hold up those behind it.

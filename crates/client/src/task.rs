@@ -25,9 +25,9 @@ use crate::error::Error;
 use crate::inside::{is_inside, refusal};
 use crate::lane::{ClientLane, Flight};
 use crate::lanes::LaneRef;
-use crate::room::{Unparking, unpark_this_thread};
 use crate::task_error::TaskError;
 use crate::unsubmitted::Unsubmitted;
+use crate::wakers::{Unparking, unpark_this_thread};
 
 /// A task that was asked for, or one that has ended and whose result nobody took yet.
 ///

@@ -16,14 +16,14 @@ use chimaera_proto::{BufferRange, Status};
 
 use crate::buffer::Buffer;
 use crate::call::{Call, Refused};
-use crate::desk::{Wakers, wake_all};
 use crate::error::Error;
 use crate::lane::{ATTACHED, ClientLane, Flight, Lost};
 use crate::lanes::Lanes;
 use crate::place::Place;
 use crate::queue::Ticket;
-use crate::room::{Seat, Unparking, unpark_this_thread};
+use crate::room::Seat;
 use crate::runtime::{Runtime, connection_lost};
+use crate::wakers::{Unparking, Wakers, unpark_this_thread, wake_all};
 
 /// Tasks of a session that may wait to be submitted.
 pub(crate) const MOST_UNSUBMITTED: usize = 16 * 1024;

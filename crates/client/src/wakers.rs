@@ -1,0 +1,41 @@
+//! Wakers: those to be woken when nothing is locked, and those of threads that park.
+//!
+//! Law of this module: no waker runs under a lock. Waking is an executor's code, and may drop a future with
+//! handles of this crate.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::thread::{self, Thread};
+
+/// Wakers to be woken when no lock is held.
+pub(crate) type Wakers = Vec<Waker>;
+
+/// Wakes them all. A waker that panics neither stops the others nor unwinds into the caller, which
+/// has a task of its own to see to.
+pub(crate) fn wake_all(wakers: Wakers) {
+    for waker in wakers {
+        let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    }
+}
+
+/// A waker that unparks the calling thread.
+pub(crate) fn unpark_this_thread() -> Waker {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    Waker::from(Arc::new(Unpark(thread::current())))
+}
+
+/// Unparks the calling thread when it is dropped, which is when it has parked for the last time. What woke it may
+/// have been for whom it has interrupted: a signal handler waits as well, and its thread has one token for all.
+pub(crate) struct Unparking;
+
+impl Drop for Unparking {
+    fn drop(&mut self) {
+        thread::current().unpark();
+    }
+}
