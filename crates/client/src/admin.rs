@@ -34,11 +34,17 @@ pub struct AdminClient {
     runtime: Runtime,
 }
 
-impl AdminClient {
-    pub(crate) fn new(runtime: Runtime) -> Self {
-        Self { runtime }
+impl Runtime {
+    /// The client of the runtime's admin module: pools, and the runtime itself.
+    #[must_use]
+    pub fn admin(&self) -> AdminClient {
+        AdminClient {
+            runtime: self.clone(),
+        }
     }
+}
 
+impl AdminClient {
     /// Gives the pool with this id or name if it is there, else creates it. An id of
     /// [`PoolId::NULL`] takes whatever id the pool has: that of the pool with this name, else that
     /// which it has by what it stands on, else one that the runtime chooses. The reply names it.

@@ -10,7 +10,6 @@ use chimaera_runtime::{Config, Host, Polling};
 use chimaera_shm::Shortage;
 
 use crate::error::Error;
-use crate::finding::find_daemon;
 use crate::options::ConnectOptions;
 use crate::runtime::Runtime;
 
@@ -95,7 +94,7 @@ impl Embed {
     /// `CHIMAERA_SOCKET` names a path at which no daemon can listen: it is more likely a mistake than the wish for a
     /// runtime of one's own.
     pub fn connect_or_start(self) -> Result<Runtime, Error> {
-        match find_daemon(&SocketPlace::all(), &self.options) {
+        match self.options.find_daemon(&SocketPlace::all()) {
             Ok(control) => Runtime::open(control, self.options),
             Err(error) if error.is_no_daemon() => {
                 refuse_wrong_variable()?;

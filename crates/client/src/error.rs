@@ -68,6 +68,12 @@ impl Error {
         Self::new(Status::Forked, operation)
     }
 
+    /// The daemon is gone.
+    #[cold]
+    pub(crate) fn connection_lost(operation: impl fmt::Display) -> Self {
+        Self::new(Status::ConnectionLost, operation)
+    }
+
     pub(crate) fn io(error: &std::io::Error, operation: impl fmt::Display) -> Self {
         let shortage = Shortage::of(error);
         let failure = match error.raw_os_error() {

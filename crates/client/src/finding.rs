@@ -1,5 +1,7 @@
 //! Finding the daemon, and whether it is one to be trusted.
 
+use std::time::Duration;
+
 use chimaera_proto::Status;
 use chimaera_proto::shell;
 use chimaera_proto::socket_path::{SOCKET_VARIABLE, SocketPlace};
@@ -8,7 +10,6 @@ use nix::unistd::Uid;
 
 use crate::control::ControlSocket;
 use crate::error::Error;
-use crate::options::ConnectOptions;
 
 /// Whose daemon a client accepts.
 #[derive(Clone, Debug)]
@@ -45,7 +46,8 @@ impl Trust {
 /// next is looked at: a daemon that refuses is not gone around.
 pub(crate) fn find_daemon(
     places: &[SocketPlace],
-    options: &ConnectOptions,
+    patience: Duration,
+    trust: &Trust,
 ) -> Result<ControlSocket, Error> {
     let mut absent = Vec::new();
     let mut start = "start one";
@@ -58,8 +60,8 @@ pub(crate) fn find_daemon(
             start = "then start one";
             continue;
         }
-        match ControlSocket::connect(place, options.control_patience) {
-            Ok(socket) => return check_who_listens(socket, place, &options.trust),
+        match ControlSocket::connect(place, patience) {
+            Ok(socket) => return check_who_listens(socket, place, trust),
             Err(error) if error.is_no_daemon() && places.len() > 1 => {
                 absent.push(format!("nobody listens at {place}"));
             }

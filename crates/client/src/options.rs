@@ -1,19 +1,14 @@
 //! How to connect.
 
 use std::any::Any;
-use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::time::Duration;
 
 use chimaera_proto::limits::{
     DATA_OFFSET_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SEGMENT_GRANULE_BYTES,
 };
-use chimaera_proto::socket_path::SocketPlace;
 
-use crate::control::{ControlSocket, PATIENCE};
-use crate::error::Error;
-use crate::finding::{Trust, find_daemon};
-use crate::runtime::Runtime;
+use crate::control::PATIENCE;
+use crate::finding::Trust;
 
 /// Something that a connection keeps alive, and that is dropped after the connection is closed.
 pub type KeepAlive = Box<dyn Any + Send + Sync>;
@@ -100,39 +95,6 @@ impl ConnectOptions {
     pub fn trust_any_user(mut self) -> Self {
         self.trust = Trust::Anybody;
         self
-    }
-
-    /// Connects to the daemon where daemons listen if nobody says otherwise: at the user's own socket, or
-    /// else at the system's ([`SocketPlace::all`]). Blocks for the daemon's answers; there is no twin that does not.
-    ///
-    /// # Errors
-    /// As [`Self::connect_to`].
-    pub fn connect(self) -> Result<Runtime, Error> {
-        Runtime::open(find_daemon(&SocketPlace::all(), &self)?, self)
-    }
-
-    /// Connects to the daemon at this path. Blocks as [`Self::connect`] does.
-    ///
-    /// # Errors
-    /// [`Status::NoRuntime`](crate::Status::NoRuntime) where no daemon listens there; no right to use it, another
-    /// version, or a refusal; [`Status::PermissionDenied`](crate::Status::PermissionDenied) also if somebody runs it
-    /// who is not trusted; [`Status::OutOfMemory`](crate::Status::OutOfMemory),
-    /// [`Status::OutOfResources`](crate::Status::OutOfResources) or, where this process may not have so large a file
-    /// (`ulimit -f`), [`Status::IoError`](crate::Status::IoError) for the segment: see [`Self::buffer_bytes`].
-    pub fn connect_to(self, path: impl AsRef<Path>) -> Result<Runtime, Error> {
-        let place = SocketPlace::named(path.as_ref());
-        Runtime::open(find_daemon(&[place], &self)?, self)
-    }
-
-    /// Connects over a socket of type `SOCK_SEQPACKET` whose other end a host holds. A daemon ends the session when
-    /// the process dies that called `connect(2)` for the socket, whoever has it since. Blocks as [`Self::connect`]
-    /// does.
-    ///
-    /// # Errors
-    /// As [`Self::connect_to`].
-    pub fn from_socket(self, socket: OwnedFd) -> Result<Runtime, Error> {
-        let control = ControlSocket::from_socket(socket, self.control_patience)?;
-        Runtime::open(control, self)
     }
 
     /// Bytes of a segment for the buffers alone.

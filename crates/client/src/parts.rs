@@ -20,7 +20,7 @@ use crate::call::{Call, Values, values};
 use crate::desk::TakenUp;
 use crate::error::Error;
 use crate::lane::{ClientLane, Flight, Lost};
-use crate::runtime::{Runtime, connection_lost};
+use crate::runtime::Runtime;
 
 /// Why not all parts succeeded.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Runtime {
                 Ok(wire) => loop {
                     match window.submit(&call, wire, part) {
                         Some(Ok(())) => break None,
-                        Some(Err(_)) if lane.is_here() => break Some(connection_lost(&call)),
+                        Some(Err(_)) if lane.is_here() => break Some(Error::connection_lost(call)),
                         // The caller's code has forked, and this is the child.
                         Some(Err(_)) => break Some(Error::forked(call)),
                         None => window.finish_first(&mut done)?,

@@ -3,28 +3,23 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use chimaera_fork::{Home, Native};
+use chimaera_fork::Native;
 use chimaera_proto::control::{ControlReply, ControlRequest};
-use chimaera_proto::limits::DATA_OFFSET_BYTES;
 use chimaera_proto::{Access, BufferRange, Status};
-use chimaera_shm::{PublishOrder, Segment, barrier, peer_process};
+use chimaera_shm::{Segment, peer_process};
 use nix::sys::socket::{getsockopt, sockopt};
 
-use crate::admin::AdminClient;
 use crate::buffer::{Buffer, BufferSlice, BufferSliceMut};
 use crate::call::{Call, Finished, Refused, Values, values};
-use crate::control::{ControlSocket, Undone};
+use crate::control::Undone;
 use crate::error::Error;
-use crate::inside::Inside;
 use crate::lane::Lost;
 use crate::lanes::Lanes;
-use crate::link::Link;
 use crate::memory::Memory;
-use crate::options::ConnectOptions;
+use crate::runtime_inner::{DaemonInfo, RuntimeInner};
 use crate::task::Task;
 use crate::task_error::TaskError;
 use crate::unsubmitted::{Unsubmitted, leave_at};
@@ -35,119 +30,21 @@ use crate::unsubmitted::{Unsubmitted, leave_at};
 /// All methods can be called from any number of threads, each of which has a lane of its own.
 #[derive(Clone)]
 pub struct Runtime {
-    session: Arc<Native<Session>>,
-}
-
-struct Session {
-    lanes: Arc<Lanes>,
-    memory: Arc<Memory>,
-    link: Arc<Link>,
-    daemon: DaemonInfo,
-}
-
-/// What the runtime said of itself at connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DaemonInfo {
-    /// Version of its program.
-    pub version: String,
-    /// Its process id.
-    pub process_id: u32,
-    /// Number of its workers.
-    pub worker_count: u32,
+    pub(crate) inner: Arc<Native<RuntimeInner>>,
 }
 
 impl Runtime {
-    /// Connects to the user's daemon or the system's; see [`ConnectOptions::connect`]. Blocks for the daemon's answers;
-    /// there is no twin that does not.
-    ///
-    /// # Errors
-    /// As [`ConnectOptions::connect_to`].
-    pub fn connect() -> Result<Self, Error> {
-        ConnectOptions::new().connect()
-    }
-
-    /// Connects to the daemon at this path.
-    ///
-    /// # Errors
-    /// As [`ConnectOptions::connect_to`].
-    pub fn connect_to(path: impl AsRef<Path>) -> Result<Self, Error> {
-        ConnectOptions::new().connect_to(path)
-    }
-
-    /// Connects over a socket of type `SOCK_SEQPACKET` whose other end a host holds. A daemon ends the session when
-    /// the process dies that called `connect(2)` for the socket, whoever has it since.
-    ///
-    /// # Errors
-    /// As [`ConnectOptions::connect_to`].
-    pub fn from_socket(socket: OwnedFd) -> Result<Self, Error> {
-        ConnectOptions::new().from_socket(socket)
-    }
-
-    pub(crate) fn open(control: ControlSocket, options: ConnectOptions) -> Result<Self, Error> {
-        let connecting = control.connecting();
-        let operation = connecting.as_str();
-        let inside = Inside::enter();
-        let buffer_bytes = options.segment_bytes();
-        let len_bytes = buffer_bytes + DATA_OFFSET_BYTES as u64;
-        let segment = Segment::create("chimaera-client", len_bytes)
-            .map_err(|error| Error::segment(&error, len_bytes, operation))?;
-        let hello = ControlRequest::Hello {
-            client_name: options.name(),
-        };
-        let (reply, _) =
-            control.request(&hello, Some(segment.as_fd()), Instant::now(), operation)?;
-        let ControlReply::Welcome {
-            version,
-            process_id,
-            worker_count,
-            parks_with_barrier,
-        } = reply
-        else {
-            return Err(Undone::unexpected(operation).error);
-        };
-        let segment = Arc::new(segment);
-        let order = if parks_with_barrier && barrier::register() {
-            PublishOrder::HostBarrier
-        } else {
-            PublishOrder::Fence
-        };
-        let home =
-            Home::new(Lanes::next_session()).map_err(|error| Error::io(&error, operation))?;
-        drop(inside);
-        let link = Link::new(
-            home.clone(),
-            control,
-            Arc::clone(&segment),
-            order,
-            options.keep_alive,
-        )?;
-        let link = Arc::new(link);
-        let lanes = Lanes::new(options.spin, Arc::clone(&link));
-        Ok(Self {
-            session: Arc::new(Native::new(Session {
-                lanes: Arc::new(lanes),
-                memory: Arc::new(Memory::new(home, segment, buffer_bytes)),
-                link,
-                daemon: DaemonInfo {
-                    version,
-                    process_id,
-                    worker_count,
-                },
-            })),
-        })
-    }
-
     /// What the runtime said of itself at connection.
     #[must_use]
     pub fn daemon(&self) -> &DaemonInfo {
-        &self.session.daemon
+        &self.inner.daemon
     }
 
     /// Whether the runtime was still there when this was looked at. A process that was forked from the one
     /// that connected is not connected.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.session.lanes.is_here() && !self.session.link.is_lost()
+        self.inner.lanes.is_here() && !self.inner.link.is_lost()
     }
 
     /// A file that becomes readable when the daemon's process has ended, however it does: a daemon closes its
@@ -161,10 +58,10 @@ impl Runtime {
     /// [`Status::ConnectionLost`].
     pub fn watch_daemon(&self) -> Result<Option<OwnedFd>, Error> {
         let operation = "watching the runtime's process";
-        if !self.session.lanes.is_here() {
+        if !self.inner.lanes.is_here() {
             return Err(Error::forked(operation));
         }
-        let socket = self.session.link.control.socket();
+        let socket = self.inner.link.control.socket();
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => Error::new(Status::ConnectionLost, operation),
             _ => Error::io(&error, operation),
@@ -172,12 +69,6 @@ impl Runtime {
         let peer = getsockopt(&**socket, sockopt::PeerCredentials);
         let peer = peer.map_err(|errno| failed(errno.into()))?;
         peer_process::watch(&**socket, peer.pid()).map_err(failed)
-    }
-
-    /// The client of the runtime's admin module: pools, and the runtime itself.
-    #[must_use]
-    pub fn admin(&self) -> AdminClient {
-        AdminClient::new(self.clone())
     }
 
     /// Allocates a buffer that tasks of this runtime can use: aligned to 4096 from that length
@@ -191,7 +82,7 @@ impl Runtime {
     /// process may not have so large a file (`ulimit -f`); [`Status::ConnectionLost`] where the present segments are full;
     /// [`Status::Forked`].
     pub fn allocate_buffer(&self, len: usize) -> Result<Buffer, Error> {
-        Buffer::allocate(&self.session.memory, len, &|index, segment, since| {
+        Buffer::allocate(&self.inner.memory, len, &|index, segment, since| {
             self.add_segment(index, segment, since)
         })
     }
@@ -201,7 +92,7 @@ impl Runtime {
         let request = ControlRequest::AddSegment {
             segment: index as u32,
         };
-        let control = &self.session.link.control;
+        let control = &self.inner.link.control;
         match control.request(&request, Some(segment.as_fd()), since, operation)? {
             (ControlReply::SegmentAdded, _) => Ok(()),
             _ => Err(Undone::unexpected(operation)),
@@ -225,10 +116,10 @@ impl Runtime {
     /// # Errors
     /// As [`Self::call`].
     pub fn call_asleep(&self, call: &Call) -> Result<Values, Error> {
-        let lane = self.session.lanes.current()?;
+        let lane = self.inner.lanes.current()?;
         match lane.submit(call, None) {
             Ok(flight) => lane.finish_asleep(flight, |record| values(call, record)),
-            Err(_) => Err(connection_lost(call)),
+            Err(_) => Err(Error::connection_lost(call)),
         }
     }
 
@@ -238,7 +129,7 @@ impl Runtime {
     /// As [`Self::call`]; [`Status::InvalidBuffer`] for a buffer of another connection.
     #[inline]
     pub fn call_receiving(&self, call: &Call, buffer: BufferSliceMut<'_>) -> Result<Values, Error> {
-        let memory = &self.session.memory;
+        let memory = &self.inner.memory;
         let range = buffer.as_slice().wire_range(memory, Access::ReadWrite)?;
         self.call_with(call, Some(range))
     }
@@ -251,7 +142,7 @@ impl Runtime {
     /// the buffer.
     #[inline]
     pub fn call_sending(&self, call: &Call, buffer: BufferSlice<'_>) -> Result<Values, Error> {
-        let range = buffer.wire_range(&self.session.memory, Access::ReadOnly)?;
+        let range = buffer.wire_range(&self.inner.memory, Access::ReadOnly)?;
         self.call_with(call, Some(range))
     }
 
@@ -259,10 +150,10 @@ impl Runtime {
     /// submitting and waiting can unwind.
     #[inline]
     fn call_with(&self, call: &Call, buffer: Option<BufferRange>) -> Result<Values, Error> {
-        let lane = self.session.lanes.current()?;
+        let lane = self.inner.lanes.current()?;
         match lane.submit(call, buffer) {
             Ok(flight) => lane.finish(flight, |record| values(call, record)),
-            Err(_) => Err(connection_lost(call)),
+            Err(_) => Err(Error::connection_lost(call)),
         }
     }
 
@@ -281,7 +172,7 @@ impl Runtime {
         buffer: Option<Buffer>,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Task<T> {
-        let memory = &self.session.memory;
+        let memory = &self.inner.memory;
         let range = match buffer
             .as_ref()
             .map(|buffer| BufferSlice::from(buffer).wire_range(memory, Access::ReadWrite))
@@ -302,7 +193,7 @@ impl Runtime {
         buffer: Option<Buffer>,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Task<T> {
-        let lane = match self.session.lanes.current() {
+        let lane = match self.inner.lanes.current() {
             Ok(lane) => lane,
             Err(error) => return Task::refused(Refused::new(call, buffer, error), finish),
         };
@@ -313,7 +204,7 @@ impl Runtime {
         match submitted {
             Some(Ok(flight)) => Task::new(lane, flight, finish),
             Some(Err(Lost)) => {
-                let error = connection_lost(&call);
+                let error = Error::connection_lost(call);
                 Task::refused(Refused::new(call, buffer, error), finish)
             }
             None => self.submit_later(call, range, buffer, finish),
@@ -329,7 +220,7 @@ impl Runtime {
         buffer: Option<Buffer>,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Task<T> {
-        match Unsubmitted::new(self, call, range, buffer) {
+        match Unsubmitted::new(&self.inner, call, range, buffer) {
             Ok(unsubmitted) => {
                 let task = Task::unsubmitted(unsubmitted, finish);
                 let _ = task.is_complete();
@@ -342,27 +233,22 @@ impl Runtime {
     /// Frees what dropped task handles left behind and whose tasks have completed. Submitting
     /// does this on its own lane; this does it on all.
     pub fn reap(&self) {
-        self.session.lanes.reap_orphans();
+        self.inner.lanes.reap_orphans();
     }
 
     pub(crate) fn lanes(&self) -> &Arc<Lanes> {
-        &self.session.lanes
+        &self.inner.lanes
     }
 
     pub(crate) fn memory(&self) -> &Arc<Memory> {
-        &self.session.memory
+        &self.inner.memory
     }
-}
-
-#[cold]
-pub(crate) fn connection_lost(call: &Call) -> Error {
-    Error::new(Status::ConnectionLost, call)
 }
 
 impl fmt::Debug for Runtime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Runtime")
-            .field("daemon", &self.session.daemon)
+            .field("daemon", &self.inner.daemon)
             .field("connected", &self.is_connected())
             .finish_non_exhaustive()
     }

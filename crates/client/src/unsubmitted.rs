@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::thread;
 
+use chimaera_fork::Native;
 use chimaera_proto::{BufferRange, Status};
 
 use crate::buffer::Buffer;
@@ -22,7 +23,7 @@ use crate::lanes::Lanes;
 use crate::place::Place;
 use crate::queue::Ticket;
 use crate::room::Seat;
-use crate::runtime::{Runtime, connection_lost};
+use crate::runtime_inner::RuntimeInner;
 use crate::wakers::{Unparking, Wakers, unpark_this_thread, wake_all};
 
 /// Tasks of a session that may wait to be submitted.
@@ -55,7 +56,7 @@ impl Unsubmitted {
     /// # Errors
     /// [`Status::Busy`].
     pub(crate) fn new(
-        runtime: &Runtime,
+        runtime: &Arc<Native<RuntimeInner>>,
         call: Call,
         range: Option<BufferRange>,
         buffer: Option<Buffer>,
@@ -214,7 +215,7 @@ impl Unsubmitted {
     fn submitted(&self, lane: &Arc<ClientLane>, submitted: Result<Flight, Lost>) -> Attempt {
         match submitted {
             Ok(flight) => Attempt::Submitted(Arc::clone(lane), flight),
-            Err(Lost) => Attempt::Refused(connection_lost(&self.call)),
+            Err(Lost) => Attempt::Refused(Error::connection_lost(self.call)),
         }
     }
 }
@@ -229,27 +230,27 @@ pub(crate) fn leave_at(place: &mut Place, call: Call, buffer: &mut Option<Buffer
 }
 
 /// One of the session's unsubmitted tasks, as long as it is there.
-struct Counted(Runtime);
+struct Counted(Arc<Native<RuntimeInner>>);
 
 impl Counted {
-    fn new(runtime: &Runtime) -> Option<Self> {
-        let count = &runtime.lanes().unsubmitted;
+    fn new(runtime: &Arc<Native<RuntimeInner>>) -> Option<Self> {
+        let count = &runtime.lanes.unsubmitted;
         // Relaxed: the count stands for itself.
         let before = count.fetch_add(1, Ordering::Relaxed);
         if before >= MOST_UNSUBMITTED {
             count.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(Self(runtime.clone()))
+        Some(Self(Arc::clone(runtime)))
     }
 
     fn lanes(&self) -> &Arc<Lanes> {
-        self.0.lanes()
+        &self.0.lanes
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.lanes().unsubmitted.fetch_sub(1, Ordering::Relaxed);
+        self.0.lanes.unsubmitted.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,0 +1,147 @@
+//! Connecting: the handshake with a daemon, and what a connection begins with.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use chimaera_fork::{Home, Native};
+use chimaera_proto::control::{ControlReply, ControlRequest};
+use chimaera_proto::limits::DATA_OFFSET_BYTES;
+use chimaera_proto::socket_path::SocketPlace;
+use chimaera_shm::{PublishOrder, Segment, barrier};
+
+use crate::control::{ControlSocket, Undone};
+use crate::error::Error;
+use crate::finding;
+use crate::inside::Inside;
+use crate::lanes::Lanes;
+use crate::link::Link;
+use crate::memory::Memory;
+use crate::options::ConnectOptions;
+use crate::runtime::Runtime;
+use crate::runtime_inner::{DaemonInfo, RuntimeInner};
+
+impl Runtime {
+    /// Connects to the user's daemon or the system's; see [`ConnectOptions::connect`]. Blocks for the daemon's answers;
+    /// there is no twin that does not.
+    ///
+    /// # Errors
+    /// As [`ConnectOptions::connect_to`].
+    pub fn connect() -> Result<Self, Error> {
+        ConnectOptions::new().connect()
+    }
+
+    /// Connects to the daemon at this path.
+    ///
+    /// # Errors
+    /// As [`ConnectOptions::connect_to`].
+    pub fn connect_to(path: impl AsRef<Path>) -> Result<Self, Error> {
+        ConnectOptions::new().connect_to(path)
+    }
+
+    /// Connects over a socket of type `SOCK_SEQPACKET` whose other end a host holds. A daemon ends the session when
+    /// the process dies that called `connect(2)` for the socket, whoever has it since.
+    ///
+    /// # Errors
+    /// As [`ConnectOptions::connect_to`].
+    pub fn from_socket(socket: OwnedFd) -> Result<Self, Error> {
+        ConnectOptions::new().from_socket(socket)
+    }
+}
+
+impl ConnectOptions {
+    /// Connects to the daemon where daemons listen if nobody says otherwise: at the user's own socket, or
+    /// else at the system's ([`SocketPlace::all`]). Blocks for the daemon's answers; there is no twin that does not.
+    ///
+    /// # Errors
+    /// As [`Self::connect_to`].
+    pub fn connect(self) -> Result<Runtime, Error> {
+        Runtime::open(self.find_daemon(&SocketPlace::all())?, self)
+    }
+
+    /// Connects to the daemon at this path. Blocks as [`Self::connect`] does.
+    ///
+    /// # Errors
+    /// [`Status::NoRuntime`](crate::Status::NoRuntime) where no daemon listens there; no right to use it, another
+    /// version, or a refusal; [`Status::PermissionDenied`](crate::Status::PermissionDenied) also if somebody runs it
+    /// who is not trusted; [`Status::OutOfMemory`](crate::Status::OutOfMemory),
+    /// [`Status::OutOfResources`](crate::Status::OutOfResources) or, where this process may not have so large a file
+    /// (`ulimit -f`), [`Status::IoError`](crate::Status::IoError) for the segment: see [`Self::buffer_bytes`].
+    pub fn connect_to(self, path: impl AsRef<Path>) -> Result<Runtime, Error> {
+        let place = SocketPlace::named(path.as_ref());
+        Runtime::open(self.find_daemon(&[place])?, self)
+    }
+
+    /// Connects over a socket of type `SOCK_SEQPACKET` whose other end a host holds. A daemon ends the session when
+    /// the process dies that called `connect(2)` for the socket, whoever has it since. Blocks as [`Self::connect`]
+    /// does.
+    ///
+    /// # Errors
+    /// As [`Self::connect_to`].
+    pub fn from_socket(self, socket: OwnedFd) -> Result<Runtime, Error> {
+        let control = ControlSocket::from_socket(socket, self.control_patience)?;
+        Runtime::open(control, self)
+    }
+
+    /// Connects to the daemon at the first of these places where one listens.
+    pub(crate) fn find_daemon(&self, places: &[SocketPlace]) -> Result<ControlSocket, Error> {
+        finding::find_daemon(places, self.control_patience, &self.trust)
+    }
+}
+
+impl Runtime {
+    pub(crate) fn open(control: ControlSocket, options: ConnectOptions) -> Result<Self, Error> {
+        let connecting = control.connecting();
+        let operation = connecting.as_str();
+        let inside = Inside::enter();
+        let buffer_bytes = options.segment_bytes();
+        let len_bytes = buffer_bytes + DATA_OFFSET_BYTES as u64;
+        let segment = Segment::create("chimaera-client", len_bytes)
+            .map_err(|error| Error::segment(&error, len_bytes, operation))?;
+        let hello = ControlRequest::Hello {
+            client_name: options.name(),
+        };
+        let (reply, _) =
+            control.request(&hello, Some(segment.as_fd()), Instant::now(), operation)?;
+        let ControlReply::Welcome {
+            version,
+            process_id,
+            worker_count,
+            parks_with_barrier,
+        } = reply
+        else {
+            return Err(Undone::unexpected(operation).error);
+        };
+        let segment = Arc::new(segment);
+        let order = if parks_with_barrier && barrier::register() {
+            PublishOrder::HostBarrier
+        } else {
+            PublishOrder::Fence
+        };
+        let home =
+            Home::new(Lanes::next_session()).map_err(|error| Error::io(&error, operation))?;
+        drop(inside);
+        let link = Link::new(
+            home.clone(),
+            control,
+            Arc::clone(&segment),
+            order,
+            options.keep_alive,
+        )?;
+        let link = Arc::new(link);
+        let lanes = Lanes::new(options.spin, Arc::clone(&link));
+        Ok(Self {
+            inner: Arc::new(Native::new(RuntimeInner {
+                lanes: Arc::new(lanes),
+                memory: Arc::new(Memory::new(home, segment, buffer_bytes)),
+                link,
+                daemon: DaemonInfo {
+                    version,
+                    process_id,
+                    worker_count,
+                },
+            })),
+        })
+    }
+}

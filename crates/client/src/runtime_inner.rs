@@ -1,0 +1,26 @@
+//! What the clones of a [`Runtime`](crate::Runtime), and tasks that were not submitted yet, share.
+
+use std::sync::Arc;
+
+use crate::lanes::Lanes;
+use crate::link::Link;
+use crate::memory::Memory;
+
+/// A connected runtime: it stays connected as long as somebody shares this.
+pub(crate) struct RuntimeInner {
+    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) link: Arc<Link>,
+    pub(crate) daemon: DaemonInfo,
+}
+
+/// What the runtime said of itself at connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonInfo {
+    /// Version of its program.
+    pub version: String,
+    /// Its process id.
+    pub process_id: u32,
+    /// Number of its workers.
+    pub worker_count: u32,
+}
