@@ -17,7 +17,7 @@ use chimaera_shm::Record;
 use crate::call::Call;
 use crate::inside::{MutexGuard, Outermost, is_inside};
 use crate::lane::{ATTACHED, ClientLane, DONE, Flight, ORPHANED, OWNED};
-use crate::lanes;
+use crate::lingering;
 use crate::place::Place;
 use crate::wakers::Wakers;
 
@@ -66,7 +66,7 @@ pub(crate) fn leave(desk: MutexGuard<'_, Desk>) {
     let lingers = desk.lingers;
     drop(desk);
     if lingers {
-        lanes::let_go();
+        lingering::let_go();
     }
 }
 

@@ -38,7 +38,7 @@ use crossbeam::utils::CachePadded;
 use crate::call::Call;
 use crate::desk::{Desk, leave};
 use crate::inside::Mutex;
-use crate::link::Link;
+use crate::link::{LaneEvents, Link};
 use crate::place::{Place, Places};
 use crate::queue::Queue;
 use crate::submission::{Submission, Turn, Use};
@@ -531,30 +531,6 @@ impl ClientLane {
         self.signs.awaited.load(Ordering::Relaxed)
     }
 
-    /// Has handles tell when they go, now that nobody can submit any more. Returns whether there
-    /// are any ([`Self::is_held`]).
-    pub(crate) fn linger(&self) -> bool {
-        // Its thread may end, and leave its token to another, without a session to tell it to.
-        self.submission.end_ownership();
-        self.desk.lock().lingers = true;
-        self.is_held()
-    }
-
-    /// Whether a handle may still use the lane. To be asked when nobody can submit any more.
-    pub(crate) fn is_held(&self) -> bool {
-        let mut desk = self.desk.lock();
-        self.find_orphans(&mut desk);
-        // Acquire pairs with the release of whoever freed a record with its last access.
-        let mut taken = !self.submission.free_records();
-        let mut is_held = desk.has_parcels();
-        while taken != 0 {
-            let (_, tag) = self.claim_of(taken.trailing_zeros() as usize);
-            is_held |= matches!(tag, ATTACHED | OWNED);
-            taken &= taken - 1;
-        }
-        is_held
-    }
-
     /// Whether the bell rings for all records, on behalf of the queue.
     pub(crate) fn is_watched_for_room(&self) -> bool {
         self.signs.watched_for_room.load(Ordering::Relaxed)
@@ -580,6 +556,17 @@ impl ClientLane {
     /// From now on nothing is submitted. Followed by a fence and a look at the claims.
     pub(crate) fn mark_lost(&self) {
         self.signs.lost.store(true, Ordering::Relaxed);
+    }
+}
+
+impl LaneEvents for ClientLane {
+    fn connection_lost(&self) {
+        self.complete_all_as_lost();
+    }
+
+    fn bell_rang(&self, wakers: &mut Wakers) -> Option<Duration> {
+        self.collect_wakers(wakers);
+        self.look_after_queue(wakers)
     }
 }
 

@@ -5,56 +5,23 @@
 //! and cannot own anything any more: those share.
 
 use std::cell::RefCell;
-use std::ops::Deref;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use chimaera_fork::{Home, PerProcess};
+use chimaera_fork::Home;
 use chimaera_proto::control::{ControlReply, ControlRequest};
 use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::Doorbell;
-use chimaera_shm::thread::spawn;
 
 use crate::control::Undone;
 use crate::error::Error;
 use crate::inside::{Inside, Mutex, NO_LANE, ThisThread, is_inside, refuse_inside};
 use crate::lane::ClientLane;
+use crate::lingering::keep_for_handles;
 use crate::link::Link;
 use crate::submission::Use;
 use crate::waiting::Patience;
-
-/// A task handle's lane. Not counted: counting would cost every task two locked instructions, each
-/// of which waits until all that was written before is with the worker. Instead a session that
-/// ends looks which of its lanes still have handles, and keeps those ([`LINGERING`]).
-#[derive(Clone, Copy)]
-pub(crate) struct LaneRef(NonNull<ClientLane>);
-
-// SAFETY: a lane is shared among threads.
-unsafe impl Send for LaneRef {}
-// SAFETY: as above.
-unsafe impl Sync for LaneRef {}
-
-impl LaneRef {
-    /// For the handle of a task that was submitted on the lane and not yet finished.
-    #[inline]
-    pub(crate) fn of(lane: &Arc<ClientLane>) -> Self {
-        Self(NonNull::from(&**lane))
-    }
-}
-
-impl Deref for LaneRef {
-    type Target = ClientLane;
-
-    #[inline]
-    fn deref(&self) -> &ClientLane {
-        // SAFETY: the handle's task holds a record of the lane or lies at its desk, so `is_held`
-        // says that it is held, and whoever keeps the lane does so until it says otherwise.
-        unsafe { self.0.as_ref() }
-    }
-}
 
 thread_local! {
     /// All lanes of this thread, one per session; given back when it ends. Used inside only.
@@ -262,7 +229,8 @@ impl Lanes {
             Patience::new(self.spin),
             Arc::clone(&self.link),
         ));
-        self.link.enrol(&lane)?;
+        let events: Weak<ClientLane> = Arc::downgrade(&lane);
+        self.link.enrol(events)?;
         assert!(self.lanes[index].set(lane).is_ok(), "lanes are opened once");
         Ok(self.lane(index))
     }
@@ -283,54 +251,6 @@ impl Lanes {
 impl Drop for Lanes {
     fn drop(&mut self) {
         // Nobody submits any more, so there will be no new handles.
-        let lanes = self.lanes.iter_mut().filter_map(OnceLock::take);
-        // Locked first: a handle that is asked to tell finds its lane there.
-        let mut lingering = LINGERING.get().lock();
-        let (held, free): (Vec<_>, Vec<_>) = lanes.partition(|lane| lane.linger());
-        let names: Vec<_> = held.iter().map(Arc::downgrade).collect();
-        lingering.extend(held);
-        drop(lingering);
-        if !names.is_empty() {
-            // Without a thread the few handles that go unnoticed keep the connection.
-            let _ = spawn("chimaera-linger", move || look_after(names));
-        }
-        drop(free);
+        keep_for_handles(self.lanes.iter_mut().filter_map(OnceLock::take));
     }
 }
-
-/// Lanes of sessions that have ended, kept for their handles, and with them the connections. In a forked
-/// child they are its own: its parent's cannot be let go there, as that waits for threads.
-///
-/// Locked before any desk is.
-static LINGERING: PerProcess<Mutex<Vec<Arc<ClientLane>>>> = PerProcess::new(Mutex::default);
-
-/// Lets those lanes go whose last handles are gone. To be called without locks: what goes may
-/// close a connection, and end a runtime in this process.
-#[cold]
-pub(crate) fn let_go() {
-    let gone: Vec<_> = LINGERING
-        .get()
-        .lock()
-        .extract_if(.., |lane| !lane.is_held())
-        .collect();
-    drop(gone);
-}
-
-/// Lets lanes go where no handle does.
-///
-/// A handle that goes on a lingering lane tells ([`let_go`]), unless it was about to go already when
-/// the session ended: its thread may have found the lane its own. So this asks, less and less often.
-fn look_after(mut lanes: Vec<Weak<ClientLane>>) {
-    let mut pause = Duration::from_millis(8);
-    loop {
-        thread::sleep(pause);
-        pause = (pause * 2).min(LONGEST_PAUSE);
-        lanes.retain(|lane| lane.strong_count() != 0);
-        if lanes.is_empty() {
-            return;
-        }
-        let_go();
-    }
-}
-
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);

@@ -114,6 +114,7 @@ mod lane;
 #[cfg(all(test, not(loom)))]
 mod lane_tests;
 mod lanes;
+mod lingering;
 mod link;
 mod loss;
 mod memory;

@@ -24,7 +24,6 @@ use nix::sys::socket::{Shutdown, shutdown};
 use crate::control::ControlSocket;
 use crate::error::Error;
 use crate::inside::Mutex;
-use crate::lane::ClientLane;
 use crate::options::KeepAlive;
 use crate::wakers::{Wakers, wake_all};
 
@@ -46,9 +45,19 @@ pub(crate) struct Link {
     publish_order: PublishOrder,
 }
 
+/// What a connection's threads tell its lanes.
+pub(crate) trait LaneEvents: Send + Sync {
+    /// The daemon is gone: whatever is in flight is to be completed in its place.
+    fn connection_lost(&self);
+
+    /// The bell has rung. Gives the wakers of tasks that have completed or may be submitted, and the time
+    /// after which the lane is to be told again even if the bell does not ring.
+    fn bell_rang(&self, wakers: &mut Wakers) -> Option<Duration>;
+}
+
 /// What the threads work on. It does not keep the lanes alive, nor the connection.
 struct Roster {
-    lanes: Mutex<Vec<Weak<ClientLane>>>,
+    lanes: Mutex<Vec<Weak<dyn LaneEvents>>>,
     /// The segment that has the bell.
     segment: Arc<Segment>,
     lost: AtomicBool,
@@ -100,13 +109,13 @@ impl Link {
     }
 
     /// Includes a new lane in what happens when the daemon dies.
-    pub(crate) fn enrol(&self, lane: &Arc<ClientLane>) -> Result<(), Error> {
+    pub(crate) fn enrol(&self, lane: Weak<dyn LaneEvents>) -> Result<(), Error> {
         let mut lanes = self.roster.lanes.lock();
         // Under the lock: the list is gone through after `lost` is set.
         if self.is_lost() {
             return Err(Error::new(Status::ConnectionLost, "opening a lane"));
         }
-        lanes.push(Arc::downgrade(lane));
+        lanes.push(lane);
         Ok(())
     }
 
@@ -179,7 +188,7 @@ impl Roster {
             lanes.clone()
         };
         for lane in lanes.iter().filter_map(Weak::upgrade) {
-            lane.complete_all_as_lost();
+            lane.connection_lost();
         }
     }
 
@@ -196,8 +205,7 @@ impl Roster {
             let lanes = self.lanes.lock().clone();
             let mut look_again = None;
             for lane in lanes.iter().filter_map(Weak::upgrade) {
-                lane.collect_wakers(&mut wakers);
-                look_again = look_again.or(lane.look_after_queue(&mut wakers));
+                look_again = look_again.or(lane.bell_rang(&mut wakers));
             }
             wake_all(wakers);
             self.segment.wait_for_bell(seen, look_again);

@@ -24,7 +24,7 @@ use crate::desk::{Parcel, TakenUp};
 use crate::error::Error;
 use crate::inside::{is_inside, refusal};
 use crate::lane::{ClientLane, Flight};
-use crate::lanes::LaneRef;
+use crate::lingering::LaneRef;
 use crate::task_error::TaskError;
 use crate::unsubmitted::Unsubmitted;
 use crate::wakers::{Unparking, unpark_this_thread};
