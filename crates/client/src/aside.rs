@@ -9,7 +9,7 @@ use crate::buffer::Buffer;
 use crate::call::{Call, Finished, Refused};
 use crate::compound::Compound;
 use crate::inside::is_inside;
-use crate::task::Pending;
+use crate::pending::{Pending, Watch};
 use crate::task_error::TaskError;
 use crate::unsubmitted::{Attempt, Unsubmitted};
 use crate::wakers::{Unparking, Wakers, unpark_this_thread, wake_all};
@@ -249,14 +249,4 @@ impl Waiting {
         };
         *self = next;
     }
-}
-
-/// Whether a waker was left with a task.
-pub(crate) enum Watch {
-    /// The task has ended.
-    Complete,
-    /// The waker is woken when it does, or may be submitted.
-    Waiting,
-    /// There is no thread to be had that would wake it.
-    Impossible,
 }

@@ -121,6 +121,7 @@ mod memory;
 mod options;
 mod part_tasks;
 mod parts;
+mod pending;
 mod place;
 mod queue;
 mod room;

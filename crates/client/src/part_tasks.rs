@@ -15,10 +15,10 @@ use std::task::{Context, Poll};
 use chimaera_proto::Access;
 use chimaera_proto::limits::LANE_DEPTH;
 
-use crate::aside::Watch;
 use crate::buffer::Buffer;
 use crate::call::{Call, Values};
 use crate::parts::PartError;
+use crate::pending::Watch;
 use crate::runtime::Runtime;
 use crate::task::Task;
 

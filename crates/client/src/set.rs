@@ -7,8 +7,8 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Instant;
 
-use crate::aside::Watch;
 use crate::inside::{is_inside, refusal};
+use crate::pending::Watch;
 use crate::task::{TAKEN, Task};
 use crate::task_error::TaskError;
 use crate::waiting::Looked;

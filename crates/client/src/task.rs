@@ -10,21 +10,19 @@
 
 use std::fmt;
 use std::future::Future;
-use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::aside::{Aim, Aside, Watch};
+use crate::aside::{Aim, Aside};
 use crate::buffer::Buffer;
 use crate::call::{Call, Finished, Refused};
-use crate::desk::{Parcel, TakenUp};
-use crate::error::Error;
-use crate::inside::{is_inside, refusal};
+use crate::inside::is_inside;
 use crate::lane::{ClientLane, Flight};
 use crate::lingering::LaneRef;
+use crate::pending::{Pending, Watch, refused};
 use crate::task_error::TaskError;
 use crate::unsubmitted::Unsubmitted;
 use crate::wakers::{Unparking, unpark_this_thread};
@@ -54,12 +52,6 @@ enum State<T> {
     InFlight(Pending),
     /// `None` once the result was taken.
     Aside(Option<Box<Aside<T>>>),
-}
-
-/// A task in flight.
-pub(crate) struct Pending {
-    lane: LaneRef,
-    flight: Flight,
 }
 
 impl<T> Task<T> {
@@ -336,130 +328,6 @@ fn wait_aside<T>(
 }
 
 pub(crate) const TAKEN: &str = "the result of this task was taken before";
-
-/// The task is another process's, as is its buffer.
-#[cold]
-#[inline(never)]
-fn forked<T>() -> Result<T, TaskError> {
-    Err(Error::forked("waiting for a task").into())
-}
-
-/// A signal handler waits, and what it has interrupted is not to be left half done.
-#[cold]
-#[inline(never)]
-fn refused<T>() -> Result<T, TaskError> {
-    Err(refusal("waiting for a task").into())
-}
-
-impl Pending {
-    #[inline]
-    pub(crate) fn new(lane: &Arc<ClientLane>, flight: Flight) -> Self {
-        Self {
-            lane: LaneRef::of(lane),
-            flight,
-        }
-    }
-
-    /// Whether waiting would not block.
-    #[inline]
-    pub(crate) fn is_complete(&self) -> bool {
-        !self.lane.is_here() || self.lane.is_complete(self.flight)
-    }
-
-    pub(crate) fn call(&self) -> Option<Call> {
-        (self.lane.is_here() && !is_inside()).then(|| self.lane.call_of(self.flight))
-    }
-
-    fn watch(&self, waker: &Waker) -> Watch {
-        // To be told so by who takes the result.
-        if self.is_complete() || is_inside() {
-            Watch::Complete
-        } else if !self.lane.link.watch_the_bell() {
-            Watch::Impossible
-        } else if self.lane.leave_waker(self.flight, waker) {
-            Watch::Complete
-        } else {
-            Watch::Waiting
-        }
-    }
-
-    /// Blocks until the task has ended, and makes its result.
-    #[inline(always)]
-    pub(crate) fn wait<T>(
-        self,
-        finish: fn(Finished<'_>) -> Result<T, TaskError>,
-    ) -> Result<T, TaskError> {
-        if is_inside() {
-            return refused();
-        }
-        // From here on the record is freed, or is not there any more.
-        let this = ManuallyDrop::new(self);
-        let (lane, flight) = (this.lane, this.flight);
-        if !lane.is_here() {
-            return forked();
-        }
-        match lane.take_up(flight) {
-            TakenUp::Owned => {
-                lane.wait_owned(flight, None);
-                // Also if `finish`, which is a module's client's, panics.
-                let end = End { lane, flight };
-                // SAFETY: the claim was moved by this thread, which makes the place its own.
-                let place = unsafe { lane.places.of(flight.record) };
-                let record = lane.memory.record(flight.record);
-                let result = finish(Finished::new(&place.call, record, &mut place.buffer));
-                drop(end);
-                result
-            }
-            TakenUp::Harvested(mut parcel) => {
-                let Parcel { record, place } = &mut *parcel;
-                finish(Finished::new(&place.call, record, &mut place.buffer))
-            }
-        }
-    }
-
-    /// Blocks until the task has ended, but no longer than until the deadline. Returns whether it
-    /// has.
-    fn waits_until(&self, deadline: Option<Instant>) -> bool {
-        let (lane, flight) = (self.lane, self.flight);
-        if self.is_complete() {
-            return true;
-        }
-        // Only a record that nobody else frees is slept on.
-        if !lane.own(flight) {
-            return true;
-        }
-        let is_complete = lane.wait_owned(flight, deadline);
-        lane.give_back(flight);
-        is_complete
-    }
-}
-
-/// The end of a task whose claim is its handle's: its place is emptied and its record freed.
-struct End {
-    lane: LaneRef,
-    flight: Flight,
-}
-
-impl Drop for End {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: as where this is made; what used the place before is done.
-        let place = unsafe { self.lane.places.of(self.flight.record) };
-        if place.buffer.is_some() {
-            place.drop_buffer();
-        }
-        self.lane.release_from_handle(self.flight);
-    }
-}
-
-impl Drop for Pending {
-    #[inline]
-    fn drop(&mut self) {
-        if self.lane.is_here() {
-            self.lane.abandon(self.flight);
-        }
-    }
-}
 
 impl<T> Future for Task<T> {
     type Output = Result<T, TaskError>;
