@@ -20,8 +20,8 @@ use std::sync::Arc;
 use chimaera_proto::{Access, BufferRange, Status};
 
 use crate::error::Error;
-use crate::inside::is_inside;
 use crate::memory::{Extent, Memory, Register};
+use crate::reentrancy::is_inside;
 
 /// Bytes that the runtime can read and write in place. It is given back when it is dropped, on
 /// any thread, also after the [`Runtime`](crate::Runtime) that it came from.

@@ -11,14 +11,14 @@ use chimaera_proto::limits::DATA_OFFSET_BYTES;
 use chimaera_proto::socket_path::SocketPlace;
 use chimaera_shm::{PublishOrder, Segment, barrier};
 
+use crate::connection::Link;
 use crate::control::{ControlSocket, Undone};
 use crate::error::Error;
 use crate::finding;
-use crate::inside::Inside;
-use crate::lanes::Lanes;
-use crate::link::Link;
+use crate::lane_pool::Lanes;
 use crate::memory::Memory;
 use crate::options::ConnectOptions;
+use crate::reentrancy::Inside;
 use crate::runtime::Runtime;
 use crate::runtime_inner::{DaemonInfo, RuntimeInner};
 

@@ -28,7 +28,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use crate::error::Error;
-use crate::inside::{Inside, Mutex, refuse_inside};
+use crate::reentrancy::{Inside, Mutex, refuse_inside};
 
 /// How long the daemon may take for an answer. Its control side answers in microseconds; this
 /// is for one that hangs.

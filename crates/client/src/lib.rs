@@ -95,50 +95,37 @@
 //! - A task costs no system call while both sides are awake, and no allocation.
 //! - Every public handle is `Send + Sync`, and threads do not queue for one another's locks.
 
+mod adaptive_spin;
 mod admin;
-mod aside;
 mod buffer;
 mod call;
-mod compound;
+mod call_parts;
 mod connect;
+mod connection;
 mod control;
-mod desk;
 #[cfg(feature = "embed")]
 mod embed;
 mod error;
 mod finding;
-mod inside;
-#[cfg(all(test, not(loom), feature = "embed"))]
-mod inside_tests;
 mod lane;
-#[cfg(all(test, not(loom)))]
-mod lane_tests;
-mod lanes;
-mod lingering;
-mod link;
-mod loss;
+mod lane_pool;
 mod memory;
 mod options;
-mod part_tasks;
-mod parts;
-mod pending;
-mod place;
-mod queue;
-mod room;
+mod reentrancy;
+#[cfg(all(test, not(loom), feature = "embed"))]
+mod reentrancy_tests;
 mod runtime;
 mod runtime_inner;
-mod set;
-mod submission;
-mod sync;
+mod submit_parts;
 mod task;
 mod task_error;
-mod unsubmitted;
-mod waiting;
+mod task_set;
 mod wakers;
 
 pub use admin::AdminClient;
 pub use buffer::{Buffer, BufferSlice, BufferSliceMut};
 pub use call::{Call, Finished, Values};
+pub use call_parts::PartError;
 #[cfg(feature = "embed")]
 pub use chimaera_chimod::Module;
 pub use chimaera_proto as proto;
@@ -155,12 +142,11 @@ pub use chimaera_runtime::Polling;
 pub use embed::Embed;
 pub use error::Error;
 pub use options::{ConnectOptions, KeepAlive};
-pub use parts::PartError;
 pub use runtime::Runtime;
 pub use runtime_inner::DaemonInfo;
-pub use set::TaskSet;
 pub use task::Task;
 pub use task_error::TaskError;
+pub use task_set::TaskSet;
 
 const _: () = {
     const fn shared<T: Send + Sync>() {}

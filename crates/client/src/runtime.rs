@@ -17,12 +17,12 @@ use crate::call::{Call, Finished, Refused, Values, values};
 use crate::control::Undone;
 use crate::error::Error;
 use crate::lane::Lost;
-use crate::lanes::Lanes;
+use crate::lane_pool::Lanes;
 use crate::memory::Memory;
 use crate::runtime_inner::{DaemonInfo, RuntimeInner};
 use crate::task::Task;
+use crate::task::unsubmitted::{Unsubmitted, leave_at};
 use crate::task_error::TaskError;
-use crate::unsubmitted::{Unsubmitted, leave_at};
 
 /// A connection to a runtime. Clones are the same connection. It ends when the last clone and the
 /// last task handle are dropped; buffers may live longer.

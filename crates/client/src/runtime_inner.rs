@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::lanes::Lanes;
-use crate::link::Link;
+use crate::connection::Link;
+use crate::lane_pool::Lanes;
 use crate::memory::Memory;
 
 /// A connected runtime: it stays connected as long as somebody shares this.

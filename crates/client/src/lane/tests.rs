@@ -15,13 +15,13 @@ use chimaera_proto::{Descriptor, PoolId, PoolQuery, Status};
 use chimaera_shm::{Doorbell, LaneMemory, PublishOrder, Record, Segment, Taken, barrier};
 use nix::libc;
 
+use crate::adaptive_spin::Patience;
 use crate::call::Call;
+use crate::connection::Link;
 use crate::control::{ControlSocket, PATIENCE};
-use crate::desk::TakenUp;
+use crate::lane::handle::TakenUp;
+use crate::lane::submitter::Use;
 use crate::lane::{ClientLane, Flight};
-use crate::link::Link;
-use crate::submission::Use;
-use crate::waiting::Patience;
 
 /// A link to nobody: its other end stays open as long as it is kept.
 fn link(segment: &Arc<Segment>) -> (Arc<Link>, UnixStream) {

@@ -13,8 +13,8 @@ use std::time::Duration;
 use chimaera_fork::PerProcess;
 use chimaera_shm::thread::spawn;
 
-use crate::inside::Mutex;
 use crate::lane::{ATTACHED, ClientLane, OWNED};
+use crate::reentrancy::Mutex;
 
 /// A task handle's lane. Not counted: counting would cost every task two locked instructions, each
 /// of which waits until all that was written before is with the worker. Instead a session that

@@ -33,7 +33,7 @@ use offset_allocator::{Allocation, Allocator};
 
 use crate::control::Undone;
 use crate::error::Error;
-use crate::inside::{Mutex, refuse_inside};
+use crate::reentrancy::{Mutex, refuse_inside};
 
 /// Shards, a power of two; more threads than these share some.
 const SHARDS: usize = 32;

@@ -18,11 +18,11 @@ use chimaera_proto::{BufferRange, Status};
 use crate::buffer::Buffer;
 use crate::call::{Call, Refused};
 use crate::error::Error;
+use crate::lane::backpressure::Seat;
+use crate::lane::payload::Place;
+use crate::lane::wait_queue::Ticket;
 use crate::lane::{ATTACHED, ClientLane, Flight, Lost};
-use crate::lanes::Lanes;
-use crate::place::Place;
-use crate::queue::Ticket;
-use crate::room::Seat;
+use crate::lane_pool::Lanes;
 use crate::runtime_inner::RuntimeInner;
 use crate::wakers::{Unparking, Wakers, unpark_this_thread, wake_all};
 

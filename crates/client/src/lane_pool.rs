@@ -14,14 +14,14 @@ use chimaera_proto::control::{ControlReply, ControlRequest};
 use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::Doorbell;
 
+use crate::adaptive_spin::Patience;
+use crate::connection::Link;
 use crate::control::Undone;
 use crate::error::Error;
-use crate::inside::{Inside, Mutex, NO_LANE, ThisThread, is_inside, refuse_inside};
 use crate::lane::ClientLane;
-use crate::lingering::keep_for_handles;
-use crate::link::Link;
-use crate::submission::Use;
-use crate::waiting::Patience;
+use crate::lane::lingering::keep_for_handles;
+use crate::lane::submitter::Use;
+use crate::reentrancy::{Inside, Mutex, NO_LANE, ThisThread, is_inside, refuse_inside};
 
 thread_local! {
     /// All lanes of this thread, one per session; given back when it ends. Used inside only.

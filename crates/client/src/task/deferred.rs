@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 
 use crate::buffer::Buffer;
 use crate::call::{Call, Finished, Refused};
-use crate::compound::Compound;
-use crate::inside::is_inside;
-use crate::pending::{Pending, Watch};
+use crate::reentrancy::is_inside;
+use crate::task::compound::Compound;
+use crate::task::pending::{Pending, Watch};
+use crate::task::unsubmitted::{Attempt, Unsubmitted};
 use crate::task_error::TaskError;
-use crate::unsubmitted::{Attempt, Unsubmitted};
 use crate::wakers::{Unparking, Wakers, unpark_this_thread, wake_all};
 
 /// What is not in flight.

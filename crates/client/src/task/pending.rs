@@ -6,11 +6,11 @@ use std::task::Waker;
 use std::time::Instant;
 
 use crate::call::{Call, Finished};
-use crate::desk::{Parcel, TakenUp};
 use crate::error::Error;
-use crate::inside::{is_inside, refusal};
+use crate::lane::handle::{Parcel, TakenUp};
+use crate::lane::lingering::LaneRef;
 use crate::lane::{ClientLane, Flight};
-use crate::lingering::LaneRef;
+use crate::reentrancy::{is_inside, refusal};
 use crate::task_error::TaskError;
 
 /// A task in flight.

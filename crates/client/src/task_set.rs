@@ -7,11 +7,11 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Instant;
 
-use crate::inside::{is_inside, refusal};
-use crate::pending::Watch;
+use crate::adaptive_spin::Looked;
+use crate::reentrancy::{is_inside, refusal};
+use crate::task::pending::Watch;
 use crate::task::{TAKEN, Task};
 use crate::task_error::TaskError;
-use crate::waiting::Looked;
 use crate::wakers::{Unparking, unpark_this_thread};
 
 /// Tasks in flight of which the one that ends first is wanted first, such as the transfers that keep

@@ -1,7 +1,7 @@
 //! Who may submit on a lane, and what it has for that: sequences and free records.
 //!
 //! A lane is **owned** or **shared** for its whole life. An owned lane is lent to one thread at a
-//! time ([`crate::lanes`]), and only that thread submits on it: what it has for itself are plain
+//! time ([`crate::lane_pool`]), and only that thread submits on it: what it has for itself are plain
 //! loads and stores. On a shared lane whoever has the lock submits.
 //!
 //! Laws of this module:
@@ -12,7 +12,7 @@
 //!   lanes before its memory is another's.
 //! - `next_sequence` and `free` are touched by the submitter only. From one owner to the next they
 //!   travel under the lock of the directory, from one sharer to the next under the lock here.
-//! - A thread that has a [`Turn`] is inside ([`crate::inside`]), so no signal handler has another one
+//! - A thread that has a [`Turn`] is inside ([`crate::reentrancy`]), so no signal handler has another one
 //!   meanwhile, nor frees a record.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crossbeam::utils::CachePadded;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::inside::{Outermost, ThisThread, set_bits};
+use crate::reentrancy::{Outermost, ThisThread, set_bits};
 
 /// What tells the calling thread from all that run. Never 0.
 #[inline(always)]

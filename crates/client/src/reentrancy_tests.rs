@@ -11,11 +11,11 @@ use chimaera_proto::limits::LANE_DEPTH;
 
 use crate::admin::PING;
 use crate::error::Error;
-use crate::inside::{Inside, Outermost, is_inside, set_bits};
+use crate::reentrancy::{Inside, Outermost, is_inside, set_bits};
 use crate::runtime::Runtime;
-use crate::set::TaskSet;
 use crate::task::Task;
 use crate::task_error::TaskError;
+use crate::task_set::TaskSet;
 
 fn runtime() -> Runtime {
     Runtime::embed().workers(1).start().expect("it starts")

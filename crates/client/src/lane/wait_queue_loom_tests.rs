@@ -10,7 +10,7 @@ use loom::sync::atomic::AtomicUsize;
 use loom::thread;
 
 use super::*;
-use crate::sync::break_guard;
+use crate::lane::sync::break_guard;
 use crate::wakers::wake_all;
 
 fn model(test: impl Fn() + Sync + Send + 'static) {

@@ -17,8 +17,8 @@ use chimaera_shm::Record;
 
 use crate::buffer::{BufferSlice, BufferSliceMut};
 use crate::call::{Call, Values, values};
-use crate::desk::TakenUp;
 use crate::error::Error;
+use crate::lane::handle::TakenUp;
 use crate::lane::{ClientLane, Flight, Lost};
 use crate::runtime::Runtime;
 

@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crate::sync::{AtomicBool, Guard, Mutex, Ordering};
+use crate::lane::sync::{AtomicBool, Guard, Mutex, Ordering};
 use crate::wakers::Wakers;
 
 /// How long a record waits for who was told of it, before another is told. Much longer than an
@@ -232,8 +232,8 @@ impl Line {
 }
 
 #[cfg(all(test, loom))]
-#[path = "queue_loom_tests.rs"]
+#[path = "wait_queue_loom_tests.rs"]
 mod loom_tests;
 #[cfg(all(test, not(loom)))]
-#[path = "queue_tests.rs"]
+#[path = "wait_queue_tests.rs"]
 mod tests;

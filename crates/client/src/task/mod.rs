@@ -1,12 +1,17 @@
 //! Handles of tasks.
 //!
 //! Laws of this module:
-//! - The buffer of a task in flight is at its record ([`crate::place`]), out of reach. It comes out
+//! - The buffer of a task in flight is at its record ([`crate::lane::payload`]), out of reach. It comes out
 //!   with the result, or stays there when the handle is dropped, and is freed when the task is
 //!   done. A handle that is forgotten leaves its record, and its buffer, taken: that leaks, and
 //!   nothing more.
 //! - What is not in flight lies in a box of its own ([`Aside`]), so that a handle stays small where it
 //!   matters.
+
+mod compound;
+mod deferred;
+pub(crate) mod pending;
+pub(crate) mod unsubmitted;
 
 use std::fmt;
 use std::future::Future;
@@ -16,15 +21,15 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::aside::{Aim, Aside};
 use crate::buffer::Buffer;
 use crate::call::{Call, Finished, Refused};
-use crate::inside::is_inside;
+use crate::lane::lingering::LaneRef;
 use crate::lane::{ClientLane, Flight};
-use crate::lingering::LaneRef;
-use crate::pending::{Pending, Watch, refused};
+use crate::reentrancy::is_inside;
+use crate::task::deferred::{Aim, Aside};
+use crate::task::pending::{Pending, Watch, refused};
+use crate::task::unsubmitted::Unsubmitted;
 use crate::task_error::TaskError;
-use crate::unsubmitted::Unsubmitted;
 use crate::wakers::{Unparking, unpark_this_thread};
 
 /// A task that was asked for, or one that has ended and whose result nobody took yet.

@@ -1,4 +1,4 @@
-//! Getting a record where there may be none: waiting in the queue of a lane ([`crate::queue`]).
+//! Getting a record where there may be none: waiting in the queue of a lane ([`crate::lane::wait_queue`]).
 //!
 //! Who waits for a record waits for one of three things: that somebody frees one, that a task in flight
 //! completes whose record a harvest would free, or that the connection is lost. A freed record tells the
@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 use chimaera_proto::BufferRange;
 
 use crate::call::Call;
-use crate::inside::is_inside;
+use crate::lane::payload::Place;
+use crate::lane::wait_queue::{Joined, PATIENCE, Ticket};
 use crate::lane::{ClientLane, Flight, Lost};
-use crate::place::Place;
-use crate::queue::{Joined, PATIENCE, Ticket};
+use crate::reentrancy::is_inside;
 use crate::wakers::{Unparking, Wakers, unpark_this_thread, wake_all};
 
 /// A task's place in the queue of a lane, until it is dropped.

@@ -15,10 +15,10 @@ use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_shm::Record;
 
 use crate::call::Call;
-use crate::inside::{MutexGuard, Outermost, is_inside};
+use crate::lane::lingering;
+use crate::lane::payload::Place;
 use crate::lane::{ATTACHED, ClientLane, DONE, Flight, ORPHANED, OWNED};
-use crate::lingering;
-use crate::place::Place;
+use crate::reentrancy::{MutexGuard, Outermost, is_inside};
 use crate::wakers::Wakers;
 
 /// No task has this sequence.

@@ -1,9 +1,9 @@
-//! The lock and atomics of [`crate::queue`], real or of the model checker, and the steps of its
+//! The lock and atomics of [`crate::lane::wait_queue`], real or of the model checker, and the steps of its
 //! protocol that the model checker can take away, to show that its tests notice. In normal builds all
 //! of it is constant.
 
 #[cfg(not(loom))]
-pub(crate) use crate::inside::Mutex;
+pub(crate) use crate::reentrancy::Mutex;
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicBool, Ordering, fence};
 

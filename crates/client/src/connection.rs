@@ -7,7 +7,7 @@
 //!   are tasks completed in its place, and their buffers given back to their owners.
 //! - Neither thread uses the processor while nothing happens. The second begins with the first
 //!   future that has to wait. While tasks wait for a record it looks now and then whether those that
-//!   were told of one came for it ([`crate::queue`]).
+//!   were told of one came for it ([`crate::lane::wait_queue`]).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,8 +23,8 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::control::ControlSocket;
 use crate::error::Error;
-use crate::inside::Mutex;
 use crate::options::KeepAlive;
+use crate::reentrancy::Mutex;
 use crate::wakers::{Wakers, wake_all};
 
 /// How long to do without a thread that the system did not give, before asking for it again.

@@ -1,4 +1,4 @@
-//! What a lane does when the daemon dies ([`crate::link`]): every task in flight is completed here
+//! What a lane does when the daemon dies ([`crate::connection`]): every task in flight is completed here
 //! instead, and none is missed.
 //!
 //! The watcher of the connection stores `lost`, then fences, then reads every claim. A submitter

@@ -17,10 +17,10 @@ use chimaera_proto::limits::LANE_DEPTH;
 
 use crate::buffer::Buffer;
 use crate::call::{Call, Values};
-use crate::parts::PartError;
-use crate::pending::Watch;
+use crate::call_parts::PartError;
 use crate::runtime::Runtime;
 use crate::task::Task;
+use crate::task::pending::Watch;
 
 impl Runtime {
     /// As [`Self::call_parts_receiving`], for the steps of a task ([`Task::of_steps`]): does not block,

@@ -25,6 +25,17 @@
 //!   no more tasks are in flight than the lane has entries.
 //! - Locks are taken in the order: submission, desk, queue, memory. No waker runs under any of them.
 
+pub(crate) mod backpressure;
+mod disconnect;
+pub(crate) mod handle;
+pub(crate) mod lingering;
+pub(crate) mod payload;
+pub(crate) mod submitter;
+mod sync;
+#[cfg(all(test, not(loom)))]
+mod tests;
+pub(crate) mod wait_queue;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -35,14 +46,14 @@ use chimaera_proto::{BufferRange, Descriptor};
 use chimaera_shm::{Doorbell, Lane, Record, Segment};
 use crossbeam::utils::CachePadded;
 
+use crate::adaptive_spin::{Looked, Patience};
 use crate::call::Call;
-use crate::desk::{Desk, leave};
-use crate::inside::Mutex;
-use crate::link::{LaneEvents, Link};
-use crate::place::{Place, Places};
-use crate::queue::Queue;
-use crate::submission::{Submission, Turn, Use};
-use crate::waiting::{Looked, Patience};
+use crate::connection::{LaneEvents, Link};
+use crate::lane::handle::{Desk, leave};
+use crate::lane::payload::{Place, Places};
+use crate::lane::submitter::{Submission, Turn, Use};
+use crate::lane::wait_queue::Queue;
+use crate::reentrancy::Mutex;
 use crate::wakers::{Wakers, wake_all};
 
 /// What a claim says of its record, below its sequence.
@@ -239,7 +250,7 @@ impl ClientLane {
         leave: impl FnOnce(&mut Place),
     ) -> Result<Flight, Lost> {
         // Relaxed: who freed this record after a loss had seen it, and freeing and taking are
-        // ordered; see `crate::loss`.
+        // ordered; see `crate::lane::disconnect`.
         if self.signs.lost.load(Ordering::Relaxed) {
             turn.put_back(record);
             return Err(Lost);
