@@ -1,6 +1,6 @@
 //! Files that the command line names, to be read whole.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -9,38 +9,28 @@ use nix::fcntl::OFlag;
 
 use crate::failure::Failure;
 
-/// Opens a regular file. Any other may have no end, or wait for ever for a writer. `what` says what it is to
-/// be, and `failed` what it means that it cannot be opened.
-pub(crate) fn open_regular(
-    options: &mut OpenOptions,
-    path: &Path,
-    what: &str,
-    failed: impl Fn(std::io::Error) -> Failure,
-) -> Result<File, Failure> {
-    let without_waiting = options.custom_flags(OFlag::O_NONBLOCK.bits());
-    let file = without_waiting.open(path).map_err(&failed)?;
-    if file.metadata().map_err(&failed)?.is_file() {
-        return Ok(file);
-    }
-    Err(Failure::in_the_way(format!(
-        "{what} {} is not a regular file: name one",
-        path.display()
-    )))
-}
-
-/// The bytes of a regular file that has at most so many.
-pub(crate) fn read_regular(path: &Path, what: &str, most: usize) -> Result<Vec<u8>, Failure> {
+/// The bytes of a regular file that has at most so many. Any other may have no end, or wait for ever for a writer.
+/// `what` says what it is to be.
+pub(crate) fn read_regular(path: &Path, what: &str, max_bytes: usize) -> Result<Vec<u8>, Failure> {
     let failed =
         |error| Failure::system(format_args!("cannot read {what} {}", path.display()))(error);
-    let file = open_regular(OpenOptions::new().read(true), path, what, failed)?;
+    let mut options = OpenOptions::new();
+    let without_waiting = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+    let file = without_waiting.open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(Failure::in_the_way(format!(
+            "{what} {} is not a regular file: name one",
+            path.display()
+        )));
+    }
     let mut bytes = Vec::new();
     // One more tells a file that is too long from one that just fits.
-    file.take(most as u64 + 1)
+    file.take(max_bytes as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
-    if bytes.len() > most {
+    if bytes.len() > max_bytes {
         return Err(Failure::usage(format!(
-            "{what} {} has more than {most} bytes, which is the most",
+            "{what} {} has more than {max_bytes} bytes, which is the most",
             path.display()
         )));
     }

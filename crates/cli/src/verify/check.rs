@@ -6,6 +6,7 @@ use chimaera_bdev_client::{Block, Error, OwnedBlock, OwnerTag, Status};
 
 use super::Pool;
 use super::block::{Stamp, examine};
+use super::error::VerifyError;
 use super::model::{Live, Model, Stamps};
 
 /// What a check has found.
@@ -31,7 +32,14 @@ pub(super) struct Findings {
 
 /// Compares a pool with a journal: every block that was flushed is there, intact, and none is that was
 /// freed.
-pub(super) fn check(model: &Model, pool: &impl Pool) -> Result<Findings, Error> {
+///
+/// # Errors
+/// The pool cannot be listed, or a block not be read for another reason than that the device fails.
+pub(super) fn check(model: &Model, pool: &impl Pool) -> Result<Findings, VerifyError> {
+    compare(model, pool).map_err(VerifyError::pool("checking the blocks"))
+}
+
+fn compare(model: &Model, pool: &impl Pool) -> Result<Findings, Error> {
     let mut findings = Findings::default();
     let (mut listed, mut all) = (BTreeMap::new(), BTreeMap::new());
     for owned in pool.list()? {

@@ -11,13 +11,15 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+
 use super::block::JournalId;
+use super::error::VerifyError;
 use super::model::Model;
-use super::record::{HEADER_START, Record};
-use crate::failure::Failure;
-use crate::input::open_regular;
+use super::record::{HEADER_START, KeptFor, Record};
 
 /// A journal that is being continued.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ pub(super) struct Contents {
 
 impl Journal {
     /// Opens a journal to continue it, or makes a new one with this id.
-    pub(super) fn open(path: &Path, new_id: JournalId) -> Result<Self, Failure> {
+    pub(super) fn open(path: &Path, new_id: JournalId) -> Result<Self, VerifyError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = open(&mut options, path)?;
@@ -65,23 +67,35 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Notes which pool the journal is kept for, unless it says so already.
+    ///
+    /// # Errors
+    /// It was kept for another pool, or cannot be written.
+    pub(super) fn keep_for(&mut self, pool: KeptFor) -> Result<(), VerifyError> {
+        check_kept_for(&self.model, &pool, &self.path)?;
+        match self.model.pool.as_ref() == Some(&pool) {
+            true => Ok(()),
+            false => self.append(&Record::Pool(pool)),
+        }
+    }
+
     /// What the journal says up to now.
     pub(super) const fn model(&self) -> &Model {
         &self.model
     }
 
     /// Appends a record and waits until it is durable.
-    pub(super) fn append(&mut self, record: &Record) -> Result<(), Failure> {
-        self.model.apply(record).map_err(|contradiction| {
-            Failure::new(format!(
-                "what happened contradicts the journal {}: {contradiction}",
-                self.path.display()
-            ))
-        })?;
+    pub(super) fn append(&mut self, record: &Record) -> Result<(), VerifyError> {
+        self.model
+            .apply(record)
+            .map_err(|contradiction| VerifyError::ContradictsJournal {
+                path: self.path.clone(),
+                contradiction,
+            })?;
         self.write(record)
     }
 
-    fn write(&mut self, record: &Record) -> Result<(), Failure> {
+    fn write(&mut self, record: &Record) -> Result<(), VerifyError> {
         let mut line = String::new();
         self.chain = record.write(self.chain, &mut line);
         self.file
@@ -91,27 +105,49 @@ impl Journal {
     }
 }
 
-/// Reads a journal and leaves it as it is.
-pub(super) fn read(path: &Path) -> Result<Model, Failure> {
+/// Refuses a journal that was kept for another pool, in which everything that it promises would be missing.
+fn check_kept_for(model: &Model, pool: &KeptFor, path: &Path) -> Result<(), VerifyError> {
+    match &model.pool {
+        Some(kept_for) if !kept_for.may_be(pool) => Err(VerifyError::JournalOfAnotherPool {
+            path: path.to_path_buf(),
+            kept_for: kept_for.clone(),
+            pool: pool.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Reads a journal that was kept for this pool, and leaves it as it is.
+pub(super) fn read_for(path: &Path, pool: &KeptFor) -> Result<Model, VerifyError> {
+    let model = read(path)?;
+    check_kept_for(&model, pool, path)?;
+    Ok(model)
+}
+
+/// Reads a journal, whichever pool it is kept for, and leaves it as it is.
+pub(super) fn read(path: &Path) -> Result<Model, VerifyError> {
     let mut file = open(OpenOptions::new().read(true), path)?;
     file.try_lock_shared()
         .map_err(|error| locked(path, error))?;
-    read_all(&mut file, path)?.model.ok_or_else(|| {
-        Failure::new(format!(
-            "the journal {} holds no record yet: there is nothing to check",
-            path.display()
-        ))
-    })
+    let contents = read_all(&mut file, path)?;
+    contents
+        .model
+        .ok_or_else(|| VerifyError::EmptyJournal(path.to_path_buf()))
 }
 
-fn open(options: &mut OpenOptions, path: &Path) -> Result<File, Failure> {
-    open_regular(options, path, "the journal", |error| {
-        failed("open", path)(error)
-    })
+fn open(options: &mut OpenOptions, path: &Path) -> Result<File, VerifyError> {
+    // A file of another kind may have no end, or wait for ever for a writer.
+    let without_waiting = options.custom_flags(OFlag::O_NONBLOCK.bits());
+    let file = without_waiting.open(path).map_err(failed("open", path))?;
+    let metadata = file.metadata().map_err(failed("open", path))?;
+    match metadata.is_file() {
+        true => Ok(file),
+        false => Err(VerifyError::NotARegularFile(path.to_path_buf())),
+    }
 }
 
 /// Reads all of a journal, but of somebody's file only as much as shows that it is none.
-fn read_all(file: &mut File, path: &Path) -> Result<Contents, Failure> {
+fn read_all(file: &mut File, path: &Path) -> Result<Contents, VerifyError> {
     let mut bytes = Vec::new();
     Read::by_ref(file)
         .take(HEADER_START.len() as u64)
@@ -121,12 +157,12 @@ fn read_all(file: &mut File, path: &Path) -> Result<Contents, Failure> {
         file.read_to_end(&mut bytes).map_err(failed("read", path))?;
     }
     if !is_part_of_a_header(&bytes) {
-        return Err(Failure::in_the_way(format!(
-            "{} is not a journal of `chimaera verify`: name another file",
-            path.display()
-        )));
+        return Err(VerifyError::NotAJournal(path.to_path_buf()));
     }
-    parse(&bytes).map_err(|damage| Failure::new(format!("{}: {damage}", path.display())))
+    parse(&bytes).map_err(|damage| VerifyError::DamagedJournal {
+        path: path.to_path_buf(),
+        damage,
+    })
 }
 
 /// Reads a journal's bytes. An error says what is wrong with them.
@@ -171,23 +207,23 @@ fn is_part_of_a_header(line: &[u8]) -> bool {
     line.starts_with(start) || start.starts_with(line)
 }
 
-fn failed(verb: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
-    let action = format!("cannot {verb} the journal {}", path.display());
-    Failure::system(action)
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> VerifyError {
+    move |error| VerifyError::JournalFile {
+        action,
+        path: path.to_path_buf(),
+        error,
+    }
 }
 
-fn locked(path: &Path, error: TryLockError) -> Failure {
+fn locked(path: &Path, error: TryLockError) -> VerifyError {
     match error {
-        TryLockError::WouldBlock => Failure::in_the_way(format!(
-            "the journal {} is in use by another process",
-            path.display()
-        )),
+        TryLockError::WouldBlock => VerifyError::JournalInUse(path.to_path_buf()),
         TryLockError::Error(error) => failed("lock", path)(error),
     }
 }
 
 /// A new file is there after a power cut only if its folder is durable too.
-fn sync_folder(path: &Path) -> Result<(), Failure> {
+fn sync_folder(path: &Path) -> Result<(), VerifyError> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

@@ -13,6 +13,7 @@
 
 mod block;
 mod check;
+mod error;
 mod journal;
 #[cfg(test)]
 mod memory;
@@ -27,7 +28,6 @@ mod worker;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chimaera_bdev_client::{
@@ -43,9 +43,10 @@ use crate::reach::connect;
 use crate::size::show_size;
 use block::JournalId;
 use check::Findings;
+use error::VerifyError;
 use journal::Journal;
 use model::Model;
-use record::{KeptFor, Record};
+use record::KeptFor;
 use run::{Plan, Summary};
 
 /// The most that a run holds unless it is told.
@@ -104,10 +105,7 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
     let path = &arguments.pool.journal;
     let new_id = JournalId(random()?);
     let mut journal = Journal::open(path, new_id)?;
-    check_kept_for(journal.model(), &verified, path)?;
-    if journal.model().pool.as_ref() != Some(&verified) {
-        journal.append(&Record::Pool(verified))?;
-    }
+    journal.keep_for(verified)?;
     let held = journal.model().bytes();
     let default = || -> Result<u64, Failure> {
         let free = pool.get_stats()?.remaining_size;
@@ -131,29 +129,13 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
         Some(summary) => show_run(summary, plan.seed),
         None => {}
     }
-    outcome.map_err(|failure| {
-        failure.explain_loss(format_args!(
+    outcome.map_err(|error| {
+        Failure::from(error).explain_loss(format_args!(
         "the journal {} says what must be there: once a daemon has the pool open again, run `{}`",
         path.display(),
         check_command(&arguments.pool)
     ))
     })
-}
-
-/// Refuses a journal that was kept for another pool, of which everything in it would be lost here.
-fn check_kept_for(model: &Model, verified: &KeptFor, path: &Path) -> Result<(), Failure> {
-    match &model.pool {
-        Some(kept_for) if !kept_for.may_be(verified) => Err(Failure::in_the_way(format!(
-            "the journal {} was kept for the pool {} with id {}, and says nothing of {} with id {}: name that pool, or \
-             this one's journal",
-            path.display(),
-            kept_for.name,
-            kept_for.id,
-            verified.name,
-            verified.id
-        ))),
-        _ => Ok(()),
-    }
 }
 
 /// A run that has no room for a block verifies nothing.
@@ -243,10 +225,8 @@ fn show_model(model: &Model) {
 
 fn check_pool(arguments: &VerifyCheckArguments, global: &Global) -> Result<(), Failure> {
     let (pool, verified) = open_verified(&arguments.pool)?;
-    let path = &arguments.pool.journal;
-    let model = journal::read(path)?;
-    check_kept_for(&model, &verified, path)?;
-    let findings = check::check(&model, &pool).map_err(during("checking the blocks"))?;
+    let model = journal::read_for(&arguments.pool.journal, &verified)?;
+    let findings = check::check(&model, &pool)?;
     if global.json {
         output::json(&report::Check::new(&model, &findings))?;
     } else {
@@ -306,15 +286,32 @@ fn show_rows(rows: &[(&str, String)]) {
     }
 }
 
-/// A failure of the pool, while this was being done. That daemon or pool went away is not the pool's
-/// fault: it is what a crash looks like from here, and has its own exit code.
-fn during(what: &str) -> impl FnOnce(Error) -> Failure {
-    move |error| match error.status() {
-        Status::ConnectionLost | Status::ShuttingDown => {
-            Failure::no_runtime(format!("the daemon went away during {what}"))
+/// The exit code of a failed run or check. That the daemon or the pool went away has one of its own: it is what a
+/// crash looks like from here.
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        let text = error.to_string();
+        match error {
+            VerifyError::Pool { error, .. } => match error.status() {
+                Status::ConnectionLost | Status::ShuttingDown => Self::no_runtime(text),
+                Status::PoolNotFound => Self::not_found(text),
+                _ => error.into(),
+            },
+            VerifyError::JournalFile {
+                action,
+                path,
+                error,
+            } => Self::system(format_args!(
+                "cannot {action} the journal {}",
+                path.display()
+            ))(error),
+            VerifyError::NotARegularFile(_)
+            | VerifyError::NotAJournal(_)
+            | VerifyError::JournalInUse(_)
+            | VerifyError::JournalOfAnotherPool { .. } => Self::in_the_way(text),
+            VerifyError::NoThread(_) => Self::new(format!("{text}, or run with fewer `--threads`")),
+            _ => Self::new(text),
         }
-        Status::PoolNotFound => Failure::not_found(format!("the pool went away during {what}")),
-        _ => error.into(),
     }
 }
 

@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_shm::thread::{NoThread, ScopedJoinHandle, scope, spawn_scoped};
 
+use super::Pool;
 use super::block::{JournalId, Stamp};
 use super::check::{Findings, check};
+use super::error::VerifyError;
 use super::journal::Journal;
 use super::model::{Live, Model};
 use super::random::Random;
 use super::record::{Change, Flushed, Record};
 use super::worker::{Counts, Held, Shared, Worker, lock};
-use super::{Pool, during};
-use crate::failure::Failure;
 
 /// How to run.
 #[derive(Clone, Copy, Debug)]
@@ -42,7 +42,7 @@ pub(super) fn run(
     mut journal: Journal,
     plan: Plan,
     is_over: impl Fn(Counts) -> bool + Sync,
-) -> (Result<(), Failure>, Option<Summary>) {
+) -> (Result<(), VerifyError>, Option<Summary>) {
     let (before, continued) = match begin(pool, &mut journal, plan) {
         Ok(begun) => begun,
         Err(failure) => return (Err(failure), None),
@@ -72,7 +72,7 @@ pub(super) fn run(
 
 /// The outcome that says more: when a daemon goes away, every thread loses it, and one may have found
 /// before that the pool broke a promise.
-fn worse(one: Result<(), Failure>, other: Result<(), Failure>) -> Result<(), Failure> {
+fn worse(one: Result<(), VerifyError>, other: Result<(), VerifyError>) -> Result<(), VerifyError> {
     match (one, other) {
         (Err(one), Err(other)) if one.is_loss() => Err(other),
         (Err(one), _) => Err(one),
@@ -81,7 +81,7 @@ fn worse(one: Result<(), Failure>, other: Result<(), Failure>) -> Result<(), Fai
 }
 
 /// How a thread ended, and what it did until then.
-type Outcome = (Result<(), Failure>, Counts);
+type Outcome = (Result<(), VerifyError>, Counts);
 
 fn run_threads<P: Pool>(
     shared: &Shared<'_, P>,
@@ -135,10 +135,7 @@ fn outcome(thread: Result<ScopedJoinHandle<'_, Outcome>, NoThread>) -> Outcome {
     match thread.map(ScopedJoinHandle::join) {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(panic)) => std::panic::resume_unwind(panic),
-        Err(refused) => {
-            let text = format!("{refused}, or run with fewer `--threads`");
-            (Err(Failure::new(text)), Counts::default())
-        }
+        Err(refused) => (Err(VerifyError::NoThread(refused)), Counts::default()),
     }
 }
 
@@ -154,14 +151,13 @@ fn begin(
     pool: &impl Pool,
     journal: &mut Journal,
     plan: Plan,
-) -> Result<(Findings, Vec<Held>), Failure> {
-    let findings = check(journal.model(), pool).map_err(during("checking the blocks"))?;
+) -> Result<(Findings, Vec<Held>), VerifyError> {
+    let findings = check(journal.model(), pool)?;
     if let Some(first) = findings.violations.first() {
-        return Err(Failure::new(format!(
-            "the pool has not what the journal promises, so the run does not go on: {first} ({} \
-             such in all, which verify check lists)",
-            findings.violations.len()
-        )));
+        return Err(VerifyError::NotAsPromised {
+            first: first.clone(),
+            violations: findings.violations.len(),
+        });
     }
     journal.append(&Record::Begin {
         threads: plan.threads,
@@ -183,12 +179,12 @@ fn settle_frees(
     pool: &impl Pool,
     journal: &mut Journal,
     findings: &Findings,
-) -> Result<(), Failure> {
+) -> Result<(), VerifyError> {
     for block in findings.still_there.iter().chain(&findings.recent) {
-        pool.free(&[*block]).map_err(during("a free"))?;
+        pool.free(&[*block]).map_err(VerifyError::pool("a free"))?;
     }
     pool.flush()
-        .map_err(during("what the last run left open"))?;
+        .map_err(VerifyError::pool("what the last run left open"))?;
     let model = journal.model();
     let freed = model.live.values().filter(|live| live.freeing);
     let mut changes: Vec<_> = freed
@@ -209,7 +205,7 @@ fn settle_frees(
 }
 
 /// Writes anew what the last run was overwriting, so that every block holds one generation.
-fn settle_contents(pool: &impl Pool, journal: &mut Journal) -> Result<(), Failure> {
+fn settle_contents(pool: &impl Pool, journal: &mut Journal) -> Result<(), VerifyError> {
     const THREAD: u8 = 0;
     let model = journal.model();
     let id = model.id;
@@ -226,7 +222,7 @@ fn settle_contents(pool: &impl Pool, journal: &mut Journal) -> Result<(), Failur
     let used = u32::try_from(mixed.len())
         .ok()
         .and_then(|count| stamps.reserved.checked_add(count))
-        .ok_or_else(|| Failure::new("the journal has no numbers left: begin a new one"))?;
+        .ok_or(VerifyError::NoNumbersLeft)?;
     let reserve = |used, reserved, changes| {
         Record::Flushed(Flushed {
             thread: THREAD,
@@ -251,12 +247,18 @@ fn settle_contents(pool: &impl Pool, journal: &mut Journal) -> Result<(), Failur
         write(pool, id, live, generation)?;
     }
     pool.flush()
-        .map_err(during("what the last run left open"))?;
+        .map_err(VerifyError::pool("what the last run left open"))?;
     journal.append(&reserve(used, used, changes))
 }
 
-fn write(pool: &impl Pool, id: JournalId, live: &Live, generation: Stamp) -> Result<(), Failure> {
+fn write(
+    pool: &impl Pool,
+    id: JournalId,
+    live: &Live,
+    generation: Stamp,
+) -> Result<(), VerifyError> {
     let mut bytes = vec![0; live.block.size as usize];
     super::block::fill(id, &live.block, generation, &mut bytes);
-    pool.write(&live.block, &bytes).map_err(during("a write"))
+    pool.write(&live.block, &bytes)
+        .map_err(VerifyError::pool("a write"))
 }

@@ -7,13 +7,13 @@ use chimaera_bdev_client::{Block, BlockType, OwnedBlock, OwnerTag};
 
 use super::block::{JournalId, SECTOR_BYTES, Stamp, fill};
 use super::check::{Findings, check};
+use super::error::VerifyError;
 use super::journal::{self, Journal};
 use super::memory::{Fault, Memory};
 use super::model::{Live, Model, Stamps};
 use super::random::Random;
 use super::run::{Plan, Summary, run};
 use super::worker::Counts;
-use crate::failure::Failure;
 
 const ID: JournalId = JournalId(0xdead << 100 | 0xbeef);
 
@@ -22,7 +22,7 @@ fn work(
     pool: &Memory,
     path: &Path,
     (threads, flushes): (u8, u64),
-) -> (Result<(), Failure>, Option<Summary>) {
+) -> (Result<(), VerifyError>, Option<Summary>) {
     let journal = Journal::open(path, ID).expect("opens");
     let plan = Plan {
         threads,

@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_bdev_client::{Block, Status};
 
+use super::Pool;
 use super::block::{JournalId, Stamp, examine, fill};
+use super::error::VerifyError;
 use super::journal::Journal;
 use super::random::Random;
 use super::record::{Change, Flushed, Record};
-use super::{Pool, during};
-use crate::failure::Failure;
 
 /// Most actions of a step.
 const ACTIONS_MAXIMUM: usize = 24;
@@ -108,7 +108,10 @@ enum Action {
 
 impl<P: Pool> Worker<'_, P> {
     /// Works until `is_over` says so or another thread has failed.
-    pub(super) fn run(&mut self, mut is_over: impl FnMut(Counts) -> bool) -> Result<(), Failure> {
+    pub(super) fn run(
+        &mut self,
+        mut is_over: impl FnMut(Counts) -> bool,
+    ) -> Result<(), VerifyError> {
         self.report(Vec::new(), false)?;
         loop {
             let is_last = is_over(self.counts) || self.shared.stop.load(Ordering::Relaxed);
@@ -119,7 +122,7 @@ impl<P: Pool> Worker<'_, P> {
         }
     }
 
-    fn step(&mut self, is_last: bool) -> Result<(), Failure> {
+    fn step(&mut self, is_last: bool) -> Result<(), VerifyError> {
         let actions = self.plan()?;
         let announced = announcements(&actions);
         if !announced.is_empty() {
@@ -142,7 +145,7 @@ impl<P: Pool> Worker<'_, P> {
         self.shared
             .pool
             .flush()
-            .map_err(during("what was done since the last flush"))?;
+            .map_err(VerifyError::pool("what was done since the last flush"))?;
         self.counts.flushes += 1;
         let mut changes = announced;
         changes.extend(fresh.iter().map(|held| Change::Allocated {
@@ -155,7 +158,7 @@ impl<P: Pool> Worker<'_, P> {
     }
 
     /// What to do in a step: to each block one thing at most.
-    fn plan(&mut self) -> Result<Vec<Action>, Failure> {
+    fn plan(&mut self) -> Result<Vec<Action>, VerifyError> {
         let mut actions = Vec::new();
         let mut taken = BTreeSet::new();
         let mut bytes = self.held.iter().map(|held| held.block.size).sum::<u64>();
@@ -200,7 +203,7 @@ impl<P: Pool> Worker<'_, P> {
         taken.insert(held.block.offset).then_some(held)
     }
 
-    fn allocate(&mut self, bytes: u64, fresh: &mut Vec<Held>) -> Result<(), Failure> {
+    fn allocate(&mut self, bytes: u64, fresh: &mut Vec<Held>) -> Result<(), VerifyError> {
         let allocation = self.stamp()?;
         let tag = self.shared.id.tag(allocation);
         let blocks = match self.shared.pool.allocate(bytes, tag) {
@@ -209,7 +212,7 @@ impl<P: Pool> Worker<'_, P> {
                 self.counts.without_space += 1;
                 return Ok(());
             }
-            Err(error) => return Err(during("an allocation")(error)),
+            Err(error) => return Err(VerifyError::pool("an allocation")(error)),
         };
         self.counts.allocated += blocks.len() as u64;
         blocks.iter().try_for_each(|block| self.take(block))?;
@@ -237,12 +240,12 @@ impl<P: Pool> Worker<'_, P> {
     }
 
     /// Notes that a block is held. The pool must not have given it to anyone else.
-    fn take(&self, block: &Block) -> Result<(), Failure> {
+    fn take(&self, block: &Block) -> Result<(), VerifyError> {
         let mut all = lock(&self.shared.held);
         let end = block.offset + block.size;
         let before = all.range(..end).next_back();
         if let Some((&offset, _)) = before.filter(|&(_, &other_end)| other_end > block.offset) {
-            return Err(Failure::new(format!(
+            return Err(VerifyError::BrokenPromise(format!(
                 "the pool gave out {} at {:#x}, of which a part is that of the block at \
                  {offset:#x}, which nobody has freed",
                 block.block_type, block.offset
@@ -252,7 +255,7 @@ impl<P: Pool> Worker<'_, P> {
         Ok(())
     }
 
-    fn free(&mut self, those: &[Held]) -> Result<(), Failure> {
+    fn free(&mut self, those: &[Held]) -> Result<(), VerifyError> {
         let blocks: Vec<Block> = those.iter().map(|held| held.block).collect();
         // Before the free: as soon as it is done, another thread may be given the space.
         let mut all = lock(&self.shared.held);
@@ -261,44 +264,45 @@ impl<P: Pool> Worker<'_, P> {
         }
         drop(all);
         self.held.retain(|held| !blocks.contains(&held.block));
-        self.shared.pool.free(&blocks).map_err(during("a free"))?;
+        self.shared
+            .pool
+            .free(&blocks)
+            .map_err(VerifyError::pool("a free"))?;
         self.counts.freed += blocks.len() as u64;
         Ok(())
     }
 
-    pub(super) fn write(&mut self, block: &Block, generation: Stamp) -> Result<(), Failure> {
+    pub(super) fn write(&mut self, block: &Block, generation: Stamp) -> Result<(), VerifyError> {
         let mut bytes = vec![0; block.size as usize];
         fill(self.shared.id, block, generation, &mut bytes);
         self.shared
             .pool
             .write(block, &bytes)
-            .map_err(during("a write"))?;
+            .map_err(VerifyError::pool("a write"))?;
         self.counts.written_blocks += 1;
         self.counts.written_bytes += block.size;
         Ok(())
     }
 
-    fn read(&mut self, held: &Held) -> Result<(), Failure> {
+    fn read(&mut self, held: &Held) -> Result<(), VerifyError> {
         let block = &held.block;
         let mut bytes = vec![0; block.size as usize];
         self.shared
             .pool
             .read(block, &mut bytes)
-            .map_err(during("a read"))?;
+            .map_err(VerifyError::pool("a read"))?;
         self.counts.read_blocks += 1;
         examine(self.shared.id, block, &[held.generation], &bytes).map_err(|wrong| {
-            Failure::new(format!(
+            VerifyError::BrokenPromise(format!(
                 "the block of {} at {:#x} holds {wrong}; written was generation {}",
                 block.block_type, block.offset, held.generation
             ))
         })
     }
 
-    pub(super) fn stamp(&mut self) -> Result<Stamp, Failure> {
+    pub(super) fn stamp(&mut self) -> Result<Stamp, VerifyError> {
         if self.used == self.reserved {
-            return Err(Failure::new(
-                "the journal has no numbers left: begin a new one",
-            ));
+            return Err(VerifyError::NoNumbersLeft);
         }
         self.used += 1;
         Ok(Stamp::new(self.thread, self.used))
@@ -306,7 +310,7 @@ impl<P: Pool> Worker<'_, P> {
 
     /// Has the journal say what a flush has made durable. After the last step no stamp is left to give,
     /// so that a check knows that there is no later block.
-    fn report(&mut self, changes: Vec<Change>, is_last: bool) -> Result<(), Failure> {
+    fn report(&mut self, changes: Vec<Change>, is_last: bool) -> Result<(), VerifyError> {
         let stamps = if is_last { 0 } else { STAMPS_PER_STEP };
         self.reserved = self.used.saturating_add(stamps);
         self.append(&Record::Flushed(Flushed {
@@ -317,7 +321,7 @@ impl<P: Pool> Worker<'_, P> {
         }))
     }
 
-    fn append(&self, record: &Record) -> Result<(), Failure> {
+    fn append(&self, record: &Record) -> Result<(), VerifyError> {
         lock(&self.shared.journal).append(record)
     }
 }
