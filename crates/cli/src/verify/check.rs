@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use chimaera_bdev_client::{Block, Error, OwnedBlock, OwnerTag, Status};
 
-use super::Pool;
 use super::block::{Stamp, examine};
 use super::error::VerifyError;
 use super::model::{Live, Model, Stamps};
+use super::pool::Pool;
 
 /// What a check has found.
 #[derive(Debug, Default)]

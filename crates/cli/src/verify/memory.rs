@@ -6,8 +6,8 @@ use std::sync::Mutex;
 
 use chimaera_bdev_client::{AllocationPlan, Block, Error, OwnedBlock, OwnerTag, Status};
 
-use super::Pool;
 use super::block::SECTOR_BYTES;
+use super::pool::Pool;
 use super::random::Random;
 use super::worker::lock;
 

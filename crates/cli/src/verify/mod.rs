@@ -18,6 +18,7 @@ mod journal;
 #[cfg(test)]
 mod memory;
 mod model;
+mod pool;
 mod random;
 mod record;
 mod report;
@@ -30,9 +31,7 @@ use std::fs::File;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use chimaera_bdev_client::{
-    Block, BlockType, Client, Error, OwnedBlock, OwnerTag, PoolInfo, PoolQuery, Status,
-};
+use chimaera_bdev_client::{BlockType, Client, Error, PoolInfo, Status};
 
 use crate::args::{Global, VerifiedPool, VerifyCheckArguments, VerifyCommand, VerifyRunArguments};
 use crate::failure::Failure;
@@ -47,51 +46,13 @@ use error::VerifyError;
 use journal::Journal;
 use model::Model;
 use record::KeptFor;
-use run::{Plan, Summary};
+use run::{Plan, RunFailure, Summary};
 
 /// The most that a run holds unless it is told.
 const SPACE_BYTES_MAXIMUM: u64 = 256 << 20;
 
 /// Violations that are shown one by one.
 const SHOWN: usize = 20;
-
-/// What is verified: a pool, or a model of one.
-trait Pool: Sync {
-    fn allocate(&self, bytes: u64, owner: OwnerTag) -> Result<Vec<Block>, Error>;
-    fn free(&self, blocks: &[Block]) -> Result<(), Error>;
-    fn write(&self, block: &Block, bytes: &[u8]) -> Result<(), Error>;
-    fn read(&self, block: &Block, bytes: &mut [u8]) -> Result<(), Error>;
-    fn flush(&self) -> Result<(), Error>;
-    fn list(&self) -> Result<Vec<OwnedBlock>, Error>;
-}
-
-const QUERY: PoolQuery = PoolQuery::Local;
-
-impl Pool for Client {
-    fn allocate(&self, bytes: u64, owner: OwnerTag) -> Result<Vec<Block>, Error> {
-        self.allocate_blocks_for(QUERY, bytes, owner)
-    }
-
-    fn free(&self, blocks: &[Block]) -> Result<(), Error> {
-        self.free_blocks(QUERY, blocks)
-    }
-
-    fn write(&self, block: &Block, bytes: &[u8]) -> Result<(), Error> {
-        self.write_bytes(QUERY, block, bytes).map(|_| ())
-    }
-
-    fn read(&self, block: &Block, bytes: &mut [u8]) -> Result<(), Error> {
-        self.read_bytes(QUERY, block, bytes).map(|_| ())
-    }
-
-    fn flush(&self) -> Result<(), Error> {
-        Client::flush(self, QUERY)
-    }
-
-    fn list(&self) -> Result<Vec<OwnedBlock>, Error> {
-        self.all_blocks(QUERY).collect()
-    }
-}
 
 pub(crate) fn run(command: &VerifyCommand, global: &Global) -> Result<(), Failure> {
     match command {
@@ -123,19 +84,23 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
         check_command(&arguments.pool)
     ));
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
-    let (outcome, summary) = run::run(&pool, journal, plan, |_| Instant::now() >= end);
+    let (summary, error) = match run::run(&pool, journal, plan, |_| Instant::now() >= end) {
+        Ok(summary) => (Some(Box::new(summary)), None),
+        Err(RunFailure { error, summary }) => (summary, Some(error)),
+    };
     match &summary {
         Some(summary) if global.json => output::json(&report::Run::new(summary, plan.seed))?,
         Some(summary) => show_run(summary, plan.seed),
         None => {}
     }
-    outcome.map_err(|error| {
-        Failure::from(error).explain_loss(format_args!(
-        "the journal {} says what must be there: once a daemon has the pool open again, run `{}`",
-        path.display(),
-        check_command(&arguments.pool)
-    ))
-    })
+    match error {
+        None => Ok(()),
+        Some(error) => Err(Failure::from(error).explain_loss(format_args!(
+            "the journal {} says what must be there: once a daemon has the pool open again, run `{}`",
+            path.display(),
+            check_command(&arguments.pool)
+        ))),
+    }
 }
 
 /// A run that has no room for a block verifies nothing.

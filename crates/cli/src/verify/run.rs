@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_shm::thread::{NoThread, ScopedJoinHandle, scope, spawn_scoped};
 
-use super::Pool;
 use super::block::{JournalId, Stamp};
 use super::check::{Findings, check};
 use super::error::VerifyError;
 use super::journal::Journal;
 use super::model::{Live, Model};
+use super::pool::Pool;
 use super::random::Random;
 use super::record::{Change, Flushed, Record};
 use super::worker::{Counts, Held, Shared, Worker, lock};
@@ -35,18 +35,28 @@ pub(super) struct Summary {
     pub(super) model: Model,
 }
 
-/// Runs a workload until `is_over`, which is asked by every thread before each of its steps. The failure
-/// of a run that had begun comes with what it did until then.
+/// A run that has failed.
+#[derive(Debug)]
+pub(super) struct RunFailure {
+    pub(super) error: VerifyError,
+    /// What it did until then, unless it had not begun.
+    pub(super) summary: Option<Box<Summary>>,
+}
+
+/// Runs a workload until `is_over`, which every thread asks before each of its steps.
+///
+/// # Errors
+/// The pool has broken a promise or is gone, or the journal cannot be continued or written.
 pub(super) fn run(
     pool: &impl Pool,
     mut journal: Journal,
     plan: Plan,
     is_over: impl Fn(Counts) -> bool + Sync,
-) -> (Result<(), VerifyError>, Option<Summary>) {
-    let (before, continued) = match begin(pool, &mut journal, plan) {
-        Ok(begun) => begun,
-        Err(failure) => return (Err(failure), None),
-    };
+) -> Result<Summary, RunFailure> {
+    let (before, continued) = begin(pool, &mut journal, plan).map_err(|error| RunFailure {
+        error,
+        summary: None,
+    })?;
     let shared = Shared {
         pool,
         id: journal.model().id,
@@ -61,13 +71,18 @@ pub(super) fn run(
         counts += of_thread;
         outcome = worse(outcome, result);
     }
-    let model = lock(&shared.journal).model().clone();
     let summary = Summary {
         before,
         counts,
-        model,
+        model: lock(&shared.journal).model().clone(),
     };
-    (outcome, Some(summary))
+    match outcome {
+        Ok(()) => Ok(summary),
+        Err(error) => Err(RunFailure {
+            error,
+            summary: Some(Box::new(summary)),
+        }),
+    }
 }
 
 /// The outcome that says more: when a daemon goes away, every thread loses it, and one may have found

@@ -7,22 +7,17 @@ use chimaera_bdev_client::{Block, BlockType, OwnedBlock, OwnerTag};
 
 use super::block::{JournalId, SECTOR_BYTES, Stamp, fill};
 use super::check::{Findings, check};
-use super::error::VerifyError;
 use super::journal::{self, Journal};
 use super::memory::{Fault, Memory};
 use super::model::{Live, Model, Stamps};
 use super::random::Random;
-use super::run::{Plan, Summary, run};
+use super::run::{Plan, RunFailure, Summary, run};
 use super::worker::Counts;
 
 const ID: JournalId = JournalId(0xdead << 100 | 0xbeef);
 
 /// Runs until every thread has flushed this often, or until the power is lost.
-fn work(
-    pool: &Memory,
-    path: &Path,
-    (threads, flushes): (u8, u64),
-) -> (Result<(), VerifyError>, Option<Summary>) {
+fn work(pool: &Memory, path: &Path, (threads, flushes): (u8, u64)) -> Result<Summary, RunFailure> {
     let journal = Journal::open(path, ID).expect("opens");
     let plan = Plan {
         threads,
@@ -49,13 +44,12 @@ fn a_pool_that_keeps_its_promises_passes_however_often_it_loses_its_power() {
         let (mut recent, mut still_there, mut overwritten) = (0, 0, 0);
         for round in 0..40 {
             pool.lose_power_after(20 + random.below(700) as u64);
-            let (outcome, summary) = work(&pool, &path, (threads, u64::MAX));
-            let failure = outcome.expect_err("the power is lost");
-            assert!(failure.is_loss(), "{failure}");
+            let failure = work(&pool, &path, (threads, u64::MAX)).expect_err("the power is lost");
+            assert!(failure.error.is_loss(), "{failure:?}");
             pool.restart();
             let findings = find(&pool, &path);
             assert!(findings.violations.is_empty(), "{round}: {findings:?}");
-            if let Some(summary) = summary {
+            if let Some(summary) = failure.summary {
                 let live = summary.model.live.len() as u64;
                 let found = findings.intact + findings.gone + findings.still_there.len() as u64;
                 assert_eq!(live, found, "{round}");
@@ -67,9 +61,7 @@ fn a_pool_that_keeps_its_promises_passes_however_often_it_loses_its_power() {
         // All that the check has to allow for has happened.
         assert!(recent > 0 && still_there > 0 && overwritten > 0);
 
-        let (outcome, summary) = work(&pool, &path, (threads, 30));
-        outcome.expect("ends well");
-        let summary = summary.expect("ran");
+        let summary = work(&pool, &path, (threads, 30)).expect("ends well");
         assert!(summary.counts.without_space > 0 || summary.counts.freed > 0);
         pool.lose_power_after(0);
         pool.restart();
@@ -96,8 +88,8 @@ fn every_broken_promise_is_found() {
         let mut random = Random::new(3);
         let found = (0..100).any(|_| {
             pool.lose_power_after(100 + random.below(500) as u64);
-            let (outcome, _) = work(&pool, &path, (2, u64::MAX));
-            let noticed = !outcome.expect_err("it ends").is_loss();
+            let failure = work(&pool, &path, (2, u64::MAX)).expect_err("it ends");
+            let noticed = !failure.error.is_loss();
             pool.restart();
             noticed || !find(&pool, &path).violations.is_empty()
         });
@@ -324,13 +316,11 @@ fn a_run_does_not_go_on_from_a_pool_that_has_lost_something() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("journal");
     let pool = Memory::new(8, 1, Fault::None);
-    work(&pool, &path, (1, 10)).0.expect("ends well");
+    let _ = work(&pool, &path, (1, 10)).expect("ends well");
     pool.meddle(|blocks| _ = blocks.pop_first());
     let before = std::fs::read(&path).expect("reads");
-    let failure = work(&pool, &path, (1, 10)).0.expect_err("lost");
-    assert!(
-        failure.to_string().contains("is not allocated any more"),
-        "{failure}"
-    );
+    let failure = work(&pool, &path, (1, 10)).expect_err("lost");
+    let text = failure.error.to_string();
+    assert!(text.contains("is not allocated any more"), "{text}");
     assert_eq!(std::fs::read(&path).expect("reads"), before);
 }

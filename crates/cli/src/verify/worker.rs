@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_bdev_client::{Block, Status};
 
-use super::Pool;
 use super::block::{JournalId, Stamp, examine, fill};
 use super::error::VerifyError;
 use super::journal::Journal;
+use super::pool::Pool;
 use super::random::Random;
 use super::record::{Change, Flushed, Record};
 
