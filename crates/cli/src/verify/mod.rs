@@ -1,37 +1,17 @@
 //! `chimaera verify`: proves that a pool keeps across crashes what it promises.
 //!
-//! `run` keeps a workload going and notes in a journal, outside the pool, what has been flushed;
-//! `check` compares a pool with a journal. Between them the daemon may be killed or the machine lose its
-//! power, as often as one likes.
-//!
-//! - [`block`]: blocks whose every sector says what it is.
-//! - [`record`] and [`journal`]: what is noted, and how it gets to the device.
-//! - [`model`]: what a journal says must be there.
-//! - [`worker`] and [`mod@run`]: the workload, and how a journal is continued.
-//! - [`check`]: the comparison.
-//! - [`report`]: what programs are told of both.
+//! [`chimaera_verify`] does that. Here are the arguments' meaning, what is printed, and the exit codes.
 
-mod block;
-mod check;
-mod error;
-mod journal;
-#[cfg(test)]
-mod memory;
-mod model;
-mod pool;
-mod random;
-mod record;
 mod report;
-mod run;
-#[cfg(test)]
-mod tests;
-mod worker;
 
 use std::fs::File;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
 use chimaera_bdev_client::{BlockType, Client, Error, PoolInfo, Status};
+use chimaera_verify::{
+    Findings, Journal, JournalId, KeptFor, Model, Plan, RunFailure, Summary, VerifyError,
+};
 
 use crate::args::{Global, VerifiedPool, VerifyCheckArguments, VerifyCommand, VerifyRunArguments};
 use crate::failure::Failure;
@@ -40,13 +20,6 @@ use crate::pool::find_block_device;
 use crate::program;
 use crate::reach::connect;
 use crate::size::show_size;
-use block::JournalId;
-use check::Findings;
-use error::VerifyError;
-use journal::Journal;
-use model::Model;
-use record::KeptFor;
-use run::{Plan, RunFailure, Summary};
 
 /// The most that a run holds unless it is told.
 const SPACE_BYTES_MAXIMUM: u64 = 256 << 20;
@@ -84,10 +57,11 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
         check_command(&arguments.pool)
     ));
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
-    let (summary, error) = match run::run(&pool, journal, plan, |_| Instant::now() >= end) {
-        Ok(summary) => (Some(Box::new(summary)), None),
-        Err(RunFailure { error, summary }) => (summary, Some(error)),
-    };
+    let (summary, error) =
+        match chimaera_verify::run(&pool, journal, plan, |_| Instant::now() >= end) {
+            Ok(summary) => (Some(Box::new(summary)), None),
+            Err(RunFailure { error, summary }) => (summary, Some(error)),
+        };
     match &summary {
         Some(summary) if global.json => output::json(&report::Run::new(summary, plan.seed))?,
         Some(summary) => show_run(summary, plan.seed),
@@ -181,7 +155,11 @@ fn show_model(model: &Model) {
     show_rows(&[
         (
             "flushed",
-            format!("{} blocks ({})", model.live.len(), show_size(model.bytes())),
+            format!(
+                "{} blocks ({})",
+                model.block_count(),
+                show_size(model.bytes())
+            ),
         ),
         ("runs", model.runs.to_string()),
         ("records", format!("{} of flushes", model.flushes)),
@@ -190,8 +168,8 @@ fn show_model(model: &Model) {
 
 fn check_pool(arguments: &VerifyCheckArguments, global: &Global) -> Result<(), Failure> {
     let (pool, verified) = open_verified(&arguments.pool)?;
-    let model = journal::read_for(&arguments.pool.journal, &verified)?;
-    let findings = check::check(&model, &pool)?;
+    let model = chimaera_verify::read_for(&arguments.pool.journal, &verified)?;
+    let findings = chimaera_verify::check(&model, &pool)?;
     if global.json {
         output::json(&report::Check::new(&model, &findings))?;
     } else {

@@ -1,11 +1,7 @@
 //! What `--json` prints of runs and checks.
 
+use chimaera_verify::{Counts, Findings, Model, Summary};
 use serde::Serialize;
-
-use super::check::Findings;
-use super::model::Model;
-use super::run::Summary;
-use super::worker::Counts;
 
 /// Of `verify run`.
 #[derive(Serialize)]
@@ -80,7 +76,7 @@ impl Promised {
     fn new(model: &Model) -> Self {
         Self {
             journal: model.id.to_string(),
-            flushed_blocks: model.live.len(),
+            flushed_blocks: model.block_count(),
             flushed_bytes: model.bytes(),
             runs: model.runs,
             records_of_flushes: model.flushes,

@@ -9,18 +9,19 @@ use super::record::{Change, Flushed, KeptFor, Record};
 
 /// The state of things that the records up to now promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Model {
-    pub(super) id: JournalId,
+pub struct Model {
+    /// Which journal it is.
+    pub id: JournalId,
     /// The pool that it is kept for, unless it was begun by a version that did not note it.
-    pub(super) pool: Option<KeptFor>,
+    pub pool: Option<KeptFor>,
     /// Blocks whose allocation was flushed and whose free was not, by offset.
     pub(super) live: BTreeMap<u64, Live>,
     /// Which stamps each thread has given.
     pub(super) threads: BTreeMap<u8, Stamps>,
     /// Runs that have begun.
-    pub(super) runs: u64,
+    pub runs: u64,
     /// Records of flushes.
-    pub(super) flushes: u64,
+    pub flushes: u64,
 }
 
 /// A block that was flushed.
@@ -174,8 +175,13 @@ impl Model {
             .ok_or_else(|| format!("there is no block at {offset:#x} with allocation {allocation}"))
     }
 
+    /// How many blocks there must be.
+    pub fn block_count(&self) -> usize {
+        self.live.len()
+    }
+
     /// Bytes of all live blocks.
-    pub(super) fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.live.values().map(|live| live.block.size).sum()
     }
 }

@@ -47,9 +47,11 @@ pub(super) enum Record {
 
 /// The pool that a journal is kept for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct KeptFor {
-    pub(super) id: PoolId,
-    pub(super) name: String,
+pub struct KeptFor {
+    /// Its id.
+    pub id: PoolId,
+    /// Its name.
+    pub name: String,
 }
 
 impl KeptFor {
@@ -58,23 +60,19 @@ impl KeptFor {
     pub(super) fn may_be(&self, other: &Self) -> bool {
         self.id == other.id || self.name == other.name
     }
-}
 
-impl Display for KeptFor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ", self.id)?;
+    /// Writes it as it stands in a line.
+    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{POOL_START}{} ", self.id)?;
         self.name.bytes().try_for_each(|byte| match byte {
             b'%' => f.write_str("%25"),
             b' '..=b'~' => f.write_char(char::from(byte)),
             _ => write!(f, "%{byte:02x}"),
         })
     }
-}
 
-impl FromStr for KeptFor {
-    type Err = Unknown;
-
-    fn from_str(text: &str) -> Result<Self, Unknown> {
+    /// Reads what [`Self::write`] has written behind the line's beginning.
+    fn read(text: &str) -> Result<Self, Unknown> {
         let (id, mut rest) = text.split_once(' ').ok_or(Unknown)?;
         let mut name = Vec::new();
         while let Some((before, after)) = rest.split_once('%') {
@@ -150,7 +148,7 @@ impl Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Header(id) => write!(f, "{HEADER_START}{id}"),
-            Self::Pool(pool) => write!(f, "{POOL_START}{pool}"),
+            Self::Pool(pool) => pool.write(f),
             Self::Begin { threads, seed } => write!(f, "begin {threads} {seed}"),
             Self::Intend(changes) => {
                 f.write_str("intend")?;
@@ -204,7 +202,7 @@ impl FromStr for Record {
             return Ok(Self::Header(JournalId(id)));
         }
         if let Some(pool) = text.strip_prefix(POOL_START) {
-            return pool.parse().map(Self::Pool);
+            return KeptFor::read(pool).map(Self::Pool);
         }
         let mut words = text.split(' ');
         let record = match words.next() {

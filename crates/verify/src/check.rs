@@ -11,23 +11,23 @@ use super::pool::Pool;
 
 /// What a check has found.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
+pub struct Findings {
     /// What is not as promised, a sentence each.
-    pub(super) violations: Vec<String>,
+    pub violations: Vec<String>,
     /// Blocks that are there, with their contents.
-    pub(super) intact: u64,
+    pub intact: u64,
     /// Bytes of these.
-    pub(super) bytes: u64,
+    pub bytes: u64,
     /// Of these, blocks that an announced overwriting has changed, in part or whole.
-    pub(super) overwritten: u64,
+    pub overwritten: u64,
     /// Blocks that were being freed and are still there.
-    pub(super) still_there: Vec<Block>,
+    pub still_there: Vec<Block>,
     /// Blocks that were being freed and are gone.
-    pub(super) gone: u64,
+    pub gone: u64,
     /// Blocks that were allocated after the last record: nothing is promised of them.
-    pub(super) recent: Vec<Block>,
+    pub recent: Vec<Block>,
     /// Allocated blocks with other tags, or none.
-    pub(super) of_others: u64,
+    pub of_others: u64,
 }
 
 /// Compares a pool with a journal: every block that was flushed is there, intact, and none is that was
@@ -35,7 +35,7 @@ pub(super) struct Findings {
 ///
 /// # Errors
 /// The pool cannot be listed, or a block not be read for another reason than that the device fails.
-pub(super) fn check(model: &Model, pool: &impl Pool) -> Result<Findings, VerifyError> {
+pub fn check(model: &Model, pool: &impl Pool) -> Result<Findings, VerifyError> {
     compare(model, pool).map_err(VerifyError::pool("checking the blocks"))
 }
 

@@ -33,7 +33,7 @@ const STAMP_BITS: u32 = 40;
 
 /// Which journal a block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct JournalId(pub(super) u128);
+pub struct JournalId(pub u128);
 
 impl JournalId {
     /// The owner tag of an allocation: a part of the journal's id, never 0, then the stamp.

@@ -23,7 +23,7 @@ use super::record::{HEADER_START, KeptFor, Record};
 
 /// A journal that is being continued.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub struct Journal {
     path: PathBuf,
     file: File,
     chain: u32,
@@ -43,7 +43,7 @@ pub(super) struct Contents {
 
 impl Journal {
     /// Opens a journal to continue it, or makes a new one with this id.
-    pub(super) fn open(path: &Path, new_id: JournalId) -> Result<Self, VerifyError> {
+    pub fn open(path: &Path, new_id: JournalId) -> Result<Self, VerifyError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = open(&mut options, path)?;
@@ -71,7 +71,7 @@ impl Journal {
     ///
     /// # Errors
     /// It was kept for another pool, or cannot be written.
-    pub(super) fn keep_for(&mut self, pool: KeptFor) -> Result<(), VerifyError> {
+    pub fn keep_for(&mut self, pool: KeptFor) -> Result<(), VerifyError> {
         check_kept_for(&self.model, &pool, &self.path)?;
         match self.model.pool.as_ref() == Some(&pool) {
             true => Ok(()),
@@ -80,7 +80,7 @@ impl Journal {
     }
 
     /// What the journal says up to now.
-    pub(super) const fn model(&self) -> &Model {
+    pub const fn model(&self) -> &Model {
         &self.model
     }
 
@@ -118,7 +118,7 @@ fn check_kept_for(model: &Model, pool: &KeptFor, path: &Path) -> Result<(), Veri
 }
 
 /// Reads a journal that was kept for this pool, and leaves it as it is.
-pub(super) fn read_for(path: &Path, pool: &KeptFor) -> Result<Model, VerifyError> {
+pub fn read_for(path: &Path, pool: &KeptFor) -> Result<Model, VerifyError> {
     let model = read(path)?;
     check_kept_for(&model, pool, path)?;
     Ok(model)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use chimaera_shm::thread::{NoThread, ScopedJoinHandle, scope, spawn_scoped};
+use chimaera_thread::{NoThread, ScopedJoinHandle, scope, spawn_scoped};
 
 use super::block::{JournalId, Stamp};
 use super::check::{Findings, check};
@@ -18,36 +18,40 @@ use super::worker::{Counts, Held, Shared, Worker, lock};
 
 /// How to run.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Plan {
-    pub(super) threads: u8,
-    pub(super) seed: u64,
+pub struct Plan {
+    /// Threads, at least one, each with blocks of its own.
+    pub threads: u8,
+    /// What the workload is made from: with one thread, the same again.
+    pub seed: u64,
     /// Bytes that the workload may hold, those of a continued journal included.
-    pub(super) space_bytes: u64,
+    pub space_bytes: u64,
 }
 
 /// What a run has done.
 #[derive(Debug)]
-pub(super) struct Summary {
+pub struct Summary {
     /// What was found before it began, of a journal that it continued.
-    pub(super) before: Findings,
-    pub(super) counts: Counts,
+    pub before: Findings,
+    /// What was done.
+    pub counts: Counts,
     /// What the journal promises now.
-    pub(super) model: Model,
+    pub model: Model,
 }
 
 /// A run that has failed.
 #[derive(Debug)]
-pub(super) struct RunFailure {
-    pub(super) error: VerifyError,
+pub struct RunFailure {
+    /// Why.
+    pub error: VerifyError,
     /// What it did until then, unless it had not begun.
-    pub(super) summary: Option<Box<Summary>>,
+    pub summary: Option<Box<Summary>>,
 }
 
 /// Runs a workload until `is_over`, which every thread asks before each of its steps.
 ///
 /// # Errors
 /// The pool has broken a promise or is gone, or the journal cannot be continued or written.
-pub(super) fn run(
+pub fn run(
     pool: &impl Pool,
     mut journal: Journal,
     plan: Plan,

@@ -3,7 +3,7 @@
 use chimaera_bdev_client::{Block, Client, Error, OwnedBlock, OwnerTag, PoolQuery};
 
 /// What is verified: a pool, or a model of one. Every call blocks until it is done.
-pub(super) trait Pool: Sync {
+pub trait Pool: Sync {
     /// Allocates blocks of so many bytes in all, with this owner tag.
     fn allocate(&self, bytes: u64, owner: OwnerTag) -> Result<Vec<Block>, Error>;
 

@@ -62,14 +62,21 @@ pub(super) struct Held {
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) allocated: u64,
-    pub(super) freed: u64,
-    pub(super) written_blocks: u64,
-    pub(super) written_bytes: u64,
-    pub(super) read_blocks: u64,
-    pub(super) flushes: u64,
-    pub(super) without_space: u64,
+pub struct Counts {
+    /// Blocks.
+    pub allocated: u64,
+    /// Blocks.
+    pub freed: u64,
+    /// Writes, each of a whole block.
+    pub written_blocks: u64,
+    /// Bytes of these.
+    pub written_bytes: u64,
+    /// Reads, each of a whole block.
+    pub read_blocks: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Allocations for which the pool had no space.
+    pub without_space: u64,
 }
 
 impl std::ops::AddAssign for Counts {

@@ -4,19 +4,20 @@ use std::io;
 use std::path::PathBuf;
 
 use chimaera_bdev_client::{Error, Status};
-use chimaera_shm::thread::NoThread;
+use chimaera_thread::NoThread;
 use nix::errno::Errno;
 
 use super::record::KeptFor;
 
 /// Why a run or a check failed: what happened, and to what.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum VerifyError {
+pub enum VerifyError {
     /// The pool did not do what it was asked for, or is gone.
     #[error("{}", pool_text(activity, error))]
     Pool {
         /// What it was asked for, such as `a free`.
         activity: &'static str,
+        /// Why not.
         error: Error,
     },
 
@@ -29,14 +30,21 @@ pub(super) enum VerifyError {
         "the pool has not what the journal promises, so the run does not go on: {first} ({violations} such in all, \
          which verify check lists)"
     )]
-    NotAsPromised { first: String, violations: usize },
+    NotAsPromised {
+        /// The first violation, as a sentence.
+        first: String,
+        /// How many there are.
+        violations: usize,
+    },
 
     /// The system refused something with the journal's file.
     #[error("cannot {action} the journal {}: {error}", path.display())]
     JournalFile {
         /// What was refused, such as `open`.
         action: &'static str,
+        /// The journal.
         path: PathBuf,
+        /// Why.
         error: io::Error,
     },
 
@@ -63,19 +71,29 @@ pub(super) enum VerifyError {
         path.display(), kept_for.name, kept_for.id, pool.name, pool.id
     )]
     JournalOfAnotherPool {
+        /// The journal.
         path: PathBuf,
+        /// Its pool.
         kept_for: KeptFor,
+        /// This one.
         pool: KeptFor,
     },
 
     /// The journal's file is not as it was written.
     #[error("{}: {damage}", path.display())]
-    DamagedJournal { path: PathBuf, damage: String },
+    DamagedJournal {
+        /// The journal.
+        path: PathBuf,
+        /// What is wrong with it.
+        damage: String,
+    },
 
     /// A line that is to be appended does not follow from those before it.
     #[error("what happened contradicts the journal {}: {contradiction}", path.display())]
     ContradictsJournal {
+        /// The journal.
         path: PathBuf,
+        /// Why the line does not follow.
         contradiction: String,
     },
 
@@ -96,7 +114,7 @@ impl VerifyError {
 
     /// Whether daemon, pool or device are gone. That is no fault of the pool: it is what a crash looks like to its
     /// clients.
-    pub(super) fn is_loss(&self) -> bool {
+    pub fn is_loss(&self) -> bool {
         match self {
             Self::Pool { error, .. } => {
                 is_gone(error.status()) || error.errno().is_some_and(is_device_gone)

@@ -1,0 +1,36 @@
+//! Proves that a block device pool keeps across crashes what it promises.
+//!
+//! [`run()`] keeps a workload going against a pool and notes in a journal, which lies outside of the pool, what has been
+//! flushed. [`check()`] compares a pool with what its journal promises. Between them the daemon may be killed or the
+//! machine lose its power, as often as one likes; a further run continues the journal.
+//!
+//! The journal is a text file of the workload's, and has nothing to do with the journal on a pool's device.
+//!
+//! Every call blocks until it is done: requests to the pool wait for its answers, and journals for their device.
+
+#![forbid(unsafe_code)]
+
+mod block;
+mod check;
+mod error;
+mod journal;
+#[cfg(test)]
+mod memory;
+mod model;
+mod pool;
+mod random;
+mod record;
+mod run;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use block::JournalId;
+pub use check::{Findings, check};
+pub use error::VerifyError;
+pub use journal::{Journal, read_for};
+pub use model::Model;
+pub use pool::Pool;
+pub use record::KeptFor;
+pub use run::{Plan, RunFailure, Summary, run};
+pub use worker::Counts;
