@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::FreeCompletion;
+use crate::completion::FreeCompletion;
 use crate::pins::{PinPhases, Pins};
 use crate::sync::{Mutex, Weakness, weakened};
 use chimaera_bdev_format::block_map::Slot;

@@ -34,6 +34,7 @@
 #![deny(unsafe_code)]
 
 mod allocate;
+mod completion;
 mod drains;
 mod durability;
 pub mod failpoint;
@@ -73,6 +74,7 @@ use chimaera_bdev_proto::{Block, MEGABYTE, MegabyteState, UNIT_BYTES};
 use chimaera_proto::status::Status;
 
 use chimaera_bdev_format::block_map::{MegabyteMap, Slot, UNITS, UnitMap};
+pub use completion::FreeCompletion;
 use drains::Drains;
 use durability::Durability;
 pub use durability::Restoring;
@@ -82,7 +84,7 @@ use index::{FillClass, Index};
 use mapping::SparseArray;
 use megabyte::Megabyte;
 use owner_tags::OwnerTags;
-pub use release::{FreeCompletion, FreeError, Pin, Pinned};
+pub use release::{FreeError, Pin, Pinned};
 pub use sync::Threads;
 use sync::{AtomicBool, AtomicU64, CachePadded, Weakness, weakened};
 

@@ -7,6 +7,7 @@ use chimaera_bdev_proto::{Block, MEGABYTE};
 use chimaera_proto::status::Status;
 
 use crate::Allocator;
+use crate::completion::FreeCompletion;
 use crate::drains::{Notice, WaitingFree};
 use crate::durability::Durability;
 use crate::failpoint::{Failpoint, may_panic};
@@ -15,14 +16,6 @@ use crate::megabyte::Locked;
 use crate::pins::PinPhase;
 use crate::sync::{Weakness, weakened};
 use chimaera_bdev_format::block_map::{Slot, UNITS, UnitMap, units_of};
-
-/// Is told that a free is complete.
-pub trait FreeCompletion: Send {
-    /// All the blocks are released. Called exactly once, by whoever ends the last thing that the
-    /// free waited for: within [`Allocator::free_and_tell`], or within another thread's
-    /// [`Allocator::unpin`], [`Allocator::pin`] or [`Allocator::free_and_tell`]. No lock is held.
-    fn freed(self);
-}
 
 /// Why a list of blocks was not freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
