@@ -1,19 +1,14 @@
 //! A host whose answers cannot be: none of them is believed.
 
-#[path = "../../crates/client/tests/fake_host/mod.rs"]
-mod fake_host;
-
 use chimaera_bdev_client::{
     Block, BlockType, Client, OwnedBlock, OwnerTag, PageCursor, PoolId, PoolQuery, Status,
 };
 use chimaera_bdev_proto::MAP_END;
-use fake_host::{FakeHost, Verdict, Watchdog};
-
-const MIB: u64 = 1 << 20;
+use chimaera_testing::{FakeHost, MIB, Verdict, Watchdog};
 
 #[test]
 fn impossible_answers_are_violations() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let good = Block::new(4096, BlockType::Kib4).to_words();
     let cases: [&[u64]; 6] = [
         &[],
@@ -73,7 +68,7 @@ fn listed(blocks: &[(u64, BlockType)]) -> Vec<u8> {
 #[test]
 fn impossible_pages_of_a_list_are_violations() {
     use BlockType::{Kib4, Kib64, Mib1};
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let from = PageCursor::at_offset(2 * MIB);
     let good = listed(&[
         (2 * MIB, Kib64),
@@ -136,7 +131,7 @@ fn impossible_pages_of_a_list_are_violations() {
 
 #[test]
 fn impossible_pages_of_a_map_are_violations() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let from = PageCursor::at_offset(2 * MIB);
     let ask = |bdev: &Client| {
         let task = bdev.async_map_page(PoolQuery::Local, from);

@@ -1,17 +1,11 @@
 //! Flushing, tagging, listing and mapping, against a module that behaves.
 
-#[path = "../../crates/client/tests/fake_host/mod.rs"]
-mod fake_host;
-mod fake_pool;
-
 use chimaera_bdev_client::{
     Client, CreateOptions, MegabyteState, OwnedBlock, OwnerTag, PageCursor, PoolId, PoolQuery,
     Runtime, Status, TaskError,
 };
-use fake_host::{FakeHost, Verdict, Watchdog};
-use fake_pool::pools;
+use chimaera_testing::{FakeHost, MIB, Verdict, Watchdog, fake_bdev};
 
-const MIB: u64 = 1 << 20;
 const LOCAL: PoolQuery = PoolQuery::Local;
 
 fn pool(runtime: &Runtime, options: &CreateOptions) -> Client {
@@ -39,8 +33,8 @@ fn fill(bdev: &Client) -> Vec<OwnedBlock> {
 
 #[test]
 fn every_block_is_listed_once_with_its_owner() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = pool(&runtime, &CreateOptions::ram(64 * MIB));
     assert_eq!(bdev.all_blocks(LOCAL).count(), 0, "only empty pages");
     let expected = fill(&bdev);
@@ -68,8 +62,8 @@ fn every_block_is_listed_once_with_its_owner() {
 
 #[test]
 fn many_blocks_of_one_allocation_have_its_tag() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = pool(&runtime, &CreateOptions::ram(64 * MIB));
     let owner = OwnerTag(0xfeed);
     let blocks = bdev
@@ -90,8 +84,8 @@ fn many_blocks_of_one_allocation_have_its_tag() {
 
 #[test]
 fn the_map_has_every_megabyte_from_all_pages() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = pool(&runtime, &CreateOptions::ram(8 * MIB));
     assert_eq!(bdev.map(LOCAL).expect("maps"), [MegabyteState::Free; 8]);
     bdev.allocate_blocks(LOCAL, 5 * MIB).expect("allocates");
@@ -104,8 +98,8 @@ fn the_map_has_every_megabyte_from_all_pages() {
 
 #[test]
 fn flushes_listings_and_maps_can_be_awaited() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = pool(&runtime, &CreateOptions::ram(8 * MIB));
     bdev.flush(LOCAL).expect("flushes");
     let tokio = tokio::runtime::Builder::new_current_thread()
@@ -129,8 +123,8 @@ fn flushes_listings_and_maps_can_be_awaited() {
 
 #[test]
 fn a_pool_that_is_open_for_reading_refuses_all_changes() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let options = CreateOptions::ram(8 * MIB);
     assert!(options.overwrite(true).params().overwrite);
     let bdev = pool(&runtime, &options.read_only(true));
@@ -142,7 +136,7 @@ fn a_pool_that_is_open_for_reading_refuses_all_changes() {
 
 #[test]
 fn what_failed_says_what_was_tried() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(|_, _| Verdict::fail(Status::IoError));
     let bdev = Client::new(&runtime, PoolId::new(8000, 1));
     let listing = bdev.list_blocks(LOCAL, PageCursor::at_offset(5 * MIB));

@@ -1,23 +1,12 @@
 //! Calls that do not block do what their blocking twins do, and give back what went along.
 
-#[path = "../../crates/client/tests/fake_host/mod.rs"]
-mod fake_host;
-mod fake_pool;
-
 use chimaera_bdev_client::{
     Block, BlockType, Client, CreateOptions, PageCursor, PoolId, PoolQuery, Runtime, Status, Task,
     TaskError,
 };
-use fake_host::{FakeHost, Watchdog};
-use fake_pool::pools;
+use chimaera_testing::{FakeHost, MIB, Verdict, Watchdog, block_on, fake_bdev};
 
-const MIB: u64 = 1 << 20;
 const QUERY: PoolQuery = PoolQuery::Local;
-
-fn block_on<F: Future>(future: F) -> F::Output {
-    let tokio = tokio::runtime::Builder::new_current_thread().build();
-    tokio.expect("tokio").block_on(future)
-}
 
 fn pool(runtime: &Runtime, mib: u64) -> Client {
     let options = CreateOptions::ram(mib * MIB);
@@ -33,8 +22,8 @@ fn many_blocks(bdev: &Client) -> (Vec<Block>, Vec<u8>) {
 
 #[test]
 fn a_buffer_crosses_many_blocks_and_comes_back() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = pool(&runtime, 4);
     let (blocks, bytes) = many_blocks(&bdev);
     let mut buffer = runtime.allocate_buffer(bytes.len()).expect("buffer");
@@ -70,8 +59,8 @@ fn a_buffer_crosses_many_blocks_and_comes_back() {
 
 #[test]
 fn a_transfer_across_blocks_that_fails_says_which_and_gives_the_buffer_back() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = pool(&runtime, 4);
     let (blocks, bytes) = many_blocks(&bdev);
     let buffer = runtime.allocate_buffer(bytes.len()).expect("buffer");
@@ -95,7 +84,7 @@ fn a_transfer_across_blocks_that_fails_says_which_and_gives_the_buffer_back() {
         assert!(error.to_string().contains("block 71 of 200"), "{error}");
         assert_eq!(buffer.len(), bytes.len());
     }
-    let (_host, other) = FakeHost::connect(pools());
+    let (_host, other) = FakeHost::connect(fake_bdev());
     let elsewhere = pool(&other, 4);
     let there = [elsewhere.allocate_blocks(QUERY, MIB).expect("allocates")[0]];
     let (error, _) = failed(elsewhere.async_write_blocks(QUERY, &there, buffer));
@@ -105,8 +94,8 @@ fn a_transfer_across_blocks_that_fails_says_which_and_gives_the_buffer_back() {
 
 #[test]
 fn pools_are_opened_and_made() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let options = CreateOptions::ram(4 * MIB);
     block_on(async {
         let error = Client::async_open(&runtime, "memory").await;
@@ -126,8 +115,8 @@ fn pools_are_opened_and_made() {
 
 #[test]
 fn a_pool_of_another_module_is_not_opened() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let request = chimaera_proto::admin::GetOrCreatePool {
         module: "another".to_owned(),
         name: "pool".to_owned(),
@@ -150,8 +139,8 @@ fn a_pool_of_another_module_is_not_opened() {
 
 #[test]
 fn bytes_that_lie_anywhere_are_written_and_read() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = pool(&runtime, 4);
     let block = bdev.allocate_blocks(QUERY, 4096).expect("allocates")[0];
     block_on(async {
@@ -181,8 +170,8 @@ fn bytes_that_lie_anywhere_are_written_and_read() {
 #[test]
 fn bytes_whose_task_says_that_it_was_submitted_are_written_though_it_is_dropped() {
     const TASKS: usize = 300;
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = pool(&runtime, 4);
     let blocks: Vec<_> = (0..TASKS)
         .map(|_| bdev.allocate_blocks(QUERY, 4096).expect("allocates")[0])
@@ -205,8 +194,8 @@ fn bytes_whose_task_says_that_it_was_submitted_are_written_though_it_is_dropped(
 
 #[test]
 fn pages_of_pools_and_maps_can_be_had_one_at_a_time() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     for minor in 0..4 {
         let client = Client::new(&runtime, PoolId::new(8000, minor));
         let options = CreateOptions::ram(4 * MIB);
@@ -229,9 +218,9 @@ fn pages_of_pools_and_maps_can_be_had_one_at_a_time() {
 
 #[test]
 fn more_bytes_than_were_asked_for_are_not_believed() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     for claimed in [4097, u64::MAX] {
-        let (_host, runtime) = FakeHost::connect(move |_, _| fake_host::Verdict::ok(&[claimed]));
+        let (_host, runtime) = FakeHost::connect(move |_, _| Verdict::ok(&[claimed]));
         let bdev = Client::new(&runtime, PoolId::new(8000, 0));
         let blocks = [0, 4096].map(|offset| Block::new(offset, BlockType::Kib4));
         let mut buffer = runtime.allocate_buffer(8192).expect("buffer");

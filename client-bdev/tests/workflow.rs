@@ -1,18 +1,11 @@
 //! The client's operations, blocking and not, against a module that behaves.
 
-#[path = "../../crates/client/tests/fake_host/mod.rs"]
-mod fake_host;
-mod fake_pool;
-
 use std::thread;
 
 use chimaera_bdev_client::{
     Block, BlockType, Client, CreateOptions, PerfMetrics, PoolId, PoolQuery, Runtime, Status,
 };
-use fake_host::{FakeHost, Watchdog};
-use fake_pool::pools;
-
-const MIB: u64 = 1 << 20;
+use chimaera_testing::{FakeHost, MIB, Watchdog, fake_bdev};
 
 fn pool(runtime: &Runtime, mib: u64) -> Client {
     let bdev = Client::new(runtime, PoolId::new(8000, 0));
@@ -26,8 +19,8 @@ fn pool(runtime: &Runtime, mib: u64) -> Client {
 
 #[test]
 fn what_is_written_is_read() -> Result<(), Box<dyn std::error::Error>> {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = pool(&runtime, 8);
     let blocks = bdev.allocate_blocks(PoolQuery::Local, 512 * 1024)?;
     assert_eq!(blocks.len(), 1);
@@ -58,8 +51,8 @@ fn what_is_written_is_read() -> Result<(), Box<dyn std::error::Error>> {
 
 #[test]
 fn everything_can_be_awaited() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let tokio = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("tokio");
@@ -91,8 +84,8 @@ fn everything_can_be_awaited() {
 
 #[test]
 fn the_host_can_choose_the_id_and_the_name_finds_it() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = Client::new(&runtime, PoolId::NULL);
     let metrics = PerfMetrics {
         iops: 500_000.0,
@@ -130,8 +123,8 @@ fn the_host_can_choose_the_id_and_the_name_finds_it() {
 
 #[test]
 fn a_client_learns_the_id_also_from_a_creation_that_it_does_not_wait_for() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = Client::new(&runtime, PoolId::NULL);
     let clone = bdev.clone();
     let options = CreateOptions::ram(MIB);
@@ -144,8 +137,8 @@ fn a_client_learns_the_id_also_from_a_creation_that_it_does_not_wait_for() {
 
 #[test]
 fn a_file_is_named_by_its_whole_path_and_memory_as_it_is() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let folder = std::env::current_dir().expect("a working folder");
     for (name, options, expected) in [
         (
@@ -166,8 +159,8 @@ fn a_file_is_named_by_its_whole_path_and_memory_as_it_is() {
 
 #[test]
 fn bytes_that_lie_anywhere_are_written_and_read() -> Result<(), Box<dyn std::error::Error>> {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = pool(&runtime, 8);
     let blocks = bdev.allocate_blocks(PoolQuery::Local, 4096)?;
     assert_eq!(
@@ -193,8 +186,8 @@ fn bytes_that_lie_anywhere_are_written_and_read() -> Result<(), Box<dyn std::err
 
 #[test]
 fn admin_lists_all_pages_and_destroys() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let admin = runtime.admin();
     admin.ping().expect("pings");
     assert!(admin.list_pools().expect("lists").is_empty());
@@ -221,8 +214,8 @@ fn admin_lists_all_pages_and_destroys() {
 
 #[test]
 fn a_buffer_crosses_many_blocks() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = pool(&runtime, 100);
     // More blocks than a lane holds tasks, with a last one that is used in part.
     let blocks: Vec<Block> = (0..200)
@@ -266,8 +259,8 @@ fn a_buffer_crosses_many_blocks() {
 
 #[test]
 fn what_cannot_succeed_is_refused_before_it_is_sent() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     // There is no such pool, so whatever is sent fails with another status.
     let bdev = Client::new(&runtime, PoolId::new(1234, 5));
     let block = Block::new(0, BlockType::Kib4);
@@ -310,8 +303,8 @@ fn what_cannot_succeed_is_refused_before_it_is_sent() {
 
 #[test]
 fn errors_of_the_pool_tell_themselves_apart_and_keep_the_buffer() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = pool(&runtime, 8);
     let error = bdev
         .allocate_blocks(PoolQuery::Local, 9 * MIB)
@@ -339,8 +332,8 @@ fn errors_of_the_pool_tell_themselves_apart_and_keep_the_buffer() {
 
 #[test]
 fn a_client_is_used_by_many_threads_at_once() {
-    let _watchdog = Watchdog::new();
-    let (_host, runtime) = FakeHost::connect(pools());
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
     let bdev = pool(&runtime, 16);
     thread::scope(|scope| {
         for thread in 0..8u8 {

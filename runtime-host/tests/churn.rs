@@ -7,13 +7,11 @@ use std::time::{Duration, Instant};
 use chimaera_chimod::{
     Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
 };
-use chimaera_proto::admin::{DestroyPool, FlushPools, GetOrCreatePool, Method};
-use chimaera_proto::{Descriptor, PoolId, Status, codec};
+use chimaera_proto::admin::{FlushPools, Method};
+use chimaera_proto::{Descriptor, PoolId, Status};
 use chimaera_runtime::{Config, Host};
-
-mod support;
-
-use support::{Client, PATIENCE, ping, status};
+use chimaera_testing::raw_client::{RawClient, ping, status};
+use chimaera_testing::{Watchdog, until};
 
 /// Completes tasks at once, on a thread of its own, or by dropping them.
 struct Churned;
@@ -46,25 +44,12 @@ fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("listed").count()
 }
 
-fn encode(request: &impl serde::Serialize) -> Vec<u8> {
-    codec::encode(request).expect("encodes")
-}
-
 /// A client that uses and abuses pools for a while, then leaves with tasks in flight.
 fn live(host: &Host, seed: u32) {
-    let mut client = Client::new(host);
+    let mut client = RawClient::new(host.connect().expect("connects"));
     let pool = PoolId::new(8000 + seed % 3, 0);
-    let created = GetOrCreatePool {
-        module: "churned".to_owned(),
-        name: pool.to_string(),
-        id: pool,
-        params: Vec::new(),
-    };
-    let created = encode(&created);
-    assert_eq!(
-        status(&client.admin(Method::GetOrCreatePool, &created)),
-        None
-    );
+    let created = client.create_pool("churned", &pool.to_string(), pool);
+    assert_eq!(created, None);
     for round in 0..20 {
         let task = Descriptor {
             method: round + seed as u16,
@@ -77,11 +62,10 @@ fn live(host: &Host, seed: u32) {
         assert!(expected.contains(&ended), "{ended:?}");
     }
     if seed.is_multiple_of(2) {
-        let flush = encode(&FlushPools { id: None });
-        assert_eq!(status(&client.admin(Method::FlushPools, &flush)), None);
+        let flushed = client.admin(Method::FlushPools, &FlushPools { id: None });
+        assert_eq!(status(&flushed), None);
     }
-    let destroy = encode(&DestroyPool { id: pool });
-    let ended = status(&client.admin(Method::DestroyPool, &destroy));
+    let ended = client.destroy_pool(pool);
     assert!(
         [None, Some(Status::PoolNotFound)].contains(&ended),
         "{ended:?}"
@@ -98,12 +82,7 @@ fn live(host: &Host, seed: u32) {
 
 #[test]
 fn sessions_and_pools_that_come_and_go_leave_nothing_behind() {
-    let (done, watched) = std::sync::mpsc::channel();
-    let watchdog = std::thread::spawn(move || {
-        if watched.recv_timeout(2 * PATIENCE).is_err() {
-            std::process::abort();
-        }
-    });
+    let _watchdog = Watchdog::start();
     let files = open_files();
     for round in 0..10 {
         let host = Host::start(&Config {
@@ -129,15 +108,5 @@ fn sessions_and_pools_that_come_and_go_leave_nothing_behind() {
     }
     assert!(COMPLETED.load(Ordering::Relaxed) > 0);
     // Threads of the module may still hold the router, and with it the inboxes' files.
-    let deadline = Instant::now() + PATIENCE;
-    while open_files() > files {
-        assert!(
-            Instant::now() < deadline,
-            "{} files, {files} before",
-            open_files()
-        );
-        std::thread::yield_now();
-    }
-    done.send(()).expect("is watched");
-    watchdog.join().expect("joins");
+    until("its files are closed", || open_files() <= files);
 }

@@ -10,13 +10,11 @@ use chimaera_proto::control::{self, ControlReply, ControlRequest};
 use chimaera_proto::limits::{MAX_SEGMENT_BYTES, MAX_SEGMENTS, MIN_SEGMENT_BYTES};
 use chimaera_runtime::{Config, Host};
 use chimaera_shm::{Segment, packet};
+use chimaera_testing::raw_client::{RawClient, ask, hello, ping, status};
+use chimaera_testing::{PATIENCE, until};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg, setsockopt, sockopt};
-
-mod support;
-
-use support::{Client, PATIENCE, ask, hello, ping, status};
 
 /// Memory that may be registered as a segment. It costs its maker nothing, and is not mapped here.
 fn memory(len_bytes: u64) -> OwnedFd {
@@ -57,14 +55,11 @@ fn clients_cannot_use_up_the_hosts_address_space() {
     // The ends of sessions give it back.
     drop(sockets);
     let small = Segment::create("small", MIN_SEGMENT_BYTES).expect("segment");
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    until("there is room again", || {
         let socket = host.connect().expect("connects");
-        match ask(&socket, &hello(), Some(&small)).0 {
-            ControlReply::Welcome { .. } => break,
-            reply => assert!(Instant::now() < deadline, "{reply:?}"),
-        }
-    }
+        let (reply, _) = ask(&socket, &hello(), Some(&small));
+        matches!(reply, ControlReply::Welcome { .. })
+    });
 }
 
 /// A socket whose `close` waits long for somebody to read what was written to it.
@@ -110,7 +105,10 @@ fn a_file_that_is_slow_to_close_keeps_nobody_waiting() {
     std::thread::spawn(move || drop(file));
     readers.push((reader, rude));
     let began = Instant::now();
-    assert_eq!(status(&Client::new(&host).call(&ping())), None);
+    assert_eq!(
+        status(&RawClient::new(host.connect().expect("connects")).call(&ping())),
+        None
+    );
     assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
     // Nobody will read any more, so whoever closes them need not wait.
     drop(readers);

@@ -8,14 +8,12 @@ use std::time::Instant;
 use chimaera_chimod::{
     Activity, Container, CreateAgain, CreateContext, Level, ModuleError, Request, Worker,
 };
-use chimaera_proto::admin::{DestroyPool, GetOrCreatePool, Method, RuntimeStatus, Severity};
-use chimaera_proto::{Descriptor, PoolId, codec};
+use chimaera_proto::admin::Severity;
+use chimaera_proto::{Descriptor, PoolId};
 use chimaera_runtime::{Config, Host};
+use chimaera_testing::raw_client::{RawClient, ping, status};
+use chimaera_testing::{PATIENCE, until};
 use tracing::span;
-
-mod support;
-
-use support::{Client, PATIENCE, ping, status};
 
 /// Logs on the worker, and on a thread of its own, and then completes.
 struct Talking {
@@ -91,29 +89,13 @@ impl tracing::Subscriber for Moody {
 }
 
 /// A life of a pool, on every kind of the host's threads.
-fn live(client: &mut Client, minor: u32) {
+fn live(client: &mut RawClient, minor: u32) {
     let pool = PoolId::new(8000, minor);
-    let create = GetOrCreatePool {
-        module: "talking".to_owned(),
-        name: format!("pool {minor}"),
-        id: pool,
-        params: Vec::new(),
-    };
-    let create = codec::encode(&create).expect("encodes");
-    let created = client.admin(Method::GetOrCreatePool, &create);
-    assert_eq!(status(&created), None);
+    let name = format!("pool {minor}");
+    assert_eq!(client.create_pool("talking", &name, pool), None);
     let talk = Descriptor { pool, ..ping() };
     assert_eq!(status(&client.call(&talk)), None);
-    let destroy = codec::encode(&DestroyPool { id: pool }).expect("encodes");
-    let destroyed = client.admin(Method::DestroyPool, &destroy);
-    assert_eq!(status(&destroyed), None);
-}
-
-fn ask_status(client: &mut Client) -> RuntimeStatus {
-    let asked = codec::encode(&()).expect("encodes");
-    let answer = client.admin(Method::GetStatus, &asked);
-    assert_eq!(status(&answer), None);
-    codec::decode(&client.reply(&answer)).expect("decodes")
+    assert_eq!(client.destroy_pool(pool), None);
 }
 
 #[test]
@@ -128,13 +110,11 @@ fn a_subscriber_that_panics_or_stands_still_fails_no_task_and_delays_no_end() {
         .expect("the host starts")
     };
     let host = start();
-    let mut client = Client::new(&host);
+    let mut client = RawClient::new(host.connect().expect("connects"));
     live(&mut client, 1);
-    let deadline = Instant::now() + PATIENCE;
-    while EVENTS.load(Ordering::Acquire) < 4 {
-        assert!(Instant::now() < deadline, "it hears what is said");
-        std::thread::yield_now();
-    }
+    until("it hears what is said", || {
+        EVENTS.load(Ordering::Acquire) >= 4
+    });
 
     MOOD.store(PANICS, Ordering::Release);
     (2..20).for_each(|minor| live(&mut client, minor));
@@ -148,7 +128,7 @@ fn a_subscriber_that_panics_or_stands_still_fails_no_task_and_delays_no_end() {
     assert!(*stuck, "it stands still");
     drop(stuck);
     (21..2000).for_each(|minor| live(&mut client, minor));
-    let log = ask_status(&mut client).log;
+    let log = client.runtime_status().log;
     let last = log.recent.last().expect("there are complaints");
     let expected = "module talking, pool pool 1999 (8000.1999): said on a thread of the module's";
     assert_eq!(last.text, expected);
@@ -161,7 +141,7 @@ fn a_subscriber_that_panics_or_stands_still_fails_no_task_and_delays_no_end() {
 
     // Another host finds the log as it is, and each ends all the same.
     let another = start();
-    live(&mut Client::new(&another), 1);
+    live(&mut RawClient::new(another.connect().expect("connects")), 1);
     let begin = Instant::now();
     another.end().expect("nothing is lost");
     host.end().expect("nothing is lost");

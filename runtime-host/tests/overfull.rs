@@ -6,14 +6,11 @@ use std::time::Instant;
 use chimaera_chimod::{
     Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
 };
-use chimaera_proto::admin::{GetOrCreatePool, Method, RuntimeStatus};
 use chimaera_proto::limits::LANE_DEPTH;
-use chimaera_proto::{Descriptor, PoolId, codec};
+use chimaera_proto::{Descriptor, PoolId};
 use chimaera_runtime::{Config, Host};
-
-mod support;
-
-use support::{Client, PATIENCE, ping, status};
+use chimaera_testing::raw_client::{RawClient, ping, status};
+use chimaera_testing::{PATIENCE, until};
 
 /// Keeps every task.
 struct Keeping;
@@ -46,15 +43,11 @@ fn a_lane_takes_as_many_tasks_as_it_has_entries_and_one_more_ends_the_session() 
         ..Config::default()
     })
     .expect("the host starts");
-    let (mut greedy, mut other) = (Client::new(&host), Client::new(&host));
-    let request = codec::encode(&GetOrCreatePool {
-        module: "keeping".to_owned(),
-        name: "kept".to_owned(),
-        id: POOL,
-        params: Vec::new(),
-    });
-    let created = other.admin(Method::GetOrCreatePool, &request.expect("encodes"));
-    assert_eq!(status(&created), None);
+    let (mut greedy, mut other) = (
+        RawClient::new(host.connect().expect("connects")),
+        RawClient::new(host.connect().expect("connects")),
+    );
+    assert_eq!(other.create_pool("keeping", "kept", POOL), None);
     let kept = || KEPT.lock().expect("not poisoned").len();
     for record in 0..LANE_DEPTH {
         greedy.publish(&Descriptor {
@@ -63,19 +56,14 @@ fn a_lane_takes_as_many_tasks_as_it_has_entries_and_one_more_ends_the_session() 
             ..ping()
         });
     }
-    let deadline = Instant::now() + PATIENCE;
-    while kept() < LANE_DEPTH {
-        assert!(Instant::now() < deadline, "{} tasks were taken", kept());
-        std::thread::yield_now();
-    }
+    until("all tasks are taken", || kept() == LANE_DEPTH);
     assert_eq!(status(&other.call(&ping())), None);
     greedy.publish(&ping());
     // The session is ended, though what it has in flight is not.
+    let deadline = Instant::now() + PATIENCE;
     let mut session_count = 2;
     while session_count != 1 && Instant::now() < deadline {
-        let answer = other.admin(Method::GetStatus, &codec::encode(&()).expect("encodes"));
-        let runtime: RuntimeStatus = codec::decode(&other.reply(&answer)).expect("decodes");
-        session_count = runtime.session_count;
+        session_count = other.runtime_status().session_count;
     }
     // Before anything is asserted: the host's end waits for them.
     let kept: Vec<_> = KEPT.lock().expect("not poisoned").drain(..).collect();

@@ -6,13 +6,10 @@ use std::sync::{Mutex, MutexGuard};
 use chimaera_chimod::{
     Activity, Container, CreateAgain, CreateContext, Creator, ModuleError, Request, Worker,
 };
-use chimaera_proto::admin::{DestroyPool, GetOrCreatePool, ListPools, Method, PoolInfo, PoolList};
-use chimaera_proto::{Descriptor, PoolId, Status, codec};
+use chimaera_proto::admin::{GetOrCreatePool, ListPools, Method, PoolInfo, PoolList};
+use chimaera_proto::{Descriptor, PoolId, Status};
 use chimaera_runtime::{Config, Host};
-
-mod support;
-
-use support::{Client, ping, status};
+use chimaera_testing::raw_client::{RawClient, ping, status};
 
 /// A container that was told its id by its parameters; that has none if they are empty; and that
 /// panics when it is asked if they are neither.
@@ -95,7 +92,7 @@ fn host() -> Host {
 
 /// Asks for a pool whose own id is in the parameters.
 fn create(
-    client: &mut Client,
+    client: &mut RawClient,
     name: &str,
     id: PoolId,
     params: &str,
@@ -106,28 +103,20 @@ fn create(
         id,
         params: params.as_bytes().to_vec(),
     };
-    let request = codec::encode(&request).expect("encodes");
     let completion = client.admin(Method::GetOrCreatePool, &request);
-    let reply = client.reply(&completion);
     match status(&completion) {
-        None => Ok(codec::decode(&reply).expect("decodes")),
-        Some(status) => Err((status, String::from_utf8(reply).expect("a text"))),
+        None => Ok(client.reply(&completion)),
+        Some(status) => Err((status, client.reason(&completion))),
     }
 }
 
-fn destroy(client: &mut Client, id: PoolId) -> Option<Status> {
-    let request = codec::encode(&DestroyPool { id }).expect("encodes");
-    status(&client.admin(Method::DestroyPool, &request))
-}
-
-fn list(client: &mut Client) -> Vec<PoolId> {
-    let request = codec::encode(&ListPools { after: None }).expect("encodes");
-    let completion = client.admin(Method::ListPools, &request);
-    let list: PoolList = codec::decode(&client.reply(&completion)).expect("decodes");
+fn list(client: &mut RawClient) -> Vec<PoolId> {
+    let completion = client.admin(Method::ListPools, &ListPools { after: None });
+    let list: PoolList = client.reply(&completion);
     list.pools.iter().map(|pool| pool.id).collect()
 }
 
-fn call(client: &mut Client, pool: PoolId) -> Option<Status> {
+fn call(client: &mut RawClient, pool: PoolId) -> Option<Status> {
     status(&client.call(&Descriptor {
         pool,
         method: 0,
@@ -146,7 +135,7 @@ fn own() -> Creator {
 #[test]
 fn a_container_is_told_who_asks_and_whether_the_id_is_the_hosts_choice() {
     let host = host();
-    let mut client = Client::new(&host);
+    let mut client = RawClient::new(host.connect().expect("connects"));
     let asked = PoolId::new(8000, 0);
     create(&mut client, "told: asked", asked, "").expect("is made");
     let chosen = create(&mut client, "told: chosen", PoolId::NULL, "").expect("is made");
@@ -168,7 +157,7 @@ fn a_container_is_told_who_asks_and_whether_the_id_is_the_hosts_choice() {
 #[test]
 fn a_pool_for_which_the_host_chooses_gets_the_id_that_it_has_of_its_own() {
     let host = host();
-    let mut client = Client::new(&host);
+    let mut client = RawClient::new(host.connect().expect("connects"));
     let own = PoolId::new(8000, 7);
     let made = create(&mut client, "own", PoolId::NULL, "8000.7").expect("is made");
     assert_eq!((made.id, made.created), (own, true));
@@ -184,7 +173,7 @@ fn a_pool_for_which_the_host_chooses_gets_the_id_that_it_has_of_its_own() {
         let found = create(&mut client, "own", asked, "8000.7").expect("is there");
         assert_eq!((found.id, found.created), (own, false));
     }
-    assert_eq!(destroy(&mut client, own), None);
+    assert_eq!(client.destroy_pool(own), None);
     let again = create(&mut client, "own", own, "8000.7").expect("is made again");
     assert_eq!((again.id, again.created), (own, true));
 }
@@ -192,7 +181,7 @@ fn a_pool_for_which_the_host_chooses_gets_the_id_that_it_has_of_its_own() {
 #[test]
 fn a_pool_whose_own_id_cannot_be_its_id_is_not_made_and_leaves_nothing() {
     let host = host();
-    let mut client = Client::new(&host);
+    let mut client = RawClient::new(host.connect().expect("connects"));
     let (taken, asked) = (PoolId::new(8000, 7), PoolId::new(9000, 0));
     create(&mut client, "not: holder", taken, "").expect("is made");
     let cases = [
@@ -231,7 +220,7 @@ fn a_pool_whose_own_id_cannot_be_its_id_is_not_made_and_leaves_nothing() {
             assert_eq!(call(&mut client, id), Some(Status::PoolNotFound));
         }
     }
-    assert_eq!(destroy(&mut client, taken), None);
+    assert_eq!(client.destroy_pool(taken), None);
     for (name, id, params) in [
         ("not", PoolId::NULL, "8000.7"),
         ("not: asked", asked, "9000.0"),
@@ -247,7 +236,9 @@ fn of_pools_that_have_one_id_and_are_made_at_once_one_is_made() {
     const ROUNDS: usize = 50;
     let host = host();
     let own = PoolId::new(8000, 7);
-    let mut clients: Vec<_> = (0..4).map(|_| Client::new(&host)).collect();
+    let mut clients: Vec<_> = (0..4)
+        .map(|_| RawClient::new(host.connect().expect("connects")))
+        .collect();
     for _ in 0..ROUNDS {
         let results: Vec<_> = std::thread::scope(|scope| {
             let creators: Vec<_> = (0..)
@@ -275,7 +266,7 @@ fn of_pools_that_have_one_id_and_are_made_at_once_one_is_made() {
         let made = results.iter().filter(|result| result.is_ok()).count();
         assert_eq!(made, 1, "{results:?}");
         assert_eq!(list(&mut clients[0]), [own]);
-        assert_eq!(destroy(&mut clients[0], own), None);
+        assert_eq!(clients[0].destroy_pool(own), None);
         assert_eq!(list(&mut clients[0]), []);
     }
 }

@@ -4,13 +4,9 @@
 use chimaera_chimod::{
     Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
 };
-use chimaera_proto::admin::{GetOrCreatePool, Method, RuntimeStatus};
-use chimaera_proto::{Descriptor, PoolId, Status, codec};
+use chimaera_proto::{Descriptor, PoolId, Status};
 use chimaera_runtime::{Config, Host};
-
-mod support;
-
-use support::{Client, ping, status};
+use chimaera_testing::raw_client::{RawClient, ping, status};
 
 struct Panicking;
 
@@ -31,23 +27,14 @@ impl Container for Panicking {
 }
 
 /// Has a pool's module panic, and gives what the log has to say of it.
-fn panic_once(client: &mut Client, minor: u32) -> Vec<String> {
+fn panic_once(client: &mut RawClient, minor: u32) -> Vec<String> {
     let pool = PoolId::new(8000, minor);
-    let create = GetOrCreatePool {
-        module: "panicking".to_owned(),
-        name: format!("pool {minor}"),
-        id: pool,
-        params: Vec::new(),
-    };
-    let create = codec::encode(&create).expect("encodes");
-    let created = client.admin(Method::GetOrCreatePool, &create);
-    assert_eq!(status(&created), None);
+    let name = format!("pool {minor}");
+    assert_eq!(client.create_pool("panicking", &name, pool), None);
     let panics = client.call(&Descriptor { pool, ..ping() });
     assert_eq!(status(&panics), Some(Status::ModulePanicked));
-    let asked = codec::encode(&()).expect("encodes");
-    let answer = client.admin(Method::GetStatus, &asked);
-    let status: RuntimeStatus = codec::decode(&client.reply(&answer)).expect("decodes");
-    let texts = status.log.recent.into_iter().map(|line| line.text);
+    let recent = client.runtime_status().log.recent;
+    let texts = recent.into_iter().map(|line| line.text);
     let of_pool = format!("pool {minor} ");
     texts.filter(|text| text.contains(&of_pool)).collect()
 }
@@ -60,7 +47,7 @@ fn a_linked_module_panics_in_one_line_with_module_and_pool_whoever_tells_of_it()
         ..Config::default()
     })
     .expect("the host starts");
-    let mut client = Client::new(&host);
+    let mut client = RawClient::new(host.connect().expect("connects"));
 
     // The application has a hook of its own.
     std::panic::set_hook(Box::new(|_| {}));

@@ -1,18 +1,14 @@
 //! Pools that come and go while clients use them, rightly or not.
 
 use std::sync::Mutex;
-use std::time::Instant;
 
 use chimaera_chimod::{
     Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
 };
-use chimaera_proto::admin::{DestroyPool, GetOrCreatePool, Method};
-use chimaera_proto::{Completion, Descriptor, PoolId, Status, codec};
+use chimaera_proto::{Descriptor, PoolId, Status};
 use chimaera_runtime::{Config, Host};
-
-mod support;
-
-use support::{Client, PATIENCE, ping, status};
+use chimaera_testing::raw_client::{RawClient, ping, status};
+use chimaera_testing::until;
 
 /// Completes a task at once, or keeps it in [`HELD`].
 struct Holding;
@@ -51,37 +47,15 @@ fn host() -> Host {
     .expect("the host starts")
 }
 
-fn create(client: &mut Client, name: &str, id: PoolId) -> Completion {
-    let request = GetOrCreatePool {
-        module: "holding".to_owned(),
-        name: name.to_owned(),
-        id,
-        params: Vec::new(),
-    };
-    client.admin(
-        Method::GetOrCreatePool,
-        &codec::encode(&request).expect("encodes"),
-    )
-}
-
-fn destroy_request(id: PoolId) -> Vec<u8> {
-    codec::encode(&DestroyPool { id }).expect("encodes")
-}
-
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
-}
-
 #[test]
 fn a_pool_that_is_being_destroyed_takes_no_task_whatever_id_it_names() {
     const POOL: PoolId = PoolId::new(8000, 0);
     let host = host();
-    let (mut user, mut destroyer) = (Client::new(&host), Client::new(&host));
-    assert_eq!(status(&create(&mut user, "drained", POOL)), None);
+    let (mut user, mut destroyer) = (
+        RawClient::new(host.connect().expect("connects")),
+        RawClient::new(host.connect().expect("connects")),
+    );
+    assert_eq!(user.create_pool("holding", "drained", POOL), None);
     let to = |pool, method| Descriptor {
         pool,
         method,
@@ -97,8 +71,7 @@ fn a_pool_that_is_being_destroyed_takes_no_task_whatever_id_it_names() {
     });
 
     std::thread::scope(|scope| {
-        let destroyed =
-            scope.spawn(|| destroyer.admin(Method::DestroyPool, &destroy_request(POOL)));
+        let destroyed = scope.spawn(|| destroyer.destroy_pool(POOL));
         until("the pool is withdrawn", || {
             status(&user.call(&to(POOL, 0))) == Some(Status::PoolNotFound)
         });
@@ -106,7 +79,7 @@ fn a_pool_that_is_being_destroyed_takes_no_task_whatever_id_it_names() {
         for request in HELD.lock().expect("not poisoned").drain(..) {
             request.complete(&[]);
         }
-        assert_eq!(status(&destroyed.join().expect("joins")), None);
+        assert_eq!(destroyed.join().expect("joins"), None);
         assert_eq!(through_null, Some(Status::PoolNotFound));
     });
 }
@@ -114,17 +87,21 @@ fn a_pool_that_is_being_destroyed_takes_no_task_whatever_id_it_names() {
 #[test]
 fn a_pool_can_be_destroyed_while_its_creator_has_not_answered_yet() {
     let host = host();
-    let (mut creator, mut destroyer) = (Client::new(&host), Client::new(&host));
+    let (mut creator, mut destroyer) = (
+        RawClient::new(host.connect().expect("connects")),
+        RawClient::new(host.connect().expect("connects")),
+    );
     for round in 0..300 {
         let pool = PoolId::new(8001, round);
         std::thread::scope(|scope| {
             // It takes the pool the moment that it is known, which is before its creator answers.
             let destroyed = scope.spawn(|| {
                 until("the pool is there and destroyed", || {
-                    status(&destroyer.admin(Method::DestroyPool, &destroy_request(pool))).is_none()
+                    destroyer.destroy_pool(pool).is_none()
                 });
             });
-            assert_eq!(status(&create(&mut creator, "short-lived", pool)), None);
+            let created = creator.create_pool("holding", "short-lived", pool);
+            assert_eq!(created, None);
             destroyed.join().expect("joins");
         });
     }

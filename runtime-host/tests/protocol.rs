@@ -3,19 +3,16 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use chimaera_proto::admin::{FindPool, Method, RuntimeStatus};
+use chimaera_proto::admin::{FindPool, Method};
 use chimaera_proto::control::{self, ControlReply, ControlRequest, NO_REQUEST};
 use chimaera_proto::limits::{DATA_OFFSET_BYTES, LANE_DEPTH};
-use chimaera_proto::{
-    Access, BufferRange, ContainerId, Descriptor, PoolId, PoolQuery, Status, codec,
-};
+use chimaera_proto::{Access, BufferRange, ContainerId, Descriptor, PoolId, PoolQuery, Status};
 use chimaera_runtime::{Config, Host};
 use chimaera_shm::{Doorbell, PublishOrder, Segment, packet};
+use chimaera_testing::raw_client::{
+    RawClient, SEGMENT_BYTES, ask, hello, ping, receive, send, status,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
-mod support;
-
-use support::{Client, SEGMENT_BYTES, ask, hello, ping, status};
 
 fn host() -> Host {
     Host::start(&Config {
@@ -28,7 +25,7 @@ fn host() -> Host {
 #[test]
 fn tasks_complete_on_a_lane_that_goes_round_and_parks_in_between() {
     let host = host();
-    let mut client = Client::new(&host);
+    let mut client = RawClient::new(host.connect().expect("connects"));
     for round in 0..LANE_DEPTH * 5 {
         let record = (round % LANE_DEPTH) as u8;
         assert_eq!(client.call(&Descriptor { record, ..ping() }).status_word, 0);
@@ -42,35 +39,30 @@ fn tasks_complete_on_a_lane_that_goes_round_and_parks_in_between() {
 #[test]
 fn admin_tasks_answer_in_their_buffer() {
     let host = host();
-    let mut client = Client::new(&host);
-    let completion = client.admin(Method::GetStatus, &codec::encode(&()).expect("encodes"));
-    assert_eq!(status(&completion), None);
-    let reply: RuntimeStatus = codec::decode(&client.reply(&completion)).expect("decodes");
+    let mut client = RawClient::new(host.connect().expect("connects"));
+    let reply = client.runtime_status();
     assert_eq!(
         (reply.worker_count, reply.session_count, reply.pool_count),
         (2, 1, 0)
     );
 
-    let request = codec::encode(&FindPool {
-        name: "absent".to_owned(),
-    })
-    .expect("encodes");
-    let completion = client.admin(Method::FindPool, &request);
+    let name = "absent".to_owned();
+    let completion = client.admin(Method::FindPool, &FindPool { name });
     assert_eq!(status(&completion), Some(Status::PoolNotFound));
-    let text = String::from_utf8(client.reply(&completion)).expect("text");
+    let text = client.reason(&completion);
     assert!(
         text.starts_with("there is no pool named absent: "),
         "{text}"
     );
 
-    let completion = client.admin(Method::FindPool, b"\xff\xff\xff");
+    let completion = client.admin_encoded(Method::FindPool, b"\xff\xff\xff");
     assert_eq!(status(&completion), Some(Status::InvalidArgument));
 }
 
 #[test]
 fn tasks_that_name_what_is_not_there_are_refused_and_the_session_goes_on() {
     let host = host();
-    let mut client = Client::new(&host);
+    let mut client = RawClient::new(host.connect().expect("connects"));
     let buffer = |segment, offset_bytes, len_bytes| {
         Some(BufferRange {
             segment,
@@ -136,8 +128,8 @@ fn tasks_that_name_what_is_not_there_are_refused_and_the_session_goes_on() {
 #[test]
 fn a_lane_that_breaks_the_protocol_ends_its_session_and_no_other() {
     let host = host();
-    let mut good = Client::new(&host);
-    let faults: [fn(&mut Client); 3] = [
+    let mut good = RawClient::new(host.connect().expect("connects"));
+    let faults: [fn(&mut RawClient); 3] = [
         // A sequence that is not next.
         |client| {
             client.sequence += LANE_DEPTH as u32;
@@ -157,7 +149,7 @@ fn a_lane_that_breaks_the_protocol_ends_its_session_and_no_other() {
         |client| packet::send(&client.socket, b"GET / HTTP/1.1\r\n", None).expect("sends"),
     ];
     for fault in faults {
-        let mut bad = Client::new(&host);
+        let mut bad = RawClient::new(host.connect().expect("connects"));
         assert_eq!(status(&bad.call(&ping())), None);
         fault(&mut bad);
         if bad.sequence > 1 {
@@ -222,7 +214,7 @@ fn what_is_no_hello_is_refused_with_a_reason() {
 #[test]
 fn lanes_and_segments_are_there_once_and_in_order() {
     let host = host();
-    let client = Client::new(&host);
+    let client = RawClient::new(host.connect().expect("connects"));
     let reason = |request: &ControlRequest, file: Option<&dyn AsFd>| match ask(
         &client.socket,
         request,
@@ -256,7 +248,7 @@ fn lanes_and_segments_are_there_once_and_in_order() {
 #[test]
 fn a_request_that_is_repeated_is_answered_as_before_and_carried_out_once() {
     let host = host();
-    let mut client = Client::new(&host);
+    let mut client = RawClient::new(host.connect().expect("connects"));
     for _ in 0..5 {
         let (reply, bell) = ask(&client.socket, &ControlRequest::OpenLane { lane: 3 }, None);
         assert_eq!(reply, ControlReply::LaneOpened);
@@ -290,10 +282,10 @@ fn a_request_that_is_repeated_is_answered_as_before_and_carried_out_once() {
 #[test]
 fn replies_name_their_requests_also_those_that_cannot_be_read() {
     let host = host();
-    let client = Client::new(&host);
+    let client = RawClient::new(host.connect().expect("connects"));
     let numbers = [7, 3, u64::MAX];
     for number in numbers {
-        support::send(
+        send(
             &client.socket,
             number,
             &ControlRequest::OpenLane { lane: 64 },
@@ -301,14 +293,14 @@ fn replies_name_their_requests_also_those_that_cannot_be_read() {
         );
     }
     for number in numbers {
-        let (answered, reply, _) = support::receive(&client.socket);
+        let (answered, reply, _) = receive(&client.socket);
         assert_eq!(answered, number);
         assert!(matches!(reply, ControlReply::Refused { .. }), "{reply:?}");
     }
     let mut garbled = control::encode(11, &hello()).expect("encodes");
     garbled.push(0);
     packet::send(&client.socket, &garbled, None).expect("sends");
-    let (answered, reply, _) = support::receive(&client.socket);
+    let (answered, reply, _) = receive(&client.socket);
     assert_eq!(answered, 11);
     assert!(matches!(reply, ControlReply::Refused { .. }), "{reply:?}");
 }
@@ -316,7 +308,7 @@ fn replies_name_their_requests_also_those_that_cannot_be_read() {
 #[test]
 fn a_host_that_stops_closes_its_sessions() {
     let host = host();
-    let client = Client::new(&host);
+    let client = RawClient::new(host.connect().expect("connects"));
     drop(host);
     client.wait_for_end();
 }

@@ -15,9 +15,9 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::PATIENCE;
 use crate::build::{library_folder, program};
-use crate::watchdog::{Watchdog, until, within};
+use chimaera_testing::PATIENCE;
+use chimaera_testing::{Watchdog, until, within};
 
 /// A running daemon, killed on drop if it still runs then.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Daemon {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the daemon starts");
-        let watchdog = Watchdog::with_daemon(Pid::from_raw(child.id() as i32));
+        let watchdog = Watchdog::with_daemon(child.id());
         let stdout = child.stdout.take().expect("piped");
         let mut stderr = child.stderr.take().expect("piped");
         let log_so_far = Arc::new(Mutex::new(String::new()));
@@ -145,7 +145,7 @@ impl Daemon {
             .stdout(stdout)
             .stderr(stderr);
         let child = command.spawn().expect("the daemon starts");
-        let watchdog = Watchdog::with_daemon(Pid::from_raw(child.id() as i32));
+        let watchdog = Watchdog::with_daemon(child.id());
         let mut daemon = Self {
             child,
             folder: Some(folder),

@@ -8,7 +8,7 @@ use chimaera_faulty_runtime::Method;
 
 use crate::daemon::Daemon;
 use crate::faulty::Faulty;
-use crate::watchdog::until;
+use chimaera_testing::until;
 
 /// The number of a pool that tells of what others hold, and releases it. Those have lower ones.
 const TELLER: u32 = 1000;

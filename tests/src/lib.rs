@@ -1,12 +1,11 @@
 //! What the tests of the whole system stand on: built programs, a daemon of their own, client
-//! processes, devices.
+//! processes, limits of the system that are met. What tests of other crates need too is `chimaera-testing`'s, and is
+//! found here as well.
 //!
 //! Every test has a daemon of its own, on a socket in a folder of its own, so that tests run at
 //! the same time. What a test starts it ends, by process id; what it makes lies in its folder.
 
 #![forbid(unsafe_code)]
-
-use std::io::Write;
 
 mod address_space;
 mod build;
@@ -15,13 +14,10 @@ mod control_group;
 mod daemon;
 mod descriptors;
 mod detached;
-mod device;
 mod faulty;
 mod holding;
 mod outside;
-mod pattern;
 mod plugins;
-mod polled;
 mod process;
 mod refusal;
 mod sandbox;
@@ -30,22 +26,22 @@ mod thread_limit;
 mod threads;
 mod told;
 mod trace;
-mod watchdog;
 
 pub use address_space::{connect_at_limits, limit_address_space};
 pub use build::{library_folder, program};
+pub use chimaera_testing::{
+    GIB, KIB, LoopDevice, MIB, PATIENCE, Pattern, Polled, SmallFileSystem, Watchdog, block_on,
+    disk_folder, skipped, tmpfs_folder, until, within,
+};
 pub use commands::{chimaera, exit, json};
 pub use control_group::ControlGroup;
 pub use daemon::{Daemon, Finished, Refused, finish};
 pub use descriptors::{descriptors, limit_descriptors, limit_for};
 pub use detached::Detached;
-pub use device::{LoopDevice, SmallFileSystem, disk_folder, tmpfs_folder};
 pub use faulty::Faulty;
 pub use holding::{Held, Holding};
 pub use outside::{cargo_outside, checkout, fenced, program_outside};
-pub use pattern::Pattern;
 pub use plugins::Plugins;
-pub use polled::Polled;
 pub use process::{ClientProcess, is_ignored, parse_blocks, show_blocks};
 pub use refusal::{assert_not_created, assert_refused, client, memory, remaining, text};
 pub use sandbox::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox};
@@ -54,16 +50,6 @@ pub use thread_limit::{Denial, ThreadLimit};
 pub use threads::{threads, workers};
 pub use told::Told;
 pub use trace::{SystemCall, Trace};
-pub use watchdog::{Watchdog, until, within};
-
-/// Longer than anything in these tests takes on a loaded machine of two cores.
-pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
-
-/// Says what a test did not prove, and why: past the harness, which shows nothing of a test that
-/// passes.
-pub fn skipped(what: &str, reason: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped {what}: {reason}");
-}
 
 /// Keeps the guide's examples compiling.
 #[cfg(doctest)]

@@ -10,8 +10,8 @@ use std::thread;
 use chimaera_bdev_client::{Block, BlockType};
 use nix::sys::signal::Signal;
 
-use crate::PATIENCE;
 use crate::build::program;
+use chimaera_testing::PATIENCE;
 
 /// A client process, killed on drop if it still runs then. It says in lines how far it is, and
 /// goes on when it is told.

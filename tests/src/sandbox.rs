@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::build::program;
 use crate::daemon::{Finished, finish};
-use crate::skipped;
+use chimaera_testing::skipped;
 
 /// Root.
 pub const ROOT: u32 = 0;

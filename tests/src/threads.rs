@@ -1,7 +1,7 @@
 //! The threads of other processes, as the kernel shows them.
 
 use crate::daemon::Daemon;
-use crate::watchdog::until;
+use chimaera_testing::until;
 
 /// The folders of a process's threads in `/proc`.
 ///

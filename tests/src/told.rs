@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
-use crate::PATIENCE;
-use crate::watchdog::within;
+use chimaera_testing::PATIENCE;
+use chimaera_testing::within;
 
 /// A command of the program whose words on standard error are read as they come.
 #[derive(Debug)]

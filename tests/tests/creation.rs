@@ -5,12 +5,11 @@ use std::path::Path;
 
 use chimaera_bdev_client::{Client, CreateOptions, PerfMetrics, PoolId, PoolQuery, Status};
 use chimaera_tests::{
-    Daemon, Faulty, LoopDevice, assert_empty, assert_not_created, assert_refused, client,
+    Daemon, Faulty, LoopDevice, MIB, assert_empty, assert_not_created, assert_refused, client,
     disk_folder, file_bytes, skipped, text,
 };
 
 const QUERY: PoolQuery = PoolQuery::Local;
-const MIB: u64 = 1 << 20;
 
 #[test]
 fn a_file_that_is_not_there_is_not_found() {
@@ -313,8 +312,7 @@ fn a_file_that_the_daemon_may_not_write_is_refused_as_such() {
 
 #[test]
 fn a_device_that_is_read_only_is_refused_as_such() {
-    let folder = disk_folder();
-    let device = match LoopDevice::attach_with(folder.path(), MIB, &["--read-only"]) {
+    let device = match LoopDevice::attach_with(MIB, &["--read-only"]) {
         Ok(device) => device,
         Err(reason) => return skipped("a read-only device", &reason),
     };
@@ -330,9 +328,8 @@ fn a_device_that_is_read_only_is_refused_as_such() {
 
 #[test]
 fn a_device_refuses_a_finer_alignment_and_a_larger_size_than_it_has() {
-    let folder = disk_folder();
     let options = ["--sector-size", "4096"];
-    let device = match LoopDevice::attach_with(folder.path(), MIB, &options) {
+    let device = match LoopDevice::attach_with(MIB, &options) {
         Ok(device) => device,
         Err(reason) => return skipped("a device with blocks of 4096 bytes", &reason),
     };

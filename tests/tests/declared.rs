@@ -5,10 +5,9 @@ use std::path::Path;
 use chimaera_bdev_client::{
     Client, CreateOptions, PerfMetrics, PoolId, PoolQuery, Runtime, Stats, Status,
 };
-use chimaera_tests::{Daemon, assert_refused, client, disk_folder, file_bytes, text};
+use chimaera_tests::{Daemon, MIB, assert_refused, client, disk_folder, file_bytes, text};
 
 const QUERY: PoolQuery = PoolQuery::Local;
-const MIB: u64 = 1 << 20;
 
 fn profile(iops: f64) -> PerfMetrics {
     PerfMetrics {

@@ -7,10 +7,9 @@
 use chimaera_bdev_client::{Block, BlockType, Client, NodeId, PoolId, PoolQuery, Runtime, Status};
 use chimaera_bdev_proto::{Method, TransferArguments};
 use chimaera_client::Call;
-use chimaera_tests::{Daemon, assert_refused, client, disk_folder, memory, remaining, text};
+use chimaera_tests::{Daemon, MIB, assert_refused, client, disk_folder, memory, remaining, text};
 
 const QUERY: PoolQuery = PoolQuery::Local;
-const MIB: u64 = 1 << 20;
 
 #[test]
 fn an_allocation_without_space_takes_nothing() {

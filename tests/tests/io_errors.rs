@@ -5,12 +5,11 @@ use std::fs::File;
 
 use chimaera_bdev_client::{Block, Client, CreateOptions, PoolQuery, Status};
 use chimaera_tests::{
-    Daemon, LoopDevice, SmallFileSystem, assert_empty, assert_refused, client, disk_folder,
+    Daemon, LoopDevice, MIB, SmallFileSystem, assert_empty, assert_refused, client, disk_folder,
     file_bytes, skipped, text,
 };
 
 const QUERY: PoolQuery = PoolQuery::Local;
-const MIB: u64 = 1 << 20;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
@@ -62,8 +61,7 @@ fn a_file_truncated_behind_a_pools_back_gives_io_errors_and_the_daemon_goes_on()
 
 #[test]
 fn a_device_that_fails_gives_io_errors_and_the_daemon_goes_on() {
-    let folder = disk_folder();
-    let device = match LoopDevice::attach(folder.path(), file_bytes(4)) {
+    let device = match LoopDevice::attach(file_bytes(4)) {
         Ok(device) => device,
         Err(reason) => return skipped("a device that fails", &reason),
     };

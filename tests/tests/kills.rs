@@ -21,7 +21,7 @@ fn a_pool_on_a_file_keeps_what_was_flushed_whenever_the_daemon_is_killed() {
 #[test]
 fn a_pool_on_a_device_keeps_what_was_flushed_whenever_the_daemon_is_killed() {
     let folder = disk_folder();
-    match LoopDevice::attach(folder.path(), POOL_BYTES) {
+    match LoopDevice::attach(POOL_BYTES) {
         Ok(device) => Killing::new(device.path(), folder.path(), 2).run(),
         Err(reason) => skipped("kills with a pool on a device", &reason),
     }

@@ -10,14 +10,13 @@ use std::thread;
 
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Status};
 use chimaera_tests::{
-    Daemon, Faulty, assert_empty, assert_refused, client, exit, library_folder, memory, program,
-    text,
+    Daemon, Faulty, MIB, assert_empty, assert_refused, client, exit, library_folder, memory,
+    program, text,
 };
 use tempfile::TempDir;
 
 const QUERY: PoolQuery = PoolQuery::Local;
 const LIBRARY: &str = "libchimaera_bdev_runtime.so";
-const MIB: u64 = 1 << 20;
 
 /// The program alone, as in a folder into which nothing else was built or installed.
 struct Installed {

@@ -6,13 +6,12 @@ use chimaera_bdev_client::{
     Block, BlockType, Client, CreateOptions, PoolId, PoolQuery, Runtime, Status,
 };
 use chimaera_tests::{
-    Daemon, LoopDevice, PATIENCE, Pattern, SmallFileSystem, assert_empty, assert_refused, client,
-    disk_folder, file_bytes, remaining, skipped, text,
+    Daemon, LoopDevice, MIB, PATIENCE, Pattern, SmallFileSystem, assert_empty, assert_refused,
+    client, disk_folder, file_bytes, remaining, skipped, text,
 };
 use nix::sys::signal::Signal;
 
 const QUERY: PoolQuery = PoolQuery::Local;
-const MIB: u64 = 1 << 20;
 
 /// The pool on this file, whichever id it has.
 fn open(runtime: &Runtime, path: &Path) -> Client {
@@ -99,8 +98,7 @@ fn what_was_flushed_to_a_file_outlives_a_daemon_that_is_killed() {
 
 #[test]
 fn what_was_flushed_to_a_device_outlives_a_daemon_that_is_killed() {
-    let folder = disk_folder();
-    match LoopDevice::attach(folder.path(), file_bytes(9)) {
+    match LoopDevice::attach(file_bytes(9)) {
         Ok(device) => outlive_a_kill(device.path()),
         Err(reason) => skipped("a pool on a loop device", &reason),
     }

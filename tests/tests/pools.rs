@@ -175,8 +175,7 @@ fn processes_share_a_file_on_tmpfs_without_touching_each_others_blocks() {
 
 #[test]
 fn processes_share_a_block_device_without_touching_each_others_blocks() {
-    let folder = disk_folder();
-    let device = match LoopDevice::attach(folder.path(), POOL_BYTES) {
+    let device = match LoopDevice::attach(POOL_BYTES) {
         Ok(device) => device,
         Err(reason) => return skipped("a pool on a loop device", &reason),
     };

@@ -8,14 +8,13 @@ use chimaera_bdev_client::{Block, Client, CreateOptions, PoolId, PoolQuery, Runt
 use chimaera_faulty_runtime::params;
 use chimaera_tests::exit::NO_SPACE;
 use chimaera_tests::{
-    Daemon, Faulty, Pattern, assert_refused, client, finish, is_ignored, program, skipped, text,
-    until, within,
+    Daemon, Faulty, MIB, Pattern, assert_refused, client, finish, is_ignored, program, skipped,
+    text, until, within,
 };
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 const QUERY: PoolQuery = PoolQuery::Local;
-const MIB: u64 = 1 << 20;
 
 /// A shell that does something and then becomes the program whose arguments follow.
 fn after(shell: &str, name: &str) -> Command {

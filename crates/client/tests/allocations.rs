@@ -1,12 +1,11 @@
 //! A task in steady state allocates nothing, neither a call nor a handle.
 
-mod fake_host;
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use fake_host::{FakeHost, Watchdog};
+use chimaera_testing::{FakeHost, Watchdog};
 use support::{ECHO, FILL, echo, module, submit, submit_buffer};
 
 struct Counting;
@@ -34,7 +33,7 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn tasks_allocate_nothing_on_the_way() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     let mut buffer = runtime.allocate_buffer(64).expect("buffer");
     let mut round = |number| {

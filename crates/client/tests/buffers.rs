@@ -1,6 +1,5 @@
 //! Buffers: alignment, reuse, growth, and whose they are.
 
-mod fake_host;
 mod support;
 
 use std::collections::BTreeMap;
@@ -8,12 +7,12 @@ use std::thread;
 
 use chimaera_client::proto::limits::MAX_SEGMENTS;
 use chimaera_client::{Buffer, ConnectOptions, Runtime, Status};
-use fake_host::{FakeHost, Watchdog};
+use chimaera_testing::{FakeHost, Watchdog};
 use support::{FILL, LOCATE, SUM, call, module, submit_buffer};
 
 #[test]
 fn buffers_are_aligned_as_promised_and_do_not_overlap() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     let lengths = [
         0,
@@ -55,7 +54,7 @@ fn buffers_are_aligned_as_promised_and_do_not_overlap() {
 
 #[test]
 fn what_is_freed_is_used_again() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     for round in 0..5000usize {
         let lengths = [100, 4096, 1 << 20, 6 << 20];
@@ -86,7 +85,7 @@ fn what_is_freed_is_used_again() {
 
 #[test]
 fn a_full_segment_is_followed_by_another() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let mut buffers = Vec::new();
     while host.segment_count() < 4 {
@@ -110,7 +109,7 @@ fn a_full_segment_is_followed_by_another() {
 
 #[test]
 fn the_last_segment_ends_in_an_error_that_says_so() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let options = ConnectOptions::new().buffer_bytes(2 << 20);
     let (host, runtime) = FakeHost::connect_with(options, module);
     let mut buffers = Vec::new();
@@ -133,7 +132,7 @@ fn the_last_segment_ends_in_an_error_that_says_so() {
 
 #[test]
 fn parts_of_buffers_travel_alone() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     let mut buffer = runtime.allocate_buffer(1000).expect("buffer");
     buffer.fill(0);
@@ -170,7 +169,7 @@ fn a_range_outside_panics_as_indexing_does() {
 
 #[test]
 fn a_buffer_of_another_connection_is_refused() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     let (_other_host, other) = FakeHost::connect(module);
     let mut buffer = other.allocate_buffer(10).expect("buffer");
@@ -192,7 +191,7 @@ fn a_buffer_of_another_connection_is_refused() {
 
 #[test]
 fn buffers_can_be_made_and_freed_on_any_thread() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     let (sender, receiver) = std::sync::mpsc::sync_channel::<(u8, Buffer)>(100);
     thread::scope(|scope| {
@@ -219,7 +218,7 @@ fn buffers_can_be_made_and_freed_on_any_thread() {
 
 #[test]
 fn an_empty_buffer_lies_somewhere_too() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     let buffer = runtime.allocate_buffer(0).expect("buffer");
     let (address, buffer) = submit_buffer(&runtime, LOCATE, 0, buffer)

@@ -1,6 +1,5 @@
 //! The connection: its beginning, its refusals, and the daemon's death in the middle.
 
-mod fake_host;
 mod support;
 
 use std::os::fd::AsRawFd;
@@ -11,15 +10,15 @@ use std::time::Duration;
 
 use chimaera_client::proto::limits::LANE_DEPTH;
 use chimaera_client::{ConnectOptions, Runtime, Status};
-use fake_host::{FakeHost, Watchdog};
+use chimaera_testing::{FakeHost, Watchdog, block_on};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
 };
-use support::{ECHO, FILL, HOLD, block_on, call, echo, module, submit, submit_buffer};
+use support::{ECHO, FILL, HOLD, call, echo, module, submit, submit_buffer};
 
 #[test]
 fn no_daemon_is_an_error_that_says_what_to_do() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let error = Runtime::connect_to("/nonexistent/chimaera.sock").expect_err("nobody there");
     assert!(error.is_no_daemon());
     assert_eq!(error.status(), Status::NoRuntime);
@@ -33,7 +32,7 @@ fn no_daemon_is_an_error_that_says_what_to_do() {
 
 #[test]
 fn a_daemon_that_says_nothing_is_named_by_its_socket() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("silent.sock");
     let listener = socket(
@@ -60,7 +59,7 @@ fn a_daemon_that_says_nothing_is_named_by_its_socket() {
 
 #[test]
 fn another_version_is_told_as_such() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, socket) = FakeHost::start_as((77, 1), module);
     let error = Runtime::from_socket(socket).expect_err("another version");
     assert_eq!(error.status(), Status::Unsupported);
@@ -70,7 +69,7 @@ fn another_version_is_told_as_such() {
 
 #[test]
 fn a_refusal_gives_the_daemons_reason() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, socket) = FakeHost::start(module);
     let options = ConnectOptions::new().client_name("refuse me");
     let error = options.from_socket(socket).expect_err("refused");
@@ -88,7 +87,7 @@ fn what_is_kept_alive_goes_after_the_connection() {
             self.0.store(true, Ordering::SeqCst);
         }
     }
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, socket) = FakeHost::start(module);
     let gone = Arc::new(AtomicBool::new(false));
     let kept = Kept(Arc::clone(&gone), Some(host));
@@ -111,7 +110,7 @@ fn the_connection_stays_until_the_last_handle_goes_and_no_longer() {
             self.0.store(true, Ordering::SeqCst);
         }
     }
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, socket) = FakeHost::start(module);
     let gone = Arc::new(AtomicBool::new(false));
     let options = ConnectOptions::new().keep_alive(Box::new(Kept(Arc::clone(&gone))));
@@ -142,7 +141,7 @@ fn lost(status: Status) {
 
 #[test]
 fn whoever_spins_sleeps_or_awaits_learns_of_the_daemons_death() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     for spin in [
         Duration::ZERO,
         Duration::from_micros(30),
@@ -180,7 +179,7 @@ fn whoever_spins_sleeps_or_awaits_learns_of_the_daemons_death() {
 
 #[test]
 fn a_submitter_without_a_record_learns_of_the_daemons_death() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (mut host, runtime) = FakeHost::connect(module);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -199,7 +198,7 @@ fn a_submitter_without_a_record_learns_of_the_daemons_death() {
 
 #[test]
 fn no_task_is_missed_when_the_daemon_dies_under_load() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     for round in 0..60 {
         let (mut host, runtime) = FakeHost::connect(module);
         thread::scope(|scope| {
@@ -252,7 +251,7 @@ fn load_until_lost(runtime: &Runtime, thread: u64) {
 
 #[test]
 fn a_thread_without_a_lane_is_told_of_the_loss_too() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (mut host, runtime) = FakeHost::connect(module);
     host.kill();
     lost(runtime.call(&call(ECHO, 1)).expect_err("lost").status());
@@ -270,7 +269,7 @@ fn the_last_handle_closes_the_connection_before_it_returns() {
             self.0.store(true, Ordering::SeqCst);
         }
     }
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     for ending in 0..3 {
         let (host, socket) = FakeHost::start(module);
         let gone = Arc::new(AtomicBool::new(false));
@@ -302,7 +301,7 @@ fn the_last_handle_closes_the_connection_before_it_returns() {
 
 #[test]
 fn handles_may_end_on_many_threads_while_the_runtime_goes() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     for round in 0..200 {
         let (_host, runtime) = FakeHost::connect(module);
         thread::scope(|scope| {

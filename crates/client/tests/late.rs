@@ -1,6 +1,5 @@
 //! A daemon that answers late, not at all, or not yet: what it costs is the request that it happened to.
 
-mod fake_host;
 mod support;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,7 +10,7 @@ use std::time::Duration;
 use chimaera_client::proto::control::{self, ControlReply, NO_REQUEST};
 use chimaera_client::{Buffer, ConnectOptions, Error, Runtime, Status};
 use chimaera_shm::packet;
-use fake_host::{FakeHost, Next, Watchdog};
+use chimaera_testing::{FakeHost, Fate, Watchdog};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use support::{ECHO, FILL, LOCATE, call, module, submit_buffer};
@@ -69,9 +68,9 @@ fn is_usable(runtime: &Runtime, len: usize) {
 
 #[test]
 fn a_daemon_that_does_not_answer_is_told_as_such_and_the_connection_goes_on() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = connect();
-    host.next([Next::Late]);
+    host.next([Fate::Late]);
     let error = runtime.call(&call(ECHO, 1)).expect_err("no answer");
     assert_eq!(error.status(), Status::Busy);
     for part in ["did not answer for 200ms", "try again"] {
@@ -94,9 +93,9 @@ fn a_daemon_that_does_not_answer_is_told_as_such_and_the_connection_goes_on() {
 
 #[test]
 fn requests_that_were_lost_or_answered_late_many_times_are_carried_out_once() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = connect();
-    host.next([Next::Late, Next::Lost, Next::Late]);
+    host.next([Fate::Late, Fate::Lost, Fate::Late]);
     for _ in 0..3 {
         let error = runtime.call(&call(ECHO, 1)).expect_err("no answer");
         assert_eq!(error.status(), Status::Busy);
@@ -108,8 +107,8 @@ fn requests_that_were_lost_or_answered_late_many_times_are_carried_out_once() {
 
 #[test]
 fn memory_whose_registration_was_not_answered_has_its_index_all_the_same() {
-    let _watchdog = Watchdog::new();
-    for fate in [Next::Late, Next::Lost] {
+    let _watchdog = Watchdog::start();
+    for fate in [Fate::Late, Fate::Lost] {
         let (host, runtime) = connect();
         let _first = fill_the_first_segment(&runtime);
         host.next([fate]);
@@ -127,10 +126,10 @@ fn memory_whose_registration_was_not_answered_has_its_index_all_the_same() {
 
 #[test]
 fn memory_that_is_too_small_for_the_next_buffer_is_registered_before_another() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = connect();
     let _first = fill_the_first_segment(&runtime);
-    host.next([Next::Late]);
+    host.next([Fate::Late]);
     let error = runtime.allocate_buffer(SEGMENT).expect_err("no answer");
     assert_eq!(error.status(), Status::Busy, "{error}");
     is_usable(&runtime, 3 * SEGMENT);
@@ -141,10 +140,10 @@ fn memory_that_is_too_small_for_the_next_buffer_is_registered_before_another() {
 
 #[test]
 fn memory_that_was_refused_leaves_its_index_to_other_memory() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = connect();
     let _first = fill_the_first_segment(&runtime);
-    host.next([Next::Refused(Status::OutOfMemory)]);
+    host.next([Fate::Refused(Status::OutOfMemory)]);
     let error = runtime.allocate_buffer(8 * SEGMENT).expect_err("refused");
     assert_eq!(error.status(), Status::OutOfMemory, "{error}");
     is_usable(&runtime, SEGMENT);
@@ -153,10 +152,10 @@ fn memory_that_was_refused_leaves_its_index_to_other_memory() {
 
 #[test]
 fn a_daemon_without_descriptors_may_have_the_memory_already() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = connect();
     let _first = fill_the_first_segment(&runtime);
-    host.next([Next::Late, Next::Refused(Status::OutOfResources)]);
+    host.next([Fate::Late, Fate::Refused(Status::OutOfResources)]);
     for expected in [Status::Busy, Status::OutOfResources] {
         let error = runtime.allocate_buffer(SEGMENT).expect_err("not now");
         assert_eq!(error.status(), expected, "{error}");
@@ -167,9 +166,9 @@ fn a_daemon_without_descriptors_may_have_the_memory_already() {
 
 #[test]
 fn an_answer_to_what_was_not_asked_ends_the_connection() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = connect();
-    host.next([Next::Numbered(1 << 40)]);
+    host.next([Fate::Numbered(1 << 40)]);
     for _ in 0..2 {
         let error = runtime.call(&call(ECHO, 1)).expect_err("a violation");
         assert_eq!(error.status(), Status::ProtocolViolation);
@@ -205,7 +204,7 @@ fn learns_why(socket: OwnedFd) {
 
 #[test]
 fn who_is_turned_away_learns_why_before_and_after_saying_hello() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (ours, theirs) = pair();
     turn_away(&ours);
     drop(ours);
@@ -224,7 +223,7 @@ fn who_is_turned_away_learns_why_before_and_after_saying_hello() {
 #[test]
 fn threads_that_wait_behind_one_another_share_the_time_that_they_wait() {
     const THREADS: usize = 4;
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, socket) = FakeHost::start(module);
     let options = ConnectOptions::new()
         .buffer_bytes(SEGMENT as u64)
@@ -233,7 +232,7 @@ fn threads_that_wait_behind_one_another_share_the_time_that_they_wait() {
     let _full = runtime.allocate_buffer(SEGMENT / 4 * 3).expect("room");
     let each_waits = |what: &(dyn Fn() -> Error + Sync)| {
         // Another request would be answered at once.
-        host.next([Next::Late]);
+        host.next([Fate::Late]);
         let begin = Barrier::new(THREADS);
         thread::scope(|scope| {
             for _ in 0..THREADS {

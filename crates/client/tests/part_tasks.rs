@@ -1,6 +1,5 @@
 //! Parts of one buffer that are in flight at the same time, and nobody who blocks for them.
 
-mod fake_host;
 mod support;
 
 use std::future::Future;
@@ -13,8 +12,8 @@ use std::thread;
 
 use chimaera_client::proto::limits::LANE_DEPTH;
 use chimaera_client::{Buffer, Call, ConnectOptions, Runtime, Status, Task, TaskError};
-use fake_host::{FakeHost, Watchdog};
-use support::{ECHO, FAIL, FILL, HOLD, block_on, call, module, submit};
+use chimaera_testing::{FakeHost, Watchdog, block_on};
+use support::{ECHO, FAIL, FILL, HOLD, call, module, submit};
 
 /// Parts of a byte each, filled with their numbers.
 fn filling(count: usize) -> impl Iterator<Item = (Call, Range<usize>)> + Send + 'static {
@@ -51,7 +50,7 @@ fn is_filled(bytes: &[u8]) -> bool {
 
 #[test]
 fn parts_are_carried_out_in_every_way_of_waiting() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     for count in [0, 1, LANE_DEPTH, 10 * LANE_DEPTH + 1] {
         let buffer = || runtime.allocate_buffer(count).expect("a buffer");
@@ -78,7 +77,7 @@ fn parts_are_carried_out_in_every_way_of_waiting() {
 
 #[test]
 fn the_first_part_that_fails_ends_it_and_the_buffer_comes_back() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     let count = 3 * LANE_DEPTH;
     for bad in [0, 5, LANE_DEPTH, count - 1] {
@@ -107,7 +106,7 @@ fn the_first_part_that_fails_ends_it_and_the_buffer_comes_back() {
 
 #[test]
 fn a_buffer_that_is_given_up_is_freed_when_its_last_part_has_ended() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let options = ConnectOptions::new().buffer_bytes(4 << 20);
     let (host, runtime) = FakeHost::connect_with(options, module);
     let large = 3 << 20;
@@ -132,7 +131,7 @@ fn a_buffer_that_is_given_up_is_freed_when_its_last_part_has_ended() {
 #[test]
 fn parts_wait_for_room_one_at_a_time_however_many_there_are() {
     const MOST_UNSUBMITTED: usize = 16 * 1024;
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let held: Vec<_> = (0..LANE_DEPTH as u64)
         .map(|n| submit(&runtime, HOLD, n))
@@ -164,7 +163,7 @@ fn parts_wait_for_room_one_at_a_time_however_many_there_are() {
 
 #[test]
 fn nothing_is_begun_before_the_future_is_polled_and_loss_gives_the_buffer_back() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (mut host, runtime) = FakeHost::connect(module);
     let buffer = runtime.allocate_buffer(10).expect("a buffer");
     let parts = (0..10).map(|part| {

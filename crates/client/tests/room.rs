@@ -1,64 +1,20 @@
 //! More tasks than a lane has room for: nobody's thread is blocked, everybody gets a turn, and what was not
 //! submitted did nothing.
 
-mod fake_host;
 mod support;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Barrier};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
 use chimaera_client::proto::limits::{LANE_DEPTH, MAX_LANES};
 use chimaera_client::{ConnectOptions, Runtime, Status, Task};
-use fake_host::{FakeHost, Watchdog};
-use support::{ECHO, FILL, HOLD, block_on, call, module, submit, submit_buffer};
-
-/// Counts how often it is woken.
-#[derive(Default)]
-struct Count(AtomicUsize);
-
-impl Wake for Count {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-/// A task that was polled by hand.
-struct Polled {
-    task: Task<u64>,
-    wakes: Arc<Count>,
-}
-
-impl Polled {
-    fn new(task: Task<u64>) -> Self {
-        let wakes = Arc::default();
-        let mut this = Self { task, wakes };
-        assert!(this.poll().is_none(), "it cannot have ended");
-        this
-    }
-
-    fn poll(&mut self) -> Option<u64> {
-        let waker = Waker::from(Arc::clone(&self.wakes));
-        match Pin::new(&mut self.task).poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(result) => Some(result.expect("echo")),
-            Poll::Pending => None,
-        }
-    }
-
-    fn is_woken(&self) -> bool {
-        self.wakes.0.load(Ordering::SeqCst) != 0
-    }
-
-    fn wait_until_woken(&self) {
-        while !self.is_woken() {
-            thread::yield_now();
-        }
-    }
-}
+use chimaera_testing::{FakeHost, Polled, Watchdog, block_on, until};
+use support::{ECHO, FILL, HOLD, call, module, submit, submit_buffer};
 
 /// Fills the thread's lane with tasks that the host holds.
 fn fill(host: &FakeHost, runtime: &Runtime) -> Vec<Task<u64>> {
@@ -81,7 +37,7 @@ fn fill_lane(host: &FakeHost, runtime: &Runtime, lanes: usize) -> Vec<Task<u64>>
 
 #[test]
 fn calls_return_at_once_however_many_are_in_flight() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     // The host completes nothing: a call that waited for it would never return.
     let (mut host, runtime) = FakeHost::connect(module);
     let tasks: Vec<_> = (0..200).map(|n| submit(&runtime, HOLD, n)).collect();
@@ -97,7 +53,7 @@ fn calls_return_at_once_however_many_are_in_flight() {
 
 #[test]
 fn more_tasks_than_records_are_carried_out_in_any_order_of_waiting() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     for count in [65, 128, 129, 1000] {
         for (is_reversed, is_awaited) in
             [(false, false), (true, false), (false, true), (true, true)]
@@ -124,7 +80,7 @@ fn more_tasks_than_records_are_carried_out_in_any_order_of_waiting() {
 
 #[test]
 fn a_task_that_finds_no_room_keeps_its_buffer_until_it_is_submitted() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let held = fill(&host, &runtime);
     let buffer = || runtime.allocate_buffer(100).expect("a buffer");
@@ -149,7 +105,7 @@ fn a_task_that_finds_no_room_keeps_its_buffer_until_it_is_submitted() {
 
 #[test]
 fn dropping_what_was_not_submitted_gives_its_buffer_back_and_does_nothing() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let options = ConnectOptions::new().buffer_bytes(4 << 20);
     let (host, runtime) = FakeHost::connect_with(options, module);
     let held = fill(&host, &runtime);
@@ -173,7 +129,7 @@ fn dropping_what_was_not_submitted_gives_its_buffer_back_and_does_nothing() {
 
 #[test]
 fn those_who_wait_are_woken_one_for_each_record_in_order() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let mut held = fill(&host, &runtime);
     let mut waiting: Vec<_> = (0..4)
@@ -185,24 +141,24 @@ fn those_who_wait_are_woken_one_for_each_record_in_order() {
         polled.wait_until_woken();
     }
     for (number, polled) in waiting.iter_mut().enumerate() {
-        let value = polled.poll().unwrap_or_else(|| {
-            // Submitted now, and perhaps not complete yet.
-            assert!(polled.task.is_submitted());
-            loop {
-                if let Some(value) = polled.task.try_wait() {
-                    break value.expect("echo");
-                }
-                thread::yield_now();
-            }
+        let mut result = match polled.poll() {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending => None,
+        };
+        // Submitted now, and perhaps not complete yet.
+        assert!(result.is_some() || polled.future.is_submitted());
+        until("the task completes", || {
+            result = result.take().or_else(|| polled.future.try_wait());
+            result.is_some()
         });
-        assert_eq!(value, number as u64);
+        assert_eq!(result.expect("complete").expect("echo"), number as u64);
     }
     assert_eq!(held.pop().expect("tasks").wait().expect("echo"), 63);
 }
 
 #[test]
 fn who_only_asks_does_not_take_the_place_of_who_polled() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     for asked_with_room in [false, true] {
         let (host, runtime) = FakeHost::connect(module);
         let _held = fill(&host, &runtime);
@@ -211,15 +167,15 @@ fn who_only_asks_does_not_take_the_place_of_who_polled() {
             scope.spawn(|| {
                 let _held = (!asked_with_room).then(|| fill_more(&host, &runtime));
                 // With room on this thread's lane it is submitted there.
-                assert!(!polled.task.is_complete());
-                assert_eq!(polled.task.is_submitted(), asked_with_room);
+                assert!(!polled.future.is_complete());
+                assert_eq!(polled.future.is_submitted(), asked_with_room);
             });
         });
         if asked_with_room {
             host.wait_for_held(LANE_DEPTH + 1);
             // Nor does who waits in vain.
             let timeout = Duration::from_millis(1);
-            assert!(polled.task.wait_timeout(timeout).is_none());
+            assert!(polled.future.wait_timeout(timeout).is_none());
         }
         assert!(!polled.is_woken());
         host.release_held();
@@ -229,7 +185,7 @@ fn who_only_asks_does_not_take_the_place_of_who_polled() {
 
 #[test]
 fn a_wait_that_ends_too_soon_leaves_who_polled_before_to_be_woken() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     for timeout in [Duration::ZERO, Duration::from_millis(1)] {
         for is_compound in [false, true] {
             let (host, runtime) = FakeHost::connect(module);
@@ -239,10 +195,10 @@ fn a_wait_that_ends_too_soon_leaves_who_polled_before_to_be_woken() {
                 task = Task::of_steps(task);
             }
             let mut polled = Polled::new(task);
-            assert!(polled.task.wait_timeout(timeout).is_none());
+            assert!(polled.future.wait_timeout(timeout).is_none());
             host.release_held();
             polled.wait_until_woken();
-            assert_eq!(polled.task.wait().expect("echo"), 7);
+            assert_eq!(polled.future.wait().expect("echo"), 7);
         }
     }
 }
@@ -259,7 +215,7 @@ fn sleeps(thread: nix::unistd::Pid) -> bool {
 
 #[test]
 fn who_blocks_for_a_task_on_a_shared_lane_keeps_its_turn() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let (opened, end) = (Barrier::new(1 + MAX_LANES), Barrier::new(1 + MAX_LANES));
     let waits = AtomicI32::new(0);
@@ -278,9 +234,9 @@ fn who_blocks_for_a_task_on_a_shared_lane_keeps_its_turn() {
             let polled = Polled::new(submit(&runtime, ECHO, 7));
             let wakes = Arc::clone(&polled.wakes);
             waits.store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
-            assert_eq!(polled.task.wait().expect("echo"), 7);
+            assert_eq!(polled.future.wait().expect("echo"), 7);
             drop(held);
-            wakes.0.load(Ordering::SeqCst)
+            wakes.get()
         });
         let thread = loop {
             match waits.load(Ordering::SeqCst) {

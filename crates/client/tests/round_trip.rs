@@ -1,7 +1,6 @@
 //! How long an empty task takes, next to what the machine needs at the least. Prints only: run it
 //! with `cargo test --release -p chimaera-client --test round_trip -- --ignored --nocapture`.
 
-mod fake_host;
 mod support;
 
 use std::hint::black_box;
@@ -12,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use chimaera_client::{ConnectOptions, Runtime};
+use chimaera_testing::{FakeHost, Watchdog};
 use crossbeam::utils::CachePadded;
-use fake_host::{FakeHost, Watchdog};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use support::{ECHO, call, module, submit};
@@ -45,7 +44,7 @@ fn measure(what: &str, mut round: impl FnMut(u64)) {
 #[test]
 #[ignore = "measures"]
 fn round_trip_of_an_empty_task() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     pin(1);
     ping_pong_of_a_cache_line();
     // Threads begin where the one that starts them is pinned.

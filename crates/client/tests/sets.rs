@@ -1,6 +1,5 @@
 //! Waiting for whichever task ends first.
 
-mod fake_host;
 mod support;
 
 use std::collections::HashSet;
@@ -12,12 +11,12 @@ use std::time::Duration;
 
 use chimaera_client::proto::limits::LANE_DEPTH;
 use chimaera_client::{ConnectOptions, Status, TaskSet};
-use fake_host::{FakeHost, Watchdog};
-use support::{ECHO, FAIL, HOLD, block_on, module, submit};
+use chimaera_testing::{FakeHost, Watchdog, block_on};
+use support::{ECHO, FAIL, HOLD, module, submit};
 
 #[test]
 fn whichever_ends_first_comes_first() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let mut tasks = TaskSet::new();
     assert!(tasks.wait_any().is_none() && tasks.try_wait_any().is_none());
@@ -36,7 +35,7 @@ fn whichever_ends_first_comes_first() {
 
 #[test]
 fn a_set_sleeps_until_a_task_of_any_connection_ends() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let options = || ConnectOptions::new().spin(Duration::ZERO);
     let (first_host, first) = FakeHost::connect_with(options(), module);
     let (second_host, second) = FakeHost::connect_with(options(), module);
@@ -63,7 +62,7 @@ fn a_set_sleeps_until_a_task_of_any_connection_ends() {
 
 #[test]
 fn a_set_may_hold_more_than_a_lane_and_loses_none() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     let mut tasks = TaskSet::default();
     let count = 5 * LANE_DEPTH as u64;
@@ -77,7 +76,7 @@ fn a_set_may_hold_more_than_a_lane_and_loses_none() {
 
 #[test]
 fn a_set_is_awaited_and_keeps_every_result_of_a_wait_that_is_given_up() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let mut tasks = TaskSet::default();
     assert!(block_on(tasks.async_wait_any()).is_none());
@@ -97,7 +96,7 @@ fn a_set_is_awaited_and_keeps_every_result_of_a_wait_that_is_given_up() {
 
 #[test]
 fn a_connection_without_room_does_not_hold_up_the_tasks_of_others() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     for is_awaited in [false, true] {
         let (_full_host, full) = FakeHost::connect(module);
         let (host, runtime) = FakeHost::connect(module);

@@ -1,7 +1,6 @@
 //! Lists of calls on lanes that several threads share, each longer than a lane: whoever waits for room holds
 //! none that another waits for.
 
-mod fake_host;
 mod support;
 
 use std::sync::Barrier;
@@ -9,8 +8,8 @@ use std::thread;
 
 use chimaera_client::proto::limits::{LANE_DEPTH, MAX_LANES};
 use chimaera_client::{Buffer, Call, Runtime};
-use fake_host::{FakeHost, Watchdog};
-use support::{ECHO, FILL, SUM, block_on, call, echo, module};
+use chimaera_testing::{FakeHost, Watchdog, block_on};
+use support::{ECHO, FILL, SUM, call, echo, module};
 
 /// Threads on each lane that is shared, and such lanes of a connection.
 const SHARERS: usize = 3;
@@ -20,7 +19,7 @@ const PARTS: usize = 6 * LANE_DEPTH + 1;
 
 /// Has threads share lanes, all others being taken, and all of them begin at the same time.
 fn share_lanes(work: impl Fn(&Runtime, usize) + Sync) {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let owners = MAX_LANES - SHARED_LANES;
     let sharers = SHARERS * SHARED_LANES;

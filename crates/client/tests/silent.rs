@@ -1,12 +1,11 @@
 //! A daemon that does not answer one thread: what others of its process do without it does not wait.
 
-mod fake_host;
 mod support;
 
 use std::thread;
 
 use chimaera_client::{ConnectOptions, Runtime};
-use fake_host::{FakeHost, Next, Watchdog};
+use chimaera_testing::{FakeHost, Fate, Watchdog};
 use support::{ECHO, call, module};
 
 const SEGMENT: usize = 16 << 20;
@@ -23,11 +22,11 @@ fn echoes(runtime: &Runtime, argument: u64) {
 
 #[test]
 fn buffers_that_fit_come_and_go_while_memory_is_being_registered() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = connect();
     let large = runtime.allocate_buffer(SEGMENT / 4).expect("room");
     let _rest = runtime.allocate_buffer(SEGMENT / 2).expect("room");
-    host.next([Next::Late]);
+    host.next([Fate::Late]);
     thread::scope(|scope| {
         let grows = scope.spawn(|| runtime.allocate_buffer(SEGMENT));
         host.wait_for_late(1);
@@ -47,7 +46,7 @@ fn buffers_that_fit_come_and_go_while_memory_is_being_registered() {
 
 #[test]
 fn threads_end_and_begin_while_a_lane_is_being_opened() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = connect();
     let (go, ends) = std::sync::mpsc::channel::<()>();
     thread::scope(|scope| {
@@ -61,7 +60,7 @@ fn threads_end_and_begin_while_a_lane_is_being_opened() {
             }
         });
         begun.recv().expect("it has a lane");
-        host.next([Next::Late]);
+        host.next([Fate::Late]);
         let opens = scope.spawn(|| echoes(&runtime, 2));
         host.wait_for_late(1);
         go.send(()).expect("listens");

@@ -1,6 +1,5 @@
 //! Tasks: waiting in every way, more handles than records, handles dropped in flight.
 
-mod fake_host;
 mod support;
 
 use std::sync::Arc;
@@ -11,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use chimaera_client::proto::limits::LANE_DEPTH;
 use chimaera_client::{ConnectOptions, Runtime, Status};
-use fake_host::{FakeHost, Watchdog};
-use support::{ECHO, FAIL, FILL, HOLD, block_on, call, echo, module, submit, submit_buffer};
+use chimaera_testing::{FakeHost, WakeCount, Watchdog, block_on, until};
+use support::{ECHO, FAIL, FILL, HOLD, call, echo, module, submit, submit_buffer};
 
 #[test]
 fn a_call_gives_what_the_module_gave() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     for number in 0..10_000 {
         assert_eq!(echo(&runtime, number), number);
@@ -25,7 +24,7 @@ fn a_call_gives_what_the_module_gave() {
 
 #[test]
 fn a_failure_says_what_to_what() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     let error = runtime
         .call(&call(FAIL, u64::from(Status::NoSpace.code())))
@@ -40,7 +39,7 @@ fn a_failure_says_what_to_what() {
 
 #[test]
 fn the_client_rings_a_host_that_sleeps() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     for number in 0..50 {
         while !host.is_parked() {
@@ -52,7 +51,7 @@ fn the_client_rings_a_host_that_sleeps() {
 
 #[test]
 fn any_number_of_handles_can_be_held_before_waiting() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     for round in 0..5 {
         let tasks: Vec<_> = (0..1000)
@@ -66,7 +65,7 @@ fn any_number_of_handles_can_be_held_before_waiting() {
 
 #[test]
 fn many_handles_carry_their_buffers() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     let tasks: Vec<_> = (0..1000)
         .map(|n| {
@@ -87,7 +86,7 @@ fn many_handles_carry_their_buffers() {
 
 #[test]
 fn a_full_lane_waits_for_whichever_completes() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     // All but one record are taken by tasks that do not end.
     let held: Vec<_> = (1..LANE_DEPTH as u64)
@@ -105,7 +104,7 @@ fn a_full_lane_waits_for_whichever_completes() {
 
 #[test]
 fn a_submitter_that_sleeps_for_a_record_is_woken() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     for spin in [0, 30] {
         let options = ConnectOptions::new().spin(Duration::from_micros(spin));
         let (host, runtime) = FakeHost::connect_with(options, module);
@@ -130,7 +129,7 @@ fn a_submitter_that_sleeps_for_a_record_is_woken() {
 
 #[test]
 fn a_task_can_be_waited_for_a_while_and_asked() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let mut task = submit(&runtime, HOLD, 7);
     assert!(!task.is_complete());
@@ -158,7 +157,7 @@ fn a_task_can_be_waited_for_a_while_and_asked() {
 
 #[test]
 fn a_task_that_timed_out_can_be_harvested_and_waited_for_elsewhere() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let mut task = submit(&runtime, HOLD, 7);
     assert!(task.wait_timeout(Duration::from_millis(1)).is_none());
@@ -177,7 +176,7 @@ fn a_task_that_timed_out_can_be_harvested_and_waited_for_elsewhere() {
 
 #[test]
 fn dropped_handles_leave_their_buffers_until_the_tasks_end() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let options = ConnectOptions::new().buffer_bytes(4 << 20);
     let (host, runtime) = FakeHost::connect_with(options, module);
     // A buffer that takes most of the segment: while it is not freed there is no room.
@@ -215,7 +214,7 @@ fn dropped_handles_leave_their_buffers_until_the_tasks_end() {
 
 #[test]
 fn dropping_and_forgetting_handles_at_any_moment_breaks_nothing() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     for round in 0..3000u64 {
         let buffer = runtime.allocate_buffer(64).expect("buffer");
@@ -244,7 +243,7 @@ fn block_on_once<T>(task: &mut chimaera_client::Task<T>) -> bool {
 
 #[test]
 fn a_bare_executor_can_await() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     block_on(async {
         for number in 0..2000 {
@@ -255,7 +254,7 @@ fn a_bare_executor_can_await() {
 
 #[test]
 fn tokio_can_await_many_at_once() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -278,26 +277,18 @@ fn tokio_can_await_many_at_once() {
 
 #[test]
 fn the_waker_of_the_last_poll_is_the_one_that_is_woken() {
-    struct Count(AtomicUsize);
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let mut task = submit(&runtime, HOLD, 3);
-    let counts = [(); 2].map(|()| Arc::new(Count(AtomicUsize::new(0))));
+    let counts: [Arc<WakeCount>; 2] = std::array::from_fn(|_| Arc::default());
     for count in &counts {
         let waker = Waker::from(Arc::clone(count));
         let poll = std::pin::Pin::new(&mut task).poll(&mut Context::from_waker(&waker));
         assert!(poll.is_pending());
     }
     host.release_held();
-    while counts[1].0.load(Ordering::SeqCst) == 0 {
-        thread::yield_now();
-    }
-    assert_eq!(counts[0].0.load(Ordering::SeqCst), 0);
+    until("the last waker is woken", || counts[1].get() != 0);
+    assert_eq!(counts[0].get(), 0);
     match std::pin::Pin::new(&mut task).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(result) => assert_eq!(result.expect("echo"), 3),
         Poll::Pending => panic!("it was woken because it is complete"),
@@ -313,7 +304,7 @@ fn a_waker_may_submit_itself() {
             self.1.fetch_add(1, Ordering::SeqCst);
         }
     }
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let submits = Arc::new(Submit(runtime.clone(), AtomicUsize::new(0)));
     let waker = Waker::from(Arc::clone(&submits));
@@ -342,7 +333,7 @@ fn a_waker_may_hold_the_last_handle() {
     impl Wake for Hold {
         fn wake(self: Arc<Self>) {}
     }
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let holding = || Waker::from(Arc::new(Hold(submit(&runtime, HOLD, 1))));
     let mut task = submit(&runtime, HOLD, 2);
@@ -361,7 +352,7 @@ fn a_waker_may_hold_the_last_handle() {
 
 #[test]
 fn handles_outlive_the_runtime() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let task = submit_buffer(
         &runtime,

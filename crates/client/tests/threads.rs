@@ -1,6 +1,5 @@
 //! Lanes: one per thread, reused, shared when there are more threads than lanes.
 
-mod fake_host;
 mod support;
 
 use std::sync::Barrier;
@@ -10,12 +9,12 @@ use std::time::Duration;
 
 use chimaera_client::proto::limits::{LANE_DEPTH, MAX_LANES};
 use chimaera_client::{Runtime, Task};
-use fake_host::{FakeHost, Watchdog};
+use chimaera_testing::{FakeHost, Verdict, Watchdog};
 use support::{ECHO, FILL, HOLD, call, echo, module, submit, submit_buffer};
 
 #[test]
 fn threads_that_end_leave_their_lanes_to_others() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     for round in 0..20 {
         let runtime = runtime.clone();
@@ -42,7 +41,7 @@ fn threads_that_end_leave_their_lanes_to_others() {
 
 #[test]
 fn more_threads_than_lanes_share() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let threads = MAX_LANES as u64 + 16;
     let barrier = Barrier::new(threads as usize);
@@ -70,7 +69,7 @@ fn more_threads_than_lanes_share() {
 
 #[test]
 fn one_lane_can_be_used_by_many_threads_in_every_way() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     // All lanes are open and in use, so that the threads below share them.
     let (opened, done) = (Barrier::new(MAX_LANES + 1), Barrier::new(MAX_LANES + 1));
@@ -124,11 +123,11 @@ fn use_in_every_way(runtime: &Runtime, user: u64) {
 
 #[test]
 fn several_runtimes_in_one_thread_do_not_mix() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let hosts: Vec<_> = (0..3u64)
         .map(|which| {
             FakeHost::connect(move |task, buffer| match task.method {
-                ECHO => fake_host::Verdict::ok(&[which]),
+                ECHO => Verdict::ok(&[which]),
                 _ => module(task, buffer),
             })
         })
@@ -142,7 +141,7 @@ fn several_runtimes_in_one_thread_do_not_mix() {
 
 #[test]
 fn handles_move_between_threads() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     let (sender, receiver) = std::sync::mpsc::channel::<(u64, Task<u64>)>();
     thread::scope(|scope| {
@@ -170,7 +169,7 @@ fn a_panic_between_parts_waits_for_those_in_flight() {
                 .store(self.0.load(Ordering::SeqCst), Ordering::SeqCst);
         }
     }
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let mut buffer = runtime.allocate_buffer(64).expect("buffer");
     let (released, waited) = (AtomicBool::new(false), AtomicBool::new(false));
@@ -204,7 +203,7 @@ fn a_panic_between_parts_waits_for_those_in_flight() {
 
 #[test]
 fn a_thread_may_wait_while_the_one_that_submitted_goes_on() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     // More than a lane holds: so the submitter harvests what the other is about to take up.
     let (tasks, taken) = std::sync::mpsc::sync_channel::<(u64, Task<u64>)>(4 * LANE_DEPTH);
@@ -234,7 +233,7 @@ fn a_thread_may_wait_while_the_one_that_submitted_goes_on() {
 
 #[test]
 fn a_lane_goes_to_another_thread_with_tasks_of_the_first_in_flight() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let held = thread::scope(|scope| {
         let first = scope.spawn(|| {
@@ -270,7 +269,7 @@ fn a_thread_that_is_ending_can_still_submit() {
     thread_local! {
         static LAST: std::cell::RefCell<Option<AtTheEnd>> = const { std::cell::RefCell::new(None) };
     }
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     for _ in 0..3 {
         let runtime = runtime.clone();
@@ -286,7 +285,7 @@ fn a_thread_that_is_ending_can_still_submit() {
 
 #[test]
 fn calls_may_be_made_between_parts() {
-    let _watchdog = Watchdog::new();
+    let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
     let mut buffer = runtime.allocate_buffer(LANE_DEPTH * 3).expect("buffer");
     let mut other = runtime.allocate_buffer(LANE_DEPTH * 3).expect("buffer");

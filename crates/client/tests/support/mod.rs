@@ -2,18 +2,11 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-use std::future::Future;
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
-
 use chimaera_client::proto::Descriptor;
 use chimaera_client::{
     Buffer, Call, Finished, PoolId, PoolQuery, Runtime, Status, Task, TaskError, Values,
 };
-
-use crate::fake_host::{HostBuffer, Verdict};
+use chimaera_testing::{HostBuffer, Verdict};
 
 /// Gives the arguments back.
 pub(crate) const ECHO: u16 = 1;
@@ -88,23 +81,4 @@ pub(crate) fn with_buffer(mut finished: Finished<'_>) -> Result<(u64, Buffer), T
 
 fn first(values: &Values) -> u64 {
     values[0]
-}
-
-/// The smallest executor: the thread sleeps until it is woken.
-pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
-        }
-    }
 }

@@ -1,17 +1,25 @@
-//! A future that the test polls by hand.
+//! Futures that a test polls by hand.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 
-use crate::watchdog::until;
+use crate::time_limit::until;
 
-/// Counts how often it is woken.
+/// A waker that counts how often it is woken.
 #[derive(Debug, Default)]
-struct Count(AtomicUsize);
+pub struct WakeCount(AtomicUsize);
 
-impl Wake for Count {
+impl WakeCount {
+    /// How often it was woken.
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Wake for WakeCount {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
@@ -22,7 +30,8 @@ impl Wake for Count {
 pub struct Polled<F> {
     /// The future.
     pub future: F,
-    wakes: Arc<Count>,
+    /// Counts how often the future is woken.
+    pub wakes: Arc<WakeCount>,
 }
 
 impl<F: Future + Unpin> Polled<F> {
@@ -51,9 +60,9 @@ impl<F: Future + Unpin> Polled<F> {
         }
     }
 
-    /// Whether it was woken since it was made.
+    /// Whether it was woken since the first poll began.
     pub fn is_woken(&self) -> bool {
-        self.wakes.0.load(Ordering::SeqCst) != 0
+        self.wakes.get() != 0
     }
 
     /// Waits until it was woken once at least.
@@ -62,5 +71,24 @@ impl<F: Future + Unpin> Polled<F> {
     /// If it is not.
     pub fn wait_until_woken(&self) {
         until("a future is woken", || self.is_woken());
+    }
+}
+
+/// Runs a future on the calling thread, which sleeps until it is woken.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
     }
 }

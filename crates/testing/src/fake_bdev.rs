@@ -1,52 +1,34 @@
-//! A block-device module and an admin module for the fake host: enough of both for the client's
-//! sake, in memory, with blocks handed out one after another.
-
-#![allow(dead_code, reason = "each test uses a part of it")]
+//! The bdev module and an admin module for the fake host: enough of both for the client's sake, in memory, with blocks
+//! handed out one after another.
 
 use std::collections::BTreeMap;
 
-use chimaera_bdev_client::{
-    AllocationPlan, BdevType, Block, MegabyteState, OperationCounts, OwnedBlock, OwnerTag,
-    PerfMetrics, Stats, Status,
-};
 use chimaera_bdev_proto::{
-    BLOCK_WIRE_BYTES, CreateParams, INLINE_BLOCKS, MAP_END, MEGABYTE, MIN_LISTING_BUFFER_BYTES,
-    Method, TransferArguments,
+    AllocationPlan, BLOCK_WIRE_BYTES, BdevType, Block, CreateParams, INLINE_BLOCKS, MAP_END,
+    MEGABYTE, MIN_LISTING_BUFFER_BYTES, MegabyteState, Method, OperationCounts, OwnedBlock,
+    OwnerTag, PerfMetrics, Stats, TransferArguments,
 };
 use chimaera_proto::admin::{self, DestroyPool, FindPool, GetOrCreatePool, ListPools, PoolList};
-use chimaera_proto::{Completion, Descriptor, PoolId, codec};
+use chimaera_proto::{Completion, Descriptor, PoolId, Status, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::fake_host::{HostBuffer, Verdict};
+use crate::fake_host::{FakeModule, HostBuffer, Verdict};
+use crate::sizes::MIB;
 
 /// Megabytes on one page of a list or map.
 const PAGE_MEGABYTES: u64 = 3;
 
-pub(crate) struct FakePools {
-    pools: BTreeMap<PoolId, Pool>,
-    /// Pools on one page of a list.
-    page: usize,
-}
+/// Pools on one page of a list.
+const PAGE_POOLS: usize = 3;
 
-struct Pool {
-    name: String,
-    module: String,
-    params: Vec<u8>,
-    bytes: Vec<u8>,
-    allocated: BTreeMap<u64, OwnedBlock>,
-    read_only: bool,
-    next: u64,
-    size: u64,
-    metrics: PerfMetrics,
-}
-
-pub(crate) fn pools() -> impl FnMut(Descriptor, Option<HostBuffer>) -> Verdict + Send + 'static {
+/// A module that begins without pools, and makes and destroys them as it is asked.
+#[must_use]
+pub fn fake_bdev() -> impl FakeModule {
     let mut pools = FakePools {
         pools: BTreeMap::new(),
-        page: 3,
     };
-    move |task, buffer| {
+    move |task: Descriptor, buffer: Option<HostBuffer>| {
         if task.pool == PoolId::ADMIN {
             pools.administer(task, buffer)
         } else {
@@ -58,6 +40,22 @@ pub(crate) fn pools() -> impl FnMut(Descriptor, Option<HostBuffer>) -> Verdict +
             }
         }
     }
+}
+
+struct FakePools {
+    pools: BTreeMap<PoolId, FakePool>,
+}
+
+struct FakePool {
+    name: String,
+    module: String,
+    params: Vec<u8>,
+    bytes: Vec<u8>,
+    allocated: BTreeMap<u64, OwnedBlock>,
+    read_only: bool,
+    next: u64,
+    size: u64,
+    metrics: PerfMetrics,
 }
 
 impl FakePools {
@@ -84,7 +82,7 @@ impl FakePools {
                 let mut ids = self.pools.keys().filter(|&&id| id > after);
                 let pools = ids
                     .by_ref()
-                    .take(self.page)
+                    .take(PAGE_POOLS)
                     .map(|&id| self.info(id, false))
                     .collect();
                 let more = ids.next().is_some();
@@ -135,8 +133,8 @@ impl FakePools {
             return Ok(self.info(id, false));
         }
         let params: CreateParams = parse(&request.params);
-        let size = params.total_size.max(4 << 20);
-        let pool = Pool {
+        let size = params.total_size.max(4 * MIB);
+        let pool = FakePool {
             name: request.name,
             module: request.module,
             params: request.params,
@@ -152,7 +150,7 @@ impl FakePools {
     }
 }
 
-impl Pool {
+impl FakePool {
     fn serve(&mut self, task: Descriptor, buffer: Option<HostBuffer>) -> Result<Vec<u64>, Status> {
         let method = Method::from_number(task.method).ok_or(Status::UnknownMethod)?;
         let changes = matches!(

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::PATIENCE;
+/// Longer than anything in the tests takes on a loaded machine of two cores.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often [`until`] looks.
-const LOOK: Duration = Duration::from_millis(2);
+/// For how long [`until`] looks without a pause in between, and its pause from then on.
+const MAX_YIELDING: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// Runs an action on a thread of its own and gives its result.
 ///
@@ -34,21 +36,26 @@ pub fn within<T: Send + 'static>(what: &str, action: impl FnOnce() -> T + Send +
     }
 }
 
-/// Looks again and again until something holds that nobody reports: a state of another process.
+/// Looks again and again until something holds that nobody reports, such as a state of another process.
 ///
 /// # Panics
 /// If it does not hold within [`PATIENCE`].
+#[track_caller]
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+    let begin = Instant::now();
     while !holds() {
-        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        thread::sleep(LOOK);
+        let elapsed = begin.elapsed();
+        assert!(elapsed < PATIENCE, "{what}: not within {PATIENCE:?}");
+        if elapsed < MAX_YIELDING {
+            thread::yield_now();
+        } else {
+            thread::sleep(PAUSE);
+        }
     }
 }
 
-/// A limit on a whole test: calls of the client block, and so could the test. If it is not
-/// dropped in time, its daemon is killed, whose clients then fail instead of waiting on; and if
-/// that does not help, the test's process ends.
+/// A limit on a whole test, whose calls may block: if it is not dropped in time, the test's process ends. The test may
+/// have a daemon, which is killed first: its clients then fail instead of waiting on.
 #[derive(Debug)]
 pub struct Watchdog {
     daemon: Arc<Mutex<Option<Pid>>>,
@@ -62,41 +69,43 @@ impl Watchdog {
         Self::watch(None)
     }
 
-    /// Begins to watch a test with this daemon.
-    pub(crate) fn with_daemon(process: Pid) -> Self {
-        Self::watch(Some(process))
+    /// Begins to watch a test with this daemon, which is a child of the test's process.
+    #[must_use]
+    pub fn with_daemon(process: u32) -> Self {
+        Self::watch(Some(Pid::from_raw(process.cast_signed())))
+    }
+
+    /// The daemon is about to be collected: its process id may be another's from then on.
+    pub fn let_go_of_the_daemon(&self) {
+        *self.daemon.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn watch(daemon: Option<Pid>) -> Self {
         let (alive, watched) = channel();
         let daemon = Arc::new(Mutex::new(daemon));
         let shared = Arc::clone(&daemon);
-        thread::spawn(move || watch(&watched, &shared));
+        let test = thread::current().name().unwrap_or("a test").to_owned();
+        thread::spawn(move || watch(&test, &watched, &shared));
         Self {
             daemon,
             _alive: alive,
         }
     }
-
-    /// The daemon is about to be collected: its process id may be another's from then on.
-    pub(crate) fn let_go_of_the_daemon(&self) {
-        *self.daemon.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
 }
 
-fn watch(watched: &Receiver<()>, daemon: &Mutex<Option<Pid>>) {
-    let ended = || watched.recv_timeout(2 * PATIENCE) == Err(RecvTimeoutError::Disconnected);
-    if ended() {
+fn watch(test: &str, watched: &Receiver<()>, daemon: &Mutex<Option<Pid>>) {
+    let has_ended = || watched.recv_timeout(2 * PATIENCE) == Err(RecvTimeoutError::Disconnected);
+    if has_ended() {
         return;
     }
     if let Some(process) = *daemon.lock().unwrap_or_else(PoisonError::into_inner) {
-        complain("a test hangs: its daemon is killed");
+        complain(&format!("{test} hangs: its daemon is killed"));
         let _ = kill(process, Signal::SIGKILL);
+        if has_ended() {
+            return;
+        }
     }
-    if ended() {
-        return;
-    }
-    complain("a test hangs: its process ends");
+    complain(&format!("{test} hangs: its process ends"));
     exit(101);
 }
 

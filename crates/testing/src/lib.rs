@@ -1,0 +1,43 @@
+//! What the tests of several crates share: limits on time, sizes, data that says where it belongs, devices, futures
+//! that are polled by hand, system calls that are refused, and both ends of a connection.
+//!
+//! Laws of this crate:
+//! - It is a dev-dependency of those that use it, and no part of anything that is shipped: `tests/tests/packages.rs`
+//!   looks. (`chimaera-tests`, which is test support itself, depends on it in the ordinary way.)
+//! - Without features it hands out no type of another crate of the workspace. A crate's unit tests are a second
+//!   copy of that crate, while this one is built against the first: to them, a type from here would be a stranger's.
+//! - What does hand out such types stands behind a feature, and is for the `tests/` of crates, which are built against
+//!   the first copy as well: `fake-host` is a host for tests of clients, `fake-bdev` the bdev module for that
+//!   host, `raw-client` a client for tests of the host.
+
+use std::io::Write;
+
+mod device;
+#[cfg(feature = "fake-bdev")]
+mod fake_bdev;
+#[cfg(feature = "fake-host")]
+mod fake_host;
+mod pattern;
+mod polled;
+#[cfg(feature = "raw-client")]
+pub mod raw_client;
+mod sizes;
+mod system_calls;
+mod time_limit;
+
+pub use device::{LoopDevice, SmallFileSystem, disk_folder, tmpfs_folder};
+#[cfg(feature = "fake-bdev")]
+pub use fake_bdev::fake_bdev;
+#[cfg(feature = "fake-host")]
+pub use fake_host::{FakeHost, FakeModule, Fate, HostBuffer, Verdict};
+pub use pattern::Pattern;
+pub use polled::{Polled, WakeCount, block_on};
+pub use sizes::{GIB, KIB, MIB};
+pub use system_calls::SystemCallFilter;
+pub use time_limit::{PATIENCE, Watchdog, until, within};
+
+/// Says what a test did not prove, and why: past the harness, which shows nothing of a test that
+/// passes.
+pub fn skipped(what: &str, reason: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped {what}: {reason}");
+}
