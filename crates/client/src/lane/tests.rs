@@ -13,7 +13,7 @@ use chimaera_proto::status::result_from_word;
 use chimaera_proto::task::DESCRIPTOR_WORDS;
 use chimaera_proto::{Descriptor, PoolId, PoolQuery, Status};
 use chimaera_shm::{Doorbell, LaneMemory, PublishOrder, Record, Segment, Taken, barrier};
-use nix::libc;
+use chimaera_testing::{SystemCallFilter, skipped};
 
 use crate::adaptive_spin::Patience;
 use crate::call::Call;
@@ -339,52 +339,10 @@ fn a_waker_that_panics_does_not_part_a_submitter_from_its_task() {
     assert_eq!(flight.record, flights[4].record);
 }
 
-/// Has the system refuse this thread barriers, as a sandbox would, though not to list them.
-fn refuse_barriers() {
-    const EXPEDITED: u32 = 1 << 1;
-    let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter {
-        code: code as u16,
-        jt,
-        jf,
-        k,
-    };
-    let (load, equal) = (
-        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
-        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-    );
-    let give = libc::BPF_RET | libc::BPF_K;
-    // The call's number is at 0, its first argument at 16.
-    let mut steps = [
-        step(load, 0, 0, 0),
-        step(equal, libc::SYS_membarrier as u32, 0, 3),
-        step(load, 16, 0, 0),
-        step(equal, EXPEDITED, 0, 1),
-        step(give, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
-        step(give, libc::SECCOMP_RET_ALLOW, 0, 0),
-    ];
-    let program = libc::sock_fprog {
-        len: steps.len() as u16,
-        filter: steps.as_mut_ptr(),
-    };
-    // SAFETY: the program and its steps outlive the calls, which copy them; only calls of this
-    // thread are affected.
-    let refused = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(
-                libc::PR_SET_SECCOMP,
-                libc::SECCOMP_MODE_FILTER,
-                &raw const program,
-            ) == 0
-    };
-    assert!(refused, "the filter is taken");
-}
-
 #[test]
 fn a_sandbox_that_refuses_barriers_leaves_no_task_without_its_end() {
     if !barrier::is_available() {
-        let reason = b"skipped: this system has no expedited membarrier(2)\n";
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), reason);
-        return;
+        return skipped("refused barriers", "no expedited membarrier(2)");
     }
     let segment = segment();
     let (link, _other_end) = link_with(&segment, PublishOrder::HostBarrier);
@@ -392,7 +350,8 @@ fn a_sandbox_that_refuses_barriers_leaves_no_task_without_its_end() {
     let flight = submit(&lane, 1);
     thread::scope(|scope| {
         scope.spawn(|| {
-            refuse_barriers();
+            let filtered = SystemCallFilter::without_barriers().apply_to_thread();
+            filtered.expect("the system takes the filter");
             assert!(!barrier::is_available(), "no host may promise it");
             lane.complete_all_as_lost();
         });
