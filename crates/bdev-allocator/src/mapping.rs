@@ -2,26 +2,12 @@
 //!
 //! Laws:
 //! - All of the module's unsafe code is here; what it hands out is an ordinary slice.
-//! - Only types for which zero bytes are a value are stored, and only shared references are given
-//!   out, so what changes in place is atomic.
+//! - Only types of which zero bytes are a value ([`zerocopy::FromZeros`]) are stored, for which `Default` gives the
+//!   same value, and only shared references are given out, so what changes in place is atomic.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::ops::Deref;
-
-/// Types of which all bytes zero are the value that [`Default`] gives, and which need no dropping.
-#[cfg(not(loom))]
-pub(crate) trait Zeroed: zerocopy::FromZeros + Default + Sync + Send {}
-
-#[cfg(not(loom))]
-impl<T: zerocopy::FromZeros + Default + Sync + Send> Zeroed for T {}
-
-/// Loom's atomics are made one by one.
-#[cfg(loom)]
-pub(crate) trait Zeroed: Default + Sync + Send {}
-
-#[cfg(loom)]
-impl<T: Default + Sync + Send> Zeroed for T {}
 
 /// A fixed number of elements, all zero at first, in memory that appears when it is written.
 #[cfg(not(loom))]
@@ -30,7 +16,7 @@ pub(crate) struct SparseArray<T> {
     length: usize,
 }
 
-/// Loom's atomics live on the heap.
+/// Loom's atomics lie on the heap and are made one by one, by `Default`.
 #[cfg(loom)]
 pub(crate) struct SparseArray<T>(Box<[T]>);
 
@@ -41,8 +27,9 @@ mod mapped {
     use std::ptr::NonNull;
 
     use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+    use zerocopy::FromZeros;
 
-    use super::{Deref, SparseArray, Zeroed, io};
+    use super::{Deref, SparseArray, io};
 
     // SAFETY: the array owns its mapping as a box owns its memory, so it goes where its elements
     // may go.
@@ -50,7 +37,7 @@ mod mapped {
     // SAFETY: a shared array gives out nothing but shared references to its elements.
     unsafe impl<T: Sync> Sync for SparseArray<T> {}
 
-    impl<T: Zeroed> SparseArray<T> {
+    impl<T: FromZeros> SparseArray<T> {
         /// Reserves address space for `length` elements.
         ///
         /// # Errors
@@ -118,7 +105,7 @@ mod mapped {
         #[inline]
         fn deref(&self) -> &[T] {
             // SAFETY: the mapping holds this many elements, aligned, valid since it was made
-            // (all zero, see `Zeroed`), and lives until `drop`, so longer than `self` is borrowed.
+            // (all zero, which `FromZeros` allows), and lives until `drop`, so longer than `self` is borrowed.
             // Nobody gets a mutable reference.
             unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.length) }
         }
@@ -135,7 +122,7 @@ mod mapped {
 }
 
 #[cfg(loom)]
-impl<T: Zeroed> SparseArray<T> {
+impl<T: Default> SparseArray<T> {
     pub(crate) fn new(length: usize) -> io::Result<Self> {
         Ok(Self((0..length).map(|_| T::default()).collect()))
     }
