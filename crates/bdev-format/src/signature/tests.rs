@@ -435,7 +435,7 @@ fn find_program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path)
         .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")])
         .map(|folder| folder.join(name))
-        .find(|program| program.is_file())
+        .find(|program| File::open(program).is_ok())
 }
 
 #[expect(
