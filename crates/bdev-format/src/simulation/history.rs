@@ -7,7 +7,7 @@ use super::Numbers;
 use super::damage::Damage;
 use super::disk::{DiskImage, Leftover, Loss, Recording, SimulatedDisk, Walk};
 use super::model::{BlockData, Expected, FoundPool, ModelState, TagComparison, read_stamp};
-use super::system_under_test::{SystemUnderTest, Timeline};
+use super::system::{SystemUnderTest, Timeline};
 use super::workload::{self, Pace, Retried};
 use crate::block_map::UNITS;
 use crate::{OpenError, OpenMode};

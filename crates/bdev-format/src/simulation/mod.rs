@@ -40,7 +40,7 @@ mod disk;
 mod fuzz;
 mod history;
 mod model;
-mod system_under_test;
+mod system;
 #[cfg(test)]
 mod weaknesses;
 mod workload;
@@ -51,7 +51,7 @@ pub use model::{
     BlockData, BlockOwner, Expected, FoundPool, Life, ModelMegabyte, ModelState, TagComparison,
     Versions, stamped_page,
 };
-pub use system_under_test::{SystemUnderTest, Timeline};
+pub use system::{SystemUnderTest, Timeline};
 pub use workload::{MetadataAlone, format};
 
 use crate::weakness::{CrashWeakness, with_weakness};

@@ -10,7 +10,7 @@ use super::disk::SimulatedDisk;
 use super::model::{
     BlockOwner, Expected, FoundPool, ModelMegabyte, ModelState, TagComparison, declaration_of,
 };
-use super::system_under_test::{SystemUnderTest, Timeline};
+use super::system::{SystemUnderTest, Timeline};
 use crate::block_map::{MegabyteChange, MegabyteMap, Slot, UNITS};
 use crate::journal;
 use crate::limits::MIN_JOURNAL_PAGES;
