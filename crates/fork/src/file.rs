@@ -6,8 +6,8 @@ use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use crate::page::{Owner, hold};
-use crate::table::{self, Item, Registration};
+use crate::process::{Origin, hold_off_fork, register};
+use crate::registry::{self, Registration, Resource};
 
 /// A value that owns a file, or a file itself. In a forked child its number stands for another file,
 /// which means nothing, so whatever the child's copy does concerns nobody.
@@ -31,8 +31,8 @@ impl<T: AsRawFd> Private<T> {
     /// # Errors
     /// No memory; the value comes back.
     pub fn adopt(value: T) -> Result<Self, (T, io::Error)> {
-        let held = hold();
-        match table::add(&held, Item::File(value.as_raw_fd())) {
+        let guard = hold_off_fork();
+        match register(&guard, Resource::File(value.as_raw_fd())) {
             Ok(registration) => Ok(Self {
                 value: ManuallyDrop::new(value),
                 registration,
@@ -52,9 +52,9 @@ impl<T> Private<T> {
         make: impl FnOnce() -> io::Result<T>,
         file: impl FnOnce(&T) -> RawFd,
     ) -> io::Result<Self> {
-        let held = hold();
+        let guard = hold_off_fork();
         let value = make()?;
-        let registration = table::add(&held, Item::File(file(&value)))?;
+        let registration = register(&guard, Resource::File(file(&value)))?;
         Ok(Self {
             value: ManuallyDrop::new(value),
             registration,
@@ -73,24 +73,24 @@ impl<T> Private<T> {
 
 impl<T> Drop for Private<T> {
     fn drop(&mut self) {
-        match self.registration.process.owner() {
-            Owner::This => {
-                let held = hold();
-                table::remove(&held, &self.registration);
+        match Origin::of(&self.registration) {
+            Origin::Here => {
+                let guard = hold_off_fork();
+                registry::remove(&guard, &self.registration);
                 // Else before another thread can fork: a child would have a file that nobody took away.
-                let _held = if self.is_closed_apart {
-                    drop(held);
+                let _guard = if self.is_closed_apart {
+                    drop(guard);
                     None
                 } else {
-                    Some(held)
+                    Some(guard)
                 };
                 // SAFETY: the value is dropped here, and not used after.
                 unsafe { ManuallyDrop::drop(&mut self.value) };
             }
             // SAFETY: as above. The file that it closes, or unlocks, is one without meaning.
-            Owner::Settled => unsafe { ManuallyDrop::drop(&mut self.value) },
+            Origin::Replaced => unsafe { ManuallyDrop::drop(&mut self.value) },
             // The file is another process's, and so may be the table of files.
-            Owner::Unsettled => {}
+            Origin::Inherited => {}
         }
     }
 }

@@ -8,8 +8,9 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use crate::page::{Owner, PAGE_BYTES, ProcessIdentity, hold, map_wiped};
-use crate::table::{self, Item, Registration};
+use crate::page::{PAGE_BYTES, map_wiped};
+use crate::process::{Origin, ProcessIdentity, hold_off_fork, register};
+use crate::registry::{self, Registration, Resource};
 
 /// A number that is 0 in every process but the one that made it. Clones share the number.
 ///
@@ -48,7 +49,7 @@ impl Home {
         if number == 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let held = hold();
+        let guard = hold_off_fork();
         let (word, is_wiped) = match map_wiped() {
             Some(page) => (page.cast::<AtomicU64>(), true),
             None => (NonNull::from(Box::leak(Box::default())), false),
@@ -59,8 +60,8 @@ impl Home {
             // SAFETY: the word was made as this says, and nobody has it any more.
             unsafe { give_back(word, is_wiped) };
         };
-        let item = Item::Word(word.as_ptr().expose_provenance());
-        let registration = table::add(&held, item).inspect_err(|_| give_back())?;
+        let resource = Resource::Word(word.as_ptr().expose_provenance());
+        let registration = register(&guard, resource).inspect_err(|_| give_back())?;
         Ok(Self {
             word,
             _page: Arc::new(HomePage {
@@ -89,12 +90,12 @@ impl Home {
 
 impl Drop for HomePage {
     fn drop(&mut self) {
-        if self.registration.process.owner() != Owner::This {
+        if Origin::of(&self.registration) != Origin::Here {
             // A page that is empty, in a child that has other things to do.
             return;
         }
-        let held = hold();
-        table::remove(&held, &self.registration);
+        let guard = hold_off_fork();
+        registry::remove(&guard, &self.registration);
         // SAFETY: the word was made as this says, and nobody has it any more.
         unsafe { give_back(self.word, self.is_wiped) };
     }

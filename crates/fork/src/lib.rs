@@ -33,12 +33,13 @@ mod file;
 mod home;
 mod mapping;
 mod page;
-mod table;
+mod process;
+mod registry;
 
 pub use file::Private;
 pub use home::{Home, Native, PerProcess};
 pub use mapping::Mapping;
-pub use page::ProcessIdentity;
+pub use process::ProcessIdentity;
 
 #[cfg(test)]
 mod tests;

@@ -3,8 +3,8 @@
 use std::io;
 use std::ptr::NonNull;
 
-use crate::page::{Owner, hold};
-use crate::table::{self, Item, Registration};
+use crate::process::{Origin, hold_off_fork, register};
+use crate::registry::{self, Registration, Resource};
 
 const DONTFORK: libc::c_int = libc::MADV_DONTFORK;
 
@@ -37,15 +37,15 @@ impl Mapping {
         if len == 0 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let held = hold();
+        let guard = hold_off_fork();
         let address = map()?;
-        let item = Item::Mapping {
+        let resource = Resource::Mapping {
             address: address.as_ptr().addr(),
             len,
         };
         // SAFETY: the mapping is whole and just made; this changes what children have of it.
         let registered = match unsafe { libc::madvise(address.as_ptr().cast(), len, DONTFORK) } {
-            0 => table::add(&held, item),
+            0 => register(&guard, resource),
             _ => Err(io::Error::last_os_error()),
         };
         let registration = registered.inspect_err(|_| {
@@ -84,9 +84,9 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // In a child other memory may lie there, or what keeps it away: that costs nothing.
-        if self.registration.process.owner() == Owner::This {
-            let held = hold();
-            table::remove(&held, &self.registration);
+        if Origin::of(&self.registration) == Origin::Here {
+            let guard = hold_off_fork();
+            registry::remove(&guard, &self.registration);
             // SAFETY: the mapping is this value's own, by the contract of `new`. Unmapping what was
             // mapped does not fail.
             unsafe { libc::munmap(self.address.as_ptr().cast(), self.len) };

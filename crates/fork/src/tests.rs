@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::page::hold;
+use crate::process::hold_off_fork;
 use crate::{Home, Mapping, Native, PerProcess, Private, ProcessIdentity};
 
 const BYTES: usize = 1 << 20;
@@ -268,14 +268,14 @@ fn a_child_waits_for_no_thread_of_its_parents() {
     let (locked, is_locked) = std::sync::mpsc::channel();
     let (unlock, may_unlock) = std::sync::mpsc::channel::<()>();
     let holder = thread::spawn(move || {
-        let held = hold();
+        let guard = hold_off_fork();
         locked.send(()).expect("somebody waits");
         let _ = may_unlock.recv();
-        drop(held);
+        drop(guard);
     });
     is_locked.recv().expect("it locks");
     child(Kind::Clone, || {
-        drop(hold());
+        drop(hold_off_fork());
         Ok(())
     });
     drop(unlock);
@@ -284,7 +284,7 @@ fn a_child_waits_for_no_thread_of_its_parents() {
     for _ in 0..20 {
         let others = [(); 2].map(|()| thread::spawn(|| drop(tempfile())));
         child(Kind::Fork, || {
-            drop(hold());
+            drop(hold_off_fork());
             Ok(())
         });
         for other in others {

@@ -9,11 +9,11 @@ use std::io;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use crate::page::{Held, PAGE_BYTES, ProcessIdentity};
+use crate::page::{ForkGuard, PAGE_BYTES};
 
 /// Something that a child shall not have.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Item {
+pub(crate) enum Resource {
     /// A mapping with so many bytes, which children do not get (`MADV_DONTFORK`).
     Mapping { address: usize, len: usize },
     /// A file.
@@ -26,23 +26,23 @@ const NOTHING: usize = 0;
 const FILE: usize = usize::MAX;
 const WORD: usize = usize::MAX - 1;
 
-struct Entry {
+struct RegistryEntry {
     /// What it is: a mapping's length, or one of the above.
     kind: AtomicUsize,
     /// Its address or number.
     value: AtomicUsize,
 }
 
-impl Entry {
-    fn item(&self) -> Option<Item> {
+impl RegistryEntry {
+    fn resource(&self) -> Option<Resource> {
         // Acquire pairs with the release in `add`, if a child sees what another thread did.
         let kind = self.kind.load(Ordering::Acquire);
         let value = self.value.load(Ordering::Relaxed);
         match kind {
             NOTHING => None,
-            FILE => Some(Item::File(value as libc::c_int)),
-            WORD => Some(Item::Word(value)),
-            len => Some(Item::Mapping {
+            FILE => Some(Resource::File(value as libc::c_int)),
+            WORD => Some(Resource::Word(value)),
+            len => Some(Resource::Mapping {
                 address: value,
                 len,
             }),
@@ -51,18 +51,18 @@ impl Entry {
 }
 
 /// As many as fit in a page with what else a chunk has.
-const ENTRIES: usize = 254;
+const CHUNK_ENTRIES: usize = 254;
 
 /// Valid with zeros, so that it needs no allocator, of which a child without a handler cannot be sure.
-struct Chunk {
-    entries: [Entry; ENTRIES],
+struct RegistryChunk {
+    entries: [RegistryEntry; CHUNK_ENTRIES],
     used: AtomicUsize,
-    next: AtomicPtr<Chunk>,
+    next: AtomicPtr<RegistryChunk>,
 }
 
-const _: () = assert!(size_of::<Chunk>() <= PAGE_BYTES);
+const _: () = assert!(size_of::<RegistryChunk>() <= PAGE_BYTES);
 
-impl Chunk {
+impl RegistryChunk {
     fn make() -> Option<&'static Self> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
@@ -74,19 +74,20 @@ impl Chunk {
     }
 }
 
-static FIRST: AtomicPtr<Chunk> = AtomicPtr::new(ptr::null_mut());
+static FIRST: AtomicPtr<RegistryChunk> = AtomicPtr::new(ptr::null_mut());
 
 /// An item's place in the table of the process that made it.
 #[derive(Debug)]
 pub(crate) struct Registration {
-    chunk: &'static Chunk,
+    chunk: &'static RegistryChunk,
     entry: usize,
-    pub(crate) process: ProcessIdentity,
+    /// That of the process.
+    pub(crate) generation: u64,
 }
 
-impl std::fmt::Debug for Chunk {
+impl std::fmt::Debug for RegistryChunk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Chunk").finish_non_exhaustive()
+        f.debug_struct("RegistryChunk").finish_non_exhaustive()
     }
 }
 
@@ -94,44 +95,44 @@ impl std::fmt::Debug for Chunk {
 ///
 /// # Errors
 /// There is no memory for it.
-pub(crate) fn add(_: &Held, item: Item) -> io::Result<Registration> {
+pub(crate) fn add(_: &ForkGuard, resource: Resource, generation: u64) -> io::Result<Registration> {
     let mut link = &FIRST;
     let chunk = loop {
         // SAFETY: chunks are never given back.
         let Some(chunk) = (unsafe { link.load(Ordering::Acquire).as_ref() }) else {
-            let chunk = Chunk::make().ok_or(io::ErrorKind::OutOfMemory)?;
+            let chunk = RegistryChunk::make().ok_or(io::ErrorKind::OutOfMemory)?;
             link.store(ptr::from_ref(chunk).cast_mut(), Ordering::Release);
             break chunk;
         };
-        if chunk.used.load(Ordering::Relaxed) < ENTRIES {
+        if chunk.used.load(Ordering::Relaxed) < CHUNK_ENTRIES {
             break chunk;
         }
         link = &chunk.next;
     };
-    let is_free = |entry: &Entry| entry.kind.load(Ordering::Relaxed) == NOTHING;
+    let is_free = |entry: &RegistryEntry| entry.kind.load(Ordering::Relaxed) == NOTHING;
     let entry = chunk
         .entries
         .iter()
         .position(is_free)
         .expect("the chunk says that it has room");
-    let (kind, value) = match item {
-        Item::Mapping { address, len } => (len, address),
-        Item::File(file) => (FILE, file as usize),
-        Item::Word(address) => (WORD, address),
+    let (kind, value) = match resource {
+        Resource::Mapping { address, len } => (len, address),
+        Resource::File(file) => (FILE, file as usize),
+        Resource::Word(address) => (WORD, address),
     };
     chunk.used.fetch_add(1, Ordering::Relaxed);
     chunk.entries[entry].value.store(value, Ordering::Relaxed);
-    // Release pairs with the acquire in `Entry::item`.
+    // Release pairs with the acquire in `RegistryEntry::resource`.
     chunk.entries[entry].kind.store(kind, Ordering::Release);
     Ok(Registration {
         chunk,
         entry,
-        process: ProcessIdentity::current(),
+        generation,
     })
 }
 
 /// Takes an item out, in the process that made it.
-pub(crate) fn remove(_: &Held, registration: &Registration) {
+pub(crate) fn remove(_: &ForkGuard, registration: &Registration) {
     let Registration { chunk, entry, .. } = registration;
     chunk.entries[*entry].kind.store(NOTHING, Ordering::Relaxed);
     chunk.used.fetch_sub(1, Ordering::Relaxed);
@@ -143,10 +144,10 @@ pub(crate) fn take_away() {
     let mut stand_in = StandIn::new();
     for_each_chunk(|chunk| {
         for entry in &chunk.entries {
-            match entry.item() {
-                Some(Item::Mapping { address, len }) => fill(address, len),
-                Some(Item::File(file)) => stand_in.replace(file),
-                Some(Item::Word(address)) => empty(address),
+            match entry.resource() {
+                Some(Resource::Mapping { address, len }) => fill(address, len),
+                Some(Resource::File(file)) => stand_in.replace(file),
+                Some(Resource::Word(address)) => empty(address),
                 None => {}
             }
             entry.kind.store(NOTHING, Ordering::Relaxed);
@@ -158,10 +159,10 @@ pub(crate) fn take_away() {
 
 /// Takes from a child without a handler what can be taken there, and leaves it an empty table. Its
 /// files may be in a table that it shares with its parent (`CLONE_FILES`), so they are left alone.
-pub(crate) fn give_up_unsettled() {
+pub(crate) fn give_up_inherited() {
     for_each_chunk(|chunk| {
         for entry in &chunk.entries {
-            if let Some(Item::Mapping { address, len }) = entry.item() {
+            if let Some(Resource::Mapping { address, len }) = entry.resource() {
                 fill(address, len);
             }
         }
@@ -170,7 +171,7 @@ pub(crate) fn give_up_unsettled() {
     FIRST.store(ptr::null_mut(), Ordering::Relaxed);
 }
 
-fn for_each_chunk(mut act: impl FnMut(&'static Chunk)) {
+fn for_each_chunk(mut act: impl FnMut(&'static RegistryChunk)) {
     let mut link = &FIRST;
     // SAFETY: chunks are never given back.
     while let Some(chunk) = unsafe { link.load(Ordering::Acquire).as_ref() } {
