@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use crate::process::{Origin, hold_off_fork, register};
 use crate::registry::{self, Registration, Resource};
 
-/// A value that owns a file, or a file itself. In a forked child its number stands for another file,
-/// which means nothing, so whatever the child's copy does concerns nobody.
+/// A file, or a value that owns one. In a forked child its descriptor number names a stand-in without meaning, so
+/// nothing that the child's copy of the value does affects anybody.
 pub struct Private<T> {
     value: ManuallyDrop<T>,
     registration: Registration,
@@ -18,7 +18,7 @@ pub struct Private<T> {
 }
 
 impl<T: AsRawFd> Private<T> {
-    /// Makes a value with a file, while no other thread can fork. So it must not wait for anything.
+    /// Makes a value that owns a file, with `fork` held off meanwhile: `make` must not wait for anything.
     ///
     /// # Errors
     /// Those of `make`; no memory.
@@ -26,7 +26,7 @@ impl<T: AsRawFd> Private<T> {
         Self::with_file(make, AsRawFd::as_raw_fd)
     }
 
-    /// Takes a file from now on. A child that was forked before has it.
+    /// Takes over a file that exists already. A child that was forked before keeps it.
     ///
     /// # Errors
     /// No memory; the value comes back.
@@ -44,7 +44,7 @@ impl<T: AsRawFd> Private<T> {
 }
 
 impl<T> Private<T> {
-    /// As [`Self::new`], for a value that says otherwise which file it owns.
+    /// As [`Self::new`], for a value of which `file` tells the descriptor that it owns.
     ///
     /// # Errors
     /// Those of `make`; no memory.
@@ -62,8 +62,8 @@ impl<T> Private<T> {
         })
     }
 
-    /// The same, closed without keeping `fork` waiting, for a file whose end may take as long as a stranger
-    /// likes. A child that is forked at that very moment has it until it ends.
+    /// Has the value dropped without keeping `fork` waiting, for a file whose closing may take as long as a stranger
+    /// likes. A child that is forked while it closes has the file until the child ends.
     #[must_use]
     pub fn closed_apart(mut self) -> Self {
         self.is_closed_apart = true;
@@ -77,7 +77,7 @@ impl<T> Drop for Private<T> {
             Origin::Here => {
                 let guard = hold_off_fork();
                 registry::remove(&guard, &self.registration);
-                // Else before another thread can fork: a child would have a file that nobody took away.
+                // Otherwise the file is closed before `fork` goes on: a child would get one that nothing takes away.
                 let _guard = if self.is_closed_apart {
                     drop(guard);
                     None
@@ -87,9 +87,9 @@ impl<T> Drop for Private<T> {
                 // SAFETY: the value is dropped here, and not used after.
                 unsafe { ManuallyDrop::drop(&mut self.value) };
             }
-            // SAFETY: as above. The file that it closes, or unlocks, is one without meaning.
+            // SAFETY: as above. What it closes, or unlocks, is the stand-in.
             Origin::Replaced => unsafe { ManuallyDrop::drop(&mut self.value) },
-            // The file is another process's, and so may be the table of files.
+            // The file is the ancestor's, and so may be the descriptor table (`CLONE_FILES`).
             Origin::Inherited => {}
         }
     }

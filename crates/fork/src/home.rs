@@ -14,8 +14,8 @@ use crate::registry::{self, Registration, Resource};
 
 /// A number that is 0 in every process but the one that made it. Clones share the number.
 ///
-/// It costs a page, and a look at it a load from a line that nobody writes: for what is looked at with
-/// every task. [`ProcessIdentity`] is for all else.
+/// It costs a page; reading it is one load from a cache line that nobody writes. It is for what is checked with every
+/// task; [`ProcessIdentity`] is for everything else.
 #[derive(Clone, Debug)]
 pub struct Home {
     word: NonNull<AtomicU64>,
@@ -30,7 +30,7 @@ unsafe impl Sync for Home {}
 #[derive(Debug)]
 struct HomePage {
     word: NonNull<AtomicU64>,
-    /// Whether it is a page of the kernel's emptying; else a word that the handler empties.
+    /// Whether the word lies in a page that the kernel empties; if not, the fork handler clears the word.
     is_wiped: bool,
     registration: Registration,
 }
@@ -91,7 +91,7 @@ impl Home {
 impl Drop for HomePage {
     fn drop(&mut self) {
         if Origin::of(&self.registration) != Origin::Here {
-            // A page that is empty, in a child that has other things to do.
+            // In a child it is an empty page, which costs nothing.
             return;
         }
         let guard = hold_off_fork();
@@ -122,7 +122,7 @@ pub struct Native<T> {
 }
 
 impl<T> Native<T> {
-    /// Makes a value of this process's.
+    /// Makes a value that this process drops.
     #[must_use]
     pub fn new(value: T) -> Self {
         Self {
@@ -169,9 +169,9 @@ impl<T: fmt::Debug> fmt::Debug for Native<T> {
     }
 }
 
-/// A value of which every process has its own, for statics: what a child has of its parent's may be
-/// locked by a thread that is not there, or speak of what is not the child's. It is made when it is
-/// first asked for, and never dropped.
+/// A static of which every process has a value of its own: a child's copy of its parent's value may be locked by a
+/// thread that does not exist there, or describe what the child does not have. The value is made on first use, and
+/// never dropped.
 pub struct PerProcess<T: 'static> {
     made: AtomicPtr<Made<T>>,
     make: fn() -> T,
@@ -183,7 +183,7 @@ struct Made<T> {
 }
 
 impl<T: Send + Sync> PerProcess<T> {
-    /// Each process makes its own like this.
+    /// Each process makes its value by calling `make`.
     #[must_use]
     pub const fn new(make: fn() -> T) -> Self {
         Self {
@@ -192,7 +192,7 @@ impl<T: Send + Sync> PerProcess<T> {
         }
     }
 
-    /// The calling process's. Takes no lock.
+    /// The calling process's value. Takes no lock.
     #[must_use]
     pub fn get(&self) -> &'static T {
         let found = self.made.load(Ordering::Acquire);

@@ -67,7 +67,7 @@ impl Mapping {
         self.address
     }
 
-    /// Its bytes.
+    /// Its length in bytes.
     #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
@@ -83,7 +83,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // In a child other memory may lie there, or what keeps it away: that costs nothing.
+        // In a child there are private zeros, which cost nothing, or other memory of the child's.
         if Origin::of(&self.registration) == Origin::Here {
             let guard = hold_off_fork();
             registry::remove(&guard, &self.registration);

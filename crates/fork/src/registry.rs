@@ -1,9 +1,9 @@
-//! What children shall not have, where a child can read it whatever its parent was at.
+//! What children shall not have, registered so that a child can read it whatever its parent's threads were doing.
 //!
-//! The table is changed by whoever holds `fork` off, and read by the child's handler, whose parent
-//! has held it off; and once by a child without a handler, whose parent may have been in the middle
-//! of a change. To that one an entry says nothing, or all that is to be known of it: its kind is
-//! stored last, and taken back first. Chunks of the table are never given back.
+//! Only a thread that holds `fork` off changes the registry. A child's handler reads it while the parent holds `fork`
+//! off. A child without a handler reads it once, and a thread of its parent may have been in the middle of a change: so
+//! an entry's kind is stored last and cleared first, and such a child finds an entry whole or not at all. Chunks of the
+//! registry are never given back.
 
 use std::io;
 use std::ptr;
@@ -14,11 +14,11 @@ use crate::page::{ForkGuard, PAGE_BYTES};
 /// Something that a child shall not have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Resource {
-    /// A mapping with so many bytes, which children do not get (`MADV_DONTFORK`).
+    /// A mapping, which children do not get (`MADV_DONTFORK`), with its length in bytes.
     Mapping { address: usize, len: usize },
     /// A file.
     File(libc::c_int),
-    /// An `AtomicU64` that is 0 in children.
+    /// The address of an `AtomicU64` that is 0 in children.
     Word(usize),
 }
 
@@ -27,9 +27,9 @@ const FILE: usize = usize::MAX;
 const WORD: usize = usize::MAX - 1;
 
 struct RegistryEntry {
-    /// What it is: a mapping's length, or one of the above.
+    /// A mapping's length, or one of the constants above.
     kind: AtomicUsize,
-    /// Its address or number.
+    /// An address or a descriptor.
     value: AtomicUsize,
 }
 
@@ -50,10 +50,11 @@ impl RegistryEntry {
     }
 }
 
-/// As many as fit in a page with what else a chunk has.
+/// As many as fit in a page beside a chunk's other fields.
 const CHUNK_ENTRIES: usize = 254;
 
-/// Valid with zeros, so that it needs no allocator, of which a child without a handler cannot be sure.
+/// A page of entries. Zeros are a valid chunk, so it comes from `mmap` and not from the allocator, which a child
+/// without a handler cannot rely on.
 struct RegistryChunk {
     entries: [RegistryEntry; CHUNK_ENTRIES],
     used: AtomicUsize,
@@ -76,12 +77,12 @@ impl RegistryChunk {
 
 static FIRST: AtomicPtr<RegistryChunk> = AtomicPtr::new(ptr::null_mut());
 
-/// An item's place in the table of the process that made it.
+/// Where a resource stands in the registry of the process that made it.
 #[derive(Debug)]
 pub(crate) struct Registration {
     chunk: &'static RegistryChunk,
     entry: usize,
-    /// That of the process.
+    /// The generation of that process.
     pub(crate) generation: u64,
 }
 
@@ -91,7 +92,7 @@ impl std::fmt::Debug for RegistryChunk {
     }
 }
 
-/// Enters an item.
+/// Registers a resource of the process with this generation.
 ///
 /// # Errors
 /// There is no memory for it.
@@ -131,14 +132,14 @@ pub(crate) fn add(_: &ForkGuard, resource: Resource, generation: u64) -> io::Res
     })
 }
 
-/// Takes an item out, in the process that made it.
+/// Takes a resource out, in the process that made it.
 pub(crate) fn remove(_: &ForkGuard, registration: &Registration) {
     let Registration { chunk, entry, .. } = registration;
     chunk.entries[*entry].kind.store(NOTHING, Ordering::Relaxed);
     chunk.used.fetch_sub(1, Ordering::Relaxed);
 }
 
-/// Takes everything away from a child whose parent held `fork` off, and empties its table. Calls
+/// Takes every resource away from a child whose parent held `fork` off, and empties the child's registry. Calls
 /// nothing but the kernel.
 pub(crate) fn take_away() {
     let mut stand_in = StandIn::new();
@@ -157,8 +158,8 @@ pub(crate) fn take_away() {
     stand_in.close();
 }
 
-/// Takes from a child without a handler what can be taken there, and leaves it an empty table. Its
-/// files may be in a table that it shares with its parent (`CLONE_FILES`), so they are left alone.
+/// Takes from a child without a handler what can be taken there, and leaves it an empty registry. Files are left
+/// alone: the child may share its descriptor table with its parent (`CLONE_FILES`).
 pub(crate) fn give_up_inherited() {
     for_each_chunk(|chunk| {
         for entry in &chunk.entries {
@@ -167,7 +168,7 @@ pub(crate) fn give_up_inherited() {
             }
         }
     });
-    // Its counts may be wrong.
+    // The counts of the old chunks may be wrong.
     FIRST.store(ptr::null_mut(), Ordering::Relaxed);
 }
 
@@ -180,12 +181,12 @@ fn for_each_chunk(mut act: impl FnMut(&'static RegistryChunk)) {
     }
 }
 
-/// Fills the place of a mapping that this process did not get with private zeros, which cost nothing
-/// until they are written. What has come to lie there meanwhile is left alone.
+/// Fills the address range of a mapping that this process did not get with private zeros, which cost nothing until
+/// they are written. Another mapping that lies there by now is left alone.
 fn fill(address: usize, len: usize) {
     let flags =
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
-    // Where memory is not to be promised beyond what there is, only what cannot be touched is free.
+    // Where the system does not overcommit memory, only an inaccessible mapping costs nothing.
     for protection in [libc::PROT_READ | libc::PROT_WRITE, libc::PROT_NONE] {
         // SAFETY: a new mapping where none is aliases nothing that is valid.
         let mapped = unsafe {
@@ -202,7 +203,7 @@ fn fill(address: usize, len: usize) {
             continue;
         }
         if mapped.addr() != address {
-            // Before Linux 4.17 the flag is a wish.
+            // Before Linux 4.17 the address is only a hint.
             // SAFETY: that mapping was made here, and nobody knows of it.
             unsafe { libc::munmap(mapped, len) };
         }
@@ -210,25 +211,25 @@ fn fill(address: usize, len: usize) {
     }
 }
 
-/// Empties a word where the kernel has not.
+/// Clears a word that the kernel has not emptied.
 fn empty(address: usize) {
     let word = ptr::with_exposed_provenance::<AtomicU64>(address);
-    // SAFETY: a word in the table is mapped as long as it is there, and an atomic.
+    // SAFETY: a registered word is an atomic, and mapped as long as it is registered.
     let word = unsafe { &*word };
-    // Looked at first: what is written takes memory.
+    // Read first, since a write takes memory: the child gets a copy of the page.
     if word.load(Ordering::Relaxed) != 0 {
         word.store(0, Ordering::Relaxed);
     }
 }
 
-/// A file without meaning, to stand under the numbers of those that a child shall not have: whatever
-/// the child's copies of their owners do with them, it concerns nobody.
+/// A file without meaning that takes the descriptor numbers of the files that a child shall not have: nothing that the
+/// child's copies of their owners do with it affects anybody.
 struct StandIn {
     /// Negative where there is none.
     file: libc::c_int,
-    /// There is none only for want of a number, so one of those that go will do.
+    /// There is none because no descriptor number is free, so the first one to be replaced will do.
     lacks_number: bool,
-    /// It lies under a number that is to be replaced, and stays there.
+    /// It has a number that was to be replaced, and stays open.
     is_in_place: bool,
 }
 

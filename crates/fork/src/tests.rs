@@ -25,8 +25,8 @@ enum Kind {
 
 const KINDS: [Kind; 2] = [Kind::Fork, Kind::Clone];
 
-/// Runs something in a child, and gives the parent what it found wrong. A child of many threads has
-/// one, so this neither panics nor waits for anybody; of one without a handler, nor allocates.
+/// Runs `check` in a child, and fails where it failed. The child of a process with many threads has one thread, so
+/// `check` neither panics nor waits for another thread; in a child without a handler it does not allocate either.
 fn child(kind: Kind, check: impl FnOnce() -> Result<(), &'static str>) {
     // SAFETY: the child runs `check` and ends; what it uses is its own, or written for children.
     let id = unsafe {
@@ -37,11 +37,11 @@ fn child(kind: Kind, check: impl FnOnce() -> Result<(), &'static str>) {
     };
     assert!(id >= 0, "{}", io::Error::last_os_error());
     if id == 0 {
-        // Hangs otherwise, where something is wrong with locks.
+        // The alarm ends a child that hangs at a lock.
         // SAFETY: these end the child, after some time or now, and write bytes that are there.
         unsafe {
             libc::alarm(30);
-            // A panic that went on would end the child's only thread, and the child well.
+            // An uncaught panic would end the child's only thread, and so the child, as a success.
             let found = catch_unwind(AssertUnwindSafe(check)).unwrap_or(Err("it panicked"));
             if let Err(text) = found {
                 libc::write(2, text.as_ptr().cast(), text.len());
@@ -141,7 +141,7 @@ fn no_mapping_of_a_childs_comes_to_lie_where_its_parents_are() {
     let range = memory.address().as_ptr().addr()..memory.address().as_ptr().addr() + BYTES;
     for kind in KINDS {
         child(kind, || {
-            // Without the handler it is this crate's own first mapping that sees to it.
+            // Without a handler, the first mapping that the child makes fills its parent's address ranges.
             let mappings = [(); 8].map(|()| shared_memory());
             let meets = |mapping: &Mapping| {
                 let address = mapping.address().as_ptr().addr();
@@ -163,7 +163,7 @@ fn a_childs_copy_of_a_file_is_another_file_that_it_may_close() {
         holds(identity(number).is_some(), "the number is free")?;
         drop_copy(&file);
         holds(identity(number).is_none(), "the number stays taken")?;
-        // Whoever has the number next has it to himself.
+        // The number's next owner has it alone.
         let mut lower = Vec::new();
         let next = loop {
             let next = File::open("/dev/null").map_err(|_| "no file")?;
@@ -179,10 +179,10 @@ fn a_childs_copy_of_a_file_is_another_file_that_it_may_close() {
     });
 }
 
-/// There is no number for a file to stand in, until one of those that go is free.
+/// No descriptor number is free for the stand-in until one of the files to be replaced is closed.
 #[test]
 fn a_child_of_a_process_without_free_descriptors_has_none_of_its_files() {
-    // The limit is that of a process of its own, as are the files that take all there is.
+    // In a process of its own, which has the limit, and the files that use up all descriptors.
     child(Kind::Fork, || {
         let files = [(); 3].map(|()| tempfile());
         let limit = files.iter().map(AsRawFd::as_raw_fd).max().unwrap_or(0) as u64 + 1;
@@ -293,7 +293,7 @@ fn a_child_waits_for_no_thread_of_its_parents() {
     }
 }
 
-/// What has gone is another's concern: its number and its place are free again.
+/// The descriptor number and the address range of a dropped value may have other owners.
 #[test]
 fn what_was_dropped_is_not_taken_away_any_more() {
     let file = tempfile();
