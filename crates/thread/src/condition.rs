@@ -119,11 +119,11 @@ mod tests {
 
     #[test]
     fn a_forked_childs_threads_wait_though_its_parents_wait_too() {
-        let places: Vec<_> = (0..WAITERS).map(|_| Arc::new(Place::default())).collect();
-        let waiters: Vec<_> = places.iter().map(Place::waits).collect();
-        for place in &places {
+        let waiters: Vec<_> = (0..WAITERS).map(|_| Arc::new(Waiter::default())).collect();
+        let threads: Vec<_> = waiters.iter().map(Waiter::start).collect();
+        for waiter in &waiters {
             // It has given the lock back, so it waits.
-            while !*place.begun.lock() {
+            while !*waiter.begun.lock() {
                 std::thread::yield_now();
             }
         }
@@ -145,12 +145,12 @@ mod tests {
         // SAFETY: the place is valid, and the child is this process's own.
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         assert_eq!(status, 0);
-        for place in places {
-            *place.over.lock() = true;
-            place.condition.notify_one();
-        }
         for waiter in waiters {
-            waiter.join().expect("no panic");
+            *waiter.over.lock() = true;
+            waiter.condition.notify_one();
+        }
+        for thread in threads {
+            thread.join().expect("no panic");
         }
     }
 
@@ -162,20 +162,20 @@ mod tests {
     }
 
     #[derive(Default)]
-    struct Place {
+    struct Waiter {
         begun: Mutex<bool>,
         over: Mutex<bool>,
         condition: Condvar,
     }
 
-    impl Place {
-        fn waits(self: &Arc<Self>) -> crate::JoinHandle<()> {
-            let place = Arc::clone(self);
+    impl Waiter {
+        fn start(self: &Arc<Self>) -> crate::JoinHandle<()> {
+            let waiter = Arc::clone(self);
             let wait = move || {
-                let mut over = place.over.lock();
-                *place.begun.lock() = true;
+                let mut over = waiter.over.lock();
+                *waiter.begun.lock() = true;
                 while !*over {
-                    place.condition.wait(&mut over);
+                    waiter.condition.wait(&mut over);
                 }
             };
             spawn("chimaera-test", wait).expect("a thread")

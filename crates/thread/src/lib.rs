@@ -234,8 +234,8 @@ mod tests {
     #[test]
     fn a_scope_ends_after_its_threads_though_nobody_joins_and_though_it_panics() {
         /// Counts when it is dropped: the last of what a thread borrows.
-        struct Counts<'a>(&'a AtomicUsize);
-        impl Drop for Counts<'_> {
+        struct CountsDrop<'a>(&'a AtomicUsize);
+        impl Drop for CountsDrop<'_> {
             fn drop(&mut self) {
                 std::thread::yield_now();
                 self.0.fetch_add(1, Ordering::Relaxed);
@@ -247,10 +247,10 @@ mod tests {
             let run = || {
                 scope(|scope| {
                     for _ in 0..8 {
-                        let inside = Counts(counted);
+                        let inside = CountsDrop(counted);
                         let give = move || {
                             let _inside = inside;
-                            Counts(counted)
+                            CountsDrop(counted)
                         };
                         drop(spawn_scoped(scope, "chimaera-test", give).expect("a thread"));
                     }

@@ -33,7 +33,7 @@ impl Standstill {
             (false, true) => return Some(Self::Frozen),
             (false, false) => {}
         }
-        let state = State::read(&format!("/proc/{process}/stat"))?;
+        let state = ThreadState::read(&format!("/proc/{process}/stat"))?;
         matches!(state.letter, 'T' | 't').then_some(Self::Suspended(process))
     }
 }
@@ -72,7 +72,7 @@ pub fn is_killed(process: i32) -> bool {
             let thread = thread.path();
             let thread = thread.display();
             let has_ended = match fs::read_to_string(format!("{thread}/stat")) {
-                Ok(stat) => State::parse(&stat).is_some_and(|state| state.ends()),
+                Ok(stat) => ThreadState::parse(&stat).is_some_and(|state| state.ends()),
                 // Anything else says nothing of the thread.
                 Err(error) => is_gone(&error),
             };
@@ -95,12 +95,12 @@ fn is_to_be_killed(status: &str) -> bool {
 }
 
 /// What `/proc` says of a thread.
-struct State {
+struct ThreadState {
     letter: char,
     flags: u64,
 }
 
-impl State {
+impl ThreadState {
     /// Whether it has ended, or is about to.
     fn ends(&self) -> bool {
         matches!(self.letter, 'Z' | 'X') || self.flags & ENDS != 0
@@ -237,7 +237,7 @@ mod tests {
         let process = process_without_first_thread();
         assert!(process > 0, "a process");
         let stat = format!("/proc/{process}/stat");
-        comes(|| State::read(&stat).is_some_and(|state| state.letter == 'Z'));
+        comes(|| ThreadState::read(&stat).is_some_and(|state| state.letter == 'Z'));
         assert_eq!(Standstill::of(process), None);
         let pid = nix::unistd::Pid::from_raw(process);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it runs");
@@ -247,8 +247,8 @@ mod tests {
 
     #[test]
     fn a_name_of_any_kind_does_not_hide_the_state() {
-        let state = State::parse("7 (a) Z 1) D 1 2 3 4 5 4194308 0").expect("it is whole");
+        let state = ThreadState::parse("7 (a) Z 1) D 1 2 3 4 5 4194308 0").expect("it is whole");
         assert_eq!((state.letter, state.flags & ENDS), ('D', ENDS));
-        assert!(State::parse("7 (a) Z").is_none());
+        assert!(ThreadState::parse("7 (a) Z").is_none());
     }
 }

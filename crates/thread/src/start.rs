@@ -101,10 +101,10 @@ pub fn spawn<T: Send + 'static>(
     }
 }
 
-type Run = Box<dyn FnOnce() + Send>;
+type ThreadBody = Box<dyn FnOnce() + Send>;
 
 /// Starts a thread that can be joined. `run` does not panic.
-fn start(run: Run) -> io::Result<libc::pthread_t> {
+fn start(run: ThreadBody) -> io::Result<libc::pthread_t> {
     let result_of = |code| match code {
         0 => Ok(()),
         code => Err(io::Error::from_raw_os_error(code)),
@@ -145,7 +145,7 @@ fn start(run: Run) -> io::Result<libc::pthread_t> {
 /// as in every function that may not unwind.
 extern "C" fn begin(run: *mut c_void) -> *mut c_void {
     // SAFETY: `start` made it by `Box::into_raw` of this type, and leaves it to this thread alone.
-    let run = unsafe { Box::from_raw(run.cast::<Run>()) };
+    let run = unsafe { Box::from_raw(run.cast::<ThreadBody>()) };
     run();
     ptr::null_mut()
 }
@@ -167,7 +167,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Where threads may borrow from: see [`scope`].
 #[derive(Debug)]
 pub struct Scope<'scope, 'env: 'scope> {
-    running: Arc<Running>,
+    running: Arc<RunningThreads>,
     /// Neither lifetime may be made shorter or longer.
     _scope: PhantomData<&'scope mut &'scope ()>,
     _env: PhantomData<&'env mut &'env ()>,
@@ -175,12 +175,12 @@ pub struct Scope<'scope, 'env: 'scope> {
 
 /// How many threads of a scope may still use what they borrow.
 #[derive(Debug, Default)]
-struct Running {
+struct RunningThreads {
     count: Mutex<usize>,
     none_left: Condvar,
 }
 
-impl Running {
+impl RunningThreads {
     fn add(&self) {
         *lock(&self.count) += 1;
     }
@@ -202,16 +202,16 @@ impl Running {
 
 /// One thread's part of that count, until it is dropped: after what the thread ran, also where that panicked in
 /// dropping what nobody waits for.
-struct Entry(Arc<Running>);
+struct RunningThread(Arc<RunningThreads>);
 
-impl Entry {
-    fn of(running: &Arc<Running>) -> Self {
+impl RunningThread {
+    fn of(running: &Arc<RunningThreads>) -> Self {
         running.add();
         Self(Arc::clone(running))
     }
 }
 
-impl Drop for Entry {
+impl Drop for RunningThread {
     fn drop(&mut self) {
         self.0.remove();
     }
@@ -271,10 +271,10 @@ pub fn spawn_scoped<'scope, T: Send + 'scope>(
     // SAFETY: only the lifetime is another. `scope` does not return, nor unwind, before `running` is back at zero, and
     // the thread takes itself off after this closure is gone, and with it all that borrows: what it captured,
     // and the result, if nobody else has that. Whoever has it does not outlive the scope ('scope in the handle).
-    let run: Run = unsafe { std::mem::transmute(run) };
-    let entry = Entry::of(&scope.running);
+    let run: ThreadBody = unsafe { std::mem::transmute(run) };
+    let running = RunningThread::of(&scope.running);
     let thread = spawn(name, move || {
-        let _last = entry;
+        let _last = running;
         run();
     })?;
     Ok(ScopedJoinHandle {
