@@ -1,8 +1,9 @@
-//! A lock, and conditions to wait for, that a forked child can have anew.
+//! A lock and a condition variable that a forked child can use for threads of its own.
 //!
-//! Those of `parking_lot` know who waits by a table of the whole process, which a child inherits with waiters that it does
-//! not have: threads of its own that come to wait in their places fail. These are the system's, of which each is by
-//! itself; so what the threads of a host and its modules wait for, for longer than a moment, are these.
+//! `parking_lot` keeps waiters in one table of the whole process. A child inherits that table with waiters that do not
+//! exist there, and its own threads fail when they come to wait in the same places. The lock and the condition variable
+//! here are the system's, each of which keeps its own waiters. The threads of a host and its modules use these for
+//! whatever they wait for longer than a moment.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{self, PoisonError};
@@ -12,11 +13,11 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Default)]
 pub struct Mutex<T>(sync::Mutex<T>);
 
-/// It is locked as long as this is there.
+/// Holds the lock until it is dropped.
 #[derive(Debug)]
 pub struct MutexGuard<'a, T> {
     lock: &'a sync::Mutex<T>,
-    /// `None` only while it waits.
+    /// `None` only while the lock is given up: in a wait, or in [`MutexGuard::unlocked`].
     held: Option<sync::MutexGuard<'a, T>>,
 }
 
@@ -26,7 +27,7 @@ impl<T> Mutex<T> {
         Self(sync::Mutex::new(value))
     }
 
-    /// Waits until nobody else has it.
+    /// Takes the lock. Blocks while another thread holds it.
     pub fn lock(&self) -> MutexGuard<'_, T> {
         MutexGuard {
             lock: &self.0,
@@ -40,7 +41,7 @@ fn lock<T>(lock: &sync::Mutex<T>) -> sync::MutexGuard<'_, T> {
 }
 
 impl<T> MutexGuard<'_, T> {
-    /// Does something while it is not locked.
+    /// Runs `action` with the lock given up.
     pub fn unlocked<R>(&mut self, action: impl FnOnce() -> R) -> R {
         self.held = None;
         let result = action();
@@ -63,35 +64,35 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// Something to wait for.
+/// A condition variable.
 #[derive(Debug, Default)]
 pub struct Condvar(sync::Condvar);
 
 impl Condvar {
-    /// One that nobody waits for.
+    /// A condition variable without waiters.
     #[must_use]
     pub const fn new() -> Self {
         Self(sync::Condvar::new())
     }
 
-    /// Wakes one who waits.
+    /// Wakes one waiter.
     pub fn notify_one(&self) {
         self.0.notify_one();
     }
 
-    /// Wakes all who wait.
+    /// Wakes all waiters.
     pub fn notify_all(&self) {
         self.0.notify_all();
     }
 
-    /// Waits, unlocked meanwhile. May come back without having been woken.
+    /// Waits with the lock given up. May return without having been woken.
     pub fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
         let held = guard.held.take().expect("it is locked");
         let held = self.0.wait(held).unwrap_or_else(PoisonError::into_inner);
         guard.held = Some(held);
     }
 
-    /// Waits at most so long. Returns whether that has passed.
+    /// As [`Self::wait`], for `patience` at most. Returns whether that has passed.
     pub fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, patience: Duration) -> bool {
         let held = guard.held.take().expect("it is locked");
         let waited = self.0.wait_timeout(held, patience);
@@ -100,7 +101,7 @@ impl Condvar {
         result.timed_out()
     }
 
-    /// Waits until then at most. Returns whether it is then.
+    /// As [`Self::wait`], until `end` at most. Returns whether `end` has come.
     pub fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, end: Instant) -> bool {
         self.wait_for(guard, end.saturating_duration_since(Instant::now()))
     }
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
     use crate::spawn;
 
-    /// Waiters of either side of a fork: so many that some meet, whatever they are told apart by.
+    /// Waiters in the parent, and in the child: so many that some share a place in any table of waiters.
     const WAITERS: usize = 64;
     const MOMENT: Duration = Duration::from_millis(1);
 
@@ -122,7 +123,7 @@ mod tests {
         let waiters: Vec<_> = (0..WAITERS).map(|_| Arc::new(Waiter::default())).collect();
         let threads: Vec<_> = waiters.iter().map(Waiter::start).collect();
         for waiter in &waiters {
-            // It has given the lock back, so it waits.
+            // The waiter has given the lock up, so it waits.
             while !*waiter.begun.lock() {
                 std::thread::yield_now();
             }
@@ -130,7 +131,7 @@ mod tests {
         // SAFETY: the child uses memory, locks of its own and threads, and ends without returning.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            // All at the same time, so that they have the stacks of their parent's.
+            // All at the same time, so that their stacks lie where the parent's waiters have theirs.
             let own: Vec<_> = (0..WAITERS)
                 .map(|_| spawn("chimaera-test", wait_for_moments))
                 .collect();

@@ -1,11 +1,11 @@
-//! Threads of this project's own, in whatever process, and what they wait for ([`condition`]); and processes whose threads do not go on ([`standstill`]).
+//! Threads of this project's own, in whatever process: starting them, locks and condition variables for them
+//! ([`condition`]), and processes whose threads do not go on ([`standstill`]).
 //!
 //! Laws:
-//! - No thread is taken for granted. Limits on them (`RLIMIT_NPROC`, `pids.max`) are met at any moment of a
-//!   process's life, and an error says so; nothing panics for want of one, nor for want of address space in
-//!   a new one (`start.rs`).
-//! - A library's threads leave the process's signals to the process: they block all but those that a
-//!   thread causes itself.
+//! - No thread is taken for granted. A process may meet a limit on threads (`RLIMIT_NPROC`, `pids.max`) at any moment;
+//!   that is an error with a text, never a panic, and so is a lack of address space for a new thread (`start.rs`).
+//! - A library's threads leave the process's signals to the process: they block all signals but those that a thread
+//!   causes itself.
 
 pub mod condition;
 pub mod standstill;
@@ -48,8 +48,8 @@ thread_local! {
     static NAME: Cell<Option<Arc<str>>> = const { Cell::new(None) };
 }
 
-/// The whole name of the calling thread, if [`spawn`], in this library's copy, or the standard library gave it
-/// one.
+/// The whole name of the calling thread, if the standard library or [`spawn`] (of this library's copy of the crate)
+/// gave it one.
 #[must_use]
 pub fn name() -> Option<String> {
     let given = NAME.try_with(|name| {
@@ -63,7 +63,7 @@ pub fn name() -> Option<String> {
     }
 }
 
-/// A thread has from its first moment the mask of the one that starts it.
+/// Runs `start` with all foreign signals blocked: a new thread inherits the mask of the thread that starts it.
 fn with_foreign_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
     let before = foreign_signals().thread_swap_mask(SigmaskHow::SIG_BLOCK);
     let started = start();
@@ -74,9 +74,8 @@ fn with_foreign_signals_blocked<T>(start: impl FnOnce() -> T) -> T {
     started
 }
 
-/// Runs a call that makes a file larger, in whatever thread. Where that goes beyond `RLIMIT_FSIZE`, the call
-/// fails with `EFBIG`, and the signal that would end the process, for which a library has no handler, is
-/// taken away.
+/// Runs a call that makes a file larger, in whatever thread. Beyond `RLIMIT_FSIZE` the call fails with `EFBIG`, and the
+/// kernel sends SIGXFSZ, which would end the process as a library has no handler for it: this takes the signal away.
 pub fn without_file_size_signal<T>(action: impl FnOnce() -> T) -> T {
     let mut signal = SigSet::empty();
     signal.add(Signal::SIGXFSZ);
@@ -88,8 +87,8 @@ pub fn without_file_size_signal<T>(action: impl FnOnce() -> T) -> T {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        // SAFETY: set and time are valid during the call, and nothing is to be told of the signal. Nobody
-        // else takes it: the kernel has sent it to this thread, which blocks it.
+        // SAFETY: set and time are valid during the call, which stores nothing about the signal. No other thread takes
+        // it: the kernel has sent it to this one, which blocks it.
         unsafe { libc::sigtimedwait(signal.as_ref(), std::ptr::null_mut(), &raw const no_time) };
     }
     if let Ok(before) = before {
@@ -104,23 +103,23 @@ pub fn without_file_size_signal<T>(action: impl FnOnce() -> T) -> T {
 #[must_use]
 pub fn take_signal(signals: &SigSet) -> i32 {
     let mut taken = 0;
-    // SAFETY: both places are valid during the call. It fails for sets that name what is no signal; this
-    // one is made of signals.
+    // SAFETY: both places are valid during the call. It fails only for a set that names a number which is no signal;
+    // this one is made of signals.
     while unsafe { libc::sigwait(signals.as_ref(), &raw mut taken) } != 0 {}
     taken
 }
 
 fn is_pending(signal: Signal) -> bool {
     let mut pending = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: the call fills the set, and is not asked what is in it where it does not.
+    // SAFETY: the call fills the set, which is read only where the call has succeeded.
     unsafe {
         libc::sigpending(pending.as_mut_ptr()) == 0
             && libc::sigismember(pending.as_ptr(), signal as i32) == 1
     }
 }
 
-/// Every signal but those that tell a thread of its own fault. To block these would end the process
-/// without a word of why.
+/// Every signal but those that report a thread's own fault. If those were blocked, such a fault would end the process
+/// without the program's handler having run.
 #[must_use]
 pub fn foreign_signals() -> SigSet {
     let mut signals = SigSet::all();
@@ -174,7 +173,7 @@ mod tests {
         };
         without_file_size_signal(raise);
         assert!(!is_pending(Signal::SIGXFSZ));
-        // One that was there before is somebody else's.
+        // A signal that was pending before is somebody else's.
         let mut signal = SigSet::empty();
         signal.add(Signal::SIGXFSZ);
         signal.thread_block().expect("blocked");
@@ -233,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_scope_ends_after_its_threads_though_nobody_joins_and_though_it_panics() {
-        /// Counts when it is dropped: the last of what a thread borrows.
+        /// Counts its drop, which is the last use of what the thread borrows.
         struct CountsDrop<'a>(&'a AtomicUsize);
         impl Drop for CountsDrop<'_> {
             fn drop(&mut self) {

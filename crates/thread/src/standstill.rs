@@ -1,8 +1,9 @@
 //! Processes that do not go on: suspended, frozen, or killed and not gone yet.
 //!
-//! A process that was killed ends when the last of its threads has, and none does before the call that it is in has
-//! come back, or before its memory is freed. Until then it has its files and locks, and no signal does more.
-//! Whoever comes for these has to wait a moment ([`patiently`]); where a device does not answer, nobody can tell how long.
+//! A process that was killed has ended when the last of its threads has. A thread does not end before the system call
+//! that it is in has returned, nor before its memory is freed. Until then the process keeps its files and locks, and no
+//! further signal helps. Whoever needs these has to wait a moment ([`patiently`]); where a device does not answer,
+//! nobody can tell how long.
 
 use std::fmt;
 use std::fs;
@@ -26,7 +27,7 @@ impl Standstill {
     /// Why this process does not go on; `None` if it does, if it is gone, or if the system does not say.
     #[must_use]
     pub fn of(process: i32) -> Option<Self> {
-        // One that is killed or suspended may be frozen, too, and is neither before it is thawed.
+        // A frozen process may have been killed or suspended, too; neither takes effect before it is thawed.
         match (is_killed(process), is_frozen(process)) {
             (true, true) => return Some(Self::KilledFrozen),
             (true, false) => return Some(Self::Killed),
@@ -55,14 +56,14 @@ impl fmt::Display for Standstill {
     }
 }
 
-/// In a thread's flags: it ends (`PF_EXITING`).
+/// In a thread's flags: the thread is ending (`PF_EXITING`).
 const ENDS: u64 = 0x4;
 
-/// In the mask of the signals that wait for a thread: SIGKILL.
+/// In the mask of the signals that are pending for a thread: SIGKILL.
 const KILL: u64 = 1 << (libc::SIGKILL - 1);
 
-/// Whether every thread of a process has ended, ends, or will with the call that it is in. So it is not with one whose
-/// first thread alone has ended, though the system shows that like a process which is gone.
+/// Whether every thread of a process has ended, is ending, or will end when the system call that it is in returns. That
+/// does not hold of a process of which only the first thread has ended, though the system shows it as a zombie.
 #[must_use]
 pub fn is_killed(process: i32) -> bool {
     let threads = fs::read_dir(format!("/proc/{process}/task"));
@@ -73,14 +74,14 @@ pub fn is_killed(process: i32) -> bool {
             let thread = thread.display();
             let has_ended = match fs::read_to_string(format!("{thread}/stat")) {
                 Ok(stat) => ThreadState::parse(&stat).is_some_and(|state| state.ends()),
-                // Anything else says nothing of the thread.
+                // Any other error says nothing about the thread.
                 Err(error) => is_gone(&error),
             };
             has_ended || is_to_be_killed(&format!("{thread}/status"))
         })
 }
 
-/// Whether a thread that was there a moment ago is not any more.
+/// Whether the error says that a thread which was there a moment ago is gone.
 fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
@@ -146,17 +147,17 @@ fn is_frozen(process: i32) -> bool {
     })
 }
 
-/// How long the kernel is given to let go of what a process had that was killed: it frees the memory before it closes
-/// files, and closes those of an io_uring only when its last operation has ended.
+/// How long to wait for the kernel to release what a killed process had: it frees the memory before it closes the
+/// files, and closes those of an io_uring only when the last operation has ended.
 const LET_GO_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often one looks meanwhile.
+/// The pause between two attempts meanwhile.
 const LET_GO_LOOK: Duration = Duration::from_millis(2);
 
-/// Tries until something else than being busy comes out, or patience does, after two seconds.
+/// Repeats `attempt` for as long as it is busy, for two seconds at most.
 ///
 /// # Errors
-/// The last attempt's.
+/// That of the last attempt.
 pub fn patiently<T, E>(
     mut attempt: impl FnMut() -> Result<T, E>,
     is_busy: impl Fn(&E) -> bool,
@@ -219,8 +220,8 @@ mod tests {
 
     /// A process whose first thread ends, and whose other one stays until it is killed.
     fn process_without_first_thread() -> i32 {
-        // SAFETY: the child has this thread alone, makes one that touches nothing, and ends this one, which nothing
-        // of the process's waits for.
+        // SAFETY: the child has only this thread. It starts another one that touches nothing, and ends this one, which
+        // nothing in the child waits for.
         unsafe {
             let process = libc::fork();
             if process == 0 {
@@ -231,7 +232,7 @@ mod tests {
         }
     }
 
-    /// It may be an application with a runtime inside, which serves on.
+    /// It may be an application that embeds a runtime, which goes on serving.
     #[test]
     fn a_process_whose_first_thread_alone_has_ended_goes_on() {
         let process = process_without_first_thread();

@@ -1,9 +1,9 @@
 //! Threads started by the system's own call, and waited for.
 //!
-//! The standard library gives each thread that it starts a stack for signals, which it maps in the new
-//! thread. Where there is no address space for it (`ulimit -v`), it panics there, before anything of the caller's
-//! runs; nothing can catch that, and the process aborts. A thread that the standard library did not start has no
-//! such stack, so that all that can fail fails in the thread that starts it.
+//! The standard library gives each thread that it starts a stack for signals, which it maps in the new thread. Where
+//! there is no address space for that (`ulimit -v`), it panics in the new thread, before any code of the caller runs;
+//! nothing can catch that panic, and the process aborts. A thread that the standard library did not start has no such
+//! stack, so whatever can fail fails in the thread that starts it.
 
 use std::any::Any;
 use std::ffi::{CString, c_void};
@@ -17,14 +17,14 @@ use std::thread::Result;
 
 use crate::{NAME, NoThread, with_foreign_signals_blocked};
 
-/// The standard library's, too. The system's own is `ulimit -s`, which is often four times that.
+/// As large as the standard library's. The system's default is `ulimit -s`, often four times that.
 const STACK_BYTES: usize = 2 << 20;
 
 /// A started thread. When this is dropped the thread goes on alone.
 #[derive(Debug)]
 pub struct JoinHandle<T> {
     name: Arc<str>,
-    /// `None` once it is joined. Whoever takes it joins or detaches the thread, so that happens once.
+    /// `None` once it is joined. Whatever takes it joins or detaches the thread, so that happens once.
     native: Option<libc::pthread_t>,
     outcome: Arc<Mutex<Option<Result<T>>>>,
 }
@@ -36,14 +36,14 @@ impl<T> JoinHandle<T> {
         &self.name
     }
 
-    /// Whether this is the thread that asks, which cannot wait for itself.
+    /// Whether this is the calling thread, which cannot wait for itself.
     #[must_use]
     pub fn is_current(&self) -> bool {
-        // SAFETY: it asks nothing of the caller.
+        // SAFETY: the call has no preconditions.
         self.native == Some(unsafe { libc::pthread_self() })
     }
 
-    /// Waits until the thread has ended, with all that it keeps for itself (`thread_local!`). Gives what it came to.
+    /// Waits until the thread has ended and dropped its thread-locals, and gives its result.
     ///
     /// # Errors
     /// What it panicked with.
@@ -52,8 +52,8 @@ impl<T> JoinHandle<T> {
     /// The thread waits for itself.
     pub fn join(mut self) -> Result<T> {
         if let Some(native) = self.native.take() {
-            // SAFETY: the thread was started joinable and is neither joined nor detached: whoever does either
-            // takes `native` first. Nothing is to be told of what it returns.
+            // SAFETY: the thread was started joinable and is neither joined nor detached: whatever does either takes
+            // `native` first. The call stores no return value.
             let code = unsafe { libc::pthread_join(native, ptr::null_mut()) };
             assert_eq!(code, 0, "{} is waited for by itself", self.name);
         }
@@ -73,8 +73,8 @@ impl<T> Drop for JoinHandle<T> {
 
 /// Starts a thread with this name, of which the system shows the first 15 bytes.
 ///
-/// It differs from one of `std::thread` in this: where its stack overflows the process ends by SIGSEGV, without the
-/// standard library's word of it; and `std::thread::current` has no name, so that a panic's message has none,
+/// It differs from a thread of `std::thread` in two ways: if its stack overflows, the process ends by SIGSEGV without
+/// the standard library's message; and `std::thread::current` has no name for it, so a panic's message has none either,
 /// unless the hook asks [`name`](crate::name).
 ///
 /// # Errors
@@ -115,8 +115,8 @@ fn start(run: ThreadBody) -> io::Result<libc::pthread_t> {
     let mut native = 0;
     // A thin pointer to the fat one, as the call takes.
     let run = Box::into_raw(Box::new(run));
-    // SAFETY: the attributes are initialized. `begin` takes what `run` points to, which is `Send`, and is the only one
-    // to do so where the thread is started. It never unwinds.
+    // SAFETY: the attributes are initialized. If the thread is started, `begin` alone takes what `run` points to, which
+    // is `Send`. It never unwinds.
     let started = unsafe {
         result_of(libc::pthread_attr_setstacksize(
             attributes.as_mut_ptr(),
@@ -134,15 +134,15 @@ fn start(run: ThreadBody) -> io::Result<libc::pthread_t> {
     // SAFETY: they are initialized, and not used any more.
     unsafe { libc::pthread_attr_destroy(attributes.as_mut_ptr()) };
     if let Err(error) = started {
-        // SAFETY: it is from `Box::into_raw`, and there is no thread that takes it.
+        // SAFETY: the pointer is from `Box::into_raw`, and there is no thread that takes it.
         drop(unsafe { Box::from_raw(run) });
         return Err(error);
     }
     Ok(native)
 }
 
-/// The first function of every thread. Where `run` panicked in spite of what it promises, the process aborts here,
-/// as in every function that may not unwind.
+/// The first function of every thread. If `run` panicked although it must not, the process would abort here, as in
+/// every function that may not unwind.
 extern "C" fn begin(run: *mut c_void) -> *mut c_void {
     // SAFETY: `start` made it by `Box::into_raw` of this type, and leaves it to this thread alone.
     let run = unsafe { Box::from_raw(run.cast::<ThreadBody>()) };
@@ -151,7 +151,7 @@ extern "C" fn begin(run: *mut c_void) -> *mut c_void {
 }
 
 fn take_name(name: Arc<str>) {
-    // The system takes 15 bytes, whatever they are but zero.
+    // The system takes 15 bytes, of any value but zero.
     let shown: Vec<_> = name.bytes().filter(|&byte| byte != 0).take(15).collect();
     if let Ok(shown) = CString::new(shown) {
         // SAFETY: the text ends in a zero byte and is valid during the call, which copies it.
@@ -164,7 +164,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where threads may borrow from: see [`scope`].
+/// What the threads of a [`scope`] are started in; they may borrow from outside of it.
 #[derive(Debug)]
 pub struct Scope<'scope, 'env: 'scope> {
     running: Arc<RunningThreads>,
@@ -200,8 +200,8 @@ impl RunningThreads {
     }
 }
 
-/// One thread's part of that count, until it is dropped: after what the thread ran, also where that panicked in
-/// dropping what nobody waits for.
+/// Counts one thread until it is dropped: after everything that the thread ran, also if dropping a result that nobody
+/// waits for has panicked.
 struct RunningThread(Arc<RunningThreads>);
 
 impl RunningThread {
@@ -241,7 +241,7 @@ impl<T> ScopedJoinHandle<'_, T> {
 }
 
 /// As `std::thread::scope`, for threads of [`spawn_scoped`]: returns when all of them are done with what they borrow.
-/// What a thread panicked with is told to whoever joins it, and to nobody else.
+/// A thread's panic is given to whoever joins it, and to nobody else.
 pub fn scope<'env, T>(body: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T) -> T {
     let scope = Scope {
         running: Arc::default(),
@@ -268,9 +268,9 @@ pub fn spawn_scoped<'scope, T: Send + 'scope>(
         let result = catch_unwind(AssertUnwindSafe(body));
         *lock(&own_outcome) = Some(result);
     });
-    // SAFETY: only the lifetime is another. `scope` does not return, nor unwind, before `running` is back at zero, and
-    // the thread takes itself off after this closure is gone, and with it all that borrows: what it captured,
-    // and the result, if nobody else has that. Whoever has it does not outlive the scope ('scope in the handle).
+    // SAFETY: only the lifetime changes. `scope` neither returns nor unwinds before the count in `running` is zero, and
+    // the thread is counted until this closure is gone, and with it all that borrows: what it captured, and the result,
+    // unless a handle has that. A handle does not outlive the scope ('scope in its type).
     let run: ThreadBody = unsafe { std::mem::transmute(run) };
     let running = RunningThread::of(&scope.running);
     let thread = spawn(name, move || {
