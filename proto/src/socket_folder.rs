@@ -1,18 +1,111 @@
-//! What is wrong with a folder in which a daemon's socket is to lie.
+//! The folder in which a daemon's socket is to lie: why it is trusted, and what may be wrong with it.
 
+use std::fs::{self, DirBuilder, Metadata};
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::socket_path::SOCKET_VARIABLE;
+/// The environment variable that names the daemon's socket.
+pub const SOCKET_VARIABLE: &str = "CHIMAERA_SOCKET";
+
+/// Rights that others than the owner have to change what is in a folder.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// All the rights that a mode speaks of.
+pub(crate) const ALL_RIGHTS: u32 = 0o7777;
+
+/// Why the folder of a socket is trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FolderTrust {
+    /// Somebody who may decide that named it. It is theirs to make.
+    Named,
+    /// So did who set [`SOCKET_VARIABLE`].
+    Variable,
+    /// Only root can have made it.
+    System,
+    /// It is the user's own and nobody else can write to it.
+    Private,
+    /// It is the user's own and nobody else can even look into it. It lies where everybody may make
+    /// folders, so it must be a folder itself and not a link to one.
+    AmongOthers,
+}
+
+impl FolderTrust {
+    /// Looks whether a folder is one in which only this user's daemon can listen.
+    pub(crate) fn check(self, folder: &Path, user: u32) -> Result<(), SocketFolderError> {
+        let wrong = |reason: WrongFolder| reason.at(folder);
+        let look: fn(&Path) -> io::Result<Metadata> = match self {
+            Self::Named | Self::Variable | Self::System => return Ok(()),
+            Self::Private => |folder| fs::metadata(folder),
+            // In a folder like `/tmp`, which is sticky, what is the user's own now stays so.
+            Self::AmongOthers => |folder| fs::symlink_metadata(folder),
+        };
+        let found = look(folder).map_err(|error| wrong(WrongFolder::System(error)))?;
+        let remedy = match self {
+            // It has no other use.
+            Self::AmongOthers => "remove it",
+            _ => "set XDG_RUNTIME_DIR to a folder of this user's own",
+        };
+        let mode = found.mode() & ALL_RIGHTS;
+        let private = match self {
+            Self::AmongOthers => mode == 0o700,
+            Self::Named | Self::Variable | Self::System | Self::Private => {
+                mode & WRITABLE_BY_OTHERS == 0
+            }
+        };
+        if !found.is_dir() {
+            Err(wrong(WrongFolder::NotAFolder { remedy }))
+        } else if found.uid() != user {
+            Err(wrong(WrongFolder::Owner {
+                owner: found.uid(),
+                user,
+                remedy,
+            }))
+        } else if !private {
+            Err(wrong(WrongFolder::Mode { mode }))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes a folder for this user's daemon if it is missing and nobody named it, and checks it.
+    pub(crate) fn prepare(self, folder: &Path, user: u32) -> Result<(), SocketFolderError> {
+        let mut builder = DirBuilder::new();
+        match self {
+            Self::Named | Self::Variable => return check_exists(folder),
+            Self::System => builder.recursive(true).mode(0o755),
+            Self::Private => builder.recursive(true).mode(0o700),
+            // What is there already is looked at, not followed.
+            Self::AmongOthers => builder.mode(0o700),
+        };
+        match builder.create(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(WrongFolder::System(error).at(folder))
+            }
+            _ => self.check(folder, user),
+        }
+    }
+}
+
+/// Looks whether there is the folder that somebody named.
+pub(crate) fn check_exists(folder: &Path) -> Result<(), SocketFolderError> {
+    let reason = match fs::metadata(folder) {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => WrongFolder::NoFolder,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => WrongFolder::Missing,
+        Err(error) => WrongFolder::System(error),
+    };
+    Err(reason.at(folder))
+}
 
 /// Why a folder, or what lies in it, is no place for a daemon's socket.
 #[derive(Debug, thiserror::Error)]
 #[error("{} {reason}", folder.display())]
 pub struct SocketFolderError {
-    pub(crate) folder: PathBuf,
-    pub(crate) reason: WrongFolder,
+    folder: PathBuf,
+    reason: WrongFolder,
 }
 
 /// What is wrong with it.
@@ -45,6 +138,15 @@ pub(crate) enum WrongFolder {
          0700, or set {SOCKET_VARIABLE} to another socket"
     )]
     Mode { mode: u32 },
+}
+
+impl WrongFolder {
+    pub(crate) fn at(self, folder: &Path) -> SocketFolderError {
+        SocketFolderError {
+            folder: folder.to_path_buf(),
+            reason: self,
+        }
+    }
 }
 
 impl SocketFolderError {

@@ -6,16 +6,12 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, DirBuilder, Metadata};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-pub use crate::socket_folder::SocketFolderError;
-use crate::socket_folder::WrongFolder;
-
-/// The environment variable that names the daemon's socket.
-pub const SOCKET_VARIABLE: &str = "CHIMAERA_SOCKET";
+use crate::socket_folder::{FolderTrust, WrongFolder, check_exists};
+pub use crate::socket_folder::{SOCKET_VARIABLE, SocketFolderError};
 
 /// The longest path that a socket can have, in bytes: the system's `sun_path`, without the zero at its end.
 pub const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -25,34 +21,12 @@ pub const SYSTEM_SOCKET: &str = "/run/chimaera/chimaera.sock";
 
 const SOCKET_NAME: &str = "chimaera.sock";
 
-/// Rights that others than the owner have to change what is in a folder.
-const WRITABLE_BY_OTHERS: u32 = 0o022;
-
-/// All the rights that a mode speaks of.
-const ALL_RIGHTS: u32 = 0o7777;
-
 /// A place for the daemon's socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SocketPlace {
     path: PathBuf,
     trust: FolderTrust,
     user: u32,
-}
-
-/// Why the folder of a socket is trusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum FolderTrust {
-    /// Somebody who may decide that named it. It is theirs to make.
-    Named,
-    /// So did who set [`SOCKET_VARIABLE`].
-    Variable,
-    /// Only root can have made it.
-    System,
-    /// It is the user's own and nobody else can write to it.
-    Private,
-    /// It is the user's own and nobody else can even look into it. It lies where everybody may make
-    /// folders, so it must be a folder itself and not a link to one.
-    AmongOthers,
 }
 
 impl SocketPlace {
@@ -134,44 +108,7 @@ impl SocketPlace {
     /// # Errors
     /// It is not, or it is not there.
     pub fn check(&self) -> Result<(), SocketFolderError> {
-        let folder = self.folder();
-        let wrong = |reason| SocketFolderError {
-            folder: folder.to_path_buf(),
-            reason,
-        };
-        let look: fn(&Path) -> io::Result<Metadata> = match self.trust {
-            FolderTrust::Named | FolderTrust::Variable | FolderTrust::System => return Ok(()),
-            FolderTrust::Private => |folder| fs::metadata(folder),
-            // In a folder like `/tmp`, which is sticky, what is the user's own now stays so.
-            FolderTrust::AmongOthers => |folder| fs::symlink_metadata(folder),
-        };
-        let found = look(folder).map_err(|error| wrong(WrongFolder::System(error)))?;
-        let remedy = match self.trust {
-            // It has no other use.
-            FolderTrust::AmongOthers => "remove it",
-            _ => "set XDG_RUNTIME_DIR to a folder of this user's own",
-        };
-        let mode = found.mode() & ALL_RIGHTS;
-        let private = match self.trust {
-            FolderTrust::AmongOthers => mode == 0o700,
-            FolderTrust::Named
-            | FolderTrust::Variable
-            | FolderTrust::System
-            | FolderTrust::Private => mode & WRITABLE_BY_OTHERS == 0,
-        };
-        if !found.is_dir() {
-            Err(wrong(WrongFolder::NotAFolder { remedy }))
-        } else if found.uid() != self.user {
-            Err(wrong(WrongFolder::Owner {
-                owner: found.uid(),
-                user: self.user,
-                remedy,
-            }))
-        } else if !private {
-            Err(wrong(WrongFolder::Mode { mode }))
-        } else {
-            Ok(())
-        }
+        self.trust.check(self.folder(), self.user)
     }
 
     /// Makes the folder if it is missing and nobody named it, for a daemon that is to listen in it, and checks
@@ -180,21 +117,7 @@ impl SocketPlace {
     /// # Errors
     /// It is not there, cannot be made, or is not one in which only this user's daemon can listen.
     pub fn prepare(&self) -> Result<(), SocketFolderError> {
-        let mut builder = DirBuilder::new();
-        match self.trust {
-            FolderTrust::Named | FolderTrust::Variable => return self.check_folder(),
-            FolderTrust::System => builder.recursive(true).mode(0o755),
-            FolderTrust::Private => builder.recursive(true).mode(0o700),
-            // What is there already is looked at, not followed.
-            FolderTrust::AmongOthers => builder.mode(0o700),
-        };
-        match builder.create(self.folder()) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(SocketFolderError {
-                folder: self.folder().to_path_buf(),
-                reason: WrongFolder::System(error),
-            }),
-            _ => self.check(),
-        }
+        self.trust.prepare(self.folder(), self.user)
     }
 
     /// Whether somebody named it, and did not leave it to the defaults.
@@ -218,29 +141,14 @@ impl SocketPlace {
         if !self.is_named() {
             return Ok(());
         }
-        self.check_folder()?;
+        check_exists(self.folder())?;
         // A link is not followed, since the daemon does not either.
         match fs::symlink_metadata(&self.path) {
-            Ok(found) if !found.file_type().is_socket() => Err(SocketFolderError {
-                folder: self.path.clone(),
-                reason: WrongFolder::NoSocket,
-            }),
+            Ok(found) if !found.file_type().is_socket() => {
+                Err(WrongFolder::NoSocket.at(&self.path))
+            }
             _ => Ok(()),
         }
-    }
-
-    /// Looks whether there is the folder that somebody named.
-    fn check_folder(&self) -> Result<(), SocketFolderError> {
-        let reason = match fs::metadata(self.folder()) {
-            Ok(found) if found.is_dir() => return Ok(()),
-            Ok(_) => WrongFolder::NoFolder,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => WrongFolder::Missing,
-            Err(error) => WrongFolder::System(error),
-        };
-        Err(SocketFolderError {
-            folder: self.folder().to_path_buf(),
-            reason,
-        })
     }
 
     fn folder(&self) -> &Path {
@@ -271,7 +179,8 @@ pub fn default_socket_path() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use crate::socket_folder::ALL_RIGHTS;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
     /// A place below `folder` for a user who has no other.
     fn place(folder: &Path, user: u32) -> SocketPlace {
