@@ -16,7 +16,7 @@ use crate::ids::PoolId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Method {
-    /// Nothing: completes at once, on the worker. Shows that the runtime answers.
+    /// Does nothing and completes at once, on the worker. Shows that the runtime answers.
     Ping = 0,
     /// [`GetOrCreatePool`] → [`PoolInfo`].
     GetOrCreatePool = 1,
@@ -59,8 +59,8 @@ pub struct GetOrCreatePool {
     pub module: String,
     /// The pool's name, unique in the runtime. Its meaning is the module's: a path, for example.
     pub name: String,
-    /// The pool's id, or [`PoolId::NULL`] for whatever id it has: that of the pool with this name,
-    /// else that which it has by what it stands on, else one that the host chooses.
+    /// The pool's id, or [`PoolId::NULL`] for whichever it has: the id of the existing pool with this name, else the
+    /// one that is recorded on its device, for example, else one that the host chooses.
     pub id: PoolId,
     /// The module's creation parameters, encoded as the module defines.
     pub params: Vec<u8>,
@@ -117,8 +117,8 @@ pub struct PoolInfo {
     pub module: String,
     /// Whether this very request created it; else it was in use in this runtime already.
     pub created: bool,
-    /// Whether it was there when it was created in this runtime, which then opened it and made no new one: on a
-    /// device for example. As its module says.
+    /// Whether the pool existed before it was created in this runtime, on a device for example, so that its module
+    /// opened it and made no new one. The module says so.
     pub opened: bool,
 }
 
@@ -166,7 +166,7 @@ pub struct ChangingPool {
     pub step: PoolStep,
 }
 
-/// How far a pool is that is being made or ended.
+/// How far the making or ending of a pool has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PoolStep {
@@ -178,7 +178,8 @@ pub enum PoolStep {
     Flushing,
     /// Its module lets go of what it stands on.
     Closing,
-    /// It is being ended, its tasks have completed, and orders that came before have to end: a flush, for example.
+    /// It is being ended and its tasks have completed, but an order that came before has not ended: a flush, for
+    /// example.
     InUse,
 }
 
@@ -230,13 +231,13 @@ pub enum Severity {
 pub struct ModuleInfo {
     /// Its name, without suffix.
     pub name: String,
-    /// Its own version; `None` as long as its library was not loaded.
+    /// Its own version; `None` until its library is loaded.
     pub version: Option<String>,
     /// The file that it was or will be loaded from; `None` if it is linked into the runtime.
     pub library: Option<String>,
     /// Whether that file is not there any more, or cannot be reached.
     pub removed: bool,
-    /// What the runtime would use if it were started now, where that is something else: what is in use stays so as
+    /// What the runtime would use if it were started now, if that is something else: a module in use stays the same as
     /// long as the runtime runs.
     pub replacement: Option<ModuleReplacement>,
 }
@@ -244,7 +245,7 @@ pub struct ModuleInfo {
 /// What a runtime that is started now would use in place of a module in use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ModuleReplacement {
-    /// This file: another one, or the same as it has been built since.
+    /// This file: another one, or the same file, built anew.
     Library(String),
     /// What is linked into the runtime.
     BuiltIn,

@@ -1,15 +1,15 @@
-//! Encoding of structured messages: the one place that knows which format they have.
+//! Encoding of structured messages: the one place that knows their format.
 //!
 //! The format is bincode 2 with its standard configuration (little endian, variable-length
-//! integers). That crate is no longer developed; everything that leaves this module is bytes, so
-//! another format can take its place here.
+//! integers). That crate is no longer developed; only bytes leave this module, so another format
+//! can take its place here.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::limits::ADMIN_BUFFER_BYTES;
 
-/// No message is longer than this, and no decoder allocates more for one.
+/// The longest message, and the most that a decoder allocates for one.
 const MAX_MESSAGE_BYTES: usize = ADMIN_BUFFER_BYTES as usize;
 
 const FORMAT: bincode::config::Configuration<

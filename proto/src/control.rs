@@ -6,10 +6,10 @@
 //! (a segment, a doorbell) travel beside their message.
 //!
 //! A client numbers its requests upwards from 1, and each reply has the number of its request. So a
-//! client may give up waiting for a reply, which it recognises and throws away when it comes late. What
-//! became of a request that was given up it learns by repeating it: after the hello, a request that was
-//! carried out already is answered as it was the first time, and nothing is done twice. A reply with the
-//! number [`NO_REQUEST`] is about the connection, which the daemon then ends.
+//! client may give up waiting for a reply: it recognises one that comes late, and throws it away. By repeating a
+//! request that it gave up, it learns what became of it: after the hello, a request that was carried out already is
+//! answered as it was the first time, and nothing is done twice. A reply with the number [`NO_REQUEST`] is about the
+//! connection, which the daemon then ends.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -27,8 +27,7 @@ pub const PREAMBLE_BYTES: usize = 12;
 /// Length of the preamble and the request's number.
 const HEAD_BYTES: usize = PREAMBLE_BYTES + size_of::<u64>();
 
-/// The number of no request: the reply's cause is the connection itself, or a packet whose number cannot
-/// be read.
+/// Stands for no request: the reply is about the connection itself, or about a packet whose number cannot be read.
 pub const NO_REQUEST: u64 = 0;
 
 /// What a client asks of the daemon.
@@ -47,8 +46,8 @@ pub enum ControlRequest {
     },
     /// Registers one more segment. Beside it: its memfd.
     AddSegment {
-        /// The index it gets: the number of segments registered so far; or that of a segment with this
-        /// very memory, which is registered already.
+        /// The segment's index: the number of segments registered so far; or, if this very memory is registered
+        /// already, the index that it has.
         segment: u32,
     },
 }
@@ -64,17 +63,16 @@ pub enum ControlReply {
         process_id: u32,
         /// Number of workers.
         worker_count: u32,
-        /// Whether the daemon orders parking a lane against its client's publishing for both, by
-        /// a barrier on registered processes (`membarrier(2)`, global expedited). A client may
-        /// then do without a fence per task.
+        /// Whether the daemon, when it parks a lane, calls a barrier on registered processes
+        /// (`membarrier(2)`, global expedited), which orders the parking against what the client publishes. A client
+        /// may then do without a fence per task.
         parks_with_barrier: bool,
     },
     /// To [`ControlRequest::OpenLane`]. Beside it: the eventfd that rings the lane's worker.
     LaneOpened,
     /// To [`ControlRequest::AddSegment`].
     SegmentAdded,
-    /// To any request that was not carried out. After a refused hello, and where it answers no request,
-    /// the connection ends.
+    /// To any request that was not carried out. After a refused hello, and with [`NO_REQUEST`], the connection ends.
     Refused {
         /// What kind of refusal.
         status: Status,
@@ -147,7 +145,7 @@ pub fn decode<T: DeserializeOwned>(packet: &[u8]) -> Result<(u64, T), ControlErr
     Ok((number, codec::decode(body)?))
 }
 
-/// The number of the request to which a packet belongs, also if the rest cannot be read.
+/// The number of the request that a packet belongs to, even if the rest cannot be read.
 #[must_use]
 pub fn number_of(packet: &[u8]) -> u64 {
     split(packet).map_or(NO_REQUEST, |(number, _)| number)

@@ -2,7 +2,7 @@
 //!
 //! Everything that two sides must agree on stands here once: ids, limits, units, the layout of
 //! tasks and completions, status codes and control messages. Nothing here maps memory or blocks, and nothing
-//! does I/O save for [`socket_path`], which looks at the folder of the socket.
+//! does I/O but [`socket_path`], which looks at the socket's folder.
 //!
 //! Laws of this crate:
 //! - A value that comes from the other side enters through one parsing function that returns a

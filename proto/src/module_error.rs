@@ -15,7 +15,7 @@ pub struct ModuleError {
     pub message: String,
 }
 
-/// What helps where descriptors ran out: they are the whole process's, so the action says nothing of it.
+/// What helps where descriptors ran out. They belong to the whole process, so the failed action does not say it.
 const fn remedy(errno: i32) -> &'static str {
     match errno {
         23 => "; raise fs.file-max, or end programs", // ENFILE

@@ -1,20 +1,20 @@
 //! What a module may be called.
 //!
-//! A module's name is one of a library's file, of a symbol, and of the packages that it is built from. It is a bare
-//! word and never a path, since clients name modules.
+//! A module's name becomes part of the names of a library's file, of a symbol, and of the packages that it is built
+//! from. It is a bare word and never a path, since clients name modules.
 
 use std::fmt;
 
 use crate::limits::MAX_MODULE_NAME_BYTES;
 use crate::shown::brief;
 
-/// The rule, as whoever broke it reads it.
+/// The rule, as errors state it.
 pub const RULE: &str = "a module's name is up to 64 lowercase letters, digits and single underscores, begins with a \
                         letter and does not end with an underscore";
 
 const _: () = assert!(MAX_MODULE_NAME_BYTES == 64, "the rule says so");
 
-/// Whether this is the name of a module. It can be asked while a module is compiled.
+/// Whether this is the name of a module. Can be evaluated at compile time.
 #[must_use]
 pub const fn is_module_name(name: &str) -> bool {
     let bytes = name.as_bytes();
@@ -36,10 +36,10 @@ pub const fn is_module_name(name: &str) -> bool {
     bytes[bytes.len() - 1] != b'_'
 }
 
-/// Takes a text for a module's name, if it is one.
+/// Checks that a text is a module's name.
 ///
 /// # Errors
-/// It is none. The error says what a name is.
+/// It is not. The error says what a name is.
 pub fn check_module_name(name: &str) -> Result<(), NotAModuleName> {
     match is_module_name(name) {
         true => Ok(()),
@@ -47,7 +47,7 @@ pub fn check_module_name(name: &str) -> Result<(), NotAModuleName> {
     }
 }
 
-/// What stands where a module's name should.
+/// A text that is not a module's name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct NotAModuleName(String);
 

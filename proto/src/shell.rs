@@ -1,12 +1,12 @@
-//! Words as a shell reads them: a command that a text names must do what it says when it is pasted.
+//! Words as a shell reads them: a command that a message names must do what the message says when it is pasted.
 
 use std::borrow::Cow;
 
 use crate::shown::is_hidden;
 
-/// The text as one word of a POSIX shell's command line, quoted only where it has to be. What [is hidden](is_hidden)
-/// is escaped within `$'…'`, which shells know that hold to POSIX of 2024, and most others: so the word stays what it is
-/// where hidden characters are escaped before they are shown.
+/// The text as one word of a POSIX shell's command line, quoted only where it has to be. Characters that are
+/// [hidden](is_hidden) are escaped within `$'…'`, which shells of POSIX 2024 and most others understand: so the word is
+/// still right where hidden characters are escaped before a text is shown.
 #[must_use]
 pub fn word(text: &str) -> Cow<'_, str> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./,:+=@%".contains(&byte);
@@ -26,7 +26,7 @@ fn escaped(text: &str) -> String {
         match character {
             '\'' | '\\' => word.extend(['\\', character]),
             _ if is_hidden(character) => {
-                // With three digits always, so that none that follows is taken for one of these.
+                // Always three digits, so that a digit that follows is not taken for one of them.
                 for byte in character.to_string().bytes() {
                     word.push_str(&format!("\\{byte:03o}"));
                 }
@@ -59,7 +59,7 @@ mod tests {
             let output = Command::new("bash")
                 .args(["-c", &format!("printf %s {word}")])
                 .output();
-            // Not every machine has this one, and of others not all know the quotes.
+            // Not every machine has `bash`, and not every other shell knows these quotes.
             if let Ok(output) = output {
                 assert_eq!(String::from_utf8(output.stdout).as_deref(), Ok(text));
             }

@@ -1,14 +1,14 @@
-//! Texts of somebody else's, as people are shown them.
+//! Foreign texts made safe to show.
 //!
 //! Names of pools, files and modules may hold anything. Where they are shown they must move no cursor, begin no line,
-//! hide nothing and push nothing else out of sight. What was made so stays as it is when it is shown again.
+//! hide nothing and push nothing else out of sight. A text that was made safe does not change when that is done again.
 
 use std::borrow::Cow;
 
-/// Characters of a text that is none of ours and has no limit of its own.
+/// The most characters that are shown of a foreign text without a limit of its own.
 const MAX_BRIEF_CHARACTERS: usize = 256;
 
-/// Whether a character does not show as one of its own: controls, line ends, and what turns the direction of
+/// Whether a character is not visible as such: controls, line ends, and characters that change the direction of
 /// writing.
 #[must_use]
 pub fn is_hidden(character: char) -> bool {
@@ -19,7 +19,7 @@ pub fn is_hidden(character: char) -> bool {
         )
 }
 
-/// The text with everything escaped that [is hidden](is_hidden).
+/// The text with its [hidden](is_hidden) characters escaped.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hidden) {
@@ -36,7 +36,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     shown.into()
 }
 
-/// The same, and of a long text no more than its beginning.
+/// As [`printable`], of a long text only the beginning.
 #[must_use]
 pub fn brief(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(MAX_BRIEF_CHARACTERS) {

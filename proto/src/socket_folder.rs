@@ -10,18 +10,18 @@ use nix::errno::Errno;
 /// The environment variable that names the daemon's socket.
 pub const SOCKET_VARIABLE: &str = "CHIMAERA_SOCKET";
 
-/// Rights that others than the owner have to change what is in a folder.
+/// The rights of others than the owner to change what is in a folder.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// All the rights that a mode speaks of.
+/// All bits of a mode that are rights.
 pub(crate) const ALL_RIGHTS: u32 = 0o7777;
 
 /// Why the folder of a socket is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FolderTrust {
-    /// Somebody who may decide that named it. It is theirs to make.
+    /// Somebody named it, who may decide that and has to make it.
     Named,
-    /// So did who set [`SOCKET_VARIABLE`].
+    /// [`SOCKET_VARIABLE`] names it; otherwise as above.
     Variable,
     /// Only root can have made it.
     System,
@@ -39,12 +39,12 @@ impl FolderTrust {
         let look: fn(&Path) -> io::Result<Metadata> = match self {
             Self::Named | Self::Variable | Self::System => return Ok(()),
             Self::Private => |folder| fs::metadata(folder),
-            // In a folder like `/tmp`, which is sticky, what is the user's own now stays so.
+            // In a sticky folder like `/tmp`, nobody else can replace what is the user's own now.
             Self::AmongOthers => |folder| fs::symlink_metadata(folder),
         };
         let found = look(folder).map_err(|error| wrong(WrongFolder::System(error)))?;
         let remedy = match self {
-            // It has no other use.
+            // The folder has no other use.
             Self::AmongOthers => "remove it",
             _ => "set XDG_RUNTIME_DIR to a folder of this user's own",
         };
@@ -77,7 +77,7 @@ impl FolderTrust {
             Self::Named | Self::Variable => return check_exists(folder),
             Self::System => builder.recursive(true).mode(0o755),
             Self::Private => builder.recursive(true).mode(0o700),
-            // What is there already is looked at, not followed.
+            // Fails for a link, too; `check` then looks at the link and does not follow it.
             Self::AmongOthers => builder.mode(0o700),
         };
         match builder.create(folder) {
@@ -89,7 +89,7 @@ impl FolderTrust {
     }
 }
 
-/// Looks whether there is the folder that somebody named.
+/// Looks whether a folder that somebody named exists.
 pub(crate) fn check_exists(folder: &Path) -> Result<(), SocketFolderError> {
     let reason = match fs::metadata(folder) {
         Ok(found) if found.is_dir() => return Ok(()),
@@ -100,7 +100,7 @@ pub(crate) fn check_exists(folder: &Path) -> Result<(), SocketFolderError> {
     Err(reason.at(folder))
 }
 
-/// Why a folder, or what lies in it, is no place for a daemon's socket.
+/// Why a folder, or something in it, cannot be used for a daemon's socket.
 #[derive(Debug, thiserror::Error)]
 #[error("{} {reason}", folder.display())]
 pub struct SocketFolderError {
@@ -108,7 +108,7 @@ pub struct SocketFolderError {
     reason: WrongFolder,
 }
 
-/// What is wrong with it.
+/// What is wrong with a folder, or with what lies at the socket's path.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WrongFolder {
     #[error("is not there: make it, or choose another place for the socket")]
@@ -150,7 +150,7 @@ impl WrongFolder {
 }
 
 impl SocketFolderError {
-    /// The system's error number that says the same; none of a folder that is only open to others.
+    /// The system's error number for the same fault; `None` for a folder that is open to others, which has none.
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
         let errno = match &self.reason {
@@ -165,7 +165,7 @@ impl SocketFolderError {
         Some(errno as i32)
     }
 
-    /// Whether the folder is simply not there.
+    /// Whether the folder does not exist.
     #[must_use]
     pub fn is_absent(&self) -> bool {
         match &self.reason {

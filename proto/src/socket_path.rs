@@ -1,8 +1,8 @@
 //! Where a daemon listens, and where clients look for one, when nobody says otherwise.
 //!
-//! Whoever listens where clients look is given their data. So the folder must be the user's own, and
-//! one that nobody else can write to; both the daemon and its clients look before they use it. In a
-//! folder like `/tmp` anybody can be the first to make a name, hence the care.
+//! Clients give their data to whoever listens where they look. So the folder must be the user's own, and nobody else
+//! may write to it; both the daemon and its clients check that before they use it. In a folder like `/tmp` anybody
+//! can be the first to make a file of some name.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -111,8 +111,8 @@ impl SocketPlace {
         self.trust.check(self.folder(), self.user)
     }
 
-    /// Makes the folder if it is missing and nobody named it, for a daemon that is to listen in it, and checks
-    /// it. Where somebody named it, a name that leads nowhere is more likely a mistake.
+    /// Makes the folder if it is missing, for a daemon that is to listen in it, and checks it. A folder that somebody
+    /// named is not made: a name that leads nowhere is more likely a mistake.
     ///
     /// # Errors
     /// It is not there, cannot be made, or is not one in which only this user's daemon can listen.
@@ -120,7 +120,7 @@ impl SocketPlace {
         self.trust.prepare(self.folder(), self.user)
     }
 
-    /// Whether somebody named it, and did not leave it to the defaults.
+    /// Whether somebody named the socket, and did not leave it to the defaults.
     #[must_use]
     pub const fn is_named(&self) -> bool {
         matches!(self.trust, FolderTrust::Named | FolderTrust::Variable)
@@ -132,8 +132,8 @@ impl SocketPlace {
         matches!(self.trust, FolderTrust::Variable)
     }
 
-    /// Looks whether a daemon can listen at a path that somebody named: whether its folder is there, and nothing
-    /// but a socket at the path. Where nobody named it that is the daemon's business.
+    /// Looks whether a daemon can listen at a path that somebody named: its folder must exist, and nothing but a socket
+    /// may lie at the path. Of a path that nobody named, the daemon takes care itself.
     ///
     /// # Errors
     /// It cannot.
@@ -142,7 +142,7 @@ impl SocketPlace {
             return Ok(());
         }
         check_exists(self.folder())?;
-        // A link is not followed, since the daemon does not either.
+        // A link is not followed, since the daemon does not follow one either.
         match fs::symlink_metadata(&self.path) {
             Ok(found) if !found.file_type().is_socket() => {
                 Err(WrongFolder::NoSocket.at(&self.path))
@@ -159,7 +159,7 @@ impl SocketPlace {
     }
 }
 
-/// The path, and the variable if that names it.
+/// Shows the path, and the variable if that names it.
 impl fmt::Display for SocketPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
@@ -182,13 +182,13 @@ mod tests {
     use crate::socket_folder::ALL_RIGHTS;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-    /// A place below `folder` for a user who has no other.
+    /// The place below `folder` of a user for whom nothing is named.
     fn place(folder: &Path, user: u32) -> SocketPlace {
         SocketPlace::choose(None, user, None, &folder.join("run"), &folder.join("tmp"))
     }
 
-    /// A folder with the folders in which those of users lie, and who the user of this test is. Root
-    /// stands for a user: what is checked is that the folder is the user's.
+    /// A folder that holds the parents of users' folders, and the user that runs this test. Root stands for a user:
+    /// what is checked is that a folder is the user's.
     fn sandbox() -> (tempfile::TempDir, u32) {
         let folder = tempfile::tempdir().expect("a folder");
         for name in ["run", "tmp"] {
@@ -291,7 +291,7 @@ mod tests {
         assert_eq!(SocketPlace::named("/a/b").to_string(), "/a/b");
     }
 
-    /// As a user's place among others, for whoever runs the test.
+    /// A place among others' folders, of the user that runs the test.
     fn among_others(folder: &Path, user: u32) -> SocketPlace {
         SocketPlace {
             path: folder.join("tmp/chimaera/chimaera.sock"),

@@ -32,7 +32,7 @@ macro_rules! statuses {
 statuses! {
     /// Done as asked.
     Ok = 0, "done";
-    /// The module let go of the task without completing it, or failed it with a status that is not a module's to give
+    /// The module dropped the task without completing it, or failed it with a status that a module may not give
     /// ([`Status::is_of_runtime`]).
     Aborted = 1, "the module dropped the task, or failed it without a valid status";
     /// The module panicked while it worked on the task.
@@ -71,8 +71,8 @@ statuses! {
     OutOfMemory = 18, "out of memory";
     /// The other side broke the protocol.
     ProtocolViolation = 19, "the protocol was violated";
-    /// A process, or the system, has no more of something that is used up and comes back: file
-    /// descriptors, threads. The errno says of what; whoever asks again later may succeed.
+    /// A process, or the system, has none left of something that is used and given back: file descriptors, threads.
+    /// The errno says of what. A later attempt may succeed.
     OutOfResources = 20, "a limit of the process or of the system is reached";
     /// The connection belongs to another process, from which this one was forked.
     Forked = 21, "the connection belongs to the process that this one was forked from";
@@ -109,9 +109,8 @@ impl Status {
         self as u16
     }
 
-    /// Whether it is for the runtime and the client library to give, and not for a module: that all is well, and what has
-    /// become of the connection and the runtime. A module's failure with one of these reaches clients as
-    /// [`Status::Aborted`].
+    /// Whether only the runtime and the client library give this status: success, and what has become of the connection
+    /// and the runtime. A module's failure with one of these reaches clients as [`Status::Aborted`].
     #[must_use]
     pub const fn is_of_runtime(self) -> bool {
         matches!(
@@ -125,7 +124,7 @@ impl Status {
         )
     }
 
-    /// The status that an errno of opening or changing a file stands for.
+    /// The status that stands for an errno of opening or changing a file.
     #[must_use]
     pub const fn from_errno(errno: i32) -> Self {
         match errno {
@@ -178,7 +177,7 @@ impl Failure {
         }
     }
 
-    /// The word that stands for it in a completion record: code, then errno.
+    /// The failure's status word in a completion record: code, then errno.
     #[must_use]
     pub const fn to_word(self) -> u32 {
         self.status.code() as u32 | (self.errno as u32) << 16

@@ -52,8 +52,8 @@ pub struct BufferRange {
 
 /// What a module may do with a task's buffer.
 ///
-/// The host keeps to it, whatever the module: a client lends out memory to which references may
-/// exist as read-only, and need not know which module a pool really belongs to.
+/// The host enforces it, whatever the module does: a client lends memory to which shared references may exist as
+/// read-only, and cannot know which module a pool really belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Read it and write it.
@@ -62,7 +62,7 @@ pub enum Access {
     ReadOnly,
 }
 
-/// Bit of the query mode's byte that says [`Access::ReadOnly`].
+/// The bit of the query mode's byte that stands for [`Access::ReadOnly`].
 const READ_ONLY: u8 = 1 << 7;
 
 /// A task as it travels from client to host.
@@ -82,7 +82,7 @@ pub struct Descriptor {
     pub arguments: [u64; ARGUMENT_COUNT],
 }
 
-/// The descriptor's words 0 to 7 are not those of a task.
+/// Why a descriptor's words are not a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DescriptorError {
     /// Nothing can be completed: the lane's protocol is broken.
@@ -103,7 +103,7 @@ pub enum DescriptorError {
 pub struct Unvalidated<'a>(pub &'a [u64; DESCRIPTOR_WORDS]);
 
 impl Unvalidated<'_> {
-    /// The sequence, as far as it travels: its low half.
+    /// The low half of the sequence, which is all that travels.
     #[inline]
     #[must_use]
     pub const fn sequence(self) -> u32 {
@@ -117,7 +117,7 @@ impl Unvalidated<'_> {
         (self.0[0] >> 32) as u16
     }
 
-    /// The record, which may be none of the lane's.
+    /// The index of the record, which may be out of range.
     #[inline]
     #[must_use]
     pub const fn record(self) -> u32 {
@@ -133,7 +133,7 @@ impl Unvalidated<'_> {
 }
 
 impl Descriptor {
-    /// Lays the descriptor out, ready to be published as the task with this sequence.
+    /// The descriptor's words, ready to be published as the task with this sequence.
     #[must_use]
     pub const fn to_words(&self, sequence: u32) -> [u64; DESCRIPTOR_WORDS] {
         let (mode, a, b) = self.query.to_parts();
@@ -165,8 +165,8 @@ impl Descriptor {
         ]
     }
 
-    /// Reads a private copy of a descriptor's words. The sequence is the lane's affair and
-    /// ignored here; whether pool, method, buffer and arguments exist is for others to check.
+    /// Reads a private copy of a descriptor's words. The sequence is ignored, as the lane has checked it; whether pool,
+    /// method, buffer and arguments are valid is checked elsewhere.
     ///
     /// # Errors
     /// See [`DescriptorError`].
