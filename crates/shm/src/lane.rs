@@ -17,11 +17,12 @@ use chimaera_proto::Completion;
 use chimaera_proto::limits::LANE_DEPTH;
 #[cfg(not(loom))]
 use chimaera_proto::limits::LANE_STRIDE_BYTES;
-use chimaera_proto::task::{DESCRIPTOR_WORDS, VALUE_COUNT};
+use chimaera_proto::task::DESCRIPTOR_WORDS;
 
 use crate::barrier::PublishOrder;
 use crate::futex;
 use crate::processor;
+use crate::record::Record;
 use crate::sync::{AtomicU32, AtomicU64, Guard, Ordering, compiler_fence};
 
 /// A lane's memory, as it lies in a client's first segment. The model checker uses a smaller
@@ -59,76 +60,9 @@ struct Entry {
     words: [AtomicU64; DESCRIPTOR_WORDS],
 }
 
-/// A place for a completion.
-#[repr(C, align(64))]
-pub struct Record {
-    flag: AtomicU32,
-    status: AtomicU32,
-    values: [AtomicU64; VALUE_COUNT],
-}
-
-/// A completion that is there ([`LaneMemory::is_complete`]), and stays until the record is given to
-/// another task. Whoever reads a word twice may find two different ones: the other side's mistake,
-/// not an error here.
-impl Record {
-    /// A completion in private memory.
-    #[must_use]
-    pub fn of(completion: &Completion) -> Self {
-        Self {
-            flag: AtomicU32::new(0),
-            status: AtomicU32::new(completion.status_word),
-            values: completion.values.map(AtomicU64::new),
-        }
-    }
-
-    /// Status code and errno.
-    #[inline]
-    #[must_use]
-    pub fn status_word(&self) -> u32 {
-        self.status.load(Ordering::Relaxed)
-    }
-
-    /// One of the values.
-    ///
-    /// # Panics
-    /// If there is no value with this index.
-    #[inline]
-    #[must_use]
-    pub fn value(&self, index: usize) -> u64 {
-        self.values[index].load(Ordering::Relaxed)
-    }
-
-    /// All values.
-    #[inline]
-    #[must_use]
-    pub fn values(&self) -> [u64; VALUE_COUNT] {
-        std::array::from_fn(|index| self.value(index))
-    }
-
-    /// A copy in private memory.
-    #[must_use]
-    pub fn copy(&self) -> Self {
-        Self {
-            flag: AtomicU32::new(self.flag.load(Ordering::Relaxed)),
-            status: AtomicU32::new(self.status_word()),
-            values: self.values().map(AtomicU64::new),
-        }
-    }
-}
-
-impl fmt::Debug for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Record")
-            .field("status_word", &self.status_word())
-            .field("values", &self.values())
-            .finish()
-    }
-}
-
 #[cfg(not(loom))]
 const _: () = {
     assert!(size_of::<Entry>() == 64);
-    assert!(size_of::<Record>() == 64);
     assert!(size_of::<LaneMemory>() == LANE_STRIDE_BYTES);
 };
 
@@ -446,11 +380,7 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
             entries: std::array::from_fn(|_| Entry {
                 words: std::array::from_fn(|_| AtomicU64::new(0)),
             }),
-            records: std::array::from_fn(|_| Record {
-                flag: AtomicU32::new(0),
-                status: AtomicU32::new(0),
-                values: std::array::from_fn(|_| AtomicU64::new(0)),
-            }),
+            records: std::array::from_fn(|_| Record::zeroed()),
         }
     }
 }

@@ -22,6 +22,7 @@ pub mod peer_process;
 #[cfg(not(loom))]
 mod prefetch;
 pub mod processor;
+mod record;
 mod segment;
 mod shortage;
 mod sync;
@@ -29,8 +30,9 @@ mod sync;
 pub use barrier::PublishOrder;
 pub use chimaera_thread as thread;
 pub use doorbell::Doorbell;
-pub use lane::{LaneMemory, Record, Taken};
+pub use lane::{LaneMemory, Taken};
 pub use mapped_lane::Lane;
+pub use record::Record;
 pub use segment::{RefusedFile, Segment, SegmentError};
 pub use shortage::Shortage;
 

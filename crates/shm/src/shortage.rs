@@ -22,7 +22,7 @@ pub enum Shortage {
     /// The system has none.
     SystemDescriptors,
     /// Too many descriptors of the user's are on their way between processes.
-    DescriptorsOnTheirWay,
+    DescriptorsInFlight,
     /// There is no room for memory in a file, or for a watch of one.
     Room,
     /// No memory, no address space, or too many mappings.
@@ -45,7 +45,7 @@ impl Shortage {
         match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EMFILE) => Some(Self::Descriptors),
             Some(Errno::ENFILE) => Some(Self::SystemDescriptors),
-            Some(Errno::ETOOMANYREFS) => Some(Self::DescriptorsOnTheirWay),
+            Some(Errno::ETOOMANYREFS) => Some(Self::DescriptorsInFlight),
             Some(Errno::ENOSPC) => Some(Self::Room),
             Some(Errno::ENOMEM | Errno::ENOBUFS) => Some(Self::Memory),
             Some(_) => None,
@@ -68,7 +68,7 @@ impl Shortage {
         match self {
             Self::Descriptors => "no file descriptor left",
             Self::SystemDescriptors => "no file descriptor left, as the system has none",
-            Self::DescriptorsOnTheirWay => {
+            Self::DescriptorsInFlight => {
                 "too many file descriptors on their way to other processes"
             }
             Self::Room => "no room left for shared memory or for watching a file",
@@ -81,7 +81,7 @@ impl Shortage {
     #[must_use]
     pub const fn remedy(self) -> &'static str {
         match self {
-            Self::Descriptors | Self::DescriptorsOnTheirWay => "raise `ulimit -n`",
+            Self::Descriptors | Self::DescriptorsInFlight => "raise `ulimit -n`",
             Self::SystemDescriptors => "raise fs.file-max, or end programs",
             Self::Room => "raise the control group's limit on memory, or fs.epoll.max_user_watches",
             Self::Memory => {
