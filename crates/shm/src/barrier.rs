@@ -1,17 +1,17 @@
-//! A full fence on every thread of other processes, asked for by one side in place of one on each
-//! busy path of the other: `membarrier(2)`, the global expedited kind.
+//! A full fence on every thread of other processes, called by the worker in place of a fence per task in its clients:
+//! `membarrier(2)`, the global expedited kind.
 //!
 //! A lane's client publishes and then looks whether it must ring; its worker parks and then looks
 //! whether something was published. One of the two must see the other, so both need a full fence
-//! between their store and their look. The client's would cost it the most of a task's way: the
-//! entry's line is with the worker, and a fence waits until it is here. Parking is rare, so the
+//! between their store and their look. The client's fence would be the most expensive step of a task's way: the
+//! entry's cache line is with the worker, and the fence waits until it has come over. Parking is rare, so the
 //! worker can pay for both: its call returns after every running thread of a registered process
 //! has passed through a full fence, and a thread that was not running has passed through one in
 //! the scheduler.
 //!
-//! Of a client's publishing store and look, that fence falls before the look, and then the look
-//! sees `need_wakeup`, which was set before the call; or it falls after the look, and so after the
-//! store, which the worker then sees, since it looks after the call.
+//! For a client between its publishing store and its look, that fence falls either before the look, which then sees
+//! `need_wakeup`, set before the call; or after the look, and so after the store, which the worker then sees, since it
+//! looks after the call.
 
 use std::io;
 
@@ -22,7 +22,7 @@ const MEMBARRIER_CMD_QUERY: c_int = 0;
 const MEMBARRIER_CMD_GLOBAL_EXPEDITED: c_int = 1 << 1;
 const MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED: c_int = 1 << 2;
 
-/// Who sees to the order of publishing a task and looking whether to ring.
+/// Which side orders the publishing of a task before the look whether to ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PublishOrder {
     /// The client, by a fence with every task.
@@ -37,12 +37,12 @@ pub enum PublishOrder {
 #[must_use]
 pub fn is_available() -> bool {
     let needed = MEMBARRIER_CMD_GLOBAL_EXPEDITED | MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED;
-    // Tried as well: a sandbox may let one command pass and refuse another.
+    // The call is tried as well: a sandbox may let one command pass and refuse another.
     membarrier(MEMBARRIER_CMD_QUERY).is_ok_and(|commands| commands & needed == needed) && barrier()
 }
 
-/// Has this process take part in the barriers of others. Once is enough, more do no harm. Returns
-/// whether it does; where it does not, its clients use [`PublishOrder::Fence`].
+/// Registers this process for the barriers of others. Once is enough, more do no harm. Returns whether it is
+/// registered; if not, its clients use [`PublishOrder::Fence`].
 #[must_use]
 pub fn register() -> bool {
     membarrier(MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED).is_ok()
@@ -51,8 +51,8 @@ pub fn register() -> bool {
 /// Returns after every thread of every registered process has passed through a full fence. Takes
 /// some microseconds, and interrupts those threads for as long as a fence takes.
 ///
-/// Returns whether it was one. Where [`is_available`] said so it is, unless this process has closed
-/// a sandbox around itself since then.
+/// Returns whether the system did so. After [`is_available`] has returned true it does, unless this process has since
+/// entered a sandbox that forbids the call.
 #[must_use]
 pub fn barrier() -> bool {
     membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED).is_ok()
@@ -91,14 +91,14 @@ mod tests {
             scope.spawn(|| publish_all(&lane, &begun, &rung));
             for round in 1..=ROUNDS {
                 begun.store(round, Ordering::Release);
-                // More and less late than the other, which begins when it has seen this.
+                // Sometimes earlier, sometimes later than the client, which begins when it has seen the round.
                 (0..round % 512).for_each(|step| {
                     std::hint::black_box(step);
                 });
                 lane.begin_park();
                 parks();
                 let is_parked = lane.finish_park(u64::from(round));
-                // The low bit says whether the other rang.
+                // The low bit says whether the client rang.
                 let answer = loop {
                     let answer = rung.load(Ordering::Acquire);
                     if answer >> 1 == round {
@@ -120,7 +120,7 @@ mod tests {
             }
             let mut words = [7; DESCRIPTOR_WORDS];
             words[0] = round.into();
-            // Looked at before, so that its line is here and the look quicker than the store.
+            // A first look fetches the cache line, so that the second one is quicker than the store.
             let rings = lane.must_ring(PublishOrder::HostBarrier) | {
                 lane.publish(round, &words);
                 lane.must_ring(PublishOrder::HostBarrier)

@@ -37,9 +37,9 @@ impl Doorbell {
         Ok(Self { event })
     }
 
-    /// Rings. A bell that was rung 2^64 times without effect stays rung.
+    /// Rings the bell. Its counter may be full, after 2^64 rings without effect; then it stays rung.
     pub fn ring(&self) {
-        // The only possible error is a full counter, which is a bell that is ringing already.
+        // The only possible error is a full counter, and then the bell is ringing already.
         let _ = self.event.write(1);
     }
 }

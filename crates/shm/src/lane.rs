@@ -5,7 +5,7 @@
 //! Cursors are private to each side: entry `s % DEPTH` is published when it carries the sequence
 //! `s`, which the worker expects next. A client has at most `DEPTH` tasks in flight, so an entry
 //! is free when its turn comes again: of the `DEPTH` tasks since it was last used at least one has
-//! completed, tasks are taken in order, so its own was taken before.
+//! completed, and tasks are taken in order, so the task that last used the entry was taken before that one.
 //!
 //! A record is complete when its flag is the sequence of the task it was given to. So nothing
 //! has to be reset before it is used again, and a sleeper never mistakes one task for another.
@@ -48,7 +48,7 @@ struct Parking {
 struct Waiters {
     /// Somebody sleeps on the record's flag.
     sleepers: AtomicU64,
-    /// The watcher of the segment's bell wants to know.
+    /// The segment's bell is to be rung when the record completes.
     watched: AtomicU64,
     /// Where the client's thread ran when it last waited.
     client_processor: AtomicU32,
@@ -89,11 +89,11 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
     pub fn publish(&self, sequence: u32, words: &[u64; DESCRIPTOR_WORDS]) {
         debug_assert_eq!(words[0] as u32, sequence);
         let entry = &self.entries[sequence as usize % DEPTH];
-        // Slices of a length that the compiler knows: `skip` leaves it a loop, now and then.
+        // The compiler knows the lengths of these slices and unrolls the loop; with `skip` it does not always.
         for (shared, &word) in entry.words[1..].iter().zip(&words[1..]) {
             shared.store(word, Ordering::Relaxed);
         }
-        // Release pairs with the acquire in `take`: who sees the sequence sees the other words.
+        // Release pairs with the acquire in `take`: a worker that sees the sequence sees the other words.
         entry.words[0].store(words[0], Guard::Publish.release());
     }
 
@@ -120,12 +120,12 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
     #[inline]
     #[must_use]
     pub fn is_complete(&self, record: usize, sequence: u32) -> bool {
-        // Acquire pairs with the release in `complete`: who sees the flag sees the completion,
+        // Acquire pairs with the release in `complete`: a thread that sees the flag sees the completion,
         // and whatever the worker did for the task before.
         self.records[record].flag.load(Guard::Observe.acquire()) == sequence
     }
 
-    /// The place where a task completes.
+    /// The record with this index.
     #[inline]
     #[must_use]
     pub fn record(&self, record: usize) -> &Record {
@@ -144,8 +144,8 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
         }
     }
 
-    /// Makes sure that a record which was not used for a long time does not carry, by coincidence
-    /// of wrapped numbers, the sequence of the task that it is given to now.
+    /// Clears the flag of a record that was not used for a long time: sequences wrap, so it might happen to carry that
+    /// of the task that the record is given to now.
     pub fn clear_flag(&self, record: usize, sequence: u32) {
         self.records[record]
             .flag
@@ -187,16 +187,16 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
         self.is_complete(record, sequence)
     }
 
-    /// As [`Self::watch`], for all records. What has completed already is to be looked for
-    /// afterwards; the bell may not ring for it.
+    /// As [`Self::watch`], for all records. The caller then looks for records that have completed already; the bell
+    /// may not ring for them.
     pub fn watch_all(&self) {
         // As in `watch`, twice.
         self.waiters.watched.fetch_or(u64::MAX, Ordering::Release);
         Guard::AnnounceThenLook.fence();
     }
 
-    /// Whether the worker, as far as it has said, runs on the processor of this thread, which is about
-    /// to wait. Tells the worker where that is.
+    /// Whether the worker runs on the processor of this thread, which is about to wait, as far as the worker has noted.
+    /// Notes this thread's processor for the worker.
     #[inline]
     #[must_use]
     pub fn waits_beside_worker(&self) -> bool {
@@ -205,11 +205,11 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
         self.note_client() == worker && worker != processor::UNKNOWN
     }
 
-    /// Notes where this thread of the client's waits, and gives it.
+    /// Notes the processor on which this thread of the client waits, and returns it.
     #[inline]
     fn note_client(&self) -> u32 {
         if cfg!(loom) {
-            // It orders nothing, so the model checker is spared it.
+            // It orders nothing, so the model checker need not go through it.
             return processor::UNKNOWN;
         }
         let here = processor::current();
@@ -260,7 +260,7 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
         }
     }
 
-    /// Asks for the line of a record that is going to be written soon. A hint; touches nothing.
+    /// Prefetches the cache line of a record that will be written soon. A hint without other effects.
     #[inline]
     pub fn prefetch_record(&self, record: usize) {
         #[cfg(not(loom))]
@@ -303,8 +303,8 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
         (sleepers, watched != 0)
     }
 
-    /// Whether the lane's client waited on this processor when it last did. What it says is a hint and
-    /// no more: it may have moved, and it may not tell the truth.
+    /// Whether the lane's client last waited on this processor. A hint and no more: the client may have moved, and need
+    /// not tell the truth.
     #[inline]
     #[must_use]
     pub fn client_waits_on(&self, processor: u32) -> bool {
@@ -312,7 +312,7 @@ impl<const DEPTH: usize> LaneMemory<DEPTH> {
         client == processor && client != processor::UNKNOWN
     }
 
-    /// Tells the client where the worker runs.
+    /// Notes for the client on which processor the worker runs.
     pub fn note_worker(&self, processor: u32) {
         self.parking
             .worker_processor

@@ -122,8 +122,8 @@ fn no_task_is_left_in_a_parked_lane() {
     client.join().expect("client");
 }
 
-/// The host's barrier as the model sees it: from when the worker asks until it goes on, the client
-/// passes through a full fence, wherever it is.
+/// The host's barrier in the model: between the worker's call and its return, the client passes through a full fence,
+/// wherever it is.
 struct Barrier {
     asked: AtomicBool,
     passed: AtomicBool,
@@ -140,7 +140,7 @@ impl Barrier {
         fence(Ordering::SeqCst);
     }
 
-    /// What the kernel has the client do at the instruction that it has come to.
+    /// What the kernel makes the client do, at whatever instruction it has reached.
     fn pass(&self) {
         while !self.asked.load(Ordering::Acquire) {
             thread::yield_now();

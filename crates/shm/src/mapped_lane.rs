@@ -1,4 +1,4 @@
-//! A lane where it lies: in a segment that stays mapped as long as somebody has the lane.
+//! A lane in a segment, which stays mapped as long as somebody has the lane.
 
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -55,8 +55,8 @@ impl Deref for Lane {
 
     #[inline(always)]
     fn deref(&self) -> &LaneMemory {
-        // SAFETY: `new`'s caller vouches for the address; the segment is kept. The memory is
-        // atomics, so a reference stands whatever the other process writes.
+        // SAFETY: `new`'s caller vouches for the address, and the segment is kept mapped. The memory is
+        // atomics, so a reference is valid whatever the other process writes.
         unsafe { self.memory.as_ref() }
     }
 }

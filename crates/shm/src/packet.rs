@@ -13,11 +13,11 @@ pub struct Packet {
     pub bytes: Vec<u8>,
     /// The file beside it.
     pub file: Option<OwnedFd>,
-    /// There was a file beside it, for which this process had no descriptor left: it is gone.
+    /// Whether a file came beside it for which this process had no descriptor left, so that the file is gone.
     pub lost_file: bool,
 }
 
-/// The bytes of a packet whose files are elsewhere.
+/// The bytes of a packet whose files were put elsewhere.
 #[derive(Debug)]
 pub struct PacketBytes {
     /// What was sent.
@@ -49,8 +49,8 @@ pub fn send(socket: impl AsFd, bytes: &[u8], file: Option<BorrowedFd<'_>>) -> io
     }
 }
 
-/// Receives a packet, or `None` once the other side has closed the connection. Where descriptors have run
-/// out the packet comes in all the same, without its file.
+/// Receives a packet, or `None` once the other side has closed the connection. Where descriptors have run out, the
+/// packet is received without its file.
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidData`] for a packet that is longer than
@@ -67,8 +67,8 @@ pub fn receive(socket: impl AsFd) -> io::Result<Option<Packet>> {
     }))
 }
 
-/// Like [`receive`], for one who does not trust the other side: every file that came in is put
-/// into `files`, those of a refused packet too. To close a file of a stranger's choice may take as
+/// Like [`receive`], for a caller that does not trust the other side: every file that came in is put
+/// into `files`, those of a refused packet too. Closing a file of a stranger's choice may take as
 /// long as the stranger likes.
 ///
 /// # Errors
@@ -103,12 +103,12 @@ pub fn receive_with_files(
             }
         }
     };
-    // Taken before anything is refused, so that no file stays open that nobody knows of.
+    // Files are taken before anything is refused, so that none stays open unknown to anybody.
     let taken = take_files(&message);
     let count = taken.len();
     files.extend(taken);
-    // The kernel cuts files off where there is no room for their numbers, and where the process may have
-    // no further one. In the first case those for which there was room are here.
+    // The kernel drops files for which the message has no room, and files for which the process has no descriptor left.
+    // In the first case, as many as there is room for are here.
     let is_cut = message.msg_flags & libc::MSG_CTRUNC != 0;
     let lost_file = is_cut && count < ROOM_FOR_FILES;
     if message.msg_flags & libc::MSG_TRUNC != 0 || count > 1 || is_cut && !lost_file {

@@ -1,8 +1,8 @@
-//! The process at the other end of a connection, and how one learns of its end.
+//! The process at the other end of a connection, and how to learn of its end.
 //!
 //! A socket alone does not tell. A child that was forked without any handler (`clone(2)`) holds a copy of it, and
-//! the kernel reports a hangup only when the last copy is closed; and who has closed its sockets has not ended yet.
-//! At the host's end the process is that which made the connection, at a client's that which listened for it.
+//! the kernel reports a hangup only when the last copy is closed; and a process that has closed its sockets has not
+//! ended yet. The host watches the process that made the connection, a client the one that listened for it.
 
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -10,25 +10,24 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
 
-/// A file that becomes readable when the process at the other end of the socket has ended, with all of its threads
-/// and files, however it does. `process_id` is what the system says of that process (`SO_PEERCRED`), 0 for one that
-/// this one's pid namespace does not have. `None` for this process itself, and where there is no such file: before
-/// Linux 5.3, in a sandbox that forbids it, and before Linux 6.5 of a process in another pid namespace.
+/// A file that becomes readable when the process at the other end of the socket has ended with all of its threads and
+/// files, in whatever way. `process_id` is that process by the kernel's word (`SO_PEERCRED`), 0 if this process's pid
+/// namespace does not have it. `None` for this process itself, and where there is no such file: before Linux 5.3, in a
+/// sandbox that forbids it, and, before Linux 6.5, for a process in another pid namespace.
 ///
 /// # Errors
-/// [`io::ErrorKind::NotFound`] if it has ended already and the system has no file of it any more; else what the system refuses, most likely
-/// for want of descriptors.
+/// [`io::ErrorKind::NotFound`] if the process has ended already and the system has no such file any more; else what the
+/// system refuses, most likely for want of descriptors.
 pub fn watch(socket: impl AsFd, process_id: i32) -> io::Result<Option<OwnedFd>> {
     if process_id.cast_unsigned() == std::process::id() {
         return Ok(None);
     }
     let opened = match getsockopt(&socket, PeerPidfd) {
         Err(Errno::ENOPROTOOPT | Errno::EINVAL) if process_id == 0 => return Ok(None),
-        // Before Linux 6.5. The id may have become another process's since the connection was made, if its
-        // own process ended before this look, and ids have gone round since. No client loses anything by
-        // that: its process is gone, and its connection ends with its last copy of the socket, or with that
-        // other process, whichever is first. Who waits for a daemon's end waits too long then. It cannot be told
-        // from here, since all that the kernel says of the peer is the number.
+        // Before Linux 6.5. The id may be another process's by now, if the peer ended before this call and ids have
+        // wrapped since. No client loses anything by that: its process is gone, and its connection ends with the last
+        // copy of its socket or with that other process, whichever is first. Whoever waits for a daemon's end waits too
+        // long then. This cannot be detected here, since the kernel tells nothing of the peer but the number.
         Err(Errno::ENOPROTOOPT | Errno::EINVAL) => open_process(process_id),
         opened => opened,
     };
@@ -67,7 +66,7 @@ mod tests {
         assert!(watched.is_none());
     }
 
-    /// What takes the place of the socket's own word on kernels that do not have it.
+    /// Kernels that do not give the peer's process file by its socket use this instead.
     #[test]
     fn a_process_is_readable_once_it_has_ended() {
         let mut command = Command::new("cat");

@@ -1,12 +1,11 @@
 //! Hints to the processor's caches.
 
-/// Asks for the cache line of an address that is going to be written soon, from whichever processor
-/// has it. A hint: it touches nothing, whatever the address.
+/// Prefetches, for writing, the cache line of an address that will be written soon. A hint: it has no other effect,
+/// whatever the address.
 #[inline(always)]
 pub(crate) fn for_writing(address: *const u8) {
-    // Not the intrinsic: it becomes a prefetch for reading where the build does not presuppose
-    // `prefetchw`, and then the line has to be asked for once more. Processors that do not know the
-    // instruction take it as none.
+    // Not the intrinsic: where the build does not presuppose `prefetchw`, it becomes a prefetch for reading, and the
+    // line has to be requested once more for writing. Processors that lack the instruction ignore it.
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch has no effect but on caches.
     unsafe {

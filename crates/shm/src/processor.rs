@@ -1,21 +1,21 @@
-//! Which processor a thread has, and what comes of yielding it to the other side of a lane.
+//! Which processor a thread runs on, and what comes of yielding it to the other side of a lane.
 //!
-//! Two sides that share a processor cannot both run: as long as one looks for what the other is to
-//! do, the other does not do it. So each says in the lane where it runs, and whoever finds that the
-//! other waits for the very processor that it looks on gives it up ([`give_up`]) instead.
+//! Two sides that share a processor cannot both run: as long as one polls for what the other is to do, the other does
+//! not do it. So each notes in the lane where it runs, and a side that finds the other waiting for the very processor
+//! that it polls on yields that ([`give_up`]) instead.
 //!
-//! What that costs is not known beforehand, since others may want the processor too: a switch to
-//! the other side and back takes a microsecond or two, a stranger's turn some milliseconds.
-//! [`Yields`] learns which it is from what yields take.
+//! What a yield costs is not known beforehand, since other threads may want the processor too: a switch to the other
+//! side and back takes a microsecond or two, a stranger's time slice some milliseconds. [`Yields`] learns from how long
+//! yields take which of them it was.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Where a thread runs that does not know, or not any more.
+/// Stands for a processor that is not known, or not known any more.
 pub const UNKNOWN: u32 = 0;
 
 /// The processor that this thread runs on, counted from 1; [`UNKNOWN`] where the system does not
-/// say. May be another by the time that it is looked at. Costs a few instructions.
+/// say. The thread may have moved by the time that the caller looks at it. Costs a few instructions.
 #[inline]
 #[must_use]
 pub fn current() -> u32 {
@@ -25,54 +25,54 @@ pub fn current() -> u32 {
     }
 }
 
-/// Lets whoever else waits for this thread's processor run first.
+/// Yields this thread's processor to another thread that waits for it.
 pub fn give_up() {
     std::thread::yield_now();
 }
 
-/// What a switch to the other side and back is taken to take before any was seen: more than it does
-/// anywhere, far less than a stranger's turn.
+/// The assumed time of a switch to the other side and back before one was measured: longer than any takes, far shorter
+/// than a stranger's time slice.
 const FIRST_GUESS: Duration = Duration::from_micros(10);
 
-/// The most that it is taken to take. To be woken takes less than that, so whose turns are longer is
-/// not worth queueing up behind.
+/// The longest time that is assumed for a switch. Being woken takes less, so it is not worth queueing behind a thread
+/// whose turns are longer.
 const MAX_SWITCH: Duration = Duration::from_micros(100);
 
-/// A yield beyond so many times what a switch takes went to a stranger.
+/// A yield that takes longer than this many switches went to a stranger.
 const STRANGER_SWITCHES: u32 = 8;
 
-/// How long a stranger is made room for no more, in multiples of the turn that it took. So yields
-/// to strangers take at most one part in this and one of the time, however long their turns.
+/// The pause in yielding after a stranger's turn, in multiples of that turn. So of the time, yields to strangers take
+/// at most one part in this plus one, however long their turns are.
 const PAUSE_TURNS: u32 = 8;
 
 /// The longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// Who had the processor while it was given up.
+/// Which thread ran while the processor was yielded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum YieldedTo {
     /// Nobody: it came back sooner than a switch takes.
     Nobody,
     /// The other side, as far as one can tell.
     Neighbour,
-    /// Somebody who keeps it until it is taken away.
+    /// Another program's thread, which keeps the processor until the scheduler takes it away.
     Stranger,
 }
 
-/// What yields have come to. Threads that share this may overwrite what another has just learned:
-/// it is as good.
+/// What was learned from yields. Threads that share this may overwrite what another has just learned, which is as
+/// good.
 #[derive(Debug)]
 pub struct Yields {
     start: Instant,
     /// What a switch to the other side and back takes.
     switch_ns: AtomicU32,
-    /// What a stranger's last turn has led to, and when it is over, as time since `start`.
+    /// The pause after a stranger's last turn, and when it is over, as time since `start`.
     pause_ns: AtomicU64,
     resume_ns: AtomicU64,
 }
 
 impl Yields {
-    /// Nothing is known yet.
+    /// Knows nothing yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self {
@@ -95,7 +95,7 @@ impl Yields {
         Duration::from_nanos(self.switch_ns.load(Ordering::Relaxed).into())
     }
 
-    /// Learns from a yield. `found` says whether what was waited for was there afterwards.
+    /// Learns from a yield. `found` says whether what the caller waits for was there afterwards.
     pub fn learn(&self, begin: Instant, end: Instant, found: bool) -> YieldedTo {
         let (took, switch) = (end.saturating_duration_since(begin), self.switch());
         let turn = if took > switch * STRANGER_SWITCHES {
@@ -106,8 +106,8 @@ impl Yields {
             YieldedTo::Neighbour
         };
         if found {
-            // Down at once: no stranger makes a switch shorter. Up by steps, since one may have had
-            // his turn before the other side had its own.
+            // Down at once: no stranger makes a switch shorter. Up in steps, since a stranger may have had a turn
+            // before the other side had its own.
             let learned = took.min(switch * 2).min(MAX_SWITCH);
             self.switch_ns
                 .store(learned.as_nanos().max(1) as u32, Ordering::Relaxed);
@@ -136,7 +136,7 @@ mod tests {
     const SWITCH: Duration = Duration::from_micros(2);
     const SLICE: Duration = Duration::from_millis(3);
 
-    /// Somebody who yields whenever that is worth while, in a time of their own.
+    /// A thread that yields whenever that is worth while, in simulated time.
     struct Yielder {
         yields: Yields,
         begin: Instant,
@@ -157,7 +157,7 @@ mod tests {
             self.now - self.begin
         }
 
-        /// Yields, which takes so long.
+        /// Yields, which takes as long as `took`.
         fn yields(&mut self, took: Duration, found: bool) -> YieldedTo {
             let begin = self.now;
             self.now += took;
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(one.yields(SWITCH / 8, false), YieldedTo::Nobody);
         one.yields(SWITCH, true);
         assert_eq!(one.yields(SWITCH / 8, false), YieldedTo::Nobody);
-        // An answer that came from elsewhere meanwhile is no switch to reckon by for long.
+        // An answer that came from another processor meanwhile misleads only for a few yields.
         one.yields(SWITCH / 8, true);
         for _ in 0..3 {
             one.yields(SWITCH, true);
@@ -205,7 +205,7 @@ mod tests {
             let (mut given, mut turns) = (SLICE, 1);
             while one.elapsed() < Duration::from_secs(10) {
                 if one.is_worthwhile() {
-                    // Whoever has the processor now and then before the stranger has it.
+                    // Also where the other side has its turn before the stranger (`found`).
                     assert_eq!(one.yields(SLICE, found), YieldedTo::Stranger);
                     (given, turns) = (given + SLICE, turns + 1);
                 } else {

@@ -7,7 +7,7 @@ use chimaera_proto::task::VALUE_COUNT;
 
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// A place for a completion.
+/// The completion record of a task, in a lane or, as a copy, in private memory.
 #[repr(C, align(64))]
 pub struct Record {
     pub(crate) flag: AtomicU32,
@@ -15,9 +15,9 @@ pub struct Record {
     pub(crate) values: [AtomicU64; VALUE_COUNT],
 }
 
-/// A completion that is there ([`LaneMemory::is_complete`](crate::LaneMemory::is_complete)), and stays until the record is given to
-/// another task. Whoever reads a word twice may find two different ones: the other side's mistake,
-/// not an error here.
+/// Reading a completion that is there ([`LaneMemory::is_complete`](crate::LaneMemory::is_complete)), and stays until
+/// the record is given to another task. Two reads of one word may differ where the other side breaks the protocol; that
+/// is no error here.
 impl Record {
     /// A completion in private memory.
     #[must_use]

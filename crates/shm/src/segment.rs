@@ -27,7 +27,7 @@ pub struct Segment {
     file: Private<OwnedFd>,
 }
 
-/// Why a file that the other side sent is not a segment.
+/// Why a file that the other side sent is not accepted as a segment.
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentError {
     /// Without these seals its owner could truncate it, and kill whoever touches it.
@@ -47,7 +47,7 @@ pub enum SegmentError {
     Map(#[from] io::Error),
 }
 
-/// A file that is not taken as a segment. It is the caller's to close, which may take for ever.
+/// A file that is not accepted as a segment. The caller has to close it, which may take for ever.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub struct RefusedFile {
@@ -76,9 +76,9 @@ impl Segment {
         Ok(Self { memory, file })
     }
 
-    /// Checks and maps a segment that the other side made. Seals come first: what is sealed
+    /// Checks and maps a segment that the other side made. Seals are checked first: a file that is sealed
     /// cannot change its size between the check and the use. And only memory can be sealed: any
-    /// other question to a file may be answered by a file system of the other side's, or never.
+    /// other question about a file may be answered by a file system of the other side's, or never.
     ///
     /// This takes no further descriptor.
     ///
@@ -122,7 +122,7 @@ impl Segment {
     /// Whether a file that the other side sent is this segment's memory.
     #[must_use]
     pub fn is_memory_of(&self, file: &OwnedFd) -> bool {
-        // Seals come first here too: what has them answers.
+        // Seals are checked first here too: a file that has them is memory, and answers.
         let name_of = |file: &OwnedFd| {
             let found = nix::sys::stat::fstat(file).ok()?;
             Some((found.st_dev, found.st_ino))
@@ -159,7 +159,7 @@ impl Segment {
         unsafe { self.memory.address().cast::<AtomicU32>().as_ref() }
     }
 
-    /// The number of times that the bell was rung, to be given to [`Segment::wait_for_bell`].
+    /// How often the bell was rung, for [`Segment::wait_for_bell`].
     #[must_use]
     pub fn bell_count(&self) -> u32 {
         // Acquire pairs with the release in `ring_bell`.
@@ -172,9 +172,9 @@ impl Segment {
         futex::wait(self.bell(), seen, timeout);
     }
 
-    /// Rings the bell of whoever watches many records of this segment at once.
+    /// Rings the bell, on which a client waits that watches many records at once.
     pub fn ring_bell(&self) {
-        // Release pairs with the acquire in `bell_count`: who sees the count sees the completions.
+        // Release pairs with the acquire in `bell_count`: a client that sees the count sees the completions.
         self.bell().fetch_add(1, Ordering::Release);
         futex::wake(self.bell());
     }
@@ -194,7 +194,7 @@ fn map(file: &OwnedFd, len: i64) -> io::Result<Mapping> {
     unsafe { Mapping::new(len, map) }
 }
 
-/// Whether a file is memory whose size stays.
+/// Whether a file is memory whose size cannot change.
 fn check_seals(file: &OwnedFd) -> Result<(), SegmentError> {
     let seals = fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| SegmentError::NotMemory)?;
     let seals = SealFlag::from_bits_retain(seals);

@@ -1,11 +1,10 @@
 //! What a process, its user or the system has run out of for the moment.
 //!
-//! Such a want is nobody's fault and passes. So it is told apart from all other failures, in this one place:
-//! it ends no connection, whoever meets it says what is lacking and which limit to raise, and who tries again
-//! later may succeed.
+//! Such a shortage is nobody's fault and passes. So it is told apart from all other failures, in this one place: it
+//! ends no connection, its message says what is lacking and which limit to raise, and a later attempt may succeed.
 //!
-//! This is about calls that make something: files, mappings, watches, threads, messages with files. That a
-//! write finds a device full is another matter, and so is `EAGAIN` of a socket, whose other side does not read.
+//! This is about calls that make something: files, mappings, watches, threads, messages with files. A write that finds
+//! a device full is another matter, and so is `EAGAIN` of a socket, whose other side does not read.
 
 use std::io;
 
@@ -14,16 +13,16 @@ use nix::errno::Errno;
 
 use crate::thread::NoThread;
 
-/// Something of which there is no more for the moment.
+/// What is lacking for the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
     /// The process has no file descriptor left.
     Descriptors,
     /// The system has none.
     SystemDescriptors,
-    /// Too many descriptors of the user's are on their way between processes.
+    /// Too many descriptors of the user's are in flight between processes.
     DescriptorsInFlight,
-    /// There is no room for memory in a file, or for a watch of one.
+    /// There is no room left for shared memory, or for watching a file.
     Room,
     /// No memory, no address space, or too many mappings.
     Memory,
@@ -32,7 +31,7 @@ pub enum Shortage {
 }
 
 impl Shortage {
-    /// What is lacking, if it is for a want that a call failed.
+    /// What is lacking, if that is why a call failed.
     #[must_use]
     pub fn of(error: &io::Error) -> Option<Self> {
         let inner = error.get_ref();
@@ -53,7 +52,7 @@ impl Shortage {
         }
     }
 
-    /// The status that stands for it between processes.
+    /// The status by which another process is told.
     #[must_use]
     pub const fn status(self) -> Status {
         match self {
@@ -62,7 +61,7 @@ impl Shortage {
         }
     }
 
-    /// What somebody has who meets it, to be said after "has".
+    /// What is lacking, in words that follow "has".
     #[must_use]
     pub const fn what(self) -> &'static str {
         match self {
@@ -77,7 +76,7 @@ impl Shortage {
         }
     }
 
-    /// What helps whoever meets it.
+    /// What helps, as an order.
     #[must_use]
     pub const fn remedy(self) -> &'static str {
         match self {
@@ -111,7 +110,7 @@ mod tests {
             assert_eq!(shortage.status(), status, "{errno}");
             assert!(shortage.remedy().contains(limit), "{shortage:?}");
         }
-        // Of a thread it is one, of a socket it is the other side's doing.
+        // `EAGAIN` is a shortage of threads only as a `NoThread`; of a socket it is the other side's doing.
         let faults = [Errno::EAGAIN, Errno::EPIPE, Errno::EINVAL, Errno::EPERM];
         assert!(
             faults
