@@ -138,10 +138,10 @@ impl Module {
     }
 }
 
-fn flags(id_is_chosen: bool, islibrary: bool) -> u32 {
+fn flags(id_is_chosen: bool, is_library: bool) -> u32 {
     let flag = |is_set, flag| if is_set { flag } else { 0 };
     flag(id_is_chosen, RawCreateContext::ID_IS_CHOSEN)
-        | flag(islibrary, RawCreateContext::IS_LIBRARY)
+        | flag(is_library, RawCreateContext::IS_LIBRARY)
 }
 
 impl fmt::Debug for Module {

@@ -39,7 +39,7 @@
 
 pub mod abi;
 mod container;
-mod glue;
+mod entry_points;
 pub mod host;
 mod host_handle;
 mod per_worker;
@@ -54,7 +54,7 @@ pub use per_worker::PerWorker;
 pub use request::{Request, SharedBuffer, WritableBuffer};
 
 #[doc(hidden)]
-pub use glue::vtable_of;
+pub use entry_points::vtable_of;
 
 /// Exports a [`Container`] as the module with this name, and defines `module()`, through which
 /// an application that links the crate can use it without a library to load.
