@@ -2,7 +2,7 @@
 //!
 //! Calls into a container, and what the host promises about them:
 //!
-//! | entry | thread | may block | who completes |
+//! | function | thread | may block | who completes |
 //! |---|---|---|---|
 //! | `create`, `pool_id`, `was_opened`, `create_again`, `flush`, `destroy` | control side | yes | – |
 //! | `submit`, `prefetch`, `poll`, `wake_fd` | the worker, whose index it passes where that matters | no | the plugin, once per task |
@@ -11,7 +11,7 @@
 //!   and against the control side, calls run at the same time.
 //! - `pool_id` and then `was_opened` come right after `create`, once each, before any other call.
 //! - `destroy` comes last, after every task has completed and no other call is running.
-//! - Every entry but `prefetch` must be there; a container that has nothing to do in one returns at
+//! - Every function but `prefetch` must be there; a container that has nothing to do in one returns at
 //!   once.
 //! - A task's buffer stays mapped until the task completes, even if its client dies.
 
@@ -19,7 +19,7 @@ use std::ffi::c_void;
 
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 
-/// Version of everything in this module. A host takes only plugins with its own.
+/// Version of everything in this module. A host accepts only plugins of its own version.
 pub const ABI_VERSION: u32 = 7;
 
 /// First word of a module's table: "CHIMODv\0".
@@ -46,7 +46,7 @@ pub struct Header {
 /// Why a module's table cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IncompatibleTable {
-    /// The symbol is there, and is something else.
+    /// The symbol exists and is something else.
     #[error(
         "its module table does not start as one (first word {0:#018x}): rebuild it with the SDK of this host's release"
     )]
@@ -57,7 +57,7 @@ pub enum IncompatibleTable {
          with the SDK of this host's release"
     )]
     Version(u32),
-    /// Same version, other size: somebody changed the SDK without changing its version.
+    /// The version is the same and the size is not: somebody changed the SDK without changing its version.
     #[error(
         "its table has {found} bytes where plugin ABI version {ABI_VERSION} has {expected} in this host: rebuild it \
          with the SDK of this host's release"
@@ -147,7 +147,7 @@ pub struct TextSink {
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct RawTask {
-    /// Names the task at its completion. Its meaning is the host's.
+    /// Identifies the task when it is completed. Only the host knows what it means.
     pub token: [u64; 2],
     /// Arguments, by method.
     pub arguments: [u64; ARGUMENT_COUNT],
@@ -193,13 +193,13 @@ pub struct Activity(pub u32);
 impl Activity {
     /// Nothing left to do on this worker: `poll` need not be called.
     pub const IDLE: Self = Self(0);
-    /// Work is under way on this worker: call `poll` on every pass until it is gone. While it
-    /// is, the worker may sleep only if there is a `wake_fd`, which tells it about progress.
+    /// Work is under way on this worker: call `poll` on every pass until it is done. Meanwhile
+    /// the worker may sleep only if there is a `wake_fd`, which tells it about progress.
     pub const PENDING: Self = Self(1);
     /// This call moved something forward: the worker should not think of sleeping yet.
     pub const PROGRESS: Self = Self(2);
-    /// This call was ended by a panic. The host makes a pause before it calls `poll` on this worker again, which grows
-    /// while nothing of the pool completes between two panics. For the SDK: a module has no reason to say it.
+    /// A panic ended this call. The host pauses before it calls `poll` on this worker again, longer each time while no
+    /// task of the pool completes between two panics. The SDK returns this; a module has no reason to.
     pub const PANICKED: Self = Self(4);
 
     /// Whether every bit of `other` is set.
@@ -217,7 +217,7 @@ impl std::ops::BitOr for Activity {
     }
 }
 
-/// What `create` gets.
+/// The arguments of `create`.
 #[repr(C)]
 pub struct RawCreateContext {
     /// The host. The table stays where it is as long as the process lives.
@@ -238,7 +238,7 @@ pub struct RawCreateContext {
     pub creator_uid: u32,
     /// Group id of whoever asked for the pool, by the kernel's word.
     pub creator_gid: u32,
-    /// By which the container names itself to the host when it says something. Its meaning is the host's.
+    /// The number by which the container identifies itself to the host when it logs. Only the host knows what it means.
     pub speaker: u64,
 }
 
@@ -251,7 +251,7 @@ impl RawCreateContext {
     pub const IS_LIBRARY: u32 = 2;
 }
 
-/// What `create_again` gets.
+/// The arguments of `create_again`.
 #[derive(Debug)]
 #[repr(C)]
 pub struct RawCreateAgain {
@@ -272,7 +272,7 @@ pub type Prefetch = unsafe extern "C" fn(
 
 /// A module's table: exported under [`SYMBOL_PREFIX`] and the module's name.
 ///
-/// Functions that return `u32` return a status word ([`chimaera_proto::status`]), 0 for success;
+/// Functions that take a sink return a status word ([`chimaera_proto::status`]), 0 for success;
 /// with anything else they have written a text to the sink.
 #[repr(C)]
 pub struct ModuleVTable {
@@ -288,22 +288,22 @@ pub struct ModuleVTable {
         container: *mut *mut c_void,
         error: *const TextSink,
     ) -> u32,
-    /// Stores the id that the pool has by what it stands on, for example by what is recorded on a
-    /// device; or 0.0 if it has none, and is content with the one that `create` got.
+    /// Stores the id that is recorded for the pool, on a device for example; or 0.0 if none is, and the pool takes the
+    /// one that `create` got.
     pub pool_id: unsafe extern "C" fn(
         container: *const c_void,
         major: *mut u32,
         minor: *mut u32,
         error: *const TextSink,
     ) -> u32,
-    /// Stores 1 if `create` opened what the pool stands on as the pool that it held, and 0 if it made a new one.
+    /// Stores 1 if `create` opened a pool that existed already, on a device for example, and 0 if it made a new one.
     pub was_opened: unsafe extern "C" fn(
         container: *const c_void,
         opened: *mut u32,
         error: *const TextSink,
     ) -> u32,
-    /// Somebody asks for a pool of this name again, which gives this very container, or an error whose
-    /// text says what differs. May change what the module lets be changed so, for whom it lets.
+    /// Takes another creation request for a pool of this name, which gives this very container, or an error whose text
+    /// says what differs. May change parameters that the module lets the caller change.
     pub create_again: unsafe extern "C" fn(
         container: *const c_void,
         arguments: *const RawCreateAgain,
@@ -313,8 +313,8 @@ pub struct ModuleVTable {
     /// [`Activity`].
     pub submit:
         unsafe extern "C" fn(container: *const c_void, worker: u32, task: *const RawTask) -> u32,
-    /// Is told of a task that is soon to be submitted, by method and arguments, or `None` where
-    /// that is of no use. Has no effect but on caches.
+    /// Takes the method and arguments of a task that will be submitted soon; `None` where that is of no use. Has no
+    /// effect but on caches.
     pub prefetch: Option<Prefetch>,
     /// Submits and reaps what is under way on this worker. Returns [`Activity`].
     pub poll: unsafe extern "C" fn(container: *const c_void, worker: u32) -> u32,
@@ -333,14 +333,14 @@ unsafe impl Sync for ModuleVTable {}
 unsafe impl Send for ModuleVTable {}
 
 /// The host's table, as a container gets it. It stays valid as long as the process lives, because a
-/// module's threads may outlive its containers, and the host too.
+/// module's threads may outlive its containers and the host.
 #[repr(C)]
 pub struct HostVTable {
     /// Checked before anything else is read.
     pub header: Header,
     /// Passed back to every function.
     pub context: *const c_void,
-    /// Completes a task, from any thread: the task whose token this is, with a status word and
+    /// Completes the task with this token, on any thread, with a status word and
     /// the first `value_count` (at most [`VALUE_COUNT`]) values. The token is used up.
     pub complete: unsafe extern "C" fn(
         context: *const c_void,
@@ -349,16 +349,15 @@ pub struct HostVTable {
         values: *const u64,
         value_count: u32,
     ),
-    /// Writes a line to the host's log, from any thread, also after the host has ended. Does not block, and
-    /// none of these functions unwinds. `speaker` is the container's, or one of the module's if nobody knows which.
-    /// Levels: 1 error, 2 warning, 3 info, 4 debug.
+    /// Writes a line to the host's log, on any thread, also after the host has ended. Does not block; none of these
+    /// functions unwinds. `speaker` is the container's number, or that of any container of the module if it is not
+    /// known which. Levels: 1 error, 2 warning, 3 info, 4 debug.
     pub log:
         unsafe extern "C" fn(context: *const c_void, speaker: u64, level: u32, text: LentBytes),
-    /// Logs a panic of the current thread, as an error. It is called twice for one panic: from the hook of a module
-    /// that is a library, which knows the place (file, line, column) and of the speaker only the module;
-    /// and from where it is caught, without a place (no bytes), by a speaker that is the container's. The host logs the
-    /// first of them. The name of the thread is there (no bytes) only where the library has given it one: those of the
-    /// host's threads the host knows.
+    /// Logs a panic of the current thread, as an error. It is called twice for one panic, and the host logs the first
+    /// call: from the panic hook of a module that is a library, with the place (file, line, column) and any speaker of
+    /// the module's; and where the panic is caught, with an empty place and the container's own speaker. The thread's
+    /// name is empty unless the library gave it one: of its own threads the host knows the names.
     pub panicked: unsafe extern "C" fn(
         context: *const c_void,
         speaker: u64,
@@ -366,8 +365,8 @@ pub struct HostVTable {
         thread: LentBytes,
         text: LentBytes,
     ),
-    /// Tells the host that the current thread, which is the module's own, works for the container with this
-    /// speaker: a panic there is logged as that pool's.
+    /// Tells the host that the current thread, one of the module's own, works for the container with this
+    /// speaker: its panics are logged as that pool's.
     pub adopt_thread: unsafe extern "C" fn(context: *const c_void, speaker: u64),
 }
 

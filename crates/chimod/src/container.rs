@@ -15,37 +15,35 @@ pub trait Container: Send + Sync + Sized + 'static {
     /// Makes the container of a new pool. Runs on the control side and may block.
     ///
     /// # Errors
-    /// Whatever prevents it, for the eyes of whoever asked for the pool. Nothing stays behind.
+    /// Whatever prevents it, in words for whoever asked for the pool. Nothing stays behind.
     fn create(context: CreateContext<'_>) -> Result<Self, ModuleError>;
 
-    /// The id that the pool has by what it stands on, for example by what is recorded on a device.
-    /// Asked once, after [`Self::create`] and before anything else. Runs on the control side and
-    /// may block.
+    /// The id that is recorded for the pool, on a device for example. Called once, after [`Self::create`] and before
+    /// anything else. Runs on the control side and may block.
     ///
-    /// `None` takes whatever id the context had. Another id than that becomes the pool's if the
-    /// context said [`CreateContext::id_is_chosen`] and no other pool has it; else the pool is not
-    /// made, and the container dropped. So it is for [`PoolId::NULL`] and [`PoolId::ADMIN`], which are no pool's of
-    /// a module.
+    /// With `None` the pool takes the id of the context. Another id than that becomes the pool's if the context said
+    /// [`CreateContext::id_is_chosen`] and no other pool has it; else the pool is not made, and the container is
+    /// dropped. The same happens for [`PoolId::NULL`] and [`PoolId::ADMIN`], which no pool of a module can have.
     fn pool_id(&self) -> Option<PoolId> {
         None
     }
 
-    /// Whether [`Self::create`] opened the pool that was there already, on a device for example, and did not
-    /// make a new one: whoever asked for the pool is told. Asked once, after [`Self::pool_id`]. Runs on the
+    /// Whether [`Self::create`] opened a pool that existed already, on a device for example, and did not
+    /// make a new one: whoever asked for the pool is told. Called once, after [`Self::pool_id`]. Runs on the
     /// control side and may block.
     fn was_opened(&self) -> bool {
         false
     }
 
-    /// Takes another creation request for a pool of this name. Without an error it gives this very
-    /// container, which is as was asked for: either it was before, or it is now, since a module may
-    /// let some of its parameters be changed so, by whom it lets. Runs on the control side and may
-    /// block; several of these may run at the same time.
+    /// Takes another creation request for a pool of this name, which gives this very container. On success the
+    /// container has the parameters that were asked for: either it had them before, or it has changed them, where the
+    /// module lets whoever asks do that. Runs on the control side and may block; several of these may run at the same
+    /// time.
     ///
     /// # Errors
-    /// Nothing has changed: [`Status::ParameterMismatch`](chimaera_proto::Status::ParameterMismatch) with a text that says what differs,
-    /// [`Status::PermissionDenied`](chimaera_proto::Status::PermissionDenied) for a change that is not for whoever asks, or whatever makes the
-    /// parameters unusable.
+    /// [`Status::ParameterMismatch`](chimaera_proto::Status::ParameterMismatch) with a text that says what differs,
+    /// [`Status::PermissionDenied`](chimaera_proto::Status::PermissionDenied) for a change that whoever asks may not
+    /// make, or whatever makes the parameters unusable. Nothing has changed then.
     fn create_again(&self, asked: CreateAgain<'_>) -> Result<(), ModuleError>;
 
     /// Takes a task: completes it now, or keeps the request and completes it later, from any
@@ -53,13 +51,11 @@ pub trait Container: Send + Sync + Sized + 'static {
     /// to be called on this worker.
     fn submit(&self, worker: &mut Worker<'_>, request: Request) -> Activity;
 
-    /// Whether [`Self::prefetch`] is of any use. Without it the host does not call it.
+    /// Whether the host calls [`Self::prefetch`].
     const PREFETCHES: bool = false;
 
-    /// Is told of a task that a worker will submit within the next microseconds, while others are
-    /// submitted before it: to bring what the task will touch nearer to the processor, by hints that
-    /// have no other effect. The arguments are as the client wrote them, and will be validated when
-    /// the task is submitted.
+    /// Prefetches what a task will touch that a worker submits within the next microseconds, after others: by hints to
+    /// the processor that have no other effect. The arguments are as the client wrote them: not yet validated.
     #[inline]
     fn prefetch(&self, method: u16, arguments: &[u64; ARGUMENT_COUNT]) {
         let _ = (method, arguments);
@@ -84,13 +80,13 @@ pub trait Container: Send + Sync + Sized + 'static {
     /// Makes everything that completed before this call durable. Runs on the control side and
     /// may block.
     ///
-    /// It is also the last call when the pool ends, whether it is destroyed or the host stops:
+    /// It is also the last call when the pool ends, whether the pool is destroyed or the host stops:
     /// after the last task has completed, before the container is dropped. What it makes durable is
-    /// there when the pool is created again; it does not learn which of the two ends it is.
+    /// there when the pool is created again. The container does not learn why the pool ends.
     ///
     /// # Errors
     /// What went wrong; nothing is known to be durable then. Whoever asked to flush, to destroy the
-    /// pool or to stop the host is told. A pool that ends goes all the same.
+    /// pool or to stop the host is told. A pool that is being ended ends all the same.
     fn flush(&self) -> Result<(), ModuleError> {
         Ok(())
     }
@@ -103,9 +99,9 @@ pub struct CreateContext<'a> {
     pub host: Host,
     /// The pool's id.
     pub pool: PoolId,
-    /// Whether the host chose that id, because whoever asked for the pool left it open. The pool may
-    /// then have another of its own: see [`Container::pool_id`]. If this is false, the container is
-    /// made for exactly that id, or not: [`Status::ParameterMismatch`](chimaera_proto::Status::ParameterMismatch) if it has another.
+    /// Whether the host chose that id, because whoever asked for the pool left it open. The pool may then have another
+    /// of its own: see [`Container::pool_id`]. If this is false, the container is made for exactly that id, or not:
+    /// [`Status::ParameterMismatch`](chimaera_proto::Status::ParameterMismatch) if it has another.
     pub id_is_chosen: bool,
     /// The pool's name.
     pub name: &'a str,
@@ -120,7 +116,7 @@ pub struct CreateContext<'a> {
 /// Another creation request for a pool that is there.
 #[derive(Clone, Copy, Debug)]
 pub struct CreateAgain<'a> {
-    /// Who asks now, which need not be who asked before.
+    /// Who asks now, not necessarily the one who asked before.
     pub creator: Creator,
     /// Creation parameters, as the module's client encoded them: not yet validated.
     pub params: &'a [u8],

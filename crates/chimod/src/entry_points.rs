@@ -1,4 +1,4 @@
-//! The plugin's side of the table: functions that lead from the ABI to a [`Container`].
+//! The plugin's side of the table: functions through which the host calls a [`Container`].
 
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,7 +27,7 @@ struct Instance<C> {
 /// The table of a module. Used by [`export_chimod!`](crate::export_chimod).
 ///
 /// # Panics
-/// If that is no name of a module. A module with such a name does not compile.
+/// If `name` is not a module's name: such a module does not compile.
 #[must_use]
 pub const fn vtable_of<C: Container>(name: &'static str, version: &'static str) -> ModuleVTable {
     assert!(is_module_name(name), "{}", RULE);
@@ -203,7 +203,7 @@ unsafe extern "C" fn prefetch<C: Container>(
     let (container, arguments) = unsafe { (&instance::<C>(container).container, &*arguments) };
     let hint = || container.prefetch(method, arguments);
     if let Err(payload) = catch_unwind(AssertUnwindSafe(hint)) {
-        // Whatever it is, it shows again when the task comes.
+        // Whatever panicked here does so again when the task is submitted.
         drop_payload(payload);
     }
 }
@@ -211,13 +211,13 @@ unsafe extern "C" fn prefetch<C: Container>(
 unsafe extern "C" fn poll<C: Container>(container: *const c_void, worker: u32) -> u32 {
     // SAFETY: the host passes what `create` made.
     let instance = unsafe { instance::<C>(container) };
-    // Once more at once would likely be one more panic.
+    // Another call at once would likely panic again.
     let after_panic = Activity::PENDING | Activity::PROGRESS | Activity::PANICKED;
     on_worker(instance, worker, after_panic, C::poll)
 }
 
-/// Runs a call on a worker. A panic there fails the requests that it drops; since others may be
-/// under way, the container is polled on: `after_panic` says so.
+/// Runs a call on a worker. A panic in it fails the requests that it drops. Other requests may be under way, so the
+/// container is still polled afterwards: `after_panic` says so.
 fn on_worker<C>(
     instance: &Instance<C>,
     worker: u32,
@@ -312,14 +312,14 @@ unsafe fn report(failed: &ModuleError, error: *const TextSink) -> u32 {
     }
 }
 
-/// Has panics anywhere in this library, on threads of its own too, logged by the host. The hook that a library
-/// begins with writes to standard error, which is not its to write to and may stand still.
+/// Has the host log panics anywhere in this library, also those of the library's own threads. The standard library's
+/// hook would write to standard error, which is not the library's to write to and may block.
 fn log_panics(host: Host) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         std::panic::set_hook(Box::new(move |panic| {
-            // Of a thread that this library did not start, the host may know the name. The system's is no help: it is
-            // cut, and a thread without a name has that of whoever started it.
+            // The host may know the name of a thread that this library did not start. The system's name is no help: it
+            // is cut, and a thread without a name has that of the thread that started it.
             let thread = chimaera_thread::name().unwrap_or_default();
             let text = panic_text(panic.payload());
             let place = panic.location().map(ToString::to_string);
@@ -329,7 +329,7 @@ fn log_panics(host: Host) {
     });
 }
 
-/// Has a panic logged that nobody else is told of, if no hook has done that.
+/// Has the host log a panic that no caller learns of, unless a hook has done that already.
 fn caught(host: Host, payload: Box<dyn std::any::Any + Send>) {
     host.panicked("", "", panic_text(&*payload));
     drop_payload(payload);

@@ -33,7 +33,7 @@ pub struct NewPool<'a> {
     pub creator: Creator,
     /// Workers have indexes below this.
     pub worker_count: u32,
-    /// By which the container names itself when it says something.
+    /// The number by which the container identifies itself when it logs.
     pub speaker: u64,
 }
 
@@ -171,7 +171,7 @@ impl ContainerHandle {
         &self.module
     }
 
-    /// The id that the pool has by what it stands on, if it has one of its own. To be asked once,
+    /// The id that is recorded for the pool, on a device for example, if there is one. To be called once,
     /// after creation. May block.
     ///
     /// # Errors
@@ -186,7 +186,7 @@ impl ContainerHandle {
         Ok((!id.is_null()).then_some(id))
     }
 
-    /// Whether the container opened a pool that was there already, and did not make a new one. To be asked once,
+    /// Whether the container opened a pool that existed already, and did not make a new one. To be called once,
     /// after [`Self::pool_id`]. May block.
     ///
     /// # Errors
@@ -203,7 +203,7 @@ impl ContainerHandle {
     /// Hands over another creation request for the container's pool. May block.
     ///
     /// # Errors
-    /// What differs, or may not be changed, in the module's words.
+    /// What differs or may not be changed, in the module's words.
     pub fn create_again(&self, asked: CreateAgain<'_>) -> Result<(), ModuleError> {
         let arguments = RawCreateAgain {
             params: LentBytes::new(asked.params),
@@ -240,13 +240,13 @@ impl ContainerHandle {
         Activity(unsafe { (self.module.table.submit)(container, worker, task) })
     }
 
-    /// Whether the container wants to know of tasks that are soon to be submitted.
+    /// Whether [`Self::prefetch`] has an effect.
     #[must_use]
     pub fn prefetches(&self) -> bool {
         self.module.table.prefetch.is_some()
     }
 
-    /// Tells the container of a task that is soon to be submitted, if it wants to know. Any thread.
+    /// Tells the container of a task that will be submitted soon, if it takes such hints. Any thread.
     #[inline]
     pub fn prefetch(&self, method: u16, arguments: &[u64; ARGUMENT_COUNT]) {
         if let Some(prefetch) = self.module.table.prefetch {
@@ -313,8 +313,8 @@ fn call(function: impl FnOnce(*const TextSink) -> u32) -> Result<(), ModuleError
     Err(ModuleError { failure, message })
 }
 
-/// What a module's status word, which is not 0, says of a failure. What only the runtime says becomes
-/// [`Status::Aborted`]: a client takes it for the runtime's word, and looks for another daemon, for example.
+/// The failure in a module's status word, which is not 0. A status that only the runtime gives becomes
+/// [`Status::Aborted`]: a client would take it for the runtime's, and look for another daemon, for example.
 #[must_use]
 pub fn failure_of_module(word: u32) -> Failure {
     match result_from_word(word) {

@@ -1,4 +1,4 @@
-//! The host, as a container speaks to it.
+//! The host, as a container calls it.
 
 use std::fmt;
 
@@ -41,7 +41,7 @@ impl Host {
         Self { table, speaker: 0 }
     }
 
-    /// The same host, to which a container speaks that has this number there.
+    /// The same host, for the container that has this number there.
     pub(crate) const fn spoken_to_by(self, speaker: u64) -> Self {
         Self { speaker, ..self }
     }
@@ -53,9 +53,8 @@ impl Host {
     }
 
     /// Writes a line to the host's log, which puts the module, the pool and its id before it. Any thread; does not wait
-    /// until it is written. What stands in it that
-    /// is no character to be seen is escaped, a line end for example. It takes memory and a lock for a moment, so a
-    /// worker's busy path is not the place.
+    /// until the line is written. Characters that are not visible, such as line ends, are escaped. This allocates, and
+    /// takes a lock for a moment, so it does not belong on a worker's busy path.
     pub fn log(self, level: Level, text: impl fmt::Display) {
         let text = text.to_string();
         let table = self.table();
@@ -67,16 +66,15 @@ impl Host {
     }
 
     /// Tells the host that the current thread works for this container from now on. To be called first on a thread that
-    /// a container starts: the host names the pool then in the line of the log for a panic there, of which it
-    /// would otherwise know only the module. Does not block.
+    /// a container starts: the log then names the pool if the thread panics, and not only the module. Does not block.
     pub fn adopt_thread(self) {
         let table = self.table();
         // SAFETY: the host's function may be called on any thread.
         unsafe { (table.adopt_thread)(table.context, self.speaker) };
     }
 
-    /// Has the host log a panic of this thread, with the place where it happened or, where it was caught, none; and with
-    /// the thread's name, if this library knows one.
+    /// Has the host log a panic of this thread. `place` is where it happened, and empty where it was caught; `thread`
+    /// is the thread's name, and empty if this library does not know one.
     pub(crate) fn panicked(self, place: &str, thread: &str, text: &str) {
         let table = self.table();
         // SAFETY: the host's function takes any texts for the time of the call.

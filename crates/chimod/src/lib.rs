@@ -59,7 +59,7 @@ pub use entry_points::vtable_of;
 /// Exports a [`Container`] as the module with this name, and defines `module()`, through which
 /// an application that links the crate can use it without a library to load.
 ///
-/// What is no name of a module ([`check_module_name`](chimaera_proto::check_module_name)) does not compile:
+/// A text that is not a module's name ([`check_module_name`](chimaera_proto::check_module_name)) does not compile:
 ///
 /// ```compile_fail,E0080
 /// # use chimaera_chimod::{Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker};

@@ -10,15 +10,15 @@ use crate::container::{CreateContext, Worker};
 /// It belongs to one container: it is made from the container's [`CreateContext`] and must live
 /// inside the container, where only the workers of the container's host can reach it.
 pub struct PerWorker<T> {
-    slots: Box<[PaddedCell<T>]>,
+    cells: Box<[PaddedCell<T>]>,
 }
 
-// A slot has cache lines of its own, so that workers do not slow each other down.
+// Each cell has cache lines of its own, so that workers do not slow each other down.
 #[repr(align(128))]
 struct PaddedCell<T>(UnsafeCell<T>);
 
-// SAFETY: a slot is reached only through `get_mut`, which takes the one `Worker` that exists with
-// the slot's index, so no two threads touch a slot at a time; and through `iter_mut` and drop,
+// SAFETY: a cell is reached only through `get_mut`, which takes the one `Worker` that exists with
+// the cell's index, so no two threads touch a cell at a time; and through `iter_mut` and drop,
 // which have the whole value to themselves. `T` moves between those threads, hence `Send`.
 unsafe impl<T: Send> Sync for PerWorker<T> {}
 
@@ -35,11 +35,11 @@ impl<T> PerWorker<T> {
         context: &CreateContext<'_>,
         make: impl FnMut(usize) -> Result<T, E>,
     ) -> Result<Self, E> {
-        let slots = (0..context.worker_count)
+        let cells = (0..context.worker_count)
             .map(make)
             .map(|value| value.map(|value| PaddedCell(UnsafeCell::new(value))))
             .collect::<Result<_, E>>()?;
-        Ok(Self { slots })
+        Ok(Self { cells })
     }
 
     /// The state of the worker that this code runs on.
@@ -47,18 +47,18 @@ impl<T> PerWorker<T> {
     /// # Panics
     /// If the worker belongs to a host with more workers than the one in the context.
     pub fn get_mut<'a>(&'a self, worker: &'a mut Worker<'_>) -> &'a mut T {
-        let slot = &self.slots[worker.index()];
+        let cell = &self.cells[worker.index()];
         // SAFETY: `worker` is the only one with its index on this host (`Worker::assume`), it is
         // borrowed mutably as long as the reference lives, and workers of other hosts do not
-        // come here (`try_new`). So this is the only reference into the slot.
-        unsafe { &mut *slot.0.get() }
+        // come here (`try_new`). So this is the only reference into the cell.
+        unsafe { &mut *cell.0.get() }
     }
 }
 
 impl<T> fmt::Debug for PerWorker<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PerWorker")
-            .field("workers", &self.slots.len())
+            .field("workers", &self.cells.len())
             .finish()
     }
 }

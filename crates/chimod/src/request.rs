@@ -17,9 +17,9 @@ use crate::host_handle::Host;
 /// [`Status::ModulePanicked`] where a panic drops it).
 #[must_use = "dropping a request fails its task"]
 pub struct Request {
-    /// The host's: what a task is told of would otherwise be copied at every step of its way.
+    /// Lies in the host's memory, so that a task is not copied at every step of its way.
     task: NonNull<RawTask>,
-    /// The host's as well, and there as long as a request is (`Host::from_table`).
+    /// The host's table, which outlives every request (`Host::from_table`).
     table: *const HostVTable,
 }
 
@@ -96,8 +96,8 @@ impl Request {
         (self.task().buffer_is_read_only == 0).then_some(WritableBuffer { buffer })
     }
 
-    /// Completes the task with the first of its values. What the client finds in those that are not given is not
-    /// specified: it may be what an earlier task of the same lane had there.
+    /// Completes the task with the first of its values. The values that are not given are not specified: the client may
+    /// find there what an earlier task of the same lane left.
     ///
     /// # Panics
     /// If there are more than [`VALUE_COUNT`] values: a mistake in the module. The task fails.
@@ -116,8 +116,8 @@ impl Request {
         self.fail_with(failure, &[]);
     }
 
-    /// Completes the task as failed, with values that say more; those that are not given are zero. Of the status holds
-    /// what [`Self::fail`] says.
+    /// Completes the task as failed, with values that say more; those that are not given are zero. The status is
+    /// treated as in [`Self::fail`].
     ///
     /// # Panics
     /// As [`Self::complete`].
@@ -127,7 +127,7 @@ impl Request {
             "a completion carries at most {VALUE_COUNT} values"
         );
         let failure = failure.into();
-        // The host does the same for the others that are not a module's, but would take this one for a success.
+        // The host does this for the runtime's other statuses, but would take `Ok` for a success.
         let failure = match failure.status {
             Status::Ok => Failure::new(Status::Aborted),
             _ => failure,
