@@ -114,7 +114,7 @@ impl Container for BdevContainer {
             return Ok(());
         };
         keeper.flush().map_err(|failure| match &self.pool.backend {
-            Backend::File(device) => device.place().explain(failure),
+            Backend::File(device) => device.named_file().explain(failure),
             Backend::Ram(_) => ModuleError::new(failure.status, failure.to_string()),
         })
     }
@@ -125,11 +125,11 @@ impl BdevContainer {
         context: &CreateContext<'_>,
         parameters: Parameters,
     ) -> Result<Self, ModuleError> {
-        let (pool, place, ledger, undo) = open::on_file(context, parameters)?;
+        let (pool, named_file, ledger, undo) = open::on_file(context, parameters)?;
         let keeper = Keeper::start(
             ledger,
             Arc::clone(&pool.state),
-            place,
+            named_file,
             context.host,
             parameters.read_only,
         );

@@ -15,7 +15,7 @@ use super::memory;
 use super::persistence::{self, PersistentPool};
 use super::state::{BlockPool, PoolState};
 use crate::backend::Backend;
-use crate::backend::file::{FileDevice, Place, Undo};
+use crate::backend::file::{FileDevice, NamedFile, Undo};
 use crate::backend::ram::RamDevice;
 use crate::declared::Declared;
 use crate::params::{Parameters, Usage};
@@ -47,7 +47,7 @@ pub(crate) fn in_memory(
     })
 }
 
-/// Opens the pool that a file or device holds, or makes one there. Place and ledger are for the pool's
+/// Opens the pool that a file or device holds, or makes one there. NamedFile and ledger are for the pool's
 /// keeper. What was changed is taken back if the last value is dropped.
 ///
 /// # Errors
@@ -55,7 +55,7 @@ pub(crate) fn in_memory(
 pub(crate) fn on_file(
     context: &CreateContext<'_>,
     parameters: Parameters,
-) -> Result<(BlockPool, Arc<Place>, Ledger<FileDisk>, Undo), ModuleError> {
+) -> Result<(BlockPool, Arc<NamedFile>, Ledger<FileDisk>, Undo), ModuleError> {
     let (device, undo) = FileDevice::new(context, &parameters)?;
     let PersistentPool {
         allocator,
@@ -71,7 +71,7 @@ pub(crate) fn on_file(
     let metrics = parameters.metrics.unwrap_or(identity.metrics);
     let declared = Declared::new(identity.owner.user, metrics);
     let own_id = identity.pool;
-    let place = Arc::clone(device.place());
+    let named_file = Arc::clone(device.named_file());
     let pool = BlockPool {
         usage: device.usage(),
         backend: Backend::File(Box::new(device)),
@@ -90,7 +90,7 @@ pub(crate) fn on_file(
         reserved,
         metadata_size,
     };
-    Ok((pool, place, ledger, undo))
+    Ok((pool, named_file, ledger, undo))
 }
 
 /// Memory is taken as it is written, so such a pool can be made, and used as long as little of it is.

@@ -158,7 +158,7 @@ fn check_identity(opening: &OpeningContext<'_>, identity: &Identity) -> Result<(
     }
     if identity.name != opening.context.name {
         let (is, asked) = (&identity.name, opening.context.name);
-        let advice = match opening.device.place().is_reached_by(is) {
+        let advice = match opening.device.named_file().is_reached_by(is) {
             // By a link, for example.
             true => "both lead to it: ask for it by the name that it has".to_owned(),
             false => format!("`chimaera pool rename {}` changes it", shell::word(asked)),

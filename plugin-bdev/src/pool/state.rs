@@ -58,7 +58,7 @@ impl BlockPool {
         let whole = match &self.backend {
             Backend::Ram(_) => self.parameters.total_size,
             Backend::File(device) => {
-                device.place().check()?;
+                device.named_file().check()?;
                 // A pool may have a little less than its file, where a rest has no room for metadata.
                 let own_size = |size| match size == device.total_size() {
                     true => self.parameters.total_size,

@@ -29,7 +29,7 @@ use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use crossbeam::channel::{Sender, bounded};
 
 use super::{allocation, listing};
-use crate::backend::file::Place;
+use crate::backend::file::NamedFile;
 use crate::pool::failure::{failure_of, refuse};
 use crate::pool::state::PoolState;
 use chimaera_bdev_allocator::ledger::Ledger;
@@ -79,7 +79,7 @@ impl Keeper {
     pub(crate) fn start(
         ledger: Ledger<FileDisk>,
         pool: Arc<PoolState>,
-        place: Arc<Place>,
+        named_file: Arc<NamedFile>,
         host: Host,
         read_only: bool,
     ) -> Result<Self, NoThread> {
@@ -88,7 +88,7 @@ impl Keeper {
             lists: VecDeque::new(),
             ledger,
             pool,
-            place,
+            named_file,
             host,
             read_only,
             failure: None,
@@ -188,7 +188,7 @@ struct Thread {
     lists: VecDeque<Request>,
     ledger: Ledger<FileDisk>,
     pool: Arc<PoolState>,
-    place: Arc<Place>,
+    named_file: Arc<NamedFile>,
     host: Host,
     read_only: bool,
     /// The first failure of the device: nothing is written after it.
@@ -221,14 +221,14 @@ impl Thread {
         let waits_for_commit = |work: &Work| !matches!(work, Work::List(_) | Work::Declare(..));
         let commits = work.iter().any(waits_for_commit);
         // Looked at before a commit makes it long again, as a write to its end may have.
-        let _ = self.place.cut();
+        let _ = self.named_file.cut();
         let committed = if commits { self.commit() } else { Ok(()) };
         let is_flush = |work: &Work| matches!(work, Work::Flush(_) | Work::FlushCall(_));
         let mut flushed = committed;
         if work.iter().any(is_flush) {
             // Durable, on a file that nobody may find again: destroying the pool comes by here too.
-            self.place.warn_if_lost(self.host);
-            flushed = flushed.and_then(|()| self.place.check_whole());
+            self.named_file.warn_if_lost(self.host);
+            flushed = flushed.and_then(|()| self.named_file.check_whole());
         }
         for work in work {
             match (work, committed) {

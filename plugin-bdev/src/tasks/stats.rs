@@ -53,7 +53,7 @@ fn stats_of(pool: &BlockPool) -> Stats {
         },
         file: match &pool.backend {
             Backend::Ram(_) => None,
-            Backend::File(device) => Some(device.place().state()),
+            Backend::File(device) => Some(device.named_file().state()),
         },
         activity,
     }

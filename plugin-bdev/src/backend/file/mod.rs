@@ -13,9 +13,9 @@ mod engine;
 #[cfg(test)]
 mod engine_tests;
 mod exclusion;
+mod named_file;
 mod open;
 mod operation;
-mod place;
 mod probe;
 mod queue;
 #[cfg(test)]
@@ -40,9 +40,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::backend::transfer::Transfer;
 use crate::params::{Parameters, Usage};
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
+pub(crate) use named_file::NamedFile;
 pub(crate) use open::{Undo, not_blank};
 use operation::Operation;
-pub(crate) use place::Place;
 use queue::{Crossing, Outcome, REFUSAL_PATIENCE, WorkerQueue};
 use select::{KernelEngine, Needs};
 
@@ -56,7 +56,7 @@ pub(crate) struct FileDevice {
     crossing: Crossing,
     wakes: Box<[Arc<EventFd>]>,
     file: PoolFile,
-    place: Arc<Place>,
+    named_file: Arc<NamedFile>,
     name: String,
     total_size: u64,
     direct: bool,
@@ -115,7 +115,7 @@ impl FileDevice {
             queues,
             crossing: Crossing::new(&wakes),
             wakes,
-            place: Arc::new(Place::new(
+            named_file: Arc::new(NamedFile::new(
                 Arc::clone(&opened.file),
                 context.name,
                 opened.total_size,
@@ -214,8 +214,8 @@ impl FileDevice {
     }
 
     /// Where the file was found.
-    pub(crate) fn place(&self) -> &Arc<Place> {
-        &self.place
+    pub(crate) fn named_file(&self) -> &Arc<NamedFile> {
+        &self.named_file
     }
 
     /// The file, as metadata sees it.

@@ -8,8 +8,8 @@ mod growth;
 mod identity;
 mod inspected;
 mod kept;
+mod lost_file;
 mod occupied;
-mod place;
 mod read_only;
 mod usage;
 

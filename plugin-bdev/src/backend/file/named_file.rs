@@ -21,13 +21,13 @@ use parking_lot::Mutex;
 
 /// An open file, the path that it was opened at, and how long it was then.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct NamedFile {
     file: PoolFile,
     path: PathBuf,
     /// Bytes that the pool has of it.
     total_size: u64,
-    /// The fewest bytes that it was seen to have.
-    least_size: AtomicU64,
+    /// The smallest size that it was seen to have.
+    smallest_size: AtomicU64,
     told: AtomicBool,
     /// What was found when it was looked at last.
     state: Mutex<FileState>,
@@ -35,7 +35,7 @@ pub(crate) struct Place {
 
 /// What became of a file that its path does not lead to, or that is not all there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Lost {
+pub(crate) enum FileLoss {
     /// It has no name at all.
     Removed,
     /// Nothing is at its path.
@@ -46,13 +46,13 @@ pub(crate) enum Lost {
     Cut { total_size: u64, size: u64 },
 }
 
-impl Place {
+impl NamedFile {
     pub(super) fn new(file: PoolFile, path: impl Into<PathBuf>, total_size: u64) -> Self {
         Self {
             file,
             path: path.into(),
             total_size,
-            least_size: AtomicU64::new(total_size),
+            smallest_size: AtomicU64::new(total_size),
             told: AtomicBool::new(false),
             state: Mutex::default(),
         }
@@ -69,7 +69,9 @@ impl Place {
         };
         let path = self.path.display();
         let text = match lost {
-            Lost::Cut { .. } => format!("the pool is open on {path}, which is not whole: {lost}"),
+            FileLoss::Cut { .. } => {
+                format!("the pool is open on {path}, which is not whole: {lost}")
+            }
             _ => format!(
                 "the pool is open on a file that is not at {path} any more: {lost}; destroy the pool, and \
                  create it again on what is there then"
@@ -115,7 +117,7 @@ impl Place {
         };
         if !self.told.swap(true, Ordering::Relaxed) {
             let what = match lost {
-                Lost::Cut { .. } => "is not whole",
+                FileLoss::Cut { .. } => "is not whole",
                 _ => "is not at its path any more",
             };
             host.log(
@@ -130,43 +132,46 @@ impl Place {
         *self.state.lock()
     }
 
-    fn lost(&self) -> Option<Lost> {
+    fn lost(&self) -> Option<FileLoss> {
         let lost = self.look();
         *self.state.lock() = lost.map_or(FileState::InPlace, FileState::from);
         lost
     }
 
     /// What became of the file; `None` also where the path cannot be looked at, which says nothing of the file.
-    fn look(&self) -> Option<Lost> {
+    fn look(&self) -> Option<FileLoss> {
         let own = self.file.metadata().ok()?;
         if own.nlink() == 0 {
-            return Some(Lost::Removed);
+            return Some(FileLoss::Removed);
         }
         match std::fs::metadata(&self.path) {
-            Ok(named) if !is_same(&own, &named) => Some(Lost::Replaced),
+            Ok(named) if !is_same(&own, &named) => Some(FileLoss::Replaced),
             Ok(_) => self.cut(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(Lost::Moved),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(FileLoss::Moved),
             Err(_) => None,
         }
     }
 
     /// Whether bytes are missing that the pool has, or were when it was looked before: what has come to lie in their place
     /// is not what was there. `None` also where the file does not say how long it is.
-    pub(crate) fn cut(&self) -> Option<Lost> {
+    pub(crate) fn cut(&self) -> Option<FileLoss> {
         let (total_size, now) = (self.total_size, size_of(&self.file).ok()?);
         // Relaxed: the number stands for itself.
-        let size = self.least_size.fetch_min(now, Ordering::Relaxed).min(now);
-        (size < total_size).then_some(Lost::Cut { total_size, size })
+        let size = self
+            .smallest_size
+            .fetch_min(now, Ordering::Relaxed)
+            .min(now);
+        (size < total_size).then_some(FileLoss::Cut { total_size, size })
     }
 }
 
-impl From<Lost> for FileState {
-    fn from(lost: Lost) -> Self {
+impl From<FileLoss> for FileState {
+    fn from(lost: FileLoss) -> Self {
         match lost {
-            Lost::Removed => Self::Removed,
-            Lost::Moved => Self::Moved,
-            Lost::Replaced => Self::Replaced,
-            Lost::Cut { .. } => Self::Cut,
+            FileLoss::Removed => Self::Removed,
+            FileLoss::Moved => Self::Moved,
+            FileLoss::Replaced => Self::Replaced,
+            FileLoss::Cut { .. } => Self::Cut,
         }
     }
 }
@@ -181,7 +186,7 @@ fn is_same(one: &Metadata, other: &Metadata) -> bool {
     }
 }
 
-impl fmt::Display for Lost {
+impl fmt::Display for FileLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Cut { total_size, size } => {
