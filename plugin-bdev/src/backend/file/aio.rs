@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::eventfd::EventFd;
 
-use super::engine::{DeviceResult, Engine, Opcode, Submission};
+use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
 use chimaera_bdev_format::image::PoolFile;
 
 const IOCB_CMD_PREAD: u16 = 0;
@@ -119,21 +119,21 @@ impl Aio {
         })
     }
 
-    fn control_block(&self, submission: &Submission) -> ControlBlock {
+    fn control_block(&self, command: &DeviceCommand) -> ControlBlock {
         ControlBlock {
-            data: submission.tag,
+            data: command.tag,
             key: 0,
             rw_flags: 0,
-            opcode: match submission.opcode {
+            opcode: match command.opcode {
                 Opcode::Read => IOCB_CMD_PREAD,
                 Opcode::Write => IOCB_CMD_PWRITE,
             },
             priority: 0,
             file: descriptor(self.file.as_raw_fd()),
-            address: submission.address as u64,
-            len_bytes: u64::from(submission.len_bytes),
+            address: command.address as u64,
+            len_bytes: u64::from(command.len_bytes),
             // Lies within the pool, and no file is larger than `i64::MAX`.
-            offset: submission.offset_in_device.cast_signed(),
+            offset: command.offset_in_device.cast_signed(),
             reserved: 0,
             flags: IOCB_FLAG_RESFD,
             result_eventfd: descriptor(std::os::fd::AsFd::as_fd(&*self.wake).as_raw_fd()),
@@ -177,11 +177,11 @@ impl Aio {
 }
 
 impl Engine for Aio {
-    unsafe fn submit(&mut self, batch: &[Submission]) -> io::Result<usize> {
+    unsafe fn submit(&mut self, batch: &[DeviceCommand]) -> io::Result<usize> {
         let batch = &batch[..batch.len().min(self.depth)];
         self.control_blocks.clear();
-        for submission in batch {
-            let block = self.control_block(submission);
+        for command in batch {
+            let block = self.control_block(command);
             self.control_blocks.push(block);
         }
         self.addresses.clear();

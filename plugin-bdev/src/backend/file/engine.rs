@@ -4,16 +4,16 @@
 
 use std::io;
 
-/// What to do on the device.
+/// What a command does on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opcode {
     Read,
     Write,
 }
 
-/// An operation on the device, as it is submitted.
+/// A read or write that an engine is given to carry out.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Submission {
+pub(super) struct DeviceCommand {
     /// Comes back with the result.
     pub(super) tag: u64,
     pub(super) opcode: Opcode,
@@ -26,9 +26,9 @@ pub(super) struct Submission {
 
 // SAFETY: the address is a number until an engine uses it, under the contract of
 // `Engine::submit`, which holds on any thread.
-unsafe impl Send for Submission {}
+unsafe impl Send for DeviceCommand {}
 
-/// How an operation ended.
+/// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct DeviceResult {
     pub(super) tag: u64,
@@ -47,7 +47,7 @@ pub(super) trait Engine {
     /// # Safety
     /// The memory of every operation that is started must stay valid, and for reads must not be
     /// referenced, until its result was reaped or the engine was dropped.
-    unsafe fn submit(&mut self, batch: &[Submission]) -> io::Result<usize>;
+    unsafe fn submit(&mut self, batch: &[DeviceCommand]) -> io::Result<usize>;
 
     /// Appends the results of operations that ended since the last call.
     fn reap(&mut self, results: &mut Vec<DeviceResult>);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::engine::{DeviceResult, Engine, Opcode, Submission};
+use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
 use chimaera_bdev_format::image::{PoolFile, pool_file};
 
 pub(super) fn file_and_wake() -> (PoolFile, Arc<EventFd>) {
@@ -46,7 +46,7 @@ pub(super) fn transfer_often(engine: &mut impl Engine, file: &File, wake: &Event
     let mut memory = [0u8; 64];
     let address = memory.as_mut_ptr();
     for number in 0..1000u64 {
-        let submission = Submission {
+        let command = DeviceCommand {
             tag: number,
             opcode: match number % 2 {
                 0 => Opcode::Write,
@@ -60,7 +60,7 @@ pub(super) fn transfer_often(engine: &mut impl Engine, file: &File, wake: &Event
         // touched through `address`.
         let count = unsafe {
             address.write(number as u8);
-            engine.submit(&[submission])
+            engine.submit(&[command])
         };
         assert_eq!(count.expect("submitted"), 1);
         let expected = DeviceResult {

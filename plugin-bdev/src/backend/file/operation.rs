@@ -17,7 +17,7 @@
 use chimaera_proto::{Failure, Status};
 
 use super::bounce::Bounce;
-use super::engine::{Opcode, Submission};
+use super::engine::{DeviceCommand, Opcode};
 use super::exclusion::Mode;
 use crate::backend::transfer::{Direction, Transfer};
 use chimaera_bdev_allocator::failpoint::{Failpoint, may_panic};
@@ -139,7 +139,7 @@ impl Operation {
     ///
     /// # Errors
     /// [`Status::OutOfMemory`].
-    pub(super) fn next(&mut self, tag: u64) -> Result<Submission, Status> {
+    pub(super) fn next(&mut self, tag: u64) -> Result<DeviceCommand, Status> {
         if self.phase == Phase::New {
             self.begin()?;
         }
@@ -149,7 +149,7 @@ impl Operation {
             (None, Some(buffer)) => buffer.as_ptr().cast_mut(),
             (None, None) => return Err(Status::InvalidBuffer),
         };
-        Ok(Submission {
+        Ok(DeviceCommand {
             tag,
             opcode: match self.phase {
                 Phase::Write => Opcode::Write,
@@ -177,7 +177,7 @@ impl Operation {
         Ok(())
     }
 
-    /// Takes the device's answer to the last submission: bytes transferred, or a negative errno.
+    /// Takes the device's answer to the last command: bytes transferred, or a negative errno.
     pub(super) fn advance(&mut self, result: i64) -> Step {
         may_panic(Failpoint::Answered);
         let Ok(bytes) = u64::try_from(result) else {

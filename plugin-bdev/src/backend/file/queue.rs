@@ -30,7 +30,7 @@ use crossbeam::queue::SegQueue;
 use crossbeam::utils::CachePadded;
 use nix::sys::eventfd::EventFd;
 
-use super::engine::{DeviceResult, Engine, Submission};
+use super::engine::{DeviceCommand, DeviceResult, Engine};
 use super::exclusion::{BlockExclusion, Waiter};
 use super::operation::{Operation, Step};
 use crate::backend::transfer::Transfer;
@@ -90,7 +90,7 @@ pub(super) struct WorkerQueue<E> {
     engine: E,
     operations: Table,
     ready: VecDeque<u32>,
-    staged: Vec<Submission>,
+    staged: Vec<DeviceCommand>,
     in_flight: usize,
     depth: usize,
     worker_index: usize,
@@ -236,8 +236,8 @@ impl<E: Engine> WorkerQueue<E> {
                     continue;
                 };
                 let outcome = match contained(|| operation.next(u64::from(index))) {
-                    Ok(Ok(submission)) => {
-                        self.staged.push(submission);
+                    Ok(Ok(command)) => {
+                        self.staged.push(command);
                         continue;
                     }
                     Ok(Err(status)) => Outcome::Failed(status.into()),
@@ -249,7 +249,7 @@ impl<E: Engine> WorkerQueue<E> {
             if self.staged.is_empty() {
                 return progress;
             }
-            // SAFETY: the memory of each submission is that of its operation, which stays in the
+            // SAFETY: the memory of each command is that of its operation, which stays in the
             // table until its result was reaped: the client's buffer through its request, or
             // the bounce memory, which nothing references before the operation advances. The
             // engine is dropped before the table.
@@ -290,7 +290,7 @@ impl<E: Engine> WorkerQueue<E> {
         let mut tags = Vec::new();
         self.engine.give_up(&mut tags);
         self.in_flight -= tags.len();
-        tags.extend(self.staged.drain(..).map(|submission| submission.tag));
+        tags.extend(self.staged.drain(..).map(|command| command.tag));
         let mut waiting: Vec<u32> = tags.into_iter().map(|tag| tag as u32).collect();
         waiting.extend(self.ready.drain(..));
         for index in waiting {

@@ -14,7 +14,7 @@ use chimaera_chimod::Activity;
 use chimaera_proto::{Failure, Status};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::engine::{DeviceResult, Engine, Opcode, Submission};
+use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
 use super::operation::Operation;
 use super::queue::{Crossing, Outcome, WorkerQueue};
 use crate::backend::transfer::{Direction, Transfer};
@@ -28,7 +28,7 @@ const UNIT: u32 = 512;
 /// A device in memory, shared by its test and the engines of all workers.
 struct Device {
     bytes: Vec<u8>,
-    /// What the next submissions are answered: how many are taken, or an errno. All are taken
+    /// What the next calls are answered: how many are taken, or an errno. All are taken
     /// when it is empty.
     answers: VecDeque<Result<usize, i32>>,
     /// Whether it takes nothing.
@@ -46,11 +46,11 @@ struct Device {
 
 struct Scripted {
     device: Rc<RefCell<Device>>,
-    held: Vec<Submission>,
+    held: Vec<DeviceCommand>,
 }
 
 impl Engine for Scripted {
-    unsafe fn submit(&mut self, batch: &[Submission]) -> io::Result<usize> {
+    unsafe fn submit(&mut self, batch: &[DeviceCommand]) -> io::Result<usize> {
         let mut device = self.device.borrow_mut();
         device.calls += 1;
         if device.refuses {
@@ -72,36 +72,33 @@ impl Engine for Scripted {
         if device.hold {
             return;
         }
-        for submission in self.held.drain(..) {
+        for command in self.held.drain(..) {
             device.in_flight -= 1;
             if let Some(errno) = device.errors.pop_front() {
                 results.push(DeviceResult {
-                    tag: submission.tag,
+                    tag: command.tag,
                     result: -i64::from(errno),
                 });
                 continue;
             }
-            let start = submission.offset_in_device as usize;
-            let end = device
-                .bytes
-                .len()
-                .min(start + submission.len_bytes as usize);
+            let start = command.offset_in_device as usize;
+            let end = device.bytes.len().min(start + command.len_bytes as usize);
             let end = end.min(start + device.most_bytes as usize);
             let range = &mut device.bytes[start.min(end)..end];
             // SAFETY: the memory is valid for the operation's length, which is at least the
             // range's, and unreferenced, by `submit`'s contract: the operation has not ended.
             unsafe {
-                match submission.opcode {
-                    Opcode::Read => submission
+                match command.opcode {
+                    Opcode::Read => command
                         .address
                         .copy_from_nonoverlapping(range.as_ptr(), range.len()),
-                    Opcode::Write => submission
+                    Opcode::Write => command
                         .address
                         .copy_to_nonoverlapping(range.as_mut_ptr(), range.len()),
                 }
             }
             results.push(DeviceResult {
-                tag: submission.tag,
+                tag: command.tag,
                 result: range.len() as i64,
             });
         }

@@ -9,7 +9,7 @@ use chimaera_proto::{Failure, Status};
 use nix::sys::eventfd::EventFd;
 
 use super::aio::Aio;
-use super::engine::{DeviceResult, Engine, Submission};
+use super::engine::{DeviceCommand, DeviceResult, Engine};
 use super::uring::{self, Uring};
 use chimaera_bdev_format::image::PoolFile;
 
@@ -24,7 +24,7 @@ pub(super) enum KernelEngine {
 }
 
 impl Engine for KernelEngine {
-    unsafe fn submit(&mut self, batch: &[Submission]) -> io::Result<usize> {
+    unsafe fn submit(&mut self, batch: &[DeviceCommand]) -> io::Result<usize> {
         // SAFETY: by this function's contract, which is theirs.
         unsafe {
             match self {

@@ -21,7 +21,7 @@ use io_uring::types::Fixed;
 use io_uring::{EnterFlags, IoUring, Probe, opcode, squeue};
 use nix::sys::eventfd::EventFd;
 
-use super::engine::{DeviceResult, Engine, Opcode, Submission};
+use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
 use chimaera_bdev_format::image::PoolFile;
 
 /// Where the ring's table of files holds the pool's.
@@ -147,7 +147,7 @@ impl Uring {
 }
 
 impl Engine for Uring {
-    unsafe fn submit(&mut self, batch: &[Submission]) -> io::Result<usize> {
+    unsafe fn submit(&mut self, batch: &[DeviceCommand]) -> io::Result<usize> {
         if let Some(errno) = self.refused {
             return Err(io::Error::from_raw_os_error(errno));
         }
@@ -158,11 +158,11 @@ impl Engine for Uring {
         let mut count = 0;
         {
             let mut queue = self.ring.submission();
-            for submission in batch.iter().take(room) {
+            for command in batch.iter().take(room) {
                 // SAFETY: the memory that it names stays valid until the operation ends, by this
                 // function's contract; ended operations are all that `reap` reports, and `drop`
                 // waits for the others.
-                if unsafe { queue.push(&entry(submission)) }.is_err() {
+                if unsafe { queue.push(&queue_entry(command)) }.is_err() {
                     break;
                 }
                 count += 1;
@@ -175,7 +175,7 @@ impl Engine for Uring {
         let (left, error) = self.enter();
         if left > 0 {
             let rest = batch[count - left..count].iter();
-            self.keep_back(rest.map(|submission| submission.tag), error);
+            self.keep_back(rest.map(|command| command.tag), error);
         }
         Ok(count)
     }
@@ -229,14 +229,14 @@ impl Drop for Uring {
     }
 }
 
-fn entry(submission: &Submission) -> squeue::Entry {
-    let Submission {
+fn queue_entry(command: &DeviceCommand) -> squeue::Entry {
+    let DeviceCommand {
         tag,
         opcode,
         address,
         len_bytes,
         offset_in_device,
-    } = *submission;
+    } = *command;
     let entry = match opcode {
         Opcode::Read => opcode::Read::new(POOL_FILE, address, len_bytes)
             .offset(offset_in_device)

@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 
 use nix::sys::eventfd::EventFd;
 
-use super::engine::{DeviceResult, Engine, Opcode, Submission};
+use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
 use super::engine_tests::{file_and_wake, results_of, transfer_often};
 use super::uring::Uring;
 use crate::testing::{Buffer, disk_folder};
@@ -30,10 +30,10 @@ fn engine(depth: u32) -> Option<(Uring, PoolFile, Arc<EventFd>)> {
 }
 
 /// Reads of one byte each, to places of their own.
-fn reads(memory: &mut [u8]) -> Vec<Submission> {
+fn reads(memory: &mut [u8]) -> Vec<DeviceCommand> {
     let address = memory.as_mut_ptr();
     (0..memory.len())
-        .map(|at| Submission {
+        .map(|at| DeviceCommand {
             tag: at as u64,
             opcode: Opcode::Read,
             address: address.wrapping_add(at),
@@ -174,7 +174,7 @@ fn dropping_waits_for_what_is_under_way_whoever_does_it() {
         };
         let mut memory = Buffer::new(LEN, 0);
         let batch: Vec<_> = (0..LEN / PIECE)
-            .map(|piece| Submission {
+            .map(|piece| DeviceCommand {
                 tag: 0,
                 opcode: Opcode::Read,
                 address: memory.bytes_mut()[piece * PIECE..].as_mut_ptr(),
