@@ -44,7 +44,7 @@ struct ControlBlock {
 /// `struct io_event` of `linux/aio_abi.h`.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Event {
+struct IoEvent {
     data: u64,
     control_block: u64,
     result: i64,
@@ -75,7 +75,7 @@ const _: () = {
     assert!(std::mem::offset_of!(ControlBlock, address) == 24);
     assert!(std::mem::offset_of!(ControlBlock, offset) == 40);
     assert!(std::mem::offset_of!(ControlBlock, result_eventfd) == 60);
-    assert!(size_of::<Event>() == 32);
+    assert!(size_of::<IoEvent>() == 32);
     assert!(size_of::<RingHeader>() == 32);
 };
 
@@ -144,7 +144,7 @@ impl Aio {
     fn reap_by_call(&self, results: &mut Vec<DeviceResult>) {
         const AT_ONCE: usize = 64;
         loop {
-            let mut events = [Event {
+            let mut events = [IoEvent {
                 data: 0,
                 control_block: 0,
                 result: 0,
@@ -168,7 +168,7 @@ impl Aio {
             };
             // An error can only be an interrupted call: the next pass tries again.
             let count = usize::try_from(count).unwrap_or(0);
-            results.extend(events[..count].iter().map(Event::result));
+            results.extend(events[..count].iter().map(IoEvent::result));
             if count < AT_ONCE {
                 return;
             }
@@ -221,7 +221,7 @@ impl Drop for Aio {
     }
 }
 
-impl Event {
+impl IoEvent {
     fn result(&self) -> DeviceResult {
         DeviceResult {
             tag: self.data,
@@ -233,7 +233,7 @@ impl Event {
 /// The results of a context, as the kernel maps them into the process.
 struct Ring {
     header: *const RingHeader,
-    events: *const Event,
+    events: *const IoEvent,
     entries: u32,
 }
 
@@ -257,7 +257,7 @@ impl Ring {
                 (&raw const (*header).entries).read(),
             )
         };
-        let len = size_of::<RingHeader>() + entries as usize * size_of::<Event>();
+        let len = size_of::<RingHeader>() + entries as usize * size_of::<IoEvent>();
         // A forked child has no use for it. A hint: whether it has it or not, it does nothing with it.
         // SAFETY: the ring is mapped in whole pages; this changes what children have of it.
         unsafe { libc::madvise(header.cast_mut().cast(), len, libc::MADV_DONTFORK) };

@@ -9,11 +9,11 @@ const PAGE_BYTES: usize = 4096;
 
 #[derive(Clone, Copy)]
 #[repr(align(4096))]
-struct Page([u8; PAGE_BYTES]);
+struct BouncePage([u8; PAGE_BYTES]);
 
 /// Memory that begins and ends on page borders, which is more than any device asks for.
 pub(super) struct Bounce {
-    pages: Vec<Page>,
+    pages: Vec<BouncePage>,
 }
 
 impl Bounce {
@@ -27,7 +27,7 @@ impl Bounce {
         pages
             .try_reserve_exact(count)
             .map_err(|_| Status::OutOfMemory)?;
-        pages.resize(count, Page([0; PAGE_BYTES]));
+        pages.resize(count, BouncePage([0; PAGE_BYTES]));
         Ok(Self { pages })
     }
 

@@ -20,11 +20,11 @@ use crate::params::MAX_ALIGNMENT;
 
 /// Whether a file's I/O bypasses the page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Direct {
+pub(super) enum DirectIo {
     /// With an alignment of at least so many bytes.
     Needs(u32),
     /// With an alignment that nobody knows.
-    Untold,
+    Unknown,
     No,
 }
 
@@ -33,7 +33,7 @@ pub(super) fn make_direct(
     path: &Path,
     file: &File,
     is_regular: bool,
-) -> Result<Direct, ModuleError> {
+) -> Result<DirectIo, ModuleError> {
     let failed = |action: &str, errno: nix::Error| {
         let error = io::Error::from(errno);
         ModuleError::system(format_args!("cannot {action} {}", path.display()), &error)
@@ -43,13 +43,13 @@ pub(super) fn make_direct(
         is_regular && fstatfs(file).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
     let need = direct_need(file);
     if in_memory || need == DirectNeed::Unsupported {
-        return Ok(Direct::No);
+        return Ok(DirectIo::No);
     }
     let flags = fcntl(file, FcntlArg::F_GETFL).map_err(|errno| failed("ask about", errno))?;
     let flags = OFlag::from_bits_retain(flags) | OFlag::O_DIRECT;
     match fcntl(file, FcntlArg::F_SETFL(flags)) {
         Ok(_) => {}
-        Err(nix::Error::EINVAL) => return Ok(Direct::No),
+        Err(nix::Error::EINVAL) => return Ok(DirectIo::No),
         Err(errno) => return Err(failed("use direct I/O on", errno)),
     }
     let mut needed = match need {
@@ -61,19 +61,19 @@ pub(super) fn make_direct(
             .map_err(|errno| failed("ask for the logical block size of", errno))?;
         needed = needed.max(Some(bytes));
     }
-    Ok(needed.map_or(Direct::Untold, Direct::Needs))
+    Ok(needed.map_or(DirectIo::Unknown, DirectIo::Needs))
 }
 
 /// The alignment that is used: as `asked`, or else as the pool was `made_with`, if that does.
 pub(super) fn settle_alignment(
     path: &Path,
-    direct: Direct,
+    direct: DirectIo,
     asked: Option<u32>,
     made_with: u32,
 ) -> Result<u32, ModuleError> {
     let alignment = asked.unwrap_or(made_with);
     match direct {
-        Direct::Needs(bytes) if bytes > MAX_ALIGNMENT => Err(ModuleError::new(
+        DirectIo::Needs(bytes) if bytes > MAX_ALIGNMENT => Err(ModuleError::new(
             Status::Alignment,
             format!(
                 "{} needs an alignment of {bytes}, and a pool has at most {MAX_ALIGNMENT}: use another \
@@ -81,7 +81,7 @@ pub(super) fn settle_alignment(
                 path.display()
             ),
         )),
-        Direct::Needs(bytes) if alignment < bytes && asked.is_some() => Err(ModuleError::new(
+        DirectIo::Needs(bytes) if alignment < bytes && asked.is_some() => Err(ModuleError::new(
             Status::Alignment,
             format!(
                 "alignment is {alignment}, and {} needs {bytes}: give an alignment of at least \
@@ -89,8 +89,8 @@ pub(super) fn settle_alignment(
                 path.display()
             ),
         )),
-        Direct::Needs(bytes) => Ok(alignment.max(bytes)),
-        Direct::Untold | Direct::No => Ok(alignment),
+        DirectIo::Needs(bytes) => Ok(alignment.max(bytes)),
+        DirectIo::Unknown | DirectIo::No => Ok(alignment),
     }
 }
 
@@ -102,8 +102,8 @@ pub(super) fn try_alignment(
     alignment: u32,
 ) -> Result<(), ModuleError> {
     #[repr(align(4096))]
-    struct Memory([u8; 4096]);
-    let mut memory = Memory([0; 4096]);
+    struct AlignedMemory([u8; 4096]);
+    let mut memory = AlignedMemory([0; 4096]);
     let unit = &mut memory.0[..alignment as usize];
     match file.read_at(unit, total_size - u64::from(alignment)) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(ModuleError::new(

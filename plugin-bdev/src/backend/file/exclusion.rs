@@ -26,8 +26,8 @@ use chimaera_bdev_proto::UNIT_BYTES;
 
 /// What a write excludes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// Covers whole device blocks: excludes only [`Mode::Exclusive`] writes.
+pub(super) enum ExclusionMode {
+    /// Covers whole device blocks: excludes only [`ExclusionMode::Exclusive`] writes.
     Shared,
     /// Reads, changes and writes back: excludes every other write.
     Exclusive,
@@ -45,18 +45,18 @@ pub(super) struct Waiter {
 /// The writes of a pool, by block.
 #[derive(Debug)]
 pub(super) struct BlockExclusion {
-    shards: Box<[CachePadded<Shard>]>,
+    shards: Box<[CachePadded<BlockShard>]>,
 }
 
 /// Blocks, by offset, that some write holds a grant on.
-type Shard = Mutex<HashMap<u64, Holders>>;
+type BlockShard = Mutex<HashMap<u64, Holders>>;
 
 #[derive(Debug)]
 struct Holders {
     /// Writes that hold a grant; exactly one if `mode` is exclusive.
     count: u32,
-    mode: Mode,
-    waiting: VecDeque<(Mode, Waiter)>,
+    mode: ExclusionMode,
+    waiting: VecDeque<(ExclusionMode, Waiter)>,
 }
 
 /// A power of two, large enough that workers rarely meet.
@@ -71,7 +71,7 @@ impl BlockExclusion {
 
     /// Asks for a grant. Returns whether it was given; if not, the waiter stands in the block's
     /// queue and comes out of somebody's [`Self::release`].
-    pub(super) fn acquire(&self, block_offset: u64, mode: Mode, waiter: Waiter) -> bool {
+    pub(super) fn acquire(&self, block_offset: u64, mode: ExclusionMode, waiter: Waiter) -> bool {
         match self.shard(block_offset).lock().entry(block_offset) {
             MapEntry::Vacant(place) => {
                 place.insert(Holders {
@@ -83,7 +83,8 @@ impl BlockExclusion {
             }
             MapEntry::Occupied(mut holders) => {
                 let holders = holders.get_mut();
-                let together = (holders.mode, mode) == (Mode::Shared, Mode::Shared);
+                let together =
+                    (holders.mode, mode) == (ExclusionMode::Shared, ExclusionMode::Shared);
                 if together && holders.waiting.is_empty() {
                     holders.count += 1;
                     return true;
@@ -115,8 +116,8 @@ impl BlockExclusion {
         holders.mode = mode;
         holders.count = 1;
         granted.push(waiter);
-        while mode == Mode::Shared
-            && let Some(&(Mode::Shared, waiter)) = holders.waiting.front()
+        while mode == ExclusionMode::Shared
+            && let Some(&(ExclusionMode::Shared, waiter)) = holders.waiting.front()
         {
             holders.waiting.pop_front();
             holders.count += 1;
@@ -124,7 +125,7 @@ impl BlockExclusion {
         }
     }
 
-    fn shard(&self, block_offset: u64) -> &Shard {
+    fn shard(&self, block_offset: u64) -> &BlockShard {
         // Multiplying spreads the multiples of 1 MiB, which would all meet otherwise.
         let hash = (block_offset / UNIT_BYTES).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         &self.shards[(hash >> 58) as usize % SHARDS]
@@ -146,14 +147,17 @@ mod tests {
     fn grants_go_in_order_and_whole_writes_together() {
         let exclusion = BlockExclusion::new();
         let ask = |index, mode| exclusion.acquire(4096, mode, waiter(index));
-        assert!(ask(0, Mode::Shared));
-        assert!(ask(1, Mode::Shared));
-        assert!(!ask(2, Mode::Exclusive));
-        assert!(!ask(3, Mode::Shared), "it must not overtake who waits");
-        assert!(!ask(4, Mode::Shared));
-        assert!(!ask(5, Mode::Exclusive));
+        assert!(ask(0, ExclusionMode::Shared));
+        assert!(ask(1, ExclusionMode::Shared));
+        assert!(!ask(2, ExclusionMode::Exclusive));
         assert!(
-            exclusion.acquire(8192, Mode::Exclusive, waiter(9)),
+            !ask(3, ExclusionMode::Shared),
+            "it must not overtake who waits"
+        );
+        assert!(!ask(4, ExclusionMode::Shared));
+        assert!(!ask(5, ExclusionMode::Exclusive));
+        assert!(
+            exclusion.acquire(8192, ExclusionMode::Exclusive, waiter(9)),
             "other blocks are not concerned"
         );
 
@@ -168,6 +172,6 @@ mod tests {
         assert_eq!(give_back(), []);
         assert_eq!(give_back(), [5]);
         assert_eq!(give_back(), []);
-        assert!(ask(6, Mode::Exclusive), "nothing is left behind");
+        assert!(ask(6, ExclusionMode::Exclusive), "nothing is left behind");
     }
 }

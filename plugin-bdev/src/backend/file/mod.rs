@@ -43,8 +43,8 @@ use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 pub(crate) use named_file::NamedFile;
 pub(crate) use open::{Undo, not_blank};
 use operation::Operation;
-use queue::{Crossing, Outcome, REFUSAL_PATIENCE, WorkerQueue};
-use select::{KernelEngine, Needs};
+use queue::{GrantExchange, REFUSAL_PATIENCE, TransferOutcome, WorkerQueue};
+use select::{EngineSetup, KernelEngine};
 
 /// The errno of an I/O error that has no better one.
 const EIO: i32 = 5;
@@ -53,7 +53,7 @@ const EIO: i32 = 5;
 pub(crate) struct FileDevice {
     // First, and so dropped first: that waits for what is under way on the file.
     queues: PerWorker<WorkerQueue<KernelEngine>>,
-    crossing: Crossing,
+    exchange: GrantExchange,
     wakes: Box<[Arc<EventFd>]>,
     file: PoolFile,
     named_file: Arc<NamedFile>,
@@ -91,14 +91,14 @@ impl FileDevice {
                 ModuleError::system("cannot make an eventfd", &io::Error::from(errno))
             })?;
         let make_queue = |kind, worker_index: usize| {
-            let needs = Needs {
+            let setup = EngineSetup {
                 file: &opened.file,
                 wake: &wakes[worker_index],
                 io_depth: opened.usage.io_depth,
                 worker_count: context.worker_count,
             };
-            let engine = KernelEngine::new(kind, &needs)?;
-            Ok(WorkerQueue::new(engine, needs.io_depth, worker_index))
+            let engine = KernelEngine::new(kind, &setup)?;
+            Ok(WorkerQueue::new(engine, setup.io_depth, worker_index))
         };
         let make_queues = |kind| {
             // SAFETY: the value becomes a part of the container that the context is for, which
@@ -113,7 +113,7 @@ impl FileDevice {
         )?;
         let device = Self {
             queues,
-            crossing: Crossing::new(&wakes),
+            exchange: GrantExchange::new(&wakes),
             wakes,
             named_file: Arc::new(NamedFile::new(
                 Arc::clone(&opened.file),
@@ -178,7 +178,7 @@ impl FileDevice {
         let unaligned = operation.is_unaligned();
         self.queues
             .get_mut(worker)
-            .accept(operation, pinned, &self.crossing);
+            .accept(operation, pinned, &self.exchange);
         unaligned
     }
 
@@ -191,15 +191,15 @@ impl FileDevice {
     ) -> Activity {
         self.queues
             .get_mut(worker)
-            .poll(&self.crossing, &mut |transfer, pin, outcome| {
+            .poll(&self.exchange, &mut |transfer, pin, outcome| {
                 let result = match outcome {
-                    Outcome::Done => Ok(()),
-                    Outcome::Failed(failure) => Err(failure),
-                    Outcome::EndedEarly => {
+                    TransferOutcome::Done => Ok(()),
+                    TransferOutcome::Failed(failure) => Err(failure),
+                    TransferOutcome::EndedEarly => {
                         self.tell_of_early_end(&transfer);
                         Err(Failure::io(EIO))
                     }
-                    Outcome::NotTaken => {
+                    TransferOutcome::NotTaken => {
                         self.tell_of_refusal();
                         Err(Failure::io(libc::EAGAIN))
                     }

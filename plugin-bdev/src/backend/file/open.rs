@@ -32,12 +32,12 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::syncfs;
 
 use super::beneath::lock_beneath;
-use super::direct::{Direct, make_direct, settle_alignment, try_alignment};
+use super::direct::{DirectIo, make_direct, settle_alignment, try_alignment};
 use super::probe::device_is_read_only;
 use crate::params::{Parameters, Usage};
 
 /// A file that a pool may use.
-pub(super) struct Opened {
+pub(super) struct OpenedFile {
     pub(super) file: PoolFile,
     /// Bytes that the pool manages, a multiple of [`UNIT_BYTES`].
     pub(super) total_size: u64,
@@ -64,13 +64,17 @@ pub(crate) struct Undo {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum FileKind {
     Regular,
     BlockDevice,
 }
 
 /// Opens the file that `name` is the path of, as `parameters` say.
-pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Opened, ModuleError> {
+pub(super) fn open(
+    name: &str,
+    parameters: &Parameters,
+    host: Host,
+) -> Result<OpenedFile, ModuleError> {
     if name.is_empty() || name.contains('\0') {
         return Err(ModuleError::new(
             Status::InvalidArgument,
@@ -81,8 +85,8 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
     let (file, kind, created) = open_existing_or_new(path, parameters)?;
     let file = pool_file(file)?;
     let lock = match kind {
-        Kind::Regular => lock(path, &file)?,
-        Kind::BlockDevice => {
+        FileKind::Regular => lock(path, &file)?,
+        FileKind::BlockDevice => {
             if !parameters.read_only {
                 check_writable(path, &file)?;
             }
@@ -98,8 +102,8 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
     if created {
         sync_folder_of(path, &file)?;
     }
-    let direct = make_direct(path, &file, kind == Kind::Regular)?;
-    if direct == Direct::No {
+    let direct = make_direct(path, &file, kind == FileKind::Regular)?;
+    if direct == DirectIo::No {
         // Pages whose writing failed seem to be as they are on the device. A hint; what is not written yet
         // stays.
         let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
@@ -123,10 +127,10 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
         refuse_what_is_no_pool(path, &tail_before)?;
     }
     let total_size = settle_size(path, &file, kind, (size_before, asked), &mut undo)?;
-    if direct == Direct::Untold {
+    if direct == DirectIo::Unknown {
         try_alignment(path, &file, total_size, usage.alignment)?;
     }
-    if direct == Direct::No {
+    if direct == DirectIo::No {
         host.log(
             Level::Warning,
             format_args!(
@@ -136,11 +140,11 @@ pub(super) fn open(name: &str, parameters: &Parameters, host: Host) -> Result<Op
             ),
         );
     }
-    Ok(Opened {
+    Ok(OpenedFile {
         file,
         total_size,
         usage,
-        direct: direct != Direct::No,
+        direct: direct != DirectIo::No,
         undo,
         lock,
         size_before,
@@ -175,7 +179,7 @@ fn sync_folder_of(path: &Path, file: &File) -> Result<(), ModuleError> {
 fn open_existing_or_new(
     path: &Path,
     parameters: &Parameters,
-) -> Result<(File, Kind, bool), ModuleError> {
+) -> Result<(File, FileKind, bool), ModuleError> {
     let failed = |action: &str, error: &io::Error| refused(action, path, error);
     let kind = match std::fs::metadata(path) {
         Ok(metadata) => kind_of(path, &metadata)?,
@@ -209,13 +213,13 @@ fn open_existing_or_new(
                     io::ErrorKind::AlreadyExists => busy(path, "somebody made it just now"),
                     _ => failed("create", &error),
                 })?;
-            return Ok((file, Kind::Regular, true));
+            return Ok((file, FileKind::Regular, true));
         }
         Err(error) => return Err(failed("look at", &error)),
     };
     let mut options = OpenOptions::new();
     options.read(true).write(!parameters.read_only);
-    if kind == Kind::BlockDevice {
+    if kind == FileKind::BlockDevice {
         options.custom_flags(libc::O_EXCL);
     }
     let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
@@ -234,11 +238,11 @@ fn open_existing_or_new(
     Ok((file, kind, false))
 }
 
-fn kind_of(path: &Path, metadata: &Metadata) -> Result<Kind, ModuleError> {
+fn kind_of(path: &Path, metadata: &Metadata) -> Result<FileKind, ModuleError> {
     let file_type = metadata.file_type();
     let other = match file_type {
-        _ if file_type.is_file() => return Ok(Kind::Regular),
-        _ if file_type.is_block_device() => return Ok(Kind::BlockDevice),
+        _ if file_type.is_file() => return Ok(FileKind::Regular),
+        _ if file_type.is_block_device() => return Ok(FileKind::BlockDevice),
         _ if file_type.is_dir() => "a directory",
         _ if file_type.is_char_device() => "a character device",
         _ if file_type.is_fifo() => "a FIFO",
@@ -298,7 +302,7 @@ pub(crate) fn not_blank(name: &dyn Display, contents: DeviceContents) -> ModuleE
 fn settle_size(
     path: &Path,
     file: &File,
-    kind: Kind,
+    kind: FileKind,
     (is, asked): (u64, u64),
     undo: &mut Undo,
 ) -> Result<u64, ModuleError> {
@@ -317,7 +321,7 @@ fn settle_size(
         return Ok(total_size);
     }
     if asked > is {
-        if kind == Kind::BlockDevice {
+        if kind == FileKind::BlockDevice {
             return Err(ModuleError::new(
                 Status::InvalidArgument,
                 format!(

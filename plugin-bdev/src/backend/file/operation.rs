@@ -18,12 +18,12 @@ use chimaera_proto::{Failure, Status};
 
 use super::bounce::Bounce;
 use super::engine::{DeviceCommand, Opcode};
-use super::exclusion::Mode;
+use super::exclusion::ExclusionMode;
 use crate::backend::transfer::{Direction, Transfer};
 use chimaera_bdev_allocator::failpoint::{Failpoint, may_panic};
 
 /// How often in a row the device may answer that it did not get to it.
-const MOST_RETRIES: u8 = 100;
+const MAX_RETRIES: u8 = 100;
 
 /// A transfer on its way to, on, and back from the device.
 pub(super) struct Operation {
@@ -31,7 +31,7 @@ pub(super) struct Operation {
     /// The device's unit in bytes: 1 if it has none.
     unit_bytes: u32,
     span: Span,
-    phase: Phase,
+    phase: OperationPhase,
     /// Bytes of the span that the phase has behind it.
     done_bytes: u32,
     /// Answers in a row that the device did not get to it.
@@ -53,7 +53,7 @@ struct Span {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum OperationPhase {
     /// Nothing was submitted yet.
     New,
     /// Reads for the client.
@@ -66,7 +66,7 @@ enum Phase {
 
 /// What comes after a result of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum OperationStep {
     /// The device is needed again.
     Continue,
     /// The transfer is done, or failed.
@@ -111,7 +111,7 @@ impl Operation {
             transfer,
             unit_bytes,
             span,
-            phase: Phase::New,
+            phase: OperationPhase::New,
             done_bytes: 0,
             retries: 0,
             bounce: None,
@@ -124,13 +124,13 @@ impl Operation {
     }
 
     /// What the operation excludes on its block, if anything.
-    pub(super) fn exclusion(&self) -> Option<Mode> {
+    pub(super) fn exclusion(&self) -> Option<ExclusionMode> {
         match self.transfer.direction {
             // A device without a unit is told the very bytes: no write can lose another's.
             _ if self.unit_bytes == 1 => None,
             Direction::Read => None,
-            Direction::Write if self.span.partial => Some(Mode::Exclusive),
-            Direction::Write => Some(Mode::Shared),
+            Direction::Write if self.span.partial => Some(ExclusionMode::Exclusive),
+            Direction::Write => Some(ExclusionMode::Shared),
         }
     }
 
@@ -140,7 +140,7 @@ impl Operation {
     /// # Errors
     /// [`Status::OutOfMemory`].
     pub(super) fn next(&mut self, tag: u64) -> Result<DeviceCommand, Status> {
-        if self.phase == Phase::New {
+        if self.phase == OperationPhase::New {
             self.begin()?;
         }
         let start = match (&mut self.bounce, self.transfer.request.buffer()) {
@@ -152,8 +152,10 @@ impl Operation {
         Ok(DeviceCommand {
             tag,
             opcode: match self.phase {
-                Phase::Write => Opcode::Write,
-                Phase::New | Phase::Read | Phase::ReadAround => Opcode::Read,
+                OperationPhase::Write => Opcode::Write,
+                OperationPhase::New | OperationPhase::Read | OperationPhase::ReadAround => {
+                    Opcode::Read
+                }
             },
             address: start.wrapping_add(self.done_bytes as usize),
             len_bytes: self.span.len_bytes - self.done_bytes,
@@ -167,27 +169,27 @@ impl Operation {
             self.bounce = Some(Bounce::new(self.span.len_bytes)?);
         }
         self.phase = match self.transfer.direction {
-            Direction::Read => Phase::Read,
-            Direction::Write if self.span.partial => Phase::ReadAround,
+            Direction::Read => OperationPhase::Read,
+            Direction::Write if self.span.partial => OperationPhase::ReadAround,
             Direction::Write => {
                 self.fill_bounce();
-                Phase::Write
+                OperationPhase::Write
             }
         };
         Ok(())
     }
 
     /// Takes the device's answer to the last command: bytes transferred, or a negative errno.
-    pub(super) fn advance(&mut self, result: i64) -> Step {
+    pub(super) fn advance(&mut self, result: i64) -> OperationStep {
         may_panic(Failpoint::Answered);
         let Ok(bytes) = u64::try_from(result) else {
             let errno = i32::try_from(result.unsigned_abs()).unwrap_or(0);
             let is_passing = matches!(errno, libc::EAGAIN | libc::EINTR);
-            if is_passing && self.retries < MOST_RETRIES {
+            if is_passing && self.retries < MAX_RETRIES {
                 self.retries += 1;
-                return Step::Continue;
+                return OperationStep::Continue;
             }
-            return Step::Finished(Err(Failure::io(errno)));
+            return OperationStep::Finished(Err(Failure::io(errno)));
         };
         self.retries = 0;
         let missing_bytes = self.span.len_bytes - self.done_bytes;
@@ -195,27 +197,27 @@ impl Operation {
             let bytes = bytes as u32;
             let whole_bytes = bytes - bytes % self.unit_bytes;
             if whole_bytes == 0 {
-                return Step::EndedEarly;
+                return OperationStep::EndedEarly;
             }
             self.done_bytes += whole_bytes;
-            return Step::Continue;
+            return OperationStep::Continue;
         }
         match self.phase {
-            Phase::ReadAround => {
+            OperationPhase::ReadAround => {
                 self.fill_bounce();
-                self.phase = Phase::Write;
+                self.phase = OperationPhase::Write;
                 self.done_bytes = 0;
-                Step::Continue
+                OperationStep::Continue
             }
-            Phase::New | Phase::Read => {
+            OperationPhase::New | OperationPhase::Read => {
                 if let (Some(bounce), Some(buffer)) =
                     (&mut self.bounce, self.transfer.request.writable_buffer())
                 {
                     bounce.copy_out(self.span.skip_bytes, &buffer);
                 }
-                Step::Finished(Ok(()))
+                OperationStep::Finished(Ok(()))
             }
-            Phase::Write => Step::Finished(Ok(())),
+            OperationPhase::Write => OperationStep::Finished(Ok(())),
         }
     }
 

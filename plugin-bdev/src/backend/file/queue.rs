@@ -32,7 +32,7 @@ use nix::sys::eventfd::EventFd;
 
 use super::engine::{DeviceCommand, DeviceResult, Engine};
 use super::exclusion::{BlockExclusion, Waiter};
-use super::operation::{Operation, Step};
+use super::operation::{Operation, OperationStep};
 use crate::backend::transfer::Transfer;
 use chimaera_bdev_allocator::failpoint::{Failpoint, may_panic};
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
@@ -41,7 +41,7 @@ use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 pub(super) const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the workers of a pool have in common.
-pub(super) struct Crossing {
+pub(super) struct GrantExchange {
     exclusion: BlockExclusion,
     workers: Box<[CachePadded<Mailbox>]>,
 }
@@ -54,7 +54,7 @@ struct Mailbox {
     wake: Arc<EventFd>,
 }
 
-impl Crossing {
+impl GrantExchange {
     /// For as many workers as there are wake-ups.
     pub(super) fn new(wakes: &[Arc<EventFd>]) -> Self {
         Self {
@@ -74,7 +74,7 @@ impl Crossing {
 
 /// How a transfer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum TransferOutcome {
     Done,
     Failed(Failure),
     /// The device ended before the pool does.
@@ -88,7 +88,7 @@ pub(super) struct WorkerQueue<E> {
     // First, and so dropped first: that waits for the device, which may still use the memory of
     // what is dropped after it.
     engine: E,
-    operations: Table,
+    operations: OperationSlab,
     ready: VecDeque<u32>,
     staged: Vec<DeviceCommand>,
     in_flight: usize,
@@ -109,7 +109,7 @@ impl<E: Engine> WorkerQueue<E> {
         let depth = depth as usize;
         Self {
             engine,
-            operations: Table::with_capacity(depth),
+            operations: OperationSlab::with_capacity(depth),
             ready: VecDeque::with_capacity(depth),
             staged: Vec::with_capacity(depth),
             in_flight: 0,
@@ -128,7 +128,7 @@ impl<E: Engine> WorkerQueue<E> {
         &mut self,
         operation: Operation,
         pinned: Pinned<'_, C>,
-        crossing: &Crossing,
+        exchange: &GrantExchange,
     ) {
         may_panic(Failpoint::Accepted);
         let block_offset = operation.transfer.block.offset;
@@ -139,7 +139,7 @@ impl<E: Engine> WorkerQueue<E> {
                 worker_index: self.worker_index,
                 transfer_index: index,
             };
-            crossing.exclusion.acquire(block_offset, mode, waiter)
+            exchange.exclusion.acquire(block_offset, mode, waiter)
         });
         self.operations.fill(index, (operation, pinned.into_pin()));
         if granted {
@@ -153,21 +153,21 @@ impl<E: Engine> WorkerQueue<E> {
     /// If something panicked over an operation. All others, and the queue, are as after any other call.
     pub(super) fn poll(
         &mut self,
-        crossing: &Crossing,
-        finished: &mut impl FnMut(Transfer, Pin, Outcome),
+        exchange: &GrantExchange,
+        finished: &mut impl FnMut(Transfer, Pin, TransferOutcome),
     ) -> Activity {
         let mut progress = false;
-        while let Some(index) = crossing.workers[self.worker_index].granted.pop() {
+        while let Some(index) = exchange.workers[self.worker_index].granted.pop() {
             self.ready.push_back(index);
             progress = true;
         }
-        progress |= self.reap(crossing, finished);
-        progress |= self.start(crossing, finished);
+        progress |= self.reap(exchange, finished);
+        progress |= self.start(exchange, finished);
         let stuck = self.is_stuck();
         if !stuck {
             self.refused_since = None;
         } else if self.is_out_of_patience() {
-            self.give_up(crossing, finished);
+            self.give_up(exchange, finished);
         }
         if let Some(payload) = self.panicked.take() {
             resume_unwind(payload);
@@ -190,8 +190,8 @@ impl<E: Engine> WorkerQueue<E> {
     /// Takes results, before any system call is made for new work.
     fn reap(
         &mut self,
-        crossing: &Crossing,
-        finished: &mut impl FnMut(Transfer, Pin, Outcome),
+        exchange: &GrantExchange,
+        finished: &mut impl FnMut(Transfer, Pin, TransferOutcome),
     ) -> bool {
         let mut results = std::mem::take(&mut self.results);
         self.engine.reap(&mut results);
@@ -205,16 +205,16 @@ impl<E: Engine> WorkerQueue<E> {
             self.in_flight -= 1;
             let outcome = match contained(|| operation.advance(result.result)) {
                 // In front: what has begun is ended before something else begins.
-                Ok(Step::Continue) => {
+                Ok(OperationStep::Continue) => {
                     self.ready.push_front(index);
                     continue;
                 }
-                Ok(Step::Finished(Ok(()))) => Outcome::Done,
-                Ok(Step::Finished(Err(failure))) => Outcome::Failed(failure),
-                Ok(Step::EndedEarly) => Outcome::EndedEarly,
+                Ok(OperationStep::Finished(Ok(()))) => TransferOutcome::Done,
+                Ok(OperationStep::Finished(Err(failure))) => TransferOutcome::Failed(failure),
+                Ok(OperationStep::EndedEarly) => TransferOutcome::EndedEarly,
                 Err(payload) => self.note_panic(payload),
             };
-            self.finish(index, outcome, crossing, finished);
+            self.finish(index, outcome, exchange, finished);
         }
         self.results = results;
         progress
@@ -223,8 +223,8 @@ impl<E: Engine> WorkerQueue<E> {
     /// Fills the free places on the device, in one call as long as the device takes everything.
     fn start(
         &mut self,
-        crossing: &Crossing,
-        finished: &mut impl FnMut(Transfer, Pin, Outcome),
+        exchange: &GrantExchange,
+        finished: &mut impl FnMut(Transfer, Pin, TransferOutcome),
     ) -> bool {
         let mut progress = false;
         loop {
@@ -240,10 +240,10 @@ impl<E: Engine> WorkerQueue<E> {
                         self.staged.push(command);
                         continue;
                     }
-                    Ok(Err(status)) => Outcome::Failed(status.into()),
+                    Ok(Err(status)) => TransferOutcome::Failed(status.into()),
                     Err(payload) => self.note_panic(payload),
                 };
-                self.finish(index, outcome, crossing, finished);
+                self.finish(index, outcome, exchange, finished);
                 progress = true;
             }
             if self.staged.is_empty() {
@@ -263,7 +263,7 @@ impl<E: Engine> WorkerQueue<E> {
                 Err(error) => {
                     let index = self.staged.remove(0).tag as u32;
                     let failure = Failure::io(error.raw_os_error().unwrap_or(0));
-                    self.finish(index, Outcome::Failed(failure), crossing, finished);
+                    self.finish(index, TransferOutcome::Failed(failure), exchange, finished);
                     progress = true;
                 }
             }
@@ -285,7 +285,11 @@ impl<E: Engine> WorkerQueue<E> {
 
     /// Fails all that waits for the kernel. What comes after that is tried with new patience.
     #[cold]
-    fn give_up(&mut self, crossing: &Crossing, finished: &mut impl FnMut(Transfer, Pin, Outcome)) {
+    fn give_up(
+        &mut self,
+        exchange: &GrantExchange,
+        finished: &mut impl FnMut(Transfer, Pin, TransferOutcome),
+    ) {
         self.refused_since = None;
         let mut tags = Vec::new();
         self.engine.give_up(&mut tags);
@@ -294,36 +298,36 @@ impl<E: Engine> WorkerQueue<E> {
         let mut waiting: Vec<u32> = tags.into_iter().map(|tag| tag as u32).collect();
         waiting.extend(self.ready.drain(..));
         for index in waiting {
-            self.finish(index, Outcome::NotTaken, crossing, finished);
+            self.finish(index, TransferOutcome::NotTaken, exchange, finished);
         }
     }
 
     #[cold]
-    fn note_panic(&mut self, payload: Box<dyn Any + Send>) -> Outcome {
+    fn note_panic(&mut self, payload: Box<dyn Any + Send>) -> TransferOutcome {
         // Of several one is enough to find the mistake.
         self.panicked.get_or_insert(payload);
-        Outcome::Failed(Status::ModulePanicked.into())
+        TransferOutcome::Failed(Status::ModulePanicked.into())
     }
 
     fn finish(
         &mut self,
         index: u32,
-        outcome: Outcome,
-        crossing: &Crossing,
-        finished: &mut impl FnMut(Transfer, Pin, Outcome),
+        outcome: TransferOutcome,
+        exchange: &GrantExchange,
+        finished: &mut impl FnMut(Transfer, Pin, TransferOutcome),
     ) {
         let Some((operation, pin)) = self.operations.remove(index) else {
             return;
         };
         if operation.exclusion().is_some() {
             let block_offset = operation.transfer.block.offset;
-            crossing.exclusion.release(block_offset, &mut self.granted);
+            exchange.exclusion.release(block_offset, &mut self.granted);
             for waiter in self.granted.drain(..) {
                 if waiter.worker_index == self.worker_index {
                     self.ready.push_back(waiter.transfer_index);
                     continue;
                 }
-                let mailbox = &crossing.workers[waiter.worker_index];
+                let mailbox = &exchange.workers[waiter.worker_index];
                 mailbox.granted.push(waiter.transfer_index);
                 // Fails only if the counter is full, and then the file is readable anyway. The
                 // worker polls as long as it has operations, so a grant is never overlooked.
@@ -342,12 +346,12 @@ fn contained<T>(call: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
 }
 
 /// Operations with the pins of their blocks, by index. Places are used again.
-struct Table {
+struct OperationSlab {
     places: Vec<Option<(Operation, Pin)>>,
     free: Vec<u32>,
 }
 
-impl Table {
+impl OperationSlab {
     fn with_capacity(capacity: usize) -> Self {
         Self {
             places: Vec::with_capacity(capacity),

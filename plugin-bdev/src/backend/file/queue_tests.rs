@@ -16,7 +16,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
 use super::operation::Operation;
-use super::queue::{Crossing, Outcome, WorkerQueue};
+use super::queue::{GrantExchange, TransferOutcome, WorkerQueue};
 use crate::backend::transfer::{Direction, Transfer};
 use crate::pool::allocator::PendingFree;
 use crate::testing::{Buffer, PATIENCE, Recorder, loose_request};
@@ -109,13 +109,13 @@ impl Engine for Scripted {
 struct Rig {
     device: Rc<RefCell<Device>>,
     queues: Vec<WorkerQueue<Scripted>>,
-    crossing: Crossing,
+    exchange: GrantExchange,
     wakes: Vec<Arc<EventFd>>,
     allocator: Allocator<PendingFree>,
     block: Block,
     recorder: Arc<Recorder>,
     /// Where each transfer that ended began, and how it ended.
-    ended: Vec<(u64, Outcome)>,
+    ended: Vec<(u64, TransferOutcome)>,
     next_task: u64,
 }
 
@@ -152,7 +152,7 @@ impl Rig {
         Self {
             queues: (0..workers).map(queue).collect(),
             device,
-            crossing: Crossing::new(&wakes),
+            exchange: GrantExchange::new(&wakes),
             wakes,
             allocator,
             block: block.expect("allocated"),
@@ -175,12 +175,12 @@ impl Rig {
         };
         let pinned = self.allocator.hold(self.block).expect("allocated");
         let operation = Operation::new(transfer, UNIT);
-        self.queues[worker].accept(operation, pinned, &self.crossing);
+        self.queues[worker].accept(operation, pinned, &self.exchange);
     }
 
     fn pass(&mut self, worker: usize) -> Activity {
         let (ended, allocator) = (&mut self.ended, &self.allocator);
-        self.queues[worker].poll(&self.crossing, &mut |transfer, pin, outcome| {
+        self.queues[worker].poll(&self.exchange, &mut |transfer, pin, outcome| {
             ended.push((transfer.offset_in_pool, outcome));
             allocator.unpin(pin);
             transfer.request.complete(&[]);
@@ -249,7 +249,7 @@ fn what_the_kernel_has_no_room_for_stays_queued() {
     let _ = rig.pass(0);
     assert_eq!(rig.device.borrow().in_flight, 3, "in parts, until refused");
     rig.passes(10);
-    assert_eq!(rig.ended, [(0, Outcome::Done); 4]);
+    assert_eq!(rig.ended, [(0, TransferOutcome::Done); 4]);
 }
 
 #[test]
@@ -277,13 +277,17 @@ fn what_the_kernel_does_not_take_for_long_fails_and_what_comes_later_is_tried_an
         let _ = rig.pass(0);
         assert!(start.elapsed() < PATIENCE, "it waits for ever");
     }
-    assert!(rig.ended.iter().all(|(_, how)| *how == Outcome::NotTaken));
+    assert!(
+        rig.ended
+            .iter()
+            .all(|(_, how)| *how == TransferOutcome::NotTaken)
+    );
     assert_eq!(rig.pass(0), Activity::IDLE);
 
     rig.device.borrow_mut().refuses = false;
     rig.accept(0, Direction::Write, 100, &mut waiting);
     rig.passes(10);
-    assert_eq!(rig.ended[7], (100, Outcome::Done));
+    assert_eq!(rig.ended[7], (100, TransferOutcome::Done));
     rig.assert_unpinned();
 }
 
@@ -307,7 +311,10 @@ fn what_is_under_way_is_waited_for_however_long_the_kernel_takes_nothing_else() 
     rig.device.borrow_mut().hold = false;
     rig.device.borrow_mut().refuses = false;
     rig.passes(10);
-    assert_eq!(rig.ended, [(0, Outcome::Done), (512, Outcome::Done)]);
+    assert_eq!(
+        rig.ended,
+        [(0, TransferOutcome::Done), (512, TransferOutcome::Done)]
+    );
 }
 
 /// Whatever panics over one operation ends that one, and no other, and no pin is lost.
@@ -327,8 +334,8 @@ fn a_panic_over_an_operation_ends_that_one_alone() {
             panics += u32::from(pass.is_err());
         }
         assert_eq!(panics, 1, "it is passed on, once");
-        let failed = Outcome::Failed(Status::ModulePanicked.into());
-        let done = Outcome::Done;
+        let failed = TransferOutcome::Failed(Status::ModulePanicked.into());
+        let done = TransferOutcome::Done;
         assert_eq!(
             rig.ended,
             [(0, failed), (10, done), (20, done)],
@@ -362,8 +369,12 @@ fn an_operation_that_is_refused_fails_alone() {
         rig.accept(0, Direction::Read, at as u64 * 512, buffer);
     }
     rig.passes(10);
-    let failed = Outcome::Failed(Failure::io(libc::EINVAL));
-    let expected = [(512, failed), (0, Outcome::Done), (1024, Outcome::Done)];
+    let failed = TransferOutcome::Failed(Failure::io(libc::EINVAL));
+    let expected = [
+        (512, failed),
+        (0, TransferOutcome::Done),
+        (1024, TransferOutcome::Done),
+    ];
     assert_eq!(rig.ended, expected);
 }
 
@@ -389,7 +400,7 @@ fn a_device_that_stops_short_is_asked_for_the_rest() {
     assert!(
         rig.ended
             .iter()
-            .all(|(_, outcome)| *outcome == Outcome::Done)
+            .all(|(_, outcome)| *outcome == TransferOutcome::Done)
     );
 }
 
@@ -400,19 +411,22 @@ fn a_device_that_did_not_get_to_it_is_asked_again_but_not_for_ever() {
     let mut buffer = Buffer::new(512, 0);
     rig.accept(0, Direction::Read, 512, &mut buffer);
     rig.passes(10);
-    assert_eq!(rig.ended, [(512, Outcome::Done)]);
+    assert_eq!(rig.ended, [(512, TransferOutcome::Done)]);
     assert_eq!(buffer.bytes(), &rig.device.borrow().bytes[512..1024]);
 
     rig.device.borrow_mut().errors = vec![libc::EAGAIN; 1000].into();
     rig.accept(0, Direction::Read, 512, &mut buffer);
     rig.passes(500);
-    let failed = Outcome::Failed(Failure::io(libc::EAGAIN));
+    let failed = TransferOutcome::Failed(Failure::io(libc::EAGAIN));
     assert_eq!(rig.ended[1], (512, failed));
 
     rig.device.borrow_mut().errors = [libc::EIO].into();
     rig.accept(0, Direction::Read, 512, &mut buffer);
     rig.passes(10);
-    assert_eq!(rig.ended[2], (512, Outcome::Failed(Failure::io(libc::EIO))));
+    assert_eq!(
+        rig.ended[2],
+        (512, TransferOutcome::Failed(Failure::io(libc::EIO)))
+    );
 }
 
 #[test]
@@ -426,10 +440,10 @@ fn a_device_that_ends_early_fails_the_transfer() {
     let mut write = Buffer::new(3, 0);
     rig.accept(0, Direction::Write, 1030, &mut write);
     rig.passes(10);
-    let early = Outcome::EndedEarly;
+    let early = TransferOutcome::EndedEarly;
     let expected = [
-        (0, Outcome::Done),
-        (512, Outcome::Done),
+        (0, TransferOutcome::Done),
+        (512, TransferOutcome::Done),
         (1024, early),
         (1030, early),
     ];

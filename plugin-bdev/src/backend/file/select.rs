@@ -57,7 +57,7 @@ impl Engine for KernelEngine {
 }
 
 /// What a worker's engine is made for.
-pub(super) struct Needs<'a> {
+pub(super) struct EngineSetup<'a> {
     pub(super) file: &'a PoolFile,
     /// Signalled when an operation ends.
     pub(super) wake: &'a Arc<EventFd>,
@@ -72,16 +72,16 @@ impl KernelEngine {
     ///
     /// # Errors
     /// Why the kernel refuses it, and what to do.
-    pub(super) fn new(kind: IoEngine, needs: &Needs<'_>) -> Result<Self, ModuleError> {
-        let (file, wake) = (Arc::clone(needs.file), Arc::clone(needs.wake));
+    pub(super) fn new(kind: IoEngine, setup: &EngineSetup<'_>) -> Result<Self, ModuleError> {
+        let (file, wake) = (Arc::clone(setup.file), Arc::clone(setup.wake));
         if kind == IoEngine::IoUring {
-            return Uring::new(file, wake, needs.io_depth)
+            return Uring::new(file, wake, setup.io_depth)
                 .map(Self::IoUring)
                 .map_err(|error| no_ring(&error));
         }
-        Aio::new(file, wake, needs.io_depth)
+        Aio::new(file, wake, setup.io_depth)
             .map(Self::Libaio)
-            .map_err(|error| no_context(&error, needs))
+            .map_err(|error| no_context(&error, setup))
     }
 }
 
@@ -128,13 +128,13 @@ pub(super) fn choose<T>(
     }
 }
 
-fn no_context(error: &io::Error, needs: &Needs<'_>) -> ModuleError {
+fn no_context(error: &io::Error, setup: &EngineSetup<'_>) -> ModuleError {
     if error.kind() == io::ErrorKind::WouldBlock {
-        let Needs {
+        let EngineSetup {
             io_depth,
             worker_count,
             ..
-        } = needs;
+        } = setup;
         return ModuleError {
             failure: Failure {
                 status: Status::OutOfMemory,
