@@ -19,7 +19,7 @@ use crate::pool::counters::WorkerCounters;
 use crate::pool::failure::refuse;
 use crate::pool::open;
 use crate::pool::state::BlockPool;
-use crate::tasks::keeper::{Keeper, Work};
+use crate::tasks::keeper::{Keeper, KeeperWork};
 use crate::tasks::{allocation, listing, stats, transfer};
 
 /// A pool, and the thread that keeps it.
@@ -149,7 +149,7 @@ impl BdevContainer {
         let (worker_index, allocator) = (worker.index(), &self.pool.state.allocator);
         let counters = self.counters(worker);
         if let Some(request) = allocation::allocate(allocator, worker_index, counters, request) {
-            self.leave(worker, request, Work::Allocate);
+            self.leave(worker, request, KeeperWork::Allocate);
         }
     }
 
@@ -159,8 +159,8 @@ impl BdevContainer {
         let (pool, counters) = (&self.pool, self.counters(worker));
         match method {
             Some(Method::GetStats) => stats::answer_stats(pool, counters, request),
-            Some(Method::Flush) => self.leave(worker, request, Work::Flush),
-            Some(Method::ListBlocks) => self.leave(worker, request, Work::List),
+            Some(Method::Flush) => self.leave(worker, request, KeeperWork::Flush),
+            Some(Method::ListBlocks) => self.leave(worker, request, KeeperWork::List),
             Some(Method::GetMap) => listing::answer_map(pool, counters, request),
             Some(_) => refuse(counters, request, Status::ReadOnly),
             None => refuse(counters, request, Status::UnknownMethod),
@@ -169,7 +169,7 @@ impl BdevContainer {
 
     /// Leaves a task to the keeper. A pool in memory has none, and nothing that would take long.
     #[cold]
-    fn leave(&self, worker: &Worker<'_>, request: Request, work: fn(Request) -> Work) {
+    fn leave(&self, worker: &Worker<'_>, request: Request, work: fn(Request) -> KeeperWork) {
         if let Some(keeper) = &self.keeper {
             return keeper.push(work(request));
         }

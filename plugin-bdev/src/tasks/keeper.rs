@@ -37,7 +37,7 @@ use chimaera_bdev_format::image::FileDisk;
 
 /// What a keeper is asked to do.
 #[derive(Debug)]
-pub(crate) enum Work {
+pub(crate) enum KeeperWork {
     /// To make durable what completed before.
     Flush(Request),
     /// To allocate what found no space, after frees have become durable.
@@ -52,19 +52,19 @@ pub(crate) enum Work {
 
 /// A pool's keeper. When it is dropped, it commits, brings everything into the table, and ends.
 pub(crate) struct Keeper {
-    queue: Arc<Queue>,
+    queue: Arc<WorkQueue>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Queue {
-    state: Mutex<State>,
+struct WorkQueue {
+    state: Mutex<PendingWork>,
     came: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    work: Vec<Work>,
+struct PendingWork {
+    work: Vec<KeeperWork>,
     /// No more work is coming.
     ending: bool,
     /// The thread is gone.
@@ -83,8 +83,8 @@ impl Keeper {
         host: Host,
         read_only: bool,
     ) -> Result<Self, NoThread> {
-        let queue = Arc::new(Queue::default());
-        let mut thread = Thread {
+        let queue = Arc::new(WorkQueue::default());
+        let mut thread = KeeperThread {
             lists: VecDeque::new(),
             ledger,
             pool,
@@ -116,14 +116,14 @@ impl Keeper {
     }
 
     /// Leaves work.
-    pub(crate) fn push(&self, work: Work) {
+    pub(crate) fn push(&self, work: KeeperWork) {
         let mut state = self.queue.state.lock();
         if state.gone {
             drop(state);
             // A request that is dropped fails.
             return drop(work);
         }
-        let is_awaited = !matches!(work, Work::List(_));
+        let is_awaited = !matches!(work, KeeperWork::List(_));
         state.work.push(work);
         drop(state);
         self.queue.came.notify_one();
@@ -139,7 +139,7 @@ impl Keeper {
     /// # Errors
     /// The device's.
     pub(crate) fn flush(&self) -> Result<(), Failure> {
-        self.call(Work::FlushCall)
+        self.call(KeeperWork::FlushCall)
     }
 
     /// Declares other characteristics of the pool's device: durably, unless it is only read. Blocks.
@@ -147,10 +147,13 @@ impl Keeper {
     /// # Errors
     /// The device's. What is declared was not changed then; what stands on the device is not known.
     pub(crate) fn declare(&self, metrics: PerfMetrics) -> Result<(), Failure> {
-        self.call(|done| Work::Declare(metrics, done))
+        self.call(|done| KeeperWork::Declare(metrics, done))
     }
 
-    fn call(&self, work: impl FnOnce(Sender<Result<(), Failure>>) -> Work) -> Result<(), Failure> {
+    fn call(
+        &self,
+        work: impl FnOnce(Sender<Result<(), Failure>>) -> KeeperWork,
+    ) -> Result<(), Failure> {
         let (done, answer) = bounded(1);
         self.push(work(done));
         answer.recv().unwrap_or(Err(Status::Aborted.into()))
@@ -168,10 +171,10 @@ impl Drop for Keeper {
     }
 }
 
-impl Queue {
+impl WorkQueue {
     /// All work there is. Waits for some, unless there is something else to do; `None` when no more is
     /// coming.
-    fn take(&self, has_else: bool) -> Option<Vec<Work>> {
+    fn take(&self, has_else: bool) -> Option<Vec<KeeperWork>> {
         let mut state = self.state.lock();
         while state.work.is_empty() && !state.ending && !has_else {
             self.came.wait(&mut state);
@@ -183,7 +186,7 @@ impl Queue {
     }
 }
 
-struct Thread {
+struct KeeperThread {
     /// Lists that are asked for.
     lists: VecDeque<Request>,
     ledger: Ledger<FileDisk>,
@@ -195,8 +198,8 @@ struct Thread {
     failure: Option<Failure>,
 }
 
-impl Thread {
-    fn run(&mut self, queue: &Queue) {
+impl KeeperThread {
+    fn run(&mut self, queue: &WorkQueue) {
         loop {
             let wants_checkpoint = !self.read_only && self.ledger.metadata().wants_checkpoint();
             let Some(work) = queue.take(wants_checkpoint || !self.lists.is_empty()) else {
@@ -217,13 +220,15 @@ impl Thread {
         }
     }
 
-    fn serve(&mut self, work: Vec<Work>) {
-        let waits_for_commit = |work: &Work| !matches!(work, Work::List(_) | Work::Declare(..));
+    fn serve(&mut self, work: Vec<KeeperWork>) {
+        let waits_for_commit =
+            |work: &KeeperWork| !matches!(work, KeeperWork::List(_) | KeeperWork::Declare(..));
         let commits = work.iter().any(waits_for_commit);
         // Looked at before a commit makes it long again, as a write to its end may have.
         let _ = self.named_file.cut();
         let committed = if commits { self.commit() } else { Ok(()) };
-        let is_flush = |work: &Work| matches!(work, Work::Flush(_) | Work::FlushCall(_));
+        let is_flush =
+            |work: &KeeperWork| matches!(work, KeeperWork::Flush(_) | KeeperWork::FlushCall(_));
         let mut flushed = committed;
         if work.iter().any(is_flush) {
             // Durable, on a file that nobody may find again: destroying the pool comes by here too.
@@ -232,18 +237,18 @@ impl Thread {
         }
         for work in work {
             match (work, committed) {
-                (Work::Flush(request), _) => match flushed {
+                (KeeperWork::Flush(request), _) => match flushed {
                     Ok(()) => request.complete(&[]),
                     Err(failure) => refuse(self.pool.counters.of_keeper(), request, failure),
                 },
-                (Work::Allocate(request), Err(failure)) => {
+                (KeeperWork::Allocate(request), Err(failure)) => {
                     refuse(self.pool.counters.of_keeper(), request, failure);
                 }
-                (Work::Allocate(request), Ok(())) => self.allocate(request),
-                (Work::List(request), _) => self.lists.push_back(request),
+                (KeeperWork::Allocate(request), Ok(())) => self.allocate(request),
+                (KeeperWork::List(request), _) => self.lists.push_back(request),
                 // Whoever waited may have given up.
-                (Work::FlushCall(done), _) => drop(done.send(flushed)),
-                (Work::Declare(metrics, done), _) => drop(done.send(self.declare(metrics))),
+                (KeeperWork::FlushCall(done), _) => drop(done.send(flushed)),
+                (KeeperWork::Declare(metrics, done), _) => drop(done.send(self.declare(metrics))),
             }
         }
     }
