@@ -21,7 +21,7 @@ pub(crate) struct Parameters {
     pub(crate) bdev_type: BdevType,
     /// Bytes asked for, a multiple of [`UNIT_BYTES`]. 0, of a file pool only: all there is.
     pub(crate) total_size: u64,
-    pub(crate) usage: AskedUsage,
+    pub(crate) usage: RequestedUsage,
     /// What is declared of the device, if anything is.
     pub(crate) metrics: Option<PerfMetrics>,
     /// Whatever the file holds, to make a new pool.
@@ -32,7 +32,7 @@ pub(crate) struct Parameters {
 /// How a file pool's device is used. This is a matter of each opening, and not of what stands on the
 /// device: there is recorded only what the pool was made with, for who leaves it open.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Usage {
+pub(crate) struct DeviceUsage {
     pub(crate) io_depth: u32,
     pub(crate) alignment: u32,
     pub(crate) io_engine: IoEngine,
@@ -40,13 +40,13 @@ pub(crate) struct Usage {
 
 /// How a file pool's device is to be used, as far as somebody says.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct AskedUsage {
+pub(crate) struct RequestedUsage {
     pub(crate) io_depth: Option<u32>,
     pub(crate) alignment: Option<u32>,
     pub(crate) io_engine: IoEngine,
 }
 
-impl Usage {
+impl DeviceUsage {
     /// How the creator of the pool that is on a device meant the device to be used.
     pub(crate) fn recorded(identity: &Identity) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl Usage {
     }
 }
 
-impl Default for Usage {
+impl Default for DeviceUsage {
     fn default() -> Self {
         Self {
             io_depth: CreateParams::DEFAULT_IO_DEPTH,
@@ -67,10 +67,10 @@ impl Default for Usage {
     }
 }
 
-impl AskedUsage {
+impl RequestedUsage {
     /// What is said, and where nothing is said the `other`.
-    pub(crate) fn or(&self, other: Usage) -> Usage {
-        Usage {
+    pub(crate) fn or(&self, other: DeviceUsage) -> DeviceUsage {
+        DeviceUsage {
             io_depth: self.io_depth.unwrap_or(other.io_depth),
             alignment: self.alignment.unwrap_or(other.alignment),
             io_engine: match self.io_engine {
@@ -121,7 +121,7 @@ impl Parameters {
         Ok(Self {
             bdev_type: params.bdev_type,
             total_size,
-            usage: AskedUsage {
+            usage: RequestedUsage {
                 io_depth: params.io_depth,
                 alignment: params.alignment.filter(|&alignment| alignment != 0),
                 io_engine: params.io_engine,
@@ -140,7 +140,7 @@ impl Parameters {
     /// compared. Characteristics are not compared: they can be declared anew.
     pub(crate) fn check_same(
         &self,
-        usage: &Usage,
+        usage: &DeviceUsage,
         asked: &Self,
         whole: u64,
     ) -> Result<(), ModuleError> {

@@ -18,7 +18,7 @@ use crate::backend::Backend;
 use crate::backend::file::{FileDevice, NamedFile, Undo};
 use crate::backend::ram::RamDevice;
 use crate::declared::Declared;
-use crate::params::{Parameters, Usage};
+use crate::params::{DeviceUsage, Parameters};
 
 /// Makes a pool in memory.
 ///
@@ -38,7 +38,7 @@ pub(crate) fn in_memory(
             counters: Counters::new(context.worker_count, 0),
             declared: Declared::new(context.creator.uid, parameters.metrics.unwrap_or_default()),
         }),
-        usage: parameters.usage.or(Usage::default()),
+        usage: parameters.usage.or(DeviceUsage::default()),
         parameters,
         own_id: None,
         was_opened: false,

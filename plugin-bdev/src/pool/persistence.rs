@@ -27,7 +27,7 @@ use super::opening::OpeningContext;
 use super::size;
 use crate::backend::file::FileDevice;
 use crate::declared;
-use crate::params::{Parameters, Usage};
+use crate::params::{DeviceUsage, Parameters};
 
 /// How long opening takes before the log says how far it is, and how often it does then.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -225,7 +225,7 @@ fn format(opening: &OpeningContext<'_>, wipe: bool) -> Result<PersistentPool, Mo
 }
 
 fn identity(opening: &OpeningContext<'_>) -> Identity {
-    let usage = opening.parameters.usage.or(Usage::default());
+    let usage = opening.parameters.usage.or(DeviceUsage::default());
     Identity {
         pool: opening.context.pool,
         name: opening.context.name.to_owned(),

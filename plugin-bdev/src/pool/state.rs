@@ -15,7 +15,7 @@ use super::allocator::PendingFree;
 use super::counters::Counters;
 use crate::backend::Backend;
 use crate::declared::Declared;
-use crate::params::{Parameters, Usage};
+use crate::params::{DeviceUsage, Parameters};
 
 /// A pool of blocks on memory, a file or a block device.
 pub(crate) struct BlockPool {
@@ -25,7 +25,7 @@ pub(crate) struct BlockPool {
     /// With the pool's real size.
     pub(crate) parameters: Parameters,
     /// How the device is really used.
-    pub(crate) usage: Usage,
+    pub(crate) usage: DeviceUsage,
     /// The id that the pool has on its device. One in memory has none.
     pub(crate) own_id: Option<PoolId>,
     /// Whether the device held the pool already.

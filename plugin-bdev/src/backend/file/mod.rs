@@ -38,7 +38,7 @@ use chimaera_proto::Failure;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::backend::transfer::Transfer;
-use crate::params::{Parameters, Usage};
+use crate::params::{DeviceUsage, Parameters};
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 pub(crate) use named_file::NamedFile;
 pub(crate) use open::{Undo, not_blank};
@@ -61,7 +61,7 @@ pub(crate) struct FileDevice {
     total_size: u64,
     direct: bool,
     /// How the device is really used.
-    usage: Usage,
+    usage: DeviceUsage,
     /// Bytes in which the device reads and writes: 1 through the page cache.
     unit_bytes: u32,
     host: Host,
@@ -124,7 +124,7 @@ impl FileDevice {
             name: context.name.to_owned(),
             total_size: opened.total_size,
             direct: opened.direct,
-            usage: Usage {
+            usage: DeviceUsage {
                 io_engine,
                 ..opened.usage
             },
@@ -153,7 +153,7 @@ impl FileDevice {
     }
 
     /// How the device is used, with the engine that its I/O really goes through.
-    pub(crate) fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> DeviceUsage {
         self.usage
     }
 

@@ -34,7 +34,7 @@ use nix::unistd::syncfs;
 use super::beneath::lock_beneath;
 use super::direct::{DirectIo, make_direct, settle_alignment, try_alignment};
 use super::probe::device_is_read_only;
-use crate::params::{Parameters, Usage};
+use crate::params::{DeviceUsage, Parameters};
 
 /// A file that a pool may use.
 pub(super) struct OpenedFile {
@@ -42,7 +42,7 @@ pub(super) struct OpenedFile {
     /// Bytes that the pool manages, a multiple of [`UNIT_BYTES`].
     pub(super) total_size: u64,
     /// How the file is used, by what was asked for and what the pool was made with.
-    pub(super) usage: Usage,
+    pub(super) usage: DeviceUsage,
     /// Whether I/O bypasses the page cache.
     pub(super) direct: bool,
     /// Takes back what was changed, unless told that the pool came into being.
@@ -109,11 +109,11 @@ pub(super) fn open(
         let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
     let made_with = match created || parameters.overwrite {
-        true => Usage::default(),
+        true => DeviceUsage::default(),
         false => usage_of_pool(&file),
     };
     let asked = parameters.usage;
-    let usage = Usage {
+    let usage = DeviceUsage {
         alignment: settle_alignment(path, direct, asked.alignment, made_with.alignment)?,
         ..asked.or(made_with)
     };
@@ -154,10 +154,10 @@ pub(super) fn open(
 
 /// How the pool that the file holds was meant to be used when it was made. If it holds none, or none that
 /// can be read, that is for whoever opens the pool to say.
-fn usage_of_pool(file: &PoolFile) -> Usage {
+fn usage_of_pool(file: &PoolFile) -> DeviceUsage {
     match chimaera_bdev_format::identify(&FileDisk::new(Arc::clone(file))) {
-        Ok(superblock) => Usage::recorded(&superblock.identity),
-        Err(_) => Usage::default(),
+        Ok(superblock) => DeviceUsage::recorded(&superblock.identity),
+        Err(_) => DeviceUsage::default(),
     }
 }
 
