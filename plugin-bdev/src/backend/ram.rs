@@ -130,7 +130,9 @@ impl RamDevice {
             // this value. Bytes that somebody else changes meanwhile may arrive in any mixture;
             // they are plain data to both sides.
             unsafe {
-                if self.streams && len >= stream::SHORTEST && transfer.direction == Direction::Write
+                if self.streams
+                    && len >= stream::MIN_BYTES
+                    && transfer.direction == Direction::Write
                 {
                     stream::copy(source, target, len);
                 } else {

@@ -14,7 +14,7 @@ const USUAL_CACHE_BYTES: u64 = 32 << 20;
 const CACHES_PER_POOL: u64 = 4;
 
 /// Shorter copies are not worth the fence at their end.
-pub(crate) const SHORTEST: usize = 4096;
+pub(super) const MIN_BYTES: usize = 4096;
 
 /// Whether memory of this size is better written past the caches.
 pub(crate) fn pays_off(len_bytes: u64) -> bool {

@@ -9,7 +9,6 @@ use super::{on_every_backend, on_every_file};
 use crate::testing::{Pool, file_bytes, file_params};
 
 const MIB: u64 = 1 << 20;
-const LEAST: usize = MIN_LISTING_BUFFER_BYTES;
 
 #[test]
 fn a_flush_of_any_pool_completes() {
@@ -126,12 +125,12 @@ fn a_list_has_each_block_once_with_its_owner_in_order_of_offset() {
         add(4096, 0);
         expected.sort();
         assert_eq!(pool.list(), expected);
-        let (small, many) = paged(pool, LEAST);
+        let (small, many) = paged(pool, MIN_LISTING_BUFFER_BYTES);
         let (large, one) = paged(pool, 1000 * 24);
         assert_eq!((&small, &large), (&expected, &expected));
         assert!(many > 1, "more than a page of the smallest size");
         assert_eq!(one, 1);
-        assert_eq!(paged(pool, LEAST + 1).0, expected);
+        assert_eq!(paged(pool, MIN_LISTING_BUFFER_BYTES + 1).0, expected);
 
         let gone: Vec<_> = expected
             .iter()
@@ -168,17 +167,25 @@ fn a_page_begins_where_it_is_told_and_there_is_none_behind_the_end() {
     on_every_backend(8 * MIB, 1, |pool| {
         let blocks = pool.allocate(5 * MIB).expect("room");
         for first in 0..9 {
-            let (page, next) = pool.list_page(first, LEAST).expect("a page");
+            let (page, next) = pool
+                .list_page(first, MIN_LISTING_BUFFER_BYTES)
+                .expect("a page");
             let behind = |block: &&_| offset_of(block) >= first * MIB;
             assert_eq!(page.len(), blocks.iter().filter(behind).count());
             assert_eq!(next, MAP_END);
         }
         for first in [8, 9, 1 << 32, u64::MAX - 1, MAP_END] {
-            assert_eq!(pool.list_page(first, LEAST), Ok((vec![], MAP_END)));
+            assert_eq!(
+                pool.list_page(first, MIN_LISTING_BUFFER_BYTES),
+                Ok((vec![], MAP_END))
+            );
             assert_eq!(pool.map_page(first, 10), Ok((vec![], MAP_END)));
         }
         let errors = pool.stats().activity.errors;
-        assert_eq!(pool.list_page(0, LEAST - 1), Err(Status::InvalidBuffer));
+        assert_eq!(
+            pool.list_page(0, MIN_LISTING_BUFFER_BYTES - 1),
+            Err(Status::InvalidBuffer)
+        );
         for method in [Method::ListBlocks, Method::GetMap] {
             let (task, _) = pool.submit_to(0, method as u16, [0; 3], None);
             let failure = pool.wait(task).expect_err("no buffer");
