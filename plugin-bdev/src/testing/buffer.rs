@@ -1,13 +1,13 @@
 //! Memory as a client has it.
 
 /// Memory as a client has it, that begins `shift` bytes behind a page's border.
-pub(crate) struct Buffer {
+pub(crate) struct TestBuffer {
     memory: Vec<u8>,
     start: usize,
     pub(crate) len: usize,
 }
 
-impl Buffer {
+impl TestBuffer {
     pub(crate) fn new(len: usize, shift: usize) -> Self {
         let memory = vec![0; len + shift + 4096];
         let start = memory.as_ptr().align_offset(4096) + shift;

@@ -9,14 +9,14 @@ use chimaera_chimod::{Host, Request};
 use chimaera_proto::Failure;
 use chimaera_proto::task::{ARGUMENT_COUNT, Completion, VALUE_COUNT};
 
-use super::Buffer;
+use super::TestBuffer;
 
-pub(super) type Outcome = Result<[u64; VALUE_COUNT], Failure>;
+pub(super) type TaskOutcome = Result<[u64; VALUE_COUNT], Failure>;
 
 /// What a host was told.
 #[derive(Default)]
 pub(crate) struct Recorder {
-    completions: Mutex<HashMap<u64, Outcome>>,
+    completions: Mutex<HashMap<u64, TaskOutcome>>,
     log: Mutex<Vec<(u32, String)>>,
 }
 
@@ -26,7 +26,7 @@ impl Recorder {
         self.log.lock().expect("no test panics with it").clone()
     }
 
-    pub(crate) fn take(&self, task: u64) -> Option<Outcome> {
+    pub(crate) fn take(&self, task: u64) -> Option<TaskOutcome> {
         let mut completions = self.completions.lock().expect("no test panics with it");
         completions.remove(&task)
     }
@@ -100,7 +100,11 @@ pub(super) fn table_of(recorder: &Arc<Recorder>) -> HostVTable {
 }
 
 /// A request without a pool, for tests of what lies below the container.
-pub(crate) fn loose_request(recorder: &Arc<Recorder>, task: u64, buffer: &mut Buffer) -> Request {
+pub(crate) fn loose_request(
+    recorder: &Arc<Recorder>,
+    task: u64,
+    buffer: &mut TestBuffer,
+) -> Request {
     // Leaked together with a count of the recorder: a request may outlive everything.
     let table = Box::leak(Box::new(table_of(recorder)));
     std::mem::forget(Arc::clone(recorder));
@@ -114,7 +118,7 @@ pub(crate) fn raw_task(
     task: u64,
     method: u16,
     arguments: [u64; ARGUMENT_COUNT],
-    buffer: Option<&mut Buffer>,
+    buffer: Option<&mut TestBuffer>,
 ) -> RawTask {
     let (data, len) = match buffer {
         Some(buffer) => (buffer.address(), buffer.len),

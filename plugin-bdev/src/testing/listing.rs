@@ -6,9 +6,9 @@ use chimaera_bdev_proto::{
 };
 use chimaera_proto::{Failure, Status};
 
-use super::{Buffer, Pool};
+use super::{TestBuffer, TestPool};
 
-impl Pool {
+impl TestPool {
     pub(crate) fn flush(&self) -> Result<(), Failure> {
         self.run(Method::Flush, [0; 3], None).map(|_| ())
     }
@@ -19,7 +19,7 @@ impl Pool {
         first_megabyte: u64,
         buffer_len: usize,
     ) -> Result<(Vec<OwnedBlock>, u64), Status> {
-        let mut buffer = Buffer::new(buffer_len, 0);
+        let mut buffer = TestBuffer::new(buffer_len, 0);
         let arguments = listing_arguments(first_megabyte);
         let values = self
             .run(Method::ListBlocks, arguments, Some(&mut buffer))
@@ -53,7 +53,7 @@ impl Pool {
         first_megabyte: u64,
         buffer_len: usize,
     ) -> Result<(Vec<MegabyteState>, u64), Status> {
-        let mut buffer = Buffer::new(buffer_len, 0);
+        let mut buffer = TestBuffer::new(buffer_len, 0);
         let arguments = map_arguments(first_megabyte);
         let values = self
             .run(Method::GetMap, arguments, Some(&mut buffer))

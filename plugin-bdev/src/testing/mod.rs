@@ -21,10 +21,10 @@ use chimaera_chimod::{CreateAgain, Creator, ModuleError};
 use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, PoolId, Status, codec};
 
-pub(crate) use buffer::Buffer;
+pub(crate) use buffer::TestBuffer;
 pub(crate) use device::Loop;
-use host::{Outcome, table_of};
 pub(crate) use host::{Recorder, loose_request, raw_task};
+use host::{TaskOutcome, table_of};
 pub(crate) use places::{
     disk_folder, file_bytes, file_params, memory_folder, metadata_bytes_beside, name_in,
     one_block_bytes, ram_params,
@@ -41,14 +41,14 @@ pub(crate) const POOL: PoolId = PoolId::new(8000, 0);
 pub(crate) const ROOT: Creator = Creator { uid: 0, gid: 0 };
 
 /// A pool, driven by its test. Calls for one worker must not meet on two threads.
-pub(crate) struct Pool {
+pub(crate) struct TestPool {
     handle: ContainerHandle,
     recorder: Arc<Recorder>,
     workers: u32,
     next_task: std::sync::atomic::AtomicU64,
 }
 
-impl Pool {
+impl TestPool {
     pub(crate) fn create(
         name: &str,
         params: &CreateParams,
@@ -138,7 +138,7 @@ impl Pool {
         worker: u32,
         method: u16,
         arguments: [u64; ARGUMENT_COUNT],
-        buffer: Option<&mut Buffer>,
+        buffer: Option<&mut TestBuffer>,
     ) -> (u64, Activity) {
         let task = self
             .next_task
@@ -156,12 +156,12 @@ impl Pool {
         unsafe { self.handle.poll(worker) }
     }
 
-    pub(crate) fn take(&self, task: u64) -> Option<Outcome> {
+    pub(crate) fn take(&self, task: u64) -> Option<TaskOutcome> {
         self.recorder.take(task)
     }
 
     /// Drives these workers until the task has completed.
-    pub(crate) fn wait_on(&self, workers: impl Fn() -> Vec<u32>, task: u64) -> Outcome {
+    pub(crate) fn wait_on(&self, workers: impl Fn() -> Vec<u32>, task: u64) -> TaskOutcome {
         let start = Instant::now();
         loop {
             if let Some(outcome) = self.take(task) {
@@ -176,7 +176,7 @@ impl Pool {
     }
 
     /// Drives all workers until the task has completed.
-    pub(crate) fn wait(&self, task: u64) -> Outcome {
+    pub(crate) fn wait(&self, task: u64) -> TaskOutcome {
         self.wait_on(|| (0..self.workers).collect(), task)
     }
 
@@ -184,8 +184,8 @@ impl Pool {
         &self,
         method: Method,
         arguments: [u64; ARGUMENT_COUNT],
-        buffer: Option<&mut Buffer>,
-    ) -> Outcome {
+        buffer: Option<&mut TestBuffer>,
+    ) -> TaskOutcome {
         let (task, _) = self.submit_to(0, method as u16, arguments, buffer);
         self.wait(task)
     }
@@ -198,7 +198,7 @@ impl Pool {
     pub(crate) fn allocate_for(&self, size: u64, owner: OwnerTag) -> Result<Vec<Block>, Status> {
         let plan = AllocationPlan::for_size(size);
         let mut list = (plan.count > INLINE_BLOCKS as u64).then(|| {
-            Buffer::new(
+            TestBuffer::new(
                 plan.list_bytes().map_or(0, |len| len.min(1 << 20)) as usize,
                 0,
             )
@@ -228,7 +228,7 @@ impl Pool {
     pub(crate) fn free(&self, blocks: &[Block]) -> Result<(), Status> {
         let single = (blocks.len() == 1).then(|| blocks[0]);
         let bytes: Vec<u8> = blocks.iter().flat_map(|block| block.to_bytes()).collect();
-        let mut list = (blocks.len() > 1).then(|| Buffer::of(&bytes, 0));
+        let mut list = (blocks.len() > 1).then(|| TestBuffer::of(&bytes, 0));
         let arguments = free_arguments(blocks.len() as u64, single);
         self.run(Method::FreeBlocks, arguments, list.as_mut())
             .map(|_| ())
@@ -242,7 +242,7 @@ impl Pool {
         method: Method,
         block: Block,
         offset_in_block: u64,
-        buffer: &mut Buffer,
+        buffer: &mut TestBuffer,
     ) -> u64 {
         let arguments = TransferArguments {
             block,
@@ -254,13 +254,13 @@ impl Pool {
     }
 
     pub(crate) fn write(&self, block: Block, offset: u64, bytes: &[u8]) -> Result<u64, Failure> {
-        let mut buffer = Buffer::of(bytes, 0);
+        let mut buffer = TestBuffer::of(bytes, 0);
         let task = self.start(0, Method::Write, block, offset, &mut buffer);
         self.wait(task).map(|values| values[0])
     }
 
     pub(crate) fn read(&self, block: Block, offset: u64, len: usize) -> Result<Vec<u8>, Failure> {
-        let mut buffer = Buffer::new(len, 0);
+        let mut buffer = TestBuffer::new(len, 0);
         let task = self.start(0, Method::Read, block, offset, &mut buffer);
         let values = self.wait(task)?;
         assert_eq!(values[0], len as u64);
@@ -268,7 +268,7 @@ impl Pool {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let mut buffer = Buffer::new(STATS_BUFFER_BYTES as usize, 0);
+        let mut buffer = TestBuffer::new(STATS_BUFFER_BYTES as usize, 0);
         let values = self
             .run(Method::GetStats, [0; 3], Some(&mut buffer))
             .expect("statistics");

@@ -6,12 +6,12 @@ use chimaera_bdev_proto::{
 use chimaera_proto::{Failure, Status};
 
 use super::on_every_backend;
-use crate::testing::{Buffer, Pool, ram_params};
+use crate::testing::{TestBuffer, TestPool, ram_params};
 
 const MIB: u64 = 1 << 20;
 
-fn memory_pool(total_size: u64) -> Pool {
-    Pool::create("memory", &ram_params(total_size), 1).expect("made")
+fn memory_pool(total_size: u64) -> TestPool {
+    TestPool::create("memory", &ram_params(total_size), 1).expect("made")
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_transfer_of_nothing_still_needs_its_block() {
 fn a_buffer_that_is_too_small_is_refused_before_anything_changes() {
     let pool = memory_pool(8 * MIB);
     let run = |method: Method, arguments, len: Option<usize>| {
-        let mut buffer = len.map(|len| Buffer::new(len, 0));
+        let mut buffer = len.map(|len| TestBuffer::new(len, 0));
         let (task, _) = pool.submit_to(0, method as u16, arguments, buffer.as_mut());
         pool.wait(task).map(|_| ())
     };
@@ -154,7 +154,7 @@ fn a_buffer_that_is_too_small_is_refused_before_anything_changes() {
 #[test]
 fn words_that_are_no_block_and_methods_that_are_none_are_refused() {
     let pool = memory_pool(MIB);
-    let mut buffer = Buffer::of(&[0xff; 64], 0);
+    let mut buffer = TestBuffer::of(&[0xff; 64], 0);
     let mut run = |method: u16, arguments| {
         let (task, _) = pool.submit_to(0, method, arguments, Some(&mut buffer));
         pool.wait(task).expect_err("refused").status

@@ -10,13 +10,13 @@ use chimaera_proto::{PoolId, Status};
 
 use super::with_every_engine;
 use crate::testing::{
-    Pool, ROOT, disk_folder, file_bytes, file_params, memory_folder, name_in, ram_params,
+    ROOT, TestPool, disk_folder, file_bytes, file_params, memory_folder, name_in, ram_params,
 };
 
 const MIB: u64 = 1 << 20;
 
 fn refusal(name: &str, params: &CreateParams) -> ModuleError {
-    match Pool::create(name, params, 1) {
+    match TestPool::create(name, params, 1) {
         Ok(_) => panic!("{name} was made with {params:?}"),
         Err(error) => error,
     }
@@ -58,7 +58,7 @@ fn io_depth_and_alignment_have_limits_on_files_only() {
         alignment: Some(3),
         ..ram_params(MIB)
     };
-    Pool::create("memory", &ignored, 1).expect("memory has neither");
+    TestPool::create("memory", &ignored, 1).expect("memory has neither");
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn metrics_are_finite_and_not_negative() {
 #[test]
 fn parameters_of_another_kind_are_refused() {
     let recorder = std::sync::Arc::default();
-    let pool = Pool::create_recorded("memory", &ram_params(MIB), 1, recorder).expect("made");
+    let pool = TestPool::create_recorded("memory", &ram_params(MIB), 1, recorder).expect("made");
     let garbage = chimaera_chimod::CreateAgain {
         creator: ROOT,
         params: &[1, 2, 3],
@@ -202,7 +202,7 @@ fn a_path_that_leads_nowhere_is_told_by_what_is_wrong_with_it_and_nothing_is_mad
     assert!(!fs::exists(&absent).expect("the folder is there"));
     // A link to a file that is there is as good as the file.
     let good = link("good", "file");
-    Pool::create(&good, &file_params(MIB), 1).expect("made");
+    TestPool::create(&good, &file_params(MIB), 1).expect("made");
     assert_eq!(fs::metadata(&file).expect("there").len(), MIB);
 }
 
@@ -232,7 +232,7 @@ fn a_file_has_one_pool_at_a_time_under_whatever_name() {
 fn check_exclusive(params: &CreateParams) {
     let folder = disk_folder();
     let name = name_in(&folder, "pool");
-    let pool = Pool::create(&name, params, 1).expect("made");
+    let pool = TestPool::create(&name, params, 1).expect("made");
     let link = name_in(&folder, "link");
     std::os::unix::fs::symlink(&name, &link).expect("linked");
     let other = name_in(&folder, "other");
@@ -249,7 +249,7 @@ fn check_exclusive(params: &CreateParams) {
     elsewhere.try_lock().expect("nobody has it");
     assert_refused(&name, &larger, Status::Busy, &[&name]);
     elsewhere.unlock().expect("unlocked");
-    Pool::create(&name, &larger, 1).expect("free again");
+    TestPool::create(&name, &larger, 1).expect("free again");
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn a_new_file_belongs_to_the_daemon_alone() {
     let folder = disk_folder();
     let name = name_in(&folder, "pool");
     let params = file_params(file_bytes(8) + 5000);
-    let pool = Pool::create(&name, &params, 1).expect("made");
+    let pool = TestPool::create(&name, &params, 1).expect("made");
     let metadata = fs::metadata(&name).expect("there");
     assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
     let len = file_bytes(8) + 4096;
@@ -325,14 +325,14 @@ fn the_page_cache_is_told_of_and_only_where_it_is_used() {
         io_engine: IoEngine::Libaio,
         ..file_params(MIB)
     };
-    let pool = Pool::create(&name_in(&on_disk, "pool"), &params, 1).expect("made");
+    let pool = TestPool::create(&name_in(&on_disk, "pool"), &params, 1).expect("made");
     assert!(pool.stats().direct_io);
     assert_eq!(pool.recorder().log(), []);
     let Some(in_memory) = memory_folder() else {
         return;
     };
     let name = name_in(&in_memory, "pool");
-    let pool = Pool::create(&name, &file_params(MIB), 1).expect("made");
+    let pool = TestPool::create(&name, &file_params(MIB), 1).expect("made");
     assert!(!pool.stats().direct_io);
     let log = pool.recorder().log();
     assert!(
@@ -346,7 +346,7 @@ fn parameters_are_compared_with_what_the_pool_is() {
     let folder = disk_folder();
     let name = name_in(&folder, "pool");
     let params = file_params(MIB);
-    let pool = Pool::create(&name, &params, 1).expect("made");
+    let pool = TestPool::create(&name, &params, 1).expect("made");
     let same = [
         params,
         file_params(MIB + 4095),
@@ -391,13 +391,13 @@ fn parameters_are_compared_with_what_the_pool_is() {
     let half = name_in(&folder, "half");
     let file = File::create(&half).expect("made");
     file.set_len(MIB).expect("set");
-    let part = Pool::create(&half, &file_params(MIB / 2), 1).expect("a part of the file");
+    let part = TestPool::create(&half, &file_params(MIB / 2), 1).expect("a part of the file");
     let error = part
         .ask_again(&file_params(0))
         .expect_err("not the whole file");
     assert!(error.message.contains("size is 524288"), "{error}");
 
-    let memory = Pool::create("memory", &ram_params(MIB), 1).expect("made");
+    let memory = TestPool::create("memory", &ram_params(MIB), 1).expect("made");
     let ignored = CreateParams {
         io_depth: Some(7),
         ..ram_params(MIB)

@@ -6,13 +6,13 @@ use chimaera_bdev_proto::CreateParams;
 use chimaera_proto::Status;
 
 use super::with_every_engine;
-use crate::testing::{Loop, PATIENCE, Pool, file_params};
+use crate::testing::{Loop, PATIENCE, TestPool, file_params};
 
 const MIB: u64 = 1 << 20;
 
 #[track_caller]
 fn assert_refused(name: &str, params: &CreateParams, status: Status, text: &str) {
-    let Err(error) = Pool::create(name, params, 1) else {
+    let Err(error) = TestPool::create(name, params, 1) else {
         panic!("{name} was made with {params:?}");
     };
     assert_eq!(error.failure.status, status, "{error}");
@@ -46,15 +46,15 @@ fn a_loop_device_and_the_file_that_it_stands_on_have_one_pool_together() {
         ..file_params(0)
     };
     let (name, file) = (&*device.name, device.file());
-    let pool = Pool::create(name, &over, 1).expect("made");
+    let pool = TestPool::create(name, &over, 1).expect("made");
     assert_refused(file, &over, Status::Busy, "has locked it");
     pool.handle().flush().expect("flushed");
     drop(pool);
     let reason = format!("{name} is in use: it is a loop device on {file}, which another pool");
-    let pool = Pool::create(file, &over, 1).expect("made");
+    let pool = TestPool::create(file, &over, 1).expect("made");
     assert_refused(name, &over, Status::Busy, &reason);
     drop(pool);
-    Pool::create(name, &over, 1).expect("free again");
+    TestPool::create(name, &over, 1).expect("free again");
 }
 
 #[test]
@@ -63,8 +63,8 @@ fn two_loop_devices_with_a_part_of_a_file_each_have_a_pool_each() {
     let first = Loop::attach(8 * MIB, &["--sizelimit", SIZE]);
     let Some(first) = first else { return };
     let second = first.attach_again(&["--offset", SIZE]).expect("another");
-    let pool = Pool::create(&first.name, &file_params(0), 1).expect("made");
-    let other = Pool::create(&second.name, &file_params(0), 1).expect("made");
+    let pool = TestPool::create(&first.name, &file_params(0), 1).expect("made");
+    let other = TestPool::create(&second.name, &file_params(0), 1).expect("made");
     for pool in [pool, other] {
         pool.handle().flush().expect("flushed");
     }
@@ -76,7 +76,7 @@ fn use_whole_device(name: &str, params: &CreateParams) {
         overwrite: true,
         ..*params
     };
-    let pool = Pool::create(name, &new, 1).expect("made");
+    let pool = TestPool::create(name, &new, 1).expect("made");
     let stats = pool.stats();
     assert_eq!(stats.total_size, 4 * MIB);
     assert!(stats.direct_io);
@@ -91,7 +91,7 @@ fn use_whole_device(name: &str, params: &CreateParams) {
     }
     let mut expected = bytes;
     expected[777..782].fill(9);
-    let assert_kept = |pool: &Pool| {
+    let assert_kept = |pool: &TestPool| {
         for block in &blocks {
             assert!(pool.read(*block, 0, MIB as usize).expect("read") == expected);
         }
@@ -102,7 +102,7 @@ fn use_whole_device(name: &str, params: &CreateParams) {
     // A process that another test is just starting has a copy of the file for a moment.
     let start = Instant::now();
     let pool = loop {
-        match Pool::create(name, params, 1) {
+        match TestPool::create(name, params, 1) {
             Ok(pool) => break pool,
             Err(error) => assert_eq!(error.failure.status, Status::Busy, "{error}"),
         }
@@ -123,7 +123,7 @@ fn a_device_with_large_blocks_needs_a_large_alignment() {
     };
     assert_refused(&device.name, &small, Status::Alignment, "at least 4096");
     assert_refused(&device.name, &small, Status::Alignment, "is 512");
-    Pool::create(&device.name, &file_params(0), 1).expect("made");
+    TestPool::create(&device.name, &file_params(0), 1).expect("made");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use chimaera_bdev_proto::{CreateParams, IoEngine};
 use chimaera_proto::Status;
 
 use super::{engines, with_every_engine};
-use crate::testing::{Pool, disk_folder, file_params, forbidding, memory_folder, name_in};
+use crate::testing::{TestPool, disk_folder, file_params, forbidding, memory_folder, name_in};
 
 const MIB: u64 = 1 << 20;
 
@@ -19,7 +19,8 @@ fn params(io_engine: IoEngine) -> CreateParams {
 fn assert_falls_back(reason: &str) {
     let folder = disk_folder();
     let name = name_in(&folder, "pool");
-    let pool = Pool::create(&name, &params(IoEngine::Auto), 2).expect("there is another engine");
+    let pool =
+        TestPool::create(&name, &params(IoEngine::Auto), 2).expect("there is another engine");
     assert_eq!(pool.stats().io_engine, Some(IoEngine::Libaio));
     let log = pool.recorder().log();
     assert!(
@@ -36,7 +37,7 @@ fn assert_falls_back(reason: &str) {
 fn assert_refused(io_engine: IoEngine, status: Status, texts: &[&str]) {
     let folder = disk_folder();
     let name = name_in(&folder, "pool");
-    let Err(error) = Pool::create(&name, &params(io_engine), 1) else {
+    let Err(error) = TestPool::create(&name, &params(io_engine), 1) else {
         panic!("{io_engine} was had");
     };
     assert_eq!(error.failure.status, status, "{error}");
@@ -51,7 +52,7 @@ fn what_is_asked_for_is_had() {
     let folder = disk_folder();
     for params in with_every_engine(&file_params(MIB)) {
         let name = name_in(&folder, &params.io_engine.to_string());
-        let pool = Pool::create(&name, &params, 1).expect("made");
+        let pool = TestPool::create(&name, &params, 1).expect("made");
         assert_eq!(pool.stats().io_engine, Some(params.io_engine));
         assert_eq!(pool.recorder().log(), []);
     }
@@ -60,13 +61,13 @@ fn what_is_asked_for_is_had() {
 #[test]
 fn the_choice_is_io_uring_without_the_page_cache_and_libaio_with_it() {
     let on_disk = disk_folder();
-    let pool = Pool::create(&name_in(&on_disk, "pool"), &params(IoEngine::Auto), 1);
+    let pool = TestPool::create(&name_in(&on_disk, "pool"), &params(IoEngine::Auto), 1);
     let expected = engines().last().copied();
     assert_eq!(pool.expect("made").stats().io_engine, expected);
     let Some(in_memory) = memory_folder() else {
         return;
     };
-    let pool = Pool::create(&name_in(&in_memory, "pool"), &params(IoEngine::Auto), 1);
+    let pool = TestPool::create(&name_in(&in_memory, "pool"), &params(IoEngine::Auto), 1);
     let engine = pool.expect("made").stats().io_engine;
     assert_eq!(engine, Some(IoEngine::Libaio));
 }
@@ -75,7 +76,7 @@ fn the_choice_is_io_uring_without_the_page_cache_and_libaio_with_it() {
 fn a_pool_is_the_same_whichever_engine_was_chosen_but_not_with_another_one() {
     let folder = disk_folder();
     let created = params(IoEngine::Libaio);
-    let pool = Pool::create(&name_in(&folder, "pool"), &created, 1).expect("made");
+    let pool = TestPool::create(&name_in(&folder, "pool"), &created, 1).expect("made");
     pool.ask_again(&created).expect("the same");
     pool.ask_again(&params(IoEngine::Auto))
         .expect("any will do");
@@ -88,7 +89,7 @@ fn a_pool_is_the_same_whichever_engine_was_chosen_but_not_with_another_one() {
     drop(pool);
 
     let name = name_in(&folder, "open");
-    let pool = Pool::create(&name, &params(IoEngine::Auto), 1).expect("made");
+    let pool = TestPool::create(&name, &params(IoEngine::Auto), 1).expect("made");
     let chosen = pool.stats().io_engine.expect("a file pool has one");
     pool.ask_again(&params(chosen))
         .expect("that is what it has");
@@ -129,7 +130,7 @@ fn a_kernel_without_io_uring_leaves_libaio() {
 fn an_old_kernels_io_uring_is_not_chosen() {
     forbidding(&[libc::SYS_io_uring_setup], libc::EINVAL, || {
         let folder = disk_folder();
-        let pool = Pool::create(&name_in(&folder, "pool"), &params(IoEngine::Auto), 1);
+        let pool = TestPool::create(&name_in(&folder, "pool"), &params(IoEngine::Auto), 1);
         let pool = pool.expect("made");
         assert_eq!(pool.stats().io_engine, Some(IoEngine::Libaio));
         assert_eq!(pool.recorder().log(), [], "nothing was refused");
@@ -149,7 +150,7 @@ fn libaio_that_is_used_up_leaves_io_uring() {
             return;
         };
         let name = name_in(&folder, "pool");
-        let pool = Pool::create(&name, &params(IoEngine::Auto), 1).expect("the other engine");
+        let pool = TestPool::create(&name, &params(IoEngine::Auto), 1).expect("the other engine");
         assert_eq!(pool.stats().io_engine, Some(IoEngine::IoUring));
         let log = pool.recorder().log();
         let told = |(_, text): &(u32, String)| text.contains("goes through io_uring");

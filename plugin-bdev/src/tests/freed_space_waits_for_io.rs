@@ -5,7 +5,7 @@ use chimaera_chimod::Activity;
 use chimaera_proto::Status;
 
 use super::on_every_file;
-use crate::testing::{Buffer, Pool, file_params, one_block_bytes};
+use crate::testing::{TestBuffer, TestPool, file_params, one_block_bytes};
 
 const UNIT: u64 = 4096;
 
@@ -14,7 +14,7 @@ fn a_free_waits_for_transfers_and_the_block_is_nobodys_meanwhile() {
     // The one block there is.
     on_every_file(&file_params(one_block_bytes()), 2, |pool| {
         let block = pool.allocate(UNIT).expect("room")[0];
-        let mut late = Buffer::of(&[1; 4096], 0);
+        let mut late = TestBuffer::of(&[1; 4096], 0);
         // Accepted by a worker that makes no pass for now.
         let write = pool.start(1, Method::Write, block, 0, &mut late);
         let arguments = free_arguments(1, Some(block));
@@ -59,7 +59,7 @@ fn who_saw_its_write_complete_frees_at_once() {
 
 /// Writes, reads and frees a block of one's own, with the last read still under way when the
 /// block is freed.
-fn live_in_a_block(pool: &Pool, worker: u32, life: u32) {
+fn live_in_a_block(pool: &TestPool, worker: u32, life: u32) {
     let wait = |task| pool.wait_on(|| vec![worker], task);
     let arguments = allocate_arguments(UNIT, OwnerTag::NONE);
     let allocate = Method::AllocateBlocks as u16;
@@ -73,13 +73,13 @@ fn live_in_a_block(pool: &Pool, worker: u32, life: u32) {
         std::thread::yield_now();
     };
     let value = (life * 2 + worker) as u8;
-    let mut odd = Buffer::of(&[value; 1001], 3);
-    let mut whole = Buffer::of(&[value; 4096], 0);
+    let mut odd = TestBuffer::of(&[value; 1001], 3);
+    let mut whole = TestBuffer::of(&[value; 4096], 0);
     let task = pool.start(worker, Method::Write, block, 0, &mut whole);
     wait(task).expect("its own block");
     let task = pool.start(worker, Method::Write, block, 1500, &mut odd);
     wait(task).expect("its own block");
-    let mut read = Buffer::new(4096, 0);
+    let mut read = TestBuffer::new(4096, 0);
     let late = [
         pool.start(worker, Method::Read, block, 0, &mut read),
         // Late writes of another value must not be found in the block's next life.

@@ -6,7 +6,7 @@ use chimaera_bdev_proto::{
 use chimaera_proto::Status;
 
 use super::{on_every_backend, on_every_file};
-use crate::testing::{Pool, file_bytes, file_params};
+use crate::testing::{TestPool, file_bytes, file_params};
 
 const MIB: u64 = 1 << 20;
 
@@ -39,7 +39,7 @@ fn many_flushes_at_once_among_other_work_all_complete() {
     });
 }
 
-fn work_and_flush(pool: &Pool, worker: u32) {
+fn work_and_flush(pool: &TestPool, worker: u32) {
     use chimaera_bdev_proto::{Block, allocate_arguments, free_arguments};
 
     let wait = |task| pool.wait_on(|| vec![worker], task).expect("done");
@@ -63,7 +63,7 @@ fn work_and_flush(pool: &Pool, worker: u32) {
 }
 
 /// What a page by page listing gives, with buffers of this size.
-fn paged(pool: &Pool, buffer_len: usize) -> (Vec<OwnedBlock>, usize) {
+fn paged(pool: &TestPool, buffer_len: usize) -> (Vec<OwnedBlock>, usize) {
     let (mut blocks, mut pages, mut next) = (Vec::new(), 0, 0);
     while next != MAP_END {
         let (mut page, after) = pool.list_page(next, buffer_len).expect("a page");
@@ -84,7 +84,7 @@ fn a_flush_waits_for_one_page_of_a_list_at_most() {
     on_every_file(&params, 1, |pool| {
         while pool.allocate(4096).is_ok() {}
         let mut buffers: Vec<_> = (0..LISTS)
-            .map(|_| crate::testing::Buffer::new(1 << 20, 0))
+            .map(|_| crate::testing::TestBuffer::new(1 << 20, 0))
             .collect();
         let lists: Vec<u64> = buffers
             .iter_mut()
@@ -210,7 +210,7 @@ fn a_map_tells_of_each_megabyte_how_much_of_it_is_used() {
             Free
         };
         let new = [first, Free, Free, Free, Free, Free, Free, Free];
-        let map = |pool: &Pool| pool.map_page(0, 100).expect("a map");
+        let map = |pool: &TestPool| pool.map_page(0, 100).expect("a map");
         assert_eq!(map(pool), (new.to_vec(), MAP_END));
         let whole = pool.allocate(2 * MIB).expect("room");
         // So many that they do not all fit beside the metadata.

@@ -16,8 +16,8 @@ use chimaera_proto::{PoolId, codec};
 
 use super::engines;
 use crate::testing::{
-    Buffer, disk_folder, file_params, memory_folder, metadata_bytes_beside, name_in, ram_params,
-    raw_task,
+    TestBuffer, disk_folder, file_params, memory_folder, metadata_bytes_beside, name_in,
+    ram_params, raw_task,
 };
 
 const BLOCK_BYTES: usize = 4096;
@@ -94,7 +94,7 @@ fn allocate(pool: &ContainerHandle, first_offset: u64, blocks: u64) -> Vec<Block
         .collect()
 }
 
-fn transfer(method: Method, block: Block, buffer: &mut Buffer) -> RawTask {
+fn transfer(method: Method, block: Block, buffer: &mut TestBuffer) -> RawTask {
     let arguments = TransferArguments {
         block,
         offset_in_block: 0,
@@ -112,7 +112,7 @@ fn measure_memory() {
     let blocks = allocate(&pool, 0, BLOCKS as u64);
     let per_round = |time: Duration| time.as_nanos() as f64 / f64::from(ROUNDS);
     for len in [BLOCK_BYTES, 64] {
-        let mut buffer = Buffer::of(&vec![1; len], 0);
+        let mut buffer = TestBuffer::of(&vec![1; len], 0);
         let tasks: Vec<_> = blocks
             .iter()
             .map(|block| transfer(Method::Write, *block, &mut buffer))
@@ -164,7 +164,7 @@ impl FilePool {
             completed,
             blocks,
         };
-        let mut buffer = Buffer::of(&[1; BLOCK_BYTES], 0);
+        let mut buffer = TestBuffer::of(&[1; BLOCK_BYTES], 0);
         let mut fill = |at: usize| transfer(Method::Write, made.blocks[at], &mut buffer);
         made.drive(&mut fill, 32, Self::BLOCKS as u64, Duration::MAX);
         Some(made)
@@ -197,7 +197,7 @@ impl FilePool {
     }
 
     /// Transfers of blocks in no order, per second.
-    fn rate(&self, method: Method, buffer: &mut Buffer, depth: u64) -> f64 {
+    fn rate(&self, method: Method, buffer: &mut TestBuffer, depth: u64) -> f64 {
         let mut next = |at: usize| {
             let block = self.blocks[at.wrapping_mul(2_654_435_761) % Self::BLOCKS];
             transfer(method, block, buffer)
@@ -224,7 +224,7 @@ fn measure_file() {
             (Method::Write, BLOCK_BYTES),
             (Method::Write, 100),
         ] {
-            let mut buffer = Buffer::of(&vec![1; len], 0);
+            let mut buffer = TestBuffer::of(&vec![1; len], 0);
             for depth in [1, 32] {
                 let mut pairs: Vec<[f64; 2]> = (0..PAIRS)
                     .map(|pair| {

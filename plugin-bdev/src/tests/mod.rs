@@ -18,21 +18,21 @@ use std::sync::LazyLock;
 
 use chimaera_bdev_proto::{CreateParams, IoEngine};
 
-use crate::testing::{Pool, disk_folder, file_params, memory_folder, name_in, ram_params};
+use crate::testing::{TestPool, disk_folder, file_params, memory_folder, name_in, ram_params};
 
 /// Calls `test` with a new pool of each kind: in memory; and with each engine on a disk without
 /// page cache, and on a file system that has nothing else.
-fn on_every_backend(total_size: u64, workers: u32, test: impl Fn(&Pool)) {
-    test(&Pool::create("memory", &ram_params(total_size), workers).expect("a memory pool"));
+fn on_every_backend(total_size: u64, workers: u32, test: impl Fn(&TestPool)) {
+    test(&TestPool::create("memory", &ram_params(total_size), workers).expect("a memory pool"));
     on_every_file(&file_params(total_size), workers, test);
 }
 
 /// As [`on_every_backend`], without memory.
-fn on_every_file(params: &CreateParams, workers: u32, test: impl Fn(&Pool)) {
+fn on_every_file(params: &CreateParams, workers: u32, test: impl Fn(&TestPool)) {
     for folder in [Some(disk_folder()), memory_folder()].into_iter().flatten() {
         for params in with_every_engine(params) {
             let name = name_in(&folder, &params.io_engine.to_string());
-            let pool = Pool::create(&name, &params, workers).expect("a file pool");
+            let pool = TestPool::create(&name, &params, workers).expect("a file pool");
             assert_eq!(pool.stats().io_engine, Some(params.io_engine));
             test(&pool);
         }
@@ -63,7 +63,7 @@ fn engines() -> &'static [IoEngine] {
             io_engine: IoEngine::IoUring,
             ..file_params(1 << 20)
         };
-        match Pool::create(&name_in(&folder, "pool"), &params, 1) {
+        match TestPool::create(&name_in(&folder, "pool"), &params, 1) {
             Ok(_) => engines.push(IoEngine::IoUring),
             Err(error) => eprintln!("skipped, no io_uring here: {}", error.message),
         }

@@ -4,17 +4,17 @@ use chimaera_bdev_proto::{Method, UNIT_BYTES};
 use chimaera_proto::Status;
 
 use super::on_every_file;
-use crate::testing::{Buffer, Pool, file_bytes, file_params, ram_params};
+use crate::testing::{TestBuffer, TestPool, file_bytes, file_params, ram_params};
 use chimaera_bdev_allocator::failpoint::{Failpoint, arm};
 
 /// Transfers of a part of a block, so that on a file they have to read around it first.
-fn check(pool: &Pool, place: Failpoint) {
+fn check(pool: &TestPool, place: Failpoint) {
     let remaining = pool.stats().remaining_size;
     let block = pool.allocate(UNIT_BYTES).expect("room")[0];
     pool.write(block, 0, &[7; UNIT_BYTES as usize])
         .expect("written");
     for method in [Method::Write, Method::Read] {
-        let mut buffers: Vec<_> = (0..3).map(|_| Buffer::of(&[7; 100], 0)).collect();
+        let mut buffers: Vec<_> = (0..3).map(|_| TestBuffer::of(&[7; 100], 0)).collect();
         arm(place);
         let tasks: Vec<_> = buffers
             .iter_mut()
@@ -40,10 +40,10 @@ fn check(pool: &Pool, place: Failpoint) {
 
 #[test]
 fn while_memory_is_copied() {
-    let pool = Pool::create("memory", &ram_params(1 << 20), 2).expect("made");
+    let pool = TestPool::create("memory", &ram_params(1 << 20), 2).expect("made");
     check(&pool, Failpoint::Copy);
     // The only worker counts otherwise.
-    let pool = Pool::create("memory", &ram_params(1 << 20), 1).expect("made");
+    let pool = TestPool::create("memory", &ram_params(1 << 20), 1).expect("made");
     check(&pool, Failpoint::Copy);
 }
 

@@ -7,14 +7,14 @@ use chimaera_proto::Status;
 
 use crate::pool::memory;
 use crate::testing::{
-    Pool, disk_folder, file_bytes, file_params, name_in, one_block_bytes, ram_params,
+    TestPool, disk_folder, file_bytes, file_params, name_in, one_block_bytes, ram_params,
 };
 
 const MIB: u64 = 1 << 20;
 
 #[track_caller]
 fn assert_refused(name: &str, params: &CreateParams, status: Status, text: &str) {
-    let Err(error) = Pool::create(name, params, 1) else {
+    let Err(error) = TestPool::create(name, params, 1) else {
         panic!("{name} was made with {params:?}");
     };
     assert_eq!(error.failure.status, status, "{error}");
@@ -28,7 +28,7 @@ fn memory_needs_a_size_that_the_system_has() {
     refuse(4095, Status::InvalidArgument, "at least 4096");
     refuse(1 << 60, Status::OutOfMemory, "smaller");
     refuse(u64::MAX, Status::OutOfMemory, "smaller");
-    let pool = Pool::create("memory", &ram_params(MIB + 4097), 1).expect("made");
+    let pool = TestPool::create("memory", &ram_params(MIB + 4097), 1).expect("made");
     assert_eq!(pool.stats().total_size, MIB + 4096);
     assert_eq!(pool.stats().remaining_size, MIB + 4096);
 }
@@ -49,7 +49,7 @@ fn a_file_pool_is_as_large_as_its_file_unless_told() {
         fs::remove_file(&name).expect("removed");
         let file = fs::File::create(&name).expect("made");
         file.set_len(file_len).expect("set");
-        let pool = Pool::create(&name, &params, 1).expect("made");
+        let pool = TestPool::create(&name, &params, 1).expect("made");
         let size = pool.stats().total_size;
         (size, fs::metadata(&name).expect("there").len())
     };
@@ -65,7 +65,7 @@ fn metadata_takes_its_part_of_a_file_pool_from_the_beginning() {
         let folder = disk_folder();
         let name = name_in(&folder, "pool");
         let params = file_params(file_bytes(megabytes));
-        let pool = Pool::create(&name, &params, 1).expect("made");
+        let pool = TestPool::create(&name, &params, 1).expect("made");
         let stats = pool.stats();
         assert_eq!(stats.total_size, file_bytes(megabytes));
         assert_eq!(
@@ -80,7 +80,7 @@ fn metadata_takes_its_part_of_a_file_pool_from_the_beginning() {
         assert!((stats.metadata_size..MIB).contains(&small.offset));
         assert_eq!(pool.allocate(MIB), Err(Status::NoSpace));
     }
-    let pool = Pool::create("memory", &ram_params(MIB), 1).expect("made");
+    let pool = TestPool::create("memory", &ram_params(MIB), 1).expect("made");
     assert_eq!(pool.stats().metadata_size, 0);
     assert!(!pool.stats().persistent);
 }
@@ -97,7 +97,7 @@ fn the_smallest_file_pool_has_one_block() {
         &format!("give at least {least}"),
     );
     assert!(!fs::exists(&name).expect("the folder is there"));
-    let pool = Pool::create(&name, &file_params(least), 1).expect("made");
+    let pool = TestPool::create(&name, &file_params(least), 1).expect("made");
     assert_eq!(pool.stats().remaining_size, 4096);
     let block = pool.allocate(4096).expect("one")[0];
     assert_eq!(block.offset, least - 4096);
@@ -110,7 +110,7 @@ fn a_memory_pool_that_is_larger_than_the_memory_there_is_comes_with_a_warning() 
         return;
     };
     let warnings = |size| {
-        let pool = Pool::create("memory", &ram_params(size), 1).expect("a pool");
+        let pool = TestPool::create("memory", &ram_params(size), 1).expect("a pool");
         let log = pool.recorder().log();
         let told =
             |(level, text): &&(u32, String)| *level == 2 && text.contains("the kernel kills");

@@ -9,7 +9,9 @@ use chimaera_proto::Status;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{on_every_backend, on_every_file, with_every_engine};
-use crate::testing::{Buffer, Pool, disk_folder, file_bytes, file_params, name_in, ram_params};
+use crate::testing::{
+    TestBuffer, TestPool, disk_folder, file_bytes, file_params, name_in, ram_params,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -63,7 +65,7 @@ fn statistics_tell_what_was_declared() {
         assert_eq!(stats.metrics, metrics);
         assert_eq!((stats.io_depth, stats.alignment), (3, 512));
     });
-    let pool = Pool::create("memory", &ram_params(MIB), 1).expect("made");
+    let pool = TestPool::create("memory", &ram_params(MIB), 1).expect("made");
     assert_eq!(pool.stats().metrics, PerfMetrics::default());
     assert!(!pool.stats().direct_io);
 }
@@ -79,7 +81,7 @@ fn more_requests_than_places_all_complete() {
             let block = pool.allocate(MIB).expect("room")[0];
             let mut writes: Vec<_> = (0..64u8)
                 .map(|at| {
-                    let mut buffer = Buffer::of(&pattern(at, 4096), 0);
+                    let mut buffer = TestBuffer::of(&pattern(at, 4096), 0);
                     let offset = u64::from(at) * 4096;
                     let task = pool.start(0, Method::Write, block, offset, &mut buffer);
                     (task, buffer)
@@ -104,7 +106,7 @@ fn more_requests_than_places_all_complete() {
 fn a_sleeping_worker_is_woken_by_the_end_of_its_transfers() {
     on_every_file(&file_params(file_bytes(1)), 1, |pool| {
         let block = pool.allocate(MIB).expect("room")[0];
-        let mut buffer = Buffer::of(&pattern(1, 65_536), 0);
+        let mut buffer = TestBuffer::of(&pattern(1, 65_536), 0);
         let task = pool.start(0, Method::Write, block, 0, &mut buffer);
         let activity = pool.poll(0);
         assert!(activity.contains(Activity::PENDING | Activity::PROGRESS));
@@ -126,7 +128,7 @@ fn a_file_that_was_truncated_fails_transfers_and_says_so_once() {
     for params in with_every_engine(&file_params(file_bytes(1))) {
         let folder = disk_folder();
         let name = name_in(&folder, "pool");
-        let pool = Pool::create(&name, &params, 1).expect("made");
+        let pool = TestPool::create(&name, &params, 1).expect("made");
         let block = pool.allocate(MIB).expect("room")[0];
         let file = OpenOptions::new().write(true).open(&name).expect("opened");
         file.set_len(block.offset + 10_000).expect("truncated");
@@ -150,10 +152,10 @@ fn a_file_that_was_truncated_fails_transfers_and_says_so_once() {
 fn a_pool_with_transfers_under_way_can_be_dropped() {
     for params in with_every_engine(&file_params(file_bytes(1))) {
         let folder = disk_folder();
-        let pool = Pool::create(&name_in(&folder, "pool"), &params, 1).expect("made");
+        let pool = TestPool::create(&name_in(&folder, "pool"), &params, 1).expect("made");
         let block = pool.allocate(MIB).expect("room")[0];
         let recorder = pool.recorder_handle();
-        let mut buffers: Vec<_> = (0..40).map(|_| Buffer::new(4096 * 4, 0)).collect();
+        let mut buffers: Vec<_> = (0..40).map(|_| TestBuffer::new(4096 * 4, 0)).collect();
         let tasks: Vec<_> = buffers
             .iter_mut()
             .map(|buffer| pool.start(0, Method::Read, block, 0, buffer))

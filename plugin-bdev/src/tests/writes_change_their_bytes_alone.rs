@@ -12,7 +12,7 @@ use proptest::sample::Index;
 use proptest::test_runner::TestRunner;
 
 use super::on_every_file;
-use crate::testing::{Buffer, Pool, file_params};
+use crate::testing::{TestBuffer, TestPool, file_params};
 
 const BLOCK_BYTES: usize = 64 << 10;
 
@@ -133,7 +133,7 @@ impl Model {
     }
 }
 
-fn play(pool: &Pool, workers: u32, block: Block, model: &mut Model, rounds: &[Round]) {
+fn play(pool: &TestPool, workers: u32, block: Block, model: &mut Model, rounds: &[Round]) {
     for round in rounds {
         let ranges = ranges(round, pool.stats().alignment as usize);
         let mut started = Vec::new();
@@ -146,7 +146,7 @@ fn play(pool: &Pool, workers: u32, block: Block, model: &mut Model, rounds: &[Ro
             } else {
                 Method::Read
             };
-            let mut buffer = Buffer::new(range.len(), piece.shift);
+            let mut buffer = TestBuffer::new(range.len(), piece.shift);
             buffer.bytes_mut().fill(piece.value);
             let offset = range.start as u64;
             let worker = piece.worker % workers;
@@ -236,7 +236,7 @@ fn on_two_threads() {
                             .step_by(2)
                             .map(|piece| {
                                 let value = round ^ piece as u8;
-                                let mut buffer = Buffer::of(&[value; PIECE], piece % 5);
+                                let mut buffer = TestBuffer::of(&[value; PIECE], piece % 5);
                                 let offset = (piece * PIECE) as u64;
                                 let method = Method::Write;
                                 let task = pool.start(worker, method, block, offset, &mut buffer);

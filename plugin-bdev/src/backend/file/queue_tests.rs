@@ -19,7 +19,7 @@ use super::operation::Operation;
 use super::queue::{GrantExchange, TransferOutcome, WorkerQueue};
 use crate::backend::transfer::{Direction, Transfer};
 use crate::pool::allocator::PendingFree;
-use crate::testing::{Buffer, PATIENCE, Recorder, loose_request};
+use crate::testing::{PATIENCE, Recorder, TestBuffer, loose_request};
 use chimaera_bdev_allocator::failpoint::{Failpoint, arm};
 use chimaera_bdev_allocator::{Allocator, Threads};
 
@@ -163,7 +163,13 @@ impl Rig {
     }
 
     /// Hands a transfer to a worker.
-    fn accept(&mut self, worker: usize, direction: Direction, offset: u64, buffer: &mut Buffer) {
+    fn accept(
+        &mut self,
+        worker: usize,
+        direction: Direction,
+        offset: u64,
+        buffer: &mut TestBuffer,
+    ) {
         let task = self.next_task;
         self.next_task += 1;
         let transfer = Transfer {
@@ -201,7 +207,7 @@ impl Rig {
     /// The block can be freed at once, and allocated again.
     #[track_caller]
     fn assert_unpinned(&self) {
-        let mut freed = Buffer::new(1, 0);
+        let mut freed = TestBuffer::new(1, 0);
         let task = u64::MAX;
         let request = loose_request(&self.recorder, task, &mut freed);
         let free = self
@@ -221,7 +227,7 @@ const AT_WORK: Activity = Activity(Activity::PENDING.0 | Activity::PROGRESS.0);
 #[test]
 fn a_batch_is_one_call_and_never_more_than_the_depth() {
     let mut rig = Rig::new(1, 4);
-    let mut buffers: Vec<_> = (0..10).map(|_| Buffer::new(512, 0)).collect();
+    let mut buffers: Vec<_> = (0..10).map(|_| TestBuffer::new(512, 0)).collect();
     for (at, buffer) in buffers.iter_mut().enumerate() {
         rig.accept(0, Direction::Read, at as u64 * 512, buffer);
     }
@@ -240,7 +246,7 @@ fn a_batch_is_one_call_and_never_more_than_the_depth() {
 fn what_the_kernel_has_no_room_for_stays_queued() {
     let mut rig = Rig::new(1, 4);
     rig.device.borrow_mut().answers = [Err(libc::EAGAIN), Ok(1), Ok(2), Err(libc::EAGAIN)].into();
-    let mut buffers: Vec<_> = (0..4).map(|_| Buffer::new(512, 0)).collect();
+    let mut buffers: Vec<_> = (0..4).map(|_| TestBuffer::new(512, 0)).collect();
     for buffer in &mut buffers {
         rig.accept(0, Direction::Read, 0, buffer);
     }
@@ -258,13 +264,13 @@ fn what_the_kernel_does_not_take_for_long_fails_and_what_comes_later_is_tried_an
     let patience = Duration::from_millis(100);
     rig.queues[0].patience = patience;
     rig.device.borrow_mut().refuses = true;
-    let mut buffers: Vec<_> = (0..5).map(|_| Buffer::new(512, 0)).collect();
+    let mut buffers: Vec<_> = (0..5).map(|_| TestBuffer::new(512, 0)).collect();
     // More than there are places; the last waits for the one before, besides.
     for (at, buffer) in buffers.iter_mut().enumerate() {
         rig.accept(0, Direction::Read, at as u64 * 512, buffer);
     }
-    let mut waiting = Buffer::of(&[1; 10], 0);
-    let mut waiting_for_it = Buffer::of(&[2; 10], 0);
+    let mut waiting = TestBuffer::of(&[1; 10], 0);
+    let mut waiting_for_it = TestBuffer::of(&[2; 10], 0);
     rig.accept(0, Direction::Write, 100, &mut waiting);
     rig.accept(0, Direction::Write, 110, &mut waiting_for_it);
     let start = Instant::now();
@@ -296,7 +302,7 @@ fn what_is_under_way_is_waited_for_however_long_the_kernel_takes_nothing_else() 
     let mut rig = Rig::new(1, 2);
     rig.queues[0].patience = Duration::ZERO;
     rig.device.borrow_mut().hold = true;
-    let mut buffers: Vec<_> = (0..2).map(|_| Buffer::new(512, 0)).collect();
+    let mut buffers: Vec<_> = (0..2).map(|_| TestBuffer::new(512, 0)).collect();
     let [first, second] = &mut buffers[..] else {
         panic!("two of them");
     };
@@ -322,7 +328,7 @@ fn what_is_under_way_is_waited_for_however_long_the_kernel_takes_nothing_else() 
 fn a_panic_over_an_operation_ends_that_one_alone() {
     for place in [Failpoint::Begun, Failpoint::Answered] {
         let mut rig = Rig::new(1, 4);
-        let mut buffers: Vec<_> = (0..3).map(|_| Buffer::of(&[9; 10], 0)).collect();
+        let mut buffers: Vec<_> = (0..3).map(|_| TestBuffer::of(&[9; 10], 0)).collect();
         for (at, buffer) in buffers.iter_mut().enumerate() {
             // Each waits for the one before.
             rig.accept(0, Direction::Write, 10 * at as u64, buffer);
@@ -348,7 +354,7 @@ fn a_panic_over_an_operation_ends_that_one_alone() {
 #[test]
 fn a_panic_before_an_operation_is_queued_loses_no_pin() {
     let mut rig = Rig::new(1, 4);
-    let mut buffer = Buffer::of(&[9; 10], 0);
+    let mut buffer = TestBuffer::of(&[9; 10], 0);
     arm(Failpoint::Accepted);
     let accepted = catch_unwind(AssertUnwindSafe(|| {
         rig.accept(0, Direction::Write, 0, &mut buffer);
@@ -364,7 +370,7 @@ fn a_panic_before_an_operation_is_queued_loses_no_pin() {
 fn an_operation_that_is_refused_fails_alone() {
     let mut rig = Rig::new(1, 4);
     rig.device.borrow_mut().answers = [Ok(1), Err(libc::EINVAL), Ok(1)].into();
-    let mut buffers: Vec<_> = (0..3).map(|_| Buffer::new(512, 0)).collect();
+    let mut buffers: Vec<_> = (0..3).map(|_| TestBuffer::new(512, 0)).collect();
     for (at, buffer) in buffers.iter_mut().enumerate() {
         rig.accept(0, Direction::Read, at as u64 * 512, buffer);
     }
@@ -384,16 +390,16 @@ fn a_device_that_stops_short_is_asked_for_the_rest() {
     // One and a half units, so that each answer leaves a torn one.
     rig.device.borrow_mut().most_bytes = UNIT + UNIT / 2;
     let mut model = rig.device.borrow().bytes.clone();
-    let mut aligned = Buffer::of(&[1; 4096], 0);
+    let mut aligned = TestBuffer::of(&[1; 4096], 0);
     rig.accept(0, Direction::Write, 0, &mut aligned);
     model[..4096].fill(1);
-    let mut unaligned = Buffer::of(&[2; 3000], 7);
+    let mut unaligned = TestBuffer::of(&[2; 3000], 7);
     rig.accept(0, Direction::Write, 5001, &mut unaligned);
     model[5001..8001].fill(2);
     rig.passes(100);
     assert!(rig.device.borrow().bytes == model);
 
-    let mut buffer = Buffer::new(9000, 1);
+    let mut buffer = TestBuffer::new(9000, 1);
     rig.accept(0, Direction::Read, 3, &mut buffer);
     rig.passes(100);
     assert!(buffer.bytes() == &model[3..9003]);
@@ -408,7 +414,7 @@ fn a_device_that_stops_short_is_asked_for_the_rest() {
 fn a_device_that_did_not_get_to_it_is_asked_again_but_not_for_ever() {
     let mut rig = Rig::new(1, 2);
     rig.device.borrow_mut().errors = [libc::EAGAIN, libc::EINTR].into();
-    let mut buffer = Buffer::new(512, 0);
+    let mut buffer = TestBuffer::new(512, 0);
     rig.accept(0, Direction::Read, 512, &mut buffer);
     rig.passes(10);
     assert_eq!(rig.ended, [(512, TransferOutcome::Done)]);
@@ -433,11 +439,11 @@ fn a_device_that_did_not_get_to_it_is_asked_again_but_not_for_ever() {
 fn a_device_that_ends_early_fails_the_transfer() {
     let mut rig = Rig::new(1, 2);
     rig.device.borrow_mut().bytes.truncate(1024 + 100);
-    let mut buffers: Vec<_> = (0..3).map(|_| Buffer::new(512, 0)).collect();
+    let mut buffers: Vec<_> = (0..3).map(|_| TestBuffer::new(512, 0)).collect();
     for (at, buffer) in buffers.iter_mut().enumerate() {
         rig.accept(0, Direction::Read, at as u64 * 512, buffer);
     }
-    let mut write = Buffer::new(3, 0);
+    let mut write = TestBuffer::new(3, 0);
     rig.accept(0, Direction::Write, 1030, &mut write);
     rig.passes(10);
     let early = TransferOutcome::EndedEarly;
@@ -454,9 +460,9 @@ fn a_device_that_ends_early_fails_the_transfer() {
 fn a_write_that_waited_for_another_workers_goes_on_at_its_own() {
     let mut rig = Rig::new(2, 4);
     rig.device.borrow_mut().hold = true;
-    let mut first = Buffer::of(&[1; 10], 0);
-    let mut second = Buffer::of(&[2; 10], 0);
-    let mut third = Buffer::of(&[3; 10], 0);
+    let mut first = TestBuffer::of(&[1; 10], 0);
+    let mut second = TestBuffer::of(&[2; 10], 0);
+    let mut third = TestBuffer::of(&[3; 10], 0);
     rig.accept(0, Direction::Write, 100, &mut first);
     rig.accept(1, Direction::Write, 110, &mut second);
     rig.accept(0, Direction::Write, 120, &mut third);
@@ -489,9 +495,9 @@ fn a_write_that_waited_for_another_workers_goes_on_at_its_own() {
 fn reads_and_whole_writes_do_not_wait_for_each_other() {
     let mut rig = Rig::new(1, 8);
     rig.device.borrow_mut().hold = true;
-    let mut buffers: Vec<_> = (0..4).map(|_| Buffer::new(512, 0)).collect();
-    let mut bounced = Buffer::new(512, 1);
-    let mut odd_read = Buffer::new(100, 1);
+    let mut buffers: Vec<_> = (0..4).map(|_| TestBuffer::new(512, 0)).collect();
+    let mut bounced = TestBuffer::new(512, 1);
+    let mut odd_read = TestBuffer::new(100, 1);
     let [a, b, c, late] = &mut buffers[..] else {
         panic!("four of them");
     };
@@ -500,7 +506,7 @@ fn reads_and_whole_writes_do_not_wait_for_each_other() {
     rig.accept(0, Direction::Write, 512, &mut bounced);
     rig.accept(0, Direction::Read, 0, c);
     rig.accept(0, Direction::Read, 9, &mut odd_read);
-    let mut part = Buffer::new(1, 0);
+    let mut part = TestBuffer::new(1, 0);
     rig.accept(0, Direction::Write, 2000, &mut part);
     rig.accept(0, Direction::Write, 4096, late);
     let _ = rig.pass(0);

@@ -9,7 +9,7 @@ use nix::sys::eventfd::EventFd;
 use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
 use super::engine_tests::{file_and_wake, results_of, transfer_often};
 use super::uring::Uring;
-use crate::testing::{Buffer, disk_folder};
+use crate::testing::{TestBuffer, disk_folder};
 use chimaera_bdev_format::image::{PoolFile, pool_file};
 
 /// A ring, its file, and its wake-up; or `None`, with a word why.
@@ -172,7 +172,7 @@ fn dropping_waits_for_what_is_under_way_whoever_does_it() {
         let Ok(mut uring) = Uring::new(Arc::clone(&file), wake, 64) else {
             return;
         };
-        let mut memory = Buffer::new(LEN, 0);
+        let mut memory = TestBuffer::new(LEN, 0);
         let batch: Vec<_> = (0..LEN / PIECE)
             .map(|piece| DeviceCommand {
                 tag: 0,
@@ -197,7 +197,7 @@ fn dropping_waits_for_what_is_under_way_whoever_does_it() {
         drop(uring);
         memory.bytes_mut().fill(9);
         // Takes longer than what might still be under way.
-        let mut again = Buffer::new(LEN, 0);
+        let mut again = TestBuffer::new(LEN, 0);
         file.read_exact_at(again.bytes_mut(), 0).expect("read");
         assert!(memory.bytes().iter().all(|&byte| byte == 9), "written to");
         let _ = dropped.send(());

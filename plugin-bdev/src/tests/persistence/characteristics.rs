@@ -5,7 +5,7 @@ use chimaera_chimod::Creator;
 use chimaera_proto::Status;
 
 use super::{Store, Written, on_every_store};
-use crate::testing::{POOL, Pool, ROOT, file_bytes, file_params, ram_params};
+use crate::testing::{POOL, ROOT, TestPool, file_bytes, file_params, ram_params};
 
 const CREATOR: Creator = Creator {
     uid: 1001,
@@ -31,7 +31,7 @@ fn declaring(iops: f64) -> CreateParams {
     }
 }
 
-fn open_by(store: &Store, creator: Creator, params: &CreateParams) -> Pool {
+fn open_by(store: &Store, creator: Creator, params: &CreateParams) -> TestPool {
     let opened = store.open_by(creator, (POOL, false), params);
     opened.expect("it opens")
 }
@@ -161,7 +161,7 @@ fn a_memory_pool_has_a_creator_too() {
         perf_metrics: Some(metrics(iops)),
         ..ram_params(1 << 20)
     };
-    let made = Pool::create_by(
+    let made = TestPool::create_by(
         CREATOR,
         (POOL, false),
         "memory",

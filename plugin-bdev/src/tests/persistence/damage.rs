@@ -4,7 +4,7 @@ use chimaera_bdev_proto::{CreateParams, UNIT_BYTES};
 use chimaera_proto::Status;
 
 use super::{Store, Written, on_every_store};
-use crate::testing::{Pool, file_bytes, file_params};
+use crate::testing::{TestPool, file_bytes, file_params};
 use chimaera_bdev_format::Geometry;
 
 const CORRUPTED: Status = Status::CorruptedMetadata;
@@ -24,7 +24,7 @@ fn tables(size: u64) -> [u64; 2] {
 }
 
 #[track_caller]
-fn assert_told(pool: &Pool, level: u32, words: &[&str]) {
+fn assert_told(pool: &TestPool, level: u32, words: &[&str]) {
     let log = pool.recorder().log();
     assert_eq!(log.len(), 1, "{log:?}");
     assert_eq!(log[0].0, level, "{log:?}");

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::on_every_store;
-use crate::testing::{Pool, disk_folder, file_bytes, file_params, memory_folder, name_in};
+use crate::testing::{TestPool, disk_folder, file_bytes, file_params, memory_folder, name_in};
 use chimaera_bdev_format::image;
 
 /// How often the pool that is looked at changes.
@@ -16,7 +16,7 @@ fn a_pool_that_changes_is_not_called_damaged() {
     // In memory, flushes follow one another so fast that a look falls between two as often as not.
     let folder = memory_folder().unwrap_or_else(disk_folder);
     let name = name_in(&folder, "pool");
-    let pool = Pool::create(&name, &file_params(file_bytes(8)), 1).expect("made");
+    let pool = TestPool::create(&name, &file_params(file_bytes(8)), 1).expect("made");
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -70,6 +70,6 @@ fn a_file_of_the_kernels_own_is_not_read() {
     // It looks like a regular file, and reading it may wait for ever.
     let error = image::inspect(Path::new("/proc/version")).expect_err("no pool");
     assert!(error.message.contains("of the kernel's own"), "{error}");
-    let error = Pool::create("/proc/self/mountinfo", &file_params(file_bytes(8)), 1).err();
+    let error = TestPool::create("/proc/self/mountinfo", &file_params(file_bytes(8)), 1).err();
     assert!(error.is_some(), "no place for a pool");
 }

@@ -84,7 +84,7 @@ fn every_engine_and_the_page_cache_keep_a_pool_for_each_other() {
     for folder in folders.into_iter().flatten() {
         let name = name_in(&folder, "pool");
         let make = |params: &CreateParams| {
-            let pool = crate::testing::Pool::create(&name, params, 1);
+            let pool = crate::testing::TestPool::create(&name, params, 1);
             pool.expect("it opens")
         };
         let written = Written::of_all_kinds(&make(&file_params(file_bytes(8))));

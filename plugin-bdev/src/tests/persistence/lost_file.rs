@@ -6,7 +6,7 @@ use std::fs;
 use chimaera_proto::Status;
 
 use super::{MIB, Store, Written};
-use crate::testing::{Pool, file_bytes, file_params};
+use crate::testing::{TestPool, file_bytes, file_params};
 
 /// A pool with blocks, for which `happens` to its file: asking for it again has this word, flushing it warns with
 /// the same one once, and it is as usable as before.
@@ -35,7 +35,7 @@ fn assert_told(happens: impl Fn(&Store), word: &str) {
     written.assert_all_of(&pool);
 }
 
-fn warnings(pool: &Pool) -> Vec<String> {
+fn warnings(pool: &TestPool) -> Vec<String> {
     let lines = pool.recorder().log().into_iter();
     let of_place = lines.filter(|(_, text)| text.contains("not at its path"));
     of_place.map(|(_, text)| text).collect()

@@ -21,7 +21,7 @@ use chimaera_bdev_proto::{CreateParams, OwnedBlock, OwnerTag};
 use chimaera_chimod::{Creator, ModuleError};
 use chimaera_proto::{PoolId, Status};
 
-use crate::testing::{Loop, PATIENCE, POOL, Pool, ROOT, disk_folder, file_params, name_in};
+use crate::testing::{Loop, PATIENCE, POOL, ROOT, TestPool, disk_folder, file_params, name_in};
 
 const MIB: u64 = 1 << 20;
 
@@ -57,16 +57,16 @@ impl Store {
     }
 
     /// Opens the pool, or makes it.
-    fn open(&self) -> Pool {
+    fn open(&self) -> TestPool {
         self.open_with(&file_params(0)).expect("it opens")
     }
 
-    fn open_with(&self, params: &CreateParams) -> Result<Pool, ModuleError> {
+    fn open_with(&self, params: &CreateParams) -> Result<TestPool, ModuleError> {
         self.open_as((POOL, false), params)
     }
 
     /// As the pool with this id, which nobody asked for if the second value is set.
-    fn open_as(&self, id: (PoolId, bool), params: &CreateParams) -> Result<Pool, ModuleError> {
+    fn open_as(&self, id: (PoolId, bool), params: &CreateParams) -> Result<TestPool, ModuleError> {
         self.open_by(ROOT, id, params)
     }
 
@@ -76,10 +76,11 @@ impl Store {
         creator: Creator,
         id: (PoolId, bool),
         params: &CreateParams,
-    ) -> Result<Pool, ModuleError> {
+    ) -> Result<TestPool, ModuleError> {
         let start = Instant::now();
         loop {
-            let opened = Pool::create_by(creator, id, &self.name, params, (1, Default::default()));
+            let opened =
+                TestPool::create_by(creator, id, &self.name, params, (1, Default::default()));
             match opened {
                 // A process that another test is just starting has a copy of the device for a moment.
                 Err(error)
@@ -179,7 +180,7 @@ struct Written(Vec<(OwnedBlock, Vec<u8>)>);
 
 impl Written {
     /// Blocks of all kinds, each with a tag and data of its own.
-    fn of_all_kinds(pool: &Pool) -> Self {
+    fn of_all_kinds(pool: &TestPool) -> Self {
         let mut written = Self::default();
         for size in [4096, 65_536, 262_144, MIB, 2 * MIB, 1] {
             written.add(pool, size);
@@ -187,11 +188,11 @@ impl Written {
         written
     }
 
-    fn add(&mut self, pool: &Pool, size: u64) {
+    fn add(&mut self, pool: &TestPool, size: u64) {
         self.try_add(pool, size).expect("room");
     }
 
-    fn try_add(&mut self, pool: &Pool, size: u64) -> Result<(), Status> {
+    fn try_add(&mut self, pool: &TestPool, size: u64) -> Result<(), Status> {
         let owner = OwnerTag(0x1000 + self.0.len() as u64);
         for block in pool.allocate_for(size, owner)? {
             let bytes = pattern(owner.0 ^ block.offset, block.size);
@@ -203,7 +204,7 @@ impl Written {
 
     /// The pool has these blocks and no others, as they are here.
     #[track_caller]
-    fn assert_all_of(&self, pool: &Pool) {
+    fn assert_all_of(&self, pool: &TestPool) {
         let mut expected: Vec<_> = self.0.iter().map(|(owned, _)| *owned).collect();
         expected.sort();
         assert_eq!(pool.list(), expected);
@@ -221,7 +222,7 @@ impl Written {
 }
 
 /// Bytes of a pool that blocks can have.
-fn room(pool: &Pool) -> u64 {
+fn room(pool: &TestPool) -> u64 {
     let stats = pool.stats();
     stats.total_size - stats.metadata_size
 }

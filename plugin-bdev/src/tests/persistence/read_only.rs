@@ -4,7 +4,7 @@ use chimaera_bdev_proto::{Block, BlockType, CreateParams};
 use chimaera_proto::Status;
 
 use super::{MIB, Store, Written, on_every_store};
-use crate::testing::{Pool, file_bytes, file_params};
+use crate::testing::{TestPool, file_bytes, file_params};
 
 fn read_only() -> CreateParams {
     CreateParams {
@@ -13,7 +13,7 @@ fn read_only() -> CreateParams {
     }
 }
 
-fn assert_only_reads(pool: &Pool, written: &Written) {
+fn assert_only_reads(pool: &TestPool, written: &Written) {
     written.assert_all_of(pool);
     let stats = pool.stats();
     assert!(stats.read_only && stats.persistent);
