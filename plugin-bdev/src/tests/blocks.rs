@@ -1,14 +1,13 @@
 //! Only what is allocated can be used or freed, and what is refused changes nothing.
 
 use chimaera_bdev_proto::{
-    Block, BlockType, Method, OwnerTag, STATS_BUFFER_BYTES, allocate_arguments, free_arguments,
+    Block, BlockType, MEGABYTE, Method, OwnerTag, STATS_BUFFER_BYTES, allocate_arguments,
+    free_arguments,
 };
 use chimaera_proto::{Failure, Status};
 
 use super::on_every_backend;
 use crate::testing::{TestBuffer, TestPool, ram_params};
-
-const MIB: u64 = 1 << 20;
 
 fn memory_pool(total_size: u64) -> TestPool {
     TestPool::create("memory", &ram_params(total_size), 1).expect("made")
@@ -16,18 +15,18 @@ fn memory_pool(total_size: u64) -> TestPool {
 
 #[test]
 fn blocks_come_and_go() {
-    on_every_backend(8 * MIB, 1, |pool| {
+    on_every_backend(8 * MEGABYTE, 1, |pool| {
         let all = pool.stats().remaining_size;
         assert_eq!(pool.allocate(0), Ok(vec![]));
         let small = pool.allocate(1).expect("room");
         assert_eq!(small.len(), 1);
         assert_eq!(small[0].block_type, BlockType::Kib4);
-        let inline = pool.allocate(3 * MIB).expect("room");
+        let inline = pool.allocate(3 * MEGABYTE).expect("room");
         assert_eq!(inline.len(), 3);
-        let listed = pool.allocate(4 * MIB - 1).expect("room");
+        let listed = pool.allocate(4 * MEGABYTE - 1).expect("room");
         assert_eq!(listed.len(), 4);
-        assert_eq!(pool.stats().remaining_size, all - 7 * MIB - 4096);
-        assert_eq!(pool.allocate(MIB), Err(Status::NoSpace));
+        assert_eq!(pool.stats().remaining_size, all - 7 * MEGABYTE - 4096);
+        assert_eq!(pool.allocate(MEGABYTE), Err(Status::NoSpace));
         assert_eq!(pool.allocate(u64::MAX), Err(Status::NoSpace));
         for blocks in [&small, &inline, &listed] {
             pool.free(blocks).expect("allocated");
@@ -43,13 +42,13 @@ fn blocks_come_and_go() {
 
 #[test]
 fn a_free_that_is_refused_frees_nothing() {
-    on_every_backend(4 * MIB, 1, |pool| {
-        let blocks = pool.allocate(2 * MIB).expect("room");
+    on_every_backend(4 * MEGABYTE, 1, |pool| {
+        let blocks = pool.allocate(2 * MEGABYTE).expect("room");
         let small = pool.allocate(1).expect("room")[0];
         let remaining = pool.stats().remaining_size;
         let inside = Block::new(blocks[0].offset, BlockType::Kib64);
-        let outside = Block::new(4 * MIB, BlockType::Kib4);
-        let far_outside = Block::new(u64::MAX - (MIB - 1), BlockType::Mib1);
+        let outside = Block::new(4 * MEGABYTE, BlockType::Kib4);
+        let far_outside = Block::new(u64::MAX - (MEGABYTE - 1), BlockType::Mib1);
         let cases = [
             (vec![blocks[0], blocks[1], blocks[0]], Status::DoubleFree),
             (vec![blocks[0], inside], Status::WrongSize),
@@ -74,7 +73,7 @@ fn a_free_that_is_refused_frees_nothing() {
 
 #[test]
 fn transfers_of_what_is_not_allocated_are_refused() {
-    on_every_backend(4 * MIB, 1, |pool| {
+    on_every_backend(4 * MEGABYTE, 1, |pool| {
         let block = pool.allocate(65_536).expect("room")[0];
         let failed = |block: Block, offset, len: usize| {
             let written = pool.write(block, offset, &vec![1; len]).map(|_| ());
@@ -82,11 +81,11 @@ fn transfers_of_what_is_not_allocated_are_refused() {
             assert_eq!(written, read, "both ways are checked alike");
             written.expect_err("refused")
         };
-        let free = Block::new(2 * MIB, BlockType::Kib4);
+        let free = Block::new(2 * MEGABYTE, BlockType::Kib4);
         assert_eq!(failed(free, 0, 512), Status::NotAllocated.into());
         let inside = Block::new(block.offset, BlockType::Kib4);
         assert_eq!(failed(inside, 0, 512), Status::WrongSize.into());
-        let outside = Block::new(4 * MIB, BlockType::Kib4);
+        let outside = Block::new(4 * MEGABYTE, BlockType::Kib4);
         assert_eq!(failed(outside, 0, 512), Status::OutOfRange.into());
         for (offset, len) in [(0, 65_537), (65_536, 1), (u64::MAX, 1)] {
             assert_eq!(failed(block, offset, len), Status::BeyondBlock.into());
@@ -99,7 +98,7 @@ fn transfers_of_what_is_not_allocated_are_refused() {
 
 #[test]
 fn a_transfer_of_nothing_still_needs_its_block() {
-    on_every_backend(MIB, 1, |pool| {
+    on_every_backend(MEGABYTE, 1, |pool| {
         let block = pool.allocate(4096).expect("room")[0];
         let nothing = |method: Method, block: Block, offset| {
             let [a, b] = block.to_words();
@@ -113,7 +112,7 @@ fn a_transfer_of_nothing_still_needs_its_block() {
                 nothing(method, block, 4097),
                 Err(Status::BeyondBlock.into())
             );
-            let other = Block::new(MIB - 4096, BlockType::Kib4);
+            let other = Block::new(MEGABYTE - 4096, BlockType::Kib4);
             assert_eq!(nothing(method, other, 0), Err(Status::NotAllocated.into()));
         }
     });
@@ -121,7 +120,7 @@ fn a_transfer_of_nothing_still_needs_its_block() {
 
 #[test]
 fn a_buffer_that_is_too_small_is_refused_before_anything_changes() {
-    let pool = memory_pool(8 * MIB);
+    let pool = memory_pool(8 * MEGABYTE);
     let run = |method: Method, arguments, len: Option<usize>| {
         let mut buffer = len.map(|len| TestBuffer::new(len, 0));
         let (task, _) = pool.submit_to(0, method as u16, arguments, buffer.as_mut());
@@ -129,14 +128,14 @@ fn a_buffer_that_is_too_small_is_refused_before_anything_changes() {
     };
     let refused = Err(Failure::new(Status::InvalidBuffer));
     for len in [None, Some(1), Some(4 * 16 - 1)] {
-        let arguments = allocate_arguments(4 * MIB, OwnerTag::NONE);
+        let arguments = allocate_arguments(4 * MEGABYTE, OwnerTag::NONE);
         assert_eq!(run(Method::AllocateBlocks, arguments, len), refused);
     }
-    assert_eq!(pool.stats().remaining_size, 8 * MIB);
+    assert_eq!(pool.stats().remaining_size, 8 * MEGABYTE);
     assert_eq!(
         run(
             Method::AllocateBlocks,
-            allocate_arguments(4 * MIB, OwnerTag::NONE),
+            allocate_arguments(4 * MEGABYTE, OwnerTag::NONE),
             Some(64)
         ),
         Ok(())
@@ -148,12 +147,12 @@ fn a_buffer_that_is_too_small_is_refused_before_anything_changes() {
     for len in [None, Some(STATS_BUFFER_BYTES as usize - 1)] {
         assert_eq!(run(Method::GetStats, [0; 3], len), refused);
     }
-    assert_eq!(pool.stats().remaining_size, 4 * MIB);
+    assert_eq!(pool.stats().remaining_size, 4 * MEGABYTE);
 }
 
 #[test]
 fn words_that_are_no_block_and_methods_that_are_none_are_refused() {
-    let pool = memory_pool(MIB);
+    let pool = memory_pool(MEGABYTE);
     let mut buffer = TestBuffer::of(&[0xff; 64], 0);
     let mut run = |method: u16, arguments| {
         let (task, _) = pool.submit_to(0, method, arguments, Some(&mut buffer));

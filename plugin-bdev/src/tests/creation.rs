@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 
-use chimaera_bdev_proto::{CreateParams, IoEngine, PerfMetrics};
+use chimaera_bdev_proto::{CreateParams, IoEngine, MEGABYTE, PerfMetrics};
 use chimaera_chimod::ModuleError;
 use chimaera_proto::{PoolId, Status};
 
@@ -12,8 +12,6 @@ use super::with_every_engine;
 use crate::testing::{
     ROOT, TestPool, disk_folder, file_bytes, file_params, memory_folder, name_in, ram_params,
 };
-
-const MIB: u64 = 1 << 20;
 
 fn refusal(name: &str, params: &CreateParams) -> ModuleError {
     match TestPool::create(name, params, 1) {
@@ -35,7 +33,7 @@ fn assert_refused(name: &str, params: &CreateParams, status: Status, texts: &[&s
 fn io_depth_and_alignment_have_limits_on_files_only() {
     let folder = disk_folder();
     let name = name_in(&folder, "pool");
-    let params = file_params(MIB);
+    let params = file_params(MEGABYTE);
     for io_depth in [0, CreateParams::MAX_IO_DEPTH + 1, u32::MAX] {
         let params = CreateParams {
             io_depth: Some(io_depth),
@@ -56,7 +54,7 @@ fn io_depth_and_alignment_have_limits_on_files_only() {
     let ignored = CreateParams {
         io_depth: Some(0),
         alignment: Some(3),
-        ..ram_params(MIB)
+        ..ram_params(MEGABYTE)
     };
     TestPool::create("memory", &ignored, 1).expect("memory has neither");
 }
@@ -94,7 +92,7 @@ fn metrics_are_finite_and_not_negative() {
         };
         let params = CreateParams {
             perf_metrics: Some(metrics),
-            ..ram_params(MIB)
+            ..ram_params(MEGABYTE)
         };
         assert_refused(
             "memory",
@@ -108,7 +106,8 @@ fn metrics_are_finite_and_not_negative() {
 #[test]
 fn parameters_of_another_kind_are_refused() {
     let recorder = std::sync::Arc::default();
-    let pool = TestPool::create_recorded("memory", &ram_params(MIB), 1, recorder).expect("made");
+    let pool =
+        TestPool::create_recorded("memory", &ram_params(MEGABYTE), 1, recorder).expect("made");
     let garbage = chimaera_chimod::CreateAgain {
         creator: ROOT,
         params: &[1, 2, 3],
@@ -134,16 +133,26 @@ fn only_files_and_block_devices_are_opened() {
         (socket.as_str(), "a socket"),
     ] {
         let texts = [name, kind, "block device"];
-        assert_refused(name, &file_params(MIB), Status::InvalidArgument, &texts);
+        assert_refused(
+            name,
+            &file_params(MEGABYTE),
+            Status::InvalidArgument,
+            &texts,
+        );
     }
     for name in ["", "a\0b"] {
-        assert_refused(name, &file_params(MIB), Status::InvalidArgument, &["path"]);
+        assert_refused(
+            name,
+            &file_params(MEGABYTE),
+            Status::InvalidArgument,
+            &["path"],
+        );
     }
     let below_a_file = name_in(&folder, "file");
     File::create(&below_a_file).expect("made");
     let name = format!("{below_a_file}/pool");
     let texts = [name.as_str(), "is no directory"];
-    assert_refused(&name, &file_params(MIB), Status::NotFound, &texts);
+    assert_refused(&name, &file_params(MEGABYTE), Status::NotFound, &texts);
 }
 
 #[test]
@@ -190,7 +199,7 @@ fn a_path_that_leads_nowhere_is_told_by_what_is_wrong_with_it_and_nothing_is_mad
         ),
     ];
     for (name, status, texts) in cases {
-        for size in [0, MIB] {
+        for size in [0, MEGABYTE] {
             // A file that would be made by its size is told to need one first.
             if size == 0 && texts[0].starts_with("folder") {
                 continue;
@@ -202,8 +211,8 @@ fn a_path_that_leads_nowhere_is_told_by_what_is_wrong_with_it_and_nothing_is_mad
     assert!(!fs::exists(&absent).expect("the folder is there"));
     // A link to a file that is there is as good as the file.
     let good = link("good", "file");
-    TestPool::create(&good, &file_params(MIB), 1).expect("made");
-    assert_eq!(fs::metadata(&file).expect("there").len(), MIB);
+    TestPool::create(&good, &file_params(MEGABYTE), 1).expect("made");
+    assert_eq!(fs::metadata(&file).expect("there").len(), MEGABYTE);
 }
 
 #[test]
@@ -213,7 +222,7 @@ fn a_small_file_of_somebodys_is_refused_for_what_it_holds() {
     let text = "\0root:x:0:0::/root:/bin/sh\n";
     fs::write(&name, text).expect("written");
     let words = [&name, "it holds data", "at offset 0x1", "and no pool"];
-    for size in [0, MIB] {
+    for size in [0, MEGABYTE] {
         assert_refused(&name, &file_params(size), Status::NotBlank, &words);
         assert_eq!(fs::read_to_string(&name).expect("there"), text);
     }
@@ -224,7 +233,7 @@ fn a_small_file_of_somebodys_is_refused_for_what_it_holds() {
 
 #[test]
 fn a_file_has_one_pool_at_a_time_under_whatever_name() {
-    for params in with_every_engine(&file_params(MIB)) {
+    for params in with_every_engine(&file_params(MEGABYTE)) {
         check_exclusive(&params);
     }
 }
@@ -237,12 +246,12 @@ fn check_exclusive(params: &CreateParams) {
     std::os::unix::fs::symlink(&name, &link).expect("linked");
     let other = name_in(&folder, "other");
     fs::hard_link(&name, &other).expect("linked");
-    let larger = file_params(2 * MIB);
+    let larger = file_params(2 * MEGABYTE);
     for name in [&name, &link, &other] {
         assert_refused(name, &larger, Status::Busy, &[name, "in use"]);
     }
     let len = fs::metadata(&name).expect("still there").len();
-    assert_eq!(len, MIB, "a refused pool changes nothing");
+    assert_eq!(len, MEGABYTE, "a refused pool changes nothing");
 
     drop(pool);
     let elsewhere = File::open(&name).expect("opened");
@@ -312,7 +321,12 @@ fn missing_rights_are_told_as_such() {
         ];
         assert_refused(&name, &file_params(0), Status::PermissionDenied, &texts);
         let absent = name.clone() + "2";
-        assert_refused(&absent, &file_params(MIB), Status::PermissionDenied, &[]);
+        assert_refused(
+            &absent,
+            &file_params(MEGABYTE),
+            Status::PermissionDenied,
+            &[],
+        );
     });
     thread.join().expect("the thread's assertions hold");
 }
@@ -323,7 +337,7 @@ fn the_page_cache_is_told_of_and_only_where_it_is_used() {
     // Named, because falling back to it is told, too.
     let params = CreateParams {
         io_engine: IoEngine::Libaio,
-        ..file_params(MIB)
+        ..file_params(MEGABYTE)
     };
     let pool = TestPool::create(&name_in(&on_disk, "pool"), &params, 1).expect("made");
     assert!(pool.stats().direct_io);
@@ -332,7 +346,7 @@ fn the_page_cache_is_told_of_and_only_where_it_is_used() {
         return;
     };
     let name = name_in(&in_memory, "pool");
-    let pool = TestPool::create(&name, &file_params(MIB), 1).expect("made");
+    let pool = TestPool::create(&name, &file_params(MEGABYTE), 1).expect("made");
     assert!(!pool.stats().direct_io);
     let log = pool.recorder().log();
     assert!(
@@ -345,11 +359,11 @@ fn the_page_cache_is_told_of_and_only_where_it_is_used() {
 fn parameters_are_compared_with_what_the_pool_is() {
     let folder = disk_folder();
     let name = name_in(&folder, "pool");
-    let params = file_params(MIB);
+    let params = file_params(MEGABYTE);
     let pool = TestPool::create(&name, &params, 1).expect("made");
     let same = [
         params,
-        file_params(MIB + 4095),
+        file_params(MEGABYTE + 4095),
         file_params(0),
         CreateParams {
             perf_metrics: Some(PerfMetrics::default()),
@@ -370,7 +384,7 @@ fn parameters_are_compared_with_what_the_pool_is() {
     }
     let other = CreateParams {
         io_depth: Some(64),
-        total_size: 2 * MIB,
+        total_size: 2 * MEGABYTE,
         ..params
     };
     let error = pool.ask_again(&other).expect_err("different");
@@ -384,26 +398,28 @@ fn parameters_are_compared_with_what_the_pool_is() {
         "{error}"
     );
     assert!(!error.message.contains("alignment"), "{error}");
-    let error = pool.ask_again(&ram_params(MIB)).expect_err("different");
+    let error = pool
+        .ask_again(&ram_params(MEGABYTE))
+        .expect_err("different");
     assert!(error.message.contains("bdev_type is file, asked for ram"));
 
     drop(pool);
     let half = name_in(&folder, "half");
     let file = File::create(&half).expect("made");
-    file.set_len(MIB).expect("set");
-    let part = TestPool::create(&half, &file_params(MIB / 2), 1).expect("a part of the file");
+    file.set_len(MEGABYTE).expect("set");
+    let part = TestPool::create(&half, &file_params(MEGABYTE / 2), 1).expect("a part of the file");
     let error = part
         .ask_again(&file_params(0))
         .expect_err("not the whole file");
     assert!(error.message.contains("size is 524288"), "{error}");
 
-    let memory = TestPool::create("memory", &ram_params(MIB), 1).expect("made");
+    let memory = TestPool::create("memory", &ram_params(MEGABYTE), 1).expect("made");
     let ignored = CreateParams {
         io_depth: Some(7),
-        ..ram_params(MIB)
+        ..ram_params(MEGABYTE)
     };
     memory.ask_again(&ignored).expect("memory has no depth");
     memory
-        .ask_again(&ram_params(2 * MIB))
+        .ask_again(&ram_params(2 * MEGABYTE))
         .expect_err("different");
 }

@@ -2,13 +2,11 @@
 
 use std::time::Instant;
 
-use chimaera_bdev_proto::CreateParams;
+use chimaera_bdev_proto::{CreateParams, MEGABYTE};
 use chimaera_proto::Status;
 
 use super::with_every_engine;
 use crate::testing::{Loop, PATIENCE, TestPool, file_params};
-
-const MIB: u64 = 1 << 20;
 
 #[track_caller]
 fn assert_refused(name: &str, params: &CreateParams, status: Status, text: &str) {
@@ -21,13 +19,13 @@ fn assert_refused(name: &str, params: &CreateParams, status: Status, text: &str)
 
 #[test]
 fn a_block_device_is_a_pool_of_its_size_and_has_one_at_a_time() {
-    let Some(device) = Loop::attach(4 * MIB + 512, &[]) else {
+    let Some(device) = Loop::attach(4 * MEGABYTE + 512, &[]) else {
         return;
     };
     let name = &device.name;
     assert_refused(
         name,
-        &file_params(8 * MIB),
+        &file_params(8 * MEGABYTE),
         Status::InvalidArgument,
         "at most that",
     );
@@ -38,7 +36,7 @@ fn a_block_device_is_a_pool_of_its_size_and_has_one_at_a_time() {
 
 #[test]
 fn a_loop_device_and_the_file_that_it_stands_on_have_one_pool_together() {
-    let Some(device) = Loop::attach(4 * MIB, &[]) else {
+    let Some(device) = Loop::attach(4 * MEGABYTE, &[]) else {
         return;
     };
     let over = CreateParams {
@@ -60,7 +58,7 @@ fn a_loop_device_and_the_file_that_it_stands_on_have_one_pool_together() {
 #[test]
 fn two_loop_devices_with_a_part_of_a_file_each_have_a_pool_each() {
     const SIZE: &str = "4194304";
-    let first = Loop::attach(8 * MIB, &["--sizelimit", SIZE]);
+    let first = Loop::attach(8 * MEGABYTE, &["--sizelimit", SIZE]);
     let Some(first) = first else { return };
     let second = first.attach_again(&["--offset", SIZE]).expect("another");
     let pool = TestPool::create(&first.name, &file_params(0), 1).expect("made");
@@ -78,13 +76,13 @@ fn use_whole_device(name: &str, params: &CreateParams) {
     };
     let pool = TestPool::create(name, &new, 1).expect("made");
     let stats = pool.stats();
-    assert_eq!(stats.total_size, 4 * MIB);
+    assert_eq!(stats.total_size, 4 * MEGABYTE);
     assert!(stats.direct_io);
     pool.ask_again(&file_params(0)).expect("the whole device");
     assert_refused(name, &file_params(0), Status::Busy, "in use");
 
-    let blocks = pool.allocate(3 * MIB).expect("room");
-    let bytes: Vec<u8> = (0..MIB).map(|at| (at % 251) as u8).collect();
+    let blocks = pool.allocate(3 * MEGABYTE).expect("room");
+    let bytes: Vec<u8> = (0..MEGABYTE).map(|at| (at % 251) as u8).collect();
     for block in &blocks {
         pool.write(*block, 0, &bytes).expect("written");
         pool.write(*block, 777, &[9; 5]).expect("written");
@@ -93,7 +91,7 @@ fn use_whole_device(name: &str, params: &CreateParams) {
     expected[777..782].fill(9);
     let assert_kept = |pool: &TestPool| {
         for block in &blocks {
-            assert!(pool.read(*block, 0, MIB as usize).expect("read") == expected);
+            assert!(pool.read(*block, 0, MEGABYTE as usize).expect("read") == expected);
         }
     };
     assert_kept(&pool);
@@ -114,7 +112,7 @@ fn use_whole_device(name: &str, params: &CreateParams) {
 
 #[test]
 fn a_device_with_large_blocks_needs_a_large_alignment() {
-    let Some(device) = Loop::attach(4 * MIB, &["--sector-size", "4096"]) else {
+    let Some(device) = Loop::attach(4 * MEGABYTE, &["--sector-size", "4096"]) else {
         return;
     };
     let small = CreateParams {
@@ -128,7 +126,7 @@ fn a_device_with_large_blocks_needs_a_large_alignment() {
 
 #[test]
 fn a_read_only_device_is_refused() {
-    let Some(device) = Loop::attach(MIB, &["--read-only"]) else {
+    let Some(device) = Loop::attach(MEGABYTE, &["--read-only"]) else {
         return;
     };
     assert_refused(

@@ -1,17 +1,15 @@
 //! A pool gets the engine that was asked for; or, where the choice is free, one that is permitted.
 
-use chimaera_bdev_proto::{CreateParams, IoEngine};
+use chimaera_bdev_proto::{CreateParams, IoEngine, MEGABYTE};
 use chimaera_proto::Status;
 
 use super::{engines, with_every_engine};
 use crate::testing::{TestPool, disk_folder, file_params, forbidding, memory_folder, name_in};
 
-const MIB: u64 = 1 << 20;
-
 fn params(io_engine: IoEngine) -> CreateParams {
     CreateParams {
         io_engine,
-        ..file_params(MIB)
+        ..file_params(MEGABYTE)
     }
 }
 
@@ -50,7 +48,7 @@ fn assert_refused(io_engine: IoEngine, status: Status, texts: &[&str]) {
 #[test]
 fn what_is_asked_for_is_had() {
     let folder = disk_folder();
-    for params in with_every_engine(&file_params(MIB)) {
+    for params in with_every_engine(&file_params(MEGABYTE)) {
         let name = name_in(&folder, &params.io_engine.to_string());
         let pool = TestPool::create(&name, &params, 1).expect("made");
         assert_eq!(pool.stats().io_engine, Some(params.io_engine));

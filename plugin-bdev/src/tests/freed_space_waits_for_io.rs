@@ -1,19 +1,19 @@
 //! An I/O accepted before a block was freed never lands in that block's next life.
 
-use chimaera_bdev_proto::{Block, Method, OwnerTag, allocate_arguments, free_arguments};
+use chimaera_bdev_proto::{
+    Block, Method, OwnerTag, UNIT_BYTES, allocate_arguments, free_arguments,
+};
 use chimaera_chimod::Activity;
 use chimaera_proto::Status;
 
 use super::on_every_file;
 use crate::testing::{TestBuffer, TestPool, file_params, one_block_bytes};
 
-const UNIT: u64 = 4096;
-
 #[test]
 fn a_free_waits_for_transfers_and_the_block_is_nobodys_meanwhile() {
     // The one block there is.
     on_every_file(&file_params(one_block_bytes()), 2, |pool| {
-        let block = pool.allocate(UNIT).expect("room")[0];
+        let block = pool.allocate(UNIT_BYTES).expect("room")[0];
         let mut late = TestBuffer::of(&[1; 4096], 0);
         // Accepted by a worker that makes no pass for now.
         let write = pool.start(1, Method::Write, block, 0, &mut late);
@@ -21,7 +21,8 @@ fn a_free_waits_for_transfers_and_the_block_is_nobodys_meanwhile() {
         let (free, activity) = pool.submit_to(0, Method::FreeBlocks as u16, arguments, None);
         assert_eq!(activity, Activity::IDLE);
         assert_eq!(pool.take(free), None, "the write is not over");
-        pool.allocate(UNIT).expect_err("the block is not free");
+        pool.allocate(UNIT_BYTES)
+            .expect_err("the block is not free");
         pool.read(block, 0, 4096)
             .expect_err("the block is not allocated");
         assert_eq!(pool.stats().remaining_size, 0);
@@ -32,9 +33,9 @@ fn a_free_waits_for_transfers_and_the_block_is_nobodys_meanwhile() {
         pool.take(free)
             .expect("ended with the write")
             .expect("freed");
-        assert_eq!(pool.stats().remaining_size, UNIT);
+        assert_eq!(pool.stats().remaining_size, UNIT_BYTES);
 
-        let next = pool.allocate(UNIT).expect("free by now")[0];
+        let next = pool.allocate(UNIT_BYTES).expect("free by now")[0];
         assert_eq!(next, block);
         pool.write(next, 0, &[2; 4096]).expect("written");
         for worker in [0, 1] {
@@ -48,7 +49,7 @@ fn a_free_waits_for_transfers_and_the_block_is_nobodys_meanwhile() {
 fn who_saw_its_write_complete_frees_at_once() {
     on_every_file(&file_params(one_block_bytes()), 1, |pool| {
         for round in 0..20 {
-            let block = pool.allocate(UNIT).expect("room")[0];
+            let block = pool.allocate(UNIT_BYTES).expect("room")[0];
             pool.write(block, 1, &[round; 100]).expect("written");
             let arguments = free_arguments(1, Some(block));
             let (free, _) = pool.submit_to(0, Method::FreeBlocks as u16, arguments, None);
@@ -61,7 +62,7 @@ fn who_saw_its_write_complete_frees_at_once() {
 /// block is freed.
 fn live_in_a_block(pool: &TestPool, worker: u32, life: u32) {
     let wait = |task| pool.wait_on(|| vec![worker], task);
-    let arguments = allocate_arguments(UNIT, OwnerTag::NONE);
+    let arguments = allocate_arguments(UNIT_BYTES, OwnerTag::NONE);
     let allocate = Method::AllocateBlocks as u16;
     let block = loop {
         let (task, _) = pool.submit_to(worker, allocate, arguments, None);
@@ -106,6 +107,6 @@ fn lives_of_a_block_on_two_threads_never_meet() {
                 scope.spawn(move || (0..300).for_each(|life| live_in_a_block(pool, worker, life)));
             }
         });
-        assert_eq!(pool.stats().remaining_size, UNIT);
+        assert_eq!(pool.stats().remaining_size, UNIT_BYTES);
     });
 }

@@ -1,18 +1,16 @@
 //! Flushes, lists of blocks and maps, in memory and on files.
 
 use chimaera_bdev_proto::{
-    MAP_END, MIN_LISTING_BUFFER_BYTES, MegabyteState, Method, OwnedBlock, OwnerTag,
+    MAP_END, MEGABYTE, MIN_LISTING_BUFFER_BYTES, MegabyteState, Method, OwnedBlock, OwnerTag,
 };
 use chimaera_proto::Status;
 
 use super::{on_every_backend, on_every_file};
 use crate::testing::{TestPool, file_bytes, file_params};
 
-const MIB: u64 = 1 << 20;
-
 #[test]
 fn a_flush_of_any_pool_completes() {
-    on_every_backend(4 * MIB, 1, |pool| {
+    on_every_backend(4 * MEGABYTE, 1, |pool| {
         pool.flush().expect("nothing to do");
         let block = pool.allocate(4096).expect("room")[0];
         pool.write(block, 0, &[1; 4096]).expect("written");
@@ -68,7 +66,7 @@ fn paged(pool: &TestPool, buffer_len: usize) -> (Vec<OwnedBlock>, usize) {
     while next != MAP_END {
         let (mut page, after) = pool.list_page(next, buffer_len).expect("a page");
         assert!(page.len() * 24 <= buffer_len);
-        let inside = |owned: &OwnedBlock| (next..after).contains(&(owned.block.offset / MIB));
+        let inside = |owned: &OwnedBlock| (next..after).contains(&(owned.block.offset / MEGABYTE));
         assert!(page.iter().all(inside), "of the megabytes that it is about");
         blocks.append(&mut page);
         next = after;
@@ -107,7 +105,7 @@ fn a_flush_waits_for_one_page_of_a_list_at_most() {
 
 #[test]
 fn a_list_has_each_block_once_with_its_owner_in_order_of_offset() {
-    on_every_backend(8 * MIB, 1, |pool| {
+    on_every_backend(8 * MEGABYTE, 1, |pool| {
         let mut expected = Vec::new();
         let mut add = |size: u64, tag: u64| {
             let owner = OwnerTag(tag);
@@ -115,7 +113,12 @@ fn a_list_has_each_block_once_with_its_owner_in_order_of_offset() {
             expected.extend(blocks.into_iter().map(|block| OwnedBlock { block, owner }));
             expected.len()
         };
-        for (tag, size) in [(1, 4096), (0, 65_536), (u64::MAX, 262_144), (7, 3 * MIB)] {
+        for (tag, size) in [
+            (1, 4096),
+            (0, 65_536),
+            (u64::MAX, 262_144),
+            (7, 3 * MEGABYTE),
+        ] {
             add(size, tag);
         }
         while add(4096, 99) < 400 {}
@@ -147,13 +150,13 @@ fn a_list_has_each_block_once_with_its_owner_in_order_of_offset() {
 
 #[test]
 fn the_next_block_in_a_place_has_its_own_tag() {
-    on_every_backend(4 * MIB, 1, |pool| {
+    on_every_backend(4 * MEGABYTE, 1, |pool| {
         let owner = OwnerTag(3);
-        let block = pool.allocate_for(MIB, owner).expect("room")[0];
+        let block = pool.allocate_for(MEGABYTE, owner).expect("room")[0];
         pool.flush().expect("flushed");
         pool.free(&[block]).expect("allocated");
         pool.flush().expect("flushed");
-        let blocks = pool.allocate(3 * MIB).expect("all whole ones");
+        let blocks = pool.allocate(3 * MEGABYTE).expect("all whole ones");
         assert!(blocks.contains(&block), "in the same place");
         let untagged = |owned: &OwnedBlock| owned.owner == OwnerTag::NONE;
         assert!(pool.list().iter().all(untagged), "before the commit");
@@ -164,13 +167,13 @@ fn the_next_block_in_a_place_has_its_own_tag() {
 
 #[test]
 fn a_page_begins_where_it_is_told_and_there_is_none_behind_the_end() {
-    on_every_backend(8 * MIB, 1, |pool| {
-        let blocks = pool.allocate(5 * MIB).expect("room");
+    on_every_backend(8 * MEGABYTE, 1, |pool| {
+        let blocks = pool.allocate(5 * MEGABYTE).expect("room");
         for first in 0..9 {
             let (page, next) = pool
                 .list_page(first, MIN_LISTING_BUFFER_BYTES)
                 .expect("a page");
-            let behind = |block: &&_| offset_of(block) >= first * MIB;
+            let behind = |block: &&_| offset_of(block) >= first * MEGABYTE;
             assert_eq!(page.len(), blocks.iter().filter(behind).count());
             assert_eq!(next, MAP_END);
         }
@@ -203,7 +206,7 @@ fn offset_of(block: &chimaera_bdev_proto::Block) -> u64 {
 fn a_map_tells_of_each_megabyte_how_much_of_it_is_used() {
     use MegabyteState::{Free, Metadata, Split, Used};
 
-    on_every_backend(8 * MIB, 1, |pool| {
+    on_every_backend(8 * MEGABYTE, 1, |pool| {
         let first = if pool.stats().metadata_size > 0 {
             Metadata
         } else {
@@ -212,23 +215,27 @@ fn a_map_tells_of_each_megabyte_how_much_of_it_is_used() {
         let new = [first, Free, Free, Free, Free, Free, Free, Free];
         let map = |pool: &TestPool| pool.map_page(0, 100).expect("a map");
         assert_eq!(map(pool), (new.to_vec(), MAP_END));
-        let whole = pool.allocate(2 * MIB).expect("room");
+        let whole = pool.allocate(2 * MEGABYTE).expect("room");
         // So many that they do not all fit beside the metadata.
         let small: Vec<_> = (0..4)
             .map(|_| pool.allocate(262_144).expect("room")[0])
             .collect();
         let mut expected = new;
         for block in &whole {
-            expected[(block.offset / MIB) as usize] = Used;
+            expected[(block.offset / MEGABYTE) as usize] = Used;
         }
         for block in &small {
-            let state = &mut expected[(block.offset / MIB) as usize];
+            let state = &mut expected[(block.offset / MEGABYTE) as usize];
             // Also where there is metadata besides.
             if matches!(*state, Free | Metadata) {
                 *state = Split;
             }
         }
-        let inside = |at: usize| small.iter().filter(move |b| b.offset / MIB == at as u64);
+        let inside = |at: usize| {
+            small
+                .iter()
+                .filter(move |b| b.offset / MEGABYTE == at as u64)
+        };
         for (at, state) in expected.iter_mut().enumerate() {
             if *state == Split && inside(at).count() == 4 {
                 *state = Used;

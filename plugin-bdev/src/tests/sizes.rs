@@ -2,15 +2,13 @@
 
 use std::fs;
 
-use chimaera_bdev_proto::CreateParams;
+use chimaera_bdev_proto::{CreateParams, MEGABYTE};
 use chimaera_proto::Status;
 
 use crate::pool::memory;
 use crate::testing::{
     TestPool, disk_folder, file_bytes, file_params, name_in, one_block_bytes, ram_params,
 };
-
-const MIB: u64 = 1 << 20;
 
 #[track_caller]
 fn assert_refused(name: &str, params: &CreateParams, status: Status, text: &str) {
@@ -28,9 +26,9 @@ fn memory_needs_a_size_that_the_system_has() {
     refuse(4095, Status::InvalidArgument, "at least 4096");
     refuse(1 << 60, Status::OutOfMemory, "smaller");
     refuse(u64::MAX, Status::OutOfMemory, "smaller");
-    let pool = TestPool::create("memory", &ram_params(MIB + 4097), 1).expect("made");
-    assert_eq!(pool.stats().total_size, MIB + 4096);
-    assert_eq!(pool.stats().remaining_size, MIB + 4096);
+    let pool = TestPool::create("memory", &ram_params(MEGABYTE + 4097), 1).expect("made");
+    assert_eq!(pool.stats().total_size, MEGABYTE + 4096);
+    assert_eq!(pool.stats().remaining_size, MEGABYTE + 4096);
 }
 
 #[test]
@@ -53,10 +51,16 @@ fn a_file_pool_is_as_large_as_its_file_unless_told() {
         let size = pool.stats().total_size;
         (size, fs::metadata(&name).expect("there").len())
     };
-    assert_eq!(made(MIB + 4099, file_params(0)), (MIB + 4096, MIB + 4099));
-    assert_eq!(made(2 * MIB, file_params(MIB)), (MIB, 2 * MIB));
-    assert_eq!(made(8195, file_params(MIB)), (MIB, MIB));
-    assert_eq!(made(0, file_params(MIB)), (MIB, MIB));
+    assert_eq!(
+        made(MEGABYTE + 4099, file_params(0)),
+        (MEGABYTE + 4096, MEGABYTE + 4099)
+    );
+    assert_eq!(
+        made(2 * MEGABYTE, file_params(MEGABYTE)),
+        (MEGABYTE, 2 * MEGABYTE)
+    );
+    assert_eq!(made(8195, file_params(MEGABYTE)), (MEGABYTE, MEGABYTE));
+    assert_eq!(made(0, file_params(MEGABYTE)), (MEGABYTE, MEGABYTE));
 }
 
 #[test]
@@ -74,13 +78,15 @@ fn metadata_takes_its_part_of_a_file_pool_from_the_beginning() {
             "a new pool has all the rest"
         );
         assert!(stats.persistent && !stats.read_only);
-        let whole = pool.allocate(megabytes * MIB).expect("room for as much");
-        assert!(whole.iter().all(|block| block.offset >= MIB));
+        let whole = pool
+            .allocate(megabytes * MEGABYTE)
+            .expect("room for as much");
+        assert!(whole.iter().all(|block| block.offset >= MEGABYTE));
         let small = pool.allocate(4096).expect("room beside the metadata")[0];
-        assert!((stats.metadata_size..MIB).contains(&small.offset));
-        assert_eq!(pool.allocate(MIB), Err(Status::NoSpace));
+        assert!((stats.metadata_size..MEGABYTE).contains(&small.offset));
+        assert_eq!(pool.allocate(MEGABYTE), Err(Status::NoSpace));
     }
-    let pool = TestPool::create("memory", &ram_params(MIB), 1).expect("made");
+    let pool = TestPool::create("memory", &ram_params(MEGABYTE), 1).expect("made");
     assert_eq!(pool.stats().metadata_size, 0);
     assert!(!pool.stats().persistent);
 }
@@ -116,6 +122,6 @@ fn a_memory_pool_that_is_larger_than_the_memory_there_is_comes_with_a_warning() 
             |(level, text): &&(u32, String)| *level == 2 && text.contains("the kernel kills");
         log.iter().filter(told).count()
     };
-    assert_eq!(warnings(MIB), 0);
-    assert_eq!(warnings(available + MIB), 1);
+    assert_eq!(warnings(MEGABYTE), 0);
+    assert_eq!(warnings(available + MEGABYTE), 1);
 }

@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::os::fd::BorrowedFd;
 
-use chimaera_bdev_proto::{CreateParams, Method, PerfMetrics};
+use chimaera_bdev_proto::{CreateParams, MEGABYTE, Method, PerfMetrics};
 use chimaera_chimod::Activity;
 use chimaera_proto::Status;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,8 +13,6 @@ use crate::testing::{
     TestBuffer, TestPool, disk_folder, file_bytes, file_params, name_in, ram_params,
 };
 
-const MIB: u64 = 1 << 20;
-
 fn pattern(seed: u8, len: usize) -> Vec<u8> {
     (0..len)
         .map(|at| (at as u8).wrapping_mul(31) ^ (at >> 8) as u8 ^ seed)
@@ -23,9 +21,12 @@ fn pattern(seed: u8, len: usize) -> Vec<u8> {
 
 #[test]
 fn what_is_written_is_read() {
-    on_every_backend(8 * MIB, 1, |pool| {
+    on_every_backend(8 * MEGABYTE, 1, |pool| {
         let mut expected = Vec::new();
-        for (seed, size) in [1, 65_536, 262_144, MIB, MIB].into_iter().enumerate() {
+        for (seed, size) in [1, 65_536, 262_144, MEGABYTE, MEGABYTE]
+            .into_iter()
+            .enumerate()
+        {
             let block = pool.allocate(size).expect("room")[0];
             let bytes = pattern(seed as u8, block.size as usize);
             assert_eq!(pool.write(block, 0, &bytes), Ok(block.size));
@@ -58,14 +59,14 @@ fn statistics_tell_what_was_declared() {
         perf_metrics: Some(metrics),
         io_depth: Some(3),
         alignment: Some(512),
-        ..file_params(MIB)
+        ..file_params(MEGABYTE)
     };
     on_every_file(&params, 1, |pool| {
         let stats = pool.stats();
         assert_eq!(stats.metrics, metrics);
         assert_eq!((stats.io_depth, stats.alignment), (3, 512));
     });
-    let pool = TestPool::create("memory", &ram_params(MIB), 1).expect("made");
+    let pool = TestPool::create("memory", &ram_params(MEGABYTE), 1).expect("made");
     assert_eq!(pool.stats().metrics, PerfMetrics::default());
     assert!(!pool.stats().direct_io);
 }
@@ -78,7 +79,7 @@ fn more_requests_than_places_all_complete() {
             ..file_params(file_bytes(1))
         };
         on_every_file(&params, 1, |pool| {
-            let block = pool.allocate(MIB).expect("room")[0];
+            let block = pool.allocate(MEGABYTE).expect("room")[0];
             let mut writes: Vec<_> = (0..64u8)
                 .map(|at| {
                     let mut buffer = TestBuffer::of(&pattern(at, 4096), 0);
@@ -105,7 +106,7 @@ fn more_requests_than_places_all_complete() {
 #[test]
 fn a_sleeping_worker_is_woken_by_the_end_of_its_transfers() {
     on_every_file(&file_params(file_bytes(1)), 1, |pool| {
-        let block = pool.allocate(MIB).expect("room")[0];
+        let block = pool.allocate(MEGABYTE).expect("room")[0];
         let mut buffer = TestBuffer::of(&pattern(1, 65_536), 0);
         let task = pool.start(0, Method::Write, block, 0, &mut buffer);
         let activity = pool.poll(0);
@@ -129,7 +130,7 @@ fn a_file_that_was_truncated_fails_transfers_and_says_so_once() {
         let folder = disk_folder();
         let name = name_in(&folder, "pool");
         let pool = TestPool::create(&name, &params, 1).expect("made");
-        let block = pool.allocate(MIB).expect("room")[0];
+        let block = pool.allocate(MEGABYTE).expect("room")[0];
         let file = OpenOptions::new().write(true).open(&name).expect("opened");
         file.set_len(block.offset + 10_000).expect("truncated");
         for _ in 0..2 {
@@ -153,7 +154,7 @@ fn a_pool_with_transfers_under_way_can_be_dropped() {
     for params in with_every_engine(&file_params(file_bytes(1))) {
         let folder = disk_folder();
         let pool = TestPool::create(&name_in(&folder, "pool"), &params, 1).expect("made");
-        let block = pool.allocate(MIB).expect("room")[0];
+        let block = pool.allocate(MEGABYTE).expect("room")[0];
         let recorder = pool.recorder_handle();
         let mut buffers: Vec<_> = (0..40).map(|_| TestBuffer::new(4096 * 4, 0)).collect();
         let tasks: Vec<_> = buffers

@@ -102,15 +102,15 @@ pub(super) fn try_alignment(
     alignment: u32,
 ) -> Result<(), ModuleError> {
     #[repr(align(4096))]
-    struct AlignedMemory([u8; 4096]);
-    let mut memory = AlignedMemory([0; 4096]);
+    struct AlignedMemory([u8; MAX_ALIGNMENT as usize]);
+    let mut memory = AlignedMemory([0; MAX_ALIGNMENT as usize]);
     let unit = &mut memory.0[..alignment as usize];
     match file.read_at(unit, total_size - u64::from(alignment)) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(ModuleError::new(
             Status::Alignment,
             format!(
                 "alignment is {alignment}, and {} refuses to read {alignment} bytes: give a \
-                 larger alignment, at most 4096",
+                 larger alignment, at most {MAX_ALIGNMENT}",
                 path.display()
             ),
         )),

@@ -46,9 +46,6 @@ use operation::Operation;
 use queue::{GrantExchange, REFUSAL_PATIENCE, TransferOutcome, WorkerQueue};
 use select::{EngineSetup, KernelEngine};
 
-/// The errno of an I/O error that has no better one.
-const EIO: i32 = 5;
-
 /// The file or device of a pool.
 pub(crate) struct FileDevice {
     // First, and so dropped first: that waits for what is under way on the file.
@@ -197,7 +194,7 @@ impl FileDevice {
                     TransferOutcome::Failed(failure) => Err(failure),
                     TransferOutcome::EndedEarly => {
                         self.tell_of_early_end(&transfer);
-                        Err(Failure::io(EIO))
+                        Err(Failure::io(libc::EIO))
                     }
                     TransferOutcome::NotTaken => {
                         self.tell_of_refusal();

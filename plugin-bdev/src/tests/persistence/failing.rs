@@ -1,12 +1,11 @@
 //! A device that fails under the metadata: whoever waits for a flush hears of it, and reading goes on.
 
-use chimaera_bdev_proto::Method;
+use chimaera_bdev_proto::{MEGABYTE, Method};
 use chimaera_proto::Status;
 
-use super::{MIB, Written, on_every_store};
+use super::{Written, on_every_store};
 use crate::testing::{file_bytes, file_params, forbidding, one_block_bytes};
 
-const EIO: i32 = 5;
 /// What the keeper writes with, and nobody else.
 const CALLS: [libc::c_long; 2] = [libc::SYS_pwrite64, libc::SYS_pwritev];
 
@@ -14,7 +13,7 @@ const CALLS: [libc::c_long; 2] = [libc::SYS_pwrite64, libc::SYS_pwritev];
 fn every_flush_that_waits_hears_of_the_failure_and_so_do_later_ones() {
     on_every_store(file_bytes(8), |store| {
         let written = Written::of_all_kinds(&store.open());
-        forbidding(&CALLS, EIO, || {
+        forbidding(&CALLS, libc::EIO, || {
             let pool = store.open();
             let lost = pool.allocate(4096).expect("room")[0];
             let tasks: Vec<_> = (0..50)
@@ -68,7 +67,7 @@ fn an_allocation_that_waits_for_a_commit_hears_of_its_failure() {
     on_every_store(one_block_bytes(), |store| {
         let mut written = Written::default();
         written.add(&store.open(), 4096);
-        forbidding(&CALLS, EIO, || {
+        forbidding(&CALLS, libc::EIO, || {
             let pool = store.open();
             let block = written.0[0].0.block;
             pool.free(&[block]).expect("allocated");
@@ -84,10 +83,10 @@ fn an_allocation_that_waits_for_a_commit_hears_of_its_failure() {
 #[test]
 fn a_device_that_cannot_be_written_is_no_new_pool() {
     on_every_store(file_bytes(1), |store| {
-        forbidding(&CALLS, EIO, || {
+        forbidding(&CALLS, libc::EIO, || {
             store.assert_refused(&file_params(0), Status::IoError, &["cannot make a pool on"]);
         });
         let mut written = Written::default();
-        written.add(&store.open(), MIB);
+        written.add(&store.open(), MEGABYTE);
     });
 }

@@ -1,20 +1,18 @@
 //! Space that is freed is another's only when a crash cannot give it back any more.
 
-use chimaera_bdev_proto::{Block, Method, OwnerTag, allocate_arguments};
+use chimaera_bdev_proto::{Block, MEGABYTE, Method, OwnerTag, UNIT_BYTES, allocate_arguments};
 use chimaera_proto::Status;
 
-use super::{MIB, Written, on_every_store, room};
+use super::{Written, on_every_store, room};
 use crate::testing::{file_bytes, one_block_bytes};
-
-const UNIT: u64 = 4096;
 
 #[test]
 fn freed_space_is_nobodys_before_a_commit_while_there_is_other_space() {
     on_every_store(file_bytes(6), |store| {
         let pool = store.open();
         let mut old = Written::default();
-        old.add(&pool, 2 * MIB);
-        old.add(&pool, UNIT);
+        old.add(&pool, 2 * MEGABYTE);
+        old.add(&pool, UNIT_BYTES);
         pool.flush().expect("flushed");
         let freed: Vec<Block> = old.0.iter().map(|(owned, _)| owned.block).collect();
         pool.free(&freed).expect("allocated");
@@ -25,9 +23,9 @@ fn freed_space_is_nobodys_before_a_commit_while_there_is_other_space() {
 
         // All the other space there is, every byte of it written.
         let mut new = Written::default();
-        new.add(&pool, 4 * MIB);
+        new.add(&pool, 4 * MEGABYTE);
         for _ in 0..16 {
-            new.add(&pool, UNIT);
+            new.add(&pool, UNIT_BYTES);
         }
         for (owned, _) in &new.0 {
             let (start, end) = (owned.block.offset, owned.block.offset + owned.block.size);
@@ -47,15 +45,19 @@ fn an_allocation_without_other_space_waits_for_the_commit_and_gets_it() {
     on_every_store(one_block_bytes(), |store| {
         let pool = store.open();
         for round in 0..30 {
-            let block = pool.allocate(UNIT).expect("the one there is")[0];
-            assert_eq!(pool.allocate(UNIT), Err(Status::NoSpace), "and no other");
+            let block = pool.allocate(UNIT_BYTES).expect("the one there is")[0];
+            assert_eq!(
+                pool.allocate(UNIT_BYTES),
+                Err(Status::NoSpace),
+                "and no other"
+            );
             pool.write(block, 0, &[round; 4096]).expect("written");
             if round % 2 == 0 {
                 pool.flush().expect("flushed");
             }
             assert_eq!(pool.stats().remaining_size, 0);
             pool.free(&[block]).expect("allocated");
-            assert_eq!(pool.stats().remaining_size, UNIT);
+            assert_eq!(pool.stats().remaining_size, UNIT_BYTES);
         }
     });
 }
@@ -66,8 +68,8 @@ fn a_full_pool_can_be_freed_and_filled_again() {
         let pool = store.open();
         let all = room(&pool);
         for round in 0..4 {
-            let mut blocks = pool.allocate(5 * MIB).expect("five megabytes");
-            while let Ok(more) = pool.allocate(UNIT) {
+            let mut blocks = pool.allocate(5 * MEGABYTE).expect("five megabytes");
+            while let Ok(more) = pool.allocate(UNIT_BYTES) {
                 blocks.extend(more);
             }
             assert_eq!(pool.stats().remaining_size, 0, "exactly full");
@@ -76,7 +78,7 @@ fn a_full_pool_can_be_freed_and_filled_again() {
             let (first, rest) = blocks.split_at(1);
             pool.free(rest).expect("allocated");
             assert_eq!(
-                pool.allocate(5 * MIB),
+                pool.allocate(5 * MEGABYTE),
                 Err(Status::NoSpace),
                 "round {round}"
             );
@@ -90,14 +92,14 @@ fn a_full_pool_can_be_freed_and_filled_again() {
 fn allocations_that_wait_together_share_what_there_is() {
     on_every_store(file_bytes(2), |store| {
         let pool = store.open();
-        let mut blocks = pool.allocate(2 * MIB).expect("room");
-        while let Ok(more) = pool.allocate(UNIT) {
+        let mut blocks = pool.allocate(2 * MEGABYTE).expect("room");
+        while let Ok(more) = pool.allocate(UNIT_BYTES) {
             blocks.extend(more);
         }
         pool.flush().expect("flushed");
         let freed: Vec<_> = blocks.split_off(blocks.len() - 8);
         pool.free(&freed).expect("allocated");
-        let arguments = allocate_arguments(UNIT, OwnerTag::NONE);
+        let arguments = allocate_arguments(UNIT_BYTES, OwnerTag::NONE);
         let method = Method::AllocateBlocks as u16;
         let tasks: Vec<_> = (0..12)
             .map(|_| pool.submit_to(0, method, arguments, None).0)

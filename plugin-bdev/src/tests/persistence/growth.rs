@@ -1,9 +1,9 @@
 //! A pool grows with its file or device, and shrinks where nothing is lost.
 
-use chimaera_bdev_proto::Block;
+use chimaera_bdev_proto::{Block, MEGABYTE};
 use chimaera_proto::Status;
 
-use super::{MIB, Store, Written, on_every_store};
+use super::{Store, Written, on_every_store};
 use crate::testing::{file_bytes, file_params};
 
 /// Opens the pool and checks that it has grown, with all that was there.
@@ -18,7 +18,7 @@ fn assert_grown(store: &Store, size: u64, written: &mut Written) {
     written.assert_all_of(&pool);
     // The new space is as good as any, and everything is kept with it.
     let before = written.bytes();
-    while written.try_add(&pool, MIB).is_ok() {}
+    while written.try_add(&pool, MEGABYTE).is_ok() {}
     assert!(written.bytes() > before, "there is new space");
     drop(pool);
     written.assert_all_of(&store.open());
@@ -29,12 +29,12 @@ fn a_pool_grows_with_its_file_or_device_as_often_as_that_does() {
     // 101 megabytes have a page of the table, so that the later steps add some.
     on_every_store(file_bytes(4), |store| {
         let mut written = Written::default();
-        written.add(&store.open(), 4 * MIB);
+        written.add(&store.open(), 4 * MEGABYTE);
         for size in [
             file_bytes(8),
-            file_bytes(8) + 9 * MIB / 4,
-            40 * MIB,
-            110 * MIB,
+            file_bytes(8) + 9 * MEGABYTE / 4,
+            40 * MEGABYTE,
+            110 * MEGABYTE,
         ] {
             store.resize(size);
             assert_grown(store, size, &mut written);
@@ -47,14 +47,14 @@ fn a_larger_size_grows_a_file_and_its_pool() {
     let store = Store::on_file(0);
     let mut written = Written::default();
     let pool = store.open_with(&file_params(file_bytes(3)));
-    written.add(&pool.expect("made"), 3 * MIB);
-    for size in [file_bytes(5), file_bytes(9), 30 * MIB] {
+    written.add(&pool.expect("made"), 3 * MEGABYTE);
+    for size in [file_bytes(5), file_bytes(9), 30 * MEGABYTE] {
         drop(store.open_with(&file_params(size)).expect("grown"));
         let len = std::fs::metadata(&store.name).expect("there").len();
         assert_eq!(len, size);
         let pool = store.open_with(&file_params(size)).expect("the same");
         assert_eq!(pool.stats().total_size, size);
-        written.add(&pool, MIB);
+        written.add(&pool, MEGABYTE);
         written.assert_all_of(&pool);
     }
 }
@@ -94,10 +94,10 @@ fn a_pool_that_cannot_grow_any_more_says_so() {
     let store = Store::on_file(file_bytes(2));
     drop(store.open());
     for megabytes in 3.. {
-        store.resize(2 * megabytes * MIB);
+        store.resize(2 * megabytes * MEGABYTE);
         let pool = store.open();
         let log = pool.recorder().log();
-        if pool.stats().total_size < 2 * megabytes * MIB {
+        if pool.stats().total_size < 2 * megabytes * MEGABYTE {
             assert!(matches!(&log[..], [(2, text)] if text.contains("2097152 bytes stay unused")));
             return;
         }
@@ -119,12 +119,12 @@ fn a_pool_shrinks_where_nothing_is_lost_and_not_where_something_is() {
     on_every_store(file_bytes(10), |store| {
         let mut written = Written::default();
         let pool = store.open();
-        written.add(&pool, 5 * MIB);
+        written.add(&pool, 5 * MEGABYTE);
         let blocks: Vec<_> = written.0.iter().map(|(owned, _)| owned.block).collect();
         drop(pool);
         let whole = store.image();
         let end = end(&blocks);
-        for size in [end - MIB, end - 4096] {
+        for size in [end - MEGABYTE, end - 4096] {
             store.resize(size);
             let words = [
                 "it was cut off",
@@ -141,7 +141,7 @@ fn a_pool_shrinks_where_nothing_is_lost_and_not_where_something_is() {
         let pool = store.open();
         assert_eq!(pool.stats().total_size, end);
         written.assert_all_of(&pool);
-        assert_eq!(pool.allocate(MIB), Err(Status::NoSpace));
+        assert_eq!(pool.allocate(MEGABYTE), Err(Status::NoSpace));
         drop(pool);
         assert_grown_after_shrinking(store, &mut written);
     });
@@ -166,7 +166,7 @@ fn a_file_without_the_end_of_its_metadata_is_refused() {
 fn an_explicit_size_gives_a_truncated_file_its_length_back() {
     let store = Store::on_file(file_bytes(10));
     let mut written = Written::default();
-    written.add(&store.open(), MIB);
+    written.add(&store.open(), MEGABYTE);
     store.resize(file_bytes(5));
     let pool = store.open_with(&file_params(file_bytes(10)));
     let pool = pool.expect("it has its size back");

@@ -1,9 +1,9 @@
 //! A pool is opened as what it is, or the error says what differs.
 
-use chimaera_bdev_proto::CreateParams;
+use chimaera_bdev_proto::{CreateParams, MEGABYTE};
 use chimaera_proto::{PoolId, Status};
 
-use super::{MIB, Store, Written, on_every_store};
+use super::{Store, Written, on_every_store};
 use crate::testing::{POOL, file_bytes, file_params};
 
 const MISMATCH: Status = Status::ParameterMismatch;
@@ -23,7 +23,7 @@ fn each_parameter_that_differs_is_named_and_no_other() {
     let whole = file_bytes(2);
     on_every_store(whole, |store| {
         let mut written = Written::default();
-        written.add(&store.open(), MIB);
+        written.add(&store.open(), MEGABYTE);
         let check = |id, params: &CreateParams, words: &[&str]| {
             let text = store.assert_refused_as((id, false), params, MISMATCH, words);
             for name in NAMES {
@@ -37,10 +37,10 @@ fn each_parameter_that_differs_is_named_and_no_other() {
             &file_params(0),
             &["its id is 8000.0, asked for 8000.77"],
         );
-        let smaller = &file_params(whole - MIB);
+        let smaller = &file_params(whole - MEGABYTE);
         let words = &[&*format!(
             "pool of {whole} bytes, asked for {}",
-            whole - MIB
+            whole - MEGABYTE
         )];
         check(POOL, smaller, words);
         let read_only = &CreateParams {
@@ -90,7 +90,7 @@ fn a_file_under_another_name_is_refused_with_both_names() {
     drop(store.open());
     let moved = Store {
         name: format!("{}-moved", store.name),
-        ..Store::on_file(MIB)
+        ..Store::on_file(MEGABYTE)
     };
     std::fs::rename(&store.name, &moved.name).expect("renamed");
     let words = [&*format!(

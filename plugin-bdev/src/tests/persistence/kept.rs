@@ -1,8 +1,8 @@
 //! Blocks, their data and their owners are there again.
 
-use chimaera_bdev_proto::{CreateParams, OwnedBlock, OwnerTag};
+use chimaera_bdev_proto::{CreateParams, MEGABYTE, OwnedBlock, OwnerTag};
 
-use super::{MIB, Written, on_every_store, room};
+use super::{Written, on_every_store, room};
 use crate::testing::{POOL, file_bytes, file_params, memory_folder, name_in};
 use crate::tests::{on_every_file, with_every_engine};
 
@@ -23,7 +23,7 @@ fn blocks_with_data_and_owners_are_there_after_the_pools_end() {
         }
         // What is added goes beside what was there.
         let pool = store.open();
-        written.add(&pool, MIB);
+        written.add(&pool, MEGABYTE);
         written.add(&pool, 4096);
         written.assert_all_of(&pool);
         drop(pool);
@@ -105,7 +105,7 @@ fn the_host_learns_the_id_and_flushes_through_the_table() {
     on_every_store(file_bytes(2), |store| {
         let pool = store.open();
         let mut written = Written::default();
-        written.add(&pool, MIB);
+        written.add(&pool, MEGABYTE);
         pool.handle().flush().expect("flushed");
         let crash = store.image();
         drop(pool);
@@ -141,7 +141,7 @@ fn remaining_size_and_the_list_are_exact_whatever_happens() {
                     pool = store.open();
                 }
                 2..11 => {
-                    let size = [1, 4096, 60_000, 200_000, MIB, 2 * MIB][numbers.below(6)];
+                    let size = [1, 4096, 60_000, 200_000, MEGABYTE, 2 * MEGABYTE][numbers.below(6)];
                     let owner = OwnerTag(numbers.below(3) as u64);
                     // If there is no space, nothing changes.
                     let blocks = pool.allocate_for(size, owner).unwrap_or_default();

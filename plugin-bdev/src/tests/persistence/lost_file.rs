@@ -3,9 +3,10 @@
 
 use std::fs;
 
+use chimaera_bdev_proto::MEGABYTE;
 use chimaera_proto::Status;
 
-use super::{MIB, Store, Written};
+use super::{Store, Written};
 use crate::testing::{TestPool, file_bytes, file_params};
 
 /// A pool with blocks, for which `happens` to its file: asking for it again has this word, flushing it warns with
@@ -87,7 +88,7 @@ fn a_file_that_was_cut_is_not_flushed_and_not_given_though_it_is_long_again() {
     let store = Store::on_file(file_bytes(8));
     let pool = store.open();
     let words = format!("it was cut off, to 1048576 bytes of {}", file_bytes(8));
-    store.resize(MIB);
+    store.resize(MEGABYTE);
     let error = pool.ask_again(&file_params(0)).expect_err("it was cut");
     assert_eq!(error.failure.status, Status::ParameterMismatch);
     assert!(error.message.contains(&words), "{error}");

@@ -17,13 +17,11 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use chimaera_bdev_proto::{CreateParams, OwnedBlock, OwnerTag};
+use chimaera_bdev_proto::{CreateParams, MEGABYTE, OwnedBlock, OwnerTag};
 use chimaera_chimod::{Creator, ModuleError};
 use chimaera_proto::{PoolId, Status};
 
 use crate::testing::{Loop, PATIENCE, POOL, ROOT, TestPool, disk_folder, file_params, name_in};
-
-const MIB: u64 = 1 << 20;
 
 /// Where a pool is, across its lives.
 struct Store {
@@ -182,7 +180,7 @@ impl Written {
     /// Blocks of all kinds, each with a tag and data of its own.
     fn of_all_kinds(pool: &TestPool) -> Self {
         let mut written = Self::default();
-        for size in [4096, 65_536, 262_144, MIB, 2 * MIB, 1] {
+        for size in [4096, 65_536, 262_144, MEGABYTE, 2 * MEGABYTE, 1] {
             written.add(pool, size);
         }
         written

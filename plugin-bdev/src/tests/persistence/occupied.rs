@@ -3,10 +3,10 @@
 use std::fs;
 use std::process::Command;
 
-use chimaera_bdev_proto::CreateParams;
+use chimaera_bdev_proto::{CreateParams, MEGABYTE};
 use chimaera_proto::Status;
 
-use super::{MIB, Store, Written, on_every_store, pattern, room};
+use super::{Store, Written, on_every_store, pattern, room};
 use crate::testing::{disk_folder, file_bytes, file_params, name_in};
 
 const NOT_BLANK: Status = Status::NotBlank;
@@ -167,7 +167,7 @@ fn a_file_that_another_system_was_written_over_is_that_and_no_pool() {
     };
     on_every_store(size, |store| {
         let pool = store.open();
-        pool.allocate(MIB).expect("room");
+        pool.allocate(MEGABYTE).expect("room");
         drop(pool);
         // What mkfs has written first; the second superblock of the pool is still there.
         store.write(0, &image[..8192]);

@@ -1,9 +1,9 @@
 //! A pool that is open for reading only is read, and nothing else.
 
-use chimaera_bdev_proto::{Block, BlockType, CreateParams};
+use chimaera_bdev_proto::{Block, BlockType, CreateParams, MEGABYTE};
 use chimaera_proto::Status;
 
-use super::{MIB, Store, Written, on_every_store};
+use super::{Store, Written, on_every_store};
 use crate::testing::{TestPool, file_bytes, file_params};
 
 fn read_only() -> CreateParams {
@@ -21,11 +21,11 @@ fn assert_only_reads(pool: &TestPool, written: &Written) {
     let block = written.0[0].0.block;
     let write = pool.write(block, 0, &[1; 512]);
     assert_eq!(write.map_err(|failure| failure.status), refused);
-    for size in [4096, MIB, 4 * MIB] {
+    for size in [4096, MEGABYTE, 4 * MEGABYTE] {
         assert_eq!(pool.allocate(size), Err(Status::ReadOnly));
     }
     assert_eq!(pool.free(&[block]), Err(Status::ReadOnly));
-    let other = Block::new(8 * MIB, BlockType::Kib4);
+    let other = Block::new(8 * MEGABYTE, BlockType::Kib4);
     assert_eq!(pool.free(&[block, other]), Err(Status::ReadOnly));
     pool.flush().expect("nothing to do");
     pool.handle().flush().expect("nothing to do");
@@ -101,7 +101,7 @@ fn reading_makes_no_pool() {
     for params in [
         read_only(),
         CreateParams {
-            total_size: MIB,
+            total_size: MEGABYTE,
             ..read_only()
         },
     ] {

@@ -1,9 +1,9 @@
 //! How a pool's device is used is for each opening to say; who leaves it open has what it was made with.
 
-use chimaera_bdev_proto::{CreateParams, IoEngine, Stats};
+use chimaera_bdev_proto::{CreateParams, IoEngine, MEGABYTE, Stats};
 use chimaera_proto::Status;
 
-use super::{MIB, Store, Written, on_every_store};
+use super::{Store, Written, on_every_store};
 use crate::testing::{Loop, file_bytes, file_params};
 use crate::tests::engines;
 
@@ -34,7 +34,7 @@ fn an_opening_that_names_another_use_has_it_and_the_next_one_has_the_first_again
         assert_eq!(usage(&pool.stats()), (64, finest, Some(last)));
         // Also with less than a block of the device's that it was made for.
         written.assert_all_of(&pool);
-        written.add(&pool, MIB);
+        written.add(&pool, MEGABYTE);
         drop(pool);
         for left_open in [
             file_params(0),
@@ -95,7 +95,7 @@ fn a_pool_that_moved_to_a_device_of_larger_blocks_is_opened_with_those() {
     let moved = Store {
         name: coarse.name.clone(),
         device: Some(coarse),
-        ..Store::on_file(MIB)
+        ..Store::on_file(MEGABYTE)
     };
     moved.put(&image);
     chimaera_bdev_format::image::rename(moved.name.as_ref(), &moved.name).expect("renamed");
