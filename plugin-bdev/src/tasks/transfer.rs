@@ -17,7 +17,7 @@ use chimaera_proto::{Failure, Status};
 use crate::backend::Backend;
 use crate::backend::transfer::{Direction, Transfer};
 use crate::pool::failure::refuse;
-use crate::pool::state::{BlockPool, PoolState};
+use crate::pool::state::BlockPool;
 
 /// Takes a read or write: checks it, pins its block, and copies it or hands it to the device.
 pub(crate) fn start(
@@ -26,12 +26,15 @@ pub(crate) fn start(
     request: Request,
     direction: Direction,
 ) -> Activity {
-    let state = &*pool.state;
     // A buffer's length is a 32-bit number in every task. Without a buffer nothing moves,
     // but the block has to be right all the same.
     let len_bytes = request.buffer().map_or(0, |buffer| buffer.len() as u32);
     if direction == Direction::Write && pool.parameters.read_only {
-        refuse(state.counters.of(worker.index()), request, Status::ReadOnly);
+        refuse(
+            pool.state.counters.of(worker.index()),
+            request,
+            Status::ReadOnly,
+        );
         return Activity::IDLE;
     }
     let arguments = request.arguments();
@@ -39,12 +42,12 @@ pub(crate) fn start(
         if direction == Direction::Read && len_bytes > 0 && request.writable_buffer().is_none() {
             return Err(Status::InvalidBuffer);
         }
-        Ok((parsed, state.allocator.hold(parsed.block)?))
+        Ok((parsed, pool.state.allocator.hold(parsed.block)?))
     });
     let (parsed, pinned) = match pinned {
         Ok(pinned) => pinned,
         Err(status) => {
-            refuse(state.counters.of(worker.index()), request, status);
+            refuse(pool.state.counters.of(worker.index()), request, status);
             return Activity::IDLE;
         }
     };
@@ -59,7 +62,7 @@ pub(crate) fn start(
     let pinned = pinned;
     match &pool.backend {
         Backend::File(device) if len_bytes > 0 => {
-            let counters = state.counters.of(worker.index());
+            let counters = pool.state.counters.of(worker.index());
             if device.accept(worker, transfer, pinned) {
                 counters.unaligned_operations.add(1);
             }
@@ -71,7 +74,7 @@ pub(crate) fn start(
         Backend::File(_) => {}
     }
     drop(pinned);
-    finish(state, worker.index(), transfer, Ok(()));
+    finish(pool, worker.index(), transfer, Ok(()));
     Activity::IDLE
 }
 
@@ -82,20 +85,20 @@ pub(crate) fn advance(pool: &BlockPool, worker: &mut Worker<'_>) -> Activity {
         Backend::Ram(_) => Activity::IDLE,
         Backend::File(device) => device.poll(worker, |transfer, pin, result| {
             pool.state.allocator.unpin(pin);
-            finish(&pool.state, worker_index, transfer, result);
+            finish(pool, worker_index, transfer, result);
         }),
     }
 }
 
 /// Ends a transfer whose block is not pinned any more.
-fn finish(state: &PoolState, worker_index: usize, transfer: Transfer, result: Result<(), Failure>) {
+fn finish(pool: &BlockPool, worker_index: usize, transfer: Transfer, result: Result<(), Failure>) {
     let Transfer {
         request,
         direction,
         len_bytes,
         ..
     } = transfer;
-    let counters = state.counters.of(worker_index);
+    let counters = pool.state.counters.of(worker_index);
     let len_bytes = u64::from(len_bytes);
     match (result, direction) {
         (Ok(()), Direction::Read) => {
