@@ -21,6 +21,7 @@ mod queue;
 #[cfg(test)]
 mod queue_tests;
 mod select;
+mod slab;
 mod uring;
 #[cfg(test)]
 mod uring_tests;

@@ -33,6 +33,7 @@ use nix::sys::eventfd::EventFd;
 use super::engine::{DeviceCommand, DeviceResult, Engine};
 use super::exclusion::{BlockExclusion, Waiter};
 use super::operation::{Operation, OperationStep};
+use super::slab::OperationSlab;
 use crate::backend::transfer::Transfer;
 use chimaera_bdev_allocator::failpoint::{Failpoint, may_panic};
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
@@ -343,53 +344,4 @@ impl<E: Engine> WorkerQueue<E> {
 /// A panic as a value: what else is under way must not be lost by it.
 fn contained<T>(call: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
     catch_unwind(AssertUnwindSafe(call))
-}
-
-/// Operations with the pins of their blocks, by index. Places are used again.
-struct OperationSlab {
-    places: Vec<Option<(Operation, Pin)>>,
-    free: Vec<u32>,
-}
-
-impl OperationSlab {
-    fn with_capacity(capacity: usize) -> Self {
-        Self {
-            places: Vec::with_capacity(capacity),
-            free: Vec::with_capacity(capacity),
-        }
-    }
-
-    /// A place for an operation, which stays free if nobody fills it.
-    fn vacancy(&mut self) -> u32 {
-        if let Some(&index) = self.free.last() {
-            return index;
-        }
-        // Each holds a task of some lane, of which there are far fewer than 32 bits count.
-        let index = self.places.len() as u32;
-        self.places.push(None);
-        self.free.push(index);
-        index
-    }
-
-    /// Fills the place that [`Self::vacancy`] gave last.
-    fn fill(&mut self, index: u32, filled: (Operation, Pin)) {
-        debug_assert_eq!(self.free.last(), Some(&index));
-        self.free.pop();
-        self.places[index as usize] = Some(filled);
-    }
-
-    fn get_mut(&mut self, index: u32) -> Option<&mut Operation> {
-        let place = self.places.get_mut(index as usize)?.as_mut();
-        place.map(|(operation, _)| operation)
-    }
-
-    fn remove(&mut self, index: u32) -> Option<(Operation, Pin)> {
-        let filled = self.places.get_mut(index as usize)?.take()?;
-        self.free.push(index);
-        Some(filled)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.free.len() == self.places.len()
-    }
 }
