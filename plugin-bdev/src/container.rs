@@ -16,7 +16,6 @@ use crate::backend::Backend;
 use crate::backend::transfer::Direction;
 use crate::params::Parameters;
 use crate::pool::counters::WorkerCounters;
-use crate::pool::failure::refuse;
 use crate::pool::open;
 use crate::pool::state::BlockPool;
 use crate::tasks::keeper::{Keeper, KeeperWork};
@@ -162,8 +161,8 @@ impl BdevContainer {
             Some(Method::Flush) => self.leave(worker, request, KeeperWork::Flush),
             Some(Method::ListBlocks) => self.leave(worker, request, KeeperWork::List),
             Some(Method::GetMap) => listing::answer_map(pool, counters, request),
-            Some(_) => refuse(counters, request, Status::ReadOnly),
-            None => refuse(counters, request, Status::UnknownMethod),
+            Some(_) => pool.refuse(worker, request, Status::ReadOnly),
+            None => pool.refuse(worker, request, Status::UnknownMethod),
         }
     }
 
@@ -179,7 +178,7 @@ impl BdevContainer {
                 listing::answer_list_in_memory(&self.pool.state, counters, request);
             }
             Some(Method::Flush) => request.complete(&[]),
-            _ => refuse(counters, request, Status::NoSpace),
+            _ => self.pool.refuse(worker, request, Status::NoSpace),
         }
     }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use chimaera_bdev_allocator::Allocator;
 use chimaera_bdev_format::block_map::UNITS;
 use chimaera_bdev_proto::MegabyteState;
-use chimaera_chimod::ModuleError;
-use chimaera_proto::PoolId;
+use chimaera_chimod::{ModuleError, Request, Worker};
+use chimaera_proto::{PoolId, Status};
 
 use super::allocator::PendingFree;
 use super::counters::Counters;
@@ -52,7 +52,7 @@ impl BlockPool {
     /// does.
     ///
     /// # Errors
-    /// [`ParameterMismatch`](chimaera_proto::Status::ParameterMismatch) with a text that says what differs.
+    /// [`Status::ParameterMismatch`] with a text that says what differs.
     pub(crate) fn check_same(&self, asked: &Parameters) -> Result<(), ModuleError> {
         let mut asked = *asked;
         let whole = match &self.backend {
@@ -69,6 +69,12 @@ impl BlockPool {
             }
         };
         self.parameters.check_same(&self.usage, &asked, whole)
+    }
+
+    /// Completes a task as failed, and counts that.
+    pub(crate) fn refuse(&self, worker: &Worker<'_>, request: Request, status: Status) {
+        self.state.counters.of(worker.index()).errors.add(1);
+        request.fail(status);
     }
 
     /// How much of a megabyte is used.

@@ -16,7 +16,6 @@ use chimaera_proto::{Failure, Status};
 
 use crate::backend::Backend;
 use crate::backend::transfer::{Direction, Transfer};
-use crate::pool::failure::refuse;
 use crate::pool::state::BlockPool;
 
 /// Takes a read or write: checks it, pins its block, and copies it or hands it to the device.
@@ -30,11 +29,7 @@ pub(crate) fn start(
     // but the block has to be right all the same.
     let len_bytes = request.buffer().map_or(0, |buffer| buffer.len() as u32);
     if direction == Direction::Write && pool.parameters.read_only {
-        refuse(
-            pool.state.counters.of(worker.index()),
-            request,
-            Status::ReadOnly,
-        );
+        pool.refuse(worker, request, Status::ReadOnly);
         return Activity::IDLE;
     }
     let arguments = request.arguments();
@@ -47,7 +42,7 @@ pub(crate) fn start(
     let (parsed, pinned) = match pinned {
         Ok(pinned) => pinned,
         Err(status) => {
-            refuse(pool.state.counters.of(worker.index()), request, status);
+            pool.refuse(worker, request, status);
             return Activity::IDLE;
         }
     };
