@@ -18,8 +18,9 @@ use chimaera_shm::Record;
 use crate::buffer::{BufferSlice, BufferSliceMut};
 use crate::call::{Call, Values, values};
 use crate::error::Error;
+use crate::lane::claim::Flight;
 use crate::lane::handle::TakenUp;
-use crate::lane::{ClientLane, Flight, Lost};
+use crate::lane::{ClientLane, Lost};
 use crate::runtime::Runtime;
 
 /// Why not all parts succeeded.

@@ -23,9 +23,10 @@ use std::time::{Duration, Instant};
 use chimaera_proto::BufferRange;
 
 use crate::call::Call;
+use crate::lane::claim::{ClaimState, Flight};
 use crate::lane::payload::Place;
 use crate::lane::wait_queue::{Joined, PATIENCE, Ticket};
-use crate::lane::{ClientLane, Flight, Lost};
+use crate::lane::{ClientLane, Lost};
 use crate::reentrancy::is_inside;
 use crate::wakers::{Unparking, Wakers, unpark_this_thread, wake_all};
 
@@ -95,7 +96,7 @@ impl ClientLane {
         seat: Option<Ticket>,
         call: &Call,
         buffer: Option<BufferRange>,
-        tag: u64,
+        state: ClaimState,
         leave: impl FnOnce(&mut Place),
         wakers: &mut Wakers,
     ) -> Option<Result<Flight, Lost>> {
@@ -114,7 +115,7 @@ impl ClientLane {
             }
             None => return None,
         };
-        Some(self.publish(turn, record, call, buffer, tag, leave))
+        Some(self.publish(turn, record, call, buffer, state, leave))
     }
 
     /// Submits on a lane that is shared. Waits for its turn and a record.
@@ -123,7 +124,7 @@ impl ClientLane {
         &self,
         call: &Call,
         buffer: Option<BufferRange>,
-        tag: u64,
+        state: ClaimState,
         leave: impl FnOnce(&mut Place),
     ) -> Result<Flight, Lost> {
         let mut leave = Some(leave);
@@ -134,7 +135,7 @@ impl ClientLane {
                     leave(place);
                 }
             };
-            let submitted = self.submit_in_turn(seat, call, buffer, tag, leave, &mut wakers);
+            let submitted = self.submit_in_turn(seat, call, buffer, state, leave, &mut wakers);
             wake_all(wakers);
             submitted
         };

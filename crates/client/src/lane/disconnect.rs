@@ -18,7 +18,8 @@ use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::{Completion, Status};
 use chimaera_shm::{LaneMemory, PublishOrder, barrier};
 
-use crate::lane::{ClientLane, DONE};
+use crate::lane::ClientLane;
+use crate::lane::claim::ClaimState;
 use crate::wakers::{Wakers, wake_all};
 
 /// Longer by far than a processor keeps a store to itself.
@@ -56,8 +57,8 @@ impl ClientLane {
         // One thread at a time: another might have stopped between looking and completing.
         let desk = self.desk.lock();
         for record in 0..LANE_DEPTH {
-            let (flight, tag) = self.claim_of(record);
-            if tag == DONE {
+            let (flight, state) = self.claim_of(record);
+            if state == ClaimState::Done {
                 continue;
             }
             if !self.memory.is_complete(record, flight.wire()) {

@@ -15,9 +15,10 @@ use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_shm::Record;
 
 use crate::call::Call;
+use crate::lane::ClientLane;
+use crate::lane::claim::{ClaimState, Flight};
 use crate::lane::lingering;
 use crate::lane::payload::Place;
-use crate::lane::{ATTACHED, ClientLane, DONE, Flight, ORPHANED, OWNED};
 use crate::reentrancy::{MutexGuard, Outermost, is_inside};
 use crate::wakers::Wakers;
 
@@ -102,7 +103,7 @@ impl ClientLane {
     pub(crate) fn own(&self, flight: Flight) -> bool {
         // A signal handler may harvest.
         let _inside = Outermost::enter();
-        self.claim_for_handle(flight, OWNED)
+        self.claim_for_handle(flight, ClaimState::Owned)
     }
 
     #[cold]
@@ -200,7 +201,7 @@ impl ClientLane {
             return;
         }
         let mut desk = self.desk.lock();
-        if !self.claim_for_handle(flight, ORPHANED) {
+        if !self.claim_for_handle(flight, ClaimState::Orphaned) {
             let parcel = desk.parcels.remove(&flight.sequence);
             leave(desk);
             drop(parcel);
@@ -244,14 +245,16 @@ impl ClientLane {
             // First the mark: who leaves a note from now on leaves another.
             self.unmark_orphan(record);
             let sequence = self.forsaken[record].swap(NO_TASK, Ordering::Relaxed);
-            if sequence != NO_TASK && !self.move_claim(Flight { record, sequence }, ORPHANED) {
+            if sequence != NO_TASK
+                && !self.move_claim(Flight { record, sequence }, ClaimState::Orphaned)
+            {
                 let parcel = desk.parcels.remove(&sequence);
                 if let Some(buffer) = parcel.and_then(|mut parcel| parcel.place.buffer.take()) {
                     buffer.give_back();
                 }
             }
-            let (flight, tag) = self.claim_of(record);
-            if tag == ORPHANED {
+            let (flight, state) = self.claim_of(record);
+            if state == ClaimState::Orphaned {
                 self.mark_orphan(flight);
             }
         }
@@ -260,8 +263,8 @@ impl ClientLane {
     /// Frees the record of an orphan if its task has completed. The claim of an orphan changes
     /// only here, under the desk's lock.
     fn reap(&self, _: &mut Desk, record: usize) {
-        let (flight, tag) = self.claim_of(record);
-        if tag == ORPHANED && self.memory.is_complete(record, flight.wire()) {
+        let (flight, state) = self.claim_of(record);
+        if state == ClaimState::Orphaned && self.memory.is_complete(record, flight.wire()) {
             // SAFETY: an orphan's place is the desk's, which is locked.
             let buffer = unsafe { self.places.of(record) }.buffer.take();
             if let Some(buffer) = buffer {
@@ -282,13 +285,13 @@ impl ClientLane {
     pub(crate) fn harvest(&self, wakers: &mut Wakers) {
         let mut desk = self.desk.lock();
         for record in 0..LANE_DEPTH {
-            let (flight, tag) = self.claim_of(record);
-            match tag {
-                ORPHANED => self.reap(&mut desk, record),
-                ATTACHED
+            let (flight, state) = self.claim_of(record);
+            match state {
+                ClaimState::Orphaned => self.reap(&mut desk, record),
+                ClaimState::Attached
                     if self.memory.is_complete(record, flight.wire())
                     // Its handle may take it up at this moment; then it frees the record.
-                    && self.move_claim(flight, DONE) =>
+                    && self.move_claim(flight, ClaimState::Done) =>
                 {
                     // SAFETY: the claim was moved by this thread.
                     let place = unsafe { self.places.of(record) };
@@ -315,8 +318,9 @@ impl ClientLane {
 
     /// Whether a harvest would free this record.
     pub(crate) fn is_harvestable(&self, record: usize) -> bool {
-        let (flight, tag) = self.claim_of(record);
-        matches!(tag, ATTACHED | ORPHANED) && self.memory.is_complete(record, flight.wire())
+        let (flight, state) = self.claim_of(record);
+        matches!(state, ClaimState::Attached | ClaimState::Orphaned)
+            && self.memory.is_complete(record, flight.wire())
     }
 
     /// Asks for the bell when any record completes, on behalf of the submitter.

@@ -13,7 +13,8 @@ use std::time::Duration;
 use chimaera_fork::PerProcess;
 use chimaera_shm::thread::spawn;
 
-use crate::lane::{ATTACHED, ClientLane, OWNED};
+use crate::lane::ClientLane;
+use crate::lane::claim::ClaimState;
 use crate::reentrancy::Mutex;
 
 /// A task handle's lane. Not counted: counting would cost every task two locked instructions, each
@@ -117,8 +118,8 @@ impl ClientLane {
         let mut taken = !self.submission.free_records();
         let mut is_held = desk.has_parcels();
         while taken != 0 {
-            let (_, tag) = self.claim_of(taken.trailing_zeros() as usize);
-            is_held |= matches!(tag, ATTACHED | OWNED);
+            let (_, state) = self.claim_of(taken.trailing_zeros() as usize);
+            is_held |= matches!(state, ClaimState::Attached | ClaimState::Owned);
             taken &= taken - 1;
         }
         is_held

@@ -26,6 +26,7 @@
 //! - Locks are taken in the order: submission, desk, queue, memory. No waker runs under any of them.
 
 pub(crate) mod backpressure;
+pub(crate) mod claim;
 mod disconnect;
 pub(crate) mod handle;
 pub(crate) mod lingering;
@@ -49,47 +50,13 @@ use crossbeam::utils::CachePadded;
 use crate::adaptive_spin::{Looked, Patience};
 use crate::call::Call;
 use crate::connection::{LaneEvents, Link};
+use crate::lane::claim::{Claim, ClaimState, ClaimWord, Flight};
 use crate::lane::handle::{Desk, leave};
 use crate::lane::payload::{Place, Places};
 use crate::lane::submitter::{Submission, Turn, Use};
 use crate::lane::wait_queue::Queue;
 use crate::reentrancy::Mutex;
 use crate::wakers::{Wakers, wake_all};
-
-/// What a claim says of its record, below its sequence.
-pub(crate) const DONE: u64 = 0;
-/// A task handle holds the task, and does not wait at the moment.
-pub(crate) const ATTACHED: u64 = 1;
-/// Somebody waits, or will soon, and frees the record.
-pub(crate) const OWNED: u64 = 2;
-/// The handle was dropped; its place is the desk's.
-pub(crate) const ORPHANED: u64 = 3;
-
-/// The claim of a task.
-#[inline]
-pub(crate) const fn claim(sequence: u64, tag: u64) -> u64 {
-    sequence << 2 | tag
-}
-
-/// A task in flight on a lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Flight {
-    pub(crate) record: usize,
-    pub(crate) sequence: u64,
-}
-
-impl Flight {
-    #[inline]
-    pub(crate) const fn bit(self) -> u64 {
-        1 << self.record
-    }
-
-    /// The part of the sequence that travels.
-    #[inline]
-    pub(crate) const fn wire(self) -> u32 {
-        self.sequence as u32
-    }
-}
 
 /// The connection is lost, so nothing can be submitted.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +70,7 @@ pub(crate) struct ClientLane {
     doorbell: Doorbell,
     pub(crate) patience: Patience,
     pub(crate) submission: Submission,
-    claims: CachePadded<[AtomicU64; LANE_DEPTH]>,
+    claims: CachePadded<[ClaimWord; LANE_DEPTH]>,
     pub(crate) places: Places,
     /// By record, the sequence of a task whose handle a signal handler dropped and nobody has seen to yet.
     pub(crate) forsaken: [AtomicU64; LANE_DEPTH],
@@ -146,7 +113,7 @@ impl ClientLane {
             doorbell,
             patience,
             submission: Submission::new(kind),
-            claims: CachePadded::new([const { AtomicU64::new(0) }; LANE_DEPTH]),
+            claims: CachePadded::new([const { ClaimWord::new() }; LANE_DEPTH]),
             places: Places::new(),
             forsaken: [const { AtomicU64::new(0) }; LANE_DEPTH],
             signs: CachePadded::new(Signs {
@@ -173,7 +140,7 @@ impl ClientLane {
     /// Submits a task that its submitter waits for. Waits for a free record if there is none.
     #[inline]
     pub(crate) fn submit(&self, call: &Call, buffer: Option<BufferRange>) -> Result<Flight, Lost> {
-        self.submit_with(call, buffer, OWNED, |_| {})
+        self.submit_with(call, buffer, ClaimState::Owned, |_| {})
     }
 
     /// Submits a task that gets a handle, at whose place `leave` leaves what goes along. Waits for
@@ -184,7 +151,7 @@ impl ClientLane {
         buffer: Option<BufferRange>,
         leave: impl FnOnce(&mut Place),
     ) -> Result<Flight, Lost> {
-        self.submit_with(call, buffer, ATTACHED, leave)
+        self.submit_with(call, buffer, ClaimState::Attached, leave)
     }
 
     #[inline]
@@ -192,18 +159,18 @@ impl ClientLane {
         &self,
         call: &Call,
         buffer: Option<BufferRange>,
-        tag: u64,
+        state: ClaimState,
         leave: impl FnOnce(&mut Place),
     ) -> Result<Flight, Lost> {
         let Some(mut turn) = self.submission.own_turn() else {
-            return self.submit_shared(call, buffer, tag, leave);
+            return self.submit_shared(call, buffer, state, leave);
         };
         if let Some(record) = self.free_record(&mut turn) {
-            return self.publish(turn, record, call, buffer, tag, leave);
+            return self.publish(turn, record, call, buffer, state, leave);
         }
         let mut wakers = Wakers::new();
         let record = self.wait_for_record(&mut turn, &mut wakers);
-        let flight = self.publish(turn, record, call, buffer, tag, leave);
+        let flight = self.publish(turn, record, call, buffer, state, leave);
         wake_all(wakers);
         flight
     }
@@ -221,7 +188,7 @@ impl ClientLane {
         }
         let mut turn = self.submission.turn();
         let record = self.free_record(&mut turn)?;
-        Some(self.publish(turn, record, call, buffer, ATTACHED, leave))
+        Some(self.publish(turn, record, call, buffer, ClaimState::Attached, leave))
     }
 
     /// Submits a task that gets a handle, if there is a record and no other thread waits for one.
@@ -236,7 +203,7 @@ impl ClientLane {
         }
         let mut turn = self.submission.turn();
         let record = self.free_record(&mut turn)?;
-        Some(self.publish(turn, record, call, buffer, ATTACHED, |_| {}))
+        Some(self.publish(turn, record, call, buffer, ClaimState::Attached, |_| {}))
     }
 
     #[inline]
@@ -246,7 +213,7 @@ impl ClientLane {
         record: usize,
         call: &Call,
         buffer: Option<BufferRange>,
-        tag: u64,
+        state: ClaimState,
         leave: impl FnOnce(&mut Place),
     ) -> Result<Flight, Lost> {
         // Relaxed: who freed this record after a loss had seen it, and freeing and taking are
@@ -259,11 +226,11 @@ impl ClientLane {
         leave(unsafe { self.places.of(record) });
         let sequence = turn.next_sequence();
         let flight = Flight { record, sequence };
-        let last = self.claims[record].load(Ordering::Relaxed) >> 2;
+        let last = self.claims[record].load().sequence();
         if sequence - last > 1 << 31 {
-            self.clear_old_flag(flight, tag);
+            self.clear_old_flag(flight, state);
         }
-        self.claims[record].store(claim(sequence, tag), Ordering::Relaxed);
+        self.claims[record].store(Claim::new(sequence, state));
         let descriptor = Descriptor {
             method: call.method,
             pool: call.pool,
@@ -291,10 +258,10 @@ impl ClientLane {
     /// published.
     #[cold]
     #[inline(never)]
-    fn clear_old_flag(&self, flight: Flight, tag: u64) {
+    fn clear_old_flag(&self, flight: Flight, state: ClaimState) {
         // Under the lock, lest the record be completed as lost under its old claim meanwhile.
         let _desk = self.desk.lock();
-        self.claims[flight.record].store(claim(flight.sequence, tag), Ordering::Relaxed);
+        self.claims[flight.record].store(Claim::new(flight.sequence, state));
         self.memory.clear_flag(flight.record, flight.wire());
     }
 
@@ -353,10 +320,10 @@ impl ClientLane {
 
     /// The task that a record was last given to, and what became of it.
     #[inline]
-    pub(crate) fn claim_of(&self, record: usize) -> (Flight, u64) {
-        let claim = self.claims[record].load(Ordering::Relaxed);
-        let sequence = claim >> 2;
-        (Flight { record, sequence }, claim & 3)
+    pub(crate) fn claim_of(&self, record: usize) -> (Flight, ClaimState) {
+        let claim = self.claims[record].load();
+        let sequence = claim.sequence();
+        (Flight { record, sequence }, claim.state())
     }
 
     /// Frees a record whose completion was copied, or is of no interest. For whoever has a share in
@@ -409,7 +376,7 @@ impl ClientLane {
     #[inline]
     pub(crate) fn is_attached(&self, flight: Flight) -> bool {
         // Relaxed: a harvested completion is fetched under the desk's lock.
-        self.claims[flight.record].load(Ordering::Relaxed) == claim(flight.sequence, ATTACHED)
+        self.claims[flight.record].load() == Claim::new(flight.sequence, ClaimState::Attached)
     }
 
     /// Whether the task has completed, harvested or not.
@@ -421,38 +388,29 @@ impl ClientLane {
     /// Moves an attached task's claim on behalf of its handle, with the thread inside. False if it was
     /// harvested before.
     #[inline]
-    pub(crate) fn claim_for_handle(&self, flight: Flight, tag: u64) -> bool {
+    pub(crate) fn claim_for_handle(&self, flight: Flight, state: ClaimState) -> bool {
         if !self.submission.is_mine() {
-            return self.move_claim(flight, tag);
+            return self.move_claim(flight, state);
         }
         // Only the submitter harvests, and that is this thread, which is here now.
         let is_attached = self.is_attached(flight);
         if is_attached {
             let word = &self.claims[flight.record];
-            word.store(claim(flight.sequence, tag), Ordering::Relaxed);
+            word.store(Claim::new(flight.sequence, state));
         }
         is_attached
     }
 
     /// Moves an attached task's claim. False if somebody else did before.
-    pub(crate) fn move_claim(&self, flight: Flight, tag: u64) -> bool {
-        // Relaxed: the claim orders nothing; completions are ordered by the record's flag, and
-        // what lies at the desk by its lock.
-        self.claims[flight.record]
-            .compare_exchange(
-                claim(flight.sequence, ATTACHED),
-                claim(flight.sequence, tag),
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            )
-            .is_ok()
+    pub(crate) fn move_claim(&self, flight: Flight, state: ClaimState) -> bool {
+        self.claims[flight.record].move_from_attached(flight.sequence, state)
     }
 
     /// Gives an owned task, which may be incomplete, back to the harvester's reach.
     pub(crate) fn give_back(&self, flight: Flight) {
         // Pairs with `wait_for_record`: a starved submitter may have passed over this record
         // because it was owned.
-        self.claims[flight.record].swap(claim(flight.sequence, ATTACHED), Ordering::SeqCst);
+        self.claims[flight.record].exchange(Claim::new(flight.sequence, ClaimState::Attached));
         self.ring_if_wanted();
     }
 
@@ -509,7 +467,7 @@ impl ClientLane {
 
     /// Ends an orphan's claim. Only under the desk's lock.
     pub(crate) fn settle(&self, flight: Flight) {
-        self.claims[flight.record].store(claim(flight.sequence, DONE), Ordering::Relaxed);
+        self.claims[flight.record].store(Claim::new(flight.sequence, ClaimState::Done));
     }
 
     pub(crate) fn mark_orphan(&self, flight: Flight) {

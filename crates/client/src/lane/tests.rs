@@ -19,9 +19,10 @@ use crate::adaptive_spin::Patience;
 use crate::call::Call;
 use crate::connection::Link;
 use crate::control::{ControlSocket, PATIENCE};
+use crate::lane::ClientLane;
+use crate::lane::claim::Flight;
 use crate::lane::handle::TakenUp;
 use crate::lane::submitter::Use;
-use crate::lane::{ClientLane, Flight};
 
 /// A link to nobody: its other end stays open as long as it is kept.
 fn link(segment: &Arc<Segment>) -> (Arc<Link>, UnixStream) {

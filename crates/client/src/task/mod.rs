@@ -23,8 +23,9 @@ use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
 use crate::call::{Call, Finished, Refused};
+use crate::lane::ClientLane;
+use crate::lane::claim::Flight;
 use crate::lane::lingering::LaneRef;
-use crate::lane::{ClientLane, Flight};
 use crate::reentrancy::is_inside;
 use crate::task::deferred::{Aim, Aside};
 use crate::task::pending::{Pending, Watch, refused};

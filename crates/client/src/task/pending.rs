@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use crate::call::{Call, Finished};
 use crate::error::Error;
+use crate::lane::ClientLane;
+use crate::lane::claim::Flight;
 use crate::lane::handle::{Parcel, TakenUp};
 use crate::lane::lingering::LaneRef;
-use crate::lane::{ClientLane, Flight};
 use crate::reentrancy::{is_inside, refusal};
 use crate::task_error::TaskError;
 

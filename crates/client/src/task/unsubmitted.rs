@@ -19,9 +19,10 @@ use crate::buffer::Buffer;
 use crate::call::{Call, Refused};
 use crate::error::Error;
 use crate::lane::backpressure::Seat;
+use crate::lane::claim::{ClaimState, Flight};
 use crate::lane::payload::Place;
 use crate::lane::wait_queue::Ticket;
-use crate::lane::{ATTACHED, ClientLane, Flight, Lost};
+use crate::lane::{ClientLane, Lost};
 use crate::lane_pool::Lanes;
 use crate::runtime_inner::RuntimeInner;
 use crate::wakers::{Unparking, Wakers, unpark_this_thread, wake_all};
@@ -171,7 +172,7 @@ impl Unsubmitted {
     fn attempt_on(&mut self, lane: &Arc<ClientLane>, wakers: &mut Wakers) -> Attempt {
         let (ticket, call, range) = (self.ticket(lane), self.call, self.range);
         let leave = |place: &mut Place| leave_at(place, call, &mut self.buffer);
-        match lane.submit_in_turn(ticket, &call, range, ATTACHED, leave, wakers) {
+        match lane.submit_in_turn(ticket, &call, range, ClaimState::Attached, leave, wakers) {
             None => Attempt::NoRoom,
             Some(submitted) => self.submitted(lane, submitted),
         }
