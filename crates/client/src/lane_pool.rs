@@ -241,7 +241,7 @@ impl Lanes {
             return;
         }
         for lane in self.lanes.iter().filter_map(OnceLock::get) {
-            if lane.orphans() != 0 {
+            if lane.flags.orphans() != 0 {
                 lane.reap_orphans();
             }
         }

@@ -17,18 +17,17 @@
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use chimaera_proto::BufferRange;
+use chimaera_proto::limits::LANE_DEPTH;
 
-use crate::call::Call;
-use crate::lane::claim::{ClaimState, Flight};
-use crate::lane::payload::Place;
-use crate::lane::wait_queue::{Joined, PATIENCE, Ticket};
-use crate::lane::{ClientLane, Lost};
+use super::ClientLane;
+use super::claim::Flight;
+use super::submitter::Turn;
+use super::wait_queue::{Joined, PATIENCE, Ticket};
+use crate::adaptive_spin::Looked;
 use crate::reentrancy::is_inside;
-use crate::wakers::{Unparking, Wakers, unpark_this_thread, wake_all};
+use crate::wakers::{Wakers, wake_all};
 
 /// A task's place in the queue of a lane, until it is dropped.
 pub(crate) struct Seat<L: Deref<Target = ClientLane>> {
@@ -63,19 +62,6 @@ impl<L: Deref<Target = ClientLane>> Drop for Seat<L> {
 }
 
 impl ClientLane {
-    /// How many records are free, or would be after a harvest.
-    pub(crate) fn available(&self) -> usize {
-        let free = self.submission.free_records();
-        let mut available = free;
-        let mut taken = !free;
-        while taken != 0 {
-            let record = taken.trailing_zeros() as usize;
-            taken &= taken - 1;
-            available |= u64::from(self.is_harvestable(record)) << record;
-        }
-        available.count_ones() as usize
-    }
-
     /// Waits in the queue with this waker, in the seat that there is or at the end.
     pub(crate) fn join(&self, ticket: Option<Ticket>, waker: Waker) -> Joined {
         let joined = {
@@ -90,77 +76,47 @@ impl ClientLane {
         joined
     }
 
-    /// Submits a task if it is its turn, and there is a record or a harvest frees one.
-    pub(crate) fn submit_in_turn(
-        &self,
-        seat: Option<Ticket>,
-        call: &Call,
-        buffer: Option<BufferRange>,
-        state: ClaimState,
-        leave: impl FnOnce(&mut Place),
-        wakers: &mut Wakers,
-    ) -> Option<Result<Flight, Lost>> {
-        if self.is_lost() {
-            return Some(Err(Lost));
-        }
-        if self.queue.is_waiting() && !self.queue.may_go(seat, self.available()) {
-            return None;
-        }
-        let mut turn = self.submission.turn();
-        let record = match self.free_record(&mut turn) {
-            Some(record) => record,
-            None if self.harvestable() => {
-                self.harvest(wakers);
-                self.free_record(&mut turn)?
+    /// Waits until a record of the thread's own lane is free: harvests what is complete, else looks for
+    /// the oldest task's completion for a while, else sleeps on the segment's bell.
+    #[cold]
+    pub(crate) fn wait_for_record(&self, turn: &mut Turn<'_>, wakers: &mut Wakers) -> usize {
+        loop {
+            self.harvest(wakers);
+            if let Some(record) = self.free_record(turn) {
+                return record;
             }
-            None => return None,
-        };
-        Some(self.publish(turn, record, call, buffer, state, leave))
+            let oldest = self.oldest_flight();
+            let ready = || {
+                self.memory.is_complete(oldest.record, oldest.wire())
+                    || self.submission.has_returned()
+            };
+            // The oldest may be complete and its owner on the way to free it: then sleeping is
+            // right, or this thread might keep the owner from its processor.
+            let looked = self.patience.spin(&*self.memory, ready);
+            if looked == Looked::Ready && self.harvestable() {
+                continue;
+            }
+            // Pairs with `release` and `give_back`. Either they see `starved` and ring, or what
+            // they did is seen below. A completion by the worker rings because of `watch_all`.
+            self.flags.mark_starved();
+            let seen = self.segment.bell_count();
+            self.watch_all();
+            if !self.submission.has_returned() && !self.harvestable() {
+                let begin = Instant::now();
+                self.segment.wait_for_bell(seen, None);
+                self.patience.learn_from_sleep(looked, begin.elapsed());
+            }
+            self.unwatch_all();
+            self.flags.unmark_starved();
+        }
     }
 
-    /// Submits on a lane that is shared. Waits for its turn and a record.
-    #[cold]
-    pub(crate) fn submit_shared(
-        &self,
-        call: &Call,
-        buffer: Option<BufferRange>,
-        state: ClaimState,
-        leave: impl FnOnce(&mut Place),
-    ) -> Result<Flight, Lost> {
-        let mut leave = Some(leave);
-        let mut attempt = |seat: Option<Ticket>| {
-            let mut wakers = Wakers::new();
-            let leave = |place: &mut Place| {
-                if let Some(leave) = leave.take() {
-                    leave(place);
-                }
-            };
-            let submitted = self.submit_in_turn(seat, call, buffer, state, leave, &mut wakers);
-            wake_all(wakers);
-            submitted
-        };
-        if let Some(submitted) = attempt(None) {
-            return submitted;
-        }
-        let waker = unpark_this_thread();
-        let _unparking = Unparking;
-        let mut seat: Option<Seat<&Self>> = None;
-        loop {
-            let ticket = seat.as_ref().map(|seat| seat.ticket);
-            let joined = self.join(ticket, waker.clone());
-            let ticket = joined.ticket;
-            // Not made where there is one: it would give the seat up as it is dropped.
-            seat.get_or_insert_with(|| Seat { lane: self, ticket });
-            // A loss tells all who have joined, and whoever joins later sees it.
-            if let Some(submitted) = attempt(Some(ticket)) {
-                return submitted;
-            }
-            if self.link.watch_the_bell() {
-                thread::park();
-            } else {
-                thread::yield_now();
-            }
-        }
+    /// The task in flight with the lowest sequence. To be called with no record free.
+    fn oldest_flight(&self) -> Flight {
+        (0..LANE_DEPTH)
+            .map(|record| self.claim_of(record).0)
+            .min_by_key(|flight| flight.sequence)
+            .expect("a lane has records")
     }
 
     /// Tells those who wait of the records that are available. To be called with nothing locked.

@@ -18,8 +18,8 @@ use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::{Completion, Status};
 use chimaera_shm::{LaneMemory, PublishOrder, barrier};
 
-use crate::lane::ClientLane;
-use crate::lane::claim::ClaimState;
+use super::ClientLane;
+use super::claim::ClaimState;
 use crate::wakers::{Wakers, wake_all};
 
 /// Longer by far than a processor keeps a store to itself.
@@ -29,7 +29,7 @@ impl ClientLane {
     /// Completes everything in flight in the place of a daemon that is gone, and wakes whoever
     /// waits for it. Nothing can be submitted from now on.
     pub(crate) fn complete_all_as_lost(&self) {
-        self.mark_lost();
+        self.flags.mark_lost();
         // Pairs with what orders `must_ring`; see the module's documentation.
         match self.link.publish_order() {
             PublishOrder::Fence => fence(Ordering::SeqCst),

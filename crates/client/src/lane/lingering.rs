@@ -13,9 +13,10 @@ use std::time::Duration;
 use chimaera_fork::PerProcess;
 use chimaera_shm::thread::spawn;
 
-use crate::lane::ClientLane;
-use crate::lane::claim::ClaimState;
-use crate::reentrancy::Mutex;
+use super::ClientLane;
+use super::claim::ClaimState;
+use super::handle_table::Desk;
+use crate::reentrancy::{Mutex, MutexGuard};
 
 /// A task handle's lane. Not counted: counting would cost every task two locked instructions, each
 /// of which waits until all that was written before is with the worker. Instead a session that
@@ -79,6 +80,17 @@ pub(crate) fn let_go() {
         .extract_if(.., |lane| !lane.is_held())
         .collect();
     drop(gone);
+}
+
+/// Unlocks a desk after what may have been a handle's last use of the lane, which may be gone
+/// then.
+#[inline]
+pub(crate) fn leave(desk: MutexGuard<'_, Desk>) {
+    let lingers = desk.lingers;
+    drop(desk);
+    if lingers {
+        let_go();
+    }
 }
 
 /// Lets lanes go where no handle does.

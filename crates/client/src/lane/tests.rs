@@ -218,7 +218,7 @@ fn starve(lane: &ClientLane, help: impl FnOnce()) {
             submit(lane, 99);
             lane.submission.disown();
         });
-        while !lane.has_starved_submitter() {
+        while !lane.flags.is_starved() {
             thread::yield_now();
         }
         // It looks once more before it sleeps. Time to do so makes the test sharper; it is right

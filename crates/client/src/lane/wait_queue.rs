@@ -31,7 +31,7 @@ use std::collections::BTreeMap;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crate::lane::sync::{AtomicBool, Guard, Mutex, Ordering};
+use super::sync::{AtomicBool, Guard, Mutex, Ordering};
 use crate::wakers::Wakers;
 
 /// How long a record waits for who was told of it, before another is told. Much longer than an

@@ -133,7 +133,7 @@ impl Unsubmitted {
             lane: Arc::clone(lane),
             ticket,
         });
-        if joined.may_go || lane.is_lost() {
+        if joined.may_go || lane.flags.is_lost() {
             let attempted = self.attempt_on(lane, wakers);
             if !matches!(attempted, Attempt::NoRoom) {
                 return attempted;

@@ -1,0 +1,67 @@
+//! Taking completions out of records that are needed for other tasks, and freeing those of dropped handles.
+
+use chimaera_proto::limits::LANE_DEPTH;
+
+use super::ClientLane;
+use super::claim::ClaimState;
+use super::handle_table::Parcel;
+use super::payload::Place;
+use crate::wakers::Wakers;
+
+impl ClientLane {
+    /// Takes all attached tasks that have completed to the desk, and frees their records, and those
+    /// of orphans.
+    pub(crate) fn harvest(&self, wakers: &mut Wakers) {
+        let mut desk = self.desk.lock();
+        for record in 0..LANE_DEPTH {
+            let (flight, state) = self.claim_of(record);
+            match state {
+                ClaimState::Orphaned => self.reap(&mut desk, record),
+                ClaimState::Attached
+                    if self.memory.is_complete(record, flight.wire())
+                    // Its handle may take it up at this moment; then it frees the record.
+                    && self.move_claim(flight, ClaimState::Done) =>
+                {
+                    // SAFETY: the claim was moved by this thread.
+                    let place = unsafe { self.places.of(record) };
+                    let parcel = Parcel {
+                        record: self.memory.record(record).copy(),
+                        place: Place {
+                            call: place.call,
+                            buffer: place.buffer.take(),
+                        },
+                    };
+                    desk.parcels.insert(flight.sequence, Box::new(parcel));
+                    wakers.extend(self.forget_waker(&mut desk, record));
+                    self.release(flight);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether a harvest would free a record.
+    pub(crate) fn harvestable(&self) -> bool {
+        (0..LANE_DEPTH).any(|record| self.is_harvestable(record))
+    }
+
+    /// Whether a harvest would free this record.
+    pub(crate) fn is_harvestable(&self, record: usize) -> bool {
+        let (flight, state) = self.claim_of(record);
+        matches!(state, ClaimState::Attached | ClaimState::Orphaned)
+            && self.memory.is_complete(record, flight.wire())
+    }
+
+    /// How many records are free, or would be after a harvest.
+    pub(crate) fn available(&self) -> usize {
+        let free = self.submission.free_records();
+        let mut available = free;
+        let mut taken = !free;
+        while taken != 0 {
+            let record = taken.trailing_zeros() as usize;
+            taken &= taken - 1;
+            available |= u64::from(self.is_harvestable(record)) << record;
+        }
+        available.count_ones() as usize
+    }
+}

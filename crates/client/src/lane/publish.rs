@@ -1,0 +1,80 @@
+//! Publishing a task in a record that its submitter has taken.
+
+use chimaera_proto::{BufferRange, Descriptor};
+
+use super::claim::{Claim, ClaimState, Flight};
+use super::payload::Place;
+use super::submitter::Turn;
+use super::{ClientLane, Lost};
+use crate::call::Call;
+
+impl ClientLane {
+    #[inline]
+    pub(crate) fn publish(
+        &self,
+        mut turn: Turn<'_>,
+        record: usize,
+        call: &Call,
+        buffer: Option<BufferRange>,
+        state: ClaimState,
+        leave: impl FnOnce(&mut Place),
+    ) -> Result<Flight, Lost> {
+        // Relaxed: who freed this record after a loss had seen it, and freeing and taking are
+        // ordered; see `crate::lane::disconnect`.
+        if self.flags.is_lost() {
+            turn.put_back(record);
+            return Err(Lost);
+        }
+        // SAFETY: the record is free, and this is its submitter.
+        leave(unsafe { self.places.of(record) });
+        let sequence = turn.next_sequence();
+        let flight = Flight { record, sequence };
+        let last = self.claims[record].load().sequence();
+        if sequence - last > 1 << 31 {
+            self.clear_old_flag(flight, state);
+        }
+        self.claims[record].store(Claim::new(sequence, state));
+        let descriptor = Descriptor {
+            method: call.method,
+            pool: call.pool,
+            query: call.query,
+            record: record as u8,
+            buffer,
+            arguments: call.arguments,
+        };
+        self.memory
+            .publish(flight.wire(), &descriptor.to_words(flight.wire()));
+        // Until the worker is called: a signal handler that submits meanwhile would find that somebody does, and
+        // wait for one who cannot.
+        let _inside = turn.end();
+        if self.memory.must_ring(self.link.publish_order()) {
+            self.doorbell.ring();
+        }
+        // Comes after what orders `must_ring`, which pairs with that in `complete_all_as_lost`.
+        if self.flags.is_lost() {
+            self.complete_as_lost();
+        }
+        Ok(flight)
+    }
+
+    /// Takes care that the flag of a task long ago is not taken for that of this one, which is about to be
+    /// published.
+    #[cold]
+    #[inline(never)]
+    fn clear_old_flag(&self, flight: Flight, state: ClaimState) {
+        // Under the lock, lest the record be completed as lost under its old claim meanwhile.
+        let _desk = self.desk.lock();
+        self.claims[flight.record].store(Claim::new(flight.sequence, state));
+        self.memory.clear_flag(flight.record, flight.wire());
+    }
+
+    /// Takes a record that is free. Reaps orphans when there are any, so that the buffers of
+    /// dropped handles do not stay with a lane that is never full.
+    #[inline]
+    pub(crate) fn free_record(&self, turn: &mut Turn<'_>) -> Option<usize> {
+        if self.flags.has_orphans() {
+            self.reap_orphans();
+        }
+        turn.take_record()
+    }
+}
