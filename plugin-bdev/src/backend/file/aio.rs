@@ -306,7 +306,7 @@ fn descriptor(file: RawFd) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::engine_tests::{file_and_wake, transfer_often};
+    use super::super::tests::engine::{file_and_wake, transfer_often};
     use super::*;
 
     fn engine(depth: u32) -> io::Result<Aio> {

@@ -10,21 +10,17 @@ mod beneath;
 mod bounce;
 mod direct;
 mod engine;
-#[cfg(test)]
-mod engine_tests;
 mod exclusion;
 mod named_file;
 mod open;
 mod operation;
 mod probe;
 mod queue;
-#[cfg(test)]
-mod queue_tests;
 mod select;
 mod slab;
-mod uring;
 #[cfg(test)]
-mod uring_tests;
+mod tests;
+mod uring;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -6,9 +6,9 @@ use std::sync::{Arc, mpsc};
 
 use nix::sys::eventfd::EventFd;
 
-use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
-use super::engine_tests::{file_and_wake, results_of, transfer_often};
-use super::uring::Uring;
+use super::super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
+use super::super::uring::Uring;
+use super::engine::{file_and_wake, results_of, transfer_often};
 use crate::testing::{TestBuffer, disk_folder};
 use chimaera_bdev_format::image::{PoolFile, pool_file};
 

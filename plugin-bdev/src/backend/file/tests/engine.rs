@@ -8,17 +8,17 @@ use std::sync::Arc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
+use super::super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
 use chimaera_bdev_format::image::{PoolFile, pool_file};
 
-pub(super) fn file_and_wake() -> (PoolFile, Arc<EventFd>) {
+pub(in super::super) fn file_and_wake() -> (PoolFile, Arc<EventFd>) {
     let file = tempfile::tempfile().expect("a temporary file");
     let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK).expect("an eventfd");
     (pool_file(file).expect("memory"), Arc::new(wake))
 }
 
 /// Waits for the wake-up as a worker does, and takes the results until there are `count`.
-pub(super) fn results_of(
+pub(in super::super) fn results_of(
     engine: &mut impl Engine,
     wake: &EventFd,
     count: usize,
@@ -42,7 +42,7 @@ pub(super) fn results_of(
 }
 
 /// Writes and reads more often than any ring has entries.
-pub(super) fn transfer_often(engine: &mut impl Engine, file: &File, wake: &EventFd) {
+pub(in super::super) fn transfer_often(engine: &mut impl Engine, file: &File, wake: &EventFd) {
     let mut memory = [0u8; 64];
     let address = memory.as_mut_ptr();
     for number in 0..1000u64 {

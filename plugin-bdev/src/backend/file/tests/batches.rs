@@ -6,7 +6,7 @@ use chimaera_chimod::Activity;
 use chimaera_proto::Failure;
 
 use super::super::queue::TransferOutcome;
-use super::{AT_WORK, Rig};
+use super::rig::{AT_WORK, Rig};
 use crate::backend::transfer::Direction;
 use crate::testing::{PATIENCE, TestBuffer};
 

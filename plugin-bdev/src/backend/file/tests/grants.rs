@@ -2,7 +2,7 @@
 
 use chimaera_chimod::Activity;
 
-use super::{AT_WORK, Rig};
+use super::rig::{AT_WORK, Rig};
 use crate::backend::transfer::Direction;
 use crate::testing::TestBuffer;
 

@@ -7,7 +7,7 @@ use chimaera_chimod::Activity;
 use chimaera_proto::Status;
 
 use super::super::queue::TransferOutcome;
-use super::Rig;
+use super::rig::Rig;
 use crate::backend::transfer::Direction;
 use crate::testing::TestBuffer;
 

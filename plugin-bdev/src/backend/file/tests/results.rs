@@ -3,7 +3,7 @@
 use chimaera_proto::Failure;
 
 use super::super::queue::TransferOutcome;
-use super::{Rig, UNIT};
+use super::rig::{Rig, UNIT};
 use crate::backend::transfer::Direction;
 use crate::testing::TestBuffer;
 

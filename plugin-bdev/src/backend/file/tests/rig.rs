@@ -1,11 +1,6 @@
 //! A queue on a device that does what a test tells it: refuses, takes part of a batch, stops
 //! short, holds back.
 
-mod batches;
-mod grants;
-mod panics;
-mod results;
-
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
@@ -17,38 +12,38 @@ use chimaera_bdev_proto::{AllocationPlan, Block, MEGABYTE, OwnerTag};
 use chimaera_chimod::Activity;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
-use super::operation::Operation;
-use super::queue::{GrantExchange, TransferOutcome, WorkerQueue};
+use super::super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
+use super::super::operation::Operation;
+use super::super::queue::{GrantExchange, TransferOutcome, WorkerQueue};
 use crate::backend::transfer::{Direction, Transfer};
 use crate::pool::allocator::PendingFree;
 use crate::testing::{Recorder, TestBuffer, loose_request};
 
-const UNIT: u32 = 512;
+pub(super) const UNIT: u32 = 512;
 
 /// What a pass says that moved something forward and left something under way.
-const AT_WORK: Activity = Activity(Activity::PENDING.0 | Activity::PROGRESS.0);
+pub(super) const AT_WORK: Activity = Activity(Activity::PENDING.0 | Activity::PROGRESS.0);
 
 /// A device in memory, shared by its test and the engines of all workers.
-struct Device {
-    bytes: Vec<u8>,
+pub(super) struct Device {
+    pub(super) bytes: Vec<u8>,
     /// What the next calls are answered: how many are taken, or an errno. All are taken
     /// when it is empty.
-    answers: VecDeque<Result<usize, i32>>,
+    pub(super) answers: VecDeque<Result<usize, i32>>,
     /// Whether it takes nothing.
-    refuses: bool,
+    pub(super) refuses: bool,
     /// What the next operations end with, instead of being done.
-    errors: VecDeque<i32>,
+    pub(super) errors: VecDeque<i32>,
     /// Most bytes that an operation transfers.
-    most_bytes: u32,
+    pub(super) most_bytes: u32,
     /// Whether results are kept back.
-    hold: bool,
-    calls: usize,
-    in_flight: usize,
-    most_in_flight: usize,
+    pub(super) hold: bool,
+    pub(super) calls: usize,
+    pub(super) in_flight: usize,
+    pub(super) most_in_flight: usize,
 }
 
-struct Scripted {
+pub(super) struct Scripted {
     device: Rc<RefCell<Device>>,
     held: Vec<DeviceCommand>,
 }
@@ -110,21 +105,21 @@ impl Engine for Scripted {
 }
 
 /// Queues of some workers on one device, and one block that they write and read.
-struct Rig {
-    device: Rc<RefCell<Device>>,
-    queues: Vec<WorkerQueue<Scripted>>,
+pub(super) struct Rig {
+    pub(super) device: Rc<RefCell<Device>>,
+    pub(super) queues: Vec<WorkerQueue<Scripted>>,
     exchange: GrantExchange,
     wakes: Vec<Arc<EventFd>>,
     allocator: Allocator<PendingFree>,
     block: Block,
-    recorder: Arc<Recorder>,
+    pub(super) recorder: Arc<Recorder>,
     /// Where each transfer that ended began, and how it ended.
-    ended: Vec<(u64, TransferOutcome)>,
+    pub(super) ended: Vec<(u64, TransferOutcome)>,
     next_task: u64,
 }
 
 impl Rig {
-    fn new(workers: usize, depth: u32) -> Self {
+    pub(super) fn new(workers: usize, depth: u32) -> Self {
         let device = Rc::new(RefCell::new(Device {
             bytes: (0..MEGABYTE).map(|at| (at % 251) as u8).collect(),
             answers: VecDeque::new(),
@@ -167,7 +162,7 @@ impl Rig {
     }
 
     /// Hands a transfer to a worker.
-    fn accept(
+    pub(super) fn accept(
         &mut self,
         worker: usize,
         direction: Direction,
@@ -188,7 +183,7 @@ impl Rig {
         self.queues[worker].accept(operation, pinned, &self.exchange);
     }
 
-    fn pass(&mut self, worker: usize) -> Activity {
+    pub(super) fn pass(&mut self, worker: usize) -> Activity {
         let (ended, allocator) = (&mut self.ended, &self.allocator);
         self.queues[worker].poll(&self.exchange, &mut |transfer, pin, outcome| {
             ended.push((transfer.offset_in_pool, outcome));
@@ -198,7 +193,7 @@ impl Rig {
     }
 
     /// Makes passes until nothing is left, at most so many.
-    fn passes(&mut self, most: usize) {
+    pub(super) fn passes(&mut self, most: usize) {
         for _ in 0..most {
             let all = 0..self.queues.len();
             if all.fold(Activity::IDLE, |sum, worker| sum | self.pass(worker)) == Activity::IDLE {
@@ -210,7 +205,7 @@ impl Rig {
 
     /// The block can be freed at once, and allocated again.
     #[track_caller]
-    fn assert_unpinned(&self) {
+    pub(super) fn assert_unpinned(&self) {
         let mut freed = TestBuffer::new(1, 0);
         let task = u64::MAX;
         let request = loose_request(&self.recorder, task, &mut freed);
@@ -221,7 +216,7 @@ impl Rig {
         assert!(self.recorder.take(task).is_some(), "a pin was lost");
     }
 
-    fn woken(&self, worker: usize) -> bool {
+    pub(super) fn woken(&self, worker: usize) -> bool {
         self.wakes[worker].read().is_ok()
     }
 }
