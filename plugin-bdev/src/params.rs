@@ -4,11 +4,10 @@
 
 use std::fmt;
 
+use chimaera_bdev_format::Identity;
 use chimaera_bdev_proto::{BdevType, CreateParams, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_chimod::ModuleError;
 use chimaera_proto::{Status, codec};
-
-use chimaera_bdev_format::Identity;
 
 /// Largest alignment of device operations: the smallest block consists of whole ones.
 pub(crate) const MAX_ALIGNMENT: u32 = CreateParams::MAX_ALIGNMENT;

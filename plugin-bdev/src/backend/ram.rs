@@ -9,6 +9,8 @@
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 
+use chimaera_bdev_allocator::failpoint::{Failpoint, may_panic};
+use chimaera_bdev_allocator::prefetch;
 use chimaera_chimod::ModuleError;
 use chimaera_fork::Mapping;
 use chimaera_proto::Status;
@@ -16,9 +18,6 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 
 use super::stream;
 use super::transfer::{Direction, Transfer};
-
-use chimaera_bdev_allocator::failpoint::{Failpoint, may_panic};
-use chimaera_bdev_allocator::prefetch;
 
 /// Bytes of a coming read that are asked for: enough for the processor to see where it goes. More would
 /// take the places of what is being copied meanwhile.

@@ -21,6 +21,8 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use chimaera_bdev_allocator::ledger::Ledger;
+use chimaera_bdev_format::image::FileDisk;
 use chimaera_bdev_proto::PerfMetrics;
 use chimaera_chimod::{Host, Level, Request};
 use chimaera_proto::{Failure, Status};
@@ -32,8 +34,6 @@ use super::{allocation, listing};
 use crate::backend::file::NamedFile;
 use crate::pool::failure::{failure_of, refuse};
 use crate::pool::state::PoolState;
-use chimaera_bdev_allocator::ledger::Ledger;
-use chimaera_bdev_format::image::FileDisk;
 
 /// What a keeper is asked to do.
 #[derive(Debug)]

@@ -2,9 +2,8 @@
 
 use std::path::PathBuf;
 
-use chimaera_bdev_proto::{BdevType, CreateParams, IoEngine, MEGABYTE, UNIT_BYTES};
-
 use chimaera_bdev_format::Geometry;
+use chimaera_bdev_proto::{BdevType, CreateParams, IoEngine, MEGABYTE, UNIT_BYTES};
 
 pub(crate) fn ram_params(total_size: u64) -> CreateParams {
     CreateParams {

@@ -6,14 +6,14 @@ use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Instant;
 
+use chimaera_bdev_format::block_map::{MegabyteChange, MegabyteMap};
+use chimaera_bdev_format::image::{FileDisk, pool_file};
+use chimaera_bdev_format::{Disk, Geometry, Identity, Metadata, OpenMode, Page, PoolOwner};
 use chimaera_bdev_proto::{IoEngine, PerfMetrics};
 use chimaera_proto::PoolId;
 
 use crate::pool::allocator::allocator_of;
 use crate::testing::disk_folder;
-use chimaera_bdev_format::block_map::{MegabyteChange, MegabyteMap};
-use chimaera_bdev_format::image::{FileDisk, pool_file};
-use chimaera_bdev_format::{Disk, Geometry, Identity, Metadata, OpenMode, Page, PoolOwner};
 
 const TIBIBYTE: u64 = 1 << 40;
 const BLOCKS: u32 = 1_000_000;

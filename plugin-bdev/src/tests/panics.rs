@@ -1,11 +1,11 @@
 //! A panic of the module in the middle of a transfer fails that transfer, and holds up nothing after it.
 
+use chimaera_bdev_allocator::failpoint::{Failpoint, arm};
 use chimaera_bdev_proto::{Method, UNIT_BYTES};
 use chimaera_proto::Status;
 
 use super::on_every_file;
 use crate::testing::{TestBuffer, TestPool, file_bytes, file_params, ram_params};
-use chimaera_bdev_allocator::failpoint::{Failpoint, arm};
 
 /// Transfers of a part of a block, so that on a file they have to read around it first.
 fn check(pool: &TestPool, place: Failpoint) {

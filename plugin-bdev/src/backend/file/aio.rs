@@ -12,10 +12,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use chimaera_bdev_format::image::PoolFile;
 use nix::sys::eventfd::EventFd;
 
 use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
-use chimaera_bdev_format::image::PoolFile;
 
 const IOCB_CMD_PREAD: u16 = 0;
 const IOCB_CMD_PWRITE: u16 = 1;

@@ -19,10 +19,9 @@
 use std::collections::hash_map::Entry as MapEntry;
 use std::collections::{HashMap, VecDeque};
 
+use chimaera_bdev_proto::UNIT_BYTES;
 use crossbeam::utils::CachePadded;
 use parking_lot::Mutex;
-
-use chimaera_bdev_proto::UNIT_BYTES;
 
 /// What a write excludes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

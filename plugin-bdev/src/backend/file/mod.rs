@@ -27,6 +27,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 use chimaera_bdev_format::image::{FileDisk, FileLock, PoolFile, size_of};
 use chimaera_bdev_format::signature::{self, DeviceContents};
 use chimaera_bdev_proto::UNIT_BYTES;
@@ -36,7 +37,6 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::backend::transfer::Transfer;
 use crate::params::{DeviceUsage, Parameters};
-use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 pub(crate) use named_file::NamedFile;
 pub(crate) use open::{Undo, not_blank};
 use operation::Operation;

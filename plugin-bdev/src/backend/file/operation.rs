@@ -14,13 +14,13 @@
 
 #![forbid(unsafe_code)]
 
+use chimaera_bdev_allocator::failpoint::{Failpoint, may_panic};
 use chimaera_proto::{Failure, Status};
 
 use super::bounce::Bounce;
 use super::engine::{DeviceCommand, Opcode};
 use super::exclusion::ExclusionMode;
 use crate::backend::transfer::{Direction, Transfer};
-use chimaera_bdev_allocator::failpoint::{Failpoint, may_panic};
 
 /// How often in a row the device may answer that it did not get to it.
 const MAX_RETRIES: u8 = 100;

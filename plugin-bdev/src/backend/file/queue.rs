@@ -24,6 +24,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chimaera_bdev_allocator::failpoint::{Failpoint, may_panic};
+use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 use chimaera_chimod::Activity;
 use chimaera_proto::{Failure, Status};
 use crossbeam::queue::SegQueue;
@@ -35,8 +37,6 @@ use super::exclusion::{BlockExclusion, Waiter};
 use super::operation::{Operation, OperationStep};
 use super::slab::OperationSlab;
 use crate::backend::transfer::Transfer;
-use chimaera_bdev_allocator::failpoint::{Failpoint, may_panic};
-use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 
 /// How long the kernel may take nothing while it has nothing to do for this worker.
 pub(super) const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);

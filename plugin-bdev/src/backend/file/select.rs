@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use chimaera_bdev_format::image::PoolFile;
 use chimaera_bdev_proto::IoEngine;
 use chimaera_chimod::{Host, Level, ModuleError};
 use chimaera_proto::{Failure, Status};
@@ -11,7 +12,6 @@ use nix::sys::eventfd::EventFd;
 use super::aio::Aio;
 use super::engine::{DeviceCommand, DeviceResult, Engine};
 use super::uring::{self, Uring};
-use chimaera_bdev_format::image::PoolFile;
 
 /// One of the kernel's engines.
 #[expect(

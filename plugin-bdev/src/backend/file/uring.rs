@@ -16,13 +16,13 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
+use chimaera_bdev_format::image::PoolFile;
 use chimaera_fork::Private;
 use io_uring::types::Fixed;
 use io_uring::{EnterFlags, IoUring, Probe, opcode, squeue};
 use nix::sys::eventfd::EventFd;
 
 use super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
-use chimaera_bdev_format::image::PoolFile;
 
 /// Where the ring's table of files holds the pool's.
 const POOL_FILE: Fixed = Fixed(0);

@@ -1,11 +1,11 @@
 //! Damaged metadata is repaired from its copy, or told; it is never believed, and never made worse.
 
+use chimaera_bdev_format::Geometry;
 use chimaera_bdev_proto::{CreateParams, UNIT_BYTES};
 use chimaera_proto::Status;
 
 use super::{Store, Written, on_every_store};
 use crate::testing::{TestPool, file_bytes, file_params};
-use chimaera_bdev_format::Geometry;
 
 const CORRUPTED: Status = Status::CorruptedMetadata;
 const SUPERBLOCKS: [u64; 2] = [0, 16 * UNIT_BYTES];

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use chimaera_bdev_format::image;
+
 use super::on_every_store;
 use crate::testing::{TestPool, disk_folder, file_bytes, file_params, memory_folder, name_in};
-use chimaera_bdev_format::image;
 
 /// How often the pool that is looked at changes.
 const CHANGES: usize = 2000;

@@ -5,11 +5,11 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use chimaera_bdev_format::image::{PoolFile, pool_file};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
-use chimaera_bdev_format::image::{PoolFile, pool_file};
 
 pub(in super::super) fn file_and_wake() -> (PoolFile, Arc<EventFd>) {
     let file = tempfile::tempfile().expect("a temporary file");

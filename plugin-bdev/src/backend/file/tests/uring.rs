@@ -4,13 +4,13 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::{Arc, mpsc};
 
+use chimaera_bdev_format::image::{PoolFile, pool_file};
 use nix::sys::eventfd::EventFd;
 
 use super::super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
 use super::super::uring::Uring;
 use super::engine::{file_and_wake, results_of, transfer_often};
 use crate::testing::{TestBuffer, disk_folder};
-use chimaera_bdev_format::image::{PoolFile, pool_file};
 
 /// A ring, its file, and its wake-up; or `None`, with a word why.
 #[expect(
