@@ -17,6 +17,7 @@ use crate::builtin::admin::Admin;
 use crate::config::Config;
 use crate::control::Control;
 use crate::control::listener::Listener;
+use crate::control_side::{Shared, Threads};
 use crate::error::HostError;
 use crate::inbox::Inbox;
 use crate::log;
@@ -25,7 +26,6 @@ use crate::modules::Modules;
 use crate::pools::Pools;
 use crate::processors::{check_processors, pin_to};
 use crate::router::Router;
-use crate::shared::{Shared, Threads};
 use crate::stop::Stopper;
 use crate::worker::Worker;
 

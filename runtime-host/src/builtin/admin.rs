@@ -21,11 +21,11 @@ use chimaera_proto::{PoolId, Status, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::control_side::Shared;
 use crate::log;
 use crate::messages::{Command, Event};
 use crate::pools::{Claim, Claimed, Pool, shutting_down, with_whose_panic};
 use crate::session::Peer;
-use crate::shared::Shared;
 use crate::speakers::{Container, Speaker};
 
 /// The admin module's end on a worker.

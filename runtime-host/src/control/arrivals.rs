@@ -10,9 +10,9 @@ use chimaera_shm::{Shortage, peer_process};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
+use super::refusal::Refusal;
 use super::{Connection, Control, LISTENER, PROCESS_ENDED, REPLY_BUFFER_BYTES, State, send};
 use crate::log;
-use crate::refusal::Refusal;
 use crate::session::Peer;
 
 /// Why a connection is not served though it can be.

@@ -6,7 +6,9 @@
 mod arrivals;
 pub(crate) mod listener;
 mod mapped;
+mod refusal;
 mod requests;
+mod reserve;
 
 use std::collections::HashMap;
 use std::io;
@@ -24,16 +26,16 @@ use chimaera_shm::{Doorbell, Shortage};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{Shutdown, shutdown};
 
+use crate::control_side::Shared;
 use crate::inbox::Inbox;
 use crate::log;
 use crate::messages::{Command, Event};
-use crate::refusal::Refusal;
-use crate::reserve::Reserve;
 use crate::session::{Peer, Session};
-use crate::shared::Shared;
 use listener::Listener;
 use mapped::Mapped;
+use refusal::Refusal;
 use requests::{open_lane, receive_segment};
+use reserve::Reserve;
 
 const LISTENER: u64 = u64::MAX;
 const EVENTS: u64 = u64::MAX - 1;

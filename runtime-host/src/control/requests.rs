@@ -7,11 +7,11 @@ use chimaera_proto::Status;
 use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::{Doorbell, Segment, SegmentError, Shortage};
 
+use super::refusal::Refusal;
 use super::{Client, OpenLane};
+use crate::control_side::Shared;
 use crate::messages::Command;
-use crate::refusal::Refusal;
 use crate::session::Peer;
-use crate::shared::Shared;
 
 /// Maps the segment beside a request. Leaves a file that is none.
 pub(super) fn receive_segment(

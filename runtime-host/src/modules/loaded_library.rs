@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 /// A library in use, and the memory that it was loaded from.
 #[derive(Debug)]
-pub(crate) struct Loaded {
+pub(crate) struct LoadedLibrary {
     pub(crate) library: Library,
     /// Stays open. The loader knows the library by the path of this descriptor, and would take another
     /// one with the same number for the same library; and whoever wants the library's symbols, for a
@@ -27,7 +27,7 @@ pub(crate) struct Loaded {
 
 /// All that was ever loaded, by any host of this process. Never unloaded: see `library`.
 /// A library that turned out to be no use is here as well, so that asking for it again takes no more.
-static LOADED: PerProcess<Mutex<Vec<Arc<Loaded>>>> = PerProcess::new(Mutex::default);
+static LOADED: PerProcess<Mutex<Vec<Arc<LoadedLibrary>>>> = PerProcess::new(Mutex::default);
 
 /// Why a library was not loaded.
 pub(crate) enum LoadError {
@@ -37,7 +37,7 @@ pub(crate) enum LoadError {
     Refused(String),
 }
 
-impl Loaded {
+impl LoadedLibrary {
     /// The library with this content, which was examined.
     pub(crate) fn of(bytes: &[u8], name: &str) -> Result<Arc<Self>, LoadError> {
         let mut all = LOADED.get().lock();

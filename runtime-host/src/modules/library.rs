@@ -28,8 +28,8 @@ use object::elf;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader};
 use object::{Object, ObjectSection, ObjectSymbol};
 
-use crate::library_file::{self, LibraryFile, MAX_LIBRARY_BYTES, Stamp};
-use crate::loaded::{LoadError, Loaded, reason};
+use super::library_file::{self, LibraryFile, MAX_LIBRARY_BYTES, Stamp};
+use super::loaded_library::{LoadError, LoadedLibrary, reason};
 
 /// Loads the module of this name from a file. Blocks.
 pub(crate) fn load(path: &Path, name: &str) -> Result<(Module, LibraryFile), ModuleError> {
@@ -61,7 +61,7 @@ pub(crate) fn load(path: &Path, name: &str) -> Result<(Module, LibraryFile), Mod
         ))
     })?;
     examine(&bytes, name).map_err(refuse)?;
-    let loaded = Loaded::of(&bytes, name).map_err(|error| match error {
+    let loaded = LoadedLibrary::of(&bytes, name).map_err(|error| match error {
         LoadError::Copy(error) => ModuleError::system(
             format_args!("cannot copy {} into memory", path.display()),
             &error,

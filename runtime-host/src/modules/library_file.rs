@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::loaded::Loaded;
+use super::loaded_library::LoadedLibrary;
 
 /// The most bytes that a library may have. It is held in memory, and for a moment twice.
 pub(crate) const MAX_LIBRARY_BYTES: u64 = 1 << 30;
@@ -71,14 +71,14 @@ impl Stamp {
 #[derive(Debug)]
 pub(crate) struct LibraryFile {
     path: PathBuf,
-    loaded: Arc<Loaded>,
+    loaded: Arc<LoadedLibrary>,
     /// The file when it was last looked at, and whether it held what was loaded.
     last: Mutex<(Stamp, bool)>,
 }
 
 impl LibraryFile {
     /// `stamp` is the file's from before it was read.
-    pub(crate) fn new(path: &Path, loaded: Arc<Loaded>, stamp: Stamp) -> Self {
+    pub(crate) fn new(path: &Path, loaded: Arc<LoadedLibrary>, stamp: Stamp) -> Self {
         Self {
             path: path.to_path_buf(),
             loaded,

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use chimaera_chimod::ModuleError;
 use chimaera_proto::admin::PoolStep;
 
+use crate::control_side::Shared;
 use crate::log;
 use crate::messages::Command;
 use crate::pools::Pool;
 use crate::session::Peer;
-use crate::shared::Shared;
 
 impl Shared {
     /// Ends every pool, because the runtime stops, several at a time. Returns when none is left, whoever ends

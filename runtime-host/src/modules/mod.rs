@@ -6,6 +6,10 @@
 //!
 //! A module that was used once stays the same as long as the host runs.
 
+mod library;
+mod library_file;
+mod loaded_library;
+
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -16,9 +20,8 @@ use chimaera_proto::shown::brief;
 use chimaera_proto::{Status, check_module_name};
 use parking_lot::Mutex;
 
-use crate::library;
-use crate::library_file::{LibraryFile, Stamp};
 use crate::log;
+use library_file::{LibraryFile, Stamp};
 
 /// Environment variable with further plugin folders, separated by colons.
 const FOLDERS_VARIABLE: &str = "CHIMAERA_PLUGIN_PATH";
