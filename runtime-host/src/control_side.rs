@@ -14,21 +14,21 @@ use parking_lot::Mutex;
 use crate::inbox::Inbox;
 use crate::jobs::Jobs;
 use crate::log;
-use crate::messages::{Command, Event};
+use crate::messages::{ControlEvent, WorkerCommand};
 use crate::modules::Modules;
 use crate::pools::Pools;
 use crate::router::Router;
 use crate::stop::Stopper;
 
 /// What the control side of a host shares.
-pub(crate) struct Shared {
+pub(crate) struct ControlSide {
     pub(crate) modules: Modules,
     pub(crate) pools: Pools,
-    pub(crate) threads: Threads,
+    pub(crate) threads: ControlThreads,
     pub(crate) session_count: AtomicU32,
     pub(crate) stopper: Stopper,
     /// What the control thread is told.
-    pub(crate) events: Arc<Inbox<Event>>,
+    pub(crate) events: Arc<Inbox<ControlEvent>>,
     /// The first failure to flush a pool because the host stops.
     pub(crate) unflushed: OnceLock<ModuleError>,
     pub(crate) started: Instant,
@@ -41,9 +41,9 @@ pub(crate) struct Shared {
     pub(crate) parks_with_barrier: bool,
 }
 
-impl Shared {
+impl ControlSide {
     /// Sends every worker a command and waits until each has answered.
-    pub(crate) fn ask_workers(&self, command: impl Fn(Sender<()>) -> Command) {
+    pub(crate) fn ask_workers(&self, command: impl Fn(Sender<()>) -> WorkerCommand) {
         let (done, answers) = unbounded();
         for inbox in &self.router.inboxes {
             inbox.send(command(done.clone()));
@@ -56,7 +56,7 @@ impl Shared {
 
 /// The threads of the control side that carry out what may block, by what that is: no kind can keep
 /// another from its turn.
-pub(crate) struct Threads {
+pub(crate) struct ControlThreads {
     /// Make, flush and destroy pools, and load libraries.
     jobs: Jobs,
     /// Answers what is known at once: it is asked for when everything else hangs.
@@ -72,7 +72,7 @@ pub(crate) struct Threads {
 /// Threads of one kind, at most.
 const MAX_THREADS: usize = 32;
 
-impl Threads {
+impl ControlThreads {
     /// Starts one thread of each kind, so that each can do its work when no further one is to be had.
     pub(crate) fn start() -> Result<Self, NoThread> {
         Ok(Self {

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use chimaera_chimod::ModuleError;
 use chimaera_proto::admin::PoolStep;
 
-use crate::control_side::Shared;
+use crate::control_side::ControlSide;
 use crate::log;
-use crate::messages::Command;
+use crate::messages::WorkerCommand;
 use crate::pools::Pool;
 use crate::session::Peer;
 
-impl Shared {
+impl ControlSide {
     /// Ends every pool, because the runtime stops, several at a time. Returns when none is left, whoever ends
     /// it, with the first failure to flush one. The log says for which it waits long.
     ///
@@ -19,7 +19,7 @@ impl Shared {
     /// there which is only on its way.
     pub(crate) fn end_all_pools(self: &Arc<Self>) -> Result<(), ModuleError> {
         self.pools.close();
-        self.ask_workers(|done| Command::RefuseTasks { done });
+        self.ask_workers(|done| WorkerCommand::RefuseTasks { done });
         let tell = |waited_for: &str| {
             log::warning(format_args!("stopping waits for pools, {waited_for}"));
         };
@@ -52,7 +52,7 @@ impl Shared {
         client: Option<Peer>,
     ) -> Result<(), ModuleError> {
         let id = pool.id;
-        self.ask_workers(|done| Command::RemovePool { id, done });
+        self.ask_workers(|done| WorkerCommand::RemovePool { id, done });
         self.pools.enter(id, PoolStep::InUse);
         self.pools.wait_for_leases(&pool);
         self.pools.enter(id, PoolStep::Flushing);

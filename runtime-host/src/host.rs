@@ -17,11 +17,11 @@ use crate::builtin::admin::Admin;
 use crate::config::Config;
 use crate::control::Control;
 use crate::control::listener::Listener;
-use crate::control_side::{Shared, Threads};
+use crate::control_side::{ControlSide, ControlThreads};
 use crate::error::HostError;
 use crate::inbox::Inbox;
 use crate::log;
-use crate::messages::{Command, Event};
+use crate::messages::{ControlEvent, WorkerCommand};
 use crate::modules::Modules;
 use crate::pools::Pools;
 use crate::processors::{check_processors, pin_to};
@@ -51,11 +51,11 @@ fn check_descriptors(worker_count: usize) -> io::Result<()> {
 /// done with it there does nothing.
 pub struct Host {
     process: ProcessIdentity,
-    shared: Arc<Shared>,
+    shared: Arc<ControlSide>,
     control: Option<JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
     /// Dropped last, so that what its end has to say is written.
-    _log: log::Running,
+    _log: log::LogHandle,
 }
 
 impl Host {
@@ -73,11 +73,11 @@ impl Host {
             .map(|_| Inbox::new().map(Arc::new))
             .collect::<io::Result<Vec<_>>>()
             .map_err(HostError::system("making the workers' inboxes"))?;
-        let threads = Threads::start().map_err(no_thread)?;
+        let threads = ControlThreads::start().map_err(no_thread)?;
         let router = Arc::new(Router { inboxes });
         let events = Inbox::new().map(Arc::new);
         let events = events.map_err(HostError::system("making the control inbox"))?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ControlSide {
             modules: Modules::new(&config.modules, &config.plugin_folders),
             pools: Pools::default(),
             threads,
@@ -169,7 +169,9 @@ impl Host {
         let ours = ours.closed_apart();
         let theirs = theirs.expect("both were made");
         fcntl(&*ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        self.shared.events.send(Event::Connect { socket: ours });
+        self.shared
+            .events
+            .send(ControlEvent::Connect { socket: ours });
         // It may have been stopped since, and nobody reads that any more.
         self.refuse_stopped()?;
         Ok(theirs)
@@ -218,11 +220,11 @@ impl Host {
             None => Ok(()),
         };
         if let Some(control) = self.control.take() {
-            self.shared.events.send(Event::Stop);
+            self.shared.events.send(ControlEvent::Stop);
             join(control);
         }
         for inbox in &self.shared.router.inboxes {
-            inbox.send(Command::Stop);
+            inbox.send(WorkerCommand::Stop);
         }
         for worker in self.workers.drain(..) {
             join(worker);

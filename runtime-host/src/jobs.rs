@@ -22,18 +22,18 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(crate) struct Jobs {
     name: &'static str,
     /// Jobs that run at the same time. A further one waits for its turn.
-    most: usize,
-    shared: Arc<Shared>,
+    max_threads: usize,
+    shared: Arc<JobQueue>,
 }
 
 #[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
+struct JobQueue {
+    state: Mutex<JobQueueState>,
     job_came: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct JobQueueState {
     queue: VecDeque<Job>,
     threads: usize,
     idle: usize,
@@ -44,23 +44,27 @@ struct State {
 }
 
 impl Jobs {
-    /// Starts the thread that stays; at most `most` run at the same time.
+    /// Starts the thread that stays; at most `max_threads` run at the same time.
     ///
     /// # Errors
     /// The system gives none.
-    pub(crate) fn start(name: &'static str, most: usize) -> Result<Self, NoThread> {
-        let shared = Arc::new(Shared::default());
+    pub(crate) fn start(name: &'static str, max_threads: usize) -> Result<Self, NoThread> {
+        let shared = Arc::new(JobQueue::default());
         shared.state.lock().threads = 1;
         let own = Arc::clone(&shared);
         thread::spawn(name, move || work(&own, None))?;
-        Ok(Self { name, most, shared })
+        Ok(Self {
+            name,
+            max_threads,
+            shared,
+        })
     }
 
     /// Runs a job on one of the threads. Does not block.
     pub(crate) fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut state = self.shared.state.lock();
         state.queue.push_back(Box::new(job));
-        let wants_thread = state.queue.len() > state.idle && state.threads < self.most;
+        let wants_thread = state.queue.len() > state.idle && state.threads < self.max_threads;
         state.threads += usize::from(wants_thread);
         drop(state);
         if wants_thread {
@@ -100,7 +104,7 @@ impl Drop for Jobs {
 }
 
 /// A thread's life. It ends when nothing came for a while, if it is not to stay.
-fn work(shared: &Shared, patience: Option<Duration>) {
+fn work(shared: &JobQueue, patience: Option<Duration>) {
     let mut state = shared.state.lock();
     loop {
         if let Some(job) = state.queue.pop_front() {
@@ -141,8 +145,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    fn jobs(most: usize) -> Jobs {
-        Jobs::start("chimaera-job", most).expect("a thread")
+    fn jobs(max_threads: usize) -> Jobs {
+        Jobs::start("chimaera-job", max_threads).expect("a thread")
     }
 
     /// Has a job wait until it is told to end. Gives what tells it.

@@ -13,14 +13,14 @@ use crate::session::Session;
 
 /// What the control side asks of a worker.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum WorkerCommand {
     /// Serve this lane. The bell is the one that its client rings.
     AddLane {
         session: Arc<Session>,
         lane: Lane,
         bell: Arc<Doorbell>,
     },
-    /// Stop serving the session's lanes. Answered by [`Event::SessionReleased`] once the last of
+    /// Stop serving the session's lanes. Answered by [`ControlEvent::SessionReleased`] once the last of
     /// its tasks here has completed.
     CloseSession { session: u64 },
     /// Accept tasks for this pool. Answered at once.
@@ -30,14 +30,14 @@ pub(crate) enum Command {
     /// Accept no more tasks for this pool. Answered once the last of them has completed.
     RemovePool { id: PoolId, done: Sender<()> },
     /// A task of this worker was completed elsewhere.
-    Complete(Token, Completion),
+    Complete(TaskToken, Completion),
     /// End. There are no lanes and pools any more.
     Stop,
 }
 
 /// What others tell the control thread.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum ControlEvent {
     /// A connection that did not come through the listener.
     Connect { socket: Private<OwnedFd> },
     /// A worker found a client breaking the protocol.
@@ -52,7 +52,7 @@ pub(crate) enum Event {
 
 /// Names a task in flight. Valid until the task completes, after which nobody holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Token {
+pub(crate) struct TaskToken {
     pub(crate) worker: u16,
     pub(crate) pool: u16,
     pub(crate) lane: u32,
@@ -60,7 +60,7 @@ pub(crate) struct Token {
     pub(crate) record: u8,
 }
 
-impl Token {
+impl TaskToken {
     pub(crate) fn to_words(self) -> [u64; 2] {
         [
             u64::from(self.worker) | u64::from(self.pool) << 16 | u64::from(self.lane) << 32,
@@ -85,13 +85,13 @@ mod tests {
 
     #[test]
     fn tokens_read_as_they_are_written() {
-        let token = Token {
+        let token = TaskToken {
             worker: u16::MAX,
             pool: 7,
             lane: u32::MAX,
             sequence: 9,
             record: 63,
         };
-        assert_eq!(Token::from_words(token.to_words()), token);
+        assert_eq!(TaskToken::from_words(token.to_words()), token);
     }
 }

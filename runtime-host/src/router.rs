@@ -6,23 +6,23 @@ use chimaera_proto::Completion;
 use chimaera_proto::task::VALUE_COUNT;
 
 use crate::inbox::Inbox;
-use crate::messages::{Command, Token};
+use crate::messages::{TaskToken, WorkerCommand};
 
 /// Where tasks are completed: the inboxes of a host's workers.
 #[derive(Debug)]
 pub(crate) struct Router {
-    pub(crate) inboxes: Vec<Arc<Inbox<Command>>>,
+    pub(crate) inboxes: Vec<Arc<Inbox<WorkerCommand>>>,
 }
 
 impl Router {
     /// Has the task's worker complete it.
-    pub(crate) fn send_to_worker(&self, token: Token, status_word: u32, values: &[u64]) {
+    pub(crate) fn send_to_worker(&self, token: TaskToken, status_word: u32, values: &[u64]) {
         let mut all = [0; VALUE_COUNT];
         all[..values.len()].copy_from_slice(values);
         let completion = Completion {
             status_word,
             values: all,
         };
-        self.inboxes[usize::from(token.worker)].send(Command::Complete(token, completion));
+        self.inboxes[usize::from(token.worker)].send(WorkerCommand::Complete(token, completion));
     }
 }

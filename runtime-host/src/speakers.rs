@@ -119,13 +119,13 @@ impl Drop for Speaker {
 }
 
 /// A container, which is called in its pool's name.
-pub(crate) struct Container {
+pub(crate) struct PoolContainer {
     /// Dropped by hand, in its own name.
     handle: ManuallyDrop<ContainerHandle>,
     speaker: Speaker,
 }
 
-impl Container {
+impl PoolContainer {
     pub(crate) fn new(handle: ContainerHandle, speaker: Speaker) -> Self {
         Self {
             handle: ManuallyDrop::new(handle),
@@ -207,7 +207,7 @@ impl Container {
     }
 }
 
-impl Drop for Container {
+impl Drop for PoolContainer {
     fn drop(&mut self) {
         let handle = &mut self.handle;
         // SAFETY: nothing uses the handle after this.
@@ -216,7 +216,7 @@ impl Drop for Container {
     }
 }
 
-impl fmt::Debug for Container {
+impl fmt::Debug for PoolContainer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.handle.fmt(f)
     }

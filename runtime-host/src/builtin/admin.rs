@@ -21,21 +21,21 @@ use chimaera_proto::{PoolId, Status, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::control_side::Shared;
+use crate::control_side::ControlSide;
 use crate::log;
-use crate::messages::{Command, Event};
+use crate::messages::{ControlEvent, WorkerCommand};
 use crate::pools::{Claim, Claimed, Pool, shutting_down, with_whose_panic};
 use crate::session::Peer;
-use crate::speakers::{Container, Speaker};
+use crate::speakers::{PoolContainer, Speaker};
 
 /// The admin module's end on a worker.
 #[derive(Clone)]
 pub(crate) struct Admin {
-    shared: Arc<Shared>,
+    shared: Arc<ControlSide>,
 }
 
 impl Admin {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<ControlSide>) -> Self {
         Self { shared }
     }
 
@@ -70,7 +70,7 @@ impl Admin {
 struct AdminJob {
     request: Request,
     client: Peer,
-    shared: Arc<Shared>,
+    shared: Arc<ControlSide>,
 }
 
 impl AdminJob {
@@ -105,13 +105,13 @@ impl AdminJob {
         if stops {
             // The answer is in its worker's inbox, before anything that stopping sends there. Sessions end also
             // where nobody waits for the host to be stopped, as in an application that embeds it.
-            self.shared.events.send(Event::Stop);
+            self.shared.events.send(ControlEvent::Stop);
             self.shared.stopper.stop();
         }
     }
 }
 
-impl Shared {
+impl ControlSide {
     fn get_or_create_pool(
         &self,
         asked: &GetOrCreatePool,
@@ -165,7 +165,7 @@ impl Shared {
             speaker: speaker.number(),
         };
         let made = speaker.during(|| module.create(Arc::clone(&self.table), &new));
-        let container = Container::new(made?, speaker);
+        let container = PoolContainer::new(made?, speaker);
         settle_id(&mut claimed, asked, &container)?;
         let id = claimed.id();
         container.speaker().set_id(id);
@@ -176,7 +176,7 @@ impl Shared {
             opened,
             container,
         });
-        self.ask_workers(|done| Command::AddPool {
+        self.ask_workers(|done| WorkerCommand::AddPool {
             pool: Arc::clone(&pool),
             done,
         });
@@ -290,7 +290,7 @@ impl Shared {
 fn settle_id(
     claimed: &mut Claimed<'_>,
     asked: &GetOrCreatePool,
-    container: &Container,
+    container: &PoolContainer,
 ) -> Result<(), ModuleError> {
     match container.pool_id()? {
         Some(own) if asked.id.is_null() => claimed.move_to(own),

@@ -11,7 +11,9 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use super::refusal::Refusal;
-use super::{Connection, Control, LISTENER, PROCESS_ENDED, REPLY_BUFFER_BYTES, State, send};
+use super::{
+    Connection, ConnectionState, Control, LISTENER, PROCESS_ENDED, REPLY_BUFFER_BYTES, send,
+};
 use crate::log;
 use crate::session::Peer;
 
@@ -118,7 +120,7 @@ impl Control {
                 socket,
                 peer,
                 process,
-                state: State::Greeting,
+                state: ConnectionState::Greeting,
             },
         );
     }

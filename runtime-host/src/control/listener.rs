@@ -32,7 +32,7 @@ use nix::sys::socket::{
 use nix::sys::stat::{Mode, fchmod};
 
 use crate::error::HostError;
-use crate::lock::{FileId, Lock, id_of, lock_holder, lock_path, remove_if_same};
+use crate::lock::{FileId, SocketLock, id_of, lock_holder, lock_path, remove_if_same};
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ struct Bound {
 pub(crate) struct Listener {
     path: PathBuf,
     bound: Private<Bound>,
-    lock: Lock,
+    lock: SocketLock,
 }
 
 impl Listener {
@@ -190,8 +190,8 @@ fn connect_to(path: &Path) -> io::Result<Option<(OwnedFd, i32)>> {
 }
 
 /// Takes the lock of a socket, and its path.
-fn take_place(path: &Path) -> Result<Lock, HostError> {
-    let lock = Lock::take(path).map_err(|error| lock_refused(path, error))?;
+fn take_place(path: &Path) -> Result<SocketLock, HostError> {
+    let lock = SocketLock::take(path).map_err(|error| lock_refused(path, error))?;
     make_way(path)?;
     Ok(lock)
 }

@@ -26,10 +26,10 @@ use chimaera_shm::{Doorbell, Shortage};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::control_side::Shared;
+use crate::control_side::ControlSide;
 use crate::inbox::Inbox;
 use crate::log;
-use crate::messages::{Command, Event};
+use crate::messages::{ControlEvent, WorkerCommand};
 use crate::session::{Peer, Session};
 use listener::Listener;
 use mapped::Mapped;
@@ -55,8 +55,8 @@ const REPLY_BUFFER_BYTES: usize = 32 * 1024;
 const _: () = assert!(REPLY_BUFFER_BYTES > MAX_CONTROL_MESSAGE_BYTES);
 
 pub(crate) struct Control {
-    shared: Arc<Shared>,
-    events: Arc<Inbox<Event>>,
+    shared: Arc<ControlSide>,
+    events: Arc<Inbox<ControlEvent>>,
     epoll: Private<Epoll>,
     listener: Option<Listener>,
     accepting: bool,
@@ -75,17 +75,17 @@ pub(crate) struct Control {
 }
 
 struct Connection {
-    state: State,
+    state: ConnectionState,
     socket: Arc<Private<OwnedFd>>,
     peer: Peer,
     /// Readable once the client's process has ended.
     process: Option<OwnedFd>,
 }
 
-enum State {
+enum ConnectionState {
     /// Has not said hello yet.
     Greeting,
-    Open(Client),
+    Open(OpenSession),
     /// Workers that have not let go of it yet.
     Closing {
         session: Arc<Session>,
@@ -94,7 +94,7 @@ enum State {
     },
 }
 
-struct Client {
+struct OpenSession {
     session: Arc<Session>,
     lanes: Vec<OpenLane>,
 }
@@ -108,8 +108,8 @@ struct OpenLane {
 
 impl Control {
     pub(crate) fn new(
-        shared: Arc<Shared>,
-        events: Arc<Inbox<Event>>,
+        shared: Arc<ControlSide>,
+        events: Arc<Inbox<ControlEvent>>,
         listener: Option<Listener>,
     ) -> io::Result<Self> {
         let make = || Ok(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
@@ -139,7 +139,7 @@ impl Control {
         Ok(control)
     }
 
-    /// Serves until every session has ended after [`Event::Stop`].
+    /// Serves until every session has ended after [`ControlEvent::Stop`].
     pub(crate) fn run(mut self) {
         let mut ready = [EpollEvent::empty(); 64];
         while !(self.stopping && self.connections.is_empty()) {
@@ -185,7 +185,7 @@ impl Control {
             self.shared.threads.closers.run(move || {
                 drop(socket);
                 if let Some(events) = waiting {
-                    events.send(Event::DescriptorFreed);
+                    events.send(ControlEvent::DescriptorFreed);
                 }
             });
         }
@@ -194,15 +194,15 @@ impl Control {
     fn take_events(&mut self) {
         while let Some(event) = self.events.receive() {
             match event {
-                Event::Connect { socket } => self.add_connection(socket),
-                Event::SessionFault { session, reason } => {
+                ControlEvent::Connect { socket } => self.add_connection(socket),
+                ControlEvent::SessionFault { session, reason } => {
                     self.tell_of_fault(session, &reason);
                     self.end(session, &reason);
                 }
-                Event::SessionReleased { session } => self.release(session),
+                ControlEvent::SessionReleased { session } => self.release(session),
                 // The descriptor is got back before the next look at the listener.
-                Event::DescriptorFreed => {}
-                Event::Stop => self.stop(),
+                ControlEvent::DescriptorFreed => {}
+                ControlEvent::Stop => self.stop(),
             }
         }
     }
@@ -223,7 +223,7 @@ impl Control {
         }
         for id in self.connections.keys().copied().collect::<Vec<_>>() {
             if let Some(connection) = self.connections.get(&id)
-                && matches!(connection.state, State::Greeting)
+                && matches!(connection.state, ConnectionState::Greeting)
             {
                 self.tell_of_the_end(&connection.socket);
             }
@@ -268,7 +268,7 @@ impl Control {
         let is_greeting = matches!(
             self.connections.get(&id),
             Some(Connection {
-                state: State::Greeting,
+                state: ConnectionState::Greeting,
                 ..
             })
         );
@@ -332,10 +332,12 @@ impl Control {
             .get_mut(&id)
             .expect("the caller has found it");
         match (request, &mut connection.state) {
-            (ControlRequest::Hello { .. }, State::Greeting) if self.shared.pools.is_closed() => {
+            (ControlRequest::Hello { .. }, ConnectionState::Greeting)
+                if self.shared.pools.is_closed() =>
+            {
                 Err(Refusal::stopping())
             }
-            (ControlRequest::Hello { client_name }, State::Greeting) => {
+            (ControlRequest::Hello { client_name }, ConnectionState::Greeting) => {
                 let segment = receive_segment(files, "a hello without a segment", peer)?;
                 self.mapped
                     .take(segment.len(), None)
@@ -343,7 +345,7 @@ impl Control {
                 let session = Session::new(id, client_name, peer, segment);
                 log::debug(format_args!("{session} opened"));
                 let session = Arc::new(session);
-                connection.state = State::Open(Client {
+                connection.state = ConnectionState::Open(OpenSession {
                     session,
                     lanes: Vec::new(),
                 });
@@ -356,11 +358,11 @@ impl Control {
                 };
                 Ok((welcome, None))
             }
-            (ControlRequest::OpenLane { lane }, State::Open(client)) => {
+            (ControlRequest::OpenLane { lane }, ConnectionState::Open(client)) => {
                 let bell = open_lane(client, lane, &mut self.load, &self.shared)?;
                 Ok((ControlReply::LaneOpened, Some(bell)))
             }
-            (ControlRequest::AddSegment { segment: index }, State::Open(client)) => {
+            (ControlRequest::AddSegment { segment: index }, ConnectionState::Open(client)) => {
                 let file = files.first();
                 if file.is_some_and(|file| client.session.has_segment(index, file)) {
                     return Ok((ControlReply::SegmentAdded, None));
@@ -379,9 +381,9 @@ impl Control {
                     })?;
                 Ok((ControlReply::SegmentAdded, None))
             }
-            (_, State::Greeting) => Err(violation(&"the first request is not a hello")),
-            (_, State::Open(_)) => Err(violation(&"a second hello")),
-            (_, State::Closing { .. }) => Err(Refusal::new(
+            (_, ConnectionState::Greeting) => Err(violation(&"the first request is not a hello")),
+            (_, ConnectionState::Open(_)) => Err(violation(&"a second hello")),
+            (_, ConnectionState::Closing { .. }) => Err(Refusal::new(
                 Status::ShuttingDown,
                 "the session is being closed",
             )),
@@ -392,7 +394,7 @@ impl Control {
     /// up to the client, so each user has a share of the log.
     fn tell_of_fault(&mut self, id: u64, reason: &str) {
         let Some(Connection {
-            state: State::Open(client),
+            state: ConnectionState::Open(client),
             peer,
             ..
         }) = self.connections.get(&id)
@@ -417,8 +419,8 @@ impl Control {
             // Closing it would do, but not where a forked child holds a copy.
             let _ = self.epoll.delete(&process);
         }
-        match std::mem::replace(&mut connection.state, State::Greeting) {
-            State::Greeting => {
+        match std::mem::replace(&mut connection.state, ConnectionState::Greeting) {
+            ConnectionState::Greeting => {
                 log::debug(format_args!(
                     "connection {id} of {} ended: {reason}",
                     connection.peer
@@ -427,21 +429,21 @@ impl Control {
                 let ended = self.connections.remove(&id);
                 self.ended.extend(ended.map(|connection| connection.socket));
             }
-            State::Open(Client { session, lanes, .. }) => {
+            ConnectionState::Open(OpenSession { session, lanes, .. }) => {
                 log::debug(format_args!("{session} ended: {reason}"));
                 let _ = self.epoll.delete(&*connection.socket);
                 self.shared.session_count.fetch_sub(1, Ordering::Relaxed);
                 let workers_left = self.shared.router.inboxes.len();
-                connection.state = State::Closing {
+                connection.state = ConnectionState::Closing {
                     session,
                     workers_left,
                     lanes,
                 };
                 for inbox in &self.shared.router.inboxes {
-                    inbox.send(Command::CloseSession { session: id });
+                    inbox.send(WorkerCommand::CloseSession { session: id });
                 }
             }
-            closing @ State::Closing { .. } => connection.state = closing,
+            closing @ ConnectionState::Closing { .. } => connection.state = closing,
         }
     }
 
@@ -449,7 +451,7 @@ impl Control {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
-        let State::Closing {
+        let ConnectionState::Closing {
             session,
             workers_left,
             lanes,

@@ -8,9 +8,9 @@ use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::{Doorbell, Segment, SegmentError, Shortage};
 
 use super::refusal::Refusal;
-use super::{Client, OpenLane};
-use crate::control_side::Shared;
-use crate::messages::Command;
+use super::{OpenLane, OpenSession};
+use crate::control_side::ControlSide;
+use crate::messages::WorkerCommand;
 use crate::session::Peer;
 
 /// Maps the segment beside a request. Leaves a file that is none.
@@ -34,10 +34,10 @@ pub(super) fn receive_segment(
 
 /// Hands a lane to the worker with the fewest, unless one has it.
 pub(super) fn open_lane(
-    client: &mut Client,
+    client: &mut OpenSession,
     lane: u32,
     load: &mut [usize],
-    shared: &Shared,
+    shared: &ControlSide,
 ) -> Result<Arc<Doorbell>, Refusal> {
     let index = lane as usize;
     if index >= MAX_LANES {
@@ -59,7 +59,7 @@ pub(super) fn open_lane(
         worker,
         bell: Arc::clone(&bell),
     });
-    shared.router.inboxes[worker].send(Command::AddLane {
+    shared.router.inboxes[worker].send(WorkerCommand::AddLane {
         session: Arc::clone(&client.session),
         lane: client.session.first_segment().lane(index),
         bell: Arc::clone(&bell),

@@ -43,12 +43,12 @@ const LOOKERS_MOMENT: Duration = Duration::from_millis(1);
 
 /// The lock of a socket's path, held until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Lock {
+pub(crate) struct SocketLock {
     path: PathBuf,
     file: Private<Flock<File>>,
 }
 
-impl Lock {
+impl SocketLock {
     /// Takes the lock of a socket. It would block if another daemon has it, and is invalid data if it is no regular
     /// file.
     pub(crate) fn take(socket: &Path) -> io::Result<Self> {
@@ -83,7 +83,7 @@ impl Lock {
     }
 }
 
-impl Drop for Lock {
+impl Drop for SocketLock {
     fn drop(&mut self) {
         // Under the lock, which the field's drop gives up.
         if let Ok(held) = self.file.metadata() {
@@ -234,7 +234,7 @@ pub(crate) fn lock_path(socket: &Path) -> PathBuf {
     path.into()
 }
 
-/// Takes the lock, as [`Lock::take`] does.
+/// Takes the lock, as [`SocketLock::take`] does.
 fn lock(path: &Path) -> io::Result<Flock<File>> {
     // A pipe in its place would be waited for.
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
@@ -291,10 +291,10 @@ mod tests {
     use super::*;
 
     /// How a daemon ended that left word, for whoever had the file open before.
-    fn told(end: impl FnOnce(Lock)) -> DaemonEnd {
+    fn told(end: impl FnOnce(SocketLock)) -> DaemonEnd {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("socket");
-        let lock = Lock::take(&socket).expect("nobody has it");
+        let lock = SocketLock::take(&socket).expect("nobody has it");
         let file = LockFile::of(&socket).expect("it is there");
         assert_eq!(file.end(), DaemonEnd::CutShort, "it has said nothing yet");
         end(lock);
@@ -331,15 +331,17 @@ mod tests {
                     let _ = is_locked(&socket);
                 }
             });
-            let taken: Vec<_> = (0..1000).map(|_| Lock::take(&socket).map(drop)).collect();
+            let taken: Vec<_> = (0..1000)
+                .map(|_| SocketLock::take(&socket).map(drop))
+                .collect();
             is_over.store(true, Ordering::Relaxed);
             for taken in taken {
                 taken.expect("nobody has it");
             }
         });
-        let held = Lock::take(&socket).expect("nobody has it");
+        let held = SocketLock::take(&socket).expect("nobody has it");
         assert!(is_locked(&socket));
-        assert!(Lock::take(&socket).is_err());
+        assert!(SocketLock::take(&socket).is_err());
         drop(held);
         assert!(!is_locked(&socket));
     }
@@ -348,7 +350,7 @@ mod tests {
     fn a_holder_is_named_whatever_number_its_file_has() {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("socket");
-        let mut lock = Lock::take(&socket).expect("nobody has it");
+        let mut lock = SocketLock::take(&socket).expect("nobody has it");
         let own = Some(std::process::id().cast_signed());
         // As of a daemon that is the first process of a container.
         lock.file.set_len(0).expect("it is regular");
@@ -385,7 +387,7 @@ mod tests {
     fn who_may_not_read_the_lock_knows_whether_its_daemon_was_cut_short_and_no_more() {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("socket");
-        let mut lock = Lock::take(&socket).expect("nobody has it");
+        let mut lock = SocketLock::take(&socket).expect("nobody has it");
         let file = LockFile::open(&socket, OFlag::O_PATH).expect("it is there");
         lock.leave_word(None);
         assert_eq!(file.end(), DaemonEnd::CutShort);
@@ -397,14 +399,14 @@ mod tests {
     fn the_last_word_of_one_daemon_is_not_the_next_ones() {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("socket");
-        let mut lock = Lock::take(&socket).expect("nobody has it");
+        let mut lock = SocketLock::take(&socket).expect("nobody has it");
         lock.leave_word(None);
         // As one does that is killed in that very moment.
         let copy = folder.path().join("copy");
         std::fs::hard_link(lock_path(&socket), &copy).expect("a link");
         drop(lock);
         std::fs::rename(copy, lock_path(&socket)).expect("renamed");
-        let _lock = Lock::take(&socket).expect("nobody has it");
+        let _lock = SocketLock::take(&socket).expect("nobody has it");
         let file = LockFile::of(&socket).expect("it is there");
         assert_eq!(file.end(), DaemonEnd::CutShort);
         assert_eq!(lock_holder(&socket), Some(std::process::id().cast_signed()));

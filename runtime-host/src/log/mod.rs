@@ -33,7 +33,7 @@ use chimaera_shm::thread;
 use chimaera_shm::thread::condition::{Condvar, Mutex, MutexGuard};
 
 pub use line::{Line, Source};
-use queue::Queue;
+use queue::LineQueue;
 use recent::Recent;
 pub(crate) use shares::Shares;
 pub use sink::Sink;
@@ -131,7 +131,7 @@ pub struct Thresholds {
 ///
 /// # Errors
 /// The system gives no thread, or the log runs already.
-pub fn start(sink: impl Sink + 'static, thresholds: Thresholds) -> io::Result<Running> {
+pub fn start(sink: impl Sink + 'static, thresholds: Thresholds) -> io::Result<LogHandle> {
     let mut state = LOG.get().state.lock();
     if state.writer.is_there() {
         let reason = "the log of this process is written already";
@@ -142,11 +142,11 @@ pub fn start(sink: impl Sink + 'static, thresholds: Thresholds) -> io::Result<Ru
 }
 
 /// Makes sure that the log's thread runs: the one that is there, else one that hands lines to `tracing`.
-pub(crate) fn ensure_started() -> io::Result<Running> {
+pub(crate) fn ensure_started() -> io::Result<LogHandle> {
     let mut state = LOG.get().state.lock();
     if state.writer.is_there() {
         state.users += 1;
-        return Ok(Running {
+        return Ok(LogHandle {
             process: ProcessIdentity::current(),
         });
     }
@@ -158,11 +158,11 @@ pub(crate) fn ensure_started() -> io::Result<Running> {
 /// [`END_PATIENCE`]. In a forked child dropping does nothing.
 #[derive(Debug)]
 #[must_use]
-pub struct Running {
+pub struct LogHandle {
     process: ProcessIdentity,
 }
 
-impl Drop for Running {
+impl Drop for LogHandle {
     fn drop(&mut self) {
         if !self.process.is_current() {
             // The thread is the parent's.
@@ -186,7 +186,7 @@ impl Drop for Running {
 static LOG: PerProcess<Log> = PerProcess::new(Log::new);
 
 struct Log {
-    state: Mutex<State>,
+    state: Mutex<LogState>,
     /// There is something to do for the log's thread, its end included.
     changed: Condvar,
     /// The log's thread has nothing left to do, cannot do it, or has ended.
@@ -196,8 +196,8 @@ struct Log {
 impl Log {
     fn new() -> Self {
         Self {
-            state: Mutex::new(State {
-                queue: Queue::new(),
+            state: Mutex::new(LogState {
+                queue: LineQueue::new(),
                 recent: Recent::new(),
                 users: 0,
                 writer: Writer::Gone,
@@ -209,10 +209,10 @@ impl Log {
     }
 }
 
-struct State {
-    queue: Queue,
+struct LogState {
+    queue: LineQueue,
     recent: Recent,
-    /// How many [`Running`] there are.
+    /// How many [`LogHandle`] there are.
     users: usize,
     writer: Writer,
     reopen: bool,
@@ -234,7 +234,7 @@ impl Writer {
         !matches!(self, Self::Gone)
     }
 
-    fn is_at_work(&self, queue: &Queue) -> bool {
+    fn is_at_work(&self, queue: &LineQueue) -> bool {
         match self {
             Self::Gone | Self::Failing(_) => false,
             Self::Idle => !queue.is_empty(),
@@ -243,12 +243,12 @@ impl Writer {
     }
 }
 
-impl State {
-    fn start_writer(&mut self, sink: Box<dyn Sink>) -> io::Result<Running> {
+impl LogState {
+    fn start_writer(&mut self, sink: Box<dyn Sink>) -> io::Result<LogHandle> {
         thread::spawn("chimaera-log", move || write_all(sink))?;
         self.writer = Writer::Idle;
         self.users += 1;
-        Ok(Running {
+        Ok(LogHandle {
             process: ProcessIdentity::current(),
         })
     }
@@ -277,7 +277,7 @@ fn write_all(mut sink: Box<dyn Sink>) {
 }
 
 /// Writes a line, as often as it takes. Whether it is written; it is given up at the end.
-fn write(state: &mut MutexGuard<'_, State>, sink: &mut dyn Sink, line: &Line) -> bool {
+fn write(state: &mut MutexGuard<'_, LogState>, sink: &mut dyn Sink, line: &Line) -> bool {
     loop {
         state.writer = Writer::Writing(Instant::now());
         let result = state.unlocked(|| {
@@ -304,7 +304,7 @@ fn write(state: &mut MutexGuard<'_, State>, sink: &mut dyn Sink, line: &Line) ->
     }
 }
 
-fn reopen_sink(state: &mut MutexGuard<'_, State>, sink: &mut dyn Sink) {
+fn reopen_sink(state: &mut MutexGuard<'_, LogState>, sink: &mut dyn Sink) {
     state.writer = Writer::Writing(Instant::now());
     state.unlocked(|| match quietly(|| sink.reopen()) {
         Some(Ok(())) => info("the log was opened again, and goes on here"),

@@ -20,7 +20,7 @@ const LEVELS: [Level; 4] = [Level::Error, Level::Warning, Level::Info, Level::De
 /// them first, since what came before them explains most; a line for which only more or equally severe
 /// ones could go is not taken.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct LineQueue {
     /// By level; each line with its place in the order of all.
     lines: [VecDeque<(u64, Line)>; LEVELS.len()],
     next_place: u64,
@@ -31,7 +31,7 @@ pub(super) struct Queue {
     lost_in_all: u64,
 }
 
-impl Queue {
+impl LineQueue {
     pub(super) const fn new() -> Self {
         Self {
             lines: [const { VecDeque::new() }; LEVELS.len()],
@@ -122,11 +122,11 @@ fn index_of(level: Level) -> usize {
 mod tests {
     use super::*;
 
-    fn push(queue: &mut Queue, level: Level, text: &str) {
+    fn push(queue: &mut LineQueue, level: Level, text: &str) {
         queue.push(Line::new(level, Source::Host, &text));
     }
 
-    fn drain(queue: &mut Queue) -> Vec<String> {
+    fn drain(queue: &mut LineQueue) -> Vec<String> {
         std::iter::from_fn(|| queue.pop())
             .map(|line| line.text)
             .collect()
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn lines_come_out_in_the_order_in_which_they_came_whatever_their_levels() {
-        let mut queue = Queue::new();
+        let mut queue = LineQueue::new();
         for (number, level) in LEVELS.iter().cycle().take(40).enumerate() {
             push(&mut queue, *level, &number.to_string());
         }
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_gives_up_its_least_severe_lines_first_and_says_how_many() {
-        let mut queue = Queue::new();
+        let mut queue = LineQueue::new();
         push(&mut queue, Level::Info, "first");
         for number in 1..MAX_LINES {
             let level = if number % 2 == 0 {
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn errors_displace_everything_but_errors() {
-        let mut queue = Queue::new();
+        let mut queue = LineQueue::new();
         let levels = [Level::Debug, Level::Info, Level::Warning, Level::Error];
         for level in levels {
             for _ in 0..MAX_LINES {
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn long_lines_are_bounded_by_their_bytes() {
-        let mut queue = Queue::new();
+        let mut queue = LineQueue::new();
         let long = "x".repeat(2 * MAX_TEXT_BYTES);
         for _ in 0..MAX_LINES {
             push(&mut queue, Level::Warning, &long);

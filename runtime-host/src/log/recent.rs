@@ -10,13 +10,13 @@ use super::Level;
 use super::line::{Line, bounded};
 
 /// Complaints of each severity that are kept.
-const KEPT: usize = 8;
+const MAX_KEPT: usize = 8;
 
 /// Bytes of each.
 const MAX_TEXT_BYTES: usize = 512;
 
 const _: () = assert!(
-    2 * KEPT * (MAX_TEXT_BYTES + 32) < ADMIN_BUFFER_BYTES as usize / 4,
+    2 * MAX_KEPT * (MAX_TEXT_BYTES + 32) < ADMIN_BUFFER_BYTES as usize / 4,
     "they fit a reply, with all else that stands there"
 );
 
@@ -50,7 +50,7 @@ impl Recent {
         let text = bounded(&line.text, MAX_TEXT_BYTES);
         // What is said again and again takes one place.
         kept.retain(|older| older.text != text);
-        if kept.len() == KEPT {
+        if kept.len() == MAX_KEPT {
             kept.pop_front();
         }
         kept.push_back(Line { text, ..*line });

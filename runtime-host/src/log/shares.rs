@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 /// Lines that one may cause in each [`PERIOD`].
-const LINES: u32 = 8;
+const MAX_LINES: u32 = 8;
 
 const PERIOD: Duration = Duration::from_secs(10);
 
@@ -57,7 +57,7 @@ impl Shares {
             share.begin = now;
             share.lines = 0;
         }
-        if share.lines == LINES {
+        if share.lines == MAX_LINES {
             share.skipped += 1;
             return None;
         }
@@ -96,7 +96,7 @@ mod tests {
             })
         };
         let begin = Instant::now();
-        for _ in 0..LINES {
+        for _ in 0..MAX_LINES {
             assert_eq!(shares.admit(1, begin), skipped(0));
         }
         for _ in 0..100 {

@@ -28,7 +28,7 @@ use object::elf;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader};
 use object::{Object, ObjectSection, ObjectSymbol};
 
-use super::library_file::{self, LibraryFile, MAX_LIBRARY_BYTES, Stamp};
+use super::library_file::{self, FileStamp, LibraryFile, MAX_LIBRARY_BYTES};
 use super::loaded_library::{LoadError, LoadedLibrary, reason};
 
 /// Loads the module of this name from a file. Blocks.
@@ -87,7 +87,7 @@ pub(crate) fn load(path: &Path, name: &str) -> Result<(Module, LibraryFile), Mod
     if module.name() != name {
         return Err(refuse(is_another(module.name(), name)));
     }
-    let file = LibraryFile::new(path, loaded, Stamp::of(&file));
+    let file = LibraryFile::new(path, loaded, FileStamp::of(&file));
     Ok((module, file))
 }
 
@@ -196,7 +196,7 @@ fn check_extents(file: &ElfFile64<'_>, len: u64) -> Result<(), String> {
 }
 
 /// The most modules of one library that an error names.
-const MODULES_SHOWN: usize = 4;
+const MAX_SHOWN_MODULES: usize = 4;
 
 fn not_exported(file: &ElfFile64<'_>, name: &str) -> String {
     let modules = file
@@ -209,7 +209,7 @@ fn not_exported(file: &ElfFile64<'_>, name: &str) -> String {
                 .and_then(|name| name.strip_prefix(SYMBOL_PREFIX))
         });
     let modules = modules.filter(|name| is_module_name(name));
-    let modules: Vec<_> = modules.take(MODULES_SHOWN).collect();
+    let modules: Vec<_> = modules.take(MAX_SHOWN_MODULES).collect();
     if modules.is_empty() {
         format!(
             "is not a ChiMod: it exports no {SYMBOL_PREFIX}{name}, which `export_chimod!` makes in a crate of type cdylib"

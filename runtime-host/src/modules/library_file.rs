@@ -42,7 +42,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 /// By what a file is recognised without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
+pub(crate) struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -50,7 +50,7 @@ pub(crate) struct Stamp {
     changed: (i64, i64),
 }
 
-impl Stamp {
+impl FileStamp {
     /// That of the file at a path, if there is one.
     pub(crate) fn at(path: &Path) -> Option<Self> {
         std::fs::metadata(path).ok().as_ref().map(Self::of)
@@ -73,12 +73,12 @@ pub(crate) struct LibraryFile {
     path: PathBuf,
     loaded: Arc<LoadedLibrary>,
     /// The file when it was last looked at, and whether it held what was loaded.
-    last: Mutex<(Stamp, bool)>,
+    last: Mutex<(FileStamp, bool)>,
 }
 
 impl LibraryFile {
     /// `stamp` is the file's from before it was read.
-    pub(crate) fn new(path: &Path, loaded: Arc<LoadedLibrary>, stamp: Stamp) -> Self {
+    pub(crate) fn new(path: &Path, loaded: Arc<LoadedLibrary>, stamp: FileStamp) -> Self {
         Self {
             path: path.to_path_buf(),
             loaded,
@@ -92,7 +92,7 @@ impl LibraryFile {
 
     /// Whether the file at the path holds what was loaded from there. Reads it once each time that it has changed.
     pub(crate) fn is_as_loaded(&self) -> bool {
-        let Some(stamp) = Stamp::at(&self.path) else {
+        let Some(stamp) = FileStamp::at(&self.path) else {
             return false;
         };
         let mut last = self.last.lock();

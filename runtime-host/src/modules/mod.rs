@@ -21,7 +21,7 @@ use chimaera_proto::{Status, check_module_name};
 use parking_lot::Mutex;
 
 use crate::log;
-use library_file::{LibraryFile, Stamp};
+use library_file::{FileStamp, LibraryFile};
 
 /// Environment variable with further plugin folders, separated by colons.
 const FOLDERS_VARIABLE: &str = "CHIMAERA_PLUGIN_PATH";
@@ -36,28 +36,28 @@ pub(crate) struct Modules {
     beside: Vec<PathBuf>,
     /// Held while a library is being loaded, which may take as long as its initialisers want.
     loading: Mutex<()>,
-    used: Mutex<BTreeMap<String, Arc<Used>>>,
+    used: Mutex<BTreeMap<String, Arc<UsedModule>>>,
 }
 
 /// A module that was asked for.
 #[derive(Debug)]
-struct Used {
+struct UsedModule {
     module: Module,
     /// Its file, if it is not linked in.
     library: Option<LibraryFile>,
     /// What a host that is started now would use in its place, as the log was last told.
-    told: Mutex<Option<(Place, Option<Stamp>)>>,
+    told: Mutex<Option<(ModuleLocation, Option<FileStamp>)>>,
 }
 
 /// Where a module is found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Place {
+enum ModuleLocation {
     Library(PathBuf),
     Linked,
     Nowhere,
 }
 
-impl Place {
+impl ModuleLocation {
     fn into_replacement(self) -> ModuleReplacement {
         match self {
             Self::Library(path) => ModuleReplacement::Library(show(&path)),
@@ -102,7 +102,9 @@ impl Modules {
                 version: Some(brief(used.module.version()).into_owned()),
                 library: used.library_path().map(show),
                 removed: used.is_removed(),
-                replacement: self.replacement(name, used).map(Place::into_replacement),
+                replacement: self
+                    .replacement(name, used)
+                    .map(ModuleLocation::into_replacement),
             })
             .collect();
         let unused = |module: &&Module| !used.contains_key(module.name());
@@ -132,7 +134,7 @@ impl Modules {
             return Ok(used.module.clone());
         }
         // Two requests for one module load it once. What is linked in does not wait for a library.
-        let is_loaded = self.locate(name) != Place::Linked;
+        let is_loaded = self.locate(name) != ModuleLocation::Linked;
         let _loading = is_loaded.then(|| self.loading.lock());
         if let Some(used) = self.in_use(name) {
             return Ok(used.module.clone());
@@ -150,34 +152,34 @@ impl Modules {
         Ok(module)
     }
 
-    fn in_use(&self, name: &str) -> Option<Arc<Used>> {
+    fn in_use(&self, name: &str) -> Option<Arc<UsedModule>> {
         self.used.lock().get(name).cloned()
     }
 
     /// Where a module is that nobody has used yet.
-    fn locate(&self, name: &str) -> Place {
+    fn locate(&self, name: &str) -> ModuleLocation {
         if let Some(path) = find(&self.named, name) {
-            return Place::Library(path);
+            return ModuleLocation::Library(path);
         }
         if self.linked.iter().any(|module| module.name() == name) {
-            return Place::Linked;
+            return ModuleLocation::Linked;
         }
-        find(&self.beside, name).map_or(Place::Nowhere, Place::Library)
+        find(&self.beside, name).map_or(ModuleLocation::Nowhere, ModuleLocation::Library)
     }
 
-    fn find(&self, name: &str) -> Result<Used, ModuleError> {
+    fn find(&self, name: &str) -> Result<UsedModule, ModuleError> {
         let (module, library) = match self.locate(name) {
-            Place::Library(path) => {
+            ModuleLocation::Library(path) => {
                 let (module, file) = library::load(&path, name)?;
                 (module, Some(file))
             }
-            Place::Linked => {
+            ModuleLocation::Linked => {
                 let linked = self.linked.iter().find(|module| module.name() == name);
                 (linked.cloned().ok_or_else(|| self.not_found(name))?, None)
             }
-            Place::Nowhere => return Err(self.not_found(name)),
+            ModuleLocation::Nowhere => return Err(self.not_found(name)),
         };
-        Ok(Used {
+        Ok(UsedModule {
             module,
             library,
             told: Mutex::default(),
@@ -186,39 +188,45 @@ impl Modules {
 
     /// What a host that is started now would use in place of a module in use, if that is something else. Reads the
     /// library once each time that it has changed.
-    fn replacement(&self, name: &str, used: &Used) -> Option<Place> {
-        let place = match self.locate(name) {
+    fn replacement(&self, name: &str, used: &UsedModule) -> Option<ModuleLocation> {
+        let location = match self.locate(name) {
             // A link that leads nowhere.
-            Place::Library(path) if Stamp::at(&path).is_none() => Place::Nowhere,
-            place => place,
+            ModuleLocation::Library(path) if FileStamp::at(&path).is_none() => {
+                ModuleLocation::Nowhere
+            }
+            location => location,
         };
-        let is_same = match (&place, &used.library) {
-            (Place::Library(path), Some(file)) => path == file.path() && file.is_as_loaded(),
-            (Place::Linked, None) => true,
+        let is_same = match (&location, &used.library) {
+            (ModuleLocation::Library(path), Some(file)) => {
+                path == file.path() && file.is_as_loaded()
+            }
+            (ModuleLocation::Linked, None) => true,
             _ => false,
         };
-        (!is_same).then_some(place)
+        (!is_same).then_some(location)
     }
 
     /// Logs once of each replacement that it is not what is used.
-    fn tell_of_replacement(&self, name: &str, used: &Used) {
-        let replacement = self.replacement(name, used).map(|place| {
-            let stamp = match &place {
-                Place::Library(path) => Stamp::at(path),
+    fn tell_of_replacement(&self, name: &str, used: &UsedModule) {
+        let replacement = self.replacement(name, used).map(|location| {
+            let stamp = match &location {
+                ModuleLocation::Library(path) => FileStamp::at(path),
                 _ => None,
             };
-            (place, stamp)
+            (location, stamp)
         });
         let mut told = used.told.lock();
         if *told == replacement {
             return;
         }
-        if let Some((place, _)) = &replacement {
+        if let Some((location, _)) = &replacement {
             let restart = "stop the daemon and start it again to use";
-            let what = match place {
-                Place::Library(path) => format!("{restart} {} as it is now", path.display()),
-                Place::Linked => format!("{restart} what is built in"),
-                Place::Nowhere => {
+            let what = match location {
+                ModuleLocation::Library(path) => {
+                    format!("{restart} {} as it is now", path.display())
+                }
+                ModuleLocation::Linked => format!("{restart} what is built in"),
+                ModuleLocation::Nowhere => {
                     "a daemon that is started now does not find the module".to_owned()
                 }
             };
@@ -257,7 +265,7 @@ impl Modules {
     }
 }
 
-impl Used {
+impl UsedModule {
     fn library_path(&self) -> Option<&Path> {
         self.library.as_ref().map(LibraryFile::path)
     }
@@ -265,7 +273,7 @@ impl Used {
     /// Whether the file that it was loaded from is not there any more.
     fn is_removed(&self) -> bool {
         let path = self.library_path();
-        path.is_some_and(|path| Stamp::at(path).is_none())
+        path.is_some_and(|path| FileStamp::at(path).is_none())
     }
 }
 

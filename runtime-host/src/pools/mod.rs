@@ -14,7 +14,7 @@ use chimaera_proto::shown::brief;
 use chimaera_proto::{PoolId, Status};
 use chimaera_shm::thread::condition::{Condvar, Mutex, MutexGuard};
 
-use crate::speakers::Container;
+use crate::speakers::PoolContainer;
 
 /// A pool that tasks can be sent to.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct Pool {
     pub(crate) name: String,
     /// Whether its container opened what was there.
     pub(crate) opened: bool,
-    pub(crate) container: Container,
+    pub(crate) container: PoolContainer,
 }
 
 impl Pool {

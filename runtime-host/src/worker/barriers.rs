@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 /// What passes after a barrier, in multiples of what it took. Barriers take at most one part in
 /// this and one of a worker's time, whatever the machine and the clients make of them.
-const PAUSE: u32 = 16;
+const PAUSE_BARRIERS: u32 = 16;
 
 /// The longest pause. A barrier in which the worker had to wait for its processor says nothing of
 /// barriers.
-const LONGEST: Duration = Duration::from_millis(1);
+const MAX_PAUSE: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 pub(super) struct Barriers {
@@ -33,7 +33,7 @@ impl Barriers {
     /// Notes a barrier.
     pub(super) fn note(&mut self, begin: Instant, end: Instant) {
         let took = end.saturating_duration_since(begin);
-        self.due = end + (took * PAUSE).min(LONGEST);
+        self.due = end + (took * PAUSE_BARRIERS).min(MAX_PAUSE);
     }
 }
 
@@ -59,7 +59,10 @@ mod tests {
             now += STEP;
         }
         let share = (LASTS * count).as_secs_f64() / (now - begin).as_secs_f64();
-        assert!(share <= 1.0 / f64::from(PAUSE), "{count} barriers, {share}");
+        assert!(
+            share <= 1.0 / f64::from(PAUSE_BARRIERS),
+            "{count} barriers, {share}"
+        );
         assert!(
             count > 100,
             "{count} barriers: lanes are parked all the same"
@@ -74,6 +77,6 @@ mod tests {
         barriers.note(now, now + Duration::from_secs(10));
         let end = now + Duration::from_secs(10);
         assert!(!barriers.are_due(end));
-        assert!(barriers.are_due(end + LONGEST));
+        assert!(barriers.are_due(end + MAX_PAUSE));
     }
 }

@@ -14,9 +14,9 @@ use super::completions::Completions;
 use super::lane_tasks::LaneTasks;
 use super::sleep::Wake;
 use super::wake_file::{self, WakeFile};
-use super::{LaneState, ServedLane, ServedPool, Target, Worker};
+use super::{LaneState, PoolTarget, ServedLane, ServedPool, Worker};
 use crate::log;
-use crate::messages::{Command, Event};
+use crate::messages::{ControlEvent, WorkerCommand};
 use crate::pools::Pool;
 use crate::session::Session;
 
@@ -27,25 +27,25 @@ impl Worker {
         while let Some(command) = self.inbox.receive() {
             count += 1;
             match command {
-                Command::AddLane {
+                WorkerCommand::AddLane {
                     session,
                     lane,
                     bell,
                 } => self.add_lane(session, lane, bell),
-                Command::CloseSession { session } => self.close_session(session),
-                Command::AddPool { pool, done } => {
+                WorkerCommand::CloseSession { session } => self.close_session(session),
+                WorkerCommand::AddPool { pool, done } => {
                     self.add_pool(pool);
                     let _ = done.send(());
                 }
-                Command::RefuseTasks { done } => {
+                WorkerCommand::RefuseTasks { done } => {
                     self.refuse_tasks();
                     let _ = done.send(());
                 }
-                Command::RemovePool { id, done } => self.remove_pool(id, done),
-                Command::Complete(token, completion) => {
+                WorkerCommand::RemovePool { id, done } => self.remove_pool(id, done),
+                WorkerCommand::Complete(token, completion) => {
                     Completions::with(|all| all.complete_for(token, &completion));
                 }
-                Command::Stop => self.stopping = true,
+                WorkerCommand::Stop => self.stopping = true,
             }
         }
         count
@@ -143,7 +143,7 @@ impl Worker {
         }
         let served = ServedPool {
             id,
-            target: Target::Module(pool),
+            target: PoolTarget::Module(pool),
             submitted: 0,
             is_polled: false,
             pause: None,
@@ -161,7 +161,7 @@ impl Worker {
         let served = self.pools.iter_mut().enumerate();
         let found = served.filter_map(|(index, pool)| Some((index, pool.as_mut()?)));
         for (index, pool) in found {
-            if matches!(&pool.target, Target::Module(module) if module.id == id) {
+            if matches!(&pool.target, PoolTarget::Module(module) if module.id == id) {
                 pool.id = None;
                 self.removing.push((index as u16, done));
                 return;
@@ -176,7 +176,7 @@ impl Worker {
         self.refuses_tasks = true;
         self.pool_indexes.retain(|&id, _| id == PoolId::ADMIN);
         for pool in self.pools.iter_mut().flatten() {
-            if matches!(pool.target, Target::Module(_)) {
+            if matches!(pool.target, PoolTarget::Module(_)) {
                 pool.id = None;
             }
         }
@@ -221,7 +221,7 @@ impl Worker {
                 *place = None;
             }
             if !is_busy {
-                events.send(Event::SessionReleased { session });
+                events.send(ControlEvent::SessionReleased { session });
             }
             is_busy
         });

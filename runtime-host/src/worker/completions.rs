@@ -14,7 +14,7 @@ use chimaera_proto::task::VALUE_COUNT;
 use chimaera_shm::{Lane, LaneMemory};
 
 use super::lane_tasks::LaneTasks;
-use crate::messages::Token;
+use crate::messages::TaskToken;
 use crate::router::Router;
 use crate::session::Session;
 use crate::speakers;
@@ -35,7 +35,7 @@ impl Router {
 
     /// Completes a task if this is the thread of its worker.
     #[inline]
-    fn complete_here(&self, token: Token, status_word: u32, values: &[u64]) -> bool {
+    fn complete_here(&self, token: TaskToken, status_word: u32, values: &[u64]) -> bool {
         // A module's thread may drop a request as it ends, when there is no `LOCAL` any more.
         let is_here = LOCAL.try_with(|local| match &mut *local.borrow_mut() {
             Some(local) if std::ptr::eq(local.router, self) && local.worker == token.worker => {
@@ -62,7 +62,7 @@ unsafe extern "C" fn complete_from_container(
     // are at most `VALUE_COUNT`.
     let (token, values) = unsafe {
         let values = std::slice::from_raw_parts(values, value_count as usize);
-        (Token::from_words(*token), values)
+        (TaskToken::from_words(*token), values)
     };
     let status_word = match status_word {
         0 => 0,
@@ -85,7 +85,7 @@ unsafe extern "C" fn complete_from_container(
 
 /// What the client is told of a failure: a module does not speak for the runtime, but the admin pool does.
 #[cold]
-fn failure_word(token: Token, word: u32) -> u32 {
+fn failure_word(token: TaskToken, word: u32) -> u32 {
     match token.pool {
         0 => word,
         _ => failure_of_module(word).to_word(),
@@ -177,14 +177,14 @@ impl Completions {
     }
 
     #[inline]
-    fn complete(&mut self, token: Token, status_word: u32, values: &[u64]) {
+    fn complete(&mut self, token: TaskToken, status_word: u32, values: &[u64]) {
         self.pools[usize::from(token.pool)] += 1;
         self.finish(token, status_word, values);
     }
 
     /// Completes a task that was not handed to any pool.
     #[inline]
-    pub(crate) fn finish(&mut self, token: Token, status_word: u32, values: &[u64]) {
+    pub(crate) fn finish(&mut self, token: TaskToken, status_word: u32, values: &[u64]) {
         let lane = self.lanes[token.lane as usize]
             .as_mut()
             .expect("a lane outlives its tasks");
@@ -207,7 +207,7 @@ impl Completions {
     }
 
     /// Completes a task that another thread completed.
-    pub(crate) fn complete_for(&mut self, token: Token, completion: &Completion) {
+    pub(crate) fn complete_for(&mut self, token: TaskToken, completion: &Completion) {
         self.complete(token, completion.status_word, &completion.values);
     }
 

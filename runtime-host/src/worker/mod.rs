@@ -35,7 +35,7 @@ use crossbeam::channel::Sender;
 use crate::builtin::admin::Admin;
 use crate::config::Polling;
 use crate::inbox::Inbox;
-use crate::messages::{Command, Event};
+use crate::messages::{ControlEvent, WorkerCommand};
 use crate::pools::Pool;
 use crate::router::Router;
 use crate::session::Session;
@@ -59,8 +59,8 @@ const PASSES_PER_TICK: u32 = 64;
 
 pub(crate) struct Worker {
     index: u16,
-    inbox: Arc<Inbox<Command>>,
-    events: Arc<Inbox<Event>>,
+    inbox: Arc<Inbox<WorkerCommand>>,
+    events: Arc<Inbox<ControlEvent>>,
     admin: Admin,
     sleeper: Sleeper,
     polling: Polling,
@@ -127,7 +127,7 @@ enum LaneState {
 struct ServedPool {
     /// The id that tasks name it by; none once it is being removed, or the host stops.
     id: Option<PoolId>,
-    target: Target,
+    target: PoolTarget,
     submitted: u64,
     is_polled: bool,
     /// Since `poll` panicked, and until it returns.
@@ -135,7 +135,7 @@ struct ServedPool {
     wake_file: Option<WakeFile>,
 }
 
-enum Target {
+enum PoolTarget {
     Admin,
     Module(Arc<Pool>),
 }
@@ -144,7 +144,7 @@ impl Worker {
     pub(crate) fn new(
         index: u16,
         router: &Arc<Router>,
-        events: Arc<Inbox<Event>>,
+        events: Arc<Inbox<ControlEvent>>,
         admin: Admin,
         polling: Polling,
         parks_with_barrier: bool,
@@ -183,7 +183,7 @@ impl Worker {
         };
         worker.pools.push(Some(ServedPool {
             id: Some(PoolId::ADMIN),
-            target: Target::Admin,
+            target: PoolTarget::Admin,
             submitted: 0,
             is_polled: false,
             pause: None,
@@ -193,7 +193,7 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Serves until [`Command::Stop`]. The thread is the worker's alone.
+    /// Serves until [`WorkerCommand::Stop`]. The thread is the worker's alone.
     pub(crate) fn run(mut self, router: &Arc<Router>) {
         Completions::install(router, self.index);
         Completions::with(|completions| completions.add_pool(0));
@@ -252,7 +252,7 @@ impl Worker {
             let Some(pool) = &mut pools[usize::from(polled)] else {
                 return false;
             };
-            let Target::Module(module) = &pool.target else {
+            let PoolTarget::Module(module) = &pool.target else {
                 return false;
             };
             if pool.pause.as_ref().is_some_and(|pause| pause.lasts(now)) {

@@ -5,9 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-const FIRST: Duration = Duration::from_millis(1);
+const MIN_PAUSE: Duration = Duration::from_millis(1);
 
-const LONGEST: Duration = Duration::from_secs(10);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 
 /// Until when a container is not polled on this worker.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,8 +23,8 @@ impl Pause {
     /// who gets forward by panics, a request each, is not held up.
     pub(super) fn after(last: Option<Self>, completed: u64, now: Instant) -> Self {
         let len = match last {
-            Some(last) if last.completed == completed => (last.len * 2).min(LONGEST),
-            _ => FIRST,
+            Some(last) if last.completed == completed => (last.len * 2).min(MAX_PAUSE),
+            _ => MIN_PAUSE,
         };
         Self {
             end: now + len,
@@ -51,7 +51,7 @@ mod tests {
         let mut now = Instant::now();
         let mut pause = Pause::after(None, 3, now);
         let mut lens = vec![pause.len];
-        while pause.len < LONGEST {
+        while pause.len < MAX_PAUSE {
             assert!(pause.lasts(now));
             now = pause.end();
             assert!(!pause.lasts(now));
@@ -59,8 +59,8 @@ mod tests {
             lens.push(pause.len);
         }
         assert!(lens.is_sorted_by(|one, next| one < next), "{lens:?}");
-        assert_eq!(Pause::after(Some(pause), 3, now).len, LONGEST);
+        assert_eq!(Pause::after(Some(pause), 3, now).len, MAX_PAUSE);
         let grown = Pause::after(Some(Pause::after(None, 3, now)), 3, now);
-        assert_eq!(Pause::after(Some(grown), 4, now).len, FIRST);
+        assert_eq!(Pause::after(Some(grown), 4, now).len, MIN_PAUSE);
     }
 }

@@ -21,12 +21,12 @@ use super::{ServedLane, Worker, served_lane};
 
 /// After a yield that nobody wanted, the next one comes when so many times what a switch takes has
 /// passed.
-const PAUSE: u32 = 8;
+const PAUSE_SWITCHES: u32 = 8;
 
 /// Clients beside the worker are held back for so many times what a switch takes, as long as others keep it
 /// busy. Each costs those others two switches, so that they lose one part in eight for each client beside the
 /// worker.
-const HOLD: u32 = 16;
+const HOLD_SWITCHES: u32 = 16;
 
 /// Whether and how a worker shares its processor with its clients.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ impl Sharing {
             Some(until) if now < until => {}
             Some(_) => self.hold_until = None,
             None if has_answered && !all() => {
-                self.hold_until = Some(now + self.yields.switch() * HOLD);
+                self.hold_until = Some(now + self.yields.switch() * HOLD_SWITCHES);
             }
             None => {}
         }
@@ -144,7 +144,7 @@ impl Sharing {
         if let Some((begin, end)) = self.given.take()
             && self.yields.learn(begin, end, false) == YieldedTo::Nobody
         {
-            self.alone_until = end + self.yields.switch() * PAUSE;
+            self.alone_until = end + self.yields.switch() * PAUSE_SWITCHES;
         }
         if !self.yields.are_worthwhile(now) {
             return if all { Next::Sleep } else { Next::Poll };
@@ -242,13 +242,13 @@ mod tests {
     const PASS: Duration = Duration::from_nanos(100);
 
     /// A worker's passes, in a time of their own.
-    struct Model {
+    struct ModelWorker {
         sharing: Sharing,
         now: Instant,
         yields: u32,
     }
 
-    impl Model {
+    impl ModelWorker {
         fn new() -> Self {
             let now = Instant::now();
             let sharing = Sharing::new(now);
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_worker_among_its_clients_yields_after_each_turn() {
-        let mut worker = Model::new();
+        let mut worker = ModelWorker::new();
         for count in 1..=1000 {
             worker.works();
             assert_eq!(worker.idles(SWITCH, true), Next::GiveUp);
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn one_with_clients_elsewhere_looks_for_those_as_long_as_a_switch_takes() {
-        let mut worker = Model::new();
+        let mut worker = ModelWorker::new();
         worker.works();
         assert_eq!(worker.idles(SWITCH, true), Next::GiveUp);
         worker.works();
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn yields_are_rare_when_nobody_wants_the_processor() {
         const LASTS: Duration = Duration::from_millis(10);
-        let mut worker = Model::new();
+        let mut worker = ModelWorker::new();
         worker.works();
         worker.idles(SWITCH, true);
         worker.works();
@@ -329,13 +329,13 @@ mod tests {
         while worker.now - begin < LASTS {
             worker.idles(SWITCH / 8, true);
         }
-        let most = LASTS.as_nanos() / (SWITCH * PAUSE).as_nanos() + 2;
+        let most = LASTS.as_nanos() / (SWITCH * PAUSE_SWITCHES).as_nanos() + 2;
         assert!(worker.yields > 10 && u128::from(worker.yields) <= most);
     }
 
     #[test]
     fn beside_a_stranger_it_sleeps_and_tries_again_later() {
-        let mut worker = Model::new();
+        let mut worker = ModelWorker::new();
         worker.works();
         worker.idles(SWITCH, true);
         worker.works();
@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn clients_beside_it_are_held_back_as_long_as_others_keep_it_busy() {
-        let mut worker = Model::new();
+        let mut worker = ModelWorker::new();
         worker.learns_a_switch();
         worker.answers_beside(false);
         assert!(worker.sharing.holds_back());
@@ -368,7 +368,7 @@ mod tests {
         }
         let held = worker.now - begin;
         assert!(
-            held >= SWITCH * HOLD && held < SWITCH * (HOLD + 2),
+            held >= SWITCH * HOLD_SWITCHES && held < SWITCH * (HOLD_SWITCHES + 2),
             "{held:?}"
         );
         // Served once more, they are held back again.
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn clients_beside_it_are_served_as_soon_as_those_elsewhere_have_nothing_to_do() {
-        let mut worker = Model::new();
+        let mut worker = ModelWorker::new();
         worker.learns_a_switch();
         worker.answers_beside(false);
         let begin = worker.now;
@@ -391,7 +391,7 @@ mod tests {
 
     #[test]
     fn nobody_is_held_back_where_all_are_beside_it_or_none_was_answered() {
-        let mut worker = Model::new();
+        let mut worker = ModelWorker::new();
         worker.learns_a_switch();
         worker.answers_beside(true);
         assert!(!worker.sharing.holds_back());
@@ -405,7 +405,7 @@ mod tests {
 
     #[test]
     fn it_does_not_sleep_while_clients_elsewhere_may_submit() {
-        let mut worker = Model::new();
+        let mut worker = ModelWorker::new();
         worker.works();
         worker.idles(SLICE, true);
         for _ in 0..100 {

@@ -10,8 +10,8 @@ use chimaera_proto::{Access, ContainerId, Descriptor, Failure, Status};
 use chimaera_shm::Taken;
 
 use super::completions::Completions;
-use super::{BATCH, LaneState, Target, Worker, served_lane};
-use crate::messages::{Event, Token};
+use super::{BATCH, LaneState, PoolTarget, Worker, served_lane};
+use crate::messages::{ControlEvent, TaskToken};
 use crate::routing::Placement;
 use crate::session::Session;
 
@@ -96,7 +96,8 @@ impl Worker {
     fn pool_to_prefetch(&self, lane: u32) -> Option<u16> {
         let index = self.lanes[lane as usize].as_ref()?.pool;
         let pool = self.pools[usize::from(index)].as_ref()?;
-        matches!(&pool.target, Target::Module(pool) if pool.container.prefetches()).then_some(index)
+        matches!(&pool.target, PoolTarget::Module(pool) if pool.container.prefetches())
+            .then_some(index)
     }
 
     /// Tells the container of a task of the batch.
@@ -105,7 +106,7 @@ impl Worker {
         let pool = self.pools[usize::from(pool)]
             .as_ref()
             .map(|pool| &pool.target);
-        if let Some(Target::Module(pool)) = pool {
+        if let Some(PoolTarget::Module(pool)) = pool {
             let task = Unvalidated(&self.batch[position]);
             pool.container.prefetch(task.method(), &task.arguments());
         }
@@ -116,7 +117,7 @@ impl Worker {
         let served = served_lane(&mut self.lanes, lane);
         let words = &word_by_word(&self.batch[position]);
         let sequence = Unvalidated(words).sequence();
-        let token = |record, pool| Token {
+        let token = |record, pool| TaskToken {
             worker: self.index,
             pool,
             lane,
@@ -157,7 +158,7 @@ impl Worker {
             }
         }
         let index = served.pool;
-        let Some(buffer) = Buffer::of(&task, &served.session) else {
+        let Some(buffer) = TaskBuffer::of(&task, &served.session) else {
             return refuse(token(record, 0), Status::InvalidBuffer);
         };
         let place = served.tasks.place(record);
@@ -175,8 +176,10 @@ impl Worker {
             // task is new; its place and its buffer, which was found in the session's memory, are
             // kept by this worker until the lane's tasks have completed; and the pool's place
             // keeps the container until the pool's tasks have.
-            Target::Module(pool) => unsafe { pool.container.submit(u32::from(self.index), place) },
-            Target::Admin => {
+            PoolTarget::Module(pool) => unsafe {
+                pool.container.submit(u32::from(self.index), place)
+            },
+            PoolTarget::Admin => {
                 // SAFETY: as above, with the host itself in the container's place.
                 unsafe { self.admin.submit(place, served.session.peer) };
                 Activity::IDLE
@@ -213,7 +216,7 @@ impl Worker {
         served.state = LaneState::Ended;
         let session = served.session.id;
         self.active.retain(|&active| active != index);
-        self.events.send(Event::SessionFault {
+        self.events.send(ControlEvent::SessionFault {
             session,
             reason: reason.to_owned(),
         });
@@ -222,13 +225,13 @@ impl Worker {
 
 /// A task's buffer in the host's address space; null and empty if it has none.
 #[derive(Clone, Copy)]
-struct Buffer {
+struct TaskBuffer {
     address: *mut u8,
     len: u32,
     is_read_only: bool,
 }
 
-impl Buffer {
+impl TaskBuffer {
     /// None if the task names memory that the session does not have.
     #[inline]
     fn of(task: &Descriptor, session: &Session) -> Option<Self> {
@@ -249,7 +252,12 @@ impl Buffer {
 
 /// A task as its container gets it.
 #[inline]
-fn raw_task(task: &Descriptor, token: Token, container: ContainerId, buffer: Buffer) -> RawTask {
+fn raw_task(
+    task: &Descriptor,
+    token: TaskToken,
+    container: ContainerId,
+    buffer: TaskBuffer,
+) -> RawTask {
     RawTask {
         token: token.to_words(),
         arguments: task.arguments,
@@ -275,7 +283,7 @@ fn word_by_word(words: &[u64; DESCRIPTOR_WORDS]) -> [u64; DESCRIPTOR_WORDS] {
 
 /// Completes a task without handing it to a container. Returns how much work it was.
 #[cold]
-fn refuse(token: Token, status: Status) -> u64 {
+fn refuse(token: TaskToken, status: Status) -> u64 {
     let word = Failure::new(status).to_word();
     Completions::with(|all| all.finish(token, word, &[]));
     1
