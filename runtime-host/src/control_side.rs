@@ -16,14 +16,14 @@ use crate::jobs::Jobs;
 use crate::log;
 use crate::messages::{ControlEvent, WorkerCommand};
 use crate::modules::Modules;
-use crate::pools::Pools;
+use crate::pools::PoolRegistry;
 use crate::router::Router;
 use crate::stop::Stopper;
 
 /// What the control side of a host shares.
 pub(crate) struct ControlSide {
     pub(crate) modules: Modules,
-    pub(crate) pools: Pools,
+    pub(crate) pools: PoolRegistry,
     pub(crate) threads: ControlThreads,
     pub(crate) session_count: AtomicU32,
     pub(crate) stopper: Stopper,

@@ -54,7 +54,7 @@ impl ControlSide {
         let id = pool.id;
         self.ask_workers(|done| WorkerCommand::RemovePool { id, done });
         self.pools.enter(id, PoolStep::InUse);
-        self.pools.wait_for_leases(&pool);
+        self.pools.wait_until_unused(&pool);
         self.pools.enter(id, PoolStep::Flushing);
         let flushed = pool.flush();
         self.pools.enter(id, PoolStep::Closing);

@@ -23,7 +23,7 @@ use crate::inbox::Inbox;
 use crate::log;
 use crate::messages::{ControlEvent, WorkerCommand};
 use crate::modules::Modules;
-use crate::pools::Pools;
+use crate::pools::PoolRegistry;
 use crate::processors::{check_processors, pin_to};
 use crate::router::Router;
 use crate::stop::Stopper;
@@ -79,7 +79,7 @@ impl Host {
         let events = events.map_err(HostError::system("making the control inbox"))?;
         let shared = Arc::new(ControlSide {
             modules: Modules::new(&config.modules, &config.plugin_folders),
-            pools: Pools::default(),
+            pools: PoolRegistry::default(),
             threads,
             session_count: AtomicU32::new(0),
             stopper: Stopper::default(),

@@ -24,7 +24,9 @@ use serde::de::DeserializeOwned;
 use crate::control_side::ControlSide;
 use crate::log;
 use crate::messages::{ControlEvent, WorkerCommand};
-use crate::pools::{Claim, Claimed, Pool, shutting_down, with_whose_panic};
+use crate::pools::Pool;
+use crate::pools::errors::{shutting_down, with_whose_panic};
+use crate::pools::lookup::{PoolLookup, PoolReservation};
 use crate::session::Peer;
 use crate::speakers::{PoolContainer, Speaker};
 
@@ -118,8 +120,11 @@ impl ControlSide {
         client: Peer,
     ) -> Result<PoolInfo, ModuleError> {
         check_creation(asked)?;
-        match self.pools.claim(&asked.name, asked.id, &asked.module)? {
-            Claim::Existing(pool) => {
+        match self
+            .pools
+            .find_or_reserve(&asked.name, asked.id, &asked.module)?
+        {
+            PoolLookup::Existing(pool) => {
                 let info = pool.info(false);
                 if info.module != asked.module {
                     return Err(ModuleError::new(
@@ -138,8 +143,8 @@ impl ControlSide {
                 taken.map_err(|error| with_whose_panic(error, &asked.name, &asked.module))?;
                 Ok(info)
             }
-            Claim::New(claimed) => self
-                .create_pool(claimed, asked, client)
+            PoolLookup::Reserved(reservation) => self
+                .create_pool(reservation, asked, client)
                 .map_err(|error| with_whose_panic(error, &asked.name, &asked.module))
                 .inspect_err(|error| self.tell_of_refusal(asked, client, error)),
         }
@@ -149,14 +154,14 @@ impl ControlSide {
     /// name finds free what the container stood on.
     fn create_pool(
         &self,
-        mut claimed: Claimed<'_>,
+        mut reservation: PoolReservation<'_>,
         asked: &GetOrCreatePool,
         client: Peer,
     ) -> Result<PoolInfo, ModuleError> {
         let module = self.modules.get(&asked.module)?;
         let speaker = Speaker::new(module.name(), &asked.name);
         let new = NewPool {
-            id: claimed.id(),
+            id: reservation.id(),
             id_is_chosen: asked.id.is_null(),
             name: &asked.name,
             params: &asked.params,
@@ -166,8 +171,8 @@ impl ControlSide {
         };
         let made = speaker.during(|| module.create(Arc::clone(&self.table), &new));
         let container = PoolContainer::new(made?, speaker);
-        settle_id(&mut claimed, asked, &container)?;
-        let id = claimed.id();
+        settle_id(&mut reservation, asked, &container)?;
+        let id = reservation.id();
         container.speaker().set_id(id);
         let opened = container.was_opened()?;
         let pool = Arc::new(Pool {
@@ -181,7 +186,7 @@ impl ControlSide {
             done,
         });
         let info = pool.info(true);
-        claimed.publish(pool);
+        reservation.publish(pool);
         let came = if opened { "opened" } else { "created" };
         log::info(format_args!(
             "pool {came}: {id} {}, module {}, for {client}",
@@ -288,12 +293,12 @@ impl ControlSide {
 
 /// Gives the pool the id that its container has of its own, if it has one.
 fn settle_id(
-    claimed: &mut Claimed<'_>,
+    reservation: &mut PoolReservation<'_>,
     asked: &GetOrCreatePool,
     container: &PoolContainer,
 ) -> Result<(), ModuleError> {
     match container.pool_id()? {
-        Some(own) if asked.id.is_null() => claimed.move_to(own),
+        Some(own) if asked.id.is_null() => reservation.move_to(own),
         Some(own) if own != asked.id => Err(ModuleError::new(
             Status::ParameterMismatch,
             format!(

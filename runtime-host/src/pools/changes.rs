@@ -3,13 +3,13 @@
 use chimaera_proto::PoolId;
 use chimaera_proto::admin::{ChangingPool, MAX_CHANGING_NAME_BYTES, MAX_CHANGING_POOLS, PoolStep};
 
-use super::{Entry, Phase, Pools, State};
+use super::{PoolEntry, PoolPhase, PoolRegistry, PoolRegistryState};
 
-impl Pools {
+impl PoolRegistry {
     /// Notes how far a pool is that was taken out of use.
     pub(crate) fn enter(&self, id: PoolId, step: PoolStep) {
-        if let Some(Entry {
-            phase: Phase::Ending(now),
+        if let Some(PoolEntry {
+            phase: PoolPhase::Ending(now),
             ..
         }) = self.state.lock().by_id.get_mut(&id)
         {
@@ -22,30 +22,31 @@ impl Pools {
         let state = self.state.lock();
         let steps = || {
             state.by_id.values().filter_map(|entry| match entry.phase {
-                Phase::Creating => Some((entry, PoolStep::Making)),
-                Phase::Ending(step) => Some((entry, step)),
-                Phase::Ready(_) => None,
+                PoolPhase::Creating => Some((entry, PoolStep::Making)),
+                PoolPhase::Ending(step) => Some((entry, step)),
+                PoolPhase::Ready(_) => None,
             })
         };
-        let first = steps()
-            .take(MAX_CHANGING_POOLS)
-            .map(|(Entry { name, module, .. }, step)| {
-                let end = name.floor_char_boundary(MAX_CHANGING_NAME_BYTES);
-                ChangingPool {
-                    name: name[..end].to_owned(),
-                    module: module.clone(),
-                    step,
-                }
-            });
+        let first =
+            steps()
+                .take(MAX_CHANGING_POOLS)
+                .map(|(PoolEntry { name, module, .. }, step)| {
+                    let end = name.floor_char_boundary(MAX_CHANGING_NAME_BYTES);
+                    ChangingPool {
+                        name: name[..end].to_owned(),
+                        module: module.clone(),
+                        step,
+                    }
+                });
         (steps().count(), first.collect())
     }
 }
 
-impl State {
+impl PoolRegistryState {
     /// The pools that are being made and unmade, with their modules. For people, so not more than they read.
     pub(super) fn describe(&self) -> String {
         const NAMED: usize = 8;
-        let describe = |kind: &str, is_of_kind: fn(&Phase) -> bool| {
+        let describe = |kind: &str, is_of_kind: fn(&PoolPhase) -> bool| {
             let of_kind = || self.by_id.values().filter(|entry| is_of_kind(&entry.phase));
             let named = of_kind().take(NAMED);
             let mut named: Vec<_> = named
@@ -57,8 +58,8 @@ impl State {
             }
             (!named.is_empty()).then(|| format!("{kind}: {}", named.join(", ")))
         };
-        let made = describe("being made", |phase| matches!(phase, Phase::Creating));
-        let ended = describe("being ended", |phase| matches!(phase, Phase::Ending(_)));
+        let made = describe("being made", |phase| matches!(phase, PoolPhase::Creating));
+        let ended = describe("being ended", |phase| matches!(phase, PoolPhase::Ending(_)));
         let all: Vec<_> = made.into_iter().chain(ended).collect();
         all.join("; ")
     }

@@ -1,39 +1,43 @@
+use super::lookup::{PoolLookup, PoolReservation};
 use super::*;
+use chimaera_proto::Status;
 use std::sync::mpsc::{Receiver, channel};
 
 #[track_caller]
-fn claim<'a>(pools: &'a Pools, name: &str, id: PoolId) -> Claimed<'a> {
-    match pools.claim(name, id, "module") {
-        Ok(Claim::New(claimed)) => claimed,
-        Ok(Claim::Existing(_)) => panic!("pool {name} is new"),
+fn reserve<'a>(pools: &'a PoolRegistry, name: &str, id: PoolId) -> PoolReservation<'a> {
+    match pools.find_or_reserve(name, id, "module") {
+        Ok(PoolLookup::Reserved(reservation)) => reservation,
+        Ok(PoolLookup::Existing(_)) => panic!("pool {name} is new"),
         Err(error) => panic!("{error}"),
     }
 }
 
-fn ids(pools: &Pools) -> Vec<PoolId> {
+fn ids(pools: &PoolRegistry) -> Vec<PoolId> {
     pools.state.lock().by_id.keys().copied().collect()
 }
 
 #[test]
 fn pools_are_limited_and_an_end_makes_room() {
-    let pools = Pools::default();
+    let pools = PoolRegistry::default();
     let name = |number: usize| format!("pool {number}");
     let mut all: Vec<_> = (0..MAX_POOLS)
-        .map(|number| claim(&pools, &name(number), PoolId::NULL))
+        .map(|number| reserve(&pools, &name(number), PoolId::NULL))
         .collect();
-    let error = pools.claim(&name(MAX_POOLS), PoolId::NULL, "module").err();
+    let error = pools
+        .find_or_reserve(&name(MAX_POOLS), PoolId::NULL, "module")
+        .err();
     assert_eq!(error.expect("is refused").failure.status, Status::Busy);
     all.pop();
-    let _last = claim(&pools, &name(MAX_POOLS), PoolId::NULL);
+    let _last = reserve(&pools, &name(MAX_POOLS), PoolId::NULL);
 }
 
 #[test]
 fn ids_that_hosts_choose_are_free_to_choose_from_and_seldom_the_same() {
-    let (one, other) = (Pools::default(), Pools::default());
+    let (one, other) = (PoolRegistry::default(), PoolRegistry::default());
     for number in 0..100 {
         let name = format!("pool {number}");
         // Dropped at once: every id can be chosen every time.
-        let ids = [&one, &other].map(|pools| claim(pools, &name, PoolId::NULL).id());
+        let ids = [&one, &other].map(|pools| reserve(pools, &name, PoolId::NULL).id());
         assert!(ids.iter().all(|id| id.major >= PoolId::FIRST_CHOSEN_MAJOR));
         assert_ne!(ids[0], ids[1]);
     }
@@ -41,29 +45,29 @@ fn ids_that_hosts_choose_are_free_to_choose_from_and_seldom_the_same() {
 
 #[test]
 fn a_name_is_free_once_its_pool_is_gone_whatever_id_is_asked_for() {
-    let pools = Pools::default();
+    let pools = PoolRegistry::default();
     let (first, second) = (PoolId::new(8000, 0), PoolId::new(9000, 0));
-    let claimed = claim(&pools, "name", first);
+    let reservation = reserve(&pools, "name", first);
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| claim(&pools, "name", second).id());
+        let other = scope.spawn(|| reserve(&pools, "name", second).id());
         // Long enough to find the name taken; nothing depends on whether it does.
         std::thread::sleep(Duration::from_millis(20));
-        drop(claimed);
+        drop(reservation);
         assert_eq!(other.join().expect("joins"), second);
     });
 }
 
 #[test]
 fn a_claim_that_moves_takes_the_one_id_and_gives_the_other_free() {
-    let pools = Pools::default();
+    let pools = PoolRegistry::default();
     let own = PoolId::new(8000, 7);
-    let mut claimed = claim(&pools, "moves", PoolId::NULL);
-    let chosen = claimed.id();
-    claimed.move_to(own).expect("nobody has it");
-    assert_eq!((claimed.id(), ids(&pools)), (own, vec![own]));
-    claimed.move_to(own).expect("it has it");
-    let other = claim(&pools, "other", chosen);
-    drop(claimed);
+    let mut reservation = reserve(&pools, "moves", PoolId::NULL);
+    let chosen = reservation.id();
+    reservation.move_to(own).expect("nobody has it");
+    assert_eq!((reservation.id(), ids(&pools)), (own, vec![own]));
+    reservation.move_to(own).expect("it has it");
+    let other = reserve(&pools, "other", chosen);
+    drop(reservation);
     assert_eq!(ids(&pools), [chosen]);
     drop(other);
     assert_eq!(ids(&pools), []);
@@ -71,11 +75,11 @@ fn a_claim_that_moves_takes_the_one_id_and_gives_the_other_free() {
 
 #[test]
 fn a_claim_does_not_move_to_an_id_that_is_taken_and_says_by_whom() {
-    let pools = Pools::default();
+    let pools = PoolRegistry::default();
     let own = PoolId::new(8000, 7);
-    let holder = claim(&pools, "holder", own);
-    let mut claimed = claim(&pools, "moves", PoolId::NULL);
-    let chosen = claimed.id();
+    let holder = reserve(&pools, "holder", own);
+    let mut reservation = reserve(&pools, "moves", PoolId::NULL);
+    let chosen = reservation.id();
     let cases = [
         (
             own,
@@ -84,13 +88,13 @@ fn a_claim_does_not_move_to_an_id_that_is_taken_and_says_by_whom() {
         (PoolId::ADMIN, "which is the admin pool's in every runtime"),
     ];
     for (id, words) in cases {
-        let error = claimed.move_to(id).expect_err("it is taken");
+        let error = reservation.move_to(id).expect_err("it is taken");
         assert_eq!(error.failure.status, Status::Busy);
         assert!(error.message.contains(words), "{error}");
-        assert_eq!((claimed.id(), ids(&pools)), (chosen, vec![own, chosen]));
+        assert_eq!((reservation.id(), ids(&pools)), (chosen, vec![own, chosen]));
     }
     drop(holder);
-    claimed.move_to(own).expect("it is free again");
+    reservation.move_to(own).expect("it is free again");
 }
 
 /// Starts something that has to wait, and gives what tells of its end.
@@ -105,13 +109,13 @@ fn waiting<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) -> Rece
 #[test]
 fn who_waits_for_an_id_learns_that_its_claim_has_moved_on() {
     const PATIENCE: Duration = Duration::from_secs(30);
-    let pools: &'static Pools = Box::leak(Box::default());
+    let pools: &'static PoolRegistry = Box::leak(Box::default());
     let own = PoolId::new(8000, 7);
-    let mut claimed = claim(pools, "moves", PoolId::NULL);
-    let chosen = claimed.id();
+    let mut reservation = reserve(pools, "moves", PoolId::NULL);
+    let chosen = reservation.id();
     let destroyer = waiting(move || pools.withdraw(chosen).map(|_| ()));
-    let creator = waiting(move || claim(pools, "other", chosen).id());
-    claimed.move_to(own).expect("nobody has it");
+    let creator = waiting(move || reserve(pools, "other", chosen).id());
+    reservation.move_to(own).expect("nobody has it");
     let made = creator.recv_timeout(PATIENCE).expect("it is woken");
     assert_eq!(made, chosen);
     let destroyed = destroyer.recv_timeout(PATIENCE).expect("it is woken");
@@ -126,6 +130,6 @@ fn who_waits_for_an_id_learns_that_its_claim_has_moved_on() {
     });
     let waits_for = told.recv_timeout(PATIENCE).expect("it says so");
     assert_eq!(waits_for, "being made: moves (module module)");
-    drop(claimed);
+    drop(reservation);
     assert!(closer.recv_timeout(PATIENCE).expect("it is woken"));
 }
