@@ -2,19 +2,183 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use chimaera_proto::Status;
+use chimaera_proto::control::{self, ControlReply, ControlRequest};
 use chimaera_proto::limits::MAX_LANES;
+use chimaera_shm::packet::PacketBytes;
 use chimaera_shm::{Doorbell, Segment, SegmentError, Shortage};
 
+use super::mapped::Mapped;
 use super::refusal::Refusal;
-use super::{OpenLane, OpenSession};
+use super::{Connection, ConnectionState, Control, OpenLane, OpenSession, send};
 use crate::control_side::ControlSide;
+use crate::log;
 use crate::messages::WorkerCommand;
-use crate::session::Peer;
+use crate::session::{Peer, Session};
+
+impl Control {
+    /// Answers a request. Takes from `files` what it uses.
+    pub(super) fn answer(
+        &mut self,
+        (id, peer): (u64, Peer),
+        socket: &OwnedFd,
+        packet: &PacketBytes,
+        files: &mut Vec<OwnedFd>,
+    ) {
+        let answer = self.handle((id, peer), packet, files);
+        let is_greeting = matches!(
+            self.connections.get(&id),
+            Some(Connection {
+                state: ConnectionState::Greeting,
+                ..
+            })
+        );
+        let (reply, file) = match answer {
+            Ok((reply, bell)) => (reply, bell),
+            Err(refusal) => {
+                // The client is told; it must not be able to fill the log.
+                log::debug(format_args!(
+                    "session {id}: request refused: {}",
+                    refusal.reason
+                ));
+                if let Some(shortage) = refusal.shortage {
+                    self.reserve.note_refused_request(shortage);
+                }
+                (refusal.into_reply(), None)
+            }
+        };
+        let number = control::number_of(&packet.bytes);
+        let sent = match send(socket, number, &reply, file.as_deref()) {
+            // Too many descriptors are on their way: the lane is open, and can be asked for again.
+            Err(error) if file.is_some() && Shortage::of(&error).is_some() => {
+                self.reserve.note("a doorbell cannot be sent", &error);
+                let refusal = Refusal::of_system(&error, "the doorbell's way to the client", peer);
+                send(socket, number, &refusal.into_reply(), None)
+            }
+            sent => sent,
+        };
+        if let Err(error) = sent {
+            self.end(id, &format!("it does not take its replies: {error}"));
+        } else if is_greeting {
+            self.end(id, "its hello was refused");
+        }
+    }
+
+    /// Carries a request out, or says why not. The file beside the reply is a lane's doorbell.
+    fn handle(
+        &mut self,
+        (id, peer): (u64, Peer),
+        packet: &PacketBytes,
+        files: &mut Vec<OwnedFd>,
+    ) -> Result<(ControlReply, Option<Arc<Doorbell>>), Refusal> {
+        let violation = |error: &dyn std::fmt::Display| {
+            Refusal::new(Status::ProtocolViolation, error.to_string())
+        };
+        let (_, request) = control::decode(&packet.bytes).map_err(|error| violation(&error))?;
+        if packet.lost_file {
+            return Err(Refusal::no_descriptor("what came with the request", peer));
+        }
+        self.refill_reserve(peer)?;
+        let connection = self
+            .connections
+            .get_mut(&id)
+            .expect("the caller has found it");
+        match (request, &mut connection.state) {
+            (ControlRequest::Hello { .. }, ConnectionState::Greeting)
+                if self.shared.pools.is_closed() =>
+            {
+                Err(Refusal::stopping())
+            }
+            (ControlRequest::Hello { client_name }, ConnectionState::Greeting) => {
+                let session = open_session(id, client_name, peer, files, &mut self.mapped)?;
+                log::debug(format_args!("{session} opened"));
+                connection.state = ConnectionState::Open(OpenSession {
+                    session: Arc::new(session),
+                    lanes: Vec::new(),
+                });
+                self.shared.session_count.fetch_add(1, Ordering::Relaxed);
+                let welcome = ControlReply::Welcome {
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                    process_id: std::process::id(),
+                    worker_count: self.shared.router.inboxes.len() as u32,
+                    parks_with_barrier: self.shared.parks_with_barrier,
+                };
+                Ok((welcome, None))
+            }
+            (ControlRequest::OpenLane { lane }, ConnectionState::Open(client)) => {
+                let bell = open_lane(client, lane, &mut self.load, &self.shared)?;
+                Ok((ControlReply::LaneOpened, Some(bell)))
+            }
+            (ControlRequest::AddSegment { segment: index }, ConnectionState::Open(client)) => {
+                add_segment(&client.session, index, files, &mut self.mapped)?;
+                Ok((ControlReply::SegmentAdded, None))
+            }
+            (_, ConnectionState::Greeting) => Err(violation(&"the first request is not a hello")),
+            (_, ConnectionState::Open(_)) => Err(violation(&"a second hello")),
+            (_, ConnectionState::Closing { .. }) => Err(Refusal::new(
+                Status::ShuttingDown,
+                "the session is being closed",
+            )),
+        }
+    }
+
+    /// Gets the reserved descriptor back before a request is given any. Else a request could take the descriptor that a
+    /// client which was turned away has just left, and nothing would be left to tell the next ones with.
+    fn refill_reserve(&mut self, peer: Peer) -> Result<(), Refusal> {
+        if self.reserve.is_spent() {
+            self.reserve.restore();
+        }
+        if self.reserve.is_spent() {
+            return Err(Refusal::no_descriptor(
+                "anything that a request needs",
+                peer,
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Opens a session with its first segment, which comes beside the hello.
+fn open_session(
+    id: u64,
+    client_name: String,
+    peer: Peer,
+    files: &mut Vec<OwnedFd>,
+    mapped: &mut Mapped,
+) -> Result<Session, Refusal> {
+    let segment = receive_segment(files, "a hello without a segment", peer)?;
+    mapped
+        .take(segment.len(), None)
+        .map_err(Refusal::no_place)?;
+    Ok(Session::new(id, client_name, peer, segment))
+}
+
+/// Registers a further segment, unless this very memory has the index already.
+fn add_segment(
+    session: &Session,
+    index: u32,
+    files: &mut Vec<OwnedFd>,
+    mapped: &mut Mapped,
+) -> Result<(), Refusal> {
+    let file = files.first();
+    if file.is_some_and(|file| session.has_segment(index, file)) {
+        return Ok(());
+    }
+    let segment = receive_segment(files, "a segment without its memory", session.peer)?;
+    let len_bytes = segment.len();
+    mapped
+        .take(len_bytes, Some(session))
+        .map_err(Refusal::no_place)?;
+    session.add_segment(index, segment).map_err(|reason| {
+        mapped.give_back([len_bytes]);
+        Refusal::new(Status::InvalidArgument, reason)
+    })
+}
 
 /// Maps the segment beside a request. Leaves a file that is none.
-pub(super) fn receive_segment(
+fn receive_segment(
     files: &mut Vec<OwnedFd>,
     missing: &str,
     client: Peer,
@@ -33,7 +197,7 @@ pub(super) fn receive_segment(
 }
 
 /// Hands a lane to the worker with the fewest, unless one has it.
-pub(super) fn open_lane(
+fn open_lane(
     client: &mut OpenSession,
     lane: u32,
     load: &mut [usize],

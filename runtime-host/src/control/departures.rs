@@ -1,0 +1,143 @@
+//! Connections that end: their sessions are taken from the workers, and their sockets closed.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use chimaera_proto::control::NO_REQUEST;
+use nix::sys::socket::{Shutdown, shutdown};
+
+use super::refusal::Refusal;
+use super::{Connection, ConnectionState, Control, OpenSession, send};
+use crate::log;
+use crate::messages::{ControlEvent, WorkerCommand};
+
+impl Control {
+    /// Ends every connection, when it is told so for the first time. Whoever has not been welcomed yet, or has
+    /// connected and was not taken up, learns why.
+    pub(super) fn stop(&mut self) {
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        if let Some(mut listener) = self.listener.take() {
+            listener.leave_word(self.shared.unflushed.get());
+            listener.close_entry();
+            while let Ok(Some(socket)) = listener.accept() {
+                self.tell_of_the_end(&socket);
+                self.ended.push(Arc::new(socket));
+            }
+        }
+        for id in self.connections.keys().copied().collect::<Vec<_>>() {
+            if let Some(connection) = self.connections.get(&id)
+                && matches!(connection.state, ConnectionState::Greeting)
+            {
+                self.tell_of_the_end(&connection.socket);
+            }
+            self.end(id, "the runtime stops");
+        }
+    }
+
+    pub(super) fn tell_of_the_end(&self, socket: &OwnedFd) {
+        // A client that cannot be told learns as much as can be: that the connection is closed.
+        let _ = send(socket, NO_REQUEST, &Refusal::stopping().into_reply(), None);
+    }
+
+    /// Logs that a client broke the protocol: it is a mistake in its program, or an attempt. How often is
+    /// up to the client, so each user has a share of the log.
+    pub(super) fn tell_of_fault(&mut self, id: u64, reason: &str) {
+        let Some(Connection {
+            state: ConnectionState::Open(client),
+            peer,
+            ..
+        }) = self.connections.get(&id)
+        else {
+            return;
+        };
+        if let Some(skipped) = self.faults_told.admit(peer.user_id.into(), Instant::now()) {
+            let session = &client.session;
+            log::warning(format_args!(
+                "{session} is ended, as it broke the protocol: {reason}{skipped}"
+            ));
+        }
+    }
+
+    /// Ends a connection: at once if there is no session yet, else as soon as the workers have
+    /// let go of it.
+    pub(super) fn end(&mut self, id: u64, reason: &str) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        if let Some(process) = connection.process.take() {
+            // Closing it would do, but not where a forked child holds a copy.
+            let _ = self.epoll.delete(&process);
+        }
+        match std::mem::replace(&mut connection.state, ConnectionState::Greeting) {
+            ConnectionState::Greeting => {
+                log::debug(format_args!(
+                    "connection {id} of {} ended: {reason}",
+                    connection.peer
+                ));
+                let _ = self.epoll.delete(&*connection.socket);
+                let ended = self.connections.remove(&id);
+                self.ended.extend(ended.map(|connection| connection.socket));
+            }
+            ConnectionState::Open(OpenSession { session, lanes, .. }) => {
+                log::debug(format_args!("{session} ended: {reason}"));
+                let _ = self.epoll.delete(&*connection.socket);
+                self.shared.session_count.fetch_sub(1, Ordering::Relaxed);
+                let workers_left = self.shared.router.inboxes.len();
+                connection.state = ConnectionState::Closing {
+                    session,
+                    workers_left,
+                    lanes,
+                };
+                for inbox in &self.shared.router.inboxes {
+                    inbox.send(WorkerCommand::CloseSession { session: id });
+                }
+            }
+            closing @ ConnectionState::Closing { .. } => connection.state = closing,
+        }
+    }
+
+    pub(super) fn release(&mut self, id: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let ConnectionState::Closing {
+            session,
+            workers_left,
+            lanes,
+        } = &mut connection.state
+        else {
+            return;
+        };
+        *workers_left -= 1;
+        if *workers_left == 0 {
+            for lane in &*lanes {
+                self.load[lane.worker] -= 1;
+            }
+            self.mapped.give_back(session.segment_sizes());
+            // This unmaps the session's memory. The socket is closed after.
+            let ended = self.connections.remove(&id);
+            self.ended.extend(ended.map(|connection| connection.socket));
+        }
+    }
+
+    /// Closes connections. Their clients learn of it at once; what they sent and nobody read, files
+    /// among it, is closed with the socket, for which this thread does not wait.
+    pub(super) fn close_ended(&mut self) {
+        for socket in self.ended.drain(..) {
+            // It fails where the client has left already.
+            let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+            // Whose descriptor this thread waits for, if it does.
+            let waiting = self.reserve.is_spent().then(|| Arc::clone(&self.events));
+            self.shared.threads.closers.run(move || {
+                drop(socket);
+                if let Some(events) = waiting {
+                    events.send(ControlEvent::DescriptorFreed);
+                }
+            });
+        }
+    }
+}
