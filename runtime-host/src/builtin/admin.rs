@@ -24,11 +24,12 @@ use serde::de::DeserializeOwned;
 use crate::control_side::ControlSide;
 use crate::log;
 use crate::messages::{ControlEvent, WorkerCommand};
+use crate::pool_container::PoolContainer;
 use crate::pools::Pool;
 use crate::pools::errors::{shutting_down, with_whose_panic};
 use crate::pools::lookup::{PoolLookup, PoolReservation};
 use crate::session::Peer;
-use crate::speakers::{PoolContainer, Speaker};
+use crate::speakers::Speaker;
 
 /// The admin module's end on a worker.
 #[derive(Clone)]

@@ -32,7 +32,8 @@ use nix::sys::socket::{
 use nix::sys::stat::{Mode, fchmod};
 
 use crate::error::HostError;
-use crate::lock::{FileId, SocketLock, id_of, lock_holder, lock_path, remove_if_same};
+use crate::lock::holder::lock_holder;
+use crate::lock::{FileId, SocketLock, id_of, lock_path, remove_if_same};
 
 /// A socket that listens.
 #[derive(Debug)]

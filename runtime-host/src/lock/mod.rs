@@ -8,6 +8,8 @@
 //! - No link is followed, and nothing else than a regular file is taken for a lock.
 //! - A file is removed only under the lock, and only if the path still names it.
 
+pub(crate) mod holder;
+
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::fd::AsRawFd;
@@ -19,7 +21,6 @@ use chimaera_chimod::ModuleError;
 use chimaera_fork::Private;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::sys::stat::{major, minor};
 
 /// Which file a path names.
 pub(crate) type FileId = (u64, u64);
@@ -65,7 +66,7 @@ impl SocketLock {
             taken = take();
         }
         let mut file = taken?;
-        // Only told to people ([`lock_holder`]), so it need not succeed.
+        // Only told to people ([`holder::lock_holder`]), so it need not succeed.
         let _ = file.set_len(0).and_then(|()| file.rewind());
         let _ = writeln!(file, "{}", std::process::id());
         Ok(Self { path, file })
@@ -90,65 +91,6 @@ impl Drop for SocketLock {
             let _ = remove_if_same(&self.path, id_of(&held));
         }
     }
-}
-
-/// The process that holds the lock of a socket which nobody answers at: a runtime whose socket was removed.
-/// 0 if this process's pid namespace does not have it. `None` if there is none, or it cannot be told.
-///
-/// What number the file has may be old, and is that of the holder's own pid namespace. Who holds a lock the kernel
-/// knows, by the number that the process has here.
-#[must_use]
-pub fn lock_holder(socket: &Path) -> Option<i32> {
-    let file = LockFile::of(socket)?;
-    let held = file.file.metadata().ok()?;
-    let written = file.lines().and_then(|(process, _)| process.parse().ok());
-    let listed = listed_locks().into_iter().find(|lock| {
-        // On file systems of many volumes the kernel's list has another device than the file's own.
-        lock.inode == held.ino()
-            && (lock.device == (major(held.dev()), minor(held.dev()))
-                || Some(lock.process) == written)
-    });
-    match listed {
-        Some(lock) => Some(lock.process),
-        // The list has no holders that are in other pid namespaces.
-        None => is_locked(socket).then_some(0),
-    }
-}
-
-/// An exclusive lock of a whole file, in the kernel's list.
-#[derive(Debug, PartialEq, Eq)]
-struct ListedLock {
-    /// The process, as the pid namespace of this one numbers it.
-    process: i32,
-    device: (u64, u64),
-    inode: u64,
-}
-
-/// The kernel's list, as far as its numbers of processes are those of this process. `/proc` may be mounted for
-/// another pid namespace; then it is as if nobody were listed.
-fn listed_locks() -> Vec<ListedLock> {
-    let own = std::fs::read_link("/proc/self").ok();
-    if own.is_none_or(|own| own.as_os_str() != std::process::id().to_string().as_str()) {
-        return Vec::new();
-    }
-    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    locks.lines().filter_map(listed_lock).collect()
-}
-
-/// Of a line as `1: FLOCK  ADVISORY  WRITE 4711 fe:01:1234 0 EOF`. Who only looks at a lock shares it for a moment
-/// ([`is_locked`]), and who waits for one has an arrow in his line.
-fn listed_lock(line: &str) -> Option<ListedLock> {
-    let words: Vec<_> = line.split_whitespace().collect();
-    let &[_, "FLOCK", _, "WRITE", process, file, ..] = words.as_slice() else {
-        return None;
-    };
-    let [major, minor, inode] = file.split(':').collect::<Vec<_>>().try_into().ok()?;
-    let hexadecimal = |digits| u64::from_str_radix(digits, 16).ok();
-    Some(ListedLock {
-        process: process.parse().ok()?,
-        device: (hexadecimal(major)?, hexadecimal(minor)?),
-        inode: inode.parse().ok()?,
-    })
 }
 
 /// Whether somebody holds the lock of a socket, of whom the kernel may not say who it is. As far as it can be told: for
@@ -288,6 +230,7 @@ mod tests {
 
     use chimaera_proto::Status;
 
+    use super::holder::lock_holder;
     use super::*;
 
     /// How a daemon ended that left word, for whoever had the file open before.
@@ -344,43 +287,6 @@ mod tests {
         assert!(SocketLock::take(&socket).is_err());
         drop(held);
         assert!(!is_locked(&socket));
-    }
-
-    #[test]
-    fn a_holder_is_named_whatever_number_its_file_has() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let socket = folder.path().join("socket");
-        let mut lock = SocketLock::take(&socket).expect("nobody has it");
-        let own = Some(std::process::id().cast_signed());
-        // As of a daemon that is the first process of a container.
-        lock.file.set_len(0).expect("it is regular");
-        lock.file.rewind().expect("it is regular");
-        writeln!(lock.file, "1").expect("there is room");
-        assert_eq!(lock_holder(&socket), own);
-        lock.file.set_len(0).expect("it is regular");
-        assert_eq!(lock_holder(&socket), own);
-        drop(lock);
-        assert_eq!(lock_holder(&socket), None);
-    }
-
-    #[test]
-    fn a_line_of_the_kernels_list_is_a_lock_if_it_is_held_for_its_holder_alone() {
-        let held = listed_lock("12: FLOCK  ADVISORY  WRITE 4711 fe:01:1234 0 EOF");
-        let expected = ListedLock {
-            process: 4711,
-            device: (0xfe, 1),
-            inode: 1234,
-        };
-        assert_eq!(held, Some(expected));
-        for other in [
-            "12: FLOCK  ADVISORY  READ  4711 fe:01:1234 0 EOF",
-            "12: -> FLOCK  ADVISORY  WRITE 4711 fe:01:1234 0 EOF",
-            "12: POSIX  ADVISORY  WRITE 4711 fe:01:1234 0 EOF",
-            "12: FLOCK  ADVISORY  WRITE 4711 <none>:0 0 EOF",
-            "",
-        ] {
-            assert_eq!(listed_lock(other), None, "{other}");
-        }
     }
 
     #[test]

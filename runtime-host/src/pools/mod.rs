@@ -15,7 +15,7 @@ use chimaera_proto::admin::{PoolInfo, PoolStep};
 use chimaera_proto::shown::brief;
 use chimaera_shm::thread::condition::{Condvar, Mutex, MutexGuard};
 
-use crate::speakers::PoolContainer;
+use crate::pool_container::PoolContainer;
 use errors::{mismatch, not_found, shutting_down, with_whose_panic};
 
 /// A pool that tasks can be sent to.

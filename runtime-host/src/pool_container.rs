@@ -1,0 +1,118 @@
+//! The container of a pool, every call of which is made in the pool's name ([`crate::speakers`]).
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::os::fd::RawFd;
+use std::ptr::NonNull;
+
+use chimaera_chimod::abi::RawTask;
+use chimaera_chimod::host::ContainerHandle;
+use chimaera_chimod::{Activity, CreateAgain, Module, ModuleError};
+use chimaera_proto::PoolId;
+use chimaera_proto::task::ARGUMENT_COUNT;
+
+use crate::speakers::{Speaker, enter, leave};
+
+/// A container, which is called in its pool's name.
+pub(crate) struct PoolContainer {
+    /// Dropped by hand, in its own name.
+    handle: ManuallyDrop<ContainerHandle>,
+    speaker: Speaker,
+}
+
+impl PoolContainer {
+    pub(crate) fn new(handle: ContainerHandle, speaker: Speaker) -> Self {
+        Self {
+            handle: ManuallyDrop::new(handle),
+            speaker,
+        }
+    }
+
+    pub(crate) fn speaker(&self) -> &Speaker {
+        &self.speaker
+    }
+
+    pub(crate) fn module(&self) -> &Module {
+        self.handle.module()
+    }
+
+    /// As [`ContainerHandle::pool_id`].
+    pub(crate) fn pool_id(&self) -> Result<Option<PoolId>, ModuleError> {
+        self.speaker.during(|| self.handle.pool_id())
+    }
+
+    /// As [`ContainerHandle::was_opened`].
+    pub(crate) fn was_opened(&self) -> Result<bool, ModuleError> {
+        self.speaker.during(|| self.handle.was_opened())
+    }
+
+    /// As [`ContainerHandle::create_again`].
+    pub(crate) fn create_again(&self, asked: CreateAgain<'_>) -> Result<(), ModuleError> {
+        self.speaker.during(|| self.handle.create_again(asked))
+    }
+
+    /// As [`ContainerHandle::flush`].
+    pub(crate) fn flush(&self) -> Result<(), ModuleError> {
+        self.speaker.during(|| self.handle.flush())
+    }
+
+    /// As [`ContainerHandle::wake_fd`].
+    pub(crate) fn wake_fd(&self, worker: u32) -> Option<RawFd> {
+        self.speaker.during(|| self.handle.wake_fd(worker))
+    }
+
+    /// As [`ContainerHandle::submit`].
+    ///
+    /// # Safety
+    /// As there.
+    #[inline]
+    pub(crate) unsafe fn submit(&self, worker: u32, task: NonNull<RawTask>) -> Activity {
+        enter(self.speaker.number());
+        // SAFETY: by this function's contract.
+        let activity = unsafe { self.handle.submit(worker, task) };
+        leave();
+        activity
+    }
+
+    /// As [`ContainerHandle::poll`].
+    ///
+    /// # Safety
+    /// As there.
+    #[inline]
+    pub(crate) unsafe fn poll(&self, worker: u32) -> Activity {
+        enter(self.speaker.number());
+        // SAFETY: by this function's contract.
+        let activity = unsafe { self.handle.poll(worker) };
+        leave();
+        activity
+    }
+
+    /// As [`ContainerHandle::prefetches`].
+    #[inline]
+    pub(crate) fn prefetches(&self) -> bool {
+        self.handle.prefetches()
+    }
+
+    /// As [`ContainerHandle::prefetch`].
+    #[inline]
+    pub(crate) fn prefetch(&self, method: u16, arguments: &[u64; ARGUMENT_COUNT]) {
+        enter(self.speaker.number());
+        self.handle.prefetch(method, arguments);
+        leave();
+    }
+}
+
+impl Drop for PoolContainer {
+    fn drop(&mut self) {
+        let handle = &mut self.handle;
+        // SAFETY: nothing uses the handle after this.
+        self.speaker
+            .during(|| unsafe { ManuallyDrop::drop(handle) });
+    }
+}
+
+impl fmt::Debug for PoolContainer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.handle.fmt(f)
+    }
+}
