@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 
-use chimaera_runtime::log::{self, Level, Line, Running, Sink, Thresholds};
+use chimaera_runtime::log::{self, Level, Line, LogHandle, Sink, Thresholds};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,7 +27,7 @@ const ROOM_PATIENCE_MS: u16 = 1000;
 const MODE: u32 = 0o600;
 
 /// Starts the log, and has panics logged. Those of modules in libraries of their own come through the host.
-pub(super) fn start(thresholds: Thresholds, file: Option<&Path>) -> Result<Running, Failure> {
+pub(super) fn start(thresholds: Thresholds, file: Option<&Path>) -> Result<LogHandle, Failure> {
     let sink = StandardError {
         file: file.map(Path::to_path_buf),
         colour: stderr().is_terminal()
