@@ -85,7 +85,7 @@ impl Block {
 
     /// The two words that stand for the block in arguments, values and lists.
     ///
-    /// A size that does not fit 32 bits, which no block has, becomes 0 and so a wrong size.
+    /// A size that does not fit 32 bits, which no block has, is written as 0, which is wrong for every type.
     #[must_use]
     pub const fn to_words(self) -> [u64; 2] {
         let size = if self.size > u32::MAX as u64 {

@@ -1,8 +1,8 @@
 //! The bdev module's contract: blocks, methods, creation parameters, statistics.
 //!
-//! How tasks lay out their arguments is written once, here, as pairs of functions that write and
-//! read them. Lists of blocks that do not fit a descriptor or a completion travel in the task's
-//! buffer, [`BLOCK_WIRE_BYTES`] each.
+//! The layout of each task's arguments is defined once, here, by pairs of functions that write and
+//! read them. Lists of blocks that do not fit a descriptor or a completion record travel in the task's
+//! buffer, [`BLOCK_WIRE_BYTES`] per block.
 
 #![forbid(unsafe_code)]
 
@@ -44,8 +44,8 @@ pub const STATS_BUFFER_BYTES: u32 = 512;
 pub enum Method {
     /// Allocates blocks: [`allocate_arguments`].
     AllocateBlocks = 1,
-    /// Frees blocks: [`free_arguments`]. Of a refusal that is one block's, `values[0]` is its number in the list, from 1
-    /// on.
+    /// Frees blocks: [`free_arguments`]. If a block is refused, `values[0]` is its position in the list, counted
+    /// from 1.
     FreeBlocks = 2,
     /// Writes the task's buffer to a block: [`TransferArguments`]. `values[0]`: bytes written.
     Write = 3,
@@ -53,7 +53,7 @@ pub enum Method {
     Read = 4,
     /// Gives [`Stats`], encoded ([`chimaera_proto::codec`]) in the buffer, `values[0]` bytes long.
     GetStats = 5,
-    /// Makes all that completed before durable: writes, allocations, frees. No arguments, no values.
+    /// Makes durable all that completed before: writes, allocations, frees. No arguments, no values.
     Flush = 6,
     /// Gives the allocated blocks, a page at a time: [`listing_arguments`].
     ListBlocks = 7,
@@ -79,9 +79,9 @@ impl Method {
     }
 }
 
-/// Arguments of [`Method::AllocateBlocks`]. Every block gets the owner tag. The blocks come back in the values (count, then two
-/// words each) if there are at most [`INLINE_BLOCKS`], else as a list in the buffer, with the
-/// count in `values[0]`.
+/// Arguments of [`Method::AllocateBlocks`]. Every block gets the owner tag. The blocks come back in the values
+/// (their count, then two words per block) if there are at most [`INLINE_BLOCKS`], else as a list in the buffer,
+/// with their count in `values[0]`.
 #[must_use]
 pub const fn allocate_arguments(size: u64, owner: OwnerTag) -> [u64; ARGUMENT_COUNT] {
     [size, owner.0, 0]
@@ -117,8 +117,8 @@ impl TransferArguments {
         [a, b, self.offset_in_block]
     }
 
-    /// Where in the pool the transfer begins, in bytes, if the arguments are right. Good for a guess and
-    /// for nothing else: nothing is validated.
+    /// Where in the pool the transfer begins, in bytes, if the arguments are valid. Nothing is validated here,
+    /// so this may serve as a hint only.
     #[must_use]
     pub const fn probable_start(arguments: &[u64; ARGUMENT_COUNT]) -> u64 {
         arguments[0].wrapping_add(arguments[2])

@@ -9,12 +9,12 @@ use chimaera_proto::task::ARGUMENT_COUNT;
 /// Bytes of a block with its owner tag in a list.
 pub const OWNED_BLOCK_WIRE_BYTES: usize = BLOCK_WIRE_BYTES + 8;
 
-/// The position behind the last megabyte, which says that a listing or map is complete.
+/// Stands in the place of the next megabyte's number where a listing or map is complete.
 pub const MAP_END: u64 = u64::MAX;
 
-/// Whose a block is, in words that its user chose when it was allocated. 0 is no tag.
+/// Says whose a block is: a number that its client chose when it allocated the block. 0 is no tag.
 ///
-/// The pool keeps it with the block and gives it no meaning: it is a note, not a right.
+/// The pool stores the tag with the block and does not interpret it: a tag grants no rights.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -71,10 +71,10 @@ impl OwnedBlock {
 }
 
 /// Arguments of [`Method::ListBlocks`](super::Method::ListBlocks): the megabyte at which the page
-/// begins, in order of offset. The buffer holds at least the blocks of one megabyte
-/// ([`MIN_LISTING_BUFFER_BYTES`]). `values[0]` of its entries are filled, [`OWNED_BLOCK_WIRE_BYTES`]
-/// each; `values[1]` is the megabyte at which the next page begins, or [`MAP_END`]. A page may be empty
-/// and not the last.
+/// begins, in order of offset. The buffer has room for the blocks of at least one megabyte
+/// ([`MIN_LISTING_BUFFER_BYTES`]). The host fills it with `values[0]` blocks of [`OWNED_BLOCK_WIRE_BYTES`]
+/// each; `values[1]` is the megabyte at which the next page begins, or [`MAP_END`]. A page that is empty
+/// need not be the last.
 #[must_use]
 pub const fn listing_arguments(first_megabyte: u64) -> [u64; ARGUMENT_COUNT] {
     [first_megabyte, 0, 0]
@@ -84,8 +84,8 @@ pub const fn listing_arguments(first_megabyte: u64) -> [u64; ARGUMENT_COUNT] {
 pub const MIN_LISTING_BUFFER_BYTES: usize =
     (MEGABYTE / UNIT_BYTES) as usize * OWNED_BLOCK_WIRE_BYTES;
 
-/// Arguments of [`Method::GetMap`](super::Method::GetMap): the megabyte at which the page begins. A
-/// byte per megabyte is filled in the buffer, [`MegabyteState`], `values[0]` of them; `values[1]` is the
+/// Arguments of [`Method::GetMap`](super::Method::GetMap): the megabyte at which the page begins. The host
+/// fills `values[0]` bytes of the buffer with the [`MegabyteState`] of a megabyte each; `values[1]` is the
 /// megabyte at which the next page begins, or [`MAP_END`].
 #[must_use]
 pub const fn map_arguments(first_megabyte: u64) -> [u64; ARGUMENT_COUNT] {

@@ -1,4 +1,4 @@
-//! Pools: what they are made of and what they have done.
+//! Pools: the parameters of their creation, and their statistics.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ impl fmt::Display for BdevType {
 #[serde(rename_all = "snake_case")]
 #[repr(u32)]
 pub enum IoEngine {
-    /// Whichever serves this kind of file better, of those that the system permits.
+    /// Of the engines that the system permits, the one that serves this kind of file better.
     #[default]
     Auto = 0,
     /// Linux AIO.
@@ -64,7 +64,7 @@ pub struct PerfMetrics {
 }
 
 impl Default for PerfMetrics {
-    /// The conservative values that stand where none were given.
+    /// Conservative values, used where none were given.
     fn default() -> Self {
         Self {
             read_bandwidth_mbps: 100.0,
@@ -83,19 +83,19 @@ pub struct CreateParams {
     pub bdev_type: BdevType,
     /// Bytes to manage. 0: all of the file or device; required for memory.
     pub total_size: u64,
-    /// Operations in flight on the device per worker, of a file pool; ignored for memory. Left open: what
-    /// the pool was made with, [`Self::DEFAULT_IO_DEPTH`] for a new one.
+    /// Operations in flight on the device per worker, of a file pool; ignored for memory. `None`: the value
+    /// that the pool was made with, [`Self::DEFAULT_IO_DEPTH`] for a new one.
     pub io_depth: Option<u32>,
-    /// Alignment of device operations in bytes: a power of two, from 512 to 4096. Left open, or 0: what the
-    /// pool was made with, [`Self::DEFAULT_ALIGNMENT`] for a new one.
+    /// Alignment of device operations in bytes: a power of two, from 512 to 4096. `None`, or 0: the value that
+    /// the pool was made with, [`Self::DEFAULT_ALIGNMENT`] for a new one.
     pub alignment: Option<u32>,
     /// What carries out the I/O of a file pool; ignored for memory.
     pub io_engine: IoEngine,
-    /// The device's characteristics. Left open: those that the pool has, the defaults for a new one.
-    /// Others than it has replace them, if its creator or root asks.
+    /// The device's characteristics. `None`: those that the pool has, the defaults for a new one. Values that
+    /// differ from the pool's replace them, if the pool's creator or root asks.
     pub perf_metrics: Option<PerfMetrics>,
-    /// Makes a new, empty pool whatever the file or device holds: another pool, a file system.
-    /// Without it, only a blank one becomes a new pool. Ignored for memory.
+    /// Makes a new, empty pool whatever the file or device holds, also over another pool or a file system.
+    /// Without it, only a blank file or device becomes a new pool. Ignored for memory.
     pub overwrite: bool,
     /// Opens the pool that the file or device holds for reading only, also if its metadata is
     /// damaged, and writes nothing. Ignored for memory.
@@ -103,9 +103,9 @@ pub struct CreateParams {
 }
 
 impl CreateParams {
-    /// The [`Self::io_depth`] of a new pool, if it is left open.
+    /// The [`Self::io_depth`] of a new pool, if none is given.
     pub const DEFAULT_IO_DEPTH: u32 = 32;
-    /// The [`Self::alignment`] of a new pool, if it is left open.
+    /// The [`Self::alignment`] of a new pool, if none is given.
     pub const DEFAULT_ALIGNMENT: u32 = 4096;
     /// The largest [`Self::io_depth`].
     pub const MAX_IO_DEPTH: u32 = 4096;
@@ -132,7 +132,7 @@ pub struct Stats {
     pub total_size: u64,
     /// Bytes that the pool's metadata takes: reserved at creation, 0 for memory.
     pub metadata_size: u64,
-    /// Blocks that are allocated now, exactly, whenever that was.
+    /// Blocks that are allocated now, exactly, those from before the pool was opened included.
     pub allocated_blocks: u64,
     /// Whether what was flushed outlives the runtime. Memory never does.
     pub persistent: bool,
@@ -146,12 +146,12 @@ pub struct Stats {
     pub io_depth: u32,
     /// Alignment of device operations in bytes.
     pub alignment: u32,
-    /// What really carries out the I/O, and so never [`IoEngine::Auto`]; nothing for memory.
+    /// The engine that carries out the I/O, and so never [`IoEngine::Auto`]; `None` for memory.
     pub io_engine: Option<IoEngine>,
-    /// What became of the pool's file, as it was found when it was looked at last: at each flush, and where the pool
-    /// is asked for again. Nothing for memory.
+    /// What became of the pool's file, as of the last look at it: at a flush, or when a client asked to create the
+    /// pool again. `None` for memory.
     pub file: Option<FileState>,
-    /// What was really done since the pool was opened.
+    /// Operations carried out since the pool was opened.
     pub activity: OperationCounts,
 }
 
@@ -162,7 +162,7 @@ pub enum FileState {
     /// It is at its path, and whole.
     #[default]
     InPlace,
-    /// It has no name any more, and goes with the pool.
+    /// It has no name any more, and is deleted when the pool ends.
     Removed,
     /// Nothing is at its path.
     Moved,
@@ -173,7 +173,7 @@ pub enum FileState {
 }
 
 impl FileState {
-    /// What that means for an open pool, and what to do; nothing of a file that is in its place.
+    /// What that means for an open pool, and what to do; `None` for a file that is in its place.
     #[must_use]
     pub const fn account(self) -> Option<&'static str> {
         Some(match self {
@@ -198,7 +198,7 @@ impl FileState {
     }
 }
 
-/// Counts of what was really done since a pool was opened.
+/// Counts of the operations carried out since a pool was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationCounts {
     /// Reads completed.
