@@ -1,7 +1,8 @@
 //! Where blocks lie inside a megabyte: pure arithmetic on bitmaps.
 //!
-//! A megabyte has 256 units of 4 KiB, kept in four words: a word is a 256 KiB slot, a quarter of it, 16
-//! bits, a 64 KiB slot. So free neighbours need no merging: a slot is free when its bits are 0.
+//! A megabyte has 256 units of 4 KiB, each with a bit in one of four words. A word stands for a 256 KiB slot,
+//! each quarter of a word (16 bits) for a 64 KiB slot. So free neighbours need no merging: a slot is free when
+//! its bits are 0.
 
 use chimaera_bdev_proto::{BlockType, MEGABYTE, OwnerTag, UNIT_BYTES};
 
@@ -11,7 +12,7 @@ pub const UNITS: u64 = MEGABYTE / UNIT_BYTES;
 /// Words of a map with a bit per unit.
 pub const UNIT_WORDS: usize = UNITS as usize / 64;
 
-/// Words of a map of blocks: a bit per unit, and one word for the larger types.
+/// Words of a map of blocks: a bit per block of one unit, and one word for the larger types.
 pub const LIVE_WORDS: usize = UNIT_WORDS + 1;
 
 /// The bits of a 64 KiB slot: a quarter of a word.
@@ -69,8 +70,8 @@ impl Slot {
 
     /// The slot's units.
     ///
-    /// Without indexing by a number that is not a constant, so that maps stay in registers: this
-    /// is on the way of every allocation and every free.
+    /// Every allocation and every free calls this. It indexes by constants only, so that maps stay in
+    /// registers.
     #[inline]
     pub const fn units(self) -> UnitMap {
         let (word, bits) = match self.block_type {
@@ -104,10 +105,10 @@ impl Slot {
 pub struct MegabyteMap(pub [u64; LIVE_WORDS]);
 
 impl MegabyteMap {
-    /// None.
+    /// No blocks.
     pub const EMPTY: Self = Self([0; LIVE_WORDS]);
 
-    /// One block, of the whole megabyte.
+    /// One block, which is the whole megabyte.
     pub const WHOLE: Self = {
         let mut words = [0; LIVE_WORDS];
         words[UNIT_WORDS] = 1 << 20;
@@ -122,7 +123,7 @@ impl MegabyteMap {
         self
     }
 
-    /// The blocks, in no particular order. Bits that stand for none are passed over.
+    /// The blocks, in no particular order. Bits that stand for no block are skipped.
     pub fn blocks(self) -> impl Iterator<Item = Slot> {
         self.0.into_iter().enumerate().flat_map(|(word, bits)| {
             let mut bits = bits;
@@ -135,7 +136,7 @@ impl MegabyteMap {
         })
     }
 
-    /// How many blocks: a bit each.
+    /// The number of blocks: a bit each.
     pub fn count(self) -> u64 {
         self.0.iter().map(|word| u64::from(word.count_ones())).sum()
     }
@@ -147,11 +148,11 @@ impl MegabyteMap {
         a | b | c | d | e == 0
     }
 
-    /// The units that its blocks take, or `None` if it has two blocks in one place or bits that stand
-    /// for no block: there can be no such map.
+    /// The units that its blocks take, or `None` if the map is invalid: two blocks overlap, or a bit stands
+    /// for no block.
     #[inline]
     pub fn units(self) -> Option<UnitMap> {
-        // Most megabytes have small blocks only, or are one.
+        // Most megabytes have blocks of one unit only, or are one block.
         let [a, b, c, d, larger] = self.0;
         match larger {
             0 => Some([a, b, c, d]),
@@ -163,11 +164,11 @@ impl MegabyteMap {
     }
 
     fn units_of_mixture(self) -> Option<UnitMap> {
-        const PLACES: u64 = (1 << 21) - 1;
-        if self.0[UNIT_WORDS] & !PLACES != 0 {
+        const VALID_BITS: u64 = (1 << 21) - 1;
+        if self.0[UNIT_WORDS] & !VALID_BITS != 0 {
             return None;
         }
-        // The smallest blocks are units already, and the larger ones are few.
+        // The bits of the smallest blocks are those of their units, and the larger blocks are few.
         let mut units: UnitMap = std::array::from_fn(|word| self.0[word]);
         let mut larger = Self::EMPTY;
         larger.0[UNIT_WORDS] = self.0[UNIT_WORDS];
@@ -182,14 +183,14 @@ impl MegabyteMap {
     }
 }
 
-/// What has become of a megabyte since the last commit.
+/// How a megabyte has changed since the last commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MegabyteChange {
-    /// Which one.
+    /// Number of the megabyte.
     pub megabyte: u32,
     /// All its blocks.
     pub map: MegabyteMap,
-    /// Those of them that were allocated since, by their first unit in the pool, with their tags.
+    /// The blocks among them that were allocated since, by their first unit in the pool, with their tags.
     pub allocated: Vec<(u64, OwnerTag)>,
 }
 
@@ -204,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_with_two_blocks_in_one_place_is_none() {
+    fn a_map_with_overlapping_blocks_is_invalid() {
         let slot = |block_type, number| Slot { block_type, number };
         let map = MegabyteMap::EMPTY
             .with(slot(BlockType::Kib4, 0))
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn places_and_slots_correspond() {
+    fn bits_and_slots_correspond() {
         for block_type in BlockType::ALL {
             for number in 0..(UNITS / units_of(block_type)) as usize {
                 let slot = Slot { block_type, number };

@@ -3,10 +3,10 @@
 //! Superblocks, journal and the first extent lie one behind the other; `docs/ON_DISK_FORMAT.md` has a
 //! picture.
 //!
-//! An extent has room for the metadata of a range of megabytes, and stands at the beginning of that
-//! range, the first one behind the journal. A pool that grows beyond its extents gets another one.
+//! An extent is a range of megabytes with the range's metadata at its beginning; in the first extent that
+//! lies behind the journal. A pool that grows beyond its extents gets another one.
 //!
-//! All of this is space of the pool that is never allocated, so a block's offset in the pool is its
+//! Metadata takes space of the pool, which is never allocated then. So a block's offset in the pool is its
 //! offset on the device.
 
 use std::ops::Range;
@@ -23,19 +23,20 @@ const JOURNAL_FIRST_PAGE: u64 = SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES;
 /// Pages of a pool per page of one half of its journal.
 const PAGES_PER_JOURNAL_PAGE: u64 = 4096;
 
-/// Pages of tags of an extent for which space is set aside: those of 32 GiB.
+/// Pages of tags of the largest extent whose tags have space set aside: those of 32 GiB.
 const MAX_TAG_PAGES_SET_ASIDE: u64 = 1 << 14;
 
-/// The metadata of a range of megabytes.
+/// A range of megabytes, and where its metadata lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) first_megabyte: u32,
-    /// Megabytes that it has room for.
+    /// Megabytes that its metadata has room for. The pool may end before.
     pub(crate) megabytes: u32,
     /// First page of each copy of the table.
     pub(crate) tables: [u64; 2],
     pub(crate) table_pages: u32,
-    /// Pages of the table that were ever written. The others stand for megabytes without blocks.
+    /// Pages of the table that were ever written, from its first on. The others stand for megabytes without
+    /// blocks.
     pub(crate) table_written: u32,
     /// First page of the tags.
     pub(crate) tags: u64,
@@ -43,7 +44,7 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// An extent for these megabytes that begins at this page.
+    /// An extent for these megabytes whose metadata begins at this page.
     fn new(first_megabyte: u32, megabytes: u32, first_page: u64) -> Self {
         let table_pages = megabytes.div_ceil(TABLE_ENTRIES_PER_PAGE as u32);
         let tables = [first_page, first_page + u64::from(table_pages)];
@@ -58,8 +59,8 @@ impl Extent {
         }
     }
 
-    /// The pages that it takes.
-    fn pages(&self) -> Range<u64> {
+    /// The pages that its metadata takes.
+    fn metadata_pages(&self) -> Range<u64> {
         self.tables[0]..self.tags.saturating_add(self.tag_pages)
     }
 
@@ -68,7 +69,7 @@ impl Extent {
         self.first_megabyte.saturating_add(self.megabytes)
     }
 
-    /// Whether the parts lie one after another and have room for the megabytes.
+    /// Whether the parts of its metadata lie one after another and have room for the megabytes.
     fn is_consistent(&self) -> bool {
         let wanted = Self {
             table_written: self.table_written,
@@ -90,7 +91,7 @@ pub(crate) struct TablePage {
     pub(crate) page: u32,
 }
 
-/// Where everything lies.
+/// Where everything lies on a pool's device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Pages of the pool, metadata included.
@@ -103,19 +104,19 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// That of a new pool of so many pages, or `None` if it would have no room for a block.
+    /// The geometry of a new pool of `total_pages`, or `None` if the pool would have no room for a block.
     pub fn new(total_pages: u64) -> Option<Self> {
         let journal_pages = total_pages / PAGES_PER_JOURNAL_PAGE;
         let journal_pages = journal_pages.clamp(MIN_JOURNAL_PAGES, MAX_JOURNAL_PAGES);
         Self::with_journal(total_pages, journal_pages)
     }
 
-    /// That of a new pool with a journal of so many pages in each half.
+    /// As [`Self::new`], with `journal_pages` in each half of the journal.
     pub fn with_journal(total_pages: u64, journal_pages: u64) -> Option<Self> {
         let journal = [JOURNAL_FIRST_PAGE, JOURNAL_FIRST_PAGE + journal_pages];
         let megabytes = u32::try_from(total_pages.div_ceil(UNITS)).ok()?;
         let extent = Extent::new(0, megabytes, journal[1] + journal_pages);
-        (megabytes > 0 && extent.pages().end < total_pages).then(|| Self {
+        (megabytes > 0 && extent.metadata_pages().end < total_pages).then(|| Self {
             total_pages,
             journal,
             journal_pages,
@@ -124,13 +125,13 @@ impl Geometry {
     }
 
     /// Bytes of the smallest pool.
-    pub fn minimum_bytes() -> u64 {
+    pub fn min_pool_bytes() -> u64 {
         let pages = (1..=UNITS).find(|&pages| Self::new(pages).is_some());
         pages.unwrap_or(UNITS) * PAGE_BYTES as u64
     }
 
-    /// The pool with so many pages, more than now. Where the new space has no room for its metadata,
-    /// or the superblock none for another extent, less is added, or nothing.
+    /// The geometry after the pool has grown to `total_pages`. The pool grows by less, or not at all, where the
+    /// new space has no room for its own metadata, or the superblock has none for another extent.
     pub fn grown(&self, total_pages: u64) -> Self {
         let mut grown = self.clone();
         let covered = self.covered_megabytes();
@@ -139,7 +140,7 @@ impl Geometry {
         let more = u32::try_from(total_pages.div_ceil(UNITS)).unwrap_or(u32::MAX);
         if more > covered && self.extents.len() < MAX_EXTENTS {
             let extent = Extent::new(covered, more - covered, covered_pages);
-            if extent.pages().end < total_pages {
+            if extent.metadata_pages().end < total_pages {
                 grown.extents.push(extent);
                 grown.total_pages = total_pages;
             }
@@ -147,28 +148,27 @@ impl Geometry {
         grown
     }
 
-    /// The pool with so many pages, fewer than now, or `None` if its metadata does not lie within
+    /// The geometry after the pool has shrunk to `total_pages`, or `None` if its metadata does not lie within
     /// them. Extents that lie wholly beyond are given up.
     pub fn shrunk(&self, total_pages: u64) -> Option<Self> {
         let mut shrunk = self.clone();
         shrunk.total_pages = total_pages;
-        // The first one stands behind the journal: without it there is no pool.
+        // Without the first extent there is no pool.
         let kept = |extent: &Extent| {
             let first_page = u64::from(extent.first_megabyte) * UNITS;
             first_page == 0 || first_page < total_pages
         };
         shrunk.extents.retain(kept);
-        let inside = |extent: &Extent| extent.pages().end < total_pages;
+        let inside = |extent: &Extent| extent.metadata_pages().end < total_pages;
         shrunk.extents.iter().all(inside).then_some(shrunk)
     }
 
     /// The pages that metadata takes, in order.
     pub fn reserved(&self) -> impl Iterator<Item = Range<u64>> {
-        let (first, others) = self
-            .extents
-            .split_first()
-            .map_or((0, &[][..]), |split| (split.0.pages().end, split.1));
-        std::iter::once(0..first).chain(others.iter().map(Extent::pages))
+        let (first, others) = self.extents.split_first().map_or((0, &[][..]), |split| {
+            (split.0.metadata_pages().end, split.1)
+        });
+        std::iter::once(0..first).chain(others.iter().map(Extent::metadata_pages))
     }
 
     /// Whether these blocks of a megabyte lie inside the pool, and none in metadata.
@@ -191,8 +191,8 @@ impl Geometry {
         self.reserved().map(|pages| pages.end - pages.start).sum()
     }
 
-    /// The pages for which space is set aside, in order: superblocks, journal, table, and tags if they do
-    /// not take much. Of a large pool many tags are never written.
+    /// The pages for which space is set aside, in order: superblocks, journal, tables, and the tags of extents
+    /// where they take little. Most tags of a large extent are never written.
     pub fn set_aside(&self) -> impl Iterator<Item = Range<u64>> {
         let parts = self.reserved().zip(&self.extents);
         parts.map(|(pages, extent)| {
@@ -211,9 +211,9 @@ impl Geometry {
         self.extents.len()
     }
 
-    /// Pages of the longest record in its journal: several fit a half, even of the smallest journal, where
-    /// two pages are enough for a megabyte with all its tags.
-    pub(crate) fn record_pages(&self) -> usize {
+    /// Pages of the longest record in its journal. Several such records fit a half. Even the smallest journal
+    /// allows two pages, which are enough for a megabyte with all its tags.
+    pub(crate) fn max_record_pages(&self) -> usize {
         MAX_RECORD_PAGES.min(self.journal_pages as usize / 4)
     }
 
@@ -232,7 +232,7 @@ impl Geometry {
         u32::try_from(self.total_pages.div_ceil(UNITS)).unwrap_or(u32::MAX)
     }
 
-    /// The page of the table, and the place in it, that a megabyte's entry has.
+    /// The page of the table that has a megabyte's entry, and the entry's position in that page.
     pub(crate) fn entry_position(&self, megabyte: u32) -> Option<(TablePage, usize)> {
         let extent = self.extent_of(megabyte)?;
         let entry = (megabyte - self.extents[extent].first_megabyte) as usize;
@@ -243,7 +243,7 @@ impl Geometry {
         Some((page, entry % TABLE_ENTRIES_PER_PAGE))
     }
 
-    /// The first megabyte that a page of the table is about.
+    /// The megabyte of the first entry in a page of the table.
     pub(crate) fn first_megabyte(&self, page: TablePage) -> u32 {
         self.extents[page.extent].first_megabyte + page.page * TABLE_ENTRIES_PER_PAGE as u32
     }
@@ -253,6 +253,7 @@ impl Geometry {
         self.extents[page.extent].tables[copy] + u64::from(page.page)
     }
 
+    /// Position of the extent that a megabyte belongs to.
     pub(crate) fn extent_of(&self, megabyte: u32) -> Option<usize> {
         let after = self
             .extents
@@ -261,7 +262,7 @@ impl Geometry {
         (megabyte < self.extents[extent].end_megabyte()).then_some(extent)
     }
 
-    /// Whether a geometry that was read from a device can be one. What does not hold, if not.
+    /// Checks a geometry that was read from a device. The error says what does not hold.
     pub(crate) fn check(&self) -> Result<(), String> {
         let fail = |text: &str| Err(text.to_owned());
         if self.total_pages > (u64::from(u32::MAX) - 1) * UNITS {
@@ -282,7 +283,7 @@ impl Geometry {
             if extent.first_megabyte != next_megabyte
                 || extent.tables[0] != first_page
                 || !extent.is_consistent()
-                || extent.pages().end >= self.total_pages
+                || extent.metadata_pages().end >= self.total_pages
             {
                 return Err(format!("the place of extent {position} is impossible"));
             }
@@ -318,7 +319,7 @@ mod tests {
 
     #[test]
     fn the_smallest_pool_has_room_for_a_block() {
-        let pages = Geometry::minimum_bytes() / PAGE_BYTES as u64;
+        let pages = Geometry::min_pool_bytes() / PAGE_BYTES as u64;
         let geometry = Geometry::new(pages).expect("room");
         assert!(geometry.reserved_pages() < pages);
         assert_eq!(Geometry::new(pages - 1), None);
@@ -354,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn an_impossible_geometry_is_told() {
+    fn an_impossible_geometry_is_refused() {
         let good = Geometry::new(40 * MIB).expect("room").grown(80 * MIB);
         let mut bad = Vec::new();
         let mut change = |change: &dyn Fn(&mut Geometry)| {

@@ -1,13 +1,12 @@
 //! The journal: records of what changed since the table was written. `docs/ON_DISK_FORMAT.md` has its
 //! bytes.
 //!
-//! - An epoch's records lie one behind the other in the half of the journal that the epoch's number,
-//!   even or odd, says. Each stands there twice, so that damage to one copy loses nothing.
+//! - An epoch's records lie one behind the other in one half of the journal: half 0 for even epochs, half 1 for
+//!   odd ones. Each record has two copies, so that damage to one of them loses nothing.
 //! - Sequences grow by one from record to record, through all epochs. A commit is one or more records,
-//!   written at once; one that is not complete never happened. What is left of it is erased before its
-//!   place is used again, so that no later write makes it whole.
-//! - A megabyte stands in a record with all that it holds, so that replaying records again changes
-//!   nothing.
+//!   written at once. An incomplete commit does not count, and what is left of it is erased before its
+//!   place is used again, so that no later write completes it.
+//! - A record has all blocks of each megabyte in it, so that records can be replayed any number of times.
 
 use crate::block_map::{MegabyteMap, UNITS};
 
@@ -24,12 +23,12 @@ const RUN_BYTES: usize = 12;
 const MEGABYTE_BYTES: usize = 4 + TABLE_ENTRY_BYTES;
 const TAG_BYTES: usize = 16;
 
-/// What a commit changes in a megabyte.
+/// A megabyte as a commit leaves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MegabyteUpdate {
     pub(crate) megabyte: u32,
     pub(crate) entry: TableEntry,
-    /// Tags of blocks, by unit of the pool.
+    /// Tags of the blocks that were allocated since the last commit, by unit of the pool.
     pub(crate) tags: Vec<(u64, u64)>,
 }
 
@@ -48,7 +47,7 @@ pub(crate) struct Commit {
     pub(crate) last: u64,
 }
 
-/// How often each record stands in the journal.
+/// How many copies of each record the journal has.
 pub(crate) fn copies() -> u64 {
     if weakened(CrashWeakness::RecordWrittenOnce) {
         1
@@ -65,7 +64,7 @@ pub(crate) struct JournalRecord {
     pub(crate) payload: JournalPayload,
 }
 
-/// What a record says.
+/// The updates in a record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct JournalPayload {
     pub(crate) entries: Vec<(u32, TableEntry)>,
@@ -73,7 +72,7 @@ pub(crate) struct JournalPayload {
 }
 
 impl JournalPayload {
-    /// What a record of these changes says.
+    /// The payload of a record with these updates.
     pub(crate) fn of(updates: &[MegabyteUpdate]) -> Self {
         let tags = updates
             .iter()
@@ -88,8 +87,8 @@ impl JournalPayload {
     }
 }
 
-/// Lays out a commit: records of at most `max_pages` pages each, each of them twice, from the
-/// sequence `first` on. Gives the pages and the number of records.
+/// Lays out a commit: two copies of each of its records, which have at most `max_pages` pages and sequences from
+/// `first` on. Gives the pages and the number of records.
 pub(crate) fn lay_out(
     updates: &[MegabyteUpdate],
     (epoch, first): (u64, u64),
@@ -147,7 +146,7 @@ impl Draft {
         }
     }
 
-    /// Adds a megabyte, if there is room for it.
+    /// Adds a megabyte. `false` if there is no room for it, and nothing was added.
     fn add(&mut self, update: &MegabyteUpdate) -> bool {
         let TableEntry { map, tagged } = update.entry;
         let is_uniform = !tagged && (map == MegabyteMap::EMPTY || map == MegabyteMap::WHOLE);
@@ -175,7 +174,7 @@ impl Draft {
         true
     }
 
-    /// The record's pages, without its position.
+    /// The bytes of the record's pages, without its position.
     fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; HEADER_BYTES];
         let counts = [self.runs.len(), self.megabytes.len(), self.tags.len()];
@@ -224,24 +223,24 @@ impl Position {
     }
 }
 
-/// Whether a record begins here, of whatever pool.
+/// Whether the page begins as a record does, of whichever pool.
 pub(crate) fn has_magic(first: &Page) -> bool {
     u32_at(&first.0, 0) == MAGIC
 }
 
-/// How many pages the record that begins here claims to have, if one does.
+/// How many pages the record that begins here says it has, if one begins here.
 pub(crate) fn stated_pages(first: &Page) -> Option<usize> {
     let pages = u32_at(&first.0, 40) as usize;
     (u32_at(&first.0, 0) == MAGIC && (1..=MAX_RECORD_PAGES).contains(&pages)).then_some(pages)
 }
 
-/// Whether a record of this epoch begins here, or once did: damaged or not.
+/// Whether the page begins as a record of this epoch does, damaged or not.
 pub(crate) fn begins_record(page: &Page, epoch: u64) -> bool {
     u32_at(&page.0, 0) == MAGIC && u64_at(&page.0, 8) == epoch
 }
 
-/// Reads the record that these pages are, in the journal of a pool of so many megabytes; `None` if they
-/// are none, or a damaged one.
+/// Reads the record in these pages, from the journal of a pool of `megabytes`; `None` if they are no record,
+/// or a damaged one.
 pub(crate) fn read(pages: &[Page], megabytes: u32, checksum: Checksum) -> Option<JournalRecord> {
     let bytes = bytes_of(pages);
     if stated_pages(pages.first()?)? != pages.len() {
@@ -281,8 +280,8 @@ fn read_payload(bytes: &[u8], megabytes: u32) -> Option<JournalPayload> {
         };
         let first = u32_at(run, 0);
         let end = first.checked_add(u32_at(run, 4))?;
-        // No megabyte stands in a record twice, and an epoch has only so many changes: so much memory and
-        // no more.
+        // A record has no megabyte twice, and an epoch only so many updates. This bounds the memory that a
+        // forged run can take.
         let after = payload.entries.len() + (end.saturating_sub(first)) as usize;
         if end > megabytes || after > MAX_EPOCH_CHANGES.min(megabytes as usize) {
             return None;
@@ -341,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_reads_as_it_is_laid_out_each_record_twice() {
+    fn a_commit_reads_as_it_is_laid_out_with_each_record_twice() {
         let checksum = Checksum::of_pool(&[5; 16]);
         let updates = updates();
         let (pages, count) = lay_out(&updates, (3, 40), 2, checksum);

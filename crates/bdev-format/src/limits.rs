@@ -1,4 +1,4 @@
-//! The numbers of the format that more than one of its parts depends on, and what must hold between them.
+//! Constants of the format that several parts depend on, and the inequalities that must hold between them.
 
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
@@ -12,7 +12,8 @@ pub const FORMAT_VERSION: u32 = 1;
 /// of its unit in the pool.
 pub const PAGE_BYTES: usize = 4096;
 
-/// No number that is counted on, one by one, ever comes this far: epochs, sequences, generations.
+/// The largest epoch, sequence or generation. They grow one by one and never come this far, so a larger
+/// number is damage.
 pub(crate) const MAX_COUNTED: u64 = 1 << 62;
 
 /// Pages of a superblock.
@@ -37,21 +38,21 @@ pub(crate) const MIN_JOURNAL_PAGES: u64 = 8;
 /// Pages of the largest half of a journal.
 pub(crate) const MAX_JOURNAL_PAGES: u64 = 8192;
 
-/// Pages of the longest record of the journal. It bounds how far one must look for the next record behind
+/// Pages of the longest record of the journal. It bounds how far recovery looks for the next record behind
 /// a damaged one.
 pub(crate) const MAX_RECORD_PAGES: usize = 64;
 
-/// Changes of megabytes that an epoch of the journal has at most: opening goes through all of them, and a
-/// page of the journal may be about any number.
+/// Updates of megabytes in an epoch of the journal, at most. Opening goes through all of them, and a single
+/// page of the journal can have any number.
 pub(crate) const MAX_EPOCH_CHANGES: usize = 1 << 18;
 
-/// Where the records of a table's page begin, in its bytes.
+/// Where the entries of a page of the table begin, in its bytes.
 pub(crate) const TABLE_ENTRIES_AT: usize = 32;
 
-/// Bytes of a megabyte's record, in the table and in the journal.
+/// Bytes of a megabyte's entry, in the table and in the journal.
 pub(crate) const TABLE_ENTRY_BYTES: usize = 8 * LIVE_WORDS;
 
-/// Megabytes that a page of the table is about.
+/// Entries of a page of the table, each of one megabyte.
 pub(crate) const TABLE_ENTRIES_PER_PAGE: usize =
     (PAGE_BYTES - TABLE_ENTRIES_AT) / TABLE_ENTRY_BYTES;
 
@@ -76,8 +77,8 @@ const _: () = {
     assert!(NAME_AT + MAX_POOL_NAME_BYTES <= SUPERBLOCK_PAGES as usize * PAGE_BYTES);
     // The copies of the superblock lie apart.
     assert!(SUPERBLOCK_COPIES[0] + SUPERBLOCK_PAGES <= SUPERBLOCK_COPIES[1]);
-    // Both copies of two of the longest records that a journal of that size has fit a half of it.
+    // A half has room for both copies of two of the longest records of a journal of its size.
     assert!(MIN_JOURNAL_PAGES >= 4 && MAX_JOURNAL_PAGES >= 4 * MAX_RECORD_PAGES as u64);
-    // A page has at least one record, and its tags belong to few megabytes.
+    // A page of the table has entries, and a page of tags covers more than one megabyte.
     assert!(TABLE_ENTRIES_PER_PAGE > 0 && TAGS_PER_PAGE > UNITS);
 };

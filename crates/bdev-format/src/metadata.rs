@@ -303,7 +303,7 @@ impl<D: Disk> Metadata<D> {
     fn append(&mut self, updates: &[MegabyteUpdate]) -> io::Result<()> {
         let checksum = self.superblock.checksum();
         let journal_pages = self.geometry().journal_pages;
-        let most = self.geometry().record_pages();
+        let most = self.geometry().max_record_pages();
         let mut place = (self.epoch, self.next_sequence);
         let (mut pages, count) = journal::lay_out(updates, place, most, checksum);
         if pages.len() as u64 > journal_pages || updates.len() > MAX_EPOCH_CHANGES {

@@ -1,4 +1,4 @@
-//! Pages: the pieces in which metadata is read and written, and what lies in them.
+//! Pages, in which metadata is read and written: the disk that has them, and numbers and checksums in them.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::limits::PAGE_BYTES;
 
-/// A page in memory, aligned as any device asks for.
+/// A page in memory, aligned for direct I/O on any device.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]
 pub struct Page(pub [u8; PAGE_BYTES]);
@@ -15,7 +15,7 @@ impl Page {
     /// A page of zeroes.
     pub const ZERO: Self = Self([0; PAGE_BYTES]);
 
-    /// So many pages of zeroes.
+    /// `count` pages of zeroes.
     pub fn zeroes(count: usize) -> Vec<Self> {
         vec![Self::ZERO; count]
     }
@@ -28,13 +28,13 @@ pub(crate) fn bytes_of(pages: &[Page]) -> &[u8] {
 
 /// What metadata is kept on. Page numbers count from the beginning of the device.
 ///
-/// Of a write it is assumed that it may reach the medium in part, or not at all, in any order with
-/// other writes, sector by sector of 512 bytes, until a flush that began after it has succeeded.
+/// Until a flush that began after a write has succeeded, the write may reach the medium in part or not at
+/// all, sector by sector of 512 bytes, in any order with other writes.
 pub trait Disk {
     /// Fills `pages` from this page on. Blocks.
     ///
     /// # Errors
-    /// The device's; also if it ends before.
+    /// The device's; `UnexpectedEof` if the device ends before.
     fn read(&self, first_page: u64, pages: &mut [Page]) -> io::Result<()>;
 
     /// Writes `pages` from this page on. Blocks until the device has them, which does not make them
@@ -77,8 +77,8 @@ pub(crate) fn put_u64(bytes: &mut [u8], at: usize, value: u64) {
 /// Where a checksum of four bytes stands in each structure: after its magic.
 const CHECKSUM_AT: usize = 4;
 
-/// CRC-32C, begun with the pool's own seed, so that what another pool left behind is not taken for
-/// this one's.
+/// CRC-32C, begun with a seed of the pool's own, so that what an earlier pool left on the device does not
+/// count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Checksum {
     seed: u32,
@@ -92,10 +92,10 @@ impl Checksum {
         }
     }
 
-    /// The seed of what must be read before the pool is known.
+    /// The checksums of superblocks, which are read before the pool's UUID is known.
     pub(crate) const UNSEEDED: Self = Self { seed: 0 };
 
-    /// The checksum of a structure, of which its own place counts as zero.
+    /// The checksum of a structure, in which the checksum's own bytes count as zero.
     fn compute(self, bytes: &[u8]) -> u32 {
         let crc = crc32c::crc32c_append(self.seed, &bytes[..CHECKSUM_AT]);
         let crc = crc32c::crc32c_append(crc, &[0; 4]);
@@ -108,7 +108,7 @@ impl Checksum {
         put_u32(bytes, CHECKSUM_AT, self.compute(bytes));
     }
 
-    /// Whether a structure has this magic and is as it was sealed.
+    /// Whether a structure has this magic and has not changed since it was sealed.
     pub(crate) fn holds(self, magic: u32, bytes: &[u8]) -> bool {
         u32_at(bytes, 0) == magic && u32_at(bytes, CHECKSUM_AT) == self.compute(bytes)
     }

@@ -22,16 +22,16 @@ const BYTES: usize = SUPERBLOCK_PAGES as usize * PAGE_BYTES;
 /// What a program must know to use a pool, a bit per feature. None has been defined yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FormatFeatures {
-    /// Who does not know one of these must not open the pool.
+    /// A program that does not know one of these must not open the pool.
     pub incompatible: u64,
-    /// Who does not know one of these may only read the pool.
+    /// A program that does not know one of these may only read the pool.
     pub read_only_compatible: u64,
-    /// Who does not know one of these may use the pool, and keeps the bit.
+    /// A program that does not know one of these may use the pool, and keeps the bit.
     pub compatible: u64,
 }
 
 impl FormatFeatures {
-    /// Those that this program knows.
+    /// The features that this program knows.
     const KNOWN: Self = Self {
         incompatible: 0,
         read_only_compatible: 0,
@@ -44,7 +44,7 @@ impl FormatFeatures {
     }
 }
 
-/// Whose a pool is, as of a file.
+/// Who owns a pool, in the terms in which a file is owned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolOwner {
     /// User id.
@@ -55,41 +55,41 @@ pub struct PoolOwner {
     pub mode: u32,
 }
 
-/// What its creator chose.
+/// What a pool's creator chose.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
-    /// The id that it has wherever it is opened.
+    /// The pool's id, which it has wherever it is opened.
     pub pool: PoolId,
-    /// Its name: the path by which it was made, or renamed since.
+    /// The pool's name: the path at which it was made, or to which it was renamed since.
     pub name: String,
-    /// Who made it.
+    /// Who made the pool.
     pub owner: PoolOwner,
-    /// Bytes in which the device was to be read and written.
+    /// Alignment of device operations in bytes, as was asked for.
     pub alignment: u32,
-    /// Operations that were to be in flight on the device per worker.
+    /// Operations in flight on the device per worker, as was asked for.
     pub io_depth: u32,
-    /// What was to carry out the I/O.
+    /// What carries out the I/O, as was asked for.
     pub io_engine: IoEngine,
-    /// What is declared of the device.
+    /// The declared characteristics of the device.
     pub metrics: PerfMetrics,
 }
 
-/// A superblock that was checked.
+/// A superblock whose checksum and contents were checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Superblock {
     /// What a program must know to use the pool.
     pub features: FormatFeatures,
-    /// What no other pool has, copies of this one aside.
+    /// Unique to the pool, copies of it aside.
     pub uuid: [u8; 16],
     /// Grows with each change of the superblock.
     pub generation: u64,
-    /// What its creator chose.
+    /// What the pool's creator chose.
     pub identity: Identity,
-    /// Seconds since 1970.
+    /// When the pool was made, in seconds since 1970.
     pub created: u64,
-    /// Changes of this epoch of the journal, and of earlier ones, are in the table.
+    /// The table has the updates of this epoch of the journal, and of earlier ones.
     pub epoch: u64,
-    /// The last record of the journal that is in the table.
+    /// Sequence of the last record of the journal whose updates are in the table.
     pub sequence: u64,
     /// Where everything lies.
     pub geometry: Geometry,
@@ -98,11 +98,11 @@ pub struct Superblock {
 /// Why there is no superblock to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NoSuperblock {
-    /// It is something else, or nothing.
+    /// There is something else, or nothing.
     Absent,
-    /// It is one, damaged.
+    /// The superblock is damaged.
     Damaged,
-    /// It is one that this program cannot use, for this reason.
+    /// This program cannot use the superblock, for this reason.
     Unsupported(String),
 }
 
@@ -115,8 +115,8 @@ impl Superblock {
     /// Reads the pages of a superblock.
     pub(crate) fn read(pages: &[Page]) -> Result<Self, NoSuperblock> {
         let bytes = bytes_of(pages);
-        let is_one = u32_at(bytes, 0) == MAGIC || u64_at(bytes, SECOND_MAGIC_AT) == SECOND_MAGIC;
-        if bytes.len() != BYTES || !is_one {
+        let has_magic = u32_at(bytes, 0) == MAGIC || u64_at(bytes, SECOND_MAGIC_AT) == SECOND_MAGIC;
+        if bytes.len() != BYTES || !has_magic {
             return Err(NoSuperblock::Absent);
         }
         let holds = Checksum::UNSEEDED.holds(MAGIC, bytes)
@@ -141,7 +141,7 @@ impl Superblock {
                 "it uses features that this program does not know ({unknown:#x})"
             )));
         }
-        // What a program of this version would never have written is damage, sealed or not.
+        // Values that no program of this version writes are damage, even with a right checksum.
         Self::read_checked(bytes, features).ok_or(NoSuperblock::Damaged)
     }
 

@@ -13,16 +13,16 @@ const EPOCH_AT: usize = 16;
 
 const TAGGED: u64 = 1 << 63;
 
-/// What is known of a megabyte.
+/// What the table says of a megabyte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TableEntry {
     pub(crate) map: MegabyteMap,
-    /// Whether its blocks have tags, of which some may be none.
+    /// Whether tags are kept for its blocks. Some of those may be 0, for no tag.
     pub(crate) tagged: bool,
 }
 
 impl TableEntry {
-    /// The entry in these bytes, or `None` if there can be no such entry.
+    /// The entry in these bytes, or `None` if they are no valid entry.
     #[inline]
     pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
         let mut words: [u64; LIVE_WORDS] = std::array::from_fn(|word| u64_at(bytes, 8 * word));
@@ -44,7 +44,7 @@ impl TableEntry {
     }
 }
 
-/// Whether this is a page of a table, of whatever pool.
+/// Whether the page begins as one of a table does, of whichever pool.
 pub(crate) fn has_magic(page: &Page) -> bool {
     u32_at(&page.0, 0) == MAGIC
 }
@@ -54,12 +54,12 @@ pub(crate) fn has_magic(page: &Page) -> bool {
 pub(crate) struct TableEntries(pub(crate) [TableEntry; TABLE_ENTRIES_PER_PAGE]);
 
 impl TableEntries {
-    /// Those of a page that was never written.
+    /// The entries of a page that was never written.
     pub(crate) fn empty() -> Self {
         Self([TableEntry::default(); TABLE_ENTRIES_PER_PAGE])
     }
 
-    /// Reads a page that must be about the megabytes from this one on; `None` if it is damaged.
+    /// Reads the page whose first entry is of this megabyte; `None` if it is damaged or another page.
     pub(crate) fn read(page: &Page, first_megabyte: u32, checksum: Checksum) -> Option<Self> {
         let bytes = &page.0;
         let holds = checksum.holds(MAGIC, bytes) || weakened(CrashWeakness::TableUnchecked);

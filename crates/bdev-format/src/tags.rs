@@ -2,9 +2,9 @@
 //! the bytes.
 //!
 //! A sector of 512 bytes is written whole or not at all and has its own checksum, so that a page of
-//! eight can be written in place: what a crash leaves half done, the journal does again. There is one
-//! copy. A sector is there as soon as one of the megabytes that it is about is *tagged*; before that
-//! its contents mean nothing.
+//! eight sectors can be written in place: sectors that a crash has kept from being written are written again
+//! from the journal. There is one copy. A sector counts as soon as one of the megabytes whose tags it has is
+//! *tagged*; before that its bytes mean nothing.
 
 use crate::limits::{SECTOR_BYTES, SECTORS_PER_PAGE, TAGS_AT, TAGS_PER_SECTOR};
 use crate::page::{Checksum, Page, put_u64, u64_at};
@@ -46,7 +46,7 @@ impl TagSector {
         }
     }
 
-    /// The units that it is about.
+    /// The units whose tags it has.
     pub(crate) const fn units(&self) -> std::ops::Range<u64> {
         self.number * TAGS_PER_SECTOR..(self.number + 1) * TAGS_PER_SECTOR
     }
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn sectors_that_were_never_written_are_not_there() {
+    fn a_sector_that_was_never_written_does_not_read() {
         let checksum = Checksum::of_pool(&[3; 16]);
         for sector in 0..16 {
             assert_eq!(TagSector::read(&Page::ZERO, sector, checksum), None);

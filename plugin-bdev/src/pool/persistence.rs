@@ -191,7 +191,7 @@ fn format(opening: &OpeningContext<'_>, wipe: bool) -> Result<PersistentPool, Mo
             format_args!(
                 "{total_size} bytes are too few for a pool that keeps its metadata on the device: \
                  give at least {}",
-                Geometry::minimum_bytes()
+                Geometry::min_pool_bytes()
             ),
         )
     })?;

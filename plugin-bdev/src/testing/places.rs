@@ -35,7 +35,7 @@ pub(crate) fn metadata_bytes_beside(room_bytes: u64) -> u64 {
 
 /// Bytes of a file pool with room for one block of 4 KiB and nothing else.
 pub(crate) fn one_block_bytes() -> u64 {
-    Geometry::minimum_bytes()
+    Geometry::min_pool_bytes()
 }
 
 pub(crate) fn file_params(total_size: u64) -> CreateParams {

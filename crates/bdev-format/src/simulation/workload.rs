@@ -154,7 +154,7 @@ fn fits_the_journal(metadata: &Metadata<SimulatedDisk>, changes: &[MegabyteChang
         .map(|change| metadata.update_of(change))
         .collect();
     let (geometry, checksum) = (metadata.geometry(), metadata.superblock.checksum());
-    let (pages, _) = journal::lay_out(&updates, (1, 1), geometry.record_pages(), checksum);
+    let (pages, _) = journal::lay_out(&updates, (1, 1), geometry.max_record_pages(), checksum);
     pages.len() as u64 <= geometry.journal_pages
 }
 
