@@ -1,4 +1,4 @@
-//! A check of all that a pool's metadata consists of, the copies that opening does not look at included.
+//! A check of all of a pool's metadata, copies that opening does not look at included.
 
 use std::io;
 
@@ -16,22 +16,23 @@ use crate::tags::{TagPlace, TagSector, sectors_of};
 #[derive(Debug)]
 pub(crate) struct Checked {
     pub(crate) superblock: Superblock,
-    /// Damage that a copy, or the loss of owner tags, mends; and whether it was mended.
+    /// Damage that can be repaired: from a copy, or by forgetting owner tags.
     pub(crate) repairable: Vec<String>,
-    /// Damage that nothing mends.
+    /// Damage that cannot be repaired.
     pub(crate) lost: Vec<String>,
     /// Records of the journal that are not in the table yet.
     pub(crate) journal_records: u64,
     /// Megabytes whose blocks have owner tags, or had.
     pub(crate) tagged_megabytes: u64,
+    /// Whether what can be repaired was.
     pub(crate) repaired: bool,
 }
 
-/// Checks a pool, and tells `found` of each megabyte that has blocks. Repairs what can be repaired, if
-/// asked to and if nothing else is damaged. Blocks.
+/// Checks a pool, and calls `found` for each megabyte that has blocks. With `repair`, repairs what can be
+/// repaired, unless something cannot. Blocks.
 ///
 /// # Errors
-/// See [`OpenError`]: damage is no error, unless there is no superblock left.
+/// See [`OpenError`]. Damage is no error, unless no superblock is left.
 pub(crate) fn check<D: Disk + Clone>(
     disk: &D,
     repair: bool,
@@ -51,8 +52,8 @@ pub(crate) fn check<D: Disk + Clone>(
         mut lost,
         journal_records,
     } = open(disk.clone(), OpenMode::ReadOnly, &mut note, &mut |_, _| {})?;
-    // A checkpoint that was interrupted has written some first copies and not yet the second ones. It
-    // will begin again.
+    // A checkpoint that was interrupted has written some first copies and not yet the second ones. The next one
+    // begins it again.
     let may_differ = journal_records > 0;
     let stale_pages = stale_second_copies(&metadata, may_differ)?;
     let damaged_tags = damaged_tags(&metadata)?;
@@ -78,7 +79,7 @@ pub(crate) fn check<D: Disk + Clone>(
         journal_records,
     };
     if checked.repaired {
-        // Opening mends first copies, from which the second ones are made.
+        // Opening repairs first copies, from which the second ones are made here.
         let opened = open(
             disk.clone(),
             OpenMode::ReadWrite,
@@ -101,8 +102,8 @@ pub(crate) fn rename<D: Disk>(disk: D, name: String) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Pages of the table whose second copy is not as it should be, with what it should be. Where the copies
-/// `may_differ`, one that is sound is.
+/// Pages of the table whose second copy must be written again, with what to write: a copy that is damaged, or,
+/// unless copies `may_differ`, one that differs from the first.
 fn stale_second_copies<D: Disk>(
     metadata: &Metadata<D>,
     may_differ: bool,
@@ -134,7 +135,7 @@ fn stale_second_copies<D: Disk>(
     Ok(stale)
 }
 
-/// Sectors of tags that should be there and are damaged: page on the device, and number in the extent.
+/// Damaged sectors of tags: page on the device, and number in the extent.
 fn damaged_tags<D: Disk>(metadata: &Metadata<D>) -> io::Result<Vec<(u64, u64)>> {
     let checksum = metadata.superblock.checksum();
     let frozen = metadata

@@ -4,15 +4,16 @@
 //! It runs in steps, so that commits, which go into the other half meanwhile, need not wait for it.
 //!
 //! ```text
-//! tags  ─flush─▶  first copy of the table  ─flush─▶  second copy  ─flush─▶  first superblock  ─flush─▶  second
+//! tags ─flush─▶ table, first copy ─flush─▶ second copy ─flush─▶ first superblock ─flush─▶ second
 //! ```
 //!
 //! Laws:
-//! - Of what is written in place twice, one copy is durable while the other is being written.
-//! - A table that calls a megabyte tagged is written after the tags are durable: who finds it so expects
-//!   all of them.
-//! - Until the first superblock is durable, the journal still has all that is being written here, and
-//!   recovery begins again with that.
+//! - Table and superblock have two copies, and are written in place. One copy is durable while the other is being
+//!   written.
+//! - A table that calls a megabyte tagged is written after the megabyte's tags are durable, since all of them
+//!   count from then on.
+//! - Until the first superblock is durable, the journal still has all that is being written here, and recovery
+//!   begins again with the journal.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -28,8 +29,8 @@ use crate::table::TableEntries;
 use crate::tags::{TagPlace, TagSector, sectors_of};
 use crate::weakness::{CrashWeakness, weakened};
 
-/// Pages that a step reads and writes at most.
-const STEP_PAGES: usize = 64;
+/// Pages that a step reads and writes, at most.
+const MAX_STEP_PAGES: usize = 64;
 
 /// A checkpoint under way.
 pub(crate) struct Checkpoint {
@@ -38,18 +39,18 @@ pub(crate) struct Checkpoint {
     epoch: u64,
     /// The last record of the epoch.
     sequence: u64,
-    /// In order.
+    /// Pages of the table that are written, in order.
     pages: Vec<TablePage>,
-    /// Pages of tags, on the device, with the extent they belong to.
+    /// Pages of tags that are written, in order: their extent, and their position in its tags.
     tag_pages: Vec<(usize, u64)>,
     stage: Stage,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Next page of tags.
+    /// Writes tags: position of the next page.
     Tags(usize),
-    /// Next page of a copy of the table.
+    /// Writes a copy of the table: position of the next page.
     Table {
         copy: usize,
         next: usize,
@@ -69,7 +70,7 @@ pub(crate) struct CheckpointContext<'a, D> {
 }
 
 impl Checkpoint {
-    /// Begins the checkpoint of an epoch that ended with this record.
+    /// Begins the checkpoint of an epoch whose last record has this sequence.
     pub(crate) fn new(frozen: Overlay, epoch: u64, sequence: u64, geometry: &Geometry) -> Self {
         let mut pages: BTreeSet<TablePage> = frozen
             .entries
@@ -88,7 +89,7 @@ impl Checkpoint {
             .copied()
             .chain(frozen.newly_tagged.iter().flat_map(|&megabyte| {
                 let first = u64::from(megabyte) * UNITS;
-                // The first and the last unit's pages, and those between.
+                // The pages of the first and the last unit's tags, and those between.
                 (first..first + UNITS)
                     .step_by(TAGS_PER_PAGE as usize / 2)
                     .chain([first + UNITS - 1])
@@ -105,10 +106,10 @@ impl Checkpoint {
         }
     }
 
-    /// Goes a step further. `true` when nothing is left to do. Blocks.
+    /// Takes the next step. `true` when nothing is left to do. Blocks.
     ///
     /// # Errors
-    /// The device's, or that the table was found damaged. The checkpoint must not go on then.
+    /// The device's, or that the table is damaged. The checkpoint must not go on after one.
     pub(crate) fn step<D: Disk>(
         &mut self,
         context: &mut CheckpointContext<'_, D>,
@@ -151,7 +152,7 @@ impl Checkpoint {
         Ok(self.stage == Stage::Done)
     }
 
-    /// Writes pages of a copy of the table that lie one behind the other. Gives their number.
+    /// Writes the next pages of a copy of the table, as far as they lie one behind the other. Gives their number.
     fn write_table<D: Disk>(
         &self,
         context: &CheckpointContext<'_, D>,
@@ -164,7 +165,7 @@ impl Checkpoint {
         let follows = |&(offset, page): &(usize, &TablePage)| {
             page.extent == first.extent && page.page as usize == first.page as usize + offset
         };
-        let run = self.pages[next..].iter().enumerate().take(STEP_PAGES);
+        let run = self.pages[next..].iter().enumerate().take(MAX_STEP_PAGES);
         let run: Vec<TablePage> = run.take_while(follows).map(|(_, page)| *page).collect();
         // The second copy is made from the first, which is durable by now.
         let mut pages = Page::zeroes(run.len());
@@ -256,7 +257,7 @@ impl Checkpoint {
             let mut sector = match TagSector::read(&pages[0], number, checksum) {
                 _ if !was_there => TagSector::empty(number),
                 Some(sector) => sector,
-                // Left as it is, so that whoever asks for its tags is told. A check repairs it.
+                // Left as it is, so that reading its tags is an error. A check can repair it.
                 None => continue,
             };
             for unit in (start..end).filter(|unit| is_new((unit / UNITS) as u32)) {
@@ -284,8 +285,8 @@ impl Checkpoint {
     }
 }
 
-/// Sees that the second copies of these pages are there, before the first ones are written over: a crash
-/// may have torn them since.
+/// Writes second copies of these pages again that are damaged, before the first copies are overwritten: a crash
+/// may have torn them.
 fn mend_second_copies<D: Disk>(
     context: &CheckpointContext<'_, D>,
     run: &[TablePage],
@@ -313,8 +314,7 @@ fn mend_second_copies<D: Disk>(
     Ok(())
 }
 
-/// Writes both copies of a superblock, with the next generation. The second one becomes durable with the
-/// next flush.
+/// Writes both copies of a superblock, with the next generation. The next flush makes the second copy durable.
 pub(crate) fn write_superblock<D: Disk>(disk: &D, superblock: &mut Superblock) -> io::Result<()> {
     superblock.generation += 1;
     let pages = superblock.to_pages();
@@ -325,7 +325,7 @@ pub(crate) fn write_superblock<D: Disk>(disk: &D, superblock: &mut Superblock) -
     disk.write(SUPERBLOCK_COPIES[1], &pages)
 }
 
-/// The extents that these pages belong to, with the last page of each.
+/// The extents that these pages belong to, each with the last of its pages.
 fn last_pages(pages: &BTreeSet<TablePage>) -> Vec<(usize, u32)> {
     let mut last: Vec<(usize, u32)> = Vec::new();
     for page in pages {
@@ -337,7 +337,7 @@ fn last_pages(pages: &BTreeSet<TablePage>) -> Vec<(usize, u32)> {
     last
 }
 
-/// The extent and the page in its tags that a unit's tag lies in.
+/// Where a unit's tag lies: the extent, and the page in its tags.
 fn tag_page(geometry: &Geometry, unit: u64) -> Option<(usize, u64)> {
     let extent = geometry.extent_of(u32::try_from(unit / UNITS).ok()?)?;
     let first = u64::from(geometry.extents[extent].first_megabyte) * UNITS;

@@ -1,29 +1,30 @@
-//! What stands on the device of a bdev pool: which blocks are allocated, and whose they are.
+//! The metadata of a bdev pool on its device: which blocks are allocated, and whose they are.
 //!
 //! `docs/ON_DISK_FORMAT.md` has the format, what is assumed of the medium, and why each crash is
-//! harmless. In short: a *table* has a record per megabyte, twice; a *journal* has the changes since;
-//! a *superblock*, twice, says how far the table goes. A commit appends to the journal and flushes; a
-//! checkpoint brings the journal into the table, step by step, while commits go on.
+//! harmless. In short: a *table* has an entry per megabyte; a *journal* has the updates since the table was
+//! written; a *superblock* says which of them the table already has. Table and superblock, and each record of the
+//! journal, have two copies. A commit appends to the journal and flushes; a checkpoint brings the journal into
+//! the table, step by step, while commits go on.
 //!
 //! # Laws
-//! - What was committed is found again, whatever is lost, torn or reordered that was not flushed.
-//! - Nothing that was read is believed without its checksum, and what has one is still checked for
-//!   what cannot be.
-//! - After an error of the device nothing more is written: what it has done is not known. Opening
-//!   again finds out.
-//! - Outside of [`image`] there are no files, no threads, no clock and no randomness, so that tests can
-//!   run all of it on a simulated device, with a crash at each step.
+//! - What was committed is found again, whatever is lost, torn or reordered of the writes that were not flushed.
+//! - Whatever is read counts only with a right checksum, and is checked for impossible values even then.
+//! - After an error of the device nothing more is written, since nobody knows what the device has done. Opening
+//!   the pool again finds out.
+//! - Outside of [`image`] there are no files, no threads, no clock and no randomness, so that tests can run all of
+//!   it on a simulated device, with a crash at each step. `clippy.toml` of this crate holds that.
 //!
 //! # Parts
 //! - [`block_map`]: where blocks lie inside a megabyte.
-//! - `limits`, `page`: the numbers of the format; pages, checksums, and the [`Disk`] on which all lies.
-//! - `geometry`: where everything lies.
+//! - `limits`, `page`: the constants of the format; pages, checksums, and the [`Disk`] that has them.
+//! - `geometry`: where everything lies on the device.
 //! - `superblock`, `table`, `journal`, `tags`: the structures.
-//! - `metadata`: a pool that is open. `overlay`: what stands in its journal only. `checkpoint`: bringing
-//!   that into the table.
+//! - `metadata`: a pool that is open. `overlay`: updates that only its journal has. `checkpoint`: bringing them into
+//!   the table.
 //! - `scan`: reading the journal. `recovery`: opening. `repair`: what opening writes.
-//! - `check`: all of it, for people. [`signature`]: what else a device may hold.
+//! - `check`: checking all of a pool, copies included. [`signature`]: what else a device may hold.
 //! - [`image`]: files and devices with pools on them.
+//! - `weakness`, `simulation`: the proof of crash safety, for tests.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The metadata of a pool that is open: commits, checkpoints, and what is asked of it.
+//! The metadata of a pool that is open: commits, checkpoints, owner tags, and changes of the superblock.
 
 use std::io;
 
@@ -21,7 +21,7 @@ use crate::weakness::{CrashWeakness, weakened};
 #[cfg(test)]
 mod reopening_tests;
 
-/// The metadata of a pool that is open. A check of it looks at all that it consists of.
+/// The metadata of a pool that is open.
 pub struct Metadata<D> {
     pub(crate) disk: D,
     pub(crate) superblock: Superblock,
@@ -30,20 +30,23 @@ pub struct Metadata<D> {
     epoch: u64,
     /// Pages of its half that are taken.
     taken_pages: u64,
-    /// Changes of megabytes in it.
+    /// Updates of megabytes in it.
     changes: usize,
+    /// Sequence of the next record.
     pub(crate) next_sequence: u64,
-    /// The changes of this epoch.
+    /// The updates of this epoch.
     pub(crate) overlay: Overlay,
     /// Brings the epoch before into the table.
     pub(crate) checkpoint: Option<Checkpoint>,
+    /// Whether a write or flush has failed. Then nothing more is written.
     failed: bool,
 }
 
 impl<D: Disk> Metadata<D> {
-    /// Makes a new, empty pool on a blank device or, if `wipe` is set, on any. A crash before this returns
-    /// leaves the new pool, or none, or superblocks that are called damaged, or, if `wipe` is set, what was
-    /// there before: if that was a pool, then whole or none. Blocks.
+    /// Makes a new, empty pool on a blank device or, if `wipe` is set, on any. Blocks.
+    ///
+    /// After a crash before this returns, the device has the new pool, or none, or superblocks that are found
+    /// damaged. If `wipe` is set it may also have what was there before: a pool is found whole, or none is.
     ///
     /// # Errors
     /// The device's.
@@ -154,7 +157,7 @@ impl<D: Disk> Metadata<D> {
                 .collect();
             let appended = self.append(&updates);
             if appended.is_err() {
-                // The tags are nowhere else any more. Nothing is written after this.
+                // For readers: nobody else has the tags any more. Nothing is written after this.
                 self.overlay
                     .apply(JournalPayload::of(&updates), &mut self.tagged);
             }
@@ -163,14 +166,14 @@ impl<D: Disk> Metadata<D> {
         self.failing(result)
     }
 
-    /// Whether a checkpoint should be taken forward now, by [`Self::advance_checkpoint`].
+    /// Whether [`Self::advance_checkpoint`] should be called soon.
     pub fn wants_checkpoint(&self) -> bool {
         let is_half_full = self.taken_pages > self.geometry().journal_pages / 2
             || self.changes > MAX_EPOCH_CHANGES / 2;
         !self.failed && (self.checkpoint.is_some() || is_half_full)
     }
 
-    /// Takes a checkpoint a small step forward, beginning one if none is under way. Blocks.
+    /// Takes a small step of the checkpoint, and begins one if none is under way. Blocks.
     ///
     /// # Errors
     /// As [`Self::commit`].
@@ -195,7 +198,7 @@ impl<D: Disk> Metadata<D> {
             }
             self.switch_halves();
             self.finish_checkpoint()?;
-            // The second superblock too, so that nothing is left to do.
+            // Makes the second superblock durable too, so that nothing is left to do.
             self.disk.flush()
         });
         self.failing(result)
@@ -216,7 +219,7 @@ impl<D: Disk> Metadata<D> {
         tags.collect()
     }
 
-    /// Makes room for so many pages. What the pool has then is for [`Self::geometry`] to say. Blocks.
+    /// Grows the pool to `total_pages`, or less: [`Self::geometry`] says how many pages it has then. Blocks.
     ///
     /// # Errors
     /// As [`Self::commit`].
@@ -224,8 +227,8 @@ impl<D: Disk> Metadata<D> {
         self.change_geometry(self.geometry().grown(total_pages))
     }
 
-    /// Gives up the space behind so many pages, in which the caller knows no blocks. `false` if some of
-    /// the pool's metadata lies there, which stays. Blocks.
+    /// Gives up the space behind `total_pages`, in which there are no blocks, as the caller knows. `false`, and
+    /// nothing is given up, if some of the pool's metadata lies there. Blocks.
     ///
     /// # Errors
     /// As [`Self::commit`].
@@ -233,13 +236,13 @@ impl<D: Disk> Metadata<D> {
         if self.geometry().shrunk(total_pages).is_none() {
             return Ok(false);
         }
-        // The journal may speak of megabytes that will not be there any more.
+        // The journal may have updates of megabytes that the pool will not have any more.
         self.checkpoint()?;
-        // Not before: the checkpoint may have written more of the table.
+        // Computed again, since the checkpoint may have written more pages of the table.
         let Some(geometry) = self.geometry().shrunk(total_pages) else {
             return Ok(false);
         };
-        self.tagged.cut_off(geometry.covered_megabytes());
+        self.tagged.truncate(geometry.covered_megabytes());
         self.change_geometry(geometry)?;
         Ok(true)
     }
@@ -268,8 +271,8 @@ impl<D: Disk> Metadata<D> {
         self.change_superblock(|superblock| superblock.geometry = geometry)
     }
 
-    /// A superblock that is otherwise the same, so that it does not matter at which moment of a checkpoint
-    /// it is written: whichever of the two is found, the journal goes on from there.
+    /// Writes a superblock that differs in this change alone, and not in its epoch. So it does not matter how far a
+    /// checkpoint is: whichever of the two superblocks is found, the journal goes on from there.
     fn change_superblock(&mut self, change: impl FnOnce(&mut Superblock)) -> io::Result<()> {
         self.check_usable()?;
         let mut superblock = self.superblock.clone();
@@ -307,7 +310,7 @@ impl<D: Disk> Metadata<D> {
         let mut place = (self.epoch, self.next_sequence);
         let (mut pages, count) = journal::lay_out(updates, place, most, checksum);
         if pages.len() as u64 > journal_pages || updates.len() > MAX_EPOCH_CHANGES {
-            // More than an epoch holds: several commits then.
+            // More than an epoch has room for becomes several commits.
             let (first, second) = updates.split_at(updates.len() / 2);
             self.append(first)?;
             return self.append(second);
@@ -331,8 +334,8 @@ impl<D: Disk> Metadata<D> {
         Ok(())
     }
 
-    /// Lets commits go into the other half of the journal, and begins to bring what is in this one into
-    /// the table. No checkpoint may be under way.
+    /// Directs commits into the other half of the journal, and begins the checkpoint of this one. No checkpoint may
+    /// be under way.
     fn switch_halves(&mut self) {
         debug_assert!(self.checkpoint.is_none(), "the other half is still in use");
         let frozen = std::mem::take(&mut self.overlay);
@@ -422,19 +425,20 @@ impl<D: Disk> Metadata<D> {
         Ok(())
     }
 
+    /// Notes whether a write or flush has failed.
     fn failing<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
         self.failed |= result.is_err();
         result
     }
 }
 
-/// Pages at the beginning and at the end that are zeroed before a new pool takes the place of something
-/// else, whose signature could lie there.
+/// Pages at the beginning and at the end that are zeroed before a new pool takes the place of something else: a
+/// signature could lie there.
 const WIPED_AT_START: u64 = 256;
 const WIPED_AT_END: u64 = 32;
 
 fn wipe_signatures<D: Disk>(disk: &D, total_pages: u64) -> io::Result<()> {
-    // Of a pool that was there the superblocks go first, so that it is never found without the rest.
+    // The superblocks of a pool that was there go first, so that they are never found without the rest.
     let superblock = Page::zeroes(SUPERBLOCK_PAGES as usize);
     for first_page in SUPERBLOCK_COPIES {
         disk.write(first_page, &superblock)?;

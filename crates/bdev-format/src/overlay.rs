@@ -1,22 +1,22 @@
-//! Changes that stand in the journal and not yet in the table.
+//! Updates that are in the journal and not yet in the table.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::journal::JournalPayload;
 use crate::table::TableEntry;
 
-/// The changes of one epoch of the journal, the last of each megabyte and of each tag.
+/// The updates of one epoch of the journal: the last one of each megabyte, and of each tag.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Overlay {
     pub(crate) entries: BTreeMap<u32, TableEntry>,
     /// By unit of the pool.
     pub(crate) tags: BTreeMap<u64, u64>,
-    /// Megabytes that were not tagged before: what stands in the place of their tags means nothing.
+    /// Megabytes that were not tagged before: what the device has in the place of their tags means nothing.
     pub(crate) newly_tagged: BTreeSet<u32>,
 }
 
 impl Overlay {
-    /// Adds what a record of the journal says, and keeps `tagged` up to date.
+    /// Adds the updates of a record of the journal, and keeps `tagged` up to date.
     pub(crate) fn apply(&mut self, payload: JournalPayload, tagged: &mut MegabyteSet) {
         for (megabyte, entry) in payload.entries {
             if entry.tagged && tagged.insert(megabyte) {
@@ -39,9 +39,9 @@ pub(crate) struct MegabyteSet {
 }
 
 impl MegabyteSet {
-    /// An empty set of a pool of so many megabytes.
+    /// An empty set, for a pool of `megabytes`.
     pub(crate) fn new(megabytes: u32) -> Self {
-        // Zeroed memory that nobody has touched is not there yet.
+        // Zeroed memory takes no space before it is touched.
         Self {
             words: vec![0; megabytes.div_ceil(64) as usize],
         }
@@ -59,8 +59,8 @@ impl MegabyteSet {
         is_new
     }
 
-    /// Takes the megabytes from this one on out.
-    pub(crate) fn cut_off(&mut self, end: u32) {
+    /// Removes the megabytes from `end` on.
+    pub(crate) fn truncate(&mut self, end: u32) {
         let word = end as usize / 64;
         if word < self.words.len() {
             self.words[word] &= (1 << (end % 64)) - 1;
@@ -68,7 +68,7 @@ impl MegabyteSet {
         }
     }
 
-    /// How many there are.
+    /// The number of megabytes in it.
     pub(crate) fn count(&self) -> u64 {
         self.words
             .iter()

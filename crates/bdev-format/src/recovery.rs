@@ -1,12 +1,12 @@
-//! Opening a pool: from what a crash left to what was committed.
+//! Opening a pool: finding what was committed in what a crash left.
 //!
 //! Laws:
-//! - All is read before anything is written, and all that was read is durable before anything is
-//!   built on it: what a process that died had written may still be lost in a power cut.
-//! - Opening does nothing that a crash could interrupt: the journal is read, not replayed. Only copies
-//!   that are damaged or missing are written again, from those that are not, and what is left of commits
-//!   that do not count is erased.
-//! - Damage that no copy repairs is an error, and nothing was written then.
+//! - Opening reads all before it writes anything, and flushes what it has read before the pool builds on it: what
+//!   a process wrote before it died may still be lost in a power cut.
+//! - A crash can interrupt opening at any point and does no harm: the journal is read, not replayed. Opening
+//!   writes only copies that are damaged or missing, from those that are not, and erases what is left of commits
+//!   that do not count.
+//! - Damage that no copy repairs is an error, and then nothing was written.
 
 use std::fmt;
 use std::io;
@@ -26,19 +26,19 @@ use crate::superblock::{NoSuperblock, Superblock};
 use crate::table::{self, TableEntries};
 use crate::weakness::{CrashWeakness, weakened};
 
-/// Pages of the table that are read at once.
+/// Pages of the table in one read.
 const CHUNK_PAGES: u32 = 256;
 
 /// What opening may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
-    /// Repair what can be repaired, and refuse the rest.
+    /// Repair what can be repaired, and refuse a pool with other damage.
     ReadWrite,
-    /// Write nothing. What is damaged is left out.
+    /// Write nothing, and leave out what is damaged.
     ReadOnly,
 }
 
-/// A pool that was found.
+/// A pool that was opened.
 pub struct OpenedPool<D> {
     /// The pool, ready for commits unless it was opened for reading only.
     pub metadata: Metadata<D>,
@@ -46,7 +46,7 @@ pub struct OpenedPool<D> {
     pub repaired: Vec<String>,
     /// Damage that cannot be repaired: only in [`OpenMode::ReadOnly`].
     pub lost: Vec<String>,
-    /// Commits that stood in the journal and not yet in the table.
+    /// Records of the journal whose updates are not in the table yet.
     pub journal_records: u64,
 }
 
@@ -91,7 +91,7 @@ impl fmt::Display for OpenError {
     }
 }
 
-/// The superblock of the pool on a device: what it is and how large. Writes nothing. Blocks.
+/// Reads the superblock of the pool on a device: what the pool is, and how large. Writes nothing. Blocks.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -99,12 +99,12 @@ pub fn identify<D: Disk>(disk: &D) -> Result<Superblock, OpenError> {
     Ok(choose_superblock(disk)?.superblock)
 }
 
-/// Opens the pool on a device, and tells `found` of each megabyte that has blocks. Blocks.
+/// Opens the pool on a device, and calls `found` for each megabyte that has blocks. Blocks.
 ///
-/// `progress` is told now and then how many of how many pages of the table were read.
+/// Calls `progress` from time to time: how many pages of the table were read, and how many there are.
 ///
 /// # Errors
-/// See [`OpenError`]. Nothing was written, unless writing itself failed.
+/// See [`OpenError`]. Nothing was written, unless it was a write or a flush that failed.
 pub fn open<D: Disk>(
     disk: D,
     mode: OpenMode,
@@ -156,7 +156,7 @@ pub fn open<D: Disk>(
     })
 }
 
-/// The first of what is damaged; a large table may be damaged in thousands of places.
+/// Names the first pieces of damage: a large table may be damaged in thousands of places.
 fn summary(damage: &[String]) -> String {
     const SHOWN: usize = 3;
 
@@ -168,11 +168,12 @@ fn summary(damage: &[String]) -> String {
     text
 }
 
-struct Chosen {
+/// The superblock that counts.
+struct ChosenSuperblock {
     superblock: Superblock,
     /// Copies that are damaged.
     damaged: Vec<usize>,
-    /// Copies that are not as they should be: damaged, or older.
+    /// Copies to write again: damaged, or older.
     stale: Vec<usize>,
 }
 
@@ -185,7 +186,7 @@ fn damaged_superblock(copy: usize) -> String {
     format!("the {name} superblock is damaged, the {other} is sound")
 }
 
-fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
+fn choose_superblock<D: Disk>(disk: &D) -> Result<ChosenSuperblock, OpenError> {
     let mut copies = Vec::new();
     for first_page in SUPERBLOCK_COPIES {
         let mut pages = Page::zeroes(SUPERBLOCK_PAGES as usize);
@@ -240,17 +241,17 @@ fn choose_superblock<D: Disk>(disk: &D) -> Result<Chosen, OpenError> {
             .map(|(at, _)| at)
             .collect()
     };
-    Ok(Chosen {
+    Ok(ChosenSuperblock {
         damaged: which(&Result::is_err),
         stale: which(&|copy| copy.as_ref() != Ok(&superblock)),
         superblock,
     })
 }
 
-/// Pages at the beginning among which a journal or a table shows that there was a pool.
+/// Pages at the beginning that are searched for a journal or a table, which show that there was a pool.
 const TRACED_PAGES: u64 = 256;
 
-/// Whether something of a pool is there, though its superblocks are not.
+/// Whether parts of a pool are there whose superblocks are not.
 fn has_traces<D: Disk>(disk: &D) -> io::Result<bool> {
     let mut pages = Page::zeroes(1);
     for page in SUPERBLOCK_PAGES..TRACED_PAGES {
@@ -266,7 +267,7 @@ fn has_traces<D: Disk>(disk: &D) -> io::Result<bool> {
     Ok(false)
 }
 
-/// What else there is where the superblocks and nothing but zeroes should be.
+/// What is there instead, in the pages of the superblocks and between them.
 fn probe_start<D: Disk>(disk: &D) -> io::Result<DeviceContents> {
     let bytes = (SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES) * PAGE_BYTES as u64;
     signature::probe(disk, bytes, &[])
@@ -274,11 +275,13 @@ fn probe_start<D: Disk>(disk: &D) -> io::Result<DeviceContents> {
 
 #[derive(Default)]
 struct TableDamage {
-    /// Pages of the first copy to be written again, and with what.
+    /// Pages of the first copy to write again, and what to write.
     repairs: Vec<(TablePage, Page)>,
+    /// Damage that cannot be repaired.
     lost: Vec<String>,
 }
 
+/// Reads all of the table. Calls `found` for each megabyte that has blocks, as the table and the journal have it.
 fn read_table<D: Disk>(
     disk: &D,
     superblock: &Superblock,
@@ -340,7 +343,7 @@ fn read_table<D: Disk>(
     Ok(damage)
 }
 
-/// The entries of a page, whichever copy has them.
+/// The entries of a page, from the first copy or else the second. `None` if both are damaged.
 fn read_page<D: Disk>(
     disk: &D,
     superblock: &Superblock,
@@ -370,7 +373,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_stays_short_however_much_is_damaged() {
+    fn an_error_is_short_however_much_is_damaged() {
         let damage: Vec<_> = (1..=9000).map(|page| format!("page {page}")).collect();
         assert_eq!(summary(&damage[..1]), "page 1");
         assert_eq!(summary(&damage[..3]), "page 1; page 2; page 3");

@@ -1,5 +1,6 @@
 //! What opening writes: the last commit, as it was read; copies that are damaged or missing, from those that
-//! are not; and zeroes where a record begins that does not count. A crash in the middle of it leaves less to do.
+//! are not; and zeroes where a record begins that does not count. After a crash in the middle the next opening
+//! has less to do.
 
 use std::io;
 
@@ -10,8 +11,8 @@ use crate::scan::{self, Journal};
 use crate::superblock::Superblock;
 use crate::weakness::{CrashWeakness, weakened};
 
-/// Writes the last commit as it was read. If the flush that should have made it durable failed, it can
-/// be read, and no later flush makes it durable.
+/// Writes the last commit again, as it was read. If the flush that should have made it durable had failed, the
+/// commit could be read, but no later flush would make it durable.
 pub(crate) fn write_last_commit_again<D: Disk>(
     disk: &D,
     superblock: &Superblock,
@@ -22,7 +23,7 @@ pub(crate) fn write_last_commit_again<D: Disk>(
         false => (&journal.newer, journal.epoch + 1),
     };
     let commit = &scan.last_commit;
-    // What nobody of ours has written may seem to reach beyond the half.
+    // In a forged journal the commit may seem to reach beyond the half.
     let end = commit.end.min(superblock.geometry.journal_pages);
     if commit.start >= end {
         return Ok(());
@@ -33,7 +34,7 @@ pub(crate) fn write_last_commit_again<D: Disk>(
     disk.write(first_page, &pages)
 }
 
-/// Writes the missing copies of the journal's records, so that again damage to one of them loses nothing.
+/// Writes the missing copies of the journal's records, so that damage to one copy loses nothing.
 pub(crate) fn restore_records<D: Disk>(
     disk: &D,
     superblock: &Superblock,
@@ -58,8 +59,8 @@ pub(crate) fn restore_records<D: Disk>(
     Ok(())
 }
 
-/// Erases where records begin that do not count. Otherwise a write to the same place, interrupted as well,
-/// might supply just the sectors that one of them lacks, and it would count then.
+/// Zeroes pages in which a record begins that does not count. Otherwise a later write to the same place that is
+/// interrupted as well might supply just the sectors that the record lacks, and it would count.
 pub(crate) fn erase_remains<D: Disk>(
     disk: &D,
     superblock: &Superblock,
@@ -84,7 +85,7 @@ pub(crate) fn erase_remains<D: Disk>(
     Ok(())
 }
 
-/// Writes copies of the superblock, and first copies of pages of the table, that are not as they should be.
+/// Writes these first copies of pages of the table, and these copies of the superblock, again.
 pub(crate) fn rewrite<D: Disk>(
     disk: &D,
     superblock: &Superblock,

@@ -1,8 +1,8 @@
-//! Reading the journal: which records count, and which traces mean damage.
+//! Reading the journal: which records count, and what is damage.
 //!
-//! A commit counts if each of its records is there in one of its two copies. Behind the last one that
-//! counts there may be anything: the rest of a commit that a crash interrupted, and what earlier epochs
-//! left. A record of a *later* commit there means that one which counted is gone: damage.
+//! A commit counts if each of its records has a sound copy. Behind the last commit that counts there may be
+//! anything: a part of a commit that a crash interrupted, and what earlier epochs left. But a record of a *later*
+//! commit there is damage: a commit before it has counted and is gone.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,14 +16,15 @@ use crate::superblock::Superblock;
 use crate::table::TableEntry;
 use crate::weakness::{CrashWeakness, weakened};
 
-/// Pages behind the last record that are looked at: more than both copies of the longest record have.
+/// Pages behind the last record that are searched for another: more than both copies of the longest record have.
 const LOOK_AHEAD_PAGES: u64 = 2 * MAX_RECORD_PAGES as u64 + 2;
 
-/// Pages that are read at once.
+/// Pages in one read.
 const CHUNK_PAGES: u64 = 256;
 
-/// What stands in the journal: an epoch that may be on its way into the table, and the one after it.
+/// What the journal has: an epoch that may be on its way into the table, and the one after it.
 pub(crate) struct Journal {
+    /// The older epoch.
     pub(crate) epoch: u64,
     pub(crate) older: Scan,
     pub(crate) newer: Scan,
@@ -46,12 +47,12 @@ impl Journal {
         })
     }
 
-    /// The sequence behind the last commit.
+    /// The sequence that follows the last commit.
     pub(crate) fn next_sequence(&self) -> u64 {
         self.newer.next_sequence
     }
 
-    /// What is wrong with it.
+    /// What is damaged in it.
     pub(crate) fn damage(&self) -> impl Iterator<Item = String> {
         let both = [&self.older, &self.newer];
         both.into_iter().filter_map(|scan| scan.damage.clone())
@@ -70,23 +71,23 @@ impl Journal {
 /// What was found in a half of the journal.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
-    /// What the commits say, in order.
+    /// The payloads of the commits' records, in order.
     pub(crate) payloads: Vec<JournalPayload>,
-    /// The sequence behind the last commit.
+    /// The sequence that follows the last commit.
     pub(crate) next_sequence: u64,
-    /// Pages of the half that are taken.
+    /// Pages of the half that the commits take.
     pub(crate) taken_pages: u64,
-    /// How many changes of megabytes the commits have together.
+    /// Updates of megabytes in all the commits.
     pub(crate) changes: usize,
     /// The pages of the half that the last commit takes.
     pub(crate) last_commit: Range<u64>,
-    /// Records that count and have one copy: a crash came while the other was written, or it is damaged.
+    /// Records that count and have one sound copy. A crash came while the other was written, or it is damaged.
     pub(crate) lone: Vec<LoneRecord>,
-    /// What is wrong, if something is.
+    /// What is damaged, if something is.
     pub(crate) damage: Option<String>,
 }
 
-/// A record that has one copy, by pages of its half.
+/// A record that has one sound copy. Positions are pages of its half.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LoneRecord {
     pub(crate) present_at: u64,
@@ -94,7 +95,7 @@ pub(crate) struct LoneRecord {
     pub(crate) pages: u64,
 }
 
-/// Reads the half of the journal that this epoch uses, whose first record has this sequence.
+/// Reads the half of the journal that an epoch uses, whose first record has the sequence `first_sequence`.
 fn scan<D: Disk>(
     disk: &D,
     geometry: &Geometry,
@@ -118,7 +119,7 @@ fn scan<D: Disk>(
         }
     }
     let mut scan = progress.scan;
-    // The second place of a record that nobody of ours has written may lie outside.
+    // In a forged journal the place of a missing copy may lie outside the half.
     let half = geometry.journal_pages;
     scan.lone
         .retain(|lone| lone.missing_at + lone.pages <= half);
@@ -128,7 +129,8 @@ fn scan<D: Disk>(
     Ok(scan)
 }
 
-/// Pages of this epoch's half, from this one on, in which a record of the epoch begins. None of them counts.
+/// The pages of an epoch's half, from the page `from` on, in which a record of the epoch begins. The caller knows
+/// that none of these records counts.
 pub(crate) fn remains<D: Disk>(
     disk: &D,
     geometry: &Geometry,
@@ -145,29 +147,34 @@ pub(crate) fn remains<D: Disk>(
     Ok(found)
 }
 
+/// What a scan has found so far.
 struct ScanProgress {
     epoch: u64,
     scan: Scan,
-    /// Behind the last record of this epoch, whether it counts or not.
+    /// The page behind the last record of this epoch, whether it counts or not.
     reached: u64,
-    /// Changes of megabytes in all records that were taken up.
+    /// Updates of megabytes in all records that were taken up, whether they count or not.
     seen_changes: usize,
     /// The commit whose last record was not seen yet.
     partial: Option<PartialCommit>,
-    /// The last one that counts.
+    /// The last commit that counts.
     last: Option<Commit>,
 }
 
+/// A commit of which some records were seen.
 struct PartialCommit {
     commit: Commit,
+    /// Sequence of its next record.
     next: u64,
     payloads: Vec<JournalPayload>,
     records: Vec<RecordCopies>,
 }
 
-/// A record of the commit: how many pages it has, and where copies of it end.
+/// The copies of a record that were seen.
 struct RecordCopies {
+    /// Pages of a copy.
     pages: u64,
+    /// The page behind each copy.
     ends: Vec<u64>,
 }
 
@@ -202,7 +209,7 @@ impl ScanProgress {
         }
         self.reached = end;
         if position.sequence < committed {
-            // The second copy of a record that counts; or of one that a crash left behind it.
+            // The second copy of a record that counts, or a record that a crash has left behind that one.
             if position.sequence + 1 == committed && self.last == Some(position.commit) {
                 self.scan
                     .lone
@@ -242,7 +249,7 @@ impl ScanProgress {
             return;
         }
         self.seen_changes += record.payload.entries.len();
-        // What a crash has left counts here as well.
+        // Twice as many, since what a crash has left is among them.
         if self.seen_changes > 2 * MAX_EPOCH_CHANGES {
             return self.damage(format!(
                 "the journal has more changes of epoch {} than an epoch can have",
@@ -272,7 +279,7 @@ impl ScanProgress {
         self.scan.payloads.append(&mut partial.payloads);
         let begin = self.scan.taken_pages;
         for RecordCopies { pages, ends } in partial.records {
-            // Commits lie one behind the other, whatever has become of some of the copies.
+            // Commits lie one behind the other, also where copies are damaged.
             let places = [self.scan.taken_pages, self.scan.taken_pages + pages];
             let is_there = places.map(|place| ends.contains(&(place + pages)));
             if let [true, false] | [false, true] = is_there {
@@ -297,7 +304,7 @@ impl ScanProgress {
     }
 }
 
-/// Reads pages one after another, many at once.
+/// Reads pages of a half in ascending order, many at once.
 struct Reader<'a, D> {
     disk: &'a D,
     first_page: u64,
@@ -317,7 +324,7 @@ impl<'a, D: Disk> Reader<'a, D> {
         }
     }
 
-    /// So many pages from this one on, all of which must be there.
+    /// `count` pages from the page `at` on, all of which must lie in the half.
     fn pages(&mut self, at: u64, count: u64) -> io::Result<&[Page]> {
         let end = self.chunk_at + self.chunk.len() as u64;
         if at < self.chunk_at || at + count > end {

@@ -1,13 +1,13 @@
-//! What a file or device holds that is not blank and not a pool: its owner wants to hear the name
-//! of what a pool would overwrite.
+//! Names what a file or device holds that is not a pool, so that its owner learns what a new pool would
+//! overwrite.
 //!
 //! Laws:
-//! - Nothing is written, and nothing is believed: a name is a hint for people. What decides is
-//!   that not all is zero, and no mistake about a name makes data blank.
+//! - Nothing is written. A name is a hint for people and decides nothing: what is not all zeroes is not
+//!   blank, whatever its name.
 //! - Whole aligned pages are read, front to back, each once and at most `MAX_READ_PAGES`, because
 //!   the file may be open for direct I/O and the device may be slow.
-//! - Offsets and bytes come from the formats' specifications. A format that gives away less than
-//!   two fixed bytes is not in the list.
+//! - Offsets and bytes come from the formats' specifications. A format with fewer than two fixed bytes is
+//!   not in the list.
 
 use std::fmt;
 use std::io;
@@ -31,7 +31,7 @@ const ZFS_UBERBLOCKS_OFFSET: u64 = 128 * KIB;
 /// and a slot has 1 to 8 KiB.
 const ZFS_SAMPLE_BYTES: u64 = 48 * KIB;
 
-/// At most so many pages are read.
+/// Pages that are read, at most.
 pub(crate) const MAX_READ_PAGES: u64 = (HEAD_BYTES + ZFS_SAMPLE_BYTES + TAIL_BYTES) / PAGE;
 
 const _: () = {
@@ -41,7 +41,7 @@ const _: () = {
     assert!(HEAD_BYTES.is_multiple_of(PAGE) && TAIL_BYTES.is_multiple_of(PAGE));
 };
 
-/// What was found.
+/// What a file or device holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceContents {
     /// All that was looked at is zero: the first MiB and the last 128 KiB at least.
@@ -50,7 +50,7 @@ pub enum DeviceContents {
     Known(&'static str),
     /// Data without a signature that is in the list.
     Unknown {
-        /// Where the first byte is that is not zero, of those that were looked at.
+        /// Offset of the first byte that is not zero, of those that were looked at.
         first_nonzero_offset: u64,
     },
 }
@@ -70,8 +70,8 @@ impl fmt::Display for DeviceContents {
     }
 }
 
-/// Finds out what stands on a disk of `size_bytes`, of which `tail` are the last bytes, if they make no
-/// whole page: a page is all that can be read where I/O is direct. Blocks.
+/// Finds out what a disk of `size_bytes` holds. `tail` has the bytes behind its last whole page, since direct
+/// I/O reads whole pages only. Blocks.
 ///
 /// # Errors
 /// The first of the disk's; nothing is read after it.
@@ -93,7 +93,7 @@ pub fn probe(disk: &impl Disk, size_bytes: u64, tail: &[u8]) -> io::Result<Devic
 
 /// As [`probe`], of the whole pages of a disk: one that is shorter than a page is blank, whatever it holds.
 ///
-/// `read_page` fills the page that it is given with that of this number.
+/// `read_page` reads the page with this number into the bytes that it is given.
 fn probe_pages(
     size_bytes: u64,
     read_page: &mut dyn FnMut(u64, &mut [u8; PAGE_BYTES]) -> io::Result<()>,
@@ -104,7 +104,7 @@ fn probe_pages(
     let mut first_nonzero_offset = None;
     let mut next = 0;
     for range in ranges(size_bytes) {
-        // The ranges overlap where all is small.
+        // The ranges of a small disk overlap.
         for number in range.start.max(next)..range.end {
             read_page(number, &mut page)?;
             next = number + 1;
@@ -116,7 +116,7 @@ fn probe_pages(
             let found = SIGNATURES
                 .iter()
                 .position(|signature| signature.is_in(&page, page_offset, size_bytes));
-            // Of several signatures the one that stands first in the list counts.
+            // Of several signatures the one that is first in the list counts.
             best = match (best, found) {
                 (Some(best), Some(found)) => Some(std::cmp::min::<usize>(best, found)),
                 (best, found) => best.or(found),
@@ -158,10 +158,9 @@ struct Signature {
 
 #[derive(Clone, Copy, Debug)]
 enum Location {
-    /// So many bytes from the start.
+    /// This many bytes from the start.
     Start(u64),
-    /// So many bytes before the end, where the end is the size rounded down to a multiple of
-    /// `unit_bytes`.
+    /// `back_bytes` before the end, where the end is the size rounded down to a multiple of `unit_bytes`.
     End { unit_bytes: u64, back_bytes: u64 },
     /// At a slot of the uberblocks of a ZFS label.
     ZfsUberblock,
@@ -196,9 +195,9 @@ fn in_zfs_uberblocks(offset: u64, size_bytes: u64) -> bool {
     in_label && offset % ZFS_LABEL_BYTES >= ZFS_UBERBLOCKS_OFFSET
 }
 
-/// What the first sector of a disk is, if it ends like one that a PC boots from. A FAT file
-/// system may begin so without its name in it, and must not pass for a partition table: where
-/// that has its entries, FAT has code, which may look like some.
+/// Names a first sector that ends with the mark of a boot sector. A FAT file system may begin with one
+/// that does not have FAT's name in it, and must not be taken for a partition table: where a partition
+/// table has entries FAT has code, which may look like entries.
 fn boot_sector_kind(page: &[u8; PAGE_BYTES]) -> Option<&'static str> {
     let sector = &page[..512];
     if sector[510..] != [0x55, 0xaa] {
@@ -216,7 +215,7 @@ fn boot_sector_kind(page: &[u8; PAGE_BYTES]) -> Option<&'static str> {
     (all_sound && any_used).then_some("an MBR partition table")
 }
 
-/// Whether the parameter block of a FAT file system is there, with values that one can have.
+/// Whether the sector has the parameter block of a FAT file system, with valid values.
 fn is_fat_boot_sector(sector: &[u8]) -> bool {
     let word = |offset: usize| u16::from_le_bytes([sector[offset], sector[offset + 1]]);
     let jump = sector[0];
@@ -288,9 +287,9 @@ const ZIP: &str = "a ZIP archive";
 const GPT: &str = "a GPT partition table";
 const GPT_BACKUP: &str = "the backup of a GPT partition table";
 
-/// What stands first is named before what stands later: members of arrays before the file system
-/// that one may show in its midst, long signatures before short ones, and what a disk may have
-/// kept from an earlier life last.
+/// Of several signatures that are found, the first one in this list gives the name. So members of arrays come
+/// before file systems, since one may be seen inside a member; long signatures come before short ones; and
+/// what a disk may have kept from earlier use comes last.
 const SIGNATURES: &[Signature] = &[
     // The number 0x00bab10c in 64 bits, of either byte order.
     zfs(b"\x0c\xb1\xba\0\0\0\0\0"),
@@ -342,7 +341,7 @@ const SIGNATURES: &[Signature] = &[
     start(SQUASHFS, 0, b"sqsh"),
     start("an ISO 9660 file system", 0x8001, b"CD001"),
     start("a UDF file system", 0x8001, b"BEA01"),
-    // In the last ten bytes of the first page, which has 4, 16 or 64 KiB.
+    // In the last ten bytes of the first page in the machine's sense, which has 4, 16 or 64 KiB.
     start(SWAP, 0x0ff6, b"SWAPSPACE2"),
     start(SWAP, 0x3ff6, b"SWAPSPACE2"),
     start(SWAP, 0xfff6, b"SWAPSPACE2"),
@@ -354,7 +353,7 @@ const SIGNATURES: &[Signature] = &[
     start(VMDK, 0, b"KDMV"),
     start(VMDK, 0, b"# Disk DescriptorFile"),
     start("a VHDX disk image", 0, b"vhdxfile"),
-    // That of a fixed size has this in its last sector alone, behind the last whole page.
+    // A VHD of fixed size has this in its last sector only, behind the last whole page.
     start("a VHD disk image", 0, b"conectix"),
     start("an SQLite 3 database", 0, b"SQLite format 3\0"),
     start("a tar archive", 257, b"ustar"),

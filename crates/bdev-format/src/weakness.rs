@@ -1,7 +1,7 @@
 //! Steps that the argument of crash safety depends on.
 //!
-//! A test that never fails proves nothing: in tests each of these steps can be left out, and one of
-//! them shows that the simulation of crashes then finds the fault.
+//! A test that never fails proves nothing. So tests can leave out each of these steps, and for each there is a test
+//! that sees the simulation of crashes find the fault then.
 
 /// A step to leave out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,34 +14,34 @@ pub enum CrashWeakness {
     TagsNotFlushed,
     /// Both copies of the table are written without a flush in between.
     TableCopiesTogether,
-    /// The first copy of a page of the table is written over without a look at the second one.
+    /// The first copy of a page of the table is overwritten without a look at the second one.
     SecondCopyNotLookedAt,
     /// The superblock is written before the second copy of the table is durable.
     SecondCopyNotFlushed,
     /// The first copy of the superblock is not flushed: before the second one is written, and before
     /// the journal's old half is used again.
     SuperblockNotFlushed,
-    /// What recovery found counts as durable without a flush.
+    /// Recovery does not flush what it has found.
     RecoveryNotFlushed,
-    /// The checksum of a journal's record is not looked at.
+    /// The checksum of a record of the journal is not checked.
     JournalUnchecked,
-    /// The checksum of a table's page is not looked at.
+    /// The checksum of a page of the table is not checked.
     TableUnchecked,
-    /// The checksum of a superblock is not looked at.
+    /// The checksum of a superblock is not checked.
     SuperblockUnchecked,
-    /// The checksum of a sector of tags is not looked at.
+    /// The checksum of a sector of tags is not checked.
     TagsUnchecked,
-    /// A journal's record stands in the journal once.
+    /// A record of the journal has one copy.
     RecordWrittenOnce,
-    /// The copy of a journal's record that a crash has torn is left as it is.
+    /// The copy of a record that a crash has torn is left as it is.
     LoneRecordLeft,
     /// What is left of a commit that does not count stays in the journal.
     RemainsLeft,
-    /// Freed space is given away before the free is durable.
+    /// Freed space is allocated again before the free is durable.
     SpaceReusedEarly,
 }
 
-/// Whether a step is left out: never, except in tests, which have the feature `simulation`.
+/// Whether a step is left out. Only tests, which have the feature `simulation`, leave steps out.
 #[cfg(not(any(test, feature = "simulation")))]
 #[inline]
 pub const fn weakened(_: CrashWeakness) -> bool {

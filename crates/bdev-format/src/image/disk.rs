@@ -1,4 +1,4 @@
-//! The file of a pool, as its metadata sees it: pages, by plain system calls of a thread that may block.
+//! The file of a pool as a [`Disk`]: pages, read and written by system calls that block.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -16,13 +16,14 @@ use zerocopy::IntoBytes;
 
 use crate::{Disk, PAGE_BYTES, Page};
 
-/// Pages that are set aside in memory at most: 64 MiB.
+/// Pages that are set aside at most where space is memory: 64 MiB.
 const MAX_PAGES_IN_MEMORY: u64 = 1 << 14;
 
-/// A pool's file. A forked child does not have it: with it, it would have the lock.
+/// A pool's file. A forked child does not have it, since it would have the file's lock with it.
 pub type PoolFile = Arc<Private<File>>;
 
-/// Makes a file a pool's. To close it may take as long as its file system likes.
+/// Keeps a file from forked children. Closing it does not keep `fork` waiting, since a file system may take any
+/// time for that.
 ///
 /// # Errors
 /// No memory.
@@ -41,17 +42,17 @@ pub fn pool_file(file: File) -> Result<PoolFile, ModuleError> {
 pub struct FileDisk(PoolFile);
 
 impl FileDisk {
-    /// A disk on this file, whose pages are read and written as its own I/O mode has it.
+    /// A disk on this file. Its I/O is direct or goes through the page cache, as the file was opened.
     #[must_use]
     pub fn new(file: PoolFile) -> Self {
         Self(file)
     }
 
-    /// Has the file system set space aside for pages of a regular file, where it can: so that metadata
-    /// never finds the file system full. On tmpfs, where space is memory, not for very much.
+    /// Has the file system set space aside for pages of a regular file, where it can, so that metadata never finds
+    /// the file system full. On tmpfs, where space is memory, only for a few pages.
     ///
     /// # Errors
-    /// That there is not as much space.
+    /// The file system's: there may not be as much space.
     pub fn set_aside(&self, pages: Range<u64>) -> io::Result<()> {
         let is_in_memory =
             fstatfs(&self.0).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
@@ -84,7 +85,7 @@ impl Disk for FileDisk {
     }
 }
 
-/// How long the file is, and what stands in it behind its last whole page.
+/// Bytes of the file or device, and what it has behind its last whole page.
 pub fn size_and_tail(path: &Path, file: &File) -> Result<(u64, Vec<u8>), ModuleError> {
     let failed = |error: &io::Error| {
         ModuleError::system(
@@ -97,7 +98,7 @@ pub fn size_and_tail(path: &Path, file: &File) -> Result<(u64, Vec<u8>), ModuleE
     if tail_bytes == 0 {
         return Ok((size, Vec::new()));
     }
-    // A whole page, as direct I/O wants it, of which so many bytes are there.
+    // Direct I/O reads whole pages. Of this one the file has `tail_bytes`.
     let mut page = [Page::ZERO];
     let offset = size - tail_bytes as u64;
     let mut read = 0;
@@ -105,7 +106,7 @@ pub fn size_and_tail(path: &Path, file: &File) -> Result<(u64, Vec<u8>), ModuleE
         match file.read_at(&mut page[0].0[read..], offset + read as u64) {
             Ok(0) => break,
             Ok(count) => read += count,
-            // What direct I/O does not let one see is taken for data.
+            // Where direct I/O cannot read the tail, it is taken for data.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 return Ok((size, vec![u8::MAX; tail_bytes]));
             }

@@ -1,4 +1,4 @@
-//! Having a file to oneself.
+//! The lock that gives a pool its file exclusively.
 
 use std::fs::TryLockError;
 use std::os::unix::fs::MetadataExt;
@@ -10,11 +10,11 @@ use chimaera_thread::standstill::patiently;
 
 use super::disk::PoolFile;
 
-/// An exclusive lock on a regular file. A block device has none: it is claimed as it is opened.
+/// An exclusive lock on a regular file. A block device needs none: it is opened exclusively (`O_EXCL`).
 pub struct FileLock(Option<PoolFile>);
 
 impl FileLock {
-    /// That of a block device, which was claimed as it was opened.
+    /// Stands for the lock of a block device, which was opened exclusively.
     pub const fn of_device() -> Self {
         Self(None)
     }
@@ -22,8 +22,8 @@ impl FileLock {
 
 impl Drop for FileLock {
     fn drop(&mut self) {
-        // Closing the file would do it too, but not before a process that was forked meanwhile
-        // has closed its copy.
+        // Closing the file would unlock it too, but only when a child that was forked meanwhile has closed its
+        // copy as well.
         if let Some(file) = &self.0 {
             let _ = file.unlock();
         }
@@ -33,7 +33,8 @@ impl Drop for FileLock {
 /// Locks a regular file, for as long as the lock is kept.
 ///
 /// # Errors
-/// [`Status::Busy`] if somebody else has, or if the path leads to another file by now.
+/// [`Status::Busy`] if another pool or process has locked it, or if the path leads to another file by now; and the
+/// system's.
 pub fn lock(path: &Path, file: &PoolFile) -> Result<FileLock, ModuleError> {
     let is_locked = |error: &TryLockError| matches!(error, TryLockError::WouldBlock);
     patiently(|| file.try_lock(), is_locked).map_err(|error| match error {
@@ -43,8 +44,8 @@ pub fn lock(path: &Path, file: &PoolFile) -> Result<FileLock, ModuleError> {
         }
     })?;
     let lock = FileLock(Some(Arc::clone(file)));
-    // Whoever held the lock before may have removed the file, as `Undo` does: then the name
-    // leads elsewhere, and this pool would lie on a file that vanishes with it.
+    // The holder of the lock before may have removed the file, as a pool does whose creation fails. Then the path
+    // leads elsewhere, and the file vanishes when it is closed.
     let same = match (std::fs::metadata(path), file.metadata()) {
         (Ok(named), Ok(opened)) => (named.dev(), named.ino()) == (opened.dev(), opened.ino()),
         _ => false,

@@ -1,7 +1,7 @@
-//! Looking at pools without a daemon: what stands on a file or device, whether it is sound, and repairs.
+//! Inspecting pools without a daemon: what a file or device holds, whether it is sound, and repairs.
 //!
-//! What is looked at may be in use by a daemon, and is then a moment that may have passed. Whatever
-//! writes needs the file or device for itself.
+//! A daemon may be using the pool meanwhile, so what is read may be out of date. Whatever writes needs the file or
+//! device exclusively.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -19,14 +19,15 @@ use crate::check::{self as whole, Checked};
 use crate::recovery::OpenError;
 use crate::{FORMAT_VERSION, PAGE_BYTES, signature};
 
-/// What stands on a file or device.
+/// What a pool on a file or device is, and what is damaged in it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inspection {
-    /// The pool's unique id, which no other pool has.
+    /// The pool's UUID, which no other pool has, copies of it aside.
     pub uuid: [u8; 16],
     /// Version of the format.
     pub format_version: u32,
-    /// Feature bits: who does not know one must not open the pool, may only read it, may use it.
+    /// Feature bits. A program that does not know one must not open the pool, may only read it, may use it, in
+    /// this order.
     pub features: [u64; 3],
     /// The pool's id.
     pub pool: PoolId,
@@ -56,13 +57,13 @@ pub struct Inspection {
     pub blocks: [u64; 4],
     /// Megabytes whose blocks have owner tags, or had.
     pub tagged_megabytes: u64,
-    /// How often the superblock was written.
+    /// Number of the superblock's last change.
     pub generation: u64,
     /// The epoch that the table is of.
     pub epoch: u64,
     /// Records of the journal that are not in the table yet: none after an orderly end.
     pub journal_records: u64,
-    /// How often the pool has grown into space with metadata of its own.
+    /// Extents of the pool: one, and another for each growth into space with metadata of its own.
     pub extents: usize,
     /// Whether a daemon has it open now.
     pub in_use: bool,
@@ -81,7 +82,7 @@ impl Inspection {
         self.lost.is_empty() && (self.repairable.is_empty() || self.repaired)
     }
 
-    /// This one, with only the damage that another one of the same pool has too.
+    /// This inspection, with only the damage that another one of the same pool has found too.
     fn with_damage_of_both(mut self, other: &Self) -> Self {
         self.lost.retain(|text| other.lost.contains(text));
         self.repairable
@@ -90,13 +91,13 @@ impl Inspection {
     }
 }
 
-/// How often metadata that a daemon may be changing is looked at before it is called damaged.
-const LOOKS_WHILE_IN_USE: usize = 8;
+/// How often metadata that a daemon may be changing is read, at most, before it counts as damaged.
+const MAX_LOOKS_WHILE_IN_USE: usize = 8;
 
-/// Reads what stands on a file or device, and checks all of it. Writes nothing. Blocks.
+/// Reads all of a pool's metadata on a file or device, and checks it. Writes nothing. Blocks.
 ///
-/// While a daemon uses it, what is read is of several moments and may not go together: only what is
-/// found each time counts as damage.
+/// While a daemon uses the pool, its metadata changes between reads, and they may contradict each other. Only what
+/// several of them find counts as damage then.
 ///
 /// # Errors
 /// [`Status::NotFound`] if there is no such file, or no pool in it; [`Status::CorruptedMetadata`] if no
@@ -106,7 +107,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, ModuleError> {
     let file = pool_file(file)?;
     let mut found = examine(path, &file, in_use, false);
     if in_use {
-        for _ in 1..LOOKS_WHILE_IN_USE {
+        for _ in 1..MAX_LOOKS_WHILE_IN_USE {
             if found.as_ref().is_ok_and(Inspection::is_sound) {
                 break;
             }
@@ -120,8 +121,8 @@ pub fn inspect(path: &Path) -> Result<Inspection, ModuleError> {
     found
 }
 
-/// As [`inspect`], on a file or device that nobody uses; with `repair`, repairs what can be repaired,
-/// unless something cannot.
+/// As [`inspect`], on a file or device that nobody uses. With `repair`, repairs what can be repaired, unless
+/// something cannot.
 ///
 /// # Errors
 /// As [`inspect`]; [`Status::Busy`] if it is in use.
@@ -130,7 +131,7 @@ pub fn check(path: &Path, repair: bool) -> Result<Inspection, ModuleError> {
     examine(path, &pool_file(file)?, false, repair)
 }
 
-/// Gives the pool on a file or device that nobody uses another name: its path, after it was moved.
+/// Renames the pool on a file or device that nobody uses: its name is its path, which changes when it is moved.
 ///
 /// # Errors
 /// As [`check`], also if the metadata is damaged; [`Status::InvalidArgument`] for an impossible name.
@@ -149,7 +150,7 @@ pub fn rename(path: &Path, name: &str) -> Result<(), ModuleError> {
     whole::rename(disk, name.to_owned()).map_err(|problem| explain(path, problem, None))
 }
 
-/// As [`open`], and waits a moment for what a process that was killed had under way.
+/// As [`open`], and waits a moment where a process that was killed still has the file or device.
 fn patiently(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
     let opened = standstill::patiently(
         || match open(path, writes) {
@@ -165,7 +166,7 @@ fn patiently(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
     opened.map_err(|error| error.unwrap_or_else(|| busy(path)))
 }
 
-/// Opens a file or device, and tells whether somebody else uses it. The lock goes with the file.
+/// Opens a file or device, and says whether another process uses it. Closing the file ends its lock.
 fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
     let failed = |error: &io::Error| refused("open", path, error);
     let kind = std::fs::metadata(path)
@@ -278,7 +279,8 @@ fn report(
 /// Types of the blocks that [`Inspection::blocks`] counts, in its order.
 pub const COUNTED: [BlockType; 4] = BlockType::ALL;
 
-/// `place` is where to look for what is there instead of a pool: the disk, its size, and its last bytes.
+/// The error for people. `place` has the disk, its size and its last bytes, if it is known: there one can see what is
+/// there instead of a pool.
 fn explain(path: &Path, problem: OpenError, place: Option<(&FileDisk, u64, &[u8])>) -> ModuleError {
     match problem {
         OpenError::Device(cause) => {

@@ -1,6 +1,6 @@
-//! Files and devices with pools on them: having one to oneself, and looking at it without a daemon.
+//! Files and devices with pools on them: opening and locking one, and inspecting it without a daemon.
 
-// Here are the files that the rest of the crate does without.
+// This module has the files that the rest of the crate does without.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod disk;

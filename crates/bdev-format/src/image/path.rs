@@ -1,4 +1,4 @@
-//! What keeps a path from being opened, in words that say what to do.
+//! Errors of opening a path, with advice.
 
 use std::fs::File;
 use std::io;
@@ -16,7 +16,7 @@ pub fn refused(action: &str, path: &Path, error: &io::Error) -> ModuleError {
     let shown = path.display();
     let mut refusal = ModuleError::system(format_args!("cannot {action} {shown}"), error);
     let errno = error.raw_os_error().unwrap_or(0);
-    // A path that can be none, whatever stands on the disk.
+    // No file can be opened by such a path, whatever is on the disk.
     if matches!(errno, libc::ELOOP | libc::ENAMETOOLONG | libc::EISDIR) {
         refusal.failure.status = Status::InvalidArgument;
     }
@@ -26,9 +26,9 @@ pub fn refused(action: &str, path: &Path, error: &io::Error) -> ModuleError {
     refusal
 }
 
-/// File systems whose files are the kernel's words and switches. They look regular, and reading one may wait for
-/// ever, or writing it do something to the machine.
-const OF_THE_KERNEL: [FsType; 8] = [
+/// File systems of the kernel's own. Their files look regular, but reading one may block for ever, and writing one
+/// may change the machine's settings.
+const KERNEL_FILE_SYSTEMS: [FsType; 8] = [
     PROC_SUPER_MAGIC,
     SYSFS_MAGIC,
     DEBUGFS_MAGIC,
@@ -39,10 +39,10 @@ const OF_THE_KERNEL: [FsType; 8] = [
     BPF_FS_MAGIC,
 ];
 
-/// Refuses an open file that stores nothing. To be asked before anything of it is read.
+/// Refuses an open file that stores nothing. To be called before the file is read.
 pub fn check_stores(path: &Path, file: &File) -> Result<(), ModuleError> {
     let system = fstatfs(file).map_err(|errno| refused("look at", path, &errno.into()))?;
-    if !OF_THE_KERNEL.contains(&system.filesystem_type()) {
+    if !KERNEL_FILE_SYSTEMS.contains(&system.filesystem_type()) {
         return Ok(());
     }
     Err(ModuleError::new(

@@ -1,4 +1,4 @@
-//! Opening what failures, crashes and people have left.
+//! Opening pools after failures, crashes, and writes of other programs.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -20,9 +20,9 @@ struct Memory(Arc<Mutex<Pages>>);
 struct Pages {
     durable: BTreeMap<u64, Page>,
     written: BTreeMap<u64, Page>,
-    /// Flushes that fail. What they should have made durable counts as clean after that, and can be read
-    /// for as long as the power is there.
+    /// How many of the next flushes fail.
     failing_flushes: usize,
+    /// What a failed flush should have made durable: no later flush does, and it can be read until the power is cut.
     lost: BTreeMap<u64, Page>,
 }
 

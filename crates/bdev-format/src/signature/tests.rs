@@ -1,6 +1,6 @@
-//! Everything is found where it lies, and only zeroes are blank.
+//! Every signature is found where it may lie, and only zeroes are blank.
 
-// What real programs make lies in files.
+// Real programs write to files.
 #![allow(clippy::disallowed_types)]
 
 use std::ffi::OsStr;
@@ -14,7 +14,7 @@ use super::*;
 
 const MIB: u64 = 1024 * KIB;
 
-/// Sizes of which the formats' roundings leave different ends.
+/// Sizes that the formats round to different ends.
 const SIZES: [u64; 5] = [
     4 * MIB,
     4 * MIB + 252 * KIB,
@@ -23,7 +23,7 @@ const SIZES: [u64; 5] = [
     (1 << 50) + 124 * KIB,
 ];
 
-/// Zeroes, but for what was written.
+/// A disk of zeroes, except where it was written.
 struct Image {
     size_bytes: u64,
     written: Vec<(u64, Vec<u8>)>,
@@ -65,7 +65,7 @@ impl Image {
     }
 }
 
-/// Where a signature may lie in something of this size.
+/// The offsets at which a signature may lie on a disk of this size.
 fn offsets(location: Location, size_bytes: u64) -> Vec<u64> {
     match location {
         Location::Start(offset) => vec![offset],
@@ -202,7 +202,7 @@ fn a_partition_table_needs_a_plausible_entry() {
 
 #[test]
 fn a_fat_boot_sector_is_not_called_a_partition_table() {
-    // The code of this one looks like an entry, and nothing in it says FAT.
+    // The code of this sector looks like an entry, and nothing in the sector says FAT.
     let image = Image::blank(4 * MIB)
         .with(0, &fat_boot_sector())
         .with(446, &ENTRY);
@@ -218,7 +218,7 @@ fn a_fat_boot_sector_is_not_called_a_partition_table() {
             .with(510, b"\x55\xaa");
         assert_eq!(named.probe(), DeviceContents::Known(FAT));
     }
-    // One value that no FAT file system has makes it what it looks like otherwise.
+    // With one value that no FAT file system has, it is a partition table.
     for (offset, byte) in [(0, 0x33), (12, 3), (13, 3), (14, 0), (16, 0), (21, 1)] {
         let other = Image::blank(4 * MIB)
             .with(0, &fat_boot_sector())
@@ -281,7 +281,7 @@ fn one_byte_is_enough_not_to_be_blank() {
 }
 
 #[test]
-fn the_first_of_several_bytes_is_told() {
+fn the_first_of_several_nonzero_bytes_is_named() {
     let image = Image::blank(4 * MIB)
         .with(4 * MIB - 1, &[1])
         .with(0x1000, &[7, 7])
@@ -294,7 +294,7 @@ fn the_first_of_several_bytes_is_told() {
 }
 
 #[test]
-fn the_middle_is_not_looked_at() {
+fn the_middle_is_not_read() {
     for offset in [MIB, 30 * MIB, 64 * MIB - 128 * KIB - 1] {
         let image = Image::blank(64 * MIB).with(offset, &[1]);
         assert_eq!(image.probe(), DeviceContents::Blank, "{offset:#x}");
@@ -302,7 +302,7 @@ fn the_middle_is_not_looked_at() {
 }
 
 #[test]
-fn any_size_will_do() {
+fn a_disk_may_have_any_size() {
     let odd = [0, 1, 511, 512, 4095, 4097, 8191, 65537, 262_143];
     let pages = (0..600).map(|page| page * PAGE);
     for size_bytes in pages.chain(odd).chain([u64::MAX, u64::MAX - 4095]) {
@@ -338,7 +338,7 @@ fn a_read_error_is_passed_on_at_once() {
     }
 }
 
-/// A disk that sees to it that direct I/O could fill the memory that it is given.
+/// A disk that checks that memory is aligned for direct I/O.
 struct Direct;
 
 impl Disk for Direct {
@@ -364,8 +364,8 @@ fn the_memory_of_a_page_suits_direct_reads() {
     );
 }
 
-/// Programs that make what is in the list of an empty file, with their arguments, `FILE` being
-/// its path, and what they make of it.
+/// Programs that write something in the list onto an empty file, their arguments, in which `FILE` stands for the
+/// file's path, and the name of what they write.
 const MAKERS: &[(&str, &str, &str)] = &[
     ("mkfs.ext2", "-q -F FILE", EXT),
     ("mkfs.ext4", "-q -F FILE", EXT),
@@ -394,7 +394,7 @@ const MAKERS: &[(&str, &str, &str)] = &[
 ];
 
 #[test]
-fn what_real_programs_make_is_recognised() {
+fn what_real_programs_write_is_recognised() {
     let folder = tempfile::tempdir().expect("a folder");
     for (program, arguments, name) in MAKERS {
         let Some(program_path) = find_program(program) else {
@@ -429,7 +429,7 @@ fn probe_file(path: &Path) -> io::Result<DeviceContents> {
     })
 }
 
-/// Searched for besides the usual path, on which not everybody has the system's own programs.
+/// Searches `PATH`, and the folders of the system's own programs, which not every user has on it.
 fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -440,7 +440,7 @@ fn find_program(name: &str) -> Option<PathBuf> {
 
 #[expect(
     clippy::print_stderr,
-    reason = "whoever runs the tests wants to know what they did not prove"
+    reason = "whoever runs the tests should see what they did not prove"
 )]
 fn skip(program: &str) {
     eprintln!("skipped, no {program} here");
