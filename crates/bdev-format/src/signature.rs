@@ -341,7 +341,7 @@ const SIGNATURES: &[Signature] = &[
     start(SQUASHFS, 0, b"sqsh"),
     start("an ISO 9660 file system", 0x8001, b"CD001"),
     start("a UDF file system", 0x8001, b"BEA01"),
-    // In the last ten bytes of the first page in the machine's sense, which has 4, 16 or 64 KiB.
+    // In the last ten bytes of the first memory page, whose size is 4, 16 or 64 KiB.
     start(SWAP, 0x0ff6, b"SWAPSPACE2"),
     start(SWAP, 0x3ff6, b"SWAPSPACE2"),
     start(SWAP, 0xfff6, b"SWAPSPACE2"),

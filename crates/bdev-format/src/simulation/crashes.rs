@@ -30,7 +30,7 @@ fn what_was_committed_is_found_after_many_crashes() {
 }
 
 #[test]
-fn damage_that_comes_on_top_of_a_crash_is_repaired_or_told() {
+fn damage_on_top_of_a_crash_is_repaired_or_reported() {
     run_all(DAMAGE_POINTS, |seed| {
         run::<MetadataAlone>(seed, Trial::CrashAndDamage)
     });

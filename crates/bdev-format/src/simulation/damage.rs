@@ -24,7 +24,7 @@ impl Damage {
     /// Some damage to the metadata of a pool.
     pub(super) fn draw(found: &FoundPool, numbers: &mut Numbers) -> Self {
         let page = some_page(found, numbers);
-        // Most of a superblock is not in use, and nobody misses what is lost there.
+        // Most of a superblock is not in use, so that damage there has no effect.
         let bytes = if SUPERBLOCK_COPIES.contains(&page) && numbers.below(4) != 0 {
             SUPERBLOCK_HEADER_BYTES
         } else {
@@ -61,7 +61,7 @@ impl Damage {
     /// Checks that what is expected is found on this image, or that an error says that it is not; and
     /// that nothing is written where nothing may be.
     pub(super) fn check(self, image: &DiskImage, expected: &Expected) -> Result<(), String> {
-        // The end of a device is for the one to check who knows how long it is.
+        // Opening cannot know how long the device should be. Its caller does, and checks that.
         let is_cut = image.total_pages() < expected.before.total_pages;
         for mode in [OpenMode::ReadOnly, OpenMode::ReadWrite] {
             if is_cut && mode == OpenMode::ReadWrite {
@@ -75,13 +75,13 @@ impl Damage {
             }
             let found = match outcome {
                 Ok(found) if found.lost.is_empty() => found,
-                // Told that something is missing; nothing is there that was not.
+                // Opening has reported the damage.
                 Ok(found) if mode == OpenMode::ReadOnly => {
                     drop(found);
                     continue;
                 }
                 Ok(_) => return Err("opened for writing with something lost".to_owned()),
-                // Too short for a superblock.
+                // The device is too short for a superblock.
                 Err(OpenError::NoPool) if image.total_pages() < 2 => continue,
                 Err(OpenError::NoPool) => return Err(format!("{mode:?}: there is no pool")),
                 Err(_) => continue,
@@ -94,7 +94,7 @@ impl Damage {
     }
 }
 
-/// A page of metadata, one that is in use if there is a choice.
+/// A page of metadata, one that is often in use.
 fn some_page(found: &FoundPool, numbers: &mut Numbers) -> u64 {
     let geometry = found.metadata.geometry();
     let extent = &geometry.extents[numbers.below(geometry.extents.len())];

@@ -1,4 +1,4 @@
-//! Damage to pools that were closed in good order, and commits of a length that histories do not have.
+//! Damage to pools that were closed in good order, and commits that are longer than those of histories.
 
 use std::rc::Rc;
 
@@ -38,7 +38,7 @@ pub(super) fn some_pool() -> (DiskImage, Expected) {
     )
 }
 
-/// So many tagged blocks, the rest of the megabyte free.
+/// A megabyte with `count` tagged blocks and nothing else.
 fn change(megabyte: u32, count: u64) -> MegabyteChange {
     let slots = (0..count as usize).map(|number| Slot::holding(number * 7, BlockType::Kib4));
     let map = slots.clone().fold(MegabyteMap::EMPTY, MegabyteMap::with);
@@ -94,7 +94,7 @@ fn any_bit_of_a_superblock_is_repaired() {
 }
 
 #[test]
-fn any_damage_to_metadata_is_repaired_or_told() {
+fn any_damage_to_metadata_is_repaired_or_reported() {
     let (image, expected) = some_pool();
     let pages = FoundPool::open(&SimulatedDisk::new(image.clone()), OpenMode::ReadOnly)
         .expect("it is sound")
@@ -121,7 +121,7 @@ fn any_damage_to_metadata_is_repaired_or_told() {
 }
 
 #[test]
-fn a_commit_of_many_long_records_is_found_and_its_damage_is_told() {
+fn a_commit_of_many_long_records_is_found_and_its_damage_is_reported() {
     const MEGABYTES: u32 = 20_000;
     let total_pages = u64::from(MEGABYTES) * UNITS;
     let disk = SimulatedDisk::new(DiskImage::blank(total_pages));

@@ -1,5 +1,5 @@
-//! The simulated device: remembers what was written since it was last durable, and draws what a crash
-//! may leave of it.
+//! The simulated device: it logs writes and flushes, and draws at random what a crash leaves of the writes that were
+//! not flushed.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,11 +15,11 @@ const SECTORS_PER_PAGE: usize = PAGE_BYTES / SECTOR_BYTES;
 
 type PageBytes = [u8; PAGE_BYTES];
 
-/// What is on a medium. Copies share their pages.
+/// The contents of a medium. Copies share their pages.
 #[derive(Clone)]
 pub struct DiskImage {
     pages: BTreeMap<u64, Rc<PageBytes>>,
-    /// Pages that there are.
+    /// Pages of the device.
     total_pages: u64,
 }
 
@@ -37,7 +37,7 @@ impl DiskImage {
         self.total_pages
     }
 
-    /// Makes the medium larger, or cuts it off.
+    /// Makes the medium longer, or cuts it off.
     pub(super) fn resize(&mut self, total_pages: u64) {
         self.total_pages = total_pages;
         self.pages.retain(|page, _| *page < total_pages);
@@ -58,7 +58,7 @@ impl DiskImage {
         })
     }
 
-    /// Changes a page behind everybody's back.
+    /// Changes a page as no write did.
     pub(super) fn change(&mut self, page: u64, change: impl FnOnce(&mut PageBytes)) {
         let entry = self.pages.entry(page);
         change(Rc::make_mut(
@@ -81,7 +81,7 @@ pub(super) struct Write {
 }
 
 impl Write {
-    /// Keeps what is before or behind some sector.
+    /// Applies the part of the write that is before a random sector, or behind it.
     fn apply_part(&self, loss: Loss, image: &mut DiskImage, numbers: &mut Numbers) {
         let cut = numbers.below(self.pages.len() * SECTORS_PER_PAGE + 1);
         for (page, bytes) in self.pages.iter().enumerate() {
@@ -104,14 +104,14 @@ enum Event {
     Flush,
 }
 
-/// A device. Its clones are the same one.
+/// A device. Clones are the same device.
 #[derive(Clone)]
 pub struct SimulatedDisk(Rc<RefCell<Inner>>);
 
 struct Inner {
     /// What was durable at the beginning of the log.
     base: DiskImage,
-    /// What is read.
+    /// What a read sees.
     seen: DiskImage,
     log: Vec<Event>,
     /// Writes and flushes that succeed before the device fails.
@@ -119,7 +119,7 @@ struct Inner {
 }
 
 impl SimulatedDisk {
-    /// A disk that has this on its medium.
+    /// A disk with these contents.
     pub fn new(image: DiskImage) -> Self {
         Self::with_unflushed(Leftover {
             durable: image,
@@ -127,7 +127,7 @@ impl SimulatedDisk {
         })
     }
 
-    /// The device of a process that was killed: everything is visible, and nothing more is durable.
+    /// The device after its process was killed: all writes can be read, and no more of them are durable.
     pub(super) fn with_unflushed(left: Leftover) -> Self {
         let mut seen = left.durable.clone();
         left.unflushed.iter().for_each(|write| seen.apply(write));
@@ -139,7 +139,7 @@ impl SimulatedDisk {
         })))
     }
 
-    /// How many writes and flushes there were.
+    /// The number of writes and flushes in the log.
     pub fn position(&self) -> usize {
         self.0.borrow().log.len()
     }
@@ -149,14 +149,14 @@ impl SimulatedDisk {
         self.0.borrow().seen.total_pages
     }
 
-    /// The device gets larger, which nothing undoes.
+    /// Makes the device longer, which no crash undoes.
     pub fn resize(&self, total_pages: u64) {
         let mut inner = self.0.borrow_mut();
         inner.base.resize(total_pages);
         inner.seen.resize(total_pages);
     }
 
-    /// From now on only so many writes and flushes succeed.
+    /// Lets the next `events` writes and flushes succeed, and all after them fail.
     pub fn fail_after(&self, events: u64) {
         self.0.borrow_mut().until_failure = Some(events);
     }
@@ -213,7 +213,7 @@ impl Disk for SimulatedDisk {
             first_page,
             pages: pages.iter().map(|page| Rc::new(page.0)).collect(),
         };
-        // One that fails may have reached the medium in part, as any other.
+        // A write that fails may have reached the medium in part, as any other.
         let result = inner.may_go_on();
         inner.seen.apply(&write);
         inner.log.push(Event::Write(write));
@@ -228,7 +228,7 @@ impl Disk for SimulatedDisk {
     }
 }
 
-/// All that a device was told.
+/// A device's log.
 pub(super) struct Recording {
     base: DiskImage,
     events: Vec<Event>,
@@ -244,7 +244,7 @@ impl Recording {
         events.any(|event| matches!(event, Event::Write(_)))
     }
 
-    /// What the device is after so many writes and flushes.
+    /// The device after the first `position` writes and flushes.
     pub(super) fn at(&self, position: usize) -> Leftover {
         let mut walk = self.walk();
         (0..position).for_each(|_| walk.step());
@@ -262,14 +262,14 @@ impl Recording {
     }
 }
 
-/// Goes through a recording.
+/// Goes through a recording, step by step.
 pub(super) struct Walk<'a> {
     pub(super) left: Leftover,
     events: std::slice::Iter<'a, Event>,
 }
 
 impl Walk<'_> {
-    /// One write or flush further.
+    /// Goes on by one write or flush.
     pub(super) fn step(&mut self) {
         match self.events.next() {
             Some(Event::Write(write)) => self.left.unflushed.push(write.clone()),
@@ -283,14 +283,14 @@ impl Walk<'_> {
     }
 }
 
-/// A device at some moment.
+/// A device at some moment: what is durable, and the writes that may be lost.
 #[derive(Clone)]
 pub(super) struct Leftover {
     pub(super) durable: DiskImage,
     pub(super) unflushed: Vec<Write>,
 }
 
-/// What a crash does to the writes that were not flushed.
+/// What a crash loses of the writes that were not flushed.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Loss {
     All,
@@ -299,13 +299,13 @@ pub(super) enum Loss {
     AllButLast,
     /// The last write.
     Last,
-    /// Whole writes.
+    /// Some of the writes.
     Writes,
     /// The end of each write, from some sector on.
     Ends,
     /// The beginning of each write, up to some sector.
     Beginnings,
-    /// Of each sector, this many of four times what was written.
+    /// Each sector on its own, with this many chances in four.
     Sectors(usize),
 }
 
@@ -366,7 +366,7 @@ impl Leftover {
                     if numbers.below(4) < quarters {
                         continue;
                     }
-                    // In any order: any of the versions may have come last.
+                    // Writes may be reordered, so any version may have come last.
                     let at = sector * SECTOR_BYTES;
                     let version = versions[numbers.below(versions.len())];
                     bytes[at..at + SECTOR_BYTES].copy_from_slice(&version[at..at + SECTOR_BYTES]);

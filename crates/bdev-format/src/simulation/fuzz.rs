@@ -1,8 +1,8 @@
-//! Contents that nobody of ours has written: opening them ends, in bounded memory, without a panic.
+//! Forged metadata: opening it ends, in bounded memory and without a panic.
 //!
 //! An input is a list of patches of a sound pool: `page (1) | flags (1) | offset (2) | length (1) | bytes`.
-//! With bit 0 of the flags the structure that the patch lies in gets a right checksum again, so that what
-//! lies behind the checksum is reached too. Inputs that once failed are in `corpus`.
+//! With bit 0 of the flags the structure that the patch lies in gets a right checksum again, so that the code
+//! behind the checksum is reached too. Inputs that once failed are in `corpus`.
 
 // Inputs that once failed are files.
 #![allow(clippy::disallowed_methods)]
@@ -19,7 +19,7 @@ use crate::{OpenMode, PAGE_BYTES, journal};
 
 const RESEALED: u8 = 1;
 
-/// Opens a pool with these patches in every way.
+/// Opens a pool with the patches of `input`, in each mode, and checks it.
 pub(super) fn open_patched(image: &DiskImage, input: &[u8]) {
     let mut image = image.clone();
     let mut rest = input;
@@ -126,7 +126,7 @@ proptest! {
     })]
 
     #[test]
-    fn forged_contents_make_nobody_panic(patches in prop::collection::vec(patch(), 1..5)) {
+    fn forged_metadata_makes_nothing_panic(patches in prop::collection::vec(patch(), 1..5)) {
         thread_local! {
             static POOL: DiskImage = some_pool().0;
         }
@@ -135,7 +135,7 @@ proptest! {
 }
 
 #[test]
-fn what_once_failed_does_so_no_more() {
+fn inputs_that_once_failed_pass() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/simulation/corpus");
     let (image, _) = some_pool();
     let mut count = 0;

@@ -1,5 +1,5 @@
-//! A history: a pool's lives one after another, each ended by a crash, a kill, a failing device or in good
-//! order; and of each life all the crashes that it might have ended with.
+//! A history: a pool's lives one after another, each ended by a crash, a kill, a failing device or an orderly
+//! close; and of each life all the crashes that it might have ended with.
 
 use std::rc::Rc;
 
@@ -12,16 +12,16 @@ use super::workload::{self, Pace, Retried};
 use crate::block_map::UNITS;
 use crate::{OpenError, OpenMode};
 
-/// What is tried of each crash.
+/// What is tried after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trial {
     /// Opening.
     Crash,
     /// Opening after something else was damaged as well.
     CrashAndDamage,
-    /// No more than one crash of each life: many lives one after another instead.
+    /// The next life: one crash of each life, and many lives one after another.
     ManyLives,
-    /// After each crash of a short life another one, and each crash of that.
+    /// After each crash of a short life another short life, and each crash of that.
     Pairs,
 }
 
@@ -106,7 +106,7 @@ impl<S: SystemUnderTest> History<S> {
         let mut retried = Retried::new();
         let (mut recording, mut timeline) = self.live_shortly(&disk, 0, &blank, &mut retried)?;
         let mut start = 0;
-        // The others find something in both halves of the journal.
+        // The later ones find something in both halves of the journal.
         for _ in 0..3 {
             let disk = SimulatedDisk::with_unflushed(recording.at(recording.len()));
             let expected = timeline.at(recording.len()).clone();
@@ -186,7 +186,7 @@ impl<S: SystemUnderTest> History<S> {
         losses: usize,
     ) -> Result<(), String> {
         let left = &walk.left;
-        // Where nothing is lost one crash is like another.
+        // Where nothing can be lost all crashes are alike.
         let losses = if left.unflushed.is_empty() { 1 } else { losses };
         let first = match left.unflushed.len() {
             0 => 0,
@@ -223,7 +223,7 @@ impl<S: SystemUnderTest> History<S> {
         let state = expected.admit(&found, TagComparison::Exact)?;
         let recording = disk.recording();
         S::check(&mut self.numbers, &disk, found, (expected, &state), depth)?;
-        // Opening itself may be interrupted; once it is done, what it found stays.
+        // A crash may interrupt opening. Once it has finished, what it has found is found again.
         let chance = if depth == 0 { 16 } else { 3 };
         if recording.has_writes() && depth < DEPTH && self.numbers.below(chance) == 0 {
             let mut walk = recording.walk();
@@ -239,8 +239,8 @@ impl<S: SystemUnderTest> History<S> {
         Ok(())
     }
 
-    /// Damages what a crash left in one more place. What a first opening found must be what is found
-    /// then, or it must be told that it is not.
+    /// Damages one more place of what a crash left. Opening must then find what a first opening has found, or report
+    /// damage.
     fn damage(&mut self, image: &DiskImage, expected: &Expected) -> Result<(), String> {
         if expected.may_be_absent {
             return Ok(());
@@ -270,7 +270,7 @@ impl<S: SystemUnderTest> History<S> {
     ) -> (SimulatedDisk, Expected) {
         let mut position = recording.len();
         if self.numbers.below(3) != 0 {
-            // Where something can be lost, if it is found soon.
+            // At a position where something can be lost, if a few attempts find one.
             for _ in 0..4 {
                 position = start + self.numbers.below(recording.len() - start + 1);
                 if !recording.at(position).unflushed.is_empty() {
@@ -294,7 +294,7 @@ impl<S: SystemUnderTest> History<S> {
     }
 }
 
-/// The versions that are on a medium now, which nothing but a write changes any more.
+/// The versions that are on a medium, where all that is there is durable.
 pub fn data_on(image: &DiskImage, data: &BlockData) -> BlockData {
     let mut now = BlockData::new();
     for (&(life, page), versions) in data {
@@ -310,7 +310,7 @@ pub fn data_on(image: &DiskImage, data: &BlockData) -> BlockData {
             versions.flushed = versions.oldest;
             versions.latest = mine.iter().copied().max().unwrap_or(0);
         } else if versions.flushed == 0 {
-            // What was written to it was lost, or a part of it.
+            // What was written to the page was lost, or a part of it.
             continue;
         }
         now.insert((life, page), versions);

@@ -11,24 +11,24 @@
 //!   too early; also on top of a crash.
 //!
 //! # What is checked
-//! Opening finds what the last commit made durable, or what was being made so: of a commit that fits the
-//! journal all or nothing, of a larger one by megabytes; with the tags of that very allocation. What opening
-//! has found once is found again. With the whole stack: each block has its owner's data, from the version
-//! that was flushed on, sector by sector; space adds up; and the pool can go on. With damage: the same, or
-//! an error and no write.
+//! Opening finds what the last commit made durable, or what a commit under way was making durable: all or nothing
+//! of one that fits the journal, megabyte by megabyte of a larger one; and each block has the tag of its own
+//! allocation. What opening has found once is found again. With the whole stack: each block has its owner's data,
+//! sector by sector, of the version that was flushed or a later one; the remaining space is right; and the pool can
+//! go on. With damage: the same, or an error and no write.
 //!
 //! # Outside the guarantee
-//! - Both copies of the *last* record of the journal damaged: the commit then seems never to have been.
-//! - Damage to both copies of anything else, and to tags, which have one: told, not repaired.
-//! - A pool whose making was interrupted may be called damaged instead of none.
-//! - A device that fails a flush and says later that all is durable, though what it failed on was dropped.
-//! - Contents that somebody forged, checksums included: they may say anything that could be. They do not
-//!   make the program panic; see [`fuzz`].
+//! - Damage to both copies of the *last* record of the journal: its commit then seems never to have been made.
+//! - Damage to both copies of anything else, and to tags, which have one copy: reported, not repaired.
+//! - A pool whose creation was interrupted may be found damaged instead of absent.
+//! - A device that fails a flush, drops what it failed on, and reports later flushes as successful.
+//! - Forged metadata with right checksums: it may say anything that is valid. It does not make the program panic;
+//!   see [`fuzz`].
 //!
 //! # When a test fails
 //! It prints the seed: `CHIMAERA_CRASH_SEED=n cargo test -p <package> --lib <test>` runs just
-//! that history again. The text says in which life, after how many of its writes and flushes, and with what
-//! lost. `CHIMAERA_CRASH_POINTS=n` tries more crashes.
+//! that history again. The text says in which life the crash came, after how many of its writes and flushes, and
+//! what was lost. `CHIMAERA_CRASH_POINTS=n` tries more crashes.
 
 #[cfg(test)]
 mod crashes;
@@ -56,17 +56,17 @@ pub use workload::{MetadataAlone, format};
 
 use crate::weakness::{CrashWeakness, with_weakness};
 
-/// Numbers that look random, the same ones for the same seed.
+/// A pseudo-random generator: the same seed gives the same numbers.
 pub struct Numbers(u64);
 
 impl Numbers {
-    /// Those of this seed.
+    /// A generator with this seed.
     pub fn new(seed: u64) -> Self {
         // Neighbouring seeds begin far from each other.
         Self(seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    /// The next one.
+    /// The next number.
     pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -74,13 +74,13 @@ impl Numbers {
         self.0
     }
 
-    /// The next one, below this limit, which is not 0.
+    /// The next number below `limit`, which is not 0.
     pub fn below(&mut self, limit: usize) -> usize {
         ((self.draw() >> 11) % limit as u64) as usize
     }
 }
 
-/// A number that the environment may set.
+/// The number that a variable of the environment has, if it is set.
 fn from_environment(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(
@@ -90,7 +90,7 @@ fn from_environment(name: &str) -> Option<u64> {
     )
 }
 
-/// Runs histories until so many crashes were tried, or the one that the environment names.
+/// Runs histories until this many crashes were tried, or the one history whose seed the environment names.
 ///
 /// # Panics
 /// If one fails.
@@ -109,22 +109,22 @@ pub fn run_all(points: u64, run: impl Fn(u64) -> Result<u64, String>) {
     }
 }
 
-/// Histories that are tried before a weakness counts as not found, several times as many as any takes.
-const SEEDS: u64 = 100;
+/// Histories that are tried before a weakness counts as not found: several times as many as finding any takes.
+const MAX_HISTORIES: u64 = 100;
 
-/// Sees that leaving the step out makes some history fail, and that the history is sound otherwise.
+/// Sees that the simulation finds a weakness: some history fails with it, and passes without it.
 ///
 /// # Panics
-/// If no history fails without it, or one with it.
-pub fn is_missed<S: SystemUnderTest>(weakness: CrashWeakness, trial: Trial) {
-    let failing = (0..SEEDS).find_map(|seed| {
+/// If no history fails with the weakness, or one that does fails without it too.
+pub fn assert_found<S: SystemUnderTest>(weakness: CrashWeakness, trial: Trial) {
+    let failing = (0..MAX_HISTORIES).find_map(|seed| {
         let outcome = with_weakness(Some(weakness), || run::<S>(seed, trial));
         outcome.err().map(|text| (seed, text))
     });
     let Some((seed, text)) = failing else {
-        panic!("{SEEDS} histories do without what {weakness:?} leaves out");
+        panic!("{MAX_HISTORIES} histories pass with {weakness:?}");
     };
-    // For whoever reads the output: what goes wrong then.
+    // Shows readers of the output what goes wrong with it.
     std::io::Write::write_all(
         &mut std::io::stdout(),
         format!("{weakness:?}: {text}\n").as_bytes(),

@@ -1,4 +1,4 @@
-//! What a pool holds, and what may be found after a crash.
+//! The model: what a pool holds, and what may be found after a crash.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -10,10 +10,11 @@ use crate::block_map::{MegabyteMap, Slot, UNITS};
 use crate::recovery::OpenedPool;
 use crate::{Metadata, OpenError, OpenMode, PAGE_BYTES, open};
 
-/// Bytes of a sector of data that say whose it is.
+/// Begins each sector of simulated data.
 const STAMP: &[u8; 8] = b"SIMDATA.";
 
-/// A block's life: from its allocation to its free. Unique in a history; 0 where nobody asks.
+/// The number of a block's life, from its allocation to its free: unique in a history, or 0 where lives are not told
+/// apart.
 pub type Life = u64;
 
 /// Whose a block is.
@@ -21,7 +22,7 @@ pub type Life = u64;
 pub struct BlockOwner {
     /// The owner tag that it was allocated with, 0 for none.
     pub tag: u64,
-    /// Which of the blocks that were ever allocated it is.
+    /// The block's life.
     pub life: Life,
 }
 
@@ -34,14 +35,14 @@ pub struct ModelMegabyte {
     pub owners: BTreeMap<u64, BlockOwner>,
 }
 
-/// What a pool holds. Megabytes without blocks are not there.
+/// What a pool holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ModelState {
     /// Pages of the pool.
     pub total_pages: u64,
     /// What is declared of the device, as a number.
     pub declared: u64,
-    /// The blocks, by megabyte.
+    /// The megabytes that have blocks.
     pub megabytes: BTreeMap<u32, Rc<ModelMegabyte>>,
 }
 
@@ -53,7 +54,7 @@ impl ModelState {
             .map_or(MegabyteMap::EMPTY, |megabyte| megabyte.map)
     }
 
-    /// Puts blocks in the place of those that a megabyte has.
+    /// Replaces the blocks of a megabyte.
     pub fn set(&mut self, number: u32, megabyte: ModelMegabyte) {
         if megabyte.map == MegabyteMap::EMPTY {
             self.megabytes.remove(&number);
@@ -76,9 +77,9 @@ impl ModelState {
 /// Versions of a page of a block's data that may be found.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Versions {
-    /// 0 if none was flushed.
+    /// The oldest version that its sectors had at the last flush; 0 if none was flushed.
     pub flushed: u64,
-    /// The oldest of those that its sectors have now: after a crash they may differ.
+    /// The oldest version that its sectors have now: after a crash they may differ.
     pub oldest: u64,
     /// The newest that was written.
     pub latest: u64,
@@ -90,9 +91,9 @@ pub type BlockData = BTreeMap<(Life, u64), Versions>;
 /// What may be found.
 #[derive(Clone, Debug, Default)]
 pub struct Expected {
-    /// What was durable at last.
+    /// The state that was made durable last.
     pub before: Rc<ModelState>,
-    /// What is being made durable.
+    /// The state that is being made durable.
     pub after: Option<Rc<ModelState>>,
     /// Whether of `before` and `after` one or the other is found, and no mixture by megabytes.
     pub is_atomic: bool,
@@ -112,10 +113,10 @@ impl Expected {
         }
     }
 
-    /// The state that was found, if it may be.
+    /// The state that was found, if it is one that may be found.
     ///
     /// # Errors
-    /// Why it may not be any of those.
+    /// How what was found differs from each of them.
     pub fn admit(&self, found: &FoundPool, tags: TagComparison) -> Result<Rc<ModelState>, String> {
         let candidates: Vec<_> = [Some(&self.before), self.after.as_ref()]
             .into_iter()
@@ -169,10 +170,10 @@ impl Expected {
     }
 }
 
-/// How the tags are compared.
+/// How strictly tags are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagComparison {
-    /// All must be there.
+    /// All must be right.
     Exact,
     /// There may be an error instead.
     OrError,
@@ -186,7 +187,7 @@ pub struct FoundPool {
     pub maps: BTreeMap<u32, MegabyteMap>,
     /// What opening says that it has repaired.
     pub repaired: Vec<String>,
-    /// What it says that is lost.
+    /// What opening says is lost.
     pub lost: Vec<String>,
 }
 
@@ -277,7 +278,7 @@ impl FoundPool {
         }
     }
 
-    /// Each megabyte as one of the two has it, whichever was found.
+    /// The state in which each megabyte is as in `before` or `after`, whichever was found.
     fn mixture(&self, before: &ModelState, after: &ModelState) -> ModelState {
         let mut mixture = after.clone();
         for number in before.megabytes.keys().chain(after.megabytes.keys()) {

@@ -1,18 +1,18 @@
-//! What of a pool a history drives, and what is expected of it when.
+//! The system under test: what histories run on. And what is expected of it at which moment.
 
 use super::Numbers;
 use super::disk::SimulatedDisk;
 use super::model::{Expected, FoundPool, ModelState};
 
-/// A pool, or a part of it, that lives and is found again. It keeps what goes from one life to the next.
+/// A pool, or a part of one, that histories run on. Its fields have what goes from one life to the next.
 pub trait SystemUnderTest: Default {
-    /// What it is called where a history fails.
+    /// Its name where a history fails.
     const NAME: &'static str;
 
     /// Pages of a new device.
     fn device_pages(numbers: &mut Numbers) -> u64;
 
-    /// A life: opens what is expected on the disk, or makes it if there may be none, and works with it.
+    /// Lives once: opens the pool that is expected on the disk, or makes it if there may be none, and works with it.
     ///
     /// # Errors
     /// What was found that may not be.
@@ -24,9 +24,8 @@ pub trait SystemUnderTest: Default {
         expected: &Expected,
     ) -> Result<(), String>;
 
-    /// Checks what was found after a crash, beyond the metadata: what was expected, and the state of that
-    /// which was found. At depth 0 it is the crash of a
-    /// life, deeper down one of a recovery.
+    /// Checks what was found after a crash beyond its metadata, which `expected` has admitted as the given state.
+    /// At depth 0 it was a crash of a life, deeper down one of a recovery.
     ///
     /// # Errors
     /// What was found that may not be.
@@ -39,16 +38,16 @@ pub trait SystemUnderTest: Default {
     ) -> Result<(), String>;
 }
 
-/// What was expected from which position of the log on.
+/// What is expected from which position of the device's log on.
 pub struct Timeline(Vec<(usize, Expected)>);
 
 impl Timeline {
-    /// Expects this from that position on.
+    /// Expects this from `position` on.
     pub fn new(position: usize, expected: Expected) -> Self {
         Self(vec![(position, expected)])
     }
 
-    /// Expects something else from this position on, which is not before the last one.
+    /// Expects something else from `position` on, which is not before the last one.
     pub fn push(&mut self, position: usize, expected: Expected) {
         self.0.push((position, expected));
     }

@@ -44,19 +44,20 @@ pub fn format(
         .map_err(|error| format!("making a pool: {error}"))
 }
 
-/// Megabytes of the last large commit, with what was to be in them: it is tried again after a crash, so
-/// that it lies in the same place as what is left of it.
+/// The megabytes of the last large commit, and their blocks. A life after a crash tries the commit again, so that it
+/// comes to lie in the same place as what the crash has left of it.
 pub(super) type Retried = Vec<(u32, MegabyteMap)>;
 
-/// What a life is filled with.
+/// What a life consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
+    /// Random steps.
     Random,
     /// A commit or two, and a checkpoint.
     Short,
 }
 
-/// The metadata of a pool without anything else.
+/// The metadata of a pool, without allocator and data.
 #[derive(Default)]
 pub struct MetadataAlone {
     retried: Retried,
@@ -65,7 +66,7 @@ pub struct MetadataAlone {
 impl SystemUnderTest for MetadataAlone {
     const NAME: &'static str = "metadata";
 
-    /// Few, since recovery is what takes the time; a table of one page or of several.
+    /// Few pages, since recovery takes most of the time; the table has one page or several.
     fn device_pages(numbers: &mut Numbers) -> u64 {
         let most = match numbers.below(4) {
             0 => 350,
@@ -147,7 +148,7 @@ pub(super) fn live(
     Ok(())
 }
 
-/// Whether the changes are one commit, which is there wholly or not at all.
+/// Whether the changes become one commit, which is found wholly or not at all.
 fn fits_the_journal(metadata: &Metadata<SimulatedDisk>, changes: &[MegabyteChange]) -> bool {
     let updates: Vec<_> = changes
         .iter()
@@ -168,13 +169,13 @@ struct MetadataWorkload<'a> {
 }
 
 impl MetadataWorkload<'_> {
-    /// From now on nothing but the state counts.
+    /// Expects exactly the state from now on.
     fn settle(&mut self) {
         let expected = Expected::exactly(Rc::new(self.state.clone()), Rc::default());
         self.timeline.push(self.disk.position(), expected);
     }
 
-    /// From now on the new state is found, or the old one.
+    /// Expects the new state or the old one from now on.
     fn expect(&mut self, after: ModelState, is_atomic: bool) {
         let expected = Expected {
             before: Rc::new(self.state.clone()),
@@ -284,7 +285,7 @@ impl MetadataWorkload<'_> {
         Ok(())
     }
 
-    /// A few are preferred, so that they change again and again.
+    /// Prefers a few megabytes, so that they change again and again.
     fn some_megabyte(&mut self) -> u32 {
         let megabytes = self.metadata.geometry().megabytes() as usize;
         let megabyte = match self.numbers.below(4) {
