@@ -17,7 +17,7 @@ fn a_host_without_its_barrier_serves_on() {
     .expect("the host starts");
     let mut client = RawClient::new(host.connect().expect("connects"));
     assert_eq!(status(&client.call(&ping())), None);
-    let filtered = SystemCallFilter::without_barriers().apply_to_process();
+    let filtered = SystemCallFilter::refusing_barriers().apply_to_process();
     filtered.expect("the system takes the filter");
     for _ in 0..3 {
         // Longer than a quiet lane is polled.

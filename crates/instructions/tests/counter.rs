@@ -26,7 +26,7 @@ fn code_of_known_length_is_counted_exactly_and_the_same_each_time() {
 
 #[test]
 fn where_tracing_is_forbidden_it_says_so() {
-    let filter = SystemCallFilter::new().refuse(libc::SYS_ptrace, libc::EPERM);
+    let filter = SystemCallFilter::refusing(&[libc::SYS_ptrace], libc::EPERM);
     if let Err(error) = filter.apply_to_thread() {
         return skipped("counts where tracing is forbidden", &error.to_string());
     }

@@ -11,44 +11,35 @@ const FIRST_ARGUMENT_OFFSET: u32 = 16;
 
 /// System calls that are to fail. Once it is applied to a thread, nothing takes it away again: neither there nor in
 /// what the thread starts from then on.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct SystemCallFilter {
     steps: Vec<sock_filter>,
 }
 
 impl SystemCallFilter {
-    /// Refuses nothing yet.
+    /// Has these calls fail with this error.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn refusing(calls: &[c_long], errno: i32) -> Self {
+        let refuse = |&call| [load(NUMBER_OFFSET), unless(call as u32, 1), fail(errno)];
+        Self {
+            steps: calls.iter().flat_map(refuse).collect(),
+        }
     }
 
-    /// Refuses the expedited barriers of `membarrier(2)` with `EPERM`, though not to list what there is.
+    /// Has the expedited barriers of `membarrier(2)` fail with `EPERM`, though not the question which there are.
     #[must_use]
-    pub fn without_barriers() -> Self {
+    pub fn refusing_barriers() -> Self {
         const EXPEDITED: u32 = 1 << 1;
-        Self::new().refuse_if_first(libc::SYS_membarrier, EXPEDITED, libc::EPERM)
-    }
-
-    /// Has this call fail with this error.
-    #[must_use]
-    pub fn refuse(mut self, call: c_long, errno: i32) -> Self {
-        self.steps
-            .extend([load(NUMBER_OFFSET), unless(call as u32, 1), fail(errno)]);
-        self
-    }
-
-    /// Has this call fail with this error where its first argument is this one.
-    #[must_use]
-    pub fn refuse_if_first(mut self, call: c_long, first_argument: u32, errno: i32) -> Self {
-        self.steps.extend([
+        let steps = [
             load(NUMBER_OFFSET),
-            unless(call as u32, 3),
+            unless(libc::SYS_membarrier as u32, 3),
             load(FIRST_ARGUMENT_OFFSET),
-            unless(first_argument, 1),
-            fail(errno),
-        ]);
-        self
+            unless(EXPEDITED, 1),
+            fail(libc::EPERM),
+        ];
+        Self {
+            steps: steps.to_vec(),
+        }
     }
 
     /// Applies it to the calling thread.
@@ -135,27 +126,37 @@ fn step(code: u32, operand: u32, skipped_if_not: u8) -> sock_filter {
 mod tests {
     use super::*;
 
-    fn errno_of_a_pid_file(flags: u32) -> Option<i32> {
-        // SAFETY: the call takes numbers only. No process has this id.
-        let result = unsafe { libc::syscall(libc::SYS_pidfd_open, flags, 0) };
-        assert_eq!(result, -1);
-        io::Error::last_os_error().raw_os_error()
+    /// The error of a call that takes two numbers, if it fails.
+    fn errno_of(call: c_long, arguments: [i32; 2]) -> Option<i32> {
+        // SAFETY: the calls below take numbers only.
+        let result = unsafe { libc::syscall(call, arguments[0], arguments[1]) };
+        let error = io::Error::last_os_error();
+        (result < 0).then(|| error.raw_os_error().expect("the system's"))
     }
 
     #[test]
-    fn only_what_is_named_fails_and_with_the_error_that_is_named() {
-        let filter = SystemCallFilter::new()
-            .refuse_if_first(libc::SYS_pidfd_open, 0, libc::EPIPE)
-            .refuse(libc::SYS_getppid, libc::EPERM);
+    fn only_the_calls_that_are_named_fail_and_with_the_error_that_is_named() {
+        let filter =
+            SystemCallFilter::refusing(&[libc::SYS_getppid, libc::SYS_gettid], libc::EPIPE);
         filter.around(|| {
-            assert_eq!(errno_of_a_pid_file(0), Some(libc::EPIPE));
-            assert_eq!(errno_of_a_pid_file(i32::MAX as u32), Some(libc::ESRCH));
-            // SAFETY: the call takes nothing.
-            let parent = unsafe { libc::syscall(libc::SYS_getppid) };
-            assert_eq!(parent, -1);
-            assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EPERM));
+            assert_eq!(errno_of(libc::SYS_getppid, [0; 2]), Some(libc::EPIPE));
+            assert_eq!(errno_of(libc::SYS_gettid, [0; 2]), Some(libc::EPIPE));
+            assert_eq!(errno_of(libc::SYS_getpid, [0; 2]), None);
         });
-        // SAFETY: the call takes nothing.
-        assert!(unsafe { libc::syscall(libc::SYS_getppid) } >= 0);
+        assert_eq!(errno_of(libc::SYS_getppid, [0; 2]), None);
+    }
+
+    #[test]
+    fn barriers_are_refused_but_can_be_listed() {
+        const QUERY: i32 = 0;
+        const GLOBAL_EXPEDITED: i32 = 1 << 1;
+        SystemCallFilter::refusing_barriers().around(|| {
+            let refused = errno_of(libc::SYS_membarrier, [GLOBAL_EXPEDITED, 0]);
+            assert_eq!(refused, Some(libc::EPERM));
+            assert_ne!(
+                errno_of(libc::SYS_membarrier, [QUERY, 0]),
+                Some(libc::EPERM)
+            );
+        });
     }
 }

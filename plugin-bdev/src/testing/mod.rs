@@ -6,10 +6,9 @@ mod device;
 mod host;
 mod listing;
 mod places;
-mod sandbox;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use chimaera_bdev_proto::{
     AllocationPlan, Block, CreateParams, INLINE_BLOCKS, Method, OwnerTag, STATS_BUFFER_BYTES,
@@ -20,19 +19,16 @@ use chimaera_chimod::host::{ContainerHandle, NewPool};
 use chimaera_chimod::{CreateAgain, Creator, ModuleError};
 use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, PoolId, Status, codec};
+use chimaera_testing::PATIENCE;
 
 pub(crate) use buffer::TestBuffer;
-pub(crate) use device::Loop;
+pub(crate) use device::loop_device;
 pub(crate) use host::{Recorder, loose_request, raw_task};
 use host::{TaskOutcome, table_of};
 pub(crate) use places::{
-    disk_folder, file_bytes, file_params, memory_folder, metadata_bytes_beside, name_in,
-    one_block_bytes, ram_params,
+    file_bytes, file_params, memory_folder, metadata_bytes_beside, name_in, one_block_bytes,
+    ram_params,
 };
-pub(crate) use sandbox::forbidding;
-
-/// How long a test waits before it fails instead of hanging.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The id of the pools that are made.
 pub(crate) const POOL: PoolId = PoolId::new(8000, 0);

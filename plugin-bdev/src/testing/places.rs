@@ -51,20 +51,9 @@ pub(crate) fn file_params(total_size: u64) -> CreateParams {
     }
 }
 
-/// A folder on a disk, whose file system has direct I/O, that goes with the value. It lies in
-/// the build's folder, since the system's temporary folder is often in memory.
-pub(crate) fn disk_folder() -> tempfile::TempDir {
-    let build = std::env::current_exe().expect("this test has a path");
-    let folder = build.parent().expect("a file lies in a folder");
-    tempfile::tempdir_in(folder).expect("the build's folder can be written")
-}
-
 /// A folder in memory, whose file system has no real direct I/O, if there is one.
 pub(crate) fn memory_folder() -> Option<tempfile::TempDir> {
-    let folder = "/dev/shm";
-    let system = nix::sys::statfs::statfs(folder).ok()?;
-    let in_memory = system.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC;
-    in_memory.then(|| tempfile::tempdir_in(folder).ok())?
+    chimaera_testing::tmpfs_folder().ok()
 }
 
 /// The path of a file in a folder, as a pool's name.

@@ -7,11 +7,10 @@ use std::os::unix::net::UnixListener;
 use chimaera_bdev_proto::{CreateParams, IoEngine, MEGABYTE, PerfMetrics};
 use chimaera_chimod::ModuleError;
 use chimaera_proto::{PoolId, Status};
+use chimaera_testing::disk_folder;
 
 use super::with_every_engine;
-use crate::testing::{
-    ROOT, TestPool, disk_folder, file_bytes, file_params, memory_folder, name_in, ram_params,
-};
+use crate::testing::{ROOT, TestPool, file_bytes, file_params, memory_folder, name_in, ram_params};
 
 fn refusal(name: &str, params: &CreateParams) -> ModuleError {
     match TestPool::create(name, params, 1) {

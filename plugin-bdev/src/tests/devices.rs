@@ -4,25 +4,17 @@ use std::time::Instant;
 
 use chimaera_bdev_proto::{CreateParams, MEGABYTE};
 use chimaera_proto::Status;
+use chimaera_testing::PATIENCE;
 
-use super::with_every_engine;
-use crate::testing::{Loop, PATIENCE, TestPool, file_params};
-
-#[track_caller]
-fn assert_refused(name: &str, params: &CreateParams, status: Status, text: &str) {
-    let Err(error) = TestPool::create(name, params, 1) else {
-        panic!("{name} was made with {params:?}");
-    };
-    assert_eq!(error.failure.status, status, "{error}");
-    assert!(error.message.contains(text), "{error}");
-}
+use super::{assert_refused, with_every_engine};
+use crate::testing::{TestPool, file_params, loop_device};
 
 #[test]
 fn a_block_device_is_a_pool_of_its_size_and_has_one_at_a_time() {
-    let Some(device) = Loop::attach(4 * MEGABYTE + 512, &[]) else {
+    let Some(device) = loop_device(4 * MEGABYTE + 512, &[]) else {
         return;
     };
-    let name = &device.name;
+    let name = device.name();
     assert_refused(
         name,
         &file_params(8 * MEGABYTE),
@@ -36,14 +28,14 @@ fn a_block_device_is_a_pool_of_its_size_and_has_one_at_a_time() {
 
 #[test]
 fn a_loop_device_and_the_file_that_it_stands_on_have_one_pool_together() {
-    let Some(device) = Loop::attach(4 * MEGABYTE, &[]) else {
+    let Some(device) = loop_device(4 * MEGABYTE, &[]) else {
         return;
     };
     let over = CreateParams {
         overwrite: true,
         ..file_params(0)
     };
-    let (name, file) = (&*device.name, device.file());
+    let (name, file) = (device.name(), device.file().to_str().expect("UTF-8"));
     let pool = TestPool::create(name, &over, 1).expect("made");
     assert_refused(file, &over, Status::Busy, "has locked it");
     pool.handle().flush().expect("flushed");
@@ -58,11 +50,11 @@ fn a_loop_device_and_the_file_that_it_stands_on_have_one_pool_together() {
 #[test]
 fn two_loop_devices_with_a_part_of_a_file_each_have_a_pool_each() {
     const SIZE: &str = "4194304";
-    let first = Loop::attach(8 * MEGABYTE, &["--sizelimit", SIZE]);
+    let first = loop_device(8 * MEGABYTE, &["--sizelimit", SIZE]);
     let Some(first) = first else { return };
     let second = first.attach_again(&["--offset", SIZE]).expect("another");
-    let pool = TestPool::create(&first.name, &file_params(0), 1).expect("made");
-    let other = TestPool::create(&second.name, &file_params(0), 1).expect("made");
+    let pool = TestPool::create(first.name(), &file_params(0), 1).expect("made");
+    let other = TestPool::create(second.name(), &file_params(0), 1).expect("made");
     for pool in [pool, other] {
         pool.handle().flush().expect("flushed");
     }
@@ -112,27 +104,27 @@ fn use_whole_device(name: &str, params: &CreateParams) {
 
 #[test]
 fn a_device_with_large_blocks_needs_a_large_alignment() {
-    let Some(device) = Loop::attach(4 * MEGABYTE, &["--sector-size", "4096"]) else {
+    let Some(device) = loop_device(4 * MEGABYTE, &["--sector-size", "4096"]) else {
         return;
     };
     let small = CreateParams {
         alignment: Some(512),
         ..file_params(0)
     };
-    assert_refused(&device.name, &small, Status::Alignment, "at least 4096");
-    assert_refused(&device.name, &small, Status::Alignment, "is 512");
-    TestPool::create(&device.name, &file_params(0), 1).expect("made");
+    assert_refused(device.name(), &small, Status::Alignment, "at least 4096");
+    assert_refused(device.name(), &small, Status::Alignment, "is 512");
+    TestPool::create(device.name(), &file_params(0), 1).expect("made");
 }
 
 #[test]
 fn a_read_only_device_is_refused() {
-    let Some(device) = Loop::attach(MEGABYTE, &["--read-only"]) else {
+    let Some(device) = loop_device(MEGABYTE, &["--read-only"]) else {
         return;
     };
     assert_refused(
-        &device.name,
+        device.name(),
         &file_params(0),
         Status::PermissionDenied,
-        &device.name,
+        device.name(),
     );
 }

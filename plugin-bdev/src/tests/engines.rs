@@ -2,9 +2,10 @@
 
 use chimaera_bdev_proto::{CreateParams, IoEngine, MEGABYTE};
 use chimaera_proto::Status;
+use chimaera_testing::{SystemCallFilter, disk_folder};
 
 use super::{engines, with_every_engine};
-use crate::testing::{TestPool, disk_folder, file_params, forbidding, memory_folder, name_in};
+use crate::testing::{TestPool, file_params, memory_folder, name_in};
 
 fn params(io_engine: IoEngine) -> CreateParams {
     CreateParams {
@@ -100,7 +101,7 @@ fn a_sandbox_that_forbids_io_uring_leaves_libaio() {
         libc::SYS_io_uring_enter,
         libc::SYS_io_uring_register,
     ] {
-        forbidding(&[call], libc::EPERM, || {
+        SystemCallFilter::refusing(&[call], libc::EPERM).around(|| {
             assert_falls_back("cannot set up io_uring");
             assert_refused(
                 IoEngine::IoUring,
@@ -117,7 +118,7 @@ fn a_sandbox_that_forbids_io_uring_leaves_libaio() {
 
 #[test]
 fn a_kernel_without_io_uring_leaves_libaio() {
-    forbidding(&[libc::SYS_io_uring_setup], libc::ENOSYS, || {
+    SystemCallFilter::refusing(&[libc::SYS_io_uring_setup], libc::ENOSYS).around(|| {
         assert_falls_back("this kernel has none");
         let texts = ["this kernel has none", "ask for libaio"];
         assert_refused(IoEngine::IoUring, Status::Unsupported, &texts);
@@ -126,7 +127,7 @@ fn a_kernel_without_io_uring_leaves_libaio() {
 
 #[test]
 fn an_old_kernels_io_uring_is_not_chosen() {
-    forbidding(&[libc::SYS_io_uring_setup], libc::EINVAL, || {
+    SystemCallFilter::refusing(&[libc::SYS_io_uring_setup], libc::EINVAL).around(|| {
         let folder = disk_folder();
         let pool = TestPool::create(&name_in(&folder, "pool"), &params(IoEngine::Auto), 1);
         let pool = pool.expect("made");
@@ -141,7 +142,7 @@ fn libaio_that_is_used_up_leaves_io_uring() {
     if !engines().contains(&IoEngine::IoUring) {
         return;
     }
-    forbidding(&[libc::SYS_io_setup], libc::EAGAIN, || {
+    SystemCallFilter::refusing(&[libc::SYS_io_setup], libc::EAGAIN).around(|| {
         let texts = ["/proc/sys/fs/aio-max-nr", "32 for each of 1 workers"];
         assert_refused(IoEngine::Libaio, Status::OutOfMemory, &texts);
         let Some(folder) = memory_folder() else {
@@ -160,7 +161,7 @@ fn libaio_that_is_used_up_leaves_io_uring() {
 #[test]
 fn a_passing_want_of_descriptors_decides_on_no_engine() {
     for errno in [libc::EMFILE, libc::ENFILE] {
-        forbidding(&[libc::SYS_io_uring_setup], errno, || {
+        SystemCallFilter::refusing(&[libc::SYS_io_uring_setup], errno).around(|| {
             let texts = ["cannot set up io_uring", "try again later", "ulimit -n"];
             for engine in [IoEngine::Auto, IoEngine::IoUring] {
                 assert_refused(engine, Status::OutOfResources, &texts);
@@ -172,7 +173,7 @@ fn a_passing_want_of_descriptors_decides_on_no_engine() {
 #[test]
 fn who_gets_neither_engine_hears_why() {
     let calls = [libc::SYS_io_uring_setup, libc::SYS_io_setup];
-    forbidding(&calls, libc::EPERM, || {
+    SystemCallFilter::refusing(&calls, libc::EPERM).around(|| {
         let texts = ["cannot set up io_uring", "(io_setup)"];
         assert_refused(IoEngine::Auto, Status::PermissionDenied, &texts);
     });

@@ -13,11 +13,11 @@ use chimaera_chimod::Creator;
 use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable, LentBytes, RawTask};
 use chimaera_chimod::host::{ContainerHandle, NewPool};
 use chimaera_proto::{PoolId, codec};
+use chimaera_testing::disk_folder;
 
 use super::engines;
 use crate::testing::{
-    TestBuffer, disk_folder, file_params, memory_folder, metadata_bytes_beside, name_in,
-    ram_params, raw_task,
+    TestBuffer, file_params, memory_folder, metadata_bytes_beside, name_in, ram_params, raw_task,
 };
 
 const BLOCK_BYTES: usize = 4096;

@@ -11,9 +11,9 @@ use chimaera_bdev_format::image::{FileDisk, pool_file};
 use chimaera_bdev_format::{Disk, Geometry, Identity, Metadata, OpenMode, Page, PoolOwner};
 use chimaera_bdev_proto::{IoEngine, PerfMetrics};
 use chimaera_proto::PoolId;
+use chimaera_testing::disk_folder;
 
 use crate::pool::allocator::allocator_of;
-use crate::testing::disk_folder;
 
 const TIBIBYTE: u64 = 1 << 40;
 const BLOCKS: u32 = 1_000_000;

@@ -17,8 +17,10 @@ mod writes_change_their_bytes_alone;
 use std::sync::LazyLock;
 
 use chimaera_bdev_proto::{CreateParams, IoEngine};
+use chimaera_proto::Status;
+use chimaera_testing::{disk_folder, skipped};
 
-use crate::testing::{TestPool, disk_folder, file_params, memory_folder, name_in, ram_params};
+use crate::testing::{TestPool, file_params, memory_folder, name_in, ram_params};
 
 /// Calls `test` with a new pool of each kind: in memory; and with each engine on a disk without
 /// page cache, and on a file system that has nothing else.
@@ -51,10 +53,6 @@ fn with_every_engine(params: &CreateParams) -> Vec<CreateParams> {
 }
 
 /// The engines that the system permits, with a word about one that it does not.
-#[expect(
-    clippy::print_stderr,
-    reason = "whoever runs the tests wants to know what they did not prove"
-)]
 fn engines() -> &'static [IoEngine] {
     static ENGINES: LazyLock<Vec<IoEngine>> = LazyLock::new(|| {
         let mut engines = vec![IoEngine::Libaio];
@@ -65,9 +63,19 @@ fn engines() -> &'static [IoEngine] {
         };
         match TestPool::create(&name_in(&folder, "pool"), &params, 1) {
             Ok(_) => engines.push(IoEngine::IoUring),
-            Err(error) => eprintln!("skipped, no io_uring here: {}", error.message),
+            Err(error) => skipped("pools with io_uring", &error.message),
         }
         engines
     });
     &ENGINES
+}
+
+/// Creating the pool fails so, and with these words.
+#[track_caller]
+fn assert_refused(name: &str, params: &CreateParams, status: Status, text: &str) {
+    let Err(error) = TestPool::create(name, params, 1) else {
+        panic!("{name} was made with {params:?}");
+    };
+    assert_eq!(error.failure.status, status, "{error}");
+    assert!(error.message.contains(text), "{error}");
 }

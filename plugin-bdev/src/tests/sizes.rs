@@ -2,22 +2,13 @@
 
 use std::fs;
 
-use chimaera_bdev_proto::{CreateParams, MEGABYTE};
+use chimaera_bdev_proto::MEGABYTE;
 use chimaera_proto::Status;
+use chimaera_testing::disk_folder;
 
+use super::assert_refused;
 use crate::pool::memory;
-use crate::testing::{
-    TestPool, disk_folder, file_bytes, file_params, name_in, one_block_bytes, ram_params,
-};
-
-#[track_caller]
-fn assert_refused(name: &str, params: &CreateParams, status: Status, text: &str) {
-    let Err(error) = TestPool::create(name, params, 1) else {
-        panic!("{name} was made with {params:?}");
-    };
-    assert_eq!(error.failure.status, status, "{error}");
-    assert!(error.message.contains(text), "{error}");
-}
+use crate::testing::{TestPool, file_bytes, file_params, name_in, one_block_bytes, ram_params};
 
 #[test]
 fn memory_needs_a_size_that_the_system_has() {

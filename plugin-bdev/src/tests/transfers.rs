@@ -6,12 +6,11 @@ use std::os::fd::BorrowedFd;
 use chimaera_bdev_proto::{CreateParams, MEGABYTE, Method, PerfMetrics};
 use chimaera_chimod::Activity;
 use chimaera_proto::Status;
+use chimaera_testing::disk_folder;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{on_every_backend, on_every_file, with_every_engine};
-use crate::testing::{
-    TestBuffer, TestPool, disk_folder, file_bytes, file_params, name_in, ram_params,
-};
+use crate::testing::{TestBuffer, TestPool, file_bytes, file_params, name_in, ram_params};
 
 fn pattern(seed: u8, len: usize) -> Vec<u8> {
     (0..len)

@@ -351,7 +351,7 @@ fn a_sandbox_that_refuses_barriers_leaves_no_task_without_its_end() {
     let flight = submit(&lane, 1);
     thread::scope(|scope| {
         scope.spawn(|| {
-            let filtered = SystemCallFilter::without_barriers().apply_to_thread();
+            let filtered = SystemCallFilter::refusing_barriers().apply_to_thread();
             filtered.expect("the system takes the filter");
             assert!(!barrier::is_available(), "no host may promise it");
             lane.complete_all_as_lost();

@@ -2,9 +2,10 @@
 
 use chimaera_bdev_proto::{MEGABYTE, Method};
 use chimaera_proto::Status;
+use chimaera_testing::SystemCallFilter;
 
 use super::{Written, on_every_store};
-use crate::testing::{file_bytes, file_params, forbidding, one_block_bytes};
+use crate::testing::{file_bytes, file_params, one_block_bytes};
 
 /// What the keeper writes with, and nobody else.
 const CALLS: [libc::c_long; 2] = [libc::SYS_pwrite64, libc::SYS_pwritev];
@@ -13,7 +14,7 @@ const CALLS: [libc::c_long; 2] = [libc::SYS_pwrite64, libc::SYS_pwritev];
 fn every_flush_that_waits_hears_of_the_failure_and_so_do_later_ones() {
     on_every_store(file_bytes(8), |store| {
         let written = Written::of_all_kinds(&store.open());
-        forbidding(&CALLS, libc::EIO, || {
+        SystemCallFilter::refusing(&CALLS, libc::EIO).around(|| {
             let pool = store.open();
             let lost = pool.allocate(4096).expect("room")[0];
             let tasks: Vec<_> = (0..50)
@@ -53,7 +54,7 @@ fn every_flush_that_waits_hears_of_the_failure_and_so_do_later_ones() {
 fn the_first_failure_comes_with_its_errno() {
     on_every_store(file_bytes(1), |store| {
         drop(store.open());
-        forbidding(&CALLS, libc::ENOSPC, || {
+        SystemCallFilter::refusing(&CALLS, libc::ENOSPC).around(|| {
             let pool = store.open();
             pool.allocate(4096).expect("room");
             let failure = pool.flush().expect_err("nothing was written");
@@ -67,7 +68,7 @@ fn an_allocation_that_waits_for_a_commit_hears_of_its_failure() {
     on_every_store(one_block_bytes(), |store| {
         let mut written = Written::default();
         written.add(&store.open(), 4096);
-        forbidding(&CALLS, libc::EIO, || {
+        SystemCallFilter::refusing(&CALLS, libc::EIO).around(|| {
             let pool = store.open();
             let block = written.0[0].0.block;
             pool.free(&[block]).expect("allocated");
@@ -83,7 +84,7 @@ fn an_allocation_that_waits_for_a_commit_hears_of_its_failure() {
 #[test]
 fn a_device_that_cannot_be_written_is_no_new_pool() {
     on_every_store(file_bytes(1), |store| {
-        forbidding(&CALLS, libc::EIO, || {
+        SystemCallFilter::refusing(&CALLS, libc::EIO).around(|| {
             store.assert_refused(&file_params(0), Status::IoError, &["cannot make a pool on"]);
         });
         let mut written = Written::default();

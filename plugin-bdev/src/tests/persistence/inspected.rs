@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use chimaera_bdev_format::image;
+use chimaera_testing::disk_folder;
 
 use super::on_every_store;
-use crate::testing::{TestPool, disk_folder, file_bytes, file_params, memory_folder, name_in};
+use crate::testing::{TestPool, file_bytes, file_params, memory_folder, name_in};
 
 /// How often the pool that is looked at changes.
 const CHANGES: usize = 2000;

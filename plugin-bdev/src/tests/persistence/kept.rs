@@ -80,7 +80,7 @@ fn each_flush_is_what_a_crash_goes_back_to() {
 
 #[test]
 fn every_engine_and_the_page_cache_keep_a_pool_for_each_other() {
-    let folders = [Some(crate::testing::disk_folder()), memory_folder()];
+    let folders = [Some(chimaera_testing::disk_folder()), memory_folder()];
     for folder in folders.into_iter().flatten() {
         let name = name_in(&folder, "pool");
         let make = |params: &CreateParams| {

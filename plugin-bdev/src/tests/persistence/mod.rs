@@ -20,13 +20,14 @@ use std::time::Instant;
 use chimaera_bdev_proto::{CreateParams, MEGABYTE, OwnedBlock, OwnerTag};
 use chimaera_chimod::{Creator, ModuleError};
 use chimaera_proto::{PoolId, Status};
+use chimaera_testing::{LoopDevice, PATIENCE, disk_folder};
 
-use crate::testing::{Loop, PATIENCE, POOL, ROOT, TestPool, disk_folder, file_params, name_in};
+use crate::testing::{POOL, ROOT, TestPool, file_params, loop_device, name_in};
 
 /// Where a pool is, across its lives.
 struct Store {
     name: String,
-    device: Option<Loop>,
+    device: Option<LoopDevice>,
     _folder: tempfile::TempDir,
 }
 
@@ -46,9 +47,9 @@ impl Store {
 
     /// A blank device of this size, where there can be one.
     fn on_device(size: u64) -> Option<Self> {
-        let device = Loop::attach(size, &[])?;
+        let device = loop_device(size, &[])?;
         Some(Self {
-            name: device.name.clone(),
+            name: device.name().to_owned(),
             device: Some(device),
             _folder: disk_folder(),
         })

@@ -5,9 +5,10 @@ use std::process::Command;
 
 use chimaera_bdev_proto::{CreateParams, MEGABYTE};
 use chimaera_proto::Status;
+use chimaera_testing::{disk_folder, skipped};
 
 use super::{Store, Written, on_every_store, pattern, room};
-use crate::testing::{disk_folder, file_bytes, file_params, name_in};
+use crate::testing::{file_bytes, file_params, name_in};
 
 const NOT_BLANK: Status = Status::NotBlank;
 
@@ -28,16 +29,8 @@ fn ext4_image(size: u64) -> Option<Vec<u8>> {
     if output.is_ok_and(|output| output.status.success()) {
         return Some(fs::read(&file).expect("made"));
     }
-    skip();
+    skipped("a device with ext4", "there is no mkfs.ext4");
     None
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "whoever runs the tests wants to know what they did not prove"
-)]
-fn skip() {
-    eprintln!("skipped, no mkfs.ext4 here");
 }
 
 #[test]

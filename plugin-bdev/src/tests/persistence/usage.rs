@@ -4,7 +4,7 @@ use chimaera_bdev_proto::{CreateParams, IoEngine, MEGABYTE, Stats};
 use chimaera_proto::Status;
 
 use super::{Store, Written, on_every_store};
-use crate::testing::{Loop, file_bytes, file_params};
+use crate::testing::{file_bytes, file_params, loop_device};
 use crate::tests::engines;
 
 fn using(io_depth: u32, alignment: u32, io_engine: IoEngine) -> CreateParams {
@@ -82,7 +82,7 @@ fn an_open_pool_is_used_as_it_is_and_the_error_says_how_to_change_that() {
 #[test]
 fn a_pool_that_moved_to_a_device_of_larger_blocks_is_opened_with_those() {
     let fine = Store::on_device(file_bytes(8));
-    let coarse = Loop::attach(file_bytes(8), &["--sector-size", "4096"]);
+    let coarse = loop_device(file_bytes(8), &["--sector-size", "4096"]);
     let (Some(fine), Some(coarse)) = (fine, coarse) else {
         return;
     };
@@ -93,7 +93,7 @@ fn a_pool_that_moved_to_a_device_of_larger_blocks_is_opened_with_those() {
     drop(pool);
     let image = fine.image();
     let moved = Store {
-        name: coarse.name.clone(),
+        name: coarse.name().to_owned(),
         device: Some(coarse),
         ..Store::on_file(MEGABYTE)
     };

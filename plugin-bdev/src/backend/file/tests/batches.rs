@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use chimaera_chimod::Activity;
 use chimaera_proto::Failure;
+use chimaera_testing::PATIENCE;
 
 use super::super::queue::TransferOutcome;
 use super::rig::{AT_WORK, Rig};
 use crate::backend::transfer::Direction;
-use crate::testing::{PATIENCE, TestBuffer};
+use crate::testing::TestBuffer;
 
 #[test]
 fn a_batch_is_one_call_and_never_more_than_the_depth() {

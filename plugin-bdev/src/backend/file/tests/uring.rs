@@ -5,25 +5,22 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::{Arc, mpsc};
 
 use chimaera_bdev_format::image::{PoolFile, pool_file};
+use chimaera_testing::{disk_folder, skipped};
 use nix::sys::eventfd::EventFd;
 
 use super::super::engine::{DeviceCommand, DeviceResult, Engine, Opcode};
 use super::super::uring::Uring;
 use super::engine::{file_and_wake, results_of, transfer_often};
-use crate::testing::{TestBuffer, disk_folder};
+use crate::testing::TestBuffer;
 
 /// A ring, its file, and its wake-up; or `None`, with a word why.
-#[expect(
-    clippy::print_stderr,
-    reason = "whoever runs the tests wants to know what they did not prove"
-)]
 fn engine(depth: u32) -> Option<(Uring, PoolFile, Arc<EventFd>)> {
     let (file, wake) = file_and_wake();
     file.write_all_at(&[7; 4096], 0).expect("written");
     match Uring::new(Arc::clone(&file), Arc::clone(&wake), depth) {
         Ok(uring) => Some((uring, file, wake)),
         Err(error) => {
-            eprintln!("skipped, no io_uring here: {error}");
+            skipped("the engine of io_uring", &error.to_string());
             None
         }
     }
