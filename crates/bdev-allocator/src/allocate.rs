@@ -1,8 +1,8 @@
-//! The beginning of blocks: where their space comes from.
+//! The beginning of blocks' lives: where their space comes from.
 //!
-//! Megabytes come out of the count of whole ones first and out of the index then. Smaller blocks
-//! come from partly used megabytes, of those with the smallest slots that fit; only where there is
-//! none is a whole one broken.
+//! Whole megabytes are subtracted from the count first, and then taken out of the index. Smaller blocks come from
+//! partly used megabytes, those with the smallest fitting slots first. Only where there are none, a whole megabyte
+//! is broken.
 use chimaera_bdev_proto::{AllocationPlan, Block, BlockType, OwnerTag};
 use chimaera_proto::status::Status;
 
@@ -13,16 +13,15 @@ use crate::sync::{Backoff, Ordering, Weakness, weakened};
 use crate::{Allocator, CURSORS, block_at};
 use chimaera_bdev_format::block_map::{Slot, UNITS, units_of};
 
-/// Partly used megabytes that are tried before others get time to let go of theirs.
+/// Partly used megabytes whose locks are tried before their holders get time to release one.
 const MAX_BUSY_MEGABYTES: usize = 8;
 
 impl<C> Allocator<C> {
-    /// Allocates what the plan says, for this owner, and hands each block to `sink`, in no particular
+    /// Allocates the blocks of the plan, with this owner tag, and hands each block to `sink`, in no particular
     /// order.
     ///
-    /// `worker` is the caller's number: workers that go on where they were get into each other's
-    /// way less. Takes no memory for the list, and waits for nothing but others' short critical
-    /// sections.
+    /// `worker` is the caller's number. Each worker searches on from where it found space last, so that workers
+    /// contend less. Takes no memory for the list, and waits only for others' short critical sections.
     ///
     /// # Errors
     /// Nothing has changed, and `sink` was not called:
@@ -112,7 +111,7 @@ impl<C> Allocator<C> {
             return None;
         }
         let mut start = start;
-        // Where the last block was found there is often room for the next one.
+        // Where the last block was found, there is often room for the next one.
         let at_hand = self.megabytes[start].fill().class() == Some(class);
         let mut at_hand = at_hand.then_some(start);
         for _ in 0..MAX_BUSY_MEGABYTES {
@@ -125,7 +124,7 @@ impl<C> Allocator<C> {
                 continue;
             };
             let before = locked.fill();
-            // It may have become whole since it was found: then it must be reserved as such.
+            // It may have become whole since it was found. A whole megabyte must be reserved in the count first.
             if before == Fill::Empty {
                 continue;
             }
@@ -142,9 +141,9 @@ impl<C> Allocator<C> {
 
     /// Breaks a whole megabyte if no partly used one fits; `None` if one may fit after all.
     ///
-    /// One at a time: what is broken off shows in the classes before the next one looks. So while
-    /// the flag is held, space that fits shows in the classes or among the whole megabytes, and
-    /// where neither shows any, at a moment when both were looked at, there was none.
+    /// One thread at a time: the rest of a broken megabyte is in its class before the next thread looks. So while
+    /// a thread holds the flag, space that fits is in the classes or among the whole megabytes. Where it finds
+    /// neither, and nothing has changed while it looked, there was no space.
     fn break_whole(
         &self,
         block_type: BlockType,
@@ -155,7 +154,7 @@ impl<C> Allocator<C> {
             return None;
         }
         let outcome = self.break_whole_exclusively(block_type, owner);
-        // Release pairs with the acquire above: who holds the flag next finds what was broken off.
+        // Release pairs with the acquire above: the next holder of the flag finds the rest of a broken megabyte.
         self.breaking.store(false, Ordering::Release);
         outcome
     }
@@ -175,7 +174,7 @@ impl<C> Allocator<C> {
             return None;
         }
         if !self.free_space.reserve(1, units_of(block_type)) {
-            // If no class had a member added while the whole megabytes were looked at, all were
+            // If no class got a member while the whole megabytes were looked at, all classes were
             // empty throughout. A megabyte that became whole counted as whole before it left its
             // class, so it was not overlooked.
             let unchanged = weakened(Weakness::CensusNotRepeated)
@@ -202,7 +201,7 @@ impl<C> Allocator<C> {
         }
     }
 
-    /// Finds a wholly free megabyte. The caller has reserved one of the count, so there is one.
+    /// Finds a whole megabyte and locks it. The caller has reserved one in the count, so there is one.
     #[inline]
     fn lock_reserved_whole(&self, start: usize) -> (usize, Locked<'_>) {
         let backoff = Backoff::new();

@@ -2,10 +2,10 @@
 //!
 //! Laws:
 //! - A free that finds I/O on its megabyte waits here; its space stays reserved meanwhile.
-//! - Each such free ends: I/O that ends brings the count of a phase to zero, and whoever does that
+//! - Each such free ends: I/O that ends brings the count of a phase to zero, and the thread that does that
 //!   while the pins say that frees wait calls [`Drains::advance`].
-//! - The lock here is taken by frees that have to wait and by I/O that ends what they wait for,
-//!   never elsewhere, and nothing foreign is called under it.
+//! - The lock here is taken only by frees that have to wait, and by I/O whose end they wait for. No callback runs
+//!   under it.
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub(crate) struct Drains<C>(Mutex<HashMap<usize, Vec<WaitingFree<C>>>>);
 /// A dead block whose space is not released yet.
 pub(crate) struct WaitingFree<C> {
     pub(crate) slot: Slot,
-    /// The phases that were busy when the free looked, and were not seen at zero since.
+    /// The phases that were busy when the free looked, and that nobody has seen at zero since.
     awaited: PinPhases,
     pub(crate) notice: Notice<C>,
 }
@@ -30,8 +30,8 @@ impl<C> Drains<C> {
         Self(Mutex::new(HashMap::new()))
     }
 
-    /// Lets a block that has just died wait for the I/O that its megabyte's pins show. What can be
-    /// released now: perhaps this block, perhaps others.
+    /// Lets a block that has just died wait for the I/O that its megabyte's pins show. Gives the frees that can be
+    /// released now: this one or others.
     pub(crate) fn wait(
         &self,
         megabyte: usize,
@@ -59,7 +59,7 @@ impl<C> Drains<C> {
         released
     }
 
-    /// The frees that have nothing left to wait for: called when a count came to zero.
+    /// The frees that have nothing left to wait for. Called when a count has come to zero.
     pub(crate) fn advance(&self, megabyte: usize, pins: &Pins) -> Vec<WaitingFree<C>> {
         Self::take_released(&mut self.0.lock(), megabyte, pins)
     }
@@ -80,8 +80,8 @@ impl<C> Drains<C> {
                 free.awaited = free.awaited.intersection(busy);
                 awaited = awaited.union(free.awaited);
             }
-            // After an exchange the counts are read again. Who brings one to zero after that
-            // finds the announcement and calls `advance`, which waits for the lock.
+            // After an exchange the counts are read again. A thread that brings one to zero after that finds the
+            // announcement and calls `advance`, which waits for the lock.
             if !pins.flip_if_needed(awaited) {
                 break;
             }
@@ -97,15 +97,16 @@ impl<C> Drains<C> {
     }
 }
 
-/// The completion of a free, or a share of it: the last share to be fulfilled completes.
+/// The completion of a free, or a share of it: the last share that is fulfilled completes the free.
 pub(crate) enum Notice<C> {
-    /// Undivided: nothing waits yet, and nothing is allocated.
+    /// Undivided: no block of the free waits yet. Takes no memory.
     Whole(C),
+    /// One of several.
     Share(Arc<Mutex<Option<C>>>),
 }
 
 impl<C: FreeCompletion> Notice<C> {
-    /// Makes two of one.
+    /// Divides it in two.
     pub(crate) fn split(self) -> (Self, Self) {
         let shared = match self {
             Self::Whole(completion) => Arc::new(Mutex::new(Some(completion))),
@@ -118,7 +119,7 @@ impl<C: FreeCompletion> Notice<C> {
     pub(crate) fn fulfil(self) {
         let completion = match self {
             Self::Whole(completion) => Some(completion),
-            // Of all who hold a share exactly the last one gets what is inside.
+            // Exactly the last of all shares gets what is inside.
             Self::Share(shared) => Arc::into_inner(shared).and_then(|last| last.lock().take()),
         };
         if let Some(completion) = completion {

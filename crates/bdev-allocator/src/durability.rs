@@ -1,22 +1,22 @@
-//! What a persistent pool's device may say of its space, and the space that waits for it.
+//! What the device of a persistent pool may say of its space, and freed space that waits for a commit.
 //!
-//! On the device stands the state of the last commit; in memory, that of now. Space that the device
-//! may call allocated is *claimed*. A block in claimed space that is freed leaves its space *deferred*:
-//! to nobody, until a commit has made the free durable. Otherwise a crash could give a block back to
-//! its old owner with its next owner's data in it (law 14).
+//! The device has the state of the last commit, memory the present one. Units that the device may call allocated
+//! are *recorded*. A free of recorded units leaves them *deferred*: nobody gets them until a commit has made the
+//! free durable. Otherwise a crash could give a block back to its old owner with the next owner's data in it
+//! (law 14).
 //!
-//! A commit goes so: [`Allocator::collect_changes`] takes the megabytes that have changed and claims
-//! what is allocated in them; what it gives is made durable; [`Allocator::settle`] lets go of what is no
-//! longer claimed. One commit at a time. If it fails, what was claimed stays claimed.
+//! The steps of a commit: [`Allocator::collect_changes`] takes the megabytes that have changed, and marks what is
+//! allocated in them as recorded. The caller makes these changes durable. [`Allocator::settle`] then releases deferred
+//! units that are recorded no longer. There is one commit at a time. If it fails, recorded units stay recorded.
 //!
 //! Laws:
-//! - Claims and deferred space change under the megabyte's lock alone.
-//! - A change is visible in the live map before its megabyte is noted as changed, and a commit takes the
-//!   note back before it looks at the map. So no change is overlooked.
-//! - No commit sees a block dead whose free may yet be refused: a list is being freed, or is not.
-//! - What was allocated and freed between two commits was never claimed, and costs no commit.
-//! - Deferred space counts as free from the free on ([`super::free_space`]), since an allocation that waits gets
-//!   it. A commit moves no number from one place to another, so nobody who counts waits for it.
+//! - Recorded and deferred units change under the megabyte's lock alone.
+//! - A change is visible in the live map before its megabyte is noted as changed, and a commit removes the
+//!   note before it looks at the map. So no change is overlooked.
+//! - No commit sees blocks dead whose free may yet be refused: it sees all blocks of a list dead or none.
+//! - Units that were allocated and freed between two commits were never recorded, and wait for no commit.
+//! - Deferred units count as free from their free on ([`super::free_space`]), since an allocation that waits for a
+//!   commit gets them. A commit moves no number from one count to another, so reading the count waits for none.
 use std::io;
 
 use chimaera_bdev_proto::OwnerTag;
@@ -33,14 +33,16 @@ use chimaera_bdev_format::block_map::{
 /// What the device may say of each megabyte, and what has changed since.
 pub(crate) struct Durability {
     shadows: SparseArray<Shadow>,
+    /// Megabytes that have changed since the last commit.
     changed: Index,
-    /// Units that wait for a commit.
+    /// The number of deferred units.
     deferred_units: CachePadded<AtomicU64>,
-    /// Read by who frees a list, until all of it is dead or none; written by who looks what is.
+    /// A free holds it for reading until all blocks of its list are dead, or none is. A commit holds it for writing
+    /// while it looks at a megabyte's blocks.
     undecided: RwLock<()>,
 }
 
-/// What the device may say of a megabyte. All zero: nothing is claimed.
+/// What the device may say of a megabyte. All zero: nothing is recorded.
 #[cfg_attr(not(loom), derive(zerocopy::FromZeros))]
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
@@ -50,7 +52,7 @@ pub(crate) struct Shadow {
 }
 
 impl Durability {
-    /// Nothing is claimed.
+    /// A pool of `megabytes` of which the device records nothing.
     ///
     /// # Errors
     /// If there is no address space for it.
@@ -69,13 +71,14 @@ impl Durability {
         self.changed.note(index);
     }
 
-    /// Keeps commits from looking at blocks, of which some may be dead that will live on.
+    /// Keeps commits from looking at blocks while a list is being freed: if it is refused, blocks that are dead by then
+    /// become live again.
     pub(crate) fn lock_undecided(&self) -> impl Drop {
         self.undecided.read()
     }
 
-    /// Whether the space of a dead block has to wait for a commit. Then it is this module's from now on.
-    /// The megabyte's lock is held.
+    /// Defers the units of a dead block, if they are recorded: then this module releases them, after a commit. `false`
+    /// if they are not, and the caller can release them. The megabyte's lock is held.
     pub(crate) fn defer(&self, index: usize, slot: Slot) -> bool {
         let shadow = &self.shadows[index];
         let units = slot.units();
@@ -97,7 +100,7 @@ impl Durability {
         true
     }
 
-    /// Says that the device calls these units allocated: when a pool is opened.
+    /// Says which units of a megabyte the device records as allocated, when a pool is opened.
     pub(crate) fn set_recorded(&self, index: usize, units: UnitMap) {
         store(&self.shadows[index].recorded, units);
     }
@@ -110,8 +113,8 @@ impl Durability {
 }
 
 impl<C: FreeCompletion> Allocator<C> {
-    /// Begins a commit: the megabytes from this one on that have changed since the last one, at most so
-    /// many, and all that is allocated in them. None if the pool is not persistent.
+    /// Begins a commit: gives the megabytes from `first` on that have changed since the last commit, `most` of them at
+    /// most, with all that is allocated in them. None if the pool is not persistent.
     pub fn collect_changes(&self, first: usize, most: usize) -> Vec<MegabyteChange> {
         let Some(durability) = &self.durability else {
             return Vec::new();
@@ -139,7 +142,7 @@ impl<C: FreeCompletion> Allocator<C> {
     fn collect(&self, durability: &Durability, index: usize) -> MegabyteChange {
         let decided = !weakened(Weakness::UndecidedFreeCommitted);
         let _decided = decided.then(|| durability.undecided.write());
-        // Blocks are born under the lock. Some may die meanwhile, which leaves a note for later.
+        // Lives of blocks begin under the lock. Some may end meanwhile, which leaves a note for the next commit.
         let locked = self.megabytes[index].lock(self.threads);
         let map = self.megabytes[index].live_map();
         let shadow = &durability.shadows[index];
@@ -200,14 +203,14 @@ impl<C: FreeCompletion> Allocator<C> {
         }
     }
 
-    /// Whether space waits for a commit: then an allocation that found none may find some after it. If
-    /// not, what waited before can be found.
+    /// Whether space waits for a commit: then an allocation that found no space may find some after the commit. If
+    /// `false`, space that has waited can be found now.
     pub fn has_deferred(&self) -> bool {
         let durability = self.durability.as_ref();
         durability.is_some_and(|durability| durability.deferred_units.load(Ordering::Acquire) > 0)
     }
 
-    /// Begins to take over what a device says, before anybody allocates.
+    /// Begins to take over the blocks that a device has. Call it before the first allocation.
     pub fn restoring(&self) -> Restoring<'_, C> {
         Restoring {
             allocator: self,
@@ -230,7 +233,7 @@ impl<C: FreeCompletion> Allocator<C> {
         } else {
             let mut locked = megabyte.lock(self.threads);
             let before = locked.fill();
-            // One that seems empty and is not among the whole ones is metadata from end to end.
+            // A megabyte that seems empty and is not among the whole ones was withheld from end to end, for metadata.
             if before == Fill::Empty || !locked.reserve_units(&units) {
                 return false;
             }
@@ -244,8 +247,7 @@ impl<C: FreeCompletion> Allocator<C> {
         true
     }
 
-    /// The blocks of a megabyte with the tags that no commit has taken yet; a block that was committed
-    /// comes with `None`.
+    /// The blocks of a megabyte, in order. A block comes with its tag, or with `None` if a commit has taken the tag.
     pub fn list(&self, index: usize) -> Vec<(Slot, Option<OwnerTag>)> {
         if self.wholes.contains(index) {
             return Vec::new();
@@ -267,24 +269,25 @@ impl<C: FreeCompletion> Allocator<C> {
     }
 }
 
-/// Takes over what a device says, megabyte by megabyte.
+/// Takes over the blocks that a device has, megabyte by megabyte.
 pub struct Restoring<'a, C> {
     allocator: &'a Allocator<C>,
-    /// The megabyte after the last one.
+    /// The megabyte after the last one that was taken over.
     next: usize,
-    /// Megabytes that followed one another.
+    /// How many megabytes followed one another up to there.
     run: usize,
-    /// Below this one memory was asked for.
+    /// Memory was populated for the megabytes below this one.
     populated: usize,
 }
 
-/// Megabytes in a row after which more are expected, and how many.
+/// Megabytes in a row after which more are expected to follow.
 const RUN_MEGABYTES: usize = 256;
+/// Megabytes whose memory is populated ahead then.
 const AHEAD_MEGABYTES: usize = 8192;
 
 impl<C: FreeCompletion> Restoring<'_, C> {
-    /// Takes over a megabyte that has blocks, once. `false`, and nothing has changed, if there can be no
-    /// such blocks.
+    /// Takes over the blocks of a megabyte, once. `false`, and nothing has changed, if the pool can have no such
+    /// blocks.
     pub fn take_over(&mut self, index: usize, map: MegabyteMap) -> bool {
         self.run = if index == self.next { self.run + 1 } else { 0 };
         self.next = index + 1;

@@ -1,7 +1,7 @@
-//! Where a test lets the module panic, to see that nothing is lost by it. There is nothing here outside of
-//! tests, which have the feature `simulation`.
+//! Points at which tests let the module panic, to see that nothing is lost then. Outside of tests, which have the
+//! feature `simulation`, this does nothing.
 
-/// A place at which a mistake of this module, if there were one, would do most harm.
+/// A point at which a panic, if a mistake caused one, would do most harm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failpoint {
     /// A pinned block is about to be copied from or to.
@@ -34,19 +34,19 @@ mod armed {
         static ARMED: Cell<Option<Failpoint>> = const { Cell::new(None) };
     }
 
-    /// Lets this thread panic when it comes to this place for the first time.
-    pub fn arm(place: Failpoint) {
-        ARMED.set(Some(place));
+    /// Lets this thread panic when it next comes to this point.
+    pub fn arm(point: Failpoint) {
+        ARMED.set(Some(point));
     }
 
-    /// Panics if this thread is armed for this place.
+    /// Panics if this thread is armed for this point.
     ///
     /// # Panics
-    /// See there.
-    pub fn may_panic(place: Failpoint) {
-        if ARMED.get() == Some(place) {
+    /// As [`arm`] has asked.
+    pub fn may_panic(point: Failpoint) {
+        if ARMED.get() == Some(point) {
             ARMED.set(None);
-            panic!("as asked, at {place:?}");
+            panic!("as asked, at {point:?}");
         }
     }
 }

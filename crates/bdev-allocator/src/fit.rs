@@ -6,7 +6,7 @@ use chimaera_bdev_format::block_map::{Slot, UNIT_WORDS, UnitMap};
 
 /// How much of a megabyte is taken, as far as allocation needs to know.
 ///
-/// The numbers are those in the record's state word: 0 must be `Empty`.
+/// The numbers stand in the state word of a [`super::megabyte::Megabyte`]: 0 must be `Empty`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub(crate) enum Fill {
@@ -64,8 +64,8 @@ impl Fill {
 /// Classes of partly used megabytes: by the largest slot left in them.
 pub(crate) const CLASSES: usize = 3;
 
-/// The free slot of this type that breaks the least: first one in what is broken already,
-/// last one in what is whole. The lowest among equals.
+/// The free slot of this type that breaks the least: a slot inside a larger one that is broken already goes
+/// before one inside a larger one that is whole. The lowest of those that are equal.
 #[inline]
 pub(crate) fn choose(block_type: BlockType, units: &UnitMap) -> Option<Slot> {
     let number = match block_type {

@@ -1,16 +1,16 @@
 //! How much of a pool is free: one word, so that it is exact at any moment.
 //!
 //! Laws:
-//! - Whole megabytes are subtracted here before they are looked for. So who got them here finds
+//! - Whole megabytes are subtracted here before they are searched for. So a thread that got them here finds
 //!   them, and requests for several are met wholly or not at all.
 //! - Space is added before others can take it, and subtracted before it is handed out, so the word
 //!   never falls below zero.
-//! - Space that waits for a commit is counted among the units, not among the whole megabytes: it is not
-//!   found before.
+//! - Space that waits for a commit counts among the units, but not among the whole megabytes, since it cannot be
+//!   found before the commit.
 use crate::sync::{AtomicU64, CachePadded, Ordering, Threads, Weakness, weakened};
 use chimaera_bdev_format::block_map::UNITS;
 
-/// Bits 0 to 27: whole megabytes free. Above: units free, those of the whole megabytes included.
+/// Counts free space. Bits 0 to 27: free whole megabytes. Above: free units, those of the whole megabytes included.
 pub(crate) struct FreeSpace {
     word: CachePadded<AtomicU64>,
     threads: Threads,
@@ -19,7 +19,7 @@ pub(crate) struct FreeSpace {
 const MEGABYTE_BITS: u32 = 28;
 const UNIT: u64 = 1 << MEGABYTE_BITS;
 
-/// Most megabytes of a pool.
+/// Megabytes of the largest pool.
 pub(crate) const MAX_MEGABYTES: u64 = UNIT - 1;
 
 const _: () = assert!(
@@ -41,11 +41,11 @@ impl FreeSpace {
         self.word.load(Ordering::Acquire) / UNIT
     }
 
-    /// Takes whole megabytes out of the count, of whose units `units` are taken. `false` if there
-    /// are not as many.
+    /// Subtracts whole megabytes, and `units` of their units. `false`, and nothing has changed, if there are not as
+    /// many megabytes.
     #[inline]
     pub(crate) fn reserve(&self, megabytes: u64, units: u64) -> bool {
-        // Acquire pairs with the release in `give`: the megabytes counted are in the index.
+        // Acquire pairs with the release in `give`: the megabytes that are counted are in the index.
         let mut word = self.word.load(Ordering::Acquire);
         loop {
             if word % UNIT < megabytes {
@@ -67,7 +67,7 @@ impl FreeSpace {
         }
     }
 
-    /// Takes units of a megabyte that is partly used.
+    /// Subtracts units of a megabyte that is partly used.
     #[inline]
     pub(crate) fn take(&self, units: u64) {
         let before = self
@@ -76,7 +76,7 @@ impl FreeSpace {
         debug_assert!(before / UNIT >= units, "more taken than there is");
     }
 
-    /// Adds units that are not counted yet, and their megabyte if that is now wholly free and in the index.
+    /// Adds units that are not counted yet, and their megabyte if that is wholly free by now and in the index.
     #[inline]
     pub(crate) fn give(&self, units: u64, megabyte_is_whole: bool) {
         let more = units * UNIT + u64::from(megabyte_is_whole);

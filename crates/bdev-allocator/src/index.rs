@@ -6,21 +6,21 @@
 //! Laws:
 //! - The bit of a megabyte changes only under that megabyte's lock. The bits above change without
 //!   a lock.
-//! - At rest, whatever is in the set can be found: a word that is not empty has its bit set. While
-//!   others change the set a search may miss a member, so who knows better searches again.
-//! - The reverse is not kept: a bit above an empty word is cleared by the search that falls for it.
-//!   So a megabyte that goes and comes touches its own word and little else.
+//! - When nobody changes the set, every member is found: a word that is not empty has its bit set. While
+//!   others change the set a search may miss a member, so a caller that knows of one searches again.
+//! - The reverse does not hold: a bit above an empty word stays set until a search follows it, and that search clears
+//!   it. So a megabyte that leaves and comes back touches its own word and little else.
 //!
-//! **Why no bit is lost.** Two write the bit above a word: who made the word non-empty sets it,
-//! *afterwards*; a search that found the word empty clears it, and looks at the word once more
+//! **Why no bit is lost.** Two threads may write the bit above a word. One made the word non-empty and sets the
+//! bit *afterwards*. The other, a search, found the word empty, clears the bit, and looks at the word once more
 //! *afterwards*. Both write the bit, and writes of one word have one order. If the clearing comes
 //! first, the bit ends set. If it comes second, it acquires what the setting released, so the second
 //! look finds the word non-empty, and sets the bit again. For this the bit has to be written even
 //! where it seems set already.
 //!
-//! Whoever makes notes by [`Index::note`], without a lock, finds the way to his own note complete when it
-//! returns, and does not rely on others who have noted something in the same word. He only looks at the
-//! bits above: a note and then a look, a clearing and then a look, all in one order, so one sees the other.
+//! [`Index::note`] takes no lock. When it returns, all bits above the note are set: it does not rely on another thread
+//! that has made a note in the same word. It writes a bit above only where it finds that not set. A note and then a
+//! look upwards, a clearing and then a look downwards: all are in one order, so one of the two sees the other.
 use std::io;
 
 use crate::mapping::SparseArray;
@@ -29,10 +29,10 @@ use crate::sync::{AtomicU64, CachePadded, Ordering, Weakness, weakened};
 /// A set of megabytes.
 pub(crate) struct Index {
     words: SparseArray<AtomicU64>,
-    /// From the lowest on; the highest has one word.
+    /// The levels from the lowest on; the highest has one word.
     levels: [TreeLevel; MAX_HEIGHT],
     height: usize,
-    /// What is xored with a word to have a bit set per member.
+    /// Xored with a word it gives the word with a bit set per member.
     mask: u64,
 }
 
@@ -46,7 +46,7 @@ const MAX_HEIGHT: usize = 5;
 const _: () = assert!(super::free_space::MAX_MEGABYTES < 64_u64.pow(MAX_HEIGHT as u32));
 
 impl Index {
-    /// An empty set for this many megabytes.
+    /// An empty set, for a pool of `megabytes`.
     ///
     /// # Errors
     /// If there is no address space for it.
@@ -54,7 +54,7 @@ impl Index {
         Self::new(megabytes, 0)
     }
 
-    /// A set of all of them. It needs no more memory than an empty one: its bits are inverted.
+    /// A set of all megabytes. It needs no more memory than an empty one: its bits are inverted.
     ///
     /// # Errors
     /// If there is no address space for it.
@@ -93,8 +93,8 @@ impl Index {
         self.set(0, megabyte);
     }
 
-    /// Adds a megabyte, in the set or not. A search that begins after this finds it, if it is not removed.
-    /// Only in sets that were made empty, and that one thread searches.
+    /// Adds a megabyte that may be in the set already. A search that begins afterwards finds it, unless it was
+    /// removed. For sets only that were made empty and that one thread searches.
     #[inline]
     pub(crate) fn note(&self, megabyte: usize) {
         if weakened(Weakness::NoteLeftToOthers) {
@@ -123,7 +123,7 @@ impl Index {
         members.is_some_and(|bits| bits >> (megabyte % 64) & 1 == 1)
     }
 
-    /// A member: the first one from `start` on, or else the first one.
+    /// A member: the first one from `start` on, or, if there is none, the first one of all.
     #[inline]
     pub(crate) fn find(&self, start: usize) -> Option<usize> {
         let onward = if start == 0 {
@@ -134,7 +134,7 @@ impl Index {
         onward.or_else(|| self.search(self.height - 1, 0))
     }
 
-    /// The first member among those that hang on the bit at this position, or on one after it.
+    /// The first member among those below the bit at this position of the level, or below a later bit.
     fn search(&self, level: usize, position: usize) -> Option<usize> {
         let (mut level, mut position) = (level, position);
         loop {
@@ -195,7 +195,7 @@ impl Index {
             } else {
                 !word.fetch_and(!bit, Ordering::AcqRel)
             };
-            // A word that had members has its bit, or whoever gave it the first one will set it.
+            // Above a word that had members the bit is set, or the thread that added the first one will set it.
             if before != 0 || level + 1 == self.height {
                 return;
             }
@@ -235,14 +235,14 @@ impl Index {
 
 /// The megabytes whose largest free slot is of one size, and how many they are.
 ///
-/// The count tells a search that missed one from one that found that there is none.
+/// The count tells whether a search has missed a member or there is none.
 pub(crate) struct FillClass {
     pub(crate) index: Index,
-    /// Low half: how many. High half: how many have ever been added.
+    /// Low half: how many there are. High half: how many were ever added.
     census: CachePadded<AtomicU64>,
 }
 
-/// What a census was at a moment. Two equal ones: nothing was added in between.
+/// A class's census at a moment. If two are equal, nothing was added in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Census(u64);
 
@@ -255,7 +255,7 @@ impl Census {
 }
 
 impl FillClass {
-    /// An empty class of a pool of this many megabytes.
+    /// An empty class, for a pool of `megabytes`.
     ///
     /// # Errors
     /// If there is no address space for it.

@@ -1,7 +1,8 @@
-//! The allocator of a persistent pool and its metadata, in step.
+//! The allocator of a persistent pool and the pool's metadata, in step.
 //!
 //! Laws:
-//! - Space is claimed before it is recorded as allocated, and reused only after its free is durable.
+//! - The allocator takes space for recorded before the device records it as allocated, and reuses it only after its
+//!   free is durable.
 //! - One thread commits. Others allocate and free meanwhile.
 
 use std::io;
@@ -12,19 +13,19 @@ use crate::{Allocator, FreeCompletion, block_at};
 use chimaera_bdev_format::block_map::UNITS;
 use chimaera_bdev_format::{Disk, Metadata};
 
-/// Megabytes that one commit is about at most: a list of them is held in memory.
-const COMMIT_MEGABYTES: usize = 1 << 16;
+/// Megabytes in one commit, at most: a list of them is held in memory.
+const MAX_COMMIT_MEGABYTES: usize = 1 << 16;
 
-/// Megabytes that are looked at for one page of a listing.
-const LISTED_MEGABYTES: usize = 1 << 14;
+/// Megabytes that are looked at for one page of a listing, at most.
+const MAX_LISTED_MEGABYTES: usize = 1 << 14;
 
-/// The one who commits.
+/// Commits what an allocator has changed. One thread has it.
 pub struct Ledger<D> {
     metadata: Metadata<D>,
 }
 
 impl<D: Disk> Ledger<D> {
-    /// Begins with metadata whose blocks the allocator has taken over.
+    /// A ledger of this metadata, whose blocks the allocator has taken over.
     #[must_use]
     pub fn new(metadata: Metadata<D>) -> Self {
         Self { metadata }
@@ -32,20 +33,20 @@ impl<D: Disk> Ledger<D> {
 
     /// Makes durable what was written, allocated and freed before this was called. Blocks.
     ///
-    /// One flush; if allocations changed, one write before it. A million changes at a time need more,
-    /// and so does a journal that is full.
+    /// That is one flush, and one write before it if blocks were allocated or freed. A million changes at a time
+    /// take more, and so does a full journal.
     ///
     /// # Errors
-    /// The device's. Nothing can be committed any more then.
+    /// The device's. Then nothing can be committed any more.
     pub fn commit<C: FreeCompletion>(&mut self, allocator: &Allocator<C>) -> io::Result<()> {
         let mut first = 0;
         loop {
-            let changes = allocator.collect_changes(first, COMMIT_MEGABYTES);
+            let changes = allocator.collect_changes(first, MAX_COMMIT_MEGABYTES);
             self.metadata.commit(&changes)?;
             allocator.settle(&changes);
             match changes.last() {
-                // Onward from there: what has changed again before it is for the next commit.
-                Some(last) if changes.len() == COMMIT_MEGABYTES => {
+                // On from there: megabytes before it that have changed again are for the next commit.
+                Some(last) if changes.len() == MAX_COMMIT_MEGABYTES => {
                     first = last.megabyte as usize + 1;
                 }
                 _ => return Ok(()),
@@ -53,17 +54,17 @@ impl<D: Disk> Ledger<D> {
         }
     }
 
-    /// The metadata, for what concerns it alone.
+    /// The metadata, for reading.
     pub fn metadata(&self) -> &Metadata<D> {
         &self.metadata
     }
 
-    /// The metadata, for what concerns it alone.
+    /// The metadata, for changes that do not concern the allocator.
     pub fn metadata_mut(&mut self) -> &mut Metadata<D> {
         &mut self.metadata
     }
 
-    /// As [`list`], with the tags that the device has.
+    /// As [`list`], with the committed tags from the metadata.
     ///
     /// # Errors
     /// The device's; `InvalidData` if tags are damaged.
@@ -79,9 +80,9 @@ impl<D: Disk> Ledger<D> {
     }
 }
 
-/// The blocks from this megabyte on, of whole megabytes, and where the next page begins. At most so many
-/// blocks, which must have room for those of one megabyte. `committed_tags` gives the tags of blocks that
-/// the allocator has no tags of any more.
+/// The blocks from `first_megabyte` on, and the megabyte at which the next page begins. The blocks are those of whole
+/// megabytes, and `most` at most, which must be enough for one megabyte. `committed_tags` gives the tags of blocks
+/// whose tags the allocator no longer has, by their first units.
 ///
 /// # Errors
 /// Those of `committed_tags`.
@@ -94,7 +95,7 @@ pub fn list<C: FreeCompletion>(
     debug_assert!(most as u64 >= UNITS, "room for one megabyte");
     let end = allocator.megabyte_count();
     let mut index = usize::try_from(first_megabyte).map_or(end, |first| first.min(end));
-    let last = end.min(index.saturating_add(LISTED_MEGABYTES));
+    let last = end.min(index.saturating_add(MAX_LISTED_MEGABYTES));
     let mut blocks = Vec::new();
     while index < last {
         let found = allocator.list(index);

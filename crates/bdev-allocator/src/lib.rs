@@ -1,36 +1,36 @@
 //! Which blocks of a pool are allocated, and which I/O may touch them.
 //!
 //! Several workers use one [`Allocator`] at the same time ([`Threads::Many`]). There is no lock over
-//! all of it.
+//! the whole of it.
 //!
 //! # Laws
 //! - Only a live block can be pinned, and only a pinned block is read or written. A block is live
 //!   from its allocation to its free, with its offset, its size and its type.
 //! - A pin that was given before a block was freed keeps the block's space from being allocated
 //!   again (law 11). The free completes when the space is released, not before.
-//! - What is refused changes nothing. An allocation is all or nothing, and so is a free.
-//! - A megabyte whose blocks are all released can be allocated as a megabyte, and a megabyte that
-//!   nobody has broken is broken only when no partly used one has a fitting slot (law 12).
-//! - [`Allocator::remaining_bytes`] is one word: space leaves it before it is handed out, and
-//!   enters it before the free completes: when it can be had again, or will be after a commit.
-//! - Memory is used for what is allocated, not for what could be.
+//! - A call that is refused changes nothing. An allocation is all or nothing, and so is a free.
+//! - A megabyte whose blocks are all released can be allocated as a megabyte, and a whole megabyte is broken into
+//!   smaller slots only when no partly used one has a fitting slot (law 12).
+//! - [`Allocator::remaining_bytes`] is one word. Space is subtracted before it is handed out, and added before
+//!   its free completes: when it can be allocated again, or will be after a commit.
+//! - The allocator uses memory for what is allocated, not for what could be.
 //!
 //! # Parts
-//! - `megabyte`: a record per megabyte. Two bitmaps: what is *live*, and what is *reserved*. Free
-//!   neighbours are neighbouring zeros, so there is nothing to merge.
+//! - `megabyte`: the state of one megabyte, as two bitmaps: what is *live*, and what is *reserved*. Free
+//!   neighbours are neighbouring zeros, so there is nothing to merge. `fit`: which free slot an allocation takes.
 //! - `pins`, `drains`: I/O in flight, and the frees that wait for it.
-//! - `index`: where to find free space. A megabyte is in the set of the whole ones, or in the
-//!   class of its largest free slot, or, if it is full, nowhere. It changes its place only while its
-//!   lock is held, and enters the new place before it leaves the old one, so that who looks at all
-//!   places sees it.
+//! - `index`: where to find free space. A megabyte is in the set of whole megabytes, or in the class of its
+//!   largest free slot, or, if it is full, in neither. It moves only while its lock is held, and enters the
+//!   new set before it leaves the old one, so that a search of all of them finds it.
 //! - `free_space`: how much is free.
-//! - `owner_tags`: whose blocks are.
-//! - `durability`: of a persistent pool, what its device may say, and the space that waits for it.
-//! - `allocate`: the beginning of a block: where its space comes from.
-//! - `release`: the end of a block: pins and frees.
-//! - [`ledger`]: allocator and metadata, in step.
-//! - `mapping`: memory. The only unsafe code, but for a hint to caches (`prefetch`).
-//! - `sync`: what loom replaces.
+//! - `owner_tags`: the tags of live blocks.
+//! - `durability`: what the device of a persistent pool may say of its space, and freed space that waits for a
+//!   commit.
+//! - `allocate`: the beginning of a block's life: where its space comes from.
+//! - `release`: pins, and the end of a block's life. `completion`: how the caller of a free hears of it.
+//! - [`ledger`]: the allocator and its pool's metadata, in step.
+//! - `mapping`: memory. The only unsafe code, except for a hint to caches ([`prefetch`]).
+//! - `sync`: atomics and locks, which loom replaces. [`failpoint`]: where tests let the module panic.
 #![deny(unsafe_code)]
 
 mod allocate;
@@ -93,17 +93,18 @@ pub struct Allocator<C> {
     threads: Threads,
     total_units: u64,
     megabytes: SparseArray<Megabyte>,
+    /// The megabytes that are wholly free.
     wholes: Index,
     /// Partly used megabytes, by their largest free slot, the smallest first.
     classes: [FillClass; CLASSES],
     free_space: FreeSpace,
-    /// Held by who breaks a whole megabyte for a smaller block, or finds that there is none.
+    /// A lock for breaking a whole megabyte for a smaller block, and for finding that there is none.
     breaking: CachePadded<AtomicBool>,
     /// Where each worker found its last small block.
     cursors: [CachePadded<AtomicU64>; CURSORS],
     drains: Drains<C>,
     owner_tags: OwnerTags,
-    /// Of a pool whose blocks outlive it.
+    /// Of a persistent pool: its blocks outlive the allocator.
     durability: Option<Durability>,
 }
 
@@ -118,14 +119,14 @@ impl<C> Allocator<C> {
     /// Takes address space of some 130 bytes per megabyte; memory only as blocks are allocated.
     ///
     /// # Errors
-    /// `InvalidInput` for less than a unit or more than [`Self::MAX_TOTAL_BYTES`]; what the
-    /// system says if it has no address space to give.
+    /// `InvalidInput` for less than a unit or more than [`Self::MAX_TOTAL_BYTES`]; the system's error if it has
+    /// no address space.
     pub fn new(total_bytes: u64, threads: Threads) -> io::Result<Self> {
         Self::with_durability(total_bytes, threads, |_| Ok(None))
     }
 
-    /// As [`Self::new`], of a pool whose blocks outlive it: see `durability`. Takes some 64 bytes per
-    /// megabyte more.
+    /// As [`Self::new`], for a persistent pool, whose blocks outlive the allocator: see `durability`. Takes some 64
+    /// bytes more per megabyte.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -162,7 +163,7 @@ impl<C> Allocator<C> {
             owner_tags: OwnerTags::new(),
             durability: durability(count)?,
         };
-        // The last megabyte was not counted as a whole one if it is none.
+        // If the last megabyte is not whole, it was not counted as such, and leaves their set here.
         let tail_units = (total_units % UNITS) as usize;
         if tail_units != 0 {
             let last = count - 1;
@@ -173,7 +174,7 @@ impl<C> Allocator<C> {
         Ok(allocator)
     }
 
-    /// Takes these units of the pool away, for good, before anybody allocates: they are not for blocks.
+    /// Withholds these units of the pool for good: no block is allocated in them. Call it before the first allocation.
     pub fn take_away(&self, units: Range<u64>) {
         let units = units.start..units.end.min(self.total_units);
         let mut start = units.start;
@@ -189,7 +190,7 @@ impl<C> Allocator<C> {
                 self.free_space.take(taken);
             }
             if is_whole && taken == UNITS {
-                // Its record stays untouched, and so costs no memory: nobody finds it any more.
+                // No search finds the megabyte any more. Its state is not touched, so that it takes no memory.
                 self.wholes.remove(index);
             } else {
                 let mut locked = self.megabytes[index].lock(self.threads);
@@ -203,7 +204,7 @@ impl<C> Allocator<C> {
         }
     }
 
-    /// Says that blocks on the device have owner tags, so that new ones must say that they have none.
+    /// Says that blocks on the device have owner tags. From then on a commit has a tag for each new block, 0 for none.
     pub fn expect_tags(&self) {
         self.owner_tags.set_in_use();
     }
@@ -213,8 +214,8 @@ impl<C> Allocator<C> {
         self.total_units * UNIT_BYTES
     }
 
-    /// Bytes that can be allocated, at one moment: what is free, not necessarily in one piece, and what
-    /// will be as soon as a commit has made its free durable.
+    /// Bytes that can be allocated, as of one moment: what is free, not necessarily in one piece, and what will be free
+    /// as soon as a commit has made its free durable.
     pub fn remaining_bytes(&self) -> u64 {
         self.free_space.units() * UNIT_BYTES
     }
@@ -224,8 +225,8 @@ impl<C> Allocator<C> {
         self.megabytes.len()
     }
 
-    /// How much of a megabyte is in use now. What was taken away counts as metadata where there is no
-    /// block besides.
+    /// How much of a megabyte is in use now. `has_metadata` says whether some of it was taken away for the pool's
+    /// metadata, which shows where there are no blocks besides.
     pub fn state(&self, index: usize, has_metadata: bool) -> MegabyteState {
         if self.wholes.contains(index) {
             return MegabyteState::Free;
@@ -239,7 +240,7 @@ impl<C> Allocator<C> {
         }
     }
 
-    /// Moves a megabyte, whose lock is held, to where it is found now.
+    /// Moves a megabyte, whose lock is held, to the set in which its new fill is found.
     #[inline]
     fn change_class(&self, index: usize, before: Fill, after: Fill) {
         if before == after {
@@ -272,7 +273,7 @@ impl<C> Allocator<C> {
         }
     }
 
-    /// Megabyte and slot of a block as a client names it.
+    /// Megabyte and slot of a block that a client names.
     #[inline]
     fn locate(&self, block: Block) -> Result<(usize, Slot), Status> {
         let size = block.block_type.size();
@@ -297,7 +298,7 @@ impl<C> Allocator<C> {
     }
 }
 
-/// The units of a megabyte from this one on, up to that.
+/// The units of a megabyte from `first` on, up to `end`.
 fn units_between(first: usize, end: usize) -> UnitMap {
     let below = |end: usize, word: usize| match end.saturating_sub(64 * word) {
         64.. => u64::MAX,

@@ -1,5 +1,5 @@
-//! Every interleaving of a commit with what workers do meanwhile; and each argument of [`super::durability`]
-//! seen to fail when its step is left out.
+//! Every interleaving of a commit with what workers do meanwhile; and for each step that [`super::durability`]
+//! depends on, a test that sees the model fail when the step is left out.
 use std::sync::Arc;
 
 use chimaera_bdev_proto::BlockType::Kib4;
@@ -9,7 +9,7 @@ use super::*;
 use crate::loom_tests::{allocate, explore};
 use crate::sync::Weakness;
 
-/// A pool of a megabyte with one block, of which the device knows.
+/// A pool of a megabyte with one block, which is committed.
 fn with_committed_block() -> (Arc<Allocator<()>>, Block) {
     let allocator = Allocator::<()>::persistent(MEGABYTE, Threads::Many).expect("memory");
     let block = allocate(&allocator, Kib4).expect("room");
@@ -17,14 +17,14 @@ fn with_committed_block() -> (Arc<Allocator<()>>, Block) {
     (Arc::new(allocator), block)
 }
 
-/// What the device says after a commit, if anything has changed.
+/// Commits, and gives the blocks that the device has then, if anything has changed.
 fn commit(allocator: &Allocator<()>) -> Option<MegabyteMap> {
     let changes = allocator.collect_changes(0, 1);
     allocator.settle(&changes);
     changes.first().map(|change| change.map)
 }
 
-/// A block is freed while a commit runs: the device knows at last, and the space comes back.
+/// A block is freed while a commit runs: after the next commit the device knows, and the space is free.
 fn commit_against_free() {
     let (allocator, block) = with_committed_block();
     let freer = Arc::clone(&allocator);
@@ -55,7 +55,7 @@ fn commit_of_another_change_against_free() {
     assert!(allocator.free(&[other], ()).is_ok());
 }
 
-/// A block is allocated while a commit runs: the device knows at last.
+/// A block is allocated while a commit runs: after the next commit the device knows.
 fn commit_against_allocation() {
     let (allocator, _) = with_committed_block();
     let other = Arc::clone(&allocator);
@@ -67,13 +67,13 @@ fn commit_against_allocation() {
 }
 
 /// A list is refused, because it names a block twice, while a commit of another change in its megabyte
-/// runs: at no moment the device hears that the block is free.
+/// runs: no commit tells the device that the block is free.
 fn commit_against_refused_list() {
     let (allocator, block) = with_committed_block();
     let other = allocate(&allocator, Kib4).expect("room");
     let freer = Arc::clone(&allocator);
     let thread = thread::spawn(move || {
-        // Without the look at the blocks that comes before: loom would not see what conflicts.
+        // Not `free`, which looks at all blocks first: with that look loom would not see what conflicts.
         assert!(freer.make_all_dead(&[block, block]).is_err());
     });
     let map = commit(&allocator).expect("something has changed");
@@ -82,7 +82,7 @@ fn commit_against_refused_list() {
     assert!(allocator.free(&[block, other], ()).is_ok());
 }
 
-/// Who has noted a change finds it noted, whatever others do whose megabytes share its word.
+/// A thread that has noted a change finds the note, whatever other threads do whose megabytes are in the same word.
 fn note_against_note() {
     let index = Arc::new(Index::empty(128).expect("memory"));
     let other = Arc::clone(&index);
@@ -92,7 +92,7 @@ fn note_against_note() {
     thread.join().expect("no panic");
 }
 
-/// A search that clears what lies above the word meanwhile hides no note from the next one.
+/// A search that clears the bit above a word meanwhile hides no note in the word from the next search.
 fn note_against_search() {
     let index = Arc::new(Index::empty(128).expect("memory"));
     index.note(64);
@@ -104,7 +104,7 @@ fn note_against_search() {
     assert!(index.find(1).is_some(), "a note was overlooked");
 }
 
-/// What is free is asked for while a commit lets go of space that waited.
+/// A thread reads how much is free while a commit releases deferred space.
 fn remaining_while_space_moves() {
     let (allocator, block) = with_committed_block();
     assert!(allocator.free(&[block], ()).is_ok());
@@ -174,7 +174,7 @@ fn loom_fails_if_a_note_is_left_to_others() {
 
 #[test]
 #[should_panic(expected = "a refused free was committed")]
-fn loom_fails_if_a_commit_sees_what_is_undecided() {
+fn loom_fails_if_a_commit_sees_a_list_that_may_be_refused() {
     let weakness = Weakness::UndecidedFreeCommitted;
     explore(3, Some(weakness), commit_against_refused_list);
 }

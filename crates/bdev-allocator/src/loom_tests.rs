@@ -1,7 +1,8 @@
-//! Every interleaving, as far as loom goes, of the steps that the allocator's arguments speak of;
-//! and each argument seen to fail when its step is left out.
+//! Every interleaving, up to a number of preemptions, of the steps that the allocator's arguments depend on; and
+//! for each step a test that sees the model fail when the step is left out.
 //!
-//! Run with `RUSTFLAGS="--cfg loom" cargo test -p chimaera-bdev-runtime --release loom_`.
+//! Run with `RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release -p chimaera-bdev-allocator --lib
+//! loom_`.
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
@@ -12,9 +13,9 @@ use loom::thread;
 use super::*;
 use crate::sync::{Ordering, Weakness, with_weakness};
 
-/// Storage of a block, a part for each thread that writes it.
+/// Storage of a block, with a part for each thread that writes it.
 ///
-/// Reading and writing it is relaxed, so only the allocator can order the accesses.
+/// Its reads and writes are relaxed, so only the allocator can order the accesses.
 struct Storage(Vec<AtomicU64>);
 
 impl Storage {
@@ -34,7 +35,7 @@ impl Storage {
     }
 }
 
-/// What the space's next owner finds in the storage. When all is over there must be no more.
+/// Notes what the space's next owner finds in the storage. Nothing may be written to it after that.
 struct NextLife {
     storage: Arc<Storage>,
     found: Found,
@@ -54,7 +55,7 @@ impl FreeCompletion for () {
     fn freed(self) {}
 }
 
-/// Explores a model with at most this many preemptions, which is what keeps it short.
+/// Explores a model with at most this many preemptions, which bounds the time.
 pub(crate) fn explore(preemptions: usize, weakness: Option<Weakness>, model: fn()) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -87,7 +88,7 @@ fn assert_both_got_one(results: [Result<Block, Status>; 2]) {
     assert_ne!(results[0], results[1], "two blocks in one place");
 }
 
-/// I/O on a block, by this many threads, runs while the block is freed.
+/// This many threads do I/O on a block while it is freed.
 fn io_against_free<const THREADS: usize>() {
     let allocator = Arc::new(Allocator::new(MEGABYTE, Threads::Many).expect("memory"));
     let block = Block::new(0, Kib256);
@@ -155,7 +156,7 @@ fn free_with_both_phases_busy() {
     threads
         .into_iter()
         .for_each(|thread| thread.join().expect("no panic"));
-    // What came after the free may have come into a phase that it awaits. It holds the free up
+    // I/O that came after the free may be counted in a phase that the free awaits. It holds the free up
     // only until the next I/O: the phases have been exchanged by then.
     let next = allocator.pin(busy).expect("live");
     allocator.unpin(later);
@@ -165,10 +166,10 @@ fn free_with_both_phases_busy() {
     assert_eq!(allocator.remaining_bytes(), MEGABYTE - Kib4.size());
 }
 
-/// A search finds the index stale and corrects it, while a megabyte enters it.
+/// A search finds a stale bit of the index and clears it, while a megabyte enters the index.
 fn search_against_insert() {
     let index = Arc::new(Index::empty(128).expect("memory"));
-    // Came and went: the bit above the second word is set, the word is empty.
+    // A member that came and went: the bit above the second word is set, the word is empty.
     index.insert(100);
     index.remove(100);
     let inserter = Arc::clone(&index);
@@ -178,7 +179,7 @@ fn search_against_insert() {
     assert_eq!(index.find(0), Some(101), "lost");
 }
 
-/// The same with two that enter and one that leaves, in the inverted index.
+/// The same in the inverted index, with two members that enter and one that leaves.
 fn search_against_insert_and_remove() {
     let index = Arc::new(Index::full(66).expect("memory"));
 
@@ -197,7 +198,7 @@ fn search_against_insert_and_remove() {
     assert_eq!(index.find(0), Some(64), "lost");
 }
 
-/// Two want small blocks of a pool that has room for both in its only megabyte.
+/// Two threads want small blocks of a pool that has room for both in its only megabyte.
 fn two_share_the_last_megabyte() {
     let allocator = Arc::new(Allocator::<()>::new(MEGABYTE, Threads::Many).expect("memory"));
     let other = Arc::clone(&allocator);
@@ -210,7 +211,7 @@ fn two_share_the_last_megabyte() {
     assert_eq!(allocator.remaining_bytes(), MEGABYTE / 2);
 }
 
-/// Two take units of a megabyte that stays in its class.
+/// Two threads take units of a megabyte that stays in its class.
 fn two_share_a_broken_megabyte() {
     let allocator = Arc::new(Allocator::<()>::new(MEGABYTE, Threads::Many).expect("memory"));
     allocator.adopt(Block::new(0, Kib4)).expect("free");
@@ -220,10 +221,10 @@ fn two_share_a_broken_megabyte() {
     assert_both_got_one(blocks);
 }
 
-/// A small block is wanted while its megabyte goes from class to class.
+/// A thread wants a small block while the megabyte with room for it moves from class to class.
 fn search_while_a_megabyte_changes_its_class() {
     let allocator = Arc::new(Allocator::<()>::new(MEGABYTE, Threads::Many).expect("memory"));
-    // Three 256 KiB slots and three lanes of the fourth are taken: one lane is left.
+    // Three 256 KiB slots and three 64 KiB slots of the fourth are taken: one of 64 KiB is left.
     let mut held: Vec<_> = (0..3)
         .map(|_| allocate(&allocator, Kib256).expect("room"))
         .collect();
@@ -236,7 +237,7 @@ fn search_while_a_megabyte_changes_its_class() {
     assert_both_got_one(blocks);
 }
 
-/// Two want two megabytes each of a pool that has three.
+/// Two threads want two megabytes each of a pool that has three.
 fn two_want_more_than_there_is() {
     let allocator = Arc::new(Allocator::<()>::new(3 * MEGABYTE, Threads::Many).expect("memory"));
     let take_two = |allocator: &Allocator<()>| {
@@ -257,7 +258,7 @@ fn two_want_more_than_there_is() {
     assert_eq!(allocator.remaining_bytes(), MEGABYTE);
 }
 
-/// Two take the last two megabytes.
+/// Two threads take the last two megabytes.
 fn two_take_a_megabyte_each() {
     let allocator = Arc::new(Allocator::<()>::new(2 * MEGABYTE, Threads::Many).expect("memory"));
     let other = Arc::clone(&allocator);
@@ -266,7 +267,7 @@ fn two_take_a_megabyte_each() {
     assert_eq!(allocator.remaining_bytes(), 0);
 }
 
-/// Two free the same block.
+/// Two threads free the same block.
 fn two_free_one_block() {
     let allocator = Arc::new(Allocator::<()>::new(MEGABYTE, Threads::Many).expect("memory"));
     let block = allocate(&allocator, Kib64).expect("room");
@@ -282,7 +283,7 @@ fn two_free_one_block() {
     assert_eq!(allocator.remaining_bytes(), MEGABYTE);
 }
 
-/// A megabyte becomes whole while somebody wants a megabyte, and somebody a small block.
+/// A megabyte becomes whole while another thread wants a whole megabyte.
 fn free_against_allocation() {
     let allocator = Arc::new(Allocator::<()>::new(MEGABYTE, Threads::Many).expect("memory"));
     let block = allocate(&allocator, Kib64).expect("room");
@@ -297,7 +298,7 @@ fn free_against_allocation() {
     assert_eq!(allocator.remaining_bytes(), 0);
 }
 
-/// A full pool gives a small block to one while another frees the only one.
+/// A thread wants a small block of a pool while another frees its only block.
 fn free_against_small_allocation() {
     let allocator = Arc::new(Allocator::<()>::new(MEGABYTE, Threads::Many).expect("memory"));
     let first = allocate(&allocator, Kib64).expect("room");
@@ -388,7 +389,7 @@ weakened_models! {
         CensusNotRepeated, 3, room_comes_before_it_goes, "NoSpace";
     loom_fails_if_unlock_is_relaxed:
         UnlockRelaxed, 3, two_share_a_broken_megabyte, "two blocks in one place";
-    // Whoever got a megabyte from the count that is not there looks for it for ever.
+    // A thread that got from the count a megabyte that is not there searches for ever.
     loom_fails_if_wholes_are_not_reserved:
         WholesNotReserved, 2, two_want_more_than_there_is, "maximum number of branches";
 }

@@ -1,4 +1,4 @@
-//! Arrays as long as the largest pool needs that cost memory only where they are used.
+//! Arrays as long as the largest pool needs, which take memory only where they are used.
 //!
 //! Laws:
 //! - All of the module's unsafe code is here; what it hands out is an ordinary slice.
@@ -31,8 +31,8 @@ mod mapped {
 
     use super::{Deref, SparseArray, io};
 
-    // SAFETY: the array owns its mapping as a box owns its memory, so it goes where its elements
-    // may go.
+    // SAFETY: the array owns its mapping as a box owns its memory, so it may be sent wherever its
+    // elements may.
     unsafe impl<T: Send> Send for SparseArray<T> {}
     // SAFETY: a shared array gives out nothing but shared references to its elements.
     unsafe impl<T: Sync> Sync for SparseArray<T> {}
@@ -41,7 +41,7 @@ mod mapped {
         /// Reserves address space for `length` elements.
         ///
         /// # Errors
-        /// What the system says when it has no such space to give.
+        /// The system's, if it has no such address space.
         pub(crate) fn new(length: usize) -> io::Result<Self> {
             // A mapping is aligned to a page, and no page is smaller than this.
             const { assert!(align_of::<T>() <= 4096 && size_of::<T>() > 0) };
@@ -69,7 +69,7 @@ mod mapped {
             })
         }
 
-        /// Has memory appear for these elements at once, which is cheaper than page by page. A hint:
+        /// Populates the memory of these elements at once, which is cheaper than page by page. A hint:
         /// where it fails, memory appears as it is written.
         pub(crate) fn populate(&self, elements: Range<usize>) {
             let end = elements.end.min(self.length) * size_of::<T>();

@@ -11,7 +11,7 @@ use super::*;
 
 const ROUNDS: u32 = 5_000_000;
 
-/// Needs nothing done at the end, so that the allocator alone is measured.
+/// A completion that does nothing, so that the allocator alone is measured.
 struct Nothing;
 
 impl FreeCompletion for Nothing {

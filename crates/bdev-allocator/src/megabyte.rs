@@ -1,11 +1,11 @@
-//! The record of one megabyte: which of its blocks are live, and which of its space is taken.
+//! The state of one megabyte: which of its blocks are live, and which of its units are reserved.
 //!
 //! Laws:
-//! - A block is live if and only if the bit of its own type at its own place is set. Reads and
+//! - A block is live if and only if the bit of its own type at its own offset is set. Reads and
 //!   writes of anything else are refused.
-//! - Space is reserved before a block in it goes live, and until the block is dead and all I/O on
-//!   it has ended. So whoever clears a live bit owns the space until he releases it.
-//! - Live bits change by atomic operations alone; reserved bits only under the record's lock.
+//! - Space is reserved before a block in it becomes live, and until the block is dead and all I/O on
+//!   it has ended. So the thread that clears a live bit owns the space until it releases it.
+//! - Live bits change by atomic operations alone; reserved bits only under the megabyte's lock.
 use chimaera_bdev_proto::BlockType;
 
 use crate::fit::{self, Fill};
@@ -15,7 +15,7 @@ use chimaera_bdev_format::block_map::{LIVE_WORDS, MegabyteMap, Slot, UNIT_WORDS,
 
 /// State of one megabyte. All zero: wholly free.
 ///
-/// What every I/O touches and what only allocation touches lie in different cache lines.
+/// What every I/O touches and what only allocations and frees touch lie in different cache lines.
 #[cfg_attr(not(loom), derive(zerocopy::FromZeros))]
 #[derive(Debug, Default)]
 #[repr(C, align(128))]
@@ -59,8 +59,8 @@ impl Megabyte {
     #[inline]
     pub(crate) fn is_live(&self, slot: Slot) -> bool {
         let (word, bit) = slot.live_place();
-        // Acquire pairs with the release in `make_live`: whoever finds the block live finds its
-        // space as its last owner left it.
+        // Acquire pairs with the release in `make_live`: a thread that finds the block live finds its
+        // space as the last owner left it.
         self.transfer.live[word].load(Ordering::Acquire) & bit != 0
     }
 
@@ -72,8 +72,7 @@ impl Megabyte {
         })
     }
 
-    /// The live blocks, as they are found one word after the other: without the lock, not those of one
-    /// moment.
+    /// The live blocks, read one word after the other: unless the lock is held, not as of one moment.
     pub(crate) fn live_map(&self) -> MegabyteMap {
         let words = &self.transfer.live;
         MegabyteMap(std::array::from_fn(|word| {
@@ -81,17 +80,17 @@ impl Megabyte {
         }))
     }
 
-    /// Lets blocks be used that are known from an earlier life of the pool. Their space is reserved.
+    /// Makes blocks live that the device has. Their space is reserved.
     pub(crate) fn restore_live(&self, map: MegabyteMap) {
         for (word, bits) in self.transfer.live.iter().zip(map.0) {
             word.store(bits, Ordering::Release);
         }
     }
 
-    /// As [`Self::restore_live`], in a megabyte that nobody has touched, and reserves the space. How full
-    /// it is then.
+    /// As [`Self::restore_live`], in a megabyte whose memory nobody has touched; also reserves the space. Gives the
+    /// megabyte's fill then.
     ///
-    /// Nothing is read: memory that is read before it is written has to appear twice.
+    /// Reads nothing: memory that is read before it is written faults twice.
     pub(crate) fn restore_whole(&self, map: MegabyteMap, units: &UnitMap) -> Fill {
         let fill = Fill::of(units);
         for (word, bits) in self.allocation.reserved.iter().zip(units) {
@@ -102,7 +101,7 @@ impl Megabyte {
         fill
     }
 
-    /// Lets the block be used. Its space is reserved.
+    /// Makes the block live. Its space is reserved.
     #[inline]
     pub(crate) fn make_live(&self, slot: Slot, threads: Threads) {
         let (word, bit) = slot.live_place();
@@ -110,8 +109,8 @@ impl Megabyte {
         debug_assert_eq!(before & bit, 0, "two blocks in one place");
     }
 
-    /// Ends the life of the block; its space stays reserved, and is now the caller's to release.
-    /// `false` if it was not live. Of several callers one succeeds.
+    /// Ends the life of the block. Its space stays reserved, and the caller has to release it.
+    /// `false` if the block was not live. Of several callers one succeeds.
     #[inline]
     pub(crate) fn make_dead(&self, slot: Slot, threads: Threads) -> bool {
         let (word, bit) = slot.live_place();
@@ -149,7 +148,7 @@ impl Megabyte {
     }
 
     /// Takes the lock. Nobody holds it for longer than it takes to choose a slot and to set a few
-    /// bits, so waiting is spinning first and yielding then.
+    /// bits, so this spins first and yields then.
     #[inline]
     pub(crate) fn lock(&self, threads: Threads) -> Locked<'_> {
         let backoff = Backoff::new();
@@ -162,7 +161,7 @@ impl Megabyte {
     }
 }
 
-/// The lock of a megabyte, held. The fill when it is dropped is what others find.
+/// The lock of a megabyte, held. When it is dropped, others find the fill that it has then.
 #[derive(Debug)]
 pub(crate) struct Locked<'a> {
     line: &'a AllocationLine,
@@ -176,7 +175,7 @@ impl Locked<'_> {
         self.fill
     }
 
-    /// Reserves the slot of this type that breaks the least, if there is one.
+    /// Reserves the free slot of this type that breaks the least, if there is one.
     #[inline]
     pub(crate) fn reserve(&mut self, block_type: BlockType) -> Option<Slot> {
         let slot = fit::choose(block_type, &self.units())?;
@@ -197,7 +196,7 @@ impl Locked<'_> {
         is_free
     }
 
-    /// Gives units back. The caller had reserved them.
+    /// Gives reserved units back.
     #[inline]
     pub(crate) fn release(&mut self, units: &UnitMap) {
         self.change(units, |word, bits| word & !bits);

@@ -1,8 +1,8 @@
-//! The allocator against a model that is too simple to be wrong: a byte of state per unit.
+//! The allocator against a model that is too simple to be wrong: a state per unit.
 //!
-//! Which of two frees that wait in one megabyte ends first is not the model's business. It knows
+//! The model does not know which of two frees that wait in one megabyte ends first. It knows
 //! that space must be held while an I/O accepted before its free runs, and must be released when
-//! its megabyte has no I/O left; in between it takes either.
+//! its megabyte has no I/O left. In between it allows either.
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -66,15 +66,16 @@ fn any_block() -> impl Strategy<Value = Block> {
 enum Unit {
     Free,
     Taken,
-    /// Dead, with no I/O left that it must wait for; but there is other I/O in the megabyte.
+    /// Of a dead block that has no I/O left to wait for, while there is other I/O in the megabyte.
     Either,
 }
 
-/// A freed block whose space may be held.
+/// A freed block whose space may not be released yet.
 struct Dying {
     block: Block,
-    /// The pins that were held in its megabyte when it was freed.
+    /// Numbers of the pins that were held in its megabyte when it was freed.
     waits_for: Vec<u64>,
+    /// Which free it belongs to.
     list: usize,
 }
 
@@ -82,7 +83,7 @@ struct Model {
     total: u64,
     live: BTreeMap<u64, BlockType>,
     dying: Vec<Dying>,
-    /// Number, megabyte and token of each I/O.
+    /// Each I/O in flight: its number, megabyte and pin.
     pins: Vec<(u64, u64, Pin)>,
     pins_given: u64,
     frees: Vec<Completions>,
@@ -130,7 +131,7 @@ impl Model {
             .retain(|dying| !dying.waits_for.is_empty() || busy(dying.block));
     }
 
-    /// What a block that is not live is refused with.
+    /// The status with which a block that is not live is refused.
     fn refusal(&self, block: Block, otherwise: Status) -> Option<Status> {
         if block.offset + block.size > self.total {
             return Some(Status::OutOfRange);
@@ -172,7 +173,7 @@ impl Model {
             let first = (block.offset / UNIT_BYTES) as usize;
             let taken = &units[first..first + (block.size / UNIT_BYTES) as usize];
             assert!(!taken.contains(&Unit::Taken), "{block:?} overlaps");
-            // What was allocated again was released before.
+            // Space that is allocated again was released before.
             let overlaps = |other: Block| {
                 other.offset < block.offset + block.size && block.offset < other.offset + other.size
             };
@@ -244,7 +245,7 @@ fn is_whole(units: &[Unit], megabyte: u64) -> bool {
     slots(units, megabyte, BlockType::Mib1) == 1
 }
 
-/// Slots of this type that are free for certain.
+/// How many slots of this type are certainly free.
 fn slots(units: &[Unit], megabyte: u64, block_type: BlockType) -> u64 {
     let slots = units_in(units, megabyte).chunks_exact(units_of(block_type) as usize);
     slots
@@ -378,7 +379,7 @@ proptest! {
         run(total.max(UNIT_BYTES), steps);
     }
 
-    /// So small that it is always nearly full, and every free waits for something.
+    /// The pool is so small that it is nearly full at all times, and every free waits for something.
     #[test]
     fn a_single_megabyte_does_what_the_model_does(
         tail_units in prop_oneof![Just(0_u64), Just(25)],

@@ -1,7 +1,7 @@
 //! Owner tags of live blocks, as long as the device does not have them.
 //!
-//! A tag is here before its block is live, and until a commit takes it or, in memory pools, until the
-//! block's space is released. Blocks without a tag cost nothing.
+//! A tag is added before its block is live, and stays until a commit takes it or, in memory pools, until the
+//! block's space is released. Blocks without a tag take nothing here.
 use std::collections::HashMap;
 
 use chimaera_bdev_proto::OwnerTag;
@@ -29,7 +29,7 @@ impl OwnerTags {
     }
 
     /// Whether any block of the pool has, or ever had, a tag.
-    // Relaxed: who has to know of a block's tag holds the lock under which the block was born.
+    // Relaxed: a caller that has to know of a block's tag holds the lock under which the block's life began.
     pub(crate) fn are_in_use(&self) -> bool {
         self.in_use.load(Ordering::Relaxed)
     }
@@ -39,26 +39,26 @@ impl OwnerTags {
         self.in_use.store(true, Ordering::Relaxed);
     }
 
-    /// Keeps the tag of a block that begins at this unit, and is about to go live.
+    /// Adds the tag of a block that begins at this unit and is about to become live.
     #[inline]
     pub(crate) fn insert(&self, unit: u64, tag: OwnerTag) {
         if !tag.is_none() {
             self.set_in_use();
-            // Counted before it is there: who finds none has nothing to look for.
+            // Counted before it is added: while the count is 0 there is nothing to look for.
             self.count.fetch_add(1, Ordering::Relaxed);
             self.shard(unit).lock().insert(unit, tag.0);
         }
     }
 
-    /// The tag of a block, if it is here.
+    /// The tag of a block, [`OwnerTag::NONE`] if it is not here.
     pub(crate) fn get(&self, unit: u64) -> OwnerTag {
         OwnerTag(self.shard(unit).lock().get(&unit).copied().unwrap_or(0))
     }
 
-    /// The tag of a block, which is no longer here then.
+    /// Removes the tag of a block and returns it, [`OwnerTag::NONE`] if it is not here.
     #[inline]
     pub(crate) fn take(&self, unit: u64) -> OwnerTag {
-        // Relaxed: who takes a block's tag got the block from whoever inserted the tag.
+        // Relaxed: the thread that takes a block's tag got the block from the thread that inserted the tag.
         if self.count.load(Ordering::Relaxed) == 0 {
             return OwnerTag::NONE;
         }

@@ -1,7 +1,7 @@
 //! The count of I/O operations that may touch a megabyte's blocks (law 11).
 //!
-//! An I/O enters before it looks whether its block is live, and leaves when the storage no longer
-//! works for it. A free makes its block dead first and looks at the count then. Both write the same
+//! An I/O enters before it looks whether its block is live, and leaves when the storage has finished with it. A
+//! free makes its block dead first and looks at the count then. Both write the same
 //! word, and writes of one word have one order, so either
 //!
 //! - the free comes later: it finds the I/O counted, and waits; or
@@ -9,8 +9,8 @@
 //!   dead, and is refused.
 //!
 //! **Two phases** keep a megabyte that is never idle from starving a free. Each I/O is counted in
-//! the phase that is current when it enters. A free waits for those phases that were busy when it
-//! looked; each must be seen at zero once. The phase that is not current gets no new I/O, so it
+//! the phase that is current when it enters. A free waits for the phases that were busy when it
+//! looked, until each was seen at zero once. The phase that is not current gets no new I/O, so it
 //! drains; then the phases are exchanged, and the other one drains.
 use crate::sync::{AtomicU64, Ordering, Threads, Weakness, weakened};
 
@@ -19,7 +19,7 @@ use crate::sync::{AtomicU64, Ordering, Threads, Weakness, weakened};
 #[derive(Debug, Default)]
 pub(crate) struct Pins(AtomicU64);
 
-/// Set while frees wait: whoever brings a count to zero then has to call on them.
+/// Set while frees wait: then a thread that brings a count to zero has to call `Drains::advance`.
 const DRAINING: u64 = 1 << 62;
 const CURRENT_BIT: u32 = 63;
 const COUNT_BITS: u32 = 31;
@@ -86,8 +86,8 @@ impl Pins {
             return phase;
         }
         let relaxed = weakened(Weakness::PinCountsRelaxed);
-        // Acquire pairs with the release of the free that found us absent (`is_idle`,
-        // `start_draining`), so that we find its block dead. It is enough to read from any later
+        // Acquire pairs with the release of a free that did not find this I/O counted (`is_idle`,
+        // `start_draining`), so that this I/O finds the block dead. It is enough to read from any later
         // write: they all are read-modify-writes, and so continue the free's release sequence.
         let order = if relaxed {
             Ordering::Relaxed
@@ -125,7 +125,7 @@ impl Pins {
         phase.count(before) == 1 && before & DRAINING != 0
     }
 
-    /// Whether no I/O is counted: asked by a free, after its block died.
+    /// Whether no I/O is counted. A free asks this after its block has died.
     ///
     /// `false` may be out of date; `true` is not.
     #[inline]
@@ -137,16 +137,16 @@ impl Pins {
         if threads == Threads::One || weakened(Weakness::FreeOnlyLoadsPins) {
             return true;
         }
-        // The word is written, although it does not change, to take a place in the order of its
-        // writes. Acquire pairs with `leave`, release with `enter`.
+        // The word is written, although it does not change, so that this free has a place in the order of the
+        // word's writes. Acquire pairs with `leave`, release with `enter`.
         self.0
             .compare_exchange(word, word, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
     }
 
-    /// Announces that frees wait. The phases in which there is I/O now.
+    /// Announces that frees wait. Gives the phases in which there is I/O now.
     pub(crate) fn start_draining(&self) -> PinPhases {
-        // One step, so that whoever ends what is awaited finds the announcement. Acquire and
+        // One step, so that the I/O whose end is awaited finds the announcement. Acquire and
         // release as in `is_idle`.
         let word = self.0.fetch_or(DRAINING, Ordering::AcqRel);
         if weakened(Weakness::DrainAwaitsCurrentOnly) {
@@ -157,15 +157,15 @@ impl Pins {
         PinPhases::busy(word)
     }
 
-    /// The phases in which there is I/O now. Those who ask hold the lock under which frees wait.
+    /// The phases in which there is I/O now. The caller holds the lock under which frees wait.
     pub(crate) fn busy(&self) -> PinPhases {
-        // Acquire pairs with `leave`. The word read is no older than the one that the waiting
-        // frees saw, because they saw it under the same lock.
+        // Acquire pairs with `leave`. The word is no older than the one that the waiting frees have
+        // read, because they have read it under the same lock.
         PinPhases::busy(self.0.load(Ordering::Acquire))
     }
 
-    /// Exchanges the phases if frees wait for the current one and not for the other. Whether it
-    /// was done.
+    /// Exchanges the phases if frees wait for the current one and not for the other. Says whether it
+    /// did. The caller holds the lock under which frees wait.
     pub(crate) fn flip_if_needed(&self, awaited: PinPhases) -> bool {
         // The current phase changes only here, under the lock.
         let current = PinPhase::current(self.0.load(Ordering::Relaxed));

@@ -1,8 +1,7 @@
 //! Hints to the processor's caches.
 #![allow(unsafe_code)]
 
-/// Asks for the cache line of an address that is going to be read soon. It touches nothing, whatever
-/// the address.
+/// Prefetches the cache line of an address that will be read soon. It accesses no memory, so any address will do.
 #[inline(always)]
 pub fn line<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]

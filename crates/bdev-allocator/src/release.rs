@@ -1,8 +1,8 @@
-//! The use of blocks and their end: pins and frees.
+//! The use of blocks, and the end of their lives: pins and frees.
 //!
-//! A free kills the block first, so that no new I/O is accepted, and releases its space when the
-//! pins show that no I/O accepted before can be running: at once, or later, out of the `unpin` of
-//! the last one. See [`super::pins`] for why this is safe and [`super::drains`] for why it ends.
+//! A free makes the block dead first, so that no new I/O is accepted. It releases the block's space when the pins
+//! show that no I/O accepted before can be running: at once, or later, out of the `unpin` of the last such I/O.
+//! [`super::pins`] says why this is safe, [`super::drains`] why it ends.
 use chimaera_bdev_proto::{Block, MEGABYTE};
 use chimaera_proto::status::Status;
 
@@ -28,8 +28,8 @@ pub struct FreeError {
 
 /// The right to read and write one block until it is given back with [`Allocator::unpin`].
 ///
-/// It may be sent to another thread. One that is dropped is never given back: frees in its megabyte
-/// then never complete. Where a panic could drop it, [`Pinned`] holds it.
+/// It may be sent to another thread. A pin that is dropped is not given back, and then frees in its megabyte never
+/// complete. Where a panic could drop it, [`Pinned`] holds it.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a pin that is not given back holds up frees for ever"]
 pub struct Pin {
@@ -45,7 +45,7 @@ pub struct Pinned<'a, C: FreeCompletion> {
 }
 
 impl<C: FreeCompletion> Pinned<'_, C> {
-    /// The pin, for who gives it back himself.
+    /// The pin, for a caller that gives it back with [`Allocator::unpin`].
     pub fn into_pin(mut self) -> Pin {
         self.pin.take().expect("it is taken at its end only")
     }
@@ -61,13 +61,13 @@ impl<C: FreeCompletion> Drop for Pinned<'_, C> {
 }
 
 impl<C: FreeCompletion> Allocator<C> {
-    /// Accepts an I/O on the block: until the pin is given back, its space goes to nobody else.
+    /// Accepts an I/O on the block: until the pin is given back, nobody else gets the block's space.
     ///
-    /// Never waits for other I/O. It may complete frees that waited, see [`FreeCompletion::freed`].
+    /// Never waits for other I/O. May complete frees that waited, see [`FreeCompletion::freed`].
     ///
     /// # Errors
-    /// [`Status::OutOfRange`], [`Status::WrongSize`] if another type is allocated at its offset,
-    /// else [`Status::NotAllocated`].
+    /// [`Status::OutOfRange`]; [`Status::WrongSize`] if a block of another type is at its offset; else
+    /// [`Status::NotAllocated`].
     #[inline]
     pub fn pin(&self, block: Block) -> Result<Pin, Status> {
         let (index, slot) = self.locate(block)?;
@@ -82,14 +82,14 @@ impl<C: FreeCompletion> Allocator<C> {
             return Ok(pin);
         }
         self.unpin(pin);
-        // Should it have become live just now, it was not when it was looked at.
+        // The block may have become live just now, but it was not when the pin was refused.
         Err(self
             .check_live(block, Status::NotAllocated)
             .err()
             .unwrap_or(Status::NotAllocated))
     }
 
-    /// As [`Self::pin`], for as long as what it gives is kept.
+    /// As [`Self::pin`], with a guard that gives the pin back when it is dropped.
     ///
     /// # Errors
     /// As there.
@@ -101,7 +101,7 @@ impl<C: FreeCompletion> Allocator<C> {
         })
     }
 
-    /// Asks for what [`Self::pin`] of a block at this offset will look at. A hint, and no more.
+    /// Prefetches what [`Self::pin`] of a block at this offset will read. A hint, and no more.
     #[inline]
     pub fn prefetch(&self, offset: u64) {
         if offset < self.total_bytes() {
@@ -110,7 +110,7 @@ impl<C: FreeCompletion> Allocator<C> {
         }
     }
 
-    /// Ends an I/O: the storage has nothing to do with its block any more.
+    /// Ends an I/O: the storage has finished with its block.
     ///
     /// May complete frees that waited for it, see [`FreeCompletion::freed`].
     #[inline]
@@ -122,15 +122,15 @@ impl<C: FreeCompletion> Allocator<C> {
         }
     }
 
-    /// Frees the blocks, all or none. `died` is called when they are no blocks any more, and `completion`
-    /// when their space is released: before this returns if no I/O on their megabytes is in flight, else
-    /// when that has ended. If the allocator is dropped before, `completion` is dropped.
+    /// Frees the blocks, all or none. Calls `died` when they are dead, and `completion` when their space is released:
+    /// before this returns if no I/O on their megabytes is in flight, else when that I/O has ended. If the
+    /// allocator is dropped before, `completion` is dropped.
     ///
     /// # Errors
     /// All blocks are as they were, and the completion comes back, with the first block found that
-    /// cannot be freed: [`Status::OutOfRange`], [`Status::WrongSize`] if another type is allocated
-    /// at its offset, else [`Status::DoubleFree`]. When a block is named twice, in this list or by
-    /// someone else at the same time, other blocks of the list may for a moment seem freed.
+    /// cannot be freed: [`Status::OutOfRange`]; [`Status::WrongSize`] if a block of another type is at its
+    /// offset; else [`Status::DoubleFree`]. When a block is named twice, in this list or by another thread at the
+    /// same time, other blocks of the list may for a moment seem freed.
     #[inline]
     pub fn free_and_tell(
         &self,
@@ -158,7 +158,7 @@ impl<C: FreeCompletion> Allocator<C> {
         Ok(())
     }
 
-    /// As [`Self::free_and_tell`], where nobody asks when the blocks die.
+    /// As [`Self::free_and_tell`], for callers that need not know when the blocks die.
     ///
     /// # Errors
     /// As there.
@@ -166,7 +166,7 @@ impl<C: FreeCompletion> Allocator<C> {
         self.free_and_tell(blocks, completion, || {})
     }
 
-    /// Makes all blocks dead, or none. Their space is the caller's to release then.
+    /// Makes all blocks dead, or none, and notes what has changed. The caller has to release their space.
     #[inline]
     fn end_lives(&self, blocks: &[Block]) -> Result<(), FreeError> {
         let noted_first = weakened(Weakness::ChangeNotedFirst);
@@ -197,7 +197,7 @@ impl<C: FreeCompletion> Allocator<C> {
         Ok(())
     }
 
-    /// Makes all blocks dead, or none. No commit looks in between.
+    /// Makes all blocks dead, or none. No commit looks at them in between.
     pub(crate) fn make_all_dead(&self, blocks: &[Block]) -> Result<(), FreeError> {
         let _undecided = self.durability.as_ref().map(Durability::lock_undecided);
         for (position, block) in blocks.iter().enumerate() {
@@ -255,8 +255,8 @@ impl<C: FreeCompletion> Allocator<C> {
         }
     }
 
-    /// Makes units available that are reserved and that nobody uses or claims any more. So many of them
-    /// were not counted as free before.
+    /// Makes reserved units available that nobody uses any more and that the device no longer records as
+    /// allocated. `uncounted` of them were not counted as free before.
     #[inline]
     pub(crate) fn release_units(
         &self,
@@ -267,8 +267,8 @@ impl<C: FreeCompletion> Allocator<C> {
         let before = locked.fill();
         locked.release(units);
         let after = locked.fill();
-        // In the index before it is in the count, because who gets it from the count must find
-        // it. In the count before it leaves its class: see `break_whole_exclusively`.
+        // A whole megabyte enters the index before the count, because a thread that gets it from the count must
+        // find it. It enters the count before it leaves its class: see `break_whole_exclusively`.
         if before != after {
             self.enter_class(index, after);
         }
@@ -283,7 +283,7 @@ impl<C: FreeCompletion> Allocator<C> {
         }
     }
 
-    /// Whether a block is live; if not, `otherwise` or that it is allocated as something else.
+    /// An error if the block is not live: `otherwise`, or [`Status::WrongSize`] if a block of another type is there.
     fn check_live(&self, block: Block, otherwise: Status) -> Result<(), Status> {
         let (index, slot) = self.locate(block)?;
         match &self.megabytes[index] {

@@ -1,4 +1,4 @@
-//! Several threads at once on a pool so small that they are in each other's way all the time.
+//! Several threads at once on a pool so small that they contend all the time.
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -10,7 +10,7 @@ use super::*;
 const THREADS: usize = 4;
 const ROUNDS: usize = 30_000;
 
-/// Who has each unit of the pool: 0 nobody, else the thread.
+/// Which thread has each unit of the pool; 0 for none.
 struct Owners(Vec<AtomicU32>);
 
 impl Owners {
@@ -114,7 +114,7 @@ fn threads_never_get_overlapping_blocks_and_nothing_is_lost() {
 }
 
 #[test]
-fn of_requests_for_more_than_there_is_as_many_succeed_as_fit() {
+fn as_many_requests_succeed_as_there_is_space_for() {
     for round in 0..300 {
         let allocator = TestAllocator::new(10 * MEGABYTE, Threads::Many).expect("address space");
         let size = [8, 5, 4, 3][round % 4];
@@ -166,7 +166,7 @@ fn each_gets_its_share_of_a_pool_that_is_just_large_enough() {
 #[test]
 fn io_never_meets_the_next_life_of_its_block() {
     const LIVES: u32 = 3000;
-    // One block's place is allocated and freed again and again; its life's number is its content.
+    // The same block is allocated and freed again and again. Its content is the number of its life.
     let allocator = TestAllocator::new(UNIT_BYTES, Threads::Many).expect("address space");
     let block = Block::new(0, BlockType::Kib4);
     let content = AtomicU32::new(0);

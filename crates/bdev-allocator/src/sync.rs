@@ -17,20 +17,20 @@ pub(crate) use {
     modelled::{Backoff, Mutex, RwLock},
 };
 
-/// Who may use an allocator. Whoever only looks at how much is free does not count.
+/// How many threads may use an allocator. Threads that only read how much is free do not count.
 ///
-/// One thread that is alone has nobody to be ordered against, and changes words by plain loads and
-/// stores. A locked instruction would wait until all that was stored before is in the cache: the last
-/// byte of a transfer, or the completion of the task before, whose line is still with its client.
+/// A thread that is alone needs no ordering, and changes words by plain loads and stores. A locked instruction would
+/// wait until all earlier stores have reached the cache: the last byte of a transfer, or the completion of the
+/// task before, whose cache line is still with its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
-    /// One thread, or several one after another, each of which knows that the last has stopped.
+    /// One thread, or several one after another, each of which knows that the one before has stopped.
     One,
     /// Any number at the same time.
     Many,
 }
 
-/// Each gives the word as it was before.
+/// Each returns the word as it was before.
 impl Threads {
     #[inline]
     pub(crate) fn fetch_or(self, word: &AtomicU64, bits: u64, order: Ordering) -> u64 {
@@ -72,10 +72,10 @@ impl Threads {
     }
 }
 
-/// A step that an argument in this module's comments depends on.
+/// A step that an argument in this crate's comments depends on.
 ///
-/// A model that never fails proves nothing, so under loom each of these steps can be left out, and
-/// a test shows that the model then finds the fault.
+/// A model that never fails proves nothing. So under loom each of these steps can be left out, and for each there is a
+/// test that sees the model find the fault then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Weakness {
     /// A pin looks at the live map before it counts itself.
@@ -86,23 +86,23 @@ pub(crate) enum Weakness {
     PinCountsRelaxed,
     /// An I/O gives its pin back without release.
     UnpinRelaxed,
-    /// A free announces that it waits only when it has looked at the counts for the last time.
+    /// A free announces that it waits only after its last look at the counts.
     DrainAnnouncedLate,
-    /// A pending free waits only for the phase that is current.
+    /// A free waits only for the phase that is current.
     DrainAwaitsCurrentOnly,
     /// The phases are never exchanged.
     DrainNeverFlips,
-    /// A summary bit is cleared without a second look at its child.
+    /// A bit of an upper level is cleared without a second look at the word below it.
     SummaryNotRechecked,
-    /// A summary bit that seems to be set already is not set again.
+    /// A bit of an upper level that seems to be set already is not set again.
     SummaryNotRewritten,
-    /// Whoever breaks a megabyte lets others break or give up meanwhile.
+    /// While a thread breaks a megabyte, others may break one or give up.
     BreakNotExclusive,
-    /// A megabyte leaves its old class before it enters the new one.
+    /// A megabyte leaves its old class before it enters its new one.
     ClassLeftFirst,
     /// A megabyte that becomes whole leaves its class before it counts as whole.
     WholeCountedLate,
-    /// Who finds no space does not look whether some came in the meantime.
+    /// A thread that finds no space does not look whether some came in the meantime.
     CensusNotRepeated,
     /// Whole megabytes are checked and subtracted in two steps.
     WholesNotReserved,
@@ -110,17 +110,17 @@ pub(crate) enum Weakness {
     UnlockRelaxed,
     /// A megabyte is noted as changed before a block in it has died.
     ChangeNotedFirst,
-    /// A note relies on another one in its word for what lies above.
+    /// A note relies on another note in its word for the bits above.
     NoteLeftToOthers,
-    /// A commit takes its note of a megabyte back after it has looked at it.
+    /// A commit removes the note of a megabyte after it has looked at the megabyte.
     NoteTakenLast,
-    /// A commit looks at blocks whose free is not decided.
+    /// A commit looks at blocks while their free may yet be refused.
     UndecidedFreeCommitted,
     /// Space that waits for a commit counts as free only after it.
     DeferredCountedLate,
 }
 
-/// Whether a step is left out: never, except in loom's models.
+/// Whether a step is left out. Only loom's models leave steps out.
 #[cfg(not(loom))]
 #[inline]
 pub(crate) const fn weakened(_: Weakness) -> bool {

@@ -1,4 +1,4 @@
-//! What tests do to an allocator that nobody else does.
+//! Calls of an allocator that only tests make.
 #[cfg(not(loom))]
 use std::ops::Range;
 
@@ -15,8 +15,8 @@ impl<C: FreeCompletion> Allocator<C> {
     /// Allocates this very block.
     ///
     /// # Errors
-    /// [`Status::WrongSize`] and [`Status::OutOfRange`] for a block that cannot be;
-    /// [`Status::Busy`] if some of its space is allocated. Nothing has changed.
+    /// [`Status::WrongSize`] and [`Status::OutOfRange`] for a block that the pool cannot have;
+    /// [`Status::Busy`] if some of its space is allocated. Then nothing has changed.
     pub(crate) fn adopt(&self, block: Block) -> Result<(), Status> {
         let (index, slot) = self.locate(block)?;
         let mut locked = self.megabytes[index].lock(self.threads);
@@ -25,7 +25,7 @@ impl<C: FreeCompletion> Allocator<C> {
         if !locked.reserve_units(&slot.units()) {
             return Err(Status::Busy);
         }
-        // The count may be promised to somebody who has not found his megabyte yet.
+        // The count may be reserved for a thread that has not found its megabyte yet.
         if wholes == 1 && !self.free_space.reserve(wholes, units) {
             locked.release(&slot.units());
             return Err(Status::Busy);

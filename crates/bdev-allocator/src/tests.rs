@@ -50,7 +50,7 @@ impl TestAllocator {
             .map(|blocks| blocks[0])
     }
 
-    /// Frees where nothing can hold the free up.
+    /// Frees blocks where no I/O can hold the free up.
     pub(crate) fn free_now(&self, blocks: &[Block]) -> Result<(), FreeError> {
         let done = Completions::default();
         self.free(blocks, done.clone())
@@ -77,7 +77,7 @@ fn the_last_unit_of_an_odd_pool_is_used_and_nothing_beyond_it() {
     let total = 2 * MEGABYTE + 100 * 1024;
     let allocator = allocator(total + 5);
     assert_eq!(allocator.remaining_bytes(), total);
-    let tail = allocator.allocate_one(Kib64).expect("the tail has a lane");
+    let tail = allocator.allocate_one(Kib64).expect("the tail has a slot");
     assert_eq!(tail.offset, 2 * MEGABYTE, "the tail is broken already");
     let megabytes = allocator
         .allocate_list(2 * MEGABYTE, 0)
@@ -201,7 +201,7 @@ fn a_free_waits_for_io_accepted_before_and_for_no_other() {
         allocator.free_now(&[first]).expect_err("dead").status,
         Status::DoubleFree
     );
-    // The megabyte is never idle again, and still the free completes.
+    // The megabyte is never idle from here on, and the free completes all the same.
     let late = allocator.pin(second).expect("live");
     assert_eq!((done.count(), allocator.remaining_bytes()), (0, before));
     allocator.unpin(early);
@@ -285,7 +285,7 @@ fn live_blocks_are_listed_and_adopted() {
 }
 
 #[test]
-fn memory_grows_with_use_and_not_with_size() {
+fn memory_grows_with_what_is_allocated_and_not_with_the_size() {
     const SIZE: u64 = (16 << 40) + 4096;
     check_memory(&allocator(SIZE));
     check_memory(&TestAllocator::persistent(SIZE, Threads::Many).expect("address space"));
@@ -348,9 +348,9 @@ fn the_largest_pool_works_at_its_end() {
     allocator.free_now(&[last]).expect("live");
 }
 
-/// Whoever asks how much is free waits for nobody, also not for a commit that has died.
+/// Reading how much is free waits for nobody, nor for a commit that has panicked.
 #[test]
-fn a_panic_of_who_commits_holds_up_nobody_who_counts() {
+fn a_commit_that_panics_holds_up_nobody_who_reads_the_free_space() {
     let allocator = TestAllocator::persistent(2 * MEGABYTE, Threads::Many);
     let allocator = Arc::new(allocator.expect("address space"));
     let kept = allocator.allocate_one(Kib64).expect("room");
@@ -370,6 +370,6 @@ fn a_panic_of_who_commits_holds_up_nobody_who_counts() {
         told.send((more, asked.remaining_bytes()))
     });
     let answer = answer.recv_timeout(PATIENCE);
-    let answer = answer.expect("it waits for who is gone");
+    let answer = answer.expect("it does not wait for the commit");
     assert_eq!(answer, (true, left - kept.size));
 }

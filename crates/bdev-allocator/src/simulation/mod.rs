@@ -1,6 +1,6 @@
 //! Whole pools on a simulated disk: allocator, metadata in step with it, and the data of blocks.
 //!
-//! `chimaera_bdev_format::simulation` says what may go wrong there, and how a failed history is run again.
+//! `chimaera_bdev_format::simulation` says what may go wrong there, and how to run a failed history again.
 
 mod stack;
 
@@ -28,6 +28,6 @@ fn a_commit_of_nothing_flushes_the_data() {
 }
 
 #[test]
-fn freed_space_is_given_away_after_the_free_is_durable() {
+fn freed_space_is_reused_after_its_free_is_durable() {
     assert_found::<Stack>(CrashWeakness::SpaceReusedEarly, Trial::Crash);
 }
