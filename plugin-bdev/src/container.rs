@@ -152,7 +152,8 @@ impl BdevContainer {
         }
     }
 
-    /// Tasks that are rare, and those that are refused. Apart from the others, which are shorter so.
+    /// Answers tasks that are rare, and refuses others. Kept out of `submit`, so that frequent tasks stay
+    /// short.
     #[cold]
     fn answer(&self, worker: &Worker<'_>, request: Request, method: Option<Method>) {
         let (pool, counters) = (&self.pool, self.counters(worker));
@@ -166,7 +167,7 @@ impl BdevContainer {
         }
     }
 
-    /// Leaves a task to the keeper. A pool in memory has none, and nothing that would take long.
+    /// Leaves a task to the keeper. A pool in memory has no keeper, and nothing that would take long.
     #[cold]
     fn leave(&self, worker: &Worker<'_>, request: Request, work: fn(Request) -> KeeperWork) {
         if let Some(keeper) = &self.keeper {

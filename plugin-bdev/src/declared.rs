@@ -1,8 +1,9 @@
-//! What is declared of a pool's device: GetStats gives it back, and nothing else depends on it.
+//! The characteristics that are declared of a pool's device: GetStats returns them, and nothing else depends
+//! on them.
 //!
 //! Laws:
-//! - Only the pool's creator and root may declare it anew. Who names what is declared already may always.
-//! - What stands on a device is changed there first: what others see here is durable.
+//! - Only the pool's creator and root may declare others. Anybody may name those that are declared already.
+//! - A change is recorded on the device before it shows here: what others see is durable.
 
 #![forbid(unsafe_code)]
 
@@ -37,10 +38,10 @@ impl Declared {
         *self.metrics.lock() = metrics;
     }
 
-    /// The characteristics that `asked` are to take the place of the declared ones, if they are others.
+    /// Returns the characteristics that `asked` has in place of the declared ones, if they differ.
     ///
     /// # Errors
-    /// [`Status::PermissionDenied`] if they are not for this one to change.
+    /// [`Status::PermissionDenied`] if they differ and `by` may not change them.
     pub(crate) fn change(
         &self,
         asked: Option<PerfMetrics>,

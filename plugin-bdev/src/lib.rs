@@ -23,10 +23,10 @@
 //! - What a client names is checked against the pool's own tables, each time.
 //! - What a client's buffer holds is copied once, or moved by the device itself; no reference to
 //!   it is ever formed.
-//! - A worker waits for nobody: not for a device, not for a client, and for other workers only as
-//!   long as a short critical section takes. The kernel may break this where a file system finds
-//!   space for a sparse file, or has nothing but the page cache: it does so inside `io_submit`.
-//! - Every request is completed exactly once, by whoever has it; there is no other list of them.
+//! - A worker waits for nobody: not for a device, not for a client, and for other workers only as long as a
+//!   short critical section takes. The kernel may break this inside `io_submit`, where a file system
+//!   allocates space for a sparse file or has nothing but the page cache.
+//! - Every request is completed exactly once, by the code that holds it; no other list of requests exists.
 
 mod backend;
 mod container;

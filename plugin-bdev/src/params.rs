@@ -18,18 +18,18 @@ const _: () = assert!(MAX_ALIGNMENT as u64 <= UNIT_BYTES);
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Parameters {
     pub(crate) bdev_type: BdevType,
-    /// Bytes asked for, a multiple of [`UNIT_BYTES`]. 0, of a file pool only: all there is.
+    /// Bytes asked for, a multiple of [`UNIT_BYTES`]. 0 stands for all there is, for file pools only.
     pub(crate) total_size: u64,
     pub(crate) usage: RequestedUsage,
     /// What is declared of the device, if anything is.
     pub(crate) metrics: Option<PerfMetrics>,
-    /// Whatever the file holds, to make a new pool.
+    /// Whether a new pool is made, whatever the file holds.
     pub(crate) overwrite: bool,
     pub(crate) read_only: bool,
 }
 
-/// How a file pool's device is used. This is a matter of each opening, and not of what stands on the
-/// device: there is recorded only what the pool was made with, for who leaves it open.
+/// How a file pool's device is used. Each opening says so anew. The device records what the pool was made
+/// with, for openings that leave it open.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct DeviceUsage {
     pub(crate) io_depth: u32,
@@ -37,7 +37,7 @@ pub(crate) struct DeviceUsage {
     pub(crate) io_engine: IoEngine,
 }
 
-/// How a file pool's device is to be used, as far as somebody says.
+/// How a file pool's device is to be used, as far as a request says.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct RequestedUsage {
     pub(crate) io_depth: Option<u32>,
@@ -46,7 +46,7 @@ pub(crate) struct RequestedUsage {
 }
 
 impl DeviceUsage {
-    /// How the creator of the pool that is on a device meant the device to be used.
+    /// How the creator of the pool that is on a device wanted the device used.
     pub(crate) fn recorded(identity: &Identity) -> Self {
         Self {
             io_depth: identity.io_depth,
@@ -67,7 +67,7 @@ impl Default for DeviceUsage {
 }
 
 impl RequestedUsage {
-    /// What is said, and where nothing is said the `other`.
+    /// What is requested, and where nothing is, the `other`.
     pub(crate) fn or(&self, other: DeviceUsage) -> DeviceUsage {
         DeviceUsage {
             io_depth: self.io_depth.unwrap_or(other.io_depth),
@@ -131,12 +131,12 @@ impl Parameters {
         })
     }
 
-    /// Whether a request with the parameters `asked` means the pool that was made with `self` and is open
-    /// now, its device used so. `self.total_size` and `usage` must be the pool's real ones; `whole` is
-    /// the size that a request for "all there is" stands for.
+    /// Checks that a request with the parameters `asked` means the pool that was made with `self` and is open
+    /// now, its device used as `usage` says. `self.total_size` and `usage` must be the pool's real ones;
+    /// `whole` is the size that a request for "all there is" stands for.
     ///
-    /// Who leaves the device's use open takes that of the pool; memory has none, so there it is not
-    /// compared. Characteristics are not compared: they can be declared anew.
+    /// A request that leaves the device's use open takes the pool's; memory has none, so there it is not
+    /// compared. Declared characteristics are not compared: they can be declared anew.
     pub(crate) fn check_same(
         &self,
         usage: &DeviceUsage,
@@ -170,7 +170,7 @@ impl Parameters {
         if differences.0.is_empty() {
             return Ok(());
         }
-        // These hold for as long as a pool is open.
+        // A device's use, and whether it is only read, hold for as long as a pool is open.
         let advice = match before {
             0 => {
                 "; leave them open to use the pool as it is, or destroy it and create it again to open it so"

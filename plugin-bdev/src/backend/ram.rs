@@ -4,7 +4,7 @@
 //! Laws:
 //! - No reference to pool memory or to a client's memory is ever formed: several workers, and the
 //!   client, may touch the same bytes at the same time. They are only copied, as raw bytes.
-//! - A range is checked against the pool's size before it is touched, whoever vouched for it.
+//! - A range is checked against the pool's size before it is touched, though the caller has checked it.
 
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
@@ -19,8 +19,8 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 use super::stream;
 use super::transfer::{Direction, Transfer};
 
-/// Bytes of a coming read that are asked for: enough for the processor to see where it goes. More would
-/// take the places of what is being copied meanwhile.
+/// Bytes of a coming read that are prefetched: enough for the processor to see where it goes. More would
+/// evict what is being copied meanwhile.
 const PREFETCHED_BYTES: u64 = 2 * LINE_BYTES as u64;
 const LINE_BYTES: usize = 64;
 
@@ -29,8 +29,8 @@ const LINE_BYTES: usize = 64;
 pub(crate) struct RamDevice {
     memory: NonNull<u8>,
     len_bytes: usize,
-    /// Forked children do not have it: what the pool's clients write while they live would be copied for
-    /// them.
+    /// Forked children do not have the mapping: while one lived, the kernel would copy for it each page that
+    /// the pool's clients write.
     _mapping: Mapping,
     /// Whether long writes go past the caches.
     streams: bool,
@@ -85,8 +85,8 @@ impl RamDevice {
         })
     }
 
-    /// Asks for the first lines that a read from this offset needs: the processor notices by itself
-    /// that more are read one after another, but not before it has waited for the first of them.
+    /// Prefetches the first lines of a read from this offset: the processor notices by itself that lines are
+    /// read in order, but not before it has waited for the first of them.
     #[inline]
     pub(crate) fn prefetch(&self, offset_in_pool: u64) {
         let end = offset_in_pool.saturating_add(PREFETCHED_BYTES);

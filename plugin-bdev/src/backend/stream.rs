@@ -7,10 +7,10 @@
 
 use std::fs;
 
-/// Bytes that are taken to be the last cache's where the system does not say.
+/// The size of the last cache that is assumed where the system does not say.
 const USUAL_CACHE_BYTES: u64 = 32 << 20;
 
-/// Pools of at least so many times the last cache are written past it.
+/// Pools of at least this many times the last cache's size are written past it.
 const CACHES_PER_POOL: u64 = 4;
 
 /// Shorter copies are not worth the fence at their end.

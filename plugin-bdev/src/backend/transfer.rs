@@ -14,12 +14,12 @@ pub(crate) enum Direction {
     Write,
 }
 
-/// A transfer on its way: its block is live, its range lies within the block, and both stay so
-/// because the block is pinned until the transfer is finished. Whoever has the transfer has the pin.
+/// A transfer on its way: its block is live, its range lies within the block, and both stay so because the
+/// block is pinned until the transfer is finished. The pin goes where the transfer goes.
 #[derive(Debug)]
 pub(crate) struct Transfer {
-    /// The task. Its buffer has `len_bytes` bytes and stays mapped as long as this is held. A
-    /// read's may be written.
+    /// The task. Its buffer has `len_bytes` bytes and stays mapped as long as this is held. A read's buffer
+    /// is writable.
     pub(crate) request: Request,
     pub(crate) direction: Direction,
     pub(crate) block: Block,

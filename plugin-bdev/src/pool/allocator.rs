@@ -19,7 +19,7 @@ impl PendingFree {
         Self { request }
     }
 
-    /// The task, for one that does not wait: its free was refused.
+    /// The task, to fail it: its free was refused.
     pub(crate) fn into_request(self) -> Request {
         self.request
     }
@@ -42,7 +42,7 @@ pub(crate) fn allocator_of(
     is_persistent: bool,
 ) -> Result<Allocator<PendingFree>, ModuleError> {
     let allocator = match (is_persistent, worker_count) {
-        // Whoever commits is one more thread.
+        // The keeper, which commits, is one more thread.
         (true, _) => Allocator::persistent(total_size, Threads::Many),
         (false, 1) => Allocator::new(total_size, Threads::One),
         (false, _) => Allocator::new(total_size, Threads::Many),

@@ -1,12 +1,12 @@
-//! Counts of what was really done, one set per worker and one for the pool's keeper.
+//! Counts of what was done, one set per worker and one for the pool's keeper.
 //!
 //! Laws:
-//! - Only the worker whose set it is adds to it, with a plain load and store: no worker ever
-//!   waits for another one's cache line. Whoever reads sums over all sets.
+//! - Only the worker whose set it is adds to it, with a plain load and store: no worker ever waits for
+//!   another one's cache line. A reader sums over all sets.
 //! - Something is counted before its task completes, so that a client that has seen its task
 //!   complete finds it in the statistics.
-//! - No free is found whose allocation is not: a block was counted before anybody could free it. So there
-//!   never seem to be more blocks freed than there were.
+//! - A reader that finds a free counted finds its allocation counted too, since a block was counted before
+//!   anybody could free it. So there never seem to be more blocks freed than there were.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +18,7 @@ use crossbeam::utils::CachePadded;
 /// The counts of every worker.
 #[derive(Debug)]
 pub(crate) struct Counters {
-    /// The last are the keeper's.
+    /// The last set is the keeper's.
     workers: Box<[CachePadded<WorkerCounters>]>,
     /// Blocks that were there when the pool was opened.
     blocks_before: u64,
@@ -45,8 +45,8 @@ impl Count {
     /// Adds, on the only thread that changes this count.
     pub(crate) fn add(&self, more: u64) {
         let before = self.0.load(Ordering::Relaxed);
-        // Release pairs with the acquire in `read`: whoever finds this counted finds all that was counted
-        // before it, on whichever thread, and that this thread knows of.
+        // Release pairs with the acquire in `read`: a reader that finds this counted finds all that was
+        // counted before it, on this thread and, as far as this one knows of it, on others.
         self.0.store(before.wrapping_add(more), Ordering::Release);
     }
 
@@ -56,7 +56,7 @@ impl Count {
 }
 
 impl Counters {
-    /// Of a pool that has so many blocks already.
+    /// The counters of a pool that has `blocks_before` blocks already.
     pub(crate) fn new(worker_count: usize, blocks_before: u64) -> Self {
         Self {
             workers: (0..=worker_count).map(|_| CachePadded::default()).collect(),
@@ -74,7 +74,8 @@ impl Counters {
         &self.workers[self.workers.len() - 1]
     }
 
-    /// Blocks that are allocated now, of which the sums say how many were since the pool was opened.
+    /// Blocks that are allocated now: those that were there when the pool was opened, and what the sums say
+    /// of the time since.
     pub(crate) fn allocated_blocks(&self, sums: &OperationCounts) -> u64 {
         self.blocks_before
             .wrapping_add(sums.allocations)

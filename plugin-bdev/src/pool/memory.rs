@@ -23,7 +23,7 @@ fn of_the_machine() -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
-/// The least of the limits of the group and those around it.
+/// The lowest limit of the process's control group and of those that contain it.
 fn of_the_control_group() -> Option<u64> {
     let groups = read_to_string("/proc/self/cgroup").ok()?;
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;

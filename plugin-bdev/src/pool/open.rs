@@ -48,7 +48,7 @@ pub(crate) fn in_memory(
 }
 
 /// Opens the pool that a file or device holds, or makes one there. NamedFile and ledger are for the pool's
-/// keeper. What was changed is taken back if the last value is dropped.
+/// keeper. Dropping the last value undoes what was changed.
 ///
 /// # Errors
 /// Whatever prevents it; the file is as it was before.
@@ -67,7 +67,7 @@ pub(crate) fn on_file(
     let reserved = geometry.reserved().collect();
     let metadata_size = geometry.reserved_pages() * UNIT_BYTES;
     let identity = &ledger.metadata().superblock().identity;
-    // Those that were asked for are recorded, unless the pool is only read.
+    // Metrics that were asked for are recorded by now, unless the pool is only read.
     let metrics = parameters.metrics.unwrap_or(identity.metrics);
     let declared = Declared::new(identity.owner.user, metrics);
     let own_id = identity.pool;
@@ -93,7 +93,8 @@ pub(crate) fn on_file(
     Ok((pool, named_file, ledger, undo))
 }
 
-/// Memory is taken as it is written, so such a pool can be made, and used as long as little of it is.
+/// Warns of a pool that is larger than the memory there is. Memory is taken as it is written, so such a pool
+/// can be made, and used as long as little of it is written.
 fn warn_if_too_large(context: &CreateContext<'_>, total_size: u64) {
     let Some(available) = memory::available_bytes().filter(|&available| available < total_size)
     else {

@@ -29,7 +29,7 @@ use crate::backend::file::FileDevice;
 use crate::declared;
 use crate::params::{DeviceUsage, Parameters};
 
-/// How long opening takes before the log says how far it is, and how often it does then.
+/// How long opening takes before the log says how far it is, and how often the log says so from then on.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Permission bits of a new pool.
@@ -119,7 +119,7 @@ fn open(
         size::resize(opening, &mut metadata, pages)?;
     }
     size::tell_of_unused(opening, metadata.geometry());
-    // Of a pool that is only read, they hold for as long as it is open.
+    // In a pool that is only read they are not recorded, and hold for as long as it is open.
     if let Some(metrics) = changed.filter(|_| !opening.parameters.read_only) {
         let declared = metadata.declare(metrics);
         declared.map_err(|error| opening.device_failed("declare characteristics on", &error))?;

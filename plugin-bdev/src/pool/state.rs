@@ -59,7 +59,7 @@ impl BlockPool {
             Backend::Ram(_) => self.parameters.total_size,
             Backend::File(device) => {
                 device.named_file().check()?;
-                // A pool may have a little less than its file, where a rest has no room for metadata.
+                // A pool may have a little less than its file, whose rest has no room for metadata.
                 let own_size = |size| match size == device.total_size() {
                     true => self.parameters.total_size,
                     false => size,

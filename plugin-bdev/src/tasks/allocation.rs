@@ -1,8 +1,8 @@
-//! Allocating and freeing blocks: the lists of blocks, and the tasks that carry them.
+//! Tasks that allocate and free blocks.
 //!
-//! A list is read from the client's buffer once, into private memory, and only as many blocks as
-//! the buffer really holds are believed. A buffer that is too small for the answer is refused
-//! before anything was allocated.
+//! A list of blocks is read from the client's buffer once, into private memory, and its count is checked
+//! against what the buffer really holds. A buffer that is too small for the answer is refused before anything
+//! was allocated.
 
 #![forbid(unsafe_code)]
 
@@ -21,8 +21,8 @@ use crate::pool::failure::refuse;
 /// Blocks that are read from a list at a time.
 const CHUNK_BLOCKS: usize = 256;
 
-/// Allocates blocks as the task asks, and completes it. If there is not enough space, but more will be
-/// there when frees are durable, the request comes back.
+/// Allocates blocks as the task asks, and completes it. If there is not enough space, but more will be there
+/// when frees are durable, it returns the request.
 pub(crate) fn allocate(
     allocator: &Allocator<PendingFree>,
     worker_index: usize,
@@ -42,7 +42,8 @@ pub(crate) fn allocate(
     }
 }
 
-/// What comes of an allocation that failed once.
+/// Decides what becomes of an allocation that failed once: it is tried again, refused, or returned to wait
+/// for a commit.
 #[cold]
 fn not_allocated(
     allocator: &Allocator<PendingFree>,
@@ -52,7 +53,7 @@ fn not_allocated(
     status: Status,
 ) -> Option<Request> {
     if status == Status::NoSpace && !allocator.has_deferred() {
-        // What had waited for a commit may have come free since: then it does not show as waiting.
+        // Space that waited for a commit may have become free since: then it does not show as waiting.
         match attempt(allocator, worker_index, asked, &request) {
             Ok(values) => {
                 counters.allocations.add(asked.0.count);
@@ -73,7 +74,7 @@ fn not_allocated(
     None
 }
 
-// Always inline, so that the usual way has it in one piece though there is another.
+// Always inlined: the usual path stays in one piece, though this has a second caller.
 #[inline(always)]
 fn attempt(
     allocator: &Allocator<PendingFree>,
@@ -162,7 +163,7 @@ pub(crate) fn free(
             Err(status) => return refuse(counters, request, status),
         },
     };
-    // When they die, since the task may complete inside the call.
+    // Counted when they die, since the task may complete inside the call.
     let died = || counters.frees.add(count);
     if let Err((error, pending)) = allocator.free_and_tell(blocks, PendingFree::new(request), died)
     {
@@ -178,7 +179,7 @@ fn read_list(request: &Request, count: u64, total_size: u64) -> Result<Vec<Block
     if count > capacity {
         return Err(Status::InvalidBuffer);
     }
-    // More blocks than the pool can have: one of them is named twice.
+    // More blocks than the pool can have: one of them must be named twice.
     if count > total_size / UNIT_BYTES {
         return Err(Status::DoubleFree);
     }

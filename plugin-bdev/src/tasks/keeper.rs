@@ -6,11 +6,11 @@
 //! ```
 //!
 //! Laws:
-//! - Whoever leaves work does not wait: not for the thread, and for its lock only as long as it takes to
-//!   append to a list.
-//! - What waits when a commit begins is served by that commit together: flushes from any number of
+//! - A caller that leaves work does not wait for the thread, and for the queue's lock only as long as it
+//!   takes to append to a list.
+//! - All work that waits when a commit begins is served by that one commit: flushes from any number of
 //!   clients cost one.
-//! - A flush waits for at most one page of a list, whoever asks for how many.
+//! - A flush waits for at most one page of a list, however many are asked for.
 //! - All work that is taken is completed, also after the device or the thread has failed.
 //! - With nothing to do the thread sleeps.
 
@@ -72,7 +72,7 @@ struct PendingWork {
 }
 
 impl Keeper {
-    /// Starts a pool's keeper. A read-only one commits nothing.
+    /// Starts a pool's keeper. That of a read-only pool commits nothing.
     ///
     /// # Errors
     /// The system has no thread to give.
@@ -128,8 +128,9 @@ impl Keeper {
         drop(state);
         self.queue.came.notify_one();
         if is_awaited {
-            // Where every processor is busy, the thread was put behind this worker, which goes on to poll:
-            // it would get its turn when the worker's is over, which takes longer than a device.
+            // Where every processor is busy, the scheduler has put the keeper behind this worker, which goes
+            // on to poll. Without a yield the keeper would run only when the worker's turn is over, which
+            // takes longer than a device.
             std::thread::yield_now();
         }
     }
@@ -145,7 +146,7 @@ impl Keeper {
     /// Declares other characteristics of the pool's device: durably, unless it is only read. Blocks.
     ///
     /// # Errors
-    /// The device's. What is declared was not changed then; what stands on the device is not known.
+    /// The device's. What is declared has not changed then; what the device holds is not known.
     pub(crate) fn declare(&self, metrics: PerfMetrics) -> Result<(), Failure> {
         self.call(|done| KeeperWork::Declare(metrics, done))
     }
@@ -172,7 +173,7 @@ impl Drop for Keeper {
 }
 
 impl WorkQueue {
-    /// All work there is. Waits for some, unless there is something else to do; `None` when no more is
+    /// Takes all work there is. Waits for some, unless there is something else to do; `None` when no more is
     /// coming.
     fn take(&self, has_else: bool) -> Option<Vec<KeeperWork>> {
         let mut state = self.state.lock();
@@ -187,7 +188,7 @@ impl WorkQueue {
 }
 
 struct KeeperThread {
-    /// Lists that are asked for.
+    /// Lists that wait for their turn.
     lists: VecDeque<Request>,
     ledger: Ledger<FileDisk>,
     pool: Arc<PoolState>,
@@ -224,14 +225,16 @@ impl KeeperThread {
         let waits_for_commit =
             |work: &KeeperWork| !matches!(work, KeeperWork::List(_) | KeeperWork::Declare(..));
         let commits = work.iter().any(waits_for_commit);
-        // Looked at before a commit makes it long again, as a write to its end may have.
+        // Notes that the file was cut, before the commit makes it long again. A client's write to its end may
+        // have done so already.
         let _ = self.named_file.cut();
         let committed = if commits { self.commit() } else { Ok(()) };
         let is_flush =
             |work: &KeeperWork| matches!(work, KeeperWork::Flush(_) | KeeperWork::FlushCall(_));
         let mut flushed = committed;
         if work.iter().any(is_flush) {
-            // Durable, on a file that nobody may find again: destroying the pool comes by here too.
+            // What is durable now may lie in a file that nobody finds again. Destroying the pool flushes, so
+            // it warns here too.
             self.named_file.warn_if_lost(self.host);
             flushed = flushed.and_then(|()| self.named_file.check_whole());
         }
@@ -246,14 +249,14 @@ impl KeeperThread {
                 }
                 (KeeperWork::Allocate(request), Ok(())) => self.allocate(request),
                 (KeeperWork::List(request), _) => self.lists.push_back(request),
-                // Whoever waited may have given up.
+                // The thread that waited may have given up.
                 (KeeperWork::FlushCall(done), _) => drop(done.send(flushed)),
                 (KeeperWork::Declare(metrics, done), _) => drop(done.send(self.declare(metrics))),
             }
         }
     }
 
-    /// Answers one list: whoever flushes does not wait for more of them than that.
+    /// Answers one list: a flush does not wait for more of them than that.
     fn list(&mut self) {
         if let Some(request) = self.lists.pop_front() {
             let list = |first, most| self.ledger.list(&self.pool.allocator, first, most);
@@ -263,7 +266,8 @@ impl KeeperThread {
 
     fn allocate(&self, request: Request) {
         let (allocator, counters) = (&self.pool.allocator, self.pool.counters.of_keeper());
-        // All that had been freed before it is there now. What was freed since is for those who come.
+        // All that was freed before the commit is available now. What was freed since is for later
+        // allocations.
         if let Some(request) = allocation::allocate(allocator, 0, counters, request) {
             refuse(counters, request, Status::NoSpace);
         }
@@ -301,7 +305,7 @@ impl KeeperThread {
         }
     }
 
-    /// Remembers the device's first failure, and tells the log of it.
+    /// Tells the log of a failure of the device, and returns the first one, which is remembered.
     fn fail(&mut self, error: &io::Error) -> Failure {
         let failure = failure_of(error);
         self.tell_of_failure(error);

@@ -1,7 +1,7 @@
 //! Listings and maps: pages of what is allocated, in a client's buffer.
 //!
-//! A page is bounded by the buffer and by how much is looked at, so that a worker that makes one does not
-//! keep others waiting.
+//! A page is bounded by the buffer and by how much is looked at, so that making one does not keep other tasks
+//! waiting.
 
 #![forbid(unsafe_code)]
 
@@ -16,17 +16,17 @@ use crate::pool::counters::WorkerCounters;
 use crate::pool::failure::{failure_of, refuse};
 use crate::pool::state::{BlockPool, PoolState};
 
-/// Megabytes that one page of a map is about at most.
-const MAP_MEGABYTES: usize = 1 << 14;
+/// The most megabytes that one page of a map is about.
+const MAX_MAP_MEGABYTES: usize = 1 << 14;
 
-/// Blocks on one page of a list at most.
-const LISTED_BLOCKS: usize = 1 << 14;
+/// The most blocks on one page of a list.
+const MAX_LISTED_BLOCKS: usize = 1 << 14;
 
 /// States that are copied at a time.
 const CHUNK_MEGABYTES: usize = 1024;
 
-/// Lists blocks as the task asks, and completes it. `list` gives the blocks from a megabyte on, at most
-/// so many, and the megabyte at which the next page begins.
+/// Lists blocks as the task asks, and completes it. `list` is called with a megabyte and a count; it gives at
+/// most so many blocks from that megabyte on, and the megabyte at which the next page begins.
 pub(crate) fn answer_list(
     counters: &WorkerCounters,
     request: Request,
@@ -36,7 +36,7 @@ pub(crate) fn answer_list(
     let listed = match request.writable_buffer() {
         Some(buffer) if buffer.len() >= MIN_LISTING_BUFFER_BYTES => list(
             first,
-            LISTED_BLOCKS.min(buffer.len() / OWNED_BLOCK_WIRE_BYTES),
+            MAX_LISTED_BLOCKS.min(buffer.len() / OWNED_BLOCK_WIRE_BYTES),
         )
         .map(|(blocks, next)| {
             for (place, block) in blocks.iter().enumerate() {
@@ -71,7 +71,7 @@ pub(crate) fn answer_map(pool: &BlockPool, counters: &WorkerCounters, request: R
     let values = match request.writable_buffer() {
         Some(buffer) if !buffer.is_empty() => {
             let first = usize::try_from(first).map_or(megabytes, |first| first.min(megabytes));
-            let end = megabytes.min(first + buffer.len().min(MAP_MEGABYTES));
+            let end = megabytes.min(first + buffer.len().min(MAX_MAP_MEGABYTES));
             let mut chunk = [0; CHUNK_MEGABYTES];
             for start in (first..end).step_by(CHUNK_MEGABYTES) {
                 let chunk = &mut chunk[..CHUNK_MEGABYTES.min(end - start)];

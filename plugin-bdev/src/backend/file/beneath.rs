@@ -44,7 +44,7 @@ fn file_beneath(device: &File) -> Option<(PathBuf, File)> {
     let number = device.metadata().ok()?.rdev();
     let attached = attached_path(&format!("{}:{}", major(number), minor(number)))?;
     let mut options = OpenOptions::new();
-    // A pipe in its place would be waited for.
+    // To open a pipe in its place would wait for a writer.
     options.read(true).custom_flags(libc::O_NONBLOCK);
     let file = options.open(&attached).ok()?;
     let found = file.metadata().ok()?;

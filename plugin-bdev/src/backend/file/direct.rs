@@ -1,7 +1,7 @@
 //! I/O that bypasses the page cache, and the alignment that it needs.
 //!
-//! An alignment that somebody names does, or is refused. Where it is left open, that which the pool was
-//! made with is raised to what the device needs, which may be another one by now.
+//! An alignment that a request names is enough for the device, or refused. Where it is left open, the one
+//! that the pool was made with is used, raised to what the device needs, which may be another device by now.
 
 #![forbid(unsafe_code)]
 
@@ -21,9 +21,9 @@ use crate::params::MAX_ALIGNMENT;
 /// Whether a file's I/O bypasses the page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DirectIo {
-    /// With an alignment of at least so many bytes.
+    /// It does, with an alignment of at least this many bytes.
     Needs(u32),
-    /// With an alignment that nobody knows.
+    /// It does, with an alignment that nobody knows.
     Unknown,
     No,
 }
@@ -38,7 +38,7 @@ pub(super) fn make_direct(
         let error = io::Error::from(errno);
         ModuleError::system(format_args!("cannot {action} {}", path.display()), &error)
     };
-    // It takes the flag, and caches all the same: its pages are the file.
+    // A file system in memory accepts the flag, and caches all the same: its pages are the file.
     let in_memory =
         is_regular && fstatfs(file).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
     let need = direct_need(file);
@@ -64,7 +64,8 @@ pub(super) fn make_direct(
     Ok(needed.map_or(DirectIo::Unknown, DirectIo::Needs))
 }
 
-/// The alignment that is used: as `asked`, or else as the pool was `made_with`, if that does.
+/// The alignment that is used: the one that was `asked` for, or else the one that the pool was `made_with`,
+/// raised if the device needs more.
 pub(super) fn settle_alignment(
     path: &Path,
     direct: DirectIo,
@@ -94,7 +95,7 @@ pub(super) fn settle_alignment(
     }
 }
 
-/// Reads one unit where a coarser device would refuse it.
+/// Reads one unit at the end of the pool, which a device with larger units refuses.
 pub(super) fn try_alignment(
     path: &Path,
     file: &File,

@@ -1,6 +1,6 @@
-//! The seam between a worker's queue and whatever carries its operations out: the kernel's AIO or
-//! io_uring, or in tests a script. Everything a queue asks of a device passes here, but for making it
-//! durable, which is the control side's.
+//! The seam between a worker's queue and whatever carries its operations out: the kernel's AIO or io_uring,
+//! or in tests a script. Everything that a queue asks of a device passes here. Flushes do not: other threads
+//! make them.
 
 use std::io;
 
@@ -52,14 +52,14 @@ pub(super) trait Engine {
     /// Appends the results of operations that ended since the last call.
     fn reap(&mut self, results: &mut Vec<DeviceResult>);
 
-    /// Of the operations that were started, how many the kernel has not taken yet. It is asked again
-    /// each time that results are reaped.
+    /// How many of the operations that were started the kernel has not taken yet. Each [`Self::reap`] offers
+    /// them again.
     fn kept_back(&self) -> usize {
         0
     }
 
-    /// Gives up the operations that are kept back, where they are all that was started, and appends their
-    /// tags: they will never be done, and their memory is not touched any more.
+    /// Gives up the operations that are kept back, if nothing else is in flight, and appends their tags: they
+    /// will never be done, and their memory is not touched any more.
     fn give_up(&mut self, tags: &mut Vec<u64>) {
         let _ = tags;
     }

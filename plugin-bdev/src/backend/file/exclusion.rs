@@ -6,9 +6,9 @@
 //! writes, and never each other.
 //!
 //! Laws:
-//! - A block has one queue. Whoever comes while somebody waits waits too, so nobody starves.
-//! - Who waits holds nothing that others wait for: a write takes a place on the device only after
-//!   it was granted, so there is no circle of waiting.
+//! - A block has one queue. A write that comes while another waits is queued behind it, so none starves.
+//! - A write that waits holds nothing that others wait for: it takes a place on the device only after its
+//!   grant, so there is no deadlock.
 //! - A grant goes to the worker that asked. Its write never moves to another worker: its memory,
 //!   its place and its AIO context are that worker's.
 //! - A block is known by its offset alone, which is enough as long as it is pinned: every write
@@ -32,7 +32,7 @@ pub(super) enum ExclusionMode {
     Exclusive,
 }
 
-/// A write that waits for its grant: where it lies.
+/// A write that waits for its grant, by where it lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Waiter {
     /// Index of the worker whose write it is.
@@ -68,8 +68,8 @@ impl BlockExclusion {
         }
     }
 
-    /// Asks for a grant. Returns whether it was given; if not, the waiter stands in the block's
-    /// queue and comes out of somebody's [`Self::release`].
+    /// Asks for a grant. Returns whether it was given; if not, the waiter joins the block's queue, and a
+    /// later [`Self::release`] returns it.
     pub(super) fn acquire(&self, block_offset: u64, mode: ExclusionMode, waiter: Waiter) -> bool {
         match self.shard(block_offset).lock().entry(block_offset) {
             MapEntry::Vacant(place) => {
@@ -94,7 +94,7 @@ impl BlockExclusion {
         }
     }
 
-    /// Gives a grant back, and appends those who got one thereby.
+    /// Gives a grant back, and appends the writes that got one in its place.
     ///
     /// # Panics
     /// If nobody holds a grant on the block: a mistake of the caller.
@@ -125,7 +125,7 @@ impl BlockExclusion {
     }
 
     fn shard(&self, block_offset: u64) -> &BlockShard {
-        // Multiplying spreads the multiples of 1 MiB, which would all meet otherwise.
+        // Multiplying spreads the multiples of 1 MiB, which would share a shard otherwise.
         let hash = (block_offset / UNIT_BYTES).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         &self.shards[(hash >> 58) as usize % SHARDS]
     }

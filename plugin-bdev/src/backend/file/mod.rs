@@ -1,9 +1,8 @@
 //! Pools on files and block devices.
 //!
-//! [`open`] gets the file, [`queue`] leads each worker's transfers through an [`engine`]. The
-//! kernel has two, [`aio`] and [`uring`], of which [`select`] takes one. [`operation`] says how a
-//! transfer is done on a device that knows only whole blocks, and [`exclusion`] which writes must
-//! not meet while that happens.
+//! [`open`] opens the file, and each worker's [`queue`] takes transfers to an [`engine`]. The kernel has two,
+//! [`aio`] and [`uring`], of which [`select`] chooses one. [`operation`] says how a transfer is done on a
+//! device that knows only whole blocks, and [`exclusion`] which writes must not meet while that happens.
 
 mod aio;
 mod beneath;
@@ -56,7 +55,7 @@ pub(crate) struct FileDevice {
     direct: bool,
     /// How the device is really used.
     usage: DeviceUsage,
-    /// Bytes in which the device reads and writes: 1 through the page cache.
+    /// The unit in which the device reads and writes, in bytes: 1 through the page cache.
     unit_bytes: u32,
     host: Host,
     told_of_early_end: AtomicBool,
@@ -67,8 +66,8 @@ pub(crate) struct FileDevice {
 }
 
 impl FileDevice {
-    /// Opens the pool's file and makes every worker's way to it. What was changed for it is taken
-    /// back if the second value is dropped.
+    /// Opens the pool's file and makes each worker's queue. Dropping the second value undoes what was changed
+    /// for it.
     ///
     /// # Errors
     /// Whatever prevents it; the file is as it was before.
@@ -160,8 +159,8 @@ impl FileDevice {
         Ok(size - size % UNIT_BYTES)
     }
 
-    /// Takes a transfer of at least one byte, whose block is pinned, and tells whether the device has to do it in
-    /// another way than asked, because it is not aligned.
+    /// Takes a transfer of at least one byte, whose block is pinned, and returns whether it is unaligned, so
+    /// that the device cannot do it as it was asked for.
     pub(crate) fn accept<C: FreeCompletion>(
         &self,
         worker: &mut Worker<'_>,
@@ -207,7 +206,7 @@ impl FileDevice {
         Some(self.wakes.get(worker_index)?.as_fd())
     }
 
-    /// Where the file was found.
+    /// The file, with the path that it was opened at.
     pub(crate) fn named_file(&self) -> &Arc<NamedFile> {
         &self.named_file
     }
@@ -225,7 +224,7 @@ impl FileDevice {
         signature::probe(&self.disk(), self.size_before, &self.tail_before)
     }
 
-    /// Once: if the cause stays, every transfer would repeat it.
+    /// Tells the log that the kernel took nothing. Once: if the cause stays, every transfer would repeat it.
     #[cold]
     fn tell_of_refusal(&self) {
         if self.told_of_refusal.swap(true, Ordering::Relaxed) {
@@ -242,7 +241,8 @@ impl FileDevice {
         );
     }
 
-    /// Once: the cause does not go away, and every transfer behind the end would repeat it.
+    /// Tells the log that the file ends before the pool does. Once: the cause does not go away, and every
+    /// transfer behind the end would repeat it.
     fn tell_of_early_end(&self, transfer: &Transfer) {
         if self.told_of_early_end.swap(true, Ordering::Relaxed) {
             return;

@@ -1,8 +1,8 @@
 //! Whether the path that a pool is named by still leads to its file, and whether that is still all there.
 //!
 //! An open file stays usable when its name goes, so nothing fails: but when the pool ends, a file without a
-//! name is gone, with all that was flushed. One that was cut has lost a part of it already, also if it has been made
-//! long again, and a flush, which could only promise the rest, fails until the pool has ended.
+//! name is gone, with all that was flushed. A file that was cut has lost data already, even if it has been
+//! made long again. A flush could only promise the rest, so it fails until the pool has ended.
 
 #![forbid(unsafe_code)]
 
@@ -24,12 +24,12 @@ use parking_lot::Mutex;
 pub(crate) struct NamedFile {
     file: PoolFile,
     path: PathBuf,
-    /// Bytes that the pool has of it.
+    /// Bytes of it that the pool manages.
     total_size: u64,
     /// The smallest size that it was seen to have.
     smallest_size: AtomicU64,
     told: AtomicBool,
-    /// What was found when it was looked at last.
+    /// What the last look found.
     state: Mutex<FileState>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) enum FileLoss {
     Moved,
     /// Something else is at its path.
     Replaced,
-    /// It has fewer bytes than the pool has of it.
+    /// It has fewer bytes than the pool manages.
     Cut { total_size: u64, size: u64 },
 }
 
@@ -58,8 +58,8 @@ impl NamedFile {
         }
     }
 
-    /// Refuses to give the open pool for what is at its path, where that is not the pool's file or not all of it.
-    /// Blocks as looking at a path does.
+    /// Checks that the path leads to the pool's file, and that the file is whole. Blocks as looking at a path
+    /// does.
     ///
     /// # Errors
     /// [`Status::ParameterMismatch`], if the path does not lead to the file, or the file was cut.
@@ -80,7 +80,7 @@ impl NamedFile {
         Err(ModuleError::new(Status::ParameterMismatch, text))
     }
 
-    /// Refuses to call flushed what is on the file, where a part of it is lost. Blocks as looking at a file does.
+    /// Checks, for a flush, that no part of the file is lost. Blocks as looking at a file does.
     ///
     /// # Errors
     /// [`Status::IoError`], if the file was cut.
@@ -127,7 +127,7 @@ impl NamedFile {
         }
     }
 
-    /// What was found when the path was looked at last. Does not block.
+    /// What the last look at the path found. Does not block.
     pub(crate) fn state(&self) -> FileState {
         *self.state.lock()
     }
@@ -152,8 +152,9 @@ impl NamedFile {
         }
     }
 
-    /// Whether bytes are missing that the pool has, or were when it was looked before: what has come to lie in their place
-    /// is not what was there. `None` also where the file does not say how long it is.
+    /// The cut, if the file is shorter than the pool or was at an earlier look: what has come to lie in the
+    /// place of the bytes that went is not what was there. `None` also where the file does not say how long
+    /// it is.
     pub(crate) fn cut(&self) -> Option<FileLoss> {
         let (total_size, now) = (self.total_size, size_of(&self.file).ok()?);
         // Relaxed: the number stands for itself.
@@ -176,7 +177,7 @@ impl From<FileLoss> for FileState {
     }
 }
 
-/// Whether both are the same file or device. A device is the same by whatever node it is reached.
+/// Whether both are the same file or device. A device is the same whatever node it is reached by.
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
     let is_device = |metadata: &Metadata| metadata.file_type().is_block_device();
     match (is_device(one), is_device(other)) {

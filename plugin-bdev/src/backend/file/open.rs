@@ -1,14 +1,14 @@
 //! Opens the file or block device behind a pool, for this pool alone.
 //!
 //! Laws:
-//! - A pool has its file to itself, in this process and any other: a regular file carries an
-//!   exclusive `flock`, a block device is claimed (`O_EXCL`, which a mounted file system, a
-//!   running array and another pool do too), and the file that a loop device stands on is locked. The
-//!   kernel takes all of it back from who crashes.
-//! - A creation that fails leaves things as they were: what was created goes, what was grown
-//!   shrinks again. Nothing is changed before the lock is held.
-//! - Nothing but regular files and block devices is opened at all: opening a terminal or a tape
-//!   does things to it.
+//! - A pool has its file to itself, in this process and any other: a regular file carries an exclusive
+//!   `flock`, a block device is claimed (`O_EXCL`, which a mounted file system, a running array and another
+//!   pool do too), and the file that a loop device stands on is locked. The kernel releases all of it when
+//!   the process crashes.
+//! - A creation that fails leaves things as they were: a file that it made is removed, one that it grew gets
+//!   its former length again. Nothing is changed before the lock is held.
+//! - Nothing but regular files and block devices is opened at all: to open a terminal or a tape has effects
+//!   of its own.
 
 #![forbid(unsafe_code)]
 
@@ -41,21 +41,21 @@ pub(super) struct OpenedFile {
     pub(super) file: PoolFile,
     /// Bytes that the pool manages, a multiple of [`UNIT_BYTES`].
     pub(super) total_size: u64,
-    /// How the file is used, by what was asked for and what the pool was made with.
+    /// How the file is used: as was asked for, and where that is left open, as the pool was made.
     pub(super) usage: DeviceUsage,
     /// Whether I/O bypasses the page cache.
     pub(super) direct: bool,
-    /// Takes back what was changed, unless told that the pool came into being.
+    /// Undoes what was changed, unless told that the pool was made.
     pub(super) undo: Undo,
     /// To be dropped when nothing uses the file any more.
     pub(super) lock: FileLock,
     /// Bytes of the file before it was made longer; 0 if it was made.
     pub(super) size_before: u64,
-    /// Of these, those that are no whole page.
+    /// Those of them behind the last whole page.
     pub(super) tail_before: Vec<u8>,
 }
 
-/// What to take back if the pool does not come into being.
+/// What to undo if the pool is not made.
 pub(crate) struct Undo {
     file: PoolFile,
     path: PathBuf,
@@ -104,8 +104,8 @@ pub(super) fn open(
     }
     let direct = make_direct(path, &file, kind == FileKind::Regular)?;
     if direct == DirectIo::No {
-        // Pages whose writing failed seem to be as they are on the device. A hint; what is not written yet
-        // stays.
+        // Drops what is cached: a page whose write has failed looks as if the device had it so. A hint; pages
+        // that are not written yet stay.
         let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
     let made_with = match created || parameters.overwrite {
@@ -152,8 +152,8 @@ pub(super) fn open(
     })
 }
 
-/// How the pool that the file holds was meant to be used when it was made. If it holds none, or none that
-/// can be read, that is for whoever opens the pool to say.
+/// How the creator of the pool that the file holds wanted it used. The default if it holds no pool, or none
+/// that can be read: opening it will report that.
 fn usage_of_pool(file: &PoolFile) -> DeviceUsage {
     match chimaera_bdev_format::identify(&FileDisk::new(Arc::clone(file))) {
         Ok(superblock) => DeviceUsage::recorded(&superblock.identity),
@@ -168,7 +168,7 @@ fn sync_folder_of(path: &Path, file: &File) -> Result<(), ModuleError> {
         .filter(|folder| !folder.as_os_str().is_empty());
     let synced = File::open(folder.unwrap_or(Path::new(".")))
         .and_then(|folder| folder.sync_all())
-        // A folder that may not be read, or that its file system does not sync by itself.
+        // For a folder that may not be read, or that its file system does not sync alone.
         .or_else(|_| syncfs(file).map_err(io::Error::from));
     synced.map_err(|error| {
         let action = format_args!("cannot make the name of {} durable", path.display());
@@ -184,7 +184,7 @@ fn open_existing_or_new(
     let kind = match std::fs::metadata(path) {
         Ok(metadata) => kind_of(path, &metadata)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // A link is not followed to make a file: who made the link would choose the place.
+            // A link is not followed to make a file: whoever made the link would choose where.
             let is_link = std::fs::symlink_metadata(path).is_ok();
             if parameters.read_only || is_link {
                 return Err(failed("open", &error));
@@ -258,7 +258,7 @@ fn kind_of(path: &Path, metadata: &Metadata) -> Result<FileKind, ModuleError> {
     ))
 }
 
-/// The kernel opens a read-only device for writing, and fails the writes.
+/// Refuses a device that is read-only: the kernel opens it for writing all the same, and fails the writes.
 fn check_writable(path: &Path, device: &File) -> Result<(), ModuleError> {
     match device_is_read_only(device) {
         Ok(false) => Ok(()),
@@ -273,8 +273,8 @@ fn check_writable(path: &Path, device: &File) -> Result<(), ModuleError> {
     }
 }
 
-/// Refuses a file that has less than a page, all of it in `bytes`, if something else stands there: that it is too small
-/// for a pool is not what is wrong with it.
+/// Refuses a file of less than a page, which holds `bytes`, if they are not all zero: the error should name
+/// what it holds, not its size.
 fn refuse_what_is_no_pool(path: &Path, bytes: &[u8]) -> Result<(), ModuleError> {
     match bytes.iter().position(|&byte| byte != 0) {
         None => Ok(()),
@@ -287,7 +287,7 @@ fn refuse_what_is_no_pool(path: &Path, bytes: &[u8]) -> Result<(), ModuleError> 
     }
 }
 
-/// What is in the way of a pool on a file or device that holds something else.
+/// The error for a file or device that holds something else than a pool.
 pub(crate) fn not_blank(name: &dyn Display, contents: DeviceContents) -> ModuleError {
     ModuleError::new(
         Status::NotBlank,
@@ -298,7 +298,7 @@ pub(crate) fn not_blank(name: &dyn Display, contents: DeviceContents) -> ModuleE
     )
 }
 
-/// Finds out how much the pool manages, and makes the file that long.
+/// Settles how much the pool manages, and makes the file that long.
 fn settle_size(
     path: &Path,
     file: &File,
@@ -338,11 +338,12 @@ fn settle_size(
     Ok(asked)
 }
 
-/// Why a file is not made longer. That it would be too long is for whoever gave the size to mend.
+/// The error for a file that cannot be made longer. If it would be too long, the error asks for a smaller
+/// size.
 fn cannot_grow(path: &Path, (is, asked): (u64, u64), error: &io::Error) -> ModuleError {
     let action = format!("cannot grow {} from {is} to {asked} bytes", path.display());
     match error.raw_os_error() {
-        // More than the system has a number for.
+        // More than the system can express.
         None => ModuleError::new(
             Status::InvalidArgument,
             format!("{action}, which is more than any file can have: give a smaller size"),
@@ -359,7 +360,7 @@ fn cannot_grow(path: &Path, (is, asked): (u64, u64), error: &io::Error) -> Modul
 }
 
 impl Undo {
-    /// The pool came into being: what was done stays.
+    /// The pool was made: what was done stays.
     pub(crate) fn keep(mut self) {
         self.created = false;
         self.grown_from = None;
@@ -368,8 +369,7 @@ impl Undo {
 
 impl Drop for Undo {
     fn drop(&mut self) {
-        // Failing here leaves a file too many or too long, which the error that led here
-        // outweighs.
+        // A failure here leaves a file that is not wanted or too long. The error that led here matters more.
         if self.created {
             let _ = std::fs::remove_file(&self.path);
         } else if let Some(len) = self.grown_from {

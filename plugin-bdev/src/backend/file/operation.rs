@@ -8,9 +8,10 @@
 //! ```
 //!
 //! Laws:
-//! - A client's buffer is copied into private memory once. What it holds later does not count.
+//! - A client's buffer is copied into private memory once. Later changes to it do not count.
 //! - A device that stops short is asked for the rest, from the last whole device block on.
-//! - A device that was interrupted or had no room at the moment is asked again, so often.
+//! - An operation that the device did not get to, since it was interrupted or had no room, is retried up to
+//!   [`MAX_RETRIES`] times in a row.
 
 #![forbid(unsafe_code)]
 
@@ -22,7 +23,7 @@ use super::engine::{DeviceCommand, Opcode};
 use super::exclusion::ExclusionMode;
 use crate::backend::transfer::{Direction, Transfer};
 
-/// How often in a row the device may answer that it did not get to it.
+/// How often in a row an operation is retried that the device did not get to.
 const MAX_RETRIES: u8 = 100;
 
 /// A transfer on its way to, on, and back from the device.
@@ -32,9 +33,9 @@ pub(super) struct Operation {
     unit_bytes: u32,
     span: Span,
     phase: OperationPhase,
-    /// Bytes of the span that the phase has behind it.
+    /// Bytes of the span that are done in this phase.
     done_bytes: u32,
-    /// Answers in a row that the device did not get to it.
+    /// Retries in a row.
     retries: u8,
     bounce: Option<Bounce>,
 }
@@ -126,7 +127,7 @@ impl Operation {
     /// What the operation excludes on its block, if anything.
     pub(super) fn exclusion(&self) -> Option<ExclusionMode> {
         match self.transfer.direction {
-            // A device without a unit is told the very bytes: no write can lose another's.
+            // A device without a unit gets exactly the transfer's bytes: no write can lose another's.
             _ if self.unit_bytes == 1 => None,
             Direction::Read => None,
             Direction::Write if self.span.partial => Some(ExclusionMode::Exclusive),
@@ -145,7 +146,7 @@ impl Operation {
         }
         let start = match (&mut self.bounce, self.transfer.request.buffer()) {
             (Some(bounce), _) => bounce.address(),
-            // Whether it may be written was asked when the transfer was taken.
+            // That a read's buffer is writable was checked when the transfer was accepted.
             (None, Some(buffer)) => buffer.as_ptr().cast_mut(),
             (None, None) => return Err(Status::InvalidBuffer),
         };

@@ -10,10 +10,9 @@
 //!   and is never refused.
 //! - An operation stays in this worker's table from its acceptance until it is finished, and so
 //!   does all memory that the device may touch for it.
-//! - The kernel may say that it cannot take anything now. Results of what it has taken make room, so as long
-//!   as something is under way that is waited for. Where nothing is, patience is limited: then all that
-//!   waits fails.
-//! - A panic over an operation ends that operation, and is passed on when all else has been seen to.
+//! - The kernel may say that it cannot take anything now. While something is in flight, the queue waits for
+//!   its result, which makes room. While nothing is, patience is limited: then all that waits fails.
+//! - A panic over an operation ends that operation, and is passed on when the rest of the pass is done.
 //! - When an operation is finished its grant is given back before anybody hears of the end, so
 //!   that a client's next write does not wait for its last.
 
@@ -38,10 +37,11 @@ use super::operation::{Operation, OperationStep};
 use super::slab::OperationSlab;
 use crate::backend::transfer::Transfer;
 
-/// How long the kernel may take nothing while it has nothing to do for this worker.
+/// How long the kernel may take nothing while nothing of this worker's is in flight.
 pub(super) const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What the workers of a pool have in common.
+/// What the workers of a pool share: which writes exclude which, and mailboxes for the grants that they hand
+/// over.
 pub(super) struct GrantExchange {
     exclusion: BlockExclusion,
     workers: Box<[CachePadded<Mailbox>]>,
@@ -95,10 +95,10 @@ pub(super) struct WorkerQueue<E> {
     in_flight: usize,
     depth: usize,
     worker_index: usize,
-    /// Since when the kernel takes nothing, though it has nothing to do.
+    /// Since when the kernel takes nothing, though nothing is in flight.
     refused_since: Option<Instant>,
     pub(super) patience: Duration,
-    /// What a panic left, to be passed on.
+    /// A panic's payload, to be passed on.
     panicked: Option<Box<dyn Any + Send>>,
     // Empty between calls; kept for their memory.
     results: Vec<DeviceResult>,
@@ -271,7 +271,7 @@ impl<E: Engine> WorkerQueue<E> {
         }
     }
 
-    /// Whether something waits for the kernel, which has nothing to do that would make room.
+    /// Whether something waits for the kernel while nothing is in flight that would make room.
     fn is_stuck(&self) -> bool {
         let kept_back = self.engine.kept_back();
         let waits = kept_back > 0 || !(self.staged.is_empty() && self.ready.is_empty());
@@ -284,7 +284,7 @@ impl<E: Engine> WorkerQueue<E> {
         since.elapsed() >= self.patience
     }
 
-    /// Fails all that waits for the kernel. What comes after that is tried with new patience.
+    /// Fails all that waits for the kernel. What comes later is tried with new patience.
     #[cold]
     fn give_up(
         &mut self,
@@ -341,7 +341,7 @@ impl<E: Engine> WorkerQueue<E> {
     }
 }
 
-/// A panic as a value: what else is under way must not be lost by it.
+/// Catches a panic as a value: the other operations must not be lost by it.
 fn contained<T>(call: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
     catch_unwind(AssertUnwindSafe(call))
 }

@@ -85,13 +85,14 @@ impl KernelEngine {
     }
 }
 
-/// Calls `make` for the kind of engine that was asked for. Where the choice is free and the
-/// `preferred` kind, or without a preference the better one, is refused, the other takes its place
-/// for as long as the pool is open, and the host's log says so. Not for want of descriptors: that passes
-/// sooner than the pool closes.
+/// Calls `make` for the kind of engine that was asked for. If the choice is free, calls it for the
+/// `preferred` kind, or without a preference for the better one; if that is refused, the other kind takes its
+/// place for as long as the pool is open, and the host's log says so. A lack of descriptors is an error
+/// instead: it passes sooner than the pool closes.
 ///
 /// # Errors
-/// Why what was asked for, or either kind, cannot be had; [`Status::OutOfResources`] without descriptors.
+/// Why the kind that was asked for, or each of the two, is refused; [`Status::OutOfResources`] without
+/// descriptors.
 pub(super) fn choose<T>(
     (asked, preferred): (IoEngine, IoEngine),
     direct: bool,

@@ -1,9 +1,9 @@
 //! io_uring: an [`Engine`] per worker.
 //!
 //! Laws:
-//! - A ring is used by one thread at a time, which `&mut self` says. It may move to another one,
-//!   which destroys it in the end: so it is not bound to a thread (`IORING_SETUP_SINGLE_ISSUER`,
-//!   and `IORING_SETUP_DEFER_TASKRUN` with it), or only a worker could wait for its operations.
+//! - A ring is used by one thread at a time, which `&mut self` says. It may move to another thread, which
+//!   destroys it in the end. So it is not bound to a thread (`IORING_SETUP_SINGLE_ISSUER`, and
+//!   `IORING_SETUP_DEFER_TASKRUN` with it): then only its worker could wait for its operations.
 //! - Results are taken from the mapped ring without a system call. Where the kernel may have put
 //!   off making them, it says so in the ring (`IORING_SQ_TASKRUN`), and only then is it called.
 //! - At most `depth` operations are in flight, and there is room for twice as many results: the
@@ -35,7 +35,7 @@ pub(super) struct Uring {
     depth: usize,
     /// Operations in the ring whose results were not taken yet.
     in_flight: usize,
-    /// The last of them, if the kernel would not take them from the ring: their tags.
+    /// The tags of the last of them, if the kernel would not take them from the ring.
     kept_back: VecDeque<u64>,
     /// Why the kernel takes nothing any more. It is never asked again: what was kept back must
     /// not start after its failure was reported.
@@ -113,7 +113,7 @@ impl Uring {
         }
     }
 
-    /// Another ring in the place of this one, in which the kernel has nothing under way.
+    /// Puts another ring in the place of this one, in which the kernel has nothing under way.
     fn renew(&mut self) -> io::Result<()> {
         let ring = private_ring(self.depth as u32)?;
         register(&ring, &self.file, &self.wake)?;
@@ -199,8 +199,8 @@ impl Engine for Uring {
         self.kept_back.len()
     }
 
-    /// What is kept back stands in the ring, and would start with whatever is submitted next: so the ring
-    /// goes. If there is no other, nothing is submitted any more.
+    /// What is kept back stands in the ring, and would start with whatever is submitted next: so another ring
+    /// takes its place. If none can be made, nothing is submitted any more.
     #[cold]
     fn give_up(&mut self, tags: &mut Vec<u64>) {
         if self.kept_back.is_empty() || self.in_flight > self.kept_back.len() {
@@ -223,8 +223,8 @@ impl Drop for Uring {
                 std::thread::yield_now();
             }
         }
-        // The kernel takes a ring apart at its leisure. The file is to be closed when the pool
-        // is; failing leaves it to the ring's end.
+        // The kernel takes a ring apart at its leisure. This closes the file together with the pool; if it
+        // fails, the file stays open until the ring's end.
         let _ = self.ring.submitter().unregister_files();
     }
 }
@@ -260,7 +260,8 @@ fn register(ring: &IoUring, file: &File, wake: &EventFd) -> io::Result<()> {
     submitter.register_eventfd(wake.as_fd().as_raw_fd())
 }
 
-/// As [`new_ring`], but not a forked child's: there it would keep the pool's file, and with it the lock.
+/// As [`new_ring`], but kept from forked children, which would keep the pool's file open with it, and so its
+/// lock.
 fn private_ring(depth: u32) -> io::Result<Private<IoUring>> {
     let ring = Private::with_file(|| new_ring(depth), AsRawFd::as_raw_fd)?;
     Ok(ring.closed_apart())
@@ -273,8 +274,8 @@ fn new_ring(depth: u32) -> io::Result<IoUring> {
     }
 }
 
-/// Makes a ring whose results the kernel makes when the worker calls it anyway, instead of
-/// interrupting it, and which goes on behind an operation that is refused.
+/// Makes a ring whose results the kernel makes when the worker calls it anyway, instead of interrupting the
+/// worker, and which goes on with the next operation when one is refused.
 fn cooperative_ring(depth: u32) -> io::Result<IoUring> {
     IoUring::builder()
         .dontfork()
