@@ -103,9 +103,9 @@ fn warn_if_too_large(context: &CreateContext<'_>, total_size: u64) {
     context.host.log(
         Level::Warning,
         format_args!(
-            "the pool has {total_size} bytes, more than the {available} bytes of memory that the runtime can have: when \
-             so many are written, the kernel kills the runtime, and every pool in memory is lost; give a smaller \
-             size"
+            "the pool has {total_size} bytes, more than the {available} bytes of memory that the runtime can \
+             have: when so many are written, the kernel kills the runtime, and every pool in memory is lost; give \
+             a smaller size"
         ),
     );
 }

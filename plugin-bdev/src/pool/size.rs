@@ -13,8 +13,8 @@ use super::opening::OpeningContext;
 /// The shape that the pool will have.
 ///
 /// # Errors
-/// [`Status::ParameterMismatch`] for another size than was asked for; [`Status::CorruptedMetadata`] if the pool would lose
-/// metadata.
+/// [`Status::ParameterMismatch`] for another size than was asked for; [`Status::CorruptedMetadata`] if the
+/// pool would lose metadata; and the device's.
 pub(super) fn settle_geometry(
     opening: &OpeningContext<'_>,
     superblock: &Superblock,

@@ -48,8 +48,8 @@ impl BlockPool {
         self.own_id.is_some()
     }
 
-    /// Checks that a request with the parameters `asked` means this pool, as it is open now. Blocks as looking at a file
-    /// does.
+    /// Checks that a request with the parameters `asked` means this pool, as it is open now. Blocks as
+    /// looking at a file does.
     ///
     /// # Errors
     /// [`Status::ParameterMismatch`] with a text that says what differs.

@@ -33,7 +33,7 @@ pub(crate) use places::{
 /// The id of the pools that are made.
 pub(crate) const POOL: PoolId = PoolId::new(8000, 0);
 
-/// Who makes the pools, unless a test says otherwise.
+/// The user that makes the pools, unless a test says otherwise.
 pub(crate) const ROOT: Creator = Creator { uid: 0, gid: 0 };
 
 /// A pool, driven by its test. Calls for one worker must not meet on two threads.

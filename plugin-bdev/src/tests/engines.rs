@@ -171,7 +171,7 @@ fn a_passing_want_of_descriptors_decides_on_no_engine() {
 }
 
 #[test]
-fn who_gets_neither_engine_hears_why() {
+fn a_pool_that_gets_neither_engine_is_refused_with_both_reasons() {
     let calls = [libc::SYS_io_uring_setup, libc::SYS_io_setup];
     SystemCallFilter::refusing(&calls, libc::EPERM).around(|| {
         let texts = ["cannot set up io_uring", "(io_setup)"];

@@ -46,7 +46,7 @@ fn a_free_waits_for_transfers_and_the_block_is_nobodys_meanwhile() {
 }
 
 #[test]
-fn who_saw_its_write_complete_frees_at_once() {
+fn a_client_that_saw_its_write_complete_frees_at_once() {
     on_every_file(&file_params(one_block_bytes()), 1, |pool| {
         for round in 0..20 {
             let block = pool.allocate(UNIT_BYTES).expect("room")[0];

@@ -1,7 +1,7 @@
-//! The file that a loop device stands on: whoever has the one for a pool must have the other too.
+//! The file that a loop device stands on: a pool that has the one must have the other too.
 //!
-//! The kernel says which file that is (device and inode), and by which path it was attached. The path may lead elsewhere
-//! or nowhere, in another mount namespace for example; then nothing is locked.
+//! The kernel says which file that is (device and inode), and by which path it was attached. The path may lead
+//! elsewhere or nowhere, in another mount namespace for example; then nothing is locked.
 
 #![forbid(unsafe_code)]
 

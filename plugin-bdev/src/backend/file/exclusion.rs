@@ -151,7 +151,7 @@ mod tests {
         assert!(!ask(2, ExclusionMode::Exclusive));
         assert!(
             !ask(3, ExclusionMode::Shared),
-            "it must not overtake who waits"
+            "it must not overtake a write that waits"
         );
         assert!(!ask(4, ExclusionMode::Shared));
         assert!(!ask(5, ExclusionMode::Exclusive));

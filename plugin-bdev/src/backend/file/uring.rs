@@ -37,8 +37,8 @@ pub(super) struct Uring {
     in_flight: usize,
     /// The tags of the last of them, if the kernel would not take them from the ring.
     kept_back: VecDeque<u64>,
-    /// Why the kernel takes nothing any more. It is never asked again: what was kept back must
-    /// not start after its failure was reported.
+    /// Why the kernel takes nothing any more. It is offered nothing more: what was kept back must not start
+    /// after its failure was reported.
     refused: Option<i32>,
     /// Errors that take the place of the next calls' results.
     #[cfg(test)]

@@ -110,7 +110,7 @@ fn a_damaged_page_of_the_table_is_repaired_from_its_copy_and_told() {
         let written = ended(store);
         let good = store.image();
         store.damage(tables(size)[0] + 50);
-        // Nothing is repaired by who only reads.
+        // A pool that is only read repairs nothing.
         let damaged = store.image();
         let pool = store.open_with(&read_only()).expect("there is a copy");
         assert_told(&pool, 2, &["of the table is damaged", "not repaired"]);

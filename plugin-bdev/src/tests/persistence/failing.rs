@@ -1,4 +1,4 @@
-//! A device that fails under the metadata: whoever waits for a flush hears of it, and reading goes on.
+//! A device that fails under the metadata: every flush that waits fails, and reading goes on.
 
 use chimaera_bdev_proto::{MEGABYTE, Method};
 use chimaera_proto::Status;

@@ -100,7 +100,7 @@ fn a_file_under_another_name_is_refused_with_both_names() {
     let rename = format!("(`chimaera pool rename {}` changes it)", moved.name);
     moved.assert_refused(&file_params(0), MISMATCH, &[words[0], &rename]);
     std::fs::rename(&moved.name, &store.name).expect("renamed");
-    // To rename it would leave whoever asks by the name that it has without it.
+    // Renaming it would leave those without it who ask by the name that it has.
     for is_symbolic in [true, false] {
         let linked = match is_symbolic {
             true => std::os::unix::fs::symlink(&store.name, &moved.name),

@@ -1,5 +1,5 @@
-//! A pool whose file is not at its path any more: nothing fails, and whoever could lose something hears of it. Of
-//! one whose file was cut, flushes fail.
+//! A pool whose file is not at its path any more: nothing fails, and a warning reaches everybody who could
+//! lose something. Flushes of a pool whose file was cut fail.
 
 use std::fs;
 

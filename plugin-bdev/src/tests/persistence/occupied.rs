@@ -130,7 +130,7 @@ fn an_open_pool_is_not_overwritten() {
     let pool = store.open();
     let written = Written::of_all_kinds(&pool);
     pool.flush().expect("flushed");
-    // Through the host, which has it, and by somebody else, who has not.
+    // Neither through the host that has it open, nor by another.
     let error = pool.ask_again(&overwrite()).expect_err("open");
     assert_eq!(error.failure.status, Status::Busy, "{error}");
     assert!(error.message.contains("destroy it first"), "{error}");

@@ -1,4 +1,4 @@
-//! How a pool's device is used is for each opening to say; who leaves it open has what it was made with.
+//! Each opening says how a pool's device is used; what it leaves open is as the pool was made.
 
 use chimaera_bdev_proto::{CreateParams, IoEngine, MEGABYTE, Stats};
 use chimaera_proto::Status;
