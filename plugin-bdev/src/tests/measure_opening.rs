@@ -31,39 +31,8 @@ fn measure_opening() {
         .expect("a file");
     file.set_len(TIBIBYTE).expect("it is sparse");
     let disk = FileDisk::new(pool_file(file).expect("memory"));
-    let identity = Identity {
-        pool: PoolId::new(8000, 0),
-        name: "pool".to_owned(),
-        owner: PoolOwner::default(),
-        alignment: 4096,
-        io_depth: 32,
-        io_engine: IoEngine::Auto,
-        metrics: PerfMetrics::default(),
-    };
     let geometry = Geometry::new(TIBIBYTE / 4096).expect("room");
-    let first = geometry.reserved_pages().div_ceil(256) as u32;
-    let metadata = Metadata::format(
-        disk.clone(),
-        identity,
-        geometry.clone(),
-        ([1; 16], 0),
-        false,
-    );
-    let mut metadata = metadata.expect("formats");
-    let changes: Vec<_> = (first..first + BLOCKS)
-        .map(|megabyte| MegabyteChange {
-            megabyte,
-            map: MegabyteMap::WHOLE,
-            allocated: Vec::new(),
-        })
-        .collect();
-    for changes in changes.chunks(1 << 16) {
-        metadata.commit(changes).expect("commits");
-    }
-    metadata.checkpoint().expect("ends in order");
-    metadata.commit(&changes[..1]).expect("commits");
-    drop(metadata);
-
+    fill(&disk, &geometry);
     for _ in 0..5 {
         time("reading the table", || {
             let mut pages = Page::zeroes(256);
@@ -100,6 +69,41 @@ fn measure_opening() {
             assert!(opened.is_ok());
         });
     }
+}
+
+/// Makes a pool on the disk whose table has many megabytes, and whose journal has one.
+fn fill(disk: &FileDisk, geometry: &Geometry) {
+    let identity = Identity {
+        pool: PoolId::new(8000, 0),
+        name: "pool".to_owned(),
+        owner: PoolOwner::default(),
+        alignment: 4096,
+        io_depth: 32,
+        io_engine: IoEngine::Auto,
+        metrics: PerfMetrics::default(),
+    };
+    let first = geometry.reserved_pages().div_ceil(256) as u32;
+    let metadata = Metadata::format(
+        disk.clone(),
+        identity,
+        geometry.clone(),
+        ([1; 16], 0),
+        false,
+    );
+    let mut metadata = metadata.expect("formats");
+    let changes: Vec<_> = (first..first + BLOCKS)
+        .map(|megabyte| MegabyteChange {
+            megabyte,
+            map: MegabyteMap::WHOLE,
+            allocated: Vec::new(),
+        })
+        .collect();
+    for changes in changes.chunks(1 << 16) {
+        metadata.commit(changes).expect("commits");
+    }
+    metadata.checkpoint().expect("ends in order");
+    metadata.commit(&changes[..1]).expect("commits");
+    drop(metadata);
 }
 
 fn time(what: &str, run: impl FnOnce()) {

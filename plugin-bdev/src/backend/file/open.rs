@@ -84,15 +84,7 @@ pub(super) fn open(
     let path = Path::new(name);
     let (file, kind, created) = open_existing_or_new(path, parameters)?;
     let file = pool_file(file)?;
-    let lock = match kind {
-        FileKind::Regular => lock(path, &file)?,
-        FileKind::BlockDevice => {
-            if !parameters.read_only {
-                check_writable(path, &file)?;
-            }
-            lock_beneath(path, &file)?
-        }
-    };
+    let lock = lock_for_one_pool(path, &file, kind, parameters)?;
     let mut undo = Undo {
         file: Arc::clone(&file),
         path: path.to_owned(),
@@ -131,14 +123,7 @@ pub(super) fn open(
         try_alignment(path, &file, total_size, usage.alignment)?;
     }
     if direct == DirectIo::No {
-        host.log(
-            Level::Warning,
-            format_args!(
-                "its file system has no direct I/O; the pool works through the page \
-                 cache, so transfers may hold up other work of their worker, and flushing takes \
-                 longer; use a file system with direct I/O where that matters"
-            ),
-        );
+        warn_of_page_cache(host);
     }
     Ok(OpenedFile {
         file,
@@ -150,6 +135,35 @@ pub(super) fn open(
         size_before,
         tail_before,
     })
+}
+
+/// Locks the file or device, so that no other pool has it.
+fn lock_for_one_pool(
+    path: &Path,
+    file: &PoolFile,
+    kind: FileKind,
+    parameters: &Parameters,
+) -> Result<FileLock, ModuleError> {
+    match kind {
+        FileKind::Regular => lock(path, file),
+        FileKind::BlockDevice => {
+            if !parameters.read_only {
+                check_writable(path, file)?;
+            }
+            lock_beneath(path, file)
+        }
+    }
+}
+
+fn warn_of_page_cache(host: Host) {
+    host.log(
+        Level::Warning,
+        format_args!(
+            "its file system has no direct I/O; the pool works through the page \
+             cache, so transfers may hold up other work of their worker, and flushing takes \
+             longer; use a file system with direct I/O where that matters"
+        ),
+    );
 }
 
 /// How the creator of the pool that the file holds wanted it used. The default if it holds no pool, or none
