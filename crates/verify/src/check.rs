@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chimaera_bdev_client::{Block, Error, OwnedBlock, OwnerTag, Status};
 
-use super::block::{Stamp, examine};
+use super::block_contents::{Stamp, examine};
 use super::error::VerifyError;
 use super::model::{Live, Model, Stamps};
 use super::pool::Pool;

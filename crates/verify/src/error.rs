@@ -7,7 +7,7 @@ use chimaera_bdev_client::{Error, Status};
 use chimaera_thread::NoThread;
 use nix::errno::Errno;
 
-use super::record::KeptFor;
+use super::line::KeptFor;
 
 /// Why a run or a check failed: what happened, and to what.
 #[derive(Debug, thiserror::Error)]

@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-use super::block::JournalId;
+use super::block_contents::JournalId;
 use super::error::VerifyError;
+use super::line::{HEADER_START, KeptFor, Record};
 use super::model::Model;
-use super::record::{HEADER_START, KeptFor, Record};
 
 /// A journal that is being continued.
 #[derive(Debug)]
@@ -235,7 +235,7 @@ fn sync_folder(path: &Path) -> Result<(), VerifyError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::samples;
+    use super::super::line::samples;
     use super::*;
 
     /// The sample's bytes, and how many of them each number of lines has.

@@ -10,27 +10,27 @@
 
 #![forbid(unsafe_code)]
 
-mod block;
+mod block_contents;
 mod check;
 mod error;
 mod journal;
-#[cfg(test)]
-mod memory;
+mod line;
 mod model;
 mod pool;
-mod random;
-mod record;
 mod run;
 #[cfg(test)]
+mod simulated_pool;
+mod split_mix;
+#[cfg(test)]
 mod tests;
-mod worker;
+mod workload_thread;
 
-pub use block::JournalId;
+pub use block_contents::JournalId;
 pub use check::{Findings, check};
 pub use error::VerifyError;
 pub use journal::{Journal, read_for};
+pub use line::KeptFor;
 pub use model::Model;
 pub use pool::Pool;
-pub use record::KeptFor;
 pub use run::{Plan, RunFailure, Summary, run};
-pub use worker::Counts;
+pub use workload_thread::Counts;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use chimaera_bdev_client::{Block, BlockType};
 
-use super::block::{JournalId, Stamp};
-use super::record::{Change, Flushed, KeptFor, Record};
+use super::block_contents::{JournalId, Stamp};
+use super::line::{Change, Flushed, KeptFor, Record};
 
 /// The state of things that the records up to now promise.
 #[derive(Clone, Debug, PartialEq, Eq)]

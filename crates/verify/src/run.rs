@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_thread::{NoThread, ScopedJoinHandle, scope, spawn_scoped};
 
-use super::block::{JournalId, Stamp};
+use super::block_contents::{JournalId, Stamp};
 use super::check::{Findings, check};
 use super::error::VerifyError;
 use super::journal::Journal;
+use super::line::{Change, Flushed, Record};
 use super::model::{Live, Model};
 use super::pool::Pool;
-use super::random::Random;
-use super::record::{Change, Flushed, Record};
-use super::worker::{Counts, Held, Shared, Worker, lock};
+use super::split_mix::Random;
+use super::workload_thread::{Counts, Held, Shared, Worker, lock};
 
 /// How to run.
 #[derive(Clone, Copy, Debug)]
@@ -277,7 +277,7 @@ fn write(
     generation: Stamp,
 ) -> Result<(), VerifyError> {
     let mut bytes = vec![0; live.block.size as usize];
-    super::block::fill(id, &live.block, generation, &mut bytes);
+    super::block_contents::fill(id, &live.block, generation, &mut bytes);
     pool.write(&live.block, &bytes)
         .map_err(VerifyError::pool("a write"))
 }

@@ -5,14 +5,14 @@ use std::path::Path;
 
 use chimaera_bdev_client::{Block, BlockType, OwnedBlock, OwnerTag};
 
-use super::block::{JournalId, SECTOR_BYTES, Stamp, fill};
+use super::block_contents::{JournalId, SECTOR_BYTES, Stamp, fill};
 use super::check::{Findings, check};
 use super::journal::{self, Journal};
-use super::memory::{Fault, Memory};
 use super::model::{Live, Model, Stamps};
-use super::random::Random;
 use super::run::{Plan, RunFailure, Summary, run};
-use super::worker::Counts;
+use super::simulated_pool::{Fault, Memory};
+use super::split_mix::Random;
+use super::workload_thread::Counts;
 
 const ID: JournalId = JournalId(0xdead << 100 | 0xbeef);
 

@@ -6,10 +6,10 @@ use std::sync::Mutex;
 
 use chimaera_bdev_client::{AllocationPlan, Block, Error, OwnedBlock, OwnerTag, Status};
 
-use super::block::SECTOR_BYTES;
+use super::block_contents::SECTOR_BYTES;
 use super::pool::Pool;
-use super::random::Random;
-use super::worker::lock;
+use super::split_mix::Random;
+use super::workload_thread::lock;
 
 /// A promise to break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_bdev_client::{Block, Status};
 
-use super::block::{JournalId, Stamp, examine, fill};
+use super::block_contents::{JournalId, Stamp, examine, fill};
 use super::error::VerifyError;
 use super::journal::Journal;
+use super::line::{Change, Flushed, Record};
 use super::pool::Pool;
-use super::random::Random;
-use super::record::{Change, Flushed, Record};
+use super::split_mix::Random;
 
 /// Most actions of a step.
 const ACTIONS_MAXIMUM: usize = 24;

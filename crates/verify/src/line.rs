@@ -27,7 +27,7 @@ use std::str::FromStr;
 use chimaera_bdev_client::{Block, BlockType, PoolId};
 use crc32c::crc32c_append;
 
-use super::block::{JournalId, Stamp};
+use super::block_contents::{JournalId, Stamp};
 
 /// How the first line begins.
 pub(super) const HEADER_START: &str = "chimaera-verify-journal 1 ";

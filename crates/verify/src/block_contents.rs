@@ -16,7 +16,7 @@ use std::fmt;
 
 use chimaera_bdev_client::{Block, OwnerTag};
 
-use super::random::Random;
+use super::split_mix::Random;
 
 /// Bytes of a sector: the least that a device writes whole or not at all.
 pub(super) const SECTOR_BYTES: usize = 512;
