@@ -16,7 +16,7 @@ use std::fmt;
 
 use chimaera_bdev_client::{Block, OwnerTag};
 
-use super::split_mix::Random;
+use super::split_mix::SplitMix64;
 
 /// Bytes of a sector: the least that a device writes whole or not at all.
 pub(super) const SECTOR_BYTES: usize = 512;
@@ -29,7 +29,7 @@ const HEADER_WORDS: usize = 6;
 const MAGIC: u64 = u64::from_le_bytes(*b"chmVRFY1");
 
 /// Bits of a stamp, and so of an owner tag's lower part.
-const STAMP_BITS: u32 = 40;
+const OPERATION_ID_BITS: u32 = 40;
 
 /// Which journal a block belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,14 +37,14 @@ pub struct JournalId(pub u128);
 
 impl JournalId {
     /// The owner tag of an allocation: a part of the journal's id, never 0, then the stamp.
-    pub(super) const fn tag(self, allocation: Stamp) -> OwnerTag {
-        OwnerTag(self.tag_start() << STAMP_BITS | allocation.0)
+    pub(super) const fn tag(self, allocation: OperationId) -> OwnerTag {
+        OwnerTag(self.tag_start() << OPERATION_ID_BITS | allocation.0)
     }
 
     /// Which allocation a tag names, if it is a tag of this journal.
-    pub(super) const fn allocation(self, tag: OwnerTag) -> Option<Stamp> {
-        if tag.0 >> STAMP_BITS == self.tag_start() {
-            Some(Stamp(tag.0 & ((1 << STAMP_BITS) - 1)))
+    pub(super) const fn allocation(self, tag: OwnerTag) -> Option<OperationId> {
+        if tag.0 >> OPERATION_ID_BITS == self.tag_start() {
+            Some(OperationId(tag.0 & ((1 << OPERATION_ID_BITS) - 1)))
         } else {
             None
         }
@@ -64,9 +64,9 @@ impl fmt::Display for JournalId {
 /// The name of an allocation or of a write, given once in a journal's life: the thread that made it,
 /// and its number in that thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Stamp(u64);
+pub(super) struct OperationId(u64);
 
-impl Stamp {
+impl OperationId {
     pub(super) const fn new(thread: u8, number: u32) -> Self {
         Self((thread as u64) << 32 | number as u64)
     }
@@ -80,7 +80,7 @@ impl Stamp {
     }
 }
 
-impl fmt::Display for Stamp {
+impl fmt::Display for OperationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.thread(), self.number())
     }
@@ -88,9 +88,9 @@ impl fmt::Display for Stamp {
 
 /// What a sector turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sector {
+pub(super) enum SectorContents {
     /// This block's, written by this generation.
-    Of(Stamp),
+    Of(OperationId),
     /// A whole sector of this journal, of another place.
     Misplaced { offset: u64, sector: u32 },
     /// A whole sector of another journal.
@@ -103,7 +103,7 @@ pub(super) enum Sector {
     Foreign,
 }
 
-impl fmt::Display for Sector {
+impl fmt::Display for SectorContents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Of(stamp) => write!(f, "generation {stamp}"),
@@ -120,14 +120,14 @@ impl fmt::Display for Sector {
 
 /// The first sector of a block that is not as it must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Wrong {
+pub(super) struct WrongSectors {
     sector: usize,
-    found: Sector,
+    found: SectorContents,
     /// How many sectors are wrong.
     count: usize,
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for WrongSectors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (sector, found) = (self.sector, self.found);
         write!(f, "{found} in sector {sector}")?;
@@ -139,7 +139,7 @@ impl fmt::Display for Wrong {
 }
 
 /// Fills a block's bytes, all of them, for a generation.
-pub(super) fn fill(id: JournalId, block: &Block, generation: Stamp, bytes: &mut [u8]) {
+pub(super) fn fill(id: JournalId, block: &Block, generation: OperationId, bytes: &mut [u8]) {
     let (sectors, _) = bytes.as_chunks_mut::<SECTOR_BYTES>();
     for (index, sector) in (0..).zip(sectors) {
         let header = [
@@ -150,7 +150,7 @@ pub(super) fn fill(id: JournalId, block: &Block, generation: Stamp, bytes: &mut 
             (block.block_type as u64) << 32 | index,
             generation.0,
         ];
-        let mut random = Random::new(u64::from(crc32c::crc32c(&words_to_bytes(&header))));
+        let mut random = SplitMix64::new(u64::from(crc32c::crc32c(&words_to_bytes(&header))));
         let (words, _) = sector.as_chunks_mut::<8>();
         for (at, word) in words[..WORDS - 1].iter_mut().enumerate() {
             let value = header.get(at).copied().unwrap_or_else(|| random.next());
@@ -165,18 +165,20 @@ pub(super) fn fill(id: JournalId, block: &Block, generation: Stamp, bytes: &mut 
 pub(super) fn examine(
     id: JournalId,
     block: &Block,
-    generations: &[Stamp],
+    generations: &[OperationId],
     bytes: &[u8],
-) -> Result<(), Wrong> {
+) -> Result<(), WrongSectors> {
     let (sectors, _) = bytes.as_chunks::<SECTOR_BYTES>();
     let mut wrong = sectors
         .iter()
         .enumerate()
         .map(|(index, sector)| (index, identify(id, block, index, sector)))
-        .filter(|(_, found)| !matches!(found, Sector::Of(stamp) if generations.contains(stamp)));
+        .filter(
+            |(_, found)| !matches!(found, SectorContents::Of(stamp) if generations.contains(stamp)),
+        );
     match wrong.next() {
         None => Ok(()),
-        Some((sector, found)) => Err(Wrong {
+        Some((sector, found)) => Err(WrongSectors {
             sector,
             found,
             count: 1 + wrong.count(),
@@ -184,31 +186,36 @@ pub(super) fn examine(
     }
 }
 
-fn identify(id: JournalId, block: &Block, index: usize, sector: &[u8; SECTOR_BYTES]) -> Sector {
+fn identify(
+    id: JournalId,
+    block: &Block,
+    index: usize,
+    sector: &[u8; SECTOR_BYTES],
+) -> SectorContents {
     let (words, _) = sector.as_chunks::<8>();
     let word = |at: usize| u64::from_le_bytes(words[at]);
     if word(0) != MAGIC {
         let blank = sector.iter().all(|&byte| byte == 0);
         return if blank {
-            Sector::Blank
+            SectorContents::Blank
         } else {
-            Sector::Foreign
+            SectorContents::Foreign
         };
     }
     if u64::from(crc32c::crc32c(&sector[..SECTOR_BYTES - 8])) != word(WORDS - 1) {
-        return Sector::Damaged;
+        return SectorContents::Damaged;
     }
     let other = JournalId(u128::from(word(2)) << 64 | u128::from(word(1)));
     let place = (block.block_type as u64) << 32 | index as u64;
     if other != id {
-        Sector::OfAnotherJournal(other)
+        SectorContents::OfAnotherJournal(other)
     } else if (word(3), word(4)) != (block.offset, place) {
-        Sector::Misplaced {
+        SectorContents::Misplaced {
             offset: word(3),
             sector: word(4) as u32,
         }
     } else {
-        Sector::Of(Stamp(word(5)))
+        SectorContents::Of(OperationId(word(5)))
     }
 }
 
@@ -222,15 +229,15 @@ mod tests {
     use chimaera_bdev_client::BlockType;
 
     const ID: JournalId = JournalId(0x1234_5678_9abc_def0_0fed_cba9_8765_4321);
-    const GENERATION: Stamp = Stamp::new(3, 17);
+    const GENERATION: OperationId = OperationId::new(3, 17);
 
-    fn filled(id: JournalId, block: &Block, generation: Stamp) -> Vec<u8> {
+    fn filled(id: JournalId, block: &Block, generation: OperationId) -> Vec<u8> {
         let mut bytes = vec![0; block.size as usize];
         fill(id, block, generation, &mut bytes);
         bytes
     }
 
-    fn first_wrong(block: &Block, bytes: &[u8]) -> (usize, Sector, usize) {
+    fn first_wrong(block: &Block, bytes: &[u8]) -> (usize, SectorContents, usize) {
         let wrong = examine(ID, block, &[GENERATION], bytes).expect_err("it is wrong");
         (wrong.sector, wrong.found, wrong.count)
     }
@@ -241,10 +248,10 @@ mod tests {
             let block = Block::new(5 << 20, block_type);
             let bytes = filled(ID, &block, GENERATION);
             assert_eq!(examine(ID, &block, &[GENERATION], &bytes), Ok(()));
-            let other = Stamp::new(3, 18);
+            let other = OperationId::new(3, 18);
             assert_eq!(examine(ID, &block, &[other, GENERATION], &bytes), Ok(()));
             let wrong = examine(ID, &block, &[other], &bytes).expect_err("stale");
-            assert_eq!(wrong.found, Sector::Of(GENERATION));
+            assert_eq!(wrong.found, SectorContents::Of(GENERATION));
             assert_eq!(wrong.count, bytes.len() / SECTOR_BYTES);
         }
     }
@@ -258,25 +265,25 @@ mod tests {
             bytes[512..1024].copy_from_slice(with);
             first_wrong(&block, &bytes)
         };
-        assert_eq!(replaced(&[0; 512]), (1, Sector::Blank, 1));
-        assert_eq!(replaced(&[7; 512]), (1, Sector::Foreign, 1));
-        let misplaced = Sector::Misplaced {
+        assert_eq!(replaced(&[0; 512]), (1, SectorContents::Blank, 1));
+        assert_eq!(replaced(&[7; 512]), (1, SectorContents::Foreign, 1));
+        let misplaced = SectorContents::Misplaced {
             offset: 1 << 20,
             sector: 2,
         };
         assert_eq!(replaced(&good[1024..1536]), (1, misplaced, 1));
         let larger = filled(ID, &Block::new(1 << 20, BlockType::Mib1), GENERATION);
-        let misplaced = Sector::Misplaced {
+        let misplaced = SectorContents::Misplaced {
             offset: 1 << 20,
             sector: 1,
         };
         assert_eq!(replaced(&larger[512..1024]), (1, misplaced, 1));
         let other = JournalId(ID.0 ^ 1);
         let others = filled(other, &block, GENERATION);
-        let expected = Sector::OfAnotherJournal(other);
+        let expected = SectorContents::OfAnotherJournal(other);
         assert_eq!(replaced(&others[512..1024]), (1, expected, 1));
-        let stale = filled(ID, &block, Stamp::new(3, 16));
-        let expected = Sector::Of(Stamp::new(3, 16));
+        let stale = filled(ID, &block, OperationId::new(3, 16));
+        let expected = SectorContents::Of(OperationId::new(3, 16));
         assert_eq!(replaced(&stale[512..1024]), (1, expected, 1));
     }
 
@@ -294,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_tag_names_its_journal_and_allocation() {
-        let stamp = Stamp::new(u8::MAX, u32::MAX);
+        let stamp = OperationId::new(u8::MAX, u32::MAX);
         assert_eq!(ID.allocation(ID.tag(stamp)), Some(stamp));
         assert_eq!((stamp.thread(), stamp.number()), (u8::MAX, u32::MAX));
         assert_eq!(ID.allocation(OwnerTag::NONE), None);

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use chimaera_bdev_client::{Block, Error, OwnedBlock, OwnerTag, Status};
 
-use super::block_contents::{Stamp, examine};
+use super::block_contents::{OperationId, examine};
 use super::error::VerifyError;
-use super::model::{Live, Model, Stamps};
-use super::pool::Pool;
+use super::model::{IssuedIds, LiveBlock, PoolModel};
+use super::pool::BlockPool;
 
 /// What a check has found.
 #[derive(Debug, Default)]
@@ -35,11 +35,11 @@ pub struct Findings {
 ///
 /// # Errors
 /// The pool cannot be listed, or a block not be read for another reason than that the device fails.
-pub fn check(model: &Model, pool: &impl Pool) -> Result<Findings, VerifyError> {
+pub fn check(model: &PoolModel, pool: &impl BlockPool) -> Result<Findings, VerifyError> {
     compare(model, pool).map_err(VerifyError::pool("checking the blocks"))
 }
 
-fn compare(model: &Model, pool: &impl Pool) -> Result<Findings, Error> {
+fn compare(model: &PoolModel, pool: &impl BlockPool) -> Result<Findings, Error> {
     let mut findings = Findings::default();
     let (mut listed, mut all) = (BTreeMap::new(), BTreeMap::new());
     for owned in pool.list()? {
@@ -76,7 +76,12 @@ fn compare(model: &Model, pool: &impl Pool) -> Result<Findings, Error> {
 
 impl Findings {
     /// Looks into a block that is there.
-    fn examine(&mut self, model: &Model, live: &Live, pool: &impl Pool) -> Result<(), Error> {
+    fn examine(
+        &mut self,
+        model: &PoolModel,
+        live: &LiveBlock,
+        pool: &impl BlockPool,
+    ) -> Result<(), Error> {
         let block = &live.block;
         let mut bytes = vec![0; block.size as usize];
         if let Some(error) = unreadable(pool.read(block, &mut bytes))? {
@@ -86,7 +91,11 @@ impl Findings {
             return Ok(());
         }
         if let Err(wrong) = examine(model.id, block, &live.generations, &bytes) {
-            let expected: Vec<_> = live.generations.iter().map(Stamp::to_string).collect();
+            let expected: Vec<_> = live
+                .generations
+                .iter()
+                .map(OperationId::to_string)
+                .collect();
             self.violations.push(format!(
                 "{} holds {wrong}; flushed or announced was generation {}",
                 describe(block, live.allocation),
@@ -120,7 +129,7 @@ fn unreadable(read: Result<(), Error>) -> Result<Option<Error>, Error> {
 }
 
 /// Whether a block of ours that the journal does not have may be there.
-fn explain(allocation: Stamp, stamps: Stamps) -> Result<(), &'static str> {
+fn explain(allocation: OperationId, stamps: IssuedIds) -> Result<(), &'static str> {
     let number = allocation.number();
     if number <= stamps.used {
         Err("is allocated although its free was flushed")
@@ -142,10 +151,10 @@ fn in_place_of(block: &Block, all: &BTreeMap<u64, OwnedBlock>) -> Option<OwnedBl
 
 /// What became of a block that was flushed and is not there with its tag.
 fn lost(
-    model: &Model,
-    live: &Live,
+    model: &PoolModel,
+    live: &LiveBlock,
     found: Option<OwnedBlock>,
-    pool: &impl Pool,
+    pool: &impl BlockPool,
 ) -> Result<String, Error> {
     let what = describe(&live.block, live.allocation);
     let Some(OwnedBlock { block, owner }) = found else {
@@ -181,7 +190,7 @@ fn lost(
     ))
 }
 
-fn describe(block: &Block, allocation: Stamp) -> String {
+fn describe(block: &Block, allocation: OperationId) -> String {
     format!(
         "the block of {} at {:#x}, allocation {allocation},",
         block.block_type, block.offset

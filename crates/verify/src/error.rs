@@ -7,7 +7,7 @@ use chimaera_bdev_client::{Error, Status};
 use chimaera_thread::NoThread;
 use nix::errno::Errno;
 
-use super::line::KeptFor;
+use super::line::PoolIdentity;
 
 /// Why a run or a check failed: what happened, and to what.
 #[derive(Debug, thiserror::Error)]
@@ -74,9 +74,9 @@ pub enum VerifyError {
         /// The journal.
         path: PathBuf,
         /// Its pool.
-        kept_for: KeptFor,
+        kept_for: PoolIdentity,
         /// This one.
-        pool: KeptFor,
+        pool: PoolIdentity,
     },
 
     /// The journal's file is not as it was written.

@@ -1,4 +1,4 @@
-//! The journal's file: lines ([`Record`]) that are durable before what they announce is done, and
+//! The journal's file: lines ([`JournalLine`]) that are durable before what they announce is done, and
 //! after what they report was.
 //!
 //! Laws of this module:
@@ -18,30 +18,30 @@ use nix::fcntl::OFlag;
 
 use super::block_contents::JournalId;
 use super::error::VerifyError;
-use super::line::{HEADER_START, KeptFor, Record};
-use super::model::Model;
+use super::line::{HEADER_START, JournalLine, PoolIdentity};
+use super::model::PoolModel;
 
 /// A journal that is being continued.
 #[derive(Debug)]
-pub struct Journal {
+pub struct WorkloadJournal {
     path: PathBuf,
     file: File,
     chain: u32,
-    model: Model,
+    model: PoolModel,
 }
 
 /// What the bytes of a journal say.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Contents {
+pub(super) struct ParsedJournal {
     /// `None` if there is not even a whole first line.
-    pub(super) model: Option<Model>,
+    pub(super) model: Option<PoolModel>,
     /// Bytes of whole lines.
     pub(super) whole_bytes: usize,
     /// The checksum that the next line continues.
     chain: u32,
 }
 
-impl Journal {
+impl WorkloadJournal {
     /// Opens a journal to continue it, or makes a new one with this id.
     pub fn open(path: &Path, new_id: JournalId) -> Result<Self, VerifyError> {
         let mut options = OpenOptions::new();
@@ -58,10 +58,10 @@ impl Journal {
             path: path.to_path_buf(),
             file,
             chain: contents.chain,
-            model: contents.model.clone().unwrap_or(Model::new(new_id)),
+            model: contents.model.clone().unwrap_or(PoolModel::new(new_id)),
         };
         if contents.model.is_none() {
-            journal.write(&Record::Header(new_id))?;
+            journal.write(&JournalLine::Header(new_id))?;
             sync_folder(path)?;
         }
         Ok(journal)
@@ -71,21 +71,21 @@ impl Journal {
     ///
     /// # Errors
     /// It was kept for another pool, or cannot be written.
-    pub fn keep_for(&mut self, pool: KeptFor) -> Result<(), VerifyError> {
+    pub fn keep_for(&mut self, pool: PoolIdentity) -> Result<(), VerifyError> {
         check_kept_for(&self.model, &pool, &self.path)?;
         match self.model.pool.as_ref() == Some(&pool) {
             true => Ok(()),
-            false => self.append(&Record::Pool(pool)),
+            false => self.append(&JournalLine::Pool(pool)),
         }
     }
 
     /// What the journal says up to now.
-    pub const fn model(&self) -> &Model {
+    pub const fn model(&self) -> &PoolModel {
         &self.model
     }
 
     /// Appends a record and waits until it is durable.
-    pub(super) fn append(&mut self, record: &Record) -> Result<(), VerifyError> {
+    pub(super) fn append(&mut self, record: &JournalLine) -> Result<(), VerifyError> {
         self.model
             .apply(record)
             .map_err(|contradiction| VerifyError::ContradictsJournal {
@@ -95,7 +95,7 @@ impl Journal {
         self.write(record)
     }
 
-    fn write(&mut self, record: &Record) -> Result<(), VerifyError> {
+    fn write(&mut self, record: &JournalLine) -> Result<(), VerifyError> {
         let mut line = String::new();
         self.chain = record.write(self.chain, &mut line);
         self.file
@@ -106,7 +106,7 @@ impl Journal {
 }
 
 /// Refuses a journal that was kept for another pool, in which everything that it promises would be missing.
-fn check_kept_for(model: &Model, pool: &KeptFor, path: &Path) -> Result<(), VerifyError> {
+fn check_kept_for(model: &PoolModel, pool: &PoolIdentity, path: &Path) -> Result<(), VerifyError> {
     match &model.pool {
         Some(kept_for) if !kept_for.may_be(pool) => Err(VerifyError::JournalOfAnotherPool {
             path: path.to_path_buf(),
@@ -118,14 +118,14 @@ fn check_kept_for(model: &Model, pool: &KeptFor, path: &Path) -> Result<(), Veri
 }
 
 /// Reads a journal that was kept for this pool, and leaves it as it is.
-pub fn read_for(path: &Path, pool: &KeptFor) -> Result<Model, VerifyError> {
+pub fn read_journal(path: &Path, pool: &PoolIdentity) -> Result<PoolModel, VerifyError> {
     let model = read(path)?;
     check_kept_for(&model, pool, path)?;
     Ok(model)
 }
 
 /// Reads a journal, whichever pool it is kept for, and leaves it as it is.
-pub(super) fn read(path: &Path) -> Result<Model, VerifyError> {
+pub(super) fn read(path: &Path) -> Result<PoolModel, VerifyError> {
     let mut file = open(OpenOptions::new().read(true), path)?;
     file.try_lock_shared()
         .map_err(|error| locked(path, error))?;
@@ -147,7 +147,7 @@ fn open(options: &mut OpenOptions, path: &Path) -> Result<File, VerifyError> {
 }
 
 /// Reads all of a journal, but of somebody's file only as much as shows that it is none.
-fn read_all(file: &mut File, path: &Path) -> Result<Contents, VerifyError> {
+fn read_all(file: &mut File, path: &Path) -> Result<ParsedJournal, VerifyError> {
     let mut bytes = Vec::new();
     Read::by_ref(file)
         .take(HEADER_START.len() as u64)
@@ -166,8 +166,8 @@ fn read_all(file: &mut File, path: &Path) -> Result<Contents, VerifyError> {
 }
 
 /// Reads a journal's bytes. An error says what is wrong with them.
-pub(super) fn parse(bytes: &[u8]) -> Result<Contents, String> {
-    let mut contents = Contents {
+pub(super) fn parse(bytes: &[u8]) -> Result<ParsedJournal, String> {
+    let mut contents = ParsedJournal {
         model: None,
         whole_bytes: 0,
         chain: 0,
@@ -177,7 +177,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Contents, String> {
         let Some(line) = lines.next() else { break };
         let record = line
             .strip_suffix(b"\n")
-            .and_then(|line| Record::read(contents.chain, line));
+            .and_then(|line| JournalLine::read(contents.chain, line));
         let Some((record, chain)) = record else {
             if number == 1 && !is_part_of_a_header(line) {
                 return Err("this is not a journal of `chimaera verify`".to_owned());
@@ -188,7 +188,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Contents, String> {
             };
         };
         match (&mut contents.model, record) {
-            (None, Record::Header(id)) => contents.model = Some(Model::new(id)),
+            (None, JournalLine::Header(id)) => contents.model = Some(PoolModel::new(id)),
             (None, _) => return Err("the journal has no beginning".to_owned()),
             (Some(model), record) => model
                 .apply(&record)
@@ -299,7 +299,7 @@ mod tests {
         let path = folder.path().join("notes");
         for text in ["notes", "a\nb\n", "\0\0\0", "\n"] {
             std::fs::write(&path, text).expect("writes");
-            let failure = Journal::open(&path, JournalId(1)).expect_err("not a journal");
+            let failure = WorkloadJournal::open(&path, JournalId(1)).expect_err("not a journal");
             assert!(failure.to_string().contains("not a journal"), "{failure}");
             assert_eq!(std::fs::read(&path).expect("reads"), text.as_bytes());
         }
@@ -310,8 +310,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("journal");
         let records = samples();
-        let mut journal = Journal::open(&path, JournalId(0xfeed << 64)).expect("opens");
-        let failure = Journal::open(&path, JournalId(2)).expect_err("in use");
+        let mut journal = WorkloadJournal::open(&path, JournalId(0xfeed << 64)).expect("opens");
+        let failure = WorkloadJournal::open(&path, JournalId(2)).expect_err("in use");
         assert!(failure.to_string().contains("in use"), "{failure}");
         for record in &records[1..3] {
             journal.append(record).expect("appends");
@@ -323,7 +323,7 @@ mod tests {
         std::fs::write(&path, &bytes).expect("writes");
         assert_eq!(read(&path).expect("reads"), model);
         assert_eq!(std::fs::read(&path).expect("reads"), bytes, "left as it is");
-        let mut journal = Journal::open(&path, JournalId(3)).expect("opens");
+        let mut journal = WorkloadJournal::open(&path, JournalId(3)).expect("opens");
         assert_eq!(*journal.model(), model);
         for record in &records[3..] {
             journal.append(record).expect("appends");

@@ -27,7 +27,7 @@ use std::str::FromStr;
 use chimaera_bdev_client::{Block, BlockType, PoolId};
 use crc32c::crc32c_append;
 
-use super::block_contents::{JournalId, Stamp};
+use super::block_contents::{JournalId, OperationId};
 
 /// How the first line begins.
 pub(super) const HEADER_START: &str = "chimaera-verify-journal 1 ";
@@ -37,24 +37,24 @@ const POOL_START: &str = "pool ";
 
 /// A line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Record {
+pub(super) enum JournalLine {
     Header(JournalId),
-    Pool(KeptFor),
+    Pool(PoolIdentity),
     Begin { threads: u8, seed: u64 },
-    Intend(Vec<Change>),
-    Flushed(Flushed),
+    Intend(Vec<BlockChange>),
+    Flushed(FlushLine),
 }
 
 /// The pool that a journal is kept for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeptFor {
+pub struct PoolIdentity {
     /// Its id.
     pub id: PoolId,
     /// Its name.
     pub name: String,
 }
 
-impl KeptFor {
+impl PoolIdentity {
     /// Whether a pool may be this one: a pool in memory that is made again has another id, and a file that was moved
     /// another name.
     pub(super) fn may_be(&self, other: &Self) -> bool {
@@ -72,54 +72,54 @@ impl KeptFor {
     }
 
     /// Reads what [`Self::write`] has written behind the line's beginning.
-    fn read(text: &str) -> Result<Self, Unknown> {
-        let (id, mut rest) = text.split_once(' ').ok_or(Unknown)?;
+    fn read(text: &str) -> Result<Self, UnknownLine> {
+        let (id, mut rest) = text.split_once(' ').ok_or(UnknownLine)?;
         let mut name = Vec::new();
         while let Some((before, after)) = rest.split_once('%') {
             name.extend(before.bytes());
-            let (digits, after) = after.split_at_checked(2).ok_or(Unknown)?;
-            name.push(u8::from_str_radix(digits, 16).map_err(|_| Unknown)?);
+            let (digits, after) = after.split_at_checked(2).ok_or(UnknownLine)?;
+            name.push(u8::from_str_radix(digits, 16).map_err(|_| UnknownLine)?);
             rest = after;
         }
         name.extend(rest.bytes());
         Ok(Self {
-            id: id.parse().map_err(|_| Unknown)?,
-            name: String::from_utf8(name).map_err(|_| Unknown)?,
+            id: id.parse().map_err(|_| UnknownLine)?,
+            name: String::from_utf8(name).map_err(|_| UnknownLine)?,
         })
     }
 }
 
 /// What a flush has made durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Flushed {
+pub(super) struct FlushLine {
     pub(super) thread: u8,
     /// The last stamp that was given before the flush.
     pub(super) used: u32,
     /// The last stamp that may be given before the next record.
     pub(super) reserved: u32,
-    pub(super) changes: Vec<Change>,
+    pub(super) changes: Vec<BlockChange>,
 }
 
 /// What happens to a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Change {
+pub(super) enum BlockChange {
     Allocated {
         block: Block,
-        allocation: Stamp,
-        generation: Stamp,
+        allocation: OperationId,
+        generation: OperationId,
     },
     Overwritten {
         offset: u64,
-        allocation: Stamp,
-        generation: Stamp,
+        allocation: OperationId,
+        generation: OperationId,
     },
     Freed {
         offset: u64,
-        allocation: Stamp,
+        allocation: OperationId,
     },
 }
 
-impl Record {
+impl JournalLine {
     /// Appends the line, and gives the checksum that the next line continues.
     pub(super) fn write(&self, chain: u32, text: &mut String) -> u32 {
         let start = text.len();
@@ -144,7 +144,7 @@ impl Record {
     }
 }
 
-impl Display for Record {
+impl Display for JournalLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Header(id) => write!(f, "{HEADER_START}{id}"),
@@ -155,7 +155,7 @@ impl Display for Record {
                 changes.iter().try_for_each(|change| write!(f, " {change}"))
             }
             Self::Flushed(flushed) => {
-                let Flushed {
+                let FlushLine {
                     thread,
                     used,
                     reserved,
@@ -168,7 +168,7 @@ impl Display for Record {
     }
 }
 
-impl Display for Change {
+impl Display for BlockChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Allocated {
@@ -191,18 +191,18 @@ impl Display for Change {
 
 /// A line that says nothing that this version knows.
 #[derive(Debug)]
-pub(super) struct Unknown;
+pub(super) struct UnknownLine;
 
-impl FromStr for Record {
-    type Err = Unknown;
+impl FromStr for JournalLine {
+    type Err = UnknownLine;
 
-    fn from_str(text: &str) -> Result<Self, Unknown> {
+    fn from_str(text: &str) -> Result<Self, UnknownLine> {
         if let Some(id) = text.strip_prefix(HEADER_START) {
-            let id = u128::from_str_radix(id, 16).map_err(|_| Unknown)?;
+            let id = u128::from_str_radix(id, 16).map_err(|_| UnknownLine)?;
             return Ok(Self::Header(JournalId(id)));
         }
         if let Some(pool) = text.strip_prefix(POOL_START) {
-            return KeptFor::read(pool).map(Self::Pool);
+            return PoolIdentity::read(pool).map(Self::Pool);
         }
         let mut words = text.split(' ');
         let record = match words.next() {
@@ -213,37 +213,37 @@ impl FromStr for Record {
             Some("intend") => {
                 Self::Intend(words.by_ref().map(str::parse).collect::<Result<_, _>>()?)
             }
-            Some("flushed") => Self::Flushed(Flushed {
+            Some("flushed") => Self::Flushed(FlushLine {
                 thread: number(words.next())?,
                 used: number(words.next())?,
                 reserved: number(words.next())?,
                 changes: words.by_ref().map(str::parse).collect::<Result<_, _>>()?,
             }),
-            _ => return Err(Unknown),
+            _ => return Err(UnknownLine),
         };
         match words.next() {
             None => Ok(record),
-            Some(_) => Err(Unknown),
+            Some(_) => Err(UnknownLine),
         }
     }
 }
 
-impl FromStr for Change {
-    type Err = Unknown;
+impl FromStr for BlockChange {
+    type Err = UnknownLine;
 
-    fn from_str(text: &str) -> Result<Self, Unknown> {
-        let (kind, rest) = text.split_at_checked(1).ok_or(Unknown)?;
-        let (place, stamps) = rest.split_once('=').ok_or(Unknown)?;
+    fn from_str(text: &str) -> Result<Self, UnknownLine> {
+        let (kind, rest) = text.split_at_checked(1).ok_or(UnknownLine)?;
+        let (place, stamps) = rest.split_once('=').ok_or(UnknownLine)?;
         let both = || {
-            let (allocation, generation) = stamps.split_once('@').ok_or(Unknown)?;
+            let (allocation, generation) = stamps.split_once('@').ok_or(UnknownLine)?;
             Ok((stamp(allocation)?, stamp(generation)?))
         };
         match kind {
             "+" => {
-                let (offset, block_type) = place.split_once('/').ok_or(Unknown)?;
+                let (offset, block_type) = place.split_once('/').ok_or(UnknownLine)?;
                 let block_type = BlockType::ALL
                     .get(number::<usize>(Some(block_type))?)
-                    .ok_or(Unknown)?;
+                    .ok_or(UnknownLine)?;
                 let (allocation, generation) = both()?;
                 Ok(Self::Allocated {
                     block: Block::new(number(Some(offset))?, *block_type),
@@ -263,59 +263,66 @@ impl FromStr for Change {
                 offset: number(Some(place))?,
                 allocation: stamp(stamps)?,
             }),
-            _ => Err(Unknown),
+            _ => Err(UnknownLine),
         }
     }
 }
 
-fn number<T: FromStr>(word: Option<&str>) -> Result<T, Unknown> {
-    word.and_then(|word| word.parse().ok()).ok_or(Unknown)
+fn number<T: FromStr>(word: Option<&str>) -> Result<T, UnknownLine> {
+    word.and_then(|word| word.parse().ok()).ok_or(UnknownLine)
 }
 
-fn stamp(text: &str) -> Result<Stamp, Unknown> {
-    let (thread, in_thread) = text.split_once('.').ok_or(Unknown)?;
-    Ok(Stamp::new(number(Some(thread))?, number(Some(in_thread))?))
+fn stamp(text: &str) -> Result<OperationId, UnknownLine> {
+    let (thread, in_thread) = text.split_once('.').ok_or(UnknownLine)?;
+    Ok(OperationId::new(
+        number(Some(thread))?,
+        number(Some(in_thread))?,
+    ))
 }
 
 #[cfg(test)]
-pub(super) fn samples() -> Vec<Record> {
-    let (a, b, c) = (Stamp::new(0, 1), Stamp::new(0, 2), Stamp::new(0, 300));
+pub(super) fn samples() -> Vec<JournalLine> {
+    let (a, b, c) = (
+        OperationId::new(0, 1),
+        OperationId::new(0, 2),
+        OperationId::new(0, 300),
+    );
     vec![
-        Record::Header(JournalId(0xfeed << 64)),
-        Record::Pool(KeptFor {
+        JournalLine::Header(JournalId(0xfeed << 64)),
+        JournalLine::Pool(PoolIdentity {
             id: PoolId { major: 7, minor: 1 },
             name: "/a pool/of 100 %\n\u{e9}".to_owned(),
         }),
-        Record::Begin {
+        JournalLine::Begin {
             threads: 2,
             seed: u64::MAX,
         },
-        Record::Flushed(Flushed {
+        JournalLine::Flushed(FlushLine {
             thread: 0,
             used: 2,
             reserved: 302,
-            changes: vec![Change::Allocated {
+            changes: vec![BlockChange::Allocated {
                 block: Block::new(5 << 20, BlockType::Kib256),
                 allocation: a,
                 generation: b,
             }],
         }),
-        Record::Intend(vec![
-            Change::Overwritten {
+        JournalLine::Intend(vec![
+            BlockChange::Overwritten {
                 offset: 5 << 20,
                 allocation: a,
                 generation: c,
             },
-            Change::Freed {
+            BlockChange::Freed {
                 offset: 5 << 20,
                 allocation: a,
             },
         ]),
-        Record::Flushed(Flushed {
+        JournalLine::Flushed(FlushLine {
             thread: 0,
             used: 300,
             reserved: u32::MAX,
-            changes: vec![Change::Freed {
+            changes: vec![BlockChange::Freed {
                 offset: 5 << 20,
                 allocation: a,
             }],
@@ -334,13 +341,17 @@ mod tests {
             let mut text = String::new();
             let next = record.write(chain, &mut text);
             let line = text.strip_suffix('\n').expect("a line").as_bytes();
-            assert_eq!(Record::read(chain, line), Some((record, next)));
-            assert_eq!(Record::read(chain ^ 1, line), None);
+            assert_eq!(JournalLine::read(chain, line), Some((record, next)));
+            assert_eq!(JournalLine::read(chain ^ 1, line), None);
             for at in 0..line.len() {
                 let mut changed = line.to_vec();
                 changed[at] ^= 1;
-                assert_eq!(Record::read(chain, &changed), None, "{text} at {at}");
-                assert_eq!(Record::read(chain, &line[..at]), None, "{text} to {at}");
+                assert_eq!(JournalLine::read(chain, &changed), None, "{text} at {at}");
+                assert_eq!(
+                    JournalLine::read(chain, &line[..at]),
+                    None,
+                    "{text} to {at}"
+                );
             }
             chain = next;
         }
@@ -375,7 +386,7 @@ mod tests {
             "chimaera-verify-journal 1 xyz",
             "chimaera-verify-journal 2 00",
         ] {
-            assert!(text.parse::<Record>().is_err(), "{text:?}");
+            assert!(text.parse::<JournalLine>().is_err(), "{text:?}");
         }
     }
 }

@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 
 use chimaera_bdev_client::{Block, BlockType};
 
-use super::block_contents::{JournalId, Stamp};
-use super::line::{Change, Flushed, KeptFor, Record};
+use super::block_contents::{JournalId, OperationId};
+use super::line::{BlockChange, FlushLine, JournalLine, PoolIdentity};
 
 /// The state of things that the records up to now promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Model {
+pub struct PoolModel {
     /// Which journal it is.
     pub id: JournalId,
     /// The pool that it is kept for, unless it was begun by a version that did not note it.
-    pub pool: Option<KeptFor>,
+    pub pool: Option<PoolIdentity>,
     /// Blocks whose allocation was flushed and whose free was not, by offset.
-    pub(super) live: BTreeMap<u64, Live>,
+    pub(super) live: BTreeMap<u64, LiveBlock>,
     /// Which stamps each thread has given.
-    pub(super) threads: BTreeMap<u8, Stamps>,
+    pub(super) threads: BTreeMap<u8, IssuedIds>,
     /// Runs that have begun.
     pub runs: u64,
     /// Records of flushes.
@@ -26,19 +26,19 @@ pub struct Model {
 
 /// A block that was flushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Live {
+pub(super) struct LiveBlock {
     pub(super) block: Block,
-    pub(super) allocation: Stamp,
+    pub(super) allocation: OperationId,
     /// What was flushed, first, then what may stand there instead, because it was about to be written
     /// since.
-    pub(super) generations: Vec<Stamp>,
+    pub(super) generations: Vec<OperationId>,
     /// Whether it was about to be freed: then it may be there or not.
     pub(super) freeing: bool,
 }
 
 /// The stamps that a thread has given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stamps {
+pub(super) struct IssuedIds {
     /// The last one given before the last flush: every allocation up to it is in the model or was
     /// freed.
     pub(super) used: u32,
@@ -49,7 +49,7 @@ pub(super) struct Stamps {
 /// Why a record does not follow from those before it.
 pub(super) type Contradiction = String;
 
-impl Model {
+impl PoolModel {
     pub(super) const fn new(id: JournalId) -> Self {
         Self {
             id,
@@ -62,26 +62,28 @@ impl Model {
     }
 
     /// Takes over what a record says.
-    pub(super) fn apply(&mut self, record: &Record) -> Result<(), Contradiction> {
+    pub(super) fn apply(&mut self, record: &JournalLine) -> Result<(), Contradiction> {
         match record {
-            Record::Header(_) => Err("a second beginning".to_owned()),
-            Record::Pool(pool) => {
+            JournalLine::Header(_) => Err("a second beginning".to_owned()),
+            JournalLine::Pool(pool) => {
                 self.pool = Some(pool.clone());
                 Ok(())
             }
-            Record::Begin { .. } => {
+            JournalLine::Begin { .. } => {
                 self.runs += 1;
                 Ok(())
             }
-            Record::Intend(changes) => changes.iter().try_for_each(|change| self.intend(*change)),
-            Record::Flushed(flushed) => self.flushed(flushed),
+            JournalLine::Intend(changes) => {
+                changes.iter().try_for_each(|change| self.intend(*change))
+            }
+            JournalLine::Flushed(flushed) => self.flushed(flushed),
         }
     }
 
-    fn intend(&mut self, change: Change) -> Result<(), Contradiction> {
+    fn intend(&mut self, change: BlockChange) -> Result<(), Contradiction> {
         match change {
-            Change::Allocated { .. } => Err("an allocation that is only intended".to_owned()),
-            Change::Overwritten {
+            BlockChange::Allocated { .. } => Err("an allocation that is only intended".to_owned()),
+            BlockChange::Overwritten {
                 offset,
                 allocation,
                 generation,
@@ -89,15 +91,15 @@ impl Model {
                 self.block(offset, allocation)?.generations.push(generation);
                 Ok(())
             }
-            Change::Freed { offset, allocation } => {
+            BlockChange::Freed { offset, allocation } => {
                 self.block(offset, allocation)?.freeing = true;
                 Ok(())
             }
         }
     }
 
-    fn flushed(&mut self, flushed: &Flushed) -> Result<(), Contradiction> {
-        let &Flushed {
+    fn flushed(&mut self, flushed: &FlushLine) -> Result<(), Contradiction> {
+        let &FlushLine {
             thread,
             used,
             reserved,
@@ -107,24 +109,24 @@ impl Model {
         if used < stamps.used || reserved < used {
             return Err(format!("the stamps of thread {thread} run backwards"));
         }
-        *stamps = Stamps { used, reserved };
+        *stamps = IssuedIds { used, reserved };
         self.flushes += 1;
         changes.iter().try_for_each(|change| self.change(*change))
     }
 
-    fn change(&mut self, change: Change) -> Result<(), Contradiction> {
+    fn change(&mut self, change: BlockChange) -> Result<(), Contradiction> {
         match change {
-            Change::Allocated {
+            BlockChange::Allocated {
                 block,
                 allocation,
                 generation,
-            } => self.allocated(Live {
+            } => self.allocated(LiveBlock {
                 block,
                 allocation,
                 generations: vec![generation],
                 freeing: false,
             }),
-            Change::Overwritten {
+            BlockChange::Overwritten {
                 offset,
                 allocation,
                 generation,
@@ -132,7 +134,7 @@ impl Model {
                 self.block(offset, allocation)?.generations = vec![generation];
                 Ok(())
             }
-            Change::Freed { offset, allocation } => {
+            BlockChange::Freed { offset, allocation } => {
                 // If another thread was given the space at once, its record may come first.
                 if self.block(offset, allocation).is_ok() {
                     self.live.remove(&offset);
@@ -144,7 +146,7 @@ impl Model {
 
     /// A new block. Its space may be that of blocks that were being freed: then their free is
     /// durable, although its record is still to come, or was lost.
-    fn allocated(&mut self, new: Live) -> Result<(), Contradiction> {
+    fn allocated(&mut self, new: LiveBlock) -> Result<(), Contradiction> {
         let block = new.block;
         for offset in self.overlapping(block) {
             if !self.live[&offset].freeing {
@@ -169,7 +171,11 @@ impl Model {
             .collect()
     }
 
-    fn block(&mut self, offset: u64, allocation: Stamp) -> Result<&mut Live, Contradiction> {
+    fn block(
+        &mut self,
+        offset: u64,
+        allocation: OperationId,
+    ) -> Result<&mut LiveBlock, Contradiction> {
         let live = self.live.get_mut(&offset);
         live.filter(|live| live.allocation == allocation)
             .ok_or_else(|| format!("there is no block at {offset:#x} with allocation {allocation}"))
@@ -190,23 +196,23 @@ impl Model {
 mod tests {
     use super::*;
 
-    const A: Stamp = Stamp::new(0, 1);
-    const B: Stamp = Stamp::new(1, 1);
+    const A: OperationId = OperationId::new(0, 1);
+    const B: OperationId = OperationId::new(1, 1);
 
-    fn allocated(offset: u64, block_type: BlockType, allocation: Stamp) -> Change {
-        Change::Allocated {
+    fn allocated(offset: u64, block_type: BlockType, allocation: OperationId) -> BlockChange {
+        BlockChange::Allocated {
             block: Block::new(offset, block_type),
             allocation,
             generation: allocation,
         }
     }
 
-    fn freed(offset: u64, allocation: Stamp) -> Change {
-        Change::Freed { offset, allocation }
+    fn freed(offset: u64, allocation: OperationId) -> BlockChange {
+        BlockChange::Freed { offset, allocation }
     }
 
-    fn flushed(thread: u8, used: u32, changes: &[Change]) -> Record {
-        Record::Flushed(Flushed {
+    fn flushed(thread: u8, used: u32, changes: &[BlockChange]) -> JournalLine {
+        JournalLine::Flushed(FlushLine {
             thread,
             used,
             reserved: used + 10,
@@ -214,22 +220,22 @@ mod tests {
         })
     }
 
-    fn model(records: &[Record]) -> Result<Model, Contradiction> {
-        let mut model = Model::new(JournalId(1));
+    fn model(records: &[JournalLine]) -> Result<PoolModel, Contradiction> {
+        let mut model = PoolModel::new(JournalId(1));
         records.iter().try_for_each(|record| model.apply(record))?;
         Ok(model)
     }
 
     #[test]
     fn intents_widen_what_may_be_there_and_flushes_narrow_it() {
-        let overwritten = Change::Overwritten {
+        let overwritten = BlockChange::Overwritten {
             offset: 0,
             allocation: A,
             generation: B,
         };
         let mut records = vec![
             flushed(0, 1, &[allocated(0, BlockType::Kib4, A)]),
-            Record::Intend(vec![overwritten]),
+            JournalLine::Intend(vec![overwritten]),
         ];
         assert_eq!(
             model(&records).expect("agrees").live[&0].generations,
@@ -237,7 +243,7 @@ mod tests {
         );
         records.push(flushed(0, 2, &[overwritten]));
         assert_eq!(model(&records).expect("agrees").live[&0].generations, [B]);
-        records.push(Record::Intend(vec![freed(0, A)]));
+        records.push(JournalLine::Intend(vec![freed(0, A)]));
         assert!(model(&records).expect("agrees").live[&0].freeing);
         records.push(flushed(0, 3, &[freed(0, A)]));
         assert!(model(&records).expect("agrees").live.is_empty());
@@ -247,10 +253,10 @@ mod tests {
     fn space_that_is_being_freed_may_have_a_new_owner_before_the_free_is_recorded() {
         let mut records = vec![
             flushed(0, 1, &[allocated(0, BlockType::Mib1, A)]),
-            Record::Intend(vec![freed(0, A)]),
+            JournalLine::Intend(vec![freed(0, A)]),
             flushed(1, 1, &[allocated(64 << 10, BlockType::Kib64, B)]),
         ];
-        let expected = |model: &Model| {
+        let expected = |model: &PoolModel| {
             assert_eq!(model.live.len(), 1);
             assert_eq!(model.live[&(64 << 10)].allocation, B);
         };
@@ -266,10 +272,10 @@ mod tests {
         for wrong in [
             flushed(1, 1, &[overlapping]),
             flushed(0, 4, &[]),
-            Record::Intend(vec![freed(0, B)]),
-            Record::Intend(vec![freed(4096, A)]),
-            Record::Intend(vec![overlapping]),
-            Record::Header(JournalId(2)),
+            JournalLine::Intend(vec![freed(0, B)]),
+            JournalLine::Intend(vec![freed(4096, A)]),
+            JournalLine::Intend(vec![overlapping]),
+            JournalLine::Header(JournalId(2)),
         ] {
             let text = format!("{wrong:?}");
             assert!(model(&[one.clone(), wrong]).is_err(), "{text}");

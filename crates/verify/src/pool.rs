@@ -3,7 +3,7 @@
 use chimaera_bdev_client::{Block, Client, Error, OwnedBlock, OwnerTag, PoolQuery};
 
 /// What is verified: a pool, or a model of one. Every call blocks until it is done.
-pub trait Pool: Sync {
+pub trait BlockPool: Sync {
     /// Allocates blocks of so many bytes in all, with this owner tag.
     fn allocate(&self, bytes: u64, owner: OwnerTag) -> Result<Vec<Block>, Error>;
 
@@ -25,7 +25,7 @@ pub trait Pool: Sync {
 
 const QUERY: PoolQuery = PoolQuery::Local;
 
-impl Pool for Client {
+impl BlockPool for Client {
     fn allocate(&self, bytes: u64, owner: OwnerTag) -> Result<Vec<Block>, Error> {
         self.allocate_blocks_for(QUERY, bytes, owner)
     }

@@ -6,19 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_thread::{NoThread, ScopedJoinHandle, scope, spawn_scoped};
 
-use super::block_contents::{JournalId, Stamp};
+use super::block_contents::{JournalId, OperationId};
 use super::check::{Findings, check};
 use super::error::VerifyError;
-use super::journal::Journal;
-use super::line::{Change, Flushed, Record};
-use super::model::{Live, Model};
-use super::pool::Pool;
-use super::split_mix::Random;
-use super::workload_thread::{Counts, Held, Shared, Worker, lock};
+use super::journal::WorkloadJournal;
+use super::line::{BlockChange, FlushLine, JournalLine};
+use super::model::{LiveBlock, PoolModel};
+use super::pool::BlockPool;
+use super::split_mix::SplitMix64;
+use super::workload_thread::{HeldBlock, RunCounts, SharedRun, WorkloadThread, lock};
 
 /// How to run.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub struct Workload {
     /// Threads, at least one, each with blocks of its own.
     pub threads: u8,
     /// What the workload is made from: with one thread, the same again.
@@ -29,13 +29,13 @@ pub struct Plan {
 
 /// What a run has done.
 #[derive(Debug)]
-pub struct Summary {
+pub struct RunSummary {
     /// What was found before it began, of a journal that it continued.
     pub before: Findings,
     /// What was done.
-    pub counts: Counts,
+    pub counts: RunCounts,
     /// What the journal promises now.
-    pub model: Model,
+    pub model: PoolModel,
 }
 
 /// A run that has failed.
@@ -44,7 +44,7 @@ pub struct RunFailure {
     /// Why.
     pub error: VerifyError,
     /// What it did until then, unless it had not begun.
-    pub summary: Option<Box<Summary>>,
+    pub summary: Option<Box<RunSummary>>,
 }
 
 /// Runs a workload until `is_over`, which every thread asks before each of its steps.
@@ -52,16 +52,16 @@ pub struct RunFailure {
 /// # Errors
 /// The pool has broken a promise or is gone, or the journal cannot be continued or written.
 pub fn run(
-    pool: &impl Pool,
-    mut journal: Journal,
-    plan: Plan,
-    is_over: impl Fn(Counts) -> bool + Sync,
-) -> Result<Summary, RunFailure> {
+    pool: &impl BlockPool,
+    mut journal: WorkloadJournal,
+    plan: Workload,
+    is_over: impl Fn(RunCounts) -> bool + Sync,
+) -> Result<RunSummary, RunFailure> {
     let (before, continued) = begin(pool, &mut journal, plan).map_err(|error| RunFailure {
         error,
         summary: None,
     })?;
-    let shared = Shared {
+    let shared = SharedRun {
         pool,
         id: journal.model().id,
         held: Mutex::new(ranges(&continued)),
@@ -69,13 +69,13 @@ pub fn run(
         stop: AtomicBool::new(false),
     };
     let results = run_threads(&shared, plan, continued, is_over);
-    let mut counts = Counts::default();
+    let mut counts = RunCounts::default();
     let mut outcome = Ok(());
     for (result, of_thread) in results {
         counts += of_thread;
         outcome = worse(outcome, result);
     }
-    let summary = Summary {
+    let summary = RunSummary {
         before,
         counts,
         model: lock(&shared.journal).model().clone(),
@@ -100,14 +100,14 @@ fn worse(one: Result<(), VerifyError>, other: Result<(), VerifyError>) -> Result
 }
 
 /// How a thread ended, and what it did until then.
-type Outcome = (Result<(), VerifyError>, Counts);
+type ThreadOutcome = (Result<(), VerifyError>, RunCounts);
 
-fn run_threads<P: Pool>(
-    shared: &Shared<'_, P>,
-    plan: Plan,
-    continued: Vec<Held>,
-    is_over: impl Fn(Counts) -> bool + Sync,
-) -> Vec<Outcome> {
+fn run_threads<P: BlockPool>(
+    shared: &SharedRun<'_, P>,
+    plan: Workload,
+    continued: Vec<HeldBlock>,
+    is_over: impl Fn(RunCounts) -> bool + Sync,
+) -> Vec<ThreadOutcome> {
     let model = lock(&shared.journal).model().clone();
     let mut blocks = vec![Vec::new(); usize::from(plan.threads)];
     for (index, held) in continued.into_iter().enumerate() {
@@ -122,15 +122,15 @@ fn run_threads<P: Pool>(
                     .get(&thread)
                     .map_or(0, |stamps| stamps.reserved);
                 let seed = plan.seed ^ model.runs << 8 ^ u64::from(thread);
-                let mut worker = Worker {
+                let mut worker = WorkloadThread {
                     shared,
                     thread,
                     used,
                     reserved: used,
                     held,
                     budget_bytes: plan.space_bytes / u64::from(plan.threads),
-                    random: Random::new(seed),
-                    counts: Counts::default(),
+                    random: SplitMix64::new(seed),
+                    counts: RunCounts::default(),
                 };
                 let is_over = &is_over;
                 let name = format!("chimaera-verify-{thread}");
@@ -150,15 +150,15 @@ fn run_threads<P: Pool>(
 }
 
 /// What a thread came to, which may be that there is none.
-fn outcome(thread: Result<ScopedJoinHandle<'_, Outcome>, NoThread>) -> Outcome {
+fn outcome(thread: Result<ScopedJoinHandle<'_, ThreadOutcome>, NoThread>) -> ThreadOutcome {
     match thread.map(ScopedJoinHandle::join) {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(panic)) => std::panic::resume_unwind(panic),
-        Err(refused) => (Err(VerifyError::NoThread(refused)), Counts::default()),
+        Err(refused) => (Err(VerifyError::NoThread(refused)), RunCounts::default()),
     }
 }
 
-fn ranges(held: &[Held]) -> BTreeMap<u64, u64> {
+fn ranges(held: &[HeldBlock]) -> BTreeMap<u64, u64> {
     let blocks = held.iter().map(|held| held.block);
     blocks
         .map(|block| (block.offset, block.offset + block.size))
@@ -167,10 +167,10 @@ fn ranges(held: &[Held]) -> BTreeMap<u64, u64> {
 
 /// Checks what the journal has, settles what the last run left open, and gives the blocks to go on with.
 fn begin(
-    pool: &impl Pool,
-    journal: &mut Journal,
-    plan: Plan,
-) -> Result<(Findings, Vec<Held>), VerifyError> {
+    pool: &impl BlockPool,
+    journal: &mut WorkloadJournal,
+    plan: Workload,
+) -> Result<(Findings, Vec<HeldBlock>), VerifyError> {
     let findings = check(journal.model(), pool)?;
     if let Some(first) = findings.violations.first() {
         return Err(VerifyError::NotAsPromised {
@@ -178,13 +178,13 @@ fn begin(
             violations: findings.violations.len(),
         });
     }
-    journal.append(&Record::Begin {
+    journal.append(&JournalLine::Begin {
         threads: plan.threads,
         seed: plan.seed,
     })?;
     settle_frees(pool, journal, &findings)?;
     settle_contents(pool, journal)?;
-    let blocks = journal.model().live.values().map(|live| Held {
+    let blocks = journal.model().live.values().map(|live| HeldBlock {
         block: live.block,
         allocation: live.allocation,
         generation: live.generations[0],
@@ -195,8 +195,8 @@ fn begin(
 /// Frees what the last run was freeing or had just allocated, so that the journal knows every block of
 /// its own again.
 fn settle_frees(
-    pool: &impl Pool,
-    journal: &mut Journal,
+    pool: &impl BlockPool,
+    journal: &mut WorkloadJournal,
     findings: &Findings,
 ) -> Result<(), VerifyError> {
     for block in findings.still_there.iter().chain(&findings.recent) {
@@ -207,13 +207,13 @@ fn settle_frees(
     let model = journal.model();
     let freed = model.live.values().filter(|live| live.freeing);
     let mut changes: Vec<_> = freed
-        .map(|live| Change::Freed {
+        .map(|live| BlockChange::Freed {
             offset: live.block.offset,
             allocation: live.allocation,
         })
         .collect();
     for (thread, stamps) in model.threads.clone() {
-        journal.append(&Record::Flushed(Flushed {
+        journal.append(&JournalLine::Flushed(FlushLine {
             thread,
             used: stamps.reserved,
             reserved: stamps.reserved,
@@ -224,11 +224,14 @@ fn settle_frees(
 }
 
 /// Writes anew what the last run was overwriting, so that every block holds one generation.
-fn settle_contents(pool: &impl Pool, journal: &mut Journal) -> Result<(), VerifyError> {
+fn settle_contents(
+    pool: &impl BlockPool,
+    journal: &mut WorkloadJournal,
+) -> Result<(), VerifyError> {
     const THREAD: u8 = 0;
     let model = journal.model();
     let id = model.id;
-    let mixed: Vec<Live> = model
+    let mixed: Vec<LiveBlock> = model
         .live
         .values()
         .filter(|live| live.generations.len() > 1)
@@ -243,7 +246,7 @@ fn settle_contents(pool: &impl Pool, journal: &mut Journal) -> Result<(), Verify
         .and_then(|count| stamps.reserved.checked_add(count))
         .ok_or(VerifyError::NoNumbersLeft)?;
     let reserve = |used, reserved, changes| {
-        Record::Flushed(Flushed {
+        JournalLine::Flushed(FlushLine {
             thread: THREAD,
             used,
             reserved,
@@ -251,17 +254,17 @@ fn settle_contents(pool: &impl Pool, journal: &mut Journal) -> Result<(), Verify
         })
     };
     journal.append(&reserve(stamps.reserved, used, Vec::new()))?;
-    let generations = (stamps.reserved + 1..=used).map(|number| Stamp::new(THREAD, number));
-    let changes: Vec<Change> = mixed
+    let generations = (stamps.reserved + 1..=used).map(|number| OperationId::new(THREAD, number));
+    let changes: Vec<BlockChange> = mixed
         .iter()
         .zip(generations.clone())
-        .map(|(live, generation)| Change::Overwritten {
+        .map(|(live, generation)| BlockChange::Overwritten {
             offset: live.block.offset,
             allocation: live.allocation,
             generation,
         })
         .collect();
-    journal.append(&Record::Intend(changes.clone()))?;
+    journal.append(&JournalLine::Intend(changes.clone()))?;
     for (live, generation) in mixed.iter().zip(generations) {
         write(pool, id, live, generation)?;
     }
@@ -271,10 +274,10 @@ fn settle_contents(pool: &impl Pool, journal: &mut Journal) -> Result<(), Verify
 }
 
 fn write(
-    pool: &impl Pool,
+    pool: &impl BlockPool,
     id: JournalId,
-    live: &Live,
-    generation: Stamp,
+    live: &LiveBlock,
+    generation: OperationId,
 ) -> Result<(), VerifyError> {
     let mut bytes = vec![0; live.block.size as usize];
     super::block_contents::fill(id, &live.block, generation, &mut bytes);

@@ -7,13 +7,13 @@ use std::sync::Mutex;
 use chimaera_bdev_client::{AllocationPlan, Block, Error, OwnedBlock, OwnerTag, Status};
 
 use super::block_contents::SECTOR_BYTES;
-use super::pool::Pool;
-use super::split_mix::Random;
+use super::pool::BlockPool;
+use super::split_mix::SplitMix64;
 use super::workload_thread::lock;
 
 /// A promise to break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(super) enum InjectedFault {
     None,
     /// A flush succeeds and does nothing.
     FlushForgets,
@@ -30,30 +30,30 @@ pub(super) enum Fault {
 }
 
 #[derive(Clone, Default)]
-struct Image {
+struct PoolImage {
     blocks: BTreeMap<u64, OwnedBlock>,
     bytes: Vec<u8>,
 }
 
-pub(super) struct Memory {
-    fault: Fault,
+pub(super) struct SimulatedPool {
+    fault: InjectedFault,
     state: Mutex<State>,
 }
 
 struct State {
     /// What a crash cannot take away.
-    durable: Image,
-    current: Image,
+    durable: PoolImage,
+    current: PoolImage,
     /// Operations until the power is lost.
     left: Option<u64>,
     /// Offsets of blocks at which the device fails.
     unreadable: BTreeSet<u64>,
-    random: Random,
+    random: SplitMix64,
 }
 
-impl Memory {
-    pub(super) fn new(megabytes: usize, seed: u64, fault: Fault) -> Self {
-        let image = Image {
+impl SimulatedPool {
+    pub(super) fn new(megabytes: usize, seed: u64, fault: InjectedFault) -> Self {
+        let image = PoolImage {
             blocks: BTreeMap::new(),
             bytes: vec![0; megabytes << 20],
         };
@@ -64,7 +64,7 @@ impl Memory {
                 current: image,
                 left: None,
                 unreadable: BTreeSet::new(),
-                random: Random::new(seed),
+                random: SplitMix64::new(seed),
             }),
         }
     }
@@ -132,11 +132,11 @@ impl Memory {
 }
 
 impl State {
-    fn flush(&mut self, fault: Fault) {
+    fn flush(&mut self, fault: InjectedFault) {
         match fault {
-            Fault::FlushForgets => {}
-            Fault::FlushForgetsData => self.durable.blocks = self.current.blocks.clone(),
-            Fault::FlushForgetsFrees => {
+            InjectedFault::FlushForgets => {}
+            InjectedFault::FlushForgetsData => self.durable.blocks = self.current.blocks.clone(),
+            InjectedFault::FlushForgetsFrees => {
                 self.durable.bytes = self.current.bytes.clone();
                 let blocks = self.current.blocks.clone();
                 let durable = &mut self.durable.blocks;
@@ -147,14 +147,14 @@ impl State {
         }
     }
 
-    fn find(&self, size: u64, fault: Fault) -> Option<u64> {
+    fn find(&self, size: u64, fault: InjectedFault) -> Option<u64> {
         let block = |offset| Block {
             offset,
             ..Block::new(0, AllocationPlan::for_size(size).block_type)
         };
         let end = self.current.bytes.len() as u64;
         (0..end / size).map(|index| index * size).find(|&offset| {
-            let early = fault == Fault::GivesOutTooEarly;
+            let early = fault == InjectedFault::GivesOutTooEarly;
             is_free(&self.current, block(offset))
                 && (early || is_free(&self.durable, block(offset)))
         })
@@ -165,13 +165,13 @@ fn overlap(a: Block, b: Block) -> bool {
     a.offset < b.offset + b.size && b.offset < a.offset + a.size
 }
 
-fn is_free(image: &Image, block: Block) -> bool {
+fn is_free(image: &PoolImage, block: Block) -> bool {
     let from = block.offset.saturating_sub(1 << 20);
     let mut near = image.blocks.range(from..block.offset + block.size);
     near.all(|(_, owned)| !overlap(owned.block, block))
 }
 
-impl Pool for Memory {
+impl BlockPool for SimulatedPool {
     fn allocate(&self, bytes: u64, owner: OwnerTag) -> Result<Vec<Block>, Error> {
         let mut state = self.begin("allocating")?;
         let plan = AllocationPlan::for_size(bytes);
@@ -179,7 +179,7 @@ impl Pool for Memory {
         for _ in 0..plan.count {
             let size = plan.block_type.size();
             let mut offset = state.find(size, self.fault);
-            if self.fault == Fault::GivesOutTwice && state.random.one_in(20) {
+            if self.fault == InjectedFault::GivesOutTwice && state.random.one_in(20) {
                 offset = Some(0);
             }
             if offset.is_none() && blocks.is_empty() {
@@ -226,7 +226,7 @@ impl Pool for Memory {
         let mut offset = block.offset as usize;
         let beside = offset + bytes.len();
         let end = state.current.bytes.len();
-        let goes_astray = self.fault == Fault::WritesBeside && state.random.one_in(20);
+        let goes_astray = self.fault == InjectedFault::WritesBeside && state.random.one_in(20);
         if goes_astray && beside + bytes.len() <= end {
             offset = beside;
         }

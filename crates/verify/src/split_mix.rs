@@ -12,9 +12,9 @@ const fn mix(mut word: u64) -> u64 {
 
 /// Numbers that look random: the same after the same seed (`SplitMix64`).
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(super) struct SplitMix64(u64);
 
-impl Random {
+impl SplitMix64 {
     pub(super) const fn new(seed: u64) -> Self {
         Self(seed)
     }

@@ -5,31 +5,35 @@ use std::path::Path;
 
 use chimaera_bdev_client::{Block, BlockType, OwnedBlock, OwnerTag};
 
-use super::block_contents::{JournalId, SECTOR_BYTES, Stamp, fill};
+use super::block_contents::{JournalId, OperationId, SECTOR_BYTES, fill};
 use super::check::{Findings, check};
-use super::journal::{self, Journal};
-use super::model::{Live, Model, Stamps};
-use super::run::{Plan, RunFailure, Summary, run};
-use super::simulated_pool::{Fault, Memory};
-use super::split_mix::Random;
-use super::workload_thread::Counts;
+use super::journal::{self, WorkloadJournal};
+use super::model::{IssuedIds, LiveBlock, PoolModel};
+use super::run::{RunFailure, RunSummary, Workload, run};
+use super::simulated_pool::{InjectedFault, SimulatedPool};
+use super::split_mix::SplitMix64;
+use super::workload_thread::RunCounts;
 
 const ID: JournalId = JournalId(0xdead << 100 | 0xbeef);
 
 /// Runs until every thread has flushed this often, or until the power is lost.
-fn work(pool: &Memory, path: &Path, (threads, flushes): (u8, u64)) -> Result<Summary, RunFailure> {
-    let journal = Journal::open(path, ID).expect("opens");
-    let plan = Plan {
+fn work(
+    pool: &SimulatedPool,
+    path: &Path,
+    (threads, flushes): (u8, u64),
+) -> Result<RunSummary, RunFailure> {
+    let journal = WorkloadJournal::open(path, ID).expect("opens");
+    let plan = Workload {
         threads,
         seed: 17,
         space_bytes: 5 << 20,
     };
-    run(pool, journal, plan, |counts: Counts| {
+    run(pool, journal, plan, |counts: RunCounts| {
         counts.flushes >= flushes
     })
 }
 
-fn find(pool: &Memory, path: &Path) -> Findings {
+fn find(pool: &SimulatedPool, path: &Path) -> Findings {
     let model = journal::read(path).expect("reads");
     check(&model, pool).expect("checks")
 }
@@ -39,8 +43,8 @@ fn a_pool_that_keeps_its_promises_passes_however_often_it_loses_its_power() {
     for threads in [1, 3] {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("journal");
-        let pool = Memory::new(8, u64::from(threads), Fault::None);
-        let mut random = Random::new(99);
+        let pool = SimulatedPool::new(8, u64::from(threads), InjectedFault::None);
+        let mut random = SplitMix64::new(99);
         let (mut recent, mut still_there, mut overwritten) = (0, 0, 0);
         for round in 0..40 {
             pool.lose_power_after(20 + random.below(700) as u64);
@@ -75,17 +79,17 @@ fn a_pool_that_keeps_its_promises_passes_however_often_it_loses_its_power() {
 #[test]
 fn every_broken_promise_is_found() {
     for fault in [
-        Fault::FlushForgets,
-        Fault::FlushForgetsData,
-        Fault::FlushForgetsFrees,
-        Fault::GivesOutTooEarly,
-        Fault::GivesOutTwice,
-        Fault::WritesBeside,
+        InjectedFault::FlushForgets,
+        InjectedFault::FlushForgetsData,
+        InjectedFault::FlushForgetsFrees,
+        InjectedFault::GivesOutTooEarly,
+        InjectedFault::GivesOutTwice,
+        InjectedFault::WritesBeside,
     ] {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("journal");
-        let pool = Memory::new(8, 5, fault);
-        let mut random = Random::new(3);
+        let pool = SimulatedPool::new(8, 5, fault);
+        let mut random = SplitMix64::new(3);
         let found = (0..100).any(|_| {
             pool.lose_power_after(100 + random.below(500) as u64);
             let failure = work(&pool, &path, (2, u64::MAX)).expect_err("it ends");
@@ -98,15 +102,15 @@ fn every_broken_promise_is_found() {
 }
 
 /// A journal that has one block, and what it promises of it.
-fn one_block(pool: &Memory) -> (Model, Live) {
-    let live = Live {
+fn one_block(pool: &SimulatedPool) -> (PoolModel, LiveBlock) {
+    let live = LiveBlock {
         block: Block::new(64 << 10, BlockType::Kib64),
-        allocation: Stamp::new(2, 5),
-        generations: vec![Stamp::new(2, 6)],
+        allocation: OperationId::new(2, 5),
+        generations: vec![OperationId::new(2, 6)],
         freeing: false,
     };
-    let mut model = Model::new(ID);
-    let stamps = Stamps {
+    let mut model = PoolModel::new(ID);
+    let stamps = IssuedIds {
         used: 10,
         reserved: 20,
     };
@@ -117,22 +121,22 @@ fn one_block(pool: &Memory) -> (Model, Live) {
     (model, live)
 }
 
-fn write(pool: &Memory, block: &Block, generation: Stamp) {
+fn write(pool: &SimulatedPool, block: &Block, generation: OperationId) {
     pool.damage(block.offset, |bytes| {
         fill(ID, block, generation, &mut bytes[..block.size as usize]);
     });
 }
 
-fn own(pool: &Memory, block: Block, owner: OwnerTag) {
+fn own(pool: &SimulatedPool, block: Block, owner: OwnerTag) {
     pool.meddle(|blocks| _ = blocks.insert(block.offset, OwnedBlock { block, owner }));
 }
 
-fn judge(model: &Model, pool: &Memory) -> Findings {
+fn judge(model: &PoolModel, pool: &SimulatedPool) -> Findings {
     check(model, pool).expect("checks")
 }
 
 /// The one violation, which must say this.
-fn violation(model: &Model, pool: &Memory, says: &str) {
+fn violation(model: &PoolModel, pool: &SimulatedPool, says: &str) {
     let findings = judge(model, pool);
     assert_eq!(findings.violations.len(), 1, "{findings:?}");
     let text = &findings.violations[0];
@@ -141,13 +145,13 @@ fn violation(model: &Model, pool: &Memory, says: &str) {
 
 #[test]
 fn what_was_flushed_must_be_there_as_it_was() {
-    let pool = Memory::new(4, 0, Fault::None);
+    let pool = SimulatedPool::new(4, 0, InjectedFault::None);
     let (model, live) = one_block(&pool);
     let findings = judge(&model, &pool);
     assert_eq!((findings.intact, findings.bytes), (1, 64 << 10));
     assert!(findings.violations.is_empty());
 
-    write(&pool, &live.block, Stamp::new(2, 7));
+    write(&pool, &live.block, OperationId::new(2, 7));
     violation(
         &model,
         &pool,
@@ -178,7 +182,7 @@ fn what_was_flushed_must_be_there_as_it_was() {
 
 #[test]
 fn what_became_of_a_block_is_told_by_what_is_in_its_place() {
-    let pool = Memory::new(4, 0, Fault::None);
+    let pool = SimulatedPool::new(4, 0, InjectedFault::None);
     let (model, live) = one_block(&pool);
     let Block { offset, .. } = live.block;
     for (block, owner, says) in [
@@ -220,14 +224,14 @@ fn what_became_of_a_block_is_told_by_what_is_in_its_place() {
 
 #[test]
 fn a_block_that_cannot_be_read_is_a_violation_and_the_others_are_looked_at() {
-    let pool = Memory::new(1, 1, Fault::None);
+    let pool = SimulatedPool::new(1, 1, InjectedFault::None);
     let (mut model, live) = one_block(&pool);
     pool.fail_to_read(live.block.offset);
     let says = "cannot be read: reading: I/O error";
     violation(&model, &pool, says);
-    let second = Live {
+    let second = LiveBlock {
         block: Block::new(256 << 10, BlockType::Kib64),
-        allocation: Stamp::new(2, 7),
+        allocation: OperationId::new(2, 7),
         ..live.clone()
     };
     model.live.insert(second.block.offset, second.clone());
@@ -241,9 +245,9 @@ fn a_block_that_cannot_be_read_is_a_violation_and_the_others_are_looked_at() {
 
 #[test]
 fn an_announced_overwriting_may_have_happened_sector_by_sector() {
-    let pool = Memory::new(4, 0, Fault::None);
+    let pool = SimulatedPool::new(4, 0, InjectedFault::None);
     let (mut model, live) = one_block(&pool);
-    let newer = Stamp::new(2, 11);
+    let newer = OperationId::new(2, 11);
     let mut bytes = vec![0; live.block.size as usize];
     fill(ID, &live.block, newer, &mut bytes);
     let tear = |to: &mut [u8]| to[..7 * SECTOR_BYTES].copy_from_slice(&bytes[..7 * SECTOR_BYTES]);
@@ -258,7 +262,7 @@ fn an_announced_overwriting_may_have_happened_sector_by_sector() {
 
 #[test]
 fn a_block_that_was_being_freed_may_be_there_or_not_but_not_damaged() {
-    let pool = Memory::new(4, 0, Fault::None);
+    let pool = SimulatedPool::new(4, 0, InjectedFault::None);
     let (mut model, live) = one_block(&pool);
     model
         .live
@@ -281,21 +285,21 @@ fn a_block_that_was_being_freed_may_be_there_or_not_but_not_damaged() {
 fn a_block_that_the_journal_does_not_know_is_recent_or_a_violation() {
     let block = Block::new(1 << 20, BlockType::Kib4);
     let cases = [
-        (ID.tag(Stamp::new(2, 11)), None),
-        (ID.tag(Stamp::new(2, 20)), None),
+        (ID.tag(OperationId::new(2, 11)), None),
+        (ID.tag(OperationId::new(2, 20)), None),
         (
-            ID.tag(Stamp::new(2, 10)),
+            ID.tag(OperationId::new(2, 10)),
             Some("although its free was flushed"),
         ),
         (
-            ID.tag(Stamp::new(2, 5)),
+            ID.tag(OperationId::new(2, 5)),
             Some("although its free was flushed"),
         ),
-        (ID.tag(Stamp::new(2, 21)), Some("no run has ever")),
-        (ID.tag(Stamp::new(3, 1)), Some("no run has ever")),
+        (ID.tag(OperationId::new(2, 21)), Some("no run has ever")),
+        (ID.tag(OperationId::new(3, 1)), Some("no run has ever")),
     ];
     for (tag, expected) in cases {
-        let pool = Memory::new(4, 0, Fault::None);
+        let pool = SimulatedPool::new(4, 0, InjectedFault::None);
         let (model, _) = one_block(&pool);
         own(&pool, block, tag);
         match expected {
@@ -303,7 +307,7 @@ fn a_block_that_the_journal_does_not_know_is_recent_or_a_violation() {
             Some(says) => violation(&model, &pool, says),
         }
     }
-    let pool = Memory::new(4, 0, Fault::None);
+    let pool = SimulatedPool::new(4, 0, InjectedFault::None);
     let (model, _) = one_block(&pool);
     own(&pool, block, OwnerTag::NONE);
     own(&pool, Block::new(2 << 20, BlockType::Mib1), OwnerTag(77));
@@ -315,7 +319,7 @@ fn a_block_that_the_journal_does_not_know_is_recent_or_a_violation() {
 fn a_run_does_not_go_on_from_a_pool_that_has_lost_something() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("journal");
-    let pool = Memory::new(8, 1, Fault::None);
+    let pool = SimulatedPool::new(8, 1, InjectedFault::None);
     let _ = work(&pool, &path, (1, 10)).expect("ends well");
     pool.meddle(|blocks| _ = blocks.pop_first());
     let before = std::fs::read(&path).expect("reads");

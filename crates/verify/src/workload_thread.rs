@@ -10,21 +10,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_bdev_client::{Block, Status};
 
-use super::block_contents::{JournalId, Stamp, examine, fill};
+use super::block_contents::{JournalId, OperationId, examine, fill};
 use super::error::VerifyError;
-use super::journal::Journal;
-use super::line::{Change, Flushed, Record};
-use super::pool::Pool;
-use super::split_mix::Random;
+use super::journal::WorkloadJournal;
+use super::line::{BlockChange, FlushLine, JournalLine};
+use super::pool::BlockPool;
+use super::split_mix::SplitMix64;
 
 /// Most actions of a step.
-const ACTIONS_MAXIMUM: usize = 24;
+const MAX_ACTIONS_PER_STEP: usize = 24;
 
-/// Stamps that a step may give: more than its actions can use.
-pub(super) const STAMPS_PER_STEP: u32 = 256;
+/// Operation ids that a step may give: more than its actions can use.
+pub(super) const IDS_PER_STEP: u32 = 256;
 
 // The most that an action uses: an allocation of three blocks, each written twice.
-const _: () = assert!(ACTIONS_MAXIMUM * (1 + 3 * 2) <= STAMPS_PER_STEP as usize);
+const _: () = assert!(MAX_ACTIONS_PER_STEP * (1 + 3 * 2) <= IDS_PER_STEP as usize);
 
 /// Sizes of allocations, the frequent ones several times; the last two give several blocks.
 const SIZES: [u64; 10] = [
@@ -41,10 +41,10 @@ const SIZES: [u64; 10] = [
 ];
 
 /// What the threads of a run share.
-pub(super) struct Shared<'a, P> {
+pub(super) struct SharedRun<'a, P> {
     pub(super) pool: &'a P,
     pub(super) id: JournalId,
-    pub(super) journal: Mutex<Journal>,
+    pub(super) journal: Mutex<WorkloadJournal>,
     /// What is held by any thread, by offset, with the end: a block that is given out twice is found
     /// at once.
     pub(super) held: Mutex<BTreeMap<u64, u64>>,
@@ -54,15 +54,15 @@ pub(super) struct Shared<'a, P> {
 
 /// A block that a worker holds, and what it must contain.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Held {
+pub(super) struct HeldBlock {
     pub(super) block: Block,
-    pub(super) allocation: Stamp,
-    pub(super) generation: Stamp,
+    pub(super) allocation: OperationId,
+    pub(super) generation: OperationId,
 }
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct RunCounts {
     /// Blocks.
     pub allocated: u64,
     /// Blocks.
@@ -79,7 +79,7 @@ pub struct Counts {
     pub without_space: u64,
 }
 
-impl std::ops::AddAssign for Counts {
+impl std::ops::AddAssign for RunCounts {
     fn add_assign(&mut self, other: Self) {
         self.allocated += other.allocated;
         self.freed += other.freed;
@@ -91,33 +91,42 @@ impl std::ops::AddAssign for Counts {
     }
 }
 
-pub(super) struct Worker<'a, P> {
-    pub(super) shared: &'a Shared<'a, P>,
+pub(super) struct WorkloadThread<'a, P> {
+    pub(super) shared: &'a SharedRun<'a, P>,
     pub(super) thread: u8,
     /// The last stamp that was given.
     pub(super) used: u32,
     /// The last one that the journal lets this step give.
     pub(super) reserved: u32,
-    pub(super) held: Vec<Held>,
+    pub(super) held: Vec<HeldBlock>,
     /// Bytes that this worker may hold.
     pub(super) budget_bytes: u64,
-    pub(super) random: Random,
-    pub(super) counts: Counts,
+    pub(super) random: SplitMix64,
+    pub(super) counts: RunCounts,
 }
 
 /// Something to do in a step.
 enum Action {
-    Allocate { bytes: u64 },
-    Overwrite { held: Held, generation: Stamp },
-    Free { those: Vec<Held> },
-    Read { held: Held },
+    Allocate {
+        bytes: u64,
+    },
+    Overwrite {
+        held: HeldBlock,
+        generation: OperationId,
+    },
+    Free {
+        those: Vec<HeldBlock>,
+    },
+    Read {
+        held: HeldBlock,
+    },
 }
 
-impl<P: Pool> Worker<'_, P> {
+impl<P: BlockPool> WorkloadThread<'_, P> {
     /// Works until `is_over` says so or another thread has failed.
     pub(super) fn run(
         &mut self,
-        mut is_over: impl FnMut(Counts) -> bool,
+        mut is_over: impl FnMut(RunCounts) -> bool,
     ) -> Result<(), VerifyError> {
         self.report(Vec::new(), false)?;
         loop {
@@ -133,7 +142,7 @@ impl<P: Pool> Worker<'_, P> {
         let actions = self.plan()?;
         let announced = announcements(&actions);
         if !announced.is_empty() {
-            self.append(&Record::Intend(announced.clone()))?;
+            self.append(&JournalLine::Intend(announced.clone()))?;
         }
         let mut fresh = Vec::new();
         for action in actions {
@@ -155,7 +164,7 @@ impl<P: Pool> Worker<'_, P> {
             .map_err(VerifyError::pool("what was done since the last flush"))?;
         self.counts.flushes += 1;
         let mut changes = announced;
-        changes.extend(fresh.iter().map(|held| Change::Allocated {
+        changes.extend(fresh.iter().map(|held| BlockChange::Allocated {
             block: held.block,
             allocation: held.allocation,
             generation: held.generation,
@@ -169,7 +178,7 @@ impl<P: Pool> Worker<'_, P> {
         let mut actions = Vec::new();
         let mut taken = BTreeSet::new();
         let mut bytes = self.held.iter().map(|held| held.block.size).sum::<u64>();
-        for _ in 0..1 + self.random.below(ACTIONS_MAXIMUM) {
+        for _ in 0..1 + self.random.below(MAX_ACTIONS_PER_STEP) {
             let kind = self.random.below(8);
             let size = SIZES[self.random.below(SIZES.len())];
             let has_room = bytes + size <= self.budget_bytes;
@@ -205,12 +214,12 @@ impl<P: Pool> Worker<'_, P> {
     }
 
     /// A block that nothing is planned for yet.
-    fn pick(&mut self, taken: &mut BTreeSet<u64>) -> Option<Held> {
+    fn pick(&mut self, taken: &mut BTreeSet<u64>) -> Option<HeldBlock> {
         let held = *self.held.get(self.random.below(self.held.len()))?;
         taken.insert(held.block.offset).then_some(held)
     }
 
-    fn allocate(&mut self, bytes: u64, fresh: &mut Vec<Held>) -> Result<(), VerifyError> {
+    fn allocate(&mut self, bytes: u64, fresh: &mut Vec<HeldBlock>) -> Result<(), VerifyError> {
         let allocation = self.stamp()?;
         let tag = self.shared.id.tag(allocation);
         let blocks = match self.shared.pool.allocate(bytes, tag) {
@@ -226,7 +235,7 @@ impl<P: Pool> Worker<'_, P> {
         for block in blocks {
             let generation = self.stamp()?;
             self.write(&block, generation)?;
-            let mut held = Held {
+            let mut held = HeldBlock {
                 block,
                 allocation,
                 generation,
@@ -262,7 +271,7 @@ impl<P: Pool> Worker<'_, P> {
         Ok(())
     }
 
-    fn free(&mut self, those: &[Held]) -> Result<(), VerifyError> {
+    fn free(&mut self, those: &[HeldBlock]) -> Result<(), VerifyError> {
         let blocks: Vec<Block> = those.iter().map(|held| held.block).collect();
         // Before the free: as soon as it is done, another thread may be given the space.
         let mut all = lock(&self.shared.held);
@@ -279,7 +288,11 @@ impl<P: Pool> Worker<'_, P> {
         Ok(())
     }
 
-    pub(super) fn write(&mut self, block: &Block, generation: Stamp) -> Result<(), VerifyError> {
+    pub(super) fn write(
+        &mut self,
+        block: &Block,
+        generation: OperationId,
+    ) -> Result<(), VerifyError> {
         let mut bytes = vec![0; block.size as usize];
         fill(self.shared.id, block, generation, &mut bytes);
         self.shared
@@ -291,7 +304,7 @@ impl<P: Pool> Worker<'_, P> {
         Ok(())
     }
 
-    fn read(&mut self, held: &Held) -> Result<(), VerifyError> {
+    fn read(&mut self, held: &HeldBlock) -> Result<(), VerifyError> {
         let block = &held.block;
         let mut bytes = vec![0; block.size as usize];
         self.shared
@@ -307,20 +320,20 @@ impl<P: Pool> Worker<'_, P> {
         })
     }
 
-    pub(super) fn stamp(&mut self) -> Result<Stamp, VerifyError> {
+    pub(super) fn stamp(&mut self) -> Result<OperationId, VerifyError> {
         if self.used == self.reserved {
             return Err(VerifyError::NoNumbersLeft);
         }
         self.used += 1;
-        Ok(Stamp::new(self.thread, self.used))
+        Ok(OperationId::new(self.thread, self.used))
     }
 
     /// Has the journal say what a flush has made durable. After the last step no stamp is left to give,
     /// so that a check knows that there is no later block.
-    fn report(&mut self, changes: Vec<Change>, is_last: bool) -> Result<(), VerifyError> {
-        let stamps = if is_last { 0 } else { STAMPS_PER_STEP };
+    fn report(&mut self, changes: Vec<BlockChange>, is_last: bool) -> Result<(), VerifyError> {
+        let stamps = if is_last { 0 } else { IDS_PER_STEP };
         self.reserved = self.used.saturating_add(stamps);
-        self.append(&Record::Flushed(Flushed {
+        self.append(&JournalLine::Flushed(FlushLine {
             thread: self.thread,
             used: self.used,
             reserved: self.reserved,
@@ -328,21 +341,21 @@ impl<P: Pool> Worker<'_, P> {
         }))
     }
 
-    fn append(&self, record: &Record) -> Result<(), VerifyError> {
+    fn append(&self, record: &JournalLine) -> Result<(), VerifyError> {
         lock(&self.shared.journal).append(record)
     }
 }
 
 /// What is about to be done to flushed blocks, which a worker's blocks all are when a step begins.
-fn announcements(actions: &[Action]) -> Vec<Change> {
-    let freed = |held: &Held| Change::Freed {
+fn announcements(actions: &[Action]) -> Vec<BlockChange> {
+    let freed = |held: &HeldBlock| BlockChange::Freed {
         offset: held.block.offset,
         allocation: held.allocation,
     };
     let mut changes = Vec::new();
     for action in actions {
         match action {
-            Action::Overwrite { held, generation } => changes.push(Change::Overwritten {
+            Action::Overwrite { held, generation } => changes.push(BlockChange::Overwritten {
                 offset: held.block.offset,
                 allocation: held.allocation,
                 generation: *generation,

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use chimaera_bdev_client::{BlockType, Client, Error, PoolInfo, Status};
 use chimaera_verify::{
-    Findings, Journal, JournalId, KeptFor, Model, Plan, RunFailure, Summary, VerifyError,
+    Findings, JournalId, PoolIdentity, PoolModel, RunFailure, RunSummary, VerifyError, Workload,
+    WorkloadJournal,
 };
 
 use crate::args::{Global, VerifiedPool, VerifyCheckArguments, VerifyCommand, VerifyRunArguments};
@@ -38,14 +39,14 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
     let (pool, verified) = open_verified(&arguments.pool)?;
     let path = &arguments.pool.journal;
     let new_id = JournalId(random()?);
-    let mut journal = Journal::open(path, new_id)?;
+    let mut journal = WorkloadJournal::open(path, new_id)?;
     journal.keep_for(verified)?;
     let held = journal.model().bytes();
     let default = || -> Result<u64, Failure> {
         let free = pool.get_stats()?.remaining_size;
         Ok(((free + held) / 2).min(SPACE_BYTES_MAXIMUM))
     };
-    let plan = Plan {
+    let plan = Workload {
         threads: arguments.threads,
         seed: arguments.seed.unwrap_or(new_id.0 as u64),
         space_bytes: arguments.space.map_or_else(default, Ok)?,
@@ -93,12 +94,12 @@ fn check_space(space_bytes: u64) -> Result<(), Failure> {
 }
 
 /// A client of the pool, and which that is.
-fn open_verified(verified: &VerifiedPool) -> Result<(Client, KeptFor), Failure> {
+fn open_verified(verified: &VerifiedPool) -> Result<(Client, PoolIdentity), Failure> {
     let runtime = connect(&verified.daemon)?;
     let info = find_block_device(&runtime, &verified.pool, &verified.daemon)?;
     let client = Client::new(&runtime, info.id);
     let PoolInfo { id, name, .. } = info;
-    Ok((client, KeptFor { id, name }))
+    Ok((client, PoolIdentity { id, name }))
 }
 
 /// The command that checks the pool.
@@ -115,8 +116,8 @@ fn check_command(verified: &VerifiedPool) -> String {
     program::command(&words, &verified.daemon)
 }
 
-fn show_run(summary: &Summary, seed: u64) {
-    let Summary {
+fn show_run(summary: &RunSummary, seed: u64) {
+    let RunSummary {
         before,
         counts,
         model,
@@ -150,7 +151,7 @@ fn show_run(summary: &Summary, seed: u64) {
 }
 
 /// What a journal promises.
-fn show_model(model: &Model) {
+fn show_model(model: &PoolModel) {
     output::line(format_args!("the journal {} promises", model.id));
     show_rows(&[
         (
@@ -168,7 +169,7 @@ fn show_model(model: &Model) {
 
 fn check_pool(arguments: &VerifyCheckArguments, global: &Global) -> Result<(), Failure> {
     let (pool, verified) = open_verified(&arguments.pool)?;
-    let model = chimaera_verify::read_for(&arguments.pool.journal, &verified)?;
+    let model = chimaera_verify::read_journal(&arguments.pool.journal, &verified)?;
     let findings = chimaera_verify::check(&model, &pool)?;
     if global.json {
         output::json(&report::Check::new(&model, &findings))?;
@@ -184,7 +185,7 @@ fn check_pool(arguments: &VerifyCheckArguments, global: &Global) -> Result<(), F
     )))
 }
 
-fn show_check(model: &Model, findings: &Findings) {
+fn show_check(model: &PoolModel, findings: &Findings) {
     show_model(model);
     output::line("in the pool there is");
     show_findings(findings);

@@ -1,6 +1,6 @@
 //! What `--json` prints of runs and checks.
 
-use chimaera_verify::{Counts, Findings, Model, Summary};
+use chimaera_verify::{Findings, PoolModel, RunCounts, RunSummary};
 use serde::Serialize;
 
 /// Of `verify run`.
@@ -21,8 +21,8 @@ pub(super) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    pub(super) fn new(summary: &'a Summary, seed: u64) -> Self {
-        let Counts {
+    pub(super) fn new(summary: &'a RunSummary, seed: u64) -> Self {
+        let RunCounts {
             allocated,
             freed,
             written_blocks,
@@ -54,7 +54,7 @@ pub(super) struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    pub(super) fn new(model: &Model, findings: &'a Findings) -> Self {
+    pub(super) fn new(model: &PoolModel, findings: &'a Findings) -> Self {
         Self {
             promised: Promised::new(model),
             found: Found::new(findings),
@@ -73,7 +73,7 @@ struct Promised {
 }
 
 impl Promised {
-    fn new(model: &Model) -> Self {
+    fn new(model: &PoolModel) -> Self {
         Self {
             journal: model.id.to_string(),
             flushed_blocks: model.block_count(),
