@@ -1,101 +1,44 @@
-//! Blocks that say what they are.
+//! What a workload writes into blocks: contents that say what they are.
 //!
-//! Every sector of a block carries whose it is, where it belongs and when it was written, under a
-//! checksum. So a reader tells apart what it looks for from what is stale, torn, misplaced, another
-//! journal's or no such sector at all, sector by sector.
+//! Every sector of a block names its journal, its place and the write that it comes from, under a checksum. So a reader
+//! can tell of each sector whether it is the one that must be there, or is stale, torn, misplaced, of another journal,
+//! or nothing of a workload's at all.
 //!
 //! ```text
 //! word   0         1 2       3       4                  5           6 … 62    63
 //!      ┌─────────┬─────────┬───────┬──────────────────┬────────────┬─────────┬──────────┐
 //!      │ magic   │ journal │ block │ type « 32 |      │ generation │ filling │ checksum │
-//!      │         │         │ offset│ sector in block  │ (a stamp)  │         │ of 0…62  │
+//!      │         │         │ offset│ sector in block  │ (its id)   │         │ of 0…62  │
 //!      └─────────┴─────────┴───────┴──────────────────┴────────────┴─────────┴──────────┘
 //! ```
 
 use std::fmt;
 
-use chimaera_bdev_client::{Block, OwnerTag};
+use chimaera_bdev_client::Block;
 
+use super::ids::{JournalId, OperationId};
 use super::split_mix::SplitMix64;
 
-/// Bytes of a sector: the least that a device writes whole or not at all.
+/// Bytes of a sector: what a device writes either whole or not at all.
 pub(super) const SECTOR_BYTES: usize = 512;
 
 const WORDS: usize = SECTOR_BYTES / 8;
 
-/// Words before the filling.
+/// Words of a sector before its filling.
 const HEADER_WORDS: usize = 6;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"chmVRFY1");
 
-/// Bits of a stamp, and so of an owner tag's lower part.
-const OPERATION_ID_BITS: u32 = 40;
-
-/// Which journal a block belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct JournalId(pub u128);
-
-impl JournalId {
-    /// The owner tag of an allocation: a part of the journal's id, never 0, then the stamp.
-    pub(super) const fn tag(self, allocation: OperationId) -> OwnerTag {
-        OwnerTag(self.tag_start() << OPERATION_ID_BITS | allocation.0)
-    }
-
-    /// Which allocation a tag names, if it is a tag of this journal.
-    pub(super) const fn allocation(self, tag: OwnerTag) -> Option<OperationId> {
-        if tag.0 >> OPERATION_ID_BITS == self.tag_start() {
-            Some(OperationId(tag.0 & ((1 << OPERATION_ID_BITS) - 1)))
-        } else {
-            None
-        }
-    }
-
-    const fn tag_start(self) -> u64 {
-        (self.0 >> 104) as u64 | 1 << 23
-    }
-}
-
-impl fmt::Display for JournalId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-/// The name of an allocation or of a write, given once in a journal's life: the thread that made it,
-/// and its number in that thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct OperationId(u64);
-
-impl OperationId {
-    pub(super) const fn new(thread: u8, number: u32) -> Self {
-        Self((thread as u64) << 32 | number as u64)
-    }
-
-    pub(super) const fn thread(self) -> u8 {
-        (self.0 >> 32) as u8
-    }
-
-    pub(super) const fn number(self) -> u32 {
-        self.0 as u32
-    }
-}
-
-impl fmt::Display for OperationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.thread(), self.number())
-    }
-}
-
-/// What a sector turned out to be.
+/// What a sector turned out to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SectorContents {
-    /// This block's, written by this generation.
+    /// What the write of this generation put there.
     Of(OperationId),
-    /// A whole sector of this journal, of another place.
+    /// A whole sector of this journal's that belongs elsewhere.
     Misplaced { offset: u64, sector: u32 },
     /// A whole sector of another journal.
     OfAnotherJournal(JournalId),
-    /// It begins as a sector of ours and its checksum is wrong.
+    /// It begins as a workload's sectors do, and its checksum is wrong.
     Damaged,
     /// Zeros.
     Blank,
@@ -106,7 +49,7 @@ pub(super) enum SectorContents {
 impl fmt::Display for SectorContents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Of(stamp) => write!(f, "generation {stamp}"),
+            Self::Of(generation) => write!(f, "generation {generation}"),
             Self::Misplaced { offset, sector } => {
                 write!(f, "sector {sector} of the block at {offset:#x}")
             }
@@ -118,12 +61,14 @@ impl fmt::Display for SectorContents {
     }
 }
 
-/// The first sector of a block that is not as it must be.
+/// The sectors of a block that do not hold what they must.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WrongSectors {
+    /// The index of the first one in its block.
     sector: usize,
+    /// What it holds.
     found: SectorContents,
-    /// How many sectors are wrong.
+    /// How many there are.
     count: usize,
 }
 
@@ -138,7 +83,7 @@ impl fmt::Display for WrongSectors {
     }
 }
 
-/// Fills a block's bytes, all of them, for a generation.
+/// Fills all of a block's bytes with what the write of a generation puts there.
 pub(super) fn fill(id: JournalId, block: &Block, generation: OperationId, bytes: &mut [u8]) {
     let (sectors, _) = bytes.as_chunks_mut::<SECTOR_BYTES>();
     for (index, sector) in (0..).zip(sectors) {
@@ -148,7 +93,7 @@ pub(super) fn fill(id: JournalId, block: &Block, generation: OperationId, bytes:
             (id.0 >> 64) as u64,
             block.offset,
             (block.block_type as u64) << 32 | index,
-            generation.0,
+            generation.bits(),
         ];
         let mut random = SplitMix64::new(u64::from(crc32c::crc32c(&words_to_bytes(&header))));
         let (words, _) = sector.as_chunks_mut::<8>();
@@ -161,7 +106,10 @@ pub(super) fn fill(id: JournalId, block: &Block, generation: OperationId, bytes:
     }
 }
 
-/// Whether every sector of a block is of one of these generations.
+/// Checks that every sector of a block comes from the write of one of these generations.
+///
+/// # Errors
+/// The sectors that do not.
 pub(super) fn examine(
     id: JournalId,
     block: &Block,
@@ -173,9 +121,10 @@ pub(super) fn examine(
         .iter()
         .enumerate()
         .map(|(index, sector)| (index, identify(id, block, index, sector)))
-        .filter(
-            |(_, found)| !matches!(found, SectorContents::Of(stamp) if generations.contains(stamp)),
-        );
+        .filter(|(_, found)| match found {
+            SectorContents::Of(generation) => !generations.contains(generation),
+            _ => true,
+        });
     match wrong.next() {
         None => Ok(()),
         Some((sector, found)) => Err(WrongSectors {
@@ -206,16 +155,16 @@ fn identify(
         return SectorContents::Damaged;
     }
     let other = JournalId(u128::from(word(2)) << 64 | u128::from(word(1)));
-    let place = (block.block_type as u64) << 32 | index as u64;
+    let type_and_sector = (block.block_type as u64) << 32 | index as u64;
     if other != id {
         SectorContents::OfAnotherJournal(other)
-    } else if (word(3), word(4)) != (block.offset, place) {
+    } else if (word(3), word(4)) != (block.offset, type_and_sector) {
         SectorContents::Misplaced {
             offset: word(3),
             sector: word(4) as u32,
         }
     } else {
-        SectorContents::Of(OperationId(word(5)))
+        SectorContents::Of(OperationId::from_bits(word(5)))
     }
 }
 
@@ -297,15 +246,5 @@ mod tests {
             let (sector, _, count) = first_wrong(&block, &bytes);
             assert_eq!((sector, count), (1, 1), "bit {bit}");
         }
-    }
-
-    #[test]
-    fn a_tag_names_its_journal_and_allocation() {
-        let stamp = OperationId::new(u8::MAX, u32::MAX);
-        assert_eq!(ID.allocation(ID.tag(stamp)), Some(stamp));
-        assert_eq!((stamp.thread(), stamp.number()), (u8::MAX, u32::MAX));
-        assert_eq!(ID.allocation(OwnerTag::NONE), None);
-        assert_eq!(JournalId(0).allocation(OwnerTag(0)), None);
-        assert_eq!(ID.allocation(JournalId(!ID.0).tag(stamp)), None);
     }
 }

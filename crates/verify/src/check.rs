@@ -4,37 +4,39 @@ use std::collections::BTreeMap;
 
 use chimaera_bdev_client::{Block, Error, OwnedBlock, OwnerTag, Status};
 
-use super::block_contents::{OperationId, examine};
+use super::block_contents::examine;
 use super::error::VerifyError;
-use super::model::{IssuedIds, LiveBlock, PoolModel};
+use super::ids::OperationId;
+use super::model::{IssuedNumbers, LiveBlock, PoolModel};
 use super::pool::BlockPool;
 
-/// What a check has found.
+/// What a check has found in a pool.
 #[derive(Debug, Default)]
 pub struct Findings {
-    /// What is not as promised, a sentence each.
+    /// What is not as the journal promises, a sentence each.
     pub violations: Vec<String>,
-    /// Blocks that are there, with their contents.
+    /// Blocks that are there, with their contents, and whose free was not announced.
     pub intact: u64,
-    /// Bytes of these.
+    /// Bytes of the intact blocks.
     pub bytes: u64,
-    /// Of these, blocks that an announced overwriting has changed, in part or whole.
+    /// Intact blocks that an announced overwriting has changed, in part or whole.
     pub overwritten: u64,
-    /// Blocks that were being freed and are still there.
+    /// Blocks whose free was announced, and which are still there, with their contents.
     pub still_there: Vec<Block>,
-    /// Blocks that were being freed and are gone.
+    /// Blocks whose free was announced, and which are gone.
     pub gone: u64,
-    /// Blocks that were allocated after the last record: nothing is promised of them.
+    /// Blocks of the workload's that were allocated after the last flush: the journal promises nothing of them.
     pub recent: Vec<Block>,
-    /// Allocated blocks with other tags, or none.
+    /// Allocated blocks with other owner tags, or none.
     pub of_others: u64,
 }
 
-/// Compares a pool with a journal: every block that was flushed is there, intact, and none is that was
-/// freed.
+/// Compares a pool with what its journal promises: every block that was flushed must be there, intact, and none that
+/// was freed. Reads every such block, and changes nothing.
 ///
 /// # Errors
-/// The pool cannot be listed, or a block not be read for another reason than that the device fails.
+/// The pool cannot be listed, or a block cannot be read for another reason than that the device fails, which is a
+/// violation.
 pub fn check(model: &PoolModel, pool: &impl BlockPool) -> Result<Findings, VerifyError> {
     compare(model, pool).map_err(VerifyError::pool("checking the blocks"))
 }
@@ -63,8 +65,8 @@ fn compare(model: &PoolModel, pool: &impl BlockPool) -> Result<Findings, Error> 
         }
     }
     for (block, allocation) in listed.into_values() {
-        let stamps = model.threads.get(&allocation.thread());
-        match explain(allocation, stamps.copied().unwrap_or_default()) {
+        let issued = model.threads.get(&allocation.thread());
+        match explain(allocation, issued.copied().unwrap_or_default()) {
             Ok(()) => findings.recent.push(block),
             Err(why) => findings
                 .violations
@@ -75,7 +77,7 @@ fn compare(model: &PoolModel, pool: &impl BlockPool) -> Result<Findings, Error> 
 }
 
 impl Findings {
-    /// Looks into a block that is there.
+    /// Reads a block that is there, and compares its contents.
     fn examine(
         &mut self,
         model: &PoolModel,
@@ -116,10 +118,10 @@ impl Findings {
     }
 }
 
-/// Why a block cannot be read, where the device fails at that: the pool has not kept it, and others may be there.
+/// Why a block cannot be read, where the device fails. That is a violation of this block's; others may be intact.
 ///
 /// # Errors
-/// Whatever else kept it from being read, which says nothing of the block.
+/// Any other failure, which says nothing of the block.
 fn unreadable(read: Result<(), Error>) -> Result<Option<Error>, Error> {
     match read {
         Ok(()) => Ok(None),
@@ -128,19 +130,23 @@ fn unreadable(read: Result<(), Error>) -> Result<Option<Error>, Error> {
     }
 }
 
-/// Whether a block of ours that the journal does not have may be there.
-fn explain(allocation: OperationId, stamps: IssuedIds) -> Result<(), &'static str> {
+/// Whether a block of the workload's may be there that the journal does not have.
+///
+/// # Errors
+/// Why it may not.
+fn explain(allocation: OperationId, issued: IssuedNumbers) -> Result<(), &'static str> {
     let number = allocation.number();
-    if number <= stamps.used {
+    if number <= issued.used {
         Err("is allocated although its free was flushed")
-    } else if number <= stamps.reserved {
+    } else if number <= issued.reserved {
         Ok(())
     } else {
         Err("is allocated although no run has ever allocated it")
     }
 }
 
-/// The allocated block that begins at a block's place or reaches into it, if there is one.
+/// An allocated block that overlaps this one, if there is one: the one that begins before it or with it, else the first
+/// within.
 fn in_place_of(block: &Block, all: &BTreeMap<u64, OwnedBlock>) -> Option<OwnedBlock> {
     let end = |owned: &OwnedBlock| owned.block.offset + owned.block.size;
     let before = all.range(..=block.offset).next_back();
@@ -149,7 +155,7 @@ fn in_place_of(block: &Block, all: &BTreeMap<u64, OwnedBlock>) -> Option<OwnedBl
     before.or_else(within).map(|(_, owned)| *owned)
 }
 
-/// What became of a block that was flushed and is not there with its tag.
+/// Says what became of a block that was flushed and is not there with its tag.
 fn lost(
     model: &PoolModel,
     live: &LiveBlock,

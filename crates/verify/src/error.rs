@@ -7,15 +7,15 @@ use chimaera_bdev_client::{Error, Status};
 use chimaera_thread::NoThread;
 use nix::errno::Errno;
 
-use super::line::PoolIdentity;
+use super::pool::PoolIdentity;
 
 /// Why a run or a check failed: what happened, and to what.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// The pool did not do what it was asked for, or is gone.
+    /// The pool did not do what it was asked for, or it or its daemon is gone.
     #[error("{}", pool_text(activity, error))]
     Pool {
-        /// What it was asked for, such as `a free`.
+        /// What it was asked for, such as "a free".
         activity: &'static str,
         /// Why not.
         error: Error,
@@ -37,10 +37,10 @@ pub enum VerifyError {
         violations: usize,
     },
 
-    /// The system refused something with the journal's file.
+    /// The system refused an operation on the journal's file.
     #[error("cannot {action} the journal {}: {error}", path.display())]
     JournalFile {
-        /// What was refused, such as `open`.
+        /// What it refused, such as "open".
         action: &'static str,
         /// The journal.
         path: PathBuf,
@@ -48,11 +48,11 @@ pub enum VerifyError {
         error: io::Error,
     },
 
-    /// The journal is to be in what is not a regular file.
+    /// The journal's path names something that is not a regular file.
     #[error("the journal {} is not a regular file: name one", .0.display())]
     NotARegularFile(PathBuf),
 
-    /// The file holds something else.
+    /// The file is not empty, and holds no journal.
     #[error("{} is not a journal of `chimaera verify`: name another file", .0.display())]
     NotAJournal(PathBuf),
 
@@ -64,7 +64,7 @@ pub enum VerifyError {
     #[error("the journal {} holds no record yet: there is nothing to check", .0.display())]
     EmptyJournal(PathBuf),
 
-    /// The journal was kept for another pool, and all that it promises would be missing in this one.
+    /// The journal was kept for another pool: everything that it promises would be missing in this one.
     #[error(
         "the journal {} was kept for the pool {} with id {}, and says nothing of {} with id {}: name that pool, or \
          this one's journal",
@@ -73,13 +73,13 @@ pub enum VerifyError {
     JournalOfAnotherPool {
         /// The journal.
         path: PathBuf,
-        /// Its pool.
+        /// The pool that it was kept for.
         kept_for: PoolIdentity,
-        /// This one.
+        /// The pool that it was to be used with.
         pool: PoolIdentity,
     },
 
-    /// The journal's file is not as it was written.
+    /// The journal is not as it was written.
     #[error("{}: {damage}", path.display())]
     DamagedJournal {
         /// The journal.
@@ -88,16 +88,16 @@ pub enum VerifyError {
         damage: String,
     },
 
-    /// A line that is to be appended does not follow from those before it.
+    /// What the pool did contradicts what the journal says.
     #[error("what happened contradicts the journal {}: {contradiction}", path.display())]
     ContradictsJournal {
         /// The journal.
         path: PathBuf,
-        /// Why the line does not follow.
+        /// In what.
         contradiction: String,
     },
 
-    /// A thread of the workload has given every number that a journal has for it.
+    /// A thread of the workload has issued every operation id that one journal has for it.
     #[error("the journal has no numbers left: begin a new one")]
     NoNumbersLeft,
 
@@ -107,12 +107,12 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
-    /// An error of the pool while it was asked for something, such as `a free`.
+    /// An error of the pool's when it was asked for something, such as "a free".
     pub(super) fn pool(activity: &'static str) -> impl FnOnce(Error) -> Self {
         move |error| Self::Pool { activity, error }
     }
 
-    /// Whether daemon, pool or device are gone. That is no fault of the pool: it is what a crash looks like to its
+    /// Whether the daemon, the pool or a device is gone. That breaks no promise: it is what a crash looks like to
     /// clients.
     pub fn is_loss(&self) -> bool {
         match self {

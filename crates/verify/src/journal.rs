@@ -1,13 +1,13 @@
-//! The journal's file: lines ([`JournalLine`]) that are durable before what they announce is done, and
-//! after what they report was.
+//! A journal's file. A line ([`JournalLine`]) that announces an operation is durable before the operation begins; a
+//! line that reports one is written after it.
 //!
 //! Laws of this module:
-//! - An append returns when the line is on the device. One line is one append, so a crash can tear
-//!   the last line and no other.
-//! - A torn last line says nothing: what it was to announce was not done yet, and what it was to
-//!   report is not relied on. It is cut when the journal is continued.
-//! - Whatever else does not read as it was written is damage, and an error.
-//! - One run at a time: the file is locked as long as it is open.
+//! - An append returns when the line is durable. One append writes one line, so a crash can tear the last line and no
+//!   other.
+//! - A torn last line says nothing: what it was to announce has not begun, and nobody relies on what it was to report.
+//!   It is cut off when the journal is continued.
+//! - Any other line that does not read as it was written is damage, and an error.
+//! - One run at a time continues a journal: the file is locked as long as it is open.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -16,12 +16,13 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-use super::block_contents::JournalId;
 use super::error::VerifyError;
-use super::line::{HEADER_START, JournalLine, PoolIdentity};
+use super::ids::JournalId;
+use super::line::{HEADER_START, JournalLine};
 use super::model::PoolModel;
+use super::pool::PoolIdentity;
 
-/// A journal that is being continued.
+/// A journal that a run continues. Other processes can neither continue nor read it meanwhile.
 #[derive(Debug)]
 pub struct WorkloadJournal {
     path: PathBuf,
@@ -33,7 +34,7 @@ pub struct WorkloadJournal {
 /// What the bytes of a journal say.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ParsedJournal {
-    /// `None` if there is not even a whole first line.
+    /// What the whole lines promise. `None` if not even the first line is whole.
     pub(super) model: Option<PoolModel>,
     /// Bytes of whole lines.
     pub(super) whole_bytes: usize,
@@ -42,14 +43,18 @@ pub(super) struct ParsedJournal {
 }
 
 impl WorkloadJournal {
-    /// Opens a journal to continue it, or makes a new one with this id.
+    /// Opens a journal to continue it. Where there is no file or an empty one, begins a journal with this id. Blocks
+    /// until what is new is durable.
+    ///
+    /// # Errors
+    /// The file holds something else, is damaged, or is in use by another process; or the system refuses something.
     pub fn open(path: &Path, new_id: JournalId) -> Result<Self, VerifyError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = open(&mut options, path)?;
         file.try_lock().map_err(|error| locked(path, error))?;
-        let contents = read_all(&mut file, path)?;
-        let whole_bytes = contents.whole_bytes as u64;
+        let parsed = read_all(&mut file, path)?;
+        let whole_bytes = parsed.whole_bytes as u64;
         file.set_len(whole_bytes)
             .and_then(|()| file.seek(SeekFrom::Start(whole_bytes)))
             .and_then(|_| file.sync_all())
@@ -57,20 +62,20 @@ impl WorkloadJournal {
         let mut journal = Self {
             path: path.to_path_buf(),
             file,
-            chain: contents.chain,
-            model: contents.model.clone().unwrap_or(PoolModel::new(new_id)),
+            chain: parsed.chain,
+            model: parsed.model.clone().unwrap_or(PoolModel::new(new_id)),
         };
-        if contents.model.is_none() {
+        if parsed.model.is_none() {
             journal.write(&JournalLine::Header(new_id))?;
             sync_folder(path)?;
         }
         Ok(journal)
     }
 
-    /// Notes which pool the journal is kept for, unless it says so already.
+    /// Notes which pool the journal is kept for, where it does not say so yet. Blocks until that is durable.
     ///
     /// # Errors
-    /// It was kept for another pool, or cannot be written.
+    /// The journal was kept for another pool, or cannot be written.
     pub fn keep_for(&mut self, pool: PoolIdentity) -> Result<(), VerifyError> {
         check_kept_for(&self.model, &pool, &self.path)?;
         match self.model.pool.as_ref() == Some(&pool) {
@@ -79,33 +84,33 @@ impl WorkloadJournal {
         }
     }
 
-    /// What the journal says up to now.
+    /// What the journal promises up to now.
     pub const fn model(&self) -> &PoolModel {
         &self.model
     }
 
-    /// Appends a record and waits until it is durable.
-    pub(super) fn append(&mut self, record: &JournalLine) -> Result<(), VerifyError> {
+    /// Appends a line and waits until it is durable.
+    pub(super) fn append(&mut self, line: &JournalLine) -> Result<(), VerifyError> {
         self.model
-            .apply(record)
+            .apply(line)
             .map_err(|contradiction| VerifyError::ContradictsJournal {
                 path: self.path.clone(),
                 contradiction,
             })?;
-        self.write(record)
+        self.write(line)
     }
 
-    fn write(&mut self, record: &JournalLine) -> Result<(), VerifyError> {
-        let mut line = String::new();
-        self.chain = record.write(self.chain, &mut line);
+    fn write(&mut self, line: &JournalLine) -> Result<(), VerifyError> {
+        let mut text = String::new();
+        self.chain = line.write(self.chain, &mut text);
         self.file
-            .write_all(line.as_bytes())
+            .write_all(text.as_bytes())
             .and_then(|()| self.file.sync_data())
             .map_err(failed("write", &self.path))
     }
 }
 
-/// Refuses a journal that was kept for another pool, in which everything that it promises would be missing.
+/// Refuses a journal that was kept for another pool: everything that it promises would be missing in this one.
 fn check_kept_for(model: &PoolModel, pool: &PoolIdentity, path: &Path) -> Result<(), VerifyError> {
     match &model.pool {
         Some(kept_for) if !kept_for.may_be(pool) => Err(VerifyError::JournalOfAnotherPool {
@@ -117,7 +122,10 @@ fn check_kept_for(model: &PoolModel, pool: &PoolIdentity, path: &Path) -> Result
     }
 }
 
-/// Reads a journal that was kept for this pool, and leaves it as it is.
+/// Reads what a journal promises of this pool, and leaves the journal as it is. A torn last line is passed over.
+///
+/// # Errors
+/// The file is not a journal, is empty, damaged, in use by a run, or was kept for another pool; or it cannot be read.
 pub fn read_journal(path: &Path, pool: &PoolIdentity) -> Result<PoolModel, VerifyError> {
     let model = read(path)?;
     check_kept_for(&model, pool, path)?;
@@ -129,8 +137,8 @@ pub(super) fn read(path: &Path) -> Result<PoolModel, VerifyError> {
     let mut file = open(OpenOptions::new().read(true), path)?;
     file.try_lock_shared()
         .map_err(|error| locked(path, error))?;
-    let contents = read_all(&mut file, path)?;
-    contents
+    let parsed = read_all(&mut file, path)?;
+    parsed
         .model
         .ok_or_else(|| VerifyError::EmptyJournal(path.to_path_buf()))
 }
@@ -146,7 +154,7 @@ fn open(options: &mut OpenOptions, path: &Path) -> Result<File, VerifyError> {
     }
 }
 
-/// Reads all of a journal, but of somebody's file only as much as shows that it is none.
+/// Reads all of a journal, but of another file only as much as shows that it is none.
 fn read_all(file: &mut File, path: &Path) -> Result<ParsedJournal, VerifyError> {
     let mut bytes = Vec::new();
     Read::by_ref(file)
@@ -167,41 +175,39 @@ fn read_all(file: &mut File, path: &Path) -> Result<ParsedJournal, VerifyError> 
 
 /// Reads a journal's bytes. An error says what is wrong with them.
 pub(super) fn parse(bytes: &[u8]) -> Result<ParsedJournal, String> {
-    let mut contents = ParsedJournal {
+    let mut parsed = ParsedJournal {
         model: None,
         whole_bytes: 0,
         chain: 0,
     };
-    let mut lines = bytes.split_inclusive(|&byte| byte == b'\n');
+    let mut texts = bytes.split_inclusive(|&byte| byte == b'\n');
     for number in 1.. {
-        let Some(line) = lines.next() else { break };
-        let record = line
-            .strip_suffix(b"\n")
-            .and_then(|line| JournalLine::read(contents.chain, line));
-        let Some((record, chain)) = record else {
-            if number == 1 && !is_part_of_a_header(line) {
+        let Some(text) = texts.next() else { break };
+        let whole = text.strip_suffix(b"\n");
+        let Some((line, chain)) = whole.and_then(|text| JournalLine::read(parsed.chain, text))
+        else {
+            if number == 1 && !is_part_of_a_header(text) {
                 return Err("this is not a journal of `chimaera verify`".to_owned());
             }
-            return match lines.next() {
-                None => Ok(contents),
+            return match texts.next() {
+                None => Ok(parsed),
                 Some(_) => Err(format!("line {number} is damaged, and is not the last")),
             };
         };
-        match (&mut contents.model, record) {
-            (None, JournalLine::Header(id)) => contents.model = Some(PoolModel::new(id)),
+        match (&mut parsed.model, line) {
+            (None, JournalLine::Header(id)) => parsed.model = Some(PoolModel::new(id)),
             (None, _) => return Err("the journal has no beginning".to_owned()),
-            (Some(model), record) => model
-                .apply(&record)
+            (Some(model), line) => model
+                .apply(&line)
                 .map_err(|contradiction| format!("line {number}: {contradiction}"))?,
         }
-        contents.whole_bytes += line.len();
-        contents.chain = chain;
+        parsed.whole_bytes += text.len();
+        parsed.chain = chain;
     }
-    Ok(contents)
+    Ok(parsed)
 }
 
-/// Whether a first line that is not whole may be a journal's. All else is somebody's file, which a
-/// wrong argument must not cost them.
+/// Whether this may be the beginning of a journal. Any other file is left alone: a wrong argument must not destroy it.
 fn is_part_of_a_header(line: &[u8]) -> bool {
     let start = HEADER_START.as_bytes();
     line.starts_with(start) || start.starts_with(line)
@@ -222,7 +228,7 @@ fn locked(path: &Path, error: TryLockError) -> VerifyError {
     }
 }
 
-/// A new file is there after a power cut only if its folder is durable too.
+/// Makes a new file's entry in its folder durable: without it, the file may be gone after a power cut.
 fn sync_folder(path: &Path) -> Result<(), VerifyError> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -238,11 +244,11 @@ mod tests {
     use super::super::line::samples;
     use super::*;
 
-    /// The sample's bytes, and how many of them each number of lines has.
+    /// The bytes of the sample lines, and at which of them each line ends, beginning with 0.
     fn sample() -> (Vec<u8>, Vec<usize>) {
         let (mut text, mut chain, mut ends) = (String::new(), 0, vec![0]);
-        for record in samples() {
-            chain = record.write(chain, &mut text);
+        for line in samples() {
+            chain = line.write(chain, &mut text);
             ends.push(text.len());
         }
         (text.into_bytes(), ends)
@@ -280,7 +286,7 @@ mod tests {
     #[test]
     fn damage_before_the_last_line_is_found() {
         let (bytes, ends) = sample();
-        // The end of the last but one is left alone: without it, the last line is a longer one.
+        // The line feed of the last line but one is left alone: without it, both are one torn last line.
         for at in 0..ends[ends.len() - 2] - 1 {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x20;
@@ -309,12 +315,12 @@ mod tests {
     fn a_journal_is_continued_where_it_was_torn() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("journal");
-        let records = samples();
+        let lines = samples();
         let mut journal = WorkloadJournal::open(&path, JournalId(0xfeed << 64)).expect("opens");
         let failure = WorkloadJournal::open(&path, JournalId(2)).expect_err("in use");
         assert!(failure.to_string().contains("in use"), "{failure}");
-        for record in &records[1..3] {
-            journal.append(record).expect("appends");
+        for line in &lines[1..3] {
+            journal.append(line).expect("appends");
         }
         let model = journal.model().clone();
         drop(journal);
@@ -325,8 +331,8 @@ mod tests {
         assert_eq!(std::fs::read(&path).expect("reads"), bytes, "left as it is");
         let mut journal = WorkloadJournal::open(&path, JournalId(3)).expect("opens");
         assert_eq!(*journal.model(), model);
-        for record in &records[3..] {
-            journal.append(record).expect("appends");
+        for line in &lines[3..] {
+            journal.append(line).expect("appends");
         }
         drop(journal);
         assert_eq!(std::fs::read(&path).expect("reads"), sample().0);

@@ -1,41 +1,44 @@
-//! The journal's lines: what they say, and how they are written.
+//! The lines of a journal: what they say, and how they are written.
 //!
 //! ```text
 //! chimaera-verify-journal 1 <id>          the first line
-//! pool <id> <name>                        the pool that it is kept for from here on
+//! pool <id> <name>                        the pool that the journal is kept for from here on
 //! begin <threads> <seed>                  a run begins
-//! intend …                                what is about to be done to flushed blocks:
-//!     -<offset>=<allocation>                  it is being freed
-//!     *<offset>=<allocation>@<generation>     it is being overwritten
-//! flushed <thread> <used> <reserved> …    a flush of this thread's has succeeded, and with it:
+//! intend …                                what is about to happen to flushed blocks:
+//!     -<offset>=<allocation>                  a free
+//!     *<offset>=<allocation>@<generation>     an overwriting
+//! flushed <thread> <used> <reserved> …    what a flush of this thread's has made durable:
 //!     +<offset>/<type>=<allocation>@<generation>  a new block with its contents
 //!     *<offset>=<allocation>@<generation>         new contents
 //!     -<offset>=<allocation>                      a free
 //! ```
 //!
-//! A journal has no `pool` until a version that knows it continues it. In the name, `%` and what is no character to be
-//! seen or a space stand as `%` with two digits, byte by byte.
+//! Journals of older versions have no `pool`; a run that continues one appends it. In the name, each byte that is `%`
+//! or neither a space nor a visible ASCII character stands as `%` and two hexadecimal digits.
 //!
-//! Of the thread's stamps, those up to `used` were given before that flush, so that every block
-//! allocated under them is in the journal or free; those up to `reserved` may be given before its
-//! next record. Every line ends with ` ~` and a checksum that continues that of the line before, in
-//! hexadecimal: a line that was changed, left out or moved is found.
+//! `<allocation>` and `<generation>` are operation ids, written as `<thread>.<number>`. Of a thread's numbers, those up
+//! to `used` were issued before the flush, so that every block allocated under them is in the journal or free; those up
+//! to `reserved` may be issued before the thread's next `flushed`.
+//!
+//! Every line ends with ` ~` and a checksum in hexadecimal that continues the one of the line before: so a line that
+//! was changed, left out or moved is found.
 
 use std::fmt::{self, Display, Write};
 use std::str::FromStr;
 
-use chimaera_bdev_client::{Block, BlockType, PoolId};
+use chimaera_bdev_client::{Block, BlockType};
 use crc32c::crc32c_append;
 
-use super::block_contents::{JournalId, OperationId};
+use super::ids::{JournalId, OperationId};
+use super::pool::PoolIdentity;
 
 /// How the first line begins.
 pub(super) const HEADER_START: &str = "chimaera-verify-journal 1 ";
 
-/// How the line begins that says which pool it is.
+/// How the line begins that names the pool.
 const POOL_START: &str = "pool ";
 
-/// A line.
+/// A line of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum JournalLine {
     Header(JournalId),
@@ -45,57 +48,13 @@ pub(super) enum JournalLine {
     Flushed(FlushLine),
 }
 
-/// The pool that a journal is kept for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolIdentity {
-    /// Its id.
-    pub id: PoolId,
-    /// Its name.
-    pub name: String,
-}
-
-impl PoolIdentity {
-    /// Whether a pool may be this one: a pool in memory that is made again has another id, and a file that was moved
-    /// another name.
-    pub(super) fn may_be(&self, other: &Self) -> bool {
-        self.id == other.id || self.name == other.name
-    }
-
-    /// Writes it as it stands in a line.
-    fn write(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{POOL_START}{} ", self.id)?;
-        self.name.bytes().try_for_each(|byte| match byte {
-            b'%' => f.write_str("%25"),
-            b' '..=b'~' => f.write_char(char::from(byte)),
-            _ => write!(f, "%{byte:02x}"),
-        })
-    }
-
-    /// Reads what [`Self::write`] has written behind the line's beginning.
-    fn read(text: &str) -> Result<Self, UnknownLine> {
-        let (id, mut rest) = text.split_once(' ').ok_or(UnknownLine)?;
-        let mut name = Vec::new();
-        while let Some((before, after)) = rest.split_once('%') {
-            name.extend(before.bytes());
-            let (digits, after) = after.split_at_checked(2).ok_or(UnknownLine)?;
-            name.push(u8::from_str_radix(digits, 16).map_err(|_| UnknownLine)?);
-            rest = after;
-        }
-        name.extend(rest.bytes());
-        Ok(Self {
-            id: id.parse().map_err(|_| UnknownLine)?,
-            name: String::from_utf8(name).map_err(|_| UnknownLine)?,
-        })
-    }
-}
-
 /// What a flush has made durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FlushLine {
     pub(super) thread: u8,
-    /// The last stamp that was given before the flush.
+    /// The last number that the thread issued before the flush.
     pub(super) used: u32,
-    /// The last stamp that may be given before the next record.
+    /// The last number that it may issue before its next line of this kind.
     pub(super) reserved: u32,
     pub(super) changes: Vec<BlockChange>,
 }
@@ -130,12 +89,12 @@ impl JournalLine {
         sum
     }
 
-    /// Reads a line without its end, and gives the checksum that the next line continues. `None` if
-    /// it is not a whole line that was written after that checksum.
+    /// Reads a line without its line feed, and gives the checksum that the next line continues. `None` if it is not a
+    /// whole line whose checksum continues `chain`.
     pub(super) fn read(chain: u32, line: &[u8]) -> Option<(Self, u32)> {
         let line = str::from_utf8(line).ok()?;
         let (payload, sum) = line.rsplit_once(" ~")?;
-        // One spelling only, or a changed line could pass for the one that was written.
+        // In one spelling only: else a changed line could pass for the one that was written.
         let expected = crc32c_append(chain, payload.as_bytes());
         if sum != format!("{expected:08x}") {
             return None;
@@ -148,7 +107,10 @@ impl Display for JournalLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Header(id) => write!(f, "{HEADER_START}{id}"),
-            Self::Pool(pool) => pool.write(f),
+            Self::Pool(pool) => {
+                f.write_str(POOL_START)?;
+                write_pool(pool, f)
+            }
             Self::Begin { threads, seed } => write!(f, "begin {threads} {seed}"),
             Self::Intend(changes) => {
                 f.write_str("intend")?;
@@ -189,7 +151,7 @@ impl Display for BlockChange {
     }
 }
 
-/// A line that says nothing that this version knows.
+/// A line that this version does not understand.
 #[derive(Debug)]
 pub(super) struct UnknownLine;
 
@@ -202,10 +164,10 @@ impl FromStr for JournalLine {
             return Ok(Self::Header(JournalId(id)));
         }
         if let Some(pool) = text.strip_prefix(POOL_START) {
-            return PoolIdentity::read(pool).map(Self::Pool);
+            return read_pool(pool).map(Self::Pool);
         }
         let mut words = text.split(' ');
-        let record = match words.next() {
+        let line = match words.next() {
             Some("begin") => Self::Begin {
                 threads: number(words.next())?,
                 seed: number(words.next())?,
@@ -222,7 +184,7 @@ impl FromStr for JournalLine {
             _ => return Err(UnknownLine),
         };
         match words.next() {
-            None => Ok(record),
+            None => Ok(line),
             Some(_) => Err(UnknownLine),
         }
     }
@@ -233,10 +195,10 @@ impl FromStr for BlockChange {
 
     fn from_str(text: &str) -> Result<Self, UnknownLine> {
         let (kind, rest) = text.split_at_checked(1).ok_or(UnknownLine)?;
-        let (place, stamps) = rest.split_once('=').ok_or(UnknownLine)?;
+        let (place, ids) = rest.split_once('=').ok_or(UnknownLine)?;
         let both = || {
-            let (allocation, generation) = stamps.split_once('@').ok_or(UnknownLine)?;
-            Ok((stamp(allocation)?, stamp(generation)?))
+            let (allocation, generation) = ids.split_once('@').ok_or(UnknownLine)?;
+            Ok((operation_id(allocation)?, operation_id(generation)?))
         };
         match kind {
             "+" => {
@@ -261,7 +223,7 @@ impl FromStr for BlockChange {
             }
             "-" => Ok(Self::Freed {
                 offset: number(Some(place))?,
-                allocation: stamp(stamps)?,
+                allocation: operation_id(ids)?,
             }),
             _ => Err(UnknownLine),
         }
@@ -272,12 +234,39 @@ fn number<T: FromStr>(word: Option<&str>) -> Result<T, UnknownLine> {
     word.and_then(|word| word.parse().ok()).ok_or(UnknownLine)
 }
 
-fn stamp(text: &str) -> Result<OperationId, UnknownLine> {
+fn operation_id(text: &str) -> Result<OperationId, UnknownLine> {
     let (thread, in_thread) = text.split_once('.').ok_or(UnknownLine)?;
     Ok(OperationId::new(
         number(Some(thread))?,
         number(Some(in_thread))?,
     ))
+}
+
+/// Writes the pool that a journal is kept for, as it stands behind [`POOL_START`].
+fn write_pool(pool: &PoolIdentity, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    write!(f, "{} ", pool.id)?;
+    pool.name.bytes().try_for_each(|byte| match byte {
+        b'%' => f.write_str("%25"),
+        b' '..=b'~' => f.write_char(char::from(byte)),
+        _ => write!(f, "%{byte:02x}"),
+    })
+}
+
+/// Reads what [`write_pool`] has written.
+fn read_pool(text: &str) -> Result<PoolIdentity, UnknownLine> {
+    let (id, mut rest) = text.split_once(' ').ok_or(UnknownLine)?;
+    let mut name = Vec::new();
+    while let Some((before, after)) = rest.split_once('%') {
+        name.extend(before.bytes());
+        let (digits, after) = after.split_at_checked(2).ok_or(UnknownLine)?;
+        name.push(u8::from_str_radix(digits, 16).map_err(|_| UnknownLine)?);
+        rest = after;
+    }
+    name.extend(rest.bytes());
+    Ok(PoolIdentity {
+        id: id.parse().map_err(|_| UnknownLine)?,
+        name: String::from_utf8(name).map_err(|_| UnknownLine)?,
+    })
 }
 
 #[cfg(test)]
@@ -290,7 +279,7 @@ pub(super) fn samples() -> Vec<JournalLine> {
     vec![
         JournalLine::Header(JournalId(0xfeed << 64)),
         JournalLine::Pool(PoolIdentity {
-            id: PoolId { major: 7, minor: 1 },
+            id: chimaera_bdev_client::PoolId::new(7, 1),
             name: "/a pool/of 100 %\n\u{e9}".to_owned(),
         }),
         JournalLine::Begin {
@@ -337,11 +326,11 @@ mod tests {
     #[test]
     fn a_line_reads_as_it_is_written_and_only_after_its_predecessor() {
         let mut chain = 0;
-        for record in samples() {
+        for sample in samples() {
             let mut text = String::new();
-            let next = record.write(chain, &mut text);
+            let next = sample.write(chain, &mut text);
             let line = text.strip_suffix('\n').expect("a line").as_bytes();
-            assert_eq!(JournalLine::read(chain, line), Some((record, next)));
+            assert_eq!(JournalLine::read(chain, line), Some((sample, next)));
             assert_eq!(JournalLine::read(chain ^ 1, line), None);
             for at in 0..line.len() {
                 let mut changed = line.to_vec();
@@ -358,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_no_record() {
+    fn garbage_is_no_line() {
         for text in [
             "",
             " ",

@@ -1,52 +1,51 @@
-//! What a journal says must be there.
+//! What a pool must hold, as its journal says.
 
 use std::collections::BTreeMap;
 
 use chimaera_bdev_client::{Block, BlockType};
 
-use super::block_contents::{JournalId, OperationId};
-use super::line::{BlockChange, FlushLine, JournalLine, PoolIdentity};
+use super::ids::{JournalId, OperationId};
+use super::line::{BlockChange, FlushLine, JournalLine};
+use super::pool::PoolIdentity;
 
-/// The state of things that the records up to now promise.
+/// What the lines of a journal promise of a pool, up to the last of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolModel {
-    /// Which journal it is.
+    /// The journal's id.
     pub id: JournalId,
-    /// The pool that it is kept for, unless it was begun by a version that did not note it.
+    /// The pool that the journal is kept for. `None` if only versions that did not note it have written the journal.
     pub pool: Option<PoolIdentity>,
     /// Blocks whose allocation was flushed and whose free was not, by offset.
     pub(super) live: BTreeMap<u64, LiveBlock>,
-    /// Which stamps each thread has given.
-    pub(super) threads: BTreeMap<u8, IssuedIds>,
-    /// Runs that have begun.
+    /// Which numbers each thread of the workload has issued.
+    pub(super) threads: BTreeMap<u8, IssuedNumbers>,
+    /// How many runs have begun.
     pub runs: u64,
-    /// Records of flushes.
+    /// How many lines report a flush.
     pub flushes: u64,
 }
 
-/// A block that was flushed.
+/// A block whose allocation was flushed and whose free was not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LiveBlock {
     pub(super) block: Block,
     pub(super) allocation: OperationId,
-    /// What was flushed, first, then what may stand there instead, because it was about to be written
-    /// since.
+    /// The generation that was flushed, then those that a later overwriting may have put there, in part or whole.
     pub(super) generations: Vec<OperationId>,
-    /// Whether it was about to be freed: then it may be there or not.
+    /// Whether a free was announced: then the block may be there or not.
     pub(super) freeing: bool,
 }
 
-/// The stamps that a thread has given.
+/// Which numbers a thread of the workload has issued for its operation ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct IssuedIds {
-    /// The last one given before the last flush: every allocation up to it is in the model or was
-    /// freed.
+pub(super) struct IssuedNumbers {
+    /// The last one before the last flush: every allocation up to it is in the model or was freed.
     pub(super) used: u32,
-    /// The last one that may have been given since.
+    /// The last one that may have been issued since.
     pub(super) reserved: u32,
 }
 
-/// Why a record does not follow from those before it.
+/// Why a line does not follow from those before it.
 pub(super) type Contradiction = String;
 
 impl PoolModel {
@@ -61,9 +60,9 @@ impl PoolModel {
         }
     }
 
-    /// Takes over what a record says.
-    pub(super) fn apply(&mut self, record: &JournalLine) -> Result<(), Contradiction> {
-        match record {
+    /// Takes over what a line says.
+    pub(super) fn apply(&mut self, line: &JournalLine) -> Result<(), Contradiction> {
+        match line {
             JournalLine::Header(_) => Err("a second beginning".to_owned()),
             JournalLine::Pool(pool) => {
                 self.pool = Some(pool.clone());
@@ -105,11 +104,11 @@ impl PoolModel {
             reserved,
             ref changes,
         } = flushed;
-        let stamps = self.threads.entry(thread).or_default();
-        if used < stamps.used || reserved < used {
-            return Err(format!("the stamps of thread {thread} run backwards"));
+        let issued = self.threads.entry(thread).or_default();
+        if used < issued.used || reserved < used {
+            return Err(format!("the numbers of thread {thread} run backwards"));
         }
-        *stamps = IssuedIds { used, reserved };
+        *issued = IssuedNumbers { used, reserved };
         self.flushes += 1;
         changes.iter().try_for_each(|change| self.change(*change))
     }
@@ -135,7 +134,7 @@ impl PoolModel {
                 Ok(())
             }
             BlockChange::Freed { offset, allocation } => {
-                // If another thread was given the space at once, its record may come first.
+                // Where another thread was given the space at once, that thread's line may have come first.
                 if self.block(offset, allocation).is_ok() {
                     self.live.remove(&offset);
                 }
@@ -144,8 +143,8 @@ impl PoolModel {
         }
     }
 
-    /// A new block. Its space may be that of blocks that were being freed: then their free is
-    /// durable, although its record is still to come, or was lost.
+    /// Adds a new block. Its space may be that of blocks that were being freed: then their free is durable, although
+    /// the line that reports it is still to come, or was lost.
     fn allocated(&mut self, new: LiveBlock) -> Result<(), Contradiction> {
         let block = new.block;
         for offset in self.overlapping(block) {
@@ -181,12 +180,12 @@ impl PoolModel {
             .ok_or_else(|| format!("there is no block at {offset:#x} with allocation {allocation}"))
     }
 
-    /// How many blocks there must be.
+    /// How many blocks were flushed and not freed.
     pub fn block_count(&self) -> usize {
         self.live.len()
     }
 
-    /// Bytes of all live blocks.
+    /// Bytes of these blocks.
     pub fn bytes(&self) -> u64 {
         self.live.values().map(|live| live.block.size).sum()
     }
@@ -220,9 +219,9 @@ mod tests {
         })
     }
 
-    fn model(records: &[JournalLine]) -> Result<PoolModel, Contradiction> {
+    fn model(lines: &[JournalLine]) -> Result<PoolModel, Contradiction> {
         let mut model = PoolModel::new(JournalId(1));
-        records.iter().try_for_each(|record| model.apply(record))?;
+        lines.iter().try_for_each(|line| model.apply(line))?;
         Ok(model)
     }
 
@@ -233,25 +232,22 @@ mod tests {
             allocation: A,
             generation: B,
         };
-        let mut records = vec![
+        let mut lines = vec![
             flushed(0, 1, &[allocated(0, BlockType::Kib4, A)]),
             JournalLine::Intend(vec![overwritten]),
         ];
-        assert_eq!(
-            model(&records).expect("agrees").live[&0].generations,
-            [A, B]
-        );
-        records.push(flushed(0, 2, &[overwritten]));
-        assert_eq!(model(&records).expect("agrees").live[&0].generations, [B]);
-        records.push(JournalLine::Intend(vec![freed(0, A)]));
-        assert!(model(&records).expect("agrees").live[&0].freeing);
-        records.push(flushed(0, 3, &[freed(0, A)]));
-        assert!(model(&records).expect("agrees").live.is_empty());
+        assert_eq!(model(&lines).expect("agrees").live[&0].generations, [A, B]);
+        lines.push(flushed(0, 2, &[overwritten]));
+        assert_eq!(model(&lines).expect("agrees").live[&0].generations, [B]);
+        lines.push(JournalLine::Intend(vec![freed(0, A)]));
+        assert!(model(&lines).expect("agrees").live[&0].freeing);
+        lines.push(flushed(0, 3, &[freed(0, A)]));
+        assert!(model(&lines).expect("agrees").live.is_empty());
     }
 
     #[test]
-    fn space_that_is_being_freed_may_have_a_new_owner_before_the_free_is_recorded() {
-        let mut records = vec![
+    fn space_that_is_being_freed_may_have_a_new_owner_before_the_free_is_reported() {
+        let mut lines = vec![
             flushed(0, 1, &[allocated(0, BlockType::Mib1, A)]),
             JournalLine::Intend(vec![freed(0, A)]),
             flushed(1, 1, &[allocated(64 << 10, BlockType::Kib64, B)]),
@@ -260,9 +256,9 @@ mod tests {
             assert_eq!(model.live.len(), 1);
             assert_eq!(model.live[&(64 << 10)].allocation, B);
         };
-        expected(&model(&records).expect("agrees"));
-        records.push(flushed(0, 1, &[freed(0, A)]));
-        expected(&model(&records).expect("agrees"));
+        expected(&model(&lines).expect("agrees"));
+        lines.push(flushed(0, 1, &[freed(0, A)]));
+        expected(&model(&lines).expect("agrees"));
     }
 
     #[test]

@@ -1,25 +1,25 @@
-//! What is verified, as a workload and a check use it.
+//! The pool that is verified, as a workload and a check use it.
 
-use chimaera_bdev_client::{Block, Client, Error, OwnedBlock, OwnerTag, PoolQuery};
+use chimaera_bdev_client::{Block, Client, Error, OwnedBlock, OwnerTag, PoolId, PoolQuery};
 
-/// What is verified: a pool, or a model of one. Every call blocks until it is done.
+/// A pool that is verified. Every call blocks until the pool has carried it out.
 pub trait BlockPool: Sync {
-    /// Allocates blocks of so many bytes in all, with this owner tag.
+    /// Allocates blocks that hold this many bytes together, and gives them an owner tag.
     fn allocate(&self, bytes: u64, owner: OwnerTag) -> Result<Vec<Block>, Error>;
 
     /// Frees blocks.
     fn free(&self, blocks: &[Block]) -> Result<(), Error>;
 
-    /// Writes the bytes of a block from its beginning.
+    /// Writes a whole block.
     fn write(&self, block: &Block, bytes: &[u8]) -> Result<(), Error>;
 
-    /// Reads the bytes of a block from its beginning.
+    /// Reads a whole block.
     fn read(&self, block: &Block, bytes: &mut [u8]) -> Result<(), Error>;
 
-    /// Makes durable what completed before.
+    /// Makes durable all writes, allocations and frees that completed before.
     fn flush(&self) -> Result<(), Error>;
 
-    /// All allocated blocks.
+    /// Lists all allocated blocks, whoever has allocated them.
     fn list(&self) -> Result<Vec<OwnedBlock>, Error>;
 }
 
@@ -48,5 +48,22 @@ impl BlockPool for Client {
 
     fn list(&self) -> Result<Vec<OwnedBlock>, Error> {
         self.all_blocks(QUERY).collect()
+    }
+}
+
+/// Which pool a journal is kept for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolIdentity {
+    /// The pool's id.
+    pub id: PoolId,
+    /// The pool's name.
+    pub name: String,
+}
+
+impl PoolIdentity {
+    /// Whether both may be one pool: a pool in memory that is made again has another id, and a file that was moved has
+    /// another name.
+    pub(super) fn may_be(&self, other: &Self) -> bool {
+        self.id == other.id || self.name == other.name
     }
 }

@@ -1,5 +1,5 @@
-//! A pool in memory that keeps its promises, can lose its power at any operation, and can be told to
-//! break a promise, so that the check is seen to fail.
+//! A pool in memory that keeps its promises and can lose its power at any operation. It can also be told to break a
+//! promise, so that tests see the check fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -11,7 +11,7 @@ use super::pool::BlockPool;
 use super::split_mix::SplitMix64;
 use super::workload_thread::lock;
 
-/// A promise to break.
+/// The promise that a simulated pool breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InjectedFault {
     None,
@@ -25,16 +25,18 @@ pub(super) enum InjectedFault {
     GivesOutTooEarly,
     /// Space is given out that is in use.
     GivesOutTwice,
-    /// Some writes go to the block beside.
+    /// Some writes go to the space behind their block.
     WritesBeside,
 }
 
+/// What a pool holds.
 #[derive(Clone, Default)]
 struct PoolImage {
     blocks: BTreeMap<u64, OwnedBlock>,
     bytes: Vec<u8>,
 }
 
+/// A pool in memory.
 pub(super) struct SimulatedPool {
     fault: InjectedFault,
     state: Mutex<State>,
@@ -44,7 +46,7 @@ struct State {
     /// What a crash cannot take away.
     durable: PoolImage,
     current: PoolImage,
-    /// Operations until the power is lost.
+    /// How many operations are left until the power is lost.
     left: Option<u64>,
     /// Offsets of blocks at which the device fails.
     unreadable: BTreeSet<u64>,
@@ -105,17 +107,17 @@ impl SimulatedPool {
         *current = durable.clone();
     }
 
-    /// Changes the bytes of the block at an offset behind everybody's back.
+    /// Changes the bytes from an offset on, unknown to the workload.
     pub(super) fn damage(&self, offset: u64, change: impl FnOnce(&mut [u8])) {
         change(&mut lock(&self.state).current.bytes[offset as usize..]);
     }
 
-    /// The device fails at the block at an offset from here on.
+    /// Makes the device fail to read the block at an offset from here on.
     pub(super) fn fail_to_read(&self, offset: u64) {
         lock(&self.state).unreadable.insert(offset);
     }
 
-    /// Changes what is allocated behind everybody's back.
+    /// Changes what is allocated, unknown to the workload.
     pub(super) fn meddle(&self, change: impl FnOnce(&mut BTreeMap<u64, OwnedBlock>)) {
         change(&mut lock(&self.state).current.blocks);
     }
@@ -183,7 +185,7 @@ impl BlockPool for SimulatedPool {
                 offset = Some(0);
             }
             if offset.is_none() && blocks.is_empty() {
-                // Space whose free is not durable yet is had by making it so.
+                // A flush makes frees durable, and so their space available.
                 state.flush(self.fault);
                 offset = state.find(size, self.fault);
             }

@@ -1,6 +1,6 @@
-//! Numbers that look random, so that runs can be made again.
+//! Numbers that look random and can be drawn again.
 
-/// 2⁶⁴ divided by the golden ratio: keeps zeros from staying zeros.
+/// 2⁶⁴ divided by the golden ratio, so that a state of zeros does not stay one.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Spreads every bit over all of them (the finalizer of `SplitMix64`).
@@ -24,7 +24,7 @@ impl SplitMix64 {
         mix(self.0)
     }
 
-    /// A number below `end`, or 0.
+    /// A number below `end`; 0 if that is 0.
     pub(super) const fn below(&mut self, end: usize) -> usize {
         if end == 0 {
             return 0;
@@ -32,7 +32,7 @@ impl SplitMix64 {
         (self.next() % end as u64) as usize
     }
 
-    /// Whether one of `n` chances came up.
+    /// True once in `n` times, on average.
     pub(super) const fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }

@@ -1,14 +1,16 @@
-//! Runs and checks against a pool in memory that loses its power, and one that breaks its promises.
+//! Runs and checks against a simulated pool that loses its power, and against one that breaks its promises.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU8;
 use std::path::Path;
 
 use chimaera_bdev_client::{Block, BlockType, OwnedBlock, OwnerTag};
 
-use super::block_contents::{JournalId, OperationId, SECTOR_BYTES, fill};
+use super::block_contents::{SECTOR_BYTES, fill};
 use super::check::{Findings, check};
+use super::ids::{JournalId, OperationId};
 use super::journal::{self, WorkloadJournal};
-use super::model::{IssuedIds, LiveBlock, PoolModel};
+use super::model::{IssuedNumbers, LiveBlock, PoolModel};
 use super::run::{RunFailure, RunSummary, Workload, run};
 use super::simulated_pool::{InjectedFault, SimulatedPool};
 use super::split_mix::SplitMix64;
@@ -23,12 +25,12 @@ fn work(
     (threads, flushes): (u8, u64),
 ) -> Result<RunSummary, RunFailure> {
     let journal = WorkloadJournal::open(path, ID).expect("opens");
-    let plan = Workload {
-        threads,
+    let workload = Workload {
+        threads: NonZeroU8::new(threads).expect("a thread"),
         seed: 17,
         space_bytes: 5 << 20,
     };
-    run(pool, journal, plan, |counts: RunCounts| {
+    run(pool, journal, workload, |counts: RunCounts| {
         counts.flushes >= flushes
     })
 }
@@ -62,7 +64,7 @@ fn a_pool_that_keeps_its_promises_passes_however_often_it_loses_its_power() {
             still_there += findings.still_there.len();
             overwritten += findings.overwritten;
         }
-        // All that the check has to allow for has happened.
+        // Everything has happened that the check has to allow for.
         assert!(recent > 0 && still_there > 0 && overwritten > 0);
 
         let summary = work(&pool, &path, (threads, 30)).expect("ends well");
@@ -101,7 +103,7 @@ fn every_broken_promise_is_found() {
     }
 }
 
-/// A journal that has one block, and what it promises of it.
+/// A model with one block, which the pool holds as it must, and that block.
 fn one_block(pool: &SimulatedPool) -> (PoolModel, LiveBlock) {
     let live = LiveBlock {
         block: Block::new(64 << 10, BlockType::Kib64),
@@ -110,11 +112,11 @@ fn one_block(pool: &SimulatedPool) -> (PoolModel, LiveBlock) {
         freeing: false,
     };
     let mut model = PoolModel::new(ID);
-    let stamps = IssuedIds {
+    let issued = IssuedNumbers {
         used: 10,
         reserved: 20,
     };
-    model.threads.insert(2, stamps);
+    model.threads.insert(2, issued);
     model.live.insert(live.block.offset, live.clone());
     write(pool, &live.block, live.generations[0]);
     own(pool, live.block, ID.tag(live.allocation));
@@ -135,7 +137,7 @@ fn judge(model: &PoolModel, pool: &SimulatedPool) -> Findings {
     check(model, pool).expect("checks")
 }
 
-/// The one violation, which must say this.
+/// Checks that there is one violation, and that it says this.
 fn violation(model: &PoolModel, pool: &SimulatedPool, says: &str) {
     let findings = judge(model, pool);
     assert_eq!(findings.violations.len(), 1, "{findings:?}");

@@ -1,8 +1,8 @@
 //! One thread of a workload.
 //!
-//! A worker goes in steps. In each it plans what to do to its blocks, has the journal announce what
-//! concerns flushed ones, does it all in some order, flushes, and has the journal report what is
-//! durable now. It reads blocks back on the way, and knows exactly what they must hold.
+//! A thread works in steps. In each it plans what to do with its blocks, announces in the journal what concerns flushed
+//! ones, carries out the plan, flushes, and reports in the journal what is durable now. It reads blocks back on the
+//! way, and knows exactly what they must hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -10,23 +10,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_bdev_client::{Block, Status};
 
-use super::block_contents::{JournalId, OperationId, examine, fill};
+use super::block_contents::{examine, fill};
 use super::error::VerifyError;
+use super::ids::{JournalId, OperationId};
 use super::journal::WorkloadJournal;
 use super::line::{BlockChange, FlushLine, JournalLine};
 use super::pool::BlockPool;
 use super::split_mix::SplitMix64;
 
-/// Most actions of a step.
+/// The most actions of a step.
 const MAX_ACTIONS_PER_STEP: usize = 24;
 
-/// Operation ids that a step may give: more than its actions can use.
-pub(super) const IDS_PER_STEP: u32 = 256;
+/// Operation ids that a step may issue: more than its actions can use.
+const IDS_PER_STEP: u32 = 256;
 
-// The most that an action uses: an allocation of three blocks, each written twice.
+// An action uses most ids where it allocates three blocks and writes each of them twice.
 const _: () = assert!(MAX_ACTIONS_PER_STEP * (1 + 3 * 2) <= IDS_PER_STEP as usize);
 
-/// Sizes of allocations, the frequent ones several times; the last two give several blocks.
+/// Bytes of allocations, the frequent ones several times. The last two take several blocks.
 const SIZES: [u64; 10] = [
     4 << 10,
     4 << 10,
@@ -45,14 +46,14 @@ pub(super) struct SharedRun<'a, P> {
     pub(super) pool: &'a P,
     pub(super) id: JournalId,
     pub(super) journal: Mutex<WorkloadJournal>,
-    /// What is held by any thread, by offset, with the end: a block that is given out twice is found
-    /// at once.
+    /// The blocks that any thread holds, as their ends by their offsets: so a block that the pool gives out twice is
+    /// found at once.
     pub(super) held: Mutex<BTreeMap<u64, u64>>,
-    /// Set: a thread has failed, and the others end after their step.
+    /// Whether a thread has failed: the others end after their next step.
     pub(super) stop: AtomicBool,
 }
 
-/// A block that a worker holds, and what it must contain.
+/// A block that a thread of the workload holds, and what it must contain.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HeldBlock {
     pub(super) block: Block,
@@ -60,16 +61,16 @@ pub(super) struct HeldBlock {
     pub(super) generation: OperationId,
 }
 
-/// What was done.
+/// How often a run, or one of its threads, has done what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunCounts {
-    /// Blocks.
+    /// Blocks allocated.
     pub allocated: u64,
-    /// Blocks.
+    /// Blocks freed.
     pub freed: u64,
     /// Writes, each of a whole block.
     pub written_blocks: u64,
-    /// Bytes of these.
+    /// Bytes of these writes.
     pub written_bytes: u64,
     /// Reads, each of a whole block.
     pub read_blocks: u64,
@@ -91,21 +92,22 @@ impl std::ops::AddAssign for RunCounts {
     }
 }
 
+/// One thread of a workload, with its blocks.
 pub(super) struct WorkloadThread<'a, P> {
     pub(super) shared: &'a SharedRun<'a, P>,
     pub(super) thread: u8,
-    /// The last stamp that was given.
+    /// The number of the last operation id that this thread has issued.
     pub(super) used: u32,
-    /// The last one that the journal lets this step give.
+    /// The last number that the journal lets this step issue.
     pub(super) reserved: u32,
     pub(super) held: Vec<HeldBlock>,
-    /// Bytes that this worker may hold.
+    /// Bytes of blocks that this thread may hold at a time.
     pub(super) budget_bytes: u64,
     pub(super) random: SplitMix64,
     pub(super) counts: RunCounts,
 }
 
-/// Something to do in a step.
+/// One thing that a step does.
 enum Action {
     Allocate {
         bytes: u64,
@@ -123,7 +125,7 @@ enum Action {
 }
 
 impl<P: BlockPool> WorkloadThread<'_, P> {
-    /// Works until `is_over` says so or another thread has failed.
+    /// Works until `is_over` says so or another thread has failed, and does one last step then.
     pub(super) fn run(
         &mut self,
         mut is_over: impl FnMut(RunCounts) -> bool,
@@ -173,7 +175,7 @@ impl<P: BlockPool> WorkloadThread<'_, P> {
         self.report(changes, is_last)
     }
 
-    /// What to do in a step: to each block one thing at most.
+    /// Draws what a step does: to each block one thing at most.
     fn plan(&mut self) -> Result<Vec<Action>, VerifyError> {
         let mut actions = Vec::new();
         let mut taken = BTreeSet::new();
@@ -201,7 +203,7 @@ impl<P: BlockPool> WorkloadThread<'_, P> {
                 }
                 2..=4 => Action::Overwrite {
                     held,
-                    generation: self.stamp()?,
+                    generation: self.issue_id()?,
                 },
                 5 if self.random.one_in(2) => {
                     bytes -= held.block.size;
@@ -213,14 +215,14 @@ impl<P: BlockPool> WorkloadThread<'_, P> {
         Ok(actions)
     }
 
-    /// A block that nothing is planned for yet.
+    /// Draws a block that nothing is planned for yet.
     fn pick(&mut self, taken: &mut BTreeSet<u64>) -> Option<HeldBlock> {
         let held = *self.held.get(self.random.below(self.held.len()))?;
         taken.insert(held.block.offset).then_some(held)
     }
 
     fn allocate(&mut self, bytes: u64, fresh: &mut Vec<HeldBlock>) -> Result<(), VerifyError> {
-        let allocation = self.stamp()?;
+        let allocation = self.issue_id()?;
         let tag = self.shared.id.tag(allocation);
         let blocks = match self.shared.pool.allocate(bytes, tag) {
             Ok(blocks) => blocks,
@@ -233,7 +235,7 @@ impl<P: BlockPool> WorkloadThread<'_, P> {
         self.counts.allocated += blocks.len() as u64;
         blocks.iter().try_for_each(|block| self.take(block))?;
         for block in blocks {
-            let generation = self.stamp()?;
+            let generation = self.issue_id()?;
             self.write(&block, generation)?;
             let mut held = HeldBlock {
                 block,
@@ -241,11 +243,11 @@ impl<P: BlockPool> WorkloadThread<'_, P> {
                 generation,
             };
             if self.random.one_in(8) {
-                held.generation = self.stamp()?;
+                held.generation = self.issue_id()?;
                 self.write(&block, held.generation)?;
             }
             self.read(&held)?;
-            // A short life that no flush sees: what the journal never had needs no announcement.
+            // A block that is freed before a flush is never in the journal, and its free needs no announcement.
             if self.random.one_in(8) {
                 self.free(&[held])?;
             } else {
@@ -255,7 +257,7 @@ impl<P: BlockPool> WorkloadThread<'_, P> {
         Ok(())
     }
 
-    /// Notes that a block is held. The pool must not have given it to anyone else.
+    /// Notes that a block is held, which no part of another held block may be.
     fn take(&self, block: &Block) -> Result<(), VerifyError> {
         let mut all = lock(&self.shared.held);
         let end = block.offset + block.size;
@@ -273,7 +275,7 @@ impl<P: BlockPool> WorkloadThread<'_, P> {
 
     fn free(&mut self, those: &[HeldBlock]) -> Result<(), VerifyError> {
         let blocks: Vec<Block> = those.iter().map(|held| held.block).collect();
-        // Before the free: as soon as it is done, another thread may be given the space.
+        // Before the free: as soon as that is done, another thread may be given the space.
         let mut all = lock(&self.shared.held);
         for block in &blocks {
             all.remove(&block.offset);
@@ -288,11 +290,7 @@ impl<P: BlockPool> WorkloadThread<'_, P> {
         Ok(())
     }
 
-    pub(super) fn write(
-        &mut self,
-        block: &Block,
-        generation: OperationId,
-    ) -> Result<(), VerifyError> {
+    fn write(&mut self, block: &Block, generation: OperationId) -> Result<(), VerifyError> {
         let mut bytes = vec![0; block.size as usize];
         fill(self.shared.id, block, generation, &mut bytes);
         self.shared
@@ -320,7 +318,8 @@ impl<P: BlockPool> WorkloadThread<'_, P> {
         })
     }
 
-    pub(super) fn stamp(&mut self) -> Result<OperationId, VerifyError> {
+    /// The id for a further allocation or write.
+    fn issue_id(&mut self) -> Result<OperationId, VerifyError> {
         if self.used == self.reserved {
             return Err(VerifyError::NoNumbersLeft);
         }
@@ -328,11 +327,11 @@ impl<P: BlockPool> WorkloadThread<'_, P> {
         Ok(OperationId::new(self.thread, self.used))
     }
 
-    /// Has the journal say what a flush has made durable. After the last step no stamp is left to give,
-    /// so that a check knows that there is no later block.
+    /// Reports in the journal what a flush has made durable. After the last step there is no id left to issue, so that
+    /// a check knows that there is no later block.
     fn report(&mut self, changes: Vec<BlockChange>, is_last: bool) -> Result<(), VerifyError> {
-        let stamps = if is_last { 0 } else { IDS_PER_STEP };
-        self.reserved = self.used.saturating_add(stamps);
+        let further = if is_last { 0 } else { IDS_PER_STEP };
+        self.reserved = self.used.saturating_add(further);
         self.append(&JournalLine::Flushed(FlushLine {
             thread: self.thread,
             used: self.used,
@@ -341,12 +340,12 @@ impl<P: BlockPool> WorkloadThread<'_, P> {
         }))
     }
 
-    fn append(&self, record: &JournalLine) -> Result<(), VerifyError> {
-        lock(&self.shared.journal).append(record)
+    fn append(&self, line: &JournalLine) -> Result<(), VerifyError> {
+        lock(&self.shared.journal).append(line)
     }
 }
 
-/// What is about to be done to flushed blocks, which a worker's blocks all are when a step begins.
+/// What is about to be done to flushed blocks: when a step begins, all blocks of a thread are.
 fn announcements(actions: &[Action]) -> Vec<BlockChange> {
     let freed = |held: &HeldBlock| BlockChange::Freed {
         offset: held.block.offset,
@@ -367,7 +366,7 @@ fn announcements(actions: &[Action]) -> Vec<BlockChange> {
     changes
 }
 
-/// A thread that panicked has left nothing half done that others rely on.
+/// Locks also what a thread has held that panicked: it has left nothing half done that others rely on.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()

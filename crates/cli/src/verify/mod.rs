@@ -4,8 +4,7 @@
 
 mod report;
 
-use std::fs::File;
-use std::io::Read;
+use std::num::NonZeroU8;
 use std::time::{Duration, Instant};
 
 use chimaera_bdev_client::{BlockType, Client, Error, PoolInfo, Status};
@@ -38,7 +37,7 @@ pub(crate) fn run(command: &VerifyCommand, global: &Global) -> Result<(), Failur
 fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), Failure> {
     let (pool, verified) = open_verified(&arguments.pool)?;
     let path = &arguments.pool.journal;
-    let new_id = JournalId(random()?);
+    let new_id = JournalId::random().map_err(Failure::system("cannot read /dev/urandom"))?;
     let mut journal = WorkloadJournal::open(path, new_id)?;
     journal.keep_for(verified)?;
     let held = journal.model().bytes();
@@ -46,12 +45,13 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
         let free = pool.get_stats()?.remaining_size;
         Ok(((free + held) / 2).min(SPACE_BYTES_MAXIMUM))
     };
-    let plan = Workload {
-        threads: arguments.threads,
+    let workload = Workload {
+        // The parser of the arguments takes no 0.
+        threads: NonZeroU8::new(arguments.threads).unwrap_or(NonZeroU8::MIN),
         seed: arguments.seed.unwrap_or(new_id.0 as u64),
         space_bytes: arguments.space.map_or_else(default, Ok)?,
     };
-    check_space(plan.space_bytes)?;
+    check_space(workload.space_bytes)?;
     output::note(format_args!(
         "the journal {} says what must be there: if this run is cut short, run `{}`",
         path.display(),
@@ -59,13 +59,13 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
     ));
     let end = Instant::now() + Duration::from_secs(arguments.seconds);
     let (summary, error) =
-        match chimaera_verify::run(&pool, journal, plan, |_| Instant::now() >= end) {
+        match chimaera_verify::run(&pool, journal, workload, |_| Instant::now() >= end) {
             Ok(summary) => (Some(Box::new(summary)), None),
             Err(RunFailure { error, summary }) => (summary, Some(error)),
         };
     match &summary {
-        Some(summary) if global.json => output::json(&report::Run::new(summary, plan.seed))?,
-        Some(summary) => show_run(summary, plan.seed),
+        Some(summary) if global.json => output::json(&report::Run::new(summary, workload.seed))?,
+        Some(summary) => show_run(summary, workload.seed),
         None => {}
     }
     match error {
@@ -257,13 +257,4 @@ impl From<VerifyError> for Failure {
             _ => Self::new(text),
         }
     }
-}
-
-/// 128 bits that nobody else has.
-fn random() -> Result<u128, Failure> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .map_err(Failure::system("cannot read /dev/urandom"))?;
-    Ok(u128::from_le_bytes(bytes))
 }
