@@ -36,6 +36,80 @@ impl Random {
     }
 }
 
+/// A thread that allocates, pins and frees.
+struct User<'a> {
+    allocator: &'a TestAllocator,
+    owners: &'a Owners,
+    completed: &'a Completions,
+    /// How many lists all users have freed.
+    freed: &'a AtomicUsize,
+    random: Random,
+    thread: usize,
+    blocks: Vec<Block>,
+    pins: VecDeque<Pin>,
+}
+
+impl User<'_> {
+    fn step(&mut self) {
+        let size = [4096, 4096, 65_536, 262_144, MEGABYTE, 2 * MEGABYTE][self.random.below(6)];
+        match self.random.below(4) {
+            0 | 1 => self.allocate(size),
+            2 if !self.blocks.is_empty() => {
+                let at = self.random.below(self.blocks.len());
+                let pin = self.allocator.pin(self.blocks[at]).expect("mine");
+                self.pins.push_back(pin);
+            }
+            _ if !self.blocks.is_empty() => {
+                let count = 1 + self.random.below(3).min(self.blocks.len() - 1);
+                let list = self.blocks.split_off(self.blocks.len() - count);
+                self.free(&list);
+                let at = self.random.below(self.blocks.len().max(1));
+                let at = at.min(self.blocks.len());
+                self.blocks.rotate_left(at);
+            }
+            _ => {}
+        }
+        if self.pins.len() > 3 {
+            self.allocator
+                .unpin(self.pins.pop_front().expect("several"));
+        }
+    }
+
+    fn allocate(&mut self, size: u64) {
+        let plan = AllocationPlan::for_size(size);
+        let (name, mut count) = (self.name(), 0);
+        let result = self
+            .allocator
+            .allocate(plan, OwnerTag::NONE, self.thread, |block| {
+                self.owners.exchange(block, 0, name);
+                self.blocks.push(block);
+                count += 1;
+            });
+        assert_eq!(count, if result.is_ok() { plan.count } else { 0 });
+    }
+
+    fn free(&self, list: &[Block]) {
+        for block in list {
+            self.owners.exchange(*block, self.name(), 0);
+        }
+        assert!(self.allocator.free(list, self.completed.clone()).is_ok());
+        self.freed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives back all that it has.
+    fn end(mut self) {
+        for pin in self.pins.drain(..) {
+            self.allocator.unpin(pin);
+        }
+        self.free(&self.blocks);
+    }
+
+    /// What stands for the thread in `owners`.
+    fn name(&self) -> u32 {
+        self.thread as u32 + 1
+    }
+}
+
 #[test]
 fn threads_never_get_overlapping_blocks_and_nothing_is_lost() {
     let total = 5 * MEGABYTE + 100 * 1024;
@@ -47,53 +121,21 @@ fn threads_never_get_overlapping_blocks_and_nothing_is_lost() {
         for thread in 0..THREADS {
             let (allocator, owners, completed, freed) = (&allocator, &owners, &completed, &freed);
             scope.spawn(move || {
-                let mut random = Random(thread as u64 + 1);
-                let name = thread as u32 + 1;
-                let mut blocks: Vec<Block> = Vec::new();
-                let mut pins = VecDeque::new();
+                let mut user = User {
+                    allocator,
+                    owners,
+                    completed,
+                    freed,
+                    random: Random(thread as u64 + 1),
+                    thread,
+                    blocks: Vec::new(),
+                    pins: VecDeque::new(),
+                };
                 for _ in 0..ROUNDS {
-                    let size =
-                        [4096, 4096, 65_536, 262_144, MEGABYTE, 2 * MEGABYTE][random.below(6)];
-                    match random.below(4) {
-                        0 | 1 => {
-                            let plan = AllocationPlan::for_size(size);
-                            let mut count = 0;
-                            let result =
-                                allocator.allocate(plan, OwnerTag::NONE, thread, |block| {
-                                    owners.exchange(block, 0, name);
-                                    blocks.push(block);
-                                    count += 1;
-                                });
-                            assert_eq!(count, if result.is_ok() { plan.count } else { 0 });
-                        }
-                        2 if !blocks.is_empty() => {
-                            let at = random.below(blocks.len());
-                            pins.push_back(allocator.pin(blocks[at]).expect("mine"));
-                        }
-                        _ if !blocks.is_empty() => {
-                            let count = 1 + random.below(3).min(blocks.len() - 1);
-                            let list = blocks.split_off(blocks.len() - count);
-                            list.iter()
-                                .for_each(|block| owners.exchange(*block, name, 0));
-                            assert!(allocator.free(&list, completed.clone()).is_ok());
-                            freed.fetch_add(1, Ordering::Relaxed);
-                            let at = random.below(blocks.len().max(1));
-                            let at = at.min(blocks.len());
-                            blocks.rotate_left(at);
-                        }
-                        _ => {}
-                    }
-                    if pins.len() > 3 {
-                        allocator.unpin(pins.pop_front().expect("several"));
-                    }
+                    user.step();
                     assert!(allocator.remaining_bytes() <= total);
                 }
-                pins.into_iter().for_each(|pin| allocator.unpin(pin));
-                blocks
-                    .iter()
-                    .for_each(|block| owners.exchange(*block, name, 0));
-                assert!(allocator.free(&blocks, completed.clone()).is_ok());
-                freed.fetch_add(1, Ordering::Relaxed);
+                user.end();
             });
         }
     });

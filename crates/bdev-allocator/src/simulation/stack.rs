@@ -10,7 +10,9 @@ use chimaera_bdev_format::simulation::{
     BlockData, BlockOwner, Expected, FoundPool, Life, ModelMegabyte, ModelState, Numbers,
     SimulatedDisk, SystemUnderTest, TagComparison, Timeline, data_on, format, stamped_page,
 };
-use chimaera_bdev_format::{Disk, Geometry, OpenError, OpenMode, PAGE_BYTES, Page, identify};
+use chimaera_bdev_format::{
+    Disk, Geometry, Metadata, OpenError, OpenMode, PAGE_BYTES, Page, identify,
+};
 
 use crate::ledger::Ledger;
 use crate::{Allocator, FreeCompletion, Pin, Threads};
@@ -94,55 +96,17 @@ fn live(
     if !expected.may_be_absent && numbers.below(5) == 0 {
         disk.resize(disk.total_pages() + 1 + numbers.below(2 * UNITS as usize) as u64);
     }
-    let mut allocator = None;
-    let (mut metadata, state) = match identify(disk) {
-        Err(OpenError::NoPool | OpenError::Damaged(_)) if expected.may_be_absent => {
-            let metadata = format(numbers, disk, expected.before.total_pages)?;
-            let state = ModelState {
-                total_pages: metadata.geometry().total_pages(),
-                ..ModelState::default()
-            };
-            (metadata, Rc::new(state))
-        }
-        identified => {
-            let superblock = identified.map_err(|error| format!("identifying: {error}"))?;
-            let grown = superblock.geometry.grown(disk.total_pages());
-            let found = FoundPool::open(disk, OpenMode::ReadWrite);
-            let found = found.map_err(|error| format!("opening: {error}"))?;
-            let state = expected.admit(&found, TagComparison::Exact)?;
-            take_over(allocator.insert(allocator_of(&grown)), &found)?;
-            (found.metadata, state)
-        }
-    };
-    let allocator = allocator.unwrap_or_else(|| allocator_of(metadata.geometry()));
+    let (allocator, mut metadata, state) = open_or_make(numbers, disk, expected)?;
     let lives: BTreeSet<Life> = state.blocks().map(|(_, _, owner)| owner.life).collect();
-    // What opening has seen is durable since.
+    // Opening has made durable what it has seen.
     let mut data = data_on(&disk.seen(), &expected.data);
     data.retain(|(life, _), _| lives.contains(life));
-    let live = state.blocks().map(|(unit, slot, owner)| {
-        let offset = unit * PAGE_BYTES as u64;
-        (unit, (Block::new(offset, slot.block_type), owner))
-    });
-    let mut after = (*state).clone();
-    after.total_pages = metadata.geometry().grown(disk.total_pages()).total_pages();
-    let after = Rc::new(after);
-    timeline.push(
-        disk.position(),
-        Expected {
-            before: Rc::clone(&state),
-            after: Some(Rc::clone(&after)),
-            is_atomic: true,
-            may_be_absent: false,
-            data: Rc::new(data.clone()),
-        },
-    );
-    let grown = metadata.grow(disk.total_pages());
-    grown.map_err(|error| format!("growing: {error}"))?;
+    let after = grow(&mut metadata, disk, timeline, &state, &data)?;
     let mut work = StackWorkload {
         numbers,
         disk,
         timeline,
-        live: live.collect(),
+        live: blocks_of(&state),
         durable: after,
         next_version: data
             .values()
@@ -168,6 +132,71 @@ fn live(
     Ok(())
 }
 
+/// The pool that is expected on the disk, with an allocator that has taken over its blocks, and its state. Makes a
+/// pool if there may be none.
+fn open_or_make(
+    numbers: &mut Numbers,
+    disk: &SimulatedDisk,
+    expected: &Expected,
+) -> Result<(TestAllocator, Metadata<SimulatedDisk>, Rc<ModelState>), String> {
+    match identify(disk) {
+        Err(OpenError::NoPool | OpenError::Damaged(_)) if expected.may_be_absent => {
+            let metadata = format(numbers, disk, expected.before.total_pages)?;
+            let state = ModelState {
+                total_pages: metadata.geometry().total_pages(),
+                ..ModelState::default()
+            };
+            let allocator = allocator_of(metadata.geometry());
+            Ok((allocator, metadata, Rc::new(state)))
+        }
+        identified => {
+            let superblock = identified.map_err(|error| format!("identifying: {error}"))?;
+            let grown = superblock.geometry.grown(disk.total_pages());
+            let found = FoundPool::open(disk, OpenMode::ReadWrite);
+            let found = found.map_err(|error| format!("opening: {error}"))?;
+            let state = expected.admit(&found, TagComparison::Exact)?;
+            let allocator = allocator_of(&grown);
+            take_over(&allocator, &found)?;
+            Ok((allocator, found.metadata, state))
+        }
+    }
+}
+
+/// Grows a pool to the size of its device, and gives its state then.
+fn grow(
+    metadata: &mut Metadata<SimulatedDisk>,
+    disk: &SimulatedDisk,
+    timeline: &mut Timeline,
+    state: &Rc<ModelState>,
+    data: &BlockData,
+) -> Result<Rc<ModelState>, String> {
+    let mut after = (**state).clone();
+    after.total_pages = metadata.geometry().grown(disk.total_pages()).total_pages();
+    let after = Rc::new(after);
+    timeline.push(
+        disk.position(),
+        Expected {
+            before: Rc::clone(state),
+            after: Some(Rc::clone(&after)),
+            is_atomic: true,
+            may_be_absent: false,
+            data: Rc::new(data.clone()),
+        },
+    );
+    let grown = metadata.grow(disk.total_pages());
+    grown.map_err(|error| format!("growing: {error}"))?;
+    Ok(after)
+}
+
+/// The blocks of a state, by their first unit.
+fn blocks_of(state: &ModelState) -> BTreeMap<u64, (Block, BlockOwner)> {
+    let blocks = state.blocks().map(|(unit, slot, owner)| {
+        let offset = unit * PAGE_BYTES as u64;
+        (unit, (Block::new(offset, slot.block_type), owner))
+    });
+    blocks.collect()
+}
+
 struct StackWorkload<'a> {
     numbers: &'a mut Numbers,
     disk: &'a SimulatedDisk,
@@ -177,7 +206,7 @@ struct StackWorkload<'a> {
     durable: Rc<ModelState>,
     data: BlockData,
     next_version: u64,
-    /// Freed blocks that a write is still going to.
+    /// Freed blocks to which a write is still under way.
     pinned: Vec<(Pin, Block, Life)>,
     allocator: TestAllocator,
     ledger: Ledger<SimulatedDisk>,
@@ -210,7 +239,7 @@ impl StackWorkload<'_> {
             let life = self.numbers.draw();
             let tag = if self.numbers.below(3) == 0 { 0 } else { life };
             let plan = AllocationPlan::for_size(size);
-            // Where there is no space, there is none.
+            // There may be no space.
             let _ = self.allocator.allocate(plan, OwnerTag(tag), 0, |block| {
                 let unit = block.offset / PAGE_BYTES as u64;
                 self.live.insert(unit, (block, BlockOwner { tag, life }));
@@ -232,7 +261,7 @@ impl StackWorkload<'_> {
         let unit = block.offset / PAGE_BYTES as u64;
         let units = units_of(block.block_type);
         let count = (1 + self.numbers.below(2) as u64).min(units);
-        // A few pages of a large block, so that they are written again.
+        // One of a few pages of a large block, so that the same ones are written again.
         let first = unit + (self.numbers.below(3) as u64 * (units / 2)).min(units - count);
         let version = self.next_version;
         self.next_version += 1;
@@ -263,7 +292,7 @@ impl StackWorkload<'_> {
         }
     }
 
-    /// The writes to freed blocks end.
+    /// Ends the writes to freed blocks.
     fn let_go(&mut self) {
         for (pin, block, life) in std::mem::take(&mut self.pinned) {
             let _ = self.write(block, life);
@@ -312,7 +341,7 @@ impl StackWorkload<'_> {
     }
 
     fn check_remaining(&self) -> Result<(), String> {
-        // While a write goes to a freed block, its megabyte gives nothing back.
+        // While a write goes to a freed block, the block's space is not released.
         if !self.pinned.is_empty() {
             return Ok(());
         }
@@ -335,7 +364,7 @@ fn check_remaining(
     Ok(())
 }
 
-/// Checks that an allocator can go on with what was found.
+/// Checks that an allocator can go on with what was found. A thorough check allocates all that remains.
 fn check_allocator(found: FoundPool, state: &ModelState, is_thorough: bool) -> Result<(), String> {
     let allocator = allocator_of(found.metadata.geometry());
     take_over(&allocator, &found)?;
