@@ -1,8 +1,8 @@
 //! How long a thread looks for something before it sleeps.
 //!
 //! Looking costs the processor, sleeping costs the time that it takes to be woken, which is often
-//! as much as a device takes. So the time to look is learned: what was slept for and came soon is
-//! waited for by looking the next time, up to [`LONGEST`]; what took longer than that is slept for.
+//! as much as a device takes. So the time to spin_on is learned: what was slept for and came soon is
+//! waited for by looking the next time, up to [`MAX_SPIN`]; what took longer than that is slept for.
 //!
 //! Where the worker waits for the processor that this thread looks on, looking keeps it from coming.
 //! Then the processor is given up instead, once, and if that was of no use, or is known to be of none
@@ -15,18 +15,18 @@ use std::time::{Duration, Instant};
 use chimaera_shm::LaneMemory;
 use chimaera_shm::processor::{self, YieldedTo, Yields};
 
-/// Looks between two looks at the clock, each after a pause: every look takes the line away from
+/// Looks between two looks at the clock, each after a pause: every spin_on takes the line away from
 /// the other side, which is about to write it.
 const LOOKS_PER_CLOCK: u32 = 32;
 
-/// How long to look where nothing else was learned.
-const DEFAULT: Duration = Duration::from_micros(100);
+/// How long to spin_on where nothing else was learned.
+const DEFAULT_SPIN: Duration = Duration::from_micros(100);
 
 /// The longest that looking is worth while.
-const LONGEST: Duration = Duration::from_millis(1);
+const MAX_SPIN: Duration = Duration::from_millis(1);
 
 /// Where a thread waits.
-pub(crate) trait Surroundings {
+pub(crate) trait SpinContext {
     /// Whether the worker runs on the processor of this thread.
     fn is_beside_worker(&self) -> bool;
 
@@ -37,7 +37,7 @@ pub(crate) trait Surroundings {
     fn give_up_processor(&self);
 }
 
-impl Surroundings for LaneMemory {
+impl SpinContext for LaneMemory {
     fn is_beside_worker(&self) -> bool {
         self.waits_beside_worker()
     }
@@ -53,27 +53,27 @@ impl Surroundings for LaneMemory {
 
 /// What came of looking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Looked {
+pub(crate) enum SpinOutcome {
     /// It is ready.
     Ready,
     /// It is not, for as long as patience lasted.
-    InVain,
+    TimedOut,
     /// It is not, and looking would keep it from becoming so.
-    InTheWay,
+    BlocksWorker,
 }
 
-/// How long to look before sleeping.
+/// How long to spin_on before sleeping.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub(crate) struct AdaptiveSpin {
     nanos: AtomicU32,
     learns: bool,
     yields: Yields,
 }
 
-impl Patience {
+impl AdaptiveSpin {
     /// Looks for so long, or as is learned if that is `None`.
     pub(crate) fn new(fixed: Option<Duration>) -> Self {
-        let nanos = fixed.unwrap_or(DEFAULT).as_nanos();
+        let nanos = fixed.unwrap_or(DEFAULT_SPIN).as_nanos();
         Self {
             nanos: AtomicU32::new(u32::try_from(nanos).unwrap_or(u32::MAX)),
             learns: fixed.is_none(),
@@ -87,7 +87,7 @@ impl Patience {
 
     /// Looks until `ready`, or until patience ends.
     #[inline]
-    pub(crate) fn spin(&self, here: &impl Surroundings, ready: impl Fn() -> bool) -> Looked {
+    pub(crate) fn spin(&self, here: &impl SpinContext, ready: impl Fn() -> bool) -> SpinOutcome {
         self.spin_until(here, ready, None)
     }
 
@@ -95,30 +95,30 @@ impl Patience {
     #[inline]
     pub(crate) fn spin_until(
         &self,
-        here: &impl Surroundings,
+        here: &impl SpinContext,
         ready: impl Fn() -> bool,
         deadline: Option<Instant>,
-    ) -> Looked {
+    ) -> SpinOutcome {
         if ready() {
-            return Looked::Ready;
+            return SpinOutcome::Ready;
         }
-        self.look(here, ready, deadline)
+        self.spin_on(here, ready, deadline)
     }
 
-    fn look(
+    fn spin_on(
         &self,
-        here: &impl Surroundings,
+        here: &impl SpinContext,
         ready: impl Fn() -> bool,
         deadline: Option<Instant>,
-    ) -> Looked {
+    ) -> SpinOutcome {
         let spin = self.spin_time();
         if spin.is_zero() {
-            return Looked::InVain;
+            return SpinOutcome::TimedOut;
         }
         let (mut end, mut may_yield) = (None, true);
         loop {
             if may_yield && here.is_beside_worker() {
-                match self.make_way(here, &ready, deadline) {
+                match self.yield_to_worker(here, &ready, deadline) {
                     // The worker is elsewhere by now, or on its way from its sleep.
                     None => may_yield = false,
                     Some(looked) => return looked,
@@ -127,7 +127,7 @@ impl Patience {
             for _ in 0..LOOKS_PER_CLOCK {
                 hint::spin_loop();
                 if ready() {
-                    return Looked::Ready;
+                    return SpinOutcome::Ready;
                 }
             }
             let now = here.now();
@@ -136,49 +136,49 @@ impl Patience {
                 deadline.map_or(end, |deadline| deadline.min(end))
             });
             if now >= end {
-                return Looked::InVain;
+                return SpinOutcome::TimedOut;
             }
         }
     }
 
     /// Lets the worker have the processor, if it is to be expected that it is the one to get it. None
-    /// if nobody wanted it, so that one may look on.
+    /// if nobody wanted it, so that one may spin_on on.
     #[cold]
-    fn make_way(
+    fn yield_to_worker(
         &self,
-        here: &impl Surroundings,
+        here: &impl SpinContext,
         ready: &impl Fn() -> bool,
         deadline: Option<Instant>,
-    ) -> Option<Looked> {
+    ) -> Option<SpinOutcome> {
         let begin = here.now();
         if deadline.is_some_and(|deadline| begin >= deadline) {
-            return Some(Looked::InVain);
+            return Some(SpinOutcome::TimedOut);
         }
         if !self.yields.are_worthwhile(begin) {
-            return Some(Looked::InTheWay);
+            return Some(SpinOutcome::BlocksWorker);
         }
         here.give_up_processor();
         let is_ready = ready();
         let turn = self.yields.learn(begin, here.now(), is_ready);
         match turn {
-            _ if is_ready => Some(Looked::Ready),
+            _ if is_ready => Some(SpinOutcome::Ready),
             YieldedTo::Nobody => None,
             // It had its turn, and cannot do more for us now; or did not get it.
-            YieldedTo::Neighbour | YieldedTo::Stranger => Some(Looked::InTheWay),
+            YieldedTo::Neighbour | YieldedTo::Stranger => Some(SpinOutcome::BlocksWorker),
         }
     }
 
     /// Learns from a sleep, which came after a [`Self::spin`] that was of no use. Threads that share
     /// this may overwrite one another's: any of them is as good.
-    pub(crate) fn learn_from_sleep(&self, looked: Looked, slept: Duration) {
-        if !self.learns || looked != Looked::InVain {
+    pub(crate) fn learn_from_sleep(&self, looked: SpinOutcome, slept: Duration) {
+        if !self.learns || looked != SpinOutcome::TimedOut {
             return;
         }
         let waited = self.spin_time() + slept;
-        let spin = if waited < LONGEST {
-            (waited * 2).min(LONGEST)
+        let spin = if waited < MAX_SPIN {
+            (waited * 2).min(MAX_SPIN)
         } else {
-            DEFAULT
+            DEFAULT_SPIN
         };
         self.nanos.store(spin.as_nanos() as u32, Ordering::Relaxed);
     }
@@ -222,7 +222,7 @@ mod tests {
         }
 
         /// Waits for an answer, which has not come yet.
-        fn wait(&self, patience: &Patience) -> Looked {
+        fn wait(&self, patience: &AdaptiveSpin) -> SpinOutcome {
             self.answered.set(false);
             let ready = || self.answered.get() || self.elapsed.get() >= self.answered_at.get();
             patience.spin(self, ready)
@@ -233,7 +233,7 @@ mod tests {
         }
     }
 
-    impl Surroundings for Model {
+    impl SpinContext for Model {
         fn is_beside_worker(&self) -> bool {
             self.is_beside.get()
         }
@@ -251,10 +251,10 @@ mod tests {
         }
     }
 
-    fn patience(here: &Model) -> Patience {
-        Patience {
+    fn patience(here: &Model) -> AdaptiveSpin {
+        AdaptiveSpin {
             yields: Yields::new(here.start),
-            ..Patience::new(None)
+            ..AdaptiveSpin::new(None)
         }
     }
 
@@ -263,7 +263,7 @@ mod tests {
         let here = Model::new(true);
         let patience = patience(&here);
         for count in 1..=1000 {
-            assert_eq!(here.wait(&patience), Looked::Ready);
+            assert_eq!(here.wait(&patience), SpinOutcome::Ready);
             assert_eq!(here.yields.get(), count);
         }
     }
@@ -275,10 +275,10 @@ mod tests {
         here.turn.set((SLICE, false));
         for _ in 0..1000 {
             here.answered_at.set(here.elapsed.get() + 10 * LOOK);
-            assert_eq!(here.wait(&patience), Looked::Ready);
+            assert_eq!(here.wait(&patience), SpinOutcome::Ready);
         }
         here.answered_at.set(Duration::MAX);
-        assert_eq!(here.wait(&patience), Looked::InVain);
+        assert_eq!(here.wait(&patience), SpinOutcome::TimedOut);
         assert_eq!(here.yields.get(), 0);
     }
 
@@ -286,13 +286,13 @@ mod tests {
     fn a_turn_of_the_worker_without_an_answer_is_slept_for() {
         let here = Model::new(true);
         let patience = patience(&here);
-        assert_eq!(here.wait(&patience), Looked::Ready);
+        assert_eq!(here.wait(&patience), SpinOutcome::Ready);
         here.turn.set((SWITCH, false));
-        assert_eq!(here.wait(&patience), Looked::InTheWay);
+        assert_eq!(here.wait(&patience), SpinOutcome::BlocksWorker);
         assert_eq!(here.yields.get(), 2);
         // It says nothing of how long looking is worth while.
-        patience.learn_from_sleep(Looked::InTheWay, Duration::from_micros(150));
-        assert_eq!(patience.spin_time(), DEFAULT);
+        patience.learn_from_sleep(SpinOutcome::BlocksWorker, Duration::from_micros(150));
+        assert_eq!(patience.spin_time(), DEFAULT_SPIN);
     }
 
     #[test]
@@ -301,8 +301,8 @@ mod tests {
         let patience = patience(&here);
         here.turn.set((SWITCH / 10, false));
         let begin = here.elapsed.get();
-        assert_eq!(here.wait(&patience), Looked::InVain);
-        assert!(here.elapsed.get() - begin >= DEFAULT, "it looks on");
+        assert_eq!(here.wait(&patience), SpinOutcome::TimedOut);
+        assert!(here.elapsed.get() - begin >= DEFAULT_SPIN, "it looks on");
         assert_eq!(here.yields.get(), 1);
     }
 
@@ -310,13 +310,13 @@ mod tests {
     fn a_stranger_on_the_processor_is_learned_and_tried_again_later() {
         let here = Model::new(true);
         let patience = patience(&here);
-        assert_eq!(here.wait(&patience), Looked::Ready);
+        assert_eq!(here.wait(&patience), SpinOutcome::Ready);
         here.turn.set((SLICE, false));
-        assert_eq!(here.wait(&patience), Looked::InTheWay);
+        assert_eq!(here.wait(&patience), SpinOutcome::BlocksWorker);
         let begin = here.elapsed.get();
         let mut waits = 0;
         while here.yields.get() == 2 {
-            assert_eq!(here.wait(&patience), Looked::InTheWay);
+            assert_eq!(here.wait(&patience), SpinOutcome::BlocksWorker);
             waits += 1;
         }
         let lasted = here.elapsed.get() - begin;
@@ -326,7 +326,7 @@ mod tests {
         here.turn.set((SWITCH, true));
         here.pass(Duration::from_secs(1));
         for _ in 0..1000 {
-            assert_eq!(here.wait(&patience), Looked::Ready);
+            assert_eq!(here.wait(&patience), SpinOutcome::Ready);
         }
         assert_eq!(here.yields.get(), 3 + 1000);
     }
@@ -336,26 +336,26 @@ mod tests {
         let here = Model::new(true);
         let deadline = Some(here.start);
         let looked = patience(&here).spin_until(&here, || false, deadline);
-        assert_eq!((looked, here.yields.get()), (Looked::InVain, 0));
+        assert_eq!((looked, here.yields.get()), (SpinOutcome::TimedOut, 0));
     }
 
     #[test]
     fn short_sleeps_lengthen_looking_and_long_ones_end_that() {
-        let patience = Patience::new(None);
-        assert_eq!(patience.spin_time(), DEFAULT);
-        patience.learn_from_sleep(Looked::InVain, Duration::from_micros(150));
+        let patience = AdaptiveSpin::new(None);
+        assert_eq!(patience.spin_time(), DEFAULT_SPIN);
+        patience.learn_from_sleep(SpinOutcome::TimedOut, Duration::from_micros(150));
         assert_eq!(patience.spin_time(), Duration::from_micros(500));
-        patience.learn_from_sleep(Looked::InVain, Duration::from_micros(450));
-        assert_eq!(patience.spin_time(), LONGEST);
-        patience.learn_from_sleep(Looked::InVain, Duration::from_millis(5));
-        assert_eq!(patience.spin_time(), DEFAULT);
+        patience.learn_from_sleep(SpinOutcome::TimedOut, Duration::from_micros(450));
+        assert_eq!(patience.spin_time(), MAX_SPIN);
+        patience.learn_from_sleep(SpinOutcome::TimedOut, Duration::from_millis(5));
+        assert_eq!(patience.spin_time(), DEFAULT_SPIN);
     }
 
     #[test]
     fn a_time_that_was_asked_for_stays() {
         for fixed in [Duration::ZERO, Duration::from_micros(7)] {
-            let patience = Patience::new(Some(fixed));
-            patience.learn_from_sleep(Looked::InVain, Duration::from_micros(150));
+            let patience = AdaptiveSpin::new(Some(fixed));
+            patience.learn_from_sleep(SpinOutcome::TimedOut, Duration::from_micros(150));
             assert_eq!(patience.spin_time(), fixed);
         }
     }

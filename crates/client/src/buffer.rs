@@ -20,7 +20,7 @@ use std::sync::Arc;
 use chimaera_proto::{Access, BufferRange, Status};
 
 use crate::error::Error;
-use crate::memory::{Extent, Memory, Register};
+use crate::memory::{BufferChunk, BufferMemory, RegisterSegment};
 use crate::reentrancy::is_inside;
 
 /// Bytes that the runtime can read and write in place. It is given back when it is dropped, on
@@ -32,13 +32,13 @@ pub struct Buffer {
     len: usize,
     /// `Some` until drop.
     holding: Option<Holding>,
-    memory: ManuallyDrop<Arc<Memory>>,
+    memory: ManuallyDrop<Arc<BufferMemory>>,
 }
 
 /// What a buffer keeps.
 enum Holding {
     /// Its own bytes.
-    Extent(Extent),
+    BufferChunk(BufferChunk),
     /// Another buffer, whole.
     Share(Arc<Buffer>),
 }
@@ -51,19 +51,19 @@ unsafe impl Sync for Buffer {}
 
 impl Buffer {
     pub(crate) fn allocate(
-        memory: &Arc<Memory>,
+        memory: &Arc<BufferMemory>,
         len: usize,
-        register: Register<'_>,
+        register: RegisterSegment<'_>,
     ) -> Result<Self, Error> {
-        let extent = memory.allocate(len as u64, register)?;
+        let chunk = memory.allocate(len as u64, register)?;
         let address = memory
-            .segment(extent.segment)
-            .range(extent.offset_bytes, extent.len_bytes)
-            .expect("extents lie in their segments");
+            .segment(chunk.segment)
+            .range(chunk.offset_bytes, chunk.len_bytes)
+            .expect("chunks lie in their segments");
         Ok(Self {
             address,
             len,
-            holding: Some(Holding::Extent(extent)),
+            holding: Some(Holding::BufferChunk(chunk)),
             memory: ManuallyDrop::new(Arc::clone(memory)),
         })
     }
@@ -81,7 +81,7 @@ impl Buffer {
     /// Bytes that the buffer can have without being allocated anew; at least its length.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.extent().len_bytes as usize
+        self.chunk().len_bytes as usize
     }
 
     /// Changes the length, so that a task transfers that many bytes. Bytes that appear have
@@ -126,7 +126,7 @@ impl Buffer {
     /// To be called in the buffer's process, and once.
     fn free(&mut self) {
         match self.holding.take() {
-            Some(Holding::Extent(extent)) => self.memory.free(extent),
+            Some(Holding::BufferChunk(chunk)) => self.memory.free(chunk),
             Some(Holding::Share(whole)) => {
                 if let Some(whole) = Arc::into_inner(whole) {
                     whole.give_back();
@@ -138,10 +138,10 @@ impl Buffer {
         unsafe { ManuallyDrop::drop(&mut self.memory) };
     }
 
-    fn extent(&self) -> &Extent {
+    fn chunk(&self) -> &BufferChunk {
         match self.holding.as_ref().expect("there until drop") {
-            Holding::Extent(extent) => extent,
-            Holding::Share(whole) => whole.extent(),
+            Holding::BufferChunk(chunk) => chunk,
+            Holding::Share(whole) => whole.chunk(),
         }
     }
 
@@ -154,16 +154,16 @@ impl Buffer {
         &self,
         start: usize,
         len: usize,
-        memory: &Arc<Memory>,
+        memory: &Arc<BufferMemory>,
         access: Access,
     ) -> Result<BufferRange, Error> {
         if !Arc::ptr_eq(&self.memory, memory) {
             return Err(foreign());
         }
-        let extent = self.extent();
+        let chunk = self.chunk();
         Ok(BufferRange {
-            segment: extent.segment,
-            offset_bytes: extent.offset_bytes + start as u64,
+            segment: chunk.segment,
+            offset_bytes: chunk.offset_bytes + start as u64,
             len_bytes: u32::try_from(len).map_err(|_| too_long(len))?,
             access,
         })
@@ -191,7 +191,7 @@ impl Deref for Buffer {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: `len` is at most the extent's length; the extent lies in a segment that
+        // SAFETY: `len` is at most the chunk's length; the chunk lies in a segment that
         // `memory` keeps mapped (in a forked child private memory takes its place), and belongs to this buffer until drop. Mapped shared memory is
         // initialised: zero, or what was there before. No task in flight writes it, since such a
         // task has the buffer or borrows it mutably.
@@ -262,7 +262,7 @@ impl<'a> BufferSlice<'a> {
     #[inline]
     pub(crate) fn wire_range(
         &self,
-        memory: &Arc<Memory>,
+        memory: &Arc<BufferMemory>,
         access: Access,
     ) -> Result<BufferRange, Error> {
         self.buffer.wire_range(self.start, self.len, memory, access)

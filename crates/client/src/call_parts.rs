@@ -19,8 +19,8 @@ use crate::buffer::{BufferSlice, BufferSliceMut};
 use crate::call::{Call, Values, values};
 use crate::error::Error;
 use crate::lane::claim::Flight;
-use crate::lane::handle::TakenUp;
-use crate::lane::{ClientLane, Lost};
+use crate::lane::handle::Collected;
+use crate::lane::{ClientLane, ConnectionLost};
 use crate::runtime::Runtime;
 
 /// Why not all parts succeeded.
@@ -76,7 +76,7 @@ impl Runtime {
     ) -> Result<(), PartError> {
         let lane = self.lanes().current();
         let lane = lane.map_err(|error| PartError { part: 0, error })?;
-        let mut window = Window::new(lane);
+        let mut window = PartWindow::new(lane);
         for (part, (call, range)) in parts.into_iter().enumerate() {
             let refused = match buffer.range(range).wire_range(self.memory(), access) {
                 Err(error) => Some(error),
@@ -101,22 +101,22 @@ impl Runtime {
 }
 
 /// Tasks in flight that were submitted one after another.
-struct Window<'a> {
+struct PartWindow<'a> {
     lane: &'a ClientLane,
     /// A ring: the first is at `first % LANE_DEPTH`.
-    members: [Option<Member>; LANE_DEPTH],
+    members: [Option<PartInFlight>; LANE_DEPTH],
     first: usize,
     count: usize,
 }
 
 #[derive(Clone, Copy)]
-struct Member {
+struct PartInFlight {
     flight: Flight,
     call: Call,
     part: usize,
 }
 
-impl<'a> Window<'a> {
+impl<'a> PartWindow<'a> {
     fn new(lane: &'a ClientLane) -> Self {
         Self {
             lane,
@@ -132,9 +132,9 @@ impl<'a> Window<'a> {
         call: &Call,
         buffer: chimaera_proto::BufferRange,
         part: usize,
-    ) -> Option<Result<(), Lost>> {
+    ) -> Option<Result<(), ConnectionLost>> {
         if !self.lane.is_here() {
-            return Some(Err(Lost));
+            return Some(Err(ConnectionLost));
         }
         let submitted = match self.count {
             0 => self.lane.submit_attached(call, Some(buffer), |_| {}),
@@ -142,7 +142,7 @@ impl<'a> Window<'a> {
             _ => self.lane.try_submit_attached(call, Some(buffer))?,
         };
         Some(submitted.map(|flight| {
-            self.members[(self.first + self.count) % LANE_DEPTH] = Some(Member {
+            self.members[(self.first + self.count) % LANE_DEPTH] = Some(PartInFlight {
                 flight,
                 call: *call,
                 part,
@@ -151,15 +151,15 @@ impl<'a> Window<'a> {
         }))
     }
 
-    fn pop(&mut self) -> Option<(Member, Result<Values, Error>)> {
+    fn pop(&mut self) -> Option<(PartInFlight, Result<Values, Error>)> {
         let member = self.members[self.first % LANE_DEPTH].take()?;
         let take = |record: &Record| values(&member.call, record);
         let result = if !self.lane.is_here() {
             Err(Error::forked(member.call))
         } else {
-            match self.lane.take_up(member.flight) {
-                TakenUp::Owned => self.lane.finish(member.flight, take),
-                TakenUp::Harvested(parcel) => take(&parcel.record),
+            match self.lane.collect(member.flight) {
+                Collected::AtRecord => self.lane.finish(member.flight, take),
+                Collected::Harvested(parcel) => take(&parcel.record),
             }
         };
         self.first += 1;
@@ -189,7 +189,7 @@ impl<'a> Window<'a> {
     }
 }
 
-impl Drop for Window<'_> {
+impl Drop for PartWindow<'_> {
     fn drop(&mut self) {
         while self.pop().is_some() {}
     }

@@ -11,12 +11,12 @@ use chimaera_proto::limits::DATA_OFFSET_BYTES;
 use chimaera_proto::socket_path::SocketPlace;
 use chimaera_shm::{PublishOrder, Segment, barrier};
 
-use crate::connection::Link;
-use crate::control::{ControlSocket, Undone};
+use crate::connection::ClientConnection;
+use crate::control::{ControlSocket, RequestError};
 use crate::error::Error;
 use crate::finding;
-use crate::lane_pool::Lanes;
-use crate::memory::Memory;
+use crate::lane_pool::LanePool;
+use crate::memory::BufferMemory;
 use crate::options::ConnectOptions;
 use crate::reentrancy::Inside;
 use crate::runtime::Runtime;
@@ -111,7 +111,7 @@ impl Runtime {
             parks_with_barrier,
         } = reply
         else {
-            return Err(Undone::unexpected(operation).error);
+            return Err(RequestError::unexpected(operation).error);
         };
         let segment = Arc::new(segment);
         let order = if parks_with_barrier && barrier::register() {
@@ -120,22 +120,22 @@ impl Runtime {
             PublishOrder::Fence
         };
         let home =
-            Home::new(Lanes::next_session()).map_err(|error| Error::io(&error, operation))?;
+            Home::new(LanePool::next_session()).map_err(|error| Error::io(&error, operation))?;
         drop(inside);
-        let link = Link::new(
+        let connection = ClientConnection::new(
             home.clone(),
             control,
             Arc::clone(&segment),
             order,
             options.keep_alive,
         )?;
-        let link = Arc::new(link);
-        let lanes = Lanes::new(options.spin, Arc::clone(&link));
+        let connection = Arc::new(connection);
+        let lanes = LanePool::new(options.spin, Arc::clone(&connection));
         Ok(Self {
             inner: Arc::new(Native::new(RuntimeInner {
                 lanes: Arc::new(lanes),
-                memory: Arc::new(Memory::new(home, segment, buffer_bytes)),
-                link,
+                memory: Arc::new(BufferMemory::new(home, segment, buffer_bytes)),
+                connection,
                 daemon: DaemonInfo {
                     version,
                     process_id,

@@ -32,11 +32,11 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A connection. It is closed when nobody can wait for a task any more: the runtime and all task
 /// handles are dropped.
-pub(crate) struct Link {
+pub(crate) struct ClientConnection {
     /// The process that has the threads, the socket and the lanes. In any other nothing here is used.
     pub(crate) home: Home,
     pub(crate) control: ControlSocket,
-    roster: Arc<Roster>,
+    registry: Arc<LaneRegistry>,
     hangup_watcher: Mutex<Option<JoinHandle<()>>>,
     bell_watcher: OnceLock<JoinHandle<()>>,
     /// When the system last gave no thread for it. Held while it is started.
@@ -56,7 +56,7 @@ pub(crate) trait LaneEvents: Send + Sync {
 }
 
 /// What the threads work on. It does not keep the lanes alive, nor the connection.
-struct Roster {
+struct LaneRegistry {
     lanes: Mutex<Vec<Weak<dyn LaneEvents>>>,
     /// The segment that has the bell.
     segment: Arc<Segment>,
@@ -65,7 +65,7 @@ struct Roster {
     ended: AtomicBool,
 }
 
-impl Link {
+impl ClientConnection {
     /// Begins to watch a connection whose handshake is done.
     pub(crate) fn new(
         home: Home,
@@ -74,32 +74,35 @@ impl Link {
         publish_order: PublishOrder,
         keep_alive: Option<KeepAlive>,
     ) -> Result<Self, Error> {
-        let roster = Arc::new(Roster {
+        let registry = Arc::new(LaneRegistry {
             lanes: Mutex::default(),
             segment,
             lost: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });
-        let link = Self {
+        let connection = Self {
             home,
             control,
-            roster,
+            registry,
             hangup_watcher: Mutex::default(),
             bell_watcher: OnceLock::new(),
             bell_refusal: Mutex::default(),
             keep_alive,
             publish_order,
         };
-        let (roster, socket) = (Arc::clone(&link.roster), Arc::clone(link.control.socket()));
-        let watcher = thread::spawn("chimaera-link", move || roster.watch_for_hangup(&socket))
+        let (registry, socket) = (
+            Arc::clone(&connection.registry),
+            Arc::clone(connection.control.socket()),
+        );
+        let watcher = thread::spawn("chimaera-link", move || registry.watch_for_hangup(&socket))
             .map_err(|error| Error::no_thread(&error, "starting a thread for the connection"))?;
-        *link.hangup_watcher.lock() = Some(watcher);
-        Ok(link)
+        *connection.hangup_watcher.lock() = Some(watcher);
+        Ok(connection)
     }
 
     /// The first segment, which has the lanes and the bell.
     pub(crate) fn segment(&self) -> &Arc<Segment> {
-        &self.roster.segment
+        &self.registry.segment
     }
 
     /// Who sees to it that publishing a task and looking whether to ring stay in this order.
@@ -109,8 +112,8 @@ impl Link {
     }
 
     /// Includes a new lane in what happens when the daemon dies.
-    pub(crate) fn enrol(&self, lane: Weak<dyn LaneEvents>) -> Result<(), Error> {
-        let mut lanes = self.roster.lanes.lock();
+    pub(crate) fn register(&self, lane: Weak<dyn LaneEvents>) -> Result<(), Error> {
+        let mut lanes = self.registry.lanes.lock();
         // Under the lock: the list is gone through after `lost` is set.
         if self.is_lost() {
             return Err(Error::new(Status::ConnectionLost, "opening a lane"));
@@ -121,7 +124,7 @@ impl Link {
 
     /// Whether the daemon went away.
     pub(crate) fn is_lost(&self) -> bool {
-        self.roster.lost.load(Ordering::Relaxed)
+        self.registry.lost.load(Ordering::Relaxed)
     }
 
     /// Sees to it that left wakers are woken. Returns whether they will be: false where there is no
@@ -140,8 +143,8 @@ impl Link {
         if refusal.is_some_and(|last| last.elapsed() < RETRY_INTERVAL) {
             return false;
         }
-        let roster = Arc::clone(&self.roster);
-        match thread::spawn("chimaera-bell", move || roster.watch_the_bell()) {
+        let registry = Arc::clone(&self.registry);
+        match thread::spawn("chimaera-bell", move || registry.watch_the_bell()) {
             Ok(watcher) => self.bell_watcher.set(watcher).is_ok(),
             Err(_) => {
                 *refusal = Some(Instant::now());
@@ -151,12 +154,12 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for ClientConnection {
     fn drop(&mut self) {
-        self.roster.ended.store(true, Ordering::Release);
+        self.registry.ended.store(true, Ordering::Release);
         // Wakes the thread that watches for a hangup, and is one to the daemon.
         let _ = shutdown(self.control.socket().as_raw_fd(), Shutdown::Both);
-        self.roster.segment.ring_bell();
+        self.registry.segment.ring_bell();
         let bell_watcher = self.bell_watcher.take();
         for watcher in [self.hangup_watcher.get_mut().take(), bell_watcher]
             .into_iter()
@@ -171,7 +174,7 @@ impl Drop for Link {
     }
 }
 
-impl Roster {
+impl LaneRegistry {
     /// Sleeps until the socket is closed from either side. Completes what is in flight if it was
     /// the daemon's.
     fn watch_for_hangup(&self, socket: &OwnedFd) {

@@ -32,7 +32,7 @@ use crate::reentrancy::{Inside, Mutex, refuse_inside};
 
 /// How long the daemon may take for an answer. Its control side answers in microseconds; this
 /// is for one that hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const DEFAULT_REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The socket to the daemon.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub(crate) struct ControlSocket {
     /// Where it is connected to; `None` for a socket that came from the caller.
     place: Option<SocketPlace>,
     /// How long a request may take, waiting for other threads' requests included.
-    patience: Duration,
+    reply_timeout: Duration,
     exchanges: Mutex<Exchanges>,
 }
 
@@ -50,33 +50,33 @@ struct Exchanges {
     /// The number of the next request.
     next: u64,
     /// Why nothing more can be asked, if so.
-    ended: Option<Ending>,
+    ended: Option<ConnectionEnd>,
 }
 
 #[derive(Debug)]
-struct Ending {
+struct ConnectionEnd {
     status: Status,
     account: Option<String>,
 }
 
 /// Why a request was not answered as hoped.
-enum Fault {
+enum ExchangeError {
     /// Nothing that keeps the next request from being asked.
-    Passing(Undone),
+    Transient(RequestError),
     /// The end of the connection.
-    Final(Ending),
+    Fatal(ConnectionEnd),
 }
 
 /// A request that was not carried out, as far as is known.
 #[derive(Debug)]
-pub(crate) struct Undone {
+pub(crate) struct RequestError {
     pub(crate) error: Error,
     /// Whether it is known for certain: the daemon refused, and has not carried out the same request
     /// before either.
     pub(crate) is_settled: bool,
 }
 
-impl Undone {
+impl RequestError {
     fn unsettled(error: Error) -> Self {
         Self {
             error,
@@ -99,15 +99,15 @@ impl Undone {
     }
 }
 
-impl From<Undone> for Error {
-    fn from(undone: Undone) -> Self {
-        undone.error
+impl From<RequestError> for Error {
+    fn from(error: RequestError) -> Self {
+        error.error
     }
 }
 
 impl ControlSocket {
     /// Connects to whoever listens there.
-    pub(crate) fn connect(place: &SocketPlace, patience: Duration) -> Result<Self, Error> {
+    pub(crate) fn connect(place: &SocketPlace, reply_timeout: Duration) -> Result<Self, Error> {
         let operation = || format!("connecting to the runtime at {place}");
         let path = place.path();
         refuse_inside(format_args!("connecting to the runtime at {place}"))?;
@@ -143,34 +143,34 @@ impl ControlSocket {
             Private::new(|| Ok(socket(AddressFamily::Unix, kind, flags, None)?))
         };
         let socket = socket.map_err(|error| Error::io(&error, operation()))?;
-        limit_waiting(&socket, patience).map_err(failed)?;
+        limit_waiting(&socket, reply_timeout).map_err(failed)?;
         let address = UnixAddr::new(path).map_err(failed)?;
         connect(socket.as_raw_fd(), &address).map_err(failed)?;
-        Ok(Self::new(socket, Some(place.clone()), patience))
+        Ok(Self::new(socket, Some(place.clone()), reply_timeout))
     }
 
     /// Uses a socket of type `SOCK_SEQPACKET` whose other end a host holds already.
-    pub(crate) fn from_socket(socket: OwnedFd, patience: Duration) -> Result<Self, Error> {
+    pub(crate) fn from_socket(socket: OwnedFd, reply_timeout: Duration) -> Result<Self, Error> {
         let failed = |errno: Errno| Error::io(&errno.into(), "using the socket of a runtime");
         refuse_inside("using the socket of a runtime")?;
         let flags = fcntl(&socket, FcntlArg::F_GETFL).map_err(failed)?;
         let blocking = OFlag::from_bits_retain(flags) - OFlag::O_NONBLOCK;
         fcntl(&socket, FcntlArg::F_SETFL(blocking)).map_err(failed)?;
-        limit_waiting(&socket, patience).map_err(failed)?;
+        limit_waiting(&socket, reply_timeout).map_err(failed)?;
         let adopted = {
             let _inside = Inside::enter();
             Private::adopt(socket)
         };
         let socket =
             adopted.map_err(|(_, error)| Error::io(&error, "using the socket of a runtime"))?;
-        Ok(Self::new(socket, None, patience))
+        Ok(Self::new(socket, None, reply_timeout))
     }
 
-    fn new(socket: Private<OwnedFd>, place: Option<SocketPlace>, patience: Duration) -> Self {
+    fn new(socket: Private<OwnedFd>, place: Option<SocketPlace>, reply_timeout: Duration) -> Self {
         Self {
             socket: Arc::new(socket),
             place,
-            patience,
+            reply_timeout,
             exchanges: Mutex::new(Exchanges {
                 next: NO_REQUEST + 1,
                 ended: None,
@@ -191,9 +191,9 @@ impl ControlSocket {
         }
     }
 
-    /// Sends a request and waits for its reply, which is not a refusal. Patience is counted from `since`, when the
+    /// Sends a request and waits for its reply, which is not a refusal. AdaptiveSpin is counted from `since`, when the
     /// caller began to wait for what the request is about: who stood behind another request that a silent daemon has not
-    /// answered, and has no patience left, sends none.
+    /// answered, and has no reply_timeout left, sends none.
     ///
     /// # Errors
     /// A refusal: the request is not carried out. Or another version, or a connection that is lost. Or,
@@ -205,22 +205,22 @@ impl ControlSocket {
         file: Option<BorrowedFd<'_>>,
         since: Instant,
         operation: &str,
-    ) -> Result<(ControlReply, Option<OwnedFd>), Undone> {
-        let deadline = since + self.patience;
+    ) -> Result<(ControlReply, Option<OwnedFd>), RequestError> {
+        let deadline = since + self.reply_timeout;
         let exchanges = self.exchanges.try_lock_until(deadline);
         let Some(mut exchanges) = exchanges.filter(|_| Instant::now() < deadline) else {
-            return Err(Undone::unsettled(self.no_answer(operation)));
+            return Err(RequestError::unsettled(self.no_answer(operation)));
         };
         if let Some(ending) = &exchanges.ended {
-            return Err(Undone::unsettled(ending.error(operation)));
+            return Err(RequestError::unsettled(ending.error(operation)));
         }
         let number = exchanges.next;
         exchanges.next += 1;
         self.exchange(number, request, file, deadline, operation)
-            .map_err(|fault| match fault {
-                Fault::Passing(undone) => undone,
-                Fault::Final(ending) => {
-                    Undone::unsettled(exchanges.ended.insert(ending).error(operation))
+            .map_err(|error| match error {
+                ExchangeError::Transient(error) => error,
+                ExchangeError::Fatal(ending) => {
+                    RequestError::unsettled(exchanges.ended.insert(ending).error(operation))
                 }
             })
     }
@@ -232,50 +232,58 @@ impl ControlSocket {
         file: Option<BorrowedFd<'_>>,
         deadline: Instant,
         operation: &str,
-    ) -> Result<(ControlReply, Option<OwnedFd>), Fault> {
+    ) -> Result<(ControlReply, Option<OwnedFd>), ExchangeError> {
         let bytes = control::encode(number, request).map_err(|error| {
             let error = Error::new(Status::InvalidArgument, operation).with_detail(error);
-            Fault::Passing(Undone::unsettled(error))
+            ExchangeError::Transient(RequestError::unsettled(error))
         })?;
         // What the daemon said before it closed the connection can still be read.
         let mut is_closed = false;
         match packet::send(&*self.socket, &bytes, file) {
             Ok(()) => {}
             Err(error) if is_close(&error) => is_closed = true,
-            Err(error) => return Err(self.fault(&error, operation)),
+            Err(error) => return Err(self.error_of(&error, operation)),
         }
         loop {
             if !self.is_readable(deadline) {
-                return Err(Fault::Passing(Undone::unsettled(self.no_answer(operation))));
+                return Err(ExchangeError::Transient(RequestError::unsettled(
+                    self.no_answer(operation),
+                )));
             }
             let packet = match packet::receive(&*self.socket) {
                 Ok(Some(packet)) => packet,
-                Ok(None) => return Err(Fault::Final(Ending::new(Status::ConnectionLost))),
+                Ok(None) => {
+                    return Err(ExchangeError::Fatal(ConnectionEnd::new(
+                        Status::ConnectionLost,
+                    )));
+                }
                 Err(error) if is_close(&error) && !is_closed => {
                     is_closed = true;
                     continue;
                 }
-                Err(error) => return Err(self.fault(&error, operation)),
+                Err(error) => return Err(self.error_of(&error, operation)),
             };
             let (answered, reply) = control::decode(&packet.bytes)?;
             match (answered, reply) {
                 (NO_REQUEST, ControlReply::Refused { status, reason }) => {
-                    return Err(Fault::Final(Ending {
+                    return Err(ExchangeError::Fatal(ConnectionEnd {
                         status,
                         account: Some(reason),
                     }));
                 }
                 (1.., _) if answered < number => {}
                 (_, ControlReply::Refused { status, reason }) if answered == number => {
-                    return Err(Fault::Passing(Undone::refused(status, reason, operation)));
+                    return Err(ExchangeError::Transient(RequestError::refused(
+                        status, reason, operation,
+                    )));
                 }
                 (_, _) if answered == number && packet.lost_file => {
                     let error = Error::io(&Errno::EMFILE.into(), operation);
-                    return Err(Fault::Passing(Undone::unsettled(error)));
+                    return Err(ExchangeError::Transient(RequestError::unsettled(error)));
                 }
                 (_, reply) if answered == number => return Ok((reply, packet.file)),
                 _ => {
-                    return Err(Fault::Final(Ending {
+                    return Err(ExchangeError::Fatal(ConnectionEnd {
                         status: Status::ProtocolViolation,
                         account: Some("the daemon answers what was not asked".to_owned()),
                     }));
@@ -302,21 +310,23 @@ impl ControlSocket {
         }
     }
 
-    fn fault(&self, error: &io::Error, operation: &str) -> Fault {
+    fn error_of(&self, error: &io::Error, operation: &str) -> ExchangeError {
         let status = error.raw_os_error().map(Status::from_errno);
         match (error.kind(), status) {
             (io::ErrorKind::WouldBlock, _) => {
-                Fault::Passing(Undone::unsettled(self.no_answer(operation)))
+                ExchangeError::Transient(RequestError::unsettled(self.no_answer(operation)))
             }
             _ if Shortage::of(error).is_some() => {
-                Fault::Passing(Undone::unsettled(Error::io(error, operation)))
+                ExchangeError::Transient(RequestError::unsettled(Error::io(error, operation)))
             }
-            (io::ErrorKind::InvalidData, _) => Fault::Final(Ending {
+            (io::ErrorKind::InvalidData, _) => ExchangeError::Fatal(ConnectionEnd {
                 status: Status::ProtocolViolation,
                 account: Some(error.to_string()),
             }),
-            _ if is_close(error) => Fault::Final(Ending::new(Status::ConnectionLost)),
-            (_, status) => Fault::Final(Ending {
+            _ if is_close(error) => {
+                ExchangeError::Fatal(ConnectionEnd::new(Status::ConnectionLost))
+            }
+            (_, status) => ExchangeError::Fatal(ConnectionEnd {
                 status: status.unwrap_or(Status::IoError),
                 account: Some(format!("the connection to the daemon fails: {error}")),
             }),
@@ -330,12 +340,15 @@ impl ControlSocket {
             Some(standstill) => format!("its process {standstill}"),
             None => "its log may say why; try again".to_owned(),
         };
-        let account = format!("the daemon did not answer for {:?}: {why}", self.patience);
+        let account = format!(
+            "the daemon did not answer for {:?}: {why}",
+            self.reply_timeout
+        );
         Error::new(Status::Busy, operation).with_account(account)
     }
 }
 
-impl Ending {
+impl ConnectionEnd {
     fn new(status: Status) -> Self {
         Self {
             status,
@@ -352,9 +365,9 @@ impl Ending {
     }
 }
 
-impl From<ControlError> for Fault {
+impl From<ControlError> for ExchangeError {
     fn from(error: ControlError) -> Self {
-        Self::Final(Ending {
+        Self::Fatal(ConnectionEnd {
             status: match error {
                 ControlError::Version { .. } => Status::Unsupported,
                 _ => Status::ProtocolViolation,
@@ -373,11 +386,11 @@ fn is_close(error: &io::Error) -> bool {
 }
 
 /// Connecting and sending are errors after a while, not hangs.
-fn limit_waiting(socket: &impl AsFd, patience: Duration) -> nix::Result<()> {
-    let patience = TimeVal::new(
-        patience.as_secs() as i64,
-        i64::from(patience.subsec_micros()),
+fn limit_waiting(socket: &impl AsFd, reply_timeout: Duration) -> nix::Result<()> {
+    let reply_timeout = TimeVal::new(
+        reply_timeout.as_secs() as i64,
+        i64::from(reply_timeout.subsec_micros()),
     );
-    setsockopt(socket, sockopt::ReceiveTimeout, &patience)?;
-    setsockopt(socket, sockopt::SendTimeout, &patience)
+    setsockopt(socket, sockopt::ReceiveTimeout, &reply_timeout)?;
+    setsockopt(socket, sockopt::SendTimeout, &reply_timeout)
 }

@@ -46,7 +46,7 @@ impl Trust {
 /// next is looked at: a daemon that refuses is not gone around.
 pub(crate) fn find_daemon(
     places: &[SocketPlace],
-    patience: Duration,
+    reply_timeout: Duration,
     trust: &Trust,
 ) -> Result<ControlSocket, Error> {
     let mut absent = Vec::new();
@@ -60,7 +60,7 @@ pub(crate) fn find_daemon(
             start = "then start one";
             continue;
         }
-        match ControlSocket::connect(place, patience) {
+        match ControlSocket::connect(place, reply_timeout) {
             Ok(socket) => return check_who_listens(socket, place, trust),
             Err(error) if error.is_no_daemon() && places.len() > 1 => {
                 absent.push(format!("nobody listens at {place}"));

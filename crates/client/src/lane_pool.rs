@@ -14,55 +14,55 @@ use chimaera_proto::control::{ControlReply, ControlRequest};
 use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::Doorbell;
 
-use crate::adaptive_spin::Patience;
-use crate::connection::Link;
-use crate::control::Undone;
+use crate::adaptive_spin::AdaptiveSpin;
+use crate::connection::ClientConnection;
+use crate::control::RequestError;
 use crate::error::Error;
 use crate::lane::ClientLane;
 use crate::lane::lingering::keep_for_handles;
-use crate::lane::submitter::Use;
+use crate::lane::submitter::LaneKind;
 use crate::reentrancy::{Inside, Mutex, NO_LANE, ThisThread, is_inside, refuse_inside};
 
 thread_local! {
     /// All lanes of this thread, one per session; given back when it ends. Used inside only.
-    static LEASES: RefCell<Vec<Lease>> = const { RefCell::new(Vec::new()) };
+    static LEASES: RefCell<Vec<LaneLease>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lanes that are shared, the last of a session.
+/// LanePool that are shared, the last of a session.
 const SHARED_LANES: usize = 8;
 
-/// Lanes that are owned, the first of a session.
+/// LanePool that are owned, the first of a session.
 const OWNED_LANES: usize = MAX_LANES - SHARED_LANES;
 
 /// A thread's use of a lane.
-struct Lease {
+struct LaneLease {
     session: u64,
     index: usize,
-    lanes: Weak<Lanes>,
+    lanes: Weak<LanePool>,
 }
 
-impl Drop for Lease {
+impl Drop for LaneLease {
     fn drop(&mut self) {
         // What this thread still does as it ends must not find a lane that is not its own.
-        use_next(NO_LANE);
+        remember_lane(NO_LANE);
         if let Some(lanes) = self.lanes.upgrade()
             && lanes.is_here()
             && self.index < OWNED_LANES
         {
-            lanes.lane(self.index).submission.disown();
+            lanes.lane(self.index).submitter.disown();
             lanes.idle.lock().push(self.index);
         }
     }
 }
 
 /// The lane that this thread uses from now on.
-fn use_next(lane: (u64, usize)) {
+fn remember_lane(lane: (u64, usize)) {
     let _inside = Inside::enter();
     ThisThread::with(|thread| thread.last_lane.set(lane));
 }
 
 /// The lanes of a session.
-pub(crate) struct Lanes {
+pub(crate) struct LanePool {
     /// The session's number in this process, and 0 in those that are forked from it: so the look whether a
     /// thread's last lane is one of this session is a look whether this is its process, too.
     home: Home,
@@ -78,20 +78,20 @@ pub(crate) struct Lanes {
     spin: Option<Duration>,
     /// Tasks that wait to be submitted.
     pub(crate) unsubmitted: AtomicUsize,
-    link: Arc<Link>,
+    connection: Arc<ClientConnection>,
 }
 
-impl Lanes {
-    pub(crate) fn new(spin: Option<Duration>, link: Arc<Link>) -> Self {
+impl LanePool {
+    pub(crate) fn new(spin: Option<Duration>, connection: Arc<ClientConnection>) -> Self {
         Self {
-            home: link.home.clone(),
+            home: connection.home.clone(),
             lanes: [const { OnceLock::new() }; MAX_LANES],
             idle: Mutex::default(),
             opened: Mutex::default(),
             sharers: AtomicUsize::new(0),
             spin,
             unsubmitted: AtomicUsize::new(0),
-            link,
+            connection,
         }
     }
 
@@ -143,7 +143,7 @@ impl Lanes {
             // The thread is ending, and has no leases any more.
             Err(_) => self.share()?,
         };
-        use_next((session, index));
+        remember_lane((session, index));
         Ok(self.lane(index))
     }
 
@@ -160,7 +160,7 @@ impl Lanes {
                 None => self.share()?,
             },
         };
-        let lease = Lease {
+        let lease = LaneLease {
             session: self.home.number(),
             index,
             lanes: Arc::downgrade(self),
@@ -175,7 +175,7 @@ impl Lanes {
     /// Takes a lane whose owner ended.
     fn take_idle(&self) -> Option<usize> {
         let index = self.idle.lock().pop()?;
-        self.lane(index).submission.own();
+        self.lane(index).submitter.own();
         Some(index)
     }
 
@@ -190,7 +190,7 @@ impl Lanes {
         if index == OWNED_LANES {
             return Ok(None);
         }
-        self.open(index, Use::Owned, since)?.submission.own();
+        self.open(index, LaneKind::Owned, since)?.submitter.own();
         *opened += 1;
         Ok(Some(index))
     }
@@ -204,7 +204,7 @@ impl Lanes {
             let _opened = self.opened.lock();
             // Somebody else may have done it meanwhile.
             if self.lanes[index].get().is_none() {
-                self.open(index, Use::Shared, since)?;
+                self.open(index, LaneKind::Shared, since)?;
             }
         }
         Ok(index)
@@ -212,43 +212,48 @@ impl Lanes {
 
     /// Opens a lane. To be called with `opened` locked. A lane that was asked for before, without an
     /// answer, is asked for again: the daemon may have opened it. The caller waits since that time.
-    fn open(&self, index: usize, kind: Use, since: Instant) -> Result<&Arc<ClientLane>, Error> {
+    fn open(
+        &self,
+        index: usize,
+        kind: LaneKind,
+        since: Instant,
+    ) -> Result<&Arc<ClientLane>, Error> {
         let operation = "opening a lane";
         let request = ControlRequest::OpenLane { lane: index as u32 };
         let (reply, file) = self
-            .link
+            .connection
             .control
             .request(&request, None, since, operation)?;
         let (ControlReply::LaneOpened, Some(doorbell)) = (reply, file) else {
-            return Err(Undone::unexpected(operation).error);
+            return Err(RequestError::unexpected(operation).error);
         };
         let lane = Arc::new(ClientLane::new(
             index,
             kind,
             Doorbell::from_host(doorbell).map_err(|error| Error::io(&error, operation))?,
-            Patience::new(self.spin),
-            Arc::clone(&self.link),
+            AdaptiveSpin::new(self.spin),
+            Arc::clone(&self.connection),
         ));
         let events: Weak<ClientLane> = Arc::downgrade(&lane);
-        self.link.enrol(events)?;
+        self.connection.register(events)?;
         assert!(self.lanes[index].set(lane).is_ok(), "lanes are opened once");
         Ok(self.lane(index))
     }
 
     /// Frees what dropped handles left behind, on all lanes.
-    pub(crate) fn reap_orphans(&self) {
+    pub(crate) fn reap_detached(&self) {
         if !self.is_here() || is_inside() {
             return;
         }
         for lane in self.lanes.iter().filter_map(OnceLock::get) {
-            if lane.flags.orphans() != 0 {
-                lane.reap_orphans();
+            if lane.flags.detached() != 0 {
+                lane.reap_detached();
             }
         }
     }
 }
 
-impl Drop for Lanes {
+impl Drop for LanePool {
     fn drop(&mut self) {
         // Nobody submits any more, so there will be no new handles.
         keep_for_handles(self.lanes.iter_mut().filter_map(OnceLock::take));

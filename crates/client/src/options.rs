@@ -7,7 +7,7 @@ use chimaera_proto::limits::{
     DATA_OFFSET_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SEGMENT_GRANULE_BYTES,
 };
 
-use crate::control::PATIENCE;
+use crate::control::DEFAULT_REPLY_TIMEOUT;
 use crate::finding::Trust;
 
 /// Something that a connection keeps alive, and that is dropped after the connection is closed.
@@ -30,7 +30,7 @@ impl Default for ConnectOptions {
             spin: None,
             client_name: None,
             keep_alive: None,
-            control_patience: PATIENCE,
+            control_patience: DEFAULT_REPLY_TIMEOUT,
             trust: Trust::default(),
         }
     }

@@ -129,12 +129,12 @@ fn tasks_that_are_left_inside_leave_their_records() {
         .into_iter()
         .for_each(|task| task.wait().expect("it answers"));
     let lane = runtime.lanes().current().expect("it has one");
-    assert!(lane.desk.lock().has_parcels());
+    assert!(lane.handles.lock().has_harvested());
     let inside = Inside::enter();
     drop(tasks);
     drop(inside);
     runtime.reap();
-    assert!(!lane.desk.lock().has_parcels());
+    assert!(!lane.handles.lock().has_harvested());
     all_records_come_back(&runtime);
 }
 
@@ -156,16 +156,16 @@ fn whoever_has_a_lock_or_a_turn_is_inside() {
     let runtime = runtime();
     runtime.admin().ping().expect("it answers");
     let lane = runtime.lanes().current().expect("it has one");
-    let desk = lane.desk.lock();
+    let handles = lane.handles.lock();
     assert!(is_inside());
     let inner = Inside::enter();
     drop(inner);
     assert!(is_inside(), "the outer one counts");
-    drop(desk);
+    drop(handles);
     assert!(!is_inside());
-    let turn = lane.submission.turn();
+    let permit = lane.submitter.permit();
     assert_refused(runtime.admin().ping());
-    let end = turn.end();
+    let end = permit.end();
     assert_refused(runtime.admin().ping());
     drop(end);
     runtime.admin().ping().expect("it answers");

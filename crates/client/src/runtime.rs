@@ -14,14 +14,14 @@ use nix::sys::socket::{getsockopt, sockopt};
 
 use crate::buffer::{Buffer, BufferSlice, BufferSliceMut};
 use crate::call::{Call, Finished, Refused, Values, values};
-use crate::control::Undone;
+use crate::control::RequestError;
 use crate::error::Error;
-use crate::lane::Lost;
-use crate::lane_pool::Lanes;
-use crate::memory::Memory;
+use crate::lane::ConnectionLost;
+use crate::lane_pool::LanePool;
+use crate::memory::BufferMemory;
 use crate::runtime_inner::{DaemonInfo, RuntimeInner};
 use crate::task::Task;
-use crate::task::unsubmitted::{Unsubmitted, leave_at};
+use crate::task::unsubmitted::{Unsubmitted, fill_payload};
 use crate::task_error::TaskError;
 
 /// A connection to a runtime. Clones are the same connection. It ends when the last clone and the
@@ -44,7 +44,7 @@ impl Runtime {
     /// that connected is not connected.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.inner.lanes.is_here() && !self.inner.link.is_lost()
+        self.inner.lanes.is_here() && !self.inner.connection.is_lost()
     }
 
     /// A file that becomes readable when the daemon's process has ended, however it does: a daemon closes its
@@ -61,7 +61,7 @@ impl Runtime {
         if !self.inner.lanes.is_here() {
             return Err(Error::forked(operation));
         }
-        let socket = self.inner.link.control.socket();
+        let socket = self.inner.connection.control.socket();
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => Error::new(Status::ConnectionLost, operation),
             _ => Error::io(&error, operation),
@@ -87,15 +87,20 @@ impl Runtime {
         })
     }
 
-    fn add_segment(&self, index: usize, segment: &Segment, since: Instant) -> Result<(), Undone> {
+    fn add_segment(
+        &self,
+        index: usize,
+        segment: &Segment,
+        since: Instant,
+    ) -> Result<(), RequestError> {
         let operation = "registering shared memory";
         let request = ControlRequest::AddSegment {
             segment: index as u32,
         };
-        let control = &self.inner.link.control;
+        let control = &self.inner.connection.control;
         match control.request(&request, Some(segment.as_fd()), since, operation)? {
             (ControlReply::SegmentAdded, _) => Ok(()),
-            _ => Err(Undone::unexpected(operation)),
+            _ => Err(RequestError::unexpected(operation)),
         }
     }
 
@@ -198,12 +203,12 @@ impl Runtime {
             Err(error) => return Task::refused(Refused::new(call, buffer, error), finish),
         };
         let mut buffer = buffer;
-        let submitted = lane.submit_at_once(&call, range, |place| {
-            leave_at(place, call, &mut buffer);
+        let submitted = lane.try_submit(&call, range, |payload| {
+            fill_payload(payload, call, &mut buffer);
         });
         match submitted {
             Some(Ok(flight)) => Task::new(lane, flight, finish),
-            Some(Err(Lost)) => {
+            Some(Err(ConnectionLost)) => {
                 let error = Error::connection_lost(call);
                 Task::refused(Refused::new(call, buffer, error), finish)
             }
@@ -233,14 +238,14 @@ impl Runtime {
     /// Frees what dropped task handles left behind and whose tasks have completed. Submitting
     /// does this on its own lane; this does it on all.
     pub fn reap(&self) {
-        self.inner.lanes.reap_orphans();
+        self.inner.lanes.reap_detached();
     }
 
-    pub(crate) fn lanes(&self) -> &Arc<Lanes> {
+    pub(crate) fn lanes(&self) -> &Arc<LanePool> {
         &self.inner.lanes
     }
 
-    pub(crate) fn memory(&self) -> &Arc<Memory> {
+    pub(crate) fn memory(&self) -> &Arc<BufferMemory> {
         &self.inner.memory
     }
 }

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::connection::Link;
-use crate::lane_pool::Lanes;
-use crate::memory::Memory;
+use crate::connection::ClientConnection;
+use crate::lane_pool::LanePool;
+use crate::memory::BufferMemory;
 
 /// A connected runtime: it stays connected as long as somebody shares this.
 pub(crate) struct RuntimeInner {
-    pub(crate) lanes: Arc<Lanes>,
-    pub(crate) memory: Arc<Memory>,
-    pub(crate) link: Arc<Link>,
+    pub(crate) lanes: Arc<LanePool>,
+    pub(crate) memory: Arc<BufferMemory>,
+    pub(crate) connection: Arc<ClientConnection>,
     pub(crate) daemon: DaemonInfo,
 }
 

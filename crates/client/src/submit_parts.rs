@@ -43,7 +43,7 @@ impl Runtime {
         mut done: impl FnMut(usize, &Values),
     ) -> Result<Buffer, (PartError, Option<Buffer>)> {
         let whole = Arc::new(buffer);
-        let mut window = Window {
+        let mut window = TaskWindow {
             runtime: self,
             whole: Arc::clone(&whole),
             members: VecDeque::new(),
@@ -61,19 +61,19 @@ impl Runtime {
 }
 
 /// Parts that were begun and have not ended, in order.
-struct Window<'a> {
+struct TaskWindow<'a> {
     runtime: &'a Runtime,
     whole: Arc<Buffer>,
-    members: VecDeque<Member>,
+    members: VecDeque<PartTask>,
     failed: Option<PartError>,
 }
 
-struct Member {
+struct PartTask {
     part: usize,
     task: Task<Values>,
 }
 
-impl Window<'_> {
+impl TaskWindow<'_> {
     /// Begins and ends parts as far as that needs no waiting.
     fn go_on(
         &mut self,
@@ -131,12 +131,12 @@ impl Window<'_> {
             }
             Err(error) => Task::failed(error),
         };
-        self.members.push_back(Member { part, task });
+        self.members.push_back(PartTask { part, task });
     }
 
     /// Takes the result of the first part, which has ended.
     fn end_first(&mut self, done: &mut impl FnMut(usize, &Values)) {
-        let Some(Member { part, task }) = self.members.pop_front() else {
+        let Some(PartTask { part, task }) = self.members.pop_front() else {
             return;
         };
         match task.wait() {
@@ -154,7 +154,7 @@ impl Window<'_> {
     }
 }
 
-impl Member {
+impl PartTask {
     fn watch(&mut self, context: &Context<'_>) -> Watch {
         self.task.watch(context.waker())
     }

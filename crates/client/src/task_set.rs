@@ -7,12 +7,12 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Instant;
 
-use crate::adaptive_spin::Looked;
+use crate::adaptive_spin::SpinOutcome;
 use crate::reentrancy::{is_inside, refusal};
 use crate::task::pending::Watch;
 use crate::task::{TAKEN, Task};
 use crate::task_error::TaskError;
-use crate::wakers::{Unparking, unpark_this_thread};
+use crate::wakers::{UnparkOnDrop, unpark_this_thread};
 
 /// Tasks in flight of which the one that ends first is wanted first, such as the transfers that keep
 /// a device busy: with it a slow transfer does not hold up those behind it.
@@ -90,16 +90,16 @@ impl<T> TaskSet<T> {
         // That of a task in flight: those that are not follow the ones that are.
         let lane = self.tasks.iter().find_map(Task::lane);
         let ready = || self.first_complete().is_some();
-        let looked = match lane {
-            Some(lane) => lane.patience.spin(&*lane.memory, ready),
-            None if ready() => Looked::Ready,
-            None => Looked::InVain,
+        let spun = match lane {
+            Some(lane) => lane.adaptive_spin.spin(&*lane.memory, ready),
+            None if ready() => SpinOutcome::Ready,
+            None => SpinOutcome::TimedOut,
         };
-        if looked != Looked::Ready {
+        if spun != SpinOutcome::Ready {
             let begin = Instant::now();
             self.sleep();
             if let Some(lane) = lane {
-                lane.patience.learn_from_sleep(looked, begin.elapsed());
+                lane.adaptive_spin.learn_from_sleep(spun, begin.elapsed());
             }
         }
         self.try_wait_any()
@@ -130,7 +130,7 @@ impl<T> TaskSet<T> {
     ///
     /// Submits tasks in order until one finds no room: then the others of its connection need not ask.
     fn first_complete(&self) -> Option<usize> {
-        let mut full = Full::default();
+        let mut full = FullLanes::default();
         self.tasks.iter().position(|task| {
             if full.holds_up(task) {
                 return false;
@@ -145,7 +145,7 @@ impl<T> TaskSet<T> {
     #[cold]
     fn sleep(&mut self) {
         let waker = unpark_this_thread();
-        let _unparking = Unparking;
+        let _unparking = UnparkOnDrop;
         loop {
             match self.watch(&waker) {
                 Watch::Complete => return,
@@ -158,7 +158,7 @@ impl<T> TaskSet<T> {
     /// Has a waker woken when a task has ended, or may be submitted, unless one has ended already.
     fn watch(&mut self, waker: &Waker) -> Watch {
         let mut watch = Watch::Waiting;
-        let mut full = Full::default();
+        let mut full = FullLanes::default();
         for task in &mut self.tasks {
             if full.holds_up(task) {
                 continue;
@@ -175,9 +175,9 @@ impl<T> TaskSet<T> {
 
 /// Sessions in which this thread's lane was found full.
 #[derive(Default)]
-struct Full(Vec<usize>);
+struct FullLanes(Vec<usize>);
 
-impl Full {
+impl FullLanes {
     fn holds_up<T>(&self, task: &Task<T>) -> bool {
         !self.0.is_empty()
             && task

@@ -32,9 +32,9 @@ pub(crate) fn unpark_this_thread() -> Waker {
 
 /// Unparks the calling thread when it is dropped, which is when it has parked for the last time. What woke it may
 /// have been for whom it has interrupted: a signal handler waits as well, and its thread has one token for all.
-pub(crate) struct Unparking;
+pub(crate) struct UnparkOnDrop;
 
-impl Drop for Unparking {
+impl Drop for UnparkOnDrop {
     fn drop(&mut self) {
         thread::current().unpark();
     }

@@ -23,9 +23,9 @@ use chimaera_proto::limits::LANE_DEPTH;
 
 use super::ClientLane;
 use super::claim::Flight;
-use super::submitter::Turn;
-use super::wait_queue::{Joined, PATIENCE, Ticket};
-use crate::adaptive_spin::Looked;
+use super::submitter::SubmitPermit;
+use super::wait_queue::{Joined, SEAT_TIMEOUT, Ticket};
+use crate::adaptive_spin::SpinOutcome;
 use crate::reentrancy::is_inside;
 use crate::wakers::{Wakers, wake_all};
 
@@ -66,7 +66,7 @@ impl ClientLane {
     pub(crate) fn join(&self, ticket: Option<Ticket>, waker: Waker) -> Joined {
         let joined = {
             // Locked lest the bell's watcher take the watch back before the queue has the seat.
-            let _desk = self.watch_for_room();
+            let _handles = self.watch_for_queue();
             self.queue.join(ticket, waker, || self.available())
         };
         if joined.is_first {
@@ -79,32 +79,36 @@ impl ClientLane {
     /// Waits until a record of the thread's own lane is free: harvests what is complete, else looks for
     /// the oldest task's completion for a while, else sleeps on the segment's bell.
     #[cold]
-    pub(crate) fn wait_for_record(&self, turn: &mut Turn<'_>, wakers: &mut Wakers) -> usize {
+    pub(crate) fn wait_for_record(
+        &self,
+        permit: &mut SubmitPermit<'_>,
+        wakers: &mut Wakers,
+    ) -> usize {
         loop {
             self.harvest(wakers);
-            if let Some(record) = self.free_record(turn) {
+            if let Some(record) = self.free_record(permit) {
                 return record;
             }
             let oldest = self.oldest_flight();
             let ready = || {
                 self.memory.is_complete(oldest.record, oldest.wire())
-                    || self.submission.has_returned()
+                    || self.submitter.has_returned()
             };
             // The oldest may be complete and its owner on the way to free it: then sleeping is
             // right, or this thread might keep the owner from its processor.
-            let looked = self.patience.spin(&*self.memory, ready);
-            if looked == Looked::Ready && self.harvestable() {
+            let spun = self.adaptive_spin.spin(&*self.memory, ready);
+            if spun == SpinOutcome::Ready && self.harvestable() {
                 continue;
             }
-            // Pairs with `release` and `give_back`. Either they see `starved` and ring, or what
+            // Pairs with `release` and `end_wait`. Either they see `starved` and ring, or what
             // they did is seen below. A completion by the worker rings because of `watch_all`.
             self.flags.mark_starved();
             let seen = self.segment.bell_count();
             self.watch_all();
-            if !self.submission.has_returned() && !self.harvestable() {
+            if !self.submitter.has_returned() && !self.harvestable() {
                 let begin = Instant::now();
                 self.segment.wait_for_bell(seen, None);
-                self.patience.learn_from_sleep(looked, begin.elapsed());
+                self.adaptive_spin.learn_from_sleep(spun, begin.elapsed());
             }
             self.unwatch_all();
             self.flags.unmark_starved();
@@ -121,21 +125,21 @@ impl ClientLane {
 
     /// Tells those who wait of the records that are available. To be called with nothing locked.
     #[cold]
-    pub(crate) fn tell_waiters(&self) {
+    pub(crate) fn notify_waiters(&self) {
         let mut wakers = Wakers::new();
-        self.queue.tell(|| self.available(), &mut wakers);
+        self.queue.notify(|| self.available(), &mut wakers);
         wake_all(wakers);
     }
 
     /// Tells those who wait of the records that are available, and passes over those who do not come.
     /// For the bell's watcher: gives the time after which it is to look again, if anybody waits.
-    pub(crate) fn look_after_queue(&self, wakers: &mut Wakers) -> Option<Duration> {
+    pub(crate) fn maintain_queue(&self, wakers: &mut Wakers) -> Option<Duration> {
         if !self.queue.is_waiting() {
             self.unwatch_if_empty();
             return None;
         }
         self.queue
             .pass_over(Instant::now(), || self.available(), wakers);
-        Some(PATIENCE)
+        Some(SEAT_TIMEOUT)
     }
 }

@@ -6,34 +6,34 @@ use std::task::Waker;
 
 use super::ClientLane;
 use super::claim::Flight;
-use super::handle_table::Desk;
+use super::handle_table::HandleTable;
 use crate::reentrancy::MutexGuard;
 use crate::wakers::Wakers;
 
 impl ClientLane {
     /// Leaves a waker for an attached task. Returns whether the task has completed already; the
     /// waker may not be woken then.
-    pub(crate) fn leave_waker(&self, flight: Flight, waker: &Waker) -> bool {
+    pub(crate) fn set_waker(&self, flight: Flight, waker: &Waker) -> bool {
         let mut waker = Some(waker.clone());
-        let mut desk = self.desk.lock();
+        let mut handles = self.handles.lock();
         if !self.is_attached(flight) {
-            drop(desk);
+            drop(handles);
             return true;
         }
-        std::mem::swap(&mut desk.wakers[flight.record], &mut waker);
-        self.flags.mark_awaited(flight.record);
+        std::mem::swap(&mut handles.wakers[flight.record], &mut waker);
+        self.flags.mark_waker(flight.record);
         // The bell's watcher reads the bell, then the marks, under this lock. Had it been here
         // before, the bell rings after it read it.
         let complete = self.memory.watch(flight.record, flight.wire());
-        drop(desk);
+        drop(handles);
         complete
     }
 
     #[must_use = "it is dropped when the desk is not locked"]
-    pub(crate) fn forget_waker(&self, desk: &mut Desk, record: usize) -> Option<Waker> {
-        let waker = desk.wakers[record].take()?;
-        self.flags.unmark_awaited(record);
-        if self.flags.is_watched_for_room() {
+    pub(crate) fn remove_waker(&self, handles: &mut HandleTable, record: usize) -> Option<Waker> {
+        let waker = handles.wakers[record].take()?;
+        self.flags.unmark_waker(record);
+        if self.flags.is_watched_for_queue() {
             return Some(waker);
         }
         self.memory.unwatch(record);
@@ -48,55 +48,55 @@ impl ClientLane {
 
     /// Collects the wakers of tasks that have completed.
     pub(crate) fn collect_wakers(&self, wakers: &mut Wakers) {
-        if self.flags.awaited() == 0 {
+        if self.flags.with_wakers() == 0 {
             return;
         }
-        let mut desk = self.desk.lock();
-        let mut awaited = self.flags.awaited();
+        let mut handles = self.handles.lock();
+        let mut awaited = self.flags.with_wakers();
         while awaited != 0 {
             let record = awaited.trailing_zeros() as usize;
             awaited &= awaited - 1;
             // The claim is the waker's task's: whoever moves it on takes the waker along.
             let (flight, _) = self.claim_of(record);
             if self.memory.is_complete(record, flight.wire()) {
-                wakers.extend(self.forget_waker(&mut desk, record));
+                wakers.extend(self.remove_waker(&mut handles, record));
             }
         }
     }
 
     /// Asks for the bell when any record completes, on behalf of the submitter.
     pub(crate) fn watch_all(&self) {
-        let _desk = self.desk.lock();
+        let _handles = self.handles.lock();
         self.memory.watch_all();
     }
 
     /// Takes back [`Self::watch_all`], but leaves what wakers wait for.
     pub(crate) fn unwatch_all(&self) {
-        let desk = self.desk.lock();
-        if !self.flags.is_watched_for_room() {
-            self.memory.unwatch_many(!desk.awaited());
+        let handles = self.handles.lock();
+        if !self.flags.is_watched_for_queue() {
+            self.memory.unwatch_many(!handles.records_with_wakers());
         }
     }
 
     /// Asks for the bell when any record completes, on behalf of who is about to join the queue, and
     /// does so before the desk is unlocked.
-    pub(crate) fn watch_for_room(&self) -> MutexGuard<'_, Desk> {
-        let desk = self.desk.lock();
-        self.flags.mark_watched_for_room(true);
+    pub(crate) fn watch_for_queue(&self) -> MutexGuard<'_, HandleTable> {
+        let handles = self.handles.lock();
+        self.flags.mark_watched_for_queue(true);
         self.memory.watch_all();
-        desk
+        handles
     }
 
-    /// Takes back [`Self::watch_for_room`] where nobody waits any more, but leaves what wakers and
+    /// Takes back [`Self::watch_for_queue`] where nobody waits any more, but leaves what wakers and
     /// submitters wait for.
     pub(crate) fn unwatch_if_empty(&self) {
-        if !self.flags.is_watched_for_room() {
+        if !self.flags.is_watched_for_queue() {
             return;
         }
-        let desk = self.desk.lock();
+        let handles = self.handles.lock();
         if !self.queue.is_waiting() && !self.flags.is_starved() {
-            self.flags.mark_watched_for_room(false);
-            self.memory.unwatch_many(!desk.awaited());
+            self.flags.mark_watched_for_queue(false);
+            self.memory.unwatch_many(!handles.records_with_wakers());
         }
     }
 }

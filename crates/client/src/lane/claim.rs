@@ -5,11 +5,11 @@
 //!
 //! ```text
 //!            submit               owner waits
-//! (free) ───────────► ATTACHED ───────────────► OWNED ──► (free)
+//! (free) ───────────► ATTACHED ───────────────► AWAITED ──► (free)
 //!    │                   │  ▲──── gave up ─────────┘
-//!    │                   ├── handle dropped ──► ORPHANED ──► (free)
+//!    │                   ├── handle dropped ──► DETACHED ──► (free)
 //!    │                   └── harvested ───────► DONE (free)
-//!    └──── call ────► OWNED
+//!    └──── call ────► AWAITED
 //! ```
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,9 +43,9 @@ pub(crate) enum ClaimState {
     /// A task handle holds the task, and does not wait at the moment.
     Attached = 1,
     /// Somebody waits, or will soon, and frees the record.
-    Owned = 2,
+    Awaited = 2,
     /// The handle was dropped; its place is the desk's.
-    Orphaned = 3,
+    Detached = 3,
 }
 
 /// What a claim word holds.
@@ -71,8 +71,8 @@ impl Claim {
         match self.0 & ((1 << Self::STATE_BITS) - 1) {
             0 => ClaimState::Done,
             1 => ClaimState::Attached,
-            2 => ClaimState::Owned,
-            _ => ClaimState::Orphaned,
+            2 => ClaimState::Awaited,
+            _ => ClaimState::Detached,
         }
     }
 }

@@ -31,12 +31,12 @@ impl ClientLane {
     pub(crate) fn complete_all_as_lost(&self) {
         self.flags.mark_lost();
         // Pairs with what orders `must_ring`; see the module's documentation.
-        match self.link.publish_order() {
+        match self.connection.publish_order() {
             PublishOrder::Fence => fence(Ordering::SeqCst),
             PublishOrder::HostBarrier => {
                 if !barrier::barrier() {
                     // A sandbox refuses it now. The claims of those who did not see `lost` were
-                    // stored before they looked, and are on their way to where they are seen.
+                    // stored before they spun, and are on their way to where they are seen.
                     thread::sleep(STORES_ARRIVE_WITHIN);
                 }
             }
@@ -44,7 +44,7 @@ impl ClientLane {
         self.complete_as_lost();
         // Whoever joins the queue after this sees `lost`: the queue's lock orders the two.
         let mut wakers = Wakers::new();
-        self.queue.tell_all(&mut wakers);
+        self.queue.notify_all(&mut wakers);
         wake_all(wakers);
     }
 
@@ -55,7 +55,7 @@ impl ClientLane {
         let lost = Completion::failure(Status::ConnectionLost);
         let mut completed = 0;
         // One thread at a time: another might have stopped between looking and completing.
-        let desk = self.desk.lock();
+        let handles = self.handles.lock();
         for record in 0..LANE_DEPTH {
             let (flight, state) = self.claim_of(record);
             if state == ClaimState::Done {
@@ -67,7 +67,7 @@ impl ClientLane {
             }
             completed |= flight.bit();
         }
-        drop(desk);
+        drop(handles);
         LaneMemory::<LANE_DEPTH>::fence_before_looking();
         let (sleepers, _) = self.memory.look_for_waiters(completed);
         self.memory.wake_sleepers(sleepers);

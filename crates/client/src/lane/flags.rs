@@ -10,11 +10,11 @@ pub(crate) struct LaneFlags {
     /// A submitter waits for a record.
     starved: AtomicBool,
     /// Records whose handles were dropped in flight.
-    orphans: AtomicU64,
+    detached: AtomicU64,
     /// Records for whose completion somebody left a waker.
-    awaited: AtomicU64,
+    with_wakers: AtomicU64,
     /// The bell rings for all records, on behalf of the queue. Written under the desk's lock.
-    watched_for_room: AtomicBool,
+    watched_for_queue: AtomicBool,
 }
 
 impl LaneFlags {
@@ -22,9 +22,9 @@ impl LaneFlags {
         Self {
             lost: AtomicBool::new(false),
             starved: AtomicBool::new(false),
-            orphans: AtomicU64::new(0),
-            awaited: AtomicU64::new(0),
-            watched_for_room: AtomicBool::new(false),
+            detached: AtomicU64::new(0),
+            with_wakers: AtomicU64::new(0),
+            watched_for_queue: AtomicBool::new(false),
         }
     }
 
@@ -56,44 +56,45 @@ impl LaneFlags {
 
     /// Whether there are handles that were dropped in flight.
     #[inline]
-    pub(crate) fn has_orphans(&self) -> bool {
-        self.orphans.load(Ordering::Relaxed) != 0
+    pub(crate) fn has_detached(&self) -> bool {
+        self.detached.load(Ordering::Relaxed) != 0
     }
 
     /// Records whose handles were dropped in flight.
-    pub(crate) fn orphans(&self) -> u64 {
-        self.orphans.load(Ordering::Acquire)
+    pub(crate) fn detached(&self) -> u64 {
+        self.detached.load(Ordering::Acquire)
     }
 
-    pub(crate) fn mark_orphan(&self, flight: Flight) {
-        self.orphans.fetch_or(flight.bit(), Ordering::Release);
+    pub(crate) fn mark_detached(&self, flight: Flight) {
+        self.detached.fetch_or(flight.bit(), Ordering::Release);
     }
 
-    pub(crate) fn unmark_orphan(&self, record: usize) {
-        self.orphans.fetch_and(!(1 << record), Ordering::AcqRel);
+    pub(crate) fn unmark_detached(&self, record: usize) {
+        self.detached.fetch_and(!(1 << record), Ordering::AcqRel);
     }
 
     /// Records for whose completion somebody left a waker.
     #[inline]
-    pub(crate) fn awaited(&self) -> u64 {
-        self.awaited.load(Ordering::Relaxed)
+    pub(crate) fn with_wakers(&self) -> u64 {
+        self.with_wakers.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn mark_awaited(&self, record: usize) {
-        self.awaited.fetch_or(1 << record, Ordering::Relaxed);
+    pub(crate) fn mark_waker(&self, record: usize) {
+        self.with_wakers.fetch_or(1 << record, Ordering::Relaxed);
     }
 
-    pub(crate) fn unmark_awaited(&self, record: usize) {
-        self.awaited.fetch_and(!(1 << record), Ordering::Relaxed);
+    pub(crate) fn unmark_waker(&self, record: usize) {
+        self.with_wakers
+            .fetch_and(!(1 << record), Ordering::Relaxed);
     }
 
     /// Whether the bell rings for all records, on behalf of the queue.
-    pub(crate) fn is_watched_for_room(&self) -> bool {
-        self.watched_for_room.load(Ordering::Relaxed)
+    pub(crate) fn is_watched_for_queue(&self) -> bool {
+        self.watched_for_queue.load(Ordering::Relaxed)
     }
 
     /// To be called with the desk locked.
-    pub(crate) fn mark_watched_for_room(&self, is_watched: bool) {
-        self.watched_for_room.store(is_watched, Ordering::Relaxed);
+    pub(crate) fn mark_watched_for_queue(&self, is_watched: bool) {
+        self.watched_for_queue.store(is_watched, Ordering::Relaxed);
     }
 }

@@ -9,31 +9,31 @@ use std::task::Waker;
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_shm::Record;
 
-use super::payload::Place;
+use super::payload::Payload;
 
 /// What lies at the desk.
-pub(crate) struct Desk {
+pub(crate) struct HandleTable {
     /// Tasks whose records were needed for others, by sequence.
-    pub(crate) parcels: HashMap<u64, Box<Parcel>>,
+    pub(crate) harvested: HashMap<u64, Box<HarvestedTask>>,
     /// Whom to wake when the task in a record completes.
     pub(crate) wakers: [Option<Waker>; LANE_DEPTH],
     /// Whether the session has ended, and the lane is kept for its handles.
     pub(crate) lingers: bool,
 }
 
-impl Default for Desk {
+impl Default for HandleTable {
     fn default() -> Self {
         Self {
-            parcels: HashMap::new(),
+            harvested: HashMap::new(),
             wakers: [const { None }; LANE_DEPTH],
             lingers: false,
         }
     }
 }
 
-impl Desk {
+impl HandleTable {
     /// Records with wakers.
-    pub(crate) fn awaited(&self) -> u64 {
+    pub(crate) fn records_with_wakers(&self) -> u64 {
         let wakers = self.wakers.iter().enumerate();
         wakers.fold(0, |records, (record, waker)| {
             records | u64::from(waker.is_some()) << record
@@ -41,13 +41,13 @@ impl Desk {
     }
 
     /// Whether there are harvested tasks whose handles did not come for them yet.
-    pub(crate) fn has_parcels(&self) -> bool {
-        !self.parcels.is_empty()
+    pub(crate) fn has_harvested(&self) -> bool {
+        !self.harvested.is_empty()
     }
 }
 
 /// A task that completed before its handle asked, and whose record was needed.
-pub(crate) struct Parcel {
+pub(crate) struct HarvestedTask {
     pub(crate) record: Record,
-    pub(crate) place: Place,
+    pub(crate) payload: Payload,
 }

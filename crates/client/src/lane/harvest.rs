@@ -4,35 +4,35 @@ use chimaera_proto::limits::LANE_DEPTH;
 
 use super::ClientLane;
 use super::claim::ClaimState;
-use super::handle_table::Parcel;
-use super::payload::Place;
+use super::handle_table::HarvestedTask;
+use super::payload::Payload;
 use crate::wakers::Wakers;
 
 impl ClientLane {
     /// Takes all attached tasks that have completed to the desk, and frees their records, and those
-    /// of orphans.
+    /// of detached.
     pub(crate) fn harvest(&self, wakers: &mut Wakers) {
-        let mut desk = self.desk.lock();
+        let mut handles = self.handles.lock();
         for record in 0..LANE_DEPTH {
             let (flight, state) = self.claim_of(record);
             match state {
-                ClaimState::Orphaned => self.reap(&mut desk, record),
+                ClaimState::Detached => self.reap(&mut handles, record),
                 ClaimState::Attached
                     if self.memory.is_complete(record, flight.wire())
                     // Its handle may take it up at this moment; then it frees the record.
                     && self.move_claim(flight, ClaimState::Done) =>
                 {
                     // SAFETY: the claim was moved by this thread.
-                    let place = unsafe { self.places.of(record) };
-                    let parcel = Parcel {
+                    let payload = unsafe { self.payloads.of(record) };
+                    let parcel = HarvestedTask {
                         record: self.memory.record(record).copy(),
-                        place: Place {
-                            call: place.call,
-                            buffer: place.buffer.take(),
+                        payload: Payload {
+                            call: payload.call,
+                            buffer: payload.buffer.take(),
                         },
                     };
-                    desk.parcels.insert(flight.sequence, Box::new(parcel));
-                    wakers.extend(self.forget_waker(&mut desk, record));
+                    handles.harvested.insert(flight.sequence, Box::new(parcel));
+                    wakers.extend(self.remove_waker(&mut handles, record));
                     self.release(flight);
                 }
                 _ => {}
@@ -48,13 +48,13 @@ impl ClientLane {
     /// Whether a harvest would free this record.
     pub(crate) fn is_harvestable(&self, record: usize) -> bool {
         let (flight, state) = self.claim_of(record);
-        matches!(state, ClaimState::Attached | ClaimState::Orphaned)
+        matches!(state, ClaimState::Attached | ClaimState::Detached)
             && self.memory.is_complete(record, flight.wire())
     }
 
     /// How many records are free, or would be after a harvest.
     pub(crate) fn available(&self) -> usize {
-        let free = self.submission.free_records();
+        let free = self.submitter.free_records();
         let mut available = free;
         let mut taken = !free;
         while taken != 0 {

@@ -1,4 +1,4 @@
-//! Lanes that stay until their last handle goes.
+//! LanePool that stay until their last handle goes.
 //!
 //! Handles are not counted: counting would cost every task two locked instructions, each of which waits until all
 //! that was written before is with the worker. Instead a connection that ends looks which of its lanes still have
@@ -15,7 +15,7 @@ use chimaera_shm::thread::spawn;
 
 use super::ClientLane;
 use super::claim::ClaimState;
-use super::handle_table::Desk;
+use super::handle_table::HandleTable;
 use crate::reentrancy::{Mutex, MutexGuard};
 
 /// A task handle's lane. Not counted: counting would cost every task two locked instructions, each
@@ -59,12 +59,12 @@ pub(crate) fn keep_for_handles(lanes: impl Iterator<Item = Arc<ClientLane>>) {
     drop(lingering);
     if !names.is_empty() {
         // Without a thread the few handles that go unnoticed keep the connection.
-        let _ = spawn("chimaera-linger", move || look_after(names));
+        let _ = spawn("chimaera-linger", move || let_go_in_time(names));
     }
     drop(free);
 }
 
-/// Lanes of sessions that have ended, kept for their handles, and with them the connections. In a forked
+/// LanePool of sessions that have ended, kept for their handles, and with them the connections. In a forked
 /// child they are its own: its parent's cannot be let go there, as that waits for threads.
 ///
 /// Locked before any desk is.
@@ -85,9 +85,9 @@ pub(crate) fn let_go() {
 /// Unlocks a desk after what may have been a handle's last use of the lane, which may be gone
 /// then.
 #[inline]
-pub(crate) fn leave(desk: MutexGuard<'_, Desk>) {
-    let lingers = desk.lingers;
-    drop(desk);
+pub(crate) fn unlock_and_let_go(handles: MutexGuard<'_, HandleTable>) {
+    let lingers = handles.lingers;
+    drop(handles);
     if lingers {
         let_go();
     }
@@ -97,11 +97,11 @@ pub(crate) fn leave(desk: MutexGuard<'_, Desk>) {
 ///
 /// A handle that goes on a lingering lane tells ([`let_go`]), unless it was about to go already when
 /// the session ended: its thread may have found the lane its own. So this asks, less and less often.
-fn look_after(mut lanes: Vec<Weak<ClientLane>>) {
+fn let_go_in_time(mut lanes: Vec<Weak<ClientLane>>) {
     let mut pause = Duration::from_millis(8);
     loop {
         thread::sleep(pause);
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        pause = (pause * 2).min(MAX_PAUSE);
         lanes.retain(|lane| lane.strong_count() != 0);
         if lanes.is_empty() {
             return;
@@ -110,28 +110,28 @@ fn look_after(mut lanes: Vec<Weak<ClientLane>>) {
     }
 }
 
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 impl ClientLane {
     /// Has handles tell when they go, now that nobody can submit any more. Returns whether there
     /// are any ([`Self::is_held`]).
     pub(crate) fn linger(&self) -> bool {
         // Its thread may end, and leave its token to another, without a session to tell it to.
-        self.submission.end_ownership();
-        self.desk.lock().lingers = true;
+        self.submitter.end_ownership();
+        self.handles.lock().lingers = true;
         self.is_held()
     }
 
     /// Whether a handle may still use the lane. To be asked when nobody can submit any more.
     pub(crate) fn is_held(&self) -> bool {
-        let mut desk = self.desk.lock();
-        self.find_orphans(&mut desk);
+        let mut handles = self.handles.lock();
+        self.read_detach_notes(&mut handles);
         // Acquire pairs with the release of whoever freed a record with its last access.
-        let mut taken = !self.submission.free_records();
-        let mut is_held = desk.has_parcels();
+        let mut taken = !self.submitter.free_records();
+        let mut is_held = handles.has_harvested();
         while taken != 0 {
             let (_, state) = self.claim_of(taken.trailing_zeros() as usize);
-            is_held |= matches!(state, ClaimState::Attached | ClaimState::Owned);
+            is_held |= matches!(state, ClaimState::Attached | ClaimState::Awaited);
             taken &= taken - 1;
         }
         is_held

@@ -5,11 +5,11 @@
 //!
 //! ```text
 //!            submit               owner waits
-//! (free) ───────────► ATTACHED ───────────────► OWNED ──► (free)
+//! (free) ───────────► ATTACHED ───────────────► AWAITED ──► (free)
 //!    │                   │  ▲──── gave up ─────────┘
-//!    │                   ├── handle dropped ──► ORPHANED ──► (free)
+//!    │                   ├── handle dropped ──► DETACHED ──► (free)
 //!    │                   └── harvested ───────► DONE (free)
-//!    └──── call ────► OWNED
+//!    └──── call ────► AWAITED
 //! ```
 //!
 //! Laws of this module:
@@ -18,12 +18,12 @@
 //!   polled, do this under the lock of the desk, so an owner who loses the race finds the
 //!   completion at the desk as soon as it has that lock. Only the submitter harvests; so a
 //!   thread that owns the lane moves the claims of the handles it holds by plain stores.
-//! - Only an `OWNED` record is slept on, by its one owner. Nobody else frees it, so it cannot be
+//! - Only an `AWAITED` record is slept on, by its one owner. Nobody else frees it, so it cannot be
 //!   given to another task meanwhile, and the sleeper's word is its task's. Who waits for *any*
 //!   record sleeps on the segment's bell instead.
 //! - A record is freed after its task completed and its completion was copied, never before, so
 //!   no more tasks are in flight than the lane has entries.
-//! - Locks are taken in the order: submission, desk, queue, memory. No waker runs under any of them.
+//! - Locks are taken in the order: submitter, desk, queue, memory. No waker runs under any of them.
 
 pub(crate) mod backpressure;
 pub(crate) mod bell;
@@ -56,18 +56,18 @@ use crossbeam::utils::CachePadded;
 
 use self::claim::{Claim, ClaimState, ClaimWord, Flight};
 use self::flags::LaneFlags;
-use self::handle_table::Desk;
-use self::payload::Places;
-use self::submitter::{Submission, Use};
-use self::wait_queue::Queue;
-use crate::adaptive_spin::Patience;
-use crate::connection::{LaneEvents, Link};
+use self::handle_table::HandleTable;
+use self::payload::Payloads;
+use self::submitter::{LaneKind, Submitter};
+use self::wait_queue::WaitQueue;
+use crate::adaptive_spin::AdaptiveSpin;
+use crate::connection::{ClientConnection, LaneEvents};
 use crate::reentrancy::Mutex;
 use crate::wakers::Wakers;
 
 /// The connection is lost, so nothing can be submitted.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Lost;
+pub(crate) struct ConnectionLost;
 
 /// A lane of this process.
 pub(crate) struct ClientLane {
@@ -75,19 +75,19 @@ pub(crate) struct ClientLane {
     /// The first segment, which has the bell.
     pub(crate) segment: Arc<Segment>,
     doorbell: Doorbell,
-    pub(crate) patience: Patience,
-    pub(crate) submission: Submission,
+    pub(crate) adaptive_spin: AdaptiveSpin,
+    pub(crate) submitter: Submitter,
     claims: CachePadded<[ClaimWord; LANE_DEPTH]>,
-    pub(crate) places: Places,
+    pub(crate) payloads: Payloads,
     /// By record, the sequence of a task whose handle a signal handler dropped and nobody has seen to yet.
-    pub(crate) forsaken: [AtomicU64; LANE_DEPTH],
+    pub(crate) detach_notes: [AtomicU64; LANE_DEPTH],
     pub(crate) flags: CachePadded<LaneFlags>,
     /// Who waits for a record.
-    pub(crate) queue: CachePadded<Queue>,
-    pub(crate) desk: CachePadded<Mutex<Desk>>,
+    pub(crate) queue: CachePadded<WaitQueue>,
+    pub(crate) handles: CachePadded<Mutex<HandleTable>>,
     /// The connection lives as long as somebody can still wait for a task.
-    pub(crate) link: Arc<Link>,
-    /// That of the link.
+    pub(crate) connection: Arc<ClientConnection>,
+    /// That of the connection.
     home: Home,
 }
 
@@ -95,26 +95,26 @@ impl ClientLane {
     /// A lane of which nothing was used yet.
     pub(crate) fn new(
         index: usize,
-        kind: Use,
+        kind: LaneKind,
         doorbell: Doorbell,
-        patience: Patience,
-        link: Arc<Link>,
+        adaptive_spin: AdaptiveSpin,
+        connection: Arc<ClientConnection>,
     ) -> Self {
-        let segment = Arc::clone(link.segment());
+        let segment = Arc::clone(connection.segment());
         Self {
             memory: segment.lane(index),
             segment,
             doorbell,
-            patience,
-            submission: Submission::new(kind),
+            adaptive_spin,
+            submitter: Submitter::new(kind),
             claims: CachePadded::new([const { ClaimWord::new() }; LANE_DEPTH]),
-            places: Places::new(),
-            forsaken: [const { AtomicU64::new(0) }; LANE_DEPTH],
+            payloads: Payloads::new(),
+            detach_notes: [const { AtomicU64::new(0) }; LANE_DEPTH],
             flags: CachePadded::new(LaneFlags::new()),
-            queue: CachePadded::new(Queue::new()),
-            desk: CachePadded::default(),
-            home: link.home.clone(),
-            link,
+            queue: CachePadded::new(WaitQueue::new()),
+            handles: CachePadded::default(),
+            home: connection.home.clone(),
+            connection,
         }
     }
 
@@ -137,7 +137,7 @@ impl ClientLane {
     /// the lane, or its desk locked; handles have neither ([`Self::release_from_handle`]).
     #[inline]
     pub(crate) fn release(&self, flight: Flight) {
-        if self.submission.free(flight.bit()) {
+        if self.submitter.free(flight.bit()) {
             self.ring_if_wanted();
         }
     }
@@ -168,13 +168,14 @@ impl ClientLane {
     /// harvested before.
     #[inline]
     pub(crate) fn claim_for_handle(&self, flight: Flight, state: ClaimState) -> bool {
-        if !self.submission.is_mine() {
-            return self.move_claim(flight, state);
+        // Looked up once, before the ways part: the bounds of all that follows are known then.
+        let word = &self.claims[flight.record];
+        if !self.submitter.is_mine() {
+            return word.move_from_attached(flight.sequence, state);
         }
         // Only the submitter harvests, and that is this thread, which is here now.
-        let is_attached = self.is_attached(flight);
+        let is_attached = word.load() == Claim::new(flight.sequence, ClaimState::Attached);
         if is_attached {
-            let word = &self.claims[flight.record];
             word.store(Claim::new(flight.sequence, state));
         }
         is_attached
@@ -193,7 +194,7 @@ impl LaneEvents for ClientLane {
 
     fn bell_rang(&self, wakers: &mut Wakers) -> Option<Duration> {
         self.collect_wakers(wakers);
-        self.look_after_queue(wakers)
+        self.maintain_queue(wakers)
     }
 }
 
@@ -201,6 +202,6 @@ impl LaneEvents for ClientLane {
 impl ClientLane {
     /// Goes on with this sequence, as if that many tasks had been.
     pub(crate) fn begin_at(&self, sequence: u64) {
-        self.submission.begin_at(sequence);
+        self.submitter.begin_at(sequence);
     }
 }

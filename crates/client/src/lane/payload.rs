@@ -19,15 +19,15 @@ use crate::buffer::Buffer;
 use crate::call::Call;
 
 /// What was asked for, and the buffer that went along.
-pub(crate) struct Place {
+pub(crate) struct Payload {
     pub(crate) call: Call,
     pub(crate) buffer: Option<Buffer>,
 }
 
-impl Place {
+impl Payload {
     /// Leaves a buffer here, where there is none. Nothing is dropped: the thread is inside.
     #[inline]
-    pub(crate) fn leave_buffer(&mut self, buffer: Option<Buffer>) {
+    pub(crate) fn put_buffer(&mut self, buffer: Option<Buffer>) {
         let before = std::mem::replace(&mut self.buffer, buffer);
         debug_assert!(before.is_none(), "the buffer of a task that has ended");
         std::mem::forget(before);
@@ -41,17 +41,17 @@ impl Place {
     }
 }
 
-/// The places of a lane, by record.
-pub(crate) struct Places([UnsafeCell<Place>; LANE_DEPTH]);
+/// The payloads of a lane, by record.
+pub(crate) struct Payloads([UnsafeCell<Payload>; LANE_DEPTH]);
 
 // SAFETY: a place has one owner at a time, by this module's laws, and what it holds may be used
 // from any thread.
-unsafe impl Sync for Places {}
+unsafe impl Sync for Payloads {}
 
-impl Places {
+impl Payloads {
     pub(crate) fn new() -> Self {
         Self(std::array::from_fn(|_| {
-            UnsafeCell::new(Place {
+            UnsafeCell::new(Payload {
                 call: Call {
                     pool: PoolId::ADMIN,
                     query: PoolQuery::Local,
@@ -63,7 +63,7 @@ impl Places {
         }))
     }
 
-    /// A record's place.
+    /// A record's payload.
     ///
     /// # Safety
     /// The caller has the place, by this module's laws, for as long as it uses the reference, and
@@ -73,7 +73,7 @@ impl Places {
         clippy::mut_from_ref,
         reason = "who has the place is the caller's to know"
     )]
-    pub(crate) unsafe fn of(&self, record: usize) -> &mut Place {
+    pub(crate) unsafe fn of(&self, record: usize) -> &mut Payload {
         // SAFETY: by this function's contract.
         unsafe { &mut *self.0[record].get() }
     }

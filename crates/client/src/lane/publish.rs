@@ -3,31 +3,31 @@
 use chimaera_proto::{BufferRange, Descriptor};
 
 use super::claim::{Claim, ClaimState, Flight};
-use super::payload::Place;
-use super::submitter::Turn;
-use super::{ClientLane, Lost};
+use super::payload::Payload;
+use super::submitter::SubmitPermit;
+use super::{ClientLane, ConnectionLost};
 use crate::call::Call;
 
 impl ClientLane {
     #[inline]
     pub(crate) fn publish(
         &self,
-        mut turn: Turn<'_>,
+        mut permit: SubmitPermit<'_>,
         record: usize,
         call: &Call,
         buffer: Option<BufferRange>,
         state: ClaimState,
-        leave: impl FnOnce(&mut Place),
-    ) -> Result<Flight, Lost> {
+        fill: impl FnOnce(&mut Payload),
+    ) -> Result<Flight, ConnectionLost> {
         // Relaxed: who freed this record after a loss had seen it, and freeing and taking are
         // ordered; see `crate::lane::disconnect`.
         if self.flags.is_lost() {
-            turn.put_back(record);
-            return Err(Lost);
+            permit.put_back(record);
+            return Err(ConnectionLost);
         }
         // SAFETY: the record is free, and this is its submitter.
-        leave(unsafe { self.places.of(record) });
-        let sequence = turn.next_sequence();
+        fill(unsafe { self.payloads.of(record) });
+        let sequence = permit.next_sequence();
         let flight = Flight { record, sequence };
         let last = self.claims[record].load().sequence();
         if sequence - last > 1 << 31 {
@@ -46,8 +46,8 @@ impl ClientLane {
             .publish(flight.wire(), &descriptor.to_words(flight.wire()));
         // Until the worker is called: a signal handler that submits meanwhile would find that somebody does, and
         // wait for one who cannot.
-        let _inside = turn.end();
-        if self.memory.must_ring(self.link.publish_order()) {
+        let _inside = permit.end();
+        if self.memory.must_ring(self.connection.publish_order()) {
             self.doorbell.ring();
         }
         // Comes after what orders `must_ring`, which pairs with that in `complete_all_as_lost`.
@@ -63,18 +63,18 @@ impl ClientLane {
     #[inline(never)]
     fn clear_old_flag(&self, flight: Flight, state: ClaimState) {
         // Under the lock, lest the record be completed as lost under its old claim meanwhile.
-        let _desk = self.desk.lock();
+        let _handles = self.handles.lock();
         self.claims[flight.record].store(Claim::new(flight.sequence, state));
         self.memory.clear_flag(flight.record, flight.wire());
     }
 
-    /// Takes a record that is free. Reaps orphans when there are any, so that the buffers of
+    /// Takes a record that is free. Reaps detached when there are any, so that the buffers of
     /// dropped handles do not stay with a lane that is never full.
     #[inline]
-    pub(crate) fn free_record(&self, turn: &mut Turn<'_>) -> Option<usize> {
-        if self.flags.has_orphans() {
-            self.reap_orphans();
+    pub(crate) fn free_record(&self, permit: &mut SubmitPermit<'_>) -> Option<usize> {
+        if self.flags.has_detached() {
+            self.reap_detached();
         }
-        turn.take_record()
+        permit.take_record()
     }
 }

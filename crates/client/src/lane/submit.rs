@@ -6,17 +6,21 @@ use chimaera_proto::BufferRange;
 
 use super::backpressure::Seat;
 use super::claim::{ClaimState, Flight};
-use super::payload::Place;
+use super::payload::Payload;
 use super::wait_queue::Ticket;
-use super::{ClientLane, Lost};
+use super::{ClientLane, ConnectionLost};
 use crate::call::Call;
-use crate::wakers::{Unparking, Wakers, unpark_this_thread, wake_all};
+use crate::wakers::{UnparkOnDrop, Wakers, unpark_this_thread, wake_all};
 
 impl ClientLane {
     /// Submits a task that its submitter waits for. Waits for a free record if there is none.
     #[inline]
-    pub(crate) fn submit(&self, call: &Call, buffer: Option<BufferRange>) -> Result<Flight, Lost> {
-        self.submit_with(call, buffer, ClaimState::Owned, |_| {})
+    pub(crate) fn submit(
+        &self,
+        call: &Call,
+        buffer: Option<BufferRange>,
+    ) -> Result<Flight, ConnectionLost> {
+        self.submit_with(call, buffer, ClaimState::Awaited, |_| {})
     }
 
     /// Submits a task that gets a handle, at whose place `leave` leaves what goes along. Waits for
@@ -25,9 +29,9 @@ impl ClientLane {
         &self,
         call: &Call,
         buffer: Option<BufferRange>,
-        leave: impl FnOnce(&mut Place),
-    ) -> Result<Flight, Lost> {
-        self.submit_with(call, buffer, ClaimState::Attached, leave)
+        fill: impl FnOnce(&mut Payload),
+    ) -> Result<Flight, ConnectionLost> {
+        self.submit_with(call, buffer, ClaimState::Attached, fill)
     }
 
     #[inline]
@@ -36,35 +40,35 @@ impl ClientLane {
         call: &Call,
         buffer: Option<BufferRange>,
         state: ClaimState,
-        leave: impl FnOnce(&mut Place),
-    ) -> Result<Flight, Lost> {
-        let Some(mut turn) = self.submission.own_turn() else {
-            return self.submit_shared(call, buffer, state, leave);
+        fill: impl FnOnce(&mut Payload),
+    ) -> Result<Flight, ConnectionLost> {
+        let Some(mut permit) = self.submitter.owner_permit() else {
+            return self.submit_shared(call, buffer, state, fill);
         };
-        if let Some(record) = self.free_record(&mut turn) {
-            return self.publish(turn, record, call, buffer, state, leave);
+        if let Some(record) = self.free_record(&mut permit) {
+            return self.publish(permit, record, call, buffer, state, fill);
         }
         let mut wakers = Wakers::new();
-        let record = self.wait_for_record(&mut turn, &mut wakers);
-        let flight = self.publish(turn, record, call, buffer, state, leave);
+        let record = self.wait_for_record(&mut permit, &mut wakers);
+        let flight = self.publish(permit, record, call, buffer, state, fill);
         wake_all(wakers);
         flight
     }
 
     /// Submits a task that gets a handle if there is a record and nobody waits for one.
     #[inline]
-    pub(crate) fn submit_at_once(
+    pub(crate) fn try_submit(
         &self,
         call: &Call,
         buffer: Option<BufferRange>,
-        leave: impl FnOnce(&mut Place),
-    ) -> Option<Result<Flight, Lost>> {
+        fill: impl FnOnce(&mut Payload),
+    ) -> Option<Result<Flight, ConnectionLost>> {
         if self.queue.is_waiting() {
             return None;
         }
-        let mut turn = self.submission.turn();
-        let record = self.free_record(&mut turn)?;
-        Some(self.publish(turn, record, call, buffer, ClaimState::Attached, leave))
+        let mut permit = self.submitter.permit();
+        let record = self.free_record(&mut permit)?;
+        Some(self.publish(permit, record, call, buffer, ClaimState::Attached, fill))
     }
 
     /// Submits a task that gets a handle, if there is a record and no other thread waits for one.
@@ -72,62 +76,62 @@ impl ClientLane {
         &self,
         call: &Call,
         buffer: Option<BufferRange>,
-    ) -> Option<Result<Flight, Lost>> {
+    ) -> Option<Result<Flight, ConnectionLost>> {
         // Those who wait for a lane of this thread's own cannot submit before it comes back.
-        if !self.submission.is_mine() && self.queue.is_waiting() {
+        if !self.submitter.is_mine() && self.queue.is_waiting() {
             return None;
         }
-        let mut turn = self.submission.turn();
-        let record = self.free_record(&mut turn)?;
-        Some(self.publish(turn, record, call, buffer, ClaimState::Attached, |_| {}))
+        let mut permit = self.submitter.permit();
+        let record = self.free_record(&mut permit)?;
+        Some(self.publish(permit, record, call, buffer, ClaimState::Attached, |_| {}))
     }
 
-    /// Submits a task if it is its turn, and there is a record or a harvest frees one.
-    pub(crate) fn submit_in_turn(
+    /// Submits a task if it is its permit, and there is a record or a harvest frees one.
+    pub(crate) fn try_submit_queued(
         &self,
         seat: Option<Ticket>,
         call: &Call,
         buffer: Option<BufferRange>,
         state: ClaimState,
-        leave: impl FnOnce(&mut Place),
+        fill: impl FnOnce(&mut Payload),
         wakers: &mut Wakers,
-    ) -> Option<Result<Flight, Lost>> {
+    ) -> Option<Result<Flight, ConnectionLost>> {
         if self.flags.is_lost() {
-            return Some(Err(Lost));
+            return Some(Err(ConnectionLost));
         }
-        if self.queue.is_waiting() && !self.queue.may_go(seat, self.available()) {
+        if self.queue.is_waiting() && !self.queue.may_submit(seat, self.available()) {
             return None;
         }
-        let mut turn = self.submission.turn();
-        let record = match self.free_record(&mut turn) {
+        let mut permit = self.submitter.permit();
+        let record = match self.free_record(&mut permit) {
             Some(record) => record,
             None if self.harvestable() => {
                 self.harvest(wakers);
-                self.free_record(&mut turn)?
+                self.free_record(&mut permit)?
             }
             None => return None,
         };
-        Some(self.publish(turn, record, call, buffer, state, leave))
+        Some(self.publish(permit, record, call, buffer, state, fill))
     }
 
-    /// Submits on a lane that is shared. Waits for its turn and a record.
+    /// Submits on a lane that is shared. Waits for its permit and a record.
     #[cold]
     pub(crate) fn submit_shared(
         &self,
         call: &Call,
         buffer: Option<BufferRange>,
         state: ClaimState,
-        leave: impl FnOnce(&mut Place),
-    ) -> Result<Flight, Lost> {
-        let mut leave = Some(leave);
+        fill: impl FnOnce(&mut Payload),
+    ) -> Result<Flight, ConnectionLost> {
+        let mut fill = Some(fill);
         let mut attempt = |seat: Option<Ticket>| {
             let mut wakers = Wakers::new();
-            let leave = |place: &mut Place| {
-                if let Some(leave) = leave.take() {
-                    leave(place);
+            let fill = |payload: &mut Payload| {
+                if let Some(fill) = fill.take() {
+                    fill(payload);
                 }
             };
-            let submitted = self.submit_in_turn(seat, call, buffer, state, leave, &mut wakers);
+            let submitted = self.try_submit_queued(seat, call, buffer, state, fill, &mut wakers);
             wake_all(wakers);
             submitted
         };
@@ -135,7 +139,7 @@ impl ClientLane {
             return submitted;
         }
         let waker = unpark_this_thread();
-        let _unparking = Unparking;
+        let _unparking = UnparkOnDrop;
         let mut seat: Option<Seat<&Self>> = None;
         loop {
             let ticket = seat.as_ref().map(|seat| seat.ticket);
@@ -147,7 +151,7 @@ impl ClientLane {
             if let Some(submitted) = attempt(Some(ticket)) {
                 return submitted;
             }
-            if self.link.watch_the_bell() {
+            if self.connection.watch_the_bell() {
                 thread::park();
             } else {
                 thread::yield_now();

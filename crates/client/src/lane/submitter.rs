@@ -5,14 +5,14 @@
 //! loads and stores. On a shared lane whoever has the lock submits.
 //!
 //! Laws of this module:
-//! - `owner` is a thread's token only between that thread's own [`Submission::own`] and
-//!   [`Submission::disown`], or the session's end. So a thread that finds its own token is the
+//! - `owner` is a thread's token only between that thread's own [`Submitter::own`] and
+//!   [`Submitter::disown`], or the session's end. So a thread that finds its own token is the
 //!   owner, and stays it until it says otherwise or nobody submits any more. Tokens are addresses
 //!   in thread-local memory: no two running threads have the same, and a thread has disowned its
 //!   lanes before its memory is another's.
 //! - `next_sequence` and `free` are touched by the submitter only. From one owner to the next they
 //!   travel under the lock of the directory, from one sharer to the next under the lock here.
-//! - A thread that has a [`Turn`] is inside ([`crate::reentrancy`]), so no signal handler has another one
+//! - A thread that has a [`SubmitPermit`] is inside ([`crate::reentrancy`]), so no signal handler has another one
 //!   meanwhile, nor frees a record.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -32,32 +32,32 @@ const NOBODY: usize = 0;
 
 /// Whether a lane has one submitter or many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
+pub(crate) enum LaneKind {
     Owned,
     Shared,
 }
 
 /// The submitting side of a lane.
-pub(crate) struct Submission {
-    place: CachePadded<Place>,
-    /// Records that others freed since the submitter last looked.
+pub(crate) struct Submitter {
+    state: CachePadded<SubmitterState>,
+    /// Records that others freed since the submitter last spun.
     returned: CachePadded<AtomicU64>,
 }
 
 /// What the submitter has for itself.
-struct Place {
-    kind: Use,
+struct SubmitterState {
+    kind: LaneKind,
     owner: AtomicUsize,
     lock: Mutex<()>,
     next_sequence: AtomicU64,
     free: AtomicU64,
 }
 
-impl Submission {
+impl Submitter {
     /// Of a lane of which nothing was used yet.
-    pub(crate) fn new(kind: Use) -> Self {
+    pub(crate) fn new(kind: LaneKind) -> Self {
         Self {
-            place: CachePadded::new(Place {
+            state: CachePadded::new(SubmitterState {
                 kind,
                 owner: AtomicUsize::new(NOBODY),
                 lock: Mutex::new(()),
@@ -70,9 +70,9 @@ impl Submission {
 
     /// Makes the calling thread the owner. The lane is owned, by nobody at present.
     pub(crate) fn own(&self) {
-        debug_assert_eq!(self.place.kind, Use::Owned);
-        debug_assert_eq!(self.place.owner.load(Ordering::Relaxed), NOBODY);
-        self.place.owner.store(thread_token(), Ordering::Relaxed);
+        debug_assert_eq!(self.state.kind, LaneKind::Owned);
+        debug_assert_eq!(self.state.owner.load(Ordering::Relaxed), NOBODY);
+        self.state.owner.store(thread_token(), Ordering::Relaxed);
     }
 
     /// Ends the calling thread's ownership. It does not submit on the lane any more.
@@ -84,20 +84,20 @@ impl Submission {
     /// Ends the ownership of whichever thread has it, when nobody can submit any more. The thread may
     /// notice later, which does no harm: what only the owner writes, only it has written then.
     pub(crate) fn end_ownership(&self) {
-        self.place.owner.store(NOBODY, Ordering::Relaxed);
+        self.state.owner.store(NOBODY, Ordering::Relaxed);
     }
 
     /// Whether the calling thread is the only one that submits.
     #[inline]
     pub(crate) fn is_mine(&self) -> bool {
-        self.place.owner.load(Ordering::Relaxed) == thread_token()
+        self.state.owner.load(Ordering::Relaxed) == thread_token()
     }
 
     /// The right to submit, if the lane is the calling thread's own.
     #[inline]
-    pub(crate) fn own_turn(&self) -> Option<Turn<'_>> {
-        self.is_mine().then(|| Turn {
-            submission: self,
+    pub(crate) fn owner_permit(&self) -> Option<SubmitPermit<'_>> {
+        self.is_mine().then(|| SubmitPermit {
+            submitter: self,
             lock: None,
             inside: Outermost::enter(),
         })
@@ -109,14 +109,14 @@ impl Submission {
     /// # Panics
     /// If the lane is another thread's: a mistake in this crate.
     #[inline]
-    pub(crate) fn turn(&self) -> Turn<'_> {
-        match self.own_turn() {
-            Some(turn) => turn,
+    pub(crate) fn permit(&self) -> SubmitPermit<'_> {
+        match self.owner_permit() {
+            Some(permit) => permit,
             None => {
                 // Before it is locked: a signal handler must not wait for what it has interrupted.
                 let inside = Outermost::enter();
-                Turn {
-                    submission: self,
+                SubmitPermit {
+                    submitter: self,
                     lock: Some(self.shared_lock().lock()),
                     inside,
                 }
@@ -126,11 +126,11 @@ impl Submission {
 
     fn shared_lock(&self) -> &Mutex<()> {
         assert_eq!(
-            self.place.kind,
-            Use::Shared,
+            self.state.kind,
+            LaneKind::Shared,
             "submitting on a lane of another thread"
         );
-        &self.place.lock
+        &self.state.lock
     }
 
     /// Frees records whose completions were copied, or are of no interest. Returns whether a
@@ -154,10 +154,10 @@ impl Submission {
     #[inline]
     pub(crate) fn free_mine(&self, records: u64) {
         // Release pairs with the acquire in `free_records`.
-        set_bits(&self.place.free, records);
+        set_bits(&self.state.free, records);
     }
 
-    /// Whether others have freed records since the submitter last looked. `SeqCst`.
+    /// Whether others have freed records since the submitter last spun. `SeqCst`.
     pub(crate) fn has_returned(&self) -> bool {
         self.returned.load(Ordering::SeqCst) != 0
     }
@@ -167,42 +167,42 @@ impl Submission {
         // In this order: who does not find here what was returned finds it there, as `take_record` has
         // it; acquire pairs with its release.
         let returned = self.returned.load(Ordering::Acquire);
-        returned | self.place.free.load(Ordering::Acquire)
+        returned | self.state.free.load(Ordering::Acquire)
     }
 
     /// Goes on with this sequence, as if that many tasks had been.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn begin_at(&self, sequence: u64) {
-        self.place.next_sequence.store(sequence, Ordering::Relaxed);
+        self.state.next_sequence.store(sequence, Ordering::Relaxed);
     }
 }
 
 /// The right to submit, until it is dropped.
-pub(crate) struct Turn<'a> {
-    submission: &'a Submission,
+pub(crate) struct SubmitPermit<'a> {
+    submitter: &'a Submitter,
     // Unlocked before the thread is outside again.
     lock: Option<MutexGuard<'a, ()>>,
     inside: Outermost,
 }
 
-impl Turn<'_> {
+impl SubmitPermit<'_> {
     /// Takes a record that is free.
     #[inline]
     pub(crate) fn take_record(&mut self) -> Option<usize> {
-        let place = &self.submission.place;
-        let mut free = place.free.load(Ordering::Relaxed);
+        let state = &self.submitter.state;
+        let mut free = state.free.load(Ordering::Relaxed);
         if free == 0 {
-            // Acquire pairs with `Submission::free`: the completion was copied before. It writes
+            // Acquire pairs with `Submitter::free`: the completion was copied before. It writes
             // only where there is something: it would take the line from those who free.
-            free = self.submission.returned.load(Ordering::Relaxed);
+            free = self.submitter.returned.load(Ordering::Relaxed);
             if free == 0 {
                 return None;
             }
             // First here, then taken from there, lest who counts (`free_records`) miss them meanwhile.
-            place.free.store(free, Ordering::Relaxed);
-            self.submission.returned.fetch_and(!free, Ordering::AcqRel);
+            state.free.store(free, Ordering::Relaxed);
+            self.submitter.returned.fetch_and(!free, Ordering::AcqRel);
         }
-        place.free.store(free & (free - 1), Ordering::Relaxed);
+        state.free.store(free & (free - 1), Ordering::Relaxed);
         Some(free.trailing_zeros() as usize)
     }
 
@@ -215,7 +215,7 @@ impl Turn<'_> {
 
     /// Gives back a record that was taken and not used.
     pub(crate) fn put_back(&mut self, record: usize) {
-        let free = &self.submission.place.free;
+        let free = &self.submitter.state.free;
         free.store(
             free.load(Ordering::Relaxed) | 1 << record,
             Ordering::Relaxed,
@@ -225,7 +225,7 @@ impl Turn<'_> {
     /// The next task's sequence.
     #[inline]
     pub(crate) fn next_sequence(&mut self) -> u64 {
-        let next = &self.submission.place.next_sequence;
+        let next = &self.submitter.state.next_sequence;
         let sequence = next.load(Ordering::Relaxed);
         next.store(sequence + 1, Ordering::Relaxed);
         sequence

@@ -12,7 +12,7 @@ pub(crate) use loom::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// A step that the queue's protocol depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Guard {
+pub(crate) enum QueueStep {
     /// Who joins looks for a record after it is seen to wait.
     JoinThenLook,
     /// Who makes a record available looks whether somebody waits afterwards. (Real ones do by `SeqCst`
@@ -25,36 +25,36 @@ pub(crate) enum Guard {
     PassOver,
 }
 
-impl Guard {
+impl QueueStep {
     #[inline(always)]
     pub(crate) fn fence(self) {
-        if self.is_kept() {
+        if self.is_taken() {
             fence(Ordering::SeqCst);
         }
     }
 
     #[cfg(not(loom))]
     #[inline(always)]
-    pub(crate) const fn is_kept(self) -> bool {
+    pub(crate) const fn is_taken(self) -> bool {
         true
     }
 
     #[cfg(loom)]
-    pub(crate) fn is_kept(self) -> bool {
-        BROKEN.get() != Some(self)
+    pub(crate) fn is_taken(self) -> bool {
+        LEFT_OUT.get() != Some(self)
     }
 }
 
 #[cfg(loom)]
 thread_local! {
     // The model checker runs all threads of a model on the thread that started it.
-    static BROKEN: std::cell::Cell<Option<Guard>> = const { std::cell::Cell::new(None) };
+    static LEFT_OUT: std::cell::Cell<Option<QueueStep>> = const { std::cell::Cell::new(None) };
 }
 
 /// Takes a step away for the rest of this test thread.
 #[cfg(all(test, loom))]
-pub(crate) fn break_guard(guard: Guard) {
-    BROKEN.set(Some(guard));
+pub(crate) fn leave_out(guard: QueueStep) {
+    LEFT_OUT.set(Some(guard));
 }
 
 /// The model checker's lock, which is locked as the real one is.

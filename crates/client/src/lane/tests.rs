@@ -15,38 +15,40 @@ use chimaera_proto::{Descriptor, PoolId, PoolQuery, Status};
 use chimaera_shm::{Doorbell, LaneMemory, PublishOrder, Record, Segment, Taken, barrier};
 use chimaera_testing::{SystemCallFilter, skipped};
 
-use crate::adaptive_spin::Patience;
+use crate::adaptive_spin::AdaptiveSpin;
 use crate::call::Call;
-use crate::connection::Link;
-use crate::control::{ControlSocket, PATIENCE};
+use crate::connection::ClientConnection;
+use crate::control::{ControlSocket, DEFAULT_REPLY_TIMEOUT};
 use crate::lane::ClientLane;
 use crate::lane::claim::Flight;
-use crate::lane::handle::TakenUp;
-use crate::lane::submitter::Use;
+use crate::lane::handle::Collected;
+use crate::lane::submitter::LaneKind;
 
-/// A link to nobody: its other end stays open as long as it is kept.
-fn link(segment: &Arc<Segment>) -> (Arc<Link>, UnixStream) {
+/// A connection to nobody: its other end stays open as long as it is kept.
+fn connection(segment: &Arc<Segment>) -> (Arc<ClientConnection>, UnixStream) {
     link_with(segment, PublishOrder::Fence)
 }
 
-fn link_with(segment: &Arc<Segment>, order: PublishOrder) -> (Arc<Link>, UnixStream) {
+fn link_with(segment: &Arc<Segment>, order: PublishOrder) -> (Arc<ClientConnection>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("socket pair");
-    let control = ControlSocket::from_socket(OwnedFd::from(ours), PATIENCE).expect("socket");
+    let control =
+        ControlSocket::from_socket(OwnedFd::from(ours), DEFAULT_REPLY_TIMEOUT).expect("socket");
     let home = chimaera_fork::Home::new(1).expect("a home");
-    let link = Link::new(home, control, Arc::clone(segment), order, None).expect("link");
-    (Arc::new(link), theirs)
+    let connection =
+        ClientConnection::new(home, control, Arc::clone(segment), order, None).expect("connection");
+    (Arc::new(connection), theirs)
 }
 
 /// A lane of the calling thread's own.
-fn lane(link: &Arc<Link>) -> ClientLane {
+fn lane(connection: &Arc<ClientConnection>) -> ClientLane {
     let lane = ClientLane::new(
         0,
-        Use::Owned,
+        LaneKind::Owned,
         Doorbell::new().expect("bell"),
-        Patience::new(Some(Duration::from_micros(10))),
-        Arc::clone(link),
+        AdaptiveSpin::new(Some(Duration::from_micros(10))),
+        Arc::clone(connection),
     );
-    lane.submission.own();
+    lane.submitter.own();
     lane
 }
 
@@ -70,7 +72,7 @@ fn submit(lane: &ClientLane, number: u64) -> Flight {
 
 /// A task with a handle.
 fn attach(lane: &ClientLane, number: u64) -> Flight {
-    let attached = lane.submit_attached(&call(number), None, |place| place.call = call(number));
+    let attached = lane.submit_attached(&call(number), None, |payload| payload.call = call(number));
     attached.expect("submits")
 }
 
@@ -81,8 +83,8 @@ fn soon() -> Option<Instant> {
 #[test]
 fn sequences_wrap_without_mistaking_one_task_for_another() {
     let segment = segment();
-    let (link, _other_end) = link(&segment);
-    let lane = lane(&link);
+    let (connection, _other_end) = connection(&segment);
+    let lane = lane(&connection);
     let first = (1 << 32) - 100;
     lane.begin_at(first);
     let (memory, done) = (segment.lane(0), AtomicBool::new(false));
@@ -103,7 +105,7 @@ fn sequences_wrap_without_mistaking_one_task_for_another() {
         });
         for number in 0..1000 {
             let flight = submit(&lane, number);
-            assert!(lane.wait_owned(flight, soon()));
+            assert!(lane.wait_until_complete(flight, soon()));
             assert_eq!(lane.finish(flight, |record| record.value(0)), number);
         }
         done.store(true, Ordering::Release);
@@ -113,8 +115,8 @@ fn sequences_wrap_without_mistaking_one_task_for_another() {
 #[test]
 fn a_record_that_rested_for_very_long_does_not_look_complete() {
     let segment = segment();
-    let (link, _other_end) = link(&segment);
-    let lane = lane(&link);
+    let (connection, _other_end) = connection(&segment);
+    let lane = lane(&connection);
     let mut last = [0; LANE_DEPTH];
     for number in 0..LANE_DEPTH as u64 {
         let flight = submit(&lane, number);
@@ -136,10 +138,10 @@ fn a_record_that_rested_for_very_long_does_not_look_complete() {
 #[test]
 fn no_task_is_missed_at_the_moment_of_the_loss() {
     let segment = segment();
-    let (link, _other_end) = link(&segment);
+    let (connection, _other_end) = connection(&segment);
     let mut in_time = 0;
     for round in 0..20_000u64 {
-        let lane = lane(&link);
+        let lane = lane(&connection);
         lane.begin_at(1 + round);
         let go = AtomicUsize::new(0);
         // Both begin when both are there, each after a little more or less.
@@ -157,7 +159,10 @@ fn no_task_is_missed_at_the_moment_of_the_loss() {
             });
             begin(round % 5);
             if let Ok(flight) = lane.submit(&call(round), None) {
-                assert!(lane.wait_owned(flight, soon()), "a task was missed");
+                assert!(
+                    lane.wait_until_complete(flight, soon()),
+                    "a task was missed"
+                );
                 let word = lane.finish(flight, Record::status_word);
                 let failure = result_from_word(word).expect_err("lost");
                 assert_eq!(failure.status, Status::ConnectionLost);
@@ -181,11 +186,11 @@ fn sleeps(thread: nix::unistd::Pid) -> bool {
 #[test]
 fn a_daemon_that_dies_between_completing_and_waking_leaves_nobody_asleep() {
     let segment = segment();
-    let (link, _nobody) = link(&segment);
+    let (connection, _nobody) = connection(&segment);
     let (tell, told) = std::sync::mpsc::channel();
     let (done, finished) = std::sync::mpsc::channel();
     let waiter = thread::spawn(move || {
-        let lane = Arc::new(lane(&link));
+        let lane = Arc::new(lane(&connection));
         let flight = submit(&lane, 1);
         let own = nix::unistd::gettid();
         tell.send((Arc::clone(&lane), flight, own)).expect("told");
@@ -211,12 +216,12 @@ fn a_daemon_that_dies_between_completing_and_waking_leaves_nobody_asleep() {
 }
 
 fn starve(lane: &ClientLane, help: impl FnOnce()) {
-    lane.submission.disown();
+    lane.submitter.disown();
     thread::scope(|scope| {
         let submitter = scope.spawn(|| {
-            lane.submission.own();
+            lane.submitter.own();
             submit(lane, 99);
-            lane.submission.disown();
+            lane.submitter.disown();
         });
         while !lane.flags.is_starved() {
             thread::yield_now();
@@ -235,14 +240,14 @@ fn starve(lane: &ClientLane, help: impl FnOnce()) {
             thread::yield_now();
         }
     });
-    lane.submission.own();
+    lane.submitter.own();
 }
 
 #[test]
 fn a_starved_submitter_is_woken_by_an_owner_who_frees_a_record() {
     let segment = segment();
-    let (link, _other_end) = link(&segment);
-    let lane = lane(&link);
+    let (connection, _other_end) = connection(&segment);
+    let lane = lane(&connection);
     let flights: Vec<_> = (0..LANE_DEPTH as u64).map(|n| submit(&lane, n)).collect();
     for flight in &flights {
         // Without a ring: whoever was to be rung for these was rung before.
@@ -254,14 +259,14 @@ fn a_starved_submitter_is_woken_by_an_owner_who_frees_a_record() {
 #[test]
 fn a_starved_submitter_is_woken_when_a_complete_task_is_given_back() {
     let segment = segment();
-    let (link, _other_end) = link(&segment);
-    let lane = lane(&link);
+    let (connection, _other_end) = connection(&segment);
+    let lane = lane(&connection);
     let flights: Vec<_> = (0..LANE_DEPTH as u64).map(|n| submit(&lane, n)).collect();
     for flight in &flights {
         lane.memory.complete(flight.record, flight.wire(), 0, &[]);
     }
-    starve(&lane, || lane.give_back(flights[7]));
-    assert!(matches!(lane.take_up(flights[7]), TakenUp::Harvested(_)));
+    starve(&lane, || lane.end_wait(flights[7]));
+    assert!(matches!(lane.collect(flights[7]), Collected::Harvested(_)));
 }
 
 #[test]
@@ -273,11 +278,11 @@ fn a_starved_submitter_is_woken_by_the_worker_and_harvests() {
         }
     }
     let segment = segment();
-    let (link, _other_end) = link(&segment);
-    let lane = lane(&link);
+    let (connection, _other_end) = connection(&segment);
+    let lane = lane(&connection);
     let flights: Vec<_> = (0..LANE_DEPTH as u64).map(|n| attach(&lane, n)).collect();
     let count = Arc::new(Count(AtomicUsize::new(0)));
-    assert!(!lane.leave_waker(flights[9], &Waker::from(Arc::clone(&count))));
+    assert!(!lane.set_waker(flights[9], &Waker::from(Arc::clone(&count))));
     let complete = |flight: Flight| {
         lane.memory.complete(flight.record, flight.wire(), 0, &[9]);
         LaneMemory::<LANE_DEPTH>::fence_before_looking();
@@ -294,9 +299,9 @@ fn a_starved_submitter_is_woken_by_the_worker_and_harvests() {
     );
     for flight in [flights[8], flights[9]] {
         assert!(lane.is_complete(flight));
-        match lane.take_up(flight) {
-            TakenUp::Harvested(parcel) => assert_eq!(parcel.record.value(0), 9),
-            TakenUp::Owned => panic!("its record was needed"),
+        match lane.collect(flight) {
+            Collected::Harvested(parcel) => assert_eq!(parcel.record.value(0), 9),
+            Collected::AtRecord => panic!("its record was needed"),
         }
     }
 }
@@ -304,10 +309,10 @@ fn a_starved_submitter_is_woken_by_the_worker_and_harvests() {
 #[test]
 fn a_starved_submitter_is_woken_where_the_bell_would_not_ring_any_more() {
     let segment = segment();
-    let (link, _other_end) = link(&segment);
-    let lane = lane(&link);
+    let (connection, _other_end) = connection(&segment);
+    let lane = lane(&connection);
     let flights: Vec<_> = (0..LANE_DEPTH as u64).map(|n| attach(&lane, n)).collect();
-    assert!(!lane.leave_waker(flights[3], Waker::noop()));
+    assert!(!lane.set_waker(flights[3], Waker::noop()));
     starve(&lane, || {
         let mut wakers = Vec::new();
         lane.memory
@@ -329,10 +334,10 @@ fn a_waker_that_panics_does_not_part_a_submitter_from_its_task() {
         }
     }
     let segment = segment();
-    let (link, _other_end) = link(&segment);
-    let lane = lane(&link);
+    let (connection, _other_end) = connection(&segment);
+    let lane = lane(&connection);
     let flights: Vec<_> = (0..LANE_DEPTH as u64).map(|n| attach(&lane, n)).collect();
-    assert!(!lane.leave_waker(flights[4], &Waker::from(Arc::new(Panics))));
+    assert!(!lane.set_waker(flights[4], &Waker::from(Arc::new(Panics))));
     lane.memory
         .complete(flights[4].record, flights[4].wire(), 0, &[]);
     // What it lends its task may be touched until it has waited for it.
@@ -346,8 +351,8 @@ fn a_sandbox_that_refuses_barriers_leaves_no_task_without_its_end() {
         return skipped("refused barriers", "no expedited membarrier(2)");
     }
     let segment = segment();
-    let (link, _other_end) = link_with(&segment, PublishOrder::HostBarrier);
-    let lane = lane(&link);
+    let (connection, _other_end) = link_with(&segment, PublishOrder::HostBarrier);
+    let lane = lane(&connection);
     let flight = submit(&lane, 1);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -356,7 +361,10 @@ fn a_sandbox_that_refuses_barriers_leaves_no_task_without_its_end() {
             assert!(!barrier::is_available(), "no host may promise it");
             lane.complete_all_as_lost();
         });
-        assert!(lane.wait_owned(flight, soon()), "a task was missed");
+        assert!(
+            lane.wait_until_complete(flight, soon()),
+            "a task was missed"
+        );
     });
 }
 
@@ -375,13 +383,13 @@ fn a_waker_that_panics_when_it_is_dropped_does_not_part_a_handle_from_its_task()
         }
     }
     let segment = segment();
-    let (link, _other_end) = link(&segment);
-    let lane = lane(&link);
+    let (connection, _other_end) = connection(&segment);
+    let lane = lane(&connection);
     let flight = attach(&lane, 1);
     let panics = Arc::new(Panics);
     let waker = Waker::from(Arc::clone(&panics));
-    assert!(!lane.leave_waker(flight, &waker));
+    assert!(!lane.set_waker(flight, &waker));
     // The desk has the last one.
     drop((panics, waker));
-    assert!(matches!(lane.take_up(flight), TakenUp::Owned));
+    assert!(matches!(lane.collect(flight), Collected::AtRecord));
 }

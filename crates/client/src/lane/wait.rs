@@ -6,14 +6,14 @@ use chimaera_shm::Record;
 
 use super::ClientLane;
 use super::claim::{Claim, ClaimState, Flight};
-use crate::adaptive_spin::Looked;
+use crate::adaptive_spin::SpinOutcome;
 
 impl ClientLane {
     /// Waits for a task of [`Self::submit`], takes what is wanted of its completion and frees its
     /// record.
     #[inline]
     pub(crate) fn finish<T>(&self, flight: Flight, take: impl FnOnce(&Record) -> T) -> T {
-        self.wait_owned(flight, None);
+        self.wait_until_complete(flight, None);
         let taken = take(self.memory.record(flight.record));
         self.release_and_tell(flight);
         taken
@@ -31,10 +31,12 @@ impl ClientLane {
 
     /// Waits for an owned task until the deadline. Returns whether it is complete.
     #[inline]
-    pub(crate) fn wait_owned(&self, flight: Flight, deadline: Option<Instant>) -> bool {
+    pub(crate) fn wait_until_complete(&self, flight: Flight, deadline: Option<Instant>) -> bool {
         let complete = || self.memory.is_complete(flight.record, flight.wire());
-        let looked = self.patience.spin_until(&*self.memory, complete, deadline);
-        if looked == Looked::Ready {
+        let spun = self
+            .adaptive_spin
+            .spin_until(&*self.memory, complete, deadline);
+        if spun == SpinOutcome::Ready {
             return true;
         }
         let begin = Instant::now();
@@ -44,14 +46,14 @@ impl ClientLane {
                 return complete();
             }
             if self.memory.sleep(flight.record, flight.wire(), left) {
-                self.patience.learn_from_sleep(looked, begin.elapsed());
+                self.adaptive_spin.learn_from_sleep(spun, begin.elapsed());
                 return true;
             }
         }
     }
 
     /// Gives an owned task, which may be incomplete, back to the harvester's reach.
-    pub(crate) fn give_back(&self, flight: Flight) {
+    pub(crate) fn end_wait(&self, flight: Flight) {
         // Pairs with `wait_for_record`: a starved submitter may have passed over this record
         // because it was owned.
         self.claims[flight.record].exchange(Claim::new(flight.sequence, ClaimState::Attached));
@@ -64,7 +66,7 @@ impl ClientLane {
         self.release(flight);
         // On another's lane this comes after a `SeqCst` operation, and that has rung.
         if self.queue.is_waiting() {
-            self.tell_waiters();
+            self.notify_waiters();
         }
     }
 }

@@ -10,7 +10,7 @@ use loom::sync::atomic::AtomicUsize;
 use loom::thread;
 
 use super::*;
-use crate::lane::sync::break_guard;
+use crate::lane::sync::leave_out;
 use crate::wakers::wake_all;
 
 fn model(test: impl Fn() + Sync + Send + 'static) {
@@ -20,7 +20,7 @@ fn model(test: impl Fn() + Sync + Send + 'static) {
 }
 
 struct Lane {
-    queue: Queue,
+    queue: WaitQueue,
     free: AtomicUsize,
 }
 
@@ -37,7 +37,7 @@ impl Wake for Woken {
 impl Lane {
     fn new(free: usize) -> Arc<Self> {
         Arc::new(Self {
-            queue: Queue::new(),
+            queue: WaitQueue::new(),
             free: AtomicUsize::new(free),
         })
     }
@@ -50,7 +50,7 @@ impl Lane {
         self.free.fetch_add(1, Ordering::SeqCst);
         if self.queue.is_waiting() {
             let mut wakers = Wakers::new();
-            self.queue.tell(|| self.available(), &mut wakers);
+            self.queue.notify(|| self.available(), &mut wakers);
             wake_all(wakers);
         }
     }
@@ -59,7 +59,7 @@ impl Lane {
         let woken = std::sync::Arc::<Woken>::default();
         let waker = Waker::from(std::sync::Arc::clone(&woken));
         let joined = self.queue.join(None, waker, || self.available());
-        (joined.ticket, woken, joined.may_go)
+        (joined.ticket, woken, joined.may_submit)
     }
 
     fn leave(&self, ticket: Ticket) {
@@ -76,9 +76,12 @@ fn joining_meets_freeing() {
         let lane = Arc::clone(&lane);
         move || lane.free()
     });
-    let (_, woken, may_go) = lane.join();
+    let (_, woken, may_submit) = lane.join();
     freeing.join().expect("frees");
-    assert!(may_go || woken.0.load(Ordering::Relaxed), "nobody was told");
+    assert!(
+        may_submit || woken.0.load(Ordering::Relaxed),
+        "nobody was told"
+    );
 }
 
 /// Who is dropped at any moment keeps no record from who comes after it.
@@ -125,9 +128,9 @@ fn staying_away_meets_freeing() {
         lane.queue.pass_over(now, || lane.available(), &mut wakers);
         wake_all(wakers);
     };
-    watching(PATIENCE);
+    watching(SEAT_TIMEOUT);
     freeing.join().expect("frees");
-    watching(PATIENCE);
+    watching(SEAT_TIMEOUT);
     assert!(first.0.load(Ordering::Relaxed));
     assert!(second.0.load(Ordering::Relaxed), "nobody else was told");
 }
@@ -155,27 +158,27 @@ fn loom_who_stays_away_is_passed_over() {
 #[test]
 #[should_panic(expected = "nobody was told")]
 fn loom_joining_needs_its_fence() {
-    break_guard(Guard::JoinThenLook);
+    leave_out(QueueStep::JoinThenLook);
     model(joining_meets_freeing);
 }
 
 #[test]
 #[should_panic(expected = "nobody was told")]
 fn loom_freeing_needs_its_fence() {
-    break_guard(Guard::FreeThenLook);
+    leave_out(QueueStep::FreeThenLook);
     model(joining_meets_freeing);
 }
 
 #[test]
 #[should_panic(expected = "nobody was told")]
 fn loom_leaving_needs_to_pass_on() {
-    break_guard(Guard::PassOn);
+    leave_out(QueueStep::PassOn);
     model(leaving_meets_freeing);
 }
 
 #[test]
 #[should_panic(expected = "nobody else was told")]
 fn loom_staying_away_needs_to_be_passed_over() {
-    break_guard(Guard::PassOver);
+    leave_out(QueueStep::PassOver);
     model(staying_away_meets_freeing);
 }

@@ -22,7 +22,7 @@ struct Sitter {
 }
 
 impl Sitter {
-    fn join(queue: &Queue) -> Self {
+    fn join(queue: &WaitQueue) -> Self {
         let woken = Arc::<Count>::default();
         let ticket = queue
             .join(None, Waker::from(Arc::clone(&woken)), || 0)
@@ -41,13 +41,13 @@ fn woken(sitters: &[Sitter]) -> Vec<usize> {
         .collect()
 }
 
-fn tell(queue: &Queue, available: usize) {
+fn notify(queue: &WaitQueue, available: usize) {
     let mut wakers = Wakers::new();
-    queue.tell(|| available, &mut wakers);
+    queue.notify(|| available, &mut wakers);
     wake_all(wakers);
 }
 
-fn leave(queue: &Queue, ticket: Ticket, available: usize) {
+fn leave(queue: &WaitQueue, ticket: Ticket, available: usize) {
     let mut wakers = Wakers::new();
     drop(queue.leave(ticket, || available, &mut wakers));
     wake_all(wakers);
@@ -55,22 +55,22 @@ fn leave(queue: &Queue, ticket: Ticket, available: usize) {
 
 #[test]
 fn each_record_tells_one_seat_in_order() {
-    let queue = Queue::new();
+    let queue = WaitQueue::new();
     let sitters: Vec<_> = (0..4).map(|_| Sitter::join(&queue)).collect();
-    tell(&queue, 1);
+    notify(&queue, 1);
     assert_eq!(woken(&sitters), [0]);
     // The same record tells nobody else.
-    tell(&queue, 1);
+    notify(&queue, 1);
     assert_eq!(woken(&sitters), [0]);
-    tell(&queue, 3);
+    notify(&queue, 3);
     assert_eq!(woken(&sitters), [0, 1, 2]);
 }
 
 #[test]
 fn who_leaves_after_being_told_passes_it_on() {
-    let queue = Queue::new();
+    let queue = WaitQueue::new();
     let sitters: Vec<_> = (0..3).map(|_| Sitter::join(&queue)).collect();
-    tell(&queue, 1);
+    notify(&queue, 1);
     leave(&queue, sitters[0].ticket, 1);
     assert_eq!(woken(&sitters), [0, 1]);
     // With the record: there is nothing to pass on.
@@ -83,36 +83,36 @@ fn who_leaves_after_being_told_passes_it_on() {
 
 #[test]
 fn nobody_overtakes() {
-    let queue = Queue::new();
+    let queue = WaitQueue::new();
     let sitters: Vec<_> = (0..3).map(|_| Sitter::join(&queue)).collect();
-    tell(&queue, 2);
+    notify(&queue, 2);
     let seat = |n: usize| Some(sitters[n].ticket);
-    assert!(queue.may_go(seat(0), 2) && queue.may_go(seat(1), 2));
-    assert!(!queue.may_go(seat(2), 2) && !queue.may_go(None, 3));
-    assert!(queue.may_go(seat(2), 3) && queue.may_go(None, 4));
-    assert!(!queue.may_go(seat(0), 0));
+    assert!(queue.may_submit(seat(0), 2) && queue.may_submit(seat(1), 2));
+    assert!(!queue.may_submit(seat(2), 2) && !queue.may_submit(None, 3));
+    assert!(queue.may_submit(seat(2), 3) && queue.may_submit(None, 4));
+    assert!(!queue.may_submit(seat(0), 0));
 }
 
 #[test]
 fn who_comes_too_late_keeps_its_seat() {
-    let queue = Queue::new();
+    let queue = WaitQueue::new();
     let sitters: Vec<_> = (0..2).map(|_| Sitter::join(&queue)).collect();
-    tell(&queue, 1);
+    notify(&queue, 1);
     // It comes, and the record was taken by somebody who did not ask.
     let again = Arc::<Count>::default();
     let waker = Waker::from(Arc::clone(&again));
     let joined = queue.join(Some(sitters[0].ticket), waker, || 0);
-    assert!(!joined.may_go && joined.ticket == sitters[0].ticket);
-    tell(&queue, 1);
+    assert!(!joined.may_submit && joined.ticket == sitters[0].ticket);
+    notify(&queue, 1);
     assert_eq!(again.0.load(Ordering::SeqCst), 1);
     assert!(!sitters[1].is_woken());
 }
 
 #[test]
 fn who_does_not_come_is_passed_over_and_keeps_its_seat() {
-    let queue = Queue::new();
+    let queue = WaitQueue::new();
     let sitters: Vec<_> = (0..3).map(|_| Sitter::join(&queue)).collect();
-    tell(&queue, 1);
+    notify(&queue, 1);
     let pass_over = |now| {
         let mut wakers = Wakers::new();
         queue.pass_over(now, || 1, &mut wakers);
@@ -120,9 +120,9 @@ fn who_does_not_come_is_passed_over_and_keeps_its_seat() {
     };
     pass_over(Instant::now());
     assert_eq!(woken(&sitters), [0]);
-    pass_over(Instant::now() + PATIENCE);
+    pass_over(Instant::now() + SEAT_TIMEOUT);
     assert_eq!(woken(&sitters), [0, 1]);
-    assert!(queue.may_go(Some(sitters[1].ticket), 1));
-    assert!(!queue.may_go(Some(sitters[2].ticket), 1));
-    assert!(queue.may_go(Some(sitters[0].ticket), 1));
+    assert!(queue.may_submit(Some(sitters[1].ticket), 1));
+    assert!(!queue.may_submit(Some(sitters[2].ticket), 1));
+    assert!(queue.may_submit(Some(sitters[0].ticket), 1));
 }

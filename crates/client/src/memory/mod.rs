@@ -1,12 +1,12 @@
 //! Where buffers lie: segments, divided among threads.
 //!
 //! Laws of this module:
-//! - No two extents that are allocated at the same time overlap, and each is aligned as
-//!   promised: extents are whole units of a region, and a region begins at a multiple of its unit.
-//! - Threads do not queue for one lock: each allocates from the shard that its number falls on.
-//!   A freed extent goes back to the shard that it came from. What is too large for a shard's
+//! - No two chunks that are allocated at the same time overlap, and each is aligned as
+//!   promised: chunks are whole units of a region, and a region begins at a multiple of its unit.
+//! - Threads do not queue for one lock: each allocates from the arena that its number falls on.
+//!   A freed chunk goes back to the arena that it came from. What is too large for a arena's
 //!   regions comes from the segments themselves.
-//! - Segments are registered one at a time. Whoever does holds a lock for that ([`Memory::growing`]) for as long
+//! - Segments are registered one at a time. Whoever does holds a lock for that ([`BufferMemory::growing`]) for as long
 //!   as the daemon takes, and no other one meanwhile: only who wants a segment, too, waits for it. All other
 //!   locks are held for moments, and none of them while another is taken.
 //! - An index is given to one segment only, as far as the daemon can know: a segment for which it was asked
@@ -31,32 +31,32 @@ use chimaera_shm::Segment;
 use crossbeam::utils::CachePadded;
 use offset_allocator::{Allocation, Allocator};
 
-use crate::control::Undone;
+use crate::control::RequestError;
 use crate::error::Error;
 use crate::reentrancy::{Mutex, refuse_inside};
 
-/// Shards, a power of two; more threads than these share some.
-const SHARDS: usize = 32;
+/// Arenas, a power of two; more threads than these share some.
+const ARENAS: usize = 32;
 
 /// Unit in which segments are divided: 64 KiB.
 const SEGMENT_UNIT_BYTES: u64 = 64 << 10;
 
-/// What is larger than this does not come from a shard.
-const MOST_FROM_A_SHARD: u64 = 1 << 20;
+/// What is larger than this does not come from a arena.
+const MAX_ARENA_BYTES: u64 = 1 << 20;
 
 /// Ranges of a segment in use at the same time; a segment beyond that counts as full.
-const MOST_NODES: u64 = 1 << 16;
+const MAX_NODES: u64 = 1 << 16;
 
-/// The two kinds of regions in a shard.
+/// The two kinds of regions in a arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Class {
+enum SizeClass {
     /// For less than a page: aligned to cache lines.
     Lines,
     /// For a page and more: aligned to pages.
     Pages,
 }
 
-impl Class {
+impl SizeClass {
     const fn unit_bytes(self) -> u64 {
         match self {
             Self::Lines => 64,
@@ -78,26 +78,32 @@ impl Class {
 
 const _: () = {
     // Offsets and nodes are 16 bits wide in a region, and its size is a bin's.
-    assert!(Class::Lines.region_units() < 1 << 15 && Class::Lines.region_units().is_power_of_two());
-    assert!(Class::Pages.region_units() < 1 << 15 && Class::Pages.region_units().is_power_of_two());
+    assert!(
+        SizeClass::Lines.region_units() < 1 << 15
+            && SizeClass::Lines.region_units().is_power_of_two()
+    );
+    assert!(
+        SizeClass::Pages.region_units() < 1 << 15
+            && SizeClass::Pages.region_units().is_power_of_two()
+    );
     assert!((DATA_OFFSET_BYTES as u64).is_multiple_of(SEGMENT_UNIT_BYTES));
     assert!(MAX_SEGMENT_BYTES / SEGMENT_UNIT_BYTES < u32::MAX as u64);
-    assert!(MOST_FROM_A_SHARD * 4 <= Class::Pages.region_bytes());
+    assert!(MAX_ARENA_BYTES * 4 <= SizeClass::Pages.region_bytes());
 };
 
 /// A range of a segment that belongs to one buffer.
-pub(crate) struct Extent {
+pub(crate) struct BufferChunk {
     pub(crate) segment: u8,
     pub(crate) offset_bytes: u64,
     pub(crate) len_bytes: u64,
-    place: Place,
+    origin: ChunkOrigin,
 }
 
-/// Who gave an extent, and takes it back.
-enum Place {
-    Shard {
-        shard: u16,
-        class: Class,
+/// Who gave a chunk, and takes it back.
+enum ChunkOrigin {
+    Arena {
+        arena: u16,
+        class: SizeClass,
         region: u32,
         allocation: Allocation<u16>,
     },
@@ -106,17 +112,18 @@ enum Place {
 
 /// Registers a segment with the daemon under an index. It may be registered already. The time is when its caller began to
 /// wait.
-pub(crate) type Register<'a> = &'a dyn Fn(usize, &Segment, Instant) -> Result<(), Undone>;
+pub(crate) type RegisterSegment<'a> =
+    &'a dyn Fn(usize, &Segment, Instant) -> Result<(), RequestError>;
 
 /// All memory of one session.
-pub(crate) struct Memory {
+pub(crate) struct BufferMemory {
     /// The process that has it. In any other nothing of it is touched.
     home: Home,
     segments: [OnceLock<Arc<Segment>>; MAX_SEGMENTS],
     /// The ranges of the segments that the daemon has.
-    spaces: Mutex<Vec<Space>>,
+    spaces: Mutex<Vec<SegmentSpace>>,
     growing: Mutex<Growing>,
-    shards: Box<[CachePadded<Mutex<Shard>>]>,
+    arenas: Box<[CachePadded<Mutex<Arena>>]>,
     growth_bytes: u64,
 }
 
@@ -129,18 +136,18 @@ struct Growing {
 }
 
 /// The free and used ranges of a segment.
-struct Space {
+struct SegmentSpace {
     base_bytes: u64,
     allocator: Allocator<u32>,
 }
 
 #[derive(Default)]
-struct Shard {
+struct Arena {
     lines: Regions,
     pages: Regions,
 }
 
-/// A shard's regions of one class. A place in the list is used again when its region went.
+/// A arena's regions of one class. A origin in the list is used again when its region went.
 #[derive(Default)]
 struct Regions {
     list: Vec<Option<Region>>,
@@ -151,32 +158,32 @@ struct Regions {
 }
 
 struct Region {
-    extent: Extent,
+    chunk: BufferChunk,
     allocator: Allocator<u16>,
     used: u32,
 }
 
-impl Memory {
+impl BufferMemory {
     /// The memory of a session whose first segment is `first`.
     pub(crate) fn new(home: Home, first: Arc<Segment>, growth_bytes: u64) -> Self {
-        let space = Space::new(&first, DATA_OFFSET_BYTES as u64);
+        let space = SegmentSpace::new(&first, DATA_OFFSET_BYTES as u64);
         let memory = Self {
             home,
             segments: [const { OnceLock::new() }; MAX_SEGMENTS],
             spaces: Mutex::new(vec![space]),
             growing: Mutex::default(),
-            shards: (0..SHARDS).map(|_| CachePadded::default()).collect(),
+            arenas: (0..ARENAS).map(|_| CachePadded::default()).collect(),
             growth_bytes,
         };
         let _ = memory.segments[0].set(first);
         memory
     }
 
-    /// The segment in which an extent of this memory lies.
+    /// The segment in which a chunk of this memory lies.
     pub(crate) fn segment(&self, index: u8) -> &Segment {
         self.segments[usize::from(index)]
             .get()
-            .expect("an extent lies in a segment that is there")
+            .expect("a chunk lies in a segment that is there")
     }
 
     /// Whether this is the session's process.
@@ -186,7 +193,11 @@ impl Memory {
     }
 
     /// Allocates at least `len_bytes`: aligned to 4096 from that length on, else to 64.
-    pub(crate) fn allocate(&self, len_bytes: u64, register: Register<'_>) -> Result<Extent, Error> {
+    pub(crate) fn allocate(
+        &self,
+        len_bytes: u64,
+        register: RegisterSegment<'_>,
+    ) -> Result<BufferChunk, Error> {
         if !self.is_here() {
             return Err(Error::forked(format_args!(
                 "allocating {len_bytes} bytes of shared memory"
@@ -195,45 +206,45 @@ impl Memory {
         refuse_inside(format_args!(
             "allocating {len_bytes} bytes of shared memory"
         ))?;
-        if len_bytes > MOST_FROM_A_SHARD {
+        if len_bytes > MAX_ARENA_BYTES {
             return self.allocate_range(len_bytes, register);
         }
-        let class = if len_bytes < Class::Pages.unit_bytes() {
-            Class::Lines
+        let class = if len_bytes < SizeClass::Pages.unit_bytes() {
+            SizeClass::Lines
         } else {
-            Class::Pages
+            SizeClass::Pages
         };
         let units = len_bytes.div_ceil(class.unit_bytes()).max(1) as u32;
-        let shard = thread_number() % SHARDS;
-        if let Some(extent) = self.shards[shard].lock().allocate(shard, class, units) {
-            return Ok(extent);
+        let arena = thread_number() % ARENAS;
+        if let Some(chunk) = self.arenas[arena].lock().allocate(arena, class, units) {
+            return Ok(chunk);
         }
         let range = self.allocate_range(class.region_bytes(), register)?;
-        let mut locked = self.shards[shard].lock();
+        let mut locked = self.arenas[arena].lock();
         locked.regions(class).add(Region::new(range, class));
         Ok(locked
-            .allocate(shard, class, units)
+            .allocate(arena, class, units)
             .expect("a new region has room for all that comes from regions"))
     }
 
-    /// Takes an extent back.
-    pub(crate) fn free(&self, extent: Extent) {
-        match extent.place {
-            Place::Segment(allocation) => self.free_range(extent.segment, allocation),
-            Place::Shard {
-                shard,
+    /// Takes a chunk back.
+    pub(crate) fn free(&self, chunk: BufferChunk) {
+        match chunk.origin {
+            ChunkOrigin::Segment(allocation) => self.free_range(chunk.segment, allocation),
+            ChunkOrigin::Arena {
+                arena,
                 class,
                 region,
                 allocation,
             } => {
-                let emptied = self.shards[usize::from(shard)]
+                let emptied = self.arenas[usize::from(arena)]
                     .lock()
                     .regions(class)
                     .free(region as usize, allocation);
                 if let Some(region) = emptied
-                    && let Place::Segment(allocation) = region.extent.place
+                    && let ChunkOrigin::Segment(allocation) = region.chunk.origin
                 {
-                    self.free_range(region.extent.segment, allocation);
+                    self.free_range(region.chunk.segment, allocation);
                 }
             }
         }
@@ -246,7 +257,11 @@ impl Memory {
     }
 
     /// Allocates a range of a segment, of a new one if need be.
-    fn allocate_range(&self, len_bytes: u64, register: Register<'_>) -> Result<Extent, Error> {
+    fn allocate_range(
+        &self,
+        len_bytes: u64,
+        register: RegisterSegment<'_>,
+    ) -> Result<BufferChunk, Error> {
         let operation = || format!("allocating {len_bytes} bytes of shared memory");
         let units = match u32::try_from(len_bytes.div_ceil(SEGMENT_UNIT_BYTES)) {
             Ok(units) if len_bytes <= MAX_SEGMENT_BYTES => units,
@@ -258,8 +273,8 @@ impl Memory {
                 );
             }
         };
-        if let Some(extent) = find_room(&mut self.spaces.lock(), units) {
-            return Ok(extent);
+        if let Some(chunk) = find_room(&mut self.spaces.lock(), units) {
+            return Ok(chunk);
         }
         let since = Instant::now();
         let mut growing = self.growing.lock();
@@ -267,11 +282,11 @@ impl Memory {
         // At most an unsettled segment, which may be too small, and one that is large enough.
         for _ in 0..2 {
             // There may be room since somebody freed some, or has just added a segment.
-            if let Some(extent) = find_room(&mut self.spaces.lock(), units) {
-                return Ok(extent);
+            if let Some(chunk) = find_room(&mut self.spaces.lock(), units) {
+                return Ok(chunk);
             }
-            if let Some(extent) = self.grow(&mut growing, units, register, &operation)? {
-                return Ok(extent);
+            if let Some(chunk) = self.grow(&mut growing, units, register, &operation)? {
+                return Ok(chunk);
             }
         }
         Err(Error::new(Status::OutOfMemory, operation()))
@@ -283,9 +298,9 @@ impl Memory {
         &self,
         growing: &mut Growing,
         units: u32,
-        register: &dyn Fn(usize, &Segment) -> Result<(), Undone>,
+        register: &dyn Fn(usize, &Segment) -> Result<(), RequestError>,
         operation: &dyn Fn() -> String,
-    ) -> Result<Option<Extent>, Error> {
+    ) -> Result<Option<BufferChunk>, Error> {
         // Only who grows adds one.
         let index = self.spaces.lock().len();
         if index == MAX_SEGMENTS {
@@ -309,15 +324,15 @@ impl Memory {
         };
         match register(index, &segment) {
             Ok(()) => {}
-            Err(undone) => {
-                if !undone.is_settled {
+            Err(error) => {
+                if !error.is_settled {
                     growing.unsettled = Some(segment);
                 }
-                return Err(undone.error);
+                return Err(error.error);
             }
         }
-        let space = Space::new(&segment, 0);
-        // Before anybody has an extent of it.
+        let space = SegmentSpace::new(&segment, 0);
+        // Before anybody has a chunk of it.
         let _ = self.segments[index].set(Arc::new(segment));
         let mut spaces = self.spaces.lock();
         spaces.push(space);
@@ -326,16 +341,16 @@ impl Memory {
     }
 }
 
-fn find_room(spaces: &mut [Space], units: u32) -> Option<Extent> {
+fn find_room(spaces: &mut [SegmentSpace], units: u32) -> Option<BufferChunk> {
     // The newest has most room.
     let mut spaces = spaces.iter_mut().enumerate().rev();
     spaces.find_map(|(index, space)| space.allocate(index, units))
 }
 
-impl Space {
+impl SegmentSpace {
     fn new(segment: &Segment, base_bytes: u64) -> Self {
         let units = (segment.len() - base_bytes) / SEGMENT_UNIT_BYTES;
-        let nodes = units.min(MOST_NODES) as u32 + 2;
+        let nodes = units.min(MAX_NODES) as u32 + 2;
         Self {
             base_bytes,
             allocator: Allocator::with_max_allocs(units as u32, nodes),
@@ -343,34 +358,34 @@ impl Space {
     }
 
     /// Some units of this space, which is that of the segment with this index.
-    fn allocate(&mut self, index: usize, units: u32) -> Option<Extent> {
+    fn allocate(&mut self, index: usize, units: u32) -> Option<BufferChunk> {
         let allocation = self.allocator.allocate(units)?;
-        Some(Extent {
+        Some(BufferChunk {
             segment: index as u8,
             offset_bytes: self.base_bytes + u64::from(allocation.offset) * SEGMENT_UNIT_BYTES,
             len_bytes: u64::from(units) * SEGMENT_UNIT_BYTES,
-            place: Place::Segment(allocation),
+            origin: ChunkOrigin::Segment(allocation),
         })
     }
 }
 
-impl Shard {
-    fn regions(&mut self, class: Class) -> &mut Regions {
+impl Arena {
+    fn regions(&mut self, class: SizeClass) -> &mut Regions {
         match class {
-            Class::Lines => &mut self.lines,
-            Class::Pages => &mut self.pages,
+            SizeClass::Lines => &mut self.lines,
+            SizeClass::Pages => &mut self.pages,
         }
     }
 
-    fn allocate(&mut self, shard: usize, class: Class, units: u32) -> Option<Extent> {
+    fn allocate(&mut self, arena: usize, class: SizeClass, units: u32) -> Option<BufferChunk> {
         let (index, allocation) = self.regions(class).allocate(units)?;
-        let region = &self.regions(class).list[index].as_ref()?.extent;
-        Some(Extent {
+        let region = &self.regions(class).list[index].as_ref()?.chunk;
+        Some(BufferChunk {
             segment: region.segment,
             offset_bytes: region.offset_bytes + u64::from(allocation.offset) * class.unit_bytes(),
             len_bytes: u64::from(units) * class.unit_bytes(),
-            place: Place::Shard {
-                shard: shard as u16,
+            origin: ChunkOrigin::Arena {
+                arena: arena as u16,
                 class,
                 region: index as u32,
                 allocation,
@@ -396,9 +411,9 @@ impl Regions {
 
     fn add(&mut self, region: Region) {
         self.likely = match self.list.iter().position(Option::is_none) {
-            Some(place) => {
-                self.list[place] = Some(region);
-                place
+            Some(origin) => {
+                self.list[origin] = Some(region);
+                origin
             }
             None => {
                 self.list.push(Some(region));
@@ -433,10 +448,10 @@ impl Regions {
 }
 
 impl Region {
-    fn new(extent: Extent, class: Class) -> Self {
+    fn new(chunk: BufferChunk, class: SizeClass) -> Self {
         let units = class.region_units();
         Self {
-            extent,
+            chunk,
             allocator: Allocator::with_max_allocs(units, units + 2),
             used: 0,
         }

@@ -11,9 +11,9 @@ use crate::task_error::TaskError;
 type Steps<T> = Pin<Box<dyn Future<Output = Result<T, TaskError>> + Send>>;
 
 /// A task of several steps.
-pub(crate) struct Compound<T>(Mutex<Progress<T>>);
+pub(crate) struct Compound<T>(Mutex<CompoundState<T>>);
 
-enum Progress<T> {
+enum CompoundState<T> {
     Going {
         steps: Steps<T>,
         /// Who polled last.
@@ -25,57 +25,57 @@ enum Progress<T> {
 impl<T> Compound<T> {
     /// Begins: what can be submitted at once is.
     pub(crate) fn new(steps: impl Future<Output = Result<T, TaskError>> + Send + 'static) -> Self {
-        let mut progress = Progress::Going {
+        let mut state = CompoundState::Going {
             steps: Box::pin(steps),
             waker: Waker::noop().clone(),
         };
-        progress.go_on();
-        Self(Mutex::new(progress))
+        state.go_on();
+        Self(Mutex::new(state))
     }
 
     /// Goes on as far as it can. Returns whether it has ended; if not, the waker is woken when it can
     /// go on.
     pub(crate) fn watch(&mut self, waker: &Waker) -> bool {
-        let progress = self.0.get_mut();
-        if let Progress::Going { waker: last, .. } = progress {
+        let state = self.0.get_mut();
+        if let CompoundState::Going { waker: last, .. } = state {
             last.clone_from(waker);
         }
-        progress.go_on()
+        state.go_on()
     }
 
     /// As [`Self::watch`], on behalf of who polled last.
     pub(crate) fn is_complete(&self) -> bool {
         // Who has it locked is going on with it.
-        self.0
-            .try_lock()
-            .is_some_and(|mut progress| progress.go_on())
+        self.0.try_lock().is_some_and(|mut state| state.go_on())
     }
 
     /// Whether it has ended, as far as it went already. Does not go on.
     pub(crate) fn has_ended(&self) -> bool {
         self.0
             .try_lock()
-            .is_some_and(|progress| matches!(*progress, Progress::Ended(_)))
+            .is_some_and(|state| matches!(*state, CompoundState::Ended(_)))
     }
 
     /// Takes the waker of who polled last.
     pub(crate) fn take_waker(&mut self) -> Option<Waker> {
         match self.0.get_mut() {
-            Progress::Going { waker, .. } => Some(std::mem::replace(waker, Waker::noop().clone())),
-            Progress::Ended(_) => None,
+            CompoundState::Going { waker, .. } => {
+                Some(std::mem::replace(waker, Waker::noop().clone()))
+            }
+            CompoundState::Ended(_) => None,
         }
     }
 
     /// The result of what has ended.
     pub(crate) fn into_result(self) -> Result<T, TaskError> {
         match self.0.into_inner() {
-            Progress::Ended(result) => result,
-            Progress::Going { .. } => panic!("the result was asked for before there was one"),
+            CompoundState::Ended(result) => result,
+            CompoundState::Going { .. } => panic!("the result was asked for before there was one"),
         }
     }
 }
 
-impl<T> Progress<T> {
+impl<T> CompoundState<T> {
     /// Returns whether it has ended.
     fn go_on(&mut self) -> bool {
         let Self::Going { steps, waker } = self else {

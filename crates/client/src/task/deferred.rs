@@ -12,19 +12,19 @@ use crate::task::compound::Compound;
 use crate::task::pending::{Pending, Watch};
 use crate::task::unsubmitted::{Attempt, Unsubmitted};
 use crate::task_error::TaskError;
-use crate::wakers::{Unparking, Wakers, unpark_this_thread, wake_all};
+use crate::wakers::{UnparkOnDrop, Wakers, unpark_this_thread, wake_all};
 
 /// What is not in flight.
-pub(crate) enum Aside<T> {
+pub(crate) enum Deferred<T> {
     /// A task that was not in flight when it was last looked at. Locked by who has a shared reference and
     /// looks again; others do not wait for that, since in a forked process it may never end.
-    Waiting(Mutex<Waiting>),
+    Submit(Mutex<DeferredSubmit>),
     Failed(TaskError),
     Compound(Compound<T>),
 }
 
 /// A task that found no room, and what became of it.
-pub(crate) enum Waiting {
+pub(crate) enum DeferredSubmit {
     Unsubmitted(Unsubmitted),
     InFlight(Pending),
     Refused(Refused),
@@ -33,18 +33,18 @@ pub(crate) enum Waiting {
 }
 
 /// What watching a task that is not in flight came to.
-pub(crate) enum Aim {
+pub(crate) enum DeferredWatch {
     Wait(Watch),
     InFlight(Pending),
 }
 
-impl<T> Aside<T> {
+impl<T> Deferred<T> {
     pub(crate) fn unsubmitted(task: Unsubmitted) -> Self {
-        Self::Waiting(Mutex::new(Waiting::Unsubmitted(task)))
+        Self::Submit(Mutex::new(DeferredSubmit::Unsubmitted(task)))
     }
 
     pub(crate) fn refused(refused: Refused) -> Self {
-        Self::Waiting(Mutex::new(Waiting::Refused(refused)))
+        Self::Submit(Mutex::new(DeferredSubmit::Refused(refused)))
     }
 
     pub(crate) fn of_steps(
@@ -59,7 +59,7 @@ impl<T> Aside<T> {
             return false;
         }
         match self {
-            Self::Waiting(waiting) => {
+            Self::Submit(waiting) => {
                 let mut wakers = Wakers::new();
                 let is_complete = {
                     let Some(mut waiting) = waiting.try_lock() else {
@@ -67,9 +67,9 @@ impl<T> Aside<T> {
                     };
                     waiting.advance(None, &mut wakers);
                     match &*waiting {
-                        Waiting::InFlight(pending) => pending.is_complete(),
-                        Waiting::Unsubmitted(_) => false,
-                        Waiting::Refused(_) | Waiting::Moved => true,
+                        DeferredSubmit::InFlight(pending) => pending.is_complete(),
+                        DeferredSubmit::Unsubmitted(_) => false,
+                        DeferredSubmit::Refused(_) | DeferredSubmit::Moved => true,
                     }
                 };
                 wake_all(wakers);
@@ -82,9 +82,9 @@ impl<T> Aside<T> {
 
     pub(crate) fn is_submitted(&self) -> bool {
         match self {
-            Self::Waiting(waiting) => waiting
+            Self::Submit(waiting) => waiting
                 .try_lock()
-                .is_some_and(|waiting| !matches!(*waiting, Waiting::Unsubmitted(_))),
+                .is_some_and(|waiting| !matches!(*waiting, DeferredSubmit::Unsubmitted(_))),
             Self::Failed(_) => true,
             Self::Compound(compound) => compound.has_ended(),
         }
@@ -92,31 +92,31 @@ impl<T> Aside<T> {
 
     pub(crate) fn request(&self) -> Option<Call> {
         match self {
-            Self::Waiting(waiting) => match &*waiting.try_lock()? {
-                Waiting::Unsubmitted(task) => Some(task.call()),
-                Waiting::InFlight(pending) => pending.call(),
-                Waiting::Refused(refused) => Some(refused.call()),
-                Waiting::Moved => None,
+            Self::Submit(waiting) => match &*waiting.try_lock()? {
+                DeferredSubmit::Unsubmitted(task) => Some(task.call()),
+                DeferredSubmit::InFlight(pending) => pending.call(),
+                DeferredSubmit::Refused(refused) => Some(refused.call()),
+                DeferredSubmit::Moved => None,
             },
             Self::Failed(_) | Self::Compound(_) => None,
         }
     }
 
     #[cold]
-    pub(crate) fn watch(&mut self, waker: &Waker) -> Aim {
+    pub(crate) fn watch(&mut self, waker: &Waker) -> DeferredWatch {
         match self {
-            Self::Waiting(waiting) => {
+            Self::Submit(waiting) => {
                 let waiting = waiting.get_mut();
                 let mut wakers = Wakers::new();
                 let watch = waiting.advance(Some(waker.clone()), &mut wakers);
                 wake_all(wakers);
                 match self.take_in_flight() {
-                    Some(pending) => Aim::InFlight(pending),
-                    None => Aim::Wait(watch),
+                    Some(pending) => DeferredWatch::InFlight(pending),
+                    None => DeferredWatch::Wait(watch),
                 }
             }
-            Self::Failed(_) => Aim::Wait(Watch::Complete),
-            Self::Compound(compound) => Aim::Wait(if compound.watch(waker) {
+            Self::Failed(_) => DeferredWatch::Wait(Watch::Complete),
+            Self::Compound(compound) => DeferredWatch::Wait(if compound.watch(waker) {
                 Watch::Complete
             } else {
                 Watch::Waiting
@@ -126,11 +126,11 @@ impl<T> Aside<T> {
 
     /// Takes the buffer of a task that was not submitted, and is not to be any more.
     pub(crate) fn take_back(&self) -> Option<Option<Buffer>> {
-        let Self::Waiting(waiting) = self else {
+        let Self::Submit(waiting) = self else {
             return None;
         };
         match &mut *waiting.lock() {
-            Waiting::Unsubmitted(task) => Some(task.take_buffer()),
+            DeferredSubmit::Unsubmitted(task) => Some(task.take_buffer()),
             _ => None,
         }
     }
@@ -138,8 +138,8 @@ impl<T> Aside<T> {
     /// The session of a task that is not submitted, as a number.
     pub(crate) fn waits_in(&self) -> Option<usize> {
         match self {
-            Self::Waiting(waiting) => match &*waiting.try_lock()? {
-                Waiting::Unsubmitted(task) => Some(task.session()),
+            Self::Submit(waiting) => match &*waiting.try_lock()? {
+                DeferredSubmit::Unsubmitted(task) => Some(task.session()),
                 _ => None,
             },
             Self::Failed(_) | Self::Compound(_) => None,
@@ -149,8 +149,8 @@ impl<T> Aside<T> {
     /// Takes the waker of who polled last, unless it was woken since, for who polls it meanwhile.
     pub(crate) fn take_waker(&mut self) -> Option<Waker> {
         match self {
-            Self::Waiting(waiting) => match waiting.get_mut() {
-                Waiting::Unsubmitted(task) => task.take_waker(),
+            Self::Submit(waiting) => match waiting.get_mut() {
+                DeferredSubmit::Unsubmitted(task) => task.take_waker(),
                 _ => None,
             },
             Self::Failed(_) => None,
@@ -160,12 +160,12 @@ impl<T> Aside<T> {
 
     /// Takes out what was submitted by who only asked.
     pub(crate) fn take_in_flight(&mut self) -> Option<Pending> {
-        let Self::Waiting(waiting) = self else {
+        let Self::Submit(waiting) = self else {
             return None;
         };
         let waiting = waiting.get_mut();
-        match std::mem::replace(waiting, Waiting::Moved) {
-            Waiting::InFlight(pending) => Some(pending),
+        match std::mem::replace(waiting, DeferredSubmit::Moved) {
+            DeferredSubmit::InFlight(pending) => Some(pending),
             other => {
                 *waiting = other;
                 None
@@ -175,8 +175,8 @@ impl<T> Aside<T> {
 
     /// Gives the seat in the queue up, for who is going to ask no more for a while.
     pub(crate) fn leave_queue(&mut self) {
-        if let Self::Waiting(waiting) = self
-            && let Waiting::Unsubmitted(task) = waiting.get_mut()
+        if let Self::Submit(waiting) = self
+            && let DeferredSubmit::Unsubmitted(task) = waiting.get_mut()
         {
             task.leave_queue();
         }
@@ -189,19 +189,21 @@ impl<T> Aside<T> {
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Result<T, TaskError> {
         match self {
-            Self::Waiting(waiting) => {
+            Self::Submit(waiting) => {
                 let mut waiting = waiting.into_inner();
                 waiting.submit();
                 match waiting {
-                    Waiting::InFlight(pending) => pending.wait(finish),
-                    Waiting::Refused(refused) => refused.finish(finish),
-                    Waiting::Unsubmitted(_) | Waiting::Moved => unreachable!("it was submitted"),
+                    DeferredSubmit::InFlight(pending) => pending.wait(finish),
+                    DeferredSubmit::Refused(refused) => refused.finish(finish),
+                    DeferredSubmit::Unsubmitted(_) | DeferredSubmit::Moved => {
+                        unreachable!("it was submitted")
+                    }
                 }
             }
             Self::Failed(error) => Err(error),
             Self::Compound(mut compound) => {
                 let waker = unpark_this_thread();
-                let _unparking = Unparking;
+                let _unparking = UnparkOnDrop;
                 while !compound.watch(&waker) {
                     thread::park();
                 }
@@ -211,7 +213,7 @@ impl<T> Aside<T> {
     }
 }
 
-impl Waiting {
+impl DeferredSubmit {
     /// Submits if that needs no waiting, else leaves the waker, if there is one, where it is woken when
     /// there is room.
     fn advance(&mut self, waker: Option<Waker>, wakers: &mut Wakers) -> Watch {

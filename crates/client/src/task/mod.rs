@@ -5,7 +5,7 @@
 //!   with the result, or stays there when the handle is dropped, and is freed when the task is
 //!   done. A handle that is forgotten leaves its record, and its buffer, taken: that leaks, and
 //!   nothing more.
-//! - What is not in flight lies in a box of its own ([`Aside`]), so that a handle stays small where it
+//! - What is not in flight lies in a box of its own ([`Deferred`]), so that a handle stays small where it
 //!   matters.
 
 mod compound;
@@ -27,11 +27,11 @@ use crate::lane::ClientLane;
 use crate::lane::claim::Flight;
 use crate::lane::lingering::LaneRef;
 use crate::reentrancy::is_inside;
-use crate::task::deferred::{Aim, Aside};
+use crate::task::deferred::{Deferred, DeferredWatch};
 use crate::task::pending::{Pending, Watch, refused};
 use crate::task::unsubmitted::Unsubmitted;
 use crate::task_error::TaskError;
-use crate::wakers::{Unparking, unpark_this_thread};
+use crate::wakers::{UnparkOnDrop, unpark_this_thread};
 
 /// A task that was asked for, or one that has ended and whose result nobody took yet.
 ///
@@ -57,7 +57,7 @@ pub struct Task<T> {
 enum State<T> {
     InFlight(Pending),
     /// `None` once the result was taken.
-    Aside(Option<Box<Aside<T>>>),
+    Deferred(Option<Box<Deferred<T>>>),
 }
 
 impl<T> Task<T> {
@@ -79,7 +79,7 @@ impl<T> Task<T> {
         task: Unsubmitted,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Self {
-        Self::aside(Aside::unsubmitted(task), finish)
+        Self::deferred(Deferred::unsubmitted(task), finish)
     }
 
     #[cold]
@@ -87,12 +87,12 @@ impl<T> Task<T> {
         refused: Refused,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Self {
-        Self::aside(Aside::refused(refused), finish)
+        Self::deferred(Deferred::refused(refused), finish)
     }
 
-    fn aside(aside: Aside<T>, finish: fn(Finished<'_>) -> Result<T, TaskError>) -> Self {
+    fn deferred(deferred: Deferred<T>, finish: fn(Finished<'_>) -> Result<T, TaskError>) -> Self {
         Self {
-            state: State::Aside(Some(Box::new(aside))),
+            state: State::Deferred(Some(Box::new(deferred))),
             finish,
         }
     }
@@ -101,7 +101,9 @@ impl<T> Task<T> {
     /// that it cannot succeed.
     #[cold]
     pub fn failed(error: impl Into<TaskError>) -> Self {
-        Self::aside(Aside::Failed(error.into()), |_| unreachable!("never ran"))
+        Self::deferred(Deferred::Failed(error.into()), |_| {
+            unreachable!("never ran")
+        })
     }
 
     /// A task of several: it begins at once, and goes on whenever it is polled, waited for or asked.
@@ -109,7 +111,7 @@ impl<T> Task<T> {
     ///
     /// The steps must not block; they await other tasks.
     pub fn of_steps(steps: impl Future<Output = Result<T, TaskError>> + Send + 'static) -> Self {
-        Self::aside(Aside::of_steps(steps), |_| unreachable!("never ran"))
+        Self::deferred(Deferred::of_steps(steps), |_| unreachable!("never ran"))
     }
 
     /// Blocks until the task has ended. Spins for a bounded time, then sleeps.
@@ -139,7 +141,7 @@ impl<T> Task<T> {
         let deadline = Instant::now().checked_add(timeout);
         let has_ended = match &self.state {
             State::InFlight(pending) => pending.waits_until(deadline),
-            State::Aside(_) => self.waits_aside_until(deadline),
+            State::Deferred(_) => self.waits_deferred_until(deadline),
         };
         has_ended.then(|| self.take_result())
     }
@@ -165,7 +167,9 @@ impl<T> Task<T> {
     pub fn is_complete(&self) -> bool {
         match &self.state {
             State::InFlight(pending) => pending.is_complete(),
-            State::Aside(aside) => aside.as_ref().is_none_or(|aside| aside.is_complete()),
+            State::Deferred(deferred) => deferred
+                .as_ref()
+                .is_none_or(|deferred| deferred.is_complete()),
         }
     }
 
@@ -175,7 +179,9 @@ impl<T> Task<T> {
     pub fn is_submitted(&self) -> bool {
         match &self.state {
             State::InFlight(_) => true,
-            State::Aside(aside) => aside.as_ref().is_none_or(|aside| aside.is_submitted()),
+            State::Deferred(deferred) => deferred
+                .as_ref()
+                .is_none_or(|deferred| deferred.is_submitted()),
         }
     }
 
@@ -185,8 +191,8 @@ impl<T> Task<T> {
     /// # Errors
     /// The task as it was, if it was submitted or has ended.
     pub fn take_back(self) -> Result<Option<Buffer>, Self> {
-        if let State::Aside(Some(aside)) = &self.state
-            && let Some(buffer) = aside.take_back()
+        if let State::Deferred(Some(deferred)) = &self.state
+            && let Some(buffer) = deferred.take_back()
         {
             return Ok(buffer);
         }
@@ -195,7 +201,7 @@ impl<T> Task<T> {
 
     /// Whether the result was taken.
     pub(crate) fn is_taken(&self) -> bool {
-        matches!(self.state, State::Aside(None))
+        matches!(self.state, State::Deferred(None))
     }
 
     /// What was asked for, as long as the result was not taken, and in the process that asked; `None`
@@ -205,7 +211,7 @@ impl<T> Task<T> {
     pub fn request(&self) -> Option<Call> {
         match &self.state {
             State::InFlight(pending) => pending.call(),
-            State::Aside(aside) => aside.as_ref()?.request(),
+            State::Deferred(deferred) => deferred.as_ref()?.request(),
         }
     }
 
@@ -214,16 +220,16 @@ impl<T> Task<T> {
     /// # Panics
     /// As [`Task::wait`].
     pub(crate) fn watch(&mut self, waker: &Waker) -> Watch {
-        if let State::Aside(aside) = &mut self.state {
-            let aside = aside.as_mut().expect(TAKEN);
-            match aside.watch(waker) {
-                Aim::Wait(watch) => return watch,
-                Aim::InFlight(pending) => self.state = State::InFlight(pending),
+        if let State::Deferred(deferred) = &mut self.state {
+            let deferred = deferred.as_mut().expect(TAKEN);
+            match deferred.watch(waker) {
+                DeferredWatch::Wait(watch) => return watch,
+                DeferredWatch::InFlight(pending) => self.state = State::InFlight(pending),
             }
         }
         match &self.state {
             State::InFlight(pending) => pending.watch(waker),
-            State::Aside(_) => unreachable!("it is in flight"),
+            State::Deferred(_) => unreachable!("it is in flight"),
         }
     }
 
@@ -231,7 +237,7 @@ impl<T> Task<T> {
     pub(crate) fn lane(&self) -> Option<LaneRef> {
         match &self.state {
             State::InFlight(pending) => Some(pending.lane),
-            State::Aside(_) => None,
+            State::Deferred(_) => None,
         }
     }
 
@@ -239,24 +245,24 @@ impl<T> Task<T> {
     pub(crate) fn waits_in(&self) -> Option<usize> {
         match &self.state {
             State::InFlight(_) => None,
-            State::Aside(aside) => aside.as_ref()?.waits_in(),
+            State::Deferred(deferred) => deferred.as_ref()?.waits_in(),
         }
     }
 
     /// Blocks until a task that is not in flight has ended, but no longer than until the deadline. Returns
     /// whether it has. Whoever polled it before is woken as if nobody had waited meanwhile.
     #[cold]
-    fn waits_aside_until(&mut self, deadline: Option<Instant>) -> bool {
+    fn waits_deferred_until(&mut self, deadline: Option<Instant>) -> bool {
         let mut polled_by = None;
-        if let State::Aside(Some(aside)) = &mut self.state {
-            match aside.take_in_flight() {
+        if let State::Deferred(Some(deferred)) = &mut self.state {
+            match deferred.take_in_flight() {
                 Some(pending) => self.state = State::InFlight(pending),
-                None => polled_by = aside.take_waker(),
+                None => polled_by = deferred.take_waker(),
             }
         }
         let has_ended = match &self.state {
             State::InFlight(pending) => pending.waits_until(deadline),
-            State::Aside(_) => self.leaves_queue_until(deadline) && self.ends_by(deadline),
+            State::Deferred(_) => self.leaves_queue_until(deadline) && self.ends_by(deadline),
         };
         if has_ended {
             return true;
@@ -266,8 +272,8 @@ impl<T> Task<T> {
             if !matches!(self.watch(&waker), Watch::Waiting) {
                 waker.wake();
             }
-        } else if let State::Aside(Some(aside)) = &mut self.state {
-            aside.leave_queue();
+        } else if let State::Deferred(Some(deferred)) = &mut self.state {
+            deferred.leave_queue();
         }
         false
     }
@@ -276,7 +282,7 @@ impl<T> Task<T> {
     fn ends_by(&self, deadline: Option<Instant>) -> bool {
         match &self.state {
             State::InFlight(pending) => pending.waits_until(deadline),
-            State::Aside(_) => true,
+            State::Deferred(_) => true,
         }
     }
 
@@ -284,7 +290,7 @@ impl<T> Task<T> {
     /// deadline. Returns whether that is so.
     fn leaves_queue_until(&mut self, deadline: Option<Instant>) -> bool {
         let waker = unpark_this_thread();
-        let _unparking = Unparking;
+        let _unparking = UnparkOnDrop;
         loop {
             let is_watched = match self.watch(&waker) {
                 Watch::Complete => return true,
@@ -304,7 +310,7 @@ impl<T> Task<T> {
 
     /// As [`Self::wait`]; the result is taken then.
     fn take_result(&mut self) -> Result<T, TaskError> {
-        std::mem::replace(&mut self.state, State::Aside(None)).wait(self.finish)
+        std::mem::replace(&mut self.state, State::Deferred(None)).wait(self.finish)
     }
 }
 
@@ -314,7 +320,7 @@ impl<T> State<T> {
     fn wait(self, finish: fn(Finished<'_>) -> Result<T, TaskError>) -> Result<T, TaskError> {
         match self {
             Self::InFlight(pending) => pending.wait(finish),
-            Self::Aside(aside) => wait_aside(aside, finish),
+            Self::Deferred(deferred) => wait_deferred(deferred, finish),
         }
     }
 }
@@ -322,15 +328,15 @@ impl<T> State<T> {
 /// Apart, lest what lies in the box be moved through the frame of who waits for a task in flight.
 #[cold]
 #[inline(never)]
-fn wait_aside<T>(
-    aside: Option<Box<Aside<T>>>,
+fn wait_deferred<T>(
+    deferred: Option<Box<Deferred<T>>>,
     finish: fn(Finished<'_>) -> Result<T, TaskError>,
 ) -> Result<T, TaskError> {
-    let aside = aside.expect(TAKEN);
+    let deferred = deferred.expect(TAKEN);
     if is_inside() {
         return refused();
     }
-    aside.wait(finish)
+    deferred.wait(finish)
 }
 
 pub(crate) const TAKEN: &str = "the result of this task was taken before";

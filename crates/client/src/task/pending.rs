@@ -9,8 +9,8 @@ use crate::call::{Call, Finished};
 use crate::error::Error;
 use crate::lane::ClientLane;
 use crate::lane::claim::Flight;
-use crate::lane::handle::TakenUp;
-use crate::lane::handle_table::Parcel;
+use crate::lane::handle::Collected;
+use crate::lane::handle_table::HarvestedTask;
 use crate::lane::lingering::LaneRef;
 use crate::reentrancy::{is_inside, refusal};
 use crate::task_error::TaskError;
@@ -55,9 +55,9 @@ impl Pending {
         // To be told so by who takes the result.
         if self.is_complete() || is_inside() {
             Watch::Complete
-        } else if !self.lane.link.watch_the_bell() {
+        } else if !self.lane.connection.watch_the_bell() {
             Watch::Impossible
-        } else if self.lane.leave_waker(self.flight, waker) {
+        } else if self.lane.set_waker(self.flight, waker) {
             Watch::Complete
         } else {
             Watch::Waiting
@@ -79,21 +79,21 @@ impl Pending {
         if !lane.is_here() {
             return forked();
         }
-        match lane.take_up(flight) {
-            TakenUp::Owned => {
-                lane.wait_owned(flight, None);
+        match lane.collect(flight) {
+            Collected::AtRecord => {
+                lane.wait_until_complete(flight, None);
                 // Also if `finish`, which is a module's client's, panics.
-                let end = End { lane, flight };
+                let end = ReleaseOnDrop { lane, flight };
                 // SAFETY: the claim was moved by this thread, which makes the place its own.
-                let place = unsafe { lane.places.of(flight.record) };
+                let payload = unsafe { lane.payloads.of(flight.record) };
                 let record = lane.memory.record(flight.record);
-                let result = finish(Finished::new(&place.call, record, &mut place.buffer));
+                let result = finish(Finished::new(&payload.call, record, &mut payload.buffer));
                 drop(end);
                 result
             }
-            TakenUp::Harvested(mut parcel) => {
-                let Parcel { record, place } = &mut *parcel;
-                finish(Finished::new(&place.call, record, &mut place.buffer))
+            Collected::Harvested(mut parcel) => {
+                let HarvestedTask { record, payload } = &mut *parcel;
+                finish(Finished::new(&payload.call, record, &mut payload.buffer))
             }
         }
     }
@@ -106,28 +106,28 @@ impl Pending {
             return true;
         }
         // Only a record that nobody else frees is slept on.
-        if !lane.own(flight) {
+        if !lane.begin_wait(flight) {
             return true;
         }
-        let is_complete = lane.wait_owned(flight, deadline);
-        lane.give_back(flight);
+        let is_complete = lane.wait_until_complete(flight, deadline);
+        lane.end_wait(flight);
         is_complete
     }
 }
 
 /// The end of a task whose claim is its handle's: its place is emptied and its record freed.
-struct End {
+struct ReleaseOnDrop {
     lane: LaneRef,
     flight: Flight,
 }
 
-impl Drop for End {
+impl Drop for ReleaseOnDrop {
     #[inline]
     fn drop(&mut self) {
         // SAFETY: as where this is made; what used the place before is done.
-        let place = unsafe { self.lane.places.of(self.flight.record) };
-        if place.buffer.is_some() {
-            place.drop_buffer();
+        let payload = unsafe { self.lane.payloads.of(self.flight.record) };
+        if payload.buffer.is_some() {
+            payload.drop_buffer();
         }
         self.lane.release_from_handle(self.flight);
     }
@@ -137,7 +137,7 @@ impl Drop for Pending {
     #[inline]
     fn drop(&mut self) {
         if self.lane.is_here() {
-            self.lane.abandon(self.flight);
+            self.lane.detach(self.flight);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Laws of this module:
 //! - A task that was not submitted has done nothing, and is dropped as if it had never been.
 //! - It keeps the session: the lanes are needed until it is submitted.
-//! - How many there may be in a session is limited ([`MOST_UNSUBMITTED`]), lest a program that is
+//! - How many there may be in a session is limited ([`MAX_UNSUBMITTED`]), lest a program that is
 //!   faster than its device fill the memory with what it wants to do.
 
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use crate::call::{Call, Refused};
 use crate::error::Error;
 use crate::lane::backpressure::Seat;
 use crate::lane::claim::{ClaimState, Flight};
-use crate::lane::payload::Place;
+use crate::lane::payload::Payload;
 use crate::lane::wait_queue::Ticket;
-use crate::lane::{ClientLane, Lost};
-use crate::lane_pool::Lanes;
+use crate::lane::{ClientLane, ConnectionLost};
+use crate::lane_pool::LanePool;
 use crate::runtime_inner::RuntimeInner;
-use crate::wakers::{Unparking, Wakers, unpark_this_thread, wake_all};
+use crate::wakers::{UnparkOnDrop, Wakers, unpark_this_thread, wake_all};
 
 /// Tasks of a session that may wait to be submitted.
-pub(crate) const MOST_UNSUBMITTED: usize = 16 * 1024;
+pub(crate) const MAX_UNSUBMITTED: usize = 16 * 1024;
 
 /// A task that was not submitted yet.
 pub(crate) struct Unsubmitted {
@@ -72,7 +72,7 @@ impl Unsubmitted {
             }),
             None => {
                 let error = Error::new(Status::Busy, call).with_account(format_args!(
-                    "{MOST_UNSUBMITTED} tasks of this connection wait to be submitted, which is the \
+                    "{MAX_UNSUBMITTED} tasks of this connection wait to be submitted, which is the \
                      most: wait for some before asking for more"
                 ));
                 Err(Box::new(Refused::new(call, buffer, error)))
@@ -133,13 +133,13 @@ impl Unsubmitted {
             lane: Arc::clone(lane),
             ticket,
         });
-        if joined.may_go || lane.flags.is_lost() {
+        if joined.may_submit || lane.flags.is_lost() {
             let attempted = self.attempt_on(lane, wakers);
             if !matches!(attempted, Attempt::NoRoom) {
                 return attempted;
             }
         }
-        if lane.link.watch_the_bell() {
+        if lane.connection.watch_the_bell() {
             Attempt::NoRoom
         } else {
             Attempt::Unwatched
@@ -155,7 +155,7 @@ impl Unsubmitted {
         };
         if let Some(waker) = waker
             && !matches!(&attempted, Attempt::Submitted(lane, flight)
-                if !lane.leave_waker(*flight, &waker))
+                if !lane.set_waker(*flight, &waker))
         {
             wakers.push(waker);
         }
@@ -171,8 +171,8 @@ impl Unsubmitted {
     /// If it submits, or cannot any more, this is to be dropped, and so gives the seat up.
     fn attempt_on(&mut self, lane: &Arc<ClientLane>, wakers: &mut Wakers) -> Attempt {
         let (ticket, call, range) = (self.ticket(lane), self.call, self.range);
-        let leave = |place: &mut Place| leave_at(place, call, &mut self.buffer);
-        match lane.submit_in_turn(ticket, &call, range, ClaimState::Attached, leave, wakers) {
+        let fill = |payload: &mut Payload| fill_payload(payload, call, &mut self.buffer);
+        match lane.try_submit_queued(ticket, &call, range, ClaimState::Attached, fill, wakers) {
             None => Attempt::NoRoom,
             Some(submitted) => self.submitted(lane, submitted),
         }
@@ -185,14 +185,14 @@ impl Unsubmitted {
             Ok(lane) => lane,
             Err(error) => return Attempt::Refused(error),
         };
-        if !lane.submission.is_mine() {
+        if !lane.submitter.is_mine() {
             return self.submit_shared();
         }
-        // It takes the next record without queueing, so nobody is to be told of that in its place.
+        // It takes the next record without queueing, so nobody is to be told of that in its payload.
         self.seat = None;
         let (call, range) = (self.call, self.range);
-        let leave = |place: &mut Place| leave_at(place, call, &mut self.buffer);
-        let submitted = lane.submit_attached(&call, range, leave);
+        let fill = |payload: &mut Payload| fill_payload(payload, call, &mut self.buffer);
+        let submitted = lane.submit_attached(&call, range, fill);
         self.submitted(lane, submitted)
     }
 
@@ -200,7 +200,7 @@ impl Unsubmitted {
     #[cold]
     fn submit_shared(&mut self) -> Attempt {
         let waker = unpark_this_thread();
-        let _unparking = Unparking;
+        let _unparking = UnparkOnDrop;
         loop {
             let mut wakers = Wakers::new();
             let attempt = self.attempt(Some(waker.clone()), &mut wakers);
@@ -213,20 +213,24 @@ impl Unsubmitted {
         }
     }
 
-    fn submitted(&self, lane: &Arc<ClientLane>, submitted: Result<Flight, Lost>) -> Attempt {
+    fn submitted(
+        &self,
+        lane: &Arc<ClientLane>,
+        submitted: Result<Flight, ConnectionLost>,
+    ) -> Attempt {
         match submitted {
             Ok(flight) => Attempt::Submitted(Arc::clone(lane), flight),
-            Err(Lost) => Attempt::Refused(Error::connection_lost(self.call)),
+            Err(ConnectionLost) => Attempt::Refused(Error::connection_lost(self.call)),
         }
     }
 }
 
 /// Leaves at a record what goes along with its task.
 #[inline]
-pub(crate) fn leave_at(place: &mut Place, call: Call, buffer: &mut Option<Buffer>) {
-    place.call = call;
+pub(crate) fn fill_payload(payload: &mut Payload, call: Call, buffer: &mut Option<Buffer>) {
+    payload.call = call;
     if buffer.is_some() {
-        place.leave_buffer(buffer.take());
+        payload.put_buffer(buffer.take());
     }
 }
 
@@ -238,14 +242,14 @@ impl Counted {
         let count = &runtime.lanes.unsubmitted;
         // Relaxed: the count stands for itself.
         let before = count.fetch_add(1, Ordering::Relaxed);
-        if before >= MOST_UNSUBMITTED {
+        if before >= MAX_UNSUBMITTED {
             count.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         Some(Self(Arc::clone(runtime)))
     }
 
-    fn lanes(&self) -> &Arc<Lanes> {
+    fn lanes(&self) -> &Arc<LanePool> {
         &self.0.lanes
     }
 }
