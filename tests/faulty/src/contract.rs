@@ -20,8 +20,8 @@ pub enum Method {
     PanicWithBomb = 3,
     /// Completes it on a thread that the host does not know, with the argument as its value.
     CompleteElsewhere = 4,
-    /// Keeps it until [`Method::Release`] or [`Method::DropHeld`], which a pool of its own can
-    /// ask for: one that is being destroyed takes no more tasks.
+    /// Keeps it until [`Method::Release`] or [`Method::DropHeld`], which are asked of another pool: one that is being
+    /// destroyed takes no more tasks.
     Hold = 5,
     /// Completes what the pool in the arguments (major, minor) holds, after it has filled the
     /// buffers, with [`RELEASED`]. `values[0]`: how many.
@@ -74,21 +74,21 @@ impl Method {
     }
 }
 
-/// What the module does wrong outside of tasks: a pool's creation parameters, as UTF-8. Any
-/// other text makes a pool that is right in that.
+/// What the module does wrong outside of tasks, as a pool's creation parameters in UTF-8. A pool with any other text
+/// does nothing of this wrong.
 pub mod params {
     /// `create` panics.
     pub const CREATE_PANIC: &str = "create panic";
     /// `create` panics with a payload that panics as it is dropped.
     pub const CREATE_BOMB: &str = "create bomb";
-    /// `create` fails for want of space.
+    /// `create` fails for lack of space.
     pub const CREATE_ERROR: &str = "create error";
     /// `create` fails with a status that says that all is well.
     pub const CREATE_OK_AS_ERROR: &str = "create ok as error";
     /// `create` hangs until there is a file whose path follows.
     pub const CREATE_WAITS: &str = "create waits for ";
-    /// What the pool holds is released when there is a file whose path follows: also of a pool, and in a host,
-    /// that take no more tasks.
+    /// What the pool holds is released when there is a file whose path follows, even when pool or host take no more
+    /// tasks.
     pub const RELEASES_AT: &str = "releases at ";
     /// `flush` hangs until there is a file whose path follows.
     pub const FLUSH_WAITS: &str = "flush waits for ";

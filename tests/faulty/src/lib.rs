@@ -1,5 +1,5 @@
-//! A module that does wrong what a module can do wrong, each on demand, to show that the host
-//! holds. It is for tests only.
+//! A module that does on demand whatever a module can do wrong, to show that the host withstands it. It is for tests
+//! only.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +18,7 @@ use chimaera_proto::{PoolId, Status};
 
 pub use contract::{MODULE_NAME, Method, RELEASED, params};
 
-struct Faulty {
+struct FaultyContainer {
     host: Host,
     params: Vec<u8>,
     /// Requests for `poll` to panic with.
@@ -27,11 +27,11 @@ struct Faulty {
     stuck: Mutex<Option<Request>>,
     panics: AtomicU64,
     polls_well: AtomicBool,
-    /// No file that wakes anybody.
+    /// A file that `wake_fd` gives, though it wakes nobody.
     wake_file: Option<File>,
 }
 
-chimaera_chimod::export_chimod!(Faulty, "chimaera_faulty");
+chimaera_chimod::export_chimod!(FaultyContainer, "chimaera_faulty");
 
 /// Held requests of every pool, so that another pool can ask for their release.
 static HELD: Mutex<Vec<Request>> = Mutex::new(Vec::new());
@@ -45,7 +45,7 @@ impl Drop for Bomb {
     }
 }
 
-impl Container for Faulty {
+impl Container for FaultyContainer {
     fn create(context: CreateContext<'_>) -> Result<Self, ModuleError> {
         let params = std::str::from_utf8(context.params).unwrap_or_default();
         if let Some(path) = params.strip_prefix(params::CREATE_WAITS) {
@@ -121,20 +121,8 @@ impl Container for Faulty {
                 request.complete(&[count]);
             }
             Method::TooManyValues => request.complete(&[0; 8]),
-            Method::PanicElsewhere => {
-                thread::spawn(move || {
-                    let _request = request;
-                    panic!("as asked, on a thread of the module's");
-                });
-            }
-            Method::PanicOnAdoptedThread => {
-                let host = self.host;
-                thread::spawn(move || {
-                    host.adopt_thread();
-                    let _request = request;
-                    panic!("as asked, on a thread that has a pool");
-                });
-            }
+            Method::PanicElsewhere => panic_elsewhere(request),
+            Method::PanicOnAdoptedThread => panic_on_adopted_thread(self.host, request),
             Method::CountHeld => {
                 let pool = named_pool(&request);
                 let count = held().iter().filter(|held| held.pool() == pool).count();
@@ -146,15 +134,7 @@ impl Container for Faulty {
                 thread::spawn(move || drop(taken));
                 request.complete(&[count]);
             }
-            Method::LogElsewhere => {
-                let host = self.host;
-                thread::spawn(move || {
-                    for level in [Level::Error, Level::Warning, Level::Info, Level::Debug] {
-                        host.log(level, format_args!("as asked, line {argument}"));
-                    }
-                    request.complete(&[]);
-                });
-            }
+            Method::LogElsewhere => log_elsewhere(self.host, argument, request),
             Method::PanicInEveryPoll => {
                 *lock(&self.stuck) = Some(request);
                 self.polls_well.store(false, Ordering::Relaxed);
@@ -210,8 +190,8 @@ impl Container for Faulty {
     }
 }
 
-impl Faulty {
-    /// Releases what the pool holds when there is a file that its parameters name, if they do.
+impl FaultyContainer {
+    /// Releases what the pool holds as soon as the file exists that its parameters name, if they name one.
     fn release_at_file(&self, pool: PoolId) {
         let params = std::str::from_utf8(&self.params).unwrap_or_default();
         if let Some(path) = params.strip_prefix(params::RELEASES_AT) {
@@ -228,17 +208,41 @@ impl Faulty {
     }
 }
 
-impl Drop for Faulty {
+impl Drop for FaultyContainer {
     fn drop(&mut self) {
         assert!(!self.is(params::DROP_PANIC), "as asked, while going");
     }
 }
 
-/// Hangs until there is such a file.
+/// Hangs until this file exists.
 fn wait_for(path: &str) {
     while !std::path::Path::new(path).exists() {
         thread::sleep(std::time::Duration::from_millis(2));
     }
+}
+
+fn panic_elsewhere(request: Request) {
+    thread::spawn(move || {
+        let _request = request;
+        panic!("as asked, on a thread of the module's");
+    });
+}
+
+fn panic_on_adopted_thread(host: Host, request: Request) {
+    thread::spawn(move || {
+        host.adopt_thread();
+        let _request = request;
+        panic!("as asked, on a thread that has a pool");
+    });
+}
+
+fn log_elsewhere(host: Host, argument: u64, request: Request) {
+    thread::spawn(move || {
+        for level in [Level::Error, Level::Warning, Level::Info, Level::Debug] {
+            host.log(level, format_args!("as asked, line {argument}"));
+        }
+        request.complete(&[]);
+    });
 }
 
 fn held() -> MutexGuard<'static, Vec<Request>> {
