@@ -25,13 +25,13 @@ impl Answers {
         let lane = Arc::new(OnceLock::new());
         let opened = Arc::clone(&lane);
         thread::Builder::new().spawn(move || {
-            // The client says what it lacks if this fails.
+            // If this fails, the client says what it lacks.
             let _ = serve_control(&socket, &opened);
         })?;
         Ok(Self { lane, next: 1 })
     }
 
-    /// Completes what was published since.
+    /// Completes the tasks that were published since the last call.
     pub(crate) fn complete_all(&mut self) {
         let Some(lane) = self.lane.get() else { return };
         let mut words = [0; DESCRIPTOR_WORDS];
@@ -64,7 +64,7 @@ fn serve_control(socket: &OwnedFd, lane: &OnceLock<Lane>) -> Result<()> {
             }
             ControlRequest::OpenLane { lane: index } => {
                 let segment = segment.as_ref().ok_or("a hello comes first")?;
-                // The only lane, for the subject has one thread that submits.
+                // This is the only lane, since the subject has one thread that submits.
                 let _ = lane.set(segment.lane(index as usize));
                 (ControlReply::LaneOpened, Some(doorbell.as_fd()))
             }

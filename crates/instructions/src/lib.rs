@@ -4,9 +4,9 @@
 //! of instructions that a task takes is the same each time, and a change that makes a task's way
 //! longer shows in it at once. It is no measure of speed: `chimaera bench` is.
 //!
-//! The program starts itself again as a **subject** ([`subject`]), a client or a host, and makes
-//! one thread of it go on by single instructions (`steps`). It plays the other side itself, so
-//! that both sides take turns, and each finds done what it would otherwise wait for:
+//! The program starts itself again as a **subject** ([`subject`]), a client or a host, and makes one thread
+//! of it go on by single instructions (`steps`). This program plays the other side itself, so that both sides
+//! take turns, and neither ever has to wait for the other:
 //!
 //! - [`client`] counts a client's calls. The other side is `answers`, a host that completes each
 //!   task at the instruction after the one that published it.
@@ -36,10 +36,9 @@ use std::path::Path;
 pub use limits::{Figure, Limits, PATH as LIMITS_PATH};
 pub use roles::play;
 use steps::Steps;
-use subject::Process;
+use subject::Subject;
 
-/// Why something could not be counted. Told to a person, who alone acts upon it, save for
-/// [`NotPossible`].
+/// Why something could not be counted. Only a person acts upon it, except for [`NotPossible`].
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// A result with such an error.
@@ -50,10 +49,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[error("{0}")]
 pub struct NotPossible(pub String);
 
-/// What the counter makes of code whose length is known.
+/// What the counter counts for code whose length is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
-    /// Two marks with nothing in between: what every interval has too much.
+    /// Two marks with nothing in between: what every interval counts too many.
     pub nothing: u64,
     /// A loop of [`Known::LOOP_INSTRUCTIONS`].
     pub a_loop: u64,
@@ -72,10 +71,10 @@ impl Known {
     /// # Errors
     /// [`NotPossible`], or a failure of the counter.
     pub fn count(program: &Path) -> Result<Self> {
-        let process = Process::start(program, "known")?;
-        let first = process.id();
-        let mut steps = Steps::seize(process, first)?;
-        let ready = steps.process().go()?;
+        let subject = Subject::start(program, "known")?;
+        let first = subject.id();
+        let mut steps = Steps::seize(subject, first)?;
+        let ready = steps.subject().go()?;
         let mut next = || steps.count_interval(&ready.copying, || ());
         Ok(Self {
             nothing: next()?,

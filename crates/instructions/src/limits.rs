@@ -1,10 +1,10 @@
-//! The limits, and what is said where a figure is beyond its own.
+//! The limits, and what the program says of a figure beyond its limit.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::Result;
-use crate::rounds::Rounds;
+use crate::rounds::CaseRounds;
 
 /// Where the limits stand, from the workspace's root.
 pub const PATH: &str = "crates/instructions/limits.txt";
@@ -20,7 +20,7 @@ pub struct Figure {
 
 impl Figure {
     /// What rounds of so many tasks took.
-    pub(crate) fn new(case: &'static str, rounds: &Rounds, tasks: usize) -> Result<Self> {
+    pub(crate) fn new(case: &'static str, rounds: &CaseRounds, tasks: usize) -> Result<Self> {
         let instructions = rounds.settled().ok_or("these rounds have no result")?;
         Ok(Self {
             case,

@@ -1,7 +1,7 @@
 //! What depends on the kind of machine: registers, marks, and code of known length.
 //!
-//! A **mark** is a breakpoint that the subject runs into. It stops there and tells nobody's debugger
-//! but ours, so a program that is not traced ends at it.
+//! A **mark** is a breakpoint that the subject runs into. The thread stops there for its tracer; a program
+//! that is not traced ends at it.
 
 #![allow(
     unsafe_code,
@@ -53,7 +53,7 @@ mod imp {
         unsafe { asm!("int3") };
     }
 
-    /// A loop that the compiler has no part in.
+    /// A loop whose instructions the compiler does not choose.
     #[inline(always)]
     pub(crate) fn known_loop() {
         // SAFETY: it changes a register that is given to it, and flags.
@@ -89,15 +89,15 @@ mod imp {
         register(thread, offset_of!(libc::user, regs.rip))
     }
 
-    /// Where a stopped thread goes back to that stands at a function's first instruction.
+    /// The return address of a stopped thread that stands at a function's first instruction.
     pub(crate) fn return_address(thread: Pid) -> Result<u64> {
         let stack = register(thread, offset_of!(libc::user, regs.rsp))?;
         let address = std::ptr::without_provenance_mut(stack as usize);
         Ok(ptrace::read(thread, address)?.cast_unsigned())
     }
 
-    /// Makes the thread stop before the instruction at this address, or nowhere. It is the
-    /// thread's own: others pass, and the program is not changed.
+    /// Makes the thread stop before the instruction at this address, or nowhere. The breakpoint is the
+    /// thread's own: other threads pass it, and the program is not changed.
     pub(crate) fn set_breakpoint(thread: Pid, address: Option<u64>) -> Result<()> {
         const CONTROL: usize = 7;
         // Bit 0 switches register 0 on; 0 in its other fields means an instruction.

@@ -16,7 +16,7 @@ use chimaera_instructions::{Limits, NotPossible, Result, count_all, play, subjec
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// Five times what it takes on a slow machine.
+/// Five times what counting takes on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
@@ -75,8 +75,8 @@ fn check() -> Result<bool> {
     Ok(complaints.is_empty())
 }
 
-/// Keeps this process, and those that it starts, on one processor: they take turns, and from one
-/// processor to the other each turn takes twice as long.
+/// Keeps this process, and those that it starts, on one processor: they take turns, and a turn that passes
+/// from one processor to another takes twice as long.
 fn share_a_processor() -> Result<()> {
     let mut set = CpuSet::new();
     set.set(sched_getcpu()?)?;

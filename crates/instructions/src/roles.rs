@@ -13,7 +13,7 @@ use crate::rounds::INTERVAL_TASKS;
 use crate::subject::{answer, wait_to_go};
 use crate::{Result, client, worker};
 
-/// The host completes whatever it is, so that it need not be allocated.
+/// The host completes every task, so the block need not be allocated.
 const BLOCK: Block = Block::new(0, BlockType::Kib4);
 
 /// Does what the subject with this name does.
@@ -71,7 +71,7 @@ fn host() -> Result<Host> {
     let folder = program.parent().ok_or("a program lies in a folder")?;
     Ok(Host::start(&Config {
         worker_count: 1,
-        // Between rounds it should not fall asleep.
+        // It should not fall asleep between rounds.
         polling: Polling::Performance,
         // Cargo puts the libraries of dependencies into `deps`. What lies beside the program may be
         // from an earlier build.
@@ -103,8 +103,8 @@ fn calls(role: &str, runtime: &Runtime, count: usize) -> Result<()> {
     Ok(())
 }
 
-// What is counted has a function of its own, into which the compiler puts what it puts into an
-// application's function, whatever the others here look like.
+// Each piece of counted code has a function of its own, so that the compiler treats it as a function of an
+// application, whatever the others here look like.
 
 #[inline(never)]
 fn call(echo: &EchoClient, count: usize) -> Result<()> {

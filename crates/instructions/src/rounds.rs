@@ -2,26 +2,26 @@
 
 use crate::Result;
 
-/// Intervals in a round of a client's case. Together their tasks use each entry of a lane once, for
-/// what a client does once in a lap belongs to every task.
+/// Intervals in a round of a client's case. Together their tasks use each entry of a lane once: what a client
+/// does once in a lap is then counted with them.
 pub(crate) const INTERVALS: usize = 2;
 
 /// Tasks in an interval.
 pub(crate) const INTERVAL_TASKS: usize = chimaera_proto::limits::LANE_DEPTH / INTERVALS;
 
-/// Rounds after which something is wrong.
-const MOST: usize = 8;
+/// The most rounds that a case may need.
+const MAX_ROUNDS: usize = 8;
 
 /// The counts of a case.
 ///
-/// The smallest is believed: what comes on top is a worker's look at the clock and the doorbells,
-/// which depends on the time. But only if it came out twice, for a count that is chance is none.
+/// The smallest counts: what comes on top of it is a worker's look at the clock and the doorbells, which
+/// depends on the time. It has to come out twice, since one may be chance.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Rounds {
+pub(crate) struct CaseRounds {
     counts: Vec<u64>,
 }
 
-impl Rounds {
+impl CaseRounds {
     pub(crate) fn add(&mut self, count: u64) {
         self.counts.push(count);
     }
@@ -33,15 +33,15 @@ impl Rounds {
         (times > 1).then_some(least)
     }
 
-    /// Whether another round is of use.
+    /// Whether another round is needed.
     ///
     /// # Errors
-    /// There were so many that none will be.
+    /// There were too many rounds without a result.
     pub(crate) fn goes_on(&self, case: &str) -> Result<bool> {
         if self.settled().is_some() {
             return Ok(false);
         }
-        if self.counts.len() < MOST {
+        if self.counts.len() < MAX_ROUNDS {
             return Ok(true);
         }
         Err(format!("{case} does not take the same twice: {:?}", self.counts).into())
@@ -52,8 +52,8 @@ impl Rounds {
 mod tests {
     use super::*;
 
-    fn rounds(counts: &[u64]) -> Rounds {
-        Rounds {
+    fn rounds(counts: &[u64]) -> CaseRounds {
+        CaseRounds {
             counts: counts.to_vec(),
         }
     }
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn what_never_settles_is_an_error_after_a_while() {
         let mut rounds = rounds(&[]);
-        for count in 0..MOST as u64 {
+        for count in 0..MAX_ROUNDS as u64 {
             assert!(rounds.goes_on("case").expect("not yet"));
             rounds.add(count);
         }

@@ -14,18 +14,18 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::machine::{MARK_BYTES, instruction_pointer, return_address, set_breakpoint};
-use crate::subject::Process;
+use crate::subject::Subject;
 use crate::{NotPossible, Result};
 
 /// A subject, and the thread of it that the calling thread traces. Both end when this is dropped.
 pub(crate) struct Steps {
-    process: Process,
+    subject: Subject,
     thread: Pid,
     runs: bool,
 }
 
 /// How a thread came to stand still.
-enum Stop {
+enum StopReason {
     /// After one instruction, or at a mark.
     Trap,
     /// Because it was asked to.
@@ -39,7 +39,7 @@ impl Steps {
     ///
     /// # Errors
     /// [`NotPossible`] where the system forbids it.
-    pub(crate) fn seize(process: Process, thread: Pid) -> Result<Self> {
+    pub(crate) fn seize(subject: Subject, thread: Pid) -> Result<Self> {
         if !cfg!(target_arch = "x86_64") {
             let here = std::env::consts::ARCH;
             return Err(NotPossible(format!(
@@ -49,15 +49,15 @@ impl Steps {
         }
         ptrace::seize(thread, Options::PTRACE_O_EXITKILL).map_err(forbidden)?;
         Ok(Self {
-            process,
+            subject,
             thread,
             runs: true,
         })
     }
 
     /// The subject.
-    pub(crate) fn process(&self) -> &Process {
-        &self.process
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
     }
 
     /// Counts from the next mark that the thread comes to until the one after. `after_each` runs
@@ -89,23 +89,23 @@ impl Steps {
         ptrace::interrupt(self.thread)?;
         loop {
             match self.wait()? {
-                Stop::Asked => return Ok(()),
-                Stop::Trap => self.run(None)?,
-                Stop::Signal(signal) => self.run(Some(signal))?,
+                StopReason::Asked => return Ok(()),
+                StopReason::Trap => self.run(None)?,
+                StopReason::Signal(signal) => self.run(Some(signal))?,
             }
         }
     }
 
-    /// Lets the thread run that stands still.
+    /// Lets the thread, which stands still, run.
     pub(crate) fn run(&mut self, signal: Option<Signal>) -> Result<()> {
         ptrace::cont(self.thread, signal)?;
         self.runs = true;
         Ok(())
     }
 
-    /// Makes the thread that stands still go on by instructions until `done`, which is asked with
-    /// the next instruction's address. Gives their number. `copying` are the addresses of
-    /// functions whose call counts as one.
+    /// Makes the thread, which stands still, go on by single instructions until `done` returns true for the
+    /// next instruction's address. Gives their number. `copying` are the addresses of functions whose call
+    /// counts as one.
     pub(crate) fn step_until(
         &mut self,
         copying: &[u64],
@@ -130,9 +130,9 @@ impl Steps {
         loop {
             ptrace::step(self.thread, signal).map_err(forbidden)?;
             match self.wait()? {
-                Stop::Trap => return instruction_pointer(self.thread),
-                Stop::Asked => signal = None,
-                Stop::Signal(other) => signal = Some(other),
+                StopReason::Trap => return instruction_pointer(self.thread),
+                StopReason::Asked => signal = None,
+                StopReason::Signal(other) => signal = Some(other),
             }
         }
     }
@@ -146,7 +146,7 @@ impl Steps {
             self.wait_for_trap()?;
             set_breakpoint(self.thread, None)?;
         }
-        // All the way where the machine has no breakpoints to give away; takes long.
+        // Where the machine has no free breakpoint, steps all the way, which takes long.
         let mut position = instruction_pointer(self.thread)?;
         while position != back {
             position = self.step()?;
@@ -158,14 +158,14 @@ impl Steps {
     fn wait_for_trap(&mut self) -> Result<u64> {
         loop {
             match self.wait()? {
-                Stop::Trap => return instruction_pointer(self.thread),
-                Stop::Asked => self.run(None)?,
-                Stop::Signal(signal) => self.run(Some(signal))?,
+                StopReason::Trap => return instruction_pointer(self.thread),
+                StopReason::Asked => self.run(None)?,
+                StopReason::Signal(signal) => self.run(Some(signal))?,
             }
         }
     }
 
-    fn wait(&mut self) -> Result<Stop> {
+    fn wait(&mut self) -> Result<StopReason> {
         let status = loop {
             match waitpid(self.thread, Some(WaitPidFlag::__WALL)) {
                 Err(Errno::EINTR) => {}
@@ -174,9 +174,9 @@ impl Steps {
         };
         self.runs = false;
         match status {
-            WaitStatus::Stopped(_, Signal::SIGTRAP) => Ok(Stop::Trap),
-            WaitStatus::Stopped(_, signal) => Ok(Stop::Signal(signal)),
-            WaitStatus::PtraceEvent(..) => Ok(Stop::Asked),
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => Ok(StopReason::Trap),
+            WaitStatus::Stopped(_, signal) => Ok(StopReason::Signal(signal)),
+            WaitStatus::PtraceEvent(..) => Ok(StopReason::Asked),
             ended => Err(format!("the subject ended too early: {ended:?}").into()),
         }
     }
@@ -184,7 +184,7 @@ impl Steps {
 
 impl Drop for Steps {
     fn drop(&mut self) {
-        self.process.kill();
+        self.subject.kill();
         // A process does not end before its tracer has seen its thread's end.
         while self.wait().is_ok() {}
     }

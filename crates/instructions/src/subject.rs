@@ -18,21 +18,21 @@ use crate::machine::copying_functions;
 /// The program's first argument when it is a subject. The second says which.
 pub const ARGUMENT: &str = "subject";
 
-/// A subject, from the tracer's side. It is ended when this is dropped; what traces it is dropped before.
-pub(crate) struct Process {
+/// A subject, from the tracer's side. It is killed when this is dropped, after what traces it.
+pub(crate) struct Subject {
     child: Child,
     socket: OwnedFd,
 }
 
 /// What a subject said of itself.
-pub(crate) struct Ready {
+pub(crate) struct SubjectReady {
     /// Addresses of functions whose call counts as one instruction.
     pub(crate) copying: Vec<u64>,
     /// The end of a connection to the host in it, if there is one.
     pub(crate) connection: Option<OwnedFd>,
 }
 
-impl Process {
+impl Subject {
     /// Starts a subject, which waits to be told to go.
     pub(crate) fn start(program: &Path, role: &str) -> Result<Self> {
         let (ours, theirs) = socketpair(
@@ -59,17 +59,17 @@ impl Process {
     }
 
     /// Tells the subject to go. It may be traced from then on.
-    pub(crate) fn go(&self) -> Result<Ready> {
+    pub(crate) fn go(&self) -> Result<SubjectReady> {
         packet::send(&self.socket, b"go", None)?;
         let answer = packet::receive(&self.socket)?.ok_or("the subject ended too early")?;
         let (addresses, _) = answer.bytes.as_chunks();
-        Ok(Ready {
+        Ok(SubjectReady {
             copying: addresses.iter().copied().map(u64::from_le_bytes).collect(),
             connection: answer.file,
         })
     }
 
-    /// Ends it. It may have ended by itself, which is as good.
+    /// Kills it, unless it has ended by itself.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
     }
@@ -80,7 +80,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for Subject {
     fn drop(&mut self) {
         self.kill();
         let _ = self.child.wait();

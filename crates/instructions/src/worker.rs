@@ -15,9 +15,9 @@ use nix::unistd::Pid;
 
 use crate::Result;
 use crate::limits::Figure;
-use crate::rounds::Rounds;
+use crate::rounds::CaseRounds;
 use crate::steps::Steps;
-use crate::subject::{Process, Ready};
+use crate::subject::{Subject, SubjectReady};
 
 /// The subject that is a host.
 pub(crate) const ROLE: &str = "host";
@@ -38,18 +38,18 @@ pub const ALLOCATE: &str = "worker-allocate";
 /// Freeing a block of 4 KiB.
 pub const FREE: &str = "worker-free";
 
-/// Counts them all.
+/// Counts all cases.
 pub(crate) fn count(program: &Path) -> Result<Vec<Figure>> {
-    let process = Process::start(program, ROLE)?;
-    let mut ready = process.go()?;
+    let subject = Subject::start(program, ROLE)?;
+    let mut ready = subject.go()?;
     let connection = ready
         .connection
         .take()
         .ok_or("a host can be connected to")?;
     let runtime = ConnectOptions::new().from_socket(connection)?;
-    let thread = find_worker(process.id())?;
-    let mut worker = Worker {
-        steps: Steps::seize(process, thread)?,
+    let thread = find_worker(subject.id())?;
+    let mut worker = CountedWorker {
+        steps: Steps::seize(subject, thread)?,
         ready,
     };
     let mut figures = vec![count_echo(&mut worker, &runtime)?];
@@ -57,10 +57,10 @@ pub(crate) fn count(program: &Path) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-fn count_echo(worker: &mut Worker, runtime: &Runtime) -> Result<Figure> {
+fn count_echo(worker: &mut CountedWorker, runtime: &Runtime) -> Result<Figure> {
     let echo = EchoClient::new(runtime, PoolId::new(9000, 0));
     echo.create(PoolQuery::Dynamic, "echo", "")?;
-    let mut rounds = Rounds::default();
+    let mut rounds = CaseRounds::default();
     while rounds.goes_on(ECHO)? {
         let (count, _) = worker.round((0..LANE_DEPTH as u64).map(|word| echo.async_echo(word)))?;
         rounds.add(count);
@@ -69,13 +69,13 @@ fn count_echo(worker: &mut Worker, runtime: &Runtime) -> Result<Figure> {
 }
 
 /// The four of a memory pool, one after another in each round.
-fn count_bdev(worker: &mut Worker, runtime: &Runtime) -> Result<Vec<Figure>> {
+fn count_bdev(worker: &mut CountedWorker, runtime: &Runtime) -> Result<Vec<Figure>> {
     let local = PoolQuery::Local;
     let bdev = BdevClient::new(runtime, PoolId::new(8000, 0));
     bdev.create(PoolQuery::Dynamic, "memory", &CreateOptions::ram(64 << 20))?;
     let buffers = (0..LANE_DEPTH).map(|_| runtime.allocate_buffer(BLOCK_BYTES));
     let mut buffers = buffers.collect::<std::result::Result<Vec<_>, _>>()?;
-    let mut cases = [ALLOCATE, WRITE, READ, FREE].map(|case| (case, Rounds::default()));
+    let mut cases = [ALLOCATE, WRITE, READ, FREE].map(|case| (case, CaseRounds::default()));
     while any_goes_on(&cases)? {
         let allocations =
             (0..LANE_DEPTH).map(|_| bdev.async_allocate_blocks(local, BLOCK_BYTES as u64));
@@ -102,7 +102,7 @@ fn count_bdev(worker: &mut Worker, runtime: &Runtime) -> Result<Vec<Figure>> {
         .collect()
 }
 
-fn any_goes_on(cases: &[(&str, Rounds)]) -> Result<bool> {
+fn any_goes_on(cases: &[(&str, CaseRounds)]) -> Result<bool> {
     for (case, rounds) in cases {
         if rounds.goes_on(case)? {
             return Ok(true);
@@ -111,13 +111,13 @@ fn any_goes_on(cases: &[(&str, Rounds)]) -> Result<bool> {
     Ok(false)
 }
 
-fn figure(case: &'static str, rounds: &Rounds) -> Result<Figure> {
+fn figure(case: &'static str, rounds: &CaseRounds) -> Result<Figure> {
     Figure::new(case, rounds, LANE_DEPTH / 2)
 }
 
 /// A round of transfers. Gives the count, and the buffers back.
 fn transfers(
-    worker: &mut Worker,
+    worker: &mut CountedWorker,
     blocks: &[Block],
     buffers: Vec<Buffer>,
     start: impl Fn(&Block, Buffer) -> Task<(u64, Buffer)>,
@@ -134,12 +134,12 @@ fn transfers(
 }
 
 /// The thread that is counted.
-struct Worker {
+struct CountedWorker {
     steps: Steps,
-    ready: Ready,
+    ready: SubjectReady,
 }
 
-impl Worker {
+impl CountedWorker {
     /// Submits the tasks while the worker stands still, then counts what it takes for the second
     /// half of them. Gives their results too.
     fn round<T>(&mut self, tasks: impl Iterator<Item = Task<T>>) -> Result<(u64, Vec<T>)> {
