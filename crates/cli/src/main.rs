@@ -2,25 +2,24 @@
 
 #![forbid(unsafe_code)]
 
-mod absence;
 mod args;
 mod bench;
 mod chimod;
-mod clock;
+mod connection;
 mod daemon;
 mod demo;
 mod failure;
-mod input;
+mod input_file;
 mod map;
-mod offline;
 mod output;
 mod pool;
 mod program;
-mod reach;
 mod runtime;
 mod size;
+mod timestamp;
+mod unreachable;
 mod verify;
-mod waiting;
+mod wait_notice;
 
 use std::process::ExitCode;
 

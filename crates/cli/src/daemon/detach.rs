@@ -17,7 +17,7 @@ use super::{READY, absolute, logging};
 use crate::args::{DETACHED_LOG, Global, StartArguments};
 use crate::failure::Failure;
 use crate::output;
-use crate::waiting::Waiting;
+use crate::wait_notice::Waiting;
 
 /// Bytes of last words that are told.
 const MAX_LAST_WORDS: u64 = 16 * 1024;

@@ -13,8 +13,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::clock;
 use crate::failure::Failure;
+use crate::timestamp;
 
 /// Environment variable that says what is logged, for example `debug`.
 const VARIABLE: &str = "CHIMAERA_LOG";
@@ -126,7 +126,7 @@ fn show(line: &Line, colour: bool) -> String {
         Level::Info => (" INFO", 32),
         Level::Debug => ("DEBUG", 34),
     };
-    let mut shown = clock::show_utc(line.time);
+    let mut shown = timestamp::show_utc(line.time);
     // Writing to a string does not fail.
     let _ = match colour {
         true => write!(shown, " \u{1b}[{code}m{level}\u{1b}[0m "),

@@ -23,7 +23,7 @@ use nix::unistd::getppid;
 use crate::args::{Global, StartArguments};
 use crate::failure::Failure;
 use crate::output;
-use crate::waiting::Waiting;
+use crate::wait_notice::Waiting;
 
 use announcer::Announcer;
 pub(crate) use detach::detach;

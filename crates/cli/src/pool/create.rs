@@ -9,10 +9,10 @@ use chimaera_client::proto::limits::MAX_CREATE_PARAMS_BYTES;
 
 use super::{PoolReport, allocated_bytes};
 use crate::args::{CreateArguments, Global, KindArgument, MetricsArguments};
+use crate::connection::{connect, order};
 use crate::failure::Failure;
-use crate::input::read_regular;
+use crate::input_file::read_regular;
 use crate::output::{self, printable};
-use crate::reach::{connect, order};
 use crate::size::show_size;
 
 pub(super) fn create(arguments: &CreateArguments, global: &Global) -> Result<(), Failure> {

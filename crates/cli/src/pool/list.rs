@@ -6,10 +6,10 @@ use chimaera_bdev_client::{Client, MODULE_NAME, PerfMetrics, PoolInfo, Runtime, 
 
 use super::PoolReport;
 use crate::args::{DaemonArguments, Global};
+use crate::connection::{ask, connect};
 use crate::failure::Failure;
 use crate::output::{self, printable};
 use crate::program;
-use crate::reach::{ask, connect};
 
 pub(super) fn list(daemon: &DaemonArguments, global: &Global) -> Result<(), Failure> {
     let runtime = connect(daemon)?;

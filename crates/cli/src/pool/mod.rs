@@ -2,6 +2,7 @@
 
 mod create;
 mod list;
+mod offline;
 
 use chimaera_bdev_client::{
     BdevType, Client, Error, FileState, MODULE_NAME, OperationCounts, OwnedBlock, PerfMetrics,
@@ -10,12 +11,12 @@ use chimaera_bdev_client::{
 use serde::Serialize;
 
 use crate::args::{DaemonArguments, Global, NamedPool, PoolCommand};
+use crate::connection::{ask, connect, order};
 use crate::failure::Failure;
+use crate::map;
 use crate::output::{self, printable};
 use crate::program;
-use crate::reach::{ask, connect, order};
 use crate::size::show_size;
-use crate::{map, offline};
 
 pub(crate) fn run(command: &PoolCommand, global: &Global) -> Result<(), Failure> {
     match command {

@@ -1,6 +1,6 @@
 //! `chimaera runtime`: the daemon as a whole.
 
-mod ending;
+mod daemon_watch;
 mod status;
 mod stop;
 

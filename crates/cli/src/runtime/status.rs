@@ -11,10 +11,10 @@ use chimaera_client::{
 use serde::Serialize;
 
 use crate::args::{DaemonArguments, Global};
+use crate::connection::{ask, connect_small, explain, process_of};
 use crate::failure::Failure;
-use crate::reach::{ask, connect_small, explain, process_of};
-use crate::waiting::SILENCE;
-use crate::{clock, output, program};
+use crate::wait_notice::SILENCE;
+use crate::{output, program, timestamp};
 
 /// What `status --json` prints.
 #[derive(Serialize)]
@@ -95,7 +95,7 @@ impl<'a> From<&'a LogStatus> for LogReport<'a> {
 impl<'a> From<&'a LogLine> for LogLineReport<'a> {
     fn from(line: &'a LogLine) -> Self {
         Self {
-            time: clock::show_unix_milliseconds(line.unix_milliseconds),
+            time: timestamp::show_unix_milliseconds(line.unix_milliseconds),
             severity: match line.severity {
                 Severity::Error => "error",
                 Severity::Warning => "warning",

@@ -16,12 +16,12 @@ use chimaera_shm::thread::standstill::Standstill;
 use serde::Serialize;
 
 use crate::args::{DaemonArguments, Global};
+use crate::connection::{connect_small, explain, socket_in_use};
 use crate::failure::Failure;
 use crate::output;
-use crate::reach::{connect_small, explain, socket_in_use};
-use crate::runtime::ending::{Ending, answers, comes};
+use crate::runtime::daemon_watch::{Ending, answers, comes};
 use crate::runtime::status::changing;
-use crate::waiting::SILENCE;
+use crate::wait_notice::SILENCE;
 
 /// How long `stop` waits while nothing changes.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -14,11 +14,11 @@ use chimaera_verify::{
 };
 
 use crate::args::{Global, VerifiedPool, VerifyCheckArguments, VerifyCommand, VerifyRunArguments};
+use crate::connection::connect;
 use crate::failure::Failure;
 use crate::output;
 use crate::pool::find_block_device;
 use crate::program;
-use crate::reach::connect;
 use crate::size::show_size;
 
 /// The most that a run holds unless it is told.

@@ -14,10 +14,10 @@ use chimaera_runtime::{process_at, show_process};
 use chimaera_shm::thread::standstill::Standstill;
 use nix::errno::Errno;
 
-use crate::absence;
 use crate::args::DaemonArguments;
 use crate::failure::Failure;
-use crate::waiting::Waiting;
+use crate::unreachable;
+use crate::wait_notice::Waiting;
 
 /// How long the daemon may take for the answer to a question. For a connection it is the client's own, which
 /// is as long.
@@ -53,7 +53,7 @@ fn connect_with(options: ConnectOptions, daemon: &DaemonArguments) -> Result<Run
 pub(crate) fn explain(error: Error, daemon: &DaemonArguments) -> Failure {
     let (status, is_absent) = (error.status(), error.is_no_daemon());
     match status {
-        _ if is_absent => absence::explain(error.into(), &sockets(daemon)),
+        _ if is_absent => unreachable::explain(error.into(), &sockets(daemon)),
         Status::Busy => no_answer(error, daemon),
         _ if error.errno() == Some(Errno::ENAMETOOLONG as i32) => Failure::usage(error.to_string()),
         _ => error.into(),
