@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
 
-use crate::args::{BenchArguments, Global};
+use crate::args::{BenchArguments, GlobalArguments};
 use crate::failure::Failure;
 use crate::{output, program};
 
@@ -25,7 +25,7 @@ struct CaseReport {
     title: String,
 }
 
-pub(crate) fn run(arguments: &BenchArguments, global: &Global) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &BenchArguments, global: &GlobalArguments) -> Result<(), Failure> {
     if arguments.list && global.json {
         let cases: Vec<_> = chimaera_bench::list()
             .into_iter()

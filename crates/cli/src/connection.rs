@@ -1,7 +1,7 @@
 //! Reaching the daemon that a command means: connecting, and asking what it knows at once.
 //!
 //! Laws of this module:
-//! - Nobody waits in silence for longer than a second: it is said then what for ([`Waiting`]).
+//! - Nobody waits in silence for longer than a second: it is said then what for ([`WaitNotice`]).
 //! - A connection and a question have an end within [`PATIENCE`]. Orders take as long as they take.
 //! - A daemon that cannot be reached is named by its process, where that is known.
 
@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use crate::args::DaemonArguments;
 use crate::failure::Failure;
 use crate::unreachable;
-use crate::wait_notice::Waiting;
+use crate::wait_notice::WaitNotice;
 
 /// How long the daemon may take for the answer to a question. For a connection it is the client's own, which
 /// is as long.
@@ -42,7 +42,7 @@ fn connect_with(options: ConnectOptions, daemon: &DaemonArguments) -> Result<Run
         true => options.trust_any_user(),
         false => options,
     };
-    let _waiting = Waiting::begin(answer_of(daemon));
+    let _waiting = WaitNotice::begin(answer_of(daemon));
     match &daemon.place.socket {
         Some(path) => options.connect_to(path),
         None => options.connect(),
@@ -65,7 +65,7 @@ pub(crate) fn explain(error: Error, daemon: &DaemonArguments) -> Failure {
 /// # Errors
 /// The question's own, or that there is no answer in time.
 pub(crate) fn ask<T>(mut question: Task<T>, daemon: &DaemonArguments) -> Result<T, Failure> {
-    let _waiting = Waiting::begin(answer_of(daemon));
+    let _waiting = WaitNotice::begin(answer_of(daemon));
     match question.wait_timeout(PATIENCE) {
         Some(answer) => Ok(answer.map_err(|error| error.error)?),
         None => {
@@ -84,7 +84,7 @@ pub(crate) fn order<T>(
     daemon: &DaemonArguments,
     give: impl FnOnce() -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let _waiting = Waiting::begin(answer_of(daemon));
+    let _waiting = WaitNotice::begin(answer_of(daemon));
     give()
 }
 

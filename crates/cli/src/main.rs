@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 
-use args::{Arguments, Command, Global};
+use args::{Arguments, ChimaeraCommand, GlobalArguments};
 use failure::Failure;
 
 fn main() -> ExitCode {
@@ -52,17 +52,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command, global: &Global) -> Result<(), Failure> {
+fn run(command: &ChimaeraCommand, global: &GlobalArguments) -> Result<(), Failure> {
     match command {
-        Command::Runtime(command) => runtime::run(command, global),
-        Command::Pool(command) => pool::run(command, global),
-        Command::Chimod(command) => chimod::run(command, global),
-        Command::Verify(command) => verify::run(command, global),
-        Command::Demo { json } if *json || global.json => {
+        ChimaeraCommand::Runtime(command) => runtime::run(command, global),
+        ChimaeraCommand::Pool(command) => pool::run(command, global),
+        ChimaeraCommand::Chimod(command) => chimod::run(command, global),
+        ChimaeraCommand::Verify(command) => verify::run(command, global),
+        ChimaeraCommand::Demo { json } if *json || global.json => {
             Err(Failure::usage("the demo is for people: it prints no JSON"))
         }
-        Command::Demo { .. } => demo::run(),
-        Command::Bench(arguments) => bench::run(arguments, global),
-        Command::BenchPartner { processor } => bench::partner(*processor),
+        ChimaeraCommand::Demo { .. } => demo::run(),
+        ChimaeraCommand::Bench(arguments) => bench::run(arguments, global),
+        ChimaeraCommand::BenchPartner { processor } => bench::partner(*processor),
     }
 }

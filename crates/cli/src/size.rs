@@ -3,7 +3,7 @@
 use bytesize::ByteSize;
 
 /// The largest size that a file can have, and so anything here.
-const LARGEST: u64 = i64::MAX as u64;
+const MAX_SIZE_BYTES: u64 = i64::MAX as u64;
 
 /// Reads a size: `4096`, `64KiB`, `1GiB`, `1GB`. A part of a byte is left out.
 ///
@@ -38,8 +38,8 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
         .and_then(|whole| whole.checked_mul(unit));
     whole
         .and_then(|whole| u64::try_from(whole + part).ok())
-        .filter(|&size| size <= LARGEST)
-        .ok_or_else(|| format!("the largest size is {LARGEST} bytes, 1 less than 8EiB"))
+        .filter(|&size| size <= MAX_SIZE_BYTES)
+        .ok_or_else(|| format!("the largest size is {MAX_SIZE_BYTES} bytes, 1 less than 8EiB"))
 }
 
 /// Bytes of a unit. An `i` makes it one of powers of two, a `B` at its end may be left out.
@@ -97,8 +97,8 @@ mod tests {
         let cases = [
             ("9007199254740993", (1 << 53) + 1),
             ("7.5EiB", 15 << 59),
-            ("9223372036854775807", LARGEST),
-            ("7.999999999999999999EiB", LARGEST - 1),
+            ("9223372036854775807", MAX_SIZE_BYTES),
+            ("7.999999999999999999EiB", MAX_SIZE_BYTES - 1),
         ];
         for (text, bytes) in cases {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");

@@ -11,11 +11,11 @@ use crate::output;
 pub(crate) const SILENCE: Duration = Duration::from_secs(1);
 
 /// Something that is waited for until this is dropped.
-pub(crate) struct Waiting {
+pub(crate) struct WaitNotice {
     _until: Sender<()>,
 }
 
-impl Waiting {
+impl WaitNotice {
     /// Says on standard error what is waited for, once that has taken longer than [`SILENCE`]. `what` is asked
     /// then, on a thread of its own. Where the system gives no thread, nothing is said.
     pub(crate) fn begin(what: impl FnOnce() -> String + Send + 'static) -> Self {

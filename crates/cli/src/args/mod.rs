@@ -21,15 +21,15 @@ pub(crate) use runtime::*;
 #[command(name = "chimaera", version, propagate_version = true, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    pub(crate) global: Global,
+    pub(crate) global: GlobalArguments,
 
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: ChimaeraCommand,
 }
 
 /// What every command takes, before its name or after.
 #[derive(Debug, Default, Args)]
-pub(crate) struct Global {
+pub(crate) struct GlobalArguments {
     /// Print JSON: the answer to standard output, an error and notes, a line each, to standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -62,7 +62,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no runtime at the socket, or one 
 6 not permitted or open for reading only, 7 not enough space, memory or quota, 8 damaged metadata";
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum ChimaeraCommand {
     /// Start, stop and look at the daemon
     #[command(subcommand)]
     Runtime(RuntimeCommand),
@@ -146,7 +146,7 @@ pub(crate) enum VerifyCommand {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct VerifiedPool {
+pub(crate) struct VerifyPoolArguments {
     /// The pool's name; it must be there
     #[arg(long, value_name = "NAME")]
     pub(crate) pool: String,
@@ -162,7 +162,7 @@ pub(crate) struct VerifiedPool {
 #[derive(Debug, Args)]
 pub(crate) struct VerifyRunArguments {
     #[command(flatten)]
-    pub(crate) pool: VerifiedPool,
+    pub(crate) pool: VerifyPoolArguments,
 
     /// How long to run
     #[arg(
@@ -198,7 +198,7 @@ const MAX_SECONDS: u64 = 1 << 30;
 #[derive(Debug, Args)]
 pub(crate) struct VerifyCheckArguments {
     #[command(flatten)]
-    pub(crate) pool: VerifiedPool,
+    pub(crate) pool: VerifyPoolArguments,
 }
 
 /// A workload that may hold no block would prove nothing.

@@ -12,7 +12,7 @@ use crate::size::parse_size;
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
     /// Create a pool, or find it if it is there with the same parameters
-    Create(CreateArguments),
+    Create(CreatePoolArguments),
     /// List the pools
     List(DaemonArguments),
     /// Show what a pool is and has done
@@ -70,7 +70,7 @@ const BLOCK_DEVICE_ARGUMENTS: [&str; 12] = [
 const OTHER_MODULE_ARGUMENTS: [&str; 3] = ["module", "params", "params_file"];
 
 #[derive(Debug, Args)]
-pub(crate) struct CreateArguments {
+pub(crate) struct CreatePoolArguments {
     /// The pool's name; for a file pool the path of a file or block device
     pub(crate) name: String,
 

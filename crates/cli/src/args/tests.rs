@@ -78,7 +78,7 @@ fn an_engine_has_one_name_here_and_in_statistics() {
     for engine in [IoEngine::Auto, IoEngine::Libaio, IoEngine::IoUring] {
         let line = format!("chimaera pool create /dev/x --type file --io-engine {engine}");
         let arguments = Arguments::try_parse_from(line.split(' ')).expect("understood");
-        let Command::Pool(PoolCommand::Create(create)) = arguments.command else {
+        let ChimaeraCommand::Pool(PoolCommand::Create(create)) = arguments.command else {
             panic!("{line} creates a pool");
         };
         assert_eq!(create.io_engine.map(IoEngine::from), Some(engine));

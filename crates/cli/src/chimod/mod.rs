@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use chimaera_client::proto::shell;
 use serde::Serialize;
 
-use crate::args::{ChimodCommand, Global, NewArguments};
+use crate::args::{ChimodCommand, GlobalArguments, NewArguments};
 use crate::failure::Failure;
 use crate::{output, program};
 use sdk::Sdk;
@@ -43,7 +43,7 @@ const EDITION: &str = "2024";
 /// Names that are modules already, or whose packages would have the names of those that they are built on.
 const TAKEN: [&str; 3] = ["chimaera", "chimaera_bdev", "chimaera_echo"];
 
-pub(crate) fn run(command: &ChimodCommand, global: &Global) -> Result<(), Failure> {
+pub(crate) fn run(command: &ChimodCommand, global: &GlobalArguments) -> Result<(), Failure> {
     match command {
         ChimodCommand::New(arguments) => new(arguments, global),
     }
@@ -60,7 +60,7 @@ struct NewReport<'a> {
     formatted: bool,
 }
 
-fn new(arguments: &NewArguments, global: &Global) -> Result<(), Failure> {
+fn new(arguments: &NewArguments, global: &GlobalArguments) -> Result<(), Failure> {
     let name = &*arguments.name;
     check_free(name)?;
     let sdk = Sdk::find(arguments.sdk.as_deref())?;

@@ -14,13 +14,13 @@ use chimaera_runtime::{HostError, log, process_at, served_by};
 use serde::Serialize;
 
 use super::{READY, absolute, logging};
-use crate::args::{DETACHED_LOG, Global, StartArguments};
+use crate::args::{DETACHED_LOG, GlobalArguments, StartArguments};
 use crate::failure::Failure;
 use crate::output;
-use crate::wait_notice::Waiting;
+use crate::wait_notice::WaitNotice;
 
 /// Bytes of last words that are told.
-const MAX_LAST_WORDS: u64 = 16 * 1024;
+const MAX_LAST_WORDS_BYTES: u64 = 16 * 1024;
 
 /// What `start --detach --json` prints.
 #[derive(Serialize)]
@@ -36,7 +36,7 @@ struct DetachReport<'a> {
 pub(crate) fn detach(
     arguments: &StartArguments,
     socket: &Path,
-    global: &Global,
+    global: &GlobalArguments,
 ) -> Result<(), Failure> {
     // Here, and not only in the daemon, whose complaint would need the terminal that it has not.
     logging::thresholds()?;
@@ -63,7 +63,7 @@ pub(crate) fn detach(
         .stderr(log)
         .spawn()
         .map_err(no_process)?;
-    let waiting = Waiting::begin(|| "the daemon to serve".to_owned());
+    let waiting = WaitNotice::begin(|| "the daemon to serve".to_owned());
     let said = first_words(&mut daemon);
     drop(waiting);
     if !said.starts_with(READY) {
@@ -114,7 +114,7 @@ fn no_process(error: std::io::Error) -> Failure {
 fn first_words(daemon: &mut Child) -> String {
     let mut said = Vec::new();
     if let Some(stdout) = daemon.stdout.take() {
-        let mut stdout = BufReader::new(stdout.take(MAX_LAST_WORDS));
+        let mut stdout = BufReader::new(stdout.take(MAX_LAST_WORDS_BYTES));
         // Nothing is said that is not said.
         let _ = stdout.read_until(b'\n', &mut said);
         if !said.starts_with(READY.as_bytes()) {

@@ -20,7 +20,7 @@ use crate::timestamp;
 const VARIABLE: &str = "CHIMAERA_LOG";
 
 /// How long to wait for room in something that does not block.
-const ROOM_PATIENCE_MS: u16 = 1000;
+const MAX_ROOM_WAIT_MS: u16 = 1000;
 
 /// Bits of an open log: nobody else's business, and never where a link leads. Opening does not wait for
 /// a reader, should it be a pipe.
@@ -109,7 +109,7 @@ impl Sink for StandardError {
 fn wait_for_room() -> io::Result<()> {
     let stderr = stderr();
     let mut room = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-    match poll(&mut room, PollTimeout::from(ROOM_PATIENCE_MS)) {
+    match poll(&mut room, PollTimeout::from(MAX_ROOM_WAIT_MS)) {
         Ok(0) => Err(io::Error::new(
             io::ErrorKind::WouldBlock,
             "whoever is to read it does not",

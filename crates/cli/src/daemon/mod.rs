@@ -20,10 +20,10 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 
-use crate::args::{Global, StartArguments};
+use crate::args::{GlobalArguments, StartArguments};
 use crate::failure::Failure;
 use crate::output;
-use crate::wait_notice::Waiting;
+use crate::wait_notice::WaitNotice;
 
 use announcer::Announcer;
 pub(crate) use detach::detach;
@@ -36,7 +36,7 @@ const READY: &str = "ready";
 pub(crate) fn run(
     arguments: &StartArguments,
     socket: &Path,
-    global: &Global,
+    global: &GlobalArguments,
 ) -> Result<(), Failure> {
     let log_file = arguments.detached_log.as_deref();
     let (thresholds, announcer) = prepare(arguments).map_err(|failure| match log_file {
@@ -115,7 +115,7 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
         modules: vec![chimaera_bdev_runtime::module()],
     };
     // In the background it is the one who has started this that says so.
-    let waiting = (!is_detached).then(|| Waiting::begin(|| "the daemon to serve".to_owned()));
+    let waiting = (!is_detached).then(|| WaitNotice::begin(|| "the daemon to serve".to_owned()));
     let host = Host::start(&config).map_err(|error| Ended::NotStarted(error.into()))?;
     drop(waiting);
     if let Err(error) = limit_raised {

@@ -41,7 +41,7 @@ pub(super) fn block() -> Result<(), Failure> {
 
 /// What a signal stops, once there is something.
 #[derive(Clone, Default)]
-pub(super) struct Stop {
+pub(super) struct StopOnSignal {
     state: Arc<Mutex<State>>,
 }
 
@@ -51,7 +51,7 @@ struct State {
     stopper: Option<Stopper>,
 }
 
-impl Stop {
+impl StopOnSignal {
     /// From now on signals stop this host. One that came before does so at once.
     pub(super) fn stop_on_signal(&self, stopper: Stopper) {
         let mut state = self.lock();
@@ -76,8 +76,8 @@ impl Stop {
 }
 
 /// Starts the thread that takes signals.
-pub(super) fn watch(hangup: Hangup) -> Result<Stop, Failure> {
-    let stop = Stop::default();
+pub(super) fn watch(hangup: Hangup) -> Result<StopOnSignal, Failure> {
+    let stop = StopOnSignal::default();
     let mask = ignored_at_start();
     let told = stop.clone();
     let thread = thread::spawn("chimaera-signals", move || {
@@ -105,7 +105,7 @@ const SAME_WISH: Duration = Duration::from_secs(1);
 
 /// The first signal stops the host in good order; a second one, some time after it, ends the process at
 /// once. `asked` is when the first one came.
-fn stop_or_end(stop: &Stop, asked: &mut Option<Instant>, signal: Signal) {
+fn stop_or_end(stop: &StopOnSignal, asked: &mut Option<Instant>, signal: Signal) {
     stop.ask();
     match *asked {
         None => {

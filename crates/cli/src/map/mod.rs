@@ -12,7 +12,7 @@ use std::path::Path;
 use chimaera_bdev_client::{Client, MegabyteState, PoolQuery};
 use serde::Serialize;
 
-use crate::args::{Global, MapArguments};
+use crate::args::{GlobalArguments, MapArguments};
 use crate::failure::Failure;
 use crate::output::{self, printable};
 
@@ -20,9 +20,13 @@ use crate::output::{self, printable};
 const MEGABYTE: u64 = 1 << 20;
 
 /// Most cells of a picture: more could not be told apart.
-const CELLS_MAXIMUM: u64 = 4096;
+const MAX_CELLS: u64 = 4096;
 
-pub(crate) fn run(arguments: &MapArguments, pool: &Client, global: &Global) -> Result<(), Failure> {
+pub(crate) fn run(
+    arguments: &MapArguments,
+    pool: &Client,
+    global: &GlobalArguments,
+) -> Result<(), Failure> {
     let name = printable(&arguments.name);
     let map = Map {
         name: &name,
@@ -49,22 +53,22 @@ pub(crate) fn run(arguments: &MapArguments, pool: &Client, global: &Global) -> R
 struct MapReport<'a> {
     name: &'a str,
     total_size: u64,
-    runs: Vec<Run>,
+    runs: Vec<MegabyteRun>,
 }
 
 /// Neighbouring megabytes in one state. The last one of a pool may be a part of a megabyte.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Run {
+struct MegabyteRun {
     state: &'static str,
     first_megabyte: usize,
     megabytes: usize,
 }
 
-fn runs(states: &[MegabyteState]) -> Vec<Run> {
+fn runs(states: &[MegabyteState]) -> Vec<MegabyteRun> {
     let mut first_megabyte = 0;
     let chunks = states.chunk_by(|one, other| one == other);
     let run = |chunk: &[MegabyteState]| {
-        let run = Run {
+        let run = MegabyteRun {
             state: name_of(chunk[0]),
             first_megabyte,
             megabytes: chunk.len(),
@@ -75,7 +79,7 @@ fn runs(states: &[MegabyteState]) -> Vec<Run> {
     chunks.map(run).collect()
 }
 
-fn write_svg(path: &Path, map: &Map<'_>, global: &Global) -> Result<(), Failure> {
+fn write_svg(path: &Path, map: &Map<'_>, global: &GlobalArguments) -> Result<(), Failure> {
     fs::write(path, svg::draw(map)).map_err(Failure::system(format_args!(
         "cannot write {}",
         path.display()
@@ -222,7 +226,7 @@ mod tests {
 
     #[test]
     fn runs_hold_every_megabyte_once() {
-        let run = |state, first_megabyte, megabytes| Run {
+        let run = |state, first_megabyte, megabytes| MegabyteRun {
             state,
             first_megabyte,
             megabytes,

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use chimaera_bdev_client::MegabyteState;
 
-use super::{CELLS_MAXIMUM, LEGEND, MEGABYTE, Map, Mixture};
+use super::{LEGEND, MAX_CELLS, MEGABYTE, Map, Mixture};
 use crate::size::show_size;
 
 /// Cells of a row.
@@ -53,7 +53,7 @@ text{fill:#e6edf3}
 
 /// Draws the map.
 pub(super) fn draw(map: &Map<'_>) -> String {
-    let megabytes_per_cell = map.megabytes_per_cell(CELLS_MAXIMUM);
+    let megabytes_per_cell = map.megabytes_per_cell(MAX_CELLS);
     let cells = map.cells(megabytes_per_cell);
     let rows = (cells.len() as u64).div_ceil(COLUMNS).max(1);
     let width = LEFT + COLUMNS * PITCH + MARGIN;

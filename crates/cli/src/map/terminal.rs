@@ -8,11 +8,11 @@ use std::fmt::Write;
 
 use chimaera_bdev_client::MegabyteState;
 
-use super::{CELLS_MAXIMUM, LEGEND, MEGABYTE, Map, Mixture};
+use super::{LEGEND, MAX_CELLS, MEGABYTE, Map, Mixture};
 use crate::size::show_size;
 
 /// Most rows, so that the picture and its legend fit a usual screen.
-const ROWS_MAXIMUM: u64 = 16;
+const MAX_ROWS: u64 = 16;
 
 /// Cells of a row are a multiple of this: the offsets at their beginnings are then rounder.
 const ROW_UNIT: u64 = 8;
@@ -24,8 +24,8 @@ pub(super) fn draw(map: &Map<'_>, columns: usize, colour: bool) -> String {
     // As wide as the widest label can be: "1023.9 MiB".
     let label_columns = "1023.9 MiB".len();
     let room = columns.saturating_sub(label_columns + 2) as u64;
-    let per_row = (room / ROW_UNIT * ROW_UNIT).clamp(ROW_UNIT, CELLS_MAXIMUM);
-    let megabytes_per_cell = map.megabytes_per_cell(per_row * ROWS_MAXIMUM);
+    let per_row = (room / ROW_UNIT * ROW_UNIT).clamp(ROW_UNIT, MAX_CELLS);
+    let megabytes_per_cell = map.megabytes_per_cell(per_row * MAX_ROWS);
     let cells = map.cells(megabytes_per_cell);
 
     let mut text = format!(

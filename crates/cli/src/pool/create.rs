@@ -8,14 +8,17 @@ use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_client::proto::limits::MAX_CREATE_PARAMS_BYTES;
 
 use super::{PoolReport, allocated_bytes};
-use crate::args::{CreateArguments, Global, KindArgument, MetricsArguments};
+use crate::args::{CreatePoolArguments, GlobalArguments, KindArgument, MetricsArguments};
 use crate::connection::{connect, order};
 use crate::failure::Failure;
 use crate::input_file::read_regular;
 use crate::output::{self, printable};
 use crate::size::show_size;
 
-pub(super) fn create(arguments: &CreateArguments, global: &Global) -> Result<(), Failure> {
+pub(super) fn create(
+    arguments: &CreatePoolArguments,
+    global: &GlobalArguments,
+) -> Result<(), Failure> {
     match (&arguments.module, arguments.kind) {
         (Some(module), _) => create_of_module(module, arguments, global),
         (None, Some(kind)) => create_block_device(kind, arguments, global),
@@ -26,8 +29,8 @@ pub(super) fn create(arguments: &CreateArguments, global: &Global) -> Result<(),
 /// A pool of a module of which this program knows nothing but the name.
 fn create_of_module(
     module: &str,
-    arguments: &CreateArguments,
-    global: &Global,
+    arguments: &CreatePoolArguments,
+    global: &GlobalArguments,
 ) -> Result<(), Failure> {
     let params = match (&arguments.params, &arguments.params_file) {
         (Some(text), _) if text.len() > MAX_CREATE_PARAMS_BYTES => {
@@ -75,8 +78,8 @@ const fn verb(info: &PoolInfo) -> &'static str {
 
 fn create_block_device(
     kind: KindArgument,
-    arguments: &CreateArguments,
-    global: &Global,
+    arguments: &CreatePoolArguments,
+    global: &GlobalArguments,
 ) -> Result<(), Failure> {
     check_kind(kind, arguments)?;
     let name = pool_name(kind, arguments)?;
@@ -123,7 +126,7 @@ fn create_block_device(
 }
 
 /// Refuses what means something for pools on files only.
-fn check_kind(kind: KindArgument, arguments: &CreateArguments) -> Result<(), Failure> {
+fn check_kind(kind: KindArgument, arguments: &CreatePoolArguments) -> Result<(), Failure> {
     if kind == KindArgument::File {
         return Ok(());
     }
@@ -147,7 +150,7 @@ fn check_kind(kind: KindArgument, arguments: &CreateArguments) -> Result<(), Fai
     }
 }
 
-fn options(kind: KindArgument, arguments: &CreateArguments) -> CreateOptions {
+fn options(kind: KindArgument, arguments: &CreatePoolArguments) -> CreateOptions {
     let mut options = match kind {
         KindArgument::Ram => CreateOptions::ram(arguments.size.unwrap_or(0)),
         KindArgument::File => CreateOptions::file().size(arguments.size.unwrap_or(0)),
@@ -279,7 +282,7 @@ fn contents(stats: &Stats) -> String {
 }
 
 /// A file pool's name is a path that the daemon opens: what is relative here is not there.
-fn pool_name(kind: KindArgument, arguments: &CreateArguments) -> Result<String, Failure> {
+fn pool_name(kind: KindArgument, arguments: &CreatePoolArguments) -> Result<String, Failure> {
     if kind == KindArgument::Ram {
         return Ok(arguments.name.clone());
     }

@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use chimaera_bdev_client::{Client, MODULE_NAME, PerfMetrics, PoolInfo, Runtime, Status};
 
 use super::PoolReport;
-use crate::args::{DaemonArguments, Global};
+use crate::args::{DaemonArguments, GlobalArguments};
 use crate::connection::{ask, connect};
 use crate::failure::Failure;
 use crate::output::{self, printable};
 use crate::program;
 
-pub(super) fn list(daemon: &DaemonArguments, global: &Global) -> Result<(), Failure> {
+pub(super) fn list(daemon: &DaemonArguments, global: &GlobalArguments) -> Result<(), Failure> {
     let runtime = connect(daemon)?;
     let pools = ask(runtime.admin().async_list_pools(), daemon)?;
     if global.json {
@@ -67,14 +67,17 @@ fn declared(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<PerfMetrics>, F
 /// Characters between columns.
 const COLUMN_GAP: usize = 2;
 
-/// Characters of a name that are shown in any case, and at most. Names have up to 4,096 bytes.
-const NAME_WIDTHS: (usize, usize) = (24, 120);
+/// Characters of a name that are shown however narrow the terminal.
+const MIN_NAME_CHARACTERS: usize = 24;
+
+/// Characters of a name that are shown at most. Names have up to 4,096 bytes.
+const MAX_NAME_CHARACTERS: usize = 120;
 
 /// Characters that a list has for names, beside so many of other columns.
 fn name_width(columns: Option<usize>, others: usize) -> usize {
-    let (least, most) = NAME_WIDTHS;
-    columns.map_or(most, |columns| {
-        columns.saturating_sub(others).clamp(least, most)
+    columns.map_or(MAX_NAME_CHARACTERS, |columns| {
+        let room = columns.saturating_sub(others);
+        room.clamp(MIN_NAME_CHARACTERS, MAX_NAME_CHARACTERS)
     })
 }
 

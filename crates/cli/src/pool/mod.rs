@@ -10,7 +10,7 @@ use chimaera_bdev_client::{
 };
 use serde::Serialize;
 
-use crate::args::{DaemonArguments, Global, NamedPool, PoolCommand};
+use crate::args::{DaemonArguments, GlobalArguments, NamedPool, PoolCommand};
 use crate::connection::{ask, connect, order};
 use crate::failure::Failure;
 use crate::map;
@@ -18,7 +18,7 @@ use crate::output::{self, printable};
 use crate::program;
 use crate::size::show_size;
 
-pub(crate) fn run(command: &PoolCommand, global: &Global) -> Result<(), Failure> {
+pub(crate) fn run(command: &PoolCommand, global: &GlobalArguments) -> Result<(), Failure> {
     match command {
         PoolCommand::Create(arguments) => create::create(arguments, global),
         PoolCommand::List(daemon) => list::list(daemon, global),
@@ -73,7 +73,7 @@ impl<'a> PoolReport<'a> {
     }
 }
 
-fn stats(pool: &NamedPool, global: &Global) -> Result<(), Failure> {
+fn stats(pool: &NamedPool, global: &GlobalArguments) -> Result<(), Failure> {
     let client = open(&connect(&pool.daemon)?, &pool.name, &pool.daemon)?;
     let (id, stats) = (client.pool_id(), client.get_stats()?);
     if global.json {
@@ -243,7 +243,7 @@ fn stats_of(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<Stats>, Error> 
 }
 
 /// Flushes a pool of any module, by the container's own flush.
-fn flush(named: &NamedPool, global: &Global) -> Result<(), Failure> {
+fn flush(named: &NamedPool, global: &GlobalArguments) -> Result<(), Failure> {
     let runtime = connect(&named.daemon)?;
     let pool = find(&runtime, &named.name, &named.daemon)?;
     order(&named.daemon, || runtime.admin().flush(Some(pool.id)))?;
@@ -289,7 +289,7 @@ impl From<OwnedBlock> for BlockReport {
     }
 }
 
-fn blocks(pool: &NamedPool, global: &Global) -> Result<(), Failure> {
+fn blocks(pool: &NamedPool, global: &GlobalArguments) -> Result<(), Failure> {
     let pool = open(&connect(&pool.daemon)?, &pool.name, &pool.daemon)?;
     let blocks = pool
         .all_blocks(PoolQuery::Local)
@@ -341,7 +341,7 @@ const fn held(file: FileState) -> Option<&'static str> {
     })
 }
 
-fn destroy(named: &NamedPool, global: &Global) -> Result<(), Failure> {
+fn destroy(named: &NamedPool, global: &GlobalArguments) -> Result<(), Failure> {
     let runtime = connect(&named.daemon)?;
     let pool = find(&runtime, &named.name, &named.daemon)?;
     // The end flushes too, and says whether that fails; but a pool that has ended says no more of its file.

@@ -6,18 +6,21 @@ use chimaera_bdev_client::{IoEngine, PerfMetrics, Status};
 use chimaera_bdev_format::image::{self, COUNTED, Inspection, ModuleError};
 use serde::Serialize;
 
-use crate::args::{CheckArguments, Global, InspectArguments, RenameArguments};
+use crate::args::{CheckArguments, GlobalArguments, InspectArguments, RenameArguments};
 use crate::failure::Failure;
 use crate::output::{self, printable};
 use crate::program;
 use crate::size::show_size;
 
-pub(crate) fn inspect(arguments: &InspectArguments, global: &Global) -> Result<(), Failure> {
+pub(crate) fn inspect(
+    arguments: &InspectArguments,
+    global: &GlobalArguments,
+) -> Result<(), Failure> {
     let inspection = image::inspect(&arguments.path).map_err(explain)?;
     show(&arguments.path, &inspection, global)
 }
 
-pub(crate) fn check(arguments: &CheckArguments, global: &Global) -> Result<(), Failure> {
+pub(crate) fn check(arguments: &CheckArguments, global: &GlobalArguments) -> Result<(), Failure> {
     let inspection = image::check(&arguments.path, arguments.repair).map_err(explain)?;
     show(&arguments.path, &inspection, global)
 }
@@ -35,7 +38,7 @@ fn explain(error: ModuleError) -> Failure {
     }
 }
 
-pub(crate) fn rename(arguments: &RenameArguments, global: &Global) -> Result<(), Failure> {
+pub(crate) fn rename(arguments: &RenameArguments, global: &GlobalArguments) -> Result<(), Failure> {
     let name = match &arguments.name {
         Some(name) => name.clone(),
         None => std::path::absolute(&arguments.path)
@@ -62,9 +65,9 @@ struct RenameReport<'a> {
 }
 
 /// Prints what was found. Damage is a failure, after all has been said.
-fn show(path: &Path, inspection: &Inspection, global: &Global) -> Result<(), Failure> {
+fn show(path: &Path, inspection: &Inspection, global: &GlobalArguments) -> Result<(), Failure> {
     if global.json {
-        output::json(&Report::new(inspection))?;
+        output::json(&InspectReport::new(inspection))?;
     } else {
         for (name, value) in rows(inspection) {
             output::line(format_args!("{name:<16}{value}"));
@@ -163,12 +166,12 @@ fn show_uuid(uuid: [u8; 16]) -> String {
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Report<'a> {
+struct InspectReport<'a> {
     uuid: String,
     id: String,
     name: &'a str,
     format_version: u32,
-    features: Features,
+    features: FeaturesReport,
     owner_user: u32,
     owner_group: u32,
     /// Octal, as `chmod` takes it.
@@ -199,13 +202,13 @@ struct Report<'a> {
 
 /// The feature bits, by what a program that does not know one may do.
 #[derive(Serialize)]
-struct Features {
+struct FeaturesReport {
     incompatible: u64,
     read_only_compatible: u64,
     compatible: u64,
 }
 
-impl<'a> Report<'a> {
+impl<'a> InspectReport<'a> {
     fn new(inspection: &'a Inspection) -> Self {
         let [blocks_4k, blocks_64k, blocks_256k, blocks_1m] = inspection.blocks;
         let (owner_user, owner_group) = inspection.owner;
@@ -215,7 +218,7 @@ impl<'a> Report<'a> {
             id: inspection.pool.to_string(),
             name: &inspection.name,
             format_version: inspection.format_version,
-            features: Features {
+            features: FeaturesReport {
                 incompatible,
                 read_only_compatible,
                 compatible,

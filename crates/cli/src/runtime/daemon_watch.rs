@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 const LOOK: Duration = Duration::from_millis(5);
 
 /// By what the end of a daemon is told.
-pub(super) enum Ending<'a> {
+pub(super) enum DaemonWatch<'a> {
     /// A file that becomes readable with the end of its process.
     Process(OwnedFd),
     /// Where the system has no such file: a daemon closes its connections when nothing is left to do but to end.
@@ -23,7 +23,7 @@ pub(super) enum Ending<'a> {
     Past,
 }
 
-impl<'a> Ending<'a> {
+impl<'a> DaemonWatch<'a> {
     /// The end of a daemon that has welcomed this client.
     pub(super) fn of(runtime: &'a Runtime) -> Self {
         match runtime.watch_daemon() {
@@ -45,7 +45,7 @@ impl<'a> Ending<'a> {
     }
 
     /// Waits for it, at most so long. Whether it has come.
-    pub(super) fn comes_within(&self, patience: Duration) -> bool {
+    pub(super) fn ends_within(&self, patience: Duration) -> bool {
         match self {
             Self::Process(process) => is_readable(process, patience),
             Self::Connection(runtime) => comes(patience, || !runtime.is_connected()),

@@ -9,11 +9,11 @@ use std::path::Path;
 use chimaera_client::SocketPlace;
 use chimaera_runtime::{check_processors, check_socket_path};
 
-use crate::args::{Global, RuntimeCommand, StartArguments};
+use crate::args::{GlobalArguments, RuntimeCommand, StartArguments};
 use crate::daemon;
 use crate::failure::Failure;
 
-pub(crate) fn run(command: &RuntimeCommand, global: &Global) -> Result<(), Failure> {
+pub(crate) fn run(command: &RuntimeCommand, global: &GlobalArguments) -> Result<(), Failure> {
     match command {
         RuntimeCommand::Start(arguments) => start(arguments, global),
         RuntimeCommand::Stop(daemon) => stop::stop(daemon, global),
@@ -21,7 +21,7 @@ pub(crate) fn run(command: &RuntimeCommand, global: &Global) -> Result<(), Failu
     }
 }
 
-fn start(arguments: &StartArguments, global: &Global) -> Result<(), Failure> {
+fn start(arguments: &StartArguments, global: &GlobalArguments) -> Result<(), Failure> {
     let place = match &arguments.place.socket {
         Some(path) => SocketPlace::named(path),
         None => SocketPlace::own(),

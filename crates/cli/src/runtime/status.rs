@@ -10,7 +10,7 @@ use chimaera_client::{
 };
 use serde::Serialize;
 
-use crate::args::{DaemonArguments, Global};
+use crate::args::{DaemonArguments, GlobalArguments};
 use crate::connection::{ask, connect_small, explain, process_of};
 use crate::failure::Failure;
 use crate::wait_notice::SILENCE;
@@ -205,7 +205,7 @@ fn lost_files(runtime: &Runtime) -> Vec<FileReport> {
     lost
 }
 
-pub(super) fn status(daemon: &DaemonArguments, global: &Global) -> Result<(), Failure> {
+pub(super) fn status(daemon: &DaemonArguments, global: &GlobalArguments) -> Result<(), Failure> {
     let runtime = connect_small(daemon).map_err(|error| explain(error, daemon))?;
     let status: RuntimeStatus = ask(runtime.admin().async_status(), daemon)?;
     let report = StatusReport {

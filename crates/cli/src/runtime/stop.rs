@@ -15,11 +15,11 @@ use chimaera_runtime::{DaemonEnd, DaemonProcess, LockFile, lock_holder, show_pro
 use chimaera_shm::thread::standstill::Standstill;
 use serde::Serialize;
 
-use crate::args::{DaemonArguments, Global};
+use crate::args::{DaemonArguments, GlobalArguments};
 use crate::connection::{connect_small, explain, socket_in_use};
 use crate::failure::Failure;
 use crate::output;
-use crate::runtime::daemon_watch::{Ending, answers, comes};
+use crate::runtime::daemon_watch::{DaemonWatch, answers, comes};
 use crate::runtime::status::changing;
 use crate::wait_notice::SILENCE;
 
@@ -36,7 +36,7 @@ struct StopReport {
     process_id: u32,
 }
 
-pub(super) fn stop(daemon: &DaemonArguments, global: &Global) -> Result<(), Failure> {
+pub(super) fn stop(daemon: &DaemonArguments, global: &GlobalArguments) -> Result<(), Failure> {
     let socket = socket_in_use(daemon);
     // Before it is asked to stop: afterwards there may be another one.
     let served_by = DaemonProcess::at(&socket).ok().flatten();
@@ -45,8 +45,8 @@ pub(super) fn stop(daemon: &DaemonArguments, global: &Global) -> Result<(), Fail
         Ok(runtime) => {
             let own_id = runtime.daemon().process_id;
             let process = served_by.map_or(own_id.cast_signed(), |daemon| daemon.id);
-            let mut patience = Patience::new(process, own_id);
-            let ending = Ending::of(&runtime);
+            let mut patience = StoppingDaemon::new(process, own_id);
+            let ending = DaemonWatch::of(&runtime);
             match order(&runtime, &mut patience)? {
                 Answer::Finished => patience.wait_for_exit(&ending, &runtime)?,
                 Answer::Unflushed(error) => {
@@ -66,7 +66,7 @@ pub(super) fn stop(daemon: &DaemonArguments, global: &Global) -> Result<(), Fail
             patience
         }
     };
-    let Patience {
+    let StoppingDaemon {
         process,
         process_id,
         ..
@@ -91,19 +91,19 @@ fn end_of_unreached(
     served_by: Option<DaemonProcess>,
     socket: &Path,
     daemon: &DaemonArguments,
-) -> Result<Patience, Failure> {
+) -> Result<StoppingDaemon, Failure> {
     let status = error.status();
     let is_absent = error.is_no_daemon();
     let failure = explain(error, daemon);
     let mut known = None;
     if let Some(daemon) = served_by {
         known = Some(daemon.id);
-        let mut patience = Patience::new(daemon.id, 0);
+        let mut patience = StoppingDaemon::new(daemon.id, 0);
         // It may have been ending, or have had no descriptor to say why it closed the connection.
         let is_loss = is_absent || status == Status::ConnectionLost;
         let has_left = || comes(SILENCE, || !answers(socket, daemon.id));
         if status == Status::ShuttingDown || is_loss && has_left() {
-            patience.wait_for(&Ending::of_unreached(daemon, socket))?;
+            patience.wait_for(&DaemonWatch::of_unreached(daemon, socket))?;
             return Ok(patience);
         }
     }
@@ -136,7 +136,7 @@ enum Answer {
 ///
 /// # Errors
 /// It does not stop.
-fn order(runtime: &Runtime, patience: &mut Patience) -> Result<Answer, Failure> {
+fn order(runtime: &Runtime, patience: &mut StoppingDaemon) -> Result<Answer, Failure> {
     let mut order = runtime.admin().async_stop_runtime();
     loop {
         match order
@@ -174,7 +174,7 @@ fn what_it_waits_for(runtime: &Runtime) -> Option<String> {
 }
 
 /// Waits for a daemon to end, and says what it is that takes long.
-struct Patience {
+struct StoppingDaemon {
     /// Its process here; 0 if this pid namespace does not have it.
     process: i32,
     /// The number that a script is told: where there is none here, that of the daemon's own pid namespace.
@@ -185,7 +185,7 @@ struct Patience {
     is_said: bool,
 }
 
-impl Patience {
+impl StoppingDaemon {
     fn new(process: i32, own_id: u32) -> Self {
         Self {
             process,
@@ -272,8 +272,8 @@ impl Patience {
     ///
     /// # Errors
     /// As [`Self::wait_for`].
-    fn wait_for_exit(&mut self, ending: &Ending, runtime: &Runtime) -> Result<(), Failure> {
-        if ending.comes_within(EXIT_PATIENCE) {
+    fn wait_for_exit(&mut self, ending: &DaemonWatch, runtime: &Runtime) -> Result<(), Failure> {
+        if ending.ends_within(EXIT_PATIENCE) {
             return Ok(());
         }
         if runtime.is_connected() {
@@ -291,17 +291,17 @@ impl Patience {
     ///
     /// # Errors
     /// It takes too long.
-    fn wait_for(&mut self, ending: &Ending) -> Result<(), Failure> {
+    fn wait_for(&mut self, ending: &DaemonWatch) -> Result<(), Failure> {
         self.waits_for = None;
         (self.since, self.is_said) = (Instant::now(), false);
-        while !ending.comes_within(SILENCE) {
+        while !ending.ends_within(SILENCE) {
             self.note(None)?;
         }
         Ok(())
     }
 }
 
-impl fmt::Display for Patience {
+impl fmt::Display for StoppingDaemon {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let process = self.process;
         write!(f, "the daemon {}", show_process(process))?;

@@ -13,7 +13,9 @@ use chimaera_verify::{
     WorkloadJournal,
 };
 
-use crate::args::{Global, VerifiedPool, VerifyCheckArguments, VerifyCommand, VerifyRunArguments};
+use crate::args::{
+    GlobalArguments, VerifyCheckArguments, VerifyCommand, VerifyPoolArguments, VerifyRunArguments,
+};
 use crate::connection::connect;
 use crate::failure::Failure;
 use crate::output;
@@ -22,19 +24,19 @@ use crate::program;
 use crate::size::show_size;
 
 /// The most that a run holds unless it is told.
-const SPACE_BYTES_MAXIMUM: u64 = 256 << 20;
+const MAX_DEFAULT_SPACE_BYTES: u64 = 256 << 20;
 
 /// Violations that are shown one by one.
-const SHOWN: usize = 20;
+const MAX_SHOWN_VIOLATIONS: usize = 20;
 
-pub(crate) fn run(command: &VerifyCommand, global: &Global) -> Result<(), Failure> {
+pub(crate) fn run(command: &VerifyCommand, global: &GlobalArguments) -> Result<(), Failure> {
     match command {
         VerifyCommand::Run(arguments) => run_workload(arguments, global),
         VerifyCommand::Check(arguments) => check_pool(arguments, global),
     }
 }
 
-fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), Failure> {
+fn run_workload(arguments: &VerifyRunArguments, global: &GlobalArguments) -> Result<(), Failure> {
     let (pool, verified) = open_verified(&arguments.pool)?;
     let path = &arguments.pool.journal;
     let new_id = JournalId::random().map_err(Failure::system("cannot read /dev/urandom"))?;
@@ -43,7 +45,7 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
     let held = journal.model().bytes();
     let default = || -> Result<u64, Failure> {
         let free = pool.get_stats()?.remaining_size;
-        Ok(((free + held) / 2).min(SPACE_BYTES_MAXIMUM))
+        Ok(((free + held) / 2).min(MAX_DEFAULT_SPACE_BYTES))
     };
     let workload = Workload {
         // The parser of the arguments takes no 0.
@@ -64,7 +66,9 @@ fn run_workload(arguments: &VerifyRunArguments, global: &Global) -> Result<(), F
             Err(RunFailure { error, summary }) => (summary, Some(error)),
         };
     match &summary {
-        Some(summary) if global.json => output::json(&report::Run::new(summary, workload.seed))?,
+        Some(summary) if global.json => {
+            output::json(&report::VerifyRunReport::new(summary, workload.seed))?
+        }
         Some(summary) => show_run(summary, workload.seed),
         None => {}
     }
@@ -94,7 +98,7 @@ fn check_space(space_bytes: u64) -> Result<(), Failure> {
 }
 
 /// A client of the pool, and which that is.
-fn open_verified(verified: &VerifiedPool) -> Result<(Client, PoolIdentity), Failure> {
+fn open_verified(verified: &VerifyPoolArguments) -> Result<(Client, PoolIdentity), Failure> {
     let runtime = connect(&verified.daemon)?;
     let info = find_block_device(&runtime, &verified.pool, &verified.daemon)?;
     let client = Client::new(&runtime, info.id);
@@ -103,7 +107,7 @@ fn open_verified(verified: &VerifiedPool) -> Result<(Client, PoolIdentity), Fail
 }
 
 /// The command that checks the pool.
-fn check_command(verified: &VerifiedPool) -> String {
+fn check_command(verified: &VerifyPoolArguments) -> String {
     let journal = program::path(&verified.journal);
     let words = [
         "verify",
@@ -167,12 +171,12 @@ fn show_model(model: &PoolModel) {
     ]);
 }
 
-fn check_pool(arguments: &VerifyCheckArguments, global: &Global) -> Result<(), Failure> {
+fn check_pool(arguments: &VerifyCheckArguments, global: &GlobalArguments) -> Result<(), Failure> {
     let (pool, verified) = open_verified(&arguments.pool)?;
     let model = chimaera_verify::read_journal(&arguments.pool.journal, &verified)?;
     let findings = chimaera_verify::check(&model, &pool)?;
     if global.json {
-        output::json(&report::Check::new(&model, &findings))?;
+        output::json(&report::VerifyCheckReport::new(&model, &findings))?;
     } else {
         show_check(&model, &findings);
     }
@@ -189,10 +193,13 @@ fn show_check(model: &PoolModel, findings: &Findings) {
     show_model(model);
     output::line("in the pool there is");
     show_findings(findings);
-    for violation in findings.violations.iter().take(SHOWN) {
+    for violation in findings.violations.iter().take(MAX_SHOWN_VIOLATIONS) {
         output::line(format_args!("VIOLATION: {violation}"));
     }
-    let hidden = findings.violations.len().saturating_sub(SHOWN);
+    let hidden = findings
+        .violations
+        .len()
+        .saturating_sub(MAX_SHOWN_VIOLATIONS);
     if hidden > 0 {
         output::line(format_args!("and {hidden} more"));
     }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 /// Of `verify run`.
 #[derive(Serialize)]
-pub(super) struct Run<'a> {
+pub(super) struct VerifyRunReport<'a> {
     seed: u64,
     allocated_blocks: u64,
     freed_blocks: u64,
@@ -14,13 +14,13 @@ pub(super) struct Run<'a> {
     read_blocks: u64,
     flushes: u64,
     times_without_space: u64,
-    promised: Promised,
+    promised: PromisesReport,
     /// What was in the pool before, of a journal that was continued.
     #[serde(skip_serializing_if = "Option::is_none")]
-    before: Option<Found<'a>>,
+    before: Option<FindingsReport<'a>>,
 }
 
-impl<'a> Run<'a> {
+impl<'a> VerifyRunReport<'a> {
     pub(super) fn new(summary: &'a RunSummary, seed: u64) -> Self {
         let RunCounts {
             allocated,
@@ -40,31 +40,31 @@ impl<'a> Run<'a> {
             read_blocks,
             flushes,
             times_without_space: without_space,
-            promised: Promised::new(&summary.model),
-            before: (summary.model.runs > 1).then(|| Found::new(&summary.before)),
+            promised: PromisesReport::new(&summary.model),
+            before: (summary.model.runs > 1).then(|| FindingsReport::new(&summary.before)),
         }
     }
 }
 
 /// Of `verify check`.
 #[derive(Serialize)]
-pub(super) struct Check<'a> {
-    promised: Promised,
-    found: Found<'a>,
+pub(super) struct VerifyCheckReport<'a> {
+    promised: PromisesReport,
+    found: FindingsReport<'a>,
 }
 
-impl<'a> Check<'a> {
+impl<'a> VerifyCheckReport<'a> {
     pub(super) fn new(model: &PoolModel, findings: &'a Findings) -> Self {
         Self {
-            promised: Promised::new(model),
-            found: Found::new(findings),
+            promised: PromisesReport::new(model),
+            found: FindingsReport::new(findings),
         }
     }
 }
 
 /// What a journal promises.
 #[derive(Serialize)]
-struct Promised {
+struct PromisesReport {
     journal: String,
     flushed_blocks: usize,
     flushed_bytes: u64,
@@ -72,7 +72,7 @@ struct Promised {
     records_of_flushes: u64,
 }
 
-impl Promised {
+impl PromisesReport {
     fn new(model: &PoolModel) -> Self {
         Self {
             journal: model.id.to_string(),
@@ -86,7 +86,7 @@ impl Promised {
 
 /// What a pool has.
 #[derive(Serialize)]
-struct Found<'a> {
+struct FindingsReport<'a> {
     intact_blocks: u64,
     intact_bytes: u64,
     overwritten_blocks: u64,
@@ -97,7 +97,7 @@ struct Found<'a> {
     violations: &'a [String],
 }
 
-impl<'a> Found<'a> {
+impl<'a> FindingsReport<'a> {
     fn new(findings: &'a Findings) -> Self {
         Self {
             intact_blocks: findings.intact,
