@@ -15,7 +15,7 @@ use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
 
 use crate::args::{BenchArguments, GlobalArguments};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::{output, program};
 
 /// What `bench --list --json` prints of a case.
@@ -25,7 +25,10 @@ struct CaseReport {
     title: String,
 }
 
-pub(crate) fn run(arguments: &BenchArguments, global: &GlobalArguments) -> Result<(), Failure> {
+pub(crate) fn run(
+    arguments: &BenchArguments,
+    global: &GlobalArguments,
+) -> Result<(), CommandFailure> {
     if arguments.list && global.json {
         let cases: Vec<_> = chimaera_bench::list()
             .into_iter()
@@ -88,24 +91,24 @@ pub(crate) fn run(arguments: &BenchArguments, global: &GlobalArguments) -> Resul
     }
     match results.conditions.interrupted_before {
         0 => Ok(()),
-        cases => Err(Failure::new(format!(
+        cases => Err(CommandFailure::new(format!(
             "interrupted: {cases} cases were not run"
         ))),
     }
 }
 
 /// Refuses what nothing can be measured with.
-fn check(arguments: &BenchArguments) -> Result<(), Failure> {
+fn check(arguments: &BenchArguments) -> Result<(), CommandFailure> {
     let cases = chimaera_bench::list();
     let is_case = |name: &str| cases.iter().any(|(case, _)| case.starts_with(name));
     if let Some(name) = arguments.cases.iter().find(|name| !is_case(name)) {
         let list = program::command_alone(&["bench", "--list"]);
-        return Err(Failure::usage(format!(
+        return Err(CommandFailure::usage(format!(
             "no case's name begins with \"{name}\": `{list}` names them"
         )));
     }
     if !arguments.folder.is_dir() {
-        return Err(Failure::not_found(format!(
+        return Err(CommandFailure::not_found(format!(
             "--folder {} is no folder that is there: name one on the file system to be measured",
             arguments.folder.display()
         )));
@@ -115,13 +118,13 @@ fn check(arguments: &BenchArguments) -> Result<(), Failure> {
 
 /// Sets what is given when a signal asks the program to end; the second one ends it at once. To be
 /// called before there are other threads.
-fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
+fn stop_on_signal() -> Result<Arc<AtomicBool>, CommandFailure> {
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
         .into_iter()
         .collect();
     signals
         .thread_block()
-        .map_err(|error| Failure::new(format!("cannot block signals: {error}")))?;
+        .map_err(|error| CommandFailure::new(format!("cannot block signals: {error}")))?;
     let stop = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&stop);
     let wait = move || {
@@ -134,7 +137,8 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>, Failure> {
             std::process::exit(1);
         }
     };
-    thread::spawn("chimaera-signals", wait).map_err(|refused| Failure::new(refused.to_string()))?;
+    thread::spawn("chimaera-signals", wait)
+        .map_err(|refused| CommandFailure::new(refused.to_string()))?;
     Ok(stop)
 }
 
@@ -158,24 +162,24 @@ fn tell(results: &Results) {
 }
 
 /// The hidden command by which `bench` has a second process.
-pub(crate) fn partner(processor: usize) -> Result<(), Failure> {
+pub(crate) fn partner(processor: usize) -> Result<(), CommandFailure> {
     chimaera_bench::run_partner(processor).map_err(failed)
 }
 
 /// An error of which the kinds that have an exit code are told apart.
-fn failed(error: chimaera_bench::Error) -> Failure {
+fn failed(error: chimaera_bench::Error) -> CommandFailure {
     let error = match error.downcast::<Error>() {
         Ok(error) => return (*error).into(),
         Err(error) => error,
     };
     match error.downcast::<std::io::Error>() {
-        Ok(error) => Failure::system("cannot measure")(*error),
-        Err(error) => Failure::new(error.to_string()),
+        Ok(error) => CommandFailure::system("cannot measure")(*error),
+        Err(error) => CommandFailure::new(error.to_string()),
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    fs::write(path, text).map_err(Failure::system(format_args!(
+fn write(path: &Path, text: &str) -> Result<(), CommandFailure> {
+    fs::write(path, text).map_err(CommandFailure::system(format_args!(
         "cannot write {}",
         path.display()
     )))

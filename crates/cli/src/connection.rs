@@ -15,7 +15,7 @@ use chimaera_shm::thread::standstill::Standstill;
 use nix::errno::Errno;
 
 use crate::args::DaemonArguments;
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::unreachable;
 use crate::wait_notice::WaitNotice;
 
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SMALL_BYTES: u64 = 8 << 20;
 
 /// Connects to the daemon that a command means.
-pub(crate) fn connect(daemon: &DaemonArguments) -> Result<Runtime, Failure> {
+pub(crate) fn connect(daemon: &DaemonArguments) -> Result<Runtime, CommandFailure> {
     connect_with(ConnectOptions::new(), daemon).map_err(|error| explain(error, daemon))
 }
 
@@ -50,12 +50,14 @@ fn connect_with(options: ConnectOptions, daemon: &DaemonArguments) -> Result<Run
 }
 
 /// Why a daemon was not reached.
-pub(crate) fn explain(error: Error, daemon: &DaemonArguments) -> Failure {
+pub(crate) fn explain(error: Error, daemon: &DaemonArguments) -> CommandFailure {
     let (status, is_absent) = (error.status(), error.is_no_daemon());
     match status {
         _ if is_absent => unreachable::explain(error.into(), &sockets(daemon)),
         Status::Busy => no_answer(error, daemon),
-        _ if error.errno() == Some(Errno::ENAMETOOLONG as i32) => Failure::usage(error.to_string()),
+        _ if error.errno() == Some(Errno::ENAMETOOLONG as i32) => {
+            CommandFailure::usage(error.to_string())
+        }
         _ => error.into(),
     }
 }
@@ -64,7 +66,7 @@ pub(crate) fn explain(error: Error, daemon: &DaemonArguments) -> Failure {
 ///
 /// # Errors
 /// The question's own, or that there is no answer in time.
-pub(crate) fn ask<T>(mut question: Task<T>, daemon: &DaemonArguments) -> Result<T, Failure> {
+pub(crate) fn ask<T>(mut question: Task<T>, daemon: &DaemonArguments) -> Result<T, CommandFailure> {
     let _waiting = WaitNotice::begin(answer_of(daemon));
     match question.wait_timeout(PATIENCE) {
         Some(answer) => Ok(answer.map_err(|error| error.error)?),
@@ -89,13 +91,13 @@ pub(crate) fn order<T>(
 }
 
 /// A failure that is none of the daemon's own: whatever holds it up may pass.
-fn no_answer(error: Error, daemon: &DaemonArguments) -> Failure {
-    let failure = Failure::new(error.to_string());
+fn no_answer(error: Error, daemon: &DaemonArguments) -> CommandFailure {
+    let failure = CommandFailure::new(error.to_string());
     let Some(process) = process_of(daemon) else {
         return failure;
     };
     match Standstill::of(process) {
-        Some(standstill) => Failure::new(format!(
+        Some(standstill) => CommandFailure::new(format!(
             "the daemon did not answer for {PATIENCE:?}: its process {process} {standstill}"
         )),
         None => failure.explain(format_args!(

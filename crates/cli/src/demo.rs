@@ -6,7 +6,7 @@ use chimaera_bdev_client::{
     Block, BlockType, Buffer, Client, CreateOptions, Error, PoolId, PoolQuery, Runtime,
 };
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output;
 use crate::program;
 use crate::size::show_size;
@@ -22,11 +22,11 @@ const BLOCKS: usize = 16;
 
 const QUERY: PoolQuery = PoolQuery::Local;
 
-pub(crate) fn run() -> Result<(), Failure> {
+pub(crate) fn run() -> Result<(), CommandFailure> {
     let folder = tempfile::Builder::new()
         .prefix("chimaera-demo-")
         .tempdir()
-        .map_err(Failure::system("cannot make a temporary folder"))?;
+        .map_err(CommandFailure::system("cannot make a temporary folder"))?;
     let runtime = Runtime::embed()
         .with_module(chimaera_bdev_runtime::module())
         .start()?;
@@ -38,7 +38,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     let file = folder.path().join("pool");
     let file = file
         .to_str()
-        .ok_or_else(|| Failure::new("the temporary folder is not UTF-8"))?;
+        .ok_or_else(|| CommandFailure::new("the temporary folder is not UTF-8"))?;
     let ram_pool = Client::new(&runtime, PoolId::new(8001, 0));
     ram_pool.create(
         PoolQuery::Dynamic,
@@ -60,7 +60,7 @@ pub(crate) fn run() -> Result<(), Failure> {
     Ok(())
 }
 
-fn show_pool(title: &str, runtime: &Runtime, pool: &Client) -> Result<(), Failure> {
+fn show_pool(title: &str, runtime: &Runtime, pool: &Client) -> Result<(), CommandFailure> {
     let stats = pool.get_stats()?;
     let access = if stats.direct_io { ", direct I/O" } else { "" };
     let kept = match stats.metadata_size {
@@ -76,7 +76,7 @@ fn show_pool(title: &str, runtime: &Runtime, pool: &Client) -> Result<(), Failur
 }
 
 /// The first things a user does: allocate, write, read back, compare, free.
-fn show_workflow(runtime: &Runtime, pool: &Client) -> Result<(), Failure> {
+fn show_workflow(runtime: &Runtime, pool: &Client) -> Result<(), CommandFailure> {
     let blocks = pool.allocate_blocks(QUERY, 1 << 20)?;
     output::line(format_args!("  allocated  {}", describe(&blocks)));
     let mut data = runtime.allocate_buffer(1 << 20)?;
@@ -100,7 +100,7 @@ fn show_workflow(runtime: &Runtime, pool: &Client) -> Result<(), Failure> {
     if *data == *back {
         Ok(())
     } else {
-        Err(Failure::new("what was read is not what was written"))
+        Err(CommandFailure::new("what was read is not what was written"))
     }
 }
 
@@ -112,7 +112,7 @@ fn describe(blocks: &[Block]) -> String {
     format!("{} block(s): {}", blocks.len(), list.join(", "))
 }
 
-fn show_speed(runtime: &Runtime, pool: &Client) -> Result<(), Failure> {
+fn show_speed(runtime: &Runtime, pool: &Client) -> Result<(), CommandFailure> {
     let heading = [
         "  block",
         "write p50",

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 
 /// Why a command failed.
 #[derive(Clone, Debug)]
-pub(crate) struct Failure {
+pub(crate) struct CommandFailure {
     code: u8,
     text: String,
     is_told: bool,
@@ -28,7 +28,7 @@ const NOT_PERMITTED: u8 = 6;
 const NO_SPACE: u8 = 7;
 const DAMAGED_METADATA: u8 = 8;
 
-impl Failure {
+impl CommandFailure {
     pub(crate) fn new(text: impl Into<String>) -> Self {
         Self {
             code: FAILED,
@@ -171,13 +171,13 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CommandFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for CommandFailure {
     fn from(error: Error) -> Self {
         Self {
             code: code_of(error.failure()),
@@ -187,7 +187,7 @@ impl From<Error> for Failure {
     }
 }
 
-impl From<ModuleError> for Failure {
+impl From<ModuleError> for CommandFailure {
     fn from(error: ModuleError) -> Self {
         Self {
             code: code_of(error.failure),
@@ -256,7 +256,7 @@ fn takes_no_files(error: &std::io::Error) -> bool {
     )
 }
 
-impl From<HostError> for Failure {
+impl From<HostError> for CommandFailure {
     fn from(error: HostError) -> Self {
         let code = match error {
             HostError::AlreadyRunning { .. }
@@ -306,7 +306,7 @@ mod tests {
             (Status::OutOfMemory, 7),
             (Status::IoError, 1),
         ] {
-            let failure = Failure::from(Error::new(status, "trying"));
+            let failure = CommandFailure::from(Error::new(status, "trying"));
             assert_eq!(failure.code, code, "{status}");
         }
     }
@@ -337,9 +337,9 @@ mod tests {
             };
             let of_a_task = chimaera_bdev_client::Failure::io(number);
             for failure in [
-                Failure::system("trying")(error),
-                Failure::from(of_the_host),
-                Failure::from(Error::new(of_a_task, "trying")),
+                CommandFailure::system("trying")(error),
+                CommandFailure::from(of_the_host),
+                CommandFailure::from(Error::new(of_a_task, "trying")),
             ] {
                 assert_eq!(failure.code, code, "{errno}: {failure}");
             }

@@ -7,18 +7,23 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
 /// The bytes of a regular file that has at most so many. Any other may have no end, or wait for ever for a writer.
 /// `what` says what it is to be.
-pub(crate) fn read_regular(path: &Path, what: &str, max_bytes: usize) -> Result<Vec<u8>, Failure> {
-    let failed =
-        |error| Failure::system(format_args!("cannot read {what} {}", path.display()))(error);
+pub(crate) fn read_regular(
+    path: &Path,
+    what: &str,
+    max_bytes: usize,
+) -> Result<Vec<u8>, CommandFailure> {
+    let failed = |error| {
+        CommandFailure::system(format_args!("cannot read {what} {}", path.display()))(error)
+    };
     let mut options = OpenOptions::new();
     let without_waiting = options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
     let file = without_waiting.open(path).map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
-        return Err(Failure::in_the_way(format!(
+        return Err(CommandFailure::in_the_way(format!(
             "{what} {} is not a regular file: name one",
             path.display()
         )));
@@ -29,7 +34,7 @@ pub(crate) fn read_regular(path: &Path, what: &str, max_bytes: usize) -> Result<
         .read_to_end(&mut bytes)
         .map_err(failed)?;
     if bytes.len() > max_bytes {
-        return Err(Failure::usage(format!(
+        return Err(CommandFailure::usage(format!(
             "{what} {} has more than {max_bytes} bytes, which is the most",
             path.display()
         )));

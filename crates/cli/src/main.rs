@@ -27,7 +27,7 @@ use clap::Parser;
 use nix::sys::signal::{SigSet, Signal};
 
 use args::{Arguments, ChimaeraCommand, GlobalArguments};
-use failure::Failure;
+use failure::CommandFailure;
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -52,15 +52,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &ChimaeraCommand, global: &GlobalArguments) -> Result<(), Failure> {
+fn run(command: &ChimaeraCommand, global: &GlobalArguments) -> Result<(), CommandFailure> {
     match command {
         ChimaeraCommand::Runtime(command) => runtime::run(command, global),
         ChimaeraCommand::Pool(command) => pool::run(command, global),
         ChimaeraCommand::Chimod(command) => chimod::run(command, global),
         ChimaeraCommand::Verify(command) => verify::run(command, global),
-        ChimaeraCommand::Demo { json } if *json || global.json => {
-            Err(Failure::usage("the demo is for people: it prints no JSON"))
-        }
+        ChimaeraCommand::Demo { json } if *json || global.json => Err(CommandFailure::usage(
+            "the demo is for people: it prints no JSON",
+        )),
         ChimaeraCommand::Demo { .. } => demo::run(),
         ChimaeraCommand::Bench(arguments) => bench::run(arguments, global),
         ChimaeraCommand::BenchPartner { processor } => bench::partner(*processor),

@@ -22,7 +22,7 @@ use comfy_table::{CellAlignment, Table};
 use nix::errno::Errno;
 use serde::{Serialize, Serializer};
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::program;
 
 /// Why nothing more can be written to standard output.
@@ -86,14 +86,14 @@ pub(crate) fn is_lost() -> bool {
 ///
 /// # Errors
 /// It could not be written, and its reader has not gone.
-pub(crate) fn finish() -> Result<(), Failure> {
+pub(crate) fn finish() -> Result<(), CommandFailure> {
     if !is_lost()
         && let Err(error) = io::stdout().flush()
     {
         let _ = LOST.set(error);
     }
     match LOST.get() {
-        Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(Failure::new(format!(
+        Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(CommandFailure::new(format!(
             "the command did what it was told, but its answer cannot be written to standard output: \
              {error}"
         ))),
@@ -115,7 +115,7 @@ pub(crate) fn usage(error: clap::Error, json: bool) -> ExitCode {
     if error.kind() == clap::error::ErrorKind::InvalidUtf8
         && let Some(argument) = std::env::args_os().find(|word| word.to_str().is_none())
     {
-        let failure = Failure::usage(format!(
+        let failure = CommandFailure::usage(format!(
             "the argument {argument:?} is not UTF-8: of all that a command is given, only paths of files of this \
              machine may be something else, and a pool's name is none"
         ));
@@ -125,10 +125,10 @@ pub(crate) fn usage(error: clap::Error, json: bool) -> ExitCode {
     if json {
         let text = error.to_string();
         let said = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
-        return self::error(&Failure::usage(said), true);
+        return self::error(&CommandFailure::usage(said), true);
     }
     let _ = error.print();
-    Failure::usage("").exit_code()
+    CommandFailure::usage("").exit_code()
 }
 
 /// An error of the parser's with what was typed made [`printable`]: to its output belong styles, so that it would take
@@ -191,9 +191,9 @@ pub(crate) fn terminal_columns() -> Option<usize> {
 }
 
 /// Writes a value as JSON.
-pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
+pub(crate) fn json(value: &impl Serialize) -> Result<(), CommandFailure> {
     let text = serde_json::to_string_pretty(value)
-        .map_err(|error| Failure::new(format!("cannot write JSON: {error}")))?;
+        .map_err(|error| CommandFailure::new(format!("cannot write JSON: {error}")))?;
     line(text);
     Ok(())
 }
@@ -206,7 +206,7 @@ struct ErrorReport<'a> {
 }
 
 /// Writes an error where errors go, and gives the exit code that says the same.
-pub(crate) fn error(failure: &Failure, json: bool) -> ExitCode {
+pub(crate) fn error(failure: &CommandFailure, json: bool) -> ExitCode {
     let text = program::as_called(failure.text());
     let report = ErrorReport {
         error: &text,

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use chimaera_runtime::{lock_holder, show_process};
 use chimaera_shm::thread::standstill::is_killed;
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
 /// A daemon that nobody can reach.
 enum Unreachable {
@@ -24,7 +24,7 @@ enum Unreachable {
 }
 
 /// Says of a daemon that nobody can reach that it is there. Without one it is the failure that it was.
-pub(crate) fn explain(failure: Failure, sockets: &[PathBuf]) -> Failure {
+pub(crate) fn explain(failure: CommandFailure, sockets: &[PathBuf]) -> CommandFailure {
     let found = sockets
         .iter()
         .find_map(|socket| Some((socket, look(socket)?)));
@@ -32,7 +32,7 @@ pub(crate) fn explain(failure: Failure, sockets: &[PathBuf]) -> Failure {
         return failure;
     };
     let socket = socket.display();
-    Failure::no_runtime(match unreachable {
+    CommandFailure::no_runtime(match unreachable {
         Unreachable::Closed(process) | Unreachable::Removed(process) if is_killed(process) => {
             format!(
                 "the runtime {} was killed and has not ended: it does in a moment, unless the system waits for a device",

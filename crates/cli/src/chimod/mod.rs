@@ -14,7 +14,7 @@ use chimaera_client::proto::shell;
 use serde::Serialize;
 
 use crate::args::{ChimodCommand, GlobalArguments, NewArguments};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::{output, program};
 use sdk::Sdk;
 
@@ -43,7 +43,7 @@ const EDITION: &str = "2024";
 /// Names that are modules already, or whose packages would have the names of those that they are built on.
 const TAKEN: [&str; 3] = ["chimaera", "chimaera_bdev", "chimaera_echo"];
 
-pub(crate) fn run(command: &ChimodCommand, global: &GlobalArguments) -> Result<(), Failure> {
+pub(crate) fn run(command: &ChimodCommand, global: &GlobalArguments) -> Result<(), CommandFailure> {
     match command {
         ChimodCommand::New(arguments) => new(arguments, global),
     }
@@ -60,11 +60,12 @@ struct NewReport<'a> {
     formatted: bool,
 }
 
-fn new(arguments: &NewArguments, global: &GlobalArguments) -> Result<(), Failure> {
+fn new(arguments: &NewArguments, global: &GlobalArguments) -> Result<(), CommandFailure> {
     let name = &*arguments.name;
     check_free(name)?;
     let sdk = Sdk::find(arguments.sdk.as_deref())?;
-    let folder = std::path::absolute(name).map_err(Failure::system("cannot find this folder"))?;
+    let folder =
+        std::path::absolute(name).map_err(CommandFailure::system("cannot find this folder"))?;
     write_module(&folder, name, &sdk)?;
     let formatted = format_module(&folder);
     let inside = workspace_around(&folder);
@@ -121,9 +122,9 @@ fn format_module(folder: &Path) -> bool {
 }
 
 /// A module's name that nobody has.
-fn check_free(name: &str) -> Result<(), Failure> {
+fn check_free(name: &str) -> Result<(), CommandFailure> {
     if TAKEN.contains(&name) {
-        return Err(Failure::usage(format!(
+        return Err(CommandFailure::usage(format!(
             "{name} is a name of Chimaera's own: choose another one"
         )));
     }
@@ -131,9 +132,9 @@ fn check_free(name: &str) -> Result<(), Failure> {
 }
 
 /// Writes a module into a folder that is made for it, all of it or nothing.
-fn write_module(folder: &Path, name: &str, sdk: &Sdk) -> Result<(), Failure> {
+fn write_module(folder: &Path, name: &str, sdk: &Sdk) -> Result<(), CommandFailure> {
     fs::create_dir(folder).map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists => Failure::in_the_way(format!(
+        ErrorKind::AlreadyExists => CommandFailure::in_the_way(format!(
             "{} is there already, so nothing was written: give the module another name, or run this in another \
              folder",
             folder.display()
@@ -146,11 +147,11 @@ fn write_module(folder: &Path, name: &str, sdk: &Sdk) -> Result<(), Failure> {
     })
 }
 
-fn cannot_write(path: &Path) -> impl FnOnce(std::io::Error) -> Failure {
-    Failure::system(format!("cannot write {}", path.display()))
+fn cannot_write(path: &Path) -> impl FnOnce(std::io::Error) -> CommandFailure {
+    CommandFailure::system(format!("cannot write {}", path.display()))
 }
 
-fn write_files(folder: &Path, name: &str, sdk: &Sdk) -> Result<(), Failure> {
+fn write_files(folder: &Path, name: &str, sdk: &Sdk) -> Result<(), CommandFailure> {
     let own = [
         ("Cargo.toml", workspace(name, sdk)),
         ("Cargo.lock", sdk.lock()),

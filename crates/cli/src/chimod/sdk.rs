@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
 /// Packages that a module needs or may need, and where they lie in a checkout.
 pub(super) const PACKAGES: [(&str, &str); 4] = [
@@ -40,13 +40,13 @@ impl fmt::Display for Sdk {
 
 impl Sdk {
     /// The SDK that was named, else the checkout that this program was built from.
-    pub(super) fn find(named: Option<&str>) -> Result<Self, Failure> {
+    pub(super) fn find(named: Option<&str>) -> Result<Self, CommandFailure> {
         const BUILT_FROM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
         match named {
             Some(url) if url.contains("://") => Self::at_url(url),
             Some(name) => Self::in_folder(Path::new(name)).map_err(|failure| explain(failure, name)),
             None => Self::in_folder(Path::new(BUILT_FROM)).map_err(|_| {
-                Failure::not_found(format!(
+                CommandFailure::not_found(format!(
                     "the checkout that this program was built from is not there any more: {BUILT_FROM}; give \
                      one with --sdk, as a path or as the URL of a repository"
                 ))
@@ -54,7 +54,7 @@ impl Sdk {
         }
     }
 
-    fn at_url(url: &str) -> Result<Self, Failure> {
+    fn at_url(url: &str) -> Result<Self, CommandFailure> {
         let (scheme, rest) = url.split_once("://").unwrap_or_default();
         let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
         let wrong = if !SCHEMES.contains(&scheme) {
@@ -71,27 +71,27 @@ impl Sdk {
         } else {
             return Ok(Self::Git(url.to_owned()));
         };
-        Err(Failure::usage(format!(
+        Err(CommandFailure::usage(format!(
             "\"{}\" is no URL of a repository: {wrong}",
             url.escape_debug()
         )))
     }
 
-    fn in_folder(folder: &Path) -> Result<Self, Failure> {
+    fn in_folder(folder: &Path) -> Result<Self, CommandFailure> {
         let shown = folder.display();
         let whole = folder
             .canonicalize()
-            .map_err(|error| Failure::not_found(format!("{shown}: {error}: {WANTED}")))?;
+            .map_err(|error| CommandFailure::not_found(format!("{shown}: {error}: {WANTED}")))?;
         let missing = PACKAGES
             .iter()
             .find(|(_, place)| !manifest(&whole, place).is_file());
         if let Some((_, place)) = missing {
-            return Err(Failure::not_found(format!(
+            return Err(CommandFailure::not_found(format!(
                 "{shown} is no checkout of Chimaera, as it has no {place}/Cargo.toml: {WANTED}"
             )));
         }
         let whole = whole.into_os_string().into_string().map_err(|path| {
-            Failure::usage(format!(
+            CommandFailure::usage(format!(
                 "{} is not UTF-8, and a manifest cannot name it: move the checkout",
                 path.display()
             ))
@@ -126,13 +126,15 @@ impl Sdk {
 }
 
 /// What was meant by something that is no folder.
-fn explain(failure: Failure, name: &str) -> Failure {
+fn explain(failure: CommandFailure, name: &str) -> CommandFailure {
     match name.split_once(':') {
-        Some((user, path)) if user.contains('@') && !user.contains('/') => Failure::usage(format!(
-            "\"{}\" is no URL that cargo takes: write ssh://{user}/{}",
-            name.escape_debug(),
-            path.trim_start_matches('/')
-        )),
+        Some((user, path)) if user.contains('@') && !user.contains('/') => {
+            CommandFailure::usage(format!(
+                "\"{}\" is no URL that cargo takes: write ssh://{user}/{}",
+                name.escape_debug(),
+                path.trim_start_matches('/')
+            ))
+        }
         _ => failure,
     }
 }

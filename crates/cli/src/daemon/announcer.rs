@@ -8,7 +8,7 @@ use std::sync::mpsc::{Sender, channel};
 use chimaera_runtime::log;
 use chimaera_shm::thread;
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
 type Saying = Box<dyn FnOnce() + Send>;
 
@@ -19,12 +19,14 @@ pub(super) struct Announcer {
 }
 
 impl Announcer {
-    pub(super) fn start() -> Result<Self, Failure> {
+    pub(super) fn start() -> Result<Self, CommandFailure> {
         let (sayings, to_say) = channel::<Saying>();
         let thread = thread::spawn("chimaera-output", move || {
             to_say.into_iter().for_each(|say| say());
         });
-        thread.map_err(|refused| Failure::new(format!("cannot start the runtime: {refused}")))?;
+        thread.map_err(|refused| {
+            CommandFailure::new(format!("cannot start the runtime: {refused}"))
+        })?;
         Ok(Self { sayings })
     }
 

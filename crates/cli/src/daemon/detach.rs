@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{READY, absolute, logging};
 use crate::args::{DETACHED_LOG, GlobalArguments, StartArguments};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output;
 use crate::wait_notice::WaitNotice;
 
@@ -37,13 +37,13 @@ pub(crate) fn detach(
     arguments: &StartArguments,
     socket: &Path,
     global: &GlobalArguments,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     // Here, and not only in the daemon, whose complaint would need the terminal that it has not.
     logging::thresholds()?;
     refuse_where_one_serves(socket)?;
     let log_path = absolute(&arguments.log.clone().unwrap_or_else(|| log_beside(socket)))?;
     let log = logging::open(&log_path).map_err(|error| {
-        let failed = Failure::system(format!("cannot log to {}", log_path.display()));
+        let failed = CommandFailure::system(format!("cannot log to {}", log_path.display()));
         match arguments.log {
             Some(_) => failed(error),
             None => failed(error).explain(
@@ -52,7 +52,8 @@ pub(crate) fn detach(
             ),
         }
     })?;
-    let program = std::env::current_exe().map_err(Failure::system("cannot find this program"))?;
+    let program =
+        std::env::current_exe().map_err(CommandFailure::system("cannot find this program"))?;
     let mut daemon = Command::new(program)
         .args(without_detaching(std::env::args_os().skip(1)))
         .arg(format!("--{DETACHED_LOG}"))
@@ -87,26 +88,25 @@ pub(crate) fn detach(
 
 /// Refuses to start a daemon where one serves, before a log is made for it. One that comes to serve meanwhile is
 /// found by the daemon itself, which also waits for one that was killed.
-fn refuse_where_one_serves(socket: &Path) -> Result<(), Failure> {
+fn refuse_where_one_serves(socket: &Path) -> Result<(), CommandFailure> {
     let Ok(Some(process)) = process_at(socket) else {
         return Ok(());
     };
     match served_by(socket, process) {
         HostError::Killed { .. } => Ok(()),
-        running => {
-            Err(Failure::from(running).map_text(|text| format!("the daemon did not start: {text}")))
-        }
+        running => Err(CommandFailure::from(running)
+            .map_text(|text| format!("the daemon did not start: {text}"))),
     }
 }
 
 /// The system starts no process for the daemon.
-fn no_process(error: std::io::Error) -> Failure {
+fn no_process(error: std::io::Error) -> CommandFailure {
     let limit = match error.kind() {
         ErrorKind::WouldBlock => "processes (`ulimit -u`, `pids.max` of the control group)",
         ErrorKind::OutOfMemory => "memory (`ulimit -v`, that of the control group)",
-        _ => return Failure::system("cannot start the daemon")(error),
+        _ => return CommandFailure::system("cannot start the daemon")(error),
     };
-    Failure::system("cannot start the daemon")(error)
+    CommandFailure::system("cannot start the daemon")(error)
         .explain(format_args!("a limit on {limit} is reached: raise it"))
 }
 
@@ -125,7 +125,7 @@ fn first_words(daemon: &mut Child) -> String {
 }
 
 /// Why the daemon does not serve, in its own words if it had any.
-fn not_started(status: Option<ExitStatus>, said: &str, log: &Path) -> Failure {
+fn not_started(status: Option<ExitStatus>, said: &str, log: &Path) -> CommandFailure {
     let code = status.and_then(|status| status.code());
     let text = match (said.trim_end(), status) {
         ("", Some(status)) => format!(
@@ -134,7 +134,7 @@ fn not_started(status: Option<ExitStatus>, said: &str, log: &Path) -> Failure {
         ),
         (words, _) => format!("the daemon did not start: {words}"),
     };
-    Failure::of_child(code, text)
+    CommandFailure::of_child(code, text)
 }
 
 fn log_beside(socket: &Path) -> PathBuf {

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::timestamp;
 
 /// Environment variable that says what is logged, for example `debug`.
@@ -27,7 +27,10 @@ const MAX_ROOM_WAIT_MS: u16 = 1000;
 const MODE: u32 = 0o600;
 
 /// Starts the log, and has panics logged. Those of modules in libraries of their own come through the host.
-pub(super) fn start(thresholds: Thresholds, file: Option<&Path>) -> Result<LogHandle, Failure> {
+pub(super) fn start(
+    thresholds: Thresholds,
+    file: Option<&Path>,
+) -> Result<LogHandle, CommandFailure> {
     let sink = StandardError {
         file: file.map(Path::to_path_buf),
         colour: stderr().is_terminal()
@@ -36,7 +39,7 @@ pub(super) fn start(thresholds: Thresholds, file: Option<&Path>) -> Result<LogHa
         written: 0,
     };
     let running = log::start(sink, thresholds)
-        .map_err(|error| Failure::new(format!("cannot start the runtime: {error}")))?;
+        .map_err(|error| CommandFailure::new(format!("cannot start the runtime: {error}")))?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(running)
 }
@@ -147,12 +150,12 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 }
 
 /// What is to be logged, by the environment.
-pub(super) fn thresholds() -> Result<Thresholds, Failure> {
+pub(super) fn thresholds() -> Result<Thresholds, CommandFailure> {
     let Some(value) = std::env::var_os(VARIABLE) else {
         return Ok(DEFAULT);
     };
     parse(&value.to_string_lossy()).map_err(|word| {
-        Failure::usage(format!(
+        CommandFailure::usage(format!(
             "{VARIABLE}: \"{}\" is no level of the log: it is off, error, warn, info (which is the \
              default) or debug, or one for each source, as in host=info,modules=debug",
             word.escape_default()

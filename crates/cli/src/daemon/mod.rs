@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::getppid;
 
 use crate::args::{GlobalArguments, StartArguments};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output;
 use crate::wait_notice::WaitNotice;
 
@@ -37,7 +37,7 @@ pub(crate) fn run(
     arguments: &StartArguments,
     socket: &Path,
     global: &GlobalArguments,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let log_file = arguments.detached_log.as_deref();
     let (thresholds, announcer) = prepare(arguments).map_err(|failure| match log_file {
         // Whoever has started it reads standard output; there is no other thread yet that waiting could hold up.
@@ -76,7 +76,7 @@ pub(crate) fn run(
 }
 
 /// What comes before the announcer, and it. A failure of these is told without one.
-fn prepare(arguments: &StartArguments) -> Result<(Thresholds, Announcer), Failure> {
+fn prepare(arguments: &StartArguments) -> Result<(Thresholds, Announcer), CommandFailure> {
     if let Some(parent) = arguments.with_parent {
         end_with(parent)?;
     }
@@ -89,8 +89,8 @@ fn prepare(arguments: &StartArguments) -> Result<(Thresholds, Announcer), Failur
 /// How a daemon fails.
 enum Ended {
     /// It has not come to serve: nothing here is its own, and it logs nothing.
-    NotStarted(Failure),
-    Failed(Failure),
+    NotStarted(CommandFailure),
+    Failed(CommandFailure),
 }
 
 /// Starts a host and ends it. Its log is written until this returns.
@@ -143,22 +143,22 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
 }
 
 /// A path that is the same whatever folder the process is in.
-pub(crate) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(Failure::system(format_args!(
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, CommandFailure> {
+    std::path::absolute(path).map_err(CommandFailure::system(format_args!(
         "cannot find out where {} is",
         path.display()
     )))
 }
 
 /// Has the daemon stop in good order when the process that started it ends, however it does.
-fn end_with(parent: i32) -> Result<(), Failure> {
+fn end_with(parent: i32) -> Result<(), CommandFailure> {
     set_pdeathsig(Signal::SIGTERM)
-        .map_err(|error| Failure::new(format!("cannot watch process {parent}: {error}")))?;
+        .map_err(|error| CommandFailure::new(format!("cannot watch process {parent}: {error}")))?;
     // It may have ended before the kernel was told.
     if getppid().as_raw() == parent {
         return Ok(());
     }
-    Err(Failure::new(format!(
+    Err(CommandFailure::new(format!(
         "process {parent}, with which the daemon is to end, did not start it or is gone"
     )))
 }

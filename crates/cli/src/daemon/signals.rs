@@ -12,7 +12,7 @@ use chimaera_runtime::{Stopper, log};
 use chimaera_shm::thread;
 use nix::sys::signal::Signal;
 
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
 /// Exit code of a daemon that did not wait for its end.
 const CUT_SHORT: i32 = 1;
@@ -34,9 +34,9 @@ enum Reaction {
 }
 
 /// Blocks the signals in this thread and those that it starts.
-pub(super) fn block() -> Result<(), Failure> {
+pub(super) fn block() -> Result<(), CommandFailure> {
     let blocked = thread::foreign_signals().thread_block();
-    blocked.map_err(|error| Failure::new(format!("cannot block signals: {error}")))
+    blocked.map_err(|error| CommandFailure::new(format!("cannot block signals: {error}")))
 }
 
 /// What a signal stops, once there is something.
@@ -76,7 +76,7 @@ impl StopOnSignal {
 }
 
 /// Starts the thread that takes signals.
-pub(super) fn watch(hangup: Hangup) -> Result<StopOnSignal, Failure> {
+pub(super) fn watch(hangup: Hangup) -> Result<StopOnSignal, CommandFailure> {
     let stop = StopOnSignal::default();
     let mask = ignored_at_start();
     let told = stop.clone();
@@ -95,7 +95,8 @@ pub(super) fn watch(hangup: Hangup) -> Result<StopOnSignal, Failure> {
             }
         }
     });
-    thread.map_err(|refused| Failure::new(format!("cannot start the runtime: {refused}")))?;
+    thread
+        .map_err(|refused| CommandFailure::new(format!("cannot start the runtime: {refused}")))?;
     Ok(stop)
 }
 

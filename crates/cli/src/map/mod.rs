@@ -13,7 +13,7 @@ use chimaera_bdev_client::{Client, MegabyteState, PoolQuery};
 use serde::Serialize;
 
 use crate::args::{GlobalArguments, MapArguments};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output::{self, printable};
 
 /// Bytes that a state stands for.
@@ -26,7 +26,7 @@ pub(crate) fn run(
     arguments: &MapArguments,
     pool: &Client,
     global: &GlobalArguments,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let name = printable(&arguments.name);
     let map = Map {
         name: &name,
@@ -79,8 +79,8 @@ fn runs(states: &[MegabyteState]) -> Vec<MegabyteRun> {
     chunks.map(run).collect()
 }
 
-fn write_svg(path: &Path, map: &Map<'_>, global: &GlobalArguments) -> Result<(), Failure> {
-    fs::write(path, svg::draw(map)).map_err(Failure::system(format_args!(
+fn write_svg(path: &Path, map: &Map<'_>, global: &GlobalArguments) -> Result<(), CommandFailure> {
+    fs::write(path, svg::draw(map)).map_err(CommandFailure::system(format_args!(
         "cannot write {}",
         path.display()
     )))?;

@@ -10,7 +10,7 @@ use chimaera_client::proto::limits::MAX_CREATE_PARAMS_BYTES;
 use super::{PoolReport, allocated_bytes};
 use crate::args::{CreatePoolArguments, GlobalArguments, KindArgument, MetricsArguments};
 use crate::connection::{connect, order};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::input_file::read_regular;
 use crate::output::{self, printable};
 use crate::size::show_size;
@@ -18,7 +18,7 @@ use crate::size::show_size;
 pub(super) fn create(
     arguments: &CreatePoolArguments,
     global: &GlobalArguments,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     match (&arguments.module, arguments.kind) {
         (Some(module), _) => create_of_module(module, arguments, global),
         (None, Some(kind)) => create_block_device(kind, arguments, global),
@@ -31,10 +31,10 @@ fn create_of_module(
     module: &str,
     arguments: &CreatePoolArguments,
     global: &GlobalArguments,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let params = match (&arguments.params, &arguments.params_file) {
         (Some(text), _) if text.len() > MAX_CREATE_PARAMS_BYTES => {
-            return Err(Failure::usage(format!(
+            return Err(CommandFailure::usage(format!(
                 "--params has {} bytes, and a module takes at most {MAX_CREATE_PARAMS_BYTES}",
                 text.len()
             )));
@@ -80,7 +80,7 @@ fn create_block_device(
     kind: KindArgument,
     arguments: &CreatePoolArguments,
     global: &GlobalArguments,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     check_kind(kind, arguments)?;
     let name = pool_name(kind, arguments)?;
     let runtime = connect(&arguments.daemon)?;
@@ -126,7 +126,7 @@ fn create_block_device(
 }
 
 /// Refuses what means something for pools on files only.
-fn check_kind(kind: KindArgument, arguments: &CreatePoolArguments) -> Result<(), Failure> {
+fn check_kind(kind: KindArgument, arguments: &CreatePoolArguments) -> Result<(), CommandFailure> {
     if kind == KindArgument::File {
         return Ok(());
     }
@@ -139,11 +139,11 @@ fn check_kind(kind: KindArgument, arguments: &CreatePoolArguments) -> Result<(),
     ];
     let of_files = given.iter().find(|(_, is_given)| *is_given);
     match (of_files, arguments.size) {
-        (Some((option, _)), _) => Err(Failure::usage(format!(
+        (Some((option, _)), _) => Err(CommandFailure::usage(format!(
             "{option} is for pools on files and devices, and means nothing for memory: leave it out, or give \
              --type file"
         ))),
-        (None, Some(0)) => Err(Failure::usage(
+        (None, Some(0)) => Err(CommandFailure::usage(
             "--size is 0, and a memory pool needs a size: give at least 4KiB",
         )),
         (None, _) => Ok(()),
@@ -211,10 +211,10 @@ impl MetricsArguments {
 }
 
 /// A refusal in which the module's parameters have the names of options.
-fn in_options(error: Error) -> Failure {
+fn in_options(error: Error) -> CommandFailure {
     let is_value = matches!(error.status(), Status::InvalidArgument | Status::Alignment);
     let is_parameter = is_value || error.status() == Status::ParameterMismatch;
-    let failure = Failure::from(error).map_text(advise_options);
+    let failure = CommandFailure::from(error).map_text(advise_options);
     match is_parameter {
         true => failure.map_text(name_options),
         false => {
@@ -282,17 +282,19 @@ fn contents(stats: &Stats) -> String {
 }
 
 /// A file pool's name is a path that the daemon opens: what is relative here is not there.
-fn pool_name(kind: KindArgument, arguments: &CreatePoolArguments) -> Result<String, Failure> {
+fn pool_name(
+    kind: KindArgument,
+    arguments: &CreatePoolArguments,
+) -> Result<String, CommandFailure> {
     if kind == KindArgument::Ram {
         return Ok(arguments.name.clone());
     }
-    let path = std::path::absolute(&arguments.name).map_err(Failure::system(format_args!(
-        "{} is not a path",
-        arguments.name
-    )))?;
+    let path = std::path::absolute(&arguments.name).map_err(CommandFailure::system(
+        format_args!("{} is not a path", arguments.name),
+    ))?;
     path.into_os_string()
         .into_string()
-        .map_err(|path| Failure::usage(format!("{} is not UTF-8", path.display())))
+        .map_err(|path| CommandFailure::usage(format!("{} is not UTF-8", path.display())))
 }
 
 #[cfg(test)]

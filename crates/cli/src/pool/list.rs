@@ -7,11 +7,14 @@ use chimaera_bdev_client::{Client, MODULE_NAME, PerfMetrics, PoolInfo, Runtime, 
 use super::PoolReport;
 use crate::args::{DaemonArguments, GlobalArguments};
 use crate::connection::{ask, connect};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output::{self, printable};
 use crate::program;
 
-pub(super) fn list(daemon: &DaemonArguments, global: &GlobalArguments) -> Result<(), Failure> {
+pub(super) fn list(
+    daemon: &DaemonArguments,
+    global: &GlobalArguments,
+) -> Result<(), CommandFailure> {
     let runtime = connect(daemon)?;
     let pools = ask(runtime.admin().async_list_pools(), daemon)?;
     if global.json {
@@ -22,7 +25,7 @@ pub(super) fn list(daemon: &DaemonArguments, global: &GlobalArguments) -> Result
                 ..PoolReport::new(pool)
             })
         });
-        return output::json(&reports.collect::<Result<Vec<_>, Failure>>()?);
+        return output::json(&reports.collect::<Result<Vec<_>, CommandFailure>>()?);
     }
     if pools.is_empty() {
         output::line(format_args!(
@@ -53,7 +56,7 @@ pub(super) fn list(daemon: &DaemonArguments, global: &GlobalArguments) -> Result
 }
 
 /// What is declared of a block device pool; nothing of another's, or of one that has gone meanwhile.
-fn declared(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<PerfMetrics>, Failure> {
+fn declared(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<PerfMetrics>, CommandFailure> {
     if pool.module != MODULE_NAME {
         return Ok(None);
     }

@@ -12,13 +12,13 @@ use serde::Serialize;
 
 use crate::args::{DaemonArguments, GlobalArguments, NamedPool, PoolCommand};
 use crate::connection::{ask, connect, order};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::map;
 use crate::output::{self, printable};
 use crate::program;
 use crate::size::show_size;
 
-pub(crate) fn run(command: &PoolCommand, global: &GlobalArguments) -> Result<(), Failure> {
+pub(crate) fn run(command: &PoolCommand, global: &GlobalArguments) -> Result<(), CommandFailure> {
     match command {
         PoolCommand::Create(arguments) => create::create(arguments, global),
         PoolCommand::List(daemon) => list::list(daemon, global),
@@ -73,7 +73,7 @@ impl<'a> PoolReport<'a> {
     }
 }
 
-fn stats(pool: &NamedPool, global: &GlobalArguments) -> Result<(), Failure> {
+fn stats(pool: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFailure> {
     let client = open(&connect(&pool.daemon)?, &pool.name, &pool.daemon)?;
     let (id, stats) = (client.pool_id(), client.get_stats()?);
     if global.json {
@@ -243,7 +243,7 @@ fn stats_of(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<Stats>, Error> 
 }
 
 /// Flushes a pool of any module, by the container's own flush.
-fn flush(named: &NamedPool, global: &GlobalArguments) -> Result<(), Failure> {
+fn flush(named: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFailure> {
     let runtime = connect(&named.daemon)?;
     let pool = find(&runtime, &named.name, &named.daemon)?;
     order(&named.daemon, || runtime.admin().flush(Some(pool.id)))?;
@@ -289,7 +289,7 @@ impl From<OwnedBlock> for BlockReport {
     }
 }
 
-fn blocks(pool: &NamedPool, global: &GlobalArguments) -> Result<(), Failure> {
+fn blocks(pool: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFailure> {
     let pool = open(&connect(&pool.daemon)?, &pool.name, &pool.daemon)?;
     let blocks = pool
         .all_blocks(PoolQuery::Local)
@@ -341,7 +341,7 @@ const fn held(file: FileState) -> Option<&'static str> {
     })
 }
 
-fn destroy(named: &NamedPool, global: &GlobalArguments) -> Result<(), Failure> {
+fn destroy(named: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFailure> {
     let runtime = connect(&named.daemon)?;
     let pool = find(&runtime, &named.name, &named.daemon)?;
     // The end flushes too, and says whether that fails; but a pool that has ended says no more of its file.
@@ -377,7 +377,7 @@ pub(crate) fn open(
     runtime: &Runtime,
     name: &str,
     daemon: &DaemonArguments,
-) -> Result<Client, Failure> {
+) -> Result<Client, CommandFailure> {
     let pool = find_block_device(runtime, name, daemon)?;
     Ok(Client::new(runtime, pool.id))
 }
@@ -390,10 +390,10 @@ pub(crate) fn find_block_device(
     runtime: &Runtime,
     name: &str,
     daemon: &DaemonArguments,
-) -> Result<PoolInfo, Failure> {
+) -> Result<PoolInfo, CommandFailure> {
     let pool = find(runtime, name, daemon)?;
     if pool.module != MODULE_NAME {
-        return Err(Failure::in_the_way(format!(
+        return Err(CommandFailure::in_the_way(format!(
             "pool {} is of the module {}, and this command is for block device pools, those of \
              {MODULE_NAME}: use the module's own client",
             pool.name, pool.module
@@ -403,7 +403,11 @@ pub(crate) fn find_block_device(
 }
 
 /// A pool by its name. A file pool may also be named by a relative path.
-fn find(runtime: &Runtime, name: &str, daemon: &DaemonArguments) -> Result<PoolInfo, Failure> {
+fn find(
+    runtime: &Runtime,
+    name: &str,
+    daemon: &DaemonArguments,
+) -> Result<PoolInfo, CommandFailure> {
     let find = |name: &str| ask(runtime.admin().async_find_pool(name), daemon);
     let absolute = std::path::absolute(name)
         .ok()

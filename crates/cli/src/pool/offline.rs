@@ -7,7 +7,7 @@ use chimaera_bdev_format::image::{self, COUNTED, Inspection, ModuleError};
 use serde::Serialize;
 
 use crate::args::{CheckArguments, GlobalArguments, InspectArguments, RenameArguments};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output::{self, printable};
 use crate::program;
 use crate::size::show_size;
@@ -15,20 +15,23 @@ use crate::size::show_size;
 pub(crate) fn inspect(
     arguments: &InspectArguments,
     global: &GlobalArguments,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let inspection = image::inspect(&arguments.path).map_err(explain)?;
     show(&arguments.path, &inspection, global)
 }
 
-pub(crate) fn check(arguments: &CheckArguments, global: &GlobalArguments) -> Result<(), Failure> {
+pub(crate) fn check(
+    arguments: &CheckArguments,
+    global: &GlobalArguments,
+) -> Result<(), CommandFailure> {
     let inspection = image::check(&arguments.path, arguments.repair).map_err(explain)?;
     show(&arguments.path, &inspection, global)
 }
 
 /// Why nothing can be shown of a pool. Without a superblock nothing is left that could be repaired.
-fn explain(error: ModuleError) -> Failure {
+fn explain(error: ModuleError) -> CommandFailure {
     let is_damaged = error.failure.status == Status::CorruptedMetadata;
-    let failure = Failure::from(error);
+    let failure = CommandFailure::from(error);
     match is_damaged {
         true => failure.explain(
             "nothing repairs that: put back a copy of it, or create the pool with --overwrite, which loses what \
@@ -38,17 +41,20 @@ fn explain(error: ModuleError) -> Failure {
     }
 }
 
-pub(crate) fn rename(arguments: &RenameArguments, global: &GlobalArguments) -> Result<(), Failure> {
+pub(crate) fn rename(
+    arguments: &RenameArguments,
+    global: &GlobalArguments,
+) -> Result<(), CommandFailure> {
     let name = match &arguments.name {
         Some(name) => name.clone(),
         None => std::path::absolute(&arguments.path)
-            .map_err(Failure::system(format_args!(
+            .map_err(CommandFailure::system(format_args!(
                 "{} is not a path",
                 arguments.path.display()
             )))?
             .into_os_string()
             .into_string()
-            .map_err(|path| Failure::usage(format!("{} is not UTF-8", path.display())))?,
+            .map_err(|path| CommandFailure::usage(format!("{} is not UTF-8", path.display())))?,
     };
     image::rename(&arguments.path, &name)?;
     if global.json {
@@ -65,7 +71,11 @@ struct RenameReport<'a> {
 }
 
 /// Prints what was found. Damage is a failure, after all has been said.
-fn show(path: &Path, inspection: &Inspection, global: &GlobalArguments) -> Result<(), Failure> {
+fn show(
+    path: &Path,
+    inspection: &Inspection,
+    global: &GlobalArguments,
+) -> Result<(), CommandFailure> {
     if global.json {
         output::json(&InspectReport::new(inspection))?;
     } else {
@@ -94,7 +104,7 @@ fn show(path: &Path, inspection: &Inspection, global: &GlobalArguments) -> Resul
         ),
         false => "create the pool with --read-only to read what can be read".to_owned(),
     };
-    Err(Failure::damaged_metadata(format!(
+    Err(CommandFailure::damaged_metadata(format!(
         "the metadata of {} is damaged: {advice}",
         path.display()
     )))

@@ -11,9 +11,12 @@ use chimaera_runtime::{check_processors, check_socket_path};
 
 use crate::args::{GlobalArguments, RuntimeCommand, StartArguments};
 use crate::daemon;
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 
-pub(crate) fn run(command: &RuntimeCommand, global: &GlobalArguments) -> Result<(), Failure> {
+pub(crate) fn run(
+    command: &RuntimeCommand,
+    global: &GlobalArguments,
+) -> Result<(), CommandFailure> {
     match command {
         RuntimeCommand::Start(arguments) => start(arguments, global),
         RuntimeCommand::Stop(daemon) => stop::stop(daemon, global),
@@ -21,7 +24,7 @@ pub(crate) fn run(command: &RuntimeCommand, global: &GlobalArguments) -> Result<
     }
 }
 
-fn start(arguments: &StartArguments, global: &GlobalArguments) -> Result<(), Failure> {
+fn start(arguments: &StartArguments, global: &GlobalArguments) -> Result<(), CommandFailure> {
     let place = match &arguments.place.socket {
         Some(path) => SocketPlace::named(path),
         None => SocketPlace::own(),
@@ -30,12 +33,12 @@ fn start(arguments: &StartArguments, global: &GlobalArguments) -> Result<(), Fai
     check_socket_path(place.path())?;
     let socket = daemon::absolute(place.path())?;
     check_processors(&arguments.pin)
-        .map_err(|error| Failure::from(error).map_text(|text| format!("--pin: {text}")))?;
+        .map_err(|error| CommandFailure::from(error).map_text(|text| format!("--pin: {text}")))?;
     for folder in &arguments.plugin_dir {
         check_plugin_folder(folder)?;
     }
     place.prepare().map_err(|error| {
-        let failure = Failure::unusable_folder(&error);
+        let failure = CommandFailure::unusable_folder(&error);
         failure.map_text(|text| format!("cannot start the daemon: {text}"))
     })?;
     if arguments.detach {
@@ -46,17 +49,19 @@ fn start(arguments: &StartArguments, global: &GlobalArguments) -> Result<(), Fai
 }
 
 /// A folder that is named and is not there is a mistake, whatever may come into it later.
-fn check_plugin_folder(folder: &Path) -> Result<(), Failure> {
+fn check_plugin_folder(folder: &Path) -> Result<(), CommandFailure> {
     let shown = folder.display();
     match std::fs::metadata(folder) {
         Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => Err(Failure::not_found(format!(
+        Ok(_) => Err(CommandFailure::not_found(format!(
             "--plugin-dir {shown} is not a folder: name one that has plugins"
         ))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(Failure::not_found(
-            format!("--plugin-dir {shown} is not there: make it, or name one that has plugins"),
-        )),
-        Err(error) => Err(Failure::system(format_args!(
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(CommandFailure::not_found(format!(
+                "--plugin-dir {shown} is not there: make it, or name one that has plugins"
+            )))
+        }
+        Err(error) => Err(CommandFailure::system(format_args!(
             "cannot use --plugin-dir {shown}"
         ))(error)),
     }

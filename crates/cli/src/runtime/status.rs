@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::args::{DaemonArguments, GlobalArguments};
 use crate::connection::{ask, connect_small, explain, process_of};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::wait_notice::SILENCE;
 use crate::{output, program, timestamp};
 
@@ -205,7 +205,10 @@ fn lost_files(runtime: &Runtime) -> Vec<FileReport> {
     lost
 }
 
-pub(super) fn status(daemon: &DaemonArguments, global: &GlobalArguments) -> Result<(), Failure> {
+pub(super) fn status(
+    daemon: &DaemonArguments,
+    global: &GlobalArguments,
+) -> Result<(), CommandFailure> {
     let runtime = connect_small(daemon).map_err(|error| explain(error, daemon))?;
     let status: RuntimeStatus = ask(runtime.admin().async_status(), daemon)?;
     let report = StatusReport {

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::args::{DaemonArguments, GlobalArguments};
 use crate::connection::{connect_small, explain, socket_in_use};
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output;
 use crate::runtime::daemon_watch::{DaemonWatch, answers, comes};
 use crate::runtime::status::changing;
@@ -36,7 +36,10 @@ struct StopReport {
     process_id: u32,
 }
 
-pub(super) fn stop(daemon: &DaemonArguments, global: &GlobalArguments) -> Result<(), Failure> {
+pub(super) fn stop(
+    daemon: &DaemonArguments,
+    global: &GlobalArguments,
+) -> Result<(), CommandFailure> {
     let socket = socket_in_use(daemon);
     // Before it is asked to stop: afterwards there may be another one.
     let served_by = DaemonProcess::at(&socket).ok().flatten();
@@ -91,7 +94,7 @@ fn end_of_unreached(
     served_by: Option<DaemonProcess>,
     socket: &Path,
     daemon: &DaemonArguments,
-) -> Result<StoppingDaemon, Failure> {
+) -> Result<StoppingDaemon, CommandFailure> {
     let status = error.status();
     let is_absent = error.is_no_daemon();
     let failure = explain(error, daemon);
@@ -136,7 +139,7 @@ enum Answer {
 ///
 /// # Errors
 /// It does not stop.
-fn order(runtime: &Runtime, patience: &mut StoppingDaemon) -> Result<Answer, Failure> {
+fn order(runtime: &Runtime, patience: &mut StoppingDaemon) -> Result<Answer, CommandFailure> {
     let mut order = runtime.admin().async_stop_runtime();
     loop {
         match order
@@ -203,7 +206,7 @@ impl StoppingDaemon {
     ///
     /// # Errors
     /// It has been the same for too long.
-    fn note(&mut self, waits_for: Option<String>) -> Result<(), Failure> {
+    fn note(&mut self, waits_for: Option<String>) -> Result<(), CommandFailure> {
         if waits_for != self.waits_for || !self.is_said {
             if waits_for != self.waits_for {
                 self.since = Instant::now();
@@ -217,11 +220,11 @@ impl StoppingDaemon {
         }
         if let Some(standstill) = Standstill::of(self.process) {
             let daemon = show_process(self.process);
-            return Err(Failure::new(format!(
+            return Err(CommandFailure::new(format!(
                 "the daemon {daemon} is stopping, and its process {standstill}"
             )));
         }
-        Err(Failure::new(format!(
+        Err(CommandFailure::new(format!(
             "{self} is stopping, and has not come further for {} s: its log may say why; {}, more than a second \
              apart, ends it at once, and what was not flushed may be lost",
             PATIENCE.as_secs(),
@@ -236,7 +239,7 @@ impl StoppingDaemon {
     ///
     /// # Errors
     /// It has not, or that is not known.
-    fn check_end(&self, lock: Option<&LockFile>) -> Result<(), Failure> {
+    fn check_end(&self, lock: Option<&LockFile>) -> Result<(), CommandFailure> {
         // Where its process cannot be watched, it may not have left word yet.
         let has_left_word = |lock: &LockFile| lock.end() != DaemonEnd::CutShort;
         let end = lock.map_or(DaemonEnd::Unknown, |lock| {
@@ -247,11 +250,11 @@ impl StoppingDaemon {
         Err(match end {
             DaemonEnd::Finished => return Ok(()),
             DaemonEnd::Unflushed(text) => self.unflushed(text),
-            DaemonEnd::CutShort => Failure::new(format!(
+            DaemonEnd::CutShort => CommandFailure::new(format!(
                 "the daemon {daemon} has ended without finishing, killed or cut short by a second \
                  signal: what was not flushed may be lost; its log says which pools were stopped before",
             )),
-            DaemonEnd::Unknown => Failure::new(format!(
+            DaemonEnd::Unknown => CommandFailure::new(format!(
                 "the daemon {daemon} has ended, and whether its pools were flushed is not known, as \
                  its lock file was removed or may not be read: its log says which pools were stopped",
             )),
@@ -259,8 +262,8 @@ impl StoppingDaemon {
     }
 
     /// The failure of a daemon that has ended and could not flush a pool, which the reason names.
-    fn unflushed(&self, reason: impl fmt::Display) -> Failure {
-        Failure::new(format!(
+    fn unflushed(&self, reason: impl fmt::Display) -> CommandFailure {
+        CommandFailure::new(format!(
             "the daemon {} has ended, and what was done last may be lost, as it was not flushed: {reason}; \
              its log says whether that is so of other pools, too",
             show_process(self.process)
@@ -272,7 +275,11 @@ impl StoppingDaemon {
     ///
     /// # Errors
     /// As [`Self::wait_for`].
-    fn wait_for_exit(&mut self, ending: &DaemonWatch, runtime: &Runtime) -> Result<(), Failure> {
+    fn wait_for_exit(
+        &mut self,
+        ending: &DaemonWatch,
+        runtime: &Runtime,
+    ) -> Result<(), CommandFailure> {
         if ending.ends_within(EXIT_PATIENCE) {
             return Ok(());
         }
@@ -291,7 +298,7 @@ impl StoppingDaemon {
     ///
     /// # Errors
     /// It takes too long.
-    fn wait_for(&mut self, ending: &DaemonWatch) -> Result<(), Failure> {
+    fn wait_for(&mut self, ending: &DaemonWatch) -> Result<(), CommandFailure> {
         self.waits_for = None;
         (self.since, self.is_said) = (Instant::now(), false);
         while !ending.ends_within(SILENCE) {

@@ -17,7 +17,7 @@ use crate::args::{
     GlobalArguments, VerifyCheckArguments, VerifyCommand, VerifyPoolArguments, VerifyRunArguments,
 };
 use crate::connection::connect;
-use crate::failure::Failure;
+use crate::failure::CommandFailure;
 use crate::output;
 use crate::pool::find_block_device;
 use crate::program;
@@ -29,21 +29,24 @@ const MAX_DEFAULT_SPACE_BYTES: u64 = 256 << 20;
 /// Violations that are shown one by one.
 const MAX_SHOWN_VIOLATIONS: usize = 20;
 
-pub(crate) fn run(command: &VerifyCommand, global: &GlobalArguments) -> Result<(), Failure> {
+pub(crate) fn run(command: &VerifyCommand, global: &GlobalArguments) -> Result<(), CommandFailure> {
     match command {
         VerifyCommand::Run(arguments) => run_workload(arguments, global),
         VerifyCommand::Check(arguments) => check_pool(arguments, global),
     }
 }
 
-fn run_workload(arguments: &VerifyRunArguments, global: &GlobalArguments) -> Result<(), Failure> {
+fn run_workload(
+    arguments: &VerifyRunArguments,
+    global: &GlobalArguments,
+) -> Result<(), CommandFailure> {
     let (pool, verified) = open_verified(&arguments.pool)?;
     let path = &arguments.pool.journal;
-    let new_id = JournalId::random().map_err(Failure::system("cannot read /dev/urandom"))?;
+    let new_id = JournalId::random().map_err(CommandFailure::system("cannot read /dev/urandom"))?;
     let mut journal = WorkloadJournal::open(path, new_id)?;
     journal.keep_for(verified)?;
     let held = journal.model().bytes();
-    let default = || -> Result<u64, Failure> {
+    let default = || -> Result<u64, CommandFailure> {
         let free = pool.get_stats()?.remaining_size;
         Ok(((free + held) / 2).min(MAX_DEFAULT_SPACE_BYTES))
     };
@@ -67,14 +70,14 @@ fn run_workload(arguments: &VerifyRunArguments, global: &GlobalArguments) -> Res
         };
     match &summary {
         Some(summary) if global.json => {
-            output::json(&report::VerifyRunReport::new(summary, workload.seed))?
+            output::json(&report::VerifyRunReport::new(summary, workload.seed))?;
         }
         Some(summary) => show_run(summary, workload.seed),
         None => {}
     }
     match error {
         None => Ok(()),
-        Some(error) => Err(Failure::from(error).explain_loss(format_args!(
+        Some(error) => Err(CommandFailure::from(error).explain_loss(format_args!(
             "the journal {} says what must be there: once a daemon has the pool open again, run `{}`",
             path.display(),
             check_command(&arguments.pool)
@@ -83,7 +86,7 @@ fn run_workload(arguments: &VerifyRunArguments, global: &GlobalArguments) -> Res
 }
 
 /// A run that has no room for a block verifies nothing.
-fn check_space(space_bytes: u64) -> Result<(), Failure> {
+fn check_space(space_bytes: u64) -> Result<(), CommandFailure> {
     let least = BlockType::Kib4.size();
     if space_bytes >= least {
         return Ok(());
@@ -98,7 +101,7 @@ fn check_space(space_bytes: u64) -> Result<(), Failure> {
 }
 
 /// A client of the pool, and which that is.
-fn open_verified(verified: &VerifyPoolArguments) -> Result<(Client, PoolIdentity), Failure> {
+fn open_verified(verified: &VerifyPoolArguments) -> Result<(Client, PoolIdentity), CommandFailure> {
     let runtime = connect(&verified.daemon)?;
     let info = find_block_device(&runtime, &verified.pool, &verified.daemon)?;
     let client = Client::new(&runtime, info.id);
@@ -171,7 +174,10 @@ fn show_model(model: &PoolModel) {
     ]);
 }
 
-fn check_pool(arguments: &VerifyCheckArguments, global: &GlobalArguments) -> Result<(), Failure> {
+fn check_pool(
+    arguments: &VerifyCheckArguments,
+    global: &GlobalArguments,
+) -> Result<(), CommandFailure> {
     let (pool, verified) = open_verified(&arguments.pool)?;
     let model = chimaera_verify::read_journal(&arguments.pool.journal, &verified)?;
     let findings = chimaera_verify::check(&model, &pool)?;
@@ -183,7 +189,7 @@ fn check_pool(arguments: &VerifyCheckArguments, global: &GlobalArguments) -> Res
     if findings.violations.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(format!(
+    Err(CommandFailure::new(format!(
         "the pool has not what the journal promises: {} violations",
         findings.violations.len()
     )))
@@ -239,7 +245,7 @@ fn show_rows(rows: &[(&str, String)]) {
 
 /// The exit code of a failed run or check. That the daemon or the pool went away has one of its own: it is what a
 /// crash looks like from here.
-impl From<VerifyError> for Failure {
+impl From<VerifyError> for CommandFailure {
     fn from(error: VerifyError) -> Self {
         let text = error.to_string();
         match error {
