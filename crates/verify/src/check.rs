@@ -8,7 +8,7 @@ use super::block_contents::examine;
 use super::error::VerifyError;
 use super::ids::OperationId;
 use super::model::{IssuedNumbers, LiveBlock, PoolModel};
-use super::pool::BlockPool;
+use super::pool::VerifiedPool;
 
 /// What a check has found in a pool.
 #[derive(Debug, Default)]
@@ -37,11 +37,11 @@ pub struct Findings {
 /// # Errors
 /// The pool cannot be listed, or a block cannot be read for another reason than that the device fails, which is a
 /// violation.
-pub fn check(model: &PoolModel, pool: &impl BlockPool) -> Result<Findings, VerifyError> {
+pub fn check(model: &PoolModel, pool: &impl VerifiedPool) -> Result<Findings, VerifyError> {
     compare(model, pool).map_err(VerifyError::pool("checking the blocks"))
 }
 
-fn compare(model: &PoolModel, pool: &impl BlockPool) -> Result<Findings, Error> {
+fn compare(model: &PoolModel, pool: &impl VerifiedPool) -> Result<Findings, Error> {
     let mut findings = Findings::default();
     let (mut listed, mut all) = (BTreeMap::new(), BTreeMap::new());
     for owned in pool.list()? {
@@ -82,7 +82,7 @@ impl Findings {
         &mut self,
         model: &PoolModel,
         live: &LiveBlock,
-        pool: &impl BlockPool,
+        pool: &impl VerifiedPool,
     ) -> Result<(), Error> {
         let block = &live.block;
         let mut bytes = vec![0; block.size as usize];
@@ -160,7 +160,7 @@ fn lost(
     model: &PoolModel,
     live: &LiveBlock,
     found: Option<OwnedBlock>,
-    pool: &impl BlockPool,
+    pool: &impl VerifiedPool,
 ) -> Result<String, Error> {
     let what = describe(&live.block, live.allocation);
     let Some(OwnedBlock { block, owner }) = found else {

@@ -38,6 +38,6 @@ pub use error::VerifyError;
 pub use ids::JournalId;
 pub use journal::{WorkloadJournal, read_journal};
 pub use model::PoolModel;
-pub use pool::{BlockPool, PoolIdentity};
+pub use pool::{PoolIdentity, VerifiedPool};
 pub use run::{RunFailure, RunSummary, Workload, run};
 pub use workload_thread::RunCounts;

@@ -3,7 +3,7 @@
 use chimaera_bdev_client::{Block, Client, Error, OwnedBlock, OwnerTag, PoolId, PoolQuery};
 
 /// A pool that is verified. Every call blocks until the pool has carried it out.
-pub trait BlockPool: Sync {
+pub trait VerifiedPool: Sync {
     /// Allocates blocks that hold this many bytes together, and gives them an owner tag.
     fn allocate(&self, bytes: u64, owner: OwnerTag) -> Result<Vec<Block>, Error>;
 
@@ -25,7 +25,7 @@ pub trait BlockPool: Sync {
 
 const QUERY: PoolQuery = PoolQuery::Local;
 
-impl BlockPool for Client {
+impl VerifiedPool for Client {
     fn allocate(&self, bytes: u64, owner: OwnerTag) -> Result<Vec<Block>, Error> {
         self.allocate_blocks_for(QUERY, bytes, owner)
     }

@@ -11,7 +11,7 @@ use super::ids::{JournalId, OperationId};
 use super::journal::WorkloadJournal;
 use super::line::{BlockChange, FlushLine, JournalLine};
 use super::model::LiveBlock;
-use super::pool::BlockPool;
+use super::pool::VerifiedPool;
 use super::run::Workload;
 use super::workload_thread::HeldBlock;
 
@@ -21,7 +21,7 @@ use super::workload_thread::HeldBlock;
 /// # Errors
 /// The pool does not hold what the journal promises; nothing has changed then. Or pool or journal fail.
 pub(super) fn resume(
-    pool: &impl BlockPool,
+    pool: &impl VerifiedPool,
     journal: &mut WorkloadJournal,
     workload: Workload,
 ) -> Result<(Findings, Vec<HeldBlock>), VerifyError> {
@@ -49,7 +49,7 @@ pub(super) fn resume(
 /// Frees the blocks that the last run was freeing or had just allocated, so that the journal knows all of its blocks
 /// again.
 fn settle_frees(
-    pool: &impl BlockPool,
+    pool: &impl VerifiedPool,
     journal: &mut WorkloadJournal,
     findings: &Findings,
 ) -> Result<(), VerifyError> {
@@ -79,7 +79,7 @@ fn settle_frees(
 
 /// Writes a new generation into each block that the last run was overwriting, so that every block holds one generation.
 fn settle_contents(
-    pool: &impl BlockPool,
+    pool: &impl VerifiedPool,
     journal: &mut WorkloadJournal,
 ) -> Result<(), VerifyError> {
     /// The thread of the workload whose numbers the new generations have.
@@ -129,7 +129,7 @@ fn settle_contents(
 }
 
 fn write(
-    pool: &impl BlockPool,
+    pool: &impl VerifiedPool,
     id: JournalId,
     live: &LiveBlock,
     generation: OperationId,

@@ -11,7 +11,7 @@ use super::check::Findings;
 use super::error::VerifyError;
 use super::journal::WorkloadJournal;
 use super::model::PoolModel;
-use super::pool::BlockPool;
+use super::pool::VerifiedPool;
 use super::resume::resume;
 use super::split_mix::SplitMix64;
 use super::workload_thread::{HeldBlock, RunCounts, SharedRun, WorkloadThread, lock};
@@ -55,7 +55,7 @@ pub struct RunFailure {
 /// The pool has broken a promise or is gone, or the journal cannot be written. The journal is then as good as after a
 /// crash: a check or a further run can go on from it.
 pub fn run(
-    pool: &impl BlockPool,
+    pool: &impl VerifiedPool,
     mut journal: WorkloadJournal,
     workload: Workload,
     is_over: impl Fn(RunCounts) -> bool + Sync,
@@ -105,7 +105,7 @@ fn graver(one: Result<(), VerifyError>, other: Result<(), VerifyError>) -> Resul
 /// How a thread of a workload ended, and what it did until then.
 type ThreadOutcome = (Result<(), VerifyError>, RunCounts);
 
-fn run_threads<P: BlockPool>(
+fn run_threads<P: VerifiedPool>(
     shared: &SharedRun<'_, P>,
     workload: Workload,
     continued: Vec<HeldBlock>,

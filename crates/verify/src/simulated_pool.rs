@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use chimaera_bdev_client::{AllocationPlan, Block, Error, OwnedBlock, OwnerTag, Status};
 
 use super::block_contents::SECTOR_BYTES;
-use super::pool::BlockPool;
+use super::pool::VerifiedPool;
 use super::split_mix::SplitMix64;
 use super::workload_thread::lock;
 
@@ -173,7 +173,7 @@ fn is_free(image: &PoolImage, block: Block) -> bool {
     near.all(|(_, owned)| !overlap(owned.block, block))
 }
 
-impl BlockPool for SimulatedPool {
+impl VerifiedPool for SimulatedPool {
     fn allocate(&self, bytes: u64, owner: OwnerTag) -> Result<Vec<Block>, Error> {
         let mut state = self.begin("allocating")?;
         let plan = AllocationPlan::for_size(bytes);

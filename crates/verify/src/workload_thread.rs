@@ -15,7 +15,7 @@ use super::error::VerifyError;
 use super::ids::{JournalId, OperationId};
 use super::journal::WorkloadJournal;
 use super::line::{BlockChange, FlushLine, JournalLine};
-use super::pool::BlockPool;
+use super::pool::VerifiedPool;
 use super::split_mix::SplitMix64;
 
 /// The most actions of a step.
@@ -124,7 +124,7 @@ enum Action {
     },
 }
 
-impl<P: BlockPool> WorkloadThread<'_, P> {
+impl<P: VerifiedPool> WorkloadThread<'_, P> {
     /// Works until `is_over` says so or another thread has failed, and does one last step then.
     pub(super) fn run(
         &mut self,

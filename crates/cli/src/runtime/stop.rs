@@ -51,12 +51,12 @@ pub(super) fn stop(
             let mut patience = StoppingDaemon::new(process, own_id);
             let ending = DaemonWatch::of(&runtime);
             match order(&runtime, &mut patience)? {
-                Answer::Finished => patience.wait_for_exit(&ending, &runtime)?,
-                Answer::Unflushed(error) => {
+                StopAnswer::Finished => patience.wait_for_exit(&ending, &runtime)?,
+                StopAnswer::Unflushed(error) => {
                     patience.wait_for_exit(&ending, &runtime)?;
                     return Err(patience.unflushed(error));
                 }
-                Answer::None => {
+                StopAnswer::None => {
                     patience.wait_for(&ending)?;
                     patience.check_end(lock.as_ref())?;
                 }
@@ -126,7 +126,7 @@ const fn is_ending(status: Status) -> bool {
 }
 
 /// What a daemon answers to the order to stop.
-enum Answer {
+enum StopAnswer {
     /// Its pools are flushed and have ended.
     Finished,
     /// A pool was not flushed. All have ended.
@@ -139,17 +139,17 @@ enum Answer {
 ///
 /// # Errors
 /// It does not stop.
-fn order(runtime: &Runtime, patience: &mut StoppingDaemon) -> Result<Answer, CommandFailure> {
+fn order(runtime: &Runtime, patience: &mut StoppingDaemon) -> Result<StopAnswer, CommandFailure> {
     let mut order = runtime.admin().async_stop_runtime();
     loop {
         match order
             .wait_timeout(SILENCE)
             .map(|ended| ended.map_err(Error::from))
         {
-            Some(Ok(())) => return Ok(Answer::Finished),
+            Some(Ok(())) => return Ok(StopAnswer::Finished),
             // Somebody else stops it, and was first; or it was killed.
-            Some(Err(error)) if is_ending(error.status()) => return Ok(Answer::None),
-            Some(Err(error)) if is_stopping(runtime) => return Ok(Answer::Unflushed(error)),
+            Some(Err(error)) if is_ending(error.status()) => return Ok(StopAnswer::None),
+            Some(Err(error)) if is_stopping(runtime) => return Ok(StopAnswer::Unflushed(error)),
             Some(Err(error)) => return Err(error.into()),
             None => patience.note(what_it_waits_for(runtime))?,
         }
