@@ -17,9 +17,9 @@ pub struct Config {
     pub pin_to: Vec<usize>,
     /// How long workers poll before they sleep.
     pub polling: Polling,
-    /// Folders to look for plugins in, before those of the environment. Both come before `modules`.
+    /// Folders to search for plugins, before those of the environment. Both come before `modules`.
     pub plugin_folders: Vec<PathBuf>,
-    /// Modules that are linked into the program. They come before files that lie where the program does.
+    /// Modules that are linked into the program. They come before libraries in the folders beside the program.
     pub modules: Vec<Module>,
 }
 
@@ -50,8 +50,8 @@ impl Config {
 /// The most workers that a host has: their index fits a task's token.
 pub const MAX_WORKERS: usize = 1024;
 
-/// Workers for so many processors: a quarter of them, at least one and at most 16. The rest is
-/// for the applications, which are why the machine runs.
+/// The number of workers on a machine with so many processors: a quarter of them, at least one and at most 16. The
+/// other processors are for the applications.
 #[must_use]
 pub const fn default_worker_count(processors: usize) -> usize {
     match processors / 4 {
@@ -65,10 +65,10 @@ pub const fn default_worker_count(processors: usize) -> usize {
 /// nothing; the first task after parking costs a wake-up of some microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Polling {
-    /// Polls for 10 ms: for workloads whose pauses are short and must not be felt.
+    /// Polls for 10 ms: for workloads with short pauses, after which the first task must not be slow.
     Performance,
-    /// Polls for 100 µs, and for 1 ms while something is under way: longer than a device takes,
-    /// shorter than anyone's pause.
+    /// Polls for 100 µs, and for 1 ms while a task is in flight: longer than a device takes,
+    /// shorter than a pause that a user makes.
     #[default]
     Balanced,
     /// Polls for 5 µs: sleeps whenever it can.
@@ -84,9 +84,8 @@ impl Polling {
         }
     }
 
-    /// How long to poll while a task is in flight, whose end and successor are to be expected. To
-    /// sleep and be woken takes as long as many a device: who sleeps while the device works finds
-    /// it idle afterwards.
+    /// How long to poll while a task is in flight, whose completion and successor are to be expected. To sleep and be
+    /// woken takes as long as many a device: while the worker is woken the device would have nothing to do.
     pub(crate) const fn duration_in_flight(self) -> Duration {
         match self {
             Self::Balanced => Duration::from_millis(1),

@@ -1,4 +1,4 @@
-//! What the control side of a host shares.
+//! The control side of a host: what its threads share.
 
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
@@ -20,21 +20,21 @@ use crate::pools::PoolRegistry;
 use crate::router::Router;
 use crate::stop::Stopper;
 
-/// What the control side of a host shares.
+/// What the threads of the control side share.
 pub(crate) struct ControlSide {
     pub(crate) modules: Modules,
     pub(crate) pools: PoolRegistry,
     pub(crate) threads: ControlThreads,
     pub(crate) session_count: AtomicU32,
     pub(crate) stopper: Stopper,
-    /// What the control thread is told.
+    /// The inbox of the control thread.
     pub(crate) events: Arc<Inbox<ControlEvent>>,
     /// The first failure to flush a pool because the host stops.
     pub(crate) unflushed: OnceLock<ModuleError>,
     pub(crate) started: Instant,
-    /// How much users have had the log say of pools that were not made for them.
+    /// Each user's share of the log for pools that were not made.
     pub(crate) refusals_told: Mutex<log::Shares>,
-    /// Points to the router; the field after it.
+    /// The table points to the router, so it is dropped first.
     pub(crate) table: Arc<HostVTable>,
     pub(crate) router: Arc<Router>,
     /// Whether workers park lanes with a barrier, which spares clients a fence per task.
@@ -54,26 +54,26 @@ impl ControlSide {
     }
 }
 
-/// The threads of the control side that carry out what may block, by what that is: no kind can keep
-/// another from its turn.
+/// The threads of the control side that carry out work which may block, by the kind of work: no kind keeps another from
+/// its turn.
 pub(crate) struct ControlThreads {
     /// Make, flush and destroy pools, and load libraries.
     jobs: Jobs,
-    /// Answers what is known at once: it is asked for when everything else hangs.
+    /// Answers what is known at once: people ask for that when everything else hangs.
     answers: Jobs,
     /// Stops the runtime.
     stop: Jobs,
-    /// End pools because the runtime stops, each by itself: one that hangs keeps no other from being flushed.
+    /// End pools because the runtime stops, each on its own: one that hangs keeps no other from being flushed.
     pub(crate) ends: Jobs,
     /// Closes files that clients sent, which may block for ever.
     pub(crate) closers: Jobs,
 }
 
-/// Threads of one kind, at most.
+/// The most threads of one kind.
 const MAX_THREADS: usize = 32;
 
 impl ControlThreads {
-    /// Starts one thread of each kind, so that each can do its work when no further one is to be had.
+    /// Starts one thread of each kind, so that each kind of work is done even if the system gives no further thread.
     pub(crate) fn start() -> Result<Self, NoThread> {
         Ok(Self {
             jobs: Jobs::start("chimaera-job", MAX_THREADS)?,
@@ -84,7 +84,7 @@ impl ControlThreads {
         })
     }
 
-    /// Those for an order of the admin module.
+    /// The threads for a method of the admin module.
     pub(crate) fn of(&self, method: Method) -> &Jobs {
         match method {
             Method::GetOrCreatePool | Method::DestroyPool | Method::FlushPools => &self.jobs,

@@ -12,11 +12,11 @@ use crate::pools::Pool;
 use crate::session::Peer;
 
 impl ControlSide {
-    /// Ends every pool, because the runtime stops, several at a time. Returns when none is left, whoever ends
-    /// it, with the first failure to flush one. The log says for which it waits long.
+    /// Ends every pool because the runtime stops, several at a time. Returns when none is left, whoever ends
+    /// them, with the first failure to flush one. The log names the pools for which this waits long.
     ///
-    /// Before the first pool goes, every worker refuses tasks for any: no client is told that a pool is not
-    /// there which is only on its way.
+    /// Before the first pool ends, every worker refuses tasks for any pool: no client is told that a pool does not
+    /// exist while it is only being ended.
     pub(crate) fn end_all_pools(self: &Arc<Self>) -> Result<(), ModuleError> {
         self.pools.close();
         self.ask_workers(|done| WorkerCommand::RefuseTasks { done });
@@ -43,9 +43,9 @@ impl ControlSide {
         self.pools.release(id);
     }
 
-    /// Lets a withdrawn pool's tasks end, flushes it and destroys its container, flushed or not. Without a
-    /// client that asks for it, the runtime stops: then the log does not speak of destroying, for a pool on a
-    /// file is back with the runtime.
+    /// Lets a withdrawn pool's tasks complete, flushes it and destroys its container, flushed or not. `client` is who
+    /// asked for that, and `None` if the runtime stops: then the log does not speak of destroying, as a pool on a file
+    /// exists again when the runtime does.
     pub(crate) fn end_pool(
         &self,
         pool: Arc<Pool>,

@@ -11,15 +11,15 @@ use chimaera_shm::thread::standstill::Standstill;
 /// Why a host does not start, or does not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// Somebody serves this socket already.
+    /// Another runtime serves this socket already.
     #[error("another runtime{} serves {}: stop it first, or choose another socket", whose(*.process), .socket.display())]
     AlreadyRunning {
         /// The socket.
         socket: PathBuf,
-        /// Its process, if that is known; 0 if this one's pid namespace does not have it.
+        /// Its process, if that is known; 0 if this process's pid namespace does not have it.
         process: Option<i32>,
     },
-    /// A runtime was here and runs still, but its socket was removed.
+    /// A runtime listened here and still runs, but its socket was removed.
     #[error(
         "a runtime {} holds {}, though its socket {} was removed, so that nobody can reach it: {}, or choose \
          another socket",
@@ -29,14 +29,14 @@ pub enum HostError {
         how_to_end(*.process)
     )]
     SocketGone {
-        /// The socket that is not there.
+        /// The socket that was removed.
         socket: PathBuf,
         /// The lock that it holds.
         lock: PathBuf,
-        /// Its process, 0 if this one's pid namespace does not have it.
+        /// Its process; 0 if this process's pid namespace does not have it.
         process: i32,
     },
-    /// A runtime was here that was killed, and has the socket still.
+    /// A runtime that was killed has not released the socket yet.
     #[error(
         "the runtime {} that serves {} {}: start again when it has ended, or choose another socket",
         show_process(*.process),
@@ -49,7 +49,7 @@ pub enum HostError {
         /// Its process.
         process: i32,
     },
-    /// A runtime has the socket, and nobody can connect.
+    /// A runtime has the socket, but nobody can connect.
     #[error(
         "the runtime{} that has {} takes nobody: it is stopping, or about to serve; try again later, or choose another \
          socket",
@@ -59,7 +59,7 @@ pub enum HostError {
     TakesNobody {
         /// The socket.
         socket: PathBuf,
-        /// Its process, if that is known; 0 if this one's pid namespace does not have it.
+        /// Its process, if that is known; 0 if this process's pid namespace does not have it.
         process: Option<i32>,
     },
     /// Another program listens there.
@@ -118,7 +118,7 @@ pub enum HostError {
         /// What the system said.
         error: io::Error,
     },
-    /// The host is another process's, from which this one was forked. It is as it was.
+    /// The host belongs to the process from which this one was forked, and goes on there.
     #[error("the runtime belongs to the process that this one was forked from: start one here")]
     Forked,
     /// A pool could not be flushed as the host ended. There may be more; the log has all.
@@ -132,8 +132,8 @@ fn whose(process: Option<i32>) -> String {
     process.map_or_else(String::new, |process| format!(" {}", show_process(process)))
 }
 
-/// What the system said, and where descriptors ran out what helps. Of files, want of room is another matter
-/// than of what [`Shortage`] is about, and threads say themselves what is lacking.
+/// What the system said and, if descriptors ran out, what helps. [`Shortage`] does not fit other errors here: a file
+/// system without space is another matter, and an error of a thread says itself what is lacking.
 fn show_refusal(error: &io::Error) -> String {
     match Shortage::of(error) {
         Some(shortage @ (Shortage::Descriptors | Shortage::SystemDescriptors)) => format!(
@@ -145,8 +145,8 @@ fn show_refusal(error: &io::Error) -> String {
     }
 }
 
-/// Which process a daemon is, to follow its name. 0 is one that this process's pid namespace does not have, so that no
-/// number names it here.
+/// Which process a daemon is, in words that follow the daemon's name. 0 stands for a process that this one's pid
+/// namespace does not have, so that it has no number here.
 #[must_use]
 pub fn show_process(process: i32) -> String {
     match process {
@@ -155,7 +155,7 @@ pub fn show_process(process: i32) -> String {
     }
 }
 
-/// How a daemon is ended that cannot be reached.
+/// How to end a daemon that cannot be reached.
 fn how_to_end(process: i32) -> String {
     match process {
         0 => "end it there first, where `kill` reaches the process that the lock names".to_owned(),
@@ -164,7 +164,7 @@ fn how_to_end(process: i32) -> String {
 }
 
 impl HostError {
-    /// Whether the runtime that is in the way may be gone in a moment.
+    /// Whether the runtime in the way may be gone in a moment.
     pub(crate) const fn may_pass(&self) -> bool {
         matches!(
             self,
@@ -172,7 +172,7 @@ impl HostError {
         )
     }
 
-    /// What the system said, where it lacks something or refuses it.
+    /// What the system said, if it lacks something or refused it.
     #[must_use]
     pub fn system_error(&self) -> Option<&io::Error> {
         match self {

@@ -30,15 +30,15 @@ use crate::stop::Stopper;
 use crate::worker::Worker;
 
 /// Descriptors that a client takes: its connection, its memory, its lane's doorbell, and one that it sends.
-const OF_A_CLIENT: usize = 4;
+const CLIENT_DESCRIPTORS: usize = 4;
 
-/// Those of a pool on a file, besides two for each worker: its I/O and what wakes the worker.
-const OF_A_POOL: usize = 1;
+/// Descriptors of a pool on a file, besides two for each worker: one for I/O and one that wakes the worker.
+const POOL_DESCRIPTORS: usize = 1;
 
-/// Whether there are descriptors left for a client with a pool on a file: a daemon that has none serves nobody, and
-/// would say that it does.
+/// Checks that there are descriptors left for a client with a pool on a file: without them a daemon would say that it
+/// serves, and serve nobody.
 fn check_descriptors(worker_count: usize) -> io::Result<()> {
-    let needed = OF_A_CLIENT + OF_A_POOL + 2 * worker_count;
+    let needed = CLIENT_DESCRIPTORS + POOL_DESCRIPTORS + 2 * worker_count;
     let kept: io::Result<Vec<_>> = (0..needed).map(|_| Doorbell::new()).collect();
     kept.map(drop)
 }
@@ -47,14 +47,14 @@ fn check_descriptors(worker_count: usize) -> io::Result<()> {
 /// closed, sessions ended, the workers and the control thread joined. Threads for blocking jobs end by themselves
 /// after their last one.
 ///
-/// It is the process's that started it. In one that was forked from it there are no threads, and whatever is
-/// done with it there does nothing.
+/// It belongs to the process that started it. A forked child has none of its threads, and whatever the child does with
+/// the value does nothing.
 pub struct Host {
     process: ProcessIdentity,
     shared: Arc<ControlSide>,
     control: Option<JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
-    /// Dropped last, so that what its end has to say is written.
+    /// Dropped last, so that what the host logs as it ends is written.
     _log: log::LogHandle,
 }
 
@@ -65,7 +65,7 @@ impl Host {
     /// See [`HostError`]. Nothing keeps running then.
     pub fn start(config: &Config) -> Result<Self, HostError> {
         check_processors(&config.pin_to)?;
-        // Before the first worker: whoever has something to say later may find no thread for it.
+        // Before the first worker: later there may be no thread for it.
         let log = log::ensure_started().map_err(HostError::system("starting the log's thread"))?;
         let listener = config.socket.as_deref().map(Listener::bind).transpose()?;
         let worker_count = config.effective_worker_count();
@@ -172,7 +172,7 @@ impl Host {
         self.shared
             .events
             .send(ControlEvent::Connect { socket: ours });
-        // It may have been stopped since, and nobody reads that any more.
+        // The host may have been stopped since, and nobody reads the event then.
         self.refuse_stopped()?;
         Ok(theirs)
     }
@@ -185,14 +185,14 @@ impl Host {
         Ok(())
     }
 
-    /// What stops this host.
+    /// A handle that stops this host.
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         self.shared.stopper.clone()
     }
 
-    /// Blocks until somebody asks the host to stop: a client's admin task, which has ended its pools and ends
-    /// its sessions, or a [`Stopper`], which has ended nothing. The host then still has its threads; end it. Returns
+    /// Blocks until the host is asked to stop: by a client's admin task, which has ended the pools and ends
+    /// the sessions, or by a [`Stopper`], which has ended nothing. The host's threads still run then: end it. Returns
     /// at once in a forked child.
     pub fn wait(&self) {
         self.shared.stopper.wait();
@@ -210,7 +210,7 @@ impl Host {
 
     fn shut_down(&mut self) -> Result<(), HostError> {
         if !self.process.is_current() {
-            // Of threads that are not here not even the handles can be dropped.
+            // The threads are the parent's: not even their handles can be dropped here.
             std::mem::forget((self.control.take(), std::mem::take(&mut self.workers)));
             return Err(HostError::Forked);
         }

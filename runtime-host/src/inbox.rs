@@ -38,14 +38,14 @@ impl<T> Inbox<T> {
         }
     }
 
-    /// Whether it is worth receiving. Costs one load of a line that rarely changes.
+    /// Whether there may be a message. Costs one load of a cache line that rarely changes.
     #[inline]
     pub(crate) fn is_signalled(&self) -> bool {
         self.signalled.load(Ordering::Relaxed)
     }
 
-    /// Takes the next message. Returns `None` once the queue is empty and the flag clear, so it
-    /// is to be called until then.
+    /// Takes the next message. To be called until it returns `None`, which it does once the queue is empty and the flag
+    /// clear.
     pub(crate) fn receive(&self) -> Option<T> {
         if let Some(message) = self.queue.pop() {
             return Some(message);

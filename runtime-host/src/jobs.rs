@@ -1,7 +1,7 @@
-//! Threads for work that may block: one stays, further ones come when needed and go when idle.
+//! Threads for work that may block: one stays, further ones are started when needed and end when idle.
 //!
-//! The one that stays is there before the first job. So every job has somebody who does it, however many
-//! threads the system still gives: where it gives none, a job waits for its turn, and no job is lost.
+//! The thread that stays is started before the first job. So every job is carried out, however few threads the system
+//! still gives: where it gives none, a job waits for its turn, and no job is lost.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,13 +15,13 @@ use crate::log;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// How long a further thread without a job stays.
+/// How long a further thread stays without a job.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Threads for jobs of one kind. They end when this is dropped, after the last job.
 pub(crate) struct Jobs {
     name: &'static str,
-    /// Jobs that run at the same time. A further one waits for its turn.
+    /// The most jobs that run at the same time. A further one waits for its turn.
     max_threads: usize,
     shared: Arc<JobQueue>,
 }
@@ -39,7 +39,7 @@ struct JobQueueState {
     idle: usize,
     /// No more jobs are coming.
     ended: bool,
-    /// The log has it that the system gives no further thread. It is told again once one came.
+    /// The log says already that the system gives no further thread. It says so again after one was given.
     told: bool,
 }
 
@@ -47,7 +47,7 @@ impl Jobs {
     /// Starts the thread that stays; at most `max_threads` run at the same time.
     ///
     /// # Errors
-    /// The system gives none.
+    /// The system gives no thread.
     pub(crate) fn start(name: &'static str, max_threads: usize) -> Result<Self, NoThread> {
         let shared = Arc::new(JobQueue::default());
         shared.state.lock().threads = 1;
@@ -74,8 +74,7 @@ impl Jobs {
         }
     }
 
-    /// Starts a further thread, which was counted already. Where there is none to be had, those that are
-    /// there do its work, too.
+    /// Starts a further thread, which is counted already. If the system gives none, the existing threads do its work.
     fn add_thread(&self) {
         let own = Arc::clone(&self.shared);
         let spawned = thread::spawn(self.name, move || work(&own, Some(LINGER)));
@@ -103,14 +102,14 @@ impl Drop for Jobs {
     }
 }
 
-/// A thread's life. It ends when nothing came for a while, if it is not to stay.
+/// What each thread runs. A thread with `patience` ends when no job has come for that long.
 fn work(shared: &JobQueue, patience: Option<Duration>) {
     let mut state = shared.state.lock();
     loop {
         if let Some(job) = state.queue.pop_front() {
             drop(state);
             if let Err(payload) = catch_unwind(AssertUnwindSafe(job)) {
-                // Its drop might panic in turn, and take the thread along.
+                // Dropping the payload might panic in turn, and end the thread.
                 std::mem::forget(payload);
                 log::error(format_args!(
                     "a blocking job panicked: this is a mistake in the runtime"
@@ -149,7 +148,7 @@ mod tests {
         Jobs::start("chimaera-job", max_threads).expect("a thread")
     }
 
-    /// Has a job wait until it is told to end. Gives what tells it.
+    /// Runs a job that waits until the returned sender is dropped.
     fn occupy(jobs: &Jobs) -> std::sync::mpsc::Sender<()> {
         let (release, released) = channel::<()>();
         let (begin, begun) = channel();
@@ -224,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_job_that_panics_takes_nothing_along() {
-        /// The nastiest thing to throw.
+        /// A panic's payload that panics when it is dropped.
         struct Bomb;
         impl Drop for Bomb {
             fn drop(&mut self) {

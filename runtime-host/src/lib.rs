@@ -3,7 +3,7 @@
 //! Two sides share the work. The **control side** may block: one thread serves the Unix socket
 //! (`control`), and a few threads carry out admin tasks (`builtin`). **Workers** never block:
 //! each polls the lanes of its clients, hands their tasks to containers, and sleeps when there
-//! is nothing to do (`worker`). They share no locks: the control side sends commands to a
+//! is nothing to do (`worker`). The two sides share no locks: the control side sends commands to a
 //! worker's inbox, and workers send events to the control side.
 //!
 //! Laws of this crate:

@@ -1,4 +1,4 @@
-//! What the two sides of a host tell each other, through inboxes.
+//! The messages between the two sides of a host, which travel through inboxes.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -31,11 +31,11 @@ pub(crate) enum WorkerCommand {
     RemovePool { id: PoolId, done: Sender<()> },
     /// A task of this worker was completed elsewhere.
     Complete(TaskToken, Completion),
-    /// End. There are no lanes and pools any more.
+    /// End: there are no lanes and pools any more.
     Stop,
 }
 
-/// What others tell the control thread.
+/// What the control thread is told.
 #[derive(Debug)]
 pub(crate) enum ControlEvent {
     /// A connection that did not come through the listener.
@@ -50,7 +50,7 @@ pub(crate) enum ControlEvent {
     Stop,
 }
 
-/// Names a task in flight. Valid until the task completes, after which nobody holds it.
+/// Identifies a task in flight. Valid until the task completes, after which nobody holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TaskToken {
     pub(crate) worker: u16,

@@ -13,9 +13,9 @@ use chimaera_proto::task::ARGUMENT_COUNT;
 
 use crate::speakers::{Speaker, enter, leave};
 
-/// A container, which is called in its pool's name.
+/// A pool's container, called in the pool's name.
 pub(crate) struct PoolContainer {
-    /// Dropped by hand, in its own name.
+    /// Dropped by hand, in the pool's name.
     handle: ManuallyDrop<ContainerHandle>,
     speaker: Speaker,
 }

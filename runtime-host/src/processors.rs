@@ -26,8 +26,8 @@ pub fn check_processors(processors: &[usize]) -> Result<(), HostError> {
     }
 }
 
-/// The processors that this process may use, in order. A thread of its own wants them all and is given those
-/// that there are for it, whatever the affinity of the caller is.
+/// The processors that this process may use, in order, whatever the affinity of the caller is. A thread of its own sets
+/// its affinity to all processors; the kernel gives it those that the process may use.
 fn usable() -> io::Result<Vec<usize>> {
     let ask = || -> nix::Result<Vec<usize>> {
         let mut all = CpuSet::new();

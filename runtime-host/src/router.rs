@@ -8,7 +8,7 @@ use chimaera_proto::task::VALUE_COUNT;
 use crate::inbox::Inbox;
 use crate::messages::{TaskToken, WorkerCommand};
 
-/// Where tasks are completed: the inboxes of a host's workers.
+/// The way from any thread to the workers, which complete tasks: their inboxes.
 #[derive(Debug)]
 pub(crate) struct Router {
     pub(crate) inboxes: Vec<Arc<Inbox<WorkerCommand>>>,

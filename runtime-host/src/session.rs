@@ -20,7 +20,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Whether it is the process that the host is in, which embeds it.
+    /// Whether it is the host's own process, which embeds the host.
     pub(crate) fn is_this_process(self) -> bool {
         self.process_id.cast_unsigned() == std::process::id()
     }
@@ -52,8 +52,8 @@ impl From<Peer> for Creator {
     }
 }
 
-/// A client that was welcomed. Workers share it with the control side, which is the last to let
-/// go of it: it unmaps the client's memory, and then closes the socket, from which the client
+/// A client that was welcomed. Workers share it with the control side, which is the last to
+/// release it: it unmaps the client's memory, and then closes the socket, from which the client
 /// learns that nobody touches its memory any more.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -87,7 +87,7 @@ impl Session {
         &self.first
     }
 
-    /// How large its segments are, each by itself.
+    /// The size of each of its segments, in bytes.
     pub(crate) fn segment_sizes(&self) -> impl Iterator<Item = u64> {
         let further = self.further.iter().map_while(OnceLock::get);
         std::iter::once(self.first.len()).chain(further.map(Segment::len))

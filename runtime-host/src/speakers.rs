@@ -1,14 +1,16 @@
 //! Who speaks in the log: a module, in the name of one of its pools.
 //!
-//! A container is given a number when it is made, and says its lines with it. A panic is told by a hook, which knows
-//! no container: so each thread remembers in whose call it is. A module's own threads may say so themselves
+//! A container gets a number when it is made, and logs its lines with it. A panic is logged by a hook, which does not
+//! know the container: so each thread remembers in whose call it is. A module's own threads may say that themselves
 //! ([`chimaera_chimod::Host::adopt_thread`]).
 //!
 //! Laws of this module:
-//! - A number outlives the pool, since threads of the module's may. It still names the module then.
-//! - What a worker does here for a task is two stores to memory of its own thread.
-//! - A panic is told once, unless there were many of the same speaker's in the last seconds: then the next says how many, by whoever has the place: the hook of a library or of the daemon. Where there is none (in an
-//!   application with a hook of its own), it is told where it is caught.
+//! - A number may be used after its pool has ended, since the module's threads may outlive the pool. It still names the
+//!   module then.
+//! - A worker does two stores for a task here, to memory of its own thread.
+//! - A panic is logged once: by the hook of a library or of the daemon, which knows its place, or where it is caught if
+//!   there is no such hook (in an application with a hook of its own). If the same speaker has logged many panics in
+//!   the last seconds, the panic is counted instead, and the next one that is logged says how many there were.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -24,21 +26,21 @@ use parking_lot::Mutex;
 
 use crate::log::{self, Level, Source};
 
-/// Below these bits of a number stand the pool's own, above them the module's.
+/// The low bits of a number, which identify the pool; the bits above identify the module.
 const POOL_BITS: u32 = 48;
 
-/// In what a thread remembers: the panic that unwinds the call was told.
+/// Set in what a thread remembers when the panic that unwinds the call has been logged.
 const TOLD: u64 = 1 << 63;
 
-/// Nobody in particular: the host itself.
+/// Stands for the host itself.
 const NOBODY: u64 = 0;
 
 thread_local! {
-    /// In whose call the thread is.
+    /// The speaker in whose call the thread is.
     static CALL: Cell<u64> = const { Cell::new(NOBODY) };
 }
 
-/// From here on the thread is in a call of this speaker's.
+/// Notes that the thread is in a call of this speaker's from now on.
 #[inline]
 pub(crate) fn enter(speaker: u64) {
     CALL.set(speaker);
@@ -49,18 +51,18 @@ pub(crate) fn leave() {
     CALL.set(NOBODY);
 }
 
-/// Everybody who speaks in this process, in whichever host.
+/// All speakers of this process, in whichever host.
 static SPEAKERS: PerProcess<Mutex<Speakers>> = PerProcess::new(Mutex::default);
 
-/// How often panics were told, by speaker: one may come again with each call.
+/// Each speaker's share of the log for panics: a panic may come with each call.
 static PANICS_TOLD: PerProcess<Mutex<log::Shares>> =
     PerProcess::new(|| Mutex::new(log::Shares::per("pool or module")));
 
 #[derive(Default)]
 struct Speakers {
-    /// Names of modules that had a pool. There are no more than libraries and what is linked in.
+    /// Names of modules that had a pool. There are no more of them than libraries and linked modules.
     modules: Vec<String>,
-    /// The pools that are there, by number. The id of one that is being made is not known yet.
+    /// The existing pools by number. The id of a pool that is being made is not known yet.
     pools: HashMap<u64, (Option<PoolId>, String)>,
     last: u64,
 }
@@ -70,8 +72,8 @@ struct Speakers {
 pub(crate) struct Speaker(u64);
 
 impl Speaker {
-    /// A pool of this name that is being made. Until its id is known ([`Self::set_id`]) it has none: it may turn out to be
-    /// another than was asked for or chosen, by what it stands on.
+    /// A pool of this name that is being made. It has no id before [`Self::set_id`]: another one than was asked for or
+    /// chosen may be recorded for it.
     pub(crate) fn new(module: &str, pool: &str) -> Self {
         let mut speakers = SPEAKERS.get().lock();
         let known = speakers.modules.iter().position(|name| name == module);
@@ -85,20 +87,20 @@ impl Speaker {
         Self(number)
     }
 
-    /// By which the container names itself.
+    /// The number by which the container identifies itself.
     #[inline]
     pub(crate) fn number(&self) -> u64 {
         self.0
     }
 
-    /// The pool has this id.
+    /// Notes that the pool has this id.
     pub(crate) fn set_id(&self, id: PoolId) {
         if let Some((known, _)) = SPEAKERS.get().lock().pools.get_mut(&self.0) {
             *known = Some(id);
         }
     }
 
-    /// Makes a call in this name, which may block.
+    /// Makes a call in the pool's name. The call may block.
     pub(crate) fn during<T>(&self, call: impl FnOnce() -> T) -> T {
         let before = CALL.replace(self.0);
         let result = call();
@@ -113,7 +115,7 @@ impl Drop for Speaker {
     }
 }
 
-/// What a module says, with who says it before it.
+/// What a module logs, after the names of module and pool.
 struct Said<T> {
     speaker: u64,
     text: T,
@@ -140,7 +142,7 @@ impl<T: fmt::Display> fmt::Display for Said<T> {
     }
 }
 
-/// The module of a speaker, for whom it may be one of many pools.
+/// The number that stands for a speaker's module, without any of its pools.
 const fn module_of(speaker: u64) -> u64 {
     speaker >> POOL_BITS << POOL_BITS
 }
@@ -195,7 +197,7 @@ pub(crate) unsafe extern "C" fn panic_from_container(
     );
 }
 
-/// Logs a panic, if the speaker has not had the log say such things often in the last time.
+/// Logs a panic, within the speaker's share of the log.
 fn say_of_panic(speaker: u64, text: fmt::Arguments<'_>) {
     let skipped = PANICS_TOLD.get().lock().admit(speaker, Instant::now());
     if let Some(skipped) = skipped {
@@ -209,8 +211,7 @@ pub(crate) unsafe extern "C" fn adopt_thread(_: *const c_void, speaker: u64) {
     enter(speaker);
 }
 
-/// Logs a panic, from a program's hook: in the name of the module that it happened in, if it was one that is
-/// linked into the program.
+/// Logs a panic, from a program's hook: in the name of the linked module in which it happened, if it did in one.
 pub fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = thread_name();
     let place = panic.location().map(ToString::to_string);
@@ -227,12 +228,12 @@ pub fn log_panic(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// The whole name of the calling thread, in a sentence that speaks of a thread.
+/// The whole name of the calling thread, in words that follow "thread".
 fn thread_name() -> String {
     chimaera_shm::thread::name().unwrap_or_else(|| "without a name".to_owned())
 }
 
-/// In whose call this thread is, if in any; its panic counts as told from here on.
+/// The speaker in whose call this thread is, if it is in one. The call's panic counts as logged from now on.
 fn tell() -> Option<u64> {
     let call = CALL.get();
     (call != NOBODY).then(|| {

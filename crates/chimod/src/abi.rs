@@ -5,7 +5,7 @@
 //! | function | thread | may block | who completes |
 //! |---|---|---|---|
 //! | `create`, `pool_id`, `was_opened`, `create_again`, `flush`, `destroy` | control side | yes | – |
-//! | `submit`, `prefetch`, `poll`, `wake_fd` | the worker, whose index it passes where that matters | no | the plugin, once per task |
+//! | `submit`, `prefetch`, `poll`, `wake_fd` | a worker, whose index all but `prefetch` get | no | the plugin, once per task |
 //!
 //! - On one worker, one call at a time: a plugin is never re-entered there. On different workers,
 //!   and against the control side, calls run at the same time.

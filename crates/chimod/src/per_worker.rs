@@ -18,8 +18,8 @@ pub struct PerWorker<T> {
 struct PaddedCell<T>(UnsafeCell<T>);
 
 // SAFETY: a cell is reached only through `get_mut`, which takes the one `Worker` that exists with
-// the cell's index, so no two threads touch a cell at a time; and through `iter_mut` and drop,
-// which have the whole value to themselves. `T` moves between those threads, hence `Send`.
+// the cell's index, so no two threads touch a cell at a time; and through drop,
+// which has the whole value to itself. `T` moves between those threads, hence `Send`.
 unsafe impl<T: Send> Sync for PerWorker<T> {}
 
 impl<T> PerWorker<T> {

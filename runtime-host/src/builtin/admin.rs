@@ -1,6 +1,6 @@
 //! The admin module: pools and the runtime itself, as tasks of pool 1.0.
 //!
-//! Its tasks come in on workers as any other, and are carried out on threads that may block.
+//! Its tasks come in on workers like any other, and are carried out on threads that may block.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl AdminJob {
     fn carry_out(self, method: Method) {
         let shared = &self.shared;
         let request = &self.request;
-        // What was not asked for in so many words is not done: a flush of another module has this number.
+        // Set only when the request has been decoded: a task meant for another module may have this method's number.
         let mut stops = false;
         let reply = match method {
             Method::Ping => encode(&()),
@@ -106,8 +106,8 @@ impl AdminJob {
         };
         respond(self.request, reply);
         if stops {
-            // The answer is in its worker's inbox, before anything that stopping sends there. Sessions end also
-            // where nobody waits for the host to be stopped, as in an application that embeds it.
+            // The answer is in its worker's inbox before anything that stopping sends there. Sessions end even if
+            // nobody waits for the host to be stopped, as in an application that embeds it.
             self.shared.events.send(ControlEvent::Stop);
             self.shared.stopper.stop();
         }
@@ -151,8 +151,8 @@ impl ControlSide {
         }
     }
 
-    /// Makes a pool. Where that fails, the container goes before the claim: whoever waits for the
-    /// name finds free what the container stood on.
+    /// Makes a pool. If that fails, the container is dropped before the reservation: whoever waits for the name finds
+    /// the container's device free, for example.
     fn create_pool(
         &self,
         mut reservation: PoolReservation<'_>,
@@ -196,7 +196,7 @@ impl ControlSide {
         Ok(info)
     }
 
-    /// Logs why a pool is not made, as far as the client's user may have the log say such things.
+    /// Logs why a pool is not made, within the share of the log that the client's user has for that.
     fn tell_of_refusal(&self, asked: &GetOrCreatePool, client: Peer, error: &ModuleError) {
         let mut told = self.refusals_told.lock();
         if let Some(skipped) = told.admit(client.user_id.into(), Instant::now()) {
@@ -253,18 +253,18 @@ impl ControlSide {
             return self.pools.get(id)?.flush();
         }
         if self.pools.is_closed() {
-            // Some are on their way, and not flushed yet.
+            // Some pools are being ended, and not flushed yet.
             return Err(shutting_down());
         }
         let mut result = Ok(());
         for info in self.pools.list() {
-            // A pool that went away meanwhile was flushed on its way.
+            // A pool that ended meanwhile was flushed as it did.
             let Ok(pool) = self.pools.get(info.id) else {
                 continue;
             };
-            // One that fails keeps none of the others from it.
+            // A failure does not keep the other pools from being flushed.
             if let Err(mut error) = pool.flush() {
-                // A panic's text has it already.
+                // A panic's text names the pool already.
                 if error.failure.status != Status::ModulePanicked {
                     error.message = format!("pool {}: {}", info.name, error.message);
                 }
@@ -292,7 +292,7 @@ impl ControlSide {
     }
 }
 
-/// Gives the pool the id that its container has of its own, if it has one.
+/// Gives the pool the id that its container says is recorded for it, if there is one.
 fn settle_id(
     reservation: &mut PoolReservation<'_>,
     asked: &GetOrCreatePool,

@@ -1,4 +1,4 @@
-//! Connections that come: taken, watched, or told why they are not served.
+//! Connections that come in: accepted and watched, or told why they are not served.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,11 +17,11 @@ use super::{
 use crate::log;
 use crate::session::Peer;
 
-/// Why a connection is not served though it can be.
+/// Why a connection that was accepted is not served.
 enum Unserved {
-    /// The process that made it is gone.
+    /// The process that made it has ended.
     ProcessEnded,
-    /// There is no descriptor with which to learn of the end of that process.
+    /// There is no descriptor left for watching that process.
     Shortage(io::Error),
 }
 
@@ -51,17 +51,17 @@ impl Control {
                     self.turn_away(Arc::new(socket), &error, peer.into());
                     return;
                 }
-                // Looking away lets others use the thread.
+                // A listener that stays ready would keep the thread from everything else.
                 let _ = self.epoll.delete(listener);
                 self.accepting = false;
             }
         }
     }
 
-    /// Closes a connection that was not served, after telling its client why: what the system has refused.
+    /// Closes a connection that is not served, after telling its client what the system has refused.
     fn turn_away(&mut self, socket: Arc<Private<OwnedFd>>, error: &io::Error, client: Peer) {
         let refusal = Refusal::of_system(error, "another client", client);
-        // A client that cannot be told learns as much as can be: that the connection is closed.
+        // A client that cannot be told still learns that the connection is closed.
         let _ = send(&socket, NO_REQUEST, &refusal.into_reply(), None);
         self.reserve.count_turned_away();
         self.ended.push(socket);
@@ -90,7 +90,7 @@ impl Control {
             self.turn_away(Arc::new(socket), &error, peer);
             return;
         }
-        // Only a limit: without it the system's own holds.
+        // Only a limit: without it the system's own applies.
         let _ = setsockopt(&socket, sockopt::SndBuf, &REPLY_BUFFER_BYTES);
         self.next_id += 1;
         let process = match self.watch_process(id, &socket, peer) {
@@ -125,11 +125,11 @@ impl Control {
         );
     }
 
-    /// Has the end of a connection's process end the connection. Where that cannot be, its socket
-    /// has to tell, which it does unless somebody else holds it too.
+    /// Has the end of a connection's process end the connection. If the process cannot be watched, its socket
+    /// has to tell, which it does unless another process holds a copy.
     ///
     /// # Errors
-    /// The process has ended already.
+    /// See [`Unserved`].
     fn watch_process(
         &mut self,
         id: u64,

@@ -1,4 +1,4 @@
-//! Connections that end: their sessions are taken from the workers, and their sockets closed.
+//! Connections that end: workers release their sessions, and their sockets are closed.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use crate::log;
 use crate::messages::{ControlEvent, WorkerCommand};
 
 impl Control {
-    /// Ends every connection, when it is told so for the first time. Whoever has not been welcomed yet, or has
-    /// connected and was not taken up, learns why.
+    /// Ends every connection, when called for the first time. Clients that have not been welcomed yet, or whose
+    /// connections have not been accepted, are told why.
     pub(super) fn stop(&mut self) {
         if std::mem::replace(&mut self.stopping, true) {
             return;
@@ -39,12 +39,12 @@ impl Control {
     }
 
     pub(super) fn tell_of_the_end(&self, socket: &OwnedFd) {
-        // A client that cannot be told learns as much as can be: that the connection is closed.
+        // A client that cannot be told still learns that the connection is closed.
         let _ = send(socket, NO_REQUEST, &Refusal::stopping().into_reply(), None);
     }
 
-    /// Logs that a client broke the protocol: it is a mistake in its program, or an attempt. How often is
-    /// up to the client, so each user has a share of the log.
+    /// Logs that a client broke the protocol, by mistake or on purpose. A client may do so as often as it likes, so
+    /// each user has a share of the log.
     pub(super) fn tell_of_fault(&mut self, id: u64, reason: &str) {
         let Some(Connection {
             state: ConnectionState::Open(client),
@@ -63,13 +63,13 @@ impl Control {
     }
 
     /// Ends a connection: at once if there is no session yet, else as soon as the workers have
-    /// let go of it.
+    /// released it.
     pub(super) fn end(&mut self, id: u64, reason: &str) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
         if let Some(process) = connection.process.take() {
-            // Closing it would do, but not where a forked child holds a copy.
+            // Closing it would not end the watch if a forked child holds a copy.
             let _ = self.epoll.delete(&process);
         }
         match std::mem::replace(&mut connection.state, ConnectionState::Greeting) {
@@ -118,19 +118,19 @@ impl Control {
                 self.load[lane.worker] -= 1;
             }
             self.mapped.give_back(session.segment_sizes());
-            // This unmaps the session's memory. The socket is closed after.
+            // This unmaps the session's memory. The socket is closed afterwards.
             let ended = self.connections.remove(&id);
             self.ended.extend(ended.map(|connection| connection.socket));
         }
     }
 
-    /// Closes connections. Their clients learn of it at once; what they sent and nobody read, files
-    /// among it, is closed with the socket, for which this thread does not wait.
+    /// Closes ended connections. Their clients learn of it at once. Closing the socket also closes files that they sent
+    /// and nobody received, so this thread does not wait for it.
     pub(super) fn close_ended(&mut self) {
         for socket in self.ended.drain(..) {
-            // It fails where the client has left already.
+            // It fails if the client has left already.
             let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
-            // Whose descriptor this thread waits for, if it does.
+            // Told when the descriptor is free, if this thread waits for one.
             let waiting = self.reserve.is_spent().then(|| Arc::clone(&self.events));
             self.shared.threads.closers.run(move || {
                 drop(socket);

@@ -1,16 +1,16 @@
 //! The Unix socket that a daemon listens on, and the lock that says whose it is.
 //!
 //! Laws of this module:
-//! - The lock file beside the socket is held as long as the daemon lives, so a socket whose lock is free was
+//! - The lock file beside the socket is locked as long as the daemon lives, so a socket whose lock is free was
 //!   left behind by a crash; unless somebody answers there: then the lock file was removed, and the socket
-//!   is that daemon's all the same.
-//! - Nothing is removed but what was looked at or made: a path is another file's as soon as somebody else
-//!   has been there.
-//! - Where binding fails, it leaves no file.
-//! - Neither socket nor lock is a forked child's: the lock would be held as long as the child lives. So both
-//!   are made while `fork` is held off ([`Private`]), in this order: first that, then the file's lock, which
-//!   nobody waits for and of which no holder holds `fork` off. What can take time is the folder's file
-//!   system, and a socket lies on a local one.
+//!   still belongs to that daemon.
+//! - Only a file that was looked at or made is removed: as soon as somebody else has been there, the path may name
+//!   another file.
+//! - If binding fails, no file is left behind.
+//! - A forked child gets neither socket nor lock: else the lock would be held as long as the child lives. So both are
+//!   made while `fork` is held off ([`Private`]). The order is: first `fork` is held off, then the lock file is locked,
+//!   without waiting, and a holder of that lock never waits for `fork` to be held off. Only the folder's file system
+//!   can take time, and a socket lies on a local one.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -35,11 +35,11 @@ use crate::error::HostError;
 use crate::lock::holder::lock_holder;
 use crate::lock::{FileId, SocketLock, id_of, lock_path, remove_if_same};
 
-/// A socket that listens.
+/// A socket that listens, and the file that it made.
 #[derive(Debug)]
 struct Bound {
     socket: OwnedFd,
-    /// What its path named once it was bound.
+    /// The file that its path named once it was bound.
     file: FileId,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// Listens on `path`, for the daemon's own user only. Makes the folder if it is missing. Waits up to two seconds
-    /// for a runtime that was killed or ends, and for one that is about to serve.
+    /// for another runtime there that was killed, is stopping or is about to serve.
     pub(crate) fn bind(path: &Path) -> Result<Self, HostError> {
         check_socket_path(path)?;
         let failed = |error: io::Error| HostError::Listen {
@@ -80,13 +80,14 @@ impl Listener {
         })
     }
 
-    /// Nobody can connect any more; who has, waits to be accepted.
+    /// Lets no client connect any more. Clients that have connected wait to be accepted.
     pub(crate) fn close_entry(&self) {
         // It fails for nothing that a listening socket is.
         let _ = shutdown(self.bound.socket.as_raw_fd(), Shutdown::Read);
     }
 
-    /// Leaves word of how the host's pools have ended, for whoever waits for its end and has no answer.
+    /// Writes how the host's pools have ended into the lock file, for processes that wait for the host's end and get no
+    /// answer.
     pub(crate) fn leave_word(&mut self, unflushed: Option<&ModuleError>) {
         self.lock.leave_word(unflushed);
     }
@@ -117,13 +118,13 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Before the lock goes, under which nobody else binds here. A failure leaves a file that the next
+        // Before the lock is released, without which nobody else binds here. A failure leaves a file that the next
         // daemon removes.
         let _ = remove_if_same(&self.path, self.bound.file);
     }
 }
 
-/// Whether a socket can lie at this path, which nothing is made for yet.
+/// Checks that a socket can lie at this path. Makes nothing.
 ///
 /// # Errors
 /// [`HostError::PathTooLong`], or [`HostError::Listen`] for an empty path.
@@ -190,7 +191,7 @@ fn connect_to(path: &Path) -> io::Result<Option<(OwnedFd, i32)>> {
     }
 }
 
-/// Takes the lock of a socket, and its path.
+/// Takes the lock of a socket, and frees its path.
 fn take_place(path: &Path) -> Result<SocketLock, HostError> {
     let lock = SocketLock::take(path).map_err(|error| lock_refused(path, error))?;
     make_way(path)?;
@@ -207,7 +208,8 @@ fn lock_refused(socket: &Path, error: io::Error) -> HostError {
     }
 }
 
-/// Who has the lock is a runtime that serves, one that is about to, one that ends, or one whose socket is gone.
+/// Why the lock is held: by a runtime that serves, is about to serve, was killed or is stopping, or whose socket was
+/// removed.
 fn held_by_another(socket: &Path, lock: &Path) -> HostError {
     let holder = lock_holder(socket);
     match (process_at(socket), holder) {
@@ -232,14 +234,15 @@ fn held_by_another(socket: &Path, lock: &Path) -> HostError {
     }
 }
 
-/// How often one looks whether a process that listens was killed, and the time between.
+/// How often a process that listens is looked at to see whether it was killed, and the time between two looks.
 const KILLED_LOOKS: usize = 4;
 const KILLED_LOOK: Duration = Duration::from_millis(1);
 
-/// The error that this process listens at a socket. One that was killed does so until it has freed its memory.
+/// The error for a socket at which this process listens. A process that was killed goes on listening until it has freed
+/// its memory.
 ///
-/// A thread that takes the signal by which it ends shows for some microseconds neither the signal nor its end. So it is
-/// looked more than once.
+/// While a thread takes the signal that ends it, for some microseconds the system shows neither the signal nor the end.
+/// So this looks more than once.
 #[must_use]
 pub fn served_by(socket: &Path, process: i32) -> HostError {
     let socket = socket.to_owned();
@@ -256,7 +259,7 @@ pub fn served_by(socket: &Path, process: i32) -> HostError {
     }
 }
 
-/// Removes what a daemon left behind that died. To be called with the lock.
+/// Removes the socket that a dead daemon left behind. To be called with the lock.
 fn make_way(path: &Path) -> Result<(), HostError> {
     let failed = |error: io::Error| HostError::Listen {
         path: path.to_owned(),
@@ -273,7 +276,7 @@ fn make_way(path: &Path) -> Result<(), HostError> {
     match process_at(path) {
         Ok(None) => remove_if_same(path, id_of(&found)).map_err(failed),
         Ok(Some(process)) => Err(served_by(path, process)),
-        // It listens, and is too busy to answer, or is of another kind.
+        // Somebody listens and is too busy to answer, or the socket is of another kind.
         Err(error) => match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EAGAIN) => Err(HostError::AlreadyRunning {
                 socket: path.to_owned(),
@@ -285,7 +288,7 @@ fn make_way(path: &Path) -> Result<(), HostError> {
     }
 }
 
-/// Makes the socket. What it made is removed if it cannot be used.
+/// Makes the socket and listens on it. Its file is removed if it cannot be used.
 fn open(path: &Path) -> io::Result<Bound> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
@@ -298,11 +301,11 @@ fn open(path: &Path) -> io::Result<Bound> {
 
 /// Listens on a socket that was bound to this path and made this file there.
 ///
-/// Before it listens it answers like one that a crash has left. Where its lock was removed, another daemon may
-/// have come meanwhile and taken it for that. So it is looked whether the path still names it; if so, a
-/// daemon that comes from now on finds somebody who answers. What is left is one that asked before and
-/// removes the file after that look, two steps that follow each other at once: then this daemon serves
-/// nobody, and `runtime status` finds the other.
+/// Before it listens, a socket refuses connections like one that a crash has left behind. If the lock file was removed,
+/// another daemon may have taken it for such a one meanwhile, and removed it. So this checks afterwards that the path
+/// still names the file; if it does, a daemon that comes from now on finds one that answers. One case remains: another
+/// daemon that tried to connect before and removes the file after this check, two steps that follow each other at once.
+/// Then this daemon serves nobody, and `runtime status` finds the other one.
 fn listen_at(socket: OwnedFd, path: &Path, file: FileId) -> io::Result<Bound> {
     if let Err(error) = listen(&socket, Backlog::MAXCONN) {
         let _ = remove_if_same(path, file);
@@ -334,7 +337,7 @@ mod tests {
             (socket, id_of(&made))
         };
         let (first, file) = bound();
-        // As another daemon does that found no lock, and nobody who answers.
+        // What another daemon does that found no lock and nobody who answers.
         make_way(&path).expect("it is taken for what a crash left");
         let (second, other) = bound();
         let error = listen_at(first, &path, file).expect_err("it is another's place");

@@ -1,9 +1,9 @@
-//! How much memory of clients a host maps.
+//! How much of its clients' memory a host has mapped.
 
 use crate::session::Session;
 
-/// What sessions take of the process's address space. A segment costs its client nothing, but the
-/// process ends when it finds no place for memory of its own.
+/// The address space that sessions take. A segment costs its client nothing, but the host's process would end if it
+/// found no address space for memory of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Mapped {
     bytes: u64,
@@ -14,16 +14,16 @@ impl Mapped {
     /// Half of the smallest address space that a process has on the machines we serve.
     const MAX_BYTES: u64 = 64 << 40;
 
-    /// So much of it for one session, so that one client is not all.
+    /// The part of it for one session, so that one client does not take all.
     const MAX_SESSION_BYTES: u64 = Self::MAX_BYTES / 16;
 
     /// Half of the mappings that Linux lets a process have unless told otherwise.
     const MAX_SEGMENTS: usize = 32 * 1024;
 
-    /// Counts a segment that `session` registers, or that opens a session.
+    /// Counts a segment that `session` registers, or with which a session opens.
     ///
     /// # Errors
-    /// Why the daemon has no place for it.
+    /// Why there is no room for it.
     pub(crate) fn take(&mut self, len_bytes: u64, session: Option<&Session>) -> Result<(), String> {
         let own_bytes: u64 = session.map_or(0, |session| session.segment_sizes().sum());
         if own_bytes + len_bytes > Self::MAX_SESSION_BYTES {
@@ -45,7 +45,7 @@ impl Mapped {
         Ok(())
     }
 
-    /// Counts segments out whose session has ended.
+    /// Takes segments whose session has ended out of the count.
     pub(crate) fn give_back(&mut self, sizes: impl IntoIterator<Item = u64>) {
         for len_bytes in sizes {
             self.bytes -= len_bytes;

@@ -1,7 +1,8 @@
 //! The control thread: connections, handshakes, lanes, segments, and the end of sessions.
 //!
 //! It never blocks on a client: sockets are non-blocking, and a client that does not read its
-//! replies is dropped. What may take long is the admin module's affair.
+//! replies is dropped. Whatever may take long is left to the admin module's threads. [`arrivals`], [`requests`] and
+//! [`departures`] have the life of a connection.
 
 mod arrivals;
 mod departures;
@@ -33,7 +34,7 @@ use reserve::Reserve;
 
 const LISTENER: u64 = u64::MAX;
 const EVENTS: u64 = u64::MAX - 1;
-/// Beside the id of a connection: that its process has ended.
+/// Set in an event's number beside the id of a connection: the connection's process has ended.
 const PROCESS_ENDED: u64 = 1 << 62;
 
 /// How long to wait before accepting again when the process has not even the reserve left.
@@ -42,8 +43,8 @@ const ACCEPT_PAUSE_MS: u16 = 100;
 /// How often to look whether a shortage is over.
 const SHORTAGE_LOOK_MS: u16 = 1000;
 
-/// What the replies that a client has not read yet may take of the kernel's memory. With them goes what
-/// it may hold of the descriptors that the daemon's user can have on their way.
+/// The most kernel memory that replies take which a client has not read yet. This also limits how many descriptors in
+/// flight, of those that the daemon's user may have, one client can hold.
 const REPLY_BUFFER_BYTES: usize = 32 * 1024;
 
 const _: () = assert!(REPLY_BUFFER_BYTES > MAX_CONTROL_MESSAGE_BYTES);
@@ -77,10 +78,10 @@ struct Connection {
 }
 
 enum ConnectionState {
-    /// Has not said hello yet.
+    /// The client has not said hello yet.
     Greeting,
     Open(OpenSession),
-    /// Workers that have not let go of it yet.
+    /// The session has ended, and some workers have not released it yet.
     Closing {
         session: Arc<Session>,
         workers_left: usize,
@@ -93,7 +94,7 @@ struct OpenSession {
     lanes: Vec<OpenLane>,
 }
 
-/// A lane that a worker has. Its client may ask for it again, having missed the answer.
+/// A lane that a worker serves. Its client may ask for it again, if it missed the answer.
 struct OpenLane {
     index: usize,
     worker: usize,
@@ -177,7 +178,7 @@ impl Control {
                     self.end(session, &reason);
                 }
                 ControlEvent::SessionReleased { session } => self.release(session),
-                // The descriptor is got back before the next look at the listener.
+                // The loop gets the descriptor back before it looks at the listener again.
                 ControlEvent::DescriptorFreed => {}
                 ControlEvent::Stop => self.stop(),
             }
@@ -199,7 +200,7 @@ impl Control {
             Err(error) => self.end(id, &error.to_string()),
         }
         if !files.is_empty() {
-            // Whatever they are: to close some files takes as long as their owner wants.
+            // Closing some kinds of files takes as long as their owner likes.
             self.shared.threads.closers.run(move || drop(files));
         }
     }

@@ -1,4 +1,4 @@
-//! Why the control thread does not do what a client asks for, in words for that client.
+//! Refusals of the control thread, in words for the client.
 
 use std::io;
 
@@ -13,12 +13,12 @@ use crate::session::Peer;
 pub(crate) struct Refusal {
     pub(crate) status: Status,
     pub(crate) reason: String,
-    /// What the host has run out of, if it is for that.
+    /// What the host has run out of, if that is the reason.
     pub(crate) shortage: Option<Shortage>,
 }
 
 impl Refusal {
-    /// A refusal for what the client asked for, and nothing that the host lacks.
+    /// A refusal because of the request itself, and not of a shortage.
     pub(crate) fn new(status: Status, reason: impl Into<String>) -> Self {
         Self {
             status,
@@ -27,7 +27,7 @@ impl Refusal {
         }
     }
 
-    /// The system has refused the host `what` this client needs.
+    /// The system has refused the host `what`, which this client needs.
     pub(crate) fn of_system(error: &io::Error, what: &str, client: Peer) -> Self {
         match Shortage::of(error) {
             Some(shortage) => Self::for_want(shortage, what, client),
@@ -48,7 +48,7 @@ impl Refusal {
         Self::for_want(Shortage::Descriptors, what, client)
     }
 
-    /// The host's own want, of which a client can only be told, unless it is the process that has the host inside.
+    /// The host lacks something. A client can only be told so, unless it is the process that embeds the host.
     fn for_want(shortage: Shortage, what: &str, client: Peer) -> Self {
         let (lack, remedy) = (shortage.what(), shortage.remedy());
         let reason = match client.is_this_process() {
@@ -64,7 +64,7 @@ impl Refusal {
         }
     }
 
-    /// The client wants more than the host gives one, or all.
+    /// The client wants more than the host gives one client, or all together.
     pub(crate) fn no_place(reason: String) -> Self {
         Self::new(Status::OutOfMemory, reason)
     }

@@ -1,4 +1,4 @@
-//! What clients ask for: segments to be mapped, and lanes to be served.
+//! Requests of clients: to open a session, to map a segment, to serve a lane.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ impl Control {
         let (reply, file) = match answer {
             Ok((reply, bell)) => (reply, bell),
             Err(refusal) => {
-                // The client is told; it must not be able to fill the log.
+                // Only for developers: a client must not be able to fill the log, and is told itself.
                 log::debug(format_args!(
                     "session {id}: request refused: {}",
                     refusal.reason
@@ -51,7 +51,7 @@ impl Control {
         };
         let number = control::number_of(&packet.bytes);
         let sent = match send(socket, number, &reply, file.as_deref()) {
-            // Too many descriptors are on their way: the lane is open, and can be asked for again.
+            // Too many descriptors are in flight: the lane is open, and the client can ask for it again.
             Err(error) if file.is_some() && Shortage::of(&error).is_some() => {
                 self.reserve.note("a doorbell cannot be sent", &error);
                 let refusal = Refusal::of_system(&error, "the doorbell's way to the client", peer);
@@ -177,7 +177,7 @@ fn add_segment(
     })
 }
 
-/// Maps the segment beside a request. Leaves a file that is none.
+/// Maps the segment beside a request. Leaves a file that is not a segment in `files`.
 fn receive_segment(
     files: &mut Vec<OwnedFd>,
     missing: &str,
@@ -196,7 +196,7 @@ fn receive_segment(
     })
 }
 
-/// Hands a lane to the worker with the fewest, unless one has it.
+/// Hands a lane to the worker with the fewest lanes, unless a worker has it already.
 fn open_lane(
     client: &mut OpenSession,
     lane: u32,

@@ -1,7 +1,7 @@
-//! What the control thread does when the host has run out of something: it has kept a descriptor, with which it
-//! can take a connection only to say why it does not serve it.
+//! The descriptor that the control thread keeps in reserve. When the host has run out of descriptors, it accepts a
+//! connection with this one, only to say why the connection is not served.
 //!
-//! The log says when that begins and when it is over, however many clients come meanwhile.
+//! The log says when a shortage begins and when it is over, however many clients come meanwhile.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,20 +10,21 @@ use crate::log;
 
 use chimaera_shm::{Doorbell, Shortage};
 
-/// How long nothing may have been lacking for a shortage to be over. A client that comes and goes at the
-/// limit would else fill the log.
+/// A shortage is over when nothing has been lacking for this long. Else a client that comes and goes at the limit would
+/// fill the log.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// How often the log is told of what the system refuses for no want, which may be at every connection.
+/// The time between two log lines about refusals of the system that are no shortage, which may come with every
+/// connection.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A descriptor that is kept for the time when there is no other, and what became of it.
+/// A descriptor that is kept for the time when no other is left, and the shortage of that time.
 #[derive(Debug)]
 pub(crate) struct Reserve {
     /// A file of no other use. `None` while the descriptor is in use.
     file: Option<Doorbell>,
     shortage: Option<Lasting>,
-    /// When the log was last told of a refusal that is for no want.
+    /// When a refusal that is no shortage was last logged.
     told_of_refusal: Option<Instant>,
 }
 
@@ -36,7 +37,7 @@ struct Lasting {
 }
 
 impl Lasting {
-    /// What came of it, for the log.
+    /// What the shortage has led to, for the log.
     fn summary(&self) -> String {
         let clients = (self.turned_away, "clients were turned away");
         let requests = (self.refused_requests, "requests were refused");
@@ -62,7 +63,7 @@ impl Reserve {
         })
     }
 
-    /// Frees the descriptor. False if it was not there.
+    /// Frees the descriptor. Returns false if it was in use already.
     pub(crate) fn spend(&mut self) -> bool {
         self.file.take().is_some()
     }
@@ -77,8 +78,8 @@ impl Reserve {
         self.shortage.is_some()
     }
 
-    /// Notes that something was refused by the system, so that `what` cannot be. Where that is for no want, the
-    /// log has it, and nothing is short.
+    /// Notes that the system refused something, with `what` as the consequence. If it is no shortage, it is only
+    /// logged.
     pub(crate) fn note(&mut self, what: &str, error: &io::Error) {
         match Shortage::of(error) {
             Some(shortage) => self.note_shortage(&format!("{what} ({error})"), shortage),
@@ -95,7 +96,7 @@ impl Reserve {
         }
     }
 
-    /// Notes that something is lacking, so that `what` cannot be.
+    /// Notes that something is lacking, with `what` as the consequence.
     fn note_shortage(&mut self, what: &str, shortage: Shortage) {
         match &mut self.shortage {
             Some(lasting) => lasting.last = Instant::now(),
@@ -123,14 +124,14 @@ impl Reserve {
         }
     }
 
-    /// Counts a client that was told so.
+    /// Counts a client that was turned away.
     pub(crate) fn count_turned_away(&mut self) {
         if let Some(lasting) = &mut self.shortage {
             lasting.turned_away += 1;
         }
     }
 
-    /// Gets the descriptor back if there is one, and notes the end of a shortage.
+    /// Gets the descriptor back if one is free, and notes the end of a shortage.
     pub(crate) fn restore(&mut self) {
         self.restore_by(Instant::now(), Doorbell::new);
     }
@@ -145,7 +146,7 @@ impl Reserve {
         if self.file.is_none() || now.saturating_duration_since(lasting.last) < QUIET {
             return;
         }
-        // That nobody asked for a descriptor lately does not say that there is one again.
+        // A descriptor may still be lacking though nobody has needed one lately.
         if let Err(error) = make()
             && Shortage::of(&error).is_some()
         {

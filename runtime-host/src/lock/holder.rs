@@ -7,11 +7,11 @@ use nix::sys::stat::{major, minor};
 
 use super::{LockFile, is_locked};
 
-/// The process that holds the lock of a socket which nobody answers at: a runtime whose socket was removed.
-/// 0 if this process's pid namespace does not have it. `None` if there is none, or it cannot be told.
+/// The process that holds the lock of a socket at which nobody answers: a runtime whose socket was removed.
+/// 0 if this process's pid namespace does not have it. `None` if there is none, or it cannot be known.
 ///
-/// What number the file has may be old, and is that of the holder's own pid namespace. Who holds a lock the kernel
-/// knows, by the number that the process has here.
+/// The number in the file may be old, and is that of the holder's own pid namespace. The kernel lists the holders of
+/// locks by the numbers that they have here.
 #[must_use]
 pub fn lock_holder(socket: &Path) -> Option<i32> {
     let file = LockFile::of(socket)?;
@@ -25,7 +25,7 @@ pub fn lock_holder(socket: &Path) -> Option<i32> {
     });
     match listed {
         Some(lock) => Some(lock.process),
-        // The list has no holders that are in other pid namespaces.
+        // The list does not have holders in other pid namespaces.
         None => is_locked(socket).then_some(0),
     }
 }
@@ -33,14 +33,13 @@ pub fn lock_holder(socket: &Path) -> Option<i32> {
 /// An exclusive lock of a whole file, in the kernel's list.
 #[derive(Debug, PartialEq, Eq)]
 struct ListedLock {
-    /// The process, as the pid namespace of this one numbers it.
+    /// The process, by its number in this process's pid namespace.
     process: i32,
     device: (u64, u64),
     inode: u64,
 }
 
-/// The kernel's list, as far as its numbers of processes are those of this process. `/proc` may be mounted for
-/// another pid namespace; then it is as if nobody were listed.
+/// The kernel's list of locks. Empty if `/proc` is mounted for another pid namespace, whose numbers mean nothing here.
 fn listed_locks() -> Vec<ListedLock> {
     let own = std::fs::read_link("/proc/self").ok();
     if own.is_none_or(|own| own.as_os_str() != std::process::id().to_string().as_str()) {
@@ -50,8 +49,8 @@ fn listed_locks() -> Vec<ListedLock> {
     locks.lines().filter_map(listed_lock).collect()
 }
 
-/// Of a line as `1: FLOCK  ADVISORY  WRITE 4711 fe:01:1234 0 EOF`. Who only looks at a lock shares it for a moment
-/// ([`is_locked`]), and who waits for one has an arrow in his line.
+/// Reads a line such as `1: FLOCK  ADVISORY  WRITE 4711 fe:01:1234 0 EOF`. `None` for a process that only looks at a
+/// lock, which shares it for a moment ([`is_locked`]), and for one that waits, whose line has an arrow.
 fn listed_lock(line: &str) -> Option<ListedLock> {
     let words: Vec<_> = line.split_whitespace().collect();
     let &[_, "FLOCK", _, "WRITE", process, file, ..] = words.as_slice() else {
@@ -79,7 +78,7 @@ mod tests {
         let socket = folder.path().join("socket");
         let mut lock = SocketLock::take(&socket).expect("nobody has it");
         let own = Some(std::process::id().cast_signed());
-        // As of a daemon that is the first process of a container.
+        // As left by a daemon that is the first process of a container.
         lock.file.set_len(0).expect("it is regular");
         lock.file.rewind().expect("it is regular");
         writeln!(lock.file, "1").expect("there is room");

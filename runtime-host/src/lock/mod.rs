@@ -1,11 +1,11 @@
 //! The lock beside a daemon's socket: whose the socket is, and how that daemon ended.
 //!
-//! The file has a line with the daemon's process id, and once the daemon's pools have ended a second one, its last
-//! word. Then it is removed. Whoever has it open from before reads the word, and knows by its absence that the daemon
-//! was killed or cut short.
+//! The file has a line with the daemon's process id and, once the daemon's pools have ended, a second line: the
+//! daemon's last word. Then it is removed. A process that has opened it before reads the last word, and knows by its
+//! absence that the daemon was killed or cut short.
 //!
 //! Laws of this module:
-//! - No link is followed, and nothing else than a regular file is taken for a lock.
+//! - No link is followed, and nothing but a regular file is taken for a lock.
 //! - A file is removed only under the lock, and only if the path still names it.
 
 pub(crate) mod holder;
@@ -22,25 +22,25 @@ use chimaera_fork::Private;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
-/// Which file a path names.
+/// Identifies a file: its device and inode.
 pub(crate) type FileId = (u64, u64);
 
 /// The last word of a daemon that has flushed all of its pools.
 const FINISHED: &str = "finished";
 
-/// What that of one begins with which has not. The reason follows.
+/// The beginning of the last word of a daemon that has not. The reason follows.
 const UNFLUSHED: &str = "unflushed: ";
 
-/// The most bytes of a last word, its line's end included. So it fits the page that the process id lies in, and needs
-/// no space that may be wanting.
+/// The most bytes of a last word, including the line's end. So it fits the page in which the process id lies, and needs
+/// no space that the file system may lack.
 const MAX_WORD_BYTES: usize = 2048;
 
 /// The most bytes of a lock file.
 const MAX_BYTES: usize = MAX_WORD_BYTES + 32;
 
-/// How often a lock is tried again that others look at, and how long they may take for that.
-const LOOKERS_TRIES: usize = 100;
-const LOOKERS_MOMENT: Duration = Duration::from_millis(1);
+/// How often taking a lock is retried while other processes only look at it, and the pause before each retry.
+const MAX_RETRIES: usize = 100;
+const RETRY_PAUSE: Duration = Duration::from_millis(1);
 
 /// The lock of a socket's path, held until this is dropped.
 #[derive(Debug)]
@@ -50,30 +50,33 @@ pub(crate) struct SocketLock {
 }
 
 impl SocketLock {
-    /// Takes the lock of a socket. It would block if another daemon has it, and is invalid data if it is no regular
-    /// file.
+    /// Takes the lock of a socket.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if another daemon holds it; [`io::ErrorKind::InvalidData`] if the file is not a
+    /// regular one; else what the system refuses.
     pub(crate) fn take(socket: &Path) -> io::Result<Self> {
         let path = lock_path(socket);
         let take = || Private::with_file(|| lock(&path), |lock| lock.as_raw_fd());
         let mut taken = take();
-        // Whoever only looks whether it is held ([`is_locked`]) has it for a moment.
-        for _ in 0..LOOKERS_TRIES {
+        // A process that only looks whether the lock is held ([`is_locked`]) shares it for a moment.
+        for _ in 0..MAX_RETRIES {
             match &taken {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && !is_locked(socket) => {}
                 _ => break,
             }
-            std::thread::sleep(LOOKERS_MOMENT);
+            std::thread::sleep(RETRY_PAUSE);
             taken = take();
         }
         let mut file = taken?;
-        // Only told to people ([`holder::lock_holder`]), so it need not succeed.
+        // Only shown to people ([`holder::lock_holder`]), so it need not succeed.
         let _ = file.set_len(0).and_then(|()| file.rewind());
         let _ = writeln!(file, "{}", std::process::id());
         Ok(Self { path, file })
     }
 
-    /// Leaves word of how the pools have ended. Who waits for it and does not find it says that it is not known, so
-    /// this need not succeed either.
+    /// Writes the last word: how the pools have ended. Without it a process that waits for the daemon's end says that
+    /// this is not known, so writing need not succeed either.
     pub(crate) fn leave_word(&mut self, unflushed: Option<&ModuleError>) {
         let word = match unflushed {
             None => FINISHED.to_owned(),
@@ -86,25 +89,26 @@ impl SocketLock {
 
 impl Drop for SocketLock {
     fn drop(&mut self) {
-        // Under the lock, which the field's drop gives up.
+        // Under the lock, which the drop of the field releases.
         if let Ok(held) = self.file.metadata() {
             let _ = remove_if_same(&self.path, id_of(&held));
         }
     }
 }
 
-/// Whether somebody holds the lock of a socket, of whom the kernel may not say who it is. As far as it can be told: for
-/// a moment the file is locked, shared with whoever else looks.
+/// Whether a process holds the lock of a socket, be it one that the kernel does not name; false also if that cannot be
+/// known. This locks the file for a moment, shared with other processes that look.
 fn is_locked(socket: &Path) -> bool {
     let Ok(LockFile { file }) = LockFile::open(socket, OFlag::empty()) else {
         return false;
     };
     let locked = Flock::lock(file, FlockArg::LockSharedNonblock);
-    // One that is had is given up when this returns, also where a forked child has the file.
+    // A lock that was taken is released when this returns, even if a forked child has the file.
     matches!(locked, Err((_, Errno::EAGAIN)))
 }
 
-/// The lock file of a daemon's socket, kept by whoever waits for the daemon's end, to tell then how it ended.
+/// The lock file of a daemon's socket, opened by a process that waits for the daemon's end and will want to know how it
+/// ended.
 #[derive(Debug)]
 pub struct LockFile {
     file: File,
@@ -115,17 +119,17 @@ pub struct LockFile {
 pub enum DaemonEnd {
     /// It has flushed every pool.
     Finished,
-    /// It ended by itself, and could not flush a pool: which, and why.
+    /// It ended by itself and could not flush a pool: which one, and why.
     Unflushed(String),
-    /// It was killed or cut short, or goes on.
+    /// It was killed or cut short, or still runs.
     CutShort,
-    /// Its lock file was removed, and does not say how it ended, or may not be read.
+    /// Its lock file was removed, and does not say how it ended or may not be read.
     Unknown,
 }
 
 impl LockFile {
-    /// The lock file beside a socket. Without the right to read it, it only tells whether it is there. `None` if it
-    /// is not, or cannot be reached.
+    /// The lock file beside a socket. `None` if it does not exist or cannot be reached. Without the right to read it,
+    /// the value knows only whether the file still has its name.
     #[must_use]
     pub fn of(socket: &Path) -> Option<Self> {
         let file = Self::open(socket, OFlag::empty());
@@ -133,7 +137,7 @@ impl LockFile {
     }
 
     fn open(socket: &Path, flags: OFlag) -> io::Result<Self> {
-        // A pipe in its place would be waited for.
+        // Non-blocking, since opening a pipe in its place would wait.
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | flags;
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(flags.bits());
@@ -141,7 +145,7 @@ impl LockFile {
         Ok(Self { file })
     }
 
-    /// How the daemon ended, which must have.
+    /// How the daemon ended. To be called when it has.
     #[must_use]
     pub fn end(&self) -> DaemonEnd {
         let word = self.lines().and_then(|(_, word)| word);
@@ -152,14 +156,14 @@ impl LockFile {
             }
             _ => {}
         }
-        // Whatever has its name by now.
+        // Links are counted, since another file may have its name by now.
         match self.file.metadata() {
             Ok(found) if found.nlink() > 0 => DaemonEnd::CutShort,
             _ => DaemonEnd::Unknown,
         }
     }
 
-    /// What the file says, as far as its lines are whole: the process, and its last word, if there is one.
+    /// The complete lines of the file: the process, and its last word, if there is one.
     fn lines(&self) -> Option<(String, Option<String>)> {
         let mut bytes = [0; MAX_BYTES];
         let len = self.file.read_at(&mut bytes, 0).ok()?;
@@ -178,7 +182,7 @@ pub(crate) fn lock_path(socket: &Path) -> PathBuf {
 
 /// Takes the lock, as [`SocketLock::take`] does.
 fn lock(path: &Path) -> io::Result<Flock<File>> {
-    // A pipe in its place would be waited for.
+    // Non-blocking, since opening a pipe in its place would wait.
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     loop {
         let file = OpenOptions::new()
@@ -201,8 +205,8 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
         }
         let flock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
         let lock = flock.map_err(|(_, error)| io::Error::from(error))?;
-        // A daemon that ended between our open and our lock has removed the file: what we hold
-        // then is the lock of a name that the next one will not find.
+        // A daemon that ended between our open and our lock has removed the file: then we hold a
+        // lock on a file that the next daemon will not find by this name.
         let held = id_of(&lock.metadata()?);
         if std::fs::symlink_metadata(path).is_ok_and(|named| id_of(&named) == held) {
             return Ok(lock);
@@ -233,7 +237,7 @@ mod tests {
     use super::holder::lock_holder;
     use super::*;
 
-    /// How a daemon ended that left word, for whoever had the file open before.
+    /// How a daemon ended whose lock goes through `end`, as read from a lock file that was opened before.
     fn told(end: impl FnOnce(SocketLock)) -> DaemonEnd {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("socket");
@@ -258,7 +262,7 @@ mod tests {
             panic!("it is known");
         };
         assert!(cut.chars().all(|character| character == '\u{20ac}'));
-        // It ended by itself, and had nothing to say; or its file was removed by somebody.
+        // It ended by itself without a last word; or somebody removed its file.
         assert_eq!(told(drop), DaemonEnd::Unknown);
         assert_eq!(told(std::mem::forget), DaemonEnd::CutShort);
     }
@@ -307,7 +311,7 @@ mod tests {
         let socket = folder.path().join("socket");
         let mut lock = SocketLock::take(&socket).expect("nobody has it");
         lock.leave_word(None);
-        // As one does that is killed in that very moment.
+        // As left by a daemon that is killed at that very moment.
         let copy = folder.path().join("copy");
         std::fs::hard_link(lock_path(&socket), &copy).expect("a link");
         drop(lock);

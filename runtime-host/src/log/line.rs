@@ -7,32 +7,32 @@ use chimaera_proto::shown::is_hidden;
 
 use super::Level;
 
-/// Bytes of a line's text. A longer one is cut: whoever names pools should not fill the log with one.
+/// The most bytes of a line's text. A longer one is cut, so that a pool's name cannot fill the log.
 pub(super) const MAX_TEXT_BYTES: usize = 8 * 1024;
 
-/// What stands in the place of what was cut.
+/// Shown at the end of a text that was cut.
 const CUT: &str = " […]";
 
-/// Whose line it is.
+/// Who a line is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The host's.
+    /// The host.
     Host,
-    /// A module's.
+    /// A module.
     Module,
 }
 
 /// A line of the log.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// When it was said. It may be written much later.
+    /// When it was logged. It may be written much later.
     pub time: SystemTime,
     /// How severe it is.
     pub level: Level,
-    /// Who says it.
+    /// Who logged it.
     pub source: Source,
-    /// What it says. There is no line end in it, and nothing else that a terminal obeys: names of pools
-    /// and clients are whatever a client likes.
+    /// What it says, without line ends and anything else that a terminal interprets: names of pools and clients may
+    /// hold whatever a client likes.
     pub text: String,
 }
 
@@ -46,13 +46,13 @@ impl Line {
         }
     }
 
-    /// What the line takes of the queue.
+    /// The bytes that the line takes in the queue.
     pub(super) fn size(&self) -> usize {
         size_of::<Self>() + self.text.len()
     }
 }
 
-/// A text with everything escaped that is no character to be seen, and cut.
+/// A text with its hidden characters escaped, cut to `max_bytes`.
 pub(super) fn bounded(text: &dyn Display, max_bytes: usize) -> String {
     let mut writer = Bounded {
         text: String::new(),

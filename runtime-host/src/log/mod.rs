@@ -1,16 +1,15 @@
-//! The host's log: nobody who logs waits for it, and nothing that happens to it happens to them.
+//! The host's log: no thread that logs waits for it or suffers from its faults.
 //!
-//! Whatever the host and its modules have to say goes into a queue, and one thread writes it: to the
-//! [`Sink`] of a daemon, else to the `tracing` subscriber of the application that embeds the host. Where the
-//! log goes may stand still, fail or panic; that is met by this one thread. There is one log in a process,
-//! since a module's thread may log when its host has ended.
+//! The lines of the host and its modules go into a queue, and one thread writes them: to the [`Sink`] of a daemon, else
+//! to the `tracing` subscriber of the application that embeds the host. The sink may block, fail or panic; only this
+//! thread is affected. There is one log in a process, since a module's thread may log after its host has ended.
 //!
 //! Laws of this module:
-//! - [`error`] and its like never block, never panic, and may be called on any thread, with any lock held.
-//!   All of the host logs through them and never through `tracing` (a lint holds that).
-//! - The queue has limits. What does not fit is counted, and its number is logged when writing works
-//!   again; the least severe lines go first.
-//! - A line that cannot be written is kept and tried again. Only at the end is it given up, after
+//! - [`error`] and its like never block, never panic, and may be called on any thread, with any lock held. The whole
+//!   host logs through them and never through `tracing` (a lint ensures that).
+//! - The queue has limits. Lines that do not fit are counted, and their number is logged when writing works again; the
+//!   least severe lines are dropped first.
+//! - A line that cannot be written is kept and tried again. It is given up only when the log ends, after
 //!   [`END_PATIENCE`].
 //! - Nothing under the lock can panic or wait.
 
@@ -39,10 +38,10 @@ pub(crate) use shares::Shares;
 pub use sink::Sink;
 use sink::Tracing;
 
-/// How long the end waits for what is still to be written.
+/// How long the end of the log waits for lines that are still to be written.
 pub const END_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long the log's thread waits before it tries again what failed.
+/// How long the log's thread waits before it tries a failed write again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// How long a line may take before the log counts as standing still.
@@ -68,7 +67,7 @@ pub fn debug(text: impl Display) {
     say(Level::Debug, Source::Host, text);
 }
 
-/// Logs a line. Nothing that its text does as it is formatted gets out of here.
+/// Logs a line. A panic in formatting its text is caught.
 pub(crate) fn say(level: Level, source: Source, text: impl Display) {
     let is_wanted = THRESHOLDS.let_through(level, source);
     if !is_wanted && !Recent::keeps(level) {
@@ -84,7 +83,7 @@ pub(crate) fn say(level: Level, source: Source, text: impl Display) {
     }
 }
 
-/// Waits until all that was said before is written, or cannot be, or so much time has passed.
+/// Waits until every line that was logged before is written or cannot be, for `patience` at most.
 pub fn flush(patience: Duration) {
     let end = Instant::now() + patience;
     let mut state = LOG.get().state.lock();
@@ -95,13 +94,13 @@ pub fn flush(patience: Duration) {
     }
 }
 
-/// Has the log's thread open again what it writes to ([`Sink::reopen`]). Does not wait for it.
+/// Has the log's thread reopen its sink ([`Sink::reopen`]). Does not wait for that.
 pub fn reopen() {
     LOG.get().state.lock().reopen = true;
     LOG.get().changed.notify_one();
 }
 
-/// What the host tells of its log.
+/// The log's part of the runtime's status.
 pub(crate) fn status() -> LogStatus {
     let state = LOG.get().state.lock();
     LogStatus {
@@ -118,12 +117,12 @@ pub(crate) fn status() -> LogStatus {
     }
 }
 
-/// Which lines are written: those of each source up to a level.
+/// The least severe level of each source that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// Of the host itself; `None` for no line at all.
+    /// For the host itself; `None` for no line at all.
     pub host: Option<Level>,
-    /// Of modules.
+    /// For modules; `None` for no line at all.
     pub modules: Option<Level>,
 }
 
@@ -141,7 +140,7 @@ pub fn start(sink: impl Sink + 'static, thresholds: Thresholds) -> io::Result<Lo
     state.start_writer(Box::new(sink))
 }
 
-/// Makes sure that the log's thread runs: the one that is there, else one that hands lines to `tracing`.
+/// Makes sure that the log's thread runs: an existing one, else a new one that hands lines to `tracing`.
 pub(crate) fn ensure_started() -> io::Result<LogHandle> {
     let mut state = LOG.get().state.lock();
     if state.writer.is_there() {
@@ -154,8 +153,8 @@ pub(crate) fn ensure_started() -> io::Result<LogHandle> {
     state.start_writer(Box::new(Tracing))
 }
 
-/// Keeps the log's thread running. Dropping the last one ends it, and waits for that no longer than
-/// [`END_PATIENCE`]. In a forked child dropping does nothing.
+/// Keeps the log's thread running. Dropping the last handle ends the thread, and waits for that no longer than
+/// [`END_PATIENCE`]. In a forked child dropping it does nothing.
 #[derive(Debug)]
 #[must_use]
 pub struct LogHandle {
@@ -181,15 +180,15 @@ impl Drop for LogHandle {
     }
 }
 
-/// The log of this process. A forked child has one of its own: its parent's has no thread there, and may be
-/// locked for ever.
+/// The log of this process. A forked child has one of its own: its parent's log has no thread there, and its lock may
+/// be taken for ever.
 static LOG: PerProcess<Log> = PerProcess::new(Log::new);
 
 struct Log {
     state: Mutex<LogState>,
-    /// There is something to do for the log's thread, its end included.
+    /// Told when there is something to do for the log's thread, its end included.
     changed: Condvar,
-    /// The log's thread has nothing left to do, cannot do it, or has ended.
+    /// Told when the log's thread has nothing left to do, cannot do it, or has ended.
     written: Condvar,
 }
 
@@ -218,14 +217,14 @@ struct LogState {
     reopen: bool,
 }
 
-/// What the log's thread does.
+/// What the log's thread is doing.
 enum Writer {
-    /// There is none.
+    /// There is no thread.
     Gone,
     Idle,
-    /// It is handing a line to the sink, since then.
+    /// It has been handing a line to the sink since this moment.
     Writing(Instant),
-    /// It waits before it tries again.
+    /// It waits before it tries again, for this reason.
     Failing(String),
 }
 
@@ -276,12 +275,12 @@ fn write_all(mut sink: Box<dyn Sink>) {
     LOG.get().written.notify_all();
 }
 
-/// Writes a line, as often as it takes. Whether it is written; it is given up at the end.
+/// Writes a line, with as many attempts as it takes. Returns whether it is written: at the log's end it is given up.
 fn write(state: &mut MutexGuard<'_, LogState>, sink: &mut dyn Sink, line: &Line) -> bool {
     loop {
         state.writer = Writer::Writing(Instant::now());
         let result = state.unlocked(|| {
-            // A line that makes its reader panic would do so again: it counts as written.
+            // A line that makes the sink panic would do so again: it counts as written.
             quietly(|| sink.write(line)).unwrap_or(Ok(()))
         });
         let Err(error) = result else {
@@ -319,11 +318,11 @@ fn error_of_reopening(reason: &dyn Display) {
     ));
 }
 
-/// Runs what may panic, and gives what it gives, or `None`.
+/// Runs `action`, and gives its result, or `None` if it panicked.
 fn quietly<T>(action: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(action))
         .map_err(|payload| {
-            // A payload may be anything, and panic as it is dropped.
+            // A payload may be of any type, and panic when it is dropped.
             let dropped = catch_unwind(AssertUnwindSafe(move || drop(payload)));
             std::mem::forget(dropped);
         })
@@ -336,7 +335,7 @@ static THRESHOLDS: SharedThresholds = SharedThresholds {
     modules: AtomicU32::new(SharedThresholds::ASK_TRACING),
 };
 
-/// [`Thresholds`] that any thread looks at. Each is a hint by itself: relaxed will do.
+/// [`Thresholds`] that any thread reads. Each is independent of all else: relaxed is enough.
 struct SharedThresholds {
     host: AtomicU32,
     modules: AtomicU32,

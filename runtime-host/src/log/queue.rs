@@ -1,14 +1,14 @@
-//! The lines that are to be written: so many and no more.
+//! The lines that wait to be written: a bounded queue.
 
 use std::collections::VecDeque;
 
 use super::Level;
 use super::line::{Line, MAX_TEXT_BYTES, Source};
 
-/// Lines that wait at most.
+/// The most lines that wait.
 const MAX_LINES: usize = 4096;
 
-/// Bytes that they take at most.
+/// The most bytes that they take.
 const MAX_BYTES: usize = 1024 * 1024;
 
 const _: () = assert!(MAX_TEXT_BYTES + 1024 < MAX_BYTES / 16);
@@ -16,17 +16,16 @@ const _: () = assert!(MAX_TEXT_BYTES + 1024 < MAX_BYTES / 16);
 /// Every level, the most severe first.
 const LEVELS: [Level; 4] = [Level::Error, Level::Warning, Level::Info, Level::Debug];
 
-/// Lines in the order in which they came. Where there is no room, the least severe ones go, the latest of
-/// them first, since what came before them explains most; a line for which only more or equally severe
-/// ones could go is not taken.
+/// Lines in the order in which they came. When the queue is full, the least severe lines are dropped, the latest of
+/// them first, since the earliest explain most. A new line is dropped itself if no waiting line is less severe.
 #[derive(Debug)]
 pub(super) struct LineQueue {
-    /// By level; each line with its place in the order of all.
+    /// By level; each line with its number in the order of all.
     lines: [VecDeque<(u64, Line)>; LEVELS.len()],
     next_place: u64,
     count: usize,
     bytes: usize,
-    /// By level: what was lost since the log last said so.
+    /// By level: lines that were lost since the log last said so.
     lost: [u64; LEVELS.len()],
     lost_in_all: u64,
 }
@@ -59,7 +58,7 @@ impl LineQueue {
         self.next_place += 1;
     }
 
-    /// The next line to be written. If some were lost, that is the one that says so.
+    /// The next line to be written. If lines were lost, it is one that says so.
     pub(super) fn pop(&mut self) -> Option<Line> {
         if let Some(notice) = self.notice_of_loss() {
             return Some(notice);
@@ -84,7 +83,7 @@ impl LineQueue {
         self.lost_in_all
     }
 
-    /// Drops the last line of a level. Whether there was one.
+    /// Drops the last line of a level. Returns whether there was one.
     fn drop_last(&mut self, level: usize) -> bool {
         let Some((_, line)) = self.lines[level].pop_back() else {
             return false;

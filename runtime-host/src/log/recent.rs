@@ -1,4 +1,4 @@
-//! The last complaints, for whoever asks the host how it is.
+//! The last errors and warnings, for the runtime's status.
 
 use std::collections::VecDeque;
 use std::time::UNIX_EPOCH;
@@ -9,19 +9,19 @@ use chimaera_proto::limits::ADMIN_BUFFER_BYTES;
 use super::Level;
 use super::line::{Line, bounded};
 
-/// Complaints of each severity that are kept.
+/// The most lines of each severity that are kept.
 const MAX_KEPT: usize = 8;
 
-/// Bytes of each.
+/// The most bytes of each.
 const MAX_TEXT_BYTES: usize = 512;
 
 const _: () = assert!(
     2 * MAX_KEPT * (MAX_TEXT_BYTES + 32) < ADMIN_BUFFER_BYTES as usize / 4,
-    "they fit a reply, with all else that stands there"
+    "they fit a reply beside the rest of the status"
 );
 
-/// The last errors, and beside them the last warnings, of which there may be many more. Of lines with the same text the
-/// last.
+/// The last errors and the last warnings, kept apart since there may be many more warnings. Of lines with the same text
+/// the last one is kept.
 #[derive(Debug)]
 pub(super) struct Recent {
     errors: VecDeque<Line>,
@@ -48,7 +48,7 @@ impl Recent {
             Level::Info | Level::Debug => return,
         };
         let text = bounded(&line.text, MAX_TEXT_BYTES);
-        // What is said again and again takes one place.
+        // A line that comes again and again is kept once.
         kept.retain(|older| older.text != text);
         if kept.len() == MAX_KEPT {
             kept.pop_front();
@@ -56,7 +56,7 @@ impl Recent {
         kept.push_back(Line { text, ..*line });
     }
 
-    /// What is kept, the oldest first.
+    /// The lines that are kept, the oldest first.
     pub(super) fn lines(&self) -> Vec<LogLine> {
         let mut lines: Vec<_> = self.errors.iter().chain(&self.warnings).collect();
         lines.sort_by_key(|line| line.time);

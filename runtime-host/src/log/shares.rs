@@ -1,21 +1,21 @@
-//! How much of the log the users of clients, and pools, may fill with their faults.
+//! Shares of the log: how many lines one user, or one pool, may cause by its faults.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// Lines that one may cause in each [`PERIOD`].
+/// The most lines that one user or pool may cause in each [`PERIOD`].
 const MAX_LINES: u32 = 8;
 
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Those that are told apart. There are more only where somebody makes them up.
+/// The most users or pools that are told apart. There are more only if somebody makes them up.
 const MAX_SHARES: usize = 1024;
 
 /// Counts lines per user, or per pool.
 #[derive(Debug)]
 pub(crate) struct Shares {
-    /// What the numbers are of, in a word.
+    /// What the numbers identify, in a word.
     whose: &'static str,
     by_number: HashMap<u64, Share>,
 }
@@ -27,7 +27,7 @@ struct Share {
     skipped: u64,
 }
 
-/// Lines that were not logged. Shows as the end of the next one that is.
+/// Lines that were not logged. Shown at the end of the next line that is.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Skipped {
     count: u64,
@@ -35,7 +35,7 @@ pub(crate) struct Skipped {
 }
 
 impl Shares {
-    /// Shares of those that this word names: "user".
+    /// Shares of those that `whose` names, for example "user".
     pub(crate) fn per(whose: &'static str) -> Self {
         Self {
             whose,
@@ -43,7 +43,8 @@ impl Shares {
         }
     }
 
-    /// Whether a line that the one with this number causes may be logged now.
+    /// Whether a line caused by the user or pool with this number may be logged now; `Some` says what was skipped
+    /// before it.
     pub(crate) fn admit(&mut self, number: u64, now: Instant) -> Option<Skipped> {
         if self.by_number.len() == MAX_SHARES && !self.by_number.contains_key(&number) {
             self.by_number.clear();

@@ -1,4 +1,4 @@
-//! Where lines go.
+//! Where the log's lines go.
 
 use std::io;
 
@@ -12,13 +12,13 @@ pub trait Sink: Send {
     /// Writes a line.
     ///
     /// # Errors
-    /// It could not, or not all of it. The same line comes again then, before any other.
+    /// The line was not written, or not whole. The same line comes again then, before any other.
     fn write(&mut self, line: &Line) -> io::Result<()>;
 
-    /// Opens again what it writes to, because somebody has put away what it had.
+    /// Reopens what it writes to, because somebody has moved that away: a file that was rotated, for example.
     ///
     /// # Errors
-    /// It could not; it goes on with what it had.
+    /// That failed; it goes on with what it had.
     fn reopen(&mut self) -> io::Result<()>;
 }
 
@@ -27,7 +27,7 @@ pub trait Sink: Send {
 pub(super) struct Tracing;
 
 impl Tracing {
-    /// Whether any subscriber may want lines of this level. Costs a load, and runs nothing of theirs.
+    /// Whether any subscriber may want lines of this level. Costs a load, and runs no code of a subscriber.
     pub(super) fn lets_through(level: Level) -> bool {
         let level = match level {
             Level::Error => LevelFilter::ERROR,

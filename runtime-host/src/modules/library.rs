@@ -1,17 +1,15 @@
 //! The library of a plugin: examined as bytes, and loaded from a copy of those very bytes.
 //!
 //! Laws:
-//! - A library is examined before it is loaded, because loading runs code of it, and because touching a
-//!   truncated one kills the process: its segments must lie in the file, and its module table must be of
+//! - A library is examined before it is loaded, because loading runs its code, and because touching a
+//!   truncated one kills the process: its ELF segments must lie in the file, and its module table must be of
 //!   this host's version.
-//! - What is loaded is what was examined: a sealed copy in memory. The file may be replaced, overwritten
-//!   in place or truncated at any time, also while the module is in use; the process would be killed by
-//!   SIGBUS if it had mapped the file.
-//! - What is loaded stays so as long as the process lives: its code may be on any thread's stack, and its
+//! - What is loaded is what was examined: a sealed copy in memory. The file may be replaced, overwritten in place or
+//!   truncated at any time, also while the module is in use; if the process had mapped the file, SIGBUS would kill it.
+//! - A library stays loaded as long as the process lives: its code may be on any thread's stack, and its
 //!   thread-locals outlive its containers. The same bytes are loaded once.
 //!
-//! A library that is to find others beside itself (`$ORIGIN` in its run path) does not: a copy in memory
-//! lies in no folder.
+//! A library does not find others that lie beside it (`$ORIGIN` in its run path): a copy in memory lies in no folder.
 
 use std::ffi::c_void;
 use std::io;
@@ -91,7 +89,7 @@ pub(crate) fn load(path: &Path, name: &str) -> Result<(Module, LibraryFile), Mod
     Ok((module, file))
 }
 
-/// Where a symbolic link leads that leads nowhere.
+/// The target of a symbolic link whose target does not exist.
 fn dangling(path: &Path) -> Option<PathBuf> {
     let is_missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
     let target = std::fs::read_link(path).ok()?;
@@ -100,7 +98,7 @@ fn dangling(path: &Path) -> Option<PathBuf> {
         .then_some(target)
 }
 
-/// What is wrong with a library that has a module of another name.
+/// What is wrong with a library whose module has another name.
 fn is_another(module: &str, name: &str) -> String {
     match is_module_name(module) {
         true => format!(
@@ -114,7 +112,7 @@ fn is_another(module: &str, name: &str) -> String {
     }
 }
 
-/// Whether the file can be loaded, and exports a table that this host can use as `name`.
+/// Checks that the file can be loaded, and that it exports a table which this host can use as the module `name`.
 fn examine(bytes: &[u8], name: &str) -> Result<(), String> {
     let file = ElfFile64::<object::Endianness>::parse(bytes)
         .map_err(|error| {
@@ -169,7 +167,8 @@ fn check_machine(file: &ElfFile64<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Touching a segment that lies beyond the end of its file kills the process.
+/// Checks that the ELF segments and sections lie within the file: touching a segment beyond its end would kill the
+/// process.
 fn check_extents(file: &ElfFile64<'_>, len: u64) -> Result<(), String> {
     let endian = file.endian();
     let header = file.elf_header();
@@ -238,7 +237,7 @@ mod tests {
     use chimaera_chimod::abi::ABI_VERSION;
     use std::process::Command;
 
-    /// A library with a module table of this version, which calls a function that nobody has.
+    /// A library with a module table of this version, which calls a function that does not exist.
     fn incomplete_library(folder: &Path) {
         let source = folder.join("incomplete.c");
         let text = format!(

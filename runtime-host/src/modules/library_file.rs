@@ -1,7 +1,7 @@
-//! The file that a library was loaded from, looked at later: it may be another one by then.
+//! The file that a library was loaded from, which may be another one by now.
 //!
-//! What was loaded stays in use as long as the process lives, so whoever builds a module anew and makes a pool of it has
-//! to be told that the pool is one of the old.
+//! A loaded library stays in use as long as the process lives. Whoever builds a module anew and makes a pool of it has
+//! to be told that the pool uses the old library.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -13,13 +13,13 @@ use parking_lot::Mutex;
 
 use super::loaded_library::LoadedLibrary;
 
-/// The most bytes that a library may have. It is held in memory, and for a moment twice.
+/// The most bytes that a library may have. It is held in memory, for a moment twice.
 pub(crate) const MAX_LIBRARY_BYTES: u64 = 1 << 30;
 
-/// What an ELF file begins with.
+/// The first bytes of an ELF file.
 const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
 
-/// Reads a regular file that should be a library: whole if it begins as one, else no more than its beginning. `None` if
+/// Reads a regular file that should be a library: whole if it begins as an ELF file, else only its beginning. `None` if
 /// it has more bytes than a library may have.
 pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = File::open(path)?;
@@ -35,12 +35,12 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     bytes.reserve_exact(len as usize);
-    // It may grow meanwhile.
+    // The file may grow meanwhile.
     (&file).take(MAX_LIBRARY_BYTES).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
 }
 
-/// By what a file is recognised without reading it.
+/// Identifies a file and its content without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileStamp {
     device: u64,
@@ -51,7 +51,7 @@ pub(crate) struct FileStamp {
 }
 
 impl FileStamp {
-    /// That of the file at a path, if there is one.
+    /// The stamp of the file at a path, if there is one.
     pub(crate) fn at(path: &Path) -> Option<Self> {
         std::fs::metadata(path).ok().as_ref().map(Self::of)
     }
@@ -67,17 +67,17 @@ impl FileStamp {
     }
 }
 
-/// A file and what was loaded from it.
+/// A file and the library that was loaded from it.
 #[derive(Debug)]
 pub(crate) struct LibraryFile {
     path: PathBuf,
     loaded: Arc<LoadedLibrary>,
-    /// The file when it was last looked at, and whether it held what was loaded.
+    /// The file's stamp when it was last read, and whether it held the loaded library then.
     last: Mutex<(FileStamp, bool)>,
 }
 
 impl LibraryFile {
-    /// `stamp` is the file's from before it was read.
+    /// `stamp` was taken before the file was read.
     pub(crate) fn new(path: &Path, loaded: Arc<LoadedLibrary>, stamp: FileStamp) -> Self {
         Self {
             path: path.to_path_buf(),
@@ -90,7 +90,8 @@ impl LibraryFile {
         &self.path
     }
 
-    /// Whether the file at the path holds what was loaded from there. Reads it once each time that it has changed.
+    /// Whether the file at the path holds the library that was loaded from there. Reads the file once after each
+    /// change.
     pub(crate) fn is_as_loaded(&self) -> bool {
         let Some(stamp) = FileStamp::at(&self.path) else {
             return false;

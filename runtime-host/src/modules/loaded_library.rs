@@ -1,4 +1,4 @@
-//! What was loaded of libraries: sealed copies in memory, each once.
+//! Loaded libraries: sealed copies in memory, each loaded once.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,15 +18,15 @@ use parking_lot::Mutex;
 #[derive(Debug)]
 pub(crate) struct LoadedLibrary {
     pub(crate) library: Library,
-    /// Stays open. The loader knows the library by the path of this descriptor, and would take another
-    /// one with the same number for the same library; and whoever wants the library's symbols, for a
-    /// backtrace for example, finds them by that path.
+    /// Stays open. The loader identifies the library by the path of this descriptor, and would take another library
+    /// under the same number for this one. The library's symbols, for a backtrace for example, are found by that path,
+    /// too.
     copy: File,
     len: usize,
 }
 
-/// All that was ever loaded, by any host of this process. Never unloaded: see `library`.
-/// A library that turned out to be no use is here as well, so that asking for it again takes no more.
+/// Every library that any host of this process has loaded. None is unloaded: see `library`. A library that turned out
+/// to be unusable is here as well, so that it is not loaded again when it is asked for again.
 static LOADED: PerProcess<Mutex<Vec<Arc<LoadedLibrary>>>> = PerProcess::new(Mutex::default);
 
 /// Why a library was not loaded.
@@ -38,7 +38,7 @@ pub(crate) enum LoadError {
 }
 
 impl LoadedLibrary {
-    /// The library with this content, which was examined.
+    /// The library with these bytes, which were examined.
     pub(crate) fn of(bytes: &[u8], name: &str) -> Result<Arc<Self>, LoadError> {
         let mut all = LOADED.get().lock();
         if let Some(loaded) = all.iter().find(|loaded| loaded.is_of(bytes)) {
@@ -50,7 +50,7 @@ impl LoadedLibrary {
         // put it into a plugin folder and so trusts it; what can go wrong by accident (truncation,
         // another program's library, another version) was ruled out by `library::examine`, of these bytes, which
         // nobody can change any more.
-        // What it lacks is found missing now: with lazy binding the first call would end the process.
+        // A missing symbol is found now: with lazy binding the first call would end the process.
         let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
         let library = library.map_err(|error| LoadError::Refused(refusal(&error, bytes)))?;
         let loaded = Arc::new(Self {
@@ -85,8 +85,8 @@ fn seal_copy(bytes: &[u8], name: &str) -> io::Result<File> {
     let name = std::ffi::CStr::from_bytes_with_nul(name.as_bytes())
         .map_err(|_| io::ErrorKind::InvalidInput)?;
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    // Being mapped takes no right to be run as a program, and a system may forbid memory that has it
-    // (`vm.memfd_noexec`). A kernel that does not know this flag does not forbid either.
+    // Mapping a file needs no right to execute it as a program, and a system may forbid memory files that have that
+    // right (`vm.memfd_noexec`). A kernel that does not know this flag forbids nothing.
     let no_program = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
     let copy: OwnedFd = match memfd_create(name, flags | no_program) {
         Err(Errno::EINVAL) => memfd_create(name, flags)?,
@@ -102,7 +102,7 @@ fn seal_copy(bytes: &[u8], name: &str) -> io::Result<File> {
     Ok(copy)
 }
 
-/// Why the loader does not take a library with this content.
+/// Why the loader refuses a library with these bytes.
 fn refusal(error: &libloading::Error, bytes: &[u8]) -> String {
     let refusal = format!("cannot be loaded: {}", reason(error));
     if bytes.windows(ORIGIN.len()).any(|window| window == ORIGIN) {
@@ -115,13 +115,13 @@ fn refusal(error: &libloading::Error, bytes: &[u8]) -> String {
     refusal
 }
 
-/// In a library's run path: the folder that it lies in.
+/// In a library's run path: the folder in which the library lies.
 const ORIGIN: &[u8] = b"$ORIGIN";
 
-/// What the loader says. The error by itself says only which of its functions failed.
+/// What the loader said. The error by itself says only which of the loader's functions failed.
 pub(crate) fn reason(error: &libloading::Error) -> String {
     let source = std::error::Error::source(error);
     let said = source.map_or_else(|| error.to_string(), ToString::to_string);
-    // It has names out of the library, which have no limit.
+    // It contains names from the library, which have no limit.
     brief(&said).into_owned()
 }

@@ -1,8 +1,8 @@
 //! Modules by name: linked into the program, or loaded from plugin folders.
 //!
-//! A folder that the operator named comes first, so that a module can be replaced. Then comes what is
-//! linked into the program. Only then come the folders that lie where the program does: what an earlier
-//! release left there must not stand in for what this one brings along.
+//! Folders that the operator named come first, so that a module can be replaced; then the modules that are linked into
+//! the program; and only then the folders beside the program: a library that an earlier release left there must not
+//! replace what this release has linked in.
 //!
 //! A module that was used once stays the same as long as the host runs.
 
@@ -32,20 +32,20 @@ pub(crate) struct Modules {
     /// Folders that the operator named.
     named: Vec<PathBuf>,
     linked: Vec<Module>,
-    /// Folders that lie where the program does.
+    /// Folders beside the program.
     beside: Vec<PathBuf>,
-    /// Held while a library is being loaded, which may take as long as its initialisers want.
+    /// Held while a library is being loaded, which may take as long as its initialisers like.
     loading: Mutex<()>,
     used: Mutex<BTreeMap<String, Arc<UsedModule>>>,
 }
 
-/// A module that was asked for.
+/// A module that is in use.
 #[derive(Debug)]
 struct UsedModule {
     module: Module,
     /// Its file, if it is not linked in.
     library: Option<LibraryFile>,
-    /// What a host that is started now would use in its place, as the log was last told.
+    /// What a host that is started now would use in its place, as last logged.
     told: Mutex<Option<(ModuleLocation, Option<FileStamp>)>>,
 }
 
@@ -74,7 +74,7 @@ impl Modules {
         if let Some(value) = std::env::var_os(FOLDERS_VARIABLE) {
             named.extend(std::env::split_paths(&value).filter(|path| !path.as_os_str().is_empty()));
         }
-        // For as long as the host runs, wherever the process goes meanwhile.
+        // Made absolute, since the process may change its working folder while the host runs.
         let named = named.into_iter().map(whole_path).collect();
         let program = std::env::current_exe().ok();
         // An installed program's libraries lie in `../lib/chimaera`, a built one's beside it.
@@ -112,7 +112,7 @@ impl Modules {
             let library = find(&self.named, module.name());
             list.push(ModuleInfo {
                 name: module.name().to_owned(),
-                // That of a library is known once it is loaded.
+                // A library's version is known once it is loaded.
                 version: library
                     .is_none()
                     .then(|| brief(module.version()).into_owned()),
@@ -125,7 +125,7 @@ impl Modules {
         list
     }
 
-    /// The module with this name, loaded if it is not yet. Blocks.
+    /// The module with this name, loaded if it is not loaded yet. Blocks.
     pub(crate) fn get(&self, name: &str) -> Result<Module, ModuleError> {
         check_module_name(name)
             .map_err(|error| ModuleError::new(Status::InvalidArgument, error.to_string()))?;
@@ -133,7 +133,7 @@ impl Modules {
             self.tell_of_replacement(name, &used);
             return Ok(used.module.clone());
         }
-        // Two requests for one module load it once. What is linked in does not wait for a library.
+        // Two requests for one module load it once. A request for a linked module does not wait for a library.
         let is_loaded = self.locate(name) != ModuleLocation::Linked;
         let _loading = is_loaded.then(|| self.loading.lock());
         if let Some(used) = self.in_use(name) {
@@ -156,7 +156,7 @@ impl Modules {
         self.used.lock().get(name).cloned()
     }
 
-    /// Where a module is that nobody has used yet.
+    /// Where a host that is started now finds a module.
     fn locate(&self, name: &str) -> ModuleLocation {
         if let Some(path) = find(&self.named, name) {
             return ModuleLocation::Library(path);
@@ -187,10 +187,10 @@ impl Modules {
     }
 
     /// What a host that is started now would use in place of a module in use, if that is something else. Reads the
-    /// library once each time that it has changed.
+    /// library once after each change.
     fn replacement(&self, name: &str, used: &UsedModule) -> Option<ModuleLocation> {
         let location = match self.locate(name) {
-            // A link that leads nowhere.
+            // A link whose target does not exist.
             ModuleLocation::Library(path) if FileStamp::at(&path).is_none() => {
                 ModuleLocation::Nowhere
             }
@@ -206,7 +206,7 @@ impl Modules {
         (!is_same).then_some(location)
     }
 
-    /// Logs once of each replacement that it is not what is used.
+    /// Logs of each replacement, once, that it is not in use.
     fn tell_of_replacement(&self, name: &str, used: &UsedModule) {
         let replacement = self.replacement(name, used).map(|location| {
             let stamp = match &location {
@@ -270,15 +270,15 @@ impl UsedModule {
         self.library.as_ref().map(LibraryFile::path)
     }
 
-    /// Whether the file that it was loaded from is not there any more.
+    /// Whether the file that it was loaded from has been removed.
     fn is_removed(&self) -> bool {
         let path = self.library_path();
         path.is_some_and(|path| FileStamp::at(path).is_none())
     }
 }
 
-/// A folder by a path that means it from everywhere, and that can be read: a link stays as it is, for it may come to
-/// lead elsewhere, but the way back from one does not.
+/// An absolute path of a folder. Links in it stay, since they may be changed to lead elsewhere; a path with `..` is
+/// resolved, so that people can read it.
 fn whole_path(folder: PathBuf) -> PathBuf {
     let path = std::path::absolute(&folder).unwrap_or(folder);
     match path.components().any(|part| part == Component::ParentDir) {
@@ -287,8 +287,8 @@ fn whole_path(folder: PathBuf) -> PathBuf {
     }
 }
 
-/// The module's library in the first of these folders that has one. What cannot be used is found too: it
-/// is an error of the operator's to be told of, not to be passed over: a link that leads nowhere, for example.
+/// The module's library in the first of these folders that has one. A file that cannot be used, such as a link whose
+/// target does not exist, counts as well: that is the operator's mistake, to be reported and not to be passed over.
 fn find(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
     let file = file_name(name);
     folders

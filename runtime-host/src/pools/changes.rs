@@ -1,4 +1,4 @@
-//! Pools that are being made or ended: how far each is, for whoever waits for it.
+//! Pools that are being made or ended: how far each has come, for whoever waits for it.
 
 use chimaera_proto::PoolId;
 use chimaera_proto::admin::{ChangingPool, MAX_CHANGING_NAME_BYTES, MAX_CHANGING_POOLS, PoolStep};
@@ -6,7 +6,7 @@ use chimaera_proto::admin::{ChangingPool, MAX_CHANGING_NAME_BYTES, MAX_CHANGING_
 use super::{PoolEntry, PoolPhase, PoolRegistry, PoolRegistryState};
 
 impl PoolRegistry {
-    /// Notes how far a pool is that was taken out of use.
+    /// Notes how far the ending of a pool has come.
     pub(crate) fn enter(&self, id: PoolId, step: PoolStep) {
         if let Some(PoolEntry {
             phase: PoolPhase::Ending(now),
@@ -43,7 +43,7 @@ impl PoolRegistry {
 }
 
 impl PoolRegistryState {
-    /// The pools that are being made and unmade, with their modules. For people, so not more than they read.
+    /// Names the pools that are being made and ended, with their modules: for people, so only the first of them.
     pub(super) fn describe(&self) -> String {
         const NAMED: usize = 8;
         let describe = |kind: &str, is_of_kind: fn(&PoolPhase) -> bool| {

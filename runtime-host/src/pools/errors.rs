@@ -11,7 +11,7 @@ pub(super) fn not_found(text: String) -> ModuleError {
     ModuleError::new(Status::PoolNotFound, text)
 }
 
-/// The error with what the text of a panic lacks: whose it was, and where to look. Any other has the module's own words.
+/// Adds to the text of a panic whose it was and where to look. Other errors keep the module's own words.
 pub(crate) fn with_whose_panic(mut error: ModuleError, pool: &str, module: &str) -> ModuleError {
     if error.failure.status == Status::ModulePanicked {
         error.message = format!(

@@ -1,4 +1,4 @@
-//! What the control side holds of pools: those in use, and the ids and names of those that are being made.
+//! Finding pools and reserving ids and names for new ones: what the control side holds of either.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use super::errors::{of_the_admin_pool, shutting_down, taken, too_many};
 use super::{MAX_POOLS, Pool, PoolEntry, PoolPhase, PoolRegistry};
 
 impl PoolRegistry {
-    /// Looks for the pool with this name and id, or takes both for a new one of this module's. Blocks while a
-    /// pool with the id or name is being made or unmade.
+    /// Finds the pool with this name and id, or reserves both for a new one of this module's. Blocks while a pool with
+    /// the id or name is being made or ended.
     pub(crate) fn find_or_reserve(
         &self,
         name: &str,
@@ -24,8 +24,7 @@ impl PoolRegistry {
             if state.closed {
                 return Err(shutting_down());
             }
-            // Before anything is compared: a pool that is not made after all, or is gone in a moment,
-            // is in nobody's way.
+            // Before anything is compared: making the pool may fail, and one that is being ended will be gone.
             if state.is_changing(name, id) {
                 self.changed.wait(&mut state);
                 continue;
@@ -107,15 +106,15 @@ impl Drop for PoolRef<'_> {
     }
 }
 
-/// What a creation request comes to.
+/// The result of [`PoolRegistry::find_or_reserve`].
 pub(crate) enum PoolLookup<'a> {
-    /// The pool is there.
+    /// The pool exists.
     Existing(PoolRef<'a>),
-    /// Id and name are now taken for the caller.
+    /// Its id and name are now reserved for the caller.
     Reserved(PoolReservation<'a>),
 }
 
-/// Id and name of a pool that is being made. They are free again if it is dropped.
+/// The id and name of a pool that is being made. Dropping it frees them again.
 #[must_use]
 pub(crate) struct PoolReservation<'a> {
     id: PoolId,
@@ -123,7 +122,7 @@ pub(crate) struct PoolReservation<'a> {
 }
 
 impl<'a> PoolReservation<'a> {
-    /// Of an id and a name that stand in the registry for the caller.
+    /// A reservation of an id and a name that are entered in the registry for the caller.
     pub(super) fn new(pools: &'a PoolRegistry, id: PoolId) -> Self {
         Self { id, pools }
     }
@@ -132,10 +131,11 @@ impl<'a> PoolReservation<'a> {
         self.id
     }
 
-    /// Takes another id instead. Does not wait for it: who has it may wait for ours.
+    /// Reserves another id instead. Does not wait for it: whoever has it may wait for ours.
     ///
     /// # Errors
-    /// [`Status::Busy`] if a pool has it, be it one that is being made or unmade. Nothing changes.
+    /// [`Status::Busy`](chimaera_proto::Status::Busy) if a pool has it, be it one that is being made or ended. Nothing
+    /// changes then.
     pub(crate) fn move_to(&mut self, id: PoolId) -> Result<(), ModuleError> {
         if id == self.id {
             return Ok(());
@@ -157,8 +157,8 @@ impl<'a> PoolReservation<'a> {
         Ok(())
     }
 
-    /// Makes the pool known. Workers know it already. Its maker keeps nothing of it: from now on it
-    /// can be destroyed, and only a [`PoolRef`] tells who waits for that.
+    /// Makes the pool available, which workers know already. The caller keeps no `Arc` of it: from now on it can be
+    /// destroyed, and whoever waits for that is told only by a [`PoolRef`].
     pub(crate) fn publish(self, pool: Arc<Pool>) {
         let mut state = self.pools.state.lock();
         if let Some(entry) = state.by_id.get_mut(&self.id) {

@@ -23,13 +23,13 @@ use errors::{mismatch, not_found, shutting_down, with_whose_panic};
 pub(crate) struct Pool {
     pub(crate) id: PoolId,
     pub(crate) name: String,
-    /// Whether its container opened what was there.
+    /// Whether its container opened a pool that existed already.
     pub(crate) opened: bool,
     pub(crate) container: PoolContainer,
 }
 
 impl Pool {
-    /// Makes durable what was done in it. Blocks.
+    /// Makes durable what has completed in the pool. Blocks.
     pub(crate) fn flush(&self) -> Result<(), ModuleError> {
         let flushed = self.container.flush();
         flushed.map_err(|error| with_whose_panic(error, &self.name, self.container.module().name()))
@@ -46,17 +46,17 @@ impl Pool {
     }
 }
 
-/// Pools that a host has at most. Creating is a client's affair, and each worker names pools by an
-/// index of 16 bits, of which the admin pool has one.
+/// The most pools that a host has. Clients create them at will, and each worker identifies pools by an index of 16
+/// bits, one of which is the admin pool's.
 const MAX_POOLS: usize = 4096;
 
 const _: () = assert!(MAX_POOLS < u16::MAX as usize);
 
-/// How long whoever ends all pools waits without a word for those that are being made or unmade.
+/// How long the end of all pools waits, before it says so, for pools that are being made or ended.
 const FIRST_NOTICE: Duration = Duration::from_secs(1);
 
-/// Every pool by id, the ones that are being made or unmade included: an id and a name are taken
-/// from the first step of creation to the last of destruction.
+/// Every pool by id, including those that are being made or ended: an id and a name are taken
+/// from the first step of creation to the last step of destruction.
 #[derive(Debug, Default)]
 pub(crate) struct PoolRegistry {
     state: Mutex<PoolRegistryState>,
@@ -81,21 +81,21 @@ struct PoolEntry {
 enum PoolPhase {
     Creating,
     Ready(Arc<Pool>),
-    /// It is not [`PoolStep::Making`].
+    /// Never [`PoolStep::Making`].
     Ending(PoolStep),
 }
 
-/// What the end of a pool begins with.
+/// How the end of a pool begins.
 const ENDING: PoolPhase = PoolPhase::Ending(PoolStep::Draining);
 
 impl PoolRegistry {
-    /// Gives an id and its name free again.
+    /// Frees an id and its name.
     pub(crate) fn release(&self, id: PoolId) {
         self.state.lock().by_id.remove(&id);
         self.changed.notify_all();
     }
 
-    /// Takes a pool out of use. The caller unmakes it and then [`PoolRegistry::release`]s the id.
+    /// Takes a pool out of use. The caller ends it and then [`PoolRegistry::release`]s the id.
     /// Blocks while the pool is being made.
     pub(crate) fn withdraw(&self, id: PoolId) -> Result<Arc<Pool>, ModuleError> {
         let mut state = self.state.lock();
@@ -131,7 +131,7 @@ impl PoolRegistry {
         }
     }
 
-    /// From now on no pool is made, and nobody but who closes takes one out of use.
+    /// From now on no pool is made, and only [`PoolRegistry::withdraw_any`] takes pools out of use.
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();
@@ -141,9 +141,8 @@ impl PoolRegistry {
         self.state.lock().closed
     }
 
-    /// Takes any pool out of use, after [`PoolRegistry::close`]. Blocks while there are only such as are being made or
-    /// unmade; `None` when no pool is left. `tell` is told which those are, once that has taken a while, and
-    /// then less and less often.
+    /// Takes any pool out of use, after [`PoolRegistry::close`]. Blocks while all pools are being made or ended; `None`
+    /// when no pool is left. Calls `tell` with their names, first after a while and then less and less often.
     pub(crate) fn withdraw_any(&self, tell: impl Fn(&str)) -> Option<Arc<Pool>> {
         let mut state = self.state.lock();
         let mut patience = FIRST_NOTICE;
@@ -176,7 +175,7 @@ impl PoolRegistry {
 }
 
 impl PoolRegistryState {
-    /// Takes the first pool out of use that can be.
+    /// Takes the first pool out of use that is ready.
     fn withdraw_ready(&mut self) -> Option<Arc<Pool>> {
         self.by_id
             .values_mut()
@@ -190,7 +189,7 @@ impl PoolRegistryState {
             })
     }
 
-    /// Why a pool is not there. One that is not any more because the runtime stops may well be back.
+    /// The error for a pool that is not ready. While the runtime stops it says so: the pool may exist again afterwards.
     fn absent(&self, text: String) -> ModuleError {
         if self.closed {
             shutting_down()
@@ -199,14 +198,14 @@ impl PoolRegistryState {
         }
     }
 
-    /// Whether a pool with this name or id is being made or unmade.
+    /// Whether a pool with this name or id is being made or ended.
     fn is_changing(&self, name: &str, id: PoolId) -> bool {
         self.by_id.iter().any(|(&found, entry)| {
             (found == id || entry.name == name) && !matches!(entry.phase, PoolPhase::Ready(_))
         })
     }
 
-    /// The pool with this name and id, none of which is changing; a null id matches any.
+    /// The pool with this name and id; a null id matches any. No pool with either is being made or ended.
     fn find(&self, name: &str, id: PoolId) -> Result<Option<&Arc<Pool>>, ModuleError> {
         let by_name = self.by_id.iter().find(|(_, entry)| entry.name == name);
         match by_name.or_else(|| self.by_id.get_key_value(&id)) {
@@ -229,9 +228,9 @@ impl PoolRegistryState {
         }
     }
 
-    /// Chooses an id that no pool has here, at random: it may come to stand on a device, and should
-    /// not be the one that another runtime, or a later one, chooses for another pool. There are so
-    /// many more than `MAX_POOLS` that the first is nearly always free.
+    /// Chooses an id that no pool has here, at random: it may be recorded on a device, and should not be the one that
+    /// another runtime, or a later one, chooses for another pool. There are so many more ids than `MAX_POOLS` that the
+    /// first is nearly always free.
     fn choose_id(&self) -> PoolId {
         const COUNT: u32 = u32::MAX - PoolId::FIRST_CHOSEN_MAJOR + 1;
         loop {

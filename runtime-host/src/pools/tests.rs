@@ -36,7 +36,7 @@ fn ids_that_hosts_choose_are_free_to_choose_from_and_seldom_the_same() {
     let (one, other) = (PoolRegistry::default(), PoolRegistry::default());
     for number in 0..100 {
         let name = format!("pool {number}");
-        // Dropped at once: every id can be chosen every time.
+        // The reservation is dropped at once: every id can be chosen every time.
         let ids = [&one, &other].map(|pools| reserve(pools, &name, PoolId::NULL).id());
         assert!(ids.iter().all(|id| id.major >= PoolId::FIRST_CHOSEN_MAJOR));
         assert_ne!(ids[0], ids[1]);
@@ -97,7 +97,7 @@ fn a_claim_does_not_move_to_an_id_that_is_taken_and_says_by_whom() {
     reservation.move_to(own).expect("it is free again");
 }
 
-/// Starts something that has to wait, and gives what tells of its end.
+/// Runs on another thread something that has to wait, and gives the channel on which its result comes.
 fn waiting<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
     let (done, ended) = channel();
     std::thread::spawn(move || done.send(wait()));

@@ -1,18 +1,18 @@
 //! How often a worker may call a barrier.
 //!
-//! A barrier is called for whichever lanes are parked together, and interrupts every client that
-//! runs. Who decides when lanes are parked are the clients: one that rings its lanes in turn, each
-//! after its pause, would have a barrier called for each of its tasks, at the cost of all others.
-//! So some time passes between two, in which the lanes that fall quiet are gathered and polled on.
+//! A barrier is called for all lanes that are parked together, and interrupts every client that
+//! runs. The clients decide when lanes fall quiet: a client that rings its lanes in turn, each
+//! after a pause, would have a barrier called for each of its tasks, at the cost of all other clients.
+//! So some time passes between two barriers, while lanes that fall quiet are gathered, and still polled.
 
 use std::time::{Duration, Instant};
 
-/// What passes after a barrier, in multiples of what it took. Barriers take at most one part in
-/// this and one of a worker's time, whatever the machine and the clients make of them.
+/// The pause after a barrier, in multiples of what the barrier took. So barriers take at most one part in this plus one
+/// of a worker's time, whatever the machine and the clients are like.
 const PAUSE_BARRIERS: u32 = 16;
 
-/// The longest pause. A barrier in which the worker had to wait for its processor says nothing of
-/// barriers.
+/// The longest pause. A barrier in which the worker had to wait for its processor says nothing about how long barriers
+/// take.
 const MAX_PAUSE: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! What the control side asks of a worker, and how a worker does it.
 //!
-//! All of a worker's tables are changed here. What is removed is let go of only when the last of its
-//! tasks has completed, and dropped on the control side, which holds it too: unmapping memory and
-//! destroying containers is not for workers.
+//! All of a worker's tables are changed here. A session or a pool that is removed is released only when the last of its
+//! tasks has completed. It is dropped on the control side, which holds it too: unmapping memory and destroying
+//! containers is not for workers.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::pools::Pool;
 use crate::session::Session;
 
 impl Worker {
-    /// Carries out what is in the inbox. Returns how much there was.
+    /// Carries out the commands in the inbox. Returns how many there were.
     pub(super) fn take_commands(&mut self) -> u64 {
         let mut count = 0;
         while let Some(command) = self.inbox.receive() {
@@ -82,7 +82,7 @@ impl Worker {
         self.active.push(index as u32);
     }
 
-    /// Watches a bell. False where the system has no room for another, of which the log is told once.
+    /// Watches a bell. Returns false if the system has no room for another watch, which is logged once.
     pub(super) fn watches(&mut self, bell: &Doorbell, lane: u32) -> bool {
         match self.sleeper.watch(bell, Wake::Lane(lane)) {
             Ok(()) => true,
@@ -170,8 +170,8 @@ impl Worker {
         let _ = done.send(());
     }
 
-    /// Takes the ids of all pools but the admin pool, so that no task finds one. It costs a task nothing
-    /// before: what asks why is the way of a task that has found no pool.
+    /// Takes the ids from all pools but the admin pool, so that no task finds one. Tasks do not pay for that: only a
+    /// task that has found no pool asks for the reason.
     fn refuse_tasks(&mut self) {
         self.refuses_tasks = true;
         self.pool_indexes.retain(|&id, _| id == PoolId::ADMIN);
@@ -182,7 +182,7 @@ impl Worker {
         }
     }
 
-    /// Lets go of sessions and pools whose last task has completed.
+    /// Releases sessions and pools whose last task has completed.
     pub(super) fn finish_removals(&mut self) {
         let (pools, polled, sleeper) = (&mut self.pools, &mut self.polled, &self.sleeper);
         self.removing.retain(|(index, done)| {
@@ -195,7 +195,7 @@ impl Worker {
                 // SAFETY: the container is still here, so its file is open.
                 unsafe { sleeper.forget_raw(file) };
             }
-            // The place may be another pool's soon, which is not to be polled for this one.
+            // The index may be another pool's soon, which is not to be polled for this one.
             polled.retain(|polled| polled != index);
             // The control side holds the pool too, so its container is not destroyed here.
             *place = None;

@@ -36,7 +36,7 @@ impl Router {
     /// Completes a task if this is the thread of its worker.
     #[inline]
     fn complete_here(&self, token: TaskToken, status_word: u32, values: &[u64]) -> bool {
-        // A module's thread may drop a request as it ends, when there is no `LOCAL` any more.
+        // A module's thread may drop a request while it ends and `LOCAL` has been dropped already.
         let is_here = LOCAL.try_with(|local| match &mut *local.borrow_mut() {
             Some(local) if std::ptr::eq(local.router, self) && local.worker == token.worker => {
                 local.complete(token, status_word, values);
@@ -48,9 +48,9 @@ impl Router {
     }
 }
 
-/// Does not unwind: the token is the host's own, so that what it names is there; there are no more values
-/// than a completion has room for, by the ABI, which the SDK checks on its own side; and nobody calls a
-/// container from inside [`Completions::with`], so that the worker's completions are free.
+/// Does not unwind: the token is the host's own, so what it names exists; the ABI allows no more values than a
+/// completion has room for, which the SDK checks on its side; and no container is called from inside
+/// [`Completions::with`], so the worker's completions are not borrowed.
 unsafe extern "C" fn complete_from_container(
     context: *const c_void,
     token: *const [u64; 2],
@@ -75,7 +75,7 @@ unsafe extern "C" fn complete_from_container(
     }
     // SAFETY: as above, and the pointer comes from an `Arc` (`Router::table`). Once the message is
     // in the inbox the host may end, on other threads, before `send` returns on this one: so this
-    // call has a share of its own in what it uses.
+    // call holds a reference of its own.
     let router = unsafe {
         Arc::increment_strong_count(router);
         Arc::from_raw(router)
@@ -83,7 +83,8 @@ unsafe extern "C" fn complete_from_container(
     router.send_to_worker(token, status_word, values);
 }
 
-/// What the client is told of a failure: a module does not speak for the runtime, but the admin pool does.
+/// The status word of a failure as the client gets it: a module may not give the runtime's statuses, the admin pool
+/// may.
 #[cold]
 fn failure_word(token: TaskToken, word: u32) -> u32 {
     match token.pool {
@@ -97,7 +98,7 @@ thread_local! {
     static LOCAL: RefCell<Option<Completions>> = const { RefCell::new(None) };
 }
 
-/// What a worker knows of completions: per pool how many there were, and per lane which records
+/// A worker's completions: per pool how many there were, and per lane which records
 /// completed since waiters were last looked for.
 pub(crate) struct Completions {
     router: *const Router,
@@ -171,7 +172,7 @@ impl Completions {
         self.pools[index] = 0;
     }
 
-    /// Tasks of a pool that have completed.
+    /// How many tasks of a pool have completed.
     pub(crate) fn of_pool(&self, index: u16) -> u64 {
         self.pools[usize::from(index)]
     }
@@ -193,7 +194,7 @@ impl Completions {
             lane.lane
                 .complete(record, token.sequence, status_word, values);
         } else {
-            // Clients of every module may look at a failure's values; absent ones are zero.
+            // A client may read a failure's values whatever the module; absent ones are zero.
             let mut all = [0; VALUE_COUNT];
             all[..values.len()].copy_from_slice(values);
             lane.lane
@@ -211,8 +212,8 @@ impl Completions {
         self.complete(token, completion.status_word, &completion.values);
     }
 
-    /// Wakes whoever waits for a record that completed since the last look. Returns whether one of
-    /// those waited on this processor, the worker's.
+    /// Wakes the waiters for records that completed since the last look. Returns whether one of
+    /// their lanes' clients waited on `processor`, the worker's.
     #[inline]
     pub(crate) fn wake_waiters(&mut self, processor: u32) -> bool {
         if self.touched.is_empty() {

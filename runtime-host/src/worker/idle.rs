@@ -26,14 +26,14 @@ impl Worker {
             self.last_work = self.now;
         }
         let mut woken = false;
-        // Nobody else rings a worker that is awake: the inbox has a flag, and containers are polled.
+        // Only parked lanes ring a worker that is awake: the inbox has a flag, and containers are polled.
         if self.parked != 0 && self.now - self.last_look >= DOORBELL_INTERVAL {
             self.last_look = self.now;
             let (sleeper, mut bells) = self.bells();
             woken = sleeper.look(|wake| bells.answer(wake));
         }
         self.park_quiet_lanes();
-        // What woke us may have been consumed by this look, so sleeping has to wait for a pass.
+        // This look may have consumed what woke the worker, so a pass has to come before sleep.
         if worked || woken || !self.active.is_empty() {
             return;
         }
@@ -51,7 +51,7 @@ impl Worker {
         }
     }
 
-    /// When the first of the pauses ends of those who have one, so that a sleep is no longer than that.
+    /// When the first pause of a container ends, so that a sleep is no longer than that.
     fn end_of_first_pause(&self) -> Option<Instant> {
         let polled = self.polled.iter();
         let pools = polled.filter_map(|&index| self.pools[usize::from(index)].as_ref());
@@ -60,7 +60,7 @@ impl Worker {
             .min()
     }
 
-    /// Whether every container with something under way wakes this worker when that can move forward, or has a pause.
+    /// Whether every container with something under way is paused, or wakes this worker when it can move forward.
     fn is_woken_by_containers(&mut self) -> bool {
         let (sleeper, pools, now) = (&self.sleeper, &mut self.pools, self.now);
         self.polled.iter().all(|&index| {
@@ -134,8 +134,8 @@ impl Worker {
         });
     }
 
-    /// Polls quiet lanes on: their clients rely on a barrier that is refused, so what they publish
-    /// from now on might not be seen, nor the worker be rung for it.
+    /// Goes on polling quiet lanes: their clients rely on a barrier that the system refuses, so the worker might miss
+    /// what they publish from now on, and not be rung either.
     #[cold]
     fn parks_not_at_all(&mut self) {
         for &index in &self.active {
@@ -151,19 +151,19 @@ impl Worker {
 }
 
 impl ServedLane {
-    /// Whether its bell is watched, which is tried again where there was no room for it.
+    /// Whether its bell is watched. If there was no room for the watch, it is tried again.
     fn is_heard(&mut self, index: u32, sleeper: &Sleeper, now: Instant) -> bool {
         if !self.is_watched {
             self.is_watched = sleeper.watch(&*self.bell, Wake::Lane(index)).is_ok();
             if !self.is_watched {
-                // Not at every tick.
+                // So it is not tried at every tick.
                 self.last_task = now;
             }
         }
         self.is_watched
     }
 
-    /// Whether there was nothing for as long as is polled for.
+    /// Whether the lane has had no traffic for as long as the worker polls.
     fn is_quiet(&self, now: Instant, polling: Polling) -> bool {
         let patience = if self.was_busy {
             polling.duration_in_flight()

@@ -1,10 +1,10 @@
 //! The tasks of a lane that are in flight, by record.
 //!
 //! Laws of this module:
-//! - A place is written only while its record is free, and its task is then in flight until it has
-//!   completed: from the moment a container gets the place's address it does not change.
-//! - Only the lane's worker changes what is here. That others may look (a container on a thread of
-//!   its own reads its task) is why the worker learns of completions before it uses a place again.
+//! - A task is written only while its record is free, and is in flight from then until it has completed: from the
+//!   moment that a container gets its address it does not change.
+//! - Only the lane's worker changes what is here. Other threads may read (a container on a thread of its own reads its
+//!   task), so the worker writes a task only after it has learned that the record's last one has completed.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ pub(crate) struct LaneTasks {
     places: [UnsafeCell<RawTask>; LANE_DEPTH],
 }
 
-// SAFETY: a place is written by the worker alone, and only while nobody reads it (`begin`).
+// SAFETY: the worker alone writes a task, and only while nobody reads it (`begin`).
 unsafe impl Sync for LaneTasks {}
 // SAFETY: tasks are plain data; their buffers are shared memory.
 unsafe impl Send for LaneTasks {}
@@ -37,7 +37,7 @@ impl LaneTasks {
         self.in_flight.load(Ordering::Relaxed) == 0
     }
 
-    /// Notes a task in a record. False, and nothing changes, if the record's last task has not
+    /// Notes that a record's task has begun. Returns false, and changes nothing, if the record's last task has not
     /// completed: the client breaks the protocol.
     #[inline]
     #[must_use]
@@ -55,7 +55,7 @@ impl LaneTasks {
             .store(in_flight & !(1 << record), Ordering::Relaxed);
     }
 
-    /// The place of a task that has begun and was not handed over yet.
+    /// Where the task of a record lies that has begun and was not handed over yet.
     #[inline]
     pub(crate) fn place(&self, record: u8) -> *mut RawTask {
         self.places[usize::from(record)].get()

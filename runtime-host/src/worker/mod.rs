@@ -2,13 +2,13 @@
 //! nothing to do.
 //!
 //! [`Worker::run`] makes passes over lanes and containers. [`tasks`] is the way of a task from its lane
-//! to its container, [`completions`] the way back, [`idle`] what happens when there is little to do.
+//! to its container, [`completions`] the way back, [`idle`] what a worker does when there is little to do.
 //!
 //! Invariants:
 //! - A lane is in `active` exactly if its state is [`LaneState::Active`].
 //! - `parked` is the number of lanes whose state is [`LaneState::Parked`].
-//! - A pool's container is called only by tasks of this worker, so it may go once as many
-//!   completed as were submitted.
+//! - This worker calls a pool's container only for its own tasks, so it may release the pool once as many
+//!   tasks have completed as were submitted.
 
 mod barriers;
 mod commands;
@@ -53,8 +53,8 @@ const BATCH: usize = 16;
 /// Work between two looks at the clock and the doorbells, in tasks or copies of 4 KiB.
 const WORK_PER_TICK: u64 = 256;
 
-/// Passes between two looks at the clock. They are counted whether there was work or not: a client
-/// with one task at a time gives work to few passes, and would put the look off for long.
+/// Passes between two looks at the clock, with or without work: a client with one task at a time gives work to few
+/// passes, so counting only those would put the look off for long.
 const PASSES_PER_TICK: u32 = 64;
 
 pub(crate) struct Worker {
@@ -76,7 +76,7 @@ pub(crate) struct Worker {
     parked: usize,
     closing: Vec<u64>,
 
-    /// Where tasks are copied to as they are taken.
+    /// Tasks are copied here as they are taken.
     batch: Box<[[u64; DESCRIPTOR_WORDS]; BATCH]>,
 
     pools: Vec<Option<ServedPool>>,
@@ -89,7 +89,7 @@ pub(crate) struct Worker {
     last_look: Instant,
     last_work: Instant,
     work_since_tick: u64,
-    /// The host stops, and tasks for pools are refused for that.
+    /// The host stops, so tasks for pools are refused.
     refuses_tasks: bool,
     stopping: bool,
 }
@@ -125,12 +125,12 @@ enum LaneState {
 }
 
 struct ServedPool {
-    /// The id that tasks name it by; none once it is being removed, or the host stops.
+    /// The id by which tasks name it; `None` once it is being removed, or the host stops.
     id: Option<PoolId>,
     target: PoolTarget,
     submitted: u64,
     is_polled: bool,
-    /// Since `poll` panicked, and until it returns.
+    /// There is one from a panic in `poll` until `poll` returns.
     pause: Option<Pause>,
     wake_file: Option<WakeFile>,
 }
@@ -203,7 +203,7 @@ impl Worker {
             self.work_since_tick += work;
             passes += 1;
             if self.sharing.is_on() && self.share_processor(work != 0) {
-                // What woke it has to be looked at before it sleeps again.
+                // The worker has to look at what woke it before it sleeps again.
                 continue;
             }
             let is_idle = work == 0 && self.active.is_empty();
@@ -230,7 +230,7 @@ impl Worker {
                 continue;
             }
             work += self.serve(lane);
-            // A lane that was ended meanwhile has left its place to another.
+            // If the lane was ended meanwhile, another one is at this position.
             position += usize::from(self.active.get(position) == Some(&lane));
         }
         work += self.poll_containers();
@@ -244,7 +244,7 @@ impl Worker {
         work
     }
 
-    /// Lets containers with something under way move it forward, but for those whose `poll` has just panicked.
+    /// Lets containers with something under way move it forward, except those that are paused after a panic.
     fn poll_containers(&mut self) -> u64 {
         let mut work = 0;
         let (index, pools, now) = (u32::from(self.index), &mut self.pools, self.now);

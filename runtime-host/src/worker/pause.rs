@@ -1,7 +1,7 @@
-//! The pause that a container gets whose `poll` panics.
+//! The pause before a container whose `poll` has panicked is polled again.
 //!
-//! It is called again all the same, since it may have requests that only it completes. But a panic that comes again with
-//! each call must not take the worker's time from the others.
+//! It is polled again since it may hold requests that only it can complete. But a panic in every call must not take the
+//! worker's time from others.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,13 @@ const MAX_PAUSE: Duration = Duration::from_secs(10);
 pub(super) struct Pause {
     end: Instant,
     len: Duration,
-    /// The pool's tasks that had completed on this worker when it began.
+    /// How many of the pool's tasks had completed on this worker when the pause began.
     completed: u64,
 }
 
 impl Pause {
-    /// The pause after a panic. It is twice as long as the last one if no task of the pool has completed since, so that
-    /// who gets forward by panics, a request each, is not held up.
+    /// The pause after a panic. It is twice as long as the last one if no task of the pool has completed since: a
+    /// container that gets forward, one request with each panic, is not held up.
     pub(super) fn after(last: Option<Self>, completed: u64, now: Instant) -> Self {
         let len = match last {
             Some(last) if last.completed == completed => (last.len * 2).min(MAX_PAUSE),

@@ -1,17 +1,17 @@
-//! What a worker does when clients wait for the very processor that it polls on: it gives way.
+//! How a worker shares its processor with clients that wait for it: it yields.
 //!
-//! A client that shares the worker's processor cannot submit anything as long as the worker looks for
-//! it. Clients say where they wait, and the worker compares that with where it runs itself, so that one
-//! whose processor is its own does nothing of this. It yields after the first pass that found nothing,
-//! or, if other clients may submit meanwhile, once it has looked for as long as a switch takes. Where
-//! yields go to a stranger ([`Yields`]) it parks its lanes at once and sleeps: who sleeps is given the
-//! processor sooner, once it is rung, than who waits in the queue behind the stranger.
+//! A client on the worker's processor cannot submit anything as long as the worker polls. Clients note on which
+//! processor they wait, and the worker compares that with its own; a worker that has a processor to itself does nothing
+//! of what follows. A worker that shares yields after the first pass that found nothing, or, if clients on other
+//! processors may submit meanwhile, once it has polled for as long as a switch takes. Where yields go to a stranger
+//! ([`Yields`]) it parks its lanes at once and sleeps: the scheduler gives a thread that is woken the processor sooner
+//! than a thread that waits in the queue behind the stranger.
 //!
-//! Where others keep it busy from elsewhere, it takes tasks from clients beside it now and then only. To be
-//! woken, such a client takes the processor from the worker at once, and everybody else waits meanwhile: a client beside
-//! the worker that was served as often as it asks cost those elsewhere half of what they get done.
+//! While clients on other processors keep it busy, it takes tasks from clients on its own processor only now and then.
+//! Such a client, when it is woken, takes the processor from the worker at once, and everybody else waits meanwhile: if
+//! it were served as often as it asks, the clients elsewhere would get half as much done.
 //!
-//! This holds with every policy: polling on keeps away what is polled for.
+//! This holds with every polling policy: a worker that went on polling would keep away what it polls for.
 
 use std::time::Instant;
 
@@ -19,35 +19,34 @@ use chimaera_shm::processor::{self, YieldedTo, Yields};
 
 use super::{ServedLane, Worker, served_lane};
 
-/// After a yield that nobody wanted, the next one comes when so many times what a switch takes has
-/// passed.
+/// The time after a yield that nobody wanted until the next one, in multiples of what a switch takes.
 const PAUSE_SWITCHES: u32 = 8;
 
-/// Clients beside the worker are held back for so many times what a switch takes, as long as others keep it
-/// busy. Each costs those others two switches, so that they lose one part in eight for each client beside the
-/// worker.
+/// How long clients beside the worker are held back while others keep it busy, in multiples of what a switch takes.
+/// Serving one costs the others two switches, so they lose one part in eight for each client beside the worker.
 const HOLD_SWITCHES: u32 = 16;
 
-/// Whether and how a worker shares its processor with its clients.
+/// Whether and how a worker shares its processor with its clients. A client that waits on the worker's processor is
+/// **beside** the worker, any other one is **elsewhere**.
 #[derive(Debug)]
 pub(super) struct Sharing {
     processor: u32,
     is_on: bool,
-    /// Whether such a client was answered since this was last looked at.
+    /// Whether a client beside the worker was answered since [`Sharing::hold`] last looked.
     has_answered: bool,
     is_in_a_hurry: bool,
     yields: Yields,
-    /// The last yield, as long as it is not known what came of it.
+    /// Begin and end of the last yield, until it is known whether it brought work.
     given: Option<(Instant, Instant)>,
-    /// The first pass without work since there was some.
+    /// The first pass without work since the last one with work.
     idle_since: Option<Instant>,
-    /// Nobody wants the processor until then, as far as is known.
+    /// Until then nobody else wants the processor, as far as the worker knows.
     alone_until: Instant,
-    /// Until then no tasks are taken from clients that wait on this processor.
+    /// Until then no tasks are taken from clients beside the worker.
     hold_until: Option<Instant>,
 }
 
-/// What a worker without work does that shares its processor.
+/// What a worker that shares its processor does after a pass without work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Poll,
@@ -76,14 +75,14 @@ impl Sharing {
         self.processor
     }
 
-    /// A client was answered that waits on this processor.
+    /// Notes that a client beside the worker was answered.
     #[inline]
     pub(super) fn begin(&mut self) {
         self.is_on = true;
         self.has_answered = true;
     }
 
-    /// Whether such clients are to be looked for.
+    /// Whether the worker looks for clients beside it.
     #[inline]
     pub(super) fn is_on(&self) -> bool {
         self.is_on
@@ -94,14 +93,14 @@ impl Sharing {
         self.is_in_a_hurry
     }
 
-    /// Whether clients that wait on this processor are left for later.
+    /// Whether clients beside the worker are left for later.
     #[inline]
     pub(super) fn holds_back(&self) -> bool {
         self.hold_until.is_some()
     }
 
-    /// Looks, after a pass that found work, whether clients are to be held back in the next one. `all` says whether no
-    /// client is elsewhere.
+    /// Decides, after a pass that found work, whether clients are held back in the next one. `all` says whether all
+    /// clients are beside the worker.
     fn hold(&mut self, now: Instant, all: impl FnOnce() -> bool) {
         let has_answered = std::mem::take(&mut self.has_answered);
         match self.hold_until {
@@ -130,13 +129,13 @@ impl Sharing {
         self.idle_since = None;
     }
 
-    /// What to do after a pass that found none. `all` says whether no client is elsewhere.
+    /// What to do after a pass that found no work. `all` says whether all clients are beside the worker.
     fn next(&mut self, now: Instant, all: bool) -> Next {
         let idle_since = *self.idle_since.get_or_insert(now);
         let looked = now.saturating_duration_since(idle_since);
         if let Some(until) = self.hold_until {
             if now >= until || looked >= self.yields.switch() {
-                // Those elsewhere had their time, or have nothing to do: the next pass serves everybody.
+                // Clients elsewhere had their time, or have nothing to do: the next pass serves everybody.
                 self.hold_until = None;
             }
             return Next::Poll;
@@ -157,8 +156,8 @@ impl Sharing {
 }
 
 impl Worker {
-    /// Gives the processor up, if clients wait for it and the last pass found nothing to do. Returns
-    /// whether it may have slept: a pass has to follow.
+    /// Yields the processor if clients wait for it and the last pass found nothing to do. Returns
+    /// whether the worker may have slept: then a pass has to follow.
     #[cold]
     pub(super) fn share_processor(&mut self, worked: bool) -> bool {
         if worked {
@@ -188,7 +187,7 @@ impl Worker {
                 self.tick();
                 self.sharing.is_in_a_hurry = false;
                 if !self.active.is_empty() {
-                    // No barrier is due yet. Nobody can submit anything before this one has gone.
+                    // No barrier is due yet. No client can submit anything before the worker has yielded.
                     processor::give_up();
                 }
             }
@@ -205,8 +204,8 @@ impl Worker {
             .client_waits_on(here)
     }
 
-    /// Looks where this thread runs, and tells the clients whose lanes it polls if that is elsewhere
-    /// than before. Those of parked lanes are told when it takes them back.
+    /// Looks on which processor this thread runs, and notes it in the lanes that it polls if it has changed. In parked
+    /// lanes it is noted when they are polled again.
     pub(super) fn note_processor(&mut self) {
         let here = processor::current();
         if here == self.sharing.processor {
@@ -219,7 +218,7 @@ impl Worker {
     }
 }
 
-/// Whether any client of these lanes waits on this processor, and whether all do.
+/// Whether any client of the active lanes waits on this processor, and whether all do.
 fn clients_beside(lanes: &[Option<ServedLane>], active: &[u32], here: u32) -> (bool, bool) {
     let (mut any, mut all) = (false, true);
     for &index in active {

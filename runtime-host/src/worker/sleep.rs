@@ -1,4 +1,4 @@
-//! What a worker can be woken by, and sleeping on it.
+//! What wakes a worker, and how it sleeps until then.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use chimaera_fork::Private;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// Something that a worker was woken by.
+/// What a worker was woken by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wake {
     /// A message in the inbox.
@@ -76,7 +76,7 @@ impl Sleeper {
     }
 
     pub(crate) fn forget(&self, file: impl AsFd) {
-        // It was added before, and forgetting is all that is wanted.
+        // The file was added before, so this does not fail.
         let _ = self.epoll.delete(file);
     }
 
@@ -94,7 +94,7 @@ impl Sleeper {
         self.wait(EpollTimeout::ZERO, report)
     }
 
-    /// Sleeps until something happens, and reports it; or until so much time has passed, and up to a millisecond more.
+    /// Sleeps until something happens, and reports it; for `patience` at most, and up to a millisecond more.
     pub(crate) fn sleep(&mut self, patience: Option<Duration>, report: impl FnMut(Wake)) {
         let timeout = patience.map_or(EpollTimeout::NONE, |patience| {
             EpollTimeout::try_from(patience + Duration::from_millis(1)).unwrap_or(EpollTimeout::MAX)

@@ -21,15 +21,15 @@ const LANE_BUDGET: u64 = 32;
 impl Worker {
     /// Takes the tasks of a lane. Returns how much there was to do.
     ///
-    /// Tasks are copied several at a time before the first is dispatched: so the lines of their
-    /// entries come over together, not one after the end of the other's task.
+    /// Several tasks are copied before the first is dispatched: so the cache lines of their
+    /// entries come over together, and not one after each task.
     pub(super) fn serve(&mut self, index: u32) -> u64 {
         let mut work = 0;
         let mut budget = LANE_BUDGET;
         while budget != 0 {
             let (count, violation) = self.take_batch(index);
-            // Most tasks of a lane are for one pool, so the next ones' is likely the last one's. A
-            // container that gets another's arguments brings the wrong lines near, and no more.
+            // Most tasks of a lane are for one pool, so the next ones are likely for the pool of the last. A
+            // container that gets the arguments of another pool's task prefetches the wrong lines, and no more.
             let likely = match count {
                 0 | 1 => None,
                 _ => self.pool_to_prefetch(index),
@@ -57,8 +57,8 @@ impl Worker {
         work
     }
 
-    /// Copies the next tasks of a lane, as many as there are and fit. The second value says what
-    /// comes after them that a client must not do.
+    /// Copies the next tasks of a lane, as many as there are and fit. The second value says how the client breaks the
+    /// protocol after them, if it does.
     #[inline]
     fn take_batch(&mut self, index: u32) -> (usize, Option<String>) {
         let served = served_lane(&mut self.lanes, index);
@@ -82,8 +82,8 @@ impl Worker {
         }
         served.had_task = true;
         if count > 1 {
-            // The client is ahead and does not look at these yet: what was copied comes back into
-            // lines that are here by then.
+            // The client is ahead and does not look at these records yet: their cache lines are here by the time that
+            // the tasks complete.
             for words in &self.batch[..count] {
                 let record = Unvalidated(words).record() as usize;
                 served.lane.prefetch_record(record % LANE_DEPTH);
@@ -92,7 +92,7 @@ impl Worker {
         (count, violation)
     }
 
-    /// The pool of the lane's last task, if its container wants to know of coming tasks.
+    /// The pool of the lane's last task, if its container prefetches.
     fn pool_to_prefetch(&self, lane: u32) -> Option<u16> {
         let index = self.lanes[lane as usize].as_ref()?.pool;
         let pool = self.pools[usize::from(index)].as_ref()?;
@@ -100,7 +100,7 @@ impl Worker {
             .then_some(index)
     }
 
-    /// Tells the container of a task of the batch.
+    /// Has the container prefetch for a task of the batch.
     #[inline]
     fn prefetch(&self, pool: u16, position: usize) {
         let pool = self.pools[usize::from(pool)]
@@ -134,7 +134,7 @@ impl Worker {
             }
         };
         if !served.tasks.begin(record) {
-            // Nobody has more tasks in flight than their lane has records, either.
+            // So no client has more tasks in flight than its lane has records, either.
             let reason = format!("record {record} is still in use by a task in flight");
             self.end_lane(lane, &reason);
             return 1;
@@ -192,7 +192,7 @@ impl Worker {
         1 + u64::from(buffer.len >> 12)
     }
 
-    /// What a task is told whose pool is not here.
+    /// The status of a task whose pool was not found.
     #[cold]
     fn why_no_pool(&self) -> Status {
         if self.refuses_tasks {
@@ -232,7 +232,7 @@ struct TaskBuffer {
 }
 
 impl TaskBuffer {
-    /// None if the task names memory that the session does not have.
+    /// `None` if the task names memory that the session does not have.
     #[inline]
     fn of(task: &Descriptor, session: &Session) -> Option<Self> {
         let Some(range) = task.buffer else {
@@ -272,9 +272,9 @@ fn raw_task(
     }
 }
 
-/// Copies a descriptor by loads of single words. Larger ones would find the small stores of
-/// [`Lane::take`] still on their way to the cache, and wait for them, and so for all completions
-/// before them.
+/// Copies a descriptor by loads of single words. A larger load would find the small stores of
+/// [`LaneMemory::take`](chimaera_shm::LaneMemory::take) still on their way to the cache, and wait for them, and so for
+/// all completions before them.
 #[inline(always)]
 fn word_by_word(words: &[u64; DESCRIPTOR_WORDS]) -> [u64; DESCRIPTOR_WORDS] {
     // SAFETY: every reference is valid for reading; volatile keeps the loads from being merged.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
-/// How often a watch that there was no room for is tried again.
+/// The time after which a watch that there was no room for is tried again.
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// A container's wake-up file, and whether it wakes the worker. Where the system has no room for a watch, the
@@ -19,10 +19,7 @@ pub(super) struct WakeFile {
 }
 
 impl WakeFile {
-    /// Has `watch` watch the file.
-    ///
-    /// # Errors
-    /// Those of `watch`, beside the file all the same.
+    /// Has `watch` watch the file. The second value is the result of `watch`; the file is kept even if that failed.
     pub(super) fn new(
         file: RawFd,
         now: Instant,
@@ -56,7 +53,7 @@ impl WakeFile {
     }
 }
 
-/// What helps where the system has no room for a watch. `None` if it lacks nothing.
+/// What helps if the system has no room for a watch. `None` if that is not the error.
 pub(super) fn remedy(error: &io::Error) -> Option<&'static str> {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOSPC) => Some("raise fs.epoll.max_user_watches"),
@@ -65,7 +62,7 @@ pub(super) fn remedy(error: &io::Error) -> Option<&'static str> {
     }
 }
 
-/// Why a file of this module's cannot be watched where the system has room.
+/// Why a file of this module's cannot be watched though the system has room.
 pub(super) fn mistake_of(module: &str) -> String {
     format!(
         "a mistake in module {module}: `wake_fd` has to give an eventfd, or the like, that stays open, and another one \

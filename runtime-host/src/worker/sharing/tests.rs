@@ -6,7 +6,7 @@ const SWITCH: Duration = Duration::from_micros(2);
 const SLICE: Duration = Duration::from_millis(3);
 const PASS: Duration = Duration::from_nanos(100);
 
-/// A worker's passes, in a time of their own.
+/// A worker's passes, in simulated time.
 struct ModelWorker {
     sharing: Sharing,
     now: Instant,
@@ -24,14 +24,14 @@ impl ModelWorker {
         }
     }
 
-    /// A pass that finds work, all of it elsewhere.
+    /// A pass that finds work, all of it from clients elsewhere.
     fn works(&mut self) {
         self.now += PASS;
         self.sharing.note_work();
         self.sharing.hold(self.now, || false);
     }
 
-    /// A pass that answers a client beside it. `all` says whether no client is elsewhere.
+    /// A pass that answers a client beside the worker. `all` says whether all clients are beside it.
     fn answers_beside(&mut self, all: bool) {
         self.sharing.begin();
         self.now += PASS;
@@ -39,7 +39,7 @@ impl ModelWorker {
         self.sharing.hold(self.now, || all);
     }
 
-    /// Yields once, to somebody who has something to do then.
+    /// Yields once, to a client that then submits a task.
     fn learns_a_switch(&mut self) {
         self.works();
         assert_eq!(self.idles(SWITCH, true), Next::GiveUp);
@@ -47,7 +47,7 @@ impl ModelWorker {
         assert_eq!(self.sharing.yields.switch(), SWITCH);
     }
 
-    /// A pass that does not; a yield after it takes so long.
+    /// A pass that finds no work. If the worker yields after it, that takes as long as `yield_takes`.
     fn idles(&mut self, yield_takes: Duration, all: bool) -> Next {
         self.now += PASS;
         let next = self.sharing.next(self.now, all);
@@ -125,7 +125,7 @@ fn clients_beside_it_are_held_back_as_long_as_others_keep_it_busy() {
     assert!(worker.sharing.holds_back());
     let begin = worker.now;
     while worker.sharing.holds_back() {
-        // Somebody elsewhere, who is answered in less than a switch.
+        // A client elsewhere, which is answered in less than a switch.
         for _ in 0..5 {
             assert_eq!(worker.idles(SWITCH, false), Next::Poll);
         }
