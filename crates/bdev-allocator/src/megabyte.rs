@@ -15,7 +15,7 @@ use chimaera_bdev_format::block_map::{LIVE_WORDS, MegabyteMap, Slot, UNIT_WORDS,
 
 /// State of one megabyte. All zero: wholly free.
 ///
-/// What every I/O touches and what only allocations and frees touch lie in different cache lines.
+/// Every I/O touches the first cache line, only allocations and frees touch the second.
 #[cfg_attr(not(loom), derive(zerocopy::FromZeros))]
 #[derive(Debug, Default)]
 #[repr(C, align(128))]

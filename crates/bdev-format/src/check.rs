@@ -12,7 +12,7 @@ use crate::superblock::Superblock;
 use crate::table::TableEntries;
 use crate::tags::{TagPlace, TagSector, sectors_of};
 
-/// What a check has found.
+/// The result of a check.
 #[derive(Debug)]
 pub(crate) struct Checked {
     pub(crate) superblock: Superblock,

@@ -34,7 +34,7 @@ const MAX_STEP_PAGES: usize = 64;
 
 /// A checkpoint under way.
 pub(crate) struct Checkpoint {
-    /// What is being brought into the table.
+    /// The updates that are being brought into the table.
     pub(crate) frozen: Overlay,
     epoch: u64,
     /// The last record of the epoch.
@@ -59,7 +59,7 @@ enum Stage {
     Done,
 }
 
-/// What a checkpoint works on.
+/// The pool that a checkpoint works on.
 pub(crate) struct CheckpointContext<'a, D> {
     pub(crate) disk: &'a D,
     pub(crate) superblock: &'a mut Superblock,

@@ -26,7 +26,7 @@ pub(crate) fn bytes_of(pages: &[Page]) -> &[u8] {
     pages.as_bytes()
 }
 
-/// What metadata is kept on. Page numbers count from the beginning of the device.
+/// A file or device that has metadata on it. Page numbers count from its beginning.
 ///
 /// Until a flush that began after a write has succeeded, the write may reach the medium in part or not at
 /// all, sector by sector of 512 bytes, in any order with other writes.

@@ -29,7 +29,7 @@ use crate::weakness::{CrashWeakness, weakened};
 /// Pages of the table in one read.
 const CHUNK_PAGES: u32 = 256;
 
-/// What opening may do.
+/// How a pool is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
     /// Repair what can be repaired, and refuse a pool with other damage.
@@ -267,7 +267,7 @@ fn has_traces<D: Disk>(disk: &D) -> io::Result<bool> {
     Ok(false)
 }
 
-/// What is there instead, in the pages of the superblocks and between them.
+/// Finds out what is there instead, in the pages of the superblocks and between them.
 fn probe_start<D: Disk>(disk: &D) -> io::Result<DeviceContents> {
     let bytes = (SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES) * PAGE_BYTES as u64;
     signature::probe(disk, bytes, &[])

@@ -22,7 +22,7 @@ const LOOK_AHEAD_PAGES: u64 = 2 * MAX_RECORD_PAGES as u64 + 2;
 /// Pages in one read.
 const CHUNK_PAGES: u64 = 256;
 
-/// What the journal has: an epoch that may be on its way into the table, and the one after it.
+/// The journal as it was read: an epoch that may be on its way into the table, and the one after it.
 pub(crate) struct Journal {
     /// The older epoch.
     pub(crate) epoch: u64,
@@ -68,7 +68,7 @@ impl Journal {
     }
 }
 
-/// What was found in a half of the journal.
+/// A half of the journal as it was read.
 #[derive(Debug, Default)]
 pub(crate) struct Scan {
     /// The payloads of the commits' records, in order.
@@ -147,7 +147,7 @@ pub(crate) fn remains<D: Disk>(
     Ok(found)
 }
 
-/// What a scan has found so far.
+/// The state of a scan.
 struct ScanProgress {
     epoch: u64,
     scan: Scan,

@@ -19,7 +19,7 @@ const SECOND_MAGIC_AT: usize = 8;
 
 const BYTES: usize = SUPERBLOCK_PAGES as usize * PAGE_BYTES;
 
-/// What a program must know to use a pool, a bit per feature. None has been defined yet.
+/// The features of the format that a pool uses, a bit each. None has been defined yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FormatFeatures {
     /// A program that does not know one of these must not open the pool.
@@ -44,7 +44,7 @@ impl FormatFeatures {
     }
 }
 
-/// Who owns a pool, in the terms in which a file is owned.
+/// The owner of a pool, in the terms of a file's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolOwner {
     /// User id.
@@ -55,20 +55,20 @@ pub struct PoolOwner {
     pub mode: u32,
 }
 
-/// What a pool's creator chose.
+/// A pool's id, name and owner, and how its device is to be used, as its creator chose.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
     /// The pool's id, which it has wherever it is opened.
     pub pool: PoolId,
     /// The pool's name: the path at which it was made, or to which it was renamed since.
     pub name: String,
-    /// Who made the pool.
+    /// The user who made the pool.
     pub owner: PoolOwner,
     /// Alignment of device operations in bytes, as was asked for.
     pub alignment: u32,
     /// Operations in flight on the device per worker, as was asked for.
     pub io_depth: u32,
-    /// What carries out the I/O, as was asked for.
+    /// The I/O engine, as was asked for.
     pub io_engine: IoEngine,
     /// The declared characteristics of the device.
     pub metrics: PerfMetrics,
@@ -77,7 +77,7 @@ pub struct Identity {
 /// A superblock whose checksum and contents were checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Superblock {
-    /// What a program must know to use the pool.
+    /// The features of the format that the pool uses.
     pub features: FormatFeatures,
     /// Unique to the pool, copies of it aside.
     pub uuid: [u8; 16],

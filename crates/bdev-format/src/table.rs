@@ -13,7 +13,7 @@ const EPOCH_AT: usize = 16;
 
 const TAGGED: u64 = 1 << 63;
 
-/// What the table says of a megabyte.
+/// The table's entry of a megabyte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TableEntry {
     pub(crate) map: MegabyteMap,

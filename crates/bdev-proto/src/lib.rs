@@ -38,7 +38,7 @@ pub const INLINE_BLOCKS: usize = (VALUE_COUNT - 1) / 2;
 /// Bytes that a buffer for [`Method::GetStats`] must have.
 pub const STATS_BUFFER_BYTES: u32 = 512;
 
-/// What the bdev module does.
+/// The methods of the bdev module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Method {

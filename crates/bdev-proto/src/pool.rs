@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What a pool stores its blocks on.
+/// The kind of storage that a pool's blocks lie on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[repr(u32)]
@@ -24,7 +24,7 @@ impl fmt::Display for BdevType {
     }
 }
 
-/// What carries out the I/O of a file pool.
+/// The kernel's interface for the I/O of a file pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u32)]
@@ -89,7 +89,7 @@ pub struct CreateParams {
     /// Alignment of device operations in bytes: a power of two, from 512 to 4096. `None`, or 0: the value that
     /// the pool was made with, [`Self::DEFAULT_ALIGNMENT`] for a new one.
     pub alignment: Option<u32>,
-    /// What carries out the I/O of a file pool; ignored for memory.
+    /// The engine for the I/O of a file pool; ignored for memory.
     pub io_engine: IoEngine,
     /// The device's characteristics. `None`: those that the pool has, the defaults for a new one. Values that
     /// differ from the pool's replace them, if the pool's creator or root asks.
@@ -121,7 +121,7 @@ impl CreateParams {
     }
 }
 
-/// What a pool is and has done.
+/// The state and the statistics of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
     /// The characteristics that were declared last.

@@ -49,7 +49,7 @@ pub struct Inspection {
     pub alignment: u32,
     /// Operations in flight on the device per worker.
     pub io_depth: u32,
-    /// What carries out the I/O, as it was asked for.
+    /// The I/O engine, as was asked for.
     pub io_engine: IoEngine,
     /// The declared characteristics.
     pub perf_metrics: PerfMetrics,

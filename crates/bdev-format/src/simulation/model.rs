@@ -88,7 +88,7 @@ pub struct Versions {
 /// The data of blocks: by life and page on the device.
 pub type BlockData = BTreeMap<(Life, u64), Versions>;
 
-/// What may be found.
+/// The states, and the data in blocks, that may be found after a crash.
 #[derive(Clone, Debug, Default)]
 pub struct Expected {
     /// The state that was made durable last.
@@ -99,7 +99,7 @@ pub struct Expected {
     pub is_atomic: bool,
     /// Whether there may be no pool.
     pub may_be_absent: bool,
-    /// What may stand in blocks.
+    /// The data that blocks may have.
     pub data: Rc<BlockData>,
 }
 
