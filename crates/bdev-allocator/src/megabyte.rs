@@ -29,7 +29,7 @@ pub(crate) struct Megabyte {
 #[repr(C, align(64))]
 struct TransferLine {
     pins: Pins,
-    /// See [`Slot::live_place`].
+    /// See [`Slot::live_bit`].
     live: [AtomicU64; LIVE_WORDS],
 }
 
@@ -58,7 +58,7 @@ impl Megabyte {
     /// Whether this block is live.
     #[inline]
     pub(crate) fn is_live(&self, slot: Slot) -> bool {
-        let (word, bit) = slot.live_place();
+        let (word, bit) = slot.live_bit();
         // Acquire pairs with the release in `make_live`: a thread that finds the block live finds its
         // space as the last owner left it.
         self.transfer.live[word].load(Ordering::Acquire) & bit != 0
@@ -104,7 +104,7 @@ impl Megabyte {
     /// Makes the block live. Its space is reserved.
     #[inline]
     pub(crate) fn make_live(&self, slot: Slot, threads: Threads) {
-        let (word, bit) = slot.live_place();
+        let (word, bit) = slot.live_bit();
         let before = threads.fetch_or(&self.transfer.live[word], bit, Ordering::Release);
         debug_assert_eq!(before & bit, 0, "two blocks in one place");
     }
@@ -113,7 +113,7 @@ impl Megabyte {
     /// `false` if the block was not live. Of several callers one succeeds.
     #[inline]
     pub(crate) fn make_dead(&self, slot: Slot, threads: Threads) -> bool {
-        let (word, bit) = slot.live_place();
+        let (word, bit) = slot.live_bit();
         threads.fetch_and(&self.transfer.live[word], !bit, Ordering::AcqRel) & bit != 0
     }
 

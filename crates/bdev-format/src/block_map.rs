@@ -46,7 +46,7 @@ impl Slot {
 
     /// Word and bit that stand for the block in a map of blocks.
     #[inline]
-    pub const fn live_place(self) -> (usize, u64) {
+    pub const fn live_bit(self) -> (usize, u64) {
         let bit = match self.block_type {
             BlockType::Kib4 => return (self.number / 64, 1 << (self.number % 64)),
             BlockType::Kib64 => self.number,
@@ -57,7 +57,7 @@ impl Slot {
     }
 
     /// The slot that a bit of a map of blocks stands for, if any.
-    pub const fn from_live_place(word: usize, bit: usize) -> Option<Self> {
+    pub const fn from_live_bit(word: usize, bit: usize) -> Option<Self> {
         let (block_type, number) = match (word < UNIT_WORDS, bit) {
             (true, bit) => (BlockType::Kib4, word * 64 + bit),
             (false, 0..16) => (BlockType::Kib64, bit),
@@ -118,7 +118,7 @@ impl MegabyteMap {
     /// The map with this block added.
     #[must_use]
     pub const fn with(mut self, slot: Slot) -> Self {
-        let (word, bit) = slot.live_place();
+        let (word, bit) = slot.live_bit();
         self.0[word] |= bit;
         self
     }
@@ -130,7 +130,7 @@ impl MegabyteMap {
             std::iter::from_fn(move || {
                 let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
                 bits &= bits - 1;
-                Some(Slot::from_live_place(word, bit))
+                Some(Slot::from_live_bit(word, bit))
             })
             .flatten()
         })
@@ -228,9 +228,9 @@ mod tests {
         for block_type in BlockType::ALL {
             for number in 0..(UNITS / units_of(block_type)) as usize {
                 let slot = Slot { block_type, number };
-                let (word, bit) = slot.live_place();
+                let (word, bit) = slot.live_bit();
                 assert_eq!(
-                    Slot::from_live_place(word, bit.trailing_zeros() as usize),
+                    Slot::from_live_bit(word, bit.trailing_zeros() as usize),
                     Some(slot)
                 );
                 assert_eq!(Slot::holding(slot.first_unit(), block_type), slot);
@@ -241,6 +241,6 @@ mod tests {
                 assert_eq!(units[first / 64].trailing_zeros() as usize, first % 64);
             }
         }
-        assert_eq!(Slot::from_live_place(UNIT_WORDS, 21), None);
+        assert_eq!(Slot::from_live_bit(UNIT_WORDS, 21), None);
     }
 }
