@@ -3,9 +3,8 @@
 use std::io;
 
 use crate::block_map::{MegabyteMap, UNITS};
-
-use crate::Metadata;
 use crate::geometry::TablePage;
+use crate::metadata::Metadata;
 use crate::page::{Disk, Page};
 use crate::recovery::{OpenError, OpenMode, OpenedPool, identify, open};
 use crate::superblock::Superblock;

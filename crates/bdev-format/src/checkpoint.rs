@@ -19,7 +19,6 @@ use std::collections::BTreeSet;
 use std::io;
 
 use crate::block_map::UNITS;
-
 use crate::geometry::{Geometry, TablePage};
 use crate::limits::{SUPERBLOCK_COPIES, TAGS_PER_PAGE};
 use crate::overlay::{MegabyteSet, Overlay};

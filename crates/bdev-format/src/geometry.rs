@@ -12,7 +12,6 @@
 use std::ops::Range;
 
 use crate::block_map::{MegabyteMap, UNITS, units_of};
-
 use crate::limits::{
     MAX_EXTENTS, MAX_JOURNAL_PAGES, MAX_RECORD_PAGES, MIN_JOURNAL_PAGES, PAGE_BYTES,
     SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TABLE_ENTRIES_PER_PAGE, TAGS_PER_PAGE,

@@ -9,7 +9,6 @@
 //! - A record has all blocks of each megabyte in it, so that records can be replayed any number of times.
 
 use crate::block_map::{MegabyteMap, UNITS};
-
 use crate::limits::{
     MAX_COUNTED, MAX_EPOCH_CHANGES, MAX_RECORD_PAGES, PAGE_BYTES, TABLE_ENTRY_BYTES,
 };

@@ -19,8 +19,8 @@
 //! - `limits`, `page`: the constants of the format; pages, checksums, and the [`Disk`] that has them.
 //! - `geometry`: where everything lies on the device.
 //! - `superblock`, `table`, `journal`, `tags`: the structures.
-//! - `metadata`: a pool that is open. `overlay`: updates that only its journal has. `checkpoint`: bringing them into
-//!   the table.
+//! - `creation`: making a pool. `metadata`: a pool that is open.
+//! - `overlay`: updates that only the journal has. `checkpoint`: bringing them into the table.
 //! - `scan`: reading the journal. `recovery`: opening. `repair`: what opening writes.
 //! - `check`: checking all of a pool, copies included. [`signature`]: what else a device may hold.
 //! - [`image`]: files and devices with pools on them.
@@ -31,6 +31,7 @@
 pub mod block_map;
 mod check;
 mod checkpoint;
+mod creation;
 mod geometry;
 pub mod image;
 mod journal;

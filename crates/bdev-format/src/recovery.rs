@@ -12,11 +12,10 @@ use std::fmt;
 use std::io;
 
 use crate::block_map::MegabyteMap;
-
-use crate::Metadata;
 use crate::geometry::TablePage;
 use crate::journal;
 use crate::limits::{PAGE_BYTES, SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
+use crate::metadata::Metadata;
 use crate::overlay::MegabyteSet;
 use crate::page::{Disk, Page};
 use crate::repair;

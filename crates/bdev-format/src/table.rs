@@ -2,7 +2,6 @@
 //! `docs/ON_DISK_FORMAT.md` has its bytes.
 
 use crate::block_map::{LIVE_WORDS, MegabyteMap, UNIT_WORDS};
-
 use crate::limits::{TABLE_ENTRIES_AT, TABLE_ENTRIES_PER_PAGE, TABLE_ENTRY_BYTES};
 use crate::page::{Checksum, Page, put_u32, put_u64, u32_at, u64_at};
 use crate::weakness::{CrashWeakness, weakened};

@@ -9,7 +9,8 @@ use chimaera_proto::PoolId;
 use super::*;
 use crate::block_map::MegabyteMap;
 use crate::check::check;
-use crate::superblock::{FormatFeatures, PoolOwner};
+use crate::limits::SUPERBLOCK_COPIES;
+use crate::superblock::{FormatFeatures, Identity, PoolOwner};
 use crate::{OpenError, OpenMode, open};
 
 /// A device in memory: what is on the medium, and what was written since.
