@@ -125,13 +125,13 @@ pub enum Unit {
 }
 
 /// Times below this show as nothing, and no clock tells them from it.
-const LEAST_NANOSECONDS: f64 = 0.005;
+const MIN_NANOSECONDS: f64 = 0.005;
 
 impl Unit {
     /// A figure as people read it.
     #[must_use]
     pub fn show(self, value: f64) -> String {
-        if self == Self::Nanoseconds && value.abs() < LEAST_NANOSECONDS {
+        if self == Self::Nanoseconds && value.abs() < MIN_NANOSECONDS {
             return "below what can be measured".to_owned();
         }
         let steps: &[(f64, &str)] = match self {

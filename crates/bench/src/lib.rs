@@ -67,7 +67,7 @@ pub struct Options {
 
 /// What a run tells while it runs.
 #[derive(Debug)]
-pub enum Progress<'a> {
+pub enum RunProgress<'a> {
     /// A case begins.
     Begin {
         /// How many are done.
@@ -94,7 +94,7 @@ pub fn list() -> Vec<(String, String)> {
 /// # Errors
 /// A name that no case has; a machine with one processor; a daemon that does not start. A case
 /// that fails does not end the others: its result says why.
-pub fn run(options: &Options, mut progress: impl FnMut(Progress<'_>)) -> Result<Results> {
+pub fn run(options: &Options, mut progress: impl FnMut(RunProgress<'_>)) -> Result<Results> {
     let begin = Instant::now();
     let chosen = choose(&options.cases)?;
     let bench = Rc::new(Bench::new(options)?);
@@ -115,7 +115,7 @@ pub fn run(options: &Options, mut progress: impl FnMut(Progress<'_>)) -> Result<
         if bench.is_stopped() {
             break;
         }
-        progress(Progress::Begin {
+        progress(RunProgress::Begin {
             done: results.cases.len(),
             of: chosen.len(),
             title: &case.title,
@@ -124,10 +124,10 @@ pub fn run(options: &Options, mut progress: impl FnMut(Progress<'_>)) -> Result<
         results.cases.push(result);
         results.conditions.interrupted_before -= 1;
         results.conditions.seconds = begin.elapsed().as_secs_f64();
-        progress(Progress::Done(&results));
+        progress(RunProgress::Done(&results));
     }
     if options.curves && !bench.is_stopped() {
-        progress(Progress::Begin {
+        progress(RunProgress::Begin {
             done: chosen.len(),
             of: chosen.len(),
             title: "Curves for the report",

@@ -69,14 +69,14 @@ pub(crate) fn raise_file_limit() -> Result<()> {
 
 /// Processor time used so far, in clock ticks.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Usage {
+pub(crate) struct ProcessorUsage {
     /// By this process and its children.
     ours: u64,
     /// By all programs, and by other machines on the same hardware.
     all: u64,
 }
 
-impl Usage {
+impl ProcessorUsage {
     pub(crate) fn now() -> Self {
         let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
         let own = std::process::id().to_string();

@@ -26,11 +26,11 @@ pub(crate) struct Alone<T>(pub(crate) T);
 
 /// A cache line of words. The first says which task it holds, and is stored last.
 #[repr(C, align(64))]
-pub(crate) struct Entry(pub(crate) [AtomicU64; 8]);
+pub(crate) struct RingLine(pub(crate) [AtomicU64; 8]);
 
 /// What this process and its partner share. All zero is its first state.
 #[repr(C)]
-pub(crate) struct Page {
+pub(crate) struct PartnerPage {
     /// Number of commands given. The partner sleeps on it.
     pub(crate) commands: Alone<AtomicU32>,
     /// Number of commands carried out.
@@ -42,26 +42,26 @@ pub(crate) struct Page {
     pub(crate) ball: Alone<AtomicU64>,
     /// Answers to the eventfd. This process sleeps on it.
     pub(crate) answers: Alone<AtomicU32>,
-    pub(crate) entries: [Entry; RING_ENTRIES],
-    pub(crate) records: [Entry; RING_ENTRIES],
+    pub(crate) entries: [RingLine; RING_ENTRIES],
+    pub(crate) records: [RingLine; RING_ENTRIES],
 }
 
-/// A mapped [`Page`].
-pub(crate) struct Shared {
-    page: NonNull<Page>,
+/// A mapped [`PartnerPage`].
+pub(crate) struct PartnerMapping {
+    page: NonNull<PartnerPage>,
 }
 
 // SAFETY: a page consists of atomics.
-unsafe impl Send for Shared {}
+unsafe impl Send for PartnerMapping {}
 // SAFETY: as above.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for PartnerMapping {}
 
-impl Shared {
+impl PartnerMapping {
     /// Makes a page, and the file by which the partner maps it.
     pub(crate) fn create() -> Result<(Self, OwnedFd)> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let file = memfd_create(c"chimaera-bench", flags)?;
-        ftruncate(&file, size_of::<Page>() as i64)?;
+        ftruncate(&file, size_of::<PartnerPage>() as i64)?;
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
         Ok((Self::open(&file)?, file))
@@ -72,11 +72,11 @@ impl Shared {
         let seals = fcntl(file.as_fd(), FcntlArg::F_GET_SEALS)?;
         let size = nix::sys::stat::fstat(file.as_fd())?.st_size;
         if !SealFlag::from_bits_retain(seals).contains(SealFlag::F_SEAL_SHRINK)
-            || size != size_of::<Page>() as i64
+            || size != size_of::<PartnerPage>() as i64
         {
             return Err("the file that was given is no shared page of this program".into());
         }
-        let size = NonZeroUsize::new(size_of::<Page>()).expect("a page has a size");
+        let size = NonZeroUsize::new(size_of::<PartnerPage>()).expect("a page has a size");
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses aliases nothing. The file
         // is as long as the mapping, and sealed, so that it stays so.
@@ -87,20 +87,20 @@ impl Shared {
     }
 }
 
-impl Deref for Shared {
-    type Target = Page;
+impl Deref for PartnerMapping {
+    type Target = PartnerPage;
 
-    fn deref(&self) -> &Page {
+    fn deref(&self) -> &PartnerPage {
         // SAFETY: the mapping is as large as a page, aligned to 4096 bytes, lives as long as
         // `self`, and any bytes are valid atomics, whoever else writes them.
         unsafe { self.page.as_ref() }
     }
 }
 
-impl Drop for Shared {
+impl Drop for PartnerMapping {
     fn drop(&mut self) {
         // SAFETY: the range is the mapping that `open` made, and no reference outlives `self`.
-        let _ = unsafe { munmap(self.page.cast(), size_of::<Page>()) };
+        let _ = unsafe { munmap(self.page.cast(), size_of::<PartnerPage>()) };
     }
 }
 

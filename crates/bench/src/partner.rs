@@ -17,8 +17,8 @@ use tempfile::TempDir;
 
 use crate::error::Result;
 use crate::machine::pin_to;
-use crate::memory::{Entry, Page, RING_ENTRIES, Shared, futex_wait, futex_wake};
-use crate::peers::iceoryx2::server::Server;
+use crate::memory::{PartnerMapping, PartnerPage, RING_ENTRIES, RingLine, futex_wait, futex_wake};
+use crate::peers::iceoryx2::server::Iceoryx2Server;
 use crate::timing::{BATCH, median};
 
 /// The subcommand by which the program becomes a partner.
@@ -42,7 +42,7 @@ const LAST: u64 = 1;
 
 /// The other process.
 pub(crate) struct Partner {
-    page: Shared,
+    page: PartnerMapping,
     bell: EventFd,
     /// None if a thread of a test stands in for it.
     child: Option<Child>,
@@ -56,7 +56,7 @@ pub(crate) struct Partner {
 impl Partner {
     pub(crate) fn start(processor: usize) -> Result<Self> {
         let folder = new_folder()?;
-        let (page, file) = Shared::create()?;
+        let (page, file) = PartnerMapping::create()?;
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
         let child = Command::new(std::env::current_exe()?)
             .arg(PARTNER_COMMAND)
@@ -208,7 +208,7 @@ impl Drop for Partner {
 pub fn run_partner(processor: usize) -> Result<()> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     pin_to(&[processor])?;
-    let page = Shared::open(std::io::stdin())?;
+    let page = PartnerMapping::open(std::io::stdin())?;
     let folder = std::env::current_dir()?;
     let bell = std::io::stdout().as_fd().try_clone_to_owned()?;
     obey(&page, &bell, &folder)
@@ -221,7 +221,7 @@ fn new_folder() -> Result<TempDir> {
 }
 
 /// Carries out commands until the last.
-fn obey(page: &Page, bell: &OwnedFd, folder: &Path) -> Result<()> {
+fn obey(page: &PartnerPage, bell: &OwnedFd, folder: &Path) -> Result<()> {
     let mut seen = 0;
     let mut iceoryx2 = None;
     loop {
@@ -238,7 +238,7 @@ fn obey(page: &Page, bell: &OwnedFd, folder: &Path) -> Result<()> {
             SERVE_ICEORYX2 => {
                 let server = match iceoryx2.take() {
                     Some(server) => server,
-                    None => Server::new(folder)?,
+                    None => Iceoryx2Server::new(folder)?,
                 };
                 server.serve_while(|| page.commands.0.load(Acquire) == seen)?;
                 iceoryx2 = Some(server);
@@ -250,7 +250,7 @@ fn obey(page: &Page, bell: &OwnedFd, folder: &Path) -> Result<()> {
     }
 }
 
-fn pong(page: &Page, trips: u64) -> Result<()> {
+fn pong(page: &PartnerPage, trips: u64) -> Result<()> {
     for trip in 0..trips {
         spin_until(|| page.ball.0.load(Acquire) == 2 * trip + 1)?;
         page.ball.0.store(2 * trip + 2, Release);
@@ -258,7 +258,7 @@ fn pong(page: &Page, trips: u64) -> Result<()> {
     Ok(())
 }
 
-fn serve_ring(page: &Page) -> Result<()> {
+fn serve_ring(page: &PartnerPage) -> Result<()> {
     for task in 1u64.. {
         let position = task as usize % RING_ENTRIES;
         let entry = &page.entries[position].0;
@@ -272,7 +272,7 @@ fn serve_ring(page: &Page) -> Result<()> {
     Ok(())
 }
 
-fn answer(page: &Page, bell: &OwnedFd, times: u64) -> Result<()> {
+fn answer(page: &PartnerPage, bell: &OwnedFd, times: u64) -> Result<()> {
     for _ in 0..times {
         nix::unistd::read(bell, &mut [0; 8])?;
         page.answers.0.fetch_add(1, Release);
@@ -283,7 +283,7 @@ fn answer(page: &Page, bell: &OwnedFd, times: u64) -> Result<()> {
 
 /// Writes a whole cache line; what says that it is there comes last.
 #[inline]
-fn write_entry(entry: &Entry, task: u64, words: impl Fn(usize) -> u64) {
+fn write_entry(entry: &RingLine, task: u64, words: impl Fn(usize) -> u64) {
     for (index, word) in entry.0.iter().enumerate().skip(1) {
         word.store(words(index), Relaxed);
     }
@@ -314,9 +314,12 @@ pub(crate) mod tests {
 
     /// A thread in the place of the other process; it ends after the partner was dropped.
     pub(crate) fn partner_in_a_thread() -> Result<(Partner, JoinHandle<Result<()>>)> {
-        let (page, file) = Shared::create()?;
+        let (page, file) = PartnerMapping::create()?;
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
-        let (other_page, other_bell) = (Shared::open(file)?, bell.as_fd().try_clone_to_owned()?);
+        let (other_page, other_bell) = (
+            PartnerMapping::open(file)?,
+            bell.as_fd().try_clone_to_owned()?,
+        );
         let folder = new_folder()?;
         let other_folder = folder.path().to_owned();
         let other = std::thread::spawn(move || obey(&other_page, &other_bell, &other_folder));

@@ -23,9 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(2);
 
 /// A process that is killed and waited for when this value goes.
-pub(crate) struct Process(pub(crate) Child);
+pub(crate) struct ChildProcess(pub(crate) Child);
 
-impl Process {
+impl ChildProcess {
     /// Starts a command, on one processor only if one is given. It has no input.
     pub(crate) fn start(command: &mut Command, processor: Option<usize>) -> Result<Self> {
         bind(command, processor)?;
@@ -56,7 +56,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -64,13 +64,13 @@ impl Drop for Process {
 }
 
 /// A process that gives back through a pipe what comes to it through another.
-pub(crate) struct Echo {
+pub(crate) struct EchoProcess {
     input: ChildStdin,
     output: ChildStdout,
-    _process: Process,
+    _process: ChildProcess,
 }
 
-impl Echo {
+impl EchoProcess {
     /// Starts it on a processor.
     pub(crate) fn start(processor: usize) -> Result<Self> {
         let mut command = Command::new("cat");
@@ -80,7 +80,7 @@ impl Echo {
             .stdout(Stdio::piped())
             .spawn()?;
         let pipes = (child.stdin.take(), child.stdout.take());
-        let process = Process(child);
+        let process = ChildProcess(child);
         let (Some(input), Some(output)) = pipes else {
             return Err("cat has no pipes".into());
         };
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_process_ends_with_its_guard() -> Result<()> {
-        let process = Process::start(Command::new("sleep").arg("600"), None)?;
+        let process = ChildProcess::start(Command::new("sleep").arg("600"), None)?;
         let id = Pid::from_raw(i32::try_from(process.0.id())?);
         nix::sys::signal::kill(id, None)?;
         drop(process);
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn one_that_ends_early_is_not_waited_for() -> Result<()> {
-        let mut process = Process::start(&mut Command::new("false"), None)?;
+        let mut process = ChildProcess::start(&mut Command::new("false"), None)?;
         let error = process.wait_until(|| false).expect_err("it is never ready");
         assert!(error.to_string().contains("ended"), "{error}");
         Ok(())
@@ -150,13 +150,13 @@ mod tests {
     fn what_goes_to_an_echo_comes_back() -> Result<()> {
         let processors = nix::sched::sched_getaffinity(Pid::from_raw(0))?;
         let first = (0..CpuSet::count()).find(|&one| processors.is_set(one).unwrap_or(false));
-        let mut echo = Echo::start(first.ok_or("a thread has a processor")?)?;
+        let mut echo = EchoProcess::start(first.ok_or("a thread has a processor")?)?;
         (0..3).try_for_each(|_| echo.round_trip())
     }
 
     #[test]
     fn a_program_that_is_not_there_is_named() {
-        let error = Process::start(&mut Command::new("no-such-program"), None);
+        let error = ChildProcess::start(&mut Command::new("no-such-program"), None);
         let error = error.err().expect("it is not there").to_string();
         assert!(error.contains("no-such-program"), "{error}");
     }

@@ -14,7 +14,7 @@ use hdrhistogram::Histogram;
 use crate::bench::Bench;
 use crate::case::{Case, Effort, Measure, Round};
 use crate::error::Result;
-use crate::machine::Usage;
+use crate::machine::ProcessorUsage;
 use crate::result::{CaseResult, Dropped, Percentiles};
 use crate::timing::{histogram, median};
 
@@ -28,7 +28,7 @@ const OTHERS_SHARE: f64 = 0.10;
 const OTHERS_UNSEEN_SECONDS: f64 = 0.02;
 
 /// Rounds that may fail: what fails this often does so again, and may take long to.
-const MOST_FAILURES: usize = 2;
+const MAX_FAILURES: usize = 2;
 
 /// A round and what the machine did meanwhile.
 #[derive(Debug)]
@@ -47,13 +47,13 @@ impl Witnessed {
 
 /// All rounds of a case.
 #[derive(Debug, Default)]
-struct Rounds {
+struct MeasuredRounds {
     whole: Vec<Witnessed>,
     failures: usize,
     last_failure: Option<String>,
 }
 
-impl Rounds {
+impl MeasuredRounds {
     fn add(&mut self, round: Result<Witnessed>) {
         match round {
             Ok(round) => self.whole.push(round),
@@ -94,11 +94,11 @@ pub(crate) fn run(bench: &Rc<Bench>, case: &Case) -> Result<CaseResult> {
         (Effort::Counted, true) => 1,
         (Effort::Counted, false) => 3,
     };
-    let mut rounds = Rounds::default();
+    let mut rounds = MeasuredRounds::default();
     // As many again may be dropped, as long as there is time.
     while rounds.kept() < wanted
         && !(bench.is_stopped() && rounds.count() > 0)
-        && rounds.failures < MOST_FAILURES
+        && rounds.failures < MAX_FAILURES
         && (rounds.count() < wanted || rounds.count() < 2 * wanted && bench.has_time())
     {
         rounds.add(witness(bench, case.effort, &mut measure));
@@ -115,12 +115,12 @@ fn witness(bench: &Bench, effort: Effort, measure: &mut Measure) -> Result<Witne
         });
     }
     bench.settle();
-    let (usage, begin) = (Usage::now(), Instant::now());
+    let (usage, begin) = (ProcessorUsage::now(), Instant::now());
     let before = bench.partner.ping_pong()?;
     let round = measure()?;
     bench.settle();
     let after = bench.partner.ping_pong()?;
-    let others = Usage::now().others_since(usage);
+    let others = ProcessorUsage::now().others_since(usage);
     Ok(Witnessed {
         round,
         floor: f64::midpoint(before, after),
@@ -140,7 +140,7 @@ fn judge(before: f64, after: f64, others_seconds: f64, seconds: f64) -> Dropped 
     }
 }
 
-fn sum_up(case: &Case, rounds: &Rounds) -> CaseResult {
+fn sum_up(case: &Case, rounds: &MeasuredRounds) -> CaseResult {
     let kept = rounds.kept();
     let counted: Vec<&Witnessed> = rounds
         .whole
@@ -241,10 +241,10 @@ mod tests {
         }
     }
 
-    fn whole(rounds: impl Into<Vec<Witnessed>>) -> Rounds {
-        Rounds {
+    fn whole(rounds: impl Into<Vec<Witnessed>>) -> MeasuredRounds {
+        MeasuredRounds {
             whole: rounds.into(),
-            ..Rounds::default()
+            ..MeasuredRounds::default()
         }
     }
 
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(result.failure.as_deref(), Some("the server went away"));
         assert_eq!((result.value, result.met), (Some(150.0), Some(true)));
 
-        let mut rounds = Rounds::default();
+        let mut rounds = MeasuredRounds::default();
         rounds.add(Err("it is not there".into()));
         let result = sum_up(&case(), &rounds);
         assert_eq!((result.value, result.ratio, result.met), (None, None, None));

@@ -15,7 +15,7 @@ pub(crate) const BATCH: u64 = 100;
 const CALLS_PER_LOOK: u64 = 64;
 
 /// The longest latency that a histogram holds.
-const LONGEST_NS: u64 = 60_000_000_000;
+const MAX_LATENCY_NS: u64 = 60_000_000_000;
 
 /// The middle value, or none of none.
 pub(crate) fn median(values: &mut [f64]) -> Option<f64> {
@@ -27,7 +27,7 @@ pub(crate) fn median(values: &mut [f64]) -> Option<f64> {
 
 /// An empty histogram of nanoseconds, exact to three digits.
 pub(crate) fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("these bounds are possible")
+    Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3).expect("these bounds are possible")
 }
 
 /// Nanoseconds per call: the median of batches of `batch` calls, made for as long as `window`.
@@ -140,9 +140,9 @@ pub(crate) fn unordered_rate<T>(
 }
 
 /// A sequence that looks random and is the same every time (xorshift).
-pub(crate) struct Random(u64);
+pub(crate) struct RandomSequence(u64);
 
-impl Random {
+impl RandomSequence {
     pub(crate) fn new() -> Self {
         Self(0x9E37_79B9_7F4A_7C15)
     }

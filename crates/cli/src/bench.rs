@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chimaera_bdev_client::Error;
-use chimaera_bench::{CaseResult, Dropped, Options, Progress, Results};
+use chimaera_bench::{CaseResult, Dropped, Options, Results, RunProgress};
 use chimaera_shm::thread;
 use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -62,12 +62,12 @@ pub(crate) fn run(
     let bar = progress_bar();
     let mut not_written = None;
     let results = chimaera_bench::run(&options, |progress| match progress {
-        Progress::Begin { done, of, title } => {
+        RunProgress::Begin { done, of, title } => {
             bar.set_length(of as u64);
             bar.set_position(done as u64);
             bar.set_message(title.to_owned());
         }
-        Progress::Done(results) => {
+        RunProgress::Done(results) => {
             if bar.is_hidden() {
                 tell(results);
             }

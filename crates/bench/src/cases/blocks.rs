@@ -65,7 +65,7 @@ fn one(bench: &Rc<Bench>) -> Result<Measure> {
 }
 
 /// A block on its way into hands and out again.
-enum Step {
+enum BlockStep {
     Allocating(Task<Vec<Block>>),
     Freeing(Task<()>),
 }
@@ -75,18 +75,18 @@ fn many(bench: &Rc<Bench>) -> Result<Measure> {
     Ok(Box::new(move || {
         let mut steps = VecDeque::with_capacity(DEPTH);
         for _ in 0..DEPTH {
-            steps.push_back(Step::Allocating(
+            steps.push_back(BlockStep::Allocating(
                 bdev.async_allocate_blocks(QUERY, BLOCK_BYTES),
             ));
         }
         let steps_per_second = rate(bench.window(), || {
             let next = match steps.pop_front() {
-                Some(Step::Allocating(task)) => {
-                    Step::Freeing(bdev.async_free_blocks(QUERY, &task.wait()?))
+                Some(BlockStep::Allocating(task)) => {
+                    BlockStep::Freeing(bdev.async_free_blocks(QUERY, &task.wait()?))
                 }
-                Some(Step::Freeing(task)) => {
+                Some(BlockStep::Freeing(task)) => {
                     task.wait()?;
-                    Step::Allocating(bdev.async_allocate_blocks(QUERY, BLOCK_BYTES))
+                    BlockStep::Allocating(bdev.async_allocate_blocks(QUERY, BLOCK_BYTES))
                 }
                 None => return Err("no step is under way".into()),
             };
@@ -95,8 +95,8 @@ fn many(bench: &Rc<Bench>) -> Result<Measure> {
         })?;
         for step in steps {
             match step {
-                Step::Allocating(task) => bdev.free_blocks(QUERY, &task.wait()?)?,
-                Step::Freeing(task) => task.wait()?,
+                BlockStep::Allocating(task) => bdev.free_blocks(QUERY, &task.wait()?)?,
+                BlockStep::Freeing(task) => task.wait()?,
             }
         }
         bench.settle();

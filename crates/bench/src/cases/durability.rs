@@ -34,7 +34,7 @@ const LARGE_BLOCKS: u64 = 1_000_000;
 /// Bytes that are allocated by one task.
 const ALLOCATED_AT_ONCE: u64 = 1 << 36;
 /// How long opening may take.
-const OPEN_LIMIT: Duration = Duration::from_millis(200);
+const MAX_OPENING: Duration = Duration::from_millis(200);
 
 const QUERY: PoolQuery = PoolQuery::Local;
 
@@ -94,7 +94,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// A file pool, and a file like it.
-struct Flushed {
+struct FlushedPool {
     // Before its file.
     bdev: OwnPool,
     file: File,
@@ -102,7 +102,7 @@ struct Flushed {
     _folder: TempDir,
 }
 
-impl Flushed {
+impl FlushedPool {
     fn make(bench: &Bench) -> Result<Self> {
         let folder = folder_in(&bench.folder)?;
         let bdev = OwnPool(Client::new(&bench.runtime, PoolId::NULL));
@@ -138,7 +138,7 @@ impl Flushed {
 }
 
 fn flush_data(bench: &Rc<Bench>) -> Result<Measure> {
-    let (bench, flushed) = (Rc::clone(bench), Flushed::make(bench)?);
+    let (bench, flushed) = (Rc::clone(bench), FlushedPool::make(bench)?);
     let (block, buffer) = flushed.block()?;
     let page = aligned(BLOCK_BYTES as usize);
     Ok(Box::new(move || {
@@ -157,7 +157,7 @@ fn flush_data(bench: &Rc<Bench>) -> Result<Measure> {
 }
 
 fn flush_allocation(bench: &Rc<Bench>) -> Result<Measure> {
-    let (bench, flushed) = (Rc::clone(bench), Flushed::make(bench)?);
+    let (bench, flushed) = (Rc::clone(bench), FlushedPool::make(bench)?);
     let (_, buffer) = flushed.block()?;
     let page = aligned(BLOCK_BYTES as usize);
     let record = aligned(RECORD_BYTES);
@@ -190,7 +190,7 @@ fn flush_allocation(bench: &Rc<Bench>) -> Result<Measure> {
 }
 
 fn flush_together(bench: &Rc<Bench>) -> Result<Measure> {
-    let (bench, flushed) = (Rc::clone(bench), Flushed::make(bench)?);
+    let (bench, flushed) = (Rc::clone(bench), FlushedPool::make(bench)?);
     let blocks: Result<Vec<_>> = (0..THREADS).map(|_| flushed.block()).collect();
     let blocks: Vec<Block> = blocks?.into_iter().map(|(block, _)| block).collect();
     Ok(Box::new(move || {
@@ -256,7 +256,7 @@ where
 }
 
 /// A large pool whose daemon is killed again and again.
-struct Large {
+struct LargePool {
     daemon: Option<Daemon>,
     runtime: Option<Runtime>,
     name: String,
@@ -264,7 +264,7 @@ struct Large {
     _folder: TempDir,
 }
 
-impl Large {
+impl LargePool {
     fn start(&mut self) -> Result<Client> {
         // What was there is killed, in the middle of whatever it does.
         self.daemon = None;
@@ -286,7 +286,7 @@ impl Large {
 
 fn open_large(bench: &Rc<Bench>, block_bytes: u64) -> Result<Measure> {
     let folder = folder_in(&bench.folder)?;
-    let mut large = Large {
+    let mut large = LargePool {
         daemon: None,
         runtime: None,
         name: text(&folder.path().join("large"))?.to_owned(),
@@ -316,7 +316,7 @@ fn open_large(bench: &Rc<Bench>, block_bytes: u64) -> Result<Measure> {
         // So that the next one finds a journal.
         bdev.allocate_blocks(QUERY, BLOCK_BYTES)?;
         bdev.flush(QUERY)?;
-        let limit = OPEN_LIMIT.as_secs_f64() * 1e9;
+        let limit = MAX_OPENING.as_secs_f64() * 1e9;
         Ok(Round::new(median(&mut times).unwrap_or(f64::NAN), limit))
     }))
 }
@@ -341,19 +341,19 @@ fn direct(path: &Path) -> Result<File> {
 }
 
 /// Memory that direct I/O takes.
-struct Aligned {
+struct AlignedBytes {
     memory: Vec<u8>,
     start: usize,
     len: usize,
 }
 
-fn aligned(len: usize) -> Aligned {
+fn aligned(len: usize) -> AlignedBytes {
     let memory = vec![0xCD; len + 4096];
     let start = memory.as_ptr().align_offset(4096);
-    Aligned { memory, start, len }
+    AlignedBytes { memory, start, len }
 }
 
-impl Aligned {
+impl AlignedBytes {
     fn bytes(&self) -> &[u8] {
         &self.memory[self.start..self.start + self.len]
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::bench::Bench;
 use crate::case::{Case, Effort, Measure, Round, Target, Unit};
 use crate::error::Result;
-use crate::peers::fio::{Disk, Figures, Fio, Job};
+use crate::peers::fio::{Fio, FioFigures, FioJob, FioTarget};
 use crate::shared::file_pool::FilePool;
 
 const DEPTH: usize = 32;
@@ -72,9 +72,9 @@ pub(crate) fn run_fio(
     engine: &'static str,
     depth: usize,
     is_write: bool,
-) -> Result<Figures> {
-    fio.run(&Job {
-        disk: Disk::File(engine, &pool.for_peers),
+) -> Result<FioFigures> {
+    fio.run(&FioJob {
+        disk: FioTarget::File(engine, &pool.for_peers),
         is_write,
         depth,
         processor: bench.processors.worker,

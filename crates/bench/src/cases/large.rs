@@ -62,7 +62,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Two pools in a daemon of their own.
-struct Pools {
+struct PoolPair {
     large: Client,
     small: Client,
     _runtime: Runtime,
@@ -70,7 +70,7 @@ struct Pools {
     _folder: TempDir,
 }
 
-impl Pools {
+impl PoolPair {
     fn make(bench: &Bench) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("chimaera-bench-")
@@ -115,7 +115,7 @@ impl Pools {
 }
 
 fn memory(bench: &Rc<Bench>) -> Result<Measure> {
-    let pools = Pools::make(bench)?;
+    let pools = PoolPair::make(bench)?;
     Ok(Box::new(move || {
         let growth = pools.growth()? as f64;
         let allowed = MEMORY_SHARE * (BLOCKS as u64 * BLOCK_BYTES) as f64 + MEMORY_FIXED;
@@ -124,7 +124,7 @@ fn memory(bench: &Rc<Bench>) -> Result<Measure> {
 }
 
 fn allocation_rate(bench: &Rc<Bench>) -> Result<Measure> {
-    let pools = Pools::make(bench)?;
+    let pools = PoolPair::make(bench)?;
     // A million are there already, as in a pool that is in use.
     allocate(&pools.large, BLOCKS)?;
     Ok(Box::new(move || {

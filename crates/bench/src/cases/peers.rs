@@ -10,11 +10,11 @@ use crate::cases::file::best;
 use crate::cases::tasks::DEPTH;
 use crate::error::Result;
 use crate::partner::Partner;
-use crate::peers::fio::{self, Job};
-use crate::peers::iceoryx2::caller::Caller;
+use crate::peers::fio::{FioJob, FioTarget};
+use crate::peers::iceoryx2::caller::Iceoryx2Caller;
 use crate::peers::need;
-use crate::peers::qemu::{POLL_MANY_NS, POLL_NS, POLL_ONE_NS, Qemu, Server};
-use crate::peers::vhost::Disk;
+use crate::peers::qemu::{POLL_MANY_NS, POLL_NS, POLL_ONE_NS, Qemu, QemuServer};
+use crate::peers::vhost::VhostDisk;
 use crate::shared::file_pool::FilePool;
 use crate::timing::{BATCH, per_call};
 
@@ -29,7 +29,7 @@ pub(super) fn cases() -> Vec<Case> {
         effort: Effort::Quick,
         prepare: Box::new(empty_task),
     }];
-    for way in [Way::Vhost, Way::Nbd] {
+    for way in [ServedOver::Vhost, ServedOver::Nbd] {
         for is_write in [false, true] {
             for depth in [1, DEPTH] {
                 cases.push(file_case(way, depth, is_write));
@@ -41,16 +41,16 @@ pub(super) fn cases() -> Vec<Case> {
 
 /// How a file is reached that qemu-storage-daemon serves.
 #[derive(Clone, Copy, Debug)]
-enum Way {
+enum ServedOver {
     Vhost,
     Nbd,
 }
 
-fn file_case(way: Way, depth: usize, is_write: bool) -> Case {
+fn file_case(way: ServedOver, depth: usize, is_write: bool) -> Case {
     let verb = if is_write { "write" } else { "read" };
     let (short, peer, yardstick) = match way {
-        Way::Vhost => ("qemu", "qemu", "qemu over vhost-user-blk"),
-        Way::Nbd => ("nbd", "NBD", "fio over NBD"),
+        ServedOver::Vhost => ("qemu", "qemu", "qemu over vhost-user-blk"),
+        ServedOver::Nbd => ("nbd", "NBD", "fio over NBD"),
     };
     let (unit, target) = match depth {
         1 => (Unit::Nanoseconds, Target::AtMost(1.0)),
@@ -64,8 +64,8 @@ fn file_case(way: Way, depth: usize, is_write: bool) -> Case {
         target,
         effort: Effort::Peers,
         prepare: Box::new(move |bench| match way {
-            Way::Vhost => beside_vhost(bench, depth, is_write),
-            Way::Nbd => beside_nbd(bench, depth, is_write),
+            ServedOver::Vhost => beside_vhost(bench, depth, is_write),
+            ServedOver::Nbd => beside_nbd(bench, depth, is_write),
         }),
     }
 }
@@ -74,7 +74,7 @@ fn empty_task(bench: &Rc<Bench>) -> Result<Measure> {
     need(&bench.peers.iceoryx2)?;
     let (bench, echo) = (Rc::clone(bench), bench.echo()?);
     // A process of its own: should it fail, no other case does.
-    let caller = Caller::new(Partner::start(bench.processors.worker)?)?;
+    let caller = Iceoryx2Caller::new(Partner::start(bench.processors.worker)?)?;
     Ok(Box::new(move || {
         let ours = per_call(BATCH, bench.window(), || {
             echo.echo(7)?;
@@ -89,7 +89,7 @@ fn empty_task(bench: &Rc<Bench>) -> Result<Measure> {
 }
 
 /// The pool, and daemons that serve the file beside it.
-fn serve(bench: &Bench, qemu: &Qemu, polls_ns: &[u32]) -> Result<(Rc<FilePool>, Vec<Server>)> {
+fn serve(bench: &Bench, qemu: &Qemu, polls_ns: &[u32]) -> Result<(Rc<FilePool>, Vec<QemuServer>)> {
     let pool = bench.file_pool(&bench.folder)?;
     let servers = qemu.serve(&pool.for_peers, polls_ns, bench.processors.worker)?;
     Ok((pool, servers))
@@ -105,7 +105,7 @@ fn beside_vhost(bench: &Rc<Bench>, depth: usize, is_write: bool) -> Result<Measu
     // A disk goes before its server does.
     let mut disks = Vec::new();
     for server in servers {
-        let disk = Disk::connect(&server.vhost_socket(), &pool.offsets())?;
+        let disk = VhostDisk::connect(&server.vhost_socket(), &pool.offsets())?;
         disks.push((disk, server));
     }
     Ok(Box::new(move || {
@@ -130,8 +130,8 @@ fn beside_nbd(bench: &Rc<Bench>, depth: usize, is_write: bool) -> Result<Measure
     Ok(Box::new(move || {
         round(&bench, &pool, depth, is_write, || {
             let all = servers.iter().map(|server| {
-                let figures = fio.run(&Job {
-                    disk: fio::Disk::Nbd(&server.nbd_uri()),
+                let figures = fio.run(&FioJob {
+                    disk: FioTarget::Nbd(&server.nbd_uri()),
                     is_write,
                     depth,
                     processor: bench.processors.client,
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
     use crate::machine::Processors;
     use crate::peers::Absent;
-    use crate::peers::{Found, Peers};
+    use crate::peers::{FoundPeer, Peers};
     use crate::shared::file_pool::BLOCK_BYTES;
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
 
     /// A peer and two processors, or nothing, and the reason why a test is skipped.
     #[expect(clippy::print_stderr, reason = "a skipped test says so")]
-    fn found<T>(peer: Found<T>) -> Option<(T, Processors)> {
+    fn found<T>(peer: FoundPeer<T>) -> Option<(T, Processors)> {
         match (peer, Processors::choose()) {
             (Ok(peer), Ok(processors)) => return Some((peer, processors)),
             (Err(Absent { name, reason }), _) => eprintln!("skipped: {name} is absent: {reason}"),
@@ -244,7 +244,7 @@ mod tests {
         let (_folder, path) = file()?;
         let offsets: Vec<u64> = (0..BLOCKS).rev().map(|block| block * BLOCK_BYTES).collect();
         for server in qemu.serve(&path, &[0], processors.worker)? {
-            let mut disk = Disk::connect(&server.vhost_socket(), &offsets)?;
+            let mut disk = VhostDisk::connect(&server.vhost_socket(), &offsets)?;
             for is_write in [false, true] {
                 assert!(!disk.latencies(WINDOW, is_write)?.is_empty());
                 assert!(disk.rate(DEPTH, WINDOW, is_write)? > 0.0);
@@ -252,7 +252,7 @@ mod tests {
         }
         let beyond = [BLOCKS * BLOCK_BYTES];
         let servers = qemu.serve(&path, &[0], processors.worker)?;
-        assert!(Disk::connect(&servers[0].vhost_socket(), &beyond).is_err());
+        assert!(VhostDisk::connect(&servers[0].vhost_socket(), &beyond).is_err());
         Ok(())
     }
 
@@ -264,8 +264,8 @@ mod tests {
         let (_folder, path) = file()?;
         for server in qemu.serve(&path, &[0], processors.worker)? {
             let job = |is_write, depth| {
-                fio.run(&Job {
-                    disk: fio::Disk::Nbd(&server.nbd_uri()),
+                fio.run(&FioJob {
+                    disk: FioTarget::Nbd(&server.nbd_uri()),
                     is_write,
                     depth,
                     processor: processors.client,

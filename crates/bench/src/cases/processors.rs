@@ -15,7 +15,7 @@ use crate::connection::{connect, echo_over};
 use crate::daemon::Daemon;
 use crate::error::Result;
 use crate::machine::pin_to;
-use crate::process::{Echo, Process};
+use crate::process::{ChildProcess, EchoProcess};
 use crate::timing::{each_call, histogram, rate};
 use crate::together::together;
 
@@ -70,7 +70,7 @@ pub(super) fn cases() -> Vec<Case> {
 fn shared_core(bench: &Rc<Bench>) -> Result<Measure> {
     let (bench, here) = (Rc::clone(bench), bench.processors.client);
     // Fields go in this order: the connection before the daemon.
-    let mut shared = (connected(here)?, Echo::start(here)?);
+    let mut shared = (connected(here)?, EchoProcess::start(here)?);
     Ok(Box::new(move || {
         let ((echo, ..), pipe) = &mut shared;
         let value = mean_ns(bench.window(), || Ok(echo.echo(7).map(drop)?))?;
@@ -99,7 +99,7 @@ fn beside_stranger(bench: &Rc<Bench>, on_worker: bool) -> Result<Measure> {
         let alone = mean_ns(bench.window(), call)?;
         let mut busy = Command::new("sh");
         busy.args(["-c", "while :; do :; done"]);
-        let stranger = Process::start(&mut busy, Some(processor))?;
+        let stranger = ChildProcess::start(&mut busy, Some(processor))?;
         let window = bench.window() * TURNS;
         let value = mean_ns(window, call)?;
         let latencies = each_call(window, call)?;

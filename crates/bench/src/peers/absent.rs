@@ -21,10 +21,10 @@ pub struct Absent {
 }
 
 /// What was found of a peer, or why it is absent and how to get it.
-pub(crate) type Found<T> = std::result::Result<T, Absent>;
+pub(crate) type FoundPeer<T> = std::result::Result<T, Absent>;
 
 /// A peer, for a case that is nothing without it.
-pub(crate) fn need<T>(found: &Found<T>) -> Result<&T> {
+pub(crate) fn need<T>(found: &FoundPeer<T>) -> Result<&T> {
     // The reason stands once, with those that are absent.
     let explain = |absent: &Absent| format!("not run: {} is absent", absent.name).into();
     found.as_ref().map_err(explain)

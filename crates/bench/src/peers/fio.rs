@@ -17,7 +17,7 @@ pub(crate) struct Fio {
 
 /// Of what it makes transfers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Disk<'a> {
+pub(crate) enum FioTarget<'a> {
     /// A file, by one of its engines.
     File(&'static str, &'a Path),
     /// What an NBD server has, by its URI.
@@ -25,8 +25,8 @@ pub(crate) enum Disk<'a> {
 }
 
 /// What it is to do: transfers of 4 KiB at random places, past the page cache.
-pub(crate) struct Job<'a> {
-    pub(crate) disk: Disk<'a>,
+pub(crate) struct FioJob<'a> {
+    pub(crate) disk: FioTarget<'a>,
     pub(crate) is_write: bool,
     pub(crate) depth: usize,
     pub(crate) processor: usize,
@@ -35,7 +35,7 @@ pub(crate) struct Job<'a> {
 
 /// What it measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Figures {
+pub(crate) struct FioFigures {
     pub(crate) rate: f64,
     /// The median latency in nanoseconds, from submission to completion.
     pub(crate) p50_ns: f64,
@@ -59,7 +59,7 @@ impl Fio {
     ///
     /// # Errors
     /// fio failed: what it said.
-    pub(crate) fn run(&self, job: &Job<'_>) -> Result<Figures> {
+    pub(crate) fn run(&self, job: &FioJob<'_>) -> Result<FioFigures> {
         let direction = if job.is_write { "write" } else { "read" };
         let mut command = Command::new("fio");
         command
@@ -80,8 +80,8 @@ impl Fio {
             .arg(format!("--cpus_allowed={}", job.processor))
             .arg(format!("--runtime={}ms", job.window.as_millis()));
         let (engine, disk) = match job.disk {
-            Disk::File(engine, file) => (engine, format!("--filename={}", file.display())),
-            Disk::Nbd(uri) => ("nbd", format!("--uri={uri}")),
+            FioTarget::File(engine, file) => (engine, format!("--filename={}", file.display())),
+            FioTarget::Nbd(uri) => ("nbd", format!("--uri={uri}")),
         };
         // An engine's own options are understood only after it is named.
         command.arg(format!("--ioengine={engine}")).arg(disk);
@@ -105,13 +105,13 @@ fn has_engine(list: &[u8], engine: &str) -> bool {
 }
 
 /// Reads what fio writes. Warnings may come before the JSON.
-fn parse(output: &[u8], direction: &str) -> Result<Figures> {
+fn parse(output: &[u8], direction: &str) -> Result<FioFigures> {
     let begin = output.iter().position(|&byte| byte == b'{');
     let json: Value = serde_json::from_slice(&output[begin.unwrap_or(0)..])?;
     let figures = &json["jobs"][0][direction];
     let rate = figures["iops"].as_f64().filter(|&rate| rate > 0.0);
     let p50 = figures["lat_ns"]["percentile"]["50.000000"].as_f64();
-    Ok(Figures {
+    Ok(FioFigures {
         rate: rate.ok_or("fio did not say how many operations it made")?,
         p50_ns: p50.unwrap_or(f64::NAN),
     })

@@ -8,19 +8,19 @@ pub(crate) mod qemu;
 pub(crate) mod vhost;
 
 pub use absent::Absent;
-pub(crate) use absent::{Found, need};
+pub(crate) use absent::{FoundPeer, need};
 use fio::Fio;
 use qemu::Qemu;
 
 /// All that were looked for.
 pub(crate) struct Peers {
-    pub(crate) fio: Found<Fio>,
+    pub(crate) fio: FoundPeer<Fio>,
     /// Request-response of iceoryx2.
-    pub(crate) iceoryx2: Found<()>,
+    pub(crate) iceoryx2: FoundPeer<()>,
     /// The storage daemon, and a driver for its vhost-user-blk.
-    pub(crate) vhost: Found<Qemu>,
+    pub(crate) vhost: FoundPeer<Qemu>,
     /// The storage daemon's NBD server, and a fio that is its client.
-    pub(crate) nbd: Found<(Qemu, Fio)>,
+    pub(crate) nbd: FoundPeer<(Qemu, Fio)>,
 }
 
 impl Peers {
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_case_says_which_peer_it_lacks() {
-        let found: Found<()> = Err(missing("a peer", "it is not installed; install it"));
+        let found: FoundPeer<()> = Err(missing("a peer", "it is not installed; install it"));
         let error = need(&found).expect_err("it is absent").to_string();
         assert_eq!(error, "not run: a peer is absent");
         assert!(need(&Ok(7)).is_ok());

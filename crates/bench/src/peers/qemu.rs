@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::error::Result;
-use crate::process::Process;
+use crate::process::ChildProcess;
 
 const PROGRAM: &str = "qemu-storage-daemon";
 
@@ -69,18 +69,18 @@ impl Qemu {
         file: &Path,
         polls_ns: &[u32],
         processor: usize,
-    ) -> Result<Vec<Server>> {
+    ) -> Result<Vec<QemuServer>> {
         let mut servers = Vec::new();
         let mut failure = None;
         for engine in ENGINES {
             for &poll_ns in polls_ns {
-                let way = Way {
+                let way = ServeOptions {
                     file,
                     engine,
                     poll_ns,
                     has_vhost_user: self.has_vhost_user,
                 };
-                match Server::start(&way, processor) {
+                match QemuServer::start(&way, processor) {
                     Ok(server) => servers.push(server),
                     Err(error) => failure = Some(error),
                 }
@@ -94,7 +94,7 @@ impl Qemu {
 }
 
 /// How a daemon serves a file.
-struct Way<'a> {
+struct ServeOptions<'a> {
     file: &'a Path,
     engine: &'static str,
     poll_ns: u32,
@@ -102,15 +102,15 @@ struct Way<'a> {
 }
 
 /// A daemon that serves a file.
-pub(crate) struct Server {
+pub(crate) struct QemuServer {
     engine: &'static str,
     // It ends before its folder goes.
-    _process: Process,
+    _process: ChildProcess,
     folder: TempDir,
 }
 
-impl Server {
-    fn start(way: &Way<'_>, processor: usize) -> Result<Self> {
+impl QemuServer {
+    fn start(way: &ServeOptions<'_>, processor: usize) -> Result<Self> {
         // A socket's path is short, so it does not lie where the file does.
         let folder = tempfile::Builder::new()
             .prefix("chimaera-bench-")
@@ -121,7 +121,7 @@ impl Server {
             .args(arguments(way, folder.path())?)
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log)?);
-        let mut process = Process::start(&mut command, Some(processor))?;
+        let mut process = ChildProcess::start(&mut command, Some(processor))?;
         // It is written when everything is served.
         let is_ready = || ready_file(folder.path()).exists();
         process.wait_until(is_ready).map_err(|error| {
@@ -171,7 +171,7 @@ fn nbd_socket(folder: &Path) -> PathBuf {
 
 /// What the program is started with. The file is not locked, since several daemons serve it; they
 /// are never busy together.
-fn arguments(way: &Way<'_>, folder: &Path) -> Result<Vec<String>> {
+fn arguments(way: &ServeOptions<'_>, folder: &Path) -> Result<Vec<String>> {
     let name = |path: &Path| match path.to_str() {
         // A comma ends a value unless it is doubled.
         Some(name) => Ok(name.replace(',', ",,")),
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn it_serves_past_the_page_cache() -> Result<()> {
-        let mut way = Way {
+        let mut way = ServeOptions {
             file: Path::new("/a,b/file"),
             engine: "io_uring",
             poll_ns: 500,

@@ -12,9 +12,9 @@ pub(crate) fn find() -> std::result::Result<(), String> {
 }
 
 #[cfg(feature = "peer-blkio")]
-pub(crate) use driver::Disk;
+pub(crate) use driver::VhostDisk;
 #[cfg(not(feature = "peer-blkio"))]
-pub(crate) use stub::Disk;
+pub(crate) use stub::VhostDisk;
 
 #[cfg(feature = "peer-blkio")]
 #[expect(
@@ -35,13 +35,13 @@ mod driver {
     use crate::timing::each_call;
 
     /// Transfers that may be in flight.
-    const MOST_DEPTH: usize = 64;
+    const MAX_DEPTH: usize = 64;
 
     /// How long a transfer may take.
     const PATIENCE: Duration = Duration::from_secs(20);
 
     /// A disk behind a socket. It is polled: the server is not asked to tell that it is done.
-    pub(crate) struct Disk {
+    pub(crate) struct VhostDisk {
         queue: Blkioq,
         memory: MemoryRegion,
         offsets: Vec<u64>,
@@ -50,7 +50,7 @@ mod driver {
         _blkio: Blkio,
     }
 
-    impl Disk {
+    impl VhostDisk {
         /// A disk of which the places at `offsets`, in bytes, are read and written in this order.
         pub(crate) fn connect(socket: &Path, offsets: &[u64]) -> Result<Self> {
             let explain =
@@ -66,7 +66,7 @@ mod driver {
             if offsets.iter().any(|offset| offset + BLOCK_BYTES > bytes) {
                 return Err(format!("the disk at {} is too small", socket.display()).into());
             }
-            let len = MOST_DEPTH * BLOCK_BYTES as usize;
+            let len = MAX_DEPTH * BLOCK_BYTES as usize;
             let memory = blkio.alloc_mem_region(len).map_err(explain)?;
             blkio.map_mem_region(&memory).map_err(explain)?;
             Ok(Self {
@@ -99,7 +99,7 @@ mod driver {
             window: Duration,
             is_write: bool,
         ) -> Result<f64> {
-            assert!(depth <= MOST_DEPTH, "every transfer has a buffer");
+            assert!(depth <= MAX_DEPTH, "every transfer has a buffer");
             self.next = 0;
             let begin = Instant::now();
             for slot in 0..depth {
@@ -139,7 +139,7 @@ mod driver {
 
         /// Hands the queue over, waits until at least one transfer is done, and says how many are.
         fn reap(&mut self, mut each: impl FnMut(usize)) -> Result<usize> {
-            let mut completions = [const { MaybeUninit::<Completion>::uninit() }; MOST_DEPTH];
+            let mut completions = [const { MaybeUninit::<Completion>::uninit() }; MAX_DEPTH];
             let mut patience = PATIENCE;
             let count = self
                 .queue
@@ -169,9 +169,9 @@ mod stub {
     use crate::error::Result;
 
     /// There is none, since [`super::find`] finds nothing.
-    pub(crate) enum Disk {}
+    pub(crate) enum VhostDisk {}
 
-    impl Disk {
+    impl VhostDisk {
         pub(crate) fn connect(_socket: &Path, _offsets: &[u64]) -> Result<Self> {
             Err(crate::peers::absent::NOT_BUILT_IN.into())
         }

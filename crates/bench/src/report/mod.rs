@@ -10,7 +10,7 @@ use std::fmt::Write;
 use crate::case::Unit;
 use crate::result::{CaseResult, Chart, Dropped, Results};
 use bars::Bar;
-use svg::{Line, escape};
+use svg::{ChartLine, escape};
 
 /// Writes the page. It needs nothing else: no script, no font, no picture.
 #[must_use]
@@ -155,7 +155,7 @@ fn targets(results: &Results) -> String {
 
 fn latencies(results: &Results) -> String {
     let labels = ["p50", "p90", "p99", "p99.9", "p99.99"].map(str::to_owned);
-    let lines: Vec<Line> = results
+    let lines: Vec<ChartLine> = results
         .cases
         .iter()
         .filter(|case| case.name.ends_with("depth-1"))
@@ -163,7 +163,7 @@ fn latencies(results: &Results) -> String {
             let all = case.percentiles?;
             let values = [all.p50, all.p90, all.p99, all.p99_9, all.p99_99];
             let values = values.into_iter().map(|nanos| nanos as f64);
-            Some(Line {
+            Some(ChartLine {
                 name: case.name.trim_end_matches("-depth-1").to_owned(),
                 points: values.enumerate().collect(),
             })
@@ -188,9 +188,9 @@ fn curves(results: &Results, chart: Chart) -> String {
     let points = ours.iter().flat_map(|curve| &curve.points);
     let positions: BTreeSet<u64> = points.map(|point| point.0 as u64).collect();
     let labels: Vec<String> = positions.iter().copied().map(label).collect();
-    let lines: Vec<Line> = ours
+    let lines: Vec<ChartLine> = ours
         .iter()
-        .map(|curve| Line {
+        .map(|curve| ChartLine {
             name: curve.name.to_owned(),
             points: curve
                 .points

@@ -12,7 +12,7 @@ use crate::timing::median;
 const OURS: &str = "Chimaera";
 
 /// Cases of the same work and unit.
-struct Work<'a> {
+struct PeerWork<'a> {
     name: &'a str,
     unit: Unit,
     cases: Vec<&'a CaseResult>,
@@ -39,14 +39,14 @@ pub(super) fn charts(results: &Results) -> String {
     html
 }
 
-fn works(results: &Results) -> Vec<Work<'_>> {
-    let mut works: Vec<Work<'_>> = Vec::new();
+fn works(results: &Results) -> Vec<PeerWork<'_>> {
+    let mut works: Vec<PeerWork<'_>> = Vec::new();
     for case in results.cases.iter().filter(|case| !case.peers.is_empty()) {
         let name = case.title.split(BESIDE).next().unwrap_or_default();
-        let same = |work: &&mut Work<'_>| work.name == name && work.unit == case.unit;
+        let same = |work: &&mut PeerWork<'_>| work.name == name && work.unit == case.unit;
         match works.iter_mut().find(same) {
             Some(work) => work.cases.push(case),
-            None => works.push(Work {
+            None => works.push(PeerWork {
                 name,
                 unit: case.unit,
                 cases: vec![case],
@@ -56,7 +56,7 @@ fn works(results: &Results) -> Vec<Work<'_>> {
     works
 }
 
-fn chart(work: &Work<'_>) -> String {
+fn chart(work: &PeerWork<'_>) -> String {
     let mut ours: Vec<f64> = work.cases.iter().filter_map(|case| case.value).collect();
     let ours = median(&mut ours).map(|value| (OURS, value));
     let peers = work

@@ -8,7 +8,7 @@ use crate::case::Unit;
 const COLOURS: usize = 6;
 
 /// A line of a chart.
-pub(super) struct Line {
+pub(super) struct ChartLine {
     pub(super) name: String,
     /// Position on the horizontal axis, as an index into its labels, and value.
     pub(super) points: Vec<(usize, f64)>,
@@ -16,7 +16,7 @@ pub(super) struct Line {
 
 /// Lines over labelled positions, the values on a logarithmic axis. The name of each stands at
 /// its end.
-pub(super) fn lines(labels: &[String], unit: Unit, lines: &[Line]) -> String {
+pub(super) fn lines(labels: &[String], unit: Unit, lines: &[ChartLine]) -> String {
     const WIDTH: f64 = 500.0;
     const HEIGHT: f64 = 320.0;
     const LEFT: f64 = 62.0;
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_name_cannot_break_out() {
-        let line = Line {
+        let line = ChartLine {
             name: "<script>".to_owned(),
             points: vec![(0, 1.0), (1, 10.0)],
         };

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::error::Result;
 use crate::own_pool::OwnPool;
-use crate::timing::{Random, each_call, unordered_rate};
+use crate::timing::{RandomSequence, each_call, unordered_rate};
 
 /// Bytes of a pool's file, and of the peers'.
 const FILE_BYTES: u64 = 256 << 20;
@@ -55,7 +55,7 @@ impl FilePool {
             pool.blocks
                 .push(pool.bdev.allocate_blocks(QUERY, BLOCK_BYTES)?[0]);
         }
-        Random::new().shuffle(&mut pool.blocks);
+        RandomSequence::new().shuffle(&mut pool.blocks);
         Ok(pool)
     }
 

@@ -8,7 +8,7 @@ use chimaera_client::Runtime;
 use crate::error::Result;
 use crate::memory::HugeMemory;
 use crate::own_pool::OwnPool;
-use crate::timing::{Random, rate, task_rate};
+use crate::timing::{RandomSequence, rate, task_rate};
 
 /// Bytes of a pool.
 pub(crate) const POOL_BYTES: u64 = 1 << 30;
@@ -42,7 +42,7 @@ impl RamPool {
         for blocks in pool.blocks.chunks((FILL_BYTES / size) as usize) {
             pool.bdev.write_blocks(QUERY, blocks, &piece)?;
         }
-        Random::new().shuffle(&mut pool.blocks);
+        RandomSequence::new().shuffle(&mut pool.blocks);
         Ok(pool)
     }
 

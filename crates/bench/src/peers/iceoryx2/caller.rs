@@ -1,9 +1,9 @@
 //! The side of iceoryx2 that asks. A partner answers it.
 
 #[cfg(feature = "peer-iceoryx2")]
-pub(crate) use driver::Caller;
+pub(crate) use driver::Iceoryx2Caller;
 #[cfg(not(feature = "peer-iceoryx2"))]
-pub(crate) use stub::Caller;
+pub(crate) use stub::Iceoryx2Caller;
 
 #[cfg(feature = "peer-iceoryx2")]
 mod driver {
@@ -36,7 +36,7 @@ mod driver {
     }
 
     /// The side that asks, and the partner that answers.
-    pub(crate) struct Caller {
+    pub(crate) struct Iceoryx2Caller {
         client: Client<ipc::Service, Payload, (), Payload, ()>,
         _service: Service,
         partner: Partner,
@@ -44,7 +44,7 @@ mod driver {
         _sweep: Sweep,
     }
 
-    impl Caller {
+    impl Iceoryx2Caller {
         pub(crate) fn new(partner: Partner) -> Result<Self> {
             let sweep = Sweep(prefix(partner.folder())?.to_owned());
             let service = Service::in_folder(partner.folder())?;
@@ -93,9 +93,9 @@ mod stub {
     use crate::peers::absent::NOT_BUILT_IN;
 
     /// There is none, since [`find`](super::super::find) finds nothing.
-    pub(crate) enum Caller {}
+    pub(crate) enum Iceoryx2Caller {}
 
-    impl Caller {
+    impl Iceoryx2Caller {
         pub(crate) fn new(_partner: Partner) -> Result<Self> {
             Err(NOT_BUILT_IN.into())
         }
@@ -124,7 +124,7 @@ mod tests {
         }
         let (partner, other) = partner_in_a_thread()?;
         {
-            let caller = Caller::new(partner)?;
+            let caller = Iceoryx2Caller::new(partner)?;
             for _ in 0..2 {
                 assert!(caller.round_trip(Duration::from_millis(1))? > 0.0);
             }

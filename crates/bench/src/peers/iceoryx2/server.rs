@@ -1,11 +1,11 @@
 //! The side of iceoryx2 that answers, and what both sides have.
 
 #[cfg(feature = "peer-iceoryx2")]
-pub(crate) use driver::Server;
+pub(crate) use driver::Iceoryx2Server;
 #[cfg(feature = "peer-iceoryx2")]
 pub(super) use driver::{Payload, Service, prefix};
 #[cfg(not(feature = "peer-iceoryx2"))]
-pub(crate) use stub::Server;
+pub(crate) use stub::Iceoryx2Server;
 
 #[cfg(feature = "peer-iceoryx2")]
 mod driver {
@@ -60,12 +60,12 @@ mod driver {
     }
 
     /// The side that answers.
-    pub(crate) struct Server {
+    pub(crate) struct Iceoryx2Server {
         port: Port<ipc::Service, Payload, (), Payload, ()>,
         _service: Service,
     }
 
-    impl Server {
+    impl Iceoryx2Server {
         /// A server whose files lie in a folder.
         pub(crate) fn new(folder: &Path) -> Result<Self> {
             let service = Service::in_folder(folder)?;
@@ -97,9 +97,9 @@ mod stub {
     use crate::peers::absent::NOT_BUILT_IN;
 
     /// There is none, since [`find`](super::super::find) finds nothing.
-    pub(crate) enum Server {}
+    pub(crate) enum Iceoryx2Server {}
 
-    impl Server {
+    impl Iceoryx2Server {
         pub(crate) fn new(_folder: &Path) -> Result<Self> {
             Err(NOT_BUILT_IN.into())
         }
