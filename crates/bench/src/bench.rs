@@ -23,14 +23,14 @@ use crate::shared::crowd::Crowd;
 use crate::shared::file_pool::FilePool;
 use crate::shared::ram_pool::{self, RamPool};
 
-/// A worker with the default policy sleeps by then if it has nothing to do.
+/// How long a worker with the default policy takes to fall asleep when it has nothing to do.
 const SETTLE: Duration = Duration::from_millis(2);
 
-/// A quick run makes up for no dropped round from then on: it is to take no longer than it must.
+/// After this time a quick run repeats no dropped round, so that it ends soon.
 const QUICK_RETRIES: Duration = Duration::from_secs(20);
 
 pub(crate) struct Bench {
-    // Pools go before the connection and the daemon do.
+    // Pools are dropped before the connection and the daemon.
     ram_pool: Kept<u64, RamPool>,
     file_pool: Kept<PathBuf, FilePool>,
     crowd: Kept<usize, Crowd>,
@@ -78,19 +78,19 @@ impl Bench {
         Duration::from_millis(if self.is_quick { 50 } else { 250 })
     }
 
-    /// The same where a device sets the pace.
+    /// How long a figure is measured where a device sets the pace.
     pub(crate) fn device_window(&self) -> Duration {
         Duration::from_millis(if self.is_quick { 250 } else { 1000 })
     }
 
-    /// Whether rounds that were dropped may be made up for.
+    /// Whether there is time to repeat rounds that were dropped.
     pub(crate) fn has_time(&self) -> bool {
         !self.is_quick || self.begin.elapsed() < QUICK_RETRIES
     }
 
     /// Whether the run is to end with what there is.
     pub(crate) fn is_stopped(&self) -> bool {
-        // Relaxed: it says nothing of anything else.
+        // Relaxed: the flag stands for itself.
         self.stop.load(Ordering::Relaxed)
     }
 

@@ -1,4 +1,4 @@
-//! What a case is: something measured, the yardstick beside it, and how they are to compare.
+//! A case: something measured, the yardstick beside it, and the ratio that they should have.
 
 use std::fmt;
 use std::rc::Rc;
@@ -9,13 +9,13 @@ use serde::Serialize;
 use crate::bench::Bench;
 use crate::error::Result;
 
-/// Stands in a title between the work and the peer beside which it is done. Cases of the same work
-/// have the same title up to it.
+/// Separates, in a title, the work from the peer beside which it is done. Cases of the same work have the
+/// same title up to here.
 pub(crate) const BESIDE: &str = ", beside ";
 
 /// A line of the suite.
 pub(crate) struct Case {
-    /// By which it is asked for.
+    /// The name by which it is chosen.
     pub(crate) name: String,
     /// What is measured, for people.
     pub(crate) title: String,
@@ -37,11 +37,11 @@ pub(crate) type Measure = Box<dyn FnMut() -> Result<Round>>;
 #[derive(Debug)]
 pub(crate) struct Round {
     pub(crate) value: f64,
-    /// None where the yardstick is absent.
+    /// `None` where the yardstick is absent.
     pub(crate) yardstick: Option<f64>,
     /// Latencies of single calls, where the value is one.
     pub(crate) latencies: Option<Histogram<u64>>,
-    /// Others who did the same thing, in the case's unit.
+    /// Figures of peers that did the same work, in the case's unit.
     pub(crate) peers: Vec<(&'static str, f64)>,
 }
 
@@ -61,7 +61,7 @@ impl Round {
     }
 }
 
-/// How the ratio of value to yardstick is to be.
+/// What the ratio of value to yardstick should be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Target {
     AtMost(f64),
@@ -101,9 +101,9 @@ pub(crate) enum Effort {
     Quick,
     /// As above, but a round takes long, so there are few.
     Slow,
-    /// As above, and others do the same several times over.
+    /// As above, and several peers do the same work in each round.
     Peers,
-    /// A round counts something that others do not change, such as memory: none is dropped.
+    /// A round counts something that other programs do not change, such as memory: none is dropped.
     Counted,
 }
 
@@ -124,7 +124,7 @@ pub enum Unit {
     Bytes,
 }
 
-/// Times below this show as nothing, and no clock tells them from it.
+/// Times below this are shown as too short to measure: no clock tells them from zero.
 const MIN_NANOSECONDS: f64 = 0.005;
 
 impl Unit {

@@ -13,7 +13,7 @@ const SIZES: [u64; 4] = [4 << 10, 64 << 10, 256 << 10, 1 << 20];
 /// Transfers in flight where the size is varied.
 const SIZE_DEPTH: usize = 4;
 
-/// Looks at a point, of which the best counts: a curve has no rounds that could be dropped.
+/// Measurements of a point, of which the best counts: a curve has no rounds that could be dropped.
 const LOOKS: usize = 3;
 
 pub(crate) fn measure(bench: &Bench) -> Result<Vec<Curve>> {

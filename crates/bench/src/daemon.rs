@@ -32,12 +32,12 @@ impl Daemon {
             .arg("--socket")
             .arg(&socket)
             .env("CHIMAERA_LOG", "error")
-            // What interrupts this program at a terminal is not for the daemon.
+            // An interrupt at the terminal should not reach the daemon.
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
-        // Long before it makes its threads; its worker pins itself.
+        // This comes long before it makes its threads. Its worker pins itself.
         unpin(child.id())?;
         let mut line = String::new();
         if let Some(stdout) = child.stdout.take() {

@@ -1,13 +1,13 @@
 //! Measures Chimaera against the machine's own limits and against its peers.
 //!
-//! Reading order: a `case` is something measured beside a yardstick; `runner` runs its rounds;
-//! `cases` has them all; `report` draws what came out. `docs/BENCHMARKS.md` says what is
-//! measured against what, and what was seen.
+//! Reading order: a `case` is something measured beside a yardstick; `runner` runs its rounds; `cases` has
+//! them all; `report` draws what came out. `docs/BENCHMARKS.md` says what is measured against what, and what
+//! was seen.
 //!
 //! Laws of this crate:
 //! - Every figure stands beside one of the same round, and the ratio is what counts: machines
 //!   differ, and shared ones differ from minute to minute.
-//! - What is not met, not kept or not there is said.
+//! - A target that is missed, a round that is dropped and a peer that is absent are reported.
 //! - The daemon is a process of its own with its default policy; only its worker is pinned.
 
 #![deny(unsafe_code)]
@@ -59,13 +59,13 @@ pub struct Options {
     pub quick: bool,
     /// Whether the curves of the report are measured too.
     pub curves: bool,
-    /// Where file pools are made, which hold some hundred MiB.
+    /// The folder in which file pools of some hundred MiB are made.
     pub folder: PathBuf,
-    /// Set: the run is to end early.
+    /// Once this is set, the run ends early.
     pub stop: Arc<AtomicBool>,
 }
 
-/// What a run tells while it runs.
+/// What a run reports while it goes on.
 #[derive(Debug)]
 pub enum RunProgress<'a> {
     /// A case begins.
@@ -88,7 +88,7 @@ pub fn list() -> Vec<(String, String)> {
     all.map(|case| (case.name, case.title)).collect()
 }
 
-/// Runs cases. The calling thread is pinned from then on. Takes minutes, also if quick. Once
+/// Runs cases. The calling thread is pinned from then on. A run takes minutes, even a quick one. Once
 /// [`Options::stop`] is set, it ends after the round that is being measured, with what there is.
 ///
 /// # Errors

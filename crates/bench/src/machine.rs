@@ -1,4 +1,4 @@
-//! The machine: its processors, and who uses them.
+//! The machine: its processors, and what uses them.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use crate::error::Result;
 
-/// Who runs where.
+/// Which process runs on which processor.
 #[derive(Clone, Debug)]
 pub(crate) struct Processors {
     /// This process, the client.
@@ -48,8 +48,8 @@ pub(crate) fn pin_to(processors: &[usize]) -> Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// Lets another process use every processor that it may, which it inherited from a pinned thread of this
-/// one that it may not.
+/// Lets another process use every processor that it may: from a pinned thread of this one it inherited only
+/// one.
 pub(crate) fn unpin(process: u32) -> Result<()> {
     let mut set = CpuSet::new();
     for processor in 0..CpuSet::count() {
@@ -95,7 +95,7 @@ impl ProcessorUsage {
         }
     }
 
-    /// Processors' worth of time that others used since `before`, in seconds.
+    /// Processor time that other programs used since `before`, in seconds.
     pub(crate) fn others_since(self, before: Self) -> f64 {
         let all = self.all.saturating_sub(before.all);
         let ours = self.ours.saturating_sub(before.ours);
@@ -119,7 +119,8 @@ fn ticks_of_machine(stat: &str) -> u64 {
         .sum()
 }
 
-/// What a process used, if it is this one (then with its children that have ended) or a child.
+/// The time that a process used, if it is this one or a child of it; this one's with that of its children
+/// that have ended.
 fn ticks_of_process(stat: &str, is_own: bool, own: &str) -> Option<u64> {
     // The name, in parentheses, may contain anything.
     let (_, rest) = stat.rsplit_once(')')?;

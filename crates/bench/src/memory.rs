@@ -20,7 +20,7 @@ use crate::error::Result;
 /// Entries of the bare ring, and its records: as many as a lane has.
 pub(crate) const RING_ENTRIES: usize = 64;
 
-/// A value with cache lines of its own, also against the prefetching of neighbours.
+/// A value with cache lines of its own, so far apart that the processor does not prefetch them with others.
 #[repr(C, align(128))]
 pub(crate) struct Alone<T>(pub(crate) T);
 
@@ -28,7 +28,7 @@ pub(crate) struct Alone<T>(pub(crate) T);
 #[repr(C, align(64))]
 pub(crate) struct RingLine(pub(crate) [AtomicU64; 8]);
 
-/// What this process and its partner share. All zero is its first state.
+/// What this process and its partner share. It begins as all zero.
 #[repr(C)]
 pub(crate) struct PartnerPage {
     /// Number of commands given. The partner sleeps on it.
@@ -113,7 +113,7 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32) {
     unsafe { libc::syscall(libc::SYS_futex, address, libc::FUTEX_WAIT, expected, none) };
 }
 
-/// Wakes who sleeps on `word`.
+/// Wakes whatever sleeps on `word`.
 pub(crate) fn futex_wake(word: &AtomicU32) {
     let address = word.as_ptr();
     // SAFETY: the kernel only uses the word's address.

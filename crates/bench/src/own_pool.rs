@@ -17,7 +17,7 @@ impl Deref for OwnPool {
 
 impl Drop for OwnPool {
     fn drop(&mut self) {
-        // It may never have been made, and what is wrong with it has been said then.
+        // The pool may never have been made; then that error was reported.
         let _ = self.runtime().admin().destroy_pool(self.pool_id());
     }
 }

@@ -1,8 +1,8 @@
 //! The partner: a copy of this program on the worker's processor, with which the machine's own
 //! minimum is measured between two processes.
 //!
-//! It has the shared page as its standard input, an eventfd as its standard output, and for its
-//! working folder one that goes with it.
+//! Its standard input is the shared page, its standard output an eventfd, and its working folder a temporary
+//! one of its own.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -62,7 +62,7 @@ impl Partner {
             .arg(PARTNER_COMMAND)
             .arg(processor.to_string())
             .current_dir(folder.path())
-            // What interrupts this program at a terminal is not for its partner.
+            // An interrupt at the terminal should not reach the partner.
             .process_group(0)
             .stdin(Stdio::from(file))
             .stdout(Stdio::from(bell.as_fd().try_clone_to_owned()?))
@@ -153,7 +153,7 @@ impl Partner {
         Ok(nanos)
     }
 
-    /// Has the partner serve iceoryx2's requests, in its folder, while `work` runs.
+    /// Lets the partner serve iceoryx2's requests, in its folder, while `work` runs.
     #[cfg(feature = "peer-iceoryx2")]
     pub(crate) fn while_it_serves_iceoryx2<T>(
         &self,
@@ -161,7 +161,7 @@ impl Partner {
     ) -> Result<T> {
         self.begin(SERVE_ICEORYX2, 0);
         let result = work();
-        // It serves until there is another command. One that has failed is not waited for again.
+        // The partner serves until there is another command. If `work` failed, the partner is not waited for.
         let job = self.begin(NOTHING, 0);
         let result = result?;
         self.end(job)?;
@@ -201,7 +201,7 @@ impl Drop for Partner {
     }
 }
 
-/// What the partner does until its parent ends it, or ends.
+/// Carries out the parent's commands, until it says to end or is gone.
 ///
 /// # Errors
 /// This process was not started as a partner, or its parent went silent.
@@ -281,7 +281,7 @@ fn answer(page: &PartnerPage, bell: &OwnedFd, times: u64) -> Result<()> {
     Ok(())
 }
 
-/// Writes a whole cache line; what says that it is there comes last.
+/// Writes a whole cache line. The word that says which task it holds comes last.
 #[inline]
 fn write_entry(entry: &RingLine, task: u64, words: impl Fn(usize) -> u64) {
     for (index, word) in entry.0.iter().enumerate().skip(1) {
@@ -290,7 +290,7 @@ fn write_entry(entry: &RingLine, task: u64, words: impl Fn(usize) -> u64) {
     entry.0[0].store(task, Release);
 }
 
-/// Looks until it is so; an error if that takes as if the other side had gone.
+/// Spins until `is_so`; an error if that takes so long that the other side must be gone.
 #[inline]
 pub(crate) fn spin_until(mut is_so: impl FnMut() -> bool) -> Result<()> {
     let mut looks = 0u32;

@@ -1,7 +1,7 @@
-//! Processes that are started here: none of them outlives who started it.
+//! Processes that are started here: none of them outlives the program that started it.
 //!
 //! Laws:
-//! - A process is ended by its id, by whoever holds it, however the holder is left.
+//! - The value that holds a process kills it when it is dropped, by its id.
 //! - Should this program be killed, the kernel kills what it started.
 
 use std::io::{Read, Write};
@@ -19,7 +19,7 @@ use crate::error::Result;
 /// How long a process may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Time between two looks whether it is.
+/// Time between two checks whether it is ready.
 const LOOK: Duration = Duration::from_millis(2);
 
 /// A process that is killed and waited for when this value goes.
@@ -30,7 +30,7 @@ impl ChildProcess {
     pub(crate) fn start(command: &mut Command, processor: Option<usize>) -> Result<Self> {
         bind(command, processor)?;
         let program = command.get_program().to_string_lossy().into_owned();
-        // What interrupts this program at a terminal is not for what it measures with.
+        // An interrupt at the terminal should not reach what this program measures with.
         match command.stdin(Stdio::null()).process_group(0).spawn() {
             Ok(child) => Ok(Self(child)),
             Err(error) => Err(format!("{program} cannot be started: {error}").into()),
@@ -63,7 +63,7 @@ impl Drop for ChildProcess {
     }
 }
 
-/// A process that gives back through a pipe what comes to it through another.
+/// A process that returns through a pipe what it gets through another.
 pub(crate) struct EchoProcess {
     input: ChildStdin,
     output: ChildStdout,
@@ -98,9 +98,9 @@ impl EchoProcess {
     }
 }
 
-/// Has what a command starts die with the calling thread, and run on one processor only. Such a
-/// command forks, which takes longer the more memory this process has: nothing that is timed from
-/// its start is started so.
+/// Makes what a command starts die with the calling thread, and run on one processor only if one is given.
+/// Such a command forks, which takes longer the more memory this process has: nothing that is timed from its
+/// start is started so.
 fn bind(command: &mut Command, processor: Option<usize>) -> Result<()> {
     let mut processors = CpuSet::new();
     if let Some(processor) = processor {

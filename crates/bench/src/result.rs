@@ -1,4 +1,4 @@
-//! What was measured, as it is handed on.
+//! What was measured, as the program writes it.
 
 use std::fmt;
 use std::ops::Add;
@@ -17,11 +17,11 @@ pub struct Results {
     pub cases: Vec<CaseResult>,
     /// Curves for the report; none if no report was asked for.
     pub curves: Vec<Curve>,
-    /// Who could not be measured against.
+    /// Peers that could not be measured.
     pub absent: Vec<Absent>,
 }
 
-/// Where and how figures came about.
+/// Where and how figures were measured.
 #[derive(Debug, Serialize)]
 pub struct Conditions {
     /// Processors and kernel.
@@ -38,7 +38,7 @@ pub struct Conditions {
     pub interrupted_before: usize,
 }
 
-/// What came of a case.
+/// The result of a case.
 #[derive(Debug, Serialize)]
 pub struct CaseResult {
     /// Its name.
@@ -55,28 +55,28 @@ pub struct CaseResult {
     pub yardstick_value: Option<f64>,
     /// The median of the rounds' ratios of value to yardstick.
     pub ratio: Option<f64>,
-    /// What the ratio is to be.
+    /// What the ratio should be.
     pub target: String,
     /// How far the target is exceeded: 2 is twice as good as it asks, 0.5 half as good.
     #[serde(skip)]
     pub advantage: Option<f64>,
-    /// Whether it is; none if nothing can be said.
+    /// Whether the target is met; `None` if that is not known.
     pub met: Option<bool>,
-    /// Whether the ratio of the two medians would meet it, which may lie in other rounds.
+    /// Whether the ratio of the two medians, which may be of different rounds, would meet it.
     #[serde(skip)]
     pub met_by_medians: Option<bool>,
     /// Rounds that count.
     pub rounds_kept: usize,
-    /// Rounds that do not.
+    /// Rounds that were dropped.
     pub rounds_dropped: usize,
-    /// Why they do not.
+    /// Why they were dropped.
     pub dropped_because: Dropped,
     /// Round trip of a bare cache line meanwhile, in nanoseconds.
     pub floor_ns: Option<f64>,
     /// Latencies of single calls in nanoseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub percentiles: Option<Percentiles>,
-    /// Others who did the same thing, in the same unit.
+    /// Figures of peers that did the same work, in the same unit.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<(&'static str, f64)>,
     /// Why there is no figure, or what failed in a round that was dropped.
@@ -88,7 +88,7 @@ pub struct CaseResult {
 const SAME_RATIO: f64 = 1.05;
 
 impl CaseResult {
-    /// Why the ratio is not that of the two figures beside it, if one can see that it is not.
+    /// Why the ratio is not that of the two figures beside it, where the difference shows.
     #[must_use]
     pub fn explanation(&self) -> Option<String> {
         let (ratio, of_medians) = (self.ratio?, self.value? / self.yardstick_value?);
@@ -169,7 +169,7 @@ pub struct Percentiles {
 pub struct Curve {
     /// The chart that it is part of.
     pub chart: Chart,
-    /// Who.
+    /// What is drawn.
     pub name: &'static str,
     /// What was varied, and the figure.
     pub points: Vec<(f64, f64)>,

@@ -1,10 +1,10 @@
-//! Runs the rounds of a case and says what they come to.
+//! Runs the rounds of a case and sums them up.
 //!
 //! Laws:
 //! - The floor is measured before and after each round, in the processes that the round uses.
-//! - A round in which the floor moved, in which others used the machine or in which something
-//!   failed is left out, and counted with the reason. If none is left, the figures of all are
-//!   shown and nothing is said of the target.
+//! - A round in which the floor moved, in which others used the machine or in which something failed is left
+//!   out, and counted with the reason. If none is left, the figures of all rounds are shown, and whether the
+//!   target is met is left open.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -24,10 +24,10 @@ const STEADY: f64 = 1.25;
 /// Share of a processor that others may use during a round.
 const OTHERS_SHARE: f64 = 0.10;
 
-/// What can be told apart of others' use: a tick of the kernel's accounting for each processor.
+/// The least use by others that can be seen: a tick of the kernel's accounting for each processor.
 const OTHERS_UNSEEN_SECONDS: f64 = 0.02;
 
-/// Rounds that may fail: what fails this often does so again, and may take long to.
+/// The most rounds that may fail: a case that fails this often fails again, and may take long to do so.
 const MAX_FAILURES: usize = 2;
 
 /// A round and what the machine did meanwhile.
@@ -95,7 +95,7 @@ pub(crate) fn run(bench: &Rc<Bench>, case: &Case) -> Result<CaseResult> {
         (Effort::Counted, false) => 3,
     };
     let mut rounds = MeasuredRounds::default();
-    // As many again may be dropped, as long as there is time.
+    // As many rounds again may be dropped, as long as there is time.
     while rounds.kept() < wanted
         && !(bench.is_stopped() && rounds.count() > 0)
         && rounds.failures < MAX_FAILURES
@@ -128,8 +128,8 @@ fn witness(bench: &Bench, effort: Effort, measure: &mut Measure) -> Result<Witne
     })
 }
 
-/// Why a round is dropped, if it is: by the floor before and after, and by the processor time that
-/// others used in it. Their use comes first, since it is what moves a floor.
+/// Why a round is dropped, if it is: from the floor before and after, and from the processor time that others
+/// used meanwhile. Use by others is the first reason, since it is what moves a floor.
 fn judge(before: f64, after: f64, others_seconds: f64, seconds: f64) -> Dropped {
     let is_alone = others_seconds <= OTHERS_SHARE * seconds + OTHERS_UNSEEN_SECONDS;
     let is_steady = before.max(after) <= STEADY * before.min(after);

@@ -17,7 +17,7 @@ const CALLS_PER_LOOK: u64 = 64;
 /// The longest latency that a histogram holds.
 const MAX_LATENCY_NS: u64 = 60_000_000_000;
 
-/// The middle value, or none of none.
+/// The middle value; `None` if there are no values.
 pub(crate) fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let upper = *values.get(values.len() / 2)?;
@@ -50,8 +50,7 @@ pub(crate) fn per_call(
     Ok(median(&mut batches).unwrap_or(f64::NAN))
 }
 
-/// The latencies of single calls, made for as long as `window`. What the clock itself takes is
-/// taken off.
+/// The latencies of single calls, made for as long as `window`. The clock's own time is subtracted.
 pub(crate) fn each_call(
     window: Duration,
     mut call: impl FnMut() -> Result<()>,
@@ -93,8 +92,8 @@ pub(crate) fn rate(window: Duration, mut call: impl FnMut() -> Result<()>) -> Re
     }
 }
 
-/// Tasks per second with `depth` of them in flight over a window. `submit` gets the result of the
-/// task whose place it takes, or none as long as there are free places.
+/// Tasks per second with `depth` of them in flight over a window. `submit` gets the result of the task that
+/// its own one follows, or `None` for the first `depth` tasks.
 pub(crate) fn task_rate<T>(
     depth: usize,
     window: Duration,

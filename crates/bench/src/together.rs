@@ -6,8 +6,8 @@ use chimaera_shm::thread::{scope, spawn_scoped};
 
 use crate::error::Result;
 
-/// What `measure` comes to in each of so many threads. They begin when all are prepared: `prepare` is called in
-/// each with its index, and what it gives goes to `measure` there.
+/// Runs `measure` in `count` threads at the same time, and returns their results. Each thread first calls
+/// `prepare` with its index, and passes the result to `measure` once all are prepared.
 ///
 /// # Errors
 /// A thread is refused or not prepared, and then none begins; or one fails, after the others have ended.
@@ -27,7 +27,7 @@ pub(crate) fn together<P, T: Send>(
                 let with = prepare(index)?;
                 prepared.send(())?;
                 drop(prepared);
-                // One that is not prepared, or not there, keeps the others from beginning.
+                // A thread that is not prepared, or was not started, keeps the others from beginning.
                 begin
                     .recv()
                     .map_err(|_| "another thread did not come to measure")?;

@@ -64,7 +64,7 @@ fn one(bench: &Rc<Bench>) -> Result<Measure> {
     }))
 }
 
-/// A block on its way into hands and out again.
+/// A block that is being allocated or freed.
 enum BlockStep {
     Allocating(Task<Vec<Block>>),
     Freeing(Task<()>),

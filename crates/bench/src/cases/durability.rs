@@ -33,7 +33,7 @@ const LARGE_BYTES: u64 = 1 << 40;
 const LARGE_BLOCKS: u64 = 1_000_000;
 /// Bytes that are allocated by one task.
 const ALLOCATED_AT_ONCE: u64 = 1 << 36;
-/// How long opening may take.
+/// The longest that opening may take.
 const MAX_OPENING: Duration = Duration::from_millis(200);
 
 const QUERY: PoolQuery = PoolQuery::Local;
@@ -266,7 +266,7 @@ struct LargePool {
 
 impl LargePool {
     fn start(&mut self) -> Result<Client> {
-        // What was there is killed, in the middle of whatever it does.
+        // The daemon before is killed, whatever it is doing.
         self.daemon = None;
         self.runtime = None;
         let daemon = Daemon::start(self.processor)?;
@@ -313,7 +313,7 @@ fn open_large(bench: &Rc<Bench>, block_bytes: u64) -> Result<Measure> {
         let begin = Instant::now();
         large.create(&bdev)?;
         times.push(begin.elapsed().as_secs_f64() * 1e9);
-        // So that the next one finds a journal.
+        // The next opening should find a journal.
         bdev.allocate_blocks(QUERY, BLOCK_BYTES)?;
         bdev.flush(QUERY)?;
         let limit = MAX_OPENING.as_secs_f64() * 1e9;
@@ -340,7 +340,7 @@ fn direct(path: &Path) -> Result<File> {
     Ok(options.custom_flags(O_DIRECT).open(path)?)
 }
 
-/// Memory that direct I/O takes.
+/// Memory that is aligned for direct I/O.
 struct AlignedBytes {
     memory: Vec<u8>,
     start: usize,

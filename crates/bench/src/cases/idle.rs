@@ -12,10 +12,10 @@ use crate::machine::resident_bytes;
 use crate::shared::crowd::Crowd;
 use crate::timing::{BATCH, histogram, median, per_call};
 
-/// Idle clients of which an active one is to notice nothing.
+/// Idle clients that an active one should not notice.
 const CROWD: usize = 1000;
 
-/// Idle clients that are to cost no processor time.
+/// Idle clients that should cost no processor time.
 const QUIET: usize = 100;
 
 pub(super) fn cases() -> Vec<Case> {
@@ -118,7 +118,7 @@ fn idle_daemon(bench: &Rc<Bench>) -> Result<Measure> {
     let crowd = Crowd::make(bench.processors.worker, QUIET)?;
     let window = Duration::from_secs(if bench.is_quick { 2 } else { 10 });
     Ok(Box::new(move || {
-        // What the last of them did is over by then.
+        // By then the last of the clients has finished.
         std::thread::sleep(Duration::from_millis(50));
         let used = crowd.time_used_ns(window)? as f64;
         let in_ten_seconds = used * 10.0 / window.as_secs_f64();

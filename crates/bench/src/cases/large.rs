@@ -1,4 +1,4 @@
-//! A pool of 16 TiB: what its blocks cost, and whether its size does.
+//! A pool of 16 TiB: what its blocks cost, and whether its size costs anything.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -26,7 +26,7 @@ const SMALL_BYTES: u64 = 1 << 30;
 const BLOCK_BYTES: u64 = 4 << 10;
 const BLOCKS: usize = 1_000_000;
 
-/// Blocks of which the rate is taken; the small pool has no more than 262,144.
+/// Blocks that are allocated to measure the rate; the small pool has 262,144.
 const RATED_BLOCKS: usize = 200_000;
 
 /// Blocks that are freed by one task.

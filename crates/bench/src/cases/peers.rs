@@ -29,10 +29,10 @@ pub(super) fn cases() -> Vec<Case> {
         effort: Effort::Quick,
         prepare: Box::new(empty_task),
     }];
-    for way in [ServedOver::Vhost, ServedOver::Nbd] {
+    for served_over in [ServedOver::Vhost, ServedOver::Nbd] {
         for is_write in [false, true] {
             for depth in [1, DEPTH] {
-                cases.push(file_case(way, depth, is_write));
+                cases.push(file_case(served_over, depth, is_write));
             }
         }
     }
@@ -46,9 +46,9 @@ enum ServedOver {
     Nbd,
 }
 
-fn file_case(way: ServedOver, depth: usize, is_write: bool) -> Case {
+fn file_case(served_over: ServedOver, depth: usize, is_write: bool) -> Case {
     let verb = if is_write { "write" } else { "read" };
-    let (short, peer, yardstick) = match way {
+    let (short, peer, yardstick) = match served_over {
         ServedOver::Vhost => ("qemu", "qemu", "qemu over vhost-user-blk"),
         ServedOver::Nbd => ("nbd", "NBD", "fio over NBD"),
     };
@@ -63,7 +63,7 @@ fn file_case(way: ServedOver, depth: usize, is_write: bool) -> Case {
         yardstick,
         target,
         effort: Effort::Peers,
-        prepare: Box::new(move |bench| match way {
+        prepare: Box::new(move |bench| match served_over {
             ServedOver::Vhost => beside_vhost(bench, depth, is_write),
             ServedOver::Nbd => beside_nbd(bench, depth, is_write),
         }),
@@ -73,7 +73,7 @@ fn file_case(way: ServedOver, depth: usize, is_write: bool) -> Case {
 fn empty_task(bench: &Rc<Bench>) -> Result<Measure> {
     need(&bench.peers.iceoryx2)?;
     let (bench, echo) = (Rc::clone(bench), bench.echo()?);
-    // A process of its own: should it fail, no other case does.
+    // The peer has a process of its own: should it fail, no other case does.
     let caller = Iceoryx2Caller::new(Partner::start(bench.processors.worker)?)?;
     Ok(Box::new(move || {
         let ours = per_call(BATCH, bench.window(), || {
@@ -102,7 +102,7 @@ fn beside_vhost(bench: &Rc<Bench>, depth: usize, is_write: bool) -> Result<Measu
     };
     let (pool, servers) = serve(bench, need(&bench.peers.vhost)?, &polls_ns)?;
     let bench = Rc::clone(bench);
-    // A disk goes before its server does.
+    // A disk is dropped before its server.
     let mut disks = Vec::new();
     for server in servers {
         let disk = VhostDisk::connect(&server.vhost_socket(), &pool.offsets())?;
@@ -148,8 +148,8 @@ fn beside_nbd(bench: &Rc<Bench>, depth: usize, is_write: bool) -> Result<Measure
     }))
 }
 
-/// What the pool does, and then what peers do, the best of which is the yardstick. Of each peer the
-/// best figure counts.
+/// What the pool does, and then what peers do, the best of which is the yardstick. The best figure of each
+/// peer counts.
 fn round(
     bench: &Bench,
     pool: &FilePool,

@@ -1,5 +1,5 @@
-//! Fewer processors than those who want one: the daemon on the client's own, a stranger beside either,
-//! more clients than processors.
+//! Fewer processors than busy threads: the daemon on the client's own processor, another program beside
+//! either, more clients than processors.
 
 use std::process::Command;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ use crate::process::{ChildProcess, EchoProcess};
 use crate::timing::{each_call, histogram, rate};
 use crate::together::together;
 
-/// Clients that are busy at the same time on two processors, of which a worker wants one as well.
+/// Clients that are busy at the same time on two processors, besides the worker.
 const CLIENTS: usize = 4;
 
 /// A stranger takes turns of some milliseconds: a window has many of them.
@@ -69,7 +69,7 @@ pub(super) fn cases() -> Vec<Case> {
 
 fn shared_core(bench: &Rc<Bench>) -> Result<Measure> {
     let (bench, here) = (Rc::clone(bench), bench.processors.client);
-    // Fields go in this order: the connection before the daemon.
+    // Fields are dropped in this order: the connection before the daemon.
     let mut shared = (connected(here)?, EchoProcess::start(here)?);
     Ok(Box::new(move || {
         let ((echo, ..), pipe) = &mut shared;

@@ -15,7 +15,7 @@ pub(crate) struct Fio {
     pub(crate) has_nbd: bool,
 }
 
-/// Of what it makes transfers.
+/// What fio reads and writes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum FioTarget<'a> {
     /// A file, by one of its engines.
@@ -24,7 +24,7 @@ pub(crate) enum FioTarget<'a> {
     Nbd(&'a str),
 }
 
-/// What it is to do: transfers of 4 KiB at random places, past the page cache.
+/// A run of fio: transfers of 4 KiB at random places, past the page cache.
 pub(crate) struct FioJob<'a> {
     pub(crate) disk: FioTarget<'a>,
     pub(crate) is_write: bool,
@@ -33,7 +33,7 @@ pub(crate) struct FioJob<'a> {
     pub(crate) window: Duration,
 }
 
-/// What it measured.
+/// What fio measured.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct FioFigures {
     pub(crate) rate: f64,
@@ -42,7 +42,7 @@ pub(crate) struct FioFigures {
 }
 
 impl Fio {
-    /// Looks whether it is there.
+    /// Looks for fio.
     ///
     /// # Errors
     /// Why not, and what to do.
@@ -86,7 +86,7 @@ impl Fio {
         // An engine's own options are understood only after it is named.
         command.arg(format!("--ioengine={engine}")).arg(disk);
         if job.depth > 1 {
-            // A rate is wanted: clocks that it does not look at make it faster.
+            // Only the rate is wanted: fio is faster when it does not read the clock.
             command.arg("--gtod_reduce=1");
         }
         let output = command.output()?;

@@ -1,5 +1,5 @@
-//! Peers: others that do the same work. None of them is needed; each is looked for when a run
-//! begins, and named as absent, with the reason and the remedy, if it is not there.
+//! Peers: other programs and libraries that do the same work. None of them is needed. Each is looked for when
+//! a run begins; one that is not there is reported as absent, with the reason and the remedy.
 
 mod absent;
 pub(crate) mod fio;

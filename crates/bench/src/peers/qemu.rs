@@ -14,13 +14,13 @@ const PROGRAM: &str = "qemu-storage-daemon";
 /// How it may access a file. Which is better depends on kernel and device, so both are tried.
 const ENGINES: [&str; 2] = ["native", "io_uring"];
 
-/// Nanoseconds that its I/O thread may look for work before it sleeps: QEMU's default.
+/// Nanoseconds that its I/O thread may poll for work before it sleeps: QEMU's default.
 pub(crate) const POLL_NS: u32 = 32_768;
 
-/// The same where one transfer is in flight: also as long as a fast device may take.
+/// The same where one transfer is in flight. The second is as long as a fast device may take.
 pub(crate) const POLL_ONE_NS: [u32; 2] = [POLL_NS, 200_000];
 
-/// The same where many are: then looking may keep it from its work.
+/// The same where many are in flight: then polling may keep it from its work.
 pub(crate) const POLL_MANY_NS: [u32; 2] = [0, POLL_NS];
 
 /// The name under which its NBD server has the file.
@@ -33,7 +33,7 @@ pub(crate) struct Qemu {
 }
 
 impl Qemu {
-    /// Looks whether it is there.
+    /// Looks for the program.
     ///
     /// # Errors
     /// Why not, and what to do.
@@ -59,8 +59,8 @@ impl Qemu {
         ))
     }
 
-    /// Starts daemons for a file on one processor, one for each way to access it and each time to
-    /// look for work. They sleep as long as nobody asks them for anything. Blocks until they serve.
+    /// Starts daemons for a file on one processor, one for each way to access it and each time to poll for
+    /// work. They sleep while they have no requests. Blocks until they serve.
     ///
     /// # Errors
     /// None of them starts. A kernel or a sandbox may forbid some ways: these are left out.
@@ -74,13 +74,13 @@ impl Qemu {
         let mut failure = None;
         for engine in ENGINES {
             for &poll_ns in polls_ns {
-                let way = ServeOptions {
+                let options = ServeOptions {
                     file,
                     engine,
                     poll_ns,
                     has_vhost_user: self.has_vhost_user,
                 };
-                match QemuServer::start(&way, processor) {
+                match QemuServer::start(&options, processor) {
                     Ok(server) => servers.push(server),
                     Err(error) => failure = Some(error),
                 }
@@ -104,13 +104,13 @@ struct ServeOptions<'a> {
 /// A daemon that serves a file.
 pub(crate) struct QemuServer {
     engine: &'static str,
-    // It ends before its folder goes.
+    // The process ends before its folder is removed.
     _process: ChildProcess,
     folder: TempDir,
 }
 
 impl QemuServer {
-    fn start(way: &ServeOptions<'_>, processor: usize) -> Result<Self> {
+    fn start(options: &ServeOptions<'_>, processor: usize) -> Result<Self> {
         // A socket's path is short, so it does not lie where the file does.
         let folder = tempfile::Builder::new()
             .prefix("chimaera-bench-")
@@ -118,25 +118,25 @@ impl QemuServer {
         let log = folder.path().join("log");
         let mut command = Command::new(PROGRAM);
         command
-            .args(arguments(way, folder.path())?)
+            .args(arguments(options, folder.path())?)
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log)?);
         let mut process = ChildProcess::start(&mut command, Some(processor))?;
-        // It is written when everything is served.
+        // The daemon writes this file when it serves everything.
         let is_ready = || ready_file(folder.path()).exists();
         process.wait_until(is_ready).map_err(|error| {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
-            let (file, engine, said) = (way.file.display(), way.engine, said.trim());
+            let (file, engine, said) = (options.file.display(), options.engine, said.trim());
             format!("{PROGRAM} does not serve {file} with aio={engine}: {error}: {said}")
         })?;
         Ok(Self {
-            engine: way.engine,
+            engine: options.engine,
             _process: process,
             folder,
         })
     }
 
-    /// One of two names, by how it accesses the file.
+    /// The name for its way to access the file: `native` or `io_uring`.
     pub(crate) fn name(&self, native: &'static str, io_uring: &'static str) -> &'static str {
         if self.engine == "native" {
             native
@@ -171,7 +171,7 @@ fn nbd_socket(folder: &Path) -> PathBuf {
 
 /// What the program is started with. The file is not locked, since several daemons serve it; they
 /// are never busy together.
-fn arguments(way: &ServeOptions<'_>, folder: &Path) -> Result<Vec<String>> {
+fn arguments(options: &ServeOptions<'_>, folder: &Path) -> Result<Vec<String>> {
     let name = |path: &Path| match path.to_str() {
         // A comma ends a value unless it is doubled.
         Some(name) => Ok(name.replace(',', ",,")),
@@ -179,7 +179,7 @@ fn arguments(way: &ServeOptions<'_>, folder: &Path) -> Result<Vec<String>> {
     };
     let (vhost, nbd) = (name(&vhost_socket(folder))?, name(&nbd_socket(folder))?);
     let ready = ready_file(folder);
-    let (file, engine, poll_ns) = (name(way.file)?, way.engine, way.poll_ns);
+    let (file, engine, poll_ns) = (name(options.file)?, options.engine, options.poll_ns);
     let export = "node-name=file,writable=on,iothread=io";
     let mut all = vec![
         "--pidfile".to_owned(),
@@ -195,7 +195,7 @@ fn arguments(way: &ServeOptions<'_>, folder: &Path) -> Result<Vec<String>> {
         "--export".to_owned(),
         format!("type=nbd,id=nbd,name={NBD_NAME},{export}"),
     ];
-    if way.has_vhost_user {
+    if options.has_vhost_user {
         all.extend([
             "--export".to_owned(),
             format!("type=vhost-user-blk,id=vhost,addr.type=unix,addr.path={vhost},{export}"),
@@ -210,14 +210,14 @@ mod tests {
 
     #[test]
     fn it_serves_past_the_page_cache() -> Result<()> {
-        let mut way = ServeOptions {
+        let mut options = ServeOptions {
             file: Path::new("/a,b/file"),
             engine: "io_uring",
             poll_ns: 500,
             has_vhost_user: true,
         };
         let folder = Path::new("/tmp/x");
-        let all = arguments(&way, folder)?.join(" ");
+        let all = arguments(&options, folder)?.join(" ");
         for text in [
             "filename=/a,,b/file,cache.direct=on,aio=io_uring",
             "type=vhost-user-blk,id=vhost,addr.type=unix,addr.path=/tmp/x/vhost",
@@ -226,8 +226,8 @@ mod tests {
         ] {
             assert!(all.contains(text), "{text} in {all}");
         }
-        way.has_vhost_user = false;
-        let all = arguments(&way, folder)?.join(" ");
+        options.has_vhost_user = false;
+        let all = arguments(&options, folder)?.join(" ");
         assert!(all.contains("nbd") && !all.contains("vhost"));
         Ok(())
     }

@@ -34,24 +34,24 @@ mod driver {
     use crate::shared::file_pool::BLOCK_BYTES;
     use crate::timing::each_call;
 
-    /// Transfers that may be in flight.
+    /// The most transfers in flight.
     const MAX_DEPTH: usize = 64;
 
     /// How long a transfer may take.
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    /// A disk behind a socket. It is polled: the server is not asked to tell that it is done.
+    /// A disk behind a socket. It is polled: the server does not notify of completions.
     pub(crate) struct VhostDisk {
         queue: Blkioq,
         memory: MemoryRegion,
         offsets: Vec<u64>,
         next: usize,
-        // It goes after its queue.
+        // Dropped after its queue.
         _blkio: Blkio,
     }
 
     impl VhostDisk {
-        /// A disk of which the places at `offsets`, in bytes, are read and written in this order.
+        /// Connects to a disk. Transfers go to `offsets`, in bytes, one after another.
         pub(crate) fn connect(socket: &Path, offsets: &[u64]) -> Result<Self> {
             let explain =
                 |error: blkio::Error| format!("no vhost-user-blk at {}: {error}", socket.display());

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::svg::escape;
 
-/// A bar: its name, how long it is, its colour, and what is said of it.
+/// A bar: its name, its length, its colour, and the note beside it.
 pub(super) struct Bar {
     pub(super) name: String,
     /// None draws an empty place.
@@ -28,7 +28,7 @@ pub(super) fn from_zero(bars: &[Bar]) -> String {
     html
 }
 
-/// Decades that a bar around 1 reaches to either side.
+/// How many decades a bar around 1 reaches to either side.
 const REACH: f64 = 1.4;
 
 /// Bars from a line in the middle, on a logarithmic axis: to the right what is above 1.

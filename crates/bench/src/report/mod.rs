@@ -1,4 +1,4 @@
-//! The report: one page with everything in it, to be looked at.
+//! The report: one page with everything in it, for people.
 
 mod bars;
 mod peers;

@@ -1,4 +1,4 @@
-//! The peers' charts: for each kind of work everybody who did it, ours among them.
+//! The peers' charts: for each kind of work the figures of all that did it, Chimaera among them.
 
 use std::fmt::Write;
 

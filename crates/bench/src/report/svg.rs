@@ -130,7 +130,7 @@ fn grid_values(low: f64, high: f64) -> Vec<(f64, bool)> {
         .collect()
 }
 
-/// A round figure, without decimals that say nothing.
+/// A round figure, without trailing zeros.
 fn short(unit: Unit, value: f64) -> String {
     let text = unit.show(value);
     match text.split_once(' ') {

@@ -13,7 +13,7 @@ use crate::machine::{processor_time_ns, resident_bytes};
 pub(crate) struct Crowd {
     pub(crate) clients: Vec<Runtime>,
     daemon: Daemon,
-    /// What the daemon's memory grew by.
+    /// How much the daemon's memory grew.
     pub(crate) grown_bytes: u64,
 }
 
@@ -21,7 +21,7 @@ impl Crowd {
     /// Starts the daemon on a processor, and connects so many clients to it, and one before them.
     pub(crate) fn make(processor: usize, count: usize) -> Result<Self> {
         let daemon = Daemon::start(processor)?;
-        // One that comes first pays for what all share.
+        // The first client pays for what all share.
         let first = connect(&daemon)?;
         echo_over(&first)?.echo(7)?;
         let before = resident_bytes(daemon.process())?;

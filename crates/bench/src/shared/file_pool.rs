@@ -26,7 +26,7 @@ const QUERY: PoolQuery = PoolQuery::Local;
 pub(crate) struct FilePool {
     bdev: OwnPool,
     blocks: Vec<Block>,
-    /// Which the peers use in turns.
+    /// The file that the peers use in turns.
     pub(crate) for_peers: PathBuf,
     _folder: TempDir,
 }
@@ -98,7 +98,7 @@ impl FilePool {
     }
 }
 
-/// Writes a file in full, so that neither side finds holes.
+/// Writes a file in full, so that it has no holes.
 fn write_file(path: &Path) -> Result<()> {
     let mut file = File::create(path)?;
     let piece = vec![0; 1 << 20];

@@ -1,5 +1,5 @@
-//! What is costly to make and shared by neighbouring cases: pools that are full, a daemon among whose many clients one is
-//! measured.
+//! What is costly to make and shared by neighbouring cases: full pools, and a daemon with many clients, one of which
+//! is measured.
 
 pub(crate) mod crowd;
 pub(crate) mod file_pool;

@@ -59,7 +59,7 @@ mod driver {
         /// Nanoseconds of a round trip: the median of batches, made for as long as `window`.
         pub(crate) fn round_trip(&self, window: Duration) -> Result<f64> {
             self.partner.while_it_serves_iceoryx2(|| {
-                // The first time, the server is made only now.
+                // The first time, the partner makes its server only now.
                 spin_until(|| self.ask().is_ok_and(|has_server| has_server))?;
                 per_call(BATCH, window, || match self.ask()? {
                     true => Ok(()),

@@ -1,5 +1,5 @@
-//! The peer iceoryx2: requests and responses of 64 bytes between two processes, by its API without
-//! copies, both sides looking all the time.
+//! The peer iceoryx2: requests and responses of 64 bytes between two processes, by its API without copies,
+//! both sides polling all the time.
 
 pub(crate) mod caller;
 pub(crate) mod server;

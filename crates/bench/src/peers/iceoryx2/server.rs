@@ -20,8 +20,8 @@ mod driver {
     /// As large as one of our descriptors.
     pub(in super::super) type Payload = [u64; 8];
 
-    /// What the names of its files and of its shared memory begin with: nobody else's do, since
-    /// the folder is new.
+    /// What the names of its files and of its shared memory begin with. No others do, since the folder is
+    /// new.
     pub(in super::super) fn prefix(folder: &Path) -> Result<&str> {
         let name = folder.file_name().and_then(|name| name.to_str());
         Ok(name.ok_or("the folder's name is not UTF-8")?)
@@ -75,7 +75,7 @@ mod driver {
             })
         }
 
-        /// Answers as long as it is to.
+        /// Answers requests as long as `is_wanted`.
         pub(crate) fn serve_while(&self, is_wanted: impl Fn() -> bool) -> Result<()> {
             loop {
                 if let Some(request) = self.port.receive()? {
