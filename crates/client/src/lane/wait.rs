@@ -32,18 +32,26 @@ impl ClientLane {
     /// Waits for an owned task until the deadline. Returns whether it is complete.
     #[inline]
     pub(crate) fn wait_until_complete(&self, flight: Flight, deadline: Option<Instant>) -> bool {
-        let complete = || self.memory.is_complete(flight.record, flight.wire());
+        let complete = move || self.memory.is_complete(flight.record, flight.wire());
         let spun = self
             .adaptive_spin
             .spin_until(&*self.memory, complete, deadline);
-        if spun == SpinOutcome::Ready {
-            return true;
-        }
+        spun == SpinOutcome::Ready || self.sleep_until_complete(flight, deadline, spun)
+    }
+
+    /// Sleeps until a task has completed that was spun for, but no longer than until the deadline. Returns whether it
+    /// has.
+    fn sleep_until_complete(
+        &self,
+        flight: Flight,
+        deadline: Option<Instant>,
+        spun: SpinOutcome,
+    ) -> bool {
         let begin = Instant::now();
         loop {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
-                return complete();
+                return self.memory.is_complete(flight.record, flight.wire());
             }
             if self.memory.sleep(flight.record, flight.wire(), left) {
                 self.adaptive_spin.learn_from_sleep(spun, begin.elapsed());
