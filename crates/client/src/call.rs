@@ -1,4 +1,4 @@
-//! What a module's client asks for, and what it gets.
+//! Calls, and what a module's client gets when their tasks have ended.
 
 use std::fmt;
 
@@ -39,7 +39,7 @@ pub struct Finished<'a> {
     call: &'a Call,
     record: &'a Record,
     buffer: &'a mut Option<Buffer>,
-    /// Why it was not submitted. The record says then that it failed.
+    /// Why the task was not submitted, if so. The record is a failure then.
     refusal: Option<&'a Error>,
 }
 
@@ -106,7 +106,7 @@ impl fmt::Debug for Finished<'_> {
     }
 }
 
-/// A task that was not submitted and never will be.
+/// A task that could not be submitted, and never will be.
 pub(crate) struct Refused {
     call: Call,
     buffer: Option<Buffer>,
@@ -126,7 +126,7 @@ impl Refused {
         self.call
     }
 
-    /// Makes the task's result, as of a task that failed: so a module's client says in its own words
+    /// Makes the task's result like that of a task that failed, so that a module's client describes in its own words
     /// what was refused.
     pub(crate) fn finish<T>(
         mut self,

@@ -1,13 +1,11 @@
-//! Many calls with parts of one buffer, in flight at the same time.
+//! Blocking calls with parts of one buffer, many of them in flight at the same time.
 //!
-//! Law of this module: the buffer is borrowed until every task has ended, whatever unwinds in
-//! between. The calls come from the caller's iterator, which may panic; the tasks in flight are
-//! then waited for on the way out.
+//! Law of this module: the buffer is borrowed until every task has ended, also if something unwinds in between. The
+//! calls come from the caller's iterator, which may panic: then the tasks in flight are waited for on the way out.
 //!
-//! The iterator may also make calls of its own, and wait for a record of this lane. So the tasks in
-//! flight here are attached, as those of handles are, while its code runs: whoever waits for a record
-//! can harvest those that have completed, and two threads on a lane that is shared never wait for one
-//! another.
+//! The iterator may also make calls of its own, and wait for a record of this lane. So the tasks in flight here are
+//! `Attached` while its code runs, as those of handles are: whoever waits for a record can harvest them when they have
+//! completed, and two threads on a shared lane never wait for one another.
 
 use std::ops::Range;
 
@@ -84,7 +82,7 @@ impl Runtime {
                     match window.submit(&call, wire, part) {
                         Some(Ok(())) => break None,
                         Some(Err(_)) if lane.is_here() => break Some(Error::connection_lost(call)),
-                        // The caller's code has forked, and this is the child.
+                        // The iterator's code has forked, and this is the child.
                         Some(Err(_)) => break Some(Error::forked(call)),
                         None => window.finish_first(&mut done)?,
                     }
@@ -100,11 +98,11 @@ impl Runtime {
     }
 }
 
-/// Tasks in flight that were submitted one after another.
+/// The parts in flight, in order.
 struct PartWindow<'a> {
     lane: &'a ClientLane,
-    /// A ring: the first is at `first % LANE_DEPTH`.
-    members: [Option<PartInFlight>; LANE_DEPTH],
+    /// A ring whose first part is at `first % LANE_DEPTH`.
+    parts: [Option<PartInFlight>; LANE_DEPTH],
     first: usize,
     count: usize,
 }
@@ -120,13 +118,14 @@ impl<'a> PartWindow<'a> {
     fn new(lane: &'a ClientLane) -> Self {
         Self {
             lane,
-            members: [None; LANE_DEPTH],
+            parts: [None; LANE_DEPTH],
             first: 0,
             count: 0,
         }
     }
 
-    /// Submits, waiting for a record only while this window has none. `None`: finish some first.
+    /// Submits a part. Waits for a record only if no part is in flight; else returns `None` if there is no record, and the
+    /// caller finishes parts first.
     fn submit(
         &mut self,
         call: &Call,
@@ -142,7 +141,7 @@ impl<'a> PartWindow<'a> {
             _ => self.lane.try_submit_attached(call, Some(buffer))?,
         };
         Some(submitted.map(|flight| {
-            self.members[(self.first + self.count) % LANE_DEPTH] = Some(PartInFlight {
+            self.parts[(self.first + self.count) % LANE_DEPTH] = Some(PartInFlight {
                 flight,
                 call: *call,
                 part,
@@ -152,7 +151,7 @@ impl<'a> PartWindow<'a> {
     }
 
     fn pop(&mut self) -> Option<(PartInFlight, Result<Values, Error>)> {
-        let member = self.members[self.first % LANE_DEPTH].take()?;
+        let member = self.parts[self.first % LANE_DEPTH].take()?;
         let take = |record: &Record| values(&member.call, record);
         let result = if !self.lane.is_here() {
             Err(Error::forked(member.call))

@@ -119,8 +119,8 @@ impl Runtime {
         } else {
             PublishOrder::Fence
         };
-        let home =
-            Home::new(LanePool::next_session()).map_err(|error| Error::io(&error, operation))?;
+        let home = Home::new(LanePool::next_connection_number())
+            .map_err(|error| Error::io(&error, operation))?;
         drop(inside);
         let connection = ClientConnection::new(
             home.clone(),

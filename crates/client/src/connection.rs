@@ -1,13 +1,15 @@
-//! The connection: its socket, the thread that learns of the daemon's death, and the thread that
-//! wakes futures.
+//! The connection: its socket, the hangup thread, which learns of the daemon's death, and the bell thread, which wakes
+//! futures.
+//!
+//! The lanes lie above: the connection knows them only by what it tells them ([`LaneEvents`]).
 //!
 //! Laws of this module:
-//! - When the daemon's end of the socket closes, nothing of it touches the segments any more: the
-//!   kernel sees to that for a process that died, the host for a session that it ended. Only then
-//!   are tasks completed in its place, and their buffers given back to their owners.
-//! - Neither thread uses the processor while nothing happens. The second begins with the first
-//!   future that has to wait. While tasks wait for a record it looks now and then whether those that
-//!   were told of one came for it ([`crate::lane::wait_queue`]).
+//! - When the daemon's end of the socket is closed, the daemon does not touch the segments any more: the kernel sees to
+//!   that for a process that died, the host for a session that it ended. Only then are tasks completed in its place,
+//!   and their buffers given back to their owners.
+//! - Neither thread uses the processor while nothing happens. The bell thread starts with the first future that has to
+//!   wait. While tasks wait for a record, it checks from time to time whether notified seats were used
+//!   (`lane::wait_queue`).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,46 +29,45 @@ use crate::options::KeepAlive;
 use crate::reentrancy::Mutex;
 use crate::wakers::{Wakers, wake_all};
 
-/// How long to do without a thread that the system did not give, before asking for it again.
+/// How long to do without a thread that the system refused, before asking for it again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A connection. It is closed when nobody can wait for a task any more: the runtime and all task
-/// handles are dropped.
+/// A connection. It is closed when the runtime and all task handles are dropped, and so nobody can wait for a task.
 pub(crate) struct ClientConnection {
-    /// The process that has the threads, the socket and the lanes. In any other nothing here is used.
+    /// The process that has the threads, the socket and the lanes. No other process uses anything here.
     pub(crate) home: Home,
     pub(crate) control: ControlSocket,
     registry: Arc<LaneRegistry>,
     hangup_watcher: Mutex<Option<JoinHandle<()>>>,
     bell_watcher: OnceLock<JoinHandle<()>>,
-    /// When the system last gave no thread for it. Held while it is started.
+    /// When the system last refused a thread for it. Locked while it is started.
     bell_refusal: Mutex<Option<Instant>>,
     keep_alive: Option<KeepAlive>,
     publish_order: PublishOrder,
 }
 
-/// What a connection's threads tell its lanes.
+/// What a connection's threads tell a lane.
 pub(crate) trait LaneEvents: Send + Sync {
-    /// The daemon is gone: whatever is in flight is to be completed in its place.
+    /// The daemon is gone: the lane completes everything in flight in its place.
     fn connection_lost(&self);
 
-    /// The bell has rung. Gives the wakers of tasks that have completed or may be submitted, and the time
-    /// after which the lane is to be told again even if the bell does not ring.
+    /// The bell has rung. Adds the wakers of tasks that have completed or may be submitted, and returns the time after
+    /// which the lane is to be told again even if the bell does not ring.
     fn bell_rang(&self, wakers: &mut Wakers) -> Option<Duration>;
 }
 
-/// What the threads work on. It does not keep the lanes alive, nor the connection.
+/// What the threads use. It keeps neither the lanes nor the connection alive.
 struct LaneRegistry {
     lanes: Mutex<Vec<Weak<dyn LaneEvents>>>,
     /// The segment that has the bell.
     segment: Arc<Segment>,
     lost: AtomicBool,
-    /// The connection is closed from this side.
+    /// This side has closed the connection.
     ended: AtomicBool,
 }
 
 impl ClientConnection {
-    /// Begins to watch a connection whose handshake is done.
+    /// Starts to watch a connection after its handshake.
     pub(crate) fn new(
         home: Home,
         control: ControlSocket,
@@ -105,16 +106,16 @@ impl ClientConnection {
         &self.registry.segment
     }
 
-    /// Who sees to it that publishing a task and looking whether to ring stay in this order.
+    /// How publishing a task is ordered before looking whether to ring.
     #[inline]
     pub(crate) fn publish_order(&self) -> PublishOrder {
         self.publish_order
     }
 
-    /// Includes a new lane in what happens when the daemon dies.
+    /// Registers a new lane, which is told of the events from now on.
     pub(crate) fn register(&self, lane: Weak<dyn LaneEvents>) -> Result<(), Error> {
         let mut lanes = self.registry.lanes.lock();
-        // Under the lock: the list is gone through after `lost` is set.
+        // Under the lock: the hangup thread goes through the list after it sets `lost`.
         if self.is_lost() {
             return Err(Error::new(Status::ConnectionLost, "opening a lane"));
         }
@@ -122,13 +123,13 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Whether the daemon went away.
+    /// Whether the daemon is gone.
     pub(crate) fn is_lost(&self) -> bool {
         self.registry.lost.load(Ordering::Relaxed)
     }
 
-    /// Sees to it that left wakers are woken. Returns whether they will be: false where there is no
-    /// thread to be had, for which is asked again later.
+    /// Starts the bell thread unless it runs. Returns whether it runs, so that registered wakers will be woken; false if
+    /// the system gives no thread, which a later call asks for again.
     pub(crate) fn watch_the_bell(&self) -> bool {
         self.bell_watcher.get().is_some() || self.start_bell_watcher()
     }
@@ -139,7 +140,7 @@ impl ClientConnection {
         if self.bell_watcher.get().is_some() {
             return true;
         }
-        // Whoever is told so asks again at once and without end.
+        // Callers that get false ask again at once, without end.
         if refusal.is_some_and(|last| last.elapsed() < RETRY_INTERVAL) {
             return false;
         }
@@ -157,7 +158,7 @@ impl ClientConnection {
 impl Drop for ClientConnection {
     fn drop(&mut self) {
         self.registry.ended.store(true, Ordering::Release);
-        // Wakes the thread that watches for a hangup, and is one to the daemon.
+        // Wakes the hangup thread, and is a hangup for the daemon.
         let _ = shutdown(self.control.socket().as_raw_fd(), Shutdown::Both);
         self.registry.segment.ring_bell();
         let bell_watcher = self.bell_watcher.take();
@@ -165,7 +166,7 @@ impl Drop for ClientConnection {
             .into_iter()
             .flatten()
         {
-            // A thread that dropped the last handle ends on its own.
+            // One of the threads may drop the last handle. It ends on its own.
             if !watcher.is_current() {
                 let _ = watcher.join();
             }
@@ -175,11 +176,10 @@ impl Drop for ClientConnection {
 }
 
 impl LaneRegistry {
-    /// Sleeps until the socket is closed from either side. Completes what is in flight if it was
-    /// the daemon's.
+    /// Sleeps until either side closes the socket. If it was the daemon, tells the lanes.
     fn watch_for_hangup(&self, socket: &OwnedFd) {
-        // Nothing is asked for, since replies are others' business: a hangup comes unasked, and
-        // only when both directions are closed.
+        // No events are requested, since other threads read replies. A hangup is reported all the same, but only
+        // when both directions are closed.
         let mut sockets = [PollFd::new(socket.as_fd(), PollFlags::empty())];
         while !matches!(poll(&mut sockets, PollTimeout::NONE), Ok(1..)) {}
         if self.ended.load(Ordering::Acquire) {
@@ -195,11 +195,11 @@ impl LaneRegistry {
         }
     }
 
-    /// Sleeps until the bell rings, and wakes the futures whose tasks have completed, and those for
-    /// which there is a record.
+    /// Sleeps until the bell rings; then wakes the futures whose tasks have completed, and those for which there is a
+    /// record.
     fn watch_the_bell(&self) {
         loop {
-            // Before looking: what completes afterwards rings once more.
+            // Read before looking: what completes afterwards rings once more.
             let seen = self.segment.bell_count();
             if self.ended.load(Ordering::Acquire) {
                 return;

@@ -14,8 +14,9 @@ use crate::error::Error;
 /// Whose daemon a client accepts.
 #[derive(Clone, Debug)]
 pub(crate) enum Trust {
-    /// Root's, the client's own user's, and that of these.
+    /// A daemon of root's, of the client's own user, or of these users.
     Users(Vec<u32>),
+    /// A daemon of any user.
     Anybody,
 }
 
@@ -42,8 +43,8 @@ impl Trust {
     }
 }
 
-/// Connects to the daemon at the first of these places where one listens. Only where there is none the
-/// next is looked at: a daemon that refuses is not gone around.
+/// Connects to the daemon at the first of these places where one listens. The next place is tried only if nobody
+/// listens: if a daemon refuses, that is the result.
 pub(crate) fn find_daemon(
     places: &[SocketPlace],
     reply_timeout: Duration,
@@ -52,7 +53,7 @@ pub(crate) fn find_daemon(
     let mut absent = Vec::new();
     let mut start = "start one";
     for place in places {
-        // A folder that is not there is a socket that is not there.
+        // A folder that is absent is a socket that is absent.
         if let Err(wrong) = place.check()
             && !wrong.is_absent()
         {
@@ -88,10 +89,10 @@ fn nobody_listens(place: &SocketPlace) -> String {
     };
     let socket = match place.is_named() {
         true => format!(" --socket {}", shell::word(&place.path().to_string_lossy())),
-        // The daemon makes the folder that nobody named.
+        // The daemon creates the folder, which nobody has named.
         false => String::new(),
     };
-    // Whom the caller has named a path to does not look at the variable.
+    // A client that was given a path does not read the variable.
     let other = match place.is_named() && !place.is_named_by_variable() {
         true => "name the socket of one that runs".to_owned(),
         false => format!("set {SOCKET_VARIABLE} to the socket of one that runs"),
@@ -101,7 +102,7 @@ fn nobody_listens(place: &SocketPlace) -> String {
     )
 }
 
-/// The daemon is given what clients write, and answers what they read: it must be somebody's who may.
+/// Refuses a daemon of a user that is not trusted: a daemon sees what clients write, and decides what they read.
 fn check_who_listens(
     socket: ControlSocket,
     place: &SocketPlace,

@@ -1,8 +1,8 @@
-//! Which lane a thread uses.
+//! The lanes of a connection, and which of them a thread uses.
 //!
-//! Each thread owns a lane, opened when it first submits and given to another thread when it ends.
-//! The last lanes are kept for threads that find all others taken, and for threads that are ending
-//! and cannot own anything any more: those share.
+//! Each thread owns a lane, which is opened when the thread first submits, and lent to another thread after it has
+//! ended. The last lanes are shared: by threads that find all others taken, and by threads that are ending and cannot
+//! own anything any more.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -24,26 +24,26 @@ use crate::lane::submitter::LaneKind;
 use crate::reentrancy::{Inside, Mutex, NO_LANE, ThisThread, is_inside, refuse_inside};
 
 thread_local! {
-    /// All lanes of this thread, one per session; given back when it ends. Used inside only.
+    /// The lanes of this thread, one per connection, given back when it ends. Used inside only.
     static LEASES: RefCell<Vec<LaneLease>> = const { RefCell::new(Vec::new()) };
 }
 
-/// LanePool that are shared, the last of a session.
+/// The number of shared lanes, the last ones of a connection.
 const SHARED_LANES: usize = 8;
 
-/// LanePool that are owned, the first of a session.
+/// The number of owned lanes, the first ones of a connection.
 const OWNED_LANES: usize = MAX_LANES - SHARED_LANES;
 
-/// A thread's use of a lane.
+/// A thread's use of a lane, until the thread ends.
 struct LaneLease {
-    session: u64,
+    connection: u64,
     index: usize,
     lanes: Weak<LanePool>,
 }
 
 impl Drop for LaneLease {
     fn drop(&mut self) {
-        // What this thread still does as it ends must not find a lane that is not its own.
+        // What this thread still does while it ends must not use a lane that is not its own any more.
         remember_lane(NO_LANE);
         if let Some(lanes) = self.lanes.upgrade()
             && lanes.is_here()
@@ -55,28 +55,28 @@ impl Drop for LaneLease {
     }
 }
 
-/// The lane that this thread uses from now on.
+/// Remembers the lane that this thread uses from now on.
 fn remember_lane(lane: (u64, usize)) {
     let _inside = Inside::enter();
     ThisThread::with(|thread| thread.last_lane.set(lane));
 }
 
-/// The lanes of a session.
+/// The lanes of a connection.
 pub(crate) struct LanePool {
-    /// The session's number in this process, and 0 in those that are forked from it: so the look whether a
-    /// thread's last lane is one of this session is a look whether this is its process, too.
+    /// The connection's number in this process, and 0 in processes that are forked from it. So comparing it with that of
+    /// a thread's last lane also says whether this is the connection's process.
     home: Home,
     lanes: [OnceLock<Arc<ClientLane>>; MAX_LANES],
-    /// Open lanes whose owners ended. Held for moments.
+    /// Open lanes whose owners have ended. Locked for moments.
     idle: Mutex<Vec<usize>>,
-    /// Of the lanes that are owned, those before this one are open. Held while a lane is opened, for as long as
-    /// the daemon takes: only who needs one that is not open waits for that.
+    /// The number of owned lanes that are open. Locked while a lane is opened, for as long as the daemon takes: only a
+    /// thread that needs a new lane, too, waits for that.
     opened: Mutex<usize>,
-    /// Counts those who share, to spread them.
+    /// Counts the threads that share, to spread them over the shared lanes.
     sharers: AtomicUsize,
-    /// How long threads look before they sleep, if that was asked for.
+    /// How long threads spin before they sleep, if the application has chosen that.
     spin: Option<Duration>,
-    /// Tasks that wait to be submitted.
+    /// The number of unsubmitted tasks.
     pub(crate) unsubmitted: AtomicUsize,
     connection: Arc<ClientConnection>,
 }
@@ -95,14 +95,13 @@ impl LanePool {
         }
     }
 
-    /// A number for a session that is to be: no other has it in this process, nor in one that this was
-    /// forked from.
-    pub(crate) fn next_session() -> u64 {
-        static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
-        NEXT_SESSION.fetch_add(1, Ordering::Relaxed)
+    /// A number for a new connection, which no other has in this process, nor in one that this was forked from.
+    pub(crate) fn next_connection_number() -> u64 {
+        static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
+        NEXT_NUMBER.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether this is the session's process.
+    /// Whether this is the connection's process.
     pub(crate) fn is_here(&self) -> bool {
         self.home.is_here()
     }
@@ -110,13 +109,13 @@ impl LanePool {
     /// The calling thread's lane.
     ///
     /// # Errors
-    /// The thread has none yet, and the daemon refuses one or is gone; or this is another process than the
-    /// session's; or a signal handler asks, and what it has interrupted is not to be left half done.
+    /// The thread has none yet, and the daemon refuses one or is gone; or this is not the connection's process; or the
+    /// caller is a signal handler, and what it has interrupted must not be left half done.
     #[inline]
     pub(crate) fn current(self: &Arc<Self>) -> Result<&Arc<ClientLane>, Error> {
         let last = ThisThread::with(|thread| (!thread.is_inside()).then(|| thread.last_lane.get()));
-        if let Some((session, index)) = last
-            && session == self.home.number()
+        if let Some((number, index)) = last
+            && number == self.home.number()
             && let Some(lane) = self.lanes[index].get()
         {
             return Ok(lane);
@@ -128,22 +127,22 @@ impl LanePool {
     fn find(self: &Arc<Self>) -> Result<&Arc<ClientLane>, Error> {
         refuse_inside("using a connection")?;
         let _inside = Inside::enter();
-        let session = self.home.number();
-        if session == 0 {
+        let number = self.home.number();
+        if number == 0 {
             return Err(Error::forked("using a connection"));
         }
         let leased = LEASES.try_with(|leases| {
             let leases = leases.borrow();
-            let lease = leases.iter().find(|lease| lease.session == session);
+            let lease = leases.iter().find(|lease| lease.connection == number);
             lease.map(|lease| lease.index)
         });
         let index = match leased {
             Ok(Some(index)) => index,
             Ok(None) => self.lease()?,
-            // The thread is ending, and has no leases any more.
+            // The thread is ending, and cannot have leases any more.
             Err(_) => self.share()?,
         };
-        remember_lane((session, index));
+        remember_lane((number, index));
         Ok(self.lane(index))
     }
 
@@ -151,7 +150,7 @@ impl LanePool {
         self.lanes[index].get().expect("leased lanes are open")
     }
 
-    /// Takes a lane for this thread: an idle one, a new one, or one that is shared.
+    /// Takes a lane for this thread: an idle one, a new one, or a shared one.
     fn lease(self: &Arc<Self>) -> Result<usize, Error> {
         let index = match self.take_idle() {
             Some(index) => index,
@@ -161,7 +160,7 @@ impl LanePool {
             },
         };
         let lease = LaneLease {
-            session: self.home.number(),
+            connection: self.home.number(),
             index,
             lanes: Arc::downgrade(self),
         };
@@ -172,14 +171,14 @@ impl LanePool {
         Ok(index)
     }
 
-    /// Takes a lane whose owner ended.
+    /// Takes a lane whose owner has ended.
     fn take_idle(&self) -> Option<usize> {
         let index = self.idle.lock().pop()?;
         self.lane(index).submitter.own();
         Some(index)
     }
 
-    /// Opens a lane for this thread, or takes one that became idle meanwhile. `None` if there are no more.
+    /// Opens a lane for this thread, or takes one that became idle meanwhile. `None` if all owned lanes are open.
     fn open_own(&self) -> Result<Option<usize>, Error> {
         let since = Instant::now();
         let mut opened = self.opened.lock();
@@ -195,14 +194,14 @@ impl LanePool {
         Ok(Some(index))
     }
 
-    /// Chooses a lane that is shared.
+    /// Chooses a shared lane.
     fn share(&self) -> Result<usize, Error> {
         let sharer = self.sharers.fetch_add(1, Ordering::Relaxed);
         let index = OWNED_LANES + sharer % SHARED_LANES;
         if self.lanes[index].get().is_none() {
             let since = Instant::now();
             let _opened = self.opened.lock();
-            // Somebody else may have done it meanwhile.
+            // Another thread may have opened it meanwhile.
             if self.lanes[index].get().is_none() {
                 self.open(index, LaneKind::Shared, since)?;
             }
@@ -210,8 +209,8 @@ impl LanePool {
         Ok(index)
     }
 
-    /// Opens a lane. To be called with `opened` locked. A lane that was asked for before, without an
-    /// answer, is asked for again: the daemon may have opened it. The caller waits since that time.
+    /// Opens a lane. To be called with `opened` locked. A lane that was requested before, without a reply, is requested
+    /// again: the daemon may have opened it. The caller has been waiting since `since`.
     fn open(
         &self,
         index: usize,
@@ -234,13 +233,13 @@ impl LanePool {
             AdaptiveSpin::new(self.spin),
             Arc::clone(&self.connection),
         ));
-        let events: Weak<ClientLane> = Arc::downgrade(&lane);
-        self.connection.register(events)?;
+        let weak: Weak<ClientLane> = Arc::downgrade(&lane);
+        self.connection.register(weak)?;
         assert!(self.lanes[index].set(lane).is_ok(), "lanes are opened once");
         Ok(self.lane(index))
     }
 
-    /// Frees what dropped handles left behind, on all lanes.
+    /// Frees the records and buffers of detached tasks that have completed, on all lanes.
     pub(crate) fn reap_detached(&self) {
         if !self.is_here() || is_inside() {
             return;
@@ -255,7 +254,6 @@ impl LanePool {
 
 impl Drop for LanePool {
     fn drop(&mut self) {
-        // Nobody submits any more, so there will be no new handles.
         keep_for_handles(self.lanes.iter_mut().filter_map(OnceLock::take));
     }
 }

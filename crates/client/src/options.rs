@@ -99,10 +99,9 @@ impl ConnectOptions {
 
     /// Bytes of a segment for the buffers alone.
     pub(crate) fn segment_bytes(&self) -> u64 {
-        let least = MIN_SEGMENT_BYTES;
-        let most = MAX_SEGMENT_BYTES - DATA_OFFSET_BYTES as u64;
+        let max = MAX_SEGMENT_BYTES - DATA_OFFSET_BYTES as u64;
         self.buffer_bytes
-            .clamp(least, most)
+            .clamp(MIN_SEGMENT_BYTES, max)
             .next_multiple_of(SEGMENT_GRANULE_BYTES)
     }
 
@@ -114,7 +113,7 @@ impl ConnectOptions {
                 .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
                 .unwrap_or_else(|| "unnamed".to_owned())
         });
-        // A longer one would be of no use to anybody, and not fit the message at some length.
+        // A longer name is of no use, and would not fit the message at some length.
         name.truncate(name.floor_char_boundary(256));
         name
     }

@@ -40,7 +40,7 @@ impl Runtime {
         &self.inner.daemon
     }
 
-    /// Whether the runtime was still there when this was looked at. A process that was forked from the one
+    /// Whether the runtime was still there when this was called. A process that was forked from the one
     /// that connected is not connected.
     #[must_use]
     pub fn is_connected(&self) -> bool {
@@ -189,7 +189,7 @@ impl Runtime {
         self.submit_range(call, range, buffer, finish)
     }
 
-    /// As [`Self::submit`], with the range that the task names. What goes along keeps it.
+    /// As [`Self::submit`], with the range that the task names. The buffer, if there is one, keeps the range allocated.
     #[inline]
     pub(crate) fn submit_range<T>(
         &self,
@@ -216,7 +216,7 @@ impl Runtime {
         }
     }
 
-    /// Makes a task that submits when there is room, which there may be already.
+    /// Makes an unsubmitted task, and tries once to submit it, since there may be a record by now.
     #[cold]
     fn submit_later<T>(
         &self,
@@ -235,8 +235,8 @@ impl Runtime {
         }
     }
 
-    /// Frees what dropped task handles left behind and whose tasks have completed. Submitting
-    /// does this on its own lane; this does it on all.
+    /// Frees the buffers of tasks whose handles were dropped and that have completed since. Submitting does this for the
+    /// thread's own lane; this does it for all lanes.
     pub fn reap(&self) {
         self.inner.lanes.reap_detached();
     }

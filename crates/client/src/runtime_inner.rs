@@ -6,7 +6,7 @@ use crate::connection::ClientConnection;
 use crate::lane_pool::LanePool;
 use crate::memory::BufferMemory;
 
-/// A connected runtime: it stays connected as long as somebody shares this.
+/// A connected runtime, which stays connected as long as this is shared.
 pub(crate) struct RuntimeInner {
     pub(crate) lanes: Arc<LanePool>,
     pub(crate) memory: Arc<BufferMemory>,

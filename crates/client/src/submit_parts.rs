@@ -1,10 +1,10 @@
-//! Many calls with parts of one buffer, in flight at the same time, and nobody who blocks for them.
+//! Calls with parts of one buffer, many of them in flight at the same time, without blocking.
 //!
 //! Laws of this module:
-//! - A share of the buffer goes along with each part's task. So the buffer is there as long as a task
-//!   may touch it, whatever becomes of the future, and comes back when all have ended.
-//! - Parts are begun one after another, and none while the one before waits to be submitted: however
-//!   many there are, one of them at a time stands in a lane's queue.
+//! - A share of the buffer goes along with each part's task. So the buffer exists as long as a task may touch it,
+//!   whatever becomes of the future, and comes back when all tasks have ended.
+//! - Parts are begun one after another, and none while the one before is unsubmitted. So at most one of them stands in
+//!   a lane's queue.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -46,11 +46,11 @@ impl Runtime {
         let mut window = TaskWindow {
             runtime: self,
             whole: Arc::clone(&whole),
-            members: VecDeque::new(),
+            parts: VecDeque::new(),
             failed: None,
         };
         let mut parts = parts.into_iter().enumerate().fuse();
-        let result = poll_fn(|context| window.go_on(&mut parts, &mut done, context)).await;
+        let result = poll_fn(|context| window.poll_parts(&mut parts, &mut done, context)).await;
         drop(window);
         match (result, Arc::into_inner(whole)) {
             (Ok(()), Some(buffer)) => Ok(buffer),
@@ -60,11 +60,11 @@ impl Runtime {
     }
 }
 
-/// Parts that were begun and have not ended, in order.
+/// The parts that were begun and have not ended, in order.
 struct TaskWindow<'a> {
     runtime: &'a Runtime,
     whole: Arc<Buffer>,
-    members: VecDeque<PartTask>,
+    parts: VecDeque<PartTask>,
     failed: Option<PartError>,
 }
 
@@ -74,8 +74,8 @@ struct PartTask {
 }
 
 impl TaskWindow<'_> {
-    /// Begins and ends parts as far as that needs no waiting.
-    fn go_on(
+    /// Begins and ends parts, as far as that needs no waiting.
+    fn poll_parts(
         &mut self,
         parts: &mut impl Iterator<Item = (usize, (Call, Range<usize>))>,
         done: &mut impl FnMut(usize, &Values),
@@ -88,22 +88,22 @@ impl TaskWindow<'_> {
                 self.begin(part, call, range);
             }
             let mut is_watched = true;
-            // The others need not be watched: they are wanted in order.
-            if self.waits_for_room() && self.members.len() > 1 {
-                match self.members.back_mut().map(|last| last.watch(context)) {
+            // The parts between need not be watched: results are taken in order.
+            if self.waits_for_record() && self.parts.len() > 1 {
+                match self.parts.back_mut().map(|last| last.watch(context)) {
                     Some(Watch::Impossible) => is_watched = false,
-                    _ if !self.waits_for_room() => continue,
+                    _ if !self.waits_for_record() => continue,
                     _ => {}
                 }
             }
-            let Some(first) = self.members.front_mut() else {
+            let Some(first) = self.parts.front_mut() else {
                 return Poll::Ready(self.failed.take().map_or(Ok(()), Err));
             };
             match first.watch(context) {
                 Watch::Complete => self.end_first(done),
                 Watch::Waiting if is_watched => return Poll::Pending,
                 Watch::Waiting | Watch::Impossible => {
-                    // The executor has to ask again and again.
+                    // The executor has to poll again and again.
                     context.waker().wake_by_ref();
                     return Poll::Pending;
                 }
@@ -112,13 +112,13 @@ impl TaskWindow<'_> {
     }
 
     /// Whether the last part waits to be submitted.
-    fn waits_for_room(&self) -> bool {
-        let last = self.members.back();
+    fn waits_for_record(&self) -> bool {
+        let last = self.parts.back();
         last.is_some_and(|last| !last.task.is_submitted())
     }
 
     fn may_begin(&self) -> bool {
-        self.failed.is_none() && self.members.len() < LANE_DEPTH && !self.waits_for_room()
+        self.failed.is_none() && self.parts.len() < LANE_DEPTH && !self.waits_for_record()
     }
 
     fn begin(&mut self, part: usize, call: Call, range: Range<usize>) {
@@ -131,12 +131,12 @@ impl TaskWindow<'_> {
             }
             Err(error) => Task::failed(error),
         };
-        self.members.push_back(PartTask { part, task });
+        self.parts.push_back(PartTask { part, task });
     }
 
     /// Takes the result of the first part, which has ended.
     fn end_first(&mut self, done: &mut impl FnMut(usize, &Values)) {
-        let Some(PartTask { part, task }) = self.members.pop_front() else {
+        let Some(PartTask { part, task }) = self.parts.pop_front() else {
             return;
         };
         match task.wait() {
@@ -144,9 +144,9 @@ impl TaskWindow<'_> {
             Err(error) if self.failed.is_none() => {
                 let error = error.error;
                 self.failed = Some(PartError { part, error });
-                // It has done nothing, and is not to.
-                if self.waits_for_room() {
-                    self.members.pop_back();
+                // The last part has done nothing yet, and must not.
+                if self.waits_for_record() {
+                    self.parts.pop_back();
                 }
             }
             _ => {}

@@ -1,4 +1,4 @@
-//! Waiting for whichever task ends first.
+//! Sets of tasks: waiting for whichever ends first.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -84,10 +84,10 @@ impl<T> TaskSet<T> {
             return None;
         }
         if is_inside() {
-            // Of no task: all of them stay.
+            // The error is that of no task: all of them stay.
             return Some(Err(refusal("waiting for a task").into()));
         }
-        // That of a task in flight: those that are not follow the ones that are.
+        // The lane of any task in flight: unsubmitted ones come after those.
         let lane = self.tasks.iter().find_map(Task::lane);
         let ready = || self.first_complete().is_some();
         let spun = match lane {
@@ -118,7 +118,7 @@ impl<T> TaskSet<T> {
             match self.watch(context.waker()) {
                 Watch::Complete => return Poll::Ready(self.try_wait_any()),
                 Watch::Waiting => {}
-                // The executor has to ask again and again.
+                // The executor has to poll again and again.
                 Watch::Impossible => context.waker().wake_by_ref(),
             }
             Poll::Pending
@@ -128,7 +128,7 @@ impl<T> TaskSet<T> {
 
     /// The position of the first task that has ended.
     ///
-    /// Submits tasks in order until one finds no room: then the others of its connection need not ask.
+    /// Submits tasks in order until one finds the lane full: then others of the same connection are not tried.
     fn first_complete(&self) -> Option<usize> {
         let mut full = FullLanes::default();
         self.tasks.iter().position(|task| {
@@ -173,7 +173,7 @@ impl<T> TaskSet<T> {
     }
 }
 
-/// Sessions in which this thread's lane was found full.
+/// Connections whose lane of this thread was found full.
 #[derive(Default)]
 struct FullLanes(Vec<usize>);
 
@@ -182,10 +182,10 @@ impl FullLanes {
         !self.0.is_empty()
             && task
                 .waits_in()
-                .is_some_and(|session| self.0.contains(&session))
+                .is_some_and(|connection| self.0.contains(&connection))
     }
 
-    /// Learns from a task that was asked for just now.
+    /// Learns from a task that was just tried.
     fn learn<T>(&mut self, task: &Task<T>) {
         self.0.extend(task.waits_in());
     }

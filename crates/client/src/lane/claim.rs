@@ -1,15 +1,14 @@
-//! Which task a completion record was last given to, and what became of it.
+//! The claim of a completion record: which task the record was last given to, and what became of that task.
 //!
-//! Beside the records, which lie in shared memory, a lane has a **claim** word for each in private memory. It holds
-//! the sequence of the record's last task, and a state:
+//! A claim is a word in private memory that holds the sequence of the record's last task, and a state:
 //!
 //! ```text
-//!            submit               owner waits
-//! (free) ───────────► ATTACHED ───────────────► AWAITED ──► (free)
-//!    │                   │  ▲──── gave up ─────────┘
-//!    │                   ├── handle dropped ──► DETACHED ──► (free)
-//!    │                   └── harvested ───────► DONE (free)
-//!    └──── call ────► AWAITED
+//!            submit                 handle waits
+//! (free) ───────────► Attached ───────────────────► Awaited ──► (free)
+//!    │                   │  ▲──── wait timed out ──────┘
+//!    │                   ├── handle dropped ──► Detached ──► (free)
+//!    │                   └── harvested ───────► Done (free)
+//!    └── blocking call ──► Awaited
 //! ```
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,28 +26,28 @@ impl Flight {
         1 << self.record
     }
 
-    /// The part of the sequence that travels.
+    /// The half of the sequence that stands in shared memory.
     #[inline]
     pub(crate) const fn wire(self) -> u32 {
         self.sequence as u32
     }
 }
 
-/// What became of a record's task.
+/// What became of the task that a record was last given to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub(crate) enum ClaimState {
-    /// There was none, or it was harvested.
+    /// There was no task yet, or it was harvested, or completed after it was detached.
     Done = 0,
-    /// A task handle holds the task, and does not wait at the moment.
+    /// The task has a handle, on which nobody waits at present.
     Attached = 1,
-    /// Somebody waits, or will soon, and frees the record.
+    /// One thread waits for the task, or is about to, and then frees the record.
     Awaited = 2,
-    /// The handle was dropped; its place is the desk's.
+    /// The handle was dropped. Whoever holds the lock of the handle table frees the record.
     Detached = 3,
 }
 
-/// What a claim word holds.
+/// The value of a claim: a sequence and a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim(u64);
 
@@ -67,7 +66,7 @@ impl Claim {
 
     #[inline]
     pub(crate) const fn state(self) -> ClaimState {
-        // All values of the bits are states.
+        // Every value of these bits is a state.
         match self.0 & ((1 << Self::STATE_BITS) - 1) {
             0 => ClaimState::Done,
             1 => ClaimState::Attached,
@@ -77,13 +76,13 @@ impl Claim {
     }
 }
 
-/// The claim of one record. It orders nothing: completions are ordered by the record's flag, and what lies at the
-/// desk by its lock.
+/// The claim of one record. Relaxed suffices: completions are ordered by the record's flag, and harvested tasks by the
+/// lock of the handle table.
 #[derive(Debug)]
 pub(crate) struct ClaimWord(AtomicU64);
 
 impl ClaimWord {
-    /// That of a record that was never used.
+    /// The claim of a record that was never used.
     pub(crate) const fn new() -> Self {
         Self(AtomicU64::new(Claim::new(0, ClaimState::Done).0))
     }
@@ -98,7 +97,7 @@ impl ClaimWord {
         self.0.store(claim.0, Ordering::Relaxed);
     }
 
-    /// Moves an attached task's claim. False if somebody else did before.
+    /// Moves the claim of an attached task to another state. Returns false if another thread did so before.
     #[inline]
     pub(crate) fn move_from_attached(&self, sequence: u64, state: ClaimState) -> bool {
         self.0
@@ -111,7 +110,7 @@ impl ClaimWord {
             .is_ok()
     }
 
-    /// Stores a claim by a `SeqCst` exchange, for who looks for others afterwards as a fence would have it.
+    /// Stores a claim by a `SeqCst` exchange, which orders it before later `SeqCst` loads.
     #[inline]
     pub(crate) fn exchange(&self, claim: Claim) {
         self.0.swap(claim.0, Ordering::SeqCst);

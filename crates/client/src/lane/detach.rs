@@ -1,4 +1,7 @@
-//! Tasks whose handles were dropped before they completed.
+//! Detached tasks: those whose handles were dropped in flight.
+//!
+//! A detached task is carried out. Its record and buffer are freed after it has completed, by whoever looks for such
+//! tasks next: the submitter before it takes a record, a harvest, or `Runtime::reap`.
 
 use std::sync::atomic::Ordering;
 
@@ -12,8 +15,7 @@ use crate::reentrancy::is_inside;
 const NO_TASK: u64 = 0;
 
 impl ClientLane {
-    /// Leaves a task behind whose handle is dropped. Its buffer stays in its place until it
-    /// completes.
+    /// Detaches a task whose handle is dropped. Its buffer stays with its record until it has completed.
     #[cold]
     pub(crate) fn detach(&self, flight: Flight) {
         if is_inside() {
@@ -22,9 +24,9 @@ impl ClientLane {
         }
         let mut handles = self.handles.lock();
         if !self.claim_for_handle(flight, ClaimState::Detached) {
-            let parcel = handles.harvested.remove(&flight.sequence);
+            let task = handles.harvested.remove(&flight.sequence);
             unlock_and_let_go(handles);
-            drop(parcel);
+            drop(task);
             return;
         }
         let waker = self.remove_waker(&mut handles, flight.record);
@@ -34,16 +36,16 @@ impl ClientLane {
         drop(waker);
     }
 
-    /// Leaves a task behind whose handle a signal handler drops while it cannot have the desk. A note is
-    /// left instead, and read by who looks for detached ([`Self::read_detach_notes`]).
+    /// Leaves a note of a task whose handle is dropped in a signal handler, which cannot have the lock of the handle
+    /// table. The note is read before detached tasks are looked for ([`Self::read_detach_notes`]).
     #[cold]
     fn note_detach(&self, flight: Flight) {
         self.detach_notes[flight.record].store(flight.sequence, Ordering::Relaxed);
-        // With this the lane may be gone: release pairs with the acquire in `read_detach_notes`.
+        // The lane may be gone once this is done. Release pairs with the acquire in `read_detach_notes`.
         self.flags.mark_detached(flight);
     }
 
-    /// Frees the records and buffers of detached that have completed.
+    /// Frees the records and buffers of detached tasks that have completed.
     #[cold]
     pub(crate) fn reap_detached(&self) {
         let mut handles = self.handles.lock();
@@ -56,19 +58,19 @@ impl ClientLane {
         }
     }
 
-    /// Frees the record of an orphan if its task has completed. The claim of an orphan changes
-    /// only here, under the desk's lock.
+    /// Frees the record of a detached task if that has completed. The claim of a detached task changes only here, under
+    /// the lock of the handle table.
     pub(crate) fn reap(&self, _: &mut HandleTable, record: usize) {
         let (flight, state) = self.claim_of(record);
         if state == ClaimState::Detached && self.memory.is_complete(record, flight.wire()) {
-            // SAFETY: an orphan's place is the desk's, which is locked.
+            // SAFETY: the payload of a detached task is the handle table's, which is locked.
             let buffer = unsafe { self.payloads.of(record) }.buffer.take();
             if let Some(buffer) = buffer {
                 buffer.give_back();
             }
             self.flags.unmark_detached(record);
             if self.detach_notes[record].load(Ordering::Relaxed) != NO_TASK {
-                // Of one that was in this record before, and was harvested.
+                // A note of the record's task before, which was harvested.
                 self.flags.mark_detached(flight);
             }
             self.end_claim(flight);
@@ -76,20 +78,20 @@ impl ClientLane {
         }
     }
 
-    /// Makes detached of tasks of which a signal handler has left a note.
+    /// Detaches the tasks that signal handlers have left notes of.
     pub(crate) fn read_detach_notes(&self, handles: &mut HandleTable) {
         let mut noted = self.flags.detached();
         while noted != 0 {
             let record = noted.trailing_zeros() as usize;
             noted &= noted - 1;
-            // First the mark: who leaves a note from now on leaves another.
+            // The mark first: whoever leaves a note from now on sets it anew.
             self.flags.unmark_detached(record);
             let sequence = self.detach_notes[record].swap(NO_TASK, Ordering::Relaxed);
             if sequence != NO_TASK
                 && !self.move_claim(Flight { record, sequence }, ClaimState::Detached)
             {
-                let parcel = handles.harvested.remove(&sequence);
-                if let Some(buffer) = parcel.and_then(|mut parcel| parcel.payload.buffer.take()) {
+                let task = handles.harvested.remove(&sequence);
+                if let Some(buffer) = task.and_then(|mut task| task.payload.buffer.take()) {
                     buffer.give_back();
                 }
             }
@@ -100,7 +102,7 @@ impl ClientLane {
         }
     }
 
-    /// Ends an orphan's claim. Only under the desk's lock.
+    /// Ends the claim of a detached task. The caller holds the lock of the handle table.
     pub(crate) fn end_claim(&self, flight: Flight) {
         self.claims[flight.record].store(Claim::new(flight.sequence, ClaimState::Done));
     }

@@ -1,19 +1,20 @@
-//! What every task looks at and few change: one cache line that stays with all threads of the client.
+//! What is read with every task and seldom written: one cache line that stays shared among processors.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::claim::Flight;
 
-/// Words that are read with every task and seldom written.
+/// The flags of a lane.
 pub(crate) struct LaneFlags {
+    /// The connection is lost.
     lost: AtomicBool,
-    /// A submitter waits for a record.
+    /// A submitter that owns the lane waits for a record.
     starved: AtomicBool,
-    /// Records whose handles were dropped in flight.
+    /// Records of tasks whose handles were dropped in flight.
     detached: AtomicU64,
-    /// Records for whose completion somebody left a waker.
+    /// Records of tasks that a waker is registered for.
     with_wakers: AtomicU64,
-    /// The bell rings for all records, on behalf of the queue. Written under the desk's lock.
+    /// The bell rings for all records, on behalf of the queue. Written under the lock of the handle table.
     watched_for_queue: AtomicBool,
 }
 
@@ -34,7 +35,7 @@ impl LaneFlags {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// From now on nothing is submitted. Followed by a fence and a look at the claims.
+    /// From now on nothing is submitted. The caller issues a fence next, and reads the claims.
     pub(crate) fn mark_lost(&self) {
         self.lost.store(true, Ordering::Relaxed);
     }
@@ -45,7 +46,7 @@ impl LaneFlags {
         self.starved.load(Ordering::SeqCst)
     }
 
-    /// For a submitter, which then looks once more for a record before it sleeps.
+    /// The submitter looks once more for a record before it sleeps.
     pub(crate) fn mark_starved(&self) {
         self.starved.store(true, Ordering::SeqCst);
     }
@@ -54,13 +55,13 @@ impl LaneFlags {
         self.starved.store(false, Ordering::Relaxed);
     }
 
-    /// Whether there are handles that were dropped in flight.
+    /// Whether handles were dropped in flight.
     #[inline]
     pub(crate) fn has_detached(&self) -> bool {
         self.detached.load(Ordering::Relaxed) != 0
     }
 
-    /// Records whose handles were dropped in flight.
+    /// Records of tasks whose handles were dropped in flight.
     pub(crate) fn detached(&self) -> u64 {
         self.detached.load(Ordering::Acquire)
     }
@@ -73,7 +74,7 @@ impl LaneFlags {
         self.detached.fetch_and(!(1 << record), Ordering::AcqRel);
     }
 
-    /// Records for whose completion somebody left a waker.
+    /// Records of tasks that a waker is registered for.
     #[inline]
     pub(crate) fn with_wakers(&self) -> u64 {
         self.with_wakers.load(Ordering::Relaxed)
@@ -93,7 +94,7 @@ impl LaneFlags {
         self.watched_for_queue.load(Ordering::Relaxed)
     }
 
-    /// To be called with the desk locked.
+    /// The caller holds the lock of the handle table.
     pub(crate) fn mark_watched_for_queue(&self, is_watched: bool) {
         self.watched_for_queue.store(is_watched, Ordering::Relaxed);
     }

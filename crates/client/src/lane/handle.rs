@@ -1,6 +1,4 @@
-//! What the handle of a task does with its lane.
-//!
-//! Everything here is off the busy path. See [`crate::lane`] for who may do what.
+//! What the handle of a task does with its lane: it collects the task, and frees the record.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,16 +10,16 @@ use crate::call::Call;
 use crate::reentrancy::Outermost;
 use crate::wakers::{Wakers, wake_all};
 
-/// What became of a task whose handle took it up.
+/// Where a task is that its handle collects.
 pub(crate) enum Collected {
-    /// It is the handle's: the record is `AWAITED` and complete or in flight.
+    /// At its record, complete or in flight. The claim is `Awaited`, and the handle frees the record.
     AtRecord,
-    /// It completed before, and its record was needed.
+    /// It completed before, and was harvested.
     Harvested(Box<HarvestedTask>),
 }
 
 impl ClientLane {
-    /// Makes an attached task `AWAITED`, so that its handle can wait for it.
+    /// Takes an attached task for its handle, which waits for it next and ends it.
     #[inline]
     pub(crate) fn collect(&self, flight: Flight) -> Collected {
         if !self.begin_wait(flight) {
@@ -33,10 +31,10 @@ impl ClientLane {
         Collected::AtRecord
     }
 
-    /// Makes an attached task `AWAITED`. False if it was harvested before.
+    /// Makes an attached task `Awaited`. Returns false if it was harvested before.
     #[inline]
     pub(crate) fn begin_wait(&self, flight: Flight) -> bool {
-        // A signal handler may harvest.
+        // A signal handler of this thread must not harvest meanwhile.
         let _inside = Outermost::enter();
         self.claim_for_handle(flight, ClaimState::Awaited)
     }
@@ -46,40 +44,39 @@ impl ClientLane {
         let mut handles = self.handles.lock();
         let waker = self.remove_waker(&mut handles, flight.record);
         drop(handles);
-        // One that panics must not part the handle from its task, which is the handle's to end now.
+        // A waker that panics must not unwind past the handle, which has to end its task.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(waker)));
     }
 
-    /// Fetches a task that was harvested: the claim says so.
+    /// Takes a task out of the handle table. Its claim says that it was harvested.
     #[cold]
     fn take_harvested(&self, flight: Flight) -> Box<HarvestedTask> {
         let mut handles = self.handles.lock();
-        let parcel = handles.harvested.remove(&flight.sequence);
+        let task = handles.harvested.remove(&flight.sequence);
         unlock_and_let_go(handles);
-        parcel.expect("a task that left its record without its handle was harvested")
+        task.expect("a task that left its record without its handle was harvested")
     }
 
     /// What an attached task was asked to do.
     pub(crate) fn call_of(&self, flight: Flight) -> Call {
         let handles = self.handles.lock();
         if self.is_attached(flight) {
-            // SAFETY: the place is the handle's, who asks, or its harvester's, who would have the
-            // desk locked.
+            // SAFETY: the payload is that of the handle, which is the caller, or of a harvester, which would hold the
+            // lock.
             return unsafe { self.payloads.of(flight.record) }.call;
         }
-        let parcel = handles.harvested.get(&flight.sequence);
-        parcel
-            .expect("an attached task is at its record or the desk")
+        let task = handles.harvested.get(&flight.sequence);
+        task.expect("an attached task is at its record or in the handle table")
             .payload
             .call
     }
 
-    /// Frees the record of a handle. The lane may be gone as soon as that is done: so the thread
-    /// that owns the lane has freed the record with its last access to the lane, and others are
-    /// waited for under the lock of the desk ([`Self::is_held`]).
+    /// Frees the record of a handle. The lane may be gone as soon as that is done. So a thread that owns the lane frees
+    /// the record with its last access to the lane; other threads do it under the lock of the handle table, which
+    /// [`Self::is_held`] takes.
     #[inline]
     pub(crate) fn release_from_handle(&self, flight: Flight) {
-        // Who waits for a record of this thread's lane was seen to wait by this thread.
+        // On this thread's lane only this thread joins the queue, so it sees whether anybody waits.
         if self.submitter.is_mine() && !self.queue.is_waiting() {
             self.submitter.free_mine(flight.bit());
         } else if self.is_here() {

@@ -1,6 +1,6 @@
-//! What task handles and the harvester exchange: tasks that were harvested, and the wakers of futures.
+//! What a lane keeps for its task handles: tasks that were harvested, and the wakers of futures.
 //!
-//! Law of this module: wakers are cloned, woken and dropped while the desk is not locked. They are an executor's:
+//! Law of this module: wakers are cloned, woken and dropped while the table is not locked. They are an executor's code:
 //! even dropping one may drop a future with handles of this lane.
 
 use std::collections::HashMap;
@@ -11,13 +11,13 @@ use chimaera_shm::Record;
 
 use super::payload::Payload;
 
-/// What lies at the desk.
+/// Harvested tasks and wakers, under one lock. It is not locked where neither is needed.
 pub(crate) struct HandleTable {
-    /// Tasks whose records were needed for others, by sequence.
+    /// Harvested tasks whose handles have not collected them yet, by sequence.
     pub(crate) harvested: HashMap<u64, Box<HarvestedTask>>,
-    /// Whom to wake when the task in a record completes.
+    /// The waker to wake when the task in a record completes, by record.
     pub(crate) wakers: [Option<Waker>; LANE_DEPTH],
-    /// Whether the session has ended, and the lane is kept for its handles.
+    /// Whether the connection has ended, and the lane is kept for its handles.
     pub(crate) lingers: bool,
 }
 
@@ -32,7 +32,7 @@ impl Default for HandleTable {
 }
 
 impl HandleTable {
-    /// Records with wakers.
+    /// The records that a waker is registered for, one bit each.
     pub(crate) fn records_with_wakers(&self) -> u64 {
         let wakers = self.wakers.iter().enumerate();
         wakers.fold(0, |records, (record, waker)| {
@@ -40,13 +40,13 @@ impl HandleTable {
         })
     }
 
-    /// Whether there are harvested tasks whose handles did not come for them yet.
+    /// Whether there are harvested tasks that were not collected yet.
     pub(crate) fn has_harvested(&self) -> bool {
         !self.harvested.is_empty()
     }
 }
 
-/// A task that completed before its handle asked, and whose record was needed.
+/// A task that completed before its handle collected it, and whose record was needed for another task.
 pub(crate) struct HarvestedTask {
     pub(crate) record: Record,
     pub(crate) payload: Payload,

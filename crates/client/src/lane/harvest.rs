@@ -1,4 +1,6 @@
-//! Taking completions out of records that are needed for other tasks, and freeing those of dropped handles.
+//! Harvesting: freeing the records of tasks that have completed and were not collected yet.
+//!
+//! A harvested task moves into the handle table, with its completion and its payload, until its handle collects it.
 
 use chimaera_proto::limits::LANE_DEPTH;
 
@@ -9,8 +11,8 @@ use super::payload::Payload;
 use crate::wakers::Wakers;
 
 impl ClientLane {
-    /// Takes all attached tasks that have completed to the desk, and frees their records, and those
-    /// of detached.
+    /// Moves all attached tasks that have completed into the handle table, and frees their records and those of detached
+    /// tasks.
     pub(crate) fn harvest(&self, wakers: &mut Wakers) {
         let mut handles = self.handles.lock();
         for record in 0..LANE_DEPTH {
@@ -19,19 +21,19 @@ impl ClientLane {
                 ClaimState::Detached => self.reap(&mut handles, record),
                 ClaimState::Attached
                     if self.memory.is_complete(record, flight.wire())
-                    // Its handle may take it up at this moment; then it frees the record.
+                    // Its handle may collect it at this moment, and frees the record then.
                     && self.move_claim(flight, ClaimState::Done) =>
                 {
-                    // SAFETY: the claim was moved by this thread.
+                    // SAFETY: this thread moved the claim, which makes the payload its own.
                     let payload = unsafe { self.payloads.of(record) };
-                    let parcel = HarvestedTask {
+                    let task = HarvestedTask {
                         record: self.memory.record(record).copy(),
                         payload: Payload {
                             call: payload.call,
                             buffer: payload.buffer.take(),
                         },
                     };
-                    handles.harvested.insert(flight.sequence, Box::new(parcel));
+                    handles.harvested.insert(flight.sequence, Box::new(task));
                     wakers.extend(self.remove_waker(&mut handles, record));
                     self.release(flight);
                 }
@@ -40,7 +42,7 @@ impl ClientLane {
         }
     }
 
-    /// Whether a harvest would free a record.
+    /// Whether a harvest would free any record.
     pub(crate) fn harvestable(&self) -> bool {
         (0..LANE_DEPTH).any(|record| self.is_harvestable(record))
     }

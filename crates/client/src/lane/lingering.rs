@@ -1,8 +1,8 @@
-//! LanePool that stay until their last handle goes.
+//! Lingering lanes: those whose connection has ended, kept until their last handle is dropped.
 //!
-//! Handles are not counted: counting would cost every task two locked instructions, each of which waits until all
-//! that was written before is with the worker. Instead a connection that ends looks which of its lanes still have
-//! handles ([`ClientLane::is_held`]), and keeps those.
+//! Handles are not reference-counted: that would cost every task two locked instructions, each of which waits until
+//! all earlier stores are written. Instead a connection that ends looks which of its lanes still have handles
+//! ([`ClientLane::is_held`]), and keeps those.
 
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -18,9 +18,7 @@ use super::claim::ClaimState;
 use super::handle_table::HandleTable;
 use crate::reentrancy::{Mutex, MutexGuard};
 
-/// A task handle's lane. Not counted: counting would cost every task two locked instructions, each
-/// of which waits until all that was written before is with the worker. Instead a session that
-/// ends looks which of its lanes still have handles, and keeps those ([`LINGERING`]).
+/// The lane of a task handle, without a reference count ([the module](self)).
 #[derive(Clone, Copy)]
 pub(crate) struct LaneRef(NonNull<ClientLane>);
 
@@ -42,36 +40,36 @@ impl Deref for LaneRef {
 
     #[inline]
     fn deref(&self) -> &ClientLane {
-        // SAFETY: the handle's task holds a record of the lane or lies at its desk, so `is_held`
-        // says that it is held, and whoever keeps the lane does so until it says otherwise.
+        // SAFETY: the handle's task holds a record of the lane or lies in its handle table, so `is_held` is true; and
+        // the lane's connection, or `LINGERING` after that, keeps the lane as long as it is.
         unsafe { self.0.as_ref() }
     }
 }
 
-/// Keeps those of these lanes that handles still use. Nobody can submit on them any more, so there will be no new
-/// handles.
+/// Keeps those of a connection's lanes that handles still use. Nobody can submit on them any more, so there will be no
+/// new handles.
 pub(crate) fn keep_for_handles(lanes: impl Iterator<Item = Arc<ClientLane>>) {
-    // Locked first: a handle that is asked to tell finds its lane there.
+    // Locked first: a handle that sees its lane linger finds it in the list.
     let mut lingering = LINGERING.get().lock();
     let (held, free): (Vec<_>, Vec<_>) = lanes.partition(|lane| lane.linger());
-    let names: Vec<_> = held.iter().map(Arc::downgrade).collect();
+    let weak: Vec<_> = held.iter().map(Arc::downgrade).collect();
     lingering.extend(held);
     drop(lingering);
-    if !names.is_empty() {
-        // Without a thread the few handles that go unnoticed keep the connection.
-        let _ = spawn("chimaera-linger", move || let_go_in_time(names));
+    if !weak.is_empty() {
+        // Without this thread, lanes whose last handle went unnoticed keep the connection.
+        let _ = spawn("chimaera-linger", move || let_go_in_time(weak));
     }
     drop(free);
 }
 
-/// LanePool of sessions that have ended, kept for their handles, and with them the connections. In a forked
-/// child they are its own: its parent's cannot be let go there, as that waits for threads.
+/// Lanes of connections that have ended, kept for their handles, and with them the connections. A forked child has a
+/// list of its own: the parent's lanes cannot be dropped there, as that waits for threads.
 ///
-/// Locked before any desk is.
+/// Locked before any handle table is.
 static LINGERING: PerProcess<Mutex<Vec<Arc<ClientLane>>>> = PerProcess::new(Mutex::default);
 
-/// Lets those lanes go whose last handles are gone. To be called without locks: what goes may
-/// close a connection, and end a runtime in this process.
+/// Drops the lanes whose last handles are gone. To be called without locks: this may close a connection, and end a
+/// runtime in this process.
 #[cold]
 pub(crate) fn let_go() {
     let gone: Vec<_> = LINGERING
@@ -82,8 +80,8 @@ pub(crate) fn let_go() {
     drop(gone);
 }
 
-/// Unlocks a desk after what may have been a handle's last use of the lane, which may be gone
-/// then.
+/// Unlocks the handle table after what may have been the last use of the lane by a handle. The lane may be gone
+/// afterwards.
 #[inline]
 pub(crate) fn unlock_and_let_go(handles: MutexGuard<'_, HandleTable>) {
     let lingers = handles.lingers;
@@ -93,10 +91,12 @@ pub(crate) fn unlock_and_let_go(handles: MutexGuard<'_, HandleTable>) {
     }
 }
 
-/// Lets lanes go where no handle does.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// Drops lanes whose last handle did not.
 ///
-/// A handle that goes on a lingering lane tells ([`let_go`]), unless it was about to go already when
-/// the session ended: its thread may have found the lane its own. So this asks, less and less often.
+/// A handle that is dropped on a lingering lane calls [`let_go`], unless it was being dropped while the connection
+/// ended: its thread may have found itself the owner just before. So this thread checks, less and less often.
 fn let_go_in_time(mut lanes: Vec<Weak<ClientLane>>) {
     let mut pause = Duration::from_millis(8);
     loop {
@@ -110,23 +110,21 @@ fn let_go_in_time(mut lanes: Vec<Weak<ClientLane>>) {
     }
 }
 
-const MAX_PAUSE: Duration = Duration::from_secs(1);
-
 impl ClientLane {
-    /// Has handles tell when they go, now that nobody can submit any more. Returns whether there
-    /// are any ([`Self::is_held`]).
+    /// Makes the lane linger, now that nobody can submit any more: from now on a handle that is dropped calls [`let_go`].
+    /// Returns whether there are any handles ([`Self::is_held`]).
     pub(crate) fn linger(&self) -> bool {
-        // Its thread may end, and leave its token to another, without a session to tell it to.
+        // The owner may end and its token become another thread's, without a connection that disowns the lane.
         self.submitter.end_ownership();
         self.handles.lock().lingers = true;
         self.is_held()
     }
 
-    /// Whether a handle may still use the lane. To be asked when nobody can submit any more.
+    /// Whether a handle may still use the lane. To be called when nobody can submit any more.
     pub(crate) fn is_held(&self) -> bool {
         let mut handles = self.handles.lock();
         self.read_detach_notes(&mut handles);
-        // Acquire pairs with the release of whoever freed a record with its last access.
+        // Acquire pairs with the release of a thread that freed a record with its last access.
         let mut taken = !self.submitter.free_records();
         let mut is_held = handles.has_harvested();
         while taken != 0 {

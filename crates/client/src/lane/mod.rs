@@ -1,29 +1,25 @@
-//! A lane from the client's side: sequences, records, and who owns which.
+//! A lane from the client's side.
 //!
-//! A task in flight is a record and a sequence. The record's **claim** word, in private memory,
-//! holds the sequence of the task that the record was last given to, and a tag:
-//!
-//! ```text
-//!            submit               owner waits
-//! (free) ───────────► ATTACHED ───────────────► AWAITED ──► (free)
-//!    │                   │  ▲──── gave up ─────────┘
-//!    │                   ├── handle dropped ──► DETACHED ──► (free)
-//!    │                   └── harvested ───────► DONE (free)
-//!    └──── call ────► AWAITED
-//! ```
+//! A task in flight is named by its completion record and its sequence ([`Flight`]). In private memory the lane
+//! keeps, by record, a claim ([`claim`]), and the task's call and buffer ([`payload`]). The submitter takes a free
+//! record ([`submitter`]) and publishes the task in it ([`publish`]). The task's handle collects it ([`handle`]) after
+//! waiting for its completion ([`wait`], [`bell`]), or is dropped before ([`detach`]). If no record is free, completed
+//! ones are harvested ([`harvest`]), and then the submitter or the task waits for a record ([`backpressure`],
+//! [`wait_queue`]). If the daemon dies, the lane completes its tasks itself ([`disconnect`]). If the connection ends,
+//! the lane stays until its last handle is dropped ([`lingering`]).
 //!
 //! Laws of this module:
-//! - Whoever moves a claim out of `ATTACHED` does so by compare-and-swap, so of a task's owner and
-//!   the harvester exactly one takes the record. The harvester, and a handle that is dropped or
-//!   polled, do this under the lock of the desk, so an owner who loses the race finds the
-//!   completion at the desk as soon as it has that lock. Only the submitter harvests; so a
-//!   thread that owns the lane moves the claims of the handles it holds by plain stores.
-//! - Only an `AWAITED` record is slept on, by its one owner. Nobody else frees it, so it cannot be
-//!   given to another task meanwhile, and the sleeper's word is its task's. Who waits for *any*
-//!   record sleeps on the segment's bell instead.
-//! - A record is freed after its task completed and its completion was copied, never before, so
-//!   no more tasks are in flight than the lane has entries.
-//! - Locks are taken in the order: submitter, desk, queue, memory. No waker runs under any of them.
+//! - A claim is moved out of `Attached` by compare-and-swap, so that of a task's handle and the harvester exactly one
+//!   takes the record. The harvester, and a handle that is dropped or polled, do so under the lock of the handle
+//!   table: a handle that loses the race finds the completion in that table as soon as it has the lock. Only the
+//!   submitter harvests, so a thread that owns the lane moves the claims of its handles by plain stores.
+//! - A thread sleeps only on a record whose claim is `Awaited`, and there is one such thread. Nobody else frees that
+//!   record, so it cannot be given to another task meanwhile. A thread that waits for *any* record sleeps on the
+//!   segment's bell instead.
+//! - A record is freed after its task has completed and the completion was copied, never before. So there are never
+//!   more tasks in flight than the lane has entries.
+//! - Locks are taken in this order: submitter, handle table, wait queue, buffer memory. No waker is woken or dropped
+//!   under any of them.
 
 pub(crate) mod backpressure;
 pub(crate) mod bell;
@@ -65,7 +61,7 @@ use crate::connection::{ClientConnection, LaneEvents};
 use crate::reentrancy::Mutex;
 use crate::wakers::Wakers;
 
-/// The connection is lost, so nothing can be submitted.
+/// The connection is lost, and nothing can be submitted any more.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ConnectionLost;
 
@@ -79,20 +75,21 @@ pub(crate) struct ClientLane {
     pub(crate) submitter: Submitter,
     claims: CachePadded<[ClaimWord; LANE_DEPTH]>,
     pub(crate) payloads: Payloads,
-    /// By record, the sequence of a task whose handle a signal handler dropped and nobody has seen to yet.
+    /// By record, the sequence of a task whose handle was dropped in a signal handler that could not have the lock of the
+    /// handle table.
     pub(crate) detach_notes: [AtomicU64; LANE_DEPTH],
     pub(crate) flags: CachePadded<LaneFlags>,
-    /// Who waits for a record.
+    /// Tasks and threads that wait for a record.
     pub(crate) queue: CachePadded<WaitQueue>,
     pub(crate) handles: CachePadded<Mutex<HandleTable>>,
-    /// The connection lives as long as somebody can still wait for a task.
+    /// Keeps the connection for as long as somebody can wait for a task.
     pub(crate) connection: Arc<ClientConnection>,
-    /// That of the connection.
+    /// The process of the connection.
     home: Home,
 }
 
 impl ClientLane {
-    /// A lane of which nothing was used yet.
+    /// A lane that was never used.
     pub(crate) fn new(
         index: usize,
         kind: LaneKind,
@@ -118,8 +115,8 @@ impl ClientLane {
         }
     }
 
-    /// Whether the lane is this process's. In one that was forked from it nothing of it may be used: its
-    /// memory is not there, its locks may be taken for ever, and what is in flight is the other's.
+    /// Whether this is the lane's process. A process that was forked from it must not use anything of the lane: the
+    /// shared memory is not there, locks may be held for ever, and the tasks in flight are the parent's.
     #[inline]
     pub(crate) fn is_here(&self) -> bool {
         self.home.is_here()
@@ -133,8 +130,8 @@ impl ClientLane {
         (Flight { record, sequence }, claim.state())
     }
 
-    /// Frees a record whose completion was copied, or is of no interest. For whoever has a share in
-    /// the lane, or its desk locked; handles have neither ([`Self::release_from_handle`]).
+    /// Frees a record whose completion was copied, or is of no interest. The caller shares in the lane or holds the
+    /// lock of the handle table. Handles do neither, and use [`Self::release_from_handle`].
     #[inline]
     pub(crate) fn release(&self, flight: Flight) {
         if self.submitter.free(flight.bit()) {
@@ -142,8 +139,8 @@ impl ClientLane {
         }
     }
 
-    /// Rings for a submitter, or for tasks in the queue, that wait for what this thread has just done,
-    /// which was a `SeqCst` operation or followed by such a fence.
+    /// Rings the bell if a submitter, or a task in the queue, waits for what this thread has just done by a `SeqCst`
+    /// operation or before a `SeqCst` fence.
     #[inline]
     pub(crate) fn ring_if_wanted(&self) {
         if self.flags.is_starved() || self.queue.is_waiting() {
@@ -151,10 +148,10 @@ impl ClientLane {
         }
     }
 
-    /// Whether an attached task's record is still its own, which it is until it was harvested.
+    /// Whether an attached task still has its record, which it has until it is harvested.
     #[inline]
     pub(crate) fn is_attached(&self, flight: Flight) -> bool {
-        // Relaxed: a harvested completion is fetched under the desk's lock.
+        // Relaxed: a harvested completion is taken out under the lock of the handle table.
         self.claims[flight.record].load() == Claim::new(flight.sequence, ClaimState::Attached)
     }
 
@@ -164,16 +161,16 @@ impl ClientLane {
         self.memory.is_complete(flight.record, flight.wire()) || !self.is_attached(flight)
     }
 
-    /// Moves an attached task's claim on behalf of its handle, with the thread inside. False if it was
+    /// Moves the claim of an attached task on behalf of its handle. The thread is inside. Returns false if the task was
     /// harvested before.
     #[inline]
     pub(crate) fn claim_for_handle(&self, flight: Flight, state: ClaimState) -> bool {
-        // Looked up once, before the ways part: the bounds of all that follows are known then.
+        // Before the branch, so that the bounds are checked once for all that follows.
         let word = &self.claims[flight.record];
         if !self.submitter.is_mine() {
             return word.move_from_attached(flight.sequence, state);
         }
-        // Only the submitter harvests, and that is this thread, which is here now.
+        // Only the submitter harvests, and this thread is the submitter.
         let is_attached = word.load() == Claim::new(flight.sequence, ClaimState::Attached);
         if is_attached {
             word.store(Claim::new(flight.sequence, state));
@@ -181,7 +178,7 @@ impl ClientLane {
         is_attached
     }
 
-    /// Moves an attached task's claim. False if somebody else did before.
+    /// Moves the claim of an attached task. Returns false if another thread did so before.
     pub(crate) fn move_claim(&self, flight: Flight, state: ClaimState) -> bool {
         self.claims[flight.record].move_from_attached(flight.sequence, state)
     }
@@ -200,7 +197,7 @@ impl LaneEvents for ClientLane {
 
 #[cfg(all(test, not(loom)))]
 impl ClientLane {
-    /// Goes on with this sequence, as if that many tasks had been.
+    /// Continues with this sequence, as if that many tasks had been submitted.
     pub(crate) fn begin_at(&self, sequence: u64) {
         self.submitter.begin_at(sequence);
     }

@@ -1,14 +1,13 @@
-//! What a task handle leaves at its record: the call and the buffer.
+//! What a task brings along, by record: its call and its buffer.
 //!
-//! They lie there, and not in the handle, because a handle travels: every move of what was just
-//! written would wait until the processor has written it, and with it all that was written before,
-//! the entry for the worker among it.
+//! They lie at the record and not in the handle, because a handle is moved. A move of data that was just written waits
+//! until the processor has written it, and with it all that was written before, including the entry for the worker.
 //!
 //! Laws of this module:
-//! - A place is its record's submitter's until the task is published, then its handle's, and the
-//!   lane's desk's (under the desk's lock) once the handle is dropped or the task harvested. Whoever
-//!   moves the claim out of `ATTACHED` has the place from then on.
-//! - A record is freed with its place empty of a buffer.
+//! - A payload belongs to the submitter until the task is published, then to the task's handle, and, once the handle is
+//!   dropped or the task harvested, to the holder of the handle table's lock. Whoever moves the claim out of `Attached`
+//!   has the payload from then on.
+//! - A record is freed after its payload's buffer was taken.
 
 use std::cell::UnsafeCell;
 
@@ -18,14 +17,14 @@ use chimaera_proto::{PoolId, PoolQuery};
 use crate::buffer::Buffer;
 use crate::call::Call;
 
-/// What was asked for, and the buffer that went along.
+/// A call, and the buffer that goes along with its task.
 pub(crate) struct Payload {
     pub(crate) call: Call,
     pub(crate) buffer: Option<Buffer>,
 }
 
 impl Payload {
-    /// Leaves a buffer here, where there is none. Nothing is dropped: the thread is inside.
+    /// Puts a buffer here, where there is none. Drops nothing, because the thread is inside.
     #[inline]
     pub(crate) fn put_buffer(&mut self, buffer: Option<Buffer>) {
         let before = std::mem::replace(&mut self.buffer, buffer);
@@ -44,7 +43,7 @@ impl Payload {
 /// The payloads of a lane, by record.
 pub(crate) struct Payloads([UnsafeCell<Payload>; LANE_DEPTH]);
 
-// SAFETY: a place has one owner at a time, by this module's laws, and what it holds may be used
+// SAFETY: a payload has one owner at a time, by this module's laws, and what it holds may be used
 // from any thread.
 unsafe impl Sync for Payloads {}
 
@@ -66,13 +65,10 @@ impl Payloads {
     /// A record's payload.
     ///
     /// # Safety
-    /// The caller has the place, by this module's laws, for as long as it uses the reference, and
-    /// uses one at a time.
+    /// The caller owns the payload, by this module's laws, for as long as it uses the reference, and
+    /// uses one reference at a time.
     #[inline]
-    #[expect(
-        clippy::mut_from_ref,
-        reason = "who has the place is the caller's to know"
-    )]
+    #[expect(clippy::mut_from_ref, reason = "the caller knows who owns the payload")]
     pub(crate) unsafe fn of(&self, record: usize) -> &mut Payload {
         // SAFETY: by this function's contract.
         unsafe { &mut *self.0[record].get() }

@@ -1,4 +1,4 @@
-//! Publishing a task in a record that its submitter has taken.
+//! Taking a free record, and publishing a task in it.
 
 use chimaera_proto::{BufferRange, Descriptor};
 
@@ -19,8 +19,8 @@ impl ClientLane {
         state: ClaimState,
         fill: impl FnOnce(&mut Payload),
     ) -> Result<Flight, ConnectionLost> {
-        // Relaxed: who freed this record after a loss had seen it, and freeing and taking are
-        // ordered; see `crate::lane::disconnect`.
+        // Relaxed: whoever freed this record after a loss had seen the loss, and freeing is ordered before taking; see
+        // `disconnect`.
         if self.flags.is_lost() {
             permit.put_back(record);
             return Err(ConnectionLost);
@@ -57,7 +57,7 @@ impl ClientLane {
         Ok(flight)
     }
 
-    /// Takes care that the flag of a task long ago is not taken for that of this one, which is about to be
+    /// Clears the flag of a task long ago, lest it be taken for the completion of this one, which is about to be
     /// published.
     #[cold]
     #[inline(never)]
@@ -68,8 +68,8 @@ impl ClientLane {
         self.memory.clear_flag(flight.record, flight.wire());
     }
 
-    /// Takes a record that is free. Reaps detached when there are any, so that the buffers of
-    /// dropped handles do not stay with a lane that is never full.
+    /// Takes a free record. Frees those of detached tasks first, so that the buffers of dropped handles do not stay with
+    /// a lane that is never full.
     #[inline]
     pub(crate) fn free_record(&self, permit: &mut SubmitPermit<'_>) -> Option<usize> {
         if self.flags.has_detached() {

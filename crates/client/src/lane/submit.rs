@@ -1,4 +1,4 @@
-//! The ways to submit a task.
+//! The ways to submit a task, by what happens if there is no free record.
 
 use std::thread;
 
@@ -13,7 +13,7 @@ use crate::call::Call;
 use crate::wakers::{UnparkOnDrop, Wakers, unpark_this_thread, wake_all};
 
 impl ClientLane {
-    /// Submits a task that its submitter waits for. Waits for a free record if there is none.
+    /// Submits a task that the caller waits for next. Waits for a free record if there is none.
     #[inline]
     pub(crate) fn submit(
         &self,
@@ -23,8 +23,8 @@ impl ClientLane {
         self.submit_with(call, buffer, ClaimState::Awaited, |_| {})
     }
 
-    /// Submits a task that gets a handle, at whose place `leave` leaves what goes along. Waits for
-    /// a free record if there is none.
+    /// Submits a task that gets a handle; `fill` puts the payload at its record. Waits for a free record if there is
+    /// none.
     pub(crate) fn submit_attached(
         &self,
         call: &Call,
@@ -55,7 +55,7 @@ impl ClientLane {
         flight
     }
 
-    /// Submits a task that gets a handle if there is a record and nobody waits for one.
+    /// Submits a task that gets a handle, if there is a free record and nobody waits for one.
     #[inline]
     pub(crate) fn try_submit(
         &self,
@@ -71,13 +71,13 @@ impl ClientLane {
         Some(self.publish(permit, record, call, buffer, ClaimState::Attached, fill))
     }
 
-    /// Submits a task that gets a handle, if there is a record and no other thread waits for one.
+    /// Submits a task that gets a handle, if there is a free record and no other thread waits for one.
     pub(crate) fn try_submit_attached(
         &self,
         call: &Call,
         buffer: Option<BufferRange>,
     ) -> Option<Result<Flight, ConnectionLost>> {
-        // Those who wait for a lane of this thread's own cannot submit before it comes back.
+        // Tasks that wait for this thread's own lane cannot submit before this thread returns.
         if !self.submitter.is_mine() && self.queue.is_waiting() {
             return None;
         }
@@ -86,7 +86,8 @@ impl ClientLane {
         Some(self.publish(permit, record, call, buffer, ClaimState::Attached, |_| {}))
     }
 
-    /// Submits a task if it is its permit, and there is a record or a harvest frees one.
+    /// Submits a task that gets a handle or is waited for, if it is its turn in the queue, and there is a free record or a
+    /// harvest frees one. Without a seat, its turn is after all seats.
     pub(crate) fn try_submit_queued(
         &self,
         seat: Option<Ticket>,
@@ -114,7 +115,7 @@ impl ClientLane {
         Some(self.publish(permit, record, call, buffer, state, fill))
     }
 
-    /// Submits on a lane that is shared. Waits for its permit and a record.
+    /// Submits on a shared lane. Waits for its turn in the queue, and for a record.
     #[cold]
     pub(crate) fn submit_shared(
         &self,
@@ -145,9 +146,9 @@ impl ClientLane {
             let ticket = seat.as_ref().map(|seat| seat.ticket);
             let joined = self.join(ticket, waker.clone());
             let ticket = joined.ticket;
-            // Not made where there is one: it would give the seat up as it is dropped.
+            // Only made if there is none: a second one would give the seat up when it is dropped.
             seat.get_or_insert_with(|| Seat { lane: self, ticket });
-            // A loss tells all who have joined, and whoever joins later sees it.
+            // A loss notifies all seats, and whoever joins later sees it.
             if let Some(submitted) = attempt(Some(ticket)) {
                 return submitted;
             }

@@ -1,18 +1,17 @@
-//! Who may submit on a lane, and what it has for that: sequences and free records.
+//! Who may submit on a lane, and what the submitter needs: the next sequence and the free records.
 //!
-//! A lane is **owned** or **shared** for its whole life. An owned lane is lent to one thread at a
-//! time ([`crate::lane_pool`]), and only that thread submits on it: what it has for itself are plain
-//! loads and stores. On a shared lane whoever has the lock submits.
+//! A lane is **owned** or **shared** for its whole life. An owned lane is lent to one thread at a time
+//! ([`crate::lane_pool`]), and only that thread submits on it, with plain loads and stores. On a shared lane the holder
+//! of the lock submits.
 //!
 //! Laws of this module:
-//! - `owner` is a thread's token only between that thread's own [`Submitter::own`] and
-//!   [`Submitter::disown`], or the session's end. So a thread that finds its own token is the
-//!   owner, and stays it until it says otherwise or nobody submits any more. Tokens are addresses
-//!   in thread-local memory: no two running threads have the same, and a thread has disowned its
-//!   lanes before its memory is another's.
-//! - `next_sequence` and `free` are touched by the submitter only. From one owner to the next they
-//!   travel under the lock of the directory, from one sharer to the next under the lock here.
-//! - A thread that has a [`SubmitPermit`] is inside ([`crate::reentrancy`]), so no signal handler has another one
+//! - `owner` holds a thread's token only from [`Submitter::own`] to [`Submitter::disown`] of that same thread, or to the
+//!   connection's end. So a thread that finds its own token is the owner, and stays the owner until it disowns the lane
+//!   or nobody submits any more. Tokens are addresses in thread-local memory: no two running threads have the same, and
+//!   a thread has disowned its lanes before its memory can be another's.
+//! - `next_sequence` and `free` are touched by the submitter only. They pass from one owner to the next under the lane
+//!   pool's lock, from one sharer to the next under the lock here.
+//! - A thread that has a [`SubmitPermit`] is inside ([`crate::reentrancy`]), so that no signal handler has another one
 //!   meanwhile, nor frees a record.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,7 +21,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::reentrancy::{Outermost, ThisThread, set_bits};
 
-/// What tells the calling thread from all that run. Never 0.
+/// A number that tells the calling thread from all others that run. Never 0.
 #[inline(always)]
 fn thread_token() -> usize {
     ThisThread::with(ThisThread::token)
@@ -40,11 +39,11 @@ pub(crate) enum LaneKind {
 /// The submitting side of a lane.
 pub(crate) struct Submitter {
     state: CachePadded<SubmitterState>,
-    /// Records that others freed since the submitter last spun.
+    /// Records that others have freed since the submitter last took them from here.
     returned: CachePadded<AtomicU64>,
 }
 
-/// What the submitter has for itself.
+/// What only the submitter touches.
 struct SubmitterState {
     kind: LaneKind,
     owner: AtomicUsize,
@@ -54,7 +53,7 @@ struct SubmitterState {
 }
 
 impl Submitter {
-    /// Of a lane of which nothing was used yet.
+    /// The submitting side of a lane that was never used.
     pub(crate) fn new(kind: LaneKind) -> Self {
         Self {
             state: CachePadded::new(SubmitterState {
@@ -68,21 +67,21 @@ impl Submitter {
         }
     }
 
-    /// Makes the calling thread the owner. The lane is owned, by nobody at present.
+    /// Makes the calling thread the owner of an owned lane that nobody owns at present.
     pub(crate) fn own(&self) {
         debug_assert_eq!(self.state.kind, LaneKind::Owned);
         debug_assert_eq!(self.state.owner.load(Ordering::Relaxed), NOBODY);
         self.state.owner.store(thread_token(), Ordering::Relaxed);
     }
 
-    /// Ends the calling thread's ownership. It does not submit on the lane any more.
+    /// Ends the calling thread's ownership. The thread does not submit on the lane any more.
     pub(crate) fn disown(&self) {
         debug_assert!(self.is_mine());
         self.end_ownership();
     }
 
-    /// Ends the ownership of whichever thread has it, when nobody can submit any more. The thread may
-    /// notice later, which does no harm: what only the owner writes, only it has written then.
+    /// Ends the ownership of whichever thread has it, when nobody can submit any more. That the thread may notice later
+    /// does no harm: no other thread becomes the owner.
     pub(crate) fn end_ownership(&self) {
         self.state.owner.store(NOBODY, Ordering::Relaxed);
     }
@@ -103,8 +102,7 @@ impl Submitter {
         })
     }
 
-    /// The right to submit. Waits for others who are submitting on a lane that is shared; they do not
-    /// wait for anything.
+    /// The right to submit. On a shared lane this waits for other submitters, which do not wait for anything.
     ///
     /// # Panics
     /// If the lane is another thread's: a mistake in this crate.
@@ -113,7 +111,7 @@ impl Submitter {
         match self.owner_permit() {
             Some(permit) => permit,
             None => {
-                // Before it is locked: a signal handler must not wait for what it has interrupted.
+                // Before the lock: a signal handler must not wait for a lock whose holder it has interrupted.
                 let inside = Outermost::enter();
                 SubmitPermit {
                     submitter: self,
@@ -138,7 +136,7 @@ impl Submitter {
     #[inline]
     pub(crate) fn free(&self, records: u64) -> bool {
         if self.is_mine() {
-            // The submitter is this thread, and at something else.
+            // The submitter is this thread, which does not wait for a record at present.
             self.free_mine(records);
             return false;
         }
@@ -149,28 +147,28 @@ impl Submitter {
         true
     }
 
-    /// As [`Self::free`], for a thread that has found the lane its own ([`Self::is_mine`]), and will
-    /// not look again: its ownership may have ended since then.
+    /// As [`Self::free`], for a thread that has found itself the owner ([`Self::is_mine`]). It must not check again: its
+    /// ownership may have ended since then.
     #[inline]
     pub(crate) fn free_mine(&self, records: u64) {
         // Release pairs with the acquire in `free_records`.
         set_bits(&self.state.free, records);
     }
 
-    /// Whether others have freed records since the submitter last spun. `SeqCst`.
+    /// Whether others have freed records since the submitter last took them. A `SeqCst` load.
     pub(crate) fn has_returned(&self) -> bool {
         self.returned.load(Ordering::SeqCst) != 0
     }
 
-    /// Records of no task. They stay so when nobody can submit any more.
+    /// The records without a task. They stay free once nobody can submit any more.
     pub(crate) fn free_records(&self) -> u64 {
-        // In this order: who does not find here what was returned finds it there, as `take_record` has
-        // it; acquire pairs with its release.
+        // In this order: a record that `take_record` has moved out of `returned` meanwhile is found in `free`. Acquire
+        // pairs with its release.
         let returned = self.returned.load(Ordering::Acquire);
         returned | self.state.free.load(Ordering::Acquire)
     }
 
-    /// Goes on with this sequence, as if that many tasks had been.
+    /// Continues with this sequence, as if that many tasks had been submitted.
     #[cfg(all(test, not(loom)))]
     pub(crate) fn begin_at(&self, sequence: u64) {
         self.state.next_sequence.store(sequence, Ordering::Relaxed);
@@ -186,19 +184,19 @@ pub(crate) struct SubmitPermit<'a> {
 }
 
 impl SubmitPermit<'_> {
-    /// Takes a record that is free.
+    /// Takes a free record.
     #[inline]
     pub(crate) fn take_record(&mut self) -> Option<usize> {
         let state = &self.submitter.state;
         let mut free = state.free.load(Ordering::Relaxed);
         if free == 0 {
-            // Acquire pairs with `Submitter::free`: the completion was copied before. It writes
-            // only where there is something: it would take the line from those who free.
+            // Acquire pairs with `Submitter::free`: the completion was copied before. Written only if records were
+            // returned: a write would take the cache line from those who free.
             free = self.submitter.returned.load(Ordering::Relaxed);
             if free == 0 {
                 return None;
             }
-            // First here, then taken from there, lest who counts (`free_records`) miss them meanwhile.
+            // Stored here before they are taken from there, lest `free_records` miss them meanwhile.
             state.free.store(free, Ordering::Relaxed);
             self.submitter.returned.fetch_and(!free, Ordering::AcqRel);
         }
@@ -206,7 +204,7 @@ impl SubmitPermit<'_> {
         Some(free.trailing_zeros() as usize)
     }
 
-    /// Lets others submit. The thread stays inside.
+    /// Lets others submit. The thread stays inside until the result is dropped.
     #[inline]
     pub(crate) fn end(self) -> Outermost {
         drop(self.lock);

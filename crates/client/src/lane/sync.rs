@@ -1,6 +1,5 @@
-//! The lock and atomics of [`crate::lane::wait_queue`], real or of the model checker, and the steps of its
-//! protocol that the model checker can take away, to show that its tests notice. In normal builds all
-//! of it is constant.
+//! The lock and atomics of [`super::wait_queue`], real ones or the model checker's, and the steps of its protocol that a
+//! model can leave out, to show that its tests notice. In normal builds all of it is constant.
 
 #[cfg(not(loom))]
 pub(crate) use crate::reentrancy::Mutex;
@@ -13,15 +12,15 @@ pub(crate) use loom::sync::atomic::{AtomicBool, Ordering, fence};
 /// A step that the queue's protocol depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QueueStep {
-    /// Who joins looks for a record after it is seen to wait.
+    /// A task that joins looks for a record after it is seen to wait.
     JoinThenLook,
-    /// Who makes a record available looks whether somebody waits afterwards. (Real ones do by `SeqCst`
-    /// operations.)
+    /// A thread that makes a record available looks afterwards whether anybody waits. (In normal builds the `SeqCst`
+    /// operation that frees the record takes this step.)
     #[cfg(loom)]
     FreeThenLook,
-    /// Who was told of a record and leaves without it passes that on.
+    /// A notified seat that is given up passes its notification on.
     PassOn,
-    /// Who was told and does not come is passed over.
+    /// A notified seat that is not used is passed over.
     PassOver,
 }
 
@@ -51,13 +50,13 @@ thread_local! {
     static LEFT_OUT: std::cell::Cell<Option<QueueStep>> = const { std::cell::Cell::new(None) };
 }
 
-/// Takes a step away for the rest of this test thread.
+/// Leaves a step out for the rest of this test thread.
 #[cfg(all(test, loom))]
 pub(crate) fn leave_out(guard: QueueStep) {
     LEFT_OUT.set(Some(guard));
 }
 
-/// The model checker's lock, which is locked as the real one is.
+/// The model checker's lock, with the interface of the real one.
 #[cfg(loom)]
 #[derive(Default)]
 pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);

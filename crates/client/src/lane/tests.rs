@@ -1,4 +1,4 @@
-//! A lane without a daemon: the moments that tests against a host meet too seldom.
+//! A lane without a daemon: moments that tests against a host meet too seldom.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -24,7 +24,7 @@ use crate::lane::claim::Flight;
 use crate::lane::handle::Collected;
 use crate::lane::submitter::LaneKind;
 
-/// A connection to nobody: its other end stays open as long as it is kept.
+/// A connection to nobody, and its other end, which stays open as long as it is kept.
 fn connection(segment: &Arc<Segment>) -> (Arc<ClientConnection>, UnixStream) {
     link_with(segment, PublishOrder::Fence)
 }
@@ -65,12 +65,12 @@ fn call(number: u64) -> Call {
     }
 }
 
-/// A task that its submitter waits for.
+/// Submits a task that its submitter waits for.
 fn submit(lane: &ClientLane, number: u64) -> Flight {
     lane.submit(&call(number), None).expect("submits")
 }
 
-/// A task with a handle.
+/// Submits a task with a handle.
 fn attach(lane: &ClientLane, number: u64) -> Flight {
     let attached = lane.submit_attached(&call(number), None, |payload| payload.call = call(number));
     attached.expect("submits")
@@ -144,7 +144,7 @@ fn no_task_is_missed_at_the_moment_of_the_loss() {
         let lane = lane(&connection);
         lane.begin_at(1 + round);
         let go = AtomicUsize::new(0);
-        // Both begin when both are there, each after a little more or less.
+        // Both threads begin when both are there, each after a delay of its own.
         let begin = |delay: u64| {
             go.fetch_add(1, Ordering::SeqCst);
             while go.load(Ordering::SeqCst) < 2 {
@@ -176,8 +176,7 @@ fn no_task_is_missed_at_the_moment_of_the_loss() {
     assert!(in_time > 0, "no round was of use");
 }
 
-/// Has another thread, to which the lane goes, submit until it waits, then runs `help`.
-/// The thread with this id sleeps.
+/// Whether the thread with this id sleeps.
 fn sleeps(thread: nix::unistd::Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
     stat.is_ok_and(|stat| stat.contains(") S "))
@@ -204,7 +203,7 @@ fn a_daemon_that_dies_between_completing_and_waking_leaves_nobody_asleep() {
         assert!(Instant::now() < end, "it never sleeps");
         std::thread::yield_now();
     }
-    // What a daemon does first, and no more.
+    // The first thing that a daemon does, and no more.
     let word = 0;
     lane.memory
         .complete(flight.record, flight.wire(), word, &[]);
@@ -215,6 +214,8 @@ fn a_daemon_that_dies_between_completing_and_waking_leaves_nobody_asleep() {
     waiter.join().expect("it ends");
 }
 
+/// Lends the lane to another thread, which submits and waits for a record, then runs `help`. The other thread must be
+/// woken by that.
 fn starve(lane: &ClientLane, help: impl FnOnce()) {
     lane.submitter.disown();
     thread::scope(|scope| {
@@ -226,14 +227,14 @@ fn starve(lane: &ClientLane, help: impl FnOnce()) {
         while !lane.flags.is_starved() {
             thread::yield_now();
         }
-        // It looks once more before it sleeps. Time to do so makes the test sharper; it is right
-        // in any case.
+        // The submitter looks once more before it sleeps. Time to do so makes the test sharper, and is not needed for it
+        // to be right.
         thread::sleep(Duration::from_millis(5));
         help();
         let end = soon().expect("a time");
         while !submitter.is_finished() {
             if Instant::now() > end {
-                // It would be joined forever.
+                // The scope would join it for ever.
                 let _ = std::io::Write::write_all(&mut std::io::stderr(), b"never woken\n");
                 std::process::abort();
             }
@@ -250,7 +251,7 @@ fn a_starved_submitter_is_woken_by_an_owner_who_frees_a_record() {
     let lane = lane(&connection);
     let flights: Vec<_> = (0..LANE_DEPTH as u64).map(|n| submit(&lane, n)).collect();
     for flight in &flights {
-        // Without a ring: whoever was to be rung for these was rung before.
+        // No bell is rung for these: whoever waited was woken before.
         lane.memory.complete(flight.record, flight.wire(), 0, &[]);
     }
     starve(&lane, || lane.release(flights[5]));
@@ -300,7 +301,7 @@ fn a_starved_submitter_is_woken_by_the_worker_and_harvests() {
     for flight in [flights[8], flights[9]] {
         assert!(lane.is_complete(flight));
         match lane.collect(flight) {
-            Collected::Harvested(parcel) => assert_eq!(parcel.record.value(0), 9),
+            Collected::Harvested(task) => assert_eq!(task.record.value(0), 9),
             Collected::AtRecord => panic!("its record was needed"),
         }
     }
@@ -317,7 +318,7 @@ fn a_starved_submitter_is_woken_where_the_bell_would_not_ring_any_more() {
         let mut wakers = Vec::new();
         lane.memory
             .complete(flights[3].record, flights[3].wire(), 0, &[]);
-        // The bell's watcher comes by before the worker looks for waiters.
+        // The bell's thread takes the waker before the worker looks for waiters.
         lane.collect_wakers(&mut wakers);
         assert_eq!(wakers.len(), 1);
         assert!(!lane.memory.look_for_waiters(flights[3].bit()).1);
@@ -340,7 +341,7 @@ fn a_waker_that_panics_does_not_part_a_submitter_from_its_task() {
     assert!(!lane.set_waker(flights[4], &Waker::from(Arc::new(Panics))));
     lane.memory
         .complete(flights[4].record, flights[4].wire(), 0, &[]);
-    // What it lends its task may be touched until it has waited for it.
+    // The task may touch what its submitter has lent it until the submitter has waited for it.
     let flight = submit(&lane, 99);
     assert_eq!(flight.record, flights[4].record);
 }
@@ -389,7 +390,7 @@ fn a_waker_that_panics_when_it_is_dropped_does_not_part_a_handle_from_its_task()
     let panics = Arc::new(Panics);
     let waker = Waker::from(Arc::clone(&panics));
     assert!(!lane.set_waker(flight, &waker));
-    // The desk has the last one.
+    // The handle table has the last one.
     drop((panics, waker));
     assert!(matches!(lane.collect(flight), Collected::AtRecord));
 }

@@ -1,4 +1,4 @@
-//! Waiting for a task to complete.
+//! Waiting for the completion of a task: spinning first, then sleeping.
 
 use std::time::{Duration, Instant};
 
@@ -9,27 +9,26 @@ use super::claim::{Claim, ClaimState, Flight};
 use crate::adaptive_spin::SpinOutcome;
 
 impl ClientLane {
-    /// Waits for a task of [`Self::submit`], takes what is wanted of its completion and frees its
-    /// record.
+    /// Waits for a task whose claim is `Awaited`, takes what is wanted of its completion, and frees its record.
     #[inline]
     pub(crate) fn finish<T>(&self, flight: Flight, take: impl FnOnce(&Record) -> T) -> T {
         self.wait_until_complete(flight, None);
         let taken = take(self.memory.record(flight.record));
-        self.release_and_tell(flight);
+        self.release_and_notify(flight);
         taken
     }
 
-    /// As [`Self::finish`], for a task that is known to take long: sleeps at once.
+    /// As [`Self::finish`], for a task that is known to take long: sleeps without spinning.
     pub(crate) fn finish_asleep<T>(&self, flight: Flight, take: impl FnOnce(&Record) -> T) -> T {
         while !self.memory.is_complete(flight.record, flight.wire()) {
             self.memory.sleep(flight.record, flight.wire(), None);
         }
         let taken = take(self.memory.record(flight.record));
-        self.release_and_tell(flight);
+        self.release_and_notify(flight);
         taken
     }
 
-    /// Waits for an owned task until the deadline. Returns whether it is complete.
+    /// Waits for a task whose claim is `Awaited`, until the deadline. Returns whether it is complete.
     #[inline]
     pub(crate) fn wait_until_complete(&self, flight: Flight, deadline: Option<Instant>) -> bool {
         let complete = move || self.memory.is_complete(flight.record, flight.wire());
@@ -60,19 +59,18 @@ impl ClientLane {
         }
     }
 
-    /// Gives an owned task, which may be incomplete, back to the harvester's reach.
+    /// Makes an `Awaited` task, which may be incomplete, `Attached` again, so that it can be harvested.
     pub(crate) fn end_wait(&self, flight: Flight) {
-        // Pairs with `wait_for_record`: a starved submitter may have passed over this record
-        // because it was owned.
+        // Pairs with `wait_for_record`: a starved submitter may have passed over this record because it was `Awaited`.
         self.claims[flight.record].exchange(Claim::new(flight.sequence, ClaimState::Attached));
         self.ring_if_wanted();
     }
 
-    /// As [`Self::release`], for whoever has nothing locked.
+    /// As [`Self::release`], and notifies the queue. The caller holds no lock.
     #[inline]
-    fn release_and_tell(&self, flight: Flight) {
+    fn release_and_notify(&self, flight: Flight) {
         self.release(flight);
-        // On another's lane this comes after a `SeqCst` operation, and that has rung.
+        // On a lane that is not this thread's own, `release` was a `SeqCst` operation, and has rung.
         if self.queue.is_waiting() {
             self.notify_waiters();
         }

@@ -1,30 +1,30 @@
-//! Who waits for a record of a lane: tasks that found it full, in the order in which they came.
+//! The queue of tasks and threads that wait for a record of a lane, in the order in which they came.
 //!
-//! A task that waits has a **seat**. It waits there with a waker until it is **notified** that a record may
-//! be had, and comes for it: it is polled, and submits. What counts is how many records are
-//! *available*, free or to be freed by a harvest, and not who made them so:
+//! A task that waits has a **seat**, with a waker. It waits until it is **notified** that a record is available, and
+//! uses the seat: it is polled, and submits. What counts is how many records are *available*, which means free or to
+//! be freed by a harvest, and not who made them available:
 //!
 //! ```text
-//!          join                 tell                  comes, and submits
-//! (none) ────────► WAITS ─────────────────► TOLD ────────────────────────► (left)
+//!          join                 notify                 submits
+//! (none) ────────► Waits ─────────────────► Notified ──────────► (gone)
 //!                    ▲                      │  │
-//!                    ├── comes too late ────┘  │ does not come for long
+//!                    ├── record was taken ──┘  │ not used for long
 //!                    │                         ▼
-//!                    └── comes ───────────── LATE
+//!                    └── joins again ──────── Late
 //! ```
 //!
 //! Laws of this module:
-//! - As long as somebody waits, at least as many seats are notified as records are available. So
-//!   each record that becomes available tells one seat, and whoever was notified and leaves without a
-//!   record, by being dropped or submitted elsewhere, passes it on. All of this is one rule, applied
-//!   anew by [`WaitQueue::notify`] after every change.
-//! - Who is notified need not come: a future may be kept and not polled. After [`SEAT_TIMEOUT`] it is late,
-//!   keeps its seat, and counts no more, so that nobody waits for ever behind it.
-//! - First come, first served: a record is taken only by who has fewer seats before it, late ones
-//!   left out, than records are available. Who has no seat comes after all seats.
-//! - Nothing is lost between looking and waiting. Who joins is seen to wait, fences, then looks for
-//!   records; who makes a record available does so, fences, then looks whether somebody waits. Of two
-//!   fences one comes first, and whoever's comes second sees what the other did.
+//! - As long as anybody waits, at least as many seats are notified as records are available. So each record that
+//!   becomes available notifies one seat; and a notified seat that is given up without a record, because its task is
+//!   dropped or submitted elsewhere, passes the notification on. All of this is one rule, which [`WaitQueue::notify`]
+//!   applies after every change.
+//! - A notified seat need not be used: a future may be kept and not polled. After [`SEAT_TIMEOUT`] it is late: it stays
+//!   in the queue and counts no more, so that nobody waits behind it for ever.
+//! - First come, first served: a task may take a record only if fewer seats stand before its own, not counting late
+//!   ones, than records are available. A task without a seat comes after all seats.
+//! - No notification is lost. A task that joins stores that somebody waits, issues a fence, and looks for records. A
+//!   thread that makes a record available stores that, issues a fence, and looks whether somebody waits. One of the
+//!   two fences comes first, and the thread of the second sees the other's store.
 //! - Wakers are cloned, woken and dropped while the queue is not locked.
 
 use std::collections::BTreeMap;
@@ -34,13 +34,13 @@ use std::time::{Duration, Instant};
 use super::sync::{AtomicBool, Mutex, Ordering, QueueStep};
 use crate::wakers::Wakers;
 
-/// How long a record waits for who was notified of it, before another is notified. Much longer than an
-/// executor takes to poll what was woken.
+/// How long a notified seat may stay unused before another one is notified. Much longer than an executor takes to poll
+/// a task that was woken.
 pub(crate) const SEAT_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// The queue of a lane.
+/// The wait queue of a lane.
 pub(crate) struct WaitQueue {
-    /// Whether there are seats. Written with the line locked, read with every task.
+    /// Whether there are seats. Written with `line` locked, read with every task.
     waiting: AtomicBool,
     line: Mutex<Line>,
 }
@@ -49,7 +49,7 @@ pub(crate) struct WaitQueue {
 struct Line {
     last_ticket: u64,
     seats: BTreeMap<u64, SeatState>,
-    /// Seats that are notified.
+    /// The number of seats that are notified.
     notified: usize,
 }
 
@@ -63,10 +63,10 @@ enum SeatState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
 
-/// What joining came to.
+/// The result of joining.
 pub(crate) struct Joined {
     pub(crate) ticket: Ticket,
-    /// Whether it is this seat's turn already.
+    /// Whether this seat may be used at once.
     pub(crate) may_submit: bool,
     /// Whether nobody waited before.
     pub(crate) is_first: bool,
@@ -82,9 +82,8 @@ impl WaitQueue {
         }
     }
 
-    /// Whether somebody waits. Who asks in order to tell has made a record available just before, by
-    /// a `SeqCst` operation or followed by such a fence; or is the thread that submits, which on a
-    /// lane of its own is also the one that joins.
+    /// Whether anybody waits. A caller that is going to notify has made a record available before, by a `SeqCst`
+    /// operation or before a `SeqCst` fence; or it is the owner of the lane, which is the only thread that joins.
     #[inline]
     pub(crate) fn is_waiting(&self) -> bool {
         // The model checker takes `SeqCst` operations for weaker than they are.
@@ -93,12 +92,12 @@ impl WaitQueue {
         self.waiting.load(Ordering::SeqCst)
     }
 
-    /// Whether a record may be taken by who has this seat, or none yet.
+    /// Whether the task with this ticket, or one without a seat, may take a record.
     pub(crate) fn may_submit(&self, ticket: Option<Ticket>, available: usize) -> bool {
         self.line.lock().may_submit(ticket, available)
     }
 
-    /// Takes a seat at the end, or keeps the one that there is, and waits there with this waker.
+    /// Takes a seat at the end, or keeps the one with this ticket, and waits there with this waker.
     pub(crate) fn join(
         &self,
         ticket: Option<Ticket>,
@@ -132,7 +131,7 @@ impl WaitQueue {
         }
     }
 
-    /// Gives a seat up, with a record or without, and tells whoever is to be notified now.
+    /// Gives a seat up, with a record or without, and notifies the seats that are to be notified now.
     #[must_use = "it is dropped when nothing is locked"]
     pub(crate) fn leave(
         &self,
@@ -164,20 +163,20 @@ impl WaitQueue {
         }
     }
 
-    /// Tells seats of the records that are available.
+    /// Notifies as many seats as records are available.
     #[cold]
     pub(crate) fn notify(&self, available: impl FnOnce() -> usize, wakers: &mut Wakers) {
         let mut line = self.line.lock();
-        // Under the lock: of two that tell at the same time, the second counts what both have freed.
+        // Counted under the lock: of two threads that notify at the same time, the second counts what both have freed.
         line.notify(available(), wakers);
     }
 
-    /// Tells everybody: nothing is to be waited for any more.
+    /// Notifies all seats: there is nothing more to wait for.
     pub(crate) fn notify_all(&self, wakers: &mut Wakers) {
         self.line.lock().notify(usize::MAX, wakers);
     }
 
-    /// Passes over those who were notified a while before and have not come.
+    /// Passes over seats that were notified and not used for [`SEAT_TIMEOUT`], and notifies others in their place.
     pub(crate) fn pass_over(
         &self,
         now: Instant,

@@ -1,4 +1,4 @@
-//! Tasks that are several: a future that goes on when one of its tasks has ended.
+//! Tasks of several steps: a future that awaits other tasks, behind the handle of a task.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,14 +16,14 @@ pub(crate) struct Compound<T>(Mutex<CompoundState<T>>);
 enum CompoundState<T> {
     Going {
         steps: Steps<T>,
-        /// Who polled last.
+        /// The waker that it was last polled with.
         waker: Waker,
     },
     Ended(Result<T, TaskError>),
 }
 
 impl<T> Compound<T> {
-    /// Begins: what can be submitted at once is.
+    /// Polls the steps for the first time, which submits what can be submitted at once.
     pub(crate) fn new(steps: impl Future<Output = Result<T, TaskError>> + Send + 'static) -> Self {
         let mut state = CompoundState::Going {
             steps: Box::pin(steps),
@@ -33,8 +33,8 @@ impl<T> Compound<T> {
         Self(Mutex::new(state))
     }
 
-    /// Goes on as far as it can. Returns whether it has ended; if not, the waker is woken when it can
-    /// go on.
+    /// Polls the steps, unless they have ended. Returns whether they have; if not, the waker is woken when they can
+    /// continue.
     pub(crate) fn watch(&mut self, waker: &Waker) -> bool {
         let state = self.0.get_mut();
         if let CompoundState::Going { waker: last, .. } = state {
@@ -43,20 +43,20 @@ impl<T> Compound<T> {
         state.go_on()
     }
 
-    /// As [`Self::watch`], on behalf of who polled last.
+    /// As [`Self::watch`], with the waker of the last poll.
     pub(crate) fn is_complete(&self) -> bool {
-        // Who has it locked is going on with it.
+        // Whoever holds the lock polls the steps.
         self.0.try_lock().is_some_and(|mut state| state.go_on())
     }
 
-    /// Whether it has ended, as far as it went already. Does not go on.
+    /// Whether the steps had ended when they were last polled.
     pub(crate) fn has_ended(&self) -> bool {
         self.0
             .try_lock()
             .is_some_and(|state| matches!(*state, CompoundState::Ended(_)))
     }
 
-    /// Takes the waker of who polled last.
+    /// Takes the waker that the steps were last polled with.
     pub(crate) fn take_waker(&mut self) -> Option<Waker> {
         match self.0.get_mut() {
             CompoundState::Going { waker, .. } => {
@@ -66,7 +66,7 @@ impl<T> Compound<T> {
         }
     }
 
-    /// The result of what has ended.
+    /// The result of steps that have ended.
     pub(crate) fn into_result(self) -> Result<T, TaskError> {
         match self.0.into_inner() {
             CompoundState::Ended(result) => result,
@@ -76,7 +76,7 @@ impl<T> Compound<T> {
 }
 
 impl<T> CompoundState<T> {
-    /// Returns whether it has ended.
+    /// Polls the steps, unless they have ended. Returns whether they have.
     fn go_on(&mut self) -> bool {
         let Self::Going { steps, waker } = self else {
             return true;

@@ -1,4 +1,4 @@
-//! What a task's handle holds while its task is not in flight.
+//! A task that is not in flight: what its handle holds.
 
 use std::task::Waker;
 use std::thread;
@@ -14,25 +14,25 @@ use crate::task::unsubmitted::{Attempt, Unsubmitted};
 use crate::task_error::TaskError;
 use crate::wakers::{UnparkOnDrop, Wakers, unpark_this_thread, wake_all};
 
-/// What is not in flight.
+/// A task that is not in flight.
 pub(crate) enum Deferred<T> {
-    /// A task that was not in flight when it was last looked at. Locked by who has a shared reference and
-    /// looks again; others do not wait for that, since in a forked process it may never end.
+    /// A task that was not in flight when its handle was last used by a mutable reference. Whoever has a shared reference
+    /// locks it to submit it; others do not wait for the lock, which a forked process may inherit locked.
     Submit(Mutex<DeferredSubmit>),
     Failed(TaskError),
     Compound(Compound<T>),
 }
 
-/// A task that found no room, and what became of it.
+/// A task that was not submitted at once, and what became of it.
 pub(crate) enum DeferredSubmit {
     Unsubmitted(Unsubmitted),
     InFlight(Pending),
     Refused(Refused),
-    /// It was moved to where it is looked for first.
+    /// It was in flight, and was moved into the handle.
     Moved,
 }
 
-/// What watching a task that is not in flight came to.
+/// The result of watching a task that was not in flight.
 pub(crate) enum DeferredWatch {
     Wait(Watch),
     InFlight(Pending),
@@ -124,7 +124,7 @@ impl<T> Deferred<T> {
         }
     }
 
-    /// Takes the buffer of a task that was not submitted, and is not to be any more.
+    /// Takes the buffer of a task that was not submitted. The task must not be submitted afterwards.
     pub(crate) fn take_back(&self) -> Option<Option<Buffer>> {
         let Self::Submit(waiting) = self else {
             return None;
@@ -135,7 +135,7 @@ impl<T> Deferred<T> {
         }
     }
 
-    /// The session of a task that is not submitted, as a number.
+    /// The connection of a task that is not submitted, as a number.
     pub(crate) fn waits_in(&self) -> Option<usize> {
         match self {
             Self::Submit(waiting) => match &*waiting.try_lock()? {
@@ -146,7 +146,7 @@ impl<T> Deferred<T> {
         }
     }
 
-    /// Takes the waker of who polled last, unless it was woken since, for who polls it meanwhile.
+    /// Takes the waker that the task was last polled with, unless it was woken since. The caller registers it again later.
     pub(crate) fn take_waker(&mut self) -> Option<Waker> {
         match self {
             Self::Submit(waiting) => match waiting.get_mut() {
@@ -158,7 +158,7 @@ impl<T> Deferred<T> {
         }
     }
 
-    /// Takes out what was submitted by who only asked.
+    /// Takes out a task that was submitted through a shared reference.
     pub(crate) fn take_in_flight(&mut self) -> Option<Pending> {
         let Self::Submit(waiting) = self else {
             return None;
@@ -173,7 +173,7 @@ impl<T> Deferred<T> {
         }
     }
 
-    /// Gives the seat in the queue up, for who is going to ask no more for a while.
+    /// Gives up the seat in the queue, because the task is not going to be polled for a while.
     pub(crate) fn leave_queue(&mut self) {
         if let Self::Submit(waiting) = self
             && let DeferredSubmit::Unsubmitted(task) = waiting.get_mut()
@@ -214,14 +214,14 @@ impl<T> Deferred<T> {
 }
 
 impl DeferredSubmit {
-    /// Submits if that needs no waiting, else leaves the waker, if there is one, where it is woken when
-    /// there is room.
+    /// Submits if that needs no waiting, else registers the waker, if there is one, to be woken when a record is
+    /// available.
     fn advance(&mut self, waker: Option<Waker>, wakers: &mut Wakers) -> Watch {
         let Self::Unsubmitted(task) = self else {
             return Watch::Complete;
         };
         match task.attempt(waker, wakers) {
-            Attempt::NoRoom => Watch::Waiting,
+            Attempt::NoRecord => Watch::Waiting,
             Attempt::Unwatched => Watch::Impossible,
             attempt => {
                 self.become_of(attempt);
@@ -230,7 +230,7 @@ impl DeferredSubmit {
         }
     }
 
-    /// Submits; blocks until there is room.
+    /// Submits. Blocks until there is a record.
     fn submit(&mut self) {
         if let Self::Unsubmitted(task) = self {
             let attempt = task.submit();
@@ -247,7 +247,7 @@ impl DeferredSubmit {
             Attempt::Refused(error) => {
                 Self::Refused(Refused::new(task.call(), task.take_buffer(), error))
             }
-            Attempt::NoRoom | Attempt::Unwatched => return,
+            Attempt::NoRecord | Attempt::Unwatched => return,
         };
         *self = next;
     }

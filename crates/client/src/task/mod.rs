@@ -1,12 +1,10 @@
 //! Handles of tasks.
 //!
 //! Laws of this module:
-//! - The buffer of a task in flight is at its record ([`crate::lane::payload`]), out of reach. It comes out
-//!   with the result, or stays there when the handle is dropped, and is freed when the task is
-//!   done. A handle that is forgotten leaves its record, and its buffer, taken: that leaks, and
-//!   nothing more.
-//! - What is not in flight lies in a box of its own ([`Deferred`]), so that a handle stays small where it
-//!   matters.
+//! - The buffer of a task in flight lies at the task's record ([`crate::lane::payload`]), out of reach. It comes out with
+//!   the result. If the handle is dropped, it stays there, and is freed after the task has completed. If the handle is
+//!   forgotten, record and buffer are leaked, and nothing worse happens.
+//! - A task that is not in flight lies in a box of its own ([`Deferred`]), so that handles of tasks in flight are small.
 
 mod compound;
 mod deferred;
@@ -61,7 +59,7 @@ enum State<T> {
 }
 
 impl<T> Task<T> {
-    /// The handle of a task that was submitted with [`ClientLane::submit_attached`].
+    /// The handle of a task that was submitted and is `Attached`.
     #[inline]
     pub(crate) fn new(
         lane: &Arc<ClientLane>,
@@ -241,7 +239,7 @@ impl<T> Task<T> {
         }
     }
 
-    /// The session of a task that is not submitted, as a number.
+    /// The connection of a task that is not submitted, as a number.
     pub(crate) fn waits_in(&self) -> Option<usize> {
         match &self.state {
             State::InFlight(_) => None,
@@ -249,8 +247,8 @@ impl<T> Task<T> {
         }
     }
 
-    /// Blocks until a task that is not in flight has ended, but no longer than until the deadline. Returns
-    /// whether it has. Whoever polled it before is woken as if nobody had waited meanwhile.
+    /// Blocks until a task that is not in flight has ended, but no longer than until the deadline. Returns whether it has.
+    /// If not, the waker of whoever polled the task before is registered again.
     #[cold]
     fn waits_deferred_until(&mut self, deadline: Option<Instant>) -> bool {
         let mut polled_by = None;
@@ -268,7 +266,7 @@ impl<T> Task<T> {
             return true;
         }
         if let Some(waker) = polled_by {
-            // In the seat that it has, if it has one.
+            // In the seat that the task has, if it has one.
             if !matches!(self.watch(&waker), Watch::Waiting) {
                 waker.wake();
             }
@@ -286,8 +284,8 @@ impl<T> Task<T> {
         }
     }
 
-    /// Blocks until a task that is not in flight is, or has ended, but no longer than until the
-    /// deadline. Returns whether that is so.
+    /// Blocks until a task that is not in flight is in flight or has ended, but no longer than until the deadline. Returns
+    /// whether it is.
     fn leaves_queue_until(&mut self, deadline: Option<Instant>) -> bool {
         let waker = unpark_this_thread();
         let _unparking = UnparkOnDrop;
@@ -325,7 +323,7 @@ impl<T> State<T> {
     }
 }
 
-/// Apart, lest what lies in the box be moved through the frame of who waits for a task in flight.
+/// A function of its own, lest the boxed value need space in the frame of callers that wait for a task in flight.
 #[cold]
 #[inline(never)]
 fn wait_deferred<T>(
@@ -346,14 +344,14 @@ impl<T> Future for Task<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if is_inside() {
-            // The executor is in a signal handler itself, and would ask in vain for ever.
+            // The executor runs in a signal handler, and would poll for ever.
             return Poll::Ready(refused());
         }
         match self.watch(context.waker()) {
             Watch::Complete => Poll::Ready(self.take_result()),
             Watch::Waiting => Poll::Pending,
             Watch::Impossible => {
-                // The executor has to ask again and again.
+                // The executor has to poll again and again.
                 context.waker().wake_by_ref();
                 Poll::Pending
             }

@@ -1,4 +1,4 @@
-//! A task in flight, as its handle has it.
+//! A task in flight: what its handle holds.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use crate::lane::lingering::LaneRef;
 use crate::reentrancy::{is_inside, refusal};
 use crate::task_error::TaskError;
 
-/// A task in flight.
+/// A task in flight, which is detached if this is dropped.
 pub(crate) struct Pending {
     pub(crate) lane: LaneRef,
     flight: Flight,
 }
 
-/// Whether a waker was left with a task.
+/// The result of watching a task on behalf of a waker.
 pub(crate) enum Watch {
     /// The task has ended.
     Complete,
-    /// The waker is woken when it does, or may be submitted.
+    /// The waker is woken when the task has ended, or may be submitted.
     Waiting,
-    /// There is no thread to be had that would wake it.
+    /// The system gives no thread that would wake the waker. The caller has to try again.
     Impossible,
 }
 
@@ -52,7 +52,7 @@ impl Pending {
 
     /// Has a waker woken when the task has ended, unless it has ended already.
     pub(crate) fn watch(&self, waker: &Waker) -> Watch {
-        // To be told so by who takes the result.
+        // In a signal handler: whoever takes the result is refused.
         if self.is_complete() || is_inside() {
             Watch::Complete
         } else if !self.lane.connection.watch_the_bell() {
@@ -73,7 +73,7 @@ impl Pending {
         if is_inside() {
             return refused();
         }
-        // From here on the record is freed, or is not there any more.
+        // From here on the record is freed here, or is not there any more.
         let this = ManuallyDrop::new(self);
         let (lane, flight) = (this.lane, this.flight);
         if !lane.is_here() {
@@ -82,17 +82,17 @@ impl Pending {
         match lane.collect(flight) {
             Collected::AtRecord => {
                 lane.wait_until_complete(flight, None);
-                // Also if `finish`, which is a module's client's, panics.
+                // Ends the task also if `finish` panics, which is code of a module's client.
                 let end = ReleaseOnDrop { lane, flight };
-                // SAFETY: the claim was moved by this thread, which makes the place its own.
+                // SAFETY: this thread moved the claim, which makes the payload its own.
                 let payload = unsafe { lane.payloads.of(flight.record) };
                 let record = lane.memory.record(flight.record);
                 let result = finish(Finished::new(&payload.call, record, &mut payload.buffer));
                 drop(end);
                 result
             }
-            Collected::Harvested(mut parcel) => {
-                let HarvestedTask { record, payload } = &mut *parcel;
+            Collected::Harvested(mut task) => {
+                let HarvestedTask { record, payload } = &mut *task;
                 finish(Finished::new(&payload.call, record, &mut payload.buffer))
             }
         }
@@ -105,7 +105,7 @@ impl Pending {
         if self.is_complete() {
             return true;
         }
-        // Only a record that nobody else frees is slept on.
+        // A thread sleeps only on a record that nobody else frees.
         if !lane.begin_wait(flight) {
             return true;
         }
@@ -115,7 +115,7 @@ impl Pending {
     }
 }
 
-/// The end of a task whose claim is its handle's: its place is emptied and its record freed.
+/// Ends a task whose claim is `Awaited` when it is dropped: empties the payload and frees the record.
 struct ReleaseOnDrop {
     lane: LaneRef,
     flight: Flight,
@@ -124,7 +124,7 @@ struct ReleaseOnDrop {
 impl Drop for ReleaseOnDrop {
     #[inline]
     fn drop(&mut self) {
-        // SAFETY: as where this is made; what used the place before is done.
+        // SAFETY: as in `Pending::wait`, which does not use its reference any more.
         let payload = unsafe { self.lane.payloads.of(self.flight.record) };
         if payload.buffer.is_some() {
             payload.drop_buffer();
@@ -142,14 +142,14 @@ impl Drop for Pending {
     }
 }
 
-/// The task is another process's, as is its buffer.
+/// The task and its buffer are another process's.
 #[cold]
 #[inline(never)]
 fn forked<T>() -> Result<T, TaskError> {
     Err(Error::forked("waiting for a task").into())
 }
 
-/// A signal handler waits, and what it has interrupted is not to be left half done.
+/// The caller is a signal handler, and what it has interrupted must not be left half done.
 #[cold]
 #[inline(never)]
 pub(crate) fn refused<T>() -> Result<T, TaskError> {

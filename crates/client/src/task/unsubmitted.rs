@@ -1,11 +1,11 @@
-//! Tasks that found no room: each has its call and buffer with itself, and submits when it is asked or
-//! waited for, on the lane of the thread that does so.
+//! Unsubmitted tasks: those that found their lane full. Such a task keeps its call and buffer itself, and is submitted
+//! when it is polled, waited for or asked whether it is complete, on the lane of the thread that does so.
 //!
 //! Laws of this module:
-//! - A task that was not submitted has done nothing, and is dropped as if it had never been.
-//! - It keeps the session: the lanes are needed until it is submitted.
-//! - How many there may be in a session is limited ([`MAX_UNSUBMITTED`]), lest a program that is
-//!   faster than its device fill the memory with what it wants to do.
+//! - An unsubmitted task has done nothing, and dropping it has no effect but to free its buffer.
+//! - It keeps the connection's lanes, which it needs until it is submitted.
+//! - Their number in a connection is limited ([`MAX_UNSUBMITTED`]), lest a program that is faster than its device fill
+//!   the memory with tasks.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,12 +27,12 @@ use crate::lane_pool::LanePool;
 use crate::runtime_inner::RuntimeInner;
 use crate::wakers::{UnparkOnDrop, Wakers, unpark_this_thread, wake_all};
 
-/// Tasks of a session that may wait to be submitted.
+/// Tasks of a connection that may wait to be submitted.
 pub(crate) const MAX_UNSUBMITTED: usize = 16 * 1024;
 
 /// A task that was not submitted yet.
 pub(crate) struct Unsubmitted {
-    // Left before the session may go.
+    // Dropped before `counted`, which keeps the lanes.
     seat: Option<Seat<Arc<ClientLane>>>,
     call: Call,
     range: Option<BufferRange>,
@@ -40,19 +40,19 @@ pub(crate) struct Unsubmitted {
     counted: Counted,
 }
 
-/// What an attempt came to.
+/// The result of an attempt to submit.
 pub(crate) enum Attempt {
     Submitted(Arc<ClientLane>, Flight),
     /// It cannot be submitted any more.
     Refused(Error),
-    /// There is no room. The waker, if there was one, is woken when there may be.
-    NoRoom,
-    /// There is no room, and no thread to be had that would wake the waker.
+    /// There is no record. The waker, if there was one, is woken when one may be available.
+    NoRecord,
+    /// There is no record, and the system gives no thread that would wake the waker.
     Unwatched,
 }
 
 impl Unsubmitted {
-    /// Makes a task wait, unless too many do.
+    /// An unsubmitted task, unless there are too many.
     ///
     /// # Errors
     /// [`Status::Busy`].
@@ -84,30 +84,30 @@ impl Unsubmitted {
         self.call
     }
 
-    /// Takes the buffer out; the task is not to be submitted any more.
+    /// Takes the buffer out. The task must not be submitted afterwards.
     pub(crate) fn take_buffer(&mut self) -> Option<Buffer> {
         self.buffer.take()
     }
 
-    /// The session, as a number.
+    /// The connection, as a number.
     pub(crate) fn session(&self) -> usize {
         Arc::as_ptr(self.counted.lanes()).addr()
     }
 
-    /// Takes the waker of who polled last, unless it was woken since. The seat stays.
+    /// Takes the waker that the task was last polled with, unless it was woken since. The seat stays.
     pub(crate) fn take_waker(&mut self) -> Option<Waker> {
         self.seat.as_ref()?.take_waker()
     }
 
-    /// Gives the seat in the queue up, for who is going to ask no more for a while.
+    /// Gives up the seat in the queue, because the task is not going to be polled for a while.
     pub(crate) fn leave_queue(&mut self) {
         self.seat = None;
     }
 
-    /// Submits on this thread's lane if that needs no waiting, else takes a seat in its queue if there
-    /// is a waker to be woken. Who has none only asks: the seat stays that of who polled, wherever it is,
-    /// and if the task is submitted, who polled is woken when it ends. Gives wakers to be woken when
-    /// nothing is locked.
+    /// Submits on this thread's lane if that needs no waiting, else takes a seat in its queue if there is a waker. Without
+    /// a waker the task is not polled, only asked whether it is complete: its seat stays where it is, and if it is
+    /// submitted now, the waker of the last poll is woken when it ends. Adds wakers that are to be woken when nothing is
+    /// locked.
     pub(crate) fn attempt(&mut self, waker: Option<Waker>, wakers: &mut Wakers) -> Attempt {
         let lanes = Arc::clone(self.counted.lanes());
         let lane = match lanes.current() {
@@ -124,7 +124,7 @@ impl Unsubmitted {
             self.seat = None;
         }
         let attempted = self.attempt_on(lane, wakers);
-        if !matches!(attempted, Attempt::NoRoom) {
+        if !matches!(attempted, Attempt::NoRecord) {
             return attempted;
         }
         let joined = lane.join(self.ticket(lane), waker);
@@ -135,22 +135,22 @@ impl Unsubmitted {
         });
         if joined.may_submit || lane.flags.is_lost() {
             let attempted = self.attempt_on(lane, wakers);
-            if !matches!(attempted, Attempt::NoRoom) {
+            if !matches!(attempted, Attempt::NoRecord) {
                 return attempted;
             }
         }
         if lane.connection.watch_the_bell() {
-            Attempt::NoRoom
+            Attempt::NoRecord
         } else {
             Attempt::Unwatched
         }
     }
 
-    /// Submits if that needs no waiting, and leaves the waker of who polled with the task in flight.
+    /// Submits if that needs no waiting, and registers the waker of the last poll with the task in flight.
     fn attempt_for_another(&mut self, lane: &Arc<ClientLane>, wakers: &mut Wakers) -> Attempt {
         let attempted = self.attempt_on(lane, wakers);
         let waker = match &attempted {
-            Attempt::NoRoom | Attempt::Unwatched => return attempted,
+            Attempt::NoRecord | Attempt::Unwatched => return attempted,
             Attempt::Submitted(..) | Attempt::Refused(_) => self.take_waker(),
         };
         if let Some(waker) = waker
@@ -162,23 +162,23 @@ impl Unsubmitted {
         attempted
     }
 
-    /// That of the seat, if it is in this lane's queue.
+    /// The ticket of the seat, if that is in this lane's queue.
     fn ticket(&self, lane: &Arc<ClientLane>) -> Option<Ticket> {
         let seat = self.seat.as_ref()?;
         Arc::ptr_eq(&seat.lane, lane).then_some(seat.ticket)
     }
 
-    /// If it submits, or cannot any more, this is to be dropped, and so gives the seat up.
+    /// Submits if that needs no waiting. Once this is submitted or refused, the caller drops it, which gives the seat up.
     fn attempt_on(&mut self, lane: &Arc<ClientLane>, wakers: &mut Wakers) -> Attempt {
         let (ticket, call, range) = (self.ticket(lane), self.call, self.range);
         let fill = |payload: &mut Payload| fill_payload(payload, call, &mut self.buffer);
         match lane.try_submit_queued(ticket, &call, range, ClaimState::Attached, fill, wakers) {
-            None => Attempt::NoRoom,
+            None => Attempt::NoRecord,
             Some(submitted) => self.submitted(lane, submitted),
         }
     }
 
-    /// Submits on this thread's lane. Blocks until there is room. Gives no [`Attempt::NoRoom`].
+    /// Submits on this thread's lane. Blocks until there is a record, so the result is not [`Attempt::NoRecord`].
     pub(crate) fn submit(&mut self) -> Attempt {
         let lanes = Arc::clone(self.counted.lanes());
         let lane = match lanes.current() {
@@ -188,7 +188,7 @@ impl Unsubmitted {
         if !lane.submitter.is_mine() {
             return self.submit_shared();
         }
-        // It takes the next record without queueing, so nobody is to be told of that in its payload.
+        // This thread takes the next record without queueing, so nobody is to be told of that in its payload.
         self.seat = None;
         let (call, range) = (self.call, self.range);
         let fill = |payload: &mut Payload| fill_payload(payload, call, &mut self.buffer);
@@ -196,7 +196,7 @@ impl Unsubmitted {
         self.submitted(lane, submitted)
     }
 
-    /// As [`Self::submit`], on a lane that is shared: in the seat that there is, if it is in that queue.
+    /// As [`Self::submit`], on a shared lane: in the seat that the task has, if that is in this lane's queue.
     #[cold]
     fn submit_shared(&mut self) -> Attempt {
         let waker = unpark_this_thread();
@@ -206,7 +206,7 @@ impl Unsubmitted {
             let attempt = self.attempt(Some(waker.clone()), &mut wakers);
             wake_all(wakers);
             match attempt {
-                Attempt::NoRoom => thread::park(),
+                Attempt::NoRecord => thread::park(),
                 Attempt::Unwatched => thread::yield_now(),
                 attempt => return attempt,
             }
@@ -225,7 +225,7 @@ impl Unsubmitted {
     }
 }
 
-/// Leaves at a record what goes along with its task.
+/// Puts call and buffer into the payload of a record.
 #[inline]
 pub(crate) fn fill_payload(payload: &mut Payload, call: Call, buffer: &mut Option<Buffer>) {
     payload.call = call;
@@ -234,7 +234,7 @@ pub(crate) fn fill_payload(payload: &mut Payload, call: Call, buffer: &mut Optio
     }
 }
 
-/// One of the session's unsubmitted tasks, as long as it is there.
+/// Counts one unsubmitted task of the connection until it is dropped.
 struct Counted(Arc<Native<RuntimeInner>>);
 
 impl Counted {
