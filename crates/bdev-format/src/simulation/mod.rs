@@ -48,8 +48,8 @@ mod workload;
 pub use disk::{DiskImage, SimulatedDisk};
 pub use history::{Trial, data_on, run};
 pub use model::{
-    BlockData, BlockOwner, Expected, FoundPool, Life, ModelMegabyte, ModelState, TagComparison,
-    Versions, stamped_page,
+    BlockData, BlockOwner, Expected, FoundPool, Life, ModelMegabyte, ModelState, PageVersions,
+    TagComparison, stamped_page,
 };
 pub use system::{SystemUnderTest, Timeline};
 pub use workload::{MetadataAlone, format};

@@ -76,7 +76,7 @@ impl ModelState {
 
 /// Versions of a page of a block's data that may be found.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Versions {
+pub struct PageVersions {
     /// The oldest version that its sectors had at the last flush; 0 if none was flushed.
     pub flushed: u64,
     /// The oldest version that its sectors have now: after a crash they may differ.
@@ -86,7 +86,7 @@ pub struct Versions {
 }
 
 /// The data of blocks: by life and page on the device.
-pub type BlockData = BTreeMap<(Life, u64), Versions>;
+pub type BlockData = BTreeMap<(Life, u64), PageVersions>;
 
 /// The states, and the data in blocks, that may be found after a crash.
 #[derive(Clone, Debug, Default)]
