@@ -4,8 +4,8 @@
 //! that the word below it is not empty.
 //!
 //! Laws:
-//! - The bit of a megabyte changes only under that megabyte's lock. The bits above change without
-//!   a lock.
+//! - The bit of a megabyte changes only under that megabyte's lock, except where it is a note. The bits above
+//!   change without a lock.
 //! - When nobody changes the set, every member is found: a word that is not empty has its bit set. While
 //!   others change the set a search may miss a member, so a caller that knows of one searches again.
 //! - The reverse does not hold: a bit above an empty word stays set until a search follows it, and that search clears
@@ -18,9 +18,9 @@
 //! look finds the word non-empty, and sets the bit again. For this the bit has to be written even
 //! where it seems set already.
 //!
-//! [`Index::note`] takes no lock. When it returns, all bits above the note are set: it does not rely on another thread
-//! that has made a note in the same word. It writes a bit above only where it finds that not set. A note and then a
-//! look upwards, a clearing and then a look downwards: all are in one order, so one of the two sees the other.
+//! [`Index::note`] needs no lock. When it returns, all bits above the note are set: it does not rely on another thread
+//! that has made a note in the same word. It writes a bit above only where it finds the bit clear. A note and then
+//! its look upwards, a clearing and then its look downwards are all in one order, so one of the two sees the other.
 use std::io;
 
 use crate::mapping::SparseArray;

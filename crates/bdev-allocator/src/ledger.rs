@@ -1,7 +1,7 @@
 //! The allocator of a persistent pool and the pool's metadata, in step.
 //!
 //! Laws:
-//! - The allocator takes space for recorded before the device records it as allocated, and reuses it only after its
+//! - The allocator marks space as recorded before the device records it as allocated, and reuses it only after its
 //!   free is durable.
 //! - One thread commits. Others allocate and free meanwhile.
 

@@ -175,7 +175,7 @@ impl<C> Allocator<C> {
     }
 
     /// Withholds these units of the pool for good: no block is allocated in them. Call it before the first allocation.
-    pub fn take_away(&self, units: Range<u64>) {
+    pub fn withhold(&self, units: Range<u64>) {
         let units = units.start..units.end.min(self.total_units);
         let mut start = units.start;
         while start < units.end {
@@ -225,8 +225,8 @@ impl<C> Allocator<C> {
         self.megabytes.len()
     }
 
-    /// How much of a megabyte is in use now. `has_metadata` says whether some of it was taken away for the pool's
-    /// metadata, which shows where there are no blocks besides.
+    /// How much of a megabyte is in use now. With `has_metadata` some of it was withheld for the pool's metadata: it
+    /// counts as metadata if there are no blocks besides.
     pub fn state(&self, index: usize, has_metadata: bool) -> MegabyteState {
         if self.wholes.contains(index) {
             return MegabyteState::Free;

@@ -36,7 +36,7 @@ pub(crate) struct Checkpoint {
     /// The updates that are being brought into the table.
     pub(crate) frozen: Overlay,
     epoch: u64,
-    /// The last record of the epoch.
+    /// Sequence of the last record of the epoch.
     sequence: u64,
     /// Pages of the table that are written, in order.
     pages: Vec<TablePage>,

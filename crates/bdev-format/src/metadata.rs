@@ -35,7 +35,7 @@ pub struct Metadata<D> {
     pub(crate) next_sequence: u64,
     /// The updates of this epoch.
     pub(crate) overlay: Overlay,
-    /// Brings the epoch before into the table.
+    /// Brings the previous epoch into the table.
     pub(crate) checkpoint: Option<Checkpoint>,
     /// Whether a write or flush has failed. Then nothing more is written.
     failed: bool,

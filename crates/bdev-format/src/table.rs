@@ -1,4 +1,4 @@
-//! The table: a entry per megabyte, in pages that carry a checksum each. There are two copies of it;
+//! The table: an entry per megabyte, in pages that carry a checksum each. There are two copies of it;
 //! `docs/ON_DISK_FORMAT.md` has its bytes.
 
 use crate::block_map::{LIVE_WORDS, MegabyteMap, UNIT_WORDS};

@@ -47,7 +47,7 @@ impl<'a> OpeningContext<'a> {
         let total_size = geometry.total_pages() * UNIT_BYTES;
         let allocator = allocator_of(total_size, self.context.worker_count, true)?;
         for units in geometry.reserved() {
-            allocator.take_away(units);
+            allocator.withhold(units);
         }
         Ok(allocator)
     }

@@ -54,7 +54,7 @@ fn measure_opening() {
         time("opening", || {
             let allocator = allocator_of(TIBIBYTE, 1, true).expect("address space");
             for units in geometry.reserved() {
-                allocator.take_away(units);
+                allocator.withhold(units);
             }
             let mut restoring = allocator.restoring();
             let mut restore = |megabyte: u32, map| {

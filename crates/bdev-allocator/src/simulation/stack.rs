@@ -32,7 +32,7 @@ fn allocator_of(geometry: &Geometry) -> TestAllocator {
     let bytes = geometry.total_pages() * PAGE_BYTES as u64;
     let allocator = Allocator::persistent(bytes, Threads::One).expect("address space");
     for units in geometry.reserved() {
-        allocator.take_away(units);
+        allocator.withhold(units);
     }
     allocator
 }
