@@ -1,4 +1,4 @@
-//! `chimaera bench`: measures the machine's limits and what is left of them.
+//! `chimaera bench`: runs the benchmark suite, and shows its progress and results.
 
 use std::fs;
 use std::path::Path;
@@ -52,7 +52,7 @@ pub(crate) fn run(
         folder: arguments.folder.clone(),
         stop: stop_on_signal()?,
     };
-    // Before anything is measured: a file that cannot be written is known of in time.
+    // Checked before anything is measured: a long run should not end with a file that cannot be written.
     for path in [&arguments.figures, &arguments.report]
         .into_iter()
         .flatten()
@@ -97,7 +97,7 @@ pub(crate) fn run(
     }
 }
 
-/// Refuses what nothing can be measured with.
+/// Refuses arguments with which nothing can be measured.
 fn check(arguments: &BenchArguments) -> Result<(), CommandFailure> {
     let cases = chimaera_bench::list();
     let is_case = |name: &str| cases.iter().any(|(case, _)| case.starts_with(name));
@@ -116,8 +116,8 @@ fn check(arguments: &BenchArguments) -> Result<(), CommandFailure> {
     Ok(())
 }
 
-/// Sets what is given when a signal asks the program to end; the second one ends it at once. To be
-/// called before there are other threads.
+/// A flag that is set when a signal asks the program to end. The second signal ends it at once. Must be called before
+/// there are other threads, so that they inherit the blocked signals.
 fn stop_on_signal() -> Result<Arc<AtomicBool>, CommandFailure> {
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
         .into_iter()
@@ -142,7 +142,7 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>, CommandFailure> {
     Ok(stop)
 }
 
-/// Says what the last case came to, to whoever sees no progress bar.
+/// Gives a note of the last case's result, where there is no progress bar.
 fn tell(results: &Results) {
     let Some(case) = results.cases.last() else {
         return;
@@ -161,12 +161,12 @@ fn tell(results: &Results) {
     ));
 }
 
-/// The hidden command by which `bench` has a second process.
+/// The hidden command that is the second process of some cases.
 pub(crate) fn partner(processor: usize) -> Result<(), CommandFailure> {
     chimaera_bench::run_partner(processor).map_err(failed)
 }
 
-/// An error of which the kinds that have an exit code are told apart.
+/// The failure for an error of the suite's. Errors of a client's and of the system's have exit codes of their own.
 fn failed(error: chimaera_bench::Error) -> CommandFailure {
     let error = match error.downcast::<Error>() {
         Ok(error) => return (*error).into(),
@@ -185,7 +185,7 @@ fn write(path: &Path, text: &str) -> Result<(), CommandFailure> {
     )))
 }
 
-/// A line that says what is being measured; on a terminal only.
+/// A line that says what is being measured. It is shown on terminals only.
 fn progress_bar() -> ProgressBar {
     let bar = ProgressBar::new(1);
     if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}  {elapsed}") {
@@ -273,7 +273,7 @@ fn add_row(table: &mut Table, case: &CaseResult) {
     ]);
 }
 
-/// What the short reasons in the table mean; none if no round was dropped.
+/// What the short reasons in the table mean. `None` if no round was dropped.
 fn why_dropped(dropped: Dropped) -> Option<String> {
     let reasons = [
         (dropped.failed, "something failed (failed)"),

@@ -1,9 +1,9 @@
-//! Reaching the daemon that a command means: connecting, and asking what it knows at once.
+//! The connection to the daemon that a command means: connecting, questions, orders.
 //!
 //! Laws of this module:
-//! - Nobody waits in silence for longer than a second: it is said then what for ([`WaitNotice`]).
-//! - A connection and a question have an end within [`PATIENCE`]. Orders take as long as they take.
-//! - A daemon that cannot be reached is named by its process, where that is known.
+//! - A command that waits for longer than a second says what it waits for ([`WaitNotice`]).
+//! - Connecting and a question end within [`PATIENCE`]. Orders take as long as they take.
+//! - A failure to reach a daemon names its process, where that is known.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,11 +19,10 @@ use crate::failure::CommandFailure;
 use crate::unreachable;
 use crate::wait_notice::WaitNotice;
 
-/// How long the daemon may take for the answer to a question. For a connection it is the client's own, which
-/// is as long.
+/// How long the daemon may take to answer a question. Connecting has the client's own limit, which is as long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Bytes for the buffers of questions and orders: what the client takes for the first of them.
+/// Bytes for the buffers of questions and orders: the client's first segment has no more.
 const SMALL_BYTES: u64 = 8 << 20;
 
 /// Connects to the daemon that a command means.
@@ -31,8 +30,8 @@ pub(crate) fn connect(daemon: &DaemonArguments) -> Result<Runtime, CommandFailur
     connect_with(ConnectOptions::new(), daemon).map_err(|error| explain(error, daemon))
 }
 
-/// Connects for nothing but questions and orders, with as little memory as can be: a daemon that has no
-/// room for more must still be stopped.
+/// Connects for questions and orders alone, with as little memory as possible: a daemon that has no room for more can
+/// still be stopped.
 pub(crate) fn connect_small(daemon: &DaemonArguments) -> Result<Runtime, Error> {
     connect_with(ConnectOptions::new().buffer_bytes(SMALL_BYTES), daemon)
 }
@@ -49,7 +48,7 @@ fn connect_with(options: ConnectOptions, daemon: &DaemonArguments) -> Result<Run
     }
 }
 
-/// Why a daemon was not reached.
+/// The failure to reach a daemon, with what is known of it.
 pub(crate) fn explain(error: Error, daemon: &DaemonArguments) -> CommandFailure {
     let (status, is_absent) = (error.status(), error.is_no_daemon());
     match status {
@@ -62,10 +61,10 @@ pub(crate) fn explain(error: Error, daemon: &DaemonArguments) -> CommandFailure 
     }
 }
 
-/// The answer to a question.
+/// Waits for the answer to a question.
 ///
 /// # Errors
-/// The question's own, or that there is no answer in time.
+/// The question fails, or is not answered within [`PATIENCE`].
 pub(crate) fn ask<T>(mut question: Task<T>, daemon: &DaemonArguments) -> Result<T, CommandFailure> {
     let _waiting = WaitNotice::begin(answer_of(daemon));
     match question.wait_timeout(PATIENCE) {
@@ -78,10 +77,10 @@ pub(crate) fn ask<T>(mut question: Task<T>, daemon: &DaemonArguments) -> Result<
     }
 }
 
-/// What comes of an order, which takes as long as it takes.
+/// Gives an order, and waits for its result as long as it takes.
 ///
 /// # Errors
-/// The order's own.
+/// The order fails.
 pub(crate) fn order<T>(
     daemon: &DaemonArguments,
     give: impl FnOnce() -> Result<T, Error>,
@@ -90,7 +89,8 @@ pub(crate) fn order<T>(
     give()
 }
 
-/// A failure that is none of the daemon's own: whatever holds it up may pass.
+/// The failure of a daemon that does not answer, with what keeps its process, where that is known. It has no exit code
+/// of its own: the daemon is there, and may answer later.
 fn no_answer(error: Error, daemon: &DaemonArguments) -> CommandFailure {
     let failure = CommandFailure::new(error.to_string());
     let Some(process) = process_of(daemon) else {
@@ -107,7 +107,7 @@ fn no_answer(error: Error, daemon: &DaemonArguments) -> CommandFailure {
     }
 }
 
-/// What is waited for, in words, when it is asked for.
+/// Says what a command waits for: the answer of this daemon.
 fn answer_of(daemon: &DaemonArguments) -> impl FnOnce() -> String + Send + 'static {
     let daemon = daemon.clone();
     move || match process_of(&daemon) {
@@ -124,13 +124,13 @@ fn answer_of(daemon: &DaemonArguments) -> impl FnOnce() -> String + Send + 'stat
     }
 }
 
-/// The process of the daemon that a command means, if one listens; 0 if it is in another pid namespace.
+/// The process of the daemon that a command means, if one listens. 0 is a process in another pid namespace.
 pub(crate) fn process_of(daemon: &DaemonArguments) -> Option<i32> {
     process_at(&socket_in_use(daemon)).ok().flatten()
 }
 
-/// The sockets that a command means, absolute, in the order in which they are tried. In a folder that is somebody
-/// else's no client looks.
+/// The sockets that a command means, as absolute paths, in the order in which a client tries them. Those in folders of
+/// other users are left out, as clients do not look there.
 fn sockets(daemon: &DaemonArguments) -> Vec<PathBuf> {
     let sockets = match &daemon.place.socket {
         Some(path) => vec![path.clone()],
@@ -148,7 +148,7 @@ fn sockets(daemon: &DaemonArguments) -> Vec<PathBuf> {
     sockets.into_iter().map(absolute).collect()
 }
 
-/// The first of the sockets that a command means at which somebody answers, or may; else the first.
+/// The first of the sockets that a command means at which somebody answers or may answer; else the first of all.
 pub(crate) fn socket_in_use(daemon: &DaemonArguments) -> PathBuf {
     let mut sockets = sockets(daemon);
     let answers = |socket: &PathBuf| !matches!(process_at(socket), Ok(None));

@@ -1,4 +1,4 @@
-//! `chimaera demo`: the main job, with nothing else running.
+//! `chimaera demo`: block storage in memory and on a file, with an embedded runtime.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ const POOL_BYTES: u64 = 256 << 20;
 /// How long each cell of a table is measured.
 const MEASURE: Duration = Duration::from_millis(250);
 
-/// Blocks that the operations of a measurement go round.
+/// How many blocks the operations of a measurement take in turn.
 const BLOCKS: usize = 16;
 
 const QUERY: PoolQuery = PoolQuery::Local;
@@ -75,7 +75,7 @@ fn show_pool(title: &str, runtime: &Runtime, pool: &Client) -> Result<(), Comman
     show_speed(runtime, pool)
 }
 
-/// The first things a user does: allocate, write, read back, compare, free.
+/// Shows the first things that a user does: allocate, write, read back, compare, free.
 fn show_workflow(runtime: &Runtime, pool: &Client) -> Result<(), CommandFailure> {
     let blocks = pool.allocate_blocks(QUERY, 1 << 20)?;
     output::line(format_args!("  allocated  {}", describe(&blocks)));
@@ -141,7 +141,7 @@ fn show_speed(runtime: &Runtime, pool: &Client) -> Result<(), CommandFailure> {
     Ok(())
 }
 
-/// One operation at a time, many times.
+/// The result of one operation at a time, many times.
 struct Measurement {
     median: Duration,
     percentile_99: Duration,
@@ -164,7 +164,7 @@ fn measure(
     blocks: &[Block],
     mut operation: impl FnMut(&Block) -> Result<u64, Error>,
 ) -> Result<Measurement, Error> {
-    // Pages that are touched for the first time would be measured instead of the operation.
+    // Each block is touched once before: else the first faults on its memory would be measured.
     for block in blocks {
         operation(block)?;
     }

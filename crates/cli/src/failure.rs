@@ -1,4 +1,4 @@
-//! Why a command failed, for people and for scripts.
+//! Why a command failed: a text for people, and an exit code for scripts.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -37,7 +37,7 @@ impl CommandFailure {
         }
     }
 
-    /// Arguments that make no sense.
+    /// Wrong usage.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self {
             code: WRONG_USAGE,
@@ -46,7 +46,7 @@ impl CommandFailure {
         }
     }
 
-    /// A failure of the operating system. `action` says what was tried with what.
+    /// A failure of the operating system's. `action` says what was tried, and with what.
     pub(crate) fn system(action: impl fmt::Display) -> impl FnOnce(std::io::Error) -> Self {
         move |error| {
             let failure = Self {
@@ -62,7 +62,7 @@ impl CommandFailure {
         }
     }
 
-    /// A folder in which no daemon can listen.
+    /// The folder of a socket in which no daemon can listen.
     pub(crate) fn unusable_folder(error: &SocketFolderError) -> Self {
         Self {
             code: error.errno().map_or(FAILED, code_of_errno),
@@ -70,7 +70,7 @@ impl CommandFailure {
         }
     }
 
-    /// A pool or file that is not there, or not any more.
+    /// Something that is not there, or not any more: a pool, a file, a folder, a module.
     pub(crate) fn not_found(text: impl Into<String>) -> Self {
         Self {
             code: NOT_FOUND,
@@ -79,7 +79,7 @@ impl CommandFailure {
         }
     }
 
-    /// There is something where there must not be, or somebody has it.
+    /// Something stands in the way: it exists already, is in use, or is something else.
     pub(crate) fn in_the_way(text: impl Into<String>) -> Self {
         Self {
             code: IN_THE_WAY,
@@ -97,7 +97,7 @@ impl CommandFailure {
         }
     }
 
-    /// The daemon is not there, or not any more.
+    /// There is no daemon, or not any more.
     pub(crate) fn no_runtime(text: impl Into<String>) -> Self {
         Self {
             code: NO_RUNTIME,
@@ -106,7 +106,7 @@ impl CommandFailure {
         }
     }
 
-    /// Whether the daemon, or what it was asked for, is not there.
+    /// Whether the daemon is not there, or what it was asked for.
     pub(crate) const fn is_loss(&self) -> bool {
         matches!(self.code, NO_RUNTIME | NOT_FOUND)
     }
@@ -116,13 +116,13 @@ impl CommandFailure {
         self.code == NOT_FOUND
     }
 
-    /// The same failure, and what to do.
+    /// The same failure, with advice behind it.
     pub(crate) fn explain(mut self, advice: impl fmt::Display) -> Self {
         self.text = format!("{}; {advice}", self.text);
         self
     }
 
-    /// The same failure, and what to do if the daemon, or what it was asked for, is not there.
+    /// The same failure, with advice behind it if it is a loss ([`Self::is_loss`]).
     pub(crate) fn explain_loss(self, advice: impl fmt::Display) -> Self {
         match self.is_loss() {
             true => self.explain(advice),
@@ -136,7 +136,7 @@ impl CommandFailure {
         self
     }
 
-    /// A failure of another process of this program, whose exit code says more than the text.
+    /// The failure of a child process that is this program too, with its exit code.
     pub(crate) fn of_child(code: Option<i32>, text: impl Into<String>) -> Self {
         let code = code.and_then(|code| u8::try_from(code).ok());
         Self {
@@ -155,13 +155,13 @@ impl CommandFailure {
         self.code
     }
 
-    /// The same failure, of which whoever is to know it knows.
+    /// The same failure, marked as reported.
     pub(crate) fn told(mut self) -> Self {
         self.is_told = true;
         self
     }
 
-    /// Whether nobody needs to be told.
+    /// Whether it was reported already.
     pub(crate) const fn is_told(&self) -> bool {
         self.is_told
     }
@@ -197,7 +197,8 @@ impl From<ModuleError> for CommandFailure {
     }
 }
 
-/// The code of what the system refused. Libraries may have wrapped it to name the file; its kind stays.
+/// The exit code of the system's error. A library may have wrapped the error to name a file: then its kind tells the
+/// code.
 fn code_of_system(error: &std::io::Error) -> u8 {
     let kind = || code_of_kind(error.kind());
     error.raw_os_error().map_or_else(kind, code_of_errno)
@@ -210,7 +211,7 @@ fn code_of_errno(errno: i32) -> u8 {
     }
 }
 
-/// The one place that knows what the codes are for refusals of the system.
+/// The exit codes of the system's errors, in one place.
 const fn code_of_kind(kind: ErrorKind) -> u8 {
     match kind {
         ErrorKind::NotFound | ErrorKind::NotADirectory => NOT_FOUND,
@@ -243,7 +244,7 @@ fn code_of(failure: chimaera_bdev_client::Failure) -> u8 {
     }
 }
 
-/// Whether it is the place that is wrong, of a folder that is there.
+/// Whether a socket's or lock's folder may be there, and takes no such file.
 fn takes_no_files(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),

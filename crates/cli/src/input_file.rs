@@ -1,4 +1,4 @@
-//! Files that the command line names, to be read whole.
+//! Files that the command line names, and that are read whole.
 
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -9,8 +9,11 @@ use nix::fcntl::OFlag;
 
 use crate::failure::CommandFailure;
 
-/// The bytes of a regular file that has at most so many. Any other may have no end, or wait for ever for a writer.
-/// `what` says what it is to be.
+/// Reads a regular file. Others are refused: they may have no end, or wait for ever for a writer. `what` says what the
+/// file is for.
+///
+/// # Errors
+/// It cannot be read, is not a regular file, or has more than `max_bytes`.
 pub(crate) fn read_regular(
     path: &Path,
     what: &str,

@@ -32,12 +32,12 @@ use failure::CommandFailure;
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        // What was not understood may be anything; that JSON is wanted can be seen all the same.
+        // Whatever was not understood, `--json` may stand among it.
         Err(error) => {
             return output::usage(error, std::env::args_os().any(|word| word == "--json"));
         }
     };
-    // A file that becomes too large is an error, which says so, and no end without a word.
+    // A write beyond the limit on file sizes then fails with an error that says so, and does not kill the process.
     let mut file_size = SigSet::empty();
     file_size.add(Signal::SIGXFSZ);
     let _ = file_size.thread_block();

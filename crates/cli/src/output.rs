@@ -1,11 +1,11 @@
 //! The program's output: the one place that writes to the terminal.
 //!
 //! Laws of this module:
-//! - An answer that cannot be written is a failure of the command ([`finish`]), though what it was to do is done.
-//!   A reader that has gone, as `head` does, has what it wanted.
-//! - Nothing that is written here ends the program: whoever reads may be gone, or out of space.
-//! - What others have named (pools, files, modules) is shown so that it can move no cursor, begin no
-//!   line and hide nothing ([`printable`]).
+//! - A command whose answer cannot be written fails ([`finish`]), although it has done what it was told. A reader that
+//!   has closed its end, as `head` does, has what it wanted, and is no failure.
+//! - No failure to write ends the program early: the reader may be gone, or its disk full.
+//! - Names that others have given (pools, files, modules) are shown so that they move no cursor, begin no line and hide
+//!   nothing ([`printable`]).
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -28,7 +28,7 @@ use crate::program;
 /// Why nothing more can be written to standard output.
 static LOST: OnceLock<io::Error> = OnceLock::new();
 
-/// Writes a line of the answer. After one that could not be written there are no more.
+/// Writes a line of the answer. After a line that could not be written, no more are.
 pub(crate) fn line(text: impl Display) {
     if is_lost() {
         return;
@@ -38,9 +38,8 @@ pub(crate) fn line(text: impl Display) {
     }
 }
 
-/// Writes a line that is no answer: whether anybody reads it changes nothing. As long as nobody does, this
-/// may stand still, and keeps nothing from others meanwhile: not the lock of the standard library either, which
-/// the end of the program takes.
+/// Writes a line to standard output that is not part of an answer; a failure is ignored. It blocks while the output is
+/// full, but holds no lock meanwhile, not even the standard library's, which the end of the program takes.
 pub(crate) fn announce(text: impl Display) {
     let line = format!("{text}\n");
     let mut rest = line.as_bytes();
@@ -53,22 +52,22 @@ pub(crate) fn announce(text: impl Display) {
     }
 }
 
-/// Whether what is said beside the answer is to be JSON too.
+/// Whether notes are written as JSON.
 static NOTES_ARE_JSON: AtomicBool = AtomicBool::new(false);
 
-/// Has notes written as JSON from here on, a line each, so that standard error holds nothing else.
+/// From here on, writes each note as one line of JSON, so that standard error holds nothing else.
 pub(crate) fn say_notes_in_json() {
     // Relaxed: it says nothing of anything else.
     NOTES_ARE_JSON.store(true, Ordering::Relaxed);
 }
 
-/// What `--json` prints of how it goes.
+/// What `--json` prints of a note.
 #[derive(Serialize)]
 struct NoteReport<'a> {
     note: &'a str,
 }
 
-/// Writes a line about how it goes, beside the answer.
+/// Writes a line about the progress of a command to standard error.
 pub(crate) fn note(text: impl Display) {
     let text = text.to_string();
     let _ = match serde_json::to_string(&NoteReport { note: &text }) {
@@ -77,7 +76,7 @@ pub(crate) fn note(text: impl Display) {
     };
 }
 
-/// Whether the answer is of no use any more, so that a long one may end.
+/// Whether a part of the answer could not be written: then the rest is of no use.
 pub(crate) fn is_lost() -> bool {
     LOST.get().is_some()
 }
@@ -85,7 +84,7 @@ pub(crate) fn is_lost() -> bool {
 /// Ends the answer.
 ///
 /// # Errors
-/// It could not be written, and its reader has not gone.
+/// It could not be written, for another reason than that the reader has closed its end.
 pub(crate) fn finish() -> Result<(), CommandFailure> {
     if !is_lost()
         && let Err(error) = io::stdout().flush()
@@ -131,8 +130,8 @@ pub(crate) fn usage(error: clap::Error, json: bool) -> ExitCode {
     CommandFailure::usage("").exit_code()
 }
 
-/// An error of the parser's with what was typed made [`printable`]: to its output belong styles, so that it would take
-/// escapes in a value for some and leave them out.
+/// An error of the parser's whose values, as they were typed, are [`printable`]. The parser would take escape sequences
+/// in a value for its own styles, and leave them out.
 fn with_values_shown(mut error: clap::Error) -> clap::Error {
     let typed: Vec<_> = error
         .context()
@@ -152,12 +151,12 @@ pub(crate) fn printable_path(path: &Path) -> String {
     printable(&path.to_string_lossy()).into_owned()
 }
 
-/// A path in JSON, of which no text is all that it can be.
+/// A path in JSON. Bytes of it that are not UTF-8 are replaced, as a JSON string cannot hold them.
 pub(crate) fn path_in_json<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path.to_string_lossy())
 }
 
-/// What pictures are drawn for.
+/// The screen that pictures are drawn for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Screen {
     /// Characters of a line.
@@ -166,10 +165,10 @@ pub(crate) struct Screen {
     pub(crate) colour: bool,
 }
 
-/// Columns where there is no terminal to ask.
+/// Characters of a line where there is no terminal to ask.
 const COLUMNS: usize = 80;
 
-/// The terminal that the output goes to, or what stands for one. Colours are not wanted if `NO_COLOR`
+/// The terminal that the output goes to, or what is assumed where there is none. Colours are not wanted if `NO_COLOR`
 /// is set (<https://no-color.org>).
 pub(crate) fn screen() -> Screen {
     let columns = terminal_columns();
@@ -219,7 +218,7 @@ pub(crate) fn error(failure: &CommandFailure, json: bool) -> ExitCode {
     failure.exit_code()
 }
 
-/// A table with a heading; columns from `first_number` on are numbers.
+/// A table with a heading. The columns from `first_number` on are numbers.
 pub(crate) fn table(heading: &[&str], first_number: usize) -> Table {
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(heading);

@@ -1,4 +1,4 @@
-//! The program as it was called, for commands that it prints: they must work as they stand there.
+//! Commands of this program that it prints. They name it as it was called, so that they work as they are printed.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -9,11 +9,10 @@ use chimaera_client::proto::shell;
 
 use crate::args::DaemonArguments;
 
-/// How libraries name the program, which do not know how it was called.
+/// How libraries name the program in commands: they do not know how it was called.
 const NAME_IN_LIBRARIES: &str = "`chimaera ";
 
-/// The program as one word of a command: a path if it was called by one, else its name, which is in the
-/// shell's search path.
+/// The program as one word of a command: the path by which it was called, or its name if the shell has found it.
 fn name() -> &'static str {
     static NAME: OnceLock<String> = OnceLock::new();
     NAME.get_or_init(|| name_of(std::env::args_os().next()))
@@ -53,7 +52,7 @@ pub(crate) fn path(path: &Path) -> Cow<'_, str> {
     path.to_string_lossy()
 }
 
-/// A text of a library's, in which commands name the program as it was called.
+/// A library's text, with the program in its commands named as it was called.
 pub(crate) fn as_called(text: &str) -> String {
     text.replace(NAME_IN_LIBRARIES, &format!("`{} ", name()))
 }

@@ -2,7 +2,7 @@
 
 use bytesize::ByteSize;
 
-/// The largest size that a file can have, and so anything here.
+/// The largest size that a file can have, and so the largest that anything here can have.
 const MAX_SIZE_BYTES: u64 = i64::MAX as u64;
 
 /// Reads a size: `4096`, `64KiB`, `1GiB`, `1GB`. A part of a byte is left out.
@@ -23,7 +23,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     if !is_number {
         return Err(wrong());
     }
-    // Beyond these digits there is no byte, of the largest unit neither.
+    // Further digits make no byte, even of the largest unit.
     let fraction = &fraction[..fraction.len().min(18)];
     let part = match fraction {
         "" => 0,
@@ -31,7 +31,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
             unit * digits.parse::<u128>().map_err(|_| wrong())? / 10u128.pow(digits.len() as u32)
         }
     };
-    // Digits that are no 128-bit number are too many for any size.
+    // A number that does not fit 128 bits is too large for a size in any unit.
     let whole = whole
         .parse::<u128>()
         .ok()
@@ -42,7 +42,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| format!("the largest size is {MAX_SIZE_BYTES} bytes, 1 less than 8EiB"))
 }
 
-/// Bytes of a unit. An `i` makes it one of powers of two, a `B` at its end may be left out.
+/// Bytes of a unit. With an `i` it is a power of 1024, without a power of 1000; the `B` at its end may be left out.
 fn unit_bytes(unit: &str) -> Option<u128> {
     let unit = unit.to_ascii_lowercase();
     let prefix = unit.strip_suffix('b').unwrap_or(&unit);

@@ -1,10 +1,10 @@
-//! Times of day, as the log and its readers show them.
+//! Timestamps, as the log and `runtime status` show them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
 
-/// A time in UTC, to the microsecond: `2026-01-31T23:59:59.000001Z`. Times before 1970 show as its begin.
+/// A time in UTC, to the microsecond: `2026-01-31T23:59:59.000001Z`. Times before 1970 are shown as its beginning.
 pub(crate) fn show_utc(time: SystemTime) -> String {
     let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (year, month, day) = date(since_epoch.as_secs() / SECONDS_PER_DAY);
@@ -20,8 +20,9 @@ pub(crate) fn show_unix_milliseconds(milliseconds: u64) -> String {
     show_utc(time.unwrap_or(UNIX_EPOCH))
 }
 
-/// Year, month and day of a day since 1970-01-01, in the Gregorian calendar. The year is taken to begin in
-/// March, so that the day that some years have more is its last, and an era of 400 years with year 0.
+/// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar.
+///
+/// Years are counted from March, so that a leap day is the last day of its year, in eras of 400 years from year 0.
 fn date(days_since_1970: u64) -> (u64, u64, u64) {
     const DAYS_PER_ERA: u64 = 146_097;
     const DAYS_FROM_0000_03_01: u64 = 719_468;

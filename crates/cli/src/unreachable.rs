@@ -1,9 +1,9 @@
-//! Why nobody answers at a socket: a daemon that is there all the same is named, so that it can be ended.
+//! Daemons that run although nobody answers at their socket. They are named, so that the operator can end them.
 //!
-//! What is known of one is, in this order: the lock beside the socket, which names its process; and where that is
-//! gone too, the kernel's list of sockets, in which a socket that listens keeps the name that it was given,
-//! whatever became of the file. Such a name means the same file only to processes that see the same files: one in a
-//! container of its own may have a socket of that name elsewhere, and is left alone.
+//! The lock beside the socket names the daemon's process. Where the lock is gone too, the kernel's list of sockets is
+//! searched: a listening socket keeps the name that it was given there, whatever became of its file. Such a name means
+//! the same file only to processes that see the same files: a process in a container may have a socket of that name
+//! elsewhere, and is passed over.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -17,13 +17,13 @@ use crate::failure::CommandFailure;
 
 /// A daemon that nobody can reach.
 enum Unreachable {
-    /// It has its socket, and takes nobody. As for the other, 0 is a process in another pid namespace.
+    /// The process has its socket, and accepts no connections. As below, 0 is a process in another pid namespace.
     Closed(i32),
-    /// Its socket's file was removed.
+    /// The file of the process's socket was removed.
     Removed(i32),
 }
 
-/// Says of a daemon that nobody can reach that it is there. Without one it is the failure that it was.
+/// Replaces a failure to reach a daemon by one that names the daemon, if there is one at these sockets.
 pub(crate) fn explain(failure: CommandFailure, sockets: &[PathBuf]) -> CommandFailure {
     let found = sockets
         .iter()
@@ -35,7 +35,8 @@ pub(crate) fn explain(failure: CommandFailure, sockets: &[PathBuf]) -> CommandFa
     CommandFailure::no_runtime(match unreachable {
         Unreachable::Closed(process) | Unreachable::Removed(process) if is_killed(process) => {
             format!(
-                "the runtime {} was killed and has not ended: it does in a moment, unless the system waits for a device",
+                "the runtime {} was killed and has not ended: it does in a moment, unless the system waits for a \
+                 device",
                 show_process(process)
             )
         }
@@ -55,7 +56,7 @@ pub(crate) fn explain(failure: CommandFailure, sockets: &[PathBuf]) -> CommandFa
     })
 }
 
-/// Looks for the daemon that is to listen at a socket, at which nobody answers.
+/// Looks for the daemon of a socket at which nobody answers.
 fn look(socket: &Path) -> Option<Unreachable> {
     if let Some(process) = lock_holder(socket) {
         return Some(match socket.exists() {
@@ -72,16 +73,16 @@ fn look(socket: &Path) -> Option<Unreachable> {
         .map(Unreachable::Removed)
 }
 
-/// In the flags of a socket: it takes connections.
+/// The flag of a socket that accepts connections (`__SO_ACCEPTCON`).
 const LISTENS: u64 = 0x10000;
 
-/// What a daemon's socket is, SOCK_SEQPACKET.
+/// The type of a daemon's socket, `SOCK_SEQPACKET`.
 const SEQUENCED_PACKETS: u64 = 5;
 
 /// The inode of the socket in a line of `/proc/net/unix`, if it listens under this name.
 fn inode_of_listener(line: &[u8], socket: &Path) -> Option<u64> {
     let mut rest = line;
-    // Address, references, protocol, flags, kind, state, inode. Some are padded; the name is all that follows.
+    // Address, references, protocol, flags, type, state, inode. Some are padded. All that follows is the name.
     let mut words = [""; 7];
     for word in &mut words {
         rest = rest.trim_ascii_start();
@@ -97,7 +98,7 @@ fn inode_of_listener(line: &[u8], socket: &Path) -> Option<u64> {
     inode.parse().ok().filter(|_| is_listener)
 }
 
-/// The process that has this socket open, of those that this user may look into and that see the same files.
+/// The process that has this socket open, among those that this user may look into and that see the same files.
 fn process_with_socket(inode: u64) -> Option<i32> {
     let socket = format!("socket:[{inode}]");
     let has_it = |process: &i32| {
@@ -116,7 +117,7 @@ fn process_with_socket(inode: u64) -> Option<i32> {
         .find(|process| has_it(process) && ours.is_some() && view(&process.to_string()) == ours)
 }
 
-/// What files a process sees: its mounts, and the folder in which they begin.
+/// Which files a process sees: its mount namespace, and its root folder.
 fn view(process: &str) -> Option<(PathBuf, u64, u64)> {
     let mounts = fs::read_link(format!("/proc/{process}/ns/mnt")).ok()?;
     let root = fs::metadata(format!("/proc/{process}/root/")).ok()?;

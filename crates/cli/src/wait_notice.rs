@@ -1,4 +1,4 @@
-//! Saying what a command waits for, where it waits for longer than a moment.
+//! Notices of what a command waits for, where it waits for longer than a moment.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -7,26 +7,28 @@ use chimaera_shm::thread;
 
 use crate::output;
 
-/// How long a command may be silent.
+/// How long a command waits in silence.
 pub(crate) const SILENCE: Duration = Duration::from_secs(1);
 
-/// Something that is waited for until this is dropped.
+/// A notice that is due unless this value is dropped in time.
 pub(crate) struct WaitNotice {
-    _until: Sender<()>,
+    /// Its drop tells the thread that waits to give the notice.
+    _cancelled: Sender<()>,
 }
 
 impl WaitNotice {
-    /// Says on standard error what is waited for, once that has taken longer than [`SILENCE`]. `what` is asked
-    /// then, on a thread of its own. Where the system gives no thread, nothing is said.
+    /// Says on standard error what the command waits for, unless the value is dropped within [`SILENCE`]. `what` is
+    /// called then, on a thread of its own. Where the system gives no thread, there is no notice.
     pub(crate) fn begin(what: impl FnOnce() -> String + Send + 'static) -> Self {
-        let (until, is_over) = channel::<()>();
+        let (cancelled, is_cancelled) = channel::<()>();
         let watch = move || {
-            if is_over.recv_timeout(SILENCE) == Err(RecvTimeoutError::Timeout) {
+            if is_cancelled.recv_timeout(SILENCE) == Err(RecvTimeoutError::Timeout) {
                 output::note(format_args!("waiting for {}", what()));
             }
         };
-        // A thread that is refused is a notice less, and nothing else.
         let _ = thread::spawn("chimaera-waiting", watch);
-        Self { _until: until }
+        Self {
+            _cancelled: cancelled,
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What the program understands.
+//! The arguments of the program. Their documentation is the text of `--help`.
 
 mod pool;
 mod runtime;

@@ -1,7 +1,7 @@
-//! `chimaera chimod new`: the beginning of a module of one's own.
+//! `chimaera chimod new`: writes the beginning of a new module.
 //!
-//! What is written is the echo module itself, as it is built and tested here, under another name. So a new
-//! module is one that works, and cannot fall behind the SDK.
+//! It is the echo module under another name, as that is built and tested here. So a new module works, and never falls
+//! behind the SDK.
 
 mod sdk;
 
@@ -37,10 +37,11 @@ const FILES: [(&str, &str); 9] = echo![
     "client/tests/loaded.rs",
 ];
 
-/// That of the echo module.
+/// The Rust edition of the echo module.
 const EDITION: &str = "2024";
 
-/// Names that are modules already, or whose packages would have the names of those that they are built on.
+/// Names that modules of Chimaera's have, or with which a module's packages would have the names of packages of
+/// Chimaera's.
 const TAKEN: [&str; 3] = ["chimaera", "chimaera_bdev", "chimaera_echo"];
 
 pub(crate) fn run(command: &ChimodCommand, global: &GlobalArguments) -> Result<(), CommandFailure> {
@@ -55,7 +56,7 @@ struct NewReport<'a> {
     module: &'a str,
     folder: &'a Path,
     sdk: String,
-    /// The workspace inside of which the folder lies, without being a part of it.
+    /// The workspace in whose folder the new folder lies, without being a member.
     inside: Option<&'a Path>,
     formatted: bool,
 }
@@ -96,7 +97,7 @@ fn new(arguments: &NewArguments, global: &GlobalArguments) -> Result<(), Command
     Ok(())
 }
 
-/// The folder of the workspace of Cargo's that a folder lies in, if it lies in one.
+/// The folder of the Cargo workspace that a folder lies in, if it lies in one.
 fn workspace_around(folder: &Path) -> Option<&Path> {
     let is_root = |folder: &&Path| {
         let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap_or_default();
@@ -108,7 +109,7 @@ fn workspace_around(folder: &Path) -> Option<&Path> {
     folder.ancestors().skip(1).find(is_root)
 }
 
-/// Formats a module, whose lines are as long as its name makes them. False if there is nobody who does.
+/// Formats a module: its name makes lines longer or shorter. Gives false if there is no rustfmt, or it fails.
 fn format_module(folder: &Path) -> bool {
     let sources = FILES.iter().map(|(path, _)| folder.join(path));
     let mut rustfmt = Command::new("rustfmt");
@@ -121,7 +122,7 @@ fn format_module(folder: &Path) -> bool {
     rustfmt.status().is_ok_and(|status| status.success())
 }
 
-/// A module's name that nobody has.
+/// Refuses a module's name that is taken.
 fn check_free(name: &str) -> Result<(), CommandFailure> {
     if TAKEN.contains(&name) {
         return Err(CommandFailure::usage(format!(
@@ -131,7 +132,7 @@ fn check_free(name: &str) -> Result<(), CommandFailure> {
     Ok(())
 }
 
-/// Writes a module into a folder that is made for it, all of it or nothing.
+/// Makes a folder and writes a module into it. On failure it removes what it has written.
 fn write_module(folder: &Path, name: &str, sdk: &Sdk) -> Result<(), CommandFailure> {
     fs::create_dir(folder).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => CommandFailure::in_the_way(format!(
@@ -142,7 +143,7 @@ fn write_module(folder: &Path, name: &str, sdk: &Sdk) -> Result<(), CommandFailu
         _ => cannot_write(folder)(error),
     })?;
     write_files(folder, name, sdk).inspect_err(|_| {
-        // Best effort: what it cannot write it may not be able to remove either.
+        // This may fail for the same reason as the writing.
         let _ = fs::remove_dir_all(folder);
     })
 }
@@ -169,8 +170,8 @@ fn write_files(folder: &Path, name: &str, sdk: &Sdk) -> Result<(), CommandFailur
     Ok(())
 }
 
-/// A file of the echo module's as one of this module's. Its packages, libraries, its type and the module are called
-/// so everywhere that these words stand for nothing else. What its methods do is still to echo.
+/// A file of the echo module under another module's name. The names of its packages, libraries, type and module are
+/// replaced; the method that echoes keeps its name.
 fn renamed(content: &str, name: &str) -> String {
     content
         .replace("chimaera_echo", name)
@@ -181,7 +182,7 @@ fn renamed(content: &str, name: &str) -> String {
         .replace(", a template for new ones", "")
 }
 
-/// A module's name as the beginning of its types' names.
+/// A module's name in the spelling of types.
 fn type_name(name: &str) -> String {
     name.split('_')
         .flat_map(|word| {
@@ -194,7 +195,7 @@ fn type_name(name: &str) -> String {
         .collect()
 }
 
-/// A module's name as the beginning of its packages' names.
+/// A module's name in the spelling of packages.
 fn package(name: &str) -> String {
     name.replace('_', "-")
 }
@@ -230,7 +231,7 @@ unsafe_op_in_unsafe_fn = \"warn\"
 
 fn readme(name: &str) -> String {
     let package = package(name);
-    // From within the folder, where the program may be elsewhere than it was called.
+    // An absolute path: in the module's folder, the path by which the program was called may lead elsewhere.
     let program = std::env::current_exe().map_or_else(
         |_| "chimaera".to_owned(),
         |path| shell::word(&program::path(&path)).into_owned(),

@@ -1,11 +1,11 @@
-//! Where the packages come from that a new module is built on.
+//! The SDK of a new module: the packages of Chimaera's that it is built on, and where they come from.
 
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::failure::CommandFailure;
 
-/// Packages that a module needs or may need, and where they lie in a checkout.
+/// Packages that a module needs or may need, and their folders in a checkout.
 pub(super) const PACKAGES: [(&str, &str); 4] = [
     ("chimaera-chimod", "crates/chimod"),
     ("chimaera-client", "crates/client"),
@@ -13,7 +13,7 @@ pub(super) const PACKAGES: [(&str, &str); 4] = [
     ("chimaera-proto", "proto"),
 ];
 
-/// What URLs of repositories begin with, of those that cargo fetches from.
+/// The schemes of URLs that cargo fetches repositories from.
 const SCHEMES: [&str; 5] = ["https", "ssh", "git", "http", "file"];
 
 const WANTED: &str = "--sdk takes the path of a checkout of Chimaera, or the URL of a repository of it, which \
@@ -22,12 +22,12 @@ const WANTED: &str = "--sdk takes the path of a checkout of Chimaera, or the URL
 /// The versions of other packages with which this program was built.
 const LOCK: &str = include_str!("../../../../Cargo.lock");
 
-/// Where the packages come from that a module is built on.
+/// Where the packages of Chimaera's come from that a module is built on.
 #[derive(Debug)]
 pub(super) enum Sdk {
-    /// A checkout, by an absolute path.
+    /// A checkout, by its absolute path.
     Folder(String),
-    /// A repository.
+    /// A repository, by its URL.
     Git(String),
 }
 
@@ -112,8 +112,8 @@ impl Sdk {
             .concat()
     }
 
-    /// A lock file with the versions of other packages with which the SDK was tested, as far as that is known. Cargo
-    /// leaves out what a module does not need.
+    /// A lock file with the versions of other packages with which the SDK was tested, or with which this program was
+    /// built where the SDK's are not known. Cargo removes what a module does not need.
     pub(super) fn lock(&self) -> String {
         let own = match self {
             Self::Folder(folder) => {
@@ -125,7 +125,7 @@ impl Sdk {
     }
 }
 
-/// What was meant by something that is no folder.
+/// A better failure for an SDK that is not a folder, where it was meant to be a URL.
 fn explain(failure: CommandFailure, name: &str) -> CommandFailure {
     match name.split_once(':') {
         Some((user, path)) if user.contains('@') && !user.contains('/') => {

@@ -1,7 +1,7 @@
-//! What the daemon has to say besides its log: that it is ready, and why it fails.
+//! Writes what the daemon says beside its log: that it is ready, or why it fails.
 //!
-//! Whoever reads it may not read. So a thread of its own says it, which is there before the daemon needs it,
-//! and nobody waits for it for long.
+//! The reader of that may be slow or stuck. So a thread of its own writes it, which is started before the daemon needs
+//! it, and nobody waits long for that thread.
 
 use std::sync::mpsc::{Sender, channel};
 
@@ -12,7 +12,7 @@ use crate::failure::CommandFailure;
 
 type Saying = Box<dyn FnOnce() + Send>;
 
-/// The thread that writes to standard output and standard error. It is left where it is when the process
+/// The thread that writes to standard output and standard error. Nobody joins it: it may be stuck when the process
 /// ends.
 pub(super) struct Announcer {
     sayings: Sender<Saying>,
@@ -30,13 +30,13 @@ impl Announcer {
         Ok(Self { sayings })
     }
 
-    /// Says something some time.
+    /// Has the thread say something, and does not wait.
     pub(super) fn say(&self, saying: impl FnOnce() + Send + 'static) {
-        // It has no end but that of this value.
+        // This cannot fail: the thread ends after this value does.
         let _ = self.sayings.send(Box::new(saying));
     }
 
-    /// Says something and waits until it is said, but not for ever: the process is about to end.
+    /// Has the thread say something, and waits until it is said, for a limited time: the process is about to end.
     pub(super) fn say_last(&self, saying: impl FnOnce() + Send + 'static) {
         let (said, is_said) = channel();
         self.say(move || {

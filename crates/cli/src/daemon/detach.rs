@@ -1,8 +1,8 @@
 //! A daemon in the background: started by one process, serving in another.
 //!
-//! The daemon is this program once more, with standard error on its log. What it says on standard output is
-//! for whoever starts it: that it is ready, or its last words. Then it lets go of that, as it does of the
-//! folder, the session and the terminal that it was started from.
+//! The daemon is this program once more, with its log as standard error. On standard output it tells the process that
+//! has started it that it is ready, or its last words. Then it closes standard output, and leaves the folder, the
+//! session and the terminal that it was started from.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -19,7 +19,7 @@ use crate::failure::CommandFailure;
 use crate::output;
 use crate::wait_notice::WaitNotice;
 
-/// Bytes of last words that are told.
+/// The most bytes of a daemon's last words that are reported.
 const MAX_LAST_WORDS_BYTES: u64 = 16 * 1024;
 
 /// What `start --detach --json` prints.
@@ -38,7 +38,7 @@ pub(crate) fn detach(
     socket: &Path,
     global: &GlobalArguments,
 ) -> Result<(), CommandFailure> {
-    // Here, and not only in the daemon, whose complaint would need the terminal that it has not.
+    // Checked here, and not only in the daemon, which has no terminal to complain to.
     logging::thresholds()?;
     refuse_where_one_serves(socket)?;
     let log_path = absolute(&arguments.log.clone().unwrap_or_else(|| log_beside(socket)))?;
@@ -86,8 +86,8 @@ pub(crate) fn detach(
     Ok(())
 }
 
-/// Refuses to start a daemon where one serves, before a log is made for it. One that comes to serve meanwhile is
-/// found by the daemon itself, which also waits for one that was killed.
+/// Refuses to start a daemon where one serves, before a log is made for it. The daemon itself finds one that begins to
+/// serve meanwhile, and waits for one that was killed.
 fn refuse_where_one_serves(socket: &Path) -> Result<(), CommandFailure> {
     let Ok(Some(process)) = process_at(socket) else {
         return Ok(());
@@ -99,7 +99,7 @@ fn refuse_where_one_serves(socket: &Path) -> Result<(), CommandFailure> {
     }
 }
 
-/// The system starts no process for the daemon.
+/// The failure to start a process for the daemon.
 fn no_process(error: std::io::Error) -> CommandFailure {
     let limit = match error.kind() {
         ErrorKind::WouldBlock => "processes (`ulimit -u`, `pids.max` of the control group)",
@@ -110,12 +110,12 @@ fn no_process(error: std::io::Error) -> CommandFailure {
         .explain(format_args!("a limit on {limit} is reached: raise it"))
 }
 
-/// What the daemon says until it serves, or ends.
+/// Reads what the daemon says until it serves or ends.
 fn first_words(daemon: &mut Child) -> String {
     let mut said = Vec::new();
     if let Some(stdout) = daemon.stdout.take() {
         let mut stdout = BufReader::new(stdout.take(MAX_LAST_WORDS_BYTES));
-        // Nothing is said that is not said.
+        // What cannot be read counts as not said.
         let _ = stdout.read_until(b'\n', &mut said);
         if !said.starts_with(READY.as_bytes()) {
             let _ = stdout.read_to_end(&mut said);
@@ -124,7 +124,7 @@ fn first_words(daemon: &mut Child) -> String {
     String::from_utf8_lossy(&said).into_owned()
 }
 
-/// Why the daemon does not serve, in its own words if it had any.
+/// The failure of a daemon that does not serve, in its own words if it has said any.
 fn not_started(status: Option<ExitStatus>, said: &str, log: &Path) -> CommandFailure {
     let code = status.and_then(|status| status.code());
     let text = match (said.trim_end(), status) {
@@ -155,9 +155,8 @@ fn without_detaching(arguments: impl Iterator<Item = OsString>) -> impl Iterator
     })
 }
 
-/// Leaves the folder that the daemon was started in, so that it can be removed or unmounted, and the
-/// session, so that its end and its terminal's signals are not this process's. Every path that is still of
-/// use is absolute by now.
+/// Leaves the folder that the daemon was started in, so that it can be removed or unmounted, and the session, so that
+/// neither its end nor its terminal's signals reach this process. Every path that is still used is absolute by now.
 pub(super) fn leave_folder_and_session() {
     let left = std::env::set_current_dir("/")
         .and_then(|()| nix::unistd::setsid().map(drop).map_err(Into::into));
@@ -168,7 +167,7 @@ pub(super) fn leave_folder_and_session() {
     }
 }
 
-/// Lets go of standard output, whose reader is about to go.
+/// Closes standard output, whose reader is about to end.
 pub(super) fn let_go_of_output() {
     let closed = File::options().write(true).open("/dev/null");
     let closed = closed.and_then(|null| Ok(nix::unistd::dup2_stdout(null)?));

@@ -1,4 +1,4 @@
-//! Where the daemon's log goes, and what of it.
+//! Where the daemon's log goes, and which of its lines.
 
 use std::fmt::Write;
 use std::fs::File;
@@ -19,14 +19,13 @@ use crate::timestamp;
 /// Environment variable that says what is logged, for example `debug`.
 const VARIABLE: &str = "CHIMAERA_LOG";
 
-/// How long to wait for room in something that does not block.
+/// How long the log's thread waits for room in a standard error that does not block.
 const MAX_ROOM_WAIT_MS: u16 = 1000;
 
-/// Bits of an open log: nobody else's business, and never where a link leads. Opening does not wait for
-/// a reader, should it be a pipe.
+/// The mode of a log file: for its owner alone.
 const MODE: u32 = 0o600;
 
-/// Starts the log, and has panics logged. Those of modules in libraries of their own come through the host.
+/// Starts the log, and has panics logged. Panics of modules in libraries come through the host.
 pub(super) fn start(
     thresholds: Thresholds,
     file: Option<&Path>,
@@ -44,7 +43,7 @@ pub(super) fn start(
     Ok(running)
 }
 
-/// Opens a file to log to.
+/// Opens a file to log to. It is not opened through a symbolic link, and opening a pipe does not wait for a reader.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = File::options()
@@ -66,16 +65,17 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     })
 }
 
-/// Standard error, which of a detached daemon is its log file: so what the system's libraries may have to
-/// say at the end stands there too.
+/// Standard error. For a detached daemon that is its log file, so that what system libraries write there stands in the
+/// log.
 ///
-/// It is written without the lock of the standard library, which whoever is stuck in a write would keep.
+/// It is written without the standard library's lock, which a thread that is stuck in a write would keep.
 struct StandardError {
-    /// What to open when it is to be opened again.
+    /// The file to open when the log is to be opened again.
     file: Option<PathBuf>,
     colour: bool,
-    /// The line that is being written, and how much of it is.
+    /// The line that is being written.
     line: String,
+    /// How many of its bytes are written.
     written: usize,
 }
 
@@ -103,7 +103,7 @@ impl Sink for StandardError {
             return Ok(());
         };
         nix::unistd::dup2_stderr(open(path)?)?;
-        // Half a line in the old file is none in the new one.
+        // A line of which the old file has a part is written whole into the new one.
         self.written = 0;
         Ok(())
     }
@@ -140,7 +140,7 @@ fn show(line: &Line, colour: bool) -> String {
     shown
 }
 
-/// Logs a panic, as a line or, with `RUST_BACKTRACE`, as many.
+/// Logs a panic as one line and, with `RUST_BACKTRACE`, its backtrace as further lines.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     chimaera_runtime::log_panic(panic);
     let trace = std::backtrace::Backtrace::capture();
@@ -149,7 +149,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// What is to be logged, by the environment.
+/// What the environment says is to be logged.
 pub(super) fn thresholds() -> Result<Thresholds, CommandFailure> {
     let Some(value) = std::env::var_os(VARIABLE) else {
         return Ok(DEFAULT);
@@ -168,8 +168,10 @@ const DEFAULT: Thresholds = Thresholds {
     modules: Some(Level::Info),
 };
 
-/// Reads `LEVEL` and `SOURCE=LEVEL`, separated by commas, the later over the earlier. Gives the word that
-/// makes no sense.
+/// Reads `LEVEL` and `SOURCE=LEVEL`, separated by commas. Later words override earlier ones.
+///
+/// # Errors
+/// The word that is not understood.
 fn parse(text: &str) -> Result<Thresholds, &str> {
     let mut thresholds = DEFAULT;
     let words = text.split(',').map(str::trim);

@@ -1,10 +1,10 @@
 //! The daemon: a host in a process of its own.
 //!
 //! Laws of this module:
-//! - Nobody who reads the daemon's output can hold it up or make it fail: the log has a thread of its own
-//!   ([`chimaera_runtime::log`]), and so has everything else that it writes ([`announcer`]). No other code of
-//!   the daemon writes to standard output or standard error.
-//! - No signal that can be survived ends it without its pools being flushed ([`signals`]).
+//! - No reader of the daemon's output can hold the daemon up or make it fail: one thread writes the log
+//!   ([`chimaera_runtime::log`]), and another one everything else ([`announcer`]). No other code of the daemon writes
+//!   to standard output or standard error.
+//! - No signal that a process can survive ends the daemon before its pools are flushed ([`signals`]).
 
 mod announcer;
 mod detach;
@@ -29,7 +29,7 @@ use announcer::Announcer;
 pub(crate) use detach::detach;
 use signals::Hangup;
 
-/// What a daemon's output begins with once it serves.
+/// The word with which a daemon's output begins once it serves.
 const READY: &str = "ready";
 
 /// Runs a daemon until it is told to stop.
@@ -40,7 +40,8 @@ pub(crate) fn run(
 ) -> Result<(), CommandFailure> {
     let log_file = arguments.detached_log.as_deref();
     let (thresholds, announcer) = prepare(arguments).map_err(|failure| match log_file {
-        // Whoever has started it reads standard output; there is no other thread yet that waiting could hold up.
+        // The process that has started the daemon reads standard output. There is no other thread yet that a slow
+        // reader could hold up.
         Some(_) => {
             output::announce(&failure);
             failure.told()
@@ -50,10 +51,10 @@ pub(crate) fn run(
     let result = logging::start(thresholds, log_file).and_then(|_log| {
         let served = serve(arguments, socket, &announcer);
         served.map_err(|ended| match ended {
-            // The log may be that of the daemon which serves here.
+            // The log may belong to the daemon that serves here.
             Ended::NotStarted(failure) => failure,
             Ended::Failed(failure) => {
-                // In the foreground it stands there in any case.
+                // In the foreground the announcer writes it to the same place.
                 if log_file.is_some() {
                     log::error(&failure);
                 }
@@ -65,7 +66,7 @@ pub(crate) fn run(
     result.map_err(|failure| {
         let told = failure.clone();
         match log_file {
-            // Whoever has started it reads the last words, and tells them.
+            // The process that has started the daemon reads these last words, and reports them.
             Some(_) => announcer.say_last(move || output::announce(told)),
             None => announcer.say_last(move || {
                 output::error(&told, json);
@@ -75,7 +76,7 @@ pub(crate) fn run(
     })
 }
 
-/// What comes before the announcer, and it. A failure of these is told without one.
+/// Prepares a daemon up to its announcer. A failure before that is reported without one.
 fn prepare(arguments: &StartArguments) -> Result<(Thresholds, Announcer), CommandFailure> {
     if let Some(parent) = arguments.with_parent {
         end_with(parent)?;
@@ -86,14 +87,15 @@ fn prepare(arguments: &StartArguments) -> Result<(Thresholds, Announcer), Comman
     Ok((thresholds, Announcer::start()?))
 }
 
-/// How a daemon fails.
+/// How a daemon has failed.
 enum Ended {
-    /// It has not come to serve: nothing here is its own, and it logs nothing.
+    /// It never served: socket and log are not its own, and it logs nothing.
     NotStarted(CommandFailure),
+    /// It has served, and its end failed.
     Failed(CommandFailure),
 }
 
-/// Starts a host and ends it. Its log is written until this returns.
+/// Starts a host, serves until it is told to stop, and ends the host. The log is written until this returns.
 fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Result<(), Ended> {
     let limit_raised = raise_file_limit();
     let is_detached = arguments.detached_log.is_some();
@@ -102,7 +104,7 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
     } else {
         Hangup::Stops
     };
-    // What stops the daemon is there before there is anything to stop.
+    // Signals are watched before there is anything that they could stop.
     let signals = signals::watch(hangup).map_err(Ended::NotStarted)?;
     let plugin_folders = arguments.plugin_dir.iter().map(|path| absolute(path));
     let plugin_folders: Result<_, _> = plugin_folders.collect();
@@ -114,7 +116,7 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
         plugin_folders: plugin_folders.map_err(Ended::NotStarted)?,
         modules: vec![chimaera_bdev_runtime::module()],
     };
-    // In the background it is the one who has started this that says so.
+    // In the background the process that has started the daemon gives this notice.
     let waiting = (!is_detached).then(|| WaitNotice::begin(|| "the daemon to serve".to_owned()));
     let host = Host::start(&config).map_err(|error| Ended::NotStarted(error.into()))?;
     drop(waiting);
@@ -142,7 +144,7 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
     ended.map_err(|error| Ended::Failed(error.into()))
 }
 
-/// A path that is the same whatever folder the process is in.
+/// The absolute path of a file.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf, CommandFailure> {
     std::path::absolute(path).map_err(CommandFailure::system(format_args!(
         "cannot find out where {} is",
@@ -150,11 +152,11 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf, CommandFailure> {
     )))
 }
 
-/// Has the daemon stop in good order when the process that started it ends, however it does.
+/// Has the daemon stop in good order when the process that started it ends in any way.
 fn end_with(parent: i32) -> Result<(), CommandFailure> {
     set_pdeathsig(Signal::SIGTERM)
         .map_err(|error| CommandFailure::new(format!("cannot watch process {parent}: {error}")))?;
-    // It may have ended before the kernel was told.
+    // That process may have ended before the kernel was told.
     if getppid().as_raw() == parent {
         return Ok(());
     }
@@ -163,7 +165,7 @@ fn end_with(parent: i32) -> Result<(), CommandFailure> {
     )))
 }
 
-/// Every lane of every client needs a file descriptor.
+/// Raises the limit on open files to its hard limit: every lane of every client needs a file descriptor.
 fn raise_file_limit() -> nix::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)

@@ -1,9 +1,8 @@
 //! What the daemon does with signals. `docs/OPERATING.md` has the table.
 //!
-//! Every thread blocks all of them but those by which a thread learns of its own fault. One thread takes
-//! them, one after the other: those that nothing is to be done about are taken and forgotten. A signal that
-//! the kernel sends to one thread for what it did (SIGXFSZ, SIGPIPE) stays blocked there, and the call that
-//! it did it in fails with an error.
+//! Every thread blocks all signals but those that report a thread's own fault. One thread takes them, one after the
+//! other, and forgets those that nothing is to be done about. A signal that the kernel sends to one thread for what it
+//! did (SIGXFSZ, SIGPIPE) stays blocked there, and the call that caused it fails with an error.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,15 +13,15 @@ use nix::sys::signal::Signal;
 
 use crate::failure::CommandFailure;
 
-/// Exit code of a daemon that did not wait for its end.
+/// Exit code of a daemon that a second signal has ended at once.
 const CUT_SHORT: i32 = 1;
 
 /// What a hangup does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hangup {
-    /// The terminal has gone, and the daemon goes with it.
+    /// The terminal was closed, and the daemon stops.
     Stops,
-    /// Somebody has put the log away.
+    /// Somebody has moved the log file, and the daemon opens a new one.
     ReopensTheLog,
 }
 
@@ -33,13 +32,13 @@ enum Reaction {
     Nothing,
 }
 
-/// Blocks the signals in this thread and those that it starts.
+/// Blocks the signals in this thread and in those that it starts.
 pub(super) fn block() -> Result<(), CommandFailure> {
     let blocked = thread::foreign_signals().thread_block();
     blocked.map_err(|error| CommandFailure::new(format!("cannot block signals: {error}")))
 }
 
-/// What a signal stops, once there is something.
+/// Stops a host on a signal, also on one that came before the host was there.
 #[derive(Clone, Default)]
 pub(super) struct StopOnSignal {
     state: Arc<Mutex<State>>,
@@ -52,7 +51,7 @@ struct State {
 }
 
 impl StopOnSignal {
-    /// From now on signals stop this host. One that came before does so at once.
+    /// From now on signals stop this host. If one came before, it is stopped at once.
     pub(super) fn stop_on_signal(&self, stopper: Stopper) {
         let mut state = self.lock();
         if state.is_asked_for {
@@ -61,7 +60,7 @@ impl StopOnSignal {
         state.stopper = Some(stopper);
     }
 
-    /// Stops what there is to stop.
+    /// Stops the host, now or as soon as it is there.
     fn ask(&self) {
         let mut state = self.lock();
         if let Some(stopper) = &state.stopper {
@@ -100,9 +99,9 @@ pub(super) fn watch(hangup: Hangup) -> Result<StopOnSignal, CommandFailure> {
     Ok(stop)
 }
 
-/// Signals that come within this time of the first are the same wish. Programs that pass one on to a process and its
-/// group, as `timeout` does, send it twice.
-const SAME_WISH: Duration = Duration::from_secs(1);
+/// Signals within this time after the first are taken for the same request: programs that pass a signal on to a process
+/// and its group, as `timeout` does, send it twice.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// The first signal stops the host in good order; a second one, some time after it, ends the process at
 /// once. `asked` is when the first one came.
@@ -113,10 +112,10 @@ fn stop_or_end(stop: &StopOnSignal, asked: &mut Option<Instant>, signal: Signal)
             *asked = Some(Instant::now());
             log::info(format_args!(
                 "{signal}: stopping; a second signal after {} s or more ends the daemon at once",
-                SAME_WISH.as_secs()
+                SAME_REQUEST.as_secs()
             ));
         }
-        Some(first) if first.elapsed() < SAME_WISH => {
+        Some(first) if first.elapsed() < SAME_REQUEST => {
             log::info(format_args!("{signal} again: stopping already"));
         }
         Some(_) => {
@@ -130,8 +129,8 @@ fn stop_or_end(stop: &StopOnSignal, asked: &mut Option<Instant>, signal: Signal)
     }
 }
 
-/// What a signal that can be taken does. `ignored` is a mask of those that whoever started the daemon had
-/// set to be ignored, as `nohup` does with SIGHUP and a shell with SIGINT for what runs in the background.
+/// What a signal does. `ignored` is the mask of signals that the daemon's parent had set to be ignored, as `nohup` does
+/// with SIGHUP, and a shell with SIGINT for what runs in the background.
 fn reaction(signal: Signal, hangup: Hangup, ignored: u64) -> Reaction {
     let is_ignored = ignored & 1 << (signal as u32 - 1) != 0;
     match signal {
@@ -142,8 +141,8 @@ fn reaction(signal: Signal, hangup: Hangup, ignored: u64) -> Reaction {
     }
 }
 
-/// The signals that this process was started to ignore, a bit each: the first signal has the lowest. A
-/// blocked signal is queued whether or not it is ignored, so this has to be known.
+/// The mask of signals that this process was started to ignore: the first signal has the lowest bit. A blocked signal
+/// is queued even if it is ignored, so only the mask tells.
 fn ignored_at_start() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status

@@ -1,7 +1,7 @@
 //! `chimaera pool map`: a picture of which megabytes of a pool are in use.
 //!
-//! The pool is cut into cells of as many megabytes as the picture has room for. What a cell holds is
-//! counted here, and drawn for terminals in [`terminal`] and as an image in [`svg`].
+//! The picture has cells, each for a number of megabytes that is chosen so that all fit. This file counts what each
+//! cell holds; [`terminal`] draws cells as characters, and [`svg`] as an image.
 
 mod svg;
 mod terminal;
@@ -16,10 +16,10 @@ use crate::args::{GlobalArguments, MapArguments};
 use crate::failure::CommandFailure;
 use crate::output::{self, printable};
 
-/// Bytes that a state stands for.
+/// Bytes of a megabyte of the pool, which has one state.
 const MEGABYTE: u64 = 1 << 20;
 
-/// Most cells of a picture: more could not be told apart.
+/// The most cells of a picture: more could not be told apart.
 const MAX_CELLS: u64 = 4096;
 
 pub(crate) fn run(
@@ -98,7 +98,7 @@ struct SvgReport<'a> {
     svg: &'a Path,
 }
 
-/// What is drawn.
+/// What is drawn of a pool.
 struct Map<'a> {
     /// The pool's name.
     name: &'a str,
@@ -108,7 +108,7 @@ struct Map<'a> {
 }
 
 impl Map<'_> {
-    /// How many megabytes a cell stands for: a power of two, so that `cells` are enough.
+    /// How many megabytes a cell stands for: the smallest power of two with which `cells` are enough.
     fn megabytes_per_cell(&self, cells: u64) -> u64 {
         (self.states.len() as u64)
             .div_ceil(cells.max(1))
@@ -185,7 +185,7 @@ impl Mixture {
     }
 }
 
-/// States as tests write them: `.` free, `-` split, `#` used, `m` metadata.
+/// States from the spelling of tests: `.` free, `-` split, `#` used, `m` metadata.
 #[cfg(test)]
 fn states(text: &str) -> Vec<MegabyteState> {
     text.chars()

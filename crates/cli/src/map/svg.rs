@@ -1,7 +1,7 @@
-//! The map as an image that stands alone: no script, no font and no style from elsewhere.
+//! The map as an image in one file: no script, and no font or style from elsewhere.
 //!
-//! Every cell is a square that is filled from below: metadata, then used megabytes, then split ones.
-//! What is left over is free. Colours follow the reader's preference for light or dark.
+//! Every cell is a square that is filled from below: metadata, then used megabytes, then split ones. The rest is free.
+//! Colours follow the reader's preference for light or dark.
 
 use std::fmt::Write;
 
@@ -13,16 +13,16 @@ use crate::size::show_size;
 /// Cells of a row.
 const COLUMNS: u64 = 64;
 
-/// From one cell's left edge to the next one's.
+/// Distance from one cell's left edge to the next one's.
 const PITCH: u64 = 12;
 
 /// Width and height of a cell.
 const CELL: u64 = 10;
 
-/// Left of the cells: the offsets of the rows.
+/// Space left of the cells, for the offsets of the rows.
 const LEFT: u64 = 96;
 
-/// Above the cells: the title.
+/// Space above the cells, for the title.
 const TOP: u64 = 76;
 
 const MARGIN: u64 = 24;
@@ -30,7 +30,7 @@ const MARGIN: u64 = 24;
 /// Height of the legend.
 const LEGEND_HEIGHT: u64 = 40;
 
-/// Plain rules, since not every viewer knows variables; one that knows no media queries draws it light.
+/// Rules without variables, which not every viewer knows. A viewer without media queries draws the light version.
 const STYLE: &str = "
 text{font-family:system-ui,sans-serif;font-size:12px;fill:#1f2328}
 .title{font-size:18px;font-weight:600}
@@ -73,7 +73,7 @@ pub(super) fn draw(map: &Map<'_>) -> String {
     let row_bytes = COLUMNS * megabytes_per_cell * MEGABYTE;
     for (row, cells) in (0..).zip(cells.chunks(COLUMNS as usize)) {
         let top = TOP + row * PITCH;
-        // A label for every fourth row: as many as can stand above one another.
+        // Only every fourth row has a label: labels are taller than rows.
         if row % 4 == 0 {
             let (right, base) = (LEFT - 10, top + CELL);
             let offset = show_size(row * row_bytes);
@@ -151,7 +151,7 @@ fn number(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Text that may hold what means something in XML, or what XML cannot hold at all.
+/// Text with the characters replaced that have a meaning in XML, or that XML cannot hold.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -167,7 +167,7 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// A pool as it might be, to look at.
+/// The states of a made-up pool, for pictures to look at.
 #[cfg(test)]
 pub(super) fn sample(megabytes: usize) -> Vec<MegabyteState> {
     (0..megabytes)

@@ -1,8 +1,8 @@
 //! The map in characters.
 //!
-//! Every character is one cell. How dark it is says how much of the cell is in use, a split megabyte
-//! counting half; `M` and `m` say that all or some of it is metadata. Colour repeats that and adds
-//! whether more megabytes are split or used; the picture can be read without.
+//! Every character is one cell. Its darkness says how much of the cell is in use, where a split megabyte counts half;
+//! `M` and `m` say that all or some of it is metadata. Colour repeats that, and adds whether more megabytes are split
+//! or used; the picture can be read without it.
 
 use std::fmt::Write;
 
@@ -11,10 +11,10 @@ use chimaera_bdev_client::MegabyteState;
 use super::{LEGEND, MAX_CELLS, MEGABYTE, Map, Mixture};
 use crate::size::show_size;
 
-/// Most rows, so that the picture and its legend fit a usual screen.
+/// The most rows, so that the picture and its legend fit a usual screen.
 const MAX_ROWS: u64 = 16;
 
-/// Cells of a row are a multiple of this: the offsets at their beginnings are then rounder.
+/// The number of cells of a row is a multiple of this, so that the offsets of rows are round.
 const ROW_UNIT: u64 = 8;
 
 const RESET: &str = "\x1b[0m";
@@ -50,7 +50,7 @@ pub(super) fn draw(map: &Map<'_>, columns: usize, colour: bool) -> String {
 }
 
 fn draw_row(text: &mut String, cells: &[Mixture], colour: bool) {
-    // One escape sequence for a run of cells of the same colour.
+    // Neighbours of the same colour share one escape sequence.
     let mut current = None;
     for &cell in cells {
         let wanted = colour.then(|| escape(main_state(cell)));
@@ -65,7 +65,7 @@ fn draw_row(text: &mut String, cells: &[Mixture], colour: bool) {
     }
 }
 
-/// A line that says what the characters mean, how many megabytes are so, and their bytes.
+/// Lines that say what each character means, how many megabytes are in that state, and their bytes.
 fn legend(map: &Map<'_>, colour: bool) -> String {
     let all = Mixture::of(map.states);
     let mut lines = String::new();
@@ -94,7 +94,7 @@ fn legend(map: &Map<'_>, colour: bool) -> String {
     lines
 }
 
-/// The state that gives a cell its colour. Metadata is little and matters, so any of it does.
+/// The state that gives a cell its colour. There is little metadata and it matters, so any of it decides.
 fn main_state(cell: Mixture) -> MegabyteState {
     if cell.metadata > 0 {
         MegabyteState::Metadata

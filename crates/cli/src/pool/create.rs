@@ -26,7 +26,7 @@ pub(super) fn create(
     }
 }
 
-/// A pool of a module of which this program knows nothing but the name.
+/// Creates a pool of another module, of which this program knows nothing but the name.
 fn create_of_module(
     module: &str,
     arguments: &CreatePoolArguments,
@@ -67,7 +67,7 @@ fn create_of_module(
     Ok(())
 }
 
-/// What became of the request for a pool.
+/// How the request for a pool ended, as the first word of the answer.
 const fn verb(info: &PoolInfo) -> &'static str {
     match (info.created, info.opened) {
         (true, false) => "created",
@@ -95,7 +95,7 @@ fn create_block_device(
         Declaration::Nothing => create(&options)?,
         Declaration::All(metrics) => create(&options.perf_metrics(metrics))?,
         Declaration::Some => {
-            // What is declared already is known once the pool is open.
+            // What is declared already is only known once the pool is open.
             let info = create(&options)?;
             let declared = client.get_stats()?.metrics;
             if let Declaration::All(metrics) = arguments.metrics.declare(Some(declared)) {
@@ -125,7 +125,7 @@ fn create_block_device(
     Ok(())
 }
 
-/// Refuses what means something for pools on files only.
+/// Refuses options for memory pools that mean something for pools on files only.
 fn check_kind(kind: KindArgument, arguments: &CreatePoolArguments) -> Result<(), CommandFailure> {
     if kind == KindArgument::File {
         return Ok(());
@@ -169,17 +169,17 @@ fn options(kind: KindArgument, arguments: &CreatePoolArguments) -> CreateOptions
         .read_only(arguments.read_only)
 }
 
-/// What is to be declared of a device.
+/// Which characteristics of a device are to be declared.
 #[derive(Debug, PartialEq)]
 enum Declaration {
     Nothing,
-    /// A part of it, which cannot be declared alone.
+    /// Some, which cannot be declared without the others.
     Some,
     All(PerfMetrics),
 }
 
 impl MetricsArguments {
-    /// What these declare, in place of what is `declared` already.
+    /// What these arguments declare. For those that are left out, what is `declared` already stays.
     fn declare(&self, declared: Option<PerfMetrics>) -> Declaration {
         let given = [
             self.read_bandwidth_mbps,
@@ -210,7 +210,7 @@ impl MetricsArguments {
     }
 }
 
-/// A refusal in which the module's parameters have the names of options.
+/// The module's refusal, with options in place of the module's parameters.
 fn in_options(error: Error) -> CommandFailure {
     let is_value = matches!(error.status(), Status::InvalidArgument | Status::Alignment);
     let is_parameter = is_value || error.status() == Status::ParameterMismatch;
@@ -223,7 +223,7 @@ fn in_options(error: Error) -> CommandFailure {
     }
 }
 
-/// Parameters as the module's errors name them, with the options of this program.
+/// The parameters that the module's errors name, and this program's options for them.
 const OPTIONS: [(&str, &str); 7] = [
     ("bdev_type", "--type"),
     ("size", "--size"),
@@ -234,7 +234,7 @@ const OPTIONS: [(&str, &str); 7] = [
     ("overwrite", "--overwrite"),
 ];
 
-/// What the module advises, with the options of this program.
+/// Advice in the module's errors, and the same advice with this program's options.
 const ADVICE: [(&str, &str); 4] = [
     (" set overwrite ", " give --overwrite "),
     (" set read_only ", " give --read-only "),
@@ -242,13 +242,14 @@ const ADVICE: [(&str, &str); 4] = [
     (" a smaller io_depth", " a smaller --io-depth"),
 ];
 
-/// Puts options into the module's advice, of which the words around them tell that it is that.
+/// Puts options into the module's advice, which is recognised by the words around a parameter.
 fn advise_options(text: &str) -> String {
     let replace = |text: String, (words, option): (&str, &str)| text.replace(words, option);
     ADVICE.into_iter().fold(text.to_owned(), replace)
 }
 
-/// Puts options where a parameter is spoken of: in `size is 4096`, and not in a path or in other words.
+/// Puts options in place of parameters, where a text is about them as in `size is 4096`: not in paths or other
+/// sentences.
 fn name_options(text: &str) -> String {
     let mut named = text.to_owned();
     for (parameter, option) in OPTIONS {
@@ -260,7 +261,7 @@ fn name_options(text: &str) -> String {
     named
 }
 
-/// That a pool has not the size that was asked for, where it has not.
+/// Says which size a pool has, where it is not the one that was asked for.
 fn rounding(asked: Option<u64>, stats: &Stats) -> String {
     match asked.filter(|&asked| asked != 0 && asked != stats.total_size) {
         Some(asked) => format!(
@@ -272,8 +273,8 @@ fn rounding(asked: Option<u64>, stats: &Stats) -> String {
     }
 }
 
-/// What is in a pool. Whoever opens what was there before wants to see that it is there, and whoever does
-/// not that it is not.
+/// Says how much is allocated in a pool: whoever opens an existing pool wants to see that it holds something, and
+/// whoever makes a new one that it is empty.
 fn contents(stats: &Stats) -> String {
     match allocated_bytes(stats) {
         0 => "no blocks are allocated in it".to_owned(),
@@ -281,7 +282,7 @@ fn contents(stats: &Stats) -> String {
     }
 }
 
-/// A file pool's name is a path that the daemon opens: what is relative here is not there.
+/// The name of the pool. For a file pool it is the absolute path: the daemon has another working folder.
 fn pool_name(
     kind: KindArgument,
     arguments: &CreatePoolArguments,

@@ -55,7 +55,8 @@ pub(super) fn list(
     Ok(())
 }
 
-/// What is declared of a block device pool; nothing of another's, or of one that has gone meanwhile.
+/// The declared characteristics of a block device pool; nothing for another module's pool, or one that has gone
+/// meanwhile.
 fn declared(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<PerfMetrics>, CommandFailure> {
     if pool.module != MODULE_NAME {
         return Ok(None);
@@ -76,7 +77,7 @@ const MIN_NAME_CHARACTERS: usize = 24;
 /// Characters of a name that are shown at most. Names have up to 4,096 bytes.
 const MAX_NAME_CHARACTERS: usize = 120;
 
-/// Characters that a list has for names, beside so many of other columns.
+/// Characters for names in a line of `columns`, of which other columns and gaps take `others`.
 fn name_width(columns: Option<usize>, others: usize) -> usize {
     columns.map_or(MAX_NAME_CHARACTERS, |columns| {
         let room = columns.saturating_sub(others);
@@ -84,8 +85,7 @@ fn name_width(columns: Option<usize>, others: usize) -> usize {
     })
 }
 
-/// A text of at most so many characters, with an ellipsis for what is left out of its middle: paths differ at
-/// both ends.
+/// Cuts a text to `width` characters, with an ellipsis in its middle: paths differ at both ends.
 fn shortened(text: &str, width: usize) -> String {
     let count = text.chars().count();
     if count <= width {

@@ -108,7 +108,7 @@ struct StatsReport<'a> {
     stats: &'a Stats,
 }
 
-/// What a pool is now.
+/// The state of a pool.
 fn state_rows(stats: &Stats) -> Vec<(&'static str, String)> {
     let metrics = &stats.metrics;
     vec![
@@ -175,7 +175,7 @@ fn state_rows(stats: &Stats) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// What was done in a pool.
+/// The activity in a pool.
 fn activity_rows(activity: &OperationCounts) -> Vec<(&'static str, String)> {
     vec![
         (
@@ -213,7 +213,7 @@ const fn persistence(stats: &Stats) -> &'static str {
     }
 }
 
-/// What became of the pool's file, in a few words.
+/// What has happened to the pool's file, in a few words.
 fn file_state(stats: &Stats) -> String {
     match stats.file {
         None => "none".to_owned(),
@@ -223,7 +223,8 @@ fn file_state(stats: &Stats) -> String {
     }
 }
 
-/// What `flush --json` prints. Only bdev's pools say whether they are persistent, and what became of their files.
+/// What `flush --json` prints. Only block device pools say whether they are persistent, and what happened to their
+/// files.
 #[derive(Serialize)]
 struct FlushReport<'a> {
     id: String,
@@ -234,7 +235,7 @@ struct FlushReport<'a> {
     file: Option<FileState>,
 }
 
-/// What a pool of this module's says of itself; nothing if it is another's.
+/// The statistics of a block device pool; nothing for another module's pool.
 fn stats_of(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<Stats>, Error> {
     match pool.module == MODULE_NAME {
         true => Client::new(runtime, pool.id).get_stats().map(Some),
@@ -242,7 +243,7 @@ fn stats_of(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<Stats>, Error> 
     }
 }
 
-/// Flushes a pool of any module, by the container's own flush.
+/// Flushes a pool of any module.
 fn flush(named: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFailure> {
     let runtime = connect(&named.daemon)?;
     let pool = find(&runtime, &named.name, &named.daemon)?;
@@ -269,7 +270,7 @@ fn flush(named: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFailu
     Ok(())
 }
 
-/// What `blocks --json` prints of a block. The tag is text because a JSON number has not its range.
+/// What `blocks --json` prints of a block. The tag is text, as many readers of JSON round numbers of 64 bits.
 #[derive(Serialize)]
 struct BlockReport {
     offset: u64,
@@ -297,7 +298,7 @@ fn blocks(pool: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFailu
     if global.json {
         return output::json(&blocks.collect::<Result<Vec<_>, _>>()?);
     }
-    // Line by line as the pages come: a large pool has more blocks than a table should hold.
+    // Each line is printed as its page of the listing comes: a large pool has too many blocks for a table in memory.
     let mut blocks = blocks.peekable();
     if blocks.peek().is_none() {
         output::line("no blocks");
@@ -325,7 +326,7 @@ struct DestroyReport<'a> {
     file: Option<FileState>,
 }
 
-/// What became of what a pool held that was on this file, where it is not where it was.
+/// What happened to the contents of a destroyed pool, where its file is not in its place and whole.
 const fn held(file: FileState) -> Option<&'static str> {
     Some(match file {
         FileState::InPlace => return None,
@@ -344,7 +345,8 @@ const fn held(file: FileState) -> Option<&'static str> {
 fn destroy(named: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFailure> {
     let runtime = connect(&named.daemon)?;
     let pool = find(&runtime, &named.name, &named.daemon)?;
-    // The end flushes too, and says whether that fails; but a pool that has ended says no more of its file.
+    // Destroying flushes too, and reports a failure of that. This flush and the question come before, as a pool that
+    // has ended says no more of its file.
     let file = order(&named.daemon, || {
         let _ = runtime.admin().flush(Some(pool.id));
         let stats = stats_of(&runtime, &pool).ok().flatten();
@@ -368,11 +370,11 @@ fn destroy(named: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFai
     Ok(())
 }
 
-/// A client of the block device pool with this name. Another module's methods have the same numbers and
-/// do something else: what lists blocks here may empty a pool there.
+/// A client of the block device pool with this name.
 ///
 /// # Errors
-/// There is no such pool, or it is another module's.
+/// There is no such pool, or it is another module's. Methods of another module may have the same numbers and do
+/// something else: what lists blocks here may empty a pool there.
 pub(crate) fn open(
     runtime: &Runtime,
     name: &str,
@@ -402,7 +404,7 @@ pub(crate) fn find_block_device(
     Ok(pool)
 }
 
-/// A pool by its name. A file pool may also be named by a relative path.
+/// Finds a pool by its name. A file pool's may also be given as a relative path.
 fn find(
     runtime: &Runtime,
     name: &str,

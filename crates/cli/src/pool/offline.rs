@@ -1,4 +1,4 @@
-//! `chimaera pool inspect`, `check` and `rename`: pools without a daemon.
+//! `chimaera pool inspect`, `check` and `rename`: pools on files and devices, without a daemon.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ pub(crate) fn check(
     show(&arguments.path, &inspection, global)
 }
 
-/// Why nothing can be shown of a pool. Without a superblock nothing is left that could be repaired.
+/// The failure to show anything of a pool, with advice: without a superblock nothing can be repaired.
 fn explain(error: ModuleError) -> CommandFailure {
     let is_damaged = error.failure.status == Status::CorruptedMetadata;
     let failure = CommandFailure::from(error);
@@ -70,7 +70,10 @@ struct RenameReport<'a> {
     name: &'a str,
 }
 
-/// Prints what was found. Damage is a failure, after all has been said.
+/// Prints what was found.
+///
+/// # Errors
+/// The metadata is damaged, and was not repaired.
 fn show(
     path: &Path,
     inspection: &Inspection,
@@ -174,7 +177,7 @@ fn show_uuid(uuid: [u8; 16]) -> String {
     groups.map(hex).join("-")
 }
 
-/// What `--json` prints.
+/// What `inspect --json` and `check --json` print.
 #[derive(Serialize)]
 struct InspectReport<'a> {
     uuid: String,
@@ -210,7 +213,7 @@ struct InspectReport<'a> {
     lost: &'a [String],
 }
 
-/// The feature bits, by what a program that does not know one may do.
+/// The feature bits, by what a program may do that does not know one.
 #[derive(Serialize)]
 struct FeaturesReport {
     incompatible: u64,

@@ -1,4 +1,4 @@
-//! By what a command learns that a daemon has ended.
+//! How a command learns that a daemon has ended.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -8,23 +8,24 @@ use chimaera_client::{Runtime, Status};
 use chimaera_runtime::{DaemonProcess, process_at};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// How often it is looked for what nobody is woken for.
-const LOOK: Duration = Duration::from_millis(5);
+/// How often a state is looked at whose change wakes nobody.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// By what the end of a daemon is told.
+/// What tells the end of a daemon.
 pub(super) enum DaemonWatch<'a> {
-    /// A file that becomes readable with the end of its process.
+    /// A pidfd, which becomes readable when the daemon's process ends.
     Process(OwnedFd),
-    /// Where the system has no such file: a daemon closes its connections when nothing is left to do but to end.
+    /// Where the system gives no pidfd: the connection, which a daemon closes when nothing is left to do but to end.
     Connection(&'a Runtime),
-    /// The same of one that welcomes nobody: by then this process does not answer at its socket any more.
+    /// The same for a daemon that accepts no connections: the socket, where the process does not answer any more by
+    /// then.
     Socket { socket: &'a Path, process: i32 },
-    /// It has ended.
+    /// It has ended already.
     Past,
 }
 
 impl<'a> DaemonWatch<'a> {
-    /// The end of a daemon that has welcomed this client.
+    /// Watches the daemon of this connection.
     pub(super) fn of(runtime: &'a Runtime) -> Self {
         match runtime.watch_daemon() {
             Ok(Some(process)) => Self::Process(process),
@@ -33,7 +34,7 @@ impl<'a> DaemonWatch<'a> {
         }
     }
 
-    /// The end of one that has not.
+    /// Watches a daemon to which there is no connection.
     pub(super) fn of_unreached(daemon: DaemonProcess, socket: &'a Path) -> Self {
         match daemon.end {
             Some(process) => Self::Process(process),
@@ -44,7 +45,7 @@ impl<'a> DaemonWatch<'a> {
         }
     }
 
-    /// Waits for it, at most so long. Whether it has come.
+    /// Waits until the daemon has ended, or for this long. Gives whether it has ended.
     pub(super) fn ends_within(&self, patience: Duration) -> bool {
         match self {
             Self::Process(process) => is_readable(process, patience),
@@ -55,25 +56,25 @@ impl<'a> DaemonWatch<'a> {
     }
 }
 
-/// Whether it is this process that answers at a socket, or may be: one that cannot be asked has not gone.
+/// Whether this process answers at a socket, or may answer there: who answers cannot always be found out.
 pub(super) fn answers(socket: &Path, process: i32) -> bool {
     process_at(socket).map_or(true, |now| now == Some(process))
 }
 
 fn is_readable(file: &OwnedFd, patience: Duration) -> bool {
     let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
-    // An error can only be a signal: then it is looked again.
+    // The only possible error is an interruption by a signal: then the caller looks again.
     poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], timeout).is_ok_and(|count| count > 0)
 }
 
-/// Whether something that nobody is woken for comes in this time.
+/// Waits for a state whose coming wakes nobody, for this long. Gives whether it has come.
 pub(super) fn comes(patience: Duration, has_come: impl Fn() -> bool) -> bool {
     let begun = Instant::now();
     while !has_come() {
         if begun.elapsed() > patience {
             return false;
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
     true
 }

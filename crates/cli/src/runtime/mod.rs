@@ -29,7 +29,7 @@ fn start(arguments: &StartArguments, global: &GlobalArguments) -> Result<(), Com
         Some(path) => SocketPlace::named(path),
         None => SocketPlace::own(),
     };
-    // Before anything is made.
+    // All of this is checked before anything is made.
     check_socket_path(place.path())?;
     let socket = daemon::absolute(place.path())?;
     check_processors(&arguments.pin)
@@ -48,7 +48,7 @@ fn start(arguments: &StartArguments, global: &GlobalArguments) -> Result<(), Com
     }
 }
 
-/// A folder that is named and is not there is a mistake, whatever may come into it later.
+/// Refuses a plugin folder that is not there: it is a mistake, even if it might be made later.
 fn check_plugin_folder(folder: &Path) -> Result<(), CommandFailure> {
     let shown = folder.display();
     match std::fs::metadata(folder) {

@@ -26,11 +26,12 @@ struct StatusReport<'a> {
     workers: u32,
     sessions: u32,
     pools: u32,
-    /// How many are being made or ended, and the first of them.
+    /// How many pools are being made or ended.
     pools_changing: u32,
+    /// The first of these pools.
     changing: Vec<ChangingReport<'a>>,
     modules: Vec<ModuleReport<'a>>,
-    /// Those of the pools' files that are not what they were.
+    /// Pools whose files are not in their places, or not whole.
     lost_files: Vec<FileReport>,
     log: LogReport<'a>,
 }
@@ -43,7 +44,7 @@ struct ChangingReport<'a> {
     step: PoolStep,
 }
 
-/// A pool that is being made or ended, and how far it is.
+/// Says of a pool that is being made or ended how far that is.
 pub(super) fn changing(pool: &ChangingPool) -> String {
     let name = output::printable(&pool.name);
     format!("pool {name} of module {}, {}", pool.module, pool.step)
@@ -53,11 +54,11 @@ pub(super) fn changing(pool: &ChangingPool) -> String {
 #[derive(Serialize)]
 struct ModuleReport<'a> {
     name: &'a str,
-    /// `null` as long as its library was not loaded.
+    /// `null` as long as its library has not been loaded.
     version: Option<&'a str>,
     built_in: bool,
     library: Option<&'a str>,
-    /// Whether a daemon that is started now would use something else, or nothing.
+    /// Whether a daemon that is started now would use another library or none.
     stale: bool,
     /// Whether its library is not there any more.
     removed: bool,
@@ -68,7 +69,7 @@ struct ModuleReport<'a> {
 /// What `status --json` prints of the log.
 #[derive(Serialize)]
 struct LogReport<'a> {
-    /// `null` if it is written.
+    /// What keeps it from being written; `null` if nothing does.
     problem: Option<&'a str>,
     lost_lines: u64,
     recent: Vec<LogLineReport<'a>>,
@@ -165,7 +166,7 @@ impl fmt::Display for ModuleReport<'_> {
     }
 }
 
-/// The daemon's process id in its own pid namespace, and what it is in this one if that is another.
+/// The daemon's process id in its own pid namespace, and in this one where that differs.
 fn process_id(own: u32, here: Option<i32>) -> String {
     match here {
         Some(0) => format!("{own}, in its own pid namespace (a container's, for example)"),
@@ -183,8 +184,8 @@ struct FileReport {
     file: FileState,
 }
 
-/// The pools of which the daemon has found that their files are not what they were. Who does not answer at once is
-/// passed over: that is no reason to say nothing of all the rest.
+/// The pools of which the daemon has found that their files are not in their places, or not whole. Where an answer
+/// takes long, the rest of the pools is left out, so that the other rows of the status do not wait.
 fn lost_files(runtime: &Runtime) -> Vec<FileReport> {
     let pools = runtime.admin().async_list_pools().wait_timeout(SILENCE);
     let pools = pools.and_then(Result::ok).unwrap_or_default();

@@ -1,10 +1,10 @@
 //! `chimaera runtime stop`.
 //!
-//! The order to stop is answered when the last pool has ended, which takes as long as it takes. Meanwhile the
-//! daemon says what it waits for, and as long as that changes there is something to wait for.
+//! The daemon answers the order to stop when its last pool has ended, however long that takes. Meanwhile it says what
+//! it waits for, and the command waits as long as that changes.
 //!
-//! Where no answer comes, because the daemon is gone or somebody else stops it, its lock file says how it ended.
-//! Nothing but the daemon's own word, the one or the other, is taken for a success.
+//! Where no answer comes, because the daemon is gone or somebody else stops it, its lock file says how it ended. Only
+//! the daemon's own word, in its answer or its lock file, is taken for success.
 
 use std::fmt;
 use std::path::Path;
@@ -26,7 +26,7 @@ use crate::wait_notice::SILENCE;
 /// How long `stop` waits while nothing changes.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long `stop` waits for the process of a runtime that has ended: one inside an application goes on.
+/// How long `stop` waits for the process of a runtime that has ended: an application with a runtime inside goes on.
 const EXIT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `stop --json` prints.
@@ -41,39 +41,39 @@ pub(super) fn stop(
     global: &GlobalArguments,
 ) -> Result<(), CommandFailure> {
     let socket = socket_in_use(daemon);
-    // Before it is asked to stop: afterwards there may be another one.
+    // Asked before the order to stop: afterwards another daemon may serve here.
     let served_by = DaemonProcess::at(&socket).ok().flatten();
     let lock = LockFile::of(&socket);
-    let patience = match connect_small(daemon) {
+    let stopping = match connect_small(daemon) {
         Ok(runtime) => {
             let own_id = runtime.daemon().process_id;
             let process = served_by.map_or(own_id.cast_signed(), |daemon| daemon.id);
-            let mut patience = StoppingDaemon::new(process, own_id);
+            let mut stopping = StoppingDaemon::new(process, own_id);
             let ending = DaemonWatch::of(&runtime);
-            match order(&runtime, &mut patience)? {
-                StopAnswer::Finished => patience.wait_for_exit(&ending, &runtime)?,
+            match order(&runtime, &mut stopping)? {
+                StopAnswer::Finished => stopping.wait_for_exit(&ending, &runtime)?,
                 StopAnswer::Unflushed(error) => {
-                    patience.wait_for_exit(&ending, &runtime)?;
-                    return Err(patience.unflushed(error));
+                    stopping.wait_for_exit(&ending, &runtime)?;
+                    return Err(stopping.unflushed(error));
                 }
                 StopAnswer::None => {
-                    patience.wait_for(&ending)?;
-                    patience.check_end(lock.as_ref())?;
+                    stopping.wait_for(&ending)?;
+                    stopping.check_end(lock.as_ref())?;
                 }
             }
-            patience
+            stopping
         }
         Err(error) => {
-            let patience = end_of_unreached(error, served_by, &socket, daemon)?;
-            patience.check_end(lock.as_ref())?;
-            patience
+            let stopping = end_of_unreached(error, served_by, &socket, daemon)?;
+            stopping.check_end(lock.as_ref())?;
+            stopping
         }
     };
     let StoppingDaemon {
         process,
         process_id,
         ..
-    } = patience;
+    } = stopping;
     if global.json {
         return output::json(&StopReport {
             stopped: true,
@@ -88,7 +88,10 @@ pub(super) fn stop(
     Ok(())
 }
 
-/// Waits for a daemon that welcomes nobody, if it is about to end.
+/// Waits for a daemon that accepts no connections, if it is about to end.
+///
+/// # Errors
+/// It is not about to end, or does not end in time.
 fn end_of_unreached(
     error: Error,
     served_by: Option<DaemonProcess>,
@@ -101,17 +104,17 @@ fn end_of_unreached(
     let mut known = None;
     if let Some(daemon) = served_by {
         known = Some(daemon.id);
-        let mut patience = StoppingDaemon::new(daemon.id, 0);
-        // It may have been ending, or have had no descriptor to say why it closed the connection.
+        let mut stopping = StoppingDaemon::new(daemon.id, 0);
+        // The daemon may have been ending, or have had no descriptor left to say why it closed the connection.
         let is_loss = is_absent || status == Status::ConnectionLost;
         let has_left = || comes(SILENCE, || !answers(socket, daemon.id));
         if status == Status::ShuttingDown || is_loss && has_left() {
-            patience.wait_for(&DaemonWatch::of_unreached(daemon, socket))?;
-            return Ok(patience);
+            stopping.wait_for(&DaemonWatch::of_unreached(daemon, socket))?;
+            return Ok(stopping);
         }
     }
     let known = known.or_else(|| lock_holder(socket));
-    // What stands still takes no signal, and that is said already.
+    // A process that stands still takes no signals, and the failure says so already.
     let takes_signals = |process: &i32| *process > 0 && Standstill::of(*process).is_none();
     Err(match known.filter(takes_signals).filter(|_| !is_absent) {
         Some(process) => failure.explain(format_args!(
@@ -125,21 +128,21 @@ const fn is_ending(status: Status) -> bool {
     matches!(status, Status::ShuttingDown | Status::ConnectionLost)
 }
 
-/// What a daemon answers to the order to stop.
+/// A daemon's answer to the order to stop.
 enum StopAnswer {
-    /// Its pools are flushed and have ended.
+    /// All pools were flushed and have ended.
     Finished,
-    /// A pool was not flushed. All have ended.
+    /// All pools have ended, and one of them was not flushed.
     Unflushed(Error),
-    /// Nothing: it is about to end, or gone.
+    /// No answer: the daemon is about to end, or gone.
     None,
 }
 
-/// Tells the daemon to stop, and waits until its pools have ended.
+/// Orders the daemon to stop, and waits until its pools have ended.
 ///
 /// # Errors
-/// It does not stop.
-fn order(runtime: &Runtime, patience: &mut StoppingDaemon) -> Result<StopAnswer, CommandFailure> {
+/// The daemon does not stop.
+fn order(runtime: &Runtime, stopping: &mut StoppingDaemon) -> Result<StopAnswer, CommandFailure> {
     let mut order = runtime.admin().async_stop_runtime();
     loop {
         match order
@@ -147,16 +150,16 @@ fn order(runtime: &Runtime, patience: &mut StoppingDaemon) -> Result<StopAnswer,
             .map(|ended| ended.map_err(Error::from))
         {
             Some(Ok(())) => return Ok(StopAnswer::Finished),
-            // Somebody else stops it, and was first; or it was killed.
+            // Somebody else has given the order before, or the daemon was killed.
             Some(Err(error)) if is_ending(error.status()) => return Ok(StopAnswer::None),
             Some(Err(error)) if is_stopping(runtime) => return Ok(StopAnswer::Unflushed(error)),
             Some(Err(error)) => return Err(error.into()),
-            None => patience.note(what_it_waits_for(runtime))?,
+            None => stopping.note(what_it_waits_for(runtime))?,
         }
     }
 }
 
-/// Whether the daemon stops, or has: an order that has failed was carried out then.
+/// Whether the daemon is stopping or has stopped: then an order that has failed was carried out all the same.
 fn is_stopping(runtime: &Runtime) -> bool {
     match runtime.admin().async_status().wait_timeout(SILENCE) {
         Some(Ok(status)) => status.is_stopping,
@@ -165,7 +168,7 @@ fn is_stopping(runtime: &Runtime) -> bool {
     }
 }
 
-/// What keeps the daemon from ending, in its own words, if it says so.
+/// What the daemon waits for before it ends, in its own words, if it says so.
 fn what_it_waits_for(runtime: &Runtime) -> Option<String> {
     let status = runtime.admin().async_status().wait_timeout(SILENCE)?.ok()?;
     let mut waits: Vec<_> = status.changing.iter().map(changing).collect();
@@ -176,15 +179,17 @@ fn what_it_waits_for(runtime: &Runtime) -> Option<String> {
     (!waits.is_empty()).then(|| waits.join(", "))
 }
 
-/// Waits for a daemon to end, and says what it is that takes long.
+/// A daemon that is stopping: how long it has waited for what, and what was said of that.
 struct StoppingDaemon {
-    /// Its process here; 0 if this pid namespace does not have it.
+    /// Its process id here; 0 if it has none in this pid namespace.
     process: i32,
-    /// The number that a script is told: where there is none here, that of the daemon's own pid namespace.
+    /// The process id that scripts are told: where there is none here, that of the daemon's own pid namespace.
     process_id: u32,
-    /// What was waited for when it was looked last, and since when.
+    /// What it waited for when it was last asked.
     waits_for: Option<String>,
+    /// Since when it waits for that.
     since: Instant,
+    /// Whether the user was told what it waits for.
     is_said: bool,
 }
 
@@ -202,10 +207,10 @@ impl StoppingDaemon {
         }
     }
 
-    /// Takes note of what is waited for, and says so where it is news.
+    /// Remembers what the daemon waits for, and tells the user where that is news.
     ///
     /// # Errors
-    /// It has been the same for too long.
+    /// The daemon has waited for the same for too long.
     fn note(&mut self, waits_for: Option<String>) -> Result<(), CommandFailure> {
         if waits_for != self.waits_for || !self.is_said {
             if waits_for != self.waits_for {
@@ -235,12 +240,12 @@ impl StoppingDaemon {
         )))
     }
 
-    /// That a daemon which has ended, and has not told this client how, has flushed its pools.
+    /// Checks how a daemon has ended that gave no answer.
     ///
     /// # Errors
-    /// It has not, or that is not known.
+    /// It has not flushed its pools, or that is not known.
     fn check_end(&self, lock: Option<&LockFile>) -> Result<(), CommandFailure> {
-        // Where its process cannot be watched, it may not have left word yet.
+        // A daemon whose process cannot be watched may not have written its word yet.
         let has_left_word = |lock: &LockFile| lock.end() != DaemonEnd::CutShort;
         let end = lock.map_or(DaemonEnd::Unknown, |lock| {
             comes(SILENCE, || has_left_word(lock));
@@ -261,7 +266,7 @@ impl StoppingDaemon {
         })
     }
 
-    /// The failure of a daemon that has ended and could not flush a pool, which the reason names.
+    /// The failure of a daemon that has ended and could not flush a pool. The reason names the pool.
     fn unflushed(&self, reason: impl fmt::Display) -> CommandFailure {
         CommandFailure::new(format!(
             "the daemon {} has ended, and what was done last may be lost, as it was not flushed: {reason}; \
@@ -270,8 +275,8 @@ impl StoppingDaemon {
         ))
     }
 
-    /// Waits for the end of a daemon whose pools have ended. An application that has had its runtime inside goes on
-    /// without, which is said.
+    /// Waits for the process of a daemon whose pools have ended. Where it is an application with a runtime inside,
+    /// which goes on, the user is told.
     ///
     /// # Errors
     /// As [`Self::wait_for`].
@@ -297,7 +302,7 @@ impl StoppingDaemon {
     /// Waits until the daemon has ended.
     ///
     /// # Errors
-    /// It takes too long.
+    /// That takes too long.
     fn wait_for(&mut self, ending: &DaemonWatch) -> Result<(), CommandFailure> {
         self.waits_for = None;
         (self.since, self.is_said) = (Instant::now(), false);

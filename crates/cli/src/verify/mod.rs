@@ -1,6 +1,6 @@
 //! `chimaera verify`: proves that a pool keeps across crashes what it promises.
 //!
-//! [`chimaera_verify`] does that. Here are the arguments' meaning, what is printed, and the exit codes.
+//! [`chimaera_verify`] does the work. This module reads the arguments, prints, and chooses the exit codes.
 
 mod report;
 
@@ -23,10 +23,10 @@ use crate::pool::find_block_device;
 use crate::program;
 use crate::size::show_size;
 
-/// The most that a run holds unless it is told.
+/// The most bytes of blocks that a run holds at a time, unless `--space` says otherwise.
 const MAX_DEFAULT_SPACE_BYTES: u64 = 256 << 20;
 
-/// Violations that are shown one by one.
+/// The most violations that are shown one by one.
 const MAX_SHOWN_VIOLATIONS: usize = 20;
 
 pub(crate) fn run(command: &VerifyCommand, global: &GlobalArguments) -> Result<(), CommandFailure> {
@@ -85,7 +85,7 @@ fn run_workload(
     }
 }
 
-/// A run that has no room for a block verifies nothing.
+/// Refuses a run that has no room for a block: it would verify nothing.
 fn check_space(space_bytes: u64) -> Result<(), CommandFailure> {
     let least = BlockType::Kib4.size();
     if space_bytes >= least {
@@ -94,13 +94,13 @@ fn check_space(space_bytes: u64) -> Result<(), CommandFailure> {
     let error = Error::new(Status::NoSpace, "verifying the pool");
     Err(error
         .with_account(format!(
-            "half of what is free are {space_bytes} bytes, less than a block has ({least}): free some of the pool, or use a \
-             larger one"
+            "half of what is free are {space_bytes} bytes, less than a block has ({least}): free some of the pool, or \
+             use a larger one"
         ))
         .into())
 }
 
-/// A client of the pool, and which that is.
+/// A client of the pool to be verified, and the pool's identity.
 fn open_verified(verified: &VerifyPoolArguments) -> Result<(Client, PoolIdentity), CommandFailure> {
     let runtime = connect(&verified.daemon)?;
     let info = find_block_device(&runtime, &verified.pool, &verified.daemon)?;
@@ -157,7 +157,7 @@ fn show_run(summary: &RunSummary, seed: u64) {
     show_model(model);
 }
 
-/// What a journal promises.
+/// Shows what a journal promises.
 fn show_model(model: &PoolModel) {
     output::line(format_args!("the journal {} promises", model.id));
     show_rows(&[
@@ -243,8 +243,8 @@ fn show_rows(rows: &[(&str, String)]) {
     }
 }
 
-/// The exit code of a failed run or check. That the daemon or the pool went away has one of its own: it is what a
-/// crash looks like from here.
+/// Chooses the exit code of a failed run or check. A daemon or a pool that went away has a code of its own: that is
+/// what a crash looks like to a client.
 impl From<VerifyError> for CommandFailure {
     fn from(error: VerifyError) -> Self {
         let text = error.to_string();

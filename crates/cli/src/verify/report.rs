@@ -3,7 +3,7 @@
 use chimaera_verify::{Findings, PoolModel, RunCounts, RunSummary};
 use serde::Serialize;
 
-/// Of `verify run`.
+/// What `verify run --json` prints.
 #[derive(Serialize)]
 pub(super) struct VerifyRunReport<'a> {
     seed: u64,
@@ -15,7 +15,7 @@ pub(super) struct VerifyRunReport<'a> {
     flushes: u64,
     times_without_space: u64,
     promised: PromisesReport,
-    /// What was in the pool before, of a journal that was continued.
+    /// What was in the pool before, if the run continued a journal.
     #[serde(skip_serializing_if = "Option::is_none")]
     before: Option<FindingsReport<'a>>,
 }
@@ -46,7 +46,7 @@ impl<'a> VerifyRunReport<'a> {
     }
 }
 
-/// Of `verify check`.
+/// What `verify check --json` prints.
 #[derive(Serialize)]
 pub(super) struct VerifyCheckReport<'a> {
     promised: PromisesReport,
@@ -84,7 +84,7 @@ impl PromisesReport {
     }
 }
 
-/// What a pool has.
+/// What a check has found in a pool.
 #[derive(Serialize)]
 struct FindingsReport<'a> {
     intact_blocks: u64,
