@@ -15,7 +15,8 @@ use chimaera_bdev_client::{
 };
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::{
-    Faulty, Pattern, connect_at_limits, descriptors, limit_descriptors, show_blocks, until,
+    Faulty, Pattern, Xorshift, connect_at_limits, descriptors, limit_descriptors, show_blocks,
+    until,
 };
 
 const QUERY: PoolQuery = PoolQuery::Local;
@@ -64,18 +65,6 @@ fn wait_for_the_test() {
     }
 }
 
-/// A generator of test data; the same seed gives the same numbers (xorshift).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-}
-
 /// Uses a pool together with other processes: allocates, writes, reads back and frees, in an
 /// order of its own, and checks all that it holds again and again.
 fn share(pool: &str, writer: u32, rounds: u32) {
@@ -86,7 +75,7 @@ fn share(pool: &str, writer: u32, rounds: u32) {
         writer,
         live: Vec::new(),
     };
-    let mut numbers = Numbers(u64::from(writer) + 1);
+    let mut numbers = Xorshift::new(u64::from(writer) + 1);
     say("ready");
     wait_for_the_test();
     const SIZES: [u64; 6] = [1, 4096, 60_000, 200_000, 1 << 20, (2 << 20) + 1];
@@ -149,7 +138,7 @@ impl Blocks<'_> {
 
     /// Writes again what is there, at an offset and of a length that nothing is aligned to: a
     /// neighbour's byte that this changes back is found by the neighbour.
-    fn rewrite_a_part(&self, index: usize, numbers: &mut Numbers) {
+    fn rewrite_a_part(&self, index: usize, numbers: &mut Xorshift) {
         let (block, pattern) = self.live[index];
         let start = numbers.below(block.size as usize);
         let len = 1 + numbers.below((block.size as usize - start).min(9000));
@@ -307,6 +296,18 @@ fn tell(result: Result<(), Error>) {
     }
 }
 
+/// Writes a block of 4 KiB, and checks what is read from it then.
+fn write_and_read_back(client: &Client, block: &Block) -> Result<(), Error> {
+    let pattern = Pattern::new(1, 1);
+    let mut buffer = client.runtime().allocate_buffer(4096)?;
+    pattern.fill(block.offset, &mut buffer);
+    client.write(QUERY, block, &buffer)?;
+    buffer.fill(0);
+    client.read(QUERY, block, &mut buffer)?;
+    pattern.check(block.offset, &buffer);
+    Ok(())
+}
+
 /// Makes a pool on a file, and uses it from two threads.
 fn use_a_pool(runtime: &Runtime, path: &str) -> Result<(), Error> {
     let client = Client::new(runtime, PoolId::NULL);
@@ -317,13 +318,7 @@ fn use_a_pool(runtime: &Runtime, path: &str) -> Result<(), Error> {
     )?;
     let used = || -> Result<(), Error> {
         let blocks = client.allocate_blocks(QUERY, 4096)?;
-        let pattern = Pattern::new(1, 1);
-        let mut buffer = runtime.allocate_buffer(4096)?;
-        pattern.fill(blocks[0].offset, &mut buffer);
-        client.write(QUERY, &blocks[0], &buffer)?;
-        buffer.fill(0);
-        client.read(QUERY, &blocks[0], &mut buffer)?;
-        pattern.check(blocks[0].offset, &buffer);
+        write_and_read_back(&client, &blocks[0])?;
         client.flush(QUERY)?;
         client.free_blocks(QUERY, &blocks).map(drop)
     };
@@ -455,13 +450,7 @@ fn find_a_runtime() {
         let client = Client::new(&runtime, PoolId::NULL);
         client.create(PoolQuery::Dynamic, "found", &CreateOptions::ram(1 << 20))?;
         let blocks = client.allocate_blocks(QUERY, 4096)?;
-        let pattern = Pattern::new(1, 1);
-        let mut buffer = runtime.allocate_buffer(4096)?;
-        pattern.fill(blocks[0].offset, &mut buffer);
-        client.write(QUERY, &blocks[0], &buffer)?;
-        buffer.fill(0);
-        client.read(QUERY, &blocks[0], &mut buffer)?;
-        pattern.check(blocks[0].offset, &buffer);
+        write_and_read_back(&client, &blocks[0])?;
         client.free_blocks(QUERY, &blocks)?;
         Ok(runtime.daemon().process_id)
     };

@@ -16,8 +16,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::build::{library_folder, program};
+use crate::refusal::text;
 use chimaera_testing::PATIENCE;
-use chimaera_testing::{Watchdog, until, within};
+use chimaera_testing::{Watchdog, is_in_state, until, within};
 
 /// A running daemon, killed on drop if it still runs then.
 #[derive(Debug)]
@@ -233,6 +234,15 @@ impl Daemon {
         finish(self.command(arguments))
     }
 
+    /// Runs the command that creates a pool on a file of this size.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub fn create_file_pool(&self, file: &Path, size: &str) -> Finished {
+        let create = ["pool", "create", text(file), "--type", "file"];
+        self.run(&[&create[..], &["--size", size]].concat())
+    }
+
     /// What the daemon has logged so far.
     #[must_use]
     pub fn log(&self) -> String {
@@ -257,10 +267,10 @@ impl Daemon {
     /// # Panics
     /// If it does not end.
     pub fn insist(&self, signal: Signal) {
-        let stat = format!("/proc/{}/stat", self.child.id());
+        let folder = format!("/proc/{}", self.child.id());
         until("the end of the daemon", || {
             self.signal(signal);
-            std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
+            is_in_state(&folder, 'Z')
         });
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use chimaera_bdev_client::{
     Block, Buffer, Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Task, TaskSet,
 };
-use chimaera_tests::{Pattern, until};
+use chimaera_tests::{Pattern, thread_sleeps, until};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
@@ -349,14 +349,13 @@ fn while_locked() {
     let (started, is_started) = channel();
     let waiting = runtime.clone();
     thread::spawn(move || {
-        started.send(nix::unistd::gettid()).expect("somebody waits");
+        started
+            .send(nix::unistd::gettid().as_raw())
+            .expect("somebody waits");
         waiting.admin().ping().expect("an answer in the end");
     });
     let thread = is_started.recv().expect("it starts");
-    until("the thread waits for the daemon", || {
-        let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
-        stat.is_ok_and(|stat| stat.contains(") S "))
-    });
+    until("the thread waits for the daemon", || thread_sleeps(thread));
     let Some(child) = fork_here() else {
         assert!(!runtime.is_connected());
         assert_forked(runtime.admin().ping());

@@ -30,8 +30,8 @@ mod trace;
 pub use address_space::{connect_at_limits, limit_address_space};
 pub use build::{library_folder, program};
 pub use chimaera_testing::{
-    GIB, KIB, LoopDevice, MIB, PATIENCE, Pattern, Polled, SmallFileSystem, Watchdog, block_on,
-    disk_folder, skipped, tmpfs_folder, until, within,
+    GIB, KIB, LoopDevice, MIB, PATIENCE, Pattern, Polled, SmallFileSystem, Watchdog, Xorshift,
+    block_on, disk_folder, is_in_state, skipped, thread_sleeps, tmpfs_folder, until, within,
 };
 pub use commands::{chimaera, exit, json};
 pub use control_group::ControlGroup;

@@ -100,16 +100,7 @@ fn a_daemon_starts_or_names_the_limit_whatever_it_is() {
             }
             Ok(mut daemon) => {
                 let file = daemon.folder().join("pool");
-                let create = [
-                    "pool",
-                    "create",
-                    text(&file),
-                    "--type",
-                    "file",
-                    "--size",
-                    "1MiB",
-                ];
-                let said = daemon.run(&create).success();
+                let said = daemon.create_file_pool(&file, "1MiB").success();
                 assert!(said.starts_with("created"), "{limit}: {said}");
                 daemon.signal(Signal::SIGTERM);
                 return assert_eq!(daemon.wait().0, Some(0));

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chimaera_bdev_client::{Block, Client, CreateOptions, PoolQuery, Runtime, TaskError};
 use chimaera_client::proto::limits::MAX_LANES;
-use chimaera_tests::{Daemon, Pattern, until};
+use chimaera_tests::{Daemon, Pattern, Xorshift, until};
 use tokio::time::timeout;
 
 const QUERY: PoolQuery = PoolQuery::Local;
@@ -20,18 +20,6 @@ const BLOCK_BYTES: usize = 4096;
 
 /// Lanes that threads share, the last of a connection.
 const SHARED_LANES: usize = 8;
-
-/// Random numbers, the same for the same seed (xorshift).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) % limit
-    }
-}
 
 /// What blocks hold: what was written last, or one of two if the last write was given up.
 type Expected = Vec<(Block, [Pattern; 2])>;
@@ -41,7 +29,7 @@ struct Worker {
     client: Client,
     number: u32,
     generation: u32,
-    numbers: Numbers,
+    numbers: Xorshift,
     given_up: Arc<AtomicUsize>,
     expected: Expected,
 }
@@ -92,8 +80,8 @@ impl Worker {
 
     /// Waits for a moment that is about as long as a task takes, or much less.
     fn moment(&mut self) -> Duration {
-        let longest = [1, 100, 2000][self.numbers.below(3) as usize];
-        Duration::from_micros(self.numbers.below(longest))
+        let limit = [1, 100, 2000][self.numbers.below(3)];
+        Duration::from_micros(self.numbers.below(limit) as u64)
     }
 
     /// Writes the blocks. An error within: it was given up.
@@ -176,7 +164,7 @@ fn tasks_that_are_given_up_at_any_moment_leave_all_data_where_it_belongs() {
                 client: client.clone(),
                 number,
                 generation: 0,
-                numbers: Numbers(u64::from(number) + 1),
+                numbers: Xorshift::new(u64::from(number) + 1),
                 given_up: Arc::clone(&given_up),
                 expected: Vec::new(),
             })
@@ -227,7 +215,7 @@ async fn await_pings(runtime: &Runtime, done: &AtomicUsize, is_over: &AtomicBool
     }
 }
 
-fn block_on<F: Future>(future: F) -> F::Output {
+fn block_on_tokio<F: Future>(future: F) -> F::Output {
     let tokio = tokio::runtime::Builder::new_current_thread().build();
     tokio.expect("tokio").block_on(future)
 }
@@ -262,7 +250,7 @@ fn who_blocks_and_who_awaits_share_a_lane_and_neither_starves() {
                 ping();
                 begun.send(()).expect("it is waited for");
                 if number < SHARED_LANES {
-                    return block_on(await_pings(runtime, done, is_over));
+                    return block_on_tokio(await_pings(runtime, done, is_over));
                 }
                 while !is_over.load(Ordering::Relaxed) {
                     ping();
@@ -287,7 +275,7 @@ fn calls_that_block_come_between_tasks_that_wait_on_one_thread() {
     let daemon = Daemon::start();
     let runtime = daemon.connect();
     let (done, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
-    block_on(async {
+    block_on_tokio(async {
         let mut pings = pin!(await_pings(&runtime, &done, &is_over));
         for calls in 0..2000 {
             // Whenever there is something to be done for the others, and then a call.

@@ -6,7 +6,8 @@ use std::process::Command;
 
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime};
 use chimaera_tests::{
-    ClientProcess, Daemon, Watchdog, disk_folder, library_folder, memory, program, text, until,
+    ClientProcess, Daemon, Watchdog, disk_folder, is_in_state, library_folder, memory, program,
+    text, until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -68,8 +69,7 @@ fn a_child_waits_for_no_lock_of_its_parents_threads() {
     client.expect("connected");
     daemon.signal(Signal::SIGSTOP);
     until("the daemon stands still", || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.process_id()));
-        stat.is_ok_and(|stat| stat.contains(") T "))
+        is_in_state(&format!("/proc/{}", daemon.process_id()), 'T')
     });
     client.go_on();
     client.expect("done");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use chimaera_bdev_client::Runtime;
 use chimaera_client::ConnectOptions;
 use chimaera_faulty_runtime::Method;
-use chimaera_tests::{ClientProcess, Daemon, Faulty, threads, until, within, workers};
+use chimaera_tests::{ClientProcess, Daemon, Faulty, is_in_state, threads, until, within, workers};
 
 /// Processor time that a process has used.
 fn processor_time(process: u32) -> Duration {
@@ -42,9 +42,7 @@ fn sleeps(process: u32) -> u64 {
 }
 
 fn all_sleep(threads: &[String]) -> bool {
-    threads.iter().all(|thread| {
-        std::fs::read_to_string(format!("{thread}/stat")).is_ok_and(|stat| stat.contains(") S "))
-    })
+    threads.iter().all(|thread| is_in_state(thread, 'S'))
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::thread;
 
-use chimaera_tests::{Daemon, LoopDevice, disk_folder, exit, json, skipped, text, until};
+use chimaera_tests::{Daemon, LoopDevice, Xorshift, disk_folder, exit, json, skipped, text, until};
 use tempfile::TempDir;
 
 /// Kills per kind of pool, unless `CHIMAERA_KILLS` says otherwise: fifty in all.
@@ -31,7 +31,7 @@ fn a_pool_on_a_device_keeps_what_was_flushed_whenever_the_daemon_is_killed() {
 struct Killing<'a> {
     pool: &'a str,
     journal: String,
-    numbers: Numbers,
+    numbers: Xorshift,
 }
 
 impl<'a> Killing<'a> {
@@ -39,7 +39,7 @@ impl<'a> Killing<'a> {
         Self {
             pool: text(pool),
             journal: text(&folder.join("journal")).to_owned(),
-            numbers: Numbers(seed),
+            numbers: Xorshift::new(seed),
         }
     }
 
@@ -94,7 +94,7 @@ impl<'a> Killing<'a> {
 
     /// Kills the daemon at a moment that depends on how far the workload has come.
     fn work_until_killed(&mut self, daemon: Daemon) -> TempDir {
-        let seed = self.numbers.next().to_string();
+        let seed = self.numbers.next_number().to_string();
         let run = daemon.command(&[
             "verify",
             "run",
@@ -108,13 +108,13 @@ impl<'a> Killing<'a> {
             &seed,
         ]);
         let begun = journal_bytes(&self.journal);
-        let wanted = begun + 1 + self.numbers.next() % 20_000;
+        let wanted = begun + 1 + self.numbers.next_number() % 20_000;
         let run = thread::spawn(move || chimaera_tests::finish(run));
         until("progress of the workload", || {
             journal_bytes(&self.journal) >= wanted || run.is_finished()
         });
         // A moment that nothing marks, between a few microseconds and a few milliseconds later.
-        for _ in 0..self.numbers.next() % 300_000 {
+        for _ in 0..self.numbers.next_number() % 300_000 {
             std::hint::spin_loop();
         }
         let sockets = daemon.kill_and_leave();
@@ -126,16 +126,4 @@ impl<'a> Killing<'a> {
 
 fn journal_bytes(path: &str) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
-}
-
-/// Random numbers, the same for the same seed (xorshift).
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 8
-    }
 }

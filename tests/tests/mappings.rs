@@ -46,10 +46,10 @@ impl Mappings {
 
 #[test]
 fn memory_that_cannot_be_mapped_is_refused_and_the_connection_goes_on() {
-    const MOST: usize = 1 << 18;
+    const MAX_MAPPINGS: usize = 1 << 18;
     let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count").expect("a limit");
     let limit: usize = limit.trim().parse().expect("a number");
-    if limit > MOST {
+    if limit > MAX_MAPPINGS {
         return skipped(
             "a process with all mappings",
             "vm.max_map_count is too high",

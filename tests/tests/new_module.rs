@@ -6,6 +6,7 @@ use std::process::Command;
 
 use chimaera_tests::exit::{IN_THE_WAY, NOT_FOUND, WRONG_USAGE};
 use chimaera_tests::{Finished, cargo_outside, checkout, finish, json, program, skipped, text};
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// Runs `chimod new` in a folder.
@@ -63,6 +64,18 @@ fn a_new_module_is_formatted_whatever_its_name() {
     }
 }
 
+/// What cargo knows of the packages in a folder.
+fn metadata_of(folder: &Path) -> Value {
+    let arguments = [
+        "metadata",
+        "--no-deps",
+        "--format-version",
+        "1",
+        "--offline",
+    ];
+    json(&cargo(folder, &arguments).success())
+}
+
 #[test]
 fn a_module_inside_of_another_workspace_is_its_own_and_says_so() {
     let (_folder, path) = folder();
@@ -72,14 +85,7 @@ fn a_module_inside_of_another_workspace_is_its_own_and_says_so() {
     assert!(said.contains(&inside), "{said}");
     let report = json(&new(&path, &["other", "--json"]).success());
     assert_eq!(report["inside"], text(&path));
-    let arguments = [
-        "metadata",
-        "--no-deps",
-        "--format-version",
-        "1",
-        "--offline",
-    ];
-    let metadata = json(&cargo(&path.join("greeter/plugin"), &arguments).success());
+    let metadata = metadata_of(&path.join("greeter/plugin"));
     assert_eq!(metadata["workspace_root"], text(&path.join("greeter")));
 }
 
@@ -100,15 +106,7 @@ fn an_sdk_with_odd_characters_in_its_path_is_found_by_cargo() {
         fs::write(place.join("src/lib.rs"), "").expect("a library");
     }
     let _ = new(&path, &["greeter", "--sdk", text(&sdk)]).success();
-    let arguments = [
-        "metadata",
-        "--no-deps",
-        "--format-version",
-        "1",
-        "--offline",
-    ];
-    let metadata = cargo(&path.join("greeter"), &arguments).success();
-    let metadata = json(&metadata);
+    let metadata = metadata_of(&path.join("greeter"));
     let packages = metadata["packages"].as_array().expect("packages");
     let paths: Vec<_> = packages
         .iter()

@@ -133,20 +133,9 @@ impl Place {
 /// All kinds of work, on every kind of thread that may have something to say.
 fn work(daemon: &Daemon) {
     let file = daemon.folder().join("pool");
-    for arguments in [
-        &["pool", "create", "other", "--type", "ram", "--size", "8MiB"][..],
-        &[
-            "pool",
-            "create",
-            text(&file),
-            "--type",
-            "file",
-            "--size",
-            "8MiB",
-        ],
-    ] {
-        let _ = daemon.run(arguments).success();
-    }
+    let in_memory = ["pool", "create", "other", "--type", "ram", "--size", "8MiB"];
+    let _ = daemon.run(&in_memory).success();
+    let _ = daemon.create_file_pool(&file, "8MiB").success();
     let runtime = daemon.connect();
     let kept = memory(&runtime, 8 << 20);
     let blocks = kept.allocate_blocks(PoolQuery::Local, 4096);

@@ -69,18 +69,12 @@ fn a_workload_that_loses_its_daemon_to_a_stop_ends_as_the_help_says() {
     let (file, journal) = (folder.path().join("pool"), folder.path().join("journal"));
     for round in 0..4 {
         let mut daemon = Daemon::start_with(&["--workers", "2"]);
-        let create = [
-            "pool",
-            "create",
-            text(&file),
-            "--type",
-            "file",
-            "--size",
-            "32MiB",
-        ];
-        let _ = daemon
-            .run(&create[..if round == 0 { 7 } else { 5 }])
-            .success();
+        if round == 0 {
+            let _ = daemon.create_file_pool(&file, "32MiB").success();
+        } else {
+            let open = ["pool", "create", text(&file), "--type", "file"];
+            let _ = daemon.run(&open).success();
+        }
         let place = ["--pool", text(&file), "--journal", text(&journal)];
         let run = ["verify", "run", "--seconds", "60", "--threads", "4"];
         let run = daemon.command(&[&run[..], &place].concat());

@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 const WINDOW: usize = 5_000;
 
 /// How long a window is looked for in which the worker was not disturbed.
-const LONGEST: Duration = Duration::from_secs(30);
+const MAX_SEARCH: Duration = Duration::from_secs(30);
 
 /// Tasks in flight on each lane.
 const DEPTH: usize = 16;
@@ -28,7 +28,7 @@ const DOORBELL_INTERVAL: Duration = Duration::from_micros(25);
 
 /// As `runtime-host/src/worker/barriers.rs` has them.
 const BARRIER_PAUSE: u32 = 16;
-const LONGEST_BARRIER_PAUSE: Duration = Duration::from_millis(1);
+const MAX_BARRIER_PAUSE: Duration = Duration::from_millis(1);
 
 /// Of x86-64, the kind of machine on which calls are told apart.
 const SCHED_YIELD: i64 = 24;
@@ -123,7 +123,7 @@ fn a_busy_worker_without_parked_lanes_makes_no_system_call() {
     let least = within("traffic on three lanes", move || {
         let mut traffic = Traffic::begin(&daemon, 3);
         let (begin, mut least) = (Instant::now(), usize::MAX);
-        while least != 0 && begin.elapsed() < LONGEST {
+        while least != 0 && begin.elapsed() < MAX_SEARCH {
             let before = trace.count();
             traffic.window();
             least = least.min(trace.count() - before);
@@ -187,7 +187,7 @@ fn a_worker_gives_way_to_a_client_on_its_own_processor_with_every_policy() {
         client.admin().ping().expect("completes");
         let begin = Instant::now();
         let mut yields = 0;
-        while yields == 0 && begin.elapsed() < LONGEST {
+        while yields == 0 && begin.elapsed() < MAX_SEARCH {
             let before = trace.count();
             (0..TASKS).for_each(|_| client.admin().ping().expect("completes"));
             let calls = trace.calls(before);
@@ -229,7 +229,7 @@ fn a_client_that_rings_many_lanes_in_turn_has_no_barrier_called_for_each_of_them
             // Seen from outside it took no longer than to the worker.
             let took = pair[0].took.expect("it is over");
             let pause = pair[1].begin - (pair[0].begin + took);
-            let least = (took * BARRIER_PAUSE).min(LONGEST_BARRIER_PAUSE);
+            let least = (took * BARRIER_PAUSE).min(MAX_BARRIER_PAUSE);
             assert!(pause >= least, "{pause:?} after one that took {took:?}");
         }
     });

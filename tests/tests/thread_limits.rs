@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 /// What a refusal for want of a thread names.
-const LIMITS: [&str; 2] = ["ulimit -u", "pids.max"];
+const THREAD_LIMITS: [&str; 2] = ["ulimit -u", "pids.max"];
 
 /// A daemon that gets no further thread.
 fn daemon_without_threads() -> Option<(Daemon, Denial)> {
@@ -41,7 +41,7 @@ fn work_without_threads(runtime: &Runtime, folder: &Path) {
         client(runtime, 1).create(PoolQuery::Dynamic, text(&file), &options)
     };
     // It needs a thread that keeps it.
-    assert_refused(on_file(), Status::OutOfResources, &LIMITS);
+    assert_refused(on_file(), Status::OutOfResources, &THREAD_LIMITS);
     assert!(!file.exists(), "what was not made leaves nothing");
 
     let pool = memory(runtime, 1 << 20);
@@ -165,7 +165,7 @@ fn a_daemon_starts_with_all_of_its_threads_or_says_what_it_lacks_and_leaves_noth
         };
         assert!(threads < 32, "so many threads must do: {log}");
         assert_eq!(code, Some(FAILED), "with {threads}: {log}");
-        for word in LIMITS {
+        for word in THREAD_LIMITS {
             assert!(log.contains(word), "with {threads}: {log}");
         }
         assert!(!log.contains("panicked"), "with {threads}: {log}");
@@ -187,7 +187,7 @@ fn a_daemon_in_the_background_that_gets_too_few_threads_says_so_to_whoever_start
         command.args(["runtime", "start", "--workers", "1", "--detach", "--socket"]);
         command.arg(folder.path().join("socket"));
         let said = finish(command).failure(FAILED);
-        for word in LIMITS {
+        for word in THREAD_LIMITS {
             assert!(said.contains(word), "with {threads}: {said}");
         }
         let log = std::fs::read_to_string(folder.path().join("socket.log"));
@@ -211,7 +211,7 @@ fn a_client_that_gets_no_thread_learns_why_and_connects_once_it_gets_one() {
     let denial = limit.deny(client.process_id());
     client.go_on();
     let said = client.expect("OutOfResources");
-    for word in LIMITS {
+    for word in THREAD_LIMITS {
         assert_eq!(
             said.matches(word).count(),
             2,
@@ -233,16 +233,7 @@ fn a_workload_that_gets_too_few_threads_says_so_and_can_be_continued() {
     let daemon = Daemon::start();
     let folder = disk_folder();
     let (pool, journal) = (folder.path().join("pool"), folder.path().join("journal"));
-    let create = [
-        "pool",
-        "create",
-        text(&pool),
-        "--type",
-        "file",
-        "--size",
-        "32MiB",
-    ];
-    let _ = daemon.run(&create).success();
+    let _ = daemon.create_file_pool(&pool, "32MiB").success();
     let place = ["--pool", text(&pool), "--journal", text(&journal)];
     let run = ["verify", "run", "--seconds", "1", "--threads", "8"];
     let run = [&run[..], &place].concat();
@@ -252,7 +243,7 @@ fn a_workload_that_gets_too_few_threads_says_so_and_can_be_continued() {
     let mut limited = limit.command_with(&program("chimaera"), 5);
     limited.args(&run).arg("--socket").arg(daemon.socket());
     let said = finish(limited).failure(FAILED);
-    for word in LIMITS.iter().chain(&["--threads"]) {
+    for word in THREAD_LIMITS.iter().chain(&["--threads"]) {
         assert!(said.contains(word), "{said}");
     }
     assert!(!said.contains("panicked"), "{said}");

@@ -17,7 +17,7 @@ const QUERY: PoolQuery = PoolQuery::Local;
 const BLOCK_BYTES: usize = 4096;
 
 /// As many as a connection lets wait.
-const MOST_UNSUBMITTED: usize = 16 * 1024;
+const MAX_UNSUBMITTED: usize = 16 * 1024;
 
 type Waiter = Polled<Task<(Values, Option<Buffer>)>>;
 
@@ -130,7 +130,7 @@ fn as_many_wait_as_there_may_be_and_the_next_is_told_to_come_later() {
     let segments_before = segments(&daemon);
     for is_carried_out in [false, true, true] {
         let held = holding.take(&runtime, LANE_DEPTH);
-        let mut waiting: Vec<_> = (0..MOST_UNSUBMITTED)
+        let mut waiting: Vec<_> = (0..MAX_UNSUBMITTED)
             .map(|_| pool.start(Method::Complete, Some(buffer())))
             .collect();
         assert!(waiting.iter().all(|task| !task.is_submitted()));
@@ -144,7 +144,7 @@ fn as_many_wait_as_there_may_be_and_the_next_is_told_to_come_later() {
         // Room for one more is that of one less.
         drop(waiting.pop());
         waiting.push(pool.start(Method::Complete, Some(buffer())));
-        assert!(!waiting[MOST_UNSUBMITTED - 1].is_submitted());
+        assert!(!waiting[MAX_UNSUBMITTED - 1].is_submitted());
         holding.let_go(&held);
         if is_carried_out {
             for task in waiting {

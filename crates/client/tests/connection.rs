@@ -77,20 +77,22 @@ fn a_refusal_gives_the_daemons_reason() {
     assert!(error.to_string().contains("ask the operator"), "{error}");
 }
 
+/// Says when it was dropped.
+struct Kept(Arc<AtomicBool>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[test]
 fn what_is_kept_alive_goes_after_the_connection() {
-    struct Kept(Arc<AtomicBool>, Option<FakeHost>);
-    impl Drop for Kept {
-        fn drop(&mut self) {
-            // Joins the host's control thread, which ends when the connection is closed.
-            drop(self.1.take());
-            self.0.store(true, Ordering::SeqCst);
-        }
-    }
     let _watchdog = Watchdog::start();
     let (host, socket) = FakeHost::start(module);
     let gone = Arc::new(AtomicBool::new(false));
-    let kept = Kept(Arc::clone(&gone), Some(host));
+    // In this order: the host is joined, which ends when the connection is closed, and then that is said.
+    let kept = (host, Kept(Arc::clone(&gone)));
     let options = ConnectOptions::new().keep_alive(Box::new(kept));
     let runtime = options.from_socket(socket).expect("connects");
     assert_eq!(echo(&runtime, 3), 3);
@@ -104,12 +106,6 @@ fn what_is_kept_alive_goes_after_the_connection() {
 
 #[test]
 fn the_connection_stays_until_the_last_handle_goes_and_no_longer() {
-    struct Kept(Arc<AtomicBool>);
-    impl Drop for Kept {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::SeqCst);
-        }
-    }
     let _watchdog = Watchdog::start();
     let (host, socket) = FakeHost::start(module);
     let gone = Arc::new(AtomicBool::new(false));
@@ -263,12 +259,6 @@ fn a_thread_without_a_lane_is_told_of_the_loss_too() {
 
 #[test]
 fn the_last_handle_closes_the_connection_before_it_returns() {
-    struct Kept(Arc<AtomicBool>);
-    impl Drop for Kept {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::SeqCst);
-        }
-    }
     let _watchdog = Watchdog::start();
     for ending in 0..3 {
         let (host, socket) = FakeHost::start(module);

@@ -130,7 +130,7 @@ fn a_buffer_that_is_given_up_is_freed_when_its_last_part_has_ended() {
 
 #[test]
 fn parts_wait_for_room_one_at_a_time_however_many_there_are() {
-    const MOST_UNSUBMITTED: usize = 16 * 1024;
+    const MAX_UNSUBMITTED: usize = 16 * 1024;
     let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let held: Vec<_> = (0..LANE_DEPTH as u64)
@@ -138,7 +138,7 @@ fn parts_wait_for_room_one_at_a_time_however_many_there_are() {
         .collect();
     host.wait_for_held(LANE_DEPTH);
     // All but one that may wait.
-    let waiting: Vec<_> = (1..MOST_UNSUBMITTED as u64)
+    let waiting: Vec<_> = (1..MAX_UNSUBMITTED as u64)
         .map(|n| submit(&runtime, ECHO, n))
         .collect();
     let buffer = || runtime.allocate_buffer(1000).expect("a buffer");

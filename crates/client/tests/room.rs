@@ -5,16 +5,16 @@ mod support;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
 use chimaera_client::proto::limits::{LANE_DEPTH, MAX_LANES};
 use chimaera_client::{ConnectOptions, Runtime, Status, Task};
-use chimaera_testing::{FakeHost, Polled, Watchdog, block_on, until};
-use support::{ECHO, FILL, HOLD, call, module, submit, submit_buffer};
+use chimaera_testing::{FakeHost, Polled, Watchdog, block_on, thread_sleeps, until};
+use support::{ECHO, FILL, HOLD, call, module, submit, submit_buffer, while_lanes_are_owned};
 
 /// Fills the thread's lane with tasks that the host holds.
 fn fill(host: &FakeHost, runtime: &Runtime) -> Vec<Task<u64>> {
@@ -203,55 +203,30 @@ fn a_wait_that_ends_too_soon_leaves_who_polled_before_to_be_woken() {
     }
 }
 
-/// Whether a thread of this process sleeps.
-fn sleeps(thread: nix::unistd::Pid) -> bool {
-    let stat = format!("/proc/self/task/{thread}/stat");
-    let stat = std::fs::read_to_string(stat).expect("the thread runs");
-    stat.rsplit_once(") ")
-        .expect("its state")
-        .1
-        .starts_with('S')
-}
-
 #[test]
 fn who_blocks_for_a_task_on_a_shared_lane_keeps_its_turn() {
     let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
-    let (opened, end) = (Barrier::new(1 + MAX_LANES), Barrier::new(1 + MAX_LANES));
     let waits = AtomicI32::new(0);
-    let wakes = thread::scope(|scope| {
-        for _ in 0..MAX_LANES {
-            scope.spawn(|| {
-                // One thread for each lane, so that this one's are shared.
-                assert_eq!(submit(&runtime, ECHO, 1).wait().expect("echo"), 1);
-                opened.wait();
-                end.wait();
+    // Each lane has an owner, so that the waiter's is shared.
+    let wakes = while_lanes_are_owned(&runtime, MAX_LANES, || {
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let held = fill(&host, &runtime);
+                let polled = Polled::new(submit(&runtime, ECHO, 7));
+                let wakes = Arc::clone(&polled.wakes);
+                waits.store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
+                assert_eq!(polled.future.wait().expect("echo"), 7);
+                drop(held);
+                wakes.get()
             });
-        }
-        opened.wait();
-        let waiter = scope.spawn(|| {
-            let held = fill(&host, &runtime);
-            let polled = Polled::new(submit(&runtime, ECHO, 7));
-            let wakes = Arc::clone(&polled.wakes);
-            waits.store(nix::unistd::gettid().as_raw(), Ordering::SeqCst);
-            assert_eq!(polled.future.wait().expect("echo"), 7);
-            drop(held);
-            wakes.get()
-        });
-        let thread = loop {
-            match waits.load(Ordering::SeqCst) {
-                0 => thread::yield_now(),
-                thread => break nix::unistd::Pid::from_raw(thread),
-            }
-        };
-        while !sleeps(thread) {
-            thread::yield_now();
-        }
-        host.release_held();
-        let wakes = waiter.join();
-        end.wait();
-        wakes
+            until("the task is waited for", || {
+                thread_sleeps(waits.load(Ordering::SeqCst))
+            });
+            host.release_held();
+            waiter.join().expect("no panic")
+        })
     });
     // In its seat is who waits now, and nobody else is told in its place.
-    assert_eq!(wakes.expect("no panic"), 0);
+    assert_eq!(wakes, 0);
 }

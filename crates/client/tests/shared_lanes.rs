@@ -9,7 +9,7 @@ use std::thread;
 use chimaera_client::proto::limits::{LANE_DEPTH, MAX_LANES};
 use chimaera_client::{Buffer, Call, Runtime};
 use chimaera_testing::{FakeHost, Watchdog, block_on};
-use support::{ECHO, FILL, SUM, call, echo, module};
+use support::{ECHO, FILL, SUM, call, echo, module, while_lanes_are_owned};
 
 /// Threads on each lane that is shared, and such lanes of a connection.
 const SHARERS: usize = 3;
@@ -21,35 +21,20 @@ const PARTS: usize = 6 * LANE_DEPTH + 1;
 fn share_lanes(work: impl Fn(&Runtime, usize) + Sync) {
     let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
-    let owners = MAX_LANES - SHARED_LANES;
     let sharers = SHARERS * SHARED_LANES;
-    let (owned, ended) = (Barrier::new(owners + 1), Barrier::new(owners + 1));
-    let shared = Barrier::new(sharers);
-    thread::scope(|scope| {
-        for _ in 0..owners {
-            scope.spawn(|| {
-                echo(&runtime, 0);
-                owned.wait();
-                ended.wait();
-            });
-        }
-        owned.wait();
-        let sharers = (0..sharers).map(|number| {
-            let (runtime, shared, work) = (&runtime, &shared, &work);
-            scope.spawn(move || {
-                // Each has its lane before any goes on.
-                echo(runtime, 0);
-                shared.wait();
-                work(runtime, number);
-            })
+    let begin = Barrier::new(sharers);
+    while_lanes_are_owned(&runtime, MAX_LANES - SHARED_LANES, || {
+        thread::scope(|scope| {
+            for number in 0..sharers {
+                let (runtime, begin, work) = (&runtime, &begin, &work);
+                scope.spawn(move || {
+                    // Each has its lane before any goes on.
+                    echo(runtime, 0);
+                    begin.wait();
+                    work(runtime, number);
+                });
+            }
         });
-        let sharers: Vec<_> = sharers.collect();
-        let results: Vec<_> = sharers
-            .into_iter()
-            .map(thread::ScopedJoinHandle::join)
-            .collect();
-        ended.wait();
-        assert!(results.iter().all(Result::is_ok), "a sharer panicked");
     });
     assert_eq!(host.lane_count(), MAX_LANES);
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chimaera_client::proto::limits::{LANE_DEPTH, MAX_LANES};
 use chimaera_client::{Runtime, Task};
 use chimaera_testing::{FakeHost, Verdict, Watchdog};
-use support::{ECHO, FILL, HOLD, call, echo, module, submit, submit_buffer};
+use support::{ECHO, FILL, HOLD, call, echo, module, submit, submit_buffer, while_lanes_are_owned};
 
 #[test]
 fn threads_that_end_leave_their_lanes_to_others() {
@@ -71,30 +71,14 @@ fn more_threads_than_lanes_share() {
 fn one_lane_can_be_used_by_many_threads_in_every_way() {
     let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(module);
-    // All lanes are open and in use, so that the threads below share them.
-    let (opened, done) = (Barrier::new(MAX_LANES + 1), Barrier::new(MAX_LANES + 1));
-    thread::scope(|scope| {
-        for _ in 0..MAX_LANES {
-            scope.spawn(|| {
-                echo(&runtime, 0);
-                opened.wait();
-                done.wait();
-            });
-        }
-        opened.wait();
-        // As many more, so that each lane has one more user; then some that all meet there.
-        let users: Vec<_> = (0..8u64)
-            .map(|user| {
-                scope.spawn({
-                    let runtime = &runtime;
-                    move || use_in_every_way(runtime, user)
-                })
-            })
-            .collect();
-        for user in users {
-            user.join().expect("user");
-        }
-        done.wait();
+    // All lanes have owners, so that the threads below share them.
+    while_lanes_are_owned(&runtime, MAX_LANES, || {
+        thread::scope(|scope| {
+            for user in 0..8 {
+                let runtime = &runtime;
+                scope.spawn(move || use_in_every_way(runtime, user));
+            }
+        });
     });
 }
 

@@ -19,10 +19,12 @@ mod fake_bdev;
 mod fake_host;
 mod pattern;
 mod polled;
+mod random;
 #[cfg(feature = "raw-client")]
 pub mod raw_client;
 mod sizes;
 mod system_calls;
+mod task_state;
 mod time_limit;
 
 pub use device::{LoopDevice, SmallFileSystem, disk_folder, tmpfs_folder};
@@ -32,8 +34,10 @@ pub use fake_bdev::fake_bdev;
 pub use fake_host::{FakeHost, FakeModule, Fate, HostBuffer, Verdict};
 pub use pattern::Pattern;
 pub use polled::{Polled, WakeCount, block_on};
+pub use random::Xorshift;
 pub use sizes::{GIB, KIB, MIB};
 pub use system_calls::SystemCallFilter;
+pub use task_state::{is_in_state, thread_sleeps};
 pub use time_limit::{PATIENCE, Watchdog, until, within};
 
 /// Says what a test did not prove, and why: past the harness, which shows nothing of a test that

@@ -2,6 +2,10 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Barrier;
+use std::thread;
+
 use chimaera_client::proto::Descriptor;
 use chimaera_client::{
     Buffer, Call, Finished, PoolId, PoolQuery, Runtime, Status, Task, TaskError, Values,
@@ -81,4 +85,27 @@ pub(crate) fn with_buffer(mut finished: Finished<'_>) -> Result<(u64, Buffer), T
 
 fn first(values: &Values) -> u64 {
     values[0]
+}
+
+/// Runs `body` while so many threads, of which each owns a lane of the connection, wait for it to end.
+pub(crate) fn while_lanes_are_owned<T>(
+    runtime: &Runtime,
+    count: usize,
+    body: impl FnOnce() -> T,
+) -> T {
+    let (owned, ended) = (Barrier::new(count + 1), Barrier::new(count + 1));
+    thread::scope(|scope| {
+        for _ in 0..count {
+            scope.spawn(|| {
+                echo(runtime, 0);
+                owned.wait();
+                ended.wait();
+            });
+        }
+        owned.wait();
+        // Also if it panics, or the threads would wait for ever.
+        let result = panic::catch_unwind(AssertUnwindSafe(body));
+        ended.wait();
+        result.unwrap_or_else(|panic| panic::resume_unwind(panic))
+    })
 }

@@ -1,6 +1,7 @@
 //! Blocks, their data and their owners are there again.
 
 use chimaera_bdev_proto::{CreateParams, MEGABYTE, OwnedBlock, OwnerTag};
+use chimaera_testing::Xorshift;
 
 use super::{Written, on_every_store, room};
 use crate::testing::{POOL, file_bytes, file_params, memory_folder, name_in};
@@ -114,22 +115,10 @@ fn the_host_learns_the_id_and_flushes_through_the_table() {
     });
 }
 
-/// A generator of test data; the same seed gives the same numbers (xorshift).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-}
-
 #[test]
 fn remaining_size_and_the_list_are_exact_whatever_happens() {
     on_every_store(file_bytes(4), |store| {
-        let mut numbers = Numbers(7);
+        let mut numbers = Xorshift::new(7);
         let mut pool = store.open();
         let room = room(&pool);
         let mut live: Vec<OwnedBlock> = Vec::new();
