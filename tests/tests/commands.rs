@@ -1,14 +1,9 @@
-//! The program's commands as scripts see them: exit codes, sizes, JSON, paths.
+//! The program's commands as scripts see them: sizes, JSON, paths.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use chimaera_tests::exit::{
-    IN_THE_WAY, NO_RUNTIME, NO_SPACE, NOT_FOUND, NOT_PERMITTED, WRONG_USAGE,
-};
-use chimaera_tests::{
-    Daemon, SmallFileSystem, chimaera, disk_folder, finish, json, library_folder, program, skipped,
-    text,
-};
+use chimaera_tests::exit::{NOT_FOUND, WRONG_USAGE};
+use chimaera_tests::{Daemon, chimaera, disk_folder, finish, json, library_folder, program, text};
 use serde_json::Value;
 
 #[test]
@@ -51,162 +46,6 @@ fn a_value_that_does_not_show_is_shown_escaped_and_a_suggested_command_means_the
 }
 
 #[test]
-fn every_exit_code_says_what_happened() {
-    let daemon = Daemon::start();
-    let folder = disk_folder();
-    let file = folder.path().join("pool");
-    let file = text(&file);
-    let create = |arguments: &[&str]| {
-        let mut all = vec!["pool", "create"];
-        all.extend(arguments);
-        daemon.run(&all)
-    };
-    let sized = [file, "--type", "file", "--size", "1MiB"];
-    let other_size = [file, "--type", "file", "--size", "2MiB"];
-
-    let said = create(&sized).success();
-    assert!(said.starts_with("created pool"), "{said}");
-    let said = create(&sized).success();
-    assert!(said.starts_with("exists with these parameters"), "{said}");
-    let said = create(&other_size).failure(IN_THE_WAY);
-    assert!(
-        said.contains("--size is 1048576, asked for 2097152"),
-        "{said}"
-    );
-    let link = folder.path().join("link");
-    std::fs::hard_link(file, &link).expect("a link");
-    create(&[text(&link), "--type", "file"]).failure(IN_THE_WAY);
-
-    create(&["/dev/null", "--type", "file"]).failure(WRONG_USAGE);
-    for wrong in [
-        &["p", "--type", "ram"][..],
-        &["p"],
-        &["p", "--type", "tape", "--size", "1MiB"],
-        &["p", "--type", "ram", "--size", "much"],
-        &["p", "--type", "ram", "--size", "-1"],
-        &["p", "--type", "ram", "--size", "1MiB", "--id", "x"],
-        &["p", "--type", "file", "--overwrite", "--read-only"],
-        &["p", "--type", "file", "--alignment", "100"],
-        &["p", "--type", "file", "--io-depth", "0"],
-    ] {
-        let said = create(wrong).failure(WRONG_USAGE);
-        assert!(said.contains("error:"), "{said}");
-    }
-    // What the parser of arguments cannot know, and what only the daemon does.
-    let ram =
-        |option: &[&'static str]| [&["p", "--type", "ram", "--size", "1MiB"], option].concat();
-    for (wrong, words) in [
-        (vec!["p", "--type", "ram", "--size", "0"], "--size is 0"),
-        (
-            vec!["p", "--type", "ram", "--size", "1KiB"],
-            "--size is 1024 bytes",
-        ),
-        (
-            vec!["p", "--type", "file", "--size", "1KiB"],
-            "--size is 1024 bytes",
-        ),
-        (ram(&["--read-only"]), "--read-only is for pools on files"),
-        (ram(&["--overwrite"]), "--overwrite is for pools on files"),
-        (
-            ram(&["--io-depth", "1"]),
-            "--io-depth is for pools on files",
-        ),
-        (
-            ram(&["--alignment", "512"]),
-            "--alignment is for pools on files",
-        ),
-        (
-            ram(&["--io-engine", "auto"]),
-            "--io-engine is for pools on files",
-        ),
-        (
-            vec!["", "--type", "ram", "--size", "1MiB"],
-            "from 1 to 4096 bytes",
-        ),
-    ] {
-        let said = create(&wrong).failure(WRONG_USAGE);
-        assert!(said.contains(words), "{said}");
-    }
-    let long = "x".repeat(17 << 10);
-    let said = create(&["p", "--module", "m", "--params", &long]).failure(WRONG_USAGE);
-    assert!(said.contains("--params has 17408 bytes"), "{said}");
-    let said = chimaera(&["bench", "--case", "nonsense"]).failure(WRONG_USAGE);
-    assert!(said.contains(" bench --list`"), "{said}");
-    chimaera(&["bench", "--folder", "/nowhere"]).failure(NOT_FOUND);
-    chimaera(&["nonsense"]).failure(WRONG_USAGE);
-    chimaera(&[]).failure(WRONG_USAGE);
-    chimaera(&["runtime", "start", "--workers", "0"]).failure(WRONG_USAGE);
-
-    daemon.run(&["pool", "stats", "nobody"]).failure(NOT_FOUND);
-    daemon
-        .run(&["pool", "destroy", "nobody"])
-        .failure(NOT_FOUND);
-    for look in ["flush", "blocks", "map"] {
-        daemon.run(&["pool", look, "nobody"]).failure(NOT_FOUND);
-    }
-    let journal = folder.path().join("journal");
-    let of_nobody = ["--pool", "nobody", "--journal", text(&journal)];
-    for verify in [&["run", "--seconds", "1"][..], &["check"]] {
-        let all = [&["verify"], verify, &of_nobody].concat();
-        let said = daemon.run(&all).failure(NOT_FOUND);
-        let hint = format!("/nobody --type file --socket {}`", text(&daemon.socket()));
-        assert!(
-            said.contains(" pool create /") && said.contains(&hint),
-            "{said}"
-        );
-    }
-    let of_the_pool = ["--pool", file, "--journal", text(&journal)];
-    let said = daemon.run(&[&["verify", "check"][..], &of_the_pool].concat());
-    let said = said.failure(NOT_FOUND);
-    assert!(said.contains("cannot open the journal"), "{said}");
-    assert!(!journal.exists(), "nothing was verified");
-    let absent = folder.path().join("absent");
-    let said = create(&[text(&absent), "--type", "file"]).failure(NOT_FOUND);
-    assert!(said.contains("does not exist"), "{said}");
-
-    let nobody = folder.path().join("nobody.sock");
-    for command in [
-        &["runtime", "status"][..],
-        &["runtime", "stop"],
-        &["pool", "list"],
-        &["pool", "stats", "p"],
-        &["pool", "destroy", "p"],
-        &["pool", "flush", "p"],
-        &["pool", "blocks", "p"],
-        &["pool", "map", "p"],
-        &["verify", "check", "--pool", "p", "--journal", "j"],
-        &["pool", "create", "p", "--type", "ram", "--size", "1MiB"],
-    ] {
-        let mut all = command.to_vec();
-        all.extend(["--socket", text(&nobody)]);
-        let said = chimaera(&all).failure(NO_RUNTIME);
-        // A command that works as it stands there.
-        let start = format!(
-            "`{} runtime start --socket {}`",
-            program("chimaera").display(),
-            nobody.display()
-        );
-        assert!(said.contains(&start), "{said}");
-    }
-    let read_only = "/sys/kernel/uevent_seqnum";
-    if Path::new(read_only).exists() {
-        create(&[read_only, "--type", "file"]).failure(NOT_PERMITTED);
-    } else {
-        skipped("exit code 6", "no sysfs");
-    }
-    match SmallFileSystem::mount("nr_inodes=1") {
-        Ok(full) => {
-            let path = full.folder().join("pool");
-            create(&[text(&path), "--type", "file", "--size", "1MiB"]).failure(NO_SPACE);
-        }
-        Err(reason) => skipped("exit code 7", &reason),
-    }
-    // Nothing of all this has changed anything.
-    assert_eq!(daemon.status()["pools"], 1);
-    assert!(daemon.run(&["pool", "list"]).success().contains(file));
-}
-
-#[test]
 fn sizes_are_read_as_people_write_them() {
     let daemon = Daemon::start();
     for (size, bytes) in [
@@ -228,7 +67,7 @@ fn sizes_are_read_as_people_write_them() {
 }
 
 #[test]
-fn json_has_the_fields_that_scripts_rely_on() {
+fn json_of_pools_has_the_fields_that_scripts_rely_on() {
     let daemon = Daemon::start_with(&["--workers", "2"]);
     let none = json(&daemon.run(&["pool", "list", "--json"]).success());
     assert_eq!(none, Value::Array(Vec::new()));
@@ -256,7 +95,15 @@ fn json_has_the_fields_that_scripts_rely_on() {
         "read_latency_us": 1000.0, "write_latency_us": 1000.0, "iops": 1000.0,
     });
     assert_eq!(list, Value::Array(vec![listed]));
+}
 
+#[test]
+fn json_of_statistics_has_the_fields_that_scripts_rely_on() {
+    let daemon = Daemon::start();
+    let create = ["pool", "create", "first", "--type", "ram", "--size", "1MiB"];
+    let _ = daemon
+        .run(&[&create[..], &["--id", "8001.7"]].concat())
+        .success();
     let stats = json(&daemon.run(&["pool", "stats", "first", "--json"]).success());
     for (field, value) in [
         ("id", Value::from("8001.7")),
@@ -294,7 +141,15 @@ fn json_has_the_fields_that_scripts_rely_on() {
     ] {
         assert_eq!(stats["activity"][field], 0, "{field}");
     }
+}
 
+#[test]
+fn json_of_a_status_has_the_fields_that_scripts_rely_on() {
+    let daemon = Daemon::start_with(&["--workers", "2"]);
+    let create = ["pool", "create", "first", "--type", "ram", "--size", "1MiB"];
+    let _ = daemon
+        .run(&[&create[..], &["--id", "8001.7"]].concat())
+        .success();
     let status = daemon.status();
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(status["process_id"], daemon.process_id());
@@ -315,8 +170,16 @@ fn json_has_the_fields_that_scripts_rely_on() {
         "removed": false,
     });
     assert_eq!(status["modules"], serde_json::json!([module]));
+}
 
-    // Without --json the same is there for people.
+#[test]
+fn what_json_has_is_also_there_for_people() {
+    let daemon = Daemon::start();
+    let create = ["pool", "create", "first", "--type", "ram", "--size", "1MiB"];
+    let _ = daemon
+        .run(&[&create[..], &["--id", "8001.7"]].concat())
+        .success();
+    let library = library_folder().join("libchimaera_bdev_runtime.so");
     let shown = daemon.run(&["pool", "stats", "first"]).success();
     assert!(shown.contains("1.0 MiB (1048576 bytes)"), "{shown}");
     let lost = "persistent            no (lost when the pool or the daemon ends)";

@@ -258,14 +258,18 @@ fn a_pool_that_exists_otherwise_says_what_differs() {
     );
     let file = std::fs::metadata(&path).expect("the file");
     assert_eq!(file.len(), MIB, "a refused request grows nothing");
+}
 
+#[test]
+fn a_pool_of_another_module_says_so_when_it_is_asked_for() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
     let faulty = Faulty::created(&runtime, 0);
     let info = faulty.create("").expect("it is there");
     let bdev = Client::new(&runtime, faulty.pool_id());
-    refused(
-        &bdev,
-        &info.name,
-        CreateOptions::ram(MIB),
+    assert_refused(
+        bdev.create(PoolQuery::Dynamic, &info.name, &CreateOptions::ram(MIB)),
+        Status::ParameterMismatch,
         &["exists with module chimaera_faulty, asked for chimaera_bdev"],
     );
     assert_refused(
@@ -273,8 +277,19 @@ fn a_pool_that_exists_otherwise_says_what_differs() {
         Status::InvalidArgument,
         &["a pool of the module chimaera_faulty, not of chimaera_bdev"],
     );
+}
 
-    // The same again, in each of the ways to say it, is the same pool.
+#[test]
+fn a_pool_that_is_asked_for_again_in_whichever_way_is_the_same_pool() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let folder = disk_folder();
+    let path = folder.path().join("pool");
+    let name = text(&path);
+    let options = CreateOptions::file().size(MIB);
+    let pool = client(&runtime, 0);
+    pool.create(PoolQuery::Dynamic, name, &options)
+        .expect("the pool is made");
     for same in [
         options,
         CreateOptions::file(),

@@ -1,21 +1,17 @@
 //! The daemon as its operator sees it: its start and its end, and who learns of it.
 
-use std::future::Future;
 use std::path::Path;
-use std::pin::pin;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::thread;
 
-use chimaera_bdev_client::{Client, Error, PoolId, PoolQuery, Runtime, Status};
-use chimaera_client::ConnectOptions;
+use chimaera_bdev_client::{Buffer, Client, Error, PoolId, PoolQuery, Runtime, Status, Task};
+use chimaera_client::{ConnectOptions, Values};
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::exit::{IN_THE_WAY, NO_RUNTIME, WRONG_USAGE};
 use chimaera_tests::{
-    ClientProcess, Daemon, Detached, Faulty, PATIENCE, Watchdog, chimaera, finish, is_ignored,
-    json, program, skipped, text, until, within,
+    ClientProcess, Daemon, Detached, Faulty, PATIENCE, Watchdog, block_on, chimaera, finish,
+    is_ignored, json, program, skipped, text, thread_sleeps, until, within,
 };
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -141,28 +137,49 @@ fn a_killed_daemon_leaves_a_socket_that_the_next_one_takes_over() {
     assert_eq!(next.sessions(), 0);
 }
 
-/// Polls a future on this thread, which sleeps in between.
-fn block_on<F: Future>(future: F) -> F::Output {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
+/// A way to wait for a module, with its name and the number of requests that the module holds then.
+type WayToWait = (&'static str, u64, fn(Faulty, Runtime));
 
-/// Whether a thread of this process sleeps.
-fn sleeps(thread: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
-    stat.is_ok_and(|stat| stat.contains(") S "))
+/// Each has a pool and a connection of its own, and ends when the daemon is gone.
+const WAYS_TO_WAIT: [WayToWait; 6] = [
+    ("a call", 1, |holder, _| {
+        assert_lost(holder.call(Method::Hold));
+    }),
+    ("a wait", 1, |holder, runtime| {
+        let refused = hold(&holder, &runtime).wait().expect_err("lost");
+        assert!(refused.buffer.is_some(), "the buffer comes back");
+        assert_lost(Err::<(), _>(refused));
+    }),
+    ("a wait with a timeout", 1, |holder, runtime| {
+        let mut task = hold(&holder, &runtime);
+        assert_lost(task.wait_timeout(PATIENCE * 2).expect("no timeout"));
+    }),
+    ("a future", 1, |holder, runtime| {
+        assert_lost(block_on(hold(&holder, &runtime)));
+    }),
+    (
+        "a wait for a place in a full lane",
+        64,
+        |holder, runtime| {
+            let tasks: Vec<_> = (0..64).map(|_| hold(&holder, &runtime)).collect();
+            assert_lost(holder.start(Method::Complete, None).wait());
+            tasks.into_iter().for_each(|task| assert_lost(task.wait()));
+        },
+    ),
+    (
+        "a destruction that waits for a request",
+        1,
+        |holder, runtime| {
+            let _held = hold(&holder, &runtime);
+            assert_lost(runtime.admin().destroy_pool(holder.pool_id()));
+        },
+    ),
+];
+
+/// Has the module keep a request with a buffer.
+fn hold(holder: &Faulty, runtime: &Runtime) -> Task<(Values, Option<Buffer>)> {
+    let buffer = runtime.allocate_buffer(4096).expect("a buffer");
+    holder.start(Method::Hold, Some(buffer))
 }
 
 #[test]
@@ -171,61 +188,8 @@ fn whoever_waits_when_the_daemon_is_killed_learns_that_the_connection_is_lost() 
     let runtime = daemon.connect();
     let holder = Faulty::created(&runtime, 0);
     let key = Faulty::created(&runtime, 1);
-    let start = |holder: &Faulty, runtime: &Runtime| {
-        let buffer = runtime.allocate_buffer(4096).expect("a buffer");
-        holder.start(Method::Hold, Some(buffer))
-    };
-    type Wait = Box<dyn FnOnce(Faulty, Runtime) + Send>;
-    let ways: Vec<(&str, u64, Wait)> = vec![
-        (
-            "a call",
-            1,
-            Box::new(|holder, _| assert_lost(holder.call(Method::Hold))),
-        ),
-        (
-            "a wait",
-            1,
-            Box::new(move |holder, runtime| {
-                let refused = start(&holder, &runtime).wait().expect_err("lost");
-                assert!(refused.buffer.is_some(), "the buffer comes back");
-                assert_lost(Err::<(), _>(refused));
-            }),
-        ),
-        (
-            "a wait with a timeout",
-            1,
-            Box::new(move |holder, runtime| {
-                let mut task = start(&holder, &runtime);
-                assert_lost(task.wait_timeout(PATIENCE * 2).expect("no timeout"));
-            }),
-        ),
-        (
-            "a future",
-            1,
-            Box::new(move |holder, runtime| assert_lost(block_on(start(&holder, &runtime)))),
-        ),
-        (
-            "a wait for a place in a full lane",
-            64,
-            Box::new(move |holder, runtime| {
-                let tasks: Vec<_> = (0..64).map(|_| start(&holder, &runtime)).collect();
-                assert_lost(holder.start(Method::Complete, None).wait());
-                tasks.into_iter().for_each(|task| assert_lost(task.wait()));
-            }),
-        ),
-        (
-            "a destruction that waits for a request",
-            1,
-            Box::new(move |holder, runtime| {
-                let _held = start(&holder, &runtime);
-                assert_lost(runtime.admin().destroy_pool(holder.pool_id()));
-            }),
-        ),
-    ];
     let mut waiting = Vec::new();
-    let mut expected = 0;
-    for (number, (what, count, wait)) in (10..).zip(ways) {
-        // A pool of its own each: one is being destroyed.
+    for (number, (what, count, wait)) in (10..).zip(WAYS_TO_WAIT) {
         let pool = Faulty::created(&runtime, number);
         let connection = daemon.connect();
         let (tell, told) = channel();
@@ -238,8 +202,7 @@ fn whoever_waits_when_the_daemon_is_killed_learns_that_the_connection_is_lost() 
         until("the requests are held", || {
             key.about_held(Method::CountHeld, pool.pool_id()) == count
         });
-        until("the client sleeps", || sleeps(id));
-        expected += count;
+        until("the client sleeps", || thread_sleeps(id));
         waiting.push((what, thread));
     }
     // One that spins instead of sleeping.
@@ -251,7 +214,6 @@ fn whoever_waits_when_the_daemon_is_killed_learns_that_the_connection_is_lost() 
     until("the request is held", || {
         key.about_held(Method::CountHeld, holder.pool_id()) == 1
     });
-    assert_eq!(expected, 69, "all of them wait");
     waiting.push(("a call that spins", thread));
 
     daemon.kill();

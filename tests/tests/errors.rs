@@ -1,8 +1,7 @@
 //! Every error of the bdev client, against a real daemon: told apart by its status, with a text
 //! that says what happened to what, and with nothing changed.
 //!
-//! Damaged metadata (`CorruptedMetadata`) is not here: no pool keeps metadata on its device yet,
-//! so nothing can be damaged.
+//! Damaged metadata (`CorruptedMetadata`) is not here: the module's own tests damage devices byte by byte.
 
 use chimaera_bdev_client::{Block, BlockType, Client, NodeId, PoolId, PoolQuery, Runtime, Status};
 use chimaera_bdev_proto::{Method, TransferArguments};
@@ -91,16 +90,26 @@ fn a_block_that_is_not_allocated_is_refused_and_the_refusal_says_which_way() {
         );
         assert_eq!(remaining(&pool), free, "{wrong:?}");
     }
+    let read = pool.read(QUERY, &block, &mut buffer);
+    assert_eq!(read.expect("the block is still allocated"), 4096);
+    assert!(buffer.iter().all(|&byte| byte == 0xAA), "and untouched");
+}
+
+#[test]
+fn a_list_to_free_names_the_block_that_is_refused_and_frees_none() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let pool = memory(&runtime, 4 * MIB);
+    let block = pool.allocate_blocks(QUERY, 4096).expect("a block")[0];
+    let other = pool.allocate_blocks(QUERY, 64 << 10).expect("a block")[0];
+    let never = Block::new(3 * MIB, BlockType::Kib4);
+    let buffer = runtime.allocate_buffer(4096).expect("a buffer");
     let twice = pool.free_blocks(QUERY, &[block, block]);
     let words = ["named twice", "number 2 (4 KiB at 0x"];
     assert_refused(twice, Status::DoubleFree, &words);
     let third = pool.free_blocks(QUERY, &[block, other, never]);
     let words = ["of which number 3 (4 KiB at 0x300000) is refused"];
     assert_refused(third, Status::DoubleFree, &words);
-    let read = pool.read(QUERY, &block, &mut buffer);
-    assert_eq!(read.expect("the block is still allocated"), 4096);
-    assert!(buffer.iter().all(|&byte| byte == 0xAA), "and untouched");
-
     pool.free_blocks(QUERY, &[block, other]).expect("a free");
     assert_refused(
         pool.free_blocks(QUERY, &[block]),

@@ -116,6 +116,13 @@ fn a_table_of_another_version_is_refused_before_any_code_of_it_runs() {
         plugins.assert_incompatible("made", reason);
         assert!(!mark.exists(), "its constructor ran: {reason}");
     }
+    plugins.assert_bdev_works();
+}
+
+#[test]
+fn what_is_too_small_or_too_empty_to_be_a_table_is_refused_before_any_code_of_it_runs() {
+    let plugins = Plugins::new();
+    let mark = plugins.folder().join("mark");
     // A symbol that is too small to be a table's beginning.
     let tiny = format!(
         "#include <stdio.h>
