@@ -29,13 +29,13 @@ pub(crate) fn answer_stats(pool: &BlockPool, counters: &WorkerCounters, request:
 }
 
 fn stats_of(pool: &BlockPool) -> Stats {
-    let activity = pool.state.counters.sum();
+    let counts = pool.state.counters.sum();
     Stats {
         metrics: pool.state.declared.metrics(),
         remaining_size: pool.state.allocator.remaining_bytes(),
         total_size: pool.state.allocator.total_bytes(),
         metadata_size: pool.metadata_size,
-        allocated_blocks: pool.state.counters.allocated_blocks(&activity),
+        allocated_blocks: pool.state.counters.allocated_blocks(&counts),
         persistent: pool.is_persistent(),
         read_only: pool.parameters.read_only,
         bdev_type: pool.parameters.bdev_type,
@@ -55,6 +55,6 @@ fn stats_of(pool: &BlockPool) -> Stats {
             Backend::Ram(_) => None,
             Backend::File(device) => Some(device.named_file().state()),
         },
-        activity,
+        activity: counts,
     }
 }

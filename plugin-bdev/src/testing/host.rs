@@ -56,7 +56,7 @@ unsafe extern "C" fn complete(
         .lock()
         .expect("no test panics with it")
         .insert(token[0], outcome);
-    // A panic could not leave this function; an outcome that no test expects does.
+    // A panic could not leave this function, so a task that completes twice aborts the tests.
     if before.is_some() {
         std::process::abort();
     }

@@ -199,7 +199,7 @@ fn a_path_that_leads_nowhere_is_told_by_what_is_wrong_with_it_and_nothing_is_mad
     ];
     for (name, status, texts) in cases {
         for size in [0, MEGABYTE] {
-            // A file that would be made by its size is told to need one first.
+            // Without a size no file would be made, and the error asks for one first.
             if size == 0 && texts[0].starts_with("folder") {
                 continue;
             }
@@ -208,7 +208,7 @@ fn a_path_that_leads_nowhere_is_told_by_what_is_wrong_with_it_and_nothing_is_mad
         }
     }
     assert!(!fs::exists(&absent).expect("the folder is there"));
-    // A link to a file that is there is as good as the file.
+    // A link to a file that exists works as the file does.
     let good = link("good", "file");
     TestPool::create(&good, &file_params(MEGABYTE), 1).expect("made");
     assert_eq!(fs::metadata(&file).expect("there").len(), MEGABYTE);
@@ -270,7 +270,7 @@ fn a_new_file_belongs_to_the_daemon_alone() {
     assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
     let len = file_bytes(8) + 4096;
     assert_eq!(metadata.len(), len, "whole units of 4 KiB");
-    // The system counts in sectors, and needs some for itself.
+    // The file system counts in sectors, and needs some for itself.
     let taken = metadata.blocks() * 512;
     let own = pool.stats().metadata_size;
     assert!(taken <= own + 65_536, "the rest is sparse: {taken} bytes");
@@ -310,7 +310,7 @@ fn missing_rights_are_told_as_such() {
     let name = name_in(&folder, "pool");
     fs::write(&name, [0; 4096]).expect("written");
     fs::set_permissions(&name, PermissionsExt::from_mode(0o444)).expect("changed");
-    // The user of file accesses is a thread's own, so this concerns no other test.
+    // The user of file accesses is set per thread, so this affects no other test.
     let thread = std::thread::spawn(move || {
         nix::unistd::setfsuid(nobody);
         let texts = [
@@ -333,7 +333,7 @@ fn missing_rights_are_told_as_such() {
 #[test]
 fn the_page_cache_is_told_of_and_only_where_it_is_used() {
     let on_disk = disk_folder();
-    // Named, because falling back to it is told, too.
+    // The engine is named, because falling back to it would be logged, too.
     let params = CreateParams {
         io_engine: IoEngine::Libaio,
         ..file_params(MEGABYTE)

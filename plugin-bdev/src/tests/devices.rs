@@ -62,7 +62,7 @@ fn two_loop_devices_with_a_part_of_a_file_each_have_a_pool_each() {
 
 fn use_whole_device(name: &str, params: &CreateParams) {
     let new = CreateParams {
-        // What the engine before has left.
+        // The device holds the pool of the engine before.
         overwrite: true,
         ..*params
     };

@@ -157,7 +157,7 @@ fn libaio_that_is_used_up_leaves_io_uring() {
     });
 }
 
-/// Libaio would do, but for as long as the pool is open, and descriptors come back sooner.
+/// The pool would have libaio for as long as it is open, and descriptors come back sooner.
 #[test]
 fn a_passing_want_of_descriptors_decides_on_no_engine() {
     for errno in [libc::EMFILE, libc::ENFILE] {

@@ -11,7 +11,7 @@ use crate::testing::{TestBuffer, TestPool, file_params, one_block_bytes};
 
 #[test]
 fn a_free_waits_for_transfers_and_the_block_is_nobodys_meanwhile() {
-    // The one block there is.
+    // The pool has room for this one block.
     on_every_file(&file_params(one_block_bytes()), 2, |pool| {
         let block = pool.allocate(UNIT_BYTES).expect("room")[0];
         let mut late = TestBuffer::of(&[1; 4096], 0);

@@ -60,7 +60,7 @@ fn work_and_flush(pool: &TestPool, worker: u32) {
     }
 }
 
-/// What a page by page listing gives, with buffers of this size.
+/// The blocks of a listing with buffers of this size, and how many pages it took.
 fn paged(pool: &TestPool, buffer_len: usize) -> (Vec<OwnedBlock>, usize) {
     let (mut blocks, mut pages, mut next) = (Vec::new(), 0, 0);
     while next != MAP_END {
@@ -122,7 +122,7 @@ fn a_list_has_each_block_once_with_its_owner_in_order_of_offset() {
             add(size, tag);
         }
         while add(4096, 99) < 400 {}
-        // Tags that were made durable, and those that were not, are told alike.
+        // Tags that are durable are listed like those that are not.
         pool.flush().expect("flushed");
         add(65_536, 5);
         add(4096, 0);

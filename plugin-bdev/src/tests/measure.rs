@@ -82,8 +82,8 @@ fn poll(pool: &ContainerHandle) {
     let _ = unsafe { pool.poll(0) };
 }
 
-/// All blocks of 4 KiB of a new pool that begin at this offset. The host drops the answers, but they
-/// come from the start, all of them.
+/// All blocks of 4 KiB of a new pool that begin at this offset. The host drops the answers; the allocator
+/// gives blocks from the pool's start, all of them.
 fn allocate(pool: &ContainerHandle, first_offset: u64, blocks: u64) -> Vec<Block> {
     for _ in 0..blocks {
         let allocate = Method::AllocateBlocks as u16;

@@ -70,7 +70,7 @@ fn engines() -> &'static [IoEngine] {
     &ENGINES
 }
 
-/// Creating the pool fails so, and with these words.
+/// Creating the pool fails with this status and these words.
 #[track_caller]
 fn assert_refused(name: &str, params: &CreateParams, status: Status, text: &str) {
     let Err(error) = TestPool::create(name, params, 1) else {

@@ -7,7 +7,7 @@ use chimaera_proto::Status;
 use super::on_every_file;
 use crate::testing::{TestBuffer, TestPool, file_bytes, file_params, ram_params};
 
-/// Transfers of a part of a block, so that on a file they have to read around it first.
+/// Transfers of a part of a device block, so that on a file the blocks around it have to be read first.
 fn check(pool: &TestPool, place: Failpoint) {
     let remaining = pool.stats().remaining_size;
     let block = pool.allocate(UNIT_BYTES).expect("room")[0];
@@ -42,7 +42,7 @@ fn check(pool: &TestPool, place: Failpoint) {
 fn while_memory_is_copied() {
     let pool = TestPool::create("memory", &ram_params(1 << 20), 2).expect("made");
     check(&pool, Failpoint::Copy);
-    // The only worker counts otherwise.
+    // A pool with one worker counts pins in another way.
     let pool = TestPool::create("memory", &ram_params(1 << 20), 1).expect("made");
     check(&pool, Failpoint::Copy);
 }

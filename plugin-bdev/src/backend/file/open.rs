@@ -2,9 +2,9 @@
 //!
 //! Laws:
 //! - A pool has its file to itself, in this process and any other: a regular file carries an exclusive
-//!   `flock`, a block device is claimed (`O_EXCL`, which a mounted file system, a running array and another
-//!   pool do too), and the file that a loop device stands on is locked. The kernel releases all of it when
-//!   the process crashes.
+//!   `flock`, a block device is opened exclusively (`O_EXCL`, as a mounted file system, a running array and
+//!   another pool do too), and the file that a loop device stands on is locked. The kernel releases all of it
+//!   when the process crashes.
 //! - A creation that fails leaves things as they were: a file that it made is removed, one that it grew gets
 //!   its former length again. Nothing is changed before the lock is held.
 //! - Nothing but regular files and block devices is opened at all: to open a terminal or a tape has effects

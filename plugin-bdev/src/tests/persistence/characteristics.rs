@@ -13,7 +13,7 @@ const CREATOR: Creator = Creator {
 };
 const STRANGER: Creator = Creator {
     uid: 1002,
-    // A group gives no right to it.
+    // The group gives no right to declare.
     gid: 100,
 };
 

@@ -1,4 +1,4 @@
-//! Damaged metadata is repaired from its copy, or told; it is never believed, and never made worse.
+//! Damaged metadata is repaired from its copy, or reported; it is never believed, and never made worse.
 
 use chimaera_bdev_format::Geometry;
 use chimaera_bdev_proto::{CreateParams, UNIT_BYTES};
@@ -33,7 +33,7 @@ fn assert_told(pool: &TestPool, level: u32, words: &[&str]) {
     }
 }
 
-/// A pool that has ended in order, and what is in it.
+/// Makes a pool, ends it in order, and returns what is in it.
 fn ended(store: &Store) -> Written {
     let pool = store.open();
     let written = Written::of_all_kinds(&pool);
@@ -56,7 +56,7 @@ fn a_damaged_superblock_is_repaired_from_the_other_and_told() {
                 assert!(store.image() == good, "as it was before the damage");
                 assert_eq!(store.open().recorder().log(), [], "and no word more");
             }
-            // One that was never written, as far as one sees.
+            // A superblock that looks as if it had never been written.
             store.write(SUPERBLOCKS[copy], &[0; 8192]);
             let pool = store.open();
             assert_told(&pool, 2, &[text]);

@@ -7,7 +7,7 @@ use chimaera_testing::SystemCallFilter;
 use super::{Written, on_every_store};
 use crate::testing::{file_bytes, file_params, one_block_bytes};
 
-/// What the keeper writes with, and nobody else.
+/// The system calls by which the keeper writes, and nothing else does.
 const CALLS: [libc::c_long; 2] = [libc::SYS_pwrite64, libc::SYS_pwritev];
 
 #[test]

@@ -1,4 +1,4 @@
-//! Space that is freed is another's only when a crash cannot give it back any more.
+//! Space that is freed is given to another only when a crash cannot bring its old block back any more.
 
 use chimaera_bdev_proto::{Block, MEGABYTE, Method, OwnerTag, UNIT_BYTES, allocate_arguments};
 use chimaera_proto::Status;
@@ -74,7 +74,7 @@ fn a_full_pool_can_be_freed_and_filled_again() {
             }
             assert_eq!(pool.stats().remaining_size, 0, "exactly full");
             pool.flush().expect("flushed");
-            // A part first, in which a megabyte is not to be had.
+            // A part first, in which no whole megabyte can be allocated.
             let (first, rest) = blocks.split_at(1);
             pool.free(rest).expect("allocated");
             assert_eq!(

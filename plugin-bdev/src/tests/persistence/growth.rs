@@ -72,7 +72,7 @@ fn a_larger_size_than_a_device_has_is_refused() {
 
 #[test]
 fn a_file_that_has_a_little_more_than_its_pool_can_use_is_opened_all_the_same() {
-    // Behind the last megabyte that the metadata is about there is no room for more metadata.
+    // Behind the last megabyte that the metadata describes there is no room for more metadata.
     let (made, asked) = (file_bytes(3) + 3 * 4096, file_bytes(4) + 3 * 4096);
     let store = Store::on_file(made);
     drop(store.open());

@@ -8,7 +8,7 @@ use crate::testing::{POOL, file_bytes, file_params};
 
 const MISMATCH: Status = Status::ParameterMismatch;
 
-/// Words of an error about each parameter.
+/// The words by which an error names each parameter.
 const NAMES: [&str; 6] = [
     "its id is",
     "its name is",
@@ -100,7 +100,7 @@ fn a_file_under_another_name_is_refused_with_both_names() {
     let rename = format!("(`chimaera pool rename {}` changes it)", moved.name);
     moved.assert_refused(&file_params(0), MISMATCH, &[words[0], &rename]);
     std::fs::rename(&moved.name, &store.name).expect("renamed");
-    // Renaming it would leave those without it who ask by the name that it has.
+    // Renamed, the pool would be lost to those who ask for it by the name that it has.
     for is_symbolic in [true, false] {
         let linked = match is_symbolic {
             true => std::os::unix::fs::symlink(&store.name, &moved.name),

@@ -1,4 +1,4 @@
-//! Looking at a pool tells what is so, also while it is in use.
+//! Inspecting a pool reports its true state, also while it is in use.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ const CHANGES: usize = 2000;
 
 #[test]
 fn a_pool_that_changes_is_not_called_damaged() {
-    // In memory, flushes follow one another so fast that a look falls between two as often as not.
+    // In memory, flushes follow one another so fast that an inspection often falls between two.
     let folder = memory_folder().unwrap_or_else(disk_folder);
     let name = name_in(&folder, "pool");
     let pool = TestPool::create(&name, &file_params(file_bytes(8)), 1).expect("made");

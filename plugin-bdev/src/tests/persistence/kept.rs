@@ -1,4 +1,4 @@
-//! Blocks, their data and their owners are there again.
+//! After reopening, a pool has its blocks, their data and their owners.
 
 use chimaera_bdev_proto::{CreateParams, MEGABYTE, OwnedBlock, OwnerTag};
 use chimaera_testing::Xorshift;

@@ -9,8 +9,8 @@ use chimaera_proto::Status;
 use super::{Store, Written};
 use crate::testing::{TestPool, file_bytes, file_params};
 
-/// A pool with blocks, for which `happens` to its file: asking for it again has this word, flushing it warns with
-/// the same one once, and it is as usable as before.
+/// Makes a pool with blocks, and calls `happens` on its file. Then asking for the pool again fails with this
+/// word, flushing warns once with the same word, and the pool is as usable as before.
 #[track_caller]
 fn assert_told(happens: impl Fn(&Store), word: &str) {
     let store = Store::on_file(file_bytes(8));

@@ -24,7 +24,7 @@ use chimaera_testing::{LoopDevice, PATIENCE, disk_folder};
 
 use crate::testing::{POOL, ROOT, TestPool, file_params, loop_device, name_in};
 
-/// Where a pool is, across its lives.
+/// The file or device on which a pool is opened again and again.
 struct Store {
     name: String,
     device: Option<LoopDevice>,
@@ -166,7 +166,7 @@ fn on_every_store(size: u64, test: impl Fn(&Store)) {
     }
 }
 
-/// Bytes that are another block's nowhere.
+/// Bytes that differ from those of any other block everywhere.
 fn pattern(seed: u64, len: u64) -> Vec<u8> {
     let word = |at: u64| (seed << 32 ^ at).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let words = (1..=len.div_ceil(8)).flat_map(|at| word(at).to_le_bytes());

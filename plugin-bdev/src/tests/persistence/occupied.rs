@@ -162,7 +162,7 @@ fn a_file_that_another_system_was_written_over_is_that_and_no_pool() {
         let pool = store.open();
         pool.allocate(MEGABYTE).expect("room");
         drop(pool);
-        // What mkfs has written first; the second superblock of the pool is still there.
+        // As if mkfs had written this first; the second superblock of the pool is still there.
         store.write(0, &image[..8192]);
         store.assert_refused(&file_params(0), NOT_BLANK, &["ext4"]);
     });

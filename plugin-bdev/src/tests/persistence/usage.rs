@@ -32,7 +32,7 @@ fn an_opening_that_names_another_use_has_it_and_the_next_one_has_the_first_again
         let finest = if store.device.is_some() { 512 } else { 4096 };
         let pool = store.open_with(&using(64, finest, last)).expect("opened");
         assert_eq!(usage(&pool.stats()), (64, finest, Some(last)));
-        // Also with less than a block of the device's that it was made for.
+        // Also with an alignment of less than a block of the device that it was made on.
         written.assert_all_of(&pool);
         written.add(&pool, MEGABYTE);
         drop(pool);

@@ -1,4 +1,4 @@
-//! What every engine does: for the tests of each.
+//! What the tests of every engine share.
 
 use std::fs::File;
 use std::os::fd::AsFd;

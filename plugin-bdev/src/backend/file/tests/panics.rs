@@ -11,7 +11,7 @@ use super::rig::Rig;
 use crate::backend::transfer::Direction;
 use crate::testing::TestBuffer;
 
-/// Whatever panics over one operation ends that one, and no other, and no pin is lost.
+/// A panic over one operation ends that one and no other, and no pin is lost.
 #[test]
 fn a_panic_over_an_operation_ends_that_one_alone() {
     for place in [Failpoint::Begun, Failpoint::Answered] {

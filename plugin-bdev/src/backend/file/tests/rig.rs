@@ -27,8 +27,8 @@ pub(super) const AT_WORK: Activity = Activity(Activity::PENDING.0 | Activity::PR
 /// A device in memory, shared by its test and the engines of all workers.
 pub(super) struct Device {
     pub(super) bytes: Vec<u8>,
-    /// What the next calls are answered: how many are taken, or an errno. All are taken
-    /// when it is empty.
+    /// The answers to the next calls: how many commands are taken, or an errno. All are taken when it is
+    /// empty.
     pub(super) answers: VecDeque<Result<usize, i32>>,
     /// Whether it takes nothing.
     pub(super) refuses: bool,

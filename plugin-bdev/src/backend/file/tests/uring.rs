@@ -89,7 +89,7 @@ fn what_the_kernel_has_no_room_for_is_offered_again() {
     assert_eq!(taken.expect("kept back"), 3);
     let error = more.expect_err("nothing overtakes");
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-    // A worker that slept here for want of a wake-up would be found out.
+    // Without a wake-up the worker would sleep here for ever.
     let ended = results_of(&mut uring, &wake, 3);
     assert_eq!(tags_and_results(&ended), [(0, 1), (1, 1), (2, 1)]);
     assert_eq!(memory, [7; 3]);
@@ -134,7 +134,7 @@ fn what_is_given_up_never_starts_and_the_ring_goes_on() {
     // SAFETY: as above.
     let taken = unsafe { uring.submit(&batch[2..]) };
     assert_eq!(taken.expect("submitted"), 2);
-    // Wakes the worker as before.
+    // The other ring wakes the worker too.
     let ended = results_of(&mut uring, &wake, 2);
     assert_eq!(tags_and_results(&ended), [(2, 1), (3, 1)]);
     // What is under way is not given up.
@@ -149,7 +149,7 @@ fn what_is_given_up_never_starts_and_the_ring_goes_on() {
     assert_eq!(memory, [0, 0, 7, 7]);
 }
 
-/// What the device still wrote after the drop would take the place of what is written then.
+/// If the device still wrote after the drop, it would overwrite what the test writes then.
 #[test]
 fn dropping_waits_for_what_is_under_way_whoever_does_it() {
     const LEN: usize = 16 << 20;
@@ -193,7 +193,7 @@ fn dropping_waits_for_what_is_under_way_whoever_does_it() {
         let uring = taken.recv().expect("handed over");
         drop(uring);
         memory.bytes_mut().fill(9);
-        // Takes longer than what might still be under way.
+        // This takes longer than what might still be under way.
         let mut again = TestBuffer::new(LEN, 0);
         file.read_exact_at(again.bytes_mut(), 0).expect("read");
         assert!(memory.bytes().iter().all(|&byte| byte == 9), "written to");
