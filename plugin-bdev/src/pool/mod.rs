@@ -5,7 +5,7 @@ pub(crate) mod counters;
 pub(crate) mod failure;
 pub(crate) mod memory;
 pub(crate) mod open;
-mod opening;
+mod opening_context;
 mod persistence;
 mod size;
 pub(crate) mod state;

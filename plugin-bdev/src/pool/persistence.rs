@@ -23,7 +23,7 @@ use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
 use chimaera_proto::{Status, shell};
 
 use super::allocator::PendingFree;
-use super::opening::OpeningContext;
+use super::opening_context::OpeningContext;
 use super::size;
 use crate::backend::file::FileDevice;
 use crate::declared;

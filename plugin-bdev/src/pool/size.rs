@@ -8,7 +8,7 @@ use chimaera_bdev_proto::{MEGABYTE, UNIT_BYTES};
 use chimaera_chimod::{Level, ModuleError};
 use chimaera_proto::Status;
 
-use super::opening::OpeningContext;
+use super::opening_context::OpeningContext;
 
 /// The shape that the pool will have.
 ///
