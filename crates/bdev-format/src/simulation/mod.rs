@@ -23,7 +23,7 @@
 //! - A pool whose creation was interrupted may be found damaged instead of absent.
 //! - A device that fails a flush, drops what it failed on, and reports later flushes as successful.
 //! - Forged metadata with right checksums: it may say anything that is valid. It does not make the program panic;
-//!   see [`fuzz`].
+//!   see `fuzz_tests`.
 //!
 //! # When a test fails
 //! It prints the seed: `CHIMAERA_CRASH_SEED=n cargo test -p <package> --lib <test>` runs just
@@ -31,18 +31,18 @@
 //! what was lost. `CHIMAERA_CRASH_POINTS=n` tries more crashes.
 
 #[cfg(test)]
-mod crashes;
+mod crash_tests;
 mod damage;
 #[cfg(test)]
-mod damages;
+mod damage_tests;
 mod disk;
 #[cfg(test)]
-mod fuzz;
+mod fuzz_tests;
 mod history;
 mod model;
 mod system;
 #[cfg(test)]
-mod weaknesses;
+mod weakness_tests;
 mod workload;
 
 pub use disk::{DiskImage, SimulatedDisk};

@@ -9,7 +9,7 @@
 
 use proptest::prelude::*;
 
-use super::damages::some_pool;
+use super::damage_tests::some_pool;
 use super::disk::{DiskImage, SimulatedDisk};
 use super::model::FoundPool;
 use crate::block_map::UNITS;
