@@ -26,8 +26,8 @@ pub struct Inspection {
     pub uuid: [u8; 16],
     /// Version of the format.
     pub format_version: u32,
-    /// Feature bits. A program that does not know one must not open the pool, may only read it, may use it, in
-    /// this order.
+    /// Feature bits. A program that does not know a bit of the first word must not open the pool, of the second may
+    /// only read it, of the third may use it.
     pub features: [u64; 3],
     /// The pool's id.
     pub pool: PoolId,
@@ -91,13 +91,13 @@ impl Inspection {
     }
 }
 
-/// How often metadata that a daemon may be changing is read, at most, before it counts as damaged.
-const MAX_LOOKS_WHILE_IN_USE: usize = 8;
+/// How often metadata that a daemon may be changing is checked, at most, before it counts as damaged.
+const MAX_CHECKS_WHILE_IN_USE: usize = 8;
 
 /// Reads all of a pool's metadata on a file or device, and checks it. Writes nothing. Blocks.
 ///
-/// While a daemon uses the pool, its metadata changes between reads, and they may contradict each other. Only what
-/// several of them find counts as damage then.
+/// While a daemon uses the pool, its metadata changes between reads, and they may contradict each other. So it is
+/// checked several times then, and only damage that each check finds counts.
 ///
 /// # Errors
 /// [`Status::NotFound`] if there is no such file, or no pool in it; [`Status::CorruptedMetadata`] if no
@@ -107,7 +107,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, ModuleError> {
     let file = pool_file(file)?;
     let mut found = examine(path, &file, in_use, false);
     if in_use {
-        for _ in 1..MAX_LOOKS_WHILE_IN_USE {
+        for _ in 1..MAX_CHECKS_WHILE_IN_USE {
             if found.as_ref().is_ok_and(Inspection::is_sound) {
                 break;
             }
@@ -279,7 +279,7 @@ fn report(
 /// Types of the blocks that [`Inspection::blocks`] counts, in its order.
 pub const COUNTED: [BlockType; 4] = BlockType::ALL;
 
-/// The error for people. `place` has the disk, its size and its last bytes, if it is known: there one can see what is
+/// The error that a user sees. `place` has the disk, its size and its last bytes, if they are known: it shows what is
 /// there instead of a pool.
 fn explain(path: &Path, problem: OpenError, place: Option<(&FileDisk, u64, &[u8])>) -> ModuleError {
     match problem {
