@@ -52,7 +52,7 @@ impl Method {
     }
 }
 
-/// Asks for a pool: gives the one that is there, or creates it.
+/// Asks for a pool: gives the existing one, or creates it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetOrCreatePool {
     /// The module, a bare word without suffix, for example `chimaera_bdev`.
@@ -176,7 +176,7 @@ pub enum PoolStep {
     Draining,
     /// Its module flushes it for the last time.
     Flushing,
-    /// Its module lets go of what it stands on.
+    /// Its module closes what the pool lies on.
     Closing,
     /// It is being ended and its tasks have completed, but an order that came before has not ended: a flush, for
     /// example.
@@ -235,7 +235,7 @@ pub struct ModuleInfo {
     pub version: Option<String>,
     /// The file that it was or will be loaded from; `None` if it is linked into the runtime.
     pub library: Option<String>,
-    /// Whether that file is not there any more, or cannot be reached.
+    /// Whether that file was removed, or cannot be reached.
     pub removed: bool,
     /// What the runtime would use if it were started now, if that is something else: a module in use stays the same as
     /// long as the runtime runs.

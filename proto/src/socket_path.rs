@@ -106,7 +106,7 @@ impl SocketPlace {
     /// Looks whether the folder is one in which only this user's daemon can listen.
     ///
     /// # Errors
-    /// It is not, or it is not there.
+    /// It is not, or it does not exist.
     pub fn check(&self) -> Result<(), SocketFolderError> {
         self.trust.check(self.folder(), self.user)
     }
@@ -115,7 +115,7 @@ impl SocketPlace {
     /// named is not made: a name that leads nowhere is more likely a mistake.
     ///
     /// # Errors
-    /// It is not there, cannot be made, or is not one in which only this user's daemon can listen.
+    /// It does not exist, cannot be made, or is not one in which only this user's daemon can listen.
     pub fn prepare(&self) -> Result<(), SocketFolderError> {
         self.trust.prepare(self.folder(), self.user)
     }

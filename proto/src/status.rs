@@ -41,9 +41,9 @@ statuses! {
     UnknownMethod = 3, "the pool's module has no such method";
     /// No pool with this id or name.
     PoolNotFound = 4, "no such pool";
-    /// The query names a container that is not there.
+    /// The query names a container that does not exist.
     ContainerNotFound = 5, "the query names a container that is not there";
-    /// The query names a node that is not there.
+    /// The query names a node that does not exist.
     NodeNotFound = 6, "the query names a node that is not there";
     /// An argument has a value that it cannot have.
     InvalidArgument = 7, "invalid argument";
@@ -53,7 +53,7 @@ statuses! {
     ShuttingDown = 9, "the pool or the runtime is shutting down";
     /// The caller or the daemon lacks a right.
     PermissionDenied = 10, "permission denied";
-    /// A file or device that is not there.
+    /// A file or device that does not exist.
     NotFound = 11, "no such file or device";
     /// It exists already, with other parameters.
     ParameterMismatch = 12, "it exists already with other parameters";

@@ -14,7 +14,7 @@ const THIS_THREAD: Pid = Pid::from_raw(0);
 /// Whether workers can be pinned to these processors. Blocks for a moment.
 ///
 /// # Errors
-/// [`HostError::NoProcessor`] for the first that is not there, or that this process may not use.
+/// [`HostError::NoProcessor`] for the first that does not exist, or that this process may not use.
 pub fn check_processors(processors: &[usize]) -> Result<(), HostError> {
     if processors.is_empty() {
         return Ok(());

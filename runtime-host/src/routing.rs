@@ -23,7 +23,7 @@ impl Placement {
     ///
     /// # Errors
     /// [`Status::ContainerNotFound`] or [`Status::NodeNotFound`] if the query names something
-    /// that is not there; [`Status::InvalidArgument`] for a range of no containers.
+    /// that does not exist; [`Status::InvalidArgument`] for a range of no containers.
     #[inline]
     pub(crate) fn resolve(self, query: PoolQuery) -> Result<ContainerId, Status> {
         const LOCAL: ContainerId = ContainerId(0);

@@ -1,4 +1,4 @@
-//! What one client may take from all others.
+//! Limits on what one client may take from all others.
 
 use std::io::{IoSlice, Write};
 use std::net::{TcpListener, TcpStream};

@@ -1,5 +1,4 @@
-//! A host inside of an application whose subscriber panics, or stands still: that is the application's affair,
-//! and no pool's, no task's and no client's.
+//! A host embedded in an application whose subscriber panics or blocks: no pool, task or client is affected.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};

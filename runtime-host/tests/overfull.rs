@@ -59,7 +59,7 @@ fn a_lane_takes_as_many_tasks_as_it_has_entries_and_one_more_ends_the_session() 
     until("all tasks are taken", || kept() == LANE_DEPTH);
     assert_eq!(status(&other.call(&ping())), None);
     greedy.publish(&ping());
-    // The session is ended, though what it has in flight is not.
+    // The session ends, though its tasks in flight have not completed.
     let deadline = Instant::now() + PATIENCE;
     let mut session_count = 2;
     while session_count != 1 && Instant::now() < deadline {

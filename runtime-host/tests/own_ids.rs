@@ -1,4 +1,4 @@
-//! Pools that have an id by what they stand on, as a pool on a device has.
+//! Pools for which an id is recorded, as for a pool on a device.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -11,8 +11,8 @@ use chimaera_proto::{Descriptor, PoolId, Status};
 use chimaera_runtime::{Config, Host};
 use chimaera_testing::raw_client::{RawClient, ping, status};
 
-/// A container that was told its id by its parameters; that has none if they are empty; and that
-/// panics when it is asked if they are neither.
+/// A container whose parameters are its recorded id: it has none if they are empty, and panics when it is asked if they
+/// are anything else.
 struct Recorded {
     name: String,
     params: String,
@@ -28,15 +28,14 @@ struct Told {
     creator: Creator,
 }
 
-/// What the containers that are there were told, by their pools' names. Each test has names of its
-/// own.
+/// What the existing containers were told, by the names of their pools. Each test has names of its own.
 static TOLD: Mutex<Option<HashMap<String, Told>>> = Mutex::new(None);
 
 fn all_told() -> MutexGuard<'static, Option<HashMap<String, Told>>> {
     TOLD.lock().expect("not poisoned")
 }
 
-/// Who asked for a pool that was there, by its name.
+/// Who asked for an existing pool, by its name.
 static TOLD_AGAIN: Mutex<Vec<(String, Creator)>> = Mutex::new(Vec::new());
 
 fn told(name: &str) -> Option<Told> {

@@ -1,5 +1,5 @@
-//! A module that is linked into the program and panics: one line of the log says which, where and in which pool, be
-//! it that the program's hook tells of it, or that it does not.
+//! A module that is linked into the program and panics: one line of the log says which module, where and in which pool,
+//! whether or not the program's hook logs it.
 
 use chimaera_chimod::{
     Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
@@ -26,7 +26,7 @@ impl Container for Panicking {
     }
 }
 
-/// Has a pool's module panic, and gives what the log has to say of it.
+/// Has a pool's module panic, and returns what the log says about it.
 fn panic_once(client: &mut RawClient, minor: u32) -> Vec<String> {
     let pool = PoolId::new(8000, minor);
     let name = format!("pool {minor}");
@@ -66,7 +66,7 @@ fn a_linked_module_panics_in_one_line_with_module_and_pool_whoever_tells_of_it()
     assert!(line.starts_with(beginning), "{line}");
     assert!(line.contains(" on thread chimaera-"), "{line}");
     assert!(line.ends_with(": as asked"), "{line}");
-    // Each panic is told anew.
+    // Each panic is logged.
     assert_eq!(panic_once(&mut client, 3).len(), 1);
     let _ = std::panic::take_hook();
     host.end().expect("nothing to flush");

@@ -252,7 +252,7 @@ fn a_request_that_is_repeated_is_answered_as_before_and_carried_out_once() {
     for _ in 0..5 {
         let (reply, bell) = ask(&client.socket, &ControlRequest::OpenLane { lane: 3 }, None);
         assert_eq!(reply, ControlReply::LaneOpened);
-        // Both are one bell.
+        // Both answers have the same bell.
         let bell = Doorbell::from_host(bell.expect("a doorbell")).expect("a doorbell");
         client.bell.ring();
         let mut bells = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];

@@ -1,5 +1,5 @@
-//! A process that closes a sandbox around itself after its host began. Alone in its process, whose
-//! threads all are in the sandbox then.
+//! A process that enters a sandbox after its host has started. The test is alone in its process, all of whose threads
+//! are in the sandbox then.
 
 use std::thread;
 use std::time::Duration;

@@ -113,7 +113,7 @@ pub struct CreateContext<'a> {
     pub worker_count: usize,
 }
 
-/// Another creation request for a pool that is there.
+/// Another creation request for an existing pool.
 #[derive(Clone, Copy, Debug)]
 pub struct CreateAgain<'a> {
     /// Who asks now, not necessarily the one who asked before.

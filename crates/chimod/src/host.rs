@@ -17,7 +17,7 @@ use crate::abi::{
 };
 use crate::container::{CreateAgain, Creator};
 
-/// What a module is told of the pool that it makes a container for.
+/// The pool that a module makes a container for.
 #[derive(Clone, Copy, Debug)]
 pub struct NewPool<'a> {
     /// The pool's id.
@@ -231,7 +231,7 @@ impl ContainerHandle {
     /// # Safety
     /// The current thread is the worker with this index and inside no other call of a
     /// container; the task is handed over only once, and stays where it is, unchanged, until it
-    /// completes; so long its buffer stays mapped; and the handle outlives the task.
+    /// completes; its buffer stays mapped until then; and the handle outlives the task.
     #[inline]
     #[must_use]
     pub unsafe fn submit(&self, worker: u32, task: NonNull<RawTask>) -> Activity {
@@ -250,7 +250,7 @@ impl ContainerHandle {
     #[inline]
     pub fn prefetch(&self, method: u16, arguments: &[u64; ARGUMENT_COUNT]) {
         if let Some(prefetch) = self.module.table.prefetch {
-            // SAFETY: the container is there as long as the handle.
+            // SAFETY: the container lives as long as the handle.
             unsafe { prefetch(self.container.as_ptr(), method, arguments) };
         }
     }

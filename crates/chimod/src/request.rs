@@ -33,7 +33,7 @@ impl Request {
     ///
     /// # Safety
     /// `task` comes from the host behind `host`, is taken over only once, and stays where it is,
-    /// unchanged, until it completes; so long its buffer is null or mapped, for reading and
+    /// unchanged, until it completes; until then its buffer is null or mapped, for reading and
     /// writing.
     pub unsafe fn from_raw(task: NonNull<RawTask>, host: Host) -> Self {
         Self {
@@ -143,7 +143,7 @@ impl Request {
     /// Must be called once, at the end of the request's life.
     #[inline]
     fn send(&mut self, status_word: u32, values: &[u64]) {
-        // SAFETY: the table is there as long as the request. The token is the task's own and used once:
+        // SAFETY: the table outlives the request. The token is the task's own and used once:
         // `finish` takes the request and keeps it from being dropped, `drop` runs at most once.
         unsafe {
             let host = &*self.table;

@@ -54,7 +54,7 @@ impl Home {
             Some(page) => (page.cast::<AtomicU64>(), true),
             None => (NonNull::from(Box::leak(Box::default())), false),
         };
-        // SAFETY: an aligned word of zeros that is there until the page is dropped.
+        // SAFETY: an aligned word of zeros that is valid until the page is dropped.
         unsafe { word.as_ref() }.store(number, Ordering::Relaxed);
         let give_back = || {
             // SAFETY: the word was made as this says, and nobody has it any more.

@@ -16,7 +16,7 @@ pub struct Mapping {
     registration: Registration,
 }
 
-// SAFETY: this is an address and a length; what may be done with the bytes is their user's affair.
+// SAFETY: this is an address and a length; whoever uses the bytes vouches for that.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}

@@ -17,7 +17,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
 ///
 /// # Errors
 /// [`io::ErrorKind::NotFound`] if the process has ended already and the system has no such file any more; else what the
-/// system refuses, most likely for want of descriptors.
+/// system refuses, most likely for lack of descriptors.
 pub fn watch(socket: impl AsFd, process_id: i32) -> io::Result<Option<OwnedFd>> {
     if process_id.cast_unsigned() == std::process::id() {
         return Ok(None);

@@ -1,6 +1,6 @@
 //! What a process, its user or the system has run out of for the moment.
 //!
-//! Such a shortage is nobody's fault and passes. So it is told apart from all other failures, in this one place: it
+//! Such a shortage is nobody's fault and passes. So it is distinguished from all other failures, in this one place: it
 //! ends no connection, its message says what is lacking and which limit to raise, and a later attempt may succeed.
 //!
 //! This is about calls that make something: files, mappings, watches, threads, messages with files. A write that finds

@@ -26,7 +26,7 @@ pub(crate) struct LoadedLibrary {
 }
 
 /// Every library that any host of this process has loaded. None is unloaded: see `library`. A library that turned out
-/// to be unusable is here as well, so that it is not loaded again when it is asked for again.
+/// to be unusable is here as well, so that another request does not load it again.
 static LOADED: PerProcess<Mutex<Vec<Arc<LoadedLibrary>>>> = PerProcess::new(Mutex::default);
 
 /// Why a library was not loaded.
