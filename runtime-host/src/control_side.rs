@@ -33,7 +33,7 @@ pub(crate) struct ControlSide {
     pub(crate) unflushed: OnceLock<ModuleError>,
     pub(crate) started: Instant,
     /// Each user's share of the log for pools that were not made.
-    pub(crate) refusals_told: Mutex<log::Shares>,
+    pub(crate) refusal_shares: Mutex<log::Shares>,
     /// The table points to the router, so it is dropped first.
     pub(crate) table: Arc<HostVTable>,
     pub(crate) router: Arc<Router>,

@@ -86,7 +86,7 @@ impl Host {
             events: Arc::clone(&events),
             unflushed: OnceLock::new(),
             started: Instant::now(),
-            refusals_told: Mutex::new(log::Shares::per("user")),
+            refusal_shares: Mutex::new(log::Shares::per("user")),
             table: Arc::new(router.table()),
             router: Arc::clone(&router),
             parks_with_barrier: barrier::is_available(),

@@ -40,7 +40,7 @@ struct JobQueueState {
     /// No more jobs are coming.
     ended: bool,
     /// The log says already that the system gives no further thread. It says so again after one was given.
-    told: bool,
+    has_logged_lack: bool,
 }
 
 impl Jobs {
@@ -80,11 +80,11 @@ impl Jobs {
         let spawned = thread::spawn(self.name, move || work(&own, Some(LINGER)));
         let mut state = self.shared.state.lock();
         let Err(refused) = spawned else {
-            state.told = false;
+            state.has_logged_lack = false;
             return;
         };
         state.threads -= 1;
-        let is_news = !std::mem::replace(&mut state.told, true);
+        let is_news = !std::mem::replace(&mut state.has_logged_lack, true);
         drop(state);
         self.shared.job_came.notify_one();
         if is_news {

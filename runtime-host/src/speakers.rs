@@ -30,7 +30,7 @@ use crate::log::{self, Level, Source};
 const POOL_BITS: u32 = 48;
 
 /// Set in what a thread remembers when the panic that unwinds the call has been logged.
-const TOLD: u64 = 1 << 63;
+const LOGGED: u64 = 1 << 63;
 
 /// Stands for the host itself.
 const NOBODY: u64 = 0;
@@ -55,7 +55,7 @@ pub(crate) fn leave() {
 static SPEAKERS: PerProcess<Mutex<Speakers>> = PerProcess::new(Mutex::default);
 
 /// Each speaker's share of the log for panics: a panic may come with each call.
-static PANICS_TOLD: PerProcess<Mutex<log::Shares>> =
+static PANIC_SHARES: PerProcess<Mutex<log::Shares>> =
     PerProcess::new(|| Mutex::new(log::Shares::per("pool or module")));
 
 #[derive(Default)]
@@ -124,7 +124,7 @@ struct Said<T> {
 impl<T: fmt::Display> fmt::Display for Said<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pool_bits = (1 << POOL_BITS) - 1;
-        let module = (self.speaker & !TOLD) >> POOL_BITS;
+        let module = (self.speaker & !LOGGED) >> POOL_BITS;
         let (module, pool) = {
             let speakers = SPEAKERS.get().lock();
             let module = speakers.modules.get(module as usize).cloned();
@@ -179,27 +179,27 @@ pub(crate) unsafe extern "C" fn panic_from_container(
         [place, thread, text].map(|text| Utf8Lossy(unsafe { text.as_slice() }));
     if place.0.is_empty() {
         let call = CALL.get();
-        if call & TOLD != 0 {
-            CALL.set(call & !TOLD);
+        if call & LOGGED != 0 {
+            CALL.set(call & !LOGGED);
             return;
         }
-        say_of_panic(speaker, format_args!("panicked: {text}"));
+        log_panic_line(speaker, format_args!("panicked: {text}"));
         return;
     }
-    let speaker = tell().unwrap_or(module_of(speaker));
+    let speaker = mark_logged().unwrap_or(module_of(speaker));
     let thread: &dyn fmt::Display = match thread.0.is_empty() {
         true => &thread_name(),
         false => &thread,
     };
-    say_of_panic(
+    log_panic_line(
         speaker,
         format_args!("panicked at {place} on thread {thread}: {text}"),
     );
 }
 
 /// Logs a panic, within the speaker's share of the log.
-fn say_of_panic(speaker: u64, text: fmt::Arguments<'_>) {
-    let skipped = PANICS_TOLD.get().lock().admit(speaker, Instant::now());
+fn log_panic_line(speaker: u64, text: fmt::Arguments<'_>) {
+    let skipped = PANIC_SHARES.get().lock().admit(speaker, Instant::now());
     if let Some(skipped) = skipped {
         let text = format_args!("{text}{skipped}");
         log::say(Level::Error, Source::Module, Said { speaker, text });
@@ -217,9 +217,9 @@ pub fn log_panic(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(ToString::to_string);
     let place = place.unwrap_or_else(|| "an unknown place".to_owned());
     let text = panic.payload_as_str().unwrap_or("no message");
-    match tell() {
+    match mark_logged() {
         Some(speaker) => {
-            say_of_panic(
+            log_panic_line(
                 speaker,
                 format_args!("panicked at {place} on thread {thread}: {text}"),
             );
@@ -234,11 +234,11 @@ fn thread_name() -> String {
 }
 
 /// The speaker in whose call this thread is, if it is in one. The call's panic counts as logged from now on.
-fn tell() -> Option<u64> {
+fn mark_logged() -> Option<u64> {
     let call = CALL.get();
     (call != NOBODY).then(|| {
-        CALL.set(call | TOLD);
-        call & !TOLD
+        CALL.set(call | LOGGED);
+        call & !LOGGED
     })
 }
 
@@ -293,11 +293,11 @@ mod tests {
     #[test]
     fn a_panic_is_told_once_in_the_name_of_the_call_that_it_ends() {
         let speaker = Speaker::new("told", "a pool");
-        assert_eq!(tell(), None, "no call");
+        assert_eq!(mark_logged(), None, "no call");
         speaker.during(|| {
-            assert_eq!(tell(), Some(speaker.number()));
+            assert_eq!(mark_logged(), Some(speaker.number()));
             assert_ne!(
-                CALL.get() & TOLD,
+                CALL.get() & LOGGED,
                 0,
                 "whoever catches it has nothing to tell"
             );

@@ -147,7 +147,7 @@ impl ControlSide {
             PoolLookup::Reserved(reservation) => self
                 .create_pool(reservation, asked, client)
                 .map_err(|error| with_whose_panic(error, &asked.name, &asked.module))
-                .inspect_err(|error| self.tell_of_refusal(asked, client, error)),
+                .inspect_err(|error| self.log_refusal(asked, client, error)),
         }
     }
 
@@ -197,9 +197,9 @@ impl ControlSide {
     }
 
     /// Logs why a pool is not made, within the share of the log that the client's user has for that.
-    fn tell_of_refusal(&self, asked: &GetOrCreatePool, client: Peer, error: &ModuleError) {
-        let mut told = self.refusals_told.lock();
-        if let Some(skipped) = told.admit(client.user_id.into(), Instant::now()) {
+    fn log_refusal(&self, asked: &GetOrCreatePool, client: Peer, error: &ModuleError) {
+        let mut shares = self.refusal_shares.lock();
+        if let Some(skipped) = shares.admit(client.user_id.into(), Instant::now()) {
             log::warning(format_args!(
                 "pool not created: {}, module {}, for {client}: {error}{skipped}",
                 asked.name, asked.module

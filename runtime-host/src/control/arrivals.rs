@@ -69,7 +69,7 @@ impl Control {
 
     pub(super) fn add_connection(&mut self, socket: Private<OwnedFd>) {
         if self.stopping {
-            self.tell_of_the_end(&socket);
+            self.send_stopping(&socket);
             self.ended.push(Arc::new(socket));
             return;
         }
@@ -148,8 +148,8 @@ impl Control {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Unserved::ProcessEnded),
             Err(error) if Shortage::of(&error).is_some() => Err(Unserved::Shortage(error)),
             Err(error) => {
-                if !self.told_of_unwatched {
-                    self.told_of_unwatched = true;
+                if !self.has_logged_unwatched {
+                    self.has_logged_unwatched = true;
                     log::warning(format_args!(
                         "cannot watch the processes of clients: {error}; the session of one that \
                          dies may last as long as a child that it left behind"

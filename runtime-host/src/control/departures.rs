@@ -21,10 +21,10 @@ impl Control {
             return;
         }
         if let Some(mut listener) = self.listener.take() {
-            listener.leave_word(self.shared.unflushed.get());
-            listener.close_entry();
+            listener.write_last_word(self.shared.unflushed.get());
+            listener.stop_connections();
             while let Ok(Some(socket)) = listener.accept() {
-                self.tell_of_the_end(&socket);
+                self.send_stopping(&socket);
                 self.ended.push(Arc::new(socket));
             }
         }
@@ -32,20 +32,20 @@ impl Control {
             if let Some(connection) = self.connections.get(&id)
                 && matches!(connection.state, ConnectionState::Greeting)
             {
-                self.tell_of_the_end(&connection.socket);
+                self.send_stopping(&connection.socket);
             }
             self.end(id, "the runtime stops");
         }
     }
 
-    pub(super) fn tell_of_the_end(&self, socket: &OwnedFd) {
+    pub(super) fn send_stopping(&self, socket: &OwnedFd) {
         // A client that cannot be told still learns that the connection is closed.
         let _ = send(socket, NO_REQUEST, &Refusal::stopping().into_reply(), None);
     }
 
     /// Logs that a client broke the protocol, by mistake or on purpose. A client may do so as often as it likes, so
     /// each user has a share of the log.
-    pub(super) fn tell_of_fault(&mut self, id: u64, reason: &str) {
+    pub(super) fn log_fault(&mut self, id: u64, reason: &str) {
         let Some(Connection {
             state: ConnectionState::Open(client),
             peer,
@@ -54,7 +54,7 @@ impl Control {
         else {
             return;
         };
-        if let Some(skipped) = self.faults_told.admit(peer.user_id.into(), Instant::now()) {
+        if let Some(skipped) = self.fault_shares.admit(peer.user_id.into(), Instant::now()) {
             let session = &client.session;
             log::warning(format_args!(
                 "{session} is ended, as it broke the protocol: {reason}{skipped}"

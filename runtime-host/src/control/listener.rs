@@ -70,7 +70,7 @@ impl Listener {
                 .create(folder)
                 .map_err(failed)?;
         }
-        let lock = patiently(|| take_place(path), HostError::may_pass)?;
+        let lock = patiently(|| take_socket(path), HostError::may_pass)?;
         let bound = Private::with_file(|| open(path), |bound| bound.socket.as_raw_fd());
         let bound = bound.map_err(failed)?;
         Ok(Self {
@@ -81,15 +81,15 @@ impl Listener {
     }
 
     /// Lets no client connect any more. Clients that have connected wait to be accepted.
-    pub(crate) fn close_entry(&self) {
+    pub(crate) fn stop_connections(&self) {
         // It fails for nothing that a listening socket is.
         let _ = shutdown(self.bound.socket.as_raw_fd(), Shutdown::Read);
     }
 
     /// Writes how the host's pools have ended into the lock file, for processes that wait for the host's end and get no
     /// answer.
-    pub(crate) fn leave_word(&mut self, unflushed: Option<&ModuleError>) {
-        self.lock.leave_word(unflushed);
+    pub(crate) fn write_last_word(&mut self, unflushed: Option<&ModuleError>) {
+        self.lock.write_last_word(unflushed);
     }
 
     /// Takes a waiting connection, if there is one.
@@ -192,9 +192,9 @@ fn connect_to(path: &Path) -> io::Result<Option<(OwnedFd, i32)>> {
 }
 
 /// Takes the lock of a socket, and frees its path.
-fn take_place(path: &Path) -> Result<SocketLock, HostError> {
+fn take_socket(path: &Path) -> Result<SocketLock, HostError> {
     let lock = SocketLock::take(path).map_err(|error| lock_refused(path, error))?;
-    make_way(path)?;
+    remove_stale_socket(path)?;
     Ok(lock)
 }
 
@@ -260,7 +260,7 @@ pub fn served_by(socket: &Path, process: i32) -> HostError {
 }
 
 /// Removes the socket that a dead daemon left behind. To be called with the lock.
-fn make_way(path: &Path) -> Result<(), HostError> {
+fn remove_stale_socket(path: &Path) -> Result<(), HostError> {
     let failed = |error: io::Error| HostError::Listen {
         path: path.to_owned(),
         error,
@@ -338,7 +338,7 @@ mod tests {
         };
         let (first, file) = bound();
         // What another daemon does that found no lock and nobody who answers.
-        make_way(&path).expect("it is taken for what a crash left");
+        remove_stale_socket(&path).expect("it is taken for what a crash left");
         let (second, other) = bound();
         let error = listen_at(first, &path, file).expect_err("it is another's place");
         assert!(error.to_string().contains("another runtime"), "{error}");

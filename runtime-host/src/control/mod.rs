@@ -64,8 +64,8 @@ pub(crate) struct Control {
     /// Connections that have ended, and are to be closed.
     ended: Vec<Arc<Private<OwnedFd>>>,
     /// Whether the log says already that processes cannot be watched.
-    told_of_unwatched: bool,
-    faults_told: log::Shares,
+    has_logged_unwatched: bool,
+    fault_shares: log::Shares,
     stopping: bool,
 }
 
@@ -126,8 +126,8 @@ impl Control {
             load,
             mapped: Mapped::default(),
             ended: Vec::new(),
-            told_of_unwatched: false,
-            faults_told: log::Shares::per("user"),
+            has_logged_unwatched: false,
+            fault_shares: log::Shares::per("user"),
             stopping: false,
         };
         control.resume_accepting()?;
@@ -174,7 +174,7 @@ impl Control {
             match event {
                 ControlEvent::Connect { socket } => self.add_connection(socket),
                 ControlEvent::SessionFault { session, reason } => {
-                    self.tell_of_fault(session, &reason);
+                    self.log_fault(session, &reason);
                     self.end(session, &reason);
                 }
                 ControlEvent::SessionReleased { session } => self.release(session),

@@ -65,7 +65,7 @@ impl Refusal {
     }
 
     /// The client wants more than the host gives one client, or all together.
-    pub(crate) fn no_place(reason: String) -> Self {
+    pub(crate) fn no_room(reason: String) -> Self {
         Self::new(Status::OutOfMemory, reason)
     }
 

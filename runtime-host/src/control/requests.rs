@@ -149,9 +149,7 @@ fn open_session(
     mapped: &mut Mapped,
 ) -> Result<Session, Refusal> {
     let segment = receive_segment(files, "a hello without a segment", peer)?;
-    mapped
-        .take(segment.len(), None)
-        .map_err(Refusal::no_place)?;
+    mapped.take(segment.len(), None).map_err(Refusal::no_room)?;
     Ok(Session::new(id, client_name, peer, segment))
 }
 
@@ -170,7 +168,7 @@ fn add_segment(
     let len_bytes = segment.len();
     mapped
         .take(len_bytes, Some(session))
-        .map_err(Refusal::no_place)?;
+        .map_err(Refusal::no_room)?;
     session.add_segment(index, segment).map_err(|reason| {
         mapped.give_back([len_bytes]);
         Refusal::new(Status::InvalidArgument, reason)

@@ -25,7 +25,7 @@ pub(crate) struct Reserve {
     file: Option<Doorbell>,
     shortage: Option<Lasting>,
     /// When a refusal that is no shortage was last logged.
-    told_of_refusal: Option<Instant>,
+    last_logged_refusal: Option<Instant>,
 }
 
 /// A time in which something was lacking.
@@ -59,7 +59,7 @@ impl Reserve {
         Ok(Self {
             file: Some(Doorbell::new()?),
             shortage: None,
-            told_of_refusal: None,
+            last_logged_refusal: None,
         })
     }
 
@@ -86,10 +86,10 @@ impl Reserve {
             None => {
                 let now = Instant::now();
                 if self
-                    .told_of_refusal
+                    .last_logged_refusal
                     .is_none_or(|last| now - last >= REFUSAL_INTERVAL)
                 {
-                    self.told_of_refusal = Some(now);
+                    self.last_logged_refusal = Some(now);
                     log::warning(format_args!("{what}, as the system refuses: {error}"));
                 }
             }

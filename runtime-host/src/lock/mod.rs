@@ -77,7 +77,7 @@ impl SocketLock {
 
     /// Writes the last word: how the pools have ended. Without it a process that waits for the daemon's end says that
     /// this is not known, so writing need not succeed either.
-    pub(crate) fn leave_word(&mut self, unflushed: Option<&ModuleError>) {
+    pub(crate) fn write_last_word(&mut self, unflushed: Option<&ModuleError>) {
         let word = match unflushed {
             None => FINISHED.to_owned(),
             Some(error) => format!("{UNFLUSHED}{error}").replace(['\n', '\r'], " "),
@@ -250,11 +250,11 @@ mod tests {
 
     #[test]
     fn the_lock_tells_how_its_daemon_ended_as_far_as_that_is_known() {
-        let finished = told(|mut lock| lock.leave_word(None));
+        let finished = told(|mut lock| lock.write_last_word(None));
         assert_eq!(finished, DaemonEnd::Finished);
         let failed = |text: &str| {
             let error = ModuleError::new(Status::IoError, text);
-            told(|mut lock| lock.leave_word(Some(&error)))
+            told(|mut lock| lock.write_last_word(Some(&error)))
         };
         let line = DaemonEnd::Unflushed("pool a (1.2): no\u{20ac} more".to_owned());
         assert_eq!(failed("pool a (1.2): no\u{20ac}\nmore"), line);
@@ -299,7 +299,7 @@ mod tests {
         let socket = folder.path().join("socket");
         let mut lock = SocketLock::take(&socket).expect("nobody has it");
         let file = LockFile::open(&socket, OFlag::O_PATH).expect("it is there");
-        lock.leave_word(None);
+        lock.write_last_word(None);
         assert_eq!(file.end(), DaemonEnd::CutShort);
         drop(lock);
         assert_eq!(file.end(), DaemonEnd::Unknown);
@@ -310,7 +310,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("socket");
         let mut lock = SocketLock::take(&socket).expect("nobody has it");
-        lock.leave_word(None);
+        lock.write_last_word(None);
         // As left by a daemon that is killed at that very moment.
         let copy = folder.path().join("copy");
         std::fs::hard_link(lock_path(&socket), &copy).expect("a link");

@@ -22,7 +22,7 @@ const LEVELS: [Level; 4] = [Level::Error, Level::Warning, Level::Info, Level::De
 pub(super) struct LineQueue {
     /// By level; each line with its number in the order of all.
     lines: [VecDeque<(u64, Line)>; LEVELS.len()],
-    next_place: u64,
+    next_number: u64,
     count: usize,
     bytes: usize,
     /// By level: lines that were lost since the log last said so.
@@ -34,7 +34,7 @@ impl LineQueue {
     pub(super) const fn new() -> Self {
         Self {
             lines: [const { VecDeque::new() }; LEVELS.len()],
-            next_place: 0,
+            next_number: 0,
             count: 0,
             bytes: 0,
             lost: [0; LEVELS.len()],
@@ -54,8 +54,8 @@ impl LineQueue {
         }
         self.count += 1;
         self.bytes += line.size();
-        self.lines[level].push_back((self.next_place, line));
-        self.next_place += 1;
+        self.lines[level].push_back((self.next_number, line));
+        self.next_number += 1;
     }
 
     /// The next line to be written. If lines were lost, it is one that says so.
@@ -67,7 +67,7 @@ impl LineQueue {
             .lines
             .iter_mut()
             .filter(|lines| !lines.is_empty())
-            .min_by_key(|lines| lines.front().map(|(place, _)| *place))?;
+            .min_by_key(|lines| lines.front().map(|(number, _)| *number))?;
         let (_, line) = first.pop_front()?;
         self.count -= 1;
         self.bytes -= line.size();

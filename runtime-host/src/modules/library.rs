@@ -119,7 +119,7 @@ fn examine(bytes: &[u8], name: &str) -> Result<(), String> {
         format!("is not a complete library of this kind of machine: {error}: build it again, or copy it again")
     })?;
     check_machine(&file)?;
-    check_extents(&file, bytes.len() as u64)?;
+    check_ranges(&file, bytes.len() as u64)?;
     let wanted = format!("{SYMBOL_PREFIX}{name}");
     let exported = |symbol: &object::read::elf::ElfSymbol64<'_, '_>| symbol.is_definition();
     let symbol = file
@@ -169,7 +169,7 @@ fn check_machine(file: &ElfFile64<'_>) -> Result<(), String> {
 
 /// Checks that the ELF segments and sections lie within the file: touching a segment beyond its end would kill the
 /// process.
-fn check_extents(file: &ElfFile64<'_>, len: u64) -> Result<(), String> {
+fn check_ranges(file: &ElfFile64<'_>, len: u64) -> Result<(), String> {
     let endian = file.endian();
     let header = file.elf_header();
     let data = file.data();

@@ -46,7 +46,7 @@ struct UsedModule {
     /// Its file, if it is not linked in.
     library: Option<LibraryFile>,
     /// What a host that is started now would use in its place, as last logged.
-    told: Mutex<Option<(ModuleLocation, Option<FileStamp>)>>,
+    logged: Mutex<Option<(ModuleLocation, Option<FileStamp>)>>,
 }
 
 /// Where a module is found.
@@ -130,7 +130,7 @@ impl Modules {
         check_module_name(name)
             .map_err(|error| ModuleError::new(Status::InvalidArgument, error.to_string()))?;
         if let Some(used) = self.in_use(name) {
-            self.tell_of_replacement(name, &used);
+            self.log_replacement(name, &used);
             return Ok(used.module.clone());
         }
         // Two requests for one module load it once. A request for a linked module does not wait for a library.
@@ -182,7 +182,7 @@ impl Modules {
         Ok(UsedModule {
             module,
             library,
-            told: Mutex::default(),
+            logged: Mutex::default(),
         })
     }
 
@@ -207,7 +207,7 @@ impl Modules {
     }
 
     /// Logs of each replacement, once, that it is not in use.
-    fn tell_of_replacement(&self, name: &str, used: &UsedModule) {
+    fn log_replacement(&self, name: &str, used: &UsedModule) {
         let replacement = self.replacement(name, used).map(|location| {
             let stamp = match &location {
                 ModuleLocation::Library(path) => FileStamp::at(path),
@@ -215,8 +215,8 @@ impl Modules {
             };
             (location, stamp)
         });
-        let mut told = used.told.lock();
-        if *told == replacement {
+        let mut logged = used.logged.lock();
+        if *logged == replacement {
             return;
         }
         if let Some((location, _)) = &replacement {
@@ -242,7 +242,7 @@ impl Modules {
                 "module {name}: its pools go on being made by what was loaded, {from}{removed}: {what}"
             ));
         }
-        *told = replacement;
+        *logged = replacement;
     }
 
     fn not_found(&self, name: &str) -> ModuleError {

@@ -37,7 +37,7 @@ impl Worker {
         if worked || woken || !self.active.is_empty() {
             return;
         }
-        let is_quiet = self.sharing.is_in_a_hurry()
+        let is_quiet = self.sharing.parks_at_once()
             || self.now - self.last_work >= self.polling.duration_in_flight();
         if self.polled.is_empty() || (is_quiet && self.is_woken_by_containers()) {
             let until = self.end_of_first_pause();
@@ -92,7 +92,7 @@ impl Worker {
     /// of them; if it is not due yet, they are polled until it is.
     fn park_quiet_lanes(&mut self) {
         let (now, polling, lanes) = (self.now, self.polling, &mut self.lanes);
-        let hurries = self.sharing.is_in_a_hurry();
+        let at_once = self.sharing.parks_at_once();
         let may_park = !self.parks_with_barrier || self.barriers.are_due(now);
         let sleeper = &self.sleeper;
         let mut any = false;
@@ -104,7 +104,7 @@ impl Worker {
             }
             served.had_task = false;
             served.was_busy = is_busy;
-            let may_park = may_park && (hurries || served.is_quiet(now, polling));
+            let may_park = may_park && (at_once || served.is_quiet(now, polling));
             if may_park && served.is_heard(index, sleeper, now) {
                 served.lane.begin_park();
                 any = true;
@@ -117,7 +117,7 @@ impl Worker {
         if self.parks_with_barrier {
             let begin = Instant::now();
             if !barrier::barrier() {
-                self.parks_not_at_all();
+                self.cancel_parking();
                 return;
             }
             self.barriers.note(begin, Instant::now());
@@ -125,7 +125,7 @@ impl Worker {
         let parked = &mut self.parked;
         self.active.retain(|&index| {
             let served = served_lane(lanes, index);
-            let is_quiet = hurries || served.is_quiet(now, polling);
+            let is_quiet = at_once || served.is_quiet(now, polling);
             if served.is_watched && is_quiet && served.lane.finish_park(served.next) {
                 served.state = LaneState::Parked;
                 *parked += 1;
@@ -137,7 +137,7 @@ impl Worker {
     /// Goes on polling quiet lanes: their clients rely on a barrier that the system refuses, so the worker might miss
     /// what they publish from now on, and not be rung either.
     #[cold]
-    fn parks_not_at_all(&mut self) {
+    fn cancel_parking(&mut self) {
         for &index in &self.active {
             served_lane(&mut self.lanes, index).lane.unpark();
         }

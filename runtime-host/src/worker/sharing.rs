@@ -34,7 +34,7 @@ pub(super) struct Sharing {
     is_on: bool,
     /// Whether a client beside the worker was answered since [`Sharing::hold`] last looked.
     has_answered: bool,
-    is_in_a_hurry: bool,
+    parks_at_once: bool,
     yields: Yields,
     /// Begin and end of the last yield, until it is known whether it brought work.
     given: Option<(Instant, Instant)>,
@@ -60,7 +60,7 @@ impl Sharing {
             processor: processor::UNKNOWN,
             is_on: false,
             has_answered: false,
-            is_in_a_hurry: false,
+            parks_at_once: false,
             yields: Yields::new(now),
             given: None,
             idle_since: None,
@@ -89,8 +89,8 @@ impl Sharing {
     }
 
     /// Whether lanes are to be parked at once.
-    pub(super) fn is_in_a_hurry(&self) -> bool {
-        self.is_in_a_hurry
+    pub(super) fn parks_at_once(&self) -> bool {
+        self.parks_at_once
     }
 
     /// Whether clients beside the worker are left for later.
@@ -183,9 +183,9 @@ impl Worker {
                 self.note_processor();
             }
             Next::Sleep => {
-                self.sharing.is_in_a_hurry = true;
+                self.sharing.parks_at_once = true;
                 self.tick();
-                self.sharing.is_in_a_hurry = false;
+                self.sharing.parks_at_once = false;
                 if !self.active.is_empty() {
                     // No barrier is due yet. No client can submit anything before the worker has yielded.
                     processor::give_up();
