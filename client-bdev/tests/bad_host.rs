@@ -1,4 +1,4 @@
-//! A host whose answers cannot be: none of them is believed.
+//! A host that gives impossible answers: the client believes none of them.
 
 use chimaera_bdev_client::{
     Block, BlockType, Client, OwnedBlock, OwnerTag, PageCursor, PoolId, PoolQuery, Status,

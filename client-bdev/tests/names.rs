@@ -1,4 +1,4 @@
-//! Whoever depends on this crate alone can name every type that its public signatures do.
+//! A program that depends on this crate alone can name every type in its public signatures.
 
 use chimaera_bdev_client::{
     AdminClient, Buffer, Call, ChangingPool, Client, CreateOptions, CreateParams, Error, Failure,

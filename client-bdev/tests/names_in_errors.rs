@@ -1,4 +1,4 @@
-//! What a call was about is found by the same name everywhere, and stands in its error, with what to do.
+//! An error names the pool that the call was about, as every operation names it, and says what to do.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ fn assert_says<T>(result: Result<T, Error>, status: Status, words: &[&str]) -> S
     text
 }
 
-/// The way to a file from the working folder.
+/// The path of a file relative to the working folder.
 fn relative(path: &Path) -> String {
     let here = std::env::current_dir().expect("a working folder");
     let up = "../".repeat(here.components().count() - 1);

@@ -1,4 +1,4 @@
-//! Which id a pool gets that is created again, and what blocks of the old one are then.
+//! Which id a pool gets when it is created again, and what becomes of blocks of its predecessor.
 
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, Status};
 

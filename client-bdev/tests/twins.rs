@@ -1,4 +1,4 @@
-//! Calls that do not block do what their blocking twins do, and give back what went along.
+//! Calls that do not block do what their blocking twins do, and give buffers back.
 
 use chimaera_bdev_client::{
     Block, BlockType, Client, CreateOptions, PageCursor, PoolId, PoolQuery, Runtime, Status, Task,
@@ -146,7 +146,7 @@ fn bytes_that_lie_anywhere_are_written_and_read() {
     block_on(async {
         let mut bytes = *b"somewhere";
         let write = bdev.async_write_bytes(QUERY, &block, &bytes);
-        // They were copied.
+        // The task has a copy of them.
         bytes.fill(0);
         assert_eq!(write.await?, 9);
         let written = bdev.async_write_bytes_at(QUERY, &block, 4, b"Where");
@@ -184,7 +184,7 @@ fn bytes_whose_task_says_that_it_was_submitted_are_written_though_it_is_dropped(
     assert!(was_submitted.contains(&true) && was_submitted.contains(&false));
     drop(tasks);
     for (block, was_submitted) in blocks.iter().zip(was_submitted) {
-        // On the same lane, and so carried out after what was submitted before.
+        // The read is on the same lane, and so carried out after the tasks that were submitted before.
         let mut bytes = [0; 16];
         bdev.read_bytes(QUERY, block, &mut bytes).expect("reads");
         let expected = if was_submitted { [7; 16] } else { [0; 16] };

@@ -65,7 +65,7 @@ fn a_lane_takes_as_many_tasks_as_it_has_entries_and_one_more_ends_the_session() 
     while session_count != 1 && Instant::now() < deadline {
         session_count = other.runtime_status().session_count;
     }
-    // Before anything is asserted: the host's end waits for them.
+    // They are completed before anything is asserted, because the host's end waits for them.
     let kept: Vec<_> = KEPT.lock().expect("not poisoned").drain(..).collect();
     let kept_count = kept.len();
     kept.into_iter().for_each(|request| request.complete(&[]));

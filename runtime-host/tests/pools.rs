@@ -94,7 +94,7 @@ fn a_pool_can_be_destroyed_while_its_creator_has_not_answered_yet() {
     for round in 0..300 {
         let pool = PoolId::new(8001, round);
         std::thread::scope(|scope| {
-            // It takes the pool the moment that it is known, which is before its creator answers.
+            // Destroys the pool as soon as it is known, which is before its creator is answered.
             let destroyed = scope.spawn(|| {
                 until("the pool is there and destroyed", || {
                     destroyer.destroy_pool(pool).is_none()

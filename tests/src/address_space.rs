@@ -9,7 +9,7 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 /// # Panics
 /// If the process is gone, or another user's.
 pub fn limit_address_space(process: u32, limit: Option<u64>) {
-    // What a started process has from the caller, and has kept: nobody but root may go beyond it.
+    // The process has inherited the hard limit from the caller, and only root may go beyond it.
     let maximum = getrlimit(Resource::As).maximum;
     let wanted = Rlimit {
         current: limit.or(maximum),
@@ -28,15 +28,15 @@ fn address_space() -> u64 {
     pages.expect("a number") * rustix::param::page_size() as u64
 }
 
-/// Connects with less and less address space that is left, and with a little more and less than is just
-/// enough. Gives how often that succeeded of the last.
+/// Connects with less and less address space left, to find how much is just enough; and then with a little less and a
+/// little more than that. Gives how many of the latter attempts succeeded.
 ///
 /// # Panics
-/// If there is no daemon, or it is refused in other words than these.
+/// If there is no daemon, or a refusal lacks its words.
 #[must_use]
 pub fn connect_at_limits() -> usize {
     const PAGE: u64 = 4096;
-    // Leaves stacks for threads to start from without further address space.
+    // Leaves stacks behind, on which threads start without further address space.
     for _ in 0..9 {
         drop(Runtime::connect().expect("the daemon is there"));
     }

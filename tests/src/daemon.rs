@@ -387,7 +387,7 @@ pub fn finish(mut command: Command) -> Finished {
     let (done, ended) = channel();
     std::thread::spawn(move || done.send(child.wait_with_output()));
     let Ok(output) = ended.recv_timeout(PATIENCE) else {
-        // It was not collected: that is what did not happen.
+        // The process was not collected yet, so the id is still its own.
         let _ = kill(process, Signal::SIGKILL);
         panic!("{what} takes longer than {PATIENCE:?}");
     };

@@ -11,14 +11,14 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 /// If the process is gone, or another user's.
 pub fn limit_descriptors(process: u32, limit: u64) -> u64 {
     let maximum = if process == std::process::id() {
-        // Which may have no descriptor to look.
+        // It may have no descriptor left to open the file with.
         getrlimit(Resource::Nofile).maximum
     } else {
         hard_limit(process)
     };
     let wanted = Rlimit {
         current: Some(limit),
-        // It stays, and so may be reached again.
+        // Kept, so that the limit can be raised again.
         maximum,
     };
     let process = Pid::from_raw(process as i32);

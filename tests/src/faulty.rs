@@ -42,7 +42,7 @@ impl Faulty {
             .get_or_create_pool(PoolQuery::Dynamic, &request)
     }
 
-    /// A client of this pool's that is made, and does right what it is not asked to do wrong.
+    /// Makes the pool, which does right whatever it is not asked to do wrong. Gives a client of it.
     ///
     /// # Panics
     /// If it cannot be made.
@@ -80,7 +80,7 @@ impl Faulty {
     /// Has the module fail a task with this status, and gives what the client is told.
     ///
     /// # Errors
-    /// The task's, as there should be one.
+    /// The task's, which is what should come of it.
     pub fn fail_with(&self, status: Status) -> Result<Values, Error> {
         let call = self.call_of(Method::FailWith);
         self.runtime.call(&Call {

@@ -102,7 +102,7 @@ fn succeed(child: Pid) {
     assert_eq!(status, WaitStatus::Exited(child, 0));
 }
 
-/// A call of another process's connection says so. By its name, as whoever reads it sees it.
+/// Checks that a call refuses a connection of another process, by the name that its reader sees.
 #[track_caller]
 fn assert_forked<T>(result: Result<T, impl Into<Error>>) {
     let error: Error = match result {
@@ -411,11 +411,11 @@ fn embed(plugins: &str, socket: &str, file: &str, how: &str) {
         Some(child) => succeed(child),
         None => {
             assert_forked(client.get_stats());
-            // One of the child's own has threads of its own, its log's among them.
+            // A runtime of the child's own has threads of its own, among them that of its log.
             let own = Runtime::embed().workers(1).start();
             let own = own.expect("the child's runtime starts");
             own.admin().ping().expect("it answers");
-            // Its name comes with its first turn. Nobody else would write the child's log.
+            // The thread of the log takes its name when it first runs. No other would write the child's log.
             while !has_thread("chimaera-log") {
                 thread::yield_now();
             }

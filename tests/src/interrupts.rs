@@ -329,7 +329,7 @@ extern "C" fn handle(_: libc::c_int) {
         }
         Err(error) => panic!("neither done nor refused: {error}"),
     }
-    // From the end of this on, lest there be nothing but interruptions; each time another while.
+    // The time runs from the end of this handler on, so that the program gets its turns; it differs each time.
     interrupt_after(1 + handler.next_random() % 150);
     errno.set();
 }

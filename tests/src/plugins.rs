@@ -91,7 +91,7 @@ impl Plugins {
         assert!(text.contains(reason), "{reason:?} in: {text}");
     }
 
-    /// A module that is all right can be used, after whatever was refused.
+    /// A good module can be used, whatever was refused before.
     ///
     /// # Panics
     /// If it cannot.

@@ -25,7 +25,7 @@ pub struct Sandbox {
     holder: Child,
 }
 
-/// What the sandbox is made by. It stays as long as the shell, which ends with its input.
+/// The shell that makes the sandbox, which stays as long as the shell. The shell ends with its input.
 const SETUP: &str = "
 set -e
 program=$1

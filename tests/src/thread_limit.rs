@@ -13,9 +13,9 @@ use crate::process::ClientProcess;
 /// Threads of a limited program and of whoever takes the rest of them.
 const THREADS: u32 = 48;
 
-/// A user whose threads can be limited. The system counts them by user, and does not limit root: for root,
-/// programs run as a user that nothing else belongs to, without the right to go beyond limits but with all
-/// others. Else they are the test's own user's, and a process is limited by itself.
+/// A user whose threads can be limited. The system counts threads by user, and does not limit root. A test of root's
+/// therefore runs programs as a user that nothing else belongs to, with all rights but that of going beyond limits. Any
+/// other test runs them as its own user, and limits each process by itself.
 #[derive(Debug)]
 pub struct ThreadLimit {
     user: Option<u32>,
@@ -57,7 +57,7 @@ impl ThreadLimit {
         self.command_with(program, THREADS)
     }
 
-    /// A command for this program with so many threads at most, its first among them; of a limit that is
+    /// A command for this program with so many threads at most, including its first. The limit must be
     /// [counted](Self::counted).
     #[must_use]
     pub fn command_with(&self, program: &Path, threads: u32) -> Command {

@@ -5,7 +5,7 @@ use chimaera_tests::{
     ClientProcess, Daemon, assert_refused, client, disk_folder, limit_address_space, memory, text,
 };
 
-/// So many keepers leave their stacks to threads that come later.
+/// As many keepers leave stacks behind for threads that come later.
 const POOLS: u32 = 8;
 
 #[test]
@@ -41,7 +41,7 @@ fn a_daemon_without_address_space_lives_on_and_keeps_its_pools() {
 
     limit_address_space(daemon.process_id(), Some(1_000_000));
     for number in 1..=POOLS {
-        // Refused or not, and the same for whoever connects.
+        // Either may be refused.
         let _ = create(number);
         drop(Runtime::connect_to(daemon.socket()));
     }

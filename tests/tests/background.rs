@@ -56,7 +56,7 @@ fn a_detached_daemon_keeps_neither_folder_nor_session_nor_output_and_its_log_to_
     let daemon = start(folder.path());
     let proc = PathBuf::from(format!("/proc/{}", daemon.process_id));
     let link = |name: &str| std::fs::read_link(proc.join(name)).expect("it runs");
-    // It says that it is ready first, and lets go then.
+    // It says that it is ready before it lets go.
     until("its output is let go of", || {
         link("fd/1") == Path::new("/dev/null")
     });
@@ -103,7 +103,7 @@ fn a_hangup_makes_a_detached_daemon_open_its_log_again() {
     assert!(!read(&log).contains("serving"));
     assert!(!read(&old).contains("opened again"));
 
-    // Where it cannot, it goes on with what it has, and says so there.
+    // If it cannot open the log, it goes on with the old one, and says so there.
     std::fs::rename(&log, &old).expect("renamed");
     symlink("/dev/null", &log).expect("a link");
     hang_up();
@@ -158,11 +158,11 @@ fn a_start_that_is_refused_leaves_the_log_of_the_daemon_that_runs_as_it_is() {
     let again = [
         "runtime", "start", "--detach", "--socket", "socket", "--log",
     ];
-    // Where one serves nothing is begun.
+    // Where a daemon serves, no other is begun.
     let of_its_own = [&again[..], &["log.2"]].concat();
     let _ = run_in(folder.path(), &of_its_own).failure(IN_THE_WAY);
     assert!(!folder.path().join("log.2").exists());
-    // Where only the lock tells, the new daemon itself is refused.
+    // Where only the lock shows that one serves, the new daemon itself is refused.
     let socket = folder.path().join("socket");
     std::fs::rename(&socket, folder.path().join("elsewhere")).expect("renamed");
     let the_same = [&again[..], &["log"]].concat();
@@ -211,7 +211,7 @@ fn what_a_daemon_is_to_use_and_is_not_there_is_refused_before_anything_is_made()
                 "choose a socket in a folder where",
             ),
         ] {
-            // The last one counts.
+            // An option that is given twice counts as it was given last.
             let socket = match options[0] {
                 "--socket" => &[][..],
                 _ => &["--socket", "socket"],

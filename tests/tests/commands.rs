@@ -60,7 +60,7 @@ fn sizes_are_read_as_people_write_them() {
         let said = daemon.run(&create).success();
         let stats = json(&daemon.run(&["pool", "stats", size, "--json"]).success());
         assert_eq!(stats["total_size"], bytes, "{size}");
-        // What is not as it was asked for is said.
+        // A size other than the one that was asked for is said.
         let is_said = said.contains(&format!("of {bytes} bytes: as many whole blocks"));
         assert_eq!(is_said, ["1MB", "5000"].contains(&size), "{said}");
     }

@@ -1,4 +1,4 @@
-//! The daemon as its operator sees it: its start and its end, and who learns of it.
+//! The daemon as its operator sees it: how it starts, how it ends, and who learns of that.
 
 use std::path::Path;
 use std::process::Command;

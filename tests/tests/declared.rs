@@ -1,4 +1,4 @@
-//! A pool's device is used as each opening says, and what is declared of it can be declared anew.
+//! Each opening of a pool says how its device is used, and what is declared of the device can be declared anew.
 
 use std::path::Path;
 

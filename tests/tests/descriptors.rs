@@ -1,5 +1,5 @@
-//! File descriptors that run out, in the client, in the daemon, in a program that embeds the runtime: who
-//! wants one is told so clearly, what goes without goes on, and when there are some again all is as before.
+//! File descriptors that run out, in the client, in the daemon, in a program that embeds the runtime: what needs one
+//! fails with a clear error, what needs none goes on, and when there are some again everything works as before.
 
 use std::process::Command;
 use std::thread;
@@ -25,8 +25,8 @@ fn a_client_without_descriptors_says_so_and_goes_on_with_its_connection() {
     client.succeed();
 }
 
-/// Runs something with every limit from this one on, until it worked five times in a row. What did not work
-/// is a clear error.
+/// Runs something with each limit from this one on, until it has worked five times in a row. Each failure before must
+/// be a clear error.
 fn with_every_limit(least: u64, mut run: impl FnMut(u64) -> String) {
     let mut worked = 0;
     for limit in least..least + 100 {
@@ -47,7 +47,7 @@ fn with_every_limit(least: u64, mut run: impl FnMut(u64) -> String) {
     panic!("a hundred descriptors are not enough");
 }
 
-/// What a client says that does this at the daemon's socket.
+/// What a client process says that runs this command at the daemon's socket.
 fn outcome(daemon: &Daemon, command: &str, limit: u64) -> String {
     let file = daemon.folder().join("pool");
     let arguments = [command, &limit.to_string(), text(&file)];
@@ -68,7 +68,7 @@ fn a_program_that_embeds_the_runtime_works_or_says_why_not_whatever_its_limit() 
     let daemon = Daemon::start();
     with_every_limit(3, |limit| {
         let outcome = outcome(&daemon, "embed-with", limit);
-        // There is none, and no operator either.
+        // It has neither a daemon nor an operator.
         let is_of_a_daemon = ["the daemon", "operator"]
             .iter()
             .any(|words| outcome.contains(words));
@@ -87,7 +87,7 @@ fn a_daemon_starts_or_names_the_limit_whatever_it_is() {
             .arg(program("chimaera"))
             .args(["runtime", "start", "--workers", "1"]);
         match Daemon::try_start(command, folder) {
-            // The system's loader, which needs some to find libraries.
+            // The system's loader fails like this: it needs descriptors to find libraries.
             Err(refused) if refused.code == Some(127) => {}
             Err(refused) => {
                 assert!(limit < 32, "so many must do: {}", refused.log);
@@ -220,7 +220,7 @@ fn a_command_without_descriptors_says_so() {
             .args(["runtime", "status", "--socket"])
             .arg(daemon.socket());
         let finished = finish(command);
-        // The system's loader needs one for each library, and has words of its own.
+        // The system's loader needs a descriptor for each library, and has words of its own.
         let is_loaders = finished.code == Some(127);
         if finished.code != Some(0) && !is_loaders {
             is_short = true;

@@ -87,7 +87,7 @@ fn an_application_with_a_wrong_variable_does_not_embed_in_silence() {
     }
 }
 
-/// What connecting advises is what makes it succeed.
+/// The advice of a connection that fails makes it succeed.
 #[test]
 fn the_advice_of_who_finds_no_daemon_can_be_followed() {
     let folder = TempDir::new().expect("a folder");
@@ -231,7 +231,7 @@ fn an_embedded_runtime_that_listens_serves_other_processes() {
     assert_eq!(error.status(), Status::ConnectionLost);
 }
 
-/// As with a daemon, to every client.
+/// Every client sees the same of a daemon that was stopped.
 #[test]
 fn an_embedded_runtime_that_was_stopped_is_not_connected() {
     let _watchdog = Watchdog::start();
@@ -256,7 +256,7 @@ fn an_embedded_runtime_that_was_stopped_is_not_connected() {
     let error = Runtime::connect_to(&socket).expect_err("stopped");
     assert_eq!(error.status(), Status::NoRuntime);
 
-    // Its place is free before its handles are gone.
+    // The socket is free for another before the handles of the first are gone.
     let second = start();
     let other = Runtime::connect_to(&socket).expect("it listens");
     other.admin().stop_runtime().expect("it stops");

@@ -166,7 +166,7 @@ fn a_transfer_beyond_its_block_moves_nothing() {
     assert_eq!(refused.status(), Status::BeyondBlock);
     let mut buffer = refused.buffer.expect("the buffer comes back");
     assert_eq!(buffer.len(), 8192);
-    // A client that does not look for itself is told the same by the host.
+    // A client that does not check for itself gets the same from the host.
     let arguments = TransferArguments {
         block: *block,
         offset_in_block: 1,
@@ -209,7 +209,7 @@ fn a_pool_that_is_not_there_is_not_found_by_any_operation() {
     assert_refused(admin.flush(Some(pool.pool_id())), status, &["8000.404"]);
 }
 
-/// An order to stop is not what a flush becomes that is sent to the wrong module.
+/// A flush that is sent to the wrong module does not become an order to stop.
 #[test]
 fn pools_that_cannot_be_a_block_devices_are_named_and_nothing_happens_to_the_daemon() {
     let daemon = Daemon::start();

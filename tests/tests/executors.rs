@@ -1,5 +1,5 @@
 //! Executors with many more tasks than lanes have room for: whatever is given up at whatever moment, data is where it
-//! belongs; and neither who blocks nor who awaits keeps the other from a lane.
+//! belongs; and neither threads that block nor tasks that are awaited keep the others from a lane.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -84,7 +84,7 @@ impl Worker {
         Duration::from_micros(self.numbers.below(limit) as u64)
     }
 
-    /// Writes the blocks. An error within: it was given up.
+    /// Writes the blocks. Gives the pattern, as an inner error if the write was given up.
     async fn write(
         &mut self,
         blocks: &[Block],
@@ -221,7 +221,7 @@ fn block_on_tokio<F: Future>(future: F) -> F::Output {
 }
 
 #[test]
-fn who_blocks_and_who_awaits_share_a_lane_and_neither_starves() {
+fn threads_that_block_and_tasks_that_are_awaited_share_a_lane_and_neither_starves() {
     const ENOUGH: usize = 300;
     let daemon = Daemon::start();
     let runtime = daemon.connect();
@@ -233,7 +233,7 @@ fn who_blocks_and_who_awaits_share_a_lane_and_neither_starves() {
     let counts: Vec<_> = (0..2 * SHARED_LANES).map(|_| AtomicUsize::new(0)).collect();
     thread::scope(|scope| {
         let (runtime, is_over) = (&runtime, &is_over);
-        // These have all lanes that are owned.
+        // These own all lanes that can be owned.
         for _ in 1..=MAX_LANES - SHARED_LANES {
             scope.spawn(|| {
                 runtime.admin().ping().expect("a ping");
@@ -278,7 +278,7 @@ fn calls_that_block_come_between_tasks_that_wait_on_one_thread() {
     block_on_tokio(async {
         let mut pings = pin!(await_pings(&runtime, &done, &is_over));
         for calls in 0..2000 {
-            // Whenever there is something to be done for the others, and then a call.
+            // The pings have a turn whenever one is ready, and then comes a call.
             poll_fn(|context| {
                 assert!(pings.as_mut().poll(context).is_pending());
                 Poll::Ready(())
@@ -286,7 +286,10 @@ fn calls_that_block_come_between_tasks_that_wait_on_one_thread() {
             .await;
             runtime.admin().ping().expect("a ping");
             let done = done.load(Ordering::Relaxed);
-            assert!(done > 0 || calls < 1000, "nothing is done for who waits");
+            assert!(
+                done > 0 || calls < 1000,
+                "nothing is done for pings that wait"
+            );
         }
         is_over.store(true, Ordering::Relaxed);
         pings.await;

@@ -210,7 +210,7 @@ fn the_log_tells_some_of_the_panics_that_a_client_can_cause_without_end() {
     for _ in 0..500 {
         assert_status(faulty.call(Method::Panic), Status::ModulePanicked);
     }
-    // Others are told of as if there were none.
+    // Panics of other pools are logged as if those had not been.
     let other = Faulty::created(&runtime, 1);
     assert_status(other.call(Method::Panic), Status::ModulePanicked);
     until("another pool's panic is logged", || {
@@ -365,7 +365,7 @@ fn destroying_a_pool_waits_for_the_requests_that_its_module_holds() {
     let early = destruction.wait_timeout(Duration::from_millis(50));
     assert!(early.is_none(), "destroyed with requests in flight");
     assert!(held.iter().all(|task| !task.is_complete()));
-    // Its id is taken until it is gone: who wants the pool anew has to wait.
+    // Its id is taken until it is gone, so a request to make the pool anew has to wait.
     assert_status(
         runtime.admin().destroy_pool(holder.pool_id()),
         Status::PoolNotFound,
@@ -402,7 +402,7 @@ fn a_dead_clients_memory_is_kept_until_its_requests_end_and_no_longer() {
     let runtime = daemon.connect();
     let holder = Faulty::created(&runtime, 0);
     let key = Faulty::created(&runtime, 1);
-    // Who asks for the sessions connects for that, and goes again.
+    // The command that asks for the sessions has one itself for a while.
     let sessions = daemon.sessions();
     until("only the test's own segment is mapped", || {
         client_segments(&daemon) == 1
@@ -444,7 +444,7 @@ fn stopping_a_daemon_waits_for_held_requests_and_gives_them_their_results() {
     let runtime = daemon.connect();
     let key = daemon.folder().join("key");
     let holder = Faulty::new(&runtime, 1);
-    // Whoever stops takes no more tasks, of no pool: so a file lets go of what is held.
+    // A host that stops takes no further task of any pool, so a file tells the module to let go of what it holds.
     let releases = format!("{}{}", params::RELEASES_AT, text(&key));
     holder.create(&releases).expect("the pool is made");
     let other = Faulty::created(&runtime, 2);

@@ -88,7 +88,7 @@ fn a_folder_that_somebody_else_made_first_is_neither_listened_in_nor_looked_in()
         let refused = sandbox.chimaera(NOBODY, &start).failure(IN_THE_WAY);
         assert!(refused.contains(belongs), "{refused}");
     }
-    // A link to a folder of the user's own is somebody else's as well.
+    // A link to a folder of the user's own still belongs to somebody else.
     let links = "rm -r /tmp/chimaera-65534; ln -s /tmp/own /tmp/chimaera-65534";
     let _ = sandbox.shell(SOMEBODY_ELSE, links).success();
     let _ = sandbox.shell(NOBODY, "mkdir -m 0700 /tmp/own").success();
@@ -96,7 +96,7 @@ fn a_folder_that_somebody_else_made_first_is_neither_listened_in_nor_looked_in()
         .chimaera(NOBODY, &["runtime", "start"])
         .failure(IN_THE_WAY);
     assert!(refused.contains("is not a folder"), "{refused}");
-    // Whoever cannot remove it goes elsewhere, as the text says.
+    // A user who cannot remove it chooses another place, as the text advises.
     let elsewhere = "export CHIMAERA_SOCKET=/tmp/own/socket; /run/program/chimaera runtime start --detach \
                      && /run/program/chimaera runtime stop";
     let _ = sandbox.shell(NOBODY, elsewhere).success();
@@ -120,7 +120,7 @@ fn after_the_users_own_daemon_the_systems_is_looked_for() {
         .shell(ROOT, "chmod 0666 /run/chimaera/chimaera.sock")
         .success();
     assert!(system.is_found_by(&sandbox, NOBODY, &[]));
-    // Users cannot keep each other from it by making folders.
+    // Users cannot keep each other from the daemon by making folders.
     let _ = sandbox
         .shell(SOMEBODY_ELSE, "mkdir /tmp/chimaera-65534")
         .success();
@@ -132,7 +132,7 @@ fn after_the_users_own_daemon_the_systems_is_looked_for() {
     let own = Detached::start(&sandbox, NOBODY, &[]);
     assert!(own.is_found_by(&sandbox, NOBODY, &[]));
     assert!(system.is_found_by(&sandbox, SOMEBODY_ELSE, &[]));
-    // Named, there is no other.
+    // A socket that is named is the only one that counts.
     let nowhere = ["pool", "list", "--socket", "/tmp/nowhere"];
     let refused = sandbox.chimaera(NOBODY, &nowhere).failure(NO_RUNTIME);
     assert!(

@@ -13,7 +13,7 @@ const QUERY: PoolQuery = PoolQuery::Local;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
-/// Reads and writes a block of which the device lost its part.
+/// Reads and writes a block whose part of the device is lost.
 fn assert_io_errors(pool: &Client, block: &Block, errno: i32) {
     let runtime = pool.runtime();
     let mut buffer = runtime.allocate_buffer(4096).expect("a buffer");

@@ -60,7 +60,7 @@ impl<'a> Killing<'a> {
             .run(&["pool", "stats", self.pool, "--json"])
             .success();
         let remaining = json(&stats)["remaining_size"].as_u64().expect("a size");
-        // In order this time: then all is in the table, and nothing is damaged.
+        // The daemon ends in order this time: then everything is in the table, and nothing is damaged.
         let _ = daemon.run(&["runtime", "stop"]).success();
         let found = chimaera_tests::chimaera(&["pool", "check", self.pool, "--json"]).success();
         let found = json(&found);

@@ -94,7 +94,7 @@ fn memory_that_cannot_be_mapped_is_refused_and_the_connection_goes_on() {
         }
         assert!(runtime.is_connected());
     }
-    // By either side of what is one process here.
+    // Either side has refused, both of them in this process.
     let by = |who: &str| refused.iter().any(|text| text.starts_with(who));
     for side in [
         "allocating 33554432 bytes of shared memory",

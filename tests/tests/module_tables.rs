@@ -159,7 +159,7 @@ fn what_a_library_calls_itself_is_shown_escaped_and_cut() {
     let long = of_name("@").replace('@', &"x".repeat(1 << 20));
     plugins.compile("made", &long);
     plugins.assert_incompatible("made", "xx…\", not made: a module's name is up to");
-    // One that the loader has something to say of.
+    // A library that the loader refuses in words of its own.
     let lacks = "x".repeat(100_000);
     let lacking =
         of_name("made") + &format!("extern int {lacks}; int *used(void) {{ return &{lacks}; }}");

@@ -114,7 +114,7 @@ fn a_library_in_a_folder_that_the_operator_names_replaces_what_is_built_in() {
         assert_empty(&pool);
     }
 
-    // What cannot be used is not passed over: the operator wanted it.
+    // A library that cannot be used is not passed over: the operator named its folder.
     std::fs::write(&library, "no library").expect("a file");
     let daemon = installed.start(&["--plugin-dir", text(&named)], None);
     let pool = client(&daemon.connect(), 0);
@@ -162,7 +162,7 @@ fn a_library_that_was_built_again_is_not_what_is_in_use_and_log_and_status_say_s
     let is_stale = || daemon.status()["modules"][0]["stale"].clone();
     create(0);
     assert_eq!(is_stale(), false);
-    // The same again is no other.
+    // The same bytes again are the same library.
     place(&whole);
     create(1);
     assert_eq!(is_stale(), false);
@@ -174,7 +174,7 @@ fn a_library_that_was_built_again_is_not_what_is_in_use_and_log_and_status_say_s
     let shown = daemon.run(&["runtime", "status"]).success();
     let other = "of which there is another by now: stop the daemon and start it again to use that";
     assert!(shown.contains(other), "{shown}");
-    // Where it is gone, the next folder's would be used.
+    // Were it looked for now, that of the next folder would be found.
     std::fs::remove_file(&library).expect("it was there");
     assert!(library_folder().join(LIBRARY).exists());
     assert_eq!(is_stale(), true);

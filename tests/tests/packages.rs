@@ -11,7 +11,7 @@ const TEST_PACKAGES: [&str; 3] = [
     "chimaera-faulty-runtime",
 ];
 
-/// What cargo says when it is asked so.
+/// What cargo prints for these arguments.
 fn cargo(arguments: &[&str]) -> String {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(checkout())

@@ -130,7 +130,7 @@ fn every_answer_about_a_pool_says_that_its_file_was_removed() {
         "{said}"
     );
 
-    // The end looks too, where nobody has before.
+    // The pool's end notices a loss that nothing has noticed before.
     let _ = run(&create);
     std::fs::rename(&file, folder.path().join("moved")).expect("moved");
     let said = json(&run(&["pool", "destroy", name, "--json"]));

@@ -48,7 +48,7 @@ fn an_application_goes_on_with_the_next_daemon() {
     pool.flush(QUERY).expect("a flush");
 
     let folder = daemon.kill_and_leave();
-    // It takes no call to notice.
+    // The client notices without a call.
     until("the connection ends", || !runtime.is_connected());
     let lost = pool
         .async_write(QUERY, &kept, buffer)
@@ -74,7 +74,7 @@ fn an_application_goes_on_with_the_next_daemon() {
     assert_eq!(daemon.socket(), socket);
     let again = waits.join().expect("no panic").expect("reconnected");
     assert!(!runtime.is_connected(), "the old connection stays lost");
-    // By its tag, and with what was flushed.
+    // The block is found by its tag, with what was flushed.
     let found: Vec<_> = again
         .all_blocks(QUERY)
         .map(|block| block.expect("listed"))

@@ -86,7 +86,7 @@ fn signals_that_mean_an_end_flush_every_pool_first() {
         let mut daemon = Daemon::start();
         let pattern = Pattern::new(1, signal as u32);
         let blocks = fill(&daemon, pattern);
-        // Twice at once is one wish: programs that pass a signal on to a process and to its group do that.
+        // Two at once count as one: a program that passes a signal on may send it to a process and to its group.
         daemon.signal(signal);
         daemon.signal(Signal::SIGTERM);
         let (code, log) = daemon.wait();
@@ -185,7 +185,7 @@ fn signals_of_faults_end_the_daemon_as_a_crash_does_and_the_pool_is_whole() {
         let mut daemon = start_without_core(TempDir::new().expect("a folder"));
         let pattern = Pattern::new(1, signal as u32);
         let [flushed, _] = fill(&daemon, pattern);
-        // A handler that looks for overflown stacks lets one pass that is nobody's fault.
+        // The standard library's handler, which looks for overflown stacks, lets a first one pass without effect.
         until("the daemon ends", || {
             daemon.signal(signal);
             Runtime::connect_to(daemon.socket()).is_err()

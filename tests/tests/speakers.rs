@@ -17,7 +17,7 @@ fn lines<'a>(log: &'a str, words: &str) -> Vec<&'a str> {
 fn what_a_module_says_and_how_it_panics_names_module_and_pool_in_one_line() {
     let mut daemon = Daemon::start_with(&["--workers", "2"]);
     let runtime = daemon.connect();
-    // The library's hook came with the first pool: it is not that one's lines that are looked for.
+    // The first pool has the library set its panic hook; the lines that are looked for are of the second.
     let _first = Faulty::created(&runtime, 7);
     let faulty = Faulty::created(&runtime, 0);
     faulty.call(Method::LogElsewhere).expect("said");
@@ -34,14 +34,14 @@ fn what_a_module_says_and_how_it_panics_names_module_and_pool_in_one_line() {
             POOL,
             "chimaera-worker-",
         ),
-        // The system would give it the name of the worker that has started it.
+        // The thread has no name of its own, and the one that it got from the worker that started it is not shown.
         (
             Method::PanicOnAdoptedThread,
             "on a thread that has a pool",
             POOL,
             "without a name",
         ),
-        // Nobody knows for whom it works.
+        // Nothing tells which pool this thread works for.
         (
             Method::PanicElsewhere,
             "on a thread of the module's",
@@ -114,7 +114,7 @@ fn a_pool_that_is_not_made_leaves_a_line_with_the_modules_own_text() {
         "{log}"
     );
 
-    // A client cannot fill the log so.
+    // A client cannot fill the log with refused creations.
     let mut daemon = Daemon::start();
     let faulty = Faulty::new(&daemon.connect(), 0);
     for _ in 0..100 {

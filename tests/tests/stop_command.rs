@@ -45,7 +45,7 @@ fn a_stop_returns_when_the_process_of_the_daemon_has_ended() {
     let _ = daemon.run(&["runtime", "stop"]).success();
     assert!(daemon.has_ended());
 
-    // Also where the daemon welcomes nobody any more.
+    // Also where the daemon refuses connections already.
     let Slow { daemon, _log } = Slow::start();
     let file = daemon.folder().join("go on");
     let runtime = daemon.connect();
@@ -73,7 +73,7 @@ fn every_stop_of_a_daemon_that_could_not_flush_a_pool_fails_and_names_it() {
         .expect("the pool is made");
     let ordered = Told::start(daemon.command(&["runtime", "stop"]));
     ordered.wait_for(&["which is being flushed"]);
-    // This one is welcomed no more.
+    // The daemon refuses this one's connection.
     let refused = Told::start(daemon.command(&["runtime", "stop", "--json"]));
     refused.wait_for(&["waiting for the daemon with process id"]);
     std::fs::write(&file, "").expect("a file");
@@ -176,7 +176,7 @@ fn a_stop_that_takes_long_says_what_it_waits_for_and_no_pool_waits_for_another()
         "pool faulty 6666.2 of module chimaera_faulty, whose tasks in flight have to complete",
         "pool endless of module chimaera_faulty, which is being made",
     ]);
-    // What can be ended is.
+    // Pools that can be ended are ended.
     assert!(daemon.log().contains("pool stopped: 8000.0"));
     for file in &files[..2] {
         std::fs::write(file, "").expect("a file");
@@ -247,7 +247,7 @@ fn a_stop_whose_daemon_is_killed_or_cut_short_says_that_it_has_not_finished() {
         Faulty::whose_flush_waits(&daemon.connect(), Path::new("/nowhere/at all"));
         let first = Told::start(daemon.command(&["runtime", "stop"]));
         first.wait_for(&["which is being flushed"]);
-        // This one is welcomed no more.
+        // The daemon refuses this one's connection.
         let second = Told::start(daemon.command(&["runtime", "stop"]));
         second.wait_for(&["waiting for the daemon with process id"]);
         end(&daemon);

@@ -162,7 +162,7 @@ fn a_daemon_that_is_stopping_says_so_to_all_who_ask_for_more() {
     shutting_down(admin.destroy_pool(PoolId::new(8000, 0)));
     shutting_down(admin.flush(None));
     shutting_down(admin.find_pool("no such pool").map(drop));
-    // What can be answered is.
+    // Requests that can be answered still are.
     until("both pools are on their way", || {
         admin.list_pools().expect("a list").is_empty()
     });
@@ -241,7 +241,7 @@ fn a_pool_that_is_never_flushed_keeps_no_other_from_it_and_the_log_names_it() {
     let disk = disk_folder();
     let runtime = daemon.connect();
     Faulty::whose_flush_waits(&daemon.connect(), &file);
-    // Ended after it, if one were ended after another.
+    // This pool would have to wait for the other, if pools were ended one after another.
     let options = CreateOptions::file().size(8 << 20);
     let on_file = text(&disk.path().join("pool")).to_owned();
     let pool = client(&runtime, 1);
@@ -257,7 +257,7 @@ fn a_pool_that_is_never_flushed_keeps_no_other_from_it_and_the_log_names_it() {
     });
     let hangs = "stopping waits for pools, being ended: faulty 6666.0 (module chimaera_faulty)";
     until("the log names it", || daemon.log().contains(hangs));
-    // Somebody insists: what could be flushed is.
+    // The operator insists: what could be flushed has been.
     daemon.insist(Signal::SIGTERM);
     assert_eq!(daemon.wait().0, Some(FAILED));
     let daemon = Daemon::start();

@@ -27,8 +27,8 @@ const DEPTH: usize = 16;
 const DOORBELL_INTERVAL: Duration = Duration::from_micros(25);
 
 /// As `runtime-host/src/worker/barriers.rs` has them.
-const BARRIER_PAUSE: u32 = 16;
-const MAX_BARRIER_PAUSE: Duration = Duration::from_millis(1);
+const PAUSE_BARRIERS: u32 = 16;
+const MAX_PAUSE: Duration = Duration::from_millis(1);
 
 /// Of x86-64, the kind of machine on which calls are told apart.
 const SCHED_YIELD: i64 = 24;
@@ -172,9 +172,9 @@ fn with_a_lane_parked_a_busy_worker_looks_at_its_bells_now_and_then() {
     });
 }
 
-/// With this policy a worker polls for 10 ms, and its client, on the same processor, would wait for as
-/// long. How often it yields is not said: beside strangers, and whoever counts the calls makes each as slow as one
-/// would, it sleeps instead, and does not do even that after each task.
+/// With this policy a worker polls for 10 ms, and its client, on the same processor, would wait for as long. The test
+/// does not say how often the worker yields: where other programs compete for the processor it sleeps instead, and not
+/// after each task; and counting makes each call as slow as such a program would.
 #[test]
 fn a_worker_gives_way_to_a_client_on_its_own_processor_with_every_policy() {
     const TASKS: usize = 2000;
@@ -229,7 +229,7 @@ fn a_client_that_rings_many_lanes_in_turn_has_no_barrier_called_for_each_of_them
             // Seen from outside it took no longer than to the worker.
             let took = pair[0].took.expect("it is over");
             let pause = pair[1].begin - (pair[0].begin + took);
-            let least = (took * BARRIER_PAUSE).min(MAX_BARRIER_PAUSE);
+            let least = (took * PAUSE_BARRIERS).min(MAX_PAUSE);
             assert!(pause >= least, "{pause:?} after one that took {took:?}");
         }
     });

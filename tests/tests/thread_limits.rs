@@ -40,7 +40,7 @@ fn work_without_threads(runtime: &Runtime, folder: &Path) {
         let options = CreateOptions::file().size(8 << 20);
         client(runtime, 1).create(PoolQuery::Dynamic, text(&file), &options)
     };
-    // It needs a thread that keeps it.
+    // A pool on a file needs a keeper.
     assert_refused(on_file(), Status::OutOfResources, &THREAD_LIMITS);
     assert!(!file.exists(), "what was not made leaves nothing");
 

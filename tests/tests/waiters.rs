@@ -44,7 +44,7 @@ fn submitted_when_polled(waiter: Waiter) -> Result<(Values, Option<Buffer>), Tas
 }
 
 #[test]
-fn who_is_told_and_given_up_passes_it_on_at_once() {
+fn a_task_that_is_told_and_given_up_passes_its_turn_on_at_once() {
     let (_daemon, holding, runtime) = setup();
     let pool = holding.pool(&runtime);
     let _held = holding.take(&runtime, LANE_DEPTH - 1);
@@ -52,7 +52,7 @@ fn who_is_told_and_given_up_passes_it_on_at_once() {
     let mut waiters: Vec<_> = (0..50).map(|_| waiting(&pool)).collect();
     holding.let_go(&last);
     waiters[0].wait_until_woken();
-    // There is one record, and who is told of it does not come, but goes.
+    // There is one record, and each task that is told of it is dropped instead of submitted.
     while waiters.len() > 1 {
         drop(waiters.remove(0));
         assert!(waiters[0].is_woken(), "the next was not told");
@@ -63,7 +63,7 @@ fn who_is_told_and_given_up_passes_it_on_at_once() {
 }
 
 #[test]
-fn who_moves_to_a_thread_with_room_is_submitted_there_and_passes_its_turn_on() {
+fn a_task_that_moves_to_a_thread_with_room_is_submitted_there_and_passes_its_turn_on() {
     let (_daemon, holding, runtime) = setup();
     let pool = holding.pool(&runtime);
     let _held = holding.take(&runtime, LANE_DEPTH - 1);
@@ -86,7 +86,7 @@ fn who_moves_to_a_thread_with_room_is_submitted_there_and_passes_its_turn_on() {
 }
 
 #[test]
-fn who_moves_to_a_thread_without_room_waits_for_that_one() {
+fn a_task_that_moves_to_a_thread_without_room_waits_for_room_there() {
     let (_daemon, holding, runtime) = setup();
     let pool = holding.pool(&runtime);
     let _here = holding.take(&runtime, LANE_DEPTH);
@@ -118,7 +118,7 @@ fn segments(daemon: &Daemon) -> usize {
 
 #[test]
 fn as_many_wait_as_there_may_be_and_the_next_is_told_to_come_later() {
-    // Buffers that stay behind keep regions of memory, and so this one from being had again without a further
+    // Buffers that stay behind would keep regions of memory, and then this one could not be had again without a further
     // segment. One region is kept for the next buffers, wherever it lies.
     const LARGE: usize = 40 << 20;
     let (daemon, holding, _) = setup();
@@ -141,7 +141,7 @@ fn as_many_wait_as_there_may_be_and_the_next_is_told_to_come_later() {
             assert!(refused.to_string().contains("wait for some"), "{refused}");
             assert_eq!(refused.buffer.expect("it comes back").len(), BLOCK_BYTES);
         }
-        // Room for one more is that of one less.
+        // One more may wait when one less does.
         drop(waiting.pop());
         waiting.push(pool.start(Method::Complete, Some(buffer())));
         assert!(!waiting[MAX_UNSUBMITTED - 1].is_submitted());
@@ -277,7 +277,7 @@ fn all_that_wait_are_told_when_the_daemon_is_killed() {
     }
 }
 
-/// What went along with a task that ended with its connection.
+/// The buffer of a task that ended with its connection.
 fn lost<T>(result: Result<T, TaskError>) -> Option<Buffer> {
     let Err(error) = result else {
         panic!("the daemon was killed before");

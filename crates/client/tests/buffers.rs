@@ -61,7 +61,7 @@ fn what_is_freed_is_used_again() {
         let len = lengths[round % lengths.len()];
         drop(runtime.allocate_buffer(len).expect("buffer"));
     }
-    // In an order that leaves gaps, and all gone in the end.
+    // Buffers are freed in an order that leaves gaps, and in the end all are.
     for _ in 0..5 {
         let mut buffers: Vec<_> = (0..3000usize)
             .map(|n| Some(runtime.allocate_buffer(n * 7 % 5000).expect("buffer")))

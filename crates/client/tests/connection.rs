@@ -26,7 +26,7 @@ fn no_daemon_is_an_error_that_says_what_to_do() {
     for part in ["/nonexistent/chimaera.sock", "name the socket", "start"] {
         assert!(text.contains(part), "{text}");
     }
-    // Which this call does not read.
+    // This call does not read the variable.
     assert!(!text.contains("CHIMAERA_SOCKET"), "{text}");
 }
 
@@ -91,7 +91,7 @@ fn what_is_kept_alive_goes_after_the_connection() {
     let _watchdog = Watchdog::start();
     let (host, socket) = FakeHost::start(module);
     let gone = Arc::new(AtomicBool::new(false));
-    // In this order: the host is joined, which ends when the connection is closed, and then that is said.
+    // Dropped in this order: first the host, whose threads end once the connection is closed.
     let kept = (host, Kept(Arc::clone(&gone)));
     let options = ConnectOptions::new().keep_alive(Box::new(kept));
     let runtime = options.from_socket(socket).expect("connects");
@@ -210,7 +210,7 @@ fn no_task_is_missed_when_the_daemon_dies_under_load() {
             }
             host.kill();
         });
-        // What is said at once from now on.
+        // From now on every call fails at once.
         lost(runtime.call(&call(ECHO, 1)).expect_err("lost").status());
         let buffer = runtime
             .allocate_buffer(8)
@@ -269,7 +269,7 @@ fn the_last_handle_closes_the_connection_before_it_returns() {
         host.wait_for_held(1);
         if ending == 2 {
             host.release_held();
-            // Takes the last one's record, so that its completion lies at the desk.
+            // Needs the record of the last one, whose completion is harvested for that.
             let many: Vec<_> = (0..2 * LANE_DEPTH as u64)
                 .map(|n| submit(&runtime, ECHO, n))
                 .collect();

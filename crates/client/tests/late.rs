@@ -1,4 +1,4 @@
-//! A daemon that answers late, not at all, or not yet: what it costs is the request that it happened to.
+//! A daemon that answers a request late or not at all: that request fails, and nothing else.
 
 mod support;
 
@@ -17,8 +17,8 @@ use support::{ECHO, FILL, LOCATE, call, module, submit_buffer};
 
 const SEGMENT: usize = 16 << 20;
 
-/// Connects with little patience. A machine under load can be slower than that, so what is to succeed is
-/// tried [`again`].
+/// Connects with little patience. A machine under load can be slower than that, so calls that are to succeed are
+/// retried with [`again`].
 fn connect() -> (FakeHost, Runtime) {
     loop {
         let (host, socket) = FakeHost::start(module);
@@ -52,7 +52,7 @@ fn fill_the_first_segment(runtime: &Runtime) -> Buffer {
     again(|| runtime.allocate_buffer(SEGMENT / 4 * 3))
 }
 
-/// The host reads and writes where the client does.
+/// Checks that the host reads and writes the memory of the client.
 fn is_usable(runtime: &Runtime, len: usize) {
     let buffer = again(|| runtime.allocate_buffer(len));
     let (filled, buffer) = submit_buffer(runtime, FILL, 0xA5, buffer)
@@ -80,7 +80,7 @@ fn a_daemon_that_does_not_answer_is_told_as_such_and_the_connection_goes_on() {
     // The daemon has opened the lane: the second answer is for the same.
     echoes(&runtime, 2);
     assert_eq!(host.lane_count(), 1);
-    // The first answer comes now, and is not taken for that to another thread's request.
+    // The first answer comes now, and is not mistaken for the answer to another thread's request.
     assert_eq!(host.send_late_answers(), 1);
     thread::scope(|scope| {
         for argument in 3..9 {
@@ -114,7 +114,7 @@ fn memory_whose_registration_was_not_answered_has_its_index_all_the_same() {
         host.next([fate]);
         let error = runtime.allocate_buffer(SEGMENT).expect_err("no answer");
         assert_eq!(error.status(), Status::Busy, "{error}");
-        // What fits needs no registration.
+        // A buffer that fits needs no registration.
         is_usable(&runtime, SEGMENT / 8);
         is_usable(&runtime, SEGMENT);
         assert_eq!(host.segment_count(), 2);
@@ -203,7 +203,7 @@ fn learns_why(socket: OwnedFd) {
 }
 
 #[test]
-fn who_is_turned_away_learns_why_before_and_after_saying_hello() {
+fn a_client_that_is_turned_away_learns_why_before_and_after_saying_hello() {
     let _watchdog = Watchdog::start();
     let (ours, theirs) = pair();
     turn_away(&ours);
@@ -215,7 +215,7 @@ fn who_is_turned_away_learns_why_before_and_after_saying_hello() {
     let mut sockets = [PollFd::new(ours.as_fd(), PollFlags::POLLIN)];
     poll(&mut sockets, PollTimeout::NONE).expect("polls");
     turn_away(&ours);
-    // With the hello unread, which the system tells the client first.
+    // The hello was not read, of which the system tells the client before the refusal.
     drop(ours);
     client.join().expect("the client learns why");
 }
@@ -242,7 +242,7 @@ fn threads_that_wait_behind_one_another_share_the_time_that_they_wait() {
                 });
             }
         });
-        // Who came second found no patience left for a request of its own.
+        // The threads behind the first one had no time left for a request of their own.
         assert_eq!(host.send_late_answers(), 1);
     };
     each_waits(&|| runtime.allocate_buffer(SEGMENT).expect_err("no answer"));

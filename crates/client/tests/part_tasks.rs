@@ -1,4 +1,4 @@
-//! Parts of one buffer that are in flight at the same time, and nobody who blocks for them.
+//! Parts of one buffer that are in flight at the same time, without a thread that blocks for them.
 
 mod support;
 
@@ -81,7 +81,7 @@ fn the_first_part_that_fails_ends_it_and_the_buffer_comes_back() {
     let (_host, runtime) = FakeHost::connect(module);
     let count = 3 * LANE_DEPTH;
     for bad in [0, 5, LANE_DEPTH, count - 1] {
-        // What is begun is counted where it is asked for.
+        // A part is begun when the iterator is asked for it.
         let begun = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&begun);
         let parts = filling(count).map(move |(good, range)| {
@@ -116,11 +116,11 @@ fn a_buffer_that_is_given_up_is_freed_when_its_last_part_has_ended() {
     let last = submit(&runtime, HOLD, 10);
     host.wait_for_held(11);
     drop(task);
-    // The host may still read and write it, so this has to lie elsewhere.
+    // The host may still read and write the first buffer, so this one has to lie elsewhere.
     let other = runtime.allocate_buffer(large).expect("a buffer");
     assert_eq!(host.segment_count(), 2);
     host.release_held();
-    // It completes what it holds in order.
+    // The host completes what it holds in order.
     assert_eq!(last.wait().expect("held"), 10);
     runtime.reap();
     let again = runtime.allocate_buffer(large).expect("a buffer");
@@ -137,7 +137,7 @@ fn parts_wait_for_room_one_at_a_time_however_many_there_are() {
         .map(|n| submit(&runtime, HOLD, n))
         .collect();
     host.wait_for_held(LANE_DEPTH);
-    // All but one that may wait.
+    // One task less than may wait.
     let waiting: Vec<_> = (1..MAX_UNSUBMITTED as u64)
         .map(|n| submit(&runtime, ECHO, n))
         .collect();

@@ -136,7 +136,7 @@ fn those_who_wait_are_woken_one_for_each_record_in_order() {
         .map(|n| Polled::new(submit(&runtime, ECHO, n)))
         .collect();
     host.release_held();
-    // All complete: a record for each of them can be had.
+    // All tasks in flight complete, which makes a record available for each waiting one.
     for polled in &mut waiting {
         polled.wait_until_woken();
     }
@@ -157,7 +157,7 @@ fn those_who_wait_are_woken_one_for_each_record_in_order() {
 }
 
 #[test]
-fn who_only_asks_does_not_take_the_place_of_who_polled() {
+fn asking_whether_a_task_is_complete_leaves_the_seat_to_the_poll_before() {
     let _watchdog = Watchdog::start();
     for asked_with_room in [false, true] {
         let (host, runtime) = FakeHost::connect(module);
@@ -173,7 +173,7 @@ fn who_only_asks_does_not_take_the_place_of_who_polled() {
         });
         if asked_with_room {
             host.wait_for_held(LANE_DEPTH + 1);
-            // Nor does who waits in vain.
+            // A wait that times out leaves the seat as well.
             let timeout = Duration::from_millis(1);
             assert!(polled.future.wait_timeout(timeout).is_none());
         }
@@ -184,7 +184,7 @@ fn who_only_asks_does_not_take_the_place_of_who_polled() {
 }
 
 #[test]
-fn a_wait_that_ends_too_soon_leaves_who_polled_before_to_be_woken() {
+fn a_wait_that_times_out_leaves_the_poll_before_to_be_woken() {
     let _watchdog = Watchdog::start();
     for timeout in [Duration::ZERO, Duration::from_millis(1)] {
         for is_compound in [false, true] {
@@ -204,7 +204,7 @@ fn a_wait_that_ends_too_soon_leaves_who_polled_before_to_be_woken() {
 }
 
 #[test]
-fn who_blocks_for_a_task_on_a_shared_lane_keeps_its_turn() {
+fn a_thread_that_blocks_for_a_task_on_a_shared_lane_keeps_its_turn() {
     let _watchdog = Watchdog::start();
     let (host, runtime) = FakeHost::connect(module);
     let waits = AtomicI32::new(0);
@@ -227,6 +227,6 @@ fn who_blocks_for_a_task_on_a_shared_lane_keeps_its_turn() {
             waiter.join().expect("no panic")
         })
     });
-    // In its seat is who waits now, and nobody else is told in its place.
+    // The wait has taken over the poll's seat, so the poll's waker was not told in its place.
     assert_eq!(wakes, 0);
 }

@@ -11,7 +11,7 @@ use chimaera_client::{Buffer, Call, Runtime};
 use chimaera_testing::{FakeHost, Watchdog, block_on};
 use support::{ECHO, FILL, SUM, call, echo, module, while_lanes_are_owned};
 
-/// Threads on each lane that is shared, and such lanes of a connection.
+/// Threads on each shared lane, and shared lanes of a connection.
 const SHARERS: usize = 3;
 const SHARED_LANES: usize = 8;
 
@@ -105,7 +105,7 @@ fn lists_that_are_awaited_end_beside_one_another() {
 #[test]
 fn lists_that_block_and_lists_that_are_awaited_end_beside_one_another() {
     share_lanes(|runtime, number| {
-        // Of those on a lane, in turns: they are spread over the lanes one after another.
+        // The threads of a lane take turns: threads are given lanes one after another.
         for round in 0..4 {
             match (number / SHARED_LANES + round) % 2 {
                 0 => blocking(runtime, number),

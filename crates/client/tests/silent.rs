@@ -1,4 +1,4 @@
-//! A daemon that does not answer one thread: what others of its process do without it does not wait.
+//! A daemon that does not answer one thread: what other threads can do without the daemon does not wait.
 
 mod support;
 
@@ -30,10 +30,10 @@ fn buffers_that_fit_come_and_go_while_memory_is_being_registered() {
     thread::scope(|scope| {
         let grows = scope.spawn(|| runtime.allocate_buffer(SEGMENT));
         host.wait_for_late(1);
-        // It was given from the segment, and goes back there.
+        // The buffer came from the segment, and goes back to it.
         drop(large);
         let again = runtime.allocate_buffer(SEGMENT / 4).expect("room");
-        // A region for small ones, which takes a part of the segment.
+        // Makes a region for small buffers, which takes a part of the segment.
         drop(again);
         let small = runtime.allocate_buffer(1000).expect("room");
         drop(small);

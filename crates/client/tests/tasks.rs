@@ -115,7 +115,7 @@ fn a_submitter_that_sleeps_for_a_record_is_woken() {
         let host = &host;
         thread::scope(|scope| {
             scope.spawn(move || {
-                // Long enough, most of the time, for the other to sleep; right in any case.
+                // Mostly long enough for the other thread to fall asleep; the test holds in either case.
                 thread::sleep(Duration::from_millis(20));
                 host.release_held();
             });
@@ -163,7 +163,7 @@ fn a_task_that_timed_out_can_be_harvested_and_waited_for_elsewhere() {
     assert!(task.wait_timeout(Duration::from_millis(1)).is_none());
     host.release_held();
     let more: Vec<_> = (0..500).map(|n| submit(&runtime, ECHO, n)).collect();
-    // Each needs a record, and none is given up but by a harvest.
+    // Each needs a record, and the first task's is freed only by a harvest.
     while !more.iter().all(chimaera_client::Task::is_complete) {
         thread::yield_now();
     }
@@ -338,7 +338,7 @@ fn a_waker_may_hold_the_last_handle() {
     let holding = || Waker::from(Arc::new(Hold(submit(&runtime, HOLD, 1))));
     let mut task = submit(&runtime, HOLD, 2);
     for _ in 0..3 {
-        // Replaced, and so dropped, the next time.
+        // The next poll replaces this waker, and so drops it.
         let poll = std::pin::Pin::new(&mut task).poll(&mut Context::from_waker(&holding()));
         assert!(poll.is_pending());
     }

@@ -171,7 +171,7 @@ fn a_panic_between_parts_waits_for_those_in_flight() {
             let _ = runtime.call_parts_receiving((&mut buffer).into(), parts, |_, _| ());
         });
         host.wait_for_held(5);
-        // Time for it to go where it must not.
+        // Time enough for the panic to leave the call too early.
         thread::sleep(Duration::from_millis(20));
         released.store(true, Ordering::SeqCst);
         host.release_held();
@@ -258,7 +258,7 @@ fn a_thread_that_is_ending_can_still_submit() {
     for _ in 0..3 {
         let runtime = runtime.clone();
         let thread = thread::spawn(move || {
-            // Before the lane is leased, and so dropped after it.
+            // Set before the thread gets its lane, and so dropped after the lane is given up.
             LAST.set(Some(AtTheEnd(runtime.clone())));
             echo(&runtime, 1)
         });

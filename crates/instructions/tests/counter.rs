@@ -18,7 +18,7 @@ fn code_of_known_length_is_counted_exactly_and_the_same_each_time() {
         known => known.expect("counts"),
     };
     assert_eq!(known.a_loop - known.nothing, Known::LOOP_INSTRUCTIONS);
-    // What repeats itself, and what copies, takes as many for few bytes as for many.
+    // To fill and to copy few bytes takes as many instructions as many bytes do.
     assert_eq!(known.fills[0], known.fills[1]);
     assert_eq!(known.copies[0], known.copies[1]);
     assert_eq!(Known::count(Path::new(PROGRAM)).expect("counts"), known);
