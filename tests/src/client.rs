@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+
+use std::task::{Context, Poll, Waker};
 
 use chimaera_bdev_client::{
     Block, BlockType, Client, ConnectOptions, CreateOptions, Error, PoolId, PoolQuery, Runtime,
@@ -15,8 +15,8 @@ use chimaera_bdev_client::{
 };
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::{
-    Faulty, Pattern, Xorshift, connect_at_limits, descriptors, limit_descriptors, show_blocks,
-    until,
+    Faulty, Pattern, WakeCount, Xorshift, connect_at_limits, descriptors, limit_descriptors,
+    show_blocks, until,
 };
 
 const QUERY: PoolQuery = PoolQuery::Local;
@@ -381,27 +381,21 @@ fn take_threads() {
 /// Polls a task until it has ended, as an executor does, each time that it is told to. Says whether the
 /// connection has its thread for wakers then.
 fn poll_tasks() {
-    struct Woken(AtomicBool);
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.store(true, Ordering::Release);
-        }
-    }
     let runtime = Runtime::connect().expect("the daemon is there");
     let pool = Faulty::created(&runtime, 0);
     say("ready");
     loop {
         wait_for_the_test();
         let mut task = Box::pin(pool.start(Method::Hold, None));
-        let woken = Arc::new(Woken(AtomicBool::new(false)));
-        let waker = Waker::from(Arc::clone(&woken));
+        let wakes = Arc::<WakeCount>::default();
+        let waker = Waker::from(Arc::clone(&wakes));
         let mut context = Context::from_waker(&waker);
+        let mut seen = wakes.get();
         assert!(task.as_mut().poll(&mut context).is_pending());
         assert_eq!(pool.about_held(Method::Release, pool.pool_id()), 1);
         let result = loop {
-            until("the waker is woken", || {
-                woken.0.swap(false, Ordering::Acquire)
-            });
+            until("the waker is woken", || wakes.get() > seen);
+            seen = wakes.get();
             if let Poll::Ready(result) = task.as_mut().poll(&mut context) {
                 break result;
             }

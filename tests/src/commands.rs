@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::{Finished, finish, program};
+use crate::{ProgramOutput, finish, program};
 
 /// Exit codes, as `chimaera help` gives them.
 pub mod exit {
@@ -28,7 +28,7 @@ pub mod exit {
 
 /// Runs the program with no daemon in mind, and waits for its end.
 #[must_use]
-pub fn chimaera(arguments: &[&str]) -> Finished {
+pub fn chimaera(arguments: &[&str]) -> ProgramOutput {
     let mut command = Command::new(program("chimaera"));
     command.args(arguments).env_remove("CHIMAERA_SOCKET");
     finish(command)

@@ -85,7 +85,7 @@ impl Daemon {
     ///
     /// # Panics
     /// If it does neither.
-    pub fn try_start(mut command: Command, folder: TempDir) -> Result<Self, Refused> {
+    pub fn try_start(mut command: Command, folder: TempDir) -> Result<Self, FailedStart> {
         command
             .arg("--socket")
             .arg(folder.path().join("chimaera.sock"))
@@ -125,7 +125,7 @@ impl Daemon {
         }
         let (code, log) = daemon.wait();
         let folder = daemon.folder.take().expect("there until taken over");
-        Err(Refused { code, log, folder })
+        Err(FailedStart { code, log, folder })
     }
 
     /// Starts a daemon that writes to places of the test's own, and waits until it takes clients.
@@ -230,7 +230,7 @@ impl Daemon {
     ///
     /// # Panics
     /// If it does not end.
-    pub fn run(&self, arguments: &[&str]) -> Finished {
+    pub fn run(&self, arguments: &[&str]) -> ProgramOutput {
         finish(self.command(arguments))
     }
 
@@ -238,7 +238,7 @@ impl Daemon {
     ///
     /// # Panics
     /// If it does not end.
-    pub fn create_file_pool(&self, file: &Path, size: &str) -> Finished {
+    pub fn create_file_pool(&self, file: &Path, size: &str) -> ProgramOutput {
         let create = ["pool", "create", text(file), "--type", "file"];
         self.run(&[&create[..], &["--size", size]].concat())
     }
@@ -311,7 +311,7 @@ impl Daemon {
 
 /// What is left of a daemon that did not come to serve.
 #[derive(Debug)]
-pub struct Refused {
+pub struct FailedStart {
     /// Its exit code; `None` if a signal ended it.
     pub code: Option<i32>,
     /// What it wrote to its error output.
@@ -342,7 +342,7 @@ fn eprint_log(log: &str) {
 
 /// What a program left behind.
 #[derive(Debug)]
-pub struct Finished {
+pub struct ProgramOutput {
     /// Its exit code; `None` if a signal ended it.
     pub code: Option<i32>,
     /// What it wrote to its output.
@@ -351,7 +351,7 @@ pub struct Finished {
     pub stderr: String,
 }
 
-impl Finished {
+impl ProgramOutput {
     /// The output of a program that must have succeeded.
     ///
     /// # Panics
@@ -376,7 +376,7 @@ impl Finished {
 ///
 /// # Panics
 /// If it cannot be started or does not end, and is killed for that.
-pub fn finish(mut command: Command) -> Finished {
+pub fn finish(mut command: Command) -> ProgramOutput {
     let what = format!("{command:?}");
     command
         .stdin(Stdio::null())
@@ -392,7 +392,7 @@ pub fn finish(mut command: Command) -> Finished {
         panic!("{what} takes longer than {PATIENCE:?}");
     };
     let output = output.expect("the program's output");
-    Finished {
+    ProgramOutput {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&output.stderr).into_owned(),

@@ -8,47 +8,48 @@
 #![forbid(unsafe_code)]
 
 mod address_space;
+mod background_daemon;
 mod build;
 mod commands;
 mod control_group;
 mod daemon;
 mod descriptors;
-mod detached;
 mod faulty;
-mod holding;
 mod outside;
 mod plugins;
 mod process;
+mod record_holder;
 mod refusal;
+mod running_command;
 mod sandbox;
 mod sizes;
 mod thread_limit;
 mod threads;
-mod told;
 mod trace;
 
 pub use address_space::{connect_at_limits, limit_address_space};
+pub use background_daemon::BackgroundDaemon;
 pub use build::{library_folder, program};
 pub use chimaera_testing::{
-    GIB, KIB, LoopDevice, MIB, PATIENCE, Pattern, Polled, SmallFileSystem, Watchdog, Xorshift,
-    block_on, disk_folder, is_in_state, skipped, thread_sleeps, tmpfs_folder, until, within,
+    GIB, KIB, LoopDevice, MIB, PATIENCE, Pattern, Polled, SmallFileSystem, WakeCount, Watchdog,
+    Xorshift, block_on, disk_folder, is_in_state, skipped, thread_sleeps, tmpfs_folder, until,
+    within,
 };
 pub use commands::{chimaera, exit, json};
 pub use control_group::ControlGroup;
-pub use daemon::{Daemon, Finished, Refused, finish};
+pub use daemon::{Daemon, FailedStart, ProgramOutput, finish};
 pub use descriptors::{descriptors, limit_descriptors, limit_for};
-pub use detached::Detached;
 pub use faulty::Faulty;
-pub use holding::{Held, Holding};
 pub use outside::{cargo_outside, checkout, fenced, program_outside};
 pub use plugins::Plugins;
 pub use process::{ClientProcess, is_ignored, parse_blocks, show_blocks};
+pub use record_holder::{HeldRecords, RecordHolder};
 pub use refusal::{assert_not_created, assert_refused, client, memory, remaining, text};
+pub use running_command::RunningCommand;
 pub use sandbox::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox};
 pub use sizes::{assert_empty, file_bytes};
 pub use thread_limit::{Denial, ThreadLimit};
 pub use threads::{threads, workers};
-pub use told::Told;
 pub use trace::{SystemCall, Trace};
 
 /// Keeps the guide's examples compiling.

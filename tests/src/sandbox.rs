@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::build::program;
-use crate::daemon::{Finished, finish};
+use crate::daemon::{ProgramOutput, finish};
 use chimaera_testing::skipped;
 
 /// Root.
@@ -108,7 +108,7 @@ impl Sandbox {
     ///
     /// # Panics
     /// If it does not end.
-    pub fn shell(&self, user: u32, line: &str) -> Finished {
+    pub fn shell(&self, user: u32, line: &str) -> ProgramOutput {
         finish(self.command(user, &["sh", "-c", line]))
     }
 
@@ -116,7 +116,7 @@ impl Sandbox {
     ///
     /// # Panics
     /// If it does not end.
-    pub fn chimaera(&self, user: u32, arguments: &[&str]) -> Finished {
+    pub fn chimaera(&self, user: u32, arguments: &[&str]) -> ProgramOutput {
         let mut words = vec![PROGRAM];
         words.extend(arguments);
         finish(self.command(user, &words))

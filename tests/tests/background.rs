@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use chimaera_tests::exit::{IN_THE_WAY, NOT_FOUND, WRONG_USAGE};
-use chimaera_tests::{Detached, Finished, Watchdog, finish, program, text, until};
+use chimaera_tests::{BackgroundDaemon, ProgramOutput, Watchdog, finish, program, text, until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// Runs the program in this folder.
-fn run_in(folder: &Path, arguments: &[&str]) -> Finished {
+fn run_in(folder: &Path, arguments: &[&str]) -> ProgramOutput {
     let mut command = Command::new(program("chimaera"));
     command
         .args(arguments)
@@ -22,7 +22,7 @@ fn run_in(folder: &Path, arguments: &[&str]) -> Finished {
     finish(command)
 }
 
-fn start(folder: &Path) -> Detached {
+fn start(folder: &Path) -> BackgroundDaemon {
     std::fs::create_dir_all(folder.join("plugins")).expect("a folder");
     // Every path is relative.
     let start = [
@@ -37,10 +37,10 @@ fn start(folder: &Path) -> Detached {
         "plugins",
     ];
     let _ = run_in(folder, &start).success();
-    Detached::at(&folder.join("socket"))
+    BackgroundDaemon::at(&folder.join("socket"))
 }
 
-fn stop(folder: &Path, daemon: &Detached) {
+fn stop(folder: &Path, daemon: &BackgroundDaemon) {
     let _ = run_in(folder, &["runtime", "stop", "--socket", "socket"]).success();
     until("the process ends", || daemon.is_gone());
 }
@@ -234,7 +234,7 @@ fn a_socket_is_named_so_that_it_can_be_found_and_shows_what_it_is() {
     let socket = "red\u{1b}[31m";
     let start = ["runtime", "start", "--detach", "--socket", socket];
     let said = run_in(folder.path(), &start).success();
-    let daemon = Detached::at(&folder.path().join(socket));
+    let daemon = BackgroundDaemon::at(&folder.path().join(socket));
     let stop = ["runtime", "stop", "--socket", socket];
     let stopped = run_in(folder.path(), &stop).success();
     let shown = format!("{}/red\\u{{1b}}[31m", text(folder.path()));

@@ -10,8 +10,8 @@ use chimaera_client::{ConnectOptions, Values};
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::exit::{IN_THE_WAY, NO_RUNTIME, WRONG_USAGE};
 use chimaera_tests::{
-    ClientProcess, Daemon, Detached, Faulty, PATIENCE, Watchdog, block_on, chimaera, finish,
-    is_ignored, json, program, skipped, text, thread_sleeps, until, within,
+    BackgroundDaemon, ClientProcess, Daemon, Faulty, PATIENCE, Watchdog, block_on, chimaera,
+    finish, is_ignored, json, program, skipped, text, thread_sleeps, until, within,
 };
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -244,7 +244,7 @@ fn the_environment_names_the_socket_where_no_argument_does() {
     // A daemon is started there too, and clients find it.
     let socket = daemon.folder().join("second.sock");
     let _ = with_variable(&socket, &["runtime", "start", "--detach"]).success();
-    let detached = Detached::at(&socket);
+    let detached = BackgroundDaemon::at(&socket);
     let mut client = ClientProcess::start(&socket, &["find-a-runtime"]);
     assert_eq!(client.expect("connected"), detached.process_id.to_string());
     client.succeed();
@@ -268,7 +268,7 @@ fn a_detached_daemon_serves_in_the_background_until_it_is_stopped() {
         let mut start = vec!["runtime", "start", "--detach", "--polling", "powersave"];
         start.extend(arguments);
         let said = run(&start).success();
-        let detached = Detached::at(&socket);
+        let detached = BackgroundDaemon::at(&socket);
         assert!(said.starts_with("ready on"), "{said}");
         assert!(
             said.contains(&format!("process id {}", detached.process_id)),
@@ -300,7 +300,7 @@ fn of_daemons_started_at_once_one_serves_and_the_others_say_why_not() {
             .map(|start| start.join().expect("no panic"))
             .collect()
     });
-    let _detached = Detached::at(&socket);
+    let _detached = BackgroundDaemon::at(&socket);
     let serving = codes.iter().filter(|&&code| code == Some(0)).count();
     let refused = codes.iter().filter(|&&code| code == Some(IN_THE_WAY));
     assert_eq!((serving, refused.count()), (1, 3), "{codes:?}");

@@ -6,8 +6,8 @@ use std::process::Command;
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, Status};
 use chimaera_client::ModuleInfo;
 use chimaera_tests::{
-    ClientProcess, Daemon, Detached, Pattern, Watchdog, assert_empty, chimaera, disk_folder,
-    file_bytes, library_folder, program, until,
+    BackgroundDaemon, ClientProcess, Daemon, Pattern, Watchdog, assert_empty, chimaera,
+    disk_folder, file_bytes, library_folder, program, until,
 };
 use tempfile::TempDir;
 
@@ -103,7 +103,7 @@ fn the_advice_of_who_finds_no_daemon_can_be_followed() {
     assert!(said.to_string().contains(&second), "{said}");
     let start = ["runtime", "start", "--detach", "--socket", text(&socket)];
     let _ = chimaera(&start).success();
-    let daemon = Detached::at(&socket);
+    let daemon = BackgroundDaemon::at(&socket);
     let runtime = Runtime::connect_to(&socket).expect("it listens");
     assert_eq!(
         i64::from(runtime.daemon().process_id),

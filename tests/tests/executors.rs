@@ -25,7 +25,7 @@ const SHARED_LANES: usize = 8;
 type Expected = Vec<(Block, [Pattern; 2])>;
 
 /// One user of a pool among many.
-struct Worker {
+struct PoolUser {
     client: Client,
     number: u32,
     generation: u32,
@@ -34,7 +34,7 @@ struct Worker {
     expected: Expected,
 }
 
-impl Worker {
+impl PoolUser {
     async fn run(mut self) -> Result<Expected, TaskError> {
         for _ in 0..4 {
             let mut blocks = self.allocate().await?;
@@ -160,7 +160,7 @@ fn tasks_that_are_given_up_at_any_moment_leave_all_data_where_it_belongs() {
             .build()
             .expect("tokio");
         let workers: Vec<_> = (0..WORKERS)
-            .map(|number| Worker {
+            .map(|number| PoolUser {
                 client: client.clone(),
                 number,
                 generation: 0,

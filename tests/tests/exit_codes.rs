@@ -7,12 +7,12 @@ use chimaera_tests::exit::{
     IN_THE_WAY, NO_RUNTIME, NO_SPACE, NOT_FOUND, NOT_PERMITTED, WRONG_USAGE,
 };
 use chimaera_tests::{
-    Daemon, Finished, NOBODY, Sandbox, SmallFileSystem, chimaera, disk_folder, finish, program,
-    skipped, text,
+    Daemon, NOBODY, ProgramOutput, Sandbox, SmallFileSystem, chimaera, disk_folder, finish,
+    program, skipped, text,
 };
 
 /// Runs `pool create` with these arguments.
-fn create(daemon: &Daemon, arguments: &[&str]) -> Finished {
+fn create(daemon: &Daemon, arguments: &[&str]) -> ProgramOutput {
     daemon.run(&[&["pool", "create"], arguments].concat())
 }
 

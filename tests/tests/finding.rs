@@ -8,9 +8,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// A daemon in the background of a sandbox, killed on drop.
-struct Detached(Pid);
+struct SandboxDaemon(Pid);
 
-impl Detached {
+impl SandboxDaemon {
     fn start(sandbox: &Sandbox, user: u32, arguments: &[&str]) -> Self {
         let mut words = vec!["runtime", "start", "--detach"];
         words.extend(arguments);
@@ -28,7 +28,7 @@ impl Detached {
     }
 }
 
-impl Drop for Detached {
+impl Drop for SandboxDaemon {
     fn drop(&mut self) {
         let _ = kill(self.0, Signal::SIGKILL);
     }
@@ -50,7 +50,7 @@ fn a_user_without_a_runtime_folder_has_a_daemon_in_a_folder_that_nobody_else_can
     ] {
         assert!(refused.contains(words), "{words}: {refused}");
     }
-    let daemon = Detached::start(&sandbox, NOBODY, &[]);
+    let daemon = SandboxDaemon::start(&sandbox, NOBODY, &[]);
     assert!(daemon.is_found_by(&sandbox, NOBODY, &[]));
     let folder = sandbox
         .path("/tmp/chimaera-65534")
@@ -73,7 +73,7 @@ fn a_folder_that_somebody_else_made_first_is_neither_listened_in_nor_looked_in()
     let planted = "umask 0; mkdir /tmp/chimaera-65534";
     let _ = sandbox.shell(SOMEBODY_ELSE, planted).success();
     let socket = ["--socket", "/tmp/chimaera-65534/chimaera.sock"];
-    let _waiting = Detached::start(&sandbox, SOMEBODY_ELSE, &socket);
+    let _waiting = SandboxDaemon::start(&sandbox, SOMEBODY_ELSE, &socket);
     let _ = sandbox
         .shell(SOMEBODY_ELSE, "chmod 0666 /tmp/chimaera-65534/*")
         .success();
@@ -108,7 +108,7 @@ fn after_the_users_own_daemon_the_systems_is_looked_for() {
     let Some(sandbox) = Sandbox::new("the system's daemon") else {
         return;
     };
-    let system = Detached::start(&sandbox, ROOT, &[]);
+    let system = SandboxDaemon::start(&sandbox, ROOT, &[]);
     assert!(system.is_found_by(&sandbox, ROOT, &[]));
     // Its operator says who may use it.
     let refused = sandbox
@@ -129,7 +129,7 @@ fn after_the_users_own_daemon_the_systems_is_looked_for() {
         .shell(SOMEBODY_ELSE, "rmdir /tmp/chimaera-65534")
         .success();
 
-    let own = Detached::start(&sandbox, NOBODY, &[]);
+    let own = SandboxDaemon::start(&sandbox, NOBODY, &[]);
     assert!(own.is_found_by(&sandbox, NOBODY, &[]));
     assert!(system.is_found_by(&sandbox, SOMEBODY_ELSE, &[]));
     // A socket that is named is the only one that counts.
@@ -153,7 +153,7 @@ fn a_daemon_that_somebody_else_runs_is_used_only_by_whoever_says_so() {
         return;
     };
     let socket = ["--socket", "/tmp/chimaera.sock"];
-    let daemon = Detached::start(&sandbox, SOMEBODY_ELSE, &socket);
+    let daemon = SandboxDaemon::start(&sandbox, SOMEBODY_ELSE, &socket);
     let _ = sandbox
         .shell(SOMEBODY_ELSE, "chmod 0666 /tmp/chimaera.sock")
         .success();
@@ -180,7 +180,7 @@ fn a_daemon_that_sees_other_files_is_not_taken_for_one_whose_socket_was_removed(
         return;
     };
     let socket = ["--socket", "/tmp/in-a-container-of-its-own.sock"];
-    let _daemon = Detached::start(&sandbox, ROOT, &socket);
+    let _daemon = SandboxDaemon::start(&sandbox, ROOT, &socket);
     let list = [&["pool", "list"], &socket[..]].concat();
     let _ = sandbox.chimaera(ROOT, &list).success();
     let said = chimaera(&list).failure(NO_RUNTIME);

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use chimaera_tests::exit::{IN_THE_WAY, NOT_FOUND, WRONG_USAGE};
-use chimaera_tests::{Finished, cargo_outside, checkout, finish, json, program, skipped, text};
+use chimaera_tests::{
+    ProgramOutput, cargo_outside, checkout, finish, json, program, skipped, text,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// Runs `chimod new` in a folder.
-fn new(folder: &Path, arguments: &[&str]) -> Finished {
+fn new(folder: &Path, arguments: &[&str]) -> ProgramOutput {
     let mut command = Command::new(program("chimaera"));
     command
         .current_dir(folder)
@@ -19,7 +21,7 @@ fn new(folder: &Path, arguments: &[&str]) -> Finished {
     finish(command)
 }
 
-fn cargo(folder: &Path, arguments: &[&str]) -> Finished {
+fn cargo(folder: &Path, arguments: &[&str]) -> ProgramOutput {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(folder).args(arguments);
     finish(command)

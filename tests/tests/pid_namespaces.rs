@@ -4,7 +4,9 @@ use std::ffi::OsStr;
 use std::process::Command;
 
 use chimaera_tests::exit::{IN_THE_WAY, NO_RUNTIME};
-use chimaera_tests::{Daemon, Finished, Told, finish, library_folder, program, skipped};
+use chimaera_tests::{
+    Daemon, ProgramOutput, RunningCommand, finish, library_folder, program, skipped,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -42,7 +44,7 @@ fn command_inside(daemon: &Daemon, words: &[&str]) -> Command {
     inside
 }
 
-fn run_inside(daemon: &Daemon, words: &[&str]) -> Finished {
+fn run_inside(daemon: &Daemon, words: &[&str]) -> ProgramOutput {
     finish(command_inside(daemon, words))
 }
 
@@ -65,7 +67,7 @@ fn a_daemon_whose_process_is_not_seen_is_said_to_be_elsewhere() {
     assert!(said.contains(&line), "{said}");
 
     daemon.signal(Signal::SIGSTOP);
-    let told = Told::start(command_inside(&daemon, &["pool", "list"]));
+    let told = RunningCommand::start(command_inside(&daemon, &["pool", "list"]));
     told.wait_for(&["waiting for the answer of the daemon", ELSEWHERE]);
     daemon.signal(Signal::SIGCONT);
     assert_eq!(told.exit_code(), Some(0));

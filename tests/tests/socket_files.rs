@@ -6,12 +6,12 @@ use std::path::Path;
 use std::process::Command;
 
 use chimaera_tests::exit::{IN_THE_WAY, NO_RUNTIME, WRONG_USAGE};
-use chimaera_tests::{Daemon, Finished, chimaera, finish, program, text};
+use chimaera_tests::{Daemon, ProgramOutput, chimaera, finish, program, text};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-fn start(socket: &Path) -> Finished {
+fn start(socket: &Path) -> ProgramOutput {
     chimaera(&["runtime", "start", "--socket", text(socket)])
 }
 

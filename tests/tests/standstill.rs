@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use chimaera_bdev_client::{PoolQuery, Runtime};
 use chimaera_tests::exit::{FAILED, IN_THE_WAY};
-use chimaera_tests::{Daemon, Detached, Told, Watchdog, chimaera, memory, skipped, text, until};
+use chimaera_tests::{
+    BackgroundDaemon, Daemon, RunningCommand, Watchdog, chimaera, memory, skipped, text, until,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -37,13 +39,13 @@ fn a_daemon_starts_where_one_was_killed_just_now() {
     let start = ["runtime", "start", "--detach", "--socket", text(&socket)];
     let _ = chimaera(&start).success();
     for _ in 0..8 {
-        let daemon = Detached::at(&socket);
+        let daemon = BackgroundDaemon::at(&socket);
         fill(&socket);
         let process = Pid::from_raw(daemon.process_id);
         kill(process, Signal::SIGKILL).expect("it runs");
         let _ = chimaera(&start).success();
     }
-    let _last = Detached::at(&socket);
+    let _last = BackgroundDaemon::at(&socket);
 }
 
 /// Takes a process into a frozen control group, from which only the test lets it out.
@@ -85,7 +87,7 @@ fn a_daemon_that_was_killed_and_cannot_end_is_said_to_be() {
     until("it is frozen", || {
         std::fs::read_to_string(&group).is_ok_and(|state| state.trim() == "FROZEN")
     });
-    let waits = |words: &[&str]| Told::start(daemon.command(words));
+    let waits = |words: &[&str]| RunningCommand::start(daemon.command(words));
     let frozen = waits(&["pool", "list"]);
     frozen.wait_for(&["waiting for", "is frozen with its control group"]);
 

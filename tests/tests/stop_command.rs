@@ -12,7 +12,7 @@ use chimaera_bdev_client::{PoolId, PoolQuery};
 use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_faulty_runtime::{MODULE_NAME, Method, params};
 use chimaera_tests::exit::FAILED;
-use chimaera_tests::{Daemon, Faulty, Told, finish, memory, skipped, text, until};
+use chimaera_tests::{Daemon, Faulty, RunningCommand, finish, memory, skipped, text, until};
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 
@@ -54,7 +54,7 @@ fn a_stop_returns_when_the_process_of_the_daemon_has_ended() {
     until("it stops", || {
         runtime.admin().list_pools().expect("a list").is_empty()
     });
-    let stop = Told::start(daemon.command(&["runtime", "stop"]));
+    let stop = RunningCommand::start(daemon.command(&["runtime", "stop"]));
     stop.wait_for(&["waiting for the daemon with process id"]);
     std::fs::write(&file, "").expect("a file");
     assert_eq!(stop.exit_code(), Some(0));
@@ -71,10 +71,10 @@ fn every_stop_of_a_daemon_that_could_not_flush_a_pool_fails_and_names_it() {
     failing
         .create(params::FLUSH_ERROR)
         .expect("the pool is made");
-    let ordered = Told::start(daemon.command(&["runtime", "stop"]));
+    let ordered = RunningCommand::start(daemon.command(&["runtime", "stop"]));
     ordered.wait_for(&["which is being flushed"]);
     // The daemon refuses this one's connection.
-    let refused = Told::start(daemon.command(&["runtime", "stop", "--json"]));
+    let refused = RunningCommand::start(daemon.command(&["runtime", "stop", "--json"]));
     refused.wait_for(&["waiting for the daemon with process id"]);
     std::fs::write(&file, "").expect("a file");
     for stop in [ordered, refused] {
@@ -101,7 +101,7 @@ fn a_stop_that_does_not_learn_how_the_daemon_ended_says_that() {
         pools.expect("a list").is_empty()
     });
     let start = || {
-        let stop = Told::start(daemon.command(&["runtime", "stop"]));
+        let stop = RunningCommand::start(daemon.command(&["runtime", "stop"]));
         stop.wait_for(&["waiting for the daemon with process id"]);
         stop
     };
@@ -167,7 +167,7 @@ fn a_stop_that_takes_long_says_what_it_waits_for_and_no_pool_waits_for_another()
     let line = "changing    pool endless of module chimaera_faulty, which is being made";
     assert!(shown.contains(line), "{shown}");
 
-    let stop = Told::start(daemon.command(&["runtime", "stop"]));
+    let stop = RunningCommand::start(daemon.command(&["runtime", "stop"]));
     let process = format!("the daemon with process id {}", daemon.process_id());
     stop.wait_for(&[
         &process,
@@ -210,7 +210,7 @@ fn a_pool_that_waits_for_an_order_is_told_apart_from_one_that_waits_for_tasks() 
         shown.contains(in_use)
     });
     assert_eq!(daemon.status()["changing"][0]["step"], "in_use");
-    let stop = Told::start(daemon.command(&["runtime", "stop"]));
+    let stop = RunningCommand::start(daemon.command(&["runtime", "stop"]));
     stop.wait_for(&[in_use]);
     std::fs::write(&file, "").expect("a file");
     flush.wait().expect("it is flushed");
@@ -245,10 +245,10 @@ fn a_stop_whose_daemon_is_killed_or_cut_short_says_that_it_has_not_finished() {
     for end in kills {
         let mut daemon = Daemon::start();
         Faulty::whose_flush_waits(&daemon.connect(), Path::new("/nowhere/at all"));
-        let first = Told::start(daemon.command(&["runtime", "stop"]));
+        let first = RunningCommand::start(daemon.command(&["runtime", "stop"]));
         first.wait_for(&["which is being flushed"]);
         // The daemon refuses this one's connection.
-        let second = Told::start(daemon.command(&["runtime", "stop"]));
+        let second = RunningCommand::start(daemon.command(&["runtime", "stop"]));
         second.wait_for(&["waiting for the daemon with process id"]);
         end(&daemon);
         for stop in [first, second] {

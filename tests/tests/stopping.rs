@@ -7,8 +7,8 @@ use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_faulty_runtime::{MODULE_NAME, params};
 use chimaera_tests::exit::{FAILED, NO_RUNTIME};
 use chimaera_tests::{
-    ClientProcess, Daemon, Faulty, Told, assert_refused, client, disk_folder, finish, json, memory,
-    program, skipped, text, until,
+    ClientProcess, Daemon, Faulty, RunningCommand, assert_refused, client, disk_folder, finish,
+    json, memory, program, skipped, text, until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -294,7 +294,7 @@ fn an_order_that_takes_long_says_that_it_waits() {
         &["pool", "flush", "flushed"],
         &["pool", "destroy", "destroyed"],
     ];
-    let waiting = orders.map(|order| Told::start(daemon.command(order)));
+    let waiting = orders.map(|order| RunningCommand::start(daemon.command(order)));
     let process = format!("process id {}", daemon.process_id());
     for order in &waiting {
         order.wait_for(&["waiting for the answer of the daemon", &process]);
@@ -319,7 +319,7 @@ fn a_daemon_that_is_suspended_is_named_and_waited_for_with_an_end() {
         &["runtime", "stop"],
     ] {
         daemon.signal(Signal::SIGSTOP);
-        let told = Told::start(daemon.command(command));
+        let told = RunningCommand::start(daemon.command(command));
         let line = told.wait_for(&["waiting for", &format!("process id {process}"), &resumes]);
         if command.contains(&"--json") {
             assert!(json(&line)["note"].is_string(), "{line}");

@@ -6,7 +6,7 @@ use std::path::Path;
 use chimaera_bdev_client::{CreateOptions, PoolId, PoolQuery, Runtime, Status};
 use chimaera_tests::exit::FAILED;
 use chimaera_tests::{
-    ClientProcess, ControlGroup, Daemon, Denial, Faulty, Refused, ThreadLimit, assert_refused,
+    ClientProcess, ControlGroup, Daemon, Denial, FailedStart, Faulty, ThreadLimit, assert_refused,
     client, disk_folder, finish, library_folder, memory, program, skipped, text, until,
 };
 use nix::sys::signal::Signal;
@@ -155,7 +155,7 @@ fn a_daemon_starts_with_all_of_its_threads_or_says_what_it_lacks_and_leaves_noth
         let folder = TempDir::new().expect("a folder");
         let mut command = limit.command_with(&program("chimaera"), threads);
         command.args(["runtime", "start", "--workers", "1"]);
-        let Refused { code, log, folder } = match Daemon::try_start(command, folder) {
+        let FailedStart { code, log, folder } = match Daemon::try_start(command, folder) {
             Err(refused) => refused,
             Ok(mut daemon) => {
                 assert!(threads > 1, "a daemon has threads");

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use chimaera_tests::exit::{FAILED, IN_THE_WAY, NO_RUNTIME, NO_SPACE, NOT_PERMITTED};
-use chimaera_tests::{Daemon, Finished, disk_folder, json, text, until};
+use chimaera_tests::{Daemon, ProgramOutput, disk_folder, json, text, until};
 use tempfile::TempDir;
 
 const SIZE: &str = "32MiB";
@@ -43,7 +43,7 @@ impl Bench {
         daemon
     }
 
-    fn verify(&self, daemon: &Daemon, arguments: &[&str]) -> Finished {
+    fn verify(&self, daemon: &Daemon, arguments: &[&str]) -> ProgramOutput {
         daemon.run(
             &self
                 .arguments(arguments)

@@ -11,7 +11,7 @@ use chimaera_bdev_client::{
 use chimaera_client::Values;
 use chimaera_client::proto::limits::LANE_DEPTH;
 use chimaera_faulty_runtime::Method;
-use chimaera_tests::{Daemon, Faulty, Holding, Pattern, Polled, memory, until};
+use chimaera_tests::{Daemon, Faulty, Pattern, Polled, RecordHolder, memory, until};
 
 const QUERY: PoolQuery = PoolQuery::Local;
 const BLOCK_BYTES: usize = 4096;
@@ -21,9 +21,9 @@ const MAX_UNSUBMITTED: usize = 16 * 1024;
 
 type Waiter = Polled<Task<(Values, Option<Buffer>)>>;
 
-fn setup() -> (Daemon, Holding, Runtime) {
+fn setup() -> (Daemon, RecordHolder, Runtime) {
     let daemon = Daemon::start();
-    let holding = Holding::new(&daemon);
+    let holding = RecordHolder::new(&daemon);
     let runtime = daemon.connect();
     (daemon, holding, runtime)
 }

@@ -10,12 +10,12 @@ use crate::{chimaera, json, text};
 
 /// A daemon in the background, killed on drop if it still runs then.
 #[derive(Debug)]
-pub struct Detached {
+pub struct BackgroundDaemon {
     /// Its process id.
     pub process_id: i32,
 }
 
-impl Detached {
+impl BackgroundDaemon {
     /// The one that serves this socket.
     ///
     /// # Panics
@@ -38,7 +38,7 @@ impl Detached {
     }
 }
 
-impl Drop for Detached {
+impl Drop for BackgroundDaemon {
     fn drop(&mut self) {
         if !self.is_gone() {
             let _ = kill(Pid::from_raw(self.process_id), Signal::SIGKILL);

@@ -15,7 +15,7 @@ const TELLER: u32 = 1000;
 
 /// Takes records of lanes, and gives them back. It has a connection of its own for that.
 #[derive(Debug)]
-pub struct Holding {
+pub struct RecordHolder {
     control: Runtime,
     teller: Faulty,
     pools: AtomicU32,
@@ -23,13 +23,13 @@ pub struct Holding {
 
 /// Records that are taken by tasks which the host holds.
 #[derive(Debug)]
-pub struct Held {
+pub struct HeldRecords {
     pool: Faulty,
     /// The tasks, in order of submission.
     pub tasks: Vec<Task<(Values, Option<Buffer>)>>,
 }
 
-impl Holding {
+impl RecordHolder {
     /// Connects to the daemon.
     ///
     /// # Panics
@@ -59,12 +59,12 @@ impl Holding {
     ///
     /// # Panics
     /// If there are not as many.
-    pub fn take(&self, runtime: &Runtime, count: usize) -> Held {
+    pub fn take(&self, runtime: &Runtime, count: usize) -> HeldRecords {
         let pool = self.pool(runtime);
         let tasks: Vec<_> = (0..count).map(|_| pool.start(Method::Hold, None)).collect();
         assert!(tasks.iter().all(Task::is_submitted), "there is no room");
         until("the host holds the tasks", || self.count(&pool) == count);
-        Held { pool, tasks }
+        HeldRecords { pool, tasks }
     }
 
     /// How many tasks a pool holds.
@@ -79,7 +79,7 @@ impl Holding {
     }
 
     /// Has the tasks completed. Their records stay taken until they are waited for, or needed.
-    pub fn let_go(&self, held: &Held) {
+    pub fn let_go(&self, held: &HeldRecords) {
         self.release(&held.pool);
     }
 }

@@ -9,12 +9,12 @@ use chimaera_testing::within;
 
 /// A command of the program whose words on standard error are read as they come.
 #[derive(Debug)]
-pub struct Told {
+pub struct RunningCommand {
     child: Child,
     lines: Receiver<String>,
 }
 
-impl Told {
+impl RunningCommand {
     /// Starts it.
     ///
     /// # Panics
