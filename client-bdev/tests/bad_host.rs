@@ -27,7 +27,7 @@ fn impossible_answers_are_violations() {
             .expect_err("one block");
         assert_eq!(error.status(), Status::ProtocolViolation);
         let error = bdev
-            .allocate_blocks(PoolQuery::Local, 9 << 20)
+            .allocate_blocks(PoolQuery::Local, 9 * MIB)
             .expect_err("a list");
         assert_eq!(error.status(), Status::ProtocolViolation);
         let error = bdev.get_stats().expect_err("statistics");

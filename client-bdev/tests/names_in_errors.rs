@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use chimaera_bdev_client::{Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status};
+use chimaera_testing::MIB;
 
 const QUERY: PoolQuery = PoolQuery::Local;
 
@@ -44,7 +45,7 @@ fn a_file_pool_that_was_created_by_a_relative_path_is_opened_by_it() {
     let words = [whole, "there is no pool named", "create it first"];
     assert_says(Client::open(&runtime, &path), Status::PoolNotFound, &words);
 
-    let options = CreateOptions::file().size(4 << 20);
+    let options = CreateOptions::file().size(4 * MIB);
     let made = Client::open_or_create(&runtime, &path, &options).expect("it is made");
     for name in [&path, whole] {
         let opened = Client::open(&runtime, name).expect("it is there");
@@ -55,7 +56,7 @@ fn a_file_pool_that_was_created_by_a_relative_path_is_opened_by_it() {
 #[test]
 fn a_pool_in_memory_comes_before_a_file_of_that_name() {
     let runtime = embedded();
-    let made = Client::open_or_create(&runtime, "relative", &CreateOptions::ram(4 << 20));
+    let made = Client::open_or_create(&runtime, "relative", &CreateOptions::ram(4 * MIB));
     let opened = Client::open(&runtime, "relative").expect("it is there");
     assert_eq!(opened.pool_id(), made.expect("it is made").pool_id());
 }
@@ -73,7 +74,7 @@ fn errors_about_pools_name_them_and_say_what_to_do() {
     let words = ["finding the pool \"absent\": ", "check its name"];
     assert_says(admin.find_pool("absent"), not_found, &words);
 
-    let options = CreateOptions::ram(4 << 20);
+    let options = CreateOptions::ram(4 * MIB);
     let client = Client::new(&runtime, PoolId::new(8000, 0));
     client.create(QUERY, "edge", &options).expect("it is made");
     let mismatch = Status::ParameterMismatch;
@@ -86,7 +87,7 @@ fn errors_about_pools_name_them_and_say_what_to_do() {
 #[test]
 fn an_allocation_whose_list_is_too_long_gives_one_reason() {
     let runtime = embedded();
-    let options = CreateOptions::ram(4 << 20);
+    let options = CreateOptions::ram(4 * MIB);
     let client = Client::open_or_create(&runtime, "pool", &options).expect("it is made");
     let blocks = client.allocate_blocks(QUERY, u64::MAX);
     let words = ["does not fit a task", "in several steps"];
@@ -98,7 +99,7 @@ fn an_allocation_whose_list_is_too_long_gives_one_reason() {
 fn a_name_that_is_too_long_is_cut_in_the_error() {
     let runtime = embedded();
     let long = "n".repeat(5000);
-    let options = CreateOptions::ram(4 << 20);
+    let options = CreateOptions::ram(4 * MIB);
     let made = Client::open_or_create(&runtime, &long, &options);
     let text = assert_says(made, Status::InvalidArgument, &["4096 bytes, not 5000"]);
     assert!(text.len() < 1000, "{text}");

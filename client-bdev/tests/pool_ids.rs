@@ -1,6 +1,7 @@
 //! Which id a pool gets when it is created again, and what becomes of blocks of its predecessor.
 
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, Status};
+use chimaera_testing::MIB;
 
 const QUERY: PoolQuery = PoolQuery::Local;
 const NAME: &str = "again";
@@ -14,7 +15,7 @@ fn embedded() -> Runtime {
 
 /// Destroys the pool and creates it again with the same client, while another client has a block of the first.
 fn create_again(runtime: &Runtime, owner: &Client) {
-    let options = CreateOptions::ram(4 << 20);
+    let options = CreateOptions::ram(4 * MIB);
     let first = owner.pool_id();
     let stranger = Client::new(runtime, first);
     let kept = stranger.allocate_blocks(QUERY, 4096).expect("a block");
@@ -39,7 +40,7 @@ fn create_again(runtime: &Runtime, owner: &Client) {
 #[test]
 fn blocks_of_a_destroyed_pool_are_no_names_in_the_next_where_the_host_chose_the_id() {
     let runtime = embedded();
-    let options = CreateOptions::ram(4 << 20);
+    let options = CreateOptions::ram(4 * MIB);
     let owner = Client::new(&runtime, PoolId::NULL);
     owner.create(QUERY, NAME, &options).expect("it is made");
     create_again(&runtime, &owner.clone());
@@ -53,7 +54,7 @@ fn blocks_of_a_destroyed_pool_are_no_names_in_the_next_where_the_host_chose_the_
 #[test]
 fn an_id_that_the_caller_chose_is_asked_for_again() {
     let runtime = embedded();
-    let options = CreateOptions::ram(4 << 20);
+    let options = CreateOptions::ram(4 * MIB);
     let id = PoolId::new(8000, 0);
     let client = Client::new(&runtime, id);
     for _ in 0..2 {

@@ -15,7 +15,7 @@ use chimaera_bdev_client::{
 };
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::{
-    Faulty, Pattern, WakeCount, Xorshift, connect_at_limits, descriptors, limit_descriptors,
+    Faulty, MIB, Pattern, WakeCount, Xorshift, connect_at_limits, descriptors, limit_descriptors,
     show_blocks, until,
 };
 
@@ -314,7 +314,7 @@ fn use_a_pool(runtime: &Runtime, path: &str) -> Result<(), Error> {
     client.create(
         PoolQuery::Dynamic,
         path,
-        &CreateOptions::file().size(8 << 20),
+        &CreateOptions::file().size(8 * MIB),
     )?;
     let used = || -> Result<(), Error> {
         let blocks = client.allocate_blocks(QUERY, 4096)?;
@@ -442,7 +442,7 @@ fn find_a_runtime() {
             assert_eq!(Arc::strong_count(&kept), 2, "the options are used");
         }
         let client = Client::new(&runtime, PoolId::NULL);
-        client.create(PoolQuery::Dynamic, "found", &CreateOptions::ram(1 << 20))?;
+        client.create(PoolQuery::Dynamic, "found", &CreateOptions::ram(MIB))?;
         let blocks = client.allocate_blocks(QUERY, 4096)?;
         write_and_read_back(&client, &blocks[0])?;
         client.free_blocks(QUERY, &blocks)?;

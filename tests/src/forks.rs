@@ -16,7 +16,7 @@ use std::time::Duration;
 use chimaera_bdev_client::{
     Block, Buffer, Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Task, TaskSet,
 };
-use chimaera_tests::{Pattern, thread_sleeps, until};
+use chimaera_tests::{MIB, Pattern, thread_sleeps, until};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
@@ -397,12 +397,12 @@ fn embed(plugins: &str, socket: &str, file: &str, how: &str) {
         .create(
             PoolQuery::Dynamic,
             file,
-            &CreateOptions::file().size(16 << 20),
+            &CreateOptions::file().size(16 * MIB),
         )
         .expect("the pool is made");
     let memory = Client::new(&runtime, PoolId::new(8001, 0));
     memory
-        .create(PoolQuery::Dynamic, "memory", &CreateOptions::ram(16 << 20))
+        .create(PoolQuery::Dynamic, "memory", &CreateOptions::ram(16 * MIB))
         .expect("the pool is made");
     let block = client
         .allocate_blocks(QUERY, BLOCK_BYTES as u64)

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, Status};
 use chimaera_client::proto::admin::GetOrCreatePool;
+use chimaera_testing::MIB;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -98,9 +99,9 @@ impl Plugins {
     pub fn assert_bdev_works(&self) {
         let client = Client::new(&self.runtime, PoolId::new(8000, 0));
         client
-            .create(PoolQuery::Dynamic, "right", &CreateOptions::ram(1 << 20))
+            .create(PoolQuery::Dynamic, "right", &CreateOptions::ram(MIB))
             .expect("the right library is used");
-        let blocks = client.allocate_blocks(PoolQuery::Local, 1 << 20);
+        let blocks = client.allocate_blocks(PoolQuery::Local, MIB);
         assert_eq!(blocks.expect("blocks").len(), 1);
         let modules = &self.daemon.status()["modules"];
         assert_eq!(modules[0]["name"], "chimaera_bdev", "{modules}");

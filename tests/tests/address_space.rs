@@ -2,7 +2,8 @@
 
 use chimaera_bdev_client::{CreateOptions, PoolQuery, Runtime, Status};
 use chimaera_tests::{
-    ClientProcess, Daemon, assert_refused, client, disk_folder, limit_address_space, memory, text,
+    ClientProcess, Daemon, GIB, MIB, assert_refused, client, disk_folder, limit_address_space,
+    memory, text,
 };
 
 /// As many keepers leave stacks behind for threads that come later.
@@ -21,13 +22,13 @@ fn a_daemon_without_address_space_lives_on_and_keeps_its_pools() {
     let mut daemon = Daemon::start();
     let folder = disk_folder();
     let holder = daemon.connect();
-    let held = memory(&holder, 64 << 20);
+    let held = memory(&holder, 64 * MIB);
     let create = |number: u32| {
         let file = folder.path().join(format!("pool-{number}"));
         client(&holder, number).create(
             PoolQuery::Dynamic,
             text(&file),
-            &CreateOptions::file().size(8 << 20),
+            &CreateOptions::file().size(8 * MIB),
         )
     };
     // Their keepers leave stacks, from which threads start without further address space.
@@ -60,8 +61,8 @@ fn a_daemon_without_address_space_lives_on_and_keeps_its_pools() {
 fn a_memory_pool_without_address_space_names_the_limit() {
     let daemon = Daemon::start();
     let holder = daemon.connect();
-    limit_address_space(daemon.process_id(), Some(1 << 30));
-    let options = CreateOptions::ram(8 << 30);
+    limit_address_space(daemon.process_id(), Some(GIB));
+    let options = CreateOptions::ram(8 * GIB);
     let refused = client(&holder, 0).create(PoolQuery::Dynamic, "memory", &options);
     assert_refused(refused, Status::OutOfMemory, &["no room", "ulimit -v"]);
 }

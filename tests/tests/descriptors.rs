@@ -8,7 +8,7 @@ use std::time::Duration;
 use chimaera_bdev_client::{Error, PoolQuery, Runtime, Status};
 use chimaera_tests::exit::FAILED;
 use chimaera_tests::{
-    ClientProcess, Daemon, client, descriptors, finish, limit_descriptors, limit_for, memory,
+    ClientProcess, Daemon, MIB, client, descriptors, finish, limit_descriptors, limit_for, memory,
     program, text, until,
 };
 use nix::sys::signal::Signal;
@@ -19,7 +19,7 @@ const QUERY: PoolQuery = PoolQuery::Local;
 #[test]
 fn a_client_without_descriptors_says_so_and_goes_on_with_its_connection() {
     let daemon = Daemon::start();
-    let _pool = memory(&daemon.connect(), 64 << 20);
+    let _pool = memory(&daemon.connect(), 64 * MIB);
     let mut client = ClientProcess::start(&daemon.socket(), &["starve"]);
     client.expect("done");
     client.succeed();
@@ -146,7 +146,7 @@ fn settled(daemon: &Daemon) -> Vec<u64> {
 fn clients_that_find_no_room_learn_why_and_those_that_are_there_work_on() {
     let daemon = Daemon::start();
     let process = daemon.process_id();
-    drop(memory(&daemon.connect(), 1 << 20));
+    drop(memory(&daemon.connect(), MIB));
     let before_all = settled(&daemon);
     let runtime = daemon.connect();
     let pool = client(&runtime, 0);

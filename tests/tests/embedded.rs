@@ -6,14 +6,14 @@ use std::process::Command;
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, Status};
 use chimaera_client::ModuleInfo;
 use chimaera_tests::{
-    BackgroundDaemon, ClientProcess, Daemon, Pattern, Watchdog, assert_empty, chimaera,
+    BackgroundDaemon, ClientProcess, Daemon, MIB, Pattern, Watchdog, assert_empty, chimaera,
     disk_folder, file_bytes, library_folder, program, until,
 };
 use tempfile::TempDir;
 
 const QUERY: PoolQuery = PoolQuery::Local;
 /// Bytes that can be allocated in the pools, in whole megabytes.
-const ROOM_BYTES: u64 = 4 << 20;
+const ROOM_BYTES: u64 = 4 * MIB;
 
 /// A runtime in this process, with the bdev module linked in.
 fn embedded() -> Runtime {
@@ -188,8 +188,8 @@ fn an_embedded_runtime_that_listens_serves_other_processes() {
         .start()
         .expect("the runtime starts");
     // A process of its own works on the pool of this one, together with this one.
-    let shared = pool(&runtime, "shared", &CreateOptions::ram(16 << 20));
-    let mine = shared.allocate_blocks(QUERY, 2 << 20).expect("blocks");
+    let shared = pool(&runtime, "shared", &CreateOptions::ram(16 * MIB));
+    let mine = shared.allocate_blocks(QUERY, 2 * MIB).expect("blocks");
     let pattern = Pattern::new(99, 1);
     let mut buffer = runtime.allocate_buffer(1 << 20).expect("a buffer");
     for block in &mine {

@@ -6,7 +6,9 @@
 use chimaera_bdev_client::{Block, BlockType, Client, NodeId, PoolId, PoolQuery, Runtime, Status};
 use chimaera_bdev_proto::{Method, TransferArguments};
 use chimaera_client::Call;
-use chimaera_tests::{Daemon, MIB, assert_refused, client, disk_folder, memory, remaining, text};
+use chimaera_tests::{
+    Daemon, KIB, MIB, assert_refused, client, disk_folder, memory, remaining, text,
+};
 
 const QUERY: PoolQuery = PoolQuery::Local;
 
@@ -32,7 +34,7 @@ fn an_allocation_without_space_takes_nothing() {
     }
     // Enough, but not in one piece: the megabyte of the first block is broken.
     let whole = pool.allocate_blocks(QUERY, 7 * MIB).expect("the others");
-    assert!(remaining(&pool) > 600 << 10);
+    assert!(remaining(&pool) > 600 * KIB);
     assert_refused(pool.allocate_blocks(QUERY, MIB), Status::NoSpace, &[]);
     pool.free_blocks(QUERY, &held).expect("a free");
     pool.free_blocks(QUERY, &whole).expect("a free");
@@ -46,7 +48,7 @@ fn a_block_that_is_not_allocated_is_refused_and_the_refusal_says_which_way() {
     let runtime = daemon.connect();
     let pool = memory(&runtime, 4 * MIB);
     let block = pool.allocate_blocks(QUERY, 4096).expect("a block")[0];
-    let other = pool.allocate_blocks(QUERY, 64 << 10).expect("a block")[0];
+    let other = pool.allocate_blocks(QUERY, 64 * KIB).expect("a block")[0];
     let mut buffer = runtime.allocate_buffer(4096).expect("a buffer");
     buffer.fill(0xAA);
     pool.write(QUERY, &block, &buffer).expect("a write");
@@ -101,7 +103,7 @@ fn a_list_to_free_names_the_block_that_is_refused_and_frees_none() {
     let runtime = daemon.connect();
     let pool = memory(&runtime, 4 * MIB);
     let block = pool.allocate_blocks(QUERY, 4096).expect("a block")[0];
-    let other = pool.allocate_blocks(QUERY, 64 << 10).expect("a block")[0];
+    let other = pool.allocate_blocks(QUERY, 64 * KIB).expect("a block")[0];
     let never = Block::new(3 * MIB, BlockType::Kib4);
     let buffer = runtime.allocate_buffer(4096).expect("a buffer");
     let twice = pool.free_blocks(QUERY, &[block, block]);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chimaera_bdev_client::{Block, Client, CreateOptions, PoolQuery, Runtime, TaskError};
 use chimaera_client::proto::limits::MAX_LANES;
-use chimaera_tests::{Daemon, Pattern, Xorshift, until};
+use chimaera_tests::{Daemon, MIB, Pattern, Xorshift, until};
 use tokio::time::timeout;
 
 const QUERY: PoolQuery = PoolQuery::Local;
@@ -148,7 +148,7 @@ fn tasks_that_are_given_up_at_any_moment_leave_all_data_where_it_belongs() {
     let daemon = Daemon::start();
     let keeper = daemon.connect();
     let name = "executors";
-    let options = CreateOptions::ram(256 << 20);
+    let options = CreateOptions::ram(256 * MIB);
     let _pool = Client::open_or_create(&keeper, name, &options).expect("creates");
     let given_up = Arc::new(AtomicUsize::new(0));
     let expected = {

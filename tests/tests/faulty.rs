@@ -6,7 +6,7 @@ use std::time::Duration;
 use chimaera_bdev_client::{Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status};
 use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_faulty_runtime::{MODULE_NAME, Method, RELEASED, params};
-use chimaera_tests::{ClientProcess, Daemon, Faulty, PATIENCE, text, until, within};
+use chimaera_tests::{ClientProcess, Daemon, Faulty, MIB, PATIENCE, text, until, within};
 
 #[track_caller]
 fn assert_status<T: std::fmt::Debug>(result: Result<T, impl Into<Error>>, status: Status) -> Error {
@@ -24,7 +24,7 @@ fn assert_goes_on(daemon: &Daemon, faulty: &Faulty) {
     faulty.call(Method::Complete).expect("the pool goes on");
     let other = daemon.connect();
     let bdev = Client::new(&other, PoolId::new(8000, 0));
-    bdev.create(PoolQuery::Dynamic, "other", &CreateOptions::ram(1 << 20))
+    bdev.create(PoolQuery::Dynamic, "other", &CreateOptions::ram(MIB))
         .expect("other pools go on");
     let blocks = bdev.allocate_blocks(PoolQuery::Local, 4096);
     bdev.free_blocks(PoolQuery::Local, &blocks.expect("a block"))

@@ -6,13 +6,13 @@ use std::process::Command;
 
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime};
 use chimaera_tests::{
-    ClientProcess, Daemon, Watchdog, disk_folder, is_in_state, library_folder, memory, program,
-    text, until,
+    ClientProcess, Daemon, MIB, Watchdog, disk_folder, is_in_state, library_folder, memory,
+    program, text, until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const POOL_BYTES: u64 = 64 << 20;
+const POOL_BYTES: u64 = 64 * MIB;
 
 fn start(socket: &Path, arguments: &[&str]) -> ClientProcess {
     let mut command = Command::new(program("chimaera-test-forks"));

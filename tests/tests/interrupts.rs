@@ -3,9 +3,9 @@
 
 use std::process::Command;
 
-use chimaera_tests::{ClientProcess, Daemon, memory, program};
+use chimaera_tests::{ClientProcess, Daemon, MIB, memory, program};
 
-const POOL_BYTES: u64 = 64 << 20;
+const POOL_BYTES: u64 = 64 * MIB;
 
 fn run(lane: &str) {
     let daemon = Daemon::start();

@@ -3,13 +3,15 @@
 use std::path::Path;
 use std::thread;
 
-use chimaera_tests::{Daemon, LoopDevice, Xorshift, disk_folder, exit, json, skipped, text, until};
+use chimaera_tests::{
+    Daemon, LoopDevice, MIB, Xorshift, disk_folder, exit, json, skipped, text, until,
+};
 use tempfile::TempDir;
 
 /// Kills per kind of pool, unless `CHIMAERA_KILLS` says otherwise: fifty in all.
 const KILLS: u32 = 25;
 
-const POOL_BYTES: u64 = 48 << 20;
+const POOL_BYTES: u64 = 48 * MIB;
 
 #[test]
 fn a_pool_on_a_file_keeps_what_was_flushed_whenever_the_daemon_is_killed() {

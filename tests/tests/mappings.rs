@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 
 use chimaera_bdev_client::{PoolQuery, Runtime, Status};
 use chimaera_client::ConnectOptions;
-use chimaera_tests::{Pattern, Watchdog, memory, skipped};
+use chimaera_tests::{MIB, Pattern, Watchdog, memory, skipped};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
@@ -56,14 +56,14 @@ fn memory_that_cannot_be_mapped_is_refused_and_the_connection_goes_on() {
         );
     }
     let _watchdog = Watchdog::start();
-    let options = ConnectOptions::new().buffer_bytes(16 << 20);
+    let options = ConnectOptions::new().buffer_bytes(16 * MIB);
     let runtime = Runtime::embed()
         .with_module(chimaera_bdev_runtime::module())
         .workers(1)
         .connect_options(options)
         .start()
         .expect("the runtime starts");
-    let pool = memory(&runtime, 1 << 20);
+    let pool = memory(&runtime, MIB);
     let block = pool.allocate_blocks(PoolQuery::Local, 4096).expect("space")[0];
     let works = || {
         let pattern = Pattern::new(1, 1);

@@ -12,7 +12,7 @@ use chimaera_bdev_client::{BlockType, PoolQuery, Status};
 use chimaera_faulty_runtime::Method;
 use chimaera_tests::exit::NO_RUNTIME;
 use chimaera_tests::{
-    Daemon, Faulty, SmallFileSystem, assert_refused, memory, program, skipped, text, until,
+    Daemon, Faulty, MIB, SmallFileSystem, assert_refused, memory, program, skipped, text, until,
 };
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
@@ -137,7 +137,7 @@ fn work(daemon: &Daemon) {
     let _ = daemon.run(&in_memory).success();
     let _ = daemon.create_file_pool(&file, "8MiB").success();
     let runtime = daemon.connect();
-    let kept = memory(&runtime, 8 << 20);
+    let kept = memory(&runtime, 8 * MIB);
     let blocks = kept.allocate_blocks(PoolQuery::Local, 4096);
     let block = blocks.expect("there is room")[0];
     assert_eq!(block.block_type, BlockType::Kib4);

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use chimaera_bdev_client::{Block, Client, CreateOptions, PoolId, PoolQuery};
 use chimaera_tests::{
-    ClientProcess, Daemon, LoopDevice, assert_empty, disk_folder, json, parse_blocks, skipped,
+    ClientProcess, Daemon, LoopDevice, MIB, assert_empty, disk_folder, json, parse_blocks, skipped,
     tmpfs_folder, until,
 };
 
-const POOL_BYTES: u64 = 48 << 20;
+const POOL_BYTES: u64 = 48 * MIB;
 const QUERY: PoolQuery = PoolQuery::Local;
 const ROUNDS: &str = "120";
 

@@ -3,7 +3,7 @@
 
 use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Status};
 use chimaera_client::{ContainerId, NodeId};
-use chimaera_tests::{Daemon, Pattern};
+use chimaera_tests::{Daemon, MIB, Pattern};
 
 const RIGHT: [PoolQuery; 9] = [
     PoolQuery::Local,
@@ -42,7 +42,7 @@ const WRONG: [(PoolQuery, Status); 9] = [
     (PoolQuery::Physical(NodeId(u32::MAX)), Status::NodeNotFound),
 ];
 
-const POOL_BYTES: u64 = 8 << 20;
+const POOL_BYTES: u64 = 8 * MIB;
 
 #[test]
 fn every_query_that_names_what_is_there_reaches_the_pool() {
@@ -57,7 +57,7 @@ fn every_query_that_names_what_is_there_reaches_the_pool() {
         assert_eq!(info.created, index == 0, "one pool, whatever the query");
         // A list in a buffer, one in the completion, and data both ways.
         let blocks = pool
-            .allocate_blocks(query, 5 << 20)
+            .allocate_blocks(query, 5 * MIB)
             .unwrap_or_else(|error| panic!("{query}: {error}"));
         let block = &blocks[4];
         let mut buffer = runtime.allocate_buffer(4096).expect("a buffer");

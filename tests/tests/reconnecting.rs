@@ -5,7 +5,7 @@ use std::thread;
 
 use chimaera_bdev_client::{Client, CreateOptions, Error, OwnerTag, PoolQuery, Runtime, Status};
 use chimaera_tests::{
-    Daemon, Watchdog, assert_refused, disk_folder, file_bytes, memory, text, until,
+    Daemon, MIB, Watchdog, assert_refused, disk_folder, file_bytes, memory, text, until,
 };
 
 const QUERY: PoolQuery = PoolQuery::Local;
@@ -40,7 +40,7 @@ fn an_application_goes_on_with_the_next_daemon() {
     let runtime = daemon.connect();
     let options = CreateOptions::file().size(file_bytes(4));
     let pool = Client::open_or_create(&runtime, text(&path), &options).expect("made");
-    let volatile = memory(&runtime, 1 << 20);
+    let volatile = memory(&runtime, MIB);
     let kept = pool.allocate_blocks_for(QUERY, 4096, OURS).expect("room")[0];
     let mut buffer = runtime.allocate_buffer(4096).expect("a buffer");
     buffer.fill(0x5A);

@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use chimaera_bdev_client::{PoolQuery, Runtime};
 use chimaera_tests::exit::{FAILED, IN_THE_WAY};
 use chimaera_tests::{
-    BackgroundDaemon, Daemon, RunningCommand, Watchdog, chimaera, memory, skipped, text, until,
+    BackgroundDaemon, Daemon, MIB, RunningCommand, Watchdog, chimaera, memory, skipped, text, until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
 /// Memory that takes the system some milliseconds to free.
-const POOL_BYTES: u64 = 512 << 20;
+const POOL_BYTES: u64 = 512 * MIB;
 
 /// Bytes of the largest blocks.
-const BLOCK_BYTES: u64 = 1 << 20;
+const BLOCK_BYTES: u64 = MIB;
 
 /// Gives the daemon memory that is to be freed at its end.
 fn fill(socket: &Path) {

@@ -12,7 +12,7 @@ use chimaera_bdev_client::{PoolId, PoolQuery};
 use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_faulty_runtime::{MODULE_NAME, Method, params};
 use chimaera_tests::exit::FAILED;
-use chimaera_tests::{Daemon, Faulty, RunningCommand, finish, memory, skipped, text, until};
+use chimaera_tests::{Daemon, Faulty, MIB, RunningCommand, finish, memory, skipped, text, until};
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 
@@ -151,7 +151,7 @@ fn a_stop_that_takes_long_says_what_it_waits_for_and_no_pool_waits_for_another()
         .create(&format!("{}{release}", params::RELEASES_AT))
         .expect("the pool is made");
     let held = holder.start(Method::Hold, None);
-    let _ = memory(&runtime, 1 << 20);
+    let _ = memory(&runtime, MIB);
     let request = GetOrCreatePool {
         module: MODULE_NAME.to_owned(),
         name: "endless".to_owned(),

@@ -7,8 +7,8 @@ use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_faulty_runtime::{MODULE_NAME, params};
 use chimaera_tests::exit::{FAILED, NO_RUNTIME};
 use chimaera_tests::{
-    ClientProcess, Daemon, Faulty, RunningCommand, assert_refused, client, disk_folder, finish,
-    json, memory, program, skipped, text, until,
+    ClientProcess, Daemon, Faulty, MIB, RunningCommand, assert_refused, client, disk_folder,
+    finish, json, memory, program, skipped, text, until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -28,8 +28,8 @@ fn whoever_works_while_the_daemon_stops_learns_that_and_never_that_a_pool_is_mis
     for round in 0..6 {
         let mut daemon = Daemon::start_with(&["--workers", "2"]);
         let runtime = daemon.connect();
-        let _ = memory(&runtime, 64 << 20);
-        let options = CreateOptions::file().size(16 << 20);
+        let _ = memory(&runtime, 64 * MIB);
+        let options = CreateOptions::file().size(16 * MIB);
         let pool = client(&runtime, 1);
         pool.create(PoolQuery::Dynamic, text(&file), &options)
             .expect("the pool is made");
@@ -141,7 +141,7 @@ fn a_daemon_that_is_stopping_says_so_to_all_who_ask_for_more() {
     let file = daemon.folder().join("go on");
     let runtime = daemon.connect();
     Faulty::whose_flush_waits(&daemon.connect(), &file);
-    let pool = memory(&runtime, 1 << 20);
+    let pool = memory(&runtime, MIB);
     let blocks = pool.allocate_blocks(PoolQuery::Local, 4096).expect("space");
 
     let first = daemon.command(&["runtime", "stop"]);
@@ -153,7 +153,7 @@ fn a_daemon_that_is_stopping_says_so_to_all_who_ask_for_more() {
     let freed = pool.free_blocks(PoolQuery::Local, &blocks);
     shutting_down(freed);
     let admin = runtime.admin();
-    let ram = CreateOptions::ram(1 << 20);
+    let ram = CreateOptions::ram(MIB);
     shutting_down(
         client(&runtime, 7)
             .create(PoolQuery::Dynamic, "new", &ram)
@@ -196,7 +196,7 @@ fn creations_that_hang_keep_a_daemon_neither_from_answering_nor_from_ending_what
     let mut daemon = Daemon::start();
     let file = daemon.folder().join("go on");
     let runtime = daemon.connect();
-    let _ = memory(&runtime, 1 << 20);
+    let _ = memory(&runtime, MIB);
     let waits = format!("{}{}", params::CREATE_WAITS, text(&file));
     // More than there are threads for them.
     let hanging: Vec<_> = (0..40)
@@ -242,7 +242,7 @@ fn a_pool_that_is_never_flushed_keeps_no_other_from_it_and_the_log_names_it() {
     let runtime = daemon.connect();
     Faulty::whose_flush_waits(&daemon.connect(), &file);
     // This pool would have to wait for the other, if pools were ended one after another.
-    let options = CreateOptions::file().size(8 << 20);
+    let options = CreateOptions::file().size(8 * MIB);
     let on_file = text(&disk.path().join("pool")).to_owned();
     let pool = client(&runtime, 1);
     pool.create(PoolQuery::Dynamic, &on_file, &options)
@@ -337,7 +337,7 @@ fn a_daemon_that_is_suspended_is_named_and_waited_for_with_an_end() {
 #[test]
 fn a_client_that_is_suspended_does_not_keep_a_daemon_from_ending() {
     let mut daemon = Daemon::start();
-    let _ = memory(&daemon.connect(), 64 << 20);
+    let _ = memory(&daemon.connect(), 64 * MIB);
     let mut client = ClientProcess::start(&daemon.socket(), &["write-until-refused", "memory"]);
     client.line();
     let process = Pid::from_raw(client.process_id().cast_signed());

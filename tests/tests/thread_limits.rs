@@ -6,8 +6,9 @@ use std::path::Path;
 use chimaera_bdev_client::{CreateOptions, PoolId, PoolQuery, Runtime, Status};
 use chimaera_tests::exit::FAILED;
 use chimaera_tests::{
-    ClientProcess, ControlGroup, Daemon, Denial, FailedStart, Faulty, ThreadLimit, assert_refused,
-    client, disk_folder, finish, library_folder, memory, program, skipped, text, until,
+    ClientProcess, ControlGroup, Daemon, Denial, FailedStart, Faulty, MIB, ThreadLimit,
+    assert_refused, client, disk_folder, finish, library_folder, memory, program, skipped, text,
+    until,
 };
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -37,14 +38,14 @@ fn daemon_without_threads() -> Option<(Daemon, Denial)> {
 fn work_without_threads(runtime: &Runtime, folder: &Path) {
     let file = folder.join("pool");
     let on_file = || {
-        let options = CreateOptions::file().size(8 << 20);
+        let options = CreateOptions::file().size(8 * MIB);
         client(runtime, 1).create(PoolQuery::Dynamic, text(&file), &options)
     };
     // A pool on a file needs a keeper.
     assert_refused(on_file(), Status::OutOfResources, &THREAD_LIMITS);
     assert!(!file.exists(), "what was not made leaves nothing");
 
-    let pool = memory(runtime, 1 << 20);
+    let pool = memory(runtime, MIB);
     let blocks = pool.allocate_blocks(PoolQuery::Local, 4096).expect("space");
     pool.free_blocks(PoolQuery::Local, &blocks).expect("frees");
     let admin = runtime.admin();
@@ -90,7 +91,7 @@ fn a_daemon_makes_a_pool_on_a_file_once_it_gets_threads_again() {
     drop(denial);
     let file = daemon.folder().join("pool");
     let pool = client(&runtime, 2);
-    let options = CreateOptions::file().size(8 << 20);
+    let options = CreateOptions::file().size(8 * MIB);
     let made = pool.create(PoolQuery::Dynamic, text(&file), &options);
     made.expect("the pool is made");
     pool.flush(PoolQuery::Local).expect("it has its keeper");
@@ -109,7 +110,7 @@ fn a_daemon_whose_control_group_is_full_works_and_is_stopped() {
     work_without_threads(&runtime, daemon.folder());
     group.allow();
     let file = daemon.folder().join("pool");
-    let options = CreateOptions::file().size(8 << 20);
+    let options = CreateOptions::file().size(8 * MIB);
     let made = client(&runtime, 2).create(PoolQuery::Dynamic, text(&file), &options);
     made.expect("the pool is made");
     group.deny();

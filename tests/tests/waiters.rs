@@ -11,7 +11,7 @@ use chimaera_bdev_client::{
 use chimaera_client::Values;
 use chimaera_client::proto::limits::LANE_DEPTH;
 use chimaera_faulty_runtime::Method;
-use chimaera_tests::{Daemon, Faulty, Pattern, Polled, RecordHolder, memory, until};
+use chimaera_tests::{Daemon, Faulty, MIB, Pattern, Polled, RecordHolder, memory, until};
 
 const QUERY: PoolQuery = PoolQuery::Local;
 const BLOCK_BYTES: usize = 4096;
@@ -122,7 +122,7 @@ fn as_many_wait_as_there_may_be_and_the_next_is_told_to_come_later() {
     // segment. One region is kept for the next buffers, wherever it lies.
     const LARGE: usize = 40 << 20;
     let (daemon, holding, _) = setup();
-    let options = ConnectOptions::new().buffer_bytes(96 << 20);
+    let options = ConnectOptions::new().buffer_bytes(96 * MIB);
     let runtime = options.connect_to(daemon.socket()).expect("connects");
     let pool = holding.pool(&runtime);
     let buffer = || runtime.allocate_buffer(BLOCK_BYTES).expect("a buffer");
@@ -182,7 +182,7 @@ fn a_set_submits_what_waits_and_goes_to_another_thread_with_it() {
     const COUNT: u32 = 500;
     let daemon = Daemon::start();
     let runtime = daemon.connect();
-    let client = memory(&runtime, 16 << 20);
+    let client = memory(&runtime, 16 * MIB);
     let blocks = written_blocks(&client, COUNT);
     let read = |number: u32| {
         let (block, client) = (blocks[number as usize], client.clone());
@@ -239,7 +239,7 @@ fn all_that_wait_are_told_when_the_daemon_is_killed() {
     const WAITING: usize = 200;
     for _ in 0..3 {
         let (mut daemon, holding, runtime) = setup();
-        let client = memory(&runtime, 16 << 20);
+        let client = memory(&runtime, 16 * MIB);
         let blocks = written_blocks(&client, 200);
         let pool = holding.pool(&runtime);
         let ways: [fn(Tasks); 5] = [

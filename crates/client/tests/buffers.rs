@@ -7,7 +7,7 @@ use std::thread;
 
 use chimaera_client::proto::limits::MAX_SEGMENTS;
 use chimaera_client::{Buffer, ConnectOptions, Runtime, Status};
-use chimaera_testing::{FakeHost, Watchdog};
+use chimaera_testing::{FakeHost, MIB, Watchdog};
 use support::{FILL, LOCATE, SUM, call, module, submit_buffer};
 
 #[test]
@@ -110,7 +110,7 @@ fn a_full_segment_is_followed_by_another() {
 #[test]
 fn the_last_segment_ends_in_an_error_that_says_so() {
     let _watchdog = Watchdog::start();
-    let options = ConnectOptions::new().buffer_bytes(2 << 20);
+    let options = ConnectOptions::new().buffer_bytes(2 * MIB);
     let (host, runtime) = FakeHost::connect_with(options, module);
     let mut buffers = Vec::new();
     let error = loop {

@@ -12,7 +12,7 @@ use std::thread;
 
 use chimaera_client::proto::limits::LANE_DEPTH;
 use chimaera_client::{Buffer, Call, ConnectOptions, Runtime, Status, Task, TaskError};
-use chimaera_testing::{FakeHost, Watchdog, block_on};
+use chimaera_testing::{FakeHost, MIB, Watchdog, block_on};
 use support::{ECHO, FAIL, FILL, HOLD, call, module, submit};
 
 /// Parts of a byte each, filled with their numbers.
@@ -107,7 +107,7 @@ fn the_first_part_that_fails_ends_it_and_the_buffer_comes_back() {
 #[test]
 fn a_buffer_that_is_given_up_is_freed_when_its_last_part_has_ended() {
     let _watchdog = Watchdog::start();
-    let options = ConnectOptions::new().buffer_bytes(4 << 20);
+    let options = ConnectOptions::new().buffer_bytes(4 * MIB);
     let (host, runtime) = FakeHost::connect_with(options, module);
     let large = 3 << 20;
     let buffer = runtime.allocate_buffer(large).expect("a buffer");

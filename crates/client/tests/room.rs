@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use chimaera_client::proto::limits::{LANE_DEPTH, MAX_LANES};
 use chimaera_client::{ConnectOptions, Runtime, Status, Task};
-use chimaera_testing::{FakeHost, Polled, Watchdog, block_on, thread_sleeps, until};
+use chimaera_testing::{FakeHost, MIB, Polled, Watchdog, block_on, thread_sleeps, until};
 use support::{ECHO, FILL, HOLD, call, module, submit, submit_buffer, while_lanes_are_owned};
 
 /// Fills the thread's lane with tasks that the host holds.
@@ -106,7 +106,7 @@ fn a_task_that_finds_no_room_keeps_its_buffer_until_it_is_submitted() {
 #[test]
 fn dropping_what_was_not_submitted_gives_its_buffer_back_and_does_nothing() {
     let _watchdog = Watchdog::start();
-    let options = ConnectOptions::new().buffer_bytes(4 << 20);
+    let options = ConnectOptions::new().buffer_bytes(4 * MIB);
     let (host, runtime) = FakeHost::connect_with(options, module);
     let held = fill(&host, &runtime);
     let large = 3 << 20;

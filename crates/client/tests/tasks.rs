@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use chimaera_client::proto::limits::LANE_DEPTH;
 use chimaera_client::{ConnectOptions, Runtime, Status};
-use chimaera_testing::{FakeHost, WakeCount, Watchdog, block_on, until};
+use chimaera_testing::{FakeHost, MIB, WakeCount, Watchdog, block_on, until};
 use support::{ECHO, FAIL, FILL, HOLD, call, echo, module, submit, submit_buffer};
 
 #[test]
@@ -177,7 +177,7 @@ fn a_task_that_timed_out_can_be_harvested_and_waited_for_elsewhere() {
 #[test]
 fn dropped_handles_leave_their_buffers_until_the_tasks_end() {
     let _watchdog = Watchdog::start();
-    let options = ConnectOptions::new().buffer_bytes(4 << 20);
+    let options = ConnectOptions::new().buffer_bytes(4 * MIB);
     let (host, runtime) = FakeHost::connect_with(options, module);
     // A buffer that takes most of the segment: while it is not freed there is no room.
     let large = 3 << 20;
