@@ -22,7 +22,7 @@ use crate::wait_notice::WaitNotice;
 /// How long the daemon may take to answer a question. Connecting has the client's own limit, which is as long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Bytes for the buffers of questions and orders: the client's first segment has no more.
+/// Bytes for the buffers of questions and orders: as many as the client takes from its segment for the first of them.
 const SMALL_BYTES: u64 = 8 << 20;
 
 /// Connects to the daemon that a command means.
@@ -41,7 +41,7 @@ fn connect_with(options: ConnectOptions, daemon: &DaemonArguments) -> Result<Run
         true => options.trust_any_user(),
         false => options,
     };
-    let _waiting = WaitNotice::begin(answer_of(daemon));
+    let _notice = WaitNotice::begin(answer_of(daemon));
     match &daemon.place.socket {
         Some(path) => options.connect_to(path),
         None => options.connect(),
@@ -66,7 +66,7 @@ pub(crate) fn explain(error: Error, daemon: &DaemonArguments) -> CommandFailure 
 /// # Errors
 /// The question fails, or is not answered within [`PATIENCE`].
 pub(crate) fn ask<T>(mut question: Task<T>, daemon: &DaemonArguments) -> Result<T, CommandFailure> {
-    let _waiting = WaitNotice::begin(answer_of(daemon));
+    let _notice = WaitNotice::begin(answer_of(daemon));
     match question.wait_timeout(PATIENCE) {
         Some(answer) => Ok(answer.map_err(|error| error.error)?),
         None => {
@@ -85,7 +85,7 @@ pub(crate) fn order<T>(
     daemon: &DaemonArguments,
     give: impl FnOnce() -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let _waiting = WaitNotice::begin(answer_of(daemon));
+    let _notice = WaitNotice::begin(answer_of(daemon));
     give()
 }
 

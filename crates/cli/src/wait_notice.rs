@@ -12,7 +12,7 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(1);
 
 /// A notice that is due unless this value is dropped in time.
 pub(crate) struct WaitNotice {
-    /// Its drop tells the thread that waits to give the notice.
+    /// Its drop cancels the notice.
     _cancelled: Sender<()>,
 }
 

@@ -64,9 +64,9 @@ pub(crate) fn detach(
         .stderr(log)
         .spawn()
         .map_err(no_process)?;
-    let waiting = WaitNotice::begin(|| "the daemon to serve".to_owned());
+    let notice = WaitNotice::begin(|| "the daemon to serve".to_owned());
     let said = first_words(&mut daemon);
-    drop(waiting);
+    drop(notice);
     if !said.starts_with(READY) {
         let status = daemon.wait().ok();
         return Err(not_started(status, &said, &log_path));

@@ -117,9 +117,9 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
         modules: vec![chimaera_bdev_runtime::module()],
     };
     // In the background the process that has started the daemon gives this notice.
-    let waiting = (!is_detached).then(|| WaitNotice::begin(|| "the daemon to serve".to_owned()));
+    let notice = (!is_detached).then(|| WaitNotice::begin(|| "the daemon to serve".to_owned()));
     let host = Host::start(&config).map_err(|error| Ended::NotStarted(error.into()))?;
-    drop(waiting);
+    drop(notice);
     if let Err(error) = limit_raised {
         log::warning(format_args!(
             "the limit of open files stays as it is: {error}"

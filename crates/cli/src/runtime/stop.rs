@@ -49,15 +49,15 @@ pub(super) fn stop(
             let own_id = runtime.daemon().process_id;
             let process = served_by.map_or(own_id.cast_signed(), |daemon| daemon.id);
             let mut stopping = StoppingDaemon::new(process, own_id);
-            let ending = DaemonWatch::of(&runtime);
+            let watch = DaemonWatch::of(&runtime);
             match order(&runtime, &mut stopping)? {
-                StopAnswer::Finished => stopping.wait_for_exit(&ending, &runtime)?,
+                StopAnswer::Finished => stopping.wait_for_exit(&watch, &runtime)?,
                 StopAnswer::Unflushed(error) => {
-                    stopping.wait_for_exit(&ending, &runtime)?;
+                    stopping.wait_for_exit(&watch, &runtime)?;
                     return Err(stopping.unflushed(error));
                 }
                 StopAnswer::None => {
-                    stopping.wait_for(&ending)?;
+                    stopping.wait_for(&watch)?;
                     stopping.check_end(lock.as_ref())?;
                 }
             }
@@ -282,14 +282,14 @@ impl StoppingDaemon {
     /// As [`Self::wait_for`].
     fn wait_for_exit(
         &mut self,
-        ending: &DaemonWatch,
+        watch: &DaemonWatch,
         runtime: &Runtime,
     ) -> Result<(), CommandFailure> {
-        if ending.ends_within(EXIT_PATIENCE) {
+        if watch.ends_within(EXIT_PATIENCE) {
             return Ok(());
         }
         if runtime.is_connected() {
-            return self.wait_for(ending);
+            return self.wait_for(watch);
         }
         output::note(format_args!(
             "the runtime has ended, and its process {} has not: it is an application with a runtime inside, or \
@@ -303,10 +303,10 @@ impl StoppingDaemon {
     ///
     /// # Errors
     /// That takes too long.
-    fn wait_for(&mut self, ending: &DaemonWatch) -> Result<(), CommandFailure> {
+    fn wait_for(&mut self, watch: &DaemonWatch) -> Result<(), CommandFailure> {
         self.waits_for = None;
         (self.since, self.is_said) = (Instant::now(), false);
-        while !ending.ends_within(SILENCE) {
+        while !watch.ends_within(SILENCE) {
             self.note(None)?;
         }
         Ok(())
