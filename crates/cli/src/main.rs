@@ -10,7 +10,6 @@ mod daemon;
 mod demo;
 mod failure;
 mod input_file;
-mod map;
 mod output;
 mod pool;
 mod program;

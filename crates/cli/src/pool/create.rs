@@ -7,7 +7,8 @@ use chimaera_bdev_client::{
 use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_client::proto::limits::MAX_CREATE_PARAMS_BYTES;
 
-use super::{PoolReport, allocated_bytes};
+use super::PoolReport;
+use super::stats::allocated_bytes;
 use crate::args::{CreatePoolArguments, GlobalArguments, KindArgument, MetricsArguments};
 use crate::connection::{connect, order};
 use crate::failure::CommandFailure;

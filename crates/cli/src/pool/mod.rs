@@ -1,28 +1,31 @@
 //! `chimaera pool`: block device pools.
 
 mod create;
+mod find;
 mod list;
+mod map;
 mod offline;
+mod stats;
 
 use chimaera_bdev_client::{
-    BdevType, Client, Error, FileState, MODULE_NAME, OperationCounts, OwnedBlock, PerfMetrics,
-    PoolInfo, PoolQuery, Runtime, Stats,
+    Client, Error, FileState, MODULE_NAME, OwnedBlock, PerfMetrics, PoolInfo, PoolQuery, Runtime,
+    Stats,
 };
 use serde::Serialize;
 
-use crate::args::{DaemonArguments, GlobalArguments, NamedPool, PoolCommand};
-use crate::connection::{ask, connect, order};
+use crate::args::{GlobalArguments, NamedPool, PoolCommand};
+use crate::connection::{connect, order};
 use crate::failure::CommandFailure;
-use crate::map;
 use crate::output::{self, printable};
 use crate::program;
-use crate::size::show_size;
+pub(crate) use find::find_block_device;
+use find::{find, open};
 
 pub(crate) fn run(command: &PoolCommand, global: &GlobalArguments) -> Result<(), CommandFailure> {
     match command {
         PoolCommand::Create(arguments) => create::create(arguments, global),
         PoolCommand::List(daemon) => list::list(daemon, global),
-        PoolCommand::Stats(pool) => stats(pool, global),
+        PoolCommand::Stats(pool) => stats::stats(pool, global),
         PoolCommand::Flush(pool) => flush(pool, global),
         PoolCommand::Blocks(pool) => blocks(pool, global),
         PoolCommand::Map(arguments) => {
@@ -70,156 +73,6 @@ impl<'a> PoolReport<'a> {
             opened: Some(info.opened),
             ..Self::new(info)
         }
-    }
-}
-
-fn stats(pool: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFailure> {
-    let client = open(&connect(&pool.daemon)?, &pool.name, &pool.daemon)?;
-    let (id, stats) = (client.pool_id(), client.get_stats()?);
-    if global.json {
-        return output::json(&StatsReport {
-            id: id.to_string(),
-            name: &pool.name,
-            stats: &stats,
-        });
-    }
-    for (name, value) in state_rows(&stats) {
-        output::line(format_args!("{name:<22}{value}"));
-    }
-    output::line("since the pool was opened:");
-    for (name, value) in activity_rows(&stats.activity) {
-        output::line(format_args!("  {name:<20}{value}"));
-    }
-    Ok(())
-}
-
-/// Bytes of the blocks that are allocated.
-fn allocated_bytes(stats: &Stats) -> u64 {
-    let others = stats.remaining_size.saturating_add(stats.metadata_size);
-    stats.total_size.saturating_sub(others)
-}
-
-/// What `stats --json` prints.
-#[derive(Serialize)]
-struct StatsReport<'a> {
-    id: String,
-    name: &'a str,
-    #[serde(flatten)]
-    stats: &'a Stats,
-}
-
-/// The state of a pool.
-fn state_rows(stats: &Stats) -> Vec<(&'static str, String)> {
-    let metrics = &stats.metrics;
-    vec![
-        ("type", stats.bdev_type.to_string()),
-        (
-            "size",
-            format!(
-                "{} ({} bytes)",
-                show_size(stats.total_size),
-                stats.total_size
-            ),
-        ),
-        (
-            "remaining",
-            format!(
-                "{} ({} bytes)",
-                show_size(stats.remaining_size),
-                stats.remaining_size
-            ),
-        ),
-        (
-            "metadata",
-            format!(
-                "{} ({} bytes)",
-                show_size(stats.metadata_size),
-                stats.metadata_size
-            ),
-        ),
-        (
-            "blocks allocated",
-            format!(
-                "{} ({})",
-                stats.allocated_blocks,
-                show_size(allocated_bytes(stats))
-            ),
-        ),
-        ("persistent", persistence(stats).to_owned()),
-        ("file", file_state(stats)),
-        ("read only", yes_or_no(stats.read_only).to_owned()),
-        ("direct I/O", yes_or_no(stats.direct_io).to_owned()),
-        (
-            "I/O engine",
-            stats
-                .io_engine
-                .map_or_else(|| "none".to_owned(), |engine| engine.to_string()),
-        ),
-        ("I/O depth", stats.io_depth.to_string()),
-        ("alignment", stats.alignment.to_string()),
-        (
-            "declared read",
-            format!(
-                "{} MB/s, {} µs",
-                metrics.read_bandwidth_mbps, metrics.read_latency_us
-            ),
-        ),
-        (
-            "declared write",
-            format!(
-                "{} MB/s, {} µs",
-                metrics.write_bandwidth_mbps, metrics.write_latency_us
-            ),
-        ),
-        ("declared IOPS", metrics.iops.to_string()),
-    ]
-}
-
-/// The activity in a pool.
-fn activity_rows(activity: &OperationCounts) -> Vec<(&'static str, String)> {
-    vec![
-        (
-            "reads",
-            format!(
-                "{} ({})",
-                activity.read_operations,
-                show_size(activity.read_bytes)
-            ),
-        ),
-        (
-            "writes",
-            format!(
-                "{} ({})",
-                activity.write_operations,
-                show_size(activity.write_bytes)
-            ),
-        ),
-        ("unaligned", activity.unaligned_operations.to_string()),
-        ("block allocations", activity.allocations.to_string()),
-        ("block frees", activity.frees.to_string()),
-        ("errors", activity.errors.to_string()),
-    ]
-}
-
-const fn yes_or_no(yes: bool) -> &'static str {
-    if yes { "yes" } else { "no" }
-}
-
-const fn persistence(stats: &Stats) -> &'static str {
-    match (stats.persistent, stats.bdev_type) {
-        (true, _) => "yes",
-        (false, BdevType::Ram) => "no (lost when the pool or the daemon ends)",
-        (false, BdevType::File) => "no",
-    }
-}
-
-/// What has happened to the pool's file, in a few words.
-fn file_state(stats: &Stats) -> String {
-    match stats.file {
-        None => "none".to_owned(),
-        Some(state) => state
-            .account()
-            .map_or_else(|| "in its place".to_owned(), ToOwned::to_owned),
     }
 }
 
@@ -368,66 +221,4 @@ fn destroy(named: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFai
         printable(&pool.name)
     ));
     Ok(())
-}
-
-/// A client of the block device pool with this name.
-///
-/// # Errors
-/// There is no such pool, or it is another module's. Methods of another module may have the same numbers and do
-/// something else: what lists blocks here may empty a pool there.
-pub(crate) fn open(
-    runtime: &Runtime,
-    name: &str,
-    daemon: &DaemonArguments,
-) -> Result<Client, CommandFailure> {
-    let pool = find_block_device(runtime, name, daemon)?;
-    Ok(Client::new(runtime, pool.id))
-}
-
-/// The block device pool with this name.
-///
-/// # Errors
-/// As [`open`].
-pub(crate) fn find_block_device(
-    runtime: &Runtime,
-    name: &str,
-    daemon: &DaemonArguments,
-) -> Result<PoolInfo, CommandFailure> {
-    let pool = find(runtime, name, daemon)?;
-    if pool.module != MODULE_NAME {
-        return Err(CommandFailure::in_the_way(format!(
-            "pool {} is of the module {}, and this command is for block device pools, those of \
-             {MODULE_NAME}: use the module's own client",
-            pool.name, pool.module
-        )));
-    }
-    Ok(pool)
-}
-
-/// Finds a pool by its name. A file pool's may also be given as a relative path.
-fn find(
-    runtime: &Runtime,
-    name: &str,
-    daemon: &DaemonArguments,
-) -> Result<PoolInfo, CommandFailure> {
-    let find = |name: &str| ask(runtime.admin().async_find_pool(name), daemon);
-    let absolute = std::path::absolute(name)
-        .ok()
-        .and_then(|path| path.into_os_string().into_string().ok())
-        .filter(|path| path != name);
-    let found = find(name).or_else(|failure| match &absolute {
-        Some(path) if failure.is_not_found() => find(path).map_err(|_| failure),
-        _ => Err(failure),
-    });
-    found.map_err(|failure| match failure.is_not_found() {
-        true => {
-            let list = program::command(&["pool", "list"], daemon);
-            let path = absolute.as_deref().unwrap_or(name);
-            let open = program::command(&["pool", "create", path, "--type", "file"], daemon);
-            failure.explain(format_args!(
-                "`{list}` lists those that are open; one that a file or device holds is opened by `{open}`"
-            ))
-        }
-        false => failure,
-    })
 }
