@@ -27,7 +27,7 @@ use crate::pools::PoolRegistry;
 use crate::processors::{check_processors, pin_to};
 use crate::router::Router;
 use crate::stop::Stopper;
-use crate::worker::Worker;
+use crate::worker::WorkerThread;
 
 /// Descriptors that a client takes: its connection, its memory, its lane's doorbell, and one that it sends.
 const CLIENT_DESCRIPTORS: usize = 4;
@@ -127,7 +127,7 @@ impl Host {
         let events = Arc::clone(&self.shared.events);
         let polling = config.polling;
         let barrier = self.shared.parks_with_barrier;
-        let worker = Worker::new(index as u16, router, events, admin, polling, barrier)?;
+        let worker = WorkerThread::new(index as u16, router, events, admin, polling, barrier)?;
         let router = Arc::clone(router);
         let processor = match config.pin_to.len() {
             0 => None,

@@ -120,8 +120,10 @@ mod tests {
 
     #[test]
     fn a_forked_childs_threads_wait_though_its_parents_wait_too() {
-        let waiters: Vec<_> = (0..WAITERS).map(|_| Arc::new(Waiter::default())).collect();
-        let threads: Vec<_> = waiters.iter().map(Waiter::start).collect();
+        let waiters: Vec<_> = (0..WAITERS)
+            .map(|_| Arc::new(WaitingThread::default()))
+            .collect();
+        let threads: Vec<_> = waiters.iter().map(WaitingThread::start).collect();
         for waiter in &waiters {
             // The waiter has given the lock up, so it waits.
             while !*waiter.begun.lock() {
@@ -163,13 +165,13 @@ mod tests {
     }
 
     #[derive(Default)]
-    struct Waiter {
+    struct WaitingThread {
         begun: Mutex<bool>,
         over: Mutex<bool>,
         condition: Condvar,
     }
 
-    impl Waiter {
+    impl WaitingThread {
         fn start(self: &Arc<Self>) -> crate::JoinHandle<()> {
             let waiter = Arc::clone(self);
             let wait = move || {

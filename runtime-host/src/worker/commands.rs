@@ -14,13 +14,13 @@ use super::completions::Completions;
 use super::lane_tasks::LaneTasks;
 use super::sleep::Wake;
 use super::wake_file::{self, WakeFile};
-use super::{LaneState, PoolTarget, ServedLane, ServedPool, Worker};
+use super::{LaneState, PoolTarget, ServedLane, ServedPool, WorkerThread};
 use crate::log;
 use crate::messages::{ControlEvent, WorkerCommand};
 use crate::pools::Pool;
 use crate::session::Session;
 
-impl Worker {
+impl WorkerThread {
     /// Carries out the commands in the inbox. Returns how many there were.
     pub(super) fn take_commands(&mut self) -> u64 {
         let mut count = 0;

@@ -7,7 +7,7 @@ use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_shm::{LaneMemory, barrier};
 
 use super::sleep::{Sleeper, Wake};
-use super::{LaneState, ServedLane, Worker, served_lane};
+use super::{LaneState, ServedLane, WorkerThread, served_lane};
 use crate::config::Polling;
 use crate::log;
 
@@ -15,7 +15,7 @@ use crate::log;
 /// is a system call, the only one that a busy worker makes of its own accord.
 const DOORBELL_INTERVAL: Duration = Duration::from_micros(25);
 
-impl Worker {
+impl WorkerThread {
     /// Looks at the clock and the doorbells, parks lanes without traffic, and sleeps if there is
     /// nothing to poll for.
     pub(super) fn tick(&mut self) {

@@ -1,7 +1,7 @@
 //! A worker: a thread that polls lanes, hands tasks to containers and sleeps when there is
 //! nothing to do.
 //!
-//! [`Worker::run`] makes passes over lanes and containers. [`tasks`] is the way of a task from its lane
+//! [`WorkerThread::run`] makes passes over lanes and containers. [`tasks`] is the way of a task from its lane
 //! to its container, [`completions`] the way back, [`idle`] what a worker does when there is little to do.
 //!
 //! Invariants:
@@ -57,7 +57,7 @@ const WORK_PER_TICK: u64 = 256;
 /// passes, so counting only those would put the look off for long.
 const PASSES_PER_TICK: u32 = 64;
 
-pub(crate) struct Worker {
+pub(crate) struct WorkerThread {
     index: u16,
     inbox: Arc<Inbox<WorkerCommand>>,
     events: Arc<Inbox<ControlEvent>>,
@@ -140,7 +140,7 @@ enum PoolTarget {
     Module(Arc<Pool>),
 }
 
-impl Worker {
+impl WorkerThread {
     pub(crate) fn new(
         index: u16,
         router: &Arc<Router>,

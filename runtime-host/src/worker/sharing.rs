@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use chimaera_shm::processor::{self, YieldedTo, Yields};
 
-use super::{ServedLane, Worker, served_lane};
+use super::{ServedLane, WorkerThread, served_lane};
 
 /// The time after a yield that nobody wanted until the next one, in multiples of what a switch takes.
 const PAUSE_SWITCHES: u32 = 8;
@@ -155,7 +155,7 @@ impl Sharing {
     }
 }
 
-impl Worker {
+impl WorkerThread {
     /// Yields the processor if clients wait for it and the last pass found nothing to do. Returns
     /// whether the worker may have slept: then a pass has to follow.
     #[cold]

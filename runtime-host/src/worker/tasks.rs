@@ -10,7 +10,7 @@ use chimaera_proto::{Access, ContainerId, Descriptor, Failure, Status};
 use chimaera_shm::Taken;
 
 use super::completions::Completions;
-use super::{BATCH, LaneState, PoolTarget, Worker, served_lane};
+use super::{BATCH, LaneState, PoolTarget, WorkerThread, served_lane};
 use crate::messages::{ControlEvent, TaskToken};
 use crate::routing::Placement;
 use crate::session::Session;
@@ -18,7 +18,7 @@ use crate::session::Session;
 /// Tasks taken from a lane before the others have their turn.
 const LANE_BUDGET: u64 = 32;
 
-impl Worker {
+impl WorkerThread {
     /// Takes the tasks of a lane. Returns how much there was to do.
     ///
     /// Several tasks are copied before the first is dispatched: so the cache lines of their
