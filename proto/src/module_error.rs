@@ -15,15 +15,6 @@ pub struct ModuleError {
     pub message: String,
 }
 
-/// What helps where descriptors ran out. They belong to the whole process, so the failed action does not say it.
-const fn remedy(errno: i32) -> &'static str {
-    match errno {
-        23 => "; raise fs.file-max, or end programs", // ENFILE
-        24 => "; raise `ulimit -n`",                  // EMFILE
-        _ => "",
-    }
-}
-
 impl ModuleError {
     /// An error of this kind. The message says what happened, to what, and what to do.
     #[must_use]
@@ -46,6 +37,15 @@ impl ModuleError {
             },
             message: format!("{action}: {error}{}", remedy(errno)),
         }
+    }
+}
+
+/// What helps where descriptors ran out. They belong to the whole process, so the failed action does not say it.
+const fn remedy(errno: i32) -> &'static str {
+    match errno {
+        23 => "; raise fs.file-max, or end programs", // ENFILE
+        24 => "; raise `ulimit -n`",                  // EMFILE
+        _ => "",
     }
 }
 

@@ -128,6 +128,29 @@ pub enum HostError {
     Unflushed(ModuleError),
 }
 
+impl HostError {
+    /// Whether the runtime in the way may be gone in a moment.
+    pub(crate) const fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Killed { .. } | Self::TakesNobody { .. } | Self::SocketGone { .. }
+        )
+    }
+
+    /// What the system said, if it lacks something or refused it.
+    #[must_use]
+    pub fn system_error(&self) -> Option<&io::Error> {
+        match self {
+            Self::Listen { error, .. } | Self::System { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self::System { action, error }
+    }
+}
+
 fn whose(process: Option<i32>) -> String {
     process.map_or_else(String::new, |process| format!(" {}", show_process(process)))
 }
@@ -160,29 +183,6 @@ fn how_to_end(process: i32) -> String {
     match process {
         0 => "end it there first, where `kill` reaches the process that the lock names".to_owned(),
         _ => format!("end it first (`kill {process}` stops it in good order)"),
-    }
-}
-
-impl HostError {
-    /// Whether the runtime in the way may be gone in a moment.
-    pub(crate) const fn may_pass(&self) -> bool {
-        matches!(
-            self,
-            Self::Killed { .. } | Self::TakesNobody { .. } | Self::SocketGone { .. }
-        )
-    }
-
-    /// What the system said, if it lacks something or refused it.
-    #[must_use]
-    pub fn system_error(&self) -> Option<&io::Error> {
-        match self {
-            Self::Listen { error, .. } | Self::System { error, .. } => Some(error),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self::System { action, error }
     }
 }
 

@@ -29,20 +29,6 @@ use crate::router::Router;
 use crate::stop::Stopper;
 use crate::worker::WorkerThread;
 
-/// Descriptors that a client takes: its connection, its memory, its lane's doorbell, and one that it sends.
-const CLIENT_DESCRIPTORS: usize = 4;
-
-/// Descriptors of a pool on a file, besides two for each worker: one for I/O and one that wakes the worker.
-const POOL_DESCRIPTORS: usize = 1;
-
-/// Checks that there are descriptors left for a client with a pool on a file: without them a daemon would say that it
-/// serves, and serve nobody.
-fn check_descriptors(worker_count: usize) -> io::Result<()> {
-    let needed = CLIENT_DESCRIPTORS + POOL_DESCRIPTORS + 2 * worker_count;
-    let kept: io::Result<Vec<_>> = (0..needed).map(|_| Doorbell::new()).collect();
-    kept.map(drop)
-}
-
 /// A running host. It ends when it is dropped, or by [`Host::end`]: pools are drained, flushed and
 /// closed, sessions ended, the workers and the control thread joined. Threads for blocking jobs end by themselves
 /// after their last one.
@@ -238,6 +224,20 @@ impl Drop for Host {
         // Errors are in the log.
         let _ = self.shut_down();
     }
+}
+
+/// Descriptors that a client takes: its connection, its memory, its lane's doorbell, and one that it sends.
+const CLIENT_DESCRIPTORS: usize = 4;
+
+/// Descriptors of a pool on a file, besides two for each worker: one for I/O and one that wakes the worker.
+const POOL_DESCRIPTORS: usize = 1;
+
+/// Checks that there are descriptors left for a client with a pool on a file: without them a daemon would say that it
+/// serves, and serve nobody.
+fn check_descriptors(worker_count: usize) -> io::Result<()> {
+    let needed = CLIENT_DESCRIPTORS + POOL_DESCRIPTORS + 2 * worker_count;
+    let kept: io::Result<Vec<_>> = (0..needed).map(|_| Doorbell::new()).collect();
+    kept.map(drop)
 }
 
 fn join(thread: JoinHandle<()>) {

@@ -14,54 +14,6 @@ use crate::log;
 use crate::messages::{ControlEvent, WorkerCommand};
 
 impl Control {
-    /// Ends every connection, when called for the first time. Clients that have not been welcomed yet, or whose
-    /// connections have not been accepted, are told why.
-    pub(super) fn stop(&mut self) {
-        if std::mem::replace(&mut self.stopping, true) {
-            return;
-        }
-        if let Some(mut listener) = self.listener.take() {
-            listener.write_last_word(self.shared.unflushed.get());
-            listener.stop_connections();
-            while let Ok(Some(socket)) = listener.accept() {
-                self.send_stopping(&socket);
-                self.ended.push(Arc::new(socket));
-            }
-        }
-        for id in self.connections.keys().copied().collect::<Vec<_>>() {
-            if let Some(connection) = self.connections.get(&id)
-                && matches!(connection.state, ConnectionState::Greeting)
-            {
-                self.send_stopping(&connection.socket);
-            }
-            self.end(id, "the runtime stops");
-        }
-    }
-
-    pub(super) fn send_stopping(&self, socket: &OwnedFd) {
-        // A client that cannot be told still learns that the connection is closed.
-        let _ = send(socket, NO_REQUEST, &Refusal::stopping().into_reply(), None);
-    }
-
-    /// Logs that a client broke the protocol, by mistake or on purpose. A client may do so as often as it likes, so
-    /// each user has a share of the log.
-    pub(super) fn log_fault(&mut self, id: u64, reason: &str) {
-        let Some(Connection {
-            state: ConnectionState::Open(client),
-            peer,
-            ..
-        }) = self.connections.get(&id)
-        else {
-            return;
-        };
-        if let Some(skipped) = self.fault_shares.admit(peer.user_id.into(), Instant::now()) {
-            let session = &client.session;
-            log::warning(format_args!(
-                "{session} is ended, as it broke the protocol: {reason}{skipped}"
-            ));
-        }
-    }
-
     /// Ends a connection: at once if there is no session yet, else as soon as the workers have
     /// released it.
     pub(super) fn end(&mut self, id: u64, reason: &str) {
@@ -100,6 +52,7 @@ impl Control {
         }
     }
 
+    /// Notes that a worker has released a session. The last one to do so ends the connection.
     pub(super) fn release(&mut self, id: u64) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
@@ -138,6 +91,55 @@ impl Control {
                     events.send(ControlEvent::DescriptorFreed);
                 }
             });
+        }
+    }
+
+    /// Ends every connection, when called for the first time. Clients that have not been welcomed yet, or whose
+    /// connections have not been accepted, are told why.
+    pub(super) fn stop(&mut self) {
+        if std::mem::replace(&mut self.stopping, true) {
+            return;
+        }
+        if let Some(mut listener) = self.listener.take() {
+            listener.write_last_word(self.shared.unflushed.get());
+            listener.stop_connections();
+            while let Ok(Some(socket)) = listener.accept() {
+                self.send_stopping(&socket);
+                self.ended.push(Arc::new(socket));
+            }
+        }
+        for id in self.connections.keys().copied().collect::<Vec<_>>() {
+            if let Some(connection) = self.connections.get(&id)
+                && matches!(connection.state, ConnectionState::Greeting)
+            {
+                self.send_stopping(&connection.socket);
+            }
+            self.end(id, "the runtime stops");
+        }
+    }
+
+    /// Tells a client that the host is stopping.
+    pub(super) fn send_stopping(&self, socket: &OwnedFd) {
+        // A client that cannot be told still learns that the connection is closed.
+        let _ = send(socket, NO_REQUEST, &Refusal::stopping().into_reply(), None);
+    }
+
+    /// Logs that a client broke the protocol, by mistake or on purpose. A client may do so as often as it likes, so
+    /// each user has a share of the log.
+    pub(super) fn log_fault(&mut self, id: u64, reason: &str) {
+        let Some(Connection {
+            state: ConnectionState::Open(client),
+            peer,
+            ..
+        }) = self.connections.get(&id)
+        else {
+            return;
+        };
+        if let Some(skipped) = self.fault_shares.admit(peer.user_id.into(), Instant::now()) {
+            let session = &client.session;
+            log::warning(format_args!(
+                "{session} is ended, as it broke the protocol: {reason}{skipped}"
+            ));
         }
     }
 }
