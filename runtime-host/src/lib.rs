@@ -18,6 +18,7 @@ mod builtin;
 pub mod config;
 mod control;
 mod control_side;
+mod create_pools;
 mod end_pools;
 mod error;
 mod host;
