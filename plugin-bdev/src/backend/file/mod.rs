@@ -19,6 +19,7 @@ mod select;
 mod slab;
 #[cfg(test)]
 mod tests;
+mod undo;
 mod uring;
 
 use std::io;
@@ -37,10 +38,11 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::backend::transfer::Transfer;
 use crate::params::{DeviceUsage, Parameters};
 pub(crate) use named_file::NamedFile;
-pub(crate) use open::{Undo, not_blank};
+pub(crate) use open::not_blank;
 use operation::Operation;
 use queue::{GrantExchange, REFUSAL_PATIENCE, TransferOutcome, WorkerQueue};
 use select::{EngineSetup, KernelEngine};
+pub(crate) use undo::Undo;
 
 /// The file or device of a pool.
 pub(crate) struct FileDevice {

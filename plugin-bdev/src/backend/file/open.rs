@@ -16,7 +16,7 @@ use std::fmt::Display;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use chimaera_bdev_format::image::{
@@ -34,6 +34,7 @@ use nix::unistd::syncfs;
 use super::beneath::lock_beneath;
 use super::direct::{DirectIo, make_direct, settle_alignment, try_alignment};
 use super::probe::device_is_read_only;
+use super::undo::Undo;
 use crate::params::{DeviceUsage, Parameters};
 
 /// A file that a pool may use.
@@ -53,14 +54,6 @@ pub(super) struct OpenedFile {
     pub(super) size_before: u64,
     /// Those of them behind the last whole page.
     pub(super) tail_before: Vec<u8>,
-}
-
-/// What to undo if the pool is not made.
-pub(crate) struct Undo {
-    file: PoolFile,
-    path: PathBuf,
-    created: bool,
-    grown_from: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +78,7 @@ pub(super) fn open(
     let (file, kind, created) = open_existing_or_new(path, parameters)?;
     let file = pool_file(file)?;
     let lock = lock_for_one_pool(path, &file, kind, parameters)?;
-    let mut undo = Undo {
-        file: Arc::clone(&file),
-        path: path.to_owned(),
-        created,
-        grown_from: None,
-    };
+    let mut undo = Undo::new(&file, path, created);
     if created {
         sync_folder_of(path, &file)?;
     }
@@ -345,7 +333,7 @@ fn settle_size(
                 ),
             ));
         }
-        undo.grown_from = Some(is);
+        undo.will_grow_from(is);
         file.set_len(asked)
             .map_err(|error| cannot_grow(path, (is, asked), &error))?;
     }
@@ -370,24 +358,5 @@ fn cannot_grow(path: &Path, (is, asked): (u64, u64), error: &io::Error) -> Modul
             error
         }
         Some(_) => ModuleError::system(action, error),
-    }
-}
-
-impl Undo {
-    /// The pool was made: what was done stays.
-    pub(crate) fn keep(mut self) {
-        self.created = false;
-        self.grown_from = None;
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        // A failure here leaves a file that is not wanted or too long. The error that led here matters more.
-        if self.created {
-            let _ = std::fs::remove_file(&self.path);
-        } else if let Some(len) = self.grown_from {
-            let _ = self.file.set_len(len);
-        }
     }
 }
