@@ -30,7 +30,7 @@ impl<T> Inbox<T> {
 
     pub(crate) fn send(&self, message: T) {
         self.queue.push(message);
-        // AcqRel pairs with the swap in `receive_all`. If the flag was clear, the receiver may be
+        // AcqRel pairs with the swap in `receive`. If the flag was clear, the receiver may be
         // asleep and is rung. If it was set, the receiver has yet to clear it, and by reading our
         // store it sees our message when it then empties the queue.
         if !self.signalled.swap(true, Ordering::AcqRel) {

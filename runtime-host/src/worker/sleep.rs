@@ -76,7 +76,7 @@ impl Sleeper {
     }
 
     pub(crate) fn forget(&self, file: impl AsFd) {
-        // The file was added before, so this does not fail.
+        // It fails only if the file is not watched, which is as good.
         let _ = self.epoll.delete(file);
     }
 
