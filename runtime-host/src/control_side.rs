@@ -17,8 +17,8 @@ use crate::log;
 use crate::messages::{ControlEvent, WorkerCommand};
 use crate::modules::Modules;
 use crate::pools::PoolRegistry;
-use crate::router::Router;
 use crate::stop::Stopper;
+use crate::worker_inboxes::WorkerInboxes;
 
 /// What the threads of the control side share.
 pub(crate) struct ControlSide {
@@ -34,9 +34,9 @@ pub(crate) struct ControlSide {
     pub(crate) started: Instant,
     /// Each user's share of the log for pools that were not made.
     pub(crate) refusal_shares: Mutex<log::Shares>,
-    /// The table points to the router, so it is dropped first.
+    /// The table points to the inboxes, so it is dropped first.
     pub(crate) table: Arc<HostVTable>,
-    pub(crate) router: Arc<Router>,
+    pub(crate) inboxes: Arc<WorkerInboxes>,
     /// Whether workers park lanes with a barrier, which spares clients a fence per task.
     pub(crate) parks_with_barrier: bool,
 }
@@ -45,7 +45,7 @@ impl ControlSide {
     /// Sends every worker a command and waits until each has answered.
     pub(crate) fn ask_workers(&self, command: impl Fn(Sender<()>) -> WorkerCommand) {
         let (done, answers) = unbounded();
-        for inbox in &self.router.inboxes {
+        for inbox in &self.inboxes.by_worker {
             inbox.send(command(done.clone()));
         }
         drop(done);

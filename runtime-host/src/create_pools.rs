@@ -73,7 +73,7 @@ impl ControlSide {
             name: &asked.name,
             params: &asked.params,
             creator: client.into(),
-            worker_count: self.router.inboxes.len() as u32,
+            worker_count: self.inboxes.by_worker.len() as u32,
             speaker: speaker.number(),
         };
         let made = speaker.during(|| module.create(Arc::clone(&self.table), &new));

@@ -25,9 +25,9 @@ use crate::messages::{ControlEvent, WorkerCommand};
 use crate::modules::Modules;
 use crate::pools::PoolRegistry;
 use crate::processors::{check_processors, pin_to};
-use crate::router::Router;
 use crate::stop::Stopper;
 use crate::worker::WorkerThread;
+use crate::worker_inboxes::WorkerInboxes;
 
 /// A running host. It ends when it is dropped, or by [`Host::end`]: pools are drained, flushed and
 /// closed, sessions ended, the workers and the control thread joined. Threads for blocking jobs end by themselves
@@ -60,7 +60,7 @@ impl Host {
             .collect::<io::Result<Vec<_>>>()
             .map_err(HostError::system("making the workers' inboxes"))?;
         let threads = ControlThreads::start().map_err(no_thread)?;
-        let router = Arc::new(Router { inboxes });
+        let inboxes = Arc::new(WorkerInboxes { by_worker: inboxes });
         let events = Inbox::new().map(Arc::new);
         let events = events.map_err(HostError::system("making the control inbox"))?;
         let shared = Arc::new(ControlSide {
@@ -73,8 +73,8 @@ impl Host {
             unflushed: OnceLock::new(),
             started: Instant::now(),
             refusal_shares: Mutex::new(log::Shares::per("user")),
-            table: Arc::new(router.table()),
-            router: Arc::clone(&router),
+            table: Arc::new(inboxes.table()),
+            inboxes: Arc::clone(&inboxes),
             parks_with_barrier: barrier::is_available(),
         });
         let control = Control::new(Arc::clone(&shared), Arc::clone(&events), listener)
@@ -88,7 +88,7 @@ impl Host {
             _log: log,
         };
         for index in 0..worker_count {
-            let worker = host.start_worker(index, &router, config);
+            let worker = host.start_worker(index, &inboxes, config);
             host.workers
                 .push(worker.map_err(HostError::system("starting a worker"))?);
         }
@@ -106,15 +106,15 @@ impl Host {
     fn start_worker(
         &self,
         index: usize,
-        router: &Arc<Router>,
+        inboxes: &Arc<WorkerInboxes>,
         config: &Config,
     ) -> io::Result<JoinHandle<()>> {
         let admin = Admin::new(Arc::clone(&self.shared));
         let events = Arc::clone(&self.shared.events);
         let polling = config.polling;
         let barrier = self.shared.parks_with_barrier;
-        let worker = WorkerThread::new(index as u16, router, events, admin, polling, barrier)?;
-        let router = Arc::clone(router);
+        let worker = WorkerThread::new(index as u16, inboxes, events, admin, polling, barrier)?;
+        let inboxes = Arc::clone(inboxes);
         let processor = match config.pin_to.len() {
             0 => None,
             count => Some(config.pin_to[index % count]),
@@ -127,7 +127,7 @@ impl Host {
                     "worker {index} is not pinned to processor {processor}: {error}"
                 ));
             }
-            worker.run(&router);
+            worker.run(&inboxes);
         };
         Ok(thread::spawn(format!("chimaera-worker-{index}"), run)?)
     }
@@ -209,7 +209,7 @@ impl Host {
             self.shared.events.send(ControlEvent::Stop);
             join(control);
         }
-        for inbox in &self.shared.router.inboxes {
+        for inbox in &self.shared.inboxes.by_worker {
             inbox.send(WorkerCommand::Stop);
         }
         for worker in self.workers.drain(..) {

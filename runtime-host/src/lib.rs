@@ -31,12 +31,12 @@ mod modules;
 mod pool_container;
 mod pools;
 mod processors;
-mod router;
 mod routing;
 mod session;
 mod speakers;
 mod stop;
 mod worker;
+mod worker_inboxes;
 
 pub use config::{Config, Polling};
 pub use control::listener::{DaemonProcess, check_socket_path, process_at, served_by};

@@ -107,6 +107,6 @@ fn sessions_and_pools_that_come_and_go_leave_nothing_behind() {
         drop(host);
     }
     assert!(COMPLETED.load(Ordering::Relaxed) > 0);
-    // Threads of the module may still hold the router, and with it the inboxes' files.
+    // Threads of the module may still hold the workers' inboxes, and with them their files.
     until("its files are closed", || open_files() <= files);
 }

@@ -179,7 +179,7 @@ impl ControlSide {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process_id: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            worker_count: self.router.inboxes.len() as u32,
+            worker_count: self.inboxes.by_worker.len() as u32,
             session_count: self.session_count.load(Ordering::Relaxed),
             is_stopping: self.pools.is_closed(),
             pool_count: self.pools.list().len() as u32,

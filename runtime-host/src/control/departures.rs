@@ -38,13 +38,13 @@ impl Control {
                 log::debug(format_args!("{session} ended: {reason}"));
                 let _ = self.epoll.delete(&*connection.socket);
                 self.shared.session_count.fetch_sub(1, Ordering::Relaxed);
-                let workers_left = self.shared.router.inboxes.len();
+                let workers_left = self.shared.inboxes.by_worker.len();
                 connection.state = ConnectionState::Closing {
                     session,
                     workers_left,
                     lanes,
                 };
-                for inbox in &self.shared.router.inboxes {
+                for inbox in &self.shared.inboxes.by_worker {
                     inbox.send(WorkerCommand::CloseSession { session: id });
                 }
             }

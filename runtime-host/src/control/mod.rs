@@ -113,7 +113,7 @@ impl Control {
             &*events,
             EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, EVENTS),
         )?;
-        let load = vec![0; shared.router.inboxes.len()];
+        let load = vec![0; shared.inboxes.by_worker.len()];
         let mut control = Self {
             shared,
             events,

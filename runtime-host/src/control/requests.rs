@@ -102,7 +102,7 @@ impl Control {
                 let welcome = ControlReply::Welcome {
                     version: env!("CARGO_PKG_VERSION").to_owned(),
                     process_id: std::process::id(),
-                    worker_count: self.shared.router.inboxes.len() as u32,
+                    worker_count: self.shared.inboxes.by_worker.len() as u32,
                     parks_with_barrier: self.shared.parks_with_barrier,
                 };
                 Ok((welcome, None))
@@ -221,7 +221,7 @@ fn open_lane(
         worker,
         bell: Arc::clone(&bell),
     });
-    shared.router.inboxes[worker].send(WorkerCommand::AddLane {
+    shared.inboxes.by_worker[worker].send(WorkerCommand::AddLane {
         session: Arc::clone(&client.session),
         lane: client.session.first_segment().lane(index),
         bell: Arc::clone(&bell),

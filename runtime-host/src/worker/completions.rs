@@ -15,12 +15,12 @@ use chimaera_shm::{Lane, LaneMemory};
 
 use super::lane_tasks::LaneTasks;
 use crate::messages::TaskToken;
-use crate::router::Router;
 use crate::session::Session;
 use crate::speakers;
+use crate::worker_inboxes::WorkerInboxes;
 
-impl Router {
-    /// The table through which containers complete tasks. The router must live until the last of
+impl WorkerInboxes {
+    /// The table through which containers complete tasks. The inboxes must live until the last of
     /// them has completed.
     pub(crate) fn table(self: &Arc<Self>) -> HostVTable {
         HostVTable {
@@ -38,7 +38,7 @@ impl Router {
     fn complete_here(&self, token: TaskToken, status_word: u32, values: &[u64]) -> bool {
         // A module's thread may drop a request while it ends and `LOCAL` has been dropped already.
         let is_here = LOCAL.try_with(|local| match &mut *local.borrow_mut() {
-            Some(local) if std::ptr::eq(local.router, self) && local.worker == token.worker => {
+            Some(local) if std::ptr::eq(local.inboxes, self) && local.worker == token.worker => {
                 local.complete(token, status_word, values);
                 true
             }
@@ -68,19 +68,19 @@ unsafe extern "C" fn complete_from_container(
         0 => 0,
         word => failure_word(token, word),
     };
-    let router = context.cast::<Router>();
+    let inboxes = context.cast::<WorkerInboxes>();
     // SAFETY: the host does not end before the task has completed, which it has not yet.
-    if unsafe { &*router }.complete_here(token, status_word, values) {
+    if unsafe { &*inboxes }.complete_here(token, status_word, values) {
         return;
     }
-    // SAFETY: as above, and the pointer comes from an `Arc` (`Router::table`). Once the message is
+    // SAFETY: as above, and the pointer comes from an `Arc` (`WorkerInboxes::table`). Once the message is
     // in the inbox the host may end, on other threads, before `send` returns on this one: so this
     // call holds a reference of its own.
-    let router = unsafe {
-        Arc::increment_strong_count(router);
-        Arc::from_raw(router)
+    let inboxes = unsafe {
+        Arc::increment_strong_count(inboxes);
+        Arc::from_raw(inboxes)
     };
-    router.send_to_worker(token, status_word, values);
+    inboxes.send_to_worker(token, status_word, values);
 }
 
 /// The status word of a failure as the client gets it: a module may not give the runtime's statuses, the admin pool
@@ -101,7 +101,7 @@ thread_local! {
 /// A worker's completions: per pool how many there were, and per lane which records
 /// completed since waiters were last looked for.
 pub(crate) struct Completions {
-    router: *const Router,
+    inboxes: *const WorkerInboxes,
     worker: u16,
     lanes: Vec<Option<LaneCompletions>>,
     pools: Vec<u64>,
@@ -119,9 +119,9 @@ struct LaneCompletions {
 
 impl Completions {
     /// Makes this thread the one on which the worker's tasks complete.
-    pub(crate) fn install(router: &Arc<Router>, worker: u16) {
+    pub(crate) fn install(inboxes: &Arc<WorkerInboxes>, worker: u16) {
         LOCAL.set(Some(Self {
-            router: Arc::as_ptr(router),
+            inboxes: Arc::as_ptr(inboxes),
             worker,
             lanes: Vec::new(),
             pools: Vec::new(),

@@ -37,8 +37,8 @@ use crate::config::Polling;
 use crate::inbox::Inbox;
 use crate::messages::{ControlEvent, WorkerCommand};
 use crate::pools::Pool;
-use crate::router::Router;
 use crate::session::Session;
+use crate::worker_inboxes::WorkerInboxes;
 use barriers::Barriers;
 use completions::Completions;
 use lane_tasks::LaneTasks;
@@ -143,13 +143,13 @@ enum PoolTarget {
 impl WorkerThread {
     pub(crate) fn new(
         index: u16,
-        router: &Arc<Router>,
+        inboxes: &Arc<WorkerInboxes>,
         events: Arc<Inbox<ControlEvent>>,
         admin: Admin,
         polling: Polling,
         parks_with_barrier: bool,
     ) -> io::Result<Self> {
-        let inbox = Arc::clone(&router.inboxes[usize::from(index)]);
+        let inbox = Arc::clone(&inboxes.by_worker[usize::from(index)]);
         let sleeper = Sleeper::new()?;
         sleeper.watch(&*inbox, Wake::Inbox)?;
         let now = Instant::now();
@@ -194,8 +194,8 @@ impl WorkerThread {
     }
 
     /// Serves until [`WorkerCommand::Stop`]. The thread is the worker's alone.
-    pub(crate) fn run(mut self, router: &Arc<Router>) {
-        Completions::install(router, self.index);
+    pub(crate) fn run(mut self, inboxes: &Arc<WorkerInboxes>) {
+        Completions::install(inboxes, self.index);
         Completions::with(|completions| completions.add_pool(0));
         let mut passes = 0;
         while !self.stopping {

@@ -8,13 +8,13 @@ use chimaera_proto::task::VALUE_COUNT;
 use crate::inbox::Inbox;
 use crate::messages::{TaskToken, WorkerCommand};
 
-/// The way from any thread to the workers, which complete tasks: their inboxes.
+/// The inboxes of a host's workers, by worker: the way from any thread to the worker that completes a task.
 #[derive(Debug)]
-pub(crate) struct Router {
-    pub(crate) inboxes: Vec<Arc<Inbox<WorkerCommand>>>,
+pub(crate) struct WorkerInboxes {
+    pub(crate) by_worker: Vec<Arc<Inbox<WorkerCommand>>>,
 }
 
-impl Router {
+impl WorkerInboxes {
     /// Has the task's worker complete it.
     pub(crate) fn send_to_worker(&self, token: TaskToken, status_word: u32, values: &[u64]) {
         let mut all = [0; VALUE_COUNT];
@@ -23,6 +23,6 @@ impl Router {
             status_word,
             values: all,
         };
-        self.inboxes[usize::from(token.worker)].send(WorkerCommand::Complete(token, completion));
+        self.by_worker[usize::from(token.worker)].send(WorkerCommand::Complete(token, completion));
     }
 }
