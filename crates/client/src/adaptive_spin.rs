@@ -1,12 +1,12 @@
-//! How long a thread looks for something before it sleeps.
+//! Adaptive spinning: how long a thread polls for something before it sleeps.
 //!
-//! Looking costs the processor, sleeping costs the time that it takes to be woken, which is often
-//! as much as a device takes. So the time to spin_on is learned: what was slept for and came soon is
-//! waited for by looking the next time, up to [`MAX_SPIN`]; what took longer than that is slept for.
+//! Spinning costs processor time; sleeping costs the time of a wake-up, which is often as much as a device takes. So the
+//! time to spin is learned: if a sleep turns out to be short, the next wait spins longer, up to [`MAX_SPIN`]; if it is
+//! longer than that, the next wait spins for the default time.
 //!
-//! Where the worker waits for the processor that this thread looks on, looking keeps it from coming.
-//! Then the processor is given up instead, once, and if that was of no use, or is known to be of none
-//! because a stranger takes it ([`Yields`]), the thread sleeps.
+//! If the worker waits for the processor that this thread spins on, spinning keeps it from running. Then the thread
+//! yields the processor instead, once. If that did not help, or is known not to help because a stranger takes the
+//! processor ([`Yields`]), the thread sleeps.
 
 use std::hint;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,17 +15,17 @@ use std::time::{Duration, Instant};
 use chimaera_shm::LaneMemory;
 use chimaera_shm::processor::{self, YieldedTo, Yields};
 
-/// Looks between two looks at the clock, each after a pause: every spin_on takes the line away from
-/// the other side, which is about to write it.
-const LOOKS_PER_CLOCK: u32 = 32;
+/// Polls between two reads of the clock, each after a pause: every poll takes the cache line from the other side, which
+/// is about to write it.
+const POLLS_PER_CLOCK_READ: u32 = 32;
 
-/// How long to spin_on where nothing else was learned.
+/// How long to spin if nothing else was learned.
 const DEFAULT_SPIN: Duration = Duration::from_micros(100);
 
-/// The longest that looking is worth while.
+/// The longest time that spinning is worth while.
 const MAX_SPIN: Duration = Duration::from_millis(1);
 
-/// Where a thread waits.
+/// What spinning depends on: processor and clock.
 pub(crate) trait SpinContext {
     /// Whether the worker runs on the processor of this thread.
     fn is_beside_worker(&self) -> bool;
@@ -33,7 +33,7 @@ pub(crate) trait SpinContext {
     /// The time.
     fn now(&self) -> Instant;
 
-    /// Lets others have the processor first.
+    /// Yields the processor to other threads.
     fn give_up_processor(&self);
 }
 
@@ -51,18 +51,18 @@ impl SpinContext for LaneMemory {
     }
 }
 
-/// What came of looking.
+/// The result of spinning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SpinOutcome {
-    /// It is ready.
+    /// What was waited for is ready.
     Ready,
-    /// It is not, for as long as patience lasted.
+    /// It did not become ready in the time to spin.
     TimedOut,
-    /// It is not, and looking would keep it from becoming so.
+    /// It is not ready, and spinning would keep the worker from making it so.
     BlocksWorker,
 }
 
-/// How long to spin_on before sleeping.
+/// How long to spin before sleeping, learned from what sleeps took.
 #[derive(Debug)]
 pub(crate) struct AdaptiveSpin {
     nanos: AtomicU32,
@@ -71,7 +71,7 @@ pub(crate) struct AdaptiveSpin {
 }
 
 impl AdaptiveSpin {
-    /// Looks for so long, or as is learned if that is `None`.
+    /// Spins for a fixed time, or as long as is learned if that is `None`.
     pub(crate) fn new(fixed: Option<Duration>) -> Self {
         let nanos = fixed.unwrap_or(DEFAULT_SPIN).as_nanos();
         Self {
@@ -85,7 +85,7 @@ impl AdaptiveSpin {
         Duration::from_nanos(self.nanos.load(Ordering::Relaxed).into())
     }
 
-    /// Looks until `ready`, or until patience ends.
+    /// Spins until `ready`, or until the time to spin has passed.
     #[inline]
     pub(crate) fn spin(&self, here: &impl SpinContext, ready: impl Fn() -> bool) -> SpinOutcome {
         self.spin_until(here, ready, None)
@@ -119,12 +119,12 @@ impl AdaptiveSpin {
         loop {
             if may_yield && here.is_beside_worker() {
                 match self.yield_to_worker(here, &ready, deadline) {
-                    // The worker is elsewhere by now, or on its way from its sleep.
+                    // The worker is on another processor by now, or is still waking up.
                     None => may_yield = false,
-                    Some(looked) => return looked,
+                    Some(spun) => return spun,
                 }
             }
-            for _ in 0..LOOKS_PER_CLOCK {
+            for _ in 0..POLLS_PER_CLOCK_READ {
                 hint::spin_loop();
                 if ready() {
                     return SpinOutcome::Ready;
@@ -141,8 +141,8 @@ impl AdaptiveSpin {
         }
     }
 
-    /// Lets the worker have the processor, if it is to be expected that it is the one to get it. None
-    /// if nobody wanted it, so that one may spin_on on.
+    /// Yields the processor, if it is to be expected that the worker gets it. `None` if nobody wanted it, so that spinning
+    /// may continue.
     #[cold]
     fn yield_to_worker(
         &self,
@@ -163,15 +163,15 @@ impl AdaptiveSpin {
         match turn {
             _ if is_ready => Some(SpinOutcome::Ready),
             YieldedTo::Nobody => None,
-            // It had its turn, and cannot do more for us now; or did not get it.
+            // The worker had its turn, and cannot do more at present; or a stranger had it.
             YieldedTo::Neighbour | YieldedTo::Stranger => Some(SpinOutcome::BlocksWorker),
         }
     }
 
-    /// Learns from a sleep, which came after a [`Self::spin`] that was of no use. Threads that share
-    /// this may overwrite one another's: any of them is as good.
-    pub(crate) fn learn_from_sleep(&self, looked: SpinOutcome, slept: Duration) {
-        if !self.learns || looked != SpinOutcome::TimedOut {
+    /// Learns from a sleep that followed a [`Self::spin`]. Threads that share this may overwrite what others have learned:
+    /// either is as good.
+    pub(crate) fn learn_from_sleep(&self, spun: SpinOutcome, slept: Duration) {
+        if !self.learns || spun != SpinOutcome::TimedOut {
             return;
         }
         let waited = self.spin_time() + slept;
@@ -192,23 +192,23 @@ mod tests {
 
     const SWITCH: Duration = Duration::from_micros(2);
     const SLICE: Duration = Duration::from_millis(3);
-    /// What looking at the clock is taken to take, with the looks before it.
+    /// The simulated duration of a read of the clock, with the polls before it.
     const LOOK: Duration = Duration::from_micros(1);
 
-    /// Where a thread waits, in a time of its own.
-    struct Model {
+    /// A processor and a clock that are simulated.
+    struct SimulatedProcessor {
         start: Instant,
         elapsed: Cell<Duration>,
         is_beside: Cell<bool>,
-        /// What a yield takes, and whether the worker has its turn in it.
+        /// The duration of a yield, and whether the worker runs meanwhile.
         turn: Cell<(Duration, bool)>,
         yields: Cell<u32>,
-        /// The worker, where it runs by itself, has answered by then.
+        /// When the worker, on a processor of its own, has answered.
         answered_at: Cell<Duration>,
         answered: Cell<bool>,
     }
 
-    impl Model {
+    impl SimulatedProcessor {
         fn new(is_beside: bool) -> Self {
             Self {
                 start: Instant::now(),
@@ -221,11 +221,11 @@ mod tests {
             }
         }
 
-        /// Waits for an answer, which has not come yet.
-        fn wait(&self, patience: &AdaptiveSpin) -> SpinOutcome {
+        /// Spins for an answer that has not come yet.
+        fn wait(&self, spin: &AdaptiveSpin) -> SpinOutcome {
             self.answered.set(false);
             let ready = || self.answered.get() || self.elapsed.get() >= self.answered_at.get();
-            patience.spin(self, ready)
+            spin.spin(self, ready)
         }
 
         fn pass(&self, time: Duration) {
@@ -233,7 +233,7 @@ mod tests {
         }
     }
 
-    impl SpinContext for Model {
+    impl SpinContext for SimulatedProcessor {
         fn is_beside_worker(&self) -> bool {
             self.is_beside.get()
         }
@@ -251,7 +251,7 @@ mod tests {
         }
     }
 
-    fn patience(here: &Model) -> AdaptiveSpin {
+    fn adaptive_spin(here: &SimulatedProcessor) -> AdaptiveSpin {
         AdaptiveSpin {
             yields: Yields::new(here.start),
             ..AdaptiveSpin::new(None)
@@ -259,64 +259,64 @@ mod tests {
     }
 
     #[test]
-    fn who_shares_with_the_worker_yields_once_for_each_answer() {
-        let here = Model::new(true);
-        let patience = patience(&here);
+    fn a_thread_that_shares_with_the_worker_yields_once_for_each_answer() {
+        let here = SimulatedProcessor::new(true);
+        let spin = adaptive_spin(&here);
         for count in 1..=1000 {
-            assert_eq!(here.wait(&patience), SpinOutcome::Ready);
+            assert_eq!(here.wait(&spin), SpinOutcome::Ready);
             assert_eq!(here.yields.get(), count);
         }
     }
 
     #[test]
-    fn who_has_a_processor_to_itself_never_yields() {
-        let here = Model::new(false);
-        let patience = patience(&here);
+    fn a_thread_with_a_processor_of_its_own_never_yields() {
+        let here = SimulatedProcessor::new(false);
+        let spin = adaptive_spin(&here);
         here.turn.set((SLICE, false));
         for _ in 0..1000 {
             here.answered_at.set(here.elapsed.get() + 10 * LOOK);
-            assert_eq!(here.wait(&patience), SpinOutcome::Ready);
+            assert_eq!(here.wait(&spin), SpinOutcome::Ready);
         }
         here.answered_at.set(Duration::MAX);
-        assert_eq!(here.wait(&patience), SpinOutcome::TimedOut);
+        assert_eq!(here.wait(&spin), SpinOutcome::TimedOut);
         assert_eq!(here.yields.get(), 0);
     }
 
     #[test]
     fn a_turn_of_the_worker_without_an_answer_is_slept_for() {
-        let here = Model::new(true);
-        let patience = patience(&here);
-        assert_eq!(here.wait(&patience), SpinOutcome::Ready);
+        let here = SimulatedProcessor::new(true);
+        let spin = adaptive_spin(&here);
+        assert_eq!(here.wait(&spin), SpinOutcome::Ready);
         here.turn.set((SWITCH, false));
-        assert_eq!(here.wait(&patience), SpinOutcome::BlocksWorker);
+        assert_eq!(here.wait(&spin), SpinOutcome::BlocksWorker);
         assert_eq!(here.yields.get(), 2);
-        // It says nothing of how long looking is worth while.
-        patience.learn_from_sleep(SpinOutcome::BlocksWorker, Duration::from_micros(150));
-        assert_eq!(patience.spin_time(), DEFAULT_SPIN);
+        // Such a sleep says nothing of how long spinning is worth while.
+        spin.learn_from_sleep(SpinOutcome::BlocksWorker, Duration::from_micros(150));
+        assert_eq!(spin.spin_time(), DEFAULT_SPIN);
     }
 
     #[test]
-    fn where_nobody_wants_the_processor_one_yield_is_all() {
-        let here = Model::new(true);
-        let patience = patience(&here);
+    fn one_yield_is_all_if_nobody_wants_the_processor() {
+        let here = SimulatedProcessor::new(true);
+        let spin = adaptive_spin(&here);
         here.turn.set((SWITCH / 10, false));
         let begin = here.elapsed.get();
-        assert_eq!(here.wait(&patience), SpinOutcome::TimedOut);
-        assert!(here.elapsed.get() - begin >= DEFAULT_SPIN, "it looks on");
+        assert_eq!(here.wait(&spin), SpinOutcome::TimedOut);
+        assert!(here.elapsed.get() - begin >= DEFAULT_SPIN, "it spins on");
         assert_eq!(here.yields.get(), 1);
     }
 
     #[test]
     fn a_stranger_on_the_processor_is_learned_and_tried_again_later() {
-        let here = Model::new(true);
-        let patience = patience(&here);
-        assert_eq!(here.wait(&patience), SpinOutcome::Ready);
+        let here = SimulatedProcessor::new(true);
+        let spin = adaptive_spin(&here);
+        assert_eq!(here.wait(&spin), SpinOutcome::Ready);
         here.turn.set((SLICE, false));
-        assert_eq!(here.wait(&patience), SpinOutcome::BlocksWorker);
+        assert_eq!(here.wait(&spin), SpinOutcome::BlocksWorker);
         let begin = here.elapsed.get();
         let mut waits = 0;
         while here.yields.get() == 2 {
-            assert_eq!(here.wait(&patience), SpinOutcome::BlocksWorker);
+            assert_eq!(here.wait(&spin), SpinOutcome::BlocksWorker);
             waits += 1;
         }
         let lasted = here.elapsed.get() - begin;
@@ -326,37 +326,37 @@ mod tests {
         here.turn.set((SWITCH, true));
         here.pass(Duration::from_secs(1));
         for _ in 0..1000 {
-            assert_eq!(here.wait(&patience), SpinOutcome::Ready);
+            assert_eq!(here.wait(&spin), SpinOutcome::Ready);
         }
         assert_eq!(here.yields.get(), 3 + 1000);
     }
 
     #[test]
     fn a_deadline_that_has_passed_is_not_yielded_beyond() {
-        let here = Model::new(true);
+        let here = SimulatedProcessor::new(true);
         let deadline = Some(here.start);
-        let looked = patience(&here).spin_until(&here, || false, deadline);
-        assert_eq!((looked, here.yields.get()), (SpinOutcome::TimedOut, 0));
+        let spun = adaptive_spin(&here).spin_until(&here, || false, deadline);
+        assert_eq!((spun, here.yields.get()), (SpinOutcome::TimedOut, 0));
     }
 
     #[test]
-    fn short_sleeps_lengthen_looking_and_long_ones_end_that() {
-        let patience = AdaptiveSpin::new(None);
-        assert_eq!(patience.spin_time(), DEFAULT_SPIN);
-        patience.learn_from_sleep(SpinOutcome::TimedOut, Duration::from_micros(150));
-        assert_eq!(patience.spin_time(), Duration::from_micros(500));
-        patience.learn_from_sleep(SpinOutcome::TimedOut, Duration::from_micros(450));
-        assert_eq!(patience.spin_time(), MAX_SPIN);
-        patience.learn_from_sleep(SpinOutcome::TimedOut, Duration::from_millis(5));
-        assert_eq!(patience.spin_time(), DEFAULT_SPIN);
+    fn short_sleeps_lengthen_spinning_and_long_ones_end_that() {
+        let spin = AdaptiveSpin::new(None);
+        assert_eq!(spin.spin_time(), DEFAULT_SPIN);
+        spin.learn_from_sleep(SpinOutcome::TimedOut, Duration::from_micros(150));
+        assert_eq!(spin.spin_time(), Duration::from_micros(500));
+        spin.learn_from_sleep(SpinOutcome::TimedOut, Duration::from_micros(450));
+        assert_eq!(spin.spin_time(), MAX_SPIN);
+        spin.learn_from_sleep(SpinOutcome::TimedOut, Duration::from_millis(5));
+        assert_eq!(spin.spin_time(), DEFAULT_SPIN);
     }
 
     #[test]
     fn a_time_that_was_asked_for_stays() {
         for fixed in [Duration::ZERO, Duration::from_micros(7)] {
-            let patience = AdaptiveSpin::new(Some(fixed));
-            patience.learn_from_sleep(SpinOutcome::TimedOut, Duration::from_micros(150));
-            assert_eq!(patience.spin_time(), fixed);
+            let spin = AdaptiveSpin::new(Some(fixed));
+            spin.learn_from_sleep(SpinOutcome::TimedOut, Duration::from_micros(150));
+            assert_eq!(spin.spin_time(), fixed);
         }
     }
 }

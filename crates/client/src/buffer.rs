@@ -1,15 +1,14 @@
 //! Buffers in memory that the runtime can reach.
 //!
 //! Laws of this module:
-//! - A [`Buffer`] owns its bytes alone. A task that may touch them either borrows the buffer for
-//!   its whole life (a call that does not return before) or owns the buffer (a task handle), so
-//!   whoever holds a buffer holds one that nobody else uses.
+//! - A [`Buffer`] owns its bytes alone. A task that may touch them either borrows the buffer until it has ended (a
+//!   blocking call) or owns the buffer (a task handle). So nobody else uses a buffer that a caller holds.
 //! - A task that transfers a part of a buffer which other tasks transfer parts of at the same time owns a **share**
 //!   of the whole: no bytes, but the buffer is freed only when its last share is dropped.
-//! - In a process that was forked from the buffer's own it is private memory of zeros, and nothing else of
-//!   it is touched.
-//! - The daemon touches only what tasks in flight name. A client trusts its daemon in this, as it
-//!   trusts the kernel with the buffer of a `read`.
+//! - In a process that was forked from the buffer's own, the buffer's bytes are private memory of zeros, and nothing
+//!   else of it is touched.
+//! - The daemon touches only memory that tasks in flight name. A client trusts its daemon in this, as it trusts the
+//!   kernel with the buffer of a `read`.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -35,16 +34,16 @@ pub struct Buffer {
     memory: ManuallyDrop<Arc<BufferMemory>>,
 }
 
-/// What a buffer keeps.
+/// What a buffer keeps allocated.
 enum Holding {
-    /// Its own bytes.
+    /// Its own chunk.
     BufferChunk(BufferChunk),
-    /// Another buffer, whole.
+    /// The buffer that it is a share of.
     Share(Arc<Buffer>),
 }
 
-// SAFETY: the buffer owns the bytes at `address` alone, as a `Box<[u8]>` would; what else it has
-// is Send and Sync.
+// SAFETY: the buffer owns the bytes at `address` alone, as a `Box<[u8]>` would; its other fields are
+// Send and Sync.
 unsafe impl Send for Buffer {}
 // SAFETY: as above; a shared buffer is only read.
 unsafe impl Sync for Buffer {}
@@ -115,7 +114,7 @@ impl Buffer {
         }
     }
 
-    /// As dropping it, for this crate, whose thread may be inside.
+    /// Frees the buffer as dropping it does, also on a thread that is inside: for this crate itself.
     pub(crate) fn give_back(self) {
         let mut this = ManuallyDrop::new(self);
         if this.memory.is_here() {
@@ -123,7 +122,7 @@ impl Buffer {
         }
     }
 
-    /// To be called in the buffer's process, and once.
+    /// Frees the memory. To be called once, in the buffer's process.
     fn free(&mut self) {
         match self.holding.take() {
             Some(Holding::BufferChunk(chunk)) => self.memory.free(chunk),
@@ -134,7 +133,7 @@ impl Buffer {
             }
             None => {}
         }
-        // SAFETY: this is the buffer's end, and the value is not used after.
+        // SAFETY: the buffer ends here, and the value is not used afterwards.
         unsafe { ManuallyDrop::drop(&mut self.memory) };
     }
 
@@ -191,10 +190,10 @@ impl Deref for Buffer {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: `len` is at most the chunk's length; the chunk lies in a segment that
-        // `memory` keeps mapped (in a forked child private memory takes its place), and belongs to this buffer until drop. Mapped shared memory is
-        // initialised: zero, or what was there before. No task in flight writes it, since such a
-        // task has the buffer or borrows it mutably.
+        // SAFETY: `len` is at most the chunk's length. The chunk lies in a segment that `memory` keeps mapped (in a
+        // forked child private memory takes its place), and belongs to this buffer until it is dropped. Mapped
+        // shared memory is initialised: it is zero, or what was written before. No task in flight writes it, since
+        // such a task owns the buffer or borrows it mutably.
         unsafe { std::slice::from_raw_parts(self.address.as_ptr(), self.len) }
     }
 }
@@ -231,7 +230,7 @@ impl fmt::Debug for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // In a signal handler that has interrupted who has the memory's lock it is as if it were forgotten.
+        // In a signal handler that may have interrupted the holder of the memory's lock, the buffer is leaked.
         if self.memory.is_here() && !is_inside() {
             self.free();
         }

@@ -1,12 +1,11 @@
-//! The control socket: one request at a time, files beside it.
+//! The control socket: one request at a time, with or without a file.
 //!
 //! Laws of this module:
-//! - Replies name their requests. One that comes for a request that was given up is thrown away, its file
-//!   closed. So neither a daemon that is slow nor a shortage in this process costs more than the request
-//!   that it happened to: the next goes on.
-//! - Of a request that failed and was not refused nobody knows whether it is carried out. It may be asked
-//!   again as it was, and of that it does no harm if it was.
-//! - Nothing more is asked once the daemon has gone, or says what is not of this protocol.
+//! - Replies name their requests. The reply to a request that was given up is discarded, and its file closed. So a slow
+//!   daemon, or a shortage in this process, fails only the request that it happened to, and the next one works.
+//! - If a request fails and was not refused, it is not known whether the daemon carries it out. The same request may be
+//!   sent again, which does no harm if the daemon did.
+//! - No request is sent once the daemon is gone, or has sent something that is not of this protocol.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -30,48 +29,50 @@ use nix::sys::time::TimeVal;
 use crate::error::Error;
 use crate::reentrancy::{Inside, Mutex, refuse_inside};
 
-/// How long the daemon may take for an answer. Its control side answers in microseconds; this
-/// is for one that hangs.
+/// How long the daemon may take for a reply. Its control side replies in microseconds; this is for a daemon that
+/// hangs.
 pub(crate) const DEFAULT_REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The socket to the daemon.
 #[derive(Debug)]
 pub(crate) struct ControlSocket {
     socket: Arc<Private<OwnedFd>>,
-    /// Where it is connected to; `None` for a socket that came from the caller.
+    /// The place that it is connected to. `None` for a socket that the application has given.
     place: Option<SocketPlace>,
     /// How long a request may take, waiting for other threads' requests included.
     reply_timeout: Duration,
     exchanges: Mutex<Exchanges>,
 }
 
+/// What one request at a time holds.
 #[derive(Debug)]
 struct Exchanges {
     /// The number of the next request.
     next: u64,
-    /// Why nothing more can be asked, if so.
+    /// Why no further request can be sent, if so.
     ended: Option<ConnectionEnd>,
 }
 
+/// Why the connection has ended.
 #[derive(Debug)]
 struct ConnectionEnd {
     status: Status,
     account: Option<String>,
 }
 
-/// Why a request was not answered as hoped.
+/// Why a request failed.
 enum ExchangeError {
-    /// Nothing that keeps the next request from being asked.
+    /// This request only: further ones can be sent.
     Transient(RequestError),
     /// The end of the connection.
     Fatal(ConnectionEnd),
 }
 
-/// A request that was not carried out, as far as is known.
+/// The failure of a request.
 #[derive(Debug)]
 pub(crate) struct RequestError {
     pub(crate) error: Error,
-    /// Whether it is known for certain: the daemon refused, and has not carried out the same request
+    /// Whether it is certain that the daemon has not carried it out: it refused, and has not carried out the same request
     /// before either.
     pub(crate) is_settled: bool,
 }
@@ -87,7 +88,7 @@ impl RequestError {
     fn refused(status: Status, reason: String, operation: &str) -> Self {
         Self {
             error: Error::new(status, operation).with_account(reason),
-            // A daemon without descriptors cannot look whether this is a repetition.
+            // A daemon without descriptors cannot check whether the request is a repetition.
             is_settled: status != Status::OutOfResources,
         }
     }
@@ -106,7 +107,7 @@ impl From<RequestError> for Error {
 }
 
 impl ControlSocket {
-    /// Connects to whoever listens there.
+    /// Connects to the daemon that listens at this place.
     pub(crate) fn connect(place: &SocketPlace, reply_timeout: Duration) -> Result<Self, Error> {
         let operation = || format!("connecting to the runtime at {place}");
         let path = place.path();
@@ -143,20 +144,20 @@ impl ControlSocket {
             Private::new(|| Ok(socket(AddressFamily::Unix, kind, flags, None)?))
         };
         let socket = socket.map_err(|error| Error::io(&error, operation()))?;
-        limit_waiting(&socket, reply_timeout).map_err(failed)?;
+        set_timeouts(&socket, reply_timeout).map_err(failed)?;
         let address = UnixAddr::new(path).map_err(failed)?;
         connect(socket.as_raw_fd(), &address).map_err(failed)?;
         Ok(Self::new(socket, Some(place.clone()), reply_timeout))
     }
 
-    /// Uses a socket of type `SOCK_SEQPACKET` whose other end a host holds already.
+    /// Uses a socket of type `SOCK_SEQPACKET` whose other end a host holds.
     pub(crate) fn from_socket(socket: OwnedFd, reply_timeout: Duration) -> Result<Self, Error> {
         let failed = |errno: Errno| Error::io(&errno.into(), "using the socket of a runtime");
         refuse_inside("using the socket of a runtime")?;
         let flags = fcntl(&socket, FcntlArg::F_GETFL).map_err(failed)?;
         let blocking = OFlag::from_bits_retain(flags) - OFlag::O_NONBLOCK;
         fcntl(&socket, FcntlArg::F_SETFL(blocking)).map_err(failed)?;
-        limit_waiting(&socket, reply_timeout).map_err(failed)?;
+        set_timeouts(&socket, reply_timeout).map_err(failed)?;
         let adopted = {
             let _inside = Inside::enter();
             Private::adopt(socket)
@@ -178,12 +179,12 @@ impl ControlSocket {
         }
     }
 
-    /// The socket itself, for whoever watches it or ends the connection.
+    /// The socket itself, to watch it or to end the connection.
     pub(crate) fn socket(&self) -> &Arc<Private<OwnedFd>> {
         &self.socket
     }
 
-    /// What connecting with this socket is called in errors.
+    /// How errors call connecting with this socket.
     pub(crate) fn connecting(&self) -> String {
         match &self.place {
             Some(place) => format!("connecting to the runtime at {place}"),
@@ -191,14 +192,14 @@ impl ControlSocket {
         }
     }
 
-    /// Sends a request and waits for its reply, which is not a refusal. AdaptiveSpin is counted from `since`, when the
-    /// caller began to wait for what the request is about: who stood behind another request that a silent daemon has not
-    /// answered, and has no reply_timeout left, sends none.
+    /// Sends a request and waits for its reply, which is not a refusal. The timeout is counted from `since`, when the
+    /// caller began to wait for what the request is about. A caller whose time has passed behind another request, which a
+    /// silent daemon did not answer, sends none.
     ///
     /// # Errors
-    /// A refusal: the request is not carried out. Or another version, or a connection that is lost. Or,
-    /// without an end to the connection, no answer in time ([`Status::Busy`]), or a shortage in this process:
-    /// the request may be carried out or not, and can be repeated.
+    /// A refusal: the request is not carried out. Another version, or a lost connection. And, with the connection going
+    /// on, no reply in time ([`Status::Busy`]) or a shortage in this process: the request may be carried out or not, and
+    /// can be repeated.
     pub(crate) fn request(
         &self,
         request: &ControlRequest,
@@ -211,16 +212,16 @@ impl ControlSocket {
         let Some(mut exchanges) = exchanges.filter(|_| Instant::now() < deadline) else {
             return Err(RequestError::unsettled(self.no_answer(operation)));
         };
-        if let Some(ending) = &exchanges.ended {
-            return Err(RequestError::unsettled(ending.error(operation)));
+        if let Some(end) = &exchanges.ended {
+            return Err(RequestError::unsettled(end.error(operation)));
         }
         let number = exchanges.next;
         exchanges.next += 1;
         self.exchange(number, request, file, deadline, operation)
             .map_err(|error| match error {
                 ExchangeError::Transient(error) => error,
-                ExchangeError::Fatal(ending) => {
-                    RequestError::unsettled(exchanges.ended.insert(ending).error(operation))
+                ExchangeError::Fatal(end) => {
+                    RequestError::unsettled(exchanges.ended.insert(end).error(operation))
                 }
             })
     }
@@ -237,7 +238,7 @@ impl ControlSocket {
             let error = Error::new(Status::InvalidArgument, operation).with_detail(error);
             ExchangeError::Transient(RequestError::unsettled(error))
         })?;
-        // What the daemon said before it closed the connection can still be read.
+        // What the daemon sent before it closed the connection can still be read.
         let mut is_closed = false;
         match packet::send(&*self.socket, &bytes, file) {
             Ok(()) => {}
@@ -292,13 +293,13 @@ impl ControlSocket {
         }
     }
 
-    /// Waits until there is something to be received, or the connection has ended. False: not in time.
-    /// Nobody else receives, so receiving does not block then.
+    /// Waits until a packet can be received, or the connection has ended. Returns false if neither happens in time.
+    /// Receiving does not block afterwards, because nobody else receives.
     fn is_readable(&self, deadline: Instant) -> bool {
         let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         loop {
             let rest = deadline.saturating_duration_since(Instant::now());
-            // Rounded up, so that the last look is not before the deadline.
+            // Rounded up, so that the last check is not before the deadline.
             let millis = i32::try_from(rest.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
             let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
             match poll(&mut sockets, timeout) {
@@ -310,6 +311,7 @@ impl ControlSocket {
         }
     }
 
+    /// What an error of the socket means for the request and the connection.
     fn error_of(&self, error: &io::Error, operation: &str) -> ExchangeError {
         let status = error.raw_os_error().map(Status::from_errno);
         match (error.kind(), status) {
@@ -385,8 +387,8 @@ fn is_close(error: &io::Error) -> bool {
     )
 }
 
-/// Connecting and sending are errors after a while, not hangs.
-fn limit_waiting(socket: &impl AsFd, reply_timeout: Duration) -> nix::Result<()> {
+/// Makes connecting, sending and receiving fail after the timeout, where they would hang.
+fn set_timeouts(socket: &impl AsFd, reply_timeout: Duration) -> nix::Result<()> {
     let reply_timeout = TimeVal::new(
         reply_timeout.as_secs() as i64,
         i64::from(reply_timeout.subsec_micros()),

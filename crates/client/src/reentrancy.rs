@@ -1,20 +1,21 @@
-//! Calls from signal handlers: what tells a call that its thread is inside another one.
+//! Reentrancy: how a call knows that it comes from a signal handler that has interrupted another call.
 //!
-//! A signal handler runs on the thread that it interrupts, at any instruction. If that is in the middle of
-//! something of this crate, what the handler asks for must not touch it: it would find half of a step, or
-//! wait for a lock whose holder cannot go on before the handler returns. So a thread **is inside** while it
-//! has a lock of this crate, or the right to submit, and for the few other steps that are not to be seen half
-//! done. Whatever the crate is asked for looks at that first, and refuses ([`refusal`]).
+//! A signal handler runs on the thread that it interrupts, at any instruction. If the thread was in the middle of a step
+//! of this crate, a call of the handler must not touch the same state: it would find the step half done, or wait for a
+//! lock whose holder cannot continue before the handler returns. So a thread **is inside** while it holds a lock of this
+//! crate or the permit to submit, and during the few other steps that must not be seen half done. Every call checks that
+//! first, and is refused if its thread is inside ([`refusal`]).
 //!
 //! Laws of this module:
-//! - Nothing of a user's runs while its thread is inside: no waker, no step of a task, no result being made, no
-//!   buffer being dropped. So who finds its thread inside as it begins was called by a signal handler, and
-//!   stays there until it returns.
-//! - Who found its thread outside may go on: what it has interrupted touches nothing before it returns.
-//! - What a thread changes outside, on a lane of its own, it changes in one instruction ([`set_bits`]), which a
-//!   signal finds done or not begun.
-//! - What comes first in the program is first for a signal handler as well: here the compiler is told, and the
-//!   processor needs nothing for a thread to see its own stores.
+//! - No code of a user runs while its thread is inside: no waker, no step of a task, no function that makes a result, no
+//!   drop of a buffer. So a call that finds its thread inside when it begins was made by a signal handler, and finds it
+//!   inside until the handler returns.
+//! - A call that finds its thread outside may proceed: the code that it may have interrupted touches nothing before the
+//!   handler returns.
+//! - What a thread changes outside, on a lane of its own, it changes by one instruction ([`set_bits`]), which a signal
+//!   finds done or not begun.
+//! - A signal handler sees stores in the order of the program. The compiler is told so by fences of its own kind; the
+//!   processor needs none for a thread to see its own stores.
 
 use std::cell::Cell;
 use std::fmt::Display;
@@ -27,15 +28,15 @@ use chimaera_proto::Status;
 
 use crate::error::Error;
 
-/// What every thread has of this crate. In one place, so that its address is worked out once with every task,
-/// and without a destructor, so that there is one for as long as the thread runs.
+/// What every thread has of this crate. It is one value, so that its address is computed once per task, and has no
+/// destructor, so that it exists for as long as the thread runs.
 pub(crate) struct ThisThread {
-    /// The lane that this thread used last: session and index. Written inside only.
+    /// The lane that this thread used last: number of the connection, and index. Written inside only.
     pub(crate) last_lane: Cell<(u64, usize)>,
     is_inside: AtomicBool,
 }
 
-/// No session has this number, nor has one in a process that was forked from its own: that is 0.
+/// The lane of no connection. A connection does not have this number, nor does it in a forked process, where it is 0.
 pub(crate) const NO_LANE: (u64, usize) = (u64::MAX, 0);
 
 thread_local! {
@@ -53,7 +54,7 @@ impl ThisThread {
         THIS_THREAD.with(look)
     }
 
-    /// What tells this thread from all that run. Never 0.
+    /// A number that tells this thread from all others that run. Never 0.
     #[inline(always)]
     pub(crate) fn token(&self) -> usize {
         std::ptr::from_ref(self).addr()
@@ -62,8 +63,8 @@ impl ThisThread {
     /// Whether this thread is inside, which only a signal handler can find.
     #[inline(always)]
     pub(crate) fn is_inside(&self) -> bool {
-        // SAFETY: only this thread and its signal handlers have it, and those leave it as they find it, so it
-        // need not be a load that the compiler keeps apart from what is done with it.
+        // SAFETY: only this thread and its signal handlers access it, and a handler leaves it as it was. So this need not
+        // be an atomic load, which the compiler would not combine with its use.
         unsafe { self.is_inside.as_ptr().read() }
     }
 }
@@ -74,7 +75,7 @@ pub(crate) fn is_inside() -> bool {
     ThisThread::with(ThisThread::is_inside)
 }
 
-/// Whether anything can be done for the caller.
+/// Refuses a call of a signal handler that has interrupted its thread inside.
 ///
 /// # Errors
 /// [`refusal`].
@@ -85,7 +86,7 @@ pub(crate) fn refuse_inside(operation: impl Display) -> Result<(), Error> {
     Ok(())
 }
 
-/// Why nothing is done for a signal handler now.
+/// The error of a call that is refused to a signal handler.
 #[cold]
 #[inline(never)]
 pub(crate) fn refusal(operation: impl Display) -> Error {
@@ -96,7 +97,7 @@ pub(crate) fn refusal(operation: impl Display) -> Error {
     )
 }
 
-/// Marks the calling thread as inside until it is dropped. There may be several, one in the other.
+/// Marks the calling thread as inside until it is dropped. Several may be nested.
 pub(crate) struct Inside {
     before: bool,
     _of_this_thread: PhantomData<*const ()>,
@@ -133,7 +134,7 @@ impl Outermost {
     #[inline(always)]
     pub(crate) fn enter() -> Self {
         ThisThread::with(|thread| {
-            debug_assert!(!thread.is_inside(), "a turn within a turn");
+            debug_assert!(!thread.is_inside(), "a permit within a permit");
             thread.is_inside.store(true, Ordering::Relaxed);
         });
         compiler_fence(Ordering::SeqCst);
@@ -149,7 +150,7 @@ impl Drop for Outermost {
     }
 }
 
-/// A lock, whose holder is inside from before it asks for it.
+/// A lock whose holder is inside, already while it waits for the lock.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(parking_lot::Mutex<T>);
 
@@ -203,14 +204,14 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// Sets bits of a word that no other thread writes. For other threads it is a load, and a store with release;
-/// for this thread's signal handlers it is one step.
+/// Sets bits of a word that no other thread writes. For other threads this is a load and a store with release; for this
+/// thread's signal handlers it is one step.
 #[inline(always)]
 pub(crate) fn set_bits(word: &AtomicU64, bits: u64) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: the word is valid, aligned and may be written through a shared reference. One instruction
-    // without `lock` costs no more than the load and the store that it is: it waits for nobody. On this
-    // processor every store is a release.
+    // SAFETY: the word is valid, aligned and may be written through a shared reference. One instruction without `lock`
+    // costs no more than a load and a store, as it does not wait for other processors. On this architecture every
+    // store is a release.
     unsafe {
         std::arch::asm!(
             "or qword ptr [{word}], {bits}",

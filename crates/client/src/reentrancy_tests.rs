@@ -1,4 +1,4 @@
-//! What a signal handler gets that has interrupted its thread inside: a test stands for both.
+//! Calls of a signal handler that has interrupted its thread inside. The tests play both.
 
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +35,7 @@ fn poll(task: &mut Task<()>) -> Poll<Result<(), TaskError>> {
     Pin::new(task).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Waits until all records of this thread's lane can be had at once.
+/// Waits until all records of this thread's lane are free at once.
 fn all_records_come_back(runtime: &Runtime) {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
@@ -108,7 +108,7 @@ fn a_thread_inside_opens_no_lane() {
 }
 
 #[test]
-fn tasks_that_are_left_inside_leave_their_records() {
+fn tasks_that_are_dropped_inside_free_their_records_later() {
     let runtime = runtime();
     let begin = || -> Vec<_> {
         let tasks = (0..LANE_DEPTH).map(|_| runtime.admin().async_ping());
@@ -122,7 +122,7 @@ fn tasks_that_are_left_inside_leave_their_records() {
         drop(inside);
         all_records_come_back(&runtime);
     }
-    // Those whose records were needed for others.
+    // Tasks that were harvested.
     let tasks = begin();
     tasks.iter().for_each(|task| while !task.is_complete() {});
     begin()
@@ -139,7 +139,7 @@ fn tasks_that_are_left_inside_leave_their_records() {
 }
 
 #[test]
-fn a_session_that_ends_finds_what_was_left_inside() {
+fn a_connection_that_ends_finds_tasks_that_were_dropped_inside() {
     let runtime = runtime();
     let tasks: Vec<_> = (0..10).map(|_| runtime.admin().async_ping()).collect();
     let lane = std::sync::Arc::clone(runtime.lanes().current().expect("it has one"));
@@ -151,7 +151,7 @@ fn a_session_that_ends_finds_what_was_left_inside() {
 }
 
 #[test]
-fn whoever_has_a_lock_or_a_turn_is_inside() {
+fn a_thread_with_a_lock_or_a_permit_is_inside() {
     assert!(!is_inside());
     let runtime = runtime();
     runtime.admin().ping().expect("it answers");

@@ -1,4 +1,4 @@
-//! Every interleaving of joining, freeing and leaving, and proof that each step is needed.
+//! All interleavings of joining, freeing and leaving, and proof that each step is needed.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p chimaera-client --release --lib loom_`
 
@@ -24,7 +24,7 @@ struct Lane {
     free: AtomicUsize,
 }
 
-/// What the model's executor would poll. The model checker has nothing to do with it.
+/// A waker that remembers that it was woken. It is no part of the model.
 #[derive(Default)]
 struct Woken(PlainBool);
 
@@ -69,7 +69,7 @@ impl Lane {
     }
 }
 
-/// Who joins while a record is freed goes, or is told.
+/// A task that joins while a record is freed may submit at once, or is notified.
 fn joining_meets_freeing() {
     let lane = Lane::new(0);
     let freeing = thread::spawn({
@@ -84,7 +84,7 @@ fn joining_meets_freeing() {
     );
 }
 
-/// Who is dropped at any moment keeps no record from who comes after it.
+/// A task that is dropped, at any moment, keeps no record from the next one.
 fn leaving_meets_freeing() {
     let lane = Lane::new(0);
     let (first, ..) = lane.join();
@@ -98,7 +98,7 @@ fn leaving_meets_freeing() {
     assert!(second.0.load(Ordering::Relaxed), "nobody was told");
 }
 
-/// Two who free at the same time tell two.
+/// Two threads that free a record each at the same time notify two seats.
 fn freeing_meets_freeing() {
     let lane = Lane::new(0);
     let sitters = [lane.join(), lane.join()];
@@ -113,7 +113,7 @@ fn freeing_meets_freeing() {
     }
 }
 
-/// Who is told and stays away, while one who came takes its record, holds nobody up.
+/// A notified seat that is not used holds nobody up.
 fn staying_away_meets_freeing() {
     let lane = Lane::new(0);
     let (_, first, _) = lane.join();
@@ -136,22 +136,22 @@ fn staying_away_meets_freeing() {
 }
 
 #[test]
-fn loom_who_joins_while_a_record_is_freed_is_told() {
+fn loom_a_task_that_joins_while_a_record_is_freed_is_notified() {
     model(joining_meets_freeing);
 }
 
 #[test]
-fn loom_who_is_dropped_passes_it_on() {
+fn loom_a_task_that_is_dropped_passes_the_notification_on() {
     model(leaving_meets_freeing);
 }
 
 #[test]
-fn loom_two_records_tell_two() {
+fn loom_two_records_notify_two_seats() {
     model(freeing_meets_freeing);
 }
 
 #[test]
-fn loom_who_stays_away_is_passed_over() {
+fn loom_a_seat_that_is_not_used_is_passed_over() {
     model(staying_away_meets_freeing);
 }
 

@@ -1,4 +1,4 @@
-//! What the queue does with one thread at a time, and with several of the system's.
+//! The queue, one thread at a time.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -54,12 +54,12 @@ fn leave(queue: &WaitQueue, ticket: Ticket, available: usize) {
 }
 
 #[test]
-fn each_record_tells_one_seat_in_order() {
+fn each_record_notifies_one_seat_in_order() {
     let queue = WaitQueue::new();
     let sitters: Vec<_> = (0..4).map(|_| Sitter::join(&queue)).collect();
     notify(&queue, 1);
     assert_eq!(woken(&sitters), [0]);
-    // The same record tells nobody else.
+    // The same record notifies no other seat.
     notify(&queue, 1);
     assert_eq!(woken(&sitters), [0]);
     notify(&queue, 3);
@@ -67,13 +67,13 @@ fn each_record_tells_one_seat_in_order() {
 }
 
 #[test]
-fn who_leaves_after_being_told_passes_it_on() {
+fn a_notified_seat_that_is_given_up_passes_the_notification_on() {
     let queue = WaitQueue::new();
     let sitters: Vec<_> = (0..3).map(|_| Sitter::join(&queue)).collect();
     notify(&queue, 1);
     leave(&queue, sitters[0].ticket, 1);
     assert_eq!(woken(&sitters), [0, 1]);
-    // With the record: there is nothing to pass on.
+    // Given up with the record: there is nothing to pass on.
     leave(&queue, sitters[1].ticket, 0);
     assert_eq!(woken(&sitters), [0, 1]);
     assert!(queue.is_waiting());
@@ -94,11 +94,11 @@ fn nobody_overtakes() {
 }
 
 #[test]
-fn who_comes_too_late_keeps_its_seat() {
+fn a_task_that_comes_too_late_keeps_its_seat() {
     let queue = WaitQueue::new();
     let sitters: Vec<_> = (0..2).map(|_| Sitter::join(&queue)).collect();
     notify(&queue, 1);
-    // It comes, and the record was taken by somebody who did not ask.
+    // It comes, and another thread has taken the record without queueing.
     let again = Arc::<Count>::default();
     let waker = Waker::from(Arc::clone(&again));
     let joined = queue.join(Some(sitters[0].ticket), waker, || 0);
@@ -109,7 +109,7 @@ fn who_comes_too_late_keeps_its_seat() {
 }
 
 #[test]
-fn who_does_not_come_is_passed_over_and_keeps_its_seat() {
+fn a_seat_that_is_not_used_is_passed_over_and_stays() {
     let queue = WaitQueue::new();
     let sitters: Vec<_> = (0..3).map(|_| Sitter::join(&queue)).collect();
     notify(&queue, 1);

@@ -188,7 +188,7 @@ impl Unsubmitted {
         if !lane.submitter.is_mine() {
             return self.submit_shared();
         }
-        // This thread takes the next record without queueing, so nobody is to be told of that in its payload.
+        // This thread takes the next record without queueing, so nobody else is to be notified of that record.
         self.seat = None;
         let (call, range) = (self.call, self.range);
         let fill = |payload: &mut Payload| fill_payload(payload, call, &mut self.buffer);
