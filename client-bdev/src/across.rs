@@ -126,7 +126,7 @@ impl Client {
             return Err(Error::new(Status::BeyondBlock, operation)
                 .with_detail(format!("the blocks have {total} bytes together")));
         }
-        // Checked all before any is sent: a block that cannot be is no half-done transfer.
+        // All blocks are checked before any is transferred, so that an invalid one does not leave a transfer half done.
         for block in blocks {
             self.transfer(query, method, block, 0, 0)?;
         }
@@ -149,30 +149,30 @@ impl Client {
 
     #[cold]
     fn part_error(&self, method: Method, blocks: &[Block], error: PartError) -> Error {
-        let place = match blocks.get(error.part) {
+        let at = match blocks.get(error.part) {
             Some(block) => format!(" ({} at {:#x})", block.block_type, block.offset),
             None => String::new(),
         };
         let (verb, pool) = (verb(method), self.pool_id());
         error.error.during(format_args!(
-            "{verb} block {} of {}{place} in pool {pool}",
+            "{verb} block {} of {}{at} in pool {pool}",
             error.part + 1,
             blocks.len(),
         ))
     }
 }
 
-/// The bytes that the host says it transferred, of all blocks.
+/// The number of bytes that the host says it transferred, for all blocks together.
 #[derive(Default)]
 struct Total(u64);
 
 impl Total {
     fn add(&mut self, values: &Values) {
-        // A sum without end is beyond every buffer's length.
+        // A sum that saturates is beyond the length of every buffer.
         self.0 = self.0.saturating_add(values[0]);
     }
 
-    /// The total, if it can be.
+    /// The total, unless it is more than the buffer has.
     fn check(self, operation: impl FnOnce() -> String, len: usize) -> Result<u64, Error> {
         if self.0 > len as u64 {
             return Err(claimed(self.0, operation()));

@@ -14,9 +14,8 @@ impl Client {
     /// no owner tag: see [`Self::allocate_blocks_for`].
     ///
     /// On a persistent pool the allocation is durable once a [`Self::flush`] that came after it has
-    /// succeeded. The space of a block that was flushed and then freed is given out again only when
-    /// its free is durable; the pool sees to that itself when it runs out of space, so an
-    /// allocation may wait for a flush.
+    /// succeeded. The space of a block that was flushed and then freed is allocated again only when its free is durable;
+    /// the pool flushes by itself when it runs out of space, so an allocation may wait for a flush.
     ///
     /// # Errors
     /// [`Status::NoSpace`]; [`Status::ReadOnly`] if the pool is open for reading only.
@@ -26,8 +25,8 @@ impl Client {
     }
 
     /// As [`Self::allocate_blocks`]; the pool keeps the tag with every block and gives it back in
-    /// [`Self::list_blocks`]. It means what its user wants it to, and is no right: whoever may use the
-    /// pool may use the block.
+    /// [`Self::list_blocks`]. The application gives the tag its meaning. It is no permission: whoever may use the pool may
+    /// use the block.
     ///
     /// # Errors
     /// As [`Self::allocate_blocks`].

@@ -1,4 +1,4 @@
-//! Writing and reading bytes that lie anywhere, by way of a buffer.
+//! Writing and reading bytes in any memory, by way of a buffer.
 
 use chimaera_bdev_proto::{Block, Method};
 use chimaera_client::{Error, Finished, PoolQuery, Task, TaskError};
@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::transfer::finish_transfer;
 
 impl Client {
-    /// As [`Self::write`], of bytes that lie anywhere. They are copied into a buffer first: where speed
+    /// As [`Self::write`], of bytes in any memory. They are copied into a buffer first: where speed
     /// matters, fill a [`Buffer`](crate::Buffer) in place.
     ///
     /// # Errors
@@ -57,8 +57,7 @@ impl Client {
         }
     }
 
-    /// As [`Self::read`], into memory that lies anywhere, by way of a buffer. Nothing of it changes if the
-    /// read fails.
+    /// As [`Self::read`], into any memory, by way of a buffer. The memory does not change if the read fails.
     ///
     /// # Errors
     /// As [`Self::read`] and [`Runtime::allocate_buffer`](crate::Runtime::allocate_buffer).
@@ -88,8 +87,7 @@ impl Client {
         Ok(read)
     }
 
-    /// As [`Self::read_bytes`], of `len` bytes, which are the result: memory that is lent for as long as this
-    /// returns cannot be filled later.
+    /// As [`Self::read_bytes`], of `len` bytes, which are the result, because the task cannot borrow the caller's memory.
     pub fn async_read_bytes(&self, query: PoolQuery, block: &Block, len: usize) -> Task<Vec<u8>> {
         self.async_read_bytes_at(query, block, 0, len)
     }
@@ -114,7 +112,7 @@ impl Client {
     }
 }
 
-/// The buffer is nobody's business, also if this fails.
+/// The caller never sees the buffer, so the error does not carry it either.
 fn finish_written(finished: Finished<'_>) -> Result<u64, TaskError> {
     let written = finish_transfer(finished);
     written

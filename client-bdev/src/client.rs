@@ -43,11 +43,11 @@ use crate::options::CreateOptions;
 /// | [`Status::ProtocolViolation`] | the host answered what cannot be |
 pub struct Client {
     runtime: Runtime,
-    /// The id that creation asks for: the caller's own choice, else [`PoolId::NULL`]. One that the host chose is not
-    /// asked for again: blocks that others have of a pool that is gone must not be names in the next.
+    /// The id that is requested at creation: the caller's own choice, else [`PoolId::NULL`]. An id that the host chose is
+    /// not requested again: blocks that clients kept of a pool that is gone must not be valid in the next.
     chosen: PoolId,
-    /// The pool's id as one word; it changes only where creation gives an id that the caller did not choose. Shared
-    /// with clones, and with a creation that is under way.
+    /// The pool's id as one word. It changes only if creation gives an id that the caller did not choose. Shared with
+    /// clones, and with a creation in progress.
     pool: Arc<AtomicU64>,
 }
 
@@ -144,12 +144,12 @@ impl Client {
     /// memory. A path that is relative is so to the working folder of this process, and the pool's name is
     /// the absolute one.
     ///
-    /// A client that was made with [`PoolId::NULL`], or by [`Self::open`], asks for whatever id the pool has, and has that
-    /// from now on, as its clones have: whoever uses one of them has to forget the blocks of the pool before. Where it
-    /// creates a memory pool again that was destroyed, the new one has another id, and clients of the old one that are no
-    /// clones of this one meet [`Status::PoolNotFound`]. **With an id that the caller chose,
+    /// A client that was made with [`PoolId::NULL`], or by [`Self::open`], takes the id that the pool has, and so do its
+    /// clones: whoever uses one of them has to forget the blocks of the pool before. If it creates a memory pool again
+    /// that was destroyed, the new pool has another id, and clients of the old one that are no clones of this one get
+    /// [`Status::PoolNotFound`]. **With an id that the caller chose,
     /// the new pool has the old one's id, and blocks of the old one are valid names in it**: reads and writes with them
-    /// reach whoever has been given their space since. Choose another id, or see to it that all forget their blocks.
+    /// reach whoever has been given their space since. Choose another id, or make sure that all clients forget their blocks.
     ///
     /// # Errors
     /// [`Status::ParameterMismatch`] if it is there with other parameters; [`Status::NotBlank`] if
@@ -283,7 +283,7 @@ fn describe_stats(call: &Call) -> String {
     format!("statistics of pool {}", call.pool)
 }
 
-/// The error of a flush. After a failure of the device's there is only one thing that helps.
+/// The error of a flush, which says what helps after a failure of the device.
 fn not_flushed(error: Error, call: &Call) -> Error {
     let is_the_devices = error.status() == Status::IoError;
     let error = error.during(format_args!("flushing pool {}", call.pool));
@@ -300,7 +300,7 @@ fn not_flushed(error: Error, call: &Call) -> Error {
 fn async_find(runtime: &Runtime, name: &str) -> Task<PoolInfo> {
     let admin = runtime.admin();
     let found = admin.async_find_pool(name);
-    // A name of which no path can be made is only a name.
+    // A name that is no valid path is only a name.
     let path = absolute(name).ok().filter(|path| path != name);
     let Some(path) = path.map(Cow::into_owned) else {
         return found;
@@ -327,7 +327,7 @@ fn async_find(runtime: &Runtime, name: &str) -> Task<PoolInfo> {
 
 /// A path that means the same to the daemon, whose working folder is another.
 fn absolute(path: &str) -> std::io::Result<Cow<'_, str>> {
-    // An empty one is the daemon's to refuse.
+    // The daemon refuses an empty one.
     if path.is_empty() || Path::new(path).is_absolute() {
         return Ok(path.into());
     }

@@ -30,13 +30,13 @@
 //! before it durable: data, allocations and frees. A program finds its blocks again by the owner tag
 //! that it allocated them with ([`Client::all_blocks`]).
 //!
-//! A connection is one process's. After a fork the child connects anew, as the example `forked_workers` does; with
-//! what it has of the parent's, every call fails with [`Status::Forked`], and nothing else happens
+//! A connection belongs to one process. After a fork the child connects anew, as the example `forked_workers` does; on the
+//! parent's connection every call fails with [`Status::Forked`], and nothing else happens
 //! ([`chimaera_client`](chimaera_client#forking)).
 //!
 //! Laws of this crate:
-//! - What the host answers is checked before it is believed: lists, counts, lengths.
-//! - What cannot succeed is refused here with the host's own status, before anything is sent.
+//! - Whatever the host answers is validated before it is used: lists, counts, lengths.
+//! - A call that cannot succeed is refused here with the status that the host would give, before anything is sent.
 
 #![forbid(unsafe_code)]
 

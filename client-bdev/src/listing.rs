@@ -1,7 +1,7 @@
 //! Finding blocks again: lists of what is allocated, and the map of a pool.
 //!
-//! Both come in pages, so that neither side ever holds more than a page of a large pool. A page shows
-//! a moment; others may allocate and free between two pages.
+//! Both come in pages, so that neither side ever holds more than a page of a large pool. A page shows one moment; blocks
+//! may be allocated and freed between two pages.
 
 use chimaera_bdev_proto::{
     MAP_END, MEGABYTE, MIN_LISTING_BUFFER_BYTES, MegabyteState, Method, OWNED_BLOCK_WIRE_BYTES,
@@ -11,8 +11,8 @@ use chimaera_client::{Call, Error, Finished, PoolQuery, Status, Task, TaskError}
 
 use crate::client::Client;
 
-/// Bytes of the buffer for a page of a list: the blocks of several megabytes at least, so that a
-/// large pool is not asked for every megabyte.
+/// Bytes of the buffer for a page of a list. It holds the blocks of several megabytes at least, so that a large pool does
+/// not take a task for each megabyte.
 const LISTING_BUFFER_BYTES: usize = 16 * MIN_LISTING_BUFFER_BYTES;
 
 /// Bytes of the buffer for a page of the map: a megabyte of the pool each.
@@ -88,8 +88,7 @@ impl Client {
         }
     }
 
-    /// All of [`Self::all_blocks`], as one list. Who wants no more than a page at a time asks for pages
-    /// ([`Self::async_list_blocks`]).
+    /// All of [`Self::all_blocks`], as one list. [`Self::async_list_blocks`] gives a page at a time.
     pub fn async_all_blocks(&self, query: PoolQuery) -> Task<Vec<OwnedBlock>> {
         let client = self.clone();
         Task::of_steps(async move {
@@ -185,10 +184,10 @@ impl Iterator for AllBlocks<'_> {
 impl std::iter::FusedIterator for AllBlocks<'_> {}
 
 fn finish_listing(finished: Finished<'_>) -> Result<BlockPage, TaskError> {
-    let page = Page::of(&finished, OWNED_BLOCK_WIRE_BYTES)?;
+    let page = PageReply::of(&finished, OWNED_BLOCK_WIRE_BYTES)?;
     let (entries, _) = page.bytes.as_chunks::<OWNED_BLOCK_WIRE_BYTES>();
     let mut blocks: Vec<OwnedBlock> = Vec::with_capacity(entries.len());
-    // The first byte that no block before has.
+    // The first byte behind all blocks before.
     let mut free_from = page.first.saturating_mul(MEGABYTE);
     for &entry in entries {
         let Ok(owned) = OwnedBlock::from_bytes(entry) else {
@@ -214,7 +213,7 @@ fn finish_listing(finished: Finished<'_>) -> Result<BlockPage, TaskError> {
 }
 
 fn finish_map(finished: Finished<'_>) -> Result<MapPage, TaskError> {
-    let page = Page::of(&finished, 1)?;
+    let page = PageReply::of(&finished, 1)?;
     let states = page
         .bytes
         .iter()
@@ -234,15 +233,15 @@ fn finish_map(finished: Finished<'_>) -> Result<MapPage, TaskError> {
     })
 }
 
-/// What the host answered to a request for a page, with its count within the buffer.
-struct Page<'a> {
+/// The host's reply to a request for a page. Its entries lie within the buffer.
+struct PageReply<'a> {
     call: &'a Call,
     first: u64,
     next: u64,
     bytes: &'a [u8],
 }
 
-impl<'a> Page<'a> {
+impl<'a> PageReply<'a> {
     fn of(finished: &'a Finished<'_>, entry_bytes: usize) -> Result<Self, TaskError> {
         let call = finished.call();
         let values = finished
@@ -265,8 +264,7 @@ impl<'a> Page<'a> {
         Ok(page)
     }
 
-    /// Where the next page begins. It must not begin at this one or before, or reading would never
-    /// end.
+    /// Where the next page begins. A page that does not begin behind this one is refused, or reading would never end.
     fn cursor(&self) -> Result<Option<PageCursor>, TaskError> {
         match self.next {
             MAP_END => Ok(None),

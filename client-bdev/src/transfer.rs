@@ -149,7 +149,7 @@ impl Client {
         }
     }
 
-    /// The call of a transfer, if there can be such a block and the transfer ends in it.
+    /// The call of a transfer, if the block is valid and the transfer ends in it.
     #[inline]
     pub(crate) fn transfer(
         &self,
@@ -164,7 +164,7 @@ impl Client {
             offset_in_block,
         };
         let call = self.call(query, method, arguments.to_arguments());
-        // What is longer than a task can name is longer than any block.
+        // A length that a task cannot name is longer than any block.
         let len_bytes = u32::try_from(len).unwrap_or(u32::MAX);
         match TransferArguments::parse(call.arguments, len_bytes) {
             Ok(_) => Ok(call),
@@ -206,7 +206,7 @@ pub(crate) fn finish_transfer(mut finished: Finished<'_>) -> Result<(u64, Buffer
     }
 }
 
-/// The number of bytes that the host says it transferred, if it can be.
+/// The number of bytes that the host says it transferred, unless it is more than the buffer has.
 #[inline]
 fn transferred(call: &Call, values: &Values, len: usize) -> Result<u64, Error> {
     if values[0] > len as u64 {

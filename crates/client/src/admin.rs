@@ -45,14 +45,13 @@ impl Runtime {
 }
 
 impl AdminClient {
-    /// Gives the pool with this id or name if it is there, else creates it. An id of
-    /// [`PoolId::NULL`] takes whatever id the pool has: that of the pool with this name, else that
-    /// which it has by what it stands on, else one that the runtime chooses. The reply names it.
+    /// Gives the pool with this id or name if it is there, else creates it. With an id of [`PoolId::NULL`] the pool has the
+    /// id of the pool with this name, else the one that its file or device holds, else one that the runtime chooses. The
+    /// reply names it.
     ///
     /// # Errors
-    /// [`Status::ParameterMismatch`] if it is there with other parameters, or stands on something
-    /// that has another id; [`Status::Busy`] if the id that it has of its own is another pool's
-    /// here; and whatever keeps the module from creating it.
+    /// [`Status::ParameterMismatch`] if it is there with other parameters, or its file or device holds another id;
+    /// [`Status::Busy`] if the id that it holds is another pool's here; and whatever keeps the module from creating it.
     pub fn get_or_create_pool(
         &self,
         query: PoolQuery,
@@ -114,7 +113,7 @@ impl AdminClient {
                 let page = admin.async_pool_page(last).await?;
                 let advances = page.pools.first().map(|pool| pool.id) > last;
                 pools.extend(page.pools);
-                // A page that does not advance would be asked for again and again.
+                // A page that does not advance would be requested again and again.
                 if !page.more || !advances {
                     return Ok(pools);
                 }
@@ -262,7 +261,7 @@ pub(crate) const PING: Call = Call {
     arguments: [0; 3],
 };
 
-/// What a call came to that has blocked, with an error that says which pool it is about.
+/// The result of a blocking call, with an error that says which pool it is about.
 fn named<T>(ended: Result<T, TaskError>, operation: impl FnOnce() -> String) -> Result<T, Error> {
     ended.map_err(|error| Error::from(error).during(operation()))
 }

@@ -31,8 +31,8 @@ pub struct Embed {
 }
 
 impl Embed {
-    /// Uses a module that is linked into the program, so that no library has to be found for it. One in a
-    /// folder that was named, here or by `CHIMAERA_PLUGIN_PATH`, replaces it.
+    /// Uses a module that is linked into the program, so that no library has to be found for it. A library in a folder that
+    /// was named, here or by `CHIMAERA_PLUGIN_PATH`, replaces it.
     pub fn with_module(mut self, module: Module) -> Self {
         self.config.modules.push(module);
         self
@@ -62,14 +62,14 @@ impl Embed {
         self
     }
 
-    /// How the calling process connects to it, or to the daemon that [`Self::connect_or_start`] finds.
+    /// How the calling process connects to the host, or to the daemon that [`Self::connect_or_start`] finds.
     pub fn connect_options(mut self, options: ConnectOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// Starts the host and connects to it. Blocks for a few milliseconds, and up to two seconds where another runtime has
-    /// the path that was killed just now, ends, or is about to serve; there is no twin that does not.
+    /// Starts the host and connects to it. Blocks for a few milliseconds; for up to two seconds if another runtime at the
+    /// same path was killed just now, is ending, or is about to serve. There is no twin that does not block.
     ///
     /// # Errors
     /// The host cannot start, for example because another one listens at its path; or as for a

@@ -94,7 +94,7 @@ impl Error {
         }
     }
 
-    /// Where the system refuses a segment of so many bytes. Most of it may be room for further buffers
+    /// The system refuses a segment of so many bytes. Most of it may be space for further buffers
     /// ([`ConnectOptions::buffer_bytes`](crate::ConnectOptions::buffer_bytes)).
     pub(crate) fn segment(error: &io::Error, len_bytes: u64, operation: impl fmt::Display) -> Self {
         let io_error = Self::io(error, operation);
@@ -115,7 +115,7 @@ impl Error {
         }
     }
 
-    /// Where the system starts no thread.
+    /// The system refuses to start a thread.
     pub(crate) fn no_thread(refused: &NoThread, operation: impl fmt::Display) -> Self {
         Self::new(Status::OutOfResources, operation).with_account(refused)
     }
@@ -178,8 +178,8 @@ impl fmt::Debug for Error {
     }
 }
 
-/// Of the kind that the system would give: that of the errno behind it, else what the status is closest to. The
-/// error itself is inside, with all of its text.
+/// The kind is that of the errno behind the error, else the one that its status is closest to. The error itself is inside,
+/// with all of its text.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         Self::new(io_kind(&error), error)

@@ -12,9 +12,9 @@
 //! # }
 //! ```
 //!
-//! Reading order: [`Runtime`] submits a [`Call`] on its thread's lane (`lanes`, `lane`) and gets
-//! a [`Task`]. What happens when a lane is full, a handle is dropped or awaited is in `desk`,
-//! what happens when the daemon dies in `link` and `loss`. [`Buffer`]s come from `memory`.
+//! Reading order: [`Runtime`] submits a [`Call`] on the lane of its thread (`lane_pool`, `lane`) and gets a [`Task`]. The
+//! documentation of `lane` says where to find what happens when a lane is full, and when a handle is dropped or awaited;
+//! `connection` and `lane::disconnect` have what happens when the daemon dies. [`Buffer`]s come from `memory`.
 //!
 //! # Without blocking
 //!
@@ -22,8 +22,8 @@
 //! `call`s, [`Runtime::submit_parts`] for many parts of a buffer, `async_` methods in the clients of modules. It can be
 //! awaited, also with an executor's timeout in the place of [`Task::wait_timeout`]. These have none:
 //!
-//! - Connecting, and starting a runtime inside the process. That takes several exchanges over a socket, and threads
-//!   that begin, once in a connection's life: do it before the executor runs, or on a thread that may block.
+//! - Connecting, and starting a runtime inside the process. That takes several exchanges over a socket, and starts
+//!   threads, once in a connection's life: do it before the executor runs, or on a thread that may block.
 //! - [`Runtime::allocate_buffer`], and the first call of a thread on a connection. They do not block for any task, but may
 //!   ask the daemon's control thread for memory or a lane. A daemon that runs answers in microseconds, whatever its
 //!   devices do. One that does not (suspended by SIGSTOP, or starved of its processor) **holds the thread for up to
@@ -31,15 +31,16 @@
 //!   that needs a buffer of its own (lists, statistics, `_bytes`, everything of [`AdminClient`]). Several threads that need
 //!   something new at the same time wait for one another, and none of them for longer than that in all.
 //!
-//! An executor's thread does not come to that if it has its lane before ([`AdminClient::ping`] when the thread starts, as
-//! in a runtime's `on_thread_start`), and if memory suffices: [`ConnectOptions::buffer_bytes`] is what the connection
-//! begins with, 256 MiB, and buffers that are allocated beforehand and used again need no more.
+//! An executor's thread never waits for that if it has its lane beforehand ([`AdminClient::ping`] when the thread starts,
+//! as in a runtime's `on_thread_start`), and if memory suffices: a connection begins with
+//! [`ConnectOptions::buffer_bytes`], which is 256 MiB, and buffers that are allocated beforehand and used again need no
+//! more.
 //!
 //! # Forking
 //!
-//! A connection is the process's that made it. In one that was forked from it, also if it is a runtime that is
-//! embedded, every call fails with [`Status::Forked`], tasks end with that error, buffers hold zeros of the
-//! child's own, and dropping any of it does nothing. The child connects anew, and both work:
+//! A connection belongs to the process that made it; so does an embedded runtime. In a process that was forked from it,
+//! every call fails with [`Status::Forked`], tasks end with that error, buffers hold zeros of the child's own, and
+//! dropping any of these does nothing. The child connects anew, and both work:
 //!
 //! ```no_run
 //! # use chimaera_client::{Runtime, Status};
@@ -64,12 +65,12 @@
 //! flag, or write to a pipe or an `eventfd`, and make the call where the program looks at that; or block the signal
 //! and take it by `signalfd` or `sigwait`. The crate's own threads block all signals but those of faults.
 //!
-//! What happens anyway: a handler that has interrupted the thread where it cannot be left half done (while
-//! it submits, or has a lock of this crate, also while it opens a lane and waits for the daemon) is refused, and
-//! what it has interrupted goes on unharmed. Elsewhere, also while the thread waits for a task, the call is carried
-//! out as any other, before the one that it has interrupted goes on.
+//! If a handler calls all the same: if it has interrupted its thread in a step that must not be left half done (while
+//! the thread submits or holds a lock of this crate, also while it opens a lane and waits for the daemon), the call is
+//! refused, and what was interrupted goes on unharmed. Elsewhere, also while the thread waits for a task, the call is
+//! carried out as any other, before the interrupted one goes on.
 //!
-//! | in a handler that is refused | |
+//! | refused in a handler | |
 //! |---|---|
 //! | calls, allocating buffers, connecting | fail with [`Status::Busy`], and a text that names the handler |
 //! | [`Runtime::submit`] and the `async_` calls | give a task that has failed so; its buffer is with the error |
@@ -81,18 +82,18 @@
 //! | dropping a [`Buffer`] | leaves its memory taken until the connection ends |
 //! | dropping a task that was polled and not submitted | leaves its seat in the lane's queue taken |
 //!
-//! What this crate cannot keep safe: the allocator. All refusals allocate their texts, and most of what is
-//! not refused allocates too, so a handler that interrupts `malloc` or `free`, the program's own included, may
-//! hang or spoil the heap. The same holds for other locks that the handler meets: those of the standard library, of
-//! the program, and of this crate's making and ending of connections: a handler must not drop the last
-//! handle of a connection, nor end an embedded runtime.
+//! This crate cannot protect the allocator. Every refusal allocates its text, and most of what is not refused allocates
+//! too, so a handler that interrupts `malloc` or `free`, also in the program's own code, may hang or corrupt the heap. The
+//! same holds for other locks that the handler may need: those of the standard library, of the program, and those that
+//! this crate takes to make and end connections. A handler must not drop the last handle of a connection, nor end an
+//! embedded runtime.
 //!
 //! Laws of this crate:
-//! - Nothing of a connection is touched in another process than its own: whoever begins looks first
-//!   whether this is it, before any lock, and what is dropped elsewhere is forgotten.
+//! - Nothing of a connection is touched in another process than its own: every call checks that first, before it takes
+//!   any lock, and a value that is dropped in another process is leaked.
 //! - No safe code can free, reuse or alias a buffer that a task in flight may touch.
 //! - Every task handle is completed, whatever dies.
-//! - A task costs no system call while both sides are awake, and no allocation.
+//! - A task takes no system call while both sides are awake, and no allocation.
 //! - Every public handle is `Send + Sync`, and threads do not queue for one another's locks.
 
 mod adaptive_spin;

@@ -162,12 +162,12 @@ impl Runtime {
         }
     }
 
-    /// Asks for a call to be carried out, with a buffer that goes along and comes back. Does not wait:
-    /// if the thread's lane has no room, the task is submitted when it is polled or waited for
-    /// ([`Task`]). Only a thread's first use of a connection asks the daemon for something, its lane.
+    /// Makes a task of a call, with a buffer that goes along and comes back. Does not wait: if the thread's lane has no
+    /// room, the task is submitted when it is polled or waited for ([`Task`]). Only a thread's first use of a connection
+    /// asks the daemon for something, its lane.
     ///
-    /// `finish` makes the task's result of what comes back, on the thread that asks for it. Whatever
-    /// keeps the task from being submitted comes as its failure: [`Status::ConnectionLost`],
+    /// `finish` makes the task's result, on the thread that takes it. Whatever keeps the task from being submitted is its
+    /// failure: [`Status::ConnectionLost`],
     /// [`Status::InvalidBuffer`] for a buffer of another connection or of more than 4 GiB, [`Status::Busy`] when 16,384
     /// tasks of the connection wait to be submitted, and what [`Self::call`] may fail with.
     #[inline]

@@ -14,8 +14,8 @@ use crate::task::{TAKEN, Task};
 use crate::task_error::TaskError;
 use crate::wakers::{UnparkOnDrop, unpark_this_thread};
 
-/// Tasks in flight of which the one that ends first is wanted first, such as the transfers that keep
-/// a device busy: with it a slow transfer does not hold up those behind it.
+/// Tasks in flight of which the one that ends first is wanted first, such as the transfers that keep a device busy: a
+/// slow transfer does not hold up the others.
 ///
 /// ```no_run
 /// # use chimaera_client::{Error, Task, TaskError, TaskSet};
@@ -77,8 +77,8 @@ impl<T> TaskSet<T> {
         Some(self.tasks.remove(position)?.wait())
     }
 
-    /// Blocks until a task has ended, and gives its result; `None` if the set is empty. Tasks that were
-    /// not submitted are, in order, as room comes. Spins for a bounded time, then sleeps.
+    /// Blocks until a task has ended, and gives its result; `None` if the set is empty. Unsubmitted tasks are submitted in
+    /// order, as their lane has room. Spins for a bounded time, then sleeps.
     pub fn wait_any(&mut self) -> Option<Result<T, TaskError>> {
         if self.tasks.is_empty() {
             return None;
@@ -155,7 +155,7 @@ impl<T> TaskSet<T> {
         }
     }
 
-    /// Has a waker woken when a task has ended, or may be submitted, unless one has ended already.
+    /// Registers a waker to be woken when a task has ended, or may be submitted, unless one has ended already.
     fn watch(&mut self, waker: &Waker) -> Watch {
         let mut watch = Watch::Waiting;
         let mut full = FullLanes::default();

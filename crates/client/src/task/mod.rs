@@ -31,21 +31,21 @@ use crate::task::unsubmitted::Unsubmitted;
 use crate::task_error::TaskError;
 use crate::wakers::{UnparkOnDrop, unpark_this_thread};
 
-/// A task that was asked for, or one that has ended and whose result nobody took yet.
+/// A task: not submitted yet, in flight, or ended with a result that was not taken yet.
 ///
-/// It can be waited for ([`Task::wait`]), asked ([`Task::try_wait`]), or awaited as a `Future` on
-/// any executor, from any thread. Whatever kept it from succeeding comes as its result.
+/// It can be waited for ([`Task::wait`]), polled ([`Task::try_wait`]), or awaited as a `Future` on any executor, from any
+/// thread. Whatever keeps it from succeeding is its result.
 ///
-/// A task is submitted when it is asked for, if the thread's lane has room: as many may be in flight as
-/// a lane has records. Otherwise it is **unsubmitted**, and submits as soon as there is room when it is
-/// polled, waited for or asked, on the lane of the thread that does so, first come, first served.
+/// A task is submitted when it is made, if the thread's lane has room: as many may be in flight as a lane has records.
+/// Otherwise it is **unsubmitted**: it is submitted when it is polled, waited for or asked whether it is complete, as soon
+/// as there is room on the lane of the thread that does so, first come, first served.
 ///
-/// Dropping it gives up the result. A task that was submitted is carried out all the same, and its
-/// buffer freed then; one that was not has done nothing, and its buffer is freed at once. A task of several steps
-/// ([`Task::of_steps`]) does not begin what it had not begun.
+/// Dropping it gives up the result. A task that was submitted is carried out all the same, and its buffer is freed
+/// afterwards; an unsubmitted one has done nothing, and its buffer is freed at once. A task of several steps
+/// ([`Task::of_steps`]) does not begin further steps.
 ///
-/// The order of calls is no order of tasks: one that is unsubmitted may be carried out after a task that was asked for
-/// later, also by the same thread. Wait for what others depend on.
+/// Tasks are not carried out in the order in which they were made: an unsubmitted one may come after a later one, also of
+/// the same thread. Wait for a task before making another that depends on it.
 #[must_use = "the result of a task says whether it succeeded"]
 pub struct Task<T> {
     state: State<T>,
@@ -104,8 +104,8 @@ impl<T> Task<T> {
         })
     }
 
-    /// A task of several: it begins at once, and goes on whenever it is polled, waited for or asked.
-    /// Dropping it drops what it has begun.
+    /// A task of several steps, which begin at once, and continue whenever the task is polled, waited for or asked whether
+    /// it is complete. Dropping the task drops the tasks that its steps have begun.
     ///
     /// The steps must not block; they await other tasks.
     pub fn of_steps(steps: impl Future<Output = Result<T, TaskError>> + Send + 'static) -> Self {
@@ -171,8 +171,8 @@ impl<T> Task<T> {
         }
     }
 
-    /// Whether dropping it changes nothing any more: it was submitted, or has ended or failed. Does not try to submit
-    /// it. A task of several steps says so when it has ended.
+    /// Whether the task was submitted, or has ended or failed, so that dropping it has no effect on what is carried out.
+    /// Does not try to submit it. For a task of several steps, whether it has ended.
     #[must_use]
     pub fn is_submitted(&self) -> bool {
         match &self.state {
@@ -183,8 +183,7 @@ impl<T> Task<T> {
         }
     }
 
-    /// Takes a task back that was not submitted: nothing was done, and its buffer, if it has one,
-    /// comes back.
+    /// Takes back a task that was not submitted: nothing was done, and its buffer, if it has one, is returned.
     ///
     /// # Errors
     /// The task as it was, if it was submitted or has ended.
@@ -202,9 +201,8 @@ impl<T> Task<T> {
         matches!(self.state, State::Deferred(None))
     }
 
-    /// What was asked for, as long as the result was not taken, and in the process that asked; `None`
-    /// also for a task of several steps, for one that could not be asked for, and while another thread
-    /// looks whether there is room for it.
+    /// The call of the task. `None` once the result was taken, in another process, for a task of several steps, for one
+    /// that has failed before it was submitted, and while another thread tries to submit it.
     #[must_use]
     pub fn request(&self) -> Option<Call> {
         match &self.state {
@@ -213,7 +211,7 @@ impl<T> Task<T> {
         }
     }
 
-    /// Has a waker woken when the task has ended, or may be submitted, unless it has ended already.
+    /// Registers a waker to be woken when the task has ended, or may be submitted, unless it has ended already.
     ///
     /// # Panics
     /// As [`Task::wait`].

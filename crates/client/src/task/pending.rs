@@ -50,7 +50,7 @@ impl Pending {
         (self.lane.is_here() && !is_inside()).then(|| self.lane.call_of(self.flight))
     }
 
-    /// Has a waker woken when the task has ended, unless it has ended already.
+    /// Registers a waker to be woken when the task has ended, unless it has ended already.
     pub(crate) fn watch(&self, waker: &Waker) -> Watch {
         // In a signal handler: whoever takes the result is refused.
         if self.is_complete() || is_inside() {
