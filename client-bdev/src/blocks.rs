@@ -13,9 +13,9 @@ impl Client {
     /// them, from there on blocks of 1 MiB, rounded up; none for 0. All of them, or none. They carry
     /// no owner tag: see [`Self::allocate_blocks_for`].
     ///
-    /// On a persistent pool the allocation is durable once a [`Self::flush`] that came after it has
-    /// succeeded. The space of a block that was flushed and then freed is allocated again only when its free is durable;
-    /// the pool flushes by itself when it runs out of space, so an allocation may wait for a flush.
+    /// On a persistent pool the allocation is durable once a [`Self::flush`] that came after it has succeeded. The
+    /// space of a block that was flushed and then freed is allocated again only when its free is durable; the pool
+    /// flushes by itself when it runs out of space, so an allocation may wait for a flush.
     ///
     /// # Errors
     /// [`Status::NoSpace`]; [`Status::ReadOnly`] if the pool is open for reading only.
@@ -25,8 +25,8 @@ impl Client {
     }
 
     /// As [`Self::allocate_blocks`]; the pool keeps the tag with every block and gives it back in
-    /// [`Self::list_blocks`]. The application gives the tag its meaning. It is no permission: whoever may use the pool may
-    /// use the block.
+    /// [`Self::list_blocks`]. The application gives the tag its meaning. It is no permission: whoever may use the pool
+    /// may use the block.
     ///
     /// # Errors
     /// As [`Self::allocate_blocks`].

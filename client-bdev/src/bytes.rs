@@ -87,7 +87,8 @@ impl Client {
         Ok(read)
     }
 
-    /// As [`Self::read_bytes`], of `len` bytes, which are the result, because the task cannot borrow the caller's memory.
+    /// As [`Self::read_bytes`], of `len` bytes, which are the result, because the task cannot borrow the caller's
+    /// memory.
     pub fn async_read_bytes(&self, query: PoolQuery, block: &Block, len: usize) -> Task<Vec<u8>> {
         self.async_read_bytes_at(query, block, 0, len)
     }

@@ -43,8 +43,8 @@ use crate::options::CreateOptions;
 /// | [`Status::ProtocolViolation`] | the host answered what cannot be |
 pub struct Client {
     runtime: Runtime,
-    /// The id that is requested at creation: the caller's own choice, else [`PoolId::NULL`]. An id that the host chose is
-    /// not requested again: blocks that clients kept of a pool that is gone must not be valid in the next.
+    /// The id that is requested at creation: the caller's own choice, else [`PoolId::NULL`]. An id that the host chose
+    /// is not requested again: blocks that clients kept of a pool that is gone must not be valid in the next.
     chosen: PoolId,
     /// The pool's id as one word. It changes only if creation gives an id that the caller did not choose. Shared with
     /// clones, and with a creation in progress.
@@ -67,8 +67,8 @@ impl Client {
         }
     }
 
-    /// A client for the pool with this name, which must be there. A name that no pool has is looked for also as a path that
-    /// is relative to the working folder of this process, as [`Self::create`] takes it.
+    /// A client for the pool with this name, which must be there. A name that no pool has is looked for also as a path
+    /// that is relative to the working folder of this process, as [`Self::create`] takes it.
     ///
     /// # Errors
     /// [`Status::PoolNotFound`]; [`Status::InvalidArgument`] if it is of another module.
@@ -144,12 +144,12 @@ impl Client {
     /// memory. A path that is relative is so to the working folder of this process, and the pool's name is
     /// the absolute one.
     ///
-    /// A client that was made with [`PoolId::NULL`], or by [`Self::open`], takes the id that the pool has, and so do its
-    /// clones: whoever uses one of them has to forget the blocks of the pool before. If it creates a memory pool again
-    /// that was destroyed, the new pool has another id, and clients of the old one that are no clones of this one get
-    /// [`Status::PoolNotFound`]. **With an id that the caller chose,
-    /// the new pool has the old one's id, and blocks of the old one are valid names in it**: reads and writes with them
-    /// reach whoever has been given their space since. Choose another id, or make sure that all clients forget their blocks.
+    /// A client that was made with [`PoolId::NULL`], or by [`Self::open`], takes the id that the pool has, and so do
+    /// its clones: whoever uses one of them has to forget the blocks of the pool before. If it creates a memory pool
+    /// again that was destroyed, the new pool has another id, and clients of the old one that are no clones of this one
+    /// get [`Status::PoolNotFound`]. **With an id that the caller chose, the new pool has the old one's id, and blocks
+    /// of the old one are valid names in it**: reads and writes with them reach whoever has been given their space
+    /// since. Choose another id, or make sure that all clients forget their blocks.
     ///
     /// # Errors
     /// [`Status::ParameterMismatch`] if it is there with other parameters; [`Status::NotBlank`] if

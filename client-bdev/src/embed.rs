@@ -4,9 +4,9 @@ use chimaera_client::{Embed, Error, Runtime};
 
 /// Prepares a runtime inside the calling process that has the block device module linked in.
 ///
-/// A file pool of an embedded runtime is flushed when the runtime ends, which it does with the last handle to it. A process
-/// that exits before, by `std::process::exit` or with a handle in a `static`, ends as a crash does: what was allocated since
-/// the last [`flush`](crate::Client::flush) may be forgotten.
+/// A file pool of an embedded runtime is flushed when the runtime ends, which it does with the last handle to it. A
+/// process that exits before, by `std::process::exit` or with a handle in a `static`, ends as a crash does: what was
+/// allocated since the last [`flush`](crate::Client::flush) may be forgotten.
 pub fn embed() -> Embed {
     Runtime::embed().with_module(chimaera_bdev_runtime::module())
 }

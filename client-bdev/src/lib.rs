@@ -30,8 +30,8 @@
 //! before it durable: data, allocations and frees. A program finds its blocks again by the owner tag
 //! that it allocated them with ([`Client::all_blocks`]).
 //!
-//! A connection belongs to one process. After a fork the child connects anew, as the example `forked_workers` does; on the
-//! parent's connection every call fails with [`Status::Forked`], and nothing else happens
+//! A connection belongs to one process. After a fork the child connects anew, as the example `forked_workers` does; on
+//! the parent's connection every call fails with [`Status::Forked`], and nothing else happens
 //! ([`chimaera_client`](chimaera_client#forking)).
 //!
 //! Laws of this crate:

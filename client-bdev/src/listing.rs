@@ -1,7 +1,7 @@
 //! Finding blocks again: lists of what is allocated, and the map of a pool.
 //!
-//! Both come in pages, so that neither side ever holds more than a page of a large pool. A page shows one moment; blocks
-//! may be allocated and freed between two pages.
+//! Both come in pages, so that neither side ever holds more than a page of a large pool. A page shows one moment;
+//! blocks may be allocated and freed between two pages.
 
 use chimaera_bdev_proto::{
     MAP_END, MEGABYTE, MIN_LISTING_BUFFER_BYTES, MegabyteState, Method, OWNED_BLOCK_WIRE_BYTES,
@@ -11,8 +11,8 @@ use chimaera_client::{Call, Error, Finished, PoolQuery, Status, Task, TaskError}
 
 use crate::client::Client;
 
-/// Bytes of the buffer for a page of a list. It holds the blocks of several megabytes at least, so that a large pool does
-/// not take a task for each megabyte.
+/// Bytes of the buffer for a page of a list. It holds the blocks of several megabytes at least, so that a large pool
+/// does not take a task for each megabyte.
 const LISTING_BUFFER_BYTES: usize = 16 * MIN_LISTING_BUFFER_BYTES;
 
 /// Bytes of the buffer for a page of the map: a megabyte of the pool each.

@@ -1,8 +1,8 @@
 //! Adaptive spinning: how long a thread polls for something before it sleeps.
 //!
-//! Spinning costs processor time; sleeping costs the time of a wake-up, which is often as much as a device takes. So the
-//! time to spin is learned: if a sleep turns out to be short, the next wait spins longer, up to [`MAX_SPIN`]; if it is
-//! longer than that, the next wait spins for the default time.
+//! Spinning costs processor time; sleeping costs the time of a wake-up, which is often as much as a device takes. So
+//! the time to spin is learned: if a sleep turns out to be short, the next wait spins longer, up to [`MAX_SPIN`]; if it
+//! is longer than that, the next wait spins for the default time.
 //!
 //! If the worker waits for the processor that this thread spins on, spinning keeps it from running. Then the thread
 //! yields the processor instead, once. If that did not help, or is known not to help because a stranger takes the
@@ -141,8 +141,8 @@ impl AdaptiveSpin {
         }
     }
 
-    /// Yields the processor, if it is to be expected that the worker gets it. `None` if nobody wanted it, so that spinning
-    /// may continue.
+    /// Yields the processor, if it is to be expected that the worker gets it. `None` if nobody wanted it, so that
+    /// spinning may continue.
     #[cold]
     fn yield_to_worker(
         &self,
@@ -168,8 +168,8 @@ impl AdaptiveSpin {
         }
     }
 
-    /// Learns from a sleep that followed a [`Self::spin`]. Threads that share this may overwrite what others have learned:
-    /// either is as good.
+    /// Learns from a sleep that followed a [`Self::spin`]. Threads that share this may overwrite what others have
+    /// learned: either is as good.
     pub(crate) fn learn_from_sleep(&self, spun: SpinOutcome, slept: Duration) {
         if !self.learns || spun != SpinOutcome::TimedOut {
             return;

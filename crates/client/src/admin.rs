@@ -22,13 +22,13 @@ use crate::task_error::TaskError;
 ///
 /// # Errors
 ///
-/// Besides what each method says, every call may fail with [`Status::ConnectionLost`]; [`Status::ShuttingDown`] where the
-/// runtime is being stopped, save for what asks for its status or lists; [`Status::Forked`] in a forked child;
-/// [`Status::OutOfMemory`] or [`Status::OutOfResources`] where there is no memory, descriptor or thread for the request;
-/// [`Status::InvalidArgument`] for a request that is too long, or a query of no container; [`Status::ContainerNotFound`]
-/// and [`Status::NodeNotFound`] for one of another than there is; and [`Status::Busy`] for what comes from a signal handler
-/// that has interrupted another call, for an `async_` method where 16,384 tasks wait to be submitted, and where the daemon
-/// does not answer for 20 s a thread that needs its lane or memory.
+/// Besides what each method says, every call may fail with [`Status::ConnectionLost`]; [`Status::ShuttingDown`] where
+/// the runtime is being stopped, save for what asks for its status or lists; [`Status::Forked`] in a forked child;
+/// [`Status::OutOfMemory`] or [`Status::OutOfResources`] where there is no memory, descriptor or thread for the
+/// request; [`Status::InvalidArgument`] for a request that is too long, or a query of no container;
+/// [`Status::ContainerNotFound`] and [`Status::NodeNotFound`] for one of another than there is; and [`Status::Busy`]
+/// for what comes from a signal handler that has interrupted another call, for an `async_` method where 16,384 tasks
+/// wait to be submitted, and where the daemon does not answer for 20 s a thread that needs its lane or memory.
 #[derive(Clone, Debug)]
 pub struct AdminClient {
     runtime: Runtime,
@@ -45,9 +45,9 @@ impl Runtime {
 }
 
 impl AdminClient {
-    /// Gives the pool with this id or name if it is there, else creates it. With an id of [`PoolId::NULL`] the pool has the
-    /// id of the pool with this name, else the one that its file or device holds, else one that the runtime chooses. The
-    /// reply names it.
+    /// Gives the pool with this id or name if it is there, else creates it. With an id of [`PoolId::NULL`] the pool has
+    /// the id of the pool with this name, else the one that its file or device holds, else one that the runtime
+    /// chooses. The reply names it.
     ///
     /// # Errors
     /// [`Status::ParameterMismatch`] if it is there with other parameters, or its file or device holds another id;

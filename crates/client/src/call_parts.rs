@@ -124,8 +124,8 @@ impl<'a> PartWindow<'a> {
         }
     }
 
-    /// Submits a part. Waits for a record only if no part is in flight; else returns `None` if there is no record, and the
-    /// caller finishes parts first.
+    /// Submits a part. Waits for a record only if no part is in flight; else returns `None` if there is no record, and
+    /// the caller finishes parts first.
     fn submit(
         &mut self,
         call: &Call,

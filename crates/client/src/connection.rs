@@ -128,8 +128,8 @@ impl ClientConnection {
         self.registry.lost.load(Ordering::Relaxed)
     }
 
-    /// Starts the bell thread unless it runs. Returns whether it runs, so that registered wakers will be woken; false if
-    /// the system gives no thread, which a later call asks for again.
+    /// Starts the bell thread unless it runs. Returns whether it runs, so that registered wakers will be woken; false
+    /// if the system gives no thread, which a later call asks for again.
     pub(crate) fn watch_the_bell(&self) -> bool {
         self.bell_watcher.get().is_some() || self.start_bell_watcher()
     }

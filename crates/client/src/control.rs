@@ -72,8 +72,8 @@ enum ExchangeError {
 #[derive(Debug)]
 pub(crate) struct RequestError {
     pub(crate) error: Error,
-    /// Whether it is certain that the daemon has not carried it out: it refused, and has not carried out the same request
-    /// before either.
+    /// Whether it is certain that the daemon has not carried it out: it refused, and has not carried out the same
+    /// request before either.
     pub(crate) is_settled: bool,
 }
 
@@ -193,13 +193,13 @@ impl ControlSocket {
     }
 
     /// Sends a request and waits for its reply, which is not a refusal. The timeout is counted from `since`, when the
-    /// caller began to wait for what the request is about. A caller whose time has passed behind another request, which a
-    /// silent daemon did not answer, sends none.
+    /// caller began to wait for what the request is about. A caller whose time has passed behind another request, which
+    /// a silent daemon did not answer, sends none.
     ///
     /// # Errors
     /// A refusal: the request is not carried out. Another version, or a lost connection. And, with the connection going
-    /// on, no reply in time ([`Status::Busy`]) or a shortage in this process: the request may be carried out or not, and
-    /// can be repeated.
+    /// on, no reply in time ([`Status::Busy`]) or a shortage in this process: the request may be carried out or not,
+    /// and can be repeated.
     pub(crate) fn request(
         &self,
         request: &ControlRequest,

@@ -31,8 +31,8 @@ pub struct Embed {
 }
 
 impl Embed {
-    /// Uses a module that is linked into the program, so that no library has to be found for it. A library in a folder that
-    /// was named, here or by `CHIMAERA_PLUGIN_PATH`, replaces it.
+    /// Uses a module that is linked into the program, so that no library has to be found for it. A library in a folder
+    /// that was named, here or by `CHIMAERA_PLUGIN_PATH`, replaces it.
     pub fn with_module(mut self, module: Module) -> Self {
         self.config.modules.push(module);
         self
@@ -68,8 +68,8 @@ impl Embed {
         self
     }
 
-    /// Starts the host and connects to it. Blocks for a few milliseconds; for up to two seconds if another runtime at the
-    /// same path was killed just now, is ending, or is about to serve. There is no twin that does not block.
+    /// Starts the host and connects to it. Blocks for a few milliseconds; for up to two seconds if another runtime at
+    /// the same path was killed just now, is ending, or is about to serve. There is no twin that does not block.
     ///
     /// # Errors
     /// The host cannot start, for example because another one listens at its path; or as for a
@@ -86,12 +86,12 @@ impl Embed {
         self.options.keep_alive(Box::new(host)).from_socket(socket)
     }
 
-    /// Connects to the user's daemon or the system's ([`ConnectOptions::connect`]), or starts the host if there is none.
-    /// Blocks as both do.
+    /// Connects to the user's daemon or the system's ([`ConnectOptions::connect`]), or starts the host if there is
+    /// none. Blocks as both do.
     ///
     /// # Errors
-    /// As [`ConnectOptions::connect`], save for an absent daemon, and as [`Self::start`]. [`Status::InvalidArgument`] if
-    /// `CHIMAERA_SOCKET` names a path at which no daemon can listen: it is more likely a mistake than the wish for a
+    /// As [`ConnectOptions::connect`], save for an absent daemon, and as [`Self::start`]. [`Status::InvalidArgument`]
+    /// if `CHIMAERA_SOCKET` names a path at which no daemon can listen: it is more likely a mistake than the wish for a
     /// runtime of one's own.
     pub fn connect_or_start(self) -> Result<Runtime, Error> {
         match self.options.find_daemon(&SocketPlace::all()) {

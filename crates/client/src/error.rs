@@ -178,8 +178,8 @@ impl fmt::Debug for Error {
     }
 }
 
-/// The kind is that of the errno behind the error, else the one that its status is closest to. The error itself is inside,
-/// with all of its text.
+/// The kind is that of the errno behind the error, else the one that its status is closest to. The error itself is
+/// inside, with all of its text.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         Self::new(io_kind(&error), error)

@@ -63,8 +63,8 @@ fn remember_lane(lane: (u64, usize)) {
 
 /// The lanes of a connection.
 pub(crate) struct LanePool {
-    /// The connection's number in this process, and 0 in processes that are forked from it. So comparing it with that of
-    /// a thread's last lane also says whether this is the connection's process.
+    /// The connection's number in this process, and 0 in processes that are forked from it. So comparing it with that
+    /// of a thread's last lane also says whether this is the connection's process.
     home: Home,
     lanes: [OnceLock<Arc<ClientLane>>; MAX_LANES],
     /// Open lanes whose owners have ended. Locked for moments.

@@ -12,9 +12,9 @@
 //! # }
 //! ```
 //!
-//! Reading order: [`Runtime`] submits a [`Call`] on the lane of its thread (`lane_pool`, `lane`) and gets a [`Task`]. The
-//! documentation of `lane` says where to find what happens when a lane is full, and when a handle is dropped or awaited;
-//! `connection` and `lane::disconnect` have what happens when the daemon dies. [`Buffer`]s come from `memory`.
+//! Reading order: [`Runtime`] submits a [`Call`] on the lane of its thread (`lane_pool`, `lane`) and gets a [`Task`].
+//! The documentation of `lane` says where to find what happens when a lane is full, and when a handle is dropped or
+//! awaited; `connection` and `lane::disconnect` have what happens when the daemon dies. [`Buffer`]s come from `memory`.
 //!
 //! # Without blocking
 //!
@@ -24,15 +24,15 @@
 //!
 //! - Connecting, and starting a runtime inside the process. That takes several exchanges over a socket, and starts
 //!   threads, once in a connection's life: do it before the executor runs, or on a thread that may block.
-//! - [`Runtime::allocate_buffer`], and the first call of a thread on a connection. They do not block for any task, but may
-//!   ask the daemon's control thread for memory or a lane. A daemon that runs answers in microseconds, whatever its
-//!   devices do. One that does not (suspended by SIGSTOP, or starved of its processor) **holds the thread for up to
-//!   20 seconds**, and then the call fails with [`Status::Busy`]; so does an `async_` call on a thread without a lane, or one
-//!   that needs a buffer of its own (lists, statistics, `_bytes`, everything of [`AdminClient`]). Several threads that need
-//!   something new at the same time wait for one another, and none of them for longer than that in all.
+//! - [`Runtime::allocate_buffer`], and the first call of a thread on a connection. They do not block for any task, but
+//!   may ask the daemon's control thread for memory or a lane. A daemon that runs answers in microseconds, whatever its
+//!   devices do. One that does not (suspended by SIGSTOP, or starved of its processor) **holds the thread for up to 20
+//!   seconds**, and then the call fails with [`Status::Busy`]; so does an `async_` call on a thread without a lane, or
+//!   one that needs a buffer of its own (lists, statistics, `_bytes`, everything of [`AdminClient`]). Several threads
+//!   that need something new at the same time wait for one another, and none of them for longer than that in all.
 //!
-//! An executor's thread never waits for that if it has its lane beforehand ([`AdminClient::ping`] when the thread starts,
-//! as in a runtime's `on_thread_start`), and if memory suffices: a connection begins with
+//! An executor's thread never waits for that if it has its lane beforehand ([`AdminClient::ping`] when the thread
+//! starts, as in a runtime's `on_thread_start`), and if memory suffices: a connection begins with
 //! [`ConnectOptions::buffer_bytes`], which is 256 MiB, and buffers that are allocated beforehand and used again need no
 //! more.
 //!
@@ -83,10 +83,10 @@
 //! | dropping a task that was polled and not submitted | leaves its seat in the lane's queue taken |
 //!
 //! This crate cannot protect the allocator. Every refusal allocates its text, and most of what is not refused allocates
-//! too, so a handler that interrupts `malloc` or `free`, also in the program's own code, may hang or corrupt the heap. The
-//! same holds for other locks that the handler may need: those of the standard library, of the program, and those that
-//! this crate takes to make and end connections. A handler must not drop the last handle of a connection, nor end an
-//! embedded runtime.
+//! too, so a handler that interrupts `malloc` or `free`, also in the program's own code, may hang or corrupt the heap.
+//! The same holds for other locks that the handler may need: those of the standard library, of the program, and those
+//! that this crate takes to make and end connections. A handler must not drop the last handle of a connection, nor end
+//! an embedded runtime.
 //!
 //! Laws of this crate:
 //! - Nothing of a connection is touched in another process than its own: every call checks that first, before it takes

@@ -1,15 +1,15 @@
 //! Reentrancy: how a call knows that it comes from a signal handler that has interrupted another call.
 //!
-//! A signal handler runs on the thread that it interrupts, at any instruction. If the thread was in the middle of a step
-//! of this crate, a call of the handler must not touch the same state: it would find the step half done, or wait for a
-//! lock whose holder cannot continue before the handler returns. So a thread **is inside** while it holds a lock of this
-//! crate or the permit to submit, and during the few other steps that must not be seen half done. Every call checks that
-//! first, and is refused if its thread is inside ([`refusal`]).
+//! A signal handler runs on the thread that it interrupts, at any instruction. If the thread was in the middle of a
+//! step of this crate, a call of the handler must not touch the same state: it would find the step half done, or wait
+//! for a lock whose holder cannot continue before the handler returns. So a thread **is inside** while it holds a lock
+//! of this crate or the permit to submit, and during the few other steps that must not be seen half done. Every call
+//! checks that first, and is refused if its thread is inside ([`refusal`]).
 //!
 //! Laws of this module:
-//! - No code of a user runs while its thread is inside: no waker, no step of a task, no function that makes a result, no
-//!   drop of a buffer. So a call that finds its thread inside when it begins was made by a signal handler, and finds it
-//!   inside until the handler returns.
+//! - No code of a user runs while its thread is inside: no waker, no step of a task, no function that makes a result,
+//!   no drop of a buffer. So a call that finds its thread inside when it begins was made by a signal handler, and finds
+//!   it inside until the handler returns.
 //! - A call that finds its thread outside may proceed: the code that it may have interrupted touches nothing before the
 //!   handler returns.
 //! - What a thread changes outside, on a lane of its own, it changes by one instruction ([`set_bits`]), which a signal
@@ -63,8 +63,8 @@ impl ThisThread {
     /// Whether this thread is inside, which only a signal handler can find.
     #[inline(always)]
     pub(crate) fn is_inside(&self) -> bool {
-        // SAFETY: only this thread and its signal handlers access it, and a handler leaves it as it was. So this need not
-        // be an atomic load, which the compiler would not combine with its use.
+        // SAFETY: only this thread and its signal handlers access it, and a handler leaves it as it was. So this need
+        // not be an atomic load, which the compiler would not combine with its use.
         unsafe { self.is_inside.as_ptr().read() }
     }
 }

@@ -78,9 +78,9 @@ impl Runtime {
     /// # Errors
     /// [`Status::OutOfMemory`] where the system's memory, or the number of segments, ends, and for more than a segment
     /// holds; [`Status::OutOfResources`] where file descriptors do, and [`Status::Busy`] where the daemon does not
-    /// answer for 20 s, after which another attempt may succeed, or for a signal handler; [`Status::IoError`] where this
-    /// process may not have so large a file (`ulimit -f`); [`Status::ConnectionLost`] where the present segments are full;
-    /// [`Status::Forked`].
+    /// answer for 20 s, after which another attempt may succeed, or for a signal handler; [`Status::IoError`] where
+    /// this process may not have so large a file (`ulimit -f`); [`Status::ConnectionLost`] where the present segments
+    /// are full; [`Status::Forked`].
     pub fn allocate_buffer(&self, len: usize) -> Result<Buffer, Error> {
         Buffer::allocate(&self.inner.memory, len, &|index, segment, since| {
             self.add_segment(index, segment, since)
@@ -163,13 +163,13 @@ impl Runtime {
     }
 
     /// Makes a task of a call, with a buffer that goes along and comes back. Does not wait: if the thread's lane has no
-    /// room, the task is submitted when it is polled or waited for ([`Task`]). Only a thread's first use of a connection
-    /// asks the daemon for something, its lane.
+    /// room, the task is submitted when it is polled or waited for ([`Task`]). Only a thread's first use of a
+    /// connection asks the daemon for something, its lane.
     ///
-    /// `finish` makes the task's result, on the thread that takes it. Whatever keeps the task from being submitted is its
-    /// failure: [`Status::ConnectionLost`],
-    /// [`Status::InvalidBuffer`] for a buffer of another connection or of more than 4 GiB, [`Status::Busy`] when 16,384
-    /// tasks of the connection wait to be submitted, and what [`Self::call`] may fail with.
+    /// `finish` makes the task's result, on the thread that takes it. Whatever keeps the task from being submitted is
+    /// its failure: [`Status::ConnectionLost`], [`Status::InvalidBuffer`] for a buffer of another connection or of more
+    /// than 4 GiB, [`Status::Busy`] when 16,384 tasks of the connection wait to be submitted, and what [`Self::call`]
+    /// may fail with.
     #[inline]
     pub fn submit<T>(
         &self,
@@ -235,8 +235,8 @@ impl Runtime {
         }
     }
 
-    /// Frees the buffers of tasks whose handles were dropped and that have completed since. Submitting does this for the
-    /// thread's own lane; this does it for all lanes.
+    /// Frees the buffers of tasks whose handles were dropped and that have completed since. Submitting does this for
+    /// the thread's own lane; this does it for all lanes.
     pub fn reap(&self) {
         self.inner.lanes.reap_detached();
     }

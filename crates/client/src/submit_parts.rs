@@ -23,8 +23,8 @@ use crate::task::Task;
 use crate::task::pending::Watch;
 
 impl Runtime {
-    /// As [`Self::call_parts_receiving`], for the steps of a task ([`Task::of_steps`]): does not block, and the buffer goes
-    /// along and comes back. Nothing is submitted before the future is polled.
+    /// As [`Self::call_parts_receiving`], for the steps of a task ([`Task::of_steps`]): does not block, and the buffer
+    /// goes along and comes back. Nothing is submitted before the future is polled.
     ///
     /// Dropping the future gives up the result. Parts that were submitted are carried out all the same,
     /// and the buffer is freed when the last of them has ended.

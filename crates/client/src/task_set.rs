@@ -77,8 +77,8 @@ impl<T> TaskSet<T> {
         Some(self.tasks.remove(position)?.wait())
     }
 
-    /// Blocks until a task has ended, and gives its result; `None` if the set is empty. Unsubmitted tasks are submitted in
-    /// order, as their lane has room. Spins for a bounded time, then sleeps.
+    /// Blocks until a task has ended, and gives its result; `None` if the set is empty. Unsubmitted tasks are submitted
+    /// in order, as their lane has room. Spins for a bounded time, then sleeps.
     pub fn wait_any(&mut self) -> Option<Result<T, TaskError>> {
         if self.tasks.is_empty() {
             return None;

@@ -98,8 +98,8 @@ impl ClientLane {
             if spun == SpinOutcome::Ready && self.harvestable() {
                 continue;
             }
-            // Pairs with `release` and `end_wait`: either they see `starved` and ring, or what they did is seen below. A
-            // completion by the worker rings because of `watch_all`.
+            // Pairs with `release` and `end_wait`: either they see `starved` and ring, or what they did is seen below.
+            // A completion by the worker rings because of `watch_all`.
             self.flags.mark_starved();
             let seen = self.segment.bell_count();
             self.watch_all();

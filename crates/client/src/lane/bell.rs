@@ -1,4 +1,5 @@
-//! Which completions ring the segment's bell: those of tasks with a waker, and all of them while a record is waited for.
+//! Which completions ring the segment's bell: those of tasks with a waker, and all of them while a record is waited
+//! for.
 
 use std::sync::atomic::{Ordering, fence};
 use std::task::Waker;

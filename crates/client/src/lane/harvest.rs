@@ -11,8 +11,8 @@ use super::payload::Payload;
 use crate::wakers::Wakers;
 
 impl ClientLane {
-    /// Moves all attached tasks that have completed into the handle table, and frees their records and those of detached
-    /// tasks.
+    /// Moves all attached tasks that have completed into the handle table, and frees their records and those of
+    /// detached tasks.
     pub(crate) fn harvest(&self, wakers: &mut Wakers) {
         let mut handles = self.handles.lock();
         for record in 0..LANE_DEPTH {

@@ -111,8 +111,8 @@ fn let_go_in_time(mut lanes: Vec<Weak<ClientLane>>) {
 }
 
 impl ClientLane {
-    /// Makes the lane linger, now that nobody can submit any more: from now on a handle that is dropped calls [`let_go`].
-    /// Returns whether there are any handles ([`Self::is_held`]).
+    /// Makes the lane linger, now that nobody can submit any more: from now on a handle that is dropped calls
+    /// [`let_go`]. Returns whether there are any handles ([`Self::is_held`]).
     pub(crate) fn linger(&self) -> bool {
         // The owner may end and its token become another thread's, without a connection that disowns the lane.
         self.submitter.end_ownership();

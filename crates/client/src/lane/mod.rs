@@ -75,8 +75,8 @@ pub(crate) struct ClientLane {
     pub(crate) submitter: Submitter,
     claims: CachePadded<[ClaimWord; LANE_DEPTH]>,
     pub(crate) payloads: Payloads,
-    /// By record, the sequence of a task whose handle was dropped in a signal handler that could not have the lock of the
-    /// handle table.
+    /// By record, the sequence of a task whose handle was dropped in a signal handler that could not have the lock of
+    /// the handle table.
     pub(crate) detach_notes: [AtomicU64; LANE_DEPTH],
     pub(crate) flags: CachePadded<LaneFlags>,
     /// Tasks and threads that wait for a record.

@@ -68,8 +68,8 @@ impl ClientLane {
         self.memory.clear_flag(flight.record, flight.wire());
     }
 
-    /// Takes a free record. Frees those of detached tasks first, so that the buffers of dropped handles do not stay with
-    /// a lane that is never full.
+    /// Takes a free record. Frees those of detached tasks first, so that the buffers of dropped handles do not stay
+    /// with a lane that is never full.
     #[inline]
     pub(crate) fn free_record(&self, permit: &mut SubmitPermit<'_>) -> Option<usize> {
         if self.flags.has_detached() {

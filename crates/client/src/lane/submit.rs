@@ -86,8 +86,8 @@ impl ClientLane {
         Some(self.publish(permit, record, call, buffer, ClaimState::Attached, |_| {}))
     }
 
-    /// Submits a task that gets a handle or is waited for, if it is its turn in the queue, and there is a free record or a
-    /// harvest frees one. Without a seat, its turn is after all seats.
+    /// Submits a task that gets a handle or is waited for, if it is its turn in the queue, and there is a free record
+    /// or a harvest frees one. Without a seat, its turn is after all seats.
     pub(crate) fn try_submit_queued(
         &self,
         seat: Option<Ticket>,

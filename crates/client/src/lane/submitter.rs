@@ -5,10 +5,10 @@
 //! of the lock submits.
 //!
 //! Laws of this module:
-//! - `owner` holds a thread's token only from [`Submitter::own`] to [`Submitter::disown`] of that same thread, or to the
-//!   connection's end. So a thread that finds its own token is the owner, and stays the owner until it disowns the lane
-//!   or nobody submits any more. Tokens are addresses in thread-local memory: no two running threads have the same, and
-//!   a thread has disowned its lanes before its memory can be another's.
+//! - `owner` holds a thread's token only from [`Submitter::own`] to [`Submitter::disown`] of that same thread, or to
+//!   the connection's end. So a thread that finds its own token is the owner, and stays the owner until it disowns the
+//!   lane or nobody submits any more. Tokens are addresses in thread-local memory: no two running threads have the
+//!   same, and a thread has disowned its lanes before its memory can be another's.
 //! - `next_sequence` and `free` are touched by the submitter only. They pass from one owner to the next under the lane
 //!   pool's lock, from one sharer to the next under the lock here.
 //! - A thread that has a [`SubmitPermit`] is inside ([`crate::reentrancy`]), so that no signal handler has another one
@@ -147,8 +147,8 @@ impl Submitter {
         true
     }
 
-    /// As [`Self::free`], for a thread that has found itself the owner ([`Self::is_mine`]). It must not check again: its
-    /// ownership may have ended since then.
+    /// As [`Self::free`], for a thread that has found itself the owner ([`Self::is_mine`]). It must not check again:
+    /// its ownership may have ended since then.
     #[inline]
     pub(crate) fn free_mine(&self, records: u64) {
         // Release pairs with the acquire in `free_records`.

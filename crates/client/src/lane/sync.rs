@@ -1,5 +1,5 @@
-//! The lock and atomics of [`super::wait_queue`], real ones or the model checker's, and the steps of its protocol that a
-//! model can leave out, to show that its tests notice. In normal builds all of it is constant.
+//! The lock and atomics of [`super::wait_queue`], real ones or the model checker's, and the steps of its protocol that
+//! a model can leave out, to show that its tests notice. In normal builds all of it is constant.
 
 #[cfg(not(loom))]
 pub(crate) use crate::reentrancy::Mutex;

@@ -227,8 +227,8 @@ fn starve(lane: &ClientLane, help: impl FnOnce()) {
         while !lane.flags.is_starved() {
             thread::yield_now();
         }
-        // The submitter looks once more before it sleeps. Time to do so makes the test sharper, and is not needed for it
-        // to be right.
+        // The submitter looks once more before it sleeps. Time to do so makes the test sharper, and is not needed for
+        // it to be right.
         thread::sleep(Duration::from_millis(5));
         help();
         let end = soon().expect("a time");

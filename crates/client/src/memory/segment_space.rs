@@ -1,8 +1,8 @@
 //! The space of one segment, from which arenas and large buffers are allocated.
 //!
-//! `offset-allocator` sorts free ranges into bins by size. A free range lies in the bin below its size, and a request is
-//! looked for from the bin above its own size. So a range can serve a request of exactly its size only if that is the
-//! size of a bin, which is why segments and regions have such sizes.
+//! `offset-allocator` sorts free ranges into bins by size. A free range lies in the bin below its size, and a request
+//! is looked for from the bin above its own size. So a range can serve a request of exactly its size only if that is
+//! the size of a bin, which is why segments and regions have such sizes.
 
 use chimaera_proto::limits::{DATA_OFFSET_BYTES, MAX_SEGMENT_BYTES};
 use chimaera_shm::Segment;

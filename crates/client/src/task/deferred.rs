@@ -16,8 +16,8 @@ use crate::wakers::{UnparkOnDrop, Wakers, unpark_this_thread, wake_all};
 
 /// A task that is not in flight.
 pub(crate) enum Deferred<T> {
-    /// A task that was not in flight when its handle was last used by a mutable reference. Whoever has a shared reference
-    /// locks it to submit it; others do not wait for the lock, which a forked process may inherit locked.
+    /// A task that was not in flight when its handle was last used by a mutable reference. Whoever has a shared
+    /// reference locks it to submit it; others do not wait for the lock, which a forked process may inherit locked.
     Submit(Mutex<DeferredSubmit>),
     Failed(TaskError),
     Compound(Compound<T>),
@@ -146,7 +146,8 @@ impl<T> Deferred<T> {
         }
     }
 
-    /// Takes the waker that the task was last polled with, unless it was woken since. The caller registers it again later.
+    /// Takes the waker that the task was last polled with, unless it was woken since. The caller registers it again
+    /// later.
     pub(crate) fn take_waker(&mut self) -> Option<Waker> {
         match self {
             Self::Submit(waiting) => match waiting.get_mut() {

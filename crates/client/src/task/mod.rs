@@ -1,10 +1,11 @@
 //! Handles of tasks.
 //!
 //! Laws of this module:
-//! - The buffer of a task in flight lies at the task's record ([`crate::lane::payload`]), out of reach. It comes out with
-//!   the result. If the handle is dropped, it stays there, and is freed after the task has completed. If the handle is
-//!   forgotten, record and buffer are leaked, and nothing worse happens.
-//! - A task that is not in flight lies in a box of its own ([`Deferred`]), so that handles of tasks in flight are small.
+//! - The buffer of a task in flight lies at the task's record ([`crate::lane::payload`]), out of reach. It comes out
+//!   with the result. If the handle is dropped, it stays there, and is freed after the task has completed. If the
+//!   handle is forgotten, record and buffer are leaked, and nothing worse happens.
+//! - A task that is not in flight lies in a box of its own ([`Deferred`]), so that handles of tasks in flight are
+//!   small.
 
 mod compound;
 mod deferred;
@@ -33,19 +34,19 @@ use crate::wakers::{UnparkOnDrop, unpark_this_thread};
 
 /// A task: not submitted yet, in flight, or ended with a result that was not taken yet.
 ///
-/// It can be waited for ([`Task::wait`]), polled ([`Task::try_wait`]), or awaited as a `Future` on any executor, from any
-/// thread. Whatever keeps it from succeeding is its result.
+/// It can be waited for ([`Task::wait`]), polled ([`Task::try_wait`]), or awaited as a `Future` on any executor, from
+/// any thread. Whatever keeps it from succeeding is its result.
 ///
 /// A task is submitted when it is made, if the thread's lane has room: as many may be in flight as a lane has records.
-/// Otherwise it is **unsubmitted**: it is submitted when it is polled, waited for or asked whether it is complete, as soon
-/// as there is room on the lane of the thread that does so, first come, first served.
+/// Otherwise it is **unsubmitted**: it is submitted when it is polled, waited for or asked whether it is complete, as
+/// soon as there is room on the lane of the thread that does so, first come, first served.
 ///
 /// Dropping it gives up the result. A task that was submitted is carried out all the same, and its buffer is freed
 /// afterwards; an unsubmitted one has done nothing, and its buffer is freed at once. A task of several steps
 /// ([`Task::of_steps`]) does not begin further steps.
 ///
-/// Tasks are not carried out in the order in which they were made: an unsubmitted one may come after a later one, also of
-/// the same thread. Wait for a task before making another that depends on it.
+/// Tasks are not carried out in the order in which they were made: an unsubmitted one may come after a later one, also
+/// of the same thread. Wait for a task before making another that depends on it.
 #[must_use = "the result of a task says whether it succeeded"]
 pub struct Task<T> {
     state: State<T>,
@@ -104,8 +105,8 @@ impl<T> Task<T> {
         })
     }
 
-    /// A task of several steps, which begin at once, and continue whenever the task is polled, waited for or asked whether
-    /// it is complete. Dropping the task drops the tasks that its steps have begun.
+    /// A task of several steps, which begin at once, and continue whenever the task is polled, waited for or asked
+    /// whether it is complete. Dropping the task drops the tasks that its steps have begun.
     ///
     /// The steps must not block; they await other tasks.
     pub fn of_steps(steps: impl Future<Output = Result<T, TaskError>> + Send + 'static) -> Self {
@@ -171,8 +172,8 @@ impl<T> Task<T> {
         }
     }
 
-    /// Whether the task was submitted, or has ended or failed, so that dropping it has no effect on what is carried out.
-    /// Does not try to submit it. For a task of several steps, whether it has ended.
+    /// Whether the task was submitted, or has ended or failed, so that dropping it has no effect on what is carried
+    /// out. Does not try to submit it. For a task of several steps, whether it has ended.
     #[must_use]
     pub fn is_submitted(&self) -> bool {
         match &self.state {
@@ -245,8 +246,8 @@ impl<T> Task<T> {
         }
     }
 
-    /// Blocks until a task that is not in flight has ended, but no longer than until the deadline. Returns whether it has.
-    /// If not, the waker of whoever polled the task before is registered again.
+    /// Blocks until a task that is not in flight has ended, but no longer than until the deadline. Returns whether it
+    /// has. If not, the waker of whoever polled the task before is registered again.
     #[cold]
     fn waits_deferred_until(&mut self, deadline: Option<Instant>) -> bool {
         let mut polled_by = None;
@@ -282,8 +283,8 @@ impl<T> Task<T> {
         }
     }
 
-    /// Blocks until a task that is not in flight is in flight or has ended, but no longer than until the deadline. Returns
-    /// whether it is.
+    /// Blocks until a task that is not in flight is in flight or has ended, but no longer than until the deadline.
+    /// Returns whether it is.
     fn leaves_queue_until(&mut self, deadline: Option<Instant>) -> bool {
         let waker = unpark_this_thread();
         let _unparking = UnparkOnDrop;

@@ -104,10 +104,10 @@ impl Unsubmitted {
         self.seat = None;
     }
 
-    /// Submits on this thread's lane if that needs no waiting, else takes a seat in its queue if there is a waker. Without
-    /// a waker the task is not polled, only asked whether it is complete: its seat stays where it is, and if it is
-    /// submitted now, the waker of the last poll is woken when it ends. Adds wakers that are to be woken when nothing is
-    /// locked.
+    /// Submits on this thread's lane if that needs no waiting, else takes a seat in its queue if there is a waker.
+    /// Without a waker the task is not polled, only asked whether it is complete: its seat stays where it is, and if it
+    /// is submitted now, the waker of the last poll is woken when it ends. Adds wakers that are to be woken when
+    /// nothing is locked.
     pub(crate) fn attempt(&mut self, waker: Option<Waker>, wakers: &mut Wakers) -> Attempt {
         let lanes = Arc::clone(self.counted.lanes());
         let lane = match lanes.current() {
@@ -168,7 +168,8 @@ impl Unsubmitted {
         Arc::ptr_eq(&seat.lane, lane).then_some(seat.ticket)
     }
 
-    /// Submits if that needs no waiting. Once this is submitted or refused, the caller drops it, which gives the seat up.
+    /// Submits if that needs no waiting. Once this is submitted or refused, the caller drops it, which gives the seat
+    /// up.
     fn attempt_on(&mut self, lane: &Arc<ClientLane>, wakers: &mut Wakers) -> Attempt {
         let (ticket, call, range) = (self.ticket(lane), self.call, self.range);
         let fill = |payload: &mut Payload| fill_payload(payload, call, &mut self.buffer);
