@@ -30,14 +30,14 @@ pub struct Buffer {
     address: NonNull<u8>,
     len: usize,
     /// `Some` until drop.
-    holding: Option<Holding>,
+    held: Option<HeldMemory>,
     memory: ManuallyDrop<Arc<BufferMemory>>,
 }
 
 /// What a buffer keeps allocated.
-enum Holding {
+enum HeldMemory {
     /// Its own chunk.
-    BufferChunk(BufferChunk),
+    Chunk(BufferChunk),
     /// The buffer that it is a share of.
     Share(Arc<Buffer>),
 }
@@ -62,7 +62,7 @@ impl Buffer {
         Ok(Self {
             address,
             len,
-            holding: Some(Holding::BufferChunk(chunk)),
+            held: Some(HeldMemory::Chunk(chunk)),
             memory: ManuallyDrop::new(Arc::clone(memory)),
         })
     }
@@ -72,7 +72,7 @@ impl Buffer {
         Self {
             address: whole.address,
             len: 0,
-            holding: Some(Holding::Share(Arc::clone(whole))),
+            held: Some(HeldMemory::Share(Arc::clone(whole))),
             memory: ManuallyDrop::new(Arc::clone(&whole.memory)),
         }
     }
@@ -124,9 +124,9 @@ impl Buffer {
 
     /// Frees the memory. To be called once, in the buffer's process.
     fn free(&mut self) {
-        match self.holding.take() {
-            Some(Holding::BufferChunk(chunk)) => self.memory.free(chunk),
-            Some(Holding::Share(whole)) => {
+        match self.held.take() {
+            Some(HeldMemory::Chunk(chunk)) => self.memory.free(chunk),
+            Some(HeldMemory::Share(whole)) => {
                 if let Some(whole) = Arc::into_inner(whole) {
                     whole.give_back();
                 }
@@ -138,9 +138,9 @@ impl Buffer {
     }
 
     fn chunk(&self) -> &BufferChunk {
-        match self.holding.as_ref().expect("there until drop") {
-            Holding::BufferChunk(chunk) => chunk,
-            Holding::Share(whole) => whole.chunk(),
+        match self.held.as_ref().expect("there until drop") {
+            HeldMemory::Chunk(chunk) => chunk,
+            HeldMemory::Share(whole) => whole.chunk(),
         }
     }
 

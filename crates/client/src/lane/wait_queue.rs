@@ -40,15 +40,15 @@ pub(crate) const SEAT_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// The wait queue of a lane.
 pub(crate) struct WaitQueue {
-    /// Whether there are seats. Written with `line` locked, read with every task.
+    /// Whether there are seats. Written with `seats` locked, read with every task.
     waiting: AtomicBool,
-    line: Mutex<Line>,
+    seats: Mutex<Seats>,
 }
 
 #[derive(Default)]
-struct Line {
+struct Seats {
     last_ticket: u64,
-    seats: BTreeMap<u64, SeatState>,
+    by_ticket: BTreeMap<u64, SeatState>,
     /// The number of seats that are notified.
     notified: usize,
 }
@@ -78,7 +78,7 @@ impl WaitQueue {
     pub(crate) fn new() -> Self {
         Self {
             waiting: AtomicBool::new(false),
-            line: Mutex::default(),
+            seats: Mutex::default(),
         }
     }
 
@@ -94,7 +94,7 @@ impl WaitQueue {
 
     /// Whether the task with this ticket, or one without a seat, may take a record.
     pub(crate) fn may_submit(&self, ticket: Option<Ticket>, available: usize) -> bool {
-        self.line.lock().may_submit(ticket, available)
+        self.seats.lock().may_submit(ticket, available)
     }
 
     /// Takes a seat at the end, or keeps the one with this ticket, and waits there with this waker.
@@ -104,17 +104,17 @@ impl WaitQueue {
         waker: Waker,
         available: impl FnOnce() -> usize,
     ) -> Joined {
-        let mut line = self.line.lock();
-        let is_first = line.seats.is_empty();
+        let mut seats = self.seats.lock();
+        let is_first = seats.by_ticket.is_empty();
         let ticket = ticket.unwrap_or_else(|| {
-            line.last_ticket += 1;
-            Ticket(line.last_ticket)
+            seats.last_ticket += 1;
+            Ticket(seats.last_ticket)
         });
-        let before = line.seats.insert(ticket.0, SeatState::Waits(waker));
+        let before = seats.by_ticket.insert(ticket.0, SeatState::Waits(waker));
         let replaced = match before {
             Some(SeatState::Waits(waker)) => Some(waker),
             Some(SeatState::Notified(_)) => {
-                line.notified -= 1;
+                seats.notified -= 1;
                 None
             }
             Some(SeatState::Late) | None => None,
@@ -122,7 +122,7 @@ impl WaitQueue {
         self.waiting.store(true, Ordering::Relaxed);
         // Pairs with what comes before `is_waiting`.
         QueueStep::JoinThenLook.fence();
-        let may_submit = line.may_submit(Some(ticket), available());
+        let may_submit = seats.may_submit(Some(ticket), available());
         Joined {
             ticket,
             may_submit,
@@ -139,15 +139,15 @@ impl WaitQueue {
         available: impl FnOnce() -> usize,
         wakers: &mut Wakers,
     ) -> Option<Waker> {
-        let mut line = self.line.lock();
-        let seat = line.seats.remove(&ticket.0);
+        let mut seats = self.seats.lock();
+        let seat = seats.by_ticket.remove(&ticket.0);
         if matches!(seat, Some(SeatState::Notified(_))) {
-            line.notified -= 1;
+            seats.notified -= 1;
         }
-        if line.seats.is_empty() {
+        if seats.by_ticket.is_empty() {
             self.waiting.store(false, Ordering::Relaxed);
         } else if QueueStep::PassOn.is_taken() {
-            line.notify(available(), wakers);
+            seats.notify(available(), wakers);
         }
         match seat {
             Some(SeatState::Waits(waker)) => Some(waker),
@@ -157,7 +157,7 @@ impl WaitQueue {
 
     /// Takes the waker out of a seat that was not notified.
     pub(crate) fn take_waker(&self, ticket: Ticket) -> Option<Waker> {
-        match self.line.lock().seats.get_mut(&ticket.0)? {
+        match self.seats.lock().by_ticket.get_mut(&ticket.0)? {
             SeatState::Waits(waker) => Some(std::mem::replace(waker, Waker::noop().clone())),
             SeatState::Notified(_) | SeatState::Late => None,
         }
@@ -166,14 +166,14 @@ impl WaitQueue {
     /// Notifies as many seats as records are available.
     #[cold]
     pub(crate) fn notify(&self, available: impl FnOnce() -> usize, wakers: &mut Wakers) {
-        let mut line = self.line.lock();
+        let mut seats = self.seats.lock();
         // Counted under the lock: of two threads that notify at the same time, the second counts what both have freed.
-        line.notify(available(), wakers);
+        seats.notify(available(), wakers);
     }
 
     /// Notifies all seats: there is nothing more to wait for.
     pub(crate) fn notify_all(&self, wakers: &mut Wakers) {
-        self.line.lock().notify(usize::MAX, wakers);
+        self.seats.lock().notify(usize::MAX, wakers);
     }
 
     /// Passes over seats that were notified and not used for [`SEAT_TIMEOUT`], and notifies others in their place.
@@ -183,11 +183,13 @@ impl WaitQueue {
         available: impl FnOnce() -> usize,
         wakers: &mut Wakers,
     ) {
-        let mut line = self.line.lock();
-        let Line {
-            seats, notified, ..
-        } = &mut *line;
-        for seat in seats.values_mut() {
+        let mut seats = self.seats.lock();
+        let Seats {
+            by_ticket,
+            notified,
+            ..
+        } = &mut *seats;
+        for seat in by_ticket.values_mut() {
             if *notified == 0 {
                 break;
             }
@@ -199,15 +201,15 @@ impl WaitQueue {
                 *notified -= 1;
             }
         }
-        line.notify(available(), wakers);
+        seats.notify(available(), wakers);
     }
 }
 
-impl Line {
+impl Seats {
     fn may_submit(&self, ticket: Option<Ticket>, available: usize) -> bool {
         let end = ticket.map_or(u64::MAX, |ticket| ticket.0);
         let before = self
-            .seats
+            .by_ticket
             .range(..end)
             .filter(|(_, seat)| !matches!(seat, SeatState::Late));
         before.take(available).count() < available
@@ -218,7 +220,7 @@ impl Line {
             return;
         }
         let now = Instant::now();
-        for seat in self.seats.values_mut() {
+        for seat in self.by_ticket.values_mut() {
             if let SeatState::Waits(_) = seat
                 && let SeatState::Waits(waker) = std::mem::replace(seat, SeatState::Notified(now))
             {

@@ -8,14 +8,14 @@ use parking_lot::Mutex;
 
 use crate::task_error::TaskError;
 
-type Steps<T> = Pin<Box<dyn Future<Output = Result<T, TaskError>> + Send>>;
+type StepsFuture<T> = Pin<Box<dyn Future<Output = Result<T, TaskError>> + Send>>;
 
 /// A task of several steps.
 pub(crate) struct Compound<T>(Mutex<CompoundState<T>>);
 
 enum CompoundState<T> {
     Going {
-        steps: Steps<T>,
+        steps: StepsFuture<T>,
         /// The waker that it was last polled with.
         waker: Waker,
     },
