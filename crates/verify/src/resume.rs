@@ -12,7 +12,7 @@ use super::journal::WorkloadJournal;
 use super::line::{BlockChange, FlushLine, JournalLine};
 use super::model::LiveBlock;
 use super::pool::VerifiedPool;
-use super::run::Workload;
+use super::workload::Workload;
 use super::workload_thread::HeldBlock;
 
 /// Checks what the journal promises, settles what the last run left open, and gives the blocks that the workload goes

@@ -1,7 +1,6 @@
 //! A workload against a pool, with a journal of what must outlive a crash.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU8;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,19 +13,8 @@ use super::model::PoolModel;
 use super::pool::VerifiedPool;
 use super::resume::resume;
 use super::split_mix::SplitMix64;
+use super::workload::Workload;
 use super::workload_thread::{HeldBlock, RunCounts, SharedRun, WorkloadThread, lock};
-
-/// What a run does to a pool.
-#[derive(Clone, Copy, Debug)]
-pub struct Workload {
-    /// How many threads it has, each with blocks of its own.
-    pub threads: NonZeroU8,
-    /// What the operations are drawn from: with one thread, the same seed gives the same operations.
-    pub seed: u64,
-    /// How many bytes of blocks it may hold at a time, with those of a continued journal. The threads share them
-    /// evenly.
-    pub space_bytes: u64,
-}
 
 /// What a run has done to a pool.
 #[derive(Debug)]

@@ -11,9 +11,10 @@ use super::check::{Findings, check};
 use super::ids::{JournalId, OperationId};
 use super::journal::{self, WorkloadJournal};
 use super::model::{IssuedNumbers, LiveBlock, PoolModel};
-use super::run::{RunFailure, RunSummary, Workload, run};
+use super::run::{RunFailure, RunSummary, run};
 use super::simulated_pool::{InjectedFault, SimulatedPool};
 use super::split_mix::SplitMix64;
+use super::workload::Workload;
 use super::workload_thread::RunCounts;
 
 const ID: JournalId = JournalId(0xdead << 100 | 0xbeef);
