@@ -12,7 +12,11 @@ use chimaera_shm::thread::standstill::Standstill;
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// Another runtime serves this socket already.
-    #[error("another runtime{} serves {}: stop it first, or choose another socket", whose(*.process), .socket.display())]
+    #[error(
+        "another runtime{} serves {}: stop it first, or choose another socket",
+        whose(*.process),
+        .socket.display()
+    )]
     AlreadyRunning {
         /// The socket.
         socket: PathBuf,

@@ -5,8 +5,9 @@
 //! | function | thread | may block | who completes |
 //! |---|---|---|---|
 //! | `create`, `pool_id`, `was_opened`, `create_again`, `flush`, `destroy` | control side | yes | – |
-//! | `submit`, `prefetch`, `poll`, `wake_fd` | a worker, whose index all but `prefetch` get | no | the plugin, once per task |
+//! | `submit`, `prefetch`, `poll`, `wake_fd` | a worker | no | the plugin, once per task |
 //!
+//! - `submit`, `poll` and `wake_fd` get the index of their worker.
 //! - On one worker, one call at a time: a plugin is never re-entered there. On different workers,
 //!   and against the control side, calls run at the same time.
 //! - `pool_id` and then `was_opened` come right after `create`, once each, before any other call.

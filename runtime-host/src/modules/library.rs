@@ -211,7 +211,8 @@ fn not_exported(file: &ElfFile64<'_>, name: &str) -> String {
     let modules: Vec<_> = modules.take(MAX_SHOWN_MODULES).collect();
     if modules.is_empty() {
         format!(
-            "is not a ChiMod: it exports no {SYMBOL_PREFIX}{name}, which `export_chimod!` makes in a crate of type cdylib"
+            "is not a ChiMod: it exports no {SYMBOL_PREFIX}{name}, which `export_chimod!` makes in a crate of type \
+             cdylib"
         )
     } else {
         let modules = modules.join(", ");
