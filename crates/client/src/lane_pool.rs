@@ -23,43 +23,11 @@ use crate::lane::lingering::keep_for_handles;
 use crate::lane::submitter::LaneKind;
 use crate::reentrancy::{Inside, Mutex, NO_LANE, ThisThread, is_inside, refuse_inside};
 
-thread_local! {
-    /// The lanes of this thread, one per connection, given back when it ends. Used inside only.
-    static LEASES: RefCell<Vec<LaneLease>> = const { RefCell::new(Vec::new()) };
-}
-
 /// The number of shared lanes, the last ones of a connection.
 const SHARED_LANES: usize = 8;
 
 /// The number of owned lanes, the first ones of a connection.
 const OWNED_LANES: usize = MAX_LANES - SHARED_LANES;
-
-/// A thread's use of a lane, until the thread ends.
-struct LaneLease {
-    connection: u64,
-    index: usize,
-    lanes: Weak<LanePool>,
-}
-
-impl Drop for LaneLease {
-    fn drop(&mut self) {
-        // What this thread still does while it ends must not use a lane that is not its own any more.
-        remember_lane(NO_LANE);
-        if let Some(lanes) = self.lanes.upgrade()
-            && lanes.is_here()
-            && self.index < OWNED_LANES
-        {
-            lanes.lane(self.index).submitter.disown();
-            lanes.idle.lock().push(self.index);
-        }
-    }
-}
-
-/// Remembers the lane that this thread uses from now on.
-fn remember_lane(lane: (u64, usize)) {
-    let _inside = Inside::enter();
-    ThisThread::with(|thread| thread.last_lane.set(lane));
-}
 
 /// The lanes of a connection.
 pub(crate) struct LanePool {
@@ -256,4 +224,36 @@ impl Drop for LanePool {
     fn drop(&mut self) {
         keep_for_handles(self.lanes.iter_mut().filter_map(OnceLock::take));
     }
+}
+
+thread_local! {
+    /// The lanes of this thread, one per connection, given back when it ends. Used inside only.
+    static LEASES: RefCell<Vec<LaneLease>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A thread's use of a lane, until the thread ends.
+struct LaneLease {
+    connection: u64,
+    index: usize,
+    lanes: Weak<LanePool>,
+}
+
+impl Drop for LaneLease {
+    fn drop(&mut self) {
+        // What this thread still does while it ends must not use a lane that is not its own any more.
+        remember_lane(NO_LANE);
+        if let Some(lanes) = self.lanes.upgrade()
+            && lanes.is_here()
+            && self.index < OWNED_LANES
+        {
+            lanes.lane(self.index).submitter.disown();
+            lanes.idle.lock().push(self.index);
+        }
+    }
+}
+
+/// Remembers the lane that this thread uses from now on.
+fn remember_lane(lane: (u64, usize)) {
+    let _inside = Inside::enter();
+    ThisThread::with(|thread| thread.last_lane.set(lane));
 }

@@ -1,7 +1,7 @@
-//! Wakers: those to be woken when nothing is locked, and those of threads that park.
+//! Wakers: waking those that were collected under a lock, and those that unpark a thread.
 //!
-//! Law of this module: no waker runs under a lock. Waking is an executor's code, and may drop a future with
-//! handles of this crate.
+//! Law of this module: no waker is woken under a lock. A waker is an executor's code, and may drop a future with handles
+//! of this crate.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -30,8 +30,9 @@ pub(crate) fn unpark_this_thread() -> Waker {
     Waker::from(Arc::new(Unpark(thread::current())))
 }
 
-/// Unparks the calling thread when it is dropped, which is when it has parked for the last time. What woke it may
-/// have been for whom it has interrupted: a signal handler waits as well, and its thread has one token for all.
+/// Unparks the calling thread when it is dropped, after the thread has parked for the last time. A signal handler may
+/// park, too, and a thread has one token for all that park on it: so the handler may have taken the wake-up of the wait
+/// that it has interrupted, and passes it on.
 pub(crate) struct UnparkOnDrop;
 
 impl Drop for UnparkOnDrop {

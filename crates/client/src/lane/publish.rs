@@ -9,6 +9,8 @@ use super::{ClientLane, ConnectionLost};
 use crate::call::Call;
 
 impl ClientLane {
+    /// Publishes a task in a record that was taken for it, and rings the worker if it has parked the lane. Gives the
+    /// record back if the connection is lost.
     #[inline]
     pub(crate) fn publish(
         &self,
@@ -44,8 +46,8 @@ impl ClientLane {
         };
         self.memory
             .publish(flight.wire(), &descriptor.to_words(flight.wire()));
-        // Until the worker is called: a signal handler that submits meanwhile would find that somebody does, and
-        // wait for one who cannot.
+        // Inside until the worker was rung: a signal handler that submitted meanwhile would find that somebody rings,
+        // and wait for its own thread, which it has interrupted.
         let _inside = permit.end();
         if self.memory.must_ring(self.connection.publish_order()) {
             self.doorbell.ring();

@@ -139,7 +139,7 @@ impl<T> Deferred<T> {
     pub(crate) fn waits_in(&self) -> Option<usize> {
         match self {
             Self::Submit(waiting) => match &*waiting.try_lock()? {
-                DeferredSubmit::Unsubmitted(task) => Some(task.session()),
+                DeferredSubmit::Unsubmitted(task) => Some(task.connection_id()),
                 _ => None,
             },
             Self::Failed(_) | Self::Compound(_) => None,

@@ -90,7 +90,7 @@ impl Unsubmitted {
     }
 
     /// The connection, as a number.
-    pub(crate) fn session(&self) -> usize {
+    pub(crate) fn connection_id(&self) -> usize {
         Arc::as_ptr(self.counted.lanes()).addr()
     }
 
