@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::sample::Index as Choice;
 
-use crate::tests::{Completions, TestAllocator};
+use crate::tests::{CompletedFrees, TestAllocator};
 use chimaera_bdev_format::block_map::units_of;
 use chimaera_bdev_proto::{AllocationPlan, BlockType};
 
@@ -86,7 +86,7 @@ struct Model {
     /// Each I/O in flight: its number, megabyte and pin.
     pins: Vec<(u64, u64, Pin)>,
     pins_given: u64,
-    frees: Vec<Completions>,
+    frees: Vec<CompletedFrees>,
 }
 
 impl Model {
@@ -191,7 +191,7 @@ impl Model {
         assert!(free < plan.count, "{free} slots for {plan:?}");
     }
 
-    fn freed(&mut self, blocks: &[Block], completion: Completions) {
+    fn freed(&mut self, blocks: &[Block], completion: CompletedFrees) {
         for block in blocks {
             self.live.remove(&block.offset);
             let here = self
@@ -321,7 +321,7 @@ fn take_step(allocator: &TestAllocator, model: &mut Model, step: Step) {
         }
         Step::Free(choices) => {
             let blocks = chosen(&choices, &live);
-            let completion = Completions::default();
+            let completion = CompletedFrees::default();
             assert!(allocator.free(&blocks, completion.clone()).is_ok());
             model.freed(&blocks, completion);
         }

@@ -2,7 +2,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use crate::tests::{Completions, TestAllocator};
+use crate::tests::{CompletedFrees, TestAllocator};
 use chimaera_bdev_proto::{AllocationPlan, BlockType, OwnerTag};
 
 use super::*;
@@ -40,7 +40,7 @@ impl Random {
 struct User<'a> {
     allocator: &'a TestAllocator,
     owners: &'a Owners,
-    completed: &'a Completions,
+    completed: &'a CompletedFrees,
     /// How many lists all users have freed.
     freed: &'a AtomicUsize,
     random: Random,
@@ -114,7 +114,7 @@ impl User<'_> {
 fn threads_never_get_overlapping_blocks_and_nothing_is_lost() {
     let total = 5 * MEGABYTE + 100 * 1024;
     let allocator = TestAllocator::new(total, Threads::Many).expect("address space");
-    let completed = Completions::default();
+    let completed = CompletedFrees::default();
     let freed = AtomicUsize::new(0);
     let owners = Owners((0..total / UNIT_BYTES).map(|_| AtomicU32::new(0)).collect());
     std::thread::scope(|scope| {
@@ -231,7 +231,7 @@ fn io_never_meets_the_next_life_of_its_block() {
                 }
             });
         }
-        let completions = Completions::default();
+        let completions = CompletedFrees::default();
         for life in 1..=LIVES {
             content.store(life, Ordering::Relaxed);
             allocator.adopt(block).expect("released");

@@ -15,21 +15,21 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Counts completed frees.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Completions(Arc<AtomicUsize>);
+pub(crate) struct CompletedFrees(Arc<AtomicUsize>);
 
-impl Completions {
+impl CompletedFrees {
     pub(crate) fn count(&self) -> usize {
         self.0.load(Ordering::SeqCst)
     }
 }
 
-impl FreeCompletion for Completions {
+impl FreeCompletion for CompletedFrees {
     fn freed(self) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-pub(crate) type TestAllocator = Allocator<Completions>;
+pub(crate) type TestAllocator = Allocator<CompletedFrees>;
 
 impl TestAllocator {
     pub(crate) fn allocate_list(&self, size: u64, worker: usize) -> Result<Vec<Block>, Status> {
@@ -52,7 +52,7 @@ impl TestAllocator {
 
     /// Frees blocks where no I/O can hold the free up.
     pub(crate) fn free_now(&self, blocks: &[Block]) -> Result<(), FreeError> {
-        let done = Completions::default();
+        let done = CompletedFrees::default();
         self.free(blocks, done.clone())
             .map_err(|(error, _)| error)?;
         assert_eq!(done.count(), 1);
@@ -189,7 +189,7 @@ fn a_free_waits_for_io_accepted_before_and_for_no_other() {
         allocator.allocate_one(Kib256).expect("room"),
     );
     let before = allocator.remaining_bytes();
-    let done = Completions::default();
+    let done = CompletedFrees::default();
     let early: Pin = allocator.pin(first).expect("live");
     allocator.free(&[first], done.clone()).expect("live");
     assert_eq!(
@@ -228,7 +228,7 @@ fn a_busy_megabyte_starves_no_free() {
     let mut pin = allocator.pin(busy).expect("live");
     for round in 0..100 {
         let other = allocator.allocate_one(Kib4).expect("room");
-        let done = Completions::default();
+        let done = CompletedFrees::default();
         allocator.free(&[other], done.clone()).expect("live");
         for _ in 0..3 {
             let next = allocator.pin(busy).expect("live");
@@ -244,7 +244,7 @@ fn a_list_completes_when_its_last_block_is_released() {
     let allocator = allocator(3 * MEGABYTE);
     let blocks = allocator.allocate_list(3 * MEGABYTE, 0).expect("room");
     let pins = [blocks[2], blocks[0]].map(|block| allocator.pin(block).expect("live"));
-    let done = Completions::default();
+    let done = CompletedFrees::default();
     allocator.free(&blocks, done.clone()).expect("live");
     assert_eq!((done.count(), allocator.remaining_bytes()), (0, MEGABYTE));
     for (pin, expected) in pins.into_iter().zip([(0, 2 * MEGABYTE), (1, 3 * MEGABYTE)]) {

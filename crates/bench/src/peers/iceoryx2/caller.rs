@@ -14,7 +14,7 @@ mod driver {
 
     use crate::error::Result;
     use crate::partner::{Partner, spin_until};
-    use crate::peers::iceoryx2::server::{Payload, Service, prefix};
+    use crate::peers::iceoryx2::server::{EchoedWords, Service, prefix};
     use crate::timing::{BATCH, per_call};
 
     /// Where its shared memory has names.
@@ -37,7 +37,7 @@ mod driver {
 
     /// The side that asks, and the partner that answers.
     pub(crate) struct Iceoryx2Caller {
-        client: Client<ipc::Service, Payload, (), Payload, ()>,
+        client: Client<ipc::Service, EchoedWords, (), EchoedWords, ()>,
         _service: Service,
         partner: Partner,
         // After the partner has ended.

@@ -3,7 +3,7 @@
 #[cfg(feature = "peer-iceoryx2")]
 pub(crate) use driver::Iceoryx2Server;
 #[cfg(feature = "peer-iceoryx2")]
-pub(super) use driver::{Payload, Service, prefix};
+pub(super) use driver::{EchoedWords, Service, prefix};
 #[cfg(not(feature = "peer-iceoryx2"))]
 pub(crate) use stub::Iceoryx2Server;
 
@@ -18,7 +18,7 @@ mod driver {
     use crate::error::Result;
 
     /// As large as one of our descriptors.
-    pub(in super::super) type Payload = [u64; 8];
+    pub(in super::super) type EchoedWords = [u64; 8];
 
     /// What the names of its files and of its shared memory begin with. No others do, since the folder is
     /// new.
@@ -29,7 +29,7 @@ mod driver {
 
     /// The service, made for one client and one server.
     pub(in super::super) struct Service {
-        pub(in super::super) factory: Factory<ipc::Service, Payload, (), Payload, ()>,
+        pub(in super::super) factory: Factory<ipc::Service, EchoedWords, (), EchoedWords, ()>,
         _node: Node<ipc::Service>,
     }
 
@@ -47,7 +47,7 @@ mod driver {
                 .create::<ipc::Service>()?;
             let factory = node
                 .service_builder(&"round-trip".try_into()?)
-                .request_response::<Payload, Payload>()
+                .request_response::<EchoedWords, EchoedWords>()
                 .max_clients(1)
                 .max_servers(1)
                 .enable_fire_and_forget_requests(false)
@@ -61,7 +61,7 @@ mod driver {
 
     /// The side that answers.
     pub(crate) struct Iceoryx2Server {
-        port: Port<ipc::Service, Payload, (), Payload, ()>,
+        port: Port<ipc::Service, EchoedWords, (), EchoedWords, ()>,
         _service: Service,
     }
 
