@@ -23,6 +23,7 @@ mod refusal;
 mod running_command;
 mod sandbox;
 mod sizes;
+mod sources;
 mod thread_limit;
 mod threads;
 mod trace;
@@ -48,6 +49,7 @@ pub use refusal::{assert_not_created, assert_refused, client, memory, remaining,
 pub use running_command::RunningCommand;
 pub use sandbox::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox};
 pub use sizes::{assert_empty, file_bytes};
+pub use sources::sources;
 pub use thread_limit::{Denial, ThreadLimit};
 pub use threads::{threads, workers};
 pub use trace::{SystemCall, Trace};

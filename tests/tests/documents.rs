@@ -1,34 +1,14 @@
-//! What the documents point to is there.
+//! What documents and comments point to is there.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use chimaera_tests::{checkout, text};
+use chimaera_tests::{checkout, sources, text};
 
-/// The files of the sources with this ending.
-fn files(ending: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![checkout()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a folder") {
-            let path = entry.expect("an entry").path();
-            let name = path.file_name().map_or("", |name| text(Path::new(name)));
-            match path.is_dir() {
-                true if !name.starts_with('.') && name != "target" => folders.push(path),
-                false if name.ends_with(ending) => found.push(path),
-                _ => {}
-            }
-        }
-    }
-    assert!(!found.is_empty(), "no {ending} in {}", checkout().display());
-    found
-}
-
-/// The pieces of a text between single backticks.
-fn quoted(page: &str) -> impl Iterator<Item = &str> {
-    page.lines()
-        .flat_map(|line| line.split('`').skip(1).step_by(2))
+/// The pieces of a line between single backticks.
+fn quoted(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2)
 }
 
 /// The folders and files at the root that hold the sources.
@@ -42,28 +22,42 @@ fn roots() -> BTreeSet<String> {
 }
 
 #[test]
-fn every_path_that_a_document_names_is_there() {
+fn every_file_that_a_document_or_comment_names_is_there() {
     let roots = roots();
+    let all: Vec<PathBuf> = [".rs", ".md", ".txt", ".sh"]
+        .into_iter()
+        .flat_map(sources)
+        .collect();
     let mut missing = Vec::new();
     let mut named = 0;
-    for page in files(".md") {
-        let contents = fs::read_to_string(&page).expect("a document");
-        for path in quoted(&contents) {
+    for page in sources(".md").into_iter().chain(sources(".rs")) {
+        let contents = fs::read_to_string(&page).expect("a text");
+        let is_code = page.extension().is_some_and(|ending| ending == "rs");
+        let prose = contents
+            .lines()
+            .filter(|line| !is_code || line.trim_start().starts_with("//"));
+        for path in prose.flat_map(quoted) {
             let is_plain = path
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte));
-            let root = path.split('/').next().unwrap_or_default();
-            if !is_plain || !path.contains('/') || !roots.contains(root) {
+            let path = Path::new(path);
+            let root = text(path).split('/').next().unwrap_or_default();
+            let is_file = all.iter().any(|file| file.ends_with(path));
+            let is_source = ["rs", "md", "txt", "sh"]
+                .iter()
+                .any(|ending| path.extension().is_some_and(|given| given == *ending));
+            let is_in_a_root = text(path).contains('/') && roots.contains(root);
+            if !is_plain || !(is_source || is_in_a_root) {
                 continue;
             }
             named += 1;
-            if !checkout().join(path).exists() {
-                missing.push(format!("{}: {path}", page.display()));
+            if !is_file && !checkout().join(path).exists() {
+                missing.push(format!("{}: {}", page.display(), path.display()));
             }
         }
     }
     assert!(
-        named > 20,
+        named > 100,
         "{named} paths only: are they still looked for in the right way?"
     );
     assert!(missing.is_empty(), "{missing:#?}");
@@ -72,7 +66,7 @@ fn every_path_that_a_document_names_is_there() {
 #[test]
 fn every_link_of_a_document_leads_somewhere() {
     let mut missing = Vec::new();
-    for page in files(".md") {
+    for page in sources(".md") {
         let contents = fs::read_to_string(&page).expect("a document");
         let folder = page.parent().expect("a file lies in a folder");
         for target in contents.split("](").skip(1) {
@@ -96,7 +90,7 @@ fn every_law_that_is_cited_is_one() {
     let all: Vec<u32> = (1..=numbers.len() as u32).collect();
     assert_eq!(numbers, all, "numbered from 1 without a gap");
     let mut cited = 0;
-    for source in files(".rs").into_iter().chain(files(".md")) {
+    for source in sources(".rs").into_iter().chain(sources(".md")) {
         let contents = fs::read_to_string(&source).expect("a text");
         for citation in contents.split("(law ").skip(1) {
             let digits: String = citation.chars().take_while(char::is_ascii_digit).collect();

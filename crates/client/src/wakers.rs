@@ -1,7 +1,7 @@
 //! Wakers: waking those that were collected under a lock, and those that unpark a thread.
 //!
-//! Law of this module: no waker is woken under a lock. A waker is an executor's code, and may drop a future with handles
-//! of this crate.
+//! Law of this module: no waker is woken under a lock. A waker is an executor's code, and may drop a future with
+//! handles of this crate.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -1,0 +1,127 @@
+//! What a machine can hold of how the sources read: widths and lengths, the spelling of limits, one type for a name, no
+//! circles of imports. The length of functions is held by clippy (`.clippy.toml`).
+
+#![forbid(unsafe_code)]
+
+mod imports;
+mod names;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use chimaera_tests::{checkout, sources};
+
+/// Columns of a line, in characters.
+const MAX_LINE_COLUMNS: usize = 120;
+
+/// Lines of a source file.
+const MAX_FILE_LINES: usize = 500;
+
+#[test]
+fn no_line_is_wider_than_a_screen() {
+    let mut wide = Vec::new();
+    for file in sources(".rs").into_iter().chain(sources(".md")) {
+        let contents = fs::read_to_string(&file).expect("a text");
+        for (index, line) in contents.lines().enumerate() {
+            // A row of a table cannot be broken.
+            let is_row = line.trim_start_matches([' ', '/', '!']).starts_with('|');
+            if line.chars().count() > MAX_LINE_COLUMNS && !is_row {
+                wide.push(format!("{}:{}", shown(&file), index + 1));
+            }
+        }
+    }
+    assert!(
+        wide.is_empty(),
+        "more than {MAX_LINE_COLUMNS} columns: {wide:#?}"
+    );
+}
+
+#[test]
+fn no_file_tells_more_than_one_story() {
+    let mut long = Vec::new();
+    for file in sources(".rs") {
+        let lines = fs::read_to_string(&file).expect("a text").lines().count();
+        if lines > MAX_FILE_LINES {
+            long.push(format!("{}: {lines}", shown(&file)));
+        }
+    }
+    assert!(
+        long.is_empty(),
+        "more than {MAX_FILE_LINES} lines: {long:#?}"
+    );
+}
+
+#[test]
+fn limits_are_spelled_in_one_way() {
+    const OTHER: [&str; 10] = [
+        "MOST", "LEAST", "LONGEST", "SHORTEST", "LARGEST", "SMALLEST", "GREATEST", "MAXIMUM",
+        "MINIMUM", "UPPER",
+    ];
+    let mut misspelled = Vec::new();
+    for file in sources(".rs") {
+        for name in names::constants(&file) {
+            let words: Vec<&str> = name.split('_').collect();
+            let is_other = words.iter().any(|word| OTHER.contains(word));
+            let is_not_first = words[1..].iter().any(|word| ["MAX", "MIN"].contains(word));
+            if is_other || is_not_first {
+                misspelled.push(format!("{}: {name}", shown(&file)));
+            }
+        }
+    }
+    assert!(
+        misspelled.is_empty(),
+        "a limit is called MAX_… or MIN_…: {misspelled:#?}"
+    );
+}
+
+/// Names that mean the same thing in several crates: what every module's client or contract has, what stands in for
+/// a type of the standard library, a daemon that a test or a benchmark starts, and the host as seen from both sides.
+const SHARED_NAMES: [&str; 9] = [
+    "Client",
+    "CreateOptions",
+    "Daemon",
+    "Error",
+    "Host",
+    "Method",
+    "Mutex",
+    "MutexGuard",
+    "Result",
+];
+
+#[test]
+fn one_name_is_one_type() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in sources(".rs") {
+        for name in names::visible_types(&file) {
+            places.entry(name).or_default().push(shown(&file));
+        }
+    }
+    places.retain(|name, files| files.len() > 1 && !SHARED_NAMES.contains(&name.as_str()));
+    assert!(places.is_empty(), "several types of one name: {places:#?}");
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let mut circles = Vec::new();
+    let mut arrows = 0;
+    let roots = sources(".rs")
+        .into_iter()
+        .filter(|file| file.ends_with("src/lib.rs") || file.ends_with("src/main.rs"));
+    for root in roots {
+        let graph = imports::of_crate(&root);
+        arrows += graph
+            .values()
+            .map(std::collections::BTreeSet::len)
+            .sum::<usize>();
+        circles.extend(imports::circles(&graph));
+    }
+    assert!(arrows > 500, "{arrows} imports only: are they still found?");
+    assert!(circles.is_empty(), "{circles:#?}");
+}
+
+/// A file's path as seen from the root of the sources.
+fn shown(file: &Path) -> String {
+    let path = file.strip_prefix(checkout()).unwrap_or(file);
+    path.display().to_string()
+}

@@ -1,0 +1,79 @@
+//! Which names a file gives.
+
+use std::fs;
+use std::path::Path;
+
+use syn::visit::Visit;
+use syn::{Attribute, ImplItemConst, Item, ItemConst, ItemMod, Visibility};
+
+pub(crate) fn parse(file: &Path) -> syn::File {
+    let contents = fs::read_to_string(file).expect("a text");
+    syn::parse_file(&contents).unwrap_or_else(|error| panic!("{}: {error}", file.display()))
+}
+
+/// Whether what has these attributes is compiled for tests only.
+pub(crate) fn is_for_tests(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("cfg")
+            && attribute
+                .meta
+                .require_list()
+                .is_ok_and(|list| mentions_test(&list.tokens.to_string()))
+    })
+}
+
+/// Whether a condition mentions `test` other than by `not(test)`.
+fn mentions_test(condition: &str) -> bool {
+    let condition = condition.replace(' ', "").replace("not(test)", "");
+    condition
+        .split(|letter: char| !letter.is_alphanumeric() && letter != '_')
+        .any(|word| word == "test")
+}
+
+/// The names of all constants of a file.
+pub(crate) fn constants(file: &Path) -> Vec<String> {
+    #[derive(Default)]
+    struct Constants(Vec<String>);
+    impl<'ast> Visit<'ast> for Constants {
+        fn visit_item_const(&mut self, item: &'ast ItemConst) {
+            self.0.push(item.ident.to_string());
+        }
+        fn visit_impl_item_const(&mut self, item: &'ast ImplItemConst) {
+            self.0.push(item.ident.to_string());
+        }
+    }
+    let mut found = Constants::default();
+    found.visit_file(&parse(file));
+    found.0
+}
+
+/// The names of types and traits that other files can use.
+pub(crate) fn visible_types(file: &Path) -> Vec<String> {
+    #[derive(Default)]
+    struct Types(Vec<String>);
+    impl<'ast> Visit<'ast> for Types {
+        fn visit_item(&mut self, item: &'ast Item) {
+            let (name, visibility) = match item {
+                Item::Struct(item) => (&item.ident, &item.vis),
+                Item::Enum(item) => (&item.ident, &item.vis),
+                Item::Union(item) => (&item.ident, &item.vis),
+                Item::Trait(item) => (&item.ident, &item.vis),
+                Item::Type(item) => (&item.ident, &item.vis),
+                _ => return syn::visit::visit_item(self, item),
+            };
+            let name = name.to_string();
+            // One of several that are compiled under different conditions is the same type.
+            if !matches!(visibility, Visibility::Inherited) && !self.0.contains(&name) {
+                self.0.push(name);
+            }
+        }
+        fn visit_item_mod(&mut self, item: &'ast ItemMod) {
+            if !is_for_tests(&item.attrs) {
+                syn::visit::visit_item_mod(self, item);
+            }
+        }
+    }
+    let mut found = Types::default();
+    found.visit_file(&parse(file));
+    found.0
+}
