@@ -6,20 +6,34 @@
 //!   blank, whatever its name.
 //! - Whole aligned pages are read, front to back, each once and at most `MAX_READ_PAGES`, because
 //!   the file may be open for direct I/O and the device may be slow.
+//! - Zeroes at the start do not make a device blank: whatever zeroed its first megabyte by mistake left the data behind
+//!   it. So its beginning is read well beyond all signatures, and the rest in samples.
 //! - Offsets and bytes come from the formats' specifications. A format with fewer than two fixed bytes is
 //!   not in the list.
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 
+use crate::geometry::Geometry;
 use crate::limits::PAGE_BYTES;
 use crate::page::{Disk, Page};
+use crate::{journal, table};
 
 const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
 const PAGE: u64 = PAGE_BYTES as u64;
 
-/// Bytes at the start that are looked at.
-const HEAD_BYTES: u64 = 1024 * KIB;
+/// Bytes at the start that are read in whole. A pool's first blocks lie there, and the beginning of most file systems.
+const WHOLE_BYTES: u64 = 16 * MIB;
+/// Pages that are read at equal distances over all of the device.
+const SAMPLE_PAGES: u64 = 256;
+/// A page is read at 1, 2, 4 … MiB, so often that no device is larger.
+const DOUBLINGS: u64 = 44;
+/// First pages of both halves of a pool's journal and of both copies of its table.
+const METADATA_PAGES: u64 = 4;
+/// Pages of one read.
+const CHUNK_PAGES: u64 = 64;
 /// Bytes at the end that are looked at: the earliest signature there, that of RAID 0.90, lies
 /// less than this before the end.
 const TAIL_BYTES: u64 = 128 * KIB;
@@ -32,19 +46,22 @@ const ZFS_UBERBLOCKS_OFFSET: u64 = 128 * KIB;
 const ZFS_SAMPLE_BYTES: u64 = 48 * KIB;
 
 /// Pages that are read, at most.
-pub(crate) const MAX_READ_PAGES: u64 = (HEAD_BYTES + ZFS_SAMPLE_BYTES + TAIL_BYTES) / PAGE;
+pub(crate) const MAX_READ_PAGES: u64 = (WHOLE_BYTES + ZFS_SAMPLE_BYTES + TAIL_BYTES) / PAGE
+    + SAMPLE_PAGES
+    + DOUBLINGS
+    + METADATA_PAGES;
 
 const _: () = {
-    assert!(MAX_READ_PAGES <= 300);
-    assert!(2 * ZFS_LABEL_BYTES <= HEAD_BYTES);
+    assert!(MAX_READ_PAGES <= 4500);
+    assert!(2 * ZFS_LABEL_BYTES <= WHOLE_BYTES);
     assert!(5 * 8 * KIB <= ZFS_SAMPLE_BYTES);
-    assert!(HEAD_BYTES.is_multiple_of(PAGE) && TAIL_BYTES.is_multiple_of(PAGE));
+    assert!(WHOLE_BYTES.is_multiple_of(PAGE) && TAIL_BYTES.is_multiple_of(PAGE));
 };
 
 /// What a file or device holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceContents {
-    /// All that was looked at is zero: the first MiB and the last 128 KiB at least.
+    /// Everything that was read is zero: the first 16 MiB, the last 128 KiB, and samples of the rest.
     Blank,
     /// Something that has a name, which comes with its article: "an XFS file system".
     Known(&'static str),
@@ -76,12 +93,7 @@ impl fmt::Display for DeviceContents {
 /// # Errors
 /// The first of the disk's; nothing is read after it.
 pub fn probe(disk: &impl Disk, size_bytes: u64, tail: &[u8]) -> io::Result<DeviceContents> {
-    let contents = probe_pages(size_bytes, &mut |page, bytes| {
-        let mut pages = [Page::ZERO];
-        disk.read(page, &mut pages)?;
-        *bytes = pages[0].0;
-        Ok(())
-    })?;
+    let contents = probe_pages(size_bytes, &mut |first, pages| disk.read(first, pages))?;
     let first_nonzero = tail.iter().position(|byte| *byte != 0);
     Ok(match (contents, first_nonzero) {
         (DeviceContents::Blank, Some(at)) => DeviceContents::Unknown {
@@ -93,60 +105,101 @@ pub fn probe(disk: &impl Disk, size_bytes: u64, tail: &[u8]) -> io::Result<Devic
 
 /// As [`probe`], of the whole pages of a disk: one that is shorter than a page is blank, whatever it holds.
 ///
-/// `read_page` reads the page with this number into the bytes that it is given.
+/// `read_pages` fills the pages that it is given with those from this number on.
 fn probe_pages(
     size_bytes: u64,
-    read_page: &mut dyn FnMut(u64, &mut [u8; PAGE_BYTES]) -> io::Result<()>,
+    read_pages: &mut dyn FnMut(u64, &mut [Page]) -> io::Result<()>,
 ) -> io::Result<DeviceContents> {
-    let mut page = [0; PAGE_BYTES];
-    let mut best = None;
-    let mut boot_sector = None;
-    let mut first_nonzero_offset = None;
+    let mut chunk = Page::zeroes(CHUNK_PAGES as usize);
+    let mut findings = Findings::default();
     let mut next = 0;
     for range in ranges(size_bytes) {
-        // The ranges of a small disk overlap.
-        for number in range.start.max(next)..range.end {
-            read_page(number, &mut page)?;
-            next = number + 1;
-            let page_offset = number * PAGE;
-            let Some(nonzero) = page.iter().position(|&byte| byte != 0) else {
-                continue;
-            };
-            first_nonzero_offset.get_or_insert(page_offset + nonzero as u64);
-            let found = SIGNATURES
-                .iter()
-                .position(|signature| signature.is_in(&page, page_offset, size_bytes));
-            // Of several signatures the one that is first in the list counts.
-            best = match (best, found) {
-                (Some(best), Some(found)) => Some(std::cmp::min::<usize>(best, found)),
-                (best, found) => best.or(found),
-            };
-            if number == 0 {
-                boot_sector = boot_sector_kind(&page);
+        // Ranges overlap.
+        let mut first = range.start.max(next);
+        while first < range.end {
+            let pages = &mut chunk[..(range.end - first).min(CHUNK_PAGES) as usize];
+            read_pages(first, pages)?;
+            for (number, page) in (first..).zip(&*pages) {
+                findings.add(number, page, size_bytes);
             }
+            first += pages.len() as u64;
+            next = first;
         }
     }
-    let name = best.map(|index| SIGNATURES[index].name).or(boot_sector);
-    Ok(match (name, first_nonzero_offset) {
-        (Some(name), _) => DeviceContents::Known(name),
-        (None, Some(first_nonzero_offset)) => DeviceContents::Unknown {
-            first_nonzero_offset,
-        },
-        (None, None) => DeviceContents::Blank,
-    })
+    Ok(findings.contents())
 }
 
-/// The numbers of the pages to look at, in ascending order.
-fn ranges(size_bytes: u64) -> [std::ops::Range<u64>; 3] {
+/// What the pages told that were read so far.
+#[derive(Default)]
+struct Findings {
+    /// Index of the signature that gives the name.
+    signature: Option<usize>,
+    boot_sector: Option<&'static str>,
+    has_pool_metadata: bool,
+    first_nonzero_offset: Option<u64>,
+}
+
+impl Findings {
+    fn add(&mut self, number: u64, page: &Page, size_bytes: u64) {
+        let page_offset = number * PAGE;
+        let Some(nonzero) = page.0.iter().position(|&byte| byte != 0) else {
+            return;
+        };
+        self.first_nonzero_offset
+            .get_or_insert(page_offset + nonzero as u64);
+        self.has_pool_metadata |= journal::has_magic(page) || table::has_magic(page);
+        let found = SIGNATURES
+            .iter()
+            .position(|signature| signature.is_in(&page.0, page_offset, size_bytes));
+        // Of several signatures the one that stands first in the list counts.
+        self.signature = match (self.signature, found) {
+            (Some(best), Some(found)) => Some(std::cmp::min::<usize>(best, found)),
+            (best, found) => best.or(found),
+        };
+        if number == 0 {
+            self.boot_sector = boot_sector_kind(&page.0);
+        }
+    }
+
+    fn contents(&self) -> DeviceContents {
+        let remains = self.has_pool_metadata.then_some(POOL_REMAINS);
+        let name = self.signature.map(|index| SIGNATURES[index].name);
+        match (
+            name.or(self.boot_sector).or(remains),
+            self.first_nonzero_offset,
+        ) {
+            (Some(name), _) => DeviceContents::Known(name),
+            (None, Some(first_nonzero_offset)) => DeviceContents::Unknown {
+                first_nonzero_offset,
+            },
+            (None, None) => DeviceContents::Blank,
+        }
+    }
+}
+
+/// The numbers of the pages to read, in ascending order of their first ones.
+fn ranges(size_bytes: u64) -> Vec<Range<u64>> {
     let pages = size_bytes / PAGE;
     let last_label =
         (size_bytes - size_bytes % ZFS_LABEL_BYTES).saturating_sub(ZFS_LABEL_BYTES) / PAGE;
-    let sample = last_label + ZFS_UBERBLOCKS_OFFSET / PAGE;
-    [
-        0..pages.min(HEAD_BYTES / PAGE),
-        sample..pages.min(sample + ZFS_SAMPLE_BYTES / PAGE),
+    let label_sample = last_label + ZFS_UBERBLOCKS_OFFSET / PAGE;
+    let single = |page: u64| page..pages.min(page + 1);
+    let mut ranges = vec![
+        0..pages.min(WHOLE_BYTES / PAGE),
+        label_sample..pages.min(label_sample + ZFS_SAMPLE_BYTES / PAGE),
         pages.saturating_sub(TAIL_BYTES / PAGE)..pages,
-    ]
+    ];
+    ranges.extend((0..DOUBLINGS).map(|doubling| single((MIB / PAGE) << doubling)));
+    ranges.extend((0..SAMPLE_PAGES).map(|sample| single(pages / SAMPLE_PAGES * sample)));
+    // Where a pool of this size has its journal and its table, beyond what is read in whole where it is large.
+    let geometry = Geometry::new(pages);
+    let metadata = geometry.iter().flat_map(|geometry| {
+        let tables = geometry.extents.iter().flat_map(|extent| extent.tables);
+        tables.chain(geometry.journal)
+    });
+    ranges.extend(metadata.map(single));
+    ranges.sort_by_key(|range| range.start);
+    ranges
 }
 
 /// Bytes whose presence at a location tells what a file or device holds.
@@ -269,6 +322,8 @@ const fn zfs(bytes: &'static [u8]) -> Signature {
     }
 }
 
+/// Metadata of a pool whose superblocks are gone.
+const POOL_REMAINS: &str = "what is left of a pool whose beginning was overwritten";
 const RAID: &str = "a member of a Linux RAID array";
 const DRBD: &str = "a DRBD backing device";
 const LVM: &str = "an LVM physical volume";

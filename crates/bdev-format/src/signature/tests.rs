@@ -10,9 +10,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::*;
+use zerocopy::IntoBytes;
 
-const MIB: u64 = 1024 * KIB;
+use super::*;
 
 /// Sizes that the formats round to different ends.
 const SIZES: [u64; 5] = [
@@ -45,13 +45,15 @@ impl Image {
 
     fn probe(&self) -> DeviceContents {
         let mut numbers = Vec::new();
-        let contents = probe_pages(self.size_bytes, &mut |number, page| {
-            numbers.push(number);
-            page.fill(0);
-            for (offset, bytes) in &self.written {
-                for (offset, byte) in (*offset..).zip(bytes) {
-                    if offset / PAGE == number {
-                        page[(offset % PAGE) as usize] = *byte;
+        let contents = probe_pages(self.size_bytes, &mut |first, pages| {
+            for (number, page) in (first..).zip(pages) {
+                numbers.push(number);
+                page.0.fill(0);
+                for (offset, bytes) in &self.written {
+                    for (offset, byte) in (*offset..).zip(bytes) {
+                        if offset / PAGE == number {
+                            page.0[(offset % PAGE) as usize] = *byte;
+                        }
                     }
                 }
             }
@@ -294,10 +296,43 @@ fn the_first_of_several_nonzero_bytes_is_named() {
 }
 
 #[test]
-fn the_middle_is_not_read() {
-    for offset in [MIB, 30 * MIB, 64 * MIB - 128 * KIB - 1] {
-        let image = Image::blank(64 * MIB).with(offset, &[1]);
-        assert_eq!(image.probe(), DeviceContents::Blank, "{offset:#x}");
+fn data_behind_zeroes_is_not_blank() {
+    let size_bytes = 1 << 40;
+    let sample = size_bytes / SAMPLE_PAGES;
+    for offset in [
+        MIB,
+        5 * MIB + 77,
+        16 * MIB - 1,
+        32 * MIB,
+        1 << 39,
+        7 * sample + 9,
+    ] {
+        assert_eq!(
+            Image::blank(size_bytes).with(offset, &[1]).probe(),
+            DeviceContents::Unknown {
+                first_nonzero_offset: offset
+            },
+        );
+    }
+    let geometry = Geometry::new(size_bytes / PAGE).expect("room");
+    let table = geometry.extents[0].tables[0] * PAGE;
+    assert!(table > WHOLE_BYTES);
+    let image = Image::blank(size_bytes).with(table, b"CTBL");
+    assert_eq!(image.probe(), DeviceContents::Known(POOL_REMAINS));
+    // What lies between the samples of a large device is not read.
+    let between = Image::blank(size_bytes).with(33 * MIB, &[1]);
+    assert_eq!(between.probe(), DeviceContents::Blank);
+}
+
+#[test]
+fn metadata_of_a_pool_is_known_without_its_superblocks() {
+    for magic in [b"CTBL", b"CJRN"] {
+        for offset in [2 * PAGE, 2 * MIB, 15 * MIB] {
+            let image = Image::blank(64 * MIB).with(offset, magic);
+            assert_eq!(image.probe(), DeviceContents::Known(POOL_REMAINS));
+            let image = image.with(0, b"XFSB");
+            assert_eq!(image.probe(), DeviceContents::Known("an XFS file system"));
+        }
     }
 }
 
@@ -324,17 +359,17 @@ fn a_read_error_is_passed_on_at_once() {
     let size_bytes = 64 * MIB;
     for bad in [0, 3, 255, (size_bytes - 1) / PAGE] {
         let mut last = None;
-        let result = probe_pages(size_bytes, &mut |number, page| {
-            last = Some(number);
-            page.fill(0);
-            if number == bad {
+        let result = probe_pages(size_bytes, &mut |first, pages| {
+            let read = first..first + pages.len() as u64;
+            last = Some(read.contains(&bad));
+            if read.contains(&bad) {
                 return Err(io::Error::from_raw_os_error(libc::EIO));
             }
             Ok(())
         });
         let error = result.expect_err("a page cannot be read");
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
-        assert_eq!(last, Some(bad));
+        assert_eq!(last, Some(true), "nothing is read after it");
     }
 }
 
@@ -424,8 +459,8 @@ fn what_real_programs_write_is_recognised() {
 
 fn probe_file(path: &Path) -> io::Result<DeviceContents> {
     let file = File::open(path)?;
-    probe_pages(file.metadata()?.len(), &mut |number, page| {
-        file.read_exact_at(page, number * PAGE)
+    probe_pages(file.metadata()?.len(), &mut |first, pages| {
+        file.read_exact_at(pages.as_mut_bytes(), first * PAGE)
     })
 }
 

@@ -167,3 +167,22 @@ fn a_file_that_another_system_was_written_over_is_that_and_no_pool() {
         store.assert_refused(&file_params(0), NOT_BLANK, &["ext4"]);
     });
 }
+
+#[test]
+fn a_pool_that_lost_its_first_megabyte_is_no_blank_device() {
+    on_every_store(file_bytes(24), |store| {
+        let pool = store.open();
+        let written = Written::of_all_kinds(&pool);
+        drop(pool);
+        let intact = store.image();
+        store.write(0, &vec![0; MEGABYTE as usize]);
+        store.assert_refused(
+            &file_params(0),
+            NOT_BLANK,
+            &["data of an unknown kind", "overwrite"],
+        );
+        // What was lost can still be put back.
+        store.put(&intact);
+        written.assert_all_of(&store.open());
+    });
+}
