@@ -22,7 +22,7 @@
 //! - `creation`: making a pool. `metadata`: a pool that is open.
 //! - `overlay`: updates that only the journal has. `checkpoint`: bringing them into the table.
 //! - `scan`: reading the journal. `recovery`: opening. `repair`: what opening writes.
-//! - `check`: checking all of a pool, copies included. [`signature`]: what else a device may hold.
+//! - `check`: checking all of a pool, copies included. [`contents`]: what else a device may hold.
 //! - [`image`]: files and devices with pools on them.
 //! - `weakness`, `simulation`: the proof of crash safety, for tests.
 
@@ -31,6 +31,7 @@
 pub mod block_map;
 mod check;
 mod checkpoint;
+pub mod contents;
 mod creation;
 mod geometry;
 pub mod image;
@@ -42,7 +43,6 @@ mod page;
 mod recovery;
 mod repair;
 mod scan;
-pub mod signature;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulation;
 mod superblock;

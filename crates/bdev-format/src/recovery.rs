@@ -12,6 +12,7 @@ use std::fmt;
 use std::io;
 
 use crate::block_map::MegabyteMap;
+use crate::contents::{self, DeviceContents};
 use crate::geometry::TablePage;
 use crate::journal;
 use crate::limits::{PAGE_BYTES, SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
@@ -20,7 +21,6 @@ use crate::overlay::MegabyteSet;
 use crate::page::{Disk, Page};
 use crate::repair;
 use crate::scan::Journal;
-use crate::signature::{self, DeviceContents};
 use crate::superblock::{NoSuperblock, Superblock};
 use crate::table::{self, TableEntries};
 use crate::weakness::{CrashWeakness, weakened};
@@ -269,7 +269,7 @@ fn has_traces<D: Disk>(disk: &D) -> io::Result<bool> {
 /// Finds out what is there instead, in the pages of the superblocks and between them.
 fn probe_start<D: Disk>(disk: &D) -> io::Result<DeviceContents> {
     let bytes = (SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES) * PAGE_BYTES as u64;
-    signature::probe(disk, bytes, &[])
+    contents::probe(disk, bytes, &[])
 }
 
 #[derive(Default)]

@@ -6,8 +6,8 @@ use std::fmt;
 use std::io;
 
 use chimaera_bdev_allocator::Allocator;
+use chimaera_bdev_format::contents::DeviceContents;
 use chimaera_bdev_format::image::FileDisk;
-use chimaera_bdev_format::signature::DeviceContents;
 use chimaera_bdev_format::{Geometry, OpenError};
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{CreateContext, Level, ModuleError};

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 use chimaera_bdev_allocator::Allocator;
 use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::block_map::MegabyteMap;
+use chimaera_bdev_format::contents::DeviceContents;
 use chimaera_bdev_format::image::FileDisk;
-use chimaera_bdev_format::signature::DeviceContents;
 use chimaera_bdev_format::{
     Geometry, Identity, Metadata, OpenError, OpenMode, PoolOwner, Superblock,
 };

@@ -17,7 +17,7 @@ use super::disk::{FileDisk, PoolFile, pool_file, size_and_tail};
 use super::path::{check_stores, refused};
 use crate::check::{self as whole, Checked};
 use crate::recovery::OpenError;
-use crate::{FORMAT_VERSION, PAGE_BYTES, signature};
+use crate::{FORMAT_VERSION, PAGE_BYTES, contents};
 
 /// What a pool on a file or device is, and what is damaged in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -287,13 +287,12 @@ fn explain(path: &Path, problem: OpenError, place: Option<(&FileDisk, u64, &[u8]
             ModuleError::system(format_args!("cannot read {}", path.display()), &cause)
         }
         OpenError::NoPool => {
-            let contents =
-                place.and_then(|(disk, size, tail)| signature::probe(disk, size, tail).ok());
-            match contents {
-                Some(contents) => error(
+            let found = place.and_then(|(disk, size, tail)| contents::probe(disk, size, tail).ok());
+            match found {
+                Some(found) => error(
                     path,
                     Status::NotFound,
-                    format_args!("it holds {contents}, and no pool"),
+                    format_args!("it holds {found}, and no pool"),
                 ),
                 None => error(path, Status::NotFound, format_args!("it holds no pool")),
             }

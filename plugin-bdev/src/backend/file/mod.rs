@@ -28,8 +28,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
+use chimaera_bdev_format::contents::{self, DeviceContents};
 use chimaera_bdev_format::image::{FileDisk, FileLock, PoolFile, size_of};
-use chimaera_bdev_format::signature::{self, DeviceContents};
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWorker, Worker};
 use chimaera_proto::Failure;
@@ -223,7 +223,7 @@ impl FileDevice {
     /// # Errors
     /// The device's.
     pub(crate) fn contents_before(&self) -> io::Result<DeviceContents> {
-        signature::probe(&self.disk(), self.size_before, &self.tail_before)
+        contents::probe(&self.disk(), self.size_before, &self.tail_before)
     }
 
     /// Tells the log that the kernel took nothing. Once: if the cause stays, every transfer would repeat it.

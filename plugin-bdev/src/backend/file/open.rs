@@ -19,11 +19,11 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use chimaera_bdev_format::contents::DeviceContents;
 use chimaera_bdev_format::image::{
     FileDisk, FileLock, PoolFile, busy, check_stores, ends_with_slash, lock, pool_file, refused,
     size_and_tail,
 };
-use chimaera_bdev_format::signature::DeviceContents;
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{Host, Level, ModuleError};
 use chimaera_proto::Status;
