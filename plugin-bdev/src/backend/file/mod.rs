@@ -2,14 +2,13 @@
 //!
 //! [`open`] opens the file, and each worker's [`queue`] takes transfers to an [`engine`]. The kernel has two,
 //! [`aio`] and [`uring`], of which [`select`] chooses one. [`operation`] says how a transfer is done on a
-//! device that knows only whole blocks, and [`exclusion`] which writes must not meet while that happens.
+//! device that knows only whole blocks, and [`write_exclusion`] which writes must not meet while that happens.
 
 mod aio;
 mod beneath;
 mod bounce;
 mod direct;
 mod engine;
-mod exclusion;
 mod named_file;
 mod open;
 mod operation;
@@ -21,6 +20,7 @@ mod slab;
 mod tests;
 mod undo;
 mod uring;
+mod write_exclusion;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -20,7 +20,7 @@ use chimaera_proto::{Failure, Status};
 
 use super::bounce::Bounce;
 use super::engine::{DeviceCommand, Opcode};
-use super::exclusion::ExclusionMode;
+use super::write_exclusion::ExclusionMode;
 use crate::backend::transfer::{Direction, Transfer};
 
 /// How often in a row an operation is retried that the device did not get to.

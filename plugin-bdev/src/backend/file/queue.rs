@@ -32,9 +32,9 @@ use crossbeam::utils::CachePadded;
 use nix::sys::eventfd::EventFd;
 
 use super::engine::{DeviceCommand, DeviceResult, Engine};
-use super::exclusion::{BlockExclusion, Waiter};
 use super::operation::{Operation, OperationStep};
 use super::slab::OperationSlab;
+use super::write_exclusion::{BlockExclusion, Waiter};
 use crate::backend::transfer::Transfer;
 
 /// How long the kernel may take nothing while nothing of this worker's is in flight.
