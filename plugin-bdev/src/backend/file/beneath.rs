@@ -16,7 +16,7 @@ use chimaera_chimod::ModuleError;
 use chimaera_proto::Status;
 use nix::sys::stat::{major, minor};
 
-use super::probe::file_of_loop_device;
+use super::kernel_queries::file_of_loop_device;
 
 /// Locks what an open block device stands on, if that is all of a regular file that can be reached and locked.
 ///

@@ -15,7 +15,7 @@ use chimaera_proto::Status;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 
-use super::probe::{DirectNeed, device_block_bytes, direct_need};
+use super::kernel_queries::{DirectNeed, device_block_bytes, direct_need};
 use crate::params::MAX_ALIGNMENT;
 
 /// Whether a file's I/O bypasses the page cache.

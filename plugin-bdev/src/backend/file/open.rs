@@ -33,7 +33,7 @@ use nix::unistd::syncfs;
 
 use super::beneath::lock_beneath;
 use super::direct::{DirectIo, make_direct, settle_alignment, try_alignment};
-use super::probe::device_is_read_only;
+use super::kernel_queries::device_is_read_only;
 use super::undo::Undo;
 use crate::params::{DeviceUsage, Parameters};
 

@@ -1,4 +1,5 @@
-//! What the kernel knows of a file or device: calls that no safe crate at hand offers.
+//! Queries to the kernel about an open file or device: what direct I/O needs, the logical block size, whether it is
+//! read-only, and which file a loop device stands on. No safe crate at hand offers these calls.
 
 use std::fs::File;
 use std::mem::MaybeUninit;
