@@ -113,16 +113,16 @@ impl Durability {
 }
 
 impl<C: FreeCompletion> Allocator<C> {
-    /// Begins a commit: gives the megabytes from `first` on that have changed since the last commit, `most` of them at
-    /// most, with all that is allocated in them. None if the pool is not persistent.
-    pub fn collect_changes(&self, first: usize, most: usize) -> Vec<MegabyteChange> {
+    /// Begins a commit: returns the megabytes from `first` on that have changed since the last commit,
+    /// `max_megabytes` of them at most, with all that is allocated in them. None if the pool is not persistent.
+    pub fn collect_changes(&self, first: usize, max_megabytes: usize) -> Vec<MegabyteChange> {
         let Some(durability) = &self.durability else {
             return Vec::new();
         };
         let mut changes = Vec::new();
         let mut start = first;
         while start < self.megabytes.len()
-            && changes.len() < most
+            && changes.len() < max_megabytes
             && let Some(index) = durability.changed.find(start)
             && index >= start
         {

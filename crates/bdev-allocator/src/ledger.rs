@@ -72,34 +72,34 @@ impl<D: Disk> Ledger<D> {
         &self,
         allocator: &Allocator<C>,
         first_megabyte: u64,
-        most: usize,
+        max_blocks: usize,
     ) -> io::Result<(Vec<OwnedBlock>, u64)> {
-        list(allocator, first_megabyte, most, |units| {
+        list(allocator, first_megabyte, max_blocks, |units| {
             self.metadata.tags(units)
         })
     }
 }
 
 /// The blocks from `first_megabyte` on, and the megabyte at which the next page begins. The blocks are those of whole
-/// megabytes, and `most` at most, which must be enough for one megabyte. `committed_tags` gives the tags of blocks
-/// whose tags the allocator no longer has, by their first units.
+/// megabytes, and `max_blocks` at most, which must be enough for one megabyte. `committed_tags` gives the tags of
+/// blocks whose tags the allocator no longer has, by their first units.
 ///
 /// # Errors
 /// Those of `committed_tags`.
 pub fn list<C: FreeCompletion>(
     allocator: &Allocator<C>,
     first_megabyte: u64,
-    most: usize,
+    max_blocks: usize,
     committed_tags: impl Fn(&[u64]) -> io::Result<Vec<OwnerTag>>,
 ) -> io::Result<(Vec<OwnedBlock>, u64)> {
-    debug_assert!(most as u64 >= UNITS, "room for one megabyte");
+    debug_assert!(max_blocks as u64 >= UNITS, "room for one megabyte");
     let end = allocator.megabyte_count();
     let mut index = usize::try_from(first_megabyte).map_or(end, |first| first.min(end));
     let last = end.min(index.saturating_add(MAX_LISTED_MEGABYTES));
     let mut blocks = Vec::new();
     while index < last {
         let found = allocator.list(index);
-        if blocks.len() + found.len() > most {
+        if blocks.len() + found.len() > max_blocks {
             break;
         }
         let unit = |slot: chimaera_bdev_format::block_map::Slot| {
