@@ -7,7 +7,7 @@ use std::time::Instant;
 use chimaera_chimod::ModuleError;
 use chimaera_chimod::abi::HostVTable;
 use chimaera_proto::admin::Method;
-use chimaera_shm::thread::NoThread;
+use chimaera_thread::NoThread;
 use crossbeam::channel::{Sender, unbounded};
 use parking_lot::Mutex;
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use chimaera_chimod::ModuleError;
 use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
 use chimaera_shm::Shortage;
-use chimaera_shm::thread::standstill::Standstill;
+use chimaera_thread::standstill::Standstill;
 
 /// Why a host does not start, or does not end well.
 #[derive(Debug, thiserror::Error)]

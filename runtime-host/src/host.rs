@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use chimaera_fork::{Private, ProcessIdentity};
-use chimaera_shm::thread::{self, JoinHandle, NoThread};
 use chimaera_shm::{Doorbell, barrier};
+use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use parking_lot::Mutex;

@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chimaera_shm::thread::condition::{Condvar, Mutex};
-use chimaera_shm::thread::{self, NoThread};
+use chimaera_thread::condition::{Condvar, Mutex};
+use chimaera_thread::{self as thread, NoThread};
 
 use crate::log;
 

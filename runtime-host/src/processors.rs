@@ -2,7 +2,7 @@
 
 use std::io;
 
-use chimaera_shm::thread;
+use chimaera_thread as thread;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 

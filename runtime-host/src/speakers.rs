@@ -230,7 +230,7 @@ pub fn log_panic(panic: &PanicHookInfo<'_>) {
 
 /// The whole name of the calling thread, in words that follow "thread".
 fn thread_name() -> String {
-    chimaera_shm::thread::name().unwrap_or_else(|| "without a name".to_owned())
+    chimaera_thread::name().unwrap_or_else(|| "without a name".to_owned())
 }
 
 /// The speaker in whose call this thread is, if it is in one. The call's panic counts as logged from now on.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use chimaera_fork::ProcessIdentity;
-use chimaera_shm::thread::condition::{Condvar, Mutex};
+use chimaera_thread::condition::{Condvar, Mutex};
 
 /// Asks a host to stop, from anywhere.
 #[derive(Clone)]

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::channel;
 
-use chimaera_shm::thread::{scope, spawn_scoped};
+use chimaera_thread::{scope, spawn_scoped};
 
 use crate::error::Result;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chimaera_bdev_client::Error;
 use chimaera_bench::{CaseResult, Dropped, Options, Results, RunProgress};
-use chimaera_shm::thread;
+use chimaera_thread as thread;
 use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use chimaera_bdev_client::{Error, Status};
 use chimaera_client::{ConnectOptions, Runtime, SocketPlace, Task};
 use chimaera_runtime::{process_at, show_process};
-use chimaera_shm::thread::standstill::Standstill;
+use chimaera_thread::standstill::Standstill;
 use nix::errno::Errno;
 
 use crate::args::DaemonArguments;

@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use chimaera_runtime::{lock_holder, show_process};
-use chimaera_shm::thread::standstill::is_killed;
+use chimaera_thread::standstill::is_killed;
 
 use crate::failure::CommandFailure;
 

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use chimaera_shm::thread;
+use chimaera_thread as thread;
 
 use crate::output;
 

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use chimaera_fork::Home;
 use chimaera_proto::Status;
-use chimaera_shm::thread::JoinHandle;
-use chimaera_shm::{PublishOrder, Segment, thread};
+use chimaera_shm::{PublishOrder, Segment};
+use chimaera_thread::{self as thread, JoinHandle};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 

@@ -8,7 +8,7 @@ use std::io;
 
 use chimaera_proto::{Failure, Status};
 use chimaera_shm::Shortage;
-use chimaera_shm::thread::NoThread;
+use chimaera_thread::NoThread;
 use nix::errno::Errno;
 
 /// What went wrong, with what, and what can be done.

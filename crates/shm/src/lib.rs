@@ -28,7 +28,6 @@ mod shortage;
 mod sync;
 
 pub use barrier::PublishOrder;
-pub use chimaera_thread as thread;
 pub use doorbell::Doorbell;
 pub use lane::{LaneMemory, Taken};
 pub use mapped_lane::Lane;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use chimaera_fork::{Mapping, Private};
 use chimaera_proto::limits::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SEGMENT_GRANULE_BYTES};
+use chimaera_thread as thread;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap};
@@ -18,7 +19,6 @@ use nix::unistd::ftruncate;
 
 use crate::futex;
 use crate::sync::{AtomicU32, Ordering};
-use crate::thread;
 
 /// A mapped segment. Its pages appear when they are touched. It is this process's: a forked child has
 /// neither the memory nor the file.

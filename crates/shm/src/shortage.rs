@@ -9,9 +9,8 @@
 use std::io;
 
 use chimaera_proto::Status;
+use chimaera_thread::NoThread;
 use nix::errno::Errno;
-
-use crate::thread::NoThread;
 
 /// What is lacking for the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use chimaera_chimod::ModuleError;
 use chimaera_fork::Private;
 use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
 use chimaera_shm::peer_process;
-use chimaera_shm::thread::standstill::{is_killed, patiently};
+use chimaera_thread::standstill::{is_killed, patiently};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind, connect,

@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 pub use chimaera_chimod::Level;
 use chimaera_fork::{PerProcess, ProcessIdentity};
 use chimaera_proto::admin::LogStatus;
-use chimaera_shm::thread;
-use chimaera_shm::thread::condition::{Condvar, Mutex, MutexGuard};
+use chimaera_thread as thread;
+use chimaera_thread::condition::{Condvar, Mutex, MutexGuard};
 
 pub use line::{Line, Source};
 use queue::LineQueue;

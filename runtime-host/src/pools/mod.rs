@@ -13,7 +13,7 @@ use chimaera_chimod::ModuleError;
 use chimaera_proto::PoolId;
 use chimaera_proto::admin::{PoolInfo, PoolStep};
 use chimaera_proto::shown::brief;
-use chimaera_shm::thread::condition::{Condvar, Mutex, MutexGuard};
+use chimaera_thread::condition::{Condvar, Mutex, MutexGuard};
 
 use crate::pool_container::PoolContainer;
 use errors::{mismatch, not_found, shutting_down, with_whose_panic};

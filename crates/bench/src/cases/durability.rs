@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use chimaera_bdev_client::{Block, Buffer, Client, CreateOptions, PoolId, PoolQuery};
 use chimaera_client::Runtime;
-use chimaera_shm::thread::{scope, spawn_scoped};
+use chimaera_thread::{scope, spawn_scoped};
 use nix::libc::O_DIRECT;
 use tempfile::TempDir;
 

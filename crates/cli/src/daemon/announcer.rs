@@ -6,7 +6,7 @@
 use std::sync::mpsc::{Sender, channel};
 
 use chimaera_runtime::log;
-use chimaera_shm::thread;
+use chimaera_thread as thread;
 
 use crate::failure::CommandFailure;
 

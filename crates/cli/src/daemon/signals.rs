@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chimaera_runtime::{Stopper, log};
-use chimaera_shm::thread;
+use chimaera_thread as thread;
 use nix::sys::signal::Signal;
 
 use crate::failure::CommandFailure;

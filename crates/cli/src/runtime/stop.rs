@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use chimaera_client::{Error, Runtime, Status};
 use chimaera_runtime::{DaemonEnd, DaemonProcess, LockFile, lock_holder, show_process};
-use chimaera_shm::thread::standstill::Standstill;
+use chimaera_thread::standstill::Standstill;
 use serde::Serialize;
 
 use crate::args::{DaemonArguments, GlobalArguments};

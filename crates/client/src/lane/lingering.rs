@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use chimaera_fork::PerProcess;
-use chimaera_shm::thread::spawn;
+use chimaera_thread::spawn;
 
 use super::ClientLane;
 use super::claim::ClaimState;
