@@ -24,7 +24,7 @@ fn roots() -> BTreeSet<String> {
 #[test]
 fn every_file_that_a_document_or_comment_names_is_there() {
     let roots = roots();
-    let all: Vec<PathBuf> = [".rs", ".md", ".txt", ".sh"]
+    let all: Vec<PathBuf> = [".rs", ".md", ".txt", ".sh", ".toml"]
         .into_iter()
         .flat_map(sources)
         .collect();
@@ -33,9 +33,11 @@ fn every_file_that_a_document_or_comment_names_is_there() {
     for page in sources(".md").into_iter().chain(sources(".rs")) {
         let contents = fs::read_to_string(&page).expect("a text");
         let is_code = page.extension().is_some_and(|ending| ending == "rs");
-        let prose = contents
-            .lines()
-            .filter(|line| !is_code || line.trim_start().starts_with("//"));
+        let prose = contents.lines().map(|line| match line.split_once("//") {
+            Some((_, comment)) if is_code => comment,
+            None if is_code => "",
+            _ => line,
+        });
         for path in prose.flat_map(quoted) {
             let is_plain = path
                 .bytes()
@@ -43,7 +45,7 @@ fn every_file_that_a_document_or_comment_names_is_there() {
             let path = Path::new(path);
             let root = text(path).split('/').next().unwrap_or_default();
             let is_file = all.iter().any(|file| file.ends_with(path));
-            let is_source = ["rs", "md", "txt", "sh"]
+            let is_source = ["rs", "md", "txt", "sh", "toml"]
                 .iter()
                 .any(|ending| path.extension().is_some_and(|given| given == *ending));
             let is_in_a_root = text(path).contains('/') && roots.contains(root);

@@ -231,8 +231,7 @@ fn threads_that_wait_behind_one_another_share_the_time_that_they_wait() {
     let runtime = options.from_socket(socket).expect("it answers");
     let _full = runtime.allocate_buffer(SEGMENT / 4 * 3).expect("room");
     let each_waits = |what: &(dyn Fn() -> Error + Sync)| {
-        // Another request would be answered at once.
-        host.next([Fate::Late]);
+        host.next((0..THREADS).map(|_| Fate::Late));
         let begin = Barrier::new(THREADS);
         thread::scope(|scope| {
             for _ in 0..THREADS {
@@ -242,8 +241,11 @@ fn threads_that_wait_behind_one_another_share_the_time_that_they_wait() {
                 });
             }
         });
-        // The threads behind the first one had no time left for a request of their own.
-        assert_eq!(host.send_late_answers(), 1);
+        // The threads behind the first one have no time left for a request of their own. On a loaded machine one may
+        // begin so late that it has some; only threads that wait one after another send a request each.
+        host.answer_all();
+        let requests = host.send_late_answers();
+        assert!((1..THREADS).contains(&requests), "{requests} requests");
     };
     each_waits(&|| runtime.allocate_buffer(SEGMENT).expect_err("no answer"));
     each_waits(&|| runtime.call(&call(ECHO, 1)).expect_err("no answer"));

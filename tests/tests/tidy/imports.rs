@@ -3,7 +3,8 @@
 //! Paths are read as tokens, also inside macros. A path is followed through `use` and re-exports to the file that
 //! defines its name: a file that takes a name by way of its parent's `pub use` imports from the definition, and not
 //! from the parent. What a module takes from those that it is a part of is no import: a folder's `mod.rs` defines what
-//! its files share, and uses them. What is compiled for tests only is left out.
+//! its files share, and uses them. What is compiled for tests only is left out. Calls of methods are not seen: a type
+//! has its methods wherever they lie.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,13 @@ struct Module {
     defined: BTreeSet<String>,
     /// All paths in the module's own code.
     paths: Vec<Vec<String>>,
+}
+
+impl Module {
+    /// Whether a name may lead somewhere from here.
+    fn has(&self, name: &str) -> bool {
+        self.defined.contains(name) || self.imported.contains_key(name) || !self.globs.is_empty()
+    }
 }
 
 #[derive(Default)]
@@ -104,7 +112,7 @@ impl Modules {
                         module.defined.insert(name);
                     }
                     if !is_for_tests(attributes(item)) {
-                        collect_paths(item.to_token_stream(), &mut module.paths);
+                        collect_paths(item.to_token_stream(), &[], &mut module.paths);
                     }
                 }
             }
@@ -152,12 +160,13 @@ impl Modules {
                     .then(|| self.walk(&at, &full, depth + 1))
                     .flatten();
             } else {
-                let through = module.globs.iter().find_map(|glob| {
+                // What comes by a glob may be another re-export there.
+                return module.globs.iter().find_map(|glob| {
                     let target = self.module_of(&at, glob, depth + 1)?;
-                    (target != at && self.0[&target].defined.contains(word)).then_some(target)
-                })?;
-                at = through;
-                break;
+                    (target != at && self.0[&target].has(word))
+                        .then(|| self.walk(&target, rest, depth + 1))
+                        .flatten()
+                });
             }
         }
         Some((at, rest.to_vec()))
@@ -265,43 +274,41 @@ fn collect_use(tree: &UseTree, prefix: &mut Vec<String>, module: &mut Module) {
     }
 }
 
-/// All paths of at least two words, wherever they stand.
-fn collect_paths(tokens: TokenStream, paths: &mut Vec<Vec<String>>) {
-    let mut path: Vec<String> = Vec::new();
+/// All paths of at least two words, wherever they stand. `prefix` is what stands before the braces of a `use` inside of
+/// a function.
+fn collect_paths(tokens: TokenStream, prefix: &[String], paths: &mut Vec<Vec<String>>) {
+    let mut path = prefix.to_vec();
     let mut colons = 0;
-    let mut end = |path: &mut Vec<String>| {
-        if path.len() > 1 {
-            paths.push(std::mem::take(path));
-        }
-        path.clear();
-    };
-    let mut groups = Vec::new();
     for token in tokens {
         match token {
             TokenTree::Ident(word) => {
                 if colons != 2 {
-                    end(&mut path);
+                    end_path(&mut path, prefix, paths);
                 }
                 path.push(word.to_string());
                 colons = 0;
             }
             TokenTree::Punct(mark) if mark.as_char() == ':' => colons += 1,
             TokenTree::Group(group) => {
-                end(&mut path);
+                let is_of_use = colons == 2 && group.delimiter() == Delimiter::Brace;
+                let outer = if is_of_use { path.clone() } else { Vec::new() };
+                collect_paths(group.stream(), &outer, paths);
+                end_path(&mut path, prefix, paths);
                 colons = 0;
-                if group.delimiter() != Delimiter::None || !group.stream().is_empty() {
-                    groups.push(group.stream());
-                }
             }
             _ => {
-                end(&mut path);
+                end_path(&mut path, prefix, paths);
                 colons = 0;
             }
         }
     }
-    end(&mut path);
-    for group in groups {
-        collect_paths(group, paths);
+    end_path(&mut path, prefix, paths);
+}
+
+fn end_path(path: &mut Vec<String>, prefix: &[String], paths: &mut Vec<Vec<String>>) {
+    let ended = std::mem::replace(path, prefix.to_vec());
+    if ended.len() > prefix.len().max(1) {
+        paths.push(ended);
     }
 }
 

@@ -21,11 +21,17 @@ const MAX_FILE_LINES: usize = 500;
 #[test]
 fn no_line_is_wider_than_a_screen() {
     let mut wide = Vec::new();
-    for file in sources(".rs").into_iter().chain(sources(".md")) {
+    for file in [".rs", ".md", ".toml", ".sh"].into_iter().flat_map(sources) {
         let contents = fs::read_to_string(&file).expect("a text");
+        let is_document = file.extension().is_some_and(|ending| ending == "md");
         for (index, line) in contents.lines().enumerate() {
             // A row of a table cannot be broken.
-            let is_row = line.trim_start_matches([' ', '/', '!']).starts_with('|');
+            let prose = match line.trim_start().strip_prefix("//") {
+                Some(comment) => comment.trim_start_matches(['/', '!']),
+                None if is_document => line,
+                None => "",
+            };
+            let is_row = prose.trim_start().starts_with('|');
             if line.chars().count() > MAX_LINE_COLUMNS && !is_row {
                 wide.push(format!("{}:{}", shown(&file), index + 1));
             }
@@ -35,6 +41,27 @@ fn no_line_is_wider_than_a_screen() {
         wide.is_empty(),
         "more than {MAX_LINE_COLUMNS} columns: {wide:#?}"
     );
+}
+
+#[test]
+fn clippy_has_the_same_limits_in_every_package() {
+    let (workspace, others): (Vec<_>, Vec<_>) = sources("clippy.toml")
+        .into_iter()
+        .partition(|file| *file == checkout().join(".clippy.toml"));
+    let settings = fs::read_to_string(&workspace[0]).expect("a text");
+    let settings: Vec<_> = settings
+        .lines()
+        .filter(|line| line.contains(" = "))
+        .collect();
+    assert!(!settings.is_empty() && !others.is_empty());
+    for other in others {
+        // A package's own file takes the place of the workspace's.
+        let repeated = fs::read_to_string(&other).expect("a text");
+        for setting in &settings {
+            let has_it = repeated.lines().any(|line| line == *setting);
+            assert!(has_it, "{} lacks: {setting}", shown(&other));
+        }
+    }
 }
 
 #[test]
@@ -54,9 +81,9 @@ fn no_file_tells_more_than_one_story() {
 
 #[test]
 fn limits_are_spelled_in_one_way() {
-    const OTHER: [&str; 10] = [
-        "MOST", "LEAST", "LONGEST", "SHORTEST", "LARGEST", "SMALLEST", "GREATEST", "MAXIMUM",
-        "MINIMUM", "UPPER",
+    const OTHER: [&str; 13] = [
+        "BOUND", "CAP", "GREATEST", "LARGEST", "LEAST", "LIMIT", "LONGEST", "MAXIMUM", "MINIMUM",
+        "MOST", "SHORTEST", "SMALLEST", "UPPER",
     ];
     let mut misspelled = Vec::new();
     for file in sources(".rs") {

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use syn::visit::Visit;
-use syn::{Attribute, ImplItemConst, Item, ItemConst, ItemMod, Visibility};
+use syn::{
+    Attribute, ImplItemConst, Item, ItemConst, ItemMod, ItemStatic, TraitItemConst, Visibility,
+};
 
 pub(crate) fn parse(file: &Path) -> syn::File {
     let contents = fs::read_to_string(file).expect("a text");
@@ -30,12 +32,18 @@ fn mentions_test(condition: &str) -> bool {
         .any(|word| word == "test")
 }
 
-/// The names of all constants of a file.
+/// The names of all constants and statics of a file.
 pub(crate) fn constants(file: &Path) -> Vec<String> {
     #[derive(Default)]
     struct Constants(Vec<String>);
     impl<'ast> Visit<'ast> for Constants {
         fn visit_item_const(&mut self, item: &'ast ItemConst) {
+            self.0.push(item.ident.to_string());
+        }
+        fn visit_item_static(&mut self, item: &'ast ItemStatic) {
+            self.0.push(item.ident.to_string());
+        }
+        fn visit_trait_item_const(&mut self, item: &'ast TraitItemConst) {
             self.0.push(item.ident.to_string());
         }
         fn visit_impl_item_const(&mut self, item: &'ast ImplItemConst) {

@@ -177,6 +177,11 @@ impl FakeHost {
         self.state.fates.lock().extend(fates);
     }
 
+    /// Carries out and answers all requests from now on, whatever [`Self::next`] said of those that did not come.
+    pub fn answer_all(&self) {
+        self.state.fates.lock().clear();
+    }
+
     /// Waits until so many answers are kept.
     ///
     /// # Panics
