@@ -148,7 +148,15 @@ impl BdevContainer {
         let (worker_index, allocator) = (worker.index(), &self.pool.state.allocator);
         let counters = self.counters(worker);
         if let Some(request) = allocation::allocate(allocator, worker_index, counters, request) {
-            self.leave(worker, request, KeeperWork::Allocate);
+            self.wait_for_space(worker, request);
+        }
+    }
+
+    /// Leaves an allocation that found no space to the keeper, which can make frees durable and try again.
+    #[cold]
+    fn wait_for_space(&self, worker: &Worker<'_>, request: Request) {
+        if let Some(request) = self.leave(request, KeeperWork::Allocate) {
+            self.pool.refuse(worker, request, Status::NoSpace);
         }
     }
 
@@ -159,28 +167,32 @@ impl BdevContainer {
         let (pool, counters) = (&self.pool, self.counters(worker));
         match method {
             Some(Method::GetStats) => stats::answer_stats(pool, counters, request),
-            Some(Method::Flush) => self.leave(worker, request, KeeperWork::Flush),
-            Some(Method::ListBlocks) => self.leave(worker, request, KeeperWork::List),
+            Some(Method::Flush) => {
+                if let Some(request) = self.leave(request, KeeperWork::Flush) {
+                    request.complete(&[]);
+                }
+            }
+            Some(Method::ListBlocks) => {
+                if let Some(request) = self.leave(request, KeeperWork::List) {
+                    listing::answer_list_in_memory(&pool.state, counters, request);
+                }
+            }
             Some(Method::GetMap) => listing::answer_map(pool, counters, request),
-            Some(_) => pool.refuse(worker, request, Status::ReadOnly),
+            // `submit` takes these itself, except for allocations and frees in a read-only pool.
+            Some(Method::AllocateBlocks | Method::FreeBlocks | Method::Write | Method::Read) => {
+                pool.refuse(worker, request, Status::ReadOnly);
+            }
             None => pool.refuse(worker, request, Status::UnknownMethod),
         }
     }
 
-    /// Leaves a task to the keeper. A pool in memory has no keeper, and nothing that would take long.
-    #[cold]
-    fn leave(&self, worker: &Worker<'_>, request: Request, work: fn(Request) -> KeeperWork) {
-        if let Some(keeper) = &self.keeper {
-            return keeper.push(work(request));
-        }
-        let counters = self.counters(worker);
-        match Method::from_number(request.method()) {
-            Some(Method::ListBlocks) => {
-                listing::answer_list_in_memory(&self.pool.state, counters, request);
-            }
-            Some(Method::Flush) => request.complete(&[]),
-            _ => self.pool.refuse(worker, request, Status::NoSpace),
-        }
+    /// Leaves a task to the keeper. A pool in memory has no keeper, and gives the task back.
+    fn leave(&self, request: Request, work: fn(Request) -> KeeperWork) -> Option<Request> {
+        let Some(keeper) = &self.keeper else {
+            return Some(request);
+        };
+        keeper.push(work(request));
+        None
     }
 
     fn counters(&self, worker: &Worker<'_>) -> &WorkerCounters {
