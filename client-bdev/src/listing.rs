@@ -282,7 +282,8 @@ impl<'a> PageReply<'a> {
 fn describe(call: &Call) -> String {
     let what = match Method::from_number(call.method) {
         Some(Method::GetMap) => "reading the map",
-        _ => "listing the blocks",
+        Some(Method::ListBlocks) => "listing the blocks",
+        _ => "reading a page",
     };
     let [first, ..] = call.arguments;
     format!("{what} of pool {} from megabyte {first} on", call.pool)
