@@ -252,3 +252,32 @@ pub enum ModuleReplacement {
     /// Nothing: it would not find the module.
     Nothing,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::iter;
+
+    use super::*;
+
+    /// The method that follows in the enum, `None` after the last. Every method has an arm, or this does not compile.
+    fn method_after(method: Method) -> Option<Method> {
+        Some(match method {
+            Method::Ping => Method::GetOrCreatePool,
+            Method::GetOrCreatePool => Method::DestroyPool,
+            Method::DestroyPool => Method::ListPools,
+            Method::ListPools => Method::FindPool,
+            Method::FindPool => Method::FlushPools,
+            Method::FlushPools => Method::StopRuntime,
+            Method::StopRuntime => Method::GetStatus,
+            Method::GetStatus => return None,
+        })
+    }
+
+    #[test]
+    fn every_method_is_found_by_its_number() {
+        let methods = iter::successors(Some(Method::Ping), |&method| method_after(method));
+        for method in methods {
+            assert_eq!(Method::from_number(method as u16), Some(method));
+        }
+    }
+}

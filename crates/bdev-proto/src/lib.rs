@@ -148,7 +148,32 @@ impl TransferArguments {
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
     use super::*;
+
+    /// The method that follows in the enum, `None` after the last. Every method has an arm, or this does not compile.
+    fn method_after(method: Method) -> Option<Method> {
+        Some(match method {
+            Method::AllocateBlocks => Method::FreeBlocks,
+            Method::FreeBlocks => Method::Write,
+            Method::Write => Method::Read,
+            Method::Read => Method::GetStats,
+            Method::GetStats => Method::Flush,
+            Method::Flush => Method::ListBlocks,
+            Method::ListBlocks => Method::GetMap,
+            Method::GetMap => return None,
+        })
+    }
+
+    #[test]
+    fn every_method_is_found_by_its_number() {
+        let methods =
+            iter::successors(Some(Method::AllocateBlocks), |&method| method_after(method));
+        for method in methods {
+            assert_eq!(Method::from_number(method as u16), Some(method));
+        }
+    }
 
     #[test]
     fn a_transfer_must_end_within_its_block() {

@@ -35,3 +35,27 @@ impl Method {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::iter;
+
+    use super::*;
+
+    /// The method that follows in the enum, `None` after the last. Every method has an arm, or this does not compile.
+    fn method_after(method: Method) -> Option<Method> {
+        Some(match method {
+            Method::Echo => Method::Reverse,
+            Method::Reverse => Method::Greet,
+            Method::Greet => return None,
+        })
+    }
+
+    #[test]
+    fn every_method_is_found_by_its_number() {
+        let methods = iter::successors(Some(Method::Echo), |&method| method_after(method));
+        for method in methods {
+            assert_eq!(Method::from_number(method as u16), Some(method));
+        }
+    }
+}
