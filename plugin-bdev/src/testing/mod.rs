@@ -176,7 +176,8 @@ impl TestPool {
         self.wait_on(|| (0..self.workers).collect(), task)
     }
 
-    fn run(
+    /// Runs a task on the first worker, and drives all workers until it has completed.
+    pub(crate) fn run(
         &self,
         method: Method,
         arguments: [u64; ARGUMENT_COUNT],

@@ -102,8 +102,8 @@ fn a_transfer_of_nothing_still_needs_its_block() {
         let block = pool.allocate(4096).expect("room")[0];
         let nothing = |method: Method, block: Block, offset| {
             let [a, b] = block.to_words();
-            let (task, _) = pool.submit_to(0, method as u16, [a, b, offset], None);
-            pool.wait(task).map(|values| values[0])
+            pool.run(method, [a, b, offset], None)
+                .map(|values| values[0])
         };
         for method in [Method::Write, Method::Read] {
             assert_eq!(nothing(method, block, 0), Ok(0));
@@ -123,8 +123,7 @@ fn a_buffer_that_is_too_small_is_refused_before_anything_changes() {
     let pool = memory_pool(8 * MEGABYTE);
     let run = |method: Method, arguments, len: Option<usize>| {
         let mut buffer = len.map(|len| TestBuffer::new(len, 0));
-        let (task, _) = pool.submit_to(0, method as u16, arguments, buffer.as_mut());
-        pool.wait(task).map(|_| ())
+        pool.run(method, arguments, buffer.as_mut()).map(|_| ())
     };
     let refused = Err(Failure::new(Status::InvalidBuffer));
     for len in [None, Some(1), Some(4 * 16 - 1)] {

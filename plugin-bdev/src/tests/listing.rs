@@ -190,8 +190,7 @@ fn a_page_begins_where_it_is_told_and_there_is_none_behind_the_end() {
             Err(Status::InvalidBuffer)
         );
         for method in [Method::ListBlocks, Method::GetMap] {
-            let (task, _) = pool.submit_to(0, method as u16, [0; 3], None);
-            let failure = pool.wait(task).expect_err("no buffer");
+            let failure = pool.run(method, [0; 3], None).expect_err("no buffer");
             assert_eq!(failure.status, Status::InvalidBuffer);
         }
         assert_eq!(pool.stats().activity.errors, errors + 3, "they are counted");
