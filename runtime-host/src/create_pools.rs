@@ -125,8 +125,7 @@ fn settle_id(
         Some(own) if own != asked.id => Err(ModuleError::new(
             Status::ParameterMismatch,
             format!(
-                "pool {} has the id {own} by what it stands on, asked for {}: ask for that id, or \
-                 for none",
+                "pool {}: its file or device records the id {own}, asked for {}: ask for that id, or for none",
                 asked.name, asked.id
             ),
         )),

@@ -188,7 +188,7 @@ fn a_pool_whose_own_id_cannot_be_its_id_is_not_made_and_leaves_nothing() {
             PoolId::NULL,
             "8000.7",
             Status::Busy,
-            "has the id 8000.7 by what it stands on, which pool not: holder has",
+            "its file or device records the id 8000.7, which pool not: holder has",
         ),
         (
             PoolId::NULL,
@@ -200,7 +200,7 @@ fn a_pool_whose_own_id_cannot_be_its_id_is_not_made_and_leaves_nothing() {
             asked,
             "8000.8",
             Status::ParameterMismatch,
-            "has the id 8000.8 by what it stands on, asked for 9000.0",
+            "its file or device records the id 8000.8, asked for 9000.0",
         ),
         (
             asked,

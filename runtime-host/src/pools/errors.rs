@@ -24,16 +24,15 @@ pub(crate) fn with_whose_panic(mut error: ModuleError, pool: &str, module: &str)
 
 pub(super) fn of_the_admin_pool(name: &str, id: PoolId) -> ModuleError {
     let text = format!(
-        "pool {name} has the id {id} by what it stands on, which is the admin pool's in every runtime: a mistake in \
-         the module, or what it stands on is damaged"
+        "pool {name}: its file or device records the id {id}, which is the admin pool's in every runtime: a mistake \
+         in the module, or the file or device is damaged"
     );
     ModuleError::new(Status::Busy, text)
 }
 
 pub(super) fn taken(name: &str, id: PoolId, other: &str) -> ModuleError {
     let text = format!(
-        "pool {name} has the id {id} by what it stands on, which {other} has in this runtime: \
-         destroy that one first"
+        "pool {name}: its file or device records the id {id}, which {other} has in this runtime: destroy that one first"
     );
     ModuleError::new(Status::Busy, text)
 }

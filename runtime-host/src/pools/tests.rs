@@ -83,7 +83,7 @@ fn a_claim_does_not_move_to_an_id_that_is_taken_and_says_by_whom() {
     let cases = [
         (
             own,
-            "pool moves has the id 8000.7 by what it stands on, which pool holder has",
+            "pool moves: its file or device records the id 8000.7, which pool holder has",
         ),
         (PoolId::ADMIN, "which is the admin pool's in every runtime"),
     ];
