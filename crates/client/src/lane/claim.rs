@@ -1,15 +1,21 @@
 //! The claim of a completion record: which task the record was last given to, and what became of that task.
 //!
-//! A claim is a word in private memory that holds the sequence of the record's last task, and a state:
+//! A claim is a word in private memory that holds the sequence of the record's last task, and a state, which these
+//! functions change:
 //!
 //! ```text
-//!            submit                 handle waits
-//! (free) ───────────► Attached ───────────────────► Awaited ──► (free)
-//!    │                   │  ▲──── wait timed out ──────┘
-//!    │                   ├── handle dropped ──► Detached ──► (free)
-//!    │                   └── harvested ───────► Done (free)
-//!    └── blocking call ──► Awaited
+//!    ┌─────────────── publish, for a blocking call ────────────────┐
+//!    │                                                             ▼
+//! (free) ── publish, for a handle ──► Attached ── begin_wait ──► Awaited ── finish, release_from_handle ──► (free)
+//!                                      │  ▲                        │
+//!                                      │  └─────── end_wait ───────┘
+//!                                      ├── detach, read_detach_notes ──► Detached ── reap ──► Done (free)
+//!                                      └── harvest ──► Done (free)
 //! ```
+//!
+//! `publish`, `harvest` and `detach` lie in the files of these names, `read_detach_notes` and `reap` in `detach.rs`,
+//! `begin_wait` and `release_from_handle` in `handle.rs`, `end_wait`, `finish` and its variant `finish_asleep` in
+//! `wait.rs`. A record that was freed while its claim was `Awaited` keeps that claim until the next task gets it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
