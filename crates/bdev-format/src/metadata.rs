@@ -1,4 +1,7 @@
 //! The metadata of a pool that is open: commits, checkpoints, owner tags, and changes of the superblock.
+//!
+//! A checkpoint that a crash interrupted begins again in [`Metadata::after_recovery`], from the journal, and is carried
+//! out as any other by [`Metadata::advance_checkpoint`].
 
 use std::io;
 
@@ -59,7 +62,8 @@ impl<D: Disk> Metadata<D> {
         }
     }
 
-    /// The metadata of a pool that was opened.
+    /// The metadata of a pool that was opened. If commits had gone on to the newer epoch, the checkpoint of the older
+    /// one was under way, and begins again. Otherwise commits go on in the older one.
     pub(crate) fn after_recovery(
         disk: D,
         superblock: Superblock,

@@ -7,6 +7,9 @@
 //!   writes only copies that are damaged or missing, from those that are not, and erases what is left of commits
 //!   that do not count.
 //! - Damage that no copy repairs is an error, and then nothing was written.
+//!
+//! Opening finishes no checkpoint: [`Metadata::after_recovery`] begins one that was interrupted again, and its steps
+//! are taken while the pool is in use.
 
 use std::fmt;
 use std::io;

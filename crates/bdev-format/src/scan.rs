@@ -3,6 +3,9 @@
 //! A commit counts if each of its records has a sound copy. Behind the last commit that counts there may be
 //! anything: a part of a commit that a crash interrupted, and what earlier epochs left. But a record of a *later*
 //! commit there is damage: a commit before it has counted and is gone.
+//!
+//! An epoch whose checkpoint was interrupted is read in whole ([`Journal::older`]); `Metadata::after_recovery` begins
+//! the checkpoint again with it.
 
 use std::collections::BTreeMap;
 use std::io;
