@@ -1,9 +1,8 @@
-//! What the device of a persistent pool may say of its space, and freed space that waits for a commit.
+//! Which units the device of a persistent pool may record as allocated, and which freed ones wait for a commit.
 //!
-//! The device has the state of the last commit, memory the present one. Units that the device may call allocated
-//! are *recorded*. A free of recorded units leaves them *deferred*: nobody gets them until a commit has made the
-//! free durable. Otherwise a crash could give a block back to its old owner with the next owner's data in it
-//! (law 14).
+//! The device has the state of the last commit, memory the present one. Units that the device may record as allocated
+//! are called *recorded*. A free of recorded units leaves them *deferred*: nobody gets them until a commit has made the
+//! free durable. Otherwise a crash could give a block back to its old owner with the next owner's data in it (law 14).
 //!
 //! The steps of a commit: [`Allocator::collect_changes`] takes the megabytes that have changed, and marks what is
 //! allocated in them as recorded. The caller makes these changes durable. [`Allocator::settle`] then releases deferred
@@ -30,7 +29,7 @@ use chimaera_bdev_format::block_map::{
     MegabyteChange, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap,
 };
 
-/// What the device may say of each megabyte, and what has changed since.
+/// The recorded and deferred units of each megabyte, and the megabytes that have changed since the last commit.
 pub(crate) struct Durability {
     shadows: SparseArray<Shadow>,
     /// Megabytes that have changed since the last commit.
@@ -42,7 +41,7 @@ pub(crate) struct Durability {
     undecided: RwLock<()>,
 }
 
-/// What the device may say of a megabyte. All zero: nothing is recorded.
+/// The recorded and deferred units of a megabyte. All zero: it has none.
 #[cfg_attr(not(loom), derive(zerocopy::FromZeros))]
 #[derive(Debug, Default)]
 #[repr(C, align(64))]

@@ -45,7 +45,8 @@ impl<D: Disk> Ledger<D> {
             self.metadata.commit(&changes)?;
             allocator.settle(&changes);
             match changes.last() {
-                // On from there: megabytes before it that have changed again are for the next commit.
+                // The next round begins behind the last megabyte of this one. Earlier ones that have changed again
+                // meanwhile are left to the next commit.
                 Some(last) if changes.len() == MAX_COMMIT_MEGABYTES => {
                     first = last.megabyte as usize + 1;
                 }

@@ -53,7 +53,7 @@ pub(crate) fn start(
         offset_in_pool: parsed.block.offset + parsed.offset_in_block,
         len_bytes,
     };
-    // Named last, and so the first to go when a panic drops both.
+    // Bound after `transfer`, so that a panic drops it first: the block is unpinned before its request ends.
     let pinned = pinned;
     match &pool.backend {
         Backend::File(device) if len_bytes > 0 => {

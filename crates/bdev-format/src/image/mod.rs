@@ -1,4 +1,5 @@
-//! Files and devices with pools on them: opening and locking one, and inspecting it without a daemon.
+//! Files and devices with pools on them: reading and writing their pages, locking a file for one pool, and inspecting,
+//! checking and renaming a pool without a daemon. For a daemon's pools the bdev plugin opens the files.
 
 // This module has the files that the rest of the crate does without.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)]

@@ -56,7 +56,8 @@ pub(crate) fn keep_for_handles(lanes: impl Iterator<Item = Arc<ClientLane>>) {
     lingering.extend(held);
     drop(lingering);
     if !weak.is_empty() {
-        // Without this thread, lanes whose last handle went unnoticed keep the connection.
+        // Without this thread, a lane whose last handle was dropped without `let_go` stays until the next call of that,
+        // and with it the connection.
         let _ = spawn("chimaera-linger", move || let_go_in_time(weak));
     }
     drop(free);
@@ -93,7 +94,7 @@ pub(crate) fn unlock_and_let_go(handles: MutexGuard<'_, HandleTable>) {
 
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// Drops lanes whose last handle did not.
+/// Drops lanes whose last handle was dropped without a call of [`let_go`].
 ///
 /// A handle that is dropped on a lingering lane calls [`let_go`], unless it was being dropped while the connection
 /// ended: its thread may have found itself the owner just before. So this thread checks, less and less often.
