@@ -152,7 +152,7 @@ fn is_frozen(process: i32) -> bool {
 const LET_GO_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The pause between two attempts meanwhile.
-const LET_GO_LOOK: Duration = Duration::from_millis(2);
+const LET_GO_PAUSE: Duration = Duration::from_millis(2);
 
 /// Repeats `attempt` for as long as it is busy, for two seconds at most.
 ///
@@ -166,7 +166,7 @@ pub fn patiently<T, E>(
     loop {
         match attempt() {
             Err(error) if is_busy(&error) && Instant::now() < end => {
-                std::thread::sleep(LET_GO_LOOK);
+                std::thread::sleep(LET_GO_PAUSE);
             }
             result => return result,
         }
