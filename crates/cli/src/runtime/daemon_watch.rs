@@ -49,8 +49,10 @@ impl<'a> DaemonWatch<'a> {
     pub(super) fn ends_within(&self, patience: Duration) -> bool {
         match self {
             Self::Process(process) => is_readable(process, patience),
-            Self::Connection(runtime) => comes(patience, || !runtime.is_connected()),
-            Self::Socket { socket, process } => comes(patience, || !answers(socket, *process)),
+            Self::Connection(runtime) => holds_within(patience, || !runtime.is_connected()),
+            Self::Socket { socket, process } => {
+                holds_within(patience, || !answers(socket, *process))
+            }
             Self::Past => true,
         }
     }
@@ -67,10 +69,10 @@ fn is_readable(file: &OwnedFd, patience: Duration) -> bool {
     poll(&mut [PollFd::new(file.as_fd(), PollFlags::POLLIN)], timeout).is_ok_and(|count| count > 0)
 }
 
-/// Waits for a state whose coming wakes nobody, for this long. Gives whether it has come.
-pub(super) fn comes(patience: Duration, has_come: impl Fn() -> bool) -> bool {
+/// Waits until a condition holds whose change wakes nobody, or for this long. Gives whether it holds.
+pub(super) fn holds_within(patience: Duration, holds: impl Fn() -> bool) -> bool {
     let begun = Instant::now();
-    while !has_come() {
+    while !holds() {
         if begun.elapsed() > patience {
             return false;
         }

@@ -19,7 +19,7 @@ use crate::args::{DaemonArguments, GlobalArguments};
 use crate::connection::{connect_small, explain, socket_in_use};
 use crate::failure::CommandFailure;
 use crate::output;
-use crate::runtime::daemon_watch::{DaemonWatch, answers, comes};
+use crate::runtime::daemon_watch::{DaemonWatch, answers, holds_within};
 use crate::runtime::status::changing;
 use crate::wait_notice::SILENCE;
 
@@ -107,7 +107,7 @@ fn end_of_unreached(
         let mut stopping = StoppingDaemon::new(daemon.id, 0);
         // The daemon may have been ending, or have had no descriptor left to say why it closed the connection.
         let is_loss = is_absent || status == Status::ConnectionLost;
-        let has_left = || comes(SILENCE, || !answers(socket, daemon.id));
+        let has_left = || holds_within(SILENCE, || !answers(socket, daemon.id));
         if status == Status::ShuttingDown || is_loss && has_left() {
             stopping.wait_for(&DaemonWatch::of_unreached(daemon, socket))?;
             return Ok(stopping);
@@ -248,7 +248,7 @@ impl StoppingDaemon {
         // A daemon whose process cannot be watched may not have written its word yet.
         let has_left_word = |lock: &LockFile| lock.end() != DaemonEnd::CutShort;
         let end = lock.map_or(DaemonEnd::Unknown, |lock| {
-            comes(SILENCE, || has_left_word(lock));
+            holds_within(SILENCE, || has_left_word(lock));
             lock.end()
         });
         let daemon = show_process(self.process);
