@@ -16,7 +16,7 @@ use nix::errno::Errno;
 pub(crate) struct CommandFailure {
     code: u8,
     text: String,
-    is_told: bool,
+    is_reported: bool,
 }
 
 const FAILED: u8 = 1;
@@ -33,7 +33,7 @@ impl CommandFailure {
         Self {
             code: FAILED,
             text: text.into(),
-            is_told: false,
+            is_reported: false,
         }
     }
 
@@ -42,7 +42,7 @@ impl CommandFailure {
         Self {
             code: WRONG_USAGE,
             text: text.into(),
-            is_told: false,
+            is_reported: false,
         }
     }
 
@@ -75,7 +75,7 @@ impl CommandFailure {
         Self {
             code: NOT_FOUND,
             text: text.into(),
-            is_told: false,
+            is_reported: false,
         }
     }
 
@@ -84,7 +84,7 @@ impl CommandFailure {
         Self {
             code: IN_THE_WAY,
             text: text.into(),
-            is_told: false,
+            is_reported: false,
         }
     }
 
@@ -93,7 +93,7 @@ impl CommandFailure {
         Self {
             code: DAMAGED_METADATA,
             text: text.into(),
-            is_told: false,
+            is_reported: false,
         }
     }
 
@@ -102,7 +102,7 @@ impl CommandFailure {
         Self {
             code: NO_RUNTIME,
             text: text.into(),
-            is_told: false,
+            is_reported: false,
         }
     }
 
@@ -142,7 +142,7 @@ impl CommandFailure {
         Self {
             code: code.filter(|&code| code != 0).unwrap_or(FAILED),
             text: text.into(),
-            is_told: false,
+            is_reported: false,
         }
     }
 
@@ -156,14 +156,14 @@ impl CommandFailure {
     }
 
     /// The same failure, marked as reported.
-    pub(crate) fn told(mut self) -> Self {
-        self.is_told = true;
+    pub(crate) fn reported(mut self) -> Self {
+        self.is_reported = true;
         self
     }
 
     /// Whether it was reported already.
-    pub(crate) const fn is_told(&self) -> bool {
-        self.is_told
+    pub(crate) const fn is_reported(&self) -> bool {
+        self.is_reported
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -182,7 +182,7 @@ impl From<Error> for CommandFailure {
         Self {
             code: code_of(error.failure()),
             text: error.to_string(),
-            is_told: false,
+            is_reported: false,
         }
     }
 }
@@ -192,7 +192,7 @@ impl From<ModuleError> for CommandFailure {
         Self {
             code: code_of(error.failure),
             text: error.message,
-            is_told: false,
+            is_reported: false,
         }
     }
 }
@@ -276,7 +276,7 @@ impl From<HostError> for CommandFailure {
         let failure = Self {
             code,
             text: error.to_string(),
-            is_told: false,
+            is_reported: false,
         };
         match is_place {
             true => failure

@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     }
     match run(&arguments.command, global).and_then(|()| output::finish()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) if failure.is_told() => failure.exit_code(),
+        Err(failure) if failure.is_reported() => failure.exit_code(),
         Err(failure) => output::error(&failure, global.json),
     }
 }

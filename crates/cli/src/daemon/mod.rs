@@ -44,7 +44,7 @@ pub(crate) fn run(
         // reader could hold up.
         Some(_) => {
             output::announce(&failure);
-            failure.told()
+            failure.reported()
         }
         None => failure,
     })?;
@@ -64,15 +64,15 @@ pub(crate) fn run(
     });
     let json = global.json;
     result.map_err(|failure| {
-        let told = failure.clone();
+        let reported = failure.clone();
         match log_file {
             // The process that has started the daemon reads these last words, and reports them.
-            Some(_) => announcer.say_last(move || output::announce(told)),
+            Some(_) => announcer.say_last(move || output::announce(reported)),
             None => announcer.say_last(move || {
-                output::error(&told, json);
+                output::error(&reported, json);
             }),
         }
-        failure.told()
+        failure.reported()
     })
 }
 
