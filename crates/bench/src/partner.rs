@@ -35,7 +35,7 @@ const PING_PONG: u32 = 1;
 const RING: u32 = 2;
 const ANSWER: u32 = 3;
 const SERVE_ICEORYX2: u32 = 4;
-const NOTHING: u32 = 5;
+const STOP_SERVING: u32 = 5;
 
 /// Word 1 of the ring's last entry.
 const LAST: u64 = 1;
@@ -162,7 +162,7 @@ impl Partner {
         self.begin(SERVE_ICEORYX2, 0);
         let result = work();
         // The partner serves until there is another command. If `work` failed, the partner is not waited for.
-        let job = self.begin(NOTHING, 0);
+        let job = self.begin(STOP_SERVING, 0);
         let result = result?;
         self.end(job)?;
         Ok(result)
@@ -243,7 +243,8 @@ fn obey(page: &PartnerPage, bell: &OwnedFd, folder: &Path) -> Result<()> {
                 server.serve_while(|| page.commands.0.load(Acquire) == seen)?;
                 iceoryx2 = Some(server);
             }
-            NOTHING => {}
+            // The serving ended when this command came.
+            STOP_SERVING => {}
             other => return Err(format!("there is no command {other}").into()),
         }
         page.done.0.store(seen, Release);
