@@ -11,7 +11,7 @@ use std::path::Path;
 use chimaera_bdev_proto::{BlockType, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 use chimaera_proto::{ModuleError, PoolId, Status};
-use chimaera_thread::standstill;
+use chimaera_thread::standstill::patiently;
 
 use super::disk::{FileDisk, PoolFile, pool_file, size_and_tail};
 use super::path::{check_stores, refused};
@@ -127,7 +127,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, ModuleError> {
 /// # Errors
 /// As [`inspect`]; [`Status::Busy`] if it is in use.
 pub fn check(path: &Path, repair: bool) -> Result<Inspection, ModuleError> {
-    let (file, _) = patiently(path, repair)?;
+    let file = open_unused(path, repair)?;
     examine(path, &pool_file(file)?, false, repair)
 }
 
@@ -145,17 +145,17 @@ pub fn rename(path: &Path, name: &str) -> Result<(), ModuleError> {
             ),
         ));
     }
-    let (file, _) = patiently(path, true)?;
+    let file = open_unused(path, true)?;
     let disk = FileDisk::new(pool_file(file)?);
     whole::rename(disk, name.to_owned()).map_err(|problem| explain(path, problem, None))
 }
 
-/// As [`open`], and waits a moment where a process that was killed still has the file or device.
-fn patiently(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
-    let opened = standstill::patiently(
+/// Opens a file or device that nobody uses. Waits a moment where a process that was killed still has it.
+fn open_unused(path: &Path, writes: bool) -> Result<File, ModuleError> {
+    let opened = patiently(
         || match open(path, writes) {
             Ok((_, true)) => Err(None),
-            Ok(opened) => Ok(opened),
+            Ok((file, false)) => Ok(file),
             Err(error) => Err(Some(error)),
         },
         |error| match error {
@@ -163,7 +163,7 @@ fn patiently(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
             Some(error) => error.failure.status == Status::Busy,
         },
     );
-    opened.map_err(|error| error.unwrap_or_else(|| busy(path)))
+    opened.map_err(|error| error.unwrap_or_else(|| in_use_error(path)))
 }
 
 /// Opens a file or device, and says whether another process uses it. Closing the file ends its lock.
@@ -178,7 +178,9 @@ fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
         let exclusive = options.clone().custom_flags(libc::O_EXCL).open(path);
         return match exclusive {
             Ok(file) => Ok((file, false)),
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && writes => Err(busy(path)),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && writes => {
+                Err(in_use_error(path))
+            }
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
                 let file = options.open(path).map_err(|error| failed(&error))?;
                 Ok((file, true))
@@ -313,7 +315,7 @@ fn explain(path: &Path, problem: OpenError, place: Option<(&FileDisk, u64, &[u8]
     }
 }
 
-fn busy(path: &Path) -> ModuleError {
+fn in_use_error(path: &Path) -> ModuleError {
     error(
         path,
         Status::Busy,
