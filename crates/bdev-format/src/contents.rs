@@ -6,8 +6,9 @@
 //!   blank, whatever its name.
 //! - Whole aligned pages are read, front to back, each once and at most `MAX_READ_PAGES`, because
 //!   the file may be open for direct I/O and the device may be slow.
-//! - Zeroes at the start do not make a device blank: whatever zeroed its first megabyte by mistake left the data behind
-//!   it. So its beginning is read well beyond all signatures, and the rest in samples.
+//! - Zeroes at the start do not make a device blank: whatever zeroed its first megabyte by mistake left the data
+//!   behind it. So its beginning is read as far as a pool of any size has the first pages of its table, and the rest
+//!   in samples. That is no proof: data that lies between the samples only is not found.
 //! - Offsets and bytes come from the formats' specifications. A format with fewer than two fixed bytes is
 //!   not in the list.
 
@@ -15,7 +16,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, MAX_FIRST_TABLE_PAGE};
 use crate::limits::PAGE_BYTES;
 use crate::page::{Disk, Page};
 use crate::{journal, table};
@@ -24,14 +25,14 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = PAGE_BYTES as u64;
 
-/// Bytes at the start that are read in whole. A pool's first blocks lie there, and the beginning of most file systems.
-const WHOLE_BYTES: u64 = 16 * MIB;
+/// Bytes at the start that are read in whole: the journal of a pool of any size, and the beginning of its table.
+const WHOLE_BYTES: u64 = 65 * MIB;
 /// Pages that are read at equal distances over all of the device.
 const SAMPLE_PAGES: u64 = 256;
 /// A page is read at 1, 2, 4 … MiB, so often that no device is larger.
 const DOUBLINGS: u64 = 44;
-/// First pages of both halves of a pool's journal and of both copies of its table.
-const METADATA_PAGES: u64 = 4;
+/// Where a new pool of the device's size has its first small block, and its first of 1 MiB.
+const FIRST_BLOCKS: u64 = 2;
 /// Pages of one read.
 const CHUNK_PAGES: u64 = 64;
 /// Bytes at the end that are looked at: the earliest signature there, that of RAID 0.90, lies
@@ -46,13 +47,12 @@ const ZFS_UBERBLOCKS_OFFSET: u64 = 128 * KIB;
 const ZFS_SAMPLE_BYTES: u64 = 48 * KIB;
 
 /// Pages that are read, at most.
-pub(crate) const MAX_READ_PAGES: u64 = (WHOLE_BYTES + ZFS_SAMPLE_BYTES + TAIL_BYTES) / PAGE
-    + SAMPLE_PAGES
-    + DOUBLINGS
-    + METADATA_PAGES;
+pub(crate) const MAX_READ_PAGES: u64 =
+    (WHOLE_BYTES + ZFS_SAMPLE_BYTES + TAIL_BYTES) / PAGE + SAMPLE_PAGES + DOUBLINGS + FIRST_BLOCKS;
 
 const _: () = {
-    assert!(MAX_READ_PAGES <= 4500);
+    assert!(MAX_READ_PAGES <= 17_000);
+    assert!(WHOLE_BYTES / PAGE > MAX_FIRST_TABLE_PAGE);
     assert!(2 * ZFS_LABEL_BYTES <= WHOLE_BYTES);
     assert!(5 * 8 * KIB <= ZFS_SAMPLE_BYTES);
     assert!(WHOLE_BYTES.is_multiple_of(PAGE) && TAIL_BYTES.is_multiple_of(PAGE));
@@ -61,7 +61,7 @@ const _: () = {
 /// What a file or device holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceContents {
-    /// Everything that was read is zero: the first 16 MiB, the last 128 KiB, and samples of the rest.
+    /// Everything that was read is zero: the first 65 MiB, the last 128 KiB, and samples of the rest.
     Blank,
     /// Something that has a name, which comes with its article: "an XFS file system".
     Known(&'static str),
@@ -191,13 +191,10 @@ fn ranges(size_bytes: u64) -> Vec<Range<u64>> {
     ];
     ranges.extend((0..DOUBLINGS).map(|doubling| single((MIB / PAGE) << doubling)));
     ranges.extend((0..SAMPLE_PAGES).map(|sample| single(pages / SAMPLE_PAGES * sample)));
-    // Where a pool of this size has its journal and its table, beyond what is read in whole where it is large.
-    let geometry = Geometry::new(pages);
-    let metadata = geometry.iter().flat_map(|geometry| {
-        let tables = geometry.extents.iter().flat_map(|extent| extent.tables);
-        tables.chain(geometry.journal)
-    });
-    ranges.extend(metadata.map(single));
+    if let Some(metadata) = Geometry::new(pages).and_then(|geometry| geometry.reserved().next()) {
+        let first_whole = metadata.end.next_multiple_of(MIB / PAGE);
+        ranges.extend([metadata.end, first_whole].map(single));
+    }
     ranges.sort_by_key(|range| range.start);
     ranges
 }

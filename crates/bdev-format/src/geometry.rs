@@ -18,6 +18,8 @@ use crate::limits::{
 };
 
 const JOURNAL_FIRST_PAGE: u64 = SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES;
+/// The table of a pool's first extent begins at this page at the latest, however large the pool was made.
+pub(crate) const MAX_FIRST_TABLE_PAGE: u64 = JOURNAL_FIRST_PAGE + 2 * MAX_JOURNAL_PAGES;
 
 /// Pages of a pool per page of one half of its journal.
 const PAGES_PER_JOURNAL_PAGE: u64 = 4096;

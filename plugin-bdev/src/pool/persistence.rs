@@ -243,7 +243,12 @@ fn identity(opening: &OpeningContext<'_>) -> Identity {
 
 fn check_blank(opening: &OpeningContext<'_>) -> Result<(), ModuleError> {
     let contents = opening.device.contents_before();
-    let contents = contents.map_err(|error| opening.device_failed("look at", &error))?;
+    let contents = contents.map_err(|error| {
+        let mut error =
+            opening.device_failed("look for data that must not be overwritten in", &error);
+        error.message += "; set overwrite to make a new pool without looking";
+        error
+    })?;
     match contents {
         DeviceContents::Blank => Ok(()),
         contents => Err(opening.not_blank(contents)),

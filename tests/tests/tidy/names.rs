@@ -20,16 +20,21 @@ pub(crate) fn is_for_tests(attributes: &[Attribute]) -> bool {
             && attribute
                 .meta
                 .require_list()
-                .is_ok_and(|list| mentions_test(&list.tokens.to_string()))
+                .is_ok_and(|list| is_test_condition(&list.tokens.to_string()))
     })
 }
 
-/// Whether a condition mentions `test` other than by `not(test)`.
-fn mentions_test(condition: &str) -> bool {
-    let condition = condition.replace(' ', "").replace("not(test)", "");
-    condition
-        .split(|letter: char| !letter.is_alphanumeric() && letter != '_')
-        .any(|word| word == "test")
+/// Whether a condition holds in tests only: `test`, or `all` of that and more. What is there for `any` of tests and
+/// something else is compiled without tests too.
+fn is_test_condition(condition: &str) -> bool {
+    let condition = condition.replace(' ', "");
+    let conditions = condition
+        .strip_prefix("all(")
+        .and_then(|rest| rest.strip_suffix(')'));
+    conditions
+        .unwrap_or(&condition)
+        .split(',')
+        .any(|condition| condition == "test")
 }
 
 /// The names of all constants and statics of a file.

@@ -299,13 +299,17 @@ fn the_first_of_several_nonzero_bytes_is_named() {
 fn data_behind_zeroes_is_not_blank() {
     let size_bytes = 1 << 40;
     let sample = size_bytes / SAMPLE_PAGES;
+    let geometry = Geometry::new(size_bytes / PAGE).expect("room");
+    let metadata_end = geometry.reserved().next().expect("metadata").end * PAGE;
     for offset in [
         MIB,
         5 * MIB + 77,
-        16 * MIB - 1,
-        32 * MIB,
+        WHOLE_BYTES - 1,
+        128 * MIB,
         1 << 39,
         7 * sample + 9,
+        metadata_end,
+        metadata_end.next_multiple_of(MIB) + 5,
     ] {
         assert_eq!(
             Image::blank(size_bytes).with(offset, &[1]).probe(),
@@ -314,14 +318,28 @@ fn data_behind_zeroes_is_not_blank() {
             },
         );
     }
-    let geometry = Geometry::new(size_bytes / PAGE).expect("room");
-    let table = geometry.extents[0].tables[0] * PAGE;
-    assert!(table > WHOLE_BYTES);
-    let image = Image::blank(size_bytes).with(table, b"CTBL");
-    assert_eq!(image.probe(), DeviceContents::Known(POOL_REMAINS));
-    // What lies between the samples of a large device is not read.
-    let between = Image::blank(size_bytes).with(33 * MIB, &[1]);
+    // Data between the samples of a large device is not found.
+    let between = Image::blank(size_bytes).with(129 * MIB, &[1]);
     assert_eq!(between.probe(), DeviceContents::Blank);
+}
+
+#[test]
+fn the_table_of_a_pool_is_found_whatever_size_the_pool_was_made_with() {
+    for made_with in [
+        4 * MIB,
+        1 << 30,
+        48 << 30,
+        64 << 30,
+        100 << 30,
+        1 << 40,
+        1 << 47,
+    ] {
+        let geometry = Geometry::new(made_with / PAGE).expect("room");
+        for device in [made_with, made_with * 3, 1 << 48] {
+            let image = Image::blank(device).with(geometry.tables()[0] * PAGE, b"CTBL");
+            assert_eq!(image.probe(), DeviceContents::Known(POOL_REMAINS));
+        }
+    }
 }
 
 #[test]
