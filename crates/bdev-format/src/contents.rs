@@ -72,7 +72,7 @@ pub enum DeviceContents {
 impl fmt::Display for DeviceContents {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Blank => formatter.write_str("nothing but zeroes"),
+            Self::Blank => formatter.write_str("nothing but zeroes where it was read"),
             Self::Known(name) => formatter.write_str(name),
             Self::Unknown {
                 first_nonzero_offset,
