@@ -79,15 +79,20 @@ fn open(
     let asked = (opening.parameters.metrics, opening.context.creator);
     let changed = declared::change(identity.metrics, identity.owner.user, asked.0, asked.1)?;
     let geometry = size::settle_geometry(opening, superblock)?;
+    let held_pages = size::held_before_growing(opening, superblock)?;
     let allocator = opening.allocator(&geometry)?;
     let mode = match opening.parameters.read_only {
         true => OpenMode::ReadOnly,
         false => OpenMode::ReadWrite,
     };
     let mut impossible = Vec::new();
+    let mut cut_off = None;
     let mut block_count = 0;
     let mut restoring = allocator.restoring();
     let mut take_over = |megabyte: u32, map: MegabyteMap| {
+        if held_pages.is_some_and(|pages| size::has_blocks_behind(pages, megabyte, map)) {
+            cut_off.get_or_insert(megabyte);
+        }
         if restoring.take_over(megabyte as usize, map) {
             block_count += map.count();
         } else {
@@ -107,13 +112,12 @@ fn open(
     tell_of_damage(opening, &opened.repaired, &opened.lost);
     let mut metadata = opened.metadata;
     let pages = geometry.total_pages();
-    if let Some(megabyte) = impossible.first() {
-        return Err(size::refuse_blocks(
-            opening,
-            *megabyte,
-            metadata.geometry(),
-            pages,
-        ));
+    let lost = cut_off
+        .zip(held_pages)
+        .or(impossible.first().map(|&megabyte| (megabyte, pages)));
+    if let Some((megabyte, pages)) = lost {
+        let geometry = metadata.geometry();
+        return Err(size::refuse_blocks(opening, megabyte, geometry, pages));
     }
     if !opening.parameters.read_only && geometry != *metadata.geometry() {
         size::resize(opening, &mut metadata, pages)?;

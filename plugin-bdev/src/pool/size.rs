@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use chimaera_bdev_format::block_map::{MegabyteMap, UNITS, units_of};
 use chimaera_bdev_format::image::FileDisk;
 use chimaera_bdev_format::{Geometry, Metadata, OpenError, Superblock};
 use chimaera_bdev_proto::{MEGABYTE, UNIT_BYTES};
@@ -52,6 +53,39 @@ pub(super) fn settle_geometry(
     }
     let shrunk = geometry.shrunk(device);
     shrunk.ok_or_else(|| refuse_to_shrink(opening, geometry, device, "its metadata lies there"))
+}
+
+/// The pages that the file had of the pool, if this opening has made it longer because a size was asked for and the
+/// pool had lost its end: what lay there is zeroes now.
+///
+/// # Errors
+/// [`Status::CorruptedMetadata`] if metadata lay there.
+pub(super) fn held_before_growing(
+    opening: &OpeningContext<'_>,
+    superblock: &Superblock,
+) -> Result<Option<u64>, ModuleError> {
+    let geometry = &superblock.geometry;
+    let device = &opening.device;
+    let held = device.size_before() / UNIT_BYTES;
+    if held >= geometry.total_pages() || device.total_size() / UNIT_BYTES <= held {
+        return Ok(None);
+    }
+    match geometry.shrunk(held) {
+        Some(_) => Ok(Some(held)),
+        None => Err(refuse_to_shrink(
+            opening,
+            geometry,
+            held,
+            "its metadata lies there",
+        )),
+    }
+}
+
+/// Whether a megabyte has blocks that do not end within these pages of the pool.
+pub(super) fn has_blocks_behind(pages: u64, megabyte: u32, map: MegabyteMap) -> bool {
+    let first = u64::from(megabyte) * UNITS;
+    map.blocks()
+        .any(|slot| first + slot.first_unit() as u64 + units_of(slot.block_type) > pages)
 }
 
 /// Gives the pool the size that was settled, in its metadata.
@@ -116,7 +150,7 @@ fn refuse_to_shrink(
         Status::CorruptedMetadata,
         format_args!(
             "it has {} bytes, and the pool has {}: it was cut off, and what is missing is in use: {why}; \
-             give it its size back",
+             put back a copy of it, or open it read-only to read what is left",
             pages * UNIT_BYTES,
             geometry.total_pages() * UNIT_BYTES
         ),

@@ -218,6 +218,11 @@ impl FileDevice {
         FileDisk::new(Arc::clone(&self.file))
     }
 
+    /// Bytes that the file had when it was opened, before it was made as large as was asked for.
+    pub(crate) fn size_before(&self) -> u64 {
+        self.size_before
+    }
+
     /// What the file held when it was opened.
     ///
     /// # Errors

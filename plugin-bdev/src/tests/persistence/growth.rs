@@ -129,7 +129,7 @@ fn a_pool_shrinks_where_nothing_is_lost_and_not_where_something_is() {
             let words = [
                 "it was cut off",
                 "what is missing is in use",
-                "give it its size back",
+                "put back a copy of it",
             ];
             store.assert_refused(&file_params(0), Status::CorruptedMetadata, &words);
         }
@@ -145,6 +145,28 @@ fn a_pool_shrinks_where_nothing_is_lost_and_not_where_something_is() {
         drop(pool);
         assert_grown_after_shrinking(store, &mut written);
     });
+}
+
+#[test]
+fn an_explicit_size_does_not_put_zeroes_in_the_place_of_what_was_cut_off() {
+    let store = Store::on_file(file_bytes(10));
+    let mut written = Written::default();
+    let pool = store.open();
+    written.add(&pool, 5 * MEGABYTE);
+    let blocks: Vec<_> = written.0.iter().map(|(owned, _)| owned.block).collect();
+    drop(pool);
+    let whole = store.image();
+    for size in [end(&blocks) - 4096, end(&blocks) - 3 * MEGABYTE, 128 << 10] {
+        store.resize(size);
+        for asked in [file_bytes(10), file_bytes(12)] {
+            let words = ["it was cut off", "what is missing is in use"];
+            store.assert_refused(&file_params(asked), Status::CorruptedMetadata, &words);
+            assert_eq!(store.image().len() as u64, size, "it is as it was");
+        }
+        store.put(&whole);
+    }
+    let pool = store.open_with(&file_params(file_bytes(10)));
+    written.assert_all_of(&pool.expect("it is whole again"));
 }
 
 fn assert_grown_after_shrinking(store: &Store, written: &mut Written) {
