@@ -76,7 +76,10 @@ impl<D: Disk> Ledger<D> {
         max_blocks: usize,
     ) -> io::Result<(Vec<OwnedBlock>, u64)> {
         list(allocator, first_megabyte, max_blocks, |units| {
-            self.metadata.tags(units)
+            let tags = self.metadata.tags(units)?;
+            let known: Option<Vec<_>> = tags.into_iter().collect();
+            known
+                .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "owner tags are damaged"))
         })
     }
 }

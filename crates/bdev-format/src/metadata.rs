@@ -183,11 +183,12 @@ impl<D: Disk> Metadata<D> {
         !self.tagged.is_empty()
     }
 
-    /// The tags that these blocks were committed with, by their first units. Blocks.
+    /// The tags that these blocks were committed with, by their first units; `None` for a tag that is unknown, because
+    /// its sector is damaged. Blocks.
     ///
     /// # Errors
-    /// The device's; `InvalidData` if tags are damaged.
-    pub fn tags(&self, units: &[u64]) -> io::Result<Vec<OwnerTag>> {
+    /// The device's.
+    pub fn tags(&self, units: &[u64]) -> io::Result<Vec<Option<OwnerTag>>> {
         let mut cache = None;
         let tags = units.iter().map(|&unit| self.tag(unit, &mut cache));
         tags.collect()
@@ -345,10 +346,10 @@ impl<D: Disk> Metadata<D> {
         result.map(|_| ())
     }
 
-    fn tag(&self, unit: u64, cache: &mut Option<(u64, Page)>) -> io::Result<OwnerTag> {
+    fn tag(&self, unit: u64, cache: &mut Option<(u64, Page)>) -> io::Result<Option<OwnerTag>> {
         let megabyte = (unit / UNITS) as u32;
         if !self.tagged.contains(megabyte) {
-            return Ok(OwnerTag::NONE);
+            return Ok(Some(OwnerTag::NONE));
         }
         let frozen = self
             .checkpoint
@@ -356,10 +357,10 @@ impl<D: Disk> Metadata<D> {
             .map(|checkpoint| &checkpoint.frozen);
         for overlay in [Some(&self.overlay), frozen].into_iter().flatten() {
             if let Some(tag) = overlay.tags.get(&unit) {
-                return Ok(OwnerTag(*tag));
+                return Ok(Some(OwnerTag(*tag)));
             }
             if overlay.newly_tagged.contains(&megabyte) {
-                return Ok(OwnerTag::NONE);
+                return Ok(Some(OwnerTag::NONE));
             }
         }
         let geometry = self.geometry();
@@ -375,11 +376,7 @@ impl<D: Disk> Metadata<D> {
         let sector = cache
             .as_ref()
             .and_then(|(_, page)| TagSector::read(page, place.sector, self.superblock.checksum()));
-        let sector = sector.ok_or_else(|| {
-            let text = format!("the owner tags in page {page} are damaged");
-            io::Error::new(io::ErrorKind::InvalidData, text)
-        })?;
-        Ok(OwnerTag(sector.get(place)))
+        Ok(sector.map(|sector| OwnerTag(sector.get(place))))
     }
 
     fn flush_unless(&self, weakness: CrashWeakness) -> io::Result<()> {

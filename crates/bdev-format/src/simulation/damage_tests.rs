@@ -10,7 +10,7 @@ use super::disk::{DiskImage, Loss, SECTOR_BYTES, SimulatedDisk};
 use super::model::{BlockOwner, Expected, FoundPool, ModelMegabyte, ModelState, TagComparison};
 use super::workload::identity;
 use crate::block_map::{MegabyteChange, MegabyteMap, Slot, UNITS};
-use crate::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
+use crate::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TAGS_PER_SECTOR};
 use crate::{Geometry, Metadata, OpenError, OpenMode, PAGE_BYTES};
 
 /// A pool of two extents, with blocks in the table, in the journal, and with tags.
@@ -118,6 +118,66 @@ fn any_damage_to_metadata_is_repaired_or_reported() {
         let outcome = damage.check(&damaged, &expected);
         outcome.unwrap_or_else(|text| panic!("{damage:?}: {text}"));
     }
+}
+
+/// A pool of four megabytes, in each of which every unit is a block with a tag of its own; and the page of its tags.
+fn with_tagged_units() -> (DiskImage, u64) {
+    let disk = SimulatedDisk::new(DiskImage::blank(4 * UNITS));
+    let geometry = Geometry::with_journal(4 * UNITS, 32).expect("room");
+    let tags = geometry.extents[0].tags;
+    let metadata = Metadata::format(disk.clone(), identity(), geometry, ([7; 16], 1), false);
+    let mut metadata = metadata.expect("a sound device");
+    for megabyte in 0..4 {
+        let slots = (0..UNITS as usize).map(|number| Slot::holding(number, BlockType::Kib4));
+        let first = u64::from(megabyte) * UNITS;
+        let change = MegabyteChange {
+            megabyte,
+            map: slots.fold(MegabyteMap::EMPTY, MegabyteMap::with),
+            allocated: (first..first + UNITS)
+                .map(|unit| (unit, OwnerTag(unit + 1)))
+                .collect(),
+        };
+        metadata.commit(&[change]).expect("a sound device");
+    }
+    metadata.checkpoint().expect("a sound device");
+    (disk.seen(), tags)
+}
+
+fn tags_on(image: DiskImage) -> std::io::Result<Vec<Option<OwnerTag>>> {
+    let found = FoundPool::open(&SimulatedDisk::new(image), OpenMode::ReadOnly).expect("sound");
+    let units: Vec<u64> = (0..4 * UNITS).collect();
+    found.metadata.tags(&units)
+}
+
+#[test]
+fn of_a_damaged_sector_of_tags_its_units_are_unknown_and_no_others() {
+    let (image, tags) = with_tagged_units();
+    let (page, sector) = (tags + 1, 2);
+    let number = 8 + sector as u64;
+    let unknown = number * TAGS_PER_SECTOR..(number + 1) * TAGS_PER_SECTOR;
+    for damage in [
+        Damage::ZeroedSector { page, sector },
+        Damage::FlippedBit {
+            page,
+            bit: 8 * (sector * SECTOR_BYTES + 8) + 3,
+        },
+    ] {
+        let mut damaged = image.clone();
+        damage.apply(&mut damaged);
+        let found = tags_on(damaged).expect("read");
+        for (unit, tag) in (0..).zip(found) {
+            let expected = (!unknown.contains(&unit)).then_some(OwnerTag(unit + 1));
+            assert_eq!(tag, expected, "unit {unit}, {damage:?}");
+        }
+    }
+}
+
+#[test]
+fn tags_that_the_device_does_not_read_are_its_error_and_not_unknown() {
+    let (mut image, tags) = with_tagged_units();
+    Damage::CutOff { pages: tags + 1 }.apply(&mut image);
+    let error = tags_on(image).expect_err("the second page of tags is not there");
+    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use chimaera_bdev_proto::PerfMetrics;
+use chimaera_bdev_proto::{OwnerTag, PerfMetrics};
 
 use super::disk::{DiskImage, SimulatedDisk};
 use crate::block_map::{MegabyteMap, Slot, UNITS};
@@ -175,8 +175,8 @@ impl Expected {
 pub enum TagComparison {
     /// All must be right.
     Exact,
-    /// There may be an error instead.
-    OrError,
+    /// A tag may be unknown instead. Of a device that was cut off, reading may also fail.
+    OrUnknown,
 }
 
 /// A pool that was opened.
@@ -259,21 +259,22 @@ impl FoundPool {
         tags: TagComparison,
     ) -> Result<(), String> {
         let units: Vec<u64> = megabyte.owners.keys().copied().collect();
+        let is_cut = self.metadata.disk.total_pages() < self.metadata.geometry().total_pages();
         let found = match self.metadata.tags(&units) {
             Ok(found) => found,
-            Err(_) if tags == TagComparison::OrError => return Ok(()),
+            Err(_) if is_cut && tags == TagComparison::OrUnknown => return Ok(()),
             Err(error) => return Err(format!("tags of megabyte {number}: {error}")),
         };
-        let differs = megabyte
-            .owners
-            .iter()
-            .zip(found)
-            .find(|((_, owner), found)| owner.tag != found.0);
-        match differs {
+        let is_admitted = |owner: &BlockOwner, found: Option<OwnerTag>| match found {
+            Some(found) => found.0 == owner.tag,
+            None => tags == TagComparison::OrUnknown,
+        };
+        let mut owners = megabyte.owners.iter().zip(found);
+        match owners.find(|((_, owner), found)| !is_admitted(owner, *found)) {
             None => Ok(()),
             Some(((unit, owner), found)) => Err(format!(
-                "the block at unit {unit} has tag {}, not {}",
-                found.0, owner.tag
+                "the tag of the block at unit {unit} is {found:?}, not {}",
+                owner.tag
             )),
         }
     }
