@@ -5,6 +5,7 @@ pub(crate) mod counters;
 pub(crate) mod failure;
 pub(crate) mod memory;
 pub(crate) mod open;
+mod open_uuids;
 mod opening_context;
 mod persistence;
 mod size;

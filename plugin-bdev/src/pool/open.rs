@@ -41,6 +41,7 @@ pub(crate) fn in_memory(
         usage: parameters.usage.or(DeviceUsage::default()),
         parameters,
         own_id: None,
+        _open_uuid: None,
         was_opened: false,
         reserved: Vec::new(),
         metadata_size: 0,
@@ -62,6 +63,7 @@ pub(crate) fn on_file(
         ledger,
         block_count,
         was_opened,
+        open_uuid,
     } = persistence::open_or_format(context, &parameters, &device)?;
     let geometry = ledger.metadata().geometry();
     let reserved = geometry.reserved().collect();
@@ -86,6 +88,7 @@ pub(crate) fn on_file(
             declared,
         }),
         own_id: Some(own_id),
+        _open_uuid: Some(open_uuid),
         was_opened,
         reserved,
         metadata_size,

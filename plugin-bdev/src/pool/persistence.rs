@@ -21,8 +21,10 @@ use chimaera_bdev_format::{
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
 use chimaera_proto::{Status, shell};
+use uuid::Uuid;
 
 use super::allocator::PendingFree;
+use super::open_uuids::OpenUuid;
 use super::opening_context::OpeningContext;
 use super::size;
 use crate::backend::file::FileDevice;
@@ -43,12 +45,14 @@ pub(crate) struct PersistentPool {
     pub(crate) block_count: u64,
     /// Whether the device held the pool already.
     pub(crate) was_opened: bool,
+    /// Keeps copies of the pool from being opened.
+    pub(crate) open_uuid: OpenUuid,
 }
 
 /// Opens the pool on the device, or makes one.
 ///
 /// # Errors
-/// [`Status::ParameterMismatch`] for a pool that is another one; [`Status::CorruptedMetadata`];
+/// [`Status::ParameterMismatch`] for a pool that is another one, or of which a copy is open; [`Status::CorruptedMetadata`];
 /// [`Status::NotBlank`] for something else; [`Status::NotFound`] if nothing is there and a pool was to be
 /// opened for reading only; [`Status::Unsupported`] for one of a newer program; and the device's.
 pub(crate) fn open_or_format(
@@ -75,6 +79,7 @@ fn open(
     superblock: &Superblock,
 ) -> Result<PersistentPool, ModuleError> {
     let identity = &superblock.identity;
+    let open_uuid = OpenUuid::enter(opening, superblock.uuid, identity.pool)?;
     check_identity(opening, identity)?;
     let asked = (opening.parameters.metrics, opening.context.creator);
     let changed = declared::change(identity.metrics, identity.owner.user, asked.0, asked.1)?;
@@ -136,6 +141,7 @@ fn open(
         ledger: Ledger::new(metadata),
         block_count,
         was_opened: true,
+        open_uuid,
     })
 }
 
@@ -165,7 +171,13 @@ fn check_identity(opening: &OpeningContext<'_>, identity: &Identity) -> Result<(
         let advice = match opening.device.named_file().is_reached_by(is) {
             // By a link, for example.
             true => "both lead to it: ask for it by the name that it has".to_owned(),
-            false => format!("`chimaera pool rename {}` changes it", shell::word(asked)),
+            false => {
+                let path = shell::word(asked);
+                format!(
+                    "`chimaera pool rename {path}` changes it; if this is a copy, `chimaera pool rename --copy {path} \
+                     {path}` gives it a UUID and an id of its own as well"
+                )
+            }
         };
         differences.push(format!("its name is {is}, asked for {asked} ({advice})"));
     }
@@ -202,10 +214,9 @@ fn format(opening: &OpeningContext<'_>, wipe: bool) -> Result<PersistentPool, Mo
     let allocator = opening.allocator(&geometry)?;
     opening.set_aside(&geometry)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let birth = (
-        uuid::Uuid::new_v4().into_bytes(),
-        now.map_or(0, |since| since.as_secs()),
-    );
+    let uuid = Uuid::new_v4().into_bytes();
+    let open_uuid = OpenUuid::enter(opening, uuid, opening.context.pool)?;
+    let birth = (uuid, now.map_or(0, |since| since.as_secs()));
     let metadata = Metadata::format(
         opening.disk.clone(),
         identity(opening),
@@ -225,6 +236,7 @@ fn format(opening: &OpeningContext<'_>, wipe: bool) -> Result<PersistentPool, Mo
         ledger: Ledger::new(metadata),
         block_count: 0,
         was_opened: false,
+        open_uuid,
     })
 }
 

@@ -13,12 +13,16 @@ use chimaera_proto::{PoolId, Status};
 
 use super::allocator::PendingFree;
 use super::counters::Counters;
+use super::open_uuids::OpenUuid;
 use crate::backend::Backend;
 use crate::declared::Declared;
 use crate::params::{DeviceUsage, Parameters};
 
 /// A pool of blocks on memory, a file or a block device.
 pub(crate) struct BlockPool {
+    /// Keeps copies of a pool on a device from being opened. Before the backend, and so dropped before that unlocks
+    /// the file.
+    pub(crate) _open_uuid: Option<OpenUuid>,
     // Before the allocator, and so dropped before it: what is under way has pinned blocks.
     pub(crate) backend: Backend,
     pub(crate) state: Arc<PoolState>,

@@ -97,7 +97,7 @@ fn a_file_under_another_name_is_refused_with_both_names() {
         "its name is {}, asked for {}",
         store.name, moved.name
     )];
-    let rename = format!("(`chimaera pool rename {}` changes it)", moved.name);
+    let rename = format!("(`chimaera pool rename {}` changes it;", moved.name);
     moved.assert_refused(&file_params(0), MISMATCH, &[words[0], &rename]);
     std::fs::rename(&moved.name, &store.name).expect("renamed");
     // Renamed, the pool would be lost to those who ask for it by the name that it has.

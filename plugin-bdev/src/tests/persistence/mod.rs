@@ -1,6 +1,7 @@
 //! Pools that were there before: on a file, and on a device where there can be one.
 
 mod characteristics;
+mod copies;
 mod damage;
 mod failing;
 mod freed;
