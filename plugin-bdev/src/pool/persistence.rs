@@ -52,9 +52,9 @@ pub(crate) struct PersistentPool {
 /// Opens the pool on the device, or makes one.
 ///
 /// # Errors
-/// [`Status::ParameterMismatch`] for a pool that is another one, or of which a copy is open; [`Status::CorruptedMetadata`];
-/// [`Status::NotBlank`] for something else; [`Status::NotFound`] if nothing is there and a pool was to be
-/// opened for reading only; [`Status::Unsupported`] for one of a newer program; and the device's.
+/// [`Status::ParameterMismatch`] for a pool that is another one, or of which a copy is open;
+/// [`Status::CorruptedMetadata`]; [`Status::NotBlank`] for something else; [`Status::NotFound`] if nothing is there
+/// and a pool was to be opened for reading only; [`Status::Unsupported`] for one of a newer program; and the device's.
 pub(crate) fn open_or_format(
     context: &CreateContext<'_>,
     parameters: &Parameters,
