@@ -51,8 +51,8 @@ mod options;
 mod transfer;
 
 pub use chimaera_bdev_proto::{
-    AllocationPlan, BdevType, Block, BlockType, CreateParams, FileState, IoEngine, MODULE_NAME,
-    MegabyteState, OperationCounts, OwnedBlock, OwnerTag, PerfMetrics, Stats,
+    AllocationPlan, BdevType, Block, BlockType, CreateParams, FileState, IoEngine, ListedTag,
+    MODULE_NAME, MegabyteState, OperationCounts, OwnedBlock, OwnerTag, PerfMetrics, Stats,
 };
 pub use chimaera_client::{
     AdminClient, Buffer, BufferSlice, BufferSliceMut, Call, ChangingPool, ConnectOptions,

@@ -59,7 +59,8 @@ pub struct MapPage {
 
 impl Client {
     /// The allocated blocks from a place in the pool on, with their owner tags, a page of them. Blocks
-    /// until they are there. [`Self::all_blocks`] goes through all pages.
+    /// until they are there. [`Self::all_blocks`] goes through all pages. A tag of which the device has only damage is
+    /// [`ListedTag::Unknown`](crate::ListedTag), and its block is listed as any other.
     ///
     /// This is how a program finds its blocks after a restart: allocate with a tag
     /// ([`Self::allocate_blocks_for`]), flush, and look for the tag.

@@ -60,7 +60,7 @@ fn listed(blocks: &[(u64, BlockType)]) -> Vec<u8> {
             offset,
             ..Block::new(0, block_type)
         },
-        owner: OwnerTag(1),
+        owner: OwnerTag(1).into(),
     });
     blocks.flat_map(OwnedBlock::to_bytes).collect()
 }

@@ -1,10 +1,10 @@
 //! Flushing, tagging, listing and mapping, against a module that behaves.
 
 use chimaera_bdev_client::{
-    Client, CreateOptions, MegabyteState, OwnedBlock, OwnerTag, PageCursor, PoolId, PoolQuery,
-    Runtime, Status, TaskError,
+    Client, CreateOptions, ListedTag, MegabyteState, OwnedBlock, OwnerTag, PageCursor, PoolId,
+    PoolQuery, Runtime, Status, TaskError,
 };
-use chimaera_testing::{FakeHost, MIB, Verdict, Watchdog, fake_bdev};
+use chimaera_testing::{FakeHost, LOST_TAG, MIB, Verdict, Watchdog, fake_bdev};
 
 const LOCAL: PoolQuery = PoolQuery::Local;
 
@@ -25,7 +25,11 @@ fn fill(bdev: &Client) -> Vec<OwnedBlock> {
                 .allocate_blocks_for(LOCAL, size, owner)
                 .expect("allocates");
             assert!(!blocks.is_empty(), "round {round}");
-            all.extend(blocks.into_iter().map(|block| OwnedBlock { block, owner }));
+            all.extend(
+                blocks
+                    .into_iter()
+                    .map(|block| OwnedBlock::new(block, owner)),
+            );
         }
     }
     all
@@ -79,7 +83,33 @@ fn many_blocks_of_one_allocation_have_its_tag() {
     let last = bdev.all_blocks(LOCAL).last().expect("blocks");
     let last = last.expect("lists");
     assert_eq!(last.block, untagged[0]);
-    assert!(last.owner.is_none());
+    assert_eq!(last.owner, OwnerTag::NONE);
+}
+
+#[test]
+fn a_tag_that_the_pool_has_lost_is_unknown_and_matches_nobodys() {
+    let _watchdog = Watchdog::start();
+    let (_host, runtime) = FakeHost::connect(fake_bdev());
+    let bdev = pool(&runtime, &CreateOptions::ram(64 * MIB));
+    for tag in [LOST_TAG, OwnerTag(7), OwnerTag::NONE] {
+        bdev.allocate_blocks_for(LOCAL, 1, tag).expect("allocates");
+    }
+    let listed = bdev
+        .all_blocks(LOCAL)
+        .map(|owned| owned.expect("lists").owner);
+    let listed: Vec<_> = listed.collect();
+    let known = ListedTag::Known;
+    assert_eq!(
+        listed,
+        [
+            ListedTag::Unknown,
+            known(OwnerTag(7)),
+            known(OwnerTag::NONE)
+        ]
+    );
+    for tag in [OwnerTag::NONE, LOST_TAG, OwnerTag(u64::MAX)] {
+        assert_ne!(listed[0], tag);
+    }
 }
 
 #[test]
@@ -112,7 +142,7 @@ fn flushes_listings_and_maps_can_be_awaited() {
             bdev.async_flush(LOCAL).await?;
             let page = bdev.async_list_blocks(LOCAL, PageCursor::START).await?;
             let block = blocks[0];
-            assert_eq!(page.blocks, [OwnedBlock { block, owner }]);
+            assert_eq!(page.blocks, [OwnedBlock::new(block, owner)]);
             let page = bdev.async_map_page(LOCAL, PageCursor::START).await?;
             assert_eq!(page.states[0], MegabyteState::Split);
             assert_eq!(page.next.map(PageCursor::megabyte), Some(3));

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::thread;
 
-use chimaera_bdev_client::{Client, CreateOptions, Error, OwnerTag, PoolQuery, Runtime, Status};
+use chimaera_bdev_client::{
+    Client, CreateOptions, Error, OwnedBlock, OwnerTag, PoolQuery, Runtime, Status,
+};
 use chimaera_tests::{
     Daemon, MIB, Watchdog, assert_refused, disk_folder, file_bytes, memory, text, until,
 };
@@ -79,8 +81,7 @@ fn an_application_goes_on_with_the_next_daemon() {
         .all_blocks(QUERY)
         .map(|block| block.expect("listed"))
         .collect();
-    assert_eq!(found.len(), 1);
-    assert_eq!((found[0].block, found[0].owner), (kept, OURS));
+    assert_eq!(found, [OwnedBlock::new(kept, OURS)]);
     let mut read = again.runtime().allocate_buffer(4096).expect("a buffer");
     again.read(QUERY, &kept, &mut read).expect("a read");
     assert!(read.iter().all(|&byte| byte == 0x5A));

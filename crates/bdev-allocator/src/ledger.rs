@@ -7,7 +7,7 @@
 
 use std::io;
 
-use chimaera_bdev_proto::{MAP_END, OwnedBlock, OwnerTag};
+use chimaera_bdev_proto::{ListedTag, MAP_END, OwnedBlock, OwnerTag};
 
 use crate::{Allocator, FreeCompletion, block_at};
 use chimaera_bdev_format::block_map::UNITS;
@@ -68,7 +68,7 @@ impl<D: Disk> Ledger<D> {
     /// As [`list`], with the committed tags from the metadata.
     ///
     /// # Errors
-    /// The device's; `InvalidData` if tags are damaged.
+    /// The device's.
     pub fn list<C: FreeCompletion>(
         &self,
         allocator: &Allocator<C>,
@@ -76,17 +76,14 @@ impl<D: Disk> Ledger<D> {
         max_blocks: usize,
     ) -> io::Result<(Vec<OwnedBlock>, u64)> {
         list(allocator, first_megabyte, max_blocks, |units| {
-            let tags = self.metadata.tags(units)?;
-            let known: Option<Vec<_>> = tags.into_iter().collect();
-            known
-                .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "owner tags are damaged"))
+            self.metadata.tags(units)
         })
     }
 }
 
 /// The blocks from `first_megabyte` on, and the megabyte at which the next page begins. The blocks are those of whole
 /// megabytes, and `max_blocks` at most, which must be enough for one megabyte. `committed_tags` gives the tags of
-/// blocks whose tags the allocator no longer has, by their first units.
+/// blocks whose tags the allocator no longer has, by their first units, and `None` for one that is unknown.
 ///
 /// # Errors
 /// Those of `committed_tags`.
@@ -94,7 +91,7 @@ pub fn list<C: FreeCompletion>(
     allocator: &Allocator<C>,
     first_megabyte: u64,
     max_blocks: usize,
-    committed_tags: impl Fn(&[u64]) -> io::Result<Vec<OwnerTag>>,
+    committed_tags: impl Fn(&[u64]) -> io::Result<Vec<Option<OwnerTag>>>,
 ) -> io::Result<(Vec<OwnedBlock>, u64)> {
     debug_assert!(max_blocks as u64 >= UNITS, "room for one megabyte");
     let end = allocator.megabyte_count();
@@ -121,7 +118,10 @@ pub fn list<C: FreeCompletion>(
         };
         blocks.extend(found.into_iter().map(|(slot, tag)| OwnedBlock {
             block: block_at(index, slot),
-            owner: tag.unwrap_or_else(|| tags.next().unwrap_or_default()),
+            owner: match tag.or_else(|| tags.next().flatten()) {
+                Some(tag) => ListedTag::Known(tag),
+                None => ListedTag::Unknown,
+            },
         }));
         index += 1;
     }

@@ -15,8 +15,8 @@ use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 
 pub use block::{AllocationPlan, Block, BlockType};
 pub use listing::{
-    MAP_END, MIN_LISTING_BUFFER_BYTES, MegabyteState, OWNED_BLOCK_WIRE_BYTES, OwnedBlock, OwnerTag,
-    listing_arguments, map_arguments,
+    ListedTag, MAP_END, MIN_LISTING_BUFFER_BYTES, MegabyteState, OWNED_BLOCK_WIRE_BYTES,
+    OwnedBlock, OwnerTag, listing_arguments, map_arguments,
 };
 pub use pool::{BdevType, CreateParams, FileState, IoEngine, OperationCounts, PerfMetrics, Stats};
 

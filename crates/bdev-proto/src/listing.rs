@@ -37,36 +37,88 @@ impl OwnerTag {
     }
 }
 
+/// What a pool knows of a block's owner tag.
+///
+/// It equals an [`OwnerTag`] if it is known to be that one. So what is unknown equals no tag, nor [`OwnerTag::NONE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ListedTag {
+    /// The tag that the block was allocated with, [`OwnerTag::NONE`] for none.
+    Known(OwnerTag),
+    /// The block may have any tag, or none: the place on the device that says so is damaged.
+    Unknown,
+}
+
+impl ListedTag {
+    /// The tag, unless it is unknown.
+    #[must_use]
+    pub const fn known(self) -> Option<OwnerTag> {
+        match self {
+            Self::Known(tag) => Some(tag),
+            Self::Unknown => None,
+        }
+    }
+}
+
+impl From<OwnerTag> for ListedTag {
+    fn from(tag: OwnerTag) -> Self {
+        Self::Known(tag)
+    }
+}
+
+impl PartialEq<OwnerTag> for ListedTag {
+    fn eq(&self, tag: &OwnerTag) -> bool {
+        self.known() == Some(*tag)
+    }
+}
+
 /// An allocated block, and whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OwnedBlock {
     /// The block.
     pub block: Block,
-    /// The tag that it was allocated with.
-    pub owner: OwnerTag,
+    /// The tag that it was allocated with, as far as it is known.
+    pub owner: ListedTag,
 }
 
+/// In a list, marks the second word of a block whose owner tag is unknown.
+const UNKNOWN_TAG: u64 = 1 << 63;
+
 impl OwnedBlock {
-    /// The bytes that stand for it in a list.
+    /// The block, with a tag that is known.
+    #[must_use]
+    pub const fn new(block: Block, tag: OwnerTag) -> Self {
+        let owner = ListedTag::Known(tag);
+        Self { block, owner }
+    }
+
+    /// The bytes that stand for it in a list: the block's words, then its tag. Where that is unknown, the top bit of
+    /// the second word is set, and the third is 0.
     #[must_use]
     pub fn to_bytes(self) -> [u8; OWNED_BLOCK_WIRE_BYTES] {
+        let [first, second] = self.block.to_words();
+        let (mark, tag) = match self.owner {
+            ListedTag::Known(tag) => (0, tag.0),
+            ListedTag::Unknown => (UNKNOWN_TAG, 0),
+        };
         let mut bytes = [0; OWNED_BLOCK_WIRE_BYTES];
-        bytes[..BLOCK_WIRE_BYTES].copy_from_slice(&self.block.to_bytes());
-        bytes[BLOCK_WIRE_BYTES..].copy_from_slice(&self.owner.0.to_le_bytes());
+        let words = [first, second | mark, tag].map(u64::to_le_bytes);
+        bytes.copy_from_slice(words.as_flattened());
         bytes
     }
 
-    /// Reads it from a list; see [`Block::from_words`].
+    /// Reads it from a list.
     ///
     /// # Errors
-    /// As [`Block::from_words`].
+    /// As [`Block::from_words`]; [`Status::ProtocolViolation`] for a tag that is there and called unknown.
     pub fn from_bytes(bytes: [u8; OWNED_BLOCK_WIRE_BYTES]) -> Result<Self, Status> {
-        let block = Block::from_bytes(std::array::from_fn(|at| bytes[at]))?;
-        let owner = u64::from_le_bytes(std::array::from_fn(|at| bytes[BLOCK_WIRE_BYTES + at]));
-        Ok(Self {
-            block,
-            owner: OwnerTag(owner),
-        })
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[8 * at + byte]));
+        let block = Block::from_words([word(0), word(1) & !UNKNOWN_TAG])?;
+        let owner = match (word(1) & UNKNOWN_TAG != 0, word(2)) {
+            (false, tag) => ListedTag::Known(OwnerTag(tag)),
+            (true, 0) => ListedTag::Unknown,
+            (true, _) => return Err(Status::ProtocolViolation),
+        };
+        Ok(Self { block, owner })
     }
 }
 
@@ -128,14 +180,33 @@ mod tests {
 
     #[test]
     fn an_owned_block_reads_as_it_is_written() {
-        let owned = OwnedBlock {
-            block: Block::new(5 * MEGABYTE, BlockType::Kib64),
-            owner: OwnerTag(0x0123_4567_89ab_cdef),
-        };
-        assert_eq!(OwnedBlock::from_bytes(owned.to_bytes()), Ok(owned));
-        let mut bytes = owned.to_bytes();
-        bytes[0] = 1;
-        assert_eq!(OwnedBlock::from_bytes(bytes), Err(Status::WrongSize));
+        let tags = [0, 1, 0x0123_4567_89ab_cdef, u64::MAX].map(|tag| OwnerTag(tag).into());
+        for owner in tags.into_iter().chain([ListedTag::Unknown]) {
+            for block_type in BlockType::ALL {
+                let block = Block::new(5 * MEGABYTE, block_type);
+                let owned = OwnedBlock { block, owner };
+                assert_eq!(OwnedBlock::from_bytes(owned.to_bytes()), Ok(owned));
+                let mut bytes = owned.to_bytes();
+                bytes[0] = 1;
+                assert_eq!(OwnedBlock::from_bytes(bytes), Err(Status::WrongSize));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_no_tag_and_comes_with_none() {
+        for tag in [0, 1, u64::MAX].map(OwnerTag) {
+            assert_eq!(ListedTag::Known(tag), tag);
+            assert_ne!(ListedTag::Unknown, tag);
+        }
+        let block = Block::new(0, BlockType::Kib4);
+        let owner = ListedTag::Unknown;
+        let mut bytes = OwnedBlock { block, owner }.to_bytes();
+        bytes[OWNED_BLOCK_WIRE_BYTES - 1] = 1;
+        assert_eq!(
+            OwnedBlock::from_bytes(bytes),
+            Err(Status::ProtocolViolation)
+        );
     }
 
     #[test]

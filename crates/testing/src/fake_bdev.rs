@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use chimaera_bdev_proto::{
-    AllocationPlan, BLOCK_WIRE_BYTES, BdevType, Block, CreateParams, INLINE_BLOCKS, MAP_END,
-    MEGABYTE, MIN_LISTING_BUFFER_BYTES, MegabyteState, Method, OperationCounts, OwnedBlock,
-    OwnerTag, PerfMetrics, Stats, TransferArguments,
+    AllocationPlan, BLOCK_WIRE_BYTES, BdevType, Block, CreateParams, INLINE_BLOCKS, ListedTag,
+    MAP_END, MEGABYTE, MIN_LISTING_BUFFER_BYTES, MegabyteState, Method, OperationCounts,
+    OwnedBlock, OwnerTag, PerfMetrics, Stats, TransferArguments,
 };
 use chimaera_proto::admin::{self, DestroyPool, FindPool, GetOrCreatePool, ListPools, PoolList};
 use chimaera_proto::{Completion, Descriptor, PoolId, Status, codec};
@@ -21,6 +21,9 @@ const PAGE_MEGABYTES: u64 = 3;
 
 /// Pools on one page of a list.
 const PAGE_POOLS: usize = 3;
+
+/// Blocks that are allocated with this tag are listed as if what the device has of their tags were damaged.
+pub const LOST_TAG: OwnerTag = OwnerTag(0x1057);
 
 /// A module that begins without pools, and makes and destroys them as it is asked.
 #[must_use]
@@ -276,11 +279,19 @@ impl FakePool {
             .map(|n| Block::new(start + n * plan.block_type.size(), plan.block_type))
             .collect();
         self.next = start + plan.count * plan.block_type.size();
-        self.allocated.extend(
-            blocks
-                .iter()
-                .map(|&block| (block.offset, OwnedBlock { block, owner })),
-        );
+        let listed = match owner {
+            LOST_TAG => ListedTag::Unknown,
+            tag => tag.into(),
+        };
+        self.allocated.extend(blocks.iter().map(|&block| {
+            (
+                block.offset,
+                OwnedBlock {
+                    block,
+                    owner: listed,
+                },
+            )
+        }));
         let mut values = vec![plan.count];
         if blocks.len() <= INLINE_BLOCKS {
             assert!(buffer.is_none(), "few blocks need no list");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chimaera_bdev_client::{Block, Error, OwnedBlock, OwnerTag, Status};
+use chimaera_bdev_client::{Block, Error, ListedTag, OwnedBlock, OwnerTag, Status};
 
 use super::block_contents::examine;
 use super::error::VerifyError;
@@ -29,6 +29,8 @@ pub struct Findings {
     pub recent: Vec<Block>,
     /// Allocated blocks with other owner tags, or none.
     pub of_others: u64,
+    /// Allocated blocks whose owner tag is unknown. Where the journal has such a block as flushed, that is a violation.
+    pub of_unknown: u64,
 }
 
 /// Compares a pool with what its journal promises: every block that was flushed must be there, intact, and none that
@@ -47,9 +49,10 @@ fn compare(model: &PoolModel, pool: &impl VerifiedPool) -> Result<Findings, Erro
     for owned in pool.list()? {
         let OwnedBlock { block, owner } = owned;
         all.insert(block.offset, owned);
-        match model.id.allocation(owner) {
-            Some(allocation) => _ = listed.insert(block.offset, (block, allocation)),
-            None => findings.of_others += 1,
+        match owner.known().map(|tag| model.id.allocation(tag)) {
+            Some(Some(allocation)) => _ = listed.insert(block.offset, (block, allocation)),
+            Some(None) => findings.of_others += 1,
+            None => findings.of_unknown += 1,
         }
     }
     for live in model.live.values() {
@@ -58,7 +61,13 @@ fn compare(model: &PoolModel, pool: &impl VerifiedPool) -> Result<Findings, Erro
             listed.remove(&live.block.offset);
             findings.examine(model, live, pool)?;
         } else if live.freeing {
-            findings.gone += 1;
+            let unknown = OwnedBlock {
+                block: live.block,
+                owner: ListedTag::Unknown,
+            };
+            // A block with an unknown tag may be this one or its successor, and is neither gone nor to be freed.
+            let may_be_there = all.get(&live.block.offset) == Some(&unknown);
+            findings.gone += u64::from(!may_be_there);
         } else {
             let found = in_place_of(&live.block, &all);
             findings.violations.push(lost(model, live, found, pool)?);
@@ -166,7 +175,16 @@ fn lost(
     let Some(OwnedBlock { block, owner }) = found else {
         return Ok(format!("{what} was flushed and is not allocated any more"));
     };
-    if block == live.block && owner.is_none() {
+    let lacks = match owner {
+        ListedTag::Known(OwnerTag::NONE) => {
+            Some("has lost its owner tag: it is allocated without one")
+        }
+        ListedTag::Known(_) => None,
+        ListedTag::Unknown => {
+            Some("its owner tag is unknown, as the pool's tags there are damaged")
+        }
+    };
+    if let Some(lacks) = lacks.filter(|_| block == live.block) {
         let mut bytes = vec![0; block.size as usize];
         let contents = match unreadable(pool.read(&block, &mut bytes))? {
             Some(error) => format!("cannot be read: {error}"),
@@ -175,19 +193,18 @@ fn lost(
                 Err(wrong) => format!("holds {wrong}"),
             },
         };
-        return Ok(format!(
-            "{what} was flushed, and has lost its owner tag: it is allocated without one, and {contents}"
-        ));
+        return Ok(format!("{what} was flushed, and {lacks}, and {contents}"));
     }
-    let found = match model.id.allocation(owner) {
+    let found = match owner.known().and_then(|tag| model.id.allocation(tag)) {
         Some(allocation) => describe(&block, allocation),
         None => format!(
             "a block of {} at {:#x} with {}",
             block.block_type,
             block.offset,
             match owner {
-                OwnerTag::NONE => "no owner tag".to_owned(),
-                OwnerTag(tag) => format!("somebody else's owner tag, {tag}"),
+                ListedTag::Known(OwnerTag::NONE) => "no owner tag".to_owned(),
+                ListedTag::Known(OwnerTag(tag)) => format!("somebody else's owner tag, {tag}"),
+                ListedTag::Unknown => "an owner tag that is unknown".to_owned(),
             }
         ),
     };

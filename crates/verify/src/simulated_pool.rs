@@ -196,7 +196,7 @@ impl VerifiedPool for SimulatedPool {
                 return Err(Error::new(Status::NoSpace, "allocating"));
             };
             let block = Block::new(offset, plan.block_type);
-            let owned = OwnedBlock { block, owner };
+            let owned = OwnedBlock::new(block, owner);
             state.current.blocks.insert(offset, owned);
             blocks.push(block);
         }

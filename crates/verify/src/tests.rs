@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU8;
 use std::path::Path;
 
-use chimaera_bdev_client::{Block, BlockType, OwnedBlock, OwnerTag};
+use chimaera_bdev_client::{Block, BlockType, ListedTag, OwnedBlock, OwnerTag};
 
 use super::block_contents::{SECTOR_BYTES, fill};
 use super::check::{Findings, check};
@@ -130,7 +130,8 @@ fn write(pool: &SimulatedPool, block: &Block, generation: OperationId) {
     });
 }
 
-fn own(pool: &SimulatedPool, block: Block, owner: OwnerTag) {
+fn own(pool: &SimulatedPool, block: Block, owner: impl Into<ListedTag>) {
+    let owner = owner.into();
     pool.meddle(|blocks| _ = blocks.insert(block.offset, OwnedBlock { block, owner }));
 }
 
@@ -188,30 +189,41 @@ fn what_became_of_a_block_is_told_by_what_is_in_its_place() {
     let pool = SimulatedPool::new(4, 0, InjectedFault::None);
     let (model, live) = one_block(&pool);
     let Block { offset, .. } = live.block;
+    let known = ListedTag::Known;
     for (block, owner, says) in [
         (
             live.block,
-            OwnerTag::NONE,
+            ListedTag::Unknown,
+            "its owner tag is unknown, as the pool's tags there are damaged, and holds what was flushed",
+        ),
+        (
+            Block::new(0, BlockType::Mib1),
+            ListedTag::Unknown,
+            "in its place there is a block of 1 MiB at 0x0 with an owner tag that is unknown",
+        ),
+        (
+            live.block,
+            known(OwnerTag::NONE),
             "has lost its owner tag: it is allocated without one, and holds what was flushed",
         ),
         (
             live.block,
-            OwnerTag(77),
+            known(OwnerTag(77)),
             "in its place there is a block of 64 KiB at 0x10000 with somebody else's owner tag, 77",
         ),
         (
             Block::new(offset + 4096, BlockType::Kib4),
-            OwnerTag::NONE,
+            known(OwnerTag::NONE),
             "in its place there is a block of 4 KiB at 0x11000 with no owner tag",
         ),
         (
             Block::new(0, BlockType::Mib1),
-            OwnerTag::NONE,
+            known(OwnerTag::NONE),
             "in its place there is a block of 1 MiB at 0x0 with no owner tag",
         ),
         (
             Block::new(0, BlockType::Kib64),
-            OwnerTag::NONE,
+            known(OwnerTag::NONE),
             "was flushed and is not allocated any more",
         ),
     ] {
@@ -282,6 +294,11 @@ fn a_block_that_was_being_freed_may_be_there_or_not_but_not_damaged() {
     pool.meddle(BTreeMap::clear);
     let findings = judge(&model, &pool);
     assert_eq!((findings.violations.len(), findings.gone), (0, 1));
+    // Whose a block with an unknown tag is cannot be told: it must not be freed, and not be called gone.
+    own(&pool, live.block, ListedTag::Unknown);
+    let findings = judge(&model, &pool);
+    assert_eq!((findings.violations.len(), findings.gone), (0, 0));
+    assert_eq!((findings.still_there.len(), findings.of_unknown), (0, 1));
 }
 
 #[test]
@@ -316,6 +333,10 @@ fn a_block_that_the_journal_does_not_know_is_recent_or_a_violation() {
     own(&pool, Block::new(2 << 20, BlockType::Mib1), OwnerTag(77));
     let findings = judge(&model, &pool);
     assert_eq!((findings.of_others, findings.violations.len()), (2, 0));
+    own(&pool, block, ListedTag::Unknown);
+    let findings = judge(&model, &pool);
+    assert_eq!((findings.of_others, findings.of_unknown), (1, 1));
+    assert_eq!((findings.recent.len(), findings.violations.len()), (0, 0));
 }
 
 #[test]

@@ -110,7 +110,11 @@ fn a_list_has_each_block_once_with_its_owner_in_order_of_offset() {
         let mut add = |size: u64, tag: u64| {
             let owner = OwnerTag(tag);
             let blocks = pool.allocate_for(size, owner).expect("room");
-            expected.extend(blocks.into_iter().map(|block| OwnedBlock { block, owner }));
+            expected.extend(
+                blocks
+                    .into_iter()
+                    .map(|block| OwnedBlock::new(block, owner)),
+            );
             expected.len()
         };
         for (tag, size) in [

@@ -8,8 +8,8 @@ mod offline;
 mod stats;
 
 use chimaera_bdev_client::{
-    Client, Error, FileState, MODULE_NAME, OwnedBlock, PerfMetrics, PoolInfo, PoolQuery, Runtime,
-    Stats,
+    Client, Error, FileState, ListedTag, MODULE_NAME, OwnedBlock, OwnerTag, PerfMetrics, PoolInfo,
+    PoolQuery, Runtime, Stats,
 };
 use serde::Serialize;
 
@@ -129,8 +129,12 @@ struct BlockReport {
     offset: u64,
     size: u64,
     r#type: String,
+    /// `None` for no tag, [`UNKNOWN`] for one that is not known.
     owner: Option<String>,
 }
+
+/// What stands in the place of a tag, which has 16 digits, that is not known.
+const UNKNOWN: &str = "unknown";
 
 impl From<OwnedBlock> for BlockReport {
     fn from(owned: OwnedBlock) -> Self {
@@ -138,7 +142,11 @@ impl From<OwnedBlock> for BlockReport {
             offset: owned.block.offset,
             size: owned.block.size,
             r#type: owned.block.block_type.to_string(),
-            owner: (!owned.owner.is_none()).then(|| format!("{:016x}", owned.owner.0)),
+            owner: match owned.owner {
+                ListedTag::Known(OwnerTag::NONE) => None,
+                ListedTag::Known(OwnerTag(tag)) => Some(format!("{tag:016x}")),
+                ListedTag::Unknown => Some(UNKNOWN.to_owned()),
+            },
         }
     }
 }

@@ -232,6 +232,7 @@ fn show_findings(findings: &Findings) {
         ),
         ("recent", findings.recent.len().to_string()),
         ("of others", findings.of_others.to_string()),
+        ("of unknown", findings.of_unknown.to_string()),
         ("violations", findings.violations.len().to_string()),
     ];
     show_rows(&rows);

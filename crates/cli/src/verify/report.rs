@@ -94,6 +94,7 @@ struct FindingsReport<'a> {
     blocks_being_freed_still_there: usize,
     recent_blocks: usize,
     blocks_of_others: u64,
+    blocks_of_unknown_owners: u64,
     violations: &'a [String],
 }
 
@@ -107,6 +108,7 @@ impl<'a> FindingsReport<'a> {
             blocks_being_freed_still_there: findings.still_there.len(),
             recent_blocks: findings.recent.len(),
             blocks_of_others: findings.of_others,
+            blocks_of_unknown_owners: findings.of_unknown,
             violations: &findings.violations,
         }
     }

@@ -1,10 +1,10 @@
 //! Damaged metadata is repaired from its copy, or reported; it is never believed, and never made worse.
 
 use chimaera_bdev_format::Geometry;
-use chimaera_bdev_proto::{CreateParams, UNIT_BYTES};
+use chimaera_bdev_proto::{Block, CreateParams, ListedTag, OwnedBlock, OwnerTag, UNIT_BYTES};
 use chimaera_proto::Status;
 
-use super::{Store, Written, on_every_store};
+use super::{Store, Written, on_every_store, pattern};
 use crate::testing::{TestPool, file_bytes, file_params};
 
 const CORRUPTED: Status = Status::CorruptedMetadata;
@@ -149,25 +149,41 @@ fn a_table_without_a_good_copy_is_an_error_and_may_be_read_around() {
     });
 }
 
+/// Units whose owner tags lie in one sector.
+const SECTOR_UNITS: u64 = 63;
+
 #[test]
-fn damaged_owner_tags_fail_the_list_and_nothing_else() {
+fn of_a_damaged_sector_the_owner_tags_are_unknown_and_no_others() {
     let size = file_bytes(8);
     on_every_store(size, |store| {
-        let written = ended(store);
-        let geometry = Geometry::new(size / UNIT_BYTES).expect("room");
-        let tags = tables(size)[1] + UNIT_BYTES..geometry.reserved_pages() * UNIT_BYTES;
-        let image = store.image();
-        let used = tags.filter(|&offset| image[offset as usize] != 0);
-        for offset in used.step_by(7) {
-            store.damage(offset);
-        }
         let pool = store.open();
-        assert_eq!(pool.list_page(0, 6144), Err(CORRUPTED));
-        for (owned, bytes) in &written.0 {
-            let read = pool.read(owned.block, 0, bytes.len()).expect("allocated");
-            assert!(&read == bytes);
+        let written: Vec<_> = (1..=3 * 256)
+            .map(|tag| {
+                let owner = OwnerTag(tag);
+                let block = pool.allocate_for(4096, owner).expect("room")[0];
+                pool.write(block, 0, &pattern(tag, 4096)).expect("written");
+                OwnedBlock::new(block, owner)
+            })
+            .collect();
+        drop(pool);
+        let sector = written[400].block.offset / UNIT_BYTES / SECTOR_UNITS;
+        let tags = tables(size)[1] + UNIT_BYTES;
+        store.damage(tags + 512 * sector + 100);
+        let pool = store.open();
+        let mut expected = written.clone();
+        expected.sort();
+        let is_hit = |block: &Block| block.offset / UNIT_BYTES / SECTOR_UNITS == sector;
+        for owned in expected.iter_mut().filter(|owned| is_hit(&owned.block)) {
+            owned.owner = ListedTag::Unknown;
+        }
+        assert_eq!(pool.list(), expected);
+        let unknown = expected.iter().filter(|owned| is_hit(&owned.block));
+        assert_eq!(unknown.count() as u64, SECTOR_UNITS);
+        for (tag, owned) in (1..).zip(&written) {
+            let read = pool.read(owned.block, 0, 4096).expect("allocated");
+            assert!(read == pattern(tag, 4096));
         }
         pool.flush().expect("that goes on");
-        pool.allocate(4096).expect("so does that");
+        pool.allocate_for(4096, OwnerTag(9)).expect("so does that");
     });
 }

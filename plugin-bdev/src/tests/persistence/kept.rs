@@ -134,7 +134,7 @@ fn remaining_size_and_the_list_are_exact_whatever_happens() {
                     let owner = OwnerTag(numbers.below(3) as u64);
                     // If there is no space, nothing changes.
                     let blocks = pool.allocate_for(size, owner).unwrap_or_default();
-                    live.extend(blocks.iter().map(|&block| OwnedBlock { block, owner }));
+                    live.extend(blocks.iter().map(|&block| OwnedBlock::new(block, owner)));
                 }
                 _ => {
                     let count = numbers.below(4).min(live.len());

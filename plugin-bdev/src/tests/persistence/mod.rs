@@ -197,7 +197,7 @@ impl Written {
         for block in pool.allocate_for(size, owner)? {
             let bytes = pattern(owner.0 ^ block.offset, block.size);
             pool.write(block, 0, &bytes).expect("written");
-            self.0.push((OwnedBlock { block, owner }, bytes));
+            self.0.push((OwnedBlock::new(block, owner), bytes));
         }
         Ok(())
     }
