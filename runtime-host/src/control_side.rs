@@ -9,14 +9,13 @@ use chimaera_chimod::abi::HostVTable;
 use chimaera_proto::admin::Method;
 use chimaera_thread::NoThread;
 use crossbeam::channel::{Sender, unbounded};
-use parking_lot::Mutex;
 
 use crate::inbox::Inbox;
 use crate::jobs::Jobs;
-use crate::log;
 use crate::messages::{ControlEvent, WorkerCommand};
 use crate::modules::Modules;
 use crate::pools::PoolRegistry;
+use crate::refused_pools::RefusedPools;
 use crate::stop::Stopper;
 use crate::worker_inboxes::WorkerInboxes;
 
@@ -32,8 +31,8 @@ pub(crate) struct ControlSide {
     /// The first failure to flush a pool because the host stops.
     pub(crate) unflushed: OnceLock<ModuleError>,
     pub(crate) started: Instant,
-    /// Each user's share of the log for pools that were not made.
-    pub(crate) refusal_shares: Mutex<log::Shares>,
+    /// Tells the log of pools that clients do not get.
+    pub(crate) refused_pools: RefusedPools,
     /// The table points to the inboxes, so it is dropped first.
     pub(crate) table: Arc<HostVTable>,
     pub(crate) inboxes: Arc<WorkerInboxes>,

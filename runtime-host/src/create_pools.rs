@@ -1,7 +1,6 @@
 //! Making pools: a creation request finds the pool that it asks for, or has its module make one.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use chimaera_chimod::host::NewPool;
 use chimaera_chimod::{CreateAgain, ModuleError};
@@ -20,8 +19,18 @@ use crate::session::Peer;
 use crate::speakers::Speaker;
 
 impl ControlSide {
-    /// Gives the pool that a client asks for, made by its module if it does not exist yet. Blocks.
+    /// Gives the pool that a client asks for, made by its module if it does not exist yet. If it is refused, the log
+    /// says why. Blocks.
     pub(crate) fn get_or_create_pool(
+        &self,
+        asked: &GetOrCreatePool,
+        client: Peer,
+    ) -> Result<PoolInfo, ModuleError> {
+        let given = self.find_or_create_pool(asked, client);
+        given.inspect_err(|error| self.refused_pools.log(asked, client, error))
+    }
+
+    fn find_or_create_pool(
         &self,
         asked: &GetOrCreatePool,
         client: Peer,
@@ -52,8 +61,7 @@ impl ControlSide {
             }
             PoolLookup::Reserved(reservation) => self
                 .create_pool(reservation, asked, client)
-                .map_err(|error| with_whose_panic(error, &asked.name, &asked.module))
-                .inspect_err(|error| self.log_refusal(asked, client, error)),
+                .map_err(|error| with_whose_panic(error, &asked.name, &asked.module)),
         }
     }
 
@@ -100,17 +108,6 @@ impl ControlSide {
             asked.name, asked.module
         ));
         Ok(info)
-    }
-
-    /// Logs why a pool is not made, within the share of the log that the client's user has for that.
-    fn log_refusal(&self, asked: &GetOrCreatePool, client: Peer, error: &ModuleError) {
-        let mut shares = self.refusal_shares.lock();
-        if let Some(skipped) = shares.admit(client.user_id.into(), Instant::now()) {
-            log::warning(format_args!(
-                "pool not created: {}, module {}, for {client}: {error}{skipped}",
-                asked.name, asked.module
-            ));
-        }
     }
 }
 

@@ -11,7 +11,6 @@ use chimaera_shm::{Doorbell, barrier};
 use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use parking_lot::Mutex;
 
 use crate::builtin::admin::Admin;
 use crate::config::Config;
@@ -25,6 +24,7 @@ use crate::messages::{ControlEvent, WorkerCommand};
 use crate::modules::Modules;
 use crate::pools::PoolRegistry;
 use crate::processors::{check_processors, pin_to};
+use crate::refused_pools::RefusedPools;
 use crate::stop::Stopper;
 use crate::worker::WorkerThread;
 use crate::worker_inboxes::WorkerInboxes;
@@ -72,7 +72,7 @@ impl Host {
             events: Arc::clone(&events),
             unflushed: OnceLock::new(),
             started: Instant::now(),
-            refusal_shares: Mutex::new(log::Shares::per("user")),
+            refused_pools: RefusedPools::default(),
             table: Arc::new(inboxes.table()),
             inboxes: Arc::clone(&inboxes),
             parks_with_barrier: barrier::is_available(),

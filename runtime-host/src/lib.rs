@@ -31,6 +31,7 @@ mod modules;
 mod pool_container;
 mod pools;
 mod processors;
+mod refused_pools;
 mod routing;
 mod session;
 mod speakers;

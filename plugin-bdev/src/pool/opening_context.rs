@@ -87,9 +87,10 @@ impl<'a> OpeningContext<'a> {
                 Status::Unsupported,
                 format_args!("it holds a pool that cannot be used: {text}; use a newer release"),
             ),
-            OpenError::OnlyReadable(text) => {
-                self.error(Status::Unsupported, format_args!("{text}"))
-            }
+            OpenError::OnlyReadable(text) => self.error(
+                Status::Unsupported,
+                format_args!("{text}; set read_only to do that, or use a newer release"),
+            ),
         }
     }
 
