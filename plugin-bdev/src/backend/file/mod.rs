@@ -21,6 +21,7 @@ mod tests;
 mod undo;
 mod uring;
 mod write_exclusion;
+mod zoned;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

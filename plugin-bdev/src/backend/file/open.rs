@@ -35,6 +35,7 @@ use super::beneath::lock_beneath;
 use super::direct::{DirectIo, make_direct, settle_alignment, try_alignment};
 use super::kernel_queries::device_is_read_only;
 use super::undo::Undo;
+use super::zoned::check_zones;
 use crate::params::{DeviceUsage, Parameters};
 
 /// A file that a pool may use.
@@ -135,6 +136,7 @@ fn lock_for_one_pool(
     match kind {
         FileKind::Regular => lock(path, file),
         FileKind::BlockDevice => {
+            check_zones(path, file)?;
             if !parameters.read_only {
                 check_writable(path, file)?;
             }
