@@ -1,24 +1,37 @@
-//! A check of all of a pool's metadata, copies that opening does not look at included.
+//! A check of all of a pool's metadata, copies that opening does not look at included, and its repair.
 
 use std::io;
 
 use crate::block_map::{MegabyteMap, UNITS};
-use crate::geometry::TablePage;
+use crate::geometry::{ReservedPages, TablePage};
+use crate::limits::NEAR_SUPERBLOCKS;
+use crate::mark::FailureMark;
 use crate::metadata::Metadata;
 use crate::page::{Disk, Page};
-use crate::recovery::{OpenError, OpenMode, OpenedPool, identify, open};
-use crate::superblock::Superblock;
+use crate::recovery::{OpenError, OpenMode, OpenedPool, open_though_marked};
+use crate::superblock::{self, ChosenSuperblock, FarCopy, Superblock};
 use crate::table::TableEntries;
-use crate::tags::{TagPlace, TagSector, sectors_of};
+use crate::tags::{TagPlace, TagSector, copies_of_page, sectors_of};
+
+/// What a check may repair.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Repair {
+    /// 64 random bits, which the pool's opening for the repair is known by.
+    pub history: u64,
+    /// The pool whose far superblock is to be taken where those at the beginning are gone; `None` for the only one.
+    pub uuid: Option<[u8; 16]>,
+}
 
 /// The result of a check.
 #[derive(Debug)]
 pub(crate) struct Checked {
     pub(crate) superblock: Superblock,
-    /// Damage that can be repaired: from a copy, or by forgetting owner tags.
+    /// Damage that can be repaired: from a copy, or by saying of owner tags that they are unknown.
     pub(crate) repairable: Vec<String>,
     /// Damage that cannot be repaired.
     pub(crate) lost: Vec<String>,
+    /// The mark of an earlier failure. A repair removes it.
+    pub(crate) mark: Option<FailureMark>,
     /// Records of the journal that are not in the table yet.
     pub(crate) journal_records: u64,
     /// Megabytes whose blocks have owner tags, or had.
@@ -34,13 +47,22 @@ pub(crate) struct Checked {
 /// See [`OpenError`]. Damage is no error, unless no superblock is left.
 pub(crate) fn check<D: Disk + Clone>(
     disk: &D,
-    repair: bool,
+    repair: Option<Repair>,
     found: &mut dyn FnMut(u32, MegabyteMap),
 ) -> Result<Checked, OpenError> {
-    let geometry = identify(disk)?.geometry;
+    let (chosen, far) = match (superblock::choose(disk), repair) {
+        (Err(OpenError::OnlyFarCopies(copies)), Some(repair)) => {
+            let copy = the_far_copy(copies, repair.uuid)?;
+            (ChosenSuperblock::far(&copy), Some(copy))
+        }
+        (chosen, _) => (chosen?, None),
+    };
+    let geometry = &chosen.superblock.geometry;
+    let mark = FailureMark::find(disk, geometry, chosen.superblock.checksum());
+    let reserved = ReservedPages::of(geometry);
     let mut misplaced = None;
     let mut note = |megabyte, map| {
-        if misplaced.is_none() && !geometry.has_room(megabyte, &map) {
+        if misplaced.is_none() && !reserved.leave_room(megabyte, &map) {
             misplaced = Some(megabyte);
         }
         found(megabyte, map);
@@ -50,12 +72,19 @@ pub(crate) fn check<D: Disk + Clone>(
         repaired,
         mut lost,
         journal_records,
-    } = open(disk.clone(), OpenMode::ReadOnly, &mut note, &mut |_, _| {})?;
+        ..
+    } = open_though_marked(
+        disk.clone(),
+        chosen,
+        OpenMode::ReadOnly,
+        &mut note,
+        &mut |_, _| {},
+    )?;
     // A checkpoint that was interrupted has written some first copies and not yet the second ones. The next one
     // begins it again.
     let may_differ = journal_records > 0;
     let stale_pages = stale_second_copies(&metadata, may_differ)?;
-    let damaged_tags = damaged_tags(&metadata)?;
+    let damaged_tags = damaged_tags(&metadata, may_differ)?;
     lost.extend(
         misplaced.map(|megabyte| format!("megabyte {megabyte} has blocks where there can be none")),
     );
@@ -64,40 +93,87 @@ pub(crate) fn check<D: Disk + Clone>(
         let page = metadata.geometry().table_page(*page, 1);
         format!("page {page} of the table, a second copy, is damaged, the first is sound")
     }));
-    repairable.extend(damaged_tags.iter().map(|(page, sector)| {
-        format!(
-            "owner tags in page {page}, sector {sector}, are damaged, and can only be forgotten"
-        )
-    }));
+    repairable.extend(damaged_tags.iter().map(ToString::to_string));
     let mut checked = Checked {
         superblock: metadata.superblock().clone(),
         tagged_megabytes: metadata.tagged.count(),
-        repaired: repair && lost.is_empty() && !repairable.is_empty(),
+        repaired: false,
         repairable,
         lost,
+        mark,
         journal_records,
     };
-    if checked.repaired {
-        // Opening repairs first copies, from which the second ones are made here.
-        let opened = open(
-            disk.clone(),
-            OpenMode::ReadWrite,
-            &mut |_, _| {},
-            &mut |_, _| {},
-        )?;
-        checked.superblock = opened.metadata.superblock().clone();
-        write_repairs(&opened.metadata, &stale_pages, &damaged_tags)?;
+    let has_work = !checked.repairable.is_empty() || checked.mark.is_some();
+    if let Some(repair) = repair.filter(|_| has_work && checked.lost.is_empty()) {
+        if let Some(far) = far {
+            restore_beginning(disk, &far.superblock)?;
+        }
+        checked.superblock = self::repair(disk, repair, &stale_pages, &damaged_tags)?;
+        checked.repaired = true;
     }
     Ok(checked)
 }
 
-/// Gives the pool another name. Blocks.
+/// Repairs a pool, and gives its superblock.
+fn repair<D: Disk + Clone>(
+    disk: &D,
+    repair: Repair,
+    stale_pages: &[(TablePage, Page)],
+    damaged_tags: &[DamagedTags],
+) -> Result<Superblock, OpenError> {
+    // Opening repairs first copies, from which the second ones are made here.
+    let mode = OpenMode::ReadWrite {
+        history: repair.history,
+    };
+    let chosen = superblock::choose(disk)?;
+    let opened = open_though_marked(disk.clone(), chosen, mode, &mut |_, _| {}, &mut |_, _| {})?;
+    let mut metadata = opened.metadata;
+    write_repairs(&metadata, stale_pages, damaged_tags)?;
+    if metadata.superblock().history.is_some() {
+        metadata.end()?;
+    }
+    FailureMark::clear(disk, metadata.geometry())?;
+    Ok(metadata.superblock().clone())
+}
+
+/// The far copy that a repair is to take: the newest one of the pool with this UUID, or of the only pool.
+fn the_far_copy(copies: Vec<FarCopy>, uuid: Option<[u8; 16]>) -> Result<FarCopy, OpenError> {
+    let fits = |copy: &&FarCopy| uuid.is_none_or(|uuid| copy.superblock.uuid == uuid);
+    let newest = copies
+        .iter()
+        .filter(fits)
+        .max_by_key(|copy| copy.superblock.generation);
+    match newest {
+        Some(newest)
+            if copies
+                .iter()
+                .filter(fits)
+                .all(|copy| copy.superblock.uuid == newest.superblock.uuid) =>
+        {
+            Ok(newest.clone())
+        }
+        _ => Err(OpenError::OnlyFarCopies(copies)),
+    }
+}
+
+/// Writes the superblocks at the beginning again, one after the other.
+fn restore_beginning<D: Disk>(disk: &D, superblock: &Superblock) -> io::Result<()> {
+    for place in NEAR_SUPERBLOCKS {
+        disk.write(place, &superblock.to_pages(place))?;
+        disk.flush()?;
+    }
+    Ok(())
+}
+
+/// Gives the pool another name. `history` has 64 random bits. Blocks.
 ///
 /// # Errors
 /// See [`OpenError`].
-pub(crate) fn rename<D: Disk>(disk: D, name: String) -> Result<(), OpenError> {
-    let mut metadata = open(disk, OpenMode::ReadWrite, &mut |_, _| {}, &mut |_, _| {})?.metadata;
+pub(crate) fn rename<D: Disk>(disk: D, name: String, history: u64) -> Result<(), OpenError> {
+    let mode = OpenMode::ReadWrite { history };
+    let mut metadata = crate::open(disk, mode, &mut |_, _| {}, &mut |_, _| {})?.metadata;
     metadata.rename(name)?;
+    metadata.end()?;
     Ok(())
 }
 
@@ -115,16 +191,21 @@ fn stale_second_copies<D: Disk>(
                 extent: position,
                 page,
             };
-            let read = |copy| -> io::Result<_> {
+            let read = |copy| {
                 let mut pages = Page::zeroes(1);
-                metadata
+                // What cannot be read is damaged.
+                if metadata
                     .disk
-                    .read(geometry.table_page(at, copy), &mut pages)?;
+                    .read(geometry.table_page(at, copy), &mut pages)
+                    .is_err()
+                {
+                    pages[0] = Page::ZERO;
+                }
                 let entries = TableEntries::read(&pages[0], geometry.first_megabyte(at), checksum);
-                Ok((pages.swap_remove(0), entries))
+                (pages.swap_remove(0), entries)
             };
-            let (first_page, first) = read(0)?;
-            let (_, second) = read(1)?;
+            let (first_page, first) = read(0);
+            let (_, second) = read(1);
             let differs = second != first && !(may_differ && second.is_some());
             if first.is_some() && differs {
                 stale.push((at, first_page));
@@ -134,9 +215,41 @@ fn stale_second_copies<D: Disk>(
     Ok(stale)
 }
 
-/// Damaged sectors of tags: page on the device, and number in the extent.
-fn damaged_tags<D: Disk>(metadata: &Metadata<D>) -> io::Result<Vec<(u64, u64)>> {
-    let checksum = metadata.superblock.checksum();
+/// A sector of tags that is damaged in some copy.
+#[derive(Debug)]
+struct DamagedTags {
+    /// Position of its extent.
+    extent: usize,
+    /// Its page in the tags of the extent.
+    page: u64,
+    /// Its page on the device, in the first copy.
+    device_page: u64,
+    /// What it holds, or that this is unknown.
+    sector: TagSector,
+    number: u64,
+    is_known: bool,
+}
+
+impl std::fmt::Display for DamagedTags {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            device_page,
+            number,
+            ..
+        } = self;
+        let what = match self.is_known {
+            true => "in one copy, the other is sound",
+            false => "in every copy, and their blocks' tags stay unknown",
+        };
+        write!(
+            f,
+            "owner tags in page {device_page}, sector {number}, are damaged {what}"
+        )
+    }
+}
+
+/// Sectors of tags that are damaged in some copy, or, unless copies `may_differ`, have copies that differ.
+fn damaged_tags<D: Disk>(metadata: &Metadata<D>, may_differ: bool) -> io::Result<Vec<DamagedTags>> {
     let frozen = metadata
         .checkpoint
         .as_ref()
@@ -148,45 +261,73 @@ fn damaged_tags<D: Disk>(metadata: &Metadata<D>) -> io::Result<Vec<(u64, u64)>> 
             && !overlays.any(|overlay| overlay.newly_tagged.contains(&megabyte))
     };
     let mut damaged = Vec::new();
-    for extent in &metadata.geometry().extents {
-        let mut last_page = None;
+    for (position, extent) in metadata.geometry().extents.iter().enumerate() {
+        let mut next_sector = 0;
         for megabyte in (extent.first_megabyte..extent.end_megabyte()).filter(|at| on_device(*at)) {
             let first = u64::from(megabyte - extent.first_megabyte) * UNITS;
             let (from, to) = (TagPlace::of(first), TagPlace::of(first + UNITS - 1));
             for page in from.page..=to.page {
-                let mut pages = Page::zeroes(1);
-                metadata.disk.read(extent.tags + page, &mut pages)?;
-                let mut sectors = sectors_of(page);
-                let relevant = sectors
-                    .by_ref()
-                    .filter(|sector| (from.sector..=to.sector).contains(sector));
-                for sector in relevant {
-                    let is_new = last_page.is_none_or(|last| sector > last);
-                    if is_new && TagSector::read(&pages[0], sector, checksum).is_none() {
-                        damaged.push((extent.tags + page, sector));
-                    }
-                    last_page = last_page.max(Some(sector));
-                }
+                let sectors =
+                    sectors_of(page).filter(|sector| (from.sector..=to.sector).contains(sector));
+                let sectors = sectors.filter(|sector| *sector >= next_sector);
+                let checked = check_sectors(metadata, (position, page), sectors, may_differ)?;
+                damaged.extend(checked);
             }
+            next_sector = to.sector + 1;
         }
     }
     Ok(damaged)
 }
 
+/// Those of these sectors of a page of tags that are damaged. The page is that of an extent's tags.
+fn check_sectors<D: Disk>(
+    metadata: &Metadata<D>,
+    (position, page): (usize, u64),
+    sectors: impl Iterator<Item = u64>,
+    may_differ: bool,
+) -> io::Result<Vec<DamagedTags>> {
+    let checksum = metadata.superblock.checksum();
+    let extent = &metadata.geometry().extents[position];
+    let copies = copies_of_page(&metadata.disk, extent, page)?;
+    let check = |number: u64| {
+        let read = |copy: &Page| TagSector::read(copy, number, checksum);
+        let found: Vec<_> = copies.iter().map(read).collect();
+        let first = found.iter().flatten().next();
+        let all_sound = found.iter().all(Option::is_some);
+        let all_alike = found.iter().flatten().all(|sector| Some(sector) == first);
+        let is_sound = all_sound && (all_alike || may_differ);
+        (!is_sound).then(|| DamagedTags {
+            extent: position,
+            page,
+            device_page: extent.tags[0].unwrap_or(0) + page,
+            sector: first.cloned().unwrap_or_else(|| TagSector::unknown(number)),
+            number,
+            is_known: first.is_some(),
+        })
+    };
+    Ok(sectors.filter_map(check).collect())
+}
+
 fn write_repairs<D: Disk>(
     metadata: &Metadata<D>,
     stale_pages: &[(TablePage, Page)],
-    damaged_tags: &[(u64, u64)],
+    damaged_tags: &[DamagedTags],
 ) -> io::Result<()> {
     for (at, page) in stale_pages {
         let place = metadata.geometry().table_page(*at, 1);
         metadata.disk.write(place, std::slice::from_ref(page))?;
     }
-    for &(page, sector) in damaged_tags {
-        let mut pages = Page::zeroes(1);
-        metadata.disk.read(page, &mut pages)?;
-        TagSector::empty(sector).write(&mut pages[0], metadata.superblock.checksum());
-        metadata.disk.write(page, &pages)?;
+    for damaged in damaged_tags {
+        let extent = &metadata.geometry().extents[damaged.extent];
+        let copies = copies_of_page(&metadata.disk, extent, damaged.page)?;
+        for (first_page, mut page) in extent.tags.iter().flatten().zip(copies) {
+            damaged
+                .sector
+                .write(&mut page, metadata.superblock.checksum());
+            metadata
+                .disk
+                .write(first_page + damaged.page, std::slice::from_ref(&page))?;
+        }
     }
     metadata.disk.flush()
 }

@@ -4,12 +4,16 @@
 //! It runs in steps, so that commits, which go into the other half meanwhile, need not wait for it.
 //!
 //! ```text
-//! tags ─flush─▶ table, first copy ─flush─▶ second copy ─flush─▶ first superblock ─flush─▶ second
+//! tags ─flush─▶ table, first copy ─flush─▶ second copies ─flush─▶ first superblocks ─flush─▶ second ones
 //! ```
 //!
+//! Where tags have two copies, the second one is written with the table's.
+//!
 //! Laws:
-//! - Table and superblock have two copies, and are written in place. One copy is durable while the other is being
-//!   written.
+//! - Table and superblock have copies, and are written in place. One copy is durable while the other is being
+//!   written; of four superblocks two are, one of which lies far from the other.
+//! - Whether a copy is durable is not seen by reading it: a drive may have failed to write it, and read it back from its
+//!   cache. So the first checkpoint after an opening writes the second copies again before it writes the first ones.
 //! - A table that calls a megabyte tagged is written after the megabyte's tags are durable, since all of them
 //!   count from then on.
 //! - Until the first superblock is durable, the journal still has all that is being written here, and recovery
@@ -20,12 +24,12 @@ use std::io;
 
 use crate::block_map::UNITS;
 use crate::geometry::{Geometry, TablePage};
-use crate::limits::{SUPERBLOCK_COPIES, TAGS_PER_PAGE};
+use crate::limits::TAGS_PER_PAGE;
 use crate::overlay::{MegabyteSet, Overlay};
 use crate::page::{Checksum, Disk, Page};
 use crate::superblock::Superblock;
 use crate::table::TableEntries;
-use crate::tags::{TagPlace, TagSector, sectors_of};
+use crate::tags::{TagPlace, TagSector, copies_of_page, sectors_of};
 use crate::weakness::{CrashWeakness, weakened};
 
 /// Pages that a step reads and writes, at most.
@@ -42,13 +46,18 @@ pub(crate) struct Checkpoint {
     pages: Vec<TablePage>,
     /// Pages of tags that are written, in order: their extent, and their position in its tags.
     tag_pages: Vec<(usize, u64)>,
+    /// Whether second copies that look sound may not be durable.
+    doubts_second_copies: bool,
     stage: Stage,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Writes tags: position of the next page.
-    Tags(usize),
+    /// Writes a copy of the tags: position of the next page.
+    Tags {
+        copy: usize,
+        next: usize,
+    },
     /// Writes a copy of the table: position of the next page.
     Table {
         copy: usize,
@@ -69,8 +78,14 @@ pub(crate) struct CheckpointContext<'a, D> {
 }
 
 impl Checkpoint {
-    /// Begins the checkpoint of an epoch whose last record has this sequence.
-    pub(crate) fn new(frozen: Overlay, epoch: u64, sequence: u64, geometry: &Geometry) -> Self {
+    /// Begins the checkpoint of an epoch whose last record has this sequence. `doubts_second_copies` says whether it is
+    /// the first one since the pool was opened.
+    pub(crate) fn new(
+        frozen: Overlay,
+        (epoch, sequence): (u64, u64),
+        geometry: &Geometry,
+        doubts_second_copies: bool,
+    ) -> Self {
         let mut pages: BTreeSet<TablePage> = frozen
             .entries
             .keys()
@@ -101,7 +116,8 @@ impl Checkpoint {
             sequence,
             pages: pages.into_iter().collect(),
             tag_pages: tag_pages.into_iter().collect(),
-            stage: Stage::Tags(0),
+            doubts_second_copies,
+            stage: Stage::Tags { copy: 0, next: 0 },
         }
     }
 
@@ -114,12 +130,13 @@ impl Checkpoint {
         context: &mut CheckpointContext<'_, D>,
     ) -> io::Result<bool> {
         match self.stage {
-            Stage::Tags(next) if next < self.tag_pages.len() => {
+            Stage::Tags { copy, next } if next < self.tag_pages.len() => {
                 let (extent, page) = self.tag_pages[next];
-                self.write_tags(context, extent, page)?;
-                self.stage = Stage::Tags(next + 1);
+                self.write_tags(context, extent, page, copy)?;
+                let next = next + 1;
+                self.stage = Stage::Tags { copy, next };
             }
-            Stage::Tags(_) => {
+            Stage::Tags { copy: 0, .. } => {
                 if !self.tag_pages.is_empty() && !weakened(CrashWeakness::TagsNotFlushed) {
                     context.disk.flush()?;
                 }
@@ -136,7 +153,8 @@ impl Checkpoint {
                 }
                 self.stage = Stage::Table { copy: 1, next: 0 };
             }
-            Stage::Table { .. } => {
+            Stage::Table { .. } => self.stage = Stage::Tags { copy: 1, next: 0 },
+            Stage::Tags { .. } => {
                 if !weakened(CrashWeakness::SecondCopyNotFlushed) {
                     context.disk.flush()?;
                 }
@@ -172,7 +190,9 @@ impl Checkpoint {
             .disk
             .read(geometry.table_page(first, 0), &mut pages)?;
         if copy == 0 && !weakened(CrashWeakness::SecondCopyNotLookedAt) {
-            mend_second_copies(context, &run, &pages)?;
+            let are_doubted =
+                self.doubts_second_copies && !weakened(CrashWeakness::SecondCopiesTrusted);
+            mend_second_copies(context, &run, &pages, are_doubted)?;
         }
         for (&at, page) in run.iter().zip(&mut pages) {
             let first_megabyte = geometry.first_megabyte(at);
@@ -222,17 +242,21 @@ impl Checkpoint {
         })
     }
 
+    /// Writes a copy of a page of tags, if tags have that copy.
     fn write_tags<D: Disk>(
         &self,
         context: &CheckpointContext<'_, D>,
         extent: usize,
         page: u64,
+        copy: usize,
     ) -> io::Result<()> {
         let checksum = context.superblock.checksum();
         let base = &context.superblock.geometry.extents[extent];
-        let first_unit = u64::from(base.first_megabyte) * UNITS;
-        let mut pages = Page::zeroes(1);
-        context.disk.read(base.tags + page, &mut pages)?;
+        let Some(first_page) = base.tags[copy] else {
+            return Ok(());
+        };
+        let first_unit = base.first_page();
+        let mut copies = copies_of_page(context.disk, base, page)?;
         for number in sectors_of(page) {
             let units = TagSector::empty(number).units();
             // The last sector has room for the next extent's first megabyte.
@@ -253,11 +277,11 @@ impl Checkpoint {
             if changed.peek().is_none() && !megabytes.clone().any(is_new) {
                 continue;
             }
-            let mut sector = match TagSector::read(&pages[0], number, checksum) {
+            let mut sector = match TagSector::read_any(&copies, number, checksum) {
                 _ if !was_there => TagSector::empty(number),
                 Some(sector) => sector,
-                // Left as it is, so that reading its tags is an error. A check can repair it.
-                None => continue,
+                // What is written here now is known, the rest is not.
+                None => TagSector::unknown(number),
             };
             for unit in (start..end).filter(|unit| is_new((unit / UNITS) as u32)) {
                 sector.set(TagPlace::of(unit - first_unit), 0);
@@ -265,9 +289,9 @@ impl Checkpoint {
             for (unit, tag) in changed {
                 sector.set(TagPlace::of(unit - first_unit), *tag);
             }
-            sector.write(&mut pages[0], checksum);
+            sector.write(&mut copies[copy], checksum);
         }
-        context.disk.write(base.tags + page, &pages)
+        context.disk.write(first_page + page, &copies[copy..=copy])
     }
 
     fn write_superblock<D: Disk>(&self, context: &mut CheckpointContext<'_, D>) -> io::Result<()> {
@@ -284,12 +308,13 @@ impl Checkpoint {
     }
 }
 
-/// Writes second copies of these pages again that are damaged, before the first copies are overwritten: a crash
-/// may have torn them.
+/// Writes second copies of these pages again, before the first copies are overwritten: those that are damaged, since a
+/// crash may have torn them, and all if they `are_doubted`.
 fn mend_second_copies<D: Disk>(
     context: &CheckpointContext<'_, D>,
     run: &[TablePage],
     first_copies: &[Page],
+    are_doubted: bool,
 ) -> io::Result<()> {
     let geometry = &context.superblock.geometry;
     let checksum = context.superblock.checksum();
@@ -301,7 +326,7 @@ fn mend_second_copies<D: Disk>(
         let is_sound =
             |page| TableEntries::read(page, geometry.first_megabyte(*at), checksum).is_some();
         let was_written = at.page < geometry.extents[at.extent].table_written;
-        if was_written && is_sound(first) && !is_sound(second) {
+        if was_written && is_sound(first) && (are_doubted || !is_sound(second)) {
             let page = geometry.table_page(*at, 1);
             context.disk.write(page, std::slice::from_ref(first))?;
             is_mended = true;
@@ -313,15 +338,22 @@ fn mend_second_copies<D: Disk>(
     Ok(())
 }
 
-/// Writes both copies of a superblock, with the next generation. The next flush makes the second copy durable.
+/// Writes all copies of a superblock, with the next generation: one half of them, then the other, which the next flush
+/// makes durable. Each half has one far copy, if there are such.
 pub(crate) fn write_superblock<D: Disk>(disk: &D, superblock: &mut Superblock) -> io::Result<()> {
     superblock.generation += 1;
-    let pages = superblock.to_pages();
-    disk.write(SUPERBLOCK_COPIES[0], &pages)?;
+    let copies = superblock.geometry.superblocks();
+    let (first, second) = copies.split_at(copies.len() / 2);
+    for &place in first {
+        disk.write(place, &superblock.to_pages(place))?;
+    }
     if !weakened(CrashWeakness::SuperblockNotFlushed) {
         disk.flush()?;
     }
-    disk.write(SUPERBLOCK_COPIES[1], &pages)
+    for &place in second {
+        disk.write(place, &superblock.to_pages(place))?;
+    }
+    Ok(())
 }
 
 /// The extents that these pages belong to, each with the last of its pages.

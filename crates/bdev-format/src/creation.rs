@@ -2,11 +2,13 @@
 
 use std::io;
 
-use crate::geometry::Geometry;
-use crate::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
+use crate::geometry::{Geometry, far_page};
+use crate::limits::{
+    KEPT_PAGES, MAX_FAR_EXPONENT, MIN_FAR_EXPONENT, NEAR_SUPERBLOCKS, SUPERBLOCK_PAGES,
+};
 use crate::metadata::Metadata;
-use crate::page::{Disk, Page};
-use crate::superblock::{FormatFeatures, Identity, Superblock};
+use crate::page::{Disk, Page, bytes_of};
+use crate::superblock::{self, Birth, Identity, Superblock};
 
 impl<D: Disk> Metadata<D> {
     /// Makes a new, empty pool on a blank device or, if `wipe` is set, on any. Blocks.
@@ -20,25 +22,20 @@ impl<D: Disk> Metadata<D> {
         disk: D,
         identity: Identity,
         geometry: Geometry,
-        (uuid, created): ([u8; 16], u64),
+        birth: Birth,
         wipe: bool,
     ) -> io::Result<Self> {
         if wipe {
             wipe_signatures(&disk, geometry.total_pages())?;
         }
-        let superblock = Superblock {
-            features: FormatFeatures::default(),
-            uuid,
-            generation: 1,
-            identity,
-            created,
-            epoch: 0,
-            sequence: 0,
-            geometry,
-        };
-        let pages = superblock.to_pages();
-        for first_page in SUPERBLOCK_COPIES.into_iter().rev() {
-            disk.write(first_page, &pages)?;
+        let superblock = Superblock::of_new_pool(identity, geometry, birth);
+        // One at the beginning comes first, so that none is ever found far away alone.
+        let mut copies = superblock.geometry.superblocks();
+        copies.retain(|place| *place != NEAR_SUPERBLOCKS[1]);
+        for group in [&NEAR_SUPERBLOCKS[1..], &copies] {
+            for &place in group {
+                disk.write(place, &superblock.to_pages(place))?;
+            }
             disk.flush()?;
         }
         Ok(Self::empty(disk, superblock))
@@ -51,9 +48,11 @@ const WIPED_AT_START: u64 = 256;
 const WIPED_AT_END: u64 = 32;
 
 fn wipe_signatures<D: Disk>(disk: &D, total_pages: u64) -> io::Result<()> {
-    // The superblocks of a pool that was there go first, so that they are never found without the rest.
+    // The superblocks of a pool that was there go first, so that they are never found without the rest. Far ones go
+    // before those at the beginning, since they would be offered for a repair once those are gone.
+    wipe_far_superblocks(disk, total_pages)?;
     let superblock = Page::zeroes(SUPERBLOCK_PAGES as usize);
-    for first_page in SUPERBLOCK_COPIES {
+    for first_page in NEAR_SUPERBLOCKS {
         disk.write(first_page, &superblock)?;
     }
     disk.flush()?;
@@ -64,4 +63,26 @@ fn wipe_signatures<D: Disk>(disk: &D, total_pages: u64) -> io::Result<()> {
         disk.write(total_pages - end, &Page::zeroes(end as usize))?;
     }
     disk.flush()
+}
+
+/// Zeroes each place at which a far superblock may lie and something does that looks like one.
+fn wipe_far_superblocks(disk: &impl Disk, total_pages: u64) -> io::Result<()> {
+    let places = (MIN_FAR_EXPONENT..=MAX_FAR_EXPONENT).map(far_page);
+    let mut is_written = false;
+    for place in places.filter(|place| place + KEPT_PAGES <= total_pages) {
+        let mut pages = Page::zeroes(KEPT_PAGES as usize);
+        // What cannot be read is written, which may mend it.
+        let is_there = disk.read(place, &mut pages).is_err()
+            || pages
+                .iter()
+                .any(|page| superblock::has_magic(bytes_of(std::slice::from_ref(page))));
+        if is_there {
+            disk.write(place, &Page::zeroes(KEPT_PAGES as usize))?;
+            is_written = true;
+        }
+    }
+    if is_written {
+        disk.flush()?;
+    }
+    Ok(())
 }

@@ -1,87 +1,42 @@
-//! Where a pool's metadata lies on its device: pure arithmetic.
+//! Where a pool's metadata lies on its device: pure arithmetic. `docs/ON_DISK_FORMAT.md` has a picture.
 //!
-//! Superblocks, journal and the first extent lie one behind the other; `docs/ON_DISK_FORMAT.md` has a
-//! picture.
+//! An extent is a range of megabytes with metadata of its own. A pool that grows beyond its extents gets another one.
 //!
-//! An extent is a range of megabytes with the range's metadata at its beginning; in the first extent that
-//! lies behind the journal. A pool that grows beyond its extents gets another one.
-//!
-//! Metadata takes space of the pool, which is never allocated then. So a block's offset in the pool is its
-//! offset on the device.
+//! Laws:
+//! - Metadata takes space of the pool, which is never allocated then. So a block's offset in the pool is its offset on
+//!   the device.
+//! - In version 2 no megabyte has both copies of anything, if the pool had four megabytes when it was made. The far
+//!   place never moves: files grow, partitions end elsewhere, and disks are copied to larger ones.
+//! - In version 2 no block lies where a far superblock may be looked for, so that no client can forge one.
+
+mod check;
+mod extent;
+mod resize;
 
 use std::ops::Range;
 
 use crate::block_map::{MegabyteMap, UNITS, units_of};
 use crate::limits::{
-    MAX_EXTENTS, MAX_JOURNAL_PAGES, MAX_RECORD_PAGES, MIN_JOURNAL_PAGES, PAGE_BYTES,
-    SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TABLE_ENTRIES_PER_PAGE, TAGS_PER_PAGE,
+    FAR_MARKS, FAR_SUPERBLOCKS, KEPT_PAGES, MAX_FAR_EXPONENT, MAX_JOURNAL_PAGES, MAX_RECORD_PAGES,
+    MIN_FAR_EXPONENT, MIN_JOURNAL_PAGES, NEAR_MARKS, NEAR_SUPERBLOCKS, PAGE_BYTES,
+    SUPERBLOCK_PAGES, TABLE_ENTRIES_PER_PAGE,
 };
+use crate::version::FormatVersion;
+pub(crate) use extent::{Extent, table_pages_of, tag_pages_of};
 
-const JOURNAL_FIRST_PAGE: u64 = SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES;
+/// Superblocks, mark pages, and what is reserved between them lie before this page.
+pub(crate) const JOURNAL_FIRST_PAGE: u64 = NEAR_SUPERBLOCKS[1] + SUPERBLOCK_PAGES;
+
 /// The table of a pool's first extent begins at this page at the latest, however large the pool was made.
 pub(crate) const MAX_FIRST_TABLE_PAGE: u64 = JOURNAL_FIRST_PAGE + 2 * MAX_JOURNAL_PAGES;
 
-/// Pages of a pool per page of one half of its journal.
-const PAGES_PER_JOURNAL_PAGE: u64 = 4096;
+/// Pages of a pool per page of one half of its journal. In version 1 a half has both copies of each record.
+const fn pages_per_journal_page(version: FormatVersion) -> u64 {
+    8192 / version.copies_in_region()
+}
 
 /// Pages of tags of the largest extent whose tags have space set aside: those of 32 GiB.
 const MAX_TAG_PAGES_SET_ASIDE: u64 = 1 << 14;
-
-/// A range of megabytes, and where its metadata lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Extent {
-    pub(crate) first_megabyte: u32,
-    /// Megabytes that its metadata has room for. The pool may end before.
-    pub(crate) megabytes: u32,
-    /// First page of each copy of the table.
-    pub(crate) tables: [u64; 2],
-    pub(crate) table_pages: u32,
-    /// Pages of the table that were ever written, from its first on. The others stand for megabytes without
-    /// blocks.
-    pub(crate) table_written: u32,
-    /// First page of the tags.
-    pub(crate) tags: u64,
-    pub(crate) tag_pages: u64,
-}
-
-impl Extent {
-    /// An extent for these megabytes whose metadata begins at this page.
-    fn new(first_megabyte: u32, megabytes: u32, first_page: u64) -> Self {
-        let table_pages = megabytes.div_ceil(TABLE_ENTRIES_PER_PAGE as u32);
-        let tables = [first_page, first_page + u64::from(table_pages)];
-        Self {
-            first_megabyte,
-            megabytes,
-            tables,
-            table_pages,
-            table_written: 0,
-            tags: tables[1] + u64::from(table_pages),
-            tag_pages: (u64::from(megabytes) * UNITS).div_ceil(TAGS_PER_PAGE),
-        }
-    }
-
-    /// The pages that its metadata takes.
-    fn metadata_pages(&self) -> Range<u64> {
-        self.tables[0]..self.tags.saturating_add(self.tag_pages)
-    }
-
-    /// The megabyte after its last.
-    pub(crate) fn end_megabyte(&self) -> u32 {
-        self.first_megabyte.saturating_add(self.megabytes)
-    }
-
-    /// Whether the parts of its metadata lie one after another and have room for the megabytes.
-    fn is_consistent(&self) -> bool {
-        let wanted = Self {
-            table_written: self.table_written,
-            ..Self::new(self.first_megabyte, self.megabytes, self.tables[0])
-        };
-        self.megabytes > 0
-            && self.first_megabyte.checked_add(self.megabytes).is_some()
-            && *self == wanted
-            && self.table_written <= self.table_pages
-    }
-}
 
 /// A page of a pool's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,37 +47,145 @@ pub(crate) struct TablePage {
     pub(crate) page: u32,
 }
 
+/// Where a pool's journal lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct JournalPlace {
+    /// First page of each region. A region has both halves, one behind the other. Version 1 has one region, in which
+    /// each record stands twice; version 2 has two, in which a record has the same place.
+    pub(crate) regions: [Option<u64>; 2],
+    /// Pages of a half.
+    pub(crate) pages: u64,
+}
+
+impl JournalPlace {
+    /// The first page of an epoch's half in each region.
+    pub(crate) fn halves(&self, epoch: u64) -> impl Iterator<Item = u64> + use<> {
+        let offset = (epoch % 2) * self.pages;
+        self.regions
+            .into_iter()
+            .flatten()
+            .map(move |first| first + offset)
+    }
+
+    /// The pages of each region.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = Range<u64>> + use<> {
+        let pages = self.pages.saturating_mul(2);
+        let regions = self.regions.into_iter().flatten();
+        regions.map(move |first| first..first.saturating_add(pages))
+    }
+}
+
+/// A range of pages that a newer program has put to a use that this one does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Area {
+    pub(crate) kind: u32,
+    pub(crate) flags: u32,
+    pub(crate) first_page: u64,
+    pub(crate) pages: u64,
+}
+
+impl Area {
+    fn range(&self) -> Range<u64> {
+        self.first_page..self.first_page.saturating_add(self.pages)
+    }
+}
+
 /// Where everything lies on a pool's device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Geometry {
+    pub(crate) version: FormatVersion,
     /// Pages of the pool, metadata included.
     pub(crate) total_pages: u64,
-    /// First page of each half of the journal.
-    pub(crate) journal: [u64; 2],
-    /// Pages of a half.
-    pub(crate) journal_pages: u64,
+    pub(crate) journal: JournalPlace,
     pub(crate) extents: Vec<Extent>,
+    /// First page of the far place, if the pool has one.
+    pub(crate) far: Option<u64>,
+    /// Bit k: the pages at 2^k MiB are kept free of blocks. All of them are, unless the pool came from version 1 with
+    /// blocks there.
+    pub(crate) kept: u32,
+    /// What newer programs have put on the device.
+    pub(crate) others: Vec<Area>,
+}
+
+/// All places at which a far superblock may lie.
+pub(crate) const ALL_KEPT: u32 = (1 << (MAX_FAR_EXPONENT + 1)) - (1 << MIN_FAR_EXPONENT);
+
+/// The first page of the place at 2^k MiB.
+pub(crate) const fn far_page(exponent: u32) -> u64 {
+    UNITS << exponent
+}
+
+/// Where metadata begins that would begin at this page: behind the kept pages, if it is a place for a far superblock.
+pub(crate) fn behind_kept(page: u64) -> u64 {
+    let is_kept = (MIN_FAR_EXPONENT..=MAX_FAR_EXPONENT).any(|exponent| far_page(exponent) == page);
+    page + if is_kept { KEPT_PAGES } else { 0 }
 }
 
 impl Geometry {
     /// The geometry of a new pool of `total_pages`, or `None` if the pool would have no room for a block.
     pub fn new(total_pages: u64) -> Option<Self> {
-        let journal_pages = total_pages / PAGES_PER_JOURNAL_PAGE;
-        let journal_pages = journal_pages.clamp(MIN_JOURNAL_PAGES, MAX_JOURNAL_PAGES);
-        Self::with_journal(total_pages, journal_pages)
+        Self::of_version(FormatVersion::NEWEST, total_pages)
     }
 
-    /// As [`Self::new`], with `journal_pages` in each half of the journal.
-    pub fn with_journal(total_pages: u64, journal_pages: u64) -> Option<Self> {
-        let journal = [JOURNAL_FIRST_PAGE, JOURNAL_FIRST_PAGE + journal_pages];
-        let megabytes = u32::try_from(total_pages.div_ceil(UNITS)).ok()?;
-        let extent = Extent::new(0, megabytes, journal[1] + journal_pages);
-        (megabytes > 0 && extent.metadata_pages().end < total_pages).then(|| Self {
+    /// As [`Self::new`], in this version of the format.
+    pub fn of_version(version: FormatVersion, total_pages: u64) -> Option<Self> {
+        let copies = version.copies_in_region();
+        let journal_pages = total_pages / pages_per_journal_page(version);
+        let journal_pages =
+            journal_pages.clamp(MIN_JOURNAL_PAGES * copies, MAX_JOURNAL_PAGES / 2 * copies);
+        Self::with_journal(version, total_pages, journal_pages)
+    }
+
+    /// As [`Self::of_version`], with `journal_pages` in each half of the journal.
+    pub fn with_journal(
+        version: FormatVersion,
+        total_pages: u64,
+        journal_pages: u64,
+    ) -> Option<Self> {
+        let megabytes = u32::try_from(total_pages.div_ceil(UNITS))
+            .ok()
+            .filter(|count| *count > 0)?;
+        let near = JOURNAL_FIRST_PAGE;
+        let region = 2 * journal_pages;
+        let far = (MIN_FAR_EXPONENT..=MAX_FAR_EXPONENT)
+            .map(far_page)
+            .take_while(|far| 2 * far <= total_pages)
+            .last()
+            .filter(|_| version >= FormatVersion::Two);
+        let (regions, extent) = match (version, far) {
+            (FormatVersion::One, _) => (
+                [Some(near), None],
+                Extent::together(0, megabytes, near + region),
+            ),
+            (FormatVersion::Two, Some(far)) => {
+                let far = far + KEPT_PAGES;
+                let extent = Extent::apart(0, megabytes, [near + region, far + region]);
+                ([Some(near), Some(far)], extent)
+            }
+            (FormatVersion::Two, None) => {
+                let second = near + region;
+                let extent = Extent::adjacent(0, megabytes, second + region);
+                ([Some(near), Some(second)], extent)
+            }
+        };
+        let geometry = Self {
+            version,
             total_pages,
-            journal,
-            journal_pages,
+            journal: JournalPlace {
+                regions,
+                pages: journal_pages,
+            },
             extents: vec![extent],
-        })
+            far,
+            kept: match version {
+                FormatVersion::One => 0,
+                FormatVersion::Two => ALL_KEPT,
+            },
+            others: Vec::new(),
+        };
+        let has_room =
+            geometry.metadata_end() < total_pages && geometry.reserved_pages() < total_pages;
+        (has_room && geometry.check().is_ok()).then_some(geometry)
     }
 
     /// Bytes of the smallest pool.
@@ -131,75 +194,94 @@ impl Geometry {
         pages.unwrap_or(UNITS) * PAGE_BYTES as u64
     }
 
-    /// The geometry after the pool has grown to `total_pages`. The pool grows by less, or not at all, where the
-    /// new space has no room for its own metadata, or the superblock has none for another extent.
-    pub fn grown(&self, total_pages: u64) -> Self {
-        let mut grown = self.clone();
-        let covered = self.covered_megabytes();
-        let covered_pages = u64::from(covered) * UNITS;
-        grown.total_pages = total_pages.min(covered_pages).max(self.total_pages);
-        let more = u32::try_from(total_pages.div_ceil(UNITS)).unwrap_or(u32::MAX);
-        if more > covered && self.extents.len() < MAX_EXTENTS {
-            let extent = Extent::new(covered, more - covered, covered_pages);
-            if extent.metadata_pages().end < total_pages {
-                grown.extents.push(extent);
-                grown.total_pages = total_pages;
+    /// The version of the format that it is in.
+    pub fn version(&self) -> FormatVersion {
+        self.version
+    }
+
+    /// Whether the loss of any megabyte leaves a copy of all metadata.
+    pub fn is_protected(&self) -> bool {
+        self.far.is_some()
+    }
+
+    /// The first page of each copy of the superblock. The first half of them is written before the second half.
+    pub(crate) fn superblocks(&self) -> Vec<u64> {
+        let group = |at: usize| {
+            let far = self.far.map(|far| far + FAR_SUPERBLOCKS[at]);
+            std::iter::once(NEAR_SUPERBLOCKS[at]).chain(far)
+        };
+        group(0).chain(group(1)).collect()
+    }
+
+    /// The mark pages: one beside each copy of the superblock.
+    pub(crate) fn marks(&self) -> Vec<u64> {
+        let near = NEAR_MARKS
+            .into_iter()
+            .filter(|_| self.version >= FormatVersion::Two);
+        let far = self
+            .far
+            .into_iter()
+            .flat_map(|far| FAR_MARKS.map(|mark| far + mark));
+        near.chain(far).collect()
+    }
+
+    /// The pages that metadata and its superblocks take, in no particular order, kept places apart.
+    fn metadata_ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        let far = self.far.map(|far| far..far.saturating_add(KEPT_PAGES));
+        let extents = self.extents.iter().flat_map(Extent::metadata_ranges);
+        std::iter::once(0..JOURNAL_FIRST_PAGE)
+            .chain(far)
+            .chain(self.journal.ranges())
+            .chain(extents)
+            .chain(self.others.iter().map(Area::range))
+    }
+
+    /// The page behind the last of its metadata.
+    fn metadata_end(&self) -> u64 {
+        self.metadata_ranges()
+            .map(|range| range.end)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The pages that are never allocated, in order and apart: metadata, and places kept for far superblocks.
+    pub fn reserved(&self) -> impl Iterator<Item = Range<u64>> {
+        let kept = (MIN_FAR_EXPONENT..=MAX_FAR_EXPONENT)
+            .filter(|exponent| self.kept >> exponent & 1 == 1)
+            .map(|exponent| far_page(exponent)..far_page(exponent) + KEPT_PAGES);
+        let inside = |range: Range<u64>| range.start..range.end.min(self.total_pages);
+        let mut ranges: Vec<_> = self.metadata_ranges().chain(kept).map(inside).collect();
+        ranges.retain(|range| !range.is_empty());
+        ranges.sort_by_key(|range| range.start);
+        let mut merged: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            match merged.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => merged.push(range),
             }
         }
-        grown
+        merged.into_iter()
     }
 
-    /// The geometry after the pool has shrunk to `total_pages`, or `None` if its metadata does not lie within
-    /// them. Extents that lie wholly beyond are given up.
-    pub fn shrunk(&self, total_pages: u64) -> Option<Self> {
-        let mut shrunk = self.clone();
-        shrunk.total_pages = total_pages;
-        // Without the first extent there is no pool.
-        let kept = |extent: &Extent| {
-            let first_page = u64::from(extent.first_megabyte) * UNITS;
-            first_page == 0 || first_page < total_pages
-        };
-        shrunk.extents.retain(kept);
-        let inside = |extent: &Extent| extent.metadata_pages().end < total_pages;
-        shrunk.extents.iter().all(inside).then_some(shrunk)
-    }
-
-    /// The pages that metadata takes, in order.
-    pub fn reserved(&self) -> impl Iterator<Item = Range<u64>> {
-        let (first, others) = self.extents.split_first().map_or((0, &[][..]), |split| {
-            (split.0.metadata_pages().end, split.1)
-        });
-        std::iter::once(0..first).chain(others.iter().map(Extent::metadata_pages))
-    }
-
-    /// Whether these blocks of a megabyte lie inside the pool, and none in metadata.
-    pub(crate) fn has_room(&self, megabyte: u32, map: &MegabyteMap) -> bool {
-        let first = u64::from(megabyte) * UNITS;
-        let blocks = map.blocks().map(|slot| {
-            let start = first + slot.first_unit() as u64;
-            start..start + units_of(slot.block_type)
-        });
-        let is_inside = |block: Range<u64>| {
-            let mut reserved = self.reserved();
-            block.end <= self.total_pages
-                && !reserved.any(|taken| taken.start < block.end && block.start < taken.end)
-        };
-        blocks.into_iter().all(is_inside)
-    }
-
-    /// How many pages metadata takes.
+    /// How many pages are never allocated.
     pub fn reserved_pages(&self) -> u64 {
         self.reserved().map(|pages| pages.end - pages.start).sum()
     }
 
-    /// The pages for which space is set aside, in order: superblocks, journal, tables, and the tags of extents
-    /// where they take little. Most tags of a large extent are never written.
+    /// The pages for which space is set aside: superblocks, journal, tables, and the tags of extents where they take
+    /// little. Most tags of a large extent are never written.
     pub fn set_aside(&self) -> impl Iterator<Item = Range<u64>> {
-        let parts = self.reserved().zip(&self.extents);
-        parts.map(|(pages, extent)| {
-            let has_few_tags = extent.tag_pages <= MAX_TAG_PAGES_SET_ASIDE;
-            pages.start..if has_few_tags { pages.end } else { extent.tags }
-        })
+        let far = self.far.map(|far| far..far + KEPT_PAGES);
+        let tables = self.extents.iter().flat_map(Extent::table_ranges);
+        let few = self
+            .extents
+            .iter()
+            .filter(|extent| extent.tag_pages <= MAX_TAG_PAGES_SET_ASIDE);
+        std::iter::once(0..JOURNAL_FIRST_PAGE)
+            .chain(far)
+            .chain(self.journal.ranges())
+            .chain(tables)
+            .chain(few.flat_map(Extent::tag_ranges))
     }
 
     /// The first page of each copy of the first extent's table.
@@ -215,7 +297,8 @@ impl Geometry {
     /// Pages of the longest record in its journal. Several such records fit a half. Even the smallest journal
     /// allows two pages, which are enough for a megabyte with all its tags.
     pub(crate) fn max_record_pages(&self) -> usize {
-        MAX_RECORD_PAGES.min(self.journal_pages as usize / 4)
+        let share = 2 * self.version.copies_in_region();
+        MAX_RECORD_PAGES.min((self.journal.pages / share) as usize)
     }
 
     /// Pages of the pool.
@@ -262,119 +345,40 @@ impl Geometry {
         let extent = after.checked_sub(1)?;
         (megabyte < self.extents[extent].end_megabyte()).then_some(extent)
     }
+}
 
-    /// Checks a geometry that was read from a device. The error says what does not hold.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        let fail = |text: &str| Err(text.to_owned());
-        if self.total_pages > (u64::from(u32::MAX) - 1) * UNITS {
-            return fail("the pool's size is impossible");
+/// The pages of a pool that are never allocated, to look blocks up in.
+pub(crate) struct ReservedPages {
+    total_pages: u64,
+    ranges: Vec<Range<u64>>,
+}
+
+impl ReservedPages {
+    pub(crate) fn of(geometry: &Geometry) -> Self {
+        Self {
+            total_pages: geometry.total_pages,
+            ranges: geometry.reserved().collect(),
         }
-        let is_possible = (MIN_JOURNAL_PAGES..=MAX_JOURNAL_PAGES).contains(&self.journal_pages);
-        if !is_possible
-            || self.journal != [JOURNAL_FIRST_PAGE, JOURNAL_FIRST_PAGE + self.journal_pages]
-        {
-            return fail("the journal's place is impossible");
-        }
-        let mut next_megabyte = 0;
-        for (position, extent) in self.extents.iter().enumerate() {
-            let first_page = match position {
-                0 => self.journal[1] + self.journal_pages,
-                _ => u64::from(extent.first_megabyte) * UNITS,
-            };
-            if extent.first_megabyte != next_megabyte
-                || extent.tables[0] != first_page
-                || !extent.is_consistent()
-                || extent.metadata_pages().end >= self.total_pages
-            {
-                return Err(format!("the place of extent {position} is impossible"));
-            }
-            next_megabyte = extent.end_megabyte();
-        }
-        if self.extents.is_empty() || self.megabytes() > next_megabyte {
-            return fail("its extents do not cover the pool");
-        }
-        Ok(())
+    }
+
+    /// Whether any of these pages is never allocated, or lies behind the pool's end.
+    pub(crate) fn touches(&self, pages: &Range<u64>) -> bool {
+        let after = self
+            .ranges
+            .partition_point(|range| range.end <= pages.start);
+        let next = self.ranges.get(after);
+        pages.end > self.total_pages || next.is_some_and(|range| range.start < pages.end)
+    }
+
+    /// Whether these blocks of a megabyte lie inside the pool, and none in what is never allocated.
+    pub(crate) fn leave_room(&self, megabyte: u32, map: &MegabyteMap) -> bool {
+        let first = u64::from(megabyte) * UNITS;
+        map.blocks().all(|slot| {
+            let start = first + slot.first_unit() as u64;
+            !self.touches(&(start..start + units_of(slot.block_type)))
+        })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: u64 = UNITS;
-
-    #[test]
-    fn metadata_takes_a_small_part_of_a_pool() {
-        for (pages, most) in [(MIB, 50), (64 * MIB, 200), (1024 * MIB, 1200)] {
-            let geometry = Geometry::new(pages).expect("room");
-            assert_eq!(geometry.check(), Ok(()));
-            assert!(
-                geometry.reserved_pages() <= most,
-                "{}",
-                geometry.reserved_pages()
-            );
-        }
-        let tebibyte = Geometry::new(1 << 28).expect("room");
-        assert!(tebibyte.reserved_pages() * 400 < tebibyte.total_pages);
-    }
-
-    #[test]
-    fn the_smallest_pool_has_room_for_a_block() {
-        let pages = Geometry::min_pool_bytes() / PAGE_BYTES as u64;
-        let geometry = Geometry::new(pages).expect("room");
-        assert!(geometry.reserved_pages() < pages);
-        assert_eq!(Geometry::new(pages - 1), None);
-    }
-
-    #[test]
-    fn growth_adds_extents_and_shrinking_gives_them_up() {
-        let small = Geometry::new(10 * MIB + 7).expect("room");
-        assert_eq!(small.grown(10 * MIB + 9).extents.len(), 1);
-        assert_eq!(small.grown(10 * MIB + 9).total_pages, 10 * MIB + 9);
-        let clamped = small.grown(11 * MIB + 2);
-        assert_eq!(clamped.total_pages, 11 * MIB, "no room for an extent");
-        let grown = small.grown(40 * MIB);
-        assert_eq!(grown.check(), Ok(()));
-        assert_eq!(grown.extents.len(), 2);
-        assert_eq!(grown.extents[1].tables[0], 11 * MIB);
-        let places: Vec<_> = [0, 10, 11, 39, 40]
-            .map(|megabyte| grown.extent_of(megabyte))
-            .to_vec();
-        assert_eq!(places, [Some(0), Some(0), Some(1), Some(1), None]);
-        let shrunk = grown.shrunk(11 * MIB).expect("room");
-        assert_eq!(shrunk.extents.len(), 1);
-        assert_eq!(shrunk.check(), Ok(()));
-        assert_eq!(grown.shrunk(11 * MIB + 1), None, "an extent would be cut");
-        assert_eq!(grown.shrunk(12), None);
-        assert_eq!(grown.shrunk(0), None);
-        let mut most = small;
-        for step in 1..100 {
-            most = most.grown((20 + 10 * step) * MIB);
-            assert_eq!(most.check(), Ok(()));
-        }
-        assert_eq!(most.extents.len(), MAX_EXTENTS);
-    }
-
-    #[test]
-    fn an_impossible_geometry_is_refused() {
-        let good = Geometry::new(40 * MIB).expect("room").grown(80 * MIB);
-        let mut bad = Vec::new();
-        let mut change = |change: &dyn Fn(&mut Geometry)| {
-            let mut geometry = good.clone();
-            change(&mut geometry);
-            bad.push(geometry);
-        };
-        change(&|geometry| geometry.total_pages += 10 * MIB);
-        change(&|geometry| geometry.total_pages = 30);
-        change(&|geometry| geometry.journal[1] += 1);
-        change(&|geometry| geometry.journal_pages = u64::MAX / 2);
-        change(&|geometry| geometry.extents.clear());
-        change(&|geometry| geometry.extents[1].first_megabyte += 1);
-        change(&|geometry| geometry.extents[0].tags += 1);
-        change(&|geometry| geometry.extents[1].table_written = u32::MAX);
-        change(&|geometry| geometry.extents[0].megabytes = 0);
-        for geometry in bad {
-            assert!(geometry.check().is_err(), "{geometry:?}");
-        }
-    }
-}
+mod tests;

@@ -2,8 +2,8 @@
 //!
 //! `docs/ON_DISK_FORMAT.md` has the format, what is assumed of the medium, and why each crash is
 //! harmless. In short: a *table* has an entry per megabyte; a *journal* has the updates since the table was
-//! written; a *superblock* says which of them the table already has. Table and superblock, and each record of the
-//! journal, have two copies. A commit appends to the journal and flushes; a checkpoint brings the journal into
+//! written; a *superblock* says which of them the table already has. All of them have copies, which lie far from each
+//! other. A commit appends to the journal and flushes; a checkpoint brings the journal into
 //! the table, step by step, while commits go on.
 //!
 //! # Laws
@@ -17,8 +17,8 @@
 //! # Parts
 //! - [`block_map`]: where blocks lie inside a megabyte.
 //! - `limits`, `page`: the constants of the format; pages, checksums, and the [`Disk`] that has them.
-//! - `geometry`: where everything lies on the device.
-//! - `superblock`, `table`, `journal`, `tags`: the structures.
+//! - `version`: the versions of the format. `geometry`: where everything lies on the device.
+//! - `superblock`, `table`, `journal`, `tags`, `mark`: the structures.
 //! - `creation`: making a pool. `metadata`: a pool that is open.
 //! - `overlay`: updates that only the journal has. `checkpoint`: bringing them into the table.
 //! - `scan`: reading the journal. `recovery`: opening. `repair`: what opening writes.
@@ -37,6 +37,7 @@ mod geometry;
 pub mod image;
 mod journal;
 mod limits;
+mod mark;
 mod metadata;
 mod overlay;
 mod page;
@@ -48,14 +49,17 @@ pub mod simulation;
 mod superblock;
 mod table;
 mod tags;
+mod version;
 mod weakness;
 
 pub use geometry::Geometry;
-pub use limits::{FORMAT_VERSION, PAGE_BYTES};
+pub use limits::PAGE_BYTES;
+pub use mark::FailureMark;
 pub use metadata::Metadata;
 pub use page::{Disk, Page};
 pub use recovery::{OpenError, OpenMode, OpenedPool, identify, open};
-pub use superblock::{FormatFeatures, Identity, PoolOwner, Superblock};
+pub use superblock::{Birth, FarCopy, FormatFeatures, History, Identity, PoolOwner, Superblock};
+pub use version::FormatVersion;
 #[cfg(any(test, feature = "simulation"))]
 pub use weakness::with_weakness;
 pub use weakness::{CrashWeakness, weakened};

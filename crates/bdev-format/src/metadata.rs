@@ -10,18 +10,22 @@ use chimaera_bdev_proto::{OwnerTag, PerfMetrics};
 use crate::block_map::{MegabyteChange, UNITS};
 use crate::checkpoint::{Checkpoint, CheckpointContext, write_superblock};
 use crate::geometry::Geometry;
-use crate::journal::{self, JournalPayload, MegabyteUpdate};
-use crate::limits::MAX_EPOCH_CHANGES;
+use crate::journal::{self, JournalPayload, MegabyteUpdate, RecordLayout};
+use crate::limits::{MAX_EPOCH_CHANGES, MAX_EPOCH_TAGS};
+use crate::mark::FailureMark;
 use crate::overlay::{MegabyteSet, Overlay};
 use crate::page::{Disk, Page};
 use crate::scan::Journal;
-use crate::superblock::Superblock;
+use crate::superblock::{History, Superblock};
 use crate::table::TableEntry;
-use crate::tags::{TagPlace, TagSector};
+use crate::tags::{TagPlace, TagSector, copies_of_page};
 use crate::weakness::{CrashWeakness, weakened};
 
 #[cfg(test)]
 mod reopening_tests;
+
+/// The copies of a page of tags, with the first megabyte of its extent and its position in the extent's tags.
+type TagPageCopies = ((u32, u64), Vec<Page>);
 
 /// The metadata of a pool that is open.
 pub struct Metadata<D> {
@@ -34,14 +38,20 @@ pub struct Metadata<D> {
     taken_pages: u64,
     /// Updates of megabytes in it.
     changes: usize,
+    /// Tags in it.
+    tags: usize,
     /// Sequence of the next record.
     pub(crate) next_sequence: u64,
     /// The updates of this epoch.
     pub(crate) overlay: Overlay,
     /// Brings the previous epoch into the table.
     pub(crate) checkpoint: Option<Checkpoint>,
+    /// Whether second copies that look sound may not be durable: until the first checkpoint since the pool was opened.
+    doubts_second_copies: bool,
     /// Whether a write or flush has failed. Then nothing more is written.
     failed: bool,
+    /// Whether the superblock says that the pool's use has ended in good order. Then nothing more is written.
+    ended: bool,
 }
 
 impl<D: Disk> Metadata<D> {
@@ -55,10 +65,13 @@ impl<D: Disk> Metadata<D> {
             epoch: 1,
             taken_pages: 0,
             changes: 0,
+            tags: 0,
             next_sequence: 1,
             overlay: Overlay::default(),
             checkpoint: None,
+            doubts_second_copies: false,
             failed: false,
+            ended: false,
         }
     }
 
@@ -80,13 +93,14 @@ impl<D: Disk> Metadata<D> {
             overlay.apply(payload, &mut tagged);
         }
         let (mut checkpoint, mut taken_pages) = (None, older.taken_pages);
-        let mut changes = older.changes;
+        let (mut changes, mut tags) = (older.changes, older.tags);
         let is_switched = !newer.payloads.is_empty();
         if is_switched {
             let frozen = std::mem::take(&mut overlay);
             let last = older.next_sequence - 1;
-            checkpoint = Some(Checkpoint::new(frozen, epoch, last, &superblock.geometry));
-            (taken_pages, changes) = (newer.taken_pages, newer.changes);
+            let geometry = &superblock.geometry;
+            checkpoint = Some(Checkpoint::new(frozen, (epoch, last), geometry, true));
+            (taken_pages, changes, tags) = (newer.taken_pages, newer.changes, newer.tags);
             for payload in newer.payloads {
                 overlay.apply(payload, &mut tagged);
             }
@@ -98,10 +112,13 @@ impl<D: Disk> Metadata<D> {
             epoch: epoch + u64::from(is_switched),
             taken_pages,
             changes,
+            tags,
             next_sequence: newer.next_sequence,
             overlay,
+            doubts_second_copies: checkpoint.is_none(),
             checkpoint,
             failed: false,
+            ended: false,
         }
     }
 
@@ -142,8 +159,9 @@ impl<D: Disk> Metadata<D> {
 
     /// Whether [`Self::advance_checkpoint`] should be called soon.
     pub fn wants_checkpoint(&self) -> bool {
-        let is_half_full = self.taken_pages > self.geometry().journal_pages / 2
-            || self.changes > MAX_EPOCH_CHANGES / 2;
+        let is_half_full = self.taken_pages > self.geometry().journal.pages / 2
+            || self.changes > MAX_EPOCH_CHANGES / 2
+            || self.tags > MAX_EPOCH_TAGS / 2;
         !self.failed && (self.checkpoint.is_some() || is_half_full)
     }
 
@@ -178,13 +196,48 @@ impl<D: Disk> Metadata<D> {
         self.failing(result)
     }
 
+    /// Brings all that was committed into the table, and says in the superblocks that the pool's use has ended in good
+    /// order: what its clients know of it then holds when it is opened next. Nothing can be written afterwards. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn end(&mut self) -> io::Result<()> {
+        self.checkpoint()?;
+        if self.superblock.history.is_some() {
+            self.change_superblock(|superblock| {
+                superblock.history = superblock.history.map(|history| History {
+                    ended_well: true,
+                    ..history
+                });
+            })?;
+        }
+        self.ended = true;
+        Ok(())
+    }
+
+    /// Leaves a mark in the pool that says what has failed, `seconds` after 1970 began, as far as its device still
+    /// works. It is the only thing that may be written after a failure. Blocks.
+    pub fn mark_failure(&mut self, text: &str, seconds: u64) {
+        self.failed = true;
+        let mark = FailureMark {
+            seconds,
+            history: self.superblock.history.map_or(0, |history| history.current),
+            text: text.to_owned(),
+        };
+        mark.leave(
+            &self.disk,
+            &self.superblock.geometry,
+            self.superblock.checksum(),
+        );
+    }
+
     /// Whether any block of the pool has, or ever had, a tag.
     pub fn has_tags(&self) -> bool {
         !self.tagged.is_empty()
     }
 
-    /// The tags that these blocks were committed with, by their first units; `None` for a tag that is unknown, because
-    /// its sector is damaged. Blocks.
+    /// The tags that these blocks were committed with, by their first units; `None` where they are damaged in every copy,
+    /// so that nobody knows. Blocks.
     ///
     /// # Errors
     /// The device's.
@@ -278,13 +331,25 @@ impl<D: Disk> Metadata<D> {
         }
     }
 
+    /// How the records of its journal are laid out.
+    pub(crate) fn record_layout(&self) -> RecordLayout {
+        RecordLayout {
+            version: self.superblock.version(),
+            max_pages: self.geometry().max_record_pages(),
+            checksum: self.superblock.checksum(),
+        }
+    }
+
     fn append(&mut self, updates: &[MegabyteUpdate]) -> io::Result<()> {
-        let checksum = self.superblock.checksum();
-        let journal_pages = self.geometry().journal_pages;
-        let most = self.geometry().max_record_pages();
+        let layout = self.record_layout();
+        let journal_pages = self.geometry().journal.pages;
         let mut place = (self.epoch, self.next_sequence);
-        let (mut pages, count) = journal::lay_out(updates, place, most, checksum);
-        if pages.len() as u64 > journal_pages || updates.len() > MAX_EPOCH_CHANGES {
+        let (mut pages, count) = journal::lay_out(updates, place, layout);
+        let tags: usize = updates.iter().map(|update| update.tags.len()).sum();
+        let is_too_much = pages.len() as u64 > journal_pages
+            || updates.len() > MAX_EPOCH_CHANGES
+            || tags > MAX_EPOCH_TAGS;
+        if is_too_much && updates.len() > 1 {
             // More than an epoch has room for becomes several commits.
             let (first, second) = updates.split_at(updates.len() / 2);
             self.append(first)?;
@@ -292,17 +357,23 @@ impl<D: Disk> Metadata<D> {
         }
         if self.taken_pages + pages.len() as u64 > journal_pages
             || self.changes + updates.len() > MAX_EPOCH_CHANGES
+            || self.tags + tags > MAX_EPOCH_TAGS
         {
             self.finish_checkpoint()?;
             self.switch_halves();
             place = (self.epoch, self.next_sequence);
-            (pages, _) = journal::lay_out(updates, place, most, checksum);
+            (pages, _) = journal::lay_out(updates, place, layout);
         }
-        let half = self.geometry().journal[(self.epoch % 2) as usize];
-        self.disk.write(half + self.taken_pages, &pages)?;
+        let halves = self.geometry().journal.halves(self.epoch);
+        let mut places: Vec<u64> = halves.map(|half| half + self.taken_pages).collect();
+        if weakened(CrashWeakness::RecordWrittenOnce) {
+            places.truncate(1);
+        }
+        self.disk.write_copies(&places, &pages)?;
         self.flush_unless(CrashWeakness::CommitNotFlushed)?;
         self.taken_pages += pages.len() as u64;
         self.changes += updates.len();
+        self.tags += tags;
         self.next_sequence += count;
         self.overlay
             .apply(JournalPayload::of(updates), &mut self.tagged);
@@ -316,10 +387,14 @@ impl<D: Disk> Metadata<D> {
         let frozen = std::mem::take(&mut self.overlay);
         let last = self.next_sequence - 1;
         let geometry = &self.superblock.geometry;
-        self.checkpoint = Some(Checkpoint::new(frozen, self.epoch, last, geometry));
+        let doubts_second_copies = std::mem::take(&mut self.doubts_second_copies);
+        let checkpoint =
+            Checkpoint::new(frozen, (self.epoch, last), geometry, doubts_second_copies);
+        self.checkpoint = Some(checkpoint);
         self.epoch += 1;
         self.taken_pages = 0;
         self.changes = 0;
+        self.tags = 0;
     }
 
     fn finish_checkpoint(&mut self) -> io::Result<()> {
@@ -346,7 +421,7 @@ impl<D: Disk> Metadata<D> {
         result.map(|_| ())
     }
 
-    fn tag(&self, unit: u64, cache: &mut Option<(u64, Page)>) -> io::Result<Option<OwnerTag>> {
+    fn tag(&self, unit: u64, cache: &mut Option<TagPageCopies>) -> io::Result<Option<OwnerTag>> {
         let megabyte = (unit / UNITS) as u32;
         if !self.tagged.contains(megabyte) {
             return Ok(Some(OwnerTag::NONE));
@@ -367,16 +442,13 @@ impl<D: Disk> Metadata<D> {
         let extent = geometry.extent_of(megabyte).map(|at| geometry.extents[at]);
         let extent = extent.ok_or(io::ErrorKind::InvalidInput)?;
         let place = TagPlace::of(unit - u64::from(extent.first_megabyte) * UNITS);
-        let page = extent.tags + place.page;
-        if !matches!(cache, Some((at, _)) if *at == page) {
-            let mut pages = Page::zeroes(1);
-            self.disk.read(page, &mut pages)?;
-            *cache = pages.pop().map(|contents| (page, contents));
+        let key = (extent.first_megabyte, place.page);
+        if !matches!(cache, Some((at, _)) if *at == key) {
+            *cache = Some((key, copies_of_page(&self.disk, &extent, place.page)?));
         }
-        let sector = cache
-            .as_ref()
-            .and_then(|(_, page)| TagSector::read(page, place.sector, self.superblock.checksum()));
-        Ok(sector.map(|sector| OwnerTag(sector.get(place))))
+        let copies = cache.as_ref().map_or(&[][..], |(_, copies)| copies);
+        let sector = TagSector::read_any(copies, place.sector, self.superblock.checksum());
+        Ok(sector.and_then(|sector| sector.get(place)).map(OwnerTag))
     }
 
     fn flush_unless(&self, weakness: CrashWeakness) -> io::Result<()> {
@@ -387,6 +459,9 @@ impl<D: Disk> Metadata<D> {
     }
 
     fn check_usable(&self) -> io::Result<()> {
+        if self.ended {
+            return Err(io::Error::other("the pool's use has ended"));
+        }
         if self.failed {
             return Err(io::Error::other(
                 "an earlier write of the pool's metadata failed, and nothing more is written: destroy \

@@ -44,6 +44,16 @@ pub trait Disk {
     /// The device's. What is on the medium then is not known.
     fn write(&self, first_page: u64, pages: &[Page]) -> io::Result<()>;
 
+    /// As [`Self::write`], of the same pages in several places, at once where the device can. Blocks.
+    ///
+    /// # Errors
+    /// The device's. What is on the medium then is not known, in any of the places.
+    fn write_copies(&self, first_pages: &[u64], pages: &[Page]) -> io::Result<()> {
+        first_pages
+            .iter()
+            .try_for_each(|first_page| self.write(*first_page, pages))
+    }
+
     /// Makes everything durable that was written before. Blocks.
     ///
     /// # Errors
@@ -85,11 +95,14 @@ pub(crate) struct Checksum {
 }
 
 impl Checksum {
-    /// The checksums of the pool with this UUID.
-    pub(crate) fn of_pool(uuid: &[u8; 16]) -> Self {
-        Self {
-            seed: crc32c::crc32c(uuid),
-        }
+    /// The checksums of a pool that begin with this seed.
+    pub(crate) const fn begin_with(seed: u32) -> Self {
+        Self { seed }
+    }
+
+    /// The seed of a pool of version 1 with this UUID.
+    pub(crate) fn seed_of(uuid: &[u8; 16]) -> u32 {
+        crc32c::crc32c(uuid)
     }
 
     /// The checksums of superblocks, which are read before the pool's UUID is known.

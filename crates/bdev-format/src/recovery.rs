@@ -15,17 +15,17 @@ use std::fmt;
 use std::io;
 
 use crate::block_map::MegabyteMap;
-use crate::contents::{self, DeviceContents};
+use crate::checkpoint::write_superblock;
+use crate::contents::DeviceContents;
 use crate::geometry::TablePage;
-use crate::journal;
-use crate::limits::{PAGE_BYTES, SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
+use crate::mark::FailureMark;
 use crate::metadata::Metadata;
 use crate::overlay::MegabyteSet;
 use crate::page::{Disk, Page};
 use crate::repair;
 use crate::scan::Journal;
-use crate::superblock::{NoSuperblock, Superblock};
-use crate::table::{self, TableEntries};
+use crate::superblock::{self, ChosenSuperblock, FarCopy, Superblock};
+use crate::table::TableEntries;
 use crate::weakness::{CrashWeakness, weakened};
 
 /// Pages of the table in one read.
@@ -35,7 +35,10 @@ const CHUNK_PAGES: u32 = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
     /// Repair what can be repaired, and refuse a pool with other damage.
-    ReadWrite,
+    ReadWrite {
+        /// 64 random bits, which the opening is known by.
+        history: u64,
+    },
     /// Write nothing, and leave out what is damaged.
     ReadOnly,
 }
@@ -50,6 +53,8 @@ pub struct OpenedPool<D> {
     pub lost: Vec<String>,
     /// Records of the journal whose updates are not in the table yet.
     pub journal_records: u64,
+    /// The mark of an earlier failure: only in [`OpenMode::ReadOnly`].
+    pub mark: Option<FailureMark>,
 }
 
 /// Why a pool cannot be opened.
@@ -59,6 +64,10 @@ pub enum OpenError {
     NoPool,
     /// There was a pool, and something else was written over its beginning.
     Overwritten(DeviceContents),
+    /// The superblocks at the beginning are gone, and there are sound copies of such elsewhere.
+    OnlyFarCopies(Vec<FarCopy>),
+    /// Its device failed when it was open last, and nobody has looked since.
+    Marked(FailureMark),
     /// The device failed.
     Device(io::Error),
     /// The metadata is damaged, in this way.
@@ -85,6 +94,20 @@ impl fmt::Display for OpenError {
         match self {
             Self::NoPool => f.write_str("there is no pool"),
             Self::Overwritten(contents) => write!(f, "{contents} was written over it"),
+            Self::OnlyFarCopies(copies) => {
+                let copies: Vec<_> = copies.iter().map(ToString::to_string).collect();
+                write!(
+                    f,
+                    "its beginning was overwritten, and far from it there is still a copy of the superblock of {}",
+                    copies.join(", and one of ")
+                )
+            }
+            Self::Marked(mark) => {
+                write!(
+                    f,
+                    "its device failed when it was open last ({mark}), and nobody has looked at it since"
+                )
+            }
             Self::Device(error) => error.fmt(f),
             Self::Damaged(text) | Self::Unsupported(text) | Self::OnlyReadable(text) => {
                 f.write_str(text)
@@ -98,7 +121,7 @@ impl fmt::Display for OpenError {
 /// # Errors
 /// See [`OpenError`].
 pub fn identify<D: Disk>(disk: &D) -> Result<Superblock, OpenError> {
-    Ok(choose_superblock(disk)?.superblock)
+    Ok(superblock::choose(disk)?.superblock)
 }
 
 /// Opens the pool on a device, and calls `found` for each megabyte that has blocks. Blocks.
@@ -113,49 +136,94 @@ pub fn open<D: Disk>(
     found: &mut dyn FnMut(u32, MegabyteMap),
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<OpenedPool<D>, OpenError> {
-    let chosen = choose_superblock(&disk)?;
-    let superblock = chosen.superblock;
-    if superblock.features.forbid_writing() && mode == OpenMode::ReadWrite {
+    let chosen = superblock::choose(&disk)?;
+    let superblock = &chosen.superblock;
+    let mark = FailureMark::find(&disk, &superblock.geometry, superblock.checksum());
+    if let Some(mark) = mark.as_ref().filter(|_| mode != OpenMode::ReadOnly) {
+        return Err(OpenError::Marked(mark.clone()));
+    }
+    let mut opened = open_though_marked(disk, chosen, mode, found, progress)?;
+    opened.mark = mark;
+    Ok(opened)
+}
+
+/// As [`open`], of a pool whose superblock is chosen, and whether it has a mark or not.
+pub(crate) fn open_though_marked<D: Disk>(
+    disk: D,
+    mut chosen: ChosenSuperblock,
+    mode: OpenMode,
+    found: &mut dyn FnMut(u32, MegabyteMap),
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<OpenedPool<D>, OpenError> {
+    let superblock = &chosen.superblock;
+    let is_read_only = mode == OpenMode::ReadOnly;
+    if superblock.features.forbid_writing() && !is_read_only {
         return Err(OpenError::OnlyReadable(
             "it has features that only a newer program may write: open it for reading only".into(),
         ));
     }
-    let mut repaired: Vec<_> = chosen
-        .damaged
-        .iter()
-        .map(|copy| damaged_superblock(*copy))
-        .collect();
+    let mut repaired: Vec<_> = chosen.describe_damage().collect();
     let mut lost = Vec::new();
 
-    let journal = Journal::read(&disk, &superblock)?;
+    let journal = Journal::read(&disk, superblock)?;
     lost.extend(journal.damage());
     let mut tagged = MegabyteSet::new(superblock.geometry.megabytes());
-    let table_damage = read_table(&disk, &superblock, &journal, &mut tagged, found, progress)?;
+    let table_damage = read_table(&disk, superblock, &journal, &mut tagged, found, progress)?;
     lost.extend(table_damage.lost);
-    if !lost.is_empty() && mode == OpenMode::ReadWrite {
+    if !lost.is_empty() && !is_read_only {
         return Err(OpenError::Damaged(summary(&lost)));
     }
     repaired.extend(table_damage.repairs.iter().map(|(page, _)| {
         let page = superblock.geometry.table_page(*page, 0);
         format!("page {page} of the table is damaged, its copy is sound")
     }));
-
-    if mode == OpenMode::ReadWrite {
-        repair::write_last_commit_again(&disk, &superblock, &journal)?;
+    let journal_records = journal.next_sequence() - superblock.sequence - 1;
+    if let OpenMode::ReadWrite { history } = mode {
+        repair::write_last_commit_again(&disk, superblock, &journal)?;
         if !weakened(CrashWeakness::RecoveryNotFlushed) {
             disk.flush()?;
         }
-        repair::restore_records(&disk, &superblock, &journal)?;
-        repair::erase_remains(&disk, &superblock, &journal)?;
-        repair::rewrite(&disk, &superblock, &chosen.stale, &table_damage.repairs)?;
+        repair::restore_records(&disk, &journal)?;
+        repair::erase_remains(&disk, &journal)?;
+        repair::rewrite_table(&disk, superblock, &table_damage.repairs)?;
+        begin_history(&disk, &mut chosen, history)?;
     }
-    let journal_records = journal.next_sequence() - superblock.sequence - 1;
     Ok(OpenedPool {
-        metadata: Metadata::after_recovery(disk, superblock, tagged, journal),
+        metadata: Metadata::after_recovery(disk, chosen.superblock, tagged, journal),
         repaired,
         lost,
         journal_records,
+        mark: None,
     })
+}
+
+/// Writes the superblocks: first the copies that are damaged or older again, then in all of them that an opening has
+/// begun. It is durable when this returns. Blocks.
+fn begin_history<D: Disk>(
+    disk: &D,
+    chosen: &mut ChosenSuperblock,
+    history: u64,
+) -> Result<(), OpenError> {
+    let Some(before) = chosen.superblock.history else {
+        return Ok(repair::rewrite_superblocks(
+            disk,
+            &chosen.superblock,
+            &chosen.stale,
+        )?);
+    };
+    let is_doubtful = !before.ended_well || !chosen.stale.is_empty();
+    if is_doubtful && !weakened(CrashWeakness::SuperblocksTrusted) {
+        // Copies that look sound are among them: a drive may read back from its cache what it failed to make durable.
+        // One half of the copies is written while the other is durable.
+        let copies = chosen.superblock.geometry.superblocks();
+        for group in copies.chunks(copies.len() / 2) {
+            repair::rewrite_superblocks(disk, &chosen.superblock, group)?;
+        }
+    }
+    chosen.superblock.history = Some(before.next(history));
+    write_superblock(disk, &mut chosen.superblock)?;
+    disk.flush()?;
+    Ok(())
 }
 
 /// Names the first pieces of damage: a large table may be damaged in thousands of places.
@@ -170,117 +238,36 @@ fn summary(damage: &[String]) -> String {
     text
 }
 
-/// The superblock that counts.
-struct ChosenSuperblock {
-    superblock: Superblock,
-    /// Copies that are damaged.
-    damaged: Vec<usize>,
-    /// Copies to write again: damaged, or older.
-    stale: Vec<usize>,
-}
-
-fn damaged_superblock(copy: usize) -> String {
-    let (name, other) = if copy == 0 {
-        ("first", "second")
-    } else {
-        ("second", "first")
-    };
-    format!("the {name} superblock is damaged, the {other} is sound")
-}
-
-fn choose_superblock<D: Disk>(disk: &D) -> Result<ChosenSuperblock, OpenError> {
-    let mut copies = Vec::new();
-    for first_page in SUPERBLOCK_COPIES {
-        let mut pages = Page::zeroes(SUPERBLOCK_PAGES as usize);
-        copies.push(match disk.read(first_page, &mut pages) {
-            Ok(()) => Superblock::read(&pages),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(NoSuperblock::Absent),
-            Err(error) => return Err(error.into()),
-        });
-    }
-    let unsupported = copies.iter().find_map(|copy| match copy {
-        Err(NoSuperblock::Unsupported(reason)) => Some(reason.clone()),
-        _ => None,
-    });
-    let newest = copies.iter().filter_map(|copy| copy.as_ref().ok());
-    let newest = newest
-        .max_by_key(|superblock| superblock.generation)
-        .cloned();
-    let superblock = match (newest, unsupported) {
-        (_, Some(reason)) => return Err(OpenError::Unsupported(reason)),
-        (Some(superblock), None) => superblock,
-        (None, None) if copies.contains(&Err(NoSuperblock::Damaged)) => {
-            return Err(OpenError::Damaged(
-                "both copies of the superblock are damaged".to_owned(),
-            ));
-        }
-        (None, None) if has_traces(disk)? => {
-            return Err(OpenError::Damaged(
-                "both copies of the superblock are gone, and a journal or a table is there"
-                    .to_owned(),
-            ));
-        }
-        (None, None) => return Err(OpenError::NoPool),
-    };
-    if copies.contains(&Err(NoSuperblock::Absent))
-        && let contents @ DeviceContents::Known(_) = probe_start(disk)?
-    {
-        return Err(OpenError::Overwritten(contents));
-    }
-    if copies
-        .iter()
-        .flatten()
-        .any(|copy| copy.uuid != superblock.uuid)
-    {
-        return Err(OpenError::Damaged(
-            "its two superblocks are of different pools".to_owned(),
-        ));
-    }
-    let which = |is: &dyn Fn(&Result<Superblock, NoSuperblock>) -> bool| {
-        let copies = copies.iter().enumerate();
-        copies
-            .filter(|(_, copy)| is(copy))
-            .map(|(at, _)| at)
-            .collect()
-    };
-    Ok(ChosenSuperblock {
-        damaged: which(&Result::is_err),
-        stale: which(&|copy| copy.as_ref() != Ok(&superblock)),
-        superblock,
-    })
-}
-
-/// Pages at the beginning that are searched for a journal or a table, which show that there was a pool.
-const TRACED_PAGES: u64 = 256;
-
-/// Whether parts of a pool are there whose superblocks are not.
-fn has_traces<D: Disk>(disk: &D) -> io::Result<bool> {
-    let mut pages = Page::zeroes(1);
-    for page in SUPERBLOCK_PAGES..TRACED_PAGES {
-        match disk.read(page, &mut pages) {
-            Ok(()) if journal::has_magic(&pages[0]) || table::has_magic(&pages[0]) => {
-                return Ok(true);
-            }
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(false)
-}
-
-/// Finds out what is there instead, in the pages of the superblocks and between them.
-fn probe_start<D: Disk>(disk: &D) -> io::Result<DeviceContents> {
-    let bytes = (SUPERBLOCK_COPIES[1] + SUPERBLOCK_PAGES) * PAGE_BYTES as u64;
-    contents::probe(disk, bytes, &[])
-}
-
 #[derive(Default)]
 struct TableDamage {
     /// Pages of the first copy to write again, and what to write.
     repairs: Vec<(TablePage, Page)>,
     /// Damage that cannot be repaired.
     lost: Vec<String>,
+    /// Why some page could not be read.
+    failure: Option<io::Error>,
+}
+
+/// Reads pages of the table. Those that the device cannot read, or does not have any more, are as good as damaged: they
+/// are zero then.
+fn read_pages<D: Disk>(
+    disk: &D,
+    first_page: u64,
+    pages: &mut [Page],
+    failure: &mut Option<io::Error>,
+) {
+    if disk.read(first_page, pages).is_ok() {
+        return;
+    }
+    for (at, page) in (first_page..).zip(pages) {
+        let Err(error) = disk.read(at, std::slice::from_mut(page)) else {
+            continue;
+        };
+        *page = Page::ZERO;
+        if error.kind() != io::ErrorKind::UnexpectedEof {
+            failure.get_or_insert(error);
+        }
+    }
 }
 
 /// Reads all of the table. Calls `found` for each megabyte that has blocks, as the table and the journal have it.
@@ -311,7 +298,12 @@ fn read_table<D: Disk>(
         while next < extent.table_written {
             let count = CHUNK_PAGES.min(extent.table_written - next);
             let chunk = &mut pages[..count as usize];
-            disk.read(extent.tables[0] + u64::from(next), chunk)?;
+            read_pages(
+                disk,
+                extent.tables[0] + u64::from(next),
+                chunk,
+                &mut damage.failure,
+            );
             for (page, contents) in (next..).zip(chunk.iter()) {
                 let at = TablePage {
                     extent: position,
@@ -359,13 +351,24 @@ fn read_page<D: Disk>(
         return Ok(Some(entries));
     }
     let mut second_copy = Page::zeroes(1);
-    disk.read(geometry.table_page(at, 1), &mut second_copy)?;
+    read_pages(
+        disk,
+        geometry.table_page(at, 1),
+        &mut second_copy,
+        &mut damage.failure,
+    );
     let entries = TableEntries::read(&second_copy[0], first_megabyte, checksum);
-    match second_copy.pop() {
-        Some(page) if entries.is_some() => damage.repairs.push((at, page)),
-        _ => damage.lost.push(format!(
-            "both copies of the table's page for the megabytes from {first_megabyte} on are damaged",
-        )),
+    if entries.is_some() {
+        damage
+            .repairs
+            .extend(second_copy.pop().map(|page| (at, page)));
+    } else if let Some(error) = damage.failure.take() {
+        // Nobody knows what the device will give when it is asked again.
+        return Err(OpenError::Device(error));
+    } else {
+        damage.lost.push(format!(
+            "both copies of the table's page for the megabytes from {first_megabyte} on are damaged, or cut off",
+        ));
     }
     Ok(entries)
 }

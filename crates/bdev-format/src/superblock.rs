@@ -1,21 +1,29 @@
-//! The superblock: what a pool is, and where its parts lie. There are two copies of it;
-//! `docs/ON_DISK_FORMAT.md` has its bytes.
+//! The superblock: what a pool is, and where its parts lie. There are two or four copies of it;
+//! `docs/ON_DISK_FORMAT.md` has its bytes, which differ between the versions of the format.
+
+mod finding;
+mod version_1;
+mod version_2;
 
 use chimaera_bdev_proto::{IoEngine, PerfMetrics};
 use chimaera_proto::PoolId;
-use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 
-use crate::geometry::{Extent, Geometry};
-use crate::limits::{
-    EXTENT_BYTES, EXTENTS_AT, FORMAT_VERSION, MAX_COUNTED, MAX_EXTENTS, NAME_AT, PAGE_BYTES,
-    SUPERBLOCK_PAGES,
-};
+use crate::geometry::Geometry;
+use crate::limits::{MAX_COUNTED, PAGE_BYTES, SUPERBLOCK_PAGES};
 use crate::page::{Checksum, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
+use crate::version::FormatVersion;
 use crate::weakness::{CrashWeakness, weakened};
+pub use finding::FarCopy;
+pub(crate) use finding::{ChosenSuperblock, choose};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CHIM");
 const SECOND_MAGIC: u64 = u64::from_le_bytes(*b"AERAPOOL");
+
+// What all versions have in the same place.
 const SECOND_MAGIC_AT: usize = 8;
+const VERSION_AT: usize = 16;
+const FEATURES_AT: usize = 24;
+const UUID_AT: usize = 48;
 
 const BYTES: usize = SUPERBLOCK_PAGES as usize * PAGE_BYTES;
 
@@ -74,6 +82,61 @@ pub struct Identity {
     pub metrics: PerfMetrics,
 }
 
+/// Random numbers and the time, for a pool that is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Birth {
+    /// The pool's UUID.
+    pub uuid: [u8; 16],
+    /// Random bits that its checksums begin with.
+    pub seed: u32,
+    /// Random bits that its first history has.
+    pub history: u64,
+    /// Seconds since 1970.
+    pub created: u64,
+}
+
+/// The openings of a pool for writing. Making the pool is the first one.
+///
+/// What a client learnt in one opening holds in the next one if that follows it directly and it ended in good order:
+/// otherwise allocations may have been forgotten, and given to somebody else since. Histories are random, since a count
+/// repeats where a virtual machine goes back to an older image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// 64 random bits of the newest opening.
+    pub current: u64,
+    /// Those of the opening before, 0 if there was none.
+    pub predecessor: u64,
+    /// Whether the opening before ended in good order.
+    pub predecessor_ended_well: bool,
+    /// Whether the newest opening has ended in good order.
+    pub ended_well: bool,
+    /// How many openings there were.
+    pub openings: u64,
+}
+
+impl History {
+    /// The history of the next opening, which has these random bits.
+    #[must_use]
+    pub(crate) fn next(self, current: u64) -> Self {
+        Self {
+            current,
+            predecessor: self.current,
+            predecessor_ended_well: self.ended_well,
+            ended_well: false,
+            openings: self.openings.saturating_add(1).min(MAX_COUNTED),
+        }
+    }
+
+    /// Whether what was learnt in the opening with these random bits still holds.
+    #[must_use]
+    pub fn follows(self, earlier: u64) -> bool {
+        earlier == self.current || (earlier == self.predecessor && self.predecessor_ended_well)
+    }
+}
+
+/// Bytes of a root slot.
+pub(crate) const ROOT_BYTES: usize = 32;
+
 /// A superblock whose checksum and contents were checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Superblock {
@@ -91,8 +154,15 @@ pub struct Superblock {
     pub epoch: u64,
     /// Sequence of the last record of the journal whose updates are in the table.
     pub sequence: u64,
+    /// The openings of the pool. Version 1 does not count them.
+    pub history: Option<History>,
+    /// What the checksums of the pool's other structures begin with.
+    pub(crate) seed: u32,
     /// Where everything lies.
     pub geometry: Geometry,
+    /// The bytes as they were read, in which newer programs may have put what this one does not know. Empty in version
+    /// 1, and in a pool that was made just now.
+    pub(crate) template: Vec<u8>,
 }
 
 /// Why there is no superblock to use.
@@ -102,21 +172,49 @@ pub(crate) enum NoSuperblock {
     Absent,
     /// The superblock is damaged.
     Damaged,
+    /// The device cannot read it.
+    Unreadable,
     /// This program cannot use the superblock, for this reason.
     Unsupported(String),
 }
 
 impl Superblock {
-    /// The checksums of the pool's other structures.
-    pub(crate) fn checksum(&self) -> Checksum {
-        Checksum::of_pool(&self.uuid)
+    /// The superblock of a pool that is being made.
+    pub(crate) fn of_new_pool(identity: Identity, geometry: Geometry, birth: Birth) -> Self {
+        let is_first = geometry.version == FormatVersion::One;
+        Self {
+            features: FormatFeatures::default(),
+            uuid: birth.uuid,
+            generation: 1,
+            identity,
+            created: birth.created,
+            epoch: 0,
+            sequence: 0,
+            history: (!is_first).then(|| History::default().next(birth.history)),
+            seed: if is_first {
+                Checksum::seed_of(&birth.uuid)
+            } else {
+                birth.seed
+            },
+            geometry,
+            template: Vec::new(),
+        }
     }
 
-    /// Reads the pages of a superblock.
-    pub(crate) fn read(pages: &[Page]) -> Result<Self, NoSuperblock> {
+    /// The version of the format that it is in.
+    pub fn version(&self) -> FormatVersion {
+        self.geometry.version
+    }
+
+    /// The checksums of the pool's other structures.
+    pub(crate) fn checksum(&self) -> Checksum {
+        Checksum::begin_with(self.seed)
+    }
+
+    /// Reads the pages of a superblock, of which the first one is `place`.
+    pub(crate) fn read(pages: &[Page], place: u64) -> Result<Self, NoSuperblock> {
         let bytes = bytes_of(pages);
-        let has_magic = u32_at(bytes, 0) == MAGIC || u64_at(bytes, SECOND_MAGIC_AT) == SECOND_MAGIC;
-        if bytes.len() != BYTES || !has_magic {
+        if bytes.len() != BYTES || !has_magic(bytes) {
             return Err(NoSuperblock::Absent);
         }
         let holds = Checksum::UNSEEDED.holds(MAGIC, bytes)
@@ -125,234 +223,115 @@ impl Superblock {
             return Err(NoSuperblock::Damaged);
         }
         let features = FormatFeatures {
-            incompatible: u64_at(bytes, 24),
-            read_only_compatible: u64_at(bytes, 32),
-            compatible: u64_at(bytes, 40),
+            incompatible: u64_at(bytes, FEATURES_AT),
+            read_only_compatible: u64_at(bytes, FEATURES_AT + 8),
+            compatible: u64_at(bytes, FEATURES_AT + 16),
         };
-        let version = u32_at(bytes, 16);
-        if version != FORMAT_VERSION {
+        let number = u32_at(bytes, VERSION_AT);
+        let Some(version) = FormatVersion::from_number(number) else {
+            let [oldest, .., newest] = FormatVersion::ALL.map(FormatVersion::number);
             return Err(NoSuperblock::Unsupported(format!(
-                "its format has version {version}, this program knows version {FORMAT_VERSION}"
+                "its format has version {number}, this program knows versions {oldest} to {newest}: use a newer program"
             )));
-        }
+        };
         let unknown = features.incompatible & !FormatFeatures::KNOWN.incompatible;
         if unknown != 0 {
             return Err(NoSuperblock::Unsupported(format!(
-                "it uses features that this program does not know ({unknown:#x})"
+                "it uses features that this program does not know ({unknown:#x}): use a newer program"
             )));
         }
         // Values that no program of this version writes are damage, even with a right checksum.
-        Self::read_checked(bytes, features).ok_or(NoSuperblock::Damaged)
-    }
-
-    fn read_checked(bytes: &[u8], features: FormatFeatures) -> Option<Self> {
-        let number = |at| u64_at(bytes, at);
-        let metric = |place: usize| f64::from_bits(number(104 + 8 * place));
-        let (generation, epoch, sequence) = (number(64), number(152), number(160));
-        if [generation, epoch, sequence]
-            .iter()
-            .any(|&number| number > MAX_COUNTED)
-        {
-            return None;
-        }
-        let extents = u32_at(bytes, 200) as usize;
-        let name_bytes = u32_at(bytes, 204) as usize;
-        if extents > MAX_EXTENTS || name_bytes > MAX_POOL_NAME_BYTES {
-            return None;
-        }
-        let (places, _) = bytes[EXTENTS_AT..].as_chunks::<EXTENT_BYTES>();
-        let geometry = Geometry {
-            total_pages: number(168),
-            journal: [number(176), number(184)],
-            journal_pages: number(192),
-            extents: places[..extents]
-                .iter()
-                .map(|place| read_extent(place))
-                .collect(),
+        let read = match version {
+            FormatVersion::One => version_1::read(bytes, features),
+            FormatVersion::Two => version_2::read(bytes, features, place),
         };
-        geometry.check().ok()?;
-        let name = bytes[NAME_AT..NAME_AT + name_bytes].to_vec();
-        Some(Self {
-            features,
-            uuid: std::array::from_fn(|byte| bytes[48 + byte]),
-            generation,
-            identity: Identity {
-                pool: PoolId::new(u32_at(bytes, 72), u32_at(bytes, 76)),
-                name: String::from_utf8(name).ok()?,
-                owner: PoolOwner {
-                    user: u32_at(bytes, 80),
-                    group: u32_at(bytes, 84),
-                    mode: u32_at(bytes, 88),
-                },
-                alignment: u32_at(bytes, 92),
-                io_depth: u32_at(bytes, 96),
-                io_engine: match u32_at(bytes, 100) {
-                    0 => IoEngine::Auto,
-                    1 => IoEngine::Libaio,
-                    2 => IoEngine::IoUring,
-                    _ => return None,
-                },
-                metrics: PerfMetrics {
-                    read_bandwidth_mbps: metric(0),
-                    write_bandwidth_mbps: metric(1),
-                    read_latency_us: metric(2),
-                    write_latency_us: metric(3),
-                    iops: metric(4),
-                },
-            },
-            created: number(144),
-            epoch,
-            sequence,
-            geometry,
-        })
+        read.ok_or(NoSuperblock::Damaged)
     }
 
-    /// The pages of the superblock.
-    pub(crate) fn to_pages(&self) -> Vec<Page> {
-        let mut bytes = vec![0; BYTES];
-        let Self {
-            identity, geometry, ..
-        } = self;
+    /// Whether another copy is of the same pool. A copy of a pool that is given a UUID of its own keeps the seed, so that
+    /// it does not matter how far that has come.
+    fn is_of_pool(&self, other: &Self) -> bool {
+        let origin =
+            |superblock: &Self| (superblock.seed, superblock.created, superblock.geometry.far);
+        self.uuid == other.uuid
+            || (self.version() >= FormatVersion::Two && origin(self) == origin(other))
+    }
+
+    /// Whether another copy says the same.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let bytes = |superblock: &Self| bytes_of(&superblock.to_pages(0)).to_vec();
+        bytes(self) == bytes(other)
+    }
+
+    /// The pages of the copy of the superblock of which the first one is `place`.
+    pub(crate) fn to_pages(&self, place: u64) -> Vec<Page> {
+        let mut bytes = self.template.clone();
+        bytes.resize(BYTES, 0);
         put_u64(&mut bytes, SECOND_MAGIC_AT, SECOND_MAGIC);
-        let metrics = &identity.metrics;
-        let small = [
-            (16, FORMAT_VERSION),
-            (72, identity.pool.major),
-            (76, identity.pool.minor),
-            (80, identity.owner.user),
-            (84, identity.owner.group),
-            (88, identity.owner.mode),
-            (92, identity.alignment),
-            (96, identity.io_depth),
-            (100, identity.io_engine as u32),
-            (200, geometry.extents.len() as u32),
-            (204, identity.name.len() as u32),
-        ];
-        for (at, value) in small {
-            put_u32(&mut bytes, at, value);
+        put_u32(&mut bytes, VERSION_AT, self.version().number());
+        put_u64(&mut bytes, FEATURES_AT, self.features.incompatible);
+        put_u64(
+            &mut bytes,
+            FEATURES_AT + 8,
+            self.features.read_only_compatible,
+        );
+        put_u64(&mut bytes, FEATURES_AT + 16, self.features.compatible);
+        bytes[UUID_AT..UUID_AT + 16].copy_from_slice(&self.uuid);
+        match self.version() {
+            FormatVersion::One => version_1::write(self, &mut bytes),
+            FormatVersion::Two => version_2::write(self, &mut bytes, place),
         }
-        let large = [
-            (24, self.features.incompatible),
-            (32, self.features.read_only_compatible),
-            (40, self.features.compatible),
-            (64, self.generation),
-            (104, metrics.read_bandwidth_mbps.to_bits()),
-            (112, metrics.write_bandwidth_mbps.to_bits()),
-            (120, metrics.read_latency_us.to_bits()),
-            (128, metrics.write_latency_us.to_bits()),
-            (136, metrics.iops.to_bits()),
-            (144, self.created),
-            (152, self.epoch),
-            (160, self.sequence),
-            (168, geometry.total_pages),
-            (176, geometry.journal[0]),
-            (184, geometry.journal[1]),
-            (192, geometry.journal_pages),
-        ];
-        for (at, value) in large {
-            put_u64(&mut bytes, at, value);
-        }
-        bytes[48..64].copy_from_slice(&self.uuid);
-        let (places, _) = bytes[EXTENTS_AT..NAME_AT].as_chunks_mut::<EXTENT_BYTES>();
-        for (extent, place) in geometry.extents.iter().zip(places) {
-            write_extent(extent, place);
-        }
-        let name = identity.name.as_bytes();
-        bytes[NAME_AT..NAME_AT + name.len()].copy_from_slice(name);
         Checksum::UNSEEDED.seal(MAGIC, &mut bytes);
         let (pages, _) = bytes.as_chunks::<PAGE_BYTES>();
         pages.iter().map(|&page| Page(page)).collect()
     }
 }
 
-fn read_extent(bytes: &[u8]) -> Extent {
-    Extent {
-        first_megabyte: u32_at(bytes, 0),
-        megabytes: u32_at(bytes, 4),
-        tables: [u64_at(bytes, 8), u64_at(bytes, 16)],
-        table_pages: u32_at(bytes, 24),
-        table_written: u32_at(bytes, 28),
-        tags: u64_at(bytes, 32),
-        tag_pages: u64_at(bytes, 40),
+/// Whether the bytes begin as a superblock does, damaged or not.
+pub(crate) fn has_magic(bytes: &[u8]) -> bool {
+    u32_at(bytes, 0) == MAGIC || u64_at(bytes, SECOND_MAGIC_AT) == SECOND_MAGIC
+}
+
+/// The numbers in a superblock that grow one by one, if they are possible.
+fn counted<const N: usize>(numbers: [u64; N]) -> Option<[u64; N]> {
+    numbers
+        .iter()
+        .all(|number| *number <= MAX_COUNTED)
+        .then_some(numbers)
+}
+
+fn read_engine(number: u32) -> Option<IoEngine> {
+    Some(match number {
+        0 => IoEngine::Auto,
+        1 => IoEngine::Libaio,
+        2 => IoEngine::IoUring,
+        _ => return None,
+    })
+}
+
+fn read_metrics(bytes: &[u8], at: usize) -> PerfMetrics {
+    let metric = |place: usize| f64::from_bits(u64_at(bytes, at + 8 * place));
+    PerfMetrics {
+        read_bandwidth_mbps: metric(0),
+        write_bandwidth_mbps: metric(1),
+        read_latency_us: metric(2),
+        write_latency_us: metric(3),
+        iops: metric(4),
     }
 }
 
-fn write_extent(extent: &Extent, bytes: &mut [u8]) {
-    put_u32(bytes, 0, extent.first_megabyte);
-    put_u32(bytes, 4, extent.megabytes);
-    put_u64(bytes, 8, extent.tables[0]);
-    put_u64(bytes, 16, extent.tables[1]);
-    put_u32(bytes, 24, extent.table_pages);
-    put_u32(bytes, 28, extent.table_written);
-    put_u64(bytes, 32, extent.tags);
-    put_u64(bytes, 40, extent.tag_pages);
+fn write_metrics(metrics: &PerfMetrics, bytes: &mut [u8], at: usize) {
+    let values = [
+        metrics.read_bandwidth_mbps,
+        metrics.write_bandwidth_mbps,
+        metrics.read_latency_us,
+        metrics.write_latency_us,
+        metrics.iops,
+    ];
+    for (place, value) in values.into_iter().enumerate() {
+        put_u64(bytes, at + 8 * place, value.to_bits());
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn superblock() -> Superblock {
-        Superblock {
-            features: FormatFeatures::default(),
-            uuid: [9; 16],
-            generation: 3,
-            identity: Identity {
-                pool: PoolId::new(8000, 1),
-                name: "/var/tmp/pööl".to_owned(),
-                owner: PoolOwner {
-                    user: 1,
-                    group: 2,
-                    mode: 0o640,
-                },
-                alignment: 512,
-                io_depth: 64,
-                io_engine: IoEngine::IoUring,
-                metrics: PerfMetrics::default(),
-            },
-            created: 1_700_000_000,
-            epoch: 4,
-            sequence: 77,
-            geometry: Geometry::new(40 * 256).expect("room").grown(100 * 256),
-        }
-    }
-
-    #[test]
-    fn it_reads_as_it_is_written_and_no_bit_of_it_can_change() {
-        let superblock = superblock();
-        let pages = superblock.to_pages();
-        assert_eq!(Superblock::read(&pages), Ok(superblock));
-        for bit in 0..BYTES * 8 {
-            let mut damaged = pages.clone();
-            damaged[bit / 8 / PAGE_BYTES].0[bit / 8 % PAGE_BYTES] ^= 1 << (bit % 8);
-            assert_eq!(
-                Superblock::read(&damaged),
-                Err(NoSuperblock::Damaged),
-                "{bit}"
-            );
-        }
-        assert_eq!(
-            Superblock::read(&Page::zeroes(2)),
-            Err(NoSuperblock::Absent)
-        );
-    }
-
-    #[test]
-    fn what_is_newer_than_the_program_is_refused_or_only_read() {
-        let changed = |at: usize| {
-            let mut bytes = bytes_of(&superblock().to_pages()).to_vec();
-            bytes[at] ^= 2;
-            Checksum::UNSEEDED.seal(MAGIC, &mut bytes);
-            let (pages, _) = bytes.as_chunks::<PAGE_BYTES>();
-            let pages: Vec<_> = pages.iter().map(|&page| Page(page)).collect();
-            Superblock::read(&pages)
-        };
-        let unsupported = |result| matches!(result, Err(NoSuperblock::Unsupported(_)));
-        assert!(unsupported(changed(16)));
-        assert!(unsupported(changed(24)));
-        assert!(changed(32).expect("may be read").features.forbid_writing());
-        let kept = changed(40).expect("may be used");
-        assert!(!kept.features.forbid_writing());
-        assert_eq!(Superblock::read(&kept.to_pages()), Ok(kept));
-    }
-}
+mod tests;

@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_page_reads_as_it_is_written_and_no_bit_of_it_can_change() {
-        let checksum = Checksum::of_pool(&[7; 16]);
+        let checksum = Checksum::begin_with(7);
         let mut entries = TableEntries::empty();
         let slot = |block_type, number| Slot { block_type, number };
         entries.0[0].map = MegabyteMap::WHOLE;
@@ -113,7 +113,7 @@ mod tests {
             None,
             "of another place"
         );
-        let other = Checksum::of_pool(&[8; 16]);
+        let other = Checksum::begin_with(8);
         assert_eq!(
             TableEntries::read(&page, 101, other),
             None,

@@ -35,6 +35,10 @@ pub enum CrashWeakness {
     RecordWrittenOnce,
     /// The copy of a record that a crash has torn is left as it is.
     LoneRecordLeft,
+    /// Second copies of the table that look sound after a crash are taken to be durable.
+    SecondCopiesTrusted,
+    /// Superblocks that look sound after a crash are taken to be durable.
+    SuperblocksTrusted,
     /// What is left of a commit that does not count stays in the journal.
     RemainsLeft,
     /// Freed space is allocated again before the free is durable.

@@ -8,16 +8,18 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use chimaera_bdev_proto::{BlockType, IoEngine, PerfMetrics, UNIT_BYTES};
+use chimaera_bdev_proto::{BlockType, IoEngine, MEGABYTE, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 use chimaera_proto::{ModuleError, PoolId, Status};
 use chimaera_thread::standstill::patiently;
 
 use super::disk::{FileDisk, PoolFile, pool_file, size_and_tail};
 use super::path::{check_stores, refused};
-use crate::check::{self as whole, Checked};
+use super::random_bits;
+use crate::block_map::MegabyteMap;
+use crate::check::{self as whole, Checked, Repair};
 use crate::recovery::OpenError;
-use crate::{FORMAT_VERSION, PAGE_BYTES, contents};
+use crate::{PAGE_BYTES, contents};
 
 /// What a pool on a file or device is, and what is damaged in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,6 +69,16 @@ pub struct Inspection {
     pub extents: usize,
     /// Whether a daemon has it open now.
     pub in_use: bool,
+    /// Whether the loss of any megabyte leaves a copy of all metadata.
+    pub is_protected: bool,
+    /// How many openings for writing there were, where the format counts them.
+    pub openings: Option<u64>,
+    /// Whether its use ended in good order, where the format tells.
+    pub ended_well: Option<bool>,
+    /// What failed when it was open last, if nobody has looked since. A repair clears it.
+    pub mark: Option<String>,
+    /// Bytes at the end of the pool that the file or device lacks, and in which there is nothing.
+    pub missing_bytes: u64,
     /// Damage that [`check`] repairs.
     pub repairable: Vec<String>,
     /// Damage that nothing repairs.
@@ -79,7 +91,8 @@ impl Inspection {
     /// Whether nothing is damaged, or no longer.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.lost.is_empty() && (self.repairable.is_empty() || self.repaired)
+        let has_damage = !self.repairable.is_empty() || self.mark.is_some();
+        self.lost.is_empty() && (!has_damage || self.repaired)
     }
 
     /// This inspection, with only the damage that another one of the same pool has found too.
@@ -105,13 +118,13 @@ const MAX_CHECKS_WHILE_IN_USE: usize = 8;
 pub fn inspect(path: &Path) -> Result<Inspection, ModuleError> {
     let (file, in_use) = open(path, false)?;
     let file = pool_file(file)?;
-    let mut found = examine(path, &file, in_use, false);
+    let mut found = examine(path, &file, in_use, None);
     if in_use {
         for _ in 1..MAX_CHECKS_WHILE_IN_USE {
             if found.as_ref().is_ok_and(Inspection::is_sound) {
                 break;
             }
-            let again = examine(path, &file, in_use, false);
+            let again = examine(path, &file, in_use, None);
             found = match (found, again) {
                 (Ok(before), Ok(again)) => Ok(again.with_damage_of_both(&before)),
                 (_, again) => again,
@@ -121,13 +134,32 @@ pub fn inspect(path: &Path) -> Result<Inspection, ModuleError> {
     found
 }
 
-/// As [`inspect`], on a file or device that nobody uses. With `repair`, repairs what can be repaired, unless
-/// something cannot.
+/// Whether [`check`] repairs, and what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckMode {
+    /// It writes nothing.
+    Look,
+    /// It repairs what can be repaired, unless something cannot.
+    Repair {
+        /// The pool to repair, where the superblocks at the beginning are gone and there are copies of several pools;
+        /// `None` for the only one.
+        uuid: Option<[u8; 16]>,
+    },
+}
+
+/// As [`inspect`], on a file or device that nobody uses, with repairs if the mode has them.
 ///
 /// # Errors
 /// As [`inspect`]; [`Status::Busy`] if it is in use.
-pub fn check(path: &Path, repair: bool) -> Result<Inspection, ModuleError> {
-    let file = open_unused(path, repair)?;
+pub fn check(path: &Path, mode: CheckMode) -> Result<Inspection, ModuleError> {
+    let repair = match mode {
+        CheckMode::Look => None,
+        CheckMode::Repair { uuid } => Some(Repair {
+            history: random_bits()?,
+            uuid,
+        }),
+    };
+    let file = open_unused(path, repair.is_some())?;
     examine(path, &pool_file(file)?, false, repair)
 }
 
@@ -147,7 +179,8 @@ pub fn rename(path: &Path, name: &str) -> Result<(), ModuleError> {
     }
     let file = open_unused(path, true)?;
     let disk = FileDisk::new(pool_file(file)?);
-    whole::rename(disk, name.to_owned()).map_err(|problem| explain(path, problem, None))
+    whole::rename(disk, name.to_owned(), random_bits()?)
+        .map_err(|problem| explain(path, problem, None))
 }
 
 /// Opens a file or device that nobody uses. Waits a moment where a process that was killed still has it.
@@ -208,46 +241,65 @@ fn examine(
     path: &Path,
     file: &PoolFile,
     in_use: bool,
-    repair: bool,
+    repair: Option<Repair>,
 ) -> Result<Inspection, ModuleError> {
     let (size, tail) = size_and_tail(path, file)?;
     let disk = FileDisk::new(PoolFile::clone(file));
-    let mut blocks = [0; 4];
-    let mut allocated_bytes = 0;
-    let checked = whole::check(&disk, repair, &mut |_, map| {
-        for slot in map.blocks() {
-            blocks[slot.block_type as usize] += 1;
-            allocated_bytes += slot.block_type.size();
-        }
-    });
+    let mut found = FoundBlocks::default();
+    let checked = whole::check(&disk, repair, &mut |megabyte, map| found.add(megabyte, map));
     match checked {
-        Ok(checked) => Ok(report(checked, blocks, allocated_bytes, in_use, size)),
+        Ok(checked) => Ok(report(checked, &found, in_use, size)),
         Err(problem) => Err(explain(path, problem, Some((&disk, size, &tail)))),
     }
 }
 
-fn report(
-    checked: Checked,
-    blocks: [u64; 4],
-    allocated_bytes: u64,
-    in_use: bool,
-    size: u64,
-) -> Inspection {
+/// The blocks of a pool.
+#[derive(Default)]
+struct FoundBlocks {
+    /// By type, as in [`COUNTED`].
+    counts: [u64; 4],
+    bytes: u64,
+    /// Offset of the end of the last one.
+    end: u64,
+}
+
+impl FoundBlocks {
+    fn add(&mut self, megabyte: u32, map: MegabyteMap) {
+        let start = u64::from(megabyte) * MEGABYTE;
+        for slot in map.blocks() {
+            let size = slot.block_type.size();
+            self.counts[slot.block_type as usize] += 1;
+            self.bytes += size;
+            self.end = self
+                .end
+                .max(start + slot.first_unit() as u64 * UNIT_BYTES + size);
+        }
+    }
+}
+
+fn report(checked: Checked, blocks: &FoundBlocks, in_use: bool, size: u64) -> Inspection {
     let mut lost = checked.lost;
     let superblock = checked.superblock;
     let geometry = &superblock.geometry;
     let total_size = geometry.total_pages() * UNIT_BYTES;
-    if size < total_size {
+    let is_cut = size < total_size;
+    let held_all = blocks.end <= size && geometry.shrunk(size / UNIT_BYTES).is_some();
+    if is_cut && !held_all {
         lost.push(format!(
             "it has {size} bytes, and the pool has {total_size}: it was cut off"
         ));
     }
+    let missing_bytes = if is_cut && held_all {
+        total_size - size
+    } else {
+        0
+    };
     let metadata_size = geometry.reserved_pages() * PAGE_BYTES as u64;
     let features = superblock.features;
-    let identity = superblock.identity;
+    let identity = superblock.identity.clone();
     Inspection {
         uuid: superblock.uuid,
-        format_version: FORMAT_VERSION,
+        format_version: superblock.version().number(),
         features: [
             features.incompatible,
             features.read_only_compatible,
@@ -260,18 +312,23 @@ fn report(
         created: superblock.created,
         total_size,
         metadata_size,
-        remaining_size: total_size.saturating_sub(metadata_size + allocated_bytes),
+        remaining_size: total_size.saturating_sub(metadata_size + blocks.bytes),
         alignment: identity.alignment,
         io_depth: identity.io_depth,
         io_engine: identity.io_engine,
         perf_metrics: identity.metrics,
-        blocks,
+        blocks: blocks.counts,
         tagged_megabytes: checked.tagged_megabytes,
         generation: superblock.generation,
         epoch: superblock.epoch,
         journal_records: checked.journal_records,
         extents: geometry.extent_count(),
         in_use,
+        is_protected: geometry.is_protected(),
+        openings: superblock.history.map(|history| history.openings),
+        ended_well: superblock.history.map(|history| history.ended_well),
+        mark: checked.mark.map(|mark| mark.to_string()),
+        missing_bytes,
         repairable: checked.repairable,
         lost,
         repaired: checked.repaired,
@@ -284,6 +341,7 @@ pub const COUNTED: [BlockType; 4] = BlockType::ALL;
 /// The error that a user sees. `place` has the disk, its size and its last bytes, if they are known: it shows what is
 /// there instead of a pool.
 fn explain(path: &Path, problem: OpenError, place: Option<(&FileDisk, u64, &[u8])>) -> ModuleError {
+    let problem_text = problem.to_string();
     match problem {
         OpenError::Device(cause) => {
             ModuleError::system(format_args!("cannot read {}", path.display()), &cause)
@@ -303,6 +361,21 @@ fn explain(path: &Path, problem: OpenError, place: Option<(&FileDisk, u64, &[u8]
             path,
             Status::NotBlank,
             format_args!("it held a pool, over which {contents} was written"),
+        ),
+        OpenError::OnlyFarCopies(_) => error(
+            path,
+            Status::CorruptedMetadata,
+            format_args!(
+                "corrupted block metadata: {problem_text}; `chimaera pool check --repair` takes it (`--uuid` says which, if there \
+                 are several)"
+            ),
+        ),
+        OpenError::Marked(_) => error(
+            path,
+            Status::CorruptedMetadata,
+            format_args!(
+                "{problem_text}: `chimaera pool check --repair` looks at all of it, and clears that"
+            ),
         ),
         OpenError::Damaged(text) => error(
             path,

@@ -8,9 +8,11 @@ mod disk;
 mod exclusive;
 mod inspect;
 mod path;
+mod random;
 
 pub use chimaera_proto::ModuleError;
 pub use disk::{FileDisk, PoolFile, pool_file, size_and_tail, size_of};
 pub use exclusive::{FileLock, busy, lock};
-pub use inspect::{COUNTED, Inspection, check, inspect, rename};
+pub use inspect::{COUNTED, CheckMode, Inspection, check, inspect, rename};
 pub use path::{check_stores, ends_with_slash, refused};
+pub use random::{birth, random_bits};

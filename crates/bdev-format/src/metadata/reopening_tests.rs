@@ -9,9 +9,8 @@ use chimaera_proto::PoolId;
 use super::*;
 use crate::block_map::MegabyteMap;
 use crate::check::check;
-use crate::limits::SUPERBLOCK_COPIES;
 use crate::superblock::{FormatFeatures, Identity, PoolOwner};
-use crate::{OpenError, OpenMode, open};
+use crate::{Birth, FormatVersion, OpenError, OpenMode, open};
 
 /// A device in memory: what is on the medium, and what was written since.
 #[derive(Clone, Default)]
@@ -87,7 +86,13 @@ fn identity() -> Identity {
 
 fn format(disk: &Memory, pages: u64) -> Metadata<Memory> {
     let geometry = Geometry::new(pages).expect("room");
-    Metadata::format(disk.clone(), identity(), geometry, ([7; 16], 0), false).expect("made")
+    let birth = Birth {
+        uuid: [7; 16],
+        seed: 7,
+        history: 1,
+        created: 0,
+    };
+    Metadata::format(disk.clone(), identity(), geometry, birth, false).expect("made")
 }
 
 fn whole(megabyte: u32) -> MegabyteChange {
@@ -101,7 +106,12 @@ fn whole(megabyte: u32) -> MegabyteChange {
 fn open_with_blocks(disk: &Memory) -> Result<(Metadata<Memory>, Vec<u32>), OpenError> {
     let mut found = Vec::new();
     let mut note = |megabyte, _| found.push(megabyte);
-    let opened = open(disk.clone(), OpenMode::ReadWrite, &mut note, &mut |_, _| {})?;
+    let opened = open(
+        disk.clone(),
+        OpenMode::ReadWrite { history: 5 },
+        &mut note,
+        &mut |_, _| {},
+    )?;
     found.sort_unstable();
     Ok((opened.metadata, found))
 }
@@ -130,11 +140,11 @@ fn what_a_failed_flush_left_is_not_built_on_before_it_is_durable() {
 fn an_interrupted_checkpoint_is_no_damage() {
     let disk = Memory::default();
     let mut metadata = format(&disk, 64 * UNITS);
-    for megabyte in 2..6 {
+    for megabyte in 9..13 {
         metadata.commit(&[whole(megabyte)]).expect("committed");
     }
     metadata.checkpoint().expect("in the table");
-    for megabyte in 6..10 {
+    for megabyte in 17..21 {
         metadata.commit(&[whole(megabyte)]).expect("committed");
     }
     // The tags, and the first copy of the table.
@@ -142,7 +152,7 @@ fn an_interrupted_checkpoint_is_no_damage() {
         metadata.advance_checkpoint().expect("a step");
     }
     drop(metadata);
-    let checked = check(&disk, false, &mut |_, _| {}).expect("a pool");
+    let checked = check(&disk, None, &mut |_, _| {}).expect("a pool");
     assert_eq!(checked.repairable, Vec::<String>::new());
     assert_eq!(checked.lost, Vec::<String>::new());
 }
@@ -157,15 +167,15 @@ fn what_no_program_wrote_is_damage_and_no_panic() {
         |it| it.epoch = u64::MAX,
         |it| it.epoch = u64::MAX - 1,
         |it| it.sequence = u64::MAX,
-        |it| it.geometry.journal_pages = u64::MAX,
+        |it| it.geometry.journal.pages = 1 << 40,
         |it| it.geometry.extents[0].megabytes = u32::MAX,
     ];
     for (place, spoil) in spoilt.into_iter().enumerate() {
         let mut superblock = sound.clone();
         spoil(&mut superblock);
-        let pages = superblock.to_pages();
-        for copy in SUPERBLOCK_COPIES {
-            disk.write(copy, &pages).expect("written");
+        for place in sound.geometry.superblocks() {
+            disk.write(place, &superblock.to_pages(place))
+                .expect("written");
         }
         let opened = open_with_blocks(&disk);
         let is_damage = matches!(opened, Err(OpenError::Damaged(_)));
@@ -199,8 +209,12 @@ fn opening_goes_through_a_bounded_number_of_changes() {
 
 #[test]
 fn a_record_of_more_changes_than_there_can_be_is_none() {
-    let checksum =
-        crate::superblock::Superblock::checksum(format(&Memory::default(), 1 << 28).superblock());
+    let version = FormatVersion::NEWEST;
+    let layout = RecordLayout {
+        version,
+        max_pages: 1,
+        checksum: format(&Memory::default(), 1 << 28).superblock().checksum(),
+    };
     let whole = |megabyte| journal::MegabyteUpdate {
         megabyte,
         entry: TableEntry {
@@ -211,8 +225,8 @@ fn a_record_of_more_changes_than_there_can_be_is_none() {
     };
     let readable = |count: usize| {
         let updates: Vec<_> = (0..count as u32).map(whole).collect();
-        let (pages, _) = journal::lay_out(&updates, (1, 1), 1, checksum);
-        journal::read(&pages[..1], 1 << 20, checksum).is_some()
+        let (pages, _) = journal::lay_out(&updates, (1, 1), layout);
+        journal::read(&pages[..1], 1 << 20, version, layout.checksum).is_some()
     };
     assert!(readable(MAX_EPOCH_CHANGES));
     assert!(!readable(MAX_EPOCH_CHANGES + 1));
@@ -241,11 +255,11 @@ fn a_commit_that_failed_keeps_its_tags() {
 
 #[test]
 fn blocks_in_metadata_are_damage() {
-    for (megabyte, is_damage) in [(0, true), (2, false), (63, true)] {
+    for (megabyte, is_damage) in [(0, true), (2, true), (3, false), (16, true), (63, true)] {
         let disk = Memory::default();
         let mut metadata = format(&disk, 64 * UNITS - 1);
         metadata.commit(&[whole(megabyte)]).expect("committed");
-        let checked = check(&disk, false, &mut |_, _| {}).expect("a pool");
+        let checked = check(&disk, None, &mut |_, _| {}).expect("a pool");
         assert_eq!(
             checked.lost.len(),
             usize::from(is_damage),

@@ -2,13 +2,15 @@
 
 use super::history::{Trial, run};
 use super::run_all;
-use super::workload::MetadataAlone;
+use super::workload::{MetadataAlone, MetadataOfVersion1};
 
 /// Crashes that are tried, unless the environment asks for more.
 const METADATA_POINTS: u64 = 60_000;
 const PAIRS_POINTS: u64 = 30_000;
 const LIVES: u64 = 5_000;
 const DAMAGE_POINTS: u64 = 20_000;
+/// Of pools of version 1, whose format does not change any more.
+const VERSION_1_POINTS: u64 = 10_000;
 
 #[test]
 fn what_was_committed_is_found_after_any_crash() {
@@ -34,4 +36,13 @@ fn damage_on_top_of_a_crash_is_repaired_or_reported() {
     run_all(DAMAGE_POINTS, |seed| {
         run::<MetadataAlone>(seed, Trial::CrashAndDamage)
     });
+}
+
+#[test]
+fn a_pool_of_version_1_is_found_after_any_crash() {
+    for trial in [Trial::Crash, Trial::Pairs, Trial::CrashAndDamage] {
+        run_all(VERSION_1_POINTS, |seed| {
+            run::<MetadataOfVersion1>(seed, trial)
+        });
+    }
 }

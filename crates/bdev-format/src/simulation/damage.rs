@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use super::Numbers;
 use super::disk::{DiskImage, SECTOR_BYTES, SimulatedDisk};
-use super::model::{Expected, FoundPool, TagComparison};
-use crate::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES};
+use super::model::{Expected, FoundPool, TagComparison, WRITING};
+use crate::limits::SUPERBLOCK_PAGES;
 use crate::{OpenError, OpenMode, PAGE_BYTES};
 
 /// What a superblock says of the pool, before it says where the parts lie.
-const SUPERBLOCK_HEADER_BYTES: usize = 256;
+const SUPERBLOCK_HEADER_BYTES: usize = 320;
 
 /// One piece of damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,8 @@ impl Damage {
     pub(super) fn draw(found: &FoundPool, numbers: &mut Numbers) -> Self {
         let page = some_page(found, numbers);
         // Most of a superblock is not in use, so that damage there has no effect.
-        let bytes = if SUPERBLOCK_COPIES.contains(&page) && numbers.below(4) != 0 {
+        let superblocks = found.metadata.geometry().superblocks();
+        let bytes = if superblocks.contains(&page) && numbers.below(4) != 0 {
             SUPERBLOCK_HEADER_BYTES
         } else {
             PAGE_BYTES
@@ -63,8 +64,8 @@ impl Damage {
     pub(super) fn check(self, image: &DiskImage, expected: &Expected) -> Result<(), String> {
         // Opening cannot know how long the device should be. Its caller does, and checks that.
         let is_cut = image.total_pages() < expected.before.total_pages;
-        for mode in [OpenMode::ReadOnly, OpenMode::ReadWrite] {
-            if is_cut && mode == OpenMode::ReadWrite {
+        for mode in [OpenMode::ReadOnly, WRITING] {
+            if is_cut && mode == WRITING {
                 continue;
             }
             let disk = SimulatedDisk::new(image.clone());
@@ -98,21 +99,24 @@ impl Damage {
 fn some_page(found: &FoundPool, numbers: &mut Numbers) -> u64 {
     let geometry = found.metadata.geometry();
     let extent = &geometry.extents[numbers.below(geometry.extents.len())];
-    let journal = geometry.journal[numbers.below(2)];
+    let regions: Vec<_> = geometry.journal.ranges().collect();
+    let region = regions[numbers.below(regions.len())].clone();
+    let half = geometry.journal.pages * numbers.below(2) as u64;
+    let journal = region.start + half..region.start + half + geometry.journal.pages;
+    let superblocks = geometry.superblocks();
+    let superblock = superblocks[numbers.below(superblocks.len())];
+    let tags: Vec<_> = extent.tag_ranges().collect();
     let copy = numbers.below(2);
     let of = |pages: Range<u64>, numbers: &mut Numbers| {
         pages.start + numbers.below((pages.end - pages.start) as usize) as u64
     };
     match numbers.below(8) {
-        0 => of(
-            SUPERBLOCK_COPIES[copy]..SUPERBLOCK_COPIES[copy] + SUPERBLOCK_PAGES,
-            numbers,
-        ),
-        1..5 => of(journal..journal + geometry.journal_pages, numbers),
+        0 => of(superblock..superblock + SUPERBLOCK_PAGES, numbers),
+        1..5 => of(journal, numbers),
         5 | 6 => {
             let table = extent.tables[copy];
             of(table..table + u64::from(extent.table_pages), numbers)
         }
-        _ => of(extent.tags..extent.tags + extent.tag_pages, numbers),
+        _ => of(tags[copy % tags.len()].clone(), numbers),
     }
 }

@@ -7,24 +7,27 @@ use chimaera_bdev_proto::{BlockType, OwnerTag};
 use super::Numbers;
 use super::damage::Damage;
 use super::disk::{DiskImage, Loss, SECTOR_BYTES, SimulatedDisk};
-use super::model::{BlockOwner, Expected, FoundPool, ModelMegabyte, ModelState, TagComparison};
+use super::model::{
+    BlockOwner, Expected, FoundPool, ModelMegabyte, ModelState, TagComparison, WRITING,
+};
 use super::workload::identity;
 use crate::block_map::{MegabyteChange, MegabyteMap, Slot, UNITS};
-use crate::limits::{SUPERBLOCK_COPIES, SUPERBLOCK_PAGES, TAGS_PER_SECTOR};
-use crate::{Geometry, Metadata, OpenError, OpenMode, PAGE_BYTES};
+use crate::limits::{SUPERBLOCK_PAGES, TAGS_PER_SECTOR};
+use crate::{Birth, FormatVersion, Geometry, Metadata, OpenError, OpenMode, PAGE_BYTES};
 
 /// A pool of two extents, with blocks in the table, in the journal, and with tags.
-pub(super) fn some_pool() -> (DiskImage, Expected) {
-    let disk = SimulatedDisk::new(DiskImage::blank(6 * UNITS));
-    let geometry = Geometry::with_journal(3 * UNITS, 8).expect("room");
-    let metadata = Metadata::format(disk.clone(), identity(), geometry, ([7; 16], 1), false);
+pub(super) fn some_pool(version: FormatVersion) -> (DiskImage, Expected) {
+    let disk = SimulatedDisk::new(DiskImage::blank(10 * UNITS));
+    let geometry = Geometry::with_journal(version, 5 * UNITS, 8).expect("room");
+    let metadata = Metadata::format(disk.clone(), identity(), geometry, birth(7), false);
     let mut metadata = metadata.expect("a sound device");
-    metadata.grow(6 * UNITS).expect("a sound device");
+    metadata.grow(10 * UNITS).expect("a sound device");
+    assert_eq!(metadata.geometry().total_pages(), 10 * UNITS);
     let mut state = ModelState {
-        total_pages: 6 * UNITS,
+        total_pages: 10 * UNITS,
         ..ModelState::default()
     };
-    for (step, megabyte) in [0, 1, 4, 1, 5].into_iter().enumerate() {
+    for (step, megabyte) in [0, 1, 6, 1, 9].into_iter().enumerate() {
         let change = change(megabyte, step as u64 + 2);
         state.set(megabyte, megabyte_of(&change));
         metadata.commit(&[change]).expect("a sound device");
@@ -36,6 +39,15 @@ pub(super) fn some_pool() -> (DiskImage, Expected) {
         disk.seen(),
         Expected::exactly(Rc::new(state), Rc::default()),
     )
+}
+
+pub(super) fn birth(number: u8) -> Birth {
+    Birth {
+        uuid: [number; 16],
+        seed: u32::from(number),
+        history: 1,
+        created: 1,
+    }
 }
 
 /// A megabyte with `count` tagged blocks and nothing else.
@@ -70,32 +82,50 @@ fn megabyte_of(change: &MegabyteChange) -> ModelMegabyte {
 
 #[test]
 fn any_bit_of_a_superblock_is_repaired() {
-    let (image, expected) = some_pool();
-    for first_page in SUPERBLOCK_COPIES {
-        for bit in 0..SUPERBLOCK_PAGES as usize * PAGE_BYTES * 8 {
-            let page = first_page + (bit / 8 / PAGE_BYTES) as u64;
+    for version in FormatVersion::ALL {
+        let (image, expected) = some_pool(version);
+        let places = superblocks_of(&image);
+        for bit in 0..places.len() * SUPERBLOCK_PAGES as usize * PAGE_BYTES * 8 {
+            // All bits of the first copy, and a sample of those of the others.
+            let (place, bit) = (bit / (2 * PAGE_BYTES * 8), bit % (2 * PAGE_BYTES * 8));
+            if place > 0 && bit % 13 != 0 {
+                continue;
+            }
+            let page = places[place] + (bit / 8 / PAGE_BYTES) as u64;
             let bit = bit % (8 * PAGE_BYTES);
             let mut damaged = image.clone();
             Damage::FlippedBit { page, bit }.apply(&mut damaged);
-            for mode in [OpenMode::ReadOnly, OpenMode::ReadWrite] {
+            for mode in [OpenMode::ReadOnly, WRITING] {
                 let disk = SimulatedDisk::new(damaged.clone());
-                let found = FoundPool::open(&disk, mode).expect("the other copy is sound");
+                let found = FoundPool::open(&disk, mode).expect("another copy is sound");
                 expected
                     .admit(&found, TagComparison::Exact)
                     .expect("as it was");
                 assert_eq!((found.repaired.len(), found.lost.len()), (1, 0));
-                assert_eq!(disk.recording().has_writes(), mode == OpenMode::ReadWrite);
-                if mode == OpenMode::ReadWrite {
-                    assert_eq!(disk.seen().page(page), image.page(page));
-                }
+                assert_eq!(disk.recording().has_writes(), mode == WRITING);
             }
         }
     }
 }
 
+fn superblocks_of(image: &DiskImage) -> Vec<u64> {
+    let found = FoundPool::open(&SimulatedDisk::new(image.clone()), OpenMode::ReadOnly);
+    found
+        .expect("it is sound")
+        .metadata
+        .geometry()
+        .superblocks()
+}
+
 #[test]
 fn any_damage_to_metadata_is_repaired_or_reported() {
-    let (image, expected) = some_pool();
+    for version in FormatVersion::ALL {
+        damage_everywhere(version);
+    }
+}
+
+fn damage_everywhere(version: FormatVersion) {
+    let (image, expected) = some_pool(version);
     let pages = FoundPool::open(&SimulatedDisk::new(image.clone()), OpenMode::ReadOnly)
         .expect("it is sound")
         .metadata
@@ -116,16 +146,17 @@ fn any_damage_to_metadata_is_repaired_or_reported() {
         let mut damaged = image.clone();
         damage.apply(&mut damaged);
         let outcome = damage.check(&damaged, &expected);
-        outcome.unwrap_or_else(|text| panic!("{damage:?}: {text}"));
+        outcome.unwrap_or_else(|text| panic!("{version:?}, {damage:?}: {text}"));
     }
 }
 
-/// A pool of four megabytes, in each of which every unit is a block with a tag of its own; and the page of its tags.
-fn with_tagged_units() -> (DiskImage, u64) {
+/// A pool of four megabytes, in each of which every unit is a block with a tag of its own; and the first page of each
+/// copy of its tags.
+fn with_tagged_units(version: FormatVersion) -> (DiskImage, Vec<u64>) {
     let disk = SimulatedDisk::new(DiskImage::blank(4 * UNITS));
-    let geometry = Geometry::with_journal(4 * UNITS, 32).expect("room");
-    let tags = geometry.extents[0].tags;
-    let metadata = Metadata::format(disk.clone(), identity(), geometry, ([7; 16], 1), false);
+    let geometry = Geometry::with_journal(version, 4 * UNITS, 32).expect("room");
+    let tags = geometry.extents[0].tags.into_iter().flatten().collect();
+    let metadata = Metadata::format(disk.clone(), identity(), geometry, birth(7), false);
     let mut metadata = metadata.expect("a sound device");
     for megabyte in 0..4 {
         let slots = (0..UNITS as usize).map(|number| Slot::holding(number, BlockType::Kib4));
@@ -149,35 +180,51 @@ fn tags_on(image: DiskImage) -> std::io::Result<Vec<Option<OwnerTag>>> {
     found.metadata.tags(&units)
 }
 
+/// Damages the same sector of tags in these copies.
+fn damage_sector(image: &DiskImage, copies: &[u64], damage: fn(u64, usize) -> Damage) -> DiskImage {
+    let mut damaged = image.clone();
+    for tags in copies {
+        damage(tags + 1, 2).apply(&mut damaged);
+    }
+    damaged
+}
+
 #[test]
-fn of_a_damaged_sector_of_tags_its_units_are_unknown_and_no_others() {
-    let (image, tags) = with_tagged_units();
-    let (page, sector) = (tags + 1, 2);
-    let number = 8 + sector as u64;
+fn of_a_sector_of_tags_that_is_damaged_in_every_copy_its_units_are_unknown_and_no_others() {
+    let number = 8 + 2;
     let unknown = number * TAGS_PER_SECTOR..(number + 1) * TAGS_PER_SECTOR;
-    for damage in [
-        Damage::ZeroedSector { page, sector },
-        Damage::FlippedBit {
+    let damages: [fn(u64, usize) -> Damage; 2] = [
+        |page, sector| Damage::ZeroedSector { page, sector },
+        |page, sector| Damage::FlippedBit {
             page,
             bit: 8 * (sector * SECTOR_BYTES + 8) + 3,
         },
-    ] {
-        let mut damaged = image.clone();
-        damage.apply(&mut damaged);
-        let found = tags_on(damaged).expect("read");
-        for (unit, tag) in (0..).zip(found) {
-            let expected = (!unknown.contains(&unit)).then_some(OwnerTag(unit + 1));
-            assert_eq!(tag, expected, "unit {unit}, {damage:?}");
+    ];
+    for version in FormatVersion::ALL {
+        let (image, copies) = with_tagged_units(version);
+        for damage in damages {
+            let found = tags_on(damage_sector(&image, &copies, damage)).expect("read");
+            for (unit, tag) in (0..).zip(found) {
+                let expected = (!unknown.contains(&unit)).then_some(OwnerTag(unit + 1));
+                assert_eq!(tag, expected, "unit {unit}, {version:?}");
+            }
+            let one_copy = &copies[..copies.len() - 1];
+            let found = tags_on(damage_sector(&image, one_copy, damage)).expect("read");
+            assert!(found.iter().all(Option::is_some), "{version:?}");
         }
     }
 }
 
 #[test]
-fn tags_that_the_device_does_not_read_are_its_error_and_not_unknown() {
-    let (mut image, tags) = with_tagged_units();
-    Damage::CutOff { pages: tags + 1 }.apply(&mut image);
-    let error = tags_on(image).expect_err("the second page of tags is not there");
-    assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof);
+fn tags_that_were_cut_off_are_unknown() {
+    let (mut image, copies) = with_tagged_units(FormatVersion::One);
+    Damage::CutOff {
+        pages: copies[0] + 1,
+    }
+    .apply(&mut image);
+    let found = tags_on(image).expect("read");
+    assert_eq!(found[0], Some(OwnerTag(1)));
+    assert_eq!(found.last(), Some(&None));
 }
 
 #[test]
@@ -186,7 +233,7 @@ fn a_commit_of_many_long_records_is_found_and_its_damage_is_reported() {
     let total_pages = u64::from(MEGABYTES) * UNITS;
     let disk = SimulatedDisk::new(DiskImage::blank(total_pages));
     let geometry = Geometry::new(total_pages).expect("room");
-    let metadata = Metadata::format(disk.clone(), identity(), geometry, ([7; 16], 1), false);
+    let metadata = Metadata::format(disk.clone(), identity(), geometry, birth(7), false);
     let mut metadata = metadata.expect("a sound device");
     let mut state = ModelState {
         total_pages,
@@ -215,28 +262,36 @@ fn a_commit_of_many_long_records_is_found_and_its_damage_is_reported() {
         .at(recording.len())
         .crash(Loss::All, &mut Numbers::new(1));
     let expected = Expected::exactly(Rc::new(state), Rc::default());
-    let found = FoundPool::open(&SimulatedDisk::new(image.clone()), OpenMode::ReadWrite);
+    let found = FoundPool::open(&SimulatedDisk::new(image.clone()), WRITING);
     let admitted = expected.admit(&found.expect("it is sound"), TagComparison::Exact);
     admitted.expect("as it was committed");
     // Both copies of the second record.
     let mut damaged = image;
-    let journal = metadata.geometry().journal[1];
-    for page in [128, 192] {
-        damaged.change(journal + page, |bytes| bytes.fill(0));
+    for journal in metadata.geometry().journal.halves(1) {
+        damaged.change(journal + 64, |bytes| bytes.fill(0));
     }
-    let opened = FoundPool::open(&SimulatedDisk::new(damaged), OpenMode::ReadWrite);
+    let opened = FoundPool::open(&SimulatedDisk::new(damaged), WRITING);
     assert!(matches!(opened.err(), Some(OpenError::Damaged(_))));
 }
 
 #[test]
 fn an_old_pool_is_whole_or_gone_while_a_new_one_takes_its_place() {
-    let (image, expected) = some_pool();
+    for old in FormatVersion::ALL {
+        for new in FormatVersion::ALL {
+            replace(old, new);
+        }
+    }
+}
+
+/// Makes a pool of a version in the place of one of a version, and crashes everywhere.
+fn replace(old: FormatVersion, new: FormatVersion) {
+    let (image, expected) = some_pool(old);
     let disk = SimulatedDisk::new(image);
-    let geometry = Geometry::with_journal(6 * UNITS, 8).expect("room");
-    let made = Metadata::format(disk.clone(), identity(), geometry, ([8; 16], 2), true);
+    let geometry = Geometry::with_journal(new, 10 * UNITS, 8).expect("room");
+    let made = Metadata::format(disk.clone(), identity(), geometry, birth(8), true);
     made.map(drop).expect("a sound device");
     let new = ModelState {
-        total_pages: 6 * UNITS,
+        total_pages: 10 * UNITS,
         ..ModelState::default()
     };
     let expected = Expected {
@@ -250,12 +305,12 @@ fn an_old_pool_is_whole_or_gone_while_a_new_one_takes_its_place() {
     for position in 0..=recording.len() {
         for loss in Loss::EACH.into_iter().cycle().take(200) {
             let image = walk.left.crash(loss, &mut numbers);
-            match FoundPool::open(&SimulatedDisk::new(image), OpenMode::ReadWrite) {
+            match FoundPool::open(&SimulatedDisk::new(image), WRITING) {
                 Ok(found) => {
                     let admitted = expected.admit(&found, TagComparison::Exact);
                     admitted.unwrap_or_else(|text| panic!("{position}, {loss:?}: {text}"));
                 }
-                Err(OpenError::NoPool | OpenError::Damaged(_)) => {}
+                Err(OpenError::NoPool | OpenError::Damaged(_) | OpenError::OnlyFarCopies(_)) => {}
                 Err(error) => panic!("{position}, {loss:?}: {error}"),
             }
         }

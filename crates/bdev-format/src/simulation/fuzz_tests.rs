@@ -11,25 +11,28 @@ use proptest::prelude::*;
 
 use super::damage_tests::some_pool;
 use super::disk::{DiskImage, SimulatedDisk};
-use super::model::FoundPool;
+use super::model::{FoundPool, WRITING};
 use crate::block_map::UNITS;
 use crate::check::check;
 use crate::page::{Checksum, u32_at};
-use crate::{OpenMode, PAGE_BYTES, journal};
+use crate::{FormatVersion, OpenMode, PAGE_BYTES, journal};
 
 const RESEALED: u8 = 1;
 
 /// Opens a pool with the patches of `input`, in each mode, and checks it.
-pub(super) fn open_patched(image: &DiskImage, input: &[u8]) {
+pub(super) fn open_patched((image, seed): (&DiskImage, u32), input: &[u8]) {
     let mut image = image.clone();
     let mut rest = input;
     while let [page, flags, low, high, len, tail @ ..] = rest {
         let (bytes, tail) = tail.split_at(usize::from(*len).min(tail.len()));
         rest = tail;
-        // The metadata of the pool lies on its first pages, and at the fourth megabyte.
+        // The metadata of the pool lies on its first pages, in version 2 also at the third megabyte, and in that which
+        // growth has added.
         let page = match page {
-            0..250 => u64::from(*page),
-            _ => 3 * UNITS + u64::from(*page - 250),
+            0..120 => u64::from(*page),
+            120..240 => 2 * UNITS + u64::from(*page - 120),
+            240..248 => 5 * UNITS + u64::from(*page - 240),
+            _ => 7 * UNITS + u64::from(*page - 248),
         };
         let at = usize::from(u16::from_le_bytes([*low, *high])) % PAGE_BYTES;
         image.change(page, |page| {
@@ -37,10 +40,10 @@ pub(super) fn open_patched(image: &DiskImage, input: &[u8]) {
             page[at..at + len].copy_from_slice(&bytes[..len]);
         });
         if flags & RESEALED != 0 {
-            reseal(&mut image, page);
+            reseal(&mut image, page, seed);
         }
     }
-    for mode in [OpenMode::ReadOnly, OpenMode::ReadWrite] {
+    for mode in [OpenMode::ReadOnly, WRITING] {
         let disk = SimulatedDisk::new(image.clone());
         let opened = FoundPool::open(&disk, mode);
         if mode == OpenMode::ReadOnly || opened.is_err() {
@@ -56,34 +59,47 @@ pub(super) fn open_patched(image: &DiskImage, input: &[u8]) {
                 .collect();
             let _ = found.metadata.tags(&units);
         }
-        if mode == OpenMode::ReadWrite {
+        if mode == WRITING {
             let _ = found.metadata.commit(&[]);
             let _ = found.metadata.checkpoint();
         }
     }
     let disk = SimulatedDisk::new(image);
-    let _ = check(&disk, false, &mut |_, _| {});
+    let _ = check(&disk, None, &mut |_, _| {});
     assert!(!disk.recording().has_writes(), "a check wrote");
 }
 
+/// Pages of the record that begins here, as it says, up to the page `end`.
+fn stated_pages(image: &DiskImage, page: u64, end: u64) -> usize {
+    let pages = journal::stated_pages(&crate::Page(image.page(page))).unwrap_or(1);
+    pages.min((end - page) as usize)
+}
+
 /// Gives the structure that begins on this page a right checksum.
-fn reseal(image: &mut DiskImage, page: u64) {
+fn reseal(image: &mut DiskImage, page: u64, seed: u32) {
     let magic = u32_at(&image.page(page), 0);
-    let seeded = Checksum::of_pool(&[7; 16]);
+    let seeded = Checksum::begin_with(seed);
+    let far = 2 * UNITS;
     let (first_page, pages, checksum) = match page {
         0 | 1 => (0, 2, Checksum::UNSEEDED),
         16 | 17 => (16, 2, Checksum::UNSEEDED),
-        18..34 => {
-            let first = crate::Page(image.page(page));
-            let pages = journal::stated_pages(&first).unwrap_or(1);
-            (page, pages.min((34 - page) as usize), seeded)
+        18..34 => (page, stated_pages(image, page, 34), seeded),
+        _ if (far..far + 2).contains(&page) => (far, 2, Checksum::UNSEEDED),
+        _ if (far + 3..far + 5).contains(&page) => (far + 3, 2, Checksum::UNSEEDED),
+        _ if (far + 6..far + 22).contains(&page) => {
+            (page, stated_pages(image, page, far + 22), seeded)
         }
         _ => (page, 1, seeded),
     };
+    let is_superblock = checksum == Checksum::UNSEEDED;
     let mut bytes = Vec::new();
     (0..pages).for_each(|page| bytes.extend(image.page(first_page + page as u64)));
     checksum.seal(
-        if page < 18 { u32_at(&bytes, 0) } else { magic },
+        if is_superblock {
+            u32_at(&bytes, 0)
+        } else {
+            magic
+        },
         &mut bytes,
     );
     for (page, sealed) in (first_page..).zip(bytes.as_chunks::<PAGE_BYTES>().0) {
@@ -100,7 +116,12 @@ fn patch() -> impl Strategy<Value = Vec<u8>> {
         Just(34),
         Just(35),
         36_u8..40,
-        250_u8..255
+        // In version 2 what lies far from the beginning.
+        120_u8..126,
+        126_u8..142,
+        Just(142),
+        143_u8..146,
+        240_u8..=255
     ];
     let offset = prop_oneof![(0_u16..40).prop_map(|word| 8 * word), 0_u16..4096];
     let number = prop_oneof![
@@ -128,20 +149,35 @@ proptest! {
     #[test]
     fn forged_metadata_makes_nothing_panic(patches in prop::collection::vec(patch(), 1..5)) {
         thread_local! {
-            static POOL: DiskImage = some_pool().0;
+            static POOLS: Vec<(DiskImage, u32)> = pools();
         }
-        POOL.with(|image| open_patched(image, &patches.concat()));
+        let input = patches.concat();
+        POOLS.with(|pools| pools.iter().for_each(|(image, seed)| open_patched((image, *seed), &input)));
     }
+}
+
+/// A pool of each version, and what its checksums begin with.
+fn pools() -> Vec<(DiskImage, u32)> {
+    let versions = FormatVersion::ALL.into_iter();
+    let pools = versions.map(|version| {
+        let (image, _) = some_pool(version);
+        let found = FoundPool::open(&SimulatedDisk::new(image.clone()), OpenMode::ReadOnly);
+        let seed = found.expect("it is sound").metadata.superblock().seed;
+        (image, seed)
+    });
+    pools.collect()
 }
 
 #[test]
 fn inputs_that_once_failed_pass() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/simulation/corpus");
-    let (image, _) = some_pool();
+    let pools = pools();
     let mut count = 0;
     for entry in std::fs::read_dir(folder).expect("the corpus") {
         let input = std::fs::read(entry.expect("an entry").path()).expect("an input");
-        open_patched(&image, &input);
+        for (image, seed) in &pools {
+            open_patched((image, *seed), &input);
+        }
         count += 1;
     }
     assert!(count > 0, "an empty corpus proves nothing");

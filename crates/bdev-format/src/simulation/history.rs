@@ -6,11 +6,13 @@ use std::rc::Rc;
 use super::Numbers;
 use super::damage::Damage;
 use super::disk::{DiskImage, Leftover, Loss, Recording, SimulatedDisk, Walk};
-use super::model::{BlockData, Expected, FoundPool, ModelState, TagComparison, read_stamp};
+use super::model::{
+    BlockData, Expected, FoundPool, ModelState, TagComparison, WRITING, read_stamp,
+};
 use super::system::{SystemUnderTest, Timeline};
-use super::workload::{self, Pace, Retried};
+use super::workload::{self, LifePlan, Pace, Retried};
+use crate::OpenError;
 use crate::block_map::UNITS;
-use crate::{OpenError, OpenMode};
 
 /// What is tried after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +154,11 @@ impl<S: SystemUnderTest> History<S> {
     ) -> Result<(Recording, Timeline), String> {
         let mut timeline = Timeline::new(start, expected.clone());
         let numbers = &mut self.numbers;
-        workload::live(numbers, disk, &mut timeline, expected, retried, Pace::Short)?;
+        let plan = LifePlan {
+            version: S::VERSION,
+            pace: Pace::Short,
+        };
+        workload::live(numbers, disk, &mut timeline, expected, retried, plan)?;
         Ok((disk.recording(), timeline))
     }
 
@@ -213,7 +219,7 @@ impl<S: SystemUnderTest> History<S> {
             return self.damage(image, expected);
         }
         let disk = SimulatedDisk::new(image.clone());
-        let opened = FoundPool::open(&disk, OpenMode::ReadWrite);
+        let opened = FoundPool::open(&disk, WRITING);
         let found = match opened {
             Err(OpenError::NoPool | OpenError::Damaged(_)) if expected.may_be_absent => {
                 return Ok(());
@@ -224,7 +230,8 @@ impl<S: SystemUnderTest> History<S> {
         let recording = disk.recording();
         S::check(&mut self.numbers, &disk, found, (expected, &state), depth)?;
         // A crash may interrupt opening. Once it has finished, what it has found is found again.
-        let chance = if depth == 0 { 16 } else { 3 };
+        // Of crashes of recoveries about one in two is followed by another, however much a recovery writes.
+        let chance = if depth == 0 { 16 } else { 4 * recording.len() };
         if recording.has_writes() && depth < DEPTH && self.numbers.below(chance) == 0 {
             let mut walk = recording.walk();
             for position in 0..=recording.len() {
@@ -246,8 +253,7 @@ impl<S: SystemUnderTest> History<S> {
             return Ok(());
         }
         let disk = SimulatedDisk::new(image.clone());
-        let found =
-            FoundPool::open(&disk, OpenMode::ReadWrite).map_err(|error| error.to_string())?;
+        let found = FoundPool::open(&disk, WRITING).map_err(|error| error.to_string())?;
         let state = expected.admit(&found, TagComparison::Exact)?;
         let pinned = Expected::exactly(state, Rc::default());
         for (image, expected) in [(image.clone(), expected), (disk.seen(), &pinned)] {

@@ -49,10 +49,10 @@ pub use disk::{DiskImage, SimulatedDisk};
 pub use history::{Trial, data_on, run};
 pub use model::{
     BlockData, BlockOwner, Expected, FoundPool, Life, ModelMegabyte, ModelState, PageVersions,
-    TagComparison, stamped_page,
+    TagComparison, WRITING, stamped_page,
 };
 pub use system::{SystemUnderTest, Timeline};
-pub use workload::{MetadataAlone, format};
+pub use workload::{MetadataAlone, MetadataOfVersion1, format};
 
 use crate::weakness::{CrashWeakness, with_weakness};
 

@@ -175,9 +175,12 @@ impl Expected {
 pub enum TagComparison {
     /// All must be right.
     Exact,
-    /// A tag may be unknown instead. Of a device that was cut off, reading may also fail.
+    /// Some may be unknown.
     OrUnknown,
 }
+
+/// Opens a pool for writing, always with the same history.
+pub const WRITING: OpenMode = OpenMode::ReadWrite { history: 7 };
 
 /// A pool that was opened.
 pub struct FoundPool {
@@ -259,21 +262,22 @@ impl FoundPool {
         tags: TagComparison,
     ) -> Result<(), String> {
         let units: Vec<u64> = megabyte.owners.keys().copied().collect();
-        let is_cut = self.metadata.disk.total_pages() < self.metadata.geometry().total_pages();
         let found = match self.metadata.tags(&units) {
             Ok(found) => found,
-            Err(_) if is_cut && tags == TagComparison::OrUnknown => return Ok(()),
             Err(error) => return Err(format!("tags of megabyte {number}: {error}")),
         };
-        let is_admitted = |owner: &BlockOwner, found: Option<OwnerTag>| match found {
-            Some(found) => found.0 == owner.tag,
-            None => tags == TagComparison::OrUnknown,
-        };
-        let mut owners = megabyte.owners.iter().zip(found);
-        match owners.find(|((_, owner), found)| !is_admitted(owner, *found)) {
+        let differs = megabyte
+            .owners
+            .iter()
+            .zip(found)
+            .find(|((_, owner), found)| match found {
+                Some(found) => owner.tag != found.0,
+                None => tags == TagComparison::Exact,
+            });
+        match differs {
             None => Ok(()),
             Some(((unit, owner), found)) => Err(format!(
-                "the tag of the block at unit {unit} is {found:?}, not {}",
+                "the block at unit {unit} has tag {found:?}, not {}",
                 owner.tag
             )),
         }

@@ -3,11 +3,15 @@
 use super::Numbers;
 use super::disk::SimulatedDisk;
 use super::model::{Expected, FoundPool, ModelState};
+use crate::FormatVersion;
 
 /// A pool, or a part of one, that histories run on. Its fields have what goes from one life to the next.
 pub trait SystemUnderTest: Default {
     /// Its name where a history fails.
     const NAME: &'static str;
+
+    /// The version of the format of its pools.
+    const VERSION: FormatVersion = FormatVersion::NEWEST;
 
     /// Pages of a new device.
     fn device_pages(numbers: &mut Numbers) -> u64;

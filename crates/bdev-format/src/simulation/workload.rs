@@ -8,13 +8,14 @@ use chimaera_proto::PoolId;
 use super::Numbers;
 use super::disk::SimulatedDisk;
 use super::model::{
-    BlockOwner, Expected, FoundPool, ModelMegabyte, ModelState, TagComparison, declaration_of,
+    BlockOwner, Expected, FoundPool, ModelMegabyte, ModelState, TagComparison, WRITING,
+    declaration_of,
 };
 use super::system::{SystemUnderTest, Timeline};
 use crate::block_map::{MegabyteChange, MegabyteMap, Slot, UNITS};
 use crate::journal;
 use crate::limits::MIN_JOURNAL_PAGES;
-use crate::{Geometry, Identity, Metadata, OpenError, OpenMode};
+use crate::{Birth, FormatVersion, Geometry, Identity, Metadata, OpenError};
 
 const STEPS: usize = 14;
 
@@ -34,13 +35,21 @@ pub(super) fn identity() -> Identity {
 pub fn format(
     numbers: &mut Numbers,
     disk: &SimulatedDisk,
+    version: FormatVersion,
     total_pages: u64,
 ) -> Result<Metadata<SimulatedDisk>, String> {
-    let journal_pages = MIN_JOURNAL_PAGES + numbers.below(3) as u64 * 5;
-    let geometry = Geometry::with_journal(total_pages, journal_pages).expect("room");
+    let journal_pages =
+        MIN_JOURNAL_PAGES * version.copies_in_region() + numbers.below(3) as u64 * 5;
+    let geometry = Geometry::with_journal(version, total_pages, journal_pages).expect("room");
     let mut uuid = [0; 16];
     uuid.fill_with(|| numbers.below(256) as u8);
-    Metadata::format(disk.clone(), identity(), geometry, (uuid, 0), false)
+    let birth = Birth {
+        uuid,
+        seed: numbers.draw() as u32,
+        history: numbers.draw(),
+        created: 0,
+    };
+    Metadata::format(disk.clone(), identity(), geometry, birth, false)
         .map_err(|error| format!("making a pool: {error}"))
 }
 
@@ -57,10 +66,54 @@ pub(super) enum Pace {
     Short,
 }
 
-/// The metadata of a pool, without allocator and data.
+/// How a life is led.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LifePlan {
+    pub(super) version: FormatVersion,
+    pub(super) pace: Pace,
+}
+
+/// The metadata of a pool of the newest version, without allocator and data.
 #[derive(Default)]
 pub struct MetadataAlone {
     retried: Retried,
+}
+
+/// As [`MetadataAlone`], of a pool of version 1.
+#[derive(Default)]
+pub struct MetadataOfVersion1(MetadataAlone);
+
+impl SystemUnderTest for MetadataOfVersion1 {
+    const NAME: &'static str = "metadata of version 1";
+    const VERSION: FormatVersion = FormatVersion::One;
+
+    fn device_pages(numbers: &mut Numbers) -> u64 {
+        MetadataAlone::device_pages(numbers)
+    }
+
+    fn live(
+        &mut self,
+        numbers: &mut Numbers,
+        disk: &SimulatedDisk,
+        timeline: &mut Timeline,
+        expected: &Expected,
+    ) -> Result<(), String> {
+        let plan = LifePlan {
+            version: Self::VERSION,
+            pace: Pace::Random,
+        };
+        live(numbers, disk, timeline, expected, &mut self.0.retried, plan)
+    }
+
+    fn check(
+        _: &mut Numbers,
+        _: &SimulatedDisk,
+        _: FoundPool,
+        _: (&Expected, &ModelState),
+        _: usize,
+    ) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 impl SystemUnderTest for MetadataAlone {
@@ -83,8 +136,11 @@ impl SystemUnderTest for MetadataAlone {
         timeline: &mut Timeline,
         expected: &Expected,
     ) -> Result<(), String> {
-        let retried = &mut self.retried;
-        live(numbers, disk, timeline, expected, retried, Pace::Random)
+        let plan = LifePlan {
+            version: Self::VERSION,
+            pace: Pace::Random,
+        };
+        live(numbers, disk, timeline, expected, &mut self.retried, plan)
     }
 
     fn check(
@@ -105,12 +161,15 @@ pub(super) fn live(
     timeline: &mut Timeline,
     expected: &Expected,
     retried: &mut Retried,
-    pace: Pace,
+    plan: LifePlan,
 ) -> Result<(), String> {
-    let (metadata, state) = match FoundPool::open(disk, OpenMode::ReadWrite) {
+    let (metadata, state) = match FoundPool::open(disk, WRITING) {
         Err(OpenError::NoPool | OpenError::Damaged(_)) if expected.may_be_absent => {
             let state = Rc::clone(&expected.before);
-            (format(numbers, disk, state.total_pages)?, state)
+            (
+                format(numbers, disk, plan.version, state.total_pages)?,
+                state,
+            )
         }
         opened => {
             let found = opened.map_err(|error| format!("opening: {error}"))?;
@@ -127,7 +186,7 @@ pub(super) fn live(
         retried,
     };
     work.settle();
-    if pace == Pace::Short {
+    if plan.pace == Pace::Short {
         return work
             .do_little()
             .map_err(|error| format!("working: {error}"));
@@ -154,9 +213,8 @@ fn fits_the_journal(metadata: &Metadata<SimulatedDisk>, changes: &[MegabyteChang
         .iter()
         .map(|change| metadata.update_of(change))
         .collect();
-    let (geometry, checksum) = (metadata.geometry(), metadata.superblock.checksum());
-    let (pages, _) = journal::lay_out(&updates, (1, 1), geometry.max_record_pages(), checksum);
-    pages.len() as u64 <= geometry.journal_pages
+    let (pages, _) = journal::lay_out(&updates, (1, 1), metadata.record_layout());
+    pages.len() as u64 <= metadata.geometry().journal.pages
 }
 
 struct MetadataWorkload<'a> {

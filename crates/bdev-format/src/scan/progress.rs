@@ -1,0 +1,200 @@
+//! The state of a scan: which commits are complete, and where their records' copies lie.
+
+use super::{LoneRecord, Scan};
+use crate::journal::{self, Commit, JournalPayload, JournalRecord};
+use crate::limits::MAX_EPOCH_CHANGES;
+use crate::version::FormatVersion;
+use crate::weakness::{CrashWeakness, weakened};
+
+/// A place in the half: the region, and the page of the half.
+type Place = (usize, u64);
+
+/// The state of a scan.
+pub(super) struct ScanProgress {
+    version: FormatVersion,
+    epoch: u64,
+    scan: Scan,
+    /// Records of complete commits that have one sound copy: where it is, where the other should be, and pages.
+    lone: Vec<(Place, Place, u64)>,
+    /// Updates of megabytes in all records that were taken up, whether they count or not.
+    seen_changes: usize,
+    /// The commit whose last record was not seen yet.
+    partial: Option<PartialCommit>,
+    /// The last commit that counts.
+    last: Option<Commit>,
+}
+
+/// A commit of which some records were seen.
+struct PartialCommit {
+    commit: Commit,
+    /// Sequence of its next record.
+    next: u64,
+    payloads: Vec<JournalPayload>,
+    records: Vec<RecordCopies>,
+}
+
+/// The copies of a record that were seen.
+struct RecordCopies {
+    /// Pages of a copy.
+    pages: u64,
+    /// Where they lie.
+    places: Vec<Place>,
+}
+
+impl ScanProgress {
+    pub(super) fn new(version: FormatVersion, epoch: u64, next_sequence: u64) -> Self {
+        Self {
+            version,
+            epoch,
+            scan: Scan {
+                next_sequence,
+                ..Scan::default()
+            },
+            lone: Vec::new(),
+            seen_changes: 0,
+            partial: None,
+            last: None,
+        }
+    }
+
+    /// Takes notice of a record in the page `at` of the half, in one or both regions.
+    pub(super) fn see(&mut self, record: JournalRecord, at: u64, is_in_region: [bool; 2]) {
+        let position = record.position;
+        let committed = self.scan.next_sequence;
+        if position.epoch > self.epoch {
+            self.damage(format!(
+                "the journal has a record of epoch {}, the superblock is of epoch {} at most",
+                position.epoch,
+                self.epoch - 1
+            ));
+        }
+        if position.epoch != self.epoch {
+            return;
+        }
+        if let Some(kind) = record.unknown_section {
+            self.damage(format!(
+                "record {} of the journal has a section of kind {kind}, which this program does not know: use a newer one",
+                position.sequence
+            ));
+        }
+        let places = (0..2)
+            .filter(|region| is_in_region[*region])
+            .map(|region| (region, at));
+        if position.sequence < committed {
+            // The second copy of a record that counts, or a record that a crash has left behind that one.
+            if position.sequence + 1 == committed && self.last == Some(position.commit) {
+                let found: Vec<Place> = places.collect();
+                self.lone.retain(|(_, missing, _)| !found.contains(missing));
+            }
+        } else if position.commit.first > committed {
+            self.damage(format!(
+                "the journal has record {} of epoch {}, and record {committed} is missing",
+                position.sequence, self.epoch
+            ));
+        } else if position.commit.first == committed {
+            self.add_to_partial(record, places.collect());
+        }
+    }
+
+    fn add_to_partial(&mut self, record: JournalRecord, places: Vec<Place>) {
+        let position = record.position;
+        let is_current = |partial: &PartialCommit| partial.commit == position.commit;
+        if position.sequence == position.commit.first
+            && !self.partial.as_ref().is_some_and(is_current)
+        {
+            self.partial = Some(PartialCommit {
+                commit: position.commit,
+                next: position.sequence,
+                payloads: Vec::new(),
+                records: Vec::new(),
+            });
+        }
+        let Some(partial) = self.partial.as_mut().filter(|partial| is_current(partial)) else {
+            return;
+        };
+        if partial.next.checked_sub(1) == Some(position.sequence) {
+            let last = partial.records.last_mut();
+            last.into_iter()
+                .for_each(|seen| seen.places.extend(&places));
+        }
+        if position.sequence != partial.next {
+            return;
+        }
+        self.seen_changes += record.payload.entries.len();
+        // Twice as many, since what a crash has left is among them.
+        if self.seen_changes > 2 * MAX_EPOCH_CHANGES {
+            return self.damage(format!(
+                "the journal has more changes of epoch {} than an epoch can have",
+                self.epoch
+            ));
+        }
+        partial.payloads.push(record.payload);
+        partial.records.push(RecordCopies {
+            pages: record.pages as u64,
+            places,
+        });
+        partial.next += 1;
+        if position.sequence == position.commit.last {
+            self.complete();
+        }
+    }
+
+    /// Counts the commit, whose last record was seen.
+    fn complete(&mut self) {
+        let Some(mut partial) = self.partial.take() else {
+            return;
+        };
+        self.last = Some(partial.commit);
+        self.scan.next_sequence = partial.next;
+        for payload in &partial.payloads {
+            self.scan.changes += payload.entries.len();
+            self.scan.tags += payload.tags.len();
+        }
+        self.scan.payloads.append(&mut partial.payloads);
+        let begin = self.scan.taken_pages;
+        for RecordCopies { pages, places } in partial.records {
+            // Commits lie one behind the other, also where copies are damaged.
+            let at = self.scan.taken_pages;
+            let wanted = match self.version {
+                FormatVersion::One => [(0, at), (0, at + pages)],
+                FormatVersion::Two => [(0, at), (1, at)],
+            };
+            match wanted.map(|place| places.contains(&place)) {
+                [true, false] => self.lone.push((wanted[0], wanted[1], pages)),
+                [false, true] => self.lone.push((wanted[1], wanted[0], pages)),
+                _ => {}
+            }
+            self.scan.taken_pages += journal::copies_in_region(self.version) * pages;
+        }
+        self.scan.last_commit = begin..self.scan.taken_pages;
+    }
+
+    fn damage(&mut self, what: String) {
+        self.scan.damage.get_or_insert(what);
+    }
+
+    /// The result. `halves` has the first page of each region's half, and `begins` the pages in which a record of the
+    /// epoch begins: of the half, and of the device.
+    pub(super) fn finish(self, halves: &[u64], half_pages: u64, begins: &[(u64, u64)]) -> Scan {
+        let mut scan = self.scan;
+        let on_device = |(region, at): Place| halves[region] + at;
+        // In a forged journal the place of a missing copy may lie outside the half.
+        let inside = self
+            .lone
+            .iter()
+            .filter(|(_, missing, pages)| missing.1 + pages <= half_pages);
+        scan.lone = inside
+            .map(|&(present, missing, pages)| LoneRecord {
+                present_at: on_device(present),
+                missing_at: on_device(missing),
+                pages,
+            })
+            .collect();
+        if weakened(CrashWeakness::LoneRecordLeft) || weakened(CrashWeakness::RecordWrittenOnce) {
+            scan.lone.clear();
+        }
+        let behind = begins.iter().filter(|(at, _)| *at >= scan.taken_pages);
+        scan.remains = behind.map(|(_, page)| *page).collect();
+        scan
+    }
+}

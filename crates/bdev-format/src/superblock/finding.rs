@@ -1,0 +1,256 @@
+//! Finding the superblock that counts, among its copies.
+//!
+//! Laws:
+//! - The copies at the beginning of the device decide which pool it holds. Of the sound copies of that pool, far ones
+//!   included, the newest counts.
+//! - Where none of them is sound, a far copy is named and not used: what was written over the beginning may be meant to
+//!   be there. Only a repair that somebody asked for takes one.
+//! - A far copy counts only where it says that it lies, wherever the device ends now.
+
+use std::fmt;
+use std::io;
+
+use super::{NoSuperblock, Superblock};
+use crate::contents::{self, DeviceContents};
+use crate::geometry::far_page;
+use crate::limits::{
+    FAR_SUPERBLOCKS, MAX_FAR_EXPONENT, MIN_FAR_EXPONENT, NEAR_SUPERBLOCKS, PAGE_BYTES,
+    SUPERBLOCK_PAGES,
+};
+use crate::page::{Disk, Page};
+use crate::recovery::OpenError;
+use crate::{journal, table};
+
+/// The superblock that counts.
+#[derive(Debug)]
+pub(crate) struct ChosenSuperblock {
+    pub(crate) superblock: Superblock,
+    /// First pages of copies that are damaged.
+    pub(crate) damaged: Vec<u64>,
+    /// First pages of copies to write again: damaged, older, or of another pool.
+    pub(crate) stale: Vec<u64>,
+}
+
+impl ChosenSuperblock {
+    /// That of a far copy, where those at the beginning are gone.
+    pub(crate) fn far(copy: &FarCopy) -> Self {
+        Self {
+            superblock: copy.superblock.clone(),
+            damaged: NEAR_SUPERBLOCKS.to_vec(),
+            stale: copy.superblock.geometry.superblocks(),
+        }
+    }
+
+    /// What is damaged, copy by copy.
+    pub(crate) fn describe_damage(&self) -> impl Iterator<Item = String> {
+        self.damaged.iter().map(|&page| {
+            match NEAR_SUPERBLOCKS.iter().position(|near| *near == page) {
+                Some(0) => "the first superblock is damaged, another is sound".to_owned(),
+                Some(_) => "the second superblock is damaged, another is sound".to_owned(),
+                None => format!("the far superblock in page {page} is damaged, another is sound"),
+            }
+        })
+    }
+}
+
+/// A sound copy of a superblock that lies far from the beginning of the device.
+#[derive(Clone, Debug)]
+pub struct FarCopy {
+    /// Its first page.
+    pub first_page: u64,
+    /// What it says.
+    pub superblock: Superblock,
+}
+
+impl fmt::Display for FarCopy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let identity = &self.superblock.identity;
+        write!(
+            f,
+            "pool {} \"{}\" with UUID {}, at offset {:#x}",
+            identity.pool,
+            identity.name.escape_debug(),
+            hyphenated(&self.superblock.uuid),
+            self.first_page * PAGE_BYTES as u64
+        )
+    }
+}
+
+/// A UUID as people write it.
+fn hyphenated(uuid: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(36);
+    for (at, byte) in uuid.iter().enumerate() {
+        if [4, 6, 8, 10].contains(&at) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+type Copy = Result<Superblock, NoSuperblock>;
+
+/// Chooses the superblock of the pool that a device holds. Blocks.
+///
+/// # Errors
+/// See [`OpenError`].
+pub(crate) fn choose<D: Disk>(disk: &D) -> Result<ChosenSuperblock, OpenError> {
+    let mut failure = None;
+    let near = NEAR_SUPERBLOCKS.map(|page| read_copy(disk, page, &mut failure));
+    let unsupported = near.iter().find_map(|copy| match copy {
+        Err(NoSuperblock::Unsupported(reason)) => Some(reason.clone()),
+        _ => None,
+    });
+    if let Some(reason) = unsupported {
+        return Err(OpenError::Unsupported(reason));
+    }
+    let Some(newest) = newest(near.iter()) else {
+        return Err(why_none(disk, &near, failure)?);
+    };
+    if near.contains(&Err(NoSuperblock::Absent))
+        && let contents @ DeviceContents::Known(_) = probe_start(disk)?
+    {
+        return Err(OpenError::Overwritten(contents));
+    }
+    if near.iter().flatten().any(|copy| !copy.is_of_pool(newest)) {
+        return Err(OpenError::Damaged(
+            "its two superblocks are of different pools".to_owned(),
+        ));
+    }
+    // The places of far copies never change, so that any sound copy knows them.
+    let places = newest.geometry.superblocks();
+    let far = places
+        .iter()
+        .filter(|page| !NEAR_SUPERBLOCKS.contains(page));
+    let far: Vec<(u64, Copy)> = far
+        .map(|&page| (page, read_copy(disk, page, &mut failure)))
+        .collect();
+    let of_this_pool = |copy: &&Copy| matches!(copy, Ok(copy) if copy.is_of_pool(newest));
+    let all = near
+        .iter()
+        .chain(far.iter().map(|(_, copy)| copy))
+        .filter(of_this_pool);
+    let superblock = self::newest(all).unwrap_or(newest).clone();
+    let copies: Vec<(u64, &Copy)> = NEAR_SUPERBLOCKS
+        .into_iter()
+        .zip(&near)
+        .chain(far.iter().map(|(page, copy)| (*page, copy)))
+        .collect();
+    let which = |is: &dyn Fn(&Copy) -> bool| {
+        let found = copies.iter().filter(|(_, copy)| is(copy));
+        found.map(|(page, _)| *page).collect()
+    };
+    let is_current = |copy: &Copy| copy.as_ref().is_ok_and(|copy| copy.is_same(&superblock));
+    Ok(ChosenSuperblock {
+        damaged: which(&Result::is_err),
+        stale: which(&|copy| !is_current(copy)),
+        superblock,
+    })
+}
+
+fn newest<'a>(copies: impl Iterator<Item = &'a Copy>) -> Option<&'a Superblock> {
+    let sound = copies.filter_map(|copy| copy.as_ref().ok());
+    sound.max_by_key(|superblock| superblock.generation)
+}
+
+/// Reads one copy. One that the device cannot read is as good as damaged, and its error is kept.
+fn read_copy<D: Disk>(disk: &D, page: u64, failure: &mut Option<io::Error>) -> Copy {
+    let mut pages = Page::zeroes(SUPERBLOCK_PAGES as usize);
+    match disk.read(page, &mut pages) {
+        Ok(()) => Superblock::read(&pages, page),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(NoSuperblock::Absent),
+        Err(error) => {
+            failure.get_or_insert(error);
+            Err(NoSuperblock::Unreadable)
+        }
+    }
+}
+
+/// Why a device whose beginning has no sound superblock cannot be opened.
+fn why_none<D: Disk>(
+    disk: &D,
+    near: &[Copy; 2],
+    failure: Option<io::Error>,
+) -> Result<OpenError, OpenError> {
+    let far = far_copies(disk)?;
+    if !far.is_empty() {
+        return Ok(match probe_start(disk) {
+            Ok(contents @ DeviceContents::Known(_)) => OpenError::Overwritten(contents),
+            _ => OpenError::OnlyFarCopies(far),
+        });
+    }
+    if let Some(error) = failure {
+        return Ok(OpenError::Device(error));
+    }
+    if near.contains(&Err(NoSuperblock::Damaged)) {
+        return Ok(OpenError::Damaged(
+            "both copies of the superblock are damaged".to_owned(),
+        ));
+    }
+    Ok(match has_traces(disk)? {
+        true => OpenError::Damaged(
+            "both copies of the superblock are gone, and a journal or a table is there".to_owned(),
+        ),
+        false => OpenError::NoPool,
+    })
+}
+
+/// The sound copies of superblocks that lie far from the beginning: the newer one of each place. Blocks.
+///
+/// # Errors
+/// The device's, unless only some of the places cannot be read.
+fn far_copies<D: Disk>(disk: &D) -> io::Result<Vec<FarCopy>> {
+    let mut found = Vec::new();
+    let (mut failure, mut was_read) = (None, false);
+    for exponent in MIN_FAR_EXPONENT..=MAX_FAR_EXPONENT {
+        let mut best: Option<FarCopy> = None;
+        for first_page in FAR_SUPERBLOCKS.map(|page| far_page(exponent) + page) {
+            let copy = read_copy(disk, first_page, &mut failure);
+            was_read |= copy != Err(NoSuperblock::Unreadable);
+            let Ok(superblock) = copy else { continue };
+            // A copy of version 1, which does not say where it lies, may be data: an image of another pool.
+            if superblock.geometry.far != Some(far_page(exponent)) {
+                continue;
+            }
+            if best
+                .as_ref()
+                .is_none_or(|best| best.superblock.generation < superblock.generation)
+            {
+                best = Some(FarCopy {
+                    first_page,
+                    superblock,
+                });
+            }
+        }
+        found.extend(best);
+    }
+    match failure {
+        Some(error) if !was_read => Err(error),
+        _ => Ok(found),
+    }
+}
+
+/// Pages at the beginning that are searched for a journal or a table, which show that there was a pool.
+const TRACED_PAGES: u64 = 256;
+
+/// Whether parts of a pool are there whose superblocks are not.
+fn has_traces<D: Disk>(disk: &D) -> io::Result<bool> {
+    let mut pages = Page::zeroes(1);
+    for page in SUPERBLOCK_PAGES..TRACED_PAGES {
+        match disk.read(page, &mut pages) {
+            Ok(()) if journal::has_magic(&pages[0]) || table::has_magic(&pages[0]) => {
+                return Ok(true);
+            }
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(false)
+}
+
+/// Finds out what is there instead, in the pages of the superblocks and between them.
+fn probe_start<D: Disk>(disk: &D) -> io::Result<DeviceContents> {
+    let bytes = (NEAR_SUPERBLOCKS[1] + SUPERBLOCK_PAGES) * PAGE_BYTES as u64;
+    contents::probe(disk, bytes, &[])
+}
