@@ -67,6 +67,22 @@ impl<'a> OpeningContext<'a> {
             OpenError::Device(error) => self.device_failed("read", &error),
             OpenError::NoPool => self.error(Status::NotFound, format_args!("it holds no pool")),
             OpenError::Overwritten(contents) => self.not_blank(contents),
+            OpenError::OnlyFarCopies(_) => self.error(
+                Status::CorruptedMetadata,
+                format_args!(
+                    "corrupted block metadata: {error}; nothing was written; `chimaera pool check --repair {}` writes the \
+                     beginning again, or set overwrite to lose what it holds",
+                    shell::word(self.context.name)
+                ),
+            ),
+            OpenError::Marked(_) => self.error(
+                Status::CorruptedMetadata,
+                format_args!(
+                    "{error}; set read_only to read it, or let `chimaera pool check --repair {}` look at all of it, which \
+                     clears that if nothing is lost",
+                    shell::word(self.context.name)
+                ),
+            ),
             OpenError::Damaged(text) => {
                 let advice = match may_be_readable {
                     true => format!(

@@ -8,20 +8,19 @@
 
 #![forbid(unsafe_code)]
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use chimaera_bdev_allocator::Allocator;
 use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::block_map::MegabyteMap;
 use chimaera_bdev_format::contents::DeviceContents;
-use chimaera_bdev_format::image::FileDisk;
+use chimaera_bdev_format::image::{self, FileDisk, random_bits};
 use chimaera_bdev_format::{
     Geometry, Identity, Metadata, OpenError, OpenMode, PoolOwner, Superblock,
 };
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
 use chimaera_proto::{Status, shell};
-use uuid::Uuid;
 
 use super::allocator::PendingFree;
 use super::open_uuids::OpenUuid;
@@ -88,7 +87,9 @@ fn open(
     let allocator = opening.allocator(&geometry)?;
     let mode = match opening.parameters.read_only {
         true => OpenMode::ReadOnly,
-        false => OpenMode::ReadWrite,
+        false => OpenMode::ReadWrite {
+            history: random_bits()?,
+        },
     };
     let mut impossible = Vec::new();
     let mut cut_off = None;
@@ -213,10 +214,8 @@ fn format(opening: &OpeningContext<'_>, wipe: bool) -> Result<PersistentPool, Mo
     })?;
     let allocator = opening.allocator(&geometry)?;
     opening.set_aside(&geometry)?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let uuid = Uuid::new_v4().into_bytes();
-    let open_uuid = OpenUuid::enter(opening, uuid, opening.context.pool)?;
-    let birth = (uuid, now.map_or(0, |since| since.as_secs()));
+    let birth = image::birth()?;
+    let open_uuid = OpenUuid::enter(opening, birth.uuid, opening.context.pool)?;
     let metadata = Metadata::format(
         opening.disk.clone(),
         identity(opening),

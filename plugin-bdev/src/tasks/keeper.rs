@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::image::FileDisk;
@@ -299,7 +300,7 @@ impl KeeperThread {
 
     fn close(&mut self) {
         if self.commit().is_ok()
-            && let Err(error) = self.ledger.metadata_mut().checkpoint()
+            && let Err(error) = self.ledger.metadata_mut().end()
         {
             self.fail(&error);
         }
@@ -309,6 +310,12 @@ impl KeeperThread {
     fn fail(&mut self, error: &io::Error) -> Failure {
         let failure = failure_of(error);
         self.tell_of_failure(error);
+        if self.failure.is_none() {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+            let seconds = now.map_or(0, |since| since.as_secs());
+            let text = format!("cannot write the pool's metadata: {error}");
+            self.ledger.metadata_mut().mark_failure(&text, seconds);
+        }
         *self.failure.get_or_insert(failure)
     }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use chimaera_bdev_format::block_map::{MegabyteChange, MegabyteMap};
 use chimaera_bdev_format::image::{FileDisk, pool_file};
-use chimaera_bdev_format::{Disk, Geometry, Identity, Metadata, OpenMode, Page, PoolOwner};
+use chimaera_bdev_format::{Birth, Disk, Geometry, Identity, Metadata, OpenMode, Page, PoolOwner};
 use chimaera_bdev_proto::{IoEngine, PerfMetrics};
 use chimaera_proto::PoolId;
 use chimaera_testing::disk_folder;
@@ -45,7 +45,7 @@ fn measure_opening() {
             let mut count = 0;
             let opened = chimaera_bdev_format::open(
                 disk.clone(),
-                OpenMode::ReadWrite,
+                OpenMode::ReadWrite { history: 1 },
                 &mut |_, _| count += 1,
                 &mut |_, _| {},
             );
@@ -62,7 +62,7 @@ fn measure_opening() {
             };
             let opened = chimaera_bdev_format::open(
                 disk.clone(),
-                OpenMode::ReadWrite,
+                OpenMode::ReadWrite { history: 1 },
                 &mut restore,
                 &mut |_, _| {},
             );
@@ -87,7 +87,7 @@ fn fill(disk: &FileDisk, geometry: &Geometry) {
         disk.clone(),
         identity,
         geometry.clone(),
-        ([1; 16], 0),
+        Birth::default(),
         false,
     );
     let mut metadata = metadata.expect("formats");

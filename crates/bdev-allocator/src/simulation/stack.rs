@@ -8,10 +8,10 @@ use chimaera_bdev_proto::{AllocationPlan, Block, OwnerTag};
 use chimaera_bdev_format::block_map::{Slot, UNITS, units_of};
 use chimaera_bdev_format::simulation::{
     BlockData, BlockOwner, Expected, FoundPool, Life, ModelMegabyte, ModelState, Numbers,
-    SimulatedDisk, SystemUnderTest, TagComparison, Timeline, data_on, format, stamped_page,
+    SimulatedDisk, SystemUnderTest, TagComparison, Timeline, WRITING, data_on, format, stamped_page,
 };
 use chimaera_bdev_format::{
-    Disk, Geometry, Metadata, OpenError, OpenMode, PAGE_BYTES, Page, identify,
+    Disk, FormatVersion, Geometry, Metadata, OpenError, PAGE_BYTES, Page, identify,
 };
 
 use crate::ledger::Ledger;
@@ -141,7 +141,7 @@ fn open_or_make(
 ) -> Result<(TestAllocator, Metadata<SimulatedDisk>, Rc<ModelState>), String> {
     match identify(disk) {
         Err(OpenError::NoPool | OpenError::Damaged(_)) if expected.may_be_absent => {
-            let metadata = format(numbers, disk, expected.before.total_pages)?;
+            let metadata = format(numbers, disk, FormatVersion::NEWEST, expected.before.total_pages)?;
             let state = ModelState {
                 total_pages: metadata.geometry().total_pages(),
                 ..ModelState::default()
@@ -152,7 +152,7 @@ fn open_or_make(
         identified => {
             let superblock = identified.map_err(|error| format!("identifying: {error}"))?;
             let grown = superblock.geometry.grown(disk.total_pages());
-            let found = FoundPool::open(disk, OpenMode::ReadWrite);
+            let found = FoundPool::open(disk, WRITING);
             let found = found.map_err(|error| format!("opening: {error}"))?;
             let state = expected.admit(&found, TagComparison::Exact)?;
             let allocator = allocator_of(&grown);

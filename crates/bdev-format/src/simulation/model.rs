@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use chimaera_bdev_proto::{OwnerTag, PerfMetrics};
+use chimaera_bdev_proto::PerfMetrics;
 
 use super::disk::{DiskImage, SimulatedDisk};
 use crate::block_map::{MegabyteMap, Slot, UNITS};

@@ -191,9 +191,25 @@ pub(crate) struct CheckArguments {
     /// The file or device
     pub(crate) path: PathBuf,
 
-    /// Repair what can be repaired from a copy, and forget owner tags that are damaged
+    /// Repair what can be repaired from a copy, and clear the mark of a failure
     #[arg(long)]
     pub(crate) repair: bool,
+
+    /// The pool to repair, where its beginning is gone and there are copies of the superblocks of several pools
+    #[arg(long, requires = "repair", value_parser = uuid_of)]
+    pub(crate) uuid: Option<[u8; 16]>,
+}
+
+/// Reads a UUID: 32 hexadecimal digits, with or without hyphens.
+fn uuid_of(text: &str) -> Result<[u8; 16], String> {
+    let digits: Option<Vec<u8>> = text
+        .chars()
+        .filter(|character| *character != '-')
+        .map(|character| character.to_digit(16).map(|digit| digit as u8))
+        .collect();
+    let digits = digits.filter(|digits| digits.len() == 32);
+    let digits = digits.ok_or("a UUID has 32 hexadecimal digits, with or without hyphens")?;
+    Ok(std::array::from_fn(|byte| digits[2 * byte] << 4 | digits[2 * byte + 1]))
 }
 
 #[derive(Debug, Args)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use chimaera_bdev_client::{IoEngine, PerfMetrics, Status};
-use chimaera_bdev_format::image::{self, COUNTED, Inspection, ModuleError};
+use chimaera_bdev_format::image::{self, COUNTED, CheckMode, Inspection, ModuleError};
 use serde::Serialize;
 
 use crate::args::{CheckArguments, GlobalArguments, InspectArguments, RenameArguments};
@@ -24,7 +24,13 @@ pub(crate) fn check(
     arguments: &CheckArguments,
     global: &GlobalArguments,
 ) -> Result<(), CommandFailure> {
-    let inspection = image::check(&arguments.path, arguments.repair).map_err(explain)?;
+    let mode = match arguments.repair {
+        false => CheckMode::Look,
+        true => CheckMode::Repair {
+            uuid: arguments.uuid,
+        },
+    };
+    let inspection = image::check(&arguments.path, mode).map_err(explain)?;
     show(&arguments.path, &inspection, global)
 }
 
