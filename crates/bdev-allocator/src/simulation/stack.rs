@@ -8,7 +8,8 @@ use chimaera_bdev_proto::{AllocationPlan, Block, OwnerTag};
 use chimaera_bdev_format::block_map::{Slot, UNITS, units_of};
 use chimaera_bdev_format::simulation::{
     BlockData, BlockOwner, Expected, FoundPool, Life, ModelMegabyte, ModelState, Numbers,
-    SimulatedDisk, SystemUnderTest, TagComparison, Timeline, WRITING, data_on, format, stamped_page,
+    SimulatedDisk, SystemUnderTest, TagComparison, Timeline, WRITING, data_on, format,
+    stamped_page,
 };
 use chimaera_bdev_format::{
     Disk, FormatVersion, Geometry, Metadata, OpenError, PAGE_BYTES, Page, identify,
@@ -141,7 +142,12 @@ fn open_or_make(
 ) -> Result<(TestAllocator, Metadata<SimulatedDisk>, Rc<ModelState>), String> {
     match identify(disk) {
         Err(OpenError::NoPool | OpenError::Damaged(_)) if expected.may_be_absent => {
-            let metadata = format(numbers, disk, FormatVersion::NEWEST, expected.before.total_pages)?;
+            let metadata = format(
+                numbers,
+                disk,
+                FormatVersion::NEWEST,
+                expected.before.total_pages,
+            )?;
             let state = ModelState {
                 total_pages: metadata.geometry().total_pages(),
                 ..ModelState::default()

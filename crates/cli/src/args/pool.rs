@@ -209,7 +209,9 @@ fn uuid_of(text: &str) -> Result<[u8; 16], String> {
         .collect();
     let digits = digits.filter(|digits| digits.len() == 32);
     let digits = digits.ok_or("a UUID has 32 hexadecimal digits, with or without hyphens")?;
-    Ok(std::array::from_fn(|byte| digits[2 * byte] << 4 | digits[2 * byte + 1]))
+    Ok(std::array::from_fn(|byte| {
+        digits[2 * byte] << 4 | digits[2 * byte + 1]
+    }))
 }
 
 #[derive(Debug, Args)]
