@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use chimaera_bdev_allocator::ledger::Ledger;
-use chimaera_bdev_format::image::FileDisk;
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{CreateContext, Level, ModuleError};
 
@@ -15,7 +14,7 @@ use super::memory;
 use super::persistence::{self, PersistentPool};
 use super::state::{BlockPool, PoolState};
 use crate::backend::Backend;
-use crate::backend::file::{FileDevice, NamedFile, Undo};
+use crate::backend::file::{FileDevice, MetadataDisk, NamedFile, Undo};
 use crate::backend::ram::RamDevice;
 use crate::declared::Declared;
 use crate::params::{DeviceUsage, Parameters};
@@ -56,7 +55,7 @@ pub(crate) fn in_memory(
 pub(crate) fn on_file(
     context: &CreateContext<'_>,
     parameters: Parameters,
-) -> Result<(BlockPool, Arc<NamedFile>, Ledger<FileDisk>, Undo), ModuleError> {
+) -> Result<(BlockPool, Arc<NamedFile>, Ledger<MetadataDisk>, Undo), ModuleError> {
     let (device, undo) = FileDevice::new(context, &parameters)?;
     let PersistentPool {
         allocator,

@@ -14,7 +14,7 @@ use chimaera_bdev_allocator::Allocator;
 use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::block_map::MegabyteMap;
 use chimaera_bdev_format::contents::DeviceContents;
-use chimaera_bdev_format::image::{self, FileDisk, random_bits};
+use chimaera_bdev_format::image::{self, random_bits};
 use chimaera_bdev_format::{
     Geometry, Identity, Metadata, OpenError, OpenMode, PoolOwner, Superblock,
 };
@@ -26,7 +26,7 @@ use super::allocator::PendingFree;
 use super::open_uuids::OpenUuid;
 use super::opening_context::OpeningContext;
 use super::size;
-use crate::backend::file::FileDevice;
+use crate::backend::file::{FileDevice, MetadataDisk};
 use crate::declared;
 use crate::params::{DeviceUsage, Parameters};
 
@@ -39,7 +39,7 @@ const DEFAULT_MODE: u32 = 0o600;
 /// A pool whose blocks are read from its device, ready for use.
 pub(crate) struct PersistentPool {
     pub(crate) allocator: Allocator<PendingFree>,
-    pub(crate) ledger: Ledger<FileDisk>,
+    pub(crate) ledger: Ledger<MetadataDisk>,
     /// Blocks that are allocated already.
     pub(crate) block_count: u64,
     /// Whether the device held the pool already.
@@ -107,7 +107,7 @@ fn open(
     };
     let mut progress = OpeningProgress::new(opening.context.host);
     let opened = chimaera_bdev_format::open(
-        opening.disk.clone(),
+        opening.device.metadata_disk(),
         mode,
         &mut take_over,
         &mut |done, of| {
@@ -217,7 +217,7 @@ fn format(opening: &OpeningContext<'_>, wipe: bool) -> Result<PersistentPool, Mo
     let birth = image::birth()?;
     let open_uuid = OpenUuid::enter(opening, birth.uuid, opening.context.pool)?;
     let metadata = Metadata::format(
-        opening.disk.clone(),
+        opening.device.metadata_disk(),
         identity(opening),
         geometry,
         birth,

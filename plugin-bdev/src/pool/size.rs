@@ -3,13 +3,13 @@
 #![forbid(unsafe_code)]
 
 use chimaera_bdev_format::block_map::{MegabyteMap, UNITS, units_of};
-use chimaera_bdev_format::image::FileDisk;
 use chimaera_bdev_format::{Geometry, Metadata, OpenError, Superblock};
 use chimaera_bdev_proto::{MEGABYTE, UNIT_BYTES};
 use chimaera_chimod::{Level, ModuleError};
 use chimaera_proto::Status;
 
 use super::opening_context::OpeningContext;
+use crate::backend::file::MetadataDisk;
 
 /// The shape that the pool will have.
 ///
@@ -91,7 +91,7 @@ pub(super) fn has_blocks_behind(pages: u64, megabyte: u32, map: MegabyteMap) -> 
 /// Gives the pool the size that was settled, in its metadata.
 pub(super) fn resize(
     opening: &OpeningContext<'_>,
-    metadata: &mut Metadata<FileDisk>,
+    metadata: &mut Metadata<MetadataDisk>,
     pages: u64,
 ) -> Result<(), ModuleError> {
     let before = metadata.geometry().total_pages() * UNIT_BYTES;

@@ -23,7 +23,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use chimaera_bdev_allocator::ledger::Ledger;
-use chimaera_bdev_format::image::FileDisk;
 use chimaera_bdev_proto::PerfMetrics;
 use chimaera_chimod::{Host, Level, Request};
 use chimaera_proto::{Failure, Status};
@@ -32,7 +31,7 @@ use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use crossbeam::channel::{Sender, bounded};
 
 use super::{allocation, listing};
-use crate::backend::file::NamedFile;
+use crate::backend::file::{MetadataDisk, NamedFile};
 use crate::pool::failure::{failure_of, refuse};
 use crate::pool::state::PoolState;
 
@@ -78,7 +77,7 @@ impl Keeper {
     /// # Errors
     /// The system has no thread to give.
     pub(crate) fn start(
-        ledger: Ledger<FileDisk>,
+        ledger: Ledger<MetadataDisk>,
         pool: Arc<PoolState>,
         named_file: Arc<NamedFile>,
         host: Host,
@@ -191,7 +190,7 @@ impl WorkQueue {
 struct KeeperThread {
     /// Lists that wait for their turn.
     lists: VecDeque<Request>,
-    ledger: Ledger<FileDisk>,
+    ledger: Ledger<MetadataDisk>,
     pool: Arc<PoolState>,
     named_file: Arc<NamedFile>,
     host: Host,

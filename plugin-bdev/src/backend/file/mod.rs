@@ -10,6 +10,7 @@ mod bounce;
 mod direct;
 mod engine;
 mod kernel_queries;
+mod metadata_disk;
 mod named_file;
 mod open;
 mod operation;
@@ -38,6 +39,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::backend::transfer::Transfer;
 use crate::params::{DeviceUsage, Parameters};
+pub(crate) use metadata_disk::MetadataDisk;
 pub(crate) use named_file::NamedFile;
 pub(crate) use open::not_blank;
 use operation::Operation;
@@ -217,6 +219,11 @@ impl FileDevice {
     /// The file, as metadata sees it.
     pub(crate) fn disk(&self) -> FileDisk {
         FileDisk::new(Arc::clone(&self.file))
+    }
+
+    /// The file, as the keeper of its metadata writes it.
+    pub(crate) fn metadata_disk(&self) -> MetadataDisk {
+        MetadataDisk::new(&self.file)
     }
 
     /// Bytes that the file had when it was opened, before it was made as large as was asked for.
