@@ -66,6 +66,7 @@ pub(crate) fn check<D: Disk + Clone>(
             misplaced = Some(megabyte);
         }
         found(megabyte, map);
+        true
     };
     let OpenedPool {
         metadata,
@@ -126,7 +127,7 @@ fn repair<D: Disk + Clone>(
         history: repair.history,
     };
     let chosen = superblock::choose(disk)?;
-    let opened = open_though_marked(disk.clone(), chosen, mode, &mut |_, _| {}, &mut |_, _| {})?;
+    let opened = open_though_marked(disk.clone(), chosen, mode, &mut |_, _| true, &mut |_, _| {})?;
     let mut metadata = opened.metadata;
     write_repairs(&metadata, stale_pages, damaged_tags)?;
     if metadata.superblock().history.is_some() {

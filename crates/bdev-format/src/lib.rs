@@ -57,7 +57,7 @@ pub use limits::PAGE_BYTES;
 pub use mark::FailureMark;
 pub use metadata::Metadata;
 pub use page::{Disk, Page};
-pub use recovery::{OpenError, OpenMode, OpenedPool, identify, open};
+pub use recovery::{OpenError, OpenMode, OpenedPool, identify, open, open_admitting};
 pub use superblock::{Birth, FarCopy, FormatFeatures, History, Identity, PoolOwner, Superblock};
 pub use version::FormatVersion;
 #[cfg(any(test, feature = "simulation"))]

@@ -72,6 +72,8 @@ pub enum OpenError {
     Device(io::Error),
     /// The metadata is damaged, in this way.
     Damaged(String),
+    /// This megabyte has blocks where the caller says that there can be none.
+    NotAdmitted(u32),
     /// This program cannot use this pool, for this reason.
     Unsupported(String),
     /// The pool may only be read, for this reason.
@@ -109,6 +111,9 @@ impl fmt::Display for OpenError {
                 )
             }
             Self::Device(error) => error.fmt(f),
+            Self::NotAdmitted(megabyte) => {
+                write!(f, "megabyte {megabyte} has blocks where there can be none")
+            }
             Self::Damaged(text) | Self::Unsupported(text) | Self::OnlyReadable(text) => {
                 f.write_str(text)
             }
@@ -136,13 +141,31 @@ pub fn open<D: Disk>(
     found: &mut dyn FnMut(u32, MegabyteMap),
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<OpenedPool<D>, OpenError> {
+    let mut admit = |megabyte, map| {
+        found(megabyte, map);
+        true
+    };
+    open_admitting(disk, mode, &mut admit, progress)
+}
+
+/// As [`open`], where `admit` says whether a megabyte can have these blocks. If it cannot, the pool is not opened for
+/// writing.
+///
+/// # Errors
+/// As [`open`]; [`OpenError::NotAdmitted`].
+pub fn open_admitting<D: Disk>(
+    disk: D,
+    mode: OpenMode,
+    admit: &mut dyn FnMut(u32, MegabyteMap) -> bool,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<OpenedPool<D>, OpenError> {
     let chosen = superblock::choose(&disk)?;
     let superblock = &chosen.superblock;
     let mark = FailureMark::find(&disk, &superblock.geometry, superblock.checksum());
     if let Some(mark) = mark.as_ref().filter(|_| mode != OpenMode::ReadOnly) {
         return Err(OpenError::Marked(mark.clone()));
     }
-    let mut opened = open_though_marked(disk, chosen, mode, found, progress)?;
+    let mut opened = open_though_marked(disk, chosen, mode, admit, progress)?;
     opened.mark = mark;
     Ok(opened)
 }
@@ -152,7 +175,7 @@ pub(crate) fn open_though_marked<D: Disk>(
     disk: D,
     mut chosen: ChosenSuperblock,
     mode: OpenMode,
-    found: &mut dyn FnMut(u32, MegabyteMap),
+    admit: &mut dyn FnMut(u32, MegabyteMap) -> bool,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<OpenedPool<D>, OpenError> {
     let superblock = &chosen.superblock;
@@ -168,10 +191,26 @@ pub(crate) fn open_though_marked<D: Disk>(
     let journal = Journal::read(&disk, superblock)?;
     lost.extend(journal.damage());
     let mut tagged = MegabyteSet::new(superblock.geometry.megabytes());
-    let table_damage = read_table(&disk, superblock, &journal, &mut tagged, found, progress)?;
+    let mut refused = None;
+    let mut found = |megabyte, map| {
+        if !admit(megabyte, map) {
+            refused.get_or_insert(megabyte);
+        }
+    };
+    let table_damage = read_table(
+        &disk,
+        superblock,
+        &journal,
+        &mut tagged,
+        &mut found,
+        progress,
+    )?;
     lost.extend(table_damage.lost);
     if !lost.is_empty() && !is_read_only {
         return Err(OpenError::Damaged(summary(&lost)));
+    }
+    if let Some(megabyte) = refused.filter(|_| !is_read_only) {
+        return Err(OpenError::NotAdmitted(megabyte));
     }
     repaired.extend(table_damage.repairs.iter().map(|(page, _)| {
         let page = superblock.geometry.table_page(*page, 0);

@@ -99,6 +99,7 @@ impl<'a> OpeningContext<'a> {
                     format_args!("corrupted block metadata: {text}; nothing was written{advice}"),
                 )
             }
+            OpenError::NotAdmitted(_) => self.explain(OpenError::Damaged(error.to_string()), may_be_readable),
             OpenError::Unsupported(text) => self.error(
                 Status::Unsupported,
                 format_args!("it holds a pool that cannot be used: {text}; use a newer release"),

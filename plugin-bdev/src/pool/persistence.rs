@@ -91,40 +91,39 @@ fn open(
             history: random_bits()?,
         },
     };
-    let mut impossible = Vec::new();
-    let mut cut_off = None;
+    let pages = geometry.total_pages();
+    // A megabyte with blocks that cannot be there, and the pages that the pool would have.
+    let mut misplaced = None;
     let mut block_count = 0;
     let mut restoring = allocator.restoring();
     let mut take_over = |megabyte: u32, map: MegabyteMap| {
         if held_pages.is_some_and(|pages| size::has_blocks_behind(pages, megabyte, map)) {
-            cut_off.get_or_insert(megabyte);
+            misplaced = misplaced.or(held_pages.map(|pages| (megabyte, pages)));
         }
         if restoring.take_over(megabyte as usize, map) {
             block_count += map.count();
         } else {
-            impossible.push(megabyte);
+            misplaced.get_or_insert((megabyte, pages));
         }
+        misplaced.is_none()
     };
     let mut progress = OpeningProgress::new(opening.context.host);
-    let opened = chimaera_bdev_format::open(
+    let opened = chimaera_bdev_format::open_admitting(
         opening.device.metadata_disk(),
         mode,
         &mut take_over,
         &mut |done, of| {
             progress.tell(done, of);
         },
-    )
-    .map_err(|error| opening.explain(error, !opening.parameters.read_only))?;
-    tell_of_damage(opening, &opened.repaired, &opened.lost);
-    let mut metadata = opened.metadata;
-    let pages = geometry.total_pages();
-    let lost = cut_off
-        .zip(held_pages)
-        .or(impossible.first().map(|&megabyte| (megabyte, pages)));
-    if let Some((megabyte, pages)) = lost {
-        let geometry = metadata.geometry();
+    );
+    if let (Ok(_) | Err(OpenError::NotAdmitted(_)), Some((megabyte, pages))) = (&opened, misplaced)
+    {
+        let geometry = &superblock.geometry;
         return Err(size::refuse_blocks(opening, megabyte, geometry, pages));
     }
+    let opened = opened.map_err(|error| opening.explain(error, !opening.parameters.read_only))?;
+    tell_of_damage(opening, &opened.repaired, &opened.lost);
+    let mut metadata = opened.metadata;
     if !opening.parameters.read_only && geometry != *metadata.geometry() {
         size::resize(opening, &mut metadata, pages)?;
     }

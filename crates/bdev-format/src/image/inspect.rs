@@ -377,6 +377,11 @@ fn explain(path: &Path, problem: OpenError, place: Option<(&FileDisk, u64, &[u8]
                 "{problem_text}: `chimaera pool check --repair` looks at all of it, and clears that"
             ),
         ),
+        OpenError::NotAdmitted(_) => error(
+            path,
+            Status::CorruptedMetadata,
+            format_args!("corrupted block metadata: {problem_text}"),
+        ),
         OpenError::Damaged(text) => error(
             path,
             Status::CorruptedMetadata,

@@ -13,7 +13,9 @@ use super::model::{
 use super::workload::identity;
 use crate::block_map::{MegabyteChange, MegabyteMap, Slot, UNITS};
 use crate::limits::{SUPERBLOCK_PAGES, TAGS_PER_SECTOR};
-use crate::{Birth, FormatVersion, Geometry, Metadata, OpenError, OpenMode, PAGE_BYTES};
+use crate::{
+    Birth, FormatVersion, Geometry, Metadata, OpenError, OpenMode, PAGE_BYTES, open_admitting,
+};
 
 /// A pool of two extents, with blocks in the table, in the journal, and with tags.
 pub(super) fn some_pool(version: FormatVersion) -> (DiskImage, Expected) {
@@ -315,5 +317,24 @@ fn replace(old: FormatVersion, new: FormatVersion) {
             }
         }
         walk.step();
+    }
+}
+
+#[test]
+fn a_pool_with_blocks_that_its_caller_does_not_admit_is_left_as_it_is() {
+    for version in FormatVersion::ALL {
+        let (image, _) = some_pool(version);
+        let disk = SimulatedDisk::new(image);
+        let opened = open_admitting(
+            disk.clone(),
+            WRITING,
+            &mut |megabyte, _| megabyte < 6,
+            &mut |_, _| {},
+        );
+        assert!(
+            matches!(opened.err(), Some(OpenError::NotAdmitted(6))),
+            "{version:?}"
+        );
+        assert!(!disk.recording().has_writes(), "{version:?}");
     }
 }
