@@ -110,6 +110,15 @@ impl LoopDevice {
         self.set_file_len(0).expect("the file is truncated");
     }
 
+    /// Takes the device's storage away from this offset on: what was there cannot be read, as if its sectors were bad,
+    /// and is zero when the storage is given back (by a larger offset).
+    ///
+    /// # Panics
+    /// If its file cannot be given that length.
+    pub fn lose_from(&self, offset: u64) {
+        self.set_file_len(offset).expect("the file is resized");
+    }
+
     fn set_file_len(&self, len_bytes: u64) -> io::Result<()> {
         let file = File::options().write(true).open(&self.file)?;
         file.set_len(len_bytes)

@@ -63,7 +63,7 @@ impl OpenUuid {
                 "duplicate UUID: the pool there, with the id {id}, has the UUID {uuid} as the pool {} with the id {} \
                  has, which is open: one is a copy of the other, or both are paths to one device; destroy that one \
                  first, or, if this one is the copy, give it a UUID and an id of its own by `chimaera pool rename \
-                 --copy {copy} {copy}`",
+                 --copy {copy}`",
                 other.name, other.id
             ),
         ))

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use chimaera_bdev_allocator::Allocator;
 use chimaera_bdev_format::contents::DeviceContents;
@@ -64,7 +65,7 @@ impl<'a> OpeningContext<'a> {
     /// Why the pool cannot be opened, and what to do. `may_be_readable` says that opening it for reading only may help.
     pub(super) fn explain(&self, error: OpenError, may_be_readable: bool) -> ModuleError {
         match error {
-            OpenError::Device(error) => self.device_failed("read", &error),
+            OpenError::Device(error) => self.disk_failed(&error),
             OpenError::NoPool => self.error(Status::NotFound, format_args!("it holds no pool")),
             OpenError::Overwritten(contents) => self.not_blank(contents),
             OpenError::OnlyFarCopies(_) => self.error(
@@ -113,6 +114,11 @@ impl<'a> OpeningContext<'a> {
 
     pub(super) fn not_blank(&self, contents: DeviceContents) -> ModuleError {
         not_blank(&self.context.name, contents)
+    }
+
+    /// The error of an operation on the disk, with what was to be done, and where.
+    pub(super) fn disk_failed(&self, error: &io::Error) -> ModuleError {
+        self.disk.explain(Path::new(self.context.name), error)
     }
 
     pub(super) fn device_failed(&self, action: &str, error: &io::Error) -> ModuleError {

@@ -174,8 +174,8 @@ fn check_identity(opening: &OpeningContext<'_>, identity: &Identity) -> Result<(
             false => {
                 let path = shell::word(asked);
                 format!(
-                    "`chimaera pool rename {path}` changes it; if this is a copy, `chimaera pool rename --copy {path} \
-                     {path}` gives it a UUID and an id of its own as well"
+                    "`chimaera pool rename {path}` changes it; if this is a copy, `chimaera pool rename --copy {path}` \
+                     gives it a UUID and an id of its own as well"
                 )
             }
         };
@@ -256,11 +256,11 @@ fn identity(opening: &OpeningContext<'_>) -> Identity {
 }
 
 fn check_blank(opening: &OpeningContext<'_>) -> Result<(), ModuleError> {
-    let contents = opening.device.contents_before();
+    let contents = opening.device.contents_before(&opening.disk);
     let contents = contents.map_err(|error| {
-        let mut error =
-            opening.device_failed("look for data that must not be overwritten in", &error);
-        error.message += "; set overwrite to make a new pool without looking";
+        let mut error = opening.disk_failed(&error);
+        error.message += "; so it is not known whether there is data that must not be overwritten: set overwrite to \
+                          make a new pool without looking";
         error
     })?;
     match contents {

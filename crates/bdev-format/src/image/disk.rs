@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_fork::Private;
@@ -39,13 +39,74 @@ pub fn pool_file(file: File) -> Result<PoolFile, ModuleError> {
 
 /// A file or device that metadata lies on.
 #[derive(Clone, Debug)]
-pub struct FileDisk(PoolFile);
+pub struct FileDisk {
+    file: PoolFile,
+    /// What failed last. Clones share it.
+    failed: Arc<Mutex<Option<DiskOperation>>>,
+}
+
+/// What a disk was to do, and from which byte on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskOperation {
+    /// To read.
+    Read {
+        /// Offset of the page that could not be read.
+        offset: u64,
+    },
+    /// To write.
+    Write {
+        /// Offset of the first page that was to be written.
+        offset: u64,
+    },
+    /// To make durable what was written.
+    Flush,
+}
+
+impl DiskOperation {
+    /// The error that this was not done to a file or device.
+    #[must_use]
+    pub fn failed(self, path: &Path, error: &io::Error) -> ModuleError {
+        let path = path.display();
+        let action = match self {
+            Self::Read { offset } => format!("cannot read {path} at offset {offset}"),
+            Self::Write { offset } => {
+                format!("cannot write the metadata of {path} at offset {offset}")
+            }
+            Self::Flush => format!("cannot flush {path}"),
+        };
+        let mut failure = ModuleError::system(action, error);
+        if error.raw_os_error() == Some(libc::EIO) {
+            failure.message += "; see what the kernel's log says of it";
+        }
+        failure
+    }
+}
 
 impl FileDisk {
     /// A disk on this file. Its I/O is direct or goes through the page cache, as the file was opened.
     #[must_use]
     pub fn new(file: PoolFile) -> Self {
-        Self(file)
+        Self {
+            file,
+            failed: Arc::default(),
+        }
+    }
+
+    /// The error for people, of an operation on this disk that ended in this error, at `path`. The system's error does
+    /// not say what was to be done, nor where: this is what failed last.
+    #[must_use]
+    pub fn explain(&self, path: &Path, error: &io::Error) -> ModuleError {
+        let failed = *self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        match failed {
+            Some(operation) => operation.failed(path, error),
+            None => ModuleError::system(format_args!("cannot use {}", path.display()), error),
+        }
+    }
+
+    /// Notes that an operation on the file failed.
+    pub fn note_failed(&self, operation: DiskOperation) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        *failed = Some(operation);
     }
 
     /// Has the file system set space aside for pages of a regular file, where it can, so that metadata never finds
@@ -55,14 +116,14 @@ impl FileDisk {
     /// The file system's: there may not be as much space.
     pub fn set_aside(&self, pages: Range<u64>) -> io::Result<()> {
         let is_in_memory =
-            fstatfs(&self.0).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
+            fstatfs(&self.file).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
         let is_much = pages.end - pages.start > MAX_PAGES_IN_MEMORY;
-        if (is_in_memory && is_much) || !self.0.metadata()?.is_file() {
+        if (is_in_memory && is_much) || !self.file.metadata()?.is_file() {
             return Ok(());
         }
         let bytes = |pages| i64::try_from(pages * PAGE_BYTES as u64).map_err(io::Error::other);
         let (offset, len) = (bytes(pages.start)?, bytes(pages.end - pages.start)?);
-        match fallocate(&self.0, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
+        match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
             Err(nix::Error::EOPNOTSUPP | nix::Error::ENOSYS) | Ok(()) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
@@ -71,17 +132,30 @@ impl FileDisk {
 
 impl Disk for FileDisk {
     fn read(&self, first_page: u64, pages: &mut [Page]) -> io::Result<()> {
-        let offset = first_page * PAGE_BYTES as u64;
-        self.0.read_exact_at(pages.as_mut_bytes(), offset)
+        let read = |page: u64, pages: &mut [Page]| {
+            let offset = page * PAGE_BYTES as u64;
+            let read = self.file.read_exact_at(pages.as_mut_bytes(), offset);
+            read.inspect_err(|_| self.note_failed(DiskOperation::Read { offset }))
+        };
+        match read(first_page, pages) {
+            // For one bad sector the system may fail the whole of a read: page by page, the bad one shows.
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                let mut single = (first_page..).zip(pages.chunks_mut(1));
+                single.try_for_each(|(page, pages)| read(page, pages))
+            }
+            result => result,
+        }
     }
 
     fn write(&self, first_page: u64, pages: &[Page]) -> io::Result<()> {
         let offset = first_page * PAGE_BYTES as u64;
-        self.0.write_all_at(pages.as_bytes(), offset)
+        let written = self.file.write_all_at(pages.as_bytes(), offset);
+        written.inspect_err(|_| self.note_failed(DiskOperation::Write { offset }))
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.0.sync_data()
+        let flushed = self.file.sync_data();
+        flushed.inspect_err(|_| self.note_failed(DiskOperation::Flush))
     }
 }
 
@@ -110,7 +184,7 @@ pub fn size_and_tail(path: &Path, file: &File) -> Result<(u64, Vec<u8>), ModuleE
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 return Ok((size, vec![u8::MAX; tail_bytes]));
             }
-            Err(error) => return Err(failed(&error)),
+            Err(error) => return Err(DiskOperation::Read { offset }.failed(path, &error)),
         }
     }
     Ok((size, page[0].0[..tail_bytes].to_vec()))

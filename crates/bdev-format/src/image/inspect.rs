@@ -179,8 +179,8 @@ pub fn rename(path: &Path, name: &str) -> Result<(), ModuleError> {
     }
     let file = open_unused(path, true)?;
     let disk = FileDisk::new(pool_file(file)?);
-    whole::rename(disk, name.to_owned(), random_bits()?)
-        .map_err(|problem| explain(path, problem, None))
+    let renamed = whole::rename(disk.clone(), name.to_owned(), random_bits()?);
+    renamed.map_err(|problem| explain(path, &disk, problem, None))
 }
 
 /// Opens a file or device that nobody uses. Waits a moment where a process that was killed still has it.
@@ -249,7 +249,7 @@ fn examine(
     let checked = whole::check(&disk, repair, &mut |megabyte, map| found.add(megabyte, map));
     match checked {
         Ok(checked) => Ok(report(checked, &found, in_use, size)),
-        Err(problem) => Err(explain(path, problem, Some((&disk, size, &tail)))),
+        Err(problem) => Err(explain(path, &disk, problem, Some((size, &tail)))),
     }
 }
 
@@ -338,16 +338,19 @@ fn report(checked: Checked, blocks: &FoundBlocks, in_use: bool, size: u64) -> In
 /// Types of the blocks that [`Inspection::blocks`] counts, in its order.
 pub const COUNTED: [BlockType; 4] = BlockType::ALL;
 
-/// The error that a user sees. `place` has the disk, its size and its last bytes, if they are known: it shows what is
-/// there instead of a pool.
-fn explain(path: &Path, problem: OpenError, place: Option<(&FileDisk, u64, &[u8])>) -> ModuleError {
+/// The error that a user sees. `extent` has the disk's size and its last bytes, if they are known: so what is there
+/// instead of a pool can be looked at.
+fn explain(
+    path: &Path,
+    disk: &FileDisk,
+    problem: OpenError,
+    extent: Option<(u64, &[u8])>,
+) -> ModuleError {
     let problem_text = problem.to_string();
     match problem {
-        OpenError::Device(cause) => {
-            ModuleError::system(format_args!("cannot read {}", path.display()), &cause)
-        }
+        OpenError::Device(cause) => disk.explain(path, &cause),
         OpenError::NoPool => {
-            let found = place.and_then(|(disk, size, tail)| contents::probe(disk, size, tail).ok());
+            let found = extent.and_then(|(size, tail)| contents::probe(disk, size, tail).ok());
             match found {
                 Some(found) => error(
                     path,

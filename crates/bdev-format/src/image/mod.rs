@@ -11,7 +11,7 @@ mod path;
 mod random;
 
 pub use chimaera_proto::ModuleError;
-pub use disk::{FileDisk, PoolFile, pool_file, size_and_tail, size_of};
+pub use disk::{DiskOperation, FileDisk, PoolFile, pool_file, size_and_tail, size_of};
 pub use exclusive::{FileLock, busy, lock};
 pub use inspect::{COUNTED, CheckMode, Inspection, check, inspect, rename};
 pub use path::{check_stores, ends_with_slash, refused};

@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use chimaera_bdev_format::image::DiskOperation;
 use chimaera_chimod::ModuleError;
 use chimaera_proto::Status;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -106,7 +107,8 @@ pub(super) fn try_alignment(
     struct AlignedMemory([u8; MAX_ALIGNMENT as usize]);
     let mut memory = AlignedMemory([0; MAX_ALIGNMENT as usize]);
     let unit = &mut memory.0[..alignment as usize];
-    match file.read_at(unit, total_size - u64::from(alignment)) {
+    let offset = total_size - u64::from(alignment);
+    match file.read_at(unit, offset) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Err(ModuleError::new(
             Status::Alignment,
             format!(
@@ -115,10 +117,7 @@ pub(super) fn try_alignment(
                 path.display()
             ),
         )),
-        Err(error) => Err(ModuleError::system(
-            format_args!("cannot read {}", path.display()),
-            &error,
-        )),
+        Err(error) => Err(DiskOperation::Read { offset }.failed(path, &error)),
         Ok(_) => Ok(()),
     }
 }

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use chimaera_bdev_format::image::{FileDisk, PoolFile};
+use chimaera_bdev_format::image::{DiskOperation, FileDisk, PoolFile};
 use chimaera_bdev_format::{Disk, PAGE_BYTES, Page};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -33,9 +33,10 @@ struct PairWriter {
 }
 
 impl MetadataDisk {
-    pub(super) fn new(file: &PoolFile) -> Self {
+    /// As `disk`, which is one on this file.
+    pub(super) fn new(file: &PoolFile, disk: FileDisk) -> Self {
         Self {
-            disk: FileDisk::new(Arc::clone(file)),
+            disk,
             pair: RefCell::new(PairWriter::new(file).ok()),
         }
     }
@@ -53,7 +54,11 @@ impl Disk for MetadataDisk {
     fn write_copies(&self, first_pages: &[u64], pages: &[Page]) -> io::Result<()> {
         let mut pair = self.pair.borrow_mut();
         let written = match pair.as_mut() {
-            Some(pair) if first_pages.len() == MAX_COPIES => pair.write(first_pages, pages)?,
+            Some(pair) if first_pages.len() == MAX_COPIES => {
+                let written = pair.write(first_pages, pages);
+                let offset = first_pages[0] * PAGE_BYTES as u64;
+                written.inspect_err(|_| self.disk.note_failed(DiskOperation::Write { offset }))?
+            }
             _ => 0,
         };
         let mut others = first_pages.iter().skip(written);
@@ -139,6 +144,10 @@ mod tests {
     use super::super::tests::engine::file_and_wake;
     use super::*;
 
+    fn disk_on(file: &PoolFile) -> MetadataDisk {
+        MetadataDisk::new(file, FileDisk::new(Arc::clone(file)))
+    }
+
     fn page(number: u8) -> Page {
         Page([number; PAGE_BYTES])
     }
@@ -159,7 +168,7 @@ mod tests {
     #[test]
     fn copies_come_to_lie_in_both_places() {
         let (file, _) = file_and_wake();
-        let disk = MetadataDisk::new(&file);
+        let disk = disk_on(&file);
         assert!(disk.pair.borrow().is_some(), "the kernel has a context");
         check(&disk);
     }
@@ -167,7 +176,7 @@ mod tests {
     #[test]
     fn without_a_context_they_are_written_one_after_the_other() {
         let (file, _) = file_and_wake();
-        let disk = MetadataDisk::new(&file);
+        let disk = disk_on(&file);
         disk.pair.take();
         check(&disk);
     }
@@ -177,7 +186,7 @@ mod tests {
         let path = tempfile::NamedTempFile::new().expect("a file");
         let read_only = std::fs::File::open(path.path()).expect("it is there");
         let file = chimaera_bdev_format::image::pool_file(read_only).expect("memory");
-        let disk = MetadataDisk::new(&file);
+        let disk = disk_on(&file);
         assert!(disk.pair.borrow().is_some(), "the kernel has a context");
         let error = disk
             .write_copies(&[0, 1000], &[page(1)])

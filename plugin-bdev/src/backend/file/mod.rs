@@ -54,6 +54,7 @@ pub(crate) struct FileDevice {
     exchange: GrantExchange,
     wakes: Box<[Arc<EventFd>]>,
     file: PoolFile,
+    disk: FileDisk,
     named_file: Arc<NamedFile>,
     name: String,
     total_size: u64,
@@ -118,6 +119,7 @@ impl FileDevice {
                 context.name,
                 opened.total_size,
             )),
+            disk: FileDisk::new(Arc::clone(&opened.file)),
             file: opened.file,
             name: context.name.to_owned(),
             total_size: opened.total_size,
@@ -218,12 +220,12 @@ impl FileDevice {
 
     /// The file, as metadata sees it.
     pub(crate) fn disk(&self) -> FileDisk {
-        FileDisk::new(Arc::clone(&self.file))
+        self.disk.clone()
     }
 
     /// The file, as the keeper of its metadata writes it.
     pub(crate) fn metadata_disk(&self) -> MetadataDisk {
-        MetadataDisk::new(&self.file)
+        MetadataDisk::new(&self.file, self.disk.clone())
     }
 
     /// Bytes that the file had when it was opened, before it was made as large as was asked for.
@@ -231,12 +233,12 @@ impl FileDevice {
         self.size_before
     }
 
-    /// What the file held when it was opened.
+    /// What the file held when it was opened, as far as it is read by `disk`, which is one on this file.
     ///
     /// # Errors
     /// The device's.
-    pub(crate) fn contents_before(&self) -> io::Result<DeviceContents> {
-        contents::probe(&self.disk(), self.size_before, &self.tail_before)
+    pub(crate) fn contents_before(&self, disk: &FileDisk) -> io::Result<DeviceContents> {
+        contents::probe(disk, self.size_before, &self.tail_before)
     }
 
     /// Tells the log that the kernel took nothing. Once: if the cause stays, every transfer would repeat it.

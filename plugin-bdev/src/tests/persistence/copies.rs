@@ -45,7 +45,7 @@ fn uuid(store: &Store) -> String {
 
 #[track_caller]
 fn assert_duplicate(copy: &Store, id: (PoolId, bool), params: &CreateParams, other: &Store) {
-    let advice = format!("`chimaera pool rename --copy {0} {0}`", copy.name);
+    let advice = format!("`chimaera pool rename --copy {}`", copy.name);
     let named = format!("the pool {} with the id {POOL}", other.name);
     let words = [
         "duplicate UUID",
@@ -82,7 +82,7 @@ fn a_copy_that_still_has_the_originals_name_is_called_a_copy_first() {
     assert_duplicate(&copy, (POOL, false), &file_params(0), &store);
     drop(pool);
     // Nothing shows that it is a copy then, and not the pool itself in another place.
-    let advice = format!("`chimaera pool rename --copy {0} {0}`", copy.name);
+    let advice = format!("`chimaera pool rename --copy {}`", copy.name);
     let words = ["its name is", &advice];
     copy.assert_refused(&file_params(0), Status::ParameterMismatch, &words);
 }

@@ -1,10 +1,14 @@
 //! A device that fails under the metadata: every flush that waits fails, and reading goes on.
 
-use chimaera_bdev_proto::{MEGABYTE, Method};
+use std::path::Path;
+
+use chimaera_bdev_format::image::{self, CheckMode};
+use chimaera_bdev_proto::{MEGABYTE, Method, UNIT_BYTES};
+use chimaera_chimod::ModuleError;
 use chimaera_proto::Status;
 use chimaera_testing::SystemCallFilter;
 
-use super::{Written, on_every_store};
+use super::{Store, Written, on_every_store};
 use crate::testing::{file_bytes, file_params, one_block_bytes};
 
 /// The system calls by which a keeper writes.
@@ -90,4 +94,50 @@ fn a_device_that_cannot_be_written_is_no_new_pool() {
         let mut written = Written::default();
         written.add(&store.open(), MEGABYTE);
     });
+}
+
+#[test]
+fn a_page_that_cannot_be_read_is_named_by_its_offset() {
+    let size = file_bytes(8);
+    let Some(store) = Store::on_device(size) else {
+        return;
+    };
+    let device = store.device.as_ref().expect("a device");
+    // Not at the beginning of one of the reads that look at a blank device.
+    let bad = 3 * MEGABYTE + 5 * UNIT_BYTES;
+    device.lose_from(bad);
+    let said = refusal(&store);
+    let words = [
+        &format!("cannot read {} at offset {bad}: ", store.name),
+        "Input/output error",
+        "the kernel's log",
+        "set overwrite to make a new pool without looking",
+    ];
+    for word in words {
+        assert!(said.message.contains(word), "no {word:?} in {said}");
+    }
+    assert_eq!(i32::from(said.failure.errno), libc::EIO);
+
+    device.lose_from(0);
+    device.lose_from(size);
+    drop(store.open());
+    // All but the superblocks, and all.
+    for bad in [18 * UNIT_BYTES, 0] {
+        device.lose_from(bad);
+        let said = image::check(Path::new(&store.name), CheckMode::Look).expect_err("as bad");
+        for said in [refusal(&store), said] {
+            let place = format!("cannot read {} at offset ", store.name);
+            let at = said.message.strip_prefix(&place);
+            let at = at.and_then(|rest| rest.split_once(": "));
+            let at: u64 = at.and_then(|(at, _)| at.parse().ok()).expect(&said.message);
+            assert!(at >= bad && at.is_multiple_of(UNIT_BYTES), "{said}");
+        }
+    }
+}
+
+fn refusal(store: &Store) -> ModuleError {
+    let Err(error) = store.open_with(&file_params(0)) else {
+        panic!("{} cannot be read", store.name);
+    };
+    error
 }
