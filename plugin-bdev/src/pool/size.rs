@@ -110,19 +110,26 @@ pub(super) fn resize(
     Ok(())
 }
 
-/// Warns of space that the pool does not use, since it has grown as often as it can: it must not be thought to have
-/// grown again.
+/// Tells of space that the pool does not use, so that it is not thought to have grown again: warns if it has grown as
+/// often as it can.
 pub(super) fn tell_of_unused(opening: &OpeningContext<'_>, geometry: &Geometry) {
     let pages = opening.device.total_size() / UNIT_BYTES;
     let unused = pages.saturating_sub(geometry.total_pages()) * UNIT_BYTES;
     if unused < MEGABYTE || opening.parameters.read_only {
         return;
     }
-    let text = format!(
-        "{unused} bytes stay unused: the pool has grown as often as it can; only a new one, made \
-         with overwrite, has them"
-    );
-    opening.log(Level::Warning, &text);
+    let (level, why) = match geometry.next_growth() {
+        Some(next) => {
+            let next = next * UNIT_BYTES;
+            let why = format!("the pool grows again when its file or device has {next} bytes");
+            (Level::Info, why)
+        }
+        None => {
+            let why = "the pool has grown as often as it can; only a new one, made with overwrite, has them";
+            (Level::Warning, why.to_owned())
+        }
+    };
+    opening.log(level, &format!("{unused} bytes stay unused: {why}"));
 }
 
 /// Why a pool is not opened in which this megabyte has blocks and cannot have any.

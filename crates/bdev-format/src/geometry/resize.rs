@@ -28,6 +28,20 @@ impl Geometry {
         grown
     }
 
+    /// The least number of pages behind its last extent with which the pool grows beyond that; `None` if it has grown
+    /// as often as it can.
+    pub fn next_growth(&self) -> Option<u64> {
+        let covered = self.covered_megabytes();
+        let has_room = self.extents.len() < MAX_EXTENTS;
+        let least = (1..=MIN_GROWTH_MEGABYTES).find_map(|megabytes| {
+            let extent = self.next_extent(covered, megabytes)?;
+            let whole = u64::from(covered + megabytes) * UNITS;
+            let before = whole - UNITS + 1;
+            (extent.metadata_end() < whole).then(|| before.max(extent.metadata_end() + 1))
+        });
+        least.filter(|_| has_room)
+    }
+
     /// The extent for these megabytes behind the pool's; `None` if they are too few.
     fn next_extent(&self, first_megabyte: u32, megabytes: u32) -> Option<Extent> {
         let start = u64::from(first_megabyte) * UNITS;

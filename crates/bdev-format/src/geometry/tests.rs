@@ -150,6 +150,16 @@ fn growth_of_version_2_waits_for_room_for_copies_that_lie_apart() {
 }
 
 #[test]
+fn a_pool_says_with_how_many_pages_it_grows_again() {
+    for version in FormatVersion::ALL {
+        let geometry = new(version, 10 * MIB + 7).grown(64 * MIB);
+        let next = geometry.next_growth().expect("room for extents");
+        assert_eq!(geometry.grown(next - 1), geometry, "{version:?}");
+        assert_eq!(geometry.grown(next).total_pages, next, "{version:?}");
+    }
+}
+
+#[test]
 fn a_pool_has_so_many_extents_and_no_more() {
     for version in FormatVersion::ALL {
         let mut most = new(version, 10 * MIB + 7);
@@ -158,6 +168,7 @@ fn a_pool_has_so_many_extents_and_no_more() {
             assert_eq!(most.check(), Ok(()));
         }
         assert_eq!(most.extents.len(), MAX_EXTENTS);
+        assert_eq!(most.next_growth(), None);
     }
 }
 
