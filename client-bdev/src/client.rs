@@ -289,7 +289,7 @@ fn not_flushed(error: Error, call: &Call) -> Error {
     let error = error.during(format_args!("flushing pool {}", call.pool));
     match is_the_devices {
         true => error.with_detail(
-            "nothing more of it can be flushed until it is destroyed and created again; the daemon's log says \
+            "nothing more of it can be flushed until it is destroyed, checked and created again; the daemon's log says \
              more (`chimaera runtime status`)",
         ),
         false => error,

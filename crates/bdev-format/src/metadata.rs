@@ -465,7 +465,7 @@ impl<D: Disk> Metadata<D> {
         if self.failed {
             return Err(io::Error::other(
                 "an earlier write of the pool's metadata failed, and nothing more is written: destroy \
-                 the pool and create it again to open it anew",
+                 the pool, have it checked and repaired, and create it again to open it anew",
             ));
         }
         Ok(())

@@ -322,8 +322,8 @@ impl KeeperThread {
         self.host.log(
             Level::Error,
             format_args!(
-                "cannot write the pool's metadata: {error}; nothing more can be flushed until the pool \
-                 is destroyed and created again",
+                "cannot write the pool's metadata: {error}; nothing more can be flushed until the pool is \
+                 destroyed, looked at by `chimaera pool check --repair`, and created again",
             ),
         );
     }

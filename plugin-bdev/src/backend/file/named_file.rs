@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use chimaera_bdev_format::image::{PoolFile, size_of};
 use chimaera_bdev_proto::FileState;
 use chimaera_chimod::{Host, Level, ModuleError};
-use chimaera_proto::{Failure, Status};
+use chimaera_proto::{Failure, Status, shell};
 use parking_lot::Mutex;
 
 /// An open file, the path that it was opened at, and how long it was then.
@@ -95,8 +95,10 @@ impl NamedFile {
         let message = match self.cut() {
             Some(cut) => format!("cannot flush {path}, which is not whole: {cut}"),
             None => format!(
-                "cannot flush {path}: {failure}; nothing more of it can be flushed until the pool is destroyed \
-                 and created again, and what came after its last flush may be lost then"
+                "cannot flush {path}: {failure}; nothing more of it can be flushed until the pool is destroyed, \
+                 looked at by `chimaera pool check --repair {}`, and created again, and what came after its last \
+                 flush may be lost then",
+                shell::word(&path.to_string())
             ),
         };
         ModuleError { failure, message }
