@@ -205,7 +205,7 @@ impl Geometry {
     }
 
     /// The first page of each copy of the superblock. The first half of them is written before the second half.
-    pub(crate) fn superblocks(&self) -> Vec<u64> {
+    pub fn superblocks(&self) -> Vec<u64> {
         let group = |at: usize| {
             let far = self.far.map(|far| far + FAR_SUPERBLOCKS[at]);
             std::iter::once(NEAR_SUPERBLOCKS[at]).chain(far)

@@ -8,6 +8,7 @@ use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable, LentBytes, RawTask};
 use chimaera_chimod::{Host, Request};
 use chimaera_proto::Failure;
 use chimaera_proto::task::{ARGUMENT_COUNT, Completion, VALUE_COUNT};
+use chimaera_testing::SystemCallFilter;
 
 use super::TestBuffer;
 
@@ -16,11 +17,21 @@ pub(super) type TaskOutcome = Result<[u64; VALUE_COUNT], Failure>;
 /// What a host was told.
 #[derive(Default)]
 pub(crate) struct Recorder {
+    /// What each thread is refused that the module starts.
+    refused: Option<SystemCallFilter>,
     completions: Mutex<HashMap<u64, TaskOutcome>>,
     log: Mutex<Vec<(u32, String)>>,
 }
 
 impl Recorder {
+    /// A recorder for a module whose threads are refused these system calls; those that call it are not.
+    pub(crate) fn refusing(filter: SystemCallFilter) -> Self {
+        Self {
+            refused: Some(filter),
+            ..Self::default()
+        }
+    }
+
     /// What was logged with its level, so far.
     pub(crate) fn log(&self) -> Vec<(u32, String)> {
         self.log.lock().expect("no test panics with it").clone()
@@ -85,7 +96,16 @@ unsafe extern "C" fn panicked(
     log.push((1, text));
 }
 
-unsafe extern "C" fn adopt_thread(_: *const c_void, _: u64) {}
+unsafe extern "C" fn adopt_thread(context: *const c_void, _: u64) {
+    // SAFETY: as in `complete`.
+    let recorder = unsafe { &*context.cast::<Recorder>() };
+    if let Some(filter) = &recorder.refused
+        && filter.clone().apply_to_thread().is_err()
+    {
+        // A panic could not leave this function.
+        std::process::abort();
+    }
+}
 
 /// A table that leads to a recorder. The recorder must outlive it.
 pub(super) fn table_of(recorder: &Arc<Recorder>) -> HostVTable {

@@ -27,7 +27,7 @@ pub(crate) use host::{Recorder, loose_request, raw_task};
 use host::{TaskOutcome, table_of};
 pub(crate) use places::{
     file_bytes, file_params, memory_folder, metadata_bytes_beside, name_in, one_block_bytes,
-    ram_params,
+    ram_params, whole_megabytes,
 };
 
 /// The id of the pools that are made.

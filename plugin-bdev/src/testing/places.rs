@@ -12,12 +12,24 @@ pub(crate) fn ram_params(total_size: u64) -> CreateParams {
     }
 }
 
-/// Bytes of a file pool with room for so many whole megabytes: its metadata takes a part of one more.
+/// Bytes of a file pool with room for so many whole megabytes, and no more: metadata takes a part of others.
 pub(crate) fn file_bytes(megabytes: u64) -> u64 {
-    let bytes = (megabytes + 1) * MEGABYTE;
+    let mut sizes = (megabytes + 1..).map(|total| total * MEGABYTE);
+    let least = sizes.find(|&bytes| whole_megabytes(bytes).count() as u64 == megabytes);
+    least.expect("room for metadata")
+}
+
+/// The megabytes of a file pool of this size that have no metadata.
+pub(crate) fn whole_megabytes(bytes: u64) -> impl Iterator<Item = u64> {
     let geometry = Geometry::new(bytes / UNIT_BYTES).expect("room for metadata");
-    assert!(geometry.reserved_pages() * UNIT_BYTES < MEGABYTE, "in one");
-    bytes
+    let units = MEGABYTE / UNIT_BYTES;
+    let taken: Vec<_> = geometry.reserved().collect();
+    (0..bytes / MEGABYTE).filter(move |at| {
+        let (start, end) = (at * units, (at + 1) * units);
+        taken
+            .iter()
+            .all(|pages| pages.end <= start || end <= pages.start)
+    })
 }
 
 /// Bytes of metadata of a file pool that has room for so many bytes of blocks, exactly.

@@ -7,17 +7,17 @@ use chimaera_proto::Status;
 use chimaera_testing::PATIENCE;
 
 use super::{assert_refused, with_every_engine};
-use crate::testing::{TestPool, file_params, loop_device};
+use crate::testing::{TestPool, file_bytes, file_params, loop_device};
 
 #[test]
 fn a_block_device_is_a_pool_of_its_size_and_has_one_at_a_time() {
-    let Some(device) = loop_device(4 * MEGABYTE + 512, &[]) else {
+    let Some(device) = loop_device(file_bytes(3) + 512, &[]) else {
         return;
     };
     let name = device.name();
     assert_refused(
         name,
-        &file_params(8 * MEGABYTE),
+        &file_params(2 * file_bytes(3)),
         Status::InvalidArgument,
         "at most that",
     );
@@ -68,7 +68,7 @@ fn use_whole_device(name: &str, params: &CreateParams) {
     };
     let pool = TestPool::create(name, &new, 1).expect("made");
     let stats = pool.stats();
-    assert_eq!(stats.total_size, 4 * MEGABYTE);
+    assert_eq!(stats.total_size, file_bytes(3));
     assert!(stats.direct_io);
     pool.ask_again(&file_params(0)).expect("the whole device");
     assert_refused(name, &file_params(0), Status::Busy, "in use");

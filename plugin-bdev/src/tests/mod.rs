@@ -16,17 +16,24 @@ mod writes_change_their_bytes_alone;
 
 use std::sync::LazyLock;
 
-use chimaera_bdev_proto::{CreateParams, IoEngine};
+use chimaera_bdev_proto::{CreateParams, IoEngine, MEGABYTE};
 use chimaera_proto::Status;
 use chimaera_testing::{disk_folder, skipped};
 
-use crate::testing::{TestPool, file_params, memory_folder, name_in, ram_params};
+use crate::testing::{TestPool, file_bytes, file_params, memory_folder, name_in, ram_params};
 
 /// Calls `test` with a new pool of each kind: in memory; and with each engine on a disk without
 /// page cache, and on a file system that has nothing else.
 fn on_every_backend(total_size: u64, workers: u32, test: impl Fn(&TestPool)) {
     test(&TestPool::create("memory", &ram_params(total_size), workers).expect("a memory pool"));
     on_every_file(&file_params(total_size), workers, test);
+}
+
+/// As [`on_every_backend`], with room for so many whole megabytes, and for smaller blocks besides.
+fn on_every_backend_with_room(megabytes: u64, workers: u32, test: impl Fn(&TestPool)) {
+    let in_memory = ram_params((megabytes + 1) * MEGABYTE);
+    test(&TestPool::create("memory", &in_memory, workers).expect("a memory pool"));
+    on_every_file(&file_params(file_bytes(megabytes)), workers, test);
 }
 
 /// As [`on_every_backend`], without memory.

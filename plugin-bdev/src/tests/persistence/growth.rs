@@ -1,6 +1,6 @@
 //! A pool grows with its file or device, and shrinks where nothing is lost.
 
-use chimaera_bdev_proto::{Block, MEGABYTE};
+use chimaera_bdev_proto::{Block, MEGABYTE, UNIT_BYTES};
 use chimaera_proto::Status;
 
 use super::{Store, Written, on_every_store};
@@ -32,7 +32,7 @@ fn a_pool_grows_with_its_file_or_device_as_often_as_that_does() {
         written.add(&store.open(), 4 * MEGABYTE);
         for size in [
             file_bytes(8),
-            file_bytes(8) + 9 * MEGABYTE / 4,
+            file_bytes(8) + 17 * MEGABYTE / 4,
             40 * MEGABYTE,
             110 * MEGABYTE,
         ] {
@@ -48,7 +48,7 @@ fn a_larger_size_grows_a_file_and_its_pool() {
     let mut written = Written::default();
     let pool = store.open_with(&file_params(file_bytes(3)));
     written.add(&pool.expect("made"), 3 * MEGABYTE);
-    for size in [file_bytes(5), file_bytes(9), 30 * MEGABYTE] {
+    for size in [10, 14, 30].map(|megabytes| megabytes * MEGABYTE) {
         drop(store.open_with(&file_params(size)).expect("grown"));
         let len = std::fs::metadata(&store.name).expect("there").len();
         assert_eq!(len, size);
@@ -57,6 +57,34 @@ fn a_larger_size_grows_a_file_and_its_pool() {
         written.add(&pool, MEGABYTE);
         written.assert_all_of(&pool);
     }
+}
+
+#[test]
+fn a_pool_waits_until_it_can_grow_by_so_much_that_its_new_copies_lie_apart_and_says_so() {
+    on_every_store(file_bytes(4), |store| {
+        let mut written = Written::default();
+        written.add(&store.open(), 4 * MEGABYTE);
+        let grows = file_bytes(4) + 3 * MEGABYTE + UNIT_BYTES;
+        for unused in [MEGABYTE, 3 * MEGABYTE] {
+            store.resize(file_bytes(4) + unused);
+            let pool = store.open();
+            assert_eq!(pool.stats().total_size, file_bytes(4));
+            let told = format!(
+                "{unused} bytes stay unused: the pool grows again when its file or device has {grows} bytes"
+            );
+            assert_eq!(pool.recorder().log(), [(3, told)]);
+            written.assert_all_of(&pool);
+        }
+        store.resize(grows);
+        let pool = store.open();
+        assert_eq!(pool.stats().total_size, grows);
+        written.assert_all_of(&pool);
+        while written.try_add(&pool, 262_144).is_ok() {}
+        let is_new = |block: &Block| block.offset >= file_bytes(4);
+        assert!(written.0.iter().any(|(owned, _)| is_new(&owned.block)));
+        drop(pool);
+        written.assert_all_of(&store.open());
+    });
 }
 
 #[test]
@@ -91,14 +119,21 @@ fn a_file_that_has_a_little_more_than_its_pool_can_use_is_opened_all_the_same() 
 
 #[test]
 fn a_pool_that_cannot_grow_any_more_says_so() {
+    /// By less, a pool does not grow.
+    const GROWTH: u64 = 4 * MEGABYTE;
+
     let store = Store::on_file(file_bytes(2));
     drop(store.open());
-    for megabytes in 3.. {
-        store.resize(2 * megabytes * MEGABYTE);
+    for size in (2..).map(|steps| steps * GROWTH) {
+        store.resize(size);
         let pool = store.open();
         let log = pool.recorder().log();
-        if pool.stats().total_size < 2 * megabytes * MEGABYTE {
-            assert!(matches!(&log[..], [(2, text)] if text.contains("2097152 bytes stay unused")));
+        if pool.stats().total_size < size {
+            let told = format!("{GROWTH} bytes stay unused");
+            assert!(
+                matches!(&log[..], [(2, text)] if text.contains(&told)),
+                "{log:?}"
+            );
             return;
         }
         assert!(
@@ -170,8 +205,9 @@ fn an_explicit_size_does_not_put_zeroes_in_the_place_of_what_was_cut_off() {
 }
 
 fn assert_grown_after_shrinking(store: &Store, written: &mut Written) {
-    store.resize(file_bytes(12));
-    assert_grown(store, file_bytes(12), written);
+    let size = file_bytes(10) + 5 * MEGABYTE;
+    store.resize(size);
+    assert_grown(store, size, written);
 }
 
 #[test]

@@ -16,14 +16,24 @@ mod usage;
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
-use chimaera_bdev_proto::{CreateParams, MEGABYTE, OwnedBlock, OwnerTag};
+use chimaera_bdev_format::Geometry;
+use chimaera_bdev_format::image::{self, CheckMode, Inspection};
+use chimaera_bdev_proto::{CreateParams, MEGABYTE, OwnedBlock, OwnerTag, UNIT_BYTES};
 use chimaera_chimod::{Creator, ModuleError};
 use chimaera_proto::{PoolId, Status};
-use chimaera_testing::{LoopDevice, PATIENCE, disk_folder};
+use chimaera_testing::{LoopDevice, PATIENCE, SystemCallFilter, disk_folder};
 
-use crate::testing::{POOL, ROOT, TestPool, file_params, loop_device, name_in};
+use crate::testing::{POOL, ROOT, Recorder, TestPool, file_params, loop_device, name_in};
+
+/// Bytes of a superblock.
+const SUPERBLOCK_BYTES: usize = 8192;
+
+/// A blank file or device of this size is too small for a far superblock.
+const UNPROTECTED_BYTES: u64 = 3 * MEGABYTE;
 
 /// The file or device on which a pool is opened again and again.
 struct Store {
@@ -77,11 +87,27 @@ impl Store {
         id: (PoolId, bool),
         params: &CreateParams,
     ) -> Result<TestPool, ModuleError> {
+        self.open_recorded(creator, id, params, Recorder::default)
+    }
+
+    /// Opens the pool, whose keeper is refused these system calls. What opening does itself is not.
+    fn open_with_failing_keeper(&self, filter: &SystemCallFilter) -> TestPool {
+        let recorder = || Recorder::refusing(filter.clone());
+        let opened = self.open_recorded(ROOT, (POOL, false), &file_params(0), recorder);
+        opened.expect("it opens")
+    }
+
+    fn open_recorded(
+        &self,
+        creator: Creator,
+        id: (PoolId, bool),
+        params: &CreateParams,
+        recorder: impl Fn() -> Recorder,
+    ) -> Result<TestPool, ModuleError> {
         let start = Instant::now();
         loop {
-            let opened =
-                TestPool::create_by(creator, id, &self.name, params, (1, Default::default()));
-            match opened {
+            let recorded = (1, Arc::new(recorder()));
+            match TestPool::create_by(creator, id, &self.name, params, recorded) {
                 // A process that another test is just starting has a copy of the device for a moment.
                 Err(error)
                     if error.failure.status == Status::Busy
@@ -145,6 +171,42 @@ impl Store {
     fn damage(&self, offset: u64) {
         let byte = self.image()[offset as usize];
         self.write(offset, &[byte ^ 0x10]);
+    }
+
+    /// Where each copy of the superblock of the pool begins that was made with the present size: the two at the
+    /// beginning, and those far from it, if there are any.
+    fn superblocks(&self) -> (Vec<u64>, Vec<u64>) {
+        let geometry = Geometry::new(self.image().len() as u64 / UNIT_BYTES).expect("room");
+        let places = geometry.superblocks().into_iter();
+        places
+            .map(|page| page * UNIT_BYTES)
+            .partition(|&offset| offset < MEGABYTE)
+    }
+
+    /// All that is there but the superblocks, which each opening for writing changes.
+    fn image_without_superblocks(&self) -> Vec<u8> {
+        let mut image = self.image();
+        let (near, far) = self.superblocks();
+        for offset in near.into_iter().chain(far) {
+            image[offset as usize..][..SUPERBLOCK_BYTES].fill(0);
+        }
+        image
+    }
+
+    /// What `pool check` finds.
+    fn check(&self, mode: CheckMode) -> Result<Inspection, ModuleError> {
+        image::check(Path::new(&self.name), mode)
+    }
+
+    /// What `pool check --repair` does.
+    fn repair(&self) -> Inspection {
+        let repaired = self.check(CheckMode::Repair { uuid: None });
+        let repaired = repaired.expect("nothing is lost");
+        assert!(repaired.repaired && repaired.is_sound(), "{repaired:?}");
+        let again = self.check(CheckMode::Look).expect("a pool");
+        let damage = (again.repairable, again.lost, again.mark);
+        assert_eq!(damage, (vec![], vec![], None), "nothing is left to do");
+        repaired
     }
 
     fn resize(&self, size: u64) {

@@ -7,7 +7,7 @@ use chimaera_bdev_proto::{CreateParams, MEGABYTE};
 use chimaera_proto::Status;
 use chimaera_testing::{disk_folder, skipped};
 
-use super::{Store, Written, on_every_store, pattern, room};
+use super::{Store, UNPROTECTED_BYTES, Written, on_every_store, pattern, room};
 use crate::testing::{file_bytes, file_params, name_in};
 
 const NOT_BLANK: Status = Status::NotBlank;
@@ -169,11 +169,34 @@ fn a_file_that_another_system_was_written_over_is_that_and_no_pool() {
 }
 
 #[test]
-fn a_pool_that_lost_its_first_megabyte_is_no_blank_device() {
+fn a_pool_that_lost_its_first_megabyte_is_no_blank_device_and_is_repaired() {
     on_every_store(file_bytes(24), |store| {
         let pool = store.open();
         let written = Written::of_all_kinds(&pool);
         drop(pool);
+        // What lay there of blocks is lost, whatever becomes of the pool.
+        let start = store.image()[..MEGABYTE as usize].to_vec();
+        store.write(0, &vec![0; MEGABYTE as usize]);
+        let place = format!("at offset {:#x}", store.superblocks().1[0]);
+        let words = ["its beginning was overwritten", &place, "--repair"];
+        store.assert_refused(&file_params(0), Status::CorruptedMetadata, &words);
+        store.repair();
+        for (owned, _) in &written.0 {
+            let range = owned.block.offset..owned.block.offset + owned.block.size;
+            if range.end <= MEGABYTE {
+                let range = range.start as usize..range.end as usize;
+                store.write(owned.block.offset, &start[range]);
+            }
+        }
+        written.assert_all_of(&store.open());
+    });
+}
+
+#[test]
+fn a_pool_without_a_far_superblock_that_lost_its_first_megabyte_is_no_blank_device() {
+    on_every_store(UNPROTECTED_BYTES, |store| {
+        let mut written = Written::default();
+        written.add(&store.open(), MEGABYTE);
         let intact = store.image();
         store.write(0, &vec![0; MEGABYTE as usize]);
         store.assert_refused(
