@@ -9,6 +9,8 @@
 //! - Zeroes at the start do not make a device blank: whatever zeroed its first megabyte by mistake left the data
 //!   behind it. So its beginning is read as far as a pool of any size has the first pages of its table, and the rest
 //!   in samples. That is no proof: data that lies between the samples only is not found.
+//! - A regular file says where anything was ever written to it. If the samples are blank, all of that is read, once,
+//!   however much it is: what is called blank then is.
 
 mod signatures;
 
@@ -36,6 +38,8 @@ const DOUBLINGS: u64 = 44;
 const FIRST_BLOCKS: u64 = 2;
 /// Pages of one read.
 const CHUNK_PAGES: u64 = 64;
+/// Pages of one read where all of a file is read.
+const DATA_CHUNK_PAGES: u64 = 256;
 /// Bytes at the end that are looked at: the earliest signature there, that of RAID 0.90, lies
 /// less than this before the end.
 const TAIL_BYTES: u64 = 128 * KIB;
@@ -58,7 +62,8 @@ const _: () = {
 /// What a file or device holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceContents {
-    /// Everything that was read is zero: the first 65 MiB, the last 128 KiB, and samples of the rest.
+    /// Everything that was read is zero: of a regular file all that was ever written, of a device the first 65 MiB, the
+    /// last 128 KiB, and samples of the rest.
     Blank,
     /// Something that has a name, which comes with its article: "an XFS file system".
     Known(&'static str),
@@ -100,6 +105,48 @@ pub fn probe(disk: &impl Disk, size_bytes: u64, tail: &[u8]) -> io::Result<Devic
     })
 }
 
+/// As [`probe`], of a disk that knows where anything was ever written to it: outside of the ranges of bytes that
+/// `next_data` gives, each the first one that ends behind an offset, it reads as zeroes. So nothing is overlooked.
+/// Calls `progress` from time to time: how many bytes were passed, and how many there are.
+///
+/// # Errors
+/// The first of the disk's, or of `next_data`.
+pub fn probe_data(
+    disk: &impl Disk,
+    size_bytes: u64,
+    tail: &[u8],
+    next_data: &mut dyn FnMut(u64) -> io::Result<Option<Range<u64>>>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> io::Result<DeviceContents> {
+    let sampled = probe(disk, size_bytes, tail)?;
+    if sampled != DeviceContents::Blank {
+        return Ok(sampled);
+    }
+    let pages = size_bytes / PAGE;
+    let mut chunk = Page::zeroes(DATA_CHUNK_PAGES as usize);
+    let mut findings = Findings::default();
+    let mut next = WHOLE_BYTES / PAGE;
+    while next < pages {
+        let Some(range) = next_data(next * PAGE)? else {
+            break;
+        };
+        let end = range.end.div_ceil(PAGE).min(pages);
+        let mut first = next.max(range.start / PAGE);
+        while first < end {
+            let pages = &mut chunk[..(end - first).min(DATA_CHUNK_PAGES) as usize];
+            disk.read(first, pages)?;
+            findings.add_all(first, pages, size_bytes);
+            if findings.first_nonzero_offset.is_some() {
+                return Ok(findings.contents());
+            }
+            first += pages.len() as u64;
+            progress(first * PAGE, size_bytes);
+        }
+        next = end.max(next + 1);
+    }
+    Ok(DeviceContents::Blank)
+}
+
 /// As [`probe`], of the whole pages of a disk: one that is shorter than a page is blank, whatever it holds.
 ///
 /// `read_pages` fills the pages that it is given with those from this number on.
@@ -116,9 +163,7 @@ fn probe_pages(
         while first < range.end {
             let pages = &mut chunk[..(range.end - first).min(CHUNK_PAGES) as usize];
             read_pages(first, pages)?;
-            for (number, page) in (first..).zip(&*pages) {
-                findings.add(number, page, size_bytes);
-            }
+            findings.add_all(first, pages, size_bytes);
             first += pages.len() as u64;
             next = first;
         }
@@ -140,6 +185,14 @@ struct Findings {
 }
 
 impl Findings {
+    fn add_all(&mut self, first: u64, pages: &[Page], size_bytes: u64) {
+        for (number, page) in (first..).zip(pages) {
+            if page.0 != Page::ZERO.0 {
+                self.add(number, page, size_bytes);
+            }
+        }
+    }
+
     fn add(&mut self, number: u64, page: &Page, size_bytes: u64) {
         let page_offset = number * PAGE;
         let Some(nonzero) = page.0.iter().position(|&byte| byte != 0) else {

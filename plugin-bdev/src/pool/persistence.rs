@@ -107,7 +107,7 @@ fn open(
         }
         misplaced.is_none()
     };
-    let mut progress = OpeningProgress::new(opening.context.host);
+    let mut progress = OpeningProgress::new(opening.context.host, "the table read");
     let opened = chimaera_bdev_format::open_admitting(
         opening.device.metadata_disk(),
         mode,
@@ -256,7 +256,10 @@ fn identity(opening: &OpeningContext<'_>) -> Identity {
 }
 
 fn check_blank(opening: &OpeningContext<'_>) -> Result<(), ModuleError> {
-    let contents = opening.device.contents_before(&opening.disk);
+    let mut progress = OpeningProgress::new(opening.context.host, "the file searched for data");
+    let contents = opening
+        .device
+        .contents_before(&mut |done, of| progress.tell(done, of));
     let contents = contents.map_err(|error| {
         let mut error = opening.disk_failed(&error);
         error.message += "; so it is not known whether there is data that must not be overwritten: set overwrite to \
@@ -272,13 +275,16 @@ fn check_blank(opening: &OpeningContext<'_>) -> Result<(), ModuleError> {
 /// Tells the log how far opening is, if it takes long.
 struct OpeningProgress {
     host: Host,
+    /// Of what a part is done, and what was done to it.
+    of_what: &'static str,
     told: Instant,
 }
 
 impl OpeningProgress {
-    fn new(host: Host) -> Self {
+    fn new(host: Host, of_what: &'static str) -> Self {
         Self {
             host,
+            of_what,
             told: Instant::now(),
         }
     }
@@ -287,7 +293,7 @@ impl OpeningProgress {
         if self.told.elapsed() >= PROGRESS_INTERVAL {
             self.told = Instant::now();
             let percent = done * 100 / of.max(1);
-            let text = format_args!("opening: {percent} % of the table read");
+            let text = format_args!("opening: {percent} % of {}", self.of_what);
             self.host.log(Level::Info, text);
         }
     }

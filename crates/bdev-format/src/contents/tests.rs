@@ -1,5 +1,6 @@
 //! Only zeroes are blank, and few pages are read to find out.
 
+use std::cell::Cell;
 use std::io;
 
 use super::*;
@@ -33,20 +34,25 @@ impl Image {
         self
     }
 
-    pub(super) fn probe(&self) -> DeviceContents {
-        let mut numbers = Vec::new();
-        let contents = probe_pages(self.size_bytes, &mut |first, pages| {
-            for (number, page) in (first..).zip(pages) {
-                numbers.push(number);
-                page.0.fill(0);
-                for (offset, bytes) in &self.written {
-                    for (offset, byte) in (*offset..).zip(bytes) {
-                        if offset / PAGE == number {
-                            page.0[(offset % PAGE) as usize] = *byte;
-                        }
+    /// Fills pages with those from this number on.
+    fn fill(&self, first: u64, pages: &mut [Page]) {
+        for (number, page) in (first..).zip(pages) {
+            page.0.fill(0);
+            for (offset, bytes) in &self.written {
+                for (offset, byte) in (*offset..).zip(bytes) {
+                    if offset / PAGE == number {
+                        page.0[(offset % PAGE) as usize] = *byte;
                     }
                 }
             }
+        }
+    }
+
+    pub(super) fn probe(&self) -> DeviceContents {
+        let mut numbers = Vec::new();
+        let contents = probe_pages(self.size_bytes, &mut |first, pages| {
+            numbers.extend(first..first + pages.len() as u64);
+            self.fill(first, pages);
             Ok(())
         });
         assert!(numbers.len() as u64 <= MAX_READ_PAGES, "{}", numbers.len());
@@ -135,6 +141,97 @@ fn data_behind_zeroes_is_not_blank() {
     // Data between the samples of a large device is not found.
     let between = Image::blank(size_bytes).with(129 * MIB, &[1]);
     assert_eq!(between.probe(), DeviceContents::Blank);
+}
+
+/// A file that knows where something was written, and counts the pages that are read of it.
+struct SparseFile {
+    image: Image,
+    data: Vec<Range<u64>>,
+    read: Cell<u64>,
+}
+
+impl SparseFile {
+    fn new(image: Image, data: &[Range<u64>]) -> Self {
+        Self {
+            image,
+            data: data.to_vec(),
+            read: Cell::new(0),
+        }
+    }
+
+    fn probe(&self) -> DeviceContents {
+        let mut next_data = |offset| {
+            let range = self.data.iter().find(|range| range.end > offset);
+            Ok(range.map(|range| range.start.max(offset)..range.end))
+        };
+        let size_bytes = self.image.size_bytes;
+        let mut passed = 0;
+        let contents = probe_data(self, size_bytes, &[], &mut next_data, &mut |done, of| {
+            assert!(passed < done && done <= of && of == size_bytes);
+            passed = done;
+        });
+        contents.expect("no read fails")
+    }
+}
+
+impl Disk for SparseFile {
+    fn read(&self, first: u64, pages: &mut [Page]) -> io::Result<()> {
+        let count = pages.len() as u64;
+        assert!((first + count) * PAGE <= self.image.size_bytes);
+        self.read.set(self.read.get() + count);
+        self.image.fill(first, pages);
+        Ok(())
+    }
+
+    fn write(&self, _: u64, _: &[Page]) -> io::Result<()> {
+        unreachable!("looking writes nothing")
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        unreachable!("looking writes nothing")
+    }
+}
+
+#[test]
+fn a_file_that_knows_where_it_was_written_is_read_there_and_nothing_is_overlooked() {
+    let size_bytes = 1 << 40;
+    let blank = SparseFile::new(Image::blank(size_bytes), &[]);
+    assert_eq!(blank.probe(), DeviceContents::Blank);
+    assert!(blank.read.get() <= MAX_READ_PAGES);
+    let place = 129 * MIB + 5;
+    let zeroes = [0..8192, 70 * MIB + 3..72 * MIB - 1];
+    for data in [
+        vec![place..place + 1],
+        [&zeroes[..], &[128 * MIB + 77..130 * MIB]].concat(),
+        // A file system that does not know.
+        vec![0..u64::MAX],
+    ] {
+        let file = SparseFile::new(Image::blank(size_bytes).with(place, &[1]), &data);
+        let first_nonzero_offset = place;
+        let found = DeviceContents::Unknown {
+            first_nonzero_offset,
+        };
+        assert_eq!(file.probe(), found, "{data:?}");
+        let most = MAX_READ_PAGES + 70 * MIB / PAGE;
+        assert!(file.read.get() <= most, "it is not read any further");
+    }
+    let file = SparseFile::new(Image::blank(size_bytes), &zeroes);
+    assert_eq!(file.probe(), DeviceContents::Blank, "zeroes are nothing");
+    let table = Image::blank(size_bytes).with(129 * MIB, b"CTBL");
+    let file = SparseFile::new(table, &[129 * MIB..130 * MIB]);
+    assert_eq!(file.probe(), DeviceContents::Known(POOL_REMAINS));
+}
+
+#[test]
+fn a_file_that_knows_where_it_was_written_may_have_any_size() {
+    for size_bytes in SIZES
+        .into_iter()
+        .chain([0, 1, 4095, 65 * MIB, 65 * MIB + 5])
+    {
+        let whole = 0..size_bytes.min(1 << 30);
+        let file = SparseFile::new(Image::blank(size_bytes), &[whole]);
+        assert_eq!(file.probe(), DeviceContents::Blank);
+    }
 }
 
 #[test]

@@ -12,8 +12,10 @@ use chimaera_fork::Private;
 use chimaera_proto::ModuleError;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::unistd::{Whence, lseek};
 use zerocopy::IntoBytes;
 
+use crate::contents::{self, DeviceContents};
 use crate::{Disk, PAGE_BYTES, Page};
 
 /// Pages that are set aside at most where space is memory: 64 MiB.
@@ -107,6 +109,46 @@ impl FileDisk {
     pub fn note_failed(&self, operation: DiskOperation) {
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         *failed = Some(operation);
+    }
+
+    /// What the file or device holds, of whose size and last bytes [`size_and_tail`] tells. Of a regular file all is read
+    /// that was ever written, of a device samples; `progress` hears how many bytes were passed, and how many there are.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn contents(
+        &self,
+        size_bytes: u64,
+        tail: &[u8],
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> io::Result<DeviceContents> {
+        if !self.file.metadata()?.is_file() {
+            return contents::probe(self, size_bytes, tail);
+        }
+        let mut next_data = |offset| self.next_data(offset);
+        contents::probe_data(self, size_bytes, tail, &mut next_data, progress)
+    }
+
+    /// The first range of bytes of a regular file that ends behind `offset` and was ever written; `None` if all reads as
+    /// zeroes from there on. Where the file system does not know, all of the file counts as written.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        let seek = |from: u64, whence| {
+            let from = i64::try_from(from).map_err(io::Error::other)?;
+            let found = lseek(&self.file, from, whence)?;
+            u64::try_from(found).map_err(io::Error::other)
+        };
+        let start = match seek(offset, Whence::SeekData) {
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(None),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                return Ok(Some(offset..u64::MAX));
+            }
+            found => found?,
+        };
+        Ok(Some(start..seek(start, Whence::SeekHole)?))
     }
 
     /// Has the file system set space aside for pages of a regular file, where it can, so that metadata never finds

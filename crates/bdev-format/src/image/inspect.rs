@@ -16,10 +16,10 @@ use chimaera_thread::standstill::patiently;
 use super::disk::{FileDisk, PoolFile, pool_file, size_and_tail};
 use super::path::{check_stores, refused};
 use super::random_bits;
+use crate::PAGE_BYTES;
 use crate::block_map::MegabyteMap;
 use crate::check::{self as whole, Checked, Repair};
 use crate::recovery::OpenError;
-use crate::{PAGE_BYTES, contents};
 
 /// What a pool on a file or device is, and what is damaged in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -350,7 +350,8 @@ fn explain(
     match problem {
         OpenError::Device(cause) => disk.explain(path, &cause),
         OpenError::NoPool => {
-            let found = extent.and_then(|(size, tail)| contents::probe(disk, size, tail).ok());
+            let found =
+                extent.and_then(|(size, tail)| disk.contents(size, tail, &mut |_, _| {}).ok());
             match found {
                 Some(found) => error(
                     path,

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
-use chimaera_bdev_format::contents::{self, DeviceContents};
+use chimaera_bdev_format::contents::DeviceContents;
 use chimaera_bdev_format::image::{FileDisk, FileLock, PoolFile, size_of};
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWorker, Worker};
@@ -233,12 +233,20 @@ impl FileDevice {
         self.size_before
     }
 
-    /// What the file held when it was opened, as far as it is read by `disk`, which is one on this file.
+    /// What the file held when it was opened. `progress` hears how many bytes were passed, and how many there are.
     ///
     /// # Errors
     /// The device's.
-    pub(crate) fn contents_before(&self, disk: &FileDisk) -> io::Result<DeviceContents> {
-        contents::probe(disk, self.size_before, &self.tail_before)
+    pub(crate) fn contents_before(
+        &self,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> io::Result<DeviceContents> {
+        let Self {
+            size_before,
+            tail_before,
+            ..
+        } = self;
+        self.disk.contents(*size_before, tail_before, progress)
     }
 
     /// Tells the log that the kernel took nothing. Once: if the cause stays, every transfer would repeat it.

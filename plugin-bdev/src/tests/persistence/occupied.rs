@@ -75,6 +75,23 @@ fn data_without_a_name_is_refused_with_its_place() {
 }
 
 #[test]
+fn data_in_a_sparse_file_is_found_wherever_it_lies() {
+    let size = 1 << 34;
+    for at in [129 * MEGABYTE + 7, size / 2 + 5 * MEGABYTE, size - MEGABYTE] {
+        let store = Store::on_file(size);
+        store.write(at, &[1]);
+        let refused = store.open_with(&file_params(0)).map(|_| ());
+        let error = refused.expect_err("it holds something");
+        assert_eq!(error.failure.status, NOT_BLANK, "{error}");
+        let words = format!("first non-zero byte at offset {at:#x}");
+        assert!(error.message.contains(&words), "{error}");
+        // Zeroes that were written are nothing.
+        store.write(at, &[0]);
+        assert_eq!(store.open().list(), []);
+    }
+}
+
+#[test]
 fn the_part_of_a_page_at_the_end_of_a_file_is_looked_at_too() {
     let store = Store::on_file(5000);
     store.write(4999, &[1]);
