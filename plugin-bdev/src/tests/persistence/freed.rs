@@ -1,10 +1,18 @@
 //! Space that is freed is given to another only when a crash cannot bring its old block back any more.
 
-use chimaera_bdev_proto::{Block, MEGABYTE, Method, OwnerTag, UNIT_BYTES, allocate_arguments};
+use std::fs::File;
+use std::iter;
+use std::ops::Range;
+use std::path::Path;
+
+use chimaera_bdev_format::image::{FileDisk, pool_file};
+use chimaera_bdev_proto::{
+    Block, CreateParams, MEGABYTE, Method, OwnerTag, UNIT_BYTES, allocate_arguments,
+};
 use chimaera_proto::Status;
 
-use super::{Written, on_every_store, room};
-use crate::testing::{file_bytes, one_block_bytes};
+use super::{Store, Written, on_every_store, room};
+use crate::testing::{file_bytes, file_params, one_block_bytes};
 
 #[test]
 fn freed_space_is_nobodys_before_a_commit_while_there_is_other_space() {
@@ -117,5 +125,54 @@ fn allocations_that_wait_together_share_what_there_is() {
         let refused = outcomes.iter().filter(|outcome| outcome.is_err());
         assert_eq!(refused.count(), 4);
         assert_eq!(pool.stats().remaining_size, 0);
+    });
+}
+
+/// The parts of the file behind a store that were written and not given back.
+fn parts_with_data(store: &Store) -> Vec<Range<u64>> {
+    let path = match &store.device {
+        Some(device) => device.file(),
+        None => Path::new(&store.name),
+    };
+    let file = pool_file(File::open(path).expect("opened")).expect("memory");
+    let disk = FileDisk::new(file);
+    let part = |offset| disk.next_data(offset).expect("the file system knows");
+    iter::successors(part(0), |before| part(before.end)).collect()
+}
+
+#[test]
+fn nothing_that_was_written_is_ever_discarded() {
+    on_every_store(file_bytes(8), |store| {
+        let mut before = Vec::new();
+        let mut check = |moment: &str| {
+            let now = parts_with_data(store);
+            let stays = |part: &Range<u64>| {
+                let mut now = now.iter();
+                now.any(|now| now.start <= part.start && part.end <= now.end)
+            };
+            assert!(before.iter().all(stays), "{moment}: {before:?} {now:?}");
+            before = now;
+        };
+        let pool = store.open();
+        check("a new pool");
+        let written = Written::of_all_kinds(&pool);
+        pool.flush().expect("flushed");
+        check("with blocks");
+        let blocks: Vec<_> = written.0.iter().map(|(owned, _)| owned.block).collect();
+        pool.free(&blocks).expect("allocated");
+        pool.flush().expect("flushed");
+        check("without blocks");
+        drop(pool);
+        check("when it has ended");
+        let pool = store.open();
+        check("when it is open again");
+        drop(pool);
+        let overwrite = CreateParams {
+            overwrite: true,
+            ..file_params(0)
+        };
+        drop(store.open_with(&overwrite).expect("told to"));
+        check("when it was overwritten");
+        assert!(before.iter().map(|part| part.end - part.start).sum::<u64>() > MEGABYTE);
     });
 }
