@@ -13,7 +13,8 @@
 //! - Table and superblock have copies, and are written in place. One copy is durable while the other is being
 //!   written; of four superblocks two are, one of which lies far from the other.
 //! - Whether a copy is durable is not seen by reading it: a drive may have failed to write it, and read it back from its
-//!   cache. So the first checkpoint after an opening writes the second copies again before it writes the first ones.
+//!   cache. So the first checkpoint after an opening writes the first copies again as they were, then the second ones,
+//!   before it changes the first ones.
 //! - A table that calls a megabyte tagged is written after the megabyte's tags are durable, since all of them
 //!   count from then on.
 //! - Until the first superblock is durable, the journal still has all that is being written here, and recovery
@@ -321,18 +322,27 @@ fn mend_second_copies<D: Disk>(
     let mut second_copies = Page::zeroes(run.len());
     let first_page = geometry.table_page(run[0], 1);
     context.disk.read(first_page, &mut second_copies)?;
-    let mut is_mended = false;
+    let mut mended: Vec<(TablePage, &Page)> = Vec::new();
     for ((at, first), second) in run.iter().zip(first_copies).zip(&second_copies) {
         let is_sound =
             |page| TableEntries::read(page, geometry.first_megabyte(*at), checksum).is_some();
         let was_written = at.page < geometry.extents[at.extent].table_written;
         if was_written && is_sound(first) && (are_doubted || !is_sound(second)) {
-            let page = geometry.table_page(*at, 1);
-            context.disk.write(page, std::slice::from_ref(first))?;
-            is_mended = true;
+            mended.push((*at, first));
         }
     }
-    if is_mended {
+    // Of copies that are doubted either may be the one that is not durable. If it is the first, the second is durable
+    // while the first is written as it was read; if not, that changes nothing on the medium.
+    let doubted_copies = if are_doubted && !weakened(CrashWeakness::FirstCopiesTrusted) {
+        0..2
+    } else {
+        1..2
+    };
+    for copy in doubted_copies.filter(|_| !mended.is_empty()) {
+        for (at, page) in &mended {
+            let place = geometry.table_page(*at, copy);
+            context.disk.write(place, std::slice::from_ref(*page))?;
+        }
         context.disk.flush()?;
     }
     Ok(())

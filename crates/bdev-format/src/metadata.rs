@@ -305,7 +305,13 @@ impl<D: Disk> Metadata<D> {
         self.check_usable()?;
         let mut superblock = self.superblock.clone();
         change(&mut superblock);
-        let result = write_superblock(&self.disk, &mut superblock).and_then(|()| self.disk.flush());
+        // A checkpoint leaves one half of the superblocks to the next flush. It must be durable before the other half is
+        // written.
+        let result = self
+            .disk
+            .flush()
+            .and_then(|()| write_superblock(&self.disk, &mut superblock))
+            .and_then(|()| self.disk.flush());
         self.superblock = superblock;
         self.failing(result)
     }

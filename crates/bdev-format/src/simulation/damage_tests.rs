@@ -5,12 +5,12 @@ use std::rc::Rc;
 use chimaera_bdev_proto::{BlockType, OwnerTag};
 
 use super::Numbers;
+use super::creation::identity;
 use super::damage::Damage;
 use super::disk::{DiskImage, Loss, SECTOR_BYTES, SimulatedDisk};
 use super::model::{
     BlockOwner, Expected, FoundPool, ModelMegabyte, ModelState, TagComparison, WRITING,
 };
-use super::workload::identity;
 use crate::block_map::{MegabyteChange, MegabyteMap, Slot, UNITS};
 use crate::limits::{SUPERBLOCK_PAGES, TAGS_PER_SECTOR};
 use crate::{

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::Numbers;
@@ -81,6 +82,27 @@ pub(super) struct Write {
 }
 
 impl Write {
+    /// The same as writes of one page each.
+    fn by_page(&self) -> impl Iterator<Item = Self> + '_ {
+        (self.first_page..)
+            .zip(&self.pages)
+            .map(|(page, bytes)| Self {
+                first_page: page,
+                pages: vec![Rc::clone(bytes)],
+            })
+    }
+
+    /// The pages that it writes.
+    pub(super) fn range(&self) -> Range<u64> {
+        self.first_page..self.first_page + self.pages.len() as u64
+    }
+
+    /// Whether it replaces all of another write.
+    fn covers(&self, other: &Self) -> bool {
+        let (mine, others) = (self.range(), other.range());
+        mine.start <= others.start && others.end <= mine.end
+    }
+
     /// Applies the part of the write that is before a random sector, or behind it.
     fn apply_part(&self, loss: Loss, image: &mut DiskImage, numbers: &mut Numbers) {
         let cut = numbers.below(self.pages.len() * SECTORS_PER_PAGE + 1);
@@ -102,6 +124,8 @@ impl Write {
 enum Event {
     Write(Write),
     Flush,
+    /// A flush that failed, of a drive that lies afterwards.
+    FailedFlush,
 }
 
 /// A device. Clones are the same device.
@@ -116,26 +140,31 @@ struct Inner {
     log: Vec<Event>,
     /// Writes and flushes that succeed before the device fails.
     until_failure: Option<u64>,
+    /// Writes and flushes before the flush that fails while all else goes on to succeed.
+    until_lie: Option<u64>,
 }
 
 impl SimulatedDisk {
     /// A disk with these contents.
     pub fn new(image: DiskImage) -> Self {
-        Self::with_unflushed(Leftover {
-            durable: image,
-            unflushed: Vec::new(),
-        })
+        Self::with_unflushed(Leftover::durable(image))
     }
 
     /// The device after its process was killed: all writes can be read, and no more of them are durable.
     pub(super) fn with_unflushed(left: Leftover) -> Self {
         let mut seen = left.durable.clone();
-        left.unflushed.iter().for_each(|write| seen.apply(write));
+        left.in_flight().for_each(|write| seen.apply(write));
+        let mut log: Vec<Event> = left.doubtful.into_iter().map(Event::Write).collect();
+        if !log.is_empty() {
+            log.push(Event::FailedFlush);
+        }
+        log.extend(left.unflushed.into_iter().map(Event::Write));
         Self(Rc::new(RefCell::new(Inner {
             base: left.durable,
             seen,
-            log: left.unflushed.into_iter().map(Event::Write).collect(),
+            log,
             until_failure: None,
+            until_lie: None,
         })))
     }
 
@@ -161,6 +190,12 @@ impl SimulatedDisk {
         self.0.borrow_mut().until_failure = Some(events);
     }
 
+    /// Lets a flush fail, the first one behind the next `events` writes and flushes. The device goes on, and reports
+    /// later flushes as successful: they do not make durable what this one should have.
+    pub fn lie_after(&self, events: u64) {
+        self.0.borrow_mut().until_lie = Some(events);
+    }
+
     /// What is read from the device now.
     pub fn seen(&self) -> DiskImage {
         self.0.borrow().seen.clone()
@@ -177,6 +212,7 @@ impl SimulatedDisk {
 
 impl Inner {
     fn may_go_on(&mut self) -> io::Result<()> {
+        self.until_lie = self.until_lie.map(|left| left.saturating_sub(1));
         match &mut self.until_failure {
             Some(0) => Err(io::Error::other("the simulated device failed")),
             Some(left) => {
@@ -222,7 +258,13 @@ impl Disk for SimulatedDisk {
 
     fn flush(&self) -> io::Result<()> {
         let mut inner = self.0.borrow_mut();
+        let lies = inner.until_lie == Some(0);
         inner.may_go_on()?;
+        if lies {
+            inner.until_lie = None;
+            inner.log.push(Event::FailedFlush);
+            return Err(io::Error::other("a flush of the simulated device failed"));
+        }
         inner.log.push(Event::Flush);
         Ok(())
     }
@@ -239,6 +281,21 @@ impl Recording {
         self.events.len()
     }
 
+    /// The pages of the write that each position comes behind; 0 behind a flush.
+    pub(super) fn lengths(&self) -> impl Iterator<Item = usize> + '_ {
+        let length = |event: &Event| match event {
+            Event::Write(write) => write.pages.len(),
+            Event::Flush | Event::FailedFlush => 0,
+        };
+        std::iter::once(0).chain(self.events.iter().map(length))
+    }
+
+    /// Whether a flush failed, from which on the drive lies, behind the first `position` writes and flushes.
+    pub(super) fn has_lies(&self, position: usize) -> bool {
+        let mut events = self.events[position..].iter();
+        events.any(|event| matches!(event, Event::FailedFlush))
+    }
+
     pub(super) fn has_writes(&self) -> bool {
         let mut events = self.events.iter();
         events.any(|event| matches!(event, Event::Write(_)))
@@ -253,10 +310,7 @@ impl Recording {
 
     pub(super) fn walk(&self) -> Walk<'_> {
         Walk {
-            left: Leftover {
-                durable: self.base.clone(),
-                unflushed: Vec::new(),
-            },
+            left: Leftover::durable(self.base.clone()),
             events: self.events.iter(),
         }
     }
@@ -273,10 +327,12 @@ impl Walk<'_> {
     pub(super) fn step(&mut self) {
         match self.events.next() {
             Some(Event::Write(write)) => self.left.unflushed.push(write.clone()),
-            Some(Event::Flush) => {
-                for write in self.left.unflushed.drain(..) {
-                    self.left.durable.apply(&write);
-                }
+            Some(Event::Flush) => self.left.flush(),
+            Some(Event::FailedFlush) => {
+                let unflushed = std::mem::take(&mut self.left.unflushed);
+                self.left
+                    .doubtful
+                    .extend(unflushed.iter().flat_map(Write::by_page));
             }
             None => {}
         }
@@ -287,6 +343,8 @@ impl Walk<'_> {
 #[derive(Clone)]
 pub(super) struct Leftover {
     pub(super) durable: DiskImage,
+    /// What flushes that failed should have made durable, page by page. No later flush does.
+    pub(super) doubtful: Vec<Write>,
     pub(super) unflushed: Vec<Write>,
 }
 
@@ -307,16 +365,19 @@ pub(super) enum Loss {
     Beginnings,
     /// Each sector on its own, with this many chances in four.
     Sectors(usize),
+    /// Each page on its own.
+    Pages,
 }
 
 impl Loss {
     /// The losses to try, the extreme ones first.
-    pub(super) const EACH: [Self; 10] = [
+    pub(super) const EACH: [Self; 11] = [
         Self::All,
         Self::None,
         Self::Sectors(2),
         Self::AllButLast,
         Self::Ends,
+        Self::Pages,
         Self::Sectors(1),
         Self::Last,
         Self::Beginnings,
@@ -326,14 +387,47 @@ impl Loss {
 }
 
 impl Leftover {
+    /// A device on which all is durable.
+    pub(super) fn durable(image: DiskImage) -> Self {
+        Self {
+            durable: image,
+            doubtful: Vec::new(),
+            unflushed: Vec::new(),
+        }
+    }
+
+    /// The writes that a power cut may lose, in the order in which a read sees them.
+    pub(super) fn in_flight(&self) -> impl Iterator<Item = &Write> {
+        self.doubtful.iter().chain(&self.unflushed)
+    }
+
+    /// Whether a power cut may change what is durable in these pages.
+    pub(super) fn is_in_doubt(&self, pages: &Range<u64>) -> bool {
+        self.in_flight().any(|write| {
+            let of_write = (write.first_page..).zip(&write.pages);
+            of_write
+                .filter(|(page, _)| pages.contains(page))
+                .any(|(page, bytes)| **bytes != self.durable.page(page))
+        })
+    }
+
+    /// Makes durable what was written since the last flush, and nothing that an earlier flush has failed on, unless it
+    /// was written again.
+    fn flush(&mut self) {
+        for write in self.unflushed.drain(..) {
+            self.doubtful.retain(|lost| !write.covers(lost));
+            self.durable.apply(&write);
+        }
+    }
+
     /// What the medium holds after a crash.
     pub(super) fn crash(&self, loss: Loss, numbers: &mut Numbers) -> DiskImage {
         let mut image = self.durable.clone();
-        let count = self.unflushed.len();
-        for (at, write) in self.unflushed.iter().enumerate() {
+        let count = self.in_flight().count();
+        for (at, write) in self.in_flight().enumerate() {
             let is_last = at + 1 == count;
             let is_kept = match loss {
-                Loss::All | Loss::Sectors(_) => false,
+                Loss::All | Loss::Sectors(_) | Loss::Pages => false,
                 Loss::Ends | Loss::Beginnings => {
                     write.apply_part(loss, &mut image, numbers);
                     false
@@ -347,29 +441,32 @@ impl Leftover {
                 image.apply(write);
             }
         }
-        if let Loss::Sectors(quarters) = loss {
-            self.tear(&mut image, quarters, numbers);
+        match loss {
+            Loss::Sectors(quarters) => self.tear(&mut image, quarters, 1, numbers),
+            Loss::Pages => self.tear(&mut image, 2, SECTORS_PER_PAGE, numbers),
+            _ => {}
         }
         image
     }
 
-    fn tear(&self, image: &mut DiskImage, quarters: usize, numbers: &mut Numbers) {
+    /// Loses runs of `sectors` sectors, each on its own, with this many chances in four.
+    fn tear(&self, image: &mut DiskImage, quarters: usize, sectors: usize, numbers: &mut Numbers) {
         let mut versions: BTreeMap<u64, Vec<&PageBytes>> = BTreeMap::new();
-        for write in &self.unflushed {
+        for write in self.in_flight() {
             for (page, bytes) in (write.first_page..).zip(&write.pages) {
                 versions.entry(page).or_default().push(bytes);
             }
         }
         for (page, versions) in versions {
             image.change(page, |bytes| {
-                for sector in 0..SECTORS_PER_PAGE {
+                for run in bytes.chunks_mut(sectors * SECTOR_BYTES).enumerate() {
                     if numbers.below(4) < quarters {
                         continue;
                     }
                     // Writes may be reordered, so any version may have come last.
-                    let at = sector * SECTOR_BYTES;
+                    let (at, bytes) = (run.0 * sectors * SECTOR_BYTES, run.1);
                     let version = versions[numbers.below(versions.len())];
-                    bytes[at..at + SECTOR_BYTES].copy_from_slice(&version[at..at + SECTOR_BYTES]);
+                    bytes.copy_from_slice(&version[at..at + bytes.len()]);
                 }
             });
         }

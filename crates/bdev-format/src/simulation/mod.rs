@@ -7,6 +7,9 @@
 //! - *Crash*: of what was not flushed anything may be left. *Kill*: all of it can be read, and none of it is
 //!   durable. *Failure*: from some write or flush on the device fails all; a write that failed may have
 //!   been done in part.
+//! - *Lie*: one flush fails, and the device goes on. What that flush should have made durable is read back, and no later
+//!   flush makes it durable unless it is written again. A crash may lose it as anything that was not flushed. Only the
+//!   metadata is promised then: a client was told that its data may be lost.
 //! - *Damage*: at most one piece at a time: a flipped bit, a sector or a page of zeroes, an end that comes
 //!   too early; also on top of a crash.
 //!
@@ -21,7 +24,7 @@
 //! - Damage to both copies of the *last* record of the journal: its commit then seems never to have been made.
 //! - Damage to both copies of anything else, and to tags, which have one copy: reported, not repaired.
 //! - A pool whose creation was interrupted may be found damaged instead of absent.
-//! - A device that fails a flush, drops what it failed on, and reports later flushes as successful.
+//! - The lie in a pool of version 1, as far as its superblocks are concerned: opening does not write them again.
 //! - Forged metadata with right checksums: it may say anything that is valid. It does not make the program panic;
 //!   see `fuzz_tests`.
 //!
@@ -32,6 +35,7 @@
 
 #[cfg(test)]
 mod crash_tests;
+mod creation;
 mod damage;
 #[cfg(test)]
 mod damage_tests;
@@ -45,6 +49,7 @@ mod system;
 mod weakness_tests;
 mod workload;
 
+pub use creation::format;
 pub use disk::{DiskImage, SimulatedDisk};
 pub use history::{Trial, data_on, run};
 pub use model::{
@@ -52,7 +57,7 @@ pub use model::{
     TagComparison, WRITING, stamped_page,
 };
 pub use system::{SystemUnderTest, Timeline};
-pub use workload::{MetadataAlone, MetadataOfVersion1, format};
+pub use workload::{MetadataAlone, MetadataOfVersion1};
 
 use crate::weakness::{CrashWeakness, with_weakness};
 

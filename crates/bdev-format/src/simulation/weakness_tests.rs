@@ -1,6 +1,6 @@
 //! The simulation finds the fault when a step is left out that crash safety depends on.
 
-use super::workload::MetadataAlone;
+use super::workload::{MetadataAlone, MetadataOfVersion1};
 use super::{Trial, assert_found};
 use crate::weakness::CrashWeakness;
 
@@ -36,7 +36,8 @@ fn a_superblock_is_durable_before_the_other_is_written() {
 
 #[test]
 fn what_recovery_found_is_durable_before_it_counts() {
-    assert_found::<MetadataAlone>(CrashWeakness::RecoveryNotFlushed, Trial::Crash);
+    // In version 2 the flush of what tells of the opening makes it durable as well.
+    assert_found::<MetadataOfVersion1>(CrashWeakness::RecoveryNotFlushed, Trial::Crash);
 }
 
 #[test]
@@ -72,4 +73,19 @@ fn a_record_has_two_copies_again_after_recovery() {
 #[test]
 fn what_is_left_of_a_commit_is_no_part_of_the_next() {
     assert_found::<MetadataAlone>(CrashWeakness::RemainsLeft, Trial::Pairs);
+}
+
+#[test]
+fn a_second_copy_that_looks_sound_is_written_again_before_the_first() {
+    assert_found::<MetadataAlone>(CrashWeakness::SecondCopiesTrusted, Trial::Crash);
+}
+
+#[test]
+fn superblocks_that_look_sound_are_written_again() {
+    assert_found::<MetadataAlone>(CrashWeakness::SuperblocksTrusted, Trial::Crash);
+}
+
+#[test]
+fn a_first_copy_that_looks_sound_is_written_again_before_the_second() {
+    assert_found::<MetadataAlone>(CrashWeakness::FirstCopiesTrusted, Trial::Crash);
 }

@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use chimaera_bdev_proto::{BlockType, IoEngine, OwnerTag, PerfMetrics};
-use chimaera_proto::PoolId;
+use chimaera_bdev_proto::{BlockType, OwnerTag};
 
 use super::Numbers;
+use super::creation::format;
 use super::disk::SimulatedDisk;
 use super::model::{
     BlockOwner, Expected, FoundPool, ModelMegabyte, ModelState, TagComparison, WRITING,
@@ -14,44 +14,9 @@ use super::model::{
 use super::system::{SystemUnderTest, Timeline};
 use crate::block_map::{MegabyteChange, MegabyteMap, Slot, UNITS};
 use crate::journal;
-use crate::limits::MIN_JOURNAL_PAGES;
-use crate::{Birth, FormatVersion, Geometry, Identity, Metadata, OpenError};
+use crate::{FormatVersion, Metadata, OpenError};
 
 const STEPS: usize = 14;
-
-pub(super) fn identity() -> Identity {
-    Identity {
-        pool: PoolId::new(8000, 1),
-        name: "simulated".to_owned(),
-        owner: crate::PoolOwner::default(),
-        alignment: 512,
-        io_depth: 8,
-        io_engine: IoEngine::Auto,
-        metrics: PerfMetrics::default(),
-    }
-}
-
-/// Makes a pool on a new device. The journal is small, so that it is full often.
-pub fn format(
-    numbers: &mut Numbers,
-    disk: &SimulatedDisk,
-    version: FormatVersion,
-    total_pages: u64,
-) -> Result<Metadata<SimulatedDisk>, String> {
-    let journal_pages =
-        MIN_JOURNAL_PAGES * version.copies_in_region() + numbers.below(3) as u64 * 5;
-    let geometry = Geometry::with_journal(version, total_pages, journal_pages).expect("room");
-    let mut uuid = [0; 16];
-    uuid.fill_with(|| numbers.below(256) as u8);
-    let birth = Birth {
-        uuid,
-        seed: numbers.draw() as u32,
-        history: numbers.draw(),
-        created: 0,
-    };
-    Metadata::format(disk.clone(), identity(), geometry, birth, false)
-        .map_err(|error| format!("making a pool: {error}"))
-}
 
 /// The megabytes of the last large commit, and their blocks. A life after a crash tries the commit again, so that it
 /// comes to lie in the same place as what the crash has left of it.
@@ -62,6 +27,8 @@ pub(super) type Retried = Vec<(u32, MegabyteMap)>;
 pub(super) enum Pace {
     /// Random steps.
     Random,
+    /// Commits and whole checkpoints.
+    Checkpoints,
     /// A commit or two, and a checkpoint.
     Short,
 }
@@ -191,12 +158,26 @@ pub(super) fn live(
             .do_little()
             .map_err(|error| format!("working: {error}"));
     }
-    if work.numbers.below(4) == 0 {
-        disk.fail_after(work.numbers.below(3 * STEPS) as u64);
+    let events = work.numbers.below(3 * STEPS) as u64;
+    let (mut pace, mut lying_step) = (plan.pace, None);
+    match work.numbers.below(8) {
+        0 | 1 => disk.fail_after(events),
+        2 => disk.lie_after(events),
+        kind @ (3 | 4) => {
+            pace = Pace::Checkpoints;
+            // In a checkpoint.
+            lying_step = (kind == 3).then(|| 3 * work.numbers.below(STEPS / 3) + 2);
+        }
+        _ => {}
     }
     for step in 0..STEPS {
+        if lying_step == Some(step) {
+            disk.lie_after(work.numbers.below(8) as u64);
+        }
         let outcome = match step {
             0 if work.numbers.below(2) == 0 => work.retry(),
+            _ if pace == Pace::Checkpoints && step % 3 == 2 => work.metadata.checkpoint(),
+            _ if pace == Pace::Checkpoints => work.commit(),
             _ => work.step(),
         };
         if let Err(error) = outcome {
