@@ -25,6 +25,14 @@ impl PoolId {
     /// It chooses at random from there on.
     pub const FIRST_CHOSEN_MAJOR: u32 = 100_000;
 
+    /// The id that these random bits choose, of those that are left to choice: it may be recorded on a device, and should
+    /// not be the one that somebody else chooses for another pool.
+    #[must_use]
+    pub const fn drawn(random: u64) -> Self {
+        const COUNT: u64 = (u32::MAX - PoolId::FIRST_CHOSEN_MAJOR) as u64 + 1;
+        Self::new(Self::FIRST_CHOSEN_MAJOR + (random % COUNT) as u32, 0)
+    }
+
     /// Makes an id from its two parts.
     #[must_use]
     pub const fn new(major: u32, minor: u32) -> Self {

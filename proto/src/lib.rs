@@ -26,6 +26,7 @@ mod socket_folder;
 pub mod socket_path;
 pub mod status;
 pub mod task;
+pub mod timestamp;
 
 pub use ids::{ContainerId, NodeId, PoolId};
 pub use module_error::ModuleError;

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::io;
 
+use chimaera_proto::timestamp::show_unix_seconds;
+
 use crate::geometry::Geometry;
 use crate::limits::PAGE_BYTES;
 use crate::page::{Checksum, Disk, Page, put_u32, put_u64, u32_at, u64_at};
@@ -34,7 +36,7 @@ pub struct FailureMark {
 impl fmt::Display for FailureMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = self.text.escape_debug();
-        write!(f, "\"{text}\", {} seconds after 1970 began", self.seconds)
+        write!(f, "\"{text}\", {}", show_unix_seconds(self.seconds))
     }
 }
 
@@ -111,6 +113,8 @@ mod tests {
         };
         let page = mark.to_page(checksum);
         assert_eq!(FailureMark::read(&page, checksum), Some(mark.clone()));
+        let shown = "\"cannot write: Input/output error\", 2023-11-14T22:13:20Z";
+        assert_eq!(mark.to_string(), shown);
         assert_eq!(FailureMark::read(&page, Checksum::begin_with(4)), None);
         assert_eq!(FailureMark::read(&Page::ZERO, checksum), None);
         mark.text = "ä".repeat(MAX_TEXT_BYTES);

@@ -15,7 +15,6 @@ mod pool;
 mod program;
 mod runtime;
 mod size;
-mod timestamp;
 mod unreachable;
 mod verify;
 mod wait_notice;

@@ -228,14 +228,11 @@ impl PoolRegistryState {
         }
     }
 
-    /// Chooses an id that no pool has here, at random: it may be recorded on a device, and should not be the one that
-    /// another runtime, or a later one, chooses for another pool. There are so many more ids than `MAX_POOLS` that the
-    /// first is nearly always free.
+    /// Chooses an id that no pool has here, at random. There are so many more ids than `MAX_POOLS` that the first is
+    /// nearly always free.
     fn choose_id(&self) -> PoolId {
-        const COUNT: u32 = u32::MAX - PoolId::FIRST_CHOSEN_MAJOR + 1;
         loop {
-            let random = RandomState::new().hash_one(()) % u64::from(COUNT);
-            let id = PoolId::new(PoolId::FIRST_CHOSEN_MAJOR + random as u32, 0);
+            let id = PoolId::drawn(RandomState::new().hash_one(()));
             if !self.by_id.contains_key(&id) {
                 return id;
             }

@@ -8,13 +8,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 
+use chimaera_client::proto::timestamp;
 use chimaera_runtime::log::{self, Level, Line, LogHandle, Sink, Thresholds};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::failure::CommandFailure;
-use crate::timestamp;
 
 /// Environment variable that says what is logged, for example `debug`.
 const VARIABLE: &str = "CHIMAERA_LOG";

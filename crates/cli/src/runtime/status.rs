@@ -4,6 +4,7 @@ use std::fmt;
 use std::iter;
 
 use chimaera_bdev_client::{Client, FileState, MODULE_NAME};
+use chimaera_client::proto::timestamp;
 use chimaera_client::{
     ChangingPool, LogLine, LogStatus, ModuleInfo, ModuleReplacement, PoolStep, Runtime,
     RuntimeStatus, Severity,
@@ -14,7 +15,7 @@ use crate::args::{DaemonArguments, GlobalArguments};
 use crate::connection::{ask, connect_small, explain, process_of};
 use crate::failure::CommandFailure;
 use crate::wait_notice::SILENCE;
-use crate::{output, program, timestamp};
+use crate::{output, program};
 
 /// What `status --json` prints.
 #[derive(Serialize)]

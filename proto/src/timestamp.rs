@@ -1,11 +1,12 @@
-//! Timestamps, as the log and `runtime status` show them.
+//! Timestamps, as the log, errors and commands show them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
 
 /// A time in UTC, to the microsecond: `2026-01-31T23:59:59.000001Z`. Times before 1970 are shown as its beginning.
-pub(crate) fn show_utc(time: SystemTime) -> String {
+#[must_use]
+pub fn show_utc(time: SystemTime) -> String {
     let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (year, month, day) = date(since_epoch.as_secs() / SECONDS_PER_DAY);
     let second = since_epoch.as_secs() % SECONDS_PER_DAY;
@@ -15,9 +16,19 @@ pub(crate) fn show_utc(time: SystemTime) -> String {
 }
 
 /// As [`show_utc`], for a time in milliseconds since 1970.
-pub(crate) fn show_unix_milliseconds(milliseconds: u64) -> String {
+#[must_use]
+pub fn show_unix_milliseconds(milliseconds: u64) -> String {
     let time = UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds));
     show_utc(time.unwrap_or(UNIX_EPOCH))
+}
+
+/// A time in seconds since 1970, to the second: `2026-01-31T23:59:59Z`. Times that no clock here can have are shown as
+/// the beginning of 1970.
+#[must_use]
+pub fn show_unix_seconds(seconds: u64) -> String {
+    let milliseconds = seconds.checked_mul(1000).unwrap_or_default();
+    let shown = show_unix_milliseconds(milliseconds);
+    format!("{}Z", &shown[..shown.find('.').unwrap_or(shown.len())])
 }
 
 /// Year, month and day of a number of days since 1970-01-01, in the Gregorian calendar.
@@ -69,5 +80,7 @@ mod tests {
         let time = UNIX_EPOCH + Duration::from_micros(1_769_903_999_000_001);
         assert_eq!(show_utc(time), "2026-01-31T23:59:59.000001Z");
         assert_eq!(show_unix_milliseconds(0), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(show_unix_seconds(1_769_903_999), "2026-01-31T23:59:59Z");
+        assert_eq!(show_unix_seconds(u64::MAX), "1970-01-01T00:00:00Z");
     }
 }
