@@ -50,7 +50,7 @@ const WIPED_AT_END: u64 = 32;
 fn wipe_signatures<D: Disk>(disk: &D, total_pages: u64) -> io::Result<()> {
     // The superblocks of a pool that was there go first, so that they are never found without the rest. Far ones go
     // before those at the beginning, since they would be offered for a repair once those are gone.
-    wipe_far_superblocks(disk, total_pages)?;
+    wipe_far_superblocks(disk)?;
     let superblock = Page::zeroes(SUPERBLOCK_PAGES as usize);
     for first_page in NEAR_SUPERBLOCKS {
         disk.write(first_page, &superblock)?;
@@ -65,19 +65,25 @@ fn wipe_signatures<D: Disk>(disk: &D, total_pages: u64) -> io::Result<()> {
     disk.flush()
 }
 
-/// Zeroes each place at which a far superblock may lie and something does that looks like one.
-fn wipe_far_superblocks(disk: &impl Disk, total_pages: u64) -> io::Result<()> {
-    let places = (MIN_FAR_EXPONENT..=MAX_FAR_EXPONENT).map(far_page);
+/// Zeroes each place at which a far superblock may lie and something does that looks like one, on all of the disk: it
+/// may be larger than the new pool, and the old one may have had more of it.
+fn wipe_far_superblocks(disk: &impl Disk) -> io::Result<()> {
     let mut is_written = false;
-    for place in places.filter(|place| place + KEPT_PAGES <= total_pages) {
-        let mut pages = Page::zeroes(KEPT_PAGES as usize);
-        // What cannot be read is written, which may mend it.
-        let is_there = disk.read(place, &mut pages).is_err()
-            || pages
-                .iter()
-                .any(|page| superblock::has_magic(bytes_of(std::slice::from_ref(page))));
+    for place in (MIN_FAR_EXPONENT..=MAX_FAR_EXPONENT).map(far_page) {
+        let mut page = Page::zeroes(1);
+        // Page by page, since the disk may end within the place.
+        let (mut held, mut is_there) = (0, false);
+        for at in place..place + KEPT_PAGES {
+            match disk.read(at, &mut page) {
+                Ok(()) => is_there |= superblock::has_magic(bytes_of(&page)),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+                // What cannot be read is written, which may mend it.
+                Err(_) => is_there = true,
+            }
+            held += 1;
+        }
         if is_there {
-            disk.write(place, &Page::zeroes(KEPT_PAGES as usize))?;
+            disk.write(place, &Page::zeroes(held))?;
             is_written = true;
         }
     }
