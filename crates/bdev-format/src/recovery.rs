@@ -188,7 +188,7 @@ pub(crate) fn open_though_marked<D: Disk>(
     let mut repaired: Vec<_> = chosen.describe_damage().collect();
     let mut lost = Vec::new();
 
-    let journal = Journal::read(&disk, superblock)?;
+    let journal = Journal::read(&disk, superblock, is_read_only)?;
     lost.extend(journal.damage());
     let mut tagged = MegabyteSet::new(superblock.geometry.megabytes());
     let mut refused = None;

@@ -15,9 +15,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 
-use crate::geometry::Geometry;
 use crate::journal::{JournalPayload, JournalRecord};
-use crate::page::{Checksum, Disk};
+use crate::page::Disk;
 use crate::superblock::Superblock;
 use crate::table::TableEntry;
 use progress::ScanProgress;
@@ -32,15 +31,20 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Reads both halves. Blocks.
+    /// Reads both halves. Blocks. `may_be_cut` says whether a device will do that ends within one region, as long as the
+    /// other one is there: nothing can be written then.
     ///
     /// # Errors
     /// The device's.
-    pub(crate) fn read<D: Disk>(disk: &D, superblock: &Superblock) -> io::Result<Self> {
+    pub(crate) fn read<D: Disk>(
+        disk: &D,
+        superblock: &Superblock,
+        may_be_cut: bool,
+    ) -> io::Result<Self> {
         let epoch = superblock.epoch + 1;
-        let (geometry, checksum) = (&superblock.geometry, superblock.checksum());
-        let older = scan(disk, geometry, checksum, (epoch, superblock.sequence + 1))?;
-        let newer = scan(disk, geometry, checksum, (epoch + 1, older.next_sequence))?;
+        let scan = |epoch, first| scan(disk, superblock, (epoch, first), may_be_cut);
+        let older = scan(epoch, superblock.sequence + 1)?;
+        let newer = scan(epoch + 1, older.next_sequence)?;
         Ok(Self {
             epoch,
             older,
@@ -117,14 +121,15 @@ pub(crate) struct LoneRecord {
 /// Reads the half of the journal that an epoch uses, whose first record has the sequence `first_sequence`.
 fn scan<D: Disk>(
     disk: &D,
-    geometry: &Geometry,
-    checksum: Checksum,
+    superblock: &Superblock,
     (epoch, first_sequence): (u64, u64),
+    may_be_cut: bool,
 ) -> io::Result<Scan> {
+    let geometry = &superblock.geometry;
     let halves: Vec<u64> = geometry.journal.halves(epoch).collect();
     let mut regions: Vec<_> = halves
         .iter()
-        .map(|&first_page| RegionReader::new(disk, geometry, checksum, epoch, first_page))
+        .map(|&first_page| RegionReader::new(disk, superblock, epoch, first_page, may_be_cut))
         .collect();
     let mut progress = ScanProgress::new(geometry.version, epoch, first_sequence);
     loop {

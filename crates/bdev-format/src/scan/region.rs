@@ -2,9 +2,9 @@
 
 use std::io;
 
-use crate::geometry::Geometry;
 use crate::journal::{self, JournalRecord};
 use crate::page::{Checksum, Disk, Page};
+use crate::superblock::Superblock;
 use crate::version::FormatVersion;
 
 /// Pages in one read.
@@ -16,6 +16,8 @@ pub(super) struct RegionReader<'a, D> {
     version: FormatVersion,
     megabytes: u32,
     checksum: Checksum,
+    /// Whether pages behind the device's end count as those that it cannot read.
+    may_be_cut: bool,
     epoch: u64,
     first_page: u64,
     pages: u64,
@@ -35,16 +37,18 @@ pub(super) struct RegionReader<'a, D> {
 impl<'a, D: Disk> RegionReader<'a, D> {
     pub(super) fn new(
         disk: &'a D,
-        geometry: &Geometry,
-        checksum: Checksum,
+        superblock: &Superblock,
         epoch: u64,
         first_page: u64,
+        may_be_cut: bool,
     ) -> Self {
+        let geometry = &superblock.geometry;
         Self {
             disk,
             version: geometry.version,
             megabytes: geometry.megabytes(),
-            checksum,
+            checksum: superblock.checksum(),
+            may_be_cut,
             epoch,
             first_page,
             pages: geometry.journal.pages,
@@ -100,7 +104,9 @@ impl<'a, D: Disk> RegionReader<'a, D> {
             self.chunk.resize(len as usize, Page::ZERO);
             self.chunk_at = at;
             match self.disk.read(self.first_page + at, &mut self.chunk) {
-                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => self.read_singly(),
+                Err(error) if self.may_be_cut || error.kind() != io::ErrorKind::UnexpectedEof => {
+                    self.read_singly();
+                }
                 result => result?,
             }
         }
