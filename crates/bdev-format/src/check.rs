@@ -2,9 +2,9 @@
 
 use std::io;
 
-use crate::block_map::{MegabyteMap, UNITS};
-use crate::geometry::{ReservedPages, TablePage};
-use crate::limits::NEAR_SUPERBLOCKS;
+use crate::block_map::{MegabyteMap, UNITS, units_of};
+use crate::geometry::{Geometry, ReservedPages, TablePage};
+use crate::limits::{NEAR_SUPERBLOCKS, PAGE_BYTES};
 use crate::mark::FailureMark;
 use crate::metadata::Metadata;
 use crate::page::{Disk, Page};
@@ -30,6 +30,10 @@ pub(crate) struct Checked {
     pub(crate) repairable: Vec<String>,
     /// Damage that cannot be repaired.
     pub(crate) lost: Vec<String>,
+    /// First page of the far superblock that was taken, where those at the beginning were gone.
+    pub(crate) restored_from: Option<u64>,
+    /// Pages at the pool's end that the disk lacks, and in which there is nothing.
+    pub(crate) missing_pages: u64,
     /// The mark of an earlier failure. A repair removes it.
     pub(crate) mark: Option<FailureMark>,
     /// Records of the journal that are not in the table yet.
@@ -40,13 +44,14 @@ pub(crate) struct Checked {
     pub(crate) repaired: bool,
 }
 
-/// Checks a pool, and calls `found` for each megabyte that has blocks. With `repair`, repairs what can be
-/// repaired, unless something cannot. Blocks.
+/// Checks a pool on a disk of `held_pages`, and calls `found` for each megabyte that has blocks. With `repair`, repairs
+/// what can be repaired; where something cannot, it restores the beginning, if that is gone, and nothing else. Blocks.
 ///
 /// # Errors
 /// See [`OpenError`]. Damage is no error, unless no superblock is left.
 pub(crate) fn check<D: Disk + Clone>(
     disk: &D,
+    held_pages: u64,
     repair: Option<Repair>,
     found: &mut dyn FnMut(u32, MegabyteMap),
 ) -> Result<Checked, OpenError> {
@@ -61,10 +66,12 @@ pub(crate) fn check<D: Disk + Clone>(
     let mark = FailureMark::find(disk, geometry, chosen.superblock.checksum());
     let reserved = ReservedPages::of(geometry);
     let mut misplaced = None;
-    let mut note = |megabyte, map| {
+    let mut end_of_blocks = 0;
+    let mut note = |megabyte, map: MegabyteMap| {
         if misplaced.is_none() && !reserved.leave_room(megabyte, &map) {
             misplaced = Some(megabyte);
         }
+        end_of_blocks = end_of_blocks.max(end_of(megabyte, &map));
         found(megabyte, map);
         true
     };
@@ -89,6 +96,8 @@ pub(crate) fn check<D: Disk + Clone>(
     lost.extend(
         misplaced.map(|megabyte| format!("megabyte {megabyte} has blocks where there can be none")),
     );
+    let missing_pages = missing_pages(metadata.geometry(), held_pages, end_of_blocks);
+    lost.extend(missing_pages.clone().err());
     let mut repairable = repaired;
     repairable.extend(stale_pages.iter().map(|(page, _)| {
         let page = metadata.geometry().table_page(*page, 1);
@@ -99,20 +108,54 @@ pub(crate) fn check<D: Disk + Clone>(
         superblock: metadata.superblock().clone(),
         tagged_megabytes: metadata.tagged.count(),
         repaired: false,
+        restored_from: far.as_ref().map(|far| far.first_page),
+        missing_pages: missing_pages.unwrap_or(0),
         repairable,
         lost,
         mark,
         journal_records,
     };
+    if let Some(far) = far {
+        // Also where something is lost: without it, nobody could read what is left.
+        restore_beginning(disk, &far.superblock)?;
+    }
     let has_work = !checked.repairable.is_empty() || checked.mark.is_some();
     if let Some(repair) = repair.filter(|_| has_work && checked.lost.is_empty()) {
-        if let Some(far) = far {
-            restore_beginning(disk, &far.superblock)?;
-        }
         checked.superblock = self::repair(disk, repair, &stale_pages, &damaged_tags)?;
+        if checked.superblock.history.is_some() {
+            // The repair has ended its opening.
+            checked.journal_records = 0;
+        }
         checked.repaired = true;
     }
     Ok(checked)
+}
+
+/// The page behind the last block of a megabyte; 0 if it has none.
+fn end_of(megabyte: u32, map: &MegabyteMap) -> u64 {
+    let first = u64::from(megabyte) * UNITS;
+    let ends = map
+        .blocks()
+        .map(|slot| first + slot.first_unit() as u64 + units_of(slot.block_type));
+    ends.max().unwrap_or(0)
+}
+
+/// How many pages a disk of `held_pages` lacks of a pool, in which there is nothing.
+///
+/// # Errors
+/// That something lay there, in words.
+fn missing_pages(geometry: &Geometry, held_pages: u64, end_of_blocks: u64) -> Result<u64, String> {
+    let missing = geometry.total_pages().saturating_sub(held_pages);
+    let is_unused = end_of_blocks <= held_pages && geometry.shrunk(held_pages).is_some();
+    if missing == 0 || is_unused {
+        return Ok(missing);
+    }
+    let bytes = |pages| pages * PAGE_BYTES as u64;
+    Err(format!(
+        "it has {} bytes, and the pool has {}: it was cut off",
+        bytes(held_pages),
+        bytes(geometry.total_pages())
+    ))
 }
 
 /// Repairs a pool, and gives its superblock.
@@ -163,18 +206,6 @@ fn restore_beginning<D: Disk>(disk: &D, superblock: &Superblock) -> io::Result<(
         disk.write(place, &superblock.to_pages(place))?;
         disk.flush()?;
     }
-    Ok(())
-}
-
-/// Gives the pool another name. `history` has 64 random bits. Blocks.
-///
-/// # Errors
-/// See [`OpenError`].
-pub(crate) fn rename<D: Disk>(disk: D, name: String, history: u64) -> Result<(), OpenError> {
-    let mode = OpenMode::ReadWrite { history };
-    let mut metadata = crate::open(disk, mode, &mut |_, _| {}, &mut |_, _| {})?.metadata;
-    metadata.rename(name)?;
-    metadata.end()?;
     Ok(())
 }
 

@@ -22,7 +22,7 @@
 //! - `creation`: making a pool. `metadata`: a pool that is open.
 //! - `overlay`: updates that only the journal has. `checkpoint`: bringing them into the table.
 //! - `scan`: reading the journal. `recovery`: opening. `repair`: what opening writes.
-//! - `check`: checking all of a pool, copies included. [`contents`]: what else a device may hold.
+//! - `rename`: another name, or an identity of its own. `check`: checking all of a pool, copies included. [`contents`]: what else a device may hold.
 //! - [`image`]: files and devices with pools on them.
 //! - `weakness`, `simulation`: the proof of crash safety, for tests.
 
@@ -42,6 +42,7 @@ mod metadata;
 mod overlay;
 mod page;
 mod recovery;
+mod rename;
 mod repair;
 mod scan;
 #[cfg(any(test, feature = "simulation"))]

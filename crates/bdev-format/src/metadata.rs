@@ -283,14 +283,6 @@ impl<D: Disk> Metadata<D> {
         self.change_superblock(|superblock| superblock.identity.metrics = metrics)
     }
 
-    /// Gives the pool another name. Blocks.
-    ///
-    /// # Errors
-    /// As [`Self::commit`].
-    pub fn rename(&mut self, name: String) -> io::Result<()> {
-        self.change_superblock(|superblock| superblock.identity.name = name)
-    }
-
     fn change_geometry(&mut self, geometry: Geometry) -> io::Result<()> {
         self.check_usable()?;
         if geometry == *self.geometry() {
@@ -301,7 +293,10 @@ impl<D: Disk> Metadata<D> {
 
     /// Writes a superblock that differs in this change alone, and not in its epoch. So it does not matter how far a
     /// checkpoint is: whichever of the two superblocks is found, the journal goes on from there.
-    fn change_superblock(&mut self, change: impl FnOnce(&mut Superblock)) -> io::Result<()> {
+    pub(crate) fn change_superblock(
+        &mut self,
+        change: impl FnOnce(&mut Superblock),
+    ) -> io::Result<()> {
         self.check_usable()?;
         let mut superblock = self.superblock.clone();
         change(&mut superblock);

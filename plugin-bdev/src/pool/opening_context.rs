@@ -67,7 +67,15 @@ impl<'a> OpeningContext<'a> {
         match error {
             OpenError::Device(error) => self.disk_failed(&error),
             OpenError::NoPool => self.error(Status::NotFound, format_args!("it holds no pool")),
-            OpenError::Overwritten(contents) => self.not_blank(contents),
+            OpenError::Overwritten(contents) => self.error(
+                Status::NotBlank,
+                format_args!(
+                    "it held a pool, over which {contents} was written, and nothing was changed: use another file or \
+                     device, or set overwrite to lose both; if the pool is wanted back, `chimaera pool inspect {}` says \
+                     what can be done",
+                    shell::word(self.context.name)
+                ),
+            ),
             OpenError::OnlyFarCopies(_) => self.error(
                 Status::CorruptedMetadata,
                 format_args!(

@@ -8,18 +8,20 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
-use chimaera_bdev_proto::{BlockType, IoEngine, MEGABYTE, PerfMetrics, UNIT_BYTES};
+use chimaera_bdev_proto::{BlockType, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 use chimaera_proto::{ModuleError, PoolId, Status};
 use chimaera_thread::standstill::patiently;
 
 use super::disk::{FileDisk, PoolFile, pool_file, size_and_tail};
 use super::path::{check_stores, refused};
-use super::random_bits;
-use crate::PAGE_BYTES;
+use super::refusal::{Refusal, error, in_use_error};
+use super::{birth, random_bits};
 use crate::block_map::MegabyteMap;
 use crate::check::{self as whole, Checked, Repair};
 use crate::recovery::OpenError;
+use crate::rename::{self, OwnIdentity};
+use crate::{FailureMark, FormatVersion, PAGE_BYTES};
 
 /// What a pool on a file or device is, and what is damaged in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,9 +78,11 @@ pub struct Inspection {
     /// Whether its use ended in good order, where the format tells.
     pub ended_well: Option<bool>,
     /// What failed when it was open last, if nobody has looked since. A repair clears it.
-    pub mark: Option<String>,
+    pub mark: Option<FailureMark>,
     /// Bytes at the end of the pool that the file or device lacks, and in which there is nothing.
     pub missing_bytes: u64,
+    /// Offset of the far superblock from which the beginning, which was gone, was written again.
+    pub restored_from: Option<u64>,
     /// Damage that [`check`] repairs.
     pub repairable: Vec<String>,
     /// Damage that nothing repairs.
@@ -115,7 +119,7 @@ const MAX_CHECKS_WHILE_IN_USE: usize = 8;
 /// # Errors
 /// [`Status::NotFound`] if there is no such file, or no pool in it; [`Status::CorruptedMetadata`] if no
 /// superblock is left; [`Status::Unsupported`] for a pool of a newer program; and the device's.
-pub fn inspect(path: &Path) -> Result<Inspection, ModuleError> {
+pub fn inspect(path: &Path) -> Result<Inspection, Refusal> {
     let (file, in_use) = open(path, false)?;
     let file = pool_file(file)?;
     let mut found = examine(path, &file, in_use, None);
@@ -151,7 +155,7 @@ pub enum CheckMode {
 ///
 /// # Errors
 /// As [`inspect`]; [`Status::Busy`] if it is in use.
-pub fn check(path: &Path, mode: CheckMode) -> Result<Inspection, ModuleError> {
+pub fn check(path: &Path, mode: CheckMode) -> Result<Inspection, Refusal> {
     let repair = match mode {
         CheckMode::Look => None,
         CheckMode::Repair { uuid } => Some(Repair {
@@ -163,11 +167,43 @@ pub fn check(path: &Path, mode: CheckMode) -> Result<Inspection, ModuleError> {
     examine(path, &pool_file(file)?, false, repair)
 }
 
-/// Renames the pool on a file or device that nobody uses: its name is its path, which changes when it is moved.
+/// Renames the pool on a file or device that nobody uses: its name is its path, which changes when it is moved. Blocks.
 ///
 /// # Errors
 /// As [`check`], also if the metadata is damaged; [`Status::InvalidArgument`] for an impossible name.
-pub fn rename(path: &Path, name: &str) -> Result<(), ModuleError> {
+pub fn rename(path: &Path, name: &str) -> Result<(), Refusal> {
+    change_identity(path, name, None)
+}
+
+/// What a copy of a pool is called that has become a pool of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewIdentity {
+    /// Its UUID.
+    pub uuid: [u8; 16],
+    /// Its id.
+    pub pool: PoolId,
+}
+
+/// As [`rename`], of a copy of a pool, to which it also gives a UUID of its own, and this id or one that is drawn.
+///
+/// # Errors
+/// As [`rename`]; [`Status::Unsupported`] for a pool of version 1, whose checksums depend on its UUID.
+pub fn rename_copy(path: &Path, name: &str, pool: Option<PoolId>) -> Result<NewIdentity, Refusal> {
+    let own = OwnIdentity {
+        uuid: birth()?.uuid,
+        pool: match pool {
+            Some(pool) => pool,
+            None => PoolId::drawn(random_bits()?),
+        },
+    };
+    change_identity(path, name, Some(own))?;
+    Ok(NewIdentity {
+        uuid: own.uuid,
+        pool: own.pool,
+    })
+}
+
+fn change_identity(path: &Path, name: &str, own: Option<OwnIdentity>) -> Result<(), Refusal> {
     if name.is_empty() || name.len() > MAX_POOL_NAME_BYTES || name.contains('\0') {
         return Err(error(
             path,
@@ -175,12 +211,25 @@ pub fn rename(path: &Path, name: &str) -> Result<(), ModuleError> {
             format_args!(
                 "a pool's name has from 1 to {MAX_POOL_NAME_BYTES} bytes, none of them zero"
             ),
-        ));
+        )
+        .into());
     }
-    let file = open_unused(path, true)?;
-    let disk = FileDisk::new(pool_file(file)?);
-    let renamed = whole::rename(disk.clone(), name.to_owned(), random_bits()?);
-    renamed.map_err(|problem| explain(path, &disk, problem, None))
+    let file = pool_file(open_unused(path, true)?)?;
+    let (size, tail) = size_and_tail(path, &file)?;
+    let disk = FileDisk::new(file);
+    let refused = |problem| Refusal::of(path, problem, (&disk, size, &tail));
+    let superblock = crate::identify(&disk).map_err(refused)?;
+    if own.is_some() && superblock.version() == FormatVersion::One {
+        return Err(Refusal::of_version_1(path));
+    }
+    if superblock.geometry.total_pages() > size / UNIT_BYTES {
+        // What lies behind the end would be written there.
+        let found = whole::check(&disk, size / UNIT_BYTES, None, &mut |_, _| {});
+        if let [cause, ..] = &found.map_err(refused)?.lost[..] {
+            return Err(refused(OpenError::Damaged(cause.clone())));
+        }
+    }
+    rename::rename(disk.clone(), name.to_owned(), own, random_bits()?).map_err(refused)
 }
 
 /// Opens a file or device that nobody uses. Waits a moment where a process that was killed still has it.
@@ -242,14 +291,16 @@ fn examine(
     file: &PoolFile,
     in_use: bool,
     repair: Option<Repair>,
-) -> Result<Inspection, ModuleError> {
+) -> Result<Inspection, Refusal> {
     let (size, tail) = size_and_tail(path, file)?;
     let disk = FileDisk::new(PoolFile::clone(file));
     let mut found = FoundBlocks::default();
-    let checked = whole::check(&disk, repair, &mut |megabyte, map| found.add(megabyte, map));
+    let checked = whole::check(&disk, size / UNIT_BYTES, repair, &mut |_, map| {
+        found.add(map);
+    });
     match checked {
-        Ok(checked) => Ok(report(checked, &found, in_use, size)),
-        Err(problem) => Err(explain(path, &disk, problem, Some((size, &tail)))),
+        Ok(checked) => Ok(report(checked, &found, in_use)),
+        Err(problem) => Err(Refusal::of(path, problem, (&disk, size, &tail))),
     }
 }
 
@@ -259,41 +310,22 @@ struct FoundBlocks {
     /// By type, as in [`COUNTED`].
     counts: [u64; 4],
     bytes: u64,
-    /// Offset of the end of the last one.
-    end: u64,
 }
 
 impl FoundBlocks {
-    fn add(&mut self, megabyte: u32, map: MegabyteMap) {
-        let start = u64::from(megabyte) * MEGABYTE;
+    fn add(&mut self, map: MegabyteMap) {
         for slot in map.blocks() {
             let size = slot.block_type.size();
             self.counts[slot.block_type as usize] += 1;
             self.bytes += size;
-            self.end = self
-                .end
-                .max(start + slot.first_unit() as u64 * UNIT_BYTES + size);
         }
     }
 }
 
-fn report(checked: Checked, blocks: &FoundBlocks, in_use: bool, size: u64) -> Inspection {
-    let mut lost = checked.lost;
+fn report(checked: Checked, blocks: &FoundBlocks, in_use: bool) -> Inspection {
     let superblock = checked.superblock;
     let geometry = &superblock.geometry;
     let total_size = geometry.total_pages() * UNIT_BYTES;
-    let is_cut = size < total_size;
-    let held_all = blocks.end <= size && geometry.shrunk(size / UNIT_BYTES).is_some();
-    if is_cut && !held_all {
-        lost.push(format!(
-            "it has {size} bytes, and the pool has {total_size}: it was cut off"
-        ));
-    }
-    let missing_bytes = if is_cut && held_all {
-        total_size - size
-    } else {
-        0
-    };
     let metadata_size = geometry.reserved_pages() * PAGE_BYTES as u64;
     let features = superblock.features;
     let identity = superblock.identity.clone();
@@ -327,84 +359,14 @@ fn report(checked: Checked, blocks: &FoundBlocks, in_use: bool, size: u64) -> In
         is_protected: geometry.is_protected(),
         openings: superblock.history.map(|history| history.openings),
         ended_well: superblock.history.map(|history| history.ended_well),
-        mark: checked.mark.map(|mark| mark.to_string()),
-        missing_bytes,
+        mark: checked.mark,
+        missing_bytes: checked.missing_pages * UNIT_BYTES,
+        restored_from: checked.restored_from.map(|page| page * UNIT_BYTES),
         repairable: checked.repairable,
-        lost,
+        lost: checked.lost,
         repaired: checked.repaired,
     }
 }
 
 /// Types of the blocks that [`Inspection::blocks`] counts, in its order.
 pub const COUNTED: [BlockType; 4] = BlockType::ALL;
-
-/// The error that a user sees. `extent` has the disk's size and its last bytes, if they are known: so what is there
-/// instead of a pool can be looked at.
-fn explain(
-    path: &Path,
-    disk: &FileDisk,
-    problem: OpenError,
-    extent: Option<(u64, &[u8])>,
-) -> ModuleError {
-    let problem_text = problem.to_string();
-    match problem {
-        OpenError::Device(cause) => disk.explain(path, &cause),
-        OpenError::NoPool => {
-            let found =
-                extent.and_then(|(size, tail)| disk.contents(size, tail, &mut |_, _| {}).ok());
-            match found {
-                Some(found) => error(
-                    path,
-                    Status::NotFound,
-                    format_args!("it holds {found}, and no pool"),
-                ),
-                None => error(path, Status::NotFound, format_args!("it holds no pool")),
-            }
-        }
-        OpenError::Overwritten(contents) => error(
-            path,
-            Status::NotBlank,
-            format_args!("it held a pool, over which {contents} was written"),
-        ),
-        OpenError::OnlyFarCopies(_) => error(
-            path,
-            Status::CorruptedMetadata,
-            format_args!(
-                "corrupted block metadata: {problem_text}; `chimaera pool check --repair` takes it (`--uuid` says which, if there \
-                 are several)"
-            ),
-        ),
-        OpenError::Marked(_) => error(
-            path,
-            Status::CorruptedMetadata,
-            format_args!(
-                "{problem_text}: `chimaera pool check --repair` looks at all of it, and clears that"
-            ),
-        ),
-        OpenError::NotAdmitted(_) => error(
-            path,
-            Status::CorruptedMetadata,
-            format_args!("corrupted block metadata: {problem_text}"),
-        ),
-        OpenError::Damaged(text) => error(
-            path,
-            Status::CorruptedMetadata,
-            format_args!("corrupted block metadata: {text}"),
-        ),
-        OpenError::Unsupported(text) | OpenError::OnlyReadable(text) => {
-            error(path, Status::Unsupported, format_args!("{text}"))
-        }
-    }
-}
-
-fn in_use_error(path: &Path) -> ModuleError {
-    error(
-        path,
-        Status::Busy,
-        format_args!("it is in use: destroy the pool in its daemon, or stop the daemon, first"),
-    )
-}
-
-fn error(path: &Path, status: Status, text: std::fmt::Arguments<'_>) -> ModuleError {
-    ModuleError::new(status, format!("{}: {text}", path.display()))
-}

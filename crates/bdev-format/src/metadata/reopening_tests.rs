@@ -152,7 +152,7 @@ fn an_interrupted_checkpoint_is_no_damage() {
         metadata.advance_checkpoint().expect("a step");
     }
     drop(metadata);
-    let checked = check(&disk, None, &mut |_, _| {}).expect("a pool");
+    let checked = check(&disk, u64::MAX, None, &mut |_, _| {}).expect("a pool");
     assert_eq!(checked.repairable, Vec::<String>::new());
     assert_eq!(checked.lost, Vec::<String>::new());
 }
@@ -259,7 +259,7 @@ fn blocks_in_metadata_are_damage() {
         let disk = Memory::default();
         let mut metadata = format(&disk, 64 * UNITS - 1);
         metadata.commit(&[whole(megabyte)]).expect("committed");
-        let checked = check(&disk, None, &mut |_, _| {}).expect("a pool");
+        let checked = check(&disk, u64::MAX, None, &mut |_, _| {}).expect("a pool");
         assert_eq!(
             checked.lost.len(),
             usize::from(is_damage),

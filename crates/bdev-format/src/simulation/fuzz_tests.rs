@@ -65,7 +65,7 @@ pub(super) fn open_patched((image, seed): (&DiskImage, u32), input: &[u8]) {
         }
     }
     let disk = SimulatedDisk::new(image);
-    let _ = check(&disk, None, &mut |_, _| {});
+    let _ = check(&disk, disk.total_pages(), None, &mut |_, _| {});
     assert!(!disk.recording().has_writes(), "a check wrote");
 }
 

@@ -44,6 +44,8 @@ mod disk;
 mod fuzz_tests;
 mod history;
 mod model;
+#[cfg(test)]
+mod rename_tests;
 mod system;
 #[cfg(test)]
 mod weakness_tests;

@@ -9,10 +9,11 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 
 use super::{NoSuperblock, Superblock};
 use crate::contents::{self, DeviceContents};
-use crate::geometry::far_page;
+use crate::geometry::{JOURNAL_FIRST_PAGE, far_page};
 use crate::limits::{
     FAR_SUPERBLOCKS, MAX_FAR_EXPONENT, MIN_FAR_EXPONENT, NEAR_SUPERBLOCKS, PAGE_BYTES,
     SUPERBLOCK_PAGES,
@@ -29,6 +30,8 @@ pub(crate) struct ChosenSuperblock {
     pub(crate) damaged: Vec<u64>,
     /// First pages of copies to write again: damaged, older, or of another pool.
     pub(crate) stale: Vec<u64>,
+    /// Whether it is a far copy's, where those at the beginning are gone.
+    is_far: bool,
 }
 
 impl ChosenSuperblock {
@@ -38,6 +41,7 @@ impl ChosenSuperblock {
             superblock: copy.superblock.clone(),
             damaged: NEAR_SUPERBLOCKS.to_vec(),
             stale: copy.superblock.geometry.superblocks(),
+            is_far: true,
         }
     }
 
@@ -45,6 +49,7 @@ impl ChosenSuperblock {
     pub(crate) fn describe_damage(&self) -> impl Iterator<Item = String> {
         self.damaged.iter().map(|&page| {
             match NEAR_SUPERBLOCKS.iter().position(|near| *near == page) {
+                _ if self.is_far => format!("the superblock in page {page} is gone"),
                 Some(0) => "the first superblock is damaged, another is sound".to_owned(),
                 Some(_) => "the second superblock is damaged, another is sound".to_owned(),
                 None => format!("the far superblock in page {page} is damaged, another is sound"),
@@ -107,10 +112,13 @@ pub(crate) fn choose<D: Disk>(disk: &D) -> Result<ChosenSuperblock, OpenError> {
     let Some(newest) = newest(near.iter()) else {
         return Err(why_none(disk, &near, failure)?);
     };
-    if near.contains(&Err(NoSuperblock::Absent))
-        && let contents @ DeviceContents::Known(_) = probe_start(disk)?
-    {
-        return Err(OpenError::Overwritten(contents));
+    // Also where a copy is damaged: a signature may stand behind its first bytes. What was written there may be meant to
+    // be there, so that nothing is repaired.
+    if near.contains(&Err(NoSuperblock::Absent)) || near.contains(&Err(NoSuperblock::Damaged)) {
+        let contents = probe_start(disk)?;
+        if matches!(contents, DeviceContents::Known(_)) {
+            return Err(OpenError::Overwritten(contents));
+        }
     }
     if near.iter().flatten().any(|copy| !copy.is_of_pool(newest)) {
         return Err(OpenError::Damaged(
@@ -144,6 +152,7 @@ pub(crate) fn choose<D: Disk>(disk: &D) -> Result<ChosenSuperblock, OpenError> {
     Ok(ChosenSuperblock {
         damaged: which(&Result::is_err),
         stale: which(&|copy| !is_current(copy)),
+        is_far: false,
         superblock,
     })
 }
@@ -251,6 +260,16 @@ fn has_traces<D: Disk>(disk: &D) -> io::Result<bool> {
 
 /// Finds out what is there instead, in the pages of the superblocks and between them.
 fn probe_start<D: Disk>(disk: &D) -> io::Result<DeviceContents> {
-    let bytes = (NEAR_SUPERBLOCKS[1] + SUPERBLOCK_PAGES) * PAGE_BYTES as u64;
-    contents::probe(disk, bytes, &[])
+    contents::probe(disk, JOURNAL_FIRST_PAGE * PAGE_BYTES as u64, &[])
+}
+
+/// The pages at the beginning in which something else may have been written over a pool, and nothing of the pool lies
+/// that is still needed: all but a superblock that is sound. Blocks.
+pub(crate) fn overwritten_pages<D: Disk>(disk: &D) -> Range<u64> {
+    let is_sound = NEAR_SUPERBLOCKS.map(|page| read_copy(disk, page, &mut None).is_ok());
+    match is_sound {
+        [true, _] => SUPERBLOCK_PAGES..JOURNAL_FIRST_PAGE,
+        [false, true] => 0..NEAR_SUPERBLOCKS[1],
+        [false, false] => 0..JOURNAL_FIRST_PAGE,
+    }
 }

@@ -30,7 +30,7 @@ pub(crate) enum PoolCommand {
     /// One that is in use is waited for up to 2 seconds: what a process that was killed had under way may keep it
     /// in use for a moment.
     Check(CheckArguments),
-    /// Give the pool that a file or device holds another name, after it was moved; no daemon may use it
+    /// Give the pool that a file or device holds another name, after it was moved or copied; no daemon may use it
     ///
     /// One that is in use is waited for as `check` does.
     Rename(RenameArguments),
@@ -222,6 +222,14 @@ pub(crate) struct RenameArguments {
     /// The new name [default: the path]
     #[arg(long)]
     pub(crate) name: Option<String>,
+
+    /// Make a copy of a pool a pool of its own, with another UUID and id, so that it can be open beside the original
+    #[arg(long)]
+    pub(crate) copy: bool,
+
+    /// The copy's new id, for example 8000.0 [default: drawn]
+    #[arg(long, requires = "copy", allow_negative_numbers = true, value_parser = parse_pool_id)]
+    pub(crate) id: Option<PoolId>,
 }
 
 #[derive(Debug, Args)]

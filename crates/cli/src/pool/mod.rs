@@ -2,6 +2,7 @@
 
 mod create;
 mod find;
+mod inspection;
 mod list;
 mod map;
 mod offline;

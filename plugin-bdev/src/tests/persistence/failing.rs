@@ -120,7 +120,7 @@ fn a_pool_whose_device_failed_is_opened_for_writing_only_after_a_repair_has_look
         assert!(
             found
                 .mark
-                .is_some_and(|mark| mark.contains("Input/output error"))
+                .is_some_and(|mark| mark.text.contains("Input/output error"))
         );
         store.assert_refused(&file_params(0), Status::CorruptedMetadata, &words);
         store.repair();

@@ -63,7 +63,7 @@ fn what_holds_something_is_not_called_empty_however_short_it_is() {
     ] {
         std::fs::write(&name, &contents).expect("writes");
         let error = image::inspect(Path::new(&name)).expect_err("no pool");
-        assert!(error.message.contains(told), "{error}");
+        assert!(error.to_string().contains(told), "{error}");
     }
 }
 
@@ -71,7 +71,7 @@ fn what_holds_something_is_not_called_empty_however_short_it_is() {
 fn a_file_of_the_kernels_own_is_not_read() {
     // It looks like a regular file, and reading it may wait for ever.
     let error = image::inspect(Path::new("/proc/version")).expect_err("no pool");
-    assert!(error.message.contains("of the kernel's own"), "{error}");
+    assert!(error.to_string().contains("of the kernel's own"), "{error}");
     let error = TestPool::create("/proc/self/mountinfo", &file_params(file_bytes(8)), 1).err();
     assert!(error.is_some(), "no place for a pool");
 }

@@ -195,7 +195,7 @@ impl Store {
 
     /// What `pool check` finds.
     fn check(&self, mode: CheckMode) -> Result<Inspection, ModuleError> {
-        image::check(Path::new(&self.name), mode)
+        Ok(image::check(Path::new(&self.name), mode)?)
     }
 
     /// What `pool check --repair` does.

@@ -1,0 +1,45 @@
+//! Giving a pool another name, and a copy of a pool an identity of its own.
+//!
+//! Law: a crash leaves a pool that opens, with the old identity or the new one. For a moment its superblocks have
+//! different UUIDs; they are known to be one pool's by what a copy keeps ([`Superblock::seed`] among it), and the newest
+//! counts.
+//!
+//! [`Superblock::seed`]: crate::Superblock
+
+use chimaera_proto::PoolId;
+
+use crate::page::Disk;
+use crate::recovery::{OpenError, OpenMode};
+
+/// What makes a copy of a pool a pool of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnIdentity {
+    pub(crate) uuid: [u8; 16],
+    pub(crate) pool: PoolId,
+}
+
+/// Gives the pool another name, and the identity `own` if it is a copy. That is an opening for writing, with the random
+/// bits `history`, which ends in good order. Blocks.
+///
+/// The pool has to be of version 2 for an identity of its own: in version 1 all checksums depend on the UUID.
+///
+/// # Errors
+/// See [`OpenError`].
+pub(crate) fn rename<D: Disk>(
+    disk: D,
+    name: String,
+    own: Option<OwnIdentity>,
+    history: u64,
+) -> Result<(), OpenError> {
+    let mode = OpenMode::ReadWrite { history };
+    let mut metadata = crate::open(disk, mode, &mut |_, _| {}, &mut |_, _| {})?.metadata;
+    metadata.change_superblock(|superblock| {
+        superblock.identity.name = name;
+        if let Some(OwnIdentity { uuid, pool }) = own {
+            superblock.uuid = uuid;
+            superblock.identity.pool = pool;
+        }
+    })?;
+    metadata.end()?;
+    Ok(())
+}
