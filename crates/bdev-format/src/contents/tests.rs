@@ -1,5 +1,10 @@
 //! Only zeroes are blank, and few pages are read to find out.
 
+#![allow(
+    clippy::single_range_in_vec_init,
+    reason = "a range of bytes is meant, and not each of them"
+)]
+
 use std::cell::Cell;
 use std::io;
 
