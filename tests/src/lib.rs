@@ -50,7 +50,7 @@ pub use record_holder::{HeldRecords, RecordHolder};
 pub use refusal::{assert_not_created, assert_refused, client, memory, remaining, text};
 pub use running_command::RunningCommand;
 pub use sandbox::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox};
-pub use sizes::{assert_empty, file_bytes};
+pub use sizes::{assert_empty, file_bytes, whole_megabytes};
 pub use sources::sources;
 pub use thread_limit::{Denial, ThreadLimit};
 pub use threads::{threads, workers};

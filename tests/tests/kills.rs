@@ -67,11 +67,13 @@ impl<'a> Killing<'a> {
         let found = chimaera_tests::chimaera(&["pool", "check", self.pool, "--json"]).success();
         let found = json(&found);
         assert_eq!(found["sound"], true, "{found}");
+        assert_eq!(found["repairable"], json("[]"), "{found}");
         assert_eq!(found["journal_records"], 0, "{found}");
         assert_eq!(found["remaining_size"].as_u64(), Some(remaining));
     }
 
-    /// A daemon with the pool, which is there since the first one.
+    /// A daemon with the pool, which is there since the first one. To be killed is no failure of the device: a pool with
+    /// the mark of one would be refused.
     fn open(&self, sockets: TempDir) -> Daemon {
         let daemon = Daemon::start_in(sockets, &["--workers", "2"]);
         let size = POOL_BYTES.to_string();

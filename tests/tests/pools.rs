@@ -6,7 +6,7 @@ use std::path::Path;
 use chimaera_bdev_client::{Block, Client, CreateOptions, PoolId, PoolQuery};
 use chimaera_tests::{
     ClientProcess, Daemon, LoopDevice, MIB, assert_empty, disk_folder, json, parse_blocks, skipped,
-    tmpfs_folder, until,
+    tmpfs_folder, until, whole_megabytes,
 };
 
 const POOL_BYTES: u64 = 48 * MIB;
@@ -84,8 +84,10 @@ fn share(daemon: &Daemon, name: &str, options: &CreateOptions) {
         client.succeed();
     }
     assert_eq!(remaining(&pool), room);
-    // Metadata takes a part of one megabyte.
-    let whole = room >> 20;
+    let whole = match stats.persistent {
+        true => whole_megabytes(POOL_BYTES),
+        false => POOL_BYTES >> 20,
+    };
     let all = pool.allocate_blocks(QUERY, whole << 20);
     let all = all.expect("a pool without blocks has room for whole ones");
     assert_eq!(all.len() as u64, whole);
