@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use chimaera_bdev_format::Identity;
+use chimaera_bdev_format::{Geometry, Identity};
 use chimaera_bdev_proto::{BdevType, CreateParams, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_chimod::ModuleError;
 use chimaera_proto::{Status, codec};
@@ -102,9 +102,12 @@ impl Parameters {
                     ));
                 }
                 _ if params.total_size != 0 => {
+                    let least = match params.bdev_type {
+                        BdevType::Ram => UNIT_BYTES,
+                        BdevType::File => Geometry::min_pool_bytes(),
+                    };
                     return Err(invalid(format!(
-                        "size is {} bytes, less than the smallest block: give at least \
-                         {UNIT_BYTES}",
+                        "size is {} bytes, less than the smallest block: give at least {least}",
                         params.total_size
                     )));
                 }

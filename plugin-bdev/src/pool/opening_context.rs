@@ -99,6 +99,7 @@ impl<'a> OpeningContext<'a> {
                          says",
                         shell::word(self.context.name)
                     ),
+                    false if self.parameters.read_only => "; put back a copy of it".to_owned(),
                     false => {
                         "; put back a copy of it, or set overwrite to lose what it holds".to_owned()
                     }

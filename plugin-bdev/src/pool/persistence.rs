@@ -26,7 +26,7 @@ use super::allocator::PendingFree;
 use super::open_uuids::OpenUuid;
 use super::opening_context::OpeningContext;
 use super::size;
-use crate::backend::file::{FileDevice, MetadataDisk};
+use crate::backend::file::{FileDevice, MetadataDisk, nothing_to_read};
 use crate::declared;
 use crate::params::{DeviceUsage, Parameters};
 
@@ -66,6 +66,9 @@ pub(crate) fn open_or_format(
     match chimaera_bdev_format::identify(&opening.disk) {
         Ok(superblock) => open(opening, &superblock),
         Err(OpenError::NoPool) => {
+            if parameters.read_only {
+                return Err(nothing_to_read(&context.name, device.probable_contents()));
+            }
             check_blank(opening)?;
             format(opening, false)
         }
@@ -164,7 +167,9 @@ fn check_identity(opening: &OpeningContext<'_>, identity: &Identity) -> Result<(
     let mut differences = Vec::new();
     if !opening.context.id_is_chosen && identity.pool != opening.context.pool {
         let (is, asked) = (identity.pool, opening.context.pool);
-        differences.push(format!("its id is {is}, asked for {asked}"));
+        differences.push(format!(
+            "its id is {is}, asked for {asked} (ask for that id, or for none)"
+        ));
     }
     if identity.name != opening.context.name {
         let (is, asked) = (&identity.name, opening.context.name);
@@ -194,12 +199,6 @@ fn check_identity(opening: &OpeningContext<'_>, identity: &Identity) -> Result<(
 }
 
 fn format(opening: &OpeningContext<'_>, wipe: bool) -> Result<PersistentPool, ModuleError> {
-    if opening.parameters.read_only {
-        return Err(opening.error(
-            Status::NotFound,
-            format_args!("it holds no pool that could be opened for reading"),
-        ));
-    }
     let total_size = opening.device.total_size();
     let geometry = Geometry::new(total_size / UNIT_BYTES).ok_or_else(|| {
         opening.error(

@@ -103,10 +103,14 @@ pub(super) fn resize(
     };
     resized.map_err(|error| opening.device_failed("change the size of the pool on", &error))?;
     let now = metadata.geometry().total_pages() * UNIT_BYTES;
-    opening.log(
-        Level::Info,
-        &format!("the pool has {now} bytes now, it had {before}"),
-    );
+    let text = format!("the pool has {now} bytes now, it had {before}");
+    if now >= before {
+        opening.log(Level::Info, &text);
+    } else {
+        let what =
+            "its file or device has become smaller, and there was nothing in what is missing";
+        opening.log(Level::Warning, &format!("{text}: {what}"));
+    }
     Ok(())
 }
 

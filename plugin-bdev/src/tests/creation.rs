@@ -226,9 +226,52 @@ fn a_small_file_of_somebodys_is_refused_for_what_it_holds() {
         assert_refused(&name, &file_params(size), Status::NotBlank, &words);
         assert_eq!(fs::read_to_string(&name).expect("there"), text);
     }
-    fs::write(&name, [0; 100]).expect("written");
-    let words = ["has 100 bytes", "give a size"];
-    assert_refused(&name, &file_params(0), Status::InvalidArgument, &words);
+}
+
+#[test]
+fn a_file_and_a_size_that_are_too_small_are_told_with_the_least_that_will_do() {
+    let least = Geometry::min_pool_bytes();
+    let give = format!("give at least {least}");
+    let folder = disk_folder();
+    let name = name_in(&folder, "pool");
+    let of_100 = file_params(100);
+    let texts = ["size is 100 bytes", &give];
+    assert_refused(&name, &of_100, Status::InvalidArgument, &texts);
+    assert_refused(
+        "memory",
+        &ram_params(100),
+        Status::InvalidArgument,
+        &["give at least 4096"],
+    );
+    let read_only = CreateParams {
+        read_only: true,
+        ..file_params(0)
+    };
+    for len in [0, 1, 100, 4095] {
+        fs::write(&name, vec![0; len]).expect("written");
+        let has = format!("{name} has {len} bytes, and a pool needs {least}: give a size");
+        for overwrite in [false, true] {
+            let params = CreateParams {
+                overwrite,
+                ..file_params(0)
+            };
+            assert_refused(&name, &params, Status::InvalidArgument, &[&has]);
+        }
+        let texts = [
+            "nothing but zeroes",
+            "name the file or device that has the pool",
+        ];
+        assert_refused(&name, &read_only, Status::NotFound, &texts);
+        assert_eq!(fs::read(&name).expect("there"), vec![0; len]);
+    }
+    fs::write(&name, [0; 4096]).expect("written");
+    assert_refused(
+        &name,
+        &file_params(0),
+        Status::InvalidArgument,
+        &["too few", &give],
+    );
+    TestPool::create(&name, &file_params(least), 1).expect("as it was told");
 }
 
 #[test]

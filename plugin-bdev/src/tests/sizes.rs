@@ -31,7 +31,7 @@ fn a_file_pool_is_as_large_as_its_file_unless_told() {
     let folder = disk_folder();
     let name = name_in(&folder, "pool");
     assert_refused(&name, &file_params(0), Status::NotFound, "give a size");
-    assert_refused(&name, &file_params(1), Status::InvalidArgument, "4096");
+    assert_refused(&name, &file_params(1), Status::InvalidArgument, "at least");
     assert!(!fs::exists(&name).expect("the folder is there"));
 
     fs::write(&name, []).expect("written");

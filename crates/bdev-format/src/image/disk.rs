@@ -111,9 +111,9 @@ impl FileDisk {
         *failed = Some(operation);
     }
 
-    /// What the file or device holds, of whose size and last bytes [`size_and_tail`] tells. Of a regular file all is read
-    /// that was ever written, of a device samples; `progress` hears how many bytes were passed, and how many there are.
-    /// Blocks.
+    /// What the file or device holds, of whose size and last bytes [`size_and_tail`] tells. Of a regular file all is
+    /// read that was ever written, of a device samples; `progress` hears how many bytes were passed, and how many there
+    /// are. Blocks.
     ///
     /// # Errors
     /// The device's.
@@ -130,8 +130,8 @@ impl FileDisk {
         contents::probe_data(self, size_bytes, tail, &mut next_data, progress)
     }
 
-    /// The first range of bytes of a regular file that ends behind `offset` and was ever written; `None` if all reads as
-    /// zeroes from there on. Where the file system does not know, all of the file counts as written.
+    /// The first range of bytes of a regular file that ends behind `offset` and was ever written; `None` if all reads
+    /// as zeroes from there on. Where the file system does not know, all of the file counts as written.
     ///
     /// # Errors
     /// The file system's.

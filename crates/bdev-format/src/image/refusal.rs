@@ -70,14 +70,17 @@ impl Refusal {
         let (error, remedy) = match problem {
             OpenError::Device(cause) => (disk.explain(path, &cause), Remedy::None),
             OpenError::NoPool => {
-                let error = match disk.contents(size, tail, &mut |_, _| {}) {
-                    Ok(found) => error(
-                        path,
-                        Status::NotFound,
-                        format_args!("it holds {found}, and no pool"),
-                    ),
-                    Err(_) => error(path, Status::NotFound, format_args!("it holds no pool")),
+                let found = match disk.contents(size, tail, &mut |_, _| {}) {
+                    Ok(found) => format!("it holds {found}, and no pool"),
+                    Err(_) => "it holds no pool".to_owned(),
                 };
+                let error = error(
+                    path,
+                    Status::NotFound,
+                    format_args!(
+                        "{found}: see whether this is the path of the pool's file or device"
+                    ),
+                );
                 (error, Remedy::None)
             }
             OpenError::Overwritten(contents) => {

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
-use chimaera_bdev_format::contents::DeviceContents;
+use chimaera_bdev_format::contents::{self, DeviceContents};
 use chimaera_bdev_format::image::{FileDisk, FileLock, PoolFile, size_of};
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWorker, Worker};
@@ -41,7 +41,7 @@ use crate::backend::transfer::Transfer;
 use crate::params::{DeviceUsage, Parameters};
 pub(crate) use metadata_disk::MetadataDisk;
 pub(crate) use named_file::NamedFile;
-pub(crate) use open::not_blank;
+pub(crate) use open::{not_blank, nothing_to_read};
 use operation::Operation;
 use queue::{GrantExchange, REFUSAL_PATIENCE, TransferOutcome, WorkerQueue};
 use select::{EngineSetup, KernelEngine};
@@ -231,6 +231,12 @@ impl FileDevice {
     /// Bytes that the file had when it was opened, before it was made as large as was asked for.
     pub(crate) fn size_before(&self) -> u64 {
         self.size_before
+    }
+
+    /// What the file seems to hold, by samples of it. Blank also where it cannot be read.
+    pub(crate) fn probable_contents(&self) -> DeviceContents {
+        let contents = contents::probe(&self.disk, self.size_before, &self.tail_before);
+        contents.unwrap_or(DeviceContents::Blank)
     }
 
     /// What the file held when it was opened. `progress` hears how many bytes were passed, and how many there are.

@@ -19,6 +19,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use chimaera_bdev_format::Geometry;
 use chimaera_bdev_format::contents::DeviceContents;
 use chimaera_bdev_format::image::{
     FileDisk, FileLock, PoolFile, busy, check_stores, ends_with_slash, lock, pool_file, refused,
@@ -105,7 +106,7 @@ pub(super) fn open(
         parameters.total_size
     };
     if size_before < UNIT_BYTES && !parameters.overwrite {
-        refuse_what_is_no_pool(path, &tail_before)?;
+        refuse_what_is_no_pool(path, &tail_before, parameters.read_only)?;
     }
     let total_size = settle_size(path, &file, kind, (size_before, asked), &mut undo)?;
     if direct == DirectIo::Unknown {
@@ -277,18 +278,33 @@ fn check_writable(path: &Path, device: &File) -> Result<(), ModuleError> {
     }
 }
 
-/// Refuses a file of less than a page, which holds `bytes`, if they are not all zero: the error should name
-/// what it holds, not its size.
-fn refuse_what_is_no_pool(path: &Path, bytes: &[u8]) -> Result<(), ModuleError> {
-    match bytes.iter().position(|&byte| byte != 0) {
-        None => Ok(()),
-        Some(at) => {
-            let contents = DeviceContents::Unknown {
-                first_nonzero_offset: at as u64,
-            };
-            Err(not_blank(&path.display(), contents))
-        }
+/// Refuses a file of less than a page, which holds `bytes`, if they are not all zero or the file is only to be read:
+/// the error should name what it holds, not its size.
+fn refuse_what_is_no_pool(path: &Path, bytes: &[u8], read_only: bool) -> Result<(), ModuleError> {
+    let first_nonzero = bytes.iter().position(|&byte| byte != 0);
+    let contents = first_nonzero.map_or(DeviceContents::Blank, |at| DeviceContents::Unknown {
+        first_nonzero_offset: at as u64,
+    });
+    match contents {
+        _ if read_only => Err(nothing_to_read(&path.display(), contents)),
+        DeviceContents::Blank => Ok(()),
+        _ => Err(not_blank(&path.display(), contents)),
     }
+}
+
+/// The error for a file or device that is to be opened for reading only, and holds no pool.
+pub(crate) fn nothing_to_read(name: &dyn Display, contents: DeviceContents) -> ModuleError {
+    let status = match contents {
+        DeviceContents::Blank => Status::NotFound,
+        DeviceContents::Known(_) | DeviceContents::Unknown { .. } => Status::NotBlank,
+    };
+    ModuleError::new(
+        status,
+        format!(
+            "{name}: it holds {contents}, and no pool that could be opened for reading: name the file or device that \
+             has the pool"
+        ),
+    )
 }
 
 /// The error for a file or device that holds something else than a pool.
@@ -316,9 +332,14 @@ fn settle_size(
             return Err(ModuleError::new(
                 Status::InvalidArgument,
                 format!(
-                    "{} has {is} bytes, less than the smallest block ({UNIT_BYTES}): give a \
-                     size",
-                    path.display()
+                    "{} has {is} bytes, and a pool needs {}: {}",
+                    path.display(),
+                    Geometry::min_pool_bytes(),
+                    match kind {
+                        FileKind::Regular =>
+                            "give a size of at least that, to which the file grows",
+                        FileKind::BlockDevice => "use a larger device",
+                    }
                 ),
             ));
         }

@@ -175,6 +175,12 @@ fn a_pool_shrinks_where_nothing_is_lost_and_not_where_something_is() {
         store.resize(end);
         let pool = store.open();
         assert_eq!(pool.stats().total_size, end);
+        let log = pool.recorder().log();
+        assert!(
+            matches!(&log[..], [(2, text)] if text.contains(&format!("has {end} bytes now"))
+                && text.contains("has become smaller")),
+            "{log:?}"
+        );
         written.assert_all_of(&pool);
         assert_eq!(pool.allocate(MEGABYTE), Err(Status::NoSpace));
         drop(pool);

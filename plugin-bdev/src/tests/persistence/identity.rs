@@ -63,7 +63,7 @@ fn another_id_is_refused_and_none_adopts_the_pools() {
     on_every_store(file_bytes(1), |store| {
         drop(store.open());
         let other = PoolId::new(8000, 77);
-        let words = ["its id is 8000.0, asked for 8000.77"];
+        let words = ["its id is 8000.0, asked for 8000.77 (ask for that id, or for none)"];
         store.assert_refused_as((other, false), &file_params(0), MISMATCH, &words);
         // The host chose this one for a client that asked for none.
         let pool = store.open_as((other, true), &file_params(0));

@@ -46,7 +46,12 @@ fn a_file_system_is_refused_by_its_name_until_it_may_be_overwritten() {
             read_only: true,
             ..file_params(0)
         };
-        store.assert_refused(&read_only, NOT_BLANK, &["ext4"]);
+        let said =
+            store.assert_refused(&read_only, NOT_BLANK, &["ext4", "name the file or device"]);
+        assert!(
+            !said.contains("overwrite"),
+            "there is nothing to make: {said}"
+        );
         let pool = store.open_with(&overwrite()).expect("told to");
         assert_eq!(pool.list(), []);
         assert_eq!(pool.stats().remaining_size, room(&pool));

@@ -94,7 +94,22 @@ fn a_device_that_cannot_be_written_opens_for_reading() {
 #[test]
 fn reading_makes_no_pool() {
     on_every_store(file_bytes(1), |store| {
-        store.assert_refused(&read_only(), Status::NotFound, &["holds no pool"]);
+        let words = [
+            "holds nothing but zeroes",
+            "name the file or device that has the pool",
+        ];
+        let said = store.assert_refused(&read_only(), Status::NotFound, &words);
+        assert!(
+            !said.contains("overwrite"),
+            "there is nothing to make: {said}"
+        );
+        store.write(100, &[1]);
+        let words = ["holds data of an unknown kind", words[1]];
+        let said = store.assert_refused(&read_only(), Status::NotBlank, &words);
+        assert!(
+            !said.contains("overwrite"),
+            "there is nothing to make: {said}"
+        );
     });
     let store = Store::on_file(0);
     std::fs::remove_file(&store.name).expect("removed");
