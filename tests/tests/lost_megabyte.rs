@@ -176,8 +176,8 @@ fn a_pool_without_its_beginning_is_found_on_a_larger_device_that_it_was_copied_t
     let _ = chimaera(&["pool", "check", "--repair", device.name()]).success();
     let _ = chimaera(&["pool", "rename", device.name()]).success();
     let _ = daemon.run(&create).success();
-    let lost = [0..MIB];
-    assert_holds(&daemon.connect(), device.name(), image.blocks(), &lost);
+    let lost = std::slice::from_ref(&(0..MIB));
+    assert_holds(&daemon.connect(), device.name(), image.blocks(), lost);
 }
 
 #[test]
@@ -251,8 +251,8 @@ fn a_pool_over_whose_beginning_another_was_copied_is_told_from_it() {
         .success();
     let _ = older.offline(&["rename", "--copy"]).success();
     let _ = older.create(&daemon, &[]).success();
-    let lost = [0..MIB];
-    assert_holds(&daemon.connect(), text(older.path()), image.blocks(), &lost);
+    let lost = std::slice::from_ref(&(0..MIB));
+    assert_holds(&daemon.connect(), text(older.path()), image.blocks(), lost);
 }
 
 fn set_len(image: &PoolImage, len: u64) {
