@@ -154,11 +154,15 @@ impl Parameters {
         }
         let mut differences = Differences::default();
         differences.compare("bdev_type", self.bdev_type, asked.bdev_type);
-        let wanted_size = match asked.total_size {
-            0 => whole,
-            size => size,
-        };
-        differences.compare("size", self.total_size, wanted_size);
+        let is = self.total_size;
+        match asked.total_size {
+            0 if is != whole => differences.0.push(format!(
+                "size is {is}, asked for all of its file or device, which has {whole}"
+            )),
+            0 => {}
+            size => differences.compare("size", is, size),
+        }
+        let is_to_grow = asked.total_size.max(whole) > is && differences.0.len() == 1;
         let is_file = self.bdev_type == BdevType::File && asked.bdev_type == BdevType::File;
         if is_file {
             differences.compare("read_only", self.read_only, asked.read_only);
@@ -181,6 +185,10 @@ impl Parameters {
             _ if self.read_only != asked.read_only && is_file => {
                 "; whether a pool is open for reading only holds as long as it is open: ask for it as it is, or \
                  destroy it, which leaves what it holds, and create it again"
+            }
+            1 if is_to_grow && is_file => {
+                "; a pool grows when it is opened: destroy it, which leaves what it holds, and create it again, or ask \
+                 for it as it is"
             }
             _ => "; ask for it as it is, or take another name",
         };

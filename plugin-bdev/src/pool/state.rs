@@ -69,7 +69,7 @@ impl BlockPool {
                     false => size,
                 };
                 asked.total_size = own_size(asked.total_size);
-                own_size(device.whole_size()?)
+                own_size(device.whole_size_when_opened()?)
             }
         };
         self.parameters.check_same(&self.usage, &asked, whole)

@@ -461,7 +461,8 @@ fn parameters_are_compared_with_what_the_pool_is() {
     let error = part
         .ask_again(&file_params(0))
         .expect_err("not the whole file");
-    assert!(error.message.contains("size is 524288"), "{error}");
+    let words = "size is 524288, asked for all of its file or device, which has 1048576";
+    assert!(error.message.contains(words), "{error}");
 
     let memory = TestPool::create("memory", &ram_params(MEGABYTE), 1).expect("made");
     let ignored = CreateParams {

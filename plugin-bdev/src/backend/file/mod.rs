@@ -27,7 +27,7 @@ mod zoned;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 use chimaera_bdev_format::contents::{self, DeviceContents};
@@ -65,6 +65,8 @@ pub(crate) struct FileDevice {
     unit_bytes: u32,
     host: Host,
     told_of_early_end: AtomicBool,
+    /// The size of the file of which the log was told last that the pool does not have it.
+    told_of_growth: AtomicU64,
     told_of_refusal: AtomicBool,
     size_before: u64,
     tail_before: Vec<u8>,
@@ -134,6 +136,7 @@ impl FileDevice {
             },
             host: context.host,
             told_of_early_end: AtomicBool::new(false),
+            told_of_growth: AtomicU64::new(0),
             told_of_refusal: AtomicBool::new(false),
             size_before: opened.size_before,
             tail_before: opened.tail_before,
@@ -164,6 +167,25 @@ impl FileDevice {
             ModuleError::system(action, &error)
         })?;
         Ok(size - size % UNIT_BYTES)
+    }
+
+    /// As [`Self::whole_size`], of no more than the file had when it was opened: an open pool does not grow with its
+    /// file. If that has grown, the log is told.
+    pub(crate) fn whole_size_when_opened(&self) -> Result<u64, ModuleError> {
+        let now = self.whole_size()?;
+        let before = self.size_before - self.size_before % UNIT_BYTES;
+        let opened = before.max(self.total_size);
+        // Relaxed: the number stands for itself.
+        if now > opened && self.told_of_growth.swap(now, Ordering::Relaxed) != now {
+            self.host.log(
+                Level::Warning,
+                format_args!(
+                    "the file or device has {now} bytes now, it had {opened} when the pool was opened: the pool grows \
+                     when it is destroyed, which leaves what it holds, and created again"
+                ),
+            );
+        }
+        Ok(now.min(opened))
     }
 
     /// Takes a transfer of at least one byte, whose block is pinned, and returns whether it is unaligned, so

@@ -143,6 +143,40 @@ fn a_pool_that_cannot_grow_any_more_says_so() {
     }
 }
 
+#[test]
+fn a_pool_whose_file_grows_while_it_is_open_is_found_as_it_is_and_grows_when_it_is_opened_again() {
+    on_every_store(file_bytes(4), |store| {
+        let mut written = Written::default();
+        let pool = store.open();
+        written.add(&pool, MEGABYTE);
+        let is = file_bytes(4);
+        for larger in [file_bytes(9), file_bytes(12)] {
+            let told_before = pool.recorder().log().len();
+            store.resize(larger);
+            for params in [file_params(0), file_params(is), file_params(0)] {
+                pool.ask_again(&params).expect("nobody asked for another");
+            }
+            let log = pool.recorder().log();
+            let words = format!("has {larger} bytes now, it had {is}");
+            assert!(
+                matches!(&log[told_before..], [(2, text)] if text.contains(&words)),
+                "it is told once: {log:?}"
+            );
+            let error = pool.ask_again(&file_params(larger)).expect_err("larger");
+            assert_eq!(error.failure.status, Status::ParameterMismatch, "{error}");
+            for words in [
+                &format!("size is {is}, asked for {larger}"),
+                "destroy it, which leaves",
+            ] {
+                assert!(error.message.contains(words), "no {words:?} in {error}");
+            }
+        }
+        written.assert_all_of(&pool);
+        drop(pool);
+        assert_grown(store, file_bytes(12), &mut written);
+    });
+}
+
 /// The end of the last of these blocks.
 fn end(blocks: &[Block]) -> u64 {
     let ends = blocks.iter().map(|block| block.offset + block.size);
