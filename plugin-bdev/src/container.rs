@@ -18,6 +18,7 @@ use crate::params::Parameters;
 use crate::pool::counters::WorkerCounters;
 use crate::pool::open;
 use crate::pool::state::BlockPool;
+use crate::tasks::allocation::AllocationOutcome;
 use crate::tasks::keeper::{Keeper, KeeperWork};
 use crate::tasks::{allocation, listing, stats, transfer};
 
@@ -147,16 +148,28 @@ impl BdevContainer {
     fn allocate(&self, worker: &Worker<'_>, request: Request) {
         let (worker_index, allocator) = (worker.index(), &self.pool.state.allocator);
         let counters = self.counters(worker);
-        if let Some(request) = allocation::allocate(allocator, worker_index, counters, request) {
-            self.wait_for_space(worker, request);
+        match allocation::allocate(allocator, worker_index, counters, request) {
+            AllocationOutcome::Completed => {}
+            outcome => self.have_committed(worker, outcome),
         }
     }
 
-    /// Leaves an allocation that found no space to the keeper, which can make frees durable and try again.
+    /// Leaves it to the keeper to commit, and then to try again what found no space or no room for its owner tag: a
+    /// commit makes frees durable, and takes tags out of memory.
     #[cold]
-    fn wait_for_space(&self, worker: &Worker<'_>, request: Request) {
-        if let Some(request) = self.leave(request, KeeperWork::Allocate) {
-            self.pool.refuse(worker, request, Status::NoSpace);
+    fn have_committed(&self, worker: &Worker<'_>, outcome: AllocationOutcome) {
+        match outcome {
+            AllocationOutcome::Completed => {}
+            AllocationOutcome::CompletedAmongManyTags => {
+                if let Some(keeper) = &self.keeper {
+                    keeper.push(KeeperWork::Commit);
+                }
+            }
+            AllocationOutcome::NeedsFrees(request) | AllocationOutcome::NeedsTagRoom(request) => {
+                if let Some(request) = self.leave(request, KeeperWork::Allocate) {
+                    self.pool.refuse(worker, request, Status::NoSpace);
+                }
+            }
         }
     }
 

@@ -15,6 +15,7 @@ mod control_group;
 mod daemon;
 mod descriptors;
 mod faulty;
+mod held_thread;
 mod outside;
 mod plugins;
 mod pool_image;
@@ -42,6 +43,7 @@ pub use control_group::ControlGroup;
 pub use daemon::{Daemon, FailedStart, ProgramOutput, finish};
 pub use descriptors::{descriptors, limit_descriptors, limit_for};
 pub use faulty::Faulty;
+pub use held_thread::HeldThread;
 pub use outside::{cargo_outside, checkout, fenced, program_outside};
 pub use plugins::Plugins;
 pub use pool_image::{PoolImage, assert_holds, overwrite};
@@ -53,7 +55,7 @@ pub use sandbox::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox};
 pub use sizes::{assert_empty, file_bytes, whole_megabytes};
 pub use sources::sources;
 pub use thread_limit::{Denial, ThreadLimit};
-pub use threads::{threads, workers};
+pub use threads::{keepers, threads, workers};
 pub use trace::{SystemCall, Trace};
 
 /// Keeps the guide's examples compiling.

@@ -22,13 +22,25 @@ pub fn threads(process: u32) -> Vec<String> {
 /// If there are not so many.
 #[must_use]
 pub fn workers(daemon: &Daemon, count: usize) -> Vec<String> {
+    named(daemon, "chimaera-worker", count)
+}
+
+/// As [`workers`], the keepers of its file pools.
+///
+/// # Panics
+/// If there are not so many.
+#[must_use]
+pub fn keepers(daemon: &Daemon, count: usize) -> Vec<String> {
+    named(daemon, "chimaera-keeper", count)
+}
+
+fn named(daemon: &Daemon, name: &str, count: usize) -> Vec<String> {
     let mut found = Vec::new();
-    until("the workers run", || {
+    until("the threads run", || {
         found = threads(daemon.process_id());
         // The kernel keeps 15 bytes of a thread's name.
         found.retain(|thread| {
-            std::fs::read_to_string(format!("{thread}/comm"))
-                .is_ok_and(|name| name.trim() == "chimaera-worker")
+            std::fs::read_to_string(format!("{thread}/comm")).is_ok_and(|own| own.trim() == name)
         });
         found.len() == count
     });

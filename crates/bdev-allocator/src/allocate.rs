@@ -26,6 +26,9 @@ impl<C> Allocator<C> {
     /// # Errors
     /// Nothing has changed, and `sink` was not called:
     /// - [`Status::NoSpace`]: at some moment during the call there was not enough.
+    /// - [`Status::Busy`]: the pool holds as many owner tags as it may, [`MAX_HELD_TAGS`](super::MAX_HELD_TAGS). A
+    ///   commit takes them. Only blocks of less than a megabyte that are to have a tag are refused so, in a persistent
+    ///   pool.
     /// - [`Status::InvalidArgument`]: several blocks of less than a megabyte, which
     ///   [`AllocationPlan::for_size`] never asks for.
     pub fn allocate(
@@ -38,7 +41,10 @@ impl<C> Allocator<C> {
         match (plan.block_type, plan.count) {
             (_, 0) => {}
             (BlockType::Mib1, count) => self.allocate_megabytes(count, owner, sink)?,
-            (block_type, 1) => sink(self.allocate_small(block_type, owner, worker)?),
+            (block_type, 1) if owner.is_none() => {
+                sink(self.allocate_small(block_type, owner, worker)?);
+            }
+            (block_type, 1) => sink(self.allocate_tagged(block_type, owner, worker)?),
             _ => return Err(Status::InvalidArgument),
         }
         Ok(())
@@ -66,6 +72,24 @@ impl<C> Allocator<C> {
             sink(block_at(index, slot));
         }
         Ok(())
+    }
+
+    /// As [`Self::allocate_small`], with a tag, for which there must be room.
+    #[inline(never)]
+    fn allocate_tagged(
+        &self,
+        block_type: BlockType,
+        owner: OwnerTag,
+        worker: usize,
+    ) -> Result<Block, Status> {
+        if !self.owner_tags.admit() {
+            return Err(Status::Busy);
+        }
+        let allocated = self.allocate_small(block_type, owner, worker);
+        if allocated.is_err() {
+            self.owner_tags.take_back();
+        }
+        allocated
     }
 
     fn allocate_small(
@@ -193,8 +217,7 @@ impl<C> Allocator<C> {
     /// Lets a block be used whose space is reserved. The megabyte's lock is held.
     #[inline]
     pub(crate) fn start_life(&self, index: usize, slot: Slot, owner: OwnerTag) {
-        let unit = index as u64 * UNITS + slot.first_unit() as u64;
-        self.owner_tags.insert(unit, owner);
+        self.owner_tags.insert(index, slot, owner);
         self.megabytes[index].make_live(slot, self.threads);
         if let Some(durability) = &self.durability {
             durability.note_change(index);

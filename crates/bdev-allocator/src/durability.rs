@@ -29,6 +29,25 @@ use chimaera_bdev_format::block_map::{
     MegabyteChange, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap,
 };
 
+/// How much one part of a commit has at most: it is held in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitLimits {
+    /// Megabytes that have changed.
+    pub max_megabytes: usize,
+    /// Blocks that were allocated since the last commit, each with its tag or none. They are listed only if tags are in
+    /// use.
+    pub max_tags: usize,
+}
+
+/// A part of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitPart {
+    /// Megabytes that have changed, in order.
+    pub changes: Vec<MegabyteChange>,
+    /// Where the next part begins; `None` after the last.
+    pub next: Option<usize>,
+}
+
 /// The recorded and deferred units of each megabyte, and the megabytes that have changed since the last commit.
 pub(crate) struct Durability {
     shadows: SparseArray<Shadow>,
@@ -112,30 +131,46 @@ impl Durability {
 }
 
 impl<C: FreeCompletion> Allocator<C> {
-    /// Begins a commit: returns the megabytes from `first` on that have changed since the last commit,
-    /// `max_megabytes` of them at most, with all that is allocated in them. None if the pool is not persistent.
-    pub fn collect_changes(&self, first: usize, max_megabytes: usize) -> Vec<MegabyteChange> {
-        let Some(durability) = &self.durability else {
-            return Vec::new();
+    /// The first part of a commit, from `first` = 0, or a later one: the megabytes from `first` on that have changed
+    /// since the last commit, each with all that is allocated in it. No more than the limits say, save that the last
+    /// megabyte's tags may exceed `max_tags`. Nothing if the pool is not persistent.
+    pub fn collect_changes(&self, first: usize, limits: CommitLimits) -> CommitPart {
+        let mut part = CommitPart {
+            changes: Vec::new(),
+            next: None,
         };
-        let mut changes = Vec::new();
-        let mut start = first;
+        let Some(durability) = &self.durability else {
+            return part;
+        };
+        let asks_late = weakened(Weakness::AskTakenBackLast);
+        if first == 0 && !asks_late {
+            self.owner_tags.begin_commit();
+        }
+        let (mut start, mut tags) = (first, 0);
         while start < self.megabytes.len()
-            && changes.len() < max_megabytes
             && let Some(index) = durability.changed.find(start)
             && index >= start
         {
+            if part.changes.len() >= limits.max_megabytes || tags >= limits.max_tags {
+                part.next = Some(index);
+                break;
+            }
             let early = !weakened(Weakness::NoteTakenLast);
             if early {
                 durability.changed.remove(index);
             }
-            changes.push(self.collect(durability, index));
+            let change = self.collect(durability, index);
+            tags += change.allocated.len();
+            part.changes.push(change);
             if !early {
                 durability.changed.remove(index);
             }
             start = index + 1;
         }
-        changes
+        if first == 0 && asks_late {
+            self.owner_tags.begin_commit();
+        }
+        part
     }
 
     fn collect(&self, durability: &Durability, index: usize) -> MegabyteChange {
@@ -151,7 +186,6 @@ impl<C: FreeCompletion> Allocator<C> {
             &shadow.recorded,
             std::array::from_fn(|word| recorded[word] | units[word]),
         );
-        let first_unit = index as u64 * UNITS;
         let allocated = if self.owner_tags.are_in_use() {
             let is_new = |slot: &Slot| {
                 let unit = slot.first_unit();
@@ -159,8 +193,10 @@ impl<C: FreeCompletion> Allocator<C> {
             };
             map.blocks()
                 .filter(is_new)
-                .map(|slot| first_unit + slot.first_unit() as u64)
-                .map(|unit| (unit, self.owner_tags.take(unit)))
+                .map(|slot| {
+                    let unit = index as u64 * UNITS + slot.first_unit() as u64;
+                    (unit, self.owner_tags.take(index, slot))
+                })
                 .collect()
         } else {
             Vec::new()
@@ -260,7 +296,7 @@ impl<C: FreeCompletion> Allocator<C> {
         let tag = |slot: Slot| {
             let unit = slot.first_unit();
             let is_committed = recorded[unit / 64] >> (unit % 64) & 1 == 1;
-            (!is_committed).then(|| self.owner_tags.get(index as u64 * UNITS + unit as u64))
+            (!is_committed).then(|| self.owner_tags.get(index, slot))
         };
         let mut blocks: Vec<_> = map.blocks().map(|slot| (slot, tag(slot))).collect();
         blocks.sort_by_key(|(slot, _)| slot.first_unit());

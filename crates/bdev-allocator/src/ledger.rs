@@ -9,12 +9,16 @@ use std::io;
 
 use chimaera_bdev_proto::{ListedTag, MAP_END, OwnedBlock, OwnerTag};
 
-use crate::{Allocator, FreeCompletion, block_at};
+use crate::{Allocator, CommitLimits, FreeCompletion, block_at};
 use chimaera_bdev_format::block_map::UNITS;
 use chimaera_bdev_format::{Disk, Metadata};
 
-/// Megabytes in one commit, at most: a list of them is held in memory.
+/// Megabytes in one part of a commit, at most.
 const MAX_COMMIT_MEGABYTES: usize = 1 << 16;
+
+/// Owner tags in one part of a commit, at most, save those of its last megabyte. A tag stands in several lists at a
+/// time until it is durable, which take some 200 bytes: 13 MB for so many.
+const MAX_COMMIT_TAGS: usize = 1 << 16;
 
 /// Megabytes that are looked at for one page of a listing, at most.
 const MAX_LISTED_MEGABYTES: usize = 1 << 14;
@@ -33,26 +37,25 @@ impl<D: Disk> Ledger<D> {
 
     /// Makes durable what was written, allocated and freed before this was called. Blocks.
     ///
-    /// That is one flush, and one write before it if blocks were allocated or freed. A million changes at a time
-    /// take more, and so does a full journal.
+    /// That is one flush, and one write before it if blocks were allocated or freed. More than 65,536 megabytes that
+    /// have changed, or owner tags, take one each for so many, and so does a full journal.
     ///
     /// # Errors
     /// The device's. Then nothing can be committed any more.
     pub fn commit<C: FreeCompletion>(&mut self, allocator: &Allocator<C>) -> io::Result<()> {
-        let mut first = 0;
-        loop {
-            let changes = allocator.collect_changes(first, MAX_COMMIT_MEGABYTES);
-            self.metadata.commit(&changes)?;
-            allocator.settle(&changes);
-            match changes.last() {
-                // The next round begins behind the last megabyte of this one. Earlier ones that have changed again
-                // meanwhile are left to the next commit.
-                Some(last) if changes.len() == MAX_COMMIT_MEGABYTES => {
-                    first = last.megabyte as usize + 1;
-                }
-                _ => return Ok(()),
-            }
+        let limits = CommitLimits {
+            max_megabytes: MAX_COMMIT_MEGABYTES,
+            max_tags: MAX_COMMIT_TAGS,
+        };
+        let mut first = Some(0);
+        while let Some(start) = first {
+            let part = allocator.collect_changes(start, limits);
+            self.metadata.commit(&part.changes)?;
+            allocator.settle(&part.changes);
+            // Megabytes behind which this part has come, and that have changed again, are left to the next commit.
+            first = part.next;
         }
+        Ok(())
     }
 
     /// The metadata, for reading.

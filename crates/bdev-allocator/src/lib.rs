@@ -13,7 +13,8 @@
 //!   smaller slots only when no partly used one has a fitting slot (law 12).
 //! - [`Allocator::remaining_bytes`] is one word. Space is subtracted before it is handed out, and added before
 //!   its free completes: when it can be allocated again, or will be after a commit.
-//! - The allocator uses memory for what is allocated, not for what could be.
+//! - The allocator uses memory for what is allocated, not for what could be; and for owner tags that wait for a commit
+//!   a bounded amount ([`MAX_HELD_TAGS`]).
 //!
 //! # Parts
 //! - `megabyte`: the state of one megabyte, as two bitmaps: what is *live*, and what is *reserved*. Free
@@ -59,6 +60,8 @@ mod measure;
 #[cfg(all(test, not(loom)))]
 mod model_tests;
 #[cfg(all(test, not(loom)))]
+mod owner_tag_tests;
+#[cfg(all(test, not(loom)))]
 mod simulation;
 #[cfg(all(test, not(loom)))]
 mod stress_tests;
@@ -77,13 +80,14 @@ use chimaera_bdev_format::block_map::{MegabyteMap, Slot, UNITS, UnitMap};
 pub use completion::FreeCompletion;
 use drains::Drains;
 use durability::Durability;
-pub use durability::Restoring;
+pub use durability::{CommitLimits, CommitPart, Restoring};
 use fit::{CLASSES, Fill};
 use free_space::FreeSpace;
 use index::{FillClass, Index};
 use mapping::SparseArray;
 use megabyte::Megabyte;
-use owner_tags::OwnerTags;
+pub use owner_tags::{MAX_HELD_TAGS, MAX_UNCOMMITTED_TAGS};
+use owner_tags::{OwnerTags, TagBounds};
 pub use release::{FreeError, Pin, Pinned};
 pub use sync::Threads;
 use sync::{AtomicBool, AtomicU64, CachePadded, Weakness, weakened};
@@ -116,13 +120,13 @@ impl<C> Allocator<C> {
 
     /// An allocator of `total_bytes`, rounded down to whole units of 4 KiB, all free.
     ///
-    /// Takes address space of some 130 bytes per megabyte; memory only as blocks are allocated.
+    /// Takes address space of some 140 bytes per megabyte; memory only as blocks are allocated.
     ///
     /// # Errors
     /// `InvalidInput` for less than a unit or more than [`Self::MAX_TOTAL_BYTES`]; the system's error if it has
     /// no address space.
     pub fn new(total_bytes: u64, threads: Threads) -> io::Result<Self> {
-        Self::with_durability(total_bytes, threads, |_| Ok(None))
+        Self::with_durability(total_bytes, threads, TagBounds::NONE, |_| Ok(None))
     }
 
     /// As [`Self::new`], for a persistent pool, whose blocks outlive the allocator: see `durability`. Takes some 64
@@ -131,7 +135,11 @@ impl<C> Allocator<C> {
     /// # Errors
     /// As [`Self::new`].
     pub fn persistent(total_bytes: u64, threads: Threads) -> io::Result<Self> {
-        Self::with_durability(total_bytes, threads, |count| {
+        Self::persistent_with(total_bytes, threads, TagBounds::PERSISTENT)
+    }
+
+    fn persistent_with(total_bytes: u64, threads: Threads, bounds: TagBounds) -> io::Result<Self> {
+        Self::with_durability(total_bytes, threads, bounds, |count| {
             Durability::new(count).map(Some)
         })
     }
@@ -139,6 +147,7 @@ impl<C> Allocator<C> {
     fn with_durability(
         total_bytes: u64,
         threads: Threads,
+        tag_bounds: TagBounds,
         durability: impl FnOnce(usize) -> io::Result<Option<Durability>>,
     ) -> io::Result<Self> {
         let total_units = total_bytes / UNIT_BYTES;
@@ -160,7 +169,7 @@ impl<C> Allocator<C> {
             breaking: CachePadded::default(),
             cursors: std::array::from_fn(|_| CachePadded::default()),
             drains: Drains::new(),
-            owner_tags: OwnerTags::new(),
+            owner_tags: OwnerTags::new(count, tag_bounds)?,
             durability: durability(count)?,
         };
         // If the last megabyte is not whole, it was not counted as such, and leaves their set here.
@@ -207,6 +216,18 @@ impl<C> Allocator<C> {
     /// Says that blocks on the device have owner tags. From then on a commit has a tag for each new block, 0 for none.
     pub fn expect_tags(&self) {
         self.owner_tags.set_in_use();
+    }
+
+    /// Whether the caller should ask for a commit, because the pool holds [`MAX_UNCOMMITTED_TAGS`] owner tags: call it
+    /// after an allocation with a tag. One caller is told so, until a commit begins. Waits for nobody.
+    pub fn wants_commit(&self) -> bool {
+        self.owner_tags.wants_commit()
+    }
+
+    /// Owner tags that the pool holds in memory until a commit takes them, those of blocks of a megabyte not counted;
+    /// or, where no commit does, as long as their blocks live.
+    pub fn held_tags(&self) -> u64 {
+        self.owner_tags.held()
     }
 
     /// Bytes of the pool, in whole units.

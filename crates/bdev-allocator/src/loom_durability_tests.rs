@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use chimaera_bdev_proto::BlockType::Kib4;
+use chimaera_bdev_proto::{AllocationPlan, OwnerTag};
 use loom::thread;
 
 use super::*;
 use crate::loom_tests::{allocate, explore};
 use crate::sync::Weakness;
+use crate::test_support::limits;
 
 /// A pool of a megabyte with one block, which is committed.
 fn with_committed_block() -> (Arc<Allocator<()>>, Block) {
@@ -19,7 +21,7 @@ fn with_committed_block() -> (Arc<Allocator<()>>, Block) {
 
 /// Commits, and gives the blocks that the device has then, if anything has changed.
 fn commit(allocator: &Allocator<()>) -> Option<MegabyteMap> {
-    let changes = allocator.collect_changes(0, 1);
+    let changes = allocator.collect_changes(0, limits(1)).changes;
     allocator.settle(&changes);
     changes.first().map(|change| change.map)
 }
@@ -113,6 +115,101 @@ fn remaining_while_space_moves() {
     assert_eq!(allocator.remaining_bytes(), MEGABYTE, "not exact");
     thread.join().expect("no panic");
     assert_eq!(allocator.remaining_bytes(), MEGABYTE, "not exact");
+}
+
+/// A pool of a megabyte whose tags have these bounds.
+fn with_bounds(asking: u64, full: u64) -> Arc<Allocator<()>> {
+    let bounds = TagBounds { asking, full };
+    let allocator = Allocator::persistent_with(MEGABYTE, Threads::Many, bounds);
+    Arc::new(allocator.expect("memory"))
+}
+
+const TAG: OwnerTag = OwnerTag(7);
+
+/// Allocates a block with a tag, and says whether its thread is to ask for a commit.
+fn allocate_tagged(allocator: &Allocator<()>) -> Result<(Block, bool), Status> {
+    let mut found = None;
+    let plan = AllocationPlan::for_size(4096);
+    allocator.allocate(plan, TAG, 0, |block| found = Some(block))?;
+    Ok((found.expect("one block"), allocator.wants_commit()))
+}
+
+/// Two threads allocate with tags where there is room for one tag.
+fn tag_against_tag() {
+    let allocator = with_bounds(1, 1);
+    let other = Arc::clone(&allocator);
+    let thread = thread::spawn(move || allocate_tagged(&other).is_ok());
+    let first = allocate_tagged(&allocator).is_ok();
+    let second = thread.join().expect("no panic");
+    assert!(!(first && second), "more tags than there may be");
+    assert!(first || second, "room for a tag is lost");
+    assert_eq!(allocator.held_tags(), 1);
+}
+
+/// A thread allocates with a tag while a commit runs that another thread has asked for.
+fn tag_against_commit() {
+    let allocator = with_bounds(1, 8);
+    let (_, asks) = allocate_tagged(&allocator).expect("room");
+    assert!(asks, "the bound is reached");
+    let other = Arc::clone(&allocator);
+    let thread = thread::spawn(move || allocate_tagged(&other).expect("room").1);
+    commit(&allocator);
+    let asks = thread.join().expect("no panic");
+    assert!(
+        asks || allocator.held_tags() == 0,
+        "a tag stays, and nobody asks for a commit"
+    );
+}
+
+/// A block with a tag is freed while a commit runs, and an I/O keeps its space.
+fn commit_against_free_that_waits() {
+    let allocator = with_bounds(8, 8);
+    let (block, _) = allocate_tagged(&allocator).expect("room");
+    let pin = allocator.pin(block).expect("live");
+    let freer = Arc::clone(&allocator);
+    let thread = thread::spawn(move || assert!(freer.free(&[block], ()).is_ok()));
+    for change in allocator.collect_changes(0, limits(1)).changes {
+        let tags: Vec<_> = change.allocated.iter().map(|(_, tag)| *tag).collect();
+        let found = vec![TAG; change.map.blocks().count()];
+        assert_eq!(tags, found, "a live block has lost its tag");
+    }
+    thread.join().expect("no panic");
+    assert_eq!(allocator.held_tags(), 0, "a dead block's tag is held");
+    allocator.unpin(pin);
+}
+
+#[test]
+fn loom_there_are_no_more_tags_than_there_may_be() {
+    explore(3, None, tag_against_tag);
+}
+
+#[test]
+#[should_panic(expected = "more tags than there may be")]
+fn loom_fails_if_a_tag_is_counted_late() {
+    explore(3, Some(Weakness::TagCountedLate), tag_against_tag);
+}
+
+#[test]
+fn loom_a_commit_that_was_asked_for_takes_the_tags_of_all_who_did_not_ask() {
+    explore(3, None, tag_against_commit);
+}
+
+#[test]
+#[should_panic(expected = "a tag stays, and nobody asks")]
+fn loom_fails_if_the_ask_is_taken_back_last() {
+    explore(3, Some(Weakness::AskTakenBackLast), tag_against_commit);
+}
+
+#[test]
+fn loom_a_commit_finds_the_tag_of_a_block_that_it_finds_alive() {
+    explore(3, None, commit_against_free_that_waits);
+}
+
+#[test]
+#[should_panic(expected = "a live block has lost its tag")]
+fn loom_fails_if_a_tag_is_forgotten_without_the_lock() {
+    let weakness = Weakness::TagForgottenUnlocked;
+    explore(3, Some(weakness), commit_against_free_that_waits);
 }
 
 #[test]

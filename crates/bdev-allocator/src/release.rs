@@ -15,7 +15,7 @@ use crate::fit::Fill;
 use crate::megabyte::Locked;
 use crate::pins::PinPhase;
 use crate::sync::{Weakness, weakened};
-use chimaera_bdev_format::block_map::{Slot, UNITS, UnitMap, units_of};
+use chimaera_bdev_format::block_map::{Slot, UnitMap, units_of};
 
 /// Why a list of blocks was not freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +151,7 @@ impl<C: FreeCompletion> Allocator<C> {
             } else {
                 let (rest, share) = notice.split();
                 notice = rest;
+                self.forget_tag(index, slot);
                 self.end_waiting(index, self.drains.wait(index, pins, slot, share));
             }
         }
@@ -239,13 +240,23 @@ impl<C: FreeCompletion> Allocator<C> {
         }
     }
 
+    /// Removes the tag of a dead block whose space has to wait for I/O: no commit will take it, and the I/O may take
+    /// long.
+    fn forget_tag(&self, index: usize, slot: Slot) {
+        if self.owner_tags.are_in_use() {
+            // Under the lock, so that a commit that still finds the block alive finds its tag.
+            let is_locked = !weakened(Weakness::TagForgottenUnlocked);
+            let _locked = is_locked.then(|| self.megabytes[index].lock(self.threads));
+            self.owner_tags.take(index, slot);
+        }
+    }
+
     /// Makes the space of a dead block available, now that no I/O can touch it.
     #[inline]
     fn release(&self, index: usize, slot: Slot) {
         let mut locked = self.megabytes[index].lock(self.threads);
         // Its next owner's tag comes after this, since the space is still reserved.
-        self.owner_tags
-            .take(index as u64 * UNITS + slot.first_unit() as u64);
+        self.owner_tags.take(index, slot);
         let count = units_of(slot.block_type);
         let durability = self.durability.as_ref();
         if !durability.is_some_and(|durability| durability.defer(index, slot)) {

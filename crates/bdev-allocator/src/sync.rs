@@ -118,6 +118,12 @@ pub(crate) enum Weakness {
     UndecidedFreeCommitted,
     /// Space that waits for a commit counts as free only after it.
     DeferredCountedLate,
+    /// An owner tag is counted when it is added, after its thread has seen that there is room.
+    TagCountedLate,
+    /// Who asks for a commit is forgotten after the commit has looked at the megabytes.
+    AskTakenBackLast,
+    /// The tag of a dead block is removed without the megabyte's lock.
+    TagForgottenUnlocked,
 }
 
 /// Whether a step is left out. Only loom's models leave steps out.

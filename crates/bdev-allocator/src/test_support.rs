@@ -8,8 +8,16 @@ use chimaera_proto::status::Status;
 #[cfg(not(loom))]
 use crate::block_at;
 use crate::fit::Fill;
-use crate::{Allocator, FreeCompletion};
+use crate::{Allocator, CommitLimits, FreeCompletion};
 use chimaera_bdev_format::block_map::units_of;
+
+/// Limits of a commit of so many megabytes, whatever tags they have.
+pub(crate) fn limits(max_megabytes: usize) -> CommitLimits {
+    CommitLimits {
+        max_megabytes,
+        max_tags: usize::MAX,
+    }
+}
 
 impl<C: FreeCompletion> Allocator<C> {
     /// Allocates this very block.

@@ -9,6 +9,7 @@ use chimaera_bdev_proto::{AllocationPlan, BlockType, OwnerTag};
 
 use super::*;
 use crate::failpoint::{Failpoint, arm};
+use crate::test_support::limits;
 
 /// How long a test waits for another thread.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -294,9 +295,9 @@ fn memory_grows_with_what_is_allocated_and_not_with_the_size() {
 fn check_memory(allocator: &TestAllocator) {
     let size = allocator.total_bytes();
     let commit = || loop {
-        let changes = allocator.collect_changes(0, 1 << 16);
-        allocator.settle(&changes);
-        if changes.is_empty() {
+        let part = allocator.collect_changes(0, limits(1 << 16));
+        allocator.settle(&part.changes);
+        if part.changes.is_empty() {
             break;
         }
     };
@@ -355,11 +356,11 @@ fn a_commit_that_panics_holds_up_nobody_who_reads_the_free_space() {
     let allocator = Arc::new(allocator.expect("address space"));
     let kept = allocator.allocate_one(Kib64).expect("room");
     let freed = allocator.allocate_one(Kib64).expect("room");
-    allocator.settle(&allocator.collect_changes(0, 2));
+    allocator.settle(&allocator.collect_changes(0, limits(2)).changes);
     allocator.free_now(&[freed]).expect("live");
     let left = 2 * MEGABYTE - kept.size;
     assert_eq!(allocator.remaining_bytes(), left, "before it is durable");
-    let changes = allocator.collect_changes(0, 2);
+    let changes = allocator.collect_changes(0, limits(2)).changes;
     arm(Failpoint::SpaceReleased);
     let settled = catch_unwind(AssertUnwindSafe(|| allocator.settle(&changes)));
     assert!(settled.is_err());

@@ -21,24 +21,48 @@ use crate::pool::failure::refuse;
 /// Blocks that are read from a list at a time.
 const CHUNK_BLOCKS: usize = 256;
 
-/// Allocates blocks as the task asks, and completes it. If there is not enough space, but more will be there
-/// when frees are durable, it returns the request.
+/// What becomes of an allocation.
+#[derive(Debug)]
+pub(crate) enum AllocationOutcome {
+    /// The task has completed, or was refused.
+    Completed,
+    /// The task has completed, and the pool's keeper should commit, since many owner tags wait for that.
+    CompletedAmongManyTags,
+    /// There is not enough space, but more will be there when frees are durable.
+    NeedsFrees(Request),
+    /// There is no room for its owner tag before a commit.
+    NeedsTagRoom(Request),
+}
+
+/// Allocates blocks as the task asks, and completes it, unless it has to wait for a commit.
 pub(crate) fn allocate(
     allocator: &Allocator<PendingFree>,
     worker_index: usize,
     counters: &WorkerCounters,
     request: Request,
-) -> Option<Request> {
+) -> AllocationOutcome {
     let [size, owner, _] = request.arguments();
     let plan = AllocationPlan::for_size(size);
     let asked = (plan, OwnerTag(owner));
     match attempt(allocator, worker_index, asked, &request) {
-        Ok(values) => {
-            counters.allocations.add(plan.count);
-            request.complete(&values);
-            None
-        }
+        Ok(values) => complete(allocator, asked, counters, request, &values),
         Err(status) => not_allocated(allocator, (worker_index, asked), counters, request, status),
+    }
+}
+
+#[inline(always)]
+fn complete(
+    allocator: &Allocator<PendingFree>,
+    (plan, owner): (AllocationPlan, OwnerTag),
+    counters: &WorkerCounters,
+    request: Request,
+    values: &[u64; VALUE_COUNT],
+) -> AllocationOutcome {
+    counters.allocations.add(plan.count);
+    request.complete(values);
+    match !owner.is_none() && allocator.wants_commit() {
+        true => AllocationOutcome::CompletedAmongManyTags,
+        false => AllocationOutcome::Completed,
     }
 }
 
@@ -51,27 +75,23 @@ fn not_allocated(
     counters: &WorkerCounters,
     request: Request,
     status: Status,
-) -> Option<Request> {
+) -> AllocationOutcome {
+    let mut status = status;
     if status == Status::NoSpace && !allocator.has_deferred() {
         // Space that waited for a commit may have become free since: then it does not show as waiting.
         match attempt(allocator, worker_index, asked, &request) {
-            Ok(values) => {
-                counters.allocations.add(asked.0.count);
-                request.complete(&values);
-                return None;
-            }
-            Err(Status::NoSpace) => {}
-            Err(status) => {
-                refuse(counters, request, status);
-                return None;
-            }
+            Ok(values) => return complete(allocator, asked, counters, request, &values),
+            Err(again) => status = again,
         }
     }
-    if status == Status::NoSpace && allocator.has_deferred() {
-        return Some(request);
+    match status {
+        Status::NoSpace if allocator.has_deferred() => AllocationOutcome::NeedsFrees(request),
+        Status::Busy => AllocationOutcome::NeedsTagRoom(request),
+        status => {
+            refuse(counters, request, status);
+            AllocationOutcome::Completed
+        }
     }
-    refuse(counters, request, status);
-    None
 }
 
 // Always inlined: the usual path stays in one piece, though this has a second caller.

@@ -10,6 +10,8 @@
 //!   takes to append to a list.
 //! - All work that waits when a commit begins is served by that one commit: flushes from any number of
 //!   clients cost one.
+//! - Nobody waits for a commit that keeps the number of owner tags in memory within bounds, unless there is no room
+//!   left.
 //! - A flush waits for at most one page of a list, however many are asked for.
 //! - All work that is taken is completed, also after the device or the thread has failed.
 //! - With nothing to do the thread sleeps.
@@ -30,6 +32,7 @@ use chimaera_thread::condition::{Condvar, Mutex};
 use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use crossbeam::channel::{Sender, bounded};
 
+use super::allocation::AllocationOutcome;
 use super::{allocation, listing};
 use crate::backend::file::{MetadataDisk, NamedFile};
 use crate::pool::failure::{failure_of, refuse};
@@ -40,7 +43,9 @@ use crate::pool::state::PoolState;
 pub(crate) enum KeeperWork {
     /// To make durable what completed before.
     Flush(Request),
-    /// To allocate what found no space, after frees have become durable.
+    /// To commit, for nobody who waits: many owner tags are in memory until then.
+    Commit,
+    /// To allocate what found no space, or no room for its owner tag, after a commit.
     Allocate(Request),
     /// To list blocks.
     List(Request),
@@ -123,7 +128,7 @@ impl Keeper {
             // A request that is dropped fails.
             return drop(work);
         }
-        let is_awaited = !matches!(work, KeeperWork::List(_));
+        let is_awaited = !matches!(work, KeeperWork::List(_) | KeeperWork::Commit);
         state.work.push(work);
         drop(state);
         self.queue.came.notify_one();
@@ -206,7 +211,10 @@ impl KeeperThread {
             let Some(work) = queue.take(wants_checkpoint || !self.lists.is_empty()) else {
                 break;
             };
-            self.serve(work);
+            let again = self.serve(work);
+            if !again.is_empty() {
+                queue.state.lock().work.extend(again);
+            }
             self.list();
             if wants_checkpoint && let Err(error) = self.ledger.metadata_mut().advance_checkpoint()
             {
@@ -221,7 +229,8 @@ impl KeeperThread {
         }
     }
 
-    fn serve(&mut self, work: Vec<KeeperWork>) {
+    /// Does this work, and gives what has to wait for another commit.
+    fn serve(&mut self, work: Vec<KeeperWork>) -> Vec<KeeperWork> {
         let waits_for_commit =
             |work: &KeeperWork| !matches!(work, KeeperWork::List(_) | KeeperWork::Declare(..));
         let commits = work.iter().any(waits_for_commit);
@@ -238,8 +247,10 @@ impl KeeperThread {
             self.named_file.warn_if_lost(self.host);
             flushed = flushed.and_then(|()| self.named_file.check_whole());
         }
+        let mut again = Vec::new();
         for work in work {
             match (work, committed) {
+                (KeeperWork::Commit, _) => {}
                 (KeeperWork::Flush(request), _) => match flushed {
                     Ok(()) => request.complete(&[]),
                     Err(failure) => refuse(self.pool.counters.of_keeper(), request, failure),
@@ -247,13 +258,14 @@ impl KeeperThread {
                 (KeeperWork::Allocate(request), Err(failure)) => {
                     refuse(self.pool.counters.of_keeper(), request, failure);
                 }
-                (KeeperWork::Allocate(request), Ok(())) => self.allocate(request),
+                (KeeperWork::Allocate(request), Ok(())) => again.extend(self.allocate(request)),
                 (KeeperWork::List(request), _) => self.lists.push_back(request),
                 // The thread that waited may have given up.
                 (KeeperWork::FlushCall(done), _) => drop(done.send(flushed)),
                 (KeeperWork::Declare(metrics, done), _) => drop(done.send(self.declare(metrics))),
             }
         }
+        again
     }
 
     /// Answers one list: a flush does not wait for more of them than that.
@@ -264,12 +276,20 @@ impl KeeperThread {
         }
     }
 
-    fn allocate(&self, request: Request) {
+    /// Allocates after a commit, and gives what another commit has to come for.
+    fn allocate(&self, request: Request) -> Option<KeeperWork> {
         let (allocator, counters) = (&self.pool.allocator, self.pool.counters.of_keeper());
-        // All that was freed before the commit is available now. What was freed since is for later
-        // allocations.
-        if let Some(request) = allocation::allocate(allocator, 0, counters, request) {
-            refuse(counters, request, Status::NoSpace);
+        match allocation::allocate(allocator, 0, counters, request) {
+            AllocationOutcome::Completed => None,
+            AllocationOutcome::CompletedAmongManyTags => Some(KeeperWork::Commit),
+            // All that was freed before the commit is available now. What was freed since is for later
+            // allocations.
+            AllocationOutcome::NeedsFrees(request) => {
+                refuse(counters, request, Status::NoSpace);
+                None
+            }
+            // The commit has made room for tags, and workers have filled it since.
+            AllocationOutcome::NeedsTagRoom(request) => Some(KeeperWork::Allocate(request)),
         }
     }
 

@@ -1,8 +1,9 @@
 //! A device that fails under the metadata: every flush that waits fails, and reading goes on. The pool is marked, as
 //! far as the device still works, and is opened for writing only after somebody has looked.
 
+use chimaera_bdev_allocator::MAX_HELD_TAGS;
 use chimaera_bdev_format::image::CheckMode;
-use chimaera_bdev_proto::{CreateParams, MEGABYTE, Method, UNIT_BYTES};
+use chimaera_bdev_proto::{CreateParams, MEGABYTE, Method, OwnerTag, UNIT_BYTES};
 use chimaera_chimod::ModuleError;
 use chimaera_proto::Status;
 use chimaera_testing::SystemCallFilter;
@@ -220,4 +221,39 @@ fn refusal(store: &Store) -> ModuleError {
         panic!("{} cannot be read", store.name);
     };
     error
+}
+
+#[test]
+fn where_no_commit_takes_owner_tags_allocations_with_tags_hear_of_its_failure_and_others_go_on() {
+    /// Tags that the commit that failed had taken, at most: those of a part of it.
+    const PART: u64 = (1 << 16) + 256;
+    let store = Store::on_file(3 << 30);
+    drop(store.open());
+    let pool = open_unwritable(&store, libc::EIO);
+    let mut tagged = Vec::new();
+    let refused = loop {
+        let tag = OwnerTag(tagged.len() as u64 + 1);
+        match pool.allocate_for(4096, tag) {
+            Ok(blocks) => tagged.extend(blocks),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(refused, Status::IoError);
+    let held = MAX_HELD_TAGS..=MAX_HELD_TAGS + PART;
+    assert!(held.contains(&(tagged.len() as u64)), "{}", tagged.len());
+    for size in [4096, 65_536, 262_144] {
+        let refused = pool.allocate_for(size, OwnerTag(1));
+        assert_eq!(refused, Err(Status::IoError));
+        pool.allocate(size).expect("without a tag, as before");
+    }
+    let log = pool.recorder().log();
+    let told = |(_, text): &&(u32, String)| text.contains("cannot write the pool's metadata");
+    assert_eq!(log.iter().filter(told).count(), 1, "{log:?}");
+    // One that is not held any more makes room for one more.
+    let last = tagged.pop().expect("many");
+    pool.free(&[last]).expect("allocated");
+    pool.allocate_for(4096, OwnerTag(1)).expect("room");
+    assert_eq!(pool.allocate_for(4096, OwnerTag(1)), Err(Status::IoError));
+    drop(pool);
+    assert_eq!(store.open().list(), [], "nothing was durable");
 }
