@@ -72,8 +72,8 @@ impl<'a> Killing<'a> {
         assert_eq!(found["remaining_size"].as_u64(), Some(remaining));
     }
 
-    /// A daemon with the pool, which is there since the first one. To be killed is no failure of the device: a pool with
-    /// the mark of one would be refused.
+    /// A daemon with the pool, which is there since the first one. To be killed is no failure of the device: a pool
+    /// with the mark of one would be refused.
     fn open(&self, sockets: TempDir) -> Daemon {
         let daemon = Daemon::start_in(sockets, &["--workers", "2"]);
         let size = POOL_BYTES.to_string();

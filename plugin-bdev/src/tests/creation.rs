@@ -324,7 +324,7 @@ fn a_new_file_belongs_to_the_daemon_alone() {
     assert!(taken <= own + 65_536, "the rest is sparse: {taken} bytes");
     assert!(taken >= own, "metadata has its space: {taken} bytes");
     let reserved = pool.stats().metadata_size;
-    // Besides, places are kept free of blocks at 2, 8 and (here the far superblock) 4 MiB, and nothing is written there.
+    // Besides, places at 2 and 8 MiB are kept free of blocks, and nothing is written there.
     assert_eq!(reserved - own, 2 * 6 * UNIT_BYTES);
 }
 
