@@ -22,7 +22,8 @@
 //! - `creation`: making a pool. `metadata`: a pool that is open.
 //! - `overlay`: updates that only the journal has. `checkpoint`: bringing them into the table.
 //! - `scan`: reading the journal. `recovery`: opening. `repair`: what opening writes.
-//! - `rename`: another name, or an identity of its own. `check`: checking all of a pool, copies included. [`contents`]: what else a device may hold.
+//! - `rename`: another name, or an identity of its own. `check`: checking all of a pool, copies included. `upgrade`:
+//!   making it one of the newest version. [`contents`]: what else a device may hold.
 //! - [`image`]: files and devices with pools on them.
 //! - `weakness`, `simulation`: the proof of crash safety, for tests.
 
@@ -50,6 +51,7 @@ pub mod simulation;
 mod superblock;
 mod table;
 mod tags;
+mod upgrade;
 mod version;
 mod weakness;
 
@@ -60,6 +62,7 @@ pub use metadata::Metadata;
 pub use page::{Disk, Page};
 pub use recovery::{OpenError, OpenMode, OpenedPool, identify, open, open_admitting};
 pub use superblock::{Birth, FarCopy, FormatFeatures, History, Identity, PoolOwner, Superblock};
+pub use upgrade::MissingRoom;
 pub use version::FormatVersion;
 #[cfg(any(test, feature = "simulation"))]
 pub use weakness::with_weakness;

@@ -43,6 +43,10 @@ pub enum CrashWeakness {
     SuperblocksTrusted,
     /// What is left of a commit that does not count stays in the journal.
     RemainsLeft,
+    /// The upgrade of a pool writes its first superblock before the rest is durable.
+    UpgradeNotFlushed,
+    /// The upgrade of a pool writes all superblocks without a flush in between.
+    UpgradeSuperblocksTogether,
     /// Freed space is allocated again before the free is durable.
     SpaceReusedEarly,
 }

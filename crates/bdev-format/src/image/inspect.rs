@@ -99,6 +99,12 @@ impl Inspection {
         self.lost.is_empty() && (!has_damage || self.repaired)
     }
 
+    /// Whether its format has the version that new pools have.
+    #[must_use]
+    pub fn has_newest_version(&self) -> bool {
+        self.format_version == FormatVersion::NEWEST.number()
+    }
+
     /// This inspection, with only the damage that another one of the same pool has found too.
     fn with_damage_of_both(mut self, other: &Self) -> Self {
         self.lost.retain(|text| other.lost.contains(text));
@@ -233,7 +239,7 @@ fn change_identity(path: &Path, name: &str, own: Option<OwnIdentity>) -> Result<
 }
 
 /// Opens a file or device that nobody uses. Waits a moment where a process that was killed still has it.
-fn open_unused(path: &Path, writes: bool) -> Result<File, ModuleError> {
+pub(super) fn open_unused(path: &Path, writes: bool) -> Result<File, ModuleError> {
     let opened = patiently(
         || match open(path, writes) {
             Ok((_, true)) => Err(None),
@@ -286,7 +292,7 @@ fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
     }
 }
 
-fn examine(
+pub(super) fn examine(
     path: &Path,
     file: &PoolFile,
     in_use: bool,

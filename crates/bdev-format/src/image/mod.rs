@@ -10,6 +10,7 @@ mod inspect;
 mod path;
 mod random;
 mod refusal;
+mod upgrade;
 
 pub use chimaera_proto::ModuleError;
 pub use disk::{DiskOperation, FileDisk, PoolFile, pool_file, size_and_tail, size_of};
@@ -20,3 +21,4 @@ pub use inspect::{
 pub use path::{check_stores, ends_with_slash, refused};
 pub use random::{birth, random_bits};
 pub use refusal::{Refusal, Remedy};
+pub use upgrade::{Upgrade, upgrade};

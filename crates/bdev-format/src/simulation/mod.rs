@@ -48,6 +48,8 @@ mod model;
 mod rename_tests;
 mod system;
 #[cfg(test)]
+mod upgrade_tests;
+#[cfg(test)]
 mod weakness_tests;
 mod workload;
 
