@@ -30,6 +30,11 @@ pub(crate) enum PoolCommand {
     /// One that is in use is waited for up to 2 seconds: what a process that was killed had under way may keep it
     /// in use for a moment.
     Check(CheckArguments),
+    /// Bring the pool that a file or device holds to the newest version of the format; no daemon may use it
+    ///
+    /// No block moves, and what the pool holds stays. An older program cannot use the pool afterwards. One that is in
+    /// use is waited for as `check` does.
+    Upgrade(UpgradeArguments),
     /// Give the pool that a file or device holds another name, after it was moved or copied; no daemon may use it
     ///
     /// One that is in use is waited for as `check` does.
@@ -212,6 +217,12 @@ fn uuid_of(text: &str) -> Result<[u8; 16], String> {
     Ok(std::array::from_fn(|byte| {
         digits[2 * byte] << 4 | digits[2 * byte + 1]
     }))
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpgradeArguments {
+    /// The file or device
+    pub(crate) path: PathBuf,
 }
 
 #[derive(Debug, Args)]

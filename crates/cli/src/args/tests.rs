@@ -113,6 +113,7 @@ fn a_daemon_is_named_where_one_is_needed_and_nowhere_else() {
         "chimod new m",
         "pool inspect f",
         "pool check f",
+        "pool upgrade f",
         "pool rename f",
     ] {
         assert!(parse(&format!("chimaera {without}")).is_ok(), "{without}");

@@ -31,6 +31,12 @@ pub(super) fn show(
         for note in notes(inspection) {
             output::line(note);
         }
+        if inspection.is_sound() && !inspection.has_newest_version() {
+            output::line(format_args!(
+                "older format: `{}` keeps second copies of the metadata far from the first ones",
+                program::command_alone(&["pool", "upgrade", &program::path(path)])
+            ));
+        }
     }
     if inspection.is_sound() {
         return Ok(());

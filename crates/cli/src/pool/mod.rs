@@ -7,6 +7,7 @@ mod list;
 mod map;
 mod offline;
 mod stats;
+mod upgrade;
 
 use chimaera_bdev_client::{
     Client, Error, FileState, ListedTag, MODULE_NAME, OwnedBlock, OwnerTag, PerfMetrics, PoolInfo,
@@ -36,6 +37,7 @@ pub(crate) fn run(command: &PoolCommand, global: &GlobalArguments) -> Result<(),
         }
         PoolCommand::Inspect(arguments) => offline::inspect(arguments, global),
         PoolCommand::Check(arguments) => offline::check(arguments, global),
+        PoolCommand::Upgrade(arguments) => upgrade::upgrade(arguments, global),
         PoolCommand::Rename(arguments) => offline::rename(arguments, global),
         PoolCommand::Destroy(pool) => destroy(pool, global),
     }

@@ -89,8 +89,8 @@ struct RenameReport<'a> {
     uuid: Option<String>,
 }
 
-/// The failure to look at a pool, to check or to rename it, with advice.
-fn explain(path: &Path, refusal: Refusal) -> CommandFailure {
+/// The failure to look at a pool, to check, to rename or to upgrade it, with advice.
+pub(super) fn explain(path: &Path, refusal: Refusal) -> CommandFailure {
     let repair = |more: &[&str]| {
         let path = program::path(path);
         let words = [&["pool", "check", "--repair"], more, &[&*path]].concat();

@@ -1,0 +1,190 @@
+//! A pool of version 1 of the format is made one of version 2, by the real program, and keeps what it holds.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use chimaera_bdev_client::{
+    Block, BlockType, Client, CreateOptions, IoEngine, OwnerTag, PerfMetrics, PoolId, PoolQuery,
+    Runtime,
+};
+use chimaera_bdev_format::image::{FileDisk, birth, pool_file};
+use chimaera_bdev_format::{FormatVersion, Geometry, Identity, Metadata, PAGE_BYTES, PoolOwner};
+use chimaera_tests::exit::{DAMAGED_METADATA, IN_THE_WAY, NO_SPACE};
+use chimaera_tests::{Daemon, MIB, Pattern, chimaera, disk_folder, json, text};
+
+const QUERY: PoolQuery = PoolQuery::Local;
+const PATTERN: Pattern = Pattern::new(1, 1);
+const TAG: OwnerTag = OwnerTag(0x1234);
+
+/// Makes an empty pool of version 1 in a file of so many bytes.
+fn make_old_pool(path: &Path, bytes: u64) {
+    let file = File::options()
+        .create_new(true)
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("a file");
+    file.set_len(bytes).expect("a length");
+    let identity = Identity {
+        pool: PoolId::new(8000, 1),
+        name: text(path).to_owned(),
+        owner: PoolOwner {
+            user: nix::unistd::getuid().as_raw(),
+            group: nix::unistd::getgid().as_raw(),
+            mode: 0o600,
+        },
+        alignment: 4096,
+        io_depth: 8,
+        io_engine: IoEngine::Auto,
+        metrics: PerfMetrics::default(),
+    };
+    let pages = bytes / PAGE_BYTES as u64;
+    let geometry = Geometry::of_version(FormatVersion::One, pages).expect("room");
+    let disk = FileDisk::new(pool_file(file).expect("a file"));
+    let birth = birth().expect("random numbers");
+    Metadata::format(disk, identity, geometry, birth, false).expect("a pool");
+}
+
+fn open(runtime: &Runtime, path: &Path) -> Client {
+    let pool = Client::new(runtime, PoolId::NULL);
+    pool.create(PoolQuery::Dynamic, text(path), &CreateOptions::file())
+        .expect("the pool is opened");
+    pool
+}
+
+/// Fills the pool on a file with blocks of one type, all with a tag, up to `most`, in a daemon that is stopped then.
+fn fill(path: &Path, block_type: BlockType, most: usize) -> Vec<Block> {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let pool = open(&runtime, path);
+    let mut blocks = Vec::new();
+    while blocks.len() < most {
+        match pool.allocate_blocks_for(QUERY, block_type.size(), TAG) {
+            Ok(more) => blocks.extend(more),
+            Err(_) => break,
+        }
+    }
+    let buffer = runtime.allocate_buffer(block_type.size() as usize);
+    let mut buffer = buffer.expect("a buffer");
+    for block in &blocks {
+        PATTERN.fill(block.offset, &mut buffer);
+        pool.write(QUERY, block, &buffer).expect("a write");
+    }
+    runtime
+        .admin()
+        .destroy_pool(pool.pool_id())
+        .expect("the pool ends");
+    blocks
+}
+
+/// Sees that a daemon finds these blocks, their tags, and their data from an offset on.
+fn see(path: &Path, blocks: &[Block], from: u64) {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let pool = open(&runtime, path);
+    let listed: Vec<_> = pool
+        .all_blocks(QUERY)
+        .map(|owned| owned.expect("a block"))
+        .collect();
+    let mut wanted = blocks.to_vec();
+    wanted.sort_by_key(|block| block.offset);
+    let found: Vec<_> = listed.iter().map(|owned| owned.block).collect();
+    assert_eq!(found, wanted);
+    assert!(listed.iter().all(|owned| owned.owner.known() == Some(TAG)));
+    for block in blocks.iter().filter(|block| block.offset >= from) {
+        let buffer = runtime.allocate_buffer(block.size as usize);
+        let mut buffer = buffer.expect("a buffer");
+        pool.read(QUERY, block, &mut buffer).expect("a read");
+        PATTERN.check(block.offset, &buffer);
+    }
+}
+
+#[test]
+fn an_upgraded_pool_keeps_what_it_holds_and_survives_the_loss_of_its_first_megabyte() {
+    let folder = disk_folder();
+    let path = folder.path().join("pool");
+    make_old_pool(&path, 16 * MIB);
+    let blocks = fill(&path, BlockType::Kib64, 100);
+    let file = text(&path);
+
+    let shown = chimaera(&["pool", "inspect", file]).success();
+    assert!(
+        shown.contains("older format: `") && shown.contains("pool upgrade"),
+        "{shown}"
+    );
+    let report = json(&chimaera(&["pool", "upgrade", file, "--json"]).success());
+    assert_eq!(report["upgraded"], true);
+    assert_eq!(report["pool"]["format_version"], 2);
+    assert_eq!(report["pool"]["protected"], true);
+    let shown = chimaera(&["pool", "check", file]).success();
+    assert!(!shown.contains("older format"), "{shown}");
+    let again = chimaera(&["pool", "upgrade", file]).success();
+    assert!(again.contains("nothing was written"), "{again}");
+    see(&path, &blocks, 0);
+
+    let opened = File::options().write(true).open(&path).expect("the pool");
+    opened
+        .write_all_at(&vec![0; MIB as usize], 0)
+        .expect("a write");
+    chimaera(&["pool", "check", file]).failure(DAMAGED_METADATA);
+    let _ = chimaera(&["pool", "check", "--repair", file]).success();
+    see(&path, &blocks, MIB);
+}
+
+#[test]
+fn a_full_pool_is_left_as_it_is_and_is_upgraded_when_blocks_were_freed() {
+    let folder = disk_folder();
+    let path = folder.path().join("pool");
+    make_old_pool(&path, 8 * MIB);
+    let mut blocks = fill(&path, BlockType::Kib4, usize::MAX);
+    let before = std::fs::read(&path).expect("the pool");
+    let file = text(&path);
+
+    let refused = chimaera(&["pool", "upgrade", file]).failure(NO_SPACE);
+    assert!(refused.contains("free the blocks at offset"), "{refused}");
+    assert!(refused.contains("let the pool grow by"), "{refused}");
+    let refused = chimaera(&["pool", "upgrade", file, "--json"]);
+    assert_eq!(refused.code, Some(NO_SPACE));
+    let report = json(&refused.stdout);
+    assert_eq!(report["upgraded"], false);
+    assert!(
+        before == std::fs::read(&path).expect("the pool"),
+        "nothing was written"
+    );
+
+    let named = report["missing_room"]["blocks_to_free"]
+        .as_array()
+        .expect("blocks");
+    let is_named = |block: &Block| named.iter().any(|named| named["offset"] == block.offset);
+    let (freed, kept): (Vec<_>, Vec<_>) = blocks.drain(..).partition(is_named);
+    assert_eq!(freed.len(), named.len());
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let pool = open(&runtime, &path);
+    pool.free_blocks(QUERY, &freed).expect("freed");
+    let busy = chimaera(&["pool", "upgrade", file]).failure(IN_THE_WAY);
+    assert!(busy.contains("it is in use"), "{busy}");
+    runtime
+        .admin()
+        .destroy_pool(pool.pool_id())
+        .expect("the pool ends");
+    let _ = chimaera(&["pool", "upgrade", file]).success();
+    see(&path, &kept, 0);
+}
+
+#[test]
+fn a_damaged_pool_is_upgraded_after_a_repair() {
+    let folder = disk_folder();
+    let path = folder.path().join("pool");
+    make_old_pool(&path, 8 * MIB);
+    let blocks = fill(&path, BlockType::Kib64, 9);
+    let file = text(&path);
+    let opened = File::options().write(true).open(&path).expect("the pool");
+    opened.write_all_at(&[7; 512], 0).expect("a write");
+    let refused = chimaera(&["pool", "upgrade", file]).failure(DAMAGED_METADATA);
+    assert!(refused.contains("check --repair"), "{refused}");
+    let _ = chimaera(&["pool", "check", "--repair", file]).success();
+    let _ = chimaera(&["pool", "upgrade", file]).success();
+    see(&path, &blocks, 0);
+}
