@@ -8,6 +8,7 @@
 mod damage;
 mod opening;
 mod restored;
+mod upgrading;
 
 // The program that makes images uses it too.
 #[path = "../../examples/image_maker/image.rs"]
