@@ -25,8 +25,8 @@ impl PoolId {
     /// It chooses at random from there on.
     pub const FIRST_CHOSEN_MAJOR: u32 = 100_000;
 
-    /// The id that these random bits choose, of those that are left to choice: it may be recorded on a device, and should
-    /// not be the one that somebody else chooses for another pool.
+    /// The id that these random bits choose, of those that are left to choice: it may be recorded on a device, and
+    /// should not be the one that somebody else chooses for another pool.
     #[must_use]
     pub const fn drawn(random: u64) -> Self {
         const COUNT: u64 = (u32::MAX - PoolId::FIRST_CHOSEN_MAJOR) as u64 + 1;

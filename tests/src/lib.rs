@@ -46,7 +46,7 @@ pub use faulty::Faulty;
 pub use held_thread::HeldThread;
 pub use outside::{cargo_outside, checkout, fenced, program_outside};
 pub use plugins::Plugins;
-pub use pool_image::{PoolImage, assert_holds, overwrite};
+pub use pool_image::{FlushedPool, assert_holds, overwrite};
 pub use process::{ClientProcess, is_ignored, parse_blocks, show_blocks};
 pub use record_holder::{HeldRecords, RecordHolder};
 pub use refusal::{assert_not_created, assert_refused, client, memory, remaining, text};

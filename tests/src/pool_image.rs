@@ -20,7 +20,7 @@ const COMMITS: u64 = 60;
 
 /// A pool on a file, and what was flushed to it.
 #[derive(Debug)]
-pub struct PoolImage {
+pub struct FlushedPool {
     folder: TempDir,
     path: PathBuf,
     /// The file as the kill left it.
@@ -28,7 +28,7 @@ pub struct PoolImage {
     blocks: Vec<OwnedBlock>,
 }
 
-impl PoolImage {
+impl FlushedPool {
     /// A pool that was made with the first of these sizes in bytes and has grown to the others, with blocks all over
     /// it. Its daemon was killed after many commits.
     ///
@@ -136,7 +136,8 @@ impl PoolImage {
         chimaera(&[&["pool"], words, &[self.name()]].concat())
     }
 
-    /// Opens the pool, which has to hold all that was flushed, and ends it. What lay in the `lost` bytes is not compared.
+    /// Opens the pool, which has to hold all that was flushed, and ends it. What lay in the `lost` bytes is not
+    /// compared.
     ///
     /// # Panics
     /// If it does not.

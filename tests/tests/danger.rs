@@ -13,7 +13,7 @@ use chimaera_bdev_format::{
 };
 use chimaera_tests::exit::{DAMAGED_METADATA, FAILED, IN_THE_WAY, WRONG_USAGE};
 use chimaera_tests::{
-    Daemon, MIB, PoolImage, assert_holds, chimaera, disk_folder, finish, json, skipped, text,
+    Daemon, FlushedPool, MIB, assert_holds, chimaera, disk_folder, finish, json, skipped, text,
 };
 
 const PAGE: u64 = 4096;
@@ -35,7 +35,7 @@ const SIGNATURES: [Signature; 4] = [
 
 #[test]
 fn where_something_else_stands_at_the_beginning_nothing_is_written() {
-    let image = PoolImage::with_room(&[16 * MIB], 12 * MIB);
+    let image = FlushedPool::with_room(&[16 * MIB], 12 * MIB);
     let daemon = Daemon::start();
     // Over one superblock, over both, and behind the first bytes of one, which is damaged and not gone.
     for (offset, bytes, name) in SIGNATURES {
@@ -78,7 +78,7 @@ fn where_something_else_stands_at_the_beginning_nothing_is_written() {
 
 #[test]
 fn a_file_system_that_was_made_over_a_pool_is_left_alone() {
-    let image = PoolImage::with_room(&[16 * MIB], 12 * MIB);
+    let image = FlushedPool::with_room(&[16 * MIB], 12 * MIB);
     let tools: [(&str, &[&str]); 2] = [
         ("mkfs.ext4", &["-F", "-q", "-E", "nodiscard"]),
         ("mkswap", &[]),
@@ -104,7 +104,7 @@ fn a_file_system_that_was_made_over_a_pool_is_left_alone() {
 
 #[test]
 fn the_mark_of_a_failure_is_shown_with_its_time_and_cleared_by_a_repair() {
-    let image = PoolImage::with_room(&[16 * MIB], 12 * MIB);
+    let image = FlushedPool::with_room(&[16 * MIB], 12 * MIB);
     let daemon = Daemon::start();
     let mode = OpenMode::ReadWrite { history: 1 };
     let opened = open(disk(image.path()), mode, &mut |_, _| {}, &mut |_, _| {});
@@ -140,7 +140,7 @@ fn the_mark_of_a_failure_is_shown_with_its_time_and_cleared_by_a_repair() {
 
 #[test]
 fn a_file_that_lost_its_unused_end_is_sound_and_shrinks_when_it_is_opened_for_writing() {
-    let image = PoolImage::with_room(&[16 * MIB], 10 * MIB);
+    let image = FlushedPool::with_room(&[16 * MIB], 10 * MIB);
     let daemon = Daemon::start();
     let cut = 12 * MIB;
     assert!(image.end_of_blocks() <= cut);
@@ -168,7 +168,7 @@ fn a_file_that_lost_its_unused_end_is_sound_and_shrinks_when_it_is_opened_for_wr
 
 #[test]
 fn a_file_that_lost_extents_can_be_read_as_far_as_it_goes() {
-    let image = PoolImage::killed(&[16 * MIB, 24 * MIB, 36 * MIB]);
+    let image = FlushedPool::killed(&[16 * MIB, 24 * MIB, 36 * MIB]);
     let daemon = Daemon::start();
     // In the second extent, and in the first one, where its second copies begin.
     for cut in [23 * MIB, 8 * MIB + 10 * PAGE, 8 * MIB] {
@@ -177,7 +177,7 @@ fn a_file_that_lost_extents_can_be_read_as_far_as_it_goes() {
     }
 }
 
-fn assert_read_as_far_as_it_goes(image: &PoolImage, daemon: &Daemon, cut: u64) {
+fn assert_read_as_far_as_it_goes(image: &FlushedPool, daemon: &Daemon, cut: u64) {
     let file = OpenOptions::new().write(true).open(image.path());
     file.and_then(|file| file.set_len(cut)).expect("cut");
     let refusals = [
@@ -214,7 +214,7 @@ fn assert_read_as_far_as_it_goes(image: &PoolImage, daemon: &Daemon, cut: u64) {
 
 #[test]
 fn a_copy_becomes_a_pool_of_its_own_and_is_open_beside_the_original() {
-    let image = PoolImage::with_room(&[16 * MIB], 12 * MIB);
+    let image = FlushedPool::with_room(&[16 * MIB], 12 * MIB);
     let daemon = Daemon::start();
     let [drawn, chosen] = ["drawn", "chosen"].map(|name| {
         let path = image.beside(name);
@@ -299,7 +299,7 @@ fn a_small_pool_says_that_it_is_not_protected() {
 fn two_uses_of_one_image_have_different_histories() {
     /// Where the superblock has the newest history, and the one before.
     const HISTORY: usize = 128;
-    let image = PoolImage::with_room(&[16 * MIB], 12 * MIB);
+    let image = FlushedPool::with_room(&[16 * MIB], 12 * MIB);
     let daemon = Daemon::start();
     let histories = [(); 2].map(|()| {
         // As a virtual machine goes back to an older image.

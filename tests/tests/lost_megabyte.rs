@@ -1,5 +1,5 @@
-//! Each megabyte that holds metadata of a pool is lost in turn, on real files and devices: all that was flushed is found
-//! again.
+//! Each megabyte that holds metadata of a pool is lost in turn, on real files and devices: all that was flushed is
+//! found again.
 
 use std::fs::{self, OpenOptions};
 use std::ops::Range;
@@ -8,8 +8,8 @@ use std::os::unix::fs::FileExt;
 use chimaera_bdev_format::Geometry;
 use chimaera_tests::exit::{DAMAGED_METADATA, IN_THE_WAY, NOT_FOUND};
 use chimaera_tests::{
-    Daemon, LoopDevice, MIB, PoolImage, Watchdog, assert_holds, chimaera, json, overwrite, skipped,
-    text,
+    Daemon, FlushedPool, LoopDevice, MIB, Watchdog, assert_holds, chimaera, json, overwrite,
+    skipped, text,
 };
 
 /// The sizes of a pool that has grown twice.
@@ -42,7 +42,7 @@ fn bytes_of(megabytes: Range<u64>) -> Range<u64> {
 }
 
 /// Bytes are lost, among which the first superblocks are or are not: what commands say of that, and what they mend.
-fn lose(image: &PoolImage, daemon: &Daemon, lost: Range<u64>, noise: Option<u64>) {
+fn lose(image: &FlushedPool, daemon: &Daemon, lost: Range<u64>, noise: Option<u64>) {
     image.restore();
     overwrite(image.path(), lost.clone(), noise);
     let damaged = fs::read(image.path()).expect("the file");
@@ -84,7 +84,7 @@ fn lose(image: &PoolImage, daemon: &Daemon, lost: Range<u64>, noise: Option<u64>
 /// Loses each megabyte that has metadata: zeroes, noise, and zeroes in the next one as well.
 fn lose_each(sizes: &[u64], expected: &[u64]) {
     let _watchdog = Watchdog::start();
-    let image = PoolImage::killed(sizes);
+    let image = FlushedPool::killed(sizes);
     let found = json(&image.offline(&["inspect", "--json"]).success());
     assert_eq!(found["segments"], sizes.len());
     assert!(found["journal_records"].as_u64() > Some(0), "{found}");
@@ -125,7 +125,7 @@ fn any_megabyte_with_metadata_of_a_pool_that_has_grown_can_be_lost() {
 
 #[test]
 fn a_pool_without_its_beginning_is_found_in_a_file_that_was_doubled() {
-    let image = PoolImage::killed(&GROWN[..1]);
+    let image = FlushedPool::killed(&GROWN[..1]);
     let daemon = Daemon::start();
     overwrite(image.path(), 0..MIB, Some(1));
     set_len(&image, 2 * GROWN[0]);
@@ -139,7 +139,7 @@ fn a_pool_without_its_beginning_is_found_in_a_file_that_was_doubled() {
 
 #[test]
 fn a_pool_without_its_beginning_is_found_in_a_file_whose_unused_end_was_cut() {
-    let image = PoolImage::with_room(&[16 * MIB], 10 * MIB);
+    let image = FlushedPool::with_room(&[16 * MIB], 10 * MIB);
     let daemon = Daemon::start();
     let cut = 16 * MIB * 6 / 10 / PAGE * PAGE;
     assert!(image.end_of_blocks() <= cut, "{}", image.end_of_blocks());
@@ -157,7 +157,7 @@ fn a_pool_without_its_beginning_is_found_in_a_file_whose_unused_end_was_cut() {
 
 #[test]
 fn a_pool_without_its_beginning_is_found_on_a_larger_device_that_it_was_copied_to() {
-    let image = PoolImage::killed(&GROWN[..2]);
+    let image = FlushedPool::killed(&GROWN[..2]);
     let device = match LoopDevice::attach(48 * MIB) {
         Ok(device) => device,
         Err(reason) => return skipped("a pool that was copied to a device", &reason),
@@ -182,7 +182,7 @@ fn a_pool_without_its_beginning_is_found_on_a_larger_device_that_it_was_copied_t
 
 #[test]
 fn overwriting_a_pool_leaves_nothing_that_is_found_later() {
-    let image = PoolImage::with_room(&[36 * MIB], 30 * MIB);
+    let image = FlushedPool::with_room(&[36 * MIB], 30 * MIB);
     let daemon = Daemon::start();
     // The new pool is smaller, so that the old one's far superblocks lie behind its end.
     for had_beginning in [true, false] {
@@ -212,11 +212,11 @@ fn overwriting_a_pool_leaves_nothing_that_is_found_later() {
 #[test]
 fn a_pool_over_whose_beginning_another_was_copied_is_told_from_it() {
     let (older, image) = (
-        PoolImage::with_room(&[64 * MIB], 60 * MIB),
-        PoolImage::killed(&GROWN[..1]),
+        FlushedPool::with_room(&[64 * MIB], 60 * MIB),
+        FlushedPool::killed(&GROWN[..1]),
     );
     let daemon = Daemon::start();
-    let uuid = |image: &PoolImage| {
+    let uuid = |image: &FlushedPool| {
         let found = json(&image.offline(&["inspect", "--json"]).success());
         found["uuid"].as_str().expect("text").to_owned()
     };
@@ -255,7 +255,7 @@ fn a_pool_over_whose_beginning_another_was_copied_is_told_from_it() {
     assert_holds(&daemon.connect(), text(older.path()), image.blocks(), lost);
 }
 
-fn set_len(image: &PoolImage, len: u64) {
+fn set_len(image: &FlushedPool, len: u64) {
     let file = OpenOptions::new().write(true).open(image.path());
     file.and_then(|file| file.set_len(len)).expect("a length");
 }

@@ -12,9 +12,9 @@
 //! Laws:
 //! - Table and superblock have copies, and are written in place. One copy is durable while the other is being
 //!   written; of four superblocks two are, one of which lies far from the other.
-//! - Whether a copy is durable is not seen by reading it: a drive may have failed to write it, and read it back from its
-//!   cache. So the first checkpoint after an opening writes the first copies again as they were, then the second ones,
-//!   before it changes the first ones.
+//! - Whether a copy is durable is not seen by reading it: a drive may have failed to write it, and read it back from
+//!   its cache. So the first checkpoint after an opening writes the first copies again as they were, then the second
+//!   ones, before it changes the first ones.
 //! - A table that calls a megabyte tagged is written after the megabyte's tags are durable, since all of them
 //!   count from then on.
 //! - Until the first superblock is durable, the journal still has all that is being written here, and recovery

@@ -236,8 +236,8 @@ impl<D: Disk> Metadata<D> {
         !self.tagged.is_empty()
     }
 
-    /// The tags that these blocks were committed with, by their first units; `None` where they are damaged in every copy,
-    /// so that nobody knows. Blocks.
+    /// The tags that these blocks were committed with, by their first units; `None` where they are damaged in every
+    /// copy, so that nobody knows. Blocks.
     ///
     /// # Errors
     /// The device's.
@@ -300,8 +300,8 @@ impl<D: Disk> Metadata<D> {
         self.check_usable()?;
         let mut superblock = self.superblock.clone();
         change(&mut superblock);
-        // A checkpoint leaves one half of the superblocks to the next flush. It must be durable before the other half is
-        // written.
+        // A checkpoint leaves one half of the superblocks to the next flush. It must be durable before the other half
+        // is written.
         let result = self
             .disk
             .flush()

@@ -11,20 +11,19 @@
 //! Opening finishes no checkpoint: [`Metadata::after_recovery`] begins one that was interrupted again, and its steps
 //! are taken while the pool is in use.
 
-use std::fmt;
 use std::io;
 
 use crate::block_map::MegabyteMap;
 use crate::checkpoint::write_superblock;
-use crate::contents::DeviceContents;
 use crate::geometry::TablePage;
 use crate::mark::FailureMark;
 use crate::metadata::Metadata;
+use crate::open_error::OpenError;
 use crate::overlay::MegabyteSet;
 use crate::page::{Disk, Page};
 use crate::repair;
 use crate::scan::Journal;
-use crate::superblock::{self, ChosenSuperblock, FarCopy, Superblock};
+use crate::superblock::{self, ChosenSuperblock, Superblock};
 use crate::table::TableEntries;
 use crate::weakness::{CrashWeakness, weakened};
 
@@ -55,70 +54,6 @@ pub struct OpenedPool<D> {
     pub journal_records: u64,
     /// The mark of an earlier failure: only in [`OpenMode::ReadOnly`].
     pub mark: Option<FailureMark>,
-}
-
-/// Why a pool cannot be opened.
-#[derive(Debug)]
-pub enum OpenError {
-    /// There is no pool: the device may be blank, or hold something else.
-    NoPool,
-    /// There was a pool, and something else was written over its beginning.
-    Overwritten(DeviceContents),
-    /// The superblocks at the beginning are gone, and there are sound copies of such elsewhere.
-    OnlyFarCopies(Vec<FarCopy>),
-    /// Its device failed when it was open last, and nobody has looked since.
-    Marked(FailureMark),
-    /// The device failed.
-    Device(io::Error),
-    /// The metadata is damaged, in this way.
-    Damaged(String),
-    /// This megabyte has blocks where the caller says that there can be none.
-    NotAdmitted(u32),
-    /// This program cannot use this pool, for this reason.
-    Unsupported(String),
-    /// The pool may only be read, for this reason.
-    OnlyReadable(String),
-}
-
-impl From<io::Error> for OpenError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                Self::Damaged("it ends within the pool's metadata: it was cut off".to_owned())
-            }
-            _ => Self::Device(error),
-        }
-    }
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoPool => f.write_str("there is no pool"),
-            Self::Overwritten(contents) => write!(f, "{contents} was written over it"),
-            Self::OnlyFarCopies(copies) => {
-                let copies: Vec<_> = copies.iter().map(ToString::to_string).collect();
-                write!(
-                    f,
-                    "its beginning was overwritten, and far from it there is still a copy of the superblock of {}",
-                    copies.join(", and one of ")
-                )
-            }
-            Self::Marked(mark) => {
-                write!(
-                    f,
-                    "its device failed when it was open last ({mark}), and nobody has looked at it since"
-                )
-            }
-            Self::Device(error) => error.fmt(f),
-            Self::NotAdmitted(megabyte) => {
-                write!(f, "megabyte {megabyte} has blocks where there can be none")
-            }
-            Self::Damaged(text) | Self::Unsupported(text) | Self::OnlyReadable(text) => {
-                f.write_str(text)
-            }
-        }
-    }
 }
 
 /// Reads the superblock of the pool on a device: what the pool is, and how large. Writes nothing. Blocks.

@@ -1,15 +1,16 @@
 //! Giving a pool another name, and a copy of a pool an identity of its own.
 //!
 //! Law: a crash leaves a pool that opens, with the old identity or the new one. For a moment its superblocks have
-//! different UUIDs; they are known to be one pool's by what a copy keeps ([`Superblock::seed`] among it), and the newest
-//! counts.
+//! different UUIDs; they are known to be one pool's by what a copy keeps ([`Superblock::seed`] among it), and the
+//! newest counts.
 //!
 //! [`Superblock::seed`]: crate::Superblock
 
 use chimaera_proto::PoolId;
 
+use crate::open_error::OpenError;
 use crate::page::Disk;
-use crate::recovery::{OpenError, OpenMode};
+use crate::recovery::OpenMode;
 
 /// What makes a copy of a pool a pool of its own.
 #[derive(Clone, Copy, Debug)]

@@ -31,8 +31,8 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Reads both halves. Blocks. `may_be_cut` says whether a device will do that ends within one region, as long as the
-    /// other one is there: nothing can be written then.
+    /// Reads both halves. Blocks. `may_be_cut` says whether a device will do that ends within one region, as long as
+    /// the other one is there: nothing can be written then.
     ///
     /// # Errors
     /// The device's.

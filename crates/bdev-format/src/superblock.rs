@@ -1,6 +1,7 @@
 //! The superblock: what a pool is, and where its parts lie. There are two or four copies of it;
 //! `docs/ON_DISK_FORMAT.md` has its bytes, which differ between the versions of the format.
 
+mod far_copy;
 mod finding;
 mod version_1;
 mod version_2;
@@ -13,7 +14,7 @@ use crate::limits::{MAX_COUNTED, PAGE_BYTES, SUPERBLOCK_PAGES};
 use crate::page::{Checksum, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
 use crate::version::FormatVersion;
 use crate::weakness::{CrashWeakness, weakened};
-pub use finding::FarCopy;
+pub use far_copy::FarCopy;
 pub(crate) use finding::{ChosenSuperblock, choose, overwritten_pages};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CHIM");
@@ -248,8 +249,8 @@ impl Superblock {
         read.ok_or(NoSuperblock::Damaged)
     }
 
-    /// Whether another copy is of the same pool. A copy of a pool that is given a UUID of its own keeps the seed, so that
-    /// it does not matter how far that has come.
+    /// Whether another copy is of the same pool. A copy of a pool that is given a UUID of its own keeps the seed, so
+    /// that it does not matter how far that has come.
     fn is_of_pool(&self, other: &Self) -> bool {
         let origin =
             |superblock: &Self| (superblock.seed, superblock.created, superblock.geometry.far);

@@ -6,9 +6,9 @@
 //! from the journal. There is one copy in version 1 of the format, and two in version 2. A sector counts as soon as one
 //! of the megabytes whose tags it has is *tagged*; before that its bytes mean nothing.
 //!
-//! Where every copy of a sector is damaged its tags are *unknown*, which is not *none*. When one of them is known again,
-//! because its block was allocated anew, the sector is written with a flag, and [`UNKNOWN`] stands for the others. Where
-//! the flag is set, a tag that is really this number counts as unknown, too.
+//! Where every copy of a sector is damaged its tags are *unknown*, which is not *none*. When one of them is known
+//! again, because its block was allocated anew, the sector is written with a flag, and [`UNKNOWN`] stands for the
+//! others. Where the flag is set, a tag that is really this number counts as unknown, too.
 
 use std::io;
 

@@ -37,7 +37,8 @@ pub enum CrashWeakness {
     LoneRecordLeft,
     /// Second copies of the table that look sound after a crash are taken to be durable.
     SecondCopiesTrusted,
-    /// First copies of the table that look sound after a crash are taken to be durable, and the second ones are written.
+    /// First copies of the table that look sound after a crash are taken to be durable, and the second ones are
+    /// written.
     FirstCopiesTrusted,
     /// Superblocks that look sound after a crash are taken to be durable.
     SuperblocksTrusted,

@@ -70,25 +70,25 @@ impl<'a> OpeningContext<'a> {
             OpenError::Overwritten(contents) => self.error(
                 Status::NotBlank,
                 format_args!(
-                    "it held a pool, over which {contents} was written, and nothing was changed: use another file or \
-                     device, or set overwrite to lose both; if the pool is wanted back, `chimaera pool inspect {}` says \
-                     what can be done",
+                    "it held a pool, over which {contents} was written, and nothing was changed: use another file \
+                     or device, or set overwrite to lose both; if the pool is wanted back, `chimaera pool inspect {}` \
+                     says what can be done",
                     shell::word(self.context.name)
                 ),
             ),
             OpenError::OnlyFarCopies(_) => self.error(
                 Status::CorruptedMetadata,
                 format_args!(
-                    "corrupted block metadata: {error}; nothing was written; `chimaera pool check --repair {}` writes the \
-                     beginning again, or set overwrite to lose what it holds",
+                    "corrupted block metadata: {error}; nothing was written; `chimaera pool check --repair {}` writes \
+                     the beginning again, or set overwrite to lose what it holds",
                     shell::word(self.context.name)
                 ),
             ),
             OpenError::Marked(_) => self.error(
                 Status::CorruptedMetadata,
                 format_args!(
-                    "{error}; set read_only to read it, or let `chimaera pool check --repair {}` look at all of it, which \
-                     clears that if nothing is lost",
+                    "{error}; set read_only to read it, or let `chimaera pool check --repair {}` look at all of it, \
+                     which clears that if nothing is lost",
                     shell::word(self.context.name)
                 ),
             ),

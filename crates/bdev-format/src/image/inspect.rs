@@ -15,11 +15,11 @@ use chimaera_thread::standstill::patiently;
 
 use super::disk::{FileDisk, PoolFile, pool_file, size_and_tail};
 use super::path::{check_stores, refused};
-use super::refusal::{Refusal, error, in_use_error};
+use super::refusal::{ImageRefusal, error, in_use_error};
 use super::{birth, random_bits};
 use crate::block_map::MegabyteMap;
 use crate::check::{self as whole, Checked, Repair};
-use crate::recovery::OpenError;
+use crate::open_error::OpenError;
 use crate::rename::{self, OwnIdentity};
 use crate::{FailureMark, FormatVersion, PAGE_BYTES};
 
@@ -125,7 +125,7 @@ const MAX_CHECKS_WHILE_IN_USE: usize = 8;
 /// # Errors
 /// [`Status::NotFound`] if there is no such file, or no pool in it; [`Status::CorruptedMetadata`] if no
 /// superblock is left; [`Status::Unsupported`] for a pool of a newer program; and the device's.
-pub fn inspect(path: &Path) -> Result<Inspection, Refusal> {
+pub fn inspect(path: &Path) -> Result<Inspection, ImageRefusal> {
     let (file, in_use) = open(path, false)?;
     let file = pool_file(file)?;
     let mut found = examine(path, &file, in_use, None);
@@ -161,7 +161,7 @@ pub enum CheckMode {
 ///
 /// # Errors
 /// As [`inspect`]; [`Status::Busy`] if it is in use.
-pub fn check(path: &Path, mode: CheckMode) -> Result<Inspection, Refusal> {
+pub fn check(path: &Path, mode: CheckMode) -> Result<Inspection, ImageRefusal> {
     let repair = match mode {
         CheckMode::Look => None,
         CheckMode::Repair { uuid } => Some(Repair {
@@ -177,7 +177,7 @@ pub fn check(path: &Path, mode: CheckMode) -> Result<Inspection, Refusal> {
 ///
 /// # Errors
 /// As [`check`], also if the metadata is damaged; [`Status::InvalidArgument`] for an impossible name.
-pub fn rename(path: &Path, name: &str) -> Result<(), Refusal> {
+pub fn rename(path: &Path, name: &str) -> Result<(), ImageRefusal> {
     change_identity(path, name, None)
 }
 
@@ -194,7 +194,11 @@ pub struct NewIdentity {
 ///
 /// # Errors
 /// As [`rename`]; [`Status::Unsupported`] for a pool of version 1, whose checksums depend on its UUID.
-pub fn rename_copy(path: &Path, name: &str, pool: Option<PoolId>) -> Result<NewIdentity, Refusal> {
+pub fn rename_copy(
+    path: &Path,
+    name: &str,
+    pool: Option<PoolId>,
+) -> Result<NewIdentity, ImageRefusal> {
     let own = OwnIdentity {
         uuid: birth()?.uuid,
         pool: match pool {
@@ -209,7 +213,7 @@ pub fn rename_copy(path: &Path, name: &str, pool: Option<PoolId>) -> Result<NewI
     })
 }
 
-fn change_identity(path: &Path, name: &str, own: Option<OwnIdentity>) -> Result<(), Refusal> {
+fn change_identity(path: &Path, name: &str, own: Option<OwnIdentity>) -> Result<(), ImageRefusal> {
     if name.is_empty() || name.len() > MAX_POOL_NAME_BYTES || name.contains('\0') {
         return Err(error(
             path,
@@ -223,10 +227,10 @@ fn change_identity(path: &Path, name: &str, own: Option<OwnIdentity>) -> Result<
     let file = pool_file(open_unused(path, true)?)?;
     let (size, tail) = size_and_tail(path, &file)?;
     let disk = FileDisk::new(file);
-    let refused = |problem| Refusal::of(path, problem, (&disk, size, &tail));
+    let refused = |problem| ImageRefusal::of(path, problem, (&disk, size, &tail));
     let superblock = crate::identify(&disk).map_err(refused)?;
     if own.is_some() && superblock.version() == FormatVersion::One {
-        return Err(Refusal::of_version_1(path));
+        return Err(ImageRefusal::of_version_1(path));
     }
     if superblock.geometry.total_pages() > size / UNIT_BYTES {
         // What lies behind the end would be written there.
@@ -297,7 +301,7 @@ pub(super) fn examine(
     file: &PoolFile,
     in_use: bool,
     repair: Option<Repair>,
-) -> Result<Inspection, Refusal> {
+) -> Result<Inspection, ImageRefusal> {
     let (size, tail) = size_and_tail(path, file)?;
     let disk = FileDisk::new(PoolFile::clone(file));
     let mut found = FoundBlocks::default();
@@ -306,7 +310,7 @@ pub(super) fn examine(
     });
     match checked {
         Ok(checked) => Ok(report(checked, &found, in_use)),
-        Err(problem) => Err(Refusal::of(path, problem, (&disk, size, &tail))),
+        Err(problem) => Err(ImageRefusal::of(path, problem, (&disk, size, &tail))),
     }
 }
 

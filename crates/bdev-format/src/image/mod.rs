@@ -20,5 +20,5 @@ pub use inspect::{
 };
 pub use path::{check_stores, ends_with_slash, refused};
 pub use random::{birth, random_bits};
-pub use refusal::{Refusal, Remedy};
+pub use refusal::{ImageRefusal, Remedy};
 pub use upgrade::{Upgrade, upgrade};

@@ -8,19 +8,19 @@ use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_proto::{ModuleError, Status};
 
 use super::disk::FileDisk;
-use crate::recovery::OpenError;
+use crate::open_error::OpenError;
 use crate::superblock::overwritten_pages;
 
 /// Why nothing was found out of a pool, or done with it. Nothing was written, unless it was the device that failed.
 #[derive(Clone, Debug)]
-pub struct Refusal {
+pub struct ImageRefusal {
     /// What happened, to what.
     pub error: ModuleError,
     /// What helps. Its words are for whoever shows the error, who knows how commands are called.
     pub remedy: Remedy,
 }
 
-/// What helps against a [`Refusal`].
+/// What helps against a [`ImageRefusal`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remedy {
     /// Nothing but what the error says itself.
@@ -37,13 +37,13 @@ pub enum Remedy {
     Upgrade,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ImageRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)
     }
 }
 
-impl From<ModuleError> for Refusal {
+impl From<ModuleError> for ImageRefusal {
     fn from(error: ModuleError) -> Self {
         Self {
             error,
@@ -52,13 +52,13 @@ impl From<ModuleError> for Refusal {
     }
 }
 
-impl From<Refusal> for ModuleError {
-    fn from(refusal: Refusal) -> Self {
+impl From<ImageRefusal> for ModuleError {
+    fn from(refusal: ImageRefusal) -> Self {
         refusal.error
     }
 }
 
-impl Refusal {
+impl ImageRefusal {
     /// The refusal of a pool that cannot be opened. The disk, its size and its last bytes show what is there instead.
     pub(super) fn of(
         path: &Path,
@@ -128,8 +128,8 @@ impl Refusal {
                 path,
                 Status::Unsupported,
                 format_args!(
-                    "the pool has version 1 of the format, in which all checksums depend on the UUID, so that it cannot \
-                     be given another one"
+                    "the pool has version 1 of the format, in which all checksums depend on the UUID, so that it \
+                     cannot be given another one"
                 ),
             ),
             remedy: Remedy::Upgrade,

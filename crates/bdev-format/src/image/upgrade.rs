@@ -7,7 +7,7 @@ use chimaera_proto::{ModuleError, Status};
 use super::disk::{FileDisk, pool_file, size_and_tail};
 use super::inspect::{Inspection, examine, open_unused};
 use super::random_bits;
-use super::refusal::{Refusal, Remedy, error};
+use super::refusal::{ImageRefusal, Remedy, error};
 use crate::PAGE_BYTES;
 use crate::upgrade::{self as whole, MissingRoom, UpgradeError};
 
@@ -29,7 +29,7 @@ pub enum Upgrade {
 /// # Errors
 /// [`Status::CorruptedMetadata`] if anything of the pool is damaged, and nothing was written; else as
 /// [`check`](super::check) with a repair, also if the file system has no space for what is new.
-pub fn upgrade(path: &Path) -> Result<Upgrade, Refusal> {
+pub fn upgrade(path: &Path) -> Result<Upgrade, ImageRefusal> {
     let file = pool_file(open_unused(path, true)?)?;
     let (size, tail) = size_and_tail(path, &file)?;
     let disk = FileDisk::new(file.clone());
@@ -55,13 +55,13 @@ pub fn upgrade(path: &Path) -> Result<Upgrade, Refusal> {
 }
 
 /// The refusal of a pool that is not upgraded.
-fn refused(path: &Path, problem: UpgradeError, place: (&FileDisk, u64, &[u8])) -> Refusal {
+fn refused(path: &Path, problem: UpgradeError, place: (&FileDisk, u64, &[u8])) -> ImageRefusal {
     match problem {
-        UpgradeError::Pool(problem) => Refusal::of(path, problem, place),
+        UpgradeError::Pool(problem) => ImageRefusal::of(path, problem, place),
         UpgradeError::Damaged { repairable, lost } => {
             let damage = [&lost[..], &repairable[..]].concat().join("; ");
             let text = format_args!("the pool is not upgraded, since it is damaged: {damage}");
-            Refusal {
+            ImageRefusal {
                 error: error(path, Status::CorruptedMetadata, text),
                 remedy: match lost.is_empty() {
                     true => Remedy::Repair,

@@ -73,7 +73,8 @@ impl ScanProgress {
         }
         if let Some(kind) = record.unknown_section {
             self.damage(format!(
-                "record {} of the journal has a section of kind {kind}, which this program does not know: use a newer one",
+                "record {} of the journal has a section of kind {kind}, which this program does not know: \
+                 use a newer one",
                 position.sequence
             ));
         }

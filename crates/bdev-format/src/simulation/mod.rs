@@ -7,9 +7,9 @@
 //! - *Crash*: of what was not flushed anything may be left. *Kill*: all of it can be read, and none of it is
 //!   durable. *Failure*: from some write or flush on the device fails all; a write that failed may have
 //!   been done in part.
-//! - *Lie*: one flush fails, and the device goes on. What that flush should have made durable is read back, and no later
-//!   flush makes it durable unless it is written again. A crash may lose it as anything that was not flushed. Only the
-//!   metadata is promised then: a client was told that its data may be lost.
+//! - *Lie*: one flush fails, and the device goes on. What that flush should have made durable is read back, and no
+//!   later flush makes it durable unless it is written again. A crash may lose it as anything that was not flushed.
+//!   Only the metadata is promised then: a client was told that its data may be lost.
 //! - *Damage*: at most one piece at a time: a flipped bit, a sector or a page of zeroes, an end that comes
 //!   too early; also on top of a crash.
 //!

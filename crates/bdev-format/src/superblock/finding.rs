@@ -7,10 +7,10 @@
 //!   be there. Only a repair that somebody asked for takes one.
 //! - A far copy counts only where it says that it lies, wherever the device ends now.
 
-use std::fmt;
 use std::io;
 use std::ops::Range;
 
+use super::far_copy::FarCopy;
 use super::{NoSuperblock, Superblock};
 use crate::contents::{self, DeviceContents};
 use crate::geometry::{JOURNAL_FIRST_PAGE, far_page};
@@ -18,8 +18,8 @@ use crate::limits::{
     FAR_SUPERBLOCKS, MAX_FAR_EXPONENT, MIN_FAR_EXPONENT, NEAR_SUPERBLOCKS, PAGE_BYTES,
     SUPERBLOCK_PAGES,
 };
+use crate::open_error::OpenError;
 use crate::page::{Disk, Page};
-use crate::recovery::OpenError;
 use crate::{journal, table};
 
 /// The superblock that counts.
@@ -58,41 +58,6 @@ impl ChosenSuperblock {
     }
 }
 
-/// A sound copy of a superblock that lies far from the beginning of the device.
-#[derive(Clone, Debug)]
-pub struct FarCopy {
-    /// Its first page.
-    pub first_page: u64,
-    /// What it says.
-    pub superblock: Superblock,
-}
-
-impl fmt::Display for FarCopy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let identity = &self.superblock.identity;
-        write!(
-            f,
-            "pool {} \"{}\" with UUID {}, at offset {:#x}",
-            identity.pool,
-            identity.name.escape_debug(),
-            hyphenated(&self.superblock.uuid),
-            self.first_page * PAGE_BYTES as u64
-        )
-    }
-}
-
-/// A UUID as people write it.
-fn hyphenated(uuid: &[u8; 16]) -> String {
-    let mut text = String::with_capacity(36);
-    for (at, byte) in uuid.iter().enumerate() {
-        if [4, 6, 8, 10].contains(&at) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
-}
-
 type Copy = Result<Superblock, NoSuperblock>;
 
 /// Chooses the superblock of the pool that a device holds. Blocks.
@@ -112,8 +77,8 @@ pub(crate) fn choose<D: Disk>(disk: &D) -> Result<ChosenSuperblock, OpenError> {
     let Some(newest) = newest(near.iter()) else {
         return Err(why_none(disk, &near, failure)?);
     };
-    // Also where a copy is damaged: a signature may stand behind its first bytes. What was written there may be meant to
-    // be there, so that nothing is repaired.
+    // Also where a copy is damaged: a signature may stand behind its first bytes. What was written there may be meant
+    // to be there, so that nothing is repaired.
     if near.contains(&Err(NoSuperblock::Absent)) || near.contains(&Err(NoSuperblock::Damaged)) {
         let contents = probe_start(disk)?;
         if matches!(contents, DeviceContents::Known(_)) {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use chimaera_bdev_format::image::{self, CheckMode, Refusal, Remedy};
+use chimaera_bdev_format::image::{self, CheckMode, ImageRefusal, Remedy};
 use chimaera_client::proto::shell;
 use serde::Serialize;
 
@@ -90,7 +90,7 @@ struct RenameReport<'a> {
 }
 
 /// The failure to look at a pool, to check, to rename or to upgrade it, with advice.
-pub(super) fn explain(path: &Path, refusal: Refusal) -> CommandFailure {
+pub(super) fn explain(path: &Path, refusal: ImageRefusal) -> CommandFailure {
     let repair = |more: &[&str]| {
         let path = program::path(path);
         let words = [&["pool", "check", "--repair"], more, &[&*path]].concat();
@@ -110,8 +110,8 @@ pub(super) fn explain(path: &Path, refusal: Refusal) -> CommandFailure {
             ))
         }
         Remedy::ClearBeginning(bytes) => Some(format!(
-            "nothing is written as long as that is there. If it is not wanted, and the pool is: copy all of it to another \
-             place first, then run `{}`, which zeroes the beginning and leaves what the pool needs, and {}",
+            "nothing is written as long as that is there. If it is not wanted, and the pool is: copy all of it to \
+             another place first, then run `{}`, which zeroes the beginning and leaves what the pool needs, and {}",
             zeroing(path, bytes),
             repair(&[])
         )),

@@ -100,8 +100,8 @@ impl PairWriter {
                 offset_in_device: first_page * PAGE_BYTES as u64,
             })
             .collect();
-        // SAFETY: the pages stay borrowed until `wait` has taken the results of all that was started, whatever they are;
-        // writes only read them.
+        // SAFETY: the pages stay borrowed until `wait` has taken the results of all that was started, whatever they
+        // are; writes only read them.
         let started = unsafe { self.engine.submit(&commands) };
         let started = match started {
             Ok(started) => started,
