@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use chimaera_bdev_client::{Client, CreateOptions, PerfMetrics, PoolId, PoolQuery, Status};
+use chimaera_bdev_format::Geometry;
 use chimaera_tests::{
     Daemon, Faulty, LoopDevice, MIB, assert_empty, assert_not_created, assert_refused, client,
     disk_folder, file_bytes, skipped, text,
@@ -50,7 +51,8 @@ fn parameters_that_make_no_pool_are_refused_and_leave_no_file() {
     };
     refused("ram", CreateOptions::ram(0), invalid, &["needs a size"]);
     refused("ram", CreateOptions::ram(4095), invalid, &["at least 4096"]);
-    refused(name, sized.size(100), invalid, &["at least 4096"]);
+    let least = format!("at least {}", Geometry::min_pool_bytes());
+    refused(name, sized.size(100), invalid, &[&least]);
     refused(name, sized.io_depth(0), invalid, &["io_depth is 0"]);
     refused(name, sized.io_depth(4097), invalid, &["io_depth is 4097"]);
     for alignment in [1, 256, 513, 8192, u32::MAX] {
