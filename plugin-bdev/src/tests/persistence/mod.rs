@@ -147,9 +147,18 @@ impl Store {
         error.message
     }
 
-    /// All that is there: what a crash at this moment would leave.
+    /// All that is there: what a crash at this moment would leave. While a checkpoint goes on, what is read first is
+    /// older than what is read last, which no crash leaves. So it is read until nothing changes any more.
     fn image(&self) -> Vec<u8> {
-        fs::read(&self.name).expect("read")
+        let read = || fs::read(&self.name).expect("read");
+        let mut image = read();
+        loop {
+            let again = read();
+            if again == image {
+                return image;
+            }
+            image = again;
+        }
     }
 
     /// Puts an image in the place of all that is there.
