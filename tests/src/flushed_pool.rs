@@ -10,7 +10,9 @@ use chimaera_bdev_client::{
 };
 use tempfile::TempDir;
 
-use crate::{Daemon, KIB, MIB, Pattern, ProgramOutput, Xorshift, chimaera, disk_folder, text};
+use crate::{
+    Daemon, KIB, MIB, Pattern, ProgramOutput, Xorshift, chimaera, disk_folder, json, text,
+};
 
 const QUERY: PoolQuery = PoolQuery::Local;
 const PATTERN: Pattern = Pattern::new(5, 1);
@@ -45,6 +47,16 @@ impl FlushedPool {
     /// If it cannot be made.
     #[must_use]
     pub fn with_room(sizes: &[u64], room: u64) -> Self {
+        // A checkpoint may just have ended when the daemon is killed.
+        let mut pools = (0..20).map(|_| Self::killed_once(sizes, room));
+        let has_records = |pool: &Self| {
+            let found = json(&pool.offline(&["inspect", "--json"]).success());
+            found["journal_records"].as_u64() > Some(0)
+        };
+        pools.find(has_records).expect("records in the journal")
+    }
+
+    fn killed_once(sizes: &[u64], room: u64) -> Self {
         let folder = disk_folder();
         let (path, kept) = (folder.path().join("pool"), folder.path().join("kept"));
         let daemon = Daemon::start();
