@@ -90,7 +90,9 @@ pub enum ControlError {
     /// Another version.
     #[error(
         "the other side speaks protocol version {protocol} with layout version {layout}, this \
-         program speaks {PROTOCOL_VERSION} with {LAYOUT_VERSION}: use programs of one release"
+         program speaks {PROTOCOL_VERSION} with {LAYOUT_VERSION}: use a daemon and clients of one release; {} has the \
+         older one",
+        if (*protocol, *layout) < (PROTOCOL_VERSION, LAYOUT_VERSION) { "the other side" } else { "this program" }
     )]
     Version {
         /// The other side's protocol version.
@@ -222,7 +224,19 @@ mod tests {
                 layout: 9
             }
         ));
-        assert!(error.to_string().contains("protocol version 7"));
+        let own = format!("this program speaks {PROTOCOL_VERSION} with {LAYOUT_VERSION}");
+        for words in [
+            "protocol version 7 with layout version 9",
+            &own,
+            "of one release",
+            "this program has the older one",
+        ] {
+            assert!(error.to_string().contains(words), "{error}");
+        }
+        let older = encode_versions(1, &ControlReply::LaneOpened, 1, 9).expect("encodes");
+        let error = decode::<ControlReply>(&older).expect_err("another version");
+        let said = error.to_string();
+        assert!(said.contains("the other side has the older one"), "{said}");
         assert!(matches!(
             decode::<ControlReply>(b"GET / HTTP/1.1\r\n"),
             Err(ControlError::NotOurs)

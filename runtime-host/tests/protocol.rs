@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chimaera_proto::admin::{FindPool, Method};
 use chimaera_proto::control::{self, ControlReply, ControlRequest, NO_REQUEST};
-use chimaera_proto::limits::{DATA_OFFSET_BYTES, LANE_DEPTH};
+use chimaera_proto::limits::{DATA_OFFSET_BYTES, LANE_DEPTH, LAYOUT_VERSION, PROTOCOL_VERSION};
 use chimaera_proto::{Access, BufferRange, ContainerId, Descriptor, PoolId, PoolQuery, Status};
 use chimaera_runtime::{Config, Host};
 use chimaera_shm::{Doorbell, PublishOrder, Segment, packet};
@@ -205,7 +205,14 @@ fn what_is_no_hello_is_refused_with_a_reason() {
         .expect("an answer");
     match control::decode(&answer.bytes).expect("decodes") {
         (NO_REQUEST, ControlReply::Refused { reason, .. }) => {
-            assert!(reason.contains("protocol version 99"), "{reason}");
+            let own = format!("this program speaks {PROTOCOL_VERSION} with {LAYOUT_VERSION}");
+            for words in [
+                "protocol version 99 with layout version 1",
+                &own,
+                "of one release",
+            ] {
+                assert!(reason.contains(words), "{reason}");
+            }
         }
         other => panic!("not refused: {other:?}"),
     }

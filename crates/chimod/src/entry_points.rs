@@ -11,8 +11,8 @@ use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, ModuleError, PoolId, Status};
 
 use crate::abi::{
-    Activity, HOST_MAGIC, Header, HostVTable, LentBytes, MODULE_MAGIC, ModuleVTable,
-    RawCreateAgain, RawCreateContext, RawTask, TextSink,
+    ABI_VERSION, Activity, HOST_MAGIC, Header, HostVTable, IncompatibleTable, LentBytes,
+    MODULE_MAGIC, ModuleVTable, RawCreateAgain, RawCreateContext, RawTask, TextSink,
 };
 use crate::container::{Container, CreateAgain, CreateContext, Creator, Worker};
 use crate::host_handle::Host;
@@ -62,12 +62,9 @@ unsafe extern "C" fn create<C: Container>(
         let arguments = unsafe { &*arguments };
         // SAFETY: every host's table starts with a header, which is all that is read so far.
         let header = unsafe { (*arguments.host).header };
-        header.check::<HostVTable>(HOST_MAGIC).map_err(|error| {
-            ModuleError::new(
-                Status::ModuleIncompatible,
-                format!("the host's table: {error}"),
-            )
-        })?;
+        header
+            .check::<HostVTable>(HOST_MAGIC)
+            .map_err(incompatible_host)?;
         // SAFETY: the table was just checked, and is never freed, by the ABI's contract.
         let host = unsafe { Host::from_table(arguments.host) }.spoken_to_by(arguments.speaker);
         if arguments.flags & RawCreateContext::IS_LIBRARY != 0 {
@@ -104,6 +101,23 @@ unsafe extern "C" fn create<C: Container>(
         // SAFETY: the host passes a sink that is valid during the call.
         Err(failed) => unsafe { report(&failed, error) },
     }
+}
+
+/// The error of a plugin whose host's table it cannot use.
+fn incompatible_host(error: IncompatibleTable) -> ModuleError {
+    let reason = match error {
+        IncompatibleTable::Magic(found) => {
+            format!("the host's table does not start as one (first word {found:#018x})")
+        }
+        IncompatibleTable::Version(found) => format!(
+            "the host has plugin ABI version {found}, this plugin was built for version {ABI_VERSION}"
+        ),
+        IncompatibleTable::Size { found, expected } => format!(
+            "the host's table has {found} bytes where plugin ABI version {ABI_VERSION} has {expected} in this plugin"
+        ),
+    };
+    let advice = "rebuild the plugin with the SDK of the host's release";
+    ModuleError::new(Status::ModuleIncompatible, format!("{reason}: {advice}"))
 }
 
 unsafe extern "C" fn pool_id<C: Container>(

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use chimaera_client::proto::limits::LANE_DEPTH;
+use chimaera_client::proto::limits::{LANE_DEPTH, LAYOUT_VERSION, PROTOCOL_VERSION};
 use chimaera_client::{ConnectOptions, Runtime, Status};
 use chimaera_testing::{FakeHost, Watchdog, block_on};
 use nix::sys::socket::{
@@ -63,7 +63,14 @@ fn another_version_is_told_as_such() {
     let (_host, socket) = FakeHost::start_as((77, 1), module);
     let error = Runtime::from_socket(socket).expect_err("another version");
     assert_eq!(error.status(), Status::Unsupported);
-    assert!(error.to_string().contains("protocol version 77"), "{error}");
+    let own = format!("this program speaks {PROTOCOL_VERSION} with {LAYOUT_VERSION}");
+    for words in [
+        "protocol version 77 with layout version 1",
+        &own,
+        "of one release",
+    ] {
+        assert!(error.to_string().contains(words), "{error}");
+    }
     assert!(!error.is_no_daemon());
 }
 

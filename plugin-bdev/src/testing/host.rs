@@ -108,7 +108,7 @@ unsafe extern "C" fn adopt_thread(context: *const c_void, _: u64) {
 }
 
 /// A table that leads to a recorder. The recorder must outlive it.
-pub(super) fn table_of(recorder: &Arc<Recorder>) -> HostVTable {
+pub(crate) fn table_of(recorder: &Arc<Recorder>) -> HostVTable {
     HostVTable {
         header: Header::of::<HostVTable>(HOST_MAGIC),
         context: Arc::as_ptr(recorder).cast(),

@@ -23,8 +23,8 @@ use chimaera_testing::PATIENCE;
 
 pub(crate) use buffer::TestBuffer;
 pub(crate) use device::loop_device;
-pub(crate) use host::{Recorder, loose_request, raw_task};
-use host::{TaskOutcome, table_of};
+use host::TaskOutcome;
+pub(crate) use host::{Recorder, loose_request, raw_task, table_of};
 pub(crate) use places::{
     file_bytes, file_params, memory_folder, metadata_bytes_beside, name_in, one_block_bytes,
     ram_params, whole_megabytes,

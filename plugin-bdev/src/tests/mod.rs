@@ -5,6 +5,7 @@ mod creation;
 mod devices;
 mod engines;
 mod freed_space_waits_for_io;
+mod host_tables;
 mod listing;
 mod measure;
 mod measure_opening;
