@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod damage;
+mod old_program;
 mod opening;
 mod restored;
 mod upgrading;
