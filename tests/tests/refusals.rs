@@ -5,8 +5,9 @@ use std::fs;
 use std::fs::OpenOptions;
 use std::path::Path;
 
+use chimaera_bdev_client::{Client, PoolQuery};
 use chimaera_tests::exit::{DAMAGED_METADATA, FAILED, IN_THE_WAY};
-use chimaera_tests::{Daemon, ProgramOutput, chimaera, disk_folder, json, text};
+use chimaera_tests::{Daemon, MIB, ProgramOutput, chimaera, disk_folder, json, text};
 use nix::sys::signal::Signal;
 
 /// Opens the pool on a file.
@@ -194,5 +195,51 @@ fn a_request_that_does_not_agree_with_the_pool_that_is_open_is_a_line_of_the_log
     ] {
         let line = only_line(&log, &["pool not created", text(&path), reason]);
         assert!(line.contains(" WARN "), "{line}");
+    }
+}
+
+#[test]
+fn a_damaged_pool_that_is_only_read_is_not_called_empty() {
+    let daemon = Daemon::start();
+    let folder = disk_folder();
+    let path = folder.path().join("pool");
+    let name = text(&path);
+    let _ = daemon.create_file_pool(&path, "3MiB").success();
+    let pool = Client::open(&daemon.connect(), name).expect("it is open");
+    pool.allocate_blocks(PoolQuery::Local, MIB).expect("room");
+    let _ = daemon.run(&["pool", "destroy", name]).success();
+    // All copies of the table.
+    let mut image = fs::read(&path).expect("read");
+    let pages = image.chunks_mut(PAGE);
+    let tables: Vec<_> = pages.filter(|page| page.starts_with(b"CTBL")).collect();
+    assert!(!tables.is_empty(), "it has a table");
+    tables.into_iter().for_each(|page| page[100] ^= 1);
+    fs::write(&path, &image).expect("written");
+
+    let create = ["pool", "create", name, "--type", "file"];
+    let said = daemon.run(&create).failure(DAMAGED_METADATA);
+    assert!(said.contains("corrupted block metadata"), "{said}");
+    let said = daemon
+        .run(&[&create[..], &["--read-only"]].concat())
+        .success();
+    let unknown = "may be more that nobody knows of";
+    assert!(said.contains("its metadata is damaged"), "{said}");
+    assert!(
+        said.contains(unknown) && !said.contains("no blocks"),
+        "{said}"
+    );
+    let said = daemon.run(&["pool", "stats", name]).success();
+    assert!(said.contains(unknown), "{said}");
+    let stats = json(&daemon.run(&["pool", "stats", name, "--json"]).success());
+    assert_eq!(stats["has_unknown_blocks"], true, "{stats}");
+    for command in ["blocks", "map"] {
+        let said = daemon.run(&["pool", command, name]);
+        assert!(said.stderr.contains(unknown), "{said:?}");
+        let said = daemon.run(&["pool", command, name, "--json"]);
+        let note = json(&said.stderr)["note"].clone();
+        assert!(
+            note.as_str().is_some_and(|note| note.contains(unknown)),
+            "{said:?}"
+        );
     }
 }

@@ -134,6 +134,9 @@ pub struct Stats {
     pub metadata_size: u64,
     /// Blocks that are allocated now, exactly, those from before the pool was opened included.
     pub allocated_blocks: u64,
+    /// Whether there may be blocks that nobody knows of, since metadata is damaged and has no sound copy: only in a
+    /// pool that is open for reading only. Counts, lists and maps lack them, and their space counts as free.
+    pub has_unknown_blocks: bool,
     /// Whether what was flushed outlives the runtime. Memory never does.
     pub persistent: bool,
     /// Whether the pool is open for reading only.
@@ -234,6 +237,7 @@ mod tests {
             total_size: most,
             metadata_size: most,
             allocated_blocks: most,
+            has_unknown_blocks: true,
             persistent: true,
             read_only: true,
             bdev_type: BdevType::Ram,

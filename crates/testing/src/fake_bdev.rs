@@ -197,6 +197,7 @@ impl FakePool {
                 let stats = Stats {
                     metadata_size: 0,
                     allocated_blocks: self.allocated.len() as u64,
+                    has_unknown_blocks: false,
                     persistent: false,
                     read_only: self.read_only,
                     metrics: self.metrics,

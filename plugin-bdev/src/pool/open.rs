@@ -42,6 +42,7 @@ pub(crate) fn in_memory(
         own_id: None,
         _open_uuid: None,
         was_opened: false,
+        has_unknown_blocks: false,
         reserved: Vec::new(),
         metadata_size: 0,
     })
@@ -62,6 +63,7 @@ pub(crate) fn on_file(
         ledger,
         block_count,
         was_opened,
+        has_unknown_blocks,
         open_uuid,
     } = persistence::open_or_format(context, &parameters, &device)?;
     let geometry = ledger.metadata().geometry();
@@ -89,6 +91,7 @@ pub(crate) fn on_file(
         own_id: Some(own_id),
         _open_uuid: Some(open_uuid),
         was_opened,
+        has_unknown_blocks,
         reserved,
         metadata_size,
     };

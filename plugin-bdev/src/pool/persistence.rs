@@ -44,6 +44,8 @@ pub(crate) struct PersistentPool {
     pub(crate) block_count: u64,
     /// Whether the device held the pool already.
     pub(crate) was_opened: bool,
+    /// Whether metadata is lost that may have had blocks.
+    pub(crate) has_unknown_blocks: bool,
     /// Keeps copies of the pool from being opened.
     pub(crate) open_uuid: OpenUuid,
 }
@@ -144,6 +146,7 @@ fn open(
         ledger: Ledger::new(metadata),
         block_count,
         was_opened: true,
+        has_unknown_blocks: !opened.lost.is_empty(),
         open_uuid,
     })
 }
@@ -233,6 +236,7 @@ fn format(opening: &OpeningContext<'_>, wipe: bool) -> Result<PersistentPool, Mo
         ledger: Ledger::new(metadata),
         block_count: 0,
         was_opened: false,
+        has_unknown_blocks: false,
         open_uuid,
     })
 }

@@ -34,6 +34,8 @@ pub(crate) struct BlockPool {
     pub(crate) own_id: Option<PoolId>,
     /// Whether the device held the pool already.
     pub(crate) was_opened: bool,
+    /// Whether metadata is lost that may have had blocks: then the pool is only read.
+    pub(crate) has_unknown_blocks: bool,
     /// Units that metadata takes, and their bytes together.
     pub(crate) reserved: Vec<Range<u64>>,
     pub(crate) metadata_size: u64,

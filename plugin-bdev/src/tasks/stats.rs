@@ -36,6 +36,7 @@ fn stats_of(pool: &BlockPool) -> Stats {
         total_size: pool.state.allocator.total_bytes(),
         metadata_size: pool.metadata_size,
         allocated_blocks: pool.state.counters.allocated_blocks(&counts),
+        has_unknown_blocks: pool.has_unknown_blocks,
         persistent: pool.is_persistent(),
         read_only: pool.parameters.read_only,
         bdev_type: pool.parameters.bdev_type,

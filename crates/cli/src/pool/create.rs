@@ -277,9 +277,13 @@ fn rounding(asked: Option<u64>, stats: &Stats) -> String {
 /// Says how much is allocated in a pool: whoever opens an existing pool wants to see that it holds something, and
 /// whoever makes a new one that it is empty.
 fn contents(stats: &Stats) -> String {
-    match allocated_bytes(stats) {
-        0 => "no blocks are allocated in it".to_owned(),
-        bytes => format!("blocks of {} are allocated in it", show_size(bytes)),
+    match (allocated_bytes(stats), stats.has_unknown_blocks) {
+        (0, false) => "no blocks are allocated in it".to_owned(),
+        (bytes, false) => format!("blocks of {} are allocated in it", show_size(bytes)),
+        (bytes, true) => format!(
+            "its metadata is damaged: blocks of {} are known in it, and there may be more that nobody knows of",
+            show_size(bytes)
+        ),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::output::{self, printable};
 use crate::program;
 pub(crate) use find::find_block_device;
 use find::{find, open};
+use stats::note_unknown_blocks;
 
 pub(crate) fn run(command: &PoolCommand, global: &GlobalArguments) -> Result<(), CommandFailure> {
     match command {
@@ -156,6 +157,7 @@ impl From<OwnedBlock> for BlockReport {
 
 fn blocks(pool: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFailure> {
     let pool = open(&connect(&pool.daemon)?, &pool.name, &pool.daemon)?;
+    note_unknown_blocks(&pool.get_stats()?);
     let blocks = pool
         .all_blocks(PoolQuery::Local)
         .map(|owned| owned.map(BlockReport::from));

@@ -30,6 +30,18 @@ pub(super) fn stats(pool: &NamedPool, global: &GlobalArguments) -> Result<(), Co
     Ok(())
 }
 
+/// What is said of a pool with damaged metadata wherever its blocks are counted or listed.
+const UNKNOWN_BLOCKS: &str = "there may be more that nobody knows of, since metadata is damaged";
+
+/// Notes, beside a command's answer about a pool's blocks, that some may be missing in it.
+pub(super) fn note_unknown_blocks(stats: &Stats) {
+    if stats.has_unknown_blocks {
+        output::note(format_args!(
+            "these are the blocks that are known: {UNKNOWN_BLOCKS}"
+        ));
+    }
+}
+
 /// Bytes of the blocks that are allocated.
 pub(super) fn allocated_bytes(stats: &Stats) -> u64 {
     let others = stats.remaining_size.saturating_add(stats.metadata_size);
@@ -77,9 +89,13 @@ fn state_rows(stats: &Stats) -> Vec<(&'static str, String)> {
         (
             "blocks allocated",
             format!(
-                "{} ({})",
+                "{} ({}){}",
                 stats.allocated_blocks,
-                show_size(allocated_bytes(stats))
+                show_size(allocated_bytes(stats)),
+                match stats.has_unknown_blocks {
+                    true => format!("; {UNKNOWN_BLOCKS}"),
+                    false => String::new(),
+                }
             ),
         ),
         ("persistent", persistence(stats).to_owned()),

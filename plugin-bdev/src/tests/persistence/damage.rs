@@ -187,6 +187,7 @@ fn a_damaged_page_of_the_table_is_repaired_from_its_copy_and_told() {
         let damaged = store.image();
         let pool = store.open_with(&read_only()).expect("there is a copy");
         assert_told(&pool, 2, &["of the table is damaged", "not repaired"]);
+        assert!(!pool.stats().has_unknown_blocks);
         written.assert_all_of(&pool);
         drop(pool);
         assert!(store.image() == damaged);
@@ -215,6 +216,7 @@ fn a_table_without_a_good_copy_is_an_error_and_may_be_read_around() {
         let before = store.image();
         let pool = store.open_with(&read_only()).expect("for reading");
         assert_told(&pool, 1, &["blocks there are not known"]);
+        assert!(pool.stats().has_unknown_blocks);
         assert_eq!(pool.list(), [], "what is lost is lost");
         assert_eq!(pool.allocate(4096), Err(Status::ReadOnly), "and not free");
         drop(pool);

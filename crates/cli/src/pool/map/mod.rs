@@ -12,6 +12,7 @@ use std::path::Path;
 use chimaera_bdev_client::{Client, MegabyteState, PoolQuery};
 use serde::Serialize;
 
+use super::stats::note_unknown_blocks;
 use crate::args::{GlobalArguments, MapArguments};
 use crate::failure::CommandFailure;
 use crate::output::{self, printable};
@@ -28,9 +29,11 @@ pub(crate) fn run(
     global: &GlobalArguments,
 ) -> Result<(), CommandFailure> {
     let name = printable(&arguments.name);
+    let stats = pool.get_stats()?;
+    note_unknown_blocks(&stats);
     let map = Map {
         name: &name,
-        total_size: pool.get_stats()?.total_size,
+        total_size: stats.total_size,
         states: &pool.map(PoolQuery::Local)?,
     };
     match &arguments.svg {
