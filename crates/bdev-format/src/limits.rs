@@ -60,6 +60,10 @@ pub(crate) const MAX_RECORD_PAGES: usize = 64;
 /// page of the journal can have any number.
 pub(crate) const MAX_EPOCH_CHANGES: usize = 1 << 18;
 
+/// Megabytes that an epoch of the journal may be about where it is read, at most: the first programs did not bound the
+/// updates in an epoch, so that one may be about each megabyte of a pool of 1 TiB, any number of times.
+pub(crate) const MAX_READ_MEGABYTES: usize = 1 << 20;
+
 /// Owner tags in an epoch of the journal, at most: all of them are held in memory until they are in their place. A
 /// commit that has more than this many is an epoch of its own, or several.
 pub(crate) const MAX_EPOCH_TAGS: usize = 1 << 18;

@@ -1,12 +1,15 @@
 //! Pools of all programs are inspected, opened, read, written, killed, opened again, grown and checked.
 
-use std::fs::File;
+use std::fs::{self, File};
 
 use chimaera_bdev_client::BlockType;
-use chimaera_tests::{Daemon, KIB, MIB, chimaera, exit::IN_THE_WAY, finish, json, text, until};
+use chimaera_tests::{
+    Daemon, KIB, MIB, checkout, chimaera, disk_folder, exit::IN_THE_WAY, finish, json, text, until,
+};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::image::PoolImage;
 use crate::restored::{RestoredPool, for_each_image};
 
 #[test]
@@ -157,4 +160,31 @@ fn each_keeps_what_a_workload_flushed_when_the_daemon_is_killed_at_work() {
         let check = daemon.run(&[&["verify", "check"], &of_pool[..]].concat());
         assert_eq!(check.code, Some(0), "{name}: {check:?}");
     });
+}
+
+#[test]
+fn a_pool_with_more_changes_in_its_journal_than_are_written_now_is_opened() {
+    let churned = "tests/tests/compatibility/churned/a31d9d3-churned.image";
+    let contents = fs::read_to_string(checkout().join(churned)).expect("the image");
+    let image = PoolImage::parse(&contents).expect("an image");
+    let folder = disk_folder();
+    let path = folder.path().join("pool");
+    image.restore(&path).expect("the pool");
+    let name = text(&path);
+    let _ = chimaera(&["pool", "check", name]).success();
+    let _ = chimaera(&["pool", "rename", name]).success();
+    let daemon = Daemon::start();
+    let said = daemon
+        .run(&["pool", "create", name, "--type", "file"])
+        .success();
+    assert!(said.starts_with("opened what was there"), "{said}");
+    let list = json(&daemon.run(&["pool", "blocks", name, "--json"]).success());
+    let listed: Vec<_> = list.as_array().expect("a list").iter().collect();
+    let offsets = listed
+        .iter()
+        .map(|block| block["offset"].as_u64().expect("a number"));
+    let expected: Vec<_> = image.blocks.iter().map(|block| block.offset).collect();
+    assert_eq!(Vec::from_iter(offsets), expected);
+    let stats = json(&daemon.run(&["pool", "stats", name, "--json"]).success());
+    assert_eq!(stats["remaining_size"], image.remaining, "{stats}");
 }

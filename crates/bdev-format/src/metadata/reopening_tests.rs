@@ -207,6 +207,51 @@ fn opening_goes_through_a_bounded_number_of_changes() {
     assert!(not_in_the_table <= most as u64, "{not_in_the_table}");
 }
 
+/// Makes a pool of so many megabytes, with commits in one epoch that no program writes now: each of a run of megabytes.
+fn with_commits(megabytes: u64, commits: &[(std::ops::Range<u32>, MegabyteMap)]) -> Memory {
+    let disk = Memory::default();
+    let metadata = format(&disk, megabytes * UNITS);
+    let mut at = 0;
+    for ((run, map), sequence) in commits.iter().zip(1..) {
+        let update = |megabyte| journal::MegabyteUpdate {
+            megabyte,
+            entry: TableEntry {
+                map: *map,
+                tagged: false,
+            },
+            tags: Vec::new(),
+        };
+        let updates: Vec<_> = run.clone().map(update).collect();
+        let (pages, _) = journal::lay_out(&updates, (1, sequence), metadata.record_layout());
+        for half in metadata.geometry().journal.halves(1) {
+            disk.write(half + at, &pages).expect("written");
+        }
+        at += pages.len() as u64;
+    }
+    disk
+}
+
+#[test]
+fn an_epoch_that_the_first_programs_did_not_bound_is_read() {
+    const RUN: u32 = 1 << 16;
+    let maps = [MegabyteMap::WHOLE, MegabyteMap::EMPTY];
+    let run = |map| (10_000..10_000 + RUN, map);
+    let mut commits: Vec<_> = maps.into_iter().cycle().take(30).map(run).collect();
+    commits.push((11_000..11_007, MegabyteMap::WHOLE));
+    let (mut metadata, found) = open_with_blocks(&with_commits(1 << 20, &commits)).expect("sound");
+    assert_eq!(found, Vec::from_iter(11_000..11_007));
+    assert!(metadata.wants_checkpoint());
+    metadata.checkpoint().expect("a sound device");
+}
+
+#[test]
+fn an_epoch_about_more_megabytes_than_are_read_is_damage() {
+    let run = |number: u32| (number << 17..(number + 1) << 17, MegabyteMap::WHOLE);
+    let commits: Vec<_> = (1..14).map(run).collect();
+    let opened = open_with_blocks(&with_commits(1 << 21, &commits));
+    assert!(matches!(opened.err(), Some(OpenError::Damaged(_))));
+}
+
 #[test]
 fn a_record_of_more_changes_than_there_can_be_is_none() {
     let version = FormatVersion::NEWEST;

@@ -1,8 +1,10 @@
 //! The state of a scan: which commits are complete, and where their records' copies lie.
 
+use std::collections::BTreeMap;
+
 use super::{LoneRecord, Scan};
 use crate::journal::{self, Commit, JournalPayload, JournalRecord};
-use crate::limits::MAX_EPOCH_CHANGES;
+use crate::limits::{MAX_EPOCH_CHANGES, MAX_READ_MEGABYTES};
 use crate::version::FormatVersion;
 use crate::weakness::{CrashWeakness, weakened};
 
@@ -16,8 +18,10 @@ pub(super) struct ScanProgress {
     scan: Scan,
     /// Records of complete commits that have one sound copy: where it is, where the other should be, and pages.
     lone: Vec<(Place, Place, u64)>,
-    /// Updates of megabytes in all records that were taken up, whether they count or not.
-    seen_changes: usize,
+    /// Megabytes and tags that were left when commits were last merged into one payload.
+    merged: (usize, usize),
+    /// Updates of megabytes in the records of the commit whose last record was not seen yet.
+    partial_changes: usize,
     /// The commit whose last record was not seen yet.
     partial: Option<PartialCommit>,
     /// The last commit that counts.
@@ -51,7 +55,8 @@ impl ScanProgress {
                 ..Scan::default()
             },
             lone: Vec::new(),
-            seen_changes: 0,
+            merged: (0, 0),
+            partial_changes: 0,
             partial: None,
             last: None,
         }
@@ -98,11 +103,16 @@ impl ScanProgress {
     }
 
     fn add_to_partial(&mut self, record: JournalRecord, places: Vec<Place>) {
+        let (merged_megabytes, _) = self.merged;
+        if merged_megabytes > MAX_READ_MEGABYTES {
+            return self.damage_by_changes();
+        }
         let position = record.position;
         let is_current = |partial: &PartialCommit| partial.commit == position.commit;
         if position.sequence == position.commit.first
             && !self.partial.as_ref().is_some_and(is_current)
         {
+            self.partial_changes = 0;
             self.partial = Some(PartialCommit {
                 commit: position.commit,
                 next: position.sequence,
@@ -121,13 +131,9 @@ impl ScanProgress {
         if position.sequence != partial.next {
             return;
         }
-        self.seen_changes += record.payload.entries.len();
-        // Twice as many, since what a crash has left is among them.
-        if self.seen_changes > 2 * MAX_EPOCH_CHANGES {
-            return self.damage(format!(
-                "the journal has more changes of epoch {} than an epoch can have",
-                self.epoch
-            ));
+        self.partial_changes += record.payload.entries.len();
+        if self.partial_changes > MAX_EPOCH_CHANGES {
+            return self.damage_by_changes();
         }
         partial.payloads.push(record.payload);
         partial.records.push(RecordCopies {
@@ -168,6 +174,34 @@ impl ScanProgress {
             self.scan.taken_pages += journal::copies_in_region(self.version) * pages;
         }
         self.scan.last_commit = begin..self.scan.taken_pages;
+        let (megabytes, tags) = self.merged;
+        if self.scan.changes + self.scan.tags > megabytes + tags + 2 * MAX_EPOCH_CHANGES {
+            self.merge();
+        }
+    }
+
+    /// Brings all commits into one payload, in which the last update of each megabyte and of each tag counts. The first
+    /// programs did not bound the changes in an epoch; their number is bounded here by that of the megabytes.
+    fn merge(&mut self) {
+        let scan = &mut self.scan;
+        let (mut entries, mut tags) = (BTreeMap::new(), BTreeMap::new());
+        for payload in scan.payloads.drain(..) {
+            entries.extend(payload.entries);
+            tags.extend(payload.tags);
+        }
+        (scan.changes, scan.tags) = (entries.len(), tags.len());
+        scan.payloads.push(JournalPayload {
+            entries: entries.into_iter().collect(),
+            tags: tags.into_iter().collect(),
+        });
+        self.merged = (self.scan.changes, self.scan.tags);
+    }
+
+    fn damage_by_changes(&mut self) {
+        self.damage(format!(
+            "the journal has more changes of epoch {} than an epoch can have",
+            self.epoch
+        ));
     }
 
     fn damage(&mut self, what: String) {
