@@ -51,7 +51,10 @@ pub fn run<S: SystemUnderTest>(seed: u64, trial: Trial) -> Result<u64, String> {
         Trial::Pairs => history.live_twice(),
         _ => history.live(),
     };
-    outcome.map_err(|text| format!("CHIMAERA_CRASH_SEED={seed} {} {trial:?}: {text}", S::NAME))?;
+    outcome.map_err(|text| {
+        let (name, version) = (S::NAME, S::VERSION.number());
+        format!("CHIMAERA_CRASH_SEED={seed} {name} of version {version} {trial:?}: {text}")
+    })?;
     Ok(history.points)
 }
 

@@ -40,51 +40,21 @@ pub(super) struct LifePlan {
     pub(super) pace: Pace,
 }
 
-/// The metadata of a pool of the newest version, without allocator and data.
+/// The metadata of a pool of this version of the format, without allocator and data.
 #[derive(Default)]
-pub struct MetadataAlone {
+pub struct MetadataAlone<const VERSION: u32 = 2> {
     retried: Retried,
 }
 
 /// As [`MetadataAlone`], of a pool of version 1.
-#[derive(Default)]
-pub struct MetadataOfVersion1(MetadataAlone);
+pub type MetadataOfVersion1 = MetadataAlone<1>;
 
-impl SystemUnderTest for MetadataOfVersion1 {
-    const NAME: &'static str = "metadata of version 1";
-    const VERSION: FormatVersion = FormatVersion::One;
-
-    fn device_pages(numbers: &mut Numbers) -> u64 {
-        MetadataAlone::device_pages(numbers)
-    }
-
-    fn live(
-        &mut self,
-        numbers: &mut Numbers,
-        disk: &SimulatedDisk,
-        timeline: &mut Timeline,
-        expected: &Expected,
-    ) -> Result<(), String> {
-        let plan = LifePlan {
-            version: Self::VERSION,
-            pace: Pace::Random,
-        };
-        live(numbers, disk, timeline, expected, &mut self.0.retried, plan)
-    }
-
-    fn check(
-        _: &mut Numbers,
-        _: &SimulatedDisk,
-        _: FoundPool,
-        _: (&Expected, &ModelState),
-        _: usize,
-    ) -> Result<(), String> {
-        Ok(())
-    }
-}
-
-impl SystemUnderTest for MetadataAlone {
+impl<const VERSION: u32> SystemUnderTest for MetadataAlone<VERSION> {
     const NAME: &'static str = "metadata";
+    const VERSION: FormatVersion = match VERSION {
+        1 => FormatVersion::One,
+        _ => FormatVersion::NEWEST,
+    };
 
     /// Few pages, since recovery takes most of the time; the table has one page or several.
     fn device_pages(numbers: &mut Numbers) -> u64 {
