@@ -171,8 +171,8 @@ fn name_of(part: &Part) -> String {
         PartKind::Journal => "the second copy of the journal".to_owned(),
         PartKind::Table(0) => "the second copy of the table".to_owned(),
         PartKind::Tags(0) => "the second copy of the owner tags".to_owned(),
-        PartKind::Table(extent) => format!("the second copy of the table of segment {extent}"),
-        PartKind::Tags(extent) => format!("the second copy of the owner tags of segment {extent}"),
+        PartKind::Table(extent) => format!("the second copy of the table of extent {extent}"),
+        PartKind::Tags(extent) => format!("the second copy of the owner tags of extent {extent}"),
     }
 }
 

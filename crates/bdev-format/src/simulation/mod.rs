@@ -22,9 +22,10 @@
 //!
 //! # Outside the guarantee
 //! - Damage to both copies of the *last* record of the journal: its commit then seems never to have been made.
-//! - Damage to both copies of anything else, and to tags, which have one copy: reported, not repaired.
+//! - Damage to both copies of anything else, and to tags of version 1, which have one copy: reported, not repaired.
 //! - A pool whose creation was interrupted may be found damaged instead of absent.
-//! - The lie in a pool of version 1, as far as its superblocks are concerned: opening does not write them again.
+//! - The lie in a pool of version 1: opening does not write its superblocks again, so that a lie and damage to the
+//!   other superblock lead to an older state. Histories of version 1 have no lies.
 //! - Forged metadata with right checksums: it may say anything that is valid. It does not make the program panic;
 //!   see `fuzz_tests`.
 //!
