@@ -215,18 +215,16 @@ mod tests {
 
     #[test]
     fn strangers_and_other_versions_are_told_apart() {
-        let packet = encode_versions(1, &ControlReply::LaneOpened, 7, 9).expect("encodes");
+        let newer = PROTOCOL_VERSION + 1;
+        let packet = encode_versions(1, &ControlReply::LaneOpened, newer, 9).expect("encodes");
         let error = decode::<ControlReply>(&packet).expect_err("another version");
         assert!(matches!(
             error,
-            ControlError::Version {
-                protocol: 7,
-                layout: 9
-            }
+            ControlError::Version { protocol, layout: 9 } if protocol == newer
         ));
         let own = format!("this program speaks {PROTOCOL_VERSION} with {LAYOUT_VERSION}");
         for words in [
-            "protocol version 7 with layout version 9",
+            &format!("protocol version {newer} with layout version 9"),
             &own,
             "of one release",
             "this program has the older one",

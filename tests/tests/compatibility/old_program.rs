@@ -95,9 +95,12 @@ fn for_each_program(what: &str, test: impl Fn(&Program)) {
     }
 }
 
+/// A change of a pool's bytes.
+type Change = fn(&mut [u8]);
+
 /// What may have happened to a pool's beginning before an earlier program meets it, and the code with which that
 /// refuses the pool.
-const BEGINNINGS: [(&str, fn(&mut [u8]), i32); 4] = [
+const BEGINNINGS: [(&str, Change, i32); 4] = [
     ("whole", |_| {}, FAILED),
     ("page 0 gone", |bytes| bytes[..PAGE_BYTES].fill(0), FAILED),
     ("superblock 0 damaged", |bytes| bytes[100] ^= 1, FAILED),
