@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use chimaera_fork::{Private, ProcessIdentity};
-use chimaera_shm::{Doorbell, barrier};
+use chimaera_shm::{Doorbell, barrier, check_memory};
 use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -16,6 +16,7 @@ use crate::builtin::admin::Admin;
 use crate::config::Config;
 use crate::control::Control;
 use crate::control::listener::Listener;
+use crate::control::requests::SPARE_BYTES;
 use crate::control_side::{ControlSide, ControlThreads};
 use crate::error::HostError;
 use crate::inbox::Inbox;
@@ -92,6 +93,8 @@ impl Host {
             host.workers
                 .push(worker.map_err(HostError::system("starting a worker"))?);
         }
+        let room = check_memory(SPARE_BYTES_AT_START);
+        room.map_err(HostError::system("keeping memory for clients' requests"))?;
         if config.socket.is_some() {
             let free = check_descriptors(worker_count);
             free.map_err(HostError::system(
@@ -239,6 +242,9 @@ fn check_descriptors(worker_count: usize) -> io::Result<()> {
     let kept: io::Result<Vec<_>> = (0..needed).map(|_| Doorbell::new()).collect();
     kept.map(drop)
 }
+
+/// Memory that has to be left before the control thread starts: for its stack, and [`SPARE_BYTES`].
+const SPARE_BYTES_AT_START: usize = SPARE_BYTES + (5 << 20);
 
 fn join(thread: JoinHandle<()>) {
     let name = thread.name().to_owned();

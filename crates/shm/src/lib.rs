@@ -33,7 +33,7 @@ pub use lane::{LaneMemory, Taken};
 pub use mapped_lane::Lane;
 pub use record::Record;
 pub use segment::{RefusedFile, Segment, SegmentError};
-pub use shortage::Shortage;
+pub use shortage::{Shortage, check_memory};
 
 #[cfg(all(test, loom))]
 mod loom_tests;

@@ -7,10 +7,12 @@
 //! a device full is another matter, and so is `EAGAIN` of a socket, whose other side does not read.
 
 use std::io;
+use std::num::NonZeroUsize;
 
 use chimaera_proto::Status;
 use chimaera_thread::NoThread;
 use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// What is lacking for the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +90,25 @@ impl Shortage {
             Self::Threads => "raise `ulimit -u`, or `pids.max` of the control group",
         }
     }
+}
+
+/// Checks that so many bytes of memory and of address space are left; nothing of them is kept. For a process that is
+/// about to give a large part away, as an allocation that fails later would abort it.
+///
+/// # Errors
+/// If they are not left.
+pub fn check_memory(bytes: usize) -> io::Result<()> {
+    let Some(size) = NonZeroUsize::new(bytes) else {
+        return Ok(());
+    };
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping at an address of the system's choice touches no memory that is in use. Nobody else knows
+    // it, so that it may be unmapped.
+    unsafe {
+        let mapping = mmap_anonymous(None, size, protection, MapFlags::MAP_PRIVATE)?;
+        munmap(mapping, bytes)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

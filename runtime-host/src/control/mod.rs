@@ -9,7 +9,7 @@ mod departures;
 pub(crate) mod listener;
 mod mapped;
 mod refusal;
-mod requests;
+pub(crate) mod requests;
 mod reserve;
 
 use std::collections::HashMap;

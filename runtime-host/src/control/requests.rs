@@ -8,7 +8,7 @@ use chimaera_proto::Status;
 use chimaera_proto::control::{self, ControlReply, ControlRequest};
 use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::packet::PacketBytes;
-use chimaera_shm::{Doorbell, Segment, SegmentError, Shortage};
+use chimaera_shm::{Doorbell, Segment, SegmentError, Shortage, check_memory};
 
 use super::mapped::Mapped;
 use super::refusal::Refusal;
@@ -175,6 +175,9 @@ fn add_segment(
     })
 }
 
+/// Memory that has to be left behind a client's segment, for what requests and their refusals allocate.
+pub(crate) const SPARE_BYTES: usize = 1 << 20;
+
 /// Maps the segment beside a request. Leaves a file that is not a segment in `files`.
 fn receive_segment(
     files: &mut Vec<OwnedFd>,
@@ -183,7 +186,7 @@ fn receive_segment(
 ) -> Result<Segment, Refusal> {
     let violation = |reason: String| Refusal::new(Status::ProtocolViolation, reason);
     let file = files.pop().ok_or_else(|| violation(missing.to_owned()))?;
-    Segment::receive(file).map_err(|refused| {
+    let segment = Segment::receive(file).map_err(|refused| {
         files.push(refused.file);
         match &refused.error {
             SegmentError::Map(error) if Shortage::of(error).is_some() => {
@@ -191,7 +194,9 @@ fn receive_segment(
             }
             error => violation(error.to_string()),
         }
-    })
+    })?;
+    check_memory(SPARE_BYTES).map_err(|error| Refusal::of_system(&error, "the segment", client))?;
+    Ok(segment)
 }
 
 /// Hands a lane to the worker with the fewest lanes, unless a worker has it already.
