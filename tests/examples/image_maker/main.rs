@@ -116,9 +116,10 @@ fn killed(maker: &mut Maker) -> bool {
 
 /// A pool that grew three times, with blocks in each part of it, and records of the journal about several parts.
 fn grown(maker: &mut Maker) -> bool {
-    maker.make(3, MIB);
+    maker.make(3, 4 * MIB);
     let mut tag = 1;
-    for size in [2 * MIB, 5 * MIB, 7 * MIB] {
+    // Growth of pools of version 2 by less than 4 MiB waits.
+    for size in [9 * MIB, 14 * MIB, 22 * MIB] {
         // Until a block does not fit what there was before.
         while maker.remaining() >= 192 * KIB {
             let blocks = maker.allocate(&[64 * KIB, 4 * KIB], tag);
@@ -128,7 +129,7 @@ fn grown(maker: &mut Maker) -> bool {
         maker.stop();
         maker.resize(size);
         maker.open();
-        if size == 5 * MIB {
+        if size == 14 * MIB {
             let large = maker.allocate(&[MIB, 256 * KIB], 9);
             maker.write(&large, 3);
         }
@@ -401,13 +402,19 @@ fn both_halves_are_in_use(path: &Path) -> bool {
         let word = std::array::from_fn(|byte| bytes[at + byte]);
         u64::from_le_bytes(word)
     };
-    let superblocks = [0, 16 * PAGE_BYTES];
-    let epochs = superblocks.map(|at| number(at + 152));
-    let pages = number(192) as usize;
-    let halves = [176, 184].map(|at| number(at) as usize);
+    let is_version_1 = bytes[16] == 1;
+    let epoch_at = if is_version_1 { 152 } else { 104 };
+    let epochs = [0, 16 * PAGE_BYTES].map(|superblock| number(superblock + epoch_at));
+    let (halves, pages) = if is_version_1 {
+        ([number(176), number(184)], number(192))
+    } else {
+        // The first area is the first region of the journal.
+        let (first, pages) = (number(3400), number(3408) / 2);
+        ([first, first + pages], pages)
+    };
     let has = |epoch: u64| {
         let first = halves[(epoch % 2) as usize];
-        let mut pages = (first..first + pages).map(|page| page * PAGE_BYTES);
+        let mut pages = (first..first + pages).map(|page| page as usize * PAGE_BYTES);
         pages.any(|at| &bytes[at..at + 4] == b"CJRN" && number(at + 8) == epoch)
     };
     epochs[0] == epochs[1] && epochs[0] > 0 && has(epochs[0] + 1) && has(epochs[0] + 2)

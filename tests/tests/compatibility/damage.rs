@@ -8,7 +8,7 @@ use chimaera_tests::{Daemon, chimaera, exit::DAMAGED_METADATA, text};
 use crate::image::PAGE_BYTES;
 use crate::restored::{RestoredPool, for_each_image, u32_at, u64_at};
 
-/// A page of version 1 of the format that has a copy.
+/// A page that has a copy.
 struct CopiedPage {
     what: String,
     page: u64,
@@ -16,8 +16,75 @@ struct CopiedPage {
     is_reported: bool,
 }
 
+/// What a superblock says of where copies are, in pages.
+struct Copies {
+    superblocks: Vec<u64>,
+    /// The first pages of a table's copies, for each extent of which a table was written.
+    tables: Vec<[u64; 2]>,
+    /// The epoch that the tables have.
+    epoch: u64,
+    /// The halves of the journal, with both regions of version 2, and the pages of each.
+    halves: Vec<u64>,
+    half_pages: u64,
+}
+
+impl Copies {
+    /// Reads the superblock at the beginning of a pool's file.
+    fn of(bytes: &[u8]) -> Self {
+        let is_version_1 = u32_at(bytes, 16) == 1;
+        let (extent_count, first_extent, written) = if is_version_1 {
+            (u32_at(bytes, 200), 256, 28)
+        } else {
+            (u32_at(bytes, 232), 320, 40)
+        };
+        let extents = (0..extent_count as usize).map(|extent| first_extent + 48 * extent);
+        let tables = extents
+            .filter(|extent| u32_at(bytes, extent + written) > 0)
+            .map(|extent| [8, 16].map(|at| u64_at(bytes, extent + at)));
+        let mut copies = Self {
+            superblocks: vec![0, 16],
+            tables: tables.collect(),
+            epoch: u64_at(bytes, if is_version_1 { 152 } else { 104 }),
+            halves: Vec::new(),
+            half_pages: 0,
+        };
+        if is_version_1 {
+            copies.halves = vec![u64_at(bytes, 176), u64_at(bytes, 184)];
+            copies.half_pages = u64_at(bytes, 192);
+            return copies;
+        }
+        let far_place = u64_at(bytes, 80);
+        if far_place != 0 {
+            copies.superblocks.extend([far_place, far_place + 3]);
+        }
+        // The first two areas are the regions of the journal.
+        for area in [3392, 3416] {
+            copies.half_pages = u64_at(bytes, area + 16) / 2;
+            let first = u64_at(bytes, area + 8);
+            copies.halves.extend([first, first + copies.half_pages]);
+        }
+        copies
+    }
+
+    /// The last record of a half: its sequence, and the pages where it begins.
+    fn last_record(&self, bytes: &[u8], half: u64) -> (u64, Vec<u64>) {
+        let mut last = (0, Vec::new());
+        for page in half..half + self.half_pages {
+            let at = page as usize * PAGE_BYTES;
+            if &bytes[at..at + 4] == b"CJRN" && u64_at(bytes, at + 8) > self.epoch {
+                let sequence = u64_at(bytes, at + 16);
+                last.1.retain(|_| last.0 == sequence);
+                last.0 = sequence;
+                last.1.push(page);
+            }
+        }
+        last
+    }
+}
+
 /// The pages that have copies, as the superblock in these bytes of a file says.
 fn copied_pages(bytes: &[u8]) -> Vec<CopiedPage> {
+    let copies = Copies::of(bytes);
     let mut found = Vec::new();
     let mut add = |what: String, page, is_reported| {
         found.push(CopiedPage {
@@ -26,32 +93,16 @@ fn copied_pages(bytes: &[u8]) -> Vec<CopiedPage> {
             is_reported,
         });
     };
-    for page in [0, 16] {
+    for &page in &copies.superblocks {
         add(format!("superblock at page {page}"), page, true);
     }
-    for extent in 0..u32_at(bytes, 200) {
-        let place = 256 + 48 * extent as usize;
-        let is_written = u32_at(bytes, place + 28) > 0;
-        for copy in (0..2).filter(|_| is_written) {
-            let page = u64_at(bytes, place + 8 + 8 * copy);
-            add(format!("copy {copy} of table {extent}"), page, true);
-        }
+    for page in copies.tables.iter().flatten() {
+        add(format!("copy of a table at page {page}"), *page, true);
     }
-    let (epoch, len) = (u64_at(bytes, 152), u64_at(bytes, 192));
-    for half in [u64_at(bytes, 176), u64_at(bytes, 184)] {
-        // Where the copies of the half's last record begin.
-        let mut last = (0, Vec::new());
-        for page in half..half + len {
-            let at = page as usize * PAGE_BYTES;
-            if &bytes[at..at + 4] == b"CJRN" && u64_at(bytes, at + 8) > epoch {
-                let sequence = u64_at(bytes, at + 16);
-                last.1.retain(|_| last.0 == sequence);
-                last.0 = sequence;
-                last.1.push(page);
-            }
-        }
-        for page in last.1 {
-            add(format!("record {} at page {page}", last.0), page, false);
+    for &half in &copies.halves {
+        let (sequence, pages) = copies.last_record(bytes, half);
+        for page in pages {
+            add(format!("record {sequence} at page {page}"), page, false);
         }
     }
     found

@@ -20,7 +20,7 @@ pub(crate) fn for_each_image(test: impl Fn(&str, PoolImage)) {
         .map(|entry| entry.expect("an image").path())
         .collect();
     files.sort();
-    assert!(files.len() >= 14, "an image is gone: {files:?}");
+    assert!(files.len() >= 18, "an image is gone: {files:?}");
     for file in files {
         let contents = fs::read_to_string(&file).expect("an image");
         let image = PoolImage::parse(&contents).expect("an image");
@@ -65,6 +65,11 @@ impl RestoredPool {
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
         fs::read(&self.path).expect("the pool")
+    }
+
+    /// The version of the format with which the pool was made.
+    pub(crate) fn version(&self) -> u32 {
+        u32_at(&self.bytes(), 16)
     }
 
     /// What `pool inspect` finds; nothing is damaged.
