@@ -107,8 +107,15 @@ impl PoolImage {
     pub(crate) fn restore(&self, path: &Path) -> io::Result<()> {
         let file = File::create_new(path)?;
         file.set_len(self.len)?;
-        for (&offset, piece) in &self.pieces {
-            file.write_all_at(piece, offset)?;
+        let pieces: Vec<_> = self.pieces.iter().collect();
+        let follows =
+            |one: &(&u64, &Piece), next: &(&u64, &Piece)| one.0 + PIECE_BYTES as u64 == *next.0;
+        for run in pieces.chunk_by(follows) {
+            let bytes: Vec<u8> = run
+                .iter()
+                .flat_map(|(_, piece)| piece.iter().copied())
+                .collect();
+            file.write_all_at(&bytes, *run[0].0)?;
         }
         Ok(())
     }
