@@ -11,21 +11,26 @@ use chimaera_bdev_client::{
 use chimaera_bdev_format::image::{FileDisk, birth, pool_file};
 use chimaera_bdev_format::{FormatVersion, Geometry, Identity, Metadata, PAGE_BYTES, PoolOwner};
 use chimaera_tests::exit::{DAMAGED_METADATA, IN_THE_WAY, NO_SPACE};
-use chimaera_tests::{Daemon, MIB, Pattern, chimaera, disk_folder, json, text};
+use chimaera_tests::{
+    Daemon, LoopDevice, MIB, Pattern, chimaera, disk_folder, json, skipped, text,
+};
 
 const QUERY: PoolQuery = PoolQuery::Local;
 const PATTERN: Pattern = Pattern::new(1, 1);
 const TAG: OwnerTag = OwnerTag(0x1234);
 
-/// Makes an empty pool of version 1 in a file of so many bytes.
+/// Makes an empty pool of version 1 in a file of so many bytes, or on a device that has them.
 fn make_old_pool(path: &Path, bytes: u64) {
     let file = File::options()
-        .create_new(true)
+        .create(true)
+        .truncate(false)
         .read(true)
         .write(true)
         .open(path)
         .expect("a file");
-    file.set_len(bytes).expect("a length");
+    if file.metadata().expect("what it is").is_file() {
+        file.set_len(bytes).expect("a length");
+    }
     let identity = Identity {
         pool: PoolId::new(8000, 1),
         name: text(path).to_owned(),
@@ -103,10 +108,21 @@ fn see(path: &Path, blocks: &[Block], from: u64) {
 #[test]
 fn an_upgraded_pool_keeps_what_it_holds_and_survives_the_loss_of_its_first_megabyte() {
     let folder = disk_folder();
-    let path = folder.path().join("pool");
-    make_old_pool(&path, 16 * MIB);
-    let blocks = fill(&path, BlockType::Kib64, 100);
-    let file = text(&path);
+    upgrade_and_lose_the_first_megabyte(&folder.path().join("pool"));
+}
+
+#[test]
+fn so_does_one_on_a_device() {
+    match LoopDevice::attach(16 * MIB) {
+        Ok(device) => upgrade_and_lose_the_first_megabyte(device.path()),
+        Err(reason) => skipped("an upgraded pool on a device", &reason),
+    }
+}
+
+fn upgrade_and_lose_the_first_megabyte(path: &Path) {
+    make_old_pool(path, 16 * MIB);
+    let blocks = fill(path, BlockType::Kib64, 100);
+    let file = text(path);
 
     let shown = chimaera(&["pool", "inspect", file]).success();
     assert!(
@@ -121,15 +137,15 @@ fn an_upgraded_pool_keeps_what_it_holds_and_survives_the_loss_of_its_first_megab
     assert!(!shown.contains("older format"), "{shown}");
     let again = chimaera(&["pool", "upgrade", file]).success();
     assert!(again.contains("nothing was written"), "{again}");
-    see(&path, &blocks, 0);
+    see(path, &blocks, 0);
 
-    let opened = File::options().write(true).open(&path).expect("the pool");
+    let opened = File::options().write(true).open(path).expect("the pool");
     opened
         .write_all_at(&vec![0; MIB as usize], 0)
         .expect("a write");
     chimaera(&["pool", "check", file]).failure(DAMAGED_METADATA);
     let _ = chimaera(&["pool", "check", "--repair", file]).success();
-    see(&path, &blocks, MIB);
+    see(path, &blocks, MIB);
 }
 
 #[test]
