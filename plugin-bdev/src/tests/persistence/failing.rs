@@ -3,10 +3,12 @@
 
 use chimaera_bdev_allocator::MAX_HELD_TAGS;
 use chimaera_bdev_format::image::CheckMode;
-use chimaera_bdev_proto::{CreateParams, MEGABYTE, Method, OwnerTag, UNIT_BYTES};
+use chimaera_bdev_proto::{
+    Block, CreateParams, MEGABYTE, Method, OwnerTag, UNIT_BYTES, allocate_arguments,
+};
 use chimaera_chimod::ModuleError;
 use chimaera_proto::Status;
-use chimaera_testing::SystemCallFilter;
+use chimaera_testing::{SystemCallFilter, Watchdog};
 
 use super::{Store, Written, on_every_store};
 use crate::testing::{TestPool, file_bytes, file_params, one_block_bytes};
@@ -218,18 +220,19 @@ fn a_page_that_cannot_be_read_is_named_by_its_offset() {
 
 fn refusal(store: &Store) -> ModuleError {
     let Err(error) = store.open_with(&file_params(0)) else {
-        panic!("{} cannot be read", store.name);
+        panic!("{} is opened", store.name);
     };
     error
 }
 
-#[test]
-fn where_no_commit_takes_owner_tags_allocations_with_tags_hear_of_its_failure_and_others_go_on() {
-    /// Tags that the commit that failed had taken, at most: those of a part of it.
-    const PART: u64 = (1 << 16) + 256;
-    let store = Store::on_file(3 << 30);
+/// Tags that the commit that failed had taken, at most: those of a part of it.
+const PART: u64 = (1 << 16) + 256;
+
+/// A pool whose keeper is refused these system calls, with as many owner tags in memory as there can be, and the blocks
+/// that have them.
+fn full_of_tags(store: &Store, calls: &[libc::c_long]) -> (TestPool, Vec<Block>) {
     drop(store.open());
-    let pool = open_unwritable(&store, libc::EIO);
+    let pool = store.open_with_failing_keeper(&SystemCallFilter::refusing(calls, libc::EIO));
     let mut tagged = Vec::new();
     let refused = loop {
         let tag = OwnerTag(tagged.len() as u64 + 1);
@@ -241,14 +244,27 @@ fn where_no_commit_takes_owner_tags_allocations_with_tags_hear_of_its_failure_an
     assert_eq!(refused, Status::IoError);
     let held = MAX_HELD_TAGS..=MAX_HELD_TAGS + PART;
     assert!(held.contains(&(tagged.len() as u64)), "{}", tagged.len());
+    (pool, tagged)
+}
+
+/// The log tells of the failure once, however many hear of it.
+fn assert_told_once(pool: &TestPool) {
+    let log = pool.recorder().log();
+    let told = |(_, text): &&(u32, String)| text.contains("cannot write the pool's metadata");
+    assert_eq!(log.iter().filter(told).count(), 1, "{log:?}");
+}
+
+#[test]
+fn where_no_commit_takes_owner_tags_allocations_with_tags_hear_of_its_failure_and_others_go_on() {
+    let _watchdog = Watchdog::start();
+    let store = Store::on_file(3 << 30);
+    let (pool, mut tagged) = full_of_tags(&store, &WRITES);
     for size in [4096, 65_536, 262_144] {
         let refused = pool.allocate_for(size, OwnerTag(1));
         assert_eq!(refused, Err(Status::IoError));
         pool.allocate(size).expect("without a tag, as before");
     }
-    let log = pool.recorder().log();
-    let told = |(_, text): &&(u32, String)| text.contains("cannot write the pool's metadata");
-    assert_eq!(log.iter().filter(told).count(), 1, "{log:?}");
+    assert_told_once(&pool);
     // One that is not held any more makes room for one more.
     let last = tagged.pop().expect("many");
     pool.free(&[last]).expect("allocated");
@@ -256,4 +272,36 @@ fn where_no_commit_takes_owner_tags_allocations_with_tags_hear_of_its_failure_an
     assert_eq!(pool.allocate_for(4096, OwnerTag(1)), Err(Status::IoError));
     drop(pool);
     assert_eq!(store.open().list(), [], "nothing was durable");
+}
+
+#[test]
+fn all_allocations_that_wait_for_room_for_their_tags_hear_of_the_failure_and_the_pool_is_marked() {
+    let _watchdog = Watchdog::start();
+    let store = Store::on_file(3 << 30);
+    let (pool, _) = full_of_tags(&store, &FLUSH);
+    let tasks: Vec<_> = (0..50)
+        .map(|tag| {
+            let arguments = allocate_arguments(4096, OwnerTag(tag + 1));
+            let method = Method::AllocateBlocks as u16;
+            pool.submit_to(0, method, arguments, None).0
+        })
+        .collect();
+    for task in tasks {
+        let failure = pool.wait(task).expect_err("there is no room");
+        assert_eq!(failure.status, Status::IoError);
+        assert_eq!(i32::from(failure.errno), libc::EIO);
+    }
+    pool.flush().expect_err("nothing more is made durable");
+    assert_told_once(&pool);
+    drop(pool);
+    let said = refusal(&store);
+    assert_eq!(said.failure.status, Status::CorruptedMetadata, "{said}");
+    for words in [
+        "its device failed when it was open last",
+        "pool check --repair",
+    ] {
+        assert!(said.message.contains(words), "no {words:?} in {said}");
+    }
+    store.repair();
+    store.open().flush().expect("it works again");
 }
