@@ -7,7 +7,10 @@ use std::path::Path;
 
 use chimaera_bdev_client::{Client, PoolQuery};
 use chimaera_tests::exit::{DAMAGED_METADATA, FAILED, IN_THE_WAY};
-use chimaera_tests::{Daemon, MIB, ProgramOutput, chimaera, disk_folder, json, text};
+use chimaera_tests::{
+    Daemon, MIB, ProgramOutput, SUPERBLOCK_BYTES, change_superblocks, chimaera, disk_folder, json,
+    text,
+};
 use nix::sys::signal::Signal;
 
 /// Opens the pool on a file.
@@ -54,24 +57,10 @@ const PAGE: usize = 4096;
 
 /// Where the copies of the superblock lie, and their bytes.
 const SUPERBLOCKS: [usize; 2] = [0, 16 * PAGE];
-const SUPERBLOCK_BYTES: usize = 2 * PAGE;
 
-/// CRC-32C, as superblocks have it.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let shift = |crc: u32| (crc >> 1) ^ ((crc & 1) * 0x82f6_3b78);
-    let add = |crc: u32, &byte: &u8| (0..8).fold(crc ^ u32::from(byte), |crc, _| shift(crc));
-    !bytes.iter().fold(u32::MAX, add)
-}
-
-/// Puts these bytes in the place of others in both superblocks, with right checksums.
-fn change_superblocks(image: &mut [u8], offset: usize, bytes: &[u8]) {
-    for start in SUPERBLOCKS {
-        let superblock = &mut image[start..start + SUPERBLOCK_BYTES];
-        superblock[offset..offset + bytes.len()].copy_from_slice(bytes);
-        superblock[4..8].fill(0);
-        let checksum = crc32c(superblock);
-        superblock[4..8].copy_from_slice(&checksum.to_le_bytes());
-    }
+/// Puts these bytes in the place of others in both superblocks.
+fn change(image: &mut [u8], offset: usize, bytes: &[u8]) {
+    change_superblocks(image, &SUPERBLOCKS, offset, bytes);
 }
 
 /// What was done to a pool's image, the exit code and the level that the log has it with, and words of the reason.
@@ -79,19 +68,19 @@ type Case = (fn(&mut Vec<u8>), i32, &'static str, &'static str);
 
 const CASES: [Case; 7] = [
     (
-        |image| change_superblocks(image, 16, &4_000_000_000u32.to_le_bytes()),
+        |image| change(image, 16, &4_000_000_000u32.to_le_bytes()),
         FAILED,
         "WARN",
         "its format has version 4000000000",
     ),
     (
-        |image| change_superblocks(image, 24, &(1u64 << 63).to_le_bytes()),
+        |image| change(image, 24, &(1u64 << 63).to_le_bytes()),
         FAILED,
         "WARN",
         "features that this program does not know (0x8000000000000000)",
     ),
     (
-        |image| change_superblocks(image, 32, &(1u64 << 63).to_le_bytes()),
+        |image| change(image, 32, &(1u64 << 63).to_le_bytes()),
         FAILED,
         "WARN",
         "features that only a newer program may write: open it for reading only",
