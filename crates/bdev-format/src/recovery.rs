@@ -171,8 +171,8 @@ pub(crate) fn open_though_marked<D: Disk>(
     })
 }
 
-/// Writes the superblocks: first the copies that are damaged or older again, then in all of them that an opening has
-/// begun. It is durable when this returns. Blocks.
+/// Writes the superblocks: first all of them again as the one that counts, then in all of them that an opening has
+/// begun. It is durable when this returns. In version 1 only copies that are damaged or older are written. Blocks.
 fn begin_history<D: Disk>(
     disk: &D,
     chosen: &mut ChosenSuperblock,
@@ -185,9 +185,9 @@ fn begin_history<D: Disk>(
             &chosen.stale,
         )?);
     };
-    let is_doubtful = !before.ended_well || !chosen.stale.is_empty();
-    if is_doubtful && !weakened(CrashWeakness::SuperblocksTrusted) {
-        // Copies that look sound are among them: a drive may read back from its cache what it failed to make durable.
+    // Also where all copies look sound, and where the opening before seems to have ended in good order: a drive may read
+    // back from its cache what it failed to make durable, that it has ended included.
+    if !weakened(CrashWeakness::SuperblocksTrusted) {
         // One half of the copies is written while the other is durable.
         let copies = chosen.superblock.geometry.superblocks();
         for group in copies.chunks(copies.len() / 2) {
