@@ -13,6 +13,7 @@ use crate::recovery::{OpenMode, OpenedPool, open_though_marked};
 use crate::superblock::{self, ChosenSuperblock, FarCopy, Superblock};
 use crate::table::TableEntries;
 use crate::tags::{TagPlace, TagSector, copies_of_page, sectors_of};
+use crate::weakness::{CrashWeakness, weakened};
 
 /// What a check may repair.
 #[derive(Clone, Copy, Debug)]
@@ -171,13 +172,18 @@ fn repair<D: Disk + Clone>(
         history: repair.history,
     };
     let chosen = superblock::choose(disk)?;
+    if weakened(CrashWeakness::MarkClearedEarly) {
+        FailureMark::clear(disk, &chosen.superblock.geometry)?;
+    }
     let opened = open_though_marked(disk.clone(), chosen, mode, &mut |_, _| true, &mut |_, _| {})?;
     let mut metadata = opened.metadata;
     write_repairs(&metadata, stale_pages, damaged_tags)?;
     if metadata.superblock().history.is_some() {
         metadata.end()?;
     }
-    FailureMark::clear(disk, metadata.geometry())?;
+    if !weakened(CrashWeakness::MarkLeft) {
+        FailureMark::clear(disk, metadata.geometry())?;
+    }
     Ok(metadata.superblock().clone())
 }
 

@@ -202,17 +202,25 @@ impl<D: Disk> Metadata<D> {
     /// # Errors
     /// As [`Self::commit`].
     pub fn end(&mut self) -> io::Result<()> {
-        self.checkpoint()?;
-        if self.superblock.history.is_some() {
-            self.change_superblock(|superblock| {
-                superblock.history = superblock.history.map(|history| History {
-                    ended_well: true,
-                    ..history
-                });
-            })?;
+        if weakened(CrashWeakness::EndedEarly) {
+            self.say_that_it_has_ended()?;
         }
+        self.checkpoint()?;
+        self.say_that_it_has_ended()?;
         self.ended = true;
         Ok(())
+    }
+
+    fn say_that_it_has_ended(&mut self) -> io::Result<()> {
+        let Some(history) = self.superblock.history else {
+            return Ok(());
+        };
+        self.change_superblock(|superblock| {
+            superblock.history = Some(History {
+                ended_well: true,
+                ..history
+            });
+        })
     }
 
     /// Leaves a mark in the pool that says what has failed, `seconds` after 1970 began, as far as its device still
@@ -463,7 +471,7 @@ impl<D: Disk> Metadata<D> {
         if self.ended {
             return Err(io::Error::other("the pool's use has ended"));
         }
-        if self.failed {
+        if self.failed && !weakened(CrashWeakness::WrittenAfterFailure) {
             return Err(io::Error::other(
                 "an earlier write of the pool's metadata failed, and nothing more is written: destroy \
                  the pool, have it checked and repaired, and create it again to open it anew",

@@ -187,17 +187,30 @@ fn begin_history<D: Disk>(
     };
     // Also where all copies look sound, and where the opening before seems to have ended in good order: a drive may read
     // back from its cache what it failed to make durable, that it has ended included.
-    if !weakened(CrashWeakness::SuperblocksTrusted) {
-        // One half of the copies is written while the other is durable.
-        let copies = chosen.superblock.geometry.superblocks();
-        for group in copies.chunks(copies.len() / 2) {
-            repair::rewrite_superblocks(disk, &chosen.superblock, group)?;
-        }
+    if !are_trusted(disk, chosen) {
+        repair::restore_superblocks(disk, &chosen.superblock)?;
     }
     chosen.superblock.history = Some(before.next(history));
+    if weakened(CrashWeakness::HistoryNotWritten) {
+        return Ok(());
+    }
     write_superblock(disk, &mut chosen.superblock)?;
-    disk.flush()?;
+    if !weakened(CrashWeakness::HistoryNotFlushed) {
+        disk.flush()?;
+    }
     Ok(())
+}
+
+/// Whether superblocks that look sound are taken to be durable.
+fn are_trusted<D: Disk>(disk: &D, chosen: &ChosenSuperblock) -> bool {
+    let superblock = &chosen.superblock;
+    let is_marked =
+        || FailureMark::find(disk, &superblock.geometry, superblock.checksum()).is_some();
+    let has_ended =
+        || chosen.stale.is_empty() && superblock.history.is_some_and(|it| it.ended_well);
+    weakened(CrashWeakness::SuperblocksTrusted)
+        || (weakened(CrashWeakness::AbsenceOfMarkTrusted) && !is_marked())
+        || (weakened(CrashWeakness::EndTrusted) && has_ended())
 }
 
 /// Names the first pieces of damage: a large table may be damaged in thousands of places.

@@ -103,3 +103,17 @@ pub(crate) fn rewrite_superblocks<D: Disk>(
     }
     Ok(())
 }
+
+/// Writes all copies of the superblock again: one half of them while the other is durable.
+pub(crate) fn restore_superblocks<D: Disk>(disk: &D, superblock: &Superblock) -> io::Result<()> {
+    let copies = superblock.geometry.superblocks();
+    let mut halves: Vec<&[u64]> = copies.chunks(copies.len() / 2).collect();
+    if weakened(CrashWeakness::SuperblocksRestoredTogether) {
+        halves = vec![&copies];
+    }
+    if weakened(CrashWeakness::SuperblocksRestoredInWrongOrder) {
+        halves.reverse();
+    }
+    let mut halves = halves.into_iter();
+    halves.try_for_each(|half| rewrite_superblocks(disk, superblock, half))
+}

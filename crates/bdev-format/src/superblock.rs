@@ -119,12 +119,20 @@ impl History {
     /// The history of the next opening, which has these random bits.
     #[must_use]
     pub(crate) fn next(self, current: u64) -> Self {
+        let counted = match weakened(CrashWeakness::OpeningsCountedAnew) {
+            true => 0,
+            false => self.openings,
+        };
+        let current = match weakened(CrashWeakness::HistoryUsedTwice) {
+            true => self.current,
+            false => current,
+        };
         Self {
             current,
             predecessor: self.current,
-            predecessor_ended_well: self.ended_well,
+            predecessor_ended_well: self.ended_well || weakened(CrashWeakness::EndAssumed),
             ended_well: false,
-            openings: self.openings.saturating_add(1).min(MAX_COUNTED),
+            openings: counted.saturating_add(1).min(MAX_COUNTED),
         }
     }
 

@@ -42,6 +42,32 @@ pub enum CrashWeakness {
     FirstCopiesTrusted,
     /// Superblocks that look sound after a crash are taken to be durable.
     SuperblocksTrusted,
+    /// Superblocks that look sound are taken to be durable where they say that an opening has ended in good order.
+    EndTrusted,
+    /// Opening writes all superblocks again at once, without a flush in between.
+    SuperblocksRestoredTogether,
+    /// Opening writes that half of the superblocks again first which is always written last.
+    SuperblocksRestoredInWrongOrder,
+    /// The history of an opening is not written before the pool is ready.
+    HistoryNotWritten,
+    /// The history of an opening is not flushed in all superblocks before the pool is ready.
+    HistoryNotFlushed,
+    /// Two openings have the same random bits.
+    HistoryUsedTwice,
+    /// Openings are counted from the beginning again.
+    OpeningsCountedAnew,
+    /// Every opening says that the one before has ended in good order.
+    EndAssumed,
+    /// It is written that an opening has ended before its last checkpoint.
+    EndedEarly,
+    /// After a failure the pool is written as before.
+    WrittenAfterFailure,
+    /// Where no mark of a failure is found, superblocks that look sound are taken to be durable.
+    AbsenceOfMarkTrusted,
+    /// A repair leaves the mark of the failure.
+    MarkLeft,
+    /// A repair removes the mark of the failure before it has repaired anything.
+    MarkClearedEarly,
     /// What is left of a commit that does not count stays in the journal.
     RemainsLeft,
     /// The upgrade of a pool writes its first superblock before the rest is durable.

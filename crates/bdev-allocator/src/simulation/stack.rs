@@ -8,8 +8,7 @@ use chimaera_bdev_proto::{AllocationPlan, Block, OwnerTag};
 use chimaera_bdev_format::block_map::{Slot, UNITS, units_of};
 use chimaera_bdev_format::simulation::{
     BlockData, BlockOwner, Expected, FoundPool, Life, ModelMegabyte, ModelState, Numbers,
-    SimulatedDisk, SystemUnderTest, TagComparison, Timeline, WRITING, data_on, format,
-    stamped_page,
+    SimulatedDisk, SystemUnderTest, TagComparison, Timeline, data_on, format, stamped_page,
 };
 use chimaera_bdev_format::{
     Disk, FormatVersion, Geometry, Metadata, OpenError, PAGE_BYTES, Page, identify,
@@ -97,7 +96,7 @@ fn live(
     if !expected.may_be_absent && numbers.below(5) == 0 {
         disk.resize(disk.total_pages() + 1 + numbers.below(2 * UNITS as usize) as u64);
     }
-    let (allocator, mut metadata, state) = open_or_make(numbers, disk, expected)?;
+    let (allocator, mut metadata, state) = open_or_make(numbers, disk, timeline, expected)?;
     let lives: BTreeSet<Life> = state.blocks().map(|(_, _, owner)| owner.life).collect();
     // Opening has made durable what it has seen.
     let mut data = data_on(&disk.seen(), &expected.data);
@@ -138,6 +137,7 @@ fn live(
 fn open_or_make(
     numbers: &mut Numbers,
     disk: &SimulatedDisk,
+    timeline: &mut Timeline,
     expected: &Expected,
 ) -> Result<(TestAllocator, Metadata<SimulatedDisk>, Rc<ModelState>), String> {
     match identify(disk) {
@@ -153,14 +153,16 @@ fn open_or_make(
                 ..ModelState::default()
             };
             let allocator = allocator_of(metadata.geometry());
+            timeline.ready(disk, &metadata, 0)?;
             Ok((allocator, metadata, Rc::new(state)))
         }
         identified => {
             let superblock = identified.map_err(|error| format!("identifying: {error}"))?;
             let grown = superblock.geometry.grown(disk.total_pages());
-            let found = FoundPool::open(disk, WRITING);
+            let found = timeline.open(disk, numbers);
             let found = found.map_err(|error| format!("opening: {error}"))?;
             let state = expected.admit(&found, TagComparison::Exact)?;
+            timeline.ready(disk, &found.metadata, found.journal_records)?;
             let allocator = allocator_of(&grown);
             take_over(&allocator, &found)?;
             Ok((allocator, found.metadata, state))
@@ -185,8 +187,8 @@ fn grow(
             before: Rc::clone(state),
             after: Some(Rc::clone(&after)),
             is_atomic: true,
-            may_be_absent: false,
             data: Rc::new(data.clone()),
+            ..Expected::default()
         },
     );
     let grown = metadata.grow(disk.total_pages());
@@ -325,9 +327,8 @@ impl StackWorkload<'_> {
         let expected = Expected {
             before: Rc::clone(&self.durable),
             after: Some(Rc::clone(&after)),
-            is_atomic: false,
-            may_be_absent: false,
             data: Rc::new(self.data.clone()),
+            ..Expected::default()
         };
         self.timeline.push(self.disk.position(), expected);
         self.ledger.commit(&self.allocator)?;

@@ -8,6 +8,7 @@ use super::workload::{MetadataAlone, MetadataOfVersion1};
 const METADATA_POINTS: u64 = 60_000;
 const PAIRS_POINTS: u64 = 30_000;
 const LIVES: u64 = 5_000;
+const LIES_POINTS: u64 = 20_000;
 const DAMAGE_POINTS: u64 = 20_000;
 /// Of pools of version 1, whose format does not change any more.
 const VERSION_1_POINTS: u64 = 10_000;
@@ -29,6 +30,11 @@ fn what_was_committed_is_found_after_any_two_crashes() {
 #[test]
 fn what_was_committed_is_found_after_many_crashes() {
     run_all(LIVES, |seed| run::<MetadataAlone>(seed, Trial::ManyLives));
+}
+
+#[test]
+fn what_was_committed_is_found_after_a_drive_has_lied() {
+    run_all(LIES_POINTS, |seed| run::<MetadataAlone>(seed, Trial::Lies));
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub(super) fn birth(number: u8) -> Birth {
 }
 
 /// A megabyte with `count` tagged blocks and nothing else.
-fn change(megabyte: u32, count: u64) -> MegabyteChange {
+pub(super) fn change(megabyte: u32, count: u64) -> MegabyteChange {
     let slots = (0..count as usize).map(|number| Slot::holding(number * 7, BlockType::Kib4));
     let map = slots.clone().fold(MegabyteMap::EMPTY, MegabyteMap::with);
     let unit = |slot: Slot| u64::from(megabyte) * UNITS + slot.first_unit() as u64;
@@ -64,7 +64,7 @@ fn change(megabyte: u32, count: u64) -> MegabyteChange {
     }
 }
 
-fn megabyte_of(change: &MegabyteChange) -> ModelMegabyte {
+pub(super) fn megabyte_of(change: &MegabyteChange) -> ModelMegabyte {
     let allocated = change.allocated.iter();
     ModelMegabyte {
         map: change.map,

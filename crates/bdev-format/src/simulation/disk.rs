@@ -301,6 +301,15 @@ impl Recording {
         events.any(|event| matches!(event, Event::Write(_)))
     }
 
+    /// The pages that were written behind the first `position` writes and flushes.
+    pub(super) fn written_pages(&self, position: usize) -> impl Iterator<Item = u64> {
+        let events = self.events[position..].iter();
+        events.flat_map(|event| match event {
+            Event::Write(write) => write.range(),
+            Event::Flush | Event::FailedFlush => 0..0,
+        })
+    }
+
     /// The device after the first `position` writes and flushes.
     pub(super) fn at(&self, position: usize) -> Leftover {
         let mut walk = self.walk();

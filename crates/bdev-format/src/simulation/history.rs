@@ -5,14 +5,12 @@ use std::rc::Rc;
 
 use super::Numbers;
 use super::damage::Damage;
-use super::disk::{DiskImage, Leftover, Loss, Recording, SimulatedDisk, Walk};
-use super::model::{
-    BlockData, Expected, FoundPool, ModelState, TagComparison, WRITING, read_stamp,
-};
+use super::disk::{DiskImage, Loss, Recording, SimulatedDisk, Walk};
+use super::doubt::{see_that_a_superblock_is_durable, see_that_superblocks_are_durable};
+use super::model::{BlockData, Expected, ModelState, TagComparison, read_stamp};
 use super::system::{SystemUnderTest, Timeline};
 use super::workload::{self, LifePlan, Pace, Retried};
 use crate::block_map::UNITS;
-use crate::limits::{NEAR_SUPERBLOCKS, SUPERBLOCK_PAGES};
 use crate::{FormatVersion, OpenError};
 
 /// What is tried after a crash.
@@ -26,6 +24,8 @@ pub enum Trial {
     ManyLives,
     /// After some crashes of a short life another short life, and each crash of that.
     Pairs,
+    /// After a short life in which a flush fails another one on the same device, and each crash of that.
+    Lies,
 }
 
 /// How much is tried.
@@ -33,6 +33,7 @@ const LIVES: usize = 6;
 const MANY_LIVES: usize = 60;
 const LOSSES: usize = 4;
 const DEPTH: usize = 3;
+const LYING_LIVES: usize = 8;
 /// Crashes of the first of two lives.
 const FIRST_CRASHES: usize = 40;
 
@@ -49,6 +50,7 @@ pub fn run<S: SystemUnderTest>(seed: u64, trial: Trial) -> Result<u64, String> {
     };
     let outcome = match trial {
         Trial::Pairs => history.live_twice(),
+        Trial::Lies => history.live_with_lies(),
         _ => history.live(),
     };
     outcome.map_err(|text| {
@@ -68,15 +70,7 @@ struct History<S> {
 impl<S: SystemUnderTest> History<S> {
     fn live(&mut self) -> Result<(), String> {
         let pages = S::device_pages(&mut self.numbers);
-        let mut disk = SimulatedDisk::new(DiskImage::blank(pages));
-        let state = ModelState {
-            total_pages: pages,
-            ..ModelState::default()
-        };
-        let mut expected = Expected {
-            may_be_absent: true,
-            ..Expected::exactly(Rc::new(state), Rc::default())
-        };
+        let (mut disk, mut expected) = Self::blank(pages);
         let lives = match self.trial {
             Trial::ManyLives => MANY_LIVES,
             _ => LIVES,
@@ -99,27 +93,51 @@ impl<S: SystemUnderTest> History<S> {
         Ok(())
     }
 
-    /// Two short lives, of which the second comes after each crash of the first.
-    fn live_twice(&mut self) -> Result<(), String> {
-        let pages = UNITS * (20 + self.numbers.below(100) as u64);
-        let disk = SimulatedDisk::new(DiskImage::blank(pages));
+    /// A blank device, and that it may stay so.
+    fn blank(pages: u64) -> (SimulatedDisk, Expected) {
         let state = ModelState {
             total_pages: pages,
             ..ModelState::default()
         };
-        let blank = Expected {
+        let expected = Expected {
             may_be_absent: true,
             ..Expected::exactly(Rc::new(state), Rc::default())
         };
+        (SimulatedDisk::new(DiskImage::blank(pages)), expected)
+    }
+
+    /// Short lives on one device, of whose flushes one fails in each.
+    fn live_with_lies(&mut self) -> Result<(), String> {
+        let pages = UNITS * (4 + self.numbers.below(120) as u64);
+        let (mut disk, mut expected) = Self::blank(pages);
         let mut retried = Retried::new();
-        let (mut recording, mut timeline) = self.live_shortly(&disk, 0, &blank, &mut retried)?;
+        for life in 0..LYING_LIVES {
+            let start = disk.position();
+            let lived = self.live_shortly(&disk, start, &expected, &mut retried, Pace::Lying);
+            let (recording, timeline) = lived.map_err(|text| format!("life {life}: {text}"))?;
+            self.crash_everywhere(&recording, start, &timeline)
+                .map_err(|text| format!("life {life}, {text}"))?;
+            expected = timeline.at(recording.len()).clone();
+            disk = SimulatedDisk::with_unflushed(recording.at(recording.len()));
+        }
+        Ok(())
+    }
+
+    /// Two short lives, of which the second comes after each crash of the first.
+    fn live_twice(&mut self) -> Result<(), String> {
+        let pages = UNITS * (20 + self.numbers.below(100) as u64);
+        let (disk, blank) = Self::blank(pages);
+        let (mut retried, pace) = (Retried::new(), Pace::Short);
+        let (mut recording, mut timeline) =
+            self.live_shortly(&disk, 0, &blank, &mut retried, pace)?;
         let mut start = 0;
         // The later ones find something in both halves of the journal.
         for _ in 0..3 {
             let disk = SimulatedDisk::with_unflushed(recording.at(recording.len()));
             let expected = timeline.at(recording.len()).clone();
             start = disk.position();
-            (recording, timeline) = self.live_shortly(&disk, start, &expected, &mut retried)?;
+            (recording, timeline) =
+                self.live_shortly(&disk, start, &expected, &mut retried, pace)?;
         }
         // A sample: all crashes of one history alike would leave no time for another history. Most of them come where
         // much can be lost.
@@ -156,7 +174,8 @@ impl<S: SystemUnderTest> History<S> {
     ) -> Result<(), String> {
         let disk = SimulatedDisk::new(image.clone());
         let mut retried = retried.clone();
-        let (recording, timeline) = self.live_shortly(&disk, 0, expected, &mut retried)?;
+        let (recording, timeline) =
+            self.live_shortly(&disk, 0, expected, &mut retried, Pace::Short)?;
         self.crash_everywhere(&recording, 0, &timeline)
     }
 
@@ -166,12 +185,13 @@ impl<S: SystemUnderTest> History<S> {
         start: usize,
         expected: &Expected,
         retried: &mut Retried,
+        pace: Pace,
     ) -> Result<(Recording, Timeline), String> {
         let mut timeline = Timeline::new(start, expected.clone());
         let numbers = &mut self.numbers;
         let plan = LifePlan {
             version: S::VERSION,
-            pace: Pace::Short,
+            pace,
         };
         workload::live(numbers, disk, &mut timeline, expected, retried, plan)?;
         Ok((disk.recording(), timeline))
@@ -194,6 +214,10 @@ impl<S: SystemUnderTest> History<S> {
             }
             self.crash_at(&walk, expected, 0, LOSSES)
                 .map_err(|text| format!("position {position}: {text}"))?;
+            if let Some(superblocks) = timeline.superblocks_of_ready(position) {
+                see_that_superblocks_are_durable(&walk.left, superblocks)
+                    .map_err(|text| format!("position {position}: {text}"))?;
+            }
             walk.step();
         }
         Ok(())
@@ -238,7 +262,8 @@ impl<S: SystemUnderTest> History<S> {
             return self.damage(image, expected);
         }
         let disk = SimulatedDisk::new(image.clone());
-        let opened = FoundPool::open(&disk, WRITING);
+        let mut openings = expected.openings.clone();
+        let opened = openings.open(&disk, &mut self.numbers);
         let found = match opened {
             Err(OpenError::NoPool | OpenError::Damaged(_)) if expected.may_be_absent => {
                 return Ok(());
@@ -246,6 +271,15 @@ impl<S: SystemUnderTest> History<S> {
             opened => opened.map_err(|error| format!("opening: {error}"))?,
         };
         let state = expected.admit(&found, TagComparison::Exact)?;
+        let interrupted = Expected {
+            openings: openings.clone(),
+            ..expected.clone()
+        };
+        openings.ready(&found.metadata, found.journal_records)?;
+        let pinned = Expected {
+            openings,
+            ..Expected::exactly(Rc::clone(&state), Rc::clone(&expected.data))
+        };
         let recording = disk.recording();
         S::check(&mut self.numbers, &disk, found, (expected, &state), depth)?;
         // A crash may interrupt opening. Once it has finished, what it has found is found again.
@@ -254,9 +288,8 @@ impl<S: SystemUnderTest> History<S> {
         if recording.has_writes() && depth < DEPTH && self.numbers.below(chance) == 0 {
             let mut walk = recording.walk();
             for position in 0..=recording.len() {
-                let pinned = Expected::exactly(Rc::clone(&state), Rc::clone(&expected.data));
                 let is_over = position == recording.len();
-                let expected = if is_over { &pinned } else { expected };
+                let expected = if is_over { &pinned } else { &interrupted };
                 self.crash_at(&walk, expected, depth + 1, 2)
                     .map_err(|text| format!("recovery, position {position}: {text}"))?;
                 walk.step();
@@ -272,7 +305,9 @@ impl<S: SystemUnderTest> History<S> {
             return Ok(());
         }
         let disk = SimulatedDisk::new(image.clone());
-        let found = FoundPool::open(&disk, WRITING).map_err(|error| error.to_string())?;
+        let mut openings = expected.openings.clone();
+        let found = openings.open(&disk, &mut self.numbers);
+        let found = found.map_err(|error| format!("opening: {error}"))?;
         let state = expected.admit(&found, TagComparison::Exact)?;
         let pinned = Expected::exactly(state, Rc::default());
         for (image, expected) in [(image.clone(), expected), (disk.seen(), &pinned)] {
@@ -314,16 +349,6 @@ impl<S: SystemUnderTest> History<S> {
         let image = left.crash(loss, &mut self.numbers);
         expected.data = Rc::new(data_on(&image, &expected.data));
         (SimulatedDisk::new(image), expected)
-    }
-}
-
-/// Where sectors are written whole or not at all, the superblocks of a crash may be sound by chance. They need not be:
-/// one of those at the beginning is not being written, and is not in doubt since a flush failed.
-fn see_that_a_superblock_is_durable(left: &Leftover) -> Result<(), String> {
-    let is_in_doubt = |first| left.is_in_doubt(&(first..first + SUPERBLOCK_PAGES));
-    match NEAR_SUPERBLOCKS.into_iter().all(is_in_doubt) {
-        true => Err("both superblocks at the beginning are in doubt".to_owned()),
-        false => Ok(()),
     }
 }
 

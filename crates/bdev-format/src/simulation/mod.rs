@@ -16,9 +16,14 @@
 //! # What is checked
 //! Opening finds what the last commit made durable, or what a commit under way was making durable: all or nothing
 //! of one that fits the journal, megabyte by megabyte of a larger one; and each block has the tag of its own
-//! allocation. What opening has found once is found again. With the whole stack: each block has its owner's data,
-//! sector by sector, of the version that was flushed or a later one; the remaining space is right; and the pool can
-//! go on. With damage: the same, or an error and no write.
+//! allocation. What opening has found once is found again.
+//!
+//! Each opening has a history of its own, which follows that of the last opening that somebody was given, and says of
+//! that one that it has ended in good order only if it has. After an error nothing is written but the mark of the
+//! failure; a pool that has one is repaired before it is opened.
+//!
+//! With the whole stack: each block has its owner's data, sector by sector, of the version that was flushed or a later
+//! one; the remaining space is right; and the pool can go on. With damage: the same, or an error and no write.
 //!
 //! # Outside the guarantee
 //! - Damage to both copies of the *last* record of the journal: its commit then seems never to have been made.
@@ -41,10 +46,14 @@ mod damage;
 #[cfg(test)]
 mod damage_tests;
 mod disk;
+mod doubt;
 #[cfg(test)]
 mod fuzz_tests;
 mod history;
+#[cfg(test)]
+mod mark_tests;
 mod model;
+mod openings;
 #[cfg(test)]
 mod rename_tests;
 mod system;
@@ -61,6 +70,7 @@ pub use model::{
     BlockData, BlockOwner, Expected, FoundPool, Life, ModelMegabyte, ModelState, PageVersions,
     TagComparison, WRITING, stamped_page,
 };
+pub use openings::Openings;
 pub use system::{SystemUnderTest, Timeline};
 pub use workload::{MetadataAlone, MetadataOfVersion1};
 

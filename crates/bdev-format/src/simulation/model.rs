@@ -6,6 +6,7 @@ use std::rc::Rc;
 use chimaera_bdev_proto::PerfMetrics;
 
 use super::disk::{DiskImage, SimulatedDisk};
+use super::openings::Openings;
 use crate::block_map::{MegabyteMap, Slot, UNITS};
 use crate::recovery::OpenedPool;
 use crate::{Metadata, OpenError, OpenMode, PAGE_BYTES, open};
@@ -101,6 +102,8 @@ pub struct Expected {
     pub may_be_absent: bool,
     /// The data that blocks may have.
     pub data: Rc<BlockData>,
+    /// The pool's openings so far.
+    pub openings: Openings,
 }
 
 impl Expected {
@@ -192,6 +195,8 @@ pub struct FoundPool {
     pub repaired: Vec<String>,
     /// What opening says is lost.
     pub lost: Vec<String>,
+    /// Records of the journal whose updates are not in the table yet.
+    pub journal_records: u64,
 }
 
 impl FoundPool {
@@ -211,6 +216,7 @@ impl FoundPool {
             metadata,
             repaired,
             lost,
+            journal_records,
             ..
         } = open(disk.clone(), mode, &mut found, &mut |_, _| {})?;
         assert_eq!(twice, None, "a megabyte was told of twice");
@@ -219,6 +225,7 @@ impl FoundPool {
             maps,
             repaired,
             lost,
+            journal_records,
         })
     }
 

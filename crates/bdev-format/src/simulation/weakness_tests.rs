@@ -156,15 +156,57 @@ fn what_is_left_of_a_commit_is_no_part_of_the_next() {
 
 #[test]
 fn a_second_copy_that_looks_sound_is_written_again_before_the_first() {
-    assert_found::<MetadataAlone>(CrashWeakness::SecondCopiesTrusted, Trial::Crash);
+    assert_found::<MetadataAlone>(CrashWeakness::SecondCopiesTrusted, Trial::Lies);
 }
 
 #[test]
 fn superblocks_that_look_sound_are_written_again() {
-    assert_found::<MetadataAlone>(CrashWeakness::SuperblocksTrusted, Trial::Crash);
+    assert_found::<MetadataAlone>(CrashWeakness::SuperblocksTrusted, Trial::Lies);
+    assert_found::<MetadataAlone>(CrashWeakness::EndTrusted, Trial::Lies);
 }
 
 #[test]
 fn a_first_copy_that_looks_sound_is_written_again_before_the_second() {
-    assert_found::<MetadataAlone>(CrashWeakness::FirstCopiesTrusted, Trial::Crash);
+    assert_found::<MetadataAlone>(CrashWeakness::FirstCopiesTrusted, Trial::Lies);
+}
+
+#[test]
+fn superblocks_are_written_again_one_half_after_the_other() {
+    assert_found::<MetadataAlone>(CrashWeakness::SuperblocksRestoredTogether, Trial::Lies);
+    assert_found::<MetadataAlone>(CrashWeakness::SuperblocksRestoredInWrongOrder, Trial::Lies);
+}
+
+#[test]
+fn a_history_is_durable_before_the_pool_is_ready() {
+    for trial in [Trial::Crash, Trial::ManyLives] {
+        assert_found::<MetadataAlone>(CrashWeakness::HistoryNotWritten, trial);
+    }
+    assert_found::<MetadataAlone>(CrashWeakness::HistoryNotFlushed, Trial::Crash);
+}
+
+#[test]
+fn each_opening_has_a_history_of_its_own_and_is_counted() {
+    assert_found::<MetadataAlone>(CrashWeakness::HistoryUsedTwice, Trial::Crash);
+    assert_found::<MetadataAlone>(CrashWeakness::OpeningsCountedAnew, Trial::Crash);
+}
+
+#[test]
+fn an_opening_has_ended_in_good_order_only_if_it_was_ended() {
+    assert_found::<MetadataAlone>(CrashWeakness::EndAssumed, Trial::Crash);
+    assert_found::<MetadataAlone>(CrashWeakness::EndedEarly, Trial::Crash);
+}
+
+#[test]
+fn after_a_failure_nothing_is_written_but_the_mark() {
+    assert_found::<MetadataAlone>(CrashWeakness::WrittenAfterFailure, Trial::Crash);
+}
+
+#[test]
+fn what_a_failure_left_in_doubt_is_written_again_without_a_mark_as_well() {
+    assert_found::<MetadataAlone>(CrashWeakness::AbsenceOfMarkTrusted, Trial::Lies);
+}
+
+#[test]
+fn a_repair_removes_the_mark() {
+    assert_found::<MetadataAlone>(CrashWeakness::MarkLeft, Trial::Crash);
 }
