@@ -134,6 +134,9 @@ impl Checkpoint {
             Stage::Tags { copy, next } if next < self.tag_pages.len() => {
                 let (extent, page) = self.tag_pages[next];
                 self.write_tags(context, extent, page, copy)?;
+                if copy == 0 && weakened(CrashWeakness::TagCopiesTogether) {
+                    self.write_tags(context, extent, page, 1)?;
+                }
                 let next = next + 1;
                 self.stage = Stage::Tags { copy, next };
             }
@@ -256,8 +259,12 @@ impl Checkpoint {
         let Some(first_page) = base.tags[copy] else {
             return Ok(());
         };
+        if copy == 1 && weakened(CrashWeakness::TagsWrittenOnce) {
+            return Ok(());
+        }
         let first_unit = base.first_page();
         let mut copies = copies_of_page(context.disk, base, page)?;
+        let before = copies[copy].clone();
         for number in sectors_of(page) {
             let units = TagSector::empty(number).units();
             // The last sector has room for the next extent's first megabyte.
@@ -291,6 +298,9 @@ impl Checkpoint {
                 sector.set(TagPlace::of(unit - first_unit), *tag);
             }
             sector.write(&mut copies[copy], checksum);
+        }
+        if copies[copy].0 == before.0 && weakened(CrashWeakness::TagsTrusted) {
+            return Ok(());
         }
         context.disk.write(first_page + page, &copies[copy..=copy])
     }

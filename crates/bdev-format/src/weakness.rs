@@ -68,6 +68,12 @@ pub enum CrashWeakness {
     MarkLeft,
     /// A repair removes the mark of the failure before it has repaired anything.
     MarkClearedEarly,
+    /// The second copy of the tags is not written.
+    TagsWrittenOnce,
+    /// Both copies of the tags are written without a flush in between.
+    TagCopiesTogether,
+    /// Tags that look as they should are taken to be durable, and not written.
+    TagsTrusted,
     /// What is left of a commit that does not count stays in the journal.
     RemainsLeft,
     /// The upgrade of a pool writes its first superblock before the rest is durable.

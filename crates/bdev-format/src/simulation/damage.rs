@@ -6,7 +6,7 @@ use super::Numbers;
 use super::disk::{DiskImage, SECTOR_BYTES, SimulatedDisk};
 use super::model::{Expected, FoundPool, TagComparison, WRITING};
 use crate::limits::SUPERBLOCK_PAGES;
-use crate::{OpenError, OpenMode, PAGE_BYTES};
+use crate::{FormatVersion, OpenError, OpenMode, PAGE_BYTES};
 
 /// What a superblock says of the pool, before it says where the parts lie.
 const SUPERBLOCK_HEADER_BYTES: usize = 320;
@@ -87,8 +87,13 @@ impl Damage {
                 Err(OpenError::NoPool) => return Err(format!("{mode:?}: there is no pool")),
                 Err(_) => continue,
             };
+            // In version 2 tags have a second copy.
+            let tags = match found.metadata.superblock().version() {
+                FormatVersion::Two if !is_cut => TagComparison::Exact,
+                _ => TagComparison::OrUnknown,
+            };
             expected
-                .admit(&found, TagComparison::OrUnknown)
+                .admit(&found, tags)
                 .map_err(|text| format!("{mode:?}: {text}"))?;
         }
         Ok(())

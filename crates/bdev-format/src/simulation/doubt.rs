@@ -1,8 +1,11 @@
 //! What is never in doubt, whatever of it a crash would leave. A crash may leave it sound by chance, since sectors are
 //! written whole or not at all here; a device may do worse to what is being written when its power fails.
 
-use super::disk::Leftover;
+use std::collections::BTreeSet;
+
+use super::disk::{Leftover, SimulatedDisk, Write};
 use crate::limits::{NEAR_SUPERBLOCKS, SUPERBLOCK_PAGES};
+use crate::{FormatVersion, identify};
 
 /// Sees that one of the superblocks at the beginning is not being written, and is not in doubt since a flush failed.
 pub(super) fn see_that_a_superblock_is_durable(left: &Leftover) -> Result<(), String> {
@@ -26,4 +29,40 @@ pub(super) fn see_that_superblocks_are_durable(
         )),
         None => Ok(()),
     }
+}
+
+/// Sees that no page of owner tags is being written in both of its copies. Where a flush has failed it may be: tags are
+/// written again from the journal.
+pub(super) fn see_that_a_copy_of_tags_is_durable(left: &Leftover) -> Result<(), String> {
+    if !left.doubtful.is_empty() {
+        return Ok(());
+    }
+    let written = left.in_flight().flat_map(Write::range);
+    let in_doubt: BTreeSet<u64> = written
+        .filter(|page| left.is_in_doubt(&(*page..*page + 1)))
+        .collect();
+    if in_doubt.is_empty() {
+        return Ok(());
+    }
+    let Ok(superblock) = identify(&SimulatedDisk::new(left.durable.clone())) else {
+        return Ok(());
+    };
+    if superblock.version() < FormatVersion::Two {
+        return Ok(());
+    }
+    for extent in &superblock.geometry.extents {
+        let [Some(first), Some(second)] = extent.tags else {
+            continue;
+        };
+        let pages = first..first + extent.tag_pages;
+        let both = in_doubt
+            .range(pages)
+            .find(|page| in_doubt.contains(&(second + (**page - first))));
+        if let Some(page) = both {
+            return Err(format!(
+                "both copies of page {page} of the tags are in doubt"
+            ));
+        }
+    }
+    Ok(())
 }

@@ -6,7 +6,10 @@ use std::rc::Rc;
 use super::Numbers;
 use super::damage::Damage;
 use super::disk::{DiskImage, Loss, Recording, SimulatedDisk, Walk};
-use super::doubt::{see_that_a_superblock_is_durable, see_that_superblocks_are_durable};
+use super::doubt::{
+    see_that_a_copy_of_tags_is_durable, see_that_a_superblock_is_durable,
+    see_that_superblocks_are_durable,
+};
 use super::model::{BlockData, Expected, ModelState, TagComparison, read_stamp};
 use super::system::{SystemUnderTest, Timeline};
 use super::workload::{self, LifePlan, Pace, Retried};
@@ -210,6 +213,7 @@ impl<S: SystemUnderTest> History<S> {
             let expected = timeline.at(position);
             if S::VERSION >= FormatVersion::Two && !expected.may_be_absent {
                 see_that_a_superblock_is_durable(&walk.left)
+                    .and_then(|()| see_that_a_copy_of_tags_is_durable(&walk.left))
                     .map_err(|text| format!("position {position}: {text}"))?;
             }
             self.crash_at(&walk, expected, 0, LOSSES)

@@ -210,3 +210,18 @@ fn what_a_failure_left_in_doubt_is_written_again_without_a_mark_as_well() {
 fn a_repair_removes_the_mark() {
     assert_found::<MetadataAlone>(CrashWeakness::MarkLeft, Trial::Crash);
 }
+
+#[test]
+fn tags_have_two_copies() {
+    assert_found::<MetadataAlone>(CrashWeakness::TagsWrittenOnce, Trial::CrashAndDamage);
+}
+
+#[test]
+fn copies_of_tags_are_not_written_at_once() {
+    assert_found::<MetadataAlone>(CrashWeakness::TagCopiesTogether, Trial::Crash);
+}
+
+#[test]
+fn tags_that_look_as_they_should_are_written_again() {
+    assert_found::<MetadataAlone>(CrashWeakness::TagsTrusted, Trial::Lies);
+}
