@@ -4,10 +4,11 @@
 //! It runs in steps, so that commits, which go into the other half meanwhile, need not wait for it.
 //!
 //! ```text
-//! tags ─flush─▶ table, first copy ─flush─▶ second copies ─flush─▶ first superblocks ─flush─▶ second ones
+//! tags, first copy ─flush─▶ second copy ─flush─▶ table, first copy ─flush─▶ second copy ─flush─▶
+//! first superblocks ─flush─▶ second ones
 //! ```
 //!
-//! Where tags have two copies, the second one is written with the table's.
+//! Tags have one copy in version 1.
 //!
 //! Laws:
 //! - Table and superblock have copies, and are written in place. One copy is durable while the other is being
@@ -15,8 +16,8 @@
 //! - Whether a copy is durable is not seen by reading it: a drive may have failed to write it, and read it back from
 //!   its cache. So the first checkpoint after an opening writes the first copies again as they were, then the second
 //!   ones, before it changes the first ones.
-//! - A table that calls a megabyte tagged is written after the megabyte's tags are durable, since all of them
-//!   count from then on.
+//! - A copy of the table that calls a megabyte tagged is written after the megabyte's tags are durable in every copy,
+//!   since all of them count from then on.
 //! - Until the first superblock is durable, the journal still has all that is being written here, and recovery
 //!   begins again with the journal.
 
@@ -140,11 +141,17 @@ impl Checkpoint {
                 let next = next + 1;
                 self.stage = Stage::Tags { copy, next };
             }
-            Stage::Tags { copy: 0, .. } => {
-                if !self.tag_pages.is_empty() && !weakened(CrashWeakness::TagsNotFlushed) {
+            Stage::Tags { copy, .. } => {
+                let is_in_doubt = weakened(CrashWeakness::TagsNotFlushed)
+                    || copy == 1 && weakened(CrashWeakness::SecondTagsNotFlushed);
+                if !self.tag_pages.is_empty() && !is_in_doubt {
                     context.disk.flush()?;
                 }
-                self.stage = Stage::Table { copy: 0, next: 0 };
+                let has_another = copy == 0 && context.superblock.geometry.has_second_tags();
+                self.stage = match has_another {
+                    true => Stage::Tags { copy: 1, next: 0 },
+                    false => Stage::Table { copy: 0, next: 0 },
+                };
             }
             Stage::Table { copy, next } if next < self.pages.len() => {
                 let count = self.write_table(context, copy, next)?;
@@ -157,8 +164,7 @@ impl Checkpoint {
                 }
                 self.stage = Stage::Table { copy: 1, next: 0 };
             }
-            Stage::Table { .. } => self.stage = Stage::Tags { copy: 1, next: 0 },
-            Stage::Tags { .. } => {
+            Stage::Table { .. } => {
                 if !weakened(CrashWeakness::SecondCopyNotFlushed) {
                     context.disk.flush()?;
                 }

@@ -204,6 +204,11 @@ impl Geometry {
         self.far.is_some()
     }
 
+    /// Whether tags have a second copy.
+    pub(crate) fn has_second_tags(&self) -> bool {
+        self.extents.iter().any(|extent| extent.tags[1].is_some())
+    }
+
     /// The first page of each copy of the superblock. The first half of them is written before the second half.
     pub fn superblocks(&self) -> Vec<u64> {
         let group = |at: usize| {

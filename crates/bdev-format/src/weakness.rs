@@ -12,6 +12,8 @@ pub enum CrashWeakness {
     DataNotFlushed,
     /// The table is written before the tags are durable.
     TagsNotFlushed,
+    /// The table is written before the second copy of the tags is durable.
+    SecondTagsNotFlushed,
     /// Both copies of the table are written without a flush in between.
     TableCopiesTogether,
     /// The first copy of a page of the table is overwritten without a look at the second one.
