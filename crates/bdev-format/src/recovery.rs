@@ -185,8 +185,8 @@ fn begin_history<D: Disk>(
             &chosen.stale,
         )?);
     };
-    // Also where all copies look sound, and where the opening before seems to have ended in good order: a drive may read
-    // back from its cache what it failed to make durable, that it has ended included.
+    // Also where all copies look sound, and where the opening before seems to have ended in good order: a drive may
+    // read back from its cache what it failed to make durable, that it has ended included.
     if !are_trusted(disk, chosen) {
         repair::restore_superblocks(disk, &chosen.superblock)?;
     }

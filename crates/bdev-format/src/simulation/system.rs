@@ -130,7 +130,7 @@ impl Timeline {
         self.push_openings(position, openings);
     }
 
-    /// Where the pool of version 2 is ready, if that is at this position: the first page of each copy of its superblock.
+    /// If a pool of version 2 is ready at this position: the first page of each copy of its superblock.
     pub(super) fn superblocks_of_ready(&self, position: usize) -> Option<&[u64]> {
         let (at, superblocks) = self.ready.as_ref()?;
         (*at == position).then_some(superblocks)
