@@ -5,9 +5,11 @@ use std::rc::Rc;
 
 use chimaera_bdev_proto::PerfMetrics;
 
+use super::Numbers;
 use super::disk::{DiskImage, SimulatedDisk};
 use super::openings::Openings;
 use crate::block_map::{MegabyteMap, Slot, UNITS};
+use crate::check::check;
 use crate::recovery::OpenedPool;
 use crate::{Metadata, OpenError, OpenMode, PAGE_BYTES, open};
 
@@ -308,6 +310,26 @@ impl FoundPool {
             }
         }
         mixture
+    }
+}
+
+impl Openings {
+    /// Opens the pool on a disk for writing. If it has a mark, and may have one, it is repaired before.
+    pub(super) fn open(
+        &mut self,
+        disk: &SimulatedDisk,
+        numbers: &mut Numbers,
+    ) -> Result<FoundPool, OpenError> {
+        match FoundPool::open(disk, self.begin(numbers)) {
+            Err(OpenError::Marked(_)) if self.may_be_marked() => {}
+            opened => return opened,
+        }
+        let repair = self.begin_repair(numbers);
+        let checked = check(disk, disk.total_pages(), Some(repair), &mut |_, _| {})?;
+        if !checked.lost.is_empty() {
+            return Err(OpenError::Damaged(checked.lost.join("; ")));
+        }
+        FoundPool::open(disk, self.begin(numbers))
     }
 }
 

@@ -5,9 +5,8 @@ use std::rc::Rc;
 
 use super::Numbers;
 use super::disk::SimulatedDisk;
-use super::model::FoundPool;
-use crate::check::{Repair, check};
-use crate::{History, Metadata, OpenError, OpenMode};
+use crate::check::Repair;
+use crate::{History, Metadata, OpenMode};
 
 /// How far the end of an opening is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,31 +34,23 @@ pub struct Openings {
 }
 
 impl Openings {
-    /// Opens the pool on a disk for writing. If it has a mark, and may have one, it is repaired before.
-    pub(super) fn open(
-        &mut self,
-        disk: &SimulatedDisk,
-        numbers: &mut Numbers,
-    ) -> Result<FoundPool, OpenError> {
-        let mode = self.begin(numbers);
-        match FoundPool::open(disk, mode) {
-            Err(OpenError::Marked(_)) if self.may_be_marked => {}
-            opened => return opened,
-        }
-        let history = numbers.draw();
-        self.begun.insert(history, End::UnderWay);
-        let repair = Repair {
-            history,
-            uuid: None,
-        };
-        let checked = check(disk, disk.total_pages(), Some(repair), &mut |_, _| {})?;
-        if !checked.lost.is_empty() {
-            return Err(OpenError::Damaged(checked.lost.join("; ")));
-        }
-        FoundPool::open(disk, self.begin(numbers))
+    /// Whether the pool may have the mark of a failure.
+    pub(super) fn may_be_marked(&self) -> bool {
+        self.may_be_marked
     }
 
-    fn begin(&mut self, numbers: &mut Numbers) -> OpenMode {
+    /// Begins a repair, which is an opening that ends.
+    pub(super) fn begin_repair(&mut self, numbers: &mut Numbers) -> Repair {
+        let history = numbers.draw();
+        self.begun.insert(history, End::UnderWay);
+        Repair {
+            history,
+            uuid: None,
+        }
+    }
+
+    /// Begins an opening.
+    pub(super) fn begin(&mut self, numbers: &mut Numbers) -> OpenMode {
         let history = numbers.draw();
         self.begun.insert(history, End::None);
         OpenMode::ReadWrite { history }
