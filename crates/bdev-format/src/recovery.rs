@@ -24,7 +24,7 @@ use crate::page::{Disk, Page};
 use crate::repair;
 use crate::scan::Journal;
 use crate::superblock::{self, ChosenSuperblock, Superblock};
-use crate::table::TableEntries;
+use crate::table::{self, TableEntries};
 use crate::weakness::{CrashWeakness, weakened};
 
 /// Pages of the table in one read.
@@ -160,6 +160,7 @@ pub(crate) fn open_though_marked<D: Disk>(
         repair::restore_records(&disk, &journal)?;
         repair::erase_remains(&disk, &journal)?;
         repair::rewrite_table(&disk, superblock, &table_damage.repairs)?;
+        repair::mend_second_copies(&disk, superblock, &table_damage.unfinished)?;
         begin_history(&disk, &mut chosen, history)?;
     }
     Ok(OpenedPool {
@@ -229,6 +230,9 @@ fn summary(damage: &[String]) -> String {
 struct TableDamage {
     /// Pages of the first copy to write again, and what to write.
     repairs: Vec<(TablePage, Page)>,
+    /// Pages of the first copy that a checkpoint has written which did not end. A crash may have torn the second
+    /// copies.
+    unfinished: Vec<(TablePage, Page)>,
     /// Damage that cannot be repaired.
     lost: Vec<String>,
     /// Why some page could not be read.
@@ -270,6 +274,9 @@ fn read_table<D: Disk>(
     let written = geometry
         .extents
         .iter()
+                if table::epoch_of(contents) > superblock.epoch {
+                    damage.unfinished.push((at, contents.clone()));
+                }
         .map(|extent| u64::from(extent.table_written));
     let (mut done, of) = (0, written.sum());
     let mut damage = TableDamage::default();

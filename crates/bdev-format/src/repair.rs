@@ -8,6 +8,7 @@ use crate::geometry::TablePage;
 use crate::page::{Disk, Page};
 use crate::scan::Journal;
 use crate::superblock::Superblock;
+use crate::table::TableEntries;
 use crate::weakness::{CrashWeakness, weakened};
 
 /// Writes the last commit again, as it was read. If the flush that should have made it durable had failed, the
@@ -84,6 +85,36 @@ pub(crate) fn rewrite_table<D: Disk>(
         disk.write(place, std::slice::from_ref(page))?;
     }
     if !pages.is_empty() {
+        disk.flush()?;
+    }
+    Ok(())
+}
+
+/// Writes second copies of these pages of the table that are damaged, from the first ones: otherwise the loss of a
+/// first copy would lose blocks until the next checkpoint has written both.
+pub(crate) fn mend_second_copies<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    pages: &[(TablePage, Page)],
+) -> io::Result<()> {
+    if weakened(CrashWeakness::TornSecondCopyLeft) {
+        return Ok(());
+    }
+    let (geometry, checksum) = (&superblock.geometry, superblock.checksum());
+    let mut is_written = false;
+    for (at, page) in pages {
+        let first_megabyte = geometry.first_megabyte(*at);
+        let is_sound = |page| TableEntries::read(page, first_megabyte, checksum).is_some();
+        let place = geometry.table_page(*at, 1);
+        let mut second = Page::zeroes(1);
+        let was_read = disk.read(place, &mut second).is_ok();
+        // The first copy may be damaged, and was made from the second one then.
+        if is_sound(page) && !(was_read && is_sound(&second[0])) {
+            disk.write(place, std::slice::from_ref(page))?;
+            is_written = true;
+        }
+    }
+    if is_written {
         disk.flush()?;
     }
     Ok(())

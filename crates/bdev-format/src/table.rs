@@ -48,6 +48,11 @@ pub(crate) fn has_magic(page: &Page) -> bool {
     u32_at(&page.0, 0) == MAGIC
 }
 
+/// The epoch of the journal that the page was written for.
+pub(crate) fn epoch_of(page: &Page) -> u64 {
+    u64_at(&page.0, EPOCH_AT)
+}
+
 /// The entries of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableEntries(pub(crate) [TableEntry; TABLE_ENTRIES_PER_PAGE]);

@@ -44,6 +44,8 @@ pub enum CrashWeakness {
     FirstCopiesTrusted,
     /// Superblocks that look sound after a crash are taken to be durable.
     SuperblocksTrusted,
+    /// Opening leaves second copies of the table as a crash has torn them.
+    TornSecondCopyLeft,
     /// Superblocks that look sound are taken to be durable where they say that an opening has ended in good order.
     EndTrusted,
     /// Opening writes all superblocks again at once, without a flush in between.
