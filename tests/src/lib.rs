@@ -30,6 +30,7 @@ mod superblocks;
 mod thread_limit;
 mod threads;
 mod trace;
+mod unreadable;
 
 pub use address_space::{connect_at_limits, limit_address_space};
 pub use background_daemon::BackgroundDaemon;
@@ -59,6 +60,7 @@ pub use superblocks::{SUPERBLOCK_BYTES, change_superblocks};
 pub use thread_limit::{Denial, ThreadLimit};
 pub use threads::{keepers, threads, workers};
 pub use trace::{SystemCall, Trace};
+pub use unreadable::Unreadable;
 
 /// Keeps the guide's examples compiling.
 #[cfg(doctest)]

@@ -1,10 +1,11 @@
 //! A check of all of a pool's metadata, copies that opening does not look at included, and its repair.
 
 use std::io;
+use std::ops::Range;
 
 use crate::block_map::{MegabyteMap, UNITS, units_of};
 use crate::geometry::{Geometry, ReservedPages, TablePage};
-use crate::limits::{NEAR_SUPERBLOCKS, PAGE_BYTES};
+use crate::limits::{NEAR_SUPERBLOCKS, PAGE_BYTES, SUPERBLOCK_PAGES};
 use crate::mark::FailureMark;
 use crate::metadata::Metadata;
 use crate::open_error::OpenError;
@@ -92,20 +93,14 @@ pub(crate) fn check<D: Disk + Clone>(
     )?;
     // A checkpoint that was interrupted has written some first copies and not yet the second ones. The next one
     // begins it again.
-    let may_differ = journal_records > 0;
-    let stale_pages = stale_second_copies(&metadata, may_differ)?;
-    let damaged_tags = damaged_tags(&metadata, may_differ)?;
+    let copies = DamagedCopies::find(&metadata, journal_records > 0)?;
     lost.extend(
         misplaced.map(|megabyte| format!("megabyte {megabyte} has blocks where there can be none")),
     );
     let missing_pages = missing_pages(metadata.geometry(), held_pages, end_of_blocks);
     lost.extend(missing_pages.clone().err());
     let mut repairable = repaired;
-    repairable.extend(stale_pages.iter().map(|(page, _)| {
-        let page = metadata.geometry().table_page(*page, 1);
-        format!("page {page} of the table, a second copy, is damaged, the first is sound")
-    }));
-    repairable.extend(damaged_tags.iter().map(ToString::to_string));
+    repairable.extend(copies.describe(metadata.geometry()));
     let mut checked = Checked {
         superblock: metadata.superblock().clone(),
         tagged_megabytes: metadata.tagged.count(),
@@ -123,7 +118,7 @@ pub(crate) fn check<D: Disk + Clone>(
     }
     let has_work = !checked.repairable.is_empty() || checked.mark.is_some();
     if let Some(repair) = repair.filter(|_| has_work && checked.lost.is_empty()) {
-        checked.superblock = self::repair(disk, repair, &stale_pages, &damaged_tags)?;
+        checked.superblock = self::repair(disk, repair, &copies)?;
         if checked.superblock.history.is_some() {
             // The repair has ended its opening.
             checked.journal_records = 0;
@@ -164,10 +159,10 @@ fn missing_pages(geometry: &Geometry, held_pages: u64, end_of_blocks: u64) -> Re
 fn repair<D: Disk + Clone>(
     disk: &D,
     repair: Repair,
-    stale_pages: &[(TablePage, Page)],
-    damaged_tags: &[DamagedTags],
+    copies: &DamagedCopies,
 ) -> Result<Superblock, OpenError> {
-    // Opening repairs first copies, from which the second ones are made here.
+    // Opening repairs first copies, from which the second ones are made here, and writes records again where a copy
+    // cannot be read.
     let mode = OpenMode::ReadWrite {
         history: repair.history,
     };
@@ -177,7 +172,7 @@ fn repair<D: Disk + Clone>(
     }
     let opened = open_though_marked(disk.clone(), chosen, mode, &mut |_, _| true, &mut |_, _| {})?;
     let mut metadata = opened.metadata;
-    write_repairs(&metadata, stale_pages, damaged_tags)?;
+    copies.write_again(&metadata)?;
     if metadata.superblock().history.is_some() {
         metadata.end()?;
     }
@@ -216,6 +211,45 @@ fn restore_beginning<D: Disk>(disk: &D, superblock: &Superblock) -> io::Result<(
     Ok(())
 }
 
+/// Damage to copies that opening does not look at.
+struct DamagedCopies {
+    /// Pages of the table whose second copy must be written again, and what to write.
+    table: Vec<(TablePage, Page)>,
+    tags: Vec<DamagedTags>,
+    /// Runs of pages that cannot be read, of the journal and between the superblocks at the beginning.
+    unreadable: Vec<Range<u64>>,
+}
+
+impl DamagedCopies {
+    /// Reads all copies. Sound ones `may_differ` where a checkpoint is under way.
+    fn find<D: Disk>(metadata: &Metadata<D>, may_differ: bool) -> io::Result<Self> {
+        Ok(Self {
+            table: stale_second_copies(metadata, may_differ)?,
+            tags: damaged_tags(metadata, may_differ)?,
+            unreadable: unreadable_pages(metadata),
+        })
+    }
+
+    fn describe(&self, geometry: &Geometry) -> impl Iterator<Item = String> {
+        let table = self.table.iter().map(|(page, _)| {
+            let page = geometry.table_page(*page, 1);
+            format!("page {page} of the table, a second copy, is damaged, the first is sound")
+        });
+        let tags = self.tags.iter().map(ToString::to_string);
+        let unreadable = self.unreadable.iter().map(|pages| {
+            let (count, first) = (pages.end - pages.start, pages.start);
+            format!("{count} pages cannot be read, from page {first} on, of which nothing is lost")
+        });
+        table.chain(tags).chain(unreadable)
+    }
+
+    /// Writes them again, durably, in a pool that was opened for writing.
+    fn write_again<D: Disk>(&self, metadata: &Metadata<D>) -> io::Result<()> {
+        blank_unreadable(metadata, &self.unreadable)?;
+        write_repairs(metadata, &self.table, &self.tags)
+    }
+}
+
 /// Pages of the table whose second copy must be written again, with what to write: a copy that is damaged, or,
 /// unless copies `may_differ`, one that differs from the first.
 fn stale_second_copies<D: Disk>(
@@ -252,6 +286,47 @@ fn stale_second_copies<D: Disk>(
         }
     }
     Ok(stale)
+}
+
+/// Runs of pages that cannot be read, of the journal and between the superblocks at the beginning.
+fn unreadable_pages<D: Disk>(metadata: &Metadata<D>) -> Vec<Range<u64>> {
+    /// Pages in one read.
+    const CHUNK_PAGES: usize = 256;
+
+    let mut unreadable: Vec<Range<u64>> = Vec::new();
+    let mut chunk = Page::zeroes(CHUNK_PAGES);
+    let between = SUPERBLOCK_PAGES..NEAR_SUPERBLOCKS[1];
+    for region in std::iter::once(between).chain(metadata.geometry().journal.ranges()) {
+        for first_page in region.clone().step_by(CHUNK_PAGES) {
+            let pages = first_page..region.end.min(first_page + CHUNK_PAGES as u64);
+            let count = (pages.end - pages.start) as usize;
+            if metadata.disk.read(first_page, &mut chunk[..count]).is_ok() {
+                continue;
+            }
+            for page in pages.filter(|page| !can_read(&metadata.disk, *page)) {
+                match unreadable.last_mut() {
+                    Some(last) if last.end == page => last.end += 1,
+                    _ => unreadable.push(page..page + 1),
+                }
+            }
+        }
+    }
+    unreadable
+}
+
+fn can_read<D: Disk>(disk: &D, page: u64) -> bool {
+    disk.read(page, &mut Page::zeroes(1)).is_ok()
+}
+
+/// Writes zeroes to these pages as far as they still cannot be read. Nothing in them is needed: opening has written
+/// again those with records that count. Otherwise the pool could not be opened once another copy cannot be read either.
+fn blank_unreadable<D: Disk>(metadata: &Metadata<D>, unreadable: &[Range<u64>]) -> io::Result<()> {
+    for page in unreadable.iter().cloned().flatten() {
+        if !can_read(&metadata.disk, page) {
+            metadata.disk.write(page, &Page::zeroes(1))?;
+        }
+    }
+    Ok(())
 }
 
 /// A sector of tags that is damaged in some copy.

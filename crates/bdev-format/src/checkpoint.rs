@@ -28,7 +28,7 @@ use crate::block_map::UNITS;
 use crate::geometry::{Geometry, TablePage};
 use crate::limits::TAGS_PER_PAGE;
 use crate::overlay::{MegabyteSet, Overlay};
-use crate::page::{Checksum, Disk, Page};
+use crate::page::{Checksum, Disk, Page, read_pages};
 use crate::superblock::Superblock;
 use crate::table::TableEntries;
 use crate::tags::{TagPlace, TagSector, copies_of_page, sectors_of};
@@ -196,9 +196,13 @@ impl Checkpoint {
         let run: Vec<TablePage> = run.take_while(follows).map(|(_, page)| *page).collect();
         // The second copy is made from the first, which is durable by now.
         let mut pages = Page::zeroes(run.len());
-        context
-            .disk
-            .read(geometry.table_page(first, 0), &mut pages)?;
+        let first_copies = geometry.table_page(first, 0);
+        if copy == 0 {
+            // What cannot be read there was never written, or is read from the second copy.
+            read_pages(context.disk, first_copies, &mut pages);
+        } else {
+            context.disk.read(first_copies, &mut pages)?;
+        }
         if copy == 0 && !weakened(CrashWeakness::SecondCopyNotLookedAt) {
             let are_doubted =
                 self.doubts_second_copies && !weakened(CrashWeakness::SecondCopiesTrusted);
@@ -337,7 +341,8 @@ fn mend_second_copies<D: Disk>(
     let checksum = context.superblock.checksum();
     let mut second_copies = Page::zeroes(run.len());
     let first_page = geometry.table_page(run[0], 1);
-    context.disk.read(first_page, &mut second_copies)?;
+    // What cannot be read is damaged, and is written, which may mend it.
+    read_pages(context.disk, first_page, &mut second_copies);
     let mut mended: Vec<(TablePage, &Page)> = Vec::new();
     for ((at, first), second) in run.iter().zip(first_copies).zip(&second_copies) {
         let is_sound =

@@ -20,7 +20,7 @@ use std::ops::Range;
 
 use crate::geometry::{Geometry, MAX_FIRST_TABLE_PAGE};
 use crate::limits::PAGE_BYTES;
-use crate::page::{Disk, Page};
+use crate::page::{Disk, Page, read_pages};
 use crate::{journal, table};
 use signatures::{SIGNATURES, ZFS_LABEL_BYTES, ZFS_UBERBLOCKS_OFFSET, boot_sector_kind};
 
@@ -103,6 +103,15 @@ pub fn probe(disk: &impl Disk, size_bytes: u64, tail: &[u8]) -> io::Result<Devic
         },
         (contents, _) => contents,
     })
+}
+
+/// As [`probe`], of a disk of which some pages may be unreadable, or behind its end: they count as zeroes. Blocks.
+pub(crate) fn probe_readable(disk: &impl Disk, size_bytes: u64) -> DeviceContents {
+    let probed = probe_pages(size_bytes, &mut |first, pages| {
+        read_pages(disk, first, pages);
+        Ok(())
+    });
+    probed.unwrap_or(DeviceContents::Blank)
 }
 
 /// As [`probe`], of a disk that knows where anything was ever written to it: outside of the ranges of bytes that

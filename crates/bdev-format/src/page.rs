@@ -62,6 +62,19 @@ pub trait Disk {
     fn flush(&self) -> io::Result<()>;
 }
 
+/// Reads pages. Those that the disk cannot read, or does not have any more, are as good as damaged: they are zero then.
+/// Blocks.
+pub(crate) fn read_pages<D: Disk>(disk: &D, first_page: u64, pages: &mut [Page]) {
+    if disk.read(first_page, pages).is_ok() {
+        return;
+    }
+    for (at, page) in (first_page..).zip(pages) {
+        if disk.read(at, std::slice::from_mut(page)).is_err() {
+            *page = Page::ZERO;
+        }
+    }
+}
+
 /// Reads a little-endian number.
 #[inline]
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {

@@ -15,12 +15,12 @@ use std::io;
 
 use crate::block_map::MegabyteMap;
 use crate::checkpoint::write_superblock;
-use crate::geometry::TablePage;
+use crate::geometry::{Geometry, TablePage};
 use crate::mark::FailureMark;
 use crate::metadata::Metadata;
 use crate::open_error::OpenError;
 use crate::overlay::MegabyteSet;
-use crate::page::{Disk, Page};
+use crate::page::{Disk, Page, read_pages};
 use crate::repair;
 use crate::scan::Journal;
 use crate::superblock::{self, ChosenSuperblock, Superblock};
@@ -139,7 +139,7 @@ pub(crate) fn open_though_marked<D: Disk>(
         &mut tagged,
         &mut found,
         progress,
-    )?;
+    );
     lost.extend(table_damage.lost);
     if !lost.is_empty() && !is_read_only {
         return Err(OpenError::Damaged(summary(&lost)));
@@ -235,30 +235,6 @@ struct TableDamage {
     unfinished: Vec<(TablePage, Page)>,
     /// Damage that cannot be repaired.
     lost: Vec<String>,
-    /// Why some page could not be read.
-    failure: Option<io::Error>,
-}
-
-/// Reads pages of the table. Those that the device cannot read, or does not have any more, are as good as damaged: they
-/// are zero then.
-fn read_pages<D: Disk>(
-    disk: &D,
-    first_page: u64,
-    pages: &mut [Page],
-    failure: &mut Option<io::Error>,
-) {
-    if disk.read(first_page, pages).is_ok() {
-        return;
-    }
-    for (at, page) in (first_page..).zip(pages) {
-        let Err(error) = disk.read(at, std::slice::from_mut(page)) else {
-            continue;
-        };
-        *page = Page::ZERO;
-        if error.kind() != io::ErrorKind::UnexpectedEof {
-            failure.get_or_insert(error);
-        }
-    }
 }
 
 /// Reads all of the table. Calls `found` for each megabyte that has blocks, as the table and the journal have it.
@@ -269,14 +245,11 @@ fn read_table<D: Disk>(
     tagged: &mut MegabyteSet,
     found: &mut dyn FnMut(u32, MegabyteMap),
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<TableDamage, OpenError> {
+) -> TableDamage {
     let geometry = &superblock.geometry;
     let written = geometry
         .extents
         .iter()
-                if table::epoch_of(contents) > superblock.epoch {
-                    damage.unfinished.push((at, contents.clone()));
-                }
         .map(|extent| u64::from(extent.table_written));
     let (mut done, of) = (0, written.sum());
     let mut damage = TableDamage::default();
@@ -292,20 +265,18 @@ fn read_table<D: Disk>(
         while next < extent.table_written {
             let count = CHUNK_PAGES.min(extent.table_written - next);
             let chunk = &mut pages[..count as usize];
-            read_pages(
-                disk,
-                extent.tables[0] + u64::from(next),
-                chunk,
-                &mut damage.failure,
-            );
+            read_pages(disk, extent.tables[0] + u64::from(next), chunk);
             for (page, contents) in (next..).zip(chunk.iter()) {
                 let at = TablePage {
                     extent: position,
                     page,
                 };
-                let Some(entries) = read_page(disk, superblock, at, contents, &mut damage)? else {
+                let Some(entries) = read_page(disk, superblock, at, contents, &mut damage) else {
                     continue;
                 };
+                if table::epoch_of(contents) > superblock.epoch {
+                    damage.unfinished.push((at, contents.clone()));
+                }
                 // The last page of an extent has room for megabytes of the next one.
                 let megabytes = geometry.first_megabyte(at)..extent.end_megabyte();
                 for (entry, megabyte) in entries.0.iter().zip(megabytes) {
@@ -328,7 +299,7 @@ fn read_table<D: Disk>(
             found(megabyte, entry.map);
         }
     }
-    Ok(damage)
+    damage
 }
 
 /// The entries of a page, from the first copy or else the second. `None` if both are damaged.
@@ -338,33 +309,38 @@ fn read_page<D: Disk>(
     at: TablePage,
     first_copy: &Page,
     damage: &mut TableDamage,
-) -> Result<Option<TableEntries>, OpenError> {
+) -> Option<TableEntries> {
     let geometry = &superblock.geometry;
     let (first_megabyte, checksum) = (geometry.first_megabyte(at), superblock.checksum());
     if let Some(entries) = TableEntries::read(first_copy, first_megabyte, checksum) {
-        return Ok(Some(entries));
+        return Some(entries);
     }
     let mut second_copy = Page::zeroes(1);
-    read_pages(
-        disk,
-        geometry.table_page(at, 1),
-        &mut second_copy,
-        &mut damage.failure,
-    );
+    read_pages(disk, geometry.table_page(at, 1), &mut second_copy);
     let entries = TableEntries::read(&second_copy[0], first_megabyte, checksum);
-    if entries.is_some() {
-        damage
+    match entries {
+        Some(_) => damage
             .repairs
-            .extend(second_copy.pop().map(|page| (at, page)));
-    } else if let Some(error) = damage.failure.take() {
-        // Nobody knows what the device will give when it is asked again.
-        return Err(OpenError::Device(error));
-    } else {
-        damage.lost.push(format!(
-            "both copies of the table's page for the megabytes from {first_megabyte} on are damaged, or cut off",
-        ));
+            .extend(second_copy.pop().map(|page| (at, page))),
+        None => damage.lost.push(describe_lost_page(disk, geometry, at)),
     }
-    Ok(entries)
+    entries
+}
+
+/// Says that a page of the table has no sound copy, and what the device says of those that it cannot read.
+fn describe_lost_page<D: Disk>(disk: &D, geometry: &Geometry, at: TablePage) -> String {
+    let first_megabyte = geometry.first_megabyte(at);
+    let page = format!("the table's page for the megabytes from {first_megabyte} on");
+    let mut contents = Page::zeroes(1);
+    let failure = (0..2).find_map(|copy| {
+        let read = disk.read(geometry.table_page(at, copy), &mut contents);
+        read.err()
+            .filter(|error| error.kind() != io::ErrorKind::UnexpectedEof)
+    });
+    match failure {
+        Some(error) => format!("no copy of {page} is sound and can be read ({error})"),
+        None => format!("both copies of {page} are damaged, or cut off"),
+    }
 }
 
 #[cfg(test)]

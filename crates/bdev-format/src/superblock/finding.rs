@@ -80,7 +80,7 @@ pub(crate) fn choose<D: Disk>(disk: &D) -> Result<ChosenSuperblock, OpenError> {
     // Also where a copy is damaged: a signature may stand behind its first bytes. What was written there may be meant
     // to be there, so that nothing is repaired.
     if near.contains(&Err(NoSuperblock::Absent)) || near.contains(&Err(NoSuperblock::Damaged)) {
-        let contents = probe_start(disk)?;
+        let contents = probe_start(disk);
         if matches!(contents, DeviceContents::Known(_)) {
             return Err(OpenError::Overwritten(contents));
         }
@@ -149,7 +149,7 @@ fn why_none<D: Disk>(
     let far = far_copies(disk)?;
     if !far.is_empty() {
         return Ok(match probe_start(disk) {
-            Ok(contents @ DeviceContents::Known(_)) => OpenError::Overwritten(contents),
+            contents @ DeviceContents::Known(_) => OpenError::Overwritten(contents),
             _ => OpenError::OnlyFarCopies(far),
         });
     }
@@ -224,8 +224,8 @@ fn has_traces<D: Disk>(disk: &D) -> io::Result<bool> {
 }
 
 /// Finds out what is there instead, in the pages of the superblocks and between them.
-fn probe_start<D: Disk>(disk: &D) -> io::Result<DeviceContents> {
-    contents::probe(disk, JOURNAL_FIRST_PAGE * PAGE_BYTES as u64, &[])
+fn probe_start<D: Disk>(disk: &D) -> DeviceContents {
+    contents::probe_readable(disk, JOURNAL_FIRST_PAGE * PAGE_BYTES as u64)
 }
 
 /// The pages at the beginning in which something else may have been written over a pool, and nothing of the pool lies
