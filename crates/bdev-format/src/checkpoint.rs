@@ -373,8 +373,13 @@ fn mend_second_copies<D: Disk>(
 /// makes durable. Each half has one far copy, if there are such.
 pub(crate) fn write_superblock<D: Disk>(disk: &D, superblock: &mut Superblock) -> io::Result<()> {
     superblock.generation += 1;
-    let copies = superblock.geometry.superblocks();
-    let (first, second) = copies.split_at(copies.len() / 2);
+    let mut copies = superblock.geometry.superblocks();
+    let mut half = copies.len() / 2;
+    if weakened(CrashWeakness::FarSuperblocksTogether) && half == 2 {
+        copies.swap(2, 3);
+        half = 3;
+    }
+    let (first, second) = copies.split_at(half);
     for &place in first {
         disk.write(place, &superblock.to_pages(place))?;
     }

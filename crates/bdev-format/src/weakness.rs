@@ -23,6 +23,8 @@ pub enum CrashWeakness {
     /// The first copy of the superblock is not flushed: before the second one is written, and before
     /// the journal's old half is used again.
     SuperblockNotFlushed,
+    /// Both far superblocks are written without a flush in between.
+    FarSuperblocksTogether,
     /// Recovery does not flush what it has found.
     RecoveryNotFlushed,
     /// The checksum of a record of the journal is not checked.
@@ -42,10 +44,10 @@ pub enum CrashWeakness {
     /// First copies of the table that look sound after a crash are taken to be durable, and the second ones are
     /// written.
     FirstCopiesTrusted,
-    /// Superblocks that look sound after a crash are taken to be durable.
-    SuperblocksTrusted,
     /// Opening leaves second copies of the table as a crash has torn them.
     TornSecondCopyLeft,
+    /// Superblocks that look sound after a crash are taken to be durable.
+    SuperblocksTrusted,
     /// Superblocks that look sound are taken to be durable where they say that an opening has ended in good order.
     EndTrusted,
     /// Opening writes all superblocks again at once, without a flush in between.

@@ -2,7 +2,7 @@
 
 use super::history::{Trial, run};
 use super::run_all;
-use super::workload::{MetadataAlone, MetadataOfVersion1};
+use super::workload::{MetadataAlone, MetadataOfManyExtents, MetadataOfVersion1};
 
 /// Crashes that are tried, unless the environment asks for more.
 const METADATA_POINTS: u64 = 60_000;
@@ -10,6 +10,8 @@ const PAIRS_POINTS: u64 = 30_000;
 const LIVES: u64 = 5_000;
 const LIES_POINTS: u64 = 20_000;
 const DAMAGE_POINTS: u64 = 20_000;
+/// Of pools with one extent, and with several.
+const LOST_MEGABYTE_POINTS: u64 = 10_000;
 /// Of pools of version 1, whose format does not change any more.
 const VERSION_1_POINTS: u64 = 10_000;
 
@@ -41,6 +43,20 @@ fn what_was_committed_is_found_after_a_drive_has_lied() {
 fn damage_on_top_of_a_crash_is_repaired_or_reported() {
     run_all(DAMAGE_POINTS, |seed| {
         run::<MetadataAlone>(seed, Trial::CrashAndDamage)
+    });
+}
+
+#[test]
+fn a_lost_megabyte_on_top_of_a_crash_loses_nothing() {
+    run_all(LOST_MEGABYTE_POINTS, |seed| {
+        run::<MetadataAlone>(seed, Trial::LostMegabyte)
+    });
+}
+
+#[test]
+fn a_lost_megabyte_of_a_pool_of_many_extents_loses_nothing() {
+    run_all(LOST_MEGABYTE_POINTS, |seed| {
+        run::<MetadataOfManyExtents>(seed, Trial::LostMegabyte)
     });
 }
 

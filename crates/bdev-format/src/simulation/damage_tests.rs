@@ -19,17 +19,28 @@ use crate::{
 
 /// A pool of two extents, with blocks in the table, in the journal, and with tags.
 pub(super) fn some_pool(version: FormatVersion) -> (DiskImage, Expected) {
-    let disk = SimulatedDisk::new(DiskImage::blank(10 * UNITS));
-    let geometry = Geometry::with_journal(version, 5 * UNITS, 8).expect("room");
+    pool_with_blocks(version, [5, 10], [0, 1, 6, 1, 9])
+}
+
+/// As [`some_pool`], of so many megabytes when it was made and now, with blocks in these. Those of the first three
+/// commits are in the table.
+pub(super) fn pool_with_blocks(
+    version: FormatVersion,
+    sizes: [u64; 2],
+    megabytes: [u32; 5],
+) -> (DiskImage, Expected) {
+    let [made, total_pages] = sizes.map(|size| size * UNITS);
+    let disk = SimulatedDisk::new(DiskImage::blank(total_pages));
+    let geometry = Geometry::with_journal(version, made, 8).expect("room");
     let metadata = Metadata::format(disk.clone(), identity(), geometry, birth(7), false);
     let mut metadata = metadata.expect("a sound device");
-    metadata.grow(10 * UNITS).expect("a sound device");
-    assert_eq!(metadata.geometry().total_pages(), 10 * UNITS);
+    metadata.grow(total_pages).expect("a sound device");
+    assert_eq!(metadata.geometry().total_pages(), total_pages);
     let mut state = ModelState {
-        total_pages: 10 * UNITS,
+        total_pages,
         ..ModelState::default()
     };
-    for (step, megabyte) in [0, 1, 6, 1, 9].into_iter().enumerate() {
+    for (step, megabyte) in megabytes.into_iter().enumerate() {
         let change = change(megabyte, step as u64 + 2);
         state.set(megabyte, megabyte_of(&change));
         metadata.commit(&[change]).expect("a sound device");

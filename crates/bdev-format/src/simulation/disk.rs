@@ -8,71 +8,13 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::Numbers;
+use super::disk_image::PageBytes;
 use crate::{Disk, PAGE_BYTES, Page};
 
-/// Bytes that the medium writes whole or not at all.
-pub(super) const SECTOR_BYTES: usize = 512;
+pub use super::disk_image::DiskImage;
+pub(super) use super::disk_image::SECTOR_BYTES;
+
 const SECTORS_PER_PAGE: usize = PAGE_BYTES / SECTOR_BYTES;
-
-type PageBytes = [u8; PAGE_BYTES];
-
-/// The contents of a medium. Copies share their pages.
-#[derive(Clone)]
-pub struct DiskImage {
-    pages: BTreeMap<u64, Rc<PageBytes>>,
-    /// Pages of the device.
-    total_pages: u64,
-}
-
-impl DiskImage {
-    /// A device of so many pages, all of them zero.
-    pub fn blank(total_pages: u64) -> Self {
-        Self {
-            pages: BTreeMap::new(),
-            total_pages,
-        }
-    }
-
-    /// Pages of the device.
-    pub fn total_pages(&self) -> u64 {
-        self.total_pages
-    }
-
-    /// Makes the medium longer, or cuts it off.
-    pub(super) fn resize(&mut self, total_pages: u64) {
-        self.total_pages = total_pages;
-        self.pages.retain(|page, _| *page < total_pages);
-    }
-
-    /// The bytes of a page.
-    pub fn page(&self, page: u64) -> PageBytes {
-        self.pages
-            .get(&page)
-            .map_or([0; PAGE_BYTES], |bytes| **bytes)
-    }
-
-    /// The bytes of a sector of a page.
-    pub fn sector(&self, page: u64, sector: usize) -> [u8; SECTOR_BYTES] {
-        let at = sector * SECTOR_BYTES;
-        self.pages.get(&page).map_or([0; SECTOR_BYTES], |bytes| {
-            std::array::from_fn(|byte| bytes[at + byte])
-        })
-    }
-
-    /// Changes a page as no write did.
-    pub(super) fn change(&mut self, page: u64, change: impl FnOnce(&mut PageBytes)) {
-        let entry = self.pages.entry(page);
-        change(Rc::make_mut(
-            entry.or_insert_with(|| Rc::new([0; PAGE_BYTES])),
-        ));
-    }
-
-    fn apply(&mut self, write: &Write) {
-        for (page, bytes) in (write.first_page..).zip(&write.pages) {
-            self.pages.insert(page, Rc::clone(bytes));
-        }
-    }
-}
 
 /// A write that the device was given.
 #[derive(Clone)]
@@ -153,7 +95,8 @@ impl SimulatedDisk {
     /// The device after its process was killed: all writes can be read, and no more of them are durable.
     pub(super) fn with_unflushed(left: Leftover) -> Self {
         let mut seen = left.durable.clone();
-        left.in_flight().for_each(|write| seen.apply(write));
+        left.in_flight()
+            .for_each(|write| seen.apply(write.first_page, &write.pages));
         let mut log: Vec<Event> = left.doubtful.into_iter().map(Event::Write).collect();
         if !log.is_empty() {
             log.push(Event::FailedFlush);
@@ -175,7 +118,7 @@ impl SimulatedDisk {
 
     /// Pages of the device.
     pub fn total_pages(&self) -> u64 {
-        self.0.borrow().seen.total_pages
+        self.0.borrow().seen.total_pages()
     }
 
     /// Makes the device longer, which no crash undoes.
@@ -227,14 +170,19 @@ impl Inner {
 impl Disk for SimulatedDisk {
     fn read(&self, first_page: u64, pages: &mut [Page]) -> io::Result<()> {
         let inner = self.0.borrow();
-        if first_page + pages.len() as u64 > inner.seen.total_pages {
+        if first_page + pages.len() as u64 > inner.seen.total_pages() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        if !inner
+            .seen
+            .can_read(first_page..first_page + pages.len() as u64)
+        {
+            return Err(io::Error::other(
+                "a page of the simulated device cannot be read",
+            ));
+        }
         for (number, page) in (first_page..).zip(pages) {
-            match inner.seen.pages.get(&number) {
-                Some(bytes) => page.0 = **bytes,
-                None => page.0.fill(0),
-            }
+            page.0 = inner.seen.page(number);
         }
         Ok(())
     }
@@ -242,7 +190,7 @@ impl Disk for SimulatedDisk {
     fn write(&self, first_page: u64, pages: &[Page]) -> io::Result<()> {
         let mut inner = self.0.borrow_mut();
         assert!(
-            first_page + pages.len() as u64 <= inner.seen.total_pages,
+            first_page + pages.len() as u64 <= inner.seen.total_pages(),
             "a write behind the end of the device"
         );
         let write = Write {
@@ -251,7 +199,7 @@ impl Disk for SimulatedDisk {
         };
         // A write that fails may have reached the medium in part, as any other.
         let result = inner.may_go_on();
-        inner.seen.apply(&write);
+        inner.seen.apply(write.first_page, &write.pages);
         inner.log.push(Event::Write(write));
         result
     }
@@ -297,8 +245,15 @@ impl Recording {
     }
 
     pub(super) fn has_writes(&self) -> bool {
-        let mut events = self.events.iter();
-        events.any(|event| matches!(event, Event::Write(_)))
+        self.written().next().is_some()
+    }
+
+    /// The pages of each write.
+    pub(super) fn written(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.events.iter().filter_map(|event| match event {
+            Event::Write(write) => Some(write.range()),
+            Event::Flush | Event::FailedFlush => None,
+        })
     }
 
     /// The pages that were written behind the first `position` writes and flushes.
@@ -425,7 +380,7 @@ impl Leftover {
     fn flush(&mut self) {
         for write in self.unflushed.drain(..) {
             self.doubtful.retain(|lost| !write.covers(lost));
-            self.durable.apply(&write);
+            self.durable.apply(write.first_page, &write.pages);
         }
     }
 
@@ -447,7 +402,7 @@ impl Leftover {
                 Loss::Writes => numbers.below(2) == 0,
             };
             if is_kept {
-                image.apply(write);
+                image.apply(write.first_page, &write.pages);
             }
         }
         match loss {

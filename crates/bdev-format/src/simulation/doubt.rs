@@ -7,13 +7,24 @@ use super::disk::{Leftover, SimulatedDisk, Write};
 use crate::limits::{NEAR_SUPERBLOCKS, SUPERBLOCK_PAGES};
 use crate::{FormatVersion, identify};
 
-/// Sees that one of the superblocks at the beginning is not being written, and is not in doubt since a flush failed.
-pub(super) fn see_that_a_superblock_is_durable(left: &Leftover) -> Result<(), String> {
-    let is_in_doubt = |first| left.is_in_doubt(&(first..first + SUPERBLOCK_PAGES));
-    match NEAR_SUPERBLOCKS.into_iter().all(is_in_doubt) {
-        true => Err("both superblocks at the beginning are in doubt".to_owned()),
-        false => Ok(()),
+/// Sees that one of the superblocks at the beginning, and one of those far from it, is not being written, and is not in
+/// doubt since a flush failed.
+pub(super) fn see_that_superblocks_are_left(left: &Leftover) -> Result<(), String> {
+    if left.in_flight().next().is_none() {
+        return Ok(());
     }
+    let identified = identify(&SimulatedDisk::new(left.durable.clone()));
+    let copies = identified.map_err(|error| error.to_string())?;
+    let copies = copies.geometry.superblocks();
+    let is_near = |copy: &u64| NEAR_SUPERBLOCKS.contains(copy);
+    let (near, far): (Vec<u64>, Vec<u64>) = copies.iter().partition(|copy| is_near(copy));
+    let is_in_doubt = |first: &u64| left.is_in_doubt(&(*first..*first + SUPERBLOCK_PAGES));
+    for (copies, place) in [(near, "at the beginning"), (far, "far from it")] {
+        if !copies.is_empty() && copies.iter().all(is_in_doubt) {
+            return Err(format!("both superblocks {place} are in doubt"));
+        }
+    }
+    Ok(())
 }
 
 /// Sees that each of these copies of a superblock is durable.

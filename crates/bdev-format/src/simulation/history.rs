@@ -5,16 +5,17 @@ use std::rc::Rc;
 
 use super::Numbers;
 use super::damage::Damage;
-use super::disk::{DiskImage, Loss, Recording, SimulatedDisk, Walk};
+use super::disk::{DiskImage, Leftover, Loss, Recording, SimulatedDisk, Walk};
 use super::doubt::{
-    see_that_a_copy_of_tags_is_durable, see_that_a_superblock_is_durable,
-    see_that_superblocks_are_durable,
+    see_that_a_copy_of_tags_is_durable, see_that_superblocks_are_durable,
+    see_that_superblocks_are_left,
 };
+use super::lost::{LostMegabytes, Promise, has_torn_table, is_table_in_doubt, lose_another};
 use super::model::{BlockData, Expected, ModelState, TagComparison, read_stamp};
 use super::system::{SystemUnderTest, Timeline};
 use super::workload::{self, LifePlan, Pace, Retried};
 use crate::block_map::UNITS;
-use crate::{FormatVersion, OpenError};
+use crate::{FormatVersion, OpenError, identify};
 
 /// What is tried after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub enum Trial {
     Crash,
     /// Opening after something else was damaged as well.
     CrashAndDamage,
+    /// Opening after one megabyte, or two neighbouring ones, were lost as well.
+    LostMegabyte,
     /// The next life: one crash of each life, and many lives one after another.
     ManyLives,
     /// After some crashes of a short life another short life, and each crash of that.
@@ -195,6 +198,7 @@ impl<S: SystemUnderTest> History<S> {
         let plan = LifePlan {
             version: S::VERSION,
             pace,
+            grows: false,
         };
         workload::live(numbers, disk, &mut timeline, expected, retried, plan)?;
         Ok((disk.recording(), timeline))
@@ -212,7 +216,7 @@ impl<S: SystemUnderTest> History<S> {
         for position in start..=recording.len() {
             let expected = timeline.at(position);
             if S::VERSION >= FormatVersion::Two && !expected.may_be_absent {
-                see_that_a_superblock_is_durable(&walk.left)
+                see_that_superblocks_are_left(&walk.left)
                     .and_then(|()| see_that_a_copy_of_tags_is_durable(&walk.left))
                     .map_err(|text| format!("position {position}: {text}"))?;
             }
@@ -249,8 +253,12 @@ impl<S: SystemUnderTest> History<S> {
             let loss = Loss::EACH[number % Loss::EACH.len()];
             let image = left.crash(loss, &mut self.numbers);
             self.points += 1;
-            self.recover(&image, expected, depth)
-                .map_err(|text| format!("lost {loss:?}: {text}"))?;
+            let outcome = match self.trial {
+                Trial::CrashAndDamage => self.damage(&image, expected),
+                Trial::LostMegabyte => self.lose(&image, left, expected),
+                _ => self.recover(&image, expected, depth),
+            };
+            outcome.map_err(|text| format!("lost {loss:?}: {text}"))?;
         }
         Ok(())
     }
@@ -262,9 +270,6 @@ impl<S: SystemUnderTest> History<S> {
         expected: &Expected,
         depth: usize,
     ) -> Result<(), String> {
-        if self.trial == Trial::CrashAndDamage {
-            return self.damage(image, expected);
-        }
         let disk = SimulatedDisk::new(image.clone());
         let mut openings = expected.openings.clone();
         let opened = openings.open(&disk, &mut self.numbers);
@@ -323,6 +328,67 @@ impl<S: SystemUnderTest> History<S> {
                 .map_err(|text| format!("{damage:?}: {text}"))?;
         }
         Ok(())
+    }
+
+    /// Loses megabytes of what a crash left, and of what opening made of that.
+    fn lose(
+        &mut self,
+        image: &DiskImage,
+        left: &Leftover,
+        expected: &Expected,
+    ) -> Result<(), String> {
+        if expected.may_be_absent {
+            return Ok(());
+        }
+        let disk = SimulatedDisk::new(image.clone());
+        let geometry = identify(&disk).map_err(|error| error.to_string())?.geometry;
+        if !geometry.is_protected() {
+            return Ok(());
+        }
+        let is_torn = is_table_in_doubt(left, &geometry) && has_torn_table(&disk)?;
+        let found = expected.openings.clone().open(&disk, &mut self.numbers);
+        let found = found.map_err(|error| format!("opening: {error}"))?;
+        let state = expected.admit(&found, TagComparison::Exact)?;
+        if is_torn && has_torn_table(&disk)? {
+            return Err("a copy of the table is damaged after opening".to_owned());
+        }
+        let pinned = Expected::exactly(state, Rc::default());
+        let promise = match is_torn {
+            true => Promise::WholeOrNamed,
+            false => Promise::Whole,
+        };
+        let before = (image.clone(), (expected, promise));
+        for (image, promised) in [before, (disk.seen(), (&pinned, Promise::Whole))] {
+            let lost = LostMegabytes::draw(&geometry, &mut self.numbers);
+            self.lose_these(lost, &image, promised)
+                .map_err(|text| format!("{lost:?}: {text}"))?;
+        }
+        Ok(())
+    }
+
+    /// Loses these megabytes, and sometimes goes on: with a crash while the pool is being mended, with the loss of
+    /// another megabyte, or with a short life and each crash of it.
+    fn lose_these(
+        &mut self,
+        lost: LostMegabytes,
+        image: &DiskImage,
+        promised: (&Expected, Promise),
+    ) -> Result<(), String> {
+        let Some((disk, state)) = lost.check(image, promised, &mut self.numbers)? else {
+            return Ok(());
+        };
+        match self.numbers.below(96) {
+            0 => lost.crash_mending(&disk, (promised.0, &state), &mut self.numbers),
+            1 => lose_another(&disk, &state, &mut self.numbers),
+            2 => {
+                let expected = Expected::exactly(state, Rc::default());
+                let trial = std::mem::replace(&mut self.trial, Trial::Crash);
+                let outcome = self.live_again(&disk.seen(), &expected, &Retried::new());
+                self.trial = trial;
+                outcome.map_err(|text| format!("living on: {text}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Ends a life: the device of the next one, and what is expected on it.

@@ -12,6 +12,8 @@
 //!   Only the metadata is promised then: a client was told that its data may be lost.
 //! - *Damage*: at most one piece at a time: a flipped bit, a sector or a page of zeroes, an end that comes
 //!   too early; also on top of a crash.
+//! - *Loss*: one megabyte, or two neighbouring ones, of a pool that is protected against it: zeroes, noise, or pages
+//!   that cannot be read until all of them is written; at rest, and on top of a crash before the pool is opened again.
 //!
 //! # What is checked
 //! Opening finds what the last commit made durable, or what a commit under way was making durable: all or nothing
@@ -24,6 +26,9 @@
 //!
 //! With the whole stack: each block has its owner's data, sector by sector, of the version that was flushed or a later
 //! one; the remaining space is right; and the pool can go on. With damage: the same, or an error and no write.
+//! With a loss: all that was flushed, tags included, after a repair where the beginning is lost. Where a crash has torn
+//! a copy of the table, an error that names the megabytes will do. A repair may be interrupted, leaves two copies of
+//! all that is in use, and the pool can go on.
 //!
 //! # Outside the guarantee
 //! - Damage to both copies of the *last* record of the journal: its commit then seems never to have been made.
@@ -46,10 +51,14 @@ mod damage;
 #[cfg(test)]
 mod damage_tests;
 mod disk;
+mod disk_image;
 mod doubt;
 #[cfg(test)]
 mod fuzz_tests;
 mod history;
+mod lost;
+#[cfg(test)]
+mod lost_tests;
 #[cfg(test)]
 mod mark_tests;
 mod model;
@@ -72,7 +81,7 @@ pub use model::{
 };
 pub use openings::Openings;
 pub use system::{SystemUnderTest, Timeline};
-pub use workload::{MetadataAlone, MetadataOfVersion1};
+pub use workload::{MetadataAlone, MetadataOfManyExtents, MetadataOfVersion1};
 
 use crate::weakness::{CrashWeakness, with_weakness};
 

@@ -29,18 +29,22 @@ fn a_copy_of_the_table_is_durable_before_the_other_is_written() {
 
 #[test]
 fn a_torn_second_copy_is_mended_before_the_first_is_written() {
-    assert_found::<MetadataAlone>(CrashWeakness::SecondCopyNotLookedAt, Trial::Pairs);
+    assert_found::<MetadataAlone>(CrashWeakness::SecondCopyNotLookedAt, Trial::LostMegabyte);
 }
 
 #[test]
 fn the_second_copy_is_durable_before_the_superblock() {
-    // After a crash alone the first copy is sound, and the second one is mended before the first is written again.
-    assert_found::<MetadataAlone>(CrashWeakness::SecondCopyNotFlushed, Trial::CrashAndDamage);
+    assert_found::<MetadataAlone>(CrashWeakness::SecondCopyNotFlushed, Trial::LostMegabyte);
 }
 
 #[test]
 fn a_superblock_is_durable_before_the_other_is_written() {
     assert_found::<MetadataAlone>(CrashWeakness::SuperblockNotFlushed, Trial::Crash);
+}
+
+#[test]
+fn a_far_superblock_is_durable_while_another_is_written() {
+    assert_found::<MetadataAlone>(CrashWeakness::FarSuperblocksTogether, Trial::Crash);
 }
 
 #[test]
@@ -214,6 +218,7 @@ fn a_repair_removes_the_mark() {
 #[test]
 fn tags_have_two_copies() {
     assert_found::<MetadataAlone>(CrashWeakness::TagsWrittenOnce, Trial::CrashAndDamage);
+    assert_found::<MetadataAlone>(CrashWeakness::TagsWrittenOnce, Trial::LostMegabyte);
 }
 
 #[test]
@@ -224,4 +229,14 @@ fn copies_of_tags_are_not_written_at_once() {
 #[test]
 fn tags_that_look_as_they_should_are_written_again() {
     assert_found::<MetadataAlone>(CrashWeakness::TagsTrusted, Trial::Lies);
+}
+
+#[test]
+fn a_torn_second_copy_of_the_table_is_mended_when_the_pool_is_opened() {
+    assert_found::<MetadataAlone>(CrashWeakness::TornSecondCopyLeft, Trial::LostMegabyte);
+}
+
+#[test]
+fn the_journal_is_in_both_regions() {
+    assert_found::<MetadataAlone>(CrashWeakness::RecordWrittenOnce, Trial::LostMegabyte);
 }

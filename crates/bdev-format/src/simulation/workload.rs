@@ -42,18 +42,24 @@ pub(super) enum Pace {
 pub(super) struct LifePlan {
     pub(super) version: FormatVersion,
     pub(super) pace: Pace,
+    /// Whether the pool often grows by another extent.
+    pub(super) grows: bool,
 }
 
-/// The metadata of a pool of this version of the format, without allocator and data.
+/// The metadata of a pool of this version of the format, without allocator and data. One that `GROWS` has many extents
+/// in the end.
 #[derive(Default)]
-pub struct MetadataAlone<const VERSION: u32 = 2> {
+pub struct MetadataAlone<const VERSION: u32 = 2, const GROWS: bool = false> {
     retried: Retried,
 }
 
 /// As [`MetadataAlone`], of a pool of version 1.
 pub type MetadataOfVersion1 = MetadataAlone<1>;
 
-impl<const VERSION: u32> SystemUnderTest for MetadataAlone<VERSION> {
+/// As [`MetadataAlone`], of a pool that grows by small extents.
+pub type MetadataOfManyExtents = MetadataAlone<2, true>;
+
+impl<const VERSION: u32, const GROWS: bool> SystemUnderTest for MetadataAlone<VERSION, GROWS> {
     const NAME: &'static str = "metadata";
     const VERSION: FormatVersion = match VERSION {
         1 => FormatVersion::One,
@@ -62,6 +68,9 @@ impl<const VERSION: u32> SystemUnderTest for MetadataAlone<VERSION> {
 
     /// Few pages, since recovery takes most of the time; the table has one page or several.
     fn device_pages(numbers: &mut Numbers) -> u64 {
+        if GROWS {
+            return UNITS * (4 + numbers.below(12) as u64);
+        }
         let most = match numbers.below(4) {
             0 => 350,
             1 => 8,
@@ -80,6 +89,7 @@ impl<const VERSION: u32> SystemUnderTest for MetadataAlone<VERSION> {
         let plan = LifePlan {
             version: Self::VERSION,
             pace: Pace::Random,
+            grows: GROWS,
         };
         live(numbers, disk, timeline, expected, &mut self.retried, plan)
     }
@@ -124,6 +134,7 @@ pub(super) fn live(
         metadata,
         state: (*state).clone(),
         retried,
+        grows: plan.grows,
     };
     work.settle();
     match plan.pace {
@@ -152,6 +163,7 @@ struct MetadataWorkload<'a> {
     metadata: Metadata<SimulatedDisk>,
     state: ModelState,
     retried: &'a mut Retried,
+    grows: bool,
 }
 
 impl MetadataWorkload<'_> {
@@ -210,6 +222,9 @@ impl MetadataWorkload<'_> {
     }
 
     fn step(&mut self) -> std::io::Result<()> {
+        if self.grows && self.numbers.below(6) == 0 {
+            return self.grow();
+        }
         match self.numbers.below(12) {
             0..5 => self.commit(),
             5 => self.commit_much(),
@@ -314,14 +329,21 @@ impl MetadataWorkload<'_> {
         Ok(())
     }
 
-    /// Prefers a few megabytes, so that they change again and again.
+    /// Prefers a few megabytes, so that they change again and again; and those without metadata, if there are such.
     fn some_megabyte(&mut self) -> u32 {
-        let megabytes = self.metadata.geometry().megabytes() as usize;
-        let megabyte = match self.numbers.below(4) {
+        let geometry = self.metadata.geometry();
+        let megabytes = geometry.megabytes() as usize;
+        let reserved = ReservedPages::of(geometry);
+        let drawn = match self.numbers.below(4) {
             0 => self.numbers.below(megabytes),
             _ => self.numbers.below(5) * (megabytes / 5).max(1) % megabytes,
         };
-        megabyte as u32
+        let mut from_there = (drawn..megabytes).chain(0..drawn);
+        let free = from_there.find(|megabyte| {
+            let first = *megabyte as u64 * UNITS;
+            !reserved.touches(&(first..first + UNITS))
+        });
+        free.unwrap_or(drawn) as u32
     }
 
     /// Some change of some megabyte.
@@ -410,7 +432,8 @@ impl MetadataWorkload<'_> {
     }
 
     fn grow(&mut self) -> std::io::Result<()> {
-        let more = 1 + self.numbers.below(3 * UNITS as usize) as u64;
+        let least = if self.grows { 4 * UNITS } else { 1 };
+        let more = least + self.numbers.below(3 * UNITS as usize) as u64;
         let total_pages = self.state.total_pages + more;
         self.disk.resize(total_pages.max(self.disk.total_pages()));
         let mut after = self.state.clone();
