@@ -11,7 +11,7 @@ const LIVES: u64 = 5_000;
 const LIES_POINTS: u64 = 20_000;
 const DAMAGE_POINTS: u64 = 20_000;
 /// Of pools with one extent, and with several.
-const LOST_MEGABYTE_POINTS: u64 = 10_000;
+const LOST_MEGABYTE_POINTS: u64 = 25_000;
 /// Of pools of version 1, whose format does not change any more.
 const VERSION_1_POINTS: u64 = 10_000;
 

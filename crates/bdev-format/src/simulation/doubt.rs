@@ -42,12 +42,9 @@ pub(super) fn see_that_superblocks_are_durable(
     }
 }
 
-/// Sees that no page of owner tags is being written in both of its copies. Where a flush has failed it may be: tags are
-/// written again from the journal.
-pub(super) fn see_that_a_copy_of_tags_is_durable(left: &Leftover) -> Result<(), String> {
-    if !left.doubtful.is_empty() {
-        return Ok(());
-    }
+/// Sees that no page of the table is in doubt in both of its copies, and that no page of owner tags is being written in
+/// both. Where a flush has failed, tags may be: they are written again from the journal.
+pub(super) fn see_that_a_copy_is_durable(left: &Leftover) -> Result<(), String> {
     let written = left.in_flight().flat_map(Write::range);
     let in_doubt: BTreeSet<u64> = written
         .filter(|page| left.is_in_doubt(&(*page..*page + 1)))
@@ -61,15 +58,25 @@ pub(super) fn see_that_a_copy_of_tags_is_durable(left: &Leftover) -> Result<(), 
     if superblock.version() < FormatVersion::Two {
         return Ok(());
     }
+    let both = |[first, second]: [u64; 2], pages: u64| {
+        let mut of_first = in_doubt.range(first..first + pages);
+        of_first
+            .find(|page| in_doubt.contains(&(second + (**page - first))))
+            .copied()
+    };
     for extent in &superblock.geometry.extents {
+        if let Some(page) = both(extent.tables, u64::from(extent.table_pages)) {
+            return Err(format!(
+                "both copies of page {page} of the table are in doubt"
+            ));
+        }
         let [Some(first), Some(second)] = extent.tags else {
             continue;
         };
-        let pages = first..first + extent.tag_pages;
-        let both = in_doubt
-            .range(pages)
-            .find(|page| in_doubt.contains(&(second + (**page - first))));
-        if let Some(page) = both {
+        if !left.doubtful.is_empty() {
+            continue;
+        }
+        if let Some(page) = both([first, second], extent.tag_pages) {
             return Err(format!(
                 "both copies of page {page} of the tags are in doubt"
             ));

@@ -7,8 +7,7 @@ use super::Numbers;
 use super::damage::Damage;
 use super::disk::{DiskImage, Leftover, Loss, Recording, SimulatedDisk, Walk};
 use super::doubt::{
-    see_that_a_copy_of_tags_is_durable, see_that_superblocks_are_durable,
-    see_that_superblocks_are_left,
+    see_that_a_copy_is_durable, see_that_superblocks_are_durable, see_that_superblocks_are_left,
 };
 use super::lost::{LostMegabytes, Promise, has_torn_table, is_table_in_doubt, lose_another};
 use super::model::{BlockData, Expected, ModelState, TagComparison, read_stamp};
@@ -217,7 +216,7 @@ impl<S: SystemUnderTest> History<S> {
             let expected = timeline.at(position);
             if S::VERSION >= FormatVersion::Two && !expected.may_be_absent {
                 see_that_superblocks_are_left(&walk.left)
-                    .and_then(|()| see_that_a_copy_of_tags_is_durable(&walk.left))
+                    .and_then(|()| see_that_a_copy_is_durable(&walk.left))
                     .map_err(|text| format!("position {position}: {text}"))?;
             }
             self.crash_at(&walk, expected, 0, LOSSES)
