@@ -237,6 +237,7 @@ fn a_pool_over_whose_beginning_another_was_copied_is_told_from_it() {
     ];
     for refusal in refusals {
         let said = refusal.failure(DAMAGED_METADATA);
+        assert!(said.contains("--repair --uuid "), "{said}");
         for uuid in [&lost, &wanted] {
             assert!(said.contains(uuid.as_str()), "{uuid}: {said}");
         }
@@ -249,6 +250,10 @@ fn a_pool_over_whose_beginning_another_was_copied_is_told_from_it() {
     let _ = older
         .offline(&["check", "--repair", "--uuid", &wanted])
         .success();
+    let said = older
+        .offline(&["check", "--repair", "--uuid", &lost])
+        .failure(IN_THE_WAY);
+    assert!(said.contains(&wanted), "{said}");
     let _ = older.offline(&["rename", "--copy"]).success();
     let _ = older.create(&daemon, &[]).success();
     let lost = std::slice::from_ref(&(0..MIB));

@@ -65,6 +65,11 @@ pub(crate) fn check<D: Disk + Clone>(
         }
         (chosen, _) => (chosen?, None),
     };
+    let here = chosen.superblock.uuid;
+    let wanted = repair.as_ref().and_then(|repair| repair.uuid);
+    if wanted.is_some_and(|uuid| uuid != here) {
+        return Err(OpenError::AnotherUuid(here));
+    }
     let geometry = &chosen.superblock.geometry;
     let mark = FailureMark::find(disk, geometry, chosen.superblock.checksum());
     let reserved = ReservedPages::of(geometry);

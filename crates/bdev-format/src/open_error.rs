@@ -5,7 +5,7 @@ use std::io;
 
 use crate::contents::DeviceContents;
 use crate::mark::FailureMark;
-use crate::superblock::FarCopy;
+use crate::superblock::{FarCopy, hyphenated};
 
 /// Why a pool cannot be opened.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub enum OpenError {
     Overwritten(DeviceContents),
     /// The superblocks at the beginning are gone, and there are sound copies of such elsewhere.
     OnlyFarCopies(Vec<FarCopy>),
+    /// A repair was asked for of a pool with another UUID than this, which the one at the beginning has.
+    AnotherUuid([u8; 16]),
     /// Its device failed when it was open last, and nobody has looked since.
     Marked(FailureMark),
     /// The device failed.
@@ -54,6 +56,12 @@ impl fmt::Display for OpenError {
                     copies.join(", and one of ")
                 )
             }
+            Self::AnotherUuid(uuid) => write!(
+                f,
+                "at its beginning is the pool with UUID {}, and not the one that was asked for: a UUID chooses among \
+                 pools only where the beginning is gone, and nothing was written",
+                hyphenated(uuid)
+            ),
             Self::Marked(mark) => {
                 write!(
                     f,

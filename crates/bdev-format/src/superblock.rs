@@ -15,6 +15,7 @@ use crate::page::{Checksum, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
 use crate::version::FormatVersion;
 use crate::weakness::{CrashWeakness, weakened};
 pub use far_copy::FarCopy;
+pub(crate) use far_copy::hyphenated;
 pub(crate) use finding::{ChosenSuperblock, choose, overwritten_pages};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CHIM");

@@ -9,7 +9,7 @@ use std::path::Path;
 use chimaera_bdev_allocator::Allocator;
 use chimaera_bdev_format::contents::DeviceContents;
 use chimaera_bdev_format::image::FileDisk;
-use chimaera_bdev_format::{Geometry, OpenError};
+use chimaera_bdev_format::{FarCopy, Geometry, OpenError};
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{CreateContext, Level, ModuleError};
 use chimaera_proto::{Status, shell};
@@ -76,14 +76,25 @@ impl<'a> OpeningContext<'a> {
                     shell::word(self.context.name)
                 ),
             ),
-            OpenError::OnlyFarCopies(_) => self.error(
-                Status::CorruptedMetadata,
-                format_args!(
-                    "corrupted block metadata: {error}; nothing was written; `chimaera pool check --repair {}` writes \
-                     the beginning again, or set overwrite to lose what it holds",
-                    shell::word(self.context.name)
-                ),
-            ),
+            OpenError::OnlyFarCopies(ref copies) => {
+                let name = shell::word(self.context.name);
+                let help = match FarCopy::uuids_of(copies).len() {
+                    1 => format!("`chimaera pool check --repair {name}` writes the beginning again"),
+                    _ => format!(
+                        "see which pool should be here, and `chimaera pool check --repair --uuid UUID {name}` writes \
+                         its beginning again"
+                    ),
+                };
+                self.error(
+                    Status::CorruptedMetadata,
+                    format_args!(
+                        "corrupted block metadata: {error}; nothing was written; {help}, or set overwrite to lose \
+                         what it holds"
+                    ),
+                )
+            }
+            // A repair alone asks for a UUID.
+            OpenError::AnotherUuid(_) => self.error(Status::ParameterMismatch, format_args!("{error}")),
             OpenError::Marked(_) => self.error(
                 Status::CorruptedMetadata,
                 format_args!(

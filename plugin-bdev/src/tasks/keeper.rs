@@ -317,8 +317,11 @@ impl KeeperThread {
         }
     }
 
+    /// Commits, and says on the device that the pool has ended in good order: not where its file was cut, since what
+    /// was flushed before may be lost.
     fn close(&mut self) {
         if self.commit().is_ok()
+            && self.named_file.cut().is_none()
             && let Err(error) = self.ledger.metadata_mut().end()
         {
             self.fail(&error);

@@ -9,7 +9,7 @@ use chimaera_proto::{ModuleError, Status};
 
 use super::disk::FileDisk;
 use crate::open_error::OpenError;
-use crate::superblock::overwritten_pages;
+use crate::superblock::{FarCopy, overwritten_pages};
 
 /// Why nothing was found out of a pool, or done with it. Nothing was written, unless it was the device that failed.
 #[derive(Clone, Debug)]
@@ -94,15 +94,17 @@ impl ImageRefusal {
                 (error, Remedy::ClearBeginning(bytes))
             }
             OpenError::OnlyFarCopies(copies) => {
-                let mut uuids: Vec<_> = copies.iter().map(|copy| copy.superblock.uuid).collect();
-                uuids.sort_unstable();
-                uuids.dedup();
+                let uuids = FarCopy::uuids_of(&copies);
                 let remedy = match uuids.len() {
                     1 => Remedy::Repair,
                     _ => Remedy::RepairOneOf(uuids),
                 };
                 let error = damaged(format_args!("corrupted block metadata: {text}"));
                 (error, remedy)
+            }
+            OpenError::AnotherUuid(_) => {
+                let error = error(path, Status::ParameterMismatch, format_args!("{text}"));
+                (error, Remedy::None)
             }
             OpenError::Marked(_) => (damaged(format_args!("{text}")), Remedy::Repair),
             OpenError::NotAdmitted(_) => {

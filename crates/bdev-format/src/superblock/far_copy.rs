@@ -14,6 +14,16 @@ pub struct FarCopy {
     pub superblock: Superblock,
 }
 
+impl FarCopy {
+    /// The UUIDs of the pools that these copies are of, each once.
+    pub fn uuids_of(copies: &[Self]) -> Vec<[u8; 16]> {
+        let mut uuids: Vec<_> = copies.iter().map(|copy| copy.superblock.uuid).collect();
+        uuids.sort_unstable();
+        uuids.dedup();
+        uuids
+    }
+}
+
 impl fmt::Display for FarCopy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let identity = &self.superblock.identity;
@@ -29,7 +39,7 @@ impl fmt::Display for FarCopy {
 }
 
 /// A UUID as people write it.
-fn hyphenated(uuid: &[u8; 16]) -> String {
+pub(crate) fn hyphenated(uuid: &[u8; 16]) -> String {
     let mut text = String::with_capacity(36);
     for (at, byte) in uuid.iter().enumerate() {
         if [4, 6, 8, 10].contains(&at) {

@@ -2,7 +2,9 @@
 //! lose something. Flushes of a pool whose file was cut fail.
 
 use std::fs;
+use std::path::Path;
 
+use chimaera_bdev_format::image;
 use chimaera_bdev_proto::MEGABYTE;
 use chimaera_proto::Status;
 
@@ -107,4 +109,7 @@ fn a_file_that_was_cut_is_not_flushed_and_not_given_though_it_is_long_again() {
     assert_eq!(failure.status, Status::IoError);
     let error = pool.ask_again(&file_params(0)).expect_err("it was cut");
     assert!(error.message.contains(&words), "{error}");
+    drop(pool);
+    let found = image::inspect(Path::new(&store.name)).expect("a pool");
+    assert_eq!(found.ended_well, Some(false));
 }
