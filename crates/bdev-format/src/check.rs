@@ -12,7 +12,7 @@ use crate::open_error::OpenError;
 use crate::page::{Disk, Page};
 use crate::recovery::{OpenMode, OpenedPool, open_though_marked};
 use crate::superblock::{self, ChosenSuperblock, FarCopy, Superblock};
-use crate::table::TableEntries;
+use crate::table::{self, TableEntries};
 use crate::tags::{TagPlace, TagSector, copies_of_page, sectors_of};
 use crate::weakness::{CrashWeakness, weakened};
 
@@ -283,9 +283,11 @@ fn stale_second_copies<D: Disk>(
                 (pages.swap_remove(0), entries)
             };
             let (first_page, first) = read(0);
-            let (_, second) = read(1);
+            let (second_page, second) = read(1);
             let differs = second != first && !(may_differ && second.is_some());
-            if first.is_some() && differs {
+            // Opening mends a first copy that is older.
+            let is_newer = second.is_some() && table::is_newer(&second_page, &first_page);
+            if first.is_some() && differs && !is_newer {
                 stale.push((at, first_page));
             }
         }

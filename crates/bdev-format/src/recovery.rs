@@ -149,7 +149,7 @@ pub(crate) fn open_though_marked<D: Disk>(
     }
     repaired.extend(table_damage.repairs.iter().map(|(page, _)| {
         let page = superblock.geometry.table_page(*page, 0);
-        format!("page {page} of the table is damaged, its copy is sound")
+        format!("page {page} of the table is damaged or older than its copy, which is sound")
     }));
     let journal_records = journal.next_sequence() - superblock.sequence - 1;
     if let OpenMode::ReadWrite { history } = mode {
@@ -259,19 +259,28 @@ fn read_table<D: Disk>(
         .iter()
         .map(|extent| extent.table_written)
         .max();
-    let mut pages = Page::zeroes(CHUNK_PAGES.min(longest.unwrap_or(0)) as usize);
+    let mut copies = [(); 2].map(|()| Page::zeroes(CHUNK_PAGES.min(longest.unwrap_or(0)) as usize));
     for (position, extent) in geometry.extents.iter().enumerate() {
         let mut next = 0;
         while next < extent.table_written {
             let count = CHUNK_PAGES.min(extent.table_written - next);
-            let chunk = &mut pages[..count as usize];
-            read_pages(disk, extent.tables[0] + u64::from(next), chunk);
-            for (page, contents) in (next..).zip(chunk.iter()) {
+            for (pages, first_page) in copies.iter_mut().zip(extent.tables) {
+                read_pages(
+                    disk,
+                    first_page + u64::from(next),
+                    &mut pages[..count as usize],
+                );
+            }
+            let [first_copies, second_copies] = &copies;
+            let pages = first_copies.iter().zip(second_copies);
+            for (page, (contents, second)) in (next..next + count).zip(pages) {
                 let at = TablePage {
                     extent: position,
                     page,
                 };
-                let Some(entries) = read_page(disk, superblock, at, contents, &mut damage) else {
+                let Some(entries) =
+                    read_page(disk, superblock, at, [contents, second], &mut damage)
+                else {
                     continue;
                 };
                 if table::epoch_of(contents) > superblock.epoch {
@@ -302,27 +311,31 @@ fn read_table<D: Disk>(
     damage
 }
 
-/// The entries of a page, from the first copy or else the second. `None` if both are damaged.
+/// The entries of a page, from the first of its copies or else the second. `None` if both are damaged.
+///
+/// A checkpoint writes the second copy when the first is durable. So a second copy that is newer shows that an older
+/// state of the first one was put back, with all that lies around it.
 fn read_page<D: Disk>(
     disk: &D,
     superblock: &Superblock,
     at: TablePage,
-    first_copy: &Page,
+    [first, second]: [&Page; 2],
     damage: &mut TableDamage,
 ) -> Option<TableEntries> {
     let geometry = &superblock.geometry;
     let (first_megabyte, checksum) = (geometry.first_megabyte(at), superblock.checksum());
-    if let Some(entries) = TableEntries::read(first_copy, first_megabyte, checksum) {
-        return Some(entries);
+    let read = |page| TableEntries::read(page, first_megabyte, checksum);
+    let entries = read(first);
+    if entries.is_some() && !table::is_newer(second, first) {
+        return entries;
     }
-    let mut second_copy = Page::zeroes(1);
-    read_pages(disk, geometry.table_page(at, 1), &mut second_copy);
-    let entries = TableEntries::read(&second_copy[0], first_megabyte, checksum);
-    match entries {
-        Some(_) => damage
-            .repairs
-            .extend(second_copy.pop().map(|page| (at, page))),
-        None => damage.lost.push(describe_lost_page(disk, geometry, at)),
+    let from_second = read(second);
+    if from_second.is_some() {
+        damage.repairs.push((at, second.clone()));
+        return from_second;
+    }
+    if entries.is_none() {
+        damage.lost.push(describe_lost_page(disk, geometry, at));
     }
     entries
 }

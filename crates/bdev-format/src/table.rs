@@ -53,6 +53,11 @@ pub(crate) fn epoch_of(page: &Page) -> u64 {
     u64_at(&page.0, EPOCH_AT)
 }
 
+/// Whether a copy of a page says that a later checkpoint wrote it than the other.
+pub(crate) fn is_newer(copy: &Page, other: &Page) -> bool {
+    epoch_of(copy) > epoch_of(other)
+}
+
 /// The entries of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableEntries(pub(crate) [TableEntry; TABLE_ENTRIES_PER_PAGE]);

@@ -33,6 +33,16 @@ impl Memory {
         pages.lost.clear();
     }
 
+    /// Another device that holds the same.
+    fn copied(&self) -> Self {
+        let pages = self.0.lock().expect("no panic");
+        assert!(pages.written.is_empty(), "all of it is durable");
+        Self(Arc::new(Mutex::new(Pages {
+            durable: pages.durable.clone(),
+            ..Pages::default()
+        })))
+    }
+
     fn fail_next_flush(&self) {
         self.0.lock().expect("no panic").failing_flushes = 1;
     }
@@ -155,6 +165,56 @@ fn an_interrupted_checkpoint_is_no_damage() {
     let checked = check(&disk, u64::MAX, None, &mut |_, _| {}).expect("a pool");
     assert_eq!(checked.repairable, Vec::<String>::new());
     assert_eq!(checked.lost, Vec::<String>::new());
+}
+
+/// Puts back what this megabyte of another device held.
+fn put_back(disk: &Memory, megabyte: u64, held: &Memory) {
+    let mut pages = Page::zeroes(UNITS as usize);
+    held.read(megabyte * UNITS, &mut pages).expect("read");
+    disk.write(megabyte * UNITS, &pages).expect("written");
+    disk.flush().expect("durable");
+}
+
+#[test]
+fn an_older_state_of_a_megabyte_that_was_put_back_is_not_taken() {
+    let disk = Memory::default();
+    let mut metadata = format(&disk, 64 * UNITS);
+    metadata.commit(&[whole(9), whole(10)]).expect("committed");
+    metadata.end().expect("in good order");
+    let older = disk.copied();
+    let (mut metadata, _) = open_with_blocks(&disk).expect("sound");
+    let freed = MegabyteChange {
+        map: MegabyteMap::EMPTY,
+        ..whole(10)
+    };
+    metadata.commit(&[freed, whole(11)]).expect("committed");
+    metadata.checkpoint().expect("in the table");
+    let at_work = disk.copied();
+    metadata.end().expect("in good order");
+    for (disk, is_in_use) in [(&disk, false), (&at_work, true)] {
+        // The first copies of all lie in megabyte 0, the second ones behind the far place.
+        for megabyte in [0, 32] {
+            let what = format!("megabyte {megabyte}, in use: {is_in_use}");
+            let disk = disk.copied();
+            put_back(&disk, megabyte, &older);
+            let checked = check(&disk, u64::MAX, None, &mut |_, _| {}).expect("a pool");
+            assert_eq!(checked.lost, Vec::<String>::new(), "{what}");
+            let repairable = &checked.repairable;
+            let is_named = repairable.iter().any(|it| it.contains("of the table"));
+            assert!(
+                is_named || is_in_use && megabyte == 32,
+                "{what}: {repairable:?}"
+            );
+            let (metadata, found) = open_with_blocks(&disk).expect("sound");
+            assert_eq!(found, [9, 11], "{what}");
+            drop(metadata);
+            if megabyte == 0 {
+                put_back(&disk, 32, &older);
+                let (_, found) = open_with_blocks(&disk).expect("sound");
+                assert_eq!(found, [9, 11], "it was mended, {what}");
+            }
+        }
+    }
 }
 
 #[test]
