@@ -6,7 +6,7 @@ mod finding;
 mod version_1;
 mod version_2;
 
-use chimaera_bdev_proto::{IoEngine, PerfMetrics};
+use chimaera_bdev_proto::{CreateParams, IoEngine, PerfMetrics};
 use chimaera_proto::PoolId;
 
 use crate::geometry::Geometry;
@@ -308,6 +308,20 @@ fn counted<const N: usize>(numbers: [u64; N]) -> Option<[u64; N]> {
         .iter()
         .all(|number| *number <= MAX_COUNTED)
         .then_some(numbers)
+}
+
+/// The alignment of device operations, if it is a possible one. A larger one would let a write reach beyond its block.
+fn read_alignment(bytes: &[u8], at: usize) -> Option<u32> {
+    let alignment = u32_at(bytes, at);
+    CreateParams::is_alignment(alignment).then_some(alignment)
+}
+
+/// The number of operations in flight per worker, if it is a possible one: memory is set aside for each.
+fn read_io_depth(bytes: &[u8], at: usize) -> Option<u32> {
+    let io_depth = u32_at(bytes, at);
+    (1..=CreateParams::MAX_IO_DEPTH)
+        .contains(&io_depth)
+        .then_some(io_depth)
 }
 
 fn read_engine(number: u32) -> Option<IoEngine> {

@@ -80,12 +80,51 @@ fn a_copy_of_version_2_counts_only_in_its_own_place() {
 
 /// A superblock that was read after one of its bytes had changed, which got a right checksum again.
 fn changed(version: FormatVersion, at: usize) -> Result<Superblock, NoSuperblock> {
+    resealed(version, |bytes| bytes[at] ^= 0x42)
+}
+
+/// A superblock that was read after this change of its bytes, which got a right checksum again.
+fn resealed(
+    version: FormatVersion,
+    change: impl FnOnce(&mut [u8]),
+) -> Result<Superblock, NoSuperblock> {
     let mut bytes = bytes_of(&superblock(version).to_pages(0)).to_vec();
-    bytes[at] ^= 0x42;
+    change(&mut bytes);
     Checksum::UNSEEDED.seal(MAGIC, &mut bytes);
     let (pages, _) = bytes.as_chunks::<PAGE_BYTES>();
     let pages: Vec<_> = pages.iter().map(|&page| Page(page)).collect();
     Superblock::read(&pages, 0)
+}
+
+#[test]
+fn an_impossible_alignment_or_depth_is_damage_and_in_version_1_the_default() {
+    let read = |version, alignment: u32, io_depth: u32| {
+        let [alignment_at, io_depth_at] = match version {
+            FormatVersion::One => [92, 96],
+            FormatVersion::Two => [180, 184],
+        };
+        let read = resealed(version, |bytes| {
+            put_u32(bytes, alignment_at, alignment);
+            put_u32(bytes, io_depth_at, io_depth);
+        });
+        read.map(|read| (read.identity.alignment, read.identity.io_depth))
+    };
+    for version in FormatVersion::ALL {
+        for alignment in [512, 1024, 2048, 4096] {
+            assert_eq!(read(version, alignment, 1), Ok((alignment, 1)));
+        }
+        assert_eq!(read(version, 512, 4096), Ok((512, 4096)));
+    }
+    for alignment in [0, 1, 256, 513, 3072, 8192, 1 << 20, 1 << 31, u32::MAX] {
+        let two = read(FormatVersion::Two, alignment, 9);
+        assert_eq!(two, Err(NoSuperblock::Damaged), "{alignment}");
+        assert_eq!(read(FormatVersion::One, alignment, 9), Ok((4096, 9)));
+    }
+    for io_depth in [0, 4097, 1 << 31, u32::MAX] {
+        let two = read(FormatVersion::Two, 512, io_depth);
+        assert_eq!(two, Err(NoSuperblock::Damaged), "{io_depth}");
+        assert_eq!(read(FormatVersion::One, 512, io_depth), Ok((512, 32)));
+    }
 }
 
 #[test]

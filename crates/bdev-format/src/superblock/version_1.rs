@@ -1,11 +1,12 @@
 //! The bytes of a superblock of version 1.
 
+use chimaera_bdev_proto::CreateParams;
 use chimaera_proto::PoolId;
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 
 use super::{
-    BYTES, FormatFeatures, Identity, PoolOwner, Superblock, UUID_AT, counted, read_engine,
-    read_metrics, write_metrics,
+    BYTES, FormatFeatures, Identity, PoolOwner, Superblock, UUID_AT, counted, read_alignment,
+    read_engine, read_io_depth, read_metrics, write_metrics,
 };
 use crate::geometry::{Extent, Geometry, JournalPlace};
 use crate::limits::{EXTENT_BYTES, EXTENTS_AT, MAX_EXTENTS, NAME_AT};
@@ -57,8 +58,9 @@ pub(super) fn read(bytes: &[u8], features: FormatFeatures) -> Option<Superblock>
                 group: u32_at(bytes, 84),
                 mode: u32_at(bytes, 88),
             },
-            alignment: u32_at(bytes, 92),
-            io_depth: u32_at(bytes, 96),
+            // What no program has written counts as the default: in this version it was never damage.
+            alignment: read_alignment(bytes, 92).unwrap_or(CreateParams::DEFAULT_ALIGNMENT),
+            io_depth: read_io_depth(bytes, 96).unwrap_or(CreateParams::DEFAULT_IO_DEPTH),
             io_engine: read_engine(u32_at(bytes, 100))?,
             metrics: read_metrics(bytes, 104),
         },

@@ -5,7 +5,7 @@ use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 
 use super::{
     BYTES, FormatFeatures, History, Identity, PoolOwner, ROOT_BYTES, Superblock, UUID_AT, counted,
-    read_engine, read_metrics, write_metrics,
+    read_alignment, read_engine, read_io_depth, read_metrics, write_metrics,
 };
 use crate::geometry::{Area, Extent, Geometry, JournalPlace, table_pages_of, tag_pages_of};
 use crate::limits::{MAX_EXTENTS, NAME_AT};
@@ -86,8 +86,8 @@ pub(super) fn read(bytes: &[u8], features: FormatFeatures, place: u64) -> Option
                 group: u32_at(bytes, OWNER_AT + 4),
                 mode: u32_at(bytes, OWNER_AT + 8),
             },
-            alignment: u32_at(bytes, ALIGNMENT_AT),
-            io_depth: u32_at(bytes, IO_DEPTH_AT),
+            alignment: read_alignment(bytes, ALIGNMENT_AT)?,
+            io_depth: read_io_depth(bytes, IO_DEPTH_AT)?,
             io_engine: read_engine(u32_at(bytes, IO_ENGINE_AT))?,
             metrics: read_metrics(bytes, METRICS_AT),
         },
