@@ -1,13 +1,14 @@
 //! What keeps a pool from being made, and what makes it as asked, against a real daemon.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::Path;
+use std::process::Command;
 
 use chimaera_bdev_client::{Client, CreateOptions, PerfMetrics, PoolId, PoolQuery, Status};
 use chimaera_bdev_format::Geometry;
 use chimaera_tests::{
-    Daemon, Faulty, LoopDevice, MIB, assert_empty, assert_not_created, assert_refused, client,
-    disk_folder, file_bytes, skipped, text,
+    Daemon, Faulty, LoopDevice, MIB, assert_empty, assert_not_created, assert_refused, chimaera,
+    client, disk_folder, exit, file_bytes, skipped, text,
 };
 
 const QUERY: PoolQuery = PoolQuery::Local;
@@ -339,8 +340,30 @@ fn a_device_that_is_read_only_is_refused_as_such() {
         text(device.path()),
         &CreateOptions::file(),
         Status::PermissionDenied,
-        &["Read-only"],
+        &["Read-only", "read_only"],
     );
+}
+
+#[test]
+fn a_file_that_an_attribute_keeps_from_being_written_is_refused_as_such() {
+    const WHAT: &str = "a file that cannot be changed";
+    let folder = disk_folder();
+    let file = folder.path().join("pool");
+    fs::write(&file, vec![0; MIB as usize]).expect("a file");
+    let chattr = |flag| Command::new("chattr").args([flag, text(&file)]).output();
+    match chattr("+i") {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => return skipped(WHAT, String::from_utf8_lossy(&output.stderr).trim()),
+        Err(error) => return skipped(WHAT, &format!("chattr: {error}")),
+    }
+    let daemon = Daemon::start();
+    let said = daemon.run(&["pool", "create", text(&file), "--type", "file"]);
+    let check = chimaera(&["pool", "check", "--repair", text(&file)]);
+    assert!(chattr("-i").is_ok_and(|output| output.status.success()));
+    for refused in [said, check] {
+        let said = refused.failure(exit::NOT_PERMITTED);
+        assert!(said.contains("lsattr"), "{said}");
+    }
 }
 
 #[test]

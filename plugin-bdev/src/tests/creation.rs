@@ -364,11 +364,7 @@ fn missing_rights_are_told_as_such() {
     // The user of file accesses is set per thread, so this affects no other test.
     let thread = std::thread::spawn(move || {
         nix::unistd::setfsuid(nobody);
-        let texts = [
-            name.as_str(),
-            "Permission denied",
-            "the runtime runs as user",
-        ];
+        let texts = [name.as_str(), "Permission denied", "as whom this is done"];
         assert_refused(&name, &file_params(0), Status::PermissionDenied, &texts);
         let absent = name.clone() + "2";
         assert_refused(

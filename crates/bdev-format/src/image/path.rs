@@ -79,12 +79,17 @@ fn advice(path: &Path, errno: i32) -> Option<String> {
             "each name in a path has at most 255 bytes on most file systems, and the path 4095; use a \
              shorter one"
         }
-        libc::EACCES | libc::EPERM => {
+        libc::EACCES => {
             return Some(format!(
-                "the runtime runs as user {}, who needs the right to read and write it and to pass each \
-                 directory on its way",
+                "user {}, as whom this is done, needs the right to read and write it and to pass each directory on \
+                 its way",
                 nix::unistd::geteuid()
             ));
+        }
+        // Of the right to open a file the system says EACCES.
+        libc::EPERM => {
+            "an attribute of the file forbids it (`lsattr` shows `i` for immutable, `a` for append only, and `chattr -i \
+             -a` takes both away), or a security module, or the device can only be read"
         }
         libc::EROFS => {
             "it can only be read; open the pool there with read_only, or use another path"

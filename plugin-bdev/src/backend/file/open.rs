@@ -267,8 +267,9 @@ fn kind_of(path: &Path, metadata: &Metadata) -> Result<FileKind, ModuleError> {
 fn check_writable(path: &Path, device: &File) -> Result<(), ModuleError> {
     match device_is_read_only(device) {
         Ok(false) => Ok(()),
-        Ok(true) => Err(ModuleError::system(
-            format_args!("cannot write to {}", path.display()),
+        Ok(true) => Err(refused(
+            "write to",
+            path,
             &io::Error::from_raw_os_error(libc::EROFS),
         )),
         Err(errno) => Err(ModuleError::system(
