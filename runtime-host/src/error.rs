@@ -159,8 +159,8 @@ fn whose(process: Option<i32>) -> String {
     process.map_or_else(String::new, |process| format!(" {}", show_process(process)))
 }
 
-/// What the system said and, if descriptors or memory ran out, what helps. [`Shortage`] does not fit other errors here: a
-/// file system without space is another matter, and an error of a thread says itself what is lacking.
+/// What the system said and, if descriptors or memory ran out, what helps. [`Shortage`] does not fit other errors here:
+/// a file system without space is another matter, and an error of a thread says itself what is lacking.
 fn show_refusal(error: &io::Error) -> String {
     match Shortage::of(error) {
         Some(

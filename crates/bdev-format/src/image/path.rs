@@ -88,8 +88,8 @@ fn advice(path: &Path, errno: i32) -> Option<String> {
         }
         // Of the right to open a file the system says EACCES.
         libc::EPERM => {
-            "an attribute of the file forbids it (`lsattr` shows `i` for immutable, `a` for append only, and `chattr -i \
-             -a` takes both away), or a security module, or the device can only be read"
+            "an attribute of the file forbids it (`lsattr` shows `i` for immutable, `a` for append only, and \
+             `chattr -i -a` takes both away), or a security module, or the device can only be read"
         }
         libc::EROFS => {
             "it can only be read; open the pool there with read_only, or use another path"
