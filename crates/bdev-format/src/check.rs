@@ -1,5 +1,7 @@
 //! A check of all of a pool's metadata, copies that opening does not look at included, and its repair.
 
+mod looks;
+
 use std::io;
 use std::ops::Range;
 
@@ -10,11 +12,13 @@ use crate::mark::FailureMark;
 use crate::metadata::Metadata;
 use crate::open_error::OpenError;
 use crate::page::{Disk, Page};
-use crate::recovery::{OpenMode, OpenedPool, open_though_marked};
+use crate::recovery::{OpenMode, OpenedPool, open_though_marked, see_that_it_may_be_written};
 use crate::superblock::{self, ChosenSuperblock, FarCopy, Superblock};
 use crate::table::{self, TableEntries};
 use crate::tags::{TagPlace, TagSector, copies_of_page, sectors_of};
 use crate::weakness::{CrashWeakness, weakened};
+pub(crate) use looks::agreed;
+use looks::{Evidence, describe_lone, seen_in};
 
 /// What a check may repair.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +37,8 @@ pub(crate) struct Checked {
     pub(crate) repairable: Vec<String>,
     /// Damage that cannot be repaired.
     pub(crate) lost: Vec<String>,
+    /// What damage was found in.
+    evidence: Evidence,
     /// First page of the far superblock that was taken, where those at the beginning were gone.
     pub(crate) restored_from: Option<u64>,
     /// Pages at the pool's end that the disk lacks, and in which there is nothing.
@@ -88,6 +94,7 @@ pub(crate) fn check<D: Disk + Clone>(
         repaired,
         mut lost,
         journal_records,
+        lone,
         ..
     } = open_though_marked(
         disk.clone(),
@@ -104,8 +111,10 @@ pub(crate) fn check<D: Disk + Clone>(
     );
     let missing_pages = missing_pages(metadata.geometry(), held_pages, end_of_blocks);
     lost.extend(missing_pages.clone().err());
+    let mut evidence = Evidence::default();
     let mut repairable = repaired;
-    repairable.extend(copies.describe(metadata.geometry()));
+    repairable.extend(evidence.keep(describe_lone(&metadata, &lone)));
+    repairable.extend(evidence.keep(copies.describe(&metadata)));
     let mut checked = Checked {
         superblock: metadata.superblock().clone(),
         tagged_megabytes: metadata.tagged.count(),
@@ -114,23 +123,42 @@ pub(crate) fn check<D: Disk + Clone>(
         missing_pages: missing_pages.unwrap_or(0),
         repairable,
         lost,
+        evidence,
         mark,
         journal_records,
     };
+    if let Some(repair) = repair {
+        put_right(disk, repair, far.as_ref(), &copies, &mut checked)?;
+    }
+    Ok(checked)
+}
+
+/// Repairs what a check has found, as far as that may be: what refuses it does so before anything is written.
+fn put_right<D: Disk + Clone>(
+    disk: &D,
+    repair: Repair,
+    far: Option<&FarCopy>,
+    copies: &DamagedCopies,
+    checked: &mut Checked,
+) -> Result<(), OpenError> {
+    let has_work = !checked.repairable.is_empty() || checked.mark.is_some();
+    let is_repaired = has_work && checked.lost.is_empty();
+    if far.is_some() || is_repaired {
+        see_that_it_may_be_written(&checked.superblock)?;
+    }
     if let Some(far) = far {
         // Also where something is lost: without it, nobody could read what is left.
         restore_beginning(disk, &far.superblock)?;
     }
-    let has_work = !checked.repairable.is_empty() || checked.mark.is_some();
-    if let Some(repair) = repair.filter(|_| has_work && checked.lost.is_empty()) {
-        checked.superblock = self::repair(disk, repair, &copies)?;
+    if is_repaired {
+        checked.superblock = self::repair(disk, repair, copies)?;
         if checked.superblock.history.is_some() {
             // The repair has ended its opening.
             checked.journal_records = 0;
         }
         checked.repaired = true;
     }
-    Ok(checked)
+    Ok(())
 }
 
 /// The page behind the last block of a megabyte; 0 if it has none.
@@ -235,15 +263,25 @@ impl DamagedCopies {
         })
     }
 
-    fn describe(&self, geometry: &Geometry) -> impl Iterator<Item = String> {
+    /// Each piece of damage, with a checksum of what it was found in.
+    fn describe<D: Disk>(
+        &self,
+        metadata: &Metadata<D>,
+    ) -> impl Iterator<Item = (String, Option<u32>)> {
         let table = self.table.iter().map(|(page, _)| {
-            let page = geometry.table_page(*page, 1);
-            format!("page {page} of the table, a second copy, is damaged, the first is sound")
+            let page = metadata.geometry().table_page(*page, 1);
+            let text =
+                format!("page {page} of the table, a second copy, is damaged, the first is sound");
+            (text, Some(seen_in(&metadata.disk, page)))
         });
-        let tags = self.tags.iter().map(ToString::to_string);
+        let tags = self.tags.iter();
+        let tags = tags.map(|damaged| (damaged.to_string(), Some(damaged.seen)));
         let unreadable = self.unreadable.iter().map(|pages| {
             let (count, first) = (pages.end - pages.start, pages.start);
-            format!("{count} pages cannot be read, from page {first} on, of which nothing is lost")
+            let text = format!(
+                "{count} pages cannot be read, from page {first} on, of which nothing is lost"
+            );
+            (text, Some(0))
         });
         table.chain(tags).chain(unreadable)
     }
@@ -349,6 +387,8 @@ struct DamagedTags {
     sector: TagSector,
     number: u64,
     is_known: bool,
+    /// A checksum of the sector as all copies have it.
+    seen: u32,
 }
 
 impl std::fmt::Display for DamagedTags {
@@ -424,6 +464,9 @@ fn check_sectors<D: Disk>(
             sector: first.cloned().unwrap_or_else(|| TagSector::unknown(number)),
             number,
             is_known: first.is_some(),
+            seen: copies.iter().fold(0, |seen, copy| {
+                crc32c::crc32c_append(seen, TagSector::bytes(copy, number))
+            }),
         })
     };
     Ok(sectors.filter_map(check).collect())

@@ -22,7 +22,7 @@ use crate::open_error::OpenError;
 use crate::overlay::MegabyteSet;
 use crate::page::{Disk, Page, read_pages};
 use crate::repair;
-use crate::scan::Journal;
+use crate::scan::{Journal, LoneRecord};
 use crate::superblock::{self, ChosenSuperblock, Superblock};
 use crate::table::{self, TableEntries};
 use crate::weakness::{CrashWeakness, weakened};
@@ -52,6 +52,8 @@ pub struct OpenedPool<D> {
     pub lost: Vec<String>,
     /// Records of the journal whose updates are not in the table yet.
     pub journal_records: u64,
+    /// Records of the journal that have one copy, or had before the pool was opened for writing.
+    pub(crate) lone: Vec<LoneRecord>,
     /// The mark of an earlier failure: only in [`OpenMode::ReadOnly`].
     pub mark: Option<FailureMark>,
 }
@@ -115,10 +117,8 @@ pub(crate) fn open_though_marked<D: Disk>(
 ) -> Result<OpenedPool<D>, OpenError> {
     let superblock = &chosen.superblock;
     let is_read_only = mode == OpenMode::ReadOnly;
-    if superblock.features.forbid_writing() && !is_read_only {
-        return Err(OpenError::OnlyReadable(
-            "it has features that only a newer program may write: open it for reading only".into(),
-        ));
+    if !is_read_only {
+        see_that_it_may_be_written(superblock)?;
     }
     let mut repaired: Vec<_> = chosen.describe_damage().collect();
     let mut lost = Vec::new();
@@ -163,13 +163,26 @@ pub(crate) fn open_though_marked<D: Disk>(
         repair::mend_second_copies(&disk, superblock, &table_damage.unfinished)?;
         begin_history(&disk, &mut chosen, history)?;
     }
+    let lone = journal.lone().copied().collect();
     Ok(OpenedPool {
         metadata: Metadata::after_recovery(disk, chosen.superblock, tagged, journal),
         repaired,
         lost,
         journal_records,
+        lone,
         mark: None,
     })
+}
+
+/// # Errors
+/// [`OpenError::OnlyReadable`] if the pool has features that this program does not know and that forbid it to write.
+pub(crate) fn see_that_it_may_be_written(superblock: &Superblock) -> Result<(), OpenError> {
+    if superblock.features.forbid_writing() {
+        return Err(OpenError::OnlyReadable(
+            "it has features that only a newer program may write: open it for reading only".into(),
+        ));
+    }
+    Ok(())
 }
 
 /// Writes the superblocks: first all of them again as the one that counts, then in all of them that an opening has

@@ -113,6 +113,9 @@ pub(crate) struct Scan {
 /// A record that has one sound copy. Positions are pages of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LoneRecord {
+    pub(crate) sequence: u64,
+    /// Sequence of the last record of its commit.
+    pub(crate) commit_last: u64,
     pub(crate) present_at: u64,
     pub(crate) missing_at: u64,
     pub(crate) pages: u64,

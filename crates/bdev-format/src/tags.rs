@@ -113,10 +113,15 @@ impl TagSector {
         self.number * TAGS_PER_SECTOR..(self.number + 1) * TAGS_PER_SECTOR
     }
 
+    /// The bytes of a sector in its page.
+    pub(crate) fn bytes(page: &Page, number: u64) -> &[u8] {
+        let at = (number % SECTORS_PER_PAGE) as usize * SECTOR_BYTES;
+        &page.0[at..at + SECTOR_BYTES]
+    }
+
     /// Reads a sector out of its page; `None` if it is damaged.
     pub(crate) fn read(page: &Page, number: u64, checksum: Checksum) -> Option<Self> {
-        let at = (number % SECTORS_PER_PAGE) as usize * SECTOR_BYTES;
-        let bytes = &page.0[at..at + SECTOR_BYTES];
+        let bytes = Self::bytes(page, number);
         let magic = [number as u32 & !HAS_UNKNOWN, number as u32 | HAS_UNKNOWN];
         let found = magic.iter().position(|magic| checksum.holds(*magic, bytes));
         let found = found.or_else(|| weakened(CrashWeakness::TagsUnchecked).then_some(0))?;

@@ -12,6 +12,7 @@ use chimaera_bdev_proto::{BlockType, IoEngine, PerfMetrics, UNIT_BYTES};
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 use chimaera_proto::{ModuleError, PoolId, Status};
 use chimaera_thread::standstill::patiently;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::disk::{FileDisk, PoolFile, pool_file, size_and_tail};
 use super::path::{check_stores, refused};
@@ -104,23 +105,13 @@ impl Inspection {
     pub fn has_newest_version(&self) -> bool {
         self.format_version == FormatVersion::NEWEST.number()
     }
-
-    /// This inspection, with only the damage that another one of the same pool has found too.
-    fn with_damage_of_both(mut self, other: &Self) -> Self {
-        self.lost.retain(|text| other.lost.contains(text));
-        self.repairable
-            .retain(|text| other.repairable.contains(text));
-        self
-    }
 }
-
-/// How often metadata that a daemon may be changing is checked, at most, before it counts as damaged.
-const MAX_CHECKS_WHILE_IN_USE: usize = 8;
 
 /// Reads all of a pool's metadata on a file or device, and checks it. Writes nothing. Blocks.
 ///
 /// While a daemon uses the pool, its metadata changes between reads, and they may contradict each other. So it is
-/// checked several times then, and only damage that each check finds counts.
+/// checked several times then, and only damage that each check finds in the same bytes counts. A missing copy of a record
+/// of the last commit is not told then: the daemon may be about to write it.
 ///
 /// # Errors
 /// [`Status::NotFound`] if there is no such file, or no pool in it; [`Status::CorruptedMetadata`] if no
@@ -128,20 +119,15 @@ const MAX_CHECKS_WHILE_IN_USE: usize = 8;
 pub fn inspect(path: &Path) -> Result<Inspection, ImageRefusal> {
     let (file, in_use) = open(path, false)?;
     let file = pool_file(file)?;
-    let mut found = examine(path, &file, in_use, None);
-    if in_use {
-        for _ in 1..MAX_CHECKS_WHILE_IN_USE {
-            if found.as_ref().is_ok_and(Inspection::is_sound) {
-                break;
-            }
-            let again = examine(path, &file, in_use, None);
-            found = match (found, again) {
-                (Ok(before), Ok(again)) => Ok(again.with_damage_of_both(&before)),
-                (_, again) => again,
-            };
-        }
+    if !in_use {
+        return examine(path, &file, None);
     }
-    found
+    let (checked, blocks) = whole::agreed(|| {
+        // A hint. What the other process writes goes past the page cache, in which something older may stay.
+        let _ = posix_fadvise(&*file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        look(path, &file, None)
+    })?;
+    Ok(report(checked, &blocks, true))
 }
 
 /// Whether [`check`] repairs, and what.
@@ -170,7 +156,7 @@ pub fn check(path: &Path, mode: CheckMode) -> Result<Inspection, ImageRefusal> {
         }),
     };
     let file = open_unused(path, repair.is_some())?;
-    examine(path, &pool_file(file)?, false, repair)
+    examine(path, &pool_file(file)?, repair)
 }
 
 /// Renames the pool on a file or device that nobody uses: its name is its path, which changes when it is moved. Blocks.
@@ -296,12 +282,21 @@ fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
     }
 }
 
+/// Checks the pool on a file or device that nobody uses.
 pub(super) fn examine(
     path: &Path,
     file: &PoolFile,
-    in_use: bool,
     repair: Option<Repair>,
 ) -> Result<Inspection, ImageRefusal> {
+    let (checked, blocks) = look(path, file, repair)?;
+    Ok(report(checked, &blocks, false))
+}
+
+fn look(
+    path: &Path,
+    file: &PoolFile,
+    repair: Option<Repair>,
+) -> Result<(Checked, FoundBlocks), ImageRefusal> {
     let (size, tail) = size_and_tail(path, file)?;
     let disk = FileDisk::new(PoolFile::clone(file));
     let mut found = FoundBlocks::default();
@@ -309,7 +304,7 @@ pub(super) fn examine(
         found.add(map);
     });
     match checked {
-        Ok(checked) => Ok(report(checked, &found, in_use)),
+        Ok(checked) => Ok((checked, found)),
         Err(problem) => Err(ImageRefusal::of(path, problem, (&disk, size, &tail))),
     }
 }

@@ -37,7 +37,7 @@ pub fn upgrade(path: &Path) -> Result<Upgrade, ImageRefusal> {
     let plan = match whole::plan(&disk, size / PAGE_BYTES as u64) {
         Ok(Some(plan)) => plan,
         Ok(None) => {
-            let inspection = examine(path, &file, false, None)?;
+            let inspection = examine(path, &file, None)?;
             return Ok(Upgrade::NotNeeded(Box::new(inspection)));
         }
         Err(UpgradeError::NoRoom(missing)) => return Ok(Upgrade::NoRoom(missing)),
@@ -51,7 +51,7 @@ pub fn upgrade(path: &Path) -> Result<Upgrade, ImageRefusal> {
     }
     plan.carry_out(&disk, random_bits()?)
         .map_err(|problem| refused(path, problem, place))?;
-    Ok(Upgrade::Done(Box::new(examine(path, &file, false, None)?)))
+    Ok(Upgrade::Done(Box::new(examine(path, &file, None)?)))
 }
 
 /// The refusal of a pool that is not upgraded.

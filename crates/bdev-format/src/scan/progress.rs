@@ -16,8 +16,8 @@ pub(super) struct ScanProgress {
     version: FormatVersion,
     epoch: u64,
     scan: Scan,
-    /// Records of complete commits that have one sound copy: where it is, where the other should be, and pages.
-    lone: Vec<(Place, Place, u64)>,
+    /// Records of complete commits that have one sound copy.
+    lone: Vec<LonePlaces>,
     /// Megabytes and tags that were left when commits were last merged into one payload.
     merged: (usize, usize),
     /// Updates of megabytes in the records of the commit whose last record was not seen yet.
@@ -35,6 +35,16 @@ struct PartialCommit {
     next: u64,
     payloads: Vec<JournalPayload>,
     records: Vec<RecordCopies>,
+}
+
+/// A record that has one sound copy.
+struct LonePlaces {
+    sequence: u64,
+    commit_last: u64,
+    /// Where the copy is, and where the other should be.
+    present: Place,
+    missing: Place,
+    pages: u64,
 }
 
 /// The copies of a record that were seen.
@@ -90,7 +100,7 @@ impl ScanProgress {
             // The second copy of a record that counts, or a record that a crash has left behind that one.
             if position.sequence + 1 == committed && self.last == Some(position.commit) {
                 let found: Vec<Place> = places.collect();
-                self.lone.retain(|(_, missing, _)| !found.contains(missing));
+                self.lone.retain(|lone| !found.contains(&lone.missing));
             }
         } else if position.commit.first > committed {
             self.damage(format!(
@@ -159,17 +169,25 @@ impl ScanProgress {
         }
         self.scan.payloads.append(&mut partial.payloads);
         let begin = self.scan.taken_pages;
-        for RecordCopies { pages, places } in partial.records {
+        for (sequence, RecordCopies { pages, places }) in
+            (partial.commit.first..).zip(partial.records)
+        {
             // Commits lie one behind the other, also where copies are damaged.
             let at = self.scan.taken_pages;
             let wanted = match self.version {
                 FormatVersion::One => [(0, at), (0, at + pages)],
                 FormatVersion::Two => [(0, at), (1, at)],
             };
-            match wanted.map(|place| places.contains(&place)) {
-                [true, false] => self.lone.push((wanted[0], wanted[1], pages)),
-                [false, true] => self.lone.push((wanted[1], wanted[0], pages)),
-                _ => {}
+            let is_there = wanted.map(|place| places.contains(&place));
+            if is_there[0] != is_there[1] {
+                let present = usize::from(is_there[1]);
+                self.lone.push(LonePlaces {
+                    sequence,
+                    commit_last: partial.commit.last,
+                    present: wanted[present],
+                    missing: wanted[1 - present],
+                    pages,
+                });
             }
             self.scan.taken_pages += journal::copies_in_region(self.version) * pages;
         }
@@ -217,12 +235,14 @@ impl ScanProgress {
         let inside = self
             .lone
             .iter()
-            .filter(|(_, missing, pages)| missing.1 + pages <= half_pages);
+            .filter(|lone| lone.missing.1 + lone.pages <= half_pages);
         scan.lone = inside
-            .map(|&(present, missing, pages)| LoneRecord {
-                present_at: on_device(present),
-                missing_at: on_device(missing),
-                pages,
+            .map(|lone| LoneRecord {
+                sequence: lone.sequence,
+                commit_last: lone.commit_last,
+                present_at: on_device(lone.present),
+                missing_at: on_device(lone.missing),
+                pages: lone.pages,
             })
             .collect();
         if weakened(CrashWeakness::LoneRecordLeft) || weakened(CrashWeakness::RecordWrittenOnce) {

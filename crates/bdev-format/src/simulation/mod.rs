@@ -45,6 +45,8 @@
 //! what was lost. `CHIMAERA_CRASH_POINTS=n` tries more crashes.
 
 #[cfg(test)]
+mod check_tests;
+#[cfg(test)]
 mod crash_tests;
 mod creation;
 mod damage;
