@@ -37,6 +37,8 @@ pub(crate) struct Checked {
     pub(crate) repairable: Vec<String>,
     /// Damage that cannot be repaired.
     pub(crate) lost: Vec<String>,
+    /// Whether blocks lie where there can be none, so that no opening admits them, for reading only neither.
+    pub(crate) has_misplaced: bool,
     /// What damage was found in.
     evidence: Evidence,
     /// First page of the far superblock that was taken, where those at the beginning were gone.
@@ -123,6 +125,7 @@ pub(crate) fn check<D: Disk + Clone>(
         missing_pages: missing_pages.unwrap_or(0),
         repairable,
         lost,
+        has_misplaced: misplaced.is_some(),
         evidence,
         mark,
         journal_records,

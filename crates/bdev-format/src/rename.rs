@@ -8,6 +8,7 @@
 
 use chimaera_proto::PoolId;
 
+use crate::geometry::ReservedPages;
 use crate::open_error::OpenError;
 use crate::page::Disk;
 use crate::recovery::OpenMode;
@@ -25,7 +26,7 @@ pub(crate) struct OwnIdentity {
 /// The pool has to be of version 2 for an identity of its own: in version 1 all checksums depend on the UUID.
 ///
 /// # Errors
-/// See [`OpenError`].
+/// See [`OpenError`], also for a pool that has blocks where there can be none: nothing was written then.
 pub(crate) fn rename<D: Disk>(
     disk: D,
     name: String,
@@ -33,7 +34,9 @@ pub(crate) fn rename<D: Disk>(
     history: u64,
 ) -> Result<(), OpenError> {
     let mode = OpenMode::ReadWrite { history };
-    let mut metadata = crate::open(disk, mode, &mut |_, _| {}, &mut |_, _| {})?.metadata;
+    let reserved = ReservedPages::of(&crate::identify(&disk)?.geometry);
+    let mut admit = |megabyte, map| reserved.leave_room(megabyte, &map);
+    let mut metadata = crate::open_admitting(disk, mode, &mut admit, &mut |_, _| {})?.metadata;
     metadata.change_superblock(|superblock| {
         superblock.identity.name = name;
         if let Some(OwnIdentity { uuid, pool }) = own {

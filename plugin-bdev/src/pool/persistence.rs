@@ -20,7 +20,7 @@ use chimaera_bdev_format::{
 };
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
-use chimaera_proto::{Status, shell};
+use chimaera_proto::{PoolId, Status, shell};
 
 use super::allocator::PendingFree;
 use super::open_uuids::OpenUuid;
@@ -32,6 +32,9 @@ use crate::params::{DeviceUsage, Parameters};
 
 /// How long opening takes before the log says how far it is, and how often the log says so from then on.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Pieces of damage that the log is told of one by one.
+const MAX_TOLD: usize = 3;
 
 /// Permission bits of a new pool.
 const DEFAULT_MODE: u32 = 0o600;
@@ -83,6 +86,7 @@ fn open(
     superblock: &Superblock,
 ) -> Result<PersistentPool, ModuleError> {
     let identity = &superblock.identity;
+    refuse_impossible_id(opening, identity.pool)?;
     let open_uuid = OpenUuid::enter(opening, superblock.uuid, identity.pool)?;
     check_identity(opening, identity)?;
     let asked = (opening.parameters.metrics, opening.context.creator);
@@ -154,15 +158,44 @@ fn open(
 /// Tells the log what was repaired, or would have been, and what is lost.
 fn tell_of_damage(opening: &OpeningContext<'_>, repaired: &[String], lost: &[String]) {
     let what_is_done = match opening.parameters.read_only {
-        false => "repaired",
-        true => "not repaired, since the pool is open for reading only",
+        false => format!(
+            "repaired; `chimaera pool inspect {}` looks at what else may be damaged there",
+            shell::word(opening.context.name)
+        ),
+        true => "not repaired, since the pool is open for reading only".to_owned(),
     };
-    for text in repaired {
-        opening.log(Level::Warning, &format!("{text}: {what_is_done}"));
+    tell(opening, Level::Warning, repaired, &what_is_done);
+    tell(opening, Level::Error, lost, "blocks there are not known");
+}
+
+/// Tells the log of the first of these pieces of damage, a line each, and how many more there are: a large table may be
+/// damaged in thousands of places.
+fn tell(opening: &OpeningContext<'_>, level: Level, damage: &[String], what: &str) {
+    let (told, more) = damage.split_at(damage.len().min(MAX_TOLD));
+    for text in told {
+        opening.log(level, &format!("{text}: {what}"));
     }
-    for text in lost {
-        opening.log(Level::Error, &format!("{text}: blocks there are not known"));
+    if !more.is_empty() {
+        let (more, path) = (more.len(), shell::word(opening.context.name));
+        let text =
+            format!("{more} more like that: `chimaera pool inspect --json {path}` lists all");
+        opening.log(level, &text);
     }
+}
+
+/// Refuses a pool whose superblock has an id that stands for none, or for a host's own pool.
+fn refuse_impossible_id(opening: &OpeningContext<'_>, id: PoolId) -> Result<(), ModuleError> {
+    if ![PoolId::NULL, PoolId::ADMIN].contains(&id) {
+        return Ok(());
+    }
+    Err(opening.error(
+        Status::CorruptedMetadata,
+        format_args!(
+            "it records the id {id}, which no pool on a file or device can have; nothing was written; `chimaera pool \
+             rename --copy {}` gives it another",
+            shell::word(opening.context.name)
+        ),
+    ))
 }
 
 /// Refuses a pool that is not the one that was asked for.

@@ -88,6 +88,8 @@ pub struct Inspection {
     pub repairable: Vec<String>,
     /// Damage that nothing repairs.
     pub lost: Vec<String>,
+    /// Whether the pool can be opened for reading only all the same: it cannot where blocks lie in metadata.
+    pub can_be_read: bool,
     /// Whether what can be repaired was.
     pub repaired: bool,
 }
@@ -369,6 +371,7 @@ fn report(checked: Checked, blocks: &FoundBlocks, in_use: bool) -> Inspection {
         restored_from: checked.restored_from.map(|page| page * UNIT_BYTES),
         repairable: checked.repairable,
         lost: checked.lost,
+        can_be_read: !checked.has_misplaced,
         repaired: checked.repaired,
     }
 }

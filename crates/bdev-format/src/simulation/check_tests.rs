@@ -5,13 +5,15 @@ use std::io;
 use std::rc::Rc;
 
 use super::Numbers;
-use super::damage_tests::pool_with_blocks;
+use super::damage_tests::{self, pool_with_blocks};
 use super::disk::{DiskImage, SimulatedDisk};
 use super::lost::{Accident, LostMegabytes, Promise, repaired};
 use super::model::{Expected, FoundPool, TagComparison};
+use super::rename_tests::OWN;
 use crate::check::{Checked, agreed, check};
 use crate::geometry::Geometry;
 use crate::page::{bytes_of, u32_at, u64_at};
+use crate::rename::rename;
 use crate::superblock::Superblock;
 use crate::{Disk, FormatVersion, OpenError, OpenMode, Page, identify};
 
@@ -205,4 +207,20 @@ fn beside_a_writer_only_damage_counts_that_stays_as_it_is() {
         );
         assert!(agreed.lost.is_empty());
     }
+}
+
+#[test]
+fn a_pool_with_blocks_in_its_metadata_is_not_called_readable_and_not_renamed() {
+    let (image, _) = damage_tests::some_pool(FormatVersion::Two);
+    let disk = SimulatedDisk::new(image);
+    let geometry = identify(&disk).expect("a pool").geometry;
+    assert!(looked_at(&disk, &geometry).has_misplaced);
+    for own in [None, Some(OWN)] {
+        let refused = rename(disk.clone(), "/var/tmp/other".to_owned(), own, 9);
+        assert!(
+            matches!(refused, Err(OpenError::NotAdmitted(0))),
+            "{refused:?}"
+        );
+    }
+    assert!(!disk.recording().has_writes());
 }

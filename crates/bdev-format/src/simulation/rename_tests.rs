@@ -17,7 +17,7 @@ use crate::{FormatVersion, OpenError};
 
 const MEGABYTES: u64 = 16;
 const NAME: &str = "/var/tmp/copy";
-const OWN: OwnIdentity = OwnIdentity {
+pub(super) const OWN: OwnIdentity = OwnIdentity {
     uuid: [0xC0; 16],
     pool: PoolId::new(200_000, 7),
 };

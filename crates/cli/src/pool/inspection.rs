@@ -50,6 +50,11 @@ pub(super) fn show(
              `{repair}` clears the mark"
         ),
         (true, _) => format!("the metadata of {name} is damaged: run `{repair}`"),
+        (false, _) if !inspection.can_be_read => {
+            format!(
+                "the metadata of {name} is damaged, and it cannot be opened: put back a copy of it"
+            )
+        }
         (false, _) => format!(
             "the metadata of {name} is damaged: create the pool with --read-only to read what can be read"
         ),

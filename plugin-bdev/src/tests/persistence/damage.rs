@@ -200,6 +200,31 @@ fn a_damaged_page_of_the_table_is_repaired_from_its_copy_and_told() {
 }
 
 #[test]
+fn of_much_damage_the_log_is_told_of_some_and_how_much_more_there_is() {
+    let size = file_bytes(8);
+    on_every_store(size, |store| {
+        let written = ended(store);
+        let (near, far) = store.superblocks();
+        for offset in [near[0], far[0], far[1], tables(size)[0]] {
+            store.damage(offset + 50);
+        }
+        for params in [read_only(), file_params(0)] {
+            let pool = store.open_with(&params).expect("there are copies");
+            let log = pool.recorder().log();
+            let texts: Vec<_> = log.iter().map(|(_, text)| text.as_str()).collect();
+            let [_, _, _, more] = texts[..] else {
+                panic!("{texts:?}");
+            };
+            assert!(more.contains("1 more like that"), "{texts:?}");
+            let inspect = "`chimaera pool inspect";
+            assert!(more.contains(inspect), "{texts:?}");
+            assert_eq!(texts[0].contains(inspect), !params.read_only, "{texts:?}");
+            written.assert_all_of(&pool);
+        }
+    });
+}
+
+#[test]
 fn a_table_without_a_good_copy_is_an_error_and_may_be_read_around() {
     let size = file_bytes(8);
     on_every_store(size, |store| {
