@@ -1,6 +1,7 @@
 //! The superblock: what a pool is, and where its parts lie. There are two or four copies of it;
 //! `docs/ON_DISK_FORMAT.md` has its bytes, which differ between the versions of the format.
 
+mod age;
 mod far_copy;
 mod finding;
 mod version_1;

@@ -6,10 +6,11 @@ use std::rc::Rc;
 
 use super::Numbers;
 use super::damage_tests::{self, pool_with_blocks};
-use super::disk::{DiskImage, SimulatedDisk};
+use super::disk::{DiskImage, Loss, SimulatedDisk};
 use super::lost::{Accident, LostMegabytes, Promise, repaired};
-use super::model::{Expected, FoundPool, TagComparison};
+use super::model::{Expected, FoundPool, TagComparison, WRITING};
 use super::rename_tests::OWN;
+use crate::block_map::UNITS;
 use crate::check::{Checked, agreed, check};
 use crate::geometry::Geometry;
 use crate::page::{bytes_of, u32_at, u64_at};
@@ -223,4 +224,70 @@ fn a_pool_with_blocks_in_its_metadata_is_not_called_readable_and_not_renamed() {
         );
     }
     assert!(!disk.recording().has_writes());
+}
+
+/// Writes a copy of a superblock.
+fn put_superblock(image: &mut DiskImage, place: u64, superblock: &Superblock) {
+    for (page, bytes) in (place..).zip(superblock.to_pages(place)) {
+        image.change(page, |to| to.copy_from_slice(bytes_of(&[bytes])));
+    }
+}
+
+#[test]
+fn superblocks_are_told_that_are_older_than_a_crash_leaves_them_or_contradict_another() {
+    for version in FormatVersion::ALL {
+        let (image, _) = some_pool(version);
+        let superblock = superblock_of(&image);
+        let geometry = &superblock.geometry;
+        let places = geometry.superblocks();
+        for (number, &place) in places.iter().enumerate() {
+            let is_first_half = number < places.len() / 2;
+            for age in 0..4 {
+                let mut other = superblock.clone();
+                other.generation -= age;
+                other.created += 1;
+                let mut changed = image.clone();
+                put_superblock(&mut changed, place, &other);
+                let disk = SimulatedDisk::new(changed);
+                let told = looked_at(&disk, geometry).repairable;
+                let is_told = age != 1 || is_first_half;
+                // Of two that contradict each other, nobody knows which one is right.
+                let count = if age == 0 {
+                    told.len().max(1)
+                } else {
+                    usize::from(is_told)
+                };
+                assert_eq!(told.len(), count, "{version:?}, {place}, {age}: {told:?}");
+                assert!(repaired(&disk).is_ok_and(|checked| checked.repaired == is_told));
+                let left = looked_at(&disk, geometry).repairable;
+                assert_eq!(left, Vec::<String>::new(), "{version:?}, {place}, {age}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_crash_leaves_superblocks_that_are_called_older_than_it_can() {
+    for version in FormatVersion::ALL {
+        let (image, _) = some_pool(version);
+        let geometry = superblock_of(&image).geometry;
+        let disk = SimulatedDisk::new(image);
+        let mut found = FoundPool::open(&disk, WRITING).expect("it is sound");
+        found.metadata.checkpoint().expect("a sound device");
+        found.metadata.grow(80 * UNITS).expect("a sound device");
+        found.metadata.end().expect("a sound device");
+        let recording = disk.recording();
+        let (mut walk, mut numbers) = (recording.walk(), Numbers::new(1));
+        for position in 0..=recording.len() {
+            for loss in Loss::EACH.into_iter().cycle().take(100) {
+                let disk = SimulatedDisk::new(walk.left.crash(loss, &mut numbers));
+                let told = looked_at(&disk, &geometry).repairable;
+                let is_wrong =
+                    |text: &&String| text.contains("older than a") || text.contains("differs");
+                let wrong = told.iter().find(is_wrong);
+                assert_eq!(wrong, None, "{version:?}, {position}, {loss:?}");
+            }
+            walk.step();
+        }
+    }
 }

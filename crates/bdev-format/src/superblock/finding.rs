@@ -30,6 +30,8 @@ pub(crate) struct ChosenSuperblock {
     pub(crate) damaged: Vec<u64>,
     /// First pages of copies to write again: damaged, older, or of another pool.
     pub(crate) stale: Vec<u64>,
+    /// First pages of copies that are sound and that no crash has left so, with what is wrong with each.
+    outdated: Vec<(u64, &'static str)>,
     /// Whether it is a far copy's, where those at the beginning are gone.
     is_far: bool,
 }
@@ -41,20 +43,28 @@ impl ChosenSuperblock {
             superblock: copy.superblock.clone(),
             damaged: NEAR_SUPERBLOCKS.to_vec(),
             stale: copy.superblock.geometry.superblocks(),
+            outdated: Vec::new(),
             is_far: true,
         }
     }
 
     /// What is damaged, copy by copy.
     pub(crate) fn describe_damage(&self) -> impl Iterator<Item = String> {
-        self.damaged.iter().map(|&page| {
-            match NEAR_SUPERBLOCKS.iter().position(|near| *near == page) {
-                _ if self.is_far => format!("the superblock in page {page} is gone"),
-                Some(0) => "the first superblock is damaged, another is sound".to_owned(),
-                Some(_) => "the second superblock is damaged, another is sound".to_owned(),
-                None => format!("the far superblock in page {page} is damaged, another is sound"),
-            }
-        })
+        let damaged = self.damaged.iter().map(|&page| match self.is_far {
+            true => format!("the superblock in page {page} is gone"),
+            false => format!("{} is damaged, another is sound", name_of(page)),
+        });
+        let outdated = self.outdated.iter();
+        damaged.chain(outdated.map(|(page, problem)| format!("{} {problem}", name_of(*page))))
+    }
+}
+
+/// What a copy is called, by its first page.
+fn name_of(page: u64) -> String {
+    match NEAR_SUPERBLOCKS.iter().position(|near| *near == page) {
+        Some(0) => "the first superblock".to_owned(),
+        Some(_) => "the second superblock".to_owned(),
+        None => format!("the far superblock in page {page}"),
     }
 }
 
@@ -113,10 +123,16 @@ pub(crate) fn choose<D: Disk>(disk: &D) -> Result<ChosenSuperblock, OpenError> {
         let found = copies.iter().filter(|(_, copy)| is(copy));
         found.map(|(page, _)| *page).collect()
     };
+    let sound = copies.iter().filter_map(|(page, copy)| {
+        let copy = copy.as_ref().ok()?;
+        copy.is_of_pool(newest).then_some((*page, copy))
+    });
+    let outdated = super::age::outdated(sound, &superblock);
     let is_current = |copy: &Copy| copy.as_ref().is_ok_and(|copy| copy.is_same(&superblock));
     Ok(ChosenSuperblock {
         damaged: which(&Result::is_err),
         stale: which(&|copy| !is_current(copy)),
+        outdated,
         is_far: false,
         superblock,
     })
