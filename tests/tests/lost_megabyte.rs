@@ -6,10 +6,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use chimaera_bdev_format::Geometry;
-use chimaera_tests::exit::{DAMAGED_METADATA, IN_THE_WAY, NOT_FOUND};
+use chimaera_tests::exit::{DAMAGED_METADATA, FAILED, IN_THE_WAY, NOT_FOUND};
 use chimaera_tests::{
-    Daemon, FlushedPool, LoopDevice, MIB, Watchdog, assert_holds, chimaera, json, overwrite,
-    skipped, text,
+    Daemon, FlushedPool, LoopDevice, MIB, Watchdog, assert_holds, change_superblocks, chimaera,
+    json, overwrite, skipped, text,
 };
 
 /// The sizes of a pool that has grown twice.
@@ -258,6 +258,95 @@ fn a_pool_over_whose_beginning_another_was_copied_is_told_from_it() {
     let _ = older.create(&daemon, &[]).success();
     let lost = std::slice::from_ref(&(0..MIB));
     assert_holds(&daemon.connect(), text(older.path()), image.blocks(), lost);
+}
+
+fn uuid_of(image: &FlushedPool) -> String {
+    let found = json(&image.offline(&["inspect", "--json"]).success());
+    assert_eq!(found["far_place"], 8 * MIB);
+    found["uuid"].as_str().expect("text").to_owned()
+}
+
+#[test]
+fn a_pool_whose_far_place_has_the_superblock_of_another_goes_on_when_it_is_named() {
+    let (image, other) = (
+        FlushedPool::killed(&GROWN[..1]),
+        FlushedPool::killed(&GROWN[..1]),
+    );
+    let daemon = Daemon::start();
+    let uuids = [uuid_of(&image), uuid_of(&other)];
+    let beginning = fs::read(other.path()).expect("the file")[..MIB as usize].to_vec();
+    let put_over = || {
+        image.restore();
+        let file = OpenOptions::new().write(true).open(image.path());
+        file.and_then(|file| file.write_all_at(&beginning, 0))
+            .expect("written");
+    };
+    put_over();
+    let before = fs::read(image.path()).expect("the file");
+    for refused in [
+        image.create(&daemon, &[]),
+        image.offline(&["inspect"]),
+        image.offline(&["check"]),
+        image.offline(&["check", "--repair"]),
+        image.offline(&["rename"]),
+        image.offline(&["upgrade"]),
+    ] {
+        let all = format!("{}{}", refused.stdout, refused.stderr);
+        let said = refused.failure(DAMAGED_METADATA);
+        assert!(said.contains("pool check --repair --uuid"), "{said}");
+        assert!(uuids.iter().all(|uuid| all.contains(uuid)), "{all}");
+        assert!(all.contains("at offset 0x800000"), "{all}");
+    }
+    let found = json(&image.offline(&["inspect", "--json"]).stdout);
+    assert_eq!(found["sound"], false);
+    let named = found["two_pools"]["uuids"].as_array().expect("a list");
+    assert!(named.iter().eq([&uuids[1], &uuids[0]]), "{found}");
+    assert!(fs::read(image.path()).expect("the file") == before);
+
+    let _ = image
+        .offline(&["check", "--repair", "--uuid", &uuids[0]])
+        .success();
+    image.assert_whole(&daemon, std::slice::from_ref(&(0..MIB)));
+    put_over();
+    let repaired = ["check", "--repair", "--uuid", &uuids[1], "--json"];
+    let found = json(&image.offline(&repaired).success());
+    assert_eq!(
+        (&found["sound"], found["uuid"].as_str()),
+        (&json("true"), Some(&*uuids[1]))
+    );
+    assert_eq!(uuid_of(&image), uuids[1]);
+    overwrite(image.path(), 0..MIB, None);
+    let said = image.offline(&["inspect"]).failure(DAMAGED_METADATA);
+    assert!(
+        said.contains(&uuids[1]) && !said.contains(&uuids[0]),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_pool_of_a_newer_release_is_told_by_its_far_superblocks() {
+    let image = FlushedPool::with_room(&[16 * MIB], 12 * MIB);
+    let daemon = Daemon::start();
+    let far = [8 * MIB as usize, (8 * MIB + 3 * PAGE) as usize];
+    for (at, bytes, wanted) in [(16, 3, "version 3"), (24, 64, "features")] {
+        image.restore();
+        let mut file = fs::read(image.path()).expect("the file");
+        file[..MIB as usize].fill(0);
+        change_superblocks(&mut file, &far, at, &[bytes]);
+        fs::write(image.path(), &file).expect("written");
+        for refused in [
+            image.create(&daemon, &[]),
+            image.offline(&["inspect"]),
+            image.offline(&["check", "--repair"]),
+        ] {
+            let said = refused.failure(FAILED);
+            assert!(
+                said.contains(wanted) && !said.contains("--overwrite"),
+                "{said}"
+            );
+        }
+        assert!(fs::read(image.path()).expect("the file") == file);
+    }
 }
 
 fn set_len(image: &FlushedPool, len: u64) {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 
 use chimaera_bdev_client::{
     Block, BlockType, Client, CreateOptions, IoEngine, OwnerTag, PerfMetrics, PoolId, PoolQuery,
@@ -12,7 +13,8 @@ use chimaera_bdev_format::image::{FileDisk, birth, pool_file};
 use chimaera_bdev_format::{FormatVersion, Geometry, Identity, Metadata, PAGE_BYTES, PoolOwner};
 use chimaera_tests::exit::{DAMAGED_METADATA, IN_THE_WAY, NO_SPACE};
 use chimaera_tests::{
-    Daemon, LoopDevice, MIB, Pattern, chimaera, disk_folder, json, skipped, text,
+    Daemon, LoopDevice, MIB, Pattern, SUPERBLOCK_BYTES, change_superblocks, chimaera, disk_folder,
+    finish, json, skipped, text,
 };
 
 const QUERY: PoolQuery = PoolQuery::Local;
@@ -203,4 +205,54 @@ fn a_damaged_pool_is_upgraded_after_a_repair() {
     let _ = chimaera(&["pool", "check", "--repair", file]).success();
     let _ = chimaera(&["pool", "upgrade", file]).success();
     see(&path, &blocks, 0);
+}
+
+#[test]
+fn a_superblock_that_was_forged_in_a_block_of_an_upgraded_pool_is_not_taken_for_its_own() {
+    const FORGED: usize = 4 << 20;
+    const FAR: usize = 8 << 20;
+    let folder = disk_folder();
+    let path = folder.path().join("pool");
+    make_old_pool(&path, 16 * MIB);
+    let blocks = fill(&path, BlockType::Kib64, 100);
+    let is_forged = |block: &&Block| block.offset <= 4 * MIB && 4 * MIB < block.offset + block.size;
+    assert!(blocks.iter().any(|block| is_forged(&block)));
+    let file = text(&path);
+    let _ = chimaera(&["pool", "upgrade", file]).success();
+    let found = json(&chimaera(&["pool", "inspect", file, "--json"]).success());
+    assert_eq!(found["far_place"], 8 * MIB);
+
+    // With its own place and far place, and a generation that no pool comes to soon.
+    let mut bytes = std::fs::read(&path).expect("the pool");
+    bytes.copy_within(FAR..FAR + SUPERBLOCK_BYTES, FORGED);
+    let place = (FORGED as u64 / PAGE_BYTES as u64).to_le_bytes();
+    for (at, bytes_there) in [(80, place), (88, place), (96, (1_u64 << 40).to_le_bytes())] {
+        change_superblocks(&mut bytes, &[FORGED], at, &bytes_there);
+    }
+    bytes[..MIB as usize].fill(0);
+    std::fs::write(&path, &bytes).expect("written");
+    let daemon = Daemon::start();
+    let create = ["pool", "create", file, "--type", "file"];
+    let mut said = String::new();
+    for refused in [
+        daemon.run(&create),
+        chimaera(&["pool", "check", "--repair", file]),
+        chimaera(&["pool", "inspect", file]),
+    ] {
+        said = refused.failure(DAMAGED_METADATA);
+        for offset in ["0x400000", "0x800000", "0x803000"] {
+            assert!(said.contains(offset), "{said}");
+        }
+    }
+    drop(daemon);
+    assert!(std::fs::read(&path).expect("the pool") == bytes);
+    // The advice works as it is printed.
+    let commands: Vec<_> = said.split('`').skip(1).step_by(2).collect();
+    for wanted in ["seek=1024 count=2", "pool check --repair"] {
+        let command = commands.iter().find(|command| command.contains(wanted));
+        let mut shell = Command::new("sh");
+        shell.args(["-c", command.unwrap_or_else(|| panic!("{said}"))]);
+        let _ = finish(shell).success();
+    }
+    see(&path, &blocks, 5 * MIB);
 }

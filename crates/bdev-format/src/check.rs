@@ -1,5 +1,6 @@
 //! A check of all of a pool's metadata, copies that opening does not look at included, and its repair.
 
+mod choosing;
 mod looks;
 
 use std::io;
@@ -13,10 +14,11 @@ use crate::metadata::Metadata;
 use crate::open_error::OpenError;
 use crate::page::{Disk, Page};
 use crate::recovery::{OpenMode, OpenedPool, open_though_marked, see_that_it_may_be_written};
-use crate::superblock::{self, ChosenSuperblock, FarCopy, Superblock};
+use crate::superblock::{self, Superblock, SuperblockCopy, TwoPools};
 use crate::table::{self, TableEntries};
 use crate::tags::{TagPlace, TagSector, copies_of_page, sectors_of};
 use crate::weakness::{CrashWeakness, weakened};
+use choosing::superblock_to_check;
 pub(crate) use looks::agreed;
 use looks::{Evidence, describe_lone, seen_in};
 
@@ -25,7 +27,7 @@ use looks::{Evidence, describe_lone, seen_in};
 pub(crate) struct Repair {
     /// 64 random bits, which the pool's opening for the repair is known by.
     pub history: u64,
-    /// The pool whose far superblock is to be taken where those at the beginning are gone; `None` for the only one.
+    /// The pool to repair, where there are superblocks of several; `None` for the only one.
     pub uuid: Option<[u8; 16]>,
 }
 
@@ -41,8 +43,10 @@ pub(crate) struct Checked {
     pub(crate) has_misplaced: bool,
     /// What damage was found in.
     evidence: Evidence,
-    /// First page of the far superblock that was taken, where those at the beginning were gone.
+    /// First page of the far superblock that was taken, where those at the beginning were gone, or another pool's.
     pub(crate) restored_from: Option<u64>,
+    /// The two pools of which superblocks were there.
+    pub(crate) two_pools: Option<TwoPools>,
     /// Pages at the pool's end that the disk lacks, and in which there is nothing.
     pub(crate) missing_pages: u64,
     /// The mark of an earlier failure. A repair removes it.
@@ -66,18 +70,8 @@ pub(crate) fn check<D: Disk + Clone>(
     repair: Option<Repair>,
     found: &mut dyn FnMut(u32, MegabyteMap),
 ) -> Result<Checked, OpenError> {
-    let (chosen, far) = match (superblock::choose(disk), repair) {
-        (Err(OpenError::OnlyFarCopies(copies)), Some(repair)) => {
-            let copy = the_far_copy(copies, repair.uuid)?;
-            (ChosenSuperblock::far(&copy), Some(copy))
-        }
-        (chosen, _) => (chosen?, None),
-    };
-    let here = chosen.superblock.uuid;
-    let wanted = repair.as_ref().and_then(|repair| repair.uuid);
-    if wanted.is_some_and(|uuid| uuid != here) {
-        return Err(OpenError::AnotherUuid(here));
-    }
+    let (chosen, far) = superblock_to_check(disk, repair)?;
+    let two_pools = chosen.two_pools();
     let geometry = &chosen.superblock.geometry;
     let mark = FailureMark::find(disk, geometry, chosen.superblock.checksum());
     let reserved = ReservedPages::of(geometry);
@@ -122,6 +116,7 @@ pub(crate) fn check<D: Disk + Clone>(
         tagged_megabytes: metadata.tagged.count(),
         repaired: false,
         restored_from: far.as_ref().map(|far| far.first_page),
+        two_pools,
         missing_pages: missing_pages.unwrap_or(0),
         repairable,
         lost,
@@ -140,11 +135,12 @@ pub(crate) fn check<D: Disk + Clone>(
 fn put_right<D: Disk + Clone>(
     disk: &D,
     repair: Repair,
-    far: Option<&FarCopy>,
+    far: Option<&SuperblockCopy>,
     copies: &DamagedCopies,
     checked: &mut Checked,
 ) -> Result<(), OpenError> {
-    let has_work = !checked.repairable.is_empty() || checked.mark.is_some();
+    let has_work =
+        !checked.repairable.is_empty() || checked.mark.is_some() || checked.two_pools.is_some();
     let is_repaired = has_work && checked.lost.is_empty();
     if far.is_some() || is_repaired {
         see_that_it_may_be_written(&checked.superblock)?;
@@ -218,28 +214,14 @@ fn repair<D: Disk + Clone>(
     Ok(metadata.superblock().clone())
 }
 
-/// The far copy that a repair is to take: the newest one of the pool with this UUID, or of the only pool.
-fn the_far_copy(copies: Vec<FarCopy>, uuid: Option<[u8; 16]>) -> Result<FarCopy, OpenError> {
-    let fits = |copy: &&FarCopy| uuid.is_none_or(|uuid| copy.superblock.uuid == uuid);
-    let newest = copies
-        .iter()
-        .filter(fits)
-        .max_by_key(|copy| copy.superblock.generation);
-    match newest {
-        Some(newest)
-            if copies
-                .iter()
-                .filter(fits)
-                .all(|copy| copy.superblock.uuid == newest.superblock.uuid) =>
-        {
-            Ok(newest.clone())
-        }
-        _ => Err(OpenError::OnlyFarCopies(copies)),
-    }
-}
-
-/// Writes the superblocks at the beginning again, one after the other.
+/// Writes the superblocks at the beginning again, one after the other. Those there may be another pool's: the second
+/// one is zeroed first, since one of each pool would be damage that no repair undoes.
 fn restore_beginning<D: Disk>(disk: &D, superblock: &Superblock) -> io::Result<()> {
+    disk.write(
+        NEAR_SUPERBLOCKS[1],
+        &Page::zeroes(SUPERBLOCK_PAGES as usize),
+    )?;
+    disk.flush()?;
     for place in NEAR_SUPERBLOCKS {
         disk.write(place, &superblock.to_pages(place))?;
         disk.flush()?;

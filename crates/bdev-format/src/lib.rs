@@ -62,8 +62,11 @@ pub use mark::FailureMark;
 pub use metadata::Metadata;
 pub use open_error::OpenError;
 pub use page::{Disk, Page};
-pub use recovery::{OpenMode, OpenedPool, identify, open, open_admitting};
-pub use superblock::{Birth, FarCopy, FormatFeatures, History, Identity, PoolOwner, Superblock};
+pub use recovery::{OpenMode, OpenedPool, identify, identify_to_write, open, open_admitting};
+pub use superblock::{
+    Birth, ConflictingCopies, FarCopies, FormatFeatures, History, Identity, PoolOwner, Superblock,
+    SuperblockCopy, TwoPools,
+};
 pub use upgrade::MissingRoom;
 pub use version::FormatVersion;
 #[cfg(any(test, feature = "simulation"))]

@@ -5,7 +5,7 @@ use std::io;
 
 use crate::contents::DeviceContents;
 use crate::mark::FailureMark;
-use crate::superblock::{FarCopy, hyphenated};
+use crate::superblock::{ConflictingCopies, FarCopies, NotPicked, TwoPools, hyphenated};
 
 /// Why a pool cannot be opened.
 #[derive(Debug)]
@@ -15,8 +15,13 @@ pub enum OpenError {
     /// There was a pool, and something else was written over its beginning.
     Overwritten(DeviceContents),
     /// The superblocks at the beginning are gone, and there are sound copies of such elsewhere.
-    OnlyFarCopies(Vec<FarCopy>),
-    /// A repair was asked for of a pool with another UUID than this, which the one at the beginning has.
+    OnlyFarCopies(FarCopies),
+    /// The superblocks at the beginning are gone, and nobody can tell which of the copies elsewhere is the pool's.
+    ConflictingCopies(ConflictingCopies),
+    /// There are superblocks of two pools, one of which was written over the other. The pool at the beginning can be
+    /// opened for reading only.
+    TwoPools(Box<TwoPools>),
+    /// A repair was asked for of another pool than there is, and the one at the beginning has this UUID.
     AnotherUuid([u8; 16]),
     /// Its device failed when it was open last, and nobody has looked since.
     Marked(FailureMark),
@@ -43,23 +48,34 @@ impl From<io::Error> for OpenError {
     }
 }
 
+impl From<NotPicked> for OpenError {
+    fn from(refusal: NotPicked) -> Self {
+        match refusal {
+            NotPicked::Unclear(copies) => Self::OnlyFarCopies(copies),
+            NotPicked::Conflict(copies) => Self::ConflictingCopies(copies),
+            NotPicked::Unsupported(text) => Self::Unsupported(text),
+        }
+    }
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoPool => f.write_str("there is no pool"),
             Self::Overwritten(contents) => write!(f, "{contents} was written over it"),
-            Self::OnlyFarCopies(copies) => {
-                let copies: Vec<_> = copies.iter().map(ToString::to_string).collect();
-                write!(
-                    f,
-                    "its beginning was overwritten, and far from it there is still a copy of the superblock of {}",
-                    copies.join(", and one of ")
-                )
+            Self::OnlyFarCopies(copies) => write!(
+                f,
+                "its beginning was overwritten, and far from it there is still a copy of the superblock of {copies}"
+            ),
+            Self::ConflictingCopies(copies) => {
+                write!(f, "its beginning was overwritten, and {copies}")
             }
+            Self::TwoPools(pools) => pools.fmt(f),
             Self::AnotherUuid(uuid) => write!(
                 f,
                 "at its beginning is the pool with UUID {}, and not the one that was asked for: a UUID chooses among \
-                 pools only where the beginning is gone, and nothing was written",
+                 pools only where the beginning is gone, or the far place has another one's superblock; nothing was \
+                 written",
                 hyphenated(uuid)
             ),
             Self::Marked(mark) => {

@@ -66,6 +66,18 @@ pub fn identify<D: Disk>(disk: &D) -> Result<Superblock, OpenError> {
     Ok(superblock::choose(disk)?.superblock)
 }
 
+/// As [`identify`], of a pool that is to be opened for writing.
+///
+/// # Errors
+/// As [`identify`]; [`OpenError::TwoPools`].
+pub fn identify_to_write<D: Disk>(disk: &D) -> Result<Superblock, OpenError> {
+    let chosen = superblock::choose(disk)?;
+    match chosen.two_pools() {
+        Some(pools) => Err(OpenError::TwoPools(Box::new(pools))),
+        None => Ok(chosen.superblock),
+    }
+}
+
 /// Opens the pool on a device, and calls `found` for each megabyte that has blocks. Blocks.
 ///
 /// Calls `progress` from time to time: how many pages of the table were read, and how many there are.
@@ -97,6 +109,9 @@ pub fn open_admitting<D: Disk>(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<OpenedPool<D>, OpenError> {
     let chosen = superblock::choose(&disk)?;
+    if let Some(pools) = chosen.two_pools().filter(|_| mode != OpenMode::ReadOnly) {
+        return Err(OpenError::TwoPools(Box::new(pools)));
+    }
     let superblock = &chosen.superblock;
     let mark = FailureMark::find(&disk, &superblock.geometry, superblock.checksum());
     if let Some(mark) = mark.as_ref().filter(|_| mode != OpenMode::ReadOnly) {

@@ -2,7 +2,7 @@
 //! `docs/ON_DISK_FORMAT.md` has its bytes, which differ between the versions of the format.
 
 mod age;
-mod far_copy;
+mod copies;
 mod finding;
 mod version_1;
 mod version_2;
@@ -15,8 +15,8 @@ use crate::limits::{MAX_COUNTED, PAGE_BYTES, SUPERBLOCK_PAGES};
 use crate::page::{Checksum, Page, bytes_of, put_u32, put_u64, u32_at, u64_at};
 use crate::version::FormatVersion;
 use crate::weakness::{CrashWeakness, weakened};
-pub use far_copy::FarCopy;
-pub(crate) use far_copy::hyphenated;
+pub use copies::{ConflictingCopies, FarCopies, SuperblockCopy, TwoPools};
+pub(crate) use copies::{NotPicked, hyphenated};
 pub(crate) use finding::{ChosenSuperblock, choose, overwritten_pages};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CHIM");
@@ -27,6 +27,9 @@ const SECOND_MAGIC_AT: usize = 8;
 const VERSION_AT: usize = 16;
 const FEATURES_AT: usize = 24;
 const UUID_AT: usize = 48;
+// And from version 2 on.
+const FAR_AT: usize = 80;
+const PLACE_AT: usize = 88;
 
 const BYTES: usize = SUPERBLOCK_PAGES as usize * PAGE_BYTES;
 
@@ -185,8 +188,34 @@ pub(crate) enum NoSuperblock {
     Damaged,
     /// The device cannot read it.
     Unreadable,
-    /// This program cannot use the superblock, for this reason.
-    Unsupported(String),
+    /// This program cannot use the superblock.
+    Unsupported(Unsupported),
+}
+
+/// A superblock with a right checksum that this program cannot use, and what it says in every version of the format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unsupported {
+    /// Why.
+    pub(crate) reason: String,
+    uuid: [u8; 16],
+    /// Its far place and its own first page, which version 1 does not say.
+    places: Option<[u64; 2]>,
+    /// Its generation, in version 2.
+    generation: Option<u64>,
+}
+
+impl Unsupported {
+    fn of(bytes: &[u8], reason: String) -> Self {
+        let number = u32_at(bytes, VERSION_AT);
+        Self {
+            reason,
+            uuid: std::array::from_fn(|byte| bytes[UUID_AT + byte]),
+            places: (number >= FormatVersion::Two.number())
+                .then(|| [FAR_AT, PLACE_AT].map(|at| u64_at(bytes, at))),
+            generation: (number == FormatVersion::Two.number())
+                .then(|| version_2::generation(bytes)),
+        }
+    }
 }
 
 impl Superblock {
@@ -241,15 +270,17 @@ impl Superblock {
         let number = u32_at(bytes, VERSION_AT);
         let Some(version) = FormatVersion::from_number(number) else {
             let [oldest, .., newest] = FormatVersion::ALL.map(FormatVersion::number);
-            return Err(NoSuperblock::Unsupported(format!(
+            let reason = format!(
                 "its format has version {number}, this program knows versions {oldest} to {newest}: use a newer program"
-            )));
+            );
+            return Err(NoSuperblock::Unsupported(Unsupported::of(bytes, reason)));
         };
         let unknown = features.incompatible & !FormatFeatures::KNOWN.incompatible;
         if unknown != 0 {
-            return Err(NoSuperblock::Unsupported(format!(
+            let reason = format!(
                 "it uses features that this program does not know ({unknown:#x}): use a newer program"
-            )));
+            );
+            return Err(NoSuperblock::Unsupported(Unsupported::of(bytes, reason)));
         }
         // Values that no program of this version writes are damage, even with a right checksum.
         let read = match version {

@@ -116,6 +116,9 @@ pub(crate) fn plan<D: Disk + Clone>(
     let checked = check::check(disk, device_pages, None, &mut |megabyte, map| {
         maps.push((megabyte, map));
     })?;
+    if let Some(pools) = checked.two_pools {
+        return Err(OpenError::TwoPools(Box::new(pools)).into());
+    }
     let geometry = &checked.superblock.geometry;
     let pages = geometry.total_pages().min(device_pages);
     let space = Space::new(pages, maps, geometry.reserved());

@@ -9,7 +9,7 @@ use std::path::Path;
 use chimaera_bdev_allocator::Allocator;
 use chimaera_bdev_format::contents::DeviceContents;
 use chimaera_bdev_format::image::FileDisk;
-use chimaera_bdev_format::{FarCopy, Geometry, OpenError};
+use chimaera_bdev_format::{Geometry, OpenError};
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{CreateContext, Level, ModuleError};
 use chimaera_proto::{Status, shell};
@@ -67,32 +67,10 @@ impl<'a> OpeningContext<'a> {
         match error {
             OpenError::Device(error) => self.disk_failed(&error),
             OpenError::NoPool => self.error(Status::NotFound, format_args!("it holds no pool")),
-            OpenError::Overwritten(contents) => self.error(
-                Status::NotBlank,
-                format_args!(
-                    "it held a pool, over which {contents} was written, and nothing was changed: use another file \
-                     or device, or set overwrite to lose both; if the pool is wanted back, `chimaera pool inspect {}` \
-                     says what can be done",
-                    shell::word(self.context.name)
-                ),
-            ),
-            OpenError::OnlyFarCopies(ref copies) => {
-                let name = shell::word(self.context.name);
-                let help = match FarCopy::uuids_of(copies).len() {
-                    1 => format!("`chimaera pool check --repair {name}` writes the beginning again"),
-                    _ => format!(
-                        "see which pool should be here, and `chimaera pool check --repair --uuid UUID {name}` writes \
-                         its beginning again"
-                    ),
-                };
-                self.error(
-                    Status::CorruptedMetadata,
-                    format_args!(
-                        "corrupted block metadata: {error}; nothing was written; {help}, or set overwrite to lose \
-                         what it holds"
-                    ),
-                )
-            }
+            OpenError::Overwritten(_)
+            | OpenError::OnlyFarCopies(_)
+            | OpenError::ConflictingCopies(_)
+            | OpenError::TwoPools(_) => self.explain_overwritten(&error),
             // A repair alone asks for a UUID.
             OpenError::AnotherUuid(_) => self.error(Status::ParameterMismatch, format_args!("{error}")),
             OpenError::Marked(_) => self.error(
@@ -129,6 +107,48 @@ impl<'a> OpeningContext<'a> {
                 Status::Unsupported,
                 format_args!("{text}; set read_only to do that, or use a newer release"),
             ),
+        }
+    }
+
+    /// Why a pool cannot be opened over which something was written, or that was written over another one.
+    fn explain_overwritten(&self, error: &OpenError) -> ModuleError {
+        let name = shell::word(self.context.name);
+        match error {
+            OpenError::Overwritten(contents) => self.error(
+                Status::NotBlank,
+                format_args!(
+                    "it held a pool, over which {contents} was written, and nothing was changed: use another file \
+                     or device, or set overwrite to lose both; if the pool is wanted back, `chimaera pool inspect \
+                     {name}` says what can be done"
+                ),
+            ),
+            OpenError::TwoPools(_) => self.error(
+                Status::CorruptedMetadata,
+                format_args!(
+                    "{error}; nothing was written; see which pool should be here, and `chimaera pool check --repair \
+                     --uuid UUID {name}` lets that one go on; set read_only to read the one at the beginning, or \
+                     overwrite to lose both"
+                ),
+            ),
+            _ => {
+                let help = match error {
+                    OpenError::OnlyFarCopies(copies) if copies.uuids().len() == 1 => {
+                        format!("`chimaera pool check --repair {name}` writes the beginning again")
+                    }
+                    OpenError::OnlyFarCopies(_) => format!(
+                        "see which pool should be here, and `chimaera pool check --repair --uuid UUID {name}` writes \
+                         its beginning again"
+                    ),
+                    _ => format!("`chimaera pool inspect {name}` says what can be done"),
+                };
+                self.error(
+                    Status::CorruptedMetadata,
+                    format_args!(
+                        "corrupted block metadata: {error}; nothing was written; {help}, or set overwrite to lose \
+                         what it holds"
+                    ),
+                )
+            }
         }
     }
 

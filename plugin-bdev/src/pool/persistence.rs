@@ -68,7 +68,11 @@ pub(crate) fn open_or_format(
     if parameters.overwrite {
         return format(opening, true);
     }
-    match chimaera_bdev_format::identify(&opening.disk) {
+    let identified = match parameters.read_only {
+        true => chimaera_bdev_format::identify(&opening.disk),
+        false => chimaera_bdev_format::identify_to_write(&opening.disk),
+    };
+    match identified {
         Ok(superblock) => open(opening, &superblock),
         Err(OpenError::NoPool) => {
             if parameters.read_only {

@@ -84,6 +84,10 @@ pub struct Inspection {
     pub missing_bytes: u64,
     /// Offset of the far superblock from which the beginning, which was gone, was written again.
     pub restored_from: Option<u64>,
+    /// Offset of the far place, if the pool has one.
+    pub far_place: Option<u64>,
+    /// The two pools of which superblocks are there, if so.
+    pub two_pools: Option<FoundTwoPools>,
     /// Damage that [`check`] repairs.
     pub repairable: Vec<String>,
     /// Damage that nothing repairs.
@@ -94,11 +98,21 @@ pub struct Inspection {
     pub repaired: bool,
 }
 
+/// Superblocks of two pools, one of which was written over the other. [`check`] with the UUID of one repairs that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundTwoPools {
+    /// Which pools, and where.
+    pub text: String,
+    /// Their UUIDs.
+    pub uuids: Vec<[u8; 16]>,
+}
+
 impl Inspection {
     /// Whether nothing is damaged, or no longer.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        let has_damage = !self.repairable.is_empty() || self.mark.is_some();
+        let has_damage =
+            !self.repairable.is_empty() || self.mark.is_some() || self.two_pools.is_some();
         self.lost.is_empty() && (!has_damage || self.repaired)
     }
 
@@ -139,7 +153,8 @@ pub enum CheckMode {
     Look,
     /// It repairs what can be repaired, unless something cannot.
     Repair {
-        /// The pool to repair, where the superblocks at the beginning are gone and there are copies of several pools;
+        /// The pool to repair, where the superblocks at the beginning are gone, or others lie in their far place, and
+        /// there are copies of several pools;
         /// `None` for the only one.
         uuid: Option<[u8; 16]>,
     },
@@ -216,7 +231,7 @@ fn change_identity(path: &Path, name: &str, own: Option<OwnIdentity>) -> Result<
     let (size, tail) = size_and_tail(path, &file)?;
     let disk = FileDisk::new(file);
     let refused = |problem| ImageRefusal::of(path, problem, (&disk, size, &tail));
-    let superblock = crate::identify(&disk).map_err(refused)?;
+    let superblock = crate::identify_to_write(&disk).map_err(refused)?;
     if own.is_some() && superblock.version() == FormatVersion::One {
         return Err(ImageRefusal::of_version_1(path));
     }
@@ -369,6 +384,11 @@ fn report(checked: Checked, blocks: &FoundBlocks, in_use: bool) -> Inspection {
         mark: checked.mark,
         missing_bytes: checked.missing_pages * UNIT_BYTES,
         restored_from: checked.restored_from.map(|page| page * UNIT_BYTES),
+        far_place: geometry.far.map(|page| page * UNIT_BYTES),
+        two_pools: checked.two_pools.map(|pools| FoundTwoPools {
+            text: pools.to_string(),
+            uuids: pools.uuids(),
+        }),
         repairable: checked.repairable,
         lost: checked.lost,
         can_be_read: !checked.has_misplaced,

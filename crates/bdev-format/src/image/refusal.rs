@@ -9,7 +9,7 @@ use chimaera_proto::{ModuleError, Status};
 
 use super::disk::FileDisk;
 use crate::open_error::OpenError;
-use crate::superblock::{FarCopy, overwritten_pages};
+use crate::superblock::overwritten_pages;
 
 /// Why nothing was found out of a pool, or done with it. Nothing was written, unless it was the device that failed.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub enum Remedy {
     RepairOneOf(Vec<[u8; 16]>),
     /// If what was written over the pool's beginning is not wanted, and these bytes are zeroed, a repair.
     ClearBeginning(Range<u64>),
+    /// If it is known which of these places is the pool's far place, and the bytes of the others are zeroed, a repair.
+    ClearFarPlaces(Vec<Range<u64>>),
     /// A copy of what was there: nothing repairs it.
     PutBack,
     /// An upgrade of the pool to the newest version of the format.
@@ -94,13 +96,21 @@ impl ImageRefusal {
                 (error, Remedy::ClearBeginning(bytes))
             }
             OpenError::OnlyFarCopies(copies) => {
-                let uuids = FarCopy::uuids_of(&copies);
+                let uuids = copies.uuids();
                 let remedy = match uuids.len() {
                     1 => Remedy::Repair,
                     _ => Remedy::RepairOneOf(uuids),
                 };
                 let error = damaged(format_args!("corrupted block metadata: {text}"));
                 (error, remedy)
+            }
+            OpenError::ConflictingCopies(copies) => {
+                let error = damaged(format_args!("corrupted block metadata: {text}"));
+                (error, Remedy::ClearFarPlaces(copies.places()))
+            }
+            OpenError::TwoPools(pools) => {
+                let error = damaged(format_args!("{text}"));
+                (error, Remedy::RepairOneOf(pools.uuids()))
             }
             OpenError::AnotherUuid(_) => {
                 let error = error(path, Status::ParameterMismatch, format_args!("{text}"));

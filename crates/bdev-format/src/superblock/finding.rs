@@ -6,11 +6,13 @@
 //! - Where none of them is sound, a far copy is named and not used: what was written over the beginning may be meant to
 //!   be there. Only a repair that somebody asked for takes one.
 //! - A far copy counts only where it says that it lies, wherever the device ends now.
+//! - Nothing is written over a superblock that may be needed unless somebody has named the pool that is to go on: not
+//!   over another pool's in the far place, nor over a newer one that this program cannot use.
 
 use std::io;
 use std::ops::Range;
 
-use super::far_copy::FarCopy;
+use super::copies::{FarCopies, SuperblockCopy, TwoPools};
 use super::{NoSuperblock, Superblock};
 use crate::contents::{self, DeviceContents};
 use crate::geometry::{JOURNAL_FIRST_PAGE, far_page};
@@ -32,27 +34,48 @@ pub(crate) struct ChosenSuperblock {
     pub(crate) stale: Vec<u64>,
     /// First pages of copies that are sound and that no crash has left so, with what is wrong with each.
     outdated: Vec<(u64, &'static str)>,
-    /// Whether it is a far copy's, where those at the beginning are gone.
-    is_far: bool,
+    /// First page of the copy at the beginning that says which pool it is, or of the far one that was taken instead.
+    found_at: u64,
+    /// Superblocks of other pools in this pool's far place.
+    others: FarCopies,
+    /// What became of those at the beginning, where it is a far copy's.
+    lost_beginning: Option<&'static str>,
 }
 
 impl ChosenSuperblock {
-    /// That of a far copy, where those at the beginning are gone.
-    pub(crate) fn far(copy: &FarCopy) -> Self {
+    /// That of a far copy, where those at the beginning are gone, or are `other`: those of another pool.
+    pub(crate) fn far(copy: &SuperblockCopy, other: bool) -> Self {
         Self {
             superblock: copy.superblock.clone(),
             damaged: NEAR_SUPERBLOCKS.to_vec(),
             stale: copy.superblock.geometry.superblocks(),
             outdated: Vec::new(),
-            is_far: true,
+            found_at: copy.first_page,
+            others: FarCopies::default(),
+            lost_beginning: Some(if other {
+                "was another pool's"
+            } else {
+                "is gone"
+            }),
         }
+    }
+
+    /// The two pools of which superblocks are there, if so. Then it is for somebody to say which one is to go on.
+    pub(crate) fn two_pools(&self) -> Option<TwoPools> {
+        (!self.others.is_empty()).then(|| TwoPools {
+            near: SuperblockCopy {
+                first_page: self.found_at,
+                superblock: self.superblock.clone(),
+            },
+            far: self.others.clone(),
+        })
     }
 
     /// What is damaged, copy by copy.
     pub(crate) fn describe_damage(&self) -> impl Iterator<Item = String> {
-        let damaged = self.damaged.iter().map(|&page| match self.is_far {
-            true => format!("the superblock in page {page} is gone"),
-            false => format!("{} is damaged, another is sound", name_of(page)),
+        let damaged = self.damaged.iter().map(|&page| match self.lost_beginning {
+            Some(fate) => format!("the superblock in page {page} {fate}"),
+            None => format!("{} is damaged, another is sound", name_of(page)),
         });
         let outdated = self.outdated.iter();
         damaged.chain(outdated.map(|(page, problem)| format!("{} {problem}", name_of(*page))))
@@ -68,6 +91,7 @@ fn name_of(page: u64) -> String {
     }
 }
 
+/// What was read of a copy.
 type Copy = Result<Superblock, NoSuperblock>;
 
 /// Chooses the superblock of the pool that a device holds. Blocks.
@@ -78,7 +102,7 @@ pub(crate) fn choose<D: Disk>(disk: &D) -> Result<ChosenSuperblock, OpenError> {
     let mut failure = None;
     let near = NEAR_SUPERBLOCKS.map(|page| read_copy(disk, page, &mut failure));
     let unsupported = near.iter().find_map(|copy| match copy {
-        Err(NoSuperblock::Unsupported(reason)) => Some(reason.clone()),
+        Err(NoSuperblock::Unsupported(unsupported)) => Some(unsupported.reason.clone()),
         _ => None,
     });
     if let Some(reason) = unsupported {
@@ -100,41 +124,62 @@ pub(crate) fn choose<D: Disk>(disk: &D) -> Result<ChosenSuperblock, OpenError> {
             "its two superblocks are of different pools".to_owned(),
         ));
     }
-    // The places of far copies never change, so that any sound copy knows them.
-    let places = newest.geometry.superblocks();
-    let far = places
-        .iter()
-        .filter(|page| !NEAR_SUPERBLOCKS.contains(page));
-    let far: Vec<(u64, Copy)> = far
-        .map(|&page| (page, read_copy(disk, page, &mut failure)))
-        .collect();
-    let of_this_pool = |copy: &&Copy| matches!(copy, Ok(copy) if copy.is_of_pool(newest));
-    let all = near
-        .iter()
-        .chain(far.iter().map(|(_, copy)| copy))
-        .filter(of_this_pool);
-    let superblock = self::newest(all).unwrap_or(newest).clone();
-    let copies: Vec<(u64, &Copy)> = NEAR_SUPERBLOCKS
-        .into_iter()
-        .zip(&near)
-        .chain(far.iter().map(|(page, copy)| (*page, copy)))
-        .collect();
-    let which = |is: &dyn Fn(&Copy) -> bool| {
-        let found = copies.iter().filter(|(_, copy)| is(copy));
-        found.map(|(page, _)| *page).collect()
-    };
-    let sound = copies.iter().filter_map(|(page, copy)| {
-        let copy = copy.as_ref().ok()?;
-        copy.is_of_pool(newest).then_some((*page, copy))
+    // The far place never changes, so that any sound copy knows it.
+    let far = newest.geometry.far.into_iter().flat_map(|far| {
+        FAR_SUPERBLOCKS.map(|page| (far + page, read_far_copy(disk, far, page, &mut failure)))
     });
-    let outdated = super::age::outdated(sound, &superblock);
-    let is_current = |copy: &Copy| copy.as_ref().is_ok_and(|copy| copy.is_same(&superblock));
+    let copies: Vec<(u64, Copy)> = NEAR_SUPERBLOCKS
+        .into_iter()
+        .zip(near.clone())
+        .chain(far)
+        .collect();
+    among(&copies, newest)
+}
+
+/// The superblock of the pool of this one, which is at the beginning, among all copies that the pool has.
+fn among(copies: &[(u64, Copy)], near: &Superblock) -> Result<ChosenSuperblock, OpenError> {
+    let sound = copies.iter().filter_map(|(_, copy)| copy.as_ref().ok());
+    let newest = sound
+        .filter(|copy| copy.is_of_pool(near))
+        .max_by_key(|copy| copy.generation)
+        .unwrap_or(near);
+    let mut others = FarCopies::default();
+    for (page, copy) in copies {
+        let is_older =
+            |generation: Option<u64>| generation.is_some_and(|it| it <= newest.generation);
+        match copy {
+            Err(NoSuperblock::Unsupported(it))
+                if it.uuid != newest.uuid || !is_older(it.generation) =>
+            {
+                others.add(*page, copy);
+            }
+            Ok(superblock) if !superblock.is_of_pool(newest) => others.add(*page, copy),
+            _ => {}
+        }
+    }
+    others.see_that_none_is_of(newest)?;
+    let places = |is: &dyn Fn(&Copy) -> bool| {
+        let found = copies.iter().filter(|(_, copy)| is(copy));
+        found.map(|(page, _)| *page).collect::<Vec<_>>()
+    };
+    let of_pool = copies.iter().filter_map(|(page, copy)| {
+        let copy = copy.as_ref().ok()?;
+        copy.is_of_pool(near).then_some((*page, copy))
+    });
+    let outdated = super::age::outdated(of_pool, newest);
+    let found_at = copies
+        .iter()
+        .find(|(_, copy)| copy.as_ref().is_ok_and(|copy| copy.is_same(near)));
+    let mut damaged = places(&Result::is_err);
+    damaged.retain(|page| !others.has_page(*page));
     Ok(ChosenSuperblock {
-        damaged: which(&Result::is_err),
-        stale: which(&|copy| !is_current(copy)),
+        damaged,
+        stale: places(&|copy| !copy.as_ref().is_ok_and(|copy| copy.is_same(newest))),
+        found_at: found_at.map_or(NEAR_SUPERBLOCKS[0], |(page, _)| *page),
         outdated,
-        is_far: false,
-        superblock,
+        others,
+        lost_beginning: None,
+        superblock: newest.clone(),
     })
 }
 
@@ -156,6 +201,22 @@ fn read_copy<D: Disk>(disk: &D, page: u64, failure: &mut Option<io::Error>) -> C
     }
 }
 
+/// Reads the copy at a page of the far place that begins at `far`. One that does not name both is damaged: it may be
+/// data, as an image of another pool of version 1 is, which does not say where it lies.
+fn read_far_copy<D: Disk>(disk: &D, far: u64, page: u64, failure: &mut Option<io::Error>) -> Copy {
+    let copy = read_copy(disk, far + page, failure);
+    let is_there = match &copy {
+        Ok(superblock) => superblock.geometry.far == Some(far),
+        Err(NoSuperblock::Unsupported(copy)) => copy.places == Some([far, far + page]),
+        Err(_) => return copy,
+    };
+    if is_there {
+        copy
+    } else {
+        Err(NoSuperblock::Damaged)
+    }
+}
+
 /// Why a device whose beginning has no sound superblock cannot be opened.
 fn why_none<D: Disk>(
     disk: &D,
@@ -166,7 +227,11 @@ fn why_none<D: Disk>(
     if !far.is_empty() {
         return Ok(match probe_start(disk) {
             contents @ DeviceContents::Known(_) => OpenError::Overwritten(contents),
-            _ => OpenError::OnlyFarCopies(far),
+            // The only pool may be one that cannot be used.
+            _ => match far.pick(None) {
+                Ok(_) => OpenError::OnlyFarCopies(far),
+                Err(refusal) => refusal.into(),
+            },
         });
     }
     if let Some(error) = failure {
@@ -185,34 +250,19 @@ fn why_none<D: Disk>(
     })
 }
 
-/// The sound copies of superblocks that lie far from the beginning: the newer one of each place. Blocks.
+/// The copies of superblocks that lie far from the beginning. Blocks.
 ///
 /// # Errors
 /// The device's, unless only some of the places cannot be read.
-fn far_copies<D: Disk>(disk: &D) -> io::Result<Vec<FarCopy>> {
-    let mut found = Vec::new();
+fn far_copies<D: Disk>(disk: &D) -> io::Result<FarCopies> {
+    let mut found = FarCopies::default();
     let (mut failure, mut was_read) = (None, false);
-    for exponent in MIN_FAR_EXPONENT..=MAX_FAR_EXPONENT {
-        let mut best: Option<FarCopy> = None;
-        for first_page in FAR_SUPERBLOCKS.map(|page| far_page(exponent) + page) {
-            let copy = read_copy(disk, first_page, &mut failure);
+    for far in (MIN_FAR_EXPONENT..=MAX_FAR_EXPONENT).map(far_page) {
+        for page in FAR_SUPERBLOCKS {
+            let copy = read_far_copy(disk, far, page, &mut failure);
             was_read |= copy != Err(NoSuperblock::Unreadable);
-            let Ok(superblock) = copy else { continue };
-            // A copy of version 1, which does not say where it lies, may be data: an image of another pool.
-            if superblock.geometry.far != Some(far_page(exponent)) {
-                continue;
-            }
-            if best
-                .as_ref()
-                .is_none_or(|best| best.superblock.generation < superblock.generation)
-            {
-                best = Some(FarCopy {
-                    first_page,
-                    superblock,
-                });
-            }
+            found.add(far + page, &copy);
         }
-        found.extend(best);
     }
     match failure {
         Some(error) if !was_read => Err(error),

@@ -4,8 +4,8 @@ use chimaera_proto::PoolId;
 use chimaera_proto::limits::MAX_POOL_NAME_BYTES;
 
 use super::{
-    BYTES, FormatFeatures, History, Identity, PoolOwner, ROOT_BYTES, Superblock, UUID_AT, counted,
-    read_alignment, read_engine, read_io_depth, read_metrics, write_metrics,
+    BYTES, FAR_AT, FormatFeatures, History, Identity, PLACE_AT, PoolOwner, ROOT_BYTES, Superblock,
+    UUID_AT, counted, read_alignment, read_engine, read_io_depth, read_metrics, write_metrics,
 };
 use crate::geometry::{Area, Extent, Geometry, JournalPlace, table_pages_of, tag_pages_of};
 use crate::limits::{MAX_EXTENTS, NAME_AT};
@@ -16,9 +16,6 @@ use crate::version::FormatVersion;
 const SEED_AT: usize = 64;
 const KEPT_AT: usize = 68;
 const CREATED_AT: usize = 72;
-const FAR_AT: usize = 80;
-// What each copy says of itself.
-const PLACE_AT: usize = 88;
 // What changes.
 const GENERATION_AT: usize = 96;
 const EPOCH_AT: usize = 104;
@@ -51,6 +48,10 @@ const PREDECESSOR_ENDED_WELL: u32 = 2;
 
 /// The kind of the areas that are the regions of the journal.
 const JOURNAL_KIND: u32 = 1;
+
+pub(super) fn generation(bytes: &[u8]) -> u64 {
+    u64_at(bytes, GENERATION_AT)
+}
 
 pub(super) fn read(bytes: &[u8], features: FormatFeatures, place: u64) -> Option<Superblock> {
     debug_assert_eq!(bytes.len(), BYTES);

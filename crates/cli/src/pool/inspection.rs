@@ -7,6 +7,7 @@ use chimaera_bdev_format::image::{COUNTED, Inspection};
 use chimaera_client::proto::timestamp;
 use serde::Serialize;
 
+use super::advice::{repair_one_of, show_uuid};
 use crate::args::GlobalArguments;
 use crate::failure::CommandFailure;
 use crate::output::{self, printable};
@@ -40,6 +41,11 @@ pub(super) fn show(
     }
     if inspection.is_sound() {
         return Ok(());
+    }
+    if let Some(pools) = &inspection.two_pools {
+        let advice = repair_one_of(path, &pools.uuids);
+        let text = format!("two pools are on {}: {advice}", path.display());
+        return Err(CommandFailure::damaged_metadata(text));
     }
     let (path, name) = (program::path(path), path.display());
     let repair = program::command_alone(&["pool", "check", "--repair", &path]);
@@ -83,6 +89,13 @@ fn notes(inspection: &Inspection) -> Vec<String> {
             "the beginning was written again from the copy at {} MiB",
             offset >> 20
         ));
+    }
+    if let Some(pools) = inspection
+        .two_pools
+        .as_ref()
+        .filter(|_| !inspection.repaired)
+    {
+        notes.push(format!("two pools: {}", pools.text));
     }
     let mended = match inspection.repaired {
         true => "repaired",
@@ -129,13 +142,6 @@ fn rows(inspection: &Inspection) -> Vec<(&'static str, String)> {
         (false, 1) => "1 record of the journal to take over".to_owned(),
         (false, records) => format!("{records} records of the journal to take over"),
     };
-    let is_only_marked = inspection.lost.is_empty() && inspection.repairable.is_empty();
-    let health = match (inspection.is_sound(), inspection.repaired) {
-        (true, false) => "sound",
-        (true, true) => "sound, after a repair",
-        (false, _) if is_only_marked => "marked: its device failed",
-        (false, _) => "damaged",
-    };
     let openings = match (inspection.openings, inspection.ended_well) {
         (Some(openings), Some(true)) => {
             format!("{openings} for writing, the last ended in good order")
@@ -163,6 +169,13 @@ fn rows(inspection: &Inspection) -> Vec<(&'static str, String)> {
                 metadata_percent(inspection)
             ),
         ),
+        (
+            "far place",
+            match inspection.far_place {
+                Some(offset) => format!("at {} MiB", offset >> 20),
+                None => "none".to_owned(),
+            },
+        ),
         ("remaining", size(inspection.remaining_size)),
         ("blocks", blocks.join(", ")),
         (
@@ -178,29 +191,23 @@ fn rows(inspection: &Inspection) -> Vec<(&'static str, String)> {
         ("generation", inspection.generation.to_string()),
         ("openings", openings),
         ("state", state),
-        ("health", health.to_owned()),
+        ("health", health(inspection).to_owned()),
     ]
+}
+
+fn health(inspection: &Inspection) -> &'static str {
+    let is_only_marked = inspection.lost.is_empty() && inspection.repairable.is_empty();
+    match (inspection.is_sound(), inspection.repaired) {
+        (true, false) => "sound",
+        (true, true) => "sound, after a repair",
+        (false, _) if inspection.two_pools.is_some() => "two pools, one written over the other",
+        (false, _) if is_only_marked => "marked: its device failed",
+        (false, _) => "damaged",
+    }
 }
 
 fn metadata_percent(inspection: &Inspection) -> f64 {
     100.0 * inspection.metadata_size as f64 / inspection.total_size as f64
-}
-
-pub(super) fn show_uuid(uuid: [u8; 16]) -> String {
-    let hex = |bytes: &[u8]| {
-        bytes
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    };
-    let groups = [
-        &uuid[..4],
-        &uuid[4..6],
-        &uuid[6..8],
-        &uuid[8..10],
-        &uuid[10..],
-    ];
-    groups.map(hex).join("-")
 }
 
 /// What `inspect --json` and `check --json` print.
@@ -243,6 +250,10 @@ struct InspectReport<'a> {
     mark: Option<MarkReport<'a>>,
     /// Bytes that the file or device lacks of the pool's unused end.
     missing_bytes: u64,
+    /// Offset of the place that has the second copies of the superblocks.
+    far_place: Option<u64>,
+    /// Superblocks of two pools, one of which was written over the other.
+    two_pools: Option<TwoPoolsReport<'a>>,
     /// Offset of the copy from which the beginning was written again.
     restored_from: Option<u64>,
     sound: bool,
@@ -265,6 +276,14 @@ struct MarkReport<'a> {
     text: &'a str,
     time: String,
     unix_seconds: u64,
+}
+
+/// Superblocks of two pools.
+#[derive(Serialize)]
+struct TwoPoolsReport<'a> {
+    text: &'a str,
+    /// First that of the pool at the beginning.
+    uuids: Vec<String>,
 }
 
 impl<'a> InspectReport<'a> {
@@ -313,6 +332,11 @@ impl<'a> InspectReport<'a> {
                 unix_seconds: mark.seconds,
             }),
             missing_bytes: inspection.missing_bytes,
+            far_place: inspection.far_place,
+            two_pools: inspection.two_pools.as_ref().map(|pools| TwoPoolsReport {
+                text: &pools.text,
+                uuids: pools.uuids.iter().copied().map(show_uuid).collect(),
+            }),
             restored_from: inspection.restored_from,
             sound: inspection.is_sound(),
             repaired: inspection.repaired,

@@ -1,5 +1,6 @@
 //! `chimaera pool`: block device pools.
 
+mod advice;
 mod create;
 mod find;
 mod inspection;

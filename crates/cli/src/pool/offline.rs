@@ -7,7 +7,8 @@ use chimaera_bdev_format::image::{self, CheckMode, ImageRefusal, Remedy};
 use chimaera_client::proto::shell;
 use serde::Serialize;
 
-use super::inspection::{show, show_uuid};
+use super::advice::{repair, repair_one_of, show_uuid};
+use super::inspection::show;
 use crate::args::{CheckArguments, GlobalArguments, InspectArguments, RenameArguments};
 use crate::failure::CommandFailure;
 use crate::output::{self, printable};
@@ -91,30 +92,31 @@ struct RenameReport<'a> {
 
 /// The failure to look at a pool, to check, to rename or to upgrade it, with advice.
 pub(super) fn explain(path: &Path, refusal: ImageRefusal) -> CommandFailure {
-    let repair = |more: &[&str]| {
-        let path = program::path(path);
-        let words = [&["pool", "check", "--repair"], more, &[&*path]].concat();
-        format!("`{}`", program::command_alone(&words))
-    };
     let advice = match refusal.remedy {
         Remedy::None => None,
-        Remedy::Repair => Some(format!("run {}, which puts that right", repair(&[]))),
-        Remedy::RepairOneOf(uuids) => {
-            let one_of: Vec<_> = uuids
-                .iter()
-                .map(|uuid| repair(&["--uuid", &show_uuid(*uuid)]))
-                .collect();
-            Some(format!(
-                "there are several: see which pool should be here, and run {}",
-                one_of.join(" or ")
-            ))
-        }
+        Remedy::Repair => Some(format!("run {}, which puts that right", repair(path, &[]))),
+        Remedy::RepairOneOf(uuids) => Some(repair_one_of(path, &uuids)),
         Remedy::ClearBeginning(bytes) => Some(format!(
             "nothing is written as long as that is there. If it is not wanted, and the pool is: copy all of it to \
              another place first, then run `{}`, which zeroes the beginning and leaves what the pool needs, and {}",
             zeroing(path, bytes),
-            repair(&[])
+            repair(path, &[])
         )),
+        Remedy::ClearFarPlaces(places) => {
+            let zeroing = |bytes: Range<u64>| {
+                let place = bytes.start >> 20;
+                format!("`{}` zeroes what is at {place} MiB", zeroing(path, bytes))
+            };
+            let one_of: Vec<_> = places.into_iter().map(zeroing).collect();
+            Some(format!(
+                "nothing was written, since the bytes alone do not tell which of them are the pool's: it is the one at \
+                 the far place that `{}` showed before. Copy all of it to another place first, then zero the others, \
+                 and leave that one: {}; and run {}",
+                program::command_alone(&["pool", "inspect", &*program::path(path)]),
+                one_of.join(", "),
+                repair(path, &[])
+            ))
+        }
         Remedy::PutBack => Some(
             "nothing repairs that: put back a copy of it, or create the pool with --overwrite, which loses what it \
              holds"
