@@ -88,8 +88,8 @@ pub(crate) fn agreed<F, E>(
     found
 }
 
-/// Records of the journal that have one copy, each with the bytes in the place of the other. A record of the last commit
-/// may be one that is being written.
+/// Records of the journal that have one copy, each with the bytes in the place of the other. A record of the last
+/// commit may be one that is being written.
 pub(super) fn describe_lone<D: Disk>(
     metadata: &Metadata<D>,
     lone: &[LoneRecord],

@@ -126,8 +126,8 @@ impl Inspection {
 /// Reads all of a pool's metadata on a file or device, and checks it. Writes nothing. Blocks.
 ///
 /// While a daemon uses the pool, its metadata changes between reads, and they may contradict each other. So it is
-/// checked several times then, and only damage that each check finds in the same bytes counts. A missing copy of a record
-/// of the last commit is not told then: the daemon may be about to write it.
+/// checked several times then, and only damage that each check finds in the same bytes counts. A missing copy of a
+/// record of the last commit is not told then: the daemon may be about to write it.
 ///
 /// # Errors
 /// [`Status::NotFound`] if there is no such file, or no pool in it; [`Status::CorruptedMetadata`] if no
