@@ -13,7 +13,8 @@ use chimaera_bdev_format::{
 };
 use chimaera_tests::exit::{DAMAGED_METADATA, FAILED, IN_THE_WAY, WRONG_USAGE};
 use chimaera_tests::{
-    Daemon, FlushedPool, MIB, assert_holds, chimaera, disk_folder, finish, json, skipped, text,
+    Daemon, FlushedPool, MIB, assert_holds, change_superblocks, chimaera, disk_folder, finish,
+    json, skipped, text,
 };
 
 const PAGE: u64 = 4096;
@@ -244,6 +245,32 @@ fn a_copy_becomes_a_pool_of_its_own_and_is_open_beside_the_original() {
     // An id alone makes no pool of its own.
     let wrong = ["pool", "rename", text(&chosen), "--id", "8000.8"];
     let _ = chimaera(&wrong).failure(WRONG_USAGE);
+}
+
+#[test]
+fn a_pool_with_an_id_that_none_can_have_is_refused_as_it_is_and_gets_another() {
+    /// Where the superblock has the pool's id.
+    const ID: usize = 160;
+    let image = FlushedPool::with_room(&[16 * MIB], 12 * MIB);
+    let daemon = Daemon::start();
+    let geometry = Geometry::new(16 * MIB / PAGE).expect("room");
+    let places = geometry.superblocks().into_iter();
+    let places: Vec<_> = places.map(|page| (page * PAGE) as usize).collect();
+    for id in ["0.0", "1.0"] {
+        image.restore();
+        let mut bytes = fs::read(image.path()).expect("the file");
+        let major = u32::from(id == "1.0").to_le_bytes();
+        change_superblocks(&mut bytes, &places, ID, &[major, [0; 4]].concat());
+        fs::write(image.path(), &bytes).expect("written");
+        for more in [&[][..], &["--read-only"]] {
+            let said = image.create(&daemon, more).failure(DAMAGED_METADATA);
+            assert!(said.contains(&format!("the id {id}")), "{said}");
+            assert!(said.contains("pool rename --copy"), "{said}");
+            assert!(fs::read(image.path()).expect("the file") == bytes, "{said}");
+        }
+        let _ = chimaera(&["pool", "rename", "--copy", image.name()]).success();
+        image.assert_whole(&daemon, &[]);
+    }
 }
 
 #[test]
