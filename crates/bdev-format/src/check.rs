@@ -242,7 +242,7 @@ impl DamagedCopies {
     /// Reads all copies. Sound ones `may_differ` where a checkpoint is under way.
     fn find<D: Disk>(metadata: &Metadata<D>, may_differ: bool) -> io::Result<Self> {
         Ok(Self {
-            table: stale_second_copies(metadata, may_differ)?,
+            table: stale_second_copies(metadata)?,
             tags: damaged_tags(metadata, may_differ)?,
             unreadable: unreadable_pages(metadata),
         })
@@ -278,12 +278,9 @@ impl DamagedCopies {
     }
 }
 
-/// Pages of the table whose second copy must be written again, with what to write: a copy that is damaged, or,
-/// unless copies `may_differ`, one that differs from the first.
-fn stale_second_copies<D: Disk>(
-    metadata: &Metadata<D>,
-    may_differ: bool,
-) -> io::Result<Vec<(TablePage, Page)>> {
+/// Pages of the table whose second copy must be written again, with what to write: a copy that is damaged, or, unless
+/// the checkpoint that wrote the first has not ended, one that differs from it.
+fn stale_second_copies<D: Disk>(metadata: &Metadata<D>) -> io::Result<Vec<(TablePage, Page)>> {
     let (geometry, checksum) = (metadata.geometry(), metadata.superblock.checksum());
     let mut stale = Vec::new();
     for (position, extent) in geometry.extents.iter().enumerate() {
@@ -307,7 +304,8 @@ fn stale_second_copies<D: Disk>(
             };
             let (first_page, first) = read(0);
             let (second_page, second) = read(1);
-            let differs = second != first && !(may_differ && second.is_some());
+            let is_finished = table::epoch_of(&first_page) <= metadata.superblock.epoch;
+            let differs = second != first && (is_finished || second.is_none());
             // Opening mends a first copy that is older.
             let is_newer = second.is_some() && table::is_newer(&second_page, &first_page);
             if first.is_some() && differs && !is_newer {

@@ -32,6 +32,7 @@ use crate::page::{Checksum, Disk, Page, read_pages};
 use crate::superblock::Superblock;
 use crate::table::TableEntries;
 use crate::tags::{TagPlace, TagSector, copies_of_page, sectors_of};
+use crate::version::FormatVersion;
 use crate::weakness::{CrashWeakness, weakened};
 
 /// Pages that a step reads and writes, at most.
@@ -194,6 +195,11 @@ impl Checkpoint {
         };
         let run = self.pages[next..].iter().enumerate().take(MAX_STEP_PAGES);
         let run: Vec<TablePage> = run.take_while(follows).map(|(_, page)| *page).collect();
+        // In version 1 the bytes are zero.
+        let sequence = match geometry.version {
+            FormatVersion::One => 0,
+            FormatVersion::Two => self.sequence,
+        };
         // The second copy is made from the first, which is durable by now.
         let mut pages = Page::zeroes(run.len());
         let first_copies = geometry.table_page(first, 0);
@@ -222,7 +228,7 @@ impl Checkpoint {
                     *entry = *changed;
                 }
             }
-            *page = entries.to_page(first_megabyte, self.epoch, checksum);
+            *page = entries.to_page(first_megabyte, (self.epoch, sequence), checksum);
         }
         context
             .disk

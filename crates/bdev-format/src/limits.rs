@@ -64,6 +64,9 @@ pub(crate) const MAX_EPOCH_CHANGES: usize = 1 << 18;
 /// updates in an epoch, so that one may be about each megabyte of a pool of 1 TiB, any number of times.
 pub(crate) const MAX_READ_MEGABYTES: usize = 1 << 20;
 
+/// Changes of an epoch that opening goes through, so that a forged journal does not take minutes.
+pub(crate) const MAX_READ_CHANGES: usize = 1 << 24;
+
 /// Owner tags in an epoch of the journal, at most: all of them are held in memory until they are in their place. A
 /// commit that has more than this many is an epoch of its own, or several.
 pub(crate) const MAX_EPOCH_TAGS: usize = 1 << 18;

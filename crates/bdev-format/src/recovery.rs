@@ -175,7 +175,11 @@ pub(crate) fn open_though_marked<D: Disk>(
         repair::restore_records(&disk, &journal)?;
         repair::erase_remains(&disk, &journal)?;
         repair::rewrite_table(&disk, superblock, &table_damage.repairs)?;
-        repair::mend_second_copies(&disk, superblock, &table_damage.unfinished)?;
+        repair::mend_second_copies(&disk, superblock, &table_damage.second_copies)?;
+        repaired.extend(table_damage.second_copies.iter().map(|page| {
+            let page = superblock.geometry.table_page(*page, 1);
+            format!("page {page} of the table, a second copy, is damaged or older than the first, which is sound")
+        }));
         begin_history(&disk, &mut chosen, history)?;
     }
     let lone = journal.lone().copied().collect();
@@ -258,9 +262,8 @@ fn summary(damage: &[String]) -> String {
 struct TableDamage {
     /// Pages of the first copy to write again, and what to write.
     repairs: Vec<(TablePage, Page)>,
-    /// Pages of the first copy that a checkpoint has written which did not end. A crash may have torn the second
-    /// copies.
-    unfinished: Vec<(TablePage, Page)>,
+    /// Pages whose second copy to write again from the first.
+    second_copies: Vec<TablePage>,
     /// Damage that cannot be repaired.
     lost: Vec<String>,
 }
@@ -301,19 +304,15 @@ fn read_table<D: Disk>(
             }
             let [first_copies, second_copies] = &copies;
             let pages = first_copies.iter().zip(second_copies);
-            for (page, (contents, second)) in (next..next + count).zip(pages) {
+            for (page, (first, second)) in (next..next + count).zip(pages) {
                 let at = TablePage {
                     extent: position,
                     page,
                 };
-                let Some(entries) =
-                    read_page(disk, superblock, at, [contents, second], &mut damage)
+                let Some(entries) = read_page(disk, superblock, at, [first, second], &mut damage)
                 else {
                     continue;
                 };
-                if table::epoch_of(contents) > superblock.epoch {
-                    damage.unfinished.push((at, contents.clone()));
-                }
                 // The last page of an extent has room for megabytes of the next one.
                 let megabytes = geometry.first_megabyte(at)..extent.end_megabyte();
                 for (entry, megabyte) in entries.0.iter().zip(megabytes) {
@@ -339,10 +338,11 @@ fn read_table<D: Disk>(
     damage
 }
 
-/// The entries of a page, from the first of its copies or else the second. `None` if both are damaged.
+/// The entries of a page, from the newer of its copies. `None` if both are damaged, or none can be told to be right.
 ///
-/// A checkpoint writes the second copy when the first is durable. So a second copy that is newer shows that an older
-/// state of the first one was put back, with all that lies around it.
+/// A checkpoint writes the second copy when the first is durable, and the superblock when both are. So a second copy
+/// that is newer shows that an older state of the first one was put back, with all that lies around it; and copies of an
+/// epoch that the superblock has are alike.
 fn read_page<D: Disk>(
     disk: &D,
     superblock: &Superblock,
@@ -350,22 +350,52 @@ fn read_page<D: Disk>(
     [first, second]: [&Page; 2],
     damage: &mut TableDamage,
 ) -> Option<TableEntries> {
-    let geometry = &superblock.geometry;
-    let (first_megabyte, checksum) = (geometry.first_megabyte(at), superblock.checksum());
+    let (first_megabyte, checksum) = (
+        superblock.geometry.first_megabyte(at),
+        superblock.checksum(),
+    );
     let read = |page| TableEntries::read(page, first_megabyte, checksum);
-    let entries = read(first);
-    if entries.is_some() && !table::is_newer(second, first) {
-        return entries;
+    // Of a damaged copy that seems to be newer than the sound one: the sound one was put back.
+    let seems_newer = |page: &Page, than: &Page| {
+        table::is_page_of(page, first_megabyte) && table::is_newer(page, than)
+    };
+    let is_finished = table::epoch_of(first) <= superblock.epoch;
+    let from_first = read(first);
+    if first.0 == second.0 && from_first.is_some() {
+        return from_first;
     }
-    let from_second = read(second);
-    if from_second.is_some() {
-        damage.repairs.push((at, second.clone()));
-        return from_second;
+    match (from_first, read(second)) {
+        (Some(_), Some(entries)) if table::is_newer(second, first) => {
+            damage.repairs.push((at, second.clone()));
+            Some(entries)
+        }
+        (Some(entries), Some(_)) if !is_finished => Some(entries),
+        (Some(entries), Some(_)) if table::is_newer(first, second) => {
+            damage.second_copies.push(at);
+            Some(entries)
+        }
+        (Some(entries), None) if !seems_newer(second, first) => {
+            damage.second_copies.push(at);
+            Some(entries)
+        }
+        (None, Some(entries)) if !(is_finished && seems_newer(first, second)) => {
+            damage.repairs.push((at, second.clone()));
+            Some(entries)
+        }
+        (None, None) => {
+            damage
+                .lost
+                .push(describe_lost_page(disk, &superblock.geometry, at));
+            None
+        }
+        _ => {
+            damage.lost.push(format!(
+                "the copies of the table's page for the megabytes from {first_megabyte} on contradict each other: a part \
+                 of the device holds an older state"
+            ));
+            None
+        }
     }
-    if entries.is_none() {
-        damage.lost.push(describe_lost_page(disk, geometry, at));
-    }
-    entries
 }
 
 /// Says that a page of the table has no sound copy, and what the device says of those that it cannot read.

@@ -90,27 +90,25 @@ pub(crate) fn rewrite_table<D: Disk>(
     Ok(())
 }
 
-/// Writes second copies of these pages of the table that are damaged, from the first ones: otherwise the loss of a
-/// first copy would lose blocks until the next checkpoint has written both.
+/// Writes second copies of these pages of the table that are damaged or older, from the first ones: otherwise the loss
+/// of a first copy would lose blocks until the next checkpoint has written both.
 pub(crate) fn mend_second_copies<D: Disk>(
     disk: &D,
     superblock: &Superblock,
-    pages: &[(TablePage, Page)],
+    pages: &[TablePage],
 ) -> io::Result<()> {
     if weakened(CrashWeakness::TornSecondCopyLeft) {
         return Ok(());
     }
     let (geometry, checksum) = (&superblock.geometry, superblock.checksum());
     let mut is_written = false;
-    for (at, page) in pages {
+    for at in pages {
         let first_megabyte = geometry.first_megabyte(*at);
-        let is_sound = |page| TableEntries::read(page, first_megabyte, checksum).is_some();
-        let place = geometry.table_page(*at, 1);
-        let mut second = Page::zeroes(1);
-        let was_read = disk.read(place, &mut second).is_ok();
-        // The first copy may be damaged, and was made from the second one then.
-        if is_sound(page) && !(was_read && is_sound(&second[0])) {
-            disk.write(place, std::slice::from_ref(page))?;
+        let mut page = Page::zeroes(1);
+        disk.read(geometry.table_page(*at, 0), &mut page)?;
+        // What cannot be read the same twice is no source.
+        if TableEntries::read(&page[0], first_megabyte, checksum).is_some() {
+            disk.write(geometry.table_page(*at, 1), &page)?;
             is_written = true;
         }
     }

@@ -9,6 +9,7 @@ use crate::weakness::{CrashWeakness, weakened};
 const MAGIC: u32 = u32::from_le_bytes(*b"CTBL");
 const FIRST_MEGABYTE_AT: usize = 8;
 const EPOCH_AT: usize = 16;
+const SEQUENCE_AT: usize = 24;
 
 const TAGGED: u64 = 1 << 63;
 
@@ -55,7 +56,13 @@ pub(crate) fn epoch_of(page: &Page) -> u64 {
 
 /// Whether a copy of a page says that a later checkpoint wrote it than the other.
 pub(crate) fn is_newer(copy: &Page, other: &Page) -> bool {
-    epoch_of(copy) > epoch_of(other)
+    let age = |page: &Page| (epoch_of(page), u64_at(&page.0, SEQUENCE_AT));
+    age(copy) > age(other)
+}
+
+/// Whether the page's first sector is, or was before something damaged it, that of this page of a table.
+pub(crate) fn is_page_of(page: &Page, first_megabyte: u32) -> bool {
+    has_magic(page) && u32_at(&page.0, FIRST_MEGABYTE_AT) == first_megabyte
 }
 
 /// The entries of a page.
@@ -83,11 +90,17 @@ impl TableEntries {
         Some(entries)
     }
 
-    /// The page with these entries.
-    pub(crate) fn to_page(&self, first_megabyte: u32, epoch: u64, checksum: Checksum) -> Page {
+    /// The page with these entries, which a checkpoint of this epoch writes, up to the record with this sequence.
+    pub(crate) fn to_page(
+        &self,
+        first_megabyte: u32,
+        (epoch, sequence): (u64, u64),
+        checksum: Checksum,
+    ) -> Page {
         let mut page = Page::ZERO;
         put_u32(&mut page.0, FIRST_MEGABYTE_AT, first_megabyte);
         put_u64(&mut page.0, EPOCH_AT, epoch);
+        put_u64(&mut page.0, SEQUENCE_AT, sequence);
         let (places, _) = page.0[TABLE_ENTRIES_AT..].as_chunks_mut::<TABLE_ENTRY_BYTES>();
         for (entry, place) in self.0.iter().zip(places) {
             entry.write(place);
@@ -116,7 +129,7 @@ mod tests {
                 .with(slot(BlockType::Kib256, 1)),
             tagged: true,
         };
-        let page = entries.to_page(101, 9, checksum);
+        let page = entries.to_page(101, (9, 40), checksum);
         assert_eq!(TableEntries::read(&page, 101, checksum), Some(entries));
         assert_eq!(
             TableEntries::read(&page, 0, checksum),

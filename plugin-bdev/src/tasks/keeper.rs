@@ -320,8 +320,10 @@ impl KeeperThread {
     /// Commits, and says on the device that the pool has ended in good order: not where its file was cut, since what
     /// was flushed before may be lost.
     fn close(&mut self) {
+        // A commit may make a file that was cut long again.
+        let is_whole = self.named_file.cut().is_none();
         if self.commit().is_ok()
-            && self.named_file.cut().is_none()
+            && is_whole
             && let Err(error) = self.ledger.metadata_mut().end()
         {
             self.fail(&error);

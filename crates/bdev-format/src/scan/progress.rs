@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{LoneRecord, Scan};
 use crate::journal::{self, Commit, JournalPayload, JournalRecord};
-use crate::limits::{MAX_EPOCH_CHANGES, MAX_READ_MEGABYTES};
+use crate::limits::{MAX_EPOCH_CHANGES, MAX_READ_CHANGES, MAX_READ_MEGABYTES};
 use crate::version::FormatVersion;
 use crate::weakness::{CrashWeakness, weakened};
 
@@ -20,6 +20,8 @@ pub(super) struct ScanProgress {
     lone: Vec<LonePlaces>,
     /// Megabytes and tags that were left when commits were last merged into one payload.
     merged: (usize, usize),
+    /// Updates of megabytes in all commits that were seen.
+    seen_changes: usize,
     /// Updates of megabytes in the records of the commit whose last record was not seen yet.
     partial_changes: usize,
     /// The commit whose last record was not seen yet.
@@ -66,6 +68,7 @@ impl ScanProgress {
             },
             lone: Vec::new(),
             merged: (0, 0),
+            seen_changes: 0,
             partial_changes: 0,
             partial: None,
             last: None,
@@ -113,8 +116,7 @@ impl ScanProgress {
     }
 
     fn add_to_partial(&mut self, record: JournalRecord, places: Vec<Place>) {
-        let (merged_megabytes, _) = self.merged;
-        if merged_megabytes > MAX_READ_MEGABYTES {
+        if self.is_too_much() {
             return self.damage_by_changes();
         }
         let position = record.position;
@@ -163,6 +165,7 @@ impl ScanProgress {
         };
         self.last = Some(partial.commit);
         self.scan.next_sequence = partial.next;
+        self.seen_changes += self.partial_changes;
         for payload in &partial.payloads {
             self.scan.changes += payload.entries.len();
             self.scan.tags += payload.tags.len();
@@ -213,6 +216,12 @@ impl ScanProgress {
             tags: tags.into_iter().collect(),
         });
         self.merged = (self.scan.changes, self.scan.tags);
+    }
+
+    /// Whether the commits that were seen are about more than is read.
+    fn is_too_much(&self) -> bool {
+        let (megabytes, _) = self.merged;
+        megabytes > MAX_READ_MEGABYTES || self.seen_changes > MAX_READ_CHANGES
     }
 
     fn damage_by_changes(&mut self) {
