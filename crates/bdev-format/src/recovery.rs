@@ -341,8 +341,8 @@ fn read_table<D: Disk>(
 /// The entries of a page, from the newer of its copies. `None` if both are damaged, or none can be told to be right.
 ///
 /// A checkpoint writes the second copy when the first is durable, and the superblock when both are. So a second copy
-/// that is newer shows that an older state of the first one was put back, with all that lies around it; and copies of an
-/// epoch that the superblock has are alike.
+/// that is newer shows that an older state of the first one was put back, with all that lies around it; and copies of
+/// an epoch that the superblock has are alike.
 fn read_page<D: Disk>(
     disk: &D,
     superblock: &Superblock,
@@ -390,8 +390,8 @@ fn read_page<D: Disk>(
         }
         _ => {
             damage.lost.push(format!(
-                "the copies of the table's page for the megabytes from {first_megabyte} on contradict each other: a part \
-                 of the device holds an older state"
+                "the copies of the table's page for the megabytes from {first_megabyte} on contradict each other: a \
+                 part of the device holds an older state"
             ));
             None
         }
