@@ -355,10 +355,6 @@ fn read_page<D: Disk>(
         superblock.checksum(),
     );
     let read = |page| TableEntries::read(page, first_megabyte, checksum);
-    // Of a damaged copy that seems to be newer than the sound one: the sound one was put back.
-    let seems_newer = |page: &Page, than: &Page| {
-        table::is_page_of(page, first_megabyte) && table::is_newer(page, than)
-    };
     let is_finished = table::epoch_of(first) <= superblock.epoch;
     let from_first = read(first);
     if first.0 == second.0 && from_first.is_some() {
@@ -374,11 +370,11 @@ fn read_page<D: Disk>(
             damage.second_copies.push(at);
             Some(entries)
         }
-        (Some(entries), None) if !seems_newer(second, first) => {
+        (Some(entries), None) => {
             damage.second_copies.push(at);
             Some(entries)
         }
-        (None, Some(entries)) if !(is_finished && seems_newer(first, second)) => {
+        (None, Some(entries)) => {
             damage.repairs.push((at, second.clone()));
             Some(entries)
         }
@@ -388,7 +384,7 @@ fn read_page<D: Disk>(
                 .push(describe_lost_page(disk, &superblock.geometry, at));
             None
         }
-        _ => {
+        (Some(_), Some(_)) => {
             damage.lost.push(format!(
                 "the copies of the table's page for the megabytes from {first_megabyte} on contradict each other: a \
                  part of the device holds an older state"

@@ -60,11 +60,6 @@ pub(crate) fn is_newer(copy: &Page, other: &Page) -> bool {
     age(copy) > age(other)
 }
 
-/// Whether the page's first sector is, or was before something damaged it, that of this page of a table.
-pub(crate) fn is_page_of(page: &Page, first_megabyte: u32) -> bool {
-    has_magic(page) && u32_at(&page.0, FIRST_MEGABYTE_AT) == first_megabyte
-}
-
 /// The entries of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableEntries(pub(crate) [TableEntry; TABLE_ENTRIES_PER_PAGE]);
