@@ -4,12 +4,15 @@ use chimaera_bdev_proto::{BlockType, OwnerTag};
 
 use super::Numbers;
 use super::damage_tests::pool_with_blocks;
-use super::disk::{DiskImage, SECTOR_BYTES, SimulatedDisk};
+use super::disk::{DiskImage, Loss, SECTOR_BYTES, SimulatedDisk};
 use super::lost::{Accident, LostMegabytes, Promise, is_table_in_doubt, repaired};
 use super::model::{Expected, FoundPool, TagComparison, WRITING};
 use crate::block_map::{MegabyteChange, MegabyteMap, Slot, UNITS};
 use crate::check::check;
 use crate::geometry::{Extent, Geometry, TablePage};
+use crate::limits::PAGE_BYTES;
+use crate::page::{Disk, Page};
+use crate::table::TableEntries;
 use crate::weakness::{CrashWeakness, with_weakness};
 use crate::{FormatVersion, OpenError, OpenMode, identify};
 
@@ -154,6 +157,48 @@ fn the_table_is_written_when_both_copies_of_the_tags_are_durable() {
     assert_eq!(table_before_tags(), None);
     let weakness = Some(CrashWeakness::SecondTagsNotFlushed);
     assert!(with_weakness(weakness, table_before_tags).is_some());
+}
+
+/// At which position of a checkpoint the first copy of a page of the table is in doubt while the second, which was
+/// damaged since the pool was opened, is not sound.
+fn first_copy_before_a_damaged_second_one() -> Option<usize> {
+    let (image, _) = some_pool();
+    let geometry = geometry_of(&image);
+    let [first, second] = [0, 1].map(|copy| geometry.table_page(FIRST_PAGE, copy));
+    let disk = SimulatedDisk::new(image);
+    let mut opened = FoundPool::open(&disk, WRITING).expect("it is sound");
+    // The first checkpoint since the pool was opened writes second copies again in any case.
+    opened.metadata.checkpoint().expect("a sound device");
+    let noise = Page([0x5A; PAGE_BYTES]);
+    disk.write(second, &[noise]).expect("a sound device");
+    disk.flush().expect("a sound device");
+    let damaged_at = disk.position();
+    let change = MegabyteChange {
+        megabyte: 3,
+        map: MegabyteMap::EMPTY.with(Slot::holding(9, BlockType::Kib4)),
+        allocated: Vec::new(),
+    };
+    opened.metadata.commit(&[change]).expect("a sound device");
+    opened.metadata.checkpoint().expect("a sound device");
+    let checksum = opened.metadata.superblock().checksum();
+    let recording = disk.recording();
+    let mut is_written = false;
+    let found = (damaged_at..=recording.len()).find(|&position| {
+        let left = recording.at(position);
+        let is_in_doubt = left.is_in_doubt(&(first..first + 1));
+        is_written |= is_in_doubt;
+        let left = left.crash(Loss::All, &mut Numbers::new(1));
+        is_in_doubt && TableEntries::read(&Page(left.page(second)), 0, checksum).is_none()
+    });
+    assert!(is_written, "the checkpoint writes the page");
+    found
+}
+
+#[test]
+fn a_damaged_second_copy_is_mended_before_the_first_is_written() {
+    assert_eq!(first_copy_before_a_damaged_second_one(), None);
+    let weakness = Some(CrashWeakness::SecondCopyNotLookedAt);
+    assert!(with_weakness(weakness, first_copy_before_a_damaged_second_one).is_some());
 }
 
 #[test]

@@ -28,11 +28,6 @@ fn a_copy_of_the_table_is_durable_before_the_other_is_written() {
 }
 
 #[test]
-fn a_torn_second_copy_is_mended_before_the_first_is_written() {
-    assert_found::<MetadataAlone>(CrashWeakness::SecondCopyNotLookedAt, Trial::LostMegabyte);
-}
-
-#[test]
 fn the_second_copy_is_durable_before_the_superblock() {
     assert_found::<MetadataAlone>(CrashWeakness::SecondCopyNotFlushed, Trial::LostMegabyte);
 }
