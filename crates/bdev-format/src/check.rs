@@ -255,9 +255,8 @@ impl DamagedCopies {
     ) -> impl Iterator<Item = (String, Option<u32>)> {
         let table = self.table.iter().map(|(page, _)| {
             let page = metadata.geometry().table_page(*page, 1);
-            let text =
-                format!("page {page} of the table, a second copy, is damaged, the first is sound");
-            (text, Some(seen_in(&metadata.disk, page)))
+            let seen = seen_in(&metadata.disk, page);
+            (table::describe_second_copy(page), Some(seen))
         });
         let tags = self.tags.iter();
         let tags = tags.map(|damaged| (damaged.to_string(), Some(damaged.seen)));

@@ -25,6 +25,7 @@ use crate::repair;
 use crate::scan::{Journal, LoneRecord};
 use crate::superblock::{self, ChosenSuperblock, Superblock};
 use crate::table::{self, TableEntries};
+use crate::version::FormatVersion;
 use crate::weakness::{CrashWeakness, weakened};
 
 /// Pages of the table in one read.
@@ -175,11 +176,10 @@ pub(crate) fn open_though_marked<D: Disk>(
         repair::restore_records(&disk, &journal)?;
         repair::erase_remains(&disk, &journal)?;
         repair::rewrite_table(&disk, superblock, &table_damage.repairs)?;
-        repair::mend_second_copies(&disk, superblock, &table_damage.second_copies)?;
-        repaired.extend(table_damage.second_copies.iter().map(|page| {
-            let page = superblock.geometry.table_page(*page, 1);
-            format!("page {page} of the table, a second copy, is damaged or older than the first, which is sound")
-        }));
+        repair::rewrite_second_copies(&disk, superblock, &table_damage.second_copies)?;
+        let second_copies = table_damage.second_copies.iter();
+        let second_copies = second_copies.map(|page| superblock.geometry.table_page(*page, 1));
+        repaired.extend(second_copies.map(table::describe_second_copy));
         begin_history(&disk, &mut chosen, history)?;
     }
     let lone = journal.lone().copied().collect();
@@ -366,6 +366,8 @@ fn read_page<D: Disk>(
             Some(entries)
         }
         (Some(entries), Some(_)) if !is_finished => Some(entries),
+        // Pages of version 1 have no sequence, and entries that mean nothing, in which copies may differ.
+        (Some(entries), Some(_)) if superblock.version() == FormatVersion::One => Some(entries),
         (Some(entries), Some(_)) if table::is_newer(first, second) => {
             damage.second_copies.push(at);
             Some(entries)

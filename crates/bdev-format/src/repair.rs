@@ -92,7 +92,7 @@ pub(crate) fn rewrite_table<D: Disk>(
 
 /// Writes second copies of these pages of the table that are damaged or older, from the first ones: otherwise the loss
 /// of a first copy would lose blocks until the next checkpoint has written both.
-pub(crate) fn mend_second_copies<D: Disk>(
+pub(crate) fn rewrite_second_copies<D: Disk>(
     disk: &D,
     superblock: &Superblock,
     pages: &[TablePage],

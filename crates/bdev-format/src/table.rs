@@ -60,6 +60,13 @@ pub(crate) fn is_newer(copy: &Page, other: &Page) -> bool {
     age(copy) > age(other)
 }
 
+/// Says that the second copy of a page, in this page of the device, has to be written again.
+pub(crate) fn describe_second_copy(page: u64) -> String {
+    format!(
+        "page {page} of the table, a second copy, is damaged or older than the first, which is sound"
+    )
+}
+
 /// The entries of a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableEntries(pub(crate) [TableEntry; TABLE_ENTRIES_PER_PAGE]);
