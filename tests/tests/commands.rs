@@ -67,6 +67,35 @@ fn sizes_are_read_as_people_write_them() {
 }
 
 #[test]
+fn a_pool_that_did_not_grow_as_asked_says_why() {
+    let daemon = Daemon::start();
+    let folder = disk_folder();
+    let file = folder.path().join("pool");
+    let create = |size| {
+        let create = [
+            "pool",
+            "create",
+            text(&file),
+            "--type",
+            "file",
+            "--size",
+            size,
+        ];
+        let said = daemon.run(&create).success();
+        let _ = daemon.run(&["pool", "destroy", text(&file)]).success();
+        said
+    };
+    create("4MiB");
+    let said = create("4198400");
+    assert!(
+        said.contains("of 4194304 bytes, and not 4198400: a pool grows by"),
+        "{said}"
+    );
+    let said = create("8MiB");
+    assert!(!said.contains("grows by"), "{said}");
+}
+
+#[test]
 fn json_of_pools_has_the_fields_that_scripts_rely_on() {
     let daemon = Daemon::start_with(&["--workers", "2"]);
     let none = json(&daemon.run(&["pool", "list", "--json"]).success());

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 
+use chimaera_proto::shown::printable;
 use chimaera_proto::timestamp::show_unix_seconds;
 
 use crate::geometry::Geometry;
@@ -35,7 +36,7 @@ pub struct FailureMark {
 
 impl fmt::Display for FailureMark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.text.escape_debug();
+        let text = printable(&self.text);
         write!(f, "\"{text}\", {}", show_unix_seconds(self.seconds))
     }
 }

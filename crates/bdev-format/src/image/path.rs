@@ -92,7 +92,7 @@ fn advice(path: &Path, errno: i32) -> Option<String> {
              `chattr -i -a` takes both away), or a security module, or the device can only be read"
         }
         libc::EROFS => {
-            "it can only be read; open the pool there with read_only, or use another path"
+            "it can only be read; if a pool is there, open it with read_only, else use another path"
         }
         _ => return None,
     };

@@ -262,15 +262,20 @@ fn name_options(text: &str) -> String {
     named
 }
 
-/// Says which size a pool has, where it is not the one that was asked for.
+/// Says which size a pool has, and why, where it is not the one that was asked for.
 fn rounding(asked: Option<u64>, stats: &Stats) -> String {
-    match asked.filter(|&asked| asked != 0 && asked != stats.total_size) {
+    let block = BlockType::Kib4.size();
+    let size = stats.total_size;
+    match asked {
+        None | Some(0) => String::new(),
+        Some(asked) if asked == size => String::new(),
+        Some(asked) if asked - asked % block == size => {
+            format!(", of {size} bytes: as many whole blocks of {block} as {asked} bytes hold")
+        }
         Some(asked) => format!(
-            ", of {} bytes: as many whole blocks of {} as {asked} bytes hold",
-            stats.total_size,
-            BlockType::Kib4.size()
+            ", of {size} bytes, and not {asked}: a pool grows by at least 4 MiB, and 63 times at most, and the daemon's \
+             log says when it grows again"
         ),
-        None => String::new(),
     }
 }
 
