@@ -273,8 +273,8 @@ fn rounding(asked: Option<u64>, stats: &Stats) -> String {
             format!(", of {size} bytes: as many whole blocks of {block} as {asked} bytes hold")
         }
         Some(asked) => format!(
-            ", of {size} bytes, and not {asked}: a pool grows by at least 4 MiB, and 63 times at most, and the daemon's \
-             log says when it grows again"
+            ", of {size} bytes, and not {asked}: a pool grows by at least 4 MiB, and 63 times at most, and the \
+             daemon's log says when it grows again"
         ),
     }
 }
