@@ -243,7 +243,8 @@ fn check_descriptors(worker_count: usize) -> io::Result<()> {
     kept.map(drop)
 }
 
-/// Memory that has to be left before the control thread starts: for its stack, and [`SPARE_BYTES`].
+/// Memory that has to be left before the control thread starts: 2 MiB for its stack, as much for its allocator's
+/// beginning, and [`SPARE_BYTES`], with 1 MiB to spare.
 const SPARE_BYTES_AT_START: usize = SPARE_BYTES + (5 << 20);
 
 fn join(thread: JoinHandle<()>) {

@@ -92,8 +92,9 @@ impl Shortage {
     }
 }
 
-/// Checks that so many bytes of memory and of address space are left; nothing of them is kept. For a process that is
-/// about to give a large part away, as an allocation that fails later would abort it.
+/// Checks that so many bytes are left of the process's address space, and of the system's memory where that is not
+/// overcommitted; nothing of them is kept, and a control group's limit is not asked. For a process that has given a
+/// large part away, as an allocation that fails later would abort it.
 ///
 /// # Errors
 /// If they are not left.
