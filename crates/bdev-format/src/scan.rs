@@ -10,6 +10,7 @@
 
 mod progress;
 mod region;
+mod rivals;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,6 +22,7 @@ use crate::superblock::Superblock;
 use crate::table::TableEntry;
 use progress::ScanProgress;
 use region::RegionReader;
+use rivals::Rivals;
 
 /// The journal as it was read: an epoch that may be on its way into the table, and the one after it.
 pub(crate) struct Journal {
@@ -121,13 +123,32 @@ pub(crate) struct LoneRecord {
     pub(crate) pages: u64,
 }
 
-/// Reads the half of the journal that an epoch uses, whose first record has the sequence `first_sequence`.
+/// Reads the half of the journal that an epoch uses, whose first record has the sequence `first_sequence`. Where two
+/// commits contradict each other, the one before them is the last that counts.
 fn scan<D: Disk>(
     disk: &D,
     superblock: &Superblock,
-    (epoch, first_sequence): (u64, u64),
+    first: (u64, u64),
     may_be_cut: bool,
 ) -> io::Result<Scan> {
+    let end = superblock.geometry.journal.pages;
+    let (scan, rivals) = scan_to(disk, superblock, first, end, may_be_cut)?;
+    let Some(rivals) = rivals else {
+        return Ok(scan);
+    };
+    let (mut before, _) = scan_to(disk, superblock, first, rivals.at, may_be_cut)?;
+    before.damage = scan.damage;
+    Ok(before)
+}
+
+/// Reads the records of an epoch that begin before the page `end` of its half, up to two that contradict each other.
+fn scan_to<D: Disk>(
+    disk: &D,
+    superblock: &Superblock,
+    (epoch, first_sequence): (u64, u64),
+    end: u64,
+    may_be_cut: bool,
+) -> io::Result<(Scan, Option<Rivals>)> {
     let geometry = &superblock.geometry;
     let halves: Vec<u64> = geometry.journal.halves(epoch).collect();
     let mut regions: Vec<_> = halves
@@ -140,11 +161,24 @@ fn scan<D: Disk>(
         for region in &mut regions {
             places.extend(region.next_place()?);
         }
-        let Some(at) = places.into_iter().min() else {
+        let Some(at) = places.into_iter().min().filter(|at| *at < end) else {
             break;
         };
-        for (record, is_in_region) in records_at(&mut regions, at)? {
-            progress.see(record, at, is_in_region);
+        let records = records_at(&mut regions, at)?;
+        if let [(first, _), (second, _)] = &records[..] {
+            progress.see_rivals(Rivals::of([first, second], at));
+        }
+        for (record, is_in_region) in records {
+            if let Some(rivals) = progress.see(record, at, is_in_region) {
+                let damage = Some(rivals.describe(&halves));
+                return Ok((
+                    Scan {
+                        damage,
+                        ..Scan::default()
+                    },
+                    Some(rivals),
+                ));
+            }
         }
     }
     region::check_readable(&mut regions)?;
@@ -153,7 +187,10 @@ fn scan<D: Disk>(
         begins.map(move |at| (*at, half + at))
     });
     let begins: Vec<_> = begins.collect();
-    Ok(progress.finish(&halves, geometry.journal.pages, &begins))
+    Ok((
+        progress.finish(&halves, geometry.journal.pages, &begins),
+        None,
+    ))
 }
 
 /// The records at this place of the half, each with the regions in which it lies: copies of a record are alike.

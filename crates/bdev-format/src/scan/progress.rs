@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::rivals::Rivals;
 use super::{LoneRecord, Scan};
 use crate::journal::{self, Commit, JournalPayload, JournalRecord};
 use crate::limits::{MAX_EPOCH_CHANGES, MAX_READ_CHANGES, MAX_READ_MEGABYTES};
@@ -28,6 +29,8 @@ pub(super) struct ScanProgress {
     partial: Option<PartialCommit>,
     /// The last commit that counts.
     last: Option<Commit>,
+    /// Records that contradict each other if both of their commits are whole.
+    rivals: Option<Rivals>,
 }
 
 /// A commit of which some records were seen.
@@ -72,11 +75,46 @@ impl ScanProgress {
             partial_changes: 0,
             partial: None,
             last: None,
+            rivals: None,
         }
     }
 
-    /// Takes notice of a record in the page `at` of the half, in one or both regions.
-    pub(super) fn see(&mut self, record: JournalRecord, at: u64, is_in_region: [bool; 2]) {
+    /// Takes notice of records at one place that differ, before it sees each of them.
+    pub(super) fn see_rivals(&mut self, rivals: Option<Rivals>) {
+        let first = self.scan.next_sequence;
+        let is_known = |known: &Rivals| known.are_of_commits_from(first);
+        if self.rivals.as_ref().is_some_and(is_known) {
+            return;
+        }
+        let partial = self.partial.as_ref();
+        let partial = partial.map(|partial| (partial.commit, partial.next));
+        let matters = |rivals: &Rivals| rivals.continue_commit(first, partial);
+        if let Some(rivals) = rivals.filter(matters) {
+            self.rivals = Some(rivals);
+        }
+    }
+
+    /// Takes notice of a record in the page `at` of the half, in one or both regions. Gives those two that contradict
+    /// each other, if this record shows it.
+    #[must_use]
+    pub(super) fn see(
+        &mut self,
+        record: JournalRecord,
+        at: u64,
+        is_in_region: [bool; 2],
+    ) -> Option<Rivals> {
+        let position = record.position;
+        if position.epoch == self.epoch {
+            let contradictory = self.rivals.take_if(|rivals| rivals.see(position));
+            if contradictory.is_some() {
+                return contradictory;
+            }
+        }
+        self.count(record, at, is_in_region);
+        None
+    }
+
+    fn count(&mut self, record: JournalRecord, at: u64, is_in_region: [bool; 2]) {
         let position = record.position;
         let committed = self.scan.next_sequence;
         if position.epoch > self.epoch {

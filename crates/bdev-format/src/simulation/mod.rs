@@ -69,6 +69,8 @@ mod model;
 mod openings;
 #[cfg(test)]
 mod rename_tests;
+#[cfg(test)]
+mod rival_tests;
 mod system;
 #[cfg(test)]
 mod upgrade_tests;
