@@ -12,7 +12,8 @@
 //! - Recorded and deferred units change under the megabyte's lock alone.
 //! - A change is visible in the live map before its megabyte is noted as changed, and a commit removes the
 //!   note before it looks at the map. So no change is overlooked.
-//! - No commit sees blocks dead whose free may yet be refused: it sees all blocks of a list dead or none.
+//! - No commit sees blocks dead whose free may yet be refused: it sees all blocks of a list dead or none
+//!   ([`super::undecided`]).
 //! - Units that were allocated and freed between two commits were never recorded, and wait for no commit.
 //! - Deferred units count as free from their free on ([`super::free_space`]), since an allocation that waits for a
 //!   commit gets them. A commit moves no number from one count to another, so reading the count waits for none.
@@ -23,7 +24,7 @@ use chimaera_bdev_proto::OwnerTag;
 use crate::fit::Fill;
 use crate::index::Index;
 use crate::mapping::SparseArray;
-use crate::sync::{AtomicU64, CachePadded, Ordering, RwLock, Weakness, weakened};
+use crate::sync::{AtomicU64, CachePadded, Ordering, Weakness, weakened};
 use crate::{Allocator, FreeCompletion};
 use chimaera_bdev_format::block_map::{
     MegabyteChange, MegabyteMap, Slot, UNIT_WORDS, UNITS, UnitMap,
@@ -55,9 +56,6 @@ pub(crate) struct Durability {
     changed: Index,
     /// The number of deferred units.
     deferred_units: CachePadded<AtomicU64>,
-    /// A free holds it for reading until all blocks of its list are dead, or none is. A commit holds it for writing
-    /// while it looks at a megabyte's blocks.
-    undecided: RwLock<()>,
 }
 
 /// The recorded and deferred units of a megabyte. All zero: it has none.
@@ -79,7 +77,6 @@ impl Durability {
             shadows: SparseArray::new(megabytes)?,
             changed: Index::empty(megabytes)?,
             deferred_units: CachePadded::default(),
-            undecided: RwLock::default(),
         })
     }
 
@@ -87,12 +84,6 @@ impl Durability {
     #[inline]
     pub(crate) fn note_change(&self, index: usize) {
         self.changed.note(index);
-    }
-
-    /// Keeps commits from looking at blocks while a list is being freed: if it is refused, blocks that are dead by then
-    /// become live again.
-    pub(crate) fn lock_undecided(&self) -> impl Drop {
-        self.undecided.read()
     }
 
     /// Defers the units of a dead block, if they are recorded: then this module releases them, after a commit. `false`
@@ -175,7 +166,7 @@ impl<C: FreeCompletion> Allocator<C> {
 
     fn collect(&self, durability: &Durability, index: usize) -> MegabyteChange {
         let decided = !weakened(Weakness::UndecidedFreeCommitted);
-        let _decided = decided.then(|| durability.undecided.write());
+        let _decided = decided.then(|| self.undecided.decided(self.threads));
         // Lives of blocks begin under the lock. Some may end meanwhile, which leaves a note for the next commit.
         let locked = self.megabytes[index].lock(self.threads);
         let map = self.megabytes[index].live_map();
@@ -287,6 +278,7 @@ impl<C: FreeCompletion> Allocator<C> {
         if self.wholes.contains(index) {
             return Vec::new();
         }
+        let _decided = self.undecided.decided(self.threads);
         let _locked = self.megabytes[index].lock(self.threads);
         let map = self.megabytes[index].live_map();
         let recorded = match &self.durability {

@@ -28,6 +28,7 @@
 //! - `durability`: what the device of a persistent pool may say of its space, and freed space that waits for a
 //!   commit.
 //! - `allocate`: the beginning of a block's life: where its space comes from.
+//! - `undecided`: lists of blocks whose free may yet be refused, which nobody sees.
 //! - `release`: pins, and the end of a block's life. `completion`: how the caller of a free hears of it.
 //! - [`ledger`]: the allocator and its pool's metadata, in step.
 //! - `mapping`: memory. The only unsafe code, except for a hint to caches ([`prefetch`]).
@@ -50,11 +51,14 @@ mod pins;
 pub mod prefetch;
 mod release;
 mod sync;
+mod undecided;
 
 #[cfg(all(test, loom))]
 mod loom_durability_tests;
 #[cfg(all(test, loom))]
 mod loom_tests;
+#[cfg(all(test, loom))]
+mod loom_undecided_tests;
 #[cfg(all(test, not(loom)))]
 mod measure;
 #[cfg(all(test, not(loom)))]
@@ -91,6 +95,7 @@ use owner_tags::{OwnerTags, TagBounds};
 pub use release::{FreeError, Pin, Pinned};
 pub use sync::Threads;
 use sync::{AtomicBool, AtomicU64, CachePadded, Weakness, weakened};
+use undecided::Undecided;
 
 /// The allocator of one pool. `C` is told when a free is complete.
 pub struct Allocator<C> {
@@ -107,6 +112,8 @@ pub struct Allocator<C> {
     /// Where each worker found its last small block.
     cursors: [CachePadded<AtomicU64>; CURSORS],
     drains: Drains<C>,
+    /// Frees of lists that may yet be refused.
+    undecided: Undecided,
     owner_tags: OwnerTags,
     /// Of a persistent pool: its blocks outlive the allocator.
     durability: Option<Durability>,
@@ -169,6 +176,7 @@ impl<C> Allocator<C> {
             breaking: CachePadded::default(),
             cursors: std::array::from_fn(|_| CachePadded::default()),
             drains: Drains::new(),
+            undecided: Undecided::default(),
             owner_tags: OwnerTags::new(count, tag_bounds)?,
             durability: durability(count)?,
         };
@@ -253,7 +261,13 @@ impl<C> Allocator<C> {
             return MegabyteState::Free;
         }
         let megabyte = &self.megabytes[index];
-        match (megabyte.fill(), megabyte.live_map() == MegabyteMap::EMPTY) {
+        let is_empty = || megabyte.live_map() == MegabyteMap::EMPTY;
+        // A second look, if there seem to be no blocks: see `undecided`.
+        let is_empty = is_empty() && {
+            let _decided = self.undecided.for_second_look(self.threads);
+            is_empty()
+        };
+        match (megabyte.fill(), is_empty) {
             (_, true) if has_metadata => MegabyteState::Metadata,
             (_, true) => MegabyteState::Free,
             (Fill::Full, false) => MegabyteState::Used,

@@ -9,7 +9,6 @@ use chimaera_proto::status::Status;
 use crate::Allocator;
 use crate::completion::FreeCompletion;
 use crate::drains::{Notice, WaitingFree};
-use crate::durability::Durability;
 use crate::failpoint::{Failpoint, may_panic};
 use crate::fit::Fill;
 use crate::megabyte::Locked;
@@ -81,12 +80,13 @@ impl<C: FreeCompletion> Allocator<C> {
         if early.unwrap_or_else(|| megabyte.is_live(slot)) {
             return Ok(pin);
         }
-        self.unpin(pin);
-        // The block may have become live just now, but it was not when the pin was refused.
-        Err(self
-            .check_live(block, Status::NotAllocated)
-            .err()
-            .unwrap_or(Status::NotAllocated))
+        match self.look_again(block, Status::NotAllocated) {
+            Ok(()) => Ok(pin),
+            Err(status) => {
+                self.unpin(pin);
+                Err(status)
+            }
+        }
     }
 
     /// As [`Self::pin`], with a guard that gives the pin back when it is dropped.
@@ -129,8 +129,7 @@ impl<C: FreeCompletion> Allocator<C> {
     /// # Errors
     /// All blocks are as they were, and the completion comes back, with the first block found that
     /// cannot be freed: [`Status::OutOfRange`]; [`Status::WrongSize`] if a block of another type is at its
-    /// offset; else [`Status::DoubleFree`]. When a block is named twice, in this list or by another thread at the
-    /// same time, other blocks of the list may for a moment seem freed.
+    /// offset; else [`Status::DoubleFree`]. No other thread sees that they were not, see [`super::undecided`].
     #[inline]
     pub fn free_and_tell(
         &self,
@@ -175,7 +174,6 @@ impl<C: FreeCompletion> Allocator<C> {
             self.note_changes(blocks);
         }
         match blocks {
-            // A single block is made dead, or is refused and nothing has changed.
             [block] => {
                 let ended = self.make_dead(*block);
                 ended.map_err(|status| FreeError {
@@ -198,30 +196,48 @@ impl<C: FreeCompletion> Allocator<C> {
         Ok(())
     }
 
-    /// Makes all blocks dead, or none. No commit looks at them in between.
-    pub(crate) fn make_all_dead(&self, blocks: &[Block]) -> Result<(), FreeError> {
-        let _undecided = self.durability.as_ref().map(Durability::lock_undecided);
-        for (position, block) in blocks.iter().enumerate() {
-            if let Err(status) = self.make_dead(*block) {
-                // Their space was reserved all the while, so nobody else's block is there.
-                for block in &blocks[..position] {
-                    let (index, slot) = self.locate(*block).expect("checked when its life ended");
-                    self.megabytes[index].make_live(slot, self.threads);
-                }
-                return Err(FreeError { position, status });
-            }
-        }
-        Ok(())
-    }
-
+    /// Makes a single block dead, or refuses that, and then nothing has changed.
     #[inline]
     fn make_dead(&self, block: Block) -> Result<(), Status> {
         let (index, slot) = self.locate(block)?;
         if self.megabytes[index].make_dead(slot, self.threads) {
             return Ok(());
         }
-        self.check_live(block, Status::DoubleFree)?;
-        Err(Status::DoubleFree)
+        let _decided = self.undecided.for_second_look(self.threads);
+        match self.megabytes[index].make_dead(slot, self.threads) {
+            true => Ok(()),
+            false => Err(self.why_dead(block, Status::DoubleFree)),
+        }
+    }
+
+    /// Makes all blocks dead, or none. Nobody is told in between that one is dead: see [`super::undecided`].
+    pub(crate) fn make_all_dead(&self, blocks: &[Block]) -> Result<(), FreeError> {
+        let first = {
+            let _undecided = self.undecided.begin(self.threads);
+            self.try_make_all_dead(blocks)
+        };
+        if first.is_ok() || weakened(Weakness::ListsDecidedTogether) {
+            return first;
+        }
+        let _alone = self.undecided.decided(self.threads);
+        self.try_make_all_dead(blocks)
+    }
+
+    /// Makes all blocks dead, or none; the caller holds the lock of the lists.
+    fn try_make_all_dead(&self, blocks: &[Block]) -> Result<(), FreeError> {
+        for (position, block) in blocks.iter().enumerate() {
+            let (index, slot) = self.locate(*block).expect("checked before");
+            if !self.megabytes[index].make_dead(slot, self.threads) {
+                // Their space was reserved all the while, so nobody else's block is there.
+                for block in &blocks[..position] {
+                    let (index, slot) = self.locate(*block).expect("checked before");
+                    self.megabytes[index].make_live(slot, self.threads);
+                }
+                let status = self.why_dead(*block, Status::DoubleFree);
+                return Err(FreeError { position, status });
+            }
+        }
+        Ok(())
     }
 
     #[inline]
@@ -295,12 +311,33 @@ impl<C: FreeCompletion> Allocator<C> {
     }
 
     /// An error if the block is not live: `otherwise`, or [`Status::WrongSize`] if a block of another type is there.
+    #[inline]
     fn check_live(&self, block: Block, otherwise: Status) -> Result<(), Status> {
         let (index, slot) = self.locate(block)?;
-        match &self.megabytes[index] {
-            megabyte if megabyte.is_live(slot) => Ok(()),
-            megabyte if megabyte.is_live_otherwise(slot) => Err(Status::WrongSize),
-            _ => Err(otherwise),
+        match self.megabytes[index].is_live(slot) {
+            true => Ok(()),
+            false => self.look_again(block, otherwise),
+        }
+    }
+
+    /// As [`Self::check_live`], of a block that was found dead: once all lists are decided, so that this is final.
+    #[cold]
+    fn look_again(&self, block: Block, otherwise: Status) -> Result<(), Status> {
+        let (index, slot) = self.locate(block)?;
+        let _decided = self.undecided.for_second_look(self.threads);
+        match self.megabytes[index].is_live(slot) {
+            true => Ok(()),
+            false => Err(self.why_dead(block, otherwise)),
+        }
+    }
+
+    /// What is wrong with a block that is not live: [`Status::WrongSize`] if one of another type is there, or
+    /// `otherwise`.
+    fn why_dead(&self, block: Block, otherwise: Status) -> Status {
+        match self.locate(block) {
+            Ok((index, slot)) if self.megabytes[index].is_live_otherwise(slot) => Status::WrongSize,
+            Ok(_) => otherwise,
+            Err(status) => status,
         }
     }
 }

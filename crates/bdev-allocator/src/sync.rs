@@ -116,6 +116,10 @@ pub(crate) enum Weakness {
     NoteTakenLast,
     /// A commit looks at blocks while their free may yet be refused.
     UndecidedFreeCommitted,
+    /// Who finds a block dead does not wait for the lists that may yet be refused.
+    RefusedAtFirstSight,
+    /// A list that meets another one does not try again alone.
+    ListsDecidedTogether,
     /// Space that waits for a commit counts as free only after it.
     DeferredCountedLate,
     /// An owner tag is counted when it is added, after its thread has seen that there is room.
