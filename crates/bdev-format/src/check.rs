@@ -2,6 +2,7 @@
 
 mod choosing;
 mod looks;
+mod repairing;
 
 use std::io;
 use std::ops::Range;
@@ -13,20 +14,22 @@ use crate::mark::FailureMark;
 use crate::metadata::Metadata;
 use crate::open_error::OpenError;
 use crate::page::{Disk, Page};
-use crate::recovery::{OpenMode, OpenedPool, open_though_marked, see_that_it_may_be_written};
-use crate::superblock::{self, Superblock, SuperblockCopy, TwoPools};
+use crate::recovery::{OpenMode, OpenedPool, open_though_marked};
+use crate::superblock::{Superblock, TwoPools};
 use crate::table::{self, TableEntries};
 use crate::tags::{TagPlace, TagSector, copies_of_page, sectors_of};
-use crate::weakness::{CrashWeakness, weakened};
 use choosing::superblock_to_check;
 pub(crate) use looks::agreed;
 use looks::{Evidence, describe_lone, seen_in};
+use repairing::put_right;
 
 /// What a check may repair.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Repair {
     /// 64 random bits, which the pool's opening for the repair is known by.
     pub history: u64,
+    /// The time now, in seconds since 1970, for the mark of a failure.
+    pub seconds: u64,
     /// The pool to repair, where there are superblocks of several; `None` for the only one.
     pub uuid: Option<[u8; 16]>,
 }
@@ -131,35 +134,6 @@ pub(crate) fn check<D: Disk + Clone>(
     Ok(checked)
 }
 
-/// Repairs what a check has found, as far as that may be: what refuses it does so before anything is written.
-fn put_right<D: Disk + Clone>(
-    disk: &D,
-    repair: Repair,
-    far: Option<&SuperblockCopy>,
-    copies: &DamagedCopies,
-    checked: &mut Checked,
-) -> Result<(), OpenError> {
-    let has_work =
-        !checked.repairable.is_empty() || checked.mark.is_some() || checked.two_pools.is_some();
-    let is_repaired = has_work && checked.lost.is_empty();
-    if far.is_some() || is_repaired {
-        see_that_it_may_be_written(&checked.superblock)?;
-    }
-    if let Some(far) = far {
-        // Also where something is lost: without it, nobody could read what is left.
-        restore_beginning(disk, &far.superblock)?;
-    }
-    if is_repaired {
-        checked.superblock = self::repair(disk, repair, copies)?;
-        if checked.superblock.history.is_some() {
-            // The repair has ended its opening.
-            checked.journal_records = 0;
-        }
-        checked.repaired = true;
-    }
-    Ok(())
-}
-
 /// The page behind the last block of a megabyte; 0 if it has none.
 fn end_of(megabyte: u32, map: &MegabyteMap) -> u64 {
     let first = u64::from(megabyte) * UNITS;
@@ -185,48 +159,6 @@ fn missing_pages(geometry: &Geometry, held_pages: u64, end_of_blocks: u64) -> Re
         bytes(held_pages),
         bytes(geometry.total_pages())
     ))
-}
-
-/// Repairs a pool, and gives its superblock.
-fn repair<D: Disk + Clone>(
-    disk: &D,
-    repair: Repair,
-    copies: &DamagedCopies,
-) -> Result<Superblock, OpenError> {
-    // Opening repairs first copies, from which the second ones are made here, and writes records again where a copy
-    // cannot be read.
-    let mode = OpenMode::ReadWrite {
-        history: repair.history,
-    };
-    let chosen = superblock::choose(disk)?;
-    if weakened(CrashWeakness::MarkClearedEarly) {
-        FailureMark::clear(disk, &chosen.superblock.geometry)?;
-    }
-    let opened = open_though_marked(disk.clone(), chosen, mode, &mut |_, _| true, &mut |_, _| {})?;
-    let mut metadata = opened.metadata;
-    copies.write_again(&metadata)?;
-    if metadata.superblock().history.is_some() {
-        metadata.end()?;
-    }
-    if !weakened(CrashWeakness::MarkLeft) {
-        FailureMark::clear(disk, metadata.geometry())?;
-    }
-    Ok(metadata.superblock().clone())
-}
-
-/// Writes the superblocks at the beginning again, one after the other. Those there may be another pool's: the second
-/// one is zeroed first, since one of each pool would be damage that no repair undoes.
-fn restore_beginning<D: Disk>(disk: &D, superblock: &Superblock) -> io::Result<()> {
-    disk.write(
-        NEAR_SUPERBLOCKS[1],
-        &Page::zeroes(SUPERBLOCK_PAGES as usize),
-    )?;
-    disk.flush()?;
-    for place in NEAR_SUPERBLOCKS {
-        disk.write(place, &superblock.to_pages(place))?;
-        disk.flush()?;
-    }
-    Ok(())
 }
 
 /// Damage to copies that opening does not look at.

@@ -16,6 +16,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::disk::{FileDisk, PoolFile, pool_file, size_and_tail};
 use super::path::{check_stores, refused};
+use super::random::seconds_now;
 use super::refusal::{ImageRefusal, error, in_use_error};
 use super::{birth, random_bits};
 use crate::block_map::MegabyteMap;
@@ -169,6 +170,7 @@ pub fn check(path: &Path, mode: CheckMode) -> Result<Inspection, ImageRefusal> {
         CheckMode::Look => None,
         CheckMode::Repair { uuid } => Some(Repair {
             history: random_bits()?,
+            seconds: seconds_now(),
             uuid,
         }),
     };

@@ -26,11 +26,16 @@ pub fn random_bits() -> Result<u64, ModuleError> {
 /// # Errors
 /// The system has no random numbers.
 pub fn birth() -> Result<Birth, ModuleError> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Ok(Birth {
         uuid: uuid::Uuid::new_v4().into_bytes(),
         seed: random_bits()? as u32,
         history: random_bits()?,
-        created: now.map_or(0, |since| since.as_secs()),
+        created: seconds_now(),
     })
+}
+
+/// The time, in seconds since 1970.
+pub(super) fn seconds_now() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_secs())
 }

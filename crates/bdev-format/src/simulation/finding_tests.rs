@@ -63,7 +63,11 @@ fn change(disk: &SimulatedDisk, place: u64, change: impl FnOnce(&mut [u8])) {
 }
 
 fn repair(disk: &SimulatedDisk, uuid: Option<[u8; 16]>) -> Result<Checked, OpenError> {
-    let repair = Repair { history: 5, uuid };
+    let repair = Repair {
+        history: 5,
+        seconds: 1,
+        uuid,
+    };
     check(disk, disk.total_pages(), Some(repair), &mut |_, _| {})
 }
 

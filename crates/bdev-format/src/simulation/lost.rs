@@ -38,6 +38,7 @@ pub(super) struct LostMegabytes {
 /// The repair that is asked for where the superblocks at the beginning are gone.
 const REPAIR: Repair = Repair {
     history: 9,
+    seconds: 1,
     uuid: None,
 };
 

@@ -14,6 +14,7 @@ use crate::{FormatVersion, Geometry, Metadata, OpenError, OpenMode};
 
 const REPAIR: Repair = Repair {
     history: 9,
+    seconds: 1,
     uuid: None,
 };
 
@@ -134,4 +135,36 @@ fn a_pool_is_the_same_with_its_mark_torn_absent_or_of_another_opening() {
         let admitted = expected.admit(&found, TagComparison::Exact);
         admitted.unwrap_or_else(|text| panic!("{count}: {text}"));
     }
+}
+
+#[test]
+fn a_repair_whose_write_or_flush_fails_leaves_a_mark() {
+    let (image, expected, marks) = marked_pool();
+    let mut unmarked = image.clone();
+    marks.iter().for_each(|page| unmarked.clear(*page));
+    let mut failures = 0;
+    loop {
+        let disk = SimulatedDisk::new(unmarked.clone());
+        disk.lie_after(failures);
+        let repaired = check(&disk, disk.total_pages(), Some(REPAIR), &mut |_, _| {});
+        let Err(error) = repaired else {
+            break;
+        };
+        failures += 1;
+        let recording = disk.recording();
+        let mut walk = recording.walk();
+        (0..recording.len()).for_each(|_| walk.step());
+        let image = walk.left.crash(Loss::All, &mut Numbers::new(1));
+        let mark = look(&image).mark.expect("durable");
+        assert!(mark.text.contains(&error.to_string()), "{mark}");
+        let opened = FoundPool::open(&disk, WRITING).err();
+        assert!(matches!(opened, Some(OpenError::Marked(_))), "{opened:?}");
+        let repaired = check(&disk, disk.total_pages(), Some(REPAIR), &mut |_, _| {});
+        assert!(repaired.expect("the device works again").repaired);
+        let found = FoundPool::open(&disk, WRITING).expect("no mark is left");
+        expected
+            .admit(&found, TagComparison::Exact)
+            .expect("all of it");
+    }
+    assert!(failures > 10, "{failures}");
 }

@@ -45,6 +45,7 @@ impl Openings {
         self.begun.insert(history, End::UnderWay);
         Repair {
             history,
+            seconds: 1,
             uuid: None,
         }
     }

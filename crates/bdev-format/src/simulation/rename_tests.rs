@@ -117,6 +117,7 @@ fn a_copy_has_its_old_identity_or_the_new_one_after_any_crash() {
                     );
                     let repair = Some(Repair {
                         history: 5,
+                        seconds: 1,
                         uuid: None,
                     });
                     let checked = check(&disk, disk.total_pages(), repair, &mut |_, _| {});

@@ -35,7 +35,7 @@ fn long() -> Vec<MegabyteChange> {
 /// The first image, with what the second one has in a region of the journal, up to the page `end` of each half.
 fn mixed(image: &DiskImage, other: &DiskImage, region: usize, end: u64) -> DiskImage {
     let found = FoundPool::open(&SimulatedDisk::new(image.clone()), OpenMode::ReadOnly);
-    let journal = found.expect("sound").metadata.geometry().journal.clone();
+    let journal = found.expect("sound").metadata.geometry().journal;
     let mut mixed = image.clone();
     for epoch in 0..2 {
         let half = journal.halves(epoch).nth(region).expect("two regions");

@@ -15,6 +15,7 @@ const SECOND_CRASHES: usize = 500;
 
 const REPAIR: Repair = Repair {
     history: 5,
+    seconds: 1,
     uuid: None,
 };
 

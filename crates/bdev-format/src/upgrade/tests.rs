@@ -201,6 +201,7 @@ fn see_that_it_can_be_repaired(lost: &SimulatedDisk, held: &Held, megabyte: u64)
     }
     let repair = Repair {
         history: 5,
+        seconds: 1,
         uuid: None,
     };
     let checked =
