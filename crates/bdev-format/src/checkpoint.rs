@@ -4,8 +4,8 @@
 //! It runs in steps, so that commits, which go into the other half meanwhile, need not wait for it.
 //!
 //! ```text
-//! tags, first copy ─flush─▶ second copy ─flush─▶ table, first copy ─flush─▶ second copy ─flush─▶
-//! first superblocks ─flush─▶ second ones
+//! tags, first copy ─flush─▶ second copy ─flush─▶ table as it is, first copy ─flush─▶ second copy ─flush─▶
+//! table, first copy ─flush─▶ second copy ─flush─▶ first superblocks ─flush─▶ second ones
 //! ```
 //!
 //! Tags have one copy in version 1.
@@ -14,8 +14,8 @@
 //! - Table and superblock have copies, and are written in place. One copy is durable while the other is being
 //!   written; of four superblocks two are, one of which lies far from the other.
 //! - Whether a copy is durable is not seen by reading it: a drive may have failed to write it, and read it back from
-//!   its cache. So the first checkpoint after an opening writes the first copies again as they were, then the second
-//!   ones, before it changes the first ones.
+//!   its cache. So the first checkpoint after an opening that is about a page writes the page's first copy again as it
+//!   was, then the second one, before it changes the first one.
 //! - A copy of the table that calls a megabyte tagged is written after the megabyte's tags are durable in every copy,
 //!   since all of them count from then on.
 //! - Until the first superblock is durable, the journal still has all that is being written here, and recovery
@@ -27,7 +27,7 @@ use std::io;
 use crate::block_map::UNITS;
 use crate::geometry::{Geometry, TablePage};
 use crate::limits::TAGS_PER_PAGE;
-use crate::overlay::{MegabyteSet, Overlay};
+use crate::overlay::{MegabyteSet, Overlay, TablePageSet};
 use crate::page::{Checksum, Disk, Page, read_pages};
 use crate::superblock::Superblock;
 use crate::table::TableEntries;
@@ -49,8 +49,6 @@ pub(crate) struct Checkpoint {
     pages: Vec<TablePage>,
     /// Pages of tags that are written, in order: their extent, and their position in its tags.
     tag_pages: Vec<(usize, u64)>,
-    /// Whether second copies that look sound may not be durable.
-    doubts_second_copies: bool,
     stage: Stage,
 }
 
@@ -61,6 +59,13 @@ enum Stage {
         copy: usize,
         next: usize,
     },
+    /// Writes a copy of pages of the table again as they are, before they change: position of the next page, and
+    /// whether there was any to write.
+    Mend {
+        copy: usize,
+        next: usize,
+        has_written: bool,
+    },
     /// Writes a copy of the table: position of the next page.
     Table {
         copy: usize,
@@ -70,10 +75,23 @@ enum Stage {
     Done,
 }
 
+impl Stage {
+    const fn mend(copy: usize) -> Self {
+        Self::Mend {
+            copy,
+            next: 0,
+            has_written: false,
+        }
+    }
+}
+
 /// The pool that a checkpoint works on.
 pub(crate) struct CheckpointContext<'a, D> {
     pub(crate) disk: &'a D,
     pub(crate) superblock: &'a mut Superblock,
+    /// Pages of the table of which both copies are known to be durable, since a checkpoint has written them. Other
+    /// second copies that look sound may not be.
+    pub(crate) settled: &'a mut TablePageSet,
     /// Megabytes that are tagged, those of the frozen overlay and of later commits included.
     pub(crate) tagged: &'a MegabyteSet,
     /// Megabytes that only later commits tagged.
@@ -81,14 +99,8 @@ pub(crate) struct CheckpointContext<'a, D> {
 }
 
 impl Checkpoint {
-    /// Begins the checkpoint of an epoch whose last record has this sequence. `doubts_second_copies` says whether it is
-    /// the first one since the pool was opened.
-    pub(crate) fn new(
-        frozen: Overlay,
-        (epoch, sequence): (u64, u64),
-        geometry: &Geometry,
-        doubts_second_copies: bool,
-    ) -> Self {
+    /// Begins the checkpoint of an epoch whose last record has this sequence.
+    pub(crate) fn new(frozen: Overlay, (epoch, sequence): (u64, u64), geometry: &Geometry) -> Self {
         let mut pages: BTreeSet<TablePage> = frozen
             .entries
             .keys()
@@ -119,7 +131,6 @@ impl Checkpoint {
             sequence,
             pages: pages.into_iter().collect(),
             tag_pages: tag_pages.into_iter().collect(),
-            doubts_second_copies,
             stage: Stage::Tags { copy: 0, next: 0 },
         }
     }
@@ -143,15 +154,36 @@ impl Checkpoint {
                 self.stage = Stage::Tags { copy, next };
             }
             Stage::Tags { copy, .. } => {
-                let is_in_doubt = weakened(CrashWeakness::TagsNotFlushed)
-                    || copy == 1 && weakened(CrashWeakness::SecondTagsNotFlushed);
-                if !self.tag_pages.is_empty() && !is_in_doubt {
-                    context.disk.flush()?;
-                }
+                self.flush_tags(context, copy)?;
                 let has_another = copy == 0 && context.superblock.geometry.has_second_tags();
                 self.stage = match has_another {
                     true => Stage::Tags { copy: 1, next: 0 },
-                    false => Stage::Table { copy: 0, next: 0 },
+                    false => Stage::mend(0),
+                };
+            }
+            Stage::Mend {
+                copy,
+                next,
+                has_written,
+            } if next < self.pages.len() => {
+                let run = self.run(next);
+                let has_written = mend_copies(context, run, copy)? || has_written;
+                let next = next + run.len();
+                self.stage = Stage::Mend {
+                    copy,
+                    next,
+                    has_written,
+                };
+            }
+            Stage::Mend {
+                copy, has_written, ..
+            } => {
+                if has_written {
+                    context.disk.flush()?;
+                }
+                self.stage = match copy {
+                    0 => Stage::mend(1),
+                    _ => Stage::Table { copy: 0, next: 0 },
                 };
             }
             Stage::Table { copy, next } if next < self.pages.len() => {
@@ -169,6 +201,9 @@ impl Checkpoint {
                 if !weakened(CrashWeakness::SecondCopyNotFlushed) {
                     context.disk.flush()?;
                 }
+                self.pages
+                    .iter()
+                    .for_each(|page| context.settled.insert(*page));
                 self.stage = Stage::Superblock;
             }
             Stage::Superblock => {
@@ -180,6 +215,30 @@ impl Checkpoint {
         Ok(self.stage == Stage::Done)
     }
 
+    fn flush_tags<D: Disk>(
+        &self,
+        context: &CheckpointContext<'_, D>,
+        copy: usize,
+    ) -> io::Result<()> {
+        let is_in_doubt = weakened(CrashWeakness::TagsNotFlushed)
+            || copy == 1 && weakened(CrashWeakness::SecondTagsNotFlushed);
+        if self.tag_pages.is_empty() || is_in_doubt {
+            return Ok(());
+        }
+        context.disk.flush()
+    }
+
+    /// The pages of the table from this position on, as far as they lie one behind the other, and not more than a step
+    /// writes.
+    fn run(&self, next: usize) -> &[TablePage] {
+        let first = self.pages[next];
+        let follows = |&(offset, page): &(usize, &TablePage)| {
+            page.extent == first.extent && page.page as usize == first.page as usize + offset
+        };
+        let run = self.pages[next..].iter().enumerate().take(MAX_STEP_PAGES);
+        &self.pages[next..next + run.take_while(follows).count()]
+    }
+
     /// Writes the next pages of a copy of the table, as far as they lie one behind the other. Gives their number.
     fn write_table<D: Disk>(
         &self,
@@ -189,12 +248,8 @@ impl Checkpoint {
     ) -> io::Result<usize> {
         let geometry = &context.superblock.geometry;
         let checksum = context.superblock.checksum();
-        let first = self.pages[next];
-        let follows = |&(offset, page): &(usize, &TablePage)| {
-            page.extent == first.extent && page.page as usize == first.page as usize + offset
-        };
-        let run = self.pages[next..].iter().enumerate().take(MAX_STEP_PAGES);
-        let run: Vec<TablePage> = run.take_while(follows).map(|(_, page)| *page).collect();
+        let run = self.run(next);
+        let first = run[0];
         // In version 1 the bytes are zero.
         let sequence = match geometry.version {
             FormatVersion::One => 0,
@@ -208,11 +263,6 @@ impl Checkpoint {
             read_pages(context.disk, first_copies, &mut pages);
         } else {
             context.disk.read(first_copies, &mut pages)?;
-        }
-        if copy == 0 && !weakened(CrashWeakness::SecondCopyNotLookedAt) {
-            let are_doubted =
-                self.doubts_second_copies && !weakened(CrashWeakness::SecondCopiesTrusted);
-            mend_second_copies(context, &run, &pages, are_doubted)?;
         }
         for (&at, page) in run.iter().zip(&mut pages) {
             let first_megabyte = geometry.first_megabyte(at);
@@ -335,44 +385,55 @@ impl Checkpoint {
     }
 }
 
-/// Writes second copies of these pages again, before the first copies are overwritten: those that are damaged, since a
-/// crash may have torn them, and all if they `are_doubted`.
-fn mend_second_copies<D: Disk>(
+/// Writes a copy of these pages again as the first copies are, before those are overwritten: second copies that are
+/// damaged, since a crash may have torn them, and both copies of pages that are not settled. Says whether there are any.
+///
+/// Of copies that are doubted either may be the one that is not durable. If it is the first, the second is durable while
+/// the first is written as it was read; if not, that changes nothing on the medium.
+fn mend_copies<D: Disk>(
     context: &CheckpointContext<'_, D>,
     run: &[TablePage],
-    first_copies: &[Page],
-    are_doubted: bool,
-) -> io::Result<()> {
+    copy: usize,
+) -> io::Result<bool> {
+    let has_doubted = run.iter().any(|&at| is_doubted(context.settled, at));
+    let has_none = copy == 0 && (!has_doubted || weakened(CrashWeakness::FirstCopiesTrusted));
+    if has_none || weakened(CrashWeakness::SecondCopyNotLookedAt) {
+        return Ok(false);
+    }
     let geometry = &context.superblock.geometry;
     let checksum = context.superblock.checksum();
-    let mut second_copies = Page::zeroes(run.len());
-    let first_page = geometry.table_page(run[0], 1);
-    // What cannot be read is damaged, and is written, which may mend it.
-    read_pages(context.disk, first_page, &mut second_copies);
-    let mut mended: Vec<(TablePage, &Page)> = Vec::new();
-    for ((at, first), second) in run.iter().zip(first_copies).zip(&second_copies) {
-        let is_sound =
-            |page| TableEntries::read(page, geometry.first_megabyte(*at), checksum).is_some();
-        let was_written = at.page < geometry.extents[at.extent].table_written;
-        if was_written && is_sound(first) && (are_doubted || !is_sound(second)) {
-            mended.push((*at, first));
-        }
-    }
-    // Of copies that are doubted either may be the one that is not durable. If it is the first, the second is durable
-    // while the first is written as it was read; if not, that changes nothing on the medium.
-    let doubted_copies = if are_doubted && !weakened(CrashWeakness::FirstCopiesTrusted) {
-        0..2
-    } else {
-        1..2
+    let is_sound = |page: &Page, at: TablePage| {
+        TableEntries::read(page, geometry.first_megabyte(at), checksum).is_some()
     };
-    for copy in doubted_copies.filter(|_| !mended.is_empty()) {
-        for (at, page) in &mended {
-            let place = geometry.table_page(*at, copy);
-            context.disk.write(place, std::slice::from_ref(*page))?;
+    let copies = [0, 1].map(|copy| {
+        let mut pages = Page::zeroes(run.len());
+        // What cannot be read is damaged, and is written, which may mend it.
+        read_pages(context.disk, geometry.table_page(run[0], copy), &mut pages);
+        pages
+    });
+    let [first_copies, second_copies] = &copies;
+    let mut has_written = false;
+    for ((&at, first), second) in run.iter().zip(first_copies).zip(second_copies) {
+        let was_written = at.page < geometry.extents[at.extent].table_written;
+        let is_wanted = is_doubted(context.settled, at) || copy == 1 && !is_sound(second, at);
+        if was_written && is_wanted && is_sound(first, at) {
+            let place = geometry.table_page(at, copy);
+            context.disk.write(place, std::slice::from_ref(first))?;
+            has_written = true;
         }
-        context.disk.flush()?;
     }
-    Ok(())
+    Ok(has_written)
+}
+
+/// Whether copies of a page that look sound may not be durable.
+fn is_doubted(settled: &TablePageSet, at: TablePage) -> bool {
+    if weakened(CrashWeakness::SecondCopiesTrusted) {
+        return false;
+    }
+    if weakened(CrashWeakness::SecondCopiesTrustedSoon) {
+        return settled.is_empty();
+    }
+    !settled.contains(at)
 }
 
 /// Writes all copies of a superblock, with the next generation: one half of them, then the other, which the next flush

@@ -13,7 +13,7 @@ use crate::geometry::Geometry;
 use crate::journal::{self, JournalPayload, MegabyteUpdate, RecordLayout};
 use crate::limits::{MAX_EPOCH_CHANGES, MAX_EPOCH_TAGS};
 use crate::mark::FailureMark;
-use crate::overlay::{MegabyteSet, Overlay};
+use crate::overlay::{MegabyteSet, Overlay, TablePageSet};
 use crate::page::{Disk, Page};
 use crate::scan::Journal;
 use crate::superblock::{History, Superblock};
@@ -46,8 +46,8 @@ pub struct Metadata<D> {
     pub(crate) overlay: Overlay,
     /// Brings the previous epoch into the table.
     pub(crate) checkpoint: Option<Checkpoint>,
-    /// Whether second copies that look sound may not be durable: until the first checkpoint since the pool was opened.
-    doubts_second_copies: bool,
+    /// Pages of the table of which a checkpoint has made both copies durable since the pool was opened.
+    settled: TablePageSet,
     /// Whether a write or flush has failed. Then nothing more is written.
     failed: bool,
     /// Whether the superblock says that the pool's use has ended in good order. Then nothing more is written.
@@ -69,7 +69,7 @@ impl<D: Disk> Metadata<D> {
             next_sequence: 1,
             overlay: Overlay::default(),
             checkpoint: None,
-            doubts_second_copies: false,
+            settled: TablePageSet::default(),
             failed: false,
             ended: false,
         }
@@ -99,7 +99,7 @@ impl<D: Disk> Metadata<D> {
             let frozen = std::mem::take(&mut overlay);
             let last = older.next_sequence - 1;
             let geometry = &superblock.geometry;
-            checkpoint = Some(Checkpoint::new(frozen, (epoch, last), geometry, true));
+            checkpoint = Some(Checkpoint::new(frozen, (epoch, last), geometry));
             (taken_pages, changes, tags) = (newer.taken_pages, newer.changes, newer.tags);
             for payload in newer.payloads {
                 overlay.apply(payload, &mut tagged);
@@ -115,7 +115,7 @@ impl<D: Disk> Metadata<D> {
             tags,
             next_sequence: newer.next_sequence,
             overlay,
-            doubts_second_copies: checkpoint.is_none(),
+            settled: TablePageSet::default(),
             checkpoint,
             failed: false,
             ended: false,
@@ -396,10 +396,7 @@ impl<D: Disk> Metadata<D> {
         let frozen = std::mem::take(&mut self.overlay);
         let last = self.next_sequence - 1;
         let geometry = &self.superblock.geometry;
-        let doubts_second_copies = std::mem::take(&mut self.doubts_second_copies);
-        let checkpoint =
-            Checkpoint::new(frozen, (self.epoch, last), geometry, doubts_second_copies);
-        self.checkpoint = Some(checkpoint);
+        self.checkpoint = Some(Checkpoint::new(frozen, (self.epoch, last), geometry));
         self.epoch += 1;
         self.taken_pages = 0;
         self.changes = 0;
@@ -420,6 +417,7 @@ impl<D: Disk> Metadata<D> {
         let mut context = CheckpointContext {
             disk: &self.disk,
             superblock: &mut self.superblock,
+            settled: &mut self.settled,
             tagged: &self.tagged,
             tagged_later: &self.overlay.newly_tagged,
         };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::geometry::TablePage;
 use crate::journal::JournalPayload;
 use crate::table::TableEntry;
 
@@ -83,5 +84,54 @@ impl MegabyteSet {
     pub(crate) fn contains(&self, megabyte: u32) -> bool {
         let word = self.words.get(megabyte as usize / 64);
         word.is_some_and(|bits| bits >> (megabyte % 64) & 1 == 1)
+    }
+}
+
+/// A set of pages of the table: a bit each, up to the last one that is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TablePageSet {
+    /// By extent.
+    words: Vec<Vec<u64>>,
+}
+
+impl TablePageSet {
+    /// Adds a page.
+    pub(crate) fn insert(&mut self, at: TablePage) {
+        let word = at.page as usize / 64;
+        if at.extent >= self.words.len() {
+            self.words.resize(at.extent + 1, Vec::new());
+        }
+        let words = &mut self.words[at.extent];
+        if word >= words.len() {
+            words.resize(word + 1, 0);
+        }
+        words[word] |= 1 << (at.page % 64);
+    }
+
+    pub(crate) fn contains(&self, at: TablePage) -> bool {
+        let words = self.words.get(at.extent);
+        let word = words.and_then(|words| words.get(at.page as usize / 64));
+        word.is_some_and(|bits| bits >> (at.page % 64) & 1 == 1)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_has_the_pages_that_were_put_into_it_and_no_others() {
+        let at = |extent, page| TablePage { extent, page };
+        let mut set = TablePageSet::default();
+        assert!(set.is_empty() && !set.contains(at(0, 0)));
+        let pages = [at(2, 64), at(0, 63), at(2, 0)];
+        pages.iter().for_each(|page| set.insert(*page));
+        for page in (0..4).flat_map(|extent| (0..200).map(move |page| at(extent, page))) {
+            assert_eq!(set.contains(page), pages.contains(&page), "{page:?}");
+        }
     }
 }

@@ -41,6 +41,9 @@ pub enum CrashWeakness {
     LoneRecordLeft,
     /// Second copies of the table that look sound after a crash are taken to be durable.
     SecondCopiesTrusted,
+    /// Second copies of the table that look sound after a crash are taken to be durable from the second checkpoint on,
+    /// whichever pages the first one was about.
+    SecondCopiesTrustedSoon,
     /// First copies of the table that look sound after a crash are taken to be durable, and the second ones are
     /// written.
     FirstCopiesTrusted,

@@ -56,6 +56,8 @@ mod disk;
 mod disk_image;
 mod doubt;
 #[cfg(test)]
+mod doubt_tests;
+#[cfg(test)]
 mod finding_tests;
 #[cfg(test)]
 mod fuzz_tests;
