@@ -316,7 +316,8 @@ pub(crate) fn read(
         return None;
     }
     let position = Position::read(bytes);
-    if position.epoch.max(position.sequence) > MAX_COUNTED {
+    let last = position.sequence.max(position.commit.last);
+    if position.epoch.max(last) > MAX_COUNTED {
         return None;
     }
     let (parts, unknown_section) = match version {

@@ -9,9 +9,15 @@ use crate::block_map::{LIVE_WORDS, UNITS};
 /// of its unit in the pool.
 pub const PAGE_BYTES: usize = 4096;
 
-/// The largest epoch, sequence or generation. They grow one by one and never come this far, so a larger
-/// number is damage.
-pub(crate) const MAX_COUNTED: u64 = 1 << 62;
+/// The largest epoch, sequence, generation or number of openings. They grow one by one: a pool that counts a thousand a
+/// second comes this far in 8,900 years. So a larger number is damage.
+pub(crate) const MAX_COUNTED: u64 = 1 << 48;
+
+/// How far from that a pool must be that is opened for writing, so that it does not come there while it is open.
+pub(crate) const MIN_LEFT_TO_COUNT: u64 = 1 << 40;
+
+/// How far from that a pool must stay that is open: a commit or checkpoint counts fewer at once.
+pub(crate) const MIN_LEFT_TO_COMMIT: u64 = 1 << 32;
 
 /// Pages of a superblock.
 pub(crate) const SUPERBLOCK_PAGES: u64 = 2;
@@ -97,6 +103,7 @@ pub(crate) const TAGS_PER_SECTOR: u64 = ((SECTOR_BYTES - TAGS_AT) / 8) as u64;
 pub(crate) const TAGS_PER_PAGE: u64 = SECTORS_PER_PAGE * TAGS_PER_SECTOR;
 
 const _: () = {
+    assert!(MIN_LEFT_TO_COMMIT < MIN_LEFT_TO_COUNT && MIN_LEFT_TO_COUNT < MAX_COUNTED);
     assert!(PAGE_BYTES as u64 == UNIT_BYTES);
     assert!(EXTENTS_AT + MAX_EXTENTS * EXTENT_BYTES <= NAME_AT);
     assert!(NAME_AT + MAX_POOL_NAME_BYTES <= SUPERBLOCK_PAGES as usize * PAGE_BYTES);

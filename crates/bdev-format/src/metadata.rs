@@ -11,7 +11,7 @@ use crate::block_map::{MegabyteChange, UNITS};
 use crate::checkpoint::{Checkpoint, CheckpointContext, write_superblock};
 use crate::geometry::Geometry;
 use crate::journal::{self, JournalPayload, MegabyteUpdate, RecordLayout};
-use crate::limits::{MAX_EPOCH_CHANGES, MAX_EPOCH_TAGS};
+use crate::limits::{MAX_EPOCH_CHANGES, MAX_EPOCH_TAGS, MIN_LEFT_TO_COMMIT};
 use crate::mark::FailureMark;
 use crate::overlay::{MegabyteSet, Overlay, TablePageSet};
 use crate::page::{Disk, Page};
@@ -473,6 +473,12 @@ impl<D: Disk> Metadata<D> {
             return Err(io::Error::other(
                 "an earlier write of the pool's metadata failed, and nothing more is written: destroy \
                  the pool, have it checked and repaired, and create it again to open it anew",
+            ));
+        }
+        let last = self.next_sequence.max(self.epoch);
+        if !self.superblock.can_count(MIN_LEFT_TO_COMMIT, last) {
+            return Err(io::Error::other(
+                "the pool cannot count any further: copy what it holds to a new pool",
             ));
         }
         Ok(())

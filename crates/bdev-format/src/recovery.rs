@@ -16,6 +16,7 @@ use std::io;
 use crate::block_map::MegabyteMap;
 use crate::checkpoint::write_superblock;
 use crate::geometry::{Geometry, TablePage};
+use crate::limits::MIN_LEFT_TO_COUNT;
 use crate::mark::FailureMark;
 use crate::metadata::Metadata;
 use crate::open_error::OpenError;
@@ -194,12 +195,20 @@ pub(crate) fn open_though_marked<D: Disk>(
 }
 
 /// # Errors
-/// [`OpenError::OnlyReadable`] if the pool has features that this program does not know and that forbid it to write.
+/// [`OpenError::OnlyReadable`] if the pool has features that this program does not know and that forbid it to write, or
+/// numbers that it could not go on counting.
 pub(crate) fn see_that_it_may_be_written(superblock: &Superblock) -> Result<(), OpenError> {
     if superblock.features.forbid_writing() {
         return Err(OpenError::OnlyReadable(
             "it has features that only a newer program may write: open it for reading only".into(),
         ));
+    }
+    if !superblock.can_count(MIN_LEFT_TO_COUNT, superblock.sequence) {
+        return Err(OpenError::OnlyReadable(format!(
+            "its generation {}, epoch {} or sequence {} is larger than any that a pool comes to: something else has \
+             written it; open it for reading only, and copy what it holds to a new pool",
+            superblock.generation, superblock.epoch, superblock.sequence
+        )));
     }
     Ok(())
 }

@@ -290,6 +290,12 @@ impl Superblock {
         read.ok_or(NoSuperblock::Damaged)
     }
 
+    /// Whether at least `left` more of each can be counted of what grows one by one, of records up to this sequence.
+    pub(crate) fn can_count(&self, left: u64, sequence: u64) -> bool {
+        let largest = self.generation.max(self.epoch).max(sequence);
+        largest <= MAX_COUNTED - left
+    }
+
     /// Whether another copy is of the same pool. A copy of a pool that is given a UUID of its own keeps the seed, so
     /// that it does not matter how far that has come.
     fn is_of_pool(&self, other: &Self) -> bool {

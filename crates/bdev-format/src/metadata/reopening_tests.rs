@@ -9,6 +9,7 @@ use chimaera_proto::PoolId;
 use super::*;
 use crate::block_map::MegabyteMap;
 use crate::check::check;
+use crate::limits::{MAX_COUNTED, MIN_LEFT_TO_COUNT};
 use crate::superblock::{FormatFeatures, Identity, PoolOwner};
 use crate::{Birth, FormatVersion, OpenError, OpenMode, open};
 
@@ -238,6 +239,62 @@ fn what_no_program_wrote_is_damage_and_no_panic() {
         let is_damage = matches!(opened, Err(OpenError::Damaged(_)));
         assert!(is_damage, "{place}: {:?}", opened.map(|(_, found)| found));
     }
+}
+
+/// The numbers of a superblock that grow one by one.
+const COUNTED: [fn(&mut Superblock) -> &mut u64; 3] = [
+    |it| &mut it.generation,
+    |it| &mut it.epoch,
+    |it| &mut it.sequence,
+];
+
+#[test]
+fn a_number_that_no_pool_comes_to_is_damage_of_that_copy() {
+    for counted in COUNTED {
+        let disk = Memory::default();
+        let mut forged = format(&disk, 64 * UNITS).superblock().clone();
+        forged.generation += 1;
+        *counted(&mut forged) = 1 << 62;
+        disk.write(0, &forged.to_pages(0)).expect("written");
+        let (metadata, _) = open_with_blocks(&disk).expect("the other copies are sound");
+        let superblock = metadata.superblock();
+        let largest = superblock.generation.max(superblock.epoch);
+        assert!(largest.max(superblock.sequence) < 10, "{superblock:?}");
+    }
+}
+
+#[test]
+fn a_pool_that_has_counted_too_far_is_only_read() {
+    for counted in COUNTED {
+        let disk = Memory::default();
+        let mut forged = format(&disk, 64 * UNITS).superblock().clone();
+        *counted(&mut forged) = MAX_COUNTED - MIN_LEFT_TO_COUNT + 1;
+        for place in forged.geometry.superblocks() {
+            let written = disk.write(place, &forged.to_pages(place));
+            written.expect("written");
+        }
+        disk.flush().expect("durable");
+        let opened = open_with_blocks(&disk).err();
+        assert!(
+            matches!(opened, Some(OpenError::OnlyReadable(_))),
+            "{opened:?}"
+        );
+        assert!(disk.0.lock().expect("no panic").written.is_empty());
+        let mode = OpenMode::ReadOnly;
+        let opened = open(disk, mode, &mut |_, _| {}, &mut |_, _| {});
+        assert!(opened.is_ok_and(|opened| opened.lost.is_empty()));
+    }
+}
+
+#[test]
+fn a_pool_that_is_open_stops_before_it_has_counted_too_far() {
+    let disk = Memory::default();
+    let mut metadata = format(&disk, 64 * UNITS);
+    metadata.next_sequence = MAX_COUNTED - MIN_LEFT_TO_COMMIT;
+    metadata.commit(&[whole(9)]).expect("committed");
+    metadata.commit(&[whole(10)]).expect_err("the end");
+    metadata.checkpoint().expect_err("the end");
+    assert!(disk.0.lock().expect("no panic").written.is_empty());
 }
 
 #[test]
