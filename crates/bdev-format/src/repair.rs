@@ -36,7 +36,19 @@ pub(crate) fn write_last_commit_again<D: Disk>(
             Ok(()) => disk.write(first_page, &pages)?,
             // What cannot be read there is written from the other region.
             Err(_) if halves.len() > 1 => {}
-            Err(error) => return Err(error),
+            // Or from the copy behind or before it.
+            Err(_) => write_readable_again(disk, first_page, &mut pages)?,
+        }
+    }
+    Ok(())
+}
+
+/// Writes those of these pages again, from `first_page` on, that can be read.
+fn write_readable_again<D: Disk>(disk: &D, first_page: u64, pages: &mut [Page]) -> io::Result<()> {
+    for (at, page) in (first_page..).zip(pages) {
+        let page = std::slice::from_mut(page);
+        if disk.read(at, page).is_ok() {
+            disk.write(at, page)?;
         }
     }
     Ok(())

@@ -181,16 +181,14 @@ fn scan_to<D: Disk>(
             }
         }
     }
-    region::check_readable(&mut regions)?;
     let begins = regions.iter().zip(&halves).flat_map(|(region, half)| {
         let begins = region.begins.iter();
         begins.map(move |at| (*at, half + at))
     });
     let begins: Vec<_> = begins.collect();
-    Ok((
-        progress.finish(&halves, geometry.journal.pages, &begins),
-        None,
-    ))
+    let scan = progress.finish(&halves, geometry.journal.pages, &begins);
+    region::check_readable(&mut regions, scan.taken_pages)?;
+    Ok((scan, None))
 }
 
 /// The records at this place of the half, each with the regions in which it lies: copies of a record are alike.

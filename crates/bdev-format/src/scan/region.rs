@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::journal::{self, JournalRecord};
+use crate::limits::MAX_RECORD_PAGES;
 use crate::page::{Checksum, Disk, Page};
 use crate::superblock::Superblock;
 use crate::version::FormatVersion;
@@ -129,14 +130,34 @@ impl<'a, D: Disk> RegionReader<'a, D> {
     }
 }
 
-/// Fails if some page could be read in no region.
-pub(super) fn check_readable<D>(regions: &mut [RegionReader<'_, D>]) -> io::Result<()> {
+/// Fails if nobody can tell what some copy of a record had: where a page can be read in no region, or, if both copies of
+/// a record lie behind each other in one, where two pages cannot be that may belong to one record. The pages of commits
+/// that count, `taken_pages`, are not concerned then.
+pub(super) fn check_readable<D>(
+    regions: &mut [RegionReader<'_, D>],
+    taken_pages: u64,
+) -> io::Result<()> {
     let Some((first, others)) = regions.split_first_mut() else {
         return Ok(());
     };
-    let is_in_all = |at: &u64| others.iter().all(|other| other.unreadable.contains(at));
+    // A page can have been read twice.
+    first.unreadable.sort_unstable();
+    first.unreadable.dedup();
+    let is_lost = match others {
+        [] => {
+            let is_behind = |at: &&u64| **at >= taken_pages;
+            let behind: Vec<u64> = first.unreadable.iter().filter(is_behind).copied().collect();
+            behind
+                .windows(2)
+                .any(|pair| pair[1] - pair[0] < 2 * MAX_RECORD_PAGES as u64)
+        }
+        _ => {
+            let is_in_all = |at: &u64| others.iter().all(|other| other.unreadable.contains(at));
+            first.unreadable.iter().any(is_in_all)
+        }
+    };
     match first.failure.take() {
-        Some(error) if first.unreadable.iter().any(is_in_all) => Err(error),
+        Some(error) if is_lost => Err(error),
         _ => Ok(()),
     }
 }

@@ -349,3 +349,32 @@ fn a_pool_with_blocks_that_its_caller_does_not_admit_is_left_as_it_is() {
         assert!(!disk.recording().has_writes(), "{version:?}");
     }
 }
+
+#[test]
+fn a_page_of_the_journal_of_version_1_that_cannot_be_read_has_a_copy() {
+    let (image, expected) = some_pool(FormatVersion::One);
+    let found = FoundPool::open(&SimulatedDisk::new(image.clone()), OpenMode::ReadOnly);
+    let journal = found.expect("it is sound").metadata.geometry().journal;
+    let (mut opened, mut refused) = (0, 0);
+    for page in journal.ranges().flatten() {
+        for count in 1..=2 {
+            let mut image = image.clone();
+            image.make_unreadable(page..page + count);
+            for mode in [OpenMode::ReadOnly, WRITING] {
+                let disk = SimulatedDisk::new(image.clone());
+                match FoundPool::open(&disk, mode) {
+                    Ok(found) => {
+                        let admitted = expected.admit(&found, TagComparison::Exact);
+                        admitted.unwrap_or_else(|text| panic!("{count} from {page} on: {text}"));
+                        opened += 1;
+                    }
+                    Err(error) => {
+                        assert!(count > 1, "page {page}: {error}");
+                        refused += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(opened > refused && refused > 0, "{opened} {refused}");
+}
