@@ -93,6 +93,13 @@ fn a_pool_that_did_not_grow_as_asked_says_why() {
     );
     let said = create("8MiB");
     assert!(!said.contains("grows by"), "{said}");
+    for mebibytes in (12..=256).step_by(4) {
+        create(&format!("{mebibytes}MiB"));
+    }
+    let said = create("1GiB");
+    let words = "of 268435456 bytes, and not 1073741824: it has grown 63 times";
+    assert!(said.contains(words), "{said}");
+    assert_eq!(std::fs::metadata(&file).expect("the file").len(), 256 << 20);
 }
 
 #[test]
@@ -110,6 +117,7 @@ fn json_of_pools_has_the_fields_that_scripts_rely_on() {
     });
     let with_created = |created: bool| {
         let mut expected = pool.clone();
+        expected["total_size"] = 1_048_576.into();
         expected["created"] = created.into();
         expected["opened"] = false.into();
         expected

@@ -114,14 +114,21 @@ pub(super) fn resize(
     Ok(())
 }
 
-/// Tells of space that the pool does not use, so that it is not thought to have grown again: warns if it has grown as
-/// often as it can.
+/// Tells of space that the pool does not use, or does not get although it was asked for, so that it is not thought to
+/// have grown again: warns if it has grown as often as it can.
 pub(super) fn tell_of_unused(opening: &OpeningContext<'_>, geometry: &Geometry) {
-    let pages = opening.device.total_size() / UNIT_BYTES;
-    let unused = pages.saturating_sub(geometry.total_pages()) * UNIT_BYTES;
-    if unused < MEGABYTE || opening.parameters.read_only {
+    if opening.parameters.read_only {
         return;
     }
+    let is = geometry.total_pages() * UNIT_BYTES;
+    let (device, asked) = (opening.device.total_size(), opening.parameters.total_size);
+    let what = if asked > device {
+        format!("it does not grow to {asked} bytes, and its file is left as long as it is")
+    } else if device.saturating_sub(is) >= MEGABYTE {
+        format!("{} bytes stay unused", device - is)
+    } else {
+        return;
+    };
     let (level, why) = match geometry.next_growth() {
         Some(next) => {
             let next = next * UNIT_BYTES;
@@ -133,7 +140,7 @@ pub(super) fn tell_of_unused(opening: &OpeningContext<'_>, geometry: &Geometry) 
             (Level::Warning, why.to_owned())
         }
     };
-    opening.log(level, &format!("{unused} bytes stay unused: {why}"));
+    opening.log(level, &format!("{what}: {why}"));
 }
 
 /// Why a pool is not opened in which this megabyte has blocks and cannot have any.

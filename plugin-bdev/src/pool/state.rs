@@ -65,11 +65,13 @@ impl BlockPool {
             Backend::Ram(_) => self.parameters.total_size,
             Backend::File(device) => {
                 device.named_file().check()?;
-                // A pool may have a little less than its file, whose rest has no room for metadata.
-                let own_size = |size| match size == device.total_size() {
-                    true => self.parameters.total_size,
-                    false => size,
-                };
+                // A pool may have less than its file, whose rest has no room for metadata, and less than was asked for
+                // when it was opened, to which it could not grow.
+                let own_size =
+                    |size| match [device.total_size(), device.size_asked()].contains(&size) {
+                        true => self.parameters.total_size,
+                        false => size,
+                    };
                 asked.total_size = own_size(asked.total_size);
                 own_size(device.whole_size_when_opened()?)
             }

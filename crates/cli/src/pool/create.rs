@@ -111,10 +111,13 @@ fn create_block_device(
             info
         }
     };
-    if global.json {
-        return output::json(&PoolReport::of_creation(&info));
-    }
     let stats = client.get_stats()?;
+    if global.json {
+        return output::json(&PoolReport {
+            total_size: Some(stats.total_size),
+            ..PoolReport::of_creation(&info)
+        });
+    }
     output::line(format_args!(
         "{} pool {} with id {}{}; {}",
         verb(&info),
@@ -262,6 +265,9 @@ fn name_options(text: &str) -> String {
     named
 }
 
+/// By so much a pool grows if it can grow at all: its last megabyte may have been incomplete.
+const MIN_GROWTH_BYTES: u64 = 5 << 20;
+
 /// Says which size a pool has, and why, where it is not the one that was asked for.
 fn rounding(asked: Option<u64>, stats: &Stats) -> String {
     let block = BlockType::Kib4.size();
@@ -271,6 +277,11 @@ fn rounding(asked: Option<u64>, stats: &Stats) -> String {
         Some(asked) if asked == size => String::new(),
         Some(asked) if asked - asked % block == size => {
             format!(", of {size} bytes: as many whole blocks of {block} as {asked} bytes hold")
+        }
+        Some(asked) if asked > size && asked - size >= MIN_GROWTH_BYTES => {
+            format!(
+                ", of {size} bytes, and not {asked}: it has grown 63 times, and a pool grows no more often"
+            )
         }
         Some(asked) => format!(
             ", of {size} bytes, and not {asked}: a pool grows by at least 4 MiB, and 63 times at most, and the \

@@ -55,6 +55,9 @@ struct PoolReport<'a> {
     created: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     opened: Option<bool>,
+    /// Bytes of a block device pool that was created, under the name that `stats --json` has for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_size: Option<u64>,
     /// Of a block device pool in a list.
     #[serde(skip_serializing_if = "Option::is_none")]
     perf_metrics: Option<PerfMetrics>,
@@ -68,6 +71,7 @@ impl<'a> PoolReport<'a> {
             module: &info.module,
             created: None,
             opened: None,
+            total_size: None,
             perf_metrics: None,
         }
     }

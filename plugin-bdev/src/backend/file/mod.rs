@@ -58,6 +58,8 @@ pub(crate) struct FileDevice {
     named_file: Arc<NamedFile>,
     name: String,
     total_size: u64,
+    /// Bytes that were asked for when it was opened; 0 for all there is.
+    size_asked: u64,
     direct: bool,
     /// How the device is really used.
     usage: DeviceUsage,
@@ -125,6 +127,7 @@ impl FileDevice {
             file: opened.file,
             name: context.name.to_owned(),
             total_size: opened.total_size,
+            size_asked: parameters.total_size,
             direct: opened.direct,
             usage: DeviceUsage {
                 io_engine,
@@ -148,6 +151,11 @@ impl FileDevice {
     /// Bytes of the file that the pool may have.
     pub(crate) fn total_size(&self) -> u64 {
         self.total_size
+    }
+
+    /// Bytes that were asked for when it was opened; 0 for all there is.
+    pub(crate) fn size_asked(&self) -> u64 {
+        self.size_asked
     }
 
     /// Whether I/O bypasses the page cache.

@@ -90,10 +90,16 @@ pub(super) fn open(
         // that are not written yet stay.
         let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     }
-    let made_with = match created || parameters.overwrite {
-        true => DeviceUsage::default(),
-        false => usage_of_pool(&file),
+    let held = match created || parameters.overwrite {
+        true => None,
+        // Where it cannot be told, opening the pool will report that.
+        false => chimaera_bdev_format::identify(&FileDisk::new(Arc::clone(&file))).ok(),
     };
+    let made_with = held
+        .as_ref()
+        .map_or_else(DeviceUsage::default, |superblock| {
+            DeviceUsage::recorded(&superblock.identity)
+        });
     let asked = parameters.usage;
     let usage = DeviceUsage {
         alignment: settle_alignment(path, direct, asked.alignment, made_with.alignment)?,
@@ -108,6 +114,10 @@ pub(super) fn open(
     if size_before < UNIT_BYTES && !parameters.overwrite {
         refuse_what_is_no_pool(path, &tail_before, parameters.read_only)?;
     }
+    let asked = match held.filter(|_| kind == FileKind::Regular) {
+        Some(superblock) => size_to_grow_to(&superblock.geometry, size_before, asked),
+        None => asked,
+    };
     let total_size = settle_size(path, &file, kind, (size_before, asked), &mut undo)?;
     if direct == DirectIo::Unknown {
         try_alignment(path, &file, total_size, usage.alignment)?;
@@ -155,15 +165,6 @@ fn warn_of_page_cache(host: Host) {
              longer; use a file system with direct I/O where that matters"
         ),
     );
-}
-
-/// How the creator of the pool that the file holds wanted it used. The default if it holds no pool, or none
-/// that can be read: opening it will report that.
-fn usage_of_pool(file: &PoolFile) -> DeviceUsage {
-    match chimaera_bdev_format::identify(&FileDisk::new(Arc::clone(file))) {
-        Ok(superblock) => DeviceUsage::recorded(&superblock.identity),
-        Err(_) => DeviceUsage::default(),
-    }
 }
 
 /// Makes a new file's name durable: a flush of the file need not do that.
@@ -362,6 +363,17 @@ fn settle_size(
             .map_err(|error| cannot_grow(path, (is, asked), &error))?;
     }
     Ok(asked)
+}
+
+/// The size to which to bring a file that holds a pool: what was asked for, unless the pool would have none of that.
+/// Then it is no more than the pool has, so that the file does not become longer for nothing.
+fn size_to_grow_to(geometry: &Geometry, is: u64, asked: u64) -> u64 {
+    let pages = geometry.total_pages();
+    let would_grow = geometry.grown(asked / UNIT_BYTES).total_pages() > pages;
+    match asked > is.max(pages * UNIT_BYTES) && !would_grow {
+        true => (is - is % UNIT_BYTES).max(pages * UNIT_BYTES),
+        false => asked,
+    }
 }
 
 /// The error for a file that cannot be made longer. If it would be too long, the error asks for a smaller

@@ -87,6 +87,54 @@ fn a_pool_waits_until_it_can_grow_by_so_much_that_its_new_copies_lie_apart_and_s
     });
 }
 
+/// Asks for a size to which the pool cannot grow: it is opened, its file is as long as before, and the log says why.
+fn assert_not_grown(store: &Store, asked: u64, told: &(u32, String)) {
+    let is = std::fs::metadata(&store.name).expect("there").len();
+    for _ in 0..2 {
+        let pool = store.open_with(&file_params(asked)).expect("it is opened");
+        assert_eq!(pool.stats().total_size, is);
+        assert_eq!(pool.recorder().log(), std::slice::from_ref(told));
+        for same in [asked, is, 0] {
+            pool.ask_again(&file_params(same)).expect("the same");
+        }
+        drop(pool);
+        assert_eq!(std::fs::metadata(&store.name).expect("there").len(), is);
+    }
+}
+
+#[test]
+fn a_size_to_which_a_pool_cannot_grow_leaves_its_file_as_long_as_it_is() {
+    const GROWTH: u64 = 4 * MEGABYTE;
+
+    let store = Store::on_file(GROWTH);
+    drop(store.open());
+    let (asked, grows) = (6 * MEGABYTE, 7 * MEGABYTE + UNIT_BYTES);
+    let told = format!(
+        "it does not grow to {asked} bytes, and its file is left as long as it is: the pool grows again when its file \
+         or device has {grows} bytes"
+    );
+    assert_not_grown(&store, asked, &(3, told));
+    for size in (2..=64).map(|extents| extents * GROWTH) {
+        let pool = store.open_with(&file_params(size)).expect("grown");
+        assert_eq!(pool.stats().total_size, size);
+    }
+    for asked in [65 * GROWTH, 1000 * GROWTH] {
+        let told = format!(
+            "it does not grow to {asked} bytes, and its file is left as long as it is: the pool has grown as often as \
+             it can; only a new one, made with overwrite, has them"
+        );
+        assert_not_grown(&store, asked, &(2, told));
+    }
+    // Where the pool has lost an unused end, it gets that again, and no more.
+    store.resize(63 * GROWTH + 3 * MEGABYTE);
+    let pool = store.open_with(&file_params(1000 * GROWTH));
+    assert_eq!(pool.expect("it is opened").stats().total_size, 64 * GROWTH);
+    assert_eq!(
+        std::fs::metadata(&store.name).expect("there").len(),
+        64 * GROWTH
+    );
+}
+
 #[test]
 fn a_larger_size_than_a_device_has_is_refused() {
     let Some(store) = Store::on_device(file_bytes(2)) else {
