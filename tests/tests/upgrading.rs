@@ -208,6 +208,47 @@ fn a_damaged_pool_is_upgraded_after_a_repair() {
 }
 
 #[test]
+fn an_upgrade_that_was_killed_is_gone_on_with() {
+    let folder = disk_folder();
+    let path = folder.path().join("pool");
+    make_old_pool(&path, 16 * MIB);
+    let blocks = fill(&path, BlockType::Kib64, 100);
+    let before = std::fs::read(&path).expect("the pool");
+    let upgrade = ["pool", "upgrade", text(&path)];
+    let _ = chimaera(&upgrade).success();
+    let after = std::fs::read(&path).expect("the pool");
+    // The superblocks, in the order in which they are written.
+    let places = [0, 8 << 20, 64 << 10, (8 << 20) + (3 << 12)];
+    for written in 1..places.len() {
+        let mut killed = after.clone();
+        for place in &places[written..] {
+            let superblock = *place..place + SUPERBLOCK_BYTES;
+            assert!(after[superblock.clone()] != before[superblock.clone()]);
+            killed[superblock.clone()].copy_from_slice(&before[superblock]);
+        }
+        std::fs::write(&path, &killed).expect("written");
+        let said = chimaera(&upgrade).success();
+        assert!(said.contains("has version 2 of the format now"), "{said}");
+        assert!(
+            std::fs::read(&path).expect("the pool") == after,
+            "all is written"
+        );
+        // Damage beside that is for a repair.
+        killed[after.len() / 2 + (5 << 12)..][..4096].fill(7);
+        killed[64 << 10..][..512].fill(7);
+        std::fs::write(&path, &killed).expect("written");
+        let said = chimaera(&upgrade).failure(DAMAGED_METADATA);
+        assert!(said.contains("check --repair"), "{said}");
+        assert!(
+            std::fs::read(&path).expect("the pool") == killed,
+            "nothing was written"
+        );
+    }
+    std::fs::write(&path, &after).expect("written");
+    see(&path, &blocks, 0);
+}
+
+#[test]
 fn a_superblock_that_was_forged_in_a_block_of_an_upgraded_pool_is_not_taken_for_its_own() {
     const FORGED: usize = 4 << 20;
     const FAR: usize = 8 << 20;

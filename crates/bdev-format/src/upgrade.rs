@@ -9,8 +9,10 @@
 //! - All that a superblock of version 2 names is durable before the first one is written. Until that one is durable,
 //!   all that the superblocks of version 1 name is as it was; what is written lies in free space.
 //! - So a crash leaves a sound pool: of version 1 if no superblock of version 2 at the beginning is whole, of version 2
-//!   otherwise, since that is the newer one. Opening writes the others again before anything is allocated.
+//!   otherwise, since that is the newer one. Opening writes the others again before anything is allocated, and so does
+//!   the next upgrade, where nothing was torn.
 
+mod interrupted;
 #[cfg(test)]
 pub(crate) mod old_pool;
 mod placing;
@@ -35,6 +37,7 @@ use crate::superblock::{History, Superblock};
 use crate::tags::TagPlace;
 use crate::version::FormatVersion;
 use crate::weakness::{CrashWeakness, weakened};
+pub(crate) use interrupted::finish;
 use placing::{Layout, Missing, Part, PartKind, blocks_in_the_way};
 use space::{Space, kept_place};
 

@@ -24,7 +24,8 @@ pub enum Upgrade {
 
 /// Makes the pool on a file or device that nobody uses one of the newest version of the format. No block moves. Blocks.
 ///
-/// After a crash in the middle the pool is sound, of the old version or of the new one.
+/// After a crash in the middle the pool is sound, of the old version or of the new one. An upgrade that was killed is
+/// gone on with.
 ///
 /// # Errors
 /// [`Status::CorruptedMetadata`] if anything of the pool is damaged, and nothing was written; else as
@@ -34,7 +35,12 @@ pub fn upgrade(path: &Path) -> Result<Upgrade, ImageRefusal> {
     let (size, tail) = size_and_tail(path, &file)?;
     let disk = FileDisk::new(file.clone());
     let place = (&disk, size, &tail[..]);
-    let plan = match whole::plan(&disk, size / PAGE_BYTES as u64) {
+    let pages = size / PAGE_BYTES as u64;
+    let finished = whole::finish(&disk, pages);
+    if finished.map_err(|problem| refused(path, problem, place))? {
+        return Ok(Upgrade::Done(Box::new(examine(path, &file, None)?)));
+    }
+    let plan = match whole::plan(&disk, pages) {
         Ok(Some(plan)) => plan,
         Ok(None) => {
             let inspection = examine(path, &file, None)?;

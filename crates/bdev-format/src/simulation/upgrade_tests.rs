@@ -58,7 +58,9 @@ impl Trial {
             for &loss in losses {
                 let image = walk.left.crash(loss, &mut self.numbers);
                 self.points += 1;
-                self.go_on(&image, second)
+                // What a kill leaves, and no power cut: all that was written before.
+                let is_killed = matches!(loss, Loss::None) || walk.left.unflushed.is_empty();
+                self.go_on(&image, second, is_killed)
                     .map_err(|text| format!("position {position}, lost {loss:?}: {text}"))?;
             }
             walk.step();
@@ -66,8 +68,9 @@ impl Trial {
         Ok(())
     }
 
-    /// What a crash left is sound when it is opened, and can be upgraded to the end, whether it was opened or not.
-    fn go_on(&mut self, image: &DiskImage, second: usize) -> Result<(), String> {
+    /// What a crash left is sound when it is opened, and can be upgraded to the end, whether it was opened or not:
+    /// after a kill without any repair.
+    fn go_on(&mut self, image: &DiskImage, second: usize, is_killed: bool) -> Result<(), String> {
         let opened = SimulatedDisk::new(image.clone());
         let version = self.held.open(&opened)?.version();
         if version == FormatVersion::Two {
@@ -78,7 +81,11 @@ impl Trial {
             0 => image.clone(),
             _ => opened.seen(),
         });
-        if let Err(UpgradeError::Damaged { .. }) = upgrade(&disk) {
+        let upgraded = upgrade(&disk);
+        if is_killed && upgraded.is_err() {
+            return Err(format!("after a kill: {upgraded:?}"));
+        }
+        if let Err(UpgradeError::Damaged { .. }) = upgraded {
             let repaired = check(&disk, disk.total_pages(), Some(REPAIR), &mut |_, _| {});
             let repaired = repaired.map_err(|error| format!("repairing: {error}"))?;
             if !repaired.lost.is_empty() {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use chimaera_bdev_proto::{BlockType, OwnerTag};
 
-use super::{UpgradeError, plan};
+use super::{UpgradeError, finish, plan};
 use crate::block_map::{MegabyteChange, MegabyteMap, Slot, UNITS, units_of};
 use crate::check::{self, Checked};
 use crate::geometry::ReservedPages;
@@ -222,8 +222,11 @@ impl Held {
     }
 }
 
-/// Upgrades the pool on a disk. `false` if it has the newest version.
+/// Upgrades the pool on a disk, or goes on where that was interrupted. `false` if it has the newest version.
 pub(crate) fn upgrade(disk: &SimulatedDisk) -> Result<bool, UpgradeError> {
+    if finish(disk, disk.total_pages())? {
+        return Ok(true);
+    }
     let Some(plan) = plan(disk, disk.total_pages())? else {
         return Ok(false);
     };
