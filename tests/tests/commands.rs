@@ -1,9 +1,14 @@
 //! The program's commands as scripts see them: sizes, JSON, paths.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
+use chimaera_bdev_client::Client;
 use chimaera_tests::exit::{NOT_FOUND, WRONG_USAGE};
-use chimaera_tests::{Daemon, chimaera, disk_folder, finish, json, library_folder, program, text};
+use chimaera_tests::{
+    Daemon, PATIENCE, chimaera, disk_folder, finish, json, library_folder, program, text,
+};
 use serde_json::Value;
 
 #[test]
@@ -71,7 +76,7 @@ fn a_pool_that_did_not_grow_as_asked_says_why() {
     let daemon = Daemon::start();
     let folder = disk_folder();
     let file = folder.path().join("pool");
-    let create = |size| {
+    let create = |size: &str| {
         let create = [
             "pool",
             "create",
@@ -100,6 +105,29 @@ fn a_pool_that_did_not_grow_as_asked_says_why() {
     let words = "of 268435456 bytes, and not 1073741824: it has grown 63 times";
     assert!(said.contains(words), "{said}");
     assert_eq!(std::fs::metadata(&file).expect("the file").len(), 256 << 20);
+}
+
+#[test]
+fn a_creation_whose_pool_somebody_destroys_at_once_says_so() {
+    let daemon = Daemon::start();
+    let runtime = daemon.connect();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let start = Instant::now();
+            while !is_over.load(Ordering::Relaxed) && start.elapsed() < PATIENCE {
+                if let Ok(pool) = Client::open(&runtime, "pool") {
+                    let _ = runtime.admin().destroy_pool(pool.pool_id());
+                }
+            }
+        });
+        let create = ["pool", "create", "pool", "--type", "ram", "--size", "1MiB"];
+        let mut said = (0..500).map(|_| daemon.run(&create));
+        let refused = said.find(|output| output.code != Some(0));
+        is_over.store(true, Ordering::Relaxed);
+        let said = refused.expect("one of them meets it").failure(NOT_FOUND);
+        assert!(said.contains("another client has destroyed it"), "{said}");
+    });
 }
 
 #[test]

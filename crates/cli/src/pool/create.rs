@@ -98,7 +98,7 @@ fn create_block_device(
         Declaration::Some => {
             // What is declared already is only known once the pool is open.
             let info = create(&options)?;
-            let declared = client.get_stats()?.metrics;
+            let declared = stats_of_created(&client, &info)?.metrics;
             if let Declaration::All(metrics) = arguments.metrics.declare(Some(declared)) {
                 let again = options.overwrite(false).perf_metrics(metrics);
                 create(&again).map_err(|failure| {
@@ -111,7 +111,7 @@ fn create_block_device(
             info
         }
     };
-    let stats = client.get_stats()?;
+    let stats = stats_of_created(&client, &info)?;
     if global.json {
         return output::json(&PoolReport {
             total_size: Some(stats.total_size),
@@ -127,6 +127,19 @@ fn create_block_device(
         contents(&stats)
     ));
     Ok(())
+}
+
+/// The statistics of a pool that was just created. Another client may have destroyed it meanwhile.
+fn stats_of_created(client: &Client, info: &PoolInfo) -> Result<Stats, CommandFailure> {
+    client.get_stats().map_err(|error| match error.status() {
+        Status::PoolNotFound => CommandFailure::not_found(format!(
+            "the pool {} was open with the id {}, and another client has destroyed it since: create it again, if it is \
+             still wanted",
+            printable(&info.name),
+            info.id
+        )),
+        _ => error.into(),
+    })
 }
 
 /// Refuses options for memory pools that mean something for pools on files only.
