@@ -133,10 +133,13 @@ impl BdevContainer {
             context.host,
             parameters.read_only,
         );
-        let keeper = keeper.map_err(|error| {
-            let text = format!("cannot keep the pool: {error}");
-            ModuleError::new(Status::OutOfResources, text)
-        })?;
+        let keeper = match keeper {
+            Ok(keeper) => keeper,
+            Err(error) => {
+                let text = format!("cannot keep the pool: {error}");
+                return Err(undo.after(ModuleError::new(Status::OutOfResources, text)));
+            }
+        };
         // Nothing can fail any more.
         undo.keep();
         Ok(Self {

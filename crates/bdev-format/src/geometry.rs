@@ -218,6 +218,12 @@ impl Geometry {
         group(0).chain(group(1)).collect()
     }
 
+    /// The pages of each copy of the superblock, in that order.
+    pub fn superblock_pages(&self) -> impl Iterator<Item = Range<u64>> {
+        let places = self.superblocks().into_iter();
+        places.map(|page| page..page + SUPERBLOCK_PAGES)
+    }
+
     /// The mark pages: one beside each copy of the superblock.
     pub(crate) fn marks(&self) -> Vec<u64> {
         let near = NEAR_MARKS

@@ -57,7 +57,8 @@ pub(crate) fn on_file(
     context: &CreateContext<'_>,
     parameters: Parameters,
 ) -> Result<(BlockPool, Arc<NamedFile>, Ledger<MetadataDisk>, Undo), ModuleError> {
-    let (device, undo) = FileDevice::new(context, &parameters)?;
+    let (device, mut undo) = FileDevice::new(context, &parameters)?;
+    let opened = persistence::open_or_format(context, &parameters, &device, &mut undo);
     let PersistentPool {
         allocator,
         ledger,
@@ -65,7 +66,10 @@ pub(crate) fn on_file(
         was_opened,
         has_unknown_blocks,
         open_uuid,
-    } = persistence::open_or_format(context, &parameters, &device)?;
+    } = match opened {
+        Ok(opened) => opened,
+        Err(error) => return Err(undo.after(error)),
+    };
     let geometry = ledger.metadata().geometry();
     let reserved = geometry.reserved().collect();
     let metadata_size = geometry.reserved_pages() * UNIT_BYTES;

@@ -26,7 +26,7 @@ use super::allocator::PendingFree;
 use super::open_uuids::OpenUuid;
 use super::opening_context::OpeningContext;
 use super::size;
-use crate::backend::file::{FileDevice, MetadataDisk, nothing_to_read};
+use crate::backend::file::{FileDevice, MetadataDisk, Undo, nothing_to_read};
 use crate::declared;
 use crate::params::{DeviceUsage, Parameters};
 
@@ -53,7 +53,7 @@ pub(crate) struct PersistentPool {
     pub(crate) open_uuid: OpenUuid,
 }
 
-/// Opens the pool on the device, or makes one.
+/// Opens the pool on the device, or makes one, of which `undo` is told.
 ///
 /// # Errors
 /// [`Status::ParameterMismatch`] for a pool that is another one, or of which a copy is open;
@@ -63,10 +63,11 @@ pub(crate) fn open_or_format(
     context: &CreateContext<'_>,
     parameters: &Parameters,
     device: &FileDevice,
+    undo: &mut Undo,
 ) -> Result<PersistentPool, ModuleError> {
     let opening = &OpeningContext::new(context, parameters, device);
     if parameters.overwrite {
-        return format(opening, true);
+        return format(opening, true, undo);
     }
     let identified = match parameters.read_only {
         true => chimaera_bdev_format::identify(&opening.disk),
@@ -79,7 +80,7 @@ pub(crate) fn open_or_format(
                 return Err(nothing_to_read(&context.name, device.probable_contents()));
             }
             check_blank(opening)?;
-            format(opening, false)
+            format(opening, false, undo)
         }
         Err(error) => Err(opening.explain(error, false)),
     }
@@ -238,7 +239,11 @@ fn check_identity(opening: &OpeningContext<'_>, identity: &Identity) -> Result<(
     ))
 }
 
-fn format(opening: &OpeningContext<'_>, wipe: bool) -> Result<PersistentPool, ModuleError> {
+fn format(
+    opening: &OpeningContext<'_>,
+    wipe: bool,
+    undo: &mut Undo,
+) -> Result<PersistentPool, ModuleError> {
     let total_size = opening.device.total_size();
     let geometry = Geometry::new(total_size / UNIT_BYTES).ok_or_else(|| {
         opening.error(
@@ -251,9 +256,12 @@ fn format(opening: &OpeningContext<'_>, wipe: bool) -> Result<PersistentPool, Mo
         )
     })?;
     let allocator = opening.allocator(&geometry)?;
-    opening.set_aside(&geometry)?;
     let birth = image::birth()?;
     let open_uuid = OpenUuid::enter(opening, birth.uuid, opening.context.pool)?;
+    if !wipe {
+        undo.will_write(geometry.superblock_pages());
+    }
+    opening.set_aside(&geometry)?;
     let metadata = Metadata::format(
         opening.device.metadata_disk(),
         identity(opening),

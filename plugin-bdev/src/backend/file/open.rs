@@ -6,7 +6,7 @@
 //!   another pool do too), and the file that a loop device stands on is locked. The kernel releases all of it
 //!   when the process crashes.
 //! - A creation that fails leaves things as they were: a file that it made is removed, one that it grew gets
-//!   its former length again. Nothing is changed before the lock is held.
+//!   its former length again, and one that was blank is blank again. Nothing is changed before the lock is held.
 //! - Nothing but regular files and block devices is opened at all: to open a terminal or a tape has effects
 //!   of its own.
 
@@ -80,7 +80,7 @@ pub(super) fn open(
     let (file, kind, created) = open_existing_or_new(path, parameters)?;
     let file = pool_file(file)?;
     let lock = lock_for_one_pool(path, &file, kind, parameters)?;
-    let mut undo = Undo::new(&file, path, created);
+    let mut undo = Undo::new(&file, path, created, host);
     if created {
         sync_folder_of(path, &file)?;
     }

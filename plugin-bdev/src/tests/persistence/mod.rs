@@ -12,6 +12,7 @@ mod kept;
 mod lost_file;
 mod occupied;
 mod read_only;
+mod taken_back;
 mod usage;
 
 use std::fs::{self, OpenOptions};
