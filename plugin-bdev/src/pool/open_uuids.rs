@@ -57,13 +57,20 @@ impl OpenUuid {
         let other = other.get().clone();
         drop(open);
         let (uuid, copy) = (Uuid::from_bytes(uuid), shell::word(opening.context.name));
+        let advice = match opening.device.cannot_be_written() {
+            false => format!(
+                "give it a UUID and an id of its own by `chimaera pool rename --copy {copy}`"
+            ),
+            true => "open it in another daemon, or copy it to another place, since here it can only be read, and give \
+                     that copy a UUID and an id of its own by `chimaera pool rename --copy`"
+                .to_owned(),
+        };
         Err(opening.error(
             Status::ParameterMismatch,
             format_args!(
                 "duplicate UUID: the pool there, with the id {id}, has the UUID {uuid} as the pool {} with the id {} \
                  has, which is open: one is a copy of the other, or both are paths to one device; destroy that one \
-                 first, or, if this one is the copy, give it a UUID and an id of its own by `chimaera pool rename \
-                 --copy {copy}`",
+                 first, or, if this one is the copy, {advice}",
                 other.name, other.id
             ),
         ))

@@ -217,6 +217,13 @@ fn check_identity(opening: &OpeningContext<'_>, identity: &Identity) -> Result<(
         let advice = match opening.device.named_file().is_reached_by(is) {
             // By a link, for example.
             true => "both lead to it: ask for it by the name that it has".to_owned(),
+            false if opening.device.cannot_be_written() => format!(
+                "what is there can only be read, so that nothing gives it another name: open it by a symbolic link that \
+                 has its name (`ln -s {} {}`), or copy it to another place, and let `chimaera pool rename` give the \
+                 copy its name",
+                shell::word(asked),
+                shell::word(is)
+            ),
             false => {
                 let path = shell::word(asked);
                 format!(

@@ -15,9 +15,10 @@ use chimaera_thread::standstill::patiently;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::disk::{FileDisk, PoolFile, pool_file, size_and_tail};
-use super::path::{check_stores, refused};
+use super::path::{PathUse, check_stores, refused};
 use super::random::seconds_now;
 use super::refusal::{ImageRefusal, error, in_use_error};
+use super::writable::{check_size_limit, is_read_only, read_only_error};
 use super::{birth, random_bits};
 use crate::block_map::MegabyteMap;
 use crate::check::{self as whole, Checked, Repair};
@@ -265,7 +266,14 @@ pub(super) fn open_unused(path: &Path, writes: bool) -> Result<File, ModuleError
 
 /// Opens a file or device, and says whether another process uses it. Closing the file ends its lock.
 fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
-    let failed = |error: &io::Error| refused("open", path, error);
+    let access = match writes {
+        false => PathUse::Read,
+        true => PathUse::Write,
+    };
+    let failed = |error: &io::Error| match error.raw_os_error() {
+        Some(libc::EROFS) => read_only_error(path),
+        _ => refused(access, path, error),
+    };
     let kind = std::fs::metadata(path)
         .map_err(|error| failed(&error))?
         .file_type();
@@ -274,6 +282,7 @@ fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
     if kind.is_block_device() {
         let exclusive = options.clone().custom_flags(libc::O_EXCL).open(path);
         return match exclusive {
+            Ok(file) if writes && is_read_only(&file) => Err(read_only_error(path)),
             Ok(file) => Ok((file, false)),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && writes => {
                 Err(in_use_error(path))
@@ -294,6 +303,10 @@ fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
     }
     let file = options.open(path).map_err(|error| failed(&error))?;
     check_stores(path, &file)?;
+    if writes {
+        let metadata = file.metadata().map_err(|error| failed(&error))?;
+        check_size_limit(path, &file, metadata.len())?;
+    }
     match file.try_lock() {
         Ok(()) => Ok((file, false)),
         Err(TryLockError::WouldBlock) => Ok((file, true)),

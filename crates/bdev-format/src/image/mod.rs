@@ -11,6 +11,7 @@ mod path;
 mod random;
 mod refusal;
 mod upgrade;
+mod writable;
 
 pub use chimaera_proto::ModuleError;
 pub use disk::{DiskOperation, FileDisk, PoolFile, pool_file, size_and_tail, size_of};
@@ -18,7 +19,8 @@ pub use exclusive::{FileLock, busy, lock};
 pub use inspect::{
     COUNTED, CheckMode, FoundTwoPools, Inspection, NewIdentity, check, inspect, rename, rename_copy,
 };
-pub use path::{check_stores, ends_with_slash, refused};
+pub use path::{PathUse, check_stores, ends_with_slash, refused};
 pub use random::{birth, random_bits};
 pub use refusal::{ImageRefusal, Remedy};
 pub use upgrade::{Upgrade, upgrade};
+pub use writable::{check_size_limit, is_read_only};

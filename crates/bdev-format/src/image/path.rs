@@ -11,16 +11,50 @@ use nix::sys::statfs::{
     SECURITYFS_MAGIC, SYSFS_MAGIC, TRACEFS_MAGIC, fstatfs,
 };
 
+/// What is to be done with a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathUse {
+    /// To look at what it leads to.
+    Look,
+    /// To open that for reading.
+    Read,
+    /// To open it for reading and writing.
+    Write,
+    /// To make a file there.
+    Create,
+}
+
+impl PathUse {
+    const fn verb(self) -> &'static str {
+        match self {
+            Self::Look => "look at",
+            Self::Read | Self::Write => "open",
+            Self::Create => "create",
+        }
+    }
+
+    /// What a user needs the right to.
+    const fn right(self) -> &'static str {
+        match self {
+            Self::Look => "pass each directory on its way",
+            Self::Read => "read it and to pass each directory on its way",
+            Self::Write => "read and write it and to pass each directory on its way",
+            Self::Create => "write to its directory and to pass each one on its way",
+        }
+    }
+}
+
 /// The error that something could not be done with a path.
-pub fn refused(action: &str, path: &Path, error: &io::Error) -> ModuleError {
-    let shown = path.display();
-    let mut refusal = ModuleError::system(format_args!("cannot {action} {shown}"), error);
+#[must_use]
+pub fn refused(access: PathUse, path: &Path, error: &io::Error) -> ModuleError {
+    let action = format_args!("cannot {} {}", access.verb(), path.display());
+    let mut refusal = ModuleError::system(action, error);
     let errno = error.raw_os_error().unwrap_or(0);
     // No file can be opened by such a path, whatever is on the disk.
     if matches!(errno, libc::ELOOP | libc::ENAMETOOLONG | libc::EISDIR) {
         refusal.failure.status = Status::InvalidArgument;
     }
-    if let Some(advice) = advice(path, errno) {
+    if let Some(advice) = advice(access, path, errno) {
         refusal.message = format!("{}: {advice}", refusal.message);
     }
     refusal
@@ -41,7 +75,7 @@ const KERNEL_FILE_SYSTEMS: [FsType; 8] = [
 
 /// Refuses an open file that stores nothing. To be called before the file is read.
 pub fn check_stores(path: &Path, file: &File) -> Result<(), ModuleError> {
-    let system = fstatfs(file).map_err(|errno| refused("look at", path, &errno.into()))?;
+    let system = fstatfs(file).map_err(|errno| refused(PathUse::Look, path, &errno.into()))?;
     if !KERNEL_FILE_SYSTEMS.contains(&system.filesystem_type()) {
         return Ok(());
     }
@@ -55,7 +89,7 @@ pub fn check_stores(path: &Path, file: &File) -> Result<(), ModuleError> {
     ))
 }
 
-fn advice(path: &Path, errno: i32) -> Option<String> {
+fn advice(access: PathUse, path: &Path, errno: i32) -> Option<String> {
     let advice = match errno {
         libc::ENOENT => match std::fs::read_link(path) {
             Ok(target) => {
@@ -81,9 +115,9 @@ fn advice(path: &Path, errno: i32) -> Option<String> {
         }
         libc::EACCES => {
             return Some(format!(
-                "user {}, as whom this is done, needs the right to read and write it and to pass each directory on \
-                 its way",
-                nix::unistd::geteuid()
+                "user {}, as whom this is done, needs the right to {}",
+                nix::unistd::geteuid(),
+                access.right()
             ));
         }
         // Of the right to open a file the system says EACCES.
@@ -109,4 +143,29 @@ fn has_folder(path: &Path) -> bool {
 /// Whether the path can only be that of a directory.
 pub fn ends_with_slash(path: &Path) -> bool {
     path.as_os_str().as_bytes().ends_with(b"/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_right_is_named_and_no_other() {
+        let refused = |access| {
+            let error = io::Error::from_raw_os_error(libc::EACCES);
+            refused(access, Path::new("/folder/pool"), &error).message
+        };
+        for (access, needs) in [
+            (PathUse::Look, "needs the right to pass each"),
+            (PathUse::Read, "needs the right to read it and to pass"),
+            (
+                PathUse::Write,
+                "needs the right to read and write it and to pass",
+            ),
+            (PathUse::Create, "needs the right to write to its directory"),
+        ] {
+            let said = refused(access);
+            assert!(said.contains(needs), "{access:?}: {said}");
+        }
+    }
 }

@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use chimaera_bdev_allocator::{FreeCompletion, Pin, Pinned};
 use chimaera_bdev_format::contents::{self, DeviceContents};
-use chimaera_bdev_format::image::{FileDisk, FileLock, PoolFile, size_of};
+use chimaera_bdev_format::image::{FileDisk, FileLock, PoolFile, is_read_only, size_of};
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWorker, Worker};
 use chimaera_proto::Failure;
@@ -156,6 +156,11 @@ impl FileDevice {
     /// Bytes that were asked for when it was opened; 0 for all there is.
     pub(crate) fn size_asked(&self) -> u64 {
         self.size_asked
+    }
+
+    /// Whether nothing can be written there, by nobody: see [`is_read_only`].
+    pub(crate) fn cannot_be_written(&self) -> bool {
+        is_read_only(&self.file)
     }
 
     /// Whether I/O bypasses the page cache.

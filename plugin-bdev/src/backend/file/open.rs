@@ -22,8 +22,8 @@ use std::sync::Arc;
 use chimaera_bdev_format::Geometry;
 use chimaera_bdev_format::contents::DeviceContents;
 use chimaera_bdev_format::image::{
-    FileDisk, FileLock, PoolFile, busy, check_stores, ends_with_slash, lock, pool_file, refused,
-    size_and_tail,
+    FileDisk, FileLock, PathUse, PoolFile, busy, check_size_limit, check_stores, ends_with_slash,
+    lock, pool_file, refused, size_and_tail,
 };
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{Host, Level, ModuleError};
@@ -118,6 +118,15 @@ pub(super) fn open(
         Some(superblock) => size_to_grow_to(&superblock.geometry, size_before, asked),
         None => asked,
     };
+    if !parameters.read_only {
+        // Also where nothing is written at once: a limit that a later write met would look like a device that fails.
+        let written = match asked {
+            0 => size_before,
+            _ if parameters.overwrite => asked.max(size_before),
+            _ => asked,
+        };
+        check_size_limit(path, &file, written)?;
+    }
     let total_size = settle_size(path, &file, kind, (size_before, asked), &mut undo)?;
     if direct == DirectIo::Unknown {
         try_alignment(path, &file, total_size, usage.alignment)?;
@@ -186,18 +195,22 @@ fn open_existing_or_new(
     path: &Path,
     parameters: &Parameters,
 ) -> Result<(File, FileKind, bool), ModuleError> {
-    let failed = |action: &str, error: &io::Error| refused(action, path, error);
+    let failed = |access, error: &io::Error| refused(access, path, error);
+    let access = match parameters.read_only {
+        true => PathUse::Read,
+        false => PathUse::Write,
+    };
     let kind = match std::fs::metadata(path) {
         Ok(metadata) => kind_of(path, &metadata)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // A link is not followed to make a file: whoever made the link would choose where.
             let is_link = std::fs::symlink_metadata(path).is_ok();
             if parameters.read_only || is_link {
-                return Err(failed("open", &error));
+                return Err(failed(access, &error));
             }
             if ends_with_slash(path) {
                 let error = io::Error::from_raw_os_error(libc::EISDIR);
-                return Err(failed("create", &error));
+                return Err(failed(PathUse::Create, &error));
             }
             if parameters.total_size == 0 {
                 return Err(ModuleError::new(
@@ -217,11 +230,11 @@ fn open_existing_or_new(
                 .open(path)
                 .map_err(|error| match error.kind() {
                     io::ErrorKind::AlreadyExists => busy(path, "somebody made it just now"),
-                    _ => failed("create", &error),
+                    _ => failed(PathUse::Create, &error),
                 })?;
             return Ok((file, FileKind::Regular, true));
         }
-        Err(error) => return Err(failed("look at", &error)),
+        Err(error) => return Err(failed(PathUse::Look, &error)),
     };
     let mut options = OpenOptions::new();
     options.read(true).write(!parameters.read_only);
@@ -233,9 +246,11 @@ fn open_existing_or_new(
         if is_busy(&error) {
             return busy(path, "it is mounted, part of an array, or another pool's");
         }
-        failed("open", &error)
+        failed(access, &error)
     })?;
-    let metadata = file.metadata().map_err(|error| failed("look at", &error))?;
+    let metadata = file
+        .metadata()
+        .map_err(|error| failed(PathUse::Look, &error))?;
     // Looked at again: the first look was at the name, which may lead elsewhere by now.
     if kind_of(path, &metadata)? != kind {
         return Err(busy(path, "it was replaced just now"));
@@ -268,11 +283,10 @@ fn kind_of(path: &Path, metadata: &Metadata) -> Result<FileKind, ModuleError> {
 fn check_writable(path: &Path, device: &File) -> Result<(), ModuleError> {
     match device_is_read_only(device) {
         Ok(false) => Ok(()),
-        Ok(true) => Err(refused(
-            "write to",
-            path,
-            &io::Error::from_raw_os_error(libc::EROFS),
-        )),
+        Ok(true) => {
+            let error = io::Error::from_raw_os_error(libc::EROFS);
+            Err(refused(PathUse::Write, path, &error))
+        }
         Err(errno) => Err(ModuleError::system(
             format_args!("cannot ask whether {} is read-only", path.display()),
             &errno.into(),
