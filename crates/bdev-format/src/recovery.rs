@@ -111,7 +111,8 @@ pub fn open_admitting<D: Disk>(
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<OpenedPool<D>, OpenError> {
     let chosen = superblock::choose(&disk)?;
-    if let Some(pools) = chosen.two_pools().filter(|_| mode != OpenMode::ReadOnly) {
+    let two_pools = chosen.two_pools();
+    if let Some(pools) = two_pools.clone().filter(|_| mode != OpenMode::ReadOnly) {
         return Err(OpenError::TwoPools(Box::new(pools)));
     }
     let superblock = &chosen.superblock;
@@ -121,6 +122,8 @@ pub fn open_admitting<D: Disk>(
     }
     let mut opened = open_though_marked(disk, chosen, mode, admit, progress)?;
     opened.mark = mark;
+    let two_pools = two_pools.map(|pools| pools.to_string());
+    opened.repaired.splice(0..0, two_pools);
     Ok(opened)
 }
 

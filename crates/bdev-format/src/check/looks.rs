@@ -44,7 +44,10 @@ impl Evidence {
 impl Checked {
     /// Whether nothing is damaged.
     fn is_sound(&self) -> bool {
-        self.lost.is_empty() && self.repairable.is_empty() && self.mark.is_none()
+        self.lost.is_empty()
+            && self.repairable.is_empty()
+            && self.mark.is_none()
+            && self.two_pools.is_none()
     }
 
     /// Leaves out damage that an earlier look has not found, or has found in other bytes.
@@ -54,6 +57,9 @@ impl Checked {
             .retain(|text| earlier.lost.contains(text) && same(text));
         self.repairable
             .retain(|text| earlier.repairable.contains(text) && same(text));
+        if earlier.two_pools.is_none() {
+            self.two_pools = None;
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::Numbers;
 use super::creation::format;
 use super::disk::{DiskImage, Loss, SimulatedDisk};
 use super::model::{FoundPool, WRITING};
-use crate::check::{Checked, Repair, check};
+use crate::check::{Checked, Repair, agreed, check};
 use crate::page::{Checksum, bytes_of};
 use crate::superblock::hyphenated;
 use crate::upgrade::UpgradeError;
@@ -213,6 +213,7 @@ fn a_pool_is_not_written_where_the_superblock_of_another_is_in_its_far_place() {
     assert!(matches!(other, Some(OpenError::AnotherUuid(uuid)) if uuid == near));
     let opened = FoundPool::open(&disk, OpenMode::ReadOnly).expect("readable");
     assert_eq!(opened.metadata.superblock().uuid, near);
+    assert_eq!(opened.repaired[0], text, "it is told of");
     let checked = check(&disk, PAGES, None, &mut |_, _| {}).expect("readable");
     assert!(checked.two_pools.is_some());
     assert!(!disk.recording().has_writes());
@@ -222,6 +223,34 @@ fn a_pool_is_not_written_where_the_superblock_of_another_is_in_its_far_place() {
         zero(&disk, place..place + 2);
         assert!(matches!(refusal(&disk), OpenError::TwoPools(_)));
     }
+}
+
+#[test]
+fn two_pools_count_beside_a_writer_only_if_several_looks_find_them() {
+    let (alone, other) = (pool(1, PAGES), pool(2, PAGES));
+    let (both, superblock) = (settled(&alone), identify(&other).expect("a pool"));
+    for place in [FAR, FAR + 3] {
+        let written = both.write(place, &superblock.to_pages(place));
+        written.expect("inside");
+    }
+    let looks = |disks: &[&SimulatedDisk]| {
+        let mut disks = disks.iter().copied();
+        let mut last = None;
+        let found = agreed(|| {
+            last = disks.next().or(last);
+            let disk = last.expect("one disk");
+            check(disk, PAGES, None, &mut |_, _| {}).map(|checked| (checked, ()))
+        });
+        let (checked, ()) = found.expect("a pool");
+        assert!(checked.lost.is_empty() && checked.repairable.is_empty());
+        checked.two_pools.is_some()
+    };
+    assert!(looks(&[&both]));
+    assert!(!looks(&[&both, &alone]));
+    let damaged = settled(&alone);
+    zero(&damaged, 16..18);
+    assert!(!looks(&[&damaged, &both]));
+    assert!(!looks(&[&alone]));
 }
 
 #[test]
