@@ -2,7 +2,8 @@
 //!
 //! Everything that two sides must agree on stands here once: ids, limits, units, the layout of
 //! tasks and completions, status codes and control messages. Nothing here maps memory or blocks, and nothing
-//! does I/O but [`socket_path`], which looks at the socket's folder.
+//! does I/O but [`socket_path`], which looks at the socket's folder. The only unsafe code is a question to the system in
+//! [`environment`].
 //!
 //! Laws of this crate:
 //! - A value that comes from the other side enters through one parsing function that returns a
@@ -10,11 +11,12 @@
 //! - A number that both sides use stands in [`limits`], with the inequalities between the
 //!   numbers asserted at compile time.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod admin;
 pub mod codec;
 pub mod control;
+pub mod environment;
 pub mod ids;
 pub mod limits;
 pub mod module_error;

@@ -10,6 +10,7 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use crate::environment::trusted_variable;
 use crate::socket_folder::{FolderTrust, WrongFolder, check_exists};
 pub use crate::socket_folder::{SOCKET_VARIABLE, SocketFolderError};
 
@@ -32,14 +33,14 @@ pub struct SocketPlace {
 impl SocketPlace {
     /// Where a daemon of this user listens: the path in [`SOCKET_VARIABLE`], else [`SYSTEM_SOCKET`] for
     /// root, else `chimaera.sock` in `$XDG_RUNTIME_DIR`, else in `/run/user/UID` if that is the user's,
-    /// else in `/tmp/chimaera-UID`. An empty variable counts as one that is not set.
+    /// else in `/tmp/chimaera-UID`. A variable that is empty or not trusted ([`trusted_variable`]) counts as one that is
+    /// not set.
     #[must_use]
     pub fn own() -> Self {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         Self::choose(
-            variable(SOCKET_VARIABLE),
+            trusted_variable(SOCKET_VARIABLE),
             nix::unistd::Uid::effective().as_raw(),
-            variable("XDG_RUNTIME_DIR"),
+            trusted_variable("XDG_RUNTIME_DIR"),
             Path::new("/run/user"),
             Path::new("/tmp"),
         )

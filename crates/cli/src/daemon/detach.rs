@@ -58,7 +58,7 @@ pub(crate) fn detach(
         .args(without_detaching(std::env::args_os().skip(1)))
         .arg(format!("--{DETACHED_LOG}"))
         .arg(&log_path)
-        .env("CHIMAERA_SOCKET", socket)
+        .args(socket_argument(arguments, socket))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
@@ -141,6 +141,15 @@ fn log_beside(socket: &Path) -> PathBuf {
     let mut path = socket.as_os_str().to_owned();
     path.push(".log");
     path.into()
+}
+
+/// Where the daemon is to listen, if its arguments do not say it: a variable would not reach a daemon that does not trust
+/// its environment.
+fn socket_argument(arguments: &StartArguments, socket: &Path) -> Vec<OsString> {
+    match arguments.place.socket {
+        Some(_) => Vec::new(),
+        None => vec!["--socket".into(), socket.into()],
+    }
 }
 
 /// The arguments without `--detach` and `--log FILE`.
