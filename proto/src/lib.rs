@@ -1,8 +1,8 @@
 //! The contract between the processes and libraries of Chimaera.
 //!
-//! Everything that two sides must agree on stands here once: ids, limits, units, the layout of
-//! tasks and completions, status codes and control messages. Nothing here maps memory or blocks, and nothing
-//! does I/O but [`socket_path`], which looks at the socket's folder. The only unsafe code is a question to the system in
+//! Everything that two sides must agree on stands here once: ids, limits, units, the layout of tasks and
+//! completions, status codes and control messages. Nothing here maps memory or blocks, and nothing does I/O but
+//! [`socket_path`], which looks at the socket's folder. The only unsafe code is a question to the system in
 //! [`environment`].
 //!
 //! Laws of this crate:

@@ -21,6 +21,14 @@ pub struct Config {
     pub plugin_folders: Vec<PathBuf>,
     /// Modules that are linked into the program. They come before libraries in the folders beside the program.
     pub modules: Vec<Module>,
+    /// Modules of which clients of other users than root and this process's have pools made, by name, besides those that
+    /// are linked in.
+    pub opened_modules: Vec<String>,
+    /// Whether the modules that are linked in are open to such clients only if they are named there.
+    pub opens_named_modules_only: bool,
+    /// Whether clients of other users than this process's are meant to connect. If so, or if this process is root's, a
+    /// library, or a folder of the socket, that others could change is an error. Otherwise it is a warning in the log.
+    pub admits_others: bool,
 }
 
 impl Default for Config {
@@ -32,11 +40,19 @@ impl Default for Config {
             polling: Polling::Balanced,
             plugin_folders: Vec::new(),
             modules: Vec::new(),
+            opened_modules: Vec::new(),
+            opens_named_modules_only: false,
+            admits_others: false,
         }
     }
 }
 
 impl Config {
+    /// Whether a file or folder that others could change is only warned of.
+    pub(crate) fn warns_of_open_paths(&self) -> bool {
+        !self.admits_others && !nix::unistd::Uid::effective().is_root()
+    }
+
     pub(crate) fn effective_worker_count(&self) -> usize {
         match self.worker_count {
             0 => default_worker_count(

@@ -73,6 +73,7 @@ impl ControlSide {
         asked: &GetOrCreatePool,
         client: Peer,
     ) -> Result<PoolInfo, ModuleError> {
+        self.modules.check_client(&asked.module, client)?;
         let module = self.modules.get(&asked.module)?;
         let speaker = Speaker::new(module.name(), &asked.name);
         let new = NewPool {

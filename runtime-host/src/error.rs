@@ -8,6 +8,8 @@ use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
 use chimaera_shm::Shortage;
 use chimaera_thread::standstill::Standstill;
 
+use crate::trusted_path::PathDistrust;
+
 /// Why a host does not start, or does not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
@@ -77,9 +79,24 @@ pub enum HostError {
         /// What the system said.
         error: io::Error,
     },
-    /// Something that is not a regular file is in the lock's place.
-    #[error("{0} is not a regular file: remove it, or choose another socket")]
-    NotALock(PathBuf),
+    /// Something that cannot be a lock is in its place.
+    #[error("{} {what}: remove it, or choose another socket", .path.display())]
+    NotALock {
+        /// The lock's path.
+        path: PathBuf,
+        /// What is wrong with what is there.
+        what: String,
+    },
+    /// Others could replace what lies in the socket's folder.
+    #[error(
+        "others could put a socket of their own in the place of {socket}, or change its lock: {found}"
+    )]
+    OpenFolder {
+        /// The socket.
+        socket: PathBuf,
+        /// Where they could.
+        found: PathDistrust,
+    },
     /// No socket can have such a long path.
     #[error(
         "the socket's path has {len} bytes, of which the system takes at most {MAX_SOCKET_PATH_BYTES}: \

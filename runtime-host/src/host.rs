@@ -54,7 +54,11 @@ impl Host {
         check_processors(&config.pin_to)?;
         // Before the first worker: later there may be no thread for it.
         let log = log::ensure_started().map_err(HostError::system("starting the log's thread"))?;
-        let listener = config.socket.as_deref().map(Listener::bind).transpose()?;
+        let warns = config.warns_of_open_paths();
+        let listener = config.socket.as_deref();
+        let listener = listener
+            .map(|socket| Listener::bind(socket, warns))
+            .transpose()?;
         let worker_count = config.effective_worker_count();
         let inboxes = (0..worker_count)
             .map(|_| Inbox::new().map(Arc::new))
@@ -65,7 +69,7 @@ impl Host {
         let events = Inbox::new().map(Arc::new);
         let events = events.map_err(HostError::system("making the control inbox"))?;
         let shared = Arc::new(ControlSide {
-            modules: Modules::new(&config.modules, &config.plugin_folders),
+            modules: Modules::new(config),
             pools: PoolRegistry::default(),
             threads,
             session_count: AtomicU32::new(0),

@@ -36,6 +36,7 @@ mod routing;
 mod session;
 mod speakers;
 mod stop;
+pub mod trusted_path;
 mod worker;
 mod worker_inboxes;
 

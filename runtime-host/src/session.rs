@@ -24,6 +24,12 @@ impl Peer {
     pub(crate) fn is_this_process(self) -> bool {
         self.process_id.cast_unsigned() == std::process::id()
     }
+
+    /// Whether it acts for those who run the host: root, the host's own user, or the host's own process.
+    pub(crate) fn is_operator(self) -> bool {
+        let own = nix::unistd::Uid::effective().as_raw();
+        self.is_this_process() || self.user_id == 0 || self.user_id == own
+    }
 }
 
 impl From<UnixCredentials> for Peer {

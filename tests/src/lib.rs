@@ -37,8 +37,8 @@ pub use background_daemon::BackgroundDaemon;
 pub use build::{library_folder, program};
 pub use chimaera_testing::{
     GIB, KIB, LoopDevice, MIB, PATIENCE, Pattern, Polled, SmallFileSystem, WakeCount, Watchdog,
-    Xorshift, block_on, disk_folder, is_in_state, skipped, thread_sleeps, tmpfs_folder, until,
-    within,
+    Xorshift, block_on, disk_folder, is_in_state, is_root, skipped, thread_sleeps, tmpfs_folder,
+    until, within,
 };
 pub use commands::{chimaera, exit, json};
 pub use control_group::ControlGroup;
@@ -53,7 +53,7 @@ pub use process::{ClientProcess, is_ignored, parse_blocks, show_blocks};
 pub use record_holder::{HeldRecords, RecordHolder};
 pub use refusal::{assert_not_created, assert_refused, client, memory, remaining, text};
 pub use running_command::RunningCommand;
-pub use sandbox::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox};
+pub use sandbox::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox, SandboxDaemon};
 pub use sizes::{assert_empty, file_bytes, whole_megabytes};
 pub use sources::sources;
 pub use superblocks::{SUPERBLOCK_BYTES, change_superblocks};

@@ -4,7 +4,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::build::program;
+use crate::commands::json;
 use crate::daemon::{ProgramOutput, finish};
 use chimaera_testing::skipped;
 
@@ -136,6 +140,43 @@ impl Drop for Sandbox {
             let _ = input.flush();
         }
         let _ = self.holder.wait();
+    }
+}
+
+/// A daemon in the background of a sandbox, killed on drop.
+#[derive(Debug)]
+pub struct SandboxDaemon(Pid);
+
+impl SandboxDaemon {
+    /// Starts the daemon of this user with further arguments.
+    ///
+    /// # Panics
+    /// If it does not come to serve.
+    #[must_use]
+    pub fn start(sandbox: &Sandbox, user: u32, arguments: &[&str]) -> Self {
+        let mut words = vec!["runtime", "start", "--detach"];
+        words.extend(arguments);
+        let said = sandbox.chimaera(user, &words).success();
+        let id = said.trim_end().rsplit(' ').next().expect("a process id");
+        Self(Pid::from_raw(id.parse().expect("a number")))
+    }
+
+    /// Whether this is the daemon that a client of this user's finds.
+    ///
+    /// # Panics
+    /// If the client finds none.
+    #[must_use]
+    pub fn is_found_by(&self, sandbox: &Sandbox, user: u32, arguments: &[&str]) -> bool {
+        let mut words = vec!["runtime", "status", "--json"];
+        words.extend(arguments);
+        let status = sandbox.chimaera(user, &words).success();
+        json(&status)["process_id"] == self.0.as_raw()
+    }
+}
+
+impl Drop for SandboxDaemon {
+    fn drop(&mut self) {
+        let _ = kill(self.0, Signal::SIGKILL);
     }
 }
 

@@ -3,36 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use chimaera_tests::exit::{IN_THE_WAY, NO_RUNTIME, NOT_PERMITTED};
-use chimaera_tests::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox, Watchdog, chimaera, json};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-/// A daemon in the background of a sandbox, killed on drop.
-struct SandboxDaemon(Pid);
-
-impl SandboxDaemon {
-    fn start(sandbox: &Sandbox, user: u32, arguments: &[&str]) -> Self {
-        let mut words = vec!["runtime", "start", "--detach"];
-        words.extend(arguments);
-        let said = sandbox.chimaera(user, &words).success();
-        let id = said.trim_end().rsplit(' ').next().expect("a process id");
-        Self(Pid::from_raw(id.parse().expect("a number")))
-    }
-
-    /// Whether this is the daemon that a client of this user's finds.
-    fn is_found_by(&self, sandbox: &Sandbox, user: u32, arguments: &[&str]) -> bool {
-        let mut words = vec!["runtime", "status", "--json"];
-        words.extend(arguments);
-        let status = sandbox.chimaera(user, &words).success();
-        json(&status)["process_id"] == self.0.as_raw()
-    }
-}
-
-impl Drop for SandboxDaemon {
-    fn drop(&mut self) {
-        let _ = kill(self.0, Signal::SIGKILL);
-    }
-}
+use chimaera_tests::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox, SandboxDaemon, Watchdog, chimaera};
 
 #[test]
 fn a_user_without_a_runtime_folder_has_a_daemon_in_a_folder_that_nobody_else_can_use() {
@@ -179,7 +150,7 @@ fn a_daemon_that_sees_other_files_is_not_taken_for_one_whose_socket_was_removed(
     let Some(sandbox) = Sandbox::new("a daemon in a container") else {
         return;
     };
-    let socket = ["--socket", "/tmp/in-a-container-of-its-own.sock"];
+    let socket = ["--socket", "/run/in-a-container-of-its-own.sock"];
     let _daemon = SandboxDaemon::start(&sandbox, ROOT, &socket);
     let list = [&["pool", "list"], &socket[..]].concat();
     let _ = sandbox.chimaera(ROOT, &list).success();

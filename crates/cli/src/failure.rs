@@ -265,10 +265,11 @@ impl From<HostError> for CommandFailure {
             | HostError::TakesNobody { .. }
             | HostError::SocketGone { .. }
             | HostError::ForeignSocket(_)
-            | HostError::NotALock(_)
+            | HostError::NotALock { .. }
             | HostError::NotASocket(_) => IN_THE_WAY,
             HostError::PathTooLong { .. } | HostError::NoProcessor { .. } => WRONG_USAGE,
             HostError::Lock { ref error, .. } => code_of_system(error),
+            HostError::OpenFolder { .. } => NOT_PERMITTED,
             ref other => other.system_error().map_or(FAILED, code_of_system),
         };
         let is_place = matches!(&error, HostError::Lock { error, .. } | HostError::Listen { error, .. }

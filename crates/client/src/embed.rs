@@ -44,6 +44,13 @@ impl Embed {
         self
     }
 
+    /// Opens this module to clients of other users, which then have pools made of it. Those that are linked in are open
+    /// to them anyhow. Root, this process's user and this process have pools made of any module.
+    pub fn open_module(mut self, name: impl Into<String>) -> Self {
+        self.config.opened_modules.push(name.into());
+        self
+    }
+
     /// Number of workers; 0, the default, chooses by the number of processors.
     pub fn workers(mut self, count: usize) -> Self {
         self.config.worker_count = count;

@@ -40,6 +40,23 @@ pub use system_calls::SystemCallFilter;
 pub use task_state::{is_in_state, thread_sleeps};
 pub use time_limit::{PATIENCE, Watchdog, until, within};
 
+/// Whether this process is root's, for a test that needs to be to show `what`. If it is not, that is said.
+///
+/// # Panics
+/// If it is not and the variable `CI` is set: there such tests have to run.
+#[must_use]
+pub fn is_root(what: &str) -> bool {
+    let is_root = nix::unistd::Uid::effective().is_root();
+    if !is_root {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{what}: only root can show that"
+        );
+        skipped(what, "only root can show that");
+    }
+    is_root
+}
+
 /// Says what a test did not prove, and why: past the harness, which shows nothing of a test that
 /// passes.
 pub fn skipped(what: &str, reason: &str) {

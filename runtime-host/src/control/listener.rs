@@ -12,10 +12,11 @@
 //!   without waiting, and a holder of that lock never waits for `fork` to be held off. Only the folder's file system
 //!   can take time, and a socket lies on a local one.
 
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
 use chimaera_shm::peer_process;
 use chimaera_thread::standstill::{is_killed, patiently};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::socket::{
     AddressFamily, Backlog, Shutdown, SockFlag, SockType, UnixAddr, accept4, bind, connect,
     getsockopt, listen, shutdown, socket, sockopt::PeerCredentials,
@@ -34,6 +36,8 @@ use nix::sys::stat::{Mode, fchmod};
 use crate::error::HostError;
 use crate::lock::holder::lock_holder;
 use crate::lock::{FileId, SocketLock, id_of, lock_path, remove_if_same};
+use crate::log;
+use crate::trusted_path;
 
 /// A socket that listens, and the file that it made.
 #[derive(Debug)]
@@ -52,9 +56,10 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Listens on `path`, for the daemon's own user only. Makes the folder if it is missing. Waits up to two seconds
-    /// for another runtime there that was killed, is stopping or is about to serve.
-    pub(crate) fn bind(path: &Path) -> Result<Self, HostError> {
+    /// Listens on `path`, for the daemon's own user only. Makes the folder if it is missing. If others may write to it,
+    /// that is an error, or with `warns` the log says so. Waits up to two seconds for another runtime there that was
+    /// killed, is stopping or is about to serve.
+    pub(crate) fn bind(path: &Path, warns: bool) -> Result<Self, HostError> {
         check_socket_path(path)?;
         let failed = |error: io::Error| HostError::Listen {
             path: path.to_owned(),
@@ -70,6 +75,7 @@ impl Listener {
                 .create(folder)
                 .map_err(failed)?;
         }
+        check_folder(path, warns)?;
         let lock = patiently(|| take_socket(path), HostError::may_pass)?;
         let bound = Private::with_file(|| open(path), |bound| bound.socket.as_raw_fd());
         let bound = bound.map_err(failed)?;
@@ -122,6 +128,27 @@ impl Drop for Listener {
         // daemon removes.
         let _ = remove_if_same(&self.path, self.bound.file);
     }
+}
+
+/// Refuses a socket in a folder where others could put one of their own in its place, or with `warns` has the log say
+/// so.
+fn check_folder(path: &Path, warns: bool) -> Result<(), HostError> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let Err(found) = trusted_path::check_folder(folder) else {
+        return Ok(());
+    };
+    let error = HostError::OpenFolder {
+        socket: path.to_owned(),
+        found,
+    };
+    if !warns {
+        return Err(error);
+    }
+    log::warning(error);
+    Ok(())
 }
 
 /// Checks that a socket can lie at this path. Makes nothing.
@@ -203,7 +230,10 @@ fn lock_refused(socket: &Path, error: io::Error) -> HostError {
     let path = lock_path(socket);
     match error.kind() {
         io::ErrorKind::WouldBlock => held_by_another(socket, &path),
-        io::ErrorKind::InvalidData => HostError::NotALock(path),
+        io::ErrorKind::InvalidData => HostError::NotALock {
+            path,
+            what: error.to_string(),
+        },
         _ => HostError::Lock { path, error },
     }
 }
@@ -292,12 +322,33 @@ fn remove_stale_socket(path: &Path) -> Result<(), HostError> {
 fn open(path: &Path) -> io::Result<Bound> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
-    // The file gets the mode of the socket: there is no moment with wider rights.
-    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    // The file gets the mode of the socket, less what the umask takes: there is no moment with wider rights.
+    fchmod(&socket, MODE)?;
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-    let file = id_of(&std::fs::symlink_metadata(path)?);
+    let file = set_mode(path)?;
     listen_at(socket, path, file)
 }
+
+/// The mode of the socket's file: for its owner alone.
+const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+
+/// Gives the socket that was just made its mode where the umask has taken some of it, and says which file it is. No
+/// link is followed.
+fn set_mode(path: &Path) -> io::Result<FileId> {
+    let made = std::fs::symlink_metadata(path)?;
+    if made.mode() & ALL_RIGHTS == MODE.bits() {
+        return Ok(id_of(&made));
+    }
+    let flags = (OFlag::O_PATH | OFlag::O_NOFOLLOW).bits();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    if id_of(&file.metadata()?) == id_of(&made) && made.file_type().is_socket() {
+        let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+        std::fs::set_permissions(open, Permissions::from_mode(MODE.bits()))?;
+    }
+    Ok(id_of(&made))
+}
+
+const ALL_RIGHTS: u32 = 0o7777;
 
 /// Listens on a socket that was bound to this path and made this file there.
 ///

@@ -5,7 +5,8 @@
 //! absence that the daemon was killed or cut short.
 //!
 //! Laws of this module:
-//! - No link is followed, and nothing but a regular file is taken for a lock.
+//! - No link is followed, and nothing but a regular file is taken for a lock: one of root's or of this process's user,
+//!   with no other name, as it is written to.
 //! - A file is removed only under the lock, and only if the path still names it.
 
 pub(crate) mod holder;
@@ -21,6 +22,8 @@ use chimaera_chimod::ModuleError;
 use chimaera_fork::Private;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
+
+use crate::trusted_path;
 
 /// Identifies a file: its device and inode.
 pub(crate) type FileId = (u64, u64);
@@ -54,7 +57,7 @@ impl SocketLock {
     ///
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] if another daemon holds it; [`io::ErrorKind::InvalidData`] if the file is not a
-    /// regular one; else what the system refuses.
+    /// regular one, belongs to somebody else or has another name; else what the system refuses.
     pub(crate) fn take(socket: &Path) -> io::Result<Self> {
         let path = lock_path(socket);
         let take = || Private::with_file(|| lock(&path), |lock| lock.as_raw_fd());
@@ -180,6 +183,13 @@ pub(crate) fn lock_path(socket: &Path) -> PathBuf {
     path.into()
 }
 
+const NOT_REGULAR: &str = "is not a regular file";
+
+/// The error for what cannot be a lock.
+fn no_lock(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
 /// Takes the lock, as [`SocketLock::take`] does.
 fn lock(path: &Path) -> io::Result<Flock<File>> {
     // Non-blocking, since opening a pipe in its place would wait.
@@ -195,13 +205,19 @@ fn lock(path: &Path) -> io::Result<Flock<File>> {
             .open(path)
             .map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
                 // A symbolic link, which is not followed.
-                Some(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => {
-                    io::ErrorKind::InvalidData.into()
-                }
+                Some(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => no_lock(NOT_REGULAR),
                 _ => error,
             })?;
-        if !file.metadata()?.is_file() {
-            return Err(io::ErrorKind::InvalidData.into());
+        let found = file.metadata()?;
+        if !found.is_file() {
+            return Err(no_lock(NOT_REGULAR));
+        }
+        // One without any name was removed meanwhile, which is found below.
+        if found.nlink() > 1 {
+            return Err(no_lock("has another name as well (hard link)"));
+        }
+        if !trusted_path::is_owner_trusted(&found) {
+            return Err(no_lock("belongs to somebody else than root or this user"));
         }
         let flock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
         let lock = flock.map_err(|(_, error)| io::Error::from(error))?;

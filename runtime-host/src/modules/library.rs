@@ -4,6 +4,8 @@
 //! - A library is examined before it is loaded, because loading runs its code, and because touching a
 //!   truncated one kills the process: its ELF segments must lie in the file, and its module table must be of
 //!   this host's version.
+//! - Only root and this process's user could change what the path leads to ([`trusted_path`]); else it is refused, or
+//!   warned of where no other user has to do with the process.
 //! - What is loaded is what was examined: a sealed copy in memory. The file may be replaced, overwritten in place or
 //!   truncated at any time, also while the module is in use; if the process had mapped the file, SIGBUS would kill it.
 //! - A library stays loaded as long as the process lives: its code may be on any thread's stack, and its
@@ -22,15 +24,24 @@ use chimaera_chimod::{Module, ModuleError};
 use chimaera_proto::Status;
 use chimaera_proto::module_name::{RULE, is_module_name};
 use chimaera_proto::shown::brief;
+use nix::errno::Errno;
 use object::elf;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader, SectionHeader};
 use object::{Object, ObjectSection, ObjectSymbol};
 
+use crate::log;
+use crate::trusted_path::{self, PathDistrust};
+
 use super::library_file::{self, FileStamp, LibraryFile, MAX_LIBRARY_BYTES};
 use super::loaded_library::{LoadError, LoadedLibrary, reason};
 
-/// Loads the module of this name from a file. Blocks.
-pub(crate) fn load(path: &Path, name: &str) -> Result<(Module, LibraryFile), ModuleError> {
+/// Loads the module of this name from a file. If others could change what the path leads to, it is refused, or with
+/// `warns` the log says so. Blocks.
+pub(crate) fn load(
+    path: &Path,
+    name: &str,
+    warns: bool,
+) -> Result<(Module, LibraryFile), ModuleError> {
     let refuse = |reason: String| {
         ModuleError::new(
             Status::ModuleIncompatible,
@@ -45,12 +56,20 @@ pub(crate) fn load(path: &Path, name: &str) -> Result<(Module, LibraryFile), Mod
             target.display()
         )));
     }
-    // Reading anything else, a pipe for example, might never end.
-    let file = std::fs::metadata(path).map_err(unreadable)?;
+    // The way first: then nobody else puts another file there before it is opened.
+    examine_trust(trusted_path::check_way(path), path, warns)?;
+    let not_regular = || refuse("is not a regular file".to_owned());
+    let library = library_file::open(path).map_err(|error| match error.raw_os_error() {
+        // A socket, for example.
+        Some(number) if number == Errno::ENXIO as i32 => not_regular(),
+        _ => unreadable(error),
+    })?;
+    let file = library.metadata().map_err(unreadable)?;
     if !file.is_file() {
-        return Err(refuse("is not a regular file".to_owned()));
+        return Err(not_regular());
     }
-    let bytes = library_file::read(path).map_err(unreadable)?;
+    examine_trust(trusted_path::check_file(path, &file), path, warns)?;
+    let bytes = library_file::read(&library).map_err(unreadable)?;
     let bytes = bytes.ok_or_else(|| {
         refuse(format!(
             "is too large: it has {} bytes, and a library may have {MAX_LIBRARY_BYTES}: build it without debug \
@@ -87,6 +106,30 @@ pub(crate) fn load(path: &Path, name: &str) -> Result<(Module, LibraryFile), Mod
     }
     let file = LibraryFile::new(path, loaded, FileStamp::of(&file));
     Ok((module, file))
+}
+
+/// Refuses a library that others could change, or with `warns` has the log say so.
+fn examine_trust(
+    found: Result<(), PathDistrust>,
+    path: &Path,
+    warns: bool,
+) -> Result<(), ModuleError> {
+    let text = match found {
+        Ok(()) => return Ok(()),
+        Err(PathDistrust::Unknown(place, error)) => {
+            let action = format_args!("cannot examine {}", place.display());
+            return Err(ModuleError::system(action, &error));
+        }
+        Err(PathDistrust::Open(open)) => format!(
+            "{}: its code runs with this runtime's rights, and others can change it: {open}",
+            path.display()
+        ),
+    };
+    if warns {
+        log::warning(text);
+        return Ok(());
+    }
+    Err(ModuleError::new(Status::PermissionDenied, text))
 }
 
 /// The target of a symbolic link whose target does not exist.
@@ -264,7 +307,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         incomplete_library(folder.path());
         let file = folder.path().join("libincomplete_runtime.so");
-        let error = load(&file, "incomplete").expect_err("is refused");
+        let error = load(&file, "incomplete", false).expect_err("is refused");
         assert_eq!(error.failure.status, Status::ModuleIncompatible);
         assert!(
             error.message.contains("undefined symbol: missing"),

@@ -5,10 +5,11 @@
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::fcntl::OFlag;
 use parking_lot::Mutex;
 
 use super::loaded_library::LoadedLibrary;
@@ -19,12 +20,17 @@ pub(crate) const MAX_LIBRARY_BYTES: u64 = 1 << 30;
 /// The first bytes of an ELF file.
 const ELF_MAGIC: [u8; 4] = *b"\x7fELF";
 
+/// Opens what should be a library. Opening a pipe in its place does not wait.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let flags = (OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits();
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
 /// Reads a regular file that should be a library: whole if it begins as an ELF file, else only its beginning. `None` if
 /// it has more bytes than a library may have.
-pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    let file = File::open(path)?;
+pub(crate) fn read(mut file: &File) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    (&file)
+    file.by_ref()
         .take(ELF_MAGIC.len() as u64)
         .read_to_end(&mut bytes)?;
     if bytes != ELF_MAGIC {
@@ -36,7 +42,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
     bytes.reserve_exact(len as usize);
     // The file may grow meanwhile.
-    (&file).take(MAX_LIBRARY_BYTES).read_to_end(&mut bytes)?;
+    file.take(MAX_LIBRARY_BYTES).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
 }
 
@@ -105,8 +111,10 @@ impl LibraryFile {
 
     fn holds_the_same(&self, size: u64) -> bool {
         size == self.loaded.len_bytes()
-            && std::fs::metadata(&self.path).is_ok_and(|file| file.is_file())
-            && read(&self.path)
-                .is_ok_and(|bytes| bytes.is_some_and(|bytes| self.loaded.is_of(&bytes)))
+            && open(&self.path).is_ok_and(|file| {
+                file.metadata().is_ok_and(|file| file.is_file())
+                    && read(&file)
+                        .is_ok_and(|bytes| bytes.is_some_and(|bytes| self.loaded.is_of(&bytes)))
+            })
     }
 }

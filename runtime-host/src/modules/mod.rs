@@ -16,15 +16,21 @@ use std::sync::Arc;
 
 use chimaera_chimod::{Module, ModuleError};
 use chimaera_proto::admin::{ModuleInfo, ModuleReplacement};
+use chimaera_proto::environment::trusted_variable;
 use chimaera_proto::shown::brief;
 use chimaera_proto::{Status, check_module_name};
 use parking_lot::Mutex;
 
+use crate::config::Config;
 use crate::log;
+use crate::session::Peer;
 use library_file::{FileStamp, LibraryFile};
 
 /// Environment variable with further plugin folders, separated by colons.
 const FOLDERS_VARIABLE: &str = "CHIMAERA_PLUGIN_PATH";
+
+/// The option of `chimaera runtime start` that opens modules to clients of other users.
+const MODULES_OPTION: &str = "--modules";
 
 /// The modules that a host can use.
 #[derive(Debug)]
@@ -34,6 +40,10 @@ pub(crate) struct Modules {
     linked: Vec<Module>,
     /// Folders beside the program.
     beside: Vec<PathBuf>,
+    /// The modules of which clients of other users may have pools made.
+    opened: Vec<String>,
+    /// Whether a library that others could change is used all the same, with a warning.
+    warns_of_open_paths: bool,
     /// Held while a library is being loaded, which may take as long as its initialisers like.
     loading: Mutex<()>,
     used: Mutex<BTreeMap<String, Arc<UsedModule>>>,
@@ -68,10 +78,10 @@ impl ModuleLocation {
 }
 
 impl Modules {
-    /// `folders` come before those of the environment.
-    pub(crate) fn new(linked: &[Module], folders: &[PathBuf]) -> Self {
-        let mut named = folders.to_vec();
-        if let Some(value) = std::env::var_os(FOLDERS_VARIABLE) {
+    /// The modules that a host with this configuration can use.
+    pub(crate) fn new(config: &Config) -> Self {
+        let mut named = config.plugin_folders.clone();
+        if let Some(value) = trusted_variable(FOLDERS_VARIABLE) {
             named.extend(std::env::split_paths(&value).filter(|path| !path.as_os_str().is_empty()));
         }
         // Made absolute, since the process may change its working folder while the host runs.
@@ -84,8 +94,10 @@ impl Modules {
         });
         Self {
             named,
-            linked: linked.to_vec(),
+            linked: config.modules.clone(),
             beside: beside.unwrap_or_default(),
+            opened: opened(config),
+            warns_of_open_paths: config.warns_of_open_paths(),
             loading: Mutex::default(),
             used: Mutex::default(),
         }
@@ -123,6 +135,30 @@ impl Modules {
         }
         list.sort_by(|one, other| one.name.cmp(&other.name));
         list
+    }
+
+    /// Refuses a client of another user a pool of a module that was not opened to such clients: loading it would run
+    /// code that the operator may never have meant to run. Says the same whether there is such a module or not.
+    ///
+    /// # Errors
+    /// [`Status::PermissionDenied`], or [`Status::InvalidArgument`] for what is no name of a module.
+    pub(crate) fn check_client(&self, name: &str, client: Peer) -> Result<(), ModuleError> {
+        check_module_name(name)
+            .map_err(|error| ModuleError::new(Status::InvalidArgument, error.to_string()))?;
+        if client.is_operator() || self.opened.iter().any(|open| open == name) {
+            return Ok(());
+        }
+        let mut names = self.opened.clone();
+        names.push(name.to_owned());
+        Err(ModuleError::new(
+            Status::PermissionDenied,
+            format!(
+                "module {name} is not open to user {}: whoever runs this runtime opens it to other users with `{} {}`",
+                client.user_id,
+                MODULES_OPTION,
+                names.join(",")
+            ),
+        ))
     }
 
     /// The module with this name, loaded if it is not loaded yet. Blocks.
@@ -170,7 +206,7 @@ impl Modules {
     fn find(&self, name: &str) -> Result<UsedModule, ModuleError> {
         let (module, library) = match self.locate(name) {
             ModuleLocation::Library(path) => {
-                let (module, file) = library::load(&path, name)?;
+                let (module, file) = library::load(&path, name, self.warns_of_open_paths)?;
                 (module, Some(file))
             }
             ModuleLocation::Linked => {
@@ -277,6 +313,16 @@ impl UsedModule {
     }
 }
 
+/// The modules that are open to clients of other users.
+fn opened(config: &Config) -> Vec<String> {
+    let linked = config
+        .modules
+        .iter()
+        .filter(|_| !config.opens_named_modules_only);
+    let linked = linked.map(|module| module.name().to_owned());
+    linked.chain(config.opened_modules.clone()).collect()
+}
+
 /// An absolute path of a folder. Links in it stay, since they may be changed to lead elsewhere; a path with `..` is
 /// resolved, so that people can read it.
 fn whole_path(folder: PathBuf) -> PathBuf {
@@ -303,4 +349,36 @@ fn file_name(module: &str) -> String {
 
 fn show(path: &Path) -> String {
     path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_have_opened_modules_and_operators_all() {
+        let modules = Modules::new(&Config {
+            opened_modules: vec!["open".to_owned()],
+            ..Config::default()
+        });
+        let own = nix::unistd::Uid::effective().as_raw();
+        let client = |user_id| Peer {
+            process_id: 0,
+            user_id,
+            group_id: 0,
+        };
+        let asked = |name, user| modules.check_client(name, client(user));
+        for user in [0, own] {
+            asked("other", user).expect("an operator");
+        }
+        asked("open", own + 1).expect("it is open");
+        let refused = asked("other", own + 1).expect_err("it is not open");
+        assert_eq!(refused.failure.status, Status::PermissionDenied);
+        assert!(
+            refused.message.contains("`--modules open,other`"),
+            "{refused}"
+        );
+        let wrong = asked("Other", own + 1).expect_err("it is no name");
+        assert_eq!(wrong.failure.status, Status::InvalidArgument);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use chimaera_client::proto::{NotAModuleName, check_module_name};
 use chimaera_runtime::Polling;
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -52,6 +53,16 @@ pub(crate) struct StartArguments {
     #[arg(long, value_name = "FOLDER")]
     pub(crate) plugin_dir: Vec<PathBuf>,
 
+    /// Modules of which other users may make pools; root and the daemon's own user may make pools of all
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        value_parser = module_name,
+        default_value = chimaera_bdev_client::MODULE_NAME
+    )]
+    pub(crate) modules: Vec<String>,
+
     /// Return once the daemon serves, and leave it running in the background
     #[arg(long)]
     pub(crate) detach: bool,
@@ -67,6 +78,10 @@ pub(crate) struct StartArguments {
     /// The log of the daemon that `--detach` has started, which this is
     #[arg(long = DETACHED_LOG, value_name = "FILE", hide = true, conflicts_with = "detach")]
     pub(crate) detached_log: Option<PathBuf>,
+}
+
+fn module_name(text: &str) -> Result<String, NotAModuleName> {
+    check_module_name(text).map(|()| text.to_owned())
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

@@ -266,6 +266,10 @@ cargo run --example greet -- hello
 {program} runtime stop
 ```
 
+Users to whom you open a daemon have pools made only of modules that it is started with: `--modules
+chimaera_bdev,{name}` adds this one. Nobody but you and root may write the library and the folders on the way to it: the
+daemon warns of that in its log, and root's refuses such a library.
+
 A daemon goes on with the library that it has loaded: to use one that was built anew, stop and start it.
 
 `docs/WRITING_A_CHIMOD.md` of Chimaera says what a module may do and must not.

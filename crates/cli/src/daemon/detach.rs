@@ -143,8 +143,8 @@ fn log_beside(socket: &Path) -> PathBuf {
     path.into()
 }
 
-/// Where the daemon is to listen, if its arguments do not say it: a variable would not reach a daemon that does not trust
-/// its environment.
+/// Where the daemon is to listen, if its arguments do not say it: a variable would not reach a daemon that does not
+/// trust its environment.
 fn socket_argument(arguments: &StartArguments, socket: &Path) -> Vec<OsString> {
     match arguments.place.socket {
         Some(_) => Vec::new(),

@@ -4,15 +4,18 @@ use std::fmt::Write;
 use std::fs::File;
 use std::io::{self, IsTerminal, stderr};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::panic::PanicHookInfo;
 use std::path::{Path, PathBuf};
 
+use chimaera_client::proto::environment::trusted_variable;
 use chimaera_client::proto::timestamp;
 use chimaera_runtime::log::{self, Level, Line, LogHandle, Sink, Thresholds};
+use chimaera_runtime::trusted_path::{self, PathDistrust};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Uid;
 
 use crate::failure::CommandFailure;
 
@@ -43,8 +46,29 @@ pub(super) fn start(
     Ok(running)
 }
 
-/// Opens a file to log to. It is not opened through a symbolic link, and opening a pipe does not wait for a reader.
+const IS_A_FOLDER: &str = "it is a folder: name a file in it";
+
+/// Opens a file to log to, and makes it if it is missing: a regular file of root's or of this process's user that has
+/// no other name. It is not opened through a symbolic link, and opening a pipe in its place does not wait for a reader.
+///
+/// # Errors
+/// Something else is there; or this process is root's, and others could put something there; or the system refuses.
 pub(super) fn open(path: &Path) -> io::Result<File> {
+    let refused = |text: String| io::Error::new(io::ErrorKind::AlreadyExists, text);
+    if path.is_dir() {
+        return Err(refused(IS_A_FOLDER.to_owned()));
+    }
+    if Uid::effective().is_root() {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        trusted_path::check_folder(folder).map_err(|found| match found {
+            PathDistrust::Open(open) => io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("others could put another file there: {open}"),
+            ),
+            PathDistrust::Unknown(_, error) => error,
+        })?;
+    }
+
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = File::options()
         .create(true)
@@ -52,17 +76,28 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
         .mode(MODE)
         .custom_flags(flags.bits())
         .open(path);
-    file.map_err(|error| {
+    let file = file.map_err(|error| {
         let in_the_way = match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ELOOP) => {
                 "it is a symbolic link, which a log does not follow: name the file itself"
             }
-            Some(Errno::EISDIR) => "it is a folder: name a file in it",
+            Some(Errno::EISDIR) => IS_A_FOLDER,
             Some(Errno::ENXIO) => "it is a pipe that nobody reads, or a socket: name a file",
             _ => return error,
         };
-        io::Error::new(io::ErrorKind::AlreadyExists, in_the_way)
-    })
+        refused(in_the_way.to_owned())
+    })?;
+    let found = file.metadata()?;
+    let in_the_way = if !found.is_file() {
+        "it is not a regular file: name one"
+    } else if found.nlink() > 1 {
+        "it has another name as well (hard link), under which others may know it: remove it, or name another"
+    } else if !trusted_path::is_owner_trusted(&found) {
+        "it belongs to somebody else than root or this user: remove it, or name another"
+    } else {
+        return Ok(file);
+    };
+    Err(refused(in_the_way.to_owned()))
 }
 
 /// Standard error. For a detached daemon that is its log file, so that what system libraries write there stands in the
@@ -151,7 +186,7 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 
 /// What the environment says is to be logged.
 pub(super) fn thresholds() -> Result<Thresholds, CommandFailure> {
-    let Some(value) = std::env::var_os(VARIABLE) else {
+    let Some(value) = trusted_variable(VARIABLE) else {
         return Ok(DEFAULT);
     };
     parse(&value.to_string_lossy()).map_err(|word| {

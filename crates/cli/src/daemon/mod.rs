@@ -115,6 +115,9 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
         polling: arguments.polling.into(),
         plugin_folders: plugin_folders.map_err(Ended::NotStarted)?,
         modules: vec![chimaera_bdev_runtime::module()],
+        opened_modules: arguments.modules.clone(),
+        opens_named_modules_only: true,
+        admits_others: false,
     };
     // In the background the process that has started the daemon gives this notice.
     let notice = (!is_detached).then(|| WaitNotice::begin(|| "the daemon to serve".to_owned()));
