@@ -324,6 +324,29 @@ fn a_pool_whose_far_place_has_the_superblock_of_another_goes_on_when_it_is_named
 }
 
 #[test]
+fn of_two_pools_that_of_which_something_is_lost_is_not_named_for_another_repair() {
+    let image = FlushedPool::killed(&GROWN[..1]);
+    let other = FlushedPool::killed(&GROWN[..1]);
+    let uuids = [uuid_of(&image), uuid_of(&other)];
+    image.restore();
+    let beginning = fs::read(other.path()).expect("the file")[..MIB as usize].to_vec();
+    let file = OpenOptions::new().write(true).open(image.path());
+    let file = file.expect("the file");
+    file.write_all_at(&beginning, 0).expect("written");
+    // Behind the far superblocks.
+    file.set_len(8 * MIB + 8 * PAGE).expect("cut");
+    let before = fs::read(image.path()).expect("the file");
+    for options in [&["--repair", "--uuid", &*uuids[1]][..], &[]] {
+        let refused = image.offline(&[&["check"], options].concat());
+        let said = refused.failure(DAMAGED_METADATA);
+        let repair = |uuid: &str| said.contains(&format!("--repair --uuid {uuid}"));
+        assert!(repair(&uuids[0]) && !repair(&uuids[1]), "{said}");
+        assert!(said.contains("--read-only"), "{said}");
+    }
+    assert!(fs::read(image.path()).expect("the file") == before);
+}
+
+#[test]
 fn a_pool_of_a_newer_release_is_told_by_its_far_superblocks() {
     let image = FlushedPool::with_room(&[16 * MIB], 12 * MIB);
     let daemon = Daemon::start();

@@ -7,7 +7,7 @@ use chimaera_bdev_format::image::{COUNTED, Inspection};
 use chimaera_client::proto::timestamp;
 use serde::Serialize;
 
-use super::advice::{repair_one_of, show_uuid};
+use super::advice::{repair, repair_one_of, show_uuid};
 use crate::args::GlobalArguments;
 use crate::failure::CommandFailure;
 use crate::output::{self, printable};
@@ -43,7 +43,7 @@ pub(super) fn show(
         return Ok(());
     }
     if let Some(pools) = &inspection.two_pools {
-        let advice = repair_one_of(path, &pools.uuids);
+        let advice = advice_on_two_pools(path, inspection, &pools.uuids);
         let text = format!("two pools are on {}: {advice}", path.display());
         return Err(CommandFailure::damaged_metadata(text));
     }
@@ -66,6 +66,25 @@ pub(super) fn show(
         ),
     };
     Err(CommandFailure::damaged_metadata(text))
+}
+
+/// What to do where two pools have these UUIDs: not the repair of that which was looked at, if something of it is lost.
+fn advice_on_two_pools(path: &Path, inspection: &Inspection, uuids: &[[u8; 16]]) -> String {
+    if inspection.lost.is_empty() {
+        return repair_one_of(path, uuids);
+    }
+    let others = uuids.iter().filter(|uuid| **uuid != inspection.uuid);
+    let others: Vec<_> = others
+        .map(|uuid| repair(path, &["--uuid", &show_uuid(*uuid)]))
+        .collect();
+    let here = match inspection.can_be_read {
+        true => "create it with --read-only to read what can be read of it",
+        false => "it cannot be opened",
+    };
+    format!(
+        "the one at the beginning is damaged and cannot be repaired: {here}; if the other should be here, run {}",
+        others.join(" or ")
+    )
 }
 
 /// What there is to say of the pool's state, a line each.
