@@ -232,7 +232,7 @@ fn begin_history<D: Disk>(
     };
     // Also where all copies look sound, and where the opening before seems to have ended in good order: a drive may
     // read back from its cache what it failed to make durable, that it has ended included.
-    if !are_trusted(disk, chosen) {
+    if !superblocks_count_as_durable(disk, chosen) {
         repair::restore_superblocks(disk, &chosen.superblock)?;
     }
     chosen.superblock.history = Some(before.next(history));
@@ -246,8 +246,8 @@ fn begin_history<D: Disk>(
     Ok(())
 }
 
-/// Whether superblocks that look sound are taken to be durable.
-fn are_trusted<D: Disk>(disk: &D, chosen: &ChosenSuperblock) -> bool {
+/// Whether opening takes superblocks that look sound to be durable: never, unless a test leaves out a step.
+fn superblocks_count_as_durable<D: Disk>(disk: &D, chosen: &ChosenSuperblock) -> bool {
     let superblock = &chosen.superblock;
     let is_marked =
         || FailureMark::find(disk, &superblock.geometry, superblock.checksum()).is_some();
