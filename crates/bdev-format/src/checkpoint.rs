@@ -386,10 +386,11 @@ impl Checkpoint {
 }
 
 /// Writes a copy of these pages again as the first copies are, before those are overwritten: second copies that are
-/// damaged, since a crash may have torn them, and both copies of pages that are not settled. Says whether there are any.
+/// damaged, since a crash may have torn them, and both copies of pages that are not settled. Says whether there are
+/// any.
 ///
-/// Of copies that are doubted either may be the one that is not durable. If it is the first, the second is durable while
-/// the first is written as it was read; if not, that changes nothing on the medium.
+/// Of copies that are doubted either may be the one that is not durable. If it is the first, the second is durable
+/// while the first is written as it was read; if not, that changes nothing on the medium.
 fn mend_copies<D: Disk>(
     context: &CheckpointContext<'_, D>,
     run: &[TablePage],
