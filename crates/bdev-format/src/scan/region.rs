@@ -130,9 +130,9 @@ impl<'a, D: Disk> RegionReader<'a, D> {
     }
 }
 
-/// Fails if nobody can tell what some copy of a record had: where a page can be read in no region, or, if both copies of
-/// a record lie behind each other in one, where two pages cannot be that may belong to one record. The pages of commits
-/// that count, `taken_pages`, are not concerned then.
+/// Fails if nobody can tell what some copy of a record had: where a page can be read in no region, or, if both copies
+/// of a record lie behind each other in one, where two pages cannot be that may belong to one record. The pages of
+/// commits that count, `taken_pages`, are not concerned then.
 pub(super) fn check_readable<D>(
     regions: &mut [RegionReader<'_, D>],
     taken_pages: u64,
