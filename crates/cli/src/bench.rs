@@ -41,7 +41,7 @@ pub(crate) fn run(
         for (name, title) in chimaera_bench::list() {
             table.add_row([name, title]);
         }
-        output::line(table.trim_fmt());
+        output::lines(table.trim_fmt());
         return Ok(());
     }
     check(arguments)?;
@@ -79,7 +79,7 @@ pub(crate) fn run(
     bar.finish_and_clear();
     let results = results.map_err(failed)?;
     if global.json {
-        output::line(results.to_json().trim_end());
+        output::json_text(results.to_json().trim_end());
     } else {
         show(&results);
     }
@@ -210,7 +210,7 @@ fn show(results: &Results) {
     for case in &results.cases {
         add_row(&mut table, case);
     }
-    output::line(table.trim_fmt());
+    output::lines(table.trim_fmt());
     for case in &results.cases {
         if let Some(failure) = &case.failure {
             output::line(format_args!("{}: {failure}", case.name));

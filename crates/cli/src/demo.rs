@@ -137,7 +137,7 @@ fn show_speed(runtime: &Runtime, pool: &Client) -> Result<(), CommandFailure> {
         row.extend(write.cells().into_iter().chain(read.cells()));
         table.add_row(row);
     }
-    output::line(table.trim_fmt());
+    output::lines(table.trim_fmt());
     Ok(())
 }
 

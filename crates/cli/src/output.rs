@@ -4,8 +4,10 @@
 //! - A command whose answer cannot be written fails ([`finish`]), although it has done what it was told. A reader that
 //!   has closed its end, as `head` does, has what it wanted, and is no failure.
 //! - No failure to write ends the program early: the reader may be gone, or its disk full.
-//! - Names that others have given (pools, files, modules) are shown so that they move no cursor, begin no line and hide
-//!   nothing ([`printable`]).
+//! - Texts of others (names of pools, files and modules, errors of a daemon) are shown so that they move no cursor,
+//!   begin no line and hide nothing ([`printable`]). Whatever is written goes through that here, so that no command has
+//!   to think of it, save for what consists of several lines: there, the command sees to the single names. In JSON such
+//!   characters are escaped as JSON escapes them, so that whoever reads it has the text as it is.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -15,6 +17,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use chimaera_client::proto::shown::is_hidden;
 pub(crate) use chimaera_client::proto::shown::printable;
 use clap::error::ContextValue;
 use comfy_table::presets::NOTHING;
@@ -30,6 +33,20 @@ static LOST: OnceLock<io::Error> = OnceLock::new();
 
 /// Writes a line of the answer. After a line that could not be written, no more are.
 pub(crate) fn line(text: impl Display) {
+    write_answer(printable(&text.to_string()));
+}
+
+/// Writes several lines of the answer, such as a table.
+pub(crate) fn lines(text: impl Display) {
+    text.to_string().lines().for_each(line);
+}
+
+/// Writes a picture, with its colours, as part of the answer. All names in it are [`printable`].
+pub(crate) fn picture(text: impl Display) {
+    write_answer(text);
+}
+
+fn write_answer(text: impl Display) {
     if is_lost() {
         return;
     }
@@ -41,7 +58,7 @@ pub(crate) fn line(text: impl Display) {
 /// Writes a line to standard output that is not part of an answer; a failure is ignored. It blocks while the output is
 /// full, but holds no lock meanwhile, not even the standard library's, which the end of the program takes.
 pub(crate) fn announce(text: impl Display) {
-    let line = format!("{text}\n");
+    let line = format!("{}\n", printable(&text.to_string()));
     let mut rest = line.as_bytes();
     while !rest.is_empty() {
         match nix::unistd::write(io::stdout().as_fd(), rest) {
@@ -71,8 +88,10 @@ struct NoteReport<'a> {
 pub(crate) fn note(text: impl Display) {
     let text = text.to_string();
     let _ = match serde_json::to_string(&NoteReport { note: &text }) {
-        Ok(json) if NOTES_ARE_JSON.load(Ordering::Relaxed) => writeln!(io::stderr(), "{json}"),
-        _ => writeln!(io::stderr(), "{text}"),
+        Ok(json) if NOTES_ARE_JSON.load(Ordering::Relaxed) => {
+            writeln!(io::stderr(), "{}", shown_json(&json))
+        }
+        _ => writeln!(io::stderr(), "{}", printable(&text)),
     };
 }
 
@@ -193,8 +212,30 @@ pub(crate) fn terminal_columns() -> Option<usize> {
 pub(crate) fn json(value: &impl Serialize) -> Result<(), CommandFailure> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| CommandFailure::new(format!("cannot write JSON: {error}")))?;
-    line(text);
+    json_text(&text);
     Ok(())
+}
+
+/// Writes a value that is JSON already.
+pub(crate) fn json_text(text: &str) {
+    write_answer(shown_json(text));
+}
+
+/// JSON that means the same, in which no character is hidden but the ends of its lines: JSON has none of them outside of
+/// strings, and in a string each can be escaped.
+fn shown_json(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_hidden(character) && character != '\n' {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                shown.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
 }
 
 /// What `--json` prints of a failure.
@@ -212,7 +253,7 @@ pub(crate) fn error(failure: &CommandFailure, json: bool) -> ExitCode {
         exit_code: failure.code(),
     };
     let _ = match serde_json::to_string(&report) {
-        Ok(text) if json => writeln!(io::stderr(), "{text}"),
+        Ok(text) if json => writeln!(io::stderr(), "{}", shown_json(&text)),
         _ => writeln!(io::stderr(), "chimaera: {}", printable(&text)),
     };
     failure.exit_code()
@@ -229,4 +270,19 @@ pub(crate) fn table(heading: &[&str], first_number: usize) -> Table {
         }
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_hides_nothing_and_means_the_same() {
+        let text = "a\u{1b}[2J\n\u{9b}\u{7f}\u{202e}\u{feff}\\\"é";
+        let json = serde_json::to_string_pretty(&[text]).expect("it is text");
+        let shown = shown_json(&json);
+        assert!(!shown.replace('\n', "").contains(is_hidden), "{shown}");
+        let read: Vec<String> = serde_json::from_str(&shown).expect("it is JSON");
+        assert_eq!(read, [text]);
+    }
 }

@@ -51,7 +51,7 @@ pub(super) fn list(
     for [id, name, module] in rows {
         table.add_row([id, shortened(&name, width).into(), module]);
     }
-    output::line(table.trim_fmt());
+    output::lines(table.trim_fmt());
     Ok(())
 }
 

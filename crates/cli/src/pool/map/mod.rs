@@ -45,7 +45,7 @@ pub(crate) fn run(
         }),
         None => {
             let screen = output::screen();
-            output::line(terminal::draw(&map, screen.columns, screen.colour));
+            output::picture(terminal::draw(&map, screen.columns, screen.colour));
             Ok(())
         }
     }
