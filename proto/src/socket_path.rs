@@ -33,8 +33,8 @@ pub struct SocketPlace {
 impl SocketPlace {
     /// Where a daemon of this user listens: the path in [`SOCKET_VARIABLE`], else [`SYSTEM_SOCKET`] for
     /// root, else `chimaera.sock` in `$XDG_RUNTIME_DIR`, else in `/run/user/UID` if that is the user's,
-    /// else in `/tmp/chimaera-UID`. A variable that is empty or not trusted ([`trusted_variable`]) counts as one that is
-    /// not set.
+    /// else in `/tmp/chimaera-UID`. A variable that is empty or not trusted ([`trusted_variable`]) counts as one that
+    /// is not set.
     #[must_use]
     pub fn own() -> Self {
         Self::choose(

@@ -21,8 +21,8 @@ pub struct Config {
     pub plugin_folders: Vec<PathBuf>,
     /// Modules that are linked into the program. They come before libraries in the folders beside the program.
     pub modules: Vec<Module>,
-    /// Modules of which clients of other users than root and this process's have pools made, by name, besides those that
-    /// are linked in.
+    /// Modules of which clients of other users than root and this process's have pools made, by name, besides those
+    /// that are linked in.
     pub opened_modules: Vec<String>,
     /// Whether the modules that are linked in are open to such clients only if they are named there.
     pub opens_named_modules_only: bool,

@@ -9,8 +9,8 @@ use chimaera_tests::{Daemon, ProgramOutput, chimaera, json, text, within};
 /// A name that clears the screen, begins a line, and turns the direction of writing.
 const NAME: &str = "a\u{1b}[2J\nready\u{202e}b";
 
-/// What a command wrote has the name in it, escaped, and no hidden character but the ends of its lines, none of which is
-/// the name's.
+/// What a command wrote has the name in it, escaped, and no hidden character but the ends of its lines, none of which
+/// is the name's.
 #[track_caller]
 fn assert_shown(said: &str, name: &str) {
     assert!(said.contains(&*printable(name)), "{said:?}");

@@ -221,8 +221,8 @@ pub(crate) fn json_text(text: &str) {
     write_answer(shown_json(text));
 }
 
-/// JSON that means the same, in which no character is hidden but the ends of its lines: JSON has none of them outside of
-/// strings, and in a string each can be escaped.
+/// JSON that means the same, in which no character is hidden but the ends of its lines: JSON has none of them outside
+/// of strings, and in a string each can be escaped.
 fn shown_json(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
