@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use crate::build::program;
 use crate::commands::json;
 use crate::daemon::{ProgramOutput, finish};
-use chimaera_testing::skipped;
+use chimaera_testing::{is_root, skipped};
 
 /// Root.
 pub const ROOT: u32 = 0;
@@ -50,8 +50,7 @@ impl Sandbox {
     /// If it cannot be made although it is permitted.
     #[must_use]
     pub fn new(what: &str) -> Option<Self> {
-        if !nix::unistd::Uid::effective().is_root() {
-            skipped(what, "only root can run programs as other users");
+        if !is_root(what) {
             return None;
         }
         let permitted = finish_quietly(Command::new("unshare").args(["--mount", "true"]));
