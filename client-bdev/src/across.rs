@@ -29,8 +29,8 @@ impl Client {
         let parts = self.parts(query, Method::Write, blocks, buffer.len())?;
         let mut total = Total::default();
         let result = self
-            .runtime()
-            .call_parts_sending(buffer, parts, |_, values| total.add(values));
+            .pool()
+            .send_parts(buffer, parts, |_, values| total.add(values));
         result.map_err(|error| self.part_error(Method::Write, blocks, error))?;
         total.check(
             || describe_blocks(Method::Write, blocks, buffer.len()),
@@ -66,8 +66,8 @@ impl Client {
         let parts = self.parts(query, Method::Read, blocks, len)?;
         let mut total = Total::default();
         let result = self
-            .runtime()
-            .call_parts_receiving(buffer, parts, |_, values| total.add(values));
+            .pool()
+            .receive_parts(buffer, parts, |_, values| total.add(values));
         result.map_err(|error| self.part_error(Method::Read, blocks, error))?;
         total.check(|| describe_blocks(Method::Read, blocks, len), len)
     }
@@ -90,6 +90,11 @@ impl Client {
         buffer: Buffer,
     ) -> Task<(u64, Buffer)> {
         let (client, blocks, len) = (self.clone(), blocks.to_vec(), buffer.len());
+        // Before the steps, which must not block.
+        if let Err(error) = self.pool().ready() {
+            let error = error.during(describe_blocks(method, &blocks, len));
+            return Task::failed(TaskError::new(error, Some(buffer)));
+        }
         Task::of_steps(async move {
             let parts = match client.parts(query, method, &blocks, len) {
                 Ok(parts) => parts,

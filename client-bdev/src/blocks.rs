@@ -42,7 +42,7 @@ impl Client {
         }
         let arguments = allocate_arguments(size, owner);
         let call = self.call(query, Method::AllocateBlocks, arguments);
-        match self.runtime().call(&call) {
+        match self.pool().carry_out(&call) {
             Ok(values) => read_blocks(&call, &values, &[]),
             Err(error) => Err(error.during(describe_allocation(&call))),
         }
@@ -72,7 +72,7 @@ impl Client {
         } else {
             None
         };
-        self.runtime().submit(call, list, finish_allocation)
+        self.pool().submit(call, list, finish_allocation)
     }
 
     /// A buffer that the list of a plan's blocks fits exactly.
@@ -105,7 +105,7 @@ impl Client {
             return Ok(self.async_free_blocks(query, blocks).wait()?);
         };
         let call = self.call(query, Method::FreeBlocks, free_arguments(1, Some(block)));
-        match self.runtime().call(&call) {
+        match self.pool().carry_out(&call) {
             Ok(_) => Ok(()),
             Err(error) => Err(error.during(describe_free(&call))),
         }
@@ -134,7 +134,7 @@ impl Client {
         } else {
             None
         };
-        self.runtime().submit(call, list, finish_free)
+        self.pool().submit(call, list, finish_free)
     }
 }
 

@@ -52,7 +52,7 @@ impl Client {
         buffer.copy_from_slice(bytes);
         let call = self.transfer(query, Method::Write, block, offset_in_block, buffer.len());
         match call {
-            Ok(call) => self.runtime().submit(call, Some(buffer), finish_written),
+            Ok(call) => self.pool().submit(call, Some(buffer), finish_written),
             Err(error) => Task::failed(error),
         }
     }
@@ -107,7 +107,7 @@ impl Client {
         };
         let call = self.transfer(query, Method::Read, block, offset_in_block, buffer.len());
         match call {
-            Ok(call) => self.runtime().submit(call, Some(buffer), finish_read),
+            Ok(call) => self.pool().submit(call, Some(buffer), finish_read),
             Err(error) => Task::failed(error),
         }
     }

@@ -3,14 +3,12 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use chimaera_bdev_proto::{BdevType, MODULE_NAME, Method, STATS_BUFFER_BYTES, Stats};
 use chimaera_client::{
-    Call, Error, Finished, PoolId, PoolInfo, PoolQuery, Runtime, Status, Task, TaskError,
+    Call, Error, Finished, GetOrCreatePool, PoolChoice, PoolHandle, PoolId, PoolInfo, PoolQuery,
+    Runtime, Status, Task, TaskError,
 };
-use chimaera_proto::admin::GetOrCreatePool;
 use chimaera_proto::codec;
 use chimaera_proto::shown::brief;
 
@@ -31,7 +29,9 @@ use crate::options::CreateOptions;
 /// |---|---|
 /// | [`Status::PoolNotFound`] | there is no pool with the client's id: not yet, or not any more; or it is [`PoolId::NULL`] |
 /// | [`Status::ContainerNotFound`], [`Status::NodeNotFound`], [`Status::InvalidArgument`] | the query names a container or a node that is not there, or a range of none |
-/// | [`Status::InvalidArgument`], [`Status::UnknownMethod`] | the id is another module's pool |
+/// | [`Status::WrongModule`] | the id is another module's pool |
+/// | [`Status::PermissionDenied`] | the calling user lacks the right that the call needs: to read, list and look at statistics, to write, allocate, free and flush, or to manage the pool |
+/// | [`Status::PoolChanged`] | the pool is not what it was: see [`Client::has_changed`] |
 /// | [`Status::ShuttingDown`] | the runtime is being stopped |
 /// | [`Status::ConnectionLost`] | the daemon went away, or the embedded runtime was stopped |
 /// | [`Status::Forked`] | the connection is that of the process that this one was forked from |
@@ -42,28 +42,20 @@ use crate::options::CreateOptions;
 /// | [`Status::Aborted`], [`Status::ModulePanicked`] | the module dropped the task, or panicked with it |
 /// | [`Status::ProtocolViolation`] | the host answered what cannot be |
 pub struct Client {
-    runtime: Runtime,
+    pool: PoolHandle,
     /// The id that is requested at creation: the caller's own choice, else [`PoolId::NULL`]. An id that the host chose
     /// is not requested again: blocks that clients kept of a pool that is gone must not be valid in the next.
     chosen: PoolId,
-    /// The pool's id as one word. It changes only if creation gives an id that the caller did not choose. Shared with
-    /// clones, and with a creation in progress.
-    pool: Arc<AtomicU64>,
 }
 
 impl Client {
     /// A client for the pool with this id, which may be created later. With [`PoolId::NULL`], the
-    /// host chooses the id when the pool is created. Sends nothing.
+    /// host chooses the id when the pool is created. Sends nothing: the first call attaches to the pool.
     #[must_use]
     pub fn new(runtime: &Runtime, pool: PoolId) -> Self {
-        Self::of_pool(runtime, pool, pool)
-    }
-
-    fn of_pool(runtime: &Runtime, chosen: PoolId, pool: PoolId) -> Self {
         Self {
-            runtime: runtime.clone(),
-            chosen,
-            pool: Arc::new(AtomicU64::new(to_word(pool))),
+            pool: PoolHandle::new(runtime, MODULE_NAME, pool),
+            chosen: pool,
         }
     }
 
@@ -71,30 +63,41 @@ impl Client {
     /// that is relative to the working folder of this process, as [`Self::create`] takes it.
     ///
     /// # Errors
-    /// [`Status::PoolNotFound`]; [`Status::InvalidArgument`] if it is of another module.
+    /// [`Status::PoolNotFound`]; [`Status::WrongModule`] if it is of another module; [`Status::PermissionDenied`] if
+    /// the calling user has no right to it, or if it is another user's and no operator's: [`Self::open_of`].
     pub fn open(runtime: &Runtime, name: &str) -> Result<Self, Error> {
         Ok(Self::async_open(runtime, name).wait()?)
     }
 
     /// As [`Self::open`].
     pub fn async_open(runtime: &Runtime, name: &str) -> Task<Self> {
+        Self::open_choice(runtime, name, None)
+    }
+
+    /// As [`Self::open`], for a pool of the user with this id.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_of(runtime: &Runtime, owner: u32, name: &str) -> Result<Self, Error> {
+        Ok(Self::async_open_of(runtime, owner, name).wait()?)
+    }
+
+    /// As [`Self::open_of`].
+    pub fn async_open_of(runtime: &Runtime, owner: u32, name: &str) -> Task<Self> {
+        Self::open_choice(runtime, name, Some(owner))
+    }
+
+    fn open_choice(runtime: &Runtime, name: &str, owner: Option<u32>) -> Task<Self> {
         let operation = format!("opening the pool \"{}\"", brief(name));
-        let found = async_find(runtime, name);
-        let runtime = runtime.clone();
+        let found = async_find(runtime, name, owner);
         Task::of_steps(async move {
-            let info = match found.await {
-                Ok(info) => info,
-                Err(error) => return Err(error.error.during(operation).into()),
-            };
-            if info.module != MODULE_NAME {
-                let detail = format!(
-                    "it is a pool of the module {}, not of {MODULE_NAME}",
-                    info.module
-                );
-                let error = Error::new(Status::InvalidArgument, operation);
-                return Err(error.with_detail(detail).into());
+            match found.await {
+                Ok(pool) => Ok(Self {
+                    pool,
+                    chosen: PoolId::NULL,
+                }),
+                Err(error) => Err(error.error.during(operation).into()),
             }
-            Ok(Self::of_pool(&runtime, PoolId::NULL, info.id))
         })
     }
 
@@ -129,14 +132,42 @@ impl Client {
     #[inline]
     #[must_use]
     pub fn pool_id(&self) -> PoolId {
-        // Relaxed: the id stands for itself.
-        from_word(self.pool.load(Ordering::Relaxed))
+        self.pool.id()
+    }
+
+    /// The incarnation of the pool for which holds what is known of it: a number that changes whenever the pool is
+    /// opened. A program that keeps blocks beyond the end of its process keeps this beside them, and says so when it
+    /// opens the pool again ([`CreateOptions::incarnation`]). `None` before the first use.
+    #[must_use]
+    pub fn incarnation(&self) -> Option<u64> {
+        self.pool.incarnation()
+    }
+
+    /// Whether the pool is not what it was: it was destroyed and made again, or it did not end in good order, and what
+    /// was not flushed may be forgotten. Blocks that were known may be somebody else's now. So all calls fail with
+    /// [`Status::PoolChanged`] but those that look ([`Self::all_blocks`], [`Self::map`], [`Self::get_stats`]), until
+    /// [`Self::all_blocks`] has come to its end, or [`Self::accept_change`] is called.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        self.pool.has_changed()
+    }
+
+    /// Goes on with a pool that [has changed](Self::has_changed): the application has forgotten the blocks that it
+    /// knew.
+    pub fn accept_change(&self) {
+        self.pool.accept_change();
     }
 
     /// The runtime that the client talks to.
     #[must_use]
     pub fn runtime(&self) -> &Runtime {
-        &self.runtime
+        self.pool.runtime()
+    }
+
+    /// The pool, through which calls are carried out.
+    #[inline]
+    pub(crate) fn pool(&self) -> &PoolHandle {
+        &self.pool
     }
 
     /// Creates the pool, or finds it if it is there with the same parameters;
@@ -147,9 +178,12 @@ impl Client {
     /// A client that was made with [`PoolId::NULL`], or by [`Self::open`], takes the id that the pool has, and so do
     /// its clones: whoever uses one of them has to forget the blocks of the pool before. If it creates a memory pool
     /// again that was destroyed, the new pool has another id, and clients of the old one that are no clones of this one
-    /// get [`Status::PoolNotFound`]. **With an id that the caller chose, the new pool has the old one's id, and blocks
-    /// of the old one are valid names in it**: reads and writes with them reach whoever has been given their space
-    /// since. Choose another id, or make sure that all clients forget their blocks.
+    /// get [`Status::PoolNotFound`]. With an id that the caller chose, the new pool has the old one's id; clients of
+    /// the old one get [`Status::PoolChanged`] ([`Self::has_changed`]), but not this one and its clones, whose caller
+    /// knows that it is new and empty.
+    ///
+    /// The pool belongs to the calling user, and others may not use it, unless the options say otherwise
+    /// ([`CreateOptions::mode`]).
     ///
     /// # Errors
     /// [`Status::ParameterMismatch`] if it is there with other parameters; [`Status::NotBlank`] if
@@ -173,20 +207,14 @@ impl Client {
         name: &str,
         options: &CreateOptions,
     ) -> Task<PoolInfo> {
-        let described = format!("creating the pool \"{}\"", brief(name));
         let request = match self.creation(name, options) {
             Ok(request) => request,
-            Err(error) => return Task::failed(error.during(described)),
+            Err(error) => {
+                let described = format!("creating the pool \"{}\"", brief(name));
+                return Task::failed(error.during(described));
+            }
         };
-        let admin = self.runtime.admin();
-        let task = admin.async_get_or_create_pool(query, &request);
-        let pool = Arc::clone(&self.pool);
-        Task::of_steps(async move {
-            let info = task.await.map_err(|error| error.error.during(described))?;
-            // Relaxed: the id stands for itself. One that the caller chose is there already.
-            pool.store(to_word(info.id), Ordering::Relaxed);
-            Ok(info)
-        })
+        self.pool.async_create(query, &request)
     }
 
     fn creation(&self, name: &str, options: &CreateOptions) -> Result<GetOrCreatePool, Error> {
@@ -197,12 +225,13 @@ impl Client {
             BdevType::File => absolute(name).map_err(|error| refused(&error))?,
             BdevType::Ram => name.into(),
         };
-        Ok(GetOrCreatePool {
-            module: MODULE_NAME.to_owned(),
-            name: name.into_owned(),
-            id: self.chosen,
-            params: codec::encode(options.params()).map_err(|error| refused(&error))?,
-        })
+        let params = codec::encode(options.params()).map_err(|error| refused(&error))?;
+        Ok(options.request(GetOrCreatePool::new(
+            MODULE_NAME,
+            &name,
+            self.chosen,
+            params,
+        )))
     }
 
     /// What the pool is and has done: the characteristics given at creation, the exact remaining
@@ -217,8 +246,8 @@ impl Client {
     /// As [`Self::get_stats`].
     pub fn async_get_stats(&self) -> Task<Stats> {
         let call = self.call(PoolQuery::Local, Method::GetStats, [0; 3]);
-        match self.runtime.allocate_buffer(STATS_BUFFER_BYTES as usize) {
-            Ok(buffer) => self.runtime.submit(call, Some(buffer), finish_stats),
+        match self.runtime().allocate_buffer(STATS_BUFFER_BYTES as usize) {
+            Ok(buffer) => self.pool.submit_look(call, Some(buffer), finish_stats),
             Err(error) => Task::failed(error.during(describe_stats(&call))),
         }
     }
@@ -237,7 +266,7 @@ impl Client {
     /// before.
     pub fn flush(&self, query: PoolQuery) -> Result<(), Error> {
         let call = self.call(query, Method::Flush, [0; 3]);
-        match self.runtime.call_asleep(&call) {
+        match self.pool.carry_out_asleep(&call) {
             Ok(_) => Ok(()),
             Err(error) => Err(not_flushed(error, &call)),
         }
@@ -247,7 +276,7 @@ impl Client {
     /// first if the flush is to cover it.
     pub fn async_flush(&self, query: PoolQuery) -> Task<()> {
         let call = self.call(query, Method::Flush, [0; 3]);
-        self.runtime
+        self.pool
             .submit(call, None, |finished| match finished.values() {
                 Ok(_) => Ok(()),
                 Err(error) => Err(not_flushed(error, finished.call()).into()),
@@ -256,12 +285,7 @@ impl Client {
 
     #[inline]
     pub(crate) fn call(&self, query: PoolQuery, method: Method, arguments: [u64; 3]) -> Call {
-        Call {
-            pool: self.pool_id(),
-            query,
-            method: method as u16,
-            arguments,
-        }
+        self.pool.call(query, method as u16, arguments)
     }
 }
 
@@ -296,23 +320,29 @@ fn not_flushed(error: Error, call: &Call) -> Error {
     }
 }
 
-/// Finds a pool by its name, or by a path that leads to its file from here.
-fn async_find(runtime: &Runtime, name: &str) -> Task<PoolInfo> {
-    let admin = runtime.admin();
-    let found = admin.async_find_pool(name);
+/// Attaches to a pool by its name, or by a path that leads to its file from here.
+fn async_find(runtime: &Runtime, name: &str, owner: Option<u32>) -> Task<PoolHandle> {
+    let open = move |runtime: &Runtime, name: &str| {
+        let choice = PoolChoice {
+            owner,
+            ..name.into()
+        };
+        PoolHandle::async_open(runtime, MODULE_NAME, choice)
+    };
+    let found = open(runtime, name);
     // A name that is no valid path is only a name.
     let path = absolute(name).ok().filter(|path| path != name);
     let Some(path) = path.map(Cow::into_owned) else {
         return found;
     };
-    let shown = brief(name).into_owned();
+    let (runtime, shown) = (runtime.clone(), brief(name).into_owned());
     let is_absent = |error: &TaskError| error.status() == Status::PoolNotFound;
     Task::of_steps(async move {
         match found.await {
             Err(error) if is_absent(&error) => {}
             found => return found,
         }
-        match admin.async_find_pool(&path).await {
+        match open(&runtime, &path).await {
             Err(error) if is_absent(&error) => Err(error
                 .error
                 .with_account(format_args!(
@@ -337,20 +367,11 @@ fn absolute(path: &str) -> std::io::Result<Cow<'_, str>> {
     Ok(whole.into())
 }
 
-const fn to_word(pool: PoolId) -> u64 {
-    (pool.major as u64) << 32 | pool.minor as u64
-}
-
-const fn from_word(word: u64) -> PoolId {
-    PoolId::new((word >> 32) as u32, word as u32)
-}
-
 impl Clone for Client {
     fn clone(&self) -> Self {
         Self {
-            runtime: self.runtime.clone(),
+            pool: self.pool.clone(),
             chosen: self.chosen,
-            pool: Arc::clone(&self.pool),
         }
     }
 }

@@ -57,9 +57,10 @@ pub use chimaera_bdev_proto::{
 pub use chimaera_client::{
     AdminClient, Buffer, BufferSlice, BufferSliceMut, Call, ChangingPool, ConnectOptions,
     ContainerId, DaemonInfo, Error, Failure, Finished, GetOrCreatePool, KeepAlive, LogLine,
-    LogStatus, ModuleInfo, ModuleReplacement, NodeId, ParsePoolIdError, PartError, PoolId,
-    PoolInfo, PoolList, PoolQuery, PoolStep, Runtime, RuntimeStatus, Severity, SocketPlace, Status,
-    Task, TaskError, TaskSet, Values, default_socket_path,
+    LogStatus, ModuleInfo, ModuleReplacement, NodeId, ParsePoolIdError, PartError, Permissions,
+    PoolChoice, PoolId, PoolInfo, PoolKey, PoolList, PoolName, PoolQuery, PoolStep, Right, Rights,
+    Runtime, RuntimeStatus, SetPermissions, Severity, SocketPlace, Status, Task, TaskError,
+    TaskSet, Values, default_socket_path,
 };
 #[cfg(feature = "embed")]
 pub use chimaera_client::{Embed, Module, Polling};

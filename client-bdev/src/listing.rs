@@ -78,7 +78,8 @@ impl Client {
     }
 
     /// Every allocated block with its owner tag, in order of offset, from all pages. Each step may
-    /// block for a page. It ends after the first error.
+    /// block for a page. It ends after the first error. With the last page the client goes on with a pool that
+    /// [has changed](Self::has_changed).
     #[must_use]
     pub fn all_blocks(&self, query: PoolQuery) -> AllBlocks<'_> {
         AllBlocks {
@@ -100,6 +101,7 @@ impl Client {
                 blocks.extend(page.blocks);
                 next = page.next;
             }
+            client.accept_change();
             Ok(blocks)
         })
     }
@@ -148,7 +150,7 @@ impl Client {
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Task<T> {
         match self.runtime().allocate_buffer(buffer_bytes) {
-            Ok(buffer) => self.runtime().submit(call, Some(buffer), finish),
+            Ok(buffer) => self.pool().submit_look(call, Some(buffer), finish),
             Err(error) => Task::failed(error.during(describe(&call))),
         }
     }
@@ -175,6 +177,9 @@ impl Iterator for AllBlocks<'_> {
                 Ok(page) => {
                     self.page = page.blocks.into_iter();
                     self.next = page.next;
+                    if self.next.is_none() {
+                        self.client.accept_change();
+                    }
                 }
                 Err(error) => return Some(Err(error)),
             }

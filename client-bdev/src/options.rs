@@ -1,11 +1,16 @@
 //! Parameters of a pool's creation.
 
 use chimaera_bdev_proto::{BdevType, CreateParams, IoEngine, PerfMetrics};
+use chimaera_client::GetOrCreatePool;
 
 /// What a pool is created with. Begin with [`CreateOptions::file`] or [`CreateOptions::ram`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CreateOptions {
     params: CreateParams,
+    owner: Option<u32>,
+    group: Option<u32>,
+    mode: Option<u16>,
+    incarnation: Option<u64>,
 }
 
 impl CreateOptions {
@@ -35,7 +40,12 @@ impl CreateOptions {
                 perf_metrics: None,
                 overwrite: false,
                 read_only: false,
+                trust_owner: false,
             },
+            owner: None,
+            group: None,
+            mode: None,
+            incarnation: None,
         }
     }
 
@@ -104,6 +114,58 @@ impl CreateOptions {
     pub const fn read_only(mut self, read_only: bool) -> Self {
         self.params.read_only = read_only;
         self
+    }
+
+    /// Whose pool is meant, by user id. Without, it is one of the calling user's; or an operator's, if that has one of
+    /// this name and the user has none. Only operators make pools for others.
+    #[must_use]
+    pub const fn owner(mut self, user: u32) -> Self {
+        self.owner = Some(user);
+        self
+    }
+
+    /// The group of a new pool, one of the calling process's (that of the process).
+    #[must_use]
+    pub const fn group(mut self, group: u32) -> Self {
+        self.group = Some(group);
+        self
+    }
+
+    /// The mode of a new pool, as that of a file: who may read it, and who may write to it (0600, which is the owner
+    /// alone). Execute bits mean nothing.
+    #[must_use]
+    pub const fn mode(mut self, mode: u16) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// Believes owner, group and mode that the file or device records, although somebody else may have written them.
+    /// For operators. Ignored for memory.
+    #[must_use]
+    pub const fn trust_owner(mut self, trust: bool) -> Self {
+        self.params.trust_owner = trust;
+        self
+    }
+
+    /// What the program knows of the pool, such as blocks, is of this incarnation
+    /// ([`Client::incarnation`](crate::Client::incarnation)). If that does not hold any more, creating fails with
+    /// [`Status::PoolChanged`]: create without this, and list the blocks to see which are left.
+    ///
+    /// [`Status::PoolChanged`]: crate::Status::PoolChanged
+    #[must_use]
+    pub const fn incarnation(mut self, incarnation: u64) -> Self {
+        self.incarnation = Some(incarnation);
+        self
+    }
+
+    pub(crate) fn request(&self, request: GetOrCreatePool) -> GetOrCreatePool {
+        GetOrCreatePool {
+            owner: self.owner,
+            group: self.group,
+            mode: self.mode,
+            incarnation: self.incarnation,
+            ..request
+        }
     }
 
     /// The parameters as they travel.

@@ -46,7 +46,7 @@ impl Client {
     ) -> Result<u64, Error> {
         let buffer = buffer.into();
         let call = self.transfer(query, Method::Write, block, offset_in_block, buffer.len())?;
-        match self.runtime().call_sending(&call, buffer) {
+        match self.pool().send(&call, buffer) {
             Ok(values) => transferred(&call, &values, buffer.len()),
             Err(error) => Err(error.during(describe(&call, buffer.len()))),
         }
@@ -105,7 +105,7 @@ impl Client {
         let buffer = buffer.into();
         let len = buffer.len();
         let call = self.transfer(query, Method::Read, block, offset_in_block, len)?;
-        match self.runtime().call_receiving(&call, buffer) {
+        match self.pool().receive(&call, buffer) {
             Ok(values) => transferred(&call, &values, len),
             Err(error) => Err(error.during(describe(&call, len))),
         }
@@ -144,7 +144,7 @@ impl Client {
         buffer: Buffer,
     ) -> Task<(u64, Buffer)> {
         match self.transfer(query, method, block, offset_in_block, buffer.len()) {
-            Ok(call) => self.runtime().submit(call, Some(buffer), finish_transfer),
+            Ok(call) => self.pool().submit(call, Some(buffer), finish_transfer),
             Err(error) => Task::failed(TaskError::new(error, Some(buffer))),
         }
     }

@@ -4,7 +4,7 @@ use chimaera_bdev_client::{
     Block, BlockType, Client, OwnedBlock, OwnerTag, PageCursor, PoolId, PoolQuery, Status,
 };
 use chimaera_bdev_proto::MAP_END;
-use chimaera_testing::{FakeHost, MIB, Verdict, Watchdog};
+use chimaera_testing::{FakeHost, HostBuffer, MIB, Verdict, Watchdog, attaching};
 
 #[test]
 fn impossible_answers_are_violations() {
@@ -45,11 +45,11 @@ fn impossible_answers_are_violations() {
 
 /// A host that answers every request for a page with these bytes, count and next page.
 fn answering(bytes: Vec<u8>, count: u64, next: u64) -> (FakeHost, Client) {
-    let (host, runtime) = FakeHost::connect(move |_, buffer| {
+    let (host, runtime) = FakeHost::connect(attaching(move |_, buffer: Option<HostBuffer>| {
         let buffer = buffer.expect("pages have buffers");
         buffer.write(&bytes);
         Verdict::ok(&[count, next])
-    });
+    }));
     let bdev = Client::new(&runtime, PoolId::new(8000, 0));
     (host, bdev)
 }

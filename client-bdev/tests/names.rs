@@ -3,8 +3,8 @@
 use chimaera_bdev_client::{
     AdminClient, Buffer, Call, ChangingPool, Client, CreateOptions, CreateParams, Error, Failure,
     Finished, GetOrCreatePool, LogLine, LogStatus, ParsePoolIdError, PartError, PoolId, PoolInfo,
-    PoolList, PoolQuery, PoolStep, Runtime, RuntimeStatus, Severity, Status, Task, TaskError,
-    Values,
+    PoolKey, PoolList, PoolQuery, PoolStep, Runtime, RuntimeStatus, Severity, Status, Task,
+    TaskError, Values,
 };
 
 type Submit =
@@ -15,7 +15,8 @@ type Submit =
 fn every_type_of_a_signature_has_a_name_here() {
     let _create: fn(&AdminClient, PoolQuery, &GetOrCreatePool) -> Result<PoolInfo, Error> =
         AdminClient::get_or_create_pool;
-    let _page: fn(&AdminClient, Option<PoolId>) -> Result<PoolList, Error> = AdminClient::pool_page;
+    let _page: fn(&AdminClient, Option<PoolKey>) -> Result<PoolList, Error> =
+        AdminClient::pool_page;
     let _call: fn(&Runtime, &Call) -> Result<Values, Error> = Runtime::call;
     let _submit: Submit = Runtime::submit;
     let _failed_part: fn(&PartError) -> Failure = PartError::failure;

@@ -70,7 +70,7 @@ fn errors_about_pools_name_them_and_say_what_to_do() {
     let words = ["destroying pool 77.1: ", "check its id"];
     assert_says(admin.destroy_pool(absent), not_found, &words);
     let words = ["flushing pool 77.1: ", "check its id"];
-    assert_says(admin.flush(Some(absent)), not_found, &words);
+    assert_says(admin.flush(Some(absent.into())), not_found, &words);
     let words = ["finding the pool \"absent\": ", "check its name"];
     assert_says(admin.find_pool("absent"), not_found, &words);
 

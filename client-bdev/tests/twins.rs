@@ -1,10 +1,10 @@
 //! Calls that do not block do what their blocking twins do, and give buffers back.
 
 use chimaera_bdev_client::{
-    Block, BlockType, Client, CreateOptions, PageCursor, PoolId, PoolQuery, Runtime, Status, Task,
-    TaskError,
+    Block, BlockType, Client, CreateOptions, GetOrCreatePool, PageCursor, PoolId, PoolInfo,
+    PoolQuery, Runtime, Status, Task, TaskError,
 };
-use chimaera_testing::{FakeHost, MIB, Verdict, Watchdog, block_on, fake_bdev};
+use chimaera_testing::{FakeHost, MIB, Verdict, Watchdog, attaching, block_on, fake_bdev};
 
 const QUERY: PoolQuery = PoolQuery::Local;
 
@@ -117,12 +117,8 @@ fn pools_are_opened_and_made() {
 fn a_pool_of_another_module_is_not_opened() {
     let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(fake_bdev());
-    let request = chimaera_proto::admin::GetOrCreatePool {
-        module: "another".to_owned(),
-        name: "pool".to_owned(),
-        id: PoolId::new(9000, 0),
-        params: chimaera_proto::codec::encode(CreateOptions::ram(MIB).params()).expect("encodes"),
-    };
+    let params = chimaera_proto::codec::encode(CreateOptions::ram(MIB).params()).expect("encodes");
+    let request = GetOrCreatePool::new("another", "pool", PoolId::new(9000, 0), params);
     let made = runtime
         .admin()
         .get_or_create_pool(PoolQuery::Dynamic, &request);
@@ -132,8 +128,8 @@ fn a_pool_of_another_module_is_not_opened() {
         opened.expect_err("another's").error,
         Client::open(&runtime, "pool").expect_err("another's"),
     ] {
-        assert_eq!(error.status(), Status::InvalidArgument);
-        assert!(error.to_string().contains("module another"), "{error}");
+        assert_eq!(error.status(), Status::WrongModule);
+        assert!(error.to_string().contains("of another"), "{error}");
     }
 }
 
@@ -206,7 +202,7 @@ fn pages_of_pools_and_maps_can_be_had_one_at_a_time() {
     let admin = runtime.admin();
     let first = admin.pool_page(None).expect("a page");
     assert!(first.more && first.pools.len() == 3);
-    let last = admin.pool_page(first.pools.last().map(|pool| pool.id));
+    let last = admin.pool_page(first.pools.last().map(PoolInfo::key));
     assert_eq!(last.expect("a page").pools.len(), 1);
     let bdev = Client::open(&runtime, "pool 2").expect("opens");
     let page = bdev.map_page(QUERY, PageCursor::START).expect("a page");
@@ -220,7 +216,7 @@ fn pages_of_pools_and_maps_can_be_had_one_at_a_time() {
 fn more_bytes_than_were_asked_for_are_not_believed() {
     let _watchdog = Watchdog::start();
     for claimed in [4097, u64::MAX] {
-        let (_host, runtime) = FakeHost::connect(move |_, _| Verdict::ok(&[claimed]));
+        let (_host, runtime) = FakeHost::connect(attaching(move |_, _| Verdict::ok(&[claimed])));
         let bdev = Client::new(&runtime, PoolId::new(8000, 0));
         let blocks = [0, 4096].map(|offset| Block::new(offset, BlockType::Kib4));
         let mut buffer = runtime.allocate_buffer(8192).expect("buffer");

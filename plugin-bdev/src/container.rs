@@ -7,20 +7,34 @@ use std::sync::Arc;
 
 use chimaera_bdev_proto::{BdevType, Method, TransferArguments};
 use chimaera_chimod::{
-    Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+    Activity, Container, CreateAgain, CreateContext, DeclaredMethod, Incarnation, ModuleError,
+    Request, Right, Worker,
 };
 use chimaera_proto::task::ARGUMENT_COUNT;
-use chimaera_proto::{PoolId, Status};
+use chimaera_proto::{Permissions, PoolId, Status};
 
 use crate::backend::Backend;
 use crate::backend::transfer::Direction;
 use crate::params::Parameters;
 use crate::pool::counters::WorkerCounters;
 use crate::pool::open;
+use crate::pool::persistence::owner_of;
 use crate::pool::state::BlockPool;
 use crate::tasks::allocation::AllocationOutcome;
 use crate::tasks::keeper::{Keeper, KeeperWork};
 use crate::tasks::{allocation, listing, stats, transfer};
+
+/// The methods, with the right that each needs.
+const METHODS: [DeclaredMethod; Method::ALL.len()] = {
+    let mut methods = DeclaredMethod::first(Right::Read);
+    let mut index = 0;
+    while index < methods.len() {
+        let method = Method::ALL[index];
+        methods[index] = DeclaredMethod::new(method as u16, method.right());
+        index += 1;
+    }
+    methods
+};
 
 /// A pool, and the thread that keeps it.
 pub struct BdevContainer {
@@ -30,6 +44,8 @@ pub struct BdevContainer {
 }
 
 impl Container for BdevContainer {
+    const METHODS: &'static [DeclaredMethod] = &METHODS;
+
     fn create(context: CreateContext<'_>) -> Result<Self, ModuleError> {
         let parameters = Parameters::decode(context.params)?;
         match parameters.bdev_type {
@@ -47,6 +63,26 @@ impl Container for BdevContainer {
 
     fn was_opened(&self) -> bool {
         self.pool.was_opened
+    }
+
+    fn incarnation(&self) -> Option<Incarnation> {
+        self.pool.incarnation
+    }
+
+    fn permissions(&self) -> Option<Permissions> {
+        self.pool.permissions
+    }
+
+    fn set_permissions(&self, permissions: Permissions) -> Result<(), ModuleError> {
+        if let Some(keeper) = &self.keeper {
+            let recorded = keeper.set_owner(owner_of(permissions));
+            recorded.map_err(|failure| ModuleError {
+                failure,
+                message: format!("cannot record other permissions in the pool: {failure}"),
+            })?;
+        }
+        self.pool.state.declared.set_owner(permissions.owner);
+        Ok(())
     }
 
     fn create_again(&self, again: CreateAgain<'_>) -> Result<(), ModuleError> {
@@ -120,11 +156,33 @@ impl Container for BdevContainer {
     }
 }
 
+/// Refuses what only operators may ask for, before any path is looked at.
+fn check_operator(context: &CreateContext<'_>, parameters: &Parameters) -> Result<(), ModuleError> {
+    if context.creator.is_operator {
+        return Ok(());
+    }
+    let text = if parameters.bdev_type == BdevType::File {
+        "the daemon opens files and devices for operators only: an operator can make the pool for a user (`chimaera \
+         pool create --owner`)"
+    } else if parameters.overwrite {
+        "overwriting what a file or device holds is for operators: use one that is blank"
+    } else if parameters.trust_owner {
+        "trusting the owner that a file or device records is for operators: leave that out"
+    } else {
+        return Ok(());
+    };
+    Err(ModuleError::new(
+        Status::PermissionDenied,
+        format!("{}: {text}", context.name),
+    ))
+}
+
 impl BdevContainer {
     fn create_on_file(
         context: &CreateContext<'_>,
         parameters: Parameters,
     ) -> Result<Self, ModuleError> {
+        check_operator(context, &parameters)?;
         let (pool, named_file, ledger, undo) = open::on_file(context, parameters)?;
         let keeper = Keeper::start(
             ledger,

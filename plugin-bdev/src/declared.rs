@@ -2,10 +2,12 @@
 //! on them.
 //!
 //! Laws:
-//! - Only the pool's creator and root may declare others. Anybody may name those that are declared already.
+//! - Only the pool's owner and operators may declare others. Anybody may name those that are declared already.
 //! - A change is recorded on the device before it shows here: what others see is durable.
 
 #![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use chimaera_bdev_proto::PerfMetrics;
 use chimaera_chimod::{Creator, ModuleError};
@@ -14,24 +16,26 @@ use parking_lot::Mutex;
 
 /// The declared characteristics of a pool that is open.
 pub(crate) struct Declared {
-    /// Who made the pool.
-    owner_uid: u32,
+    /// Whose the pool is. Stands for itself, so it is relaxed.
+    owner_uid: AtomicU32,
     // Held for no longer than a copy takes.
     metrics: Mutex<PerfMetrics>,
 }
 
-const ROOT_UID: u32 = 0;
-
 impl Declared {
     pub(crate) fn new(owner_uid: u32, metrics: PerfMetrics) -> Self {
         Self {
-            owner_uid,
+            owner_uid: AtomicU32::new(owner_uid),
             metrics: Mutex::new(metrics),
         }
     }
 
     pub(crate) fn metrics(&self) -> PerfMetrics {
         *self.metrics.lock()
+    }
+
+    pub(crate) fn set_owner(&self, owner_uid: u32) {
+        self.owner_uid.store(owner_uid, Ordering::Relaxed);
     }
 
     pub(crate) fn set(&self, metrics: PerfMetrics) {
@@ -47,7 +51,8 @@ impl Declared {
         asked: Option<PerfMetrics>,
         by: Creator,
     ) -> Result<Option<PerfMetrics>, ModuleError> {
-        change(self.metrics(), self.owner_uid, asked, by)
+        let owner_uid = self.owner_uid.load(Ordering::Relaxed);
+        change(self.metrics(), owner_uid, asked, by)
     }
 }
 
@@ -59,14 +64,14 @@ pub(crate) fn change(
     by: Creator,
 ) -> Result<Option<PerfMetrics>, ModuleError> {
     let changed = asked.filter(|asked| *asked != declared);
-    if changed.is_none() || by.uid == owner_uid || by.uid == ROOT_UID {
+    if changed.is_none() || by.uid == owner_uid || by.is_operator {
         return Ok(changed);
     }
     Err(ModuleError::new(
         Status::PermissionDenied,
         format!(
-            "perf_metrics are not those that are declared of the pool, and only its creator (user {owner_uid}) \
-             and root may declare others, not user {}: leave them out to use the pool as it is",
+            "perf_metrics are not those that are declared of the pool, and only its owner (user {owner_uid}) \
+             and operators may declare others, not user {}: leave them out to use the pool as it is",
             by.uid
         ),
     ))

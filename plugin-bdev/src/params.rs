@@ -26,6 +26,8 @@ pub(crate) struct Parameters {
     /// Whether a new pool is made, whatever the file holds.
     pub(crate) overwrite: bool,
     pub(crate) read_only: bool,
+    /// Believes whose pool it is that the file records.
+    pub(crate) trust_owner: bool,
 }
 
 /// How a file pool's device is used. Each opening says so anew. The device records what the pool was made
@@ -131,6 +133,7 @@ impl Parameters {
             metrics: params.perf_metrics,
             overwrite: params.overwrite && params.bdev_type == BdevType::File,
             read_only: params.read_only && params.bdev_type == BdevType::File,
+            trust_owner: params.trust_owner && params.bdev_type == BdevType::File,
         })
     }
 

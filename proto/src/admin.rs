@@ -11,6 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::PoolId;
+use crate::rights::{Permissions, Rights};
 
 /// What the admin module does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,10 @@ pub enum Method {
     StopRuntime = 6,
     /// `()` → [`RuntimeStatus`].
     GetStatus = 7,
+    /// [`AttachPool`] → [`PoolInfo`].
+    AttachPool = 8,
+    /// [`SetPermissions`] → [`PoolInfo`], when no task is taken any more that only the former ones allow.
+    SetPermissions = 9,
 }
 
 impl Method {
@@ -47,63 +52,153 @@ impl Method {
             5 => Self::FlushPools,
             6 => Self::StopRuntime,
             7 => Self::GetStatus,
+            8 => Self::AttachPool,
+            9 => Self::SetPermissions,
             _ => return None,
         })
     }
 }
 
-/// Asks for a pool: gives the existing one, or creates it.
+/// Names a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PoolName {
+    /// By its id.
+    Id(PoolId),
+    /// By its name, exactly.
+    Name(String),
+}
+
+/// Chooses a pool. Ids and names are unique among the pools of one owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolChoice {
+    /// Which pool.
+    pub pool: PoolName,
+    /// Whose pool, as a user id. `None`: the asking user's own, else one of an operator's.
+    pub owner: Option<u32>,
+}
+
+impl From<PoolId> for PoolChoice {
+    fn from(id: PoolId) -> Self {
+        Self {
+            pool: PoolName::Id(id),
+            owner: None,
+        }
+    }
+}
+
+impl From<&str> for PoolChoice {
+    fn from(name: &str) -> Self {
+        Self {
+            pool: PoolName::Name(name.to_owned()),
+            owner: None,
+        }
+    }
+}
+
+impl From<&String> for PoolChoice {
+    fn from(name: &String) -> Self {
+        name.as_str().into()
+    }
+}
+
+/// Asks for a pool: gives the existing one, or creates it. The session is attached to it then ([`AttachPool`]).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetOrCreatePool {
     /// The module, a bare word without suffix, for example `chimaera_bdev`.
     pub module: String,
-    /// The pool's name, unique in the runtime. Its meaning is the module's: a path, for example.
+    /// The pool's name, unique among its owner's pools. Its meaning is the module's: a path, for example.
     pub name: String,
     /// The pool's id, or [`PoolId::NULL`] for whichever it has: the id of the existing pool with this name, else the
     /// one that is recorded on its device, for example, else one that the host chooses.
     pub id: PoolId,
+    /// Whose pool, as a user id: only operators make pools for others. `None`: the asking user's own; or one of an
+    /// operator's, if there is one of this name and the user has none.
+    pub owner: Option<u32>,
+    /// The group of a new pool, of which the asking user must be a member. `None`: the group of the asking process.
+    pub group: Option<u32>,
+    /// The mode of a new pool. `None`: [`DEFAULT_MODE`](crate::rights::DEFAULT_MODE).
+    pub mode: Option<u16>,
+    /// As [`AttachPool::incarnation`].
+    pub incarnation: Option<u64>,
     /// The module's creation parameters, encoded as the module defines.
     pub params: Vec<u8>,
+}
+
+/// Asks that the session be attached to a pool, after which it may send tasks to it, as far as its rights go. Tasks
+/// name the pool by its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachPool {
+    /// The pool.
+    pub pool: PoolChoice,
+    /// The module that the client means: methods of another one have the same numbers.
+    pub module: String,
+    /// What the client knows of the pool holds for this [incarnation](PoolInfo::incarnation). If that is not the
+    /// pool's, nor the one directly before it that ended in good order, the answer is
+    /// [`Status::PoolChanged`](crate::Status::PoolChanged). `None`: the client knows nothing of it.
+    pub incarnation: Option<u64>,
 }
 
 /// Asks that a pool end in this runtime: its tasks in flight complete, it is flushed, and its id and
 /// name are free. What a memory pool held is lost; what a file pool holds stays on its file or
 /// device, and creating the pool again opens it. A failure to flush is reported, and the pool is gone
-/// all the same.
+/// all the same. Needs [`Right::Manage`](crate::Right::Manage).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestroyPool {
     /// The pool.
-    pub id: PoolId,
+    pub pool: PoolChoice,
 }
 
-/// Asks for the pools whose id is above `after`, in order of id.
+/// Asks for other permissions of a pool. Needs [`Right::Manage`](crate::Right::Manage); another owner is for operators
+/// to give, and another group must be one of the asking user's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetPermissions {
+    /// The pool.
+    pub pool: PoolChoice,
+    /// The new owner, or `None` for the one that it has.
+    pub new_owner: Option<u32>,
+    /// The new group, or `None` for the one that it has.
+    pub new_group: Option<u32>,
+    /// The new mode, or `None` for the one that it has.
+    pub new_mode: Option<u16>,
+}
+
+/// Names a pool among all pools of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PoolKey {
+    /// The pool's id.
+    pub id: PoolId,
+    /// The user id of its owner.
+    pub owner: u32,
+}
+
+/// Asks for the pools behind `after`, in order of id and owner: those that the asking user has any right to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListPools {
-    /// The last id of the page before, or `None` for the first page.
-    pub after: Option<PoolId>,
+    /// The last pool of the page before, or `None` for the first page.
+    pub after: Option<PoolKey>,
 }
 
 /// A page of pools.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolList {
-    /// The pools, in order of id.
+    /// The pools, in order of id and owner.
     pub pools: Vec<PoolInfo>,
     /// Whether there are more after the last of these.
     pub more: bool,
 }
 
-/// Names a pool by name.
+/// Asks what the host knows of a pool. Needs any right to it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FindPool {
-    /// The pool's name, exactly.
-    pub name: String,
+    /// The pool.
+    pub pool: PoolChoice,
 }
 
-/// Asks that pools be flushed.
+/// Asks that pools be flushed. Needs [`Right::Write`](crate::Right::Write).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlushPools {
-    /// The pool, or `None` for every pool.
-    pub id: Option<PoolId>,
+    /// The pool, or `None` for every pool that the asking user may flush.
+    pub pool: Option<PoolChoice>,
 }
 
 /// What the host knows of a pool.
@@ -120,6 +215,52 @@ pub struct PoolInfo {
     /// Whether the pool existed before it was created in this runtime, on a device for example, so that its module
     /// opened it and made no new one. The module says so.
     pub opened: bool,
+    /// Random bits of this opening of the pool. What a client knows of its contents, blocks for example, holds for one
+    /// incarnation ([`AttachPool::incarnation`]).
+    pub incarnation: u64,
+    /// The incarnation directly before, if that ended in good order: what was known of it still holds.
+    pub predecessor: Option<u64>,
+    /// Whose it is, and who else may use it.
+    pub permissions: Permissions,
+    /// What whoever asked may do with it.
+    pub rights: Rights,
+}
+
+impl GetOrCreatePool {
+    /// Asks for a pool of the asking user's own, for that user alone.
+    #[must_use]
+    pub fn new(module: &str, name: &str, id: PoolId, params: Vec<u8>) -> Self {
+        Self {
+            module: module.to_owned(),
+            name: name.to_owned(),
+            id,
+            owner: None,
+            group: None,
+            mode: None,
+            incarnation: None,
+            params,
+        }
+    }
+}
+
+impl PoolInfo {
+    /// Chooses this very pool.
+    #[must_use]
+    pub fn choice(&self) -> PoolChoice {
+        PoolChoice {
+            owner: Some(self.permissions.owner),
+            ..self.id.into()
+        }
+    }
+
+    /// Names the pool among all of the host's.
+    #[must_use]
+    pub const fn key(&self) -> PoolKey {
+        PoolKey {
+            id: self.id,
+            owner: self.permissions.owner,
+        }
+    }
 }
 
 /// What the host knows of itself.
@@ -141,12 +282,14 @@ pub struct RuntimeStatus {
     pub pool_count: u32,
     /// Pools that are being made or ended.
     pub changing_count: u32,
-    /// The first of these, at most [`MAX_CHANGING_POOLS`], in order of id.
+    /// The first of these, at most [`MAX_CHANGING_POOLS`], in order of id. Only operators are told.
     pub changing: Vec<ChangingPool>,
     /// Modules in use and modules that are linked into the runtime, in order of name.
     pub modules: Vec<ModuleInfo>,
-    /// Its log.
+    /// Its log. Only operators are told.
     pub log: LogStatus,
+    /// Whether the asking session has operators' rights.
+    pub is_operator: bool,
 }
 
 /// The most pools of [`RuntimeStatus::changing`].
@@ -269,7 +412,9 @@ mod tests {
             Method::FindPool => Method::FlushPools,
             Method::FlushPools => Method::StopRuntime,
             Method::StopRuntime => Method::GetStatus,
-            Method::GetStatus => return None,
+            Method::GetStatus => Method::AttachPool,
+            Method::AttachPool => Method::SetPermissions,
+            Method::SetPermissions => return None,
         })
     }
 

@@ -20,6 +20,9 @@ pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 /// Where root's daemon listens, which serves the whole machine.
 pub const SYSTEM_SOCKET: &str = "/run/chimaera/chimaera.sock";
 
+/// Where root's daemon listens for users, if there is a group of them.
+pub const SYSTEM_USERS_SOCKET: &str = "/run/chimaera/users.sock";
+
 const SOCKET_NAME: &str = "chimaera.sock";
 
 /// A place for the daemon's socket.
@@ -73,18 +76,21 @@ impl SocketPlace {
     }
 
     /// Where clients look, in this order: the user's own place and, unless [`SOCKET_VARIABLE`] names
-    /// one, that of the system.
+    /// one, those of the system: for operators and, where that one is not for this process, for users.
     #[must_use]
     pub fn all() -> Vec<Self> {
         let own = Self::own();
-        let system = Self {
-            path: SYSTEM_SOCKET.into(),
-            trust: FolderTrust::System,
-            user: own.user,
-        };
         match own.trust {
             FolderTrust::Named | FolderTrust::Variable | FolderTrust::System => vec![own],
-            FolderTrust::Private | FolderTrust::AmongOthers => vec![own, system],
+            FolderTrust::Private | FolderTrust::AmongOthers => {
+                let user = own.user;
+                let system = |path: &str| Self {
+                    path: path.into(),
+                    trust: FolderTrust::System,
+                    user,
+                };
+                vec![own, system(SYSTEM_SOCKET), system(SYSTEM_USERS_SOCKET)]
+            }
         }
     }
 

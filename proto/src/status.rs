@@ -78,6 +78,13 @@ statuses! {
     Forked = 21, "the connection belongs to the process that this one was forked from";
     /// No daemon listens where one was looked for.
     NoRuntime = 22, "no daemon listens there";
+    /// The session has not attached to the pool that the task is for.
+    NotAttached = 23, "the session is not attached to the pool";
+    /// The pool is another one than it was, or has forgotten what was not durable: which blocks are whose has to be
+    /// asked again.
+    PoolChanged = 24, "the pool is not what it was: ask which blocks there are";
+    /// The pool belongs to another module than the one meant.
+    WrongModule = 25, "the pool is another module's";
     /// The pool has not enough free space, or not in pieces of the size needed.
     NoSpace = 32, "not enough free space";
     /// The block is not allocated.
@@ -109,8 +116,8 @@ impl Status {
         self as u16
     }
 
-    /// Whether only the runtime and the client library give this status: success, and what has become of the connection
-    /// and the runtime. A module's failure with one of these reaches clients as [`Status::Aborted`].
+    /// Whether only the runtime and the client library give this status: success, what has become of the connection, of
+    /// the runtime and of the pool. A module's failure with one of these reaches clients as [`Status::Aborted`].
     #[must_use]
     pub const fn is_of_runtime(self) -> bool {
         matches!(
@@ -121,6 +128,9 @@ impl Status {
                 | Self::ProtocolViolation
                 | Self::Forked
                 | Self::NoRuntime
+                | Self::NotAttached
+                | Self::PoolChanged
+                | Self::WrongModule
         )
     }
 

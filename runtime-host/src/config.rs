@@ -9,8 +9,13 @@ use chimaera_chimod::Module;
 /// plugins as a daemon does.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen, or `None` for a host that only its own process uses.
+    /// Where to listen for operators, or `None` for a host that only its own process uses. Root, the user of the daemon
+    /// and `operators` can connect there, nobody else, and have all rights.
     pub socket: Option<PathBuf>,
+    /// Who else is an operator.
+    pub operators: Operators,
+    /// Where to listen for users, who have the rights that the permissions of pools give them.
+    pub listen: Vec<UsersSocket>,
     /// Number of workers; 0 chooses by the number of processors ([`default_worker_count`]).
     pub worker_count: usize,
     /// Processors to pin workers to, in turn; one that cannot be used is an error. Empty: workers are not pinned.
@@ -26,15 +31,14 @@ pub struct Config {
     pub opened_modules: Vec<String>,
     /// Whether the modules that are linked in are open to such clients only if they are named there.
     pub opens_named_modules_only: bool,
-    /// Whether clients of other users than this process's are meant to connect. If so, or if this process is root's, a
-    /// library, or a folder of the socket, that others could change is an error. Otherwise it is a warning in the log.
-    pub admits_others: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             socket: None,
+            operators: Operators::default(),
+            listen: Vec::new(),
             worker_count: 0,
             pin_to: Vec::new(),
             polling: Polling::Balanced,
@@ -42,15 +46,56 @@ impl Default for Config {
             modules: Vec::new(),
             opened_modules: Vec::new(),
             opens_named_modules_only: false,
-            admits_others: false,
         }
     }
 }
 
+/// Users, by their ids, who have all rights in a daemon, besides root and the daemon's own user.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operators {
+    /// These users.
+    pub users: Vec<u32>,
+    /// The members of these groups.
+    pub groups: Vec<u32>,
+}
+
+impl Operators {
+    /// Whether nobody is named.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty()
+    }
+}
+
+/// A socket for users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsersSocket {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Permission bits of its file: who may write to it may connect. They are set at each start, whatever the umask.
+    pub mode: u32,
+    /// Group of its file; `None` for that of the daemon.
+    pub group: Option<u32>,
+    /// The most that clients get there.
+    pub max: UsersCeiling,
+}
+
+/// The most that clients of a socket get, whatever the permissions of pools say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsersCeiling {
+    /// To read pools: nothing can be made or changed.
+    Read,
+    /// All that the permissions give.
+    Write,
+}
+
 impl Config {
-    /// Whether a file or folder that others could change is only warned of.
+    /// Whether a file or folder that others could change is only warned of. It is an error if clients of other users
+    /// than this process's are meant to connect, or if this process is root's.
     pub(crate) fn warns_of_open_paths(&self) -> bool {
-        !self.admits_others && !nix::unistd::Uid::effective().is_root()
+        let admits = |socket: &UsersSocket| socket.mode & 0o066 != 0;
+        let admits_others = !self.operators.is_empty() || self.listen.iter().any(admits);
+        !admits_others && !nix::unistd::Uid::effective().is_root()
     }
 
     pub(crate) fn effective_worker_count(&self) -> usize {

@@ -86,10 +86,15 @@ impl ControlThreads {
     /// The threads for a method of the admin module.
     pub(crate) fn of(&self, method: Method) -> &Jobs {
         match method {
-            Method::GetOrCreatePool | Method::DestroyPool | Method::FlushPools => &self.jobs,
-            Method::Ping | Method::ListPools | Method::FindPool | Method::GetStatus => {
-                &self.answers
-            }
+            Method::GetOrCreatePool
+            | Method::DestroyPool
+            | Method::FlushPools
+            | Method::SetPermissions => &self.jobs,
+            Method::Ping
+            | Method::ListPools
+            | Method::FindPool
+            | Method::AttachPool
+            | Method::GetStatus => &self.answers,
             Method::StopRuntime => &self.stop,
         }
     }

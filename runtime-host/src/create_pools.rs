@@ -1,66 +1,62 @@
 //! Making pools: a creation request finds the pool that it asks for, or has its module make one.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use chimaera_chimod::host::NewPool;
-use chimaera_chimod::{CreateAgain, ModuleError};
-use chimaera_proto::admin::{GetOrCreatePool, PoolInfo};
+use chimaera_chimod::{CreateAgain, Incarnation, ModuleError};
+use chimaera_proto::admin::{GetOrCreatePool, PoolInfo, PoolKey};
 use chimaera_proto::limits::{MAX_CREATE_PARAMS_BYTES, MAX_POOL_NAME_BYTES};
-use chimaera_proto::{PoolId, Status};
+use chimaera_proto::rights::{DEFAULT_MODE, MODE_BITS};
+use chimaera_proto::{Permissions, PoolId, Status};
 
+use crate::caller::{Caller, denied};
 use crate::control_side::ControlSide;
 use crate::log;
 use crate::messages::WorkerCommand;
 use crate::pool_container::PoolContainer;
-use crate::pools::Pool;
-use crate::pools::errors::with_whose_panic;
+use crate::pools::errors::{changed, of_another_module, recorded_for_another, with_whose_panic};
 use crate::pools::lookup::{PoolLookup, PoolReservation};
-use crate::session::Peer;
+use crate::pools::{Pool, PoolParts};
 use crate::speakers::Speaker;
 
 impl ControlSide {
-    /// Gives the pool that a client asks for, made by its module if it does not exist yet. If it is refused, the log
-    /// says why. Blocks.
+    /// Gives the pool that a client asks for, made by its module if it does not exist yet, and attaches the client to
+    /// it. If it is refused, the log says why. Blocks.
     pub(crate) fn get_or_create_pool(
         &self,
         asked: &GetOrCreatePool,
-        client: Peer,
+        caller: &Arc<Caller>,
     ) -> Result<PoolInfo, ModuleError> {
-        let given = self.find_or_create_pool(asked, client);
-        given.inspect_err(|error| self.refused_pools.log(asked, client, error))
+        let given = self.find_or_create_pool(asked, caller);
+        given.inspect_err(|error| self.refused_pools.log(asked, caller.peer, error))
     }
 
     fn find_or_create_pool(
         &self,
         asked: &GetOrCreatePool,
-        client: Peer,
+        caller: &Arc<Caller>,
     ) -> Result<PoolInfo, ModuleError> {
-        check_creation(asked)?;
-        match self
-            .pools
-            .find_or_reserve(&asked.name, asked.id, &asked.module)?
-        {
+        check_creation(asked, caller)?;
+        match self.pools.find_or_reserve(asked, caller)? {
             PoolLookup::Existing(pool) => {
-                let info = pool.info(false);
-                if info.module != asked.module {
-                    return Err(ModuleError::new(
-                        Status::ParameterMismatch,
-                        format!(
-                            "pool {} exists with module {}, asked for {}",
-                            asked.name, info.module, asked.module
-                        ),
-                    ));
+                // Before anything is compared, which would tell something of the pool.
+                pool.require_any(caller)?;
+                let module = pool.container.module().name();
+                if module != asked.module {
+                    return Err(of_another_module(&pool.name, module, &asked.module));
                 }
                 let again = CreateAgain {
-                    creator: client.into(),
+                    creator: (&**caller).into(),
                     params: &asked.params,
                 };
                 let taken = pool.container.create_again(again);
                 taken.map_err(|error| with_whose_panic(error, &asked.name, &asked.module))?;
-                Ok(info)
+                self.attach(&pool, caller, asked.incarnation)?;
+                Ok(pool.info(false, caller))
             }
             PoolLookup::Reserved(reservation) => self
-                .create_pool(reservation, asked, client)
+                .create_pool(reservation, asked, caller)
                 .map_err(|error| with_whose_panic(error, &asked.name, &asked.module)),
         }
     }
@@ -71,55 +67,97 @@ impl ControlSide {
         &self,
         mut reservation: PoolReservation<'_>,
         asked: &GetOrCreatePool,
-        client: Peer,
+        caller: &Arc<Caller>,
     ) -> Result<PoolInfo, ModuleError> {
-        self.modules.check_client(&asked.module, client)?;
+        self.modules.check_client(&asked.module, caller)?;
         let module = self.modules.get(&asked.module)?;
         let speaker = Speaker::new(module.name(), &asked.name);
+        let key = reservation.key();
         let new = NewPool {
-            id: reservation.id(),
+            id: key.id,
             id_is_chosen: asked.id.is_null(),
             name: &asked.name,
             params: &asked.params,
-            creator: client.into(),
+            creator: (&**caller).into(),
+            permissions: Permissions {
+                group: asked.group.unwrap_or(caller.peer.group_id),
+                mode: asked.mode.unwrap_or(DEFAULT_MODE),
+                owner: key.owner,
+            },
             worker_count: self.inboxes.by_worker.len() as u32,
             speaker: speaker.number(),
         };
         let made = speaker.during(|| module.create(Arc::clone(&self.table), &new));
         let container = PoolContainer::new(made?, speaker);
-        settle_id(&mut reservation, asked, &container)?;
-        let id = reservation.id();
-        container.speaker().set_id(id);
+        let id = settle_id(key.id, asked, container.pool_id()?)?;
         let opened = container.was_opened()?;
-        let pool = Arc::new(Pool {
+        let incarnation = container.incarnation()?.unwrap_or_else(drawn_incarnation);
+        let permissions = container.permissions()?.unwrap_or(new.permissions);
+        let owner = permissions.owner;
+        if owner != key.owner && !self.pools.is_for(owner, asked, caller) {
+            return Err(recorded_for_another(&asked.name, owner));
+        }
+        reservation.move_to(PoolKey { id, owner })?;
+        container.speaker().set_id(id);
+        let pool = Arc::new(Pool::new(PoolParts {
             id,
             name: asked.name.clone(),
             opened,
+            incarnation,
+            permissions,
             container,
-        });
+        }));
+        pool.require_any(caller)?;
         self.ask_workers(|done| WorkerCommand::AddPool {
             pool: Arc::clone(&pool),
             done,
         });
-        let info = pool.info(true);
+        let info = pool.info(true, caller);
+        let attached = self.attach(&pool, caller, asked.incarnation);
         reservation.publish(pool);
         let came = if opened { "opened" } else { "created" };
         log::info(format_args!(
-            "pool {came}: {id} {}, module {}, for {client}",
+            "pool {came}: {id} {}, module {}, {permissions}, for {caller}",
             asked.name, asked.module
         ));
-        Ok(info)
+        attached.map(|()| info)
+    }
+
+    /// Attaches a client to a pool: tasks that it sends from now on find the pool by its id. `known` is the incarnation
+    /// for which what the client knows of the pool holds.
+    pub(crate) fn attach(
+        &self,
+        pool: &Pool,
+        caller: &Arc<Caller>,
+        known: Option<u64>,
+    ) -> Result<(), ModuleError> {
+        let Incarnation {
+            current,
+            predecessor,
+        } = pool.incarnation;
+        if known.is_some_and(|known| known != current && Some(known) != predecessor) {
+            return Err(changed(&pool.name));
+        }
+        let (id, number) = (pool.id, pool.number);
+        caller.attach(id, number, |number| self.pools.is_ready(number))?;
+        self.ask_workers(|done| WorkerCommand::Attach {
+            caller: Arc::clone(caller),
+            id,
+            pool: number,
+            done,
+        });
+        Ok(())
     }
 }
 
-/// Gives the pool the id that its container says is recorded for it, if there is one.
+/// The id that a pool gets: the one that its container says is recorded for it, if there is one.
 fn settle_id(
-    reservation: &mut PoolReservation<'_>,
+    reserved: PoolId,
     asked: &GetOrCreatePool,
-    container: &PoolContainer,
-) -> Result<(), ModuleError> {
-    match container.pool_id()? {
-        Some(own) if asked.id.is_null() => reservation.move_to(own),
+    recorded: Option<PoolId>,
+) -> Result<PoolId, ModuleError> {
+    match recorded {
+        Some(own) if asked.id.is_null() => Ok(own),
         Some(own) if own != asked.id => Err(ModuleError::new(
             Status::ParameterMismatch,
             format!(
@@ -127,11 +165,20 @@ fn settle_id(
                 asked.name, asked.id
             ),
         )),
-        _ => Ok(()),
+        _ => Ok(reserved),
     }
 }
 
-fn check_creation(asked: &GetOrCreatePool) -> Result<(), ModuleError> {
+/// The incarnation of a pool whose module has none: nothing that was known of an earlier pool holds.
+fn drawn_incarnation() -> Incarnation {
+    let drawn = || RandomState::new().hash_one(());
+    Incarnation {
+        current: drawn().max(1),
+        predecessor: None,
+    }
+}
+
+fn check_creation(asked: &GetOrCreatePool, caller: &Caller) -> Result<(), ModuleError> {
     let invalid = |text: String| Err(ModuleError::new(Status::InvalidArgument, text));
     if asked.name.is_empty() || asked.name.len() > MAX_POOL_NAME_BYTES {
         return invalid(format!(
@@ -148,6 +195,12 @@ fn check_creation(asked: &GetOrCreatePool) -> Result<(), ModuleError> {
             asked.id
         ));
     }
+    if let Some(mode) = asked.mode {
+        check_mode(mode)?;
+    }
+    if let Some(group) = asked.group {
+        check_group(group, caller)?;
+    }
     if asked.params.len() > MAX_CREATE_PARAMS_BYTES {
         return invalid(format!(
             "creation parameters have at most {MAX_CREATE_PARAMS_BYTES} bytes, not {}",
@@ -155,4 +208,29 @@ fn check_creation(asked: &GetOrCreatePool) -> Result<(), ModuleError> {
         ));
     }
     Ok(())
+}
+
+/// Checks that a pool can have this mode.
+pub(crate) fn check_mode(mode: u16) -> Result<(), ModuleError> {
+    match mode & !MODE_BITS {
+        0 => Ok(()),
+        _ => Err(ModuleError::new(
+            Status::InvalidArgument,
+            format!(
+                "a pool's mode is from 0 to {MODE_BITS:04o}, not {mode:04o}: it has no other bits"
+            ),
+        )),
+    }
+}
+
+/// Checks that somebody may give a pool to this group.
+pub(crate) fn check_group(group: u32, caller: &Caller) -> Result<(), ModuleError> {
+    if caller.is_operator() || caller.is_in_group(group) {
+        return Ok(());
+    }
+    Err(denied(format!(
+        "user {} is no member of group {group} by this connection: name one of its groups, or connect anew if it has \
+         become a member since",
+        caller.peer.user_id
+    )))
 }

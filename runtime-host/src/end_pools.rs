@@ -5,11 +5,11 @@ use std::sync::Arc;
 use chimaera_chimod::ModuleError;
 use chimaera_proto::admin::PoolStep;
 
+use crate::caller::Peer;
 use crate::control_side::ControlSide;
 use crate::log;
 use crate::messages::WorkerCommand;
 use crate::pools::Pool;
-use crate::session::Peer;
 
 impl ControlSide {
     /// Ends every pool because the runtime stops, several at a time. Returns when none is left, whoever ends
@@ -32,15 +32,15 @@ impl ControlSide {
 
     /// Ends a withdrawn pool, and notes whether it could not be flushed.
     fn end_at_stop(&self, pool: Arc<Pool>) {
-        let (id, name) = (pool.id, pool.name.clone());
+        let (key, name) = (pool.key(), pool.name.clone());
         if let Err(error) = self.end_pool(pool, None) {
             // Noted before the pool is gone, so that whoever waits for that finds it.
             let _ = self.unflushed.set(ModuleError {
                 failure: error.failure,
-                message: format!("pool {name} ({id}): {}", error.message),
+                message: format!("pool {name} ({}): {}", key.id, error.message),
             });
         }
-        self.pools.release(id);
+        self.pools.release(key);
     }
 
     /// Lets a withdrawn pool's tasks complete, flushes it and destroys its container, flushed or not. `client` is who
@@ -51,14 +51,14 @@ impl ControlSide {
         pool: Arc<Pool>,
         client: Option<Peer>,
     ) -> Result<(), ModuleError> {
-        let id = pool.id;
-        self.ask_workers(|done| WorkerCommand::RemovePool { id, done });
-        self.pools.enter(id, PoolStep::InUse);
+        let (key, number) = (pool.key(), pool.number);
+        self.ask_workers(|done| WorkerCommand::RemovePool { pool: number, done });
+        self.pools.enter(key, PoolStep::InUse);
         self.pools.wait_until_unused(&pool);
-        self.pools.enter(id, PoolStep::Flushing);
+        self.pools.enter(key, PoolStep::Flushing);
         let flushed = pool.flush();
-        self.pools.enter(id, PoolStep::Closing);
-        let name = &pool.name;
+        self.pools.enter(key, PoolStep::Closing);
+        let (id, name) = (key.id, &pool.name);
         let ended = client.map_or("stopped", |_| "destroyed");
         let whom = client.map_or_else(String::new, |client| format!(", for {client}"));
         match &flushed {

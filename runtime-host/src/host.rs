@@ -14,9 +14,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::builtin::admin::Admin;
 use crate::config::Config;
-use crate::control::Control;
 use crate::control::listener::Listener;
 use crate::control::requests::SPARE_BYTES;
+use crate::control::{Control, Entrance};
 use crate::control_side::{ControlSide, ControlThreads};
 use crate::error::HostError;
 use crate::inbox::Inbox;
@@ -54,11 +54,7 @@ impl Host {
         check_processors(&config.pin_to)?;
         // Before the first worker: later there may be no thread for it.
         let log = log::ensure_started().map_err(HostError::system("starting the log's thread"))?;
-        let warns = config.warns_of_open_paths();
-        let listener = config.socket.as_deref();
-        let listener = listener
-            .map(|socket| Listener::bind(socket, warns))
-            .transpose()?;
+        let entrances = entrances(config)?;
         let worker_count = config.effective_worker_count();
         let inboxes = (0..worker_count)
             .map(|_| Inbox::new().map(Arc::new))
@@ -70,7 +66,7 @@ impl Host {
         let events = events.map_err(HostError::system("making the control inbox"))?;
         let shared = Arc::new(ControlSide {
             modules: Modules::new(config),
-            pools: PoolRegistry::default(),
+            pools: PoolRegistry::new(config.operators.clone()),
             threads,
             session_count: AtomicU32::new(0),
             stopper: Stopper::default(),
@@ -82,8 +78,14 @@ impl Host {
             inboxes: Arc::clone(&inboxes),
             parks_with_barrier: barrier::is_available(),
         });
-        let control = Control::new(Arc::clone(&shared), Arc::clone(&events), listener)
-            .map_err(HostError::system("making the control thread"))?;
+        let operators = config.operators.clone();
+        let control = Control::new(
+            Arc::clone(&shared),
+            Arc::clone(&events),
+            entrances,
+            operators,
+        )
+        .map_err(HostError::system("making the control thread"))?;
         // From here on, dropping the host ends what was started.
         let mut host = Self {
             process: ProcessIdentity::current(),
@@ -99,7 +101,7 @@ impl Host {
         }
         let room = check_memory(SPARE_BYTES_AT_START);
         room.map_err(HostError::system("keeping memory for clients' requests"))?;
-        if config.socket.is_some() {
+        if config.socket.is_some() || !config.listen.is_empty() {
             let free = check_descriptors(worker_count);
             free.map_err(HostError::system(
                 "keeping descriptors for a first client and its pool",
@@ -231,6 +233,31 @@ impl Drop for Host {
         // Errors are in the log.
         let _ = self.shut_down();
     }
+}
+
+/// Binds the sockets that a host listens on.
+fn entrances(config: &Config) -> Result<Vec<Entrance>, HostError> {
+    let mut entrances = Vec::new();
+    let warns = config.warns_of_open_paths();
+    if let Some(path) = &config.socket {
+        // Whoever else may connect is told by the kernel, and refused unless it is one of the operators.
+        let mode = if config.operators.is_empty() {
+            0o600
+        } else {
+            0o666
+        };
+        entrances.push(Entrance {
+            listener: Listener::bind(path, (mode, None), warns)?,
+            max: None,
+        });
+    }
+    for users in &config.listen {
+        entrances.push(Entrance {
+            listener: Listener::bind(&users.path, (users.mode, users.group), warns)?,
+            max: Some(users.max),
+        });
+    }
+    Ok(entrances)
 }
 
 /// Descriptors that a client takes: its connection, its memory, its lane's doorbell, and one that it sends.

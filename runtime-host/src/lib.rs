@@ -15,6 +15,7 @@
 //! - The host knows modules only through [`chimaera_chimod`]. It knows nothing of block devices.
 
 mod builtin;
+mod caller;
 pub mod config;
 mod control;
 mod control_side;
@@ -40,7 +41,7 @@ pub mod trusted_path;
 mod worker;
 mod worker_inboxes;
 
-pub use config::{Config, Polling};
+pub use config::{Config, Operators, Polling, UsersCeiling, UsersSocket};
 pub use control::listener::{DaemonProcess, check_socket_path, process_at, served_by};
 pub use error::{HostError, show_process};
 pub use host::Host;

@@ -4,10 +4,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use chimaera_fork::Private;
-use chimaera_proto::{Completion, PoolId};
+use chimaera_proto::{Completion, Permissions, PoolId};
 use chimaera_shm::{Doorbell, Lane};
 use crossbeam::channel::Sender;
 
+use crate::caller::Caller;
 use crate::pools::Pool;
 use crate::session::Session;
 
@@ -25,10 +26,25 @@ pub(crate) enum WorkerCommand {
     CloseSession { session: u64 },
     /// Accept tasks for this pool. Answered at once.
     AddPool { pool: Arc<Pool>, done: Sender<()> },
+    /// Accept tasks of this client for the pool with this number, under this id. Answered at once.
+    Attach {
+        caller: Arc<Caller>,
+        id: PoolId,
+        pool: u64,
+        done: Sender<()>,
+    },
+    /// Forget the pools that the session is attached to. All of its tasks have completed everywhere.
+    ForgetCaller { session: u64 },
+    /// From now on, allow what these permissions allow. Answered at once.
+    SetPermissions {
+        pool: u64,
+        permissions: Permissions,
+        done: Sender<()>,
+    },
     /// The host stops: accept no more tasks for any pool. Answered at once.
     RefuseTasks { done: Sender<()> },
     /// Accept no more tasks for this pool. Answered once the last of them has completed.
-    RemovePool { id: PoolId, done: Sender<()> },
+    RemovePool { pool: u64, done: Sender<()> },
     /// A task of this worker was completed elsewhere.
     Complete(TaskToken, Completion),
     /// End: there are no lanes and pools any more.

@@ -7,9 +7,9 @@ use std::ptr::NonNull;
 
 use chimaera_chimod::abi::RawTask;
 use chimaera_chimod::host::ContainerHandle;
-use chimaera_chimod::{Activity, CreateAgain, Module, ModuleError};
-use chimaera_proto::PoolId;
+use chimaera_chimod::{Activity, CreateAgain, Incarnation, Module, ModuleError};
 use chimaera_proto::task::ARGUMENT_COUNT;
+use chimaera_proto::{Permissions, PoolId};
 
 use crate::speakers::{Speaker, enter, leave};
 
@@ -44,6 +44,22 @@ impl PoolContainer {
     /// As [`ContainerHandle::was_opened`].
     pub(crate) fn was_opened(&self) -> Result<bool, ModuleError> {
         self.speaker.during(|| self.handle.was_opened())
+    }
+
+    /// As [`ContainerHandle::incarnation`].
+    pub(crate) fn incarnation(&self) -> Result<Option<Incarnation>, ModuleError> {
+        self.speaker.during(|| self.handle.incarnation())
+    }
+
+    /// As [`ContainerHandle::permissions`].
+    pub(crate) fn permissions(&self) -> Result<Option<Permissions>, ModuleError> {
+        self.speaker.during(|| self.handle.permissions())
+    }
+
+    /// As [`ContainerHandle::set_permissions`].
+    pub(crate) fn set_permissions(&self, permissions: Permissions) -> Result<(), ModuleError> {
+        self.speaker
+            .during(|| self.handle.set_permissions(permissions))
     }
 
     /// As [`ContainerHandle::create_again`].

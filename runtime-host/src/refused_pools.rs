@@ -12,8 +12,8 @@ use chimaera_proto::Status;
 use chimaera_proto::admin::GetOrCreatePool;
 use parking_lot::Mutex;
 
+use crate::caller::Peer;
 use crate::log::{self, Shares, Source};
-use crate::session::Peer;
 
 /// The shares of the log for refused pools.
 pub(crate) struct RefusedPools {

@@ -5,58 +5,11 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, OnceLock};
 
-use chimaera_chimod::Creator;
 use chimaera_proto::BufferRange;
 use chimaera_proto::limits::{DATA_OFFSET_BYTES, MAX_SEGMENTS};
 use chimaera_shm::Segment;
-use nix::sys::socket::UnixCredentials;
 
-/// Who is at the other end of a socket, by the kernel's word.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer {
-    pub(crate) process_id: i32,
-    pub(crate) user_id: u32,
-    pub(crate) group_id: u32,
-}
-
-impl Peer {
-    /// Whether it is the host's own process, which embeds the host.
-    pub(crate) fn is_this_process(self) -> bool {
-        self.process_id.cast_unsigned() == std::process::id()
-    }
-
-    /// Whether it acts for those who run the host: root, the host's own user, or the host's own process.
-    pub(crate) fn is_operator(self) -> bool {
-        let own = nix::unistd::Uid::effective().as_raw();
-        self.is_this_process() || self.user_id == 0 || self.user_id == own
-    }
-}
-
-impl From<UnixCredentials> for Peer {
-    fn from(peer: UnixCredentials) -> Self {
-        Self {
-            process_id: peer.pid(),
-            user_id: peer.uid(),
-            group_id: peer.gid(),
-        }
-    }
-}
-
-impl fmt::Display for Peer {
-    /// For the log.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} of user {}", self.process_id, self.user_id)
-    }
-}
-
-impl From<Peer> for Creator {
-    fn from(peer: Peer) -> Self {
-        Self {
-            uid: peer.user_id,
-            gid: peer.group_id,
-        }
-    }
-}
+use crate::caller::Caller;
 
 /// A client that was welcomed. Workers share it with the control side, which is the last to
 /// release it: it unmaps the client's memory, and then closes the socket, from which the client
@@ -65,7 +18,7 @@ impl From<Peer> for Creator {
 pub(crate) struct Session {
     pub(crate) id: u64,
     pub(crate) name: String,
-    pub(crate) peer: Peer,
+    pub(crate) caller: Arc<Caller>,
     first: Arc<Segment>,
     further: [OnceLock<Segment>; MAX_SEGMENTS - 1],
 }
@@ -73,17 +26,21 @@ pub(crate) struct Session {
 impl fmt::Display for Session {
     /// For the log. The name is whatever the client likes, so it stands last.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "session {} ({}, \"{}\")", self.id, self.peer, self.name)
+        write!(
+            f,
+            "session {} ({}, \"{}\")",
+            self.id, self.caller, self.name
+        )
     }
 }
 
 impl Session {
-    pub(crate) fn new(id: u64, name: String, peer: Peer, first: Segment) -> Self {
+    pub(crate) fn new(name: String, caller: Caller, first: Segment) -> Self {
         let further = [const { OnceLock::new() }; MAX_SEGMENTS - 1];
         Self {
-            id,
+            id: caller.session,
             name,
-            peer,
+            caller: Arc::new(caller),
             first: Arc::new(first),
             further,
         }

@@ -5,7 +5,8 @@ use std::sync::{Condvar, Mutex};
 use std::time::Instant;
 
 use chimaera_chimod::{
-    Activity, Container, CreateAgain, CreateContext, Level, ModuleError, Request, Worker,
+    Activity, Container, CreateAgain, CreateContext, DeclaredMethod, Level, ModuleError, Request,
+    Right, Worker,
 };
 use chimaera_proto::admin::Severity;
 use chimaera_proto::{Descriptor, PoolId};
@@ -22,6 +23,8 @@ struct Talking {
 chimaera_chimod::export_chimod!(Talking, "talking");
 
 impl Container for Talking {
+    const METHODS: &'static [DeclaredMethod] = &DeclaredMethod::first::<64>(Right::Read);
+
     fn create(context: CreateContext<'_>) -> Result<Self, ModuleError> {
         Ok(Self { host: context.host })
     }

@@ -4,7 +4,8 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use chimaera_chimod::{
-    Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+    Activity, Container, CreateAgain, CreateContext, DeclaredMethod, ModuleError, Request, Right,
+    Worker,
 };
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::{Descriptor, PoolId};
@@ -20,6 +21,8 @@ chimaera_chimod::export_chimod!(Keeping, "keeping");
 static KEPT: Mutex<Vec<Request>> = Mutex::new(Vec::new());
 
 impl Container for Keeping {
+    const METHODS: &'static [DeclaredMethod] = &DeclaredMethod::first::<64>(Right::Read);
+
     fn create(_: CreateContext<'_>) -> Result<Self, ModuleError> {
         Ok(Self)
     }
@@ -48,6 +51,7 @@ fn a_lane_takes_as_many_tasks_as_it_has_entries_and_one_more_ends_the_session() 
         RawClient::new(host.connect().expect("connects")),
     );
     assert_eq!(other.create_pool("keeping", "kept", POOL), None);
+    assert_eq!(greedy.attach_pool("keeping", POOL), None);
     let kept = || KEPT.lock().expect("not poisoned").len();
     for record in 0..LANE_DEPTH {
         greedy.publish(&Descriptor {

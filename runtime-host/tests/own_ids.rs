@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
 use chimaera_chimod::{
-    Activity, Container, CreateAgain, CreateContext, Creator, ModuleError, Request, Worker,
+    Activity, Container, CreateAgain, CreateContext, Creator, DeclaredMethod, ModuleError, Request,
+    Right, Worker,
 };
 use chimaera_proto::admin::{GetOrCreatePool, ListPools, Method, PoolInfo, PoolList};
 use chimaera_proto::{Descriptor, PoolId, Status};
@@ -43,6 +44,8 @@ fn told(name: &str) -> Option<Told> {
 }
 
 impl Container for Recorded {
+    const METHODS: &'static [DeclaredMethod] = &DeclaredMethod::first::<64>(Right::Read);
+
     fn create(context: CreateContext<'_>) -> Result<Self, ModuleError> {
         let told = Told {
             pool: context.pool,
@@ -96,12 +99,7 @@ fn create(
     id: PoolId,
     params: &str,
 ) -> Result<PoolInfo, (Status, String)> {
-    let request = GetOrCreatePool {
-        module: "recorded".to_owned(),
-        name: name.to_owned(),
-        id,
-        params: params.as_bytes().to_vec(),
-    };
+    let request = GetOrCreatePool::new("recorded", name, id, params.as_bytes().to_vec());
     let completion = client.admin(Method::GetOrCreatePool, &request);
     match status(&completion) {
         None => Ok(client.reply(&completion)),
@@ -128,6 +126,7 @@ fn own() -> Creator {
     Creator {
         uid: nix::unistd::geteuid().as_raw(),
         gid: nix::unistd::getegid().as_raw(),
+        is_operator: true,
     }
 }
 

@@ -2,7 +2,8 @@
 //! whether or not the program's hook logs it.
 
 use chimaera_chimod::{
-    Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+    Activity, Container, CreateAgain, CreateContext, DeclaredMethod, ModuleError, Request, Right,
+    Worker,
 };
 use chimaera_proto::{Descriptor, PoolId, Status};
 use chimaera_runtime::{Config, Host};
@@ -13,6 +14,8 @@ struct Panicking;
 chimaera_chimod::export_chimod!(Panicking, "panicking");
 
 impl Container for Panicking {
+    const METHODS: &'static [DeclaredMethod] = &DeclaredMethod::first::<64>(Right::Read);
+
     fn create(_: CreateContext<'_>) -> Result<Self, ModuleError> {
         Ok(Self)
     }

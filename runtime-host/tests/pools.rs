@@ -3,7 +3,8 @@
 use std::sync::Mutex;
 
 use chimaera_chimod::{
-    Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+    Activity, Container, CreateAgain, CreateContext, DeclaredMethod, ModuleError, Request, Right,
+    Worker,
 };
 use chimaera_proto::{Descriptor, PoolId, Status};
 use chimaera_runtime::{Config, Host};
@@ -21,6 +22,8 @@ const HOLD: u16 = 1;
 static HELD: Mutex<Vec<Request>> = Mutex::new(Vec::new());
 
 impl Container for Holding {
+    const METHODS: &'static [DeclaredMethod] = &DeclaredMethod::first::<64>(Right::Read);
+
     fn create(_: CreateContext<'_>) -> Result<Self, ModuleError> {
         Ok(Self)
     }

@@ -46,8 +46,8 @@ fn admin_tasks_answer_in_their_buffer() {
         (2, 1, 0)
     );
 
-    let name = "absent".to_owned();
-    let completion = client.admin(Method::FindPool, &FindPool { name });
+    let pool = "absent".into();
+    let completion = client.admin(Method::FindPool, &FindPool { pool });
     assert_eq!(status(&completion), Some(Status::PoolNotFound));
     let text = client.reason(&completion);
     assert!(

@@ -5,15 +5,13 @@ use std::path::Path;
 use chimaera_bdev_client::{
     Buffer, Error, PoolId, PoolInfo, PoolQuery, Runtime, Status, Task, TaskError,
 };
-use chimaera_client::proto::admin::GetOrCreatePool;
-use chimaera_client::{Call, Values};
+use chimaera_client::{Call, GetOrCreatePool, PoolHandle, Values};
 use chimaera_faulty_runtime::{MODULE_NAME, Method, params};
 
 /// A pool of the module that does everything wrong.
 #[derive(Clone, Debug)]
 pub struct Faulty {
-    runtime: Runtime,
-    pool: PoolId,
+    pool: PoolHandle,
 }
 
 impl Faulty {
@@ -21,8 +19,7 @@ impl Faulty {
     #[must_use]
     pub fn new(runtime: &Runtime, number: u32) -> Self {
         Self {
-            runtime: runtime.clone(),
-            pool: PoolId::new(6666, number),
+            pool: PoolHandle::new(runtime, MODULE_NAME, PoolId::new(6666, number)),
         }
     }
 
@@ -31,15 +28,10 @@ impl Faulty {
     /// # Errors
     /// Those of creation.
     pub fn create(&self, params: &str) -> Result<PoolInfo, Error> {
-        let request = GetOrCreatePool {
-            module: MODULE_NAME.to_owned(),
-            name: format!("faulty {}", self.pool),
-            id: self.pool,
-            params: params.as_bytes().to_vec(),
-        };
-        self.runtime
-            .admin()
-            .get_or_create_pool(PoolQuery::Dynamic, &request)
+        let (id, params) = (self.pool_id(), params.as_bytes().to_vec());
+        let request = GetOrCreatePool::new(MODULE_NAME, &format!("faulty {id}"), id, params);
+        let created = self.pool.async_create(PoolQuery::Dynamic, &request);
+        Ok(created.wait()?)
     }
 
     /// Makes the pool, which does right whatever it is not asked to do wrong. Gives a client of it.
@@ -66,7 +58,7 @@ impl Faulty {
     /// The pool's id.
     #[must_use]
     pub fn pool_id(&self) -> PoolId {
-        self.pool
+        self.pool.id()
     }
 
     /// Has the module do this, and waits for the result.
@@ -74,7 +66,7 @@ impl Faulty {
     /// # Errors
     /// The task's.
     pub fn call(&self, method: Method) -> Result<Values, Error> {
-        self.runtime.call(&self.call_of(method))
+        self.pool.carry_out(&self.call_of(method))
     }
 
     /// Has the module fail a task with this status, and gives what the client is told.
@@ -83,7 +75,7 @@ impl Faulty {
     /// The task's, which is what should come of it.
     pub fn fail_with(&self, status: Status) -> Result<Values, Error> {
         let call = self.call_of(Method::FailWith);
-        self.runtime.call(&Call {
+        self.pool.carry_out(&Call {
             arguments: [u64::from(status.code()), 0, 0],
             ..call
         })
@@ -91,7 +83,7 @@ impl Faulty {
 
     /// Has the module do this, without waiting.
     pub fn start(&self, method: Method, buffer: Option<Buffer>) -> Task<(Values, Option<Buffer>)> {
-        self.runtime
+        self.pool
             .submit(self.call_of(method), buffer, |mut finished| {
                 let buffer = finished.take_buffer();
                 match finished.values() {
@@ -111,15 +103,10 @@ impl Faulty {
             arguments: [u64::from(holder.major), u64::from(holder.minor), 0],
             ..self.call_of(method)
         };
-        self.runtime.call(&call).expect("the module counts")[0]
+        self.pool.carry_out(&call).expect("the module counts")[0]
     }
 
     fn call_of(&self, method: Method) -> Call {
-        Call {
-            pool: self.pool,
-            query: PoolQuery::Local,
-            method: method as u16,
-            arguments: [7, 0, 0],
-        }
+        self.pool.call(PoolQuery::Local, method as u16, [7, 0, 0])
     }
 }

@@ -212,7 +212,7 @@ fn list(pool: &Client) -> Vec<OwnedBlock> {
 
 fn flush(pool: &Client) {
     let admin = pool.runtime().admin();
-    admin.flush(Some(pool.pool_id())).expect("flushed");
+    admin.flush(Some(pool.pool_id().into())).expect("flushed");
 }
 
 /// Allocates tagged blocks and writes them.

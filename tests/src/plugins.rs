@@ -64,12 +64,7 @@ impl Plugins {
     /// If it is not refused, or leaves anything behind.
     #[track_caller]
     pub fn refusal(&self, module: &str) -> (Status, String) {
-        let request = GetOrCreatePool {
-            module: module.to_owned(),
-            name: "pool".to_owned(),
-            id: PoolId::NULL,
-            params: Vec::new(),
-        };
+        let request = GetOrCreatePool::new(module, "pool", PoolId::NULL, Vec::new());
         let admin = self.runtime.admin();
         let error = admin
             .get_or_create_pool(PoolQuery::Dynamic, &request)

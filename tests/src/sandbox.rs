@@ -15,7 +15,7 @@ use chimaera_testing::{is_root, skipped};
 /// Root.
 pub const ROOT: u32 = 0;
 /// A user who may do nothing in particular.
-pub const NOBODY: u32 = 65534;
+pub const NOBODY: u32 = 65532;
 /// Another one.
 pub const SOMEBODY_ELSE: u32 = 65533;
 

@@ -142,6 +142,7 @@ fn json_of_pools_has_the_fields_that_scripts_rely_on() {
     let first = json(&daemon.run(&create).success());
     let pool = serde_json::json!({
         "id": "8001.7", "name": "first", "module": "chimaera_bdev",
+        "owner": nix::unistd::geteuid().as_raw(), "group": nix::unistd::getegid().as_raw(), "mode": "0600",
     });
     let with_created = |created: bool| {
         let mut expected = pool.clone();

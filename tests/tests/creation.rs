@@ -272,12 +272,12 @@ fn a_pool_of_another_module_says_so_when_it_is_asked_for() {
     let bdev = Client::new(&runtime, faulty.pool_id());
     assert_refused(
         bdev.create(PoolQuery::Dynamic, &info.name, &CreateOptions::ram(MIB)),
-        Status::ParameterMismatch,
-        &["exists with module chimaera_faulty, asked for chimaera_bdev"],
+        Status::WrongModule,
+        &["of the module chimaera_faulty, not of chimaera_bdev"],
     );
     assert_refused(
         Client::open(&runtime, &info.name),
-        Status::InvalidArgument,
+        Status::WrongModule,
         &["a pool of the module chimaera_faulty, not of chimaera_bdev"],
     );
 }

@@ -208,7 +208,11 @@ fn a_pool_that_is_not_there_is_not_found_by_any_operation() {
     assert_refused(Client::open(&runtime, "nobody"), status, &["nobody"]);
     let admin = runtime.admin();
     assert_refused(admin.destroy_pool(pool.pool_id()), status, &["8000.404"]);
-    assert_refused(admin.flush(Some(pool.pool_id())), status, &["8000.404"]);
+    assert_refused(
+        admin.flush(Some(pool.pool_id().into())),
+        status,
+        &["8000.404"],
+    );
 }
 
 /// A flush that is sent to the wrong module does not become an order to stop.

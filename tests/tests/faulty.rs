@@ -115,12 +115,8 @@ fn a_module_does_not_speak_for_the_runtime() {
 #[test]
 fn a_pool_that_takes_itself_for_the_admin_pool_is_not_made() {
     let daemon = Daemon::start();
-    let request = GetOrCreatePool {
-        module: MODULE_NAME.to_owned(),
-        name: "admin".to_owned(),
-        id: PoolId::NULL,
-        params: params::ID_ADMIN.as_bytes().to_vec(),
-    };
+    let params = params::ID_ADMIN.as_bytes().to_vec();
+    let request = GetOrCreatePool::new(MODULE_NAME, "admin", PoolId::NULL, params);
     let admin = daemon.connect().admin();
     let made = admin.get_or_create_pool(PoolQuery::Dynamic, &request);
     let error = assert_status(made, Status::Busy);
@@ -256,7 +252,7 @@ fn a_module_that_fails_to_flush_says_so_and_its_pool_goes_all_the_same() {
         faulty.create(params).expect("the pool is made");
         let admin = runtime.admin();
         for flushed in [
-            admin.flush(Some(faulty.pool_id())),
+            admin.flush(Some(faulty.pool_id().into())),
             admin.flush(None),
             destroy(&runtime, faulty.pool_id()),
         ] {

@@ -15,7 +15,7 @@ fn a_user_without_a_runtime_folder_has_a_daemon_in_a_folder_that_nobody_else_can
         .chimaera(NOBODY, &["pool", "list"])
         .failure(NO_RUNTIME);
     for words in [
-        "/tmp/chimaera-65534/chimaera.sock",
+        "/tmp/chimaera-65532/chimaera.sock",
         "/run/chimaera/chimaera.sock",
         "`/run/program/chimaera runtime start`",
     ] {
@@ -24,7 +24,7 @@ fn a_user_without_a_runtime_folder_has_a_daemon_in_a_folder_that_nobody_else_can
     let daemon = SandboxDaemon::start(&sandbox, NOBODY, &[]);
     assert!(daemon.is_found_by(&sandbox, NOBODY, &[]));
     let folder = sandbox
-        .path("/tmp/chimaera-65534")
+        .path("/tmp/chimaera-65532")
         .metadata()
         .expect("made");
     assert_eq!((folder.uid(), folder.mode() & 0o7777), (NOBODY, 0o700));
@@ -41,14 +41,14 @@ fn a_folder_that_somebody_else_made_first_is_neither_listened_in_nor_looked_in()
     let Some(sandbox) = Sandbox::new("a folder that was planted") else {
         return;
     };
-    let planted = "umask 0; mkdir /tmp/chimaera-65534";
+    let planted = "umask 0; mkdir /tmp/chimaera-65532";
     let _ = sandbox.shell(SOMEBODY_ELSE, planted).success();
-    let socket = ["--socket", "/tmp/chimaera-65534/chimaera.sock"];
+    let socket = ["--socket", "/tmp/chimaera-65532/chimaera.sock"];
     let _waiting = SandboxDaemon::start(&sandbox, SOMEBODY_ELSE, &socket);
     let _ = sandbox
-        .shell(SOMEBODY_ELSE, "chmod 0666 /tmp/chimaera-65534/*")
+        .shell(SOMEBODY_ELSE, "chmod 0666 /tmp/chimaera-65532/*")
         .success();
-    let belongs = "belongs to user 65533, not to user 65534";
+    let belongs = "belongs to user 65533, not to user 65532";
     let refused = sandbox
         .chimaera(NOBODY, &["pool", "list"])
         .failure(NO_RUNTIME);
@@ -60,7 +60,7 @@ fn a_folder_that_somebody_else_made_first_is_neither_listened_in_nor_looked_in()
         assert!(refused.contains(belongs), "{refused}");
     }
     // A link to a folder of the user's own still belongs to somebody else.
-    let links = "rm -r /tmp/chimaera-65534; ln -s /tmp/own /tmp/chimaera-65534";
+    let links = "rm -r /tmp/chimaera-65532; ln -s /tmp/own /tmp/chimaera-65532";
     let _ = sandbox.shell(SOMEBODY_ELSE, links).success();
     let _ = sandbox.shell(NOBODY, "mkdir -m 0700 /tmp/own").success();
     let refused = sandbox
@@ -90,14 +90,29 @@ fn after_the_users_own_daemon_the_systems_is_looked_for() {
     let _ = sandbox
         .shell(ROOT, "chmod 0666 /run/chimaera/chimaera.sock")
         .success();
+    let refused = sandbox
+        .chimaera(NOBODY, &["pool", "list"])
+        .failure(NOT_PERMITTED);
+    assert!(refused.contains("is not one of them"), "{refused}");
+    let stopped = sandbox.chimaera(ROOT, &["runtime", "stop"]);
+    let _ = stopped.success();
+    drop(system);
+    // Operators may come as other users, so their socket is open to all. Users have one of their own.
+    let arguments = [
+        "--operators",
+        "65530",
+        "--listen",
+        "/run/chimaera/users.sock,mode=0666",
+    ];
+    let system = SandboxDaemon::start(&sandbox, ROOT, &arguments);
     assert!(system.is_found_by(&sandbox, NOBODY, &[]));
     // Users cannot keep each other from the daemon by making folders.
     let _ = sandbox
-        .shell(SOMEBODY_ELSE, "mkdir /tmp/chimaera-65534")
+        .shell(SOMEBODY_ELSE, "mkdir /tmp/chimaera-65532")
         .success();
     assert!(system.is_found_by(&sandbox, NOBODY, &[]));
     let _ = sandbox
-        .shell(SOMEBODY_ELSE, "rmdir /tmp/chimaera-65534")
+        .shell(SOMEBODY_ELSE, "rmdir /tmp/chimaera-65532")
         .success();
 
     let own = SandboxDaemon::start(&sandbox, NOBODY, &[]);
@@ -123,20 +138,19 @@ fn a_daemon_that_somebody_else_runs_is_used_only_by_whoever_says_so() {
     let Some(sandbox) = Sandbox::new("somebody else's daemon") else {
         return;
     };
-    let socket = ["--socket", "/tmp/chimaera.sock"];
-    let daemon = SandboxDaemon::start(&sandbox, SOMEBODY_ELSE, &socket);
     let _ = sandbox
-        .shell(SOMEBODY_ELSE, "chmod 0666 /tmp/chimaera.sock")
+        .shell(SOMEBODY_ELSE, "mkdir -m 0755 /tmp/theirs")
         .success();
+    let socket = ["--socket", "/tmp/theirs/chimaera.sock"];
+    let users = "/tmp/theirs/users.sock";
+    let listen = format!("{users},mode=0666");
+    let start = [&socket[..], &["--listen", &listen]].concat();
+    let daemon = SandboxDaemon::start(&sandbox, SOMEBODY_ELSE, &start);
     assert!(daemon.is_found_by(&sandbox, SOMEBODY_ELSE, &socket));
-    for user in [NOBODY, ROOT] {
-        let command = ["pool", "list", "--socket", "/tmp/chimaera.sock"];
+    for (user, socket) in [(NOBODY, ["--socket", users]), (ROOT, socket)] {
+        let command = [&["pool", "list"], &socket[..]].concat();
         let refused = sandbox.chimaera(user, &command).failure(NOT_PERMITTED);
-        for words in [
-            "user 65533 runs the daemon",
-            "/tmp/chimaera.sock",
-            "--any-user",
-        ] {
+        for words in ["user 65533 runs the daemon", socket[1], "--any-user"] {
             assert!(refused.contains(words), "{words}: {refused}");
         }
         let all = [&socket[..], &["--any-user"]].concat();

@@ -65,7 +65,7 @@ fn outlive_a_kill(path: &Path) {
     let freed = write(&pool, patterns[1]);
     runtime
         .admin()
-        .flush(Some(pool.pool_id()))
+        .flush(Some(pool.pool_id().into()))
         .expect("flushed");
     let forgotten = write(&pool, patterns[2]);
     pool.free_blocks(QUERY, &freed).expect("freed");
@@ -162,7 +162,7 @@ fn a_disk_that_is_full_leaves_metadata_its_space() {
     for block in &blocks[..4] {
         runtime
             .admin()
-            .flush(Some(pool.pool_id()))
+            .flush(Some(pool.pool_id().into()))
             .expect("flushed");
         pool.free_blocks(QUERY, &[*block]).expect("freed");
     }

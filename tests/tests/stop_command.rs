@@ -152,12 +152,8 @@ fn a_stop_that_takes_long_says_what_it_waits_for_and_no_pool_waits_for_another()
         .expect("the pool is made");
     let held = holder.start(Method::Hold, None);
     let _ = memory(&runtime, MIB);
-    let request = GetOrCreatePool {
-        module: MODULE_NAME.to_owned(),
-        name: "endless".to_owned(),
-        id: PoolId::NULL,
-        params: format!("{}{make}", params::CREATE_WAITS).into_bytes(),
-    };
+    let waits = format!("{}{make}", params::CREATE_WAITS).into_bytes();
+    let request = GetOrCreatePool::new(MODULE_NAME, "endless", PoolId::NULL, waits);
     let admin = runtime.admin();
     let making = admin.async_get_or_create_pool(PoolQuery::Dynamic, &request);
     until("the creation is known", || {
@@ -198,7 +194,7 @@ fn a_pool_that_waits_for_an_order_is_told_apart_from_one_that_waits_for_tasks() 
     let runtime = daemon.connect();
     Faulty::whose_flush_waits(&runtime, &file);
     let admin = runtime.admin();
-    let flush = admin.async_flush(Some(PoolId::new(6666, 0)));
+    let flush = admin.async_flush(Some(PoolId::new(6666, 0).into()));
     until("the flush has begun", || {
         daemon.log().contains("as asked: a flush waits")
     });

@@ -211,11 +211,9 @@ fn creations_that_hang_keep_a_daemon_neither_from_answering_nor_from_ending_what
     let waits = format!("{}{}", params::CREATE_WAITS, text(&file));
     // More than there are threads for them.
     let hanging: Vec<_> = (0..40)
-        .map(|number| GetOrCreatePool {
-            module: MODULE_NAME.to_owned(),
-            name: format!("hanging {number}"),
-            id: PoolId::NULL,
-            params: waits.as_bytes().to_vec(),
+        .map(|number| {
+            let (name, params) = (format!("hanging {number}"), waits.as_bytes().to_vec());
+            GetOrCreatePool::new(MODULE_NAME, &name, PoolId::NULL, params)
         })
         .map(|pool| {
             runtime

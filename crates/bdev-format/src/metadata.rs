@@ -16,7 +16,7 @@ use crate::mark::FailureMark;
 use crate::overlay::{MegabyteSet, Overlay, TablePageSet};
 use crate::page::{Disk, Page};
 use crate::scan::Journal;
-use crate::superblock::{History, Superblock};
+use crate::superblock::{History, PoolOwner, Superblock};
 use crate::table::TableEntry;
 use crate::tags::{TagPlace, TagSector, copies_of_page};
 use crate::weakness::{CrashWeakness, weakened};
@@ -289,6 +289,14 @@ impl<D: Disk> Metadata<D> {
     /// As [`Self::commit`].
     pub fn declare(&mut self, metrics: PerfMetrics) -> io::Result<()> {
         self.change_superblock(|superblock| superblock.identity.metrics = metrics)
+    }
+
+    /// Records another owner, group or mode. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn set_owner(&mut self, owner: PoolOwner) -> io::Result<()> {
+        self.change_superblock(|superblock| superblock.identity.owner = owner)
     }
 
     fn change_geometry(&mut self, geometry: Geometry) -> io::Result<()> {

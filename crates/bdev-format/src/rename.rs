@@ -12,6 +12,7 @@ use crate::geometry::ReservedPages;
 use crate::open_error::OpenError;
 use crate::page::Disk;
 use crate::recovery::OpenMode;
+use crate::superblock::Superblock;
 
 /// What makes a copy of a pool a pool of its own.
 #[derive(Clone, Copy, Debug)]
@@ -33,17 +34,27 @@ pub(crate) fn rename<D: Disk>(
     own: Option<OwnIdentity>,
     history: u64,
 ) -> Result<(), OpenError> {
-    let mode = OpenMode::ReadWrite { history };
-    let reserved = ReservedPages::of(&crate::identify(&disk)?.geometry);
-    let mut admit = |megabyte, map| reserved.leave_room(megabyte, &map);
-    let mut metadata = crate::open_admitting(disk, mode, &mut admit, &mut |_, _| {})?.metadata;
-    metadata.change_superblock(|superblock| {
+    change_superblock(disk, history, |superblock| {
         superblock.identity.name = name;
         if let Some(OwnIdentity { uuid, pool }) = own {
             superblock.uuid = uuid;
             superblock.identity.pool = pool;
         }
-    })?;
+    })
+}
+
+/// Changes what the superblock says of the pool that nobody uses: an opening for writing with these random bits, which
+/// ends in good order.
+pub(crate) fn change_superblock<D: Disk>(
+    disk: D,
+    history: u64,
+    change: impl FnOnce(&mut Superblock),
+) -> Result<(), OpenError> {
+    let mode = OpenMode::ReadWrite { history };
+    let reserved = ReservedPages::of(&crate::identify(&disk)?.geometry);
+    let mut admit = |megabyte, map| reserved.leave_room(megabyte, &map);
+    let mut metadata = crate::open_admitting(disk, mode, &mut admit, &mut |_, _| {})?.metadata;
+    metadata.change_superblock(change)?;
     metadata.end()?;
     Ok(())
 }

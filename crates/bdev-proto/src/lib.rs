@@ -10,6 +10,7 @@ mod block;
 mod listing;
 mod pool;
 
+use chimaera_proto::Right;
 use chimaera_proto::status::Status;
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 
@@ -62,6 +63,27 @@ pub enum Method {
 }
 
 impl Method {
+    /// Every method.
+    pub const ALL: [Self; 8] = [
+        Self::AllocateBlocks,
+        Self::FreeBlocks,
+        Self::Write,
+        Self::Read,
+        Self::GetStats,
+        Self::Flush,
+        Self::ListBlocks,
+        Self::GetMap,
+    ];
+
+    /// The right to the pool that the method needs.
+    #[must_use]
+    pub const fn right(self) -> Right {
+        match self {
+            Self::Read | Self::GetStats | Self::ListBlocks | Self::GetMap => Right::Read,
+            Self::AllocateBlocks | Self::FreeBlocks | Self::Write | Self::Flush => Right::Write,
+        }
+    }
+
     /// The method with this number.
     #[must_use]
     pub const fn from_number(number: u16) -> Option<Self> {
@@ -170,9 +192,12 @@ mod tests {
     fn every_method_is_found_by_its_number() {
         let methods =
             iter::successors(Some(Method::AllocateBlocks), |&method| method_after(method));
+        let mut all = Vec::new();
         for method in methods {
             assert_eq!(Method::from_number(method as u16), Some(method));
+            all.push(method);
         }
+        assert_eq!(all, Method::ALL);
     }
 
     #[test]

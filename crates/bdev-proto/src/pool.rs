@@ -100,6 +100,9 @@ pub struct CreateParams {
     /// Opens the pool that the file or device holds for reading only, also if its metadata is
     /// damaged, and writes nothing. Ignored for memory.
     pub read_only: bool,
+    /// Believes owner, group and mode that the file or device records, although others than these may have written
+    /// them: for operators. Ignored for memory.
+    pub trust_owner: bool,
 }
 
 impl CreateParams {

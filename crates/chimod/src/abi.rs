@@ -4,13 +4,14 @@
 //!
 //! | function | thread | may block | who completes |
 //! |---|---|---|---|
-//! | `create`, `pool_id`, `was_opened`, `create_again`, `flush`, `destroy` | control side | yes | – |
+//! | `create`, `pool_id`, `was_opened`, `incarnation`, `permissions`, `set_permissions`, `create_again`, `flush`, `destroy` | control side | yes | – |
 //! | `submit`, `prefetch`, `poll`, `wake_fd` | a worker | no | the plugin, once per task |
 //!
 //! - `submit`, `poll` and `wake_fd` get the index of their worker.
 //! - On one worker, one call at a time: a plugin is never re-entered there. On different workers,
 //!   and against the control side, calls run at the same time.
-//! - `pool_id` and then `was_opened` come right after `create`, once each, before any other call.
+//! - `pool_id`, `was_opened`, `incarnation` and `permissions` come right after `create`, once each and in this order,
+//!   before any other call.
 //! - `destroy` comes last, after every task has completed and no other call is running.
 //! - Every function but `prefetch` must be there; a container that has nothing to do in one returns at
 //!   once.
@@ -18,10 +19,14 @@
 
 use std::ffi::c_void;
 
+use chimaera_proto::Permissions;
+use chimaera_proto::rights::MODE_BITS;
 use chimaera_proto::task::{ARGUMENT_COUNT, VALUE_COUNT};
 
+use crate::methods::LentMethods;
+
 /// Version of everything in this module. A host accepts only plugins of its own version.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// First word of a module's table: "CHIMODv\0".
 pub const MODULE_MAGIC: u64 = u64::from_le_bytes(*b"CHIMODv\0");
@@ -135,6 +140,53 @@ impl LentBytes {
     }
 }
 
+/// Owner, group and mode of a pool ([`chimaera_proto::Permissions`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RawPermissions {
+    /// User id of the owner.
+    pub owner: u32,
+    /// Group id.
+    pub group: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// 1 if the pool has these recorded, 0 if nothing is recorded.
+    pub is_recorded: u32,
+}
+
+impl RawPermissions {
+    /// These permissions, as the safe side has them.
+    #[must_use]
+    pub const fn to_permissions(self) -> Permissions {
+        Permissions {
+            owner: self.owner,
+            group: self.group,
+            mode: self.mode as u16 & MODE_BITS,
+        }
+    }
+}
+
+impl From<Permissions> for RawPermissions {
+    fn from(permissions: Permissions) -> Self {
+        Self {
+            owner: permissions.owner,
+            group: permissions.group,
+            mode: permissions.mode.into(),
+            is_recorded: 1,
+        }
+    }
+}
+
+/// Which opening of a pool this is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RawIncarnation {
+    /// Random bits of this opening. 0: the module has none, and the host draws some.
+    pub current: u64,
+    /// Those of the opening directly before, if that ended in good order; else 0.
+    pub predecessor: u64,
+}
+
 /// Where a control-side call puts the text of its error: it calls `write` at most once.
 #[repr(C)]
 pub struct TextSink {
@@ -239,6 +291,8 @@ pub struct RawCreateContext {
     pub creator_uid: u32,
     /// Group id of whoever asked for the pool, by the kernel's word.
     pub creator_gid: u32,
+    /// What a new pool is to have.
+    pub permissions: RawPermissions,
     /// The number by which the container identifies itself to the host when it logs. Only the host knows what it means.
     pub speaker: u64,
 }
@@ -250,6 +304,8 @@ impl RawCreateContext {
     /// In `flags`: the module is a library of its own, not linked into the program. Statics are its own then,
     /// the hook for panics among them, so that it may change them.
     pub const IS_LIBRARY: u32 = 2;
+    /// In `flags`: whoever asks has operators' rights.
+    pub const CREATOR_IS_OPERATOR: u32 = 4;
 }
 
 /// The arguments of `create_again`.
@@ -262,6 +318,8 @@ pub struct RawCreateAgain {
     pub creator_uid: u32,
     /// Group id of whoever asks now, by the kernel's word.
     pub creator_gid: u32,
+    /// 1 if whoever asks now has operators' rights, else 0.
+    pub creator_is_operator: u32,
 }
 
 /// See [`ModuleVTable::prefetch`].
@@ -283,6 +341,8 @@ pub struct ModuleVTable {
     pub name: LentBytes,
     /// The module's own version (UTF-8).
     pub version: LentBytes,
+    /// The module's methods.
+    pub methods: LentMethods,
     /// Makes a container and stores it in `container`.
     pub create: unsafe extern "C" fn(
         arguments: *const RawCreateContext,
@@ -301,6 +361,24 @@ pub struct ModuleVTable {
     pub was_opened: unsafe extern "C" fn(
         container: *const c_void,
         opened: *mut u32,
+        error: *const TextSink,
+    ) -> u32,
+    /// Stores which opening of the pool this is.
+    pub incarnation: unsafe extern "C" fn(
+        container: *const c_void,
+        incarnation: *mut RawIncarnation,
+        error: *const TextSink,
+    ) -> u32,
+    /// Stores the permissions that are recorded for the pool, on a device for example, if any are.
+    pub permissions: unsafe extern "C" fn(
+        container: *const c_void,
+        permissions: *mut RawPermissions,
+        error: *const TextSink,
+    ) -> u32,
+    /// Records other permissions, where the pool outlives its container.
+    pub set_permissions: unsafe extern "C" fn(
+        container: *const c_void,
+        permissions: *const RawPermissions,
         error: *const TextSink,
     ) -> u32,
     /// Takes another creation request for a pool of this name, which gives this very container, or an error whose text
@@ -328,7 +406,7 @@ pub struct ModuleVTable {
     pub destroy: unsafe extern "C" fn(container: *mut c_void),
 }
 
-// SAFETY: the table is immutable, and what it points to (name, version, functions) is static.
+// SAFETY: the table is immutable, and what it points to (name, version, methods, functions) is static.
 unsafe impl Sync for ModuleVTable {}
 // SAFETY: as above.
 unsafe impl Send for ModuleVTable {}

@@ -4,14 +4,19 @@ use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
 
 use chimaera_proto::task::ARGUMENT_COUNT;
-use chimaera_proto::{ModuleError, PoolId};
+use chimaera_proto::{ModuleError, Permissions, PoolId};
 
 use crate::abi::Activity;
 use crate::host_handle::Host;
+use crate::methods::DeclaredMethod;
 use crate::request::Request;
 
 /// A pool's instance of a module on this node.
 pub trait Container: Send + Sync + Sized + 'static {
+    /// The module's methods, and the right to the pool that each needs. The host hands over no other tasks than these,
+    /// and of these no task whose sender lacks the right.
+    const METHODS: &'static [DeclaredMethod];
+
     /// Makes the container of a new pool. Runs on the control side and may block.
     ///
     /// # Errors
@@ -33,6 +38,30 @@ pub trait Container: Send + Sync + Sized + 'static {
     /// control side and may block.
     fn was_opened(&self) -> bool {
         false
+    }
+
+    /// Which opening of the pool this is, where the pool outlives its container. Called once, after
+    /// [`Self::was_opened`]. Runs on the control side and may block. With `None` the host draws random bits: what
+    /// clients know of an earlier pool does not hold for this one.
+    fn incarnation(&self) -> Option<Incarnation> {
+        None
+    }
+
+    /// The permissions that are recorded for the pool, on a device for example, if they can be believed. Called once,
+    /// after [`Self::incarnation`]. Runs on the control side and may block. With `None` the pool has those of the
+    /// context.
+    fn permissions(&self) -> Option<Permissions> {
+        None
+    }
+
+    /// Records other permissions for good, where the pool outlives its container. The host enforces them. Runs on the
+    /// control side and may block; one call at a time.
+    ///
+    /// # Errors
+    /// They cannot be recorded. The pool keeps those that it has.
+    fn set_permissions(&self, permissions: Permissions) -> Result<(), ModuleError> {
+        let _ = permissions;
+        Ok(())
     }
 
     /// Takes another creation request for a pool of this name, which gives this very container. On success the
@@ -107,6 +136,8 @@ pub struct CreateContext<'a> {
     pub name: &'a str,
     /// Who asked for the pool.
     pub creator: Creator,
+    /// What a new pool has; one that is opened has its own ([`Container::permissions`]).
+    pub permissions: Permissions,
     /// Creation parameters, as the module's client encoded them: not yet validated.
     pub params: &'a [u8],
     /// Workers have indexes below this.
@@ -131,6 +162,17 @@ pub struct Creator {
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
+    /// Whether it has operators' rights in this host.
+    pub is_operator: bool,
+}
+
+/// Which opening of a pool a container is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incarnation {
+    /// Random bits of this opening; never 0.
+    pub current: u64,
+    /// Those of the opening directly before, if that ended in good order: what clients learnt in it still holds.
+    pub predecessor: Option<u64>,
 }
 
 /// Proof that the code runs on a worker of the host, alone with that worker's index.

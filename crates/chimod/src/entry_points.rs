@@ -12,10 +12,12 @@ use chimaera_proto::{Failure, ModuleError, PoolId, Status};
 
 use crate::abi::{
     ABI_VERSION, Activity, HOST_MAGIC, Header, HostVTable, IncompatibleTable, LentBytes,
-    MODULE_MAGIC, ModuleVTable, RawCreateAgain, RawCreateContext, RawTask, TextSink,
+    MODULE_MAGIC, ModuleVTable, RawCreateAgain, RawCreateContext, RawIncarnation, RawPermissions,
+    RawTask, TextSink,
 };
 use crate::container::{Container, CreateAgain, CreateContext, Creator, Worker};
 use crate::host_handle::Host;
+use crate::methods::{LentMethods, check_methods};
 use crate::request::Request;
 
 /// A container with what its entry points need.
@@ -27,17 +29,22 @@ struct Instance<C> {
 /// The table of a module. Used by [`export_chimod!`](crate::export_chimod).
 ///
 /// # Panics
-/// If `name` is not a module's name: such a module does not compile.
+/// If `name` is not a module's name, or the methods are not as they have to be: such a module does not compile.
 #[must_use]
 pub const fn vtable_of<C: Container>(name: &'static str, version: &'static str) -> ModuleVTable {
     assert!(is_module_name(name), "{}", RULE);
+    check_methods(C::METHODS);
     ModuleVTable {
         header: Header::of::<ModuleVTable>(MODULE_MAGIC),
         name: LentBytes::new(name.as_bytes()),
         version: LentBytes::new(version.as_bytes()),
+        methods: LentMethods::new(C::METHODS),
         create: create::<C>,
         pool_id: pool_id::<C>,
         was_opened: was_opened::<C>,
+        incarnation: incarnation::<C>,
+        permissions: permissions::<C>,
+        set_permissions: set_permissions::<C>,
         create_again: create_again::<C>,
         submit: submit::<C>,
         prefetch: if C::PREFETCHES {
@@ -83,7 +90,9 @@ unsafe extern "C" fn create<C: Container>(
             creator: Creator {
                 uid: arguments.creator_uid,
                 gid: arguments.creator_gid,
+                is_operator: arguments.flags & RawCreateContext::CREATOR_IS_OPERATOR != 0,
             },
+            permissions: arguments.permissions.to_permissions(),
             params,
             worker_count: arguments.worker_count as usize,
         };
@@ -169,6 +178,64 @@ unsafe extern "C" fn was_opened<C: Container>(
     unsafe { finish(stored, error) }
 }
 
+unsafe extern "C" fn incarnation<C: Container>(
+    container: *const c_void,
+    place: *mut RawIncarnation,
+    error: *const TextSink,
+) -> u32 {
+    // SAFETY: the host passes what `create` made.
+    let container = unsafe { &instance::<C>(container).container };
+    let told = guarded("telling the pool's incarnation", || {
+        Ok(container.incarnation())
+    });
+    let stored = told.map(|own| {
+        let raw = own.map_or_else(RawIncarnation::default, |own| RawIncarnation {
+            current: own.current,
+            predecessor: own.predecessor.unwrap_or(0),
+        });
+        // SAFETY: the host passes a place for it.
+        unsafe { *place = raw };
+    });
+    // SAFETY: the host passes a sink that is valid during the call.
+    unsafe { finish(stored, error) }
+}
+
+unsafe extern "C" fn permissions<C: Container>(
+    container: *const c_void,
+    place: *mut RawPermissions,
+    error: *const TextSink,
+) -> u32 {
+    // SAFETY: the host passes what `create` made.
+    let container = unsafe { &instance::<C>(container).container };
+    let told = guarded("telling the pool's permissions", || {
+        Ok(container.permissions())
+    });
+    let stored = told.map(|own| {
+        let raw = own.map_or_else(RawPermissions::default, RawPermissions::from);
+        // SAFETY: the host passes a place for it.
+        unsafe { *place = raw };
+    });
+    // SAFETY: the host passes a sink that is valid during the call.
+    unsafe { finish(stored, error) }
+}
+
+unsafe extern "C" fn set_permissions<C: Container>(
+    container: *const c_void,
+    permissions: *const RawPermissions,
+    error: *const TextSink,
+) -> u32 {
+    // SAFETY: the host passes what `create` made, and permissions that are valid during the call.
+    let (container, permissions) = unsafe {
+        let permissions = (*permissions).to_permissions();
+        (&instance::<C>(container).container, permissions)
+    };
+    let recorded = guarded("recording permissions", || {
+        container.set_permissions(permissions)
+    });
+    // SAFETY: the host passes a sink that is valid during the call.
+    unsafe { finish(recorded, error) }
+}
+
 unsafe extern "C" fn create_again<C: Container>(
     container: *const c_void,
     arguments: *const RawCreateAgain,
@@ -182,6 +249,7 @@ unsafe extern "C" fn create_again<C: Container>(
             creator: Creator {
                 uid: arguments.creator_uid,
                 gid: arguments.creator_gid,
+                is_operator: arguments.creator_is_operator != 0,
             },
             params: arguments.params.as_slice(),
         };

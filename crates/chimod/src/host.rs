@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use chimaera_proto::status::result_from_word;
 use chimaera_proto::task::ARGUMENT_COUNT;
-use chimaera_proto::{Failure, ModuleError, PoolId, Status};
+use chimaera_proto::{Failure, ModuleError, Permissions, PoolId, Status};
 
 use crate::abi::{
     Activity, Header, HostVTable, IncompatibleTable, LentBytes, MODULE_MAGIC, ModuleVTable,
-    RawCreateAgain, RawCreateContext, RawTask, TextSink,
+    RawCreateAgain, RawCreateContext, RawIncarnation, RawPermissions, RawTask, TextSink,
 };
-use crate::container::{CreateAgain, Creator};
+use crate::container::{CreateAgain, Creator, Incarnation};
+use crate::methods::MethodMasks;
 
 /// The pool that a module makes a container for.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +32,8 @@ pub struct NewPool<'a> {
     pub params: &'a [u8],
     /// Who asked for the pool.
     pub creator: Creator,
+    /// What a new pool is to have.
+    pub permissions: Permissions,
     /// Workers have indexes below this.
     pub worker_count: u32,
     /// The number by which the container identifies itself when it logs.
@@ -97,6 +100,24 @@ impl Module {
         std::str::from_utf8(unsafe { bytes.as_slice() }).unwrap_or("?")
     }
 
+    /// What the module declares of its methods. A method that the table declares wrongly is not declared.
+    #[must_use]
+    pub fn methods(&self) -> MethodMasks {
+        // SAFETY: the table's methods are static data of the library, which `self` keeps loaded.
+        let declared = unsafe { self.table.methods.as_slice() };
+        MethodMasks::of(declared)
+    }
+
+    fn flags_of(&self, pool: &NewPool<'_>) -> u32 {
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        flag(pool.id_is_chosen, RawCreateContext::ID_IS_CHOSEN)
+            | flag(self.library.is_some(), RawCreateContext::IS_LIBRARY)
+            | flag(
+                pool.creator.is_operator,
+                RawCreateContext::CREATOR_IS_OPERATOR,
+            )
+    }
+
     /// Makes the container of a new pool. Blocks as long as the module takes. The host's table is
     /// never freed after this.
     ///
@@ -115,9 +136,10 @@ impl Module {
             pool_major: pool.id.major,
             pool_minor: pool.id.minor,
             worker_count: pool.worker_count,
-            flags: flags(pool.id_is_chosen, self.library.is_some()),
+            flags: self.flags_of(pool),
             creator_uid: pool.creator.uid,
             creator_gid: pool.creator.gid,
+            permissions: pool.permissions.into(),
             speaker: pool.speaker,
         };
         let mut container = std::ptr::null_mut();
@@ -136,12 +158,6 @@ impl Module {
             module: self.clone(),
         })
     }
-}
-
-fn flags(id_is_chosen: bool, is_library: bool) -> u32 {
-    let flag = |is_set, flag| if is_set { flag } else { 0 };
-    flag(id_is_chosen, RawCreateContext::ID_IS_CHOSEN)
-        | flag(is_library, RawCreateContext::IS_LIBRARY)
 }
 
 impl fmt::Debug for Module {
@@ -200,6 +216,49 @@ impl ContainerHandle {
         Ok(opened != 0)
     }
 
+    /// Which opening of the pool this is, if the module has that. To be called once, after [`Self::was_opened`]. May
+    /// block.
+    ///
+    /// # Errors
+    /// What the module reported: it panicked.
+    pub fn incarnation(&self) -> Result<Option<Incarnation>, ModuleError> {
+        let mut raw = RawIncarnation::default();
+        // SAFETY: the container lives as long as the handle; the place is valid during the call.
+        call(|error| unsafe {
+            (self.module.table.incarnation)(self.container.as_ptr(), &raw mut raw, error)
+        })?;
+        Ok((raw.current != 0).then_some(Incarnation {
+            current: raw.current,
+            predecessor: (raw.predecessor != 0).then_some(raw.predecessor),
+        }))
+    }
+
+    /// The permissions that are recorded for the pool, if any are. To be called once, after [`Self::incarnation`]. May
+    /// block.
+    ///
+    /// # Errors
+    /// What the module reported: it panicked.
+    pub fn permissions(&self) -> Result<Option<Permissions>, ModuleError> {
+        let mut raw = RawPermissions::default();
+        // SAFETY: the container lives as long as the handle; the place is valid during the call.
+        call(|error| unsafe {
+            (self.module.table.permissions)(self.container.as_ptr(), &raw mut raw, error)
+        })?;
+        Ok((raw.is_recorded != 0).then_some(raw.to_permissions()))
+    }
+
+    /// Has other permissions recorded. One call at a time. May block.
+    ///
+    /// # Errors
+    /// What the module reported.
+    pub fn set_permissions(&self, permissions: Permissions) -> Result<(), ModuleError> {
+        let raw = RawPermissions::from(permissions);
+        // SAFETY: the container lives as long as the handle; the permissions are valid during the call.
+        call(|error| unsafe {
+            (self.module.table.set_permissions)(self.container.as_ptr(), &raw const raw, error)
+        })
+    }
+
     /// Hands over another creation request for the container's pool. May block.
     ///
     /// # Errors
@@ -209,6 +268,7 @@ impl ContainerHandle {
             params: LentBytes::new(asked.params),
             creator_uid: asked.creator.uid,
             creator_gid: asked.creator.gid,
+            creator_is_operator: u32::from(asked.creator.is_operator),
         };
         // SAFETY: the container lives as long as the handle; the arguments are valid during the
         // call.

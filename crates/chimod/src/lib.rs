@@ -4,12 +4,14 @@
 //!
 //! ```
 //! use chimaera_chimod::{
-//!     Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+//!     Activity, Container, CreateAgain, CreateContext, DeclaredMethod, ModuleError, Request, Right, Worker,
 //! };
 //!
 //! struct Doubler;
 //!
 //! impl Container for Doubler {
+//!     const METHODS: &'static [DeclaredMethod] = &[DeclaredMethod::new(0, Right::Read)];
+//!
 //!     fn create(_: CreateContext<'_>) -> Result<Self, ModuleError> {
 //!         Ok(Self)
 //!     }
@@ -42,14 +44,16 @@ mod container;
 mod entry_points;
 pub mod host;
 mod host_handle;
+mod methods;
 mod per_worker;
 mod request;
 
 pub use abi::Activity;
-pub use chimaera_proto::ModuleError;
-pub use container::{Container, CreateAgain, CreateContext, Creator, Worker};
+pub use chimaera_proto::{ModuleError, Right};
+pub use container::{Container, CreateAgain, CreateContext, Creator, Incarnation, Worker};
 pub use host::Module;
 pub use host_handle::{Host, Level};
+pub use methods::{DeclaredMethod, MAX_METHODS, MethodMasks};
 pub use per_worker::PerWorker;
 pub use request::{Request, SharedBuffer, WritableBuffer};
 
@@ -65,6 +69,7 @@ pub use entry_points::vtable_of;
 /// # use chimaera_chimod::{Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker};
 /// # struct Doubler;
 /// # impl Container for Doubler {
+/// #     const METHODS: &'static [chimaera_chimod::DeclaredMethod] = &[];
 /// #     fn create(_: CreateContext<'_>) -> Result<Self, ModuleError> {
 /// #         Ok(Self)
 /// #     }

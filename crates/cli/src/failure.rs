@@ -234,7 +234,11 @@ fn code_of(failure: chimaera_bdev_client::Failure) -> u8 {
     match failure.status {
         Status::NoRuntime | Status::ConnectionLost | Status::ShuttingDown => NO_RUNTIME,
         Status::PoolNotFound | Status::NotFound | Status::ModuleNotFound => NOT_FOUND,
-        Status::ParameterMismatch | Status::Busy | Status::NotBlank => IN_THE_WAY,
+        Status::ParameterMismatch
+        | Status::Busy
+        | Status::NotBlank
+        | Status::WrongModule
+        | Status::PoolChanged => IN_THE_WAY,
         Status::PermissionDenied | Status::ReadOnly => NOT_PERMITTED,
         Status::NoSpace | Status::OutOfMemory => NO_SPACE,
         Status::CorruptedMetadata => DAMAGED_METADATA,

@@ -16,6 +16,7 @@ mod program;
 mod runtime;
 mod size;
 mod unreachable;
+mod users;
 mod verify;
 mod wait_notice;
 

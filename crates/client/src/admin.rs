@@ -1,8 +1,8 @@
 //! The client of the admin module: pools, and the runtime itself.
 
 use chimaera_proto::admin::{
-    DestroyPool, FindPool, FlushPools, GetOrCreatePool, ListPools, Method, PoolInfo, PoolList,
-    RuntimeStatus,
+    AttachPool, DestroyPool, FindPool, FlushPools, GetOrCreatePool, ListPools, Method, PoolChoice,
+    PoolInfo, PoolKey, PoolList, PoolName, RuntimeStatus, SetPermissions,
 };
 use chimaera_proto::limits::{ADMIN_BUFFER_BYTES, MAX_ERROR_TEXT_BYTES};
 use chimaera_proto::shown::{brief, printable};
@@ -50,8 +50,11 @@ impl AdminClient {
     /// chooses. The reply names it.
     ///
     /// # Errors
-    /// [`Status::ParameterMismatch`] if it is there with other parameters, or its file or device holds another id;
-    /// [`Status::Busy`] if the id that it holds is another pool's here; and whatever keeps the module from creating it.
+    /// [`Status::PermissionDenied`] if the caller has no right to it, or it is another user's who is not named;
+    /// [`Status::PoolChanged`] if it is not the incarnation that the request names, or the next;
+    /// [`Status::WrongModule`]; [`Status::ParameterMismatch`] if it is there with other parameters, or its file or
+    /// device holds another id; [`Status::Busy`] if the id that it holds is another pool's here; and whatever keeps the
+    /// module from creating it.
     pub fn get_or_create_pool(
         &self,
         query: PoolQuery,
@@ -71,31 +74,68 @@ impl AdminClient {
         self.submit(Method::GetOrCreatePool, query, request, finish)
     }
 
+    /// Attaches the session to a pool that is there: from now on it may send tasks to it.
+    /// [`PoolHandle`](crate::PoolHandle) does that at first use.
+    ///
+    /// # Errors
+    /// [`Status::PoolNotFound`]; [`Status::PermissionDenied`] if the caller has no right to it, or it is another user's
+    /// who is not named; [`Status::WrongModule`]; [`Status::PoolChanged`] if it is not the incarnation that the request
+    /// names, or the next; [`Status::Busy`] if its id means another user's pool in this session already.
+    pub fn attach_pool(&self, request: &AttachPool) -> Result<PoolInfo, Error> {
+        named(self.async_attach_pool(request).wait(), || {
+            format!("attaching to pool {}", shown(&request.pool))
+        })
+    }
+
+    /// As [`Self::attach_pool`].
+    pub fn async_attach_pool(&self, request: &AttachPool) -> Task<PoolInfo> {
+        self.submit(Method::AttachPool, PoolQuery::Local, request, finish)
+    }
+
+    /// Changes owner, group or mode of a pool. When this returns, no task is taken any more that only the former ones
+    /// allow; those in flight go on.
+    ///
+    /// # Errors
+    /// [`Status::PoolNotFound`]; [`Status::PermissionDenied`] to whoever is neither its owner nor an operator, to an
+    /// owner who names another one, and for a group that is not the caller's; [`Status::Busy`] if the new owner has a
+    /// pool of this id or name; and whatever keeps the module from recording them.
+    pub fn set_permissions(&self, request: &SetPermissions) -> Result<PoolInfo, Error> {
+        named(self.async_set_permissions(request).wait(), || {
+            format!("changing the permissions of pool {}", shown(&request.pool))
+        })
+    }
+
+    /// As [`Self::set_permissions`].
+    pub fn async_set_permissions(&self, request: &SetPermissions) -> Task<PoolInfo> {
+        self.submit(Method::SetPermissions, PoolQuery::Local, request, finish)
+    }
+
     /// Ends a pool in this runtime, after its tasks in flight have completed. What a memory pool held
     /// is lost; what a file pool holds stays on its file or device, and creating the pool again
     /// opens it.
     ///
-    /// A pool is named by its id. A memory pool that is created after this with the same id is another pool, but what
-    /// clients kept of the old one, such as blocks, names something in it. An id of [`PoolId::NULL`] at creation draws
-    /// one that the old pool did not have.
+    /// A pool is named by its id or name, and its owner if it is neither the caller's nor an operator's. A memory pool
+    /// that is created after this with the same id is another pool, but what clients kept of the old one, such as
+    /// blocks, names something in it. An id of [`PoolId::NULL`] at creation draws one that the old pool did not have.
     ///
     /// # Errors
-    /// [`Status::PoolNotFound`]; [`Status::PermissionDenied`] for the admin pool; whatever kept the
-    /// pool from being flushed, as [`Status::IoError`]: what completed last may be lost then, and
-    /// the pool has ended all the same.
-    pub fn destroy_pool(&self, id: PoolId) -> Result<(), Error> {
-        named(self.async_destroy_pool(id).wait(), || {
-            format!("destroying pool {id}")
-        })
+    /// [`Status::PoolNotFound`]; [`Status::PermissionDenied`] for the admin pool, and to whoever is neither the pool's
+    /// owner nor an operator; whatever kept the pool from being flushed, as [`Status::IoError`]: what completed last
+    /// may be lost then, and the pool has ended all the same.
+    pub fn destroy_pool(&self, pool: impl Into<PoolChoice>) -> Result<(), Error> {
+        let pool = pool.into();
+        let operation = format!("destroying pool {}", shown(&pool));
+        named(self.async_destroy_pool(pool).wait(), || operation)
     }
 
     /// As [`Self::destroy_pool`].
-    pub fn async_destroy_pool(&self, id: PoolId) -> Task<()> {
-        let request = DestroyPool { id };
+    pub fn async_destroy_pool(&self, pool: impl Into<PoolChoice>) -> Task<()> {
+        let request = DestroyPool { pool: pool.into() };
         self.submit(Method::DestroyPool, PoolQuery::Local, &request, finish)
     }
 
-    /// All pools, in order of id. Pools that come and go meanwhile may be in it or not.
+    /// All pools that the caller has any right to, in order of id and owner. Pools that come and go meanwhile may be in
+    /// it or not.
     ///
     /// # Errors
     /// See [`AdminClient`].
@@ -109,9 +149,9 @@ impl AdminClient {
         Task::of_steps(async move {
             let mut pools: Vec<PoolInfo> = Vec::new();
             loop {
-                let last = pools.last().map(|pool| pool.id);
+                let last = pools.last().map(PoolInfo::key);
                 let page = admin.async_pool_page(last).await?;
-                let advances = page.pools.first().map(|pool| pool.id) > last;
+                let advances = page.pools.first().map(PoolInfo::key) > last;
                 pools.extend(page.pools);
                 // A page that does not advance would be requested again and again.
                 if !page.more || !advances {
@@ -121,61 +161,61 @@ impl AdminClient {
         })
     }
 
-    /// A page of the pools whose id is above `after`, in order of id.
+    /// A page of these pools behind `after`.
     ///
     /// # Errors
     /// See [`AdminClient`].
-    pub fn pool_page(&self, after: Option<PoolId>) -> Result<PoolList, Error> {
+    pub fn pool_page(&self, after: Option<PoolKey>) -> Result<PoolList, Error> {
         Ok(self.async_pool_page(after).wait()?)
     }
 
     /// As [`Self::pool_page`].
-    pub fn async_pool_page(&self, after: Option<PoolId>) -> Task<PoolList> {
+    pub fn async_pool_page(&self, after: Option<PoolKey>) -> Task<PoolList> {
         let request = ListPools { after };
         self.submit(Method::ListPools, PoolQuery::Local, &request, finish)
     }
 
-    /// The pool with this name, as it stands in lists: that of a file pool is the whole path.
+    /// The pool with this id or name, as it stands in lists: that of a file pool is the whole path.
     ///
     /// # Errors
-    /// [`Status::PoolNotFound`].
-    pub fn find_pool(&self, name: &str) -> Result<PoolInfo, Error> {
-        named(self.async_find_pool(name).wait(), || {
-            format!("finding the pool \"{}\"", brief(name))
-        })
+    /// [`Status::PoolNotFound`]; [`Status::PermissionDenied`] without any right to it, and for another user's pool
+    /// whose owner is not named.
+    pub fn find_pool(&self, pool: impl Into<PoolChoice>) -> Result<PoolInfo, Error> {
+        let pool = pool.into();
+        let operation = format!("finding the pool {}", shown(&pool));
+        named(self.async_find_pool(pool).wait(), || operation)
     }
 
     /// As [`Self::find_pool`].
-    pub fn async_find_pool(&self, name: &str) -> Task<PoolInfo> {
-        let request = FindPool {
-            name: name.to_owned(),
-        };
+    pub fn async_find_pool(&self, pool: impl Into<PoolChoice>) -> Task<PoolInfo> {
+        let request = FindPool { pool: pool.into() };
         self.submit(Method::FindPool, PoolQuery::Local, &request, finish)
     }
 
-    /// Brings a pool, or every pool, to stable storage: all that completed before this was
+    /// Brings a pool, or every pool that the caller may write to, to stable storage: all that completed before this was
     /// called.
     ///
     /// # Errors
-    /// [`Status::PoolNotFound`], [`Status::IoError`].
-    pub fn flush(&self, pool: Option<PoolId>) -> Result<(), Error> {
-        named(self.async_flush(pool).wait(), || match pool {
-            Some(pool) => format!("flushing pool {pool}"),
+    /// [`Status::PoolNotFound`], [`Status::PermissionDenied`], [`Status::IoError`].
+    pub fn flush(&self, pool: Option<PoolChoice>) -> Result<(), Error> {
+        let operation = match &pool {
+            Some(pool) => format!("flushing pool {}", shown(pool)),
             None => describe(Method::FlushPools).to_owned(),
-        })
+        };
+        named(self.async_flush(pool).wait(), || operation)
     }
 
     /// As [`Self::flush`].
-    pub fn async_flush(&self, pool: Option<PoolId>) -> Task<()> {
-        let request = FlushPools { id: pool };
+    pub fn async_flush(&self, pool: Option<PoolChoice>) -> Task<()> {
+        let request = FlushPools { pool };
         self.submit(Method::FlushPools, PoolQuery::Local, &request, finish)
     }
 
     /// Asks the runtime to end: it accepts no more tasks and completes those in flight.
     ///
     /// # Errors
-    /// Whatever kept a pool from being flushed, as [`Status::IoError`]: what completed last may be
-    /// lost then, and the runtime ends all the same.
+    /// [`Status::PermissionDenied`] to whoever is no operator. Whatever kept a pool from being flushed, as
+    /// [`Status::IoError`]: what completed last may be lost then, and the runtime ends all the same.
     pub fn stop_runtime(&self) -> Result<(), Error> {
         Ok(self.async_stop_runtime().wait()?)
     }
@@ -304,5 +344,19 @@ const fn describe(method: Method) -> &'static str {
         Method::FlushPools => "flushing pools",
         Method::StopRuntime => "stopping the runtime",
         Method::GetStatus => "asking for the runtime's status",
+        Method::AttachPool => "attaching to a pool",
+        Method::SetPermissions => "changing the permissions of a pool",
+    }
+}
+
+/// A pool as a request names it, for a text.
+fn shown(choice: &PoolChoice) -> String {
+    let pool = match &choice.pool {
+        PoolName::Id(id) => id.to_string(),
+        PoolName::Name(name) => format!("\"{}\"", brief(name)),
+    };
+    match choice.owner {
+        Some(owner) => format!("{pool} of user {owner}"),
+        None => pool,
     }
 }

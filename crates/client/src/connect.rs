@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chimaera_fork::{Home, Native};
+use chimaera_proto::Status;
 use chimaera_proto::control::{ControlReply, ControlRequest};
 use chimaera_proto::limits::DATA_OFFSET_BYTES;
 use chimaera_proto::socket_path::SocketPlace;
@@ -18,7 +19,7 @@ use crate::finding;
 use crate::lane_pool::LanePool;
 use crate::memory::BufferMemory;
 use crate::options::ConnectOptions;
-use crate::reentrancy::Inside;
+use crate::reentrancy::{Inside, Mutex};
 use crate::runtime::Runtime;
 use crate::runtime_inner::{DaemonInfo, RuntimeInner};
 
@@ -51,13 +52,42 @@ impl Runtime {
 }
 
 impl ConnectOptions {
-    /// Connects to the daemon where daemons listen if nobody says otherwise: at the user's own socket, or
-    /// else at the system's ([`SocketPlace::all`]). Blocks for the daemon's answers; there is no twin that does not.
+    /// Connects to the daemon where daemons listen if nobody says otherwise: at the user's own socket, or else at the
+    /// system's: that for operators, and where this process is none, that for users ([`SocketPlace::all`]). Blocks for
+    /// the daemon's answers; there is no twin that does not.
     ///
     /// # Errors
     /// As [`Self::connect_to`].
-    pub fn connect(self) -> Result<Runtime, Error> {
-        Runtime::open(self.find_daemon(&SocketPlace::all())?, self)
+    pub fn connect(mut self) -> Result<Runtime, Error> {
+        self.connect_anywhere()
+    }
+
+    /// As [`Self::connect`].
+    pub(crate) fn connect_anywhere(&mut self) -> Result<Runtime, Error> {
+        let places = SocketPlace::all();
+        let [own, operators, users] = places.as_slice() else {
+            return self.open_first(&places);
+        };
+        match self.open_first(std::slice::from_ref(own)) {
+            Err(error) if error.is_no_daemon() => {}
+            opened => return opened,
+        }
+        // Whoever is no operator may not open the operators' socket, or is refused there.
+        let refused = match self.open_first(std::slice::from_ref(operators)) {
+            Err(error) if error.is_no_daemon() => None,
+            Err(error) if error.status() == Status::PermissionDenied => Some(error),
+            opened => return opened,
+        };
+        match (self.open_first(std::slice::from_ref(users)), refused) {
+            (Err(error), Some(refused)) if error.is_no_daemon() => Err(refused),
+            // The error names all places.
+            (Err(error), None) if error.is_no_daemon() => self.open_first(&places),
+            (opened, _) => opened,
+        }
+    }
+
+    fn open_first(&mut self, places: &[SocketPlace]) -> Result<Runtime, Error> {
+        Runtime::open(self.find_daemon(places)?, self)
     }
 
     /// Connects to the daemon at this path. Blocks as [`Self::connect`] does.
@@ -68,9 +98,8 @@ impl ConnectOptions {
     /// who is not trusted; [`Status::OutOfMemory`](crate::Status::OutOfMemory),
     /// [`Status::OutOfResources`](crate::Status::OutOfResources) or, where this process may not have so large a file
     /// (`ulimit -f`), [`Status::IoError`](crate::Status::IoError) for the segment: see [`Self::buffer_bytes`].
-    pub fn connect_to(self, path: impl AsRef<Path>) -> Result<Runtime, Error> {
-        let place = SocketPlace::named(path.as_ref());
-        Runtime::open(self.find_daemon(&[place])?, self)
+    pub fn connect_to(mut self, path: impl AsRef<Path>) -> Result<Runtime, Error> {
+        self.open_first(&[SocketPlace::named(path.as_ref())])
     }
 
     /// Connects over a socket of type `SOCK_SEQPACKET` whose other end a host holds. A daemon ends the session when
@@ -79,9 +108,9 @@ impl ConnectOptions {
     ///
     /// # Errors
     /// As [`Self::connect_to`].
-    pub fn from_socket(self, socket: OwnedFd) -> Result<Runtime, Error> {
+    pub fn from_socket(mut self, socket: OwnedFd) -> Result<Runtime, Error> {
         let control = ControlSocket::from_socket(socket, self.control_patience)?;
-        Runtime::open(control, self)
+        Runtime::open(control, &mut self)
     }
 
     /// Connects to the daemon at the first of these places where one listens.
@@ -91,7 +120,11 @@ impl ConnectOptions {
 }
 
 impl Runtime {
-    pub(crate) fn open(control: ControlSocket, options: ConnectOptions) -> Result<Self, Error> {
+    /// Opens a session. What is to be kept alive is taken from the options once there is one.
+    pub(crate) fn open(
+        control: ControlSocket,
+        options: &mut ConnectOptions,
+    ) -> Result<Self, Error> {
         let connecting = control.connecting();
         let operation = connecting.as_str();
         let inside = Inside::enter();
@@ -127,7 +160,7 @@ impl Runtime {
             control,
             Arc::clone(&segment),
             order,
-            options.keep_alive,
+            options.keep_alive.take(),
         )?;
         let connection = Arc::new(connection);
         let lanes = LanePool::new(options.spin, Arc::clone(&connection));
@@ -141,6 +174,7 @@ impl Runtime {
                     process_id,
                     worker_count,
                 },
+                pools: Mutex::new(Vec::new()),
             })),
         })
     }

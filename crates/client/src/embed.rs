@@ -100,14 +100,13 @@ impl Embed {
     /// As [`ConnectOptions::connect`], save for an absent daemon, and as [`Self::start`]. [`Status::InvalidArgument`]
     /// if `CHIMAERA_SOCKET` names a path at which no daemon can listen: it is more likely a mistake than the wish for a
     /// runtime of one's own.
-    pub fn connect_or_start(self) -> Result<Runtime, Error> {
-        match self.options.find_daemon(&SocketPlace::all()) {
-            Ok(control) => Runtime::open(control, self.options),
+    pub fn connect_or_start(mut self) -> Result<Runtime, Error> {
+        match self.options.connect_anywhere() {
             Err(error) if error.is_no_daemon() => {
                 refuse_wrong_variable()?;
                 self.start()
             }
-            Err(error) => Err(error),
+            connected => connected,
         }
     }
 }

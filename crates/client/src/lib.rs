@@ -108,10 +108,12 @@ mod control;
 mod embed;
 mod error;
 mod finding;
+mod known_pools;
 mod lane;
 mod lane_pool;
 mod memory;
 mod options;
+mod pool_handle;
 mod reentrancy;
 #[cfg(all(test, not(loom), feature = "embed"))]
 mod reentrancy_tests;
@@ -131,18 +133,22 @@ pub use call_parts::PartError;
 pub use chimaera_chimod::Module;
 pub use chimaera_proto as proto;
 pub use chimaera_proto::admin::{
-    ChangingPool, GetOrCreatePool, LogLine, LogStatus, ModuleInfo, ModuleReplacement, PoolInfo,
-    PoolList, PoolStep, RuntimeStatus, Severity,
+    AttachPool, ChangingPool, GetOrCreatePool, LogLine, LogStatus, ModuleInfo, ModuleReplacement,
+    PoolChoice, PoolInfo, PoolKey, PoolList, PoolName, PoolStep, RuntimeStatus, SetPermissions,
+    Severity,
 };
 pub use chimaera_proto::ids::ParsePoolIdError;
 pub use chimaera_proto::socket_path::{SocketPlace, default_socket_path};
-pub use chimaera_proto::{ContainerId, Failure, NodeId, PoolId, PoolQuery, Status};
+pub use chimaera_proto::{
+    ContainerId, Failure, NodeId, Permissions, PoolId, PoolQuery, Right, Rights, Status,
+};
 #[cfg(feature = "embed")]
 pub use chimaera_runtime::Polling;
 #[cfg(feature = "embed")]
 pub use embed::Embed;
 pub use error::Error;
 pub use options::{ConnectOptions, KeepAlive};
+pub use pool_handle::PoolHandle;
 pub use runtime::Runtime;
 pub use runtime_inner::DaemonInfo;
 pub use task::Task;
@@ -153,6 +159,7 @@ const _: () = {
     const fn shared<T: Send + Sync>() {}
     shared::<Runtime>();
     shared::<AdminClient>();
+    shared::<PoolHandle>();
     shared::<Buffer>();
     shared::<BufferSlice<'_>>();
     shared::<BufferSliceMut<'_>>();

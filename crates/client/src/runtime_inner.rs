@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use crate::connection::ClientConnection;
+use crate::known_pools::KnownPools;
 use crate::lane_pool::LanePool;
 use crate::memory::BufferMemory;
+use crate::reentrancy::Mutex;
 
 /// A connected runtime, which stays connected as long as this is shared.
 pub(crate) struct RuntimeInner {
@@ -12,6 +14,7 @@ pub(crate) struct RuntimeInner {
     pub(crate) memory: Arc<BufferMemory>,
     pub(crate) connection: Arc<ClientConnection>,
     pub(crate) daemon: DaemonInfo,
+    pub(crate) pools: Mutex<KnownPools>,
 }
 
 /// What the runtime said of itself at connection.

@@ -1,11 +1,11 @@
-//! The process at the other end of a connection, and how to learn of its end.
+//! The process at the other end of a connection: how to learn of its end, and of which groups it is.
 //!
 //! A socket alone does not tell. A child that was forked without any handler (`clone(2)`) holds a copy of it, and
 //! the kernel reports a hangup only when the last copy is closed; and a process that has closed its sockets has not
 //! ended yet. The host watches the process that made the connection, a client the one that listened for it.
 
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
@@ -48,6 +48,43 @@ fn open_process(process_id: i32) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(file as i32) })
 }
 
+/// The further groups of the process that made the connection, as they were then, by the kernel's word
+/// (`SO_PEERGROUPS`). Empty where the kernel does not tell (before Linux 4.13).
+///
+/// # Errors
+/// What the system refuses.
+pub fn groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0_u32; 64];
+    loop {
+        let mut len_bytes = size_of_val(groups.as_slice()) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len_bytes` bytes, all of which are the vector's, and says how many it has
+        // or would have written.
+        let asked = unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut len_bytes,
+            )
+        };
+        let count = len_bytes as usize / size_of::<u32>();
+        match Errno::result(asked) {
+            Ok(_) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            Err(Errno::ERANGE) if count > groups.len() => groups.resize(count, 0),
+            Err(Errno::ENOPROTOOPT | Errno::ENODATA) => return Ok(Vec::new()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The number is the same on all of the processors that are supported (x86-64, AArch64); libc does not have it for
+/// each.
+const SO_PEERGROUPS: libc::c_int = 59;
+
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
@@ -64,6 +101,19 @@ mod tests {
         let (ours, _theirs) = pair.expect("a pair");
         let watched = watch(&ours, std::process::id().cast_signed()).expect("asked");
         assert!(watched.is_none());
+    }
+
+    #[test]
+    fn the_groups_of_a_peer_are_those_that_it_had() {
+        let kind = SockType::SeqPacket;
+        let pair = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC);
+        let (ours, _theirs) = pair.expect("a pair");
+        let own = nix::unistd::getgroups().expect("they are known");
+        let mut own: Vec<_> = own.into_iter().map(nix::unistd::Gid::as_raw).collect();
+        let mut told = groups(&ours).expect("told");
+        own.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(told, own);
     }
 
     /// Kernels that do not give the peer's process file by its socket use this instead.

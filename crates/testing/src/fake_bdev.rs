@@ -8,8 +8,11 @@ use chimaera_bdev_proto::{
     MAP_END, MEGABYTE, MIN_LISTING_BUFFER_BYTES, MegabyteState, Method, OperationCounts,
     OwnedBlock, OwnerTag, PerfMetrics, Stats, TransferArguments,
 };
-use chimaera_proto::admin::{self, DestroyPool, FindPool, GetOrCreatePool, ListPools, PoolList};
-use chimaera_proto::{Completion, Descriptor, PoolId, Status, codec};
+use chimaera_proto::admin::{
+    self, AttachPool, DestroyPool, FindPool, GetOrCreatePool, ListPools, PoolChoice, PoolList,
+    PoolName,
+};
+use chimaera_proto::{Completion, Descriptor, Permissions, PoolId, Rights, Status, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -30,6 +33,7 @@ pub const LOST_TAG: OwnerTag = OwnerTag(0x1057);
 pub fn fake_bdev() -> impl FakeModule {
     let mut pools = FakePools {
         pools: BTreeMap::new(),
+        incarnations: 0,
     };
     move |task: Descriptor, buffer: Option<HostBuffer>| {
         if task.pool == PoolId::ADMIN {
@@ -45,12 +49,44 @@ pub fn fake_bdev() -> impl FakeModule {
     }
 }
 
+/// A module that takes tasks for any pool: whoever attaches to one is told that it is there.
+#[must_use]
+pub fn attaching(mut module: impl FakeModule) -> impl FakeModule {
+    move |task: Descriptor, buffer: Option<HostBuffer>| {
+        let is_attach =
+            task.pool == PoolId::ADMIN && task.method == admin::Method::AttachPool as u16;
+        let Some(buffer) = buffer.as_ref().filter(|_| is_attach) else {
+            return module(task, buffer);
+        };
+        let request = buffer.read();
+        let AttachPool { pool, module, .. } = parse(&request[..task.arguments[0] as usize]);
+        let PoolName::Id(id) = pool.pool else {
+            return Verdict::fail(Status::PoolNotFound);
+        };
+        let info = admin::PoolInfo {
+            id,
+            name: "pool".to_owned(),
+            module,
+            created: false,
+            opened: false,
+            incarnation: 1,
+            predecessor: None,
+            permissions: Permissions::of_owner(0, 0),
+            rights: Rights::ALL,
+        };
+        reply(buffer, Ok(info))
+    }
+}
+
 struct FakePools {
     pools: BTreeMap<PoolId, FakePool>,
+    /// How many pools were made so far.
+    incarnations: u64,
 }
 
 struct FakePool {
     name: String,
+    incarnation: u64,
     module: String,
     params: Vec<u8>,
     bytes: Vec<u8>,
@@ -75,13 +111,13 @@ impl FakePools {
                 reply(&buffer, self.get_or_create(parse(request)))
             }
             Some(admin::Method::DestroyPool) => {
-                let DestroyPool { id } = parse(request);
-                let missing = (Status::PoolNotFound, format!("there is no pool {id}"));
-                reply(&buffer, self.pools.remove(&id).map(|_| ()).ok_or(missing))
+                let DestroyPool { pool } = parse(request);
+                let found = self.find(&pool);
+                reply(&buffer, found.map(|id| drop(self.pools.remove(&id))))
             }
             Some(admin::Method::ListPools) => {
                 let ListPools { after } = parse(request);
-                let after = after.unwrap_or(PoolId::NULL);
+                let after = after.map_or(PoolId::NULL, |after| after.id);
                 let mut ids = self.pools.keys().filter(|&&id| id > after);
                 let pools = ids
                     .by_ref()
@@ -92,15 +128,38 @@ impl FakePools {
                 reply(&buffer, Ok(PoolList { pools, more }))
             }
             Some(admin::Method::FindPool) => {
-                let FindPool { name } = parse(request);
-                let found = self.pools.iter().find(|(_, pool)| pool.name == name);
-                let missing = (Status::PoolNotFound, format!("there is no pool \"{name}\""));
-                let found = found.map(|(&id, _)| self.info(id, false)).ok_or(missing);
-                reply(&buffer, found)
+                let FindPool { pool } = parse(request);
+                reply(&buffer, self.find(&pool).map(|id| self.info(id, false)))
+            }
+            Some(admin::Method::AttachPool) => {
+                let AttachPool { pool, module, .. } = parse(request);
+                let found = self.find(&pool).map(|id| self.info(id, false));
+                let attached = found.and_then(|info| match info.module == module {
+                    true => Ok(info),
+                    false => Err((
+                        Status::WrongModule,
+                        format!("it is a pool of {}", info.module),
+                    )),
+                });
+                reply(&buffer, attached)
             }
             Some(admin::Method::FlushPools) => reply(&buffer, Ok(())),
             _ => Verdict::fail(Status::Unsupported),
         }
+    }
+
+    fn find(&self, choice: &PoolChoice) -> Result<PoolId, (Status, String)> {
+        let found = match &choice.pool {
+            PoolName::Id(id) => self.pools.get_key_value(id),
+            PoolName::Name(name) => self.pools.iter().find(|(_, pool)| pool.name == *name),
+        };
+        let missing = || {
+            (
+                Status::PoolNotFound,
+                format!("there is no pool {:?}", choice.pool),
+            )
+        };
+        found.map(|(&id, _)| id).ok_or_else(missing)
     }
 
     fn info(&self, id: PoolId, created: bool) -> admin::PoolInfo {
@@ -111,6 +170,10 @@ impl FakePools {
             module: pool.module.clone(),
             created,
             opened: false,
+            incarnation: pool.incarnation,
+            predecessor: None,
+            permissions: Permissions::of_owner(0, 0),
+            rights: Rights::ALL,
         }
     }
 
@@ -142,6 +205,10 @@ impl FakePools {
             module: request.module,
             params: request.params,
             bytes: vec![0; size as usize],
+            incarnation: {
+                self.incarnations += 1;
+                self.incarnations
+            },
             allocated: BTreeMap::new(),
             read_only: params.read_only,
             next: 0,

@@ -29,7 +29,7 @@ mod time_limit;
 
 pub use device::{LoopDevice, SmallFileSystem, disk_folder, tmpfs_folder};
 #[cfg(feature = "fake-bdev")]
-pub use fake_bdev::{LOST_TAG, fake_bdev};
+pub use fake_bdev::{LOST_TAG, attaching, fake_bdev};
 #[cfg(feature = "fake-host")]
 pub use fake_host::{FakeHost, FakeModule, Fate, HostBuffer, Verdict};
 pub use pattern::Pattern;

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chimaera_proto::admin::{DestroyPool, GetOrCreatePool, Method, RuntimeStatus};
+use chimaera_proto::admin::{AttachPool, DestroyPool, GetOrCreatePool, Method, RuntimeStatus};
 use chimaera_proto::control::{self, ControlReply, ControlRequest};
 use chimaera_proto::limits::{ADMIN_BUFFER_BYTES, DATA_OFFSET_BYTES};
 use chimaera_proto::{
@@ -125,13 +125,21 @@ impl RawClient {
     /// # Panics
     /// As [`Self::admin`].
     pub fn create_pool(&mut self, module: &str, name: &str, id: PoolId) -> Option<Status> {
-        let request = GetOrCreatePool {
-            module: module.to_owned(),
-            name: name.to_owned(),
-            id,
-            params: Vec::new(),
-        };
+        let request = GetOrCreatePool::new(module, name, id, Vec::new());
         status(&self.admin(Method::GetOrCreatePool, &request))
+    }
+
+    /// Attaches to a pool. Gives the status if that fails.
+    ///
+    /// # Panics
+    /// As [`Self::admin`].
+    pub fn attach_pool(&mut self, module: &str, id: PoolId) -> Option<Status> {
+        let request = AttachPool {
+            pool: id.into(),
+            module: module.to_owned(),
+            incarnation: None,
+        };
+        status(&self.admin(Method::AttachPool, &request))
     }
 
     /// Destroys a pool. Gives the status if that fails.
@@ -139,7 +147,7 @@ impl RawClient {
     /// # Panics
     /// As [`Self::admin`].
     pub fn destroy_pool(&mut self, id: PoolId) -> Option<Status> {
-        status(&self.admin(Method::DestroyPool, &DestroyPool { id }))
+        status(&self.admin(Method::DestroyPool, &DestroyPool { pool: id.into() }))
     }
 
     /// What the host says of itself.

@@ -7,6 +7,7 @@ pub(crate) mod memory;
 pub(crate) mod open;
 mod open_uuids;
 mod opening_context;
-mod persistence;
+mod ownership;
+pub(crate) mod persistence;
 mod size;
 pub(crate) mod state;

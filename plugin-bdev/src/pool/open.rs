@@ -35,11 +35,16 @@ pub(crate) fn in_memory(
         state: Arc::new(PoolState {
             allocator,
             counters: Counters::new(context.worker_count, 0),
-            declared: Declared::new(context.creator.uid, parameters.metrics.unwrap_or_default()),
+            declared: Declared::new(
+                context.permissions.owner,
+                parameters.metrics.unwrap_or_default(),
+            ),
         }),
         usage: parameters.usage.or(DeviceUsage::default()),
         parameters,
         own_id: None,
+        permissions: None,
+        incarnation: None,
         _open_uuid: None,
         was_opened: false,
         has_unknown_blocks: false,
@@ -64,6 +69,8 @@ pub(crate) fn on_file(
         ledger,
         block_count,
         was_opened,
+        permissions,
+        incarnation,
         has_unknown_blocks,
         open_uuid,
     } = match opened {
@@ -76,7 +83,7 @@ pub(crate) fn on_file(
     let identity = &ledger.metadata().superblock().identity;
     // Metrics that were asked for are recorded by now, unless the pool is only read.
     let metrics = parameters.metrics.unwrap_or(identity.metrics);
-    let declared = Declared::new(identity.owner.user, metrics);
+    let declared = Declared::new(permissions.owner, metrics);
     let own_id = identity.pool;
     let named_file = Arc::clone(device.named_file());
     let pool = BlockPool {
@@ -93,6 +100,8 @@ pub(crate) fn on_file(
             declared,
         }),
         own_id: Some(own_id),
+        permissions: Some(permissions),
+        incarnation,
         _open_uuid: Some(open_uuid),
         was_opened,
         has_unknown_blocks,

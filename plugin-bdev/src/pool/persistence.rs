@@ -19,13 +19,13 @@ use chimaera_bdev_format::{
     Geometry, Identity, Metadata, OpenError, OpenMode, PoolOwner, Superblock,
 };
 use chimaera_bdev_proto::UNIT_BYTES;
-use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
-use chimaera_proto::{PoolId, Status, shell};
+use chimaera_chimod::{CreateContext, Host, Incarnation, Level, ModuleError};
+use chimaera_proto::{Permissions, PoolId, Status, shell};
 
 use super::allocator::PendingFree;
 use super::open_uuids::OpenUuid;
 use super::opening_context::OpeningContext;
-use super::size;
+use super::{ownership, size};
 use crate::backend::file::{FileDevice, MetadataDisk, Undo, nothing_to_read};
 use crate::declared;
 use crate::params::{DeviceUsage, Parameters};
@@ -36,9 +36,6 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Pieces of damage that the log is told of one by one.
 const MAX_TOLD: usize = 3;
 
-/// Permission bits of a new pool.
-const DEFAULT_MODE: u32 = 0o600;
-
 /// A pool whose blocks are read from its device, ready for use.
 pub(crate) struct PersistentPool {
     pub(crate) allocator: Allocator<PendingFree>,
@@ -47,6 +44,10 @@ pub(crate) struct PersistentPool {
     pub(crate) block_count: u64,
     /// Whether the device held the pool already.
     pub(crate) was_opened: bool,
+    /// Whose it is.
+    pub(crate) permissions: Permissions,
+    /// Which opening of the pool this is; `None` for one that is only read, and in version 1.
+    pub(crate) incarnation: Option<Incarnation>,
     /// Whether metadata is lost that may have had blocks.
     pub(crate) has_unknown_blocks: bool,
     /// Keeps copies of the pool from being opened.
@@ -95,7 +96,8 @@ fn open(
     let open_uuid = OpenUuid::enter(opening, superblock.uuid, identity.pool)?;
     check_identity(opening, identity)?;
     let asked = (opening.parameters.metrics, opening.context.creator);
-    let changed = declared::change(identity.metrics, identity.owner.user, asked.0, asked.1)?;
+    let permissions = ownership::settle(opening, identity.owner)?;
+    let changed = declared::change(identity.metrics, permissions.owner, asked.0, asked.1)?;
     let geometry = size::settle_geometry(opening, superblock)?;
     let held_pages = size::held_before_growing(opening, superblock)?;
     let allocator = opening.allocator(&geometry)?;
@@ -150,14 +152,37 @@ fn open(
     if metadata.has_tags() {
         allocator.expect_tags();
     }
+    let incarnation = incarnation_of(&metadata, opening.parameters.read_only);
     Ok(PersistentPool {
         allocator,
         ledger: Ledger::new(metadata),
         block_count,
         was_opened: true,
+        permissions,
+        incarnation,
         has_unknown_blocks: !opened.lost.is_empty(),
         open_uuid,
     })
+}
+
+/// Which opening of the pool this is. One that is only read is no opening: nothing is allocated in it.
+fn incarnation_of(metadata: &Metadata<MetadataDisk>, read_only: bool) -> Option<Incarnation> {
+    let history = metadata.superblock().history?;
+    match read_only {
+        // Nothing is forgotten as long as nobody opens it for writing.
+        true => Some(Incarnation {
+            current: history.current,
+            predecessor: None,
+        }),
+        false => Some(Incarnation {
+            current: history.current,
+            predecessor: history
+                .predecessor_ended_well
+                .then_some(history.predecessor)
+                .filter(|&predecessor| predecessor != 0),
+        }),
+    }
+    .filter(|incarnation| incarnation.current != 0)
 }
 
 /// Tells the log what was repaired, or would have been, and what is lost.
@@ -218,9 +243,9 @@ fn check_identity(opening: &OpeningContext<'_>, identity: &Identity) -> Result<(
             // By a link, for example.
             true => "both lead to it: ask for it by the name that it has".to_owned(),
             false if opening.device.cannot_be_written() => format!(
-                "what is there can only be read, so that nothing gives it another name: open it by a symbolic link that \
-                 has its name (`ln -s {} {}`), or copy it to another place, and let `chimaera pool rename` give the \
-                 copy its name",
+                "what is there can only be read, so that nothing gives it another name: open it by a symbolic link \
+                 that has its name (`ln -s {} {}`), or copy it to another place, and let `chimaera pool rename` give \
+                 the copy its name",
                 shell::word(asked),
                 shell::word(is)
             ),
@@ -283,11 +308,14 @@ fn format(
             "overwritten: what it held is lost, and a new pool was made",
         );
     }
+    let incarnation = incarnation_of(&metadata, false);
     Ok(PersistentPool {
         allocator,
         ledger: Ledger::new(metadata),
         block_count: 0,
         was_opened: false,
+        permissions: opening.context.permissions,
+        incarnation,
         has_unknown_blocks: false,
         open_uuid,
     })
@@ -298,15 +326,20 @@ fn identity(opening: &OpeningContext<'_>) -> Identity {
     Identity {
         pool: opening.context.pool,
         name: opening.context.name.to_owned(),
-        owner: PoolOwner {
-            user: opening.context.creator.uid,
-            group: opening.context.creator.gid,
-            mode: DEFAULT_MODE,
-        },
+        owner: owner_of(opening.context.permissions),
         alignment: usage.alignment,
         io_depth: usage.io_depth,
         io_engine: usage.io_engine,
         metrics: opening.parameters.metrics.unwrap_or_default(),
+    }
+}
+
+/// Permissions as the superblock has them.
+pub(crate) fn owner_of(permissions: Permissions) -> PoolOwner {
+    PoolOwner {
+        user: permissions.owner,
+        group: permissions.group,
+        mode: permissions.mode.into(),
     }
 }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use chimaera_bdev_allocator::Allocator;
 use chimaera_bdev_format::block_map::UNITS;
 use chimaera_bdev_proto::MegabyteState;
-use chimaera_chimod::{ModuleError, Request, Worker};
-use chimaera_proto::{PoolId, Status};
+use chimaera_chimod::{Incarnation, ModuleError, Request, Worker};
+use chimaera_proto::{Permissions, PoolId, Status};
 
 use super::allocator::PendingFree;
 use super::counters::Counters;
@@ -32,6 +32,10 @@ pub(crate) struct BlockPool {
     pub(crate) usage: DeviceUsage,
     /// The id that the pool has on its device. One in memory has none.
     pub(crate) own_id: Option<PoolId>,
+    /// Whose it was when it was opened. One in memory is whose the host says.
+    pub(crate) permissions: Option<Permissions>,
+    /// Which opening of the pool this is, where that is counted.
+    pub(crate) incarnation: Option<Incarnation>,
     /// Whether the device held the pool already.
     pub(crate) was_opened: bool,
     /// Whether metadata is lost that may have had blocks: then the pool is only read.

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use chimaera_bdev_allocator::ledger::Ledger;
+use chimaera_bdev_format::PoolOwner;
 use chimaera_bdev_proto::PerfMetrics;
 use chimaera_chimod::{Host, Level, Request};
 use chimaera_proto::{Failure, Status};
@@ -53,6 +54,8 @@ pub(crate) enum KeeperWork {
     FlushCall(Sender<Result<(), Failure>>),
     /// To declare other characteristics of the device, for a thread that waits.
     Declare(PerfMetrics, Sender<Result<(), Failure>>),
+    /// To record another owner, group or mode, for a thread that waits.
+    SetOwner(PoolOwner, Sender<Result<(), Failure>>),
 }
 
 /// A pool's keeper. When it is dropped, it commits, brings everything into the table, and ends.
@@ -156,6 +159,14 @@ impl Keeper {
         self.call(|done| KeeperWork::Declare(metrics, done))
     }
 
+    /// Records another owner, group or mode: durably, unless the pool is only read. Blocks.
+    ///
+    /// # Errors
+    /// The device's. What it holds is not known then.
+    pub(crate) fn set_owner(&self, owner: PoolOwner) -> Result<(), Failure> {
+        self.call(|done| KeeperWork::SetOwner(owner, done))
+    }
+
     fn call(
         &self,
         work: impl FnOnce(Sender<Result<(), Failure>>) -> KeeperWork,
@@ -231,8 +242,12 @@ impl KeeperThread {
 
     /// Does this work, and gives what has to wait for another commit.
     fn serve(&mut self, work: Vec<KeeperWork>) -> Vec<KeeperWork> {
-        let waits_for_commit =
-            |work: &KeeperWork| !matches!(work, KeeperWork::List(_) | KeeperWork::Declare(..));
+        let waits_for_commit = |work: &KeeperWork| {
+            !matches!(
+                work,
+                KeeperWork::List(_) | KeeperWork::Declare(..) | KeeperWork::SetOwner(..)
+            )
+        };
         let commits = work.iter().any(waits_for_commit);
         // Notes that the file was cut, before the commit makes it long again. A client's write to its end may
         // have done so already.
@@ -263,6 +278,7 @@ impl KeeperThread {
                 // The thread that waited may have given up.
                 (KeeperWork::FlushCall(done), _) => drop(done.send(flushed)),
                 (KeeperWork::Declare(metrics, done), _) => drop(done.send(self.declare(metrics))),
+                (KeeperWork::SetOwner(owner, done), _) => drop(done.send(self.set_owner(owner))),
             }
         }
         again
@@ -304,6 +320,17 @@ impl KeeperThread {
         }
         self.pool.declared.set(metrics);
         Ok(())
+    }
+
+    fn set_owner(&mut self, owner: PoolOwner) -> Result<(), Failure> {
+        match self.failure {
+            Some(failure) => Err(failure),
+            None if self.read_only => Ok(()),
+            None => {
+                let recorded = self.ledger.metadata_mut().set_owner(owner);
+                recorded.map_err(|error| self.fail(&error))
+            }
+        }
     }
 
     fn commit(&mut self) -> Result<(), Failure> {

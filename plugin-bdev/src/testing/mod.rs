@@ -18,7 +18,7 @@ use chimaera_chimod::abi::Activity;
 use chimaera_chimod::host::{ContainerHandle, NewPool};
 use chimaera_chimod::{CreateAgain, Creator, ModuleError};
 use chimaera_proto::task::ARGUMENT_COUNT;
-use chimaera_proto::{Failure, PoolId, Status, codec};
+use chimaera_proto::{Failure, Permissions, PoolId, Status, codec};
 use chimaera_testing::PATIENCE;
 
 pub(crate) use buffer::TestBuffer;
@@ -34,7 +34,11 @@ pub(crate) use places::{
 pub(crate) const POOL: PoolId = PoolId::new(8000, 0);
 
 /// The user that makes the pools, unless a test says otherwise.
-pub(crate) const ROOT: Creator = Creator { uid: 0, gid: 0 };
+pub(crate) const ROOT: Creator = Creator {
+    uid: 0,
+    gid: 0,
+    is_operator: true,
+};
 
 /// A pool, driven by its test. Calls for one worker must not meet on two threads.
 pub(crate) struct TestPool {
@@ -88,6 +92,7 @@ impl TestPool {
             name,
             params: &params,
             creator,
+            permissions: Permissions::of_owner(creator.uid, creator.gid),
             worker_count: workers,
             speaker: 0,
         };

@@ -60,6 +60,7 @@ pub(crate) fn file_params(total_size: u64) -> CreateParams {
         perf_metrics: None,
         overwrite: false,
         read_only: false,
+        trust_owner: false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chimaera_bdev_proto::MEGABYTE;
 use chimaera_chimod::abi::{ABI_VERSION, Header};
 use chimaera_chimod::host::NewPool;
-use chimaera_proto::{PoolId, Status, codec};
+use chimaera_proto::{Permissions, PoolId, Status, codec};
 
 use crate::testing::{ROOT, Recorder, ram_params, table_of};
 
@@ -21,6 +21,7 @@ fn refusal(change: impl FnOnce(&mut Header)) -> String {
         name: "pool",
         params: &params,
         creator: ROOT,
+        permissions: Permissions::of_owner(0, 0),
         worker_count: 1,
         speaker: 0,
     };

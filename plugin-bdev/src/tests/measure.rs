@@ -12,7 +12,7 @@ use chimaera_bdev_proto::{Block, BlockType, CreateParams, IoEngine, Method, Tran
 use chimaera_chimod::Creator;
 use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable, LentBytes, RawTask};
 use chimaera_chimod::host::{ContainerHandle, NewPool};
-use chimaera_proto::{PoolId, codec};
+use chimaera_proto::{Permissions, PoolId, codec};
 use chimaera_testing::disk_folder;
 
 use super::engines;
@@ -64,7 +64,12 @@ fn create(name: &str, params: &CreateParams) -> (ContainerHandle, &'static Atomi
         id_is_chosen: false,
         name,
         params: &params,
-        creator: Creator { uid: 0, gid: 0 },
+        creator: Creator {
+            uid: 0,
+            gid: 0,
+            is_operator: true,
+        },
+        permissions: Permissions::of_owner(0, 0),
         worker_count: 1,
         speaker: 0,
     };

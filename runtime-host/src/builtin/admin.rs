@@ -9,18 +9,21 @@ use std::sync::atomic::Ordering;
 use chimaera_chimod::abi::RawTask;
 use chimaera_chimod::{ModuleError, Request};
 use chimaera_proto::admin::{
-    DestroyPool, FindPool, FlushPools, ListPools, Method, PoolList, RuntimeStatus,
+    AttachPool, DestroyPool, FindPool, FlushPools, ListPools, Method, PoolChoice, PoolInfo,
+    PoolKey, PoolList, PoolName, RuntimeStatus, SetPermissions,
 };
 use chimaera_proto::limits::{ADMIN_BUFFER_BYTES, MAX_ERROR_TEXT_BYTES};
-use chimaera_proto::{PoolId, Status, codec};
+use chimaera_proto::{Permissions, PoolId, Right, Status, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::caller::Caller;
 use crate::control_side::ControlSide;
+use crate::create_pools::{check_group, check_mode};
 use crate::log;
 use crate::messages::ControlEvent;
-use crate::pools::errors::shutting_down;
-use crate::session::Peer;
+use crate::messages::WorkerCommand;
+use crate::pools::errors::{of_another_module, shutting_down, with_whose_panic};
 
 /// The admin module's end on a worker.
 #[derive(Clone)]
@@ -38,7 +41,7 @@ impl Admin {
     /// # Safety
     /// As for a container: each task is handed over once, and stays as it is until it completes,
     /// as does the mapping of its buffer.
-    pub(crate) unsafe fn submit(&self, task: NonNull<RawTask>, client: Peer) {
+    pub(crate) unsafe fn submit(&self, task: NonNull<RawTask>, caller: &Arc<Caller>) {
         // SAFETY: the table lives as long as `shared`, which every holder of the request keeps.
         let host = unsafe { chimaera_chimod::Host::from_table(Arc::as_ptr(&self.shared.table)) };
         // SAFETY: by this function's contract.
@@ -48,7 +51,7 @@ impl Admin {
             Some(method) => {
                 let job = AdminJob {
                     request,
-                    client,
+                    caller: Arc::clone(caller),
                     shared: Arc::clone(&self.shared),
                 };
                 let threads = self.shared.threads.of(method);
@@ -63,37 +66,44 @@ impl Admin {
 /// needs the host's table.
 struct AdminJob {
     request: Request,
-    client: Peer,
+    caller: Arc<Caller>,
     shared: Arc<ControlSide>,
 }
 
 impl AdminJob {
     fn carry_out(self, method: Method) {
         let shared = &self.shared;
-        let request = &self.request;
+        let (request, caller) = (&self.request, &self.caller);
         // Set only when the request has been decoded: a task meant for another module may have this method's number.
         let mut stops = false;
         let reply = match method {
             Method::Ping => encode(&()),
-            Method::GetOrCreatePool => answer(request, |asked| {
-                shared.get_or_create_pool(&asked, self.client)
-            }),
-            Method::DestroyPool => answer(request, |asked: DestroyPool| {
-                shared.destroy_pool(asked.id, self.client)
-            }),
+            Method::GetOrCreatePool => {
+                answer(request, |asked| shared.get_or_create_pool(&asked, caller))
+            }
+            Method::AttachPool => answer(request, |asked| shared.attach_pool(&asked, caller)),
+            Method::SetPermissions => {
+                answer(request, |asked| shared.set_permissions(&asked, caller))
+            }
+            Method::DestroyPool => answer(request, |asked| shared.destroy_pool(&asked, caller)),
             Method::ListPools => answer(request, |asked: ListPools| {
-                Ok(shared.list_pools(asked.after))
+                Ok(shared.list_pools(asked.after, caller))
             }),
             Method::FindPool => answer(request, |asked: FindPool| {
-                Ok(shared.pools.find(&asked.name)?.info(false))
+                let pool = shared.pools.find(&asked.pool, caller)?;
+                pool.require_any(caller)?;
+                Ok(pool.info(false, caller))
             }),
-            Method::FlushPools => answer(request, |asked: FlushPools| shared.flush_pools(asked.id)),
+            Method::FlushPools => answer(request, |asked: FlushPools| {
+                shared.flush_pools(asked.pool.as_ref(), caller)
+            }),
             Method::StopRuntime => answer(request, |()| {
+                caller.check_operator("to stop the runtime")?;
                 stops = true;
-                log::info(format_args!("stopping, as {} asks", self.client));
+                log::info(format_args!("stopping, as {caller} asks"));
                 self.shared.end_all_pools()
             }),
-            Method::GetStatus => answer(request, |()| Ok(shared.status())),
+            Method::GetStatus => answer(request, |()| Ok(shared.status(caller))),
         };
         respond(self.request, reply);
         if stops {
@@ -106,17 +116,87 @@ impl AdminJob {
 }
 
 impl ControlSide {
+    /// Attaches a client to a pool that is in use.
+    fn attach_pool(
+        &self,
+        asked: &AttachPool,
+        caller: &Arc<Caller>,
+    ) -> Result<PoolInfo, ModuleError> {
+        let pool = self.pools.find(&asked.pool, caller)?;
+        pool.require_any(caller)?;
+        let module = pool.container.module().name();
+        if module != asked.module {
+            return Err(of_another_module(&pool.name, module, &asked.module));
+        }
+        self.attach(&pool, caller, asked.incarnation)?;
+        Ok(pool.info(false, caller))
+    }
+
+    /// Gives a pool other permissions: on its device, then in the registry, then at every worker.
+    fn set_permissions(
+        &self,
+        asked: &SetPermissions,
+        caller: &Arc<Caller>,
+    ) -> Result<PoolInfo, ModuleError> {
+        let pool = self.pools.find(&asked.pool, caller)?;
+        pool.require(Right::Manage, caller)?;
+        let _one_at_a_time = pool.changing_permissions.lock();
+        let before = pool.permissions();
+        let after = Permissions {
+            owner: asked.new_owner.unwrap_or(before.owner),
+            group: asked.new_group.unwrap_or(before.group),
+            mode: asked.new_mode.unwrap_or(before.mode),
+        };
+        check_mode(after.mode)?;
+        if after.owner != before.owner {
+            caller.check_operator("to give a pool another owner")?;
+        }
+        if after.group != before.group {
+            check_group(after.group, caller)?;
+        }
+        if after == before {
+            return Ok(pool.info(false, caller));
+        }
+        // Whether the new owner may have it is known before anything is recorded.
+        self.pools.set_permissions(&pool, after)?;
+        let recorded = pool.container.set_permissions(after);
+        let now = match &recorded {
+            Ok(()) => after,
+            Err(_) => before,
+        };
+        if recorded.is_err() {
+            self.pools.set_permissions(&pool, before)?;
+        }
+        let number = pool.number;
+        self.ask_workers(|done| WorkerCommand::SetPermissions {
+            pool: number,
+            permissions: now,
+            done,
+        });
+        recorded
+            .map_err(|error| with_whose_panic(error, &pool.name, pool.container.module().name()))?;
+        log::info(format_args!(
+            "pool {}: {}: {after} now, for {caller}",
+            pool.name, pool.id
+        ));
+        Ok(pool.info(false, caller))
+    }
+
     /// Takes a pool out of use, waits for its tasks in flight, and destroys it.
-    fn destroy_pool(&self, id: PoolId, client: Peer) -> Result<(), ModuleError> {
-        if id == PoolId::ADMIN {
+    fn destroy_pool(&self, asked: &DestroyPool, caller: &Caller) -> Result<(), ModuleError> {
+        if asked.pool.pool == PoolName::Id(PoolId::ADMIN) {
             return Err(ModuleError::new(
                 Status::PermissionDenied,
-                format!("pool {id} is the admin pool, which cannot be destroyed"),
+                format!(
+                    "pool {} is the admin pool, which cannot be destroyed",
+                    PoolId::ADMIN
+                ),
             ));
         }
-        let pool = self.pools.withdraw(id)?;
-        let flushed = self.end_pool(pool, Some(client));
-        self.pools.release(id);
+        let pool = self.pools.withdraw(&asked.pool, caller)?;
+        let key = pool.key();
+        let flushed = self.end_pool(pool, Some(caller.peer));
+        self.pools.release(key);
         flushed.map_err(|mut error| {
             error.message +=
                 ". The pool is gone all the same, and what was done last in it may be lost";
@@ -124,17 +204,17 @@ impl ControlSide {
         })
     }
 
-    fn list_pools(&self, after: Option<PoolId>) -> PoolList {
+    fn list_pools(&self, after: Option<PoolKey>, caller: &Caller) -> PoolList {
         let mut left = ADMIN_BUFFER_BYTES as usize / 2;
-        let mut rest = self
-            .pools
-            .list()
-            .into_iter()
-            .skip_while(|pool| after.is_some_and(|after| pool.id <= after))
+        let visible = self.pools.list().into_iter();
+        let visible = visible.filter(|pool| !pool.rights_of(caller).is_none());
+        let mut rest = visible
+            .map(|pool| pool.info(false, caller))
+            .skip_while(|pool| after.is_some_and(|after| pool.key() <= after))
             .peekable();
         let mut pools = Vec::new();
         while let Some(pool) = rest.next_if(|pool| {
-            let len = pool.name.len() + pool.module.len() + 32;
+            let len = pool.name.len() + pool.module.len() + 64;
             let fits = len <= left;
             left = left.saturating_sub(len);
             fits
@@ -147,25 +227,37 @@ impl ControlSide {
         }
     }
 
-    fn flush_pools(&self, id: Option<PoolId>) -> Result<(), ModuleError> {
-        if let Some(id) = id {
-            return self.pools.get(id)?.flush();
+    /// Flushes a pool, or all that somebody may flush.
+    fn flush_pools(&self, choice: Option<&PoolChoice>, caller: &Caller) -> Result<(), ModuleError> {
+        if let Some(choice) = choice {
+            let pool = self.pools.find(choice, caller)?;
+            pool.require(Right::Write, caller)?;
+            return pool.flush();
         }
         if self.pools.is_closed() {
             // Some pools are being ended, and not flushed yet.
             return Err(shutting_down());
         }
         let mut result = Ok(());
-        for info in self.pools.list() {
+        // One by one: a pool that is held here cannot end.
+        let keys: Vec<_> = self.pools.list().iter().map(|pool| pool.key()).collect();
+        for PoolKey { id, owner } in keys {
+            let choice = PoolChoice {
+                owner: Some(owner),
+                ..id.into()
+            };
             // A pool that ended meanwhile was flushed as it did.
-            let Ok(pool) = self.pools.get(info.id) else {
+            let Ok(pool) = self.pools.find(&choice, caller) else {
                 continue;
             };
+            if !pool.rights_of(caller).has(Right::Write) {
+                continue;
+            }
             // A failure does not keep the other pools from being flushed.
             if let Err(mut error) = pool.flush() {
                 // A panic's text names the pool already.
                 if error.failure.status != Status::ModulePanicked {
-                    error.message = format!("pool {}: {}", info.name, error.message);
+                    error.message = format!("pool {}: {}", pool.name, error.message);
                 }
                 result = result.and(Err(error));
             }
@@ -173,8 +265,14 @@ impl ControlSide {
         result
     }
 
-    fn status(&self) -> RuntimeStatus {
-        let (changing_count, changing) = self.pools.changing();
+    fn status(&self, caller: &Caller) -> RuntimeStatus {
+        let (changing_count, mut changing) = self.pools.changing();
+        let mut log = log::status();
+        if !caller.is_operator() {
+            // They name what is other users'.
+            changing.clear();
+            log.recent.clear();
+        }
         RuntimeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             process_id: std::process::id(),
@@ -182,11 +280,12 @@ impl ControlSide {
             worker_count: self.inboxes.by_worker.len() as u32,
             session_count: self.session_count.load(Ordering::Relaxed),
             is_stopping: self.pools.is_closed(),
-            pool_count: self.pools.list().len() as u32,
+            pool_count: self.pools.count() as u32,
             changing_count: changing_count as u32,
             changing,
             modules: self.modules.list(),
-            log: log::status(),
+            log,
+            is_operator: caller.is_operator(),
         }
     }
 }

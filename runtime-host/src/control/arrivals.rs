@@ -3,19 +3,25 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Instant;
 
 use chimaera_fork::Private;
+use chimaera_proto::Status;
 use chimaera_proto::control::NO_REQUEST;
+use chimaera_proto::rights::OVERFLOW_ID;
 use chimaera_shm::{Shortage, peer_process};
+use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use super::refusal::Refusal;
 use super::{
-    Connection, ConnectionState, Control, LISTENER, PROCESS_ENDED, REPLY_BUFFER_BYTES, send,
+    Connection, ConnectionState, Control, ENTRANCE, Entrance, PROCESS_ENDED, REPLY_BUFFER_BYTES,
+    send,
 };
+use crate::caller::{Peer, Standing};
+use crate::config::UsersCeiling;
 use crate::log;
-use crate::session::Peer;
 
 /// Why a connection that was accepted is not served.
 enum Unserved {
@@ -27,20 +33,29 @@ enum Unserved {
 
 impl Control {
     pub(super) fn resume_accepting(&mut self) -> io::Result<()> {
-        if let Some(listener) = self.listener.as_ref().filter(|_| !self.accepting) {
-            self.epoll
-                .add(listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
-            self.accepting = true;
+        if self.accepting {
+            return Ok(());
         }
+        for (index, entrance) in self.entrances.iter().enumerate() {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, ENTRANCE | index as u64);
+            match self.epoll.add(&entrance.listener, event) {
+                // One that was watched when another could not be.
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.accepting = true;
         Ok(())
     }
 
-    pub(super) fn accept(&mut self) {
-        let Some(listener) = &self.listener else {
+    /// Takes a connection that waits at an entrance.
+    pub(super) fn accept(&mut self, index: usize) {
+        let Some(Entrance { listener, max }) = self.entrances.get(index) else {
             return;
         };
+        let max = *max;
         match listener.accept() {
-            Ok(Some(socket)) => self.add_connection(socket),
+            Ok(Some(socket)) => self.add_connection(socket, Some(max)),
             Ok(None) => {}
             Err(error) => {
                 self.reserve.note("a connection cannot be accepted", &error);
@@ -52,7 +67,9 @@ impl Control {
                     return;
                 }
                 // A listener that stays ready would keep the thread from everything else.
-                let _ = self.epoll.delete(listener);
+                for entrance in &self.entrances {
+                    let _ = self.epoll.delete(&entrance.listener);
+                }
                 self.accepting = false;
             }
         }
@@ -67,20 +84,37 @@ impl Control {
         self.ended.push(socket);
     }
 
-    pub(super) fn add_connection(&mut self, socket: Private<OwnedFd>) {
+    /// Serves a connection that came through an entrance with this ceiling, `Some(None)` for that of operators; or one
+    /// of the process that embeds the host.
+    pub(super) fn add_connection(
+        &mut self,
+        socket: Private<OwnedFd>,
+        entrance: Option<Option<UsersCeiling>>,
+    ) {
         if self.stopping {
             self.send_stopping(&socket);
             self.ended.push(Arc::new(socket));
             return;
         }
-        let peer = match getsockopt(&socket, sockopt::PeerCredentials) {
-            Ok(peer) => Peer::from(peer),
+        let identity = getsockopt(&socket, sockopt::PeerCredentials)
+            .map_err(io::Error::from)
+            .and_then(|peer| Ok((Peer::from(peer), peer_process::groups(&socket)?)));
+        let (peer, groups) = match identity {
+            Ok(identity) => identity,
             Err(error) => {
                 log::warning(format_args!(
                     "a connection without credentials is dropped: {error}"
                 ));
                 return;
             }
+        };
+        let standing = match entrance {
+            Some(Some(max)) => Standing::of_user(max),
+            Some(None) if !self.operators.admit(peer, &groups) => {
+                self.refuse_as_no_operator(socket, peer);
+                return;
+            }
+            Some(None) | None => Standing::Operator,
         };
         let id = self.next_id;
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
@@ -119,10 +153,45 @@ impl Control {
             Connection {
                 socket,
                 peer,
+                groups,
+                standing,
                 process,
                 state: ConnectionState::Greeting,
             },
         );
+    }
+
+    /// Closes a connection to the operators' socket of somebody who is none, after telling why.
+    fn refuse_as_no_operator(&mut self, socket: Private<OwnedFd>, peer: Peer) {
+        let users = self
+            .entrances
+            .iter()
+            .filter(|entrance| entrance.max.is_some());
+        let sockets: Vec<_> = users
+            .map(|entrance| entrance.listener.shown_path())
+            .collect();
+        let advice = match sockets.is_empty() {
+            _ if peer.user_id == OVERFLOW_ID => format!(
+                "{OVERFLOW_ID} stands for whoever has no user id here, and is never an operator: run the daemon and \
+                 its clients as another user"
+            ),
+            true => "its operator can name users and groups (--operators), or add a socket for users (--listen)"
+                .to_owned(),
+            false => format!("its sockets for users: {}", sockets.join(", ")),
+        };
+        let user = peer.user_id;
+        let reason = format!(
+            "this is the operators' socket of the daemon, and user {user} is not one of them: {advice}"
+        );
+        let refusal = Refusal::new(Status::PermissionDenied, reason);
+        // A client that cannot be told still learns that the connection is closed.
+        let _ = send(&socket, NO_REQUEST, &refusal.into_reply(), None);
+        if let Some(skipped) = self.fault_shares.admit(user.into(), Instant::now()) {
+            log::warning(format_args!(
+                "{peer} came to the operators' socket and is refused: it is none of them{skipped}"
+            ));
+        }
+        self.ended.push(Arc::new(socket));
     }
 
     /// Has the end of a connection's process end the connection. If the process cannot be watched, its socket

@@ -9,7 +9,7 @@ use chimaera_proto::control::NO_REQUEST;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use super::refusal::Refusal;
-use super::{Connection, ConnectionState, Control, OpenSession, send};
+use super::{Connection, ConnectionState, Control, Entrance, OpenSession, send};
 use crate::log;
 use crate::messages::{ControlEvent, WorkerCommand};
 
@@ -71,6 +71,10 @@ impl Control {
                 self.load[lane.worker] -= 1;
             }
             self.mapped.give_back(session.segment_sizes());
+            // After all that its tasks have asked of workers.
+            for inbox in &self.shared.inboxes.by_worker {
+                inbox.send(WorkerCommand::ForgetCaller { session: id });
+            }
             // This unmaps the session's memory. The socket is closed afterwards.
             let ended = self.connections.remove(&id);
             self.ended.extend(ended.map(|connection| connection.socket));
@@ -100,7 +104,7 @@ impl Control {
         if std::mem::replace(&mut self.stopping, true) {
             return;
         }
-        if let Some(mut listener) = self.listener.take() {
+        for Entrance { mut listener, .. } in std::mem::take(&mut self.entrances) {
             listener.write_last_word(self.shared.unflushed.get());
             listener.stop_connections();
             while let Ok(Some(socket)) = listener.accept() {

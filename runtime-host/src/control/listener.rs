@@ -16,12 +16,13 @@ use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chimaera_chimod::ModuleError;
 use chimaera_fork::Private;
+use chimaera_proto::shown::printable;
 use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
 use chimaera_shm::peer_process;
 use chimaera_thread::standstill::{is_killed, patiently};
@@ -56,10 +57,14 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Listens on `path`, for the daemon's own user only. Makes the folder if it is missing. If others may write to it,
-    /// that is an error, or with `warns` the log says so. Waits up to two seconds for another runtime there that was
-    /// killed, is stopping or is about to serve.
-    pub(crate) fn bind(path: &Path, warns: bool) -> Result<Self, HostError> {
+    /// Listens on `path`, for those who may write to a file of this mode and group. Makes the folder if it is missing.
+    /// If others may write to that, it is an error, or with `warns` the log says so. Waits up to two seconds for
+    /// another runtime there that was killed, is stopping or is about to serve.
+    pub(crate) fn bind(
+        path: &Path,
+        access: (u32, Option<u32>),
+        warns: bool,
+    ) -> Result<Self, HostError> {
         check_socket_path(path)?;
         let failed = |error: io::Error| HostError::Listen {
             path: path.to_owned(),
@@ -77,13 +82,18 @@ impl Listener {
         }
         check_folder(path, warns)?;
         let lock = patiently(|| take_socket(path), HostError::may_pass)?;
-        let bound = Private::with_file(|| open(path), |bound| bound.socket.as_raw_fd());
+        let bound = Private::with_file(|| open(path, access), |bound| bound.socket.as_raw_fd());
         let bound = bound.map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
             bound,
             lock,
         })
+    }
+
+    /// Its path, for a text.
+    pub(crate) fn shown_path(&self) -> String {
+        printable(&self.path.to_string_lossy()).into_owned()
     }
 
     /// Lets no client connect any more. Clients that have connected wait to be accepted.
@@ -319,36 +329,38 @@ fn remove_stale_socket(path: &Path) -> Result<(), HostError> {
 }
 
 /// Makes the socket and listens on it. Its file is removed if it cannot be used.
-fn open(path: &Path) -> io::Result<Bound> {
+fn open(path: &Path, (mode, group): (u32, Option<u32>)) -> io::Result<Bound> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
-    // The file gets the mode of the socket, less what the umask takes: there is no moment with wider rights.
-    fchmod(&socket, MODE)?;
+    // The file gets the mode of the socket, less what the umask takes: there is no moment with rights that it is not to
+    // have.
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
-    let file = set_mode(path)?;
+    let file = id_of(&std::fs::symlink_metadata(path)?);
+    if let Err(error) = admit(path, file, mode, group) {
+        let _ = remove_if_same(path, file);
+        return Err(error);
+    }
     listen_at(socket, path, file)
 }
 
-/// The mode of the socket's file: for its owner alone.
-const MODE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
-
-/// Gives the socket that was just made its mode where the umask has taken some of it, and says which file it is. No
-/// link is followed.
-fn set_mode(path: &Path) -> io::Result<FileId> {
-    let made = std::fs::symlink_metadata(path)?;
-    if made.mode() & ALL_RIGHTS == MODE.bits() {
-        return Ok(id_of(&made));
-    }
+/// Gives the file of a socket that nobody listens on yet its group and mode, whatever the umask is. No link is
+/// followed.
+fn admit(path: &Path, made: FileId, mode: u32, group: Option<u32>) -> io::Result<()> {
     let flags = (OFlag::O_PATH | OFlag::O_NOFOLLOW).bits();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
-    if id_of(&file.metadata()?) == id_of(&made) && made.file_type().is_socket() {
-        let open = format!("/proc/self/fd/{}", file.as_raw_fd());
-        std::fs::set_permissions(open, Permissions::from_mode(MODE.bits()))?;
+    if id_of(&file.metadata()?) != made {
+        return Err(io::Error::other("somebody put another file in its place"));
     }
-    Ok(id_of(&made))
+    let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+    if let Some(group) = group {
+        std::os::unix::fs::chown(&open, None, Some(group)).map_err(|error| {
+            let text = format!("its group cannot be {group}: {error}");
+            io::Error::new(error.kind(), text)
+        })?;
+    }
+    std::fs::set_permissions(open, Permissions::from_mode(mode))
 }
-
-const ALL_RIGHTS: u32 = 0o7777;
 
 /// Listens on a socket that was bound to this path and made this file there.
 ///

@@ -23,16 +23,19 @@ use chimaera_proto::limits::MAX_CONTROL_MESSAGE_BYTES;
 use chimaera_shm::{Doorbell, packet};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use crate::caller::{Peer, Standing};
+use crate::config::{Operators, UsersCeiling};
 use crate::control_side::ControlSide;
 use crate::inbox::Inbox;
 use crate::log;
 use crate::messages::ControlEvent;
-use crate::session::{Peer, Session};
+use crate::session::Session;
 use listener::Listener;
 use mapped::Mapped;
 use reserve::Reserve;
 
-const LISTENER: u64 = u64::MAX;
+/// Set in an event's number beside the index of an entrance: somebody wants to connect.
+const ENTRANCE: u64 = 1 << 61;
 const EVENTS: u64 = u64::MAX - 1;
 /// Set in an event's number beside the id of a connection: the connection's process has ended.
 const PROCESS_ENDED: u64 = 1 << 62;
@@ -53,7 +56,8 @@ pub(crate) struct Control {
     shared: Arc<ControlSide>,
     events: Arc<Inbox<ControlEvent>>,
     epoll: Private<Epoll>,
-    listener: Option<Listener>,
+    entrances: Vec<Entrance>,
+    operators: Operators,
     accepting: bool,
     reserve: Reserve,
     connections: HashMap<u64, Connection>,
@@ -69,10 +73,19 @@ pub(crate) struct Control {
     stopping: bool,
 }
 
+/// A socket that listens, and for whom.
+pub(crate) struct Entrance {
+    pub(crate) listener: Listener,
+    /// The most that its clients get; `None` for operators.
+    pub(crate) max: Option<UsersCeiling>,
+}
+
 struct Connection {
     state: ConnectionState,
     socket: Arc<Private<OwnedFd>>,
     peer: Peer,
+    groups: Vec<u32>,
+    standing: Standing,
     /// Readable once the client's process has ended.
     process: Option<OwnedFd>,
 }
@@ -105,7 +118,8 @@ impl Control {
     pub(crate) fn new(
         shared: Arc<ControlSide>,
         events: Arc<Inbox<ControlEvent>>,
-        listener: Option<Listener>,
+        entrances: Vec<Entrance>,
+        operators: Operators,
     ) -> io::Result<Self> {
         let make = || Ok(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
         let epoll = Private::with_file(make, |epoll| epoll.0.as_raw_fd())?;
@@ -118,7 +132,8 @@ impl Control {
             shared,
             events,
             epoll,
-            listener,
+            entrances,
+            operators,
             accepting: false,
             reserve: Reserve::new()?,
             connections: HashMap::new(),
@@ -138,7 +153,7 @@ impl Control {
     pub(crate) fn run(mut self) {
         let mut ready = [EpollEvent::empty(); 64];
         while !(self.stopping && self.connections.is_empty()) {
-            let paused = self.listener.is_some() && !self.accepting;
+            let paused = !self.entrances.is_empty() && !self.accepting;
             let timeout = if paused {
                 EpollTimeout::from(ACCEPT_PAUSE_MS)
             } else if self.reserve.is_short() {
@@ -157,8 +172,10 @@ impl Control {
             }
             for event in &ready[..count] {
                 match event.data() {
-                    LISTENER => self.accept(),
                     EVENTS => self.take_events(),
+                    entrance if entrance & ENTRANCE != 0 => {
+                        self.accept((entrance & !ENTRANCE) as usize);
+                    }
                     id if id & PROCESS_ENDED != 0 => {
                         self.end(id & !PROCESS_ENDED, "its process has ended");
                     }
@@ -172,7 +189,10 @@ impl Control {
     fn take_events(&mut self) {
         while let Some(event) = self.events.receive() {
             match event {
-                ControlEvent::Connect { socket } => self.add_connection(socket),
+                ControlEvent::Connect { socket } => {
+                    // The process that embeds the host.
+                    self.add_connection(socket, None);
+                }
                 ControlEvent::SessionFault { session, reason } => {
                     self.log_fault(session, &reason);
                     self.end(session, &reason);

@@ -6,7 +6,7 @@ use chimaera_proto::Status;
 use chimaera_proto::control::ControlReply;
 use chimaera_shm::Shortage;
 
-use crate::session::Peer;
+use crate::caller::Peer;
 
 /// Why a request is not carried out, or a connection not served.
 #[derive(Debug)]

@@ -13,10 +13,11 @@ use chimaera_shm::{Doorbell, Segment, SegmentError, Shortage, check_memory};
 use super::mapped::Mapped;
 use super::refusal::Refusal;
 use super::{Connection, ConnectionState, Control, OpenLane, OpenSession, send};
+use crate::caller::{Caller, Peer};
 use crate::control_side::ControlSide;
 use crate::log;
 use crate::messages::WorkerCommand;
-use crate::session::{Peer, Session};
+use crate::session::Session;
 
 impl Control {
     /// Answers a request. Takes from `files` what it uses.
@@ -92,7 +93,9 @@ impl Control {
                 Err(Refusal::stopping())
             }
             (ControlRequest::Hello { client_name }, ConnectionState::Greeting) => {
-                let session = open_session(id, client_name, peer, files, &mut self.mapped)?;
+                let groups = std::mem::take(&mut connection.groups);
+                let caller = Caller::new(id, peer, groups, connection.standing);
+                let session = open_session(client_name, caller, files, &mut self.mapped)?;
                 log::debug(format_args!("{session} opened"));
                 connection.state = ConnectionState::Open(OpenSession {
                     session: Arc::new(session),
@@ -142,15 +145,14 @@ impl Control {
 
 /// Opens a session with its first segment, which comes beside the hello.
 fn open_session(
-    id: u64,
     client_name: String,
-    peer: Peer,
+    caller: Caller,
     files: &mut Vec<OwnedFd>,
     mapped: &mut Mapped,
 ) -> Result<Session, Refusal> {
-    let segment = receive_segment(files, "a hello without a segment", peer)?;
+    let segment = receive_segment(files, "a hello without a segment", caller.peer)?;
     mapped.take(segment.len(), None).map_err(Refusal::no_room)?;
-    Ok(Session::new(id, client_name, peer, segment))
+    Ok(Session::new(client_name, caller, segment))
 }
 
 /// Registers a further segment, unless this very memory has the index already.
@@ -164,7 +166,7 @@ fn add_segment(
     if file.is_some_and(|file| session.has_segment(index, file)) {
         return Ok(());
     }
-    let segment = receive_segment(files, "a segment without its memory", session.peer)?;
+    let segment = receive_segment(files, "a segment without its memory", session.caller.peer)?;
     let len_bytes = segment.len();
     mapped
         .take(len_bytes, Some(session))
@@ -215,7 +217,7 @@ fn open_lane(
         return Ok(Arc::clone(&open.bell));
     }
     let bell = Doorbell::new().map(Arc::new);
-    let peer = client.session.peer;
+    let peer = client.session.caller.peer;
     let bell = bell.map_err(|error| Refusal::of_system(&error, "a doorbell", peer))?;
     let worker = (0..load.len())
         .min_by_key(|&worker| load[worker])

@@ -21,9 +21,9 @@ use chimaera_proto::shown::brief;
 use chimaera_proto::{Status, check_module_name};
 use parking_lot::Mutex;
 
+use crate::caller::Caller;
 use crate::config::Config;
 use crate::log;
-use crate::session::Peer;
 use library_file::{FileStamp, LibraryFile};
 
 /// Environment variable with further plugin folders, separated by colons.
@@ -142,10 +142,10 @@ impl Modules {
     ///
     /// # Errors
     /// [`Status::PermissionDenied`], or [`Status::InvalidArgument`] for what is no name of a module.
-    pub(crate) fn check_client(&self, name: &str, client: Peer) -> Result<(), ModuleError> {
+    pub(crate) fn check_client(&self, name: &str, caller: &Caller) -> Result<(), ModuleError> {
         check_module_name(name)
             .map_err(|error| ModuleError::new(Status::InvalidArgument, error.to_string()))?;
-        if client.is_operator() || self.opened.iter().any(|open| open == name) {
+        if caller.is_operator() || self.opened.iter().any(|open| open == name) {
             return Ok(());
         }
         let mut names = self.opened.clone();
@@ -154,7 +154,7 @@ impl Modules {
             Status::PermissionDenied,
             format!(
                 "module {name} is not open to user {}: whoever runs this runtime opens it to other users with `{} {}`",
-                client.user_id,
+                caller.peer.user_id,
                 MODULES_OPTION,
                 names.join(",")
             ),
@@ -354,6 +354,8 @@ fn show(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caller::Standing;
+    use crate::config::UsersCeiling;
 
     #[test]
     fn strangers_have_opened_modules_and_operators_all() {
@@ -361,24 +363,17 @@ mod tests {
             opened_modules: vec!["open".to_owned()],
             ..Config::default()
         });
-        let own = nix::unistd::Uid::effective().as_raw();
-        let client = |user_id| Peer {
-            process_id: 0,
-            user_id,
-            group_id: 0,
-        };
-        let asked = |name, user| modules.check_client(name, client(user));
-        for user in [0, own] {
-            asked("other", user).expect("an operator");
-        }
-        asked("open", own + 1).expect("it is open");
-        let refused = asked("other", own + 1).expect_err("it is not open");
+        let user = Standing::of_user(UsersCeiling::Write);
+        let asked = |name, standing| modules.check_client(name, &Caller::of_user(1001, standing));
+        asked("other", Standing::Operator).expect("an operator");
+        asked("open", user).expect("it is open");
+        let refused = asked("other", user).expect_err("it is not open");
         assert_eq!(refused.failure.status, Status::PermissionDenied);
         assert!(
             refused.message.contains("`--modules open,other`"),
             "{refused}"
         );
-        let wrong = asked("Other", own + 1).expect_err("it is no name");
+        let wrong = asked("Other", user).expect_err("it is no name");
         assert_eq!(wrong.failure.status, Status::InvalidArgument);
     }
 }

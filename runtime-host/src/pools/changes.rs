@@ -1,17 +1,18 @@
 //! Pools that are being made or ended: how far each has come, for whoever waits for it.
 
-use chimaera_proto::PoolId;
-use chimaera_proto::admin::{ChangingPool, MAX_CHANGING_NAME_BYTES, MAX_CHANGING_POOLS, PoolStep};
+use chimaera_proto::admin::{
+    ChangingPool, MAX_CHANGING_NAME_BYTES, MAX_CHANGING_POOLS, PoolKey, PoolStep,
+};
 
 use super::{PoolEntry, PoolPhase, PoolRegistry, PoolRegistryState};
 
 impl PoolRegistry {
     /// Notes how far the ending of a pool has come.
-    pub(crate) fn enter(&self, id: PoolId, step: PoolStep) {
+    pub(crate) fn enter(&self, key: PoolKey, step: PoolStep) {
         if let Some(PoolEntry {
             phase: PoolPhase::Ending(now),
             ..
-        }) = self.state.lock().by_id.get_mut(&id)
+        }) = self.state.lock().by_key.get_mut(&key)
         {
             *now = step;
         }
@@ -21,7 +22,7 @@ impl PoolRegistry {
     pub(crate) fn changing(&self) -> (usize, Vec<ChangingPool>) {
         let state = self.state.lock();
         let steps = || {
-            state.by_id.values().filter_map(|entry| match entry.phase {
+            state.by_key.values().filter_map(|entry| match entry.phase {
                 PoolPhase::Creating => Some((entry, PoolStep::Making)),
                 PoolPhase::Ending(step) => Some((entry, step)),
                 PoolPhase::Ready(_) => None,
@@ -47,7 +48,11 @@ impl PoolRegistryState {
     pub(super) fn describe(&self) -> String {
         const NAMED: usize = 8;
         let describe = |kind: &str, is_of_kind: fn(&PoolPhase) -> bool| {
-            let of_kind = || self.by_id.values().filter(|entry| is_of_kind(&entry.phase));
+            let of_kind = || {
+                self.by_key
+                    .values()
+                    .filter(|entry| is_of_kind(&entry.phase))
+            };
             let named = of_kind().take(NAMED);
             let mut named: Vec<_> = named
                 .map(|entry| format!("{} (module {})", entry.name, entry.module))

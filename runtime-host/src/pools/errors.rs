@@ -1,7 +1,12 @@
 //! Why there is no such pool, or none can be made, in words for whoever asked.
 
 use chimaera_chimod::ModuleError;
-use chimaera_proto::{PoolId, Status};
+use chimaera_proto::admin::PoolName;
+use chimaera_proto::shown::brief;
+use chimaera_proto::{PoolId, Right, Rights, Status};
+
+use super::Pool;
+use crate::caller::{Caller, denied};
 
 pub(super) fn mismatch(text: String) -> ModuleError {
     ModuleError::new(Status::ParameterMismatch, text)
@@ -9,6 +14,75 @@ pub(super) fn mismatch(text: String) -> ModuleError {
 
 pub(super) fn not_found(text: String) -> ModuleError {
     ModuleError::new(Status::PoolNotFound, text)
+}
+
+/// A pool's id or name, for a text.
+pub(super) fn shown(pool: &PoolName) -> String {
+    match pool {
+        PoolName::Id(id) => id.to_string(),
+        PoolName::Name(name) => format!("named {}", brief(name)),
+    }
+}
+
+pub(super) fn of_somebody_else(named: &str, owner: u32) -> ModuleError {
+    denied(format!(
+        "the pool {named} is user {owner}'s: name its owner to mean that one (`{owner}:NAME`)"
+    ))
+}
+
+/// The error for a pool that was opened and turned out to be another user's.
+pub(crate) fn recorded_for_another(name: &str, owner: u32) -> ModuleError {
+    denied(format!(
+        "pool {}: its file or device records that it is user {owner}'s: name its owner to mean that one \
+         (`--owner {owner}`); operators can give it another (`chimaera pool chown`)",
+        brief(name)
+    ))
+}
+
+pub(super) fn has_such_a_pool(owner: u32, name: &str, id: PoolId) -> ModuleError {
+    let name = brief(name);
+    let text = format!(
+        "user {owner} has a pool named {name} or with the id {id} already: destroy or rename that one first"
+    );
+    ModuleError::new(Status::Busy, text)
+}
+
+/// The error for a right that somebody lacks.
+pub(super) fn lacks_right(pool: &Pool, right: Right, has: Rights, caller: &Caller) -> ModuleError {
+    let advice = match right {
+        Right::Manage => "its owner and operators can do that",
+        _ => "its owner and operators can change that (`chimaera pool chmod`)",
+    };
+    denied(format!(
+        "pool {} ({}): user {} lacks the right to {right}, and has {has}: {advice}",
+        brief(&pool.name),
+        pool.permissions(),
+        caller.peer.user_id
+    ))
+}
+
+/// The error for a pool of another module than the one meant.
+pub(crate) fn of_another_module(name: &str, is: &str, meant: &str) -> ModuleError {
+    ModuleError::new(
+        Status::WrongModule,
+        format!(
+            "pool {} is a pool of the module {is}, not of {}: name another pool, or use a client of that module",
+            brief(name),
+            brief(meant)
+        ),
+    )
+}
+
+/// The error for a pool of which a client knows what does not hold any more.
+pub(crate) fn changed(name: &str) -> ModuleError {
+    ModuleError::new(
+        Status::PoolChanged,
+        format!(
+            "pool {} is not what it was: it was made anew, or it did not end in good order and what was not flushed \
+             may be forgotten; blocks may be somebody else's now: list the pool's blocks to see which are yours",
+            brief(name)
+        ),
+    )
 }
 
 /// Adds to the text of a panic whose it was and where to look. Other errors keep the module's own words.

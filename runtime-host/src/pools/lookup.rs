@@ -5,72 +5,72 @@ use std::sync::Arc;
 
 use chimaera_chimod::ModuleError;
 use chimaera_proto::PoolId;
-use chimaera_proto::shown::brief;
+use chimaera_proto::admin::{GetOrCreatePool, PoolChoice, PoolKey};
 
-use super::errors::{of_the_admin_pool, shutting_down, taken, too_many};
+use super::choosing::{check_may_own, is_for};
+use super::errors::{has_such_a_pool, of_the_admin_pool, shown, shutting_down, taken, too_many};
 use super::{MAX_POOLS, Pool, PoolEntry, PoolPhase, PoolRegistry};
+use crate::caller::Caller;
 
 impl PoolRegistry {
-    /// Finds the pool with this name and id, or reserves both for a new one of this module's. Blocks while a pool with
-    /// the id or name is being made or ended.
+    /// Finds the pool that somebody asks for, or reserves its id and name for a new one. Blocks while a pool of the
+    /// same owner with the id or name is being made or ended.
     pub(crate) fn find_or_reserve(
         &self,
-        name: &str,
-        id: PoolId,
-        module: &str,
+        asked: &GetOrCreatePool,
+        caller: &Caller,
     ) -> Result<PoolLookup<'_>, ModuleError> {
+        let (name, id) = (&asked.name, asked.id);
         let mut state = self.state.lock();
         loop {
             if state.closed {
                 return Err(shutting_down());
             }
+            let owner = state.owner_meant(asked, caller, &self.operators);
             // Before anything is compared: making the pool may fail, and one that is being ended will be gone.
-            if state.is_changing(name, id) {
+            if state.is_changing(name, id, owner) {
                 self.changed.wait(&mut state);
                 continue;
             }
-            match state.find(name, id)? {
+            match state.find(name, id, owner)? {
                 Some(pool) => return Ok(PoolLookup::Existing(PoolRef::new(self, pool))),
-                None if state.by_id.len() >= MAX_POOLS => return Err(too_many(MAX_POOLS)),
+                None if state.by_key.len() >= MAX_POOLS => return Err(too_many(MAX_POOLS)),
                 None => {
+                    check_may_own(caller, owner)?;
                     let id = if id.is_null() { state.choose_id() } else { id };
                     let entry = PoolEntry {
                         name: name.to_owned(),
-                        module: module.to_owned(),
+                        module: asked.module.clone(),
                         phase: PoolPhase::Creating,
                     };
-                    state.by_id.insert(id, entry);
-                    return Ok(PoolLookup::Reserved(PoolReservation::new(self, id)));
+                    let key = PoolKey { id, owner };
+                    state.by_key.insert(key, entry);
+                    return Ok(PoolLookup::Reserved(PoolReservation::new(self, key)));
                 }
             }
         }
     }
 
-    pub(crate) fn find(&self, name: &str) -> Result<PoolRef<'_>, ModuleError> {
+    /// The pool that somebody means, if it is in use. Rights are for the caller to check.
+    pub(crate) fn find(
+        &self,
+        choice: &PoolChoice,
+        caller: &Caller,
+    ) -> Result<PoolRef<'_>, ModuleError> {
         let state = self.state.lock();
-        match state.by_id.values().find(|entry| entry.name == name) {
-            Some(PoolEntry {
-                phase: PoolPhase::Ready(pool),
-                ..
-            }) => Ok(PoolRef::new(self, pool)),
+        let key = state.choose(choice, caller, &self.operators)?;
+        match &state.by_key[&key].phase {
+            PoolPhase::Ready(pool) => Ok(PoolRef::new(self, pool)),
             _ => Err(state.absent(format!(
-                "there is no pool named {}: create it first, or check its name",
-                brief(name)
+                "the pool {} is being made or destroyed: try again",
+                shown(&choice.pool)
             ))),
         }
     }
 
-    pub(crate) fn get(&self, id: PoolId) -> Result<PoolRef<'_>, ModuleError> {
-        let state = self.state.lock();
-        match state.by_id.get(&id) {
-            Some(PoolEntry {
-                phase: PoolPhase::Ready(pool),
-                ..
-            }) => Ok(PoolRef::new(self, pool)),
-            _ => Err(state.absent(format!(
-                "there is no pool {id}: create it first, or check its id"
-            ))),
-        }
+    /// Whether a pool that was opened for somebody may be recorded as this owner's.
+    pub(crate) fn is_for(&self, owner: u32, asked: &GetOrCreatePool, caller: &Caller) -> bool {
+        asked.owner == Some(owner) || is_for(owner, caller.peer.user_id, &self.operators)
     }
 }
 
@@ -117,41 +117,48 @@ pub(crate) enum PoolLookup<'a> {
 /// The id and name of a pool that is being made. Dropping it frees them again.
 #[must_use]
 pub(crate) struct PoolReservation<'a> {
-    id: PoolId,
+    key: PoolKey,
     pools: &'a PoolRegistry,
 }
 
 impl<'a> PoolReservation<'a> {
     /// A reservation of an id and a name that are entered in the registry for the caller.
-    pub(super) fn new(pools: &'a PoolRegistry, id: PoolId) -> Self {
-        Self { id, pools }
+    pub(super) fn new(pools: &'a PoolRegistry, key: PoolKey) -> Self {
+        Self { key, pools }
     }
 
-    pub(crate) fn id(&self) -> PoolId {
-        self.id
+    pub(crate) fn key(&self) -> PoolKey {
+        self.key
     }
 
-    /// Reserves another id instead. Does not wait for it: whoever has it may wait for ours.
+    /// Reserves another id, and the name among another owner's pools, instead. Does not wait: whoever has them may wait
+    /// for ours.
     ///
     /// # Errors
-    /// [`Status::Busy`](chimaera_proto::Status::Busy) if a pool has it, be it one that is being made or ended. Nothing
-    /// changes then.
-    pub(crate) fn move_to(&mut self, id: PoolId) -> Result<(), ModuleError> {
-        if id == self.id {
+    /// [`Status::Busy`](chimaera_proto::Status::Busy) if a pool has the id or the name there, be it one that is being
+    /// made or ended. Nothing changes then.
+    pub(crate) fn move_to(&mut self, key: PoolKey) -> Result<(), ModuleError> {
+        if key == self.key {
             return Ok(());
         }
         let mut state = self.pools.state.lock();
-        let name = &state.by_id[&self.id].name;
-        if id == PoolId::ADMIN {
-            return Err(of_the_admin_pool(name, id));
+        let name = &state.by_key[&self.key].name;
+        if key.id == PoolId::ADMIN {
+            return Err(of_the_admin_pool(name, key.id));
         }
-        if let Some(other) = state.by_id.get(&id) {
-            return Err(taken(name, id, &format!("pool {}", other.name)));
+        if let Some(other) = state.by_key.get(&key) {
+            return Err(taken(name, key.id, &format!("pool {}", other.name)));
         }
-        let entry = state.by_id.remove(&self.id);
+        let has_name = |(other, entry): (&PoolKey, &PoolEntry)| {
+            *other != self.key && other.owner == key.owner && entry.name == *name
+        };
+        if state.by_key.iter().any(has_name) {
+            return Err(has_such_a_pool(key.owner, name, key.id));
+        }
+        let entry = state.by_key.remove(&self.key);
         let entry = entry.expect("what is reserved is there");
-        state.by_id.insert(id, entry);
-        self.id = id;
+        state.by_key.insert(key, entry);
+        self.key = key;
         drop(state);
         self.pools.changed.notify_all();
         Ok(())
@@ -161,7 +168,7 @@ impl<'a> PoolReservation<'a> {
     /// destroyed, and whoever waits for that is told only by a [`PoolRef`].
     pub(crate) fn publish(self, pool: Arc<Pool>) {
         let mut state = self.pools.state.lock();
-        if let Some(entry) = state.by_id.get_mut(&self.id) {
+        if let Some(entry) = state.by_key.get_mut(&self.key) {
             entry.phase = PoolPhase::Ready(pool);
         }
         drop(state);
@@ -172,6 +179,6 @@ impl<'a> PoolReservation<'a> {
 
 impl Drop for PoolReservation<'_> {
     fn drop(&mut self) {
-        self.pools.release(self.id);
+        self.pools.release(self.key);
     }
 }

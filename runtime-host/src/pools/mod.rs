@@ -1,47 +1,142 @@
 //! The pools of a host, as the control side sees them.
 
 mod changes;
+mod choosing;
 pub(crate) mod errors;
 pub(crate) mod lookup;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use chimaera_chimod::ModuleError;
-use chimaera_proto::PoolId;
-use chimaera_proto::admin::{PoolInfo, PoolStep};
+use chimaera_chimod::{Incarnation, MethodMasks, ModuleError};
+use chimaera_proto::admin::{PoolChoice, PoolInfo, PoolKey, PoolStep};
 use chimaera_proto::shown::brief;
+use chimaera_proto::{Permissions, PoolId, Right, Rights};
 use chimaera_thread::condition::{Condvar, Mutex, MutexGuard};
 
+use crate::caller::Caller;
+use crate::config::Operators;
 use crate::pool_container::PoolContainer;
-use errors::{mismatch, not_found, shutting_down, with_whose_panic};
+use errors::{
+    has_such_a_pool, lacks_right, mismatch, not_found, shown, shutting_down, with_whose_panic,
+};
+use lookup::PoolRef;
 
 /// A pool that tasks can be sent to.
 #[derive(Debug)]
 pub(crate) struct Pool {
+    /// No other pool of this host has it, now or later.
+    pub(crate) number: u64,
     pub(crate) id: PoolId,
     pub(crate) name: String,
     /// Whether its container opened a pool that existed already.
     pub(crate) opened: bool,
+    pub(crate) incarnation: Incarnation,
+    /// The rights that its methods need.
+    pub(crate) methods: MethodMasks,
+    /// Changed under the lock of the registry, which has the owner too.
+    permissions: Mutex<Permissions>,
+    /// Held while they are being changed: recorded, then told to all workers.
+    pub(crate) changing_permissions: Mutex<()>,
+    pub(crate) container: PoolContainer,
+}
+
+/// What a new [`Pool`] is.
+pub(crate) struct PoolParts {
+    pub(crate) id: PoolId,
+    pub(crate) name: String,
+    pub(crate) opened: bool,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) permissions: Permissions,
     pub(crate) container: PoolContainer,
 }
 
 impl Pool {
+    pub(crate) fn new(parts: PoolParts) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let PoolParts {
+            id,
+            name,
+            opened,
+            incarnation,
+            permissions,
+            container,
+        } = parts;
+        Self {
+            // Relaxed: the number stands for itself.
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            id,
+            name,
+            opened,
+            incarnation,
+            methods: container.module().methods(),
+            permissions: Mutex::new(permissions),
+            changing_permissions: Mutex::default(),
+            container,
+        }
+    }
+
     /// Makes durable what has completed in the pool. Blocks.
     pub(crate) fn flush(&self) -> Result<(), ModuleError> {
         let flushed = self.container.flush();
         flushed.map_err(|error| with_whose_panic(error, &self.name, self.container.module().name()))
     }
 
-    pub(crate) fn info(&self, created: bool) -> PoolInfo {
+    pub(crate) fn permissions(&self) -> Permissions {
+        *self.permissions.lock()
+    }
+
+    /// Names the pool among all of the host's. Stays the same once the pool is withdrawn.
+    pub(crate) fn key(&self) -> PoolKey {
+        PoolKey {
+            id: self.id,
+            owner: self.permissions().owner,
+        }
+    }
+
+    /// What somebody may do with the pool.
+    pub(crate) fn rights_of(&self, caller: &Caller) -> Rights {
+        caller.rights_to(self.permissions())
+    }
+
+    /// Checks that somebody has this right to the pool.
+    ///
+    /// # Errors
+    /// [`Status::PermissionDenied`](chimaera_proto::Status::PermissionDenied).
+    pub(crate) fn require(&self, right: Right, caller: &Caller) -> Result<(), ModuleError> {
+        match self.rights_of(caller) {
+            rights if rights.has(right) => Ok(()),
+            rights => Err(lacks_right(self, right, rights, caller)),
+        }
+    }
+
+    /// Checks that somebody has any right to the pool.
+    ///
+    /// # Errors
+    /// [`Status::PermissionDenied`](chimaera_proto::Status::PermissionDenied).
+    pub(crate) fn require_any(&self, caller: &Caller) -> Result<(), ModuleError> {
+        match self.rights_of(caller) {
+            rights if rights.is_none() => Err(lacks_right(self, Right::Read, rights, caller)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What somebody is told of the pool.
+    pub(crate) fn info(&self, created: bool, caller: &Caller) -> PoolInfo {
+        let permissions = self.permissions();
         PoolInfo {
             id: self.id,
             name: self.name.clone(),
             module: self.container.module().name().to_owned(),
             created,
             opened: self.opened,
+            incarnation: self.incarnation.current,
+            predecessor: self.incarnation.predecessor,
+            permissions,
+            rights: caller.rights_to(permissions),
         }
     }
 }
@@ -55,17 +150,19 @@ const _: () = assert!(MAX_POOLS < u16::MAX as usize);
 /// How long the end of all pools waits, before it says so, for pools that are being made or ended.
 const FIRST_NOTICE: Duration = Duration::from_secs(1);
 
-/// Every pool by id, including those that are being made or ended: an id and a name are taken
-/// from the first step of creation to the last step of destruction.
-#[derive(Debug, Default)]
+/// Every pool by id and owner, including those that are being made or ended: an id and a name are taken
+/// from the first step of creation to the last step of destruction. Both are unique among the pools of one owner, so
+/// nobody takes them from anybody else.
+#[derive(Debug)]
 pub(crate) struct PoolRegistry {
+    operators: Operators,
     state: Mutex<PoolRegistryState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct PoolRegistryState {
-    by_id: BTreeMap<PoolId, PoolEntry>,
+    by_key: BTreeMap<PoolKey, PoolEntry>,
     closed: bool,
 }
 
@@ -89,30 +186,48 @@ enum PoolPhase {
 const ENDING: PoolPhase = PoolPhase::Ending(PoolStep::Draining);
 
 impl PoolRegistry {
+    pub(crate) fn new(operators: Operators) -> Self {
+        Self {
+            operators,
+            state: Mutex::default(),
+            changed: Condvar::default(),
+        }
+    }
+
     /// Frees an id and its name.
-    pub(crate) fn release(&self, id: PoolId) {
-        self.state.lock().by_id.remove(&id);
+    pub(crate) fn release(&self, key: PoolKey) {
+        self.state.lock().by_key.remove(&key);
         self.changed.notify_all();
     }
 
-    /// Takes a pool out of use. The caller ends it and then [`PoolRegistry::release`]s the id.
+    /// Takes a pool out of use that somebody may manage. The caller ends it and then [`PoolRegistry::release`]s the id.
     /// Blocks while the pool is being made.
-    pub(crate) fn withdraw(&self, id: PoolId) -> Result<Arc<Pool>, ModuleError> {
+    pub(crate) fn withdraw(
+        &self,
+        choice: &PoolChoice,
+        caller: &Caller,
+    ) -> Result<Arc<Pool>, ModuleError> {
         let mut state = self.state.lock();
         loop {
             if state.closed {
                 return Err(shutting_down());
             }
-            let Some(entry) = state.by_id.get_mut(&id) else {
-                return Err(not_found(format!(
-                    "there is no pool {id}: check its id, if it was not destroyed already"
-                )));
-            };
+            let key = state.choose(choice, caller, &self.operators)?;
+            let entry = state.by_key.get_mut(&key).expect("it was chosen");
             match std::mem::replace(&mut entry.phase, ENDING) {
-                PoolPhase::Ready(pool) => return Ok(pool),
+                PoolPhase::Ready(pool) => match pool.require(Right::Manage, caller) {
+                    Ok(()) => return Ok(pool),
+                    Err(refused) => {
+                        entry.phase = PoolPhase::Ready(pool);
+                        return Err(refused);
+                    }
+                },
                 ending @ PoolPhase::Ending(_) => {
                     entry.phase = ending;
-                    return Err(not_found(format!("pool {id} is being destroyed already")));
+                    let named = shown(&choice.pool);
+                    return Err(not_found(format!(
+                        "pool {named} is being destroyed already"
+                    )));
                 }
                 PoolPhase::Creating => {
                     entry.phase = PoolPhase::Creating;
@@ -151,10 +266,10 @@ impl PoolRegistry {
             if let Some(pool) = state.withdraw_ready() {
                 return Some(pool);
             }
-            if state.by_id.is_empty() {
+            if state.by_key.is_empty() {
                 return None;
             }
-            if self.changed.wait_until(&mut state, notice) && !state.by_id.is_empty() {
+            if self.changed.wait_until(&mut state, notice) && !state.by_key.is_empty() {
                 let waited_for = state.describe();
                 MutexGuard::unlocked(&mut state, || tell(&waited_for));
                 patience *= 2;
@@ -163,21 +278,79 @@ impl PoolRegistry {
         }
     }
 
-    /// What is known of the pools that can be used, in order of id.
-    pub(crate) fn list(&self) -> Vec<PoolInfo> {
+    /// The pools that can be used, in order of id and owner.
+    pub(crate) fn list(&self) -> Vec<PoolRef<'_>> {
         let state = self.state.lock();
-        let ready = state.by_id.values().filter_map(|entry| match &entry.phase {
-            PoolPhase::Ready(pool) => Some(pool.info(false)),
-            _ => None,
-        });
+        let ready = state
+            .by_key
+            .values()
+            .filter_map(|entry| match &entry.phase {
+                PoolPhase::Ready(pool) => Some(PoolRef::new(self, pool)),
+                _ => None,
+            });
         ready.collect()
+    }
+
+    /// How many pools can be used.
+    pub(crate) fn count(&self) -> usize {
+        let state = self.state.lock();
+        let is_ready = |entry: &&PoolEntry| matches!(entry.phase, PoolPhase::Ready(_));
+        state.by_key.values().filter(is_ready).count()
+    }
+
+    /// Whether the pool with this number can be used.
+    pub(crate) fn is_ready(&self, number: u64) -> bool {
+        let state = self.state.lock();
+        state
+            .by_key
+            .values()
+            .any(|entry| matches!(&entry.phase, PoolPhase::Ready(pool) if pool.number == number))
+    }
+
+    /// Gives a pool that is in use other permissions, and with another owner its place among that owner's.
+    ///
+    /// # Errors
+    /// [`Status::Busy`](chimaera_proto::Status::Busy) if the new owner has a pool of this id or name;
+    /// [`Status::PoolNotFound`](chimaera_proto::Status::PoolNotFound) if the pool is being ended. Nothing changes then.
+    pub(crate) fn set_permissions(
+        &self,
+        pool: &Pool,
+        permissions: Permissions,
+    ) -> Result<(), ModuleError> {
+        let mut state = self.state.lock();
+        let mut held = pool.permissions.lock();
+        let (id, owner) = (pool.id, permissions.owner);
+        let before = PoolKey {
+            id,
+            owner: held.owner,
+        };
+        let after = PoolKey { id, owner };
+        let is_in_use = |entry: &PoolEntry| matches!(entry.phase, PoolPhase::Ready(_));
+        if !state.by_key.get(&before).is_some_and(is_in_use) {
+            return Err(not_found(format!(
+                "pool {} is being destroyed",
+                brief(&pool.name)
+            )));
+        }
+        if before != after {
+            let of_owner = |(key, entry): (&PoolKey, &PoolEntry)| {
+                key.owner == owner && (key.id == id || entry.name == pool.name)
+            };
+            if state.by_key.iter().any(of_owner) {
+                return Err(has_such_a_pool(owner, &pool.name, id));
+            }
+            let entry = state.by_key.remove(&before).expect("it is in use");
+            state.by_key.insert(after, entry);
+        }
+        *held = permissions;
+        Ok(())
     }
 }
 
 impl PoolRegistryState {
     /// Takes the first pool out of use that is ready.
     fn withdraw_ready(&mut self) -> Option<Arc<Pool>> {
-        self.by_id
+        self.by_key
             .values_mut()
             .find_map(|entry| match &entry.phase {
                 PoolPhase::Ready(pool) => {
@@ -198,21 +371,26 @@ impl PoolRegistryState {
         }
     }
 
-    /// Whether a pool with this name or id is being made or ended.
-    fn is_changing(&self, name: &str, id: PoolId) -> bool {
-        self.by_id.iter().any(|(&found, entry)| {
-            (found == id || entry.name == name) && !matches!(entry.phase, PoolPhase::Ready(_))
+    /// Whether a pool of this owner with this name or id is being made or ended.
+    fn is_changing(&self, name: &str, id: PoolId, owner: u32) -> bool {
+        self.by_key.iter().any(|(key, entry)| {
+            key.owner == owner
+                && (key.id == id || entry.name == name)
+                && !matches!(entry.phase, PoolPhase::Ready(_))
         })
     }
 
-    /// The pool with this name and id; a null id matches any. No pool with either is being made or ended.
-    fn find(&self, name: &str, id: PoolId) -> Result<Option<&Arc<Pool>>, ModuleError> {
-        let by_name = self.by_id.iter().find(|(_, entry)| entry.name == name);
-        match by_name.or_else(|| self.by_id.get_key_value(&id)) {
+    /// The owner's pool with this name and id; a null id matches any. No pool of the owner with either is being made or
+    /// ended.
+    fn find(&self, name: &str, id: PoolId, owner: u32) -> Result<Option<&Arc<Pool>>, ModuleError> {
+        let mut owned = self.by_key.iter().filter(|(key, _)| key.owner == owner);
+        let by_name = owned.find(|(_, entry)| entry.name == name);
+        match by_name.or_else(|| self.by_key.get_key_value(&PoolKey { id, owner })) {
             None => Ok(None),
-            Some((&found, _)) if !id.is_null() && found != id => Err(mismatch(format!(
-                "pool {} exists with id {found}, asked for {id}: ask for that id, or for none",
-                brief(name)
+            Some((found, _)) if !id.is_null() && found.id != id => Err(mismatch(format!(
+                "pool {} exists with id {}, asked for {id}: ask for that id, or for none",
+                brief(name),
+                found.id
             ))),
             Some((_, entry)) if entry.name != name => Err(mismatch(format!(
                 "pool {id} exists with name {}, asked for {}: ask for another id, or for that name",
@@ -233,7 +411,7 @@ impl PoolRegistryState {
     fn choose_id(&self) -> PoolId {
         loop {
             let id = PoolId::drawn(RandomState::new().hash_one(()));
-            if !self.by_id.contains_key(&id) {
+            if !self.by_key.keys().any(|key| key.id == id) {
                 return id;
             }
         }

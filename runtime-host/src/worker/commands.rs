@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use chimaera_proto::PoolId;
 use chimaera_shm::{Doorbell, Lane};
 use crossbeam::channel::Sender;
 
@@ -14,7 +13,7 @@ use super::completions::Completions;
 use super::lane_tasks::LaneTasks;
 use super::sleep::Wake;
 use super::wake_file::{self, WakeFile};
-use super::{LaneState, PoolTarget, ServedLane, ServedPool, WorkerThread};
+use super::{LanePool, LaneState, ModulePool, PoolTarget, ServedLane, ServedPool, WorkerThread};
 use crate::log;
 use crate::messages::{ControlEvent, WorkerCommand};
 use crate::pools::Pool;
@@ -41,7 +40,25 @@ impl WorkerThread {
                     self.refuse_tasks();
                     let _ = done.send(());
                 }
-                WorkerCommand::RemovePool { id, done } => self.remove_pool(id, done),
+                WorkerCommand::Attach {
+                    caller,
+                    id,
+                    pool,
+                    done,
+                } => {
+                    self.attach(caller, id, pool);
+                    let _ = done.send(());
+                }
+                WorkerCommand::ForgetCaller { session } => self.forget_caller(session),
+                WorkerCommand::SetPermissions {
+                    pool,
+                    permissions,
+                    done,
+                } => {
+                    self.set_permissions(pool, permissions);
+                    let _ = done.send(());
+                }
+                WorkerCommand::RemovePool { pool, done } => self.remove_pool(pool, done),
                 WorkerCommand::Complete(token, completion) => {
                     Completions::with(|all| all.complete_for(token, &completion));
                 }
@@ -73,7 +90,7 @@ impl WorkerThread {
             last_task: self.now,
             had_task: false,
             was_busy: false,
-            pool: 0,
+            pool: LanePool::ADMIN,
         };
         match free {
             Some(index) => self.lanes[index] = Some(served),
@@ -137,13 +154,12 @@ impl WorkerThread {
             }
             wake_file
         });
-        let id = (!self.refuses_tasks).then_some(pool.id);
-        if let Some(id) = id {
-            self.pool_indexes.insert(id, index as u16);
-        }
         let served = ServedPool {
-            id,
-            target: PoolTarget::Module(pool),
+            target: PoolTarget::Module(ModulePool {
+                permissions: pool.permissions(),
+                is_leaving: self.refuses_tasks,
+                pool,
+            }),
             submitted: 0,
             is_polled: false,
             pause: None,
@@ -156,13 +172,16 @@ impl WorkerThread {
         }
     }
 
-    fn remove_pool(&mut self, id: PoolId, done: Sender<()>) {
-        self.pool_indexes.remove(&id);
-        let served = self.pools.iter_mut().enumerate();
-        let found = served.filter_map(|(index, pool)| Some((index, pool.as_mut()?)));
-        for (index, pool) in found {
-            if matches!(&pool.target, PoolTarget::Module(module) if module.id == id) {
-                pool.id = None;
+    fn remove_pool(&mut self, number: u64, done: Sender<()>) {
+        self.detach_all(number);
+        for (index, pool) in self.pools.iter_mut().enumerate() {
+            if let Some(ServedPool {
+                target: PoolTarget::Module(module),
+                ..
+            }) = pool
+                && module.pool.number == number
+            {
+                module.is_leaving = true;
                 self.removing.push((index as u16, done));
                 return;
             }
@@ -170,15 +189,18 @@ impl WorkerThread {
         let _ = done.send(());
     }
 
-    /// Takes the ids from all pools but the admin pool, so that no task finds one. Tasks do not pay for that: only a
-    /// task that has found no pool asks for the reason.
+    /// Lets no task find a pool any more but the admin pool. Tasks do not pay for that: only a task that has found no
+    /// pool asks for the reason.
     fn refuse_tasks(&mut self) {
         self.refuses_tasks = true;
-        self.pool_indexes.retain(|&id, _| id == PoolId::ADMIN);
         for pool in self.pools.iter_mut().flatten() {
-            if matches!(pool.target, PoolTarget::Module(_)) {
-                pool.id = None;
+            if let PoolTarget::Module(module) = &mut pool.target {
+                module.is_leaving = true;
             }
+        }
+        self.attachments.clear();
+        for served in self.lanes.iter_mut().flatten() {
+            served.pool = LanePool::ADMIN;
         }
     }
 

@@ -10,6 +10,7 @@
 //! - This worker calls a pool's container only for its own tasks, so it may release the pool once as many
 //!   tasks have completed as were submitted.
 
+mod attachments;
 mod barriers;
 mod commands;
 pub(crate) mod completions;
@@ -21,18 +22,19 @@ mod sleep;
 mod tasks;
 mod wake_file;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
 use chimaera_chimod::Activity;
-use chimaera_proto::PoolId;
 use chimaera_proto::task::DESCRIPTOR_WORDS;
+use chimaera_proto::{Permissions, PoolId};
 use chimaera_shm::{Doorbell, Lane};
 use crossbeam::channel::Sender;
 
 use crate::builtin::admin::Admin;
+use crate::caller::Caller;
 use crate::config::Polling;
 use crate::inbox::Inbox;
 use crate::messages::{ControlEvent, WorkerCommand};
@@ -80,7 +82,8 @@ pub(crate) struct WorkerThread {
     batch: Box<[[u64; DESCRIPTOR_WORDS]; BATCH]>,
 
     pools: Vec<Option<ServedPool>>,
-    pool_indexes: HashMap<PoolId, u16>,
+    /// What the id of a pool means in a session's tasks, by session and id.
+    attachments: BTreeMap<(u64, PoolId), Attachment>,
     polled: Vec<u16>,
     removing: Vec<(u16, Sender<()>)>,
 
@@ -110,8 +113,37 @@ struct ServedLane {
     had_task: bool,
     /// Whether tasks were in flight at the last tick.
     was_busy: bool,
-    /// Index of the last task's pool: most tasks of a lane are for one pool.
-    pool: u16,
+    /// What the last task was for: most tasks of a lane are for one pool.
+    pool: LanePool,
+}
+
+/// The pool that a lane's tasks are for, as long as they name the same one.
+#[derive(Clone, Copy)]
+struct LanePool {
+    /// The id that they name it by.
+    id: PoolId,
+    /// Its index.
+    index: u16,
+    /// A bit for each method that they may name.
+    allowed: u64,
+}
+
+impl LanePool {
+    /// The admin pool, which everybody may ask: it decides itself what it does for whom.
+    const ADMIN: Self = Self {
+        id: PoolId::ADMIN,
+        index: 0,
+        allowed: u64::MAX,
+    };
+}
+
+/// A session's attachment to a pool.
+struct Attachment {
+    caller: Arc<Caller>,
+    /// The pool's number.
+    number: u64,
+    /// What it gives; `None` once the pool is being removed.
+    pool: Option<LanePool>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,8 +157,6 @@ enum LaneState {
 }
 
 struct ServedPool {
-    /// The id by which tasks name it; `None` once it is being removed, or the host stops.
-    id: Option<PoolId>,
     target: PoolTarget,
     submitted: u64,
     is_polled: bool,
@@ -137,7 +167,16 @@ struct ServedPool {
 
 enum PoolTarget {
     Admin,
-    Module(Arc<Pool>),
+    Module(ModulePool),
+}
+
+/// A module's pool.
+struct ModulePool {
+    pool: Arc<Pool>,
+    /// As far as this worker knows them: what it allows changes with them, and never in between.
+    permissions: Permissions,
+    /// Whether it is being removed, so that no more tasks are for it.
+    is_leaving: bool,
 }
 
 impl WorkerThread {
@@ -171,7 +210,7 @@ impl WorkerThread {
             closing: Vec::new(),
             batch: Box::new([[0; DESCRIPTOR_WORDS]; BATCH]),
             pools: Vec::new(),
-            pool_indexes: HashMap::new(),
+            attachments: BTreeMap::new(),
             polled: Vec::new(),
             removing: Vec::new(),
             now,
@@ -182,14 +221,12 @@ impl WorkerThread {
             stopping: false,
         };
         worker.pools.push(Some(ServedPool {
-            id: Some(PoolId::ADMIN),
             target: PoolTarget::Admin,
             submitted: 0,
             is_polled: false,
             pause: None,
             wake_file: None,
         }));
-        worker.pool_indexes.insert(PoolId::ADMIN, 0);
         Ok(worker)
     }
 
@@ -259,7 +296,7 @@ impl WorkerThread {
                 return true;
             }
             // SAFETY: this thread is the worker with this index and inside no other call.
-            let activity = unsafe { module.container.poll(index) };
+            let activity = unsafe { module.pool.container.poll(index) };
             if activity.contains(Activity::PANICKED) {
                 let completed = Completions::with(|all| all.of_pool(polled));
                 pool.pause = Some(Pause::after(pool.pause.take(), completed, Instant::now()));

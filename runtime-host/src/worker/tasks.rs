@@ -1,16 +1,20 @@
 //! The way of a task from its lane to its container.
 
+use std::collections::BTreeMap;
 use std::ptr::NonNull;
 
-use chimaera_chimod::Activity;
 use chimaera_chimod::abi::RawTask;
+use chimaera_chimod::{Activity, MAX_METHODS};
 use chimaera_proto::limits::LANE_DEPTH;
 use chimaera_proto::task::{DESCRIPTOR_WORDS, DescriptorError, Unvalidated};
-use chimaera_proto::{Access, ContainerId, Descriptor, Failure, Status};
+use chimaera_proto::{Access, ContainerId, Descriptor, Failure, PoolId, Status};
 use chimaera_shm::Taken;
 
+use super::attachments::Unreached;
 use super::completions::Completions;
-use super::{BATCH, LaneState, PoolTarget, WorkerThread, served_lane};
+use super::{
+    Attachment, BATCH, LanePool, LaneState, PoolTarget, ServedLane, WorkerThread, served_lane,
+};
 use crate::messages::{ControlEvent, TaskToken};
 use crate::routing::Placement;
 use crate::session::Session;
@@ -94,9 +98,9 @@ impl WorkerThread {
 
     /// The pool of the lane's last task, if its container prefetches.
     fn pool_to_prefetch(&self, lane: u32) -> Option<u16> {
-        let index = self.lanes[lane as usize].as_ref()?.pool;
+        let index = self.lanes[lane as usize].as_ref()?.pool.index;
         let pool = self.pools[usize::from(index)].as_ref()?;
-        matches!(&pool.target, PoolTarget::Module(pool) if pool.container.prefetches())
+        matches!(&pool.target, PoolTarget::Module(module) if module.pool.container.prefetches())
             .then_some(index)
     }
 
@@ -106,9 +110,12 @@ impl WorkerThread {
         let pool = self.pools[usize::from(pool)]
             .as_ref()
             .map(|pool| &pool.target);
-        if let Some(PoolTarget::Module(pool)) = pool {
+        if let Some(PoolTarget::Module(module)) = pool {
             let task = Unvalidated(&self.batch[position]);
-            pool.container.prefetch(task.method(), &task.arguments());
+            module
+                .pool
+                .container
+                .prefetch(task.method(), &task.arguments());
         }
     }
 
@@ -147,17 +154,14 @@ impl WorkerThread {
             Ok(container) => container,
             Err(status) => return refuse(token(record, 0), status),
         };
-        let remembered = self
-            .pools
-            .get(usize::from(served.pool))
-            .and_then(Option::as_ref);
-        if remembered.is_none_or(|pool| pool.id != Some(task.pool)) {
-            match self.pool_indexes.get(&task.pool) {
-                Some(&index) => served.pool = index,
-                None => return refuse(token(record, 0), self.why_no_pool()),
+        let index = match pool_for(served, &self.attachments, &task) {
+            Ok(index) => index,
+            Err(unreached) => {
+                let session = served.session.id;
+                let status = self.why_unreached(session, &task, unreached);
+                return refuse(token(record, 0), status);
             }
-        }
-        let index = served.pool;
+        };
         let Some(buffer) = TaskBuffer::of(&task, &served.session) else {
             return refuse(token(record, 0), Status::InvalidBuffer);
         };
@@ -176,12 +180,12 @@ impl WorkerThread {
             // task is new; its place and its buffer, which was found in the session's memory, are
             // kept by this worker until the lane's tasks have completed; and the pool's place
             // keeps the container until the pool's tasks have.
-            PoolTarget::Module(pool) => unsafe {
-                pool.container.submit(u32::from(self.index), place)
+            PoolTarget::Module(module) => unsafe {
+                module.pool.container.submit(u32::from(self.index), place)
             },
             PoolTarget::Admin => {
                 // SAFETY: as above, with the host itself in the container's place.
-                unsafe { self.admin.submit(place, served.session.peer) };
+                unsafe { self.admin.submit(place, &served.session.caller) };
                 Activity::IDLE
             }
         };
@@ -190,16 +194,6 @@ impl WorkerThread {
             self.polled.push(index);
         }
         1 + u64::from(buffer.len >> 12)
-    }
-
-    /// The status of a task whose pool was not found.
-    #[cold]
-    fn why_no_pool(&self) -> Status {
-        if self.refuses_tasks {
-            Status::ShuttingDown
-        } else {
-            Status::PoolNotFound
-        }
     }
 
     fn lane_has_ended(&self, index: u32) -> bool {
@@ -220,6 +214,29 @@ impl WorkerThread {
             session,
             reason: reason.to_owned(),
         });
+    }
+}
+
+/// The index of the pool that a task is for, if its session may use the method of it. The lane remembers the pool.
+#[inline]
+fn pool_for(
+    served: &mut ServedLane,
+    attachments: &BTreeMap<(u64, PoolId), Attachment>,
+    task: &Descriptor,
+) -> Result<u16, Unreached> {
+    if served.pool.id != task.pool {
+        served.pool = match attachments.get(&(served.session.id, task.pool)) {
+            Some(Attachment {
+                pool: Some(pool), ..
+            }) => *pool,
+            _ if task.pool == PoolId::ADMIN => LanePool::ADMIN,
+            _ => return Err(Unreached::Pool),
+        };
+    }
+    let LanePool { index, allowed, .. } = served.pool;
+    match task.method < MAX_METHODS && allowed >> task.method & 1 != 0 {
+        true => Ok(index),
+        false => Err(Unreached::Method(index)),
     }
 }
 

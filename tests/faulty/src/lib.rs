@@ -12,7 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use chimaera_chimod::{
-    Activity, Container, CreateAgain, CreateContext, Host, Level, ModuleError, Request, Worker,
+    Activity, Container, CreateAgain, CreateContext, DeclaredMethod, Host, Level, ModuleError,
+    Request, Right, Worker,
 };
 use chimaera_proto::{PoolId, Status};
 
@@ -46,6 +47,8 @@ impl Drop for Bomb {
 }
 
 impl Container for FaultyContainer {
+    const METHODS: &'static [DeclaredMethod] = &DeclaredMethod::first::<64>(Right::Read);
+
     fn create(context: CreateContext<'_>) -> Result<Self, ModuleError> {
         let params = std::str::from_utf8(context.params).unwrap_or_default();
         if let Some(path) = params.strip_prefix(params::CREATE_WAITS) {

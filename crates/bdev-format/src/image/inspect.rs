@@ -24,7 +24,7 @@ use crate::block_map::MegabyteMap;
 use crate::check::{self as whole, Checked, Repair};
 use crate::open_error::OpenError;
 use crate::rename::{self, OwnIdentity};
-use crate::{FailureMark, FormatVersion, PAGE_BYTES};
+use crate::{FailureMark, FormatVersion, PAGE_BYTES, PoolOwner};
 
 /// What a pool on a file or device is, and what is damaged in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -230,12 +230,41 @@ fn change_identity(path: &Path, name: &str, own: Option<OwnIdentity>) -> Result<
         )
         .into());
     }
+    change(path, own.is_some(), |disk, history| {
+        rename::rename(disk, name.to_owned(), own, history)
+    })
+}
+
+/// Changes owner, group or mode of the pool on a file or device that nobody uses. Gives what it has then. Blocks.
+///
+/// # Errors
+/// As [`check`], also if the metadata is damaged.
+pub fn set_owner(
+    path: &Path,
+    settle: impl FnOnce(PoolOwner) -> PoolOwner,
+) -> Result<PoolOwner, ImageRefusal> {
+    let mut owner = PoolOwner::default();
+    change(path, false, |disk, history| {
+        rename::change_superblock(disk, history, |superblock| {
+            owner = settle(superblock.identity.owner);
+            superblock.identity.owner = owner;
+        })
+    })?;
+    Ok(owner)
+}
+
+/// Changes the pool on a file or device that nobody uses, if it is sound and can be changed.
+fn change(
+    path: &Path,
+    needs_version_2: bool,
+    act: impl FnOnce(FileDisk, u64) -> Result<(), OpenError>,
+) -> Result<(), ImageRefusal> {
     let file = pool_file(open_unused(path, true)?)?;
     let (size, tail) = size_and_tail(path, &file)?;
     let disk = FileDisk::new(file);
     let refused = |problem| ImageRefusal::of(path, problem, (&disk, size, &tail));
     let superblock = crate::identify_to_write(&disk).map_err(refused)?;
-    if own.is_some() && superblock.version() == FormatVersion::One {
+    if needs_version_2 && superblock.version() == FormatVersion::One {
         return Err(ImageRefusal::of_version_1(path));
     }
     if superblock.geometry.total_pages() > size / UNIT_BYTES {
@@ -245,7 +274,7 @@ fn change_identity(path: &Path, name: &str, own: Option<OwnIdentity>) -> Result<
             return Err(refused(OpenError::Damaged(cause.clone())));
         }
     }
-    rename::rename(disk.clone(), name.to_owned(), own, random_bits()?).map_err(refused)
+    act(disk.clone(), random_bits()?).map_err(refused)
 }
 
 /// Opens a file or device that nobody uses. Waits a moment where a process that was killed still has it.

@@ -17,7 +17,8 @@ pub use chimaera_proto::ModuleError;
 pub use disk::{DiskOperation, FileDisk, PoolFile, pool_file, size_and_tail, size_of};
 pub use exclusive::{FileLock, busy, lock};
 pub use inspect::{
-    COUNTED, CheckMode, FoundTwoPools, Inspection, NewIdentity, check, inspect, rename, rename_copy,
+    COUNTED, CheckMode, FoundTwoPools, Inspection, NewIdentity, check, inspect, rename,
+    rename_copy, set_owner,
 };
 pub use path::{PathUse, check_stores, ends_with_slash, refused};
 pub use random::{birth, random_bits};

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{DaemonArguments, parse_module};
 use crate::size::parse_size;
+use crate::users::{group_id, mode, owner_and_group, user_id};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
@@ -39,6 +40,15 @@ pub(crate) enum PoolCommand {
     ///
     /// One that is in use is waited for as `check` does.
     Rename(RenameArguments),
+    /// Change who may use a pool: read and write bits for the owner, the group and all others, as a file has them
+    ///
+    /// With a daemon that has the pool open, at once for all who use it; on a file or device that no daemon uses with
+    /// --offline.
+    Chmod(ChmodArguments),
+    /// Give a pool another owner, which is for operators, or another group
+    ///
+    /// As `chmod` otherwise.
+    Chown(ChownArguments),
     /// Destroy a pool, after its operations in flight have completed; what a file pool holds stays
     ///
     /// Ends the pool in this daemon. What a memory pool held is lost; what a file pool holds stays on
@@ -47,8 +57,36 @@ pub(crate) enum PoolCommand {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ChmodArguments {
+    /// The new mode, octal: 600 for the owner alone, 640 for the group to read, and so on
+    #[arg(value_parser = mode)]
+    pub(crate) mode: u16,
+
+    #[command(flatten)]
+    pub(crate) pool: NamedPool,
+
+    /// The name is the path of a file or device, which no daemon uses
+    #[arg(long, conflicts_with_all = ["socket", "any_user"])]
+    pub(crate) offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChownArguments {
+    /// The new owner, the new group behind a colon, or both
+    #[arg(value_name = "USER[:GROUP]", value_parser = owner_and_group)]
+    pub(crate) owner: (Option<u32>, Option<u32>),
+
+    #[command(flatten)]
+    pub(crate) pool: NamedPool,
+
+    /// The name is the path of a file or device, which no daemon uses
+    #[arg(long, conflicts_with_all = ["socket", "any_user"])]
+    pub(crate) offline: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct NamedPool {
-    /// The pool's name
+    /// The pool's name; OWNER:NAME for a pool that is neither one's own nor an operator's
     pub(crate) name: String,
 
     #[command(flatten)]
@@ -56,7 +94,7 @@ pub(crate) struct NamedPool {
 }
 
 /// Arguments that mean something for block device pools only.
-const BLOCK_DEVICE_ARGUMENTS: [&str; 12] = [
+const BLOCK_DEVICE_ARGUMENTS: [&str; 13] = [
     "kind",
     "size",
     "io_depth",
@@ -64,6 +102,7 @@ const BLOCK_DEVICE_ARGUMENTS: [&str; 12] = [
     "io_engine",
     "overwrite",
     "read_only",
+    "trust_owner",
     "read_bandwidth_mbps",
     "write_bandwidth_mbps",
     "read_latency_us",
@@ -150,6 +189,23 @@ pub(crate) struct CreatePoolArguments {
     /// The pool's id, for example 8000.0 [default: chosen by the runtime]
     #[arg(long, allow_negative_numbers = true, value_parser = parse_pool_id)]
     pub(crate) id: Option<PoolId>,
+
+    /// Whose pool it is; only operators make pools for others [default: one's own, or an operator's of this name]
+    #[arg(long, value_name = "USER", value_parser = user_id)]
+    pub(crate) owner: Option<u32>,
+
+    /// The group of a new pool, one of one's own [default: that of this process]
+    #[arg(long, value_name = "GROUP", value_parser = group_id)]
+    pub(crate) group: Option<u32>,
+
+    /// The mode of a new pool, octal: who may read it and write to it [default: 600]
+    #[arg(long, value_parser = mode)]
+    pub(crate) mode: Option<u16>,
+
+    /// Believe owner, group and mode that the file or device records, although others may have written them; for
+    /// operators
+    #[arg(long)]
+    pub(crate) trust_owner: bool,
 
     #[command(flatten)]
     pub(crate) daemon: DaemonArguments,

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use chimaera_client::proto::{NotAModuleName, check_module_name};
-use chimaera_runtime::Polling;
+use chimaera_runtime::{Polling, UsersSocket};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{DaemonArguments, SocketArgument};
+use crate::users::users_socket;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RuntimeCommand {
@@ -43,6 +44,21 @@ pub(crate) struct StartArguments {
         allow_negative_numbers = true
     )]
     pub(crate) pin: Vec<usize>,
+
+    /// Who may do everything, besides root and the daemon's user: users and, with @, groups, for example alice,@admins;
+    /// they connect to --socket
+    #[arg(long, value_name = "USER|@GROUP,…", value_delimiter = ',')]
+    pub(crate) operators: Vec<String>,
+
+    /// A socket for users, who may do what the permissions of pools say, and at most MAX; may be given several times
+    /// [default: of root, where nobody names a socket and there is a group chimaera, /run/chimaera/users.sock for its
+    /// members]
+    #[arg(
+        long,
+        value_name = "PATH[,mode=MODE][,group=GROUP][,max=read|write]",
+        value_parser = users_socket
+    )]
+    pub(crate) listen: Vec<UsersSocket>,
 
     /// How long workers poll before they sleep
     #[arg(long, value_enum, default_value_t)]

@@ -13,16 +13,19 @@ mod signals;
 
 use std::path::{Path, PathBuf};
 
+use chimaera_client::proto::socket_path::{SYSTEM_SOCKET, SYSTEM_USERS_SOCKET};
 use chimaera_runtime::log::{self, Thresholds};
-use chimaera_runtime::{Config, Host};
+use chimaera_runtime::{Config, Host, UsersSocket};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
 use nix::unistd::getppid;
 
 use crate::args::{GlobalArguments, StartArguments};
 use crate::failure::CommandFailure;
 use crate::output;
+use crate::users;
 use crate::wait_notice::WaitNotice;
 
 use announcer::Announcer;
@@ -95,6 +98,20 @@ enum Ended {
     Failed(CommandFailure),
 }
 
+/// The sockets for users: those that are named; else, of the system's daemon, the usual one, if there is a group of
+/// users that it is for.
+fn users_sockets(arguments: &StartArguments, socket: &Path) -> Vec<UsersSocket> {
+    let usual = || {
+        let is_systems = socket == Path::new(SYSTEM_SOCKET) && geteuid().is_root();
+        let usual = users::default_users_socket(SYSTEM_USERS_SOCKET);
+        usual.group.filter(|_| is_systems).map(|_| usual.clone())
+    };
+    match arguments.listen.is_empty() {
+        true => usual().into_iter().collect(),
+        false => arguments.listen.clone(),
+    }
+}
+
 /// Starts a host, serves until it is told to stop, and ends the host. The log is written until this returns.
 fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Result<(), Ended> {
     let limit_raised = raise_file_limit();
@@ -108,8 +125,12 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
     let signals = signals::watch(hangup).map_err(Ended::NotStarted)?;
     let plugin_folders = arguments.plugin_dir.iter().map(|path| absolute(path));
     let plugin_folders: Result<_, _> = plugin_folders.collect();
+    let operators = users::operators(&arguments.operators)
+        .map_err(|text| Ended::NotStarted(CommandFailure::usage(format!("--operators: {text}"))))?;
     let config = Config {
         socket: Some(socket.to_path_buf()),
+        operators,
+        listen: users_sockets(arguments, socket),
         worker_count: arguments.workers.unwrap_or(0).into(),
         pin_to: arguments.pin.clone(),
         polling: arguments.polling.into(),
@@ -117,7 +138,6 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
         modules: vec![chimaera_bdev_runtime::module()],
         opened_modules: arguments.modules.clone(),
         opens_named_modules_only: true,
-        admits_others: false,
     };
     // In the background the process that has started the daemon gives this notice.
     let notice = (!is_detached).then(|| WaitNotice::begin(|| "the daemon to serve".to_owned()));

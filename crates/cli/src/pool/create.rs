@@ -44,11 +44,12 @@ fn create_of_module(
         (None, Some(path)) => read_regular(path, "the parameters' file", MAX_CREATE_PARAMS_BYTES)?,
         (None, None) => Vec::new(),
     };
+    let id = arguments.id.unwrap_or(PoolId::NULL);
     let request = GetOrCreatePool {
-        module: module.to_owned(),
-        name: arguments.name.clone(),
-        id: arguments.id.unwrap_or(PoolId::NULL),
-        params,
+        owner: arguments.owner,
+        group: arguments.group,
+        mode: arguments.mode,
+        ..GetOrCreatePool::new(module, &arguments.name, id, params)
     };
     let runtime = connect(&arguments.daemon)?;
     let admin = runtime.admin();
@@ -153,6 +154,7 @@ fn check_kind(kind: KindArgument, arguments: &CreatePoolArguments) -> Result<(),
         ("--io-engine", arguments.io_engine.is_some()),
         ("--overwrite", arguments.overwrite),
         ("--read-only", arguments.read_only),
+        ("--trust-owner", arguments.trust_owner),
     ];
     let of_files = given.iter().find(|(_, is_given)| *is_given);
     match (of_files, arguments.size) {
@@ -178,12 +180,22 @@ fn options(kind: KindArgument, arguments: &CreatePoolArguments) -> CreateOptions
     if let Some(alignment) = arguments.alignment {
         options = options.alignment(alignment);
     }
+    if let Some(owner) = arguments.owner {
+        options = options.owner(owner);
+    }
+    if let Some(group) = arguments.group {
+        options = options.group(group);
+    }
+    if let Some(mode) = arguments.mode {
+        options = options.mode(mode);
+    }
     if let Some(engine) = arguments.io_engine {
         options = options.io_engine(engine.into());
     }
     options
         .overwrite(arguments.overwrite)
         .read_only(arguments.read_only)
+        .trust_owner(arguments.trust_owner)
 }
 
 /// Which characteristics of a device are to be declared.

@@ -1,11 +1,12 @@
 //! Finds the pool that a command names.
 
-use chimaera_bdev_client::{Client, MODULE_NAME, PoolInfo, Runtime};
+use chimaera_bdev_client::{Client, MODULE_NAME, PoolChoice, PoolInfo, Runtime};
 
 use crate::args::DaemonArguments;
 use crate::connection::ask;
 use crate::failure::CommandFailure;
 use crate::program;
+use crate::users::split_owner;
 
 /// A client of the block device pool with this name.
 ///
@@ -18,7 +19,11 @@ pub(crate) fn open(
     daemon: &DaemonArguments,
 ) -> Result<Client, CommandFailure> {
     let pool = find_block_device(runtime, name, daemon)?;
-    Ok(Client::new(runtime, pool.id))
+    Ok(Client::open_of(
+        runtime,
+        pool.permissions.owner,
+        &pool.name,
+    )?)
 }
 
 /// The block device pool with this name.
@@ -47,7 +52,14 @@ pub(super) fn find(
     name: &str,
     daemon: &DaemonArguments,
 ) -> Result<PoolInfo, CommandFailure> {
-    let find = |name: &str| ask(runtime.admin().async_find_pool(name), daemon);
+    let (owner, name) = split_owner(name);
+    let find = |name: &str| {
+        let choice = PoolChoice {
+            owner,
+            ..name.into()
+        };
+        ask(runtime.admin().async_find_pool(choice), daemon)
+    };
     let absolute = std::path::absolute(name)
         .ok()
         .and_then(|path| path.into_os_string().into_string().ok())

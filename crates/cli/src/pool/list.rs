@@ -10,6 +10,7 @@ use crate::connection::{ask, connect};
 use crate::failure::CommandFailure;
 use crate::output::{self, printable};
 use crate::program;
+use crate::users::user_name;
 
 pub(super) fn list(
     daemon: &DaemonArguments,
@@ -41,15 +42,21 @@ pub(super) fn list(
                 Cow::from(pool.id.to_string()),
                 printable(&pool.name),
                 printable(&pool.module),
+                Cow::from(user_name(pool.permissions.owner)),
+                Cow::from(format!("{:04o}", pool.permissions.mode)),
             ]
         })
         .collect();
     let widest = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let others = widest(0).unwrap_or(0) + widest(2).unwrap_or(0) + 2 * COLUMN_GAP;
+    let others: usize = [0, 2, 3, 4]
+        .iter()
+        .filter_map(|&column| widest(column))
+        .sum();
+    let others = others + 4 * COLUMN_GAP;
     let width = name_width(output::terminal_columns(), others);
-    let mut table = output::table(&["ID", "NAME", "MODULE"], 3);
-    for [id, name, module] in rows {
-        table.add_row([id, shortened(&name, width).into(), module]);
+    let mut table = output::table(&["ID", "NAME", "MODULE", "OWNER", "MODE"], 5);
+    for [id, name, module, owner, mode] in rows {
+        table.add_row([id, shortened(&name, width).into(), module, owner, mode]);
     }
     output::lines(table.trim_fmt());
     Ok(())
@@ -61,8 +68,12 @@ fn declared(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<PerfMetrics>, C
     if pool.module != MODULE_NAME {
         return Ok(None);
     }
-    match Client::new(runtime, pool.id).get_stats() {
+    let stats = Client::open_of(runtime, pool.permissions.owner, &pool.name)
+        .and_then(|client| client.get_stats());
+    match stats {
         Ok(stats) => Ok(Some(stats.metrics)),
+        // Its owner has no right to read it.
+        Err(error) if error.status() == Status::PermissionDenied => Ok(None),
         Err(error) if error.status() == Status::PoolNotFound => Ok(None),
         Err(error) => Err(error.into()),
     }

@@ -7,6 +7,7 @@ mod inspection;
 mod list;
 mod map;
 mod offline;
+mod permissions;
 mod stats;
 mod upgrade;
 
@@ -23,6 +24,7 @@ use crate::output::{self, printable};
 use crate::program;
 pub(crate) use find::find_block_device;
 use find::{find, open};
+use permissions::PermissionsReport;
 use stats::note_unknown_blocks;
 
 pub(crate) fn run(command: &PoolCommand, global: &GlobalArguments) -> Result<(), CommandFailure> {
@@ -41,6 +43,8 @@ pub(crate) fn run(command: &PoolCommand, global: &GlobalArguments) -> Result<(),
         PoolCommand::Check(arguments) => offline::check(arguments, global),
         PoolCommand::Upgrade(arguments) => upgrade::upgrade(arguments, global),
         PoolCommand::Rename(arguments) => offline::rename(arguments, global),
+        PoolCommand::Chmod(arguments) => permissions::chmod(arguments, global),
+        PoolCommand::Chown(arguments) => permissions::chown(arguments, global),
         PoolCommand::Destroy(pool) => destroy(pool, global),
     }
 }
@@ -51,6 +55,8 @@ struct PoolReport<'a> {
     id: String,
     name: &'a str,
     module: &'a str,
+    #[serde(flatten)]
+    permissions: PermissionsReport,
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,6 +75,7 @@ impl<'a> PoolReport<'a> {
             id: info.id.to_string(),
             name: &info.name,
             module: &info.module,
+            permissions: info.permissions.into(),
             created: None,
             opened: None,
             total_size: None,
@@ -100,7 +107,9 @@ struct FlushReport<'a> {
 /// The statistics of a block device pool; nothing for another module's pool.
 fn stats_of(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<Stats>, Error> {
     match pool.module == MODULE_NAME {
-        true => Client::new(runtime, pool.id).get_stats().map(Some),
+        true => Client::open_of(runtime, pool.permissions.owner, &pool.name)?
+            .get_stats()
+            .map(Some),
         false => Ok(None),
     }
 }
@@ -109,7 +118,7 @@ fn stats_of(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<Stats>, Error> 
 fn flush(named: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFailure> {
     let runtime = connect(&named.daemon)?;
     let pool = find(&runtime, &named.name, &named.daemon)?;
-    order(&named.daemon, || runtime.admin().flush(Some(pool.id)))?;
+    order(&named.daemon, || runtime.admin().flush(Some(pool.choice())))?;
     let stats = stats_of(&runtime, &pool)?;
     let persistent = stats.map(|stats| stats.persistent);
     let file = stats.and_then(|stats| stats.file);
@@ -219,9 +228,9 @@ fn destroy(named: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFai
     // Destroying flushes too, and reports a failure of that. This flush and the question come before, as a pool that
     // has ended says no more of its file.
     let file = order(&named.daemon, || {
-        let _ = runtime.admin().flush(Some(pool.id));
+        let _ = runtime.admin().flush(Some(pool.choice()));
         let stats = stats_of(&runtime, &pool).ok().flatten();
-        runtime.admin().destroy_pool(pool.id)?;
+        runtime.admin().destroy_pool(pool.choice())?;
         Ok(stats.and_then(|stats| stats.file))
     })?;
     let id = pool.id.to_string();

@@ -14,16 +14,16 @@
 
 #![forbid(unsafe_code)]
 
-use chimaera_client::proto::admin::GetOrCreatePool;
-use chimaera_client::{Buffer, Call, Finished, PoolInfo, Task, TaskError};
+use chimaera_client::{
+    Buffer, Call, Finished, GetOrCreatePool, PoolHandle, PoolInfo, Task, TaskError,
+};
 pub use chimaera_client::{Error, PoolId, PoolQuery, Runtime, Status};
 use chimaera_echo_proto::{MAX_GREETING_BYTES, MODULE_NAME, Method};
 
 /// A pool, from a client's side. Any number of threads can use it.
 #[derive(Clone, Debug)]
 pub struct Client {
-    runtime: Runtime,
-    pool: PoolId,
+    pool: PoolHandle,
 }
 
 impl Client {
@@ -31,8 +31,7 @@ impl Client {
     #[must_use]
     pub fn new(runtime: &Runtime, pool: PoolId) -> Self {
         Self {
-            runtime: runtime.clone(),
-            pool,
+            pool: PoolHandle::new(runtime, MODULE_NAME, pool),
         }
     }
 
@@ -47,30 +46,25 @@ impl Client {
 
     /// As [`Self::create`], without waiting.
     pub fn async_create(&self, query: PoolQuery, name: &str, greeting: &str) -> Task<PoolInfo> {
-        let request = GetOrCreatePool {
-            module: MODULE_NAME.to_owned(),
-            name: name.to_owned(),
-            id: self.pool,
-            params: greeting.as_bytes().to_vec(),
-        };
-        let admin = self.runtime.admin();
-        admin.async_get_or_create_pool(query, &request)
+        let params = greeting.as_bytes().to_vec();
+        let request = GetOrCreatePool::new(MODULE_NAME, name, self.pool.id(), params);
+        self.pool.async_create(query, &request)
     }
 
     /// Sends a word there and back: an empty task. Blocks.
     ///
     /// # Errors
-    /// [`Status::PoolNotFound`], [`Status::ConnectionLost`].
+    /// [`Status::PoolNotFound`], [`Status::PermissionDenied`], [`Status::ConnectionLost`].
     #[inline]
     pub fn echo(&self, word: u64) -> Result<u64, Error> {
-        let values = self.runtime.call(&self.call(Method::Echo, word))?;
+        let values = self.pool.carry_out(&self.call(Method::Echo, word))?;
         Ok(values[0])
     }
 
     /// As [`Self::echo`], without waiting.
     #[inline]
     pub fn async_echo(&self, word: u64) -> Task<u64> {
-        self.runtime
+        self.pool
             .submit(self.call(Method::Echo, word), None, |finished| {
                 Ok(finished.values()?[0])
             })
@@ -81,14 +75,14 @@ impl Client {
     /// # Errors
     /// As [`Self::echo`].
     pub fn reverse(&self, buffer: &mut Buffer) -> Result<(), Error> {
-        self.runtime
-            .call_receiving(&self.call(Method::Reverse, 0), buffer.into())?;
+        self.pool
+            .receive(&self.call(Method::Reverse, 0), buffer.into())?;
         Ok(())
     }
 
     /// As [`Self::reverse`], without waiting. The buffer goes along and comes back.
     pub fn async_reverse(&self, buffer: Buffer) -> Task<Buffer> {
-        self.runtime
+        self.pool
             .submit(self.call(Method::Reverse, 0), Some(buffer), reversed)
     }
 
@@ -103,19 +97,15 @@ impl Client {
     /// As [`Self::greet`], without waiting.
     pub fn async_greet(&self) -> Task<String> {
         let call = self.call(Method::Greet, 0);
-        match self.runtime.allocate_buffer(MAX_GREETING_BYTES) {
-            Ok(buffer) => self.runtime.submit(call, Some(buffer), greeted),
+        match self.pool.runtime().allocate_buffer(MAX_GREETING_BYTES) {
+            Ok(buffer) => self.pool.submit(call, Some(buffer), greeted),
             Err(error) => Task::failed(error),
         }
     }
 
     fn call(&self, method: Method, argument: u64) -> Call {
-        Call {
-            pool: self.pool,
-            query: PoolQuery::Local,
-            method: method as u16,
-            arguments: [argument, 0, 0],
-        }
+        self.pool
+            .call(PoolQuery::Local, method as u16, [argument, 0, 0])
     }
 }
 

@@ -4,7 +4,8 @@
 //! client's buffer. `docs/WRITING_A_CHIMOD.md` of Chimaera says what a module may do and must not.
 
 use chimaera_chimod::{
-    Activity, Container, CreateAgain, CreateContext, ModuleError, Request, Worker,
+    Activity, Container, CreateAgain, CreateContext, DeclaredMethod, ModuleError, Request, Right,
+    Worker,
 };
 use chimaera_echo_proto::{MAX_GREETING_BYTES, Method};
 use chimaera_proto::Status;
@@ -21,6 +22,12 @@ pub struct EchoPool {
 chimaera_chimod::export_chimod!(EchoPool, "chimaera_echo");
 
 impl Container for EchoPool {
+    const METHODS: &'static [DeclaredMethod] = &[
+        DeclaredMethod::new(Method::Echo as u16, Right::Read),
+        DeclaredMethod::new(Method::Reverse as u16, Right::Read),
+        DeclaredMethod::new(Method::Greet as u16, Right::Read),
+    ];
+
     fn create(context: CreateContext<'_>) -> Result<Self, ModuleError> {
         Ok(Self {
             greeting: parse_greeting(context.params)?.to_owned(),

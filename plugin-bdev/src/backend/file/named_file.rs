@@ -58,6 +58,14 @@ impl NamedFile {
         }
     }
 
+    /// What the system knows of the file.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata()
+    }
+
     /// Checks that the path leads to the pool's file, and that the file is whole. Blocks as looking at a path
     /// does.
     ///

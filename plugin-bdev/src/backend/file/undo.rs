@@ -92,8 +92,8 @@ impl Undo {
         undone.map_err(|(what, error)| {
             let path = self.path.display();
             format!(
-                "what was done to {path} could not be taken back (cannot {what} it: {error}), and it may hold a part of \
-                 a pool, or be longer than it was; set overwrite to make a new pool of it"
+                "what was done to {path} could not be taken back (cannot {what} it: {error}), and it may hold a part \
+                 of a pool, or be longer than it was; set overwrite to make a new pool of it"
             )
         })
     }

@@ -1,0 +1,117 @@
+//! `chimaera pool chmod` and `chown`: who may use a pool.
+
+use std::path::Path;
+
+use chimaera_bdev_client::{Permissions, SetPermissions};
+use chimaera_bdev_format::PoolOwner;
+use chimaera_bdev_format::image;
+use serde::Serialize;
+
+use super::find::find;
+use super::offline::explain;
+use crate::args::{ChmodArguments, ChownArguments, GlobalArguments, NamedPool};
+use crate::connection::{connect, order};
+use crate::failure::CommandFailure;
+use crate::output::{self, printable};
+
+/// What is to change.
+#[derive(Clone, Copy, Default)]
+struct Change {
+    owner: Option<u32>,
+    group: Option<u32>,
+    mode: Option<u16>,
+}
+
+impl Change {
+    fn applied_to(self, before: PoolOwner) -> PoolOwner {
+        PoolOwner {
+            user: self.owner.unwrap_or(before.user),
+            group: self.group.unwrap_or(before.group),
+            mode: self.mode.map_or(before.mode, u32::from),
+        }
+    }
+}
+
+/// What `chmod --json` and `chown --json` print, and other commands as a part.
+#[derive(Serialize)]
+pub(super) struct PermissionsReport {
+    owner: u32,
+    group: u32,
+    /// Octal, with four digits.
+    mode: String,
+}
+
+impl From<Permissions> for PermissionsReport {
+    fn from(permissions: Permissions) -> Self {
+        let Permissions { owner, group, mode } = permissions;
+        Self {
+            owner,
+            group,
+            mode: format!("{mode:04o}"),
+        }
+    }
+}
+
+pub(super) fn chmod(
+    arguments: &ChmodArguments,
+    global: &GlobalArguments,
+) -> Result<(), CommandFailure> {
+    let change = Change {
+        mode: Some(arguments.mode),
+        ..Change::default()
+    };
+    set(&arguments.pool, arguments.offline, change, global)
+}
+
+pub(super) fn chown(
+    arguments: &ChownArguments,
+    global: &GlobalArguments,
+) -> Result<(), CommandFailure> {
+    let (owner, group) = arguments.owner;
+    let change = Change {
+        owner,
+        group,
+        mode: None,
+    };
+    set(&arguments.pool, arguments.offline, change, global)
+}
+
+fn set(
+    pool: &NamedPool,
+    offline: bool,
+    change: Change,
+    global: &GlobalArguments,
+) -> Result<(), CommandFailure> {
+    let now = match offline {
+        true => set_offline(Path::new(&pool.name), change)?,
+        false => set_online(pool, change)?,
+    };
+    if global.json {
+        return output::json(&PermissionsReport::from(now));
+    }
+    output::line(format_args!("pool {}: {now}", printable(&pool.name)));
+    Ok(())
+}
+
+fn set_online(pool: &NamedPool, change: Change) -> Result<Permissions, CommandFailure> {
+    let runtime = connect(&pool.daemon)?;
+    let found = find(&runtime, &pool.name, &pool.daemon)?;
+    let request = SetPermissions {
+        pool: found.choice(),
+        new_owner: change.owner,
+        new_group: change.group,
+        new_mode: change.mode,
+    };
+    let info = order(&pool.daemon, || runtime.admin().set_permissions(&request))?;
+    Ok(info.permissions)
+}
+
+fn set_offline(path: &Path, change: Change) -> Result<Permissions, CommandFailure> {
+    let now = image::set_owner(path, |before| change.applied_to(before))
+        .map_err(|refusal| explain(path, refusal))?;
+    Ok(Permissions {
+        owner: now.user,
+        group: now.group,
+        mode: now.mode as u16,
+    })
+}

@@ -1,0 +1,345 @@
+//! A pool as the client of a module holds it: attached at its first use, and known to be the same one since.
+//!
+//! The runtime takes tasks for a pool only from sessions that are attached to it, as which the client asks for that
+//! once for each connection. What an application knows of a pool's contents, such as its blocks, holds for one
+//! **incarnation** of the pool, and the next one if that follows in good order. A pool that is found to be another one
+//! is `changed`: its tasks are refused here until the application has asked what there is, so that a stale block never
+//! reaches what has become somebody else's.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chimaera_proto::admin::{AttachPool, GetOrCreatePool, PoolChoice, PoolInfo};
+use chimaera_proto::shown::brief;
+use chimaera_proto::{PoolId, PoolQuery, Status};
+
+use crate::buffer::{Buffer, BufferSlice, BufferSliceMut};
+use crate::call::{Call, Finished, Refused, Values};
+use crate::call_parts::PartError;
+use crate::error::Error;
+use crate::known_pools::{KnownPool, from_word, to_word};
+use crate::runtime::Runtime;
+use crate::task::Task;
+use crate::task_error::TaskError;
+
+/// A pool of a module, over one connection. Clones are the same one: what becomes known of the pool by one of them,
+/// the others know too.
+///
+/// The methods that carry out calls are those of [`Runtime`], and fail as those do. The first of them attaches to the
+/// pool, which blocks for the runtime's answer, and may fail with [`Status::PoolNotFound`],
+/// [`Status::PermissionDenied`], [`Status::WrongModule`] or [`Status::PoolChanged`].
+#[derive(Clone)]
+pub struct PoolHandle {
+    runtime: Runtime,
+    module: &'static str,
+    shared: Arc<KnownPool>,
+}
+
+/// Beside an owner: one was named.
+const NAMED: u64 = 1 << 32;
+
+impl PoolHandle {
+    /// The pool of this module with this id, which may be made later. [`PoolId::NULL`] is the id of none. Sends
+    /// nothing.
+    #[must_use]
+    pub fn new(runtime: &Runtime, module: &'static str, id: PoolId) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            runtime: runtime.clone(),
+            module,
+            shared: Arc::new(KnownPool {
+                id: AtomicU64::new(to_word(id)),
+                owner: zero(),
+                attached: zero(),
+                ready: zero(),
+                known: zero(),
+            }),
+        }
+    }
+
+    /// Attaches to a pool that is there. Does not wait.
+    ///
+    /// The task may fail with [`Status::PoolNotFound`]; [`Status::WrongModule`] for one of another module;
+    /// [`Status::PermissionDenied`] without any right to it, and for another user's pool whose owner is not named.
+    pub fn async_open(runtime: &Runtime, module: &'static str, choice: PoolChoice) -> Task<Self> {
+        let pool = Self::new(runtime, module, PoolId::NULL);
+        if let Some(owner) = choice.owner {
+            pool.set_owner(owner);
+        }
+        let attached = pool.runtime.admin().async_attach_pool(&AttachPool {
+            pool: choice,
+            module: module.to_owned(),
+            incarnation: None,
+        });
+        Task::of_steps(async move {
+            pool.settle(&attached.await?);
+            Ok(pool)
+        })
+    }
+
+    /// Creates the pool, or finds it, and attaches to it. Does not wait. See
+    /// [`AdminClient::get_or_create_pool`](crate::AdminClient::get_or_create_pool) for the errors.
+    pub fn async_create(&self, query: PoolQuery, request: &GetOrCreatePool) -> Task<PoolInfo> {
+        let created = self
+            .runtime
+            .admin()
+            .async_get_or_create_pool(query, request);
+        let (pool, operation) = (
+            self.clone(),
+            format!("creating the pool \"{}\"", brief(&request.name)),
+        );
+        Task::of_steps(async move {
+            match created.await {
+                Ok(info) => {
+                    pool.settle(&info);
+                    Ok(info)
+                }
+                Err(error) => Err(error.error.during(operation).into()),
+            }
+        })
+    }
+
+    /// The connection.
+    #[must_use]
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// The pool's id; [`PoolId::NULL`] until it is known.
+    #[inline]
+    #[must_use]
+    pub fn id(&self) -> PoolId {
+        from_word(self.shared.id.load(Ordering::Relaxed))
+    }
+
+    /// The incarnation for which holds what is known of the pool; `None` as long as nothing is known.
+    #[must_use]
+    pub fn incarnation(&self) -> Option<u64> {
+        match self.shared.known.load(Ordering::Relaxed) {
+            0 => None,
+            known => Some(known),
+        }
+    }
+
+    /// Whether the pool is another one than it was, and its contents have not been asked for since.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        self.shared.has_changed()
+    }
+
+    /// Notes that the application has asked for the pool's contents, and knows what holds now.
+    pub fn accept_change(&self) {
+        let attached = self.shared.attached.load(Ordering::Relaxed);
+        self.shared.ready.store(attached, Ordering::Relaxed);
+    }
+
+    /// The call of a method.
+    #[inline]
+    #[must_use]
+    pub fn call(&self, query: PoolQuery, method: u16, arguments: [u64; 3]) -> Call {
+        Call {
+            pool: self.id(),
+            query,
+            method,
+            arguments,
+        }
+    }
+
+    /// As [`Runtime::call`].
+    ///
+    /// # Errors
+    /// As there, and of the [first use](Self).
+    #[inline]
+    pub fn carry_out(&self, call: &Call) -> Result<Values, Error> {
+        self.ready()?;
+        self.runtime.call(call)
+    }
+
+    /// As [`Runtime::call_asleep`].
+    ///
+    /// # Errors
+    /// As there, and of the [first use](Self).
+    pub fn carry_out_asleep(&self, call: &Call) -> Result<Values, Error> {
+        self.ready()?;
+        self.runtime.call_asleep(call)
+    }
+
+    /// As [`Runtime::call_receiving`].
+    ///
+    /// # Errors
+    /// As there, and of the [first use](Self).
+    #[inline]
+    pub fn receive(&self, call: &Call, buffer: BufferSliceMut<'_>) -> Result<Values, Error> {
+        self.ready()?;
+        self.runtime.call_receiving(call, buffer)
+    }
+
+    /// As [`Runtime::call_sending`].
+    ///
+    /// # Errors
+    /// As there, and of the [first use](Self).
+    #[inline]
+    pub fn send(&self, call: &Call, buffer: BufferSlice<'_>) -> Result<Values, Error> {
+        self.ready()?;
+        self.runtime.call_sending(call, buffer)
+    }
+
+    /// As [`Runtime::submit`]. A failure of the [first use](Self) is the task's.
+    #[inline]
+    pub fn submit<T>(
+        &self,
+        call: Call,
+        buffer: Option<Buffer>,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
+    ) -> Task<T> {
+        match self.ready() {
+            Ok(()) => self.runtime.submit(call, buffer, finish),
+            Err(error) => Task::refused(Refused::new(call, buffer, error), finish),
+        }
+    }
+
+    /// As [`Self::submit`], for a method that only looks, which works also where the pool has changed: with its result,
+    /// [`Self::accept_change`] is for the module's client to call.
+    pub fn submit_look<T>(
+        &self,
+        call: Call,
+        buffer: Option<Buffer>,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
+    ) -> Task<T> {
+        match self.attached() {
+            Ok(()) => self.runtime.submit(call, buffer, finish),
+            Err(error) => Task::refused(Refused::new(call, buffer, error), finish),
+        }
+    }
+
+    /// As [`Runtime::call_parts_receiving`].
+    ///
+    /// # Errors
+    /// As there, and of the [first use](Self), as those of the first part.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn receive_parts(
+        &self,
+        buffer: BufferSliceMut<'_>,
+        parts: impl IntoIterator<Item = (Call, Range<usize>)>,
+        done: impl FnMut(usize, &Values),
+    ) -> Result<(), PartError> {
+        self.ready().map_err(of_first_part)?;
+        self.runtime.call_parts_receiving(buffer, parts, done)
+    }
+
+    /// As [`Runtime::call_parts_sending`].
+    ///
+    /// # Errors
+    /// As there, and of the [first use](Self), as those of the first part.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn send_parts(
+        &self,
+        buffer: BufferSlice<'_>,
+        parts: impl IntoIterator<Item = (Call, Range<usize>)>,
+        done: impl FnMut(usize, &Values),
+    ) -> Result<(), PartError> {
+        self.ready().map_err(of_first_part)?;
+        self.runtime.call_parts_sending(buffer, parts, done)
+    }
+
+    /// Attaches to the pool if that was not done yet. Blocks for the runtime's answer then, else costs a look.
+    ///
+    /// # Errors
+    /// Those of the [first use](Self).
+    #[inline]
+    pub fn ready(&self) -> Result<(), Error> {
+        match self.shared.ready.load(Ordering::Relaxed) {
+            0 => self.become_ready(),
+            _ => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn become_ready(&self) -> Result<(), Error> {
+        self.attached()?;
+        match self.has_changed() {
+            false => Ok(()),
+            true => Err(Error::new(Status::PoolChanged, self.operation()).with_detail(
+                "what is known of its contents does not hold any more: list its blocks first, and see which are yours",
+            )),
+        }
+    }
+
+    /// Attaches to the pool, unless that was done.
+    fn attached(&self) -> Result<(), Error> {
+        if self.shared.attached.load(Ordering::Relaxed) != 0 {
+            return Ok(());
+        }
+        let id = self.id();
+        if id.is_null() || id == PoolId::ADMIN {
+            // The task for it says what helps.
+            return Ok(());
+        }
+        let owner = self.shared.owner.load(Ordering::Relaxed);
+        let asked = AttachPool {
+            pool: PoolChoice {
+                owner: (owner & NAMED != 0).then_some(owner as u32),
+                ..id.into()
+            },
+            module: self.module.to_owned(),
+            // What there is is asked for if it has changed: so the answer is not needed here.
+            incarnation: None,
+        };
+        let attached = self.runtime.admin().async_attach_pool(&asked).wait();
+        let info = attached.map_err(|error| Error::from(error).during(self.operation()))?;
+        self.settle(&info);
+        Ok(())
+    }
+
+    fn operation(&self) -> String {
+        format!("using pool {}", self.id())
+    }
+
+    fn set_owner(&self, owner: u32) {
+        let owner = u64::from(owner) | NAMED;
+        self.shared.owner.store(owner, Ordering::Relaxed);
+    }
+
+    /// Notes the pool that the session was attached to, also for other values that hold a pool of this id over this
+    /// connection.
+    fn settle(&self, info: &PoolInfo) {
+        // Whoever makes a pool is told that it is new, and knows that nothing is in it.
+        let is_new = info.created && !info.opened;
+        self.shared.settle(info, is_new);
+        self.set_owner(info.permissions.owner);
+        let mut pools = self.runtime.inner.pools.lock();
+        let mut is_listed = false;
+        pools.retain(|pool| {
+            let Some(pool) = pool.upgrade() else {
+                return false;
+            };
+            is_listed |= Arc::ptr_eq(&pool, &self.shared);
+            if pool.attached.load(Ordering::Relaxed) == to_word(info.id) {
+                pool.settle(info, false);
+            }
+            true
+        });
+        if !is_listed {
+            pools.push(Arc::downgrade(&self.shared));
+        }
+    }
+}
+
+fn of_first_part(error: Error) -> PartError {
+    PartError { part: 0, error }
+}
+
+impl fmt::Debug for PoolHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PoolHandle")
+            .field("module", &self.module)
+            .field("id", &self.id())
+            .finish_non_exhaustive()
+    }
+}

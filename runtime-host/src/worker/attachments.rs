@@ -1,0 +1,159 @@
+//! Which pools a session's tasks reach, and which methods of them.
+//!
+//! A session is attached to pools by the control side, which has checked that it may be. What that allows follows from
+//! the permissions of the pool and the rights that its module's methods need. It is worked out here once, when a
+//! session is attached and when permissions change, and remembered as a bit for each method: a task costs the look at
+//! its bit.
+//!
+//! Invariant: what a lane remembers of its pool ([`ServedLane::pool`](super::ServedLane)) is what the attachment says.
+//! Both change in one command, between two tasks. So once the control side has been answered, no task is taken any more
+//! that only the former permissions allow.
+
+use std::sync::Arc;
+
+use chimaera_proto::{Descriptor, Permissions, PoolId, Status};
+
+use super::{Attachment, LanePool, ModulePool, PoolTarget, ServedPool, WorkerThread};
+use crate::caller::{Caller, MAX_ATTACHMENTS};
+
+impl WorkerThread {
+    /// Lets a session's tasks reach a pool by this id, unless it is being removed already.
+    pub(super) fn attach(&mut self, caller: Arc<Caller>, id: PoolId, number: u64) {
+        let Some((index, pool)) = self.module_pool(number) else {
+            return;
+        };
+        let session = caller.session;
+        let attachment = Attachment {
+            pool: Some(LanePool {
+                id,
+                index,
+                allowed: allowed(pool, &caller),
+            }),
+            caller,
+            number,
+        };
+        if self.of_session(session).count() >= MAX_ATTACHMENTS {
+            // Tasks for these are told less exactly then what has become of their pools.
+            let is_kept = |key: &(u64, PoolId), attached: &Attachment| {
+                key.0 != session || attached.pool.is_some()
+            };
+            self.attachments
+                .retain(|key, attached| is_kept(key, attached));
+        }
+        self.attachments.insert((session, id), attachment);
+        self.forget_in_lanes(|lane| lane == id);
+    }
+
+    /// Forgets what a session was attached to.
+    pub(super) fn forget_caller(&mut self, session: u64) {
+        let ids: Vec<_> = self.of_session(session).collect();
+        for id in ids {
+            self.attachments.remove(&(session, id));
+        }
+    }
+
+    /// The ids that mean something in a session's tasks, or have.
+    fn of_session(&self, session: u64) -> impl Iterator<Item = PoolId> {
+        let from = self.attachments.range((session, PoolId::NULL)..);
+        from.map_while(move |(key, _)| (key.0 == session).then_some(key.1))
+    }
+
+    /// From now on a pool has these permissions.
+    pub(super) fn set_permissions(&mut self, number: u64, permissions: Permissions) {
+        let Some(index) = self.module_pool(number).map(|(index, _)| index) else {
+            return;
+        };
+        let Some(ServedPool {
+            target: PoolTarget::Module(pool),
+            ..
+        }) = &mut self.pools[usize::from(index)]
+        else {
+            return;
+        };
+        pool.permissions = permissions;
+        for attachment in self.attachments.values_mut() {
+            if let Some(attached) = &mut attachment.pool
+                && attachment.number == number
+            {
+                attached.allowed = allowed(pool, &attachment.caller);
+            }
+        }
+        self.forget_in_lanes(|_| true);
+    }
+
+    /// Lets no task reach a pool that is being removed any more.
+    pub(super) fn detach_all(&mut self, number: u64) {
+        for attachment in self.attachments.values_mut() {
+            if attachment.number == number {
+                attachment.pool = None;
+            }
+        }
+        self.forget_in_lanes(|_| true);
+    }
+
+    /// Has lanes look up their next task's pool, where the last one had an id like this.
+    fn forget_in_lanes(&mut self, is_meant: impl Fn(PoolId) -> bool) {
+        for served in self.lanes.iter_mut().flatten() {
+            if is_meant(served.pool.id) {
+                served.pool = LanePool::ADMIN;
+            }
+        }
+    }
+
+    /// The pool with this number and its index, unless it is being removed.
+    fn module_pool(&self, number: u64) -> Option<(u16, &ModulePool)> {
+        let served = self.pools.iter().enumerate();
+        let mut modules = served.filter_map(|(index, pool)| match &pool.as_ref()?.target {
+            PoolTarget::Module(pool) => Some((index as u16, pool)),
+            PoolTarget::Admin => None,
+        });
+        modules.find(|(_, pool)| pool.pool.number == number && !pool.is_leaving)
+    }
+
+    /// The status of a session's task that reached no method of a pool.
+    #[cold]
+    pub(super) fn why_unreached(
+        &self,
+        session: u64,
+        task: &Descriptor,
+        unreached: Unreached,
+    ) -> Status {
+        let is_declared = |pool: u16| match self.pools[usize::from(pool)].as_ref()?.target {
+            PoolTarget::Module(ref pool) => Some(pool.pool.methods.declares(task.method)),
+            PoolTarget::Admin => None,
+        };
+        match unreached {
+            Unreached::Method(pool) if is_declared(pool) == Some(true) => Status::PermissionDenied,
+            Unreached::Method(_) => Status::UnknownMethod,
+            Unreached::Pool if self.refuses_tasks => Status::ShuttingDown,
+            Unreached::Pool if !self.has_pool(task.pool) => Status::PoolNotFound,
+            // Another one than the one that it was attached to.
+            Unreached::Pool if self.attachments.contains_key(&(session, task.pool)) => {
+                Status::PoolChanged
+            }
+            Unreached::Pool => Status::NotAttached,
+        }
+    }
+
+    /// Whether anybody has a pool with this id.
+    fn has_pool(&self, id: PoolId) -> bool {
+        let mut pools = self.pools.iter().flatten();
+        pools.any(|pool| {
+            matches!(&pool.target, PoolTarget::Module(pool) if pool.pool.id == id && !pool.is_leaving)
+        })
+    }
+}
+
+/// What a task did not reach.
+#[derive(Clone, Copy)]
+pub(super) enum Unreached {
+    /// A pool: its session is attached to none of that id.
+    Pool,
+    /// The method, which its session may not use of the pool with this index.
+    Method(u16),
+}
+
+fn allowed(pool: &ModulePool, caller: &Caller) -> u64 {
+    let rights = caller.rights_to(pool.permissions);
+    pool.pool.methods.allowed(rights)
+}
