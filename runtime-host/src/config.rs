@@ -93,9 +93,15 @@ impl Config {
     /// Whether a file or folder that others could change is only warned of. It is an error if clients of other users
     /// than this process's are meant to connect, or if this process is root's.
     pub(crate) fn warns_of_open_paths(&self) -> bool {
+        !self.serves_others()
+    }
+
+    /// Whether clients of other users than this process's are meant to connect, or this process is root's.
+    #[must_use]
+    pub fn serves_others(&self) -> bool {
         let admits = |socket: &UsersSocket| socket.mode & 0o066 != 0;
         let admits_others = !self.operators.is_empty() || self.listen.iter().any(admits);
-        !admits_others && !nix::unistd::Uid::effective().is_root()
+        admits_others || nix::unistd::Uid::effective().is_root()
     }
 
     pub(crate) fn effective_worker_count(&self) -> usize {

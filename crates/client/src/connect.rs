@@ -1,6 +1,6 @@
 //! Connecting: the handshake with a daemon, and what a connection begins with.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,6 +11,7 @@ use chimaera_proto::control::{ControlReply, ControlRequest};
 use chimaera_proto::limits::DATA_OFFSET_BYTES;
 use chimaera_proto::socket_path::SocketPlace;
 use chimaera_shm::{PublishOrder, Segment, barrier};
+use nix::sys::socket::{UnixAddr, getpeername};
 
 use crate::connection::ClientConnection;
 use crate::control::{ControlSocket, RequestError};
@@ -146,6 +147,8 @@ impl Runtime {
         else {
             return Err(RequestError::unexpected(operation).error);
         };
+        let socket = getpeername::<UnixAddr>(control.socket().as_raw_fd()).ok();
+        let socket = socket.and_then(|address| address.path().map(Path::to_owned));
         let segment = Arc::new(segment);
         let order = if parks_with_barrier && barrier::register() {
             PublishOrder::HostBarrier
@@ -173,6 +176,7 @@ impl Runtime {
                     version,
                     process_id,
                     worker_count,
+                    socket,
                 },
                 pools: Mutex::new(Vec::new()),
             })),

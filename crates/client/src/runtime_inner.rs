@@ -1,5 +1,6 @@
 //! What the clones of a [`Runtime`](crate::Runtime), and tasks that were not submitted yet, share.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::connection::ClientConnection;
@@ -26,4 +27,6 @@ pub struct DaemonInfo {
     pub process_id: u32,
     /// Number of its workers.
     pub worker_count: u32,
+    /// The path of the socket at which it listens for this client; `None` for a runtime that this process embeds.
+    pub socket: Option<PathBuf>,
 }

@@ -77,6 +77,10 @@ impl RamDevice {
         // Only a hint: without huge pages the pool is slower, and nothing else.
         // SAFETY: the range is the mapping just made; this advice does not change its contents.
         let _ = unsafe { madvise(memory.cast(), length.get(), MmapAdvise::MADV_HUGEPAGE) };
+        // What clients store is not for whoever looks at a core dump.
+        // SAFETY: as above.
+        let kept_out = unsafe { madvise(memory.cast(), length.get(), MmapAdvise::MADV_DONTDUMP) };
+        kept_out.map_err(|errno| refused(&errno))?;
         Ok(Self {
             memory,
             len_bytes: length.get(),

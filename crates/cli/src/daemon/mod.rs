@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use chimaera_client::proto::socket_path::{SYSTEM_SOCKET, SYSTEM_USERS_SOCKET};
 use chimaera_runtime::log::{self, Thresholds};
 use chimaera_runtime::{Config, Host, UsersSocket};
-use nix::sys::prctl::set_pdeathsig;
+use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
@@ -139,6 +139,15 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
         opened_modules: arguments.modules.clone(),
         opens_named_modules_only: true,
     };
+    if config.serves_others() {
+        // No other process looks into this one, and no core dump has what users store.
+        set_dumpable(false)
+            .map_err(|errno| errno.into())
+            .map_err(CommandFailure::system(
+                "cannot close this process to others",
+            ))
+            .map_err(Ended::NotStarted)?;
+    }
     // In the background the process that has started the daemon gives this notice.
     let notice = (!is_detached).then(|| WaitNotice::begin(|| "the daemon to serve".to_owned()));
     let host = Host::start(&config).map_err(|error| Ended::NotStarted(error.into()))?;

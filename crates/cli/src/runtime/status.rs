@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::iter;
+use std::path::Path;
 
 use chimaera_bdev_client::{Client, FileState, MODULE_NAME};
 use chimaera_client::proto::timestamp;
@@ -26,6 +27,11 @@ struct StatusReport<'a> {
     stopping: bool,
     workers: u32,
     sessions: u32,
+    /// Where the daemon listens for this command.
+    #[serde(serialize_with = "output::path_in_json")]
+    socket: &'a Path,
+    /// Whether this command has operators' rights there.
+    operator: bool,
     pools: u32,
     /// How many pools are being made or ended.
     pools_changing: u32,
@@ -192,8 +198,12 @@ fn lost_files(runtime: &Runtime) -> Vec<FileReport> {
     let pools = pools.and_then(Result::ok).unwrap_or_default();
     let mut lost = Vec::new();
     for pool in pools.into_iter().filter(|pool| pool.module == MODULE_NAME) {
-        let mut stats = Client::new(runtime, pool.id).async_get_stats();
-        let Some(answer) = stats.wait_timeout(SILENCE) else {
+        let mut opened = Client::async_open_of(runtime, pool.permissions.owner, &pool.name);
+        let Some(opened) = opened.wait_timeout(SILENCE) else {
+            break;
+        };
+        let Ok(client) = opened else { continue };
+        let Some(answer) = client.async_get_stats().wait_timeout(SILENCE) else {
             break;
         };
         let file = answer.ok().and_then(|stats| stats.file);
@@ -220,6 +230,8 @@ pub(super) fn status(
         stopping: status.is_stopping,
         workers: status.worker_count,
         sessions: status.session_count,
+        socket: runtime.daemon().socket.as_deref().unwrap_or(Path::new("")),
+        operator: status.is_operator,
         pools: status.pool_count,
         pools_changing: status.changing_count,
         changing: status
@@ -249,6 +261,18 @@ pub(super) fn status(
         (
             "sessions",
             format!("{} (this one included)", report.sessions),
+        ),
+        (
+            "socket",
+            format!(
+                "{} ({})",
+                output::printable_path(report.socket),
+                if report.operator {
+                    "for operators"
+                } else {
+                    "for users"
+                }
+            ),
         ),
         ("pools", report.pools.to_string()),
     ];
