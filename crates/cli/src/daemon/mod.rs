@@ -142,7 +142,7 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
     if config.serves_others() {
         // No other process looks into this one, and no core dump has what users store.
         set_dumpable(false)
-            .map_err(|errno| errno.into())
+            .map_err(Into::into)
             .map_err(CommandFailure::system(
                 "cannot close this process to others",
             ))

@@ -217,36 +217,42 @@ fn lost_files(runtime: &Runtime) -> Vec<FileReport> {
     lost
 }
 
+impl<'a> StatusReport<'a> {
+    fn new(status: &'a RuntimeStatus, runtime: &'a Runtime) -> Self {
+        Self {
+            version: &status.version,
+            process_id: status.process_id,
+            uptime_seconds: status.uptime_seconds,
+            stopping: status.is_stopping,
+            workers: status.worker_count,
+            sessions: status.session_count,
+            socket: runtime.daemon().socket.as_deref().unwrap_or(Path::new("")),
+            operator: status.is_operator,
+            pools: status.pool_count,
+            pools_changing: status.changing_count,
+            changing: status
+                .changing
+                .iter()
+                .map(|pool| ChangingReport {
+                    name: &pool.name,
+                    module: &pool.module,
+                    step: pool.step,
+                })
+                .collect(),
+            modules: status.modules.iter().map(ModuleReport::from).collect(),
+            lost_files: lost_files(runtime),
+            log: LogReport::from(&status.log),
+        }
+    }
+}
+
 pub(super) fn status(
     daemon: &DaemonArguments,
     global: &GlobalArguments,
 ) -> Result<(), CommandFailure> {
     let runtime = connect_small(daemon).map_err(|error| explain(error, daemon))?;
     let status: RuntimeStatus = ask(runtime.admin().async_status(), daemon)?;
-    let report = StatusReport {
-        version: &status.version,
-        process_id: status.process_id,
-        uptime_seconds: status.uptime_seconds,
-        stopping: status.is_stopping,
-        workers: status.worker_count,
-        sessions: status.session_count,
-        socket: runtime.daemon().socket.as_deref().unwrap_or(Path::new("")),
-        operator: status.is_operator,
-        pools: status.pool_count,
-        pools_changing: status.changing_count,
-        changing: status
-            .changing
-            .iter()
-            .map(|pool| ChangingReport {
-                name: &pool.name,
-                module: &pool.module,
-                step: pool.step,
-            })
-            .collect(),
-        modules: status.modules.iter().map(ModuleReport::from).collect(),
-        lost_files: lost_files(&runtime),
-        log: LogReport::from(&status.log),
-    };
+    let report = StatusReport::new(&status, &runtime);
     if global.json {
         return output::json(&report);
     }
