@@ -129,7 +129,7 @@ impl<C: FreeCompletion> Allocator<C> {
     /// # Errors
     /// All blocks are as they were, and the completion comes back, with the first block found that
     /// cannot be freed: [`Status::OutOfRange`]; [`Status::WrongSize`] if a block of another type is at its
-    /// offset; else [`Status::DoubleFree`]. No other thread sees that they were not, see [`super::undecided`].
+    /// offset; else [`Status::DoubleFree`]. No other thread sees that they were not, see `undecided`.
     #[inline]
     pub fn free_and_tell(
         &self,
@@ -210,7 +210,7 @@ impl<C: FreeCompletion> Allocator<C> {
         }
     }
 
-    /// Makes all blocks dead, or none. Nobody is told in between that one is dead: see [`super::undecided`].
+    /// Makes all blocks dead, or none. Nobody is told in between that one is dead: see `undecided`.
     pub(crate) fn make_all_dead(&self, blocks: &[Block]) -> Result<(), FreeError> {
         let first = {
             let _undecided = self.undecided.begin(self.threads);
