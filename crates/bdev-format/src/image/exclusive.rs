@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use chimaera_proto::{ModuleError, Status};
+use chimaera_bdev_file::busy;
+use chimaera_proto::ModuleError;
 use chimaera_thread::standstill::patiently;
 
 use super::disk::PoolFile;
@@ -30,20 +31,12 @@ impl Drop for FileLock {
     }
 }
 
-/// Locks a regular file, for as long as the lock is kept.
+/// Locks a regular file that the path led to, for as long as the lock is kept.
 ///
 /// # Errors
-/// [`Status::Busy`] if another pool or process has locked it, or if the path leads to another file by now; and the
-/// system's.
+/// As [`lock_passed`]; [`Status::Busy`](chimaera_proto::Status::Busy) also if the path leads to another file by now.
 pub fn lock(path: &Path, file: &PoolFile) -> Result<FileLock, ModuleError> {
-    let is_locked = |error: &TryLockError| matches!(error, TryLockError::WouldBlock);
-    patiently(|| file.try_lock(), is_locked).map_err(|error| match error {
-        TryLockError::WouldBlock => busy(path, "another pool, or another process, has locked it"),
-        TryLockError::Error(error) => {
-            ModuleError::system(format_args!("cannot lock {}", path.display()), &error)
-        }
-    })?;
-    let lock = FileLock(Some(Arc::clone(file)));
+    let lock = lock_passed(path, file)?;
     // The holder of the lock before may have removed the file, as a pool does whose creation fails. Then the path
     // leads elsewhere, and the file vanishes when it is closed.
     let same = match (std::fs::metadata(path), file.metadata()) {
@@ -57,13 +50,18 @@ pub fn lock(path: &Path, file: &PoolFile) -> Result<FileLock, ModuleError> {
     }
 }
 
-/// The error that a file is in use, for this reason.
-pub fn busy(path: &Path, cause: &str) -> ModuleError {
-    ModuleError::new(
-        Status::Busy,
-        format!(
-            "{} is in use: {cause}; use another file, or end its other use",
-            path.display()
-        ),
-    )
+/// Locks a regular file, for as long as the lock is kept, wherever the path leads: it may be a path of another
+/// process's.
+///
+/// # Errors
+/// [`Status::Busy`](chimaera_proto::Status::Busy) if another pool or process has locked it; and the system's.
+pub fn lock_passed(path: &Path, file: &PoolFile) -> Result<FileLock, ModuleError> {
+    let is_locked = |error: &TryLockError| matches!(error, TryLockError::WouldBlock);
+    patiently(|| file.try_lock(), is_locked).map_err(|error| match error {
+        TryLockError::WouldBlock => busy(path, "another pool, or another process, has locked it"),
+        TryLockError::Error(error) => {
+            ModuleError::system(format_args!("cannot lock {}", path.display()), &error)
+        }
+    })?;
+    Ok(FileLock(Some(Arc::clone(file))))
 }

@@ -15,7 +15,6 @@ use chimaera_thread::standstill::patiently;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::disk::{FileDisk, PoolFile, pool_file, size_and_tail};
-use super::path::{PathUse, check_stores, refused};
 use super::random::seconds_now;
 use super::refusal::{ImageRefusal, error, in_use_error};
 use super::writable::{check_size_limit, is_read_only, read_only_error};
@@ -25,6 +24,7 @@ use crate::check::{self as whole, Checked, Repair};
 use crate::open_error::OpenError;
 use crate::rename::{self, OwnIdentity};
 use crate::{FailureMark, FormatVersion, PAGE_BYTES, PoolOwner};
+use chimaera_bdev_file::{PathUse, check_stores, refused};
 
 /// What a pool on a file or device is, and what is damaged in it.
 #[derive(Clone, Debug, PartialEq)]

@@ -7,20 +7,19 @@
 mod disk;
 mod exclusive;
 mod inspect;
-mod path;
 mod random;
 mod refusal;
 mod upgrade;
 mod writable;
 
+pub use chimaera_bdev_file::{PathUse, busy, check_stores, ends_with_slash, refused};
 pub use chimaera_proto::ModuleError;
 pub use disk::{DiskOperation, FileDisk, PoolFile, pool_file, size_and_tail, size_of};
-pub use exclusive::{FileLock, busy, lock};
+pub use exclusive::{FileLock, lock, lock_passed};
 pub use inspect::{
     COUNTED, CheckMode, FoundTwoPools, Inspection, NewIdentity, check, inspect, rename,
     rename_copy, set_owner,
 };
-pub use path::{PathUse, check_stores, ends_with_slash, refused};
 pub use random::{birth, random_bits};
 pub use refusal::{ImageRefusal, Remedy};
 pub use upgrade::{Upgrade, upgrade};

@@ -1,0 +1,37 @@
+//! Opens the file or block device of a bdev pool, in the process that may: the client's, or the daemon's.
+//!
+//! Laws:
+//! - Nothing but regular files and block devices is opened at all: to open a terminal or a tape has effects of its own.
+//! - A file is made only under a name that nothing has, and never through a link: whoever made the link would choose
+//!   where.
+//! - A file that was made is removed only by the descriptor of its folder, and only if its name still leads to it.
+
+#![forbid(unsafe_code)]
+
+mod made;
+mod open;
+mod path;
+mod reach;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use chimaera_proto::{ModuleError, Status};
+
+pub use made::MadeFile;
+pub use open::{FileKind, HowToOpen, OpenedPath, kind_of, open};
+pub use path::{PathUse, check_stores, ends_with_slash, refused};
+pub use reach::Reach;
+
+/// The error that a file is in use, for this reason.
+#[must_use]
+pub fn busy(path: &Path, cause: &str) -> ModuleError {
+    ModuleError::new(
+        Status::Busy,
+        format!(
+            "{} is in use: {cause}; use another file, or end its other use",
+            path.display()
+        ),
+    )
+}
