@@ -2,17 +2,17 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::path::Path;
 
-use chimaera_bdev_proto::{BdevType, MODULE_NAME, Method, STATS_BUFFER_BYTES, Stats};
+use chimaera_bdev_proto::{MODULE_NAME, Method, STATS_BUFFER_BYTES, Stats};
 use chimaera_client::{
-    Call, Error, Finished, GetOrCreatePool, PoolChoice, PoolHandle, PoolId, PoolInfo, PoolQuery,
-    Runtime, Status, Task, TaskError,
+    Call, Error, Finished, PoolChoice, PoolHandle, PoolId, PoolQuery, Runtime, Status, Task,
+    TaskError,
 };
 use chimaera_proto::codec;
 use chimaera_proto::shown::brief;
 
 use crate::options::CreateOptions;
+use crate::paths::absolute;
 
 /// The client of one block-device pool.
 ///
@@ -45,7 +45,7 @@ pub struct Client {
     pool: PoolHandle,
     /// The id that is requested at creation: the caller's own choice, else [`PoolId::NULL`]. An id that the host chose
     /// is not requested again: blocks that clients kept of a pool that is gone must not be valid in the next.
-    chosen: PoolId,
+    pub(crate) chosen: PoolId,
 }
 
 impl Client {
@@ -170,70 +170,6 @@ impl Client {
         &self.pool
     }
 
-    /// Creates the pool, or finds it if it is there with the same parameters;
-    /// [`PoolInfo::created`] says which. The name is the path of a file or device, or any name for
-    /// memory. A path that is relative is so to the working folder of this process, and the pool's name is
-    /// the absolute one.
-    ///
-    /// A client that was made with [`PoolId::NULL`], or by [`Self::open`], takes the id that the pool has, and so do
-    /// its clones: whoever uses one of them has to forget the blocks of the pool before. If it creates a memory pool
-    /// again that was destroyed, the new pool has another id, and clients of the old one that are no clones of this one
-    /// get [`Status::PoolNotFound`]. With an id that the caller chose, the new pool has the old one's id; clients of
-    /// the old one get [`Status::PoolChanged`] ([`Self::has_changed`]), but not this one and its clones, whose caller
-    /// knows that it is new and empty.
-    ///
-    /// The pool belongs to the calling user, and others may not use it, unless the options say otherwise
-    /// ([`CreateOptions::mode`]).
-    ///
-    /// # Errors
-    /// [`Status::ParameterMismatch`] if it is there with other parameters; [`Status::NotBlank`] if
-    /// the file or device holds something else that is not a pool; [`Status::NotFound`],
-    /// [`Status::PermissionDenied`], [`Status::Alignment`], [`Status::CorruptedMetadata`],
-    /// [`Status::InvalidArgument`], [`Status::NoSpace`], [`Status::IoError`] as the file, device
-    /// or parameters have it.
-    pub fn create(
-        &self,
-        query: PoolQuery,
-        name: &str,
-        options: &CreateOptions,
-    ) -> Result<PoolInfo, Error> {
-        Ok(self.async_create(query, name, options).wait()?)
-    }
-
-    /// As [`Self::create`].
-    pub fn async_create(
-        &self,
-        query: PoolQuery,
-        name: &str,
-        options: &CreateOptions,
-    ) -> Task<PoolInfo> {
-        let request = match self.creation(name, options) {
-            Ok(request) => request,
-            Err(error) => {
-                let described = format!("creating the pool \"{}\"", brief(name));
-                return Task::failed(error.during(described));
-            }
-        };
-        self.pool.async_create(query, &request)
-    }
-
-    fn creation(&self, name: &str, options: &CreateOptions) -> Result<GetOrCreatePool, Error> {
-        let refused = |detail: &dyn fmt::Display| {
-            Error::new(Status::InvalidArgument, "creating a pool").with_detail(detail)
-        };
-        let name = match options.params().bdev_type {
-            BdevType::File => absolute(name).map_err(|error| refused(&error))?,
-            BdevType::Ram => name.into(),
-        };
-        let params = codec::encode(options.params()).map_err(|error| refused(&error))?;
-        Ok(options.request(GetOrCreatePool::new(
-            MODULE_NAME,
-            &name,
-            self.chosen,
-            params,
-        )))
-    }
-
     /// What the pool is and has done: the characteristics given at creation, the exact remaining
     /// size in bytes, and what was really measured.
     ///
@@ -353,18 +289,6 @@ fn async_find(runtime: &Runtime, name: &str, owner: Option<u32>) -> Task<PoolHan
             found => found,
         }
     })
-}
-
-/// A path that means the same to the daemon, whose working folder is another.
-fn absolute(path: &str) -> std::io::Result<Cow<'_, str>> {
-    // The daemon refuses an empty one.
-    if path.is_empty() || Path::new(path).is_absolute() {
-        return Ok(path.into());
-    }
-    let whole = std::path::absolute(path)?.into_os_string().into_string();
-    let whole =
-        whole.map_err(|_| std::io::Error::other("the working folder's path is not UTF-8"))?;
-    Ok(whole.into())
 }
 
 impl Clone for Client {

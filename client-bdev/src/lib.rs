@@ -44,10 +44,12 @@ mod across;
 mod blocks;
 mod bytes;
 mod client;
+mod creation;
 #[cfg(feature = "embed")]
 mod embed;
 mod listing;
 mod options;
+mod paths;
 mod transfer;
 
 pub use chimaera_bdev_proto::{

@@ -15,7 +15,7 @@ pub struct CreateOptions {
 
 impl CreateOptions {
     /// A file or block device, whose path is the pool's name. All of it, unless
-    /// [`Self::size`] says less. What was flushed
+    /// [`Self::size`] says less. The calling process opens it, with the rights of its user. What was flushed
     /// ([`Client::flush`](crate::Client::flush)) outlives the pool and the runtime: create it again to
     /// open it.
     #[must_use]
@@ -41,6 +41,7 @@ impl CreateOptions {
                 overwrite: false,
                 read_only: false,
                 trust_owner: false,
+                opened_by_daemon: false,
             },
             owner: None,
             group: None,
@@ -144,6 +145,15 @@ impl CreateOptions {
     #[must_use]
     pub const fn trust_owner(mut self, trust: bool) -> Self {
         self.params.trust_owner = trust;
+        self
+    }
+
+    /// Has the daemon open the path, with its own rights, in place of this process: for operators, and only beneath the
+    /// folders that the daemon allows (`--allow-path`); a daemon that serves nobody but its own user, who is not root,
+    /// allows any without them. Ignored for memory.
+    #[must_use]
+    pub const fn opened_by_daemon(mut self, by_daemon: bool) -> Self {
+        self.params.opened_by_daemon = by_daemon;
         self
     }
 

@@ -92,6 +92,7 @@ fn the_host_can_choose_the_id_and_the_name_finds_it() {
         ..PerfMetrics::default()
     };
     let options = CreateOptions::file()
+        .opened_by_daemon(true)
         .io_depth(64)
         .alignment(512)
         .perf_metrics(metrics);
@@ -140,13 +141,10 @@ fn a_file_is_named_by_its_whole_path_and_memory_as_it_is() {
     let _watchdog = Watchdog::start();
     let (_host, runtime) = FakeHost::connect(fake_bdev());
     let folder = std::env::current_dir().expect("a working folder");
+    let file = CreateOptions::file().size(MIB).opened_by_daemon(true);
     for (name, options, expected) in [
-        (
-            "a/pool",
-            CreateOptions::file().size(MIB),
-            folder.join("a/pool"),
-        ),
-        ("/b/pool", CreateOptions::file().size(MIB), "/b/pool".into()),
+        ("a/pool", file, folder.join("a/pool")),
+        ("/b/pool", file, "/b/pool".into()),
         ("c/pool", CreateOptions::ram(MIB), "c/pool".into()),
     ] {
         let bdev = Client::new(&runtime, PoolId::NULL);

@@ -161,10 +161,7 @@ fn check_operator(context: &CreateContext<'_>, parameters: &Parameters) -> Resul
     if context.creator.is_operator {
         return Ok(());
     }
-    let text = if parameters.bdev_type == BdevType::File {
-        "the daemon opens files and devices for operators only: an operator can make the pool for a user (`chimaera \
-         pool create --owner`)"
-    } else if parameters.overwrite {
+    let text = if parameters.overwrite {
         "overwriting what a file or device holds is for operators: use one that is blank"
     } else if parameters.trust_owner {
         "trusting the owner that a file or device records is for operators: leave that out"

@@ -28,6 +28,8 @@ pub(crate) struct Parameters {
     pub(crate) read_only: bool,
     /// Believes whose pool it is that the file records.
     pub(crate) trust_owner: bool,
+    /// Opens the path that is the pool's name, where no file was passed.
+    pub(crate) opened_by_daemon: bool,
 }
 
 /// How a file pool's device is used. Each opening says so anew. The device records what the pool was made
@@ -134,6 +136,7 @@ impl Parameters {
             overwrite: params.overwrite && params.bdev_type == BdevType::File,
             read_only: params.read_only && params.bdev_type == BdevType::File,
             trust_owner: params.trust_owner && params.bdev_type == BdevType::File,
+            opened_by_daemon: params.opened_by_daemon && params.bdev_type == BdevType::File,
         })
     }
 

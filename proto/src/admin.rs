@@ -120,6 +120,10 @@ pub struct GetOrCreatePool {
     pub mode: Option<u16>,
     /// As [`AttachPool::incarnation`].
     pub incarnation: Option<u64>,
+    /// The number of a file that this session has offered
+    /// ([`ControlRequest::OfferFile`](crate::control::ControlRequest::OfferFile)), on which the module is to make the
+    /// pool. The request uses it up, also if the pool is there already.
+    pub file: Option<u64>,
     /// The module's creation parameters, encoded as the module defines.
     pub params: Vec<u8>,
 }
@@ -238,6 +242,7 @@ impl GetOrCreatePool {
             group: None,
             mode: None,
             incarnation: None,
+            file: None,
             params,
         }
     }

@@ -50,7 +50,18 @@ pub enum ControlRequest {
         /// already, the index that it has.
         segment: u32,
     },
+    /// Offers a file that this process has opened, for a pool that a later request asks for
+    /// ([`GetOrCreatePool::file`](crate::admin::GetOrCreatePool::file)). Beside it: the file. It takes the place of one
+    /// that was offered under the same number and not used. A session has at most [`MAX_OFFERED_FILES`] of them at a
+    /// time; further ones are refused with [`Status::Busy`].
+    OfferFile {
+        /// The file's number, of the client's choice.
+        number: u64,
+    },
 }
+
+/// The most files that a session can have offered that are not used yet.
+pub const MAX_OFFERED_FILES: usize = 8;
 
 /// What the daemon answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +83,8 @@ pub enum ControlReply {
     LaneOpened,
     /// To [`ControlRequest::AddSegment`].
     SegmentAdded,
+    /// To [`ControlRequest::OfferFile`].
+    FileOffered,
     /// To any request that was not carried out. After a refused hello, and with [`NO_REQUEST`], the connection ends.
     Refused {
         /// What kind of refusal.

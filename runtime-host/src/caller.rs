@@ -6,8 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::fd::OwnedFd;
 
 use chimaera_chimod::{Creator, ModuleError};
+use chimaera_fork::Private;
+use chimaera_proto::control::MAX_OFFERED_FILES;
 use chimaera_proto::rights::OVERFLOW_ID;
 use chimaera_proto::{Permissions, PoolId, Right, Rights, Status};
 use nix::sys::socket::UnixCredentials;
@@ -80,7 +83,12 @@ pub(crate) struct Caller {
     standing: Standing,
     /// The number of the pool that each id stands for in this session's tasks.
     attached: Mutex<BTreeMap<PoolId, u64>>,
+    /// Files that it has offered and no request has used yet, by number.
+    offered: Mutex<BTreeMap<u64, ClientFile>>,
 }
+
+/// A file that a client has offered. A forked child does not have it. Closing it may take as long as the client likes.
+pub(crate) type ClientFile = Private<OwnedFd>;
 
 impl Caller {
     pub(crate) fn new(session: u64, peer: Peer, groups: Vec<u32>, standing: Standing) -> Self {
@@ -90,6 +98,7 @@ impl Caller {
             groups,
             standing,
             attached: Mutex::default(),
+            offered: Mutex::default(),
         }
     }
 
@@ -149,6 +158,41 @@ impl Caller {
                 self.peer.user_id
             ))),
         }
+    }
+
+    /// Keeps a file that it offers under a number. Gives the file back whose place it takes; or this one, if there are
+    /// too many.
+    pub(crate) fn offer(
+        &self,
+        number: u64,
+        file: ClientFile,
+    ) -> Result<Option<ClientFile>, ClientFile> {
+        let mut offered = self.offered.lock();
+        if offered.len() >= MAX_OFFERED_FILES && !offered.contains_key(&number) {
+            return Err(file);
+        }
+        Ok(offered.insert(number, file))
+    }
+
+    /// Takes the file that it has offered under a number.
+    ///
+    /// # Errors
+    /// [`Status::InvalidArgument`] if there is none.
+    pub(crate) fn take_offered(&self, number: u64) -> Result<ClientFile, ModuleError> {
+        let taken = self.offered.lock().remove(&number);
+        taken.ok_or_else(|| {
+            ModuleError::new(
+                Status::InvalidArgument,
+                format!(
+                    "this connection has offered no file with the number {number}, or has used it up: offer it again"
+                ),
+            )
+        })
+    }
+
+    /// Takes all files that it has offered, as its session has ended.
+    pub(crate) fn take_all_offered(&self) -> impl Iterator<Item = ClientFile> + use<> {
+        std::mem::take(&mut *self.offered.lock()).into_values()
     }
 
     /// Notes that this id stands for the pool with this number. `is_live` says whether a pool is still there.

@@ -16,6 +16,9 @@ pub struct Config {
     pub operators: Operators,
     /// Where to listen for users, who have the rights that the permissions of pools give them.
     pub listen: Vec<UsersSocket>,
+    /// Folders beneath which modules may open paths that operators name. Without any, such paths are opened by a host
+    /// that serves nobody but its own user, who is not root, or nobody but its own process; and else none.
+    pub allow_paths: Vec<PathBuf>,
     /// Number of workers; 0 chooses by the number of processors ([`default_worker_count`]).
     pub worker_count: usize,
     /// Processors to pin workers to, in turn; one that cannot be used is an error. Empty: workers are not pinned.
@@ -39,6 +42,7 @@ impl Default for Config {
             socket: None,
             operators: Operators::default(),
             listen: Vec::new(),
+            allow_paths: Vec::new(),
             worker_count: 0,
             pin_to: Vec::new(),
             polling: Polling::Balanced,
@@ -94,6 +98,12 @@ impl Config {
     /// than this process's are meant to connect, or if this process is root's.
     pub(crate) fn warns_of_open_paths(&self) -> bool {
         !self.serves_others()
+    }
+
+    /// Whether modules may open any path that operators name.
+    pub(crate) fn opens_any_path(&self) -> bool {
+        let is_reached_by_nobody = self.socket.is_none() && self.listen.is_empty();
+        self.allow_paths.is_empty() && (is_reached_by_nobody || !self.serves_others())
     }
 
     /// Whether clients of other users than this process's are meant to connect, or this process is root's.

@@ -10,6 +10,7 @@ use chimaera_proto::admin::Method;
 use chimaera_thread::NoThread;
 use crossbeam::channel::{Sender, unbounded};
 
+use crate::allowed_folders::AllowedFolders;
 use crate::inbox::Inbox;
 use crate::jobs::Jobs;
 use crate::messages::{ControlEvent, WorkerCommand};
@@ -22,6 +23,8 @@ use crate::worker_inboxes::WorkerInboxes;
 /// What the threads of the control side share.
 pub(crate) struct ControlSide {
     pub(crate) modules: Modules,
+    /// Which paths modules may open that clients name.
+    pub(crate) allowed_paths: AllowedFolders,
     pub(crate) pools: PoolRegistry,
     pub(crate) threads: ControlThreads,
     pub(crate) session_count: AtomicU32,

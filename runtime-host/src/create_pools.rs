@@ -1,6 +1,7 @@
 //! Making pools: a creation request finds the pool that it asks for, or has its module make one.
 
 use std::hash::{BuildHasher, RandomState};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use chimaera_chimod::host::NewPool;
@@ -10,7 +11,7 @@ use chimaera_proto::limits::{MAX_CREATE_PARAMS_BYTES, MAX_POOL_NAME_BYTES};
 use chimaera_proto::rights::{DEFAULT_MODE, MODE_BITS};
 use chimaera_proto::{Permissions, PoolId, Status};
 
-use crate::caller::{Caller, denied};
+use crate::caller::{Caller, ClientFile, denied};
 use crate::control_side::ControlSide;
 use crate::log;
 use crate::messages::WorkerCommand;
@@ -28,13 +29,22 @@ impl ControlSide {
         asked: &GetOrCreatePool,
         caller: &Arc<Caller>,
     ) -> Result<PoolInfo, ModuleError> {
-        let given = self.find_or_create_pool(asked, caller);
+        let file = asked.file.map(|number| caller.take_offered(number));
+        let given = file.transpose().and_then(|file| {
+            let given = self.find_or_create_pool(asked, file.as_ref(), caller);
+            if let Some(file) = file {
+                // Closing some kinds of files takes as long as their owner likes.
+                self.threads.closers.run(move || drop(file));
+            }
+            given
+        });
         given.inspect_err(|error| self.refused_pools.log(asked, caller.peer, error))
     }
 
     fn find_or_create_pool(
         &self,
         asked: &GetOrCreatePool,
+        file: Option<&ClientFile>,
         caller: &Arc<Caller>,
     ) -> Result<PoolInfo, ModuleError> {
         check_creation(asked, caller)?;
@@ -56,7 +66,7 @@ impl ControlSide {
                 Ok(pool.info(false, caller))
             }
             PoolLookup::Reserved(reservation) => self
-                .create_pool(reservation, asked, caller)
+                .create_pool(reservation, asked, file, caller)
                 .map_err(|error| with_whose_panic(error, &asked.name, &asked.module)),
         }
     }
@@ -67,12 +77,14 @@ impl ControlSide {
         &self,
         mut reservation: PoolReservation<'_>,
         asked: &GetOrCreatePool,
+        file: Option<&ClientFile>,
         caller: &Arc<Caller>,
     ) -> Result<PoolInfo, ModuleError> {
         self.modules.check_client(&asked.module, caller)?;
         let module = self.modules.get(&asked.module)?;
         let speaker = Speaker::new(module.name(), &asked.name);
         let key = reservation.key();
+        let folders = self.allowed_paths.folders();
         let new = NewPool {
             id: key.id,
             id_is_chosen: asked.id.is_null(),
@@ -86,6 +98,8 @@ impl ControlSide {
             },
             worker_count: self.inboxes.by_worker.len() as u32,
             speaker: speaker.number(),
+            file: file.map(AsFd::as_fd),
+            allowed: self.allowed_paths.of(&folders),
         };
         let made = speaker.during(|| module.create(Arc::clone(&self.table), &new));
         let container = PoolContainer::new(made?, speaker);

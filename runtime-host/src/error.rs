@@ -120,6 +120,14 @@ pub enum HostError {
         /// What the system said.
         error: io::Error,
     },
+    /// A folder beneath which modules are to open paths is none, or cannot be reached.
+    #[error("cannot allow paths beneath {}: {error}: name a folder that is there", .path.display())]
+    AllowedPath {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
     /// A worker was to be pinned to a processor that cannot be used.
     #[error(
         "cannot pin a worker to processor {processor}: this process may use {}",

@@ -12,6 +12,7 @@ use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
+use crate::allowed_folders::AllowedFolders;
 use crate::builtin::admin::Admin;
 use crate::config::Config;
 use crate::control::listener::Listener;
@@ -54,6 +55,7 @@ impl Host {
         check_processors(&config.pin_to)?;
         // Before the first worker: later there may be no thread for it.
         let log = log::ensure_started().map_err(HostError::system("starting the log's thread"))?;
+        let allowed_paths = AllowedFolders::open(config)?;
         let entrances = entrances(config)?;
         let worker_count = config.effective_worker_count();
         let inboxes = (0..worker_count)
@@ -66,6 +68,7 @@ impl Host {
         let events = events.map_err(HostError::system("making the control inbox"))?;
         let shared = Arc::new(ControlSide {
             modules: Modules::new(config),
+            allowed_paths,
             pools: PoolRegistry::new(config.operators.clone()),
             threads,
             session_count: AtomicU32::new(0),
@@ -263,8 +266,9 @@ fn entrances(config: &Config) -> Result<Vec<Entrance>, HostError> {
 /// Descriptors that a client takes: its connection, its memory, its lane's doorbell, and one that it sends.
 const CLIENT_DESCRIPTORS: usize = 4;
 
-/// Descriptors of a pool on a file, besides two for each worker: one for I/O and one that wakes the worker.
-const POOL_DESCRIPTORS: usize = 1;
+/// Descriptors of a pool on a file, besides two for each worker (one for I/O and one that wakes the worker): the file
+/// that a client has passed, until the pool is made, and the module's own.
+const POOL_DESCRIPTORS: usize = 2;
 
 /// Checks that there are descriptors left for a client with a pool on a file: without them a daemon would say that it
 /// serves, and serve nobody.

@@ -14,6 +14,7 @@
 //! - What may block, loads libraries, opens files or unmaps memory stays off the workers.
 //! - The host knows modules only through [`chimaera_chimod`]. It knows nothing of block devices.
 
+mod allowed_folders;
 mod builtin;
 mod caller;
 pub mod config;
@@ -22,6 +23,7 @@ mod control_side;
 mod create_pools;
 mod end_pools;
 mod error;
+mod file_id;
 mod host;
 mod inbox;
 mod jobs;
@@ -29,6 +31,7 @@ mod lock;
 pub mod log;
 mod messages;
 mod modules;
+mod own_files;
 mod pool_container;
 mod pools;
 mod processors;

@@ -160,6 +160,12 @@ impl SandboxDaemon {
         Self(Pid::from_raw(id.parse().expect("a number")))
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn process_id(&self) -> i32 {
+        self.0.as_raw()
+    }
+
     /// Whether this is the daemon that a client of this user's finds.
     ///
     /// # Panics

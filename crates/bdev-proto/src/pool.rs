@@ -103,6 +103,9 @@ pub struct CreateParams {
     /// Believes owner, group and mode that the file or device records, although others than these may have written
     /// them: for operators. Ignored for memory.
     pub trust_owner: bool,
+    /// Has the daemon open the path that is the pool's name, where no file is passed with the request: for operators,
+    /// and only where the daemon allows it. Ignored for memory.
+    pub opened_by_daemon: bool,
 }
 
 impl CreateParams {

@@ -295,6 +295,22 @@ pub struct RawCreateContext {
     pub permissions: RawPermissions,
     /// The number by which the container identifies itself to the host when it logs. Only the host knows what it means.
     pub speaker: u64,
+    /// Folders beneath which the module may open paths that it is told: `allowed_count` of them.
+    pub allowed: *const RawAllowedFolder,
+    /// How many folders there are.
+    pub allowed_count: u32,
+    /// A file that whoever asks has opened, or -1. It stays open during the call.
+    pub file: i32,
+}
+
+/// A folder beneath which a module may open paths that it is told.
+#[derive(Debug)]
+#[repr(C)]
+pub struct RawAllowedFolder {
+    /// Its absolute path.
+    pub path: LentBytes,
+    /// The folder, open during the call.
+    pub folder: i32,
 }
 
 impl RawCreateContext {
@@ -306,6 +322,8 @@ impl RawCreateContext {
     pub const IS_LIBRARY: u32 = 2;
     /// In `flags`: whoever asks has operators' rights.
     pub const CREATOR_IS_OPERATOR: u32 = 4;
+    /// In `flags`: the module may open any path that it is told, whatever `allowed` says.
+    pub const ANY_PATH: u32 = 8;
 }
 
 /// The arguments of `create_again`.
@@ -447,6 +465,9 @@ pub struct HostVTable {
     /// Tells the host that the current thread, one of the module's own, works for the container with this
     /// speaker: its panics are logged as that pool's.
     pub adopt_thread: unsafe extern "C" fn(context: *const c_void, speaker: u64),
+    /// Returns 1 for a file that the process itself needs (its log, its locks, its programs and libraries), by device
+    /// and inode, which no pool may have; else 0. Any thread but a worker; may block.
+    pub is_own_file: unsafe extern "C" fn(context: *const c_void, device: u64, inode: u64) -> u32,
 }
 
 // SAFETY: the functions may be called from any thread, by the contract above; the rest is data.

@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{ModuleError, Permissions, PoolId};
@@ -142,6 +143,30 @@ pub struct CreateContext<'a> {
     pub params: &'a [u8],
     /// Workers have indexes below this.
     pub worker_count: usize,
+    /// A file that whoever asks has opened and passed, for the module to make the pool on. It stays open during the
+    /// call: a module that keeps it duplicates it. What it is, and how it was opened, is for the module to check;
+    /// others may have it open too, and change its flags.
+    pub file: Option<BorrowedFd<'a>>,
+    /// Which paths the module may open that it is told.
+    pub allowed: AllowedPaths<'a>,
+}
+
+/// Which paths a module may open that it is told by whoever asks for a pool.
+#[derive(Clone, Copy, Debug)]
+pub enum AllowedPaths<'a> {
+    /// All: the host serves its own user alone.
+    Any,
+    /// What lies beneath these folders.
+    Beneath(&'a [AllowedFolder<'a>]),
+}
+
+/// A folder beneath which a module may open paths that it is told.
+#[derive(Clone, Copy, Debug)]
+pub struct AllowedFolder<'a> {
+    /// Its absolute path.
+    pub path: &'a Path,
+    /// The folder, open: paths are resolved from here, whatever becomes of its path.
+    pub folder: BorrowedFd<'a>,
 }
 
 /// Another creation request for an existing pool.

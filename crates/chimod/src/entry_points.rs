@@ -1,7 +1,10 @@
 //! The plugin's side of the table: functions through which the host calls a [`Container`].
 
-use std::ffi::c_void;
+use std::ffi::{OsStr, c_void};
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Once;
 
@@ -12,10 +15,12 @@ use chimaera_proto::{Failure, ModuleError, PoolId, Status};
 
 use crate::abi::{
     ABI_VERSION, Activity, HOST_MAGIC, Header, HostVTable, IncompatibleTable, LentBytes,
-    MODULE_MAGIC, ModuleVTable, RawCreateAgain, RawCreateContext, RawIncarnation, RawPermissions,
-    RawTask, TextSink,
+    MODULE_MAGIC, ModuleVTable, RawAllowedFolder, RawCreateAgain, RawCreateContext, RawIncarnation,
+    RawPermissions, RawTask, TextSink,
 };
-use crate::container::{Container, CreateAgain, CreateContext, Creator, Worker};
+use crate::container::{
+    AllowedFolder, AllowedPaths, Container, CreateAgain, CreateContext, Creator, Worker,
+};
 use crate::host_handle::Host;
 use crate::methods::{LentMethods, check_methods};
 use crate::request::Request;
@@ -59,6 +64,26 @@ pub const fn vtable_of<C: Container>(name: &'static str, version: &'static str) 
     }
 }
 
+/// The folders beneath which a module may open paths.
+///
+/// # Safety
+/// The pointers and descriptors must be valid during `'a`.
+unsafe fn allowed_folders<'a>(arguments: &RawCreateContext) -> Vec<AllowedFolder<'a>> {
+    if arguments.allowed_count == 0 {
+        return Vec::new();
+    }
+    // SAFETY: by this function's contract.
+    let raw =
+        unsafe { std::slice::from_raw_parts(arguments.allowed, arguments.allowed_count as usize) };
+    let folder = |raw: &RawAllowedFolder| {
+        // SAFETY: by this function's contract.
+        let (path, folder) = unsafe { (raw.path.as_slice(), BorrowedFd::borrow_raw(raw.folder)) };
+        let path = Path::new(OsStr::from_bytes(path));
+        AllowedFolder { path, folder }
+    };
+    raw.iter().map(folder).collect()
+}
+
 unsafe extern "C" fn create<C: Container>(
     arguments: *const RawCreateContext,
     container: *mut *mut c_void,
@@ -82,6 +107,14 @@ unsafe extern "C" fn create<C: Container>(
         let name = std::str::from_utf8(name).map_err(|_| {
             ModuleError::new(Status::InvalidArgument, "the pool's name is not UTF-8")
         })?;
+        // SAFETY: as many folders as the host says lie there, which it keeps open and lends for the time of the call.
+        let folders = unsafe { allowed_folders(arguments) };
+        let allowed = match arguments.flags & RawCreateContext::ANY_PATH {
+            0 => AllowedPaths::Beneath(&folders),
+            _ => AllowedPaths::Any,
+        };
+        // SAFETY: the host keeps the file open during the call.
+        let file = (arguments.file >= 0).then(|| unsafe { BorrowedFd::borrow_raw(arguments.file) });
         let context = CreateContext {
             host,
             pool: PoolId::new(arguments.pool_major, arguments.pool_minor),
@@ -95,6 +128,8 @@ unsafe extern "C" fn create<C: Container>(
             permissions: arguments.permissions.to_permissions(),
             params,
             worker_count: arguments.worker_count as usize,
+            file,
+            allowed,
         };
         Ok(Instance {
             container: C::create(context)?,

@@ -3,7 +3,8 @@
 use std::any::Any;
 use std::ffi::c_void;
 use std::fmt;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -13,9 +14,10 @@ use chimaera_proto::{Failure, ModuleError, Permissions, PoolId, Status};
 
 use crate::abi::{
     Activity, Header, HostVTable, IncompatibleTable, LentBytes, MODULE_MAGIC, ModuleVTable,
-    RawCreateAgain, RawCreateContext, RawIncarnation, RawPermissions, RawTask, TextSink,
+    RawAllowedFolder, RawCreateAgain, RawCreateContext, RawIncarnation, RawPermissions, RawTask,
+    TextSink,
 };
-use crate::container::{CreateAgain, Creator, Incarnation};
+use crate::container::{AllowedPaths, CreateAgain, Creator, Incarnation};
 use crate::methods::MethodMasks;
 
 /// The pool that a module makes a container for.
@@ -38,6 +40,10 @@ pub struct NewPool<'a> {
     pub worker_count: u32,
     /// The number by which the container identifies itself when it logs.
     pub speaker: u64,
+    /// A file that whoever asks has passed.
+    pub file: Option<BorrowedFd<'a>>,
+    /// Which paths the module may open that it is told.
+    pub allowed: AllowedPaths<'a>,
 }
 
 /// A module that can make containers: linked into this program, or loaded from a library.
@@ -116,6 +122,10 @@ impl Module {
                 pool.creator.is_operator,
                 RawCreateContext::CREATOR_IS_OPERATOR,
             )
+            | flag(
+                matches!(pool.allowed, AllowedPaths::Any),
+                RawCreateContext::ANY_PATH,
+            )
     }
 
     /// Makes the container of a new pool. Blocks as long as the module takes. The host's table is
@@ -128,6 +138,16 @@ impl Module {
         host: Arc<HostVTable>,
         pool: &NewPool<'_>,
     ) -> Result<ContainerHandle, ModuleError> {
+        let allowed: Vec<_> = match pool.allowed {
+            AllowedPaths::Any => Vec::new(),
+            AllowedPaths::Beneath(folders) => folders
+                .iter()
+                .map(|allowed| RawAllowedFolder {
+                    path: LentBytes::new(allowed.path.as_os_str().as_bytes()),
+                    folder: allowed.folder.as_raw_fd(),
+                })
+                .collect(),
+        };
         let arguments = RawCreateContext {
             // Never freed: a module may log from a thread that outlives the container.
             host: Arc::into_raw(host),
@@ -141,6 +161,9 @@ impl Module {
             creator_gid: pool.creator.gid,
             permissions: pool.permissions.into(),
             speaker: pool.speaker,
+            allowed: allowed.as_ptr(),
+            allowed_count: allowed.len() as u32,
+            file: pool.file.map_or(-1, |file| file.as_raw_fd()),
         };
         let mut container = std::ptr::null_mut();
         // SAFETY: everything passed is valid during the call, and the host's table for ever.

@@ -73,6 +73,15 @@ impl Host {
         unsafe { (table.adopt_thread)(table.context, self.speaker) };
     }
 
+    /// Whether the process itself needs this file, of this device and inode: its log, its locks, its programs and
+    /// libraries. No pool may have such a file, whoever asks. Not for workers: it may block.
+    #[must_use]
+    pub fn is_own_file(self, device: u64, inode: u64) -> bool {
+        let table = self.table();
+        // SAFETY: the host's function may be called on any thread but a worker.
+        unsafe { (table.is_own_file)(table.context, device, inode) != 0 }
+    }
+
     /// Has the host log a panic of this thread. `place` is where it happened, and empty where it was caught; `thread`
     /// is the thread's name, and empty if this library does not know one.
     pub(crate) fn panicked(self, place: &str, thread: &str, text: &str) {

@@ -50,7 +50,10 @@ mod request;
 
 pub use abi::Activity;
 pub use chimaera_proto::{ModuleError, Right};
-pub use container::{Container, CreateAgain, CreateContext, Creator, Incarnation, Worker};
+pub use container::{
+    AllowedFolder, AllowedPaths, Container, CreateAgain, CreateContext, Creator, Incarnation,
+    Worker,
+};
 pub use host::Module;
 pub use host_handle::{Host, Level};
 pub use methods::{DeclaredMethod, MAX_METHODS, MethodMasks};

@@ -179,6 +179,7 @@ impl Runtime {
                     socket,
                 },
                 pools: Mutex::new(Vec::new()),
+                offers: Mutex::default(),
             })),
         })
     }

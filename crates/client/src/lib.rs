@@ -112,6 +112,8 @@ mod known_pools;
 mod lane;
 mod lane_pool;
 mod memory;
+mod offer;
+mod offer_numbers;
 mod options;
 mod pool_handle;
 mod reentrancy;
@@ -147,6 +149,7 @@ pub use chimaera_runtime::Polling;
 #[cfg(feature = "embed")]
 pub use embed::Embed;
 pub use error::Error;
+pub use offer::OfferedFile;
 pub use options::{ConnectOptions, KeepAlive};
 pub use pool_handle::PoolHandle;
 pub use runtime::Runtime;

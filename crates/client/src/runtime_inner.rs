@@ -7,6 +7,7 @@ use crate::connection::ClientConnection;
 use crate::known_pools::KnownPools;
 use crate::lane_pool::LanePool;
 use crate::memory::BufferMemory;
+use crate::offer_numbers::OfferNumbers;
 use crate::reentrancy::Mutex;
 
 /// A connected runtime, which stays connected as long as this is shared.
@@ -16,6 +17,7 @@ pub(crate) struct RuntimeInner {
     pub(crate) connection: Arc<ClientConnection>,
     pub(crate) daemon: DaemonInfo,
     pub(crate) pools: Mutex<KnownPools>,
+    pub(crate) offers: Mutex<OfferNumbers>,
 }
 
 /// What the runtime said of itself at connection.

@@ -69,6 +69,7 @@ fn serve_control(socket: &OwnedFd, lane: &OnceLock<Lane>) -> Result<()> {
                 (ControlReply::LaneOpened, Some(doorbell.as_fd()))
             }
             ControlRequest::AddSegment { .. } => (ControlReply::SegmentAdded, None),
+            ControlRequest::OfferFile { .. } => (ControlReply::FileOffered, None),
         };
         packet::send(socket, &control::encode(number, &reply)?, file)?;
     }

@@ -19,6 +19,8 @@ pub(super) type TaskOutcome = Result<[u64; VALUE_COUNT], Failure>;
 pub(crate) struct Recorder {
     /// What each thread is refused that the module starts.
     refused: Option<SystemCallFilter>,
+    /// Device and inode of a file that the host needs itself.
+    own_file: Option<(u64, u64)>,
     completions: Mutex<HashMap<u64, TaskOutcome>>,
     log: Mutex<Vec<(u32, String)>>,
 }
@@ -28,6 +30,14 @@ impl Recorder {
     pub(crate) fn refusing(filter: SystemCallFilter) -> Self {
         Self {
             refused: Some(filter),
+            ..Self::default()
+        }
+    }
+
+    /// A recorder for a host that needs the file of this device and inode itself.
+    pub(crate) fn needing(device: u64, inode: u64) -> Self {
+        Self {
+            own_file: Some((device, inode)),
             ..Self::default()
         }
     }
@@ -107,6 +117,13 @@ unsafe extern "C" fn adopt_thread(context: *const c_void, _: u64) {
     }
 }
 
+/// Says that the files are the host's own that the test has named.
+unsafe extern "C" fn is_own_file(context: *const c_void, device: u64, inode: u64) -> u32 {
+    // SAFETY: as in `complete`.
+    let recorder = unsafe { &*context.cast::<Recorder>() };
+    u32::from(recorder.own_file == Some((device, inode)))
+}
+
 /// A table that leads to a recorder. The recorder must outlive it.
 pub(crate) fn table_of(recorder: &Arc<Recorder>) -> HostVTable {
     HostVTable {
@@ -116,6 +133,7 @@ pub(crate) fn table_of(recorder: &Arc<Recorder>) -> HostVTable {
         log,
         panicked,
         adopt_thread,
+        is_own_file,
     }
 }
 

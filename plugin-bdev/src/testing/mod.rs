@@ -7,6 +7,7 @@ mod host;
 mod listing;
 mod places;
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use chimaera_bdev_proto::{
 };
 use chimaera_chimod::abi::Activity;
 use chimaera_chimod::host::{ContainerHandle, NewPool};
-use chimaera_chimod::{CreateAgain, Creator, ModuleError};
+use chimaera_chimod::{AllowedPaths, CreateAgain, Creator, ModuleError};
 use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Failure, Permissions, PoolId, Status, codec};
 use chimaera_testing::PATIENCE;
@@ -79,6 +80,17 @@ impl TestPool {
     /// As [`Self::create_as`], as this user.
     pub(crate) fn create_by(
         creator: Creator,
+        id: (PoolId, bool),
+        name: &str,
+        params: &CreateParams,
+        recorded: (u32, Arc<Recorder>),
+    ) -> Result<Self, ModuleError> {
+        Self::create_on((creator, None), id, name, params, recorded)
+    }
+
+    /// As [`Self::create_by`], on a file that the user has passed, if there is one.
+    pub(crate) fn create_on(
+        (creator, file): (Creator, Option<BorrowedFd<'_>>),
         (id, id_is_chosen): (PoolId, bool),
         name: &str,
         params: &CreateParams,
@@ -95,6 +107,8 @@ impl TestPool {
             permissions: Permissions::of_owner(creator.uid, creator.gid),
             worker_count: workers,
             speaker: 0,
+            file,
+            allowed: AllowedPaths::Any,
         };
         let handle = crate::module().create(table, &pool)?;
         Ok(Self {

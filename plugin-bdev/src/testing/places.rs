@@ -61,6 +61,7 @@ pub(crate) fn file_params(total_size: u64) -> CreateParams {
         overwrite: false,
         read_only: false,
         trust_owner: false,
+        opened_by_daemon: true,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chimaera_bdev_proto::MEGABYTE;
+use chimaera_chimod::AllowedPaths;
 use chimaera_chimod::abi::{ABI_VERSION, Header};
 use chimaera_chimod::host::NewPool;
 use chimaera_proto::{Permissions, PoolId, Status, codec};
@@ -24,6 +25,8 @@ fn refusal(change: impl FnOnce(&mut Header)) -> String {
         permissions: Permissions::of_owner(0, 0),
         worker_count: 1,
         speaker: 0,
+        file: None,
+        allowed: AllowedPaths::Any,
     };
     let error = match crate::module().create(Arc::new(table), &pool) {
         Ok(_) => panic!("a pool was made"),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chimaera_bdev_proto::{Block, BlockType, CreateParams, IoEngine, Method, TransferArguments};
+use chimaera_chimod::AllowedPaths;
 use chimaera_chimod::Creator;
 use chimaera_chimod::abi::{HOST_MAGIC, Header, HostVTable, LentBytes, RawTask};
 use chimaera_chimod::host::{ContainerHandle, NewPool};
@@ -48,6 +49,10 @@ unsafe extern "C" fn no_panic(_: *const c_void, _: u64, _: LentBytes, _: LentByt
 
 unsafe extern "C" fn adopt_thread(_: *const c_void, _: u64) {}
 
+unsafe extern "C" fn is_own_file(_: *const c_void, _: u64, _: u64) -> u32 {
+    0
+}
+
 fn create(name: &str, params: &CreateParams) -> (ContainerHandle, &'static AtomicU64) {
     let completed: &'static AtomicU64 = Box::leak(Box::default());
     let table = Arc::new(HostVTable {
@@ -57,6 +62,7 @@ fn create(name: &str, params: &CreateParams) -> (ContainerHandle, &'static Atomi
         log: no_log,
         panicked: no_panic,
         adopt_thread,
+        is_own_file,
     });
     let params = codec::encode(params).expect("encodes");
     let pool = NewPool {
@@ -72,6 +78,8 @@ fn create(name: &str, params: &CreateParams) -> (ContainerHandle, &'static Atomi
         permissions: Permissions::of_owner(0, 0),
         worker_count: 1,
         speaker: 0,
+        file: None,
+        allowed: AllowedPaths::Any,
     };
     let handle = crate::module().create(table, &pool);
     (handle.expect("made"), completed)

@@ -10,6 +10,7 @@ mod listing;
 mod measure;
 mod measure_opening;
 mod panics;
+mod passed;
 mod persistence;
 mod sizes;
 mod transfers;

@@ -71,6 +71,11 @@ impl Control {
                 self.load[lane.worker] -= 1;
             }
             self.mapped.give_back(session.segment_sizes());
+            let offered: Vec<_> = session.caller.take_all_offered().collect();
+            if !offered.is_empty() {
+                // Closing some kinds of files takes as long as their owner likes.
+                self.shared.threads.closers.run(move || drop(offered));
+            }
             // After all that its tasks have asked of workers.
             for inbox in &self.shared.inboxes.by_worker {
                 inbox.send(WorkerCommand::ForgetCaller { session: id });

@@ -35,8 +35,9 @@ use nix::sys::socket::{
 use nix::sys::stat::{Mode, fchmod};
 
 use crate::error::HostError;
+use crate::file_id::{FileId, id_of};
 use crate::lock::holder::lock_holder;
-use crate::lock::{FileId, SocketLock, id_of, lock_path, remove_if_same};
+use crate::lock::{SocketLock, lock_path, remove_if_same};
 use crate::log;
 use crate::trusted_path;
 

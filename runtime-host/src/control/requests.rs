@@ -4,8 +4,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use chimaera_fork::Private;
 use chimaera_proto::Status;
-use chimaera_proto::control::{self, ControlReply, ControlRequest};
+use chimaera_proto::control::{self, ControlReply, ControlRequest, MAX_OFFERED_FILES};
 use chimaera_proto::limits::MAX_LANES;
 use chimaera_shm::packet::PacketBytes;
 use chimaera_shm::{Doorbell, Segment, SegmentError, Shortage, check_memory};
@@ -118,6 +119,10 @@ impl Control {
                 add_segment(&client.session, index, files, &mut self.mapped)?;
                 Ok((ControlReply::SegmentAdded, None))
             }
+            (ControlRequest::OfferFile { number }, ConnectionState::Open(client)) => {
+                offer_file(&client.session.caller, number, files, &self.shared)?;
+                Ok((ControlReply::FileOffered, None))
+            }
             (_, ConnectionState::Greeting) => Err(violation(&"the first request is not a hello")),
             (_, ConnectionState::Open(_)) => Err(violation(&"a second hello")),
             (_, ConnectionState::Closing { .. }) => Err(Refusal::new(
@@ -175,6 +180,37 @@ fn add_segment(
         mapped.give_back([len_bytes]);
         Refusal::new(Status::InvalidArgument, reason)
     })
+}
+
+/// Keeps the file beside a request for the pool that a later one asks for.
+fn offer_file(
+    caller: &Caller,
+    number: u64,
+    files: &mut Vec<OwnedFd>,
+    shared: &ControlSide,
+) -> Result<(), Refusal> {
+    let violation = |reason: &str| Refusal::new(Status::ProtocolViolation, reason);
+    let file = files.pop();
+    let file = file.ok_or_else(|| violation("an offer without its file"))?;
+    let file = Private::adopt(file).map_err(|(file, error)| {
+        files.push(file);
+        Refusal::of_system(&error, "the place of a file", caller.peer)
+    })?;
+    let (given_back, offered) = match caller.offer(number, file.closed_apart()) {
+        Ok(replaced) => (replaced, Ok(())),
+        Err(refused) => {
+            let reason = format!(
+                "this connection has offered {MAX_OFFERED_FILES} files that no pool was asked for on yet, which is the \
+                 most: wait until pools that are being created are there"
+            );
+            (Some(refused), Err(Refusal::new(Status::Busy, reason)))
+        }
+    };
+    // Closing some kinds of files takes as long as their owner likes.
+    if let Some(file) = given_back {
+        shared.threads.closers.run(move || drop(file));
+    }
+    offered
 }
 
 /// Memory that has to be left behind a client's segment, for what requests and their refusals allocate.

@@ -11,7 +11,7 @@
 
 pub(crate) mod holder;
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -23,10 +23,9 @@ use chimaera_fork::Private;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
+use crate::file_id::{FileId, id_of};
+use crate::own_files::OwnPath;
 use crate::trusted_path;
-
-/// Identifies a file: its device and inode.
-pub(crate) type FileId = (u64, u64);
 
 /// The last word of a daemon that has flushed all of its pools.
 const FINISHED: &str = "finished";
@@ -50,6 +49,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(1);
 pub(crate) struct SocketLock {
     path: PathBuf,
     file: Private<Flock<File>>,
+    _own: OwnPath,
 }
 
 impl SocketLock {
@@ -75,7 +75,12 @@ impl SocketLock {
         // Only shown to people ([`holder::lock_holder`]), so it need not succeed.
         let _ = file.set_len(0).and_then(|()| file.rewind());
         let _ = writeln!(file, "{}", std::process::id());
-        Ok(Self { path, file })
+        let own = OwnPath::new(&path);
+        Ok(Self {
+            path,
+            file,
+            _own: own,
+        })
     }
 
     /// Writes the last word: how the pools have ended. Without it a process that waits for the daemon's end says that
@@ -238,10 +243,6 @@ pub(crate) fn remove_if_same(path: &Path, file: FileId) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-pub(crate) fn id_of(file: &Metadata) -> FileId {
-    (file.dev(), file.ino())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use parking_lot::Mutex;
 
 use super::loaded_library::LoadedLibrary;
+use crate::own_files::OwnPath;
 
 /// The most bytes that a library may have. It is held in memory, for a moment twice.
 pub(crate) const MAX_LIBRARY_BYTES: u64 = 1 << 30;
@@ -80,6 +81,7 @@ pub(crate) struct LibraryFile {
     loaded: Arc<LoadedLibrary>,
     /// The file's stamp when it was last read, and whether it held the loaded library then.
     last: Mutex<(FileStamp, bool)>,
+    _own: OwnPath,
 }
 
 impl LibraryFile {
@@ -89,6 +91,7 @@ impl LibraryFile {
             path: path.to_path_buf(),
             loaded,
             last: Mutex::new((stamp, true)),
+            _own: OwnPath::new(path),
         }
     }
 

@@ -15,6 +15,7 @@ use chimaera_shm::{Lane, LaneMemory};
 
 use super::lane_tasks::LaneTasks;
 use crate::messages::TaskToken;
+use crate::own_files;
 use crate::session::Session;
 use crate::speakers;
 use crate::worker_inboxes::WorkerInboxes;
@@ -30,6 +31,7 @@ impl WorkerInboxes {
             log: speakers::log_from_container,
             panicked: speakers::panic_from_container,
             adopt_thread: speakers::adopt_thread,
+            is_own_file: own_files::is_own_file,
         }
     }
 

@@ -94,7 +94,7 @@ pub(crate) struct NamedPool {
 }
 
 /// Arguments that mean something for block device pools only.
-const BLOCK_DEVICE_ARGUMENTS: [&str; 13] = [
+const BLOCK_DEVICE_ARGUMENTS: [&str; 14] = [
     "kind",
     "size",
     "io_depth",
@@ -103,6 +103,7 @@ const BLOCK_DEVICE_ARGUMENTS: [&str; 13] = [
     "overwrite",
     "read_only",
     "trust_owner",
+    "by_daemon",
     "read_bandwidth_mbps",
     "write_bandwidth_mbps",
     "read_latency_us",
@@ -206,6 +207,10 @@ pub(crate) struct CreatePoolArguments {
     /// operators
     #[arg(long)]
     pub(crate) trust_owner: bool,
+
+    /// Have the daemon open the path, in place of this program: for operators, beneath an --allow-path of the daemon's
+    #[arg(long)]
+    pub(crate) by_daemon: bool,
 
     #[command(flatten)]
     pub(crate) daemon: DaemonArguments,

@@ -60,6 +60,11 @@ pub(crate) struct StartArguments {
     )]
     pub(crate) listen: Vec<UsersSocket>,
 
+    /// A folder beneath which the daemon opens paths itself when an operator asks for that (`pool create --by-daemon`);
+    /// may be given several times [default: none; for a daemon of a user other than root who alone uses it, all]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) allow_path: Vec<PathBuf>,
+
     /// How long workers poll before they sleep
     #[arg(long, value_enum, default_value_t)]
     pub(crate) polling: PollingArgument,

@@ -131,6 +131,7 @@ fn serve(arguments: &StartArguments, socket: &Path, announcer: &Announcer) -> Re
         socket: Some(socket.to_path_buf()),
         operators,
         listen: users_sockets(arguments, socket),
+        allow_paths: arguments.allow_path.clone(),
         worker_count: arguments.workers.unwrap_or(0).into(),
         pin_to: arguments.pin.clone(),
         polling: arguments.polling.into(),

@@ -155,6 +155,7 @@ fn check_kind(kind: KindArgument, arguments: &CreatePoolArguments) -> Result<(),
         ("--overwrite", arguments.overwrite),
         ("--read-only", arguments.read_only),
         ("--trust-owner", arguments.trust_owner),
+        ("--by-daemon", arguments.by_daemon),
     ];
     let of_files = given.iter().find(|(_, is_given)| *is_given);
     match (of_files, arguments.size) {
@@ -196,6 +197,7 @@ fn options(kind: KindArgument, arguments: &CreatePoolArguments) -> CreateOptions
         .overwrite(arguments.overwrite)
         .read_only(arguments.read_only)
         .trust_owner(arguments.trust_owner)
+        .opened_by_daemon(arguments.by_daemon)
 }
 
 /// Which characteristics of a device are to be declared.

@@ -76,6 +76,10 @@ impl HostState {
                 self.add_segment(segment as usize, file);
                 ControlReply::SegmentAdded
             }
+            ControlRequest::OfferFile { .. } => {
+                drop(file.expect("a file"));
+                ControlReply::FileOffered
+            }
             ControlRequest::OpenLane { lane } => {
                 self.open_lane(lane);
                 ControlReply::LaneOpened

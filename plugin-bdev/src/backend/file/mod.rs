@@ -13,10 +13,12 @@ mod kernel_queries;
 mod metadata_disk;
 mod named_file;
 mod open;
+mod open_files;
 mod operation;
 mod queue;
 mod select;
 mod slab;
+mod source;
 #[cfg(test)]
 mod tests;
 mod undo;
@@ -42,15 +44,19 @@ use crate::params::{DeviceUsage, Parameters};
 pub(crate) use metadata_disk::MetadataDisk;
 pub(crate) use named_file::NamedFile;
 pub(crate) use open::{not_blank, nothing_to_read};
+use open_files::OpenFile;
 use operation::Operation;
 use queue::{GrantExchange, REFUSAL_PATIENCE, TransferOutcome, WorkerQueue};
 use select::{EngineSetup, KernelEngine};
+use source::FileOrigin;
 pub(crate) use undo::Undo;
 
 /// The file or device of a pool.
 pub(crate) struct FileDevice {
     // First, and so dropped first: that waits for what is under way on the file.
     queues: PerWorker<WorkerQueue<KernelEngine>>,
+    // Before the file is unlocked and closed.
+    _place: OpenFile,
     exchange: GrantExchange,
     wakes: Box<[Arc<EventFd>]>,
     file: PoolFile,
@@ -85,7 +91,7 @@ impl FileDevice {
         context: &CreateContext<'_>,
         parameters: &Parameters,
     ) -> Result<(Self, Undo), ModuleError> {
-        let opened = open::open(context.name, parameters, context.host)?;
+        let opened = open::open(context, parameters)?;
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         let wakes = (0..context.worker_count)
             .map(|_| EventFd::from_value_and_flags(0, flags).map(Arc::new))
@@ -99,6 +105,7 @@ impl FileDevice {
                 wake: &wakes[worker_index],
                 io_depth: opened.usage.io_depth,
                 worker_count: context.worker_count,
+                needs_ring: opened.origin == FileOrigin::PassedByUser,
             };
             let engine = KernelEngine::new(kind, &setup)?;
             Ok(WorkerQueue::new(engine, setup.io_depth, worker_index))
@@ -108,19 +115,25 @@ impl FileDevice {
             // reaches it only from its own calls on workers.
             unsafe { PerWorker::try_new(context, |worker| make_queue(kind, worker)) }
         };
-        let (queues, io_engine) = select::choose(
-            (parameters.usage.io_engine, opened.usage.io_engine),
-            opened.direct,
-            make_queues,
-            context.host,
-        )?;
+        let asked = parameters.usage.io_engine;
+        let (queues, io_engine) = match opened.origin {
+            FileOrigin::PassedByUser => select::choose_ring(asked, make_queues)?,
+            FileOrigin::Opened | FileOrigin::PassedByOperator => select::choose(
+                (asked, opened.usage.io_engine),
+                opened.direct,
+                make_queues,
+                context.host,
+            )?,
+        };
         let device = Self {
             queues,
+            _place: opened.place,
             exchange: GrantExchange::new(&wakes),
             wakes,
             named_file: Arc::new(NamedFile::new(
                 Arc::clone(&opened.file),
                 context.name,
+                opened.origin.is_passed(),
                 opened.total_size,
             )),
             disk: FileDisk::new(Arc::clone(&opened.file)),

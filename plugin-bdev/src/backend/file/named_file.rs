@@ -3,6 +3,9 @@
 //! An open file stays usable when its name goes, so nothing fails: but when the pool ends, a file without a
 //! name is gone, with all that was flushed. A file that was cut has lost data already, even if it has been
 //! made long again. A flush could only promise the rest, so it fails until the pool has ended.
+//!
+//! The path of a file that was passed may mean nothing here: it may lie in a folder that this process cannot reach, or
+//! in another mount namespace. Where it did not lead to the file when the pool was opened, it is not looked at.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +13,7 @@ use std::fmt;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use chimaera_bdev_format::image::{PoolFile, size_of};
@@ -24,6 +27,8 @@ use parking_lot::Mutex;
 pub(crate) struct NamedFile {
     file: PoolFile,
     path: PathBuf,
+    /// Whether the path led to the file when that was opened.
+    is_at_path: bool,
     /// Bytes of it that the pool manages.
     total_size: u64,
     /// The smallest size that it was seen to have.
@@ -47,10 +52,18 @@ pub(crate) enum FileLoss {
 }
 
 impl NamedFile {
-    pub(super) fn new(file: PoolFile, path: impl Into<PathBuf>, total_size: u64) -> Self {
+    /// For a file that was passed, or else opened at the path.
+    pub(super) fn new(
+        file: PoolFile,
+        path: impl Into<PathBuf>,
+        is_passed: bool,
+        total_size: u64,
+    ) -> Self {
+        let path = path.into();
         Self {
+            is_at_path: !is_passed || leads_to(&path, &file),
             file,
-            path: path.into(),
+            path,
             total_size,
             smallest_size: AtomicU64::new(total_size),
             told: AtomicBool::new(false),
@@ -114,9 +127,7 @@ impl NamedFile {
 
     /// Whether this path leads to the file too. Blocks as looking at a path does.
     pub(crate) fn is_reached_by(&self, path: &str) -> bool {
-        let named = std::fs::metadata(path);
-        let own = self.file.metadata();
-        own.is_ok_and(|own| named.is_ok_and(|named| is_same(&own, &named)))
+        leads_to(Path::new(path), &self.file)
     }
 
     /// Warns in the log, once, if the path does not lead to the file, or the file was cut. Blocks as looking at a
@@ -154,6 +165,9 @@ impl NamedFile {
         if own.nlink() == 0 {
             return Some(FileLoss::Removed);
         }
+        if !self.is_at_path {
+            return self.cut();
+        }
         match std::fs::metadata(&self.path) {
             Ok(named) if !is_same(&own, &named) => Some(FileLoss::Replaced),
             Ok(_) => self.cut(),
@@ -185,6 +199,12 @@ impl From<FileLoss> for FileState {
             FileLoss::Cut { .. } => Self::Cut,
         }
     }
+}
+
+/// Whether the path leads to the file, as far as this process can tell.
+fn leads_to(path: &Path, file: &PoolFile) -> bool {
+    let (named, own) = (std::fs::metadata(path), file.metadata());
+    own.is_ok_and(|own| named.is_ok_and(|named| is_same(&own, &named)))
 }
 
 /// Whether both are the same file or device. A device is the same whatever node it is reached by.

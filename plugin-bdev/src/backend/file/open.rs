@@ -4,44 +4,46 @@
 //! - A pool has its file to itself, in this process and any other: a regular file carries an exclusive
 //!   `flock`, a block device is opened exclusively (`O_EXCL`, as a mounted file system, a running array and
 //!   another pool do too), and the file that a loop device stands on is locked. The kernel releases all of it
-//!   when the process crashes.
+//!   when the process crashes. In this process a table says the same of files that were passed, whose lock others
+//!   can undo ([`open_files`](super::open_files)).
 //! - A creation that fails leaves things as they were: a file that it made is removed, one that it grew gets
 //!   its former length again, and one that was blank is blank again. Nothing is changed before the lock is held.
-//! - Nothing but regular files and block devices is opened at all: to open a terminal or a tape has effects
-//!   of its own.
+//! - A file that was passed is never opened again: where its path leads is for whoever passed it to know.
 
 #![forbid(unsafe_code)]
 
 use std::fmt::Display;
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use chimaera_bdev_file::{FileKind, MadeFile, OpenedPath, PathUse, refused};
 use chimaera_bdev_format::Geometry;
 use chimaera_bdev_format::contents::DeviceContents;
 use chimaera_bdev_format::image::{
-    FileDisk, FileLock, PathUse, PoolFile, busy, check_size_limit, check_stores, ends_with_slash,
-    lock, pool_file, refused, size_and_tail,
+    FileDisk, FileLock, PoolFile, check_size_limit, lock, lock_passed, pool_file, size_and_tail,
 };
 use chimaera_bdev_proto::UNIT_BYTES;
-use chimaera_chimod::{Host, Level, ModuleError};
+use chimaera_chimod::{CreateContext, Host, Level, ModuleError};
 use chimaera_proto::Status;
-use chimaera_thread::standstill::patiently;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use nix::unistd::syncfs;
 
 use super::beneath::lock_beneath;
 use super::direct::{DirectIo, make_direct, settle_alignment, try_alignment};
 use super::kernel_queries::device_is_read_only;
+use super::open_files::OpenFile;
+use super::source::{self, FileOrigin};
 use super::undo::Undo;
 use super::zoned::check_zones;
 use crate::params::{DeviceUsage, Parameters};
 
 /// A file that a pool may use.
 pub(super) struct OpenedFile {
+    // First, and so dropped first: whoever gets the file next finds its place free.
+    pub(super) place: OpenFile,
     pub(super) file: PoolFile,
+    pub(super) origin: FileOrigin,
     /// Bytes that the pool manages, a multiple of [`UNIT_BYTES`].
     pub(super) total_size: u64,
     /// How the file is used: as was asked for, and where that is left open, as the pool was made.
@@ -58,18 +60,12 @@ pub(super) struct OpenedFile {
     pub(super) tail_before: Vec<u8>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum FileKind {
-    Regular,
-    BlockDevice,
-}
-
-/// Opens the file that `name` is the path of, as `parameters` say.
+/// Opens the file whose path is the pool's name, or takes the one that was passed, as `parameters` say.
 pub(super) fn open(
-    name: &str,
+    context: &CreateContext<'_>,
     parameters: &Parameters,
-    host: Host,
 ) -> Result<OpenedFile, ModuleError> {
+    let (name, host) = (context.name, context.host);
     if name.is_empty() || name.contains('\0') {
         return Err(ModuleError::new(
             Status::InvalidArgument,
@@ -77,13 +73,17 @@ pub(super) fn open(
         ));
     }
     let path = Path::new(name);
-    let (file, kind, created) = open_existing_or_new(path, parameters)?;
-    let file = pool_file(file)?;
-    let lock = lock_for_one_pool(path, &file, kind, parameters)?;
-    let mut undo = Undo::new(&file, path, created, host);
-    if created {
-        sync_folder_of(path, &file)?;
-    }
+    // The place last, and so dropped first where something fails.
+    let HeldFile {
+        file,
+        kind,
+        origin,
+        made,
+        lock,
+        place,
+    } = hold(context, path, parameters)?;
+    let created = made.is_some();
+    let mut undo = Undo::new(&file, path, made, host);
     let direct = make_direct(path, &file, kind == FileKind::Regular)?;
     if direct == DirectIo::No {
         // Drops what is cached: a page whose write has failed looks as if the device had it so. A hint; pages
@@ -106,27 +106,12 @@ pub(super) fn open(
         ..asked.or(made_with)
     };
     let (size_before, tail_before) = size_and_tail(path, &file)?;
-    let asked = if parameters.read_only {
-        0
-    } else {
-        parameters.total_size
-    };
     if size_before < UNIT_BYTES && !parameters.overwrite {
         refuse_what_is_no_pool(path, &tail_before, parameters.read_only)?;
     }
-    let asked = match held.filter(|_| kind == FileKind::Regular) {
-        Some(superblock) => size_to_grow_to(&superblock.geometry, size_before, asked),
-        None => asked,
-    };
-    if !parameters.read_only {
-        // Also where nothing is written at once: a limit that a later write met would look like a device that fails.
-        let written = match asked {
-            0 => size_before,
-            _ if parameters.overwrite => asked.max(size_before),
-            _ => asked,
-        };
-        check_size_limit(path, &file, written)?;
-    }
+    let held = held.filter(|_| kind == FileKind::Regular);
+    let geometry = held.as_ref().map(|superblock| &superblock.geometry);
+    let asked = size_to_ask_for(path, &file, parameters, (size_before, geometry))?;
     let total_size = settle_size(path, &file, kind, (size_before, asked), &mut undo)?;
     if direct == DirectIo::Unknown {
         try_alignment(path, &file, total_size, usage.alignment)?;
@@ -135,7 +120,9 @@ pub(super) fn open(
         warn_of_page_cache(host);
     }
     Ok(OpenedFile {
+        place,
         file,
+        origin,
         total_size,
         usage,
         direct: direct != DirectIo::No,
@@ -146,14 +133,82 @@ pub(super) fn open(
     })
 }
 
+/// The size that the file is to have for the pool: what was asked for, as far as a pool of this geometry, if it holds
+/// one, would have it; 0 for all there is.
+fn size_to_ask_for(
+    path: &Path,
+    file: &File,
+    parameters: &Parameters,
+    (size_before, geometry): (u64, Option<&Geometry>),
+) -> Result<u64, ModuleError> {
+    let asked = match parameters.read_only {
+        true => 0,
+        false => parameters.total_size,
+    };
+    let asked = match geometry {
+        Some(geometry) => size_to_grow_to(geometry, size_before, asked),
+        None => asked,
+    };
+    if !parameters.read_only {
+        // Also where nothing is written at once: a limit that a later write met would look like a device that fails.
+        let written = match asked {
+            0 => size_before,
+            _ if parameters.overwrite => asked.max(size_before),
+            _ => asked,
+        };
+        check_size_limit(path, file, written)?;
+    }
+    Ok(asked)
+}
+
+/// A file that is this pool's alone, as it was found or made.
+struct HeldFile {
+    // First, and so dropped first: whoever gets the file next finds its place free.
+    place: OpenFile,
+    lock: FileLock,
+    file: PoolFile,
+    kind: FileKind,
+    origin: FileOrigin,
+    made: Option<MadeFile>,
+}
+
+/// Opens the file, or takes the one that was passed, and has it for this pool alone.
+fn hold(
+    context: &CreateContext<'_>,
+    path: &Path,
+    parameters: &Parameters,
+) -> Result<HeldFile, ModuleError> {
+    let (opened, origin) = source::open(context, path, parameters)?;
+    let OpenedPath { file, kind, made } = opened;
+    let file = pool_file(file)?;
+    source::check_not_own(path, &file, context.host)?;
+    let lock = lock_for_one_pool(path, &file, (kind, origin), parameters)?;
+    let place = OpenFile::enter(path, &file)?;
+    source::check_links(path, &file, (kind, origin))?;
+    if let Some(made) = &made
+        && let Err(error) = made.sync_folder(&file)
+    {
+        return Err(made.remove_after(error));
+    }
+    Ok(HeldFile {
+        place,
+        lock,
+        file,
+        kind,
+        origin,
+        made,
+    })
+}
+
 /// Locks the file or device, so that no other pool has it.
 fn lock_for_one_pool(
     path: &Path,
     file: &PoolFile,
-    kind: FileKind,
+    (kind, origin): (FileKind, FileOrigin),
     parameters: &Parameters,
 ) -> Result<FileLock, ModuleError> {
     match kind {
+        FileKind::Regular if origin.is_passed() => lock_passed(path, file),
         FileKind::Regular => lock(path, file),
         FileKind::BlockDevice => {
             check_zones(path, file)?;
@@ -174,109 +229,6 @@ fn warn_of_page_cache(host: Host) {
              longer; use a file system with direct I/O where that matters"
         ),
     );
-}
-
-/// Makes a new file's name durable: a flush of the file need not do that.
-fn sync_folder_of(path: &Path, file: &File) -> Result<(), ModuleError> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty());
-    let synced = File::open(folder.unwrap_or(Path::new(".")))
-        .and_then(|folder| folder.sync_all())
-        // For a folder that may not be read, or that its file system does not sync alone.
-        .or_else(|_| syncfs(file).map_err(io::Error::from));
-    synced.map_err(|error| {
-        let action = format_args!("cannot make the name of {} durable", path.display());
-        ModuleError::system(action, &error)
-    })
-}
-
-fn open_existing_or_new(
-    path: &Path,
-    parameters: &Parameters,
-) -> Result<(File, FileKind, bool), ModuleError> {
-    let failed = |access, error: &io::Error| refused(access, path, error);
-    let access = match parameters.read_only {
-        true => PathUse::Read,
-        false => PathUse::Write,
-    };
-    let kind = match std::fs::metadata(path) {
-        Ok(metadata) => kind_of(path, &metadata)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // A link is not followed to make a file: whoever made the link would choose where.
-            let is_link = std::fs::symlink_metadata(path).is_ok();
-            if parameters.read_only || is_link {
-                return Err(failed(access, &error));
-            }
-            if ends_with_slash(path) {
-                let error = io::Error::from_raw_os_error(libc::EISDIR);
-                return Err(failed(PathUse::Create, &error));
-            }
-            if parameters.total_size == 0 {
-                return Err(ModuleError::new(
-                    Status::NotFound,
-                    format!(
-                        "{} does not exist: give a size to have it created, or create it",
-                        path.display()
-                    ),
-                ));
-            }
-            // Only the owner of the daemon may reach what its clients store.
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(path)
-                .map_err(|error| match error.kind() {
-                    io::ErrorKind::AlreadyExists => busy(path, "somebody made it just now"),
-                    _ => failed(PathUse::Create, &error),
-                })?;
-            return Ok((file, FileKind::Regular, true));
-        }
-        Err(error) => return Err(failed(PathUse::Look, &error)),
-    };
-    let mut options = OpenOptions::new();
-    options.read(true).write(!parameters.read_only);
-    if kind == FileKind::BlockDevice {
-        options.custom_flags(libc::O_EXCL);
-    }
-    let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
-    let file = patiently(|| options.open(path), is_busy).map_err(|error| {
-        if is_busy(&error) {
-            return busy(path, "it is mounted, part of an array, or another pool's");
-        }
-        failed(access, &error)
-    })?;
-    let metadata = file
-        .metadata()
-        .map_err(|error| failed(PathUse::Look, &error))?;
-    // Looked at again: the first look was at the name, which may lead elsewhere by now.
-    if kind_of(path, &metadata)? != kind {
-        return Err(busy(path, "it was replaced just now"));
-    }
-    check_stores(path, &file)?;
-    Ok((file, kind, false))
-}
-
-fn kind_of(path: &Path, metadata: &Metadata) -> Result<FileKind, ModuleError> {
-    let file_type = metadata.file_type();
-    let other = match file_type {
-        _ if file_type.is_file() => return Ok(FileKind::Regular),
-        _ if file_type.is_block_device() => return Ok(FileKind::BlockDevice),
-        _ if file_type.is_dir() => "a directory",
-        _ if file_type.is_char_device() => "a character device",
-        _ if file_type.is_fifo() => "a FIFO",
-        _ if file_type.is_socket() => "a socket",
-        _ => "something else",
-    };
-    Err(ModuleError::new(
-        Status::InvalidArgument,
-        format!(
-            "{} is {other}: a file pool needs a regular file or a block device",
-            path.display()
-        ),
-    ))
 }
 
 /// Refuses a device that is read-only: the kernel opens it for writing all the same, and fails the writes.

@@ -65,6 +65,8 @@ pub(super) struct EngineSetup<'a> {
     pub(super) io_depth: u32,
     /// Workers of the pool, each of which has an engine.
     pub(super) worker_count: usize,
+    /// Whether no other engine than io_uring may take its place.
+    pub(super) needs_ring: bool,
 }
 
 impl KernelEngine {
@@ -77,7 +79,7 @@ impl KernelEngine {
         if kind == IoEngine::IoUring {
             return Uring::new(file, wake, setup.io_depth)
                 .map(Self::IoUring)
-                .map_err(|error| no_ring(&error));
+                .map_err(|error| no_ring(&error, setup.needs_ring));
         }
         Aio::new(file, wake, setup.io_depth)
             .map(Self::Libaio)
@@ -129,6 +131,25 @@ pub(super) fn choose<T>(
     }
 }
 
+/// Calls `make` for io_uring, which is all that serves a file that somebody who is no operator has passed. They have
+/// the file open too, and may change its flags at any time: AIO may then block inside its submission, where a worker
+/// must not wait, and io_uring does not.
+///
+/// # Errors
+/// Another engine was `asked` for, or the kernel refuses this one.
+pub(super) fn choose_ring<T>(
+    asked: IoEngine,
+    mut make: impl FnMut(IoEngine) -> Result<T, ModuleError>,
+) -> Result<(T, IoEngine), ModuleError> {
+    if asked == IoEngine::Libaio {
+        return Err(ModuleError::new(
+            Status::PermissionDenied,
+            "io_engine is libaio, which is for operators: leave it out, or ask for io_uring",
+        ));
+    }
+    Ok((make(IoEngine::IoUring)?, IoEngine::IoUring))
+}
+
 fn no_context(error: &io::Error, setup: &EngineSetup<'_>) -> ModuleError {
     if error.kind() == io::ErrorKind::WouldBlock {
         let EngineSetup {
@@ -151,39 +172,52 @@ fn no_context(error: &io::Error, setup: &EngineSetup<'_>) -> ModuleError {
     ModuleError::system("cannot set up asynchronous I/O (io_setup)", error)
 }
 
-fn no_ring(error: &io::Error) -> ModuleError {
+fn no_ring(error: &io::Error, needs_ring: bool) -> ModuleError {
     let switch = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
-    let reason = match (error.raw_os_error(), switch.as_deref().map(str::trim)) {
-        (Some(libc::ENOSYS), _) => {
-            "this kernel has none, or a sandbox hides it; allow it there, or ask for libaio"
-        }
+    let other = match needs_ring {
+        false => "ask for libaio",
+        true => "let an operator create the pool for you: for others the daemon uses nothing else",
+    };
+    let (why, remedy) = match (error.raw_os_error(), switch.as_deref().map(str::trim)) {
+        (Some(libc::ENOSYS), _) => (
+            "this kernel has none, or a sandbox hides it",
+            Some("allow it there"),
+        ),
         (Some(libc::EOPNOTSUPP | libc::EINVAL), _) => {
-            "this kernel's is too old (5.6 is needed); ask for libaio"
+            ("this kernel's is too old (5.6 is needed)", None)
         }
-        (Some(libc::EPERM | libc::EACCES), Ok("2")) => {
-            "it is switched off; write 0 to /proc/sys/kernel/io_uring_disabled, or ask for libaio"
-        }
-        (Some(libc::EPERM | libc::EACCES), Ok("1")) => {
-            "it is switched off for unprivileged users; run the daemon with a group that \
-             /proc/sys/kernel/io_uring_group names, write 0 to \
-             /proc/sys/kernel/io_uring_disabled, or ask for libaio"
-        }
-        (Some(libc::EPERM | libc::EACCES), _) => {
-            "a sandbox (seccomp, as containers have it) or a security policy forbids it; allow \
-             it there, or ask for libaio"
-        }
-        (Some(libc::ENOMEM), _) => {
-            "there is no memory for it; raise the limit of locked memory (ulimit -l), give a \
-             smaller io_depth, or ask for libaio"
-        }
-        (Some(libc::EMFILE | libc::ENFILE), _) => {
-            "it takes a file descriptor for each worker; try again later, raise `ulimit -n` or \
-             fs.file-max, or ask for libaio"
-        }
-        _ => "ask for libaio",
+        (Some(libc::EPERM | libc::EACCES), Ok("2")) => (
+            "it is switched off",
+            Some("write 0 to /proc/sys/kernel/io_uring_disabled"),
+        ),
+        (Some(libc::EPERM | libc::EACCES), Ok("1")) => (
+            "it is switched off for unprivileged users",
+            Some(
+                "run the daemon with a group that /proc/sys/kernel/io_uring_group names, write 0 to \
+                 /proc/sys/kernel/io_uring_disabled",
+            ),
+        ),
+        (Some(libc::EPERM | libc::EACCES), _) => (
+            "a sandbox (seccomp, as containers have it) or a security policy forbids it",
+            Some("allow it there"),
+        ),
+        (Some(libc::ENOMEM), _) => (
+            "there is no memory for it",
+            Some("raise the limit of locked memory (ulimit -l), give a smaller io_depth"),
+        ),
+        (Some(libc::EMFILE | libc::ENFILE), _) => (
+            "it takes a file descriptor for each worker",
+            Some("try again later, raise `ulimit -n` or fs.file-max"),
+        ),
+        _ => ("", None),
+    };
+    let advice = match (why, remedy) {
+        ("", _) => other.to_owned(),
+        (why, Some(remedy)) => format!("{why}; {remedy}, or {other}"),
+        (why, None) => format!("{why}; {other}"),
     };
     let mut refusal = ModuleError::system("cannot set up io_uring", error);
-    refusal.message = format!("cannot set up io_uring: {error}: {reason}");
+    refusal.message = format!("cannot set up io_uring: {error}: {advice}");
     if let Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::EINVAL) = error.raw_os_error() {
         refusal.failure.status = Status::Unsupported;
     }

@@ -1,8 +1,8 @@
 //! What a creation that fails takes back.
 //!
 //! All of it is done by the file that the pool has open and locked, whatever its path leads to by then; a file that was
-//! made is removed by its path. What an overwriting creation has wiped cannot be put back, nor what a killed process
-//! has left.
+//! made is removed from its folder, if it is there still ([`MadeFile`]). What an overwriting creation has wiped cannot
+//! be put back, nor what a killed process has left.
 
 #![forbid(unsafe_code)]
 
@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use chimaera_bdev_file::MadeFile;
 use chimaera_bdev_format::image::{FileDisk, PoolFile};
 use chimaera_bdev_format::{Disk, Page};
 use chimaera_chimod::{Host, Level, ModuleError};
@@ -23,7 +24,7 @@ pub(crate) struct Undo {
     file: PoolFile,
     path: PathBuf,
     host: Host,
-    created: bool,
+    made: Option<MadeFile>,
     grown_from: Option<u64>,
     /// Pages that may be written, which were blank.
     written: Vec<Range<u64>>,
@@ -32,14 +33,14 @@ pub(crate) struct Undo {
 }
 
 impl Undo {
-    /// For a file that was `created`, or else opened, at `path`.
-    pub(super) fn new(file: &PoolFile, path: &Path, created: bool, host: Host) -> Self {
+    /// For a file that was `made`, or else opened, at `path`.
+    pub(super) fn new(file: &PoolFile, path: &Path, made: Option<MadeFile>, host: Host) -> Self {
         let metadata = file.metadata();
         Self {
             file: Arc::clone(file),
             path: path.to_owned(),
             host,
-            created,
+            made,
             grown_from: None,
             written: Vec::new(),
             was_a_hole: metadata.is_ok_and(|it| it.is_file() && it.blocks() == 0),
@@ -71,15 +72,15 @@ impl Undo {
     }
 
     fn forget(&mut self) {
-        self.created = false;
+        self.made = None;
         self.grown_from = None;
         self.written.clear();
     }
 
     fn take_back(&mut self) -> Result<(), String> {
-        let undone = match self.created {
-            true => std::fs::remove_file(&self.path).map_err(|error| ("remove", error)),
-            false => {
+        let undone = match &self.made {
+            Some(made) => made.remove().map_err(|error| ("remove", error)),
+            None => {
                 // What lies behind the former end goes with it; both are tried.
                 let blanked = self.blank().map_err(|error| ("blank", error));
                 let shortened = self
