@@ -299,3 +299,19 @@ fn no_path_is_opened_unless_an_operator_asks_for_it() {
     }
     drop(create(ROOT, &file_params(MEGABYTE)).expect("made"));
 }
+
+#[test]
+fn a_path_is_not_opened_where_the_kernel_cannot_keep_to_it() {
+    let folder = disk_folder();
+    let name = name_in(&folder, "pool");
+    let filter = SystemCallFilter::refusing(&[libc::SYS_openat2], libc::ENOSYS);
+    filter.around(|| {
+        let Err(error) = TestPool::create(&name, &file_params(MEGABYTE), 1) else {
+            panic!("a pool was made");
+        };
+        assert_eq!(error.failure.status, Status::PermissionDenied, "{error}");
+        assert!(error.message.contains("openat2, Linux 5.6"), "{error}");
+        assert!(!fs::exists(&name).expect("the folder is there"));
+        drop(pass(ROOT, &open(&name), &name, &params()).expect("a passed file needs no path"));
+    });
+}
