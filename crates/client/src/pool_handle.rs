@@ -194,7 +194,21 @@ impl PoolHandle {
         buffer: Option<Buffer>,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Task<T> {
-        match self.ready() {
+        match self.is_ready() {
+            true => self.runtime.submit(call, buffer, finish),
+            false => self.submit_first(call, buffer, finish),
+        }
+    }
+
+    /// As [`Self::submit`], where the pool has to be attached to first.
+    #[cold]
+    fn submit_first<T>(
+        &self,
+        call: Call,
+        buffer: Option<Buffer>,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
+    ) -> Task<T> {
+        match self.become_ready() {
             Ok(()) => self.runtime.submit(call, buffer, finish),
             Err(error) => Task::refused(Refused::new(call, buffer, error), finish),
         }
@@ -254,10 +268,15 @@ impl PoolHandle {
     /// Those of the [first use](Self).
     #[inline]
     pub fn ready(&self) -> Result<(), Error> {
-        match self.shared.ready.load(Ordering::Relaxed) {
-            0 => self.become_ready(),
-            _ => Ok(()),
+        match self.is_ready() {
+            true => Ok(()),
+            false => self.become_ready(),
         }
+    }
+
+    #[inline(always)]
+    fn is_ready(&self) -> bool {
+        self.shared.ready.load(Ordering::Relaxed) != 0
     }
 
     #[cold]

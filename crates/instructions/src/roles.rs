@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use chimaera_bdev_client::{Block, BlockType, Client as BdevClient};
-use chimaera_client::{ConnectOptions, PoolId, PoolQuery, Runtime, Task};
+use chimaera_client::{ConnectOptions, PoolId, PoolQuery, Task};
 use chimaera_echo_client::Client as EchoClient;
 use chimaera_runtime::{Config, Host, Polling};
 use chimaera_shm::packet;
@@ -37,10 +37,13 @@ pub fn play(role: &str) -> Result<()> {
     let runtime = ConnectOptions::new()
         .buffer_bytes(16 << 20)
         .from_socket(socket)?;
-    calls(role, &runtime, 1)?;
+    let echo = EchoClient::new(&runtime, PoolId::new(9000, 0));
+    let bdev = BdevClient::new(&runtime, PoolId::new(8000, 0));
+    // The first one also attaches to its pool.
+    calls(role, &echo, &bdev, 1)?;
     // Until the tracer has enough.
     loop {
-        calls(role, &runtime, INTERVAL_TASKS)?;
+        calls(role, &echo, &bdev, INTERVAL_TASKS)?;
     }
 }
 
@@ -81,23 +84,21 @@ fn host() -> Result<Host> {
 }
 
 /// One interval of a client's case, with so many tasks.
-fn calls(role: &str, runtime: &Runtime, count: usize) -> Result<()> {
-    let echo = EchoClient::new(runtime, PoolId::new(9000, 0));
-    let bdev = BdevClient::new(runtime, PoolId::new(8000, 0));
+fn calls(role: &str, echo: &EchoClient, bdev: &BdevClient, count: usize) -> Result<()> {
     match role {
-        client::CALL => call(&echo, count)?,
+        client::CALL => call(echo, count)?,
         client::SUBMIT => {
-            let tasks = submit(&echo, count, mark)?;
+            let tasks = submit(echo, count, mark)?;
             mark();
             collect(tasks, || ())?;
         }
         client::COLLECT => {
-            let tasks = submit(&echo, count, || ())?;
+            let tasks = submit(echo, count, || ())?;
             mark();
             collect(tasks, mark)?;
         }
-        client::READ => read(&bdev, count)?,
-        client::WRITE => write(&bdev, count)?,
+        client::READ => read(bdev, count)?,
+        client::WRITE => write(bdev, count)?,
         other => return Err(format!("there is no subject \"{other}\"").into()),
     }
     Ok(())

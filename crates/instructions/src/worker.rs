@@ -29,6 +29,8 @@ const BLOCK_BYTES: usize = 4096;
 
 /// An empty task.
 pub const ECHO: &str = "worker-echo";
+/// An empty task, for two pools in turn.
+pub const ECHO_OF_TWO: &str = "worker-echo-of-two-pools";
 /// Reading 4 KiB of a memory pool.
 pub const READ: &str = "worker-read-4KiB";
 /// Writing 4 KiB to a memory pool.
@@ -52,7 +54,10 @@ pub(crate) fn count(program: &Path) -> Result<Vec<Figure>> {
         steps: Steps::seize(subject, thread)?,
         ready,
     };
-    let mut figures = vec![count_echo(&mut worker, &runtime)?];
+    let mut figures = vec![
+        count_echo(&mut worker, &runtime)?,
+        count_echo_of_two(&mut worker, &runtime)?,
+    ];
     figures.extend(count_bdev(&mut worker, &runtime)?);
     Ok(figures)
 }
@@ -66,6 +71,22 @@ fn count_echo(worker: &mut CountedWorker, runtime: &Runtime) -> Result<Figure> {
         rounds.add(count);
     }
     figure(ECHO, &rounds)
+}
+
+/// Tasks for two pools in turn: none of them finds its pool remembered by the lane.
+fn count_echo_of_two(worker: &mut CountedWorker, runtime: &Runtime) -> Result<Figure> {
+    let pools = [9000, 9001].map(|major| EchoClient::new(runtime, PoolId::new(major, 0)));
+    for (number, pool) in pools.iter().enumerate() {
+        let name = if number == 0 { "echo" } else { "other" };
+        pool.create(PoolQuery::Dynamic, name, "")?;
+    }
+    let mut rounds = CaseRounds::default();
+    while rounds.goes_on(ECHO_OF_TWO)? {
+        let in_turn = (0..LANE_DEPTH).map(|task| pools[task % 2].async_echo(task as u64));
+        let (count, _) = worker.round(in_turn)?;
+        rounds.add(count);
+    }
+    figure(ECHO_OF_TWO, &rounds)
 }
 
 /// The four of a memory pool, one after another in each round.
