@@ -89,7 +89,7 @@ impl Container for BdevContainer {
         let asked = Parameters::decode(again.params)?;
         self.pool.check_same(&asked)?;
         let declared = &self.pool.state.declared;
-        match (declared.change(asked.metrics, again.creator)?, &self.keeper) {
+        match (declared.change(asked.metrics, again)?, &self.keeper) {
             (None, _) => Ok(()),
             (Some(metrics), None) => {
                 declared.set(metrics);

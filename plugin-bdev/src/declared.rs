@@ -10,13 +10,13 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use chimaera_bdev_proto::PerfMetrics;
-use chimaera_chimod::{Creator, ModuleError};
+use chimaera_chimod::{CreateAgain, Creator, ModuleError};
 use chimaera_proto::Status;
 use parking_lot::Mutex;
 
 /// The declared characteristics of a pool that is open.
 pub(crate) struct Declared {
-    /// Whose the pool is. Stands for itself, so it is relaxed.
+    /// Whose the pool is, for a text. Stands for itself, so it is relaxed.
     owner_uid: AtomicU32,
     // Held for no longer than a copy takes.
     metrics: Mutex<PerfMetrics>,
@@ -45,34 +45,45 @@ impl Declared {
     /// Returns the characteristics that `asked` has in place of the declared ones, if they differ.
     ///
     /// # Errors
-    /// [`Status::PermissionDenied`] if they differ and `by` may not change them.
+    /// [`Status::PermissionDenied`] if they differ and whoever asks `again` may not change them.
     pub(crate) fn change(
         &self,
         asked: Option<PerfMetrics>,
-        by: Creator,
+        again: CreateAgain<'_>,
     ) -> Result<Option<PerfMetrics>, ModuleError> {
         let owner_uid = self.owner_uid.load(Ordering::Relaxed);
+        let by = (again.creator.uid, again.may_manage);
         change(self.metrics(), owner_uid, asked, by)
     }
 }
 
-/// As [`Declared::change`], of a pool that is not open yet.
-pub(crate) fn change(
+/// As [`Declared::change`], of a pool that is being opened.
+pub(crate) fn change_by_opener(
+    declared: PerfMetrics,
+    owner_uid: u32,
+    (asked, opener): (Option<PerfMetrics>, Creator),
+) -> Result<Option<PerfMetrics>, ModuleError> {
+    let may_manage = opener.is_operator || opener.uid == owner_uid;
+    change(declared, owner_uid, asked, (opener.uid, may_manage))
+}
+
+/// `uid` is the user who asks.
+fn change(
     declared: PerfMetrics,
     owner_uid: u32,
     asked: Option<PerfMetrics>,
-    by: Creator,
+    (uid, may_manage): (u32, bool),
 ) -> Result<Option<PerfMetrics>, ModuleError> {
     let changed = asked.filter(|asked| *asked != declared);
-    if changed.is_none() || by.uid == owner_uid || by.is_operator {
+    if changed.is_none() || may_manage {
         return Ok(changed);
     }
     Err(ModuleError::new(
         Status::PermissionDenied,
         format!(
             "perf_metrics are not those that are declared of the pool, and only its owner (user {owner_uid}) \
-             and operators may declare others, not user {}: leave them out to use the pool as it is",
-            by.uid
+             and operators may declare others, over a socket that lets them, not user {uid}: leave them out to use the \
+             pool as it is"
         ),
     ))
 }

@@ -8,8 +8,8 @@ use chimaera_chimod::host::NewPool;
 use chimaera_chimod::{CreateAgain, Incarnation, ModuleError};
 use chimaera_proto::admin::{GetOrCreatePool, PoolInfo, PoolKey};
 use chimaera_proto::limits::{MAX_CREATE_PARAMS_BYTES, MAX_POOL_NAME_BYTES};
-use chimaera_proto::rights::{DEFAULT_MODE, MODE_BITS};
-use chimaera_proto::{Permissions, PoolId, Status};
+use chimaera_proto::rights::{DEFAULT_MODE, MODE_BITS, OVERFLOW_ID};
+use chimaera_proto::{Permissions, PoolId, Right, Status};
 
 use crate::caller::{Caller, ClientFile, denied};
 use crate::control_side::ControlSide;
@@ -58,6 +58,7 @@ impl ControlSide {
                 }
                 let again = CreateAgain {
                     creator: (&**caller).into(),
+                    may_manage: pool.rights_of(caller).has(Right::Manage),
                     params: &asked.params,
                 };
                 let taken = pool.container.create_again(again);
@@ -212,6 +213,9 @@ fn check_creation(asked: &GetOrCreatePool, caller: &Caller) -> Result<(), Module
     if let Some(mode) = asked.mode {
         check_mode(mode)?;
     }
+    if let Some(owner) = asked.owner {
+        check_owner(owner)?;
+    }
     if let Some(group) = asked.group {
         check_group(group, caller)?;
     }
@@ -222,6 +226,18 @@ fn check_creation(asked: &GetOrCreatePool, caller: &Caller) -> Result<(), Module
         ));
     }
     Ok(())
+}
+
+/// Checks that this is the number of a user or group to which something can belong.
+fn check_is_somebody(kind: &str, id: u32) -> Result<(), ModuleError> {
+    // The second one stands for "as it is" wherever the kernel takes an owner.
+    if ![OVERFLOW_ID, u32::MAX].contains(&id) {
+        return Ok(());
+    }
+    Err(ModuleError::new(
+        Status::InvalidArgument,
+        format!("{kind} {id} is nobody's number and owns nothing: name another {kind}"),
+    ))
 }
 
 /// Checks that a pool can have this mode.
@@ -237,8 +253,14 @@ pub(crate) fn check_mode(mode: u16) -> Result<(), ModuleError> {
     }
 }
 
+/// Checks that a pool can be this user's.
+pub(crate) fn check_owner(owner: u32) -> Result<(), ModuleError> {
+    check_is_somebody("user", owner)
+}
+
 /// Checks that somebody may give a pool to this group.
 pub(crate) fn check_group(group: u32, caller: &Caller) -> Result<(), ModuleError> {
+    check_is_somebody("group", group)?;
     if caller.is_operator() || caller.is_in_group(group) {
         return Ok(());
     }

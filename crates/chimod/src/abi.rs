@@ -336,8 +336,15 @@ pub struct RawCreateAgain {
     pub creator_uid: u32,
     /// Group id of whoever asks now, by the kernel's word.
     pub creator_gid: u32,
-    /// 1 if whoever asks now has operators' rights, else 0.
-    pub creator_is_operator: u32,
+    /// Bits that are set here.
+    pub flags: u32,
+}
+
+impl RawCreateAgain {
+    /// In `flags`: whoever asks now has operators' rights.
+    pub const CREATOR_IS_OPERATOR: u32 = 1;
+    /// In `flags`: whoever asks now has the right to manage the pool.
+    pub const MAY_MANAGE: u32 = 2;
 }
 
 /// See [`ModuleVTable::prefetch`].

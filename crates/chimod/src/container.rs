@@ -174,6 +174,9 @@ pub struct AllowedFolder<'a> {
 pub struct CreateAgain<'a> {
     /// Who asks now, not necessarily the one who asked before.
     pub creator: Creator,
+    /// Whether that one may change the pool itself ([`Right::Manage`](chimaera_proto::Right::Manage)). Over some
+    /// sockets even its owner may not.
+    pub may_manage: bool,
     /// Creation parameters, as the module's client encoded them: not yet validated.
     pub params: &'a [u8],
 }

@@ -284,8 +284,9 @@ unsafe extern "C" fn create_again<C: Container>(
             creator: Creator {
                 uid: arguments.creator_uid,
                 gid: arguments.creator_gid,
-                is_operator: arguments.creator_is_operator != 0,
+                is_operator: arguments.flags & RawCreateAgain::CREATOR_IS_OPERATOR != 0,
             },
+            may_manage: arguments.flags & RawCreateAgain::MAY_MANAGE != 0,
             params: arguments.params.as_slice(),
         };
         (&instance::<C>(container).container, asked)

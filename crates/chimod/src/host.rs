@@ -287,11 +287,15 @@ impl ContainerHandle {
     /// # Errors
     /// What differs or may not be changed, in the module's words.
     pub fn create_again(&self, asked: CreateAgain<'_>) -> Result<(), ModuleError> {
+        let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
         let arguments = RawCreateAgain {
             params: LentBytes::new(asked.params),
             creator_uid: asked.creator.uid,
             creator_gid: asked.creator.gid,
-            creator_is_operator: u32::from(asked.creator.is_operator),
+            flags: flag(
+                asked.creator.is_operator,
+                RawCreateAgain::CREATOR_IS_OPERATOR,
+            ) | flag(asked.may_manage, RawCreateAgain::MAY_MANAGE),
         };
         // SAFETY: the container lives as long as the handle; the arguments are valid during the
         // call.

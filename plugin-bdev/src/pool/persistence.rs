@@ -3,7 +3,7 @@
 //! Laws:
 //! - What is not blank and not ours is left as it is, unless the creator says otherwise.
 //! - A pool is opened by its own name and id, or not at all: an error says what differs. How its device is
-//!   used is for each opening to say; what is declared of it, for its creator and root to change.
+//!   used is for each opening to say; what is declared of it, for its owner and operators to change.
 //! - Whatever is refused, nothing was written.
 
 #![forbid(unsafe_code)]
@@ -97,7 +97,7 @@ fn open(
     check_identity(opening, identity)?;
     let asked = (opening.parameters.metrics, opening.context.creator);
     let permissions = ownership::settle(opening, identity.owner)?;
-    let changed = declared::change(identity.metrics, permissions.owner, asked.0, asked.1)?;
+    let changed = declared::change_by_opener(identity.metrics, permissions.owner, asked)?;
     let geometry = size::settle_geometry(opening, superblock)?;
     let held_pages = size::held_before_growing(opening, superblock)?;
     let allocator = opening.allocator(&geometry)?;

@@ -47,6 +47,8 @@ pub(crate) struct TestPool {
     recorder: Arc<Recorder>,
     workers: u32,
     next_task: std::sync::atomic::AtomicU64,
+    /// Who had it made or opened.
+    creator: Creator,
 }
 
 impl TestPool {
@@ -116,6 +118,7 @@ impl TestPool {
             recorder,
             workers,
             next_task: 0.into(),
+            creator,
         })
     }
 
@@ -131,7 +134,13 @@ impl TestPool {
         params: &CreateParams,
     ) -> Result<(), ModuleError> {
         let params = &codec::encode(params).expect("encodes");
-        self.handle.create_again(CreateAgain { creator, params })
+        let recorded = self.handle.permissions().expect("it says");
+        let owner = recorded.map_or(self.creator.uid, |permissions| permissions.owner);
+        self.handle.create_again(CreateAgain {
+            creator,
+            may_manage: creator.is_operator || creator.uid == owner,
+            params,
+        })
     }
 
     pub(crate) fn handle(&self) -> &ContainerHandle {

@@ -109,6 +109,7 @@ fn parameters_of_another_kind_are_refused() {
     let pool =
         TestPool::create_recorded("memory", &ram_params(MEGABYTE), 1, recorder).expect("made");
     let garbage = chimaera_chimod::CreateAgain {
+        may_manage: true,
         creator: ROOT,
         params: &[1, 2, 3],
     };

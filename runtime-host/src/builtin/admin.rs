@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use crate::caller::Caller;
 use crate::control_side::ControlSide;
-use crate::create_pools::{check_group, check_mode};
+use crate::create_pools::{check_group, check_mode, check_owner};
 use crate::log;
 use crate::messages::ControlEvent;
 use crate::messages::WorkerCommand;
@@ -139,8 +139,9 @@ impl ControlSide {
         caller: &Arc<Caller>,
     ) -> Result<PoolInfo, ModuleError> {
         let pool = self.pools.find(&asked.pool, caller)?;
-        pool.require(Right::Manage, caller)?;
         let _one_at_a_time = pool.changing_permissions.lock();
+        // Only now is it known whose the pool is: another change may have come first.
+        pool.require(Right::Manage, caller)?;
         let before = pool.permissions();
         let after = Permissions {
             owner: asked.new_owner.unwrap_or(before.owner),
@@ -149,6 +150,7 @@ impl ControlSide {
         };
         check_mode(after.mode)?;
         if after.owner != before.owner {
+            check_owner(after.owner)?;
             caller.check_operator("to give a pool another owner")?;
         }
         if after.group != before.group {
