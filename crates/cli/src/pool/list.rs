@@ -20,7 +20,7 @@ pub(super) fn list(
     let pools = ask(runtime.admin().async_list_pools(), daemon)?;
     if global.json {
         let reports = pools.iter().map(|pool| {
-            let perf_metrics = declared(&runtime, pool)?;
+            let perf_metrics = declared(&runtime, pool, daemon)?;
             Ok(PoolReport {
                 perf_metrics,
                 ..PoolReport::new(pool)
@@ -64,13 +64,23 @@ pub(super) fn list(
 
 /// The declared characteristics of a block device pool; nothing for another module's pool, or one that has gone
 /// meanwhile.
-fn declared(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<PerfMetrics>, CommandFailure> {
+fn declared(
+    runtime: &Runtime,
+    pool: &PoolInfo,
+    daemon: &DaemonArguments,
+) -> Result<Option<PerfMetrics>, CommandFailure> {
     if pool.module != MODULE_NAME {
         return Ok(None);
     }
-    let stats = Client::open_of(runtime, pool.permissions.owner, &pool.name)
-        .and_then(|client| client.get_stats());
-    match stats {
+    let stats = |runtime: &Runtime| {
+        Client::open_of(runtime, pool.permissions.owner, &pool.name)?.get_stats()
+    };
+    let found = match stats(runtime) {
+        // A connection uses one pool by an id, and several users may have one with this id.
+        Err(error) if error.status() == Status::Busy => stats(&connect(daemon)?),
+        found => found,
+    };
+    match found {
         Ok(stats) => Ok(Some(stats.metrics)),
         // Its owner has no right to read it.
         Err(error) if error.status() == Status::PermissionDenied => Ok(None),
