@@ -9,6 +9,7 @@ use chimaera_shm::Record;
 
 use crate::buffer::Buffer;
 use crate::error::Error;
+use crate::known_pools::KnownPools;
 use crate::task_error::TaskError;
 
 /// What a task asks for. The pool's module gives method and arguments their meaning.
@@ -142,12 +143,15 @@ impl Refused {
     }
 }
 
-/// The values of a completion, or its failure as an error of the call.
+/// The values of a completion, or its failure as an error of the call, of which its connection's pools learn.
 #[inline]
-pub(crate) fn values(call: &Call, record: &Record) -> Result<Values, Error> {
+pub(crate) fn values(pools: &KnownPools, call: &Call, record: &Record) -> Result<Values, Error> {
     match result_from_word(record.status_word()) {
         Ok(()) => Ok(record.values()),
-        Err(failure) => Err(failed(call, failure)),
+        Err(failure) => {
+            pools.note_failure(call.pool, failure.status);
+            Err(failed(call, failure))
+        }
     }
 }
 

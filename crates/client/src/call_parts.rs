@@ -152,7 +152,7 @@ impl<'a> PartWindow<'a> {
 
     fn pop(&mut self) -> Option<(PartInFlight, Result<Values, Error>)> {
         let member = self.parts[self.first % LANE_DEPTH].take()?;
-        let take = |record: &Record| values(&member.call, record);
+        let take = |record: &Record| values(&self.lane.connection.pools, &member.call, record);
         let result = if !self.lane.is_here() {
             Err(Error::forked(member.call))
         } else {

@@ -178,7 +178,6 @@ impl Runtime {
                     worker_count,
                     socket,
                 },
-                pools: Mutex::new(Vec::new()),
                 offers: Mutex::default(),
             })),
         })

@@ -25,6 +25,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::control::ControlSocket;
 use crate::error::Error;
+use crate::known_pools::KnownPools;
 use crate::options::KeepAlive;
 use crate::reentrancy::Mutex;
 use crate::wakers::{Wakers, wake_all};
@@ -44,6 +45,8 @@ pub(crate) struct ClientConnection {
     bell_refusal: Mutex<Option<Instant>>,
     keep_alive: Option<KeepAlive>,
     publish_order: PublishOrder,
+    /// The pools that the session is attached to, as far as this side knows.
+    pub(crate) pools: KnownPools,
 }
 
 /// What a connection's threads tell a lane.
@@ -90,6 +93,7 @@ impl ClientConnection {
             bell_refusal: Mutex::default(),
             keep_alive,
             publish_order,
+            pools: KnownPools::default(),
         };
         let (registry, socket) = (
             Arc::clone(&connection.registry),

@@ -1,47 +1,158 @@
 //! What is known of the pools of a connection, by whoever holds one.
+//!
+//! Laws of this module:
+//! - A task that fails because its pool has ended or is another one makes the pool suspect for all who hold it
+//!   ([`KnownPools::note_failure`]). A suspect pool is attached anew by its next use, and compared with what was known.
+//! - So are pools to which the session may be about to be attached by an id that had another one
+//!   ([`KnownPools::suspect`]): else tasks of those who know the former would reach the new one before the answer is
+//!   here.
+//! - That a pool has changed is not forgotten before the application has taken note of it.
 
-use std::sync::Weak;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
-use chimaera_proto::PoolId;
 use chimaera_proto::admin::PoolInfo;
+use chimaera_proto::{PoolId, Status};
+
+use crate::reentrancy::Mutex;
 
 /// What is known of the pool. Each word stands for itself, so all are relaxed.
 pub(crate) struct KnownPool {
     /// The pool's id; that of none until it is known.
     pub(crate) id: AtomicU64,
-    /// The user id of the owner who was named, and [`NAMED`]; 0 if none was.
+    /// The user id of the owner who was named, and a bit beside it; 0 if none was.
     pub(crate) owner: AtomicU64,
-    /// The id if the session is attached to it, else 0.
-    pub(crate) attached: AtomicU64,
-    /// The id if besides what is known of the pool holds, else 0.
+    /// The id if the session was attached to it, else 0.
+    attached: AtomicU64,
+    /// Whether it may have become another one since.
+    is_suspect: AtomicBool,
+    /// Whether it is another one than it was, and the application has not taken note of that.
+    has_changed: AtomicBool,
+    /// The id if nothing of that is so, and tasks can be sent; else 0.
     pub(crate) ready: AtomicU64,
-    /// The incarnation for which what is known holds; 0 if nothing is known.
+    /// The incarnation that it was attached to last; 0 if nothing is known.
     pub(crate) known: AtomicU64,
 }
 
 impl KnownPool {
+    /// A pool with this id, which the session is not attached to.
+    pub(crate) fn new(id: PoolId) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            id: AtomicU64::new(to_word(id)),
+            owner: zero(),
+            attached: zero(),
+            is_suspect: AtomicBool::new(false),
+            has_changed: AtomicBool::new(false),
+            ready: zero(),
+            known: zero(),
+        }
+    }
+
+    /// Whether the session is attached to it, as far as is known.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.attached.load(Ordering::Relaxed) != 0 && !self.is_suspect.load(Ordering::Relaxed)
+    }
+
     /// Whether what is known of the pool does not hold.
     pub(crate) fn has_changed(&self) -> bool {
-        self.attached.load(Ordering::Relaxed) != 0 && self.ready.load(Ordering::Relaxed) == 0
+        self.has_changed.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the application knows what holds now.
+    pub(crate) fn accept_change(&self) {
+        self.has_changed.store(false, Ordering::Relaxed);
+        self.become_ready();
     }
 
     /// Notes the pool that the session was attached to, which whoever asked has made if it `is_new`.
     pub(crate) fn settle(&self, info: &PoolInfo, is_new: bool) {
         let id = to_word(info.id);
-        let had_changed = self.has_changed();
         let known = self.known.swap(info.incarnation, Ordering::Relaxed);
         let is_same = known == info.incarnation || info.predecessor == Some(known);
-        let holds = known == 0 || is_new || (is_same && !had_changed);
+        if is_new {
+            self.has_changed.store(false, Ordering::Relaxed);
+        } else if known != 0 && !is_same {
+            self.has_changed.store(true, Ordering::Relaxed);
+        }
         self.id.store(id, Ordering::Relaxed);
         self.attached.store(id, Ordering::Relaxed);
-        self.ready
-            .store(if holds { id } else { 0 }, Ordering::Relaxed);
+        self.is_suspect.store(false, Ordering::Relaxed);
+        self.become_ready();
+    }
+
+    fn become_suspect(&self) {
+        self.is_suspect.store(true, Ordering::Relaxed);
+        self.ready.store(0, Ordering::Relaxed);
+    }
+
+    /// Lets tasks be sent, unless something keeps them from it.
+    fn become_ready(&self) {
+        let is_ready = self.is_attached() && !self.has_changed();
+        let attached = self.attached.load(Ordering::Relaxed);
+        let ready = if is_ready { attached } else { 0 };
+        self.ready.store(ready, Ordering::Relaxed);
     }
 }
 
-/// What is known of the pools of a connection, by whoever holds one.
-pub(crate) type KnownPools = Vec<Weak<KnownPool>>;
+/// The pools that a connection's session was attached to, as far as somebody holds them.
+#[derive(Default)]
+pub(crate) struct KnownPools(Mutex<Vec<Weak<KnownPool>>>);
+
+impl KnownPools {
+    /// Whether there is any.
+    pub(crate) fn has_any(&self) -> bool {
+        let mut has_any = false;
+        self.for_each(None, |_| has_any = true);
+        has_any
+    }
+
+    /// Has whoever holds a pool with this id, or any pool, attach to it before its next use.
+    pub(crate) fn suspect(&self, id: Option<PoolId>) {
+        self.for_each(id, |pool| pool.become_suspect());
+    }
+
+    /// Notes why a task for a pool has failed.
+    #[cold]
+    pub(crate) fn note_failure(&self, pool: PoolId, status: Status) {
+        let has_ended = matches!(
+            status,
+            Status::PoolNotFound | Status::PoolChanged | Status::NotAttached
+        );
+        // A task of the admin pool fails so for what it asks about another one.
+        if has_ended && pool != PoolId::ADMIN {
+            self.suspect(Some(pool));
+        }
+    }
+
+    /// Notes the pool that the session was attached to, for all who hold one with its id. `asked` has been settled, and
+    /// is remembered.
+    pub(crate) fn settle(&self, info: &PoolInfo, asked: &Arc<KnownPool>) {
+        let mut is_listed = false;
+        self.for_each(Some(info.id), |pool| match Arc::ptr_eq(pool, asked) {
+            true => is_listed = true,
+            false => pool.settle(info, false),
+        });
+        if !is_listed {
+            self.0.lock().push(Arc::downgrade(asked));
+        }
+    }
+
+    /// Calls `act` for each pool that somebody holds, and that has this id if one is given.
+    fn for_each(&self, id: Option<PoolId>, mut act: impl FnMut(&Arc<KnownPool>)) {
+        let id = id.map(to_word);
+        self.0.lock().retain(|pool| {
+            let Some(pool) = pool.upgrade() else {
+                return false;
+            };
+            let attached = pool.attached.load(Ordering::Relaxed);
+            if id.is_none_or(|id| id == attached) {
+                act(&pool);
+            }
+            true
+        });
+    }
+}
 
 pub(crate) const fn to_word(pool: PoolId) -> u64 {
     (pool.major as u64) << 32 | pool.minor as u64

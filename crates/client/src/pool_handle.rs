@@ -9,7 +9,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use chimaera_proto::admin::{AttachPool, GetOrCreatePool, PoolChoice, PoolInfo};
 use chimaera_proto::shown::brief;
@@ -19,7 +19,7 @@ use crate::buffer::{Buffer, BufferSlice, BufferSliceMut};
 use crate::call::{Call, Finished, Refused, Values};
 use crate::call_parts::PartError;
 use crate::error::Error;
-use crate::known_pools::{KnownPool, from_word, to_word};
+use crate::known_pools::{KnownPool, KnownPools, from_word};
 use crate::runtime::Runtime;
 use crate::task::Task;
 use crate::task_error::TaskError;
@@ -45,17 +45,10 @@ impl PoolHandle {
     /// nothing.
     #[must_use]
     pub fn new(runtime: &Runtime, module: &'static str, id: PoolId) -> Self {
-        let zero = || AtomicU64::new(0);
         Self {
             runtime: runtime.clone(),
             module,
-            shared: Arc::new(KnownPool {
-                id: AtomicU64::new(to_word(id)),
-                owner: zero(),
-                attached: zero(),
-                ready: zero(),
-                known: zero(),
-            }),
+            shared: Arc::new(KnownPool::new(id)),
         }
     }
 
@@ -68,12 +61,25 @@ impl PoolHandle {
         if let Some(owner) = choice.owner {
             pool.set_owner(owner);
         }
-        let attached = pool.runtime.admin().async_attach_pool(&AttachPool {
+        let attach = |choice| AttachPool {
             pool: choice,
             module: module.to_owned(),
             incarnation: None,
-        });
+        };
+        let admin = runtime.admin();
+        if !pool.known_pools().has_any() {
+            let attached = admin.async_attach_pool(&attach(choice));
+            return Task::of_steps(async move {
+                pool.settle(&attached.await?);
+                Ok(pool)
+            });
+        }
+        // Which id it has is known before the pools with this id become suspect, so that no others do.
+        let found = admin.async_find_pool(choice);
         Task::of_steps(async move {
+            let found = found.await?;
+            pool.known_pools().suspect(Some(found.id));
+            let attached = admin.async_attach_pool(&attach(found.choice()));
             pool.settle(&attached.await?);
             Ok(pool)
         })
@@ -82,6 +88,9 @@ impl PoolHandle {
     /// Creates the pool, or finds it, and attaches to it. Does not wait. See
     /// [`AdminClient::get_or_create_pool`](crate::AdminClient::get_or_create_pool) for the errors.
     pub fn async_create(&self, query: PoolQuery, request: &GetOrCreatePool) -> Task<PoolInfo> {
+        // Without an id it may get that of any pool.
+        let id = Some(request.id).filter(|id| !id.is_null());
+        self.known_pools().suspect(id);
         let created = self
             .runtime
             .admin()
@@ -123,7 +132,7 @@ impl PoolHandle {
         }
     }
 
-    /// Whether the pool is another one than it was, and its contents have not been asked for since.
+    /// Whether the pool has turned out to be another one than it was, and its contents have not been asked for since.
     #[must_use]
     pub fn has_changed(&self) -> bool {
         self.shared.has_changed()
@@ -131,8 +140,7 @@ impl PoolHandle {
 
     /// Notes that the application has asked for the pool's contents, and knows what holds now.
     pub fn accept_change(&self) {
-        let attached = self.shared.attached.load(Ordering::Relaxed);
-        self.shared.ready.store(attached, Ordering::Relaxed);
+        self.shared.accept_change();
     }
 
     /// The call of a method.
@@ -292,7 +300,7 @@ impl PoolHandle {
 
     /// Attaches to the pool, unless that was done.
     fn attached(&self) -> Result<(), Error> {
-        if self.shared.attached.load(Ordering::Relaxed) != 0 {
+        if self.shared.is_attached() {
             return Ok(());
         }
         let id = self.id();
@@ -300,6 +308,7 @@ impl PoolHandle {
             // The task for it says what helps.
             return Ok(());
         }
+        self.known_pools().suspect(Some(id));
         let owner = self.shared.owner.load(Ordering::Relaxed);
         let asked = AttachPool {
             pool: PoolChoice {
@@ -310,9 +319,12 @@ impl PoolHandle {
             // What there is is asked for if it has changed: so the answer is not needed here.
             incarnation: None,
         };
-        let attached = self.runtime.admin().async_attach_pool(&asked).wait();
-        let info = attached.map_err(|error| Error::from(error).during(self.operation()))?;
-        self.settle(&info);
+        match self.runtime.admin().async_attach_pool(&asked).wait() {
+            Ok(info) => self.settle(&info),
+            // Somebody else has had it attached meanwhile, perhaps by its new owner's name.
+            Err(_) if self.shared.is_attached() => {}
+            Err(error) => return Err(Error::from(error).during(self.operation())),
+        }
         Ok(())
     }
 
@@ -332,21 +344,11 @@ impl PoolHandle {
         let is_new = info.created && !info.opened;
         self.shared.settle(info, is_new);
         self.set_owner(info.permissions.owner);
-        let mut pools = self.runtime.inner.pools.lock();
-        let mut is_listed = false;
-        pools.retain(|pool| {
-            let Some(pool) = pool.upgrade() else {
-                return false;
-            };
-            is_listed |= Arc::ptr_eq(&pool, &self.shared);
-            if pool.attached.load(Ordering::Relaxed) == to_word(info.id) {
-                pool.settle(info, false);
-            }
-            true
-        });
-        if !is_listed {
-            pools.push(Arc::downgrade(&self.shared));
-        }
+        self.known_pools().settle(info, &self.shared);
+    }
+
+    fn known_pools(&self) -> &KnownPools {
+        &self.runtime.inner.connection.pools
     }
 }
 

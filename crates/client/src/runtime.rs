@@ -123,7 +123,9 @@ impl Runtime {
     pub fn call_asleep(&self, call: &Call) -> Result<Values, Error> {
         let lane = self.inner.lanes.current()?;
         match lane.submit(call, None) {
-            Ok(flight) => lane.finish_asleep(flight, |record| values(call, record)),
+            Ok(flight) => lane.finish_asleep(flight, |record| {
+                values(&lane.connection.pools, call, record)
+            }),
             Err(_) => Err(Error::connection_lost(call)),
         }
     }
@@ -157,7 +159,9 @@ impl Runtime {
     fn call_with(&self, call: &Call, buffer: Option<BufferRange>) -> Result<Values, Error> {
         let lane = self.inner.lanes.current()?;
         match lane.submit(call, buffer) {
-            Ok(flight) => lane.finish(flight, |record| values(call, record)),
+            Ok(flight) => lane.finish(flight, |record| {
+                values(&lane.connection.pools, call, record)
+            }),
             Err(_) => Err(Error::connection_lost(call)),
         }
     }

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::connection::ClientConnection;
-use crate::known_pools::KnownPools;
 use crate::lane_pool::LanePool;
 use crate::memory::BufferMemory;
 use crate::offer_numbers::OfferNumbers;
@@ -16,7 +15,6 @@ pub(crate) struct RuntimeInner {
     pub(crate) memory: Arc<BufferMemory>,
     pub(crate) connection: Arc<ClientConnection>,
     pub(crate) daemon: DaemonInfo,
-    pub(crate) pools: Mutex<KnownPools>,
     pub(crate) offers: Mutex<OfferNumbers>,
 }
 

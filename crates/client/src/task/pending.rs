@@ -5,6 +5,10 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
+use chimaera_proto::PoolId;
+use chimaera_proto::status::result_from_word;
+use chimaera_shm::Record;
+
 use crate::call::{Call, Finished};
 use crate::error::Error;
 use crate::lane::ClientLane;
@@ -88,12 +92,19 @@ impl Pending {
                 let payload = unsafe { lane.payloads.of(flight.record) };
                 let record = lane.memory.record(flight.record);
                 let result = finish(Finished::new(&payload.call, record, &mut payload.buffer));
+                if result.is_err() {
+                    note_failure(&lane, payload.call.pool, record);
+                }
                 drop(end);
                 result
             }
             Collected::Harvested(mut task) => {
                 let HarvestedTask { record, payload } = &mut *task;
-                finish(Finished::new(&payload.call, record, &mut payload.buffer))
+                let result = finish(Finished::new(&payload.call, record, &mut payload.buffer));
+                if result.is_err() {
+                    note_failure(&lane, payload.call.pool, record);
+                }
+                result
             }
         }
     }
@@ -112,6 +123,14 @@ impl Pending {
         let is_complete = lane.wait_until_complete(flight, deadline);
         lane.end_wait(flight);
         is_complete
+    }
+}
+
+/// Has the connection learn why a task has failed. What is not the host's failure is none of a pool.
+#[cold]
+fn note_failure(lane: &ClientLane, pool: PoolId, record: &Record) {
+    if let Err(failure) = result_from_word(record.status_word()) {
+        lane.connection.pools.note_failure(pool, failure.status);
     }
 }
 
