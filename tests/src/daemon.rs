@@ -184,6 +184,15 @@ impl Daemon {
         self.folder.take().expect("there until taken over")
     }
 
+    /// Gives the folder of a daemon that has ended, for another one to take over.
+    ///
+    /// # Panics
+    /// If that was done before.
+    #[must_use]
+    pub fn leave(mut self) -> TempDir {
+        self.folder.take().expect("there until taken over")
+    }
+
     /// Connects the test itself to the daemon.
     ///
     /// # Panics

@@ -31,6 +31,7 @@ mod thread_limit;
 mod threads;
 mod trace;
 mod unreadable;
+mod users;
 
 pub use address_space::{connect_at_limits, limit_address_space};
 pub use background_daemon::BackgroundDaemon;
@@ -61,6 +62,7 @@ pub use thread_limit::{Denial, ThreadLimit};
 pub use threads::{keepers, threads, workers};
 pub use trace::{SystemCall, Trace};
 pub use unreadable::Unreadable;
+pub use users::{User, UsersDaemon, has_users};
 
 /// Keeps the guide's examples compiling.
 #[cfg(doctest)]

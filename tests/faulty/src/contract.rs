@@ -46,7 +46,12 @@ pub enum Method {
     PollWell = 15,
     /// Fails it with the status whose code is the argument.
     FailWith = 16,
+    /// `values[0]`: how many requests the pool was handed before this one, whatever their methods.
+    CountHanded = 17,
 }
+
+/// How many methods there are: their numbers are below this.
+pub const METHOD_COUNT: u16 = 18;
 
 impl Method {
     pub(crate) fn from_number(number: u16) -> Option<Self> {
@@ -69,6 +74,7 @@ impl Method {
             PanicInEveryPoll,
             PollWell,
             FailWith,
+            CountHanded,
         ];
         all.into_iter().find(|&method| method as u16 == number)
     }

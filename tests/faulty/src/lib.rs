@@ -17,7 +17,7 @@ use chimaera_chimod::{
 };
 use chimaera_proto::{PoolId, Status};
 
-pub use contract::{MODULE_NAME, Method, RELEASED, params};
+pub use contract::{METHOD_COUNT, MODULE_NAME, Method, RELEASED, params};
 
 struct FaultyContainer {
     host: Host,
@@ -27,6 +27,7 @@ struct FaultyContainer {
     /// A request that `poll` keeps while it panics.
     stuck: Mutex<Option<Request>>,
     panics: AtomicU64,
+    handed: AtomicU64,
     polls_well: AtomicBool,
     /// A file that `wake_fd` gives, though it wakes nobody.
     wake_file: Option<File>,
@@ -47,7 +48,8 @@ impl Drop for Bomb {
 }
 
 impl Container for FaultyContainer {
-    const METHODS: &'static [DeclaredMethod] = &DeclaredMethod::first::<64>(Right::Read);
+    const METHODS: &'static [DeclaredMethod] =
+        &DeclaredMethod::first::<{ METHOD_COUNT as usize }>(Right::Read);
 
     fn create(context: CreateContext<'_>) -> Result<Self, ModuleError> {
         let params = std::str::from_utf8(context.params).unwrap_or_default();
@@ -73,6 +75,7 @@ impl Container for FaultyContainer {
                 doomed: Mutex::default(),
                 stuck: Mutex::default(),
                 panics: AtomicU64::new(0),
+                handed: AtomicU64::new(0),
                 polls_well: AtomicBool::new(false),
                 wake_file: match params {
                     params::WAKE_FILE => File::open("/proc/self/exe").ok(),
@@ -99,6 +102,7 @@ impl Container for FaultyContainer {
     }
 
     fn submit(&self, _: &mut Worker<'_>, request: Request) -> Activity {
+        let handed = self.handed.fetch_add(1, Ordering::Relaxed);
         let Some(method) = Method::from_number(request.method()) else {
             request.fail(Status::UnknownMethod);
             return Activity::IDLE;
@@ -147,6 +151,7 @@ impl Container for FaultyContainer {
                 let status = Status::from_code(argument as u16);
                 request.fail(status.unwrap_or(Status::InvalidArgument));
             }
+            Method::CountHanded => request.complete(&[handed]),
             Method::PollWell => {
                 self.polls_well.store(true, Ordering::Relaxed);
                 request.complete(&[self.panics.load(Ordering::Relaxed)]);
