@@ -88,6 +88,7 @@ pub(crate) fn check<D: Disk + Clone>(
         found(megabyte, map);
         true
     };
+    let of_superblocks: Vec<_> = chosen.damage_by_page().collect();
     let OpenedPool {
         metadata,
         repaired,
@@ -111,6 +112,9 @@ pub(crate) fn check<D: Disk + Clone>(
     let missing_pages = missing_pages(metadata.geometry(), held_pages, end_of_blocks);
     lost.extend(missing_pages.clone().err());
     let mut evidence = Evidence::default();
+    // A copy that a writer is changing looks older than another one that is read later.
+    let of_superblocks = of_superblocks.into_iter();
+    evidence.keep(of_superblocks.map(|(text, page)| (text, Some(seen_in(&metadata.disk, page)))));
     let mut repairable = repaired;
     repairable.extend(evidence.keep(describe_lone(&metadata, &lone)));
     repairable.extend(evidence.keep(copies.describe(&metadata)));

@@ -73,12 +73,23 @@ impl ChosenSuperblock {
 
     /// What is damaged, copy by copy.
     pub(crate) fn describe_damage(&self) -> impl Iterator<Item = String> {
-        let damaged = self.damaged.iter().map(|&page| match self.lost_beginning {
-            Some(fate) => format!("the superblock in page {page} {fate}"),
-            None => format!("{} is damaged, another is sound", name_of(page)),
+        self.damage_by_page().map(|(text, _)| text)
+    }
+
+    /// What is damaged, each with the first page of that copy.
+    pub(crate) fn damage_by_page(&self) -> impl Iterator<Item = (String, u64)> {
+        let damaged = self.damaged.iter().map(|&page| {
+            let text = match self.lost_beginning {
+                Some(fate) => format!("the superblock in page {page} {fate}"),
+                None => format!("{} is damaged, another is sound", name_of(page)),
+            };
+            (text, page)
         });
-        let outdated = self.outdated.iter();
-        damaged.chain(outdated.map(|(page, problem)| format!("{} {problem}", name_of(*page))))
+        let outdated = self.outdated.iter().map(|&(page, problem)| {
+            let text = format!("{} {problem}", name_of(page));
+            (text, page)
+        });
+        damaged.chain(outdated)
     }
 }
 
