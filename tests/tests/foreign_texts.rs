@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use chimaera_client::proto::shown::{is_hidden, printable};
-use chimaera_tests::exit::NOT_FOUND;
+use chimaera_tests::exit::{IN_THE_WAY, NOT_FOUND};
 use chimaera_tests::{Daemon, ProgramOutput, chimaera, json, text, within};
 
 /// A name that clears the screen, begins a line, and turns the direction of writing.
@@ -69,13 +69,10 @@ fn a_pools_name_is_shown_escaped_by_every_command_and_in_the_log() {
     assert_shown(json(&said)["error"].as_str().expect("a text"), &absent);
 
     // A pool that is refused is among the daemon's complaints.
-    let refused = format!("/nowhere/{NAME}");
-    let file = [
-        "pool", "create", &refused, "--type", "file", "--size", "1MiB",
-    ];
-    assert_shown(&run(&file).failure(NOT_FOUND), &refused);
+    let larger = ["pool", "create", NAME, "--type", "ram", "--size", "2MiB"];
+    assert_shown(&run(&larger).failure(IN_THE_WAY), NAME);
     let status = ["runtime", "status"];
-    assert_shown(&told(run(&status)), &refused);
+    assert_shown(&told(run(&status)), NAME);
     let said = told(run(&[&status[..], &["--json"]].concat()));
     assert!(!said.replace('\n', "").contains(is_hidden), "{said:?}");
 
