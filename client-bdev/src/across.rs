@@ -90,12 +90,11 @@ impl Client {
         buffer: Buffer,
     ) -> Task<(u64, Buffer)> {
         let (client, blocks, len) = (self.clone(), blocks.to_vec(), buffer.len());
-        // Before the steps, which must not block.
-        if let Err(error) = self.pool().ready() {
-            let error = error.during(describe_blocks(method, &blocks, len));
-            return Task::failed(TaskError::new(error, Some(buffer)));
-        }
         Task::of_steps(async move {
+            if let Err(error) = client.pool().ready_in_steps().await {
+                let error = error.during(describe_blocks(method, &blocks, len));
+                return Err(TaskError::new(error, Some(buffer)));
+            }
             let parts = match client.parts(query, method, &blocks, len) {
                 Ok(parts) => parts,
                 Err(error) => return Err(TaskError::new(error, Some(buffer))),

@@ -143,7 +143,7 @@ impl Client {
         self.submit_page(call, MAP_BUFFER_BYTES, finish_map)
     }
 
-    fn submit_page<T>(
+    fn submit_page<T: Send + 'static>(
         &self,
         call: Call,
         buffer_bytes: usize,

@@ -61,6 +61,14 @@ impl Faulty {
         self.pool.id()
     }
 
+    /// Attaches to the pool, so that no later call has to.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn attach(&self) {
+        self.pool.ready().expect("the pool is there");
+    }
+
     /// Has the module do this, and waits for the result.
     ///
     /// # Errors

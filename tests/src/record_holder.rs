@@ -52,7 +52,9 @@ impl RecordHolder {
         let number = self.pools.fetch_add(1, Ordering::Relaxed);
         assert!(number < TELLER);
         let _ = Faulty::created(&self.control, number);
-        Faulty::new(runtime, number)
+        let pool = Faulty::new(runtime, number);
+        pool.attach();
+        pool
     }
 
     /// Takes so many records of the calling thread's lane, and returns when the host has the tasks.

@@ -62,6 +62,21 @@ fn a_task_that_is_told_and_given_up_passes_its_turn_on_at_once() {
     task.wait().expect("completed");
 }
 
+/// To attach to its pool, a task has to be sent first. Waiting for room for that would be to wait for tasks that nobody
+/// else ends.
+#[test]
+fn a_first_use_on_a_full_lane_waits_for_nothing_and_is_carried_out_once_there_is_room() {
+    const NUMBER: u32 = 77;
+    let (daemon, holding, runtime) = setup();
+    let _ = Faulty::created(&daemon.connect(), NUMBER);
+    let unattached = Faulty::new(&runtime, NUMBER);
+    let held = holding.take(&runtime, LANE_DEPTH);
+    let task = unattached.start(Method::Complete, None);
+    assert!(!task.is_complete(), "there is room");
+    holding.let_go(&held);
+    task.wait().expect("completed");
+}
+
 #[test]
 fn a_task_that_moves_to_a_thread_with_room_is_submitted_there_and_passes_its_turn_on() {
     let (_daemon, holding, runtime) = setup();

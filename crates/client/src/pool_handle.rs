@@ -196,7 +196,7 @@ impl PoolHandle {
 
     /// As [`Runtime::submit`]. A failure of the [first use](Self) is the task's.
     #[inline]
-    pub fn submit<T>(
+    pub fn submit<T: Send + 'static>(
         &self,
         call: Call,
         buffer: Option<Buffer>,
@@ -210,27 +210,52 @@ impl PoolHandle {
 
     /// As [`Self::submit`], where the pool has to be attached to first.
     #[cold]
-    fn submit_first<T>(
+    fn submit_first<T: Send + 'static>(
         &self,
         call: Call,
         buffer: Option<Buffer>,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Task<T> {
-        match self.become_ready() {
-            Ok(()) => self.runtime.submit(call, buffer, finish),
-            Err(error) => Task::refused(Refused::new(call, buffer, error), finish),
-        }
+        self.submit_attached(call, buffer, finish, Self::check_unchanged)
     }
 
     /// As [`Self::submit`], for a method that only looks, which works also where the pool has changed: with its result,
     /// [`Self::accept_change`] is for the module's client to call.
-    pub fn submit_look<T>(
+    pub fn submit_look<T: Send + 'static>(
         &self,
         call: Call,
         buffer: Option<Buffer>,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Task<T> {
-        match self.attached() {
+        self.submit_attached(call, buffer, finish, |_| Ok(()))
+    }
+
+    /// Submits a task once the pool is attached to and passes a `check`.
+    ///
+    /// Waits for the answer if the lane has room for the question. On a full lane that would be to wait for tasks that
+    /// only this thread may be able to end, so the question is a step of the task then.
+    fn submit_attached<T: Send + 'static>(
+        &self,
+        call: Call,
+        buffer: Option<Buffer>,
+        finish: fn(Finished<'_>) -> Result<T, TaskError>,
+        check: fn(&Self) -> Result<(), Error>,
+    ) -> Task<T> {
+        let attached = match self.begin_to_attach() {
+            None => Ok(()),
+            Some(question) if question.is_submitted() => self.settle_answer(question.wait()),
+            Some(question) => {
+                let pool = self.clone();
+                return Task::of_steps(async move {
+                    let attached = pool.settle_answer(question.await);
+                    match attached.and_then(|()| check(&pool)) {
+                        Ok(()) => pool.runtime.submit(call, buffer, finish).await,
+                        Err(error) => Refused::new(call, buffer, error).finish(finish),
+                    }
+                });
+            }
+        };
+        match attached.and_then(|()| check(self)) {
             Ok(()) => self.runtime.submit(call, buffer, finish),
             Err(error) => Task::refused(Refused::new(call, buffer, error), finish),
         }
@@ -282,6 +307,17 @@ impl PoolHandle {
         }
     }
 
+    /// As [`Self::ready`], for the steps of a task ([`Task::of_steps`]): does not block.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn ready_in_steps(&self) -> Result<(), Error> {
+        if let Some(question) = self.begin_to_attach() {
+            self.settle_answer(question.await)?;
+        }
+        self.check_unchanged()
+    }
+
     #[inline(always)]
     fn is_ready(&self) -> bool {
         self.shared.ready.load(Ordering::Relaxed) != 0
@@ -289,7 +325,13 @@ impl PoolHandle {
 
     #[cold]
     fn become_ready(&self) -> Result<(), Error> {
-        self.attached()?;
+        if let Some(question) = self.begin_to_attach() {
+            self.settle_answer(question.wait())?;
+        }
+        self.check_unchanged()
+    }
+
+    fn check_unchanged(&self) -> Result<(), Error> {
         match self.has_changed() {
             false => Ok(()),
             true => Err(Error::new(Status::PoolChanged, self.operation()).with_detail(
@@ -298,19 +340,16 @@ impl PoolHandle {
         }
     }
 
-    /// Attaches to the pool, unless that was done.
-    fn attached(&self) -> Result<(), Error> {
-        if self.shared.is_attached() {
-            return Ok(());
-        }
+    /// Asks to be attached to the pool, unless that was done.
+    fn begin_to_attach(&self) -> Option<Task<PoolInfo>> {
         let id = self.id();
-        if id.is_null() || id == PoolId::ADMIN {
-            // The task for it says what helps.
-            return Ok(());
+        // The task for a pool that there cannot be says what helps.
+        if self.shared.is_attached() || id.is_null() || id == PoolId::ADMIN {
+            return None;
         }
         self.known_pools().suspect(Some(id));
         let owner = self.shared.owner.load(Ordering::Relaxed);
-        let asked = AttachPool {
+        Some(self.runtime.admin().async_attach_pool(&AttachPool {
             pool: PoolChoice {
                 owner: (owner & NAMED != 0).then_some(owner as u32),
                 ..id.into()
@@ -318,8 +357,11 @@ impl PoolHandle {
             module: self.module.to_owned(),
             // What there is is asked for if it has changed: so the answer is not needed here.
             incarnation: None,
-        };
-        match self.runtime.admin().async_attach_pool(&asked).wait() {
+        }))
+    }
+
+    fn settle_answer(&self, answer: Result<PoolInfo, TaskError>) -> Result<(), Error> {
+        match answer {
             Ok(info) => self.settle(&info),
             // Somebody else has had it attached meanwhile, perhaps by its new owner's name.
             Err(_) if self.shared.is_attached() => {}
