@@ -127,6 +127,7 @@ fn futures_of_a_client_that_gets_no_thread_complete_and_have_one_once_there_is()
         Err(reason) => return skipped("futures without threads", &reason),
     };
     let daemon = Daemon::start();
+    let _ = Faulty::created(&daemon.connect(), 0);
     let mut command = limit.command(&program("chimaera-test-client"));
     command
         .arg("poll-tasks")
