@@ -378,8 +378,8 @@ fn take_threads() {
     std::process::exit(0);
 }
 
-/// Connects to the daemon of the test. A process whose threads are limited has another real user than its effective one,
-/// and so trusts no variable; but this program knows who has set it.
+/// Connects to the daemon of the test. A process whose threads are limited has another real user than its effective
+/// one, and so trusts no variable; but this program knows who has set it.
 fn connect_though_limited() -> Result<Runtime, Error> {
     let socket = std::env::var_os("CHIMAERA_SOCKET").expect("the test names it");
     Runtime::connect_to(socket)

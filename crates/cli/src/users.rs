@@ -2,7 +2,7 @@
 
 use chimaera_client::proto::rights::{MODE_BITS, OVERFLOW_ID};
 use chimaera_runtime::{Operators, UsersCeiling, UsersSocket};
-use nix::unistd::{Group, Uid, User, geteuid};
+use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
 use crate::output::printable;
 
@@ -46,6 +46,14 @@ fn id(
 pub(crate) fn user_name(id: u32) -> String {
     match User::from_uid(Uid::from_raw(id)) {
         Ok(Some(user)) => printable(&user.name).into_owned(),
+        _ => id.to_string(),
+    }
+}
+
+/// A group's name, or its number if this system knows no name.
+pub(crate) fn group_name(id: u32) -> String {
+    match Group::from_gid(Gid::from_raw(id)) {
+        Ok(Some(group)) => printable(&group.name).into_owned(),
         _ => id.to_string(),
     }
 }

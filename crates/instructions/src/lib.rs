@@ -17,7 +17,8 @@
 //! Laws of this crate:
 //! - It counts what users run: public functions, and plugins from files. Nothing is made public, or
 //!   different, for it.
-//! - Where the system forbids tracing, it says so ([`NotPossible`]) and is no failure.
+//! - Where the system forbids tracing, it says so ([`NotPossible`]) and is no failure, save where the variable `CI` is
+//!   set.
 
 #![deny(unsafe_code)]
 

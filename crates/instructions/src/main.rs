@@ -38,7 +38,9 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) if error.is::<NotPossible>() => {
             eprintln!("instructions per task: not checked: {error}");
-            ExitCode::SUCCESS
+            // A guard that does not look must not look as if it had.
+            let must_check = cfg!(target_arch = "x86_64") && std::env::var_os("CI").is_some();
+            ExitCode::from(u8::from(must_check))
         }
         Err(error) => {
             eprintln!("instructions per task: {error}");

@@ -5,7 +5,8 @@ use chimaera_bdev_client::{
 };
 use chimaera_bdev_proto::Method;
 use chimaera_proto::Right;
-use chimaera_tests::{UsersDaemon, assert_refused, has_users};
+use chimaera_tests::exit::NOT_PERMITTED;
+use chimaera_tests::{UsersDaemon, assert_refused, has_users, json};
 
 use super::{GROUP, ID, MEMBER, OTHER, OWNER, QUERY, assert_allowed, group, mode, owner, ram, set};
 
@@ -210,4 +211,37 @@ fn what_somebody_gives_a_pool_at_its_creation_holds_as_if_it_were_changed_later(
     let without = chimaera_tests::User::new(MEMBER.id);
     let without = Client::open_of(&daemon.user(without), OWNER.id, "pool");
     assert_allowed(false, without, "the same user without the group");
+}
+
+#[test]
+fn commands_show_whose_a_pool_is_and_do_what_rights_give() {
+    if !has_users("commands of somebody who may write and not read") {
+        return;
+    }
+    let daemon = UsersDaemon::start();
+    ram(&daemon.user(OWNER), "pool", ID, 0o602);
+    let stats = ["pool", "stats", "pool"];
+    let shown = daemon.run_as(OWNER, &stats).success();
+    for line in [
+        format!("owner                 {}", OWNER.id),
+        "mode                  0602".to_owned(),
+    ] {
+        assert!(shown.contains(&line), "{line}: {shown}");
+    }
+    let shown = json(
+        &daemon
+            .run_as(OWNER, &[&stats[..], &["--json"]].concat())
+            .success(),
+    );
+    assert_eq!(
+        (&shown["owner"], &shown["mode"]),
+        (&OWNER.id.into(), &"0602".into())
+    );
+    // Nobody else may read it, and all may write to it: the flush needs no statistics.
+    let named = format!("{}:pool", OWNER.id);
+    let _ = daemon
+        .run_as(OTHER, &["pool", "stats", &named])
+        .failure(NOT_PERMITTED);
+    let flushed = daemon.run_as(OTHER, &["pool", "flush", &named]).success();
+    assert!(flushed.starts_with("flushed pool pool"), "{flushed}");
 }

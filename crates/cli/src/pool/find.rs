@@ -18,7 +18,14 @@ pub(crate) fn open(
     name: &str,
     daemon: &DaemonArguments,
 ) -> Result<Client, CommandFailure> {
-    let pool = find_block_device(runtime, name, daemon)?;
+    open_found(runtime, &find_block_device(runtime, name, daemon)?)
+}
+
+/// A client of a block device pool that was found.
+///
+/// # Errors
+/// It is gone by now, or another one.
+pub(super) fn open_found(runtime: &Runtime, pool: &PoolInfo) -> Result<Client, CommandFailure> {
     Ok(Client::open_of(
         runtime,
         pool.permissions.owner,

@@ -13,7 +13,7 @@ mod upgrade;
 
 use chimaera_bdev_client::{
     Client, Error, FileState, ListedTag, MODULE_NAME, OwnedBlock, OwnerTag, PerfMetrics, PoolInfo,
-    PoolQuery, Runtime, Stats,
+    PoolQuery, Right, Runtime, Stats,
 };
 use serde::Serialize;
 
@@ -104,9 +104,9 @@ struct FlushReport<'a> {
     file: Option<FileState>,
 }
 
-/// The statistics of a block device pool; nothing for another module's pool.
+/// The statistics of a block device pool; nothing for another module's pool, or one that this user may not read.
 fn stats_of(runtime: &Runtime, pool: &PoolInfo) -> Result<Option<Stats>, Error> {
-    match pool.module == MODULE_NAME {
+    match pool.module == MODULE_NAME && pool.rights.has(Right::Read) {
         true => Client::open_of(runtime, pool.permissions.owner, &pool.name)?
             .get_stats()
             .map(Some),

@@ -1,24 +1,36 @@
 //! `chimaera pool stats`.
 
-use chimaera_bdev_client::{BdevType, OperationCounts, Stats};
+use chimaera_bdev_client::{BdevType, OperationCounts, Permissions, Stats};
 use serde::Serialize;
 
-use super::find::open;
+use super::find::{find_block_device, open_found};
+use super::permissions::PermissionsReport;
 use crate::args::{GlobalArguments, NamedPool};
 use crate::connection::connect;
 use crate::failure::CommandFailure;
 use crate::output;
 use crate::size::show_size;
+use crate::users::{group_name, user_name};
 
 pub(super) fn stats(pool: &NamedPool, global: &GlobalArguments) -> Result<(), CommandFailure> {
-    let client = open(&connect(&pool.daemon)?, &pool.name, &pool.daemon)?;
-    let (id, stats) = (client.pool_id(), client.get_stats()?);
+    let runtime = connect(&pool.daemon)?;
+    let info = find_block_device(&runtime, &pool.name, &pool.daemon)?;
+    let stats = open_found(&runtime, &info)?.get_stats()?;
     if global.json {
         return output::json(&StatsReport {
-            id: id.to_string(),
+            id: info.id.to_string(),
             name: &pool.name,
+            permissions: info.permissions.into(),
             stats: &stats,
         });
+    }
+    let Permissions { owner, group, mode } = info.permissions;
+    for (name, value) in [
+        ("owner", user_name(owner)),
+        ("group", group_name(group)),
+        ("mode", format!("{mode:04o}")),
+    ] {
+        output::line(format_args!("{name:<22}{value}"));
     }
     for (name, value) in state_rows(&stats) {
         output::line(format_args!("{name:<22}{value}"));
@@ -53,6 +65,8 @@ pub(super) fn allocated_bytes(stats: &Stats) -> u64 {
 struct StatsReport<'a> {
     id: String,
     name: &'a str,
+    #[serde(flatten)]
+    permissions: PermissionsReport,
     #[serde(flatten)]
     stats: &'a Stats,
 }
