@@ -91,17 +91,13 @@ impl Client {
     ) -> Task<(u64, Buffer)> {
         let (client, blocks, len) = (self.clone(), blocks.to_vec(), buffer.len());
         Task::of_steps(async move {
-            if let Err(error) = client.pool().ready_in_steps().await {
-                let error = error.during(describe_blocks(method, &blocks, len));
-                return Err(TaskError::new(error, Some(buffer)));
-            }
             let parts = match client.parts(query, method, &blocks, len) {
                 Ok(parts) => parts,
                 Err(error) => return Err(TaskError::new(error, Some(buffer))),
             };
             let mut total = Total::default();
             let ended = client
-                .runtime()
+                .pool()
                 .submit_parts(buffer, parts, |_, values| total.add(values));
             let buffer = ended.await.map_err(|(error, buffer)| {
                 TaskError::new(client.part_error(method, &blocks, error), buffer)

@@ -87,6 +87,7 @@ impl Client {
             query,
             page: Vec::new().into_iter(),
             next: Some(PageCursor::START),
+            incarnation: None,
         }
     }
 
@@ -95,9 +96,10 @@ impl Client {
         let client = self.clone();
         Task::of_steps(async move {
             let mut blocks = Vec::new();
-            let mut next = Some(PageCursor::START);
+            let (mut next, mut incarnation) = (Some(PageCursor::START), None);
             while let Some(from) = next {
                 let page = client.async_list_blocks(query, from).await?;
+                client.check_same(&mut incarnation)?;
                 blocks.extend(page.blocks);
                 next = page.next;
             }
@@ -143,6 +145,22 @@ impl Client {
         self.submit_page(call, MAP_BUFFER_BYTES, finish_map)
     }
 
+    /// Checks that a page is of the pool that the first page was of.
+    fn check_same(&self, first: &mut Option<u64>) -> Result<(), Error> {
+        let now = self.incarnation();
+        match first.is_none() || *first == now {
+            true => {
+                *first = now;
+                Ok(())
+            }
+            false => Err(
+                Error::new(Status::PoolChanged, "listing blocks").with_detail(
+                    "the pool is another one than when the list began: list its blocks again",
+                ),
+            ),
+        }
+    }
+
     fn submit_page<T: Send + 'static>(
         &self,
         call: Call,
@@ -163,6 +181,8 @@ pub struct AllBlocks<'a> {
     query: PoolQuery,
     page: std::vec::IntoIter<OwnedBlock>,
     next: Option<PageCursor>,
+    /// That of the pool whose blocks the first page had.
+    incarnation: Option<u64>,
 }
 
 impl Iterator for AllBlocks<'_> {
@@ -173,7 +193,12 @@ impl Iterator for AllBlocks<'_> {
             if let Some(block) = self.page.next() {
                 return Some(Ok(block));
             }
-            match self.client.list_blocks(self.query, self.next.take()?) {
+            let page = self.client.list_blocks(self.query, self.next.take()?);
+            let checked = page.and_then(|page| {
+                self.client.check_same(&mut self.incarnation)?;
+                Ok(page)
+            });
+            match checked {
                 Ok(page) => {
                     self.page = page.blocks.into_iter();
                     self.next = page.next;

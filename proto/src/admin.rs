@@ -224,6 +224,9 @@ pub struct PoolInfo {
     pub incarnation: u64,
     /// The incarnation directly before, if that ended in good order: what was known of it still holds.
     pub predecessor: Option<u64>,
+    /// The number by which tasks say that they mean this pool, and no other one that has its id before or after
+    /// ([`Descriptor::instance`](crate::Descriptor::instance)). Never 0. It repeats after 16,777,215 pools.
+    pub instance: u32,
     /// Whose it is, and who else may use it.
     pub permissions: Permissions,
     /// What whoever asked may do with it.

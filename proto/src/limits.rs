@@ -4,7 +4,7 @@
 pub const PROTOCOL_VERSION: u32 = 9;
 
 /// Version of the shared-memory layout (see `docs/SHARED_MEMORY.md`). Checked at connection.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Bytes of a cache line, the unit in which descriptors and completions travel.
 pub const CACHE_LINE_BYTES: usize = 64;

@@ -6,7 +6,7 @@
 //!          56..64 buffer segment
 //! word 1   0..32 pool major 32..64 pool minor
 //! word 2   0..32 query a    32..64 query b
-//! word 3   0..32 record     32..64 buffer length in bytes
+//! word 3   0..8 record      8..32 instance of the pool     32..64 buffer length in bytes
 //! word 4   buffer offset in its segment, in bytes
 //! word 5…7 arguments, by method
 //!
@@ -28,6 +28,9 @@ pub const ARGUMENT_COUNT: usize = 3;
 
 /// Values that a completion carries besides its status.
 pub const VALUE_COUNT: usize = 7;
+
+/// The largest number of a pool's instance: 24 bits travel.
+pub const MAX_INSTANCE: u32 = (1 << 24) - 1;
 
 /// The buffer segment of a task without a buffer.
 pub const NO_SEGMENT: u8 = u8::MAX;
@@ -72,6 +75,9 @@ pub struct Descriptor {
     pub method: u16,
     /// The pool that is to do it.
     pub pool: PoolId,
+    /// Which pool of this id is meant ([`PoolInfo::instance`](crate::admin::PoolInfo::instance)), at most
+    /// [`MAX_INSTANCE`]. 0: whichever the session is attached to.
+    pub instance: u32,
     /// Which of the pool's containers.
     pub query: PoolQuery,
     /// Index of the completion record in the lane, below [`LANE_DEPTH`].
@@ -87,7 +93,7 @@ pub struct Descriptor {
 pub enum DescriptorError {
     /// Nothing can be completed: the lane's protocol is broken.
     #[error("completion record {0} is out of range (a lane has {LANE_DEPTH})")]
-    Record(u32),
+    Record(u8),
     /// The task can be refused through its record.
     #[error("{error}")]
     Query {
@@ -120,8 +126,8 @@ impl Unvalidated<'_> {
     /// The index of the record, which may be out of range.
     #[inline]
     #[must_use]
-    pub const fn record(self) -> u32 {
-        self.0[3] as u32
+    pub const fn record(self) -> u8 {
+        self.0[3] as u8
     }
 
     /// The arguments.
@@ -157,7 +163,7 @@ impl Descriptor {
                 | (segment as u64) << 56,
             self.pool.to_word(),
             a as u64 | (b as u64) << 32,
-            self.record as u64 | (len as u64) << 32,
+            (self.record as u32 | self.instance << 8) as u64 | (len as u64) << 32,
             offset,
             self.arguments[0],
             self.arguments[1],
@@ -176,7 +182,6 @@ impl Descriptor {
         if record as usize >= LANE_DEPTH {
             return Err(DescriptorError::Record(record));
         }
-        let record = record as u8;
         let mode = (words[0] >> 48) as u8;
         let query = match PoolQuery::from_parts(
             mode & !READ_ONLY,
@@ -204,6 +209,7 @@ impl Descriptor {
         Ok(Self {
             method: unvalidated.method(),
             pool: PoolId::from_word(words[1]),
+            instance: words[3] as u32 >> 8,
             query,
             record,
             buffer,
@@ -267,6 +273,7 @@ mod tests {
         Descriptor {
             method: 0xabcd,
             pool: PoolId::new(8000, 3),
+            instance: MAX_INSTANCE,
             query: PoolQuery::Range {
                 offset: 7,
                 count: u32::MAX,

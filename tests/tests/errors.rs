@@ -175,6 +175,7 @@ fn a_transfer_beyond_its_block_moves_nothing() {
     };
     let call = Call {
         pool: pool.pool_id(),
+        instance: 0,
         query: QUERY,
         method: Method::Write as u16,
         arguments: arguments.to_arguments(),
@@ -252,6 +253,7 @@ fn a_method_that_no_module_has_and_a_buffer_of_another_connection_are_refused() 
     let block = pool.allocate_blocks(QUERY, 4096).expect("a block")[0];
     let call = Call {
         pool: pool.pool_id(),
+        instance: 0,
         query: QUERY,
         method: 999,
         arguments: [0; 3],

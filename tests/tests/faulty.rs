@@ -171,6 +171,7 @@ fn each_task_that_a_module_mistreats_ends_with_a_status_and_no_other_does() {
     }
     let refused = runtime.call(&chimaera_client::Call {
         pool: faulty.pool_id(),
+        instance: 0,
         query: PoolQuery::Local,
         method: 4711,
         arguments: [0; 3],

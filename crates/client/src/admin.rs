@@ -286,6 +286,7 @@ impl AdminClient {
         buffer[..bytes.len()].copy_from_slice(&bytes);
         let call = Call {
             pool: PoolId::ADMIN,
+            instance: 0,
             query,
             method: method as u16,
             arguments: [bytes.len() as u64, 0, 0],
@@ -296,6 +297,7 @@ impl AdminClient {
 
 pub(crate) const PING: Call = Call {
     pool: PoolId::ADMIN,
+    instance: 0,
     query: PoolQuery::Local,
     method: Method::Ping as u16,
     arguments: [0; 3],

@@ -17,6 +17,9 @@ use crate::task_error::TaskError;
 pub struct Call {
     /// The pool.
     pub pool: PoolId,
+    /// Which pool of this id is meant ([`PoolInfo::instance`](crate::PoolInfo::instance)); 0 for whichever the session
+    /// is attached to.
+    pub instance: u32,
     /// Which of the pool's containers.
     pub query: PoolQuery,
     /// The method's number in the pool's module.

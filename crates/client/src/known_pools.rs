@@ -1,14 +1,13 @@
 //! What is known of the pools of a connection, by whoever holds one.
 //!
 //! Laws of this module:
+//! - Each task says which instance of the pool it means, and the runtime refuses it for any other. So nothing that is
+//!   known here too late leads a task to another pool.
 //! - A task that fails because its pool has ended or is another one makes the pool suspect for all who hold it
 //!   ([`KnownPools::note_failure`]). A suspect pool is attached anew by its next use, and compared with what was known.
-//! - So are pools to which the session may be about to be attached by an id that had another one
-//!   ([`KnownPools::suspect`]): else tasks of those who know the former would reach the new one before the answer is
-//!   here.
 //! - That a pool has changed is not forgotten before the application has taken note of it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use chimaera_proto::admin::PoolInfo;
@@ -28,8 +27,10 @@ pub(crate) struct KnownPool {
     is_suspect: AtomicBool,
     /// Whether it is another one than it was, and the application has not taken note of that.
     has_changed: AtomicBool,
-    /// The id if nothing of that is so, and tasks can be sent; else 0.
-    pub(crate) ready: AtomicU64,
+    /// The instance that it was attached to last; 0 before it was.
+    pub(crate) instance: AtomicU32,
+    /// That instance if nothing of that is so, and tasks can be sent; else 0.
+    pub(crate) ready: AtomicU32,
     /// The incarnation that it was attached to last; 0 if nothing is known.
     pub(crate) known: AtomicU64,
 }
@@ -44,7 +45,8 @@ impl KnownPool {
             attached: zero(),
             is_suspect: AtomicBool::new(false),
             has_changed: AtomicBool::new(false),
-            ready: zero(),
+            instance: AtomicU32::new(0),
+            ready: AtomicU32::new(0),
             known: zero(),
         }
     }
@@ -77,6 +79,7 @@ impl KnownPool {
         }
         self.id.store(id, Ordering::Relaxed);
         self.attached.store(id, Ordering::Relaxed);
+        self.instance.store(info.instance, Ordering::Relaxed);
         self.is_suspect.store(false, Ordering::Relaxed);
         self.become_ready();
     }
@@ -88,9 +91,10 @@ impl KnownPool {
 
     /// Lets tasks be sent, unless something keeps them from it.
     fn become_ready(&self) {
-        let is_ready = self.is_attached() && !self.has_changed();
-        let attached = self.attached.load(Ordering::Relaxed);
-        let ready = if is_ready { attached } else { 0 };
+        let ready = match self.is_attached() && !self.has_changed() {
+            true => self.instance.load(Ordering::Relaxed),
+            false => 0,
+        };
         self.ready.store(ready, Ordering::Relaxed);
     }
 }
@@ -100,18 +104,6 @@ impl KnownPool {
 pub(crate) struct KnownPools(Mutex<Vec<Weak<KnownPool>>>);
 
 impl KnownPools {
-    /// Whether there is any.
-    pub(crate) fn has_any(&self) -> bool {
-        let mut has_any = false;
-        self.for_each(None, |_| has_any = true);
-        has_any
-    }
-
-    /// Has whoever holds a pool with this id, or any pool, attach to it before its next use.
-    pub(crate) fn suspect(&self, id: Option<PoolId>) {
-        self.for_each(id, |pool| pool.become_suspect());
-    }
-
     /// Notes why a task for a pool has failed.
     #[cold]
     pub(crate) fn note_failure(&self, pool: PoolId, status: Status) {
@@ -121,7 +113,7 @@ impl KnownPools {
         );
         // A task of the admin pool fails so for what it asks about another one.
         if has_ended && pool != PoolId::ADMIN {
-            self.suspect(Some(pool));
+            self.for_each(pool, |pool| pool.become_suspect());
         }
     }
 
@@ -129,7 +121,7 @@ impl KnownPools {
     /// is remembered.
     pub(crate) fn settle(&self, info: &PoolInfo, asked: &Arc<KnownPool>) {
         let mut is_listed = false;
-        self.for_each(Some(info.id), |pool| match Arc::ptr_eq(pool, asked) {
+        self.for_each(info.id, |pool| match Arc::ptr_eq(pool, asked) {
             true => is_listed = true,
             false => pool.settle(info, false),
         });
@@ -138,15 +130,15 @@ impl KnownPools {
         }
     }
 
-    /// Calls `act` for each pool that somebody holds, and that has this id if one is given.
-    fn for_each(&self, id: Option<PoolId>, mut act: impl FnMut(&Arc<KnownPool>)) {
-        let id = id.map(to_word);
+    /// Calls `act` for each pool with this id that somebody holds.
+    fn for_each(&self, id: PoolId, mut act: impl FnMut(&Arc<KnownPool>)) {
+        let id = to_word(id);
         self.0.lock().retain(|pool| {
             let Some(pool) = pool.upgrade() else {
                 return false;
             };
             let attached = pool.attached.load(Ordering::Relaxed);
-            if id.is_none_or(|id| id == attached) {
+            if id == attached {
                 act(&pool);
             }
             true

@@ -61,25 +61,12 @@ impl PoolHandle {
         if let Some(owner) = choice.owner {
             pool.set_owner(owner);
         }
-        let attach = |choice| AttachPool {
+        let attached = runtime.admin().async_attach_pool(&AttachPool {
             pool: choice,
             module: module.to_owned(),
             incarnation: None,
-        };
-        let admin = runtime.admin();
-        if !pool.known_pools().has_any() {
-            let attached = admin.async_attach_pool(&attach(choice));
-            return Task::of_steps(async move {
-                pool.settle(&attached.await?);
-                Ok(pool)
-            });
-        }
-        // Which id it has is known before the pools with this id become suspect, so that no others do.
-        let found = admin.async_find_pool(choice);
+        });
         Task::of_steps(async move {
-            let found = found.await?;
-            pool.known_pools().suspect(Some(found.id));
-            let attached = admin.async_attach_pool(&attach(found.choice()));
             pool.settle(&attached.await?);
             Ok(pool)
         })
@@ -88,9 +75,6 @@ impl PoolHandle {
     /// Creates the pool, or finds it, and attaches to it. Does not wait. See
     /// [`AdminClient::get_or_create_pool`](crate::AdminClient::get_or_create_pool) for the errors.
     pub fn async_create(&self, query: PoolQuery, request: &GetOrCreatePool) -> Task<PoolInfo> {
-        // Without an id it may get that of any pool.
-        let id = Some(request.id).filter(|id| !id.is_null());
-        self.known_pools().suspect(id);
         let created = self
             .runtime
             .admin()
@@ -143,12 +127,14 @@ impl PoolHandle {
         self.shared.accept_change();
     }
 
-    /// The call of a method.
+    /// The call of a method. It is for the pool as it is known now: for another one that has its id later, it fails
+    /// with [`Status::PoolChanged`].
     #[inline]
     #[must_use]
     pub fn call(&self, query: PoolQuery, method: u16, arguments: [u64; 3]) -> Call {
         Call {
             pool: self.id(),
+            instance: self.shared.ready.load(Ordering::Relaxed),
             query,
             method,
             arguments,
@@ -161,8 +147,10 @@ impl PoolHandle {
     /// As there, and of the [first use](Self).
     #[inline]
     pub fn carry_out(&self, call: &Call) -> Result<Values, Error> {
-        self.ready()?;
-        self.runtime.call(call)
+        match call.instance {
+            0 => self.runtime.call(&self.first(call)?),
+            _ => self.runtime.call(call),
+        }
     }
 
     /// As [`Runtime::call_asleep`].
@@ -170,8 +158,10 @@ impl PoolHandle {
     /// # Errors
     /// As there, and of the [first use](Self).
     pub fn carry_out_asleep(&self, call: &Call) -> Result<Values, Error> {
-        self.ready()?;
-        self.runtime.call_asleep(call)
+        match call.instance {
+            0 => self.runtime.call_asleep(&self.first(call)?),
+            _ => self.runtime.call_asleep(call),
+        }
     }
 
     /// As [`Runtime::call_receiving`].
@@ -180,8 +170,10 @@ impl PoolHandle {
     /// As there, and of the [first use](Self).
     #[inline]
     pub fn receive(&self, call: &Call, buffer: BufferSliceMut<'_>) -> Result<Values, Error> {
-        self.ready()?;
-        self.runtime.call_receiving(call, buffer)
+        match call.instance {
+            0 => self.runtime.call_receiving(&self.first(call)?, buffer),
+            _ => self.runtime.call_receiving(call, buffer),
+        }
     }
 
     /// As [`Runtime::call_sending`].
@@ -190,8 +182,10 @@ impl PoolHandle {
     /// As there, and of the [first use](Self).
     #[inline]
     pub fn send(&self, call: &Call, buffer: BufferSlice<'_>) -> Result<Values, Error> {
-        self.ready()?;
-        self.runtime.call_sending(call, buffer)
+        match call.instance {
+            0 => self.runtime.call_sending(&self.first(call)?, buffer),
+            _ => self.runtime.call_sending(call, buffer),
+        }
     }
 
     /// As [`Runtime::submit`]. A failure of the [first use](Self) is the task's.
@@ -202,9 +196,9 @@ impl PoolHandle {
         buffer: Option<Buffer>,
         finish: fn(Finished<'_>) -> Result<T, TaskError>,
     ) -> Task<T> {
-        match self.is_ready() {
-            true => self.runtime.submit(call, buffer, finish),
-            false => self.submit_first(call, buffer, finish),
+        match call.instance {
+            0 => self.submit_first(call, buffer, finish),
+            _ => self.runtime.submit(call, buffer, finish),
         }
     }
 
@@ -249,14 +243,20 @@ impl PoolHandle {
                 return Task::of_steps(async move {
                     let attached = pool.settle_answer(question.await);
                     match attached.and_then(|()| check(&pool)) {
-                        Ok(()) => pool.runtime.submit(call, buffer, finish).await,
+                        Ok(()) => {
+                            pool.runtime
+                                .submit(pool.attached_call(call), buffer, finish)
+                                .await
+                        }
                         Err(error) => Refused::new(call, buffer, error).finish(finish),
                     }
                 });
             }
         };
         match attached.and_then(|()| check(self)) {
-            Ok(()) => self.runtime.submit(call, buffer, finish),
+            Ok(()) => self
+                .runtime
+                .submit(self.attached_call(call), buffer, finish),
             Err(error) => Task::refused(Refused::new(call, buffer, error), finish),
         }
     }
@@ -275,6 +275,7 @@ impl PoolHandle {
         done: impl FnMut(usize, &Values),
     ) -> Result<(), PartError> {
         self.ready().map_err(of_first_part)?;
+        let parts = self.attached_parts(parts);
         self.runtime.call_parts_receiving(buffer, parts, done)
     }
 
@@ -292,7 +293,28 @@ impl PoolHandle {
         done: impl FnMut(usize, &Values),
     ) -> Result<(), PartError> {
         self.ready().map_err(of_first_part)?;
+        let parts = self.attached_parts(parts);
         self.runtime.call_parts_sending(buffer, parts, done)
+    }
+
+    /// As [`Runtime::submit_parts`].
+    ///
+    /// # Errors
+    /// As there, and of the [first use](Self), as those of the first part.
+    ///
+    /// # Panics
+    /// As there.
+    pub async fn submit_parts(
+        &self,
+        buffer: Buffer,
+        parts: impl IntoIterator<Item = (Call, Range<usize>)>,
+        done: impl FnMut(usize, &Values),
+    ) -> Result<Buffer, (PartError, Option<Buffer>)> {
+        if let Err(error) = self.ready_in_steps().await {
+            return Err((of_first_part(error), Some(buffer)));
+        }
+        let parts = self.attached_parts(parts);
+        self.runtime.submit_parts(buffer, parts, done).await
     }
 
     /// Attaches to the pool if that was not done yet. Blocks for the runtime's answer then, else costs a look.
@@ -301,26 +323,51 @@ impl PoolHandle {
     /// Those of the [first use](Self).
     #[inline]
     pub fn ready(&self) -> Result<(), Error> {
-        match self.is_ready() {
-            true => Ok(()),
-            false => self.become_ready(),
+        match self.shared.ready.load(Ordering::Relaxed) {
+            0 => self.become_ready(),
+            _ => Ok(()),
         }
     }
 
+    /// A call that was made before the pool was attached to, once it is.
+    #[cold]
+    fn first(&self, call: &Call) -> Result<Call, Error> {
+        self.become_ready()?;
+        Ok(self.attached_call(*call))
+    }
+
+    /// The call, for the pool that was attached to last.
+    fn attached_call(&self, call: Call) -> Call {
+        Call {
+            pool: self.id(),
+            instance: self.shared.instance.load(Ordering::Relaxed),
+            ..call
+        }
+    }
+
+    /// Parts whose calls are all for the pool that was attached to last, also where that is another one meanwhile.
+    fn attached_parts<R>(
+        &self,
+        parts: impl IntoIterator<Item = (Call, R)>,
+    ) -> impl Iterator<Item = (Call, R)> {
+        let Call { pool, instance, .. } =
+            self.attached_call(self.call(PoolQuery::Local, 0, [0; 3]));
+        parts.into_iter().map(move |(call, range)| {
+            let call = Call {
+                pool,
+                instance,
+                ..call
+            };
+            (call, range)
+        })
+    }
+
     /// As [`Self::ready`], for the steps of a task ([`Task::of_steps`]): does not block.
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn ready_in_steps(&self) -> Result<(), Error> {
+    async fn ready_in_steps(&self) -> Result<(), Error> {
         if let Some(question) = self.begin_to_attach() {
             self.settle_answer(question.await)?;
         }
         self.check_unchanged()
-    }
-
-    #[inline(always)]
-    fn is_ready(&self) -> bool {
-        self.shared.ready.load(Ordering::Relaxed) != 0
     }
 
     #[cold]
@@ -347,7 +394,6 @@ impl PoolHandle {
         if self.shared.is_attached() || id.is_null() || id == PoolId::ADMIN {
             return None;
         }
-        self.known_pools().suspect(Some(id));
         let owner = self.shared.owner.load(Ordering::Relaxed);
         Some(self.runtime.admin().async_attach_pool(&AttachPool {
             pool: PoolChoice {

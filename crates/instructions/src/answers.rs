@@ -95,6 +95,7 @@ fn attach(segment: &Segment, task: &Descriptor) -> Option<u64> {
         opened: false,
         incarnation: 1,
         predecessor: None,
+        instance: 1,
         permissions: Permissions::of_owner(0, 0),
         rights: Rights::ALL,
     };

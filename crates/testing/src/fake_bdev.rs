@@ -71,6 +71,7 @@ pub fn attaching(mut module: impl FakeModule) -> impl FakeModule {
             opened: false,
             incarnation: 1,
             predecessor: None,
+            instance: 1,
             permissions: Permissions::of_owner(0, 0),
             rights: Rights::ALL,
         };
@@ -172,6 +173,7 @@ impl FakePools {
             opened: false,
             incarnation: pool.incarnation,
             predecessor: None,
+            instance: 1,
             permissions: Permissions::of_owner(0, 0),
             rights: Rights::ALL,
         }

@@ -251,6 +251,7 @@ pub fn ping() -> Descriptor {
     Descriptor {
         method: Method::Ping as u16,
         pool: PoolId::ADMIN,
+        instance: 0,
         query: PoolQuery::Local,
         record: 0,
         buffer: None,

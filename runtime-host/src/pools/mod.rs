@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use chimaera_chimod::{Incarnation, MethodMasks, ModuleError};
 use chimaera_proto::admin::{PoolChoice, PoolInfo, PoolKey, PoolStep};
 use chimaera_proto::shown::brief;
+use chimaera_proto::task::MAX_INSTANCE;
 use chimaera_proto::{Permissions, PoolId, Right, Rights};
 use chimaera_thread::condition::{Condvar, Mutex, MutexGuard};
 
@@ -89,6 +90,11 @@ impl Pool {
         *self.permissions.lock()
     }
 
+    /// The number by which tasks mean this pool and no other of its id.
+    pub(crate) fn instance(&self) -> u32 {
+        (self.number % u64::from(MAX_INSTANCE)) as u32 + 1
+    }
+
     /// Names the pool among all of the host's. Stays the same once the pool is withdrawn.
     pub(crate) fn key(&self) -> PoolKey {
         PoolKey {
@@ -135,6 +141,7 @@ impl Pool {
             opened: self.opened,
             incarnation: self.incarnation.current,
             predecessor: self.incarnation.predecessor,
+            instance: self.instance(),
             permissions,
             rights: caller.rights_to(permissions),
         }

@@ -26,6 +26,7 @@ impl WorkerThread {
         let attachment = Attachment {
             pool: Some(LanePool {
                 id,
+                instance: pool.pool.instance(),
                 index,
                 allowed: allowed(pool, &caller),
             }),
@@ -125,6 +126,7 @@ impl WorkerThread {
         match unreached {
             Unreached::Method(pool) if is_declared(pool) == Some(true) => Status::PermissionDenied,
             Unreached::Method(_) => Status::UnknownMethod,
+            Unreached::Instance => Status::PoolChanged,
             Unreached::Pool if self.refuses_tasks => Status::ShuttingDown,
             Unreached::Pool if !self.has_pool(task.pool) => Status::PoolNotFound,
             // Another one than the one that it was attached to.
@@ -149,6 +151,8 @@ impl WorkerThread {
 pub(super) enum Unreached {
     /// A pool: its session is attached to none of that id.
     Pool,
+    /// The pool that it means: the session is attached to another one of that id.
+    Instance,
     /// The method, which its session may not use of the pool with this index.
     Method(u16),
 }

@@ -122,6 +122,8 @@ struct ServedLane {
 struct LanePool {
     /// The id that they name it by.
     id: PoolId,
+    /// The number by which they may mean this pool and no other of the id.
+    instance: u32,
     /// Its index.
     index: u16,
     /// A bit for each method that they may name.
@@ -132,6 +134,7 @@ impl LanePool {
     /// The admin pool, which everybody may ask: it decides itself what it does for whom.
     const ADMIN: Self = Self {
         id: PoolId::ADMIN,
+        instance: 0,
         index: 0,
         allowed: u64::MAX,
     };

@@ -233,7 +233,15 @@ fn pool_for(
             _ => return Err(Unreached::Pool),
         };
     }
-    let LanePool { index, allowed, .. } = served.pool;
+    let LanePool {
+        instance,
+        index,
+        allowed,
+        ..
+    } = served.pool;
+    if task.instance != instance && task.instance != 0 {
+        return Err(Unreached::Instance);
+    }
     match task.method < MAX_METHODS && allowed >> task.method & 1 != 0 {
         true => Ok(index),
         false => Err(Unreached::Method(index)),

@@ -21,6 +21,7 @@ fn daemon() -> UsersDaemon {
 fn send(runtime: &Runtime, pool: PoolId, method: u16) -> Result<Values, Error> {
     runtime.call(&Call {
         pool,
+        instance: 0,
         query: QUERY,
         method,
         arguments: [0; 3],

@@ -53,6 +53,7 @@ impl Payloads {
             UnsafeCell::new(Payload {
                 call: Call {
                     pool: PoolId::ADMIN,
+                    instance: 0,
                     query: PoolQuery::Local,
                     method: 0,
                     arguments: [0; 3],

@@ -39,6 +39,7 @@ impl ClientLane {
         let descriptor = Descriptor {
             method: call.method,
             pool: call.pool,
+            instance: call.instance,
             query: call.query,
             record: record as u8,
             buffer,

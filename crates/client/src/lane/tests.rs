@@ -59,6 +59,7 @@ fn segment() -> Arc<Segment> {
 fn call(number: u64) -> Call {
     Call {
         pool: PoolId::ADMIN,
+        instance: 0,
         query: PoolQuery::Local,
         method: 0,
         arguments: [number, 0, 0],

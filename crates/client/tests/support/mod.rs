@@ -47,6 +47,7 @@ pub(crate) fn module(task: Descriptor, buffer: Option<HostBuffer>) -> Verdict {
 pub(crate) fn call(method: u16, argument: u64) -> Call {
     Call {
         pool: PoolId::new(9000, 0),
+        instance: 0,
         query: PoolQuery::Local,
         method,
         arguments: [argument, 0, 0],

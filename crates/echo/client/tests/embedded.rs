@@ -93,6 +93,7 @@ fn a_buffer_that_is_lent_for_reading_is_not_written() {
     for method in [Method::Reverse, Method::Greet] {
         let call = Call {
             pool: PoolId::new(9000, 0),
+            instance: 0,
             query: PoolQuery::Local,
             method: method as u16,
             arguments: [0; 3],
