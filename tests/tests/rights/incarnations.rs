@@ -21,6 +21,16 @@ struct FilePool {
 }
 
 impl FilePool {
+    /// Opens the pool, and gives a client of its owner's with a block that is filled with 1.
+    fn with_a_block(&self, daemon: &UsersDaemon) -> (Client, Block) {
+        self.open(daemon);
+        let pool = Client::open(&daemon.user(OWNER), text(&self.path())).expect("its own");
+        let blocks = pool.allocate_blocks_for(QUERY, 4096, TAG);
+        let block = blocks.expect("there is room")[0];
+        fill(&pool, &block, 1).expect("its own");
+        (pool, block)
+    }
+
     fn new() -> Self {
         let folder = disk_folder();
         std::fs::File::create(folder.path().join("pool"))
@@ -89,12 +99,7 @@ fn blocks_of_a_file_pool_hold_beyond_an_end_in_good_order_and_no_other() {
         return;
     }
     let (daemon, file) = (UsersDaemon::start(), FilePool::new());
-    file.open(&daemon);
-    let pool = Client::open(&daemon.user(OWNER), text(&file.path())).expect("its own");
-    let block = pool
-        .allocate_blocks_for(QUERY, 4096, TAG)
-        .expect("there is room")[0];
-    fill(&pool, &block, 1).expect("its own");
+    let (pool, block) = file.with_a_block(&daemon);
     let first = incarnation(&pool);
 
     file.reopen(&daemon);
@@ -140,12 +145,7 @@ fn a_connection_that_stays_goes_on_with_a_file_pool_that_ended_in_good_order() {
         return;
     }
     let (daemon, file) = (UsersDaemon::start(), FilePool::new());
-    file.open(&daemon);
-    let pool = Client::open(&daemon.user(OWNER), text(&file.path())).expect("its own");
-    let block = pool
-        .allocate_blocks_for(QUERY, 4096, TAG)
-        .expect("there is room")[0];
-    fill(&pool, &block, 1).expect("its own");
+    let (pool, block) = file.with_a_block(&daemon);
     for _ in 0..2 {
         file.reopen(&daemon);
         // The tasks of this connection were for the pool that has ended.

@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Status};
+use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, Status};
 use chimaera_tests::{Daemon, MIB, User, UsersDaemon, assert_refused, has_users, program, text};
 use tempfile::TempDir;
 
@@ -120,16 +120,22 @@ fn a_mode_that_opens_the_operators_socket_makes_nobody_an_operator() {
     assert!(daemon.0.log().contains("came to the operators' socket"));
 }
 
-#[test]
-fn a_socket_for_reading_lets_its_clients_read_and_no_more() {
-    if !has_users("a socket for reading") {
-        return;
-    }
+/// A daemon, and two connections of the same user: through the usual socket, and through one for reading.
+fn with_a_socket_for_reading() -> (UsersDaemon, Runtime, Runtime) {
     let folder = open_folder();
     let path = folder.path().join("read.sock");
     let listen = format!("{},mode=0666,max=read", text(&path));
     let daemon = UsersDaemon::start_in(folder, &["--listen", &listen]);
     let (writing, reading) = (daemon.user(OWNER), OWNER.connect(&path));
+    (daemon, writing, reading)
+}
+
+#[test]
+fn a_socket_for_reading_lets_its_clients_read_and_no_more() {
+    if !has_users("a socket for reading") {
+        return;
+    }
+    let (_daemon, writing, reading) = with_a_socket_for_reading();
     let pool = ram(&writing, "pool", ID, 0o600);
     let block = pool.allocate_blocks(QUERY, 4096).expect("its own")[0];
     let mut buffer = writing.allocate_buffer(4096).expect("a buffer");
@@ -171,11 +177,7 @@ fn nothing_is_declared_of_a_pool_over_a_socket_for_reading() {
     if !has_users("declaring over a socket for reading") {
         return;
     }
-    let folder = open_folder();
-    let path = folder.path().join("read.sock");
-    let listen = format!("{},mode=0666,max=read", text(&path));
-    let daemon = UsersDaemon::start_in(folder, &["--listen", &listen]);
-    let (writing, reading) = (daemon.user(OWNER), OWNER.connect(&path));
+    let (_daemon, writing, reading) = with_a_socket_for_reading();
     let pool = ram(&writing, "pool", ID, 0o600);
     let before = pool.get_stats().expect("statistics").metrics;
     let mut metrics = before;
