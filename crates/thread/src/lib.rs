@@ -8,6 +8,7 @@
 //!   causes itself.
 
 pub mod condition;
+mod heaps;
 pub mod standstill;
 mod start;
 
@@ -17,6 +18,7 @@ use std::sync::Arc;
 
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
+pub use heaps::share_heap_where_memory_is_limited;
 pub use start::{JoinHandle, Scope, ScopedJoinHandle, scope, spawn, spawn_scoped};
 
 /// The system gave no thread.

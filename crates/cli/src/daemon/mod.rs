@@ -41,6 +41,7 @@ pub(crate) fn run(
     socket: &Path,
     global: &GlobalArguments,
 ) -> Result<(), CommandFailure> {
+    chimaera_thread::share_heap_where_memory_is_limited();
     let log_file = arguments.detached_log.as_deref();
     let (thresholds, announcer) = prepare(arguments).map_err(|failure| match log_file {
         // The process that has started the daemon reads standard output. There is no other thread yet that a slow
