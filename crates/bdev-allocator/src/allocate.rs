@@ -13,6 +13,23 @@ use crate::sync::{Backoff, Ordering, Weakness, weakened};
 use crate::{Allocator, CURSORS, block_at};
 use chimaera_bdev_format::block_map::{Slot, UNITS, units_of};
 
+/// When the life of a block begins for which space was found.
+pub(crate) trait Birth: Copy {
+    /// Is told of the space, with the lock of its megabyte held.
+    fn begin<C>(self, allocator: &Allocator<C>, index: usize, slot: Slot);
+}
+
+/// It begins at once, with this owner tag.
+#[derive(Clone, Copy)]
+struct AtOnce(OwnerTag);
+
+impl Birth for AtOnce {
+    #[inline(always)]
+    fn begin<C>(self, allocator: &Allocator<C>, index: usize, slot: Slot) {
+        allocator.start_life(index, slot, self.0);
+    }
+}
+
 /// Partly used megabytes whose locks are tried before their holders get time to release one.
 const MAX_BUSY_MEGABYTES: usize = 8;
 
@@ -38,13 +55,25 @@ impl<C> Allocator<C> {
         worker: usize,
         mut sink: impl FnMut(Block),
     ) -> Result<(), Status> {
+        self.find(plan, (owner, AtOnce(owner)), worker, &mut sink)
+    }
+
+    /// Finds space for the blocks of the plan, whose lives begin as `birth` says, for this owner tag.
+    #[inline(always)]
+    pub(crate) fn find(
+        &self,
+        plan: AllocationPlan,
+        (owner, birth): (OwnerTag, impl Birth),
+        worker: usize,
+        sink: &mut impl FnMut(Block),
+    ) -> Result<(), Status> {
         match (plan.block_type, plan.count) {
             (_, 0) => {}
-            (BlockType::Mib1, count) => self.allocate_megabytes(count, owner, sink)?,
+            (BlockType::Mib1, count) => self.allocate_megabytes(count, birth, sink)?,
             (block_type, 1) if owner.is_none() => {
-                sink(self.allocate_small(block_type, owner, worker)?);
+                sink(self.allocate_small(block_type, birth, worker)?);
             }
-            (block_type, 1) => sink(self.allocate_tagged(block_type, owner, worker)?),
+            (block_type, 1) => sink(self.allocate_tagged(block_type, birth, worker)?),
             _ => return Err(Status::InvalidArgument),
         }
         Ok(())
@@ -53,8 +82,8 @@ impl<C> Allocator<C> {
     fn allocate_megabytes(
         &self,
         count: u64,
-        owner: OwnerTag,
-        mut sink: impl FnMut(Block),
+        birth: impl Birth,
+        sink: &mut impl FnMut(Block),
     ) -> Result<(), Status> {
         if !self.free_space.reserve(count, count.saturating_mul(UNITS)) {
             return Err(Status::NoSpace);
@@ -66,7 +95,7 @@ impl<C> Allocator<C> {
                 .reserve(BlockType::Mib1)
                 .expect("an empty megabyte has room");
             self.change_class(index, Fill::Empty, locked.fill());
-            self.start_life(index, slot, owner);
+            birth.begin(self, index, slot);
             drop(locked);
             start = index + 1;
             sink(block_at(index, slot));
@@ -79,13 +108,13 @@ impl<C> Allocator<C> {
     fn allocate_tagged(
         &self,
         block_type: BlockType,
-        owner: OwnerTag,
+        birth: impl Birth,
         worker: usize,
     ) -> Result<Block, Status> {
         if !self.owner_tags.admit() {
             return Err(Status::Busy);
         }
-        let allocated = self.allocate_small(block_type, owner, worker);
+        let allocated = self.allocate_small(block_type, birth, worker);
         if allocated.is_err() {
             self.owner_tags.take_back();
         }
@@ -95,7 +124,7 @@ impl<C> Allocator<C> {
     fn allocate_small(
         &self,
         block_type: BlockType,
-        owner: OwnerTag,
+        birth: impl Birth,
         worker: usize,
     ) -> Result<Block, Status> {
         let cursor = &self.cursors[worker % CURSORS];
@@ -103,10 +132,10 @@ impl<C> Allocator<C> {
         loop {
             let start = cursor.load(Ordering::Relaxed) as usize;
             let mut classes = block_type as usize..CLASSES;
-            let found = classes.find_map(|class| self.allocate_in(class, block_type, owner, start));
+            let found = classes.find_map(|class| self.allocate_in(class, block_type, birth, start));
             let outcome = match found {
                 Some(place) => Some(Ok(place)),
-                None => self.break_whole(block_type, owner),
+                None => self.break_whole(block_type, birth),
             };
             match outcome {
                 Some(Ok((index, slot))) => {
@@ -127,7 +156,7 @@ impl<C> Allocator<C> {
         &self,
         class: usize,
         block_type: BlockType,
-        owner: OwnerTag,
+        birth: impl Birth,
         start: usize,
     ) -> Option<(usize, Slot)> {
         let members = &self.classes[class];
@@ -157,7 +186,7 @@ impl<C> Allocator<C> {
             };
             self.free_space.take(units_of(block_type));
             self.change_class(index, before, locked.fill());
-            self.start_life(index, slot, owner);
+            birth.begin(self, index, slot);
             return Some((index, slot));
         }
         None
@@ -171,13 +200,13 @@ impl<C> Allocator<C> {
     fn break_whole(
         &self,
         block_type: BlockType,
-        owner: OwnerTag,
+        birth: impl Birth,
     ) -> Option<Result<(usize, Slot), Status>> {
         let exclusive = !weakened(Weakness::BreakNotExclusive);
         if exclusive && self.breaking.swap(true, Ordering::Acquire) {
             return None;
         }
-        let outcome = self.break_whole_exclusively(block_type, owner);
+        let outcome = self.break_whole_exclusively(block_type, birth);
         // Release pairs with the acquire above: the next holder of the flag finds the rest of a broken megabyte.
         self.breaking.store(false, Ordering::Release);
         outcome
@@ -186,7 +215,7 @@ impl<C> Allocator<C> {
     fn break_whole_exclusively(
         &self,
         block_type: BlockType,
-        owner: OwnerTag,
+        birth: impl Birth,
     ) -> Option<Result<(usize, Slot), Status>> {
         let censuses = || self.classes.each_ref().map(FillClass::census);
         let fitting = block_type as usize..;
@@ -210,7 +239,7 @@ impl<C> Allocator<C> {
             .reserve(block_type)
             .expect("an empty megabyte has room");
         self.change_class(index, Fill::Empty, locked.fill());
-        self.start_life(index, slot, owner);
+        birth.begin(self, index, slot);
         Some(Ok((index, slot)))
     }
 

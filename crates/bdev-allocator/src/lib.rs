@@ -29,6 +29,7 @@
 //!   commit.
 //! - `allocate`: the beginning of a block's life: where its space comes from.
 //! - `undecided`: lists of blocks whose free may yet be refused, which nobody sees.
+//! - `unborn`: space that is prepared before the block's life begins.
 //! - `release`: pins, and the end of a block's life. `completion`: how the caller of a free hears of it.
 //! - [`ledger`]: the allocator and its pool's metadata, in step.
 //! - `mapping`: memory. The only unsafe code, except for a hint to caches ([`prefetch`]).
@@ -51,12 +52,15 @@ mod pins;
 pub mod prefetch;
 mod release;
 mod sync;
+mod unborn;
 mod undecided;
 
 #[cfg(all(test, loom))]
 mod loom_durability_tests;
 #[cfg(all(test, loom))]
 mod loom_tests;
+#[cfg(all(test, loom))]
+mod loom_unborn_tests;
 #[cfg(all(test, loom))]
 mod loom_undecided_tests;
 #[cfg(all(test, not(loom)))]
@@ -95,6 +99,7 @@ use owner_tags::{OwnerTags, TagBounds};
 pub use release::{FreeError, Pin, Pinned};
 pub use sync::Threads;
 use sync::{AtomicBool, AtomicU64, CachePadded, Weakness, weakened};
+pub use unborn::UnbornBlocks;
 use undecided::Undecided;
 
 /// The allocator of one pool. `C` is told when a free is complete.

@@ -269,7 +269,7 @@ impl<C: FreeCompletion> Allocator<C> {
 
     /// Makes the space of a dead block available, now that no I/O can touch it.
     #[inline]
-    fn release(&self, index: usize, slot: Slot) {
+    pub(crate) fn release(&self, index: usize, slot: Slot) {
         let mut locked = self.megabytes[index].lock(self.threads);
         // Its next owner's tag comes after this, since the space is still reserved.
         self.owner_tags.take(index, slot);

@@ -292,6 +292,58 @@ fn memory_grows_with_what_is_allocated_and_not_with_the_size() {
     check_memory(&TestAllocator::persistent(SIZE, Threads::Many).expect("address space"));
 }
 
+#[test]
+fn space_of_unborn_blocks_is_nobodys_and_comes_back_if_they_are_given_up() {
+    let bounds = TagBounds { asking: 8, full: 8 };
+    let persistent = TestAllocator::persistent_with(4 * MEGABYTE, Threads::Many, bounds);
+    for allocator in [allocator(4 * MEGABYTE), persistent.expect("memory")] {
+        for (size, tag) in [
+            (1, 0),
+            (1, 7),
+            (65536, 7),
+            (3 * MEGABYTE, 0),
+            (3 * MEGABYTE, 7),
+        ] {
+            let plan = AllocationPlan::for_size(size);
+            let reserve = || allocator.reserve(plan, OwnerTag(tag), 0).expect("room");
+            let unborn = reserve();
+            let bytes: u64 = unborn.blocks().iter().map(|block| block.size).sum();
+            assert_eq!(allocator.remaining_bytes(), 4 * MEGABYTE - bytes);
+            for block in unborn.blocks() {
+                assert_eq!(allocator.pin(*block).err(), Some(Status::NotAllocated));
+                assert!(allocator.free_now(&[*block]).is_err());
+            }
+            let part = allocator.collect_changes(0, limits(8));
+            assert!(
+                part.changes
+                    .iter()
+                    .all(|change| change.map == MegabyteMap::EMPTY)
+            );
+            let blocks = unborn.blocks().to_vec();
+            allocator.give_up(unborn);
+            assert_eq!(allocator.remaining_bytes(), 4 * MEGABYTE);
+            assert_eq!(allocator.held_tags(), 0);
+
+            let born = allocator.begin_lives(reserve());
+            assert_eq!(born, blocks, "the same space");
+            let expected = vec![OwnerTag(tag); born.len()];
+            let tags: Vec<_> = (0..4).flat_map(|index| allocator.list(index)).collect();
+            assert_eq!(tags.len(), born.len());
+            let tags: Vec<_> = tags
+                .iter()
+                .map(|(_, tag)| tag.unwrap_or_default())
+                .collect();
+            assert_eq!(tags, expected);
+            allocator.free_now(&born).expect("live");
+            assert_eq!(allocator.remaining_bytes(), 4 * MEGABYTE);
+            assert_eq!(allocator.held_tags(), 0);
+        }
+        let too_much = AllocationPlan::for_size(5 * MEGABYTE);
+        let refused = allocator.reserve(too_much, OwnerTag::NONE, 0);
+        assert_eq!(refused.err(), Some(Status::NoSpace));
+    }
+}
+
 fn check_memory(allocator: &TestAllocator) {
     let size = allocator.total_bytes();
     let commit = || loop {
