@@ -54,7 +54,8 @@ mod transfer;
 
 pub use chimaera_bdev_proto::{
     AllocationPlan, BdevType, Block, BlockType, CreateParams, FileState, IoEngine, ListedTag,
-    MODULE_NAME, MegabyteState, OperationCounts, OwnedBlock, OwnerTag, PerfMetrics, Stats,
+    MODULE_NAME, MegabyteState, OperationCounts, OwnedBlock, OwnerTag, PerfMetrics, ScrubPolicy,
+    Stats,
 };
 pub use chimaera_client::{
     AdminClient, Buffer, BufferSlice, BufferSliceMut, Call, ChangingPool, ConnectOptions,

@@ -1,6 +1,6 @@
 //! Parameters of a pool's creation.
 
-use chimaera_bdev_proto::{BdevType, CreateParams, IoEngine, PerfMetrics};
+use chimaera_bdev_proto::{BdevType, CreateParams, IoEngine, PerfMetrics, ScrubPolicy};
 use chimaera_client::GetOrCreatePool;
 
 /// What a pool is created with. Begin with [`CreateOptions::file`] or [`CreateOptions::ram`].
@@ -42,6 +42,7 @@ impl CreateOptions {
                 read_only: false,
                 trust_owner: false,
                 opened_by_daemon: false,
+                scrub: None,
             },
             owner: None,
             group: None,
@@ -154,6 +155,16 @@ impl CreateOptions {
     #[must_use]
     pub const fn opened_by_daemon(mut self, by_daemon: bool) -> Self {
         self.params.opened_by_daemon = by_daemon;
+        self
+    }
+
+    /// When the space of blocks is zeroed. Without, it is as the pool has it: never, for a new one, so that a new block
+    /// holds what was last written there, by whichever user of the pool; [`ScrubPolicy::Allocate`] zeroes a block before
+    /// it is handed out. A pool that does so does it for good. It begins to also when its owner or an operator creates
+    /// it again with this, and when its permissions are changed so that they may let others in.
+    #[must_use]
+    pub const fn scrub(mut self, policy: ScrubPolicy) -> Self {
+        self.params.scrub = Some(policy);
         self
     }
 

@@ -5,6 +5,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use chimaera_bdev_format::PoolOwner;
 use chimaera_bdev_proto::{BdevType, Method, TransferArguments};
 use chimaera_chimod::{
     Activity, Container, CreateAgain, CreateContext, DeclaredMethod, Incarnation, ModuleError,
@@ -14,14 +15,14 @@ use chimaera_proto::task::ARGUMENT_COUNT;
 use chimaera_proto::{Permissions, PoolId, Status};
 
 use crate::backend::Backend;
+use crate::backend::new_blocks::NewBlocks;
 use crate::backend::transfer::Direction;
 use crate::params::Parameters;
 use crate::pool::counters::WorkerCounters;
 use crate::pool::open;
-use crate::pool::persistence::owner_of;
-use crate::pool::state::BlockPool;
+use crate::pool::state::{BlockPool, PoolState};
 use crate::tasks::allocation::AllocationOutcome;
-use crate::tasks::keeper::{Keeper, KeeperWork};
+use crate::tasks::keeper::{IdentityChange, Keeper, KeeperWork};
 use crate::tasks::{allocation, listing, stats, transfer};
 
 /// The methods, with the right that each needs.
@@ -74,35 +75,31 @@ impl Container for BdevContainer {
     }
 
     fn set_permissions(&self, permissions: Permissions) -> Result<(), ModuleError> {
-        if let Some(keeper) = &self.keeper {
-            let recorded = keeper.set_owner(owner_of(permissions));
-            recorded.map_err(|failure| ModuleError {
-                failure,
-                message: format!("cannot record other permissions in the pool: {failure}"),
-            })?;
-        }
-        self.pool.state.declared.set_owner(permissions.owner);
+        let state = &self.pool.state;
+        let owner = PoolOwner::from(permissions);
+        state.scrub.set_owner(owner, |scrubs| {
+            self.record("permissions", IdentityChange::Owner(owner, scrubs))
+        })?;
+        state.declared.set_owner(permissions.owner);
         Ok(())
     }
 
     fn create_again(&self, again: CreateAgain<'_>) -> Result<(), ModuleError> {
         let asked = Parameters::decode(again.params)?;
         self.pool.check_same(&asked)?;
-        let declared = &self.pool.state.declared;
-        match (declared.change(asked.metrics, again)?, &self.keeper) {
-            (None, _) => Ok(()),
-            (Some(metrics), None) => {
-                declared.set(metrics);
-                Ok(())
-            }
-            (Some(metrics), Some(keeper)) => {
-                let declared = keeper.declare(metrics);
-                declared.map_err(|failure| ModuleError {
-                    failure,
-                    message: format!("cannot record other perf_metrics in the pool: {failure}"),
-                })
-            }
+        let PoolState {
+            declared, scrub, ..
+        } = &*self.pool.state;
+        let metrics = declared.change(asked.metrics, again)?;
+        if scrub.begins(asked.scrub, again)? {
+            self.record("scrub", IdentityChange::Scrubs)?;
+            scrub.turn_on();
         }
+        if let Some(metrics) = metrics {
+            self.record("perf_metrics", IdentityChange::Metrics(metrics))?;
+            declared.set(metrics);
+        }
+        Ok(())
     }
 
     fn submit(&self, worker: &mut Worker<'_>, request: Request) -> Activity {
@@ -111,7 +108,7 @@ impl Container for BdevContainer {
             Some(Method::Write) => return transfer::start(pool, worker, request, Direction::Write),
             Some(Method::Read) => return transfer::start(pool, worker, request, Direction::Read),
             Some(Method::AllocateBlocks) if !pool.parameters.read_only => {
-                self.allocate(worker, request);
+                return self.allocate(worker, request);
             }
             Some(Method::FreeBlocks) if !pool.parameters.read_only => {
                 allocation::free(&pool.state.allocator, self.counters(worker), request);
@@ -135,7 +132,13 @@ impl Container for BdevContainer {
     }
 
     fn poll(&self, worker: &mut Worker<'_>) -> Activity {
-        transfer::advance(&self.pool, worker)
+        match &self.pool.backend {
+            Backend::Ram(device) => {
+                let (state, index) = (&self.pool.state, worker.index());
+                device.poll(worker, |new| hand_out(state, index, new))
+            }
+            Backend::File(device) => transfer::advance(&self.pool, device, worker),
+        }
     }
 
     fn wake_fd(&self, worker_index: usize) -> Option<BorrowedFd<'_>> {
@@ -174,6 +177,12 @@ fn check_operator(context: &CreateContext<'_>, parameters: &Parameters) -> Resul
     ))
 }
 
+/// Completes an allocation in memory, whose blocks were zeroed.
+fn hand_out(state: &PoolState, worker_index: usize, new: NewBlocks) {
+    // Memory has no commits to wait for.
+    let _ = allocation::hand_out(&state.allocator, state.counters.of(worker_index), new);
+}
+
 impl BdevContainer {
     fn create_on_file(
         context: &CreateContext<'_>,
@@ -203,13 +212,49 @@ impl BdevContainer {
         })
     }
 
-    fn allocate(&self, worker: &Worker<'_>, request: Request) {
-        let (worker_index, allocator) = (worker.index(), &self.pool.state.allocator);
+    fn allocate(&self, worker: &mut Worker<'_>, request: Request) -> Activity {
+        let (worker_index, state) = (worker.index(), &self.pool.state);
+        if state.scrub.is_on() {
+            return self.allocate_zeroed(worker, request);
+        }
         let counters = self.counters(worker);
-        match allocation::allocate(allocator, worker_index, counters, request) {
+        match allocation::allocate(&state.allocator, worker_index, counters, request) {
             AllocationOutcome::Completed => {}
             outcome => self.have_committed(worker, outcome),
         }
+        Activity::IDLE
+    }
+
+    /// Allocates blocks that are zeroed first: in memory here, on a device by the keeper.
+    #[cold]
+    fn allocate_zeroed(&self, worker: &mut Worker<'_>, request: Request) -> Activity {
+        let device = match &self.pool.backend {
+            Backend::Ram(device) => device,
+            Backend::File(_) => {
+                if let Some(keeper) = &self.keeper {
+                    keeper.push(KeeperWork::AllocateZeroed(request));
+                }
+                return Activity::IDLE;
+            }
+        };
+        let (index, state) = (worker.index(), &self.pool.state);
+        let counters = self.counters(worker);
+        match allocation::reserve(&state.allocator, index, counters, request) {
+            Ok(new) => device.zero(worker, new, |new| hand_out(state, index, new)),
+            Err(outcome) => {
+                self.have_committed(worker, outcome);
+                Activity::IDLE
+            }
+        }
+    }
+
+    /// Records something else of the pool, where it is on a device. `what` names it, for a text.
+    fn record(&self, what: &str, change: IdentityChange) -> Result<(), ModuleError> {
+        let recorded = self.keeper.as_ref().map(|keeper| keeper.record(change));
+        recorded.unwrap_or(Ok(())).map_err(|failure| ModuleError {
+            failure,
+            message: format!("cannot record other {what} in the pool: {failure}"),
+        })
     }
 
     /// Leaves it to the keeper to commit, and then to try again what found no space or no room for its owner tag: a

@@ -12,7 +12,8 @@
 //! 6. Back in `tasks::transfer` the block is unpinned, the end is counted (`pool::counters`), and the
 //!    task completes.
 //!
-//! What waits for metadata, a flush for example, goes to the pool's `tasks::keeper`.
+//! What waits for metadata, a flush for example, goes to the pool's `tasks::keeper`; so do allocations whose blocks are
+//! zeroed first (`scrub`), save in memory.
 //!
 //! # The parts
 //!
@@ -33,6 +34,7 @@ mod container;
 mod declared;
 mod params;
 mod pool;
+mod scrub;
 mod tasks;
 
 #[cfg(test)]

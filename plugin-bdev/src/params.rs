@@ -5,7 +5,7 @@
 use std::fmt;
 
 use chimaera_bdev_format::{Geometry, Identity};
-use chimaera_bdev_proto::{BdevType, CreateParams, IoEngine, PerfMetrics, UNIT_BYTES};
+use chimaera_bdev_proto::{BdevType, CreateParams, IoEngine, PerfMetrics, ScrubPolicy, UNIT_BYTES};
 use chimaera_chimod::ModuleError;
 use chimaera_proto::{Status, codec};
 
@@ -30,6 +30,8 @@ pub(crate) struct Parameters {
     pub(crate) trust_owner: bool,
     /// Opens the path that is the pool's name, where no file was passed.
     pub(crate) opened_by_daemon: bool,
+    /// When space is zeroed, if that was said.
+    pub(crate) scrub: Option<ScrubPolicy>,
 }
 
 /// How a file pool's device is used. Each opening says so anew. The device records what the pool was made
@@ -137,6 +139,7 @@ impl Parameters {
             read_only: params.read_only && params.bdev_type == BdevType::File,
             trust_owner: params.trust_owner && params.bdev_type == BdevType::File,
             opened_by_daemon: params.opened_by_daemon && params.bdev_type == BdevType::File,
+            scrub: params.scrub,
         })
     }
 

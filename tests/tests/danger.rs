@@ -287,6 +287,7 @@ fn a_copy_of_a_pool_of_version_1_has_to_be_upgraded_first() {
         io_depth: 32,
         io_engine: IoEngine::Auto,
         metrics: PerfMetrics::default(),
+        scrubs: false,
     };
     let geometry = Geometry::of_version(FormatVersion::One, 16 * MIB / PAGE).expect("room");
     let birth = birth().expect("random numbers");

@@ -45,6 +45,7 @@ fn make_old_pool(path: &Path, bytes: u64) {
         io_depth: 8,
         io_engine: IoEngine::Auto,
         metrics: PerfMetrics::default(),
+        scrubs: false,
     };
     let pages = bytes / PAGE_BYTES as u64;
     let geometry = Geometry::of_version(FormatVersion::One, pages).expect("room");

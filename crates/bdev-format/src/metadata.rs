@@ -5,7 +5,7 @@
 
 use std::io;
 
-use chimaera_bdev_proto::{OwnerTag, PerfMetrics};
+use chimaera_bdev_proto::OwnerTag;
 
 use crate::block_map::{MegabyteChange, UNITS};
 use crate::checkpoint::{Checkpoint, CheckpointContext, write_superblock};
@@ -16,11 +16,12 @@ use crate::mark::FailureMark;
 use crate::overlay::{MegabyteSet, Overlay, TablePageSet};
 use crate::page::{Disk, Page};
 use crate::scan::Journal;
-use crate::superblock::{History, PoolOwner, Superblock};
+use crate::superblock::{History, Superblock};
 use crate::table::TableEntry;
 use crate::tags::{TagPlace, TagSector, copies_of_page};
 use crate::weakness::{CrashWeakness, weakened};
 
+mod identity;
 #[cfg(test)]
 mod reopening_tests;
 
@@ -120,6 +121,11 @@ impl<D: Disk> Metadata<D> {
             failed: false,
             ended: false,
         }
+    }
+
+    /// What it lies on.
+    pub fn disk(&self) -> &D {
+        &self.disk
     }
 
     /// What the pool is.
@@ -281,22 +287,6 @@ impl<D: Disk> Metadata<D> {
         self.tagged.truncate(geometry.covered_megabytes());
         self.change_geometry(geometry)?;
         Ok(true)
-    }
-
-    /// Records other characteristics of the device. Blocks.
-    ///
-    /// # Errors
-    /// As [`Self::commit`].
-    pub fn declare(&mut self, metrics: PerfMetrics) -> io::Result<()> {
-        self.change_superblock(|superblock| superblock.identity.metrics = metrics)
-    }
-
-    /// Records another owner, group or mode. Blocks.
-    ///
-    /// # Errors
-    /// As [`Self::commit`].
-    pub fn set_owner(&mut self, owner: PoolOwner) -> io::Result<()> {
-        self.change_superblock(|superblock| superblock.identity.owner = owner)
     }
 
     fn change_geometry(&mut self, geometry: Geometry) -> io::Result<()> {

@@ -201,7 +201,7 @@ pub(crate) fn open_though_marked<D: Disk>(
 /// [`OpenError::OnlyReadable`] if the pool has features that this program does not know and that forbid it to write, or
 /// numbers that it could not go on counting.
 pub(crate) fn see_that_it_may_be_written(superblock: &Superblock) -> Result<(), OpenError> {
-    if superblock.features.forbid_writing() {
+    if superblock.features().forbid_writing() {
         return Err(OpenError::OnlyReadable(
             "it has features that only a newer program may write: open it for reading only".into(),
         ));

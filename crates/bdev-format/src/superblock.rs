@@ -8,7 +8,7 @@ mod version_1;
 mod version_2;
 
 use chimaera_bdev_proto::{CreateParams, IoEngine, PerfMetrics};
-use chimaera_proto::PoolId;
+use chimaera_proto::{Permissions, PoolId};
 
 use crate::geometry::Geometry;
 use crate::limits::{MAX_COUNTED, PAGE_BYTES, SUPERBLOCK_PAGES};
@@ -33,7 +33,7 @@ const PLACE_AT: usize = 88;
 
 const BYTES: usize = SUPERBLOCK_PAGES as usize * PAGE_BYTES;
 
-/// The features of the format that a pool uses, a bit each. None has been defined yet.
+/// The features of the format that a pool uses, a bit each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FormatFeatures {
     /// A program that does not know one of these must not open the pool.
@@ -45,16 +45,33 @@ pub struct FormatFeatures {
 }
 
 impl FormatFeatures {
+    /// Blocks are zeroed before they are handed out ([`Identity::scrubs`]): read-only compatible, since a program that
+    /// does not know of it would hand them out as they are.
+    const SCRUBS: u64 = 1;
+
     /// The features that this program knows.
     const KNOWN: Self = Self {
         incompatible: 0,
-        read_only_compatible: 0,
+        read_only_compatible: Self::SCRUBS,
         compatible: 0,
     };
 
     /// Whether the pool may only be read.
     pub(crate) const fn forbid_writing(self) -> bool {
-        self.read_only_compatible & !Self::KNOWN.read_only_compatible != 0
+        self.unknown().read_only_compatible != 0
+    }
+
+    /// Those that this program does not know.
+    const fn unknown(self) -> Self {
+        Self {
+            incompatible: self.incompatible & !Self::KNOWN.incompatible,
+            read_only_compatible: self.read_only_compatible & !Self::KNOWN.read_only_compatible,
+            compatible: self.compatible & !Self::KNOWN.compatible,
+        }
+    }
+
+    const fn scrubs(self) -> bool {
+        self.read_only_compatible & Self::SCRUBS != 0
     }
 }
 
@@ -67,6 +84,32 @@ pub struct PoolOwner {
     pub group: u32,
     /// Permission bits.
     pub mode: u32,
+}
+
+impl From<Permissions> for PoolOwner {
+    fn from(permissions: Permissions) -> Self {
+        Self {
+            user: permissions.owner,
+            group: permissions.group,
+            mode: permissions.mode.into(),
+        }
+    }
+}
+
+impl PoolOwner {
+    /// Bits of a mode that let others than the owner read or write.
+    const BITS_OF_OTHERS: u32 = 0o066;
+
+    /// Whether this may let somebody read or write who could not do so `before`. Said too often rather than too
+    /// seldom: which groups a user is in is not known here.
+    #[must_use]
+    pub const fn lets_others_in(self, before: Self) -> bool {
+        let bits = self.mode & Self::BITS_OF_OTHERS;
+        // With another group, members of the former one become others, whose bits may be more.
+        self.user != before.user
+            || (self.group != before.group && bits != 0)
+            || bits & !before.mode != 0
+    }
 }
 
 /// A pool's id, name and owner, and how its device is to be used, as its creator chose.
@@ -86,6 +129,8 @@ pub struct Identity {
     pub io_engine: IoEngine,
     /// The declared characteristics of the device.
     pub metrics: PerfMetrics,
+    /// Whether blocks are zeroed before they are handed out. In the superblock that is a feature.
+    pub scrubs: bool,
 }
 
 /// Random numbers and the time, for a pool that is made.
@@ -154,8 +199,8 @@ pub(crate) const ROOT_BYTES: usize = 32;
 /// A superblock whose checksum and contents were checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Superblock {
-    /// The features of the format that the pool uses.
-    pub features: FormatFeatures,
+    /// The features of the format that this program does not know, all of which it keeps.
+    pub(crate) unknown_features: FormatFeatures,
     /// Unique to the pool, copies of it aside.
     pub uuid: [u8; 16],
     /// Grows with each change of the superblock.
@@ -223,7 +268,7 @@ impl Superblock {
     pub(crate) fn of_new_pool(identity: Identity, geometry: Geometry, birth: Birth) -> Self {
         let is_first = geometry.version == FormatVersion::One;
         Self {
-            features: FormatFeatures::default(),
+            unknown_features: FormatFeatures::default(),
             uuid: birth.uuid,
             generation: 1,
             identity,
@@ -244,6 +289,16 @@ impl Superblock {
     /// The version of the format that it is in.
     pub fn version(&self) -> FormatVersion {
         self.geometry.version
+    }
+
+    /// The features of the format that the pool uses.
+    #[must_use]
+    pub fn features(&self) -> FormatFeatures {
+        let mut features = self.unknown_features;
+        if self.identity.scrubs {
+            features.read_only_compatible |= FormatFeatures::SCRUBS;
+        }
+        features
     }
 
     /// The checksums of the pool's other structures.
@@ -275,7 +330,7 @@ impl Superblock {
             );
             return Err(NoSuperblock::Unsupported(Unsupported::of(bytes, reason)));
         };
-        let unknown = features.incompatible & !FormatFeatures::KNOWN.incompatible;
+        let unknown = features.unknown().incompatible;
         if unknown != 0 {
             let reason = format!(
                 "it uses features that this program does not know ({unknown:#x}): use a newer program"
@@ -317,13 +372,10 @@ impl Superblock {
         bytes.resize(BYTES, 0);
         put_u64(&mut bytes, SECOND_MAGIC_AT, SECOND_MAGIC);
         put_u32(&mut bytes, VERSION_AT, self.version().number());
-        put_u64(&mut bytes, FEATURES_AT, self.features.incompatible);
-        put_u64(
-            &mut bytes,
-            FEATURES_AT + 8,
-            self.features.read_only_compatible,
-        );
-        put_u64(&mut bytes, FEATURES_AT + 16, self.features.compatible);
+        let features = self.features();
+        put_u64(&mut bytes, FEATURES_AT, features.incompatible);
+        put_u64(&mut bytes, FEATURES_AT + 8, features.read_only_compatible);
+        put_u64(&mut bytes, FEATURES_AT + 16, features.compatible);
         bytes[UUID_AT..UUID_AT + 16].copy_from_slice(&self.uuid);
         match self.version() {
             FormatVersion::One => version_1::write(self, &mut bytes),

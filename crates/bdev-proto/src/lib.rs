@@ -19,7 +19,9 @@ pub use listing::{
     ListedTag, MAP_END, MIN_LISTING_BUFFER_BYTES, MegabyteState, OWNED_BLOCK_WIRE_BYTES,
     OwnedBlock, OwnerTag, listing_arguments, map_arguments,
 };
-pub use pool::{BdevType, CreateParams, FileState, IoEngine, OperationCounts, PerfMetrics, Stats};
+pub use pool::{
+    BdevType, CreateParams, FileState, IoEngine, OperationCounts, PerfMetrics, ScrubPolicy, Stats,
+};
 
 /// Name of the module; its library is `libchimaera_bdev_runtime.so`.
 pub const MODULE_NAME: &str = "chimaera_bdev";

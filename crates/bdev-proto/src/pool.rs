@@ -48,6 +48,38 @@ impl fmt::Display for IoEngine {
     }
 }
 
+/// When the space of a pool's blocks is zeroed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u32)]
+pub enum ScrubPolicy {
+    /// Never: a new block holds what was last written where it lies, by whichever user of the pool.
+    #[default]
+    None = 0,
+    /// Before a block is handed out: a new block holds zeroes.
+    Allocate = 1,
+}
+
+impl ScrubPolicy {
+    /// That of a pool that scrubs, or does not.
+    #[must_use]
+    pub const fn of(scrubs: bool) -> Self {
+        match scrubs {
+            true => Self::Allocate,
+            false => Self::None,
+        }
+    }
+}
+
+impl fmt::Display for ScrubPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Allocate => "allocate",
+        })
+    }
+}
+
 /// Characteristics of a device as its user declares them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PerfMetrics {
@@ -106,6 +138,9 @@ pub struct CreateParams {
     /// Has the daemon open the path that is the pool's name, where no file is passed with the request: for operators,
     /// and only where the daemon allows it. Ignored for memory.
     pub opened_by_daemon: bool,
+    /// When the space of blocks is zeroed. `None`: as the pool has it, [`ScrubPolicy::None`] for a new one. A pool that
+    /// scrubs does so for good. One that does not begins to, if its owner or an operator asks.
+    pub scrub: Option<ScrubPolicy>,
 }
 
 impl CreateParams {
@@ -149,6 +184,8 @@ pub struct Stats {
     pub read_only: bool,
     /// File or memory.
     pub bdev_type: BdevType,
+    /// When the space of blocks is zeroed.
+    pub scrub: ScrubPolicy,
     /// Whether device I/O bypasses the page cache.
     pub direct_io: bool,
     /// Operations in flight on the device per worker.
@@ -247,6 +284,7 @@ mod tests {
             persistent: true,
             read_only: true,
             bdev_type: BdevType::Ram,
+            scrub: ScrubPolicy::Allocate,
             direct_io: true,
             io_depth: u32::MAX,
             alignment: u32::MAX,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use chimaera_bdev_proto::{
     AllocationPlan, BLOCK_WIRE_BYTES, BdevType, Block, CreateParams, INLINE_BLOCKS, ListedTag,
     MAP_END, MEGABYTE, MIN_LISTING_BUFFER_BYTES, MegabyteState, Method, OperationCounts,
-    OwnedBlock, OwnerTag, PerfMetrics, Stats, TransferArguments,
+    OwnedBlock, OwnerTag, PerfMetrics, ScrubPolicy, Stats, TransferArguments,
 };
 use chimaera_proto::admin::{
     self, AttachPool, DestroyPool, FindPool, GetOrCreatePool, ListPools, PoolChoice, PoolList,
@@ -273,6 +273,7 @@ impl FakePool {
                     remaining_size: self.size - used,
                     total_size: self.size,
                     bdev_type: BdevType::Ram,
+                    scrub: ScrubPolicy::None,
                     direct_io: false,
                     io_depth: 32,
                     alignment: 4096,

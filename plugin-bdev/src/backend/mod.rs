@@ -1,6 +1,7 @@
 //! How bytes get to a pool's memory or device.
 
 pub(crate) mod file;
+pub(crate) mod new_blocks;
 pub(crate) mod ram;
 mod stream;
 pub(crate) mod transfer;

@@ -5,17 +5,23 @@
 //! - No reference to pool memory or to a client's memory is ever formed: several workers, and the
 //!   client, may touch the same bytes at the same time. They are only copied, as raw bytes.
 //! - A range is checked against the pool's size before it is touched, though the caller has checked it.
+//! - A worker zeroes at most a megabyte at a time, which takes as long as copying one.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use chimaera_bdev_allocator::failpoint::{Failpoint, may_panic};
 use chimaera_bdev_allocator::prefetch;
-use chimaera_chimod::ModuleError;
+use chimaera_bdev_proto::MEGABYTE;
+use chimaera_chimod::{Activity, CreateContext, ModuleError, PerWorker, Worker};
 use chimaera_fork::Mapping;
 use chimaera_proto::Status;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 
+use super::new_blocks::NewBlocks;
 use super::stream;
 use super::transfer::{Direction, Transfer};
 
@@ -25,7 +31,6 @@ const PREFETCHED_BYTES: u64 = 2 * LINE_BYTES as u64;
 const LINE_BYTES: usize = 64;
 
 /// The memory of a pool.
-#[derive(Debug)]
 pub(crate) struct RamDevice {
     memory: NonNull<u8>,
     len_bytes: usize,
@@ -34,6 +39,14 @@ pub(crate) struct RamDevice {
     _mapping: Mapping,
     /// Whether long writes go past the caches.
     streams: bool,
+    zeroing: PerWorker<VecDeque<Zeroing>>,
+}
+
+/// Blocks that a worker zeroes, a megabyte in each pass.
+struct Zeroing {
+    new: NewBlocks,
+    /// So many are zeroed.
+    done: usize,
 }
 
 // SAFETY: the memory belongs to the process, not to a thread, and is only accessed by raw copies
@@ -48,7 +61,7 @@ impl RamDevice {
     ///
     /// # Errors
     /// [`Status::OutOfMemory`] if there is not that much address space.
-    pub(crate) fn new(total_size: u64) -> Result<Self, ModuleError> {
+    pub(crate) fn new(context: &CreateContext<'_>, total_size: u64) -> Result<Self, ModuleError> {
         let refused = |cause: &dyn std::fmt::Display| {
             ModuleError::new(
                 Status::OutOfMemory,
@@ -81,12 +94,74 @@ impl RamDevice {
         // SAFETY: as above.
         let kept_out = unsafe { madvise(memory.cast(), length.get(), MmapAdvise::MADV_DONTDUMP) };
         kept_out.map_err(|errno| refused(&errno))?;
+        // SAFETY: the value becomes a part of the container that the context is for, which reaches it only from its own
+        // calls on workers.
+        let zeroing =
+            unsafe { PerWorker::try_new(context, |_| Ok::<_, Infallible>(VecDeque::new())) };
+        let zeroing = zeroing.unwrap_or_else(|never| match never {});
         Ok(Self {
             memory,
             len_bytes: length.get(),
             _mapping: mapping,
             streams: stream::pays_off(total_size),
+            zeroing,
         })
+    }
+
+    /// Zeroes new blocks, at once if that is no more than a megabyte and else in later passes, and calls `finished`.
+    pub(crate) fn zero(
+        &self,
+        worker: &mut Worker<'_>,
+        new: NewBlocks,
+        finished: impl FnOnce(NewBlocks),
+    ) -> Activity {
+        if new.bytes() > MEGABYTE {
+            let zeroing = self.zeroing.get_mut(worker);
+            zeroing.push_back(Zeroing { new, done: 0 });
+            return Activity::PENDING;
+        }
+        new.ranges()
+            .into_iter()
+            .for_each(|range| self.fill_with_zeroes(range));
+        finished(new);
+        Activity::IDLE
+    }
+
+    /// Zeroes a block of those that wait for it, and calls `finished` if it was the last one of its allocation.
+    pub(crate) fn poll(
+        &self,
+        worker: &mut Worker<'_>,
+        finished: impl FnOnce(NewBlocks),
+    ) -> Activity {
+        let zeroing = self.zeroing.get_mut(worker);
+        let Some(first) = zeroing.front_mut() else {
+            return Activity::IDLE;
+        };
+        let blocks = first.new.unborn.blocks();
+        let block = blocks[first.done];
+        self.fill_with_zeroes(block.offset..block.offset + block.size);
+        first.done += 1;
+        if first.done == blocks.len()
+            && let Some(zeroed) = zeroing.pop_front()
+        {
+            finished(zeroed.new);
+        }
+        match zeroing.is_empty() {
+            true => Activity::PROGRESS,
+            false => Activity::PENDING | Activity::PROGRESS,
+        }
+    }
+
+    /// # Panics
+    /// If the range does not lie within the pool: the allocator gave it.
+    fn fill_with_zeroes(&self, range: Range<u64>) {
+        assert!(range.start <= range.end && range.end <= self.len_bytes as u64);
+        // SAFETY: the range lies within the mapping, as just checked; that is mapped until `self` is dropped. Others may
+        // touch the bytes meanwhile only if they are plain data to them: see the laws.
+        unsafe {
+            let start = self.memory.as_ptr().add(range.start as usize);
+            std::ptr::write_bytes(start, 0, (range.end - range.start) as usize);
+        }
     }
 
     /// Prefetches the first lines of a read from this offset: the processor notices by itself that lines are

@@ -18,6 +18,7 @@ use crate::backend::file::{FileDevice, MetadataDisk, NamedFile, Undo};
 use crate::backend::ram::RamDevice;
 use crate::declared::Declared;
 use crate::params::{DeviceUsage, Parameters};
+use crate::scrub::{self, Scrub};
 
 /// Makes a pool in memory.
 ///
@@ -27,7 +28,8 @@ pub(crate) fn in_memory(
     context: &CreateContext<'_>,
     parameters: Parameters,
 ) -> Result<BlockPool, ModuleError> {
-    let device = RamDevice::new(parameters.total_size)?;
+    let scrubs = scrub::of_new_pool(context, &parameters, false)?;
+    let device = RamDevice::new(context, parameters.total_size)?;
     let allocator = allocator_of(parameters.total_size, context.worker_count, false)?;
     warn_if_too_large(context, parameters.total_size);
     Ok(BlockPool {
@@ -39,6 +41,7 @@ pub(crate) fn in_memory(
                 context.permissions.owner,
                 parameters.metrics.unwrap_or_default(),
             ),
+            scrub: Scrub::new(scrubs, context.permissions.into(), context.host),
         }),
         usage: parameters.usage.or(DeviceUsage::default()),
         parameters,
@@ -84,6 +87,7 @@ pub(crate) fn on_file(
     // Metrics that were asked for are recorded by now, unless the pool is only read.
     let metrics = parameters.metrics.unwrap_or(identity.metrics);
     let declared = Declared::new(permissions.owner, metrics);
+    let scrub = Scrub::new(identity.scrubs, permissions.into(), context.host);
     let own_id = identity.pool;
     let named_file = Arc::clone(device.named_file());
     let pool = BlockPool {
@@ -98,6 +102,7 @@ pub(crate) fn on_file(
             allocator,
             counters: Counters::new(context.worker_count, block_count),
             declared,
+            scrub,
         }),
         own_id: Some(own_id),
         permissions: Some(permissions),

@@ -15,10 +15,8 @@ use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::block_map::MegabyteMap;
 use chimaera_bdev_format::contents::DeviceContents;
 use chimaera_bdev_format::image::{self, random_bits};
-use chimaera_bdev_format::{
-    Geometry, Identity, Metadata, OpenError, OpenMode, PoolOwner, Superblock,
-};
-use chimaera_bdev_proto::UNIT_BYTES;
+use chimaera_bdev_format::{Geometry, Identity, Metadata, OpenError, OpenMode, Superblock};
+use chimaera_bdev_proto::{PerfMetrics, UNIT_BYTES};
 use chimaera_chimod::{CreateContext, Host, Incarnation, Level, ModuleError};
 use chimaera_proto::{Permissions, PoolId, Status, shell};
 
@@ -29,6 +27,7 @@ use super::{ownership, size};
 use crate::backend::file::{FileDevice, MetadataDisk, Undo, nothing_to_read};
 use crate::declared;
 use crate::params::{DeviceUsage, Parameters};
+use crate::scrub;
 
 /// How long opening takes before the log says how far it is, and how often the log says so from then on.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -95,9 +94,8 @@ fn open(
     refuse_impossible_id(opening, identity.pool)?;
     let open_uuid = OpenUuid::enter(opening, superblock.uuid, identity.pool)?;
     check_identity(opening, identity)?;
-    let asked = (opening.parameters.metrics, opening.context.creator);
     let permissions = ownership::settle(opening, identity.owner)?;
-    let changed = declared::change_by_opener(identity.metrics, permissions.owner, asked)?;
+    let changes = ChangesByOpener::asked_for(opening, identity, permissions.owner)?;
     let geometry = size::settle_geometry(opening, superblock)?;
     let held_pages = size::held_before_growing(opening, superblock)?;
     let allocator = opening.allocator(&geometry)?;
@@ -145,9 +143,8 @@ fn open(
     }
     size::tell_of_unused(opening, metadata.geometry());
     // In a pool that is only read they are not recorded, and hold for as long as it is open.
-    if let Some(metrics) = changed.filter(|_| !opening.parameters.read_only) {
-        let declared = metadata.declare(metrics);
-        declared.map_err(|error| opening.device_failed("declare characteristics on", &error))?;
+    if !opening.parameters.read_only {
+        changes.record(opening, &mut metadata)?;
     }
     if metadata.has_tags() {
         allocator.expect_tags();
@@ -163,6 +160,56 @@ fn open(
         has_unknown_blocks: !opened.lost.is_empty(),
         open_uuid,
     })
+}
+
+/// What a pool is to record that its opener asks for.
+struct ChangesByOpener {
+    metrics: Option<PerfMetrics>,
+    /// Whether it begins to scrub.
+    scrubs: bool,
+}
+
+impl ChangesByOpener {
+    /// # Errors
+    /// The opener asks for what it may not change.
+    fn asked_for(
+        opening: &OpeningContext<'_>,
+        identity: &Identity,
+        owner_uid: u32,
+    ) -> Result<Self, ModuleError> {
+        let OpeningContext {
+            context,
+            parameters,
+            ..
+        } = opening;
+        let asked = (parameters.metrics, context.creator);
+        Ok(Self {
+            metrics: declared::change_by_opener(identity.metrics, owner_uid, asked)?,
+            scrubs: scrub::begins_with_opener(
+                identity.scrubs,
+                owner_uid,
+                context,
+                parameters.scrub,
+            )?,
+        })
+    }
+
+    fn record(
+        &self,
+        opening: &OpeningContext<'_>,
+        metadata: &mut Metadata<MetadataDisk>,
+    ) -> Result<(), ModuleError> {
+        if let Some(metrics) = self.metrics {
+            let declared = metadata.declare(metrics);
+            declared
+                .map_err(|error| opening.device_failed("declare characteristics on", &error))?;
+        }
+        if self.scrubs {
+            let recorded = metadata.set_scrubs();
+            recorded.map_err(|error| opening.device_failed("record scrubbing on", &error))?;
+        }
+        Ok(())
+    }
 }
 
 /// Which opening of the pool this is. One that is only read is no opening: nothing is allocated in it.
@@ -287,6 +334,7 @@ fn format(
             ),
         )
     })?;
+    let scrubs = scrub::of_new_pool(opening.context, opening.parameters, wipe)?;
     let allocator = opening.allocator(&geometry)?;
     let birth = image::birth()?;
     let open_uuid = OpenUuid::enter(opening, birth.uuid, opening.context.pool)?;
@@ -296,7 +344,7 @@ fn format(
     opening.set_aside(&geometry)?;
     let metadata = Metadata::format(
         opening.device.metadata_disk(),
-        identity(opening),
+        identity(opening, scrubs),
         geometry,
         birth,
         wipe,
@@ -321,25 +369,17 @@ fn format(
     })
 }
 
-fn identity(opening: &OpeningContext<'_>) -> Identity {
+fn identity(opening: &OpeningContext<'_>, scrubs: bool) -> Identity {
     let usage = opening.parameters.usage.or(DeviceUsage::default());
     Identity {
         pool: opening.context.pool,
         name: opening.context.name.to_owned(),
-        owner: owner_of(opening.context.permissions),
+        owner: opening.context.permissions.into(),
         alignment: usage.alignment,
         io_depth: usage.io_depth,
         io_engine: usage.io_engine,
         metrics: opening.parameters.metrics.unwrap_or_default(),
-    }
-}
-
-/// Permissions as the superblock has them.
-pub(crate) fn owner_of(permissions: Permissions) -> PoolOwner {
-    PoolOwner {
-        user: permissions.owner,
-        group: permissions.group,
-        mode: permissions.mode.into(),
+        scrubs,
     }
 }
 

@@ -17,6 +17,7 @@ use super::open_uuids::OpenUuid;
 use crate::backend::Backend;
 use crate::declared::Declared;
 use crate::params::{DeviceUsage, Parameters};
+use crate::scrub::Scrub;
 
 /// A pool of blocks on memory, a file or a block device.
 pub(crate) struct BlockPool {
@@ -45,11 +46,12 @@ pub(crate) struct BlockPool {
     pub(crate) metadata_size: u64,
 }
 
-/// What a pool's workers and its keeper share: which blocks there are, what was done, and what is declared.
+/// What a pool's workers and its keeper share: which blocks there are, what was done, what is declared, and whether it scrubs.
 pub(crate) struct PoolState {
     pub(crate) allocator: Allocator<PendingFree>,
     pub(crate) counters: Counters,
     pub(crate) declared: Declared,
+    pub(crate) scrub: Scrub,
 }
 
 impl BlockPool {

@@ -10,10 +10,11 @@ use chimaera_bdev_allocator::Allocator;
 use chimaera_bdev_proto::{
     AllocationPlan, BLOCK_WIRE_BYTES, Block, INLINE_BLOCKS, OwnerTag, UNIT_BYTES,
 };
-use chimaera_chimod::Request;
-use chimaera_proto::Status;
+use chimaera_chimod::{Request, WritableBuffer};
 use chimaera_proto::task::VALUE_COUNT;
+use chimaera_proto::{Failure, Status};
 
+use crate::backend::new_blocks::NewBlocks;
 use crate::pool::allocator::PendingFree;
 use crate::pool::counters::WorkerCounters;
 use crate::pool::failure::refuse;
@@ -41,9 +42,7 @@ pub(crate) fn allocate(
     counters: &WorkerCounters,
     request: Request,
 ) -> AllocationOutcome {
-    let [size, owner, _] = request.arguments();
-    let plan = AllocationPlan::for_size(size);
-    let asked = (plan, OwnerTag(owner));
+    let asked = asked_by(&request);
     match attempt(allocator, worker_index, asked, &request) {
         Ok(values) => complete(allocator, asked, counters, request, &values),
         Err(status) => not_allocated(allocator, (worker_index, asked), counters, request, status),
@@ -84,6 +83,15 @@ fn not_allocated(
             Err(again) => status = again,
         }
     }
+    unsuccessful(allocator, counters, request, status)
+}
+
+fn unsuccessful(
+    allocator: &Allocator<PendingFree>,
+    counters: &WorkerCounters,
+    request: Request,
+    status: Status,
+) -> AllocationOutcome {
     match status {
         Status::NoSpace if allocator.has_deferred() => AllocationOutcome::NeedsFrees(request),
         Status::Busy => AllocationOutcome::NeedsTagRoom(request),
@@ -92,6 +100,74 @@ fn not_allocated(
             AllocationOutcome::Completed
         }
     }
+}
+
+/// Finds space for blocks as the task asks, which are zeroed before [`hand_out`] tells anybody of them. `Err` says what
+/// became of the task where there is none.
+pub(crate) fn reserve(
+    allocator: &Allocator<PendingFree>,
+    worker_index: usize,
+    counters: &WorkerCounters,
+    request: Request,
+) -> Result<NewBlocks, AllocationOutcome> {
+    let (plan, owner) = asked_by(&request);
+    let attempt = || {
+        if plan.count > INLINE_BLOCKS as u64 {
+            list_buffer(allocator, plan, &request)?;
+        }
+        allocator.reserve(plan, owner, worker_index)
+    };
+    let mut found = attempt();
+    if matches!(found, Err(Status::NoSpace)) && !allocator.has_deferred() {
+        // As for any other allocation.
+        found = attempt();
+    }
+    match found {
+        Ok(unborn) => Ok(NewBlocks { request, unborn }),
+        Err(status) => Err(unsuccessful(allocator, counters, request, status)),
+    }
+}
+
+/// Completes a task whose blocks were zeroed.
+pub(crate) fn hand_out(
+    allocator: &Allocator<PendingFree>,
+    counters: &WorkerCounters,
+    new: NewBlocks,
+) -> AllocationOutcome {
+    let NewBlocks { request, unborn } = new;
+    let asked = asked_by(&request);
+    let blocks = allocator.begin_lives(unborn);
+    let mut values = [0; VALUE_COUNT];
+    values[0] = asked.0.count;
+    if blocks.len() <= INLINE_BLOCKS {
+        for (words, block) in values[1..].chunks_exact_mut(2).zip(&blocks) {
+            words.copy_from_slice(&block.to_words());
+        }
+    } else if let Some(buffer) = request.writable_buffer() {
+        for (index, block) in blocks.iter().enumerate() {
+            buffer.copy_from(index * BLOCK_WIRE_BYTES, &block.to_bytes());
+        }
+    }
+    complete(allocator, asked, counters, request, &values)
+}
+
+/// Fails a task whose blocks could not be zeroed.
+pub(crate) fn give_up(
+    allocator: &Allocator<PendingFree>,
+    counters: &WorkerCounters,
+    new: NewBlocks,
+    failure: Failure,
+) -> AllocationOutcome {
+    allocator.give_up(new.unborn);
+    refuse(counters, new.request, failure);
+    AllocationOutcome::Completed
+}
+
+/// What the task asks for.
+#[inline(always)]
+fn asked_by(request: &Request) -> (AllocationPlan, OwnerTag) {
+    let [size, owner, _] = request.arguments();
+    (AllocationPlan::for_size(size), OwnerTag(owner))
 }
 
 // Always inlined: the usual path stays in one piece, though this has a second caller.
@@ -133,6 +209,23 @@ fn allocate_to_buffer(
     (plan, owner): (AllocationPlan, OwnerTag),
     request: &Request,
 ) -> Result<[u64; VALUE_COUNT], Status> {
+    let buffer = list_buffer(allocator, plan, request)?;
+    let mut offset = 0;
+    allocator.allocate(plan, owner, worker_index, |block: Block| {
+        buffer.copy_from(offset, &block.to_bytes());
+        offset += BLOCK_WIRE_BYTES;
+    })?;
+    let mut values = [0; VALUE_COUNT];
+    values[0] = plan.count;
+    Ok(values)
+}
+
+/// The buffer for the list of an allocation's blocks, which it has room for.
+fn list_buffer<'a>(
+    allocator: &Allocator<PendingFree>,
+    plan: AllocationPlan,
+    request: &'a Request,
+) -> Result<WritableBuffer<'a>, Status> {
     // First, because no buffer would help.
     if plan
         .total_bytes()
@@ -147,14 +240,7 @@ fn allocate_to_buffer(
     {
         return Err(Status::InvalidBuffer);
     }
-    let mut offset = 0;
-    allocator.allocate(plan, owner, worker_index, |block: Block| {
-        buffer.copy_from(offset, &block.to_bytes());
-        offset += BLOCK_WIRE_BYTES;
-    })?;
-    let mut values = [0; VALUE_COUNT];
-    values[0] = plan.count;
-    Ok(values)
+    Ok(buffer)
 }
 
 /// Frees the blocks that the task names. It completes when they are free.

@@ -10,6 +10,7 @@
 //!   takes to append to a list.
 //! - All work that waits when a commit begins is served by that one commit: flushes from any number of
 //!   clients cost one.
+//! - A block of a pool that scrubs is zeroed before anybody hears of it, and durably so before a commit records it.
 //! - Nobody waits for a commit that keeps the number of owner tags in memory within bounds, unless there is no room
 //!   left.
 //! - A flush waits for at most one page of a list, however many are asked for.
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use chimaera_bdev_allocator::ledger::Ledger;
-use chimaera_bdev_format::PoolOwner;
+use chimaera_bdev_format::{Disk, PoolOwner};
 use chimaera_bdev_proto::PerfMetrics;
 use chimaera_chimod::{Host, Level, Request};
 use chimaera_proto::{Failure, Status};
@@ -48,14 +49,25 @@ pub(crate) enum KeeperWork {
     Commit,
     /// To allocate what found no space, or no room for its owner tag, after a commit.
     Allocate(Request),
+    /// To allocate blocks that are zeroed first.
+    AllocateZeroed(Request),
     /// To list blocks.
     List(Request),
     /// As [`Self::Flush`], for a thread that waits.
     FlushCall(Sender<Result<(), Failure>>),
-    /// To declare other characteristics of the device, for a thread that waits.
-    Declare(PerfMetrics, Sender<Result<(), Failure>>),
-    /// To record another owner, group or mode, for a thread that waits.
-    SetOwner(PoolOwner, Sender<Result<(), Failure>>),
+    /// To record something else of the pool, for a thread that waits.
+    Record(IdentityChange, Sender<Result<(), Failure>>),
+}
+
+/// What a pool's superblock is to say of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum IdentityChange {
+    /// Other characteristics of the device.
+    Metrics(PerfMetrics),
+    /// Another owner, group or mode; and that the pool scrubs from now on, if the second value is set.
+    Owner(PoolOwner, bool),
+    /// That the pool scrubs from now on.
+    Scrubs,
 }
 
 /// A pool's keeper. When it is dropped, it commits, brings everything into the table, and ends.
@@ -100,6 +112,8 @@ impl Keeper {
             host,
             read_only,
             failure: None,
+            has_new_zeroes: false,
+            told_of_dirty_blocks: false,
         };
         let own = Arc::clone(&queue);
         let thread = thread::spawn("chimaera-keeper", move || {
@@ -151,20 +165,12 @@ impl Keeper {
         self.call(KeeperWork::FlushCall)
     }
 
-    /// Declares other characteristics of the pool's device: durably, unless it is only read. Blocks.
-    ///
-    /// # Errors
-    /// The device's. What is declared has not changed then; what the device holds is not known.
-    pub(crate) fn declare(&self, metrics: PerfMetrics) -> Result<(), Failure> {
-        self.call(|done| KeeperWork::Declare(metrics, done))
-    }
-
-    /// Records another owner, group or mode: durably, unless the pool is only read. Blocks.
+    /// Records something else of the pool: durably, unless it is only read. Blocks.
     ///
     /// # Errors
     /// The device's. What it holds is not known then.
-    pub(crate) fn set_owner(&self, owner: PoolOwner) -> Result<(), Failure> {
-        self.call(|done| KeeperWork::SetOwner(owner, done))
+    pub(crate) fn record(&self, change: IdentityChange) -> Result<(), Failure> {
+        self.call(|done| KeeperWork::Record(change, done))
     }
 
     fn call(
@@ -213,6 +219,9 @@ struct KeeperThread {
     read_only: bool,
     /// The first failure of the device: nothing is written after it.
     failure: Option<Failure>,
+    /// Whether blocks were zeroed since the last commit began.
+    has_new_zeroes: bool,
+    told_of_dirty_blocks: bool,
 }
 
 impl KeeperThread {
@@ -245,7 +254,7 @@ impl KeeperThread {
         let waits_for_commit = |work: &KeeperWork| {
             !matches!(
                 work,
-                KeeperWork::List(_) | KeeperWork::Declare(..) | KeeperWork::SetOwner(..)
+                KeeperWork::List(_) | KeeperWork::AllocateZeroed(_) | KeeperWork::Record(..)
             )
         };
         let commits = work.iter().any(waits_for_commit);
@@ -273,12 +282,16 @@ impl KeeperThread {
                 (KeeperWork::Allocate(request), Err(failure)) => {
                     refuse(self.pool.counters.of_keeper(), request, failure);
                 }
-                (KeeperWork::Allocate(request), Ok(())) => again.extend(self.allocate(request)),
+                (KeeperWork::Allocate(request), Ok(())) => {
+                    again.extend(self.allocate(request, true));
+                }
+                (KeeperWork::AllocateZeroed(request), _) => {
+                    again.extend(self.allocate(request, false));
+                }
                 (KeeperWork::List(request), _) => self.lists.push_back(request),
                 // The thread that waited may have given up.
                 (KeeperWork::FlushCall(done), _) => drop(done.send(flushed)),
-                (KeeperWork::Declare(metrics, done), _) => drop(done.send(self.declare(metrics))),
-                (KeeperWork::SetOwner(owner, done), _) => drop(done.send(self.set_owner(owner))),
+                (KeeperWork::Record(change, done), _) => drop(done.send(self.record(change))),
             }
         }
         again
@@ -292,45 +305,69 @@ impl KeeperThread {
         }
     }
 
-    /// Allocates after a commit, and gives what another commit has to come for.
-    fn allocate(&self, request: Request) -> Option<KeeperWork> {
-        let (allocator, counters) = (&self.pool.allocator, self.pool.counters.of_keeper());
-        match allocation::allocate(allocator, 0, counters, request) {
+    /// Allocates, and gives what another commit has to come for.
+    fn allocate(&mut self, request: Request, is_after_commit: bool) -> Option<KeeperWork> {
+        let pool = Arc::clone(&self.pool);
+        let (allocator, counters) = (&pool.allocator, pool.counters.of_keeper());
+        let outcome = match pool.scrub.is_on() {
+            true => self.allocate_zeroed(&pool, request),
+            false => allocation::allocate(allocator, 0, counters, request),
+        };
+        match outcome {
             AllocationOutcome::Completed => None,
             AllocationOutcome::CompletedAmongManyTags => Some(KeeperWork::Commit),
             // All that was freed before the commit is available now. What was freed since is for later
             // allocations.
-            AllocationOutcome::NeedsFrees(request) => {
+            AllocationOutcome::NeedsFrees(request) if is_after_commit => {
                 refuse(counters, request, Status::NoSpace);
                 None
             }
             // The commit has made room for tags, and workers have filled it since.
-            AllocationOutcome::NeedsTagRoom(request) => Some(KeeperWork::Allocate(request)),
+            AllocationOutcome::NeedsFrees(request) | AllocationOutcome::NeedsTagRoom(request) => {
+                Some(KeeperWork::Allocate(request))
+            }
         }
     }
 
-    fn declare(&mut self, metrics: PerfMetrics) -> Result<(), Failure> {
+    fn allocate_zeroed(&mut self, pool: &PoolState, request: Request) -> AllocationOutcome {
+        let (allocator, counters) = (&pool.allocator, pool.counters.of_keeper());
+        let new = match allocation::reserve(allocator, 0, counters, request) {
+            Ok(new) => new,
+            Err(outcome) => return outcome,
+        };
+        let disk = self.ledger.metadata().disk();
+        self.has_new_zeroes = true;
+        let zeroed = new
+            .ranges()
+            .into_iter()
+            .try_for_each(|range| disk.zero(range));
+        match zeroed {
+            Ok(()) => allocation::hand_out(allocator, counters, new),
+            Err(error) => {
+                self.tell_of_dirty_blocks(&error);
+                allocation::give_up(allocator, counters, new, failure_of(&error))
+            }
+        }
+    }
+
+    fn record(&mut self, change: IdentityChange) -> Result<(), Failure> {
         match self.failure {
             Some(failure) => return Err(failure),
             None if self.read_only => {}
             None => {
-                let declared = self.ledger.metadata_mut().declare(metrics);
-                declared.map_err(|error| self.fail(&error))?;
+                let metadata = self.ledger.metadata_mut();
+                let recorded = match change {
+                    IdentityChange::Metrics(metrics) => metadata.declare(metrics),
+                    IdentityChange::Owner(owner, scrubs) => metadata.set_owner(owner, scrubs),
+                    IdentityChange::Scrubs => metadata.set_scrubs(),
+                };
+                recorded.map_err(|error| self.fail(&error))?;
             }
         }
-        self.pool.declared.set(metrics);
+        if let IdentityChange::Metrics(metrics) = change {
+            self.pool.declared.set(metrics);
+        }
         Ok(())
-    }
-
-    fn set_owner(&mut self, owner: PoolOwner) -> Result<(), Failure> {
-        match self.failure {
-            Some(failure) => Err(failure),
-            None if self.read_only => Ok(()),
-            None => {
-                let recorded = self.ledger.metadata_mut().set_owner(owner);
-                recorded.map_err(|error| self.fail(&error))
-            }
-        }
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
@@ -338,10 +375,21 @@ impl KeeperThread {
             Some(failure) => Err(failure),
             None if self.read_only => Ok(()),
             None => {
-                let committed = self.ledger.commit(&self.pool.allocator);
+                let committed = self
+                    .flush_zeroes()
+                    .and_then(|()| self.ledger.commit(&self.pool.allocator));
                 committed.map_err(|error| self.fail(&error))
             }
         }
+    }
+
+    /// Makes zeroes durable before a commit records the blocks that they are in: a power cut in between would leave a
+    /// block of a new owner's with what was in it before.
+    fn flush_zeroes(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.has_new_zeroes) {
+            self.ledger.metadata().disk().flush()?;
+        }
+        Ok(())
     }
 
     /// Commits, and says on the device that the pool has ended in good order: not where its file was cut, since what
@@ -368,6 +416,19 @@ impl KeeperThread {
             self.ledger.metadata_mut().mark_failure(&text, seconds);
         }
         *self.failure.get_or_insert(failure)
+    }
+
+    /// Tells the log that blocks cannot be zeroed. Once: if the cause stays, every allocation would repeat it.
+    fn tell_of_dirty_blocks(&mut self, error: &io::Error) {
+        if std::mem::replace(&mut self.told_of_dirty_blocks, true) {
+            return;
+        }
+        self.host.log(
+            Level::Error,
+            format_args!(
+                "cannot zero new blocks: {error}; they are not handed out, and allocations fail as long as that stays so"
+            ),
+        );
     }
 
     fn tell_of_failure(&self, error: &io::Error) {

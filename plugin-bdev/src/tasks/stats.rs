@@ -40,6 +40,7 @@ fn stats_of(pool: &BlockPool) -> Stats {
         persistent: pool.is_persistent(),
         read_only: pool.parameters.read_only,
         bdev_type: pool.parameters.bdev_type,
+        scrub: pool.state.scrub.policy(),
         direct_io: match &pool.backend {
             Backend::Ram(_) => false,
             Backend::File(device) => device.is_direct(),

@@ -15,6 +15,7 @@ use chimaera_chimod::{Activity, Request, Worker};
 use chimaera_proto::{Failure, Status};
 
 use crate::backend::Backend;
+use crate::backend::file::FileDevice;
 use crate::backend::transfer::{Direction, Transfer};
 use crate::pool::state::BlockPool;
 
@@ -73,16 +74,13 @@ pub(crate) fn start(
     Activity::IDLE
 }
 
-/// Moves the worker's transfers forward, and ends those that are over.
-pub(crate) fn advance(pool: &BlockPool, worker: &mut Worker<'_>) -> Activity {
+/// Moves the worker's transfers on the pool's device forward, and ends those that are over.
+pub(crate) fn advance(pool: &BlockPool, device: &FileDevice, worker: &mut Worker<'_>) -> Activity {
     let worker_index = worker.index();
-    match &pool.backend {
-        Backend::Ram(_) => Activity::IDLE,
-        Backend::File(device) => device.poll(worker, |transfer, pin, result| {
-            pool.state.allocator.unpin(pin);
-            finish(pool, worker_index, transfer, result);
-        }),
-    }
+    device.poll(worker, |transfer, pin, result| {
+        pool.state.allocator.unpin(pin);
+        finish(pool, worker_index, transfer, result);
+    })
 }
 
 /// Ends a transfer whose block is not pinned any more.

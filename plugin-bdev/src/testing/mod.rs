@@ -93,6 +93,28 @@ impl TestPool {
     /// As [`Self::create_by`], on a file that the user has passed, if there is one.
     pub(crate) fn create_on(
         (creator, file): (Creator, Option<BorrowedFd<'_>>),
+        id: (PoolId, bool),
+        name: &str,
+        params: &CreateParams,
+        recorded: (u32, Arc<Recorder>),
+    ) -> Result<Self, ModuleError> {
+        let permissions = Permissions::of_owner(creator.uid, creator.gid);
+        Self::create_new((creator, permissions, file), id, name, params, recorded)
+    }
+
+    /// As [`Self::create_as`], by this user, for whom the permissions say.
+    pub(crate) fn create_with(
+        (creator, permissions): (Creator, Permissions),
+        id: (PoolId, bool),
+        name: &str,
+        params: &CreateParams,
+    ) -> Result<Self, ModuleError> {
+        let recorded = (1, Arc::new(Recorder::default()));
+        Self::create_new((creator, permissions, None), id, name, params, recorded)
+    }
+
+    fn create_new(
+        (creator, permissions, file): (Creator, Permissions, Option<BorrowedFd<'_>>),
         (id, id_is_chosen): (PoolId, bool),
         name: &str,
         params: &CreateParams,
@@ -106,7 +128,7 @@ impl TestPool {
             name,
             params: &params,
             creator,
-            permissions: Permissions::of_owner(creator.uid, creator.gid),
+            permissions,
             worker_count: workers,
             speaker: 0,
             file,

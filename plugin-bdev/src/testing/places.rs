@@ -62,6 +62,7 @@ pub(crate) fn file_params(total_size: u64) -> CreateParams {
         read_only: false,
         trust_owner: false,
         opened_by_daemon: true,
+        scrub: None,
     }
 }
 

@@ -81,6 +81,7 @@ fn fill(disk: &FileDisk, geometry: &Geometry) {
         io_depth: 32,
         io_engine: IoEngine::Auto,
         metrics: PerfMetrics::default(),
+        scrubs: false,
     };
     let first = geometry.reserved_pages().div_ceil(256) as u32;
     let metadata = Metadata::format(

@@ -12,6 +12,7 @@ mod measure_opening;
 mod panics;
 mod passed;
 mod persistence;
+mod scrubbing;
 mod sizes;
 mod transfers;
 mod writes_change_their_bytes_alone;

@@ -21,6 +21,9 @@ use crate::{Disk, PAGE_BYTES, Page};
 /// Pages that are set aside at most where space is memory: 64 MiB.
 const MAX_PAGES_IN_MEMORY: u64 = 1 << 14;
 
+/// Pages of zeroes that are written at once, at most: 1 MiB.
+const MAX_PAGES_ZEROED: u64 = 256;
+
 /// A pool's file. A forked child does not have it, since it would have the file's lock with it.
 pub type PoolFile = Arc<Private<File>>;
 
@@ -169,6 +172,44 @@ impl FileDisk {
             Err(nix::Error::EOPNOTSUPP | nix::Error::ENOSYS) | Ok(()) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// Makes bytes of a file or device zeroes, of which the first one and the number are whole pages. The file stays as
+    /// long as it is. Not durable before the next flush. Blocks.
+    ///
+    /// The file system or the device does it without data, where it can, and keeps the space: on ext4 that takes some
+    /// microseconds, whatever the length.
+    ///
+    /// # Errors
+    /// The device's. What the bytes are then is not known.
+    pub fn zero(&self, bytes: Range<u64>) -> io::Result<()> {
+        let flags = FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let offset = i64::try_from(bytes.start).map_err(io::Error::other)?;
+        let len = i64::try_from(bytes.end - bytes.start).map_err(io::Error::other)?;
+        loop {
+            match fallocate(&self.file, flags, offset, len) {
+                Err(nix::Error::EINTR) => {}
+                Err(nix::Error::EOPNOTSUPP | nix::Error::ENOSYS) => {
+                    return self.write_zeroes(bytes);
+                }
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    fn write_zeroes(&self, bytes: Range<u64>) -> io::Result<()> {
+        let (first, end) = (
+            bytes.start / PAGE_BYTES as u64,
+            bytes.end / PAGE_BYTES as u64,
+        );
+        let zeroes = Page::zeroes((end - first).min(MAX_PAGES_ZEROED) as usize);
+        let mut at = first;
+        while at < end {
+            let count = (end - at).min(MAX_PAGES_ZEROED);
+            self.write(at, &zeroes[..count as usize])?;
+            at += count;
+        }
+        Ok(())
     }
 }
 

@@ -44,6 +44,8 @@ pub struct Inspection {
     pub owner: (u32, u32),
     /// Permission bits.
     pub mode: u32,
+    /// Whether blocks are zeroed before they are handed out.
+    pub scrubs: bool,
     /// When it was made, in seconds since 1970.
     pub created: u64,
     /// Bytes of the pool, those of its metadata included.
@@ -235,22 +237,26 @@ fn change_identity(path: &Path, name: &str, own: Option<OwnIdentity>) -> Result<
     })
 }
 
-/// Changes owner, group or mode of the pool on a file or device that nobody uses. Gives what it has then. Blocks.
+/// Changes owner, group or mode of the pool on a file or device that nobody uses. If that may let others in, the pool
+/// scrubs from then on. Gives what it has then, and whether it scrubs. Blocks.
 ///
 /// # Errors
 /// As [`check`], also if the metadata is damaged.
 pub fn set_owner(
     path: &Path,
     settle: impl FnOnce(PoolOwner) -> PoolOwner,
-) -> Result<PoolOwner, ImageRefusal> {
-    let mut owner = PoolOwner::default();
+) -> Result<(PoolOwner, bool), ImageRefusal> {
+    let mut now = (PoolOwner::default(), false);
     change(path, false, |disk, history| {
         rename::change_superblock(disk, history, |superblock| {
-            owner = settle(superblock.identity.owner);
+            let before = superblock.identity.owner;
+            let owner = settle(before);
             superblock.identity.owner = owner;
+            superblock.identity.scrubs |= owner.lets_others_in(before);
+            now = (owner, superblock.identity.scrubs);
         })
     })?;
-    Ok(owner)
+    Ok(now)
 }
 
 /// Changes the pool on a file or device that nobody uses, if it is sound and can be changed.
@@ -393,7 +399,7 @@ fn report(checked: Checked, blocks: &FoundBlocks, in_use: bool) -> Inspection {
     let geometry = &superblock.geometry;
     let total_size = geometry.total_pages() * UNIT_BYTES;
     let metadata_size = geometry.reserved_pages() * PAGE_BYTES as u64;
-    let features = superblock.features;
+    let features = superblock.features();
     let identity = superblock.identity.clone();
     Inspection {
         uuid: superblock.uuid,
@@ -407,6 +413,7 @@ fn report(checked: Checked, blocks: &FoundBlocks, in_use: bool) -> Inspection {
         name: identity.name,
         owner: (identity.owner.user, identity.owner.group),
         mode: identity.owner.mode,
+        scrubs: identity.scrubs,
         created: superblock.created,
         total_size,
         metadata_size,

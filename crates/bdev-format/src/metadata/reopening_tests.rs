@@ -92,6 +92,7 @@ fn identity() -> Identity {
         io_depth: 1,
         io_engine: IoEngine::Auto,
         metrics: PerfMetrics::default(),
+        scrubs: false,
     }
 }
 
@@ -219,7 +220,7 @@ fn an_older_state_of_a_megabyte_that_was_put_back_is_not_taken() {
 fn what_no_program_wrote_is_damage_and_no_panic() {
     let disk = Memory::default();
     let sound = format(&disk, 64 * UNITS).superblock().clone();
-    assert_eq!(sound.features, FormatFeatures::default());
+    assert_eq!(sound.features(), FormatFeatures::default());
     let spoilt: [fn(&mut Superblock); 6] = [
         |it| it.generation = u64::MAX,
         |it| it.epoch = u64::MAX,

@@ -109,7 +109,7 @@ fn a_region_of_the_journal_that_is_gone_is_told_and_no_more_a_danger_after_a_rep
 fn a_pool_that_only_a_newer_program_may_write_is_refused_before_its_beginning_is_written() {
     let (mut image, _) = some_pool(FormatVersion::Two);
     let mut superblock = superblock_of(&image);
-    superblock.features.read_only_compatible = 1 << 40;
+    superblock.unknown_features.read_only_compatible = 1 << 40;
     let places = superblock.geometry.superblocks();
     for &place in &places {
         for (page, bytes) in (place..).zip(superblock.to_pages(place)) {

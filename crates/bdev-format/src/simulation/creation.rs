@@ -17,6 +17,7 @@ pub(super) fn identity() -> Identity {
         io_depth: 8,
         io_engine: IoEngine::Auto,
         metrics: PerfMetrics::default(),
+        scrubs: false,
     }
 }
 

@@ -13,6 +13,7 @@ fn superblock(version: FormatVersion) -> Superblock {
         io_depth: 64,
         io_engine: IoEngine::IoUring,
         metrics: PerfMetrics::default(),
+        scrubs: false,
     };
     let geometry = Geometry::of_version(version, 40 * 256).expect("room");
     let birth = Birth {
@@ -134,11 +135,11 @@ fn what_is_newer_than_the_program_is_refused_or_only_read() {
         assert!(unsupported(changed(version, VERSION_AT)));
         assert!(unsupported(changed(version, FEATURES_AT)));
         let only_read = changed(version, FEATURES_AT + 8).expect("may be read");
-        assert!(only_read.features.forbid_writing());
+        assert!(only_read.features().forbid_writing());
         let kept = changed(version, FEATURES_AT + 16).expect("may be used");
-        assert!(!kept.features.forbid_writing());
+        assert!(!kept.features().forbid_writing());
         let again = Superblock::read(&kept.to_pages(0), 0).expect("sound");
-        assert_eq!(again.features, kept.features);
+        assert_eq!(again.features(), kept.features());
     }
 }
 

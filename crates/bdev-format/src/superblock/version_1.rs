@@ -47,7 +47,7 @@ pub(super) fn read(bytes: &[u8], features: FormatFeatures) -> Option<Superblock>
     let name = bytes[NAME_AT..NAME_AT + name_bytes].to_vec();
     let uuid = std::array::from_fn(|byte| bytes[UUID_AT + byte]);
     Some(Superblock {
-        features,
+        unknown_features: features.unknown(),
         uuid,
         generation,
         identity: Identity {
@@ -63,6 +63,7 @@ pub(super) fn read(bytes: &[u8], features: FormatFeatures) -> Option<Superblock>
             io_depth: read_io_depth(bytes, 96).unwrap_or(CreateParams::DEFAULT_IO_DEPTH),
             io_engine: read_engine(u32_at(bytes, 100))?,
             metrics: read_metrics(bytes, 104),
+            scrubs: features.scrubs(),
         },
         created: number(144),
         epoch,

@@ -76,7 +76,7 @@ pub(super) fn read(bytes: &[u8], features: FormatFeatures, place: u64) -> Option
     let flags = u32_at(bytes, HISTORY_FLAGS_AT);
     let name = bytes[NAME_AT..NAME_AT + name_bytes].to_vec();
     Some(Superblock {
-        features,
+        unknown_features: features.unknown(),
         uuid: std::array::from_fn(|byte| bytes[UUID_AT + byte]),
         generation,
         identity: Identity {
@@ -91,6 +91,7 @@ pub(super) fn read(bytes: &[u8], features: FormatFeatures, place: u64) -> Option
             io_depth: read_io_depth(bytes, IO_DEPTH_AT)?,
             io_engine: read_engine(u32_at(bytes, IO_ENGINE_AT))?,
             metrics: read_metrics(bytes, METRICS_AT),
+            scrubs: features.scrubs(),
         },
         created: number(CREATED_AT),
         epoch,

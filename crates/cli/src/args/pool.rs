@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use chimaera_bdev_client::{IoEngine, MODULE_NAME, PoolId};
+use chimaera_bdev_client::{IoEngine, MODULE_NAME, PoolId, ScrubPolicy};
 use chimaera_bdev_proto::CreateParams;
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -94,9 +94,10 @@ pub(crate) struct NamedPool {
 }
 
 /// Arguments that mean something for block device pools only.
-const BLOCK_DEVICE_ARGUMENTS: [&str; 14] = [
+const BLOCK_DEVICE_ARGUMENTS: [&str; 15] = [
     "kind",
     "size",
+    "scrub",
     "io_depth",
     "alignment",
     "io_engine",
@@ -178,6 +179,11 @@ pub(crate) struct CreatePoolArguments {
     /// What carries out the I/O of a file pool [default: auto]
     #[arg(long, value_enum)]
     pub(crate) io_engine: Option<IoEngineArgument>,
+
+    /// When the space of blocks is zeroed: never, or before a block is handed out. For good, once it is `allocate`
+    /// [default: as the pool has it, none for a new one]
+    #[arg(long, value_enum)]
+    pub(crate) scrub: Option<ScrubArgument>,
 
     /// Make a new, empty pool whatever the file or device holds, which is lost
     #[arg(long, conflicts_with = "read_only")]
@@ -323,6 +329,23 @@ pub(crate) enum KindArgument {
     Ram,
     /// A regular file or a block device
     File,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScrubArgument {
+    /// Never: a new block holds what was last written where it lies, by whichever user of the pool
+    None,
+    /// Before a block is handed out: a new block holds zeroes
+    Allocate,
+}
+
+impl From<ScrubArgument> for ScrubPolicy {
+    fn from(argument: ScrubArgument) -> Self {
+        match argument {
+            ScrubArgument::None => Self::None,
+            ScrubArgument::Allocate => Self::Allocate,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]

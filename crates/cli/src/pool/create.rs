@@ -190,6 +190,9 @@ fn options(kind: KindArgument, arguments: &CreatePoolArguments) -> CreateOptions
     if let Some(mode) = arguments.mode {
         options = options.mode(mode);
     }
+    if let Some(scrub) = arguments.scrub {
+        options = options.scrub(scrub.into());
+    }
     if let Some(engine) = arguments.io_engine {
         options = options.io_engine(engine.into());
     }
@@ -255,12 +258,13 @@ fn in_options(error: Error) -> CommandFailure {
 }
 
 /// The parameters that the module's errors name, and this program's options for them.
-const OPTIONS: [(&str, &str); 7] = [
+const OPTIONS: [(&str, &str); 8] = [
     ("bdev_type", "--type"),
     ("size", "--size"),
     ("io_depth", "--io-depth"),
     ("alignment", "--alignment"),
     ("io_engine", "--io-engine"),
+    ("scrub", "--scrub"),
     ("read_only", "--read-only"),
     ("overwrite", "--overwrite"),
 ];

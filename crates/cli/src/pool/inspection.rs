@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use chimaera_bdev_client::{IoEngine, PerfMetrics};
+use chimaera_bdev_client::{IoEngine, PerfMetrics, ScrubPolicy};
 use chimaera_bdev_format::image::{COUNTED, Inspection};
 use chimaera_client::proto::timestamp;
 use serde::Serialize;
@@ -179,6 +179,7 @@ fn rows(inspection: &Inspection) -> Vec<(&'static str, String)> {
             "owner",
             format!("user {user}, group {group}, mode {:03o}", inspection.mode),
         ),
+        ("scrub", ScrubPolicy::of(inspection.scrubs).to_string()),
         ("size", size(inspection.total_size)),
         (
             "metadata",
@@ -241,6 +242,7 @@ struct InspectReport<'a> {
     owner_group: u32,
     /// Octal, as `chmod` takes it.
     mode: String,
+    scrub: ScrubPolicy,
     created_unix_seconds: u64,
     total_size: u64,
     metadata_size: u64,
@@ -323,6 +325,7 @@ impl<'a> InspectReport<'a> {
             owner_user,
             owner_group,
             mode: format!("{:03o}", inspection.mode),
+            scrub: ScrubPolicy::of(inspection.scrubs),
             created_unix_seconds: inspection.created,
             total_size: inspection.total_size,
             metadata_size: inspection.metadata_size,

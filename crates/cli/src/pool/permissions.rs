@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use chimaera_bdev_client::{Permissions, SetPermissions};
+use chimaera_bdev_client::{MODULE_NAME, Permissions, ScrubPolicy, SetPermissions};
 use chimaera_bdev_format::PoolOwner;
 use chimaera_bdev_format::image;
 use serde::Serialize;
 
-use super::find::find;
+use super::find::{find, open_found};
 use super::offline::explain;
 use crate::args::{ChmodArguments, ChownArguments, GlobalArguments, NamedPool};
 use crate::connection::{connect, order};
@@ -32,7 +32,18 @@ impl Change {
     }
 }
 
-/// What `chmod --json` and `chown --json` print, and other commands as a part.
+/// What `chmod --json` and `chown --json` print.
+#[derive(Serialize)]
+struct ChangeReport {
+    #[serde(flatten)]
+    permissions: PermissionsReport,
+    /// Whether its blocks are zeroed. Left out for pools of other modules, and where statistics are not for whoever
+    /// asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scrub: Option<ScrubPolicy>,
+}
+
+/// What commands print of a pool's permissions, as a part.
 #[derive(Serialize)]
 pub(super) struct PermissionsReport {
     owner: u32,
@@ -82,18 +93,32 @@ fn set(
     change: Change,
     global: &GlobalArguments,
 ) -> Result<(), CommandFailure> {
-    let now = match offline {
+    let (now, scrub) = match offline {
         true => set_offline(Path::new(&pool.name), change)?,
         false => set_online(pool, change)?,
     };
     if global.json {
-        return output::json(&PermissionsReport::from(now));
+        return output::json(&ChangeReport {
+            permissions: now.into(),
+            scrub,
+        });
     }
-    output::line(format_args!("pool {}: {now}", printable(&pool.name)));
+    let zeroed = match scrub {
+        Some(ScrubPolicy::Allocate) => "; its blocks are zeroed before they are handed out",
+        Some(ScrubPolicy::None) | None => "",
+    };
+    output::line(format_args!(
+        "pool {}: {now}{zeroed}",
+        printable(&pool.name)
+    ));
     Ok(())
 }
 
-fn set_online(pool: &NamedPool, change: Change) -> Result<Permissions, CommandFailure> {
+/// Sets the permissions, and says what the pool has now, and whether it scrubs, where it may be asked.
+fn set_online(
+    pool: &NamedPool,
+    change: Change,
+) -> Result<(Permissions, Option<ScrubPolicy>), CommandFailure> {
     let runtime = connect(&pool.daemon)?;
     let found = find(&runtime, &pool.name, &pool.daemon)?;
     let request = SetPermissions {
@@ -103,15 +128,22 @@ fn set_online(pool: &NamedPool, change: Change) -> Result<Permissions, CommandFa
         new_mode: change.mode,
     };
     let info = order(&pool.daemon, || runtime.admin().set_permissions(&request))?;
-    Ok(info.permissions)
+    let stats = (info.module == MODULE_NAME)
+        .then(|| open_found(&runtime, &info).ok()?.get_stats().ok())
+        .flatten();
+    Ok((info.permissions, stats.map(|stats| stats.scrub)))
 }
 
-fn set_offline(path: &Path, change: Change) -> Result<Permissions, CommandFailure> {
-    let now = image::set_owner(path, |before| change.applied_to(before))
+fn set_offline(
+    path: &Path,
+    change: Change,
+) -> Result<(Permissions, Option<ScrubPolicy>), CommandFailure> {
+    let (now, scrubs) = image::set_owner(path, |before| change.applied_to(before))
         .map_err(|refusal| explain(path, refusal))?;
-    Ok(Permissions {
+    let permissions = Permissions {
         owner: now.user,
         group: now.group,
         mode: now.mode as u16,
-    })
+    };
+    Ok((permissions, Some(ScrubPolicy::of(scrubs))))
 }

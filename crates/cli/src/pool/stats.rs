@@ -112,6 +112,7 @@ fn state_rows(stats: &Stats) -> Vec<(&'static str, String)> {
                 }
             ),
         ),
+        ("scrub", stats.scrub.to_string()),
         ("persistent", persistence(stats).to_owned()),
         ("file", file_state(stats)),
         ("read only", yes_or_no(stats.read_only).to_owned()),

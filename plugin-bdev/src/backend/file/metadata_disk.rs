@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -39,6 +40,14 @@ impl MetadataDisk {
             disk,
             pair: RefCell::new(PairWriter::new(file).ok()),
         }
+    }
+
+    /// As [`FileDisk::zero`].
+    ///
+    /// # Errors
+    /// The device's.
+    pub(crate) fn zero(&self, bytes: Range<u64>) -> io::Result<()> {
+        self.disk.zero(bytes)
     }
 }
 
