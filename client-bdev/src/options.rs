@@ -159,9 +159,9 @@ impl CreateOptions {
     }
 
     /// When the space of blocks is zeroed. Without, it is as the pool has it: never, for a new one, so that a new block
-    /// holds what was last written there, by whichever user of the pool; [`ScrubPolicy::Allocate`] zeroes a block before
-    /// it is handed out. A pool that does so does it for good. It begins to also when its owner or an operator creates
-    /// it again with this, and when its permissions are changed so that they may let others in.
+    /// holds what was last written there, by whichever user of the pool; [`ScrubPolicy::Allocate`] zeroes a block
+    /// before it is handed out. A pool that does so does it for good. It begins to also when its owner or an operator
+    /// creates it again with this, and when its permissions are changed so that they may let others in.
     #[must_use]
     pub const fn scrub(mut self, policy: ScrubPolicy) -> Self {
         self.params.scrub = Some(policy);

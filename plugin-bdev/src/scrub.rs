@@ -2,8 +2,8 @@
 //!
 //! Laws:
 //! - A pool that scrubs does so for good, since the space of its free blocks holds what was in it before.
-//! - Whoever other permissions let in gets only blocks that were zeroed: a pool scrubs before its permissions let others
-//!   in, and one that overwrites what somebody else may have left scrubs unless it is its maker's alone.
+//! - Whoever other permissions let in gets only blocks that were zeroed: a pool scrubs before its permissions let
+//!   others in, and one that overwrites what somebody else may have left scrubs unless it is its maker's alone.
 //! - Only the pool's owner and operators may have a pool scrub.
 
 #![forbid(unsafe_code)]

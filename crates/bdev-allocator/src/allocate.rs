@@ -14,7 +14,7 @@ use crate::{Allocator, CURSORS, block_at};
 use chimaera_bdev_format::block_map::{Slot, UNITS, units_of};
 
 /// When the life of a block begins for which space was found.
-pub(crate) trait Birth: Copy {
+pub(crate) trait Beginning: Copy {
     /// Is told of the space, with the lock of its megabyte held.
     fn begin<C>(self, allocator: &Allocator<C>, index: usize, slot: Slot);
 }
@@ -23,7 +23,7 @@ pub(crate) trait Birth: Copy {
 #[derive(Clone, Copy)]
 struct AtOnce(OwnerTag);
 
-impl Birth for AtOnce {
+impl Beginning for AtOnce {
     #[inline(always)]
     fn begin<C>(self, allocator: &Allocator<C>, index: usize, slot: Slot) {
         allocator.start_life(index, slot, self.0);
@@ -58,22 +58,22 @@ impl<C> Allocator<C> {
         self.find(plan, (owner, AtOnce(owner)), worker, &mut sink)
     }
 
-    /// Finds space for the blocks of the plan, whose lives begin as `birth` says, for this owner tag.
+    /// Finds space for the blocks of the plan, whose lives begin as `beginning` says, for this owner tag.
     #[inline(always)]
     pub(crate) fn find(
         &self,
         plan: AllocationPlan,
-        (owner, birth): (OwnerTag, impl Birth),
+        (owner, beginning): (OwnerTag, impl Beginning),
         worker: usize,
         sink: &mut impl FnMut(Block),
     ) -> Result<(), Status> {
         match (plan.block_type, plan.count) {
             (_, 0) => {}
-            (BlockType::Mib1, count) => self.allocate_megabytes(count, birth, sink)?,
+            (BlockType::Mib1, count) => self.allocate_megabytes(count, beginning, sink)?,
             (block_type, 1) if owner.is_none() => {
-                sink(self.allocate_small(block_type, birth, worker)?);
+                sink(self.allocate_small(block_type, beginning, worker)?);
             }
-            (block_type, 1) => sink(self.allocate_tagged(block_type, birth, worker)?),
+            (block_type, 1) => sink(self.allocate_tagged(block_type, beginning, worker)?),
             _ => return Err(Status::InvalidArgument),
         }
         Ok(())
@@ -82,7 +82,7 @@ impl<C> Allocator<C> {
     fn allocate_megabytes(
         &self,
         count: u64,
-        birth: impl Birth,
+        beginning: impl Beginning,
         sink: &mut impl FnMut(Block),
     ) -> Result<(), Status> {
         if !self.free_space.reserve(count, count.saturating_mul(UNITS)) {
@@ -95,7 +95,7 @@ impl<C> Allocator<C> {
                 .reserve(BlockType::Mib1)
                 .expect("an empty megabyte has room");
             self.change_class(index, Fill::Empty, locked.fill());
-            birth.begin(self, index, slot);
+            beginning.begin(self, index, slot);
             drop(locked);
             start = index + 1;
             sink(block_at(index, slot));
@@ -108,13 +108,13 @@ impl<C> Allocator<C> {
     fn allocate_tagged(
         &self,
         block_type: BlockType,
-        birth: impl Birth,
+        beginning: impl Beginning,
         worker: usize,
     ) -> Result<Block, Status> {
         if !self.owner_tags.admit() {
             return Err(Status::Busy);
         }
-        let allocated = self.allocate_small(block_type, birth, worker);
+        let allocated = self.allocate_small(block_type, beginning, worker);
         if allocated.is_err() {
             self.owner_tags.take_back();
         }
@@ -124,7 +124,7 @@ impl<C> Allocator<C> {
     fn allocate_small(
         &self,
         block_type: BlockType,
-        birth: impl Birth,
+        beginning: impl Beginning,
         worker: usize,
     ) -> Result<Block, Status> {
         let cursor = &self.cursors[worker % CURSORS];
@@ -132,10 +132,11 @@ impl<C> Allocator<C> {
         loop {
             let start = cursor.load(Ordering::Relaxed) as usize;
             let mut classes = block_type as usize..CLASSES;
-            let found = classes.find_map(|class| self.allocate_in(class, block_type, birth, start));
+            let found =
+                classes.find_map(|class| self.allocate_in(class, block_type, beginning, start));
             let outcome = match found {
                 Some(place) => Some(Ok(place)),
-                None => self.break_whole(block_type, birth),
+                None => self.break_whole(block_type, beginning),
             };
             match outcome {
                 Some(Ok((index, slot))) => {
@@ -156,7 +157,7 @@ impl<C> Allocator<C> {
         &self,
         class: usize,
         block_type: BlockType,
-        birth: impl Birth,
+        beginning: impl Beginning,
         start: usize,
     ) -> Option<(usize, Slot)> {
         let members = &self.classes[class];
@@ -186,7 +187,7 @@ impl<C> Allocator<C> {
             };
             self.free_space.take(units_of(block_type));
             self.change_class(index, before, locked.fill());
-            birth.begin(self, index, slot);
+            beginning.begin(self, index, slot);
             return Some((index, slot));
         }
         None
@@ -200,13 +201,13 @@ impl<C> Allocator<C> {
     fn break_whole(
         &self,
         block_type: BlockType,
-        birth: impl Birth,
+        beginning: impl Beginning,
     ) -> Option<Result<(usize, Slot), Status>> {
         let exclusive = !weakened(Weakness::BreakNotExclusive);
         if exclusive && self.breaking.swap(true, Ordering::Acquire) {
             return None;
         }
-        let outcome = self.break_whole_exclusively(block_type, birth);
+        let outcome = self.break_whole_exclusively(block_type, beginning);
         // Release pairs with the acquire above: the next holder of the flag finds the rest of a broken megabyte.
         self.breaking.store(false, Ordering::Release);
         outcome
@@ -215,7 +216,7 @@ impl<C> Allocator<C> {
     fn break_whole_exclusively(
         &self,
         block_type: BlockType,
-        birth: impl Birth,
+        beginning: impl Beginning,
     ) -> Option<Result<(usize, Slot), Status>> {
         let censuses = || self.classes.each_ref().map(FillClass::census);
         let fitting = block_type as usize..;
@@ -239,7 +240,7 @@ impl<C> Allocator<C> {
             .reserve(block_type)
             .expect("an empty megabyte has room");
         self.change_class(index, Fill::Empty, locked.fill());
-        birth.begin(self, index, slot);
+        beginning.begin(self, index, slot);
         Some(Ok((index, slot)))
     }
 

@@ -6,7 +6,7 @@
 use chimaera_bdev_proto::{AllocationPlan, Block, MEGABYTE, OwnerTag};
 use chimaera_proto::status::Status;
 
-use crate::allocate::Birth;
+use crate::allocate::Beginning;
 use crate::{Allocator, FreeCompletion};
 use chimaera_bdev_format::block_map::Slot;
 
@@ -30,7 +30,7 @@ impl UnbornBlocks {
 #[derive(Clone, Copy)]
 struct Later;
 
-impl Birth for Later {
+impl Beginning for Later {
     fn begin<C>(self, _: &Allocator<C>, _: usize, _: Slot) {}
 }
 

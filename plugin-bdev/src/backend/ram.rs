@@ -156,8 +156,8 @@ impl RamDevice {
     /// If the range does not lie within the pool: the allocator gave it.
     fn fill_with_zeroes(&self, range: Range<u64>) {
         assert!(range.start <= range.end && range.end <= self.len_bytes as u64);
-        // SAFETY: the range lies within the mapping, as just checked; that is mapped until `self` is dropped. Others may
-        // touch the bytes meanwhile only if they are plain data to them: see the laws.
+        // SAFETY: the range lies within the mapping, as just checked, and that is mapped until `self` is dropped. No
+        // reference to it exists; nobody else is to touch it, and whoever did would find plain data.
         unsafe {
             let start = self.memory.as_ptr().add(range.start as usize);
             std::ptr::write_bytes(start, 0, (range.end - range.start) as usize);

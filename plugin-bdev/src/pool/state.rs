@@ -46,7 +46,8 @@ pub(crate) struct BlockPool {
     pub(crate) metadata_size: u64,
 }
 
-/// What a pool's workers and its keeper share: which blocks there are, what was done, what is declared, and whether it scrubs.
+/// What a pool's workers and its keeper share: which blocks there are, what was done, what is declared, and whether
+/// the pool scrubs.
 pub(crate) struct PoolState {
     pub(crate) allocator: Allocator<PendingFree>,
     pub(crate) counters: Counters,

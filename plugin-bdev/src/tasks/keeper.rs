@@ -426,7 +426,8 @@ impl KeeperThread {
         self.host.log(
             Level::Error,
             format_args!(
-                "cannot zero new blocks: {error}; they are not handed out, and allocations fail as long as that stays so"
+                "cannot zero new blocks: {error}; they are not handed out, and allocations fail as long as that stays \
+                 so"
             ),
         );
     }

@@ -10,6 +10,7 @@ mod modes;
 mod modules;
 mod nobody;
 mod owners;
+mod scrubbing;
 mod sockets;
 
 use std::fmt::Debug;
