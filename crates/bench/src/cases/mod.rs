@@ -8,6 +8,7 @@ mod large;
 mod peers;
 mod processors;
 pub(crate) mod ram;
+mod scrub;
 mod tasks;
 
 use crate::case::Case;
@@ -17,6 +18,7 @@ pub(crate) fn all() -> Vec<Case> {
     all.extend(ram::cases());
     all.extend(blocks::cases());
     all.extend(file::cases());
+    all.extend(scrub::cases());
     all.extend(durability::cases());
     all.extend(peers::cases());
     all.extend(idle::cases());
