@@ -168,6 +168,29 @@ fn blocks_that_cannot_be_zeroed_are_not_handed_out_and_nothing_is_lost() {
     pool.flush().expect("the device is sound otherwise");
 }
 
+/// A device that cannot flush has no record of blocks whose zeroes may not be durable: the record comes after that
+/// flush.
+#[test]
+fn no_commit_records_a_block_before_its_zeroes_are_durable() {
+    let folder = disk_folder();
+    let name = name_in(&folder, "pool");
+    let open = |params, recorder| TestPool::create_recorded(&name, &params, 1, Arc::new(recorder));
+    let params = scrubbing(file_params(file_bytes(3)));
+    drop(open(params, Recorder::default()).expect("made"));
+    let calls = [libc::SYS_fdatasync, libc::SYS_fsync];
+    let refusing = Recorder::refusing(SystemCallFilter::refusing(&calls, libc::EIO));
+    let pool = open(params, refusing).expect("opening is refused nothing");
+    assert_eq!(pool.allocate(1).map(|blocks| blocks.len()), Ok(1));
+    pool.flush().expect_err("nobody knows what is durable");
+    drop(pool);
+    let read_only = CreateParams {
+        read_only: true,
+        ..file_params(0)
+    };
+    let pool = open(read_only, Recorder::default()).expect("for reading");
+    assert_eq!(pool.list(), []);
+}
+
 /// A pool on a file that scrubs, whose keeper is refused these system calls.
 fn pool_whose_keeper_is(filter: SystemCallFilter) -> (tempfile::TempDir, TestPool) {
     let folder = disk_folder();

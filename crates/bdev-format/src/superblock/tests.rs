@@ -179,3 +179,29 @@ fn a_history_holds_for_its_successor_if_it_ended_well() {
     assert!(again.follows(13) && !again.follows(12) && !again.follows(11));
     assert_eq!(again.openings, 3);
 }
+
+#[test]
+fn permissions_that_may_let_somebody_in_are_told_from_others() {
+    let owner = |user, group, mode| PoolOwner { user, group, mode };
+    let before = owner(1, 2, 0o640);
+    for (after, expected) in [
+        (before, false),
+        (owner(1, 2, 0o600), false),
+        (owner(1, 2, 0o740), false),
+        (owner(1, 2, 0o651), false),
+        (owner(1, 2, 0o660), true),
+        (owner(1, 2, 0o644), true),
+        (owner(1, 3, 0o640), true),
+        (owner(1, 3, 0o600), false),
+        // Members of the former group have the others' bits now.
+        (owner(1, 3, 0o604), true),
+        (owner(3, 2, 0o640), true),
+        (owner(3, 2, 0), true),
+    ] {
+        assert_eq!(after.lets_others_in(before), expected, "{after:?}");
+    }
+    // As above, where the others had those bits before.
+    assert!(owner(1, 3, 0o606).lets_others_in(owner(1, 2, 0o606)));
+    // A class that loses bits falls to no other class: the group's members stay the group's.
+    assert!(!owner(1, 2, 0o604).lets_others_in(owner(1, 2, 0o644)));
+}
