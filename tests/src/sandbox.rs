@@ -38,6 +38,9 @@ mkdir /run/program
 cp \"$program\" /run/program/chimaera
 chmod 0755 /run/program /run/program/chimaera
 mount -t tmpfs -o mode=1777 none /tmp
+# A group that the daemon is for by default may be on the machine, and is not in here.
+grep -v '^chimaera:' /etc/group >/run/program/group
+mount --bind /run/program/group /etc/group
 echo ready
 exec cat
 ";

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use chimaera_bdev_client::{
-    Block, Client, CreateOptions, OwnerTag, PageCursor, PoolId, PoolQuery, Runtime, ScrubPolicy,
+    Block, Client, CreateOptions, OwnerTag, PageCursor, PoolId, PoolQuery, ScrubPolicy,
 };
 use chimaera_tests::exit::IN_THE_WAY;
 use chimaera_tests::{Daemon, MIB, UsersDaemon, chimaera, disk_folder, has_users, json, text};
