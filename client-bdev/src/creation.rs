@@ -29,8 +29,8 @@ impl Client {
     ///
     /// This process opens the file, with the rights of the calling user, and passes it to the daemon. A regular file
     /// that is not there is made if the options give a size, for the calling user alone (0600, less what the umask
-    /// takes away); it is removed if the creation fails, and stays, maybe empty, if the connection is lost meanwhile.
-    /// See [`CreateOptions::opened_by_daemon`] for the other way.
+    /// takes away); it is removed if the creation fails and nobody else has made a pool of it meanwhile, and stays,
+    /// maybe empty, if the connection is lost meanwhile. See [`CreateOptions::opened_by_daemon`] for the other way.
     ///
     /// A client that was made with [`PoolId::NULL`](crate::PoolId::NULL), or by [`Self::open`], takes the id that the
     /// pool has, and so do its clones: whoever uses one of them has to forget the blocks of the pool before. If it
@@ -143,8 +143,9 @@ fn create_on_file(
         match (created, made) {
             (Err(error), Some(made)) if is_settled => Err(removed_after(error, &made)),
             (Ok(info), Some(made)) if !info.created => {
-                // Somebody else has made the pool meanwhile, on another file.
-                let _ = made.remove();
+                // Somebody else has made the pool meanwhile: mostly on this file, rarely on another one, as where its
+                // path leads elsewhere for them.
+                let _ = made.remove_unused();
                 Ok(info)
             }
             (created, _) => created,
@@ -175,11 +176,12 @@ fn open_and_offer(
     }
 }
 
-/// Removes a file that was made for a pool which is not. The error says so if that fails.
+/// Removes a file that was made for a pool which is not, unless somebody else has made one of it. The error says so if
+/// that fails.
 fn removed_after(mut failed: TaskError, made: &MadeFile) -> TaskError {
-    if let Err(kept) = made.remove() {
+    if let Err(kept) = made.remove_unused() {
         failed.error = failed.error.with_detail(format_args!(
-            "the file {}, which was made for the pool, could not be removed ({kept}): remove it",
+            "the file {}, which was made for the pool, was not removed ({kept}): remove it if nobody needs it",
             made.path().display()
         ));
     }

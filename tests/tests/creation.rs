@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 
 use chimaera_bdev_client::{Client, CreateOptions, PerfMetrics, PoolId, PoolQuery, Status};
 use chimaera_bdev_format::Geometry;
@@ -400,4 +401,24 @@ fn a_device_refuses_a_finer_alignment_and_a_larger_size_than_it_has() {
         Status::Busy,
         &["is in use"],
     );
+}
+
+#[test]
+fn programs_that_create_one_pool_at_once_leave_it_its_file() {
+    let daemon = Daemon::start();
+    let folder = disk_folder();
+    for round in 0..10 {
+        let path = folder.path().join(format!("pool{round}"));
+        let said = thread::scope(|scope| {
+            let create = || daemon.create_file_pool(&path, "4MiB");
+            let programs: Vec<_> = (0..4).map(|_| scope.spawn(create)).collect();
+            let ended = programs
+                .into_iter()
+                .map(|program| program.join().expect("it ends"));
+            ended.collect::<Vec<_>>()
+        });
+        assert!(said.iter().any(|said| said.code == Some(0)), "{said:?}");
+        assert!(path.exists(), "the pool has lost its file: {said:?}");
+        let _ = daemon.create_file_pool(&path, "4MiB").success();
+    }
 }

@@ -5,6 +5,8 @@
 //! - A file is made only under a name that nothing has, and never through a link: whoever made the link would choose
 //!   where.
 //! - A file that was made is removed only by the descriptor of its folder, and only if its name still leads to it.
+//!   Others find it by its name as soon as it is made: it is removed only by whoever has it locked, and has seen that
+//!   nobody has made anything of it.
 
 #![forbid(unsafe_code)]
 

@@ -1,7 +1,7 @@
 //! A file that was made for a pool, until it is known whether the pool is.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -83,20 +83,76 @@ impl MadeFile {
         })
     }
 
-    /// Removes the file, unless its name leads elsewhere by now. Blocks.
+    /// Removes the file, unless its name leads elsewhere by now. For whoever has locked it while it was empty, as the
+    /// pool has that is not made, and so knows that nobody else has made anything of it. Blocks.
     ///
     /// # Errors
     /// The file system's.
     pub fn remove(&self) -> io::Result<()> {
-        let name = self.name.as_os_str();
-        let found = match fstatat(&self.folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Err(Errno::ENOENT) => return Ok(()),
-            found => found?,
-        };
-        if (found.st_dev, found.st_ino) != self.id {
+        match self.is_at_its_name()? {
+            true => Ok(unlinkat(
+                &self.folder,
+                self.name.as_os_str(),
+                UnlinkatFlags::NoRemoveDir,
+            )?),
+            false => Ok(()),
+        }
+    }
+
+    /// Removes the file if nobody has made anything of it: others may have opened it by its name, and passed it to a
+    /// daemon. Leaves one that is locked, as that of a pool is. Blocks.
+    ///
+    /// It is locked for that by an opening of its own: the one that was passed shares its lock with the pool that was
+    /// made of it. Whoever opened the file before and makes a pool of it later waits for this lock, and then finds that
+    /// the file has no name, and is refused. Whoever has had a pool on it before that ended has left it longer than it
+    /// was made. And since nobody else removes this file, nothing else comes to its name between the look and the
+    /// removal, unless somebody moves files by hand.
+    ///
+    /// # Errors
+    /// The file is not empty, or the file system's.
+    pub fn remove_unused(&self) -> io::Result<()> {
+        if !self.is_at_its_name()? {
             return Ok(());
         }
-        Ok(unlinkat(&self.folder, name, UnlinkatFlags::NoRemoveDir)?)
+        // For writing, without which some file systems lock nothing.
+        let flags = OFlag::O_RDWR
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_NONBLOCK
+            | OFlag::O_NOCTTY
+            | OFlag::O_CLOEXEC;
+        let file = openat(&self.folder, self.name.as_os_str(), flags, Mode::empty())?;
+        let file = File::from(file);
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Ok(()) => {}
+        }
+        let removed = self.remove_locked(&file);
+        // Closing does that too, but only when a child that was forked meanwhile has closed its copy as well.
+        let _ = file.unlock();
+        removed
+    }
+
+    fn remove_locked(&self, file: &File) -> io::Result<()> {
+        let metadata = file.metadata()?;
+        if (metadata.dev(), metadata.ino()) != self.id {
+            return Ok(());
+        }
+        match metadata.len() {
+            0 => self.remove(),
+            _ => Err(io::Error::other("it is not empty any more")),
+        }
+    }
+
+    fn is_at_its_name(&self) -> io::Result<bool> {
+        let name = self.name.as_os_str();
+        match fstatat(&self.folder, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => Ok(false),
+            found => {
+                let found = found?;
+                Ok((found.st_dev, found.st_ino) == self.id)
+            }
+        }
     }
 
     /// Removes the file because of an error, which says so if that fails. Blocks.
@@ -168,5 +224,33 @@ mod tests {
         assert_eq!(fs::read(&path).expect("there"), b"precious");
         fs::remove_file(&path).expect("removed");
         made.remove().expect("there is nothing to do");
+    }
+
+    #[test]
+    fn a_file_is_unused_as_long_as_nobody_has_locked_it_or_written_to_it() {
+        let place = tempfile::tempdir().expect("a folder");
+        let path = place.path().join("pool");
+        let (passed, made) = MadeFile::make(&path, &Reach::All).expect("made");
+        let other = File::options().write(true).open(&path).expect("opened");
+        // A pool on the file that was passed, or on what somebody else has opened.
+        for file in [&passed, &other] {
+            file.try_lock().expect("nobody has it");
+            made.remove_unused().expect("it stays");
+            assert!(path.exists());
+            file.unlock().expect("unlocked");
+        }
+        // What such a pool has left.
+        other.set_len(4096).expect("longer");
+        let error = made.remove_unused().expect_err("it stays");
+        assert!(error.to_string().contains("not empty"), "{error}");
+        assert!(path.exists());
+        other.set_len(0).expect("shorter");
+        made.remove_unused().expect("removed");
+        assert!(!path.exists());
+        made.remove_unused().expect("there is nothing to do");
+        fs::write(&path, "").expect("another one");
+        made.remove_unused().expect("there is nothing to do");
+        assert!(path.exists());
+        other.try_lock().expect("nobody has it");
     }
 }

@@ -185,6 +185,8 @@ fn hold(
     let lock = lock_for_one_pool(path, &file, (kind, origin), parameters)?;
     let place = OpenFile::enter(path, &file)?;
     source::check_links(path, &file, (kind, origin))?;
+    // Before it was locked, somebody else may have had a pool there: then it is none that was made.
+    let made = made.filter(|_| file.metadata().is_ok_and(|found| found.len() == 0));
     if let Some(made) = &made
         && let Err(error) = made.sync_folder(&file)
     {
