@@ -74,6 +74,14 @@ impl Client {
     /// As [`Self::list_blocks`].
     pub fn async_list_blocks(&self, query: PoolQuery, from: PageCursor) -> Task<BlockPage> {
         let call = self.call(query, Method::ListBlocks, listing_arguments(from.0));
+        self.submit_page(call, LISTING_BUFFER_BYTES, |finished| {
+            finish_listing(finished).map(|listed| listed.page)
+        })
+    }
+
+    /// As [`Self::async_list_blocks`], with what the page is of.
+    fn async_list_instance(&self, query: PoolQuery, from: PageCursor) -> Task<ListedPage> {
+        let call = self.call(query, Method::ListBlocks, listing_arguments(from.0));
         self.submit_page(call, LISTING_BUFFER_BYTES, finish_listing)
     }
 
@@ -87,7 +95,7 @@ impl Client {
             query,
             page: Vec::new().into_iter(),
             next: Some(PageCursor::START),
-            incarnation: None,
+            instance: None,
         }
     }
 
@@ -96,14 +104,13 @@ impl Client {
         let client = self.clone();
         Task::of_steps(async move {
             let mut blocks = Vec::new();
-            let (mut next, mut incarnation) = (Some(PageCursor::START), None);
+            let (mut next, mut first) = (Some(PageCursor::START), None);
             while let Some(from) = next {
-                let page = client.async_list_blocks(query, from).await?;
-                client.check_same(&mut incarnation)?;
+                let listed = client.async_list_instance(query, from).await?;
+                let page = client.take_page(listed, &mut first)?;
                 blocks.extend(page.blocks);
                 next = page.next;
             }
-            client.accept_change();
             Ok(blocks)
         })
     }
@@ -145,19 +152,25 @@ impl Client {
         self.submit_page(call, MAP_BUFFER_BYTES, finish_map)
     }
 
-    /// Checks that a page is of the pool that the first page was of.
-    fn check_same(&self, first: &mut Option<u64>) -> Result<(), Error> {
-        let now = self.incarnation();
-        match first.is_none() || *first == now {
-            true => {
-                *first = now;
-                Ok(())
-            }
-            false => Err(
-                Error::new(Status::PoolChanged, "listing blocks").with_detail(
+    /// Checks that a page is of the pool that the first page was of. With the last one, the client goes on with that
+    /// pool, if it has changed.
+    fn take_page(&self, listed: ListedPage, first: &mut Option<u32>) -> Result<BlockPage, Error> {
+        let ListedPage { page, instance } = listed;
+        let is_same = *first.get_or_insert(instance) == instance;
+        let accepted = match (is_same, page.next) {
+            (false, _) => Err(Error::new(Status::PoolChanged, "listing blocks")),
+            (true, Some(_)) => Ok(()),
+            // The pool may have become another one since this page was made.
+            (true, None) => self.pool().accept_contents(instance),
+        };
+        match accepted {
+            Ok(()) => Ok(page),
+            Err(error) if error.status() == Status::PoolChanged => {
+                Err(error.during("listing blocks").with_account(
                     "the pool is another one than when the list began: list its blocks again",
-                ),
-            ),
+                ))
+            }
+            Err(error) => Err(error.during("listing blocks")),
         }
     }
 
@@ -182,7 +195,7 @@ pub struct AllBlocks<'a> {
     page: std::vec::IntoIter<OwnedBlock>,
     next: Option<PageCursor>,
     /// That of the pool whose blocks the first page had.
-    incarnation: Option<u64>,
+    instance: Option<u32>,
 }
 
 impl Iterator for AllBlocks<'_> {
@@ -193,18 +206,14 @@ impl Iterator for AllBlocks<'_> {
             if let Some(block) = self.page.next() {
                 return Some(Ok(block));
             }
-            let page = self.client.list_blocks(self.query, self.next.take()?);
-            let checked = page.and_then(|page| {
-                self.client.check_same(&mut self.incarnation)?;
-                Ok(page)
-            });
-            match checked {
+            let listed = self
+                .client
+                .async_list_instance(self.query, self.next.take()?);
+            let listed = listed.wait().map_err(Error::from);
+            match listed.and_then(|listed| self.client.take_page(listed, &mut self.instance)) {
                 Ok(page) => {
                     self.page = page.blocks.into_iter();
                     self.next = page.next;
-                    if self.next.is_none() {
-                        self.client.accept_change();
-                    }
                 }
                 Err(error) => return Some(Err(error)),
             }
@@ -214,7 +223,13 @@ impl Iterator for AllBlocks<'_> {
 
 impl std::iter::FusedIterator for AllBlocks<'_> {}
 
-fn finish_listing(finished: Finished<'_>) -> Result<BlockPage, TaskError> {
+/// A page of the list of allocated blocks, and which instance of the pool it is of.
+struct ListedPage {
+    page: BlockPage,
+    instance: u32,
+}
+
+fn finish_listing(finished: Finished<'_>) -> Result<ListedPage, TaskError> {
     let page = PageReply::of(&finished, OWNED_BLOCK_WIRE_BYTES)?;
     let (entries, _) = page.bytes.as_chunks::<OWNED_BLOCK_WIRE_BYTES>();
     let mut blocks: Vec<OwnedBlock> = Vec::with_capacity(entries.len());
@@ -237,9 +252,12 @@ fn finish_listing(finished: Finished<'_>) -> Result<BlockPage, TaskError> {
         free_from = end;
         blocks.push(owned);
     }
-    Ok(BlockPage {
-        blocks,
-        next: page.cursor()?,
+    Ok(ListedPage {
+        page: BlockPage {
+            blocks,
+            next: page.cursor()?,
+        },
+        instance: finished.call().instance,
     })
 }
 

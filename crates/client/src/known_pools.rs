@@ -5,9 +5,28 @@
 //!   known here too late leads a task to another pool.
 //! - A task that fails because its pool has ended or is another one makes the pool suspect for all who hold it
 //!   ([`KnownPools::note_failure`]). A suspect pool is attached anew by its next use, and compared with what was known.
-//! - That a pool has changed is not forgotten before the application has taken note of it.
+//! - That a pool has changed is not forgotten before the application has taken note of it: of this pool, not of one
+//!   that was there before.
+//! - Whoever holds a pool of one owner is not led to another owner's by somebody else's attaching to that.
+//!
+//! What a holder knows is a [`Standing`]. It goes from one to the next under the lock of [`KnownPools`]:
+//!
+//! | what happens | instance | attachment | has changed |
+//! |---|---|---|---|
+//! | the handle is made | none | `Never` | no |
+//! | its own request is answered: the pool that was known, or its next incarnation | the answer's | `Attached` | as it was |
+//! | likewise: another pool | the answer's | `Attached` | yes, if one was known |
+//! | likewise: a pool that this request has made | the answer's | `Attached` | no |
+//! | somebody else's request for the same id is answered: the pool that was known, its next incarnation, or another one of the owner whose it was | the answer's | `Attached` | as for its own |
+//! | likewise: a pool of another owner | as it was | `Suspect` | as it was |
+//! | a task fails as the pool has ended or is another one | as it was | `Suspect` | as it was |
+//! | the application has read a whole list of this instance | as it was | as it was | no |
+//! | the application has read a whole list of another instance | as it was | as it was | as it was |
+//! | the application says that it knows | as it was | as it was | no |
+//!
+//! Tasks are sent without a further question where it is `Attached` and has not changed, and only there.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use chimaera_proto::admin::PoolInfo;
@@ -15,87 +34,173 @@ use chimaera_proto::{PoolId, Status};
 
 use crate::reentrancy::Mutex;
 
-/// What is known of the pool. Each word stands for itself, so all are relaxed.
+/// What is known of the pool. Changed under the lock of [`KnownPools`], and looked at without: each word stands for
+/// itself, so all are relaxed.
 pub(crate) struct KnownPool {
     /// The pool's id; that of none until it is known.
     pub(crate) id: AtomicU64,
-    /// The user id of the owner who was named, and a bit beside it; 0 if none was.
-    pub(crate) owner: AtomicU64,
-    /// The id if the session was attached to it, else 0.
-    attached: AtomicU64,
-    /// Whether it may have become another one since.
-    is_suspect: AtomicBool,
-    /// Whether it is another one than it was, and the application has not taken note of that.
-    has_changed: AtomicBool,
-    /// The instance that it was attached to last; 0 before it was.
-    pub(crate) instance: AtomicU32,
-    /// That instance if nothing of that is so, and tasks can be sent; else 0.
+    /// The user id of the owner who was named, or whose it was when it was attached to, and a bit beside it; 0 if there
+    /// is none.
+    owner: AtomicU64,
+    /// A [`Standing`].
+    standing: AtomicU64,
+    /// The standing's [`Standing::ready`], where tasks look for it.
     pub(crate) ready: AtomicU32,
     /// The incarnation that it was attached to last; 0 if nothing is known.
     pub(crate) known: AtomicU64,
 }
 
+/// How a holder stands to a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Standing {
+    /// The instance that it was attached to last; 0 before it was.
+    instance: u32,
+    attachment: Attachment,
+    /// Whether it is another one than it was, and the application has not taken note of that.
+    has_changed: bool,
+}
+
+/// Whether the session is attached to a pool, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attachment {
+    /// It has not been so far.
+    Never,
+    /// It is.
+    Attached,
+    /// It was. Since then the pool may have become another one.
+    Suspect,
+}
+
+/// Beside an owner: there is one.
+const NAMED: u64 = 1 << 32;
+
+impl Standing {
+    const NEW: Self = Self {
+        instance: 0,
+        attachment: Attachment::Never,
+        has_changed: false,
+    };
+
+    /// The instance that tasks are for, if they can be sent; else 0.
+    const fn ready(self) -> u32 {
+        match (self.attachment, self.has_changed) {
+            (Attachment::Attached, false) => self.instance,
+            _ => 0,
+        }
+    }
+
+    const fn to_word(self) -> u64 {
+        let attachment = match self.attachment {
+            Attachment::Never => 0,
+            Attachment::Attached => 1,
+            Attachment::Suspect => 2,
+        };
+        (attachment << 1 | self.has_changed as u64) << 32 | self.instance as u64
+    }
+
+    const fn from_word(word: u64) -> Self {
+        Self {
+            instance: word as u32,
+            attachment: match word >> 33 {
+                0 => Attachment::Never,
+                1 => Attachment::Attached,
+                _ => Attachment::Suspect,
+            },
+            has_changed: word >> 32 & 1 != 0,
+        }
+    }
+}
+
 impl KnownPool {
     /// A pool with this id, which the session is not attached to.
     pub(crate) fn new(id: PoolId) -> Self {
-        let zero = || AtomicU64::new(0);
         Self {
             id: AtomicU64::new(to_word(id)),
-            owner: zero(),
-            attached: zero(),
-            is_suspect: AtomicBool::new(false),
-            has_changed: AtomicBool::new(false),
-            instance: AtomicU32::new(0),
-            ready: AtomicU32::new(0),
-            known: zero(),
+            owner: AtomicU64::new(0),
+            standing: AtomicU64::new(Standing::NEW.to_word()),
+            ready: AtomicU32::new(Standing::NEW.ready()),
+            known: AtomicU64::new(0),
         }
     }
 
     /// Whether the session is attached to it, as far as is known.
     pub(crate) fn is_attached(&self) -> bool {
-        self.attached.load(Ordering::Relaxed) != 0 && !self.is_suspect.load(Ordering::Relaxed)
+        self.standing().attachment == Attachment::Attached
     }
 
     /// Whether what is known of the pool does not hold.
     pub(crate) fn has_changed(&self) -> bool {
-        self.has_changed.load(Ordering::Relaxed)
+        self.standing().has_changed
     }
 
-    /// Notes that the application knows what holds now.
-    pub(crate) fn accept_change(&self) {
-        self.has_changed.store(false, Ordering::Relaxed);
-        self.become_ready();
+    /// The instance that it was attached to last; 0 before it was.
+    pub(crate) fn instance(&self) -> u32 {
+        self.standing().instance
+    }
+
+    /// The owner who was named, or whose it was when it was attached to.
+    pub(crate) fn owner(&self) -> Option<u32> {
+        let owner = self.owner.load(Ordering::Relaxed);
+        (owner & NAMED != 0).then_some(owner as u32)
+    }
+
+    /// Notes whose pool is meant.
+    pub(crate) fn set_owner(&self, owner: u32) {
+        let owner = u64::from(owner) | NAMED;
+        self.owner.store(owner, Ordering::Relaxed);
+    }
+
+    fn standing(&self) -> Standing {
+        Standing::from_word(self.standing.load(Ordering::Relaxed))
+    }
+
+    fn stand(&self, standing: Standing) {
+        self.standing.store(standing.to_word(), Ordering::Relaxed);
+        self.ready.store(standing.ready(), Ordering::Relaxed);
     }
 
     /// Notes the pool that the session was attached to, which whoever asked has made if it `is_new`.
-    pub(crate) fn settle(&self, info: &PoolInfo, is_new: bool) {
-        let id = to_word(info.id);
-        let known = self.known.swap(info.incarnation, Ordering::Relaxed);
-        let is_same = known == info.incarnation || info.predecessor == Some(known);
-        if is_new {
-            self.has_changed.store(false, Ordering::Relaxed);
-        } else if known != 0 && !is_same {
-            self.has_changed.store(true, Ordering::Relaxed);
+    fn settle(&self, info: &PoolInfo, is_new: bool) {
+        let was_known = self.known.load(Ordering::Relaxed) != 0;
+        let has_become_another = was_known && !self.is_known_as(info);
+        self.known.store(info.incarnation, Ordering::Relaxed);
+        self.id.store(to_word(info.id), Ordering::Relaxed);
+        self.set_owner(info.permissions.owner);
+        self.stand(Standing {
+            instance: info.instance,
+            attachment: Attachment::Attached,
+            has_changed: !is_new && (has_become_another || self.has_changed()),
+        });
+    }
+
+    /// Notes the pool that the session was attached to by somebody else's request for the same id.
+    fn settle_beside(&self, info: &PoolInfo) {
+        // The pool that is known may have been given to another owner.
+        let is_meant = self.owner() == Some(info.permissions.owner) || self.is_known_as(info);
+        match is_meant {
+            true => self.settle(info, false),
+            false => self.become_suspect(),
         }
-        self.id.store(id, Ordering::Relaxed);
-        self.attached.store(id, Ordering::Relaxed);
-        self.instance.store(info.instance, Ordering::Relaxed);
-        self.is_suspect.store(false, Ordering::Relaxed);
-        self.become_ready();
+    }
+
+    /// Whether this is the incarnation of the pool that is known, or the next one.
+    fn is_known_as(&self, info: &PoolInfo) -> bool {
+        let known = self.known.load(Ordering::Relaxed);
+        known == info.incarnation || info.predecessor == Some(known)
     }
 
     fn become_suspect(&self) {
-        self.is_suspect.store(true, Ordering::Relaxed);
-        self.ready.store(0, Ordering::Relaxed);
+        self.stand(Standing {
+            attachment: Attachment::Suspect,
+            ..self.standing()
+        });
     }
 
-    /// Lets tasks be sent, unless something keeps them from it.
-    fn become_ready(&self) {
-        let ready = match self.is_attached() && !self.has_changed() {
-            true => self.instance.load(Ordering::Relaxed),
-            false => 0,
-        };
-        self.ready.store(ready, Ordering::Relaxed);
+    fn accept_change(&self) {
+        self.stand(Standing {
+            has_changed: false,
+            ..self.standing()
+        });
     }
 }
 
@@ -113,37 +218,54 @@ impl KnownPools {
         );
         // A task of the admin pool fails so for what it asks about another one.
         if has_ended && pool != PoolId::ADMIN {
-            self.for_each(pool, |pool| pool.become_suspect());
+            for_each(&mut self.0.lock(), pool, |pool| pool.become_suspect());
         }
     }
 
-    /// Notes the pool that the session was attached to, for all who hold one with its id. `asked` has been settled, and
-    /// is remembered.
-    pub(crate) fn settle(&self, info: &PoolInfo, asked: &Arc<KnownPool>) {
+    /// Notes the pool that the session was attached to by the request of `asked`, which is remembered, and has made the
+    /// pool if it `is_new`; also for all others who hold one with its id.
+    pub(crate) fn settle(&self, info: &PoolInfo, asked: &Arc<KnownPool>, is_new: bool) {
+        let mut held = self.0.lock();
+        asked.settle(info, is_new);
         let mut is_listed = false;
-        self.for_each(info.id, |pool| match Arc::ptr_eq(pool, asked) {
+        for_each(&mut held, info.id, |pool| match Arc::ptr_eq(pool, asked) {
             true => is_listed = true,
-            false => pool.settle(info, false),
+            false => pool.settle_beside(info),
         });
         if !is_listed {
-            self.0.lock().push(Arc::downgrade(asked));
+            held.push(Arc::downgrade(asked));
         }
     }
 
-    /// Calls `act` for each pool with this id that somebody holds.
-    fn for_each(&self, id: PoolId, mut act: impl FnMut(&Arc<KnownPool>)) {
-        let id = to_word(id);
-        self.0.lock().retain(|pool| {
-            let Some(pool) = pool.upgrade() else {
-                return false;
-            };
-            let attached = pool.attached.load(Ordering::Relaxed);
-            if id == attached {
-                act(&pool);
-            }
-            true
-        });
+    /// Notes that the application knows what holds now.
+    pub(crate) fn accept_change(&self, pool: &KnownPool) {
+        let _held = self.0.lock();
+        pool.accept_change();
     }
+
+    /// Notes that the application knows what that instance of the pool holds. Returns whether what is known of the pool
+    /// holds now: not if it has changed, and is another one than that.
+    pub(crate) fn accept_contents(&self, pool: &KnownPool, instance: u32) -> bool {
+        let _held = self.0.lock();
+        if pool.instance() == instance {
+            pool.accept_change();
+        }
+        !pool.has_changed()
+    }
+}
+
+/// Calls `act` for each pool with this id that somebody holds and the session was attached to.
+fn for_each(held: &mut Vec<Weak<KnownPool>>, id: PoolId, mut act: impl FnMut(&Arc<KnownPool>)) {
+    let id = to_word(id);
+    held.retain(|pool| {
+        let Some(pool) = pool.upgrade() else {
+            return false;
+        };
+        if pool.id.load(Ordering::Relaxed) == id {
+            act(&pool);
+        }
+        true
+    });
 }
 
 pub(crate) const fn to_word(pool: PoolId) -> u64 {

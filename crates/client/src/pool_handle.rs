@@ -20,6 +20,7 @@ use crate::call::{Call, Finished, Refused, Values};
 use crate::call_parts::PartError;
 use crate::error::Error;
 use crate::known_pools::{KnownPool, KnownPools, from_word};
+use crate::reentrancy::{is_inside, refuse_inside};
 use crate::runtime::Runtime;
 use crate::task::Task;
 use crate::task_error::TaskError;
@@ -36,9 +37,6 @@ pub struct PoolHandle {
     module: &'static str,
     shared: Arc<KnownPool>,
 }
-
-/// Beside an owner: one was named.
-const NAMED: u64 = 1 << 32;
 
 impl PoolHandle {
     /// The pool of this module with this id, which may be made later. [`PoolId::NULL`] is the id of none. Sends
@@ -59,7 +57,7 @@ impl PoolHandle {
     pub fn async_open(runtime: &Runtime, module: &'static str, choice: PoolChoice) -> Task<Self> {
         let pool = Self::new(runtime, module, PoolId::NULL);
         if let Some(owner) = choice.owner {
-            pool.set_owner(owner);
+            pool.shared.set_owner(owner);
         }
         let attached = runtime.admin().async_attach_pool(&AttachPool {
             pool: choice,
@@ -122,9 +120,33 @@ impl PoolHandle {
         self.shared.has_changed()
     }
 
-    /// Notes that the application has asked for the pool's contents, and knows what holds now.
+    /// Notes that the application knows what holds now. In a signal handler that has interrupted another call of its
+    /// thread, and in a forked child, this does nothing.
     pub fn accept_change(&self) {
-        self.shared.accept_change();
+        if self.is_outside_here() {
+            self.known_pools().accept_change(&self.shared);
+        }
+    }
+
+    /// Notes that the application has asked what is in the pool, all of it of this instance of the pool
+    /// ([`Call::instance`] of the task).
+    ///
+    /// # Errors
+    /// [`Status::PoolChanged`] if the pool has become another one than that; where [`Self::accept_change`] does
+    /// nothing, [`Status::Forked`] and [`Status::Busy`].
+    pub fn accept_contents(&self, instance: u32) -> Result<(), Error> {
+        if !self.runtime.inner.lanes.is_here() {
+            return Err(Error::forked(self.operation()));
+        }
+        refuse_inside(self.operation())?;
+        match self.known_pools().accept_contents(&self.shared, instance) {
+            true => Ok(()),
+            false => self.check_unchanged(),
+        }
+    }
+
+    fn is_outside_here(&self) -> bool {
+        self.runtime.inner.lanes.is_here() && !is_inside()
     }
 
     /// The call of a method. It is for the pool as it is known now: for another one that has its id later, it fails
@@ -214,7 +236,7 @@ impl PoolHandle {
     }
 
     /// As [`Self::submit`], for a method that only looks, which works also where the pool has changed: with its result,
-    /// [`Self::accept_change`] is for the module's client to call.
+    /// [`Self::accept_contents`] is for the module's client to call.
     pub fn submit_look<T: Send + 'static>(
         &self,
         call: Call,
@@ -340,7 +362,7 @@ impl PoolHandle {
     fn attached_call(&self, call: Call) -> Call {
         Call {
             pool: self.id(),
-            instance: self.shared.instance.load(Ordering::Relaxed),
+            instance: self.shared.instance(),
             ..call
         }
     }
@@ -394,10 +416,9 @@ impl PoolHandle {
         if self.shared.is_attached() || id.is_null() || id == PoolId::ADMIN {
             return None;
         }
-        let owner = self.shared.owner.load(Ordering::Relaxed);
         Some(self.runtime.admin().async_attach_pool(&AttachPool {
             pool: PoolChoice {
-                owner: (owner & NAMED != 0).then_some(owner as u32),
+                owner: self.shared.owner(),
                 ..id.into()
             },
             module: self.module.to_owned(),
@@ -420,19 +441,12 @@ impl PoolHandle {
         format!("using pool {}", self.id())
     }
 
-    fn set_owner(&self, owner: u32) {
-        let owner = u64::from(owner) | NAMED;
-        self.shared.owner.store(owner, Ordering::Relaxed);
-    }
-
     /// Notes the pool that the session was attached to, also for other values that hold a pool of this id over this
     /// connection.
     fn settle(&self, info: &PoolInfo) {
         // Whoever makes a pool is told that it is new, and knows that nothing is in it.
         let is_new = info.created && !info.opened;
-        self.shared.settle(info, is_new);
-        self.set_owner(info.permissions.owner);
-        self.known_pools().settle(info, &self.shared);
+        self.known_pools().settle(info, &self.shared, is_new);
     }
 
     fn known_pools(&self) -> &KnownPools {
