@@ -131,17 +131,14 @@ fn create_on_file(
         }
         let opened = open_and_offer(pool.runtime(), Path::new(&request.name), how);
         let (offered, made) = opened.map_err(|error| error.during(describe(&request.name)))?;
-        request.file = Some(offered.number());
-        let created = pool.async_create(query, &request).await;
-        let is_settled = match &created {
+        let created = pool.async_create_on(query, &mut request, offered).await;
+        let is_answered = match &created {
             Ok(_) => true,
-            Err(error) => error.status() != Status::ConnectionLost,
+            // A forked child has no part in what its parent has asked for.
+            Err(error) => !matches!(error.status(), Status::ConnectionLost | Status::Forked),
         };
-        if is_settled {
-            offered.settle();
-        }
         match (created, made) {
-            (Err(error), Some(made)) if is_settled => Err(removed_after(error, &made)),
+            (Err(error), Some(made)) if is_answered => Err(removed_after(error, &made)),
             (Ok(info), Some(made)) if !info.created => {
                 // Somebody else has made the pool meanwhile: mostly on this file, rarely on another one, as where its
                 // path leads elsewhere for them.

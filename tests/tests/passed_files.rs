@@ -4,16 +4,19 @@ use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
+use std::{iter, thread};
 
 use chimaera_bdev_client::{
-    Client, ConnectOptions, CreateOptions, Error, GetOrCreatePool, MODULE_NAME, PoolId, PoolQuery,
-    Runtime, Status,
+    Client, ConnectOptions, CreateOptions, Error, GetOrCreatePool, MODULE_NAME, PoolId, PoolInfo,
+    PoolQuery, Runtime, Status, Task,
 };
+use chimaera_faulty_runtime::Method;
 use chimaera_proto::codec;
 use chimaera_tests::exit::{IN_THE_WAY, NOT_PERMITTED, WRONG_USAGE};
 use chimaera_tests::{
-    Daemon, LoopDevice, MIB, ROOT, Sandbox, SandboxDaemon, Watchdog, disk_folder, is_root,
-    library_folder, skipped, text,
+    Daemon, Faulty, LoopDevice, MIB, ROOT, Sandbox, SandboxDaemon, Watchdog, disk_folder, is_root,
+    library_folder, skipped, text, until,
 };
 
 /// The user of the daemon.
@@ -343,4 +346,38 @@ fn a_device_whose_pool_is_open_is_found_and_not_opened_again() {
     let second = Client::new(&second, PoolId::NULL);
     let refused = second.create(PoolQuery::Dynamic, device.name(), &options);
     assert_eq!(refused.expect_err("in use").status(), Status::Busy);
+}
+
+#[test]
+fn creations_that_are_given_up_before_they_are_sent_keep_no_file() {
+    let _watchdog = Watchdog::start();
+    let (daemon, folder) = (Daemon::start(), disk_folder());
+    let runtime = daemon.connect();
+    let (holder, other) = (Faulty::created(&runtime, 0), Faulty::created(&runtime, 1));
+    let options = CreateOptions::file().size(4 * MIB);
+    let create = |path: &Path| {
+        let client = Client::new(&runtime, PoolId::NULL);
+        client.async_create(PoolQuery::Dynamic, text(path), &options)
+    };
+    thread::scope(|scope| {
+        let (give, taken) = channel::<(Task<PoolInfo>, PathBuf)>();
+        scope.spawn(|| {
+            let held = iter::repeat_with(|| holder.start(Method::Hold, None));
+            let held: Vec<_> = held.take_while(Task::is_submitted).collect();
+            // The lane of this thread has no room: a task that goes on here opens its file, and no further.
+            for (task, path) in taken {
+                until("the file is made", || task.is_complete() || path.exists());
+                assert!(!task.is_complete(), "{:?}", task.wait());
+            }
+            drop(held);
+        });
+        for round in 0..9 {
+            let path = folder.path().join(format!("given up {round}"));
+            give.send((create(&path), path)).expect("it is there");
+        }
+        drop(give);
+    });
+    let _ = other.about_held(Method::Release, holder.pool_id());
+    let path = folder.path().join("pool");
+    create(&path).wait().expect("it is made");
 }

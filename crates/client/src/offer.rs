@@ -1,14 +1,19 @@
 //! Files that the application has opened, handed over to the runtime for the pools that it asks for.
 
+use std::future::poll_fn;
 use std::os::fd::BorrowedFd;
+use std::pin::Pin;
 use std::time::Instant;
 
+use chimaera_proto::Status;
 use chimaera_proto::control::{ControlReply, ControlRequest};
 
 use crate::control::RequestError;
 use crate::error::Error;
-use crate::reentrancy::refuse_inside;
+use crate::reentrancy::{is_inside, refuse_inside};
 use crate::runtime::Runtime;
+use crate::task::Task;
+use crate::task_error::TaskError;
 
 /// A file that the runtime has, for the pool that a request asks for
 /// ([`GetOrCreatePool::file`](chimaera_proto::admin::GetOrCreatePool::file)).
@@ -30,7 +35,59 @@ impl OfferedFile {
 
     /// The request was answered, or is not sent: nothing names the file any more.
     pub fn settle(self) {
-        self.runtime.inner.offers.lock().give_back(self.number);
+        let inner = &self.runtime.inner;
+        // A forked child has no part in the connection, and in a signal handler the lock may be held for good.
+        if inner.lanes.is_here() && !is_inside() {
+            inner.offers.lock().give_back(self.number);
+        }
+    }
+
+    /// Waits for the task of the request that names the file, and settles the offer as soon as that is answered. If
+    /// this is dropped before, the offer is settled where the request was not submitted, and never will be. Else the
+    /// runtime comes to use the file, and the number is not used again, since the file of a later offer would come into
+    /// the request.
+    pub(crate) async fn during<T>(self, request: Task<T>) -> Result<T, TaskError> {
+        let mut asked = AskedFor {
+            request: Some(request),
+            offered: Some(self),
+        };
+        let answer = poll_fn(|context| {
+            let request = asked.request.as_mut().expect("it was not dropped");
+            Pin::new(request).poll(context)
+        });
+        let answer = answer.await;
+        let is_lost = |error: &TaskError| error.status() == Status::ConnectionLost;
+        // A connection that is lost has no use for the number.
+        if !answer.as_ref().is_err_and(is_lost) {
+            asked.settle();
+        }
+        answer
+    }
+}
+
+/// The task of a request that names a file which was offered.
+struct AskedFor<T> {
+    request: Option<Task<T>>,
+    /// Until it is settled.
+    offered: Option<OfferedFile>,
+}
+
+impl<T> AskedFor<T> {
+    fn settle(&mut self) {
+        if let Some(offered) = self.offered.take() {
+            offered.settle();
+        }
+    }
+}
+
+impl<T> Drop for AskedFor<T> {
+    fn drop(&mut self) {
+        let was_submitted = self.request.as_ref().is_none_or(Task::is_submitted);
+        // First, so that nothing can name the file when another one gets its number.
+        self.request = None;
+        if !was_submitted {
+            self.settle();
+        }
     }
 }
 

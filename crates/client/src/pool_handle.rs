@@ -20,6 +20,7 @@ use crate::call::{Call, Finished, Refused, Values};
 use crate::call_parts::PartError;
 use crate::error::Error;
 use crate::known_pools::{KnownPool, KnownPools, from_word};
+use crate::offer::OfferedFile;
 use crate::reentrancy::{is_inside, refuse_inside};
 use crate::runtime::Runtime;
 use crate::task::Task;
@@ -73,10 +74,29 @@ impl PoolHandle {
     /// Creates the pool, or finds it, and attaches to it. Does not wait. See
     /// [`AdminClient::get_or_create_pool`](crate::AdminClient::get_or_create_pool) for the errors.
     pub fn async_create(&self, query: PoolQuery, request: &GetOrCreatePool) -> Task<PoolInfo> {
-        let created = self
-            .runtime
-            .admin()
-            .async_get_or_create_pool(query, request);
+        let admin = self.runtime.admin();
+        self.finish_creation(request, admin.async_get_or_create_pool(query, request))
+    }
+
+    /// As [`Self::async_create`], on a file that was offered over this connection, which the request names from now on.
+    /// If the task is dropped before its request is submitted, another file can be offered in the place of this one.
+    pub fn async_create_on(
+        &self,
+        query: PoolQuery,
+        request: &mut GetOrCreatePool,
+        file: OfferedFile,
+    ) -> Task<PoolInfo> {
+        request.file = Some(file.number());
+        let admin = self.runtime.admin();
+        let created = admin.async_get_or_create_pool(query, request);
+        self.finish_creation(request, file.during(created))
+    }
+
+    fn finish_creation(
+        &self,
+        request: &GetOrCreatePool,
+        created: impl Future<Output = Result<PoolInfo, TaskError>> + Send + 'static,
+    ) -> Task<PoolInfo> {
         let (pool, operation) = (
             self.clone(),
             format!("creating the pool \"{}\"", brief(&request.name)),
