@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use chimaera_bdev_client::{Client, CreateOptions, PoolId, PoolQuery, Runtime, Status, embed};
+use chimaera_bdev_client::{
+    Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status, embed,
+};
 use chimaera_testing::{MIB, Watchdog, until};
 
 const QUERY: PoolQuery = PoolQuery::Dynamic;
@@ -110,4 +112,46 @@ fn more_files_than_can_be_passed_at_a_time_are_refused_and_leave_nothing() {
     client
         .create(QUERY, text(&path), &options)
         .expect("it is made");
+}
+
+#[test]
+fn no_pool_is_left_to_who_knows_another_one_and_what_was_there_stays() {
+    let _watchdog = Watchdog::start();
+    let runtime = embedded();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("pool");
+    let options = CreateOptions::file().size(4 * MIB);
+    let create = |options: &CreateOptions| {
+        let client = Client::new(&runtime, PoolId::NULL);
+        let info = client.create(QUERY, text(&path), options)?;
+        Ok::<_, Error>((client, info))
+    };
+    let changed = |known| {
+        let error = create(&options.incarnation(known)).expect_err("it is another one");
+        assert_eq!(error.status(), Status::PoolChanged, "{error}");
+        let found = runtime.admin().find_pool(text(&path));
+        let error = found.expect_err("it was not wanted");
+        assert_eq!(error.status(), Status::PoolNotFound, "{error}");
+    };
+    // The file is lost. A new one is as much as nothing to who wants what the old one had.
+    changed(7);
+    assert!(!path.exists());
+    let (client, info) = create(&options).expect("it is made");
+    assert!(!info.opened);
+    let block = client.allocate_blocks(QUERY, 4096).expect("room")[0];
+    let destroy = || runtime.admin().destroy_pool(text(&path)).expect("it ends");
+    destroy();
+    changed(info.incarnation.wrapping_add(1).max(1));
+    let (client, info) = create(&options).expect("it is there");
+    assert!(info.opened);
+    // It has ended in good order also when it was refused.
+    assert!(info.predecessor.is_some());
+    let owned: Vec<_> = client
+        .all_blocks(QUERY)
+        .map(|block| block.expect("a list"))
+        .collect();
+    assert_eq!(owned.len(), 1);
+    assert_eq!(owned[0].block, block);
+    destroy();
+    create(&options.incarnation(info.incarnation)).expect("it is the one that is known");
 }

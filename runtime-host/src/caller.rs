@@ -195,6 +195,18 @@ impl Caller {
         std::mem::take(&mut *self.offered.lock()).into_values()
     }
 
+    /// Checks that this id stands for no pool for which `is_live` says that it is still there.
+    ///
+    /// # Errors
+    /// [`Status::Busy`] if it does.
+    pub(crate) fn check_may_attach(
+        &self,
+        id: PoolId,
+        is_live: impl Fn(u64) -> bool,
+    ) -> Result<(), ModuleError> {
+        check_is_free(&self.attached.lock(), id, is_live)
+    }
+
     /// Notes that this id stands for the pool with this number. `is_live` says whether a pool is still there.
     ///
     /// # Errors
@@ -206,24 +218,30 @@ impl Caller {
         is_live: impl Fn(u64) -> bool,
     ) -> Result<(), ModuleError> {
         let mut attached = self.attached.lock();
-        if attached
-            .get(&id)
-            .is_some_and(|&other| other != pool && is_live(other))
-        {
-            return Err(ModuleError::new(
-                Status::Busy,
-                format!(
-                    "this connection uses another user's pool with the id {id} already: use another connection for \
-                     this one"
-                ),
-            ));
-        }
+        check_is_free(&attached, id, |other| other != pool && is_live(other))?;
         if attached.len() >= MAX_ATTACHMENTS {
             attached.retain(|_, &mut pool| is_live(pool));
         }
         attached.insert(id, pool);
         Ok(())
     }
+}
+
+/// Checks that an id stands for no other pool in a session.
+fn check_is_free(
+    attached: &BTreeMap<PoolId, u64>,
+    id: PoolId,
+    is_other: impl Fn(u64) -> bool,
+) -> Result<(), ModuleError> {
+    if !attached.get(&id).is_some_and(|&number| is_other(number)) {
+        return Ok(());
+    }
+    Err(ModuleError::new(
+        Status::Busy,
+        format!(
+            "this connection uses another user's pool with the id {id} already: use another connection for this one"
+        ),
+    ))
 }
 
 impl From<&Caller> for Creator {

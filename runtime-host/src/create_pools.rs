@@ -1,4 +1,7 @@
 //! Making pools: a creation request finds the pool that it asks for, or has its module make one.
+//!
+//! Law: a creation that fails leaves no pool behind, neither one that was made for it nor one that was opened. Whoever
+//! is refused may remove the file that was to have the pool, and asks again for what is there.
 
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::AsFd;
@@ -56,6 +59,8 @@ impl ControlSide {
                 if module != asked.module {
                     return Err(of_another_module(&pool.name, module, &asked.module));
                 }
+                // Before anything is changed for a request that fails.
+                self.check_attach(&pool, caller, asked.incarnation)?;
                 let again = CreateAgain {
                     creator: (&**caller).into(),
                     may_manage: pool.rights_of(caller).has(Right::Manage),
@@ -82,9 +87,11 @@ impl ControlSide {
         caller: &Arc<Caller>,
     ) -> Result<PoolInfo, ModuleError> {
         self.modules.check_client(&asked.module, caller)?;
+        let key = reservation.key();
+        // Whatever can be known before it is checked before: the module may write to a device.
+        caller.check_may_attach(key.id, |number| self.pools.is_live(number))?;
         let module = self.modules.get(&asked.module)?;
         let speaker = Speaker::new(module.name(), &asked.name);
-        let key = reservation.key();
         let folders = self.allowed_paths.folders();
         let new = NewPool {
             id: key.id,
@@ -104,10 +111,46 @@ impl ControlSide {
         };
         let made = speaker.during(|| module.create(Arc::clone(&self.table), &new));
         let container = PoolContainer::new(made?, speaker);
+        let pool = self.settle(
+            &mut reservation,
+            (container, new.permissions),
+            asked,
+            caller,
+        )?;
+        // Nothing can fail any more.
+        self.ask_workers(|done| WorkerCommand::AddPool {
+            pool: Arc::clone(&pool),
+            done,
+        });
+        self.let_tasks_reach(&pool, caller);
+        let info = pool.info(true, caller);
+        reservation.publish(pool);
+        let came = if info.opened { "opened" } else { "created" };
+        log::info(format_args!(
+            "pool {came}: {} {}, module {}, {}, for {caller}",
+            info.id, info.name, info.module, info.permissions
+        ));
+        Ok(info)
+    }
+
+    /// Settles what the pool of a new container is, whose it is and that its creator may use it. If not, the container
+    /// is dropped: nothing was done in the pool, and one that was opened ends as it was.
+    ///
+    /// So a pool that was opened for a client who knows another incarnation of it ends too, which is one more end in
+    /// good order: whoever knows the incarnation that ended before is then told as well that the pool has changed. The
+    /// alternative would be a pool that is in use though everybody who asked for it was refused.
+    fn settle(
+        &self,
+        reservation: &mut PoolReservation<'_>,
+        (container, permissions): (PoolContainer, Permissions),
+        asked: &GetOrCreatePool,
+        caller: &Arc<Caller>,
+    ) -> Result<Arc<Pool>, ModuleError> {
+        let key = reservation.key();
         let id = settle_id(key.id, asked, container.pool_id()?)?;
         let opened = container.was_opened()?;
         let incarnation = container.incarnation()?.unwrap_or_else(drawn_incarnation);
-        let permissions = container.permissions()?.unwrap_or(new.permissions);
+        let permissions = container.permissions()?.unwrap_or(permissions);
         let owner = permissions.owner;
         if owner != key.owner && !self.pools.is_for(owner, asked, caller) {
             return Err(recorded_for_another(&asked.name, owner));
@@ -123,19 +166,10 @@ impl ControlSide {
             container,
         }));
         pool.require_any(caller)?;
-        self.ask_workers(|done| WorkerCommand::AddPool {
-            pool: Arc::clone(&pool),
-            done,
-        });
-        let info = pool.info(true, caller);
-        let attached = self.attach(&pool, caller, asked.incarnation);
-        reservation.publish(pool);
-        let came = if opened { "opened" } else { "created" };
-        log::info(format_args!(
-            "pool {came}: {id} {}, module {}, {permissions}, for {caller}",
-            asked.name, asked.module
-        ));
-        attached.map(|()| info)
+        check_incarnation(&pool, asked.incarnation)?;
+        reservation.set_number(pool.number);
+        caller.attach(id, pool.number, |number| self.pools.is_live(number))?;
+        Ok(pool)
     }
 
     /// Attaches a client to a pool: tasks that it sends from now on find the pool by its id. `known` is the incarnation
@@ -146,23 +180,45 @@ impl ControlSide {
         caller: &Arc<Caller>,
         known: Option<u64>,
     ) -> Result<(), ModuleError> {
-        let Incarnation {
-            current,
-            predecessor,
-        } = pool.incarnation;
-        if known.is_some_and(|known| known != current && Some(known) != predecessor) {
-            return Err(changed(&pool.name));
-        }
-        let (id, number) = (pool.id, pool.number);
-        caller.attach(id, number, |number| self.pools.is_ready(number))?;
-        self.ask_workers(|done| WorkerCommand::Attach {
-            caller: Arc::clone(caller),
-            id,
-            pool: number,
-            done,
-        });
+        check_incarnation(pool, known)?;
+        caller.attach(pool.id, pool.number, |number| self.pools.is_live(number))?;
+        self.let_tasks_reach(pool, caller);
         Ok(())
     }
+
+    /// Checks that a client could be attached to a pool that is in use.
+    fn check_attach(
+        &self,
+        pool: &Pool,
+        caller: &Caller,
+        known: Option<u64>,
+    ) -> Result<(), ModuleError> {
+        check_incarnation(pool, known)?;
+        let is_other = |number| number != pool.number && self.pools.is_live(number);
+        caller.check_may_attach(pool.id, is_other)
+    }
+
+    /// Has every worker take tasks for a pool of a client that is attached to it.
+    fn let_tasks_reach(&self, pool: &Pool, caller: &Arc<Caller>) {
+        self.ask_workers(|done| WorkerCommand::Attach {
+            caller: Arc::clone(caller),
+            id: pool.id,
+            pool: pool.number,
+            done,
+        });
+    }
+}
+
+/// Checks that what a client knows of a pool holds, if it knows anything.
+fn check_incarnation(pool: &Pool, known: Option<u64>) -> Result<(), ModuleError> {
+    let Incarnation {
+        current,
+        predecessor,
+    } = pool.incarnation;
+    if known.is_none_or(|known| known == current || Some(known) == predecessor) {
+        return Ok(());
+    }
+    Err(changed(&pool.name))
 }
 
 /// The id that a pool gets: the one that its container says is recorded for it, if there is one.

@@ -18,7 +18,8 @@ pub trait Container: Send + Sync + Sized + 'static {
     /// and of these no task whose sender lacks the right.
     const METHODS: &'static [DeclaredMethod];
 
-    /// Makes the container of a new pool. Runs on the control side and may block.
+    /// Makes the container of a new pool. Runs on the control side and may block. If it turns out that whoever asked
+    /// cannot have the pool, the container is dropped before it has had a task or a flush.
     ///
     /// # Errors
     /// Whatever prevents it, in words for whoever asked for the pool. Nothing stays behind.

@@ -41,6 +41,7 @@ impl PoolRegistry {
                     let entry = PoolEntry {
                         name: name.to_owned(),
                         module: asked.module.clone(),
+                        number: None,
                         phase: PoolPhase::Creating,
                     };
                     let key = PoolKey { id, owner };
@@ -162,6 +163,14 @@ impl<'a> PoolReservation<'a> {
         drop(state);
         self.pools.changed.notify_all();
         Ok(())
+    }
+
+    /// Notes the number of the pool that is being made: from now on it is as live as one that is in use, for sessions
+    /// that attach to it.
+    pub(crate) fn set_number(&self, number: u64) {
+        if let Some(entry) = self.pools.state.lock().by_key.get_mut(&self.key) {
+            entry.number = Some(number);
+        }
     }
 
     /// Makes the pool available, which workers know already. The caller keeps no `Arc` of it: from now on it can be

@@ -178,6 +178,8 @@ struct PoolEntry {
     name: String,
     /// The name of its module.
     module: String,
+    /// The pool's number, as soon as it has one.
+    number: Option<u64>,
     phase: PoolPhase,
 }
 
@@ -305,13 +307,12 @@ impl PoolRegistry {
         state.by_key.values().filter(is_ready).count()
     }
 
-    /// Whether the pool with this number can be used.
-    pub(crate) fn is_ready(&self, number: u64) -> bool {
+    /// Whether the pool with this number can be used, or is about to be: its end has not begun.
+    pub(crate) fn is_live(&self, number: u64) -> bool {
         let state = self.state.lock();
-        state
-            .by_key
-            .values()
-            .any(|entry| matches!(&entry.phase, PoolPhase::Ready(pool) if pool.number == number))
+        let of_number = |entry: &&PoolEntry| entry.number == Some(number);
+        let entry = state.by_key.values().find(of_number);
+        entry.is_some_and(|entry| !matches!(entry.phase, PoolPhase::Ending(_)))
     }
 
     /// Gives a pool that is in use other permissions, and with another owner its place among that owner's.
