@@ -4,6 +4,9 @@
 //! could have written it who is not trusted with the pool anyway: the file belongs to root, to the user of this process
 //! or to the owner that the superblock names, and nobody else may write to it. Access control lists are not looked at,
 //! but where there is one, the group's bits of the mode are the most that it gives anybody.
+//!
+//! Owner and mode of the file say who may open it now. A user who passes it open for writing may have opened it when
+//! they said otherwise, and have written whatever he liked: of such a file only that user himself is believed.
 
 #![forbid(unsafe_code)]
 
@@ -33,9 +36,13 @@ pub(super) fn settle(
     let file = opening.device.named_file().metadata();
     let file = file.map_err(|error| opening.device_failed("look at", &error))?;
     let (file_owner, file_mode) = (file.uid(), file.mode());
-    if recorded.user != OVERFLOW_ID
-        && (is_told || is_believed(recorded.user, file_owner, file_mode, geteuid().as_raw()))
-    {
+    let writer = opening.device.passer_can_write();
+    let writer = writer.then_some(context.creator.uid);
+    let is_believed = || {
+        writer.is_none_or(|writer| writer == recorded.user)
+            && is_believed(recorded.user, file_owner, file_mode, geteuid().as_raw())
+    };
+    if recorded.user != OVERFLOW_ID && (is_told || is_believed()) {
         return Ok(Permissions {
             owner: recorded.user,
             group: recorded.group,
@@ -46,23 +53,25 @@ pub(super) fn settle(
     let permissions = Permissions::of_owner(asked.owner, asked.group);
     let is_other = recorded.user != permissions.owner;
     if is_other || recorded.mode != permissions.mode.into() {
+        let cause = match writer {
+            Some(writer) => format!("user {writer} has passed its file open for writing"),
+            None => format!(
+                "its file belongs to user {file_owner} and has the mode {:04o}",
+                file_mode & 0o7777
+            ),
+        };
         let text = format!(
-            "it records owner {}, group {} and mode {:04o}, which is not believed, as its file belongs to user \
-             {file_owner} and has the mode {:04o}: whoever may write to it may have written that. So the pool is user \
-             {}'s, with the mode {:04o}; `chimaera pool chown` and `chmod` change it, and --trust-owner believes it",
-            recorded.user,
-            recorded.group,
-            recorded.mode,
-            file_mode & 0o7777,
-            permissions.owner,
-            permissions.mode,
+            "it records owner {}, group {} and mode {:04o}, which is not believed, as {cause}: whoever may write to it \
+             may have written that. So the pool is user {}'s, with the mode {:04o}; `chimaera pool chown` and `chmod` \
+             change it, and --trust-owner believes it",
+            recorded.user, recorded.group, recorded.mode, permissions.owner, permissions.mode,
         );
         opening.log(Level::Warning, &text);
     }
     Ok(permissions)
 }
 
-/// Whether nobody can have written this owner into a file who is not trusted with the pool.
+/// Whether nobody who may open the file now can have written this owner into it who is not trusted with the pool.
 fn is_believed(recorded: u32, file_owner: u32, file_mode: u32, own: u32) -> bool {
     file_mode & WRITABLE_BY_OTHERS == 0 && [0, own, recorded].contains(&file_owner)
 }

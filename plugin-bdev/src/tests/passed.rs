@@ -2,13 +2,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use chimaera_bdev_proto::{CreateParams, FileState, IoEngine, MEGABYTE, Method};
 use chimaera_chimod::{Creator, ModuleError};
-use chimaera_proto::Status;
+use chimaera_proto::{Permissions, Status};
 use chimaera_testing::{SystemCallFilter, disk_folder};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
@@ -314,4 +314,45 @@ fn a_path_is_not_opened_where_the_kernel_cannot_keep_to_it() {
         assert!(!fs::exists(&name).expect("the folder is there"));
         drop(pass(ROOT, &open(&name), &name, &params()).expect("a passed file needs no path"));
     });
+}
+
+#[test]
+fn what_a_user_may_have_written_to_a_file_that_he_passed_is_not_believed() {
+    if !has_ring() {
+        return;
+    }
+    let folder = disk_folder();
+    let name = name_in(&folder, "pool");
+    let record = |permissions| {
+        let pool = pass(ROOT, &open(&name), &name, &params()).expect("an operator's");
+        pool.handle().set_permissions(permissions).expect("set");
+    };
+    let of_root = Permissions {
+        mode: 0o666,
+        ..Permissions::of_owner(ROOT.uid, ROOT.gid)
+    };
+    let of_user = Permissions {
+        mode: 0o640,
+        ..Permissions::of_owner(USER.uid, USER.gid)
+    };
+    let given = |file: &File, params: &CreateParams| {
+        let pool = pass(USER, file, &name, params).expect("opened");
+        pool.handle().permissions().expect("told")
+    };
+    record(of_root);
+    let (written, read) = (open(&name), File::open(&name).expect("opened"));
+    // Whoever was let in once has it open for writing, whatever the file says later.
+    let closed = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(&name, closed).expect("its own");
+    let read_only = CreateParams {
+        read_only: true,
+        total_size: 0,
+        ..params()
+    };
+    let own = Permissions::of_owner(USER.uid, USER.gid);
+    assert_eq!(given(&written, &params()), Some(own));
+    assert_eq!(given(&written, &read_only), Some(own));
+    assert_eq!(given(&read, &read_only), Some(of_root));
+    record(of_user);
+    assert_eq!(given(&written, &params()), Some(of_user));
 }

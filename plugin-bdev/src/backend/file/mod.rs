@@ -37,6 +37,7 @@ use chimaera_bdev_format::image::{FileDisk, FileLock, PoolFile, is_read_only, si
 use chimaera_bdev_proto::UNIT_BYTES;
 use chimaera_chimod::{Activity, CreateContext, Host, Level, ModuleError, PerWorker, Worker};
 use chimaera_proto::Failure;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::backend::transfer::Transfer;
@@ -60,6 +61,7 @@ pub(crate) struct FileDevice {
     exchange: GrantExchange,
     wakes: Box<[Arc<EventFd>]>,
     file: PoolFile,
+    origin: FileOrigin,
     disk: FileDisk,
     named_file: Arc<NamedFile>,
     name: String,
@@ -138,6 +140,7 @@ impl FileDevice {
             )),
             disk: FileDisk::new(Arc::clone(&opened.file)),
             file: opened.file,
+            origin: opened.origin,
             name: context.name.to_owned(),
             total_size: opened.total_size,
             size_asked: parameters.total_size,
@@ -174,6 +177,14 @@ impl FileDevice {
     /// Whether nothing can be written there, by nobody: see [`is_read_only`].
     pub(crate) fn cannot_be_written(&self) -> bool {
         is_read_only(&self.file)
+    }
+
+    /// Whether a user who is no operator has passed the file and has it open for writing himself, whatever its mode is
+    /// by now.
+    pub(crate) fn passer_can_write(&self) -> bool {
+        let flags = fcntl(&self.file, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
+        let only_reads = flags.is_ok_and(|flags| flags & OFlag::O_ACCMODE == OFlag::O_RDONLY);
+        self.origin == FileOrigin::PassedByUser && !only_reads
     }
 
     /// Whether I/O bypasses the page cache.
