@@ -23,7 +23,7 @@ use chimaera_proto::{ModuleError, Status};
 
 pub use made::MadeFile;
 pub use open::{FileKind, HowToOpen, OpenedPath, kind_of, open};
-pub use path::{PathUse, check_stores, ends_with_slash, refused};
+pub use path::{PathUse, check_stores, ends_with_slash, refused, refused_open};
 pub use reach::Reach;
 
 /// The error that a file is in use, for this reason.

@@ -44,9 +44,19 @@ impl PathUse {
     }
 }
 
-/// The error that something could not be done with a path.
+/// The error that something could not be done with a path. To say why, it looks at the path.
 #[must_use]
 pub fn refused(access: PathUse, path: &Path, error: &io::Error) -> ModuleError {
+    let refusal = refused_open(access, path, error);
+    match error.raw_os_error() {
+        Some(libc::ENOENT) => with_advice(refusal, what_is_missing(path)),
+        _ => refusal,
+    }
+}
+
+/// As [`refused`], of a file that is open already. Its path, which may be somebody else's, is not looked at.
+#[must_use]
+pub fn refused_open(access: PathUse, path: &Path, error: &io::Error) -> ModuleError {
     let action = format_args!("cannot {} {}", access.verb(), path.display());
     let mut refusal = ModuleError::system(action, error);
     let errno = error.raw_os_error().unwrap_or(0);
@@ -54,7 +64,11 @@ pub fn refused(access: PathUse, path: &Path, error: &io::Error) -> ModuleError {
     if matches!(errno, libc::ELOOP | libc::ENAMETOOLONG | libc::EISDIR) {
         refusal.failure.status = Status::InvalidArgument;
     }
-    if let Some(advice) = advice(access, path, errno) {
+    with_advice(refusal, advice(access, path, errno))
+}
+
+fn with_advice(mut refusal: ModuleError, advice: Option<String>) -> ModuleError {
+    if let Some(advice) = advice {
         refusal.message = format!("{}: {advice}", refusal.message);
     }
     refusal
@@ -75,7 +89,7 @@ const KERNEL_FILE_SYSTEMS: [FsType; 8] = [
 
 /// Refuses an open file that stores nothing. To be called before the file is read.
 pub fn check_stores(path: &Path, file: &File) -> Result<(), ModuleError> {
-    let system = fstatfs(file).map_err(|errno| refused(PathUse::Look, path, &errno.into()))?;
+    let system = fstatfs(file).map_err(|errno| refused_open(PathUse::Look, path, &errno.into()))?;
     if !KERNEL_FILE_SYSTEMS.contains(&system.filesystem_type()) {
         return Ok(());
     }
@@ -91,17 +105,6 @@ pub fn check_stores(path: &Path, file: &File) -> Result<(), ModuleError> {
 
 fn advice(access: PathUse, path: &Path, errno: i32) -> Option<String> {
     let advice = match errno {
-        libc::ENOENT => match std::fs::read_link(path) {
-            Ok(target) => {
-                return Some(format!(
-                    "it is a symbolic link to {}, which does not exist; create that, or name it instead of \
-                     the link, since no file is made through a link",
-                    target.display()
-                ));
-            }
-            Err(_) if !has_folder(path) => "its folder does not exist; create that first",
-            Err(_) => return None,
-        },
         libc::ENOTDIR | libc::EISDIR if ends_with_slash(path) => {
             "it ends with a slash, as only a directory's path does; leave that out"
         }
@@ -131,6 +134,21 @@ fn advice(access: PathUse, path: &Path, errno: i32) -> Option<String> {
         _ => return None,
     };
     Some(advice.to_owned())
+}
+
+/// What is missing at a path, or on its way.
+fn what_is_missing(path: &Path) -> Option<String> {
+    match std::fs::read_link(path) {
+        Ok(target) => Some(format!(
+            "it is a symbolic link to {}, which does not exist; create that, or name it instead of the link, since no \
+             file is made through a link",
+            target.display()
+        )),
+        Err(_) if !has_folder(path) => {
+            Some("its folder does not exist; create that first".to_owned())
+        }
+        Err(_) => None,
+    }
 }
 
 /// Whether a file could lie where the path says.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -355,4 +355,49 @@ fn what_a_user_may_have_written_to_a_file_that_he_passed_is_not_believed() {
     assert_eq!(given(&read, &read_only), Some(of_root));
     record(of_user);
     assert_eq!(given(&written, &params()), Some(of_user));
+}
+
+#[test]
+fn nobody_learns_from_a_pool_on_a_file_that_he_passed_where_a_path_leads() {
+    if !has_ring() {
+        return;
+    }
+    let folder = disk_folder();
+    let name = name_in(&folder, "pool");
+    let there = name_in(&folder, "there");
+    fs::write(&there, "precious").expect("written");
+    let pool = pass(USER, &open(&name), &name, &params()).expect("made");
+    let kept = name_in(&folder, "kept");
+    fs::rename(&name, &kept).expect("moved");
+    // Whoever may put links there would have the daemon look at what he may not.
+    for target in [there, name_in(&folder, "absent"), kept.clone()] {
+        symlink(&target, &name).expect("a link");
+        pool.ask_again_by(USER, &params()).expect("the same pool");
+        pool.run(Method::Flush, [0; 3], None).expect("flushed");
+        assert_eq!(pool.stats().file, Some(FileState::InPlace), "{target}");
+        fs::remove_file(&name).expect("removed");
+    }
+    assert_eq!(pool.recorder().log(), []);
+    // What its file says of itself is told.
+    fs::remove_file(&kept).expect("removed");
+    let error = pool.ask_again_by(USER, &params()).expect_err("it is lost");
+    assert!(error.message.contains("it was removed"), "{error}");
+    assert_eq!(pool.stats().file, Some(FileState::Removed));
+}
+
+#[test]
+fn a_path_that_a_file_records_is_not_looked_at_for_the_user_who_passed_it() {
+    let folder = disk_folder();
+    let (name, link) = (name_in(&folder, "pool"), name_in(&folder, "link"));
+    drop(pass(ROOT, &open(&name), &name, &params()).expect("made"));
+    symlink(&name, &link).expect("a link");
+    let refusal = |creator| {
+        let refused = pass(creator, &open(&link), &link, &params());
+        refused.err().expect("it has another name").message
+    };
+    assert!(refusal(ROOT).contains("both lead to it"));
+    if has_ring() {
+        let said = refusal(USER);
+        assert!(said.contains("`chimaera pool rename"), "{said}");
+    }
 }

@@ -135,7 +135,7 @@ impl FileDevice {
             named_file: Arc::new(NamedFile::new(
                 Arc::clone(&opened.file),
                 context.name,
-                opened.origin.is_passed(),
+                opened.origin,
                 opened.total_size,
             )),
             disk: FileDisk::new(Arc::clone(&opened.file)),

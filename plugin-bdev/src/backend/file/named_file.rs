@@ -6,6 +6,11 @@
 //!
 //! The path of a file that was passed may mean nothing here: it may lie in a folder that this process cannot reach, or
 //! in another mount namespace. Where it did not lead to the file when the pool was opened, it is not looked at.
+//!
+//! Law: no path is looked at for a file that somebody passed who is no operator, neither the one that he named nor one
+//! that the file records. This process may look where he may not: he would put a link there and learn what exists, have
+//! file systems mounted, or hold up the thread that looks. Of such a file it is told whether it has a name and all of
+//! its bytes.
 
 #![forbid(unsafe_code)]
 
@@ -22,12 +27,16 @@ use chimaera_chimod::{Host, Level, ModuleError};
 use chimaera_proto::{Failure, Status, shell};
 use parking_lot::Mutex;
 
+use super::source::FileOrigin;
+
 /// An open file, the path that it was opened at, and how long it was then.
 #[derive(Debug)]
 pub(crate) struct NamedFile {
     file: PoolFile,
     path: PathBuf,
-    /// Whether the path led to the file when that was opened.
+    /// Whether paths may be looked at.
+    looks: bool,
+    /// Whether the path led to the file when that was opened, as far as that may be known.
     is_at_path: bool,
     /// Bytes of it that the pool manages.
     total_size: u64,
@@ -52,16 +61,21 @@ pub(crate) enum FileLoss {
 }
 
 impl NamedFile {
-    /// For a file that was passed, or else opened at the path.
+    /// For a file that comes from there, under this path.
     pub(super) fn new(
         file: PoolFile,
         path: impl Into<PathBuf>,
-        is_passed: bool,
+        origin: FileOrigin,
         total_size: u64,
     ) -> Self {
         let path = path.into();
         Self {
-            is_at_path: !is_passed || leads_to(&path, &file),
+            looks: origin != FileOrigin::PassedByUser,
+            is_at_path: match origin {
+                FileOrigin::Opened => true,
+                FileOrigin::PassedByOperator => leads_to(&path, &file),
+                FileOrigin::PassedByUser => false,
+            },
             file,
             path,
             total_size,
@@ -79,11 +93,11 @@ impl NamedFile {
         self.file.metadata()
     }
 
-    /// Checks that the path leads to the pool's file, and that the file is whole. Blocks as looking at a path
-    /// does.
+    /// Checks that the path leads to the pool's file, where it may be looked at, and that the file has a name and is
+    /// whole. Blocks as looking at a path does.
     ///
     /// # Errors
-    /// [`Status::ParameterMismatch`], if the path does not lead to the file, or the file was cut.
+    /// [`Status::ParameterMismatch`], if the path does not lead to the file, or that is lost or was cut.
     pub(crate) fn check(&self) -> Result<(), ModuleError> {
         let Some(lost) = self.lost() else {
             return Ok(());
@@ -125,9 +139,9 @@ impl NamedFile {
         ModuleError { failure, message }
     }
 
-    /// Whether this path leads to the file too. Blocks as looking at a path does.
+    /// Whether this path leads to the file too, where it may be looked at. Blocks as looking at a path does.
     pub(crate) fn is_reached_by(&self, path: &str) -> bool {
-        leads_to(Path::new(path), &self.file)
+        self.looks && leads_to(Path::new(path), &self.file)
     }
 
     /// Warns in the log, once, if the path does not lead to the file, or the file was cut. Blocks as looking at a

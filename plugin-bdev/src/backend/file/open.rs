@@ -18,7 +18,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use chimaera_bdev_file::{FileKind, MadeFile, OpenedPath, PathUse, refused};
+use chimaera_bdev_file::{FileKind, MadeFile, OpenedPath, PathUse, refused_open};
 use chimaera_bdev_format::Geometry;
 use chimaera_bdev_format::contents::DeviceContents;
 use chimaera_bdev_format::image::{
@@ -239,7 +239,7 @@ fn check_writable(path: &Path, device: &File) -> Result<(), ModuleError> {
         Ok(false) => Ok(()),
         Ok(true) => {
             let error = io::Error::from_raw_os_error(libc::EROFS);
-            Err(refused(PathUse::Write, path, &error))
+            Err(refused_open(PathUse::Write, path, &error))
         }
         Err(errno) => Err(ModuleError::system(
             format_args!("cannot ask whether {} is read-only", path.display()),

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
-use chimaera_bdev_file::{PathUse, busy, refused};
+use chimaera_bdev_file::{PathUse, busy, refused_open};
 use chimaera_bdev_format::image::PoolFile;
 use chimaera_chimod::ModuleError;
 use chimaera_fork::PerProcess;
@@ -37,7 +37,7 @@ impl OpenFile {
     /// [`Status::Busy`](chimaera_proto::Status::Busy) if a pool of this process has it.
     pub(super) fn enter(path: &Path, file: &PoolFile) -> Result<Self, ModuleError> {
         let found = file.metadata();
-        let found = found.map_err(|error| refused(PathUse::Look, path, &error))?;
+        let found = found.map_err(|error| refused_open(PathUse::Look, path, &error))?;
         let key = match found.file_type().is_block_device() {
             true => FileKey::Device(found.rdev()),
             false => FileKey::File(found.dev(), found.ino()),

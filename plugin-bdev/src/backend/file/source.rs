@@ -16,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use chimaera_bdev_file::{
-    FileKind, HowToOpen, OpenedPath, PathUse, Reach, check_stores, kind_of, refused,
+    FileKind, HowToOpen, OpenedPath, PathUse, Reach, check_stores, kind_of, refused_open,
 };
 use chimaera_chimod::{AllowedPaths, CreateContext, Host, ModuleError};
 use chimaera_proto::Status;
@@ -170,7 +170,7 @@ fn check_flags(path: &Path, flags: OFlag, read_only: bool) -> Result<(), ModuleE
 /// Refuses a file that this process itself needs.
 pub(super) fn check_not_own(path: &Path, file: &File, host: Host) -> Result<(), ModuleError> {
     let found = file.metadata();
-    let found = found.map_err(|error| refused(PathUse::Look, path, &error))?;
+    let found = found.map_err(|error| refused_open(PathUse::Look, path, &error))?;
     if !(found.is_file() && host.is_own_file(found.dev(), found.ino())) {
         return Ok(());
     }
@@ -192,7 +192,7 @@ pub(super) fn check_links(
     (kind, origin): (FileKind, FileOrigin),
 ) -> Result<(), ModuleError> {
     let found = file.metadata();
-    let found = found.map_err(|error| refused(PathUse::Look, path, &error))?;
+    let found = found.map_err(|error| refused_open(PathUse::Look, path, &error))?;
     let text = match (kind, found.nlink(), origin) {
         (FileKind::Regular, 0, _) => {
             "it has no name, as it was removed, or is only memory (memfd): what a pool holds there would be gone with \
