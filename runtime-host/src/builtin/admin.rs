@@ -132,7 +132,8 @@ impl ControlSide {
         Ok(pool.info(false, caller))
     }
 
-    /// Gives a pool other permissions: on its device, then in the registry, then at every worker.
+    /// Gives a pool other permissions: on its device, then in the registry, then at every worker. Workers are told what
+    /// is recorded, whatever fails.
     fn set_permissions(
         &self,
         asked: &SetPermissions,
@@ -159,24 +160,27 @@ impl ControlSide {
         if after == before {
             return Ok(pool.info(false, caller));
         }
-        // Whether the new owner may have it is known before anything is recorded.
-        self.pools.set_permissions(&pool, after)?;
+        // Whether the new owner may have it is known before anything is recorded, and stays so.
+        let reserved = self.pools.reserve_for(&pool, after.owner)?;
         let recorded = pool.container.set_permissions(after);
-        let now = match &recorded {
-            Ok(()) => after,
-            Err(_) => before,
-        };
-        if recorded.is_err() {
-            self.pools.set_permissions(&pool, before)?;
-        }
-        let number = pool.number;
+        let recorded = recorded
+            .map_err(|error| with_whose_panic(error, &pool.name, pool.container.module().name()));
+        let is_recorded = recorded.is_ok();
+        let entered = recorded.and_then(|()| {
+            let entered = self.pools.set_permissions(&pool, after, reserved);
+            entered.map_err(|mut error| {
+                error.message += "; where it outlasts that, its other permissions are recorded";
+                error
+            })
+        });
+        let (number, now) = (pool.number, if is_recorded { after } else { before });
+        // Also where that is what they know already: nothing leaves them with anything else than what is recorded.
         self.ask_workers(|done| WorkerCommand::SetPermissions {
             pool: number,
             permissions: now,
             done,
         });
-        recorded
-            .map_err(|error| with_whose_panic(error, &pool.name, pool.container.module().name()))?;
+        entered?;
         log::info(format_args!(
             "pool {}: {}: {after} now, for {caller}",
             pool.name, pool.id

@@ -132,6 +132,13 @@ impl<'a> PoolReservation<'a> {
         self.key
     }
 
+    /// Leaves what is reserved to a pool that takes it over.
+    pub(super) fn into_key(self) -> PoolKey {
+        let key = self.key;
+        std::mem::forget(self);
+        key
+    }
+
     /// Reserves another id, and the name among another owner's pools, instead. Does not wait: whoever has them may wait
     /// for ours.
     ///

@@ -4,6 +4,7 @@ mod changes;
 mod choosing;
 pub(crate) mod errors;
 pub(crate) mod lookup;
+mod permissions;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -21,9 +22,7 @@ use chimaera_thread::condition::{Condvar, Mutex, MutexGuard};
 use crate::caller::Caller;
 use crate::config::Operators;
 use crate::pool_container::PoolContainer;
-use errors::{
-    has_such_a_pool, lacks_right, mismatch, not_found, shown, shutting_down, with_whose_panic,
-};
+use errors::{lacks_right, mismatch, not_found, shown, shutting_down, with_whose_panic};
 use lookup::PoolRef;
 
 /// A pool that tasks can be sent to.
@@ -40,7 +39,7 @@ pub(crate) struct Pool {
     pub(crate) methods: MethodMasks,
     /// Changed under the lock of the registry, which has the owner too.
     permissions: Mutex<Permissions>,
-    /// Held while they are being changed: recorded, then told to all workers.
+    /// Held while they are being changed: recorded, entered in the registry, then told to all workers.
     pub(crate) changing_permissions: Mutex<()>,
     pub(crate) container: PoolContainer,
 }
@@ -313,45 +312,6 @@ impl PoolRegistry {
         let of_number = |entry: &&PoolEntry| entry.number == Some(number);
         let entry = state.by_key.values().find(of_number);
         entry.is_some_and(|entry| !matches!(entry.phase, PoolPhase::Ending(_)))
-    }
-
-    /// Gives a pool that is in use other permissions, and with another owner its place among that owner's.
-    ///
-    /// # Errors
-    /// [`Status::Busy`](chimaera_proto::Status::Busy) if the new owner has a pool of this id or name;
-    /// [`Status::PoolNotFound`](chimaera_proto::Status::PoolNotFound) if the pool is being ended. Nothing changes then.
-    pub(crate) fn set_permissions(
-        &self,
-        pool: &Pool,
-        permissions: Permissions,
-    ) -> Result<(), ModuleError> {
-        let mut state = self.state.lock();
-        let mut held = pool.permissions.lock();
-        let (id, owner) = (pool.id, permissions.owner);
-        let before = PoolKey {
-            id,
-            owner: held.owner,
-        };
-        let after = PoolKey { id, owner };
-        let is_in_use = |entry: &PoolEntry| matches!(entry.phase, PoolPhase::Ready(_));
-        if !state.by_key.get(&before).is_some_and(is_in_use) {
-            return Err(not_found(format!(
-                "pool {} is being destroyed",
-                brief(&pool.name)
-            )));
-        }
-        if before != after {
-            let of_owner = |(key, entry): (&PoolKey, &PoolEntry)| {
-                key.owner == owner && (key.id == id || entry.name == pool.name)
-            };
-            if state.by_key.iter().any(of_owner) {
-                return Err(has_such_a_pool(owner, &pool.name, id));
-            }
-            let entry = state.by_key.remove(&before).expect("it is in use");
-            state.by_key.insert(after, entry);
-        }
-        *held = permissions;
-        Ok(())
     }
 }
 
