@@ -53,8 +53,6 @@ impl ControlSide {
         check_creation(asked, caller)?;
         match self.pools.find_or_reserve(asked, caller)? {
             PoolLookup::Existing(pool) => {
-                // Before anything is compared, which would tell something of the pool.
-                pool.require_any(caller)?;
                 let module = pool.container.module().name();
                 if module != asked.module {
                     return Err(of_another_module(&pool.name, module, &asked.module));

@@ -3,7 +3,8 @@
 //! Laws:
 //! - A name or id without an owner means a pool of whoever asks, else one of an operator's. It never leads to the pool
 //!   of any other user: whoever asks is told that user, and can name it.
-//! - What does not exist is told apart from what is somebody else's: names and ids are no secrets.
+//! - What does not exist is told apart from what is somebody else's: ids are no secrets, nor is whether there is a pool
+//!   of a name that somebody knows.
 
 use chimaera_chimod::ModuleError;
 use chimaera_proto::admin::{GetOrCreatePool, PoolChoice, PoolKey, PoolName};

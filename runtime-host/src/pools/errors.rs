@@ -47,15 +47,18 @@ pub(super) fn has_such_a_pool(owner: u32, name: &str, id: PoolId) -> ModuleError
     ModuleError::new(Status::Busy, text)
 }
 
-/// The error for a right that somebody lacks.
+/// The error for a right that somebody lacks. Who has none at all may not know the name, which may be a path.
 pub(super) fn lacks_right(pool: &Pool, right: Right, has: Rights, caller: &Caller) -> ModuleError {
     let advice = match right {
         Right::Manage => "its owner and operators can do that",
         _ => "its owner and operators can change that (`chimaera pool chmod`)",
     };
+    let named = match has.is_none() {
+        true => pool.id.to_string(),
+        false => brief(&pool.name).to_string(),
+    };
     denied(format!(
-        "pool {} ({}): user {} lacks the right to {right}, and has {has}: {advice}",
-        brief(&pool.name),
+        "pool {named} ({}): user {} lacks the right to {right}, and has {has}: {advice}",
         pool.permissions(),
         caller.peer.user_id
     ))

@@ -13,7 +13,7 @@ use super::{MAX_POOLS, Pool, PoolEntry, PoolPhase, PoolRegistry};
 use crate::caller::Caller;
 
 impl PoolRegistry {
-    /// Finds the pool that somebody asks for, or reserves its id and name for a new one. Blocks while a pool of the
+    /// Finds the pool that somebody asks for and has any right to, or reserves its id and name for a new one. Blocks while a pool of the
     /// same owner with the id or name is being made or ended.
     pub(crate) fn find_or_reserve(
         &self,
@@ -32,7 +32,7 @@ impl PoolRegistry {
                 self.changed.wait(&mut state);
                 continue;
             }
-            match state.find(name, id, owner)? {
+            match state.find((name, id), owner, caller)? {
                 Some(pool) => return Ok(PoolLookup::Existing(PoolRef::new(self, pool))),
                 None if state.by_key.len() >= MAX_POOLS => return Err(too_many(MAX_POOLS)),
                 None => {

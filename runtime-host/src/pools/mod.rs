@@ -349,29 +349,38 @@ impl PoolRegistryState {
     }
 
     /// The owner's pool with this name and id; a null id matches any. No pool of the owner with either is being made or
-    /// ended.
-    fn find(&self, name: &str, id: PoolId, owner: u32) -> Result<Option<&Arc<Pool>>, ModuleError> {
+    /// ended. What is compared tells something of the pool, so that needs a right to it.
+    fn find(
+        &self,
+        (name, id): (&str, PoolId),
+        owner: u32,
+        caller: &Caller,
+    ) -> Result<Option<&Arc<Pool>>, ModuleError> {
         let mut owned = self.by_key.iter().filter(|(key, _)| key.owner == owner);
         let by_name = owned.find(|(_, entry)| entry.name == name);
-        match by_name.or_else(|| self.by_key.get_key_value(&PoolKey { id, owner })) {
-            None => Ok(None),
-            Some((found, _)) if !id.is_null() && found.id != id => Err(mismatch(format!(
+        let by_id = || self.by_key.get_key_value(&PoolKey { id, owner });
+        let Some((found, entry)) = by_name.or_else(by_id) else {
+            return Ok(None);
+        };
+        let PoolPhase::Ready(pool) = &entry.phase else {
+            unreachable!("a changing pool is waited for")
+        };
+        pool.require_any(caller)?;
+        if !id.is_null() && found.id != id {
+            return Err(mismatch(format!(
                 "pool {} exists with id {}, asked for {id}: ask for that id, or for none",
                 brief(name),
                 found.id
-            ))),
-            Some((_, entry)) if entry.name != name => Err(mismatch(format!(
+            )));
+        }
+        if entry.name != name {
+            return Err(mismatch(format!(
                 "pool {id} exists with name {}, asked for {}: ask for another id, or for that name",
                 brief(&entry.name),
                 brief(name)
-            ))),
-            Some((_, entry)) => match &entry.phase {
-                PoolPhase::Ready(pool) => Ok(Some(pool)),
-                PoolPhase::Creating | PoolPhase::Ending(_) => {
-                    unreachable!("a changing pool is waited for")
-                }
-            },
+            )));
         }
+        Ok(Some(pool))
     }
 
     /// Chooses an id that no pool has here, at random. There are so many more ids than `MAX_POOLS` that the first is

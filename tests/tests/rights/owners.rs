@@ -1,7 +1,9 @@
 //! Names and ids are those of one owner: nobody takes them from anybody, and nobody is led to the pool of somebody
 //! else.
 
-use chimaera_bdev_client::{Client, CreateOptions, Error, PoolId, PoolQuery, Runtime, Status};
+use chimaera_bdev_client::{
+    Client, CreateOptions, Error, PoolChoice, PoolId, PoolQuery, Runtime, Status,
+};
 use chimaera_tests::exit::{IN_THE_WAY, NOT_FOUND, NOT_PERMITTED};
 use chimaera_tests::{MIB, UsersDaemon, assert_refused, has_users, json};
 
@@ -209,4 +211,48 @@ fn no_pool_is_given_to_somebody_who_has_one_of_its_name_or_id() {
         .run_as(OTHER, &["pool", "chmod", "640", "name"])
         .success();
     assert_eq!(named(), Ok(1));
+}
+
+#[test]
+fn the_name_of_a_pool_is_told_to_nobody_who_has_no_right_to_it_and_does_not_know_it() {
+    if !has_users("names of other users' pools") {
+        return;
+    }
+    let daemon = UsersDaemon::start();
+    let _owners = ram(&daemon.user(OWNER), "/home/owner/secret", ID, 0o600);
+    let (member, other) = (daemon.user(MEMBER), daemon.user(OTHER));
+    let create = |runtime: &Runtime, name: &str, id: PoolId| {
+        let pool = Client::new(runtime, id);
+        let options = CreateOptions::ram(4 * MIB).owner(OWNER.id);
+        pool.create(PoolQuery::Dynamic, name, &options).map(drop)
+    };
+    let choice = PoolChoice {
+        owner: Some(OWNER.id),
+        ..ID.into()
+    };
+    let guesses = [
+        create(&other, "guess", ID),
+        other.admin().find_pool(choice.clone()).map(drop),
+        other.admin().destroy_pool(choice),
+    ];
+    for guess in guesses {
+        let said = guess.expect_err("no right to it").to_string();
+        assert!(said.contains("lacks the right"), "{said}");
+        assert!(!said.contains("secret"), "{said}");
+    }
+    // What is compared is not told either.
+    let elsewhere = PoolId::new(8000, 77);
+    let guess = create(&other, "/home/owner/secret", elsewhere);
+    let said = guess.expect_err("no right to it").to_string();
+    assert!(said.contains("lacks the right"), "{said}");
+
+    set(
+        &daemon.user(OWNER),
+        OWNER,
+        "/home/owner/secret",
+        mode(0o604),
+    )
+    .expect("its own");
+    let error = create(&member, "guess", ID).expect_err("it has another name");
+    assert!(error.to_string().contains("/home/owner/secret"), "{error}");
 }
