@@ -19,7 +19,9 @@ use crate::control_side::ControlSide;
 use crate::log;
 use crate::messages::WorkerCommand;
 use crate::pool_container::PoolContainer;
-use crate::pools::errors::{changed, of_another_module, recorded_for_another, with_whose_panic};
+use crate::pools::errors::{
+    changed, of_another_module, opened_by_neither, recorded_for_another, with_whose_panic,
+};
 use crate::pools::lookup::{PoolLookup, PoolReservation};
 use crate::pools::{Pool, PoolParts};
 use crate::speakers::Speaker;
@@ -150,6 +152,9 @@ impl ControlSide {
         let incarnation = container.incarnation()?.unwrap_or_else(drawn_incarnation);
         let permissions = container.permissions()?.unwrap_or(permissions);
         let owner = permissions.owner;
+        if owner != caller.peer.user_id && !caller.is_operator() {
+            return Err(opened_by_neither(&asked.name, owner));
+        }
         if owner != key.owner && !self.pools.is_for(owner, asked, caller) {
             return Err(recorded_for_another(&asked.name, owner));
         }

@@ -2,7 +2,7 @@
 //! whatever happens while they are recorded.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chimaera_chimod::{
     Activity, Container, CreateAgain, CreateContext, DeclaredMethod, ModuleError, Request, Right,
@@ -64,7 +64,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let config = Config {
             worker_count: 2,
             modules: vec![module()],

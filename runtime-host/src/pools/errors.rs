@@ -39,6 +39,15 @@ pub(crate) fn recorded_for_another(name: &str, owner: u32) -> ModuleError {
     ))
 }
 
+/// The error for a pool that somebody opened whose it is not.
+pub(crate) fn opened_by_neither(name: &str, owner: u32) -> ModuleError {
+    denied(format!(
+        "pool {}: its file or device records that it is user {owner}'s, and only its owner and operators open it: ask \
+         them to, and use it then (`{owner}:NAME`)",
+        brief(name)
+    ))
+}
+
 pub(super) fn has_such_a_pool(owner: u32, name: &str, id: PoolId) -> ModuleError {
     let name = brief(name);
     let text = format!(

@@ -129,6 +129,30 @@ fn an_owner_that_a_user_has_written_is_believed_by_nobody_but_an_operator_who_sa
 }
 
 #[test]
+fn whoever_may_only_read_a_pool_does_not_decide_how_it_is_opened() {
+    if !has_users("opening a pool of an operator's") {
+        return;
+    }
+    let daemon = UsersDaemon::start();
+    let root = User::new(0);
+    let image = OwnedFile::new(&daemon, root);
+    let readable = ["pool", "chmod", "--offline", "644", image.name()];
+    let _ = chimaera(&readable).success();
+    let other = daemon.user(OTHER);
+    let reading = CreateOptions::file().read_only(true);
+    assert_denied(
+        image.open(&other, &reading),
+        &["user 0's", "operators open it"],
+    );
+    let opened = image.open(&daemon.operator(), &CreateOptions::file());
+    assert_eq!(opened.expect("its own").owner, 0);
+    // The pool is found then, by its name alone, since it is an operator's.
+    let pool = Client::open(&other, image.name()).expect("it may be read");
+    assert!(!pool.get_stats().expect("it may be read").read_only);
+    image.close(&daemon, root);
+}
+
+#[test]
 fn permissions_are_changed_in_a_file_by_whoever_may_write_to_it() {
     if !has_users("permissions in a file") {
         return;
