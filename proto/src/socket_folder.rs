@@ -1,8 +1,8 @@
 //! The folder in which a daemon's socket is to lie: why it is trusted, and what may be wrong with it.
 
-use std::fs::{self, DirBuilder, Metadata};
+use std::fs::{self, DirBuilder, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -75,7 +75,10 @@ impl FolderTrust {
         let mut builder = DirBuilder::new();
         match self {
             Self::Named | Self::Variable => return check_exists(folder),
-            Self::System => builder.recursive(true).mode(0o755),
+            Self::System => {
+                create_open(folder).map_err(|error| WrongFolder::System(error).at(folder))?;
+                return self.check(folder, user);
+            }
             Self::Private => builder.recursive(true).mode(0o700),
             // Fails for a link, too; `check` then looks at the link and does not follow it.
             Self::AmongOthers => builder.mode(0o700),
@@ -86,6 +89,26 @@ impl FolderTrust {
             }
             _ => self.check(folder, user),
         }
+    }
+}
+
+/// Makes a folder that is missing, and those above it, so that everybody may look into them, whatever the umask. Those
+/// that exist stay as they are.
+///
+/// # Errors
+/// The system's.
+pub fn create_open(folder: &Path) -> io::Result<()> {
+    if folder.as_os_str().is_empty() || folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = folder.parent() {
+        create_open(above)?;
+    }
+    match fs::create_dir(folder) {
+        Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o755)),
+        // Somebody else has made it since, or it is not a folder, which whoever uses it is told.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::environment::trusted_variable;
 use crate::socket_folder::{FolderTrust, WrongFolder, check_exists};
-pub use crate::socket_folder::{SOCKET_VARIABLE, SocketFolderError};
+pub use crate::socket_folder::{SOCKET_VARIABLE, SocketFolderError, create_open};
 
 /// The longest path that a socket can have, in bytes: the system's `sun_path`, without the zero at its end.
 pub const MAX_SOCKET_PATH_BYTES: usize = 107;

@@ -1,9 +1,12 @@
 //! Where a daemon listens and clients look if nobody says otherwise, and whose daemon a client takes.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use chimaera_tests::exit::{IN_THE_WAY, NO_RUNTIME, NOT_PERMITTED};
-use chimaera_tests::{NOBODY, ROOT, SOMEBODY_ELSE, Sandbox, SandboxDaemon, Watchdog, chimaera};
+use chimaera_tests::{
+    NOBODY, ROOT, SOMEBODY_ELSE, Sandbox, SandboxDaemon, Watchdog, chimaera, until,
+};
 
 #[test]
 fn a_user_without_a_runtime_folder_has_a_daemon_in_a_folder_that_nobody_else_can_use() {
@@ -71,6 +74,26 @@ fn a_folder_that_somebody_else_made_first_is_neither_listened_in_nor_looked_in()
     let elsewhere = "export CHIMAERA_SOCKET=/tmp/own/socket; /run/program/chimaera runtime start --detach \
                      && /run/program/chimaera runtime stop";
     let _ = sandbox.shell(NOBODY, elsewhere).success();
+}
+
+#[test]
+fn users_find_the_systems_daemon_whatever_the_umask_and_learn_that_it_was_killed() {
+    let _watchdog = Watchdog::start();
+    let Some(sandbox) = Sandbox::new("the system's daemon and its users") else {
+        return;
+    };
+    let start = "umask 077; exec /run/program/chimaera runtime start --detach --listen \
+                 /run/chimaera/users.sock,mode=0666";
+    let said = sandbox.shell(ROOT, start).success();
+    let id = said.trim_end().rsplit(' ').next().expect("a process id");
+    let list = || sandbox.chimaera(NOBODY, &["pool", "list"]);
+    let _ = list().success();
+    let _ = sandbox.shell(ROOT, &format!("kill -9 {id}")).success();
+    until("the daemon is gone", || {
+        !Path::new(&format!("/proc/{id}")).exists()
+    });
+    let said = list().failure(NO_RUNTIME);
+    assert!(said.contains("no daemon listens there"), "{said}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use chimaera_proto::control::{ControlReply, ControlRequest};
 use chimaera_proto::limits::DATA_OFFSET_BYTES;
 use chimaera_proto::socket_path::SocketPlace;
 use chimaera_shm::{PublishOrder, Segment, barrier};
+use nix::errno::Errno;
 use nix::sys::socket::{UnixAddr, getpeername};
 
 use crate::connection::ClientConnection;
@@ -80,7 +81,13 @@ impl ConnectOptions {
             opened => return opened,
         };
         match (self.open_first(std::slice::from_ref(users)), refused) {
-            (Err(error), Some(refused)) if error.is_no_daemon() => Err(refused),
+            // The users' socket was left by a daemon that was killed: so is the operators', most likely.
+            (Err(error), Some(refused)) if error.is_no_daemon() => {
+                match error.errno() == Some(Errno::ECONNREFUSED as i32) {
+                    true => Err(error),
+                    false => Err(refused),
+                }
+            }
             // The error names all places.
             (Err(error), None) if error.is_no_daemon() => self.open_first(&places),
             (opened, _) => opened,

@@ -187,7 +187,8 @@ impl Control {
         // A client that cannot be told still learns that the connection is closed.
         let _ = send(&socket, NO_REQUEST, &refusal.into_reply(), None);
         if let Some(skipped) = self.fault_shares.admit(user.into(), Instant::now()) {
-            log::warning(format_args!(
+            // No warning: clients of users try that socket before theirs.
+            log::info(format_args!(
                 "{peer} came to the operators' socket and is refused: it is none of them{skipped}"
             ));
         }

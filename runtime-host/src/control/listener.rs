@@ -16,14 +16,14 @@ use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chimaera_chimod::ModuleError;
 use chimaera_fork::Private;
 use chimaera_proto::shown::printable;
-use chimaera_proto::socket_path::MAX_SOCKET_PATH_BYTES;
+use chimaera_proto::socket_path::{MAX_SOCKET_PATH_BYTES, create_open};
 use chimaera_shm::peer_process;
 use chimaera_thread::standstill::{is_killed, patiently};
 use nix::errno::Errno;
@@ -75,11 +75,7 @@ impl Listener {
             .parent()
             .filter(|folder| !folder.as_os_str().is_empty())
         {
-            std::fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(folder)
-                .map_err(failed)?;
+            create_open(folder).map_err(failed)?;
         }
         check_folder(path, warns)?;
         let lock = patiently(|| take_socket(path), HostError::may_pass)?;
