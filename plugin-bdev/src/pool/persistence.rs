@@ -136,6 +136,7 @@ fn open(
         return Err(size::refuse_blocks(opening, megabyte, geometry, pages));
     }
     let opened = opened.map_err(|error| opening.explain(error, !opening.parameters.read_only))?;
+    refuse_another(opening, superblock, opened.metadata.superblock())?;
     tell_of_damage(opening, &opened.repaired, &opened.lost);
     let mut metadata = opened.metadata;
     if !opening.parameters.read_only && geometry != *metadata.geometry() {
@@ -272,6 +273,26 @@ fn refuse_impossible_id(opening: &OpeningContext<'_>, id: PoolId) -> Result<(), 
              rename --copy {}` gives it another",
             shell::word(opening.context.name)
         ),
+    ))
+}
+
+/// Refuses a pool that is not the one that was looked at: whoever has the file open too may have written another one
+/// meanwhile, whose id and owner nobody has checked.
+fn refuse_another(
+    opening: &OpeningContext<'_>,
+    seen: &Superblock,
+    opened: &Superblock,
+) -> Result<(), ModuleError> {
+    let checked = |superblock: &Superblock| {
+        let identity = &superblock.identity;
+        (superblock.uuid, identity.pool, identity.owner)
+    };
+    if checked(seen) == checked(opened) {
+        return Ok(());
+    }
+    Err(opening.error(
+        Status::Busy,
+        format_args!("somebody has written another pool to it while it was being opened"),
     ))
 }
 

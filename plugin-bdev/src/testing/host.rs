@@ -14,6 +14,8 @@ use super::TestBuffer;
 
 pub(super) type TaskOutcome = Result<[u64; VALUE_COUNT], Failure>;
 
+type LineHook = Box<dyn Fn(&str) + Send + Sync>;
+
 /// What a host was told.
 #[derive(Default)]
 pub(crate) struct Recorder {
@@ -21,6 +23,8 @@ pub(crate) struct Recorder {
     refused: Option<SystemCallFilter>,
     /// Device and inode of a file that the host needs itself.
     own_file: Option<(u64, u64)>,
+    /// Called for each line of the log, as it comes.
+    on_line: Option<LineHook>,
     completions: Mutex<HashMap<u64, TaskOutcome>>,
     log: Mutex<Vec<(u32, String)>>,
 }
@@ -38,6 +42,14 @@ impl Recorder {
     pub(crate) fn needing(device: u64, inode: u64) -> Self {
         Self {
             own_file: Some((device, inode)),
+            ..Self::default()
+        }
+    }
+
+    /// A recorder for a host in which this happens at each line of the log.
+    pub(crate) fn doing(on_line: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self {
+            on_line: Some(Box::new(on_line)),
             ..Self::default()
         }
     }
@@ -87,6 +99,9 @@ unsafe extern "C" fn log(context: *const c_void, _: u64, level: u32, text: LentB
     // SAFETY: as in `complete`; the text is valid during the call.
     let (recorder, text) = unsafe { (&*context.cast::<Recorder>(), text.as_slice()) };
     let text = String::from_utf8_lossy(text).into_owned();
+    if let Some(on_line) = &recorder.on_line {
+        on_line(&text);
+    }
     let mut log = recorder.log.lock().expect("no test panics with it");
     log.push((level, text));
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use chimaera_bdev_proto::{CreateParams, FileState, IoEngine, MEGABYTE, Method};
 use chimaera_chimod::{Creator, ModuleError};
-use chimaera_proto::{Permissions, Status};
+use chimaera_proto::{Permissions, PoolId, Status};
 use chimaera_testing::{SystemCallFilter, disk_folder};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
@@ -400,4 +400,47 @@ fn a_path_that_a_file_records_is_not_looked_at_for_the_user_who_passed_it() {
         let said = refusal(USER);
         assert!(said.contains("`chimaera pool rename"), "{said}");
     }
+}
+
+#[test]
+fn a_file_that_holds_another_pool_by_the_time_it_is_opened_is_refused() {
+    if !has_ring() {
+        return;
+    }
+    let folder = disk_folder();
+    let (name, other) = (name_in(&folder, "pool"), name_in(&folder, "other"));
+    let of_root = Permissions {
+        mode: 0o640,
+        ..Permissions::of_owner(ROOT.uid, ROOT.gid)
+    };
+    let make = |path: &str, id| {
+        let passed = (ROOT, Some(open(path)));
+        let passed = (passed.0, passed.1.as_ref().map(AsFd::as_fd));
+        let recorded = (1, Arc::new(Recorder::default()));
+        let pool = TestPool::create_on(passed, (id, false), &name, &params(), recorded);
+        let pool = pool.expect("made");
+        pool.handle().set_permissions(of_root).expect("set");
+    };
+    make(&name, POOL);
+    make(&other, PoolId::new(8000, 9));
+    // The log is told whose the first one is before its blocks are read.
+    let (to, image) = (name.clone(), fs::read(&other).expect("read"));
+    let host = Recorder::doing(move |line| {
+        if line.contains("is not believed") {
+            fs::write(&to, &image).expect("written");
+        }
+    });
+    let file = open(&name);
+    let passed = (USER, Some(file.as_fd()));
+    let opened = TestPool::create_on(
+        passed,
+        (PoolId::new(9000, 0), true),
+        &name,
+        &params(),
+        (1, Arc::new(host)),
+    );
+    let error = opened.err().expect("it is another pool");
+    assert_eq!(error.failure.status, Status::Busy, "{error}");
+    let text = "somebody has written another pool";
+    assert!(error.message.contains(text), "{error}");
 }

@@ -108,10 +108,11 @@ pub(crate) fn with_whose_panic(mut error: ModuleError, pool: &str, module: &str)
     error
 }
 
-pub(super) fn of_the_admin_pool(name: &str, id: PoolId) -> ModuleError {
+/// The error for an id that no pool of a module can have.
+pub(super) fn of_no_pool(name: &str, id: PoolId, what: &str) -> ModuleError {
     let text = format!(
-        "pool {name}: its file or device records the id {id}, which is the admin pool's in every runtime: a mistake \
-         in the module, or the file or device is damaged"
+        "pool {name}: its file or device records the id {id}, which {what}: a mistake in the module, or the file or \
+         device is damaged"
     );
     ModuleError::new(Status::Busy, text)
 }

@@ -8,7 +8,7 @@ use chimaera_proto::PoolId;
 use chimaera_proto::admin::{GetOrCreatePool, PoolChoice, PoolKey};
 
 use super::choosing::{check_may_own, is_for};
-use super::errors::{has_such_a_pool, of_the_admin_pool, shown, shutting_down, taken, too_many};
+use super::errors::{has_such_a_pool, of_no_pool, shown, shutting_down, taken, too_many};
 use super::{MAX_POOLS, Pool, PoolEntry, PoolPhase, PoolRegistry};
 use crate::caller::Caller;
 
@@ -152,7 +152,14 @@ impl<'a> PoolReservation<'a> {
         let mut state = self.pools.state.lock();
         let name = &state.by_key[&self.key].name;
         if key.id == PoolId::ADMIN {
-            return Err(of_the_admin_pool(name, key.id));
+            return Err(of_no_pool(
+                name,
+                key.id,
+                "is the admin pool's in every runtime",
+            ));
+        }
+        if key.id.is_null() {
+            return Err(of_no_pool(name, key.id, "stands for no pool"));
         }
         if let Some(other) = state.by_key.get(&key) {
             return Err(taken(name, key.id, &format!("pool {}", other.name)));

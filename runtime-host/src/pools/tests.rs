@@ -108,6 +108,7 @@ fn a_claim_does_not_move_to_an_id_that_is_taken_and_says_by_whom() {
             "pool moves: its file or device records the id 8000.7, which pool holder has",
         ),
         (PoolId::ADMIN, "which is the admin pool's in every runtime"),
+        (PoolId::NULL, "which stands for no pool"),
     ];
     for (id, words) in cases {
         let error = reservation.move_to(key(id)).expect_err("it is taken");
