@@ -3,9 +3,8 @@
 //! A daemon may be using the pool meanwhile, so what is read may be out of date. Whatever writes needs the file or
 //! device exclusively.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use chimaera_bdev_proto::{BlockType, IoEngine, PerfMetrics, UNIT_BYTES};
@@ -24,7 +23,7 @@ use crate::check::{self as whole, Checked, Repair};
 use crate::open_error::OpenError;
 use crate::rename::{self, OwnIdentity};
 use crate::{FailureMark, FormatVersion, PAGE_BYTES, PoolOwner};
-use chimaera_bdev_file::{PathUse, check_stores, refused};
+use chimaera_bdev_file::{FileKind, FoundFile, PathUse, check_stores, refused};
 
 /// What a pool on a file or device is, and what is damaged in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -299,7 +298,8 @@ pub(super) fn open_unused(path: &Path, writes: bool) -> Result<File, ModuleError
     opened.map_err(|error| error.unwrap_or_else(|| in_use_error(path)))
 }
 
-/// Opens a file or device, and says whether another process uses it. Closing the file ends its lock.
+/// Opens a file or device, and says whether another process uses it. Closing the file ends its lock. What the path leads
+/// to is found once: whoever may write to its folder may put something else there meanwhile.
 fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
     let access = match writes {
         false => PathUse::Read,
@@ -309,34 +309,22 @@ fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
         Some(libc::EROFS) => read_only_error(path),
         _ => refused(access, path, error),
     };
-    let kind = std::fs::metadata(path)
-        .map_err(|error| failed(&error))?
-        .file_type();
-    let mut options = OpenOptions::new();
-    options.read(true).write(writes);
-    if kind.is_block_device() {
-        let exclusive = options.clone().custom_flags(libc::O_EXCL).open(path);
-        return match exclusive {
+    let found = FoundFile::find(path, access)?;
+    if found.kind() == FileKind::BlockDevice {
+        return match found.open(writes, true) {
             Ok(file) if writes && is_read_only(&file) => Err(read_only_error(path)),
             Ok(file) => Ok((file, false)),
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) && writes => {
                 Err(in_use_error(path))
             }
             Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                let file = options.open(path).map_err(|error| failed(&error))?;
+                let file = found.open(false, false).map_err(|error| failed(&error))?;
                 Ok((file, true))
             }
             Err(error) => Err(failed(&error)),
         };
     }
-    if !kind.is_file() {
-        return Err(error(
-            path,
-            Status::InvalidArgument,
-            format_args!("it is neither a regular file nor a block device"),
-        ));
-    }
-    let file = options.open(path).map_err(|error| failed(&error))?;
+    let file = found.open(writes, false).map_err(|error| failed(&error))?;
     check_stores(path, &file)?;
     if writes {
         let metadata = file.metadata().map_err(|error| failed(&error))?;
