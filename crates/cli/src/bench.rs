@@ -1,7 +1,5 @@
 //! `chimaera bench`: runs the benchmark suite, and shows its progress and results.
 
-use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,6 +14,7 @@ use serde::Serialize;
 
 use crate::args::{BenchArguments, GlobalArguments};
 use crate::failure::CommandFailure;
+use crate::output_file::write_output;
 use crate::{output, program};
 
 /// What `bench --list --json` prints of a case.
@@ -57,7 +56,7 @@ pub(crate) fn run(
         .into_iter()
         .flatten()
     {
-        write(path, "")?;
+        write_output(path, "")?;
     }
     let bar = progress_bar();
     let mut not_written = None;
@@ -72,7 +71,7 @@ pub(crate) fn run(
                 tell(results);
             }
             if let Some(path) = &arguments.figures {
-                not_written = write(path, &results.to_json()).err();
+                not_written = write_output(path, &results.to_json()).err();
             }
         }
     });
@@ -87,7 +86,7 @@ pub(crate) fn run(
         return Err(failure);
     }
     if let Some(path) = &arguments.report {
-        write(path, &chimaera_bench::to_html(&results))?;
+        write_output(path, &chimaera_bench::to_html(&results))?;
     }
     match results.conditions.interrupted_before {
         0 => Ok(()),
@@ -176,13 +175,6 @@ fn failed(error: chimaera_bench::Error) -> CommandFailure {
         Ok(error) => CommandFailure::system("cannot measure")(*error),
         Err(error) => CommandFailure::new(error.to_string()),
     }
-}
-
-fn write(path: &Path, text: &str) -> Result<(), CommandFailure> {
-    fs::write(path, text).map_err(CommandFailure::system(format_args!(
-        "cannot write {}",
-        path.display()
-    )))
 }
 
 /// A line that says what is being measured. It is shown on terminals only.

@@ -11,6 +11,7 @@ mod demo;
 mod failure;
 mod input_file;
 mod output;
+mod output_file;
 mod pool;
 mod program;
 mod runtime;

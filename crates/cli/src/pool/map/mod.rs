@@ -6,7 +6,6 @@
 mod svg;
 mod terminal;
 
-use std::fs;
 use std::path::Path;
 
 use chimaera_bdev_client::{Client, MegabyteState, PoolQuery};
@@ -16,6 +15,7 @@ use super::stats::note_unknown_blocks;
 use crate::args::{GlobalArguments, MapArguments};
 use crate::failure::CommandFailure;
 use crate::output::{self, printable};
+use crate::output_file::write_output;
 
 /// Bytes of a megabyte of the pool, which has one state.
 const MEGABYTE: u64 = 1 << 20;
@@ -83,10 +83,7 @@ fn runs(states: &[MegabyteState]) -> Vec<MegabyteRun> {
 }
 
 fn write_svg(path: &Path, map: &Map<'_>, global: &GlobalArguments) -> Result<(), CommandFailure> {
-    fs::write(path, svg::draw(map)).map_err(CommandFailure::system(format_args!(
-        "cannot write {}",
-        path.display()
-    )))?;
+    write_output(path, &svg::draw(map))?;
     if global.json {
         return output::json(&SvgReport { svg: path });
     }
