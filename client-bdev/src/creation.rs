@@ -7,7 +7,7 @@ use std::fmt;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use chimaera_bdev_file::{HowToOpen, MadeFile, OpenedPath, Reach};
+use chimaera_bdev_file::{HowToOpen, MadeFile, OpenedPath, Reach, check_not_planted};
 use chimaera_bdev_proto::{BdevType, MODULE_NAME};
 use chimaera_client::{
     Error, GetOrCreatePool, OfferedFile, PoolChoice, PoolHandle, PoolInfo, PoolQuery, Runtime,
@@ -30,7 +30,8 @@ impl Client {
     /// This process opens the file, with the rights of the calling user, and passes it to the daemon. A regular file
     /// that is not there is made if the options give a size, for the calling user alone (0600, less what the umask
     /// takes away); it is removed if the creation fails and nobody else has made a pool of it meanwhile, and stays,
-    /// maybe empty, if the connection is lost meanwhile. See [`CreateOptions::opened_by_daemon`] for the other way.
+    /// maybe empty, if the connection is lost meanwhile. One that is there, in a folder like `/tmp`, is opened for
+    /// writing only if it is the calling user's or root's. See [`CreateOptions::opened_by_daemon`] for the other way.
     ///
     /// A client that was made with [`PoolId::NULL`](crate::PoolId::NULL), or by [`Self::open`], takes the id that the
     /// pool has, and so do its clones: whoever uses one of them has to forget the blocks of the pool before. If it
@@ -158,6 +159,9 @@ fn open_and_offer(
 ) -> Result<(OfferedFile, Option<MadeFile>), Error> {
     let opened = chimaera_bdev_file::open(path, &Reach::All, how).map_err(of_module)?;
     let OpenedPath { file, made, .. } = opened;
+    if made.is_none() && !how.read_only {
+        check_not_planted(path, &file).map_err(of_module)?;
+    }
     let synced = match &made {
         Some(made) => made.sync_folder(&file).map_err(of_module),
         None => Ok(()),
