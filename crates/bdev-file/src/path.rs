@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use chimaera_proto::{ModuleError, Status};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::Mode;
 use nix::sys::statfs::{
     BPF_FS_MAGIC, CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC, FsType, PROC_SUPER_MAGIC,
     SECURITYFS_MAGIC, SYSFS_MAGIC, TRACEFS_MAGIC, fstatfs,
@@ -87,20 +90,36 @@ const KERNEL_FILE_SYSTEMS: [FsType; 8] = [
     BPF_FS_MAGIC,
 ];
 
-/// Refuses an open file that stores nothing. To be called before the file is read.
+/// Refuses an open file that stores nothing, and one for writing that whoever starts it has the rights of its owner or
+/// group by: the system takes those bits away when somebody without privileges writes to it, but not when root's daemon
+/// does. To be called before the file is read.
 pub fn check_stores(path: &Path, file: &File) -> Result<(), ModuleError> {
     let system = fstatfs(file).map_err(|errno| refused_open(PathUse::Look, path, &errno.into()))?;
-    if !KERNEL_FILE_SYSTEMS.contains(&system.filesystem_type()) {
+    let text = if KERNEL_FILE_SYSTEMS.contains(&system.filesystem_type()) {
+        "is a file of the kernel's own, which stores nothing: a file pool needs a regular file on a disk or in memory, \
+         or a block device"
+    } else if lends_rights(path, file)? {
+        "is a program that lends its owner's or group's rights to whoever starts it (set-user-ID or set-group-ID), and \
+         those bits would outlive what a pool writes there: use another file, or take them away (`chmod ug-s`)"
+    } else {
         return Ok(());
-    }
+    };
     Err(ModuleError::new(
         Status::InvalidArgument,
-        format!(
-            "{} is a file of the kernel's own, which stores nothing: a file pool needs a regular file on \
-             a disk or in memory, or a block device",
-            path.display()
-        ),
+        format!("{} {text}", path.display()),
     ))
+}
+
+/// Whether a file is a regular one that was opened for writing, and has such bits. Without the right of its group to
+/// execute it, the bit of the group is of another meaning.
+fn lends_rights(path: &Path, file: &File) -> Result<bool, ModuleError> {
+    let failed = |error: io::Error| refused_open(PathUse::Look, path, &error);
+    let flags = fcntl(file, FcntlArg::F_GETFL).map_err(|errno| failed(errno.into()))?;
+    let metadata = file.metadata().map_err(failed)?;
+    let has = |bits: Mode| metadata.mode() & bits.bits() == bits.bits();
+    let lends = has(Mode::S_ISUID) || has(Mode::S_ISGID | Mode::S_IXGRP);
+    let access = OFlag::from_bits_retain(flags) & OFlag::O_ACCMODE;
+    Ok(metadata.is_file() && lends && access != OFlag::O_RDONLY)
 }
 
 fn advice(access: PathUse, path: &Path, errno: i32) -> Option<String> {

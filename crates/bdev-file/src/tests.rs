@@ -123,3 +123,29 @@ fn nothing_but_what_lies_beneath_a_folder_is_opened_or_made() {
     open(&allowed.join("third"), &reach, NEW).expect("made");
     assert!(place.path().join("moved/third").exists());
 }
+
+#[test]
+fn a_program_with_rights_to_lend_is_opened_for_reading_only() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("pool");
+    fs::write(&path, "").expect("written");
+    let read = HowToOpen {
+        read_only: true,
+        ..OLD
+    };
+    for (mode, lends) in [
+        (0o4600, true),
+        (0o2610, true),
+        (0o6755, true),
+        (0o2600, false),
+        (0o1755, false),
+    ] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("its own");
+        let opened = open(&path, &Reach::All, OLD);
+        match lends {
+            true => assert_refused(opened, Status::InvalidArgument, "set-user-ID"),
+            false => assert!(opened.is_ok(), "{mode:o}: {opened:?}"),
+        }
+        open(&path, &Reach::All, read).expect("nothing is written");
+    }
+}
