@@ -9,6 +9,9 @@ use crate::block_map::{LIVE_WORDS, UNITS};
 /// of its unit in the pool.
 pub const PAGE_BYTES: usize = 4096;
 
+/// Pages of the largest pool: its megabytes have numbers of 32 bits.
+pub(crate) const MAX_PAGES: u64 = (u32::MAX as u64 - 1) * UNITS;
+
 /// The largest epoch, sequence, generation or number of openings. They grow one by one: a pool that counts a thousand a
 /// second comes this far in 8,900 years. So a larger number is damage.
 pub(crate) const MAX_COUNTED: u64 = 1 << 48;

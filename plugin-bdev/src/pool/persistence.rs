@@ -339,22 +339,31 @@ fn check_identity(opening: &OpeningContext<'_>, identity: &Identity) -> Result<(
     ))
 }
 
+/// The error for a file or device that is too small for a new pool, or too large.
+fn impossible_size(opening: &OpeningContext<'_>, total_size: u64) -> ModuleError {
+    let (least, most) = (Geometry::min_pool_bytes(), Geometry::max_pool_bytes());
+    let text = match total_size > most {
+        true => {
+            format!("many for a pool: give at most {most}, in a file or device that has no more")
+        }
+        false => {
+            format!("few for a pool that keeps its metadata on the device: give at least {least}")
+        }
+    };
+    opening.error(
+        Status::InvalidArgument,
+        format_args!("{total_size} bytes are too {text}"),
+    )
+}
+
 fn format(
     opening: &OpeningContext<'_>,
     wipe: bool,
     undo: &mut Undo,
 ) -> Result<PersistentPool, ModuleError> {
     let total_size = opening.device.total_size();
-    let geometry = Geometry::new(total_size / UNIT_BYTES).ok_or_else(|| {
-        opening.error(
-            Status::InvalidArgument,
-            format_args!(
-                "{total_size} bytes are too few for a pool that keeps its metadata on the device: \
-                 give at least {}",
-                Geometry::min_pool_bytes()
-            ),
-        )
-    })?;
+    let geometry = Geometry::new(total_size / UNIT_BYTES);
+    let geometry = geometry.ok_or_else(|| impossible_size(opening, total_size))?;
     let scrubs = scrub::of_new_pool(opening.context, opening.parameters, wipe)?;
     let allocator = opening.allocator(&geometry)?;
     let birth = image::birth()?;

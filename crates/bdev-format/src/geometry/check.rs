@@ -3,15 +3,16 @@
 use std::ops::Range;
 
 use super::{Extent, Geometry, JOURNAL_FIRST_PAGE, far_page};
-use crate::block_map::UNITS;
-use crate::limits::{MAX_FAR_EXPONENT, MAX_JOURNAL_PAGES, MIN_FAR_EXPONENT, MIN_JOURNAL_PAGES};
+use crate::limits::{
+    MAX_FAR_EXPONENT, MAX_JOURNAL_PAGES, MAX_PAGES, MIN_FAR_EXPONENT, MIN_JOURNAL_PAGES,
+};
 use crate::version::FormatVersion;
 
 impl Geometry {
     /// Checks a geometry that was read from a device. The error says what does not hold.
     pub(crate) fn check(&self) -> Result<(), String> {
         let fail = |text: &str| Err(text.to_owned());
-        if self.total_pages > (u64::from(u32::MAX) - 1) * UNITS {
+        if self.total_pages > MAX_PAGES {
             return fail("the pool's size is impossible");
         }
         let least = MIN_JOURNAL_PAGES * self.version.copies_in_region();

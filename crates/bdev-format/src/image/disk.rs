@@ -139,19 +139,7 @@ impl FileDisk {
     /// # Errors
     /// The file system's.
     pub fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
-        let seek = |from: u64, whence| {
-            let from = i64::try_from(from).map_err(io::Error::other)?;
-            let found = lseek(&self.file, from, whence)?;
-            u64::try_from(found).map_err(io::Error::other)
-        };
-        let start = match seek(offset, Whence::SeekData) {
-            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(None),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                return Ok(Some(offset..u64::MAX));
-            }
-            found => found?,
-        };
-        Ok(Some(start..seek(start, Whence::SeekHole)?))
+        next_data(&self.file, offset)
     }
 
     /// Has the file system set space aside for pages of a regular file, where it can, so that metadata never finds
@@ -242,6 +230,22 @@ impl Disk for FileDisk {
     }
 }
 
+fn next_data(file: &File, offset: u64) -> io::Result<Option<Range<u64>>> {
+    let seek = |from: u64, whence| {
+        let from = i64::try_from(from).map_err(io::Error::other)?;
+        let found = lseek(file, from, whence)?;
+        u64::try_from(found).map_err(io::Error::other)
+    };
+    let start = match seek(offset, Whence::SeekData) {
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            return Ok(Some(offset..u64::MAX));
+        }
+        found => found?,
+    };
+    Ok(Some(start..seek(start, Whence::SeekHole)?))
+}
+
 /// Bytes of the file or device, and what it has behind its last whole page.
 pub fn size_and_tail(path: &Path, file: &File) -> Result<(u64, Vec<u8>), ModuleError> {
     let failed = |error: &io::Error| {
@@ -263,9 +267,14 @@ pub fn size_and_tail(path: &Path, file: &File) -> Result<(u64, Vec<u8>), ModuleE
         match file.read_at(&mut page[0].0[read..], offset + read as u64) {
             Ok(0) => break,
             Ok(count) => read += count,
-            // Where direct I/O cannot read the tail, it is taken for data.
+            // Where direct I/O cannot read the tail, as it cannot where the page would end behind the largest offset,
+            // it is taken for data, unless nothing was ever written there.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                return Ok((size, vec![u8::MAX; tail_bytes]));
+                let tail = match next_data(file, offset) {
+                    Ok(None) => 0,
+                    Ok(Some(_)) | Err(_) => u8::MAX,
+                };
+                return Ok((size, vec![tail; tail_bytes]));
             }
             Err(error) => return Err(DiskOperation::Read { offset }.failed(path, &error)),
         }
