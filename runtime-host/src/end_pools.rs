@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use chimaera_chimod::ModuleError;
 use chimaera_proto::admin::PoolStep;
+use chimaera_proto::shown::quoted;
 
 use crate::caller::Peer;
 use crate::control_side::ControlSide;
@@ -58,7 +59,7 @@ impl ControlSide {
         self.pools.enter(key, PoolStep::Flushing);
         let flushed = pool.flush();
         self.pools.enter(key, PoolStep::Closing);
-        let (id, name) = (key.id, &pool.name);
+        let (id, name) = (key.id, quoted(&pool.name));
         let ended = client.map_or("stopped", |_| "destroyed");
         let whom = client.map_or_else(String::new, |client| format!(", for {client}"));
         match &flushed {

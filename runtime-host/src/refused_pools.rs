@@ -10,6 +10,7 @@ use std::time::Instant;
 use chimaera_chimod::{Level, ModuleError};
 use chimaera_proto::Status;
 use chimaera_proto::admin::GetOrCreatePool;
+use chimaera_proto::shown::quoted;
 use parking_lot::Mutex;
 
 use crate::caller::Peer;
@@ -49,7 +50,8 @@ impl RefusedPools {
         if let Some(skipped) = skipped {
             let text = format_args!(
                 "pool not created: {}, module {}, for {client}: {error}{skipped}",
-                asked.name, asked.module
+                quoted(&asked.name),
+                quoted(&asked.module)
             );
             log::say(level_of(status), Source::Host, text);
         }

@@ -22,6 +22,7 @@ use std::time::Instant;
 use chimaera_chimod::abi::LentBytes;
 use chimaera_fork::PerProcess;
 use chimaera_proto::PoolId;
+use chimaera_proto::shown::quoted;
 use parking_lot::Mutex;
 
 use crate::log::{self, Level, Source};
@@ -133,8 +134,8 @@ impl<T: fmt::Display> fmt::Display for Said<T> {
         let module = module.unwrap_or_else(|| "unknown".to_owned());
         write!(f, "module {module}")?;
         match pool {
-            Some((Some(id), name)) => write!(f, ", pool {name} ({id})")?,
-            Some((None, name)) => write!(f, ", pool {name}")?,
+            Some((Some(id), name)) => write!(f, ", pool {} ({id})", quoted(&name))?,
+            Some((None, name)) => write!(f, ", pool {}", quoted(&name))?,
             None if self.speaker & pool_bits == 0 => {}
             None => f.write_str(", a pool that has ended")?,
         }
@@ -274,13 +275,13 @@ mod tests {
         let again = Speaker::new("first", "a third");
         again.set_id(PoolId::new(5, 6));
         let number = speaker.number();
-        assert_eq!(shown(number), "module first, pool a pool: said");
+        assert_eq!(shown(number), "module first, pool \"a pool\": said");
         assert_eq!(
             shown(again.number()),
-            "module first, pool a third (5.6): said"
+            "module first, pool \"a third\" (5.6): said"
         );
         speaker.set_id(PoolId::new(7, 8));
-        assert_eq!(shown(number), "module first, pool a pool (7.8): said");
+        assert_eq!(shown(number), "module first, pool \"a pool\" (7.8): said");
         assert_eq!(shown(module_of(other.number())), "module second: said");
         drop(speaker);
         assert_eq!(shown(number), "module first, a pool that has ended: said");

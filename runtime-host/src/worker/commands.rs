@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use chimaera_proto::shown::quoted;
 use chimaera_shm::{Doorbell, Lane};
 use crossbeam::channel::Sender;
 
@@ -149,7 +150,8 @@ impl WorkerThread {
                 log::warning(format_args!(
                     "pool {}, module {module}: worker {} cannot be woken ({error}), so it does not sleep while the \
                      pool works: {what}",
-                    pool.name, self.index
+                    quoted(&pool.name),
+                    self.index
                 ));
             }
             wake_file
