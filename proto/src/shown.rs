@@ -10,9 +10,8 @@ use std::ops::RangeInclusive;
 const MAX_BRIEF_CHARACTERS: usize = 256;
 
 /// Characters that are not visible as such, besides controls: all code points that Unicode 16.0 gives the property
-/// `Default_Ignorable_Code_Point` (`DerivedCoreProperties.txt`), those that are not assigned yet included, which have all
-/// of `Bidi_Control` (`PropList.txt`) among them; the separators of lines and paragraphs; and the marks of interlinear
-/// annotations.
+/// `Default_Ignorable_Code_Point`, those that are not assigned yet included, which have all of `Bidi_Control` among
+/// them; the separators of lines and paragraphs; and the marks of interlinear annotations.
 const HIDDEN: [RangeInclusive<char>; 18] = [
     '\u{ad}'..='\u{ad}',
     '\u{34f}'..='\u{34f}',

@@ -174,7 +174,7 @@ fn lies_in_shared_folder(path: &Path) -> bool {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let shared = (libc::S_ISVTX | libc::S_IWOTH) as u32;
+    let shared = libc::S_ISVTX | libc::S_IWOTH;
     std::fs::metadata(folder).is_ok_and(|folder| folder.mode() & shared == shared)
 }
 
