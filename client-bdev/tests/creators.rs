@@ -5,7 +5,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use chimaera_bdev_client::{
-    Client, CreateOptions, Error, PoolId, PoolInfo, PoolQuery, Runtime, Status, embed,
+    Client, CreateOptions, Error, PoolId, PoolInfo, PoolQuery, Runtime, embed,
 };
 use chimaera_testing::{MIB, Watchdog};
 
@@ -75,19 +75,4 @@ fn who_creates_a_pool_that_others_create_too_leaves_them_its_file() {
 fn who_is_refused_because_of_another_ones_pool_leaves_it_its_file() {
     let options = |depth| CreateOptions::file().size(4 * MIB).io_depth(depth);
     check_files(&[options(32), options(64), options(32), options(64)]);
-}
-
-#[test]
-fn a_creation_that_is_refused_when_its_pool_is_there_leaves_the_pool_its_file() {
-    let _watchdog = Watchdog::start();
-    let runtime = embedded();
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("pool");
-    // The pool is made, but it is not the one that was known.
-    let options = CreateOptions::file().size(4 * MIB).incarnation(12345);
-    let client = Client::new(&runtime, PoolId::NULL);
-    let error = client.create(QUERY, text(&path), &options);
-    assert_eq!(error.expect_err("new").status(), Status::PoolChanged);
-    assert!(runtime.admin().find_pool(text(&path)).is_ok());
-    assert!(path.exists());
 }
