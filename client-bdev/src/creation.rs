@@ -70,7 +70,7 @@ impl Client {
             Ok(request) => request,
             Err(error) => return Task::failed(error.during(describe(name))),
         };
-        match opens_here(&request.name, options) {
+        match opens_here(&request, options) {
             None => self.pool().async_create(query, &request),
             Some(how) => create_on_file(self.pool().clone(), query, request, how),
         }
@@ -95,13 +95,14 @@ impl Client {
 }
 
 /// How this process opens the file, if it does. Names that no pool can have are left to the daemon to refuse.
-fn opens_here(name: &str, options: &CreateOptions) -> Option<HowToOpen> {
-    let params = options.params();
+/// Whoever knows blocks of a pool has no use for a new one.
+fn opens_here(request: &GetOrCreatePool, options: &CreateOptions) -> Option<HowToOpen> {
+    let (name, params) = (request.name.as_str(), options.params());
     let is_path = !name.is_empty() && !name.contains('\0') && name.len() <= MAX_POOL_NAME_BYTES;
     let opens = params.bdev_type == BdevType::File && !params.opened_by_daemon && is_path;
     opens.then_some(HowToOpen {
         read_only: params.read_only,
-        makes: params.total_size > 0,
+        makes: params.total_size > 0 && request.incarnation.is_none(),
     })
 }
 
@@ -131,7 +132,7 @@ fn create_on_file(
             Err(error) => return Err(error.error.during(describe(&request.name)).into()),
         }
         let opened = open_and_offer(pool.runtime(), Path::new(&request.name), how);
-        let (offered, made) = opened.map_err(|error| error.during(describe(&request.name)))?;
+        let (offered, made) = opened.map_err(|error| absent_or(error, &request))?;
         let created = pool.async_create_on(query, &mut request, offered).await;
         let is_answered = match &created {
             Ok(_) => true,
@@ -175,6 +176,18 @@ fn open_and_offer(
             Err(error)
         }
     }
+}
+
+/// The error of opening the file: that the pool has changed, where it is not there and its blocks are known.
+fn absent_or(error: Error, request: &GetOrCreatePool) -> Error {
+    let operation = describe(&request.name);
+    if error.status() != Status::NotFound || request.incarnation.is_none() {
+        return error.during(operation);
+    }
+    Error::new(Status::PoolChanged, operation).with_account(
+        "nothing is at its path any more: what is known of it does not hold; create it without its incarnation to \
+         have a new one",
+    )
 }
 
 /// Removes a file that was made for a pool which is not, unless somebody else has made one of it. The error says so if

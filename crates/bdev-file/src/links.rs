@@ -32,9 +32,9 @@ pub(crate) enum PathEnd {
 /// Follows a path, for something that writes there.
 ///
 /// # Errors
-/// The system's; [`Status::PermissionDenied`] for a symbolic link that belongs neither to root, nor to the calling user,
-/// nor to the owner of what it leads to. Root's links are looked at wherever they are on the path, and those of other
-/// users where they are its end.
+/// The system's; [`Status::PermissionDenied`] for a symbolic link that belongs neither to root, nor to the calling
+/// user, nor to the owner of what it leads to. Root's links are looked at wherever they are on the path, and those of
+/// other users where they are its end.
 pub(crate) fn follow(path: &Path, access: PathUse) -> Result<PathEnd, ModuleError> {
     let user = geteuid().as_raw();
     follow_as(path, access, user)
@@ -90,8 +90,8 @@ impl DistrustedLink {
         ModuleError::new(
             Status::PermissionDenied,
             format!(
-                "{} is not written to: {} is a symbolic link to {}, which belongs to user {}, and what it leads to does \
-                 not: name the file itself if it is meant, or remove the link",
+                "{} is not written to: {} is a symbolic link to {}, which belongs to user {}, and what it leads to \
+                 does not: name the file itself if it is meant, or remove the link",
                 path.display(),
                 self.path.display(),
                 self.target.display(),

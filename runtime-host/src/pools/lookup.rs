@@ -13,8 +13,8 @@ use super::{MAX_POOLS, Pool, PoolEntry, PoolPhase, PoolRegistry};
 use crate::caller::Caller;
 
 impl PoolRegistry {
-    /// Finds the pool that somebody asks for and has any right to, or reserves its id and name for a new one. Blocks while a pool of the
-    /// same owner with the id or name is being made or ended.
+    /// Finds the pool that somebody asks for and has any right to, or reserves its id and name for a new one. Blocks
+    /// while a pool of the same owner with the id or name is being made or ended.
     pub(crate) fn find_or_reserve(
         &self,
         asked: &GetOrCreatePool,

@@ -298,8 +298,8 @@ pub(super) fn open_unused(path: &Path, writes: bool) -> Result<File, ModuleError
     opened.map_err(|error| error.unwrap_or_else(|| in_use_error(path)))
 }
 
-/// Opens a file or device, and says whether another process uses it. Closing the file ends its lock. What the path leads
-/// to is found once: whoever may write to its folder may put something else there meanwhile.
+/// Opens a file or device, and says whether another process uses it. Closing the file ends its lock. What the path
+/// leads to is found once: whoever may write to its folder may put something else there meanwhile.
 fn open(path: &Path, writes: bool) -> Result<(File, bool), ModuleError> {
     let access = match writes {
         false => PathUse::Read,
