@@ -142,7 +142,7 @@ fn a_file_that_is_larger_than_a_pool_can_be_is_said_to_be_that() {
         for (path, size) in [("/tmp/huge", "0"), ("/tmp/new", size), ("/tmp/pool", size)] {
             let create = ["pool", "create", path, "--size", size, "--type", "file"];
             let said = sandbox.chimaera(ROOT, &create).failure(WRONG_USAGE);
-            let most = "too many for a pool: give at most 4503599625273344";
+            let most = "cannot be managed: give at most 281474975662080";
             assert!(said.contains(most), "{path} {size}: {said}");
         }
     }

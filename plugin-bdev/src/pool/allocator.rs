@@ -48,12 +48,8 @@ pub(crate) fn allocator_of(
         (false, _) => Allocator::new(total_size, Threads::Many),
     };
     allocator.map_err(|error| {
-        let most = Allocator::<PendingFree>::MAX_TOTAL_BYTES;
         if error.kind() == io::ErrorKind::InvalidInput {
-            return ModuleError::new(
-                Status::InvalidArgument,
-                format!("a pool of {total_size} bytes cannot be managed: give at most {most}"),
-            );
+            return too_large(total_size);
         }
         let action = format_args!("no room for the tables of a pool of {total_size} bytes");
         let mut refusal = ModuleError::system(action, &error);
@@ -61,4 +57,18 @@ pub(crate) fn allocator_of(
         refusal.message += "; give a smaller size, or raise the limit on the runtime's address space (`ulimit -v`)";
         refusal
     })
+}
+
+/// Whether no pool can have so many bytes.
+pub(super) const fn is_too_large(total_size: u64) -> bool {
+    total_size > Allocator::<PendingFree>::MAX_TOTAL_BYTES
+}
+
+/// The error for a size that no pool can have.
+pub(super) fn too_large(total_size: u64) -> ModuleError {
+    let most = Allocator::<PendingFree>::MAX_TOTAL_BYTES;
+    ModuleError::new(
+        Status::InvalidArgument,
+        format!("a pool of {total_size} bytes cannot be managed: give at most {most}"),
+    )
 }

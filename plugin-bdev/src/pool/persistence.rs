@@ -20,7 +20,7 @@ use chimaera_bdev_proto::{PerfMetrics, UNIT_BYTES};
 use chimaera_chimod::{CreateContext, Host, Incarnation, Level, ModuleError};
 use chimaera_proto::{Permissions, PoolId, Status, shell};
 
-use super::allocator::PendingFree;
+use super::allocator::{PendingFree, is_too_large, too_large};
 use super::open_uuids::OpenUuid;
 use super::opening_context::OpeningContext;
 use super::{ownership, size};
@@ -339,20 +339,14 @@ fn check_identity(opening: &OpeningContext<'_>, identity: &Identity) -> Result<(
     ))
 }
 
-/// The error for a file or device that is too small for a new pool, or too large.
-fn impossible_size(opening: &OpeningContext<'_>, total_size: u64) -> ModuleError {
-    let (least, most) = (Geometry::min_pool_bytes(), Geometry::max_pool_bytes());
-    let text = match total_size > most {
-        true => {
-            format!("many for a pool: give at most {most}, in a file or device that has no more")
-        }
-        false => {
-            format!("few for a pool that keeps its metadata on the device: give at least {least}")
-        }
-    };
+/// The error for a file or device that is too small for a new pool.
+fn too_small(opening: &OpeningContext<'_>, total_size: u64) -> ModuleError {
     opening.error(
         Status::InvalidArgument,
-        format_args!("{total_size} bytes are too {text}"),
+        format_args!(
+            "{total_size} bytes are too few for a pool that keeps its metadata on the device: give at least {}",
+            Geometry::min_pool_bytes()
+        ),
     )
 }
 
@@ -362,8 +356,11 @@ fn format(
     undo: &mut Undo,
 ) -> Result<PersistentPool, ModuleError> {
     let total_size = opening.device.total_size();
+    if is_too_large(total_size) {
+        return Err(too_large(total_size));
+    }
     let geometry = Geometry::new(total_size / UNIT_BYTES);
-    let geometry = geometry.ok_or_else(|| impossible_size(opening, total_size))?;
+    let geometry = geometry.ok_or_else(|| too_small(opening, total_size))?;
     let scrubs = scrub::of_new_pool(opening.context, opening.parameters, wipe)?;
     let allocator = opening.allocator(&geometry)?;
     let birth = image::birth()?;
