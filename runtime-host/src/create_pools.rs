@@ -12,6 +12,7 @@ use chimaera_chimod::{CreateAgain, Incarnation, ModuleError};
 use chimaera_proto::admin::{GetOrCreatePool, PoolInfo, PoolKey};
 use chimaera_proto::limits::{MAX_CREATE_PARAMS_BYTES, MAX_POOL_NAME_BYTES};
 use chimaera_proto::rights::{DEFAULT_MODE, MODE_BITS, OVERFLOW_ID};
+use chimaera_proto::shown::quoted;
 use chimaera_proto::{Permissions, PoolId, Right, Status};
 
 use crate::caller::{Caller, ClientFile, denied};
@@ -128,7 +129,10 @@ impl ControlSide {
         let came = if info.opened { "opened" } else { "created" };
         log::info(format_args!(
             "pool {came}: {} {}, module {}, {}, for {caller}",
-            info.id, info.name, info.module, info.permissions
+            info.id,
+            quoted(&info.name),
+            info.module,
+            info.permissions
         ));
         Ok(info)
     }

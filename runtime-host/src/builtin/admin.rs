@@ -13,6 +13,7 @@ use chimaera_proto::admin::{
     PoolKey, PoolList, PoolName, RuntimeStatus, SetPermissions,
 };
 use chimaera_proto::limits::{ADMIN_BUFFER_BYTES, MAX_ERROR_TEXT_BYTES};
+use chimaera_proto::shown::quoted;
 use chimaera_proto::{Permissions, PoolId, Right, Status, codec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -183,7 +184,8 @@ impl ControlSide {
         entered?;
         log::info(format_args!(
             "pool {}: {}: {after} now, for {caller}",
-            pool.name, pool.id
+            quoted(&pool.name),
+            pool.id
         ));
         Ok(pool.info(false, caller))
     }
