@@ -132,7 +132,8 @@ fn a_subscriber_that_panics_or_stands_still_fails_no_task_and_delays_no_end() {
     (21..2000).for_each(|minor| live(&mut client, minor));
     let log = client.runtime_status().log;
     let last = log.recent.last().expect("there are complaints");
-    let expected = "module talking, pool pool 1999 (8000.1999): said on a thread of the module's";
+    let expected =
+        "module talking, pool \"pool 1999\" (8000.1999): said on a thread of the module's";
     assert_eq!(last.text, expected);
     assert!(
         log.recent
