@@ -132,6 +132,15 @@ impl Caller {
         }
     }
 
+    /// Whether the permissions give it this right, which the socket that it came through takes away.
+    pub(crate) fn is_held_back(&self, permissions: Permissions, right: Right) -> bool {
+        let given = permissions.rights_of(self.peer.user_id, |group| self.is_in_group(group));
+        match self.standing {
+            Standing::Operator => false,
+            Standing::User { ceiling } => given.has(right) && !ceiling.has(right),
+        }
+    }
+
     /// Checks that it may make pools.
     pub(crate) fn check_may_create(&self) -> Result<(), ModuleError> {
         match self.standing {

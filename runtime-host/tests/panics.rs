@@ -38,7 +38,7 @@ fn panic_once(client: &mut RawClient, minor: u32) -> Vec<String> {
     assert_eq!(status(&panics), Some(Status::ModulePanicked));
     let recent = client.runtime_status().log.recent;
     let texts = recent.into_iter().map(|line| line.text);
-    let of_pool = format!("pool {minor} ");
+    let of_pool = format!("pool {minor}\"");
     texts.filter(|text| text.contains(&of_pool)).collect()
 }
 
@@ -55,7 +55,7 @@ fn a_linked_module_panics_in_one_line_with_module_and_pool_whoever_tells_of_it()
     // The application has a hook of its own.
     std::panic::set_hook(Box::new(|_| {}));
     let said = panic_once(&mut client, 1);
-    let expected = "module panicking, pool pool 1 (8000.1): panicked: as asked";
+    let expected = "module panicking, pool \"pool 1\" (8000.1): panicked: as asked";
     assert_eq!(said, [expected]);
 
     // The daemon's.
@@ -65,7 +65,7 @@ fn a_linked_module_panics_in_one_line_with_module_and_pool_whoever_tells_of_it()
         panic!("not one line: {said:?}");
     };
     let beginning =
-        "module panicking, pool pool 2 (8000.2): panicked at runtime-host/tests/panics.rs:";
+        "module panicking, pool \"pool 2\" (8000.2): panicked at runtime-host/tests/panics.rs:";
     assert!(line.starts_with(beginning), "{line}");
     assert!(line.contains(" on thread chimaera-"), "{line}");
     assert!(line.ends_with(": as asked"), "{line}");

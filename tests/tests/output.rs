@@ -266,7 +266,7 @@ fn what_could_not_be_written_is_when_there_is_room_again_with_the_number_of_what
     until("the last error is written", || {
         place
             .log()
-            .matches("ERROR module chimaera_faulty, pool faulty 6666.0 (6666.0): as asked")
+            .matches("ERROR module chimaera_faulty, pool \"faulty 6666.0\" (6666.0): as asked")
             .count()
             == 4000
     });

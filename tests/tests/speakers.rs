@@ -6,7 +6,7 @@ use chimaera_tests::exit::{FAILED, NO_SPACE};
 use chimaera_tests::{Daemon, Faulty, until};
 use nix::sys::signal::Signal;
 
-const POOL: &str = "module chimaera_faulty, pool faulty 6666.0 (6666.0): ";
+const POOL: &str = "module chimaera_faulty, pool \"faulty 6666.0\" (6666.0): ";
 
 /// The lines of a log with these words.
 fn lines<'a>(log: &'a str, words: &str) -> Vec<&'a str> {

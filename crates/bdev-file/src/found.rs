@@ -100,7 +100,13 @@ fn open_node(node: &File, options: &mut OpenOptions, flags: OFlag) -> io::Result
 /// # Errors
 /// As those; and the system's.
 pub fn open_output(path: &Path) -> Result<File, ModuleError> {
-    let failed = |error: io::Error| refused(PathUse::Create, path, &error);
+    let failed = |error: io::Error| match error.raw_os_error() {
+        // It is in the way, where a pool's file would be a wrong name.
+        Some(libc::EISDIR) => {
+            ModuleError::system(format_args!("cannot create {}", path.display()), &error)
+        }
+        _ => refused(PathUse::Create, path, &error),
+    };
     match follow(path, PathUse::Create)? {
         PathEnd::Node(node) => {
             let node = File::from(node);

@@ -59,6 +59,9 @@ pub(super) fn has_such_a_pool(owner: u32, name: &str, id: PoolId) -> ModuleError
 /// The error for a right that somebody lacks. Who has none at all may not know the name, which may be a path.
 pub(super) fn lacks_right(pool: &Pool, right: Right, has: Rights, caller: &Caller) -> ModuleError {
     let advice = match right {
+        _ if caller.is_held_back(pool.permissions(), right) => {
+            "the socket of this connection lets nobody do that: connect to another socket of the daemon"
+        }
         Right::Manage => "its owner and operators can do that",
         _ => "its owner and operators can change that (`chimaera pool chmod`)",
     };

@@ -1,13 +1,15 @@
 //! Names and ids are those of one owner: nobody takes them from anybody, and nobody is led to the pool of somebody
 //! else.
 
+use std::os::unix::fs::PermissionsExt;
+
 use chimaera_bdev_client::{
     Client, CreateOptions, Error, PoolChoice, PoolId, PoolQuery, Runtime, Status,
 };
-use chimaera_tests::exit::{IN_THE_WAY, NOT_FOUND, NOT_PERMITTED};
-use chimaera_tests::{MIB, UsersDaemon, assert_refused, has_users, json};
+use chimaera_tests::exit::{IN_THE_WAY, NOT_FOUND, NOT_PERMITTED, WRONG_USAGE};
+use chimaera_tests::{MIB, UsersDaemon, assert_refused, has_users, json, text};
 
-use super::{ID, MEMBER, OTHER, OWNER, QUERY, assert_denied, mode, owner, ram, set};
+use super::{GROUP, ID, MEMBER, OTHER, OWNER, QUERY, assert_denied, mode, owner, ram, set};
 
 /// Writes a byte all over a block of its own, and gives what reads it.
 fn filled(pool: &Client, byte: u8) -> impl Fn() -> Result<u8, Error> + use<> {
@@ -255,4 +257,33 @@ fn the_name_of_a_pool_is_told_to_nobody_who_has_no_right_to_it_and_does_not_know
     .expect("its own");
     let error = create(&member, "guess", ID).expect_err("it has another name");
     assert!(error.to_string().contains("/home/owner/secret"), "{error}");
+}
+
+#[test]
+fn a_pool_of_somebody_elses_is_verified_and_not_made_by_its_owners_name() {
+    if !has_users("verifying another user's pool") {
+        return;
+    }
+    let daemon = UsersDaemon::start();
+    let owners = daemon.user(OWNER.with_groups(&[GROUP]));
+    let options = CreateOptions::ram(MIB).group(GROUP).mode(0o660);
+    let pool = Client::new(&owners, PoolId::NULL);
+    pool.create(PoolQuery::Dynamic, "shared", &options)
+        .expect("made");
+    let folder = tempfile::tempdir().expect("a folder");
+    let everybody = PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(folder.path(), everybody).expect("its own");
+    let journal = folder.path().join("journal");
+    let on = ["--pool", "1001:shared", "--journal", text(&journal)];
+    let run = ["verify", "run", "--seconds", "1"];
+    let _ = daemon.run_as(MEMBER, &[&run[..], &on].concat()).success();
+    let _ = daemon
+        .run_as(MEMBER, &[&["verify", "check"][..], &on].concat())
+        .success();
+
+    for name in ["1001:shared", "root:other"] {
+        let create = ["pool", "create", name, "--type", "ram", "--size", "1MiB"];
+        let said = daemon.run_as(MEMBER, &create).failure(WRONG_USAGE);
+        assert!(said.contains("give `--owner"), "{said}");
+    }
 }

@@ -15,16 +15,31 @@ use crate::failure::CommandFailure;
 use crate::input_file::read_regular;
 use crate::output::{self, printable};
 use crate::size::show_size;
+use crate::users::split_owner;
 
 pub(super) fn create(
     arguments: &CreatePoolArguments,
     global: &GlobalArguments,
 ) -> Result<(), CommandFailure> {
+    refuse_owner_in_name(&arguments.name)?;
     match (&arguments.module, arguments.kind) {
         (Some(module), _) => create_of_module(module, arguments, global),
         (None, Some(kind)) => create_block_device(kind, arguments, global),
         (None, None) => unreachable!("one of them is required"),
     }
+}
+
+/// Refuses a name that other commands would take for another user's pool.
+fn refuse_owner_in_name(text: &str) -> Result<(), CommandFailure> {
+    let (Some(owner), name) = split_owner(text) else {
+        return Ok(());
+    };
+    Err(CommandFailure::usage(format!(
+        "{} means the pool {} of user {owner}: give `--owner {owner}` and that name, or write ./ before the path of a \
+         file whose name has a colon",
+        printable(text),
+        printable(name)
+    )))
 }
 
 /// Creates a pool of another module, of which this program knows nothing but the name.

@@ -25,7 +25,7 @@ pub(crate) fn open(
 ///
 /// # Errors
 /// It is gone by now, or another one.
-pub(super) fn open_found(runtime: &Runtime, pool: &PoolInfo) -> Result<Client, CommandFailure> {
+pub(crate) fn open_found(runtime: &Runtime, pool: &PoolInfo) -> Result<Client, CommandFailure> {
     Ok(Client::open_of(
         runtime,
         pool.permissions.owner,

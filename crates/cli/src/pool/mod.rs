@@ -22,8 +22,8 @@ use crate::connection::{connect, order};
 use crate::failure::CommandFailure;
 use crate::output::{self, printable};
 use crate::program;
-pub(crate) use find::find_block_device;
 use find::{find, open};
+pub(crate) use find::{find_block_device, open_found};
 use permissions::PermissionsReport;
 use stats::note_unknown_blocks;
 

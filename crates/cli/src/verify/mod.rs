@@ -19,7 +19,7 @@ use crate::args::{
 use crate::connection::connect;
 use crate::failure::CommandFailure;
 use crate::output;
-use crate::pool::find_block_device;
+use crate::pool::{find_block_device, open_found};
 use crate::program;
 use crate::size::show_size;
 
@@ -104,7 +104,7 @@ fn check_space(space_bytes: u64) -> Result<(), CommandFailure> {
 fn open_verified(verified: &VerifyPoolArguments) -> Result<(Client, PoolIdentity), CommandFailure> {
     let runtime = connect(&verified.daemon)?;
     let info = find_block_device(&runtime, &verified.pool, &verified.daemon)?;
-    let client = Client::new(&runtime, info.id);
+    let client = open_found(&runtime, &info)?;
     let PoolInfo { id, name, .. } = info;
     Ok((client, PoolIdentity { id, name }))
 }
