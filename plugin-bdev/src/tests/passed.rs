@@ -10,6 +10,7 @@ use chimaera_bdev_proto::{CreateParams, FileState, IoEngine, MEGABYTE, Method};
 use chimaera_chimod::{Creator, ModuleError};
 use chimaera_proto::{Permissions, PoolId, Status};
 use chimaera_testing::{SystemCallFilter, disk_folder};
+use nix::fcntl::OFlag;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 
@@ -132,6 +133,12 @@ fn a_file_that_was_opened_otherwise_is_refused_whoever_asks() {
         total_size: 0,
         ..params()
     };
+    let neither = OFlag::from_bits_retain(libc::O_WRONLY | libc::O_RDWR);
+    let neither = nix::fcntl::open(&*name, neither, Mode::empty()).expect("opened");
+    for params in [params(), read_only] {
+        let expected = (Status::InvalidArgument, "for neither reading nor writing");
+        assert_refused(ROOT, &neither, (&name, &params), expected);
+    }
     let file = reads.open(&name).expect("opened");
     drop(pass(ROOT, &file, &name, &read_only).expect("reading is enough to read"));
     drop(pass(ROOT, &open(&name), &name, &params()).expect("and this for all"));

@@ -155,6 +155,9 @@ fn check_flags(path: &Path, flags: OFlag, read_only: bool) -> Result<(), ModuleE
     } else if access == OFlag::O_RDONLY && !read_only {
         "for reading only, and a pool also writes: pass one that is open for reading and writing, or ask for the pool \
          with read_only"
+    } else if access != OFlag::O_RDONLY && access != OFlag::O_RDWR {
+        // Linux knows a fourth way, for device drivers.
+        "for neither reading nor writing: pass one that is open for reading and writing"
     } else {
         return Ok(());
     };
