@@ -10,8 +10,9 @@ use chimaera_proto::{ModuleError, Status};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::Mode;
 use nix::sys::statfs::{
-    BPF_FS_MAGIC, CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC, FsType, PROC_SUPER_MAGIC,
-    SECURITYFS_MAGIC, SYSFS_MAGIC, TRACEFS_MAGIC, fstatfs,
+    BPF_FS_MAGIC, CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, DEBUGFS_MAGIC, FsType, NSFS_MAGIC,
+    PROC_SUPER_MAGIC, RDTGROUP_SUPER_MAGIC, SECURITYFS_MAGIC, SELINUX_MAGIC, SMACK_MAGIC,
+    SYSFS_MAGIC, TRACEFS_MAGIC, XENFS_SUPER_MAGIC, fstatfs,
 };
 
 /// What is to be done with a path.
@@ -79,7 +80,7 @@ fn with_advice(mut refusal: ModuleError, advice: Option<String>) -> ModuleError 
 
 /// File systems of the kernel's own. Their files look regular, but reading one may block for ever, and writing one
 /// may change the machine's settings.
-const KERNEL_FILE_SYSTEMS: [FsType; 8] = [
+const KERNEL_FILE_SYSTEMS: [FsType; 21] = [
     PROC_SUPER_MAGIC,
     SYSFS_MAGIC,
     DEBUGFS_MAGIC,
@@ -88,6 +89,28 @@ const KERNEL_FILE_SYSTEMS: [FsType; 8] = [
     CGROUP_SUPER_MAGIC,
     CGROUP2_SUPER_MAGIC,
     BPF_FS_MAGIC,
+    SELINUX_MAGIC,
+    SMACK_MAGIC,
+    NSFS_MAGIC,
+    XENFS_SUPER_MAGIC,
+    // resctrl
+    RDTGROUP_SUPER_MAGIC,
+    // configfs
+    FsType(0x6265_6570),
+    // efivarfs
+    FsType(0xde5e_81e4),
+    // pstore
+    FsType(0x6165_676c),
+    // mqueue
+    FsType(0x1980_0202),
+    // fusectl
+    FsType(0x6573_5543),
+    // binfmt_misc
+    FsType(0x4249_4e4d),
+    // rpc_pipefs
+    FsType(0x6759_6969),
+    // secretmem, which is memory that the kernel itself does not see
+    FsType(0x5345_434d),
 ];
 
 /// Refuses an open file that stores nothing, and one for writing that whoever starts it has the rights of its owner or
@@ -184,7 +207,43 @@ pub fn ends_with_slash(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    /// Mounts each of these where that is allowed and it exists, in mount namespaces that end with the commands.
+    #[test]
+    fn file_systems_of_the_kernels_own_are_known() {
+        let place = tempfile::tempdir().expect("a folder");
+        let script = "mount -t \"$0\" none \"$1\" && stat -f -c %t \"$1\"";
+        for name in [
+            "mqueue",
+            "configfs",
+            "efivarfs",
+            "pstore",
+            "fusectl",
+            "resctrl",
+            "binfmt_misc",
+            "bpf",
+            "tracefs",
+            "debugfs",
+            "securityfs",
+            "proc",
+            "sysfs",
+            "cgroup2",
+        ] {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", script, name]);
+            let Ok(said) = command.arg(place.path()).output() else {
+                continue;
+            };
+            let said = String::from_utf8(said.stdout).expect("a number");
+            if let Ok(number) = i64::from_str_radix(said.trim(), 16) {
+                let known = KERNEL_FILE_SYSTEMS.contains(&FsType(number as _));
+                assert!(known, "{name} is {number:x}");
+            }
+        }
+    }
 
     #[test]
     fn a_missing_right_is_named_and_no_other() {
