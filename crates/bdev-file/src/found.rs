@@ -4,23 +4,21 @@ use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use chimaera_proto::{ModuleError, Status};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, openat};
+use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
 use crate::busy;
 use crate::links::{PathEnd, follow};
+use crate::node::{OWN_FILES, open_node};
 use crate::open::{FileKind, kind_of};
 use crate::path::{PathUse, refused};
 use crate::reach::Reach;
-
-/// The links by which a process reaches what it has open.
-const OWN_FILES: &str = "/proc/self/fd";
 
 /// A regular file or block device that was found at a path. It is open to be looked at only (`O_PATH`), which has no
 /// effect on a device, and waits for nobody.
@@ -74,24 +72,6 @@ impl FoundFile {
         };
         open_node(&self.node, &mut options, flags)
     }
-}
-
-/// Opens what is open to be looked at.
-fn open_node(node: &File, options: &mut OpenOptions, flags: OFlag) -> io::Result<File> {
-    let flags = flags | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
-    let own = format!("{OWN_FILES}/{}", node.as_raw_fd());
-    let file = options.custom_flags(flags.bits()).open(own);
-    let file = file.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("{OWN_FILES} is needed for that: mount the file system /proc"),
-        ),
-        _ => error,
-    })?;
-    // Some kernels take it as the wish that no I/O wait.
-    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
-    fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
-    Ok(file)
 }
 
 /// Opens a file for what a command writes, empty, or makes it. Links are followed as by [`FoundFile::find`], and a file
@@ -191,6 +171,8 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
     use nix::unistd::mkfifo;
+
+    use nix::fcntl::{FcntlArg, fcntl};
 
     use super::*;
 

@@ -2,6 +2,7 @@
 //!
 //! Laws:
 //! - Nothing but regular files and block devices is opened at all: to open a terminal or a tape has effects of its own.
+//!   What a path leads to is looked at, and just that is opened: the path is not followed twice.
 //! - A file is made only under a name that nothing has, and never through a link: whoever made the link would choose
 //!   where.
 //! - What writes without a daemon follows no link that somebody else may have put in the way.
@@ -14,6 +15,7 @@
 mod found;
 mod links;
 mod made;
+mod node;
 mod open;
 mod path;
 mod reach;

@@ -1,6 +1,6 @@
 //! Opening what is at a path, or making a file there.
 
-use std::fs::{File, Metadata};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
@@ -8,10 +8,11 @@ use std::path::Path;
 use chimaera_proto::{ModuleError, Status};
 use chimaera_thread::standstill::patiently;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 
 use crate::busy;
 use crate::made::{MadeFile, absent};
+use crate::node::open_node;
 use crate::path::{PathUse, check_stores, ends_with_slash};
 use crate::reach::Reach;
 
@@ -81,11 +82,9 @@ pub fn open(path: &Path, reach: &Reach<'_>, how: HowToOpen) -> Result<OpenedPath
     };
     let look_failed = |error: io::Error| failed(PathUse::Look, &error);
     let kind = kind_of(path, &found.metadata().map_err(look_failed)?)?;
-    let file = open_existing(path, reach, how, kind)?;
-    // Looked at again: the first look was at the name, which may lead elsewhere by now.
-    if kind_of(path, &file.metadata().map_err(look_failed)?)? != kind {
-        return Err(busy(path, "it was replaced just now"));
-    }
+    // Before it is opened, which may have effects of its own; and for what it is opened for.
+    check_stores(path, &found)?;
+    let file = open_found(&found, (path, reach), how, kind)?;
     check_stores(path, &file)?;
     Ok(OpenedPath {
         file,
@@ -94,35 +93,29 @@ pub fn open(path: &Path, reach: &Reach<'_>, how: HowToOpen) -> Result<OpenedPath
     })
 }
 
-fn open_existing(
-    path: &Path,
-    reach: &Reach<'_>,
+/// Opens what was only looked at, whatever has come into its place at the path by now.
+pub(crate) fn open_found(
+    found: &File,
+    (path, reach): (&Path, &Reach<'_>),
     how: HowToOpen,
     kind: FileKind,
 ) -> Result<File, ModuleError> {
-    let (access, mode) = match how.read_only {
-        true => (PathUse::Read, OFlag::O_RDONLY),
-        false => (PathUse::Write, OFlag::O_RDWR),
+    let access = match how.read_only {
+        true => PathUse::Read,
+        false => PathUse::Write,
     };
     let exclusive = match kind {
         FileKind::Regular => OFlag::empty(),
         FileKind::BlockDevice => OFlag::O_EXCL,
     };
-    // To open what may have come into its place has no effect, and does not wait.
-    let flags = mode | exclusive | OFlag::O_NOCTTY | OFlag::O_NONBLOCK;
-    let is_busy = |errno: &Errno| *errno == Errno::EBUSY;
-    let file = patiently(|| reach.open(path, flags), is_busy).map_err(|errno| match errno {
-        Errno::EBUSY => busy(path, "it is mounted, part of an array, or another pool's"),
-        errno => reach.refused(access, path, &errno.into()),
-    })?;
-    // Some kernels take it as the wish that no I/O wait.
-    let flags = fcntl(&file, FcntlArg::F_GETFL).map(OFlag::from_bits_retain);
-    let cleared = flags.and_then(|flags| {
-        let waits = FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK);
-        fcntl(&file, waits)
-    });
-    cleared.map_err(|errno| reach.refused(access, path, &errno.into()))?;
-    Ok(file.into())
+    let mut options = OpenOptions::new();
+    options.read(true).write(!how.read_only);
+    let is_busy = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
+    let opened = patiently(|| open_node(found, &mut options, exclusive), is_busy);
+    opened.map_err(|error| match is_busy(&error) {
+        true => busy(path, "it is mounted, part of an array, or another pool's"),
+        false => reach.refused(access, path, &error),
+    })
 }
 
 /// What kind of file this is.

@@ -1,12 +1,17 @@
 //! What is opened, and by which paths.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use chimaera_proto::{ModuleError, Status};
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+use crate::open::open_found;
 use crate::{FileKind, HowToOpen, OpenedPath, Reach, open};
 
 const NEW: HowToOpen = HowToOpen {
@@ -148,4 +153,22 @@ fn a_program_with_rights_to_lend_is_opened_for_reading_only() {
         }
         open(&path, &Reach::All, read).expect("nothing is written");
     }
+}
+
+#[test]
+fn what_was_looked_at_is_opened_whatever_comes_into_its_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("pool");
+    fs::write(&path, "own").expect("written");
+    let found = Reach::All.open(&path, OFlag::O_PATH).expect("looked at");
+    let found = File::from(found);
+    fs::rename(&path, folder.path().join("moved")).expect("moved");
+    nix::unistd::mkfifo(&path, Mode::S_IRWXU).expect("a FIFO");
+    let file = open_found(&found, (&path, &Reach::All), OLD, FileKind::Regular);
+    let mut file = file.expect("opened");
+    let mut held = String::new();
+    file.read_to_string(&mut held)
+        .expect("it is open for reading");
+    assert_eq!(held, "own");
+    file.write_all(b" and more").expect("and for writing");
 }

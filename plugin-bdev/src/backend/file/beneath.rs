@@ -6,11 +6,12 @@
 #![forbid(unsafe_code)]
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use chimaera_bdev_file::{FileKind, FoundFile, PathUse};
 use chimaera_bdev_format::image::{FileLock, busy, lock, pool_file};
 use chimaera_chimod::ModuleError;
 use chimaera_proto::Status;
@@ -43,12 +44,12 @@ pub(super) fn lock_beneath(path: &Path, device: &File) -> Result<FileLock, Modul
 fn file_beneath(device: &File) -> Option<(PathBuf, File)> {
     let number = device.metadata().ok()?.rdev();
     let attached = attached_path(&format!("{}:{}", major(number), minor(number)))?;
-    let mut options = OpenOptions::new();
-    // To open a pipe in its place would wait for a writer.
-    options.read(true).custom_flags(libc::O_NONBLOCK);
-    let file = options.open(&attached).ok()?;
+    // Nothing else is opened that may be there by now, such as a device.
+    let there = FoundFile::find(&attached, PathUse::Look).ok()?;
+    let file = (there.kind() == FileKind::Regular).then(|| there.open(false, false))?;
+    let file = file.ok()?;
     let found = file.metadata().ok()?;
-    let is_it = found.is_file() && file_of_loop_device(device).ok()? == (found.dev(), found.ino());
+    let is_it = file_of_loop_device(device).ok()? == (found.dev(), found.ino());
     is_it.then_some((attached, file))
 }
 
