@@ -13,7 +13,7 @@
 //! - A block of a pool that scrubs is zeroed before anybody hears of it, and durably so before a commit records it.
 //! - Nobody waits for a commit that keeps the number of owner tags in memory within bounds, unless there is no room
 //!   left.
-//! - A flush waits for at most one page of a list, however many are asked for.
+//! - A flush waits for at most one page of a list and one piece of blocks that are zeroed, however many are asked for.
 //! - All work that is taken is completed, also after the device or the thread has failed.
 //! - With nothing to do the thread sleeps.
 
@@ -21,6 +21,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -37,6 +38,7 @@ use crossbeam::channel::{Sender, bounded};
 use super::allocation::AllocationOutcome;
 use super::{allocation, listing};
 use crate::backend::file::{MetadataDisk, NamedFile};
+use crate::backend::new_blocks::NewBlocks;
 use crate::pool::failure::{failure_of, refuse};
 use crate::pool::state::PoolState;
 
@@ -106,6 +108,7 @@ impl Keeper {
         let queue = Arc::new(WorkQueue::default());
         let mut thread = KeeperThread {
             lists: VecDeque::new(),
+            zeroing: VecDeque::new(),
             ledger,
             pool,
             named_file,
@@ -212,6 +215,8 @@ impl WorkQueue {
 struct KeeperThread {
     /// Lists that wait for their turn.
     lists: VecDeque<Request>,
+    /// Allocations whose blocks are being zeroed.
+    zeroing: VecDeque<Zeroing>,
     ledger: Ledger<MetadataDisk>,
     pool: Arc<PoolState>,
     named_file: Arc<NamedFile>,
@@ -224,14 +229,23 @@ struct KeeperThread {
     told_of_dirty_blocks: bool,
 }
 
+/// An allocation whose blocks are being zeroed.
+struct Zeroing {
+    new: NewBlocks,
+    /// What is left of its blocks.
+    ranges: VecDeque<Range<u64>>,
+}
+
 impl KeeperThread {
     fn run(&mut self, queue: &WorkQueue) {
         loop {
             let wants_checkpoint = !self.read_only && self.ledger.metadata().wants_checkpoint();
-            let Some(work) = queue.take(wants_checkpoint || !self.lists.is_empty()) else {
+            let has_else = !self.lists.is_empty() || !self.zeroing.is_empty();
+            let Some(work) = queue.take(wants_checkpoint || has_else) else {
                 break;
             };
-            let again = self.serve(work);
+            let mut again = self.serve(work);
+            again.extend(self.zero());
             if !again.is_empty() {
                 queue.state.lock().work.extend(again);
             }
@@ -243,6 +257,10 @@ impl KeeperThread {
         }
         while !self.lists.is_empty() {
             self.list();
+        }
+        while !self.zeroing.is_empty() {
+            // The end commits.
+            let _ = self.zero();
         }
         if !self.read_only {
             self.close();
@@ -329,25 +347,58 @@ impl KeeperThread {
         }
     }
 
+    /// Has blocks zeroed, in later turns, before anybody hears of them.
     fn allocate_zeroed(&mut self, pool: &PoolState, request: Request) -> AllocationOutcome {
         let (allocator, counters) = (&pool.allocator, pool.counters.of_keeper());
-        let new = match allocation::reserve(allocator, 0, counters, request) {
-            Ok(new) => new,
-            Err(outcome) => return outcome,
-        };
-        let disk = self.ledger.metadata().disk();
+        if let Some(failure) = self.failure {
+            // Nothing is written to the device any more.
+            refuse(counters, request, failure);
+            return AllocationOutcome::Completed;
+        }
+        match allocation::reserve(allocator, 0, counters, request) {
+            Ok(new) => {
+                let ranges = new.ranges().into();
+                self.zeroing.push_back(Zeroing { new, ranges });
+                AllocationOutcome::Completed
+            }
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// Zeroes a piece of the blocks that wait for it, and hands out those of an allocation that is done. Gives what a
+    /// commit has to come for.
+    fn zero(&mut self) -> Option<KeeperWork> {
+        let mut first = self.zeroing.pop_front()?;
         self.has_new_zeroes = true;
-        let zeroed = new
-            .ranges()
-            .into_iter()
-            .try_for_each(|range| disk.zero(range));
-        match zeroed {
-            Ok(()) => allocation::hand_out(allocator, counters, new),
-            Err(error) => {
-                self.tell_of_dirty_blocks(&error);
-                allocation::give_up(allocator, counters, new, failure_of(&error))
+        let disk = self.ledger.metadata().disk();
+        let mut zeroed = Ok(());
+        if let Some(range) = first.ranges.front_mut() {
+            zeroed = disk.zero(range.clone()).map(|bytes| range.start += bytes);
+            if range.is_empty() {
+                first.ranges.pop_front();
             }
         }
+        if zeroed.is_ok() && !first.ranges.is_empty() {
+            // Behind the others, so that a large allocation does not hold up small ones.
+            self.zeroing.push_back(first);
+            return None;
+        }
+        let (allocator, counters) = (&self.pool.allocator, self.pool.counters.of_keeper());
+        let outcome = match zeroed {
+            Ok(()) => allocation::hand_out(allocator, counters, first.new),
+            Err(error) => {
+                if error.raw_os_error() == Some(libc::ENOSPC) {
+                    // The file system, which is full, may have set space aside for a part of them.
+                    let ranges = first.new.ranges().into_iter();
+                    ranges.for_each(|range| disk.give_back(range));
+                }
+                let failure = failure_of(&error);
+                let outcome = allocation::give_up(allocator, counters, first.new, failure);
+                self.tell_of_dirty_blocks(&error);
+                outcome
+            }
+        };
+        matches!(outcome, AllocationOutcome::CompletedAmongManyTags).then_some(KeeperWork::Commit)
     }
 
     fn record(&mut self, change: IdentityChange) -> Result<(), Failure> {

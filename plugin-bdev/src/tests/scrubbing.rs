@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use chimaera_bdev_proto::{
-    Block, BlockType, CreateParams, MEGABYTE, OwnerTag, ScrubPolicy, UNIT_BYTES,
+    Block, BlockType, CreateParams, MEGABYTE, Method, OwnerTag, ScrubPolicy, UNIT_BYTES,
+    allocate_arguments,
 };
 use chimaera_chimod::Creator;
 use chimaera_proto::{Permissions, Status};
@@ -12,7 +13,8 @@ use chimaera_testing::{SystemCallFilter, disk_folder};
 
 use super::{assert_refused, on_every_file};
 use crate::testing::{
-    POOL, ROOT, Recorder, TestPool, file_bytes, file_params, loop_device, name_in, ram_params,
+    POOL, ROOT, Recorder, TestBuffer, TestPool, file_bytes, file_params, loop_device, name_in,
+    ram_params,
 };
 
 const SECRET: u8 = 0x5E;
@@ -141,7 +143,32 @@ fn where_the_file_system_cannot_zero_ranges_zeroes_are_written() {
         let (_folder, pool) = pool_whose_keeper_is(filter);
         assert_eq!(found_again(&pool, BlockType::Mib1), 0);
         assert_eq!(found_again(&pool, BlockType::Kib4), 0);
+        // A list takes several turns, and what is asked for meanwhile takes turns with it.
+        let mut list = TestBuffer::new(1024, 0);
+        let large = allocate_arguments(3 * MEGABYTE, OwnerTag::NONE);
+        let (large, _) = pool.submit_to(0, Method::AllocateBlocks as u16, large, Some(&mut list));
+        let small = allocate_arguments(1, OwnerTag(7));
+        let (small, _) = pool.submit_to(0, Method::AllocateBlocks as u16, small, None);
+        pool.flush().expect("the device is sound");
+        for (task, count) in [(small, 1), (large, 3)] {
+            let values = pool.wait(task).expect("there is room");
+            assert_eq!(values[0], count);
+            for words in values[1..].as_chunks().0.iter().take(count as usize) {
+                let block = Block::from_words(*words).expect("the pool's own");
+                assert_eq!(byte_of(&pool, &[block]), 0);
+            }
+        }
+        assert_eq!(pool.stats().allocated_blocks, 4);
     }
+}
+
+#[test]
+fn a_pool_whose_device_failed_zeroes_nothing_any_more() {
+    let calls = [libc::SYS_fdatasync, libc::SYS_fsync];
+    let (_folder, pool) = pool_whose_keeper_is(SystemCallFilter::refusing(&calls, libc::EIO));
+    assert_eq!(pool.allocate(1).map(|blocks| blocks.len()), Ok(1));
+    pool.flush().expect_err("nobody knows what is durable");
+    assert_eq!(pool.allocate(1), Err(Status::IoError));
 }
 
 #[test]

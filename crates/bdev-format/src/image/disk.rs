@@ -162,42 +162,42 @@ impl FileDisk {
         }
     }
 
-    /// Makes bytes of a file or device zeroes, of which the first one and the number are whole pages. The file stays as
-    /// long as it is. Not durable before the next flush. Blocks.
+    /// Makes bytes of a file or device zeroes, of which the first one and the number are whole pages, and gives how
+    /// many from the first one on: all, or a piece, where zeroes have to be written. The file stays as long as it is.
+    /// Not durable before the next flush. Blocks.
     ///
     /// The file system or the device does it without data, where it can, and keeps the space: on ext4 that takes some
     /// microseconds, whatever the length.
     ///
     /// # Errors
     /// The device's. What the bytes are then is not known.
-    pub fn zero(&self, bytes: Range<u64>) -> io::Result<()> {
-        let flags = FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let offset = i64::try_from(bytes.start).map_err(io::Error::other)?;
-        let len = i64::try_from(bytes.end - bytes.start).map_err(io::Error::other)?;
+    pub fn zero(&self, bytes: Range<u64>) -> io::Result<u64> {
+        let all = bytes.end - bytes.start;
         loop {
-            match fallocate(&self.file, flags, offset, len) {
+            match self.allocate(FallocateFlags::FALLOC_FL_ZERO_RANGE, &bytes) {
                 Err(nix::Error::EINTR) => {}
                 Err(nix::Error::EOPNOTSUPP | nix::Error::ENOSYS) => {
-                    return self.write_zeroes(bytes);
+                    let piece = all.min(MAX_PAGES_ZEROED * PAGE_BYTES as u64);
+                    let zeroes = Page::zeroes((piece / PAGE_BYTES as u64) as usize);
+                    self.write(bytes.start / PAGE_BYTES as u64, &zeroes)?;
+                    return Ok(piece);
                 }
-                result => return Ok(result?),
+                Err(errno) => return Err(errno.into()),
+                Ok(()) => return Ok(all),
             }
         }
     }
 
-    fn write_zeroes(&self, bytes: Range<u64>) -> io::Result<()> {
-        let (first, end) = (
-            bytes.start / PAGE_BYTES as u64,
-            bytes.end / PAGE_BYTES as u64,
-        );
-        let zeroes = Page::zeroes((end - first).min(MAX_PAGES_ZEROED) as usize);
-        let mut at = first;
-        while at < end {
-            let count = (end - at).min(MAX_PAGES_ZEROED);
-            self.write(at, &zeroes[..count as usize])?;
-            at += count;
-        }
-        Ok(())
+    /// Gives the file system back the space of these bytes, which nobody uses, as far as it can take it.
+    pub fn give_back(&self, bytes: Range<u64>) {
+        let _ = self.allocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE, &bytes);
+    }
+
+    fn allocate(&self, flags: FallocateFlags, bytes: &Range<u64>) -> nix::Result<()> {
+        let number = |number: u64| i64::try_from(number).map_err(|_| nix::Error::EFBIG);
+        let (offset, len) = (number(bytes.start)?, number(bytes.end - bytes.start)?);
+        let keeping_size = flags | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(&self.file, keeping_size, offset, len)
     }
 }
 

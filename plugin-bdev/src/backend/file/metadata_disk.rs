@@ -46,8 +46,13 @@ impl MetadataDisk {
     ///
     /// # Errors
     /// The device's.
-    pub(crate) fn zero(&self, bytes: Range<u64>) -> io::Result<()> {
+    pub(crate) fn zero(&self, bytes: Range<u64>) -> io::Result<u64> {
         self.disk.zero(bytes)
+    }
+
+    /// As [`FileDisk::give_back`].
+    pub(crate) fn give_back(&self, bytes: Range<u64>) {
+        self.disk.give_back(bytes);
     }
 }
 
