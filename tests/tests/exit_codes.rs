@@ -1,14 +1,13 @@
 //! What fails has the exit code that says how, whichever command it is, and a text that says what to do.
 
-use std::path::Path;
 use std::process::Command;
 
 use chimaera_tests::exit::{
     IN_THE_WAY, NO_RUNTIME, NO_SPACE, NOT_FOUND, NOT_PERMITTED, WRONG_USAGE,
 };
 use chimaera_tests::{
-    Daemon, NOBODY, ProgramOutput, Sandbox, SmallFileSystem, chimaera, disk_folder, finish,
-    program, skipped, text,
+    Daemon, LoopDevice, MIB, NOBODY, ProgramOutput, Sandbox, SmallFileSystem, chimaera,
+    disk_folder, finish, program, skipped, text,
 };
 
 /// Runs `pool create` with these arguments.
@@ -176,11 +175,11 @@ fn every_command_without_a_runtime_has_a_code_and_says_how_to_start_one() {
 #[test]
 fn what_the_daemon_may_not_write_and_what_has_no_space_have_codes() {
     let daemon = Daemon::start();
-    let read_only = "/sys/kernel/uevent_seqnum";
-    if Path::new(read_only).exists() {
-        create(&daemon, &[read_only, "--type", "file"]).failure(NOT_PERMITTED);
-    } else {
-        skipped("exit code 6", "no sysfs");
+    match LoopDevice::attach_with(MIB, &["--read-only"]) {
+        Ok(device) => {
+            create(&daemon, &[text(device.path()), "--type", "file"]).failure(NOT_PERMITTED);
+        }
+        Err(reason) => skipped("exit code 6", &reason),
     }
     match SmallFileSystem::mount("nr_inodes=1") {
         Ok(full) => {
