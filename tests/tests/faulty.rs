@@ -326,7 +326,7 @@ fn a_wake_up_file_that_wakes_nobody_is_told_of_as_a_mistake_of_its_module() {
     let runtime = daemon.connect();
     let faulty = Faulty::new(&runtime, 0);
     faulty.create(params::WAKE_FILE).expect("the pool is made");
-    let named = "pool faulty 6666.0, module chimaera_faulty: worker 0 cannot be woken";
+    let named = "pool \"faulty 6666.0\", module chimaera_faulty: worker 0 cannot be woken";
     until("the log tells of it", || daemon.log().contains(named));
     let log = daemon.log();
     let line = log.lines().find(|line| line.contains(named)).expect("told");
