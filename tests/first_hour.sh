@@ -21,7 +21,8 @@ if [ "${1-}" != inside ]; then
 fi
 
 place=$2
-nobody=65534
+# Not 65534, which stands for whoever has no user id, and owns nothing.
+nobody=65533
 failures=0
 
 # A machine of its own: an empty /run, and a /tmp and a /var/tmp that lie on the disk.
