@@ -229,7 +229,10 @@ fn the_program_says_whether_a_pool_scrubs() {
         "{said}"
     );
     let allocate = [&create[..], &["--scrub", "allocate"]].concat();
-    let _ = daemon.run(&allocate).success();
+    let said = daemon.run(&allocate).success();
+    assert!(said.contains("its blocks are zeroed before"), "{said}");
+    let said = daemon.run(&create).success();
+    assert!(!said.contains("zeroed"), "{said}");
     let _ = daemon.run(&["pool", "destroy", name]).success();
     let found = chimaera(&["pool", "inspect", "--json", name]).success();
     assert_eq!(json(&found)["scrub"], "allocate");

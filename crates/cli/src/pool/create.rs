@@ -8,6 +8,7 @@ use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_client::proto::limits::MAX_CREATE_PARAMS_BYTES;
 
 use super::PoolReport;
+use super::permissions::zeroed;
 use super::stats::allocated_bytes;
 use crate::args::{CreatePoolArguments, GlobalArguments, KindArgument, MetricsArguments};
 use crate::connection::{connect, order};
@@ -135,12 +136,13 @@ fn create_block_device(
         });
     }
     output::line(format_args!(
-        "{} pool {} with id {}{}; {}",
+        "{} pool {} with id {}{}; {}{}",
         verb(&info),
         printable(&info.name),
         info.id,
         rounding(arguments.size, &stats),
-        contents(&stats)
+        contents(&stats),
+        zeroed(arguments.scrub.and(Some(stats.scrub)))
     ));
     Ok(())
 }

@@ -103,15 +103,20 @@ fn set(
             scrub,
         });
     }
-    let zeroed = match scrub {
-        Some(ScrubPolicy::Allocate) => "; its blocks are zeroed before they are handed out",
-        Some(ScrubPolicy::None) | None => "",
-    };
     output::line(format_args!(
-        "pool {}: {now}{zeroed}",
-        printable(&pool.name)
+        "pool {}: {now}{}",
+        printable(&pool.name),
+        zeroed(scrub)
     ));
     Ok(())
+}
+
+/// What the answer of a command adds for a pool that scrubs.
+pub(super) const fn zeroed(scrub: Option<ScrubPolicy>) -> &'static str {
+    match scrub {
+        Some(ScrubPolicy::Allocate) => "; its blocks are zeroed before they are handed out",
+        Some(ScrubPolicy::None) | None => "",
+    }
 }
 
 /// Sets the permissions, and says what the pool has now, and whether it scrubs, where it may be asked.
