@@ -245,3 +245,52 @@ fn commands_show_whose_a_pool_is_and_do_what_rights_give() {
     let flushed = daemon.run_as(OTHER, &["pool", "flush", &named]).success();
     assert!(flushed.starts_with("flushed pool pool"), "{flushed}");
 }
+
+#[test]
+fn a_pool_that_exists_with_another_mode_or_group_is_said_to_keep_them() {
+    if !has_users("groups of pools") {
+        return;
+    }
+    let daemon = UsersDaemon::start();
+    let create = |user, more: &[&str]| {
+        let words = ["pool", "create", "pool", "--type", "ram", "--size", "4MiB"];
+        daemon.run_as(user, &[&words, more].concat()).success()
+    };
+    let own = OWNER.group.to_string();
+    for more in [
+        &["--mode", "664"][..],
+        &[],
+        &["--mode", "664", "--group", &own],
+    ] {
+        let said = create(OWNER, more);
+        assert!(!said.contains("stays"), "{said}");
+    }
+    let said = create(OWNER, &["--mode", "600"]);
+    for words in [
+        "; its mode stays 0664: `",
+        "pool chmod 0600 pool",
+        "` changes it",
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
+    // The command that is shown does it.
+    let _ = daemon
+        .run_as(OWNER, &["pool", "chmod", "0600", "pool"])
+        .success();
+    let said = create(OWNER, &["--mode", "600"]);
+    assert!(!said.contains("stays"), "{said}");
+
+    let group = GROUP.to_string();
+    let owner = OWNER.with_groups(&[GROUP]);
+    let said = create(owner, &["--group", &group]);
+    let expected = format!("; its group stays {own}: `");
+    let command = format!("pool chown :{group} pool");
+    for words in [&expected[..], &command, "` changes it"] {
+        assert!(said.contains(words), "{said}");
+    }
+    let _ = daemon
+        .run_as(owner, &["pool", "chown", &format!(":{group}"), "pool"])
+        .success();
+    let said = create(owner, &["--group", &group]);
+    assert!(!said.contains("stays"), "{said}");
+}

@@ -8,7 +8,7 @@ use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_client::proto::limits::MAX_CREATE_PARAMS_BYTES;
 
 use super::PoolReport;
-use super::permissions::zeroed;
+use super::permissions::{kept, zeroed};
 use super::stats::allocated_bytes;
 use crate::args::{CreatePoolArguments, GlobalArguments, KindArgument, MetricsArguments};
 use crate::connection::{connect, order};
@@ -76,11 +76,12 @@ fn create_of_module(
         return output::json(&PoolReport::of_creation(&info));
     }
     output::line(format_args!(
-        "{} pool {} of module {} with id {}",
+        "{} pool {} of module {} with id {}{}",
         verb(&info),
         printable(&info.name),
         printable(&info.module),
-        info.id
+        info.id,
+        printable(&kept(arguments, &info))
     ));
     Ok(())
 }
@@ -136,12 +137,13 @@ fn create_block_device(
         });
     }
     output::line(format_args!(
-        "{} pool {} with id {}{}; {}{}",
+        "{} pool {} with id {}{}; {}{}{}",
         verb(&info),
         printable(&info.name),
         info.id,
         rounding(arguments.size, &stats),
         contents(&stats),
+        printable(&kept(arguments, &info)),
         zeroed(arguments.scrub.and(Some(stats.scrub)))
     ));
     Ok(())

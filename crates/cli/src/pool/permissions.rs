@@ -2,17 +2,22 @@
 
 use std::path::Path;
 
-use chimaera_bdev_client::{MODULE_NAME, Permissions, ScrubPolicy, SetPermissions};
+use chimaera_bdev_client::{
+    MODULE_NAME, Permissions, PoolInfo, Right, ScrubPolicy, SetPermissions,
+};
 use chimaera_bdev_format::PoolOwner;
 use chimaera_bdev_format::image;
 use serde::Serialize;
 
 use super::find::{find, open_found};
 use super::offline::explain;
-use crate::args::{ChmodArguments, ChownArguments, GlobalArguments, NamedPool};
+use crate::args::{
+    ChmodArguments, ChownArguments, CreatePoolArguments, GlobalArguments, NamedPool,
+};
 use crate::connection::{connect, order};
 use crate::failure::CommandFailure;
 use crate::output::{self, printable};
+use crate::program;
 
 /// What is to change.
 #[derive(Clone, Copy, Default)]
@@ -117,6 +122,36 @@ pub(super) const fn zeroed(scrub: Option<ScrubPolicy>) -> &'static str {
         Some(ScrubPolicy::Allocate) => "; its blocks are zeroed before they are handed out",
         Some(ScrubPolicy::None) | None => "",
     }
+}
+
+/// Says which mode and group a pool has kept where others were asked for at its creation, and, to whoever may do it,
+/// how to change them.
+pub(super) fn kept(arguments: &CreatePoolArguments, info: &PoolInfo) -> String {
+    let named = match arguments.owner {
+        Some(owner) => format!("{owner}:{}", info.name),
+        None => info.name.clone(),
+    };
+    let stays = |what: &str, now: String, act: &str, asked: String| {
+        let command = program::command(&["pool", act, &asked, &named], &arguments.daemon);
+        match info.rights.has(Right::Manage) {
+            true => format!("; its {what} stays {now}: `{command}` changes it"),
+            false => format!("; its {what} stays {now}"),
+        }
+    };
+    let Permissions { group, mode, .. } = info.permissions;
+    let other_mode = arguments.mode.filter(|&asked| asked != mode);
+    let other_group = arguments.group.filter(|&asked| asked != group);
+    let mode = other_mode.map(|asked| {
+        stays(
+            "mode",
+            format!("{mode:04o}"),
+            "chmod",
+            format!("{asked:04o}"),
+        )
+    });
+    let group =
+        other_group.map(|asked| stays("group", group.to_string(), "chown", format!(":{asked}")));
+    [mode, group].into_iter().flatten().collect()
 }
 
 /// Sets the permissions, and says what the pool has now, and whether it scrubs, where it may be asked.
