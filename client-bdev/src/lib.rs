@@ -30,6 +30,10 @@
 //! before it durable: data, allocations and frees. A program finds its blocks again by the owner tag
 //! that it allocated them with ([`Client::all_blocks`]).
 //!
+//! A name or id means a pool of the calling user's, or else an operator's. [`Client::open_of`] opens another user's,
+//! given by user id: `Client::open_of(&runtime, 1001, "cache")`. Operators make and open pools for others by
+//! [`CreateOptions::owner`]. `OWNER:NAME` is for the command line alone: in this crate it is a name with a colon.
+//!
 //! A connection belongs to one process. After a fork the child connects anew, as the example `forked_workers` does; on
 //! the parent's connection every call fails with [`Status::Forked`], and nothing else happens
 //! ([`chimaera_client`](chimaera_client#forking)).
