@@ -22,7 +22,7 @@
 //! | a task fails as the pool has ended or is another one | as it was | `Suspect` | as it was |
 //! | the application has read a whole list of this instance | as it was | as it was | no |
 //! | the application has read a whole list of another instance | as it was | as it was | as it was |
-//! | the application says that it knows | as it was | as it was | no |
+//! | the application says that it knows nothing that could not hold | as it was | as it was; if that is `Suspect`, nothing is known of it any more, so that whichever pool is there is no other one | no |
 //!
 //! Tasks are sent without a further question where it is `Attached` and has not changed, and only there.
 
@@ -196,6 +196,14 @@ impl KnownPool {
         });
     }
 
+    /// As [`Self::accept_change`], of whichever pool is there.
+    fn forget(&self) {
+        if self.standing().attachment == Attachment::Suspect {
+            self.known.store(0, Ordering::Relaxed);
+        }
+        self.accept_change();
+    }
+
     fn accept_change(&self) {
         self.stand(Standing {
             has_changed: false,
@@ -237,10 +245,10 @@ impl KnownPools {
         }
     }
 
-    /// Notes that the application knows what holds now.
+    /// Notes that the application has forgotten what may not hold.
     pub(crate) fn accept_change(&self, pool: &KnownPool) {
         let _held = self.0.lock();
-        pool.accept_change();
+        pool.forget();
     }
 
     /// Notes that the application knows what that instance of the pool holds. Returns whether what is known of the pool

@@ -140,7 +140,8 @@ impl PoolHandle {
         self.shared.has_changed()
     }
 
-    /// Notes that the application knows what holds now. In a signal handler that has interrupted another call of its
+    /// Notes that the application has forgotten what may not hold, also where it is not known yet which pool is there
+    /// now. In a signal handler that has interrupted another call of its
     /// thread, and in a forked child, this does nothing.
     pub fn accept_change(&self) {
         if self.is_outside_here() {

@@ -238,6 +238,13 @@ fn nobody_who_knows_a_memory_pool_uses_the_one_that_was_made_in_its_place() {
         client.accept_change();
         assert_eq!(first_byte(client, &block), Ok(4));
     }
+    // It is enough to say so once, before it is known which pool is there.
+    made_anew(&there, 5);
+    for client in clients {
+        assert_refused(first_byte(client, &block), Status::PoolChanged, &[]);
+        client.accept_change();
+        assert_eq!(first_byte(client, &block), Ok(5));
+    }
 }
 
 #[test]
