@@ -1,9 +1,12 @@
 //! The folder in which a daemon's socket is to lie: why it is trusted, and what may be wrong with it.
 
-use std::fs::{self, DirBuilder, Metadata, Permissions};
+use std::fs::{self, DirBuilder, Metadata, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
 
 use nix::errno::Errno;
 
@@ -105,11 +108,25 @@ pub fn create_open(folder: &Path) -> io::Result<()> {
         create_open(above)?;
     }
     match fs::create_dir(folder) {
-        Ok(()) => fs::set_permissions(folder, Permissions::from_mode(0o755)),
+        Ok(()) => let_everybody_look_into(folder),
         // Somebody else has made it since, or it is not a folder, which whoever uses it is told.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// Sets the mode of a folder that was made just now. If the one above is somebody else's, another folder may be there
+/// by now, or a link to one: only one of one's own is changed, and no link is followed.
+fn let_everybody_look_into(folder: &Path) -> io::Result<()> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(folder)?;
+    if opened.metadata()?.uid() != geteuid().as_raw() {
+        return Err(io::Error::other("another folder has come into its place"));
+    }
+    opened.set_permissions(Permissions::from_mode(0o755))
 }
 
 /// Looks whether a folder that somebody named exists.
