@@ -159,7 +159,7 @@ impl ControlSide {
         if owner != caller.peer.user_id && !caller.is_operator() {
             return Err(opened_by_neither(&asked.name, owner));
         }
-        if owner != key.owner && !self.pools.is_for(owner, asked, caller) {
+        if owner != key.owner && !self.pools.is_for(owner, caller) {
             return Err(recorded_for_another(&asked.name, owner));
         }
         reservation.move_to(PoolKey { id, owner })?;

@@ -70,8 +70,8 @@ impl PoolRegistry {
     }
 
     /// Whether a pool that was opened for somebody may be recorded as this owner's.
-    pub(crate) fn is_for(&self, owner: u32, asked: &GetOrCreatePool, caller: &Caller) -> bool {
-        asked.owner == Some(owner) || is_for(owner, caller.peer.user_id, &self.operators)
+    pub(crate) fn is_for(&self, owner: u32, caller: &Caller) -> bool {
+        is_for(owner, caller.peer.user_id, &self.operators)
     }
 }
 
