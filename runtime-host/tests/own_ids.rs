@@ -7,7 +7,7 @@ use chimaera_chimod::{
     Activity, Container, CreateAgain, CreateContext, Creator, DeclaredMethod, ModuleError, Request,
     Right, Worker,
 };
-use chimaera_proto::admin::{GetOrCreatePool, ListPools, Method, PoolInfo, PoolList};
+use chimaera_proto::admin::{GetOrCreatePool, PoolInfo};
 use chimaera_proto::{Descriptor, PoolId, Status};
 use chimaera_runtime::{Config, Host};
 use chimaera_testing::raw_client::{RawClient, ping, status};
@@ -100,17 +100,11 @@ fn create(
     params: &str,
 ) -> Result<PoolInfo, (Status, String)> {
     let request = GetOrCreatePool::new("recorded", name, id, params.as_bytes().to_vec());
-    let completion = client.admin(Method::GetOrCreatePool, &request);
-    match status(&completion) {
-        None => Ok(client.reply(&completion)),
-        Some(status) => Err((status, client.reason(&completion))),
-    }
+    client.get_or_create(&request)
 }
 
 fn list(client: &mut RawClient) -> Vec<PoolId> {
-    let completion = client.admin(Method::ListPools, &ListPools { after: None });
-    let list: PoolList = client.reply(&completion);
-    list.pools.iter().map(|pool| pool.id).collect()
+    client.pools().iter().map(|pool| pool.id).collect()
 }
 
 fn call(client: &mut RawClient, pool: PoolId) -> Option<Status> {

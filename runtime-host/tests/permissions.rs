@@ -9,7 +9,7 @@ use chimaera_chimod::{
     Worker,
 };
 use chimaera_proto::admin::{
-    DestroyPool, GetOrCreatePool, ListPools, Method, PoolChoice, PoolInfo, PoolList, SetPermissions,
+    DestroyPool, GetOrCreatePool, Method, PoolChoice, PoolInfo, SetPermissions,
 };
 use chimaera_proto::{Descriptor, Permissions, PoolId, Status};
 use chimaera_runtime::{Config, Host};
@@ -126,20 +126,12 @@ fn create(
         owner,
         ..GetOrCreatePool::new("recording", name, ID, Vec::new())
     };
-    let completion = client.admin(Method::GetOrCreatePool, &request);
-    match status(&completion) {
-        None => Ok(client.reply(&completion)),
-        Some(status) => Err((status, client.reason(&completion))),
-    }
+    client.get_or_create(&request)
 }
 
 fn owners(client: &mut RawClient) -> Vec<u32> {
-    let completion = client.admin(Method::ListPools, &ListPools { after: None });
-    let list: PoolList = client.reply(&completion);
-    list.pools
-        .iter()
-        .map(|pool| pool.permissions.owner)
-        .collect()
+    let pools = client.pools().into_iter();
+    pools.map(|pool| pool.permissions.owner).collect()
 }
 
 fn own() -> u32 {

@@ -6,9 +6,7 @@ use chimaera_chimod::{
     Activity, Container, CreateAgain, CreateContext, DeclaredMethod, Incarnation, ModuleError,
     Request, Right, Worker,
 };
-use chimaera_proto::admin::{
-    DestroyPool, GetOrCreatePool, ListPools, Method, PoolChoice, PoolInfo, PoolList,
-};
+use chimaera_proto::admin::{DestroyPool, GetOrCreatePool, Method, PoolChoice};
 use chimaera_proto::{PoolId, Status};
 use chimaera_runtime::{Config, Host};
 use chimaera_testing::raw_client::{RawClient, status};
@@ -96,18 +94,8 @@ fn asked(name: &str, id: PoolId, recorded: &str) -> GetOrCreatePool {
     GetOrCreatePool::new("remembered", name, id, recorded.as_bytes().to_vec())
 }
 
-fn create(client: &mut RawClient, request: &GetOrCreatePool) -> Result<PoolInfo, (Status, String)> {
-    let completion = client.admin(Method::GetOrCreatePool, request);
-    match status(&completion) {
-        None => Ok(client.reply(&completion)),
-        Some(status) => Err((status, client.reason(&completion))),
-    }
-}
-
 fn names(client: &mut RawClient) -> Vec<String> {
-    let completion = client.admin(Method::ListPools, &ListPools { after: None });
-    let list: PoolList = client.reply(&completion);
-    list.pools.into_iter().map(|pool| pool.name).collect()
+    client.pools().into_iter().map(|pool| pool.name).collect()
 }
 
 #[test]
@@ -121,7 +109,7 @@ fn a_pool_is_neither_made_nor_opened_for_who_knows_another_one() {
             ..asked(name, PoolId::NULL, recorded)
         };
         for made in 1..=2 {
-            let (status, text) = create(&mut client, &known).expect_err("is refused");
+            let (status, text) = client.get_or_create(&known).expect_err("is refused");
             assert_eq!(status, Status::PoolChanged, "{text}");
             assert_eq!(names(&mut client), [""; 0]);
             assert_gone(name, made);
@@ -130,7 +118,9 @@ fn a_pool_is_neither_made_nor_opened_for_who_knows_another_one() {
             incarnation: None,
             ..known
         };
-        let made = create(&mut client, &unknown).expect("id and name are free");
+        let made = client
+            .get_or_create(&unknown)
+            .expect("id and name are free");
         assert!(made.created);
         assert_eq!(client.destroy_pool(made.id), None);
     }
@@ -138,7 +128,9 @@ fn a_pool_is_neither_made_nor_opened_for_who_knows_another_one() {
         incarnation: Some(5),
         ..asked("known: right", PoolId::NULL, "8000.7 5")
     };
-    create(&mut client, &right).expect("it is the one that is known");
+    client
+        .get_or_create(&right)
+        .expect("it is the one that is known");
 }
 
 #[test]
@@ -147,7 +139,9 @@ fn a_pool_whose_id_means_another_one_to_its_creator_is_not_made() {
     let host = host();
     let mut client = RawClient::new(host.connect().expect("connects"));
     let id = PoolId::new(8000, 7);
-    create(&mut client, &asked("meant", id, "")).expect("is made");
+    client
+        .get_or_create(&asked("meant", id, ""))
+        .expect("is made");
     let for_other = |name: &str, id, recorded: &str| GetOrCreatePool {
         owner: Some(OTHER),
         ..asked(name, id, recorded)
@@ -161,13 +155,15 @@ fn a_pool_whose_id_means_another_one_to_its_creator_is_not_made() {
             1,
         ),
     ] {
-        let (refusal, text) = create(&mut client, &request).expect_err("is refused");
+        let (refusal, text) = client.get_or_create(&request).expect_err("is refused");
         assert_eq!(refusal, Status::Busy, "{text}");
         assert!(text.contains("use another connection"), "{text}");
         assert_eq!(names(&mut client), ["meant"]);
         assert_gone(name, made);
         let mut elsewhere = RawClient::new(host.connect().expect("connects"));
-        let made = create(&mut elsewhere, &request).expect("another connection may");
+        let made = elsewhere
+            .get_or_create(&request)
+            .expect("another connection may");
         assert_eq!((made.id, made.permissions.owner), (id, OTHER));
         let choice = PoolChoice {
             owner: Some(OTHER),

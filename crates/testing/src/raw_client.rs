@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chimaera_proto::admin::{AttachPool, DestroyPool, GetOrCreatePool, Method, RuntimeStatus};
+use chimaera_proto::admin::{
+    AttachPool, DestroyPool, GetOrCreatePool, ListPools, Method, PoolInfo, PoolList, RuntimeStatus,
+};
 use chimaera_proto::control::{self, ControlReply, ControlRequest};
 use chimaera_proto::limits::{ADMIN_BUFFER_BYTES, DATA_OFFSET_BYTES};
 use chimaera_proto::{
@@ -127,6 +129,34 @@ impl RawClient {
     pub fn create_pool(&mut self, module: &str, name: &str, id: PoolId) -> Option<Status> {
         let request = GetOrCreatePool::new(module, name, id, Vec::new());
         status(&self.admin(Method::GetOrCreatePool, &request))
+    }
+
+    /// Creates a pool, or finds it. Gives the status and the reason if that fails.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    ///
+    /// # Panics
+    /// As [`Self::admin`].
+    pub fn get_or_create(
+        &mut self,
+        request: &GetOrCreatePool,
+    ) -> Result<PoolInfo, (Status, String)> {
+        let completion = self.admin(Method::GetOrCreatePool, request);
+        match status(&completion) {
+            None => Ok(self.reply(&completion)),
+            Some(status) => Err((status, self.reason(&completion))),
+        }
+    }
+
+    /// The pools that the client may know of, as far as they fit on a page.
+    ///
+    /// # Panics
+    /// As [`Self::admin`].
+    pub fn pools(&mut self) -> Vec<PoolInfo> {
+        let completion = self.admin(Method::ListPools, &ListPools { after: None });
+        let list: PoolList = self.reply(&completion);
+        list.pools
     }
 
     /// Attaches to a pool. Gives the status if that fails.
