@@ -10,7 +10,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use chimaera_bdev_proto::PerfMetrics;
-use chimaera_chimod::{CreateAgain, Creator, ModuleError};
+use chimaera_chimod::{CreateAgain, ModuleError};
 use chimaera_proto::Status;
 use parking_lot::Mutex;
 
@@ -57,18 +57,8 @@ impl Declared {
     }
 }
 
-/// As [`Declared::change`], of a pool that is being opened.
-pub(crate) fn change_by_opener(
-    declared: PerfMetrics,
-    owner_uid: u32,
-    (asked, opener): (Option<PerfMetrics>, Creator),
-) -> Result<Option<PerfMetrics>, ModuleError> {
-    let may_manage = opener.is_operator || opener.uid == owner_uid;
-    change(declared, owner_uid, asked, (opener.uid, may_manage))
-}
-
-/// `uid` is the user who asks.
-fn change(
+/// As [`Declared::change`], of a pool that is being opened; `uid` is the user who asks.
+pub(crate) fn change(
     declared: PerfMetrics,
     owner_uid: u32,
     asked: Option<PerfMetrics>,

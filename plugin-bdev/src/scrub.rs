@@ -3,7 +3,8 @@
 //! Laws:
 //! - A pool that scrubs does so for good, since the space of its free blocks holds what was in it before.
 //! - Whoever other permissions let in gets only blocks that were zeroed: a pool scrubs before its permissions let
-//!   others in, and one that overwrites what somebody else may have left scrubs unless it is its maker's alone.
+//!   others in; and one that overwrites what somebody else may have left, or lies on a device, of which only samples
+//!   were looked at, scrubs unless it is its maker's alone. So does one that others use and that grows on a device.
 //! - Only the pool's owner and operators may have a pool scrub.
 
 #![forbid(unsafe_code)]
@@ -88,24 +89,12 @@ impl Scrub {
     }
 }
 
-/// As [`Scrub::begins`], of a pool of this owner's that is being opened.
-pub(crate) fn begins_with_opener(
-    is_on: bool,
-    owner_uid: u32,
-    context: &CreateContext<'_>,
-    asked: Option<ScrubPolicy>,
-) -> Result<bool, ModuleError> {
-    let opener = context.creator;
-    let may_manage = opener.is_operator || opener.uid == owner_uid;
-    begins(is_on, owner_uid, asked, (opener.uid, may_manage))
-}
-
-/// Whether a pool begins to scrub that does so already if `is_on`; `uid` is the user who asks.
+/// As [`Scrub::begins`], of a pool that is being opened, and scrubs already if `is_on`; `uid` is the user who asks.
 ///
 /// # Errors
 /// [`Status::ParameterMismatch`] if it is not to scrub any more; [`Status::PermissionDenied`] if whoever asks may not
 /// have it scrub.
-fn begins(
+pub(crate) fn begins(
     is_on: bool,
     owner_uid: u32,
     asked: Option<ScrubPolicy>,
@@ -132,28 +121,45 @@ fn begins(
     }
 }
 
-/// Whether a new pool scrubs; with `overwrites` it is made over what somebody else may have left.
+/// What the space of a new pool may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FormerContents {
+    /// Nothing.
+    Blank,
+    /// Something that samples of a device did not show.
+    Unseen,
+    /// What the pool is made over.
+    Overwritten,
+}
+
+/// Whether a new pool scrubs, whose space may hold this.
 ///
 /// # Errors
 /// [`Status::InvalidArgument`] if it has to, and is asked not to.
 pub(crate) fn of_new_pool(
     context: &CreateContext<'_>,
     parameters: &Parameters,
-    overwrites: bool,
+    former: FormerContents,
 ) -> Result<bool, ModuleError> {
     let makers_alone = PoolOwner {
         user: context.creator.uid,
         group: context.permissions.group,
         mode: DEFAULT_MODE.into(),
     };
-    let has_to = overwrites && PoolOwner::from(context.permissions).lets_others_in(makers_alone);
-    match (has_to, parameters.scrub) {
-        (true, Some(ScrubPolicy::None)) => Err(ModuleError::new(
-            Status::InvalidArgument,
-            "scrub is none, but the pool overwrites what is there, and its permissions let others in, who could read \
-             that in new blocks: leave scrub out, or make the pool for its maker alone (mode 0600)",
-        )),
-        (has_to, asked) => Ok(has_to || asked == Some(ScrubPolicy::Allocate)),
+    let is_for_others = PoolOwner::from(context.permissions).lets_others_in(makers_alone);
+    match (parameters.scrub, former) {
+        (Some(ScrubPolicy::Allocate), _) => Ok(true),
+        (None, FormerContents::Blank) => Ok(false),
+        (None, FormerContents::Unseen | FormerContents::Overwritten) => Ok(is_for_others),
+        (Some(ScrubPolicy::None), FormerContents::Overwritten) if is_for_others => {
+            Err(ModuleError::new(
+                Status::InvalidArgument,
+                "scrub is none, but the pool overwrites what is there, and its permissions let others in, who could \
+                 read that in new blocks: leave scrub out, or make the pool for its maker alone (mode 0600)",
+            ))
+        }
+        // Whoever says so knows what is on the device.
+        (Some(ScrubPolicy::None), _) => Ok(false),
     }
 }
 

@@ -100,6 +100,12 @@ impl PoolOwner {
     /// Bits of a mode that let others than the owner read or write.
     const BITS_OF_OTHERS: u32 = 0o066;
 
+    /// Whether others than the owner may read or write.
+    #[must_use]
+    pub const fn is_shared(self) -> bool {
+        self.mode & Self::BITS_OF_OTHERS != 0
+    }
+
     /// Whether this may let somebody read or write who could not do so `before`. Said too often rather than too
     /// seldom: which groups a user is in is not known here.
     #[must_use]

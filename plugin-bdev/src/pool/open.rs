@@ -18,7 +18,7 @@ use crate::backend::file::{FileDevice, MetadataDisk, NamedFile, Undo};
 use crate::backend::ram::RamDevice;
 use crate::declared::Declared;
 use crate::params::{DeviceUsage, Parameters};
-use crate::scrub::{self, Scrub};
+use crate::scrub::{self, FormerContents, Scrub};
 
 /// Makes a pool in memory.
 ///
@@ -28,7 +28,7 @@ pub(crate) fn in_memory(
     context: &CreateContext<'_>,
     parameters: Parameters,
 ) -> Result<BlockPool, ModuleError> {
-    let scrubs = scrub::of_new_pool(context, &parameters, false)?;
+    let scrubs = scrub::of_new_pool(context, &parameters, FormerContents::Blank)?;
     let device = RamDevice::new(context, parameters.total_size)?;
     let allocator = allocator_of(parameters.total_size, context.worker_count, false)?;
     warn_if_too_large(context, parameters.total_size);

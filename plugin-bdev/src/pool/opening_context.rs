@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use chimaera_bdev_allocator::Allocator;
@@ -38,6 +39,13 @@ impl<'a> OpeningContext<'a> {
             device,
             disk: device.disk(),
         }
+    }
+
+    /// Whether what has the pool is a device, and no regular file.
+    pub(super) fn is_on_device(&self) -> Result<bool, ModuleError> {
+        let metadata = self.device.named_file().metadata();
+        let metadata = metadata.map_err(|error| self.device_failed("look at", &error))?;
+        Ok(metadata.file_type().is_block_device())
     }
 
     /// The allocator of a pool of this shape, with nothing allocated yet.

@@ -15,7 +15,9 @@ use chimaera_bdev_allocator::ledger::Ledger;
 use chimaera_bdev_format::block_map::MegabyteMap;
 use chimaera_bdev_format::contents::DeviceContents;
 use chimaera_bdev_format::image::{self, random_bits};
-use chimaera_bdev_format::{Geometry, Identity, Metadata, OpenError, OpenMode, Superblock};
+use chimaera_bdev_format::{
+    Geometry, Identity, Metadata, OpenError, OpenMode, PoolOwner, Superblock,
+};
 use chimaera_bdev_proto::{PerfMetrics, UNIT_BYTES};
 use chimaera_chimod::{CreateContext, Host, Incarnation, Level, ModuleError};
 use chimaera_proto::{Permissions, PoolId, Status, shell};
@@ -27,7 +29,7 @@ use super::{ownership, size};
 use crate::backend::file::{FileDevice, MetadataDisk, Undo, nothing_to_read};
 use crate::declared;
 use crate::params::{DeviceUsage, Parameters};
-use crate::scrub;
+use crate::scrub::{self, FormerContents};
 
 /// How long opening takes before the log says how far it is, and how often the log says so from then on.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -95,8 +97,8 @@ fn open(
     let open_uuid = OpenUuid::enter(opening, superblock.uuid, identity.pool)?;
     check_identity(opening, identity)?;
     let permissions = ownership::settle(opening, identity.owner)?;
-    let changes = ChangesByOpener::asked_for(opening, identity, permissions.owner)?;
     let geometry = size::settle_geometry(opening, superblock)?;
+    let changes = ChangesAtOpening::settle(opening, superblock, (&geometry, permissions))?;
     let held_pages = size::held_before_growing(opening, superblock)?;
     let allocator = opening.allocator(&geometry)?;
     let mode = match opening.parameters.read_only {
@@ -163,35 +165,37 @@ fn open(
     })
 }
 
-/// What a pool is to record that its opener asks for.
-struct ChangesByOpener {
+/// What a pool is to record when it is opened: what its opener asks for, and what follows from its growth.
+struct ChangesAtOpening {
     metrics: Option<PerfMetrics>,
     /// Whether it begins to scrub.
     scrubs: bool,
 }
 
-impl ChangesByOpener {
+impl ChangesAtOpening {
     /// # Errors
-    /// The opener asks for what it may not change.
-    fn asked_for(
+    /// The opener asks for what it may not change; or the device's.
+    fn settle(
         opening: &OpeningContext<'_>,
-        identity: &Identity,
-        owner_uid: u32,
+        superblock: &Superblock,
+        (geometry, permissions): (&Geometry, Permissions),
     ) -> Result<Self, ModuleError> {
         let OpeningContext {
             context,
             parameters,
             ..
         } = opening;
-        let asked = (parameters.metrics, context.creator);
+        let (identity, owner) = (&superblock.identity, permissions.owner);
+        let opener = context.creator;
+        let by = (opener.uid, opener.is_operator || opener.uid == owner);
+        let grows = geometry.total_pages() > superblock.geometry.total_pages();
+        let is_shared = PoolOwner::from(permissions).is_shared();
+        // Nobody knows what the space of a device holds that comes to the pool.
+        let gets_unseen_space = grows && is_shared && opening.is_on_device()?;
+        let is_asked = scrub::begins(identity.scrubs, owner, parameters.scrub, by)?;
         Ok(Self {
-            metrics: declared::change_by_opener(identity.metrics, owner_uid, asked)?,
-            scrubs: scrub::begins_with_opener(
-                identity.scrubs,
-                owner_uid,
-                context,
-                parameters.scrub,
-            )?,
+            metrics: declared::change(identity.metrics, owner, parameters.metrics, by)?,
+            scrubs: is_asked || (gets_unseen_space && !identity.scrubs),
         })
     }
 
@@ -361,7 +365,12 @@ fn format(
     }
     let geometry = Geometry::new(total_size / UNIT_BYTES);
     let geometry = geometry.ok_or_else(|| too_small(opening, total_size))?;
-    let scrubs = scrub::of_new_pool(opening.context, opening.parameters, wipe)?;
+    let former = match wipe {
+        true => FormerContents::Overwritten,
+        false if opening.is_on_device()? => FormerContents::Unseen,
+        false => FormerContents::Blank,
+    };
+    let scrubs = scrub::of_new_pool(opening.context, opening.parameters, former)?;
     let allocator = opening.allocator(&geometry)?;
     let birth = image::birth()?;
     let open_uuid = OpenUuid::enter(opening, birth.uuid, opening.context.pool)?;

@@ -41,6 +41,13 @@ pub(crate) const ROOT: Creator = Creator {
     is_operator: true,
 };
 
+/// Somebody else, who is no operator.
+pub(crate) const USER: Creator = Creator {
+    uid: 1000,
+    gid: 1000,
+    is_operator: false,
+};
+
 /// A pool, driven by its test. Calls for one worker must not meet on two threads.
 pub(crate) struct TestPool {
     handle: ContainerHandle,

@@ -15,15 +15,9 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 
 use super::engines;
-use crate::testing::{POOL, ROOT, Recorder, TestPool, file_params, name_in};
+use crate::testing::{POOL, ROOT, Recorder, TestPool, USER, file_params, name_in};
 
 /// A user who is no operator.
-const USER: Creator = Creator {
-    uid: 1000,
-    gid: 1000,
-    is_operator: false,
-};
-
 fn params() -> CreateParams {
     CreateParams {
         opened_by_daemon: false,

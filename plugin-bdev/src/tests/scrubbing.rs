@@ -7,23 +7,16 @@ use chimaera_bdev_proto::{
     Block, BlockType, CreateParams, MEGABYTE, Method, OwnerTag, ScrubPolicy, UNIT_BYTES,
     allocate_arguments,
 };
-use chimaera_chimod::Creator;
 use chimaera_proto::{Permissions, Status};
 use chimaera_testing::{SystemCallFilter, disk_folder};
 
 use super::{assert_refused, on_every_file};
 use crate::testing::{
-    POOL, ROOT, Recorder, TestBuffer, TestPool, file_bytes, file_params, loop_device, name_in,
-    ram_params,
+    POOL, ROOT, Recorder, TestBuffer, TestPool, USER, file_bytes, file_params, loop_device,
+    name_in, ram_params,
 };
 
 const SECRET: u8 = 0x5E;
-
-const USER: Creator = Creator {
-    uid: 1000,
-    gid: 1000,
-    is_operator: false,
-};
 
 fn scrubbing(params: CreateParams) -> CreateParams {
     CreateParams {
@@ -322,6 +315,44 @@ fn opening_may_have_a_pool_scrub() {
     ] {
         let pool = TestPool::create(&name, &params, 1).expect("opened");
         assert_eq!(pool.stats().scrub, expected);
+    }
+}
+
+#[test]
+fn a_pool_on_a_device_that_is_for_others_scrubs_unless_it_is_asked_not_to() {
+    let group = Permissions {
+        mode: 0o660,
+        ..Permissions::of_owner(0, 0)
+    };
+    for (permissions, asked, expected) in [
+        (group, None, ScrubPolicy::Allocate),
+        (group, Some(ScrubPolicy::None), ScrubPolicy::None),
+        (Permissions::of_owner(0, 0), None, ScrubPolicy::None),
+    ] {
+        let Some(device) = loop_device(file_bytes(8), &[]) else {
+            return;
+        };
+        let name = device.path().to_str().expect("UTF-8");
+        let params = CreateParams {
+            scrub: asked,
+            ..file_params(file_bytes(4))
+        };
+        let made = TestPool::create_with((ROOT, permissions), (POOL, false), name, &params);
+        let pool = made.expect("it is blank");
+        assert_eq!(pool.stats().scrub, expected, "{asked:?}");
+        drop(pool);
+        // What it grows by was looked at by nobody.
+        let all = CreateParams {
+            trust_owner: true,
+            ..file_params(0)
+        };
+        let pool = TestPool::create(name, &all, 1).expect("opened");
+        assert!(pool.stats().total_size > file_bytes(4));
+        let grown = match permissions == group {
+            true => ScrubPolicy::Allocate,
+            false => ScrubPolicy::None,
+        };
+        assert_eq!(pool.stats().scrub, grown, "{asked:?}");
     }
 }
 
