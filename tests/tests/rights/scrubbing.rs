@@ -238,6 +238,20 @@ fn the_program_says_whether_a_pool_scrubs() {
     assert_eq!(json(&found)["scrub"], "allocate");
     assert_eq!(json(&found)["features"]["read_only_compatible"], 1);
 
+    // What is only read records nothing.
+    let reading = ["pool", "create", name, "--type", "file", "--read-only"];
+    let _ = daemon.run(&reading).success();
+    let said = daemon.run(&["pool", "chmod", "600", name]).success();
+    assert!(said.contains("for as long as it is open"), "{said}");
+    let _ = daemon.run(&["pool", "destroy", name]).success();
+    let found = chimaera(&["pool", "inspect", "--json", name]).success();
+    assert_eq!(json(&found)["mode"], "640");
+
+    // A mode that gives its maker nothing.
+    let nothing = ["pool", "create", "shut", "--type", "ram", "--size", "1MiB"];
+    let nothing = [&nothing[..], &["--mode", "0"]].concat();
+    let _ = daemon.run(&nothing).success();
+
     // An image that nobody uses.
     let other = folder.path().join("other");
     let other = text(&other);

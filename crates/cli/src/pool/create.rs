@@ -1,8 +1,8 @@
 //! `chimaera pool create`.
 
 use chimaera_bdev_client::{
-    BlockType, Client, CreateOptions, Error, PerfMetrics, PoolId, PoolInfo, PoolQuery, Stats,
-    Status,
+    BlockType, Client, CreateOptions, Error, PerfMetrics, PoolId, PoolInfo, PoolQuery, Right,
+    Stats, Status,
 };
 use chimaera_client::proto::admin::GetOrCreatePool;
 use chimaera_client::proto::limits::MAX_CREATE_PARAMS_BYTES;
@@ -129,22 +129,29 @@ fn create_block_device(
             info
         }
     };
-    let stats = stats_of_created(&client, &info)?;
+    // Its mode may give its maker nothing.
+    let stats = match info.rights.has(Right::Read) {
+        true => Some(stats_of_created(&client, &info)?),
+        false => None,
+    };
     if global.json {
         return output::json(&PoolReport {
-            total_size: Some(stats.total_size),
+            total_size: stats.map(|stats| stats.total_size),
             ..PoolReport::of_creation(&info)
         });
     }
+    let told = stats.map(|stats| {
+        let size = rounding(arguments.size, &stats);
+        let zeroed = zeroed(arguments.scrub.and(Some(stats.scrub)));
+        format!("{size}; {}{zeroed}", contents(&stats))
+    });
     output::line(format_args!(
-        "{} pool {} with id {}{}; {}{}{}",
+        "{} pool {} with id {}{}{}",
         verb(&info),
         printable(&info.name),
         info.id,
-        rounding(arguments.size, &stats),
-        contents(&stats),
-        printable(&kept(arguments, &info)),
-        zeroed(arguments.scrub.and(Some(stats.scrub)))
+        told.unwrap_or_default(),
+        printable(&kept(arguments, &info))
     ));
     Ok(())
 }

@@ -40,12 +40,18 @@ impl Change {
 /// What `chmod --json` and `chown --json` print.
 #[derive(Serialize)]
 struct ChangeReport {
+    #[serde(skip)]
+    now: Permissions,
     #[serde(flatten)]
     permissions: PermissionsReport,
-    /// Whether its blocks are zeroed. Left out for pools of other modules, and where statistics are not for whoever
-    /// asks.
+    /// Whether its blocks are zeroed. Left out, as what follows, for pools of other modules, and where statistics are
+    /// not for whoever asks.
     #[serde(skip_serializing_if = "Option::is_none")]
     scrub: Option<ScrubPolicy>,
+    /// Whether it is open for reading only, so that the change holds for as long as it is open. Left out also for one
+    /// that is not open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_only: Option<bool>,
 }
 
 /// What commands print of a pool's permissions, as a part.
@@ -98,21 +104,19 @@ fn set(
     change: Change,
     global: &GlobalArguments,
 ) -> Result<(), CommandFailure> {
-    let (now, scrub) = match offline {
+    let now = match offline {
         true => set_offline(Path::new(&pool.name), change)?,
         false => set_online(pool, change)?,
     };
     if global.json {
-        return output::json(&ChangeReport {
-            permissions: now.into(),
-            scrub,
-        });
+        return output::json(&now);
     }
-    output::line(format_args!(
-        "pool {}: {now}{}",
-        printable(&pool.name),
-        zeroed(scrub)
-    ));
+    let passing = match now.read_only {
+        Some(true) => "; for as long as it is open, since it is open for reading only",
+        Some(false) | None => "",
+    };
+    let (name, now, zeroed) = (printable(&pool.name), now.now, zeroed(now.scrub));
+    output::line(format_args!("pool {name}: {now}{passing}{zeroed}"));
     Ok(())
 }
 
@@ -154,11 +158,7 @@ pub(super) fn kept(arguments: &CreatePoolArguments, info: &PoolInfo) -> String {
     [mode, group].into_iter().flatten().collect()
 }
 
-/// Sets the permissions, and says what the pool has now, and whether it scrubs, where it may be asked.
-fn set_online(
-    pool: &NamedPool,
-    change: Change,
-) -> Result<(Permissions, Option<ScrubPolicy>), CommandFailure> {
+fn set_online(pool: &NamedPool, change: Change) -> Result<ChangeReport, CommandFailure> {
     let runtime = connect(&pool.daemon)?;
     let found = find(&runtime, &pool.name, &pool.daemon)?;
     let request = SetPermissions {
@@ -171,19 +171,26 @@ fn set_online(
     let stats = (info.module == MODULE_NAME)
         .then(|| open_found(&runtime, &info).ok()?.get_stats().ok())
         .flatten();
-    Ok((info.permissions, stats.map(|stats| stats.scrub)))
+    Ok(ChangeReport {
+        now: info.permissions,
+        permissions: info.permissions.into(),
+        scrub: stats.map(|stats| stats.scrub),
+        read_only: stats.map(|stats| stats.read_only),
+    })
 }
 
-fn set_offline(
-    path: &Path,
-    change: Change,
-) -> Result<(Permissions, Option<ScrubPolicy>), CommandFailure> {
+fn set_offline(path: &Path, change: Change) -> Result<ChangeReport, CommandFailure> {
     let (now, scrubs) = image::set_owner(path, |before| change.applied_to(before))
         .map_err(|refusal| explain(path, refusal))?;
-    let permissions = Permissions {
+    let now = Permissions {
         owner: now.user,
         group: now.group,
         mode: now.mode as u16,
     };
-    Ok((permissions, Some(ScrubPolicy::of(scrubs))))
+    Ok(ChangeReport {
+        now,
+        permissions: now.into(),
+        scrub: Some(ScrubPolicy::of(scrubs)),
+        read_only: None,
+    })
 }
