@@ -127,24 +127,24 @@ impl RamDevice {
         Activity::IDLE
     }
 
-    /// Zeroes a block of those that wait for it, and calls `finished` if it was the last one of its allocation.
+    /// Zeroes a block of the allocation whose turn it is, and calls `finished` if it was its last one.
     pub(crate) fn poll(
         &self,
         worker: &mut Worker<'_>,
         finished: impl FnOnce(NewBlocks),
     ) -> Activity {
         let zeroing = self.zeroing.get_mut(worker);
-        let Some(first) = zeroing.front_mut() else {
+        let Some(mut first) = zeroing.pop_front() else {
             return Activity::IDLE;
         };
         let blocks = first.new.unborn.blocks();
         let block = blocks[first.done];
         self.fill_with_zeroes(block.offset..block.offset + block.size);
         first.done += 1;
-        if first.done == blocks.len()
-            && let Some(zeroed) = zeroing.pop_front()
-        {
-            finished(zeroed.new);
+        match first.done < blocks.len() {
+            // Behind the others, so that a large allocation does not hold up small ones.
+            true => zeroing.push_back(first),
+            false => finished(first.new),
         }
         match zeroing.is_empty() {
             true => Activity::PROGRESS,
