@@ -21,13 +21,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use chimaera_bdev_allocator::ledger::Ledger;
-use chimaera_bdev_format::{Disk, PoolOwner};
+use chimaera_bdev_format::PoolOwner;
 use chimaera_bdev_proto::PerfMetrics;
 use chimaera_chimod::{Host, Level, Request};
 use chimaera_proto::{Failure, Status};
@@ -36,9 +35,9 @@ use chimaera_thread::{self as thread, JoinHandle, NoThread};
 use crossbeam::channel::{Sender, bounded};
 
 use super::allocation::AllocationOutcome;
+use super::zeroing::ZeroingQueue;
 use super::{allocation, listing};
 use crate::backend::file::{MetadataDisk, NamedFile};
-use crate::backend::new_blocks::NewBlocks;
 use crate::pool::failure::{failure_of, refuse};
 use crate::pool::state::PoolState;
 
@@ -108,15 +107,13 @@ impl Keeper {
         let queue = Arc::new(WorkQueue::default());
         let mut thread = KeeperThread {
             lists: VecDeque::new(),
-            zeroing: VecDeque::new(),
+            zeroing: ZeroingQueue::default(),
             ledger,
             pool,
             named_file,
             host,
             read_only,
             failure: None,
-            has_new_zeroes: false,
-            told_of_dirty_blocks: false,
         };
         let own = Arc::clone(&queue);
         let thread = thread::spawn("chimaera-keeper", move || {
@@ -216,7 +213,7 @@ struct KeeperThread {
     /// Lists that wait for their turn.
     lists: VecDeque<Request>,
     /// Allocations whose blocks are being zeroed.
-    zeroing: VecDeque<Zeroing>,
+    zeroing: ZeroingQueue,
     ledger: Ledger<MetadataDisk>,
     pool: Arc<PoolState>,
     named_file: Arc<NamedFile>,
@@ -224,16 +221,6 @@ struct KeeperThread {
     read_only: bool,
     /// The first failure of the device: nothing is written after it.
     failure: Option<Failure>,
-    /// Whether blocks were zeroed since the last commit began.
-    has_new_zeroes: bool,
-    told_of_dirty_blocks: bool,
-}
-
-/// An allocation whose blocks are being zeroed.
-struct Zeroing {
-    new: NewBlocks,
-    /// What is left of its blocks.
-    ranges: VecDeque<Range<u64>>,
 }
 
 impl KeeperThread {
@@ -350,54 +337,19 @@ impl KeeperThread {
     /// Has blocks zeroed, in later turns, before anybody hears of them.
     fn allocate_zeroed(&mut self, pool: &PoolState, request: Request) -> AllocationOutcome {
         let (allocator, counters) = (&pool.allocator, pool.counters.of_keeper());
-        if let Some(failure) = self.failure {
-            // Nothing is written to the device any more.
-            refuse(counters, request, failure);
-            return AllocationOutcome::Completed;
-        }
         match allocation::reserve(allocator, 0, counters, request) {
             Ok(new) => {
-                let ranges = new.ranges().into();
-                self.zeroing.push_back(Zeroing { new, ranges });
+                self.zeroing.push(new);
                 AllocationOutcome::Completed
             }
             Err(outcome) => outcome,
         }
     }
 
-    /// Zeroes a piece of the blocks that wait for it, and hands out those of an allocation that is done. Gives what a
-    /// commit has to come for.
+    /// Gives new blocks that wait for it a turn at being zeroed, and gives what a commit has to come for.
     fn zero(&mut self) -> Option<KeeperWork> {
-        let mut first = self.zeroing.pop_front()?;
-        self.has_new_zeroes = true;
-        let disk = self.ledger.metadata().disk();
-        let mut zeroed = Ok(());
-        if let Some(range) = first.ranges.front_mut() {
-            zeroed = disk.zero(range.clone()).map(|bytes| range.start += bytes);
-            if range.is_empty() {
-                first.ranges.pop_front();
-            }
-        }
-        if zeroed.is_ok() && !first.ranges.is_empty() {
-            // Behind the others, so that a large allocation does not hold up small ones.
-            self.zeroing.push_back(first);
-            return None;
-        }
-        let (allocator, counters) = (&self.pool.allocator, self.pool.counters.of_keeper());
-        let outcome = match zeroed {
-            Ok(()) => allocation::hand_out(allocator, counters, first.new),
-            Err(error) => {
-                if error.raw_os_error() == Some(libc::ENOSPC) {
-                    // The file system, which is full, may have set space aside for a part of them.
-                    let ranges = first.new.ranges().into_iter();
-                    ranges.for_each(|range| disk.give_back(range));
-                }
-                let failure = failure_of(&error);
-                let outcome = allocation::give_up(allocator, counters, first.new, failure);
-                self.tell_of_dirty_blocks(&error);
-                outcome
-            }
-        };
+        let disk = (self.ledger.metadata().disk(), self.failure);
+        let outcome = self.zeroing.take_turn(disk, &self.pool, self.host)?;
         matches!(outcome, AllocationOutcome::CompletedAmongManyTags).then_some(KeeperWork::Commit)
     }
 
@@ -426,21 +378,11 @@ impl KeeperThread {
             Some(failure) => Err(failure),
             None if self.read_only => Ok(()),
             None => {
-                let committed = self
-                    .flush_zeroes()
-                    .and_then(|()| self.ledger.commit(&self.pool.allocator));
+                let flushed = self.zeroing.flush(self.ledger.metadata().disk());
+                let committed = flushed.and_then(|()| self.ledger.commit(&self.pool.allocator));
                 committed.map_err(|error| self.fail(&error))
             }
         }
-    }
-
-    /// Makes zeroes durable before a commit records the blocks that they are in: a power cut in between would leave a
-    /// block of a new owner's with what was in it before.
-    fn flush_zeroes(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.has_new_zeroes) {
-            self.ledger.metadata().disk().flush()?;
-        }
-        Ok(())
     }
 
     /// Commits, and says on the device that the pool has ended in good order: not where its file was cut, since what
@@ -467,20 +409,6 @@ impl KeeperThread {
             self.ledger.metadata_mut().mark_failure(&text, seconds);
         }
         *self.failure.get_or_insert(failure)
-    }
-
-    /// Tells the log that blocks cannot be zeroed. Once: if the cause stays, every allocation would repeat it.
-    fn tell_of_dirty_blocks(&mut self, error: &io::Error) {
-        if std::mem::replace(&mut self.told_of_dirty_blocks, true) {
-            return;
-        }
-        self.host.log(
-            Level::Error,
-            format_args!(
-                "cannot zero new blocks: {error}; they are not handed out, and allocations fail as long as that stays \
-                 so"
-            ),
-        );
     }
 
     fn tell_of_failure(&self, error: &io::Error) {

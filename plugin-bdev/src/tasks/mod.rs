@@ -5,3 +5,4 @@ pub(crate) mod keeper;
 pub(crate) mod listing;
 pub(crate) mod stats;
 pub(crate) mod transfer;
+mod zeroing;
