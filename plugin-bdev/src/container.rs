@@ -79,9 +79,7 @@ impl Container for BdevContainer {
         let owner = PoolOwner::from(permissions);
         state.scrub.set_owner(owner, |scrubs| {
             self.record("permissions", IdentityChange::Owner(owner, scrubs))
-        })?;
-        state.declared.set_owner(permissions.owner);
-        Ok(())
+        })
     }
 
     fn create_again(&self, again: CreateAgain<'_>) -> Result<(), ModuleError> {
@@ -93,11 +91,9 @@ impl Container for BdevContainer {
         let metrics = declared.change(asked.metrics, again)?;
         if scrub.begins(asked.scrub, again)? {
             self.record("scrub", IdentityChange::Scrubs)?;
-            scrub.turn_on();
         }
         if let Some(metrics) = metrics {
             self.record("perf_metrics", IdentityChange::Metrics(metrics))?;
-            declared.set(metrics);
         }
         Ok(())
     }
@@ -248,10 +244,13 @@ impl BdevContainer {
         }
     }
 
-    /// Records something else of the pool, where it is on a device. `what` names it, for a text.
+    /// Has something else hold of the pool, and be recorded where it is on a device. `what` names it, for a text.
     fn record(&self, what: &str, change: IdentityChange) -> Result<(), ModuleError> {
-        let recorded = self.keeper.as_ref().map(|keeper| keeper.record(change));
-        recorded.unwrap_or(Ok(())).map_err(|failure| ModuleError {
+        let Some(keeper) = &self.keeper else {
+            change.take_effect(&self.pool.state);
+            return Ok(());
+        };
+        keeper.record(change).map_err(|failure| ModuleError {
             failure,
             message: format!("cannot record other {what} in the pool: {failure}"),
         })

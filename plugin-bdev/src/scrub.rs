@@ -53,8 +53,8 @@ impl Scrub {
         self.is_on.store(true, Ordering::Relaxed);
     }
 
-    /// Gives the pool other permissions, which `record` records, together with whether it scrubs from now on. Blocks as
-    /// `record` does.
+    /// Gives the pool other permissions, which `record` records, and has hold, together with whether it scrubs from now
+    /// on. Blocks as `record` does.
     ///
     /// # Errors
     /// Those of `record`. Nothing has changed then.
@@ -68,7 +68,6 @@ impl Scrub {
         record(begins)?;
         *owner = after;
         if begins {
-            self.turn_on();
             let text = "its permissions let others in: blocks are zeroed from now on before they are handed out";
             self.host.log(Level::Info, text);
         }

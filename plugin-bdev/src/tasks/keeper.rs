@@ -71,6 +71,23 @@ pub(crate) enum IdentityChange {
     Scrubs,
 }
 
+impl IdentityChange {
+    /// Has it hold in the open pool, once it is recorded. In the order of the records, so that what holds is what was
+    /// recorded last.
+    pub(crate) fn take_effect(self, pool: &PoolState) {
+        match self {
+            Self::Metrics(metrics) => pool.declared.set(metrics),
+            Self::Owner(owner, scrubs) => {
+                pool.declared.set_owner(owner.user);
+                if scrubs {
+                    pool.scrub.turn_on();
+                }
+            }
+            Self::Scrubs => pool.scrub.turn_on(),
+        }
+    }
+}
+
 /// A pool's keeper. When it is dropped, it commits, brings everything into the table, and ends.
 pub(crate) struct Keeper {
     queue: Arc<WorkQueue>,
@@ -367,9 +384,7 @@ impl KeeperThread {
                 recorded.map_err(|error| self.fail(&error))?;
             }
         }
-        if let IdentityChange::Metrics(metrics) = change {
-            self.pool.declared.set(metrics);
-        }
+        change.take_effect(&self.pool);
         Ok(())
     }
 
